@@ -1,0 +1,21 @@
+//! The wire protocol: what deployers and listeners say to each other, and on which subjects.
+//!
+//! Pure: nothing here waits, reads a clock or knows that NATS exists. A listener or deployer that knows only the four
+//! fields of the original messages is understood, and understands what is sent to it: every further field is optional,
+//! and unknown fields are ignored on reading.
+
+pub mod flake;
+pub mod ids;
+pub mod message;
+pub mod names;
+pub mod revision;
+pub mod subject;
+
+pub use flake::FlakeUrl;
+pub use ids::{RequestId, RequestIds, RolloutId};
+pub use message::{
+    DiscoveryAnswer, DiscoveryRequest, ErrorCode, Holder, HostReport, Phase, Request, Response, RolloutReport, Status,
+};
+pub use names::{Action, HostName, NameError, Role, Tier};
+pub use revision::{Commit, Revision, RevisionError};
+pub use subject::{ReplySubject, Subject, SubjectError, SubjectTemplate, Target};

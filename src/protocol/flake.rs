@@ -1,0 +1,225 @@
+//! Flake URLs, and how a revision becomes part of one.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::names::HostName;
+use super::revision::Revision;
+
+/// The URL of a flake that is versioned, without a revision of its own: each request brings one.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct FlakeUrl(String);
+
+/// Why a text is not a flake URL that a revision can be added to.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum FlakeUrlError {
+    /// White space or control characters, or nothing at all.
+    #[error("the flake URL {0:?} is empty or contains white space or control characters")]
+    Text(String),
+    /// It names an output: that place is for the host name.
+    #[error("the flake URL {0:?} already names an output after '#': leave it off, the host name goes there")]
+    Fragment(String),
+    /// It has a `ref` or `rev`: every request brings its own.
+    #[error("the flake URL {0:?} already has a '{1}': leave it off, every request brings its revision")]
+    Pinned(String, String),
+    /// A branch in the path of a forge URL, which Nix does not accept beside `ref` or `rev`.
+    #[error(
+        "the flake URL {0:?} already names a branch after the repository: leave it off, every request brings its own"
+    )]
+    ForgeBranch(String),
+    /// A kind of flake that has no revisions, or none that can be asked for.
+    #[error(
+        "the flake URL {0:?} cannot carry a revision: use git+https://, git+ssh://, git+file:///, github: or gitlab:"
+    )]
+    Scheme(String),
+}
+
+/// The kinds of URL whose path is `owner/repository`, with an optional branch that must not be there.
+const FORGES: [&str; 3] = ["github", "gitlab", "sourcehut"];
+
+/// The kinds of URL that name a repository: Nix takes `ref` and `rev` for each.
+const REPOSITORIES: [&str; 9] = [
+    "git",
+    "git+https",
+    "git+http",
+    "git+ssh",
+    "git+file",
+    "git+git",
+    "hg+https",
+    "hg+http",
+    "hg+ssh",
+];
+
+impl FlakeUrl {
+    /// The URL without a revision.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The URL with the revision in it: 40 hexadecimal digits as `rev=`, everything else as `ref=`, since a commit
+    /// given as `ref=` fails on Nix 2.8 and 2.34.
+    pub fn at(&self, revision: &Revision) -> String {
+        let separator = if self.0.contains('?') { '&' } else { '?' };
+        match revision.commit() {
+            Some(commit) => format!("{}{separator}rev={commit}", self.0),
+            None => format!("{}{separator}ref={revision}", self.0),
+        }
+    }
+
+    /// What `nixos-rebuild --flake` takes for one host.
+    pub fn installable(&self, revision: &Revision, host: &HostName) -> String {
+        format!("{}#{host}", self.at(revision))
+    }
+
+    /// The URL without user name and password, for telling others.
+    #[must_use]
+    pub fn public(&self) -> Self {
+        let Some((scheme, rest)) = self.0.split_once("://") else {
+            return self.clone();
+        };
+        let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+        match authority.rsplit_once('@') {
+            Some((_, host)) => Self(format!("{scheme}://{host}{path}")),
+            None => self.clone(),
+        }
+    }
+
+    /// The repository as `git ls-remote` takes it, for the kinds of URL that git can ask.
+    pub fn git_remote(&self) -> Option<&str> {
+        let url = self
+            .0
+            .strip_prefix("git+")
+            .or_else(|| self.0.starts_with("git://").then_some(self.as_str()))?;
+        Some(url.split('?').next().unwrap_or(url))
+    }
+}
+
+impl FromStr for FlakeUrl {
+    type Err = FlakeUrlError;
+
+    fn from_str(text: &str) -> Result<Self, FlakeUrlError> {
+        let whole = || text.to_owned();
+        if text.is_empty() || text.contains(|c: char| c.is_whitespace() || c.is_control()) {
+            return Err(FlakeUrlError::Text(whole()));
+        }
+        if text.contains('#') {
+            return Err(FlakeUrlError::Fragment(whole()));
+        }
+        let (location, query) = text.split_once('?').unwrap_or((text, ""));
+        let mut keys = query.split('&').filter_map(|pair| pair.split('=').next());
+        if let Some(key) = keys.find(|key| matches!(*key, "ref" | "rev")) {
+            return Err(FlakeUrlError::Pinned(whole(), key.to_owned()));
+        }
+        let Some((scheme, path)) = location.split_once(':') else {
+            return Err(FlakeUrlError::Scheme(whole()));
+        };
+        if REPOSITORIES.contains(&scheme) && path.starts_with("//") && path.len() > 2 {
+            return Ok(Self(whole()));
+        }
+        if !FORGES.contains(&scheme) {
+            return Err(FlakeUrlError::Scheme(whole()));
+        }
+        match path.split('/').filter(|segment| !segment.is_empty()).count() {
+            2 => Ok(Self(whole())),
+            3.. => Err(FlakeUrlError::ForgeBranch(whole())),
+            _ => Err(FlakeUrlError::Scheme(whole())),
+        }
+    }
+}
+
+impl TryFrom<String> for FlakeUrl {
+    type Error = FlakeUrlError;
+    fn try_from(text: String) -> Result<Self, FlakeUrlError> {
+        text.parse()
+    }
+}
+
+impl From<FlakeUrl> for String {
+    fn from(url: FlakeUrl) -> Self {
+        url.0
+    }
+}
+
+impl fmt::Display for FlakeUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn at(url: &str, revision: &str) -> String {
+        let url: FlakeUrl = url.parse().unwrap();
+        url.installable(&revision.parse().unwrap(), &"ns1".parse().unwrap())
+    }
+
+    fn refusal(url: &str) -> String {
+        url.parse::<FlakeUrl>().unwrap_err().to_string()
+    }
+
+    const COMMIT: &str = "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b";
+
+    #[test]
+    fn a_revision_becomes_ref_or_rev() {
+        insta::assert_snapshot!(at("git+https://git.example.com/nixos", "main"), @"git+https://git.example.com/nixos?ref=main#ns1");
+        insta::assert_snapshot!(at("git+https://git.example.com/nixos?dir=fleet", "main"), @"git+https://git.example.com/nixos?dir=fleet&ref=main#ns1");
+        insta::assert_snapshot!(at("github:o/r", COMMIT), @"github:o/r?rev=8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b#ns1");
+    }
+
+    #[test]
+    fn a_refused_url_says_why() {
+        insta::assert_snapshot!(refusal("git+https://h/x#web"), @r##"the flake URL "git+https://h/x#web" already names an output after '#': leave it off, the host name goes there"##);
+        insta::assert_snapshot!(refusal("git+https://h/x?dir=a&ref=main"), @r#"the flake URL "git+https://h/x?dir=a&ref=main" already has a 'ref': leave it off, every request brings its revision"#);
+        insta::assert_snapshot!(refusal("github:o/r/main"), @r#"the flake URL "github:o/r/main" already names a branch after the repository: leave it off, every request brings its own"#);
+        insta::assert_snapshot!(refusal("/etc/nixos"), @r#"the flake URL "/etc/nixos" cannot carry a revision: use git+https://, git+ssh://, git+file:///, github: or gitlab:"#);
+        insta::assert_snapshot!(refusal("path:/etc/nixos"), @r#"the flake URL "path:/etc/nixos" cannot carry a revision: use git+https://, git+ssh://, git+file:///, github: or gitlab:"#);
+        insta::assert_snapshot!(refusal("git+ssh://h/x y"), @r#"the flake URL "git+ssh://h/x y" is empty or contains white space or control characters"#);
+    }
+
+    #[test]
+    fn credentials_stay_at_home() {
+        let public = |url: &str| url.parse::<FlakeUrl>().unwrap().public().to_string();
+        assert_eq!(
+            public("git+https://bob:s3cret@h.example/x?dir=a"),
+            "git+https://h.example/x?dir=a"
+        );
+        assert_eq!(public("git+https://t@ken@h.example"), "git+https://h.example");
+        assert_eq!(public("git+https://h.example/x@y"), "git+https://h.example/x@y");
+        assert_eq!(public("github:o/r"), "github:o/r");
+    }
+
+    #[test]
+    fn git_is_asked_where_it_can_be() {
+        let remote = |url: &str| url.parse::<FlakeUrl>().unwrap().git_remote().map(str::to_owned);
+        assert_eq!(remote("git+https://h/x?dir=a").as_deref(), Some("https://h/x"));
+        assert_eq!(remote("git://h/x").as_deref(), Some("git://h/x"));
+        assert_eq!(remote("github:o/r"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_in_a_revision_changes_what_the_url_means(
+            text in "\\PC{0,16}|[-a-z0-9./_+&#=%;'\"$()| @{}]{0,12}|[0-9a-f]{40}",
+            url in prop::sample::select(vec!["git+https://h/x", "git+https://h/x?dir=a", "github:o/r", "git+file:///srv/x"]),
+        ) {
+            let Ok(revision) = text.parse::<Revision>() else { return Ok(()) };
+            let url: FlakeUrl = url.parse().unwrap();
+            let whole = url.installable(&revision, &"ns1".parse().unwrap());
+            let (before, host) = whole.split_once('#').unwrap();
+            prop_assert_eq!(host, "ns1");
+            let added = before.strip_prefix(url.as_str()).unwrap();
+            let expected = if revision.commit().is_some() { "rev" } else { "ref" };
+            prop_assert_eq!(added.get(1..).unwrap(), format!("{expected}={text}"));
+            prop_assert_eq!(before.matches('?').count(), 1);
+            prop_assert_eq!(before.matches('&').count(), url.as_str().matches('?').count());
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! Identifiers of rollouts and requests.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use uuid::Uuid;
+
+use super::names::HostName;
+
+/// The longest request id that is taken from the wire, in bytes.
+pub const MAX_ID_BYTES: usize = 128;
+
+/// Names one request. A listener never runs two requests of the same id.
+///
+/// Other programs may choose any visible ASCII text of at most [`MAX_ID_BYTES`]; ours are UUIDs.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct RequestId(String);
+
+/// Names one rollout: its journal, its presence on the bus and its reply subjects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RolloutId(Uuid);
+
+/// Why a text is not an identifier.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("an id is 1 to {MAX_ID_BYTES} visible ASCII characters")]
+pub struct IdError;
+
+/// Makes the request ids of one rollout.
+///
+/// They follow from a secret of the rollout, the host and the attempt, so that a resumed rollout asks for the same
+/// thing under the same id even when the record of it was lost. The secret keeps a host, which sees its own reply
+/// subject, from guessing that of another host and answering in its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RequestIds {
+    secret: Uuid,
+}
+
+impl RequestIds {
+    /// Ids that follow from this secret, which is random and never published.
+    pub const fn new(secret: Uuid) -> Self {
+        Self { secret }
+    }
+
+    /// The id of the request that is sent to this host at this attempt, counted from 1.
+    pub fn id(&self, host: &HostName, attempt: u32) -> RequestId {
+        RequestId(Uuid::new_v5(&self.secret, format!("{host}/{attempt}").as_bytes()).to_string())
+    }
+}
+
+impl RequestId {
+    /// The id as the wire spells it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<Uuid> for RequestId {
+    fn from(uuid: Uuid) -> Self {
+        Self(uuid.to_string())
+    }
+}
+
+impl FromStr for RequestId {
+    type Err = IdError;
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        Self::try_from(text.to_owned())
+    }
+}
+
+impl TryFrom<String> for RequestId {
+    type Error = IdError;
+    fn try_from(text: String) -> Result<Self, IdError> {
+        let visible = text.bytes().all(|b| b.is_ascii_graphic());
+        if visible && (1..=MAX_ID_BYTES).contains(&text.len()) {
+            Ok(Self(text))
+        } else {
+            Err(IdError)
+        }
+    }
+}
+
+impl From<RequestId> for String {
+    fn from(id: RequestId) -> Self {
+        id.0
+    }
+}
+
+impl From<Uuid> for RolloutId {
+    fn from(uuid: Uuid) -> Self {
+        Self(uuid)
+    }
+}
+
+impl RolloutId {
+    /// The first eight digits, enough for people to tell rollouts apart and for `--resume` to find one.
+    pub fn short(self) -> String {
+        let mut digits = self.0.simple().to_string();
+        digits.truncate(8);
+        digits
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl fmt::Display for RolloutId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_follow_from_secret_host_and_attempt() {
+        let (web, dns) = ("web".parse().unwrap(), "dns".parse().unwrap());
+        let ids = RequestIds::new(Uuid::from_u128(7));
+        assert_eq!(ids.id(&web, 1), ids.id(&web, 1));
+        assert_ne!(ids.id(&web, 1), ids.id(&web, 2));
+        assert_ne!(ids.id(&web, 1), ids.id(&dns, 1));
+        assert_ne!(ids.id(&web, 1), RequestIds::new(Uuid::from_u128(8)).id(&web, 1));
+    }
+
+    #[test]
+    fn a_foreign_id_is_bounded_and_visible() {
+        assert!("01J9ZK3V".parse::<RequestId>().is_ok());
+        for refused in ["", "a b", "a\n", "é", &"x".repeat(129)] {
+            assert_eq!(refused.parse::<RequestId>(), Err(IdError), "{refused:?}");
+        }
+    }
+}

@@ -1,0 +1,548 @@
+//! The messages. Fields after the original ones are optional in both directions, and left out when they are absent.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Map, Value};
+use thiserror::Error;
+
+use super::flake::FlakeUrl;
+use super::ids::{RequestId, RolloutId};
+use super::names::{Action, HostName, Role, Tier};
+use super::revision::{Commit, Revision};
+use super::subject::{ReplySubject, Subject};
+
+/// The largest request that a listener reads, in bytes.
+pub const MAX_REQUEST_BYTES: usize = 64 * 1024;
+
+/// The most lines of a log that a response carries.
+pub const MAX_LOG_TAIL_LINES: usize = 60;
+
+/// The most bytes of a log that a response carries.
+pub const MAX_LOG_TAIL_BYTES: usize = 16 * 1024;
+
+/// Asks the hosts that hear it to deploy a revision.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Request {
+    /// What `nixos-rebuild` shall do.
+    pub action: Action,
+    /// What to deploy.
+    pub revision: Revision,
+    /// Where the answers go.
+    pub reply_to: ReplySubject,
+    /// The same id is never run twice. Without one, `reply_to` is the key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<RequestId>,
+    /// A listener that reads the request later than this refuses it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+    /// Who asks, as `user@machine`; for logs and for telling others who is at it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub operator: Option<String>,
+    /// The name of the rollout that this request is part of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<String>,
+    /// The name of the wave that this request is part of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wave: Option<String>,
+}
+
+/// Why a message on a deploy subject is not a request that could be run.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum BadRequest {
+    /// Nobody can be told: there is no acceptable place to answer to. It is logged and dropped.
+    #[error("{0}")]
+    Unanswerable(String),
+    /// The sender is told.
+    #[error("{message}")]
+    Rejected {
+        /// Where to.
+        reply_to: ReplySubject,
+        /// The id of the request, when it had one.
+        id: Option<RequestId>,
+        /// What kind of mistake it is.
+        error: ErrorCode,
+        /// What is wrong, in words.
+        message: String,
+    },
+}
+
+impl Request {
+    /// Reads a request as tolerantly as is safe: unknown fields are ignored, `reply_to` is not negotiable.
+    pub fn parse(bytes: &[u8]) -> Result<Self, BadRequest> {
+        if bytes.len() > MAX_REQUEST_BYTES {
+            // Reading it to find out whom to tell is the very work that the bound is there to spare.
+            let message = format!(
+                "a request of {} bytes is over the bound of {MAX_REQUEST_BYTES}",
+                bytes.len()
+            );
+            return Err(BadRequest::Unanswerable(message));
+        }
+        let fields: Map<String, Value> = serde_json::from_slice(bytes)
+            .map_err(|e| BadRequest::Unanswerable(format!("the request is not a JSON object: {e}")))?;
+        let text = |key: &str| fields.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
+        let reply_to = text("reply_to")
+            .ok_or_else(|| BadRequest::Unanswerable("the request has no reply_to".to_owned()))?
+            .parse::<ReplySubject>()
+            .map_err(|e| BadRequest::Unanswerable(format!("reply_to is refused: {e}")))?;
+
+        let id = text("id").map(str::parse::<RequestId>);
+        let known_id = id.clone().and_then(Result::ok);
+        let reject = |error, message: String| BadRequest::Rejected {
+            reply_to: reply_to.clone(),
+            id: known_id.clone(),
+            error,
+            message,
+        };
+        if let Some(Err(e)) = id {
+            return Err(reject(ErrorCode::InvalidRequest, e.to_string()));
+        }
+        let action = text("action")
+            .unwrap_or_default()
+            .parse::<Action>()
+            .map_err(|e| reject(ErrorCode::InvalidAction, e.to_string()))?;
+        let revision = text("revision")
+            .unwrap_or_default()
+            .parse::<Revision>()
+            .map_err(|e| reject(ErrorCode::InvalidRevision, e.to_string()))?;
+        let expires_at = text("expires_at")
+            .map(str::parse::<Timestamp>)
+            .transpose()
+            .map_err(|_| {
+                reject(
+                    ErrorCode::InvalidRequest,
+                    "expires_at is not a time like 2026-11-23T10:00:00Z".to_owned(),
+                )
+            })?;
+        Ok(Self {
+            action,
+            revision,
+            expires_at,
+            operator: text("operator").map(str::to_owned),
+            rollout: text("rollout").map(str::to_owned),
+            wave: text("wave").map(str::to_owned),
+            id: known_id,
+            reply_to,
+        })
+    }
+
+    /// What makes two deliveries the same request: the id, or the reply subject of a sender that knows no ids.
+    pub fn key(&self) -> &str {
+        self.id.as_ref().map_or(self.reply_to.as_str(), RequestId::as_str)
+    }
+
+    /// The message as JSON.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        to_json(self)
+    }
+}
+
+/// How far a host is with a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// The host will run it.
+    Accepted,
+    /// It runs. Repeated while it does.
+    Started,
+    /// The host will not run it. Final.
+    Rejected,
+    /// It ran and did what was asked. Final.
+    Completed,
+    /// It ran and did not do what was asked. Final.
+    Failed,
+}
+
+impl Status {
+    /// Whether nothing comes after it. Success is judged on final responses only.
+    pub const fn is_final(self) -> bool {
+        matches!(self, Self::Rejected | Self::Completed | Self::Failed)
+    }
+
+    /// The status as the wire spells it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Started => "started",
+            Self::Rejected => "rejected",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// What a running deployment is at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Finding the commit.
+    Resolve,
+    /// Evaluating and building.
+    Build,
+    /// Activating what was built.
+    Activate,
+    /// Checking what runs now.
+    Verify,
+}
+
+impl Phase {
+    /// What the host is doing, as a word for people.
+    pub const fn doing(self) -> &'static str {
+        match self {
+            Self::Resolve => "resolving",
+            Self::Build => "building",
+            Self::Activate => "activating",
+            Self::Verify => "verifying",
+        }
+    }
+}
+
+/// What kind of failure or refusal a response reports. Codes that are not known here are kept as they are.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+pub enum ErrorCode {
+    /// The revision is impossible, or does not exist.
+    InvalidRevision,
+    /// The action is none of [`Action`].
+    InvalidAction,
+    /// The host is busy with another request.
+    AlreadyRunning,
+    /// Evaluation or build failed; nothing was activated.
+    BuildFailed,
+    /// It took longer than the listener allows, and was ended.
+    Timeout,
+    /// It was built, and activating it failed.
+    ActivationFailed,
+    /// The request cannot be understood.
+    InvalidRequest,
+    /// The request was older than its sender wanted it to become.
+    Expired,
+    /// The host rebooted or the run was ended from outside.
+    Interrupted,
+    /// It ended well, and the host does not run what was built.
+    VerifyFailed,
+    /// A code of another version.
+    Other(String),
+}
+
+impl ErrorCode {
+    /// The code as the wire spells it.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::InvalidRevision => "invalid_revision",
+            Self::InvalidAction => "invalid_action",
+            Self::AlreadyRunning => "already_running",
+            Self::BuildFailed => "build_failed",
+            Self::Timeout => "timeout",
+            Self::ActivationFailed => "activation_failed",
+            Self::InvalidRequest => "invalid_request",
+            Self::Expired => "expired",
+            Self::Interrupted => "interrupted",
+            Self::VerifyFailed => "verify_failed",
+            Self::Other(code) => code,
+        }
+    }
+}
+
+impl From<String> for ErrorCode {
+    fn from(code: String) -> Self {
+        let known = [
+            Self::InvalidRevision,
+            Self::InvalidAction,
+            Self::AlreadyRunning,
+            Self::BuildFailed,
+            Self::Timeout,
+            Self::ActivationFailed,
+            Self::InvalidRequest,
+            Self::Expired,
+            Self::Interrupted,
+            Self::VerifyFailed,
+        ];
+        known
+            .into_iter()
+            .find(|known| known.as_str() == code)
+            .unwrap_or(Self::Other(code))
+    }
+}
+
+impl From<ErrorCode> for String {
+    fn from(code: ErrorCode) -> Self {
+        code.as_str().to_owned()
+    }
+}
+
+impl fmt::Display for ErrorCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// The request that keeps a host busy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// Its id, or its reply subject when it has none.
+    pub id: String,
+    /// Who asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operator: Option<String>,
+    /// Since when the host is at it.
+    pub since: Timestamp,
+}
+
+/// What one host says about one request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Response {
+    /// Who says it.
+    pub hostname: HostName,
+    /// How far it is.
+    pub status: Status,
+    /// What kind of failure or refusal it is.
+    #[serde(default, deserialize_with = "empty_is_none")]
+    pub error: Option<ErrorCode>,
+    /// The same in words.
+    #[serde(default, deserialize_with = "null_is_empty")]
+    pub message: String,
+    /// The id of the request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<RequestId>,
+    /// When the host said it, by its own clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Timestamp>,
+    /// What the run is at; on `started`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<Phase>,
+    /// The commit that was deployed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<Commit>,
+    /// The commit that ran before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous_revision: Option<Commit>,
+    /// The generation of the system profile that was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
+    /// The store path of the system that was built.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system: Option<String>,
+    /// Whether what was deployed takes effect only after a reboot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reboot_required: Option<bool>,
+    /// The units that failed because of this run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failed_units: Vec<String>,
+    /// The last lines of the log, on `failed`: at most [`MAX_LOG_TAIL_LINES`] and [`MAX_LOG_TAIL_BYTES`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub log_tail: Vec<String>,
+    /// What the host is busy with, on `rejected` with `already_running`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder: Option<Holder>,
+}
+
+impl Response {
+    /// A response without any of the optional parts.
+    pub fn new(hostname: HostName, status: Status, message: impl Into<String>) -> Self {
+        Self {
+            hostname,
+            status,
+            message: message.into(),
+            error: None,
+            id: None,
+            at: None,
+            phase: None,
+            revision: None,
+            previous_revision: None,
+            generation: None,
+            system: None,
+            reboot_required: None,
+            failed_units: Vec::new(),
+            log_tail: Vec::new(),
+            holder: None,
+        }
+    }
+
+    /// Reads a response; fields that are not known are ignored.
+    pub fn parse(bytes: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(bytes)
+    }
+
+    /// The message as JSON of at most `max_bytes`: first the oldest lines of the log go, then all but the beginning of
+    /// the message. What a deployer judges by is never cut.
+    pub fn to_bytes(&self, max_bytes: usize) -> Vec<u8> {
+        let mut fitting = self.clone();
+        fitting.log_tail = bounded_tail(&self.log_tail);
+        let mut bytes = to_json(&fitting);
+        while bytes.len() > max_bytes && !fitting.log_tail.is_empty() {
+            let half = fitting.log_tail.len().div_ceil(2);
+            fitting.log_tail.drain(..half);
+            bytes = to_json(&fitting);
+        }
+        while bytes.len() > max_bytes && !(fitting.message.is_empty() && fitting.failed_units.is_empty()) {
+            fitting.failed_units.clear();
+            let keep = fitting.message.floor_char_boundary(fitting.message.len() / 2);
+            fitting.message.truncate(keep);
+            bytes = to_json(&fitting);
+        }
+        bytes
+    }
+}
+
+/// The last lines that together keep within the bounds of a log tail.
+fn bounded_tail(lines: &[String]) -> Vec<String> {
+    let mut bytes = 0;
+    let kept = lines.iter().rev().take(MAX_LOG_TAIL_LINES).take_while(|line| {
+        bytes += line.len() + 1;
+        bytes <= MAX_LOG_TAIL_BYTES
+    });
+    let mut tail: Vec<String> = kept.cloned().collect();
+    tail.reverse();
+    tail
+}
+
+/// Asks who is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiscoveryRequest {
+    /// Where the answers go.
+    pub reply_to: ReplySubject,
+    /// Only hosts of this tier answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tier: Option<Tier>,
+}
+
+/// Who is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum DiscoveryAnswer {
+    /// A deployer that is running a rollout.
+    Operator {
+        /// The rollout.
+        rollout: RolloutReport,
+    },
+    /// A listener.
+    Host(Box<HostReport>),
+}
+
+/// What a listener says of its host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostReport {
+    /// The host.
+    pub hostname: HostName,
+    /// Its tier.
+    pub tier: Tier,
+    /// Its role.
+    #[serde(default, deserialize_with = "empty_is_none")]
+    pub role: Option<Role>,
+    /// The subjects on which it takes requests.
+    #[serde(default)]
+    pub deploy_subjects: Vec<Subject>,
+    /// The version of the listener.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// What the listener can do beyond the original protocol.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub features: Vec<String>,
+    /// The flake it deploys from, without user name and password.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flake: Option<FlakeUrl>,
+    /// Tells machines apart that go by the same name: a hash of the machine id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<String>,
+    /// The commit that runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<Commit>,
+    /// The current generation of the system profile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
+    /// The store path of the system that runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system: Option<String>,
+    /// Whether a reboot would change what runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub booted_system_differs: Option<bool>,
+    /// Since when the machine is up, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uptime_s: Option<u64>,
+    /// What the host is busy with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub busy: Option<Holder>,
+    /// How the last run ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<LastRun>,
+}
+
+/// How the last run of a host ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastRun {
+    /// The id of the request, or its reply subject when it had none.
+    pub id: String,
+    /// The final status.
+    pub status: Status,
+    /// What kind of failure it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<ErrorCode>,
+    /// When it ended.
+    pub at: Timestamp,
+}
+
+/// What a deployer says of the rollout that it is running.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RolloutReport {
+    /// Its id.
+    pub id: RolloutId,
+    /// Its name.
+    pub name: String,
+    /// Who runs it, as `user@machine`.
+    pub operator: String,
+    /// The tiers it touches.
+    pub tiers: Vec<Tier>,
+    /// The wave it is in, counted from 1.
+    pub wave: usize,
+    /// How many waves it has.
+    pub waves: usize,
+    /// When it began.
+    pub since: Timestamp,
+}
+
+impl DiscoveryRequest {
+    /// The message as JSON.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        to_json(self)
+    }
+}
+
+impl DiscoveryAnswer {
+    /// Reads an answer of a listener or of a deployer.
+    pub fn parse(bytes: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(bytes)
+    }
+
+    /// The message as JSON.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        to_json(self)
+    }
+}
+
+fn to_json(message: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(message).expect("messages have string keys only, so serializing one to memory cannot fail")
+}
+
+/// Other programs write an absent text as `""`.
+fn empty_is_none<'de, D: Deserializer<'de>, T: TryFrom<String>>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    T::Error: fmt::Display,
+{
+    let text = Option::<String>::deserialize(deserializer)?.filter(|text| !text.is_empty());
+    text.map(T::try_from).transpose().map_err(serde::de::Error::custom)
+}
+
+fn null_is_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests;

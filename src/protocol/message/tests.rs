@@ -1,0 +1,232 @@
+//! Golden JSON of every message, the original bare forms, and what may not get through.
+
+use proptest::prelude::*;
+use uuid::Uuid;
+
+use super::*;
+
+const COMMIT: &str = "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b";
+
+fn at(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+fn full_request() -> Request {
+    Request {
+        action: Action::DryActivate,
+        revision: "main".parse().unwrap(),
+        reply_to: "deploy.responses.4f.1".parse().unwrap(),
+        id: Some("r-1".parse().unwrap()),
+        expires_at: Some(at("2026-11-23T10:00:00Z")),
+        operator: Some("ops@desk".to_owned()),
+        rollout: Some("sunday".to_owned()),
+        wave: Some("dns".to_owned()),
+    }
+}
+
+fn full_response() -> Response {
+    Response {
+        error: Some(ErrorCode::ActivationFailed),
+        id: Some("r-1".parse().unwrap()),
+        at: Some(at("2026-11-23T10:00:00Z")),
+        phase: Some(Phase::Activate),
+        revision: Some(COMMIT.parse().unwrap()),
+        previous_revision: Some(COMMIT.parse().unwrap()),
+        generation: Some(42),
+        system: Some("/nix/store/x-nixos".to_owned()),
+        reboot_required: Some(false),
+        failed_units: vec!["unbound.service".to_owned()],
+        log_tail: vec!["starting unbound".to_owned(), "failed".to_owned()],
+        holder: Some(Holder {
+            id: "r-0".to_owned(),
+            operator: Some("ops@desk".to_owned()),
+            since: at("2026-11-23T09:00:00Z"),
+        }),
+        ..Response::new("ns1".parse().unwrap(), Status::Failed, "unbound.service failed")
+    }
+}
+
+#[test]
+fn golden_request() {
+    insta::assert_snapshot!(text(&full_request().to_bytes()), @r#"{"action":"dry-activate","revision":"main","reply_to":"deploy.responses.4f.1","id":"r-1","expires_at":"2026-11-23T10:00:00Z","operator":"ops@desk","rollout":"sunday","wave":"dns"}"#);
+    assert_eq!(Request::parse(&full_request().to_bytes()), Ok(full_request()));
+}
+
+#[test]
+fn golden_bare_request_of_the_predecessor() {
+    let bare = br#"{"action":"switch","revision":"main","reply_to":"deploy.responses.abc123"}"#;
+    let request = Request::parse(bare).unwrap();
+    assert_eq!(request.key(), "deploy.responses.abc123");
+    assert_eq!(request.to_bytes(), bare);
+}
+
+#[test]
+fn golden_response() {
+    insta::assert_snapshot!(text(&full_response().to_bytes(1 << 20)), @r#"{"hostname":"ns1","status":"failed","error":"activation_failed","message":"unbound.service failed","id":"r-1","at":"2026-11-23T10:00:00Z","phase":"activate","revision":"8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b","previous_revision":"8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b","generation":42,"system":"/nix/store/x-nixos","reboot_required":false,"failed_units":["unbound.service"],"log_tail":["starting unbound","failed"],"holder":{"id":"r-0","operator":"ops@desk","since":"2026-11-23T09:00:00Z"}}"#);
+    assert_eq!(
+        Response::parse(&full_response().to_bytes(1 << 20)).unwrap(),
+        full_response()
+    );
+}
+
+#[test]
+fn golden_bare_response_of_the_predecessor() {
+    let bare = br#"{"hostname":"myhost","status":"completed","error":null,"message":"Successfully switched to generation 42"}"#;
+    let response = Response::parse(bare).unwrap();
+    assert_eq!(response.status, Status::Completed);
+    assert_eq!(response.to_bytes(1 << 20), bare);
+}
+
+#[test]
+fn responses_are_read_tolerantly() {
+    let read = |json: &str| Response::parse(json.as_bytes());
+    let response = read(r#"{"hostname":"a","status":"failed","error":"quota","message":null,"colour":"red"}"#).unwrap();
+    assert_eq!(response.error, Some(ErrorCode::Other("quota".to_owned())));
+    assert_eq!(
+        read(r#"{"hostname":"a","status":"started","error":""}"#).unwrap().error,
+        None
+    );
+    assert!(
+        read(r#"{"hostname":"a","status":"pondering"}"#).is_err(),
+        "the set of statuses never grows"
+    );
+    assert!(read(r#"{"hostname":"a.b","status":"started"}"#).is_err());
+}
+
+#[test]
+fn golden_discovery() {
+    let request = DiscoveryRequest {
+        reply_to: ReplySubject::single(Uuid::nil()),
+        tier: Some(Tier::Prod),
+    };
+    insta::assert_snapshot!(text(&request.to_bytes()), @r#"{"reply_to":"deploy.responses.00000000-0000-0000-0000-000000000000","tier":"prod"}"#);
+
+    let bare =
+        r#"{"hostname":"ns1","tier":"prod","role":"dns","deploy_subjects":["deploy.prod.ns1","deploy.prod.all"]}"#;
+    let DiscoveryAnswer::Host(host) = DiscoveryAnswer::parse(bare.as_bytes()).unwrap() else {
+        panic!("not a host")
+    };
+    assert_eq!(text(&DiscoveryAnswer::Host(host.clone()).to_bytes()), bare);
+
+    let full = DiscoveryAnswer::Host(Box::new(HostReport {
+        version: Some("0.1.0".to_owned()),
+        features: vec!["id".to_owned()],
+        flake: Some("git+https://git.example.com/nixos".parse().unwrap()),
+        machine: Some("6f1c".to_owned()),
+        revision: Some(COMMIT.parse().unwrap()),
+        generation: Some(42),
+        system: Some("/nix/store/x".to_owned()),
+        booted_system_differs: Some(false),
+        uptime_s: Some(86_400),
+        busy: Some(Holder {
+            id: "r-1".to_owned(),
+            operator: None,
+            since: at("2026-11-23T10:00:00Z"),
+        }),
+        last: Some(LastRun {
+            id: "r-0".to_owned(),
+            status: Status::Failed,
+            error: Some(ErrorCode::BuildFailed),
+            at: at("2026-11-23T10:00:00Z"),
+        }),
+        ..*host
+    }));
+    insta::assert_snapshot!(text(&full.to_bytes()), @r#"{"hostname":"ns1","tier":"prod","role":"dns","deploy_subjects":["deploy.prod.ns1","deploy.prod.all"],"version":"0.1.0","features":["id"],"flake":"git+https://git.example.com/nixos","machine":"6f1c","revision":"8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b","generation":42,"system":"/nix/store/x","booted_system_differs":false,"uptime_s":86400,"busy":{"id":"r-1","since":"2026-11-23T10:00:00Z"},"last":{"id":"r-0","status":"failed","error":"build_failed","at":"2026-11-23T10:00:00Z"}}"#);
+    assert_eq!(DiscoveryAnswer::parse(&full.to_bytes()).unwrap(), full);
+}
+
+#[test]
+fn golden_presence_of_a_rollout() {
+    let answer = DiscoveryAnswer::Operator {
+        rollout: RolloutReport {
+            id: RolloutId::from(Uuid::nil()),
+            name: "sunday".to_owned(),
+            operator: "ops@desk".to_owned(),
+            tiers: vec![Tier::Test, Tier::Prod],
+            wave: 2,
+            waves: 5,
+            since: at("2026-11-23T10:00:00Z"),
+        },
+    };
+    insta::assert_snapshot!(text(&answer.to_bytes()), @r#"{"rollout":{"id":"00000000-0000-0000-0000-000000000000","name":"sunday","operator":"ops@desk","tiers":["test","prod"],"wave":2,"waves":5,"since":"2026-11-23T10:00:00Z"}}"#);
+    assert_eq!(DiscoveryAnswer::parse(&answer.to_bytes()).unwrap(), answer);
+}
+
+#[test]
+fn a_host_without_a_role_is_read_however_that_is_written() {
+    for role in [r#","role":"""#, r#","role":null"#, ""] {
+        let json = format!(r#"{{"hostname":"a","tier":"test"{role},"deploy_subjects":[]}}"#);
+        let DiscoveryAnswer::Host(host) = DiscoveryAnswer::parse(json.as_bytes()).unwrap() else {
+            panic!("not a host")
+        };
+        assert_eq!(host.role, None);
+    }
+}
+
+fn refusal(json: &str) -> String {
+    match Request::parse(json.as_bytes()).unwrap_err() {
+        BadRequest::Unanswerable(why) => format!("dropped: {why}"),
+        BadRequest::Rejected { error, message, .. } => format!("{error}: {message}"),
+    }
+}
+
+#[test]
+fn bad_requests_are_rejected_or_dropped() {
+    insta::assert_snapshot!(refusal("{"), @"dropped: the request is not a JSON object: EOF while parsing an object at line 1 column 1");
+    insta::assert_snapshot!(refusal(r#"{"action":"switch","revision":"main"}"#), @"dropped: the request has no reply_to");
+    insta::assert_snapshot!(refusal(r#"{"reply_to":"deploy.prod.all"}"#), @r#"dropped: reply_to is refused: "deploy.prod.all" is not below deploy.responses."#);
+    insta::assert_snapshot!(refusal(r#"{"reply_to":"deploy.responses.>"}"#), @r#"dropped: reply_to is refused: the subject "deploy.responses.>" contains '>': give one concrete subject, without wildcards or white space"#);
+    insta::assert_snapshot!(refusal(r#"{"reply_to":"deploy.responses.a","revision":"main","action":"reboot"}"#), @r#"invalid_action: "reboot" is not an action: the actions are switch, boot, test and dry-activate"#);
+    insta::assert_snapshot!(refusal(r#"{"reply_to":"deploy.responses.a","revision":"-x","action":"switch"}"#), @r#"invalid_revision: the revision "-x" does not begin with a letter or digit"#);
+    insta::assert_snapshot!(refusal(r#"{"reply_to":"deploy.responses.a","action":"switch"}"#), @"invalid_revision: a revision is empty");
+    insta::assert_snapshot!(refusal(r#"{"reply_to":"deploy.responses.a","revision":"main","action":"switch","id":"a b"}"#), @"invalid_request: an id is 1 to 128 visible ASCII characters");
+    insta::assert_snapshot!(refusal(r#"{"reply_to":"deploy.responses.a","revision":"main","action":"switch","expires_at":"soon"}"#), @"invalid_request: expires_at is not a time like 2026-11-23T10:00:00Z");
+    assert!(
+        refusal(&format!(
+            r#"{{"reply_to":"deploy.responses.a","x":"{}"}}"#,
+            "x".repeat(70_000)
+        ))
+        .starts_with("dropped: a request of")
+    );
+}
+
+#[test]
+fn a_response_fits_what_the_server_takes() {
+    let mut response = full_response();
+    response.log_tail = (0..5_000).map(|n| format!("line {n} {}", "x".repeat(300))).collect();
+    let sent = Response::parse(&response.to_bytes(1 << 20)).unwrap();
+    assert!(sent.log_tail.iter().map(|line| line.len() + 1).sum::<usize>() <= MAX_LOG_TAIL_BYTES);
+    assert!(
+        sent.log_tail.last().unwrap().starts_with("line 4999 "),
+        "the end of a log is what matters"
+    );
+
+    response.message = "é".repeat(1_000_000);
+    for bound in [1024, 64 * 1024] {
+        let bytes = response.to_bytes(bound);
+        assert!(bytes.len() <= bound);
+        assert_eq!(Response::parse(&bytes).unwrap().error, response.error);
+    }
+}
+
+proptest! {
+    #[test]
+    fn reading_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..64), json in r#"\{("(id|action|revision|reply_to|hostname|status|tier)":("[a-z.]{0,8}"|null|1|\[\]),?){0,4}\}"#) {
+        for message in [bytes.as_slice(), json.as_bytes()] {
+            let _ = Request::parse(message);
+            let _ = Response::parse(message);
+            let _ = DiscoveryAnswer::parse(message);
+        }
+    }
+
+    #[test]
+    fn a_request_survives_the_wire(action in 0..4usize, revision in "[a-z0-9][a-z0-9/]{0,8}[a-z0-9]", id in "[!-~]{1,128}", operator in prop::option::of("\\PC{1,20}")) {
+        prop_assume!(!revision.contains("//"));
+        let request = Request { action: Action::ALL[action], revision: revision.parse().unwrap(), id: Some(id.parse().unwrap()), operator, ..full_request() };
+        prop_assert_eq!(Request::parse(&request.to_bytes()).unwrap(), request);
+    }
+}

@@ -1,0 +1,265 @@
+//! Names that become part of a subject: each is checked once, where it enters.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// The longest host or role name, in bytes. DNS allows 253; the bound keeps every subject well under the server's own.
+pub const MAX_NAME_BYTES: usize = 253;
+
+/// Words that have a meaning of their own in a subject, and so can name neither a host nor a role.
+pub const RESERVED: [&str; 4] = ["all", "role", "responses", "discover"];
+
+/// Why a text is not a name.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum NameError {
+    /// There is no character in it.
+    #[error("a {kind} name is empty")]
+    Empty {
+        /// What was being named: `host` or `role`.
+        kind: &'static str,
+    },
+    /// It is longer than [`MAX_NAME_BYTES`].
+    #[error("the {kind} name {name:.40}… is longer than {MAX_NAME_BYTES} bytes")]
+    TooLong {
+        /// What was being named.
+        kind: &'static str,
+        /// The refused text.
+        name: String,
+    },
+    /// A character that would end the NATS token, or match other subjects.
+    #[error("the {kind} name {name:?} contains {character:?}, which NATS subjects give another meaning")]
+    Character {
+        /// What was being named.
+        kind: &'static str,
+        /// The refused text.
+        name: String,
+        /// The first character that cannot stand in it.
+        character: char,
+    },
+    /// One of [`RESERVED`].
+    #[error("{name:?} is a reserved word of the subjects and cannot name a {kind}")]
+    Reserved {
+        /// What was being named.
+        kind: &'static str,
+        /// The refused text.
+        name: String,
+    },
+    /// Neither `test` nor `prod`.
+    #[error("{0:?} is not a tier: the tiers are test and prod")]
+    Tier(String),
+    /// Not an action of `nixos-rebuild` that can be deployed.
+    #[error("{0:?} is not an action: the actions are switch, boot, test and dry-activate")]
+    Action(String),
+}
+
+fn check_name(kind: &'static str, text: &str) -> Result<Arc<str>, NameError> {
+    let name = || text.to_owned();
+    if text.is_empty() {
+        return Err(NameError::Empty { kind });
+    }
+    if text.len() > MAX_NAME_BYTES {
+        return Err(NameError::TooLong { kind, name: name() });
+    }
+    if let Some(character) = text.chars().find(|&c| !is_token_character(c)) {
+        return Err(NameError::Character {
+            kind,
+            name: name(),
+            character,
+        });
+    }
+    if RESERVED.contains(&text) {
+        return Err(NameError::Reserved { kind, name: name() });
+    }
+    Ok(text.into())
+}
+
+/// Whether a character may stand in a single token of a NATS subject.
+pub(super) fn is_token_character(c: char) -> bool {
+    !matches!(c, '.' | '*' | '>') && !c.is_whitespace() && !c.is_control()
+}
+
+macro_rules! name_type {
+    ($(#[$doc:meta])* $name:ident, $kind:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// The name as it stands in a subject.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = NameError;
+            fn from_str(text: &str) -> Result<Self, NameError> {
+                check_name($kind, text).map(Self)
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = NameError;
+            fn try_from(text: String) -> Result<Self, NameError> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(name: $name) -> Self {
+                name.as_str().to_owned()
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(self.as_str())
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(self.as_str(), f)
+            }
+        }
+    };
+}
+
+name_type! {
+    /// The name of a host: one token of a NATS subject, and the attribute in `nixosConfigurations`.
+    HostName, "host"
+}
+
+name_type! {
+    /// The role of a host, such as `dns`: one token of a NATS subject.
+    Role, "role"
+}
+
+/// How far a mistake reaches: `test` hosts are there to fail, `prod` hosts are relied upon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tier {
+    /// Hosts to try a change on first.
+    Test,
+    /// Hosts that people rely on.
+    Prod,
+}
+
+impl Tier {
+    /// Every tier, in the order in which a careful rollout visits them.
+    pub const ALL: [Self; 2] = [Self::Test, Self::Prod];
+
+    /// The tier as it stands in a subject.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Test => "test",
+            Self::Prod => "prod",
+        }
+    }
+}
+
+/// What `nixos-rebuild` is asked to do with the built configuration.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Action {
+    /// Activate it now and make it the default for the next boot.
+    #[default]
+    Switch,
+    /// Make it the default for the next boot only.
+    Boot,
+    /// Activate it now, and boot into the old one again.
+    Test,
+    /// Say what activation would do.
+    DryActivate,
+}
+
+impl Action {
+    /// Every action.
+    pub const ALL: [Self; 4] = [Self::Switch, Self::Boot, Self::Test, Self::DryActivate];
+
+    /// The action as `nixos-rebuild` and the wire spell it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Switch => "switch",
+            Self::Boot => "boot",
+            Self::Test => "test",
+            Self::DryActivate => "dry-activate",
+        }
+    }
+}
+
+impl FromStr for Tier {
+    type Err = NameError;
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        Self::ALL
+            .into_iter()
+            .find(|tier| tier.as_str() == text)
+            .ok_or_else(|| NameError::Tier(text.to_owned()))
+    }
+}
+
+impl FromStr for Action {
+    type Err = NameError;
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        Self::ALL
+            .into_iter()
+            .find(|action| action.as_str() == text)
+            .ok_or_else(|| NameError::Action(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Tier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn refusal(text: &str) -> String {
+        text.parse::<HostName>().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_refused_name_says_why() {
+        insta::assert_snapshot!(refusal(""), @"a host name is empty");
+        insta::assert_snapshot!(refusal("ns1.lan"), @r#"the host name "ns1.lan" contains '.', which NATS subjects give another meaning"#);
+        insta::assert_snapshot!(refusal("ns*"), @r#"the host name "ns*" contains '*', which NATS subjects give another meaning"#);
+        insta::assert_snapshot!(refusal("a b"), @r#"the host name "a b" contains ' ', which NATS subjects give another meaning"#);
+        insta::assert_snapshot!(refusal("all"), @r#""all" is a reserved word of the subjects and cannot name a host"#);
+        insta::assert_snapshot!("staging".parse::<Tier>().unwrap_err(), @r#""staging" is not a tier: the tiers are test and prod"#);
+        insta::assert_snapshot!("reboot".parse::<Action>().unwrap_err(), @r#""reboot" is not an action: the actions are switch, boot, test and dry-activate"#);
+    }
+
+    proptest! {
+        #[test]
+        fn a_name_is_one_token_or_refused(text in "\\PC{0,12}|[a-z.*> \\t\\n]{0,6}") {
+            if let Ok(name) = text.parse::<HostName>() {
+                prop_assert_eq!(name.as_str(), &text);
+                prop_assert!(!text.is_empty() && text.split(['.', '*', '>', ' ', '\t', '\n']).count() == 1);
+                prop_assert!(!RESERVED.contains(&text.as_str()));
+            }
+        }
+
+        #[test]
+        fn an_ordinary_name_is_accepted(text in "[a-z][a-z0-9-]{0,30}") {
+            prop_assume!(!RESERVED.contains(&text.as_str()));
+            prop_assert!(text.parse::<HostName>().is_ok() && text.parse::<Role>().is_ok());
+        }
+    }
+}

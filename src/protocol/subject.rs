@@ -1,0 +1,355 @@
+//! Every NATS subject of the system is made and read here.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use uuid::Uuid;
+
+use super::ids::{RequestId, RolloutId};
+use super::names::{HostName, NameError, Role, Tier, is_token_character};
+
+/// The longest subject, in bytes; a server's own bound on a protocol line is 4,096.
+pub const MAX_SUBJECT_BYTES: usize = 1024;
+
+/// Where deployers ask who is there, unless they are told otherwise.
+pub const DISCOVER: &str = "deploy.discover";
+
+/// Below this, listeners answer; nothing else may be named in a `reply_to`.
+const RESPONSES: &str = "deploy.responses.";
+
+/// A concrete subject: tokens without wildcards, joined by dots.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Subject(String);
+
+/// A concrete subject below `deploy.responses.`: the only kind a listener publishes to.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ReplySubject(Subject);
+
+/// A subject with `<hostname>`, `<tier>` and `<role>` in the place of what differs between hosts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct SubjectTemplate(String);
+
+/// Whom a deploy subject reaches.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Target {
+    /// One host: `deploy.<tier>.<host>`.
+    Host(Tier, HostName),
+    /// All hosts of a role in a tier: `deploy.<tier>.role.<role>`.
+    Role(Tier, Role),
+    /// All hosts of a tier: `deploy.<tier>.all`.
+    All(Tier),
+    /// A subject of the user's own, which some listeners were told to subscribe to.
+    Custom(Subject),
+}
+
+/// Why a text is not a subject that can be used here.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum SubjectError {
+    /// An empty token: nothing at all, or a dot too many.
+    #[error("the subject {0:?} has an empty part between its dots")]
+    EmptyToken(String),
+    /// A wildcard, white space or a control character.
+    #[error("the subject {0:?} contains {1:?}: give one concrete subject, without wildcards or white space")]
+    Character(String, char),
+    /// Longer than [`MAX_SUBJECT_BYTES`].
+    #[error("the subject is longer than {MAX_SUBJECT_BYTES} bytes")]
+    TooLong,
+    /// Not below `deploy.responses.`.
+    #[error("{0:?} is not below deploy.responses.")]
+    NotAReply(String),
+    /// A `<word>` that means nothing.
+    #[error("the subject template {0:?} contains <{1}>: the words are <hostname>, <tier> and <role>")]
+    Placeholder(String, String),
+    /// A host, role or tier in it is not a name.
+    #[error(transparent)]
+    Name(#[from] NameError),
+}
+
+impl Subject {
+    /// The subject as the wire spells it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whom the subject reaches, by its form.
+    pub fn target(&self) -> Result<Target, SubjectError> {
+        let tokens: Vec<&str> = self.0.split('.').collect();
+        let ["deploy", tier, rest @ ..] = tokens.as_slice() else {
+            return Ok(Target::Custom(self.clone()));
+        };
+        let Ok(tier) = tier.parse::<Tier>() else {
+            return Ok(Target::Custom(self.clone()));
+        };
+        Ok(match rest {
+            ["all"] => Target::All(tier),
+            ["role", role] => Target::Role(tier, role.parse()?),
+            [host] => Target::Host(tier, host.parse()?),
+            _ => Target::Custom(self.clone()),
+        })
+    }
+}
+
+impl Target {
+    /// The subject that reaches this target.
+    pub fn subject(&self) -> Subject {
+        match self {
+            Self::Host(tier, host) => Subject(format!("deploy.{tier}.{host}")),
+            Self::Role(tier, role) => Subject(format!("deploy.{tier}.role.{role}")),
+            Self::All(tier) => Subject(format!("deploy.{tier}.all")),
+            Self::Custom(subject) => subject.clone(),
+        }
+    }
+}
+
+impl ReplySubject {
+    /// The subject as the wire spells it.
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+
+    /// The reply subject of a single request or roll call.
+    pub fn single(id: Uuid) -> Self {
+        Self(Subject(format!("{RESPONSES}{id}")))
+    }
+
+    /// The reply subject of one request of a rollout.
+    pub fn of_request(rollout: RolloutId, request: &RequestId) -> Self {
+        Self(Subject(format!("{RESPONSES}{rollout}.{request}")))
+    }
+
+    /// The pattern that receives the answers to every request of a rollout.
+    pub fn pattern(rollout: RolloutId) -> String {
+        format!("{RESPONSES}{rollout}.*")
+    }
+
+    /// The request that an answer on this subject belongs to, when it is of this rollout.
+    pub fn request_of(subject: &str, rollout: RolloutId) -> Option<RequestId> {
+        let rest = subject
+            .strip_prefix(RESPONSES)?
+            .strip_prefix(&rollout.to_string())?
+            .strip_prefix('.')?;
+        rest.parse().ok()
+    }
+}
+
+impl SubjectTemplate {
+    /// The subjects that a listener subscribes to, unless it is told otherwise.
+    pub fn defaults() -> Vec<Self> {
+        [
+            "deploy.<tier>.<hostname>",
+            "deploy.<tier>.all",
+            "deploy.<tier>.role.<role>",
+        ]
+        .map(|text| Self(text.to_owned()))
+        .into()
+    }
+
+    /// The subject of one host; `None` when it asks for a role and the host has none.
+    pub fn expand(&self, host: &HostName, tier: Tier, role: Option<&Role>) -> Result<Option<Subject>, SubjectError> {
+        let mut text = self
+            .0
+            .replace("<hostname>", host.as_str())
+            .replace("<tier>", tier.as_str());
+        if text.contains("<role>") {
+            let Some(role) = role else { return Ok(None) };
+            text = text.replace("<role>", role.as_str());
+        }
+        text.parse().map(Some)
+    }
+}
+
+/// The words between `<` and `>` of a template, in order.
+fn placeholders(text: &str) -> impl Iterator<Item = &str> {
+    text.split('<')
+        .skip(1)
+        .filter_map(|rest| rest.split_once('>').map(|(word, _)| word))
+}
+
+impl FromStr for SubjectTemplate {
+    type Err = SubjectError;
+
+    fn from_str(text: &str) -> Result<Self, SubjectError> {
+        if let Some(word) = placeholders(text).find(|word| !matches!(*word, "hostname" | "tier" | "role")) {
+            return Err(SubjectError::Placeholder(text.to_owned(), word.to_owned()));
+        }
+        // What is left after the words are filled in must be a subject, or no host could ever use the template.
+        let filled = ["<hostname>", "<tier>", "<role>"]
+            .iter()
+            .fold(text.to_owned(), |t, word| t.replace(word, "x"));
+        check_subject(text, &filled)?;
+        if filled.contains('<') {
+            return Err(SubjectError::Character(text.to_owned(), '<'));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// Checks `subject`; an error shows `shown`, which is what the user wrote.
+fn check_subject(shown: &str, subject: &str) -> Result<(), SubjectError> {
+    if subject.len() > MAX_SUBJECT_BYTES {
+        return Err(SubjectError::TooLong);
+    }
+    if let Some(character) = subject.chars().find(|&c| c != '.' && !is_token_character(c)) {
+        return Err(SubjectError::Character(shown.to_owned(), character));
+    }
+    if subject.split('.').any(str::is_empty) {
+        return Err(SubjectError::EmptyToken(shown.to_owned()));
+    }
+    Ok(())
+}
+
+impl FromStr for Subject {
+    type Err = SubjectError;
+    fn from_str(text: &str) -> Result<Self, SubjectError> {
+        check_subject(text, text)?;
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl FromStr for ReplySubject {
+    type Err = SubjectError;
+    fn from_str(text: &str) -> Result<Self, SubjectError> {
+        let subject: Subject = text.parse()?;
+        if !text.starts_with(RESPONSES) {
+            return Err(SubjectError::NotAReply(text.to_owned()));
+        }
+        Ok(Self(subject))
+    }
+}
+
+macro_rules! subject_text {
+    ($($name:ident),*) => {$(
+        impl TryFrom<String> for $name {
+            type Error = SubjectError;
+            fn try_from(text: String) -> Result<Self, SubjectError> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(subject: $name) -> Self {
+                subject.0.into()
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    )*};
+}
+
+subject_text!(Subject, ReplySubject, SubjectTemplate);
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn target(text: &str) -> Target {
+        text.parse::<Subject>().unwrap().target().unwrap()
+    }
+
+    #[test]
+    fn subjects_say_whom_they_reach() {
+        assert_eq!(
+            target("deploy.prod.ns1"),
+            Target::Host(Tier::Prod, "ns1".parse().unwrap())
+        );
+        assert_eq!(
+            target("deploy.prod.role.dns"),
+            Target::Role(Tier::Prod, "dns".parse().unwrap())
+        );
+        assert_eq!(target("deploy.test.all"), Target::All(Tier::Test));
+        assert!(matches!(target("fleet.ns1"), Target::Custom(_)));
+        assert!(matches!(target("deploy.staging.ns1"), Target::Custom(_)));
+        assert!("deploy.prod.discover".parse::<Subject>().unwrap().target().is_err());
+    }
+
+    #[test]
+    fn refused_subjects_say_why() {
+        let refusal = |text: &str| text.parse::<Subject>().unwrap_err().to_string();
+        insta::assert_snapshot!(refusal("deploy..x"), @r#"the subject "deploy..x" has an empty part between its dots"#);
+        insta::assert_snapshot!(refusal("deploy.>"), @r#"the subject "deploy.>" contains '>': give one concrete subject, without wildcards or white space"#);
+        let template = |text: &str| text.parse::<SubjectTemplate>().unwrap_err().to_string();
+        insta::assert_snapshot!(template("deploy.<host>"), @r#"the subject template "deploy.<host>" contains <host>: the words are <hostname>, <tier> and <role>"#);
+        insta::assert_snapshot!(template("deploy.<tier>.*"), @r#"the subject "deploy.<tier>.*" contains '*': give one concrete subject, without wildcards or white space"#);
+        insta::assert_snapshot!(template("deploy.<tier"), @r#"the subject "deploy.<tier" contains '<': give one concrete subject, without wildcards or white space"#);
+    }
+
+    #[test]
+    fn templates_expand_and_leave_out_roles_that_are_not_set() {
+        let (host, dns) = ("ns1".parse().unwrap(), "dns".parse().unwrap());
+        let expand = |role: Option<&Role>| -> Vec<String> {
+            let subjects = SubjectTemplate::defaults().into_iter();
+            subjects
+                .filter_map(|t| t.expand(&host, Tier::Prod, role).unwrap())
+                .map(|s| s.to_string())
+                .collect()
+        };
+        assert_eq!(
+            expand(Some(&dns)),
+            ["deploy.prod.ns1", "deploy.prod.all", "deploy.prod.role.dns"]
+        );
+        assert_eq!(expand(None), ["deploy.prod.ns1", "deploy.prod.all"]);
+    }
+
+    #[test]
+    fn only_concrete_subjects_below_responses_are_replied_to() {
+        assert!("deploy.responses.4f".parse::<ReplySubject>().is_ok());
+        for foreign in [
+            "deploy.prod.all",
+            "deploy.responses.>",
+            "deploy.responses.",
+            "deploy.responses",
+            "_INBOX.x",
+            "deploy.responses.a b",
+            "deploy.responses.a\r\nPUB x",
+        ] {
+            assert!(foreign.parse::<ReplySubject>().is_err(), "{foreign:?}");
+        }
+    }
+
+    #[test]
+    fn a_reply_is_traced_to_its_request() {
+        let rollout = RolloutId::from(Uuid::from_u128(1));
+        let request: RequestId = "r-1".parse().unwrap();
+        let subject = ReplySubject::of_request(rollout, &request);
+        assert_eq!(ReplySubject::request_of(subject.as_str(), rollout), Some(request));
+        assert_eq!(
+            ReplySubject::request_of(subject.as_str(), RolloutId::from(Uuid::from_u128(2))),
+            None
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn targets_and_subjects_are_each_others_inverse(tier in 0..2usize, name in "[a-z][a-z0-9-]{0,9}", kind in 0..3) {
+            prop_assume!(!super::super::names::RESERVED.contains(&name.as_str()));
+            let tier = Tier::ALL[tier];
+            let target = match kind {
+                0 => Target::Host(tier, name.parse().unwrap()),
+                1 => Target::Role(tier, name.parse().unwrap()),
+                _ => Target::All(tier),
+            };
+            prop_assert_eq!(target.subject().target().unwrap(), target);
+        }
+
+        #[test]
+        fn parsing_never_panics_and_accepts_no_wildcard(text in "\\PC{0,20}|[a-z.*> <]{0,14}") {
+            if let Ok(subject) = text.parse::<Subject>() {
+                prop_assert!(subject.as_str().split('.').all(|t| !t.is_empty() && !t.contains(['*', '>', ' '])));
+                let _ = subject.target();
+            }
+            let _ = text.parse::<SubjectTemplate>();
+            let _ = text.parse::<ReplySubject>();
+        }
+    }
+}
