@@ -1,0 +1,54 @@
+//! The command line: arguments to settings, settings to a command, its result to an exit code.
+
+mod commands;
+mod exit;
+mod out;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use self::commands::keygen;
+use self::exit::{CommandResult, Exit};
+
+/// Deploy NixOS fleets over NATS.
+#[derive(Debug, Parser)]
+#[command(version, about, arg_required_else_help = true, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Keygen(keygen::Keygen),
+}
+
+/// Runs the program with the arguments of this process.
+pub fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version end here as well, on stdout and with success; clap knows which is which.
+            let exit = if error.use_stderr() { Exit::Usage } else { Exit::Success };
+            // A reader that has closed its end, as `head` does, has seen what it wanted to.
+            error.print().ok();
+            return exit.into();
+        }
+    };
+    match cli.command.run() {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            out::error(&error.report);
+            error.exit.into()
+        }
+    }
+}
+
+impl Command {
+    fn run(self) -> CommandResult {
+        match self {
+            Self::Keygen(keygen) => keygen.run(),
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! What a command prints: data to stdout, everything for people to stderr.
+
+use std::io::{self, Write};
+
+use miette::Report;
+
+/// Prints data. A pipe that was closed by its reader is no error: it has what it wanted.
+pub(super) fn data(text: &str) {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).ok();
+}
+
+/// Prints prose for the person at the terminal.
+pub(super) fn note(text: &str) {
+    writeln!(io::stderr().lock(), "{text}").ok();
+}
+
+/// Prints an error as a report: what, where, and what to do next.
+pub(super) fn error(report: &Report) {
+    note(format!("{report:?}").trim_end());
+}

@@ -1,0 +1,137 @@
+//! What a plan comes down to once it is known who is there: this is shown, journaled and carried out, and nothing else.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::protocol::{Action, Commit, HostName, Subject, Tier};
+
+/// A plan with its hosts settled. A host is in one wave only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FrozenPlan {
+    /// What the rollout is called.
+    pub name: String,
+    /// The waves, in the order in which they run.
+    pub waves: Vec<FrozenWave>,
+}
+
+/// A wave with its hosts settled.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FrozenWave {
+    /// What the wave is called.
+    pub name: String,
+    /// What `nixos-rebuild` does on each of its hosts.
+    pub action: Action,
+    /// Its hosts, in the order in which they are sent requests. Empty only where `min_hosts` is 0.
+    pub hosts: Vec<FrozenHost>,
+    /// How it runs.
+    #[serde(flatten)]
+    pub limits: Limits,
+}
+
+/// A host as the plan found it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FrozenHost {
+    /// Its name.
+    #[serde(rename = "host")]
+    pub hostname: HostName,
+    /// Its tier.
+    pub tier: Tier,
+    /// The subject that reaches it and no other host.
+    pub subject: Subject,
+    /// Whether it answered the roll call.
+    pub present: bool,
+    /// What it ran then, where it said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<Commit>,
+}
+
+/// How a wave runs. Durations are written like `"1h 30m"`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// The most hosts in flight at once; at least 1.
+    pub max_parallel: usize,
+    /// The wave fails once more hosts than this have failed.
+    pub max_failures: usize,
+    /// The wave fails when fewer hosts than this completed.
+    pub min_hosts: usize,
+    /// Whether a host that never answered is reported without being charged as a failure.
+    pub ignore_unreachable: bool,
+    /// From the request to the first status, else the host is unreachable.
+    #[serde(with = "humantime_text")]
+    pub accept_timeout: Duration,
+    /// From the request to the final status, else the host has timed out.
+    #[serde(with = "humantime_text")]
+    pub timeout: Duration,
+    /// How long to wait after the wave succeeded.
+    #[serde(with = "humantime_text")]
+    pub bake_time: Duration,
+    /// A command that must succeed after the bake.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<Check>,
+    /// Whether to ask before the first request of the wave.
+    pub confirm: bool,
+    /// How often a host that was unreachable or busy is asked again.
+    pub retries: u32,
+    /// How long to wait before it is asked again.
+    #[serde(with = "humantime_text")]
+    pub retry_delay: Duration,
+}
+
+/// A command on the operator's machine that says whether a wave is healthy: it is when the command exits with 0.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    /// The program and its arguments; no shell reads them.
+    pub command: Vec<String>,
+    /// How long it may take.
+    #[serde(with = "humantime_text")]
+    pub timeout: Duration,
+}
+
+impl FrozenPlan {
+    /// Every host, in the order in which requests are sent.
+    pub fn hosts(&self) -> impl Iterator<Item = &FrozenHost> {
+        self.waves.iter().flat_map(|wave| &wave.hosts)
+    }
+
+    /// The longest that the rollout can take while the bus is connected and no answer to a question is awaited.
+    pub fn longest(&self) -> Duration {
+        let last = self.waves.len().saturating_sub(1);
+        self.waves
+            .iter()
+            .enumerate()
+            .map(|(index, wave)| wave.longest(index == last))
+            .sum()
+    }
+}
+
+impl FrozenWave {
+    /// The longest that this wave can take. After the last wave there is no bake unless a check follows it.
+    fn longest(&self, is_last: bool) -> Duration {
+        let limits = &self.limits;
+        let rounds = u32::try_from(self.hosts.len().div_ceil(limits.max_parallel.max(1))).unwrap_or(u32::MAX);
+        let host = limits.timeout + (limits.accept_timeout + limits.retry_delay) * limits.retries;
+        let check = limits.check.as_ref().map(|check| check.timeout);
+        let bake = if is_last && check.is_none() {
+            Duration::ZERO
+        } else {
+            limits.bake_time
+        };
+        host * rounds + bake + check.unwrap_or_default()
+    }
+}
+
+/// Durations as people write them.
+mod humantime_text {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&humantime::format_duration(*duration))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        humantime::parse_duration(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+    }
+}
