@@ -4,8 +4,10 @@
 //!
 //! - [`protocol`]: the messages and subjects, pure;
 //! - [`plan`]: what a plan says and what it comes down to, pure;
+//! - [`rollout`]: how a plan is carried out, pure;
 //! - [`cli`]: the command line.
 
 pub mod cli;
 pub mod plan;
 pub mod protocol;
+pub mod rollout;

@@ -41,6 +41,8 @@ pub struct FrozenHost {
     pub subject: Subject,
     /// Whether it answered the roll call.
     pub present: bool,
+    /// Whether its listener knows request ids, so that asking again is never deploying again.
+    pub knows_ids: bool,
     /// What it ran then, where it said so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<Commit>,
@@ -97,11 +99,7 @@ impl FrozenPlan {
     /// The longest that the rollout can take while the bus is connected and no answer to a question is awaited.
     pub fn longest(&self) -> Duration {
         let last = self.waves.len().saturating_sub(1);
-        self.waves
-            .iter()
-            .enumerate()
-            .map(|(index, wave)| wave.longest(index == last))
-            .sum()
+        self.waves.iter().enumerate().map(|(index, wave)| wave.longest(index == last)).sum()
     }
 }
 
@@ -112,11 +110,7 @@ impl FrozenWave {
         let rounds = u32::try_from(self.hosts.len().div_ceil(limits.max_parallel.max(1))).unwrap_or(u32::MAX);
         let host = limits.timeout + (limits.accept_timeout + limits.retry_delay) * limits.retries;
         let check = limits.check.as_ref().map(|check| check.timeout);
-        let bake = if is_last && check.is_none() {
-            Duration::ZERO
-        } else {
-            limits.bake_time
-        };
+        let bake = if is_last && check.is_none() { Duration::ZERO } else { limits.bake_time };
         host * rounds + bake + check.unwrap_or_default()
     }
 }

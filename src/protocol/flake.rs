@@ -42,17 +42,8 @@ pub enum FlakeUrlError {
 const FORGES: [&str; 3] = ["github", "gitlab", "sourcehut"];
 
 /// The kinds of URL that name a repository: Nix takes `ref` and `rev` for each.
-const REPOSITORIES: [&str; 9] = [
-    "git",
-    "git+https",
-    "git+http",
-    "git+ssh",
-    "git+file",
-    "git+git",
-    "hg+https",
-    "hg+http",
-    "hg+ssh",
-];
+const REPOSITORIES: [&str; 9] =
+    ["git", "git+https", "git+http", "git+ssh", "git+file", "git+git", "hg+https", "hg+http", "hg+ssh"];
 
 impl FlakeUrl {
     /// The URL without a revision.
@@ -90,10 +81,7 @@ impl FlakeUrl {
 
     /// The repository as `git ls-remote` takes it, for the kinds of URL that git can ask.
     pub fn git_remote(&self) -> Option<&str> {
-        let url = self
-            .0
-            .strip_prefix("git+")
-            .or_else(|| self.0.starts_with("git://").then_some(self.as_str()))?;
+        let url = self.0.strip_prefix("git+").or_else(|| self.0.starts_with("git://").then_some(self.as_str()))?;
         Some(url.split('?').next().unwrap_or(url))
     }
 }
@@ -187,10 +175,7 @@ mod tests {
     #[test]
     fn credentials_stay_at_home() {
         let public = |url: &str| url.parse::<FlakeUrl>().unwrap().public().to_string();
-        assert_eq!(
-            public("git+https://bob:s3cret@h.example/x?dir=a"),
-            "git+https://h.example/x?dir=a"
-        );
+        assert_eq!(public("git+https://bob:s3cret@h.example/x?dir=a"), "git+https://h.example/x?dir=a");
         assert_eq!(public("git+https://t@ken@h.example"), "git+https://h.example");
         assert_eq!(public("git+https://h.example/x@y"), "git+https://h.example/x@y");
         assert_eq!(public("github:o/r"), "github:o/r");

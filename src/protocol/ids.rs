@@ -50,6 +50,11 @@ impl RequestIds {
     pub fn id(&self, host: &HostName, attempt: u32) -> RequestId {
         RequestId(Uuid::new_v5(&self.secret, format!("{host}/{attempt}").as_bytes()).to_string())
     }
+
+    /// The id of the one request that goes to a subject that many hosts may listen to.
+    pub fn single(&self) -> RequestId {
+        RequestId(Uuid::new_v5(&self.secret, b"").to_string())
+    }
 }
 
 impl RequestId {
@@ -76,11 +81,7 @@ impl TryFrom<String> for RequestId {
     type Error = IdError;
     fn try_from(text: String) -> Result<Self, IdError> {
         let visible = text.bytes().all(|b| b.is_ascii_graphic());
-        if visible && (1..=MAX_ID_BYTES).contains(&text.len()) {
-            Ok(Self(text))
-        } else {
-            Err(IdError)
-        }
+        if visible && (1..=MAX_ID_BYTES).contains(&text.len()) { Ok(Self(text)) } else { Err(IdError) }
     }
 }
 

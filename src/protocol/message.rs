@@ -73,10 +73,7 @@ impl Request {
     pub fn parse(bytes: &[u8]) -> Result<Self, BadRequest> {
         if bytes.len() > MAX_REQUEST_BYTES {
             // Reading it to find out whom to tell is the very work that the bound is there to spare.
-            let message = format!(
-                "a request of {} bytes is over the bound of {MAX_REQUEST_BYTES}",
-                bytes.len()
-            );
+            let message = format!("a request of {} bytes is over the bound of {MAX_REQUEST_BYTES}", bytes.len());
             return Err(BadRequest::Unanswerable(message));
         }
         let fields: Map<String, Value> = serde_json::from_slice(bytes)
@@ -106,15 +103,9 @@ impl Request {
             .unwrap_or_default()
             .parse::<Revision>()
             .map_err(|e| reject(ErrorCode::InvalidRevision, e.to_string()))?;
-        let expires_at = text("expires_at")
-            .map(str::parse::<Timestamp>)
-            .transpose()
-            .map_err(|_| {
-                reject(
-                    ErrorCode::InvalidRequest,
-                    "expires_at is not a time like 2026-11-23T10:00:00Z".to_owned(),
-                )
-            })?;
+        let expires_at = text("expires_at").map(str::parse::<Timestamp>).transpose().map_err(|_| {
+            reject(ErrorCode::InvalidRequest, "expires_at is not a time like 2026-11-23T10:00:00Z".to_owned())
+        })?;
         Ok(Self {
             action,
             revision,
@@ -259,10 +250,7 @@ impl From<String> for ErrorCode {
             Self::Interrupted,
             Self::VerifyFailed,
         ];
-        known
-            .into_iter()
-            .find(|known| known.as_str() == code)
-            .unwrap_or(Self::Other(code))
+        known.into_iter().find(|known| known.as_str() == code).unwrap_or(Self::Other(code))
     }
 }
 

@@ -65,11 +65,7 @@ fn check_name(kind: &'static str, text: &str) -> Result<Arc<str>, NameError> {
         return Err(NameError::TooLong { kind, name: name() });
     }
     if let Some(character) = text.chars().find(|&c| !is_token_character(c)) {
-        return Err(NameError::Character {
-            kind,
-            name: name(),
-            character,
-        });
+        return Err(NameError::Character { kind, name: name(), character });
     }
     if RESERVED.contains(&text) {
         return Err(NameError::Reserved { kind, name: name() });
@@ -196,20 +192,14 @@ impl Action {
 impl FromStr for Tier {
     type Err = NameError;
     fn from_str(text: &str) -> Result<Self, NameError> {
-        Self::ALL
-            .into_iter()
-            .find(|tier| tier.as_str() == text)
-            .ok_or_else(|| NameError::Tier(text.to_owned()))
+        Self::ALL.into_iter().find(|tier| tier.as_str() == text).ok_or_else(|| NameError::Tier(text.to_owned()))
     }
 }
 
 impl FromStr for Action {
     type Err = NameError;
     fn from_str(text: &str) -> Result<Self, NameError> {
-        Self::ALL
-            .into_iter()
-            .find(|action| action.as_str() == text)
-            .ok_or_else(|| NameError::Action(text.to_owned()))
+        Self::ALL.into_iter().find(|action| action.as_str() == text).ok_or_else(|| NameError::Action(text.to_owned()))
     }
 }
 

@@ -210,11 +210,7 @@ mod tests {
 
     #[test]
     fn only_forty_hexadecimal_digits_are_a_commit() {
-        let commit = "8C1F0E2B8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b"
-            .parse::<Revision>()
-            .unwrap()
-            .commit()
-            .unwrap();
+        let commit = "8C1F0E2B8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b".parse::<Revision>().unwrap().commit().unwrap();
         assert_eq!(commit.as_str(), "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b");
         assert_eq!(commit.short(), "8c1f0e2");
         let short = "8c1f0e2b".parse::<Revision>().unwrap();

@@ -129,10 +129,7 @@ impl ReplySubject {
 
     /// The request that an answer on this subject belongs to, when it is of this rollout.
     pub fn request_of(subject: &str, rollout: RolloutId) -> Option<RequestId> {
-        let rest = subject
-            .strip_prefix(RESPONSES)?
-            .strip_prefix(&rollout.to_string())?
-            .strip_prefix('.')?;
+        let rest = subject.strip_prefix(RESPONSES)?.strip_prefix(&rollout.to_string())?.strip_prefix('.')?;
         rest.parse().ok()
     }
 }
@@ -140,21 +137,14 @@ impl ReplySubject {
 impl SubjectTemplate {
     /// The subjects that a listener subscribes to, unless it is told otherwise.
     pub fn defaults() -> Vec<Self> {
-        [
-            "deploy.<tier>.<hostname>",
-            "deploy.<tier>.all",
-            "deploy.<tier>.role.<role>",
-        ]
-        .map(|text| Self(text.to_owned()))
-        .into()
+        ["deploy.<tier>.<hostname>", "deploy.<tier>.all", "deploy.<tier>.role.<role>"]
+            .map(|text| Self(text.to_owned()))
+            .into()
     }
 
     /// The subject of one host; `None` when it asks for a role and the host has none.
     pub fn expand(&self, host: &HostName, tier: Tier, role: Option<&Role>) -> Result<Option<Subject>, SubjectError> {
-        let mut text = self
-            .0
-            .replace("<hostname>", host.as_str())
-            .replace("<tier>", tier.as_str());
+        let mut text = self.0.replace("<hostname>", host.as_str()).replace("<tier>", tier.as_str());
         if text.contains("<role>") {
             let Some(role) = role else { return Ok(None) };
             text = text.replace("<role>", role.as_str());
@@ -165,9 +155,7 @@ impl SubjectTemplate {
 
 /// The words between `<` and `>` of a template, in order.
 fn placeholders(text: &str) -> impl Iterator<Item = &str> {
-    text.split('<')
-        .skip(1)
-        .filter_map(|rest| rest.split_once('>').map(|(word, _)| word))
+    text.split('<').skip(1).filter_map(|rest| rest.split_once('>').map(|(word, _)| word))
 }
 
 impl FromStr for SubjectTemplate {
@@ -178,9 +166,7 @@ impl FromStr for SubjectTemplate {
             return Err(SubjectError::Placeholder(text.to_owned(), word.to_owned()));
         }
         // What is left after the words are filled in must be a subject, or no host could ever use the template.
-        let filled = ["<hostname>", "<tier>", "<role>"]
-            .iter()
-            .fold(text.to_owned(), |t, word| t.replace(word, "x"));
+        let filled = ["<hostname>", "<tier>", "<role>"].iter().fold(text.to_owned(), |t, word| t.replace(word, "x"));
         check_subject(text, &filled)?;
         if filled.contains('<') {
             return Err(SubjectError::Character(text.to_owned(), '<'));
@@ -259,14 +245,8 @@ mod tests {
 
     #[test]
     fn subjects_say_whom_they_reach() {
-        assert_eq!(
-            target("deploy.prod.ns1"),
-            Target::Host(Tier::Prod, "ns1".parse().unwrap())
-        );
-        assert_eq!(
-            target("deploy.prod.role.dns"),
-            Target::Role(Tier::Prod, "dns".parse().unwrap())
-        );
+        assert_eq!(target("deploy.prod.ns1"), Target::Host(Tier::Prod, "ns1".parse().unwrap()));
+        assert_eq!(target("deploy.prod.role.dns"), Target::Role(Tier::Prod, "dns".parse().unwrap()));
         assert_eq!(target("deploy.test.all"), Target::All(Tier::Test));
         assert!(matches!(target("fleet.ns1"), Target::Custom(_)));
         assert!(matches!(target("deploy.staging.ns1"), Target::Custom(_)));
@@ -289,15 +269,9 @@ mod tests {
         let (host, dns) = ("ns1".parse().unwrap(), "dns".parse().unwrap());
         let expand = |role: Option<&Role>| -> Vec<String> {
             let subjects = SubjectTemplate::defaults().into_iter();
-            subjects
-                .filter_map(|t| t.expand(&host, Tier::Prod, role).unwrap())
-                .map(|s| s.to_string())
-                .collect()
+            subjects.filter_map(|t| t.expand(&host, Tier::Prod, role).unwrap()).map(|s| s.to_string()).collect()
         };
-        assert_eq!(
-            expand(Some(&dns)),
-            ["deploy.prod.ns1", "deploy.prod.all", "deploy.prod.role.dns"]
-        );
+        assert_eq!(expand(Some(&dns)), ["deploy.prod.ns1", "deploy.prod.all", "deploy.prod.role.dns"]);
         assert_eq!(expand(None), ["deploy.prod.ns1", "deploy.prod.all"]);
     }
 
@@ -323,10 +297,7 @@ mod tests {
         let request: RequestId = "r-1".parse().unwrap();
         let subject = ReplySubject::of_request(rollout, &request);
         assert_eq!(ReplySubject::request_of(subject.as_str(), rollout), Some(request));
-        assert_eq!(
-            ReplySubject::request_of(subject.as_str(), RolloutId::from(Uuid::from_u128(2))),
-            None
-        );
+        assert_eq!(ReplySubject::request_of(subject.as_str(), RolloutId::from(Uuid::from_u128(2))), None);
     }
 
     proptest! {

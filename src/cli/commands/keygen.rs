@@ -45,18 +45,13 @@ fn generate(file: &Path) -> Result<String, KeygenError> {
     let pair = KeyPair::new_user();
     let seed = pair.seed()?;
     let mut options = OpenOptions::new();
-    let mut seed_file = options
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(file)
-        .map_err(|error| {
-            if error.kind() == io::ErrorKind::AlreadyExists {
-                KeygenError::Exists(file.to_owned())
-            } else {
-                KeygenError::Write(file.to_owned(), error)
-            }
-        })?;
+    let mut seed_file = options.write(true).create_new(true).mode(0o600).open(file).map_err(|error| {
+        if error.kind() == io::ErrorKind::AlreadyExists {
+            KeygenError::Exists(file.to_owned())
+        } else {
+            KeygenError::Write(file.to_owned(), error)
+        }
+    })?;
     writeln!(seed_file, "{seed}").map_err(|error| KeygenError::Write(file.to_owned(), error))?;
     Ok(pair.public_key())
 }

@@ -67,10 +67,7 @@ fn golden_bare_request_of_the_predecessor() {
 #[test]
 fn golden_response() {
     insta::assert_snapshot!(text(&full_response().to_bytes(1 << 20)), @r#"{"hostname":"ns1","status":"failed","error":"activation_failed","message":"unbound.service failed","id":"r-1","at":"2026-11-23T10:00:00Z","phase":"activate","revision":"8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b","previous_revision":"8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b","generation":42,"system":"/nix/store/x-nixos","reboot_required":false,"failed_units":["unbound.service"],"log_tail":["starting unbound","failed"],"holder":{"id":"r-0","operator":"ops@desk","since":"2026-11-23T09:00:00Z"}}"#);
-    assert_eq!(
-        Response::parse(&full_response().to_bytes(1 << 20)).unwrap(),
-        full_response()
-    );
+    assert_eq!(Response::parse(&full_response().to_bytes(1 << 20)).unwrap(), full_response());
 }
 
 #[test]
@@ -86,30 +83,19 @@ fn responses_are_read_tolerantly() {
     let read = |json: &str| Response::parse(json.as_bytes());
     let response = read(r#"{"hostname":"a","status":"failed","error":"quota","message":null,"colour":"red"}"#).unwrap();
     assert_eq!(response.error, Some(ErrorCode::Other("quota".to_owned())));
-    assert_eq!(
-        read(r#"{"hostname":"a","status":"started","error":""}"#).unwrap().error,
-        None
-    );
-    assert!(
-        read(r#"{"hostname":"a","status":"pondering"}"#).is_err(),
-        "the set of statuses never grows"
-    );
+    assert_eq!(read(r#"{"hostname":"a","status":"started","error":""}"#).unwrap().error, None);
+    assert!(read(r#"{"hostname":"a","status":"pondering"}"#).is_err(), "the set of statuses never grows");
     assert!(read(r#"{"hostname":"a.b","status":"started"}"#).is_err());
 }
 
 #[test]
 fn golden_discovery() {
-    let request = DiscoveryRequest {
-        reply_to: ReplySubject::single(Uuid::nil()),
-        tier: Some(Tier::Prod),
-    };
+    let request = DiscoveryRequest { reply_to: ReplySubject::single(Uuid::nil()), tier: Some(Tier::Prod) };
     insta::assert_snapshot!(text(&request.to_bytes()), @r#"{"reply_to":"deploy.responses.00000000-0000-0000-0000-000000000000","tier":"prod"}"#);
 
     let bare =
         r#"{"hostname":"ns1","tier":"prod","role":"dns","deploy_subjects":["deploy.prod.ns1","deploy.prod.all"]}"#;
-    let DiscoveryAnswer::Host(host) = DiscoveryAnswer::parse(bare.as_bytes()).unwrap() else {
-        panic!("not a host")
-    };
+    let DiscoveryAnswer::Host(host) = DiscoveryAnswer::parse(bare.as_bytes()).unwrap() else { panic!("not a host") };
     assert_eq!(text(&DiscoveryAnswer::Host(host.clone()).to_bytes()), bare);
 
     let full = DiscoveryAnswer::Host(Box::new(HostReport {
@@ -122,11 +108,7 @@ fn golden_discovery() {
         system: Some("/nix/store/x".to_owned()),
         booted_system_differs: Some(false),
         uptime_s: Some(86_400),
-        busy: Some(Holder {
-            id: "r-1".to_owned(),
-            operator: None,
-            since: at("2026-11-23T10:00:00Z"),
-        }),
+        busy: Some(Holder { id: "r-1".to_owned(), operator: None, since: at("2026-11-23T10:00:00Z") }),
         last: Some(LastRun {
             id: "r-0".to_owned(),
             status: Status::Failed,
@@ -186,11 +168,8 @@ fn bad_requests_are_rejected_or_dropped() {
     insta::assert_snapshot!(refusal(r#"{"reply_to":"deploy.responses.a","revision":"main","action":"switch","id":"a b"}"#), @"invalid_request: an id is 1 to 128 visible ASCII characters");
     insta::assert_snapshot!(refusal(r#"{"reply_to":"deploy.responses.a","revision":"main","action":"switch","expires_at":"soon"}"#), @"invalid_request: expires_at is not a time like 2026-11-23T10:00:00Z");
     assert!(
-        refusal(&format!(
-            r#"{{"reply_to":"deploy.responses.a","x":"{}"}}"#,
-            "x".repeat(70_000)
-        ))
-        .starts_with("dropped: a request of")
+        refusal(&format!(r#"{{"reply_to":"deploy.responses.a","x":"{}"}}"#, "x".repeat(70_000)))
+            .starts_with("dropped: a request of")
     );
 }
 
@@ -200,10 +179,7 @@ fn a_response_fits_what_the_server_takes() {
     response.log_tail = (0..5_000).map(|n| format!("line {n} {}", "x".repeat(300))).collect();
     let sent = Response::parse(&response.to_bytes(1 << 20)).unwrap();
     assert!(sent.log_tail.iter().map(|line| line.len() + 1).sum::<usize>() <= MAX_LOG_TAIL_BYTES);
-    assert!(
-        sent.log_tail.last().unwrap().starts_with("line 4999 "),
-        "the end of a log is what matters"
-    );
+    assert!(sent.log_tail.last().unwrap().starts_with("line 4999 "), "the end of a log is what matters");
 
     response.message = "é".repeat(1_000_000);
     for bound in [1024, 64 * 1024] {

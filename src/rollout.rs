@@ -1,0 +1,105 @@
+//! Carrying out a plan, as a pure and synchronous state machine: inputs and the time in, effects out.
+//!
+//! Nothing here waits, reads a clock, draws a random number or knows how a request travels. `now` is the time since the
+//! rollout began, so that a test can live through an hour in a microsecond. The invariants that hold for every plan and
+//! every behaviour of the network are the property tests of this module.
+
+pub mod broadcast;
+pub mod event;
+pub mod host;
+pub mod machine;
+pub mod summary;
+
+use std::time::Duration;
+
+pub use broadcast::Broadcast;
+pub use event::{
+    Anomaly, Cause, Connection, Event, EventKind, HostOutcome, Interrupt, Outcome, Rollout, SkipCause, WaveIndex,
+    WaveVerdict,
+};
+pub use machine::Machine;
+pub use summary::Summary;
+
+use crate::protocol::{HostReport, Request, RequestId, Response, Subject};
+
+/// What happened outside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// A host answered a request.
+    Response {
+        /// The request, by the subject on which the answer came.
+        request: RequestId,
+        /// The answer.
+        response: Box<Response>,
+    },
+    /// The server says that nobody is subscribed to the subject of a request.
+    NoResponders {
+        /// The request.
+        request: RequestId,
+    },
+    /// Answers may have been lost on the way in: there were more than could be taken.
+    AnswersLost,
+    /// The connection to the bus went down or came back.
+    Connection(Connection),
+    /// The operator's answer to [`Effect::Ask`].
+    Answer(Answer),
+    /// The check of the current wave is over.
+    CheckDone(Result<(), String>),
+    /// A host answered the roll call.
+    Present(Box<HostReport>),
+    /// Whoever did not answer the roll call by now does not count as there.
+    RollCallOver,
+    /// The operator wants to stop.
+    Interrupt(Interrupt),
+}
+
+/// What the operator says when asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// Go on.
+    Yes,
+    /// Stop here.
+    No,
+    /// There is nobody to ask.
+    Unavailable,
+}
+
+/// What is to be done outside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Record and show what happened. What comes before a `Send` must be recorded before it.
+    Report(Event),
+    /// Publish a request for the first time, or once more after a retry.
+    Send(Dispatch),
+    /// Publish a request again under its id, which makes the host say how far it is.
+    AskState(Dispatch),
+    /// Ask the operator whether the wave may begin.
+    Ask(WaveIndex),
+    /// Run the check of the wave.
+    RunCheck(WaveIndex),
+    /// Ask every host whether it is there.
+    CallRoll,
+}
+
+/// A request and where it goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dispatch {
+    /// The subject to publish to.
+    pub subject: Subject,
+    /// What to publish.
+    pub request: Request,
+}
+
+/// Something that decides what happens next: [`Machine`] for a plan, [`Broadcast`] for a single subject.
+pub trait Executor {
+    /// Takes notice of something that happened.
+    fn handle(&mut self, now: Duration, input: Input);
+    /// Takes notice that the time that [`Self::deadline`] named has come.
+    fn handle_deadline(&mut self, now: Duration);
+    /// When [`Self::handle_deadline`] wants to be called, if nothing happens before.
+    fn deadline(&self) -> Option<Duration>;
+    /// The next thing to do, in order. To be drained after each call of `handle` and `handle_deadline`.
+    fn poll_effect(&mut self) -> Option<Effect>;
+    /// How it ended, once it has.
+    fn outcome(&self) -> Option<Outcome>;
+}

@@ -1,0 +1,408 @@
+//! One request to one subject, whoever listens there: what `deploy` does.
+//!
+//! Who is meant is not settled before the request, as it is in a plan: the roll call goes out beside it, and every host
+//! that answers it for this subject, or answers the request, is expected to come to an end. A subject that names one
+//! host needs no roll call, unless that host is silent.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::event::{
+    Cause, Connection, Event, EventKind, HostOutcome, Interrupt, Outcome, Rollout, WaveIndex, WaveVerdict,
+};
+use super::host::{Flight, Patience, Progress, after_final, impostor};
+use super::machine::CLOCK_DIFFERENCE;
+use super::{Dispatch, Effect, Executor, Input};
+use crate::protocol::{Action, HostName, HostReport, ReplySubject, Request, RequestId, Response, Subject, Target};
+
+/// How long a single named host may be silent before it is asked whether it is there at all.
+const SILENCE: Duration = Duration::from_millis(500);
+
+/// The only wave there is.
+const WAVE: WaveIndex = WaveIndex(0);
+
+/// Carries out one deployment to a subject.
+#[derive(Debug)]
+pub struct Broadcast {
+    rollout: Arc<Rollout>,
+    order: Order,
+    request: RequestId,
+    epoch: Timestamp,
+    /// The host that the subject names, when it names one.
+    named: Option<HostName>,
+    members: BTreeMap<HostName, Member>,
+    timers: BTreeSet<(Duration, HostName)>,
+    roll: Roll,
+    /// Every host that answered the roll call, of this subject or not.
+    present: BTreeMap<HostName, HostReport>,
+    down_since: Option<Duration>,
+    interrupt: Option<Interrupt>,
+    effects: VecDeque<Effect>,
+    outcome: Option<Outcome>,
+}
+
+/// What is to be done, and with how much patience.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Order {
+    /// Where to.
+    pub subject: Subject,
+    /// What.
+    pub action: Action,
+    /// From the request to the first status of a host that is there.
+    pub accept_timeout: Duration,
+    /// From the request to the final status.
+    pub timeout: Duration,
+}
+
+#[derive(Debug)]
+struct Member {
+    state: State,
+    knows_ids: bool,
+}
+
+#[derive(Debug)]
+enum State {
+    InFlight(Flight),
+    Final(HostOutcome),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Roll {
+    /// It is called if there is still silence then.
+    CalledAt(Duration),
+    Calling,
+    Over,
+}
+
+impl Broadcast {
+    /// A deployment that begins now; `epoch` is the wall-clock time of that.
+    pub fn new(rollout: Arc<Rollout>, order: Order, epoch: Timestamp) -> Self {
+        let named = match order.subject.target() {
+            Ok(Target::Host(_, host)) => Some(host),
+            Ok(Target::Role(..) | Target::All(_) | Target::Custom(_)) | Err(_) => None,
+        };
+        // There is one request for all, so no host is part of what its id follows from.
+        let request = rollout.ids.single();
+        let mut broadcast = Self {
+            request,
+            epoch,
+            members: BTreeMap::new(),
+            timers: BTreeSet::new(),
+            roll: Roll::CalledAt(SILENCE),
+            present: BTreeMap::new(),
+            down_since: None,
+            interrupt: None,
+            effects: VecDeque::new(),
+            outcome: None,
+            named,
+            rollout,
+            order,
+        };
+        broadcast.begin();
+        broadcast
+    }
+
+    /// Every host that answered the roll call.
+    pub fn present(&self) -> impl Iterator<Item = &HostReport> {
+        self.present.values()
+    }
+
+    fn begin(&mut self) {
+        let now = Duration::ZERO;
+        self.report(now, EventKind::Begun(Box::new(Rollout::clone(&self.rollout))));
+        self.report(now, EventKind::WaveStarted { wave: WAVE });
+        let named = self.named.clone();
+        self.report(now, EventKind::Dispatched { host: named.clone(), request: self.request.clone(), attempt: 1 });
+        let dispatch = self.dispatch(now, self.order.subject.clone());
+        self.effects.push_back(Effect::Send(dispatch));
+        match named {
+            Some(host) => self.join(now, host),
+            None => self.call_roll(),
+        }
+    }
+
+    fn dispatch(&self, now: Duration, subject: Subject) -> Dispatch {
+        let request = Request {
+            action: self.order.action,
+            revision: self.rollout.revision.clone(),
+            reply_to: ReplySubject::of_request(self.rollout.id, &self.request),
+            id: Some(self.request.clone()),
+            expires_at: Some(self.wall_clock(now + self.order.accept_timeout + CLOCK_DIFFERENCE)),
+            operator: Some(self.rollout.operator.clone()),
+            rollout: None,
+            wave: None,
+        };
+        Dispatch { subject, request }
+    }
+
+    fn call_roll(&mut self) {
+        self.roll = Roll::Calling;
+        self.effects.push_back(Effect::CallRoll);
+    }
+
+    /// Expects a host to come to an end.
+    fn join(&mut self, now: Duration, host: HostName) {
+        if self.members.contains_key(&host) {
+            return;
+        }
+        self.report(now, EventKind::Joined { host: host.clone() });
+        // The request went out at the very beginning, whenever it was that the host became known.
+        let flight = Flight::new(Duration::ZERO, self.patience());
+        self.timers.insert((flight.due(), host.clone()));
+        self.members.insert(host, Member { state: State::InFlight(flight), knows_ids: false });
+    }
+
+    fn respond(&mut self, now: Duration, response: Box<Response>) {
+        if let Some(anomaly) = self.named.as_ref().and_then(|named| impostor(named, &response)) {
+            let host = response.hostname;
+            return self.report(now, EventKind::Anomaly { host, anomaly });
+        }
+        let host = response.hostname.clone();
+        self.join(now, host.clone());
+        let patience = self.patience();
+        let Some(member) = self.members.get_mut(&host) else {
+            return;
+        };
+        member.knows_ids |= response.id.is_some();
+        let flight = match &mut member.state {
+            State::InFlight(flight) => flight,
+            State::Final(outcome) => {
+                if let Some(anomaly) = after_final(*outcome, response.status) {
+                    self.report(now, EventKind::Anomaly { host, anomaly });
+                }
+                return;
+            }
+        };
+        let Some(progress) = Progress::of(response.status) else {
+            let outcome = HostOutcome::of(response.status).unwrap_or(HostOutcome::Failed);
+            return self.settle(now, host, outcome, Some(response));
+        };
+        self.timers.remove(&(flight.due(), host.clone()));
+        let forward = flight.advance(progress, patience);
+        self.timers.insert((flight.due(), host.clone()));
+        match progress {
+            Progress::Started if forward || response.phase.is_some() => {
+                self.report(now, EventKind::Started { host, phase: response.phase });
+            }
+            Progress::Accepted if forward => self.report(now, EventKind::Accepted { host }),
+            Progress::Asked | Progress::Accepted | Progress::Started => {}
+        }
+    }
+
+    fn settle(&mut self, now: Duration, host: HostName, outcome: HostOutcome, response: Option<Box<Response>>) {
+        if let Some(member) = self.members.get_mut(&host) {
+            if let State::InFlight(flight) = &member.state {
+                self.timers.remove(&(flight.due(), host.clone()));
+            }
+            member.state = State::Final(outcome);
+            self.report(now, EventKind::Final { host, outcome, response });
+        }
+    }
+
+    fn presence(&mut self, now: Duration, report: HostReport) {
+        let host = report.hostname.clone();
+        if self.named.is_none() && report.deploy_subjects.contains(&self.order.subject) {
+            self.join(now, host.clone());
+        }
+        if let Some(member) = self.members.get_mut(&host) {
+            member.knows_ids |= report.features.iter().any(|feature| feature == "id");
+        }
+        self.present.insert(host, report);
+    }
+
+    /// A named host that is silent and did not answer the roll call either is not there.
+    fn roll_call_over(&mut self, now: Duration) {
+        self.roll = Roll::Over;
+        for host in self.in_flight(|flight| flight.progress == Progress::Asked) {
+            if !self.present.contains_key(&host) {
+                self.settle(now, host, HostOutcome::Unreachable, None);
+            }
+        }
+    }
+
+    fn reconnected(&mut self, now: Duration) {
+        let Some(since) = self.down_since.take() else {
+            return;
+        };
+        self.report(now, EventKind::Connection { state: Connection::Up });
+        let patience = self.patience();
+        for member in self.members.values_mut() {
+            if let State::InFlight(flight) = &mut member.state {
+                flight.forgive(now, now.saturating_sub(since), patience);
+            }
+        }
+        self.timers = self.members.iter().filter_map(|(host, member)| member.timer(host)).collect();
+        self.ask_state(now);
+    }
+
+    /// Asks every host in flight how far it is, on its own subject: on that of the group, hosts that were not there at
+    /// first would take it for an order.
+    fn ask_state(&mut self, now: Duration) {
+        for host in self.in_flight(|_| true) {
+            if !self.members.get(&host).is_some_and(|member| member.knows_ids) {
+                continue;
+            }
+            let own = match (&self.named, self.present.get(&host)) {
+                (Some(_), _) => Some(self.order.subject.clone()),
+                (None, Some(report)) => {
+                    let own = Target::Host(report.tier, host).subject();
+                    report.deploy_subjects.contains(&own).then_some(own)
+                }
+                (None, None) => None,
+            };
+            if let Some(subject) = own {
+                let dispatch = self.dispatch(now, subject);
+                self.effects.push_back(Effect::AskState(dispatch));
+            }
+        }
+    }
+
+    fn interrupted(&mut self, now: Duration, how: Interrupt) {
+        if self.interrupt >= Some(how) {
+            return;
+        }
+        self.interrupt = Some(how);
+        self.report(now, EventKind::Interrupted { how });
+        if how == Interrupt::Abort {
+            self.finish(now, WaveVerdict::Interrupted, Outcome::Interrupted);
+        }
+    }
+
+    /// It is over when everybody who is expected is final, and it is known who is expected.
+    fn conclude(&mut self, now: Duration) {
+        let settled = match self.roll {
+            Roll::Over => true,
+            Roll::CalledAt(_) | Roll::Calling => self.named.is_some(),
+        };
+        if self.outcome.is_some() || !settled || !self.timers.is_empty() {
+            return;
+        }
+        let completed = |member: &&Member| matches!(member.state, State::Final(HostOutcome::Completed));
+        let done = self.members.values().filter(completed).count();
+        let failures = self.members.len() - done;
+        if failures > 0 {
+            let cause = Cause::TooManyFailures { failures, max_failures: 0 };
+            self.finish(now, WaveVerdict::Failed(cause), Outcome::Failed);
+        } else if done == 0 {
+            let cause = Cause::TooFewCompleted { completed: 0, min_hosts: 1 };
+            self.finish(now, WaveVerdict::Failed(cause), Outcome::Failed);
+        } else {
+            self.finish(now, WaveVerdict::Succeeded, Outcome::Succeeded);
+        }
+    }
+
+    fn finish(&mut self, now: Duration, verdict: WaveVerdict, outcome: Outcome) {
+        self.report(now, EventKind::WaveEnded { wave: WAVE, verdict });
+        self.report(now, EventKind::Ended { outcome });
+        self.outcome = Some(outcome);
+    }
+
+    fn in_flight(&self, matching: impl Fn(&Flight) -> bool) -> Vec<HostName> {
+        let in_flight = |member: &Member| matches!(&member.state, State::InFlight(flight) if matching(flight));
+        self.members.iter().filter(|(_, member)| in_flight(member)).map(|(host, _)| host.clone()).collect()
+    }
+
+    fn patience(&self) -> Patience {
+        Patience { accept: self.order.accept_timeout, finish: self.order.timeout }
+    }
+
+    fn report(&mut self, now: Duration, kind: EventKind) {
+        self.effects.push_back(Effect::Report(Event { at: self.wall_clock(now), kind }));
+    }
+
+    fn wall_clock(&self, now: Duration) -> Timestamp {
+        self.epoch.saturating_add(now).unwrap_or(Timestamp::MAX)
+    }
+}
+
+impl Member {
+    fn timer(&self, host: &HostName) -> Option<(Duration, HostName)> {
+        match &self.state {
+            State::InFlight(flight) => Some((flight.due(), host.clone())),
+            State::Final(_) => None,
+        }
+    }
+}
+
+impl Executor for Broadcast {
+    fn handle(&mut self, now: Duration, input: Input) {
+        if self.outcome.is_some() {
+            return;
+        }
+        match input {
+            Input::Response { request, response } if request == self.request => self.respond(now, response),
+            Input::NoResponders { .. } if self.named.is_some() && matches!(self.roll, Roll::CalledAt(_)) => {
+                self.call_roll();
+            }
+            Input::Present(report) => self.presence(now, *report),
+            Input::RollCallOver => self.roll_call_over(now),
+            Input::AnswersLost => self.ask_state(now),
+            Input::Connection(Connection::Down) if self.down_since.is_none() => {
+                self.down_since = Some(now);
+                self.report(now, EventKind::Connection { state: Connection::Down });
+            }
+            Input::Connection(Connection::Up) => self.reconnected(now),
+            Input::Interrupt(how) => self.interrupted(now, how),
+            Input::Response { .. }
+            | Input::NoResponders { .. }
+            | Input::Connection(Connection::Down)
+            | Input::Answer(_)
+            | Input::CheckDone(_) => {}
+        }
+        self.conclude(now);
+    }
+
+    fn handle_deadline(&mut self, now: Duration) {
+        if self.outcome.is_some() || self.deadline().is_none_or(|deadline| now < deadline) {
+            return;
+        }
+        if self.down_since.is_some() {
+            // The bus was away for as long as a whole deployment may take.
+            for host in self.in_flight(|_| true) {
+                self.settle(now, host, HostOutcome::TimedOut, None);
+            }
+            self.roll = Roll::Over;
+        } else {
+            if matches!(self.roll, Roll::CalledAt(at) if now >= at) {
+                self.call_roll();
+            }
+            while let Some((_, host)) = self.timers.first().filter(|(due, _)| *due <= now).cloned() {
+                let expired = self.members.get(&host).and_then(|member| match &member.state {
+                    State::InFlight(flight) => Some(flight.expired()),
+                    State::Final(_) => None,
+                });
+                self.timers.pop_first();
+                if let Some(outcome) = expired {
+                    self.settle(now, host, outcome, None);
+                }
+            }
+        }
+        self.conclude(now);
+    }
+
+    fn deadline(&self) -> Option<Duration> {
+        if self.outcome.is_some() {
+            return None;
+        }
+        if let Some(since) = self.down_since {
+            return Some(since + self.order.timeout);
+        }
+        let silent = || !self.in_flight(|flight| flight.progress == Progress::Asked).is_empty();
+        let roll = match self.roll {
+            Roll::CalledAt(at) if silent() => Some(at),
+            Roll::CalledAt(_) | Roll::Calling | Roll::Over => None,
+        };
+        roll.into_iter().chain(self.timers.first().map(|(due, _)| *due)).min()
+    }
+
+    fn poll_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    fn outcome(&self) -> Option<Outcome> {
+        self.outcome
+    }
+}

@@ -1,0 +1,371 @@
+//! The one vocabulary of what happens in a rollout: displays, `--json` and the journal are all folds over it.
+
+use std::fmt;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::plan::FrozenPlan;
+use crate::protocol::{HostName, Phase, RequestId, RequestIds, Response, Revision, RolloutId, Status};
+
+/// Something that happened, and when by the operator's clock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// When.
+    pub at: Timestamp,
+    /// What.
+    #[serde(flatten)]
+    pub kind: EventKind,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum EventKind {
+    /// The rollout begins; all that follows is about what is settled here.
+    Begun(Box<Rollout>),
+    /// A host turned out to be reached by the subject of a deployment that has no plan.
+    Joined {
+        /// The host.
+        host: HostName,
+    },
+    /// The operator is asked whether the wave may begin.
+    AwaitingConfirmation {
+        /// The wave.
+        wave: WaveIndex,
+    },
+    /// The wave begins.
+    WaveStarted {
+        /// The wave.
+        wave: WaveIndex,
+    },
+    /// A request is about to be published.
+    Dispatched {
+        /// The host that it is for; none when it goes to a subject that many may listen to.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        host: Option<HostName>,
+        /// Its id.
+        request: RequestId,
+        /// How many requests the host has been sent with this one.
+        attempt: u32,
+    },
+    /// The host has taken the request.
+    Accepted {
+        /// The host.
+        host: HostName,
+    },
+    /// The host is at it; repeated when the phase changes.
+    Started {
+        /// The host.
+        host: HostName,
+        /// What it is doing, where it says so.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        phase: Option<Phase>,
+    },
+    /// The host was unreachable or busy, and will be asked again.
+    Retrying {
+        /// The host.
+        host: HostName,
+        /// What came of the request.
+        outcome: HostOutcome,
+        /// How long until it is asked again, in seconds.
+        #[serde(rename = "delay_s", with = "seconds")]
+        delay: Duration,
+    },
+    /// What has become of a host. There is exactly one of these for each host.
+    Final {
+        /// The host.
+        host: HostName,
+        /// What came of it.
+        outcome: HostOutcome,
+        /// The host's own last word, where there was one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        response: Option<Box<Response>>,
+    },
+    /// Too many hosts of the wave have failed: nothing new is sent, hosts in flight are awaited.
+    Draining {
+        /// The wave.
+        wave: WaveIndex,
+        /// Why.
+        cause: Cause,
+    },
+    /// The wave's hosts are done, and it is left running for a while.
+    Baking {
+        /// The wave.
+        wave: WaveIndex,
+        /// For how much longer, in seconds.
+        #[serde(rename = "for_s", with = "seconds")]
+        remaining: Duration,
+    },
+    /// The wave's check begins.
+    Checking {
+        /// The wave.
+        wave: WaveIndex,
+    },
+    /// What has become of a wave.
+    WaveEnded {
+        /// The wave.
+        wave: WaveIndex,
+        /// What came of it.
+        verdict: WaveVerdict,
+    },
+    /// The operator wants to stop.
+    Interrupted {
+        /// How urgently.
+        how: Interrupt,
+    },
+    /// The connection to the bus went down or came back.
+    Connection {
+        /// Which of both.
+        state: Connection,
+    },
+    /// Something that should not be, and that changed nothing.
+    Anomaly {
+        /// The host whose request it concerns.
+        host: HostName,
+        /// What it is.
+        #[serde(flatten)]
+        anomaly: Anomaly,
+    },
+    /// The rollout is over.
+    Ended {
+        /// What came of it.
+        outcome: Outcome,
+    },
+}
+
+impl EventKind {
+    /// Whether a rollout cannot be understood or resumed without this event. All others show progress.
+    pub const fn is_fact(&self) -> bool {
+        !matches!(self, Self::Accepted { .. } | Self::Started { .. } | Self::Connection { .. })
+    }
+}
+
+/// What a rollout is about, settled before its first request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rollout {
+    /// Its id.
+    pub id: RolloutId,
+    /// What its request ids follow from.
+    #[serde(rename = "secret")]
+    pub ids: RequestIds,
+    /// Who runs it, as `user@machine`.
+    pub operator: String,
+    /// What was asked for: a branch, tag or commit.
+    pub asked: Revision,
+    /// What every request carries.
+    pub revision: Revision,
+    /// The first line of the commit's message, where it could be had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
+    /// The waves and their hosts.
+    pub plan: FrozenPlan,
+}
+
+/// A wave by its place in the plan. People and JSON count from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WaveIndex(pub usize);
+
+/// What has become of a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HostOutcome {
+    /// It runs what it was asked to. The only good one.
+    Completed,
+    /// It tried and failed.
+    Failed,
+    /// It refused.
+    Rejected,
+    /// It never answered.
+    Unreachable,
+    /// It answered, and did not come to an end in time.
+    TimedOut,
+    /// It was not asked.
+    Skipped(SkipCause),
+}
+
+/// Why a host was not asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SkipCause {
+    /// Too many hosts of its wave had failed.
+    WaveHalted,
+    /// An earlier wave did not succeed.
+    EarlierWave,
+    /// The operator wanted to stop.
+    Interrupt,
+    /// The wave was not confirmed.
+    NotConfirmed,
+    /// The connection to the bus was gone for longer than a host may take.
+    Disconnected,
+}
+
+/// Why a wave failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "cause", rename_all = "snake_case")]
+pub enum Cause {
+    /// More hosts failed than may.
+    TooManyFailures {
+        /// How many failed.
+        failures: usize,
+        /// How many may.
+        max_failures: usize,
+    },
+    /// Fewer hosts completed than must.
+    TooFewCompleted {
+        /// How many completed.
+        completed: usize,
+        /// How many must.
+        min_hosts: usize,
+    },
+    /// The check says that the hosts are not well.
+    CheckFailed {
+        /// What it says.
+        reason: String,
+    },
+    /// The connection to the bus was gone for longer than a host may take.
+    Disconnected,
+}
+
+/// What has become of a wave.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "verdict", rename_all = "snake_case")]
+pub enum WaveVerdict {
+    /// Its hosts are as they should be.
+    Succeeded,
+    /// They are not.
+    Failed(Cause),
+    /// The operator stopped it.
+    Interrupted,
+    /// It was not begun.
+    Skipped,
+}
+
+/// What has become of a rollout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Every wave succeeded.
+    Succeeded,
+    /// A wave failed.
+    Failed,
+    /// The operator stopped it.
+    Interrupted,
+    /// The operator declined a wave.
+    Declined,
+    /// A wave asks first, and there was nobody to answer.
+    Paused,
+}
+
+/// How urgently the operator wants to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Interrupt {
+    /// Send nothing new, and wait for the hosts in flight.
+    Drain,
+    /// Leave at once. What runs on the hosts goes on.
+    Abort,
+}
+
+/// The state of the connection to the bus.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Connection {
+    /// Connected.
+    Up,
+    /// Not connected.
+    Down,
+}
+
+/// Something that should not be, and that changed nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "anomaly", rename_all = "snake_case")]
+pub enum Anomaly {
+    /// The host answered after it had been given up.
+    Late {
+        /// What it said.
+        status: Status,
+    },
+    /// The host said one final thing and then another.
+    Conflict {
+        /// The second one.
+        status: Status,
+    },
+    /// Another host answered in its place.
+    Impostor {
+        /// The name under which it answered.
+        said: HostName,
+    },
+}
+
+impl Rollout {
+    /// The subject prefix and secret aside, two rollouts differ by this.
+    pub fn name(&self) -> &str {
+        &self.plan.name
+    }
+}
+
+impl HostOutcome {
+    /// The outcome that a final status means.
+    pub const fn of(status: Status) -> Option<Self> {
+        match status {
+            Status::Completed => Some(Self::Completed),
+            Status::Failed => Some(Self::Failed),
+            Status::Rejected => Some(Self::Rejected),
+            Status::Accepted | Status::Started => None,
+        }
+    }
+
+    /// The outcome as a word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Rejected => "rejected",
+            Self::Unreachable => "unreachable",
+            Self::TimedOut => "timed out",
+            Self::Skipped(_) => "skipped",
+        }
+    }
+}
+
+impl Serialize for WaveIndex {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        (self.0 + 1).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for WaveIndex {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let number = usize::deserialize(deserializer)?;
+        number.checked_sub(1).map(Self).ok_or_else(|| serde::de::Error::custom("waves are counted from 1"))
+    }
+}
+
+impl fmt::Display for WaveIndex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&(self.0 + 1), f)
+    }
+}
+
+impl fmt::Display for HostOutcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// Durations as a number of seconds.
+mod seconds {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_f64(duration.as_secs_f64())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        Duration::try_from_secs_f64(f64::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+    }
+}

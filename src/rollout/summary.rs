@@ -1,0 +1,283 @@
+//! What a rollout has come to, as a fold of its events.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use super::event::{Anomaly, Event, EventKind, HostOutcome, Interrupt, Outcome, Rollout, WaveIndex, WaveVerdict};
+use crate::protocol::{Commit, HostName, Phase, RequestId, Response};
+
+/// The state of a rollout after the events that it was shown.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// What the rollout is about; none before it has begun.
+    pub rollout: Option<Box<Rollout>>,
+    /// When it began.
+    pub began_at: Option<Timestamp>,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+    /// Every wave, in order.
+    pub waves: Vec<WaveView>,
+    /// Every host, in the order of the waves and of dispatch.
+    pub hosts: Vec<HostView>,
+    /// What should not be and changed nothing.
+    pub anomalies: Vec<(HostName, Anomaly)>,
+    /// How urgently the operator wanted to stop.
+    pub interrupt: Option<Interrupt>,
+    /// How it ended, once it has.
+    pub outcome: Option<Outcome>,
+    places: BTreeMap<HostName, usize>,
+}
+
+/// The state of a wave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WaveView {
+    /// What it is at.
+    pub state: WaveState,
+    /// When its first request could be sent.
+    pub began_at: Option<Timestamp>,
+    /// When its verdict fell.
+    pub ended_at: Option<Timestamp>,
+}
+
+/// What a wave is at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WaveState {
+    /// Not begun.
+    Pending,
+    /// The operator is asked whether it may begin.
+    AwaitingConfirmation,
+    /// Requests are sent.
+    Running,
+    /// No more requests are sent, hosts in flight are awaited.
+    Draining,
+    /// Its hosts are done, and it is left running for a while.
+    Baking,
+    /// Its check runs.
+    Checking,
+    /// It is over.
+    Ended(WaveVerdict),
+}
+
+/// The state of a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostView {
+    /// The host.
+    pub name: HostName,
+    /// Its wave.
+    pub wave: WaveIndex,
+    /// What it is at.
+    pub state: HostState,
+    /// The request that it was sent last.
+    pub request: Option<RequestId>,
+    /// How many requests it was sent.
+    pub attempts: u32,
+    /// When it was sent the first.
+    pub sent_at: Option<Timestamp>,
+    /// When it became final.
+    pub ended_at: Option<Timestamp>,
+    /// What it ran when the rollout began, where it said so.
+    pub before: Option<Commit>,
+    /// Its own last word, where there was one.
+    pub response: Option<Box<Response>>,
+}
+
+/// What a host is at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostState {
+    /// It was not asked.
+    Pending,
+    /// It was asked and has not answered.
+    Dispatched,
+    /// It has taken the request.
+    Accepted,
+    /// It is at it.
+    Started(Option<Phase>),
+    /// It was asked in vain and will be asked again.
+    Waiting,
+    /// It is final.
+    Final(HostOutcome),
+}
+
+/// How many hosts there are of each kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Not asked yet.
+    pub pending: usize,
+    /// Asked and not final.
+    pub in_flight: usize,
+    /// Final and as they should be.
+    pub completed: usize,
+    /// Tried and failed.
+    pub failed: usize,
+    /// Refused.
+    pub rejected: usize,
+    /// Never answered.
+    pub unreachable: usize,
+    /// Answered and did not come to an end in time.
+    pub timed_out: usize,
+    /// Will not be asked.
+    pub skipped: usize,
+}
+
+impl Summary {
+    /// The summary of these events.
+    pub fn of<'a>(events: impl IntoIterator<Item = &'a Event>) -> Self {
+        let mut summary = Self::default();
+        events.into_iter().for_each(|event| summary.apply(event));
+        summary
+    }
+
+    /// Takes one more event into account.
+    pub fn apply(&mut self, event: &Event) {
+        match &event.kind {
+            EventKind::Begun(rollout) => self.begin(event.at, rollout),
+            EventKind::Joined { host } => self.join(host),
+            EventKind::AwaitingConfirmation { wave } => self.wave_is(*wave, WaveState::AwaitingConfirmation),
+            EventKind::WaveStarted { wave } => {
+                self.wave_is(*wave, WaveState::Running);
+                if let Some(view) = self.wave_mut(*wave) {
+                    view.began_at = Some(event.at);
+                }
+            }
+            EventKind::Dispatched { host: Some(host), request, attempt } => {
+                if let Some(view) = self.host_mut(host) {
+                    view.state = HostState::Dispatched;
+                    view.request = Some(request.clone());
+                    view.attempts = *attempt;
+                    view.sent_at.get_or_insert(event.at);
+                }
+            }
+            EventKind::Accepted { host } => self.host_is(host, HostState::Accepted),
+            EventKind::Started { host, phase } => self.host_is(host, HostState::Started(*phase)),
+            EventKind::Retrying { host, .. } => self.host_is(host, HostState::Waiting),
+            EventKind::Final { host, outcome, response } => {
+                if let Some(view) = self.host_mut(host) {
+                    view.state = HostState::Final(*outcome);
+                    view.ended_at = Some(event.at);
+                    view.response.clone_from(response);
+                }
+            }
+            EventKind::Draining { wave, .. } => self.wave_is(*wave, WaveState::Draining),
+            EventKind::Baking { wave, .. } => self.wave_is(*wave, WaveState::Baking),
+            EventKind::Checking { wave } => self.wave_is(*wave, WaveState::Checking),
+            EventKind::WaveEnded { wave, verdict } => {
+                self.wave_is(*wave, WaveState::Ended(verdict.clone()));
+                if let Some(view) = self.wave_mut(*wave) {
+                    view.ended_at = Some(event.at);
+                }
+            }
+            EventKind::Interrupted { how } => self.interrupt = self.interrupt.max(Some(*how)),
+            EventKind::Dispatched { host: None, .. } | EventKind::Connection { .. } => {}
+            EventKind::Anomaly { host, anomaly } => self.anomalies.push((host.clone(), anomaly.clone())),
+            EventKind::Ended { outcome } => {
+                self.outcome = Some(*outcome);
+                self.ended_at = Some(event.at);
+            }
+        }
+    }
+
+    /// The view of one host.
+    pub fn host(&self, name: &HostName) -> Option<&HostView> {
+        self.places.get(name).and_then(|&place| self.hosts.get(place))
+    }
+
+    /// The hosts of one wave, in the order of dispatch.
+    pub fn hosts_of(&self, wave: WaveIndex) -> impl Iterator<Item = &HostView> {
+        self.hosts.iter().filter(move |host| host.wave == wave)
+    }
+
+    /// How many hosts of the whole rollout are of each kind.
+    pub fn counts(&self) -> Counts {
+        Counts::of(&self.hosts)
+    }
+
+    fn begin(&mut self, at: Timestamp, rollout: &Rollout) {
+        self.began_at = Some(at);
+        for (index, wave) in rollout.plan.waves.iter().enumerate() {
+            self.waves.push(WaveView { state: WaveState::Pending, began_at: None, ended_at: None });
+            for host in &wave.hosts {
+                self.add(host.hostname.clone(), WaveIndex(index), host.revision.clone());
+            }
+        }
+        self.rollout = Some(Box::new(rollout.clone()));
+    }
+
+    fn add(&mut self, name: HostName, wave: WaveIndex, before: Option<Commit>) {
+        self.places.insert(name.clone(), self.hosts.len());
+        self.hosts.push(HostView {
+            name,
+            wave,
+            state: HostState::Pending,
+            request: None,
+            attempts: 0,
+            sent_at: None,
+            ended_at: None,
+            before,
+            response: None,
+        });
+    }
+
+    /// A host that became known after the one request for all had been sent.
+    fn join(&mut self, name: &HostName) {
+        self.add(name.clone(), WaveIndex(0), None);
+        let sent_at = self.began_at;
+        if let Some(view) = self.host_mut(name) {
+            view.state = HostState::Dispatched;
+            view.sent_at = sent_at;
+            view.attempts = 1;
+        }
+    }
+
+    fn host_mut(&mut self, name: &HostName) -> Option<&mut HostView> {
+        self.places.get(name).and_then(|&place| self.hosts.get_mut(place))
+    }
+
+    fn host_is(&mut self, name: &HostName, state: HostState) {
+        if let Some(view) = self.host_mut(name) {
+            view.state = state;
+        }
+    }
+
+    fn wave_mut(&mut self, wave: WaveIndex) -> Option<&mut WaveView> {
+        self.waves.get_mut(wave.0)
+    }
+
+    fn wave_is(&mut self, wave: WaveIndex, state: WaveState) {
+        self.wave_mut(wave).into_iter().for_each(|view| view.state = state.clone());
+    }
+}
+
+impl Counts {
+    /// How many of these hosts are of each kind.
+    pub fn of<'a>(hosts: impl IntoIterator<Item = &'a HostView>) -> Self {
+        let mut counts = Self::default();
+        for host in hosts {
+            *match host.state {
+                HostState::Pending => &mut counts.pending,
+                HostState::Dispatched | HostState::Accepted | HostState::Started(_) | HostState::Waiting => {
+                    &mut counts.in_flight
+                }
+                HostState::Final(HostOutcome::Completed) => &mut counts.completed,
+                HostState::Final(HostOutcome::Failed) => &mut counts.failed,
+                HostState::Final(HostOutcome::Rejected) => &mut counts.rejected,
+                HostState::Final(HostOutcome::Unreachable) => &mut counts.unreachable,
+                HostState::Final(HostOutcome::TimedOut) => &mut counts.timed_out,
+                HostState::Final(HostOutcome::Skipped(_)) => &mut counts.skipped,
+            } += 1;
+        }
+        counts
+    }
+
+    /// All hosts.
+    pub const fn total(&self) -> usize {
+        self.pending
+            + self.in_flight
+            + self.completed
+            + self.failed
+            + self.rejected
+            + self.unreachable
+            + self.timed_out
+            + self.skipped
+    }
+}
