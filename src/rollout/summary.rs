@@ -244,7 +244,9 @@ impl Summary {
     }
 
     fn wave_is(&mut self, wave: WaveIndex, state: WaveState) {
-        self.wave_mut(wave).into_iter().for_each(|view| view.state = state.clone());
+        if let Some(view) = self.wave_mut(wave) {
+            view.state = state;
+        }
     }
 }
 

@@ -1,0 +1,234 @@
+//! The course of one host within its wave.
+
+use std::time::Duration;
+
+use super::{CLOCK_DIFFERENCE, Link, MAX_ANOMALIES, Machine, State};
+use crate::protocol::{ErrorCode, ReplySubject, Request, RequestId, Response};
+use crate::rollout::event::{Anomaly, Cause, EventKind, HostOutcome, SkipCause, WaveIndex};
+use crate::rollout::host::{ASK_AGAIN, Flight, Progress, after_final, impostor};
+use crate::rollout::{Dispatch, Effect};
+
+impl Machine {
+    pub(super) fn send(&mut self, now: Duration, index: usize) {
+        let host = self.frozen(index).hostname.clone();
+        let patience = self.patience();
+        let ids = self.rollout.ids;
+        let state = self.host_mut(index);
+        let request = ids.id(&host, state.rejections + 1);
+        let flight = Flight::new(now, patience);
+        let due = flight.due();
+        state.state = State::InFlight(flight);
+        state.request = Some(request.clone());
+        state.attempts += 1;
+        let attempt = state.attempts;
+        self.by_request.insert(request.clone(), index);
+        self.timers.insert((due, index));
+        let dispatch = self.dispatch(now, index, request.clone());
+        self.report(now, EventKind::Dispatched { host: Some(host), request, attempt });
+        self.effects.push_back(Effect::Send(dispatch));
+    }
+
+    fn dispatch(&self, now: Duration, index: usize, id: RequestId) -> Dispatch {
+        let wave = self.wave();
+        let expires_at = self.wall_clock(now + wave.limits.accept_timeout + CLOCK_DIFFERENCE);
+        let request = Request {
+            action: wave.action,
+            revision: self.rollout.revision.clone(),
+            reply_to: ReplySubject::of_request(self.rollout.id, &id),
+            id: Some(id),
+            expires_at: Some(expires_at),
+            operator: Some(self.rollout.operator.clone()),
+            rollout: Some(self.rollout.name().to_owned()),
+            wave: Some(wave.name.clone()),
+        };
+        Dispatch { subject: self.frozen(index).subject.clone(), request }
+    }
+
+    /// Asks a host in flight how far it is, if its listener takes that for a question and not for a new order.
+    pub(super) fn ask_state(&mut self, now: Duration, index: usize) {
+        let host = self.host(index);
+        if let (true, Some(request)) = (host.knows_ids, host.request.clone()) {
+            let dispatch = self.dispatch(now, index, request);
+            self.effects.push_back(Effect::AskState(dispatch));
+        }
+    }
+
+    pub(super) fn respond(&mut self, now: Duration, request: &RequestId, response: Box<Response>) {
+        let Some(&index) = self.by_request.get(request) else {
+            return;
+        };
+        let name = &self.frozen(index).hostname;
+        if let Some(anomaly) = impostor(name, &response) {
+            return self.anomaly(now, index, anomaly);
+        }
+        let host = self.host_mut(index);
+        host.knows_ids |= response.id.is_some();
+        let of_earlier_request = host.request.as_ref() != Some(request);
+        match &host.state {
+            State::Final(outcome) => {
+                if let Some(anomaly) = after_final(*outcome, response.status) {
+                    self.anomaly(now, index, anomaly);
+                }
+            }
+            // The host rejected this request and was sent another since; only that one counts.
+            _ if of_earlier_request => {}
+            State::Pending | State::Waiting { outcome: HostOutcome::Rejected, .. } => {}
+            State::Waiting { .. } | State::InFlight(_) => match HostOutcome::of(response.status) {
+                Some(outcome) => self.ended(now, index, outcome, Some(response)),
+                None => self.progressed(now, index, &response),
+            },
+        }
+    }
+
+    fn progressed(&mut self, now: Duration, index: usize, response: &Response) {
+        let Some(progress) = Progress::of(response.status) else {
+            return;
+        };
+        let patience = self.patience();
+        self.cancel_timer(index);
+        let state = &mut self.host_mut(index).state;
+        if matches!(state, State::Waiting { .. }) {
+            // It was given up and spoke after all, in time to be taken back instead of asked again.
+            *state = State::InFlight(Flight::new(now, patience));
+        }
+        let State::InFlight(flight) = state else {
+            return;
+        };
+        let forward = flight.advance(progress, patience);
+        let due = flight.due();
+        self.timers.insert((due, index));
+        let host = self.frozen(index).hostname.clone();
+        match progress {
+            Progress::Started if forward || response.phase.is_some() => {
+                self.report(now, EventKind::Started { host, phase: response.phase });
+            }
+            Progress::Accepted if forward => self.report(now, EventKind::Accepted { host }),
+            Progress::Asked | Progress::Accepted | Progress::Started => {}
+        }
+    }
+
+    /// A request came to its end: it is asked again, or the host is final.
+    fn ended(&mut self, now: Duration, index: usize, outcome: HostOutcome, response: Option<Box<Response>>) {
+        self.cancel_timer(index);
+        if !self.may_retry(index, outcome, response.as_deref()) {
+            return self.settle(now, index, outcome, response);
+        }
+        let delay = self.wave().limits.retry_delay;
+        let host = self.host_mut(index);
+        host.rejections += u32::from(outcome == HostOutcome::Rejected);
+        host.state = State::Waiting { until: now + delay, outcome, response };
+        self.timers.insert((now + delay, index));
+        let host = self.frozen(index).hostname.clone();
+        self.report(now, EventKind::Retrying { host, outcome, delay });
+    }
+
+    /// Only a host that never answered or was busy is asked again: a real failure is one.
+    fn may_retry(&self, index: usize, outcome: HostOutcome, response: Option<&Response>) -> bool {
+        let host = self.host(index);
+        let untouched = match &host.state {
+            State::InFlight(flight) => flight.progress == Progress::Asked,
+            State::Pending | State::Waiting { .. } | State::Final(_) => false,
+        };
+        let busy = response.is_some_and(|response| response.error == Some(ErrorCode::AlreadyRunning));
+        let worth_it = outcome == HostOutcome::Unreachable || (outcome == HostOutcome::Rejected && busy);
+        untouched && worth_it && host.attempts <= self.wave().limits.retries && !self.sends_no_more()
+    }
+
+    /// Makes a host final.
+    pub(super) fn settle(
+        &mut self,
+        now: Duration,
+        index: usize,
+        outcome: HostOutcome,
+        response: Option<Box<Response>>,
+    ) {
+        let limits = &self.wave().limits;
+        let (max_failures, excused) =
+            (limits.max_failures, limits.ignore_unreachable && outcome == HostOutcome::Unreachable);
+        self.cancel_timer(index);
+        self.host_mut(index).state = State::Final(outcome);
+        let host = self.frozen(index).hostname.clone();
+        self.report(now, EventKind::Final { host, outcome, response });
+
+        let tally = &mut self.tally;
+        tally.in_flight -= 1;
+        tally.last_final_at = now;
+        if outcome == HostOutcome::Completed {
+            tally.completed += 1;
+        } else if !excused {
+            tally.failures += 1;
+        }
+        let failures = tally.failures;
+        if failures > max_failures && tally.halted.is_none() {
+            let cause = Cause::TooManyFailures { failures, max_failures };
+            self.halt(now, SkipCause::WaveHalted, cause);
+        }
+    }
+
+    pub(super) fn halt(&mut self, now: Duration, skip: SkipCause, cause: Cause) {
+        self.tally.halted = Some(skip);
+        if self.tally.in_flight > 0 {
+            self.report(now, EventKind::Draining { wave: WaveIndex(self.wave), cause });
+        }
+        self.settle_waiting(now);
+    }
+
+    /// Hosts that were to be asked again are not, now that nothing is sent any more.
+    pub(super) fn settle_waiting(&mut self, now: Duration) {
+        for index in self.range() {
+            if let State::Waiting { outcome, response, .. } = &mut self.host_mut(index).state {
+                let (outcome, response) = (*outcome, response.take());
+                self.settle(now, index, outcome, response);
+            }
+        }
+    }
+
+    pub(super) fn due(&mut self, now: Duration, index: usize) {
+        match &mut self.host_mut(index).state {
+            State::InFlight(flight) if now >= flight.deadline => {
+                let outcome = flight.expired();
+                self.ended(now, index, outcome, None);
+            }
+            State::InFlight(flight) => {
+                flight.ask_at = None;
+                let due = flight.due();
+                self.timers.insert((due, index));
+                self.ask_state(now, index);
+            }
+            State::Waiting { .. } => self.send(now, index),
+            State::Pending | State::Final(_) => {}
+        }
+    }
+
+    pub(super) fn no_responders(&mut self, now: Duration, request: &RequestId) {
+        let Some(&index) = self.by_request.get(request) else {
+            return;
+        };
+        let settled = matches!(self.link, Link::Up { settled_at } if now >= settled_at);
+        let State::InFlight(flight) = &mut self.host_mut(index).state else {
+            return;
+        };
+        if flight.progress != Progress::Asked {
+            // A host that has answered is there: its listener restarts, as a switch makes it do.
+            return;
+        }
+        if settled {
+            return self.ended(now, index, HostOutcome::Unreachable, None);
+        }
+        self.cancel_timer(index);
+        if let State::InFlight(flight) = &mut self.host_mut(index).state {
+            flight.ask_at = Some(now + ASK_AGAIN);
+            let due = flight.due();
+            self.timers.insert((due, index));
+        }
+    }
+
+    fn anomaly(&mut self, now: Duration, index: usize, anomaly: Anomaly) {
+        let host = self.host_mut(index);
+        if host.anomalies < MAX_ANOMALIES {
+            host.anomalies += 1;
+            let host = self.frozen(index).hostname.clone();
+            self.report(now, EventKind::Anomaly { host, anomaly });
+        }
+    }
+}
