@@ -1,6 +1,7 @@
 //! The command line: arguments to settings, settings to a command, its result to an exit code.
 
 mod commands;
+mod connection;
 mod exit;
 mod out;
 

@@ -5,9 +5,15 @@
 //! - [`protocol`]: the messages and subjects, pure;
 //! - [`plan`]: what a plan says and what it comes down to, pure;
 //! - [`rollout`]: how a plan is carried out, pure;
+//! - [`bus`]: the connection to NATS;
+//! - [`operator`]: what drives a rollout from the operator's machine;
 //! - [`cli`]: the command line.
 
+pub mod bus;
 pub mod cli;
+pub mod clock;
+pub mod operator;
 pub mod plan;
 pub mod protocol;
+pub mod report;
 pub mod rollout;

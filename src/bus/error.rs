@@ -1,0 +1,78 @@
+//! Why there is no connection.
+
+use std::error::Error as _;
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use async_nats::{ConnectError, ConnectErrorKind};
+use miette::Diagnostic;
+use thiserror::Error;
+
+use super::ServerUrl;
+
+/// Why a connection cannot be made.
+#[derive(Debug, Error, Diagnostic)]
+pub enum BusError {
+    /// No server was reached.
+    #[error("no NATS server can be reached: {}", list(.0))]
+    #[diagnostic(help(
+        "check that nats-server runs there and that the address is right; for a server with TLS use tls:// and, with a \
+         private authority, --tls-ca"
+    ))]
+    Unreachable(Vec<Attempt>),
+    /// A server was reached, and does not know the key.
+    #[error("{server} refuses this key")]
+    #[diagnostic(help("add its public key to a user in the server's configuration: {{ nkey: {public_key} }}"))]
+    Refused {
+        /// The server.
+        server: ServerUrl,
+        /// The public half of the key in the seed file.
+        public_key: String,
+    },
+    /// The seed file cannot be read.
+    #[error("cannot read the seed file {0}: {1}")]
+    #[diagnostic(help(
+        "--nkey-file names the file with the seed of your NKey; `homelab-deploy keygen FILE` makes one"
+    ))]
+    SeedUnreadable(PathBuf, #[source] io::Error),
+    /// There is no seed of a user in the seed file.
+    #[error("{0} does not hold the seed of a NATS user")]
+    #[diagnostic(help("it is one line of 58 characters that begins with SU; `homelab-deploy keygen FILE` makes one"))]
+    NotAUserSeed(PathBuf),
+    /// Everyone on the machine can read the seed file.
+    #[error("everyone on this machine can read the key in {0}")]
+    #[diagnostic(help("chmod 600 {}, and consider the key known: make a new one", .0.display()))]
+    SeedReadable(PathBuf),
+    /// A file that TLS needs cannot be read.
+    #[error("cannot read {0}: {1}")]
+    #[diagnostic(help("--tls-ca, --tls-cert and --tls-key name files in PEM format"))]
+    TlsFile(PathBuf, #[source] io::Error),
+}
+
+/// A server that was tried in vain.
+#[derive(Debug, Clone)]
+pub struct Attempt {
+    /// The server.
+    pub server: ServerUrl,
+    /// What came of it.
+    pub why: String,
+}
+
+impl fmt::Display for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.server, self.why)
+    }
+}
+
+fn list(attempts: &[Attempt]) -> String {
+    attempts.iter().map(Attempt::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// The client's error in words, without the label that says no more than that it is one.
+pub(super) fn plain(error: &ConnectError) -> String {
+    match (error.kind(), error.source()) {
+        (ConnectErrorKind::Io, Some(source)) => source.to_string(),
+        _ => error.to_string(),
+    }
+}

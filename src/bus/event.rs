@@ -1,0 +1,181 @@
+//! What becomes of a connection, in our own words.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_nats::{Event, ServerError};
+use tokio::sync::mpsc::UnboundedSender;
+
+/// What happened to a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BusEvent {
+    /// It stands again, and the client has renewed its subscriptions. What was published in between may be lost.
+    Up,
+    /// It broke. What is published now would be sent at some later time.
+    Down,
+    /// The server refused something that was asked of it.
+    Refused(Violation),
+    /// A subscription was full, and at least one message for it is lost.
+    SlowConsumer,
+    /// Anything else that went wrong, in words: an attempt to reconnect, for one.
+    Error(String),
+}
+
+/// What a credential may not do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// What was tried.
+    pub operation: Operation,
+    /// On which subject.
+    pub subject: String,
+}
+
+/// What a credential needs a permission for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// Sending to a subject.
+    Publish,
+    /// Receiving from a subject.
+    Subscribe,
+}
+
+impl Violation {
+    /// Reads what the server says: `Permissions Violation for Publish to "deploy.prod.all"`, or `for Subscription to
+    /// "x" using queue "q"`.
+    fn parse(text: &str) -> Option<Self> {
+        let what = strip_prefix_ignoring_case(text, "permissions violation for ")?;
+        let (operation, rest) = if let Some(rest) = strip_prefix_ignoring_case(what, "publish") {
+            (Operation::Publish, rest)
+        } else {
+            (Operation::Subscribe, strip_prefix_ignoring_case(what, "subscription")?)
+        };
+        let subject = match rest.split_once('"') {
+            Some((_, quoted)) => quoted.split('"').next(),
+            None => rest.split_whitespace().nth(1),
+        };
+        Some(Self { operation, subject: subject.unwrap_or_default().to_owned() })
+    }
+}
+
+fn strip_prefix_ignoring_case<'a>(text: &'a str, prefix: &str) -> Option<&'a str> {
+    let (start, rest) = text.split_at_checked(prefix.len())?;
+    start.eq_ignore_ascii_case(prefix).then_some(rest)
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let operation = match self.operation {
+            Operation::Publish => "publish",
+            Operation::Subscribe => "subscribe",
+        };
+        write!(f, "this credential may not {operation} to {}", self.subject)
+    }
+}
+
+/// Turns the client's events into ours.
+pub(super) struct Translator {
+    events: UnboundedSender<BusEvent>,
+    connected_before: AtomicBool,
+}
+
+impl Translator {
+    pub(super) fn new(events: UnboundedSender<BusEvent>) -> Self {
+        Self { events, connected_before: AtomicBool::new(false) }
+    }
+
+    pub(super) fn hear(&self, event: Event) {
+        if let Some(event) = self.translate(event) {
+            // Nobody listens any more when the owner of the connection is about to end.
+            self.events.send(event).ok();
+        }
+    }
+
+    fn translate(&self, event: Event) -> Option<BusEvent> {
+        Some(match event {
+            // The caller knows of the first connection: it has been given it.
+            Event::Connected if !self.connected_before.swap(true, Ordering::Relaxed) => return None,
+            Event::Connected => BusEvent::Up,
+            Event::Disconnected => BusEvent::Down,
+            Event::SlowConsumer(_) | Event::ServerError(ServerError::SlowConsumer(_)) => BusEvent::SlowConsumer,
+            Event::ServerError(ServerError::Other(text)) => match Violation::parse(&text) {
+                Some(violation) => BusEvent::Refused(violation),
+                None => BusEvent::Error(format!("the server says: {text}")),
+            },
+            Event::ServerError(ServerError::AuthorizationViolation) => {
+                BusEvent::Error("the server no longer accepts this key".to_owned())
+            }
+            Event::ClientError(error) => {
+                let text = error.to_string();
+                BusEvent::Error(text.strip_prefix("nats: ").unwrap_or(&text).to_owned())
+            }
+            Event::LameDuckMode | Event::Draining | Event::Closed => return None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    fn violation(text: &str) -> Option<String> {
+        Violation::parse(text).map(|violation| violation.to_string())
+    }
+
+    #[test]
+    fn violations_are_read_in_each_of_the_servers_forms() {
+        let cases = [
+            (
+                r#"Permissions Violation for Publish to "deploy.prod.all""#,
+                "this credential may not publish to deploy.prod.all",
+            ),
+            (r#"permissions violation for publish to "Deploy.X""#, "this credential may not publish to Deploy.X"),
+            (
+                r#"Permissions Violation for Subscription to "deploy.>""#,
+                "this credential may not subscribe to deploy.>",
+            ),
+            (
+                r#"Permissions Violation for Subscription to "a.b" using queue "q""#,
+                "this credential may not subscribe to a.b",
+            ),
+            ("Permissions Violation for Publish to a.b", "this credential may not publish to a.b"),
+            (r#"Permissions Violation for Publish with Reply of "_R_.x""#, "this credential may not publish to _R_.x"),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(violation(text).as_deref(), Some(expected), "{text}");
+        }
+        for other in ["", "Stale Connection", "permissions violation", "Permissions Violation for Ünsinn to x"] {
+            assert_eq!(violation(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn only_reconnects_are_up_and_nothing_is_lost() {
+        let (sender, mut events) = mpsc::unbounded_channel();
+        let translator = Translator::new(sender);
+        let server = |text: &str| Event::ServerError(ServerError::Other(text.to_owned()));
+        for event in [
+            Event::Connected,
+            Event::Disconnected,
+            Event::Connected,
+            Event::SlowConsumer(3),
+            server("Stale Connection"),
+            server(r#"Permissions Violation for Publish to "x""#),
+        ] {
+            translator.hear(event);
+        }
+        let heard: Vec<_> = std::iter::from_fn(|| events.try_recv().ok()).collect();
+        let refused = Violation { operation: Operation::Publish, subject: "x".to_owned() };
+        assert_eq!(
+            heard,
+            [
+                BusEvent::Down,
+                BusEvent::Up,
+                BusEvent::SlowConsumer,
+                BusEvent::Error("the server says: Stale Connection".to_owned()),
+                BusEvent::Refused(refused),
+            ]
+        );
+    }
+}

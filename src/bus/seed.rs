@@ -1,0 +1,143 @@
+//! The seed file: the one secret of the program.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use nkeys::{KeyPair, KeyPairType};
+
+use super::error::BusError;
+
+/// The longest seed file that is read, in bytes; a seed has 58.
+const MAX_FILE_BYTES: u64 = 64 * 1024;
+
+/// The permission bit that lets everyone on the machine read a file.
+///
+/// The group's bit is not looked at: systemd's credentials and secret managers give a service its key through the
+/// group, or through an access list that is shown in the place of it.
+const READ_BY_OTHERS: u32 = 0o004;
+
+/// What to do when everyone on the machine can read the seed file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SeedReaders {
+    /// Go on, with a warning.
+    Warn,
+    /// Go no further.
+    Refuse,
+}
+
+/// The key of a NATS user. Not `Debug`, so that the seed gets into no message.
+pub(super) struct UserKey(KeyPair);
+
+impl UserKey {
+    /// Reads the seed file; the text beside the key is a warning.
+    pub(super) fn read(file: &Path, readers: SeedReaders) -> Result<(Self, Option<String>), BusError> {
+        let unreadable = |error| BusError::SeedUnreadable(file.to_owned(), error);
+        // Through one open file, so that what is judged is what is read.
+        let seed_file = File::open(file).map_err(unreadable)?;
+        let permissions = seed_file.metadata().map_err(unreadable)?.permissions();
+        let warning = judge_readers(file, &permissions, readers)?;
+        let mut text = String::new();
+        seed_file.take(MAX_FILE_BYTES).read_to_string(&mut text).map_err(unreadable)?;
+        let key = parse(&text).ok_or_else(|| BusError::NotAUserSeed(file.to_owned()))?;
+        Ok((Self(key), warning))
+    }
+
+    /// The public half, which stands in the server's configuration.
+    pub(super) fn public(&self) -> String {
+        self.0.public_key()
+    }
+
+    /// The secret half, for the client alone.
+    pub(super) fn seed(&self) -> String {
+        // Only a pair that was made from a public key has no seed; such a one cannot get here, and the client
+        // refuses an empty seed.
+        self.0.seed().unwrap_or_default()
+    }
+}
+
+fn judge_readers(file: &Path, permissions: &fs::Permissions, readers: SeedReaders) -> Result<Option<String>, BusError> {
+    if permissions.mode() & READ_BY_OTHERS == 0 {
+        return Ok(None);
+    }
+    match readers {
+        SeedReaders::Refuse => Err(BusError::SeedReadable(file.to_owned())),
+        SeedReaders::Warn => {
+            Ok(Some(format!("everyone on this machine can read the key in {0}: chmod 600 {0}", file.display())))
+        }
+    }
+}
+
+/// The user's key in a file that may have comments and decorations such as `-----BEGIN USER NKEY SEED-----`.
+fn parse(text: &str) -> Option<KeyPair> {
+    let mut lines = text.lines().map(str::trim);
+    let seed = lines.find(|line| !(line.is_empty() || line.starts_with('#') || line.starts_with("-----")))?;
+    let pair = KeyPair::from_seed(seed).ok()?;
+    matches!(pair.key_pair_type(), KeyPairType::User).then_some(pair)
+}
+
+#[cfg(test)]
+mod tests {
+    use miette::Diagnostic;
+
+    use super::*;
+
+    fn file_with(text: &str, mode: u32) -> (tempfile::TempDir, std::path::PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("key");
+        fs::write(&file, text).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+        (folder, file)
+    }
+
+    #[test]
+    fn white_space_and_comments_around_the_seed_are_fine() {
+        let pair = KeyPair::new_user();
+        let seed = pair.seed().unwrap();
+        for text in [
+            seed.clone(),
+            format!("\n  {seed} \r\n\n"),
+            format!("# the listener of ns1\n{seed}\n"),
+            format!("-----BEGIN USER NKEY SEED-----\r\n{seed}\r\n------END USER NKEY SEED------\r\n"),
+        ] {
+            let (_folder, file) = file_with(&text, 0o400);
+            let (key, warning) = UserKey::read(&file, SeedReaders::Refuse).unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!((key.public(), key.seed()), (pair.public_key(), seed.clone()));
+            assert_eq!(warning, None);
+        }
+    }
+
+    #[test]
+    fn what_is_no_user_seed_is_refused_without_being_shown() {
+        let account = KeyPair::new_account().seed().unwrap();
+        let user = KeyPair::new_user();
+        let mut typo = user.seed().unwrap();
+        typo.replace_range(20..21, if typo.get(20..21) == Some("A") { "B" } else { "A" });
+        for text in [account, typo, user.public_key(), String::new(), "# nothing".to_owned()] {
+            let (_folder, file) = file_with(&text, 0o600);
+            let error = UserKey::read(&file, SeedReaders::Refuse).err().unwrap();
+            assert!(matches!(error, BusError::NotAUserSeed(_)));
+            let shown = format!("{error} {error:?} {}", error.help().unwrap());
+            assert!(text.is_empty() || !shown.contains(&text), "{shown}");
+        }
+    }
+
+    #[test]
+    fn a_seed_that_everyone_can_read_is_a_warning_or_an_error() {
+        let seed = KeyPair::new_user().seed().unwrap();
+        let (_folder, file) = file_with(&seed, 0o644);
+        assert!(matches!(UserKey::read(&file, SeedReaders::Refuse), Err(BusError::SeedReadable(_))));
+        let (_, warning) = UserKey::read(&file, SeedReaders::Warn).unwrap_or_else(|error| panic!("{error}"));
+        assert!(warning.unwrap().contains("chmod 600"));
+
+        let (_folder, credential) = file_with(&seed, 0o440);
+        assert!(UserKey::read(&credential, SeedReaders::Refuse).is_ok());
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let error = UserKey::read(Path::new("/nowhere/key"), SeedReaders::Warn).err().unwrap();
+        insta::assert_snapshot!(error, @"cannot read the seed file /nowhere/key: No such file or directory (os error 2)");
+    }
+}

@@ -1,0 +1,60 @@
+use std::net::TcpListener;
+
+use miette::Diagnostic;
+use nkeys::KeyPair;
+
+use super::*;
+
+fn settings(folder: &Path, servers: &[&str]) -> Settings {
+    use std::os::unix::fs::PermissionsExt;
+    let nkey_file = folder.join("key");
+    std::fs::write(&nkey_file, KeyPair::new_user().seed().unwrap()).unwrap();
+    std::fs::set_permissions(&nkey_file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    Settings {
+        servers: servers.iter().map(|server| server.parse().unwrap()).collect(),
+        nkey_file,
+        seed_readers: SeedReaders::Refuse,
+        ca_file: None,
+        client_cert: None,
+        name: "test".to_owned(),
+        subscription_capacity: SUBSCRIPTION_CAPACITY,
+    }
+}
+
+#[test]
+fn addresses_are_shown_whole_but_for_the_password() {
+    let shown = |text: &str| text.parse::<ServerUrl>().map(|url| url.to_string());
+    assert_eq!(shown("nats.example.com").unwrap(), "nats://nats.example.com:4222");
+    assert_eq!(shown(" tls://ops:s3cret@h:4443 ").unwrap(), "tls://h:4443");
+    assert_eq!(shown("nats://[::1]:4222").unwrap(), "nats://[::1]:4222");
+    for refused in ["", "http://h", "ws://h", "nats://", "nats://a b"] {
+        assert!(shown(refused).is_err(), "{refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_unreachable_server_is_named_with_the_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    // Bound and given back: nothing listens there.
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let settings = settings(folder.path(), &[&free.to_string(), "nats://256.256.256.256"]);
+    let BusError::Unreachable(attempts) = Bus::connect(&settings).await.unwrap_err() else { panic!("another error") };
+    let whys: Vec<&str> = attempts.iter().map(|attempt| attempt.why.as_str()).collect();
+    assert_eq!(attempts.len(), 2);
+    assert!(whys[0].contains("refused"), "{whys:?}");
+}
+
+#[tokio::test]
+async fn a_missing_certificate_is_named_before_anything_is_tried() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = Settings { ca_file: Some("/nowhere/ca.pem".into()), ..settings(folder.path(), &["127.0.0.1:1"]) };
+    let error = Bus::connect_patiently(&settings).await.unwrap_err();
+    insta::assert_snapshot!(error, @"cannot read /nowhere/ca.pem: No such file or directory (os error 2)");
+}
+
+#[test]
+fn a_refused_key_is_told_by_its_public_half() {
+    let error = BusError::Refused { server: "tls://u:p@nats1".parse().unwrap(), public_key: "UABC".to_owned() };
+    insta::assert_snapshot!(error, @"tls://nats1:4222 refuses this key");
+    insta::assert_snapshot!(error.help().unwrap(), @"add its public key to a user in the server's configuration: { nkey: UABC }");
+}

@@ -1,0 +1,17 @@
+//! What drives a deployment from the operator's machine: the pure executors of [`crate::rollout`] decide, and here it is
+//! done: requests are published, hosts are asked who is there, revisions are looked up, checks are run.
+//!
+//! Knows nothing of listeners, of the command line or of any particular display.
+
+pub mod check;
+pub mod drive;
+pub mod fleet;
+pub mod revision;
+pub mod roll_call;
+#[cfg(test)]
+mod testing;
+
+pub use drive::{Drive, DriveError, Progress};
+pub use fleet::Fleet;
+pub use revision::{LookupError, resolve_revision};
+pub use roll_call::{RollCall, RollCallError, RollCalled};

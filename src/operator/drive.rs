@@ -1,0 +1,170 @@
+//! The one loop that drives an executor: effects out, then whatever happens next in.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::time::Duration;
+
+use miette::Diagnostic;
+use thiserror::Error;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
+
+use super::check::run_check;
+use super::fleet::{Fleet, News, Order};
+use crate::bus::Violation;
+use crate::clock;
+use crate::report::Reporter;
+use crate::rollout::{Answer, Effect, Event, Executor, Input, Interrupt, Outcome, Summary, WaveIndex};
+
+/// How often a display is told that time passes.
+const TICK: Duration = Duration::from_secs(1);
+
+/// How many inputs are taken before their effects are carried out together: what they have to record shares one sync.
+const BATCH: usize = 1024;
+
+/// Everything that an executor needs around it.
+pub struct Drive<'a> {
+    /// The way to the hosts.
+    pub fleet: Fleet,
+    /// What is shown. A display that fails is dropped; the rollout goes on.
+    pub reporters: Vec<Box<dyn Reporter + 'a>>,
+    /// The operator's wish to stop.
+    pub interrupts: mpsc::Receiver<Interrupt>,
+    /// Asks the operator whether a wave may begin.
+    pub confirm: Confirm<'a>,
+}
+
+/// Asks the operator whether a wave may begin.
+pub type Confirm<'a> = Box<dyn FnMut(&Summary, WaveIndex) -> Pin<Box<dyn Future<Output = Answer> + Send>> + 'a>;
+
+/// A rollout that came to its end.
+#[derive(Debug)]
+pub struct Progress {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What has become of everything in it.
+    pub summary: Summary,
+}
+
+/// Why a rollout could not be driven to its end.
+#[derive(Debug, Error, Diagnostic)]
+pub enum DriveError {
+    /// The server does not let this credential do what the rollout needs.
+    #[error("{0}")]
+    #[diagnostic(help(
+        "use the credential of an operator of this tier: its permissions in the server's configuration say what it may \
+         publish to. Requests to hosts that it may reach are on their way; ask `homelab-deploy hosts` how they are"
+    ))]
+    Refused(Violation),
+    /// The task that carries messages is gone.
+    #[error("the connection to NATS ended unexpectedly")]
+    Gone,
+}
+
+impl Drive<'_> {
+    /// Drives the executor until it has come to an outcome.
+    pub async fn run(mut self, executor: &mut impl Executor) -> Result<Progress, DriveError> {
+        let began = Instant::now();
+        let mut summary = Summary::default();
+        let mut chores = JoinSet::new();
+        let mut ticks = interval_at(began + TICK, TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut news = Vec::with_capacity(BATCH);
+        loop {
+            self.carry_out(executor, &mut summary, &mut chores)?;
+            if let Some(outcome) = executor.outcome() {
+                return Ok(Progress { outcome, summary });
+            }
+            let deadline = executor.deadline().map(|deadline| began + deadline);
+            tokio::select! {
+                biased;
+                Some(how) = self.interrupts.recv() => executor.handle(began.elapsed(), Input::Interrupt(how)),
+                count = self.fleet.news.recv_many(&mut news, BATCH) => {
+                    if count == 0 {
+                        return Err(DriveError::Gone);
+                    }
+                    let now = began.elapsed();
+                    for item in news.drain(..) {
+                        match item {
+                            News::Input(input) => executor.handle(now, input),
+                            News::Refused(violation) => return Err(DriveError::Refused(violation)),
+                        }
+                    }
+                }
+                Some(done) = chores.join_next() => {
+                    let input = done.unwrap_or_else(|error| Input::CheckDone(Err(format!("it panicked: {error}"))));
+                    executor.handle(began.elapsed(), input);
+                }
+                () = sleep_until(deadline.unwrap_or(began)), if deadline.is_some() => {
+                    executor.handle_deadline(began.elapsed());
+                }
+                _ = ticks.tick() => {
+                    let now = clock::now();
+                    self.reporters.retain_mut(|reporter| reporter.tick(now, &summary).is_ok());
+                }
+            }
+        }
+    }
+
+    /// Does all that the executor wants done. Everything is recorded before anything is sent.
+    fn carry_out(
+        &mut self,
+        executor: &mut impl Executor,
+        summary: &mut Summary,
+        chores: &mut JoinSet<Input>,
+    ) -> Result<(), DriveError> {
+        let mut orders = Vec::new();
+        while let Some(effect) = executor.poll_effect() {
+            match effect {
+                Effect::Report(event) => {
+                    summary.apply(&event);
+                    self.show(&event, summary);
+                }
+                Effect::Send(dispatch) | Effect::AskState(dispatch) => orders.push(Order::Publish(dispatch)),
+                Effect::CallRoll => orders.push(Order::CallRoll),
+                Effect::Ask(wave) => {
+                    let answer = (self.confirm)(summary, wave);
+                    chores.spawn(async { Input::Answer(answer.await) });
+                }
+                Effect::RunCheck(wave) => {
+                    if let Some(rollout) = summary.rollout.clone() {
+                        chores.spawn(async move { Input::CheckDone(check_wave(&rollout, wave).await) });
+                    }
+                }
+            }
+        }
+        for order in orders {
+            self.fleet.orders.send(order).map_err(|_| DriveError::Gone)?;
+        }
+        Ok(())
+    }
+
+    fn show(&mut self, event: &Event, summary: &Summary) {
+        self.reporters.retain_mut(|reporter| match reporter.event(event, summary) {
+            Ok(()) => true,
+            Err(error) => {
+                report_lost_display(&error);
+                false
+            }
+        });
+    }
+}
+
+/// A closed pipe is no error: its reader has seen what it wanted to.
+fn report_lost_display(error: &io::Error) {
+    if error.kind() != io::ErrorKind::BrokenPipe {
+        tracing::warn!("a display is given up: {error}");
+    }
+}
+
+async fn check_wave(rollout: &crate::rollout::Rollout, wave: WaveIndex) -> Result<(), String> {
+    match rollout.plan.waves.get(wave.0).and_then(|wave| wave.limits.check.as_ref().map(|check| (wave, check))) {
+        Some((wave, check)) => run_check(rollout, wave, check).await,
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

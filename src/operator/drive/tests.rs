@@ -1,0 +1,215 @@
+//! The loop over channels, in paused time: the network is a task of the test.
+
+use std::sync::{Arc, Mutex};
+
+use jiff::Timestamp;
+
+use super::*;
+use crate::operator::fleet::FleetEnd;
+use crate::operator::testing::rollout;
+use crate::protocol::{HostName, Response, Status};
+use crate::rollout::{Connection, Dispatch, EventKind, HostOutcome, Machine, Rollout};
+
+/// What was seen, in order: events by a reporter, requests by the network.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<String>>>);
+
+impl Log {
+    fn add(&self, line: impl Into<String>) {
+        self.0.lock().unwrap().push(line.into());
+    }
+
+    fn text(&self) -> String {
+        self.0.lock().unwrap().join("\n")
+    }
+}
+
+struct Recorder(Log);
+
+impl Reporter for Recorder {
+    fn event(&mut self, event: &Event, _: &Summary) -> io::Result<()> {
+        match &event.kind {
+            EventKind::Dispatched { host: Some(host), .. } => self.0.add(format!("recorded {host}")),
+            EventKind::Final { host, outcome, .. } => self.0.add(format!("{host} {outcome}")),
+            EventKind::Ended { outcome } => self.0.add(format!("ended {outcome:?}")),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn tick(&mut self, _: Timestamp, _: &Summary) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A display whose pipe was closed by its reader.
+struct Broken;
+
+impl Reporter for Broken {
+    fn event(&mut self, _: &Event, _: &Summary) -> io::Result<()> {
+        Err(io::ErrorKind::BrokenPipe.into())
+    }
+
+    fn tick(&mut self, _: Timestamp, _: &Summary) -> io::Result<()> {
+        panic!("a display that has failed is not asked again")
+    }
+}
+
+fn answer(dispatch: &Dispatch, rollout: &Rollout, status: Status) -> News {
+    let hosts = rollout.plan.hosts();
+    let host: Vec<HostName> =
+        hosts.filter(|host| host.subject == dispatch.subject).map(|host| host.hostname.clone()).collect();
+    let response = Response::new(host.first().unwrap().clone(), status, "");
+    News::Input(Input::Response { request: dispatch.request.id.clone().unwrap(), response: Box::new(response) })
+}
+
+/// Drives a rollout of these waves; `network` is the other end.
+async fn drive<N>(
+    waves: &[&[&str]],
+    log: &Log,
+    interrupts: mpsc::Receiver<Interrupt>,
+    network: impl FnOnce(FleetEnd, Arc<Rollout>) -> N,
+) -> Result<Progress, DriveError>
+where
+    N: Future<Output = ()> + Send + 'static,
+{
+    let rollout = rollout(waves);
+    let (fleet, end) = Fleet::channels();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(network(end, Arc::clone(&rollout)));
+    let mut machine = Machine::new(rollout, Timestamp::UNIX_EPOCH);
+    let drive = Drive {
+        fleet,
+        reporters: vec![Box::new(Broken), Box::new(Recorder(log.clone()))],
+        interrupts,
+        confirm: Box::new(|_, _| Box::pin(async { Answer::Unavailable })),
+    };
+    drive.run(&mut machine).await
+}
+
+fn nobody_interrupts() -> mpsc::Receiver<Interrupt> {
+    mpsc::channel(1).1
+}
+
+/// Completes every request after ten seconds.
+fn obliging(log: &Log) -> impl FnOnce(FleetEnd, Arc<Rollout>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    let log = log.clone();
+    move |mut end, rollout| {
+        Box::pin(async move {
+            while let Some(Order::Publish(dispatch)) = end.orders.recv().await {
+                log.add(format!("sent to {}", dispatch.subject));
+                tokio::time::sleep(Duration::from_secs(10)).await;
+                end.news.send(answer(&dispatch, &rollout, Status::Completed)).await.ok();
+            }
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn hosts_are_recorded_before_they_are_asked_and_waves_follow_each_other() {
+    let log = Log::default();
+    let progress = drive(&[&["a", "b"], &["c"]], &log, nobody_interrupts(), obliging(&log)).await.unwrap();
+    assert_eq!(progress.outcome, Outcome::Succeeded);
+    assert_eq!(progress.summary.counts().completed, 3);
+    insta::assert_snapshot!(log.text(), @r"
+    recorded a
+    sent to deploy.test.a
+    a completed
+    recorded b
+    sent to deploy.test.b
+    b completed
+    recorded c
+    sent to deploy.test.c
+    c completed
+    ended Succeeded
+    ");
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence_ends_by_the_deadline() {
+    let log = Log::default();
+    let began = Instant::now();
+    let silent = |end: FleetEnd, _| async move {
+        // Both ends stay open for as long as orders come.
+        let mut whole = end;
+        while whole.orders.recv().await.is_some() {}
+    };
+    let progress = drive(&[&["a"], &["b"]], &log, nobody_interrupts(), silent).await.unwrap();
+    assert_eq!(progress.outcome, Outcome::Failed);
+    assert_eq!(began.elapsed().as_secs(), 15);
+    insta::assert_snapshot!(log.text(), @r"
+    recorded a
+    a unreachable
+    b skipped
+    ended Failed
+    ");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_interrupt_waits_for_what_is_in_flight() {
+    let log = Log::default();
+    let (sender, interrupts) = mpsc::channel(1);
+    sender.send(Interrupt::Drain).await.unwrap();
+    let progress = drive(&[&["a", "b"]], &log, interrupts, obliging(&log)).await.unwrap();
+    assert_eq!(progress.outcome, Outcome::Interrupted);
+    insta::assert_snapshot!(log.text(), @r"
+    recorded a
+    sent to deploy.test.a
+    a completed
+    b skipped
+    ended Interrupted
+    ");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_interrupt_leaves_at_once() {
+    let log = Log::default();
+    let (sender, interrupts) = mpsc::channel(2);
+    sender.send(Interrupt::Drain).await.unwrap();
+    sender.send(Interrupt::Abort).await.unwrap();
+    let began = Instant::now();
+    let progress = drive(&[&["a", "b"]], &log, interrupts, obliging(&log)).await.unwrap();
+    assert_eq!(progress.outcome, Outcome::Interrupted);
+    assert_eq!(began.elapsed(), Duration::ZERO);
+    assert_eq!(progress.summary.counts().in_flight, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_publish_ends_the_rollout_as_what_it_is() {
+    let violation = Violation { operation: crate::bus::Operation::Publish, subject: "deploy.test.a".to_owned() };
+    let refusing = |mut end: FleetEnd, _| async move {
+        end.orders.recv().await;
+        end.news.send(News::Refused(violation)).await.ok();
+    };
+    let error = drive(&[&["a"]], &Log::default(), nobody_interrupts(), refusing).await.unwrap_err();
+    assert_eq!(error.to_string(), "this credential may not publish to deploy.test.a");
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_an_outage_hosts_in_flight_are_asked_and_nobody_is_hurried() {
+    let log = Log::default();
+    let seen = log.clone();
+    let network = move |mut end: FleetEnd, rollout: Arc<Rollout>| async move {
+        let Some(Order::Publish(first)) = end.orders.recv().await else { return };
+        end.news.send(answer(&first, &rollout, Status::Started)).await.ok();
+        end.news.send(News::Input(Input::Connection(Connection::Down))).await.ok();
+        // Nearly as long as a host may take in all.
+        tokio::time::sleep(Duration::from_mins(29)).await;
+        end.news.send(News::Input(Input::Connection(Connection::Up))).await.ok();
+        let Some(Order::Publish(again)) = end.orders.recv().await else { return };
+        seen.add(format!("asked again: {}", again.request.id == first.request.id));
+        tokio::time::sleep(Duration::from_mins(29)).await;
+        end.news.send(answer(&again, &rollout, Status::Completed)).await.ok();
+    };
+    let progress = drive(&[&["a"]], &log, nobody_interrupts(), network).await.unwrap();
+    assert_eq!(
+        progress.summary.host(&"a".parse().unwrap()).unwrap().state,
+        crate::rollout::summary::HostState::Final(HostOutcome::Completed)
+    );
+    insta::assert_snapshot!(log.text(), @r"
+    recorded a
+    asked again: true
+    a completed
+    ended Succeeded
+    ");
+}

@@ -1,0 +1,53 @@
+//! What the tests of this module need.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use crate::plan::{FrozenHost, FrozenPlan, FrozenWave, Limits};
+use crate::protocol::{Action, HostName, RequestIds, RolloutId, Target, Tier};
+use crate::rollout::Rollout;
+
+pub(super) const HOUR: Duration = Duration::from_hours(1);
+
+/// A rollout of these waves, each with one host at once and no tolerance.
+pub(super) fn rollout(waves: &[&[&str]]) -> Arc<Rollout> {
+    let waves = waves.iter().enumerate().map(|(index, hosts)| FrozenWave {
+        name: format!("wave{}", index + 1),
+        action: Action::Switch,
+        hosts: hosts.iter().map(|host| frozen(host)).collect(),
+        limits: limits(),
+    });
+    Arc::new(Rollout {
+        id: RolloutId::from(Uuid::from_u128(1)),
+        ids: RequestIds::new(Uuid::from_u128(2)),
+        operator: "ops@desk".to_owned(),
+        asked: "main".parse().unwrap(),
+        revision: "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b".parse().unwrap(),
+        subject: None,
+        plan: FrozenPlan { name: "sunday".to_owned(), waves: waves.collect() },
+    })
+}
+
+fn frozen(host: &str) -> FrozenHost {
+    let hostname: HostName = host.parse().unwrap();
+    let subject = Target::Host(Tier::Test, hostname.clone()).subject();
+    FrozenHost { hostname, tier: Tier::Test, subject, present: true, knows_ids: true, revision: None }
+}
+
+fn limits() -> Limits {
+    Limits {
+        max_parallel: 1,
+        max_failures: 0,
+        min_hosts: 1,
+        ignore_unreachable: false,
+        accept_timeout: Duration::from_secs(15),
+        timeout: Duration::from_mins(30),
+        bake_time: Duration::ZERO,
+        check: None,
+        confirm: false,
+        retries: 0,
+        retry_delay: Duration::from_secs(30),
+    }
+}
