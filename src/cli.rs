@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use self::commands::keygen;
+use self::commands::{keygen, nats_config};
 use self::exit::{CommandResult, Exit};
 
 /// Deploy NixOS fleets over NATS.
@@ -23,6 +23,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Keygen(keygen::Keygen),
+    NatsConfig(nats_config::NatsConfig),
 }
 
 /// Runs the program with the arguments of this process.
@@ -50,6 +51,7 @@ impl Command {
     fn run(self) -> CommandResult {
         match self {
             Self::Keygen(keygen) => keygen.run(),
+            Self::NatsConfig(nats_config) => nats_config.run(),
         }
     }
 }

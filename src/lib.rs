@@ -7,11 +7,13 @@
 //! - [`rollout`]: how a plan is carried out, pure;
 //! - [`bus`]: the connection to NATS;
 //! - [`operator`]: what drives a rollout from the operator's machine;
+//! - [`nats_config`]: what the NATS server must know of hosts and deployers, pure;
 //! - [`cli`]: the command line.
 
 pub mod bus;
 pub mod cli;
 pub mod clock;
+pub mod nats_config;
 pub mod operator;
 pub mod plan;
 pub mod protocol;

@@ -1,0 +1,135 @@
+//! `nats-config`: what the NATS server must know of hosts and deployers.
+
+use std::collections::BTreeMap;
+
+use clap::Args;
+use miette::Diagnostic;
+use thiserror::Error;
+
+use crate::cli::exit::{CommandResult, Exit};
+use crate::cli::out;
+use crate::nats_config::{Holder, ListenerName, ListenerNameError, PublicKey, PublicKeyError, User, authorization};
+use crate::protocol::SubjectError;
+
+/// Print the NATS server's authorization block for a list of hosts and deployers: for each key what it needs, no more
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+pub(in crate::cli) struct NatsConfig {
+    /// A host and its public key; may be repeated
+    // The values are text until `run`: an error of clap's would repeat them, and one of them may be a seed.
+    #[arg(long = "listener", value_name = "TIER.HOST[.ROLE]=PUBLIC_KEY")]
+    listeners: Vec<String>,
+    /// The public key of somebody who may deploy to hosts of the test tier; may be repeated
+    #[arg(long = "test-deployer", value_name = "PUBLIC_KEY")]
+    test_deployers: Vec<String>,
+    /// The public key of somebody who may deploy to every host; may be repeated
+    #[arg(long = "admin", value_name = "PUBLIC_KEY")]
+    admins: Vec<String>,
+}
+
+#[derive(Debug, Error, Diagnostic)]
+enum NatsConfigError {
+    #[error("--listener needs a host and its public key")]
+    #[diagnostic(help("write it as prod.ns1=U... or, with a role, prod.ns1.dns=U..."))]
+    NoKey,
+    #[error("--listener: {0}")]
+    #[diagnostic(help("write it as prod.ns1=U... or, with a role, prod.ns1.dns=U..."))]
+    Listener(ListenerNameError),
+    #[error("the key of {0}: {1}")]
+    #[diagnostic(help("`homelab-deploy keygen FILE` makes a pair and prints the public key"))]
+    Key(Holder, PublicKeyError),
+    #[error("two users have the key {0}: {1}, and {2}")]
+    #[diagnostic(help(
+        "the server tells users apart by their keys: make one for each with `homelab-deploy keygen FILE`"
+    ))]
+    SharedKey(PublicKey, Holder, Holder),
+    #[error(transparent)]
+    Subject(#[from] SubjectError),
+}
+
+impl NatsConfig {
+    pub(in crate::cli) fn run(self) -> CommandResult {
+        let text = self.authorization().map_err(|error| Exit::Usage.because(error))?;
+        out::data(&format!(
+            "# Made by `homelab-deploy nats-config`; include it in the server's configuration.\n{text}"
+        ));
+        Ok(Exit::Success)
+    }
+
+    fn authorization(&self) -> Result<String, NatsConfigError> {
+        let listeners = self.listeners.iter().map(|text| listener(text));
+        let test_deployers = self.test_deployers.iter().map(|key| user(Holder::TestDeployer, key));
+        let admins = self.admins.iter().map(|key| user(Holder::Admin, key));
+        let users: Vec<User> = listeners.chain(test_deployers).chain(admins).collect::<Result<_, _>>()?;
+        refuse_shared_keys(&users)?;
+        Ok(authorization(&users)?)
+    }
+}
+
+/// Reads `<tier>.<host>[.<role>]=<public key>`.
+fn listener(text: &str) -> Result<User, NatsConfigError> {
+    let (name, key) = text.rsplit_once('=').ok_or(NatsConfigError::NoKey)?;
+    let name: ListenerName = name.parse().map_err(NatsConfigError::Listener)?;
+    user(Holder::Listener(name), key)
+}
+
+fn user(holder: Holder, key: &str) -> Result<User, NatsConfigError> {
+    match key.parse() {
+        Ok(key) => Ok(User { holder, key }),
+        Err(error) => Err(NatsConfigError::Key(holder, error)),
+    }
+}
+
+fn refuse_shared_keys(users: &[User]) -> Result<(), NatsConfigError> {
+    let mut holders = BTreeMap::new();
+    for User { holder, key } in users {
+        if let Some(other) = holders.insert(key, holder) {
+            return Err(NatsConfigError::SharedKey(key.clone(), other.clone(), holder.clone()));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use nkeys::{KeyPair, KeyPairType};
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Alone {
+        #[command(flatten)]
+        command: NatsConfig,
+    }
+
+    fn run(arguments: &[&str]) -> Result<String, NatsConfigError> {
+        let program = ["nats-config"];
+        Alone::try_parse_from(program.iter().chain(arguments)).unwrap().command.authorization()
+    }
+
+    fn pair(number: u8) -> KeyPair {
+        KeyPair::new_from_raw(KeyPairType::User, [number; 32]).unwrap()
+    }
+
+    #[test]
+    fn the_users_come_in_the_order_listeners_test_deployers_admins() {
+        let [host, tester, admin] = [1, 2, 3].map(|number| pair(number).public_key());
+        let host = format!("prod.ns1.dns={host}");
+        let text = run(&["--admin", &admin, "--test-deployer", &tester, "--listener", &host]).unwrap();
+        let comments: Vec<_> = text.lines().filter(|line| line.contains('#')).map(str::trim).collect();
+        assert_eq!(comments, ["# listener ns1, tier prod, role dns", "# test deployer", "# admin deployer"]);
+    }
+
+    #[test]
+    fn mistakes_are_named_and_a_seed_is_never_repeated() {
+        let seed = pair(1).seed().unwrap();
+        let public = pair(1).public_key();
+        let refusal = |arguments: &[&str]| run(arguments).unwrap_err().to_string();
+        insta::assert_snapshot!(refusal(&["--listener", &seed]), @"--listener needs a host and its public key");
+        insta::assert_snapshot!(refusal(&["--listener", &format!("prod.ns1={seed}")]), @"the key of listener ns1, tier prod: this is a seed, which is secret: give the public key that goes with it, which starts with U");
+        insta::assert_snapshot!(refusal(&["--admin", &seed]), @"the key of admin deployer: this is a seed, which is secret: give the public key that goes with it, which starts with U");
+        insta::assert_snapshot!(refusal(&["--admin", &public, "--test-deployer", &public]), @"two users have the key UCFIRY65OQE7DFP5KLNS2PF2LVZMUZYJX4OZIEQ36N2IQANUB5XVZ45L: test deployer, and admin deployer");
+        assert!(Alone::try_parse_from(["nats-config"]).is_err(), "a server that lets nobody in is no use");
+    }
+}

@@ -1,0 +1,297 @@
+//! The NATS server's `authorization` block: for each key what it needs, and nothing else.
+//!
+//! Pure: credentials go in, text comes out. The seeds behind the keys never come here.
+
+use std::fmt::{self, Write};
+use std::str::FromStr;
+
+use nkeys::{KeyPair, KeyPairType};
+use thiserror::Error;
+
+use crate::protocol::subject::DISCOVER;
+use crate::protocol::{HostName, NameError, Role, Subject, SubjectError, SubjectTemplate, Tier};
+
+/// Everything that listeners answer on.
+const RESPONSES: &str = "deploy.responses.>";
+/// Everything that makes hosts of the test tier deploy.
+const TEST_TIER: &str = "deploy.test.>";
+/// The whole system.
+const EVERYTHING: &str = "deploy.>";
+
+/// The public half of a user's `NKey`; it starts with `U` and is no secret.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PublicKey(String);
+
+/// A host, as the server has to know it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenerName {
+    /// Which tier's requests it takes.
+    pub tier: Tier,
+    /// What it is called.
+    pub hostname: HostName,
+    /// Its role, where it has one.
+    pub role: Option<Role>,
+}
+
+/// Whom a key belongs to, which decides what it may do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Holder {
+    /// A host: takes its own requests and answers them.
+    Listener(ListenerName),
+    /// Somebody who deploys to hosts of the test tier only.
+    TestDeployer,
+    /// Somebody who deploys to every host.
+    Admin,
+}
+
+/// One user of the server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    /// Whom the key belongs to.
+    pub holder: Holder,
+    /// How the user is recognised.
+    pub key: PublicKey,
+}
+
+/// Why a text is not the public key of a user. None of the texts repeats what was given: it may be a seed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum PublicKeyError {
+    /// The secret half of a pair.
+    #[error("this is a seed, which is secret: give the public key that goes with it, which starts with U")]
+    Seed,
+    /// A key of an account, an operator, a server or the like.
+    #[error("this is not the key of a user: those start with U")]
+    NotAUser,
+    /// Not a key, or one with a mistake in it.
+    #[error("this is not a public key: one has 56 characters, starts with U, and its last ones are a checksum")]
+    Malformed,
+}
+
+/// Why a text is not `<tier>.<host>` or `<tier>.<host>.<role>`.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ListenerNameError {
+    /// Too few or too many parts.
+    #[error("{0:?} is not <tier>.<host> or <tier>.<host>.<role>")]
+    Form(String),
+    /// A part that is not a name.
+    #[error(transparent)]
+    Name(#[from] NameError),
+}
+
+/// What a user may do: lists of subjects and patterns.
+struct Permissions {
+    publish: Vec<String>,
+    subscribe: Vec<String>,
+}
+
+/// The server's `authorization` block with exactly these users, in this order. Include it in the server's configuration.
+///
+/// # Errors
+///
+/// When a name is too long to be part of a subject.
+pub fn authorization(users: &[User]) -> Result<String, SubjectError> {
+    let mut text = String::from("authorization {\n  users = [\n");
+    for User { holder, key } in users {
+        let Permissions { publish, subscribe } = holder.permissions()?;
+        let (publish, subscribe) = (quoted_list(&publish), quoted_list(&subscribe));
+        // Writing to a String cannot fail.
+        let _ = write!(
+            text,
+            "    # {holder}\n    {{\n      nkey: \"{key}\"\n      permissions: {{\n        publish: {publish}\n        \
+             subscribe: {subscribe}\n      }}\n    }}\n"
+        );
+    }
+    text.push_str("  ]\n}\n");
+    Ok(text)
+}
+
+/// The subjects as a list of the server's configuration, in which a quoted string knows backslash escapes.
+fn quoted_list(subjects: &[String]) -> String {
+    let quoted: Vec<String> =
+        subjects.iter().map(|subject| format!("\"{}\"", subject.replace('\\', "\\\\").replace('"', "\\\""))).collect();
+    format!("[{}]", quoted.join(", "))
+}
+
+impl Holder {
+    /// The four patterns of use; whatever is missing here, nobody relies upon.
+    fn permissions(&self) -> Result<Permissions, SubjectError> {
+        let list = |subjects: &[&str]| subjects.iter().map(ToString::to_string).collect();
+        Ok(match self {
+            Self::Listener(listener) => Permissions {
+                publish: list(&[RESPONSES, DISCOVER]),
+                subscribe: listener.subjects()?.into_iter().map(String::from).chain([DISCOVER.to_owned()]).collect(),
+            },
+            Self::TestDeployer => {
+                Permissions { publish: list(&[TEST_TIER, DISCOVER]), subscribe: list(&[RESPONSES, DISCOVER]) }
+            }
+            Self::Admin => Permissions { publish: list(&[EVERYTHING]), subscribe: list(&[EVERYTHING]) },
+        })
+    }
+}
+
+impl ListenerName {
+    /// The subjects that a listener of this name subscribes to, unless it is told otherwise.
+    fn subjects(&self) -> Result<Vec<Subject>, SubjectError> {
+        SubjectTemplate::defaults()
+            .iter()
+            .filter_map(|template| template.expand(&self.hostname, self.tier, self.role.as_ref()).transpose())
+            .collect()
+    }
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Listener(ListenerName { tier, hostname, role }) => {
+                write!(f, "listener {hostname}, tier {tier}")?;
+                role.iter().try_for_each(|role| write!(f, ", role {role}"))
+            }
+            Self::TestDeployer => f.write_str("test deployer"),
+            Self::Admin => f.write_str("admin deployer"),
+        }
+    }
+}
+
+impl FromStr for ListenerName {
+    type Err = ListenerNameError;
+
+    fn from_str(text: &str) -> Result<Self, ListenerNameError> {
+        let parts: Vec<&str> = text.split('.').collect();
+        let (tier, hostname, role) = match parts.as_slice() {
+            [tier, hostname] => (tier, hostname, None),
+            [tier, hostname, role] => (tier, hostname, Some(role.parse()?)),
+            _ => return Err(ListenerNameError::Form(text.to_owned())),
+        };
+        Ok(Self { tier: tier.parse()?, hostname: hostname.parse()?, role })
+    }
+}
+
+impl FromStr for PublicKey {
+    type Err = PublicKeyError;
+
+    fn from_str(text: &str) -> Result<Self, PublicKeyError> {
+        if nkeys::decode_seed(text).is_ok() {
+            return Err(PublicKeyError::Seed);
+        }
+        let pair = KeyPair::from_public_key(text).map_err(|_| PublicKeyError::Malformed)?;
+        match pair.key_pair_type() {
+            KeyPairType::User => Ok(Self(text.to_owned())),
+            _ => Err(PublicKeyError::NotAUser),
+        }
+    }
+}
+
+impl fmt::Display for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A key that is the same in every run.
+    fn pair(kind: KeyPairType, number: u8) -> KeyPair {
+        KeyPair::new_from_raw(kind, [number; 32]).unwrap()
+    }
+
+    fn user(number: u8, holder: Holder) -> User {
+        let key = pair(KeyPairType::User, number).public_key().parse().unwrap();
+        User { holder, key }
+    }
+
+    fn listener(text: &str) -> Holder {
+        Holder::Listener(text.parse().unwrap())
+    }
+
+    #[test]
+    fn each_user_gets_what_its_holder_needs() {
+        let users = [
+            user(1, listener("prod.ns1.dns")),
+            user(2, listener("test.test1")),
+            user(3, Holder::TestDeployer),
+            user(4, Holder::Admin),
+        ];
+        insta::assert_snapshot!(authorization(&users).unwrap(), @r#"
+        authorization {
+          users = [
+            # listener ns1, tier prod, role dns
+            {
+              nkey: "UCFIRY65OQE7DFP5KLNS2PF2LVZMUZYJX4OZIEQ36N2IQANUB5XVZ45L"
+              permissions: {
+                publish: ["deploy.responses.>", "deploy.discover"]
+                subscribe: ["deploy.prod.ns1", "deploy.prod.all", "deploy.prod.role.dns", "deploy.discover"]
+              }
+            }
+            # listener test1, tier test
+            {
+              nkey: "UCATS5YOVB6ROX2WUNKGNQ2MP3GMXDMKSG2O4N5CLX3A6W4PZGZZJPJO"
+              permissions: {
+                publish: ["deploy.responses.>", "deploy.discover"]
+                subscribe: ["deploy.test.test1", "deploy.test.all", "deploy.discover"]
+              }
+            }
+            # test deployer
+            {
+              nkey: "UDWUSKGGFDI4FRXK5EBTRECZSVQSSWJHHJOGH6JWG3AUMFFMQ435C2U4"
+              permissions: {
+                publish: ["deploy.test.>", "deploy.discover"]
+                subscribe: ["deploy.responses.>", "deploy.discover"]
+              }
+            }
+            # admin deployer
+            {
+              nkey: "UDFJHLAXAUMHA4OWPOB4P7YO72AQR2HMIUYFOXLXE2DZGM633K7HYREV"
+              permissions: {
+                publish: ["deploy.>"]
+                subscribe: ["deploy.>"]
+              }
+            }
+          ]
+        }
+        "#);
+    }
+
+    #[test]
+    fn a_listener_is_named_by_tier_host_and_role() {
+        let refusal = |text: &str| text.parse::<ListenerName>().unwrap_err().to_string();
+        insta::assert_snapshot!(refusal("ns1"), @r#""ns1" is not <tier>.<host> or <tier>.<host>.<role>"#);
+        insta::assert_snapshot!(refusal("prod.ns1.dns.x"), @r#""prod.ns1.dns.x" is not <tier>.<host> or <tier>.<host>.<role>"#);
+        insta::assert_snapshot!(refusal("staging.ns1"), @r#""staging" is not a tier: the tiers are test and prod"#);
+        insta::assert_snapshot!(refusal("prod.all"), @r#""all" is a reserved word of the subjects and cannot name a host"#);
+        insta::assert_snapshot!(refusal("prod.ns1."), @"a role name is empty");
+    }
+
+    #[test]
+    fn only_the_public_key_of_a_user_will_do() {
+        let user = pair(KeyPairType::User, 1);
+        let public = user.public_key();
+        assert_eq!(public.parse::<PublicKey>().unwrap().to_string(), public);
+
+        let refusal = |text: &str| text.parse::<PublicKey>().unwrap_err();
+        assert_eq!(refusal(&user.seed().unwrap()), PublicKeyError::Seed);
+        assert_eq!(refusal(&pair(KeyPairType::Account, 1).public_key()), PublicKeyError::NotAUser);
+        let mut mistyped = public.clone();
+        mistyped.replace_range(5..6, if mistyped[5..].starts_with('A') { "B" } else { "A" });
+        assert_eq!(refusal(&mistyped), PublicKeyError::Malformed);
+        assert_eq!(refusal(&public[..50]), PublicKeyError::Malformed);
+        assert_eq!(refusal(""), PublicKeyError::Malformed);
+    }
+
+    #[test]
+    fn a_quote_in_a_name_stays_within_its_string() {
+        let subject = |text: &str| quoted_list(&[text.to_owned()]);
+        assert_eq!(subject(r#"deploy.prod.a"b\"#), r#"["deploy.prod.a\"b\\"]"#);
+    }
+
+    proptest! {
+        #[test]
+        fn parsing_never_panics(text in "\\PC{0,60}|[SU][A-Z2-7]{50,60}") {
+            let _ = text.parse::<PublicKey>();
+            let _ = text.parse::<ListenerName>();
+        }
+    }
+}
