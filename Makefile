@@ -1,0 +1,18 @@
+# A fresh clone needs a Rust toolchain and nothing else: scripts/nats-server finds or fetches the server.
+.PHONY: demo demo-failure test lint cargo
+
+demo: cargo
+	cargo run --quiet --example demo
+
+demo-failure: cargo
+	cargo run --quiet --example demo -- failure
+
+test: cargo
+	NATS_SERVER=$$(scripts/nats-server) && export NATS_SERVER && cargo test
+
+lint: cargo
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+
+cargo:
+	@command -v cargo >/dev/null || { echo 'cargo not found: install Rust from https://rustup.rs, or enter `nix develop`' >&2; exit 1; }
