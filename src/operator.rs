@@ -6,12 +6,11 @@
 pub mod check;
 pub mod drive;
 pub mod fleet;
+pub mod journal;
 pub mod revision;
-pub mod roll_call;
 #[cfg(test)]
 mod testing;
 
 pub use drive::{Drive, DriveError, Progress};
-pub use fleet::Fleet;
+pub use fleet::{Discovery, Fleet, FleetError, Link, RollCall, RollCalled};
 pub use revision::{LookupError, resolve_revision};
-pub use roll_call::{RollCall, RollCallError, RollCalled};

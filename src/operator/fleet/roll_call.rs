@@ -4,13 +4,11 @@ use std::collections::BTreeSet;
 
 use async_nats::StatusCode;
 use futures_util::StreamExt;
-use miette::Diagnostic;
-use thiserror::Error;
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
-use super::fleet::Discovery;
-use crate::bus::{Bus, BusEvent, Violation};
+use super::{Discovery, FleetError};
+use crate::bus::{Bus, BusEvent};
 use crate::protocol::{DiscoveryAnswer, DiscoveryRequest, HostName, HostReport, ReplySubject, RolloutReport};
 
 /// A roll call, and who is certainly expected to answer it.
@@ -32,33 +30,19 @@ pub struct RollCalled {
     pub rollouts: Vec<RolloutReport>,
 }
 
-/// Why nobody could be asked.
-#[derive(Debug, Error, Diagnostic)]
-pub enum RollCallError {
-    /// The credential is not allowed to ask, or to hear the answers.
-    #[error("{0}")]
-    #[diagnostic(help(
-        "a deployer needs to publish to its tier's subjects and deploy.discover, and to subscribe to deploy.responses.>; \
-         `homelab-deploy nats-config` prints such a configuration"
-    ))]
-    Refused(Violation),
-    /// The connection ended in the middle.
-    #[error("the connection to NATS was lost while hosts were asked who is there")]
-    #[diagnostic(help("nothing was deployed; try again when the server is back"))]
-    Disconnected,
-}
-
 impl RollCall<'_> {
     /// Asks, and listens for as long as somebody may still answer.
-    pub async fn call(&self, bus: &mut Bus) -> Result<RollCalled, RollCallError> {
+    pub async fn call(&self, bus: &mut Bus) -> Result<RollCalled, FleetError> {
         let ends = Instant::now() + self.discovery.window;
         let reply_to = ReplySubject::single(Uuid::new_v4());
         let question = DiscoveryRequest { reply_to: reply_to.clone(), tier: self.discovery.tier };
-        let lost = |_| RollCallError::Disconnected;
-        let mut answers = bus.client.subscribe(reply_to.to_string()).await.map_err(|_| RollCallError::Disconnected)?;
+        let mut answers = bus.client.subscribe(reply_to.to_string()).await.map_err(|_| FleetError::Disconnected)?;
         let subject = self.discovery.subject.to_string();
         let payload = question.to_bytes().into();
-        bus.client.publish_with_reply(subject, reply_to.to_string(), payload).await.map_err(lost)?;
+        bus.client
+            .publish_with_reply(subject, reply_to.to_string(), payload)
+            .await
+            .map_err(|_| FleetError::Disconnected)?;
 
         let mut called = RollCalled::default();
         let mut awaited = self.only.clone();
@@ -72,8 +56,8 @@ impl RollCall<'_> {
             match timeout_at(ends, next).await {
                 // The window has passed.
                 Err(_) => break,
-                Ok(None | Some(Err(BusEvent::Down))) => return Err(RollCallError::Disconnected),
-                Ok(Some(Err(BusEvent::Refused(violation)))) => return Err(RollCallError::Refused(violation)),
+                Ok(None | Some(Err(BusEvent::Down))) => return Err(FleetError::Disconnected),
+                Ok(Some(Err(BusEvent::Refused(violation)))) => return Err(FleetError::Refused(violation)),
                 Ok(Some(Err(BusEvent::Up | BusEvent::SlowConsumer | BusEvent::Error(_)))) => {}
                 // Nobody at all is subscribed, and so nobody will answer.
                 Ok(Some(Ok(message))) if message.status == Some(StatusCode::NO_RESPONDERS) => break,

@@ -1,0 +1,132 @@
+//! The task between the channels and the bus.
+
+use std::time::Duration;
+
+use async_nats::connection::State;
+use async_nats::{Message, StatusCode, Subscriber};
+use futures_util::StreamExt;
+use tokio::time::{Instant, sleep_until, timeout};
+use uuid::Uuid;
+
+use super::{Discovery, FleetEnd, FleetError, News, Order};
+use crate::bus::{Bus, BusEvent};
+use crate::protocol::{DiscoveryAnswer, DiscoveryRequest, ReplySubject, RequestId, Response, RolloutId};
+use crate::rollout::{Connection, Input};
+
+/// How long the last requests may take to leave when the command ends.
+const LEAVE_WITHIN: Duration = Duration::from_secs(1);
+
+/// Connects the channels of one rollout with the bus.
+#[derive(Debug)]
+pub struct Link {
+    bus: Bus,
+    rollout: RolloutId,
+    discovery: Discovery,
+    replies: Subscriber,
+    /// The id under which the answers to the roll call come.
+    roll_call: RequestId,
+    roll_call_ends: Option<Instant>,
+}
+
+impl Link {
+    /// Subscribes to the answers of a rollout, before anything is published.
+    pub async fn subscribe(bus: Bus, rollout: RolloutId, discovery: Discovery) -> Result<Self, FleetError> {
+        let pattern = ReplySubject::pattern(rollout);
+        let replies = bus.client.subscribe(pattern).await.map_err(|_| FleetError::Disconnected)?;
+        let roll_call = RequestId::from(Uuid::new_v4());
+        Ok(Self { bus, rollout, discovery, replies, roll_call, roll_call_ends: None })
+    }
+
+    /// Passes on what is said and heard until the executor has dropped its ends.
+    pub async fn serve(mut self, mut end: FleetEnd) {
+        loop {
+            let news = tokio::select! {
+                order = end.orders.recv() => match order {
+                    Some(order) => {
+                        self.carry_out(order).await;
+                        continue;
+                    }
+                    None => break,
+                },
+                Some(message) = self.replies.next() => self.heard(&message),
+                Some(event) = self.bus.events.recv() => became(event),
+                () = sleep_until(self.roll_call_ends.unwrap_or_else(Instant::now)), if self.roll_call_ends.is_some() => {
+                    self.roll_call_ends = None;
+                    Some(News::Input(Input::RollCallOver))
+                }
+            };
+            if let Some(news) = news
+                && end.news.send(news).await.is_err()
+            {
+                break;
+            }
+        }
+        // What was published last may still be on its way out; a server that is gone must not hold up the end.
+        timeout(LEAVE_WITHIN, self.bus.client.flush()).await.ok();
+    }
+
+    async fn carry_out(&mut self, order: Order) {
+        // While it is disconnected, the client would keep a message and send it whenever the server is back, which may be
+        // long after the rollout has moved on. The executor asks every host in flight for its state then.
+        if self.bus.client.connection_state() != State::Connected {
+            return;
+        }
+        let (subject, reply_to, payload) = match order {
+            Order::Publish(dispatch) => {
+                let payload = dispatch.request.to_bytes();
+                (dispatch.subject.to_string(), dispatch.request.reply_to, payload)
+            }
+            Order::CallRoll => {
+                self.roll_call_ends = Some(Instant::now() + self.discovery.window);
+                let reply_to = ReplySubject::of_request(self.rollout, &self.roll_call);
+                let question = DiscoveryRequest { reply_to: reply_to.clone(), tier: self.discovery.tier };
+                (self.discovery.subject.to_string(), reply_to, question.to_bytes())
+            }
+        };
+        // The reply header makes the server say at once when nobody is subscribed. An error can only mean that the client
+        // is being closed, which the executor learns as a lost connection.
+        self.bus.client.publish_with_reply(subject, reply_to.to_string(), payload.into()).await.ok();
+    }
+
+    fn heard(&self, message: &Message) -> Option<News> {
+        let request = ReplySubject::request_of(&message.subject, self.rollout)?;
+        let nobody = message.status == Some(StatusCode::NO_RESPONDERS);
+        let input = if request == self.roll_call {
+            if nobody {
+                return None;
+            }
+            match DiscoveryAnswer::parse(&message.payload) {
+                Ok(DiscoveryAnswer::Host(report)) => Input::Present(report),
+                Ok(DiscoveryAnswer::Operator { .. }) => return None,
+                Err(error) => return unreadable(message, &error),
+            }
+        } else if nobody {
+            Input::NoResponders { request }
+        } else {
+            match Response::parse(&message.payload) {
+                Ok(response) => Input::Response { request, response: Box::new(response) },
+                Err(error) => return unreadable(message, &error),
+            }
+        };
+        Some(News::Input(input))
+    }
+}
+
+/// An answer that cannot be read is none: the host is judged by its timeout.
+fn unreadable(message: &Message, error: &serde_json::Error) -> Option<News> {
+    tracing::warn!(subject = %message.subject, "an answer cannot be read: {error}");
+    None
+}
+
+fn became(event: BusEvent) -> Option<News> {
+    Some(match event {
+        BusEvent::Up => News::Input(Input::Connection(Connection::Up)),
+        BusEvent::Down => News::Input(Input::Connection(Connection::Down)),
+        BusEvent::SlowConsumer => News::Input(Input::AnswersLost),
+        BusEvent::Refused(violation) => News::Refused(violation),
+        BusEvent::Error(error) => {
+            tracing::debug!("{error}");
+            return None;
+        }
+    })
+}

@@ -1,0 +1,273 @@
+//! The record of a rollout: one JSON object a line, written and synced before anything that it tells of leaves.
+//!
+//! What a rollout has come to is the fold of its journal, so that another process can show it, or take it up where a
+//! crash left it. While a rollout runs, its process holds a lock on the file.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use miette::Diagnostic;
+use thiserror::Error;
+
+use crate::protocol::RolloutId;
+use crate::rollout::{Event, Summary};
+
+/// The folder of all journals, below the operator's state folder.
+const FOLDER: &str = "rollouts";
+
+/// Where the journals of an operator are kept.
+#[derive(Debug, Clone)]
+pub struct Journals {
+    folder: PathBuf,
+}
+
+/// The journal of a rollout that this process runs.
+#[derive(Debug)]
+pub struct Journal {
+    file: File,
+}
+
+/// What a journal tells.
+#[derive(Debug)]
+pub struct Recorded {
+    /// The rollout, after all that was recorded.
+    pub summary: Summary,
+    /// Where the last whole line ends, in bytes; what follows is a line that a crash has torn.
+    pub whole: u64,
+    /// Whether a process is running it.
+    pub running: bool,
+    path: PathBuf,
+}
+
+/// What is wrong with a journal.
+#[derive(Debug, Error, Diagnostic)]
+pub enum JournalError {
+    /// It cannot be created, read or written.
+    #[error("the journal {0} cannot be used: {1}")]
+    #[diagnostic(help("rollouts are recorded so that they can be resumed; --state-dir names another folder for that"))]
+    Io(PathBuf, #[source] io::Error),
+    /// A line is no event.
+    #[error("line {line} of the journal {path} cannot be read: {reason}")]
+    #[diagnostic(help(
+        "only the last line can be torn by a crash; this file was changed, or written by a later version"
+    ))]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: usize,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// There is no such rollout.
+    #[error("there is no rollout {0:?} here")]
+    #[diagnostic(help("`homelab-deploy rollouts` lists them; its id may be shortened as long as it is unique"))]
+    Unknown(String),
+    /// More than one begins with what was given.
+    #[error("several rollouts begin with {prefix:?}: {}", ids.join(", "))]
+    #[diagnostic(help("give more of its id"))]
+    Ambiguous {
+        /// What was given.
+        prefix: String,
+        /// What it could mean.
+        ids: Vec<String>,
+    },
+    /// Another process runs it.
+    #[error("rollout {0} is running")]
+    #[diagnostic(help("`homelab-deploy status {}` shows how far it is", .0.short()))]
+    Running(RolloutId),
+}
+
+impl Journals {
+    /// The journals below a state folder.
+    pub fn below(state_dir: &Path) -> Self {
+        Self { folder: state_dir.join(FOLDER) }
+    }
+
+    /// Starts the journal of a new rollout.
+    pub fn create(&self, id: RolloutId) -> Result<Journal, JournalError> {
+        let path = self.path(&id.to_string());
+        let failed = |error| JournalError::Io(path.clone(), error);
+        std::fs::create_dir_all(&self.folder).map_err(failed)?;
+        let file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&path).map_err(failed)?;
+        file.lock().map_err(failed)?;
+        // The name of a file is on disk only when its folder is.
+        File::open(&self.folder).and_then(|folder| folder.sync_all()).map_err(failed)?;
+        Ok(Journal { file })
+    }
+
+    /// The ids of all rollouts, in no particular order.
+    pub fn ids(&self) -> Result<Vec<String>, JournalError> {
+        let entries = match std::fs::read_dir(&self.folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(JournalError::Io(self.folder.clone(), error)),
+        };
+        let paths = entries.filter_map(|entry| entry.ok().map(|entry| entry.path()));
+        let journals = paths.filter(|path| path.extension().is_some_and(|extension| extension == "jsonl"));
+        Ok(journals.filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned())).collect())
+    }
+
+    /// The one rollout whose id begins with this.
+    pub fn find(&self, prefix: &str) -> Result<String, JournalError> {
+        let mut ids = self.ids()?;
+        ids.retain(|id| id.starts_with(prefix));
+        ids.sort();
+        match ids.as_slice() {
+            [] => Err(JournalError::Unknown(prefix.to_owned())),
+            [id] => Ok(id.clone()),
+            _ => Err(JournalError::Ambiguous { prefix: prefix.to_owned(), ids }),
+        }
+    }
+
+    /// Reads the journal of the rollout with this whole id.
+    pub fn read(&self, id: &str) -> Result<Recorded, JournalError> {
+        let path = self.path(id);
+        let failed = |error| JournalError::Io(path.clone(), error);
+        let file = File::open(&path).map_err(failed)?;
+        let running = match file.try_lock_shared() {
+            Ok(()) => false,
+            Err(TryLockError::WouldBlock) => true,
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+        };
+        let text = io::read_to_string(&file).map_err(failed)?;
+        let (summary, whole) = fold(&text).map_err(|(line, reason)| {
+            let path = path.clone();
+            JournalError::Corrupt { path, line, reason }
+        })?;
+        Ok(Recorded { summary, whole, running, path })
+    }
+
+    fn path(&self, id: &str) -> PathBuf {
+        self.folder.join(format!("{id}.jsonl"))
+    }
+}
+
+impl Recorded {
+    /// Goes on writing where the journal ends. A line that a crash has torn is cut off.
+    pub fn resume(&self, id: RolloutId) -> Result<Journal, JournalError> {
+        let failed = |error| JournalError::Io(self.path.clone(), error);
+        let mut file = OpenOptions::new().read(true).write(true).open(&self.path).map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(JournalError::Running(id)),
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+        }
+        file.set_len(self.whole).and_then(|()| file.seek(SeekFrom::End(0))).map_err(failed)?;
+        Ok(Journal { file })
+    }
+}
+
+impl Journal {
+    /// Records those of the events that are facts. When this returns, they are on disk.
+    pub fn record<'a>(&mut self, events: impl IntoIterator<Item = &'a Event>) -> io::Result<()> {
+        let mut lines = Vec::new();
+        for event in events.into_iter().filter(|event| event.kind.is_fact()) {
+            serde_json::to_writer(&mut lines, event)?;
+            lines.push(b'\n');
+        }
+        if lines.is_empty() {
+            return Ok(());
+        }
+        self.file.write_all(&lines)?;
+        self.file.sync_data()
+    }
+}
+
+/// The state after all whole lines, and where they end. An error names the line that cannot be read, and why.
+fn fold(text: &str) -> Result<(Summary, u64), (usize, String)> {
+    let mut summary = Summary::default();
+    let mut whole = 0;
+    for (index, line) in text.split_inclusive('\n').enumerate() {
+        // Only what is in front of a line's end is known to be all of it.
+        let Some(object) = line.strip_suffix('\n') else {
+            break;
+        };
+        let event: Event = serde_json::from_str(object).map_err(|error| (index + 1, error.to_string()))?;
+        summary.apply(&event);
+        whole += line.len() as u64;
+    }
+    Ok((summary, whole))
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::operator::testing::rollout;
+    use crate::rollout::{Effect, EventKind, Executor, Machine, Outcome, Rollout};
+
+    fn begin(rollout: &std::sync::Arc<Rollout>) -> Vec<Event> {
+        let mut machine = Machine::new(std::sync::Arc::clone(rollout), Timestamp::UNIX_EPOCH);
+        let effects = std::iter::from_fn(|| machine.poll_effect());
+        effects.filter_map(|effect| if let Effect::Report(event) = effect { Some(event) } else { None }).collect()
+    }
+
+    fn ended() -> Event {
+        Event { at: Timestamp::UNIX_EPOCH, kind: EventKind::Ended { outcome: Outcome::Failed } }
+    }
+
+    #[test]
+    fn what_was_recorded_is_read_again_and_a_torn_line_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let (journals, rollout) = (Journals::below(folder.path()), rollout(&[&["a"]]));
+        let id = rollout.id.to_string();
+        let mut journal = journals.create(rollout.id).unwrap();
+        let events = begin(&rollout);
+        journal.record(&events).unwrap();
+        assert!(journals.read(&id).unwrap().running, "its process holds the lock");
+        drop(journal);
+
+        let path = journals.path(&id);
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, [&whole[..], b"{\"at\":\"2026-"].concat()).unwrap();
+        let recorded = journals.read(&id).unwrap();
+        assert!(!recorded.running);
+        assert_eq!(recorded.summary, Summary::of(&events));
+        assert_eq!(recorded.whole, whole.len() as u64);
+
+        recorded.resume(rollout.id).unwrap().record([&ended()]).unwrap();
+        let recorded = journals.read(&id).unwrap();
+        assert_eq!(recorded.summary.outcome, Some(Outcome::Failed), "the torn line is gone");
+    }
+
+    #[test]
+    fn every_cut_of_a_journal_can_be_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let (journals, rollout) = (Journals::below(folder.path()), rollout(&[&["a", "b"]]));
+        journals.create(rollout.id).unwrap().record(&begin(&rollout)).unwrap();
+        let path = journals.path(&rollout.id.to_string());
+        let whole = std::fs::read(&path).unwrap();
+        for length in 0..=whole.len() {
+            std::fs::write(&path, &whole[..length]).unwrap();
+            journals.read(&rollout.id.to_string()).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_line_in_the_middle_that_is_no_event_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let (journals, rollout) = (Journals::below(folder.path()), rollout(&[&["a"]]));
+        journals.create(rollout.id).unwrap().record(&begin(&rollout)).unwrap();
+        let path = journals.path(&rollout.id.to_string());
+        let whole = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, whole.replacen('{', "x", 1)).unwrap();
+        let error = journals.read(&rollout.id.to_string()).unwrap_err();
+        assert!(matches!(error, JournalError::Corrupt { line: 1, .. }), "{error}");
+    }
+
+    #[test]
+    fn a_rollout_is_found_by_the_beginning_of_its_id() {
+        let folder = tempfile::tempdir().unwrap();
+        let journals = Journals::below(folder.path());
+        assert!(matches!(journals.find("0"), Err(JournalError::Unknown(_))));
+        for id in [1, 2 << 100] {
+            journals.create(RolloutId::from(uuid::Uuid::from_u128(id))).unwrap();
+        }
+        assert_eq!(journals.find("00000000").unwrap(), "00000000-0000-0000-0000-000000000001");
+        assert!(matches!(journals.find("0"), Err(JournalError::Ambiguous { .. })));
+    }
+}
