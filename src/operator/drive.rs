@@ -13,6 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
 use super::check::run_check;
 use super::fleet::{Fleet, News, Order};
+use super::journal::Journal;
 use crate::bus::Violation;
 use crate::clock;
 use crate::report::Reporter;
@@ -28,6 +29,8 @@ const BATCH: usize = 1024;
 pub struct Drive<'a> {
     /// The way to the hosts.
     pub fleet: Fleet,
+    /// The record, when the rollout is one that can be resumed. A request leaves only after it was recorded.
+    pub journal: Option<Journal>,
     /// What is shown. A display that fails is dropped; the rollout goes on.
     pub reporters: Vec<Box<dyn Reporter + 'a>>,
     /// The operator's wish to stop.
@@ -58,6 +61,12 @@ pub enum DriveError {
          publish to. Requests to hosts that it may reach are on their way; ask `homelab-deploy hosts` how they are"
     ))]
     Refused(Violation),
+    /// Nothing more could be recorded, and so nothing more was sent.
+    #[error("the journal cannot be written any more: {0}")]
+    #[diagnostic(help(
+        "no further host was asked, and those in flight were awaited; once there is room on the disk again, resume it"
+    ))]
+    Journal(#[source] io::Error),
     /// The task that carries messages is gone.
     #[error("the connection to NATS ended unexpectedly")]
     Gone,
@@ -68,14 +77,25 @@ impl Drive<'_> {
     pub async fn run(mut self, executor: &mut impl Executor) -> Result<Progress, DriveError> {
         let began = Instant::now();
         let mut summary = Summary::default();
+        let mut unrecorded = None;
         let mut chores = JoinSet::new();
         let mut ticks = interval_at(began + TICK, TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut news = Vec::with_capacity(BATCH);
         loop {
-            self.carry_out(executor, &mut summary, &mut chores)?;
+            match self.carry_out(executor, &mut summary, &mut chores) {
+                Ok(()) => {}
+                Err(error @ DriveError::Journal(_)) => {
+                    // What was not recorded was not sent. The hosts in flight are still worth waiting for.
+                    self.journal = None;
+                    unrecorded = Some(error);
+                    executor.handle(began.elapsed(), Input::Interrupt(Interrupt::Drain));
+                    continue;
+                }
+                Err(error) => return Err(error),
+            }
             if let Some(outcome) = executor.outcome() {
-                return Ok(Progress { outcome, summary });
+                return unrecorded.map_or(Ok(Progress { outcome, summary }), Err);
             }
             let deadline = executor.deadline().map(|deadline| began + deadline);
             tokio::select! {
@@ -115,12 +135,14 @@ impl Drive<'_> {
         summary: &mut Summary,
         chores: &mut JoinSet<Input>,
     ) -> Result<(), DriveError> {
+        let mut events = Vec::new();
         let mut orders = Vec::new();
         while let Some(effect) = executor.poll_effect() {
             match effect {
                 Effect::Report(event) => {
                     summary.apply(&event);
                     self.show(&event, summary);
+                    events.push(event);
                 }
                 Effect::Send(dispatch) | Effect::AskState(dispatch) => orders.push(Order::Publish(dispatch)),
                 Effect::CallRoll => orders.push(Order::CallRoll),
@@ -134,6 +156,9 @@ impl Drive<'_> {
                     }
                 }
             }
+        }
+        if let Some(journal) = &mut self.journal {
+            journal.record(&events).map_err(DriveError::Journal)?;
         }
         for order in orders {
             self.fleet.orders.send(order).map_err(|_| DriveError::Gone)?;

@@ -80,6 +80,7 @@ where
     let mut machine = Machine::new(rollout, Timestamp::UNIX_EPOCH);
     let drive = Drive {
         fleet,
+        journal: None,
         reporters: vec![Box::new(Broken), Box::new(Recorder(log.clone()))],
         interrupts,
         confirm: Box::new(|_, _| Box::pin(async { Answer::Unavailable })),
