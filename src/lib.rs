@@ -8,6 +8,7 @@
 //! - [`bus`]: the connection to NATS;
 //! - [`operator`]: what drives a rollout from the operator's machine;
 //! - [`nats_config`]: what the NATS server must know of hosts and deployers, pure;
+//! - [`report`]: what the operator sees of it;
 //! - [`cli`]: the command line.
 
 pub mod bus;

@@ -1,16 +1,47 @@
-//! What the operator sees.
+//! What the operator sees: folds over the events of a rollout.
+//!
+//! Nothing is decided here: events in, bytes out. There is no terminal, clock or command line in it either: the time is
+//! that of the events and ticks, and the command line says where to write and whether to color it.
+
+mod format;
+mod hosts;
+mod json;
+mod lines;
+mod pipe;
+mod preview;
+mod recap;
+mod words;
 
 use std::io;
 
 use jiff::Timestamp;
 
+pub use format::Took;
+pub use hosts::hosts_table;
+pub use json::Json;
+pub use lines::Lines;
+pub use preview::preview;
+pub use recap::recap;
+
 use crate::rollout::{Event, Summary};
 
-/// Shows what happens, as it happens. It decides nothing.
+/// Shows a rollout while it goes on.
 pub trait Reporter {
-    /// Shows an event; `summary` already contains it.
+    /// Shows an event, which is part of `summary` already.
     fn event(&mut self, event: &Event, summary: &Summary) -> io::Result<()>;
 
-    /// Takes notice that time passes while nothing happens; called about once a second.
+    /// Shows that time passes while nothing happens. To be called about once a second.
     fn tick(&mut self, now: Timestamp, summary: &Summary) -> io::Result<()>;
 }
+
+/// Whether text may carry colors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Style {
+    /// Text only.
+    Plain,
+    /// Symbols are colored with ANSI sequences.
+    Colored,
+}
+
+#[cfg(test)]
+mod story;

@@ -1,0 +1,121 @@
+use std::io::{self, Write};
+use std::time::Duration;
+
+use super::*;
+use crate::protocol::{Phase, Status};
+use crate::report::story::{Paper, Story, answer, build_failure, demo, name, request, start};
+use crate::rollout::{
+    Anomaly, Cause, Connection, EventKind, HostOutcome, Interrupt, Outcome, SkipCause, WaveIndex, WaveVerdict,
+};
+
+/// Every kind of event, and every variant of what is in them.
+fn every_kind() -> Vec<EventKind> {
+    let wave = WaveIndex(1);
+    let host = || name("ns1");
+    let mut kinds = vec![
+        EventKind::Begun(Box::new(demo())),
+        EventKind::Joined { host: host() },
+        EventKind::AwaitingConfirmation { wave },
+        EventKind::WaveStarted { wave },
+        EventKind::Dispatched { host: Some(host()), request: request(1), attempt: 2 },
+        EventKind::Dispatched { host: None, request: request(1), attempt: 1 },
+        EventKind::Accepted { host: host() },
+        EventKind::Started { host: host(), phase: None },
+        EventKind::Started { host: host(), phase: Some(Phase::Build) },
+        EventKind::Retrying { host: host(), outcome: HostOutcome::Rejected, delay: Duration::from_millis(1500) },
+        EventKind::Baking { wave, remaining: Duration::from_mins(10) },
+        EventKind::Checking { wave },
+        EventKind::Interrupted { how: Interrupt::Drain },
+        EventKind::Interrupted { how: Interrupt::Abort },
+        EventKind::Connection { state: Connection::Down },
+        EventKind::Connection { state: Connection::Up },
+        EventKind::Final {
+            host: host(),
+            outcome: HostOutcome::Completed,
+            response: Some(Box::new(answer("ns1", Status::Completed))),
+        },
+        EventKind::Final { host: host(), outcome: HostOutcome::Failed, response: Some(Box::new(build_failure("ns1"))) },
+    ];
+    let skips = [
+        SkipCause::WaveHalted,
+        SkipCause::EarlierWave,
+        SkipCause::Interrupt,
+        SkipCause::NotConfirmed,
+        SkipCause::Disconnected,
+    ];
+    let outcomes = [HostOutcome::Unreachable, HostOutcome::TimedOut].into_iter().chain(skips.map(HostOutcome::Skipped));
+    kinds.extend(outcomes.map(|outcome| EventKind::Final { host: host(), outcome, response: None }));
+    let causes = [
+        Cause::TooManyFailures { failures: 2, max_failures: 1 },
+        Cause::TooFewCompleted { completed: 0, min_hosts: 1 },
+        Cause::CheckFailed { reason: "exit code 1".to_owned() },
+        Cause::Disconnected,
+    ];
+    kinds.extend(causes.clone().map(|cause| EventKind::Draining { wave, cause }));
+    let verdicts = [WaveVerdict::Succeeded, WaveVerdict::Interrupted, WaveVerdict::Skipped];
+    let verdicts = verdicts.into_iter().chain(causes.map(WaveVerdict::Failed));
+    kinds.extend(verdicts.map(|verdict| EventKind::WaveEnded { wave, verdict }));
+    let anomalies = [
+        Anomaly::Late { status: Status::Completed },
+        Anomaly::Conflict { status: Status::Failed },
+        Anomaly::Impostor { said: name("mallory") },
+    ];
+    kinds.extend(anomalies.map(|anomaly| EventKind::Anomaly { host: host(), anomaly }));
+    let ends = [Outcome::Succeeded, Outcome::Failed, Outcome::Interrupted, Outcome::Declined, Outcome::Paused];
+    kinds.extend(ends.map(|outcome| EventKind::Ended { outcome }));
+    kinds
+}
+
+fn written(events: &[Event]) -> String {
+    let paper = Paper::default();
+    let mut json = Json::new(paper.clone());
+    for event in events {
+        json.event(event, &Summary::default()).unwrap();
+    }
+    json.tick(start(), &Summary::default()).unwrap();
+    paper.text()
+}
+
+#[test]
+fn every_event_is_a_line_that_reads_back_as_the_same() {
+    let events: Vec<Event> = every_kind().into_iter().map(|kind| Event { at: start(), kind }).collect();
+    let text = written(&events);
+    let read: Vec<Event> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(read, events);
+}
+
+#[test]
+fn lines_look_like_this() {
+    let mut story = Story::begin(demo());
+    story.sent("ns1").wait(2).at("ns1", Phase::Build).given_up("ns2", HostOutcome::Skipped(SkipCause::EarlierWave));
+    story.wave_ends(1, WaveVerdict::Failed(Cause::TooManyFailures { failures: 1, max_failures: 0 }));
+    insta::assert_snapshot!(written(&story.events[1..]), @r#"
+    {"at":"2026-11-23T10:00:00Z","event":"dispatched","host":"ns1","request":"00000000-0000-0000-0000-000000000001","attempt":1}
+    {"at":"2026-11-23T10:00:02Z","event":"started","host":"ns1","phase":"build"}
+    {"at":"2026-11-23T10:00:02Z","event":"final","host":"ns2","outcome":{"skipped":"earlier_wave"}}
+    {"at":"2026-11-23T10:00:02Z","event":"wave_ended","wave":2,"verdict":{"verdict":"failed","cause":"too_many_failures","failures":1,"max_failures":0}}
+    "#);
+}
+
+/// A reader that has gone, or a disk that is full.
+struct Broken(io::ErrorKind);
+
+impl Write for Broken {
+    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+        Err(self.0.into())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_reader_that_leaves_is_no_error_and_a_full_disk_is_one() {
+    let event = Event { at: start(), kind: EventKind::Ended { outcome: Outcome::Succeeded } };
+    let summary = Summary::default();
+    let mut left = Json::new(Broken(io::ErrorKind::BrokenPipe));
+    assert!(left.event(&event, &summary).is_ok() && left.event(&event, &summary).is_ok());
+    let mut full = Json::new(Broken(io::ErrorKind::StorageFull));
+    assert_eq!(full.event(&event, &summary).unwrap_err().kind(), io::ErrorKind::StorageFull);
+}

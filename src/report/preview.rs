@@ -1,0 +1,207 @@
+//! What a rollout is going to do, before anything is sent.
+
+use std::time::Duration;
+
+use super::format::{Took, count, first_line, pad, safe, shorten, widest, wrap};
+use super::words;
+use crate::plan::{FrozenHost, FrozenWave};
+use crate::rollout::{Rollout, WaveIndex};
+
+/// The narrowest column of hosts, so that short plans look alike.
+const MIN_HOSTS_COLUMNS: usize = 28;
+
+/// More lines of host names than this are cut to it, with the number of the others.
+const MAX_HOST_LINES: usize = 3;
+
+/// The longest subject of a commit that is shown whole, in columns.
+const MAX_SUBJECT_COLUMNS: usize = 60;
+
+/// What a rollout is going to do, for a terminal of `width` columns and without a line break at its end. Only host names
+/// that are longer than a line make it wider. Warnings are whole sentences.
+pub fn preview(rollout: &Rollout, warnings: &[String], width: usize) -> String {
+    let mut notes: Vec<String> = warnings.iter().map(|warning| format!("⚠ warning: {}", first_line(warning))).collect();
+    notes.extend(absent(rollout));
+    notes.extend(current(rollout));
+    notes.push(counting(rollout));
+    let notes = notes.iter().flat_map(|note| {
+        let lines = wrap(note.split_whitespace(), width.saturating_sub(4));
+        lines.into_iter().enumerate().map(|(index, line)| format!("{}{line}", if index == 0 { "  " } else { "    " }))
+    });
+
+    let mut lines = vec![title(rollout), String::new()];
+    lines.extend(table(rollout, width));
+    lines.push(String::new());
+    lines.extend(notes);
+    lines.join("\n")
+}
+
+/// `Rollout sunday   main -> 8c1f0e2 "flake: bump nixpkgs"   switch`; waves of different actions say theirs themselves.
+fn title(rollout: &Rollout) -> String {
+    let subject = rollout.subject.as_deref().map(first_line).filter(|subject| !subject.is_empty());
+    let subject = subject.map(|subject| format!(" \"{}\"", shorten(&subject, MAX_SUBJECT_COLUMNS)));
+    let action = match rollout.plan.waves.first() {
+        Some(wave) if is_uniform(rollout) => format!("   {}", wave.action),
+        Some(_) | None => String::new(),
+    };
+    format!("Rollout {}   {}{}{action}", rollout.name(), words::revision(rollout), subject.unwrap_or_default())
+}
+
+fn is_uniform(rollout: &Rollout) -> bool {
+    rollout.plan.waves.windows(2).all(|pair| matches!(pair, [one, next] if one.action == next.action))
+}
+
+// -- the table
+
+/// A wave as it stands in the table.
+struct Row {
+    wave: String,
+    hosts: Vec<String>,
+    at_once: String,
+    may_fail: String,
+    then: String,
+}
+
+fn table(rollout: &Rollout, width: usize) -> Vec<String> {
+    let waves = &rollout.plan.waves;
+    let rows: Vec<Row> =
+        waves.iter().enumerate().map(|(index, wave)| Row::of(rollout, WaveIndex(index), wave)).collect();
+    let wave_width = widest(rows.iter().map(|row| row.wave.as_str()).chain(["wave"]));
+    let others = "  ".len()
+        + wave_width
+        + "      at once  may fail  ".len()
+        + widest(rows.iter().map(|row| row.then.as_str()).chain(["then"]));
+    let room = width.saturating_sub(others).max(MIN_HOSTS_COLUMNS);
+    let hosts_width = widest(rows.iter().map(|row| row.hosts.join(" "))).clamp(MIN_HOSTS_COLUMNS, room);
+
+    let line = |wave: &str, hosts: &str, rest: &str| {
+        format!("  {}   {}   {rest}", pad(wave, wave_width), pad(hosts, hosts_width)).trim_end().to_owned()
+    };
+    let mut lines = vec![line("wave", "hosts", "at once  may fail  then")];
+    for row in &rows {
+        let mut hosts = cells(&row.hosts, hosts_width).into_iter();
+        let rest = format!("{:<7}  {:<8}  {}", row.at_once, row.may_fail, row.then);
+        lines.push(line(&row.wave, &hosts.next().unwrap_or_default(), &rest));
+        lines.extend(hosts.map(|hosts| line("", &hosts, "")));
+    }
+    lines
+}
+
+impl Row {
+    fn of(rollout: &Rollout, index: WaveIndex, wave: &FrozenWave) -> Self {
+        let (number, digits) = (index.to_string(), rollout.plan.waves.len().to_string().len());
+        let action = if is_uniform(rollout) { String::new() } else { format!(" ({})", wave.action) };
+        Self {
+            wave: format!("{number:>digits$} {}{action}", wave.name),
+            hosts: wave.hosts.iter().map(|host| marked(rollout, host)).collect(),
+            at_once: wave.limits.max_parallel.to_string(),
+            may_fail: wave.limits.max_failures.to_string(),
+            then: then(rollout, index, wave),
+        }
+    }
+}
+
+/// What comes with a wave beside its requests.
+fn then(rollout: &Rollout, index: WaveIndex, wave: &FrozenWave) -> String {
+    let confirm = wave.limits.confirm.then(|| "asks first".to_owned());
+    let bake = words::bake(&rollout.plan, index).map(|bake| format!("bake {bake}"));
+    let check = wave.limits.check.as_ref().map(|_| "check".to_owned());
+    let parts: Vec<String> = [confirm, bake, check].into_iter().flatten().collect();
+    if parts.is_empty() { "-".to_owned() } else { parts.join(", ") }
+}
+
+/// The names in lines, and when there are too many, the first of them and how many more there are.
+fn cells(names: &[String], width: usize) -> Vec<String> {
+    let all = wrap(names, width);
+    if all.len() <= MAX_HOST_LINES {
+        return all;
+    }
+    let shortened = |shown: usize| {
+        let more = format!("… and {} more", names.len() - shown);
+        wrap(names.iter().take(shown).chain([&more]), width)
+    };
+    // A name and the space after it take two columns at least, so that no more than this many can fit.
+    let most = names.len().min(MAX_HOST_LINES * width.div_ceil(2));
+    (0..most).rev().map(shortened).find(|lines| lines.len() <= MAX_HOST_LINES).unwrap_or(all)
+}
+
+// -- what is known of the hosts
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    ToChange,
+    Current,
+    Absent,
+}
+
+fn standing(rollout: &Rollout, host: &FrozenHost) -> Standing {
+    match &host.revision {
+        _ if !host.present => Standing::Absent,
+        Some(commit) if rollout.revision.commit().as_ref() == Some(commit) => Standing::Current,
+        Some(_) | None => Standing::ToChange,
+    }
+}
+
+/// The name of a host, with a mark when there is something to say about it.
+fn marked(rollout: &Rollout, host: &FrozenHost) -> String {
+    let mark = match standing(rollout, host) {
+        Standing::ToChange => "",
+        Standing::Current => "=",
+        Standing::Absent => "?",
+    };
+    format!("{}{mark}", safe(host.hostname.as_str()))
+}
+
+fn marked_as<'a>(rollout: &Rollout, hosts: impl IntoIterator<Item = &'a FrozenHost>, wanted: Standing) -> Vec<String> {
+    let hosts = hosts.into_iter().filter(|host| standing(rollout, host) == wanted);
+    hosts.map(|host| marked(rollout, host)).collect()
+}
+
+/// For each wave with hosts that did not answer, what that will mean.
+fn absent(rollout: &Rollout) -> impl Iterator<Item = String> {
+    rollout.plan.waves.iter().enumerate().filter_map(|(index, wave)| {
+        let hosts = marked_as(rollout, &wave.hosts, Standing::Absent);
+        let index = WaveIndex(index);
+        let meaning = match hosts.len() {
+            0 => return None,
+            _ if wave.limits.ignore_unreachable => format!("wave {index} ignores unreachable hosts"),
+            1 => format!("if it stays silent, it counts as failed in wave {index}"),
+            _ => format!("those that stay silent count as failed in wave {index}"),
+        };
+        Some(format!("{} did not answer; {meaning}.", words::names(&hosts)))
+    })
+}
+
+fn current(rollout: &Rollout) -> Option<String> {
+    let commit = rollout.revision.commit()?;
+    let hosts = marked_as(rollout, rollout.plan.hosts(), Standing::Current);
+    match hosts.len() {
+        0 => None,
+        1 => Some(format!("{} already runs {}.", words::names(&hosts), commit.short())),
+        _ => Some(format!("{} already run {}.", words::names(&hosts), commit.short())),
+    }
+}
+
+fn counting(rollout: &Rollout) -> String {
+    let number = |wanted| rollout.plan.hosts().filter(|host| standing(rollout, host) == wanted).count();
+    let kinds = [
+        (number(Standing::ToChange), "to change"),
+        (number(Standing::Current), "current"),
+        (number(Standing::Absent), "unreachable"),
+    ];
+    let said = kinds.into_iter().filter(|(number, _)| *number > 0).map(|(number, kind)| format!("{number} {kind}"));
+    let said = said.collect::<Vec<_>>().join(", ");
+    let hosts = count(rollout.plan.hosts().count(), "host");
+    let waves = count(rollout.plan.waves.len(), "wave");
+    let separator = if said.is_empty() { "" } else { ": " };
+    format!("{hosts} in {waves}{separator}{said}. At most {}.", Took(rounded_up(rollout.plan.longest())))
+}
+
+/// A bound that is shown in hours and minutes must not lose its seconds.
+fn rounded_up(bound: Duration) -> Duration {
+    const HOUR: u64 = 3600;
+    let seconds = bound.as_secs() + u64::from(bound.subsec_nanos() > 0);
+    Duration::from_secs(if seconds > HOUR { seconds.next_multiple_of(60) } else { seconds })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,245 @@
+//! What remains to be said when a rollout is over. Success is one line; everything else says why, who and what now.
+
+use std::collections::BTreeMap;
+
+use super::format::{Symbol, Took, count, safe, shorten, widest};
+use super::{Style, words};
+use crate::rollout::summary::{HostState, HostView, WaveState};
+use crate::rollout::{HostOutcome, Outcome, Rollout, SkipCause, Summary, WaveIndex, WaveVerdict};
+
+/// More skipped hosts than this are counted instead of listed.
+const MAX_SKIPPED: usize = 8;
+
+/// How many lines of a failed host's log are shown.
+const TAIL_LINES: usize = 10;
+
+/// Of how many hosts: one broken revision fails all of them in the same way.
+const MAX_TAILS: usize = 3;
+
+/// The longest line of a log that is shown whole, in columns.
+const MAX_LOG_COLUMNS: usize = 200;
+
+/// What a rollout came to, without a line break at its end.
+pub fn recap(summary: &Summary, style: Style) -> String {
+    let Some(rollout) = summary.rollout.as_deref() else {
+        return String::new();
+    };
+    let recap = Recap { summary, rollout };
+    let (symbol, headline) = recap.headline();
+    let headline = format!("{} {headline}", symbol.in_style(style));
+    let rows = recap.hosts();
+    let anomalies = recap.anomalies();
+    if summary.outcome == Some(Outcome::Succeeded) && rows.is_empty() && anomalies.is_empty() {
+        return format!("{headline}{}", recap.took());
+    }
+    let sections = [rows, anomalies, vec![recap.counts()]];
+    let sections = sections.into_iter().filter(|section| !section.is_empty()).map(|section| section.join("\n"));
+    std::iter::once(headline).chain(sections).collect::<Vec<_>>().join("\n\n")
+}
+
+struct Recap<'a> {
+    summary: &'a Summary,
+    rollout: &'a Rollout,
+}
+
+impl Recap<'_> {
+    fn headline(&self) -> (Symbol, String) {
+        if words::is_deployment(self.rollout) { self.deployment() } else { self.rollout() }
+    }
+
+    fn deployment(&self) -> (Symbol, String) {
+        let counts = self.summary.counts();
+        let (name, revision) = (self.rollout.name(), words::revision(self.rollout));
+        match self.summary.outcome {
+            Some(Outcome::Succeeded) => {
+                (Symbol::Good, format!("{name}: {} completed, {revision}", count(counts.completed, "host")))
+            }
+            Some(Outcome::Failed) => {
+                let missing = counts.total() - counts.completed;
+                (Symbol::Bad, format!("{name} failed: {missing} of {} did not complete", count(counts.total(), "host")))
+            }
+            Some(Outcome::Interrupted | Outcome::Declined | Outcome::Paused) => {
+                (Symbol::Bad, format!("{name} was interrupted"))
+            }
+            None => (Symbol::UnderWay, format!("{name} is not over")),
+        }
+    }
+
+    fn rollout(&self) -> (Symbol, String) {
+        let name = format!("Rollout {}", self.rollout.name());
+        let unstarted = self.unstarted();
+        match self.summary.outcome {
+            Some(Outcome::Succeeded) => (Symbol::Good, format!("{name}: {}", self.success())),
+            Some(Outcome::Failed) => {
+                let place = self.wave_that(|verdict| matches!(verdict, WaveVerdict::Failed(_)));
+                let place = place.map(|wave| format!(" in {}", self.wave(wave))).unwrap_or_default();
+                let cause = self.cause().map(|cause| format!(": {cause}")).unwrap_or_default();
+                (Symbol::Bad, format!("{name} failed{place}{cause}.{unstarted}"))
+            }
+            Some(Outcome::Interrupted) => {
+                let place = self.wave_that(|verdict| *verdict == WaveVerdict::Interrupted);
+                let place = place.map(|wave| format!(" in {}", self.wave(wave))).unwrap_or_default();
+                (Symbol::Bad, format!("{name} was interrupted{place}.{unstarted}"))
+            }
+            Some(Outcome::Declined) => (Symbol::Skipped, format!("{name} was declined{}.{unstarted}", self.before())),
+            Some(Outcome::Paused) => {
+                let text = format!("{name} is paused{}: nobody was there to confirm it.{unstarted}", self.before());
+                (Symbol::Waits, text)
+            }
+            None => (Symbol::UnderWay, format!("{name} is not over.")),
+        }
+    }
+
+    fn success(&self) -> String {
+        let (completed, total) = (self.summary.counts().completed, self.summary.hosts.len());
+        let hosts = count(total, "host");
+        let hosts = if completed == total { hosts } else { format!("{completed} of {hosts}") };
+        let waves = count(self.summary.waves.len(), "wave");
+        format!("{hosts} completed in {waves}, {}", words::revision(self.rollout))
+    }
+
+    /// `wave 2/5 "dns"`.
+    fn wave(&self, wave: WaveIndex) -> String {
+        let waves = &self.rollout.plan.waves;
+        let name = waves.get(wave.0).map(|wave| wave.name.as_str()).unwrap_or_default();
+        format!("wave {wave}/{} \"{name}\"", waves.len())
+    }
+
+    fn cause(&self) -> Option<String> {
+        self.summary.waves.iter().find_map(|wave| match &wave.state {
+            WaveState::Ended(WaveVerdict::Failed(cause)) => Some(words::cause(cause)),
+            _ => None,
+        })
+    }
+
+    /// Before which wave it stopped.
+    fn before(&self) -> String {
+        let first = self.wave_that(|verdict| *verdict == WaveVerdict::Skipped);
+        first.map(|wave| format!(" before {}", self.wave(wave))).unwrap_or_default()
+    }
+
+    /// The waves that were not begun, as a sentence after another one. They are always the last ones.
+    fn unstarted(&self) -> String {
+        let last = WaveIndex(self.summary.waves.len().saturating_sub(1));
+        match self.wave_that(|verdict| *verdict == WaveVerdict::Skipped) {
+            None => String::new(),
+            Some(first) if first == last => format!(" Wave {last} was not started."),
+            Some(first) => format!(" Waves {first}-{last} were not started."),
+        }
+    }
+
+    fn wave_that(&self, matches: impl Fn(&WaveVerdict) -> bool) -> Option<WaveIndex> {
+        let ended_so = |state: &WaveState| matches!(state, WaveState::Ended(verdict) if matches(verdict));
+        self.summary.waves.iter().position(|wave| ended_so(&wave.state)).map(WaveIndex)
+    }
+
+    // -- the hosts that did not complete
+
+    /// A row or a few for every host that was asked and did not complete, then the skipped ones.
+    fn hosts(&self) -> Vec<String> {
+        let asked = |host: &&HostView| match host.state {
+            HostState::Pending | HostState::Final(HostOutcome::Completed | HostOutcome::Skipped(_)) => false,
+            HostState::Final(_) => true,
+            // Of a rollout that goes on, hosts in flight are nothing to remark on.
+            _ => self.summary.outcome.is_some(),
+        };
+        let asked: Vec<&HostView> = self.summary.hosts.iter().filter(asked).collect();
+        let skipped = self.skipped();
+        let listed = skipped.iter().filter(|_| skipped.len() <= MAX_SKIPPED).map(|(host, _)| *host);
+        let width = widest(asked.iter().copied().chain(listed).map(|host| words::name(&host.name)));
+
+        let mut rows = Vec::new();
+        let mut tails = 0;
+        for host in asked {
+            rows.push(self.row(host, width));
+            let tail = if tails < MAX_TAILS { evidence(host) } else { Vec::new() };
+            tails += usize::from(!tail.is_empty());
+            rows.extend(tail);
+        }
+        rows.extend(skipped_rows(&skipped, width));
+        rows
+    }
+
+    fn row(&self, host: &HostView, width: usize) -> String {
+        let until = host.ended_at.or(self.summary.ended_at);
+        let took = host.sent_at.zip(until).map(|(sent_at, until)| Took::between(sent_at, until));
+        let detail = match host.state {
+            HostState::Final(outcome) => {
+                let said = words::outcome(host, outcome, self.rollout);
+                [Some(said), words::standing(host, outcome)].into_iter().flatten().collect::<Vec<_>>().join("   ")
+            }
+            _ => "left in flight: it goes on by itself".to_owned(),
+        };
+        format!("  {}", words::host_row(&words::name(&host.name), width, words::state(host.state), took, &detail))
+    }
+
+    /// The hosts that were skipped in waves that had begun; the headline tells of the others.
+    fn skipped(&self) -> Vec<(&HostView, SkipCause)> {
+        let begun = |host: &HostView| {
+            let state = self.summary.waves.get(host.wave.0).map(|wave| &wave.state);
+            state != Some(&WaveState::Ended(WaveVerdict::Skipped))
+        };
+        let skipped = self.summary.hosts.iter().filter_map(|host| match host.state {
+            HostState::Final(HostOutcome::Skipped(cause)) if begun(host) => Some((host, cause)),
+            _ => None,
+        });
+        skipped.collect()
+    }
+
+    // -- the end
+
+    fn anomalies(&self) -> Vec<String> {
+        let mut sentences = self.summary.anomalies.iter().map(|(host, anomaly)| {
+            let sentence = words::anomaly(host, anomaly, self.summary);
+            format!("    {sentence}")
+        });
+        let Some(first) = sentences.next() else {
+            return Vec::new();
+        };
+        ["  late or unexpected:".to_owned(), first].into_iter().chain(sentences).collect()
+    }
+
+    fn counts(&self) -> String {
+        let counts = self.summary.counts();
+        format!("  {}: {}{}", count(counts.total(), "host"), words::counts(&counts), self.took())
+    }
+
+    fn took(&self) -> String {
+        let times = self.summary.began_at.zip(self.summary.ended_at);
+        times.map(|(began_at, ended_at)| format!("   {}", Took::between(began_at, ended_at))).unwrap_or_default()
+    }
+}
+
+/// What a failed host has to show for it: the units that failed, and the end of its log.
+fn evidence(host: &HostView) -> Vec<String> {
+    let Some(response) = host.response.as_deref() else {
+        return Vec::new();
+    };
+    let mut rows = Vec::new();
+    if !response.failed_units.is_empty() {
+        let units: Vec<String> = response.failed_units.iter().map(|unit| safe(unit)).collect();
+        rows.push(format!("      failed units: {}", words::names(&units)));
+    }
+    let first = response.log_tail.len().saturating_sub(TAIL_LINES);
+    let tail = response.log_tail.iter().skip(first);
+    rows.extend(tail.map(|line| format!("      | {}", shorten(&safe(line), MAX_LOG_COLUMNS)).trim_end().to_owned()));
+    rows
+}
+
+fn skipped_rows(skipped: &[(&HostView, SkipCause)], width: usize) -> Vec<String> {
+    if skipped.len() <= MAX_SKIPPED {
+        let row = |(host, cause): &(&HostView, SkipCause)| {
+            words::host_row(&words::name(&host.name), width, "skipped", None, words::skipped(*cause))
+        };
+        return skipped.iter().map(|skipped| format!("  {}", row(skipped))).collect();
+    }
+    let mut per_cause: BTreeMap<SkipCause, usize> = BTreeMap::new();
+    for (_, cause) in skipped {
+        *per_cause.entry(*cause).or_default() += 1;
+    }
+    let row = |(cause, number)| format!("  {} skipped: {}", count(number, "host"), words::skipped(cause));
+    per_cause.into_iter().map(row).collect()
+}
+
+#[cfg(test)]
+mod tests;

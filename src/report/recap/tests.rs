@@ -1,0 +1,177 @@
+use crate::protocol::Status;
+use crate::report::story::{Story, answer, build_failure, demo, name, request, rollout, wave};
+use crate::rollout::{Cause, EventKind, HostOutcome, Interrupt, Outcome, SkipCause, WaveIndex, WaveVerdict};
+
+#[test]
+fn a_rollout_that_nobody_confirms_says_before_which_wave_it_stopped() {
+    let recap = |outcome| {
+        let mut story = Story::begin(demo());
+        story.wave_starts(0).deploys("test1").deploys("test2").wave_ends(0, WaveVerdict::Succeeded);
+        story.event(EventKind::AwaitingConfirmation { wave: WaveIndex(1) }).wait(7);
+        story.skipped(&["ns1", "ns2"], SkipCause::NotConfirmed).wave_ends(1, WaveVerdict::Skipped);
+        story.skipped(&["jelly", "sonos"], SkipCause::NotConfirmed).wave_ends(2, WaveVerdict::Skipped);
+        story.ends(outcome);
+        story.recap()
+    };
+    insta::assert_snapshot!(recap(Outcome::Declined), @r#"
+    ○ Rollout demo was declined before wave 2/3 "dns". Waves 2-3 were not started.
+
+      6 hosts: 2 completed, 4 skipped   31s
+    "#);
+    insta::assert_snapshot!(recap(Outcome::Paused), @r#"
+    ◷ Rollout demo is paused before wave 2/3 "dns": nobody was there to confirm it. Waves 2-3 were not started.
+
+      6 hosts: 2 completed, 4 skipped   31s
+    "#);
+}
+
+#[test]
+fn many_failures_and_skipped_hosts_do_not_bury_the_reason() {
+    let hosts: Vec<String> = (1..=40).map(|number| format!("web{number}")).collect();
+    let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
+    let mut story = Story::begin(rollout("evening", vec![wave("web", &hosts)]));
+    story.wave_starts(0);
+    for host in &hosts[..5] {
+        let mut failure = build_failure(host);
+        failure.log_tail = (1..=60).map(|number| format!("line {number}")).collect();
+        story.sent(host).wait(1).answered(failure);
+    }
+    story.skipped(&hosts[5..], SkipCause::WaveHalted);
+    story.wave_ends(0, WaveVerdict::Failed(Cause::TooManyFailures { failures: 5, max_failures: 0 }));
+    story.ends(Outcome::Failed);
+    insta::assert_snapshot!(story.recap(), @r#"
+    ✖ Rollout evening failed in wave 1/1 "web": 5 failed, 0 may fail.
+
+      web1  failed      1s      build: attribute 'unboundd' missing   (still on a91be77)
+          | line 51
+          | line 52
+          | line 53
+          | line 54
+          | line 55
+          | line 56
+          | line 57
+          | line 58
+          | line 59
+          | line 60
+      web2  failed      1s      build: attribute 'unboundd' missing   (still on a91be77)
+          | line 51
+          | line 52
+          | line 53
+          | line 54
+          | line 55
+          | line 56
+          | line 57
+          | line 58
+          | line 59
+          | line 60
+      web3  failed      1s      build: attribute 'unboundd' missing   (still on a91be77)
+          | line 51
+          | line 52
+          | line 53
+          | line 54
+          | line 55
+          | line 56
+          | line 57
+          | line 58
+          | line 59
+          | line 60
+      web4  failed      1s      build: attribute 'unboundd' missing   (still on a91be77)
+      web5  failed      1s      build: attribute 'unboundd' missing   (still on a91be77)
+      35 hosts skipped: wave halted
+
+      40 hosts: 5 failed, 35 skipped   5s
+    "#);
+}
+
+#[test]
+fn every_kind_of_end_is_counted_and_told() {
+    let hosts = ["done", "failed", "refused", "silent", "stuck", "left"];
+    let mut story = Story::begin(rollout("evening", vec![wave("all", &hosts), wave("rest", &["later"])]));
+    story.wave_starts(0);
+    hosts[..5].iter().for_each(|host| {
+        story.sent(host);
+    });
+    let mut refusal = answer("refused", Status::Rejected);
+    refusal.error = Some(crate::protocol::ErrorCode::AlreadyRunning);
+    refusal.message = "a deployment by kim@laptop runs".to_owned();
+    story.wait(30).answered(answer("done", Status::Completed)).answered(build_failure("failed")).answered(refusal);
+    story.given_up("silent", HostOutcome::Unreachable).given_up("stuck", HostOutcome::TimedOut);
+    story.sent("left").wait(9).event(EventKind::Interrupted { how: Interrupt::Abort });
+    story.wave_ends(0, WaveVerdict::Interrupted);
+    story.skipped(&["later"], SkipCause::Interrupt).wave_ends(1, WaveVerdict::Skipped).ends(Outcome::Interrupted);
+    insta::assert_snapshot!(story.recap(), @r#"
+    ✖ Rollout evening was interrupted in wave 1/2 "all". Wave 2 was not started.
+
+      failed   failed      30s     build: attribute 'unboundd' missing   (still on a91be77)
+          | building the system configuration...
+          | error: attribute 'unboundd' missing
+      refused  rejected    30s     already running: a deployment by kim@laptop runs   (still on a91be77)
+      silent   unreachable 30s     it never answered   (was on a91be77)
+      stuck    timed out   30s     it did not end within 45m   (was on a91be77)
+      left     sent        9s      left in flight: it goes on by itself
+
+      7 hosts: 1 completed, 1 failed, 1 rejected, 1 unreachable, 1 timed out, 1 skipped, 1 in flight   39s
+    "#);
+    assert_eq!(story.summary.counts().total(), 7);
+}
+
+#[test]
+fn each_cause_of_a_failed_wave_has_its_words() {
+    let headline = |cause| {
+        let mut story = Story::begin(rollout("evening", vec![wave("dns", &["ns1"])]));
+        story.wave_starts(0).deploys("ns1").wave_ends(0, WaveVerdict::Failed(cause)).ends(Outcome::Failed);
+        story.recap()
+    };
+    insta::assert_snapshot!(headline(Cause::TooFewCompleted { completed: 1, min_hosts: 2 }), @r#"
+    ✖ Rollout evening failed in wave 1/1 "dns": 1 completed, at least 2 must.
+
+      1 host: 1 completed   12s
+    "#);
+    insta::assert_snapshot!(headline(Cause::CheckFailed { reason: "exit code 1\nmore".to_owned() }), @r#"
+    ✖ Rollout evening failed in wave 1/1 "dns": its check says: exit code 1.
+
+      1 host: 1 completed   12s
+    "#);
+    insta::assert_snapshot!(headline(Cause::Disconnected), @r#"
+    ✖ Rollout evening failed in wave 1/1 "dns": no connection for longer than a host may take.
+
+      1 host: 1 completed   12s
+    "#);
+}
+
+#[test]
+fn a_deployment_that_fails_says_who_and_why() {
+    let mut story = Story::begin(rollout("deploy.prod.role.dns", vec![wave("dns", &[])]));
+    story.wave_starts(0).event(EventKind::Dispatched { host: None, request: request(1), attempt: 1 });
+    story.event(EventKind::Joined { host: name("ns1") }).event(EventKind::Joined { host: name("ns2") }).wait(61);
+    story.answered(answer("ns2", Status::Completed)).answered(build_failure("ns1"));
+    story.wave_ends(0, WaveVerdict::Failed(Cause::TooManyFailures { failures: 1, max_failures: 0 }));
+    story.ends(Outcome::Failed);
+    insta::assert_snapshot!(story.told(), @"
+    ◌ deploy.prod.role.dns: switch main -> 8c1f0e2
+    ◌ ns1  sent        1m      of 45m
+    ◌ ns2  sent        1m      of 45m
+    ✔ ns2  completed   1m01s   a91be77 -> 8c1f0e2
+    ✖ ns1  failed      1m01s   build: attribute 'unboundd' missing
+
+    ✖ deploy.prod.role.dns failed: 1 of 2 hosts did not complete
+
+      ns1  failed      1m01s   build: attribute 'unboundd' missing   (still on a91be77)
+          | building the system configuration...
+          | error: attribute 'unboundd' missing
+
+      2 hosts: 1 completed, 1 failed   1m01s
+    ");
+}
+
+#[test]
+fn a_rollout_that_goes_on_is_said_to() {
+    let mut story = Story::begin(demo());
+    story.wave_starts(0).sent("test1").wait(3);
+    insta::assert_snapshot!(story.recap(), @"
+    ◌ Rollout demo is not over.
+
+      6 hosts: 1 in flight, 5 not asked
+    ");
+    assert_eq!(super::recap(&crate::rollout::Summary::default(), crate::report::Style::Plain), "");
+}

@@ -1,0 +1,212 @@
+//! Rollouts made by hand for the tests of the displays.
+
+use std::cell::RefCell;
+use std::io::{self, Write};
+use std::rc::Rc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::{Lines, Reporter, Style, recap};
+use crate::plan::{FrozenHost, FrozenPlan, FrozenWave, Limits};
+use crate::protocol::{
+    Action, Commit, ErrorCode, HostName, Phase, RequestId, RequestIds, Response, RolloutId, Status, Target, Tier,
+};
+use crate::rollout::{Event, EventKind, HostOutcome, Outcome, Rollout, SkipCause, Summary, WaveIndex, WaveVerdict};
+
+pub(super) const OLD: &str = "a91be77a91be77a91be77a91be77a91be77a91be";
+pub(super) const NEW: &str = "8c1f0e28c1f0e28c1f0e28c1f0e28c1f0e28c1f0";
+
+pub(super) fn commit(text: &str) -> Commit {
+    text.parse().unwrap()
+}
+
+pub(super) fn name(host: &str) -> HostName {
+    host.parse().unwrap()
+}
+
+pub(super) fn request(number: u128) -> RequestId {
+    Uuid::from_u128(number).into()
+}
+
+pub(super) fn start() -> Timestamp {
+    "2026-11-23T10:00:00Z".parse().unwrap()
+}
+
+/// A wave with these hosts, all of them present on the old commit.
+pub(super) fn wave(name: &str, hosts: &[&str]) -> FrozenWave {
+    let host = |host: &&str| {
+        let hostname: HostName = host.parse().unwrap();
+        let tier = if host.starts_with("test") { Tier::Test } else { Tier::Prod };
+        let subject = Target::Host(tier, hostname.clone()).subject();
+        FrozenHost { hostname, tier, subject, present: true, knows_ids: true, revision: Some(commit(OLD)) }
+    };
+    let limits = Limits {
+        max_parallel: 2,
+        max_failures: 0,
+        min_hosts: 1,
+        ignore_unreachable: false,
+        accept_timeout: Duration::from_secs(15),
+        timeout: Duration::from_mins(45),
+        bake_time: Duration::ZERO,
+        check: None,
+        confirm: false,
+        retries: 0,
+        retry_delay: Duration::from_secs(30),
+    };
+    FrozenWave { name: name.to_owned(), action: Action::Switch, hosts: hosts.iter().map(host).collect(), limits }
+}
+
+pub(super) fn rollout(name: &str, waves: Vec<FrozenWave>) -> Rollout {
+    Rollout {
+        id: RolloutId::from(Uuid::from_u128(0x01f9_2b3c << 96)),
+        ids: RequestIds::new(Uuid::from_u128(7)),
+        operator: "ops@desk".to_owned(),
+        asked: "main".parse().unwrap(),
+        revision: commit(NEW).into(),
+        subject: Some("flake: bump nixpkgs".to_owned()),
+        plan: FrozenPlan { name: name.to_owned(), waves },
+    }
+}
+
+/// The rollout of the demo: test1 and test2, then ns1 and ns2 one after the other, then jelly and sonos.
+pub(super) fn demo() -> Rollout {
+    let mut waves =
+        vec![wave("test", &["test1", "test2"]), wave("dns", &["ns1", "ns2"]), wave("media", &["jelly", "sonos"])];
+    waves[1].limits.max_parallel = 1;
+    rollout("demo", waves)
+}
+
+/// The final answer of a host that was at the old commit.
+pub(super) fn answer(host: &str, status: Status) -> Response {
+    let json = format!(r#"{{"hostname":"{host}","status":"{status}","previous_revision":"{OLD}","revision":"{NEW}"}}"#);
+    serde_json::from_str(&json).unwrap()
+}
+
+/// The answer of a host whose build failed.
+pub(super) fn build_failure(host: &str) -> Response {
+    let mut response = answer(host, Status::Failed);
+    response.error = Some(ErrorCode::BuildFailed);
+    response.message = "attribute 'unboundd' missing".to_owned();
+    response.log_tail =
+        vec!["building the system configuration...".to_owned(), "error: attribute 'unboundd' missing".to_owned()];
+    response
+}
+
+/// A rollout as it happens: every event reaches a summary and a display, and the clock ticks in between.
+pub(super) struct Story {
+    now: Timestamp,
+    pub(super) summary: Summary,
+    pub(super) events: Vec<Event>,
+    written: Paper,
+    lines: Lines<Paper>,
+}
+
+/// A writer whose text can be read while a display owns another end of it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Paper(Rc<RefCell<Vec<u8>>>);
+
+impl Paper {
+    pub(super) fn text(&self) -> String {
+        String::from_utf8(self.0.borrow().clone()).unwrap()
+    }
+}
+
+impl Write for Paper {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.borrow_mut().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Story {
+    pub(super) fn begin(rollout: Rollout) -> Self {
+        Self::in_style(rollout, Style::Plain)
+    }
+
+    pub(super) fn in_style(rollout: Rollout, style: Style) -> Self {
+        let written = Paper::default();
+        let lines = Lines::new(written.clone(), style);
+        let mut story = Self { now: start(), summary: Summary::default(), events: Vec::new(), written, lines };
+        story.event(EventKind::Begun(Box::new(rollout)));
+        story
+    }
+
+    pub(super) fn event(&mut self, kind: EventKind) -> &mut Self {
+        let event = Event { at: self.now, kind };
+        self.summary.apply(&event);
+        self.lines.event(&event, &self.summary).unwrap();
+        self.events.push(event);
+        self
+    }
+
+    /// Lets seconds pass.
+    pub(super) fn wait(&mut self, seconds: u64) -> &mut Self {
+        for _ in 0..seconds {
+            self.now += Duration::from_secs(1);
+            self.lines.tick(self.now, &self.summary).unwrap();
+        }
+        self
+    }
+
+    pub(super) fn wave_starts(&mut self, wave: usize) -> &mut Self {
+        self.event(EventKind::WaveStarted { wave: WaveIndex(wave) })
+    }
+
+    pub(super) fn wave_ends(&mut self, wave: usize, verdict: WaveVerdict) -> &mut Self {
+        self.event(EventKind::WaveEnded { wave: WaveIndex(wave), verdict })
+    }
+
+    pub(super) fn sent(&mut self, host: &str) -> &mut Self {
+        self.event(EventKind::Dispatched { host: Some(name(host)), request: request(1), attempt: 1 })
+    }
+
+    pub(super) fn at(&mut self, host: &str, phase: Phase) -> &mut Self {
+        self.event(EventKind::Started { host: name(host), phase: Some(phase) })
+    }
+
+    pub(super) fn answered(&mut self, response: Response) -> &mut Self {
+        let outcome = HostOutcome::of(response.status).unwrap();
+        self.event(EventKind::Final { host: response.hostname.clone(), outcome, response: Some(Box::new(response)) })
+    }
+
+    pub(super) fn given_up(&mut self, host: &str, outcome: HostOutcome) -> &mut Self {
+        self.event(EventKind::Final { host: name(host), outcome, response: None })
+    }
+
+    pub(super) fn skipped(&mut self, hosts: &[&str], cause: SkipCause) -> &mut Self {
+        for host in hosts {
+            self.given_up(host, HostOutcome::Skipped(cause));
+        }
+        self
+    }
+
+    /// A host that does what it is asked to within twelve seconds.
+    pub(super) fn deploys(&mut self, host: &str) -> &mut Self {
+        self.sent(host).event(EventKind::Accepted { host: name(host) });
+        self.wait(1).at(host, Phase::Build).wait(10).at(host, Phase::Activate).wait(1);
+        self.answered(answer(host, Status::Completed))
+    }
+
+    pub(super) fn ends(&mut self, outcome: Outcome) -> &mut Self {
+        self.event(EventKind::Ended { outcome })
+    }
+
+    pub(super) fn recap(&self) -> String {
+        recap(&self.summary, Style::Plain)
+    }
+
+    /// The lines that were shown.
+    pub(super) fn lines(&self) -> String {
+        self.written.text()
+    }
+
+    /// All that the operator sees: the lines and the recap.
+    pub(super) fn told(&self) -> String {
+        format!("{}\n{}", self.lines(), self.recap())
+    }
+}

@@ -1,0 +1,199 @@
+//! How things are said, the same in every display.
+
+use super::format::{Took, columns, count, first_line, safe, shorten};
+use crate::plan::FrozenPlan;
+use crate::protocol::{Action, Commit, ErrorCode, HostName, Response};
+use crate::rollout::summary::{Counts, HostState, HostView};
+use crate::rollout::{Anomaly, Cause, HostOutcome, Rollout, SkipCause, Summary, WaveIndex};
+
+/// More names than this are counted instead of listed.
+const MAX_NAMES: usize = 8;
+
+/// Whether this is a single request to a subject, whose hosts become known only while it goes on.
+pub(super) fn is_deployment(rollout: &Rollout) -> bool {
+    matches!(rollout.plan.waves.as_slice(), [wave] if wave.hosts.is_empty())
+}
+
+/// What is deployed: `main -> 8c1f0e2`, or just one of both where there is no other.
+pub(super) fn revision(rollout: &Rollout) -> String {
+    match (rollout.asked.commit(), rollout.revision.commit()) {
+        (None, Some(commit)) => format!("{} -> {}", rollout.asked, commit.short()),
+        (_, Some(commit)) => commit.short().to_owned(),
+        (_, None) => rollout.revision.to_string(),
+    }
+}
+
+/// The name of a host, which is another machine's text as well.
+pub(super) fn name(host: &HostName) -> String {
+    safe(host.as_str())
+}
+
+/// The first names, and how many more there are.
+pub(super) fn names(names: &[String]) -> String {
+    match names.split_at_checked(MAX_NAMES) {
+        Some((first, more)) if !more.is_empty() => format!("{} and {} more", first.join(" "), more.len()),
+        Some(_) | None => names.join(" "),
+    }
+}
+
+/// A host in columns: name, what it is at, for how long, and what else there is to say.
+pub(super) fn host_row(name: &str, name_width: usize, state: &str, took: Option<Took>, detail: &str) -> String {
+    let took = took.map(|took| took.to_string()).unwrap_or_default();
+    let gap = name_width.saturating_sub(columns(name));
+    format!("{name}{:gap$}  {state:<11} {took:<5}   {detail}", "").trim_end().to_owned()
+}
+
+/// What a host is at, as a word.
+pub(super) const fn state(state: HostState) -> &'static str {
+    match state {
+        HostState::Pending => "pending",
+        HostState::Dispatched => "sent",
+        HostState::Accepted => "accepted",
+        HostState::Started(Some(phase)) => phase.doing(),
+        HostState::Started(None) => "started",
+        HostState::Waiting => "waiting",
+        HostState::Final(outcome) => outcome.as_str(),
+    }
+}
+
+/// What there is to say of a host that is final.
+pub(super) fn outcome(host: &HostView, outcome: HostOutcome, rollout: &Rollout) -> String {
+    match outcome {
+        HostOutcome::Completed => change(host, rollout),
+        HostOutcome::Failed | HostOutcome::Rejected => host.response.as_deref().map(reason).unwrap_or_default(),
+        HostOutcome::Unreachable => "it never answered".to_owned(),
+        HostOutcome::TimedOut => match timeout(rollout, host.wave) {
+            Some(timeout) => format!("it did not end within {timeout}"),
+            None => "it did not end in time".to_owned(),
+        },
+        HostOutcome::Skipped(cause) => skipped(cause).to_owned(),
+    }
+}
+
+/// How long a host of a wave may take.
+pub(super) fn timeout(rollout: &Rollout, wave: WaveIndex) -> Option<Took> {
+    rollout.plan.waves.get(wave.0).map(|wave| Took(wave.limits.timeout))
+}
+
+/// What has changed on a host that completed.
+fn change(host: &HostView, rollout: &Rollout) -> String {
+    let response = host.response.as_deref();
+    let action = rollout.plan.waves.get(host.wave.0).map(|wave| wave.action);
+    let after = response.and_then(|response| response.revision.clone()).or_else(|| rollout.revision.commit());
+    let mut said: Vec<String> = Vec::new();
+    if action != Some(Action::DryActivate) {
+        said.extend(before(host).zip(after).map(|(before, after)| {
+            if *before == after { format!("was on {} already", before.short()) } else { arrow(before, &after) }
+        }));
+    }
+    let message = response.map(|response| first_line(&response.message)).filter(|message| !message.is_empty());
+    if said.is_empty() || is_deployment(rollout) {
+        said.extend(message);
+    }
+    if response.is_some_and(|response| response.reboot_required == Some(true)) {
+        said.push("reboot required".to_owned());
+    }
+    said.join("   ")
+}
+
+fn arrow(before: &Commit, after: &Commit) -> String {
+    format!("{} -> {}", before.short(), after.short())
+}
+
+/// What the host ran before the request, by its own last word or by the roll call.
+fn before(host: &HostView) -> Option<&Commit> {
+    host.response.as_deref().and_then(|response| response.previous_revision.as_ref()).or(host.before.as_ref())
+}
+
+/// What a host that did not complete is known to run now, or else to have run before.
+pub(super) fn standing(host: &HostView, outcome: HostOutcome) -> Option<String> {
+    use ErrorCode::{BuildFailed, InvalidRevision};
+    let error = host.response.as_deref().and_then(|response| response.error.as_ref());
+    let untouched = outcome == HostOutcome::Rejected || matches!(error, Some(BuildFailed | InvalidRevision));
+    let word = if untouched { "still" } else { "was" };
+    before(host).map(|commit| format!("({word} on {})", commit.short()))
+}
+
+/// Why a host failed or refused, in its own words. That it failed is said beside it, so `build_failed` is `build` here.
+fn reason(response: &Response) -> String {
+    let code = response.error.as_ref().map(|error| match error {
+        ErrorCode::Other(code) => shorten(&safe(code), 40),
+        known => known.as_str().trim_end_matches("_failed").replace('_', " "),
+    });
+    let message = Some(first_line(&response.message)).filter(|message| !message.is_empty());
+    code.into_iter().chain(message).collect::<Vec<_>>().join(": ")
+}
+
+/// Why hosts were not asked.
+pub(super) const fn skipped(cause: SkipCause) -> &'static str {
+    match cause {
+        SkipCause::WaveHalted => "wave halted",
+        SkipCause::EarlierWave => "an earlier wave did not succeed",
+        SkipCause::Interrupt => "interrupted",
+        SkipCause::NotConfirmed => "not confirmed",
+        SkipCause::Disconnected => "no connection",
+    }
+}
+
+/// Why a wave failed.
+pub(super) fn cause(cause: &Cause) -> String {
+    match cause {
+        Cause::TooManyFailures { failures, max_failures } => format!("{failures} failed, {max_failures} may fail"),
+        Cause::TooFewCompleted { completed, min_hosts } => format!("{completed} completed, at least {min_hosts} must"),
+        Cause::CheckFailed { reason } => format!("its check says: {}", first_line(reason)),
+        Cause::Disconnected => "no connection for longer than a host may take".to_owned(),
+    }
+}
+
+/// What should not be, as a sentence.
+pub(super) fn anomaly(host: &HostName, anomaly: &Anomaly, summary: &Summary) -> String {
+    let name = name(host);
+    let counted = match summary.host(host).map(|view| view.state) {
+        Some(HostState::Final(outcome)) => format!("; it counts as {outcome}"),
+        Some(_) | None => String::new(),
+    };
+    match anomaly {
+        Anomaly::Late { status } => format!("{name} said '{status}' too late{counted}"),
+        Anomaly::Conflict { status } => format!("{name} said '{status}' after its final word{counted}"),
+        Anomaly::Impostor { said } => format!("{} answered for {name}; that does not count", safe(said.as_str())),
+    }
+}
+
+/// How many hosts there are of each kind, leaving out the kinds of which there are none.
+pub(super) fn counts(counts: &Counts) -> String {
+    let kinds = [
+        (counts.completed, "completed"),
+        (counts.failed, "failed"),
+        (counts.rejected, "rejected"),
+        (counts.unreachable, "unreachable"),
+        (counts.timed_out, "timed out"),
+        (counts.skipped, "skipped"),
+        (counts.in_flight, "in flight"),
+        (counts.pending, "not asked"),
+    ];
+    let said = kinds.into_iter().filter(|(number, _)| *number > 0).map(|(number, kind)| format!("{number} {kind}"));
+    said.collect::<Vec<_>>().join(", ")
+}
+
+/// For how long a wave that succeeded is left running before the next, if it is: after the last there is nothing to
+/// wait for but its check.
+pub(super) fn bake(plan: &FrozenPlan, wave: WaveIndex) -> Option<Took> {
+    let limits = &plan.waves.get(wave.0)?.limits;
+    let something_follows = wave.0 + 1 < plan.waves.len() || limits.check.is_some();
+    (something_follows && !limits.bake_time.is_zero()).then_some(Took(limits.bake_time))
+}
+
+/// The hosts that were asked and are not final.
+pub(super) fn in_flight(summary: &Summary) -> impl Iterator<Item = &HostView> {
+    summary.hosts.iter().filter(|host| !matches!(host.state, HostState::Pending | HostState::Final(_)))
+}
+
+/// Whom the operator has to wait for, by name where they are few.
+pub(super) fn awaited(summary: &Summary) -> String {
+    let hosts: Vec<String> = in_flight(summary).map(|host| name(&host.name)).collect();
+    match hosts.len() {
+        0 => "nothing is in flight".to_owned(),
+        1..=MAX_NAMES => format!("waiting for {}", hosts.join(" ")),
+        many => format!("waiting for {}", count(many, "host")),
+    }
+}
