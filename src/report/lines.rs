@@ -10,8 +10,8 @@ use super::format::{Symbol, Took, count, pad, safe, widest};
 use super::pipe::Pipe;
 use super::{Reporter, Style, words};
 use crate::plan::FrozenWave;
-use crate::protocol::{HostName, Phase};
-use crate::rollout::summary::{Counts, HostView};
+use crate::protocol::HostName;
+use crate::rollout::summary::{Counts, HostState, HostView};
 use crate::rollout::{Connection, Event, EventKind, HostOutcome, Interrupt, Rollout, Summary, WaveIndex, WaveVerdict};
 
 /// How often hosts in flight are shown while nothing happens to them.
@@ -22,47 +22,75 @@ const REMINDER: Duration = Duration::from_mins(1);
 pub struct Lines<W> {
     out: Pipe<W>,
     style: Style,
-    /// What each host was last said to be at, since hosts repeat it.
-    phases: BTreeMap<HostName, Option<Phase>>,
-    reminded_at: Option<Timestamp>,
+    told: BTreeMap<HostName, Told>,
+}
+
+/// What was last told of a host.
+#[derive(Debug)]
+struct Told {
+    at: Timestamp,
+    state: HostState,
 }
 
 impl<W: Write> Lines<W> {
     /// Writes to `out` in this style.
     pub const fn new(out: W, style: Style) -> Self {
-        Self { out: Pipe::new(out), style, phases: BTreeMap::new(), reminded_at: None }
+        Self { out: Pipe::new(out), style, told: BTreeMap::new() }
     }
 
     fn write(&mut self, line: &str) -> io::Result<()> {
         self.out.write(format!("{line}\n").as_bytes())
     }
 
-    /// Whether a host says that it is at something that it did not say before.
-    fn is_news(&mut self, kind: &EventKind) -> bool {
-        match kind {
-            EventKind::Started { host, phase } => self.phases.insert(host.clone(), *phase) != Some(*phase),
-            _ => true,
+    /// Whether an event is not just a host that repeats what it is at.
+    fn is_news(&mut self, event: &Event, summary: &Summary) -> bool {
+        let (EventKind::Joined { host }
+        | EventKind::Dispatched { host: Some(host), .. }
+        | EventKind::Started { host, .. }
+        | EventKind::Retrying { host, .. }) = &event.kind
+        else {
+            return true;
+        };
+        let Some(state) = summary.host(host).map(|host| host.state) else {
+            return true;
+        };
+        if self.told.get(host).is_some_and(|told| told.state == state) {
+            return false;
+        }
+        self.told.insert(host.clone(), Told { at: event.at, state });
+        true
+    }
+
+    /// Whether nothing was told of a host for a while; from now on it was.
+    fn is_due(&mut self, host: &HostView, now: Timestamp) -> bool {
+        match self.told.get_mut(&host.name) {
+            Some(told) if Took::between(told.at, now) >= Took(REMINDER) => {
+                told.at = now;
+                true
+            }
+            Some(_) | None => false,
         }
     }
 }
 
 impl<W: Write> Reporter for Lines<W> {
     fn event(&mut self, event: &Event, summary: &Summary) -> io::Result<()> {
-        let Some(page) = Page::new(summary, self.style).filter(|_| self.is_news(&event.kind)) else {
+        let Some(page) = Page::new(summary, self.style).filter(|_| self.is_news(event, summary)) else {
             return Ok(());
         };
         page.event(event).map_or(Ok(()), |line| self.write(&line))
     }
 
     fn tick(&mut self, now: Timestamp, summary: &Summary) -> io::Result<()> {
-        let (Some(page), Some(began_at)) = (Page::new(summary, self.style), summary.began_at) else {
+        let Some(page) = Page::new(summary, self.style) else {
             return Ok(());
         };
-        if Took::between(self.reminded_at.unwrap_or(began_at), now) < Took(REMINDER) {
-            return Ok(());
+        for host in words::in_flight(summary) {
+            if self.is_due(host, now) {
+                self.write(&page.in_flight(host, now))?;
+            }
         }
-        self.reminded_at = Some(now);
-        words::in_flight(summary).try_for_each(|host| self.write(&page.in_flight(host, now)))
+        Ok(())
     }
 }
 
@@ -85,6 +113,9 @@ impl<'a> Page<'a> {
             EventKind::Begun(_) => Some(self.begun()),
             EventKind::AwaitingConfirmation { wave } => self.wave(Waits, *wave, "asks first"),
             EventKind::WaveStarted { wave } => self.wave_started(*wave),
+            EventKind::Joined { host } => Some(self.host(UnderWay, host, "sent", None, "")),
+            // Of the hosts of a deployment each one is told of when it joins.
+            EventKind::Dispatched { .. } if words::is_deployment(self.rollout) => None,
             EventKind::Dispatched { host, attempt, .. } => {
                 let again = if *attempt > 1 { format!("attempt {attempt}") } else { String::new() };
                 host.as_ref().map(|host| self.host(UnderWay, host, "sent", None, &again))
@@ -106,7 +137,8 @@ impl<'a> Page<'a> {
             EventKind::WaveEnded { wave, verdict } => self.wave_ended(*wave, verdict),
             EventKind::Interrupted { how: Interrupt::Drain } => {
                 let awaited = words::awaited(self.summary);
-                Some(self.line(Bad, &format!("interrupted: nothing new is sent; {awaited}")))
+                let text = format!("interrupted: nothing new is sent; {awaited}. A second interrupt leaves at once");
+                Some(self.line(Bad, &text))
             }
             EventKind::Interrupted { how: Interrupt::Abort } => Some(self.line(Bad, "interrupted: leaving at once")),
             EventKind::Connection { state: Connection::Down } => {
@@ -117,8 +149,8 @@ impl<'a> Page<'a> {
                 let sentence = words::anomaly(host, anomaly, self.summary);
                 Some(self.line(Warning, &format!("warning: {sentence}")))
             }
-            // A host that joins or takes the request says what it is at in the next moment, and the recap tells the end.
-            EventKind::Joined { .. } | EventKind::Accepted { .. } | EventKind::Ended { .. } => None,
+            // A host that takes the request is at it in the next moment, and the end is for the recap to tell.
+            EventKind::Accepted { .. } | EventKind::Ended { .. } => None,
         }
     }
 
@@ -155,7 +187,8 @@ impl<'a> Page<'a> {
 
     fn wave_started(&self, wave: WaveIndex) -> Option<String> {
         let frozen = self.frozen(wave)?;
-        let text = format!("{}, {} at once", count(frozen.hosts.len(), "host"), frozen.limits.max_parallel);
+        let hosts = frozen.hosts.len();
+        let text = format!("{}, {} at once", count(hosts, "host"), frozen.limits.max_parallel.min(hosts));
         self.wave(Symbol::UnderWay, wave, &text)
     }
 
@@ -166,21 +199,24 @@ impl<'a> Page<'a> {
 
     fn wave_ended(&self, wave: WaveIndex, verdict: &WaveVerdict) -> Option<String> {
         let counts = Counts::of(self.summary.hosts_of(wave));
-        let hosts = count(counts.total(), "host");
-        let (symbol, verdict) = match verdict {
-            WaveVerdict::Skipped => return self.wave(Symbol::Skipped, wave, &format!("skipped   {hosts}")),
-            WaveVerdict::Interrupted => (Symbol::Bad, Some("interrupted".to_owned())),
-            WaveVerdict::Failed(cause) => (Symbol::Bad, Some(format!("failed: {}", words::cause(cause)))),
+        let not_completed = Counts { completed: 0, ..counts };
+        // The cause of a failure tells of those that were asked already.
+        let not_asked = Counts { skipped: counts.skipped, ..Counts::default() };
+        let (symbol, verdict, others) = match verdict {
+            WaveVerdict::Skipped => {
+                return self.wave(Symbol::Skipped, wave, &format!("skipped   {}", count(counts.total(), "host")));
+            }
+            WaveVerdict::Interrupted => (Symbol::Bad, Some("interrupted".to_owned()), not_completed),
+            WaveVerdict::Failed(cause) => (Symbol::Bad, Some(format!("failed: {}", words::cause(cause))), not_asked),
             WaveVerdict::Succeeded => {
                 let baked = words::bake(&self.rollout.plan, wave).map(|bake| format!("baked {bake}"));
-                (Symbol::Good, baked)
+                (Symbol::Good, baked, not_completed)
             }
         };
-        let others = words::counts(&Counts { completed: 0, ..counts });
         let mut parts = vec![format!("{}/{}", counts.completed, counts.total())];
         parts.extend(self.busy_for(wave).map(|took| took.to_string()));
         parts.extend(verdict);
-        parts.extend(Some(others).filter(|others| !others.is_empty()));
+        parts.extend(Some(words::counts(&others)).filter(|others| !others.is_empty()));
         self.wave(symbol, wave, &parts.join("   "))
     }
 

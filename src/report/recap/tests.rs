@@ -149,6 +149,8 @@ fn a_deployment_that_fails_says_who_and_why() {
     story.ends(Outcome::Failed);
     insta::assert_snapshot!(story.told(), @"
     ◌ deploy.prod.role.dns: switch main -> 8c1f0e2
+    ◌ ns1  sent
+    ◌ ns2  sent
     ◌ ns1  sent        1m      of 45m
     ◌ ns2  sent        1m      of 45m
     ✔ ns2  completed   1m01s   a91be77 -> 8c1f0e2
