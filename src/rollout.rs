@@ -103,3 +103,6 @@ pub trait Executor {
     /// How it ended, once it has.
     fn outcome(&self) -> Option<Outcome>;
 }
+
+#[cfg(test)]
+mod tests;

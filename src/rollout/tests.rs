@@ -1,0 +1,10 @@
+//! What holds of every rollout whatever the network does, and what some of them look like step by step.
+
+mod fixture;
+mod host_invariants;
+mod invariants;
+mod ledger;
+mod properties;
+mod sim;
+mod transcript;
+mod world;

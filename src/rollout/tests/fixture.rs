@@ -1,0 +1,108 @@
+//! Small plans, rollouts and messages.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use crate::plan::{Check, FrozenHost, FrozenPlan, FrozenWave, Limits};
+use crate::protocol::{
+    Action, HostName, HostReport, RequestId, RequestIds, Response, RolloutId, Status, Subject, Target, Tier,
+};
+use crate::rollout::Rollout;
+
+/// The wall-clock time at which every rollout of the tests begins.
+pub(super) const EPOCH: Timestamp = Timestamp::UNIX_EPOCH;
+
+/// The commit of every rollout of the tests.
+pub(super) const COMMIT: &str = "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b";
+
+pub(super) const fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+pub(super) fn name(text: &str) -> HostName {
+    text.parse().unwrap()
+}
+
+pub(super) fn subject_of(host: &HostName) -> Subject {
+    Target::Host(Tier::Prod, host.clone()).subject()
+}
+
+pub(super) fn limits() -> Limits {
+    Limits {
+        max_parallel: 8,
+        max_failures: 0,
+        min_hosts: 1,
+        ignore_unreachable: false,
+        accept_timeout: secs(15),
+        timeout: secs(60),
+        bake_time: Duration::ZERO,
+        check: None,
+        confirm: false,
+        retries: 0,
+        retry_delay: secs(30),
+    }
+}
+
+pub(super) fn check() -> Check {
+    Check { command: vec!["./smoke.sh".to_owned()], timeout: secs(10) }
+}
+
+pub(super) fn host(hostname: &str) -> FrozenHost {
+    let hostname = name(hostname);
+    let subject = subject_of(&hostname);
+    FrozenHost { hostname, tier: Tier::Prod, subject, present: true, knows_ids: true, revision: None }
+}
+
+/// A wave of these hosts, named with one word, all else by default.
+pub(super) fn wave(hosts: &str) -> FrozenWave {
+    wave_with(hosts, |_| {})
+}
+
+/// A wave of these hosts with limits of its own.
+pub(super) fn wave_with(hosts: &str, change: impl FnOnce(&mut Limits)) -> FrozenWave {
+    let mut limits = limits();
+    change(&mut limits);
+    let hosts: Vec<FrozenHost> = hosts.split_whitespace().map(host).collect();
+    FrozenWave { name: "wave".to_owned(), action: Action::Switch, hosts, limits }
+}
+
+pub(super) fn rollout(waves: impl Into<Vec<FrozenWave>>) -> Arc<Rollout> {
+    Arc::new(Rollout {
+        id: RolloutId::from(Uuid::from_u128(1)),
+        ids: RequestIds::new(Uuid::from_u128(2)),
+        operator: "ops@desk".to_owned(),
+        asked: "main".parse().unwrap(),
+        revision: COMMIT.parse().unwrap(),
+        subject: None,
+        plan: FrozenPlan { name: "sunday".to_owned(), waves: waves.into() },
+    })
+}
+
+/// The answer of a host to a request; its listener knows request ids.
+pub(super) fn response(host: &HostName, request: &RequestId, status: Status) -> Response {
+    Response { id: Some(request.clone()), ..Response::new(host.clone(), status, "") }
+}
+
+/// The answer of a host to the roll call.
+pub(super) fn report(host: &HostName, subjects: Vec<Subject>) -> HostReport {
+    HostReport {
+        hostname: host.clone(),
+        tier: Tier::Prod,
+        role: None,
+        deploy_subjects: subjects,
+        version: None,
+        features: vec!["id".to_owned()],
+        flake: None,
+        machine: None,
+        revision: None,
+        generation: None,
+        system: None,
+        booted_system_differs: None,
+        uptime_s: None,
+        busy: None,
+        last: None,
+    }
+}

@@ -1,0 +1,123 @@
+//! The invariants that are about one host, whatever becomes of the others.
+
+use std::time::Duration;
+
+use super::invariants::{limits_of, settled};
+use super::ledger::{Ledger, Seen, is_busy};
+use super::sim::Entry;
+use crate::protocol::Status;
+use crate::rollout::{Effect, EventKind, HostOutcome};
+
+/// A host gets one request and its retries, and is asked how far it is only while it is in flight.
+pub(super) fn once(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
+    match entry {
+        Entry::Did(Effect::Send(dispatch)) => ledger.addressee(dispatch).is_some_and(|seen| {
+            let retries = limits_of(ledger, seen).retries as usize;
+            let is_foreign_id = ledger.hosts.iter().filter(|other| other.host.hostname != seen.host.hostname);
+            let mut is_foreign_id = is_foreign_id.flat_map(|other| &other.sent);
+            seen.outcome.is_none()
+                && seen.sent.len() <= retries
+                && is_foreign_id.all(|(_, id)| Some(id) != dispatch.request.id.as_ref())
+        }),
+        Entry::Did(Effect::AskState(dispatch)) => ledger.addressee(dispatch).is_some_and(|seen| {
+            let same_id = dispatch.request.id.as_ref().is_some_and(|id| seen.last_sent(id));
+            seen.is_open() && seen.knows_ids && same_id
+        }),
+        _ => true,
+    }
+}
+
+/// Only silence and being busy are reasons to be asked again: silence under the same id, being busy under a new one.
+pub(super) fn retries(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
+    let Entry::Did(Effect::Send(dispatch)) = entry else {
+        return true;
+    };
+    ledger.addressee(dispatch).is_some_and(|seen| {
+        let Some(since) = seen.waiting_since else {
+            return seen.sent.is_empty();
+        };
+        let is_new_id = dispatch.request.id.as_ref().is_some_and(|id| !seen.last_sent(id));
+        let delayed = since + limits_of(ledger, seen).retry_delay <= at;
+        delayed && seen.said.first().map_or(!is_new_id, |response| is_busy(response) && is_new_id)
+    })
+}
+
+/// What became of a host never changes, and nothing more becomes of it.
+pub(super) fn one_final(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
+    let Entry::Did(Effect::Report(event)) = entry else {
+        return true;
+    };
+    match &event.kind {
+        EventKind::Final { host, .. }
+        | EventKind::Accepted { host }
+        | EventKind::Started { host, .. }
+        | EventKind::Retrying { host, .. }
+        | EventKind::Dispatched { host: Some(host), .. } => ledger.host(host).outcome.is_none(),
+        _ => true,
+    }
+}
+
+/// A host completed, failed or rejected because it said so itself, in the first final answer to its last request; and
+/// when it said so, it is final at once.
+pub(super) fn finals_are_what_hosts_said(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
+    match entry {
+        Entry::Did(Effect::Report(event)) => match &event.kind {
+            EventKind::Final { host, outcome, response } => {
+                let first_final = ledger.host(host).first_final();
+                let said = first_final.and_then(|response| outcome_of(response.status));
+                let is_answer = !matches!(outcome, HostOutcome::Unreachable | HostOutcome::TimedOut);
+                let is_skipped = matches!(outcome, HostOutcome::Skipped(_));
+                is_skipped
+                    || (response.as_deref() == first_final && is_answer == first_final.is_some())
+                        && (!is_answer || said == Some(*outcome))
+            }
+            _ => true,
+        },
+        Entry::Told(_) | Entry::Woken => ledger
+            .hosts
+            .iter()
+            .filter(|seen| seen.is_in_flight())
+            .all(|seen| seen.first_final().is_none_or(|response| is_busy(response) && seen.waiting_since.is_some())),
+        Entry::Did(_) => true,
+    }
+}
+
+fn outcome_of(status: Status) -> Option<HostOutcome> {
+    match status {
+        Status::Completed => Some(HostOutcome::Completed),
+        Status::Failed => Some(HostOutcome::Failed),
+        Status::Rejected => Some(HostOutcome::Rejected),
+        Status::Accepted | Status::Started => None,
+    }
+}
+
+/// A host is unreachable when it never answered and timed out when it did, neither too soon nor too late.
+pub(super) fn silence(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
+    let given_up_rightly = match settled(ledger, entry) {
+        Some((seen, HostOutcome::Unreachable)) => {
+            let waited = seen.last_sent_at() + limits_of(ledger, seen).accept_timeout <= at;
+            seen.said.is_empty() && (waited || seen.nobody)
+        }
+        Some((seen, HostOutcome::TimedOut)) => {
+            let timeout = limits_of(ledger, seen).timeout;
+            let bus_was_lost = ledger.down_since.is_some_and(|since| since + timeout <= at);
+            bus_was_lost || (!seen.said.is_empty() && seen.last_sent_at() + timeout <= at)
+        }
+        _ => true,
+    };
+    let is_input = matches!(entry, Entry::Told(_) | Entry::Woken);
+    let waits_for_ever = |seen: &&Seen| {
+        let limits = limits_of(ledger, seen);
+        let silent = seen.said.is_empty() && (seen.nobody || seen.last_sent_at() + limits.accept_timeout < at);
+        // One that was taken back while it waited to be asked again counts from then.
+        let late = seen.last_sent_at() + limits.accept_timeout + limits.retry_delay + limits.timeout < at;
+        silent || late
+    };
+    let in_time = || !ledger.hosts.iter().filter(|seen| seen.is_open()).any(|seen| waits_for_ever(&seen));
+    given_up_rightly && (!is_input || ledger.was_disturbed || in_time())
+}
+
+/// Once the bus is back, or answers were lost, every host in flight that understands it is asked how far it is.
+pub(super) fn outage_asks(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
+    !matches!(entry, Entry::Told(_) | Entry::Woken) || ledger.to_be_asked.is_empty()
+}

@@ -1,0 +1,325 @@
+//! What holds of every rollout, each said once and checked at every step. The numbers are those of the design.
+
+use std::time::Duration;
+
+use super::fixture::{COMMIT, EPOCH};
+use super::host_invariants::{self, finals_are_what_hosts_said, outage_asks, retries, silence};
+use super::ledger::{Course, Ledger, Seen};
+use super::sim::{Entry, Log};
+use super::world::World;
+use crate::plan::{FrozenPlan, Limits};
+use crate::protocol::{ReplySubject, Request};
+use crate::rollout::summary::{HostState, WaveState};
+use crate::rollout::{
+    Answer, Cause, Dispatch, Effect, EventKind, HostOutcome, Interrupt, Outcome, SkipCause, Summary, WaveVerdict,
+};
+
+/// Whether what happens now may follow what was seen before.
+type Invariant = fn(&Ledger, Duration, &Entry) -> bool;
+
+const INVARIANTS: [(&str, Invariant); 19] = [
+    ("P1 barrier", barrier),
+    ("P2 budget", budget),
+    ("P3 bound", bound),
+    ("P4 window", window),
+    ("P5 once", host_invariants::once),
+    ("P5 retries", retries),
+    ("P6 frozen", frozen),
+    ("P7 prefix", prefix),
+    ("P8 final", host_invariants::one_final),
+    ("P9 truth", finals_are_what_hosts_said),
+    ("P9 silence", silence),
+    ("P9 oracle", oracle),
+    ("P10 total", total),
+    ("P11 cause", skip_cause),
+    ("P15 write-ahead", write_ahead),
+    ("P18 interrupt", interrupt),
+    ("P19 offline", offline),
+    ("P19 outage", outage_asks),
+    ("P20 outcome", outcome),
+];
+
+/// The names of the invariants that do not hold.
+pub(super) fn broken(world: &World, log: &Log) -> Vec<&'static str> {
+    let mut ledger = Ledger::new(&world.waves);
+    let mut summary = Summary::default();
+    let mut broken = Vec::new();
+    let mut check = |name, holds: bool| {
+        if !holds && !broken.contains(&name) {
+            broken.push(name);
+        }
+    };
+    for (at, entry) in log {
+        for (name, holds) in INVARIANTS {
+            check(name, holds(&ledger, *at, entry));
+        }
+        if let Entry::Did(Effect::Report(event)) = entry {
+            summary.apply(event);
+        } else {
+            check("P17 fold", fold(&ledger, &summary));
+        }
+        ledger.note(*at, entry);
+    }
+    check("P17 fold", fold(&ledger, &summary) && summary == Summary::of(&ledger.events));
+    check("P12 ends", ends_in_time(world, &ledger, log));
+    broken
+}
+
+/// No host of a wave is sent a request before all is over that the waves before it are about.
+fn barrier(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
+    let Entry::Did(Effect::Send(dispatch)) = entry else {
+        return true;
+    };
+    let Some(wave) = ledger.addressee(dispatch).map(|seen| seen.wave) else {
+        return false;
+    };
+    let confirmed = match ledger.waves[wave].answered {
+        Some((_, answer)) => answer == Answer::Yes,
+        None => !ledger.waves[wave].wave.limits.confirm,
+    };
+    confirmed && ledger.waves[..wave].iter().enumerate().all(|(earlier, course)| is_behind(ledger, earlier, course, at))
+}
+
+fn is_behind(ledger: &Ledger, number: usize, course: &Course, now: Duration) -> bool {
+    let limits = &course.wave.limits;
+    let mut finals = ledger.hosts_of(number).map(|seen| seen.outcome);
+    let all_final_and_baked = finals.all(|outcome| outcome.is_some_and(|(at, _)| at + limits.bake_time <= now));
+    let checked = limits.check.is_none() || course.check == Some(Ok(()));
+    all_final_and_baked && checked && course.verdict == Some(WaveVerdict::Succeeded)
+}
+
+/// Nothing is sent in a wave whose budget is used up.
+fn budget(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
+    sent_to(ledger, entry).is_none_or(|seen| ledger.charged(seen.wave) <= limits_of(ledger, seen).max_failures)
+}
+
+fn bound(ledger: &Ledger, _: Duration, _: &Entry) -> bool {
+    ledger.waves.iter().enumerate().all(|(number, course)| {
+        let limits = &course.wave.limits;
+        ledger.charged(number) <= limits.max_failures + limits.max_parallel
+    })
+}
+
+fn window(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
+    sent_to(ledger, entry).is_none_or(|seen| {
+        let others = ledger.hosts_of(seen.wave).filter(|other| other.is_in_flight());
+        let others = others.filter(|other| other.host.hostname != seen.host.hostname);
+        others.count() < limits_of(ledger, seen).max_parallel
+    })
+}
+
+/// Whatever is published goes to a host of the plan and carries what the plan says.
+fn frozen(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
+    let (Entry::Did(Effect::Send(dispatch)) | Entry::Did(Effect::AskState(dispatch))) = entry else {
+        return true;
+    };
+    let Some(seen) = ledger.addressee(dispatch) else {
+        return false;
+    };
+    let wave = &ledger.waves[seen.wave];
+    let rollout = super::fixture::rollout([]);
+    let Request { action, revision, reply_to, id, expires_at, operator: _, rollout: named, wave: wave_name } =
+        &dispatch.request;
+    wave.started_at.is_some()
+        && wave.verdict.is_none()
+        && *action == wave.wave.action
+        && revision.as_str() == COMMIT
+        && id.as_ref().is_some_and(|id| *reply_to == ReplySubject::of_request(rollout.id, id))
+        && expires_at.is_some_and(|expires_at| expires_at > EPOCH + at)
+        && named.as_deref() == Some("sunday")
+        && wave_name.as_ref() == Some(&wave.wave.name)
+}
+
+/// The hosts of a wave are sent requests in the order of the preview, and none is left out.
+fn prefix(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
+    sent_to(ledger, entry).is_none_or(|seen| {
+        let mut before = ledger.hosts_of(seen.wave).take_while(|other| other.host.hostname != seen.host.hostname);
+        before.all(|other| !other.sent.is_empty())
+    })
+}
+
+/// The verdict on a wave follows from what became of its hosts and what was said about it.
+fn oracle(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
+    let Entry::Did(Effect::Report(event)) = entry else {
+        return true;
+    };
+    let EventKind::WaveEnded { wave, verdict } = &event.kind else {
+        return true;
+    };
+    *verdict == expected_verdict(ledger, wave.0)
+}
+
+fn expected_verdict(ledger: &Ledger, number: usize) -> WaveVerdict {
+    let course = &ledger.waves[number];
+    let outcomes = || ledger.hosts_of(number).filter_map(|seen| seen.outcome.map(|(_, outcome)| outcome));
+    let Limits { max_failures, min_hosts, .. } = course.wave.limits;
+    let failures = ledger.charged(number);
+    let completed = outcomes().filter(|outcome| *outcome == HostOutcome::Completed).count();
+    let declined = course.answered.is_some_and(|(_, answer)| answer != Answer::Yes);
+    let skipped = |cause| outcomes().any(|outcome| outcome == HostOutcome::Skipped(cause));
+    let is_under_way = course.asked_at.is_some() || course.started_at.is_some();
+
+    if !is_under_way || declined {
+        WaveVerdict::Skipped
+    } else if course.started_at.is_none() || ledger.interrupt == Some(Interrupt::Abort) {
+        WaveVerdict::Interrupted
+    } else if failures > max_failures {
+        WaveVerdict::Failed(Cause::TooManyFailures { failures, max_failures })
+    } else if skipped(SkipCause::Disconnected) {
+        WaveVerdict::Failed(Cause::Disconnected)
+    } else if skipped(SkipCause::Interrupt) {
+        WaveVerdict::Interrupted
+    } else if completed < min_hosts {
+        WaveVerdict::Failed(Cause::TooFewCompleted { completed, min_hosts })
+    } else if let Some(Err(reason)) = &course.check {
+        WaveVerdict::Failed(Cause::CheckFailed { reason: reason.clone() })
+    } else if ledger.interrupt.is_some()
+        && course.check.is_none()
+        && (course.is_baking || course.wave.limits.check.is_some())
+    {
+        WaveVerdict::Interrupted
+    } else {
+        WaveVerdict::Succeeded
+    }
+}
+
+/// At the end every host has an outcome, but for those in flight when the operator left at once.
+fn total(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
+    let aborted = ledger.interrupt == Some(Interrupt::Abort);
+    let is_settled = |seen: &Seen| seen.outcome.is_some() || (aborted && !seen.sent.is_empty());
+    let all_waves = || ledger.waves.iter().all(|course| course.verdict.is_some());
+    ended(entry).is_none() || (all_waves() && ledger.hosts.iter().all(is_settled))
+}
+
+/// A host is left out only for a reason, and the reason is true.
+fn skip_cause(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
+    let Some((seen, HostOutcome::Skipped(cause))) = settled(ledger, entry) else {
+        return true;
+    };
+    let course = &ledger.waves[seen.wave];
+    let failed = |course: &Course| matches!(course.verdict, Some(WaveVerdict::Failed(_)));
+    let is_true = match cause {
+        SkipCause::WaveHalted => ledger.charged(seen.wave) > course.wave.limits.max_failures,
+        SkipCause::EarlierWave => ledger.waves[..seen.wave].iter().any(failed),
+        SkipCause::Interrupt => ledger.interrupt.is_some(),
+        SkipCause::NotConfirmed => {
+            ledger.waves.iter().any(|course| course.answered.is_some_and(|(_, answer)| answer != Answer::Yes))
+        }
+        SkipCause::Disconnected => ledger.down_since.is_some_and(|since| since + course.wave.limits.timeout <= at),
+    };
+    is_true && seen.sent.is_empty()
+}
+
+/// Each request is preceded by the record of it, and each record is followed by its request.
+fn write_ahead(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
+    match entry {
+        Entry::Did(Effect::Send(Dispatch { request, .. })) => {
+            let recorded = match &ledger.last {
+                Some(Effect::Report(event)) => matches!(event.kind, EventKind::Dispatched { .. }),
+                _ => false,
+            };
+            recorded && ledger.announced == request.id
+        }
+        _ => ledger.announced.is_none(),
+    }
+}
+
+/// After the first interrupt nothing is begun any more, in this wave or any later one.
+fn interrupt(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
+    let begins = matches!(entry, Entry::Did(Effect::Send(_) | Effect::Ask(_) | Effect::RunCheck(_)));
+    ledger.interrupt.is_none() || !begins
+}
+
+/// Nothing is published while the bus is away: the client would send it minutes later.
+fn offline(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
+    let publishes = matches!(entry, Entry::Did(Effect::Send(_) | Effect::AskState(_) | Effect::CallRoll));
+    ledger.down_since.is_none() || !publishes
+}
+
+/// The rollout succeeded when every wave did, and else there is a reason. Nothing comes after the end.
+fn outcome(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
+    let verdict =
+        |wanted: fn(&WaveVerdict) -> bool| ledger.waves.iter().any(|c| c.verdict.as_ref().is_some_and(wanted));
+    let answered =
+        |wanted| ledger.waves.iter().any(|course| course.answered.is_some_and(|(_, answer)| answer == wanted));
+    let succeeded = !verdict(|verdict| *verdict != WaveVerdict::Succeeded);
+    let is_true = match ended(entry) {
+        None => true,
+        Some(Outcome::Succeeded) => succeeded,
+        Some(Outcome::Failed) => verdict(|verdict| matches!(verdict, WaveVerdict::Failed(_))),
+        Some(Outcome::Interrupted) => ledger.interrupt.is_some() && !succeeded,
+        Some(Outcome::Declined) => answered(Answer::No),
+        Some(Outcome::Paused) => answered(Answer::Unavailable),
+    };
+    is_true && ledger.outcome.is_none()
+}
+
+/// The summary, which sees the events only, comes to what both sides saw.
+fn fold(ledger: &Ledger, summary: &Summary) -> bool {
+    if ledger.events.is_empty() {
+        return true;
+    }
+    let hosts = ledger.hosts.iter().zip(&summary.hosts).all(|(seen, view)| {
+        let state = match (view.state, seen.outcome) {
+            (HostState::Pending, None) => seen.sent.is_empty(),
+            (HostState::Waiting, None) => seen.waiting_since.is_some(),
+            (HostState::Dispatched, None) => seen.is_in_flight() && seen.said.is_empty(),
+            (HostState::Accepted | HostState::Started(_), None) => seen.is_in_flight() && !seen.said.is_empty(),
+            (HostState::Final(shown), Some((_, outcome))) => shown == outcome,
+            (_, _) => false,
+        };
+        // A request is recorded before it is sent, so that the summary may be one ahead.
+        let ahead = usize::from(ledger.announced.is_some() && view.request == ledger.announced);
+        state | (ahead == 1) && seen.sent.len() + ahead == view.attempts as usize && seen.host.hostname == view.name
+    });
+    let waves = ledger.waves.iter().zip(&summary.waves).all(|(course, view)| match &view.state {
+        WaveState::Ended(verdict) => course.verdict.as_ref() == Some(verdict),
+        _ => course.verdict.is_none(),
+    });
+    let sizes = summary.counts().total() == ledger.hosts.len() && summary.waves.len() == ledger.waves.len();
+    hosts && waves && sizes && summary.outcome == ledger.outcome && summary.interrupt <= ledger.interrupt
+}
+
+/// A rollout ends within the bound that its preview shows, to which the operator's thinking adds.
+fn ends_in_time(world: &World, ledger: &Ledger, log: &Log) -> bool {
+    let thought =
+        ledger.waves.iter().filter_map(|course| Some(course.answered?.0 - course.asked_at?)).sum::<Duration>();
+    let asked_in_vain = ledger.waves.iter().any(|course| course.asked_at.is_some() && course.answered.is_none());
+    let plan = FrozenPlan { name: String::new(), waves: world.waves.clone() };
+    let ended_at = log.last().map_or(Duration::ZERO, |(at, _)| *at);
+    !world.connection.is_empty() || asked_in_vain || ended_at <= plan.longest() + thought
+}
+
+// -- what the entries are about
+
+fn sent_to<'a, 'b>(ledger: &'b Ledger<'a>, entry: &Entry) -> Option<&'b Seen<'a>> {
+    match entry {
+        Entry::Did(Effect::Send(dispatch)) => ledger.addressee(dispatch),
+        _ => None,
+    }
+}
+
+/// The host that becomes final now, and how.
+pub(super) fn settled<'a, 'b>(ledger: &'b Ledger<'a>, entry: &Entry) -> Option<(&'b Seen<'a>, HostOutcome)> {
+    match entry {
+        Entry::Did(Effect::Report(event)) => match &event.kind {
+            EventKind::Final { host, outcome, .. } => Some((ledger.host(host), *outcome)),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn ended(entry: &Entry) -> Option<Outcome> {
+    match entry {
+        Entry::Did(Effect::Report(event)) => match event.kind {
+            EventKind::Ended { outcome } => Some(outcome),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+pub(super) fn limits_of<'a>(ledger: &Ledger<'a>, seen: &Seen) -> &'a Limits {
+    &ledger.waves[seen.wave].wave.limits
+}

@@ -1,0 +1,279 @@
+//! What an onlooker knows who sees both sides of a machine and shares no code with it.
+
+use std::time::Duration;
+
+use super::sim::Entry;
+use crate::plan::{FrozenHost, FrozenWave};
+use crate::protocol::{ErrorCode, HostName, Request, RequestId, Response, Status};
+use crate::rollout::{
+    Answer, Connection, Dispatch, Effect, Event, EventKind, HostOutcome, Input, Interrupt, Outcome, WaveVerdict,
+};
+
+/// What was seen of a rollout so far.
+#[derive(Debug)]
+pub(super) struct Ledger<'a> {
+    pub(super) waves: Vec<Course<'a>>,
+    pub(super) hosts: Vec<Seen<'a>>,
+    pub(super) events: Vec<Event>,
+    pub(super) down_since: Option<Duration>,
+    /// Whether the connection was ever down or answers were ever lost.
+    pub(super) was_disturbed: bool,
+    pub(super) interrupt: Option<Interrupt>,
+    pub(super) outcome: Option<Outcome>,
+    /// The effect before.
+    pub(super) last: Option<Effect>,
+    /// The requests whose state has to be asked for before anything else happens.
+    pub(super) to_be_asked: Vec<RequestId>,
+    /// The dispatched event that was reported last, if its request was not sent yet.
+    pub(super) announced: Option<RequestId>,
+}
+
+/// What was seen of a wave.
+#[derive(Debug)]
+pub(super) struct Course<'a> {
+    pub(super) wave: &'a FrozenWave,
+    pub(super) asked_at: Option<Duration>,
+    pub(super) answered: Option<(Duration, Answer)>,
+    pub(super) started_at: Option<Duration>,
+    pub(super) is_baking: bool,
+    pub(super) runs_check: bool,
+    pub(super) check: Option<Result<(), String>>,
+    pub(super) verdict: Option<WaveVerdict>,
+}
+
+/// What was seen of a host.
+#[derive(Debug)]
+pub(super) struct Seen<'a> {
+    pub(super) host: &'a FrozenHost,
+    pub(super) wave: usize,
+    /// Every request to it, the last of which counts.
+    pub(super) sent: Vec<(Duration, RequestId)>,
+    /// What it said to the last request, since that was sent and while it was in flight.
+    pub(super) said: Vec<Response>,
+    /// Whether the server said since then that nobody is there.
+    pub(super) nobody: bool,
+    pub(super) knows_ids: bool,
+    /// Since when it is to be asked again.
+    pub(super) waiting_since: Option<Duration>,
+    pub(super) outcome: Option<(Duration, HostOutcome)>,
+}
+
+impl<'a> Ledger<'a> {
+    pub(super) fn new(waves: &'a [FrozenWave]) -> Self {
+        let hosts = waves.iter().enumerate().flat_map(|(number, wave)| {
+            wave.hosts.iter().map(move |host| Seen {
+                host,
+                wave: number,
+                sent: Vec::new(),
+                said: Vec::new(),
+                nobody: false,
+                knows_ids: host.knows_ids,
+                waiting_since: None,
+                outcome: None,
+            })
+        });
+        let waves = waves.iter().map(|wave| Course {
+            wave,
+            asked_at: None,
+            answered: None,
+            started_at: None,
+            is_baking: false,
+            runs_check: false,
+            check: None,
+            verdict: None,
+        });
+        Self {
+            waves: waves.collect(),
+            hosts: hosts.collect(),
+            events: Vec::new(),
+            down_since: None,
+            was_disturbed: false,
+            interrupt: None,
+            outcome: None,
+            last: None,
+            to_be_asked: Vec::new(),
+            announced: None,
+        }
+    }
+
+    pub(super) fn hosts_of(&self, wave: usize) -> impl Iterator<Item = &Seen<'a>> {
+        self.hosts.iter().filter(move |seen| seen.wave == wave)
+    }
+
+    pub(super) fn host(&self, name: &HostName) -> &Seen<'a> {
+        self.hosts.iter().find(|seen| seen.host.hostname == *name).expect("events are about hosts of the plan")
+    }
+
+    /// The host that a request goes to.
+    pub(super) fn addressee(&self, dispatch: &Dispatch) -> Option<&Seen<'a>> {
+        self.hosts.iter().find(|seen| seen.host.subject == dispatch.subject)
+    }
+
+    /// The hosts of a wave that count against its budget.
+    pub(super) fn charged(&self, wave: usize) -> usize {
+        let limits = &self.waves[wave].wave.limits;
+        let is_charged = |seen: &&Seen| match seen.outcome {
+            None | Some((_, HostOutcome::Completed | HostOutcome::Skipped(_))) => false,
+            Some((_, HostOutcome::Unreachable)) => !limits.ignore_unreachable,
+            Some((_, HostOutcome::Failed | HostOutcome::Rejected | HostOutcome::TimedOut)) => true,
+        };
+        self.hosts_of(wave).filter(is_charged).count()
+    }
+
+    pub(super) fn note(&mut self, at: Duration, entry: &Entry) {
+        match entry {
+            Entry::Told(input) => self.told(at, input),
+            Entry::Woken => {}
+            Entry::Did(effect) => {
+                self.did(at, effect);
+                self.last = Some(effect.clone());
+            }
+        }
+    }
+
+    fn told(&mut self, at: Duration, input: &Input) {
+        match input {
+            Input::Response { request, response } => {
+                if let Some(seen) = self.hosts.iter_mut().find(|seen| seen.ever_sent(request)) {
+                    seen.answered(request, response);
+                }
+            }
+            Input::NoResponders { request } => {
+                if let Some(seen) = self.hosts.iter_mut().find(|seen| seen.is_open() && seen.last_sent(request)) {
+                    seen.nobody |= seen.waiting_since.is_none() && seen.said.is_empty();
+                }
+            }
+            Input::AnswersLost => {
+                self.was_disturbed = true;
+                self.all_have_to_be_asked();
+            }
+            Input::Connection(Connection::Down) => {
+                self.was_disturbed = true;
+                self.down_since.get_or_insert(at);
+            }
+            Input::Connection(Connection::Up) => {
+                if self.down_since.take().is_some() {
+                    self.all_have_to_be_asked();
+                }
+            }
+            Input::Answer(answer) => {
+                let asked = self.waves.iter_mut().rfind(|course| course.asked_at.is_some());
+                asked.into_iter().for_each(|course| course.answered = Some((at, *answer)));
+            }
+            Input::CheckDone(result) => {
+                let checking = self.waves.iter_mut().rfind(|course| course.runs_check);
+                checking.into_iter().for_each(|course| course.check = Some(result.clone()));
+            }
+            Input::Interrupt(how) => self.interrupt = self.interrupt.max(Some(*how)),
+            Input::Present(_) | Input::RollCallOver => {}
+        }
+    }
+
+    /// Answers may have been lost: every host in flight that takes it for a question has to be asked how far it is.
+    fn all_have_to_be_asked(&mut self) {
+        if self.down_since.is_none() {
+            let understanding = self.hosts.iter().filter(|seen| seen.is_open() && seen.knows_ids);
+            self.to_be_asked = understanding.filter_map(|seen| seen.sent.last()).map(|(_, id)| id.clone()).collect();
+        }
+    }
+
+    fn did(&mut self, at: Duration, effect: &Effect) {
+        match effect {
+            Effect::Send(dispatch) => {
+                self.announced = None;
+                let index = self.hosts.iter().position(|seen| seen.host.subject == dispatch.subject);
+                if let (Some(index), Request { id: Some(id), .. }) = (index, &dispatch.request) {
+                    self.hosts[index].was_sent(at, id.clone());
+                }
+            }
+            Effect::Ask(wave) => self.waves[wave.0].asked_at = Some(at),
+            Effect::RunCheck(wave) => self.waves[wave.0].runs_check = true,
+            Effect::AskState(dispatch) => self.to_be_asked.retain(|id| dispatch.request.id.as_ref() != Some(id)),
+            Effect::CallRoll => {}
+            Effect::Report(event) => {
+                self.reported(at, &event.kind);
+                self.events.push(event.clone());
+            }
+        }
+    }
+
+    fn reported(&mut self, at: Duration, event: &EventKind) {
+        match event {
+            EventKind::WaveStarted { wave } => self.waves[wave.0].started_at = Some(at),
+            EventKind::Baking { wave, .. } => self.waves[wave.0].is_baking = true,
+            EventKind::WaveEnded { wave, verdict } => self.waves[wave.0].verdict = Some(verdict.clone()),
+            EventKind::Dispatched { request, .. } => self.announced = Some(request.clone()),
+            EventKind::Retrying { host, .. } => self.host_mut(host).waiting_since = Some(at),
+            EventKind::Final { host, outcome, .. } => self.host_mut(host).outcome = Some((at, *outcome)),
+            EventKind::Ended { outcome } => self.outcome = Some(*outcome),
+            EventKind::Begun(_)
+            | EventKind::Joined { .. }
+            | EventKind::AwaitingConfirmation { .. }
+            | EventKind::Accepted { .. }
+            | EventKind::Started { .. }
+            | EventKind::Draining { .. }
+            | EventKind::Checking { .. }
+            | EventKind::Interrupted { .. }
+            | EventKind::Connection { .. }
+            | EventKind::Anomaly { .. } => {}
+        }
+    }
+
+    fn host_mut(&mut self, name: &HostName) -> &mut Seen<'a> {
+        self.hosts.iter_mut().find(|seen| seen.host.hostname == *name).expect("events are about hosts of the plan")
+    }
+}
+
+impl Seen<'_> {
+    pub(super) fn is_in_flight(&self) -> bool {
+        !self.sent.is_empty() && self.outcome.is_none()
+    }
+
+    /// Whether an answer to its last request is awaited, and it is not about to be asked anew.
+    pub(super) fn is_open(&self) -> bool {
+        self.is_in_flight() && self.waiting_since.is_none()
+    }
+
+    pub(super) fn last_sent(&self, request: &RequestId) -> bool {
+        self.sent.last().is_some_and(|(_, last)| last == request)
+    }
+
+    pub(super) fn last_sent_at(&self) -> Duration {
+        self.sent.last().map_or(Duration::MAX, |(at, _)| *at)
+    }
+
+    /// The first final answer to the last request. Whatever comes after it changes nothing.
+    pub(super) fn first_final(&self) -> Option<&Response> {
+        self.said.iter().find(|response| response.status.is_final())
+    }
+
+    fn ever_sent(&self, request: &RequestId) -> bool {
+        self.sent.iter().any(|(_, sent)| sent == request)
+    }
+
+    fn was_sent(&mut self, at: Duration, request: RequestId) {
+        self.sent.push((at, request));
+        self.said.clear();
+        self.nobody = false;
+        self.waiting_since = None;
+    }
+
+    fn answered(&mut self, request: &RequestId, response: &Response) {
+        if response.hostname != self.host.hostname {
+            return;
+        }
+        self.knows_ids |= response.id.is_some();
+        if self.is_in_flight() && self.last_sent(request) {
+            self.said.push(response.clone());
+            if !response.status.is_final() && self.first_final().is_none() {
+                // It was given up, and takes itself back.
+                self.waiting_since = None;
+            }
+        }
+    }
+}
+
+/// Whether the host is at another request.
+pub(super) fn is_busy(response: &Response) -> bool {
+    response.status == Status::Rejected && response.error == Some(ErrorCode::AlreadyRunning)
+}

@@ -1,0 +1,131 @@
+//! The invariants over random plans and random trouble, and those that compare one rollout with another.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
+
+use super::fixture::secs;
+use super::invariants::broken;
+use super::ledger::Ledger;
+use super::sim::Log;
+use super::transcript::transcript;
+use super::world::{Climate, Reply, Said, Script, World, world};
+use crate::protocol::Status;
+use crate::rollout::{Cause, Outcome, WaveVerdict};
+
+/// This many rollouts, and no file with those that failed: what one of them found becomes a transcript.
+fn rollouts(cases: u32) -> ProptestConfig {
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
+
+fn holds(world: &World) -> Result<(), TestCaseError> {
+    let log = world.run();
+    let broken = broken(world, &log);
+    prop_assert!(broken.is_empty(), "broken: {}\n{}", broken.join(", "), transcript(&log));
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(rollouts(3000))]
+
+    #[test]
+    fn all_holds_in_calm_weather(world in world(Climate::Calm)) {
+        holds(&world)?;
+    }
+
+    #[test]
+    fn all_holds_through_outages(world in world(Climate::Outages)) {
+        holds(&world)?;
+    }
+
+    #[test]
+    fn all_holds_through_interrupts(world in world(Climate::Interrupts)) {
+        holds(&world)?;
+    }
+
+    #[test]
+    fn all_holds_in_chaos(world in world(Climate::Chaos)) {
+        holds(&world)?;
+    }
+}
+
+proptest! {
+    #![proptest_config(rollouts(1000))]
+
+    /// P12: when nobody ever answers, the first wave that may not lose all its hosts is the last.
+    #[test]
+    fn silence_comes_to_an_end(mut world in world(Climate::Calm)) {
+        world.scripts.iter_mut().flatten().for_each(|script| script.replies.clear());
+        holds(&world)?;
+    }
+
+    /// P13: what becomes of the waves does not depend on who answers first.
+    #[test]
+    fn the_order_of_answers_does_not_matter(
+        mut world in world(Climate::Calm),
+        fates in vec(fate(), 24),
+        delays in vec([0..2u64, 0..2], 24),
+    ) {
+        let verdicts = [0, 1].map(|run| {
+            for (scripts, (fate, delays)) in world.scripts.iter_mut().zip(fates.iter().zip(&delays)) {
+                *scripts = vec![script_of(*fate, delays[run])];
+            }
+            verdicts(&world, &world.run())
+        });
+        prop_assert_eq!(&verdicts[0], &verdicts[1]);
+    }
+
+    /// P14: one failure more never sends one request more.
+    #[test]
+    fn a_failure_never_sends_more(before in world(Climate::Chaos), host in any::<Index>()) {
+        prop_assume!(!before.scripts.is_empty());
+        let mut after = before.clone();
+        for reply in after.scripts[host.index(before.scripts.len())].iter_mut().flat_map(|script| &mut script.replies) {
+            if reply.said == Said::Status(Status::Completed) {
+                reply.said = Said::Status(Status::Failed);
+            }
+        }
+        let asked = |world: &World| asked_hosts(world, &world.run());
+        let (before, after) = (asked(&before), asked(&after));
+        prop_assert!(after.iter().all(|host| before.contains(host)), "{after:?} is not within {before:?}");
+    }
+}
+
+/// What becomes of a host in the end, in time for every patience.
+fn fate() -> impl Strategy<Value = Option<Said>> {
+    let failures =
+        vec![None, Some(Said::Nobody), Some(Said::Status(Status::Failed)), Some(Said::Status(Status::Rejected))];
+    prop_oneof![3 => Just(Some(Said::Status(Status::Completed))), 1 => select(failures)]
+}
+
+fn script_of(fate: Option<Said>, delay: u64) -> Script {
+    let replies = fate.map(|said| Reply { after: secs(delay), said });
+    Script { is_lost: false, names_id: true, replies: replies.into_iter().collect() }
+}
+
+/// The outcome, and what became of each wave, without the number of hosts that it happened to.
+fn verdicts(world: &World, log: &Log) -> (Option<Outcome>, Vec<&'static str>) {
+    let ledger = seen(world, log);
+    let word = |verdict: &WaveVerdict| match verdict {
+        WaveVerdict::Succeeded => "succeeded",
+        WaveVerdict::Failed(Cause::TooManyFailures { .. }) => "too many failures",
+        WaveVerdict::Failed(Cause::TooFewCompleted { .. }) => "too few completed",
+        WaveVerdict::Failed(Cause::CheckFailed { .. }) => "check failed",
+        WaveVerdict::Failed(Cause::Disconnected) => "disconnected",
+        WaveVerdict::Interrupted => "interrupted",
+        WaveVerdict::Skipped => "skipped",
+    };
+    (ledger.outcome, ledger.waves.iter().filter_map(|course| course.verdict.as_ref()).map(word).collect())
+}
+
+fn asked_hosts(world: &World, log: &Log) -> Vec<String> {
+    let ledger = seen(world, log);
+    let asked = ledger.hosts.iter().filter(|seen| !seen.sent.is_empty());
+    asked.map(|seen| seen.host.hostname.to_string()).collect()
+}
+
+fn seen<'a>(world: &'a World, log: &Log) -> Ledger<'a> {
+    let mut ledger = Ledger::new(&world.waves);
+    log.iter().for_each(|(at, entry)| ledger.note(*at, entry));
+    ledger
+}

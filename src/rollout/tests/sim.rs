@@ -1,0 +1,128 @@
+//! Runs an executor in virtual time against an agenda of what happens outside, and keeps a log of both sides.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::time::Duration;
+
+use crate::rollout::{Connection, Effect, Executor, Input};
+
+/// More than any rollout of the tests needs; one that reaches it runs in circles.
+const MAX_ENTRIES: usize = 20_000;
+
+/// One thing that happened, on either side.
+#[derive(Debug, Clone)]
+pub(super) enum Entry {
+    /// The executor was told of this.
+    Told(Input),
+    /// Its deadline came.
+    Woken,
+    /// It wanted this done.
+    Did(Effect),
+}
+
+/// What happened and when, in order.
+pub(super) type Log = Vec<(Duration, Entry)>;
+
+/// What is going to happen outside.
+#[derive(Debug, Default)]
+pub(super) struct Agenda {
+    items: BTreeMap<(Duration, usize), Item>,
+    added: usize,
+    /// Answers that come at these times are lost, and that they were is noticed at the end of each.
+    losses: Vec<Range<Duration>>,
+    /// Whether the deadline goes first when both are due at the same instant.
+    deadline_first: bool,
+    is_down: bool,
+}
+
+#[derive(Debug)]
+enum Item {
+    Sure(Input),
+    OverTheBus(Input),
+}
+
+impl Agenda {
+    pub(super) fn new(deadline_first: bool, losses: &[Range<Duration>]) -> Self {
+        let mut agenda = Self { deadline_first, losses: losses.to_vec(), ..Self::default() };
+        for loss in losses {
+            agenda.surely(loss.end, Input::AnswersLost);
+        }
+        agenda
+    }
+
+    /// This happens then.
+    pub(super) fn surely(&mut self, at: Duration, input: Input) {
+        self.add(at, Item::Sure(input));
+    }
+
+    /// This happens then, unless it is lost on its way over the bus.
+    pub(super) fn over_the_bus(&mut self, at: Duration, input: Input) {
+        self.add(at, Item::OverTheBus(input));
+    }
+
+    fn add(&mut self, at: Duration, item: Item) {
+        self.items.insert((at, self.added), item);
+        self.added += 1;
+    }
+
+    /// The next thing to happen, given when the executor wants to be woken; `None` inside when it is that.
+    fn next(&mut self, deadline: Option<Duration>) -> Option<(Duration, Option<Item>)> {
+        let first = self.items.first_key_value().map(|((at, _), _)| *at);
+        let woken = match (deadline, first) {
+            (Some(deadline), Some(first)) => deadline < first || (deadline == first && self.deadline_first),
+            (deadline, _) => deadline.is_some(),
+        };
+        if woken {
+            return deadline.map(|deadline| (deadline, None));
+        }
+        self.items.pop_first().map(|((at, _), item)| (at, Some(item)))
+    }
+
+    fn arrives(&mut self, at: Duration, item: Item) -> Option<Input> {
+        match item {
+            Item::Sure(Input::Connection(connection)) => {
+                self.is_down = connection == Connection::Down;
+                Some(Input::Connection(connection))
+            }
+            Item::Sure(input) => Some(input),
+            Item::OverTheBus(input) => {
+                let is_lost = self.is_down || self.losses.iter().any(|loss| loss.contains(&at));
+                (!is_lost).then_some(input)
+            }
+        }
+    }
+}
+
+/// Runs the executor to its end. `react` says what follows outside from an effect.
+pub(super) fn run(
+    executor: &mut impl Executor,
+    mut agenda: Agenda,
+    mut react: impl FnMut(Duration, &Effect, &mut Agenda),
+) -> Log {
+    let mut log = Log::new();
+    let mut now = Duration::ZERO;
+    loop {
+        while let Some(effect) = executor.poll_effect() {
+            react(now, &effect, &mut agenda);
+            log.push((now, Entry::Did(effect)));
+        }
+        if executor.outcome().is_some() {
+            return log;
+        }
+        let (at, item) = agenda.next(executor.deadline()).expect("an executor that has not ended waits for something");
+        now = now.max(at);
+        match item {
+            None => {
+                log.push((now, Entry::Woken));
+                executor.handle_deadline(now);
+            }
+            Some(item) => {
+                if let Some(input) = agenda.arrives(now, item) {
+                    log.push((now, Entry::Told(input.clone())));
+                    executor.handle(now, input);
+                }
+            }
+        }
+        assert!(log.len() < MAX_ENTRIES, "the executor runs in circles");
+    }
+}

@@ -1,0 +1,134 @@
+//! A log as text: what the executor was told stands behind `<`, what it wanted done before it.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use super::fixture::EPOCH;
+use super::sim::{Entry, Log};
+use crate::protocol::{RequestId, Response};
+use crate::rollout::{Anomaly, Cause, Dispatch, Effect, EventKind, HostOutcome, Input, WaveVerdict};
+
+/// Requests by the order in which they were first seen: `r1`, `r2` and so on.
+#[derive(Default)]
+struct Names(Vec<RequestId>);
+
+impl Names {
+    fn of(&mut self, request: &RequestId) -> String {
+        let known = self.0.iter().position(|known| known == request);
+        let index = known.unwrap_or_else(|| {
+            self.0.push(request.clone());
+            self.0.len() - 1
+        });
+        format!("r{}", index + 1)
+    }
+}
+
+/// One line for each entry.
+pub(super) fn transcript(log: &Log) -> String {
+    let mut names = Names::default();
+    let mut text = String::new();
+    for (at, entry) in log {
+        let line = match entry {
+            Entry::Told(input) => format!("      < {}", told(input, &mut names)),
+            Entry::Woken => "      < deadline".to_owned(),
+            Entry::Did(effect) => did(effect, &mut names),
+        };
+        writeln!(text, "{:>6} {line}", seconds(*at)).unwrap();
+    }
+    text
+}
+
+fn seconds(duration: Duration) -> String {
+    format!("{}s", duration.as_secs_f64())
+}
+
+fn told(input: &Input, names: &mut Names) -> String {
+    match input {
+        Input::Response { request, response } => format!("{}: {}", names.of(request), answer(response)),
+        Input::NoResponders { request } => format!("{}: 503, nobody is there", names.of(request)),
+        Input::AnswersLost => "answers were lost".to_owned(),
+        Input::Connection(connection) => format!("connection {connection:?}"),
+        Input::Answer(answer) => format!("the operator says {answer:?}"),
+        Input::CheckDone(result) => format!("the check says {result:?}"),
+        Input::Present(report) => format!("{} is there", report.hostname),
+        Input::RollCallOver => "the roll call is over".to_owned(),
+        Input::Interrupt(how) => format!("interrupt: {how:?}"),
+    }
+}
+
+fn answer(response: &Response) -> String {
+    match &response.error {
+        Some(error) => format!("{} {} {error}", response.hostname, response.status),
+        None => format!("{} {}", response.hostname, response.status),
+    }
+}
+
+fn did(effect: &Effect, names: &mut Names) -> String {
+    match effect {
+        Effect::Report(event) => reported(&event.kind, names),
+        Effect::Send(dispatch) => format!("-> {}", published(dispatch, names)),
+        Effect::AskState(dispatch) => format!("-> {} again, for its state", published(dispatch, names)),
+        Effect::Ask(wave) => format!("-> ask the operator about wave {wave}"),
+        Effect::RunCheck(wave) => format!("-> run the check of wave {wave}"),
+        Effect::CallRoll => "-> call the roll".to_owned(),
+    }
+}
+
+fn published(dispatch: &Dispatch, names: &mut Names) -> String {
+    let Dispatch { subject, request } = dispatch;
+    let id = names.of(request.id.as_ref().unwrap());
+    let expires = request.expires_at.unwrap().duration_since(EPOCH).as_secs();
+    format!("{subject}: {id} {} until {expires}s", request.action)
+}
+
+fn reported(event: &EventKind, names: &mut Names) -> String {
+    match event {
+        EventKind::Begun(rollout) => format!("{} begins", rollout.name()),
+        EventKind::Joined { host } => format!("{host} joined"),
+        EventKind::AwaitingConfirmation { wave } => format!("wave {wave} awaits confirmation"),
+        EventKind::WaveStarted { wave } => format!("wave {wave} started"),
+        EventKind::Dispatched { host: Some(host), request, attempt } => {
+            format!("{host} dispatched: {}, attempt {attempt}", names.of(request))
+        }
+        EventKind::Dispatched { host: None, request, .. } => format!("dispatched to all: {}", names.of(request)),
+        EventKind::Accepted { host } => format!("{host} accepted"),
+        EventKind::Started { host, phase } => format!("{host} started, {phase:?}"),
+        EventKind::Retrying { host, outcome, delay } => format!("{host} {outcome}, retry in {}", seconds(*delay)),
+        EventKind::Final { host, outcome: HostOutcome::Skipped(cause), .. } => format!("{host} SKIPPED: {cause:?}"),
+        EventKind::Final { host, outcome, .. } => format!("{host} {}", outcome.as_str().to_uppercase()),
+        EventKind::Draining { wave, cause } => format!("wave {wave} draining: {}", because(cause)),
+        EventKind::Baking { wave, remaining } => format!("wave {wave} baking for {}", seconds(*remaining)),
+        EventKind::Checking { wave } => format!("wave {wave} checking"),
+        EventKind::WaveEnded { wave, verdict } => format!("wave {wave} {}", ended(verdict)),
+        EventKind::Interrupted { how } => format!("interrupted: {how:?}"),
+        EventKind::Connection { state } => format!("connection {state:?}"),
+        EventKind::Anomaly { host, anomaly } => format!("{host} anomaly: {}", odd(anomaly)),
+        EventKind::Ended { outcome } => format!("the rollout {outcome:?}"),
+    }
+}
+
+fn ended(verdict: &WaveVerdict) -> String {
+    match verdict {
+        WaveVerdict::Failed(cause) => format!("failed: {}", because(cause)),
+        WaveVerdict::Succeeded => "succeeded".to_owned(),
+        WaveVerdict::Interrupted => "interrupted".to_owned(),
+        WaveVerdict::Skipped => "skipped".to_owned(),
+    }
+}
+
+fn because(cause: &Cause) -> String {
+    match cause {
+        Cause::TooManyFailures { failures, max_failures } => format!("{failures} failed, {max_failures} may"),
+        Cause::TooFewCompleted { completed, min_hosts } => format!("{completed} completed, {min_hosts} must"),
+        Cause::CheckFailed { reason } => format!("check: {reason}"),
+        Cause::Disconnected => "disconnected".to_owned(),
+    }
+}
+
+fn odd(anomaly: &Anomaly) -> String {
+    match anomaly {
+        Anomaly::Late { status } => format!("late {status}"),
+        Anomaly::Conflict { status } => format!("conflicting {status}"),
+        Anomaly::Impostor { said } => format!("{said} answered in its place"),
+    }
+}
