@@ -204,6 +204,10 @@ impl Machine {
         let Some(&index) = self.by_request.get(request) else {
             return;
         };
+        if self.host(index).request.as_ref() != Some(request) {
+            // It comes late, about a request that the host has answered and that was replaced since.
+            return;
+        }
         let settled = matches!(self.link, Link::Up { settled_at } if now >= settled_at);
         let State::InFlight(flight) = &mut self.host_mut(index).state else {
             return;
