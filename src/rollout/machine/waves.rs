@@ -112,12 +112,14 @@ impl Machine {
     }
 
     fn check_or_succeed(&mut self, now: Duration) {
-        if self.wave().limits.check.is_some() {
+        if self.wave().limits.check.is_none() {
+            self.end_wave(now, WaveVerdict::Succeeded);
+        } else if self.interrupt.is_some() {
+            self.end_wave(now, WaveVerdict::Interrupted);
+        } else {
             self.stage = Stage::Checking;
             self.report(now, EventKind::Checking { wave: WaveIndex(self.wave) });
             self.effects.push_back(Effect::RunCheck(WaveIndex(self.wave)));
-        } else {
-            self.end_wave(now, WaveVerdict::Succeeded);
         }
     }
 
