@@ -47,7 +47,8 @@ impl Machine {
     /// Asks a host in flight how far it is, if its listener takes that for a question and not for a new order.
     pub(super) fn ask_state(&mut self, now: Duration, index: usize) {
         let host = self.host(index);
-        if let (true, Some(request)) = (host.knows_ids, host.request.clone()) {
+        let is_up = matches!(self.link, Link::Up { .. });
+        if let (true, true, Some(request)) = (is_up, host.knows_ids, host.request.clone()) {
             let dispatch = self.dispatch(now, index, request);
             self.effects.push_back(Effect::AskState(dispatch));
         }
