@@ -1,15 +1,17 @@
 //! The command line: arguments to settings, settings to a command, its result to an exit code.
 
+mod alias;
 mod commands;
 mod connection;
 mod exit;
+mod operator;
 mod out;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use self::commands::{keygen, nats_config};
+use self::commands::{deploy, hosts, keygen, nats_config};
 use self::exit::{CommandResult, Exit};
 
 /// Deploy NixOS fleets over NATS.
@@ -22,6 +24,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Deploy(deploy::Deploy),
+    Hosts(hosts::Hosts),
     Keygen(keygen::Keygen),
     NatsConfig(nats_config::NatsConfig),
 }
@@ -50,6 +54,8 @@ pub fn run() -> ExitCode {
 impl Command {
     fn run(self) -> CommandResult {
         match self {
+            Self::Deploy(deploy) => deploy.run(),
+            Self::Hosts(hosts) => hosts.run(),
             Self::Keygen(keygen) => keygen.run(),
             Self::NatsConfig(nats_config) => nats_config.run(),
         }

@@ -1,4 +1,6 @@
 //! One file for each subcommand.
 
+pub(super) mod deploy;
+pub(super) mod hosts;
 pub(super) mod keygen;
 pub(super) mod nats_config;

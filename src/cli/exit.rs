@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 use miette::{Diagnostic, Report};
 
+use crate::rollout::Outcome;
+
 /// What a finished command tells its caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Exit {
@@ -47,5 +49,16 @@ impl From<Exit> for ExitCode {
             Exit::Declined => 4,
             Exit::Interrupted => 130,
         })
+    }
+}
+
+impl From<Outcome> for Exit {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Succeeded => Self::Success,
+            Outcome::Failed => Self::Failed,
+            Outcome::Interrupted => Self::Interrupted,
+            Outcome::Declined | Outcome::Paused => Self::Declined,
+        }
     }
 }

@@ -3,11 +3,18 @@
 use std::io::{self, Write};
 
 use miette::Report;
+use serde::Serialize;
 
 /// Prints data. A pipe that was closed by its reader is no error: it has what it wanted.
 pub(super) fn data(text: &str) {
     let mut stdout = io::stdout().lock();
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).ok();
+}
+
+/// Prints data as one line of JSON.
+pub(super) fn json(value: &impl Serialize) {
+    let text = serde_json::to_string(value).expect("what is printed has string keys only, so this cannot fail");
+    data(&format!("{text}\n"));
 }
 
 /// Prints prose for the person at the terminal.

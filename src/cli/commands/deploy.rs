@@ -1,0 +1,157 @@
+//! `deploy`: one request to one subject.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use miette::Diagnostic;
+use thiserror::Error;
+use uuid::Uuid;
+
+use crate::cli::alias;
+use crate::cli::exit::{CommandResult, Exit};
+use crate::cli::operator::{DisplayArgs, OperatorArgs, block_on, drive};
+use crate::cli::out;
+use crate::clock;
+use crate::plan::{FrozenPlan, FrozenWave, Limits};
+use crate::protocol::{Action, HostReport, RequestIds, Revision, RolloutId, Subject, SubjectError, Tier};
+use crate::report;
+use crate::rollout::broadcast::Order;
+use crate::rollout::summary::HostState;
+use crate::rollout::{Answer, Broadcast, HostOutcome, Rollout, Summary};
+
+/// From the request to the first status of a host that is there. Taking a request is a matter of milliseconds.
+const ACCEPT_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Deploy to whoever listens on a subject, and wait until every host has come to an end.
+///
+/// Succeeds only when at least one host answered and every host that did, or that the roll call found on the subject,
+/// completed.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Deploy {
+    /// Whom to deploy to: a subject such as deploy.prod.ns1 or deploy.test.all, prod.ns1 for short, or the name of an
+    /// alias, prod-dns for `HOMELAB_DEPLOY_ALIAS_PROD_DNS`
+    #[arg(value_name = "SUBJECT|ALIAS")]
+    target: String,
+
+    /// Branch, tag or commit to deploy
+    #[arg(long, env = "HOMELAB_DEPLOY_BRANCH", default_value = "master")]
+    branch: Revision,
+
+    /// What nixos-rebuild does: switch, boot, test or dry-activate
+    #[arg(long, env = "HOMELAB_DEPLOY_ACTION", default_value = "switch")]
+    action: Action,
+
+    /// How long a host may take, in seconds
+    #[arg(long, env = "HOMELAB_DEPLOY_TIMEOUT", value_name = "SECONDS", default_value = "900")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    timeout: u32,
+
+    #[command(flatten)]
+    operator: OperatorArgs,
+
+    #[command(flatten)]
+    display: DisplayArgs,
+}
+
+#[derive(Debug, Error, Diagnostic)]
+enum DeployError {
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Alias(#[from] alias::UnknownAlias),
+    #[error("{0}")]
+    #[diagnostic(help(
+        "write deploy.<tier>.<host>, deploy.<tier>.role.<role>, deploy.<tier>.all or a subject of your own"
+    ))]
+    Subject(#[from] SubjectError),
+    #[error("nobody answers on {subject}")]
+    NobodyThere {
+        subject: Subject,
+        #[help]
+        help: String,
+    },
+}
+
+impl Deploy {
+    pub(in crate::cli) fn run(self) -> CommandResult {
+        let subject = self.subject().map_err(|error| Exit::Usage.because(error))?;
+        block_on(self.deploy(subject))
+    }
+
+    fn subject(&self) -> Result<Subject, DeployError> {
+        let written = alias::expand(&self.target)?;
+        let first = written.split('.').next().unwrap_or_default();
+        // A tier in the place of `deploy` is the short form that plans use too.
+        let whole = if first.parse::<Tier>().is_ok() { format!("deploy.{written}") } else { written };
+        let subject: Subject = whole.parse()?;
+        subject.target()?;
+        Ok(subject)
+    }
+
+    async fn deploy(self, subject: Subject) -> CommandResult {
+        let bus = self.operator.connect().await?;
+        let order = Order {
+            subject: subject.clone(),
+            action: self.action,
+            accept_timeout: ACCEPT_TIMEOUT,
+            timeout: Duration::from_secs(self.timeout.into()),
+        };
+        let rollout = Arc::new(self.rollout(&order));
+        let discovery = self.operator.discovery(None);
+        let mut broadcast = Broadcast::new(Arc::clone(&rollout), order, clock::now());
+        let nothing_to_confirm = Box::new(|_: &Summary, _| Box::pin(async { Answer::Unavailable }) as _);
+        let progress = drive(bus, rollout.id, discovery, &mut broadcast, &self.display, nothing_to_confirm).await?;
+
+        if is_deserted(&progress.summary) {
+            let help = who_answers(broadcast.present());
+            return Err(Exit::Failed.because(DeployError::NobodyThere { subject, help }));
+        }
+        if !self.display.json {
+            out::note(&report::recap(&progress.summary, self.display.style()));
+        }
+        Ok(progress.outcome.into())
+    }
+
+    /// What is known before anybody has answered: a rollout of one wave whose hosts will turn up.
+    fn rollout(&self, order: &Order) -> Rollout {
+        let limits = Limits {
+            max_parallel: usize::MAX,
+            max_failures: 0,
+            min_hosts: 1,
+            ignore_unreachable: false,
+            accept_timeout: order.accept_timeout,
+            timeout: order.timeout,
+            bake_time: Duration::ZERO,
+            check: None,
+            confirm: false,
+            retries: 0,
+            retry_delay: Duration::ZERO,
+        };
+        let name = order.subject.to_string();
+        let wave = FrozenWave { name: name.clone(), action: order.action, hosts: Vec::new(), limits };
+        Rollout {
+            id: RolloutId::from(Uuid::new_v4()),
+            ids: RequestIds::new(Uuid::new_v4()),
+            operator: self.operator.name(),
+            asked: self.branch.clone(),
+            revision: self.branch.clone(),
+            subject: None,
+            plan: FrozenPlan { name, waves: vec![wave] },
+        }
+    }
+}
+
+/// Whether not one host has said anything.
+fn is_deserted(summary: &Summary) -> bool {
+    summary.hosts.iter().all(|host| host.state == HostState::Final(HostOutcome::Unreachable))
+        && summary.outcome.is_some()
+}
+
+fn who_answers<'a>(present: impl Iterator<Item = &'a HostReport>) -> String {
+    let subjects: Vec<&str> = present.flat_map(|host| host.deploy_subjects.first()).map(Subject::as_str).collect();
+    if subjects.is_empty() {
+        "no listener answers at all: check that they run, and that they use the same NATS server".to_owned()
+    } else {
+        format!("these do: {}; `homelab-deploy hosts` tells more", subjects.join(", "))
+    }
+}

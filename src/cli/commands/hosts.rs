@@ -1,0 +1,49 @@
+//! `hosts`: who is there.
+
+use clap::Args;
+
+use crate::cli::exit::{CommandResult, Exit};
+use crate::cli::operator::{OperatorArgs, block_on};
+use crate::cli::out;
+use crate::operator::RollCall;
+use crate::protocol::Tier;
+use crate::report;
+
+/// List the hosts that answer, and what they run.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Hosts {
+    /// Only hosts of this tier: test or prod
+    #[arg(long)]
+    tier: Option<Tier>,
+
+    /// Print one JSON array with everything that the hosts say of themselves
+    #[arg(long, env = "HOMELAB_DEPLOY_JSON")]
+    json: bool,
+
+    #[command(flatten)]
+    operator: OperatorArgs,
+}
+
+impl Hosts {
+    pub(in crate::cli) fn run(self) -> CommandResult {
+        block_on(self.list())
+    }
+
+    async fn list(self) -> CommandResult {
+        let mut bus = self.operator.connect().await?;
+        let discovery = self.operator.discovery(self.tier);
+        let call = RollCall { discovery: &discovery, only: None };
+        let mut hosts = call.call(&mut bus).await.map_err(|error| Exit::Precondition.because(error))?.hosts;
+        // A listener that knows nothing of tiers answers every roll call.
+        hosts.retain(|host| self.tier.is_none_or(|tier| host.tier == tier));
+        hosts.sort_by(|a, b| (a.tier, &a.hostname).cmp(&(b.tier, &b.hostname)));
+        if self.json {
+            out::json(&hosts);
+        } else if hosts.is_empty() {
+            out::note("No host answers. Check that the listeners run, and that they use the same NATS server.");
+        } else {
+            out::data(&report::hosts_table(&hosts));
+        }
+        Ok(Exit::Success)
+    }
+}

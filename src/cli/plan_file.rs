@@ -1,0 +1,100 @@
+//! Finding and reading the plan that a command names.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use miette::Diagnostic;
+use thiserror::Error;
+
+use super::alias;
+use crate::plan::{Plan, PlanMistakes};
+
+/// The largest plan that is read, in bytes.
+const MAX_PLAN_BYTES: u64 = 1024 * 1024;
+
+/// Which plan.
+#[derive(Debug, Args)]
+pub(super) struct PlanArgs {
+    /// The plan: a path when it contains a slash or ends in .toml, else the name of a file in the plans folder
+    #[arg(value_name = "FILE|NAME")]
+    plan: String,
+
+    /// Folder in which plans are looked up by name [default: ./plans, then ~/.config/homelab-deploy/plans]
+    #[arg(long, env = "HOMELAB_DEPLOY_PLANS_DIR", value_name = "DIR")]
+    plans_dir: Option<PathBuf>,
+
+    #[arg(long, env = "XDG_CONFIG_HOME", hide = true)]
+    config_home: Option<PathBuf>,
+
+    #[arg(long, env = "HOME", hide = true)]
+    home: Option<PathBuf>,
+}
+
+/// A plan, and the text that its mistakes point into.
+#[derive(Debug)]
+pub(super) struct PlanFile {
+    pub(super) plan: Plan,
+    name: String,
+    text: String,
+}
+
+#[derive(Debug, Error, Diagnostic)]
+pub(super) enum PlanFileError {
+    #[error("there is no plan {name:?}")]
+    #[diagnostic(help("looked for {}; a path must contain a slash or end in .toml", looked_for.join(", ")))]
+    NotFound { name: String, looked_for: Vec<String> },
+    #[error("cannot read {0}: {1}")]
+    Unreadable(PathBuf, io::Error),
+    #[error("{0} is larger than {MAX_PLAN_BYTES} bytes")]
+    #[diagnostic(help("a plan is a short text: check that this is the right file"))]
+    TooLarge(PathBuf),
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Mistakes(PlanMistakes),
+}
+
+impl PlanArgs {
+    /// Reads the plan.
+    pub(super) fn read(&self) -> Result<PlanFile, PlanFileError> {
+        let path = self.find()?;
+        let unreadable = |error| PlanFileError::Unreadable(path.clone(), error);
+        let size = path.metadata().map_err(unreadable)?.len();
+        if size > MAX_PLAN_BYTES {
+            return Err(PlanFileError::TooLarge(path));
+        }
+        let text = std::fs::read_to_string(&path).map_err(unreadable)?;
+        let name = path.display().to_string();
+        let default_name = path.file_stem().unwrap_or_default().to_string_lossy();
+        let plan = Plan::parse(&text, &default_name, &alias::lookup)
+            .map_err(|mistakes| PlanFileError::Mistakes(mistakes.named(&name, &text)))?;
+        Ok(PlanFile { plan, name, text })
+    }
+
+    fn find(&self) -> Result<PathBuf, PlanFileError> {
+        if self.plan.contains('/') || Path::new(&self.plan).extension().is_some_and(|extension| extension == "toml") {
+            return Ok(PathBuf::from(&self.plan));
+        }
+        let file = format!("{}.toml", self.plan);
+        let candidates: Vec<PathBuf> = self.folders().into_iter().map(|folder| folder.join(&file)).collect();
+        let looked_for = || candidates.iter().map(|path| path.display().to_string()).collect();
+        let found = candidates.iter().find(|path| path.exists()).cloned();
+        found.ok_or_else(|| PlanFileError::NotFound { name: self.plan.clone(), looked_for: looked_for() })
+    }
+
+    fn folders(&self) -> Vec<PathBuf> {
+        if let Some(folder) = &self.plans_dir {
+            return vec![folder.clone()];
+        }
+        let config = self.config_home.clone().or_else(|| self.home.as_ref().map(|home| home.join(".config")));
+        let shared = config.map(|config| config.join("homelab-deploy/plans"));
+        std::iter::once(PathBuf::from("plans")).chain(shared).collect()
+    }
+}
+
+impl PlanFile {
+    /// Mistakes that were found only when the hosts were known, with their places in the file.
+    pub(super) fn place(&self, mistakes: PlanMistakes) -> PlanFileError {
+        PlanFileError::Mistakes(mistakes.named(&self.name, &self.text))
+    }
+}
