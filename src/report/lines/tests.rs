@@ -320,6 +320,26 @@ fn a_deployment_to_a_subject() {
 }
 
 #[test]
+fn a_deployment_to_one_host() {
+    let mut story = Story::begin(rollout("deploy.prod.ns1", vec![wave("ns1", &[])]));
+    let mut done = answer("ns1", Status::Completed);
+    done.message = "Switched to generation 42".to_owned();
+    done.reboot_required = Some(true);
+    story.wave_starts(0).sent("ns1").event(EventKind::Joined { host: name("ns1") }).wait(2).at("ns1", Phase::Build);
+    story.event(EventKind::Interrupted { how: Interrupt::Drain }).wait(40).answered(done);
+    story.wave_ends(0, WaveVerdict::Succeeded).ends(Outcome::Succeeded);
+    insta::assert_snapshot!(story.told(), @"
+    ◌ deploy.prod.ns1: switch main -> 8c1f0e2
+    ◌ ns1  sent
+    ◌ ns1  building    2s
+    ✖ interrupted: nothing new is sent; waiting for ns1. A second interrupt leaves at once
+    ✔ ns1  completed   42s     a91be77 -> 8c1f0e2   Switched to generation 42   reboot required
+
+    ✔ deploy.prod.ns1: 1 host completed, main -> 8c1f0e2   42s
+    ");
+}
+
+#[test]
 fn what_hosts_say_cannot_paint_the_screen() {
     let mut story = Story::begin(rollout("evening", vec![wave("media", &["jelly\u{202e}x"])]));
     let mut hostile = build_failure("jelly\u{202e}x");
