@@ -98,20 +98,28 @@ impl FrozenPlan {
 
     /// The longest that the rollout can take while the bus is connected and no answer to a question is awaited.
     pub fn longest(&self) -> Duration {
-        let last = self.waves.len().saturating_sub(1);
-        self.waves.iter().enumerate().map(|(index, wave)| wave.longest(index == last)).sum()
+        (0..self.waves.len()).map(|index| self.longest_wave(index)).sum()
     }
-}
 
-impl FrozenWave {
-    /// The longest that this wave can take. After the last wave there is no bake unless a check follows it.
-    fn longest(&self, is_last: bool) -> Duration {
-        let limits = &self.limits;
-        let rounds = u32::try_from(self.hosts.len().div_ceil(limits.max_parallel.max(1))).unwrap_or(u32::MAX);
+    /// For how long the wave at this place is left running after it succeeded. After the last wave nothing is waited
+    /// for, unless there is a check that the wait is for.
+    pub fn bake_time(&self, wave: usize) -> Duration {
+        match self.waves.get(wave) {
+            Some(FrozenWave { limits, .. }) if wave + 1 < self.waves.len() || limits.check.is_some() => {
+                limits.bake_time
+            }
+            Some(_) | None => Duration::ZERO,
+        }
+    }
+
+    fn longest_wave(&self, index: usize) -> Duration {
+        let Some(FrozenWave { hosts, limits, .. }) = self.waves.get(index) else {
+            return Duration::ZERO;
+        };
+        let rounds = u32::try_from(hosts.len().div_ceil(limits.max_parallel.max(1))).unwrap_or(u32::MAX);
         let host = limits.timeout + (limits.accept_timeout + limits.retry_delay) * limits.retries;
         let check = limits.check.as_ref().map(|check| check.timeout);
-        let bake = if is_last && check.is_none() { Duration::ZERO } else { limits.bake_time };
-        host * rounds + bake + check.unwrap_or_default()
+        host * rounds + self.bake_time(index) + check.unwrap_or_default()
     }
 }
 

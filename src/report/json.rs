@@ -3,10 +3,11 @@
 use std::io::{self, Write};
 
 use jiff::Timestamp;
+use serde_json::Value;
 
 use super::Reporter;
 use super::pipe::Pipe;
-use crate::rollout::{Event, Summary};
+use crate::rollout::{Event, EventKind, Summary};
 
 /// Writes every event as it is, at once.
 #[derive(Debug)]
@@ -23,7 +24,10 @@ impl<W: Write> Json<W> {
 
 impl<W: Write> Reporter for Json<W> {
     fn event(&mut self, event: &Event, _: &Summary) -> io::Result<()> {
-        let mut line = serde_json::to_vec(event)?;
+        let mut line = match event.kind {
+            EventKind::Begun(_) => serde_json::to_vec(&without_secret(event)?)?,
+            _ => serde_json::to_vec(event)?,
+        };
         line.push(b'\n');
         self.out.write(&line)
     }
@@ -31,6 +35,13 @@ impl<W: Write> Reporter for Json<W> {
     fn tick(&mut self, _: Timestamp, _: &Summary) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// Output ends up in logs, and whoever knows the secret of a rollout could answer in the name of its hosts.
+fn without_secret(event: &Event) -> serde_json::Result<Value> {
+    let mut value = serde_json::to_value(event)?;
+    value.as_object_mut().map(|fields| fields.remove("secret"));
+    Ok(value)
 }
 
 #[cfg(test)]

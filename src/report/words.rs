@@ -175,12 +175,9 @@ pub(super) fn counts(counts: &Counts) -> String {
     said.collect::<Vec<_>>().join(", ")
 }
 
-/// For how long a wave that succeeded is left running before the next, if it is: after the last there is nothing to
-/// wait for but its check.
+/// For how long a wave that succeeded is left running, if it is.
 pub(super) fn bake(plan: &FrozenPlan, wave: WaveIndex) -> Option<Took> {
-    let limits = &plan.waves.get(wave.0)?.limits;
-    let something_follows = wave.0 + 1 < plan.waves.len() || limits.check.is_some();
-    (something_follows && !limits.bake_time.is_zero()).then_some(Took(limits.bake_time))
+    Some(plan.bake_time(wave.0)).filter(|time| !time.is_zero()).map(Took)
 }
 
 /// The hosts that were asked and are not final.

@@ -156,8 +156,9 @@ impl Broadcast {
     }
 
     fn respond(&mut self, now: Duration, response: Box<Response>) {
-        if let Some(anomaly) = self.named.as_ref().and_then(|named| impostor(named, &response)) {
-            let host = response.hostname;
+        if let Some(host) = self.named.clone()
+            && let Some(anomaly) = impostor(&host, &response)
+        {
             return self.report(now, EventKind::Anomaly { host, anomaly });
         }
         let host = response.hostname.clone();

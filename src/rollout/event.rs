@@ -68,6 +68,7 @@ pub enum EventKind {
         /// The host.
         host: HostName,
         /// What came of the request.
+        #[serde(flatten)]
         outcome: HostOutcome,
         /// How long until it is asked again, in seconds.
         #[serde(rename = "delay_s", with = "seconds")]
@@ -78,6 +79,7 @@ pub enum EventKind {
         /// The host.
         host: HostName,
         /// What came of it.
+        #[serde(flatten)]
         outcome: HostOutcome,
         /// The host's own last word, where there was one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -88,6 +90,7 @@ pub enum EventKind {
         /// The wave.
         wave: WaveIndex,
         /// Why.
+        #[serde(flatten)]
         cause: Cause,
     },
     /// The wave's hosts are done, and it is left running for a while.
@@ -108,6 +111,7 @@ pub enum EventKind {
         /// The wave.
         wave: WaveIndex,
         /// What came of it.
+        #[serde(flatten)]
         verdict: WaveVerdict,
     },
     /// The operator wants to stop.
@@ -169,7 +173,7 @@ pub struct WaveIndex(pub usize);
 
 /// What has become of a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(tag = "outcome", content = "cause", rename_all = "snake_case")]
 pub enum HostOutcome {
     /// It runs what it was asked to. The only good one.
     Completed,

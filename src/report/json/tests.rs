@@ -79,9 +79,16 @@ fn written(events: &[Event]) -> String {
 #[test]
 fn every_event_is_a_line_that_reads_back_as_the_same() {
     let events: Vec<Event> = every_kind().into_iter().map(|kind| Event { at: start(), kind }).collect();
-    let text = written(&events);
-    let read: Vec<Event> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let text: Vec<String> = events.iter().map(|event| serde_json::to_string(event).unwrap()).collect();
+    let read: Vec<Event> = text.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(read, events);
+}
+
+#[test]
+fn the_secret_of_a_rollout_is_not_printed() {
+    let story = Story::begin(demo());
+    let journaled = serde_json::to_string(&story.events[0]).unwrap();
+    assert!(journaled.contains("secret") && !written(&story.events[..1]).contains("secret"));
 }
 
 #[test]
@@ -92,8 +99,8 @@ fn lines_look_like_this() {
     insta::assert_snapshot!(written(&story.events[1..]), @r#"
     {"at":"2026-11-23T10:00:00Z","event":"dispatched","host":"ns1","request":"00000000-0000-0000-0000-000000000001","attempt":1}
     {"at":"2026-11-23T10:00:02Z","event":"started","host":"ns1","phase":"build"}
-    {"at":"2026-11-23T10:00:02Z","event":"final","host":"ns2","outcome":{"skipped":"earlier_wave"}}
-    {"at":"2026-11-23T10:00:02Z","event":"wave_ended","wave":2,"verdict":{"verdict":"failed","cause":"too_many_failures","failures":1,"max_failures":0}}
+    {"at":"2026-11-23T10:00:02Z","event":"final","host":"ns2","outcome":"skipped","cause":"earlier_wave"}
+    {"at":"2026-11-23T10:00:02Z","event":"wave_ended","wave":2,"verdict":"failed","cause":"too_many_failures","failures":1,"max_failures":0}
     "#);
 }
 

@@ -96,13 +96,10 @@ impl Machine {
         }
     }
 
-    /// After the last wave nothing is waited for, unless there is a check that the wait is for.
     fn bake(&mut self, now: Duration) {
-        let limits = &self.wave().limits;
-        let nothing_follows = self.wave + 1 == self.ranges.len() && limits.check.is_none();
-        let until = self.tally.last_final_at + limits.bake_time;
+        let until = self.tally.last_final_at + self.rollout.plan.bake_time(self.wave);
         let remaining = until.saturating_sub(now);
-        if nothing_follows || remaining.is_zero() {
+        if remaining.is_zero() {
             self.check_or_succeed(now);
         } else {
             self.stage = Stage::Baking { until };
