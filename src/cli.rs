@@ -4,14 +4,16 @@ mod alias;
 mod commands;
 mod connection;
 mod exit;
+mod log;
 mod operator;
 mod out;
+mod runtime;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use self::commands::{deploy, hosts, keygen, nats_config};
+use self::commands::{deploy, hosts, keygen, listener, nats_config, supervise};
 use self::exit::{CommandResult, Exit};
 
 /// Deploy NixOS fleets over NATS.
@@ -28,6 +30,9 @@ enum Command {
     Hosts(hosts::Hosts),
     Keygen(keygen::Keygen),
     NatsConfig(nats_config::NatsConfig),
+    Listener(Box<listener::Listener>),
+    #[command(hide = true)]
+    Supervise(supervise::Supervise),
 }
 
 /// Runs the program with the arguments of this process.
@@ -58,6 +63,8 @@ impl Command {
             Self::Hosts(hosts) => hosts.run(),
             Self::Keygen(keygen) => keygen.run(),
             Self::NatsConfig(nats_config) => nats_config.run(),
+            Self::Listener(listener) => listener.run(),
+            Self::Supervise(supervise) => supervise.run(),
         }
     }
 }

@@ -9,11 +9,13 @@
 //! - [`operator`]: what drives a rollout from the operator's machine;
 //! - [`nats_config`]: what the NATS server must know of hosts and deployers, pure;
 //! - [`report`]: what the operator sees of it;
+//! - [`listener`]: what runs on each host;
 //! - [`cli`]: the command line.
 
 pub mod bus;
 pub mod cli;
 pub mod clock;
+pub mod listener;
 pub mod nats_config;
 pub mod operator;
 pub mod plan;

@@ -3,4 +3,6 @@
 pub(super) mod deploy;
 pub(super) mod hosts;
 pub(super) mod keygen;
+pub(super) mod listener;
 pub(super) mod nats_config;
+pub(super) mod supervise;

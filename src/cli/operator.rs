@@ -1,19 +1,17 @@
 //! The flags and the surroundings of every command that an operator runs.
 
-use std::future::Future;
 use std::io::{self, IsTerminal};
 use std::time::Duration;
 
 use clap::Args;
 use miette::Diagnostic;
 use thiserror::Error;
-use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::connection::Connection;
-use super::exit::{CommandError, CommandResult, Exit};
+use super::exit::{CommandError, Exit};
 use super::out;
 use crate::bus::{Bus, SeedReaders, Settings};
 use crate::operator::drive::Confirm;
@@ -61,22 +59,8 @@ pub(super) struct DisplayArgs {
 }
 
 #[derive(Debug, Error, Diagnostic)]
-enum SetupError {
-    #[error("cannot listen for signals: {0}")]
-    Signals(io::Error),
-    #[error("the asynchronous runtime does not start: {0}")]
-    Runtime(io::Error),
-}
-
-/// Runs a command to its end on one thread, which is all that any of them needs.
-pub(super) fn block_on(command: impl Future<Output = CommandResult>) -> CommandResult {
-    let runtime = Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Exit::Precondition.because(SetupError::Runtime(error)))?;
-    let result = runtime.block_on(command);
-    // A question at the terminal that nobody has answered must not hold up the end.
-    runtime.shutdown_background();
-    result
-}
+#[error("cannot listen for signals: {0}")]
+struct SignalError(#[source] io::Error);
 
 impl OperatorArgs {
     /// Connects, and tells the user what is not as it should be.
@@ -145,7 +129,7 @@ struct Signals {
 
 impl Signals {
     fn new() -> Result<Self, CommandError> {
-        let on = |kind| signal(kind).map_err(|error| Exit::Precondition.because(SetupError::Signals(error)));
+        let on = |kind| signal(kind).map_err(|error| Exit::Precondition.because(SignalError(error)));
         Ok(Self { interrupt: on(SignalKind::interrupt())?, terminate: on(SignalKind::terminate())? })
     }
 }

@@ -12,8 +12,9 @@ use uuid::Uuid;
 use crate::bus::Bus;
 use crate::cli::confirm;
 use crate::cli::exit::{CommandError, CommandResult, Exit};
-use crate::cli::operator::{DisplayArgs, OperatorArgs, block_on, drive};
+use crate::cli::operator::{DisplayArgs, OperatorArgs, drive};
 use crate::cli::out;
+use crate::cli::runtime::block_on;
 use crate::cli::plan_file::{PlanArgs, PlanFile};
 use crate::clock;
 use crate::operator::{RollCall, resolve_revision};
@@ -80,7 +81,7 @@ impl Plan {
             let prepared = self.preparation.prepare().await?;
             out::data(&prepared.preview);
             Ok(Exit::Success)
-        })
+        })?
     }
 }
 
@@ -89,7 +90,7 @@ impl Apply {
         if !self.yes && (self.display.json || !io::stdin().is_terminal()) {
             return Err(Exit::Usage.because(ApplyError::NobodyToAsk));
         }
-        block_on(self.apply())
+        block_on(self.apply())?
     }
 
     async fn apply(self) -> CommandResult {

@@ -10,8 +10,9 @@ use uuid::Uuid;
 
 use crate::cli::alias;
 use crate::cli::exit::{CommandResult, Exit};
-use crate::cli::operator::{DisplayArgs, OperatorArgs, block_on, drive};
+use crate::cli::operator::{DisplayArgs, OperatorArgs, drive};
 use crate::cli::out;
+use crate::cli::runtime::block_on;
 use crate::clock;
 use crate::plan::{FrozenPlan, FrozenWave, Limits};
 use crate::protocol::{Action, HostReport, RequestIds, Revision, RolloutId, Subject, SubjectError, Tier};
@@ -75,7 +76,7 @@ enum DeployError {
 impl Deploy {
     pub(in crate::cli) fn run(self) -> CommandResult {
         let subject = self.subject().map_err(|error| Exit::Usage.because(error))?;
-        block_on(self.deploy(subject))
+        block_on(self.deploy(subject))?
     }
 
     fn subject(&self) -> Result<Subject, DeployError> {
@@ -148,7 +149,7 @@ fn is_deserted(summary: &Summary) -> bool {
 }
 
 fn who_answers<'a>(present: impl Iterator<Item = &'a HostReport>) -> String {
-    let subjects: Vec<&str> = present.flat_map(|host| host.deploy_subjects.first()).map(Subject::as_str).collect();
+    let subjects: Vec<&str> = present.filter_map(|host| host.deploy_subjects.first()).map(Subject::as_str).collect();
     if subjects.is_empty() {
         "no listener answers at all: check that they run, and that they use the same NATS server".to_owned()
     } else {

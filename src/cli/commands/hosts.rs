@@ -3,8 +3,9 @@
 use clap::Args;
 
 use crate::cli::exit::{CommandResult, Exit};
-use crate::cli::operator::{OperatorArgs, block_on};
+use crate::cli::operator::OperatorArgs;
 use crate::cli::out;
+use crate::cli::runtime::block_on;
 use crate::operator::RollCall;
 use crate::protocol::Tier;
 use crate::report;
@@ -26,7 +27,7 @@ pub(in crate::cli) struct Hosts {
 
 impl Hosts {
     pub(in crate::cli) fn run(self) -> CommandResult {
-        block_on(self.list())
+        block_on(self.list())?
     }
 
     async fn list(self) -> CommandResult {

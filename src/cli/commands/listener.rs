@@ -1,0 +1,217 @@
+//! `listener`: takes deployments of this host.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use miette::Diagnostic;
+use thiserror::Error;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::bus::SeedReaders;
+use crate::cli::connection::Connection;
+use crate::cli::exit::{CommandError, CommandResult, Exit};
+use crate::cli::log::Log;
+use crate::cli::runtime;
+use crate::listener::{self, Config, deploy_subjects};
+use crate::protocol::subject::DISCOVER;
+use crate::protocol::{FlakeUrl, HostName, Role, Subject, SubjectError, SubjectTemplate, Tier};
+
+/// This very program, even when its file was replaced by an update.
+const THIS_PROGRAM: &str = "/proc/self/exe";
+
+/// Take deployments of this host; runs until it is stopped.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Listener {
+    #[command(flatten)]
+    connection: Connection,
+
+    /// Name of this host, in subjects and in nixosConfigurations
+    #[arg(long, env = "HOMELAB_DEPLOY_HOSTNAME", value_name = "HOST")]
+    hostname: HostName,
+
+    /// Tier of this host: test or prod
+    #[arg(long, env = "HOMELAB_DEPLOY_TIER")]
+    tier: Tier,
+
+    /// Role of this host
+    #[arg(long, env = "HOMELAB_DEPLOY_ROLE")]
+    role: Option<Role>,
+
+    /// Flake with the configuration of this host, without a revision
+    #[arg(long, env = "HOMELAB_DEPLOY_FLAKE_URL", value_name = "URL")]
+    flake_url: FlakeUrl,
+
+    /// How long a deployment may take, in seconds
+    #[arg(
+        long, env = "HOMELAB_DEPLOY_TIMEOUT", value_name = "SECONDS", default_value_t = 600,
+        value_parser = clap::value_parser!(u64).range(1..)
+    )]
+    timeout: u64,
+
+    /// Subject to take requests on; repeatable; <hostname>, <tier> and <role> are filled in
+    /// [default: deploy.<tier>.<hostname>, deploy.<tier>.all and deploy.<tier>.role.<role>]
+    #[arg(long, env = "HOMELAB_DEPLOY_DEPLOY_SUBJECT", value_name = "SUBJECT", value_delimiter = ',')]
+    deploy_subject: Vec<SubjectTemplate>,
+
+    /// Subject on which to be asked who is there
+    #[arg(long, env = "HOMELAB_DEPLOY_DISCOVER_SUBJECT", value_name = "SUBJECT", default_value = DISCOVER)]
+    discover_subject: Subject,
+
+    /// Where to keep runs and their results [default: that of the unit, else /var/lib/homelab-deploy]
+    #[arg(long, env = "HOMELAB_DEPLOY_STATE_DIR", value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+
+    /// Set by systemd for a unit that has a state directory
+    #[arg(long, env = "STATE_DIRECTORY", hide = true)]
+    state_directory: Option<PathBuf>,
+
+    /// How often to report a deployment that goes on
+    #[arg(long, env = "HOMELAB_DEPLOY_HEARTBEAT", hide = true, default_value = "30s", value_parser = humantime::parse_duration)]
+    heartbeat: Duration,
+
+    /// How long a deployment may take to end when it is told to
+    #[arg(long, env = "HOMELAB_DEPLOY_GRACE", hide = true, default_value = "10s", value_parser = humantime::parse_duration)]
+    grace: Duration,
+
+    #[command(flatten)]
+    log: Log,
+}
+
+#[derive(Debug, Error, Diagnostic)]
+enum UsageError {
+    #[error(transparent)]
+    Subject(#[from] SubjectError),
+    #[error("there is no subject to listen on: every --deploy-subject needs a role")]
+    #[diagnostic(help("give --role, or a --deploy-subject without <role>"))]
+    NoSubject,
+    #[error("a heartbeat of no time at all")]
+    Heartbeat,
+}
+
+#[derive(Debug, Error, Diagnostic)]
+#[error("cannot set up the process: {0}")]
+struct SetupError(#[from] io::Error);
+
+impl Listener {
+    pub(in crate::cli) fn run(self) -> CommandResult {
+        self.log.start();
+        let settings =
+            self.connection.settings(format!("homelab-deploy listener {}", self.hostname), SeedReaders::Refuse);
+        let config = self.config().map_err(|error| Exit::Usage.because(error))?;
+        runtime::block_on(async {
+            let stop = stop_signal().map_err(setup)?;
+            let listened = listener::listen(config, &settings, stop).await;
+            listened.map_err(|error| Exit::Precondition.because(error))
+        })??;
+        Ok(Exit::Success)
+    }
+
+    fn config(self) -> Result<Config, UsageError> {
+        let templates = match self.deploy_subject {
+            given if given.is_empty() => SubjectTemplate::defaults(),
+            given => given,
+        };
+        let deploy_subjects = deploy_subjects(&templates, &self.hostname, self.tier, self.role.as_ref())?;
+        if deploy_subjects.is_empty() {
+            return Err(UsageError::NoSubject);
+        }
+        if self.heartbeat.is_zero() {
+            return Err(UsageError::Heartbeat);
+        }
+        let state_dir = self.state_dir.or(self.state_directory);
+        Ok(Config {
+            hostname: self.hostname,
+            tier: self.tier,
+            role: self.role,
+            flake: self.flake_url,
+            deploy_subjects,
+            discover_subject: self.discover_subject,
+            timeout: Duration::from_secs(self.timeout),
+            grace: self.grace,
+            heartbeat: self.heartbeat,
+            state_dir: state_dir.unwrap_or_else(|| "/var/lib/homelab-deploy".into()),
+            supervisor: THIS_PROGRAM.into(),
+            root: "/".into(),
+        })
+    }
+}
+
+fn setup(error: io::Error) -> CommandError {
+    Exit::Precondition.because(SetupError(error))
+}
+
+/// Waits for a signal that asks the listener to stop.
+fn stop_signal() -> io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Command {
+        #[command(flatten)]
+        listener: Listener,
+    }
+
+    fn config(arguments: &[&str]) -> Result<Config, String> {
+        let required = [
+            "x",
+            "--nats-url",
+            "n",
+            "--nkey-file",
+            "k",
+            "--hostname",
+            "ns1",
+            "--tier",
+            "prod",
+            "--flake-url",
+            "git+https://h/x",
+        ];
+        let command = Command::try_parse_from(required.iter().chain(arguments)).map_err(|e| e.kind().to_string())?;
+        command.listener.config().map_err(|error| error.to_string())
+    }
+
+    fn subjects(arguments: &[&str]) -> Vec<String> {
+        config(arguments).unwrap().deploy_subjects.iter().map(Subject::to_string).collect()
+    }
+
+    #[test]
+    fn the_defaults_are_the_predecessors() {
+        let config = config(&[]).unwrap();
+        assert_eq!(config.timeout, Duration::from_mins(10));
+        assert_eq!(config.discover_subject.as_str(), "deploy.discover");
+        assert_eq!(config.state_dir, PathBuf::from("/var/lib/homelab-deploy"));
+        assert_eq!(subjects(&[]), ["deploy.prod.ns1", "deploy.prod.all"]);
+        assert_eq!(subjects(&["--role", "dns"])[2], "deploy.prod.role.dns");
+    }
+
+    #[test]
+    fn subjects_of_the_users_own_are_filled_in_once() {
+        let own = ["--deploy-subject", "a.<hostname>", "--deploy-subject", "a.ns1", "--deploy-subject", "b.<role>"];
+        assert_eq!(subjects(&own), ["a.ns1"]);
+        insta::assert_snapshot!(config(&["--deploy-subject", "b.<role>"]).unwrap_err(), @"there is no subject to listen on: every --deploy-subject needs a role");
+        insta::assert_snapshot!(config(&["--deploy-subject", "b.<host>"]).unwrap_err(), @"invalid value for one of the arguments");
+        insta::assert_snapshot!(config(&["--heartbeat", "0s"]).unwrap_err(), @"a heartbeat of no time at all");
+        insta::assert_snapshot!(config(&["--timeout", "0"]).unwrap_err(), @"invalid value for one of the arguments");
+    }
+
+    #[test]
+    fn the_flag_for_the_state_goes_before_systemds() {
+        let state_dir = |arguments: &[&str]| config(arguments).unwrap().state_dir;
+        assert_eq!(state_dir(&["--state-directory", "/s"]), PathBuf::from("/s"));
+        assert_eq!(state_dir(&["--state-directory", "/s", "--state-dir", "/d"]), PathBuf::from("/d"));
+    }
+}

@@ -1,0 +1,179 @@
+//! Whether a request is run. Pure: the request, the time and what is known in, the decision out.
+
+use jiff::Timestamp;
+
+use super::ledger::Ledger;
+use crate::protocol::message::BadRequest;
+use crate::protocol::{ErrorCode, Holder, ReplySubject, Request, RequestId, Response};
+
+/// What is to be done about a message on a deploy subject.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Decision {
+    /// It was asked before: tell how far it is, wherever the answer is wanted this time.
+    Answer { reply_to: ReplySubject, state: Response },
+    /// Tell that it will not be run.
+    Reject(Refusal),
+    /// Run it.
+    Accept(Request),
+    /// Nobody can be told; the reason is for the log.
+    Drop(String),
+}
+
+/// Why a request is not run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub(super) reply_to: ReplySubject,
+    pub(super) id: Option<RequestId>,
+    pub(super) error: ErrorCode,
+    pub(super) message: String,
+    /// What the host is busy with.
+    pub(super) holder: Option<Holder>,
+}
+
+impl Refusal {
+    /// The key of the refused request.
+    pub(super) fn key(&self) -> &str {
+        self.id.as_ref().map_or(self.reply_to.as_str(), RequestId::as_str)
+    }
+}
+
+/// Decides. That the key is known comes before all else, so that nothing is run or judged twice; then that the sender
+/// no longer wants it; and last that the host is busy, which is the only answer that may be another one later.
+pub(super) fn decide(request: Result<Request, BadRequest>, now: Timestamp, ledger: &Ledger) -> Decision {
+    let refused = match request {
+        Err(BadRequest::Unanswerable(why)) => return Decision::Drop(why),
+        Err(BadRequest::Rejected { reply_to, id, error, message }) => {
+            Err(Refusal { reply_to, id, error, message, holder: None })
+        }
+        Ok(request) => match objection(&request, now, ledger) {
+            None => Ok(request),
+            Some((error, message, holder)) => {
+                Err(Refusal { reply_to: request.reply_to, id: request.id, error, message, holder })
+            }
+        },
+    };
+    let (key, reply_to) = match &refused {
+        Ok(request) => (request.key(), &request.reply_to),
+        Err(refusal) => (refusal.key(), &refusal.reply_to),
+    };
+    if let Some(state) = ledger.state(key, now) {
+        let reply_to = reply_to.clone();
+        return Decision::Answer { reply_to, state };
+    }
+    refused.map_or_else(Decision::Reject, Decision::Accept)
+}
+
+/// What speaks against running a request that is not known yet.
+fn objection(request: &Request, now: Timestamp, ledger: &Ledger) -> Option<(ErrorCode, String, Option<Holder>)> {
+    if let Some(expired) = request.expires_at.filter(|&at| at < now) {
+        let message = format!("the request was not wanted any more after {expired}, and here it is {now}");
+        return Some((ErrorCode::Expired, message, None));
+    }
+    let holder = ledger.holder()?;
+    let by = holder.operator.as_deref().map(|operator| format!(" of {operator}"));
+    let message = format!("busy with {}{} since {}", holder.id, by.unwrap_or_default(), holder.since);
+    Some((ErrorCode::AlreadyRunning, message, Some(holder)))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::listener::run::tests::spec;
+    use crate::protocol::Status;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_795_000_000 + second).unwrap()
+    }
+
+    fn ask(json: &str, now: i64, ledger: &Ledger) -> Decision {
+        decide(Request::parse(json.as_bytes()), at(now), ledger)
+    }
+
+    fn request(id: &str, expires: i64) -> String {
+        let expires = at(expires);
+        format!(
+            r#"{{"action":"switch","revision":"main","reply_to":"deploy.responses.{id}","id":"{id}","expires_at":"{expires}"}}"#
+        )
+    }
+
+    fn said(decision: &Decision) -> String {
+        match decision {
+            Decision::Answer { reply_to, state } => format!("to {reply_to}: {}", state.status),
+            Decision::Reject(refusal) => format!("{}: {}", refusal.error, refusal.message),
+            Decision::Accept(request) => format!("accept {}", request.key()),
+            Decision::Drop(why) => format!("drop: {why}"),
+        }
+    }
+
+    #[test]
+    fn a_transcript() {
+        let mut ledger = Ledger::new("ns1".parse().unwrap());
+        insta::assert_snapshot!(said(&ask(&request("a", 10), 5, &ledger)), @"accept a");
+        ledger.accepted(spec("a", &[]));
+        insta::assert_snapshot!(said(&ask(&request("a", 10), 6, &ledger)), @"to deploy.responses.a: accepted");
+        ledger.started();
+        insta::assert_snapshot!(said(&ask(&request("a", 10), 60, &ledger)), @"to deploy.responses.a: started");
+        insta::assert_snapshot!(said(&ask(&request("b", 70), 60, &ledger)), @"already_running: busy with a of ops@desk since 2026-11-23T10:00:00Z");
+        insta::assert_snapshot!(said(&ask(&request("b", 50), 60, &ledger)), @"expired: the request was not wanted any more after 2026-11-18T11:07:30Z, and here it is 2026-11-18T11:07:40Z");
+        insta::assert_snapshot!(said(&ask(r#"{"reply_to":"deploy.responses.z","action":"reboot","revision":"main"}"#, 60, &ledger)), @r#"invalid_action: "reboot" is not an action: the actions are switch, boot, test and dry-activate"#);
+        insta::assert_snapshot!(said(&ask(r#"{"reply_to":"deploy.responses.z","action":"reboot","id":"a"}"#, 60, &ledger)), @"to deploy.responses.z: started");
+        insta::assert_snapshot!(said(&ask(r#"{"reply_to":"deploy.prod.all","action":"switch","revision":"main"}"#, 60, &ledger)), @r#"drop: reply_to is refused: "deploy.prod.all" is not below deploy.responses."#);
+    }
+
+    #[test]
+    fn a_sender_without_ids_is_known_by_its_reply_subject() {
+        let bare = r#"{"action":"switch","revision":"main","reply_to":"deploy.responses.x"}"#;
+        let mut ledger = Ledger::new("ns1".parse().unwrap());
+        let Decision::Accept(request) = ask(bare, 0, &ledger) else { panic!("not accepted") };
+        ledger.accepted(super::super::run::Spec::new(request, Vec::new(), at(0)));
+        assert!(matches!(ask(bare, 1, &ledger), Decision::Answer { .. }));
+    }
+
+    #[test]
+    fn a_rejected_request_stays_rejected_when_the_host_is_free_again() {
+        let mut ledger = Ledger::new("ns1".parse().unwrap());
+        ledger.accepted(spec("a", &[]));
+        let Decision::Reject(refusal) = ask(&request("b", 70), 60, &ledger) else { panic!("not rejected") };
+        let response = Response::new("ns1".parse().unwrap(), Status::Rejected, refusal.message.clone());
+        ledger.rejected(refusal.key().to_owned(), response);
+        ledger.ended(spec("a", &[]), Response::new("ns1".parse().unwrap(), Status::Completed, ""));
+        insta::assert_snapshot!(said(&ask(&request("b", 70), 61, &ledger)), @"to deploy.responses.b: rejected");
+        insta::assert_snapshot!(said(&ask(&request("c", 70), 61, &ledger)), @"accept c");
+    }
+
+    proptest! {
+        /// Requests of few keys, some too old, at a host whose runs end now and then.
+        #[test]
+        fn no_key_runs_twice_nor_two_at_once_nor_too_late(
+            steps in prop::collection::vec((0..6u8, -5..20i64, prop::bool::weighted(0.3)), 0..60),
+        ) {
+            let mut ledger = Ledger::new("ns1".parse().unwrap());
+            let mut ran = Vec::new();
+            for (now, (key, lifetime, ends)) in (0..).zip(steps) {
+                let running = ledger.holder().map(|holder| holder.id);
+                if let Some(key) = running.filter(|_| ends) {
+                    ledger.ended(spec(&key, &[]), Response::new("ns1".parse().unwrap(), Status::Completed, ""));
+                }
+                let id = format!("k{key}");
+                match ask(&request(&id, now + lifetime), now, &ledger) {
+                    Decision::Accept(request) => {
+                        prop_assert!(ledger.holder().is_none(), "two at once");
+                        prop_assert!(!ran.contains(&id), "twice");
+                        prop_assert!(lifetime >= 0, "too late");
+                        ran.push(id);
+                        ledger.accepted(super::super::run::Spec::new(request, Vec::new(), at(now)));
+                    }
+                    Decision::Reject(refusal) => {
+                        prop_assert!(!ran.contains(&id), "known");
+                        let response = Response::new("ns1".parse().unwrap(), Status::Rejected, "");
+                        ledger.rejected(refusal.key().to_owned(), response);
+                    }
+                    Decision::Answer { state, .. } => prop_assert!(ran.contains(&id) || state.status == Status::Rejected),
+                    Decision::Drop(why) => prop_assert!(false, "{why}"),
+                }
+            }
+        }
+    }
+}

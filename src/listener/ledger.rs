@@ -1,0 +1,239 @@
+//! What a listener knows of the requests it was sent: the one that runs, and how others ended. Pure.
+
+use std::collections::{HashMap, VecDeque};
+
+use jiff::Timestamp;
+
+use super::run::Spec;
+use crate::protocol::message::LastRun;
+use crate::protocol::{Action, Commit, ErrorCode, Holder, HostName, Response, Status};
+
+/// How many ended runs are remembered, on disk too.
+pub(super) const FINALS: usize = 200;
+
+/// How many rejections are remembered. They cost no run, and so may be asked for in any number.
+const REJECTIONS: usize = 1_000;
+
+/// The requests that are known, each by its key.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    hostname: HostName,
+    current: Option<Current>,
+    last: Option<(Spec, Response)>,
+    deployed: Option<Deployed>,
+    finals: Recent,
+    rejections: Recent,
+}
+
+/// What was brought to run, and the system that this made.
+#[derive(Debug)]
+struct Deployed {
+    commit: Commit,
+    system: Option<String>,
+}
+
+/// The run that goes on, or will in a moment.
+#[derive(Debug, Clone)]
+pub(super) struct Current {
+    /// What is run.
+    pub(super) spec: Spec,
+    /// `accepted` or `started`.
+    pub(super) status: Status,
+}
+
+/// The last so many responses, by key.
+#[derive(Debug)]
+struct Recent {
+    capacity: usize,
+    by_key: HashMap<String, Response>,
+    oldest_first: VecDeque<String>,
+}
+
+impl Ledger {
+    pub(super) fn new(hostname: HostName) -> Self {
+        Self {
+            hostname,
+            current: None,
+            last: None,
+            deployed: None,
+            finals: Recent::new(FINALS),
+            rejections: Recent::new(REJECTIONS),
+        }
+    }
+
+    /// The state of the request with this key, as of now.
+    pub(super) fn state(&self, key: &str, now: Timestamp) -> Option<Response> {
+        match &self.current {
+            Some(current) if current.spec.key == key => Some(self.progress(current, now)),
+            _ => self.finals.get(key).or_else(|| self.rejections.get(key)).cloned(),
+        }
+    }
+
+    /// The state of the run that goes on.
+    pub(super) fn current_state(&self, now: Timestamp) -> Option<Response> {
+        self.current.as_ref().map(|current| self.progress(current, now))
+    }
+
+    fn progress(&self, Current { spec, status }: &Current, now: Timestamp) -> Response {
+        let message = match status {
+            Status::Accepted => format!("{} of {} accepted", spec.action, spec.revision),
+            _ => format!("{} of {} started", spec.action, spec.revision),
+        };
+        Response {
+            id: spec.id.clone(),
+            at: Some(now),
+            revision: spec.commit(),
+            ..Response::new(self.hostname.clone(), *status, message)
+        }
+    }
+
+    /// The run that goes on.
+    pub(super) const fn current(&self) -> Option<&Current> {
+        self.current.as_ref()
+    }
+
+    /// What keeps the host busy.
+    pub(super) fn holder(&self) -> Option<Holder> {
+        self.current.as_ref().map(|current| current.spec.holder())
+    }
+
+    /// The last run that ended, and how.
+    pub(super) const fn last(&self) -> Option<&(Spec, Response)> {
+        self.last.as_ref()
+    }
+
+    /// How the last run ended, for others.
+    pub(super) fn last_run(&self) -> Option<LastRun> {
+        let (spec, response) = self.last()?;
+        Some(LastRun { id: spec.key.clone(), status: response.status, error: response.error.clone(), at: response.at? })
+    }
+
+    /// The commit that was last brought to run, if the system that runs now is still the one that this made.
+    pub(super) fn deployed(&self, running: Option<&str>) -> Option<&Commit> {
+        let deployed = self.deployed.as_ref()?;
+        (deployed.system.as_deref() == running).then_some(&deployed.commit)
+    }
+
+    /// The commit that was last brought to run.
+    pub(super) fn deployed_last(&self) -> Option<&Commit> {
+        self.deployed.as_ref().map(|deployed| &deployed.commit)
+    }
+
+    /// A request was accepted.
+    pub(super) fn accepted(&mut self, spec: Spec) {
+        self.current = Some(Current { spec, status: Status::Accepted });
+    }
+
+    /// The accepted request runs.
+    pub(super) fn started(&mut self) {
+        if let Some(current) = &mut self.current {
+            current.status = Status::Started;
+        }
+    }
+
+    /// A run ended, be it the one that went on or one from before this listener was started.
+    pub(super) fn ended(&mut self, spec: Spec, response: Response) {
+        if self.current.as_ref().is_some_and(|current| current.spec.key == spec.key) {
+            self.current = None;
+        }
+        if matches!(spec.action, Action::Switch | Action::Test) {
+            self.note_deployed(&spec, &response);
+        }
+        self.finals.insert(spec.key.clone(), response.clone());
+        self.last = Some((spec, response));
+    }
+
+    /// A run that failed while it built has changed nothing; after any other failure nobody knows what runs.
+    fn note_deployed(&mut self, spec: &Spec, response: &Response) {
+        self.deployed = match (response.status, &response.error) {
+            (Status::Completed, _) => spec.commit().map(|commit| Deployed { commit, system: response.system.clone() }),
+            (_, Some(ErrorCode::BuildFailed | ErrorCode::InvalidRevision)) => self.deployed.take(),
+            _ => None,
+        };
+    }
+
+    /// A request was rejected.
+    pub(super) fn rejected(&mut self, key: String, response: Response) {
+        self.rejections.insert(key, response);
+    }
+}
+
+impl Recent {
+    fn new(capacity: usize) -> Self {
+        Self { capacity, by_key: HashMap::new(), oldest_first: VecDeque::new() }
+    }
+
+    fn get(&self, key: &str) -> Option<&Response> {
+        self.by_key.get(key)
+    }
+
+    fn insert(&mut self, key: String, response: Response) {
+        if self.by_key.insert(key.clone(), response).is_none() {
+            self.oldest_first.push_back(key);
+        }
+        if self.oldest_first.len() > self.capacity
+            && let Some(oldest) = self.oldest_first.pop_front()
+        {
+            self.by_key.remove(&oldest);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::listener::run::tests::spec;
+
+    fn ended(status: Status) -> Response {
+        Response { at: Some(Timestamp::UNIX_EPOCH), ..Response::new("ns1".parse().unwrap(), status, "") }
+    }
+
+    #[test]
+    fn a_request_is_known_from_its_acceptance_to_long_after_its_end() {
+        let mut ledger = Ledger::new("ns1".parse().unwrap());
+        let status = |ledger: &Ledger| ledger.state("r-1", Timestamp::UNIX_EPOCH).map(|state| state.status);
+        assert_eq!(status(&ledger), None);
+        ledger.accepted(spec("r-1", &[]));
+        assert_eq!(status(&ledger), Some(Status::Accepted));
+        ledger.started();
+        assert_eq!(status(&ledger), Some(Status::Started));
+        assert_eq!(ledger.holder().unwrap().id, "r-1");
+        ledger.ended(spec("r-1", &[]), ended(Status::Failed));
+        assert_eq!(status(&ledger), Some(Status::Failed));
+        assert!(ledger.holder().is_none());
+        assert_eq!(ledger.last_run().unwrap().id, "r-1");
+    }
+
+    #[test]
+    fn rejections_are_bounded_and_do_not_push_out_what_ran() {
+        let mut ledger = Ledger::new("ns1".parse().unwrap());
+        ledger.ended(spec("ran", &[]), ended(Status::Completed));
+        for number in 0..5_000 {
+            ledger.rejected(format!("r-{number}"), ended(Status::Rejected));
+        }
+        let known = |key: &str| ledger.state(key, Timestamp::UNIX_EPOCH).is_some();
+        assert!(known("ran") && known("r-4999") && known("r-4000"));
+        assert!(!known("r-3999"));
+        assert_eq!(ledger.rejections.by_key.len(), REJECTIONS);
+    }
+
+    #[test]
+    fn what_runs_is_known_as_long_as_nothing_else_can_have_changed_it() {
+        const COMMIT: &str = "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b";
+        let mut ledger = Ledger::new("ns1".parse().unwrap());
+        let switch = |ledger: &mut Ledger, revision: &str, status, error| {
+            let spec = Spec { revision: revision.parse().unwrap(), ..spec(revision, &[]) };
+            let system = Some("/nix/store/a".to_owned());
+            ledger.ended(spec, Response { error, system, ..ended(status) });
+        };
+        switch(&mut ledger, COMMIT, Status::Completed, None);
+        assert_eq!(ledger.deployed(Some("/nix/store/a")).unwrap().as_str(), COMMIT);
+        assert_eq!(ledger.deployed(Some("/nix/store/by-hand")), None);
+        switch(&mut ledger, "broken", Status::Failed, Some(ErrorCode::BuildFailed));
+        assert!(ledger.deployed(Some("/nix/store/a")).is_some());
+        switch(&mut ledger, "half", Status::Failed, Some(ErrorCode::Timeout));
+        assert!(ledger.deployed(Some("/nix/store/a")).is_none());
+        switch(&mut ledger, "branch", Status::Completed, None);
+        assert!(ledger.deployed_last().is_none());
+    }
+}

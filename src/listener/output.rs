@@ -1,0 +1,174 @@
+//! What the output of a rebuild says. Pure.
+
+use crate::protocol::Phase;
+
+/// Lines that `switch-to-configuration` begins with, at the moment when the system starts to change.
+const ACTIVATION: [&str; 10] = [
+    "activating the configuration",
+    "stopping the following units",
+    "NOT restarting the following changed units",
+    "setting up /etc",
+    "restarting the following units",
+    "reloading the following units",
+    "starting the following units",
+    "updating GRUB",
+    "would activate the configuration",
+    "would stop the following units",
+];
+
+/// The longest part of a line that is looked at, in bytes.
+const MAX_LINE_BYTES: usize = 2_048;
+
+/// The phase that begins with this line.
+pub(super) fn phase_of(line: &str) -> Option<Phase> {
+    let line = line.trim_start();
+    ACTIVATION.iter().any(|start| line.starts_with(start)).then_some(Phase::Activate)
+}
+
+/// Finds the phase in output that arrives in pieces.
+#[derive(Debug)]
+pub(super) struct PhaseFinder {
+    phase: Phase,
+    line: Vec<u8>,
+}
+
+impl PhaseFinder {
+    pub(super) const fn new() -> Self {
+        Self { phase: Phase::Build, line: Vec::new() }
+    }
+
+    /// What the run is at after all that was read.
+    pub(super) const fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// Reads on; a phase that has begun comes back.
+    pub(super) fn read(&mut self, bytes: &[u8]) -> Option<Phase> {
+        let mut begun = None;
+        for piece in bytes.split_inclusive(|&byte| byte == b'\n') {
+            let room = MAX_LINE_BYTES.saturating_sub(self.line.len());
+            self.line.extend(piece.iter().take(room));
+            if piece.ends_with(b"\n") {
+                let phase = phase_of(&String::from_utf8_lossy(&self.line)).filter(|&phase| phase != self.phase);
+                if let Some(phase) = phase {
+                    self.phase = phase;
+                    begun = Some(phase);
+                }
+                self.line.clear();
+            }
+        }
+        begun
+    }
+}
+
+/// The lines of the output as they can be shown and sent: without control characters, terminal sequences, secrets in
+/// URLs and empty lines.
+pub(super) fn clean_lines(output: &str) -> Vec<String> {
+    // A carriage return is how a progress display overwrites its line: only what stands last was meant to stay.
+    let shown = output.lines().map(|line| line.trim_end_matches('\r').rsplit('\r').next().unwrap_or_default());
+    shown.map(clean).filter(|line| !line.trim().is_empty()).collect()
+}
+
+fn clean(line: &str) -> String {
+    let mut plain = without_passwords(&without_control(line));
+    plain.truncate(plain.floor_char_boundary(MAX_LINE_BYTES));
+    plain.truncate(plain.trim_end().len());
+    plain
+}
+
+/// Leaves out terminal sequences (`ESC [ … letter`, `ESC ] … BEL`, `ESC` and one character) and control characters.
+fn without_control(line: &str) -> String {
+    let mut plain = String::with_capacity(line.len());
+    let mut characters = line.chars();
+    while let Some(character) = characters.next() {
+        match character {
+            '\u{1b}' => skip_sequence(&mut characters),
+            '\t' => plain.push(' '),
+            _ if character.is_control() => {}
+            _ => plain.push(character),
+        }
+    }
+    plain
+}
+
+fn skip_sequence(characters: &mut std::str::Chars<'_>) {
+    match characters.next() {
+        Some('[') => {
+            characters.find(|c| ('@'..='~').contains(c));
+        }
+        Some(']') => {
+            let mut last = '\0';
+            // Ends with BEL, or with ESC \.
+            characters.find(|&c| c == '\u{7}' || (std::mem::replace(&mut last, c) == '\u{1b}' && c == '\\'));
+        }
+        _ => {}
+    }
+}
+
+/// Leaves out what stands before the `@` of a URL: git repeats the whole URL when it cannot reach it.
+fn without_passwords(line: &str) -> String {
+    let mut parts = line.split("://");
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let end = part.find(|c: char| c == '/' || c.is_whitespace() || matches!(c, '\'' | '"')).unwrap_or(part.len());
+        let (authority, rest) = part.split_at(end);
+        plain.push_str("://");
+        plain.push_str(authority.rsplit('@').next().unwrap_or_default());
+        plain.push_str(rest);
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn lines_are_cleaned_for_people() {
+        let output = "\u{1b}[31;1merror:\u{1b}[0m no\tattribute\r\n\r\n\u{1b}]8;;http://x\u{7}link\u{1b}]8;;\u{1b}\\!\n10%\r50%\rdone\n\u{7}\u{9b}x";
+        assert_eq!(clean_lines(output), ["error: no attribute", "link!", "done", "x"]);
+    }
+
+    #[test]
+    fn passwords_do_not_leave_the_host() {
+        let output =
+            "fatal: unable to access 'https://bob:s3cret@git.example.com/x/': 401\nsee https://h/a@b and ssh://t@h";
+        assert_eq!(
+            clean_lines(output),
+            ["fatal: unable to access 'https://git.example.com/x/': 401", "see https://h/a@b and ssh://h"]
+        );
+    }
+
+    #[test]
+    fn the_phase_is_found_in_pieces_and_is_no_word_inside_a_line() {
+        let mut finder = PhaseFinder::new();
+        assert_eq!(finder.read(b"building\nnginx> activating the configuration...\nstopp"), None);
+        assert_eq!(finder.read(b"ing the following un"), None);
+        assert_eq!(finder.read(b"its: x.service\n"), Some(Phase::Activate));
+        assert_eq!(finder.read(b"activating the configuration...\n"), None);
+        assert_eq!(finder.phase(), Phase::Activate);
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_that_steers_a_terminal_is_left(output in "[\\PC\\x00-\\x1f\\x7f-\\x9f]{0,80}") {
+            for line in clean_lines(&output) {
+                prop_assert!(!line.contains(char::is_control), "{line:?}");
+                prop_assert!(line.len() <= MAX_LINE_BYTES && !line.is_empty());
+            }
+        }
+
+        #[test]
+        fn how_output_is_cut_into_pieces_does_not_matter(text in "(activating the configuration\\n|x|\\n| ){0,12}", cut in 0..200usize) {
+            let bytes = text.as_bytes();
+            let (before, after) = bytes.split_at(cut.min(bytes.len()));
+            let (mut whole, mut pieces) = (PhaseFinder::new(), PhaseFinder::new());
+            whole.read(bytes);
+            pieces.read(before);
+            pieces.read(after);
+            prop_assert_eq!(whole.phase(), pieces.phase());
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! A run on disk. The listener writes down what to do, the supervisor how far it is and how it ended; neither knows
+//! the other in any other way.
+
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::protocol::{Action, Commit, Holder, Phase, ReplySubject, Request, RequestId, Response, Revision};
+
+/// How much of the output is looked at to tell what went wrong, in bytes.
+const TAIL_BYTES: u64 = 64 * 1024;
+
+/// What to run, and for whom.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spec {
+    /// What makes two deliveries the same request.
+    pub key: String,
+    /// The id of the request, when it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<RequestId>,
+    /// Where the answers go.
+    pub reply_to: ReplySubject,
+    /// What `nixos-rebuild` is asked to do.
+    pub action: Action,
+    /// What is deployed.
+    pub revision: Revision,
+    /// Who asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operator: Option<String>,
+    /// When it was accepted.
+    pub accepted_at: Timestamp,
+    /// The program and its arguments.
+    pub argv: Vec<String>,
+    /// How long it may take, in milliseconds.
+    pub timeout_ms: u64,
+    /// How long it may take to end after it was asked to, in milliseconds.
+    pub grace_ms: u64,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunResult {
+    /// What made it end.
+    pub end: End,
+    /// What it was at.
+    pub phase: Phase,
+    /// When the program was started.
+    pub started_at: Timestamp,
+    /// When it had ended.
+    pub ended_at: Timestamp,
+    /// The generation of the system profile at that time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
+    /// The store path of the system that ran at that time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system: Option<String>,
+}
+
+/// What made a run end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum End {
+    /// The program ended by itself, with this code.
+    Exited(i32),
+    /// A signal ended the program or its supervisor.
+    Killed(i32),
+    /// It took too long, and was ended with all its descendants.
+    TimedOut,
+    /// The program could not be started, for this reason.
+    NotStarted(String),
+}
+
+impl Spec {
+    /// What the request comes down to; without limits yet.
+    pub(super) fn new(request: Request, argv: Vec<String>, accepted_at: Timestamp) -> Self {
+        Self {
+            key: request.key().to_owned(),
+            id: request.id,
+            reply_to: request.reply_to,
+            action: request.action,
+            revision: request.revision,
+            operator: request.operator,
+            accepted_at,
+            argv,
+            timeout_ms: 0,
+            grace_ms: 0,
+        }
+    }
+
+    /// The same with limits.
+    #[must_use]
+    pub(super) fn limited(mut self, timeout: Duration, grace: Duration) -> Self {
+        self.timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+        self.grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+        self
+    }
+
+    /// The commit that is deployed, when the request named one.
+    pub(super) fn commit(&self) -> Option<Commit> {
+        self.revision.commit()
+    }
+
+    /// The run as the reason why another one is refused.
+    pub(super) fn holder(&self) -> Holder {
+        Holder { id: self.key.clone(), operator: self.operator.clone(), since: self.accepted_at }
+    }
+}
+
+/// The directory of one run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunDir(PathBuf);
+
+impl RunDir {
+    /// The run in this directory.
+    pub const fn new(path: PathBuf) -> Self {
+        Self(path)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Makes the directory, durably, with what to run in it. The lock that comes back is for the supervisor: the run
+    /// goes on as long as it is held.
+    pub(super) fn create(&self, spec: &Spec) -> io::Result<File> {
+        private_directory(&self.0)?;
+        let lock = File::create(self.lock_file())?;
+        lock.try_lock()?;
+        write_durably(&self.0.join("request.json"), &to_json(spec)?)?;
+        sync_directory(self.0.parent().unwrap_or(&self.0))?;
+        Ok(lock)
+    }
+
+    /// What to run.
+    pub fn spec(&self) -> io::Result<Spec> {
+        read_json(&self.0.join("request.json"))
+    }
+
+    /// The lock file, whoever holds it.
+    pub(super) fn lock_file(&self) -> PathBuf {
+        self.0.join("lock")
+    }
+
+    /// Where the supervisor's own complaints go.
+    pub(super) fn supervisor_log(&self) -> io::Result<File> {
+        File::create(self.0.join("supervisor.log"))
+    }
+
+    /// The output of the program, and the part of it that was set aside to bound it.
+    pub(super) fn output_files(&self) -> (PathBuf, PathBuf) {
+        (self.0.join("output.log"), self.0.join("output.log.1"))
+    }
+
+    /// The last part of the output.
+    pub(super) fn output_tail(&self) -> String {
+        let (current, previous) = self.output_files();
+        let mut tail = tail_of(&current, TAIL_BYTES);
+        let room = TAIL_BYTES.saturating_sub(tail.len() as u64);
+        if room > 0 {
+            // The output may have been set aside just before the end.
+            let mut before = tail_of(&previous, room);
+            before.append(&mut tail);
+            tail = before;
+        }
+        String::from_utf8_lossy(&tail).into_owned()
+    }
+
+    /// Notes what the run is at. Not durable: after a reboot nobody needs it.
+    pub(super) fn write_phase(&self, phase: Phase) -> io::Result<()> {
+        let (file, new) = (self.0.join("phase"), self.0.join("phase.new"));
+        fs::write(&new, to_json(&phase)?)?;
+        fs::rename(new, file)
+    }
+
+    /// What the run is at.
+    pub(super) fn phase(&self) -> Phase {
+        read_json(&self.0.join("phase")).unwrap_or(Phase::Build)
+    }
+
+    /// Notes how the run ended, durably.
+    pub(super) fn write_result(&self, result: &RunResult) -> io::Result<()> {
+        write_durably(&self.0.join("result.json"), &to_json(result)?)
+    }
+
+    /// How the run ended; `None` when it did not get to say so.
+    pub(super) fn result(&self) -> Option<RunResult> {
+        read_json(&self.0.join("result.json")).ok()
+    }
+
+    /// Notes what the deployer is told in the end, durably.
+    pub(super) fn write_final(&self, response: &Response) -> io::Result<()> {
+        write_durably(&self.0.join("final.json"), &to_json(response)?)
+    }
+
+    /// What the deployer is told in the end; `None` when the run was not concluded yet.
+    pub(super) fn final_response(&self) -> io::Result<Option<Response>> {
+        match read_json(&self.0.join("final.json")) {
+            Ok(response) => Ok(Some(response)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Makes a directory that only its owner can look into: output may tell secrets. One that exists is fine.
+pub(super) fn private_directory(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Writes a file so that after a power cut it is there whole or not at all.
+fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let new = path.with_extension("new");
+    let mut file = File::create(&new)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    sync_directory(path.parent().unwrap_or(path))
+}
+
+fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+fn to_json(value: &impl Serialize) -> io::Result<Vec<u8>> {
+    Ok(serde_json::to_vec(value)?)
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
+    Ok(serde_json::from_slice(&fs::read(path)?)?)
+}
+
+/// The last bytes of a file, at most so many; none when it cannot be read.
+fn tail_of(path: &Path, bytes: u64) -> Vec<u8> {
+    let read = || -> io::Result<Vec<u8>> {
+        let mut file = File::open(path)?;
+        let start = file.metadata()?.len().saturating_sub(bytes);
+        file.seek(SeekFrom::Start(start))?;
+        let mut tail = Vec::new();
+        file.take(bytes).read_to_end(&mut tail)?;
+        Ok(tail)
+    };
+    read().unwrap_or_default()
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A run of this key that nobody waits for.
+    pub(in crate::listener) fn spec(key: &str, argv: &[&str]) -> Spec {
+        Spec {
+            key: key.to_owned(),
+            id: key.parse().ok(),
+            reply_to: "deploy.responses.r".parse().unwrap(),
+            action: Action::Switch,
+            revision: "main".parse().unwrap(),
+            operator: Some("ops@desk".to_owned()),
+            accepted_at: "2026-11-23T10:00:00Z".parse().unwrap(),
+            argv: argv.iter().map(|&argument| argument.to_owned()).collect(),
+            timeout_ms: 10_000,
+            grace_ms: 1_000,
+        }
+    }
+
+    #[test]
+    fn a_run_is_locked_from_the_moment_it_exists() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = RunDir::new(folder.path().join("runs/a"));
+        let lock = dir.create(&spec("a", &["x"])).unwrap();
+        assert!(File::open(dir.lock_file()).unwrap().try_lock().is_err());
+        drop(lock);
+        assert!(File::open(dir.lock_file()).unwrap().try_lock().is_ok());
+        assert_eq!(dir.spec().unwrap(), spec("a", &["x"]));
+        assert_eq!(dir.result(), None);
+        assert!(dir.final_response().unwrap().is_none());
+    }
+
+    #[test]
+    fn the_tail_reaches_back_into_what_was_set_aside() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = RunDir::new(folder.path().to_owned());
+        let (current, previous) = dir.output_files();
+        assert_eq!(dir.output_tail(), "");
+        fs::write(previous, format!("{}before\n", "x".repeat(200_000))).unwrap();
+        fs::write(&current, "after\n").unwrap();
+        let tail = dir.output_tail();
+        assert!(tail.ends_with("xbefore\nafter\n"));
+        assert_eq!(tail.len() as u64, TAIL_BYTES);
+        fs::write(current, "y".repeat(200_000)).unwrap();
+        assert_eq!(dir.output_tail().len() as u64, TAIL_BYTES);
+    }
+
+    #[test]
+    fn a_spoilt_final_is_an_error_and_a_missing_one_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = RunDir::new(folder.path().to_owned());
+        assert!(dir.final_response().unwrap().is_none());
+        fs::write(folder.path().join("final.json"), "{\"host").unwrap();
+        assert!(dir.final_response().is_err());
+    }
+}

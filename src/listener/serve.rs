@@ -1,0 +1,368 @@
+//! The loop that serves NATS: one input after another, and nothing in between that takes long.
+
+use std::io;
+use std::pin::Pin;
+use std::time::Duration;
+
+use async_nats::{Client, Message, Subscriber};
+use futures_util::StreamExt;
+use futures_util::stream::{SelectAll, select_all};
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Interval, MissedTickBehavior, interval_at};
+
+use super::admission::{Decision, Refusal, decide};
+use super::ledger::Ledger;
+use super::memory::{Memory, Recalled};
+use super::rebuild::{self, Watch};
+use super::report::Reporter;
+use super::run::{RunDir, Spec};
+use super::{Config, ListenerError};
+use crate::bus::BusEvent;
+use crate::clock;
+use crate::protocol::message::MAX_REQUEST_BYTES;
+use crate::protocol::{DiscoveryRequest, ReplySubject, Request, Response, Status, Subject};
+
+/// How old a final may be to be told again after the connection was lost.
+const REPEAT_FINAL_FOR: jiff::SignedDuration = jiff::SignedDuration::from_hours(1);
+
+/// How long the last words may take when the listener ends.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// A listener at work.
+pub(super) struct Service {
+    config: Config,
+    client: Client,
+    link: Link,
+    ledger: Ledger,
+    memory: Memory,
+    reporter: Reporter,
+    stage: Stage,
+    steps: JoinSet<Step>,
+    heartbeat: Interval,
+}
+
+/// Whether the connection stands. While it does not, nothing is published: the client would keep it and send it at
+/// some later time, when another state is true.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Link {
+    Up,
+    Down,
+}
+
+/// How far the run is, as far as this process has a part in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Idle,
+    Beginning,
+    Running,
+    Concluding,
+}
+
+/// A part of a run that takes time, and is over.
+#[derive(Debug)]
+enum Step {
+    Begun(io::Result<Watch>),
+    Ended,
+    Concluded(Box<Response>),
+}
+
+/// What the loop waits for.
+enum Input {
+    Deploy(Message),
+    Discover(Message),
+    Step(Result<Step, JoinError>),
+    Heartbeat,
+    Bus(BusEvent),
+    Stop,
+}
+
+impl Service {
+    /// A service that knows what was found on disk; runs that go on are watched, those that are over concluded.
+    pub(super) fn new(config: Config, client: Client, memory: Memory, recalled: Recalled) -> Self {
+        let mut service = Self {
+            ledger: Ledger::new(config.hostname.clone()),
+            reporter: Reporter::new(&config),
+            heartbeat: heartbeat(config.heartbeat),
+            link: Link::Up,
+            stage: Stage::Idle,
+            steps: JoinSet::new(),
+            config,
+            client,
+            memory,
+        };
+        for (spec, response) in recalled.finals {
+            service.ledger.ended(spec, response);
+        }
+        for (dir, spec) in recalled.unfinished {
+            service.take_up(dir, spec);
+        }
+        service
+    }
+
+    /// Takes up a run that an earlier listener began.
+    fn take_up(&mut self, dir: RunDir, spec: Spec) {
+        match rebuild::adopt(&dir) {
+            Some(watch) if self.stage == Stage::Idle => {
+                tracing::info!(key = spec.key, "taking up the run that goes on");
+                self.ledger.accepted(spec);
+                self.watch(watch);
+            }
+            Some(_) => tracing::error!(key = spec.key, "a second run goes on; it is concluded at the next start"),
+            None => {
+                let previous = self.ledger.deployed_last().cloned();
+                let response = rebuild::conclude(&dir, &spec, &self.config.hostname, previous);
+                self.concluded(dir, spec, response);
+            }
+        }
+    }
+
+    /// Serves until told to stop.
+    pub(super) async fn serve(
+        mut self,
+        mut events: UnboundedReceiver<BusEvent>,
+        mut stop: Pin<&mut impl Future<Output = ()>>,
+    ) -> Result<(), ListenerError> {
+        let (mut deploys, mut discovery) = self.subscribe().await?;
+        // Whoever waits may have missed what happened while nobody listened.
+        self.repeat_state().await;
+        loop {
+            let input = tokio::select! {
+                Some(message) = deploys.next() => Input::Deploy(message),
+                Some(message) = discovery.next() => Input::Discover(message),
+                Some(over) = self.steps.join_next() => Input::Step(over),
+                _ = self.heartbeat.tick(), if self.stage == Stage::Running => Input::Heartbeat,
+                Some(event) = events.recv() => Input::Bus(event),
+                () = &mut stop => Input::Stop,
+            };
+            match input {
+                Input::Deploy(message) => self.deploy(&message).await,
+                Input::Discover(message) => self.discover(&message).await,
+                Input::Step(over) => self.step(over).await,
+                Input::Heartbeat => self.tell_progress().await,
+                Input::Bus(event) => self.bus(event).await,
+                Input::Stop => break,
+            }
+        }
+        drop((deploys, discovery));
+        self.finish().await;
+        Ok(())
+    }
+
+    async fn subscribe(&self) -> Result<(SelectAll<Subscriber>, Subscriber), ListenerError> {
+        let mut deploys = Vec::new();
+        for subject in &self.config.deploy_subjects {
+            deploys.push(self.client.subscribe(subject.to_string()).await?);
+        }
+        let discovery = self.client.subscribe(self.config.discover_subject.to_string()).await?;
+        if tokio::time::timeout(LAST_WORDS, self.client.flush()).await.is_ok() {
+            let subjects: Vec<&str> = self.config.deploy_subjects.iter().map(Subject::as_str).collect();
+            tracing::info!("listening on {}", subjects.join(", "));
+        }
+        Ok((select_all(deploys), discovery))
+    }
+
+    /// A message on one of the deploy subjects.
+    async fn deploy(&mut self, message: &Message) {
+        match decide(Request::parse(&message.payload), clock::now(), &self.ledger) {
+            Decision::Accept(request) => self.accept(request).await,
+            Decision::Answer { reply_to, state } => {
+                tracing::info!(%reply_to, status = %state.status, "asked again");
+                let state = self.with_phase(state);
+                self.say(&reply_to, &state).await;
+            }
+            Decision::Reject(refusal) => self.reject(refusal).await,
+            Decision::Drop(why) => tracing::warn!(subject = %message.subject, "message dropped: {why}"),
+        }
+    }
+
+    async fn accept(&mut self, request: Request) {
+        tracing::info!(
+            key = request.key(), action = %request.action, revision = %request.revision,
+            operator = request.operator, rollout = request.rollout, wave = request.wave, "accepted"
+        );
+        let spec = self.spec(request);
+        self.ledger.accepted(spec.clone());
+        // Before anything that takes time: whoever waits shall know at once that it is heard.
+        self.tell_progress().await;
+        self.stage = Stage::Beginning;
+        let (supervisor, dir) = (self.config.supervisor.clone(), self.memory.run_dir(&spec.key));
+        self.steps.spawn_blocking(move || Step::Begun(rebuild::begin(&supervisor, &dir, &spec)));
+    }
+
+    /// What to run for a request. No part of it is read by a shell, and none can be taken for an option: the flake URL
+    /// begins with its scheme, and the action is one of ours.
+    fn spec(&self, request: Request) -> Spec {
+        let installable = self.config.flake.installable(&request.revision, &self.config.hostname);
+        let argv = ["nixos-rebuild", request.action.as_str(), "--flake", &installable].map(str::to_owned);
+        Spec::new(request, argv.into(), clock::now()).limited(self.config.timeout, self.config.grace)
+    }
+
+    async fn reject(&mut self, refusal: Refusal) {
+        tracing::warn!(key = refusal.key(), error = %refusal.error, "rejected: {}", refusal.message);
+        let key = refusal.key().to_owned();
+        let response = Response {
+            error: Some(refusal.error),
+            id: refusal.id,
+            at: Some(clock::now()),
+            holder: refusal.holder,
+            ..Response::new(self.config.hostname.clone(), Status::Rejected, refusal.message)
+        };
+        self.say(&refusal.reply_to, &response).await;
+        self.ledger.rejected(key, response);
+    }
+
+    /// A message on the discovery subject.
+    async fn discover(&mut self, message: &Message) {
+        if message.payload.len() > MAX_REQUEST_BYTES {
+            return tracing::warn!("roll call of {} bytes dropped", message.payload.len());
+        }
+        match serde_json::from_slice::<DiscoveryRequest>(&message.payload) {
+            Ok(request) if request.tier.is_none_or(|tier| tier == self.config.tier) => {
+                self.publish(&request.reply_to, self.reporter.answer(&self.ledger).to_bytes()).await;
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!("roll call dropped: {error}"),
+        }
+    }
+
+    /// A part of the run is over.
+    async fn step(&mut self, step: Result<Step, JoinError>) {
+        let step = match step {
+            Ok(step) => step,
+            // A bug. The run has its own process: the next listener takes it up, while this one knows nothing for sure.
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        };
+        let Some(current) = self.ledger.current() else { return };
+        let spec = current.spec.clone();
+        let dir = self.memory.run_dir(&spec.key);
+        match step {
+            Step::Begun(Ok(watch)) => {
+                self.watch(watch);
+                self.tell_progress().await;
+            }
+            Step::Begun(Err(error)) => {
+                let response = rebuild::not_begun(&dir, &spec, &self.config.hostname, &error);
+                self.tell_final(dir, spec, response).await;
+            }
+            Step::Ended => {
+                self.stage = Stage::Concluding;
+                let (host, previous) = (self.config.hostname.clone(), self.ledger.deployed_last().cloned());
+                self.steps
+                    .spawn_blocking(move || Step::Concluded(Box::new(rebuild::conclude(&dir, &spec, &host, previous))));
+            }
+            Step::Concluded(response) => self.tell_final(dir, spec, *response).await,
+        }
+    }
+
+    /// The run goes on.
+    fn watch(&mut self, watch: Watch) {
+        self.ledger.started();
+        self.stage = Stage::Running;
+        self.heartbeat.reset();
+        self.steps.spawn(async {
+            watch.ended().await;
+            Step::Ended
+        });
+    }
+
+    async fn tell_final(&mut self, dir: RunDir, spec: Spec, response: Response) {
+        let reply_to = spec.reply_to.clone();
+        self.say(&reply_to, &response).await;
+        self.stage = Stage::Idle;
+        self.concluded(dir, spec, response);
+    }
+
+    fn concluded(&mut self, dir: RunDir, spec: Spec, response: Response) {
+        tracing::info!(
+            key = spec.key, status = %response.status, error = response.error.as_ref().map(ToString::to_string),
+            "{}", response.message
+        );
+        self.ledger.ended(spec, response);
+        self.memory.ended(dir);
+    }
+
+    /// Tells how far the run is, to whoever asked for it.
+    async fn tell_progress(&self) {
+        if let (Some(current), Some(state)) = (self.ledger.current(), self.ledger.current_state(clock::now())) {
+            self.say(&current.spec.reply_to, &self.with_phase(state)).await;
+        }
+    }
+
+    /// A state of the run with what it is at right now.
+    fn with_phase(&self, state: Response) -> Response {
+        match self.ledger.current() {
+            Some(current) if state.status == Status::Started => {
+                Response { phase: Some(self.memory.run_dir(&current.spec.key).phase()), ..state }
+            }
+            _ => state,
+        }
+    }
+
+    /// Tells again what may have been lost: the state of the run, and how the last one ended.
+    async fn repeat_state(&self) {
+        self.tell_progress().await;
+        if let Some((spec, response)) = self.ledger.last() {
+            let age = response.at.map(|at| clock::now().duration_since(at));
+            if age.is_some_and(|age| age < REPEAT_FINAL_FOR) {
+                self.say(&spec.reply_to, response).await;
+            }
+        }
+    }
+
+    /// Something happened to the connection.
+    async fn bus(&mut self, event: BusEvent) {
+        match event {
+            BusEvent::Up => {
+                tracing::info!("connected again");
+                self.link = Link::Up;
+                self.repeat_state().await;
+            }
+            BusEvent::Down => {
+                tracing::warn!("connection lost");
+                self.link = Link::Down;
+            }
+            // The server's configuration may be put right without this listener: it goes on with what it may do.
+            BusEvent::Refused(violation) => {
+                tracing::error!("{violation}: see the permissions of its user on the server");
+            }
+            BusEvent::SlowConsumer => tracing::error!("too many messages at once: some are lost"),
+            BusEvent::Error(error) => tracing::warn!("{error}"),
+        }
+    }
+
+    async fn say(&self, to: &ReplySubject, response: &Response) {
+        self.publish(to, response.to_bytes(self.client.max_payload())).await;
+    }
+
+    async fn publish(&self, to: &ReplySubject, bytes: Vec<u8>) {
+        if self.link == Link::Down {
+            return;
+        }
+        if let Err(error) = self.client.publish(to.to_string(), bytes.into()).await {
+            tracing::error!("cannot answer to {to}: {error}");
+        }
+    }
+
+    /// Ends: what is about to be said is said, and a run that goes on is left running.
+    async fn finish(mut self) {
+        while matches!(self.stage, Stage::Beginning | Stage::Concluding)
+            && let Some(step) = self.steps.join_next().await
+        {
+            self.step(step).await;
+        }
+        if let Some(current) = self.ledger.current() {
+            tracing::info!(key = current.spec.key, "the run goes on without this listener");
+        }
+        if self.link == Link::Up {
+            tokio::time::timeout(LAST_WORDS, self.client.flush()).await.ok();
+        }
+        tracing::info!("stopped");
+    }
+}
+
+fn heartbeat(every: Duration) -> Interval {
+    let mut ticks = interval_at(tokio::time::Instant::now() + every, every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}

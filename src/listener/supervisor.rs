@@ -1,0 +1,114 @@
+//! The process that stands over one run and outlives the listener: it starts the program, keeps its output, ends it
+//! when it takes too long, and leaves behind how it ended.
+//!
+//! Its standard input is the locked file of the run. The lock lives as long as this process, which is how a listener,
+//! also one that was started later, knows that the run goes on: there is no pid that could be someone else's.
+
+mod log;
+mod tree;
+
+use std::convert::Infallible;
+use std::fs::File;
+use std::io::{self, PipeReader, Read};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal};
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
+use tokio::signal::unix::{SignalKind, signal};
+
+use self::log::Log;
+use self::tree::Tree;
+use super::host::Host;
+use super::run::{End, RunDir, RunResult, Spec};
+use crate::clock;
+
+/// How much output is taken at once, in bytes.
+const PIECE_BYTES: usize = 8 * 1024;
+
+/// What a pipe holds, in bytes, unless someone made it larger.
+const PIPE_BYTES: u64 = 64 * 1024;
+
+/// Runs what is written down in this directory, and writes down how it ended.
+pub async fn supervise(dir: &Path) -> io::Result<()> {
+    let dir = RunDir::new(dir.to_owned());
+    let spec = dir.spec()?;
+    // A session of its own: no terminal or process group through which the listener's end could reach it. Who starts it
+    // by hand may have given it one already.
+    rustix::process::setsid().ok();
+    // Descendants that lose their parent become children of this process, so that none escapes a timeout.
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+
+    let started_at = clock::now();
+    let mut log = Log::create(&dir)?;
+    let end = match start(&spec) {
+        Ok((program, output)) => follow(program, output, &spec, &mut log).await?,
+        Err(error) => End::NotStarted(error.to_string()),
+    };
+    let (generation, system) = Host::new("/".into()).generation_and_system();
+    dir.write_result(&RunResult { end, phase: log.phase(), started_at, ended_at: clock::now(), generation, system })
+}
+
+/// Starts the program with both its outputs on one pipe, so that their order is kept.
+fn start(spec: &Spec) -> io::Result<(Pid, PipeReader)> {
+    let Some((program, arguments)) = spec.argv.split_first() else {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "no program was named"));
+    };
+    let (output, input) = io::pipe()?;
+    let child = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(input.try_clone()?)
+        .stderr(input)
+        .spawn()
+        .map_err(|error| io::Error::new(error.kind(), format!("{program} cannot be started: {error}")))?;
+    Ok((Pid::from_child(&child), output))
+}
+
+/// Keeps the output until the program has ended.
+async fn follow(program: Pid, output: PipeReader, spec: &Spec, log: &mut Log) -> io::Result<End> {
+    let mut tree = Tree::new(program)?;
+    let mut output = pipe::Receiver::from_owned_fd(OwnedFd::from(output))?;
+    let end = tokio::select! {
+        end = watch(&mut tree, spec) => end?,
+        never = keep(&mut output, log) => match never {},
+    };
+    // What the program wrote last is in the pipe, which is read itself: the runtime may not have noticed yet that there
+    // is something in it. Who else still writes to it is not waited for.
+    let mut rest = File::from(output.into_nonblocking_fd()?).take(PIPE_BYTES);
+    let mut piece = [0; PIECE_BYTES];
+    while let Ok(length @ 1..) = rest.read(&mut piece) {
+        log.write(piece.get(..length).unwrap_or_default());
+    }
+    Ok(end)
+}
+
+/// Waits for the program, but not longer than it may take.
+async fn watch(tree: &mut Tree, spec: &Spec) -> io::Result<End> {
+    let (limit, grace) = (Duration::from_millis(spec.timeout_ms), Duration::from_millis(spec.grace_ms));
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let end = tokio::select! {
+        end = tree.program_ended() => return Ok(end),
+        () = tokio::time::sleep(limit) => End::TimedOut,
+        _ = terminate.recv() => End::Killed(Signal::TERM.as_raw()),
+        _ = interrupt.recv() => End::Killed(Signal::INT.as_raw()),
+    };
+    tree.end(grace).await;
+    Ok(end)
+}
+
+/// Keeps all output; waits for ever once there is no more.
+async fn keep(output: &mut pipe::Receiver, log: &mut Log) -> Infallible {
+    let mut piece = [0; PIECE_BYTES];
+    while let Ok(length @ 1..) = output.read(&mut piece).await {
+        log.write(piece.get(..length).unwrap_or_default());
+    }
+    std::future::pending().await
+}
+
+#[cfg(test)]
+mod tests;

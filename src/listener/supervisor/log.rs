@@ -1,0 +1,82 @@
+//! The output of a run on disk: bounded, and with an eye on the phase.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+
+use crate::listener::output::PhaseFinder;
+use crate::listener::run::RunDir;
+use crate::protocol::Phase;
+
+/// The size at which the output is set aside and begun anew, in bytes. One part that was set aside is kept.
+const PART_BYTES: usize = 8 * 1024 * 1024;
+
+/// Takes the output of a run.
+pub(super) struct Log {
+    dir: RunDir,
+    file: File,
+    written: usize,
+    part_bytes: usize,
+    finder: PhaseFinder,
+}
+
+impl Log {
+    pub(super) fn create(dir: &RunDir) -> io::Result<Self> {
+        Self::with_parts_of(PART_BYTES, dir)
+    }
+
+    fn with_parts_of(part_bytes: usize, dir: &RunDir) -> io::Result<Self> {
+        Ok(Self {
+            file: File::create(dir.output_files().0)?,
+            dir: dir.clone(),
+            written: 0,
+            part_bytes,
+            finder: PhaseFinder::new(),
+        })
+    }
+
+    /// What the run is at.
+    pub(super) const fn phase(&self) -> Phase {
+        self.finder.phase()
+    }
+
+    /// Keeps this output. On a full disk it is lost: that must not stop a rebuild, which may be what frees the disk.
+    pub(super) fn write(&mut self, bytes: &[u8]) {
+        if let Some(phase) = self.finder.read(bytes) {
+            self.dir.write_phase(phase).ok();
+        }
+        self.try_write(bytes).ok();
+    }
+
+    fn try_write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.written > 0 && self.written + bytes.len() > self.part_bytes {
+            let (current, previous) = self.dir.output_files();
+            fs::rename(&current, previous)?;
+            self.file = File::create(current)?;
+            self.written = 0;
+        }
+        self.file.write_all(bytes)?;
+        self.written += bytes.len();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn output_is_bounded_and_its_end_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = RunDir::new(folder.path().to_owned());
+        let mut log = Log::with_parts_of(100, &dir).unwrap();
+        for number in 0..1_000 {
+            log.write(format!("line {number:05}\n").as_bytes());
+        }
+        log.write(b"activating the configuration...\n");
+        let (current, previous) = dir.output_files();
+        let size = |path| fs::metadata(path).unwrap().len();
+        assert!(size(current) <= 100 && size(previous) <= 100);
+        assert!(dir.output_tail().ends_with("line 00998\nline 00999\nactivating the configuration...\n"));
+        assert_eq!((log.phase(), dir.phase()), (Phase::Activate, Phase::Activate));
+    }
+}
