@@ -1,5 +1,6 @@
 //! What holds of every rollout whatever the network does, and what some of them look like step by step.
 
+mod drive;
 mod fixture;
 mod host_invariants;
 mod invariants;
@@ -7,4 +8,6 @@ mod ledger;
 mod properties;
 mod sim;
 mod transcript;
+mod transcripts;
+mod transcripts_network;
 mod world;

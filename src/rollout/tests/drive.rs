@@ -1,0 +1,131 @@
+//! An executor driven by hand: the test says what happens outside and when, and reads the transcript.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::fixture::{self, EPOCH, name, response, subject_of};
+use super::sim::{Entry, Log};
+use super::transcript::transcript;
+use crate::plan::FrozenWave;
+use crate::protocol::{ErrorCode, HostReport, RequestId, Response, Status, Subject};
+use crate::rollout::broadcast::Order;
+use crate::rollout::{Broadcast, Dispatch, Effect, Executor, Input, Machine};
+
+/// An executor and the log of its life so far.
+pub(super) struct Drive<E> {
+    executor: E,
+    log: Log,
+}
+
+impl Drive<Machine> {
+    /// Begins a plan of these waves.
+    pub(super) fn plan(waves: impl Into<Vec<FrozenWave>>) -> Self {
+        Self::begin(Machine::new(fixture::rollout(waves), EPOCH))
+    }
+}
+
+impl Drive<Broadcast> {
+    /// Begins a deployment to this subject.
+    pub(super) fn deploy(order: Order) -> Self {
+        Self::begin(Broadcast::new(Arc::clone(&fixture::rollout([])), order, EPOCH))
+    }
+}
+
+impl<E: Executor> Drive<E> {
+    fn begin(executor: E) -> Self {
+        let mut drive = Self { executor, log: Log::new() };
+        drive.drain(Duration::ZERO);
+        drive
+    }
+
+    /// After so many seconds this happens. Deadlines that come before go first.
+    pub(super) fn at(&mut self, seconds: f64, input: Input) -> &mut Self {
+        let now = Duration::from_secs_f64(seconds);
+        self.wait_while(|deadline| deadline < now);
+        self.log.push((now, Entry::Told(input.clone())));
+        self.executor.handle(now, input);
+        self.drain(now);
+        self
+    }
+
+    /// After so many seconds a host says this about the request that it was sent last.
+    pub(super) fn says(&mut self, seconds: f64, host: &str, status: Status) -> &mut Self {
+        let request = self.last_request(host);
+        self.answers(seconds, &request, response(&name(host), &request, status))
+    }
+
+    /// After so many seconds a host says that it is at another request.
+    pub(super) fn is_busy(&mut self, seconds: f64, host: &str) -> &mut Self {
+        let request = self.last_request(host);
+        let busy = response(&name(host), &request, Status::Rejected);
+        self.answers(seconds, &request, Response { error: Some(ErrorCode::AlreadyRunning), ..busy })
+    }
+
+    /// After so many seconds this answer to this request comes.
+    pub(super) fn answers(&mut self, seconds: f64, request: &RequestId, response: Response) -> &mut Self {
+        self.at(seconds, Input::Response { request: request.clone(), response: Box::new(response) })
+    }
+
+    /// After so many seconds the server says that nobody is subscribed to the last request of this host.
+    pub(super) fn is_absent(&mut self, seconds: f64, host: &str) -> &mut Self {
+        let request = self.last_request(host);
+        self.at(seconds, Input::NoResponders { request })
+    }
+
+    /// After so many seconds a host answers the roll call.
+    pub(super) fn is_present(&mut self, seconds: f64, report: HostReport) -> &mut Self {
+        self.at(seconds, Input::Present(Box::new(report)))
+    }
+
+    /// Nothing more happens outside until so many seconds have gone by.
+    pub(super) fn silence_until(&mut self, seconds: f64) -> &mut Self {
+        let until = Duration::from_secs_f64(seconds);
+        self.wait_while(|deadline| deadline <= until);
+        self
+    }
+
+    /// Nothing more happens outside; the transcript of all that did.
+    pub(super) fn transcript(&mut self) -> String {
+        self.wait_while(|_| true);
+        assert!(self.executor.outcome().is_some(), "it waits for ever:\n{}", transcript(&self.log));
+        transcript(&self.log)
+    }
+
+    /// The id of the request that was published last to this host, or to all.
+    pub(super) fn last_request(&self, host: &str) -> RequestId {
+        let own = subject_of(&name(host));
+        let sent = || self.log.iter().rev().filter_map(|(_, entry)| sent(entry));
+        let last = sent().find(|dispatch| dispatch.subject == own).or_else(|| sent().next());
+        last.and_then(|dispatch| dispatch.request.id.clone()).expect("a request was sent")
+    }
+
+    fn wait_while(&mut self, wanted: impl Fn(Duration) -> bool) {
+        while let Some(deadline) = self.executor.deadline().filter(|deadline| wanted(*deadline)) {
+            let now = self.log.last().map_or(deadline, |(last, _)| deadline.max(*last));
+            self.log.push((now, Entry::Woken));
+            self.executor.handle_deadline(now);
+            self.drain(now);
+        }
+    }
+
+    fn drain(&mut self, now: Duration) {
+        while let Some(effect) = self.executor.poll_effect() {
+            self.log.push((now, Entry::Did(effect)));
+        }
+    }
+}
+
+fn sent(entry: &Entry) -> Option<&Dispatch> {
+    match entry {
+        Entry::Did(Effect::Send(dispatch)) => Some(dispatch),
+        _ => None,
+    }
+}
+
+/// A deployment to this subject with the usual patience.
+pub(super) fn to(subject: &str) -> Order {
+    let subject: Subject = subject.parse().unwrap();
+    let limits = fixture::limits();
+    let action = crate::protocol::Action::Switch;
+    Order { subject, action, accept_timeout: limits.accept_timeout, timeout: limits.timeout }
+}
