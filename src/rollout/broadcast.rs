@@ -301,6 +301,11 @@ impl Broadcast {
         self.outcome = Some(outcome);
     }
 
+    /// Whether a host that is expected has not said anything yet.
+    fn is_silent(&self) -> bool {
+        !self.in_flight(|flight| flight.progress == Progress::Asked).is_empty()
+    }
+
     fn in_flight(&self, matching: impl Fn(&Flight) -> bool) -> Vec<HostName> {
         let in_flight = |member: &Member| matches!(&member.state, State::InFlight(flight) if matching(flight));
         self.members.iter().filter(|(_, member)| in_flight(member)).map(|(host, _)| host.clone()).collect()
@@ -367,7 +372,7 @@ impl Executor for Broadcast {
             }
             self.roll = Roll::Over;
         } else {
-            if matches!(self.roll, Roll::CalledAt(at) if now >= at) {
+            if matches!(self.roll, Roll::CalledAt(at) if now >= at) && self.is_silent() {
                 self.call_roll();
             }
             while let Some((_, host)) = self.timers.first().filter(|(due, _)| *due <= now).cloned() {
@@ -391,9 +396,8 @@ impl Executor for Broadcast {
         if let Some(since) = self.down_since {
             return Some(since + self.order.timeout);
         }
-        let silent = || !self.in_flight(|flight| flight.progress == Progress::Asked).is_empty();
         let roll = match self.roll {
-            Roll::CalledAt(at) if silent() => Some(at),
+            Roll::CalledAt(at) if self.is_silent() => Some(at),
             Roll::CalledAt(_) | Roll::Calling | Roll::Over => None,
         };
         roll.into_iter().chain(self.timers.first().map(|(due, _)| *due)).min()
