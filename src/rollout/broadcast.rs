@@ -236,7 +236,15 @@ impl Broadcast {
             }
         }
         self.timers = self.members.iter().filter_map(|(host, member)| member.timer(host)).collect();
+        self.answers_lost(now);
+    }
+
+    /// What was said and not heard has to be said again, by hosts in flight and by those who answered the roll call.
+    fn answers_lost(&mut self, now: Duration) {
         self.ask_state(now);
+        if self.roll == Roll::Calling {
+            self.call_roll();
+        }
     }
 
     /// Asks every host in flight how far it is, on its own subject: on that of the group, hosts that were not there at
@@ -340,12 +348,16 @@ impl Executor for Broadcast {
         }
         match input {
             Input::Response { request, response } if request == self.request => self.respond(now, response),
-            Input::NoResponders { .. } if self.named.is_some() && matches!(self.roll, Roll::CalledAt(_)) => {
+            // While the bus is away nothing is published, and nothing that was not heard means anything.
+            Input::NoResponders { .. } | Input::RollCallOver | Input::AnswersLost if self.down_since.is_some() => {}
+            Input::NoResponders { request }
+                if request == self.request && self.named.is_some() && matches!(self.roll, Roll::CalledAt(_)) =>
+            {
                 self.call_roll();
             }
             Input::Present(report) => self.presence(now, *report),
             Input::RollCallOver => self.roll_call_over(now),
-            Input::AnswersLost => self.ask_state(now),
+            Input::AnswersLost => self.answers_lost(now),
             Input::Connection(Connection::Down) if self.down_since.is_none() => {
                 self.down_since = Some(now);
                 self.report(now, EventKind::Connection { state: Connection::Down });
