@@ -39,6 +39,8 @@ pub struct Broadcast {
     /// Every host that answered the roll call, of this subject or not.
     present: BTreeMap<HostName, HostReport>,
     down_since: Option<Duration>,
+    /// Since when every answer could be heard: the beginning, or the last time that the bus came back.
+    heard_since: Duration,
     interrupt: Option<Interrupt>,
     effects: VecDeque<Effect>,
     outcome: Option<Outcome>,
@@ -94,6 +96,7 @@ impl Broadcast {
             roll: Roll::CalledAt(SILENCE),
             present: BTreeMap::new(),
             down_since: None,
+            heard_since: Duration::ZERO,
             interrupt: None,
             effects: VecDeque::new(),
             outcome: None,
@@ -149,8 +152,9 @@ impl Broadcast {
             return;
         }
         self.report(now, EventKind::Joined { host: host.clone() });
-        // The request went out at the very beginning, whenever it was that the host became known.
-        let flight = Flight::new(Duration::ZERO, self.patience());
+        // The request went out at the very beginning, whenever it was that the host became known; what an outage took of
+        // its time is given back to it, as it is to the others.
+        let flight = Flight::new(self.heard_since, self.patience());
         self.timers.insert((flight.due(), host.clone()));
         self.members.insert(host, Member { state: State::InFlight(flight), knows_ids: false });
     }
@@ -229,6 +233,7 @@ impl Broadcast {
             return;
         };
         self.report(now, EventKind::Connection { state: Connection::Up });
+        self.heard_since = now;
         let patience = self.patience();
         for member in self.members.values_mut() {
             if let State::InFlight(flight) = &mut member.state {
