@@ -64,15 +64,16 @@ impl Machine {
         }
         let host = self.host_mut(index);
         host.knows_ids |= response.id.is_some();
-        let of_earlier_request = host.request.as_ref() != Some(request);
+        if host.request.as_ref() != Some(request) {
+            // The host rejected this request and was sent another since; only that one counts.
+            return;
+        }
         match &host.state {
             State::Final(outcome) => {
                 if let Some(anomaly) = after_final(*outcome, response.status) {
                     self.anomaly(now, index, anomaly);
                 }
             }
-            // The host rejected this request and was sent another since; only that one counts.
-            _ if of_earlier_request => {}
             State::Pending | State::Waiting { outcome: HostOutcome::Rejected, .. } => {}
             State::Waiting { .. } | State::InFlight(_) => match HostOutcome::of(response.status) {
                 Some(outcome) => self.ended(now, index, outcome, Some(response)),
