@@ -9,5 +9,4 @@ mod properties;
 mod sim;
 mod transcript;
 mod transcripts;
-mod transcripts_network;
 mod world;

@@ -110,7 +110,7 @@ fn window(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
 
 /// Whatever is published goes to a host of the plan and carries what the plan says.
 fn frozen(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
-    let (Entry::Did(Effect::Send(dispatch)) | Entry::Did(Effect::AskState(dispatch))) = entry else {
+    let Entry::Did(Effect::Send(dispatch) | Effect::AskState(dispatch)) = entry else {
         return true;
     };
     let Some(seen) = ledger.addressee(dispatch) else {
@@ -270,7 +270,7 @@ fn fold(ledger: &Ledger, summary: &Summary) -> bool {
         };
         // A request is recorded before it is sent, so that the summary may be one ahead.
         let ahead = usize::from(ledger.announced.is_some() && view.request == ledger.announced);
-        state | (ahead == 1) && seen.sent.len() + ahead == view.attempts as usize && seen.host.hostname == view.name
+        (state || ahead == 1) && seen.sent.len() + ahead == view.attempts as usize && seen.host.hostname == view.name
     });
     let waves = ledger.waves.iter().zip(&summary.waves).all(|(course, view)| match &view.state {
         WaveState::Ended(verdict) => course.verdict.as_ref() == Some(verdict),
@@ -282,8 +282,11 @@ fn fold(ledger: &Ledger, summary: &Summary) -> bool {
 
 /// A rollout ends within the bound that its preview shows, to which the operator's thinking adds.
 fn ends_in_time(world: &World, ledger: &Ledger, log: &Log) -> bool {
-    let thought =
-        ledger.waves.iter().filter_map(|course| Some(course.answered?.0 - course.asked_at?)).sum::<Duration>();
+    let thought = ledger
+        .waves
+        .iter()
+        .filter_map(|course| Some(course.answered?.0.saturating_sub(course.asked_at?)))
+        .sum::<Duration>();
     let asked_in_vain = ledger.waves.iter().any(|course| course.asked_at.is_some() && course.answered.is_none());
     let plan = FrozenPlan { name: String::new(), waves: world.waves.clone() };
     let ended_at = log.last().map_or(Duration::ZERO, |(at, _)| *at);

@@ -158,11 +158,15 @@ impl<'a> Ledger<'a> {
             }
             Input::Answer(answer) => {
                 let asked = self.waves.iter_mut().rfind(|course| course.asked_at.is_some());
-                asked.into_iter().for_each(|course| course.answered = Some((at, *answer)));
+                if let Some(course) = asked {
+                    course.answered = Some((at, *answer));
+                }
             }
             Input::CheckDone(result) => {
                 let checking = self.waves.iter_mut().rfind(|course| course.runs_check);
-                checking.into_iter().for_each(|course| course.check = Some(result.clone()));
+                if let Some(course) = checking {
+                    course.check = Some(result.clone());
+                }
             }
             Input::Interrupt(how) => self.interrupt = self.interrupt.max(Some(*how)),
             Input::Present(_) | Input::RollCallOver => {}

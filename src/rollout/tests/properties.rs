@@ -106,7 +106,7 @@ fn script_of(fate: Option<Said>, delay: u64) -> Script {
 /// The outcome, and what became of each wave, without the number of hosts that it happened to.
 fn verdicts(world: &World, log: &Log) -> (Option<Outcome>, Vec<&'static str>) {
     let ledger = seen(world, log);
-    let word = |verdict: &WaveVerdict| match verdict {
+    let kind = |verdict: &WaveVerdict| match verdict {
         WaveVerdict::Succeeded => "succeeded",
         WaveVerdict::Failed(Cause::TooManyFailures { .. }) => "too many failures",
         WaveVerdict::Failed(Cause::TooFewCompleted { .. }) => "too few completed",
@@ -115,7 +115,7 @@ fn verdicts(world: &World, log: &Log) -> (Option<Outcome>, Vec<&'static str>) {
         WaveVerdict::Interrupted => "interrupted",
         WaveVerdict::Skipped => "skipped",
     };
-    (ledger.outcome, ledger.waves.iter().filter_map(|course| course.verdict.as_ref()).map(word).collect())
+    (ledger.outcome, ledger.waves.iter().filter_map(|course| course.verdict.as_ref()).map(kind).collect())
 }
 
 fn asked_hosts(world: &World, log: &Log) -> Vec<String> {
@@ -126,6 +126,8 @@ fn asked_hosts(world: &World, log: &Log) -> Vec<String> {
 
 fn seen<'a>(world: &'a World, log: &Log) -> Ledger<'a> {
     let mut ledger = Ledger::new(&world.waves);
-    log.iter().for_each(|(at, entry)| ledger.note(*at, entry));
+    for (at, entry) in log {
+        ledger.note(*at, entry);
+    }
     ledger
 }

@@ -25,8 +25,7 @@ pub(super) struct World {
     pub(super) interrupts: Vec<(Duration, Interrupt)>,
     /// How long the operator thinks about each wave, and what is said then.
     pub(super) answers: Vec<(Duration, Answer)>,
-    /// How long the check of each wave runs, and whether it passes.
-    pub(super) checks: Vec<(Duration, bool)>,
+    pub(super) checks: Vec<Checked>,
     pub(super) deadline_first: bool,
 }
 
@@ -58,6 +57,9 @@ pub(super) enum Said {
     /// Another host answers in its place.
     Forged(Status),
 }
+
+/// How long the check of a wave runs, and whether it passes.
+pub(super) type Checked = (Duration, bool);
 
 /// How bad it gets.
 #[derive(Debug, Clone, Copy)]
@@ -170,7 +172,7 @@ impl<'a> Network<'a> {
         };
         let phase = (status == Status::Started).then_some(Phase::Build);
         let id = script.names_id.then(|| request.clone());
-        let response = Response { error, phase, id, ..Response::new(speaker, status, "") };
+        let response = Response { error, id, phase, ..Response::new(speaker, status, "") };
         Input::Response { request: request.clone(), response: Box::new(response) }
     }
 
@@ -306,7 +308,7 @@ fn interrupts() -> impl Strategy<Value = Vec<(Duration, Interrupt)>> {
     vec((seconds(0..40), how), 1..3)
 }
 
-fn operator(waves: usize) -> impl Strategy<Value = (Vec<(Duration, Answer)>, Vec<(Duration, bool)>)> {
+fn operator(waves: usize) -> impl Strategy<Value = (Vec<(Duration, Answer)>, Vec<Checked>)> {
     let answer = prop_oneof![8 => Just(Answer::Yes), 1 => Just(Answer::No), 1 => Just(Answer::Unavailable)];
     let passes = mostly(80, Just(true), Just(false));
     (vec((seconds(0..6), answer), waves), vec((seconds(0..4), passes), waves))
