@@ -2,9 +2,11 @@
 .PHONY: demo demo-failure test lint cargo
 
 demo: cargo
+	cargo build --bins --example demo
 	cargo run --quiet --example demo
 
 demo-failure: cargo
+	cargo build --bins --example demo
 	cargo run --quiet --example demo -- failure
 
 test: cargo

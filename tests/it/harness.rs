@@ -1,0 +1,83 @@
+//! What the other tests stand on does what it says.
+
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+
+use homelab_deploy::protocol::HostName;
+
+use crate::support::keys::Key;
+use crate::support::lab::Lab;
+use crate::support::rebuild::{self, Rebuild};
+use crate::support::wait;
+
+fn ns1() -> HostName {
+    "ns1".parse().unwrap()
+}
+
+/// Calls the stand-in for nixos-rebuild as a listener would.
+fn nixos_rebuild(rebuild: &Rebuild) -> Command {
+    let mut command = Command::new(rebuild.folder().join("nixos-rebuild"));
+    command.args(["switch", "--flake", "git+file:///flake?ref=main#ns1"]);
+    command
+}
+
+#[test]
+fn the_stand_in_for_nixos_rebuild_does_as_it_is_told_and_writes_it_down() {
+    let folder = tempfile::tempdir().unwrap();
+    let rebuild = Rebuild::install(folder.path()).unwrap();
+    assert!(nixos_rebuild(&rebuild).status().unwrap().success());
+    rebuild.on(&ns1(), "echo boom >&2; exit 3").unwrap();
+    let output = nixos_rebuild(&rebuild).output().unwrap();
+    assert_eq!(
+        (output.status.code(), output.stderr.as_slice()),
+        (Some(3), b"boom\n".as_slice())
+    );
+
+    let record: Vec<_> = rebuild.record().into_iter().map(without_pid).collect();
+    let start = "ns1 start PID switch --flake git+file:///flake?ref=main#ns1";
+    assert_eq!(record, [start, "ns1 end 0", start, "ns1 end 3"]);
+}
+
+/// The same line in every run.
+fn without_pid(line: String) -> String {
+    match line
+        .split_once(" start ")
+        .and_then(|(host, rest)| Some((host, rest.split_once(' ')?.1)))
+    {
+        Some((host, arguments)) => format!("{host} start PID {arguments}"),
+        None => line,
+    }
+}
+
+#[tokio::test]
+async fn what_hangs_ends_with_its_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let rebuild = Rebuild::install(folder.path()).unwrap();
+    rebuild.on(&ns1(), rebuild::HANG).unwrap();
+    let mut child = nixos_rebuild(&rebuild).spawn().unwrap();
+    let started = async || Ok((rebuild.record().len() == 2).then_some(()));
+    wait::until("it hangs, with a child", started).await.unwrap();
+    assert!(child.try_wait().unwrap().is_none());
+    drop(folder);
+    wait::until("it has ended", async || Ok(child.try_wait().unwrap()))
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_server_comes_back_on_its_port() {
+    let mut lab = Lab::start(super::program(), &[]).await.unwrap();
+    let url = lab.server.url().to_owned();
+    lab.server.stop();
+    assert!(lab.server.connect(&lab.admin).await.is_err());
+    lab.server.restart().await.unwrap();
+    assert_eq!(lab.server.url(), url);
+    lab.server.connect(&lab.admin).await.unwrap();
+}
+
+#[test]
+fn seeds_are_for_their_owner_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = Key::generate(folder.path(), "ops").unwrap();
+    assert_eq!(key.seed_file().metadata().unwrap().permissions().mode() & 0o777, 0o600);
+}

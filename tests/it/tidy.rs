@@ -1,0 +1,146 @@
+//! The rules of the tree, held by reading it. The rules themselves stand in ARCHITECTURE.md, with their reasons.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// A module, what its code may not say, and the modules within it that may.
+const NEVER: &[(&str, &[&str], &[&str])] = &[
+    ("src/protocol", IMPURE, &[]),
+    ("src/plan", IMPURE, &[]),
+    ("src/rollout", IMPURE, &[]),
+    ("src/nats_config", IMPURE, &[]),
+    (
+        "src/bus",
+        &[
+            "crate::operator",
+            "crate::listener",
+            "crate::report",
+            "crate::cli",
+            "clap::",
+        ],
+        &[],
+    ),
+    (
+        "src/operator",
+        &["crate::listener", "crate::report", "crate::cli", "clap::"],
+        &[],
+    ),
+    (
+        "src/listener",
+        &["crate::operator", "crate::report", "crate::cli", "clap::"],
+        &[],
+    ),
+    (
+        "src/report",
+        &["crate::operator", "crate::listener", "crate::bus", "crate::cli"],
+        &[],
+    ),
+    (
+        "src",
+        &["async_nats"],
+        &["src/bus", "src/operator/fleet", "src/listener"],
+    ),
+    (
+        "src",
+        &["process::Command"],
+        &["src/listener", "src/operator/check", "src/operator/revision"],
+    ),
+];
+
+/// What waits, reads a clock, rolls dice or touches the world.
+#[rustfmt::skip]
+const IMPURE: &[&str] = &[
+    "async fn", ".await", "tokio", "async_nats", "rmcp", "indicatif", "clap::",
+    "std::env", "std::fs", "std::io", "std::net", "std::process", "std::thread",
+    "Instant", "SystemTime", "Timestamp::now", "new_v4",
+    "crate::bus", "crate::operator", "crate::listener", "crate::report", "crate::cli",
+];
+
+/// What no file says, tests included.
+const NOWHERE: &[&str] = &[
+    "#[allow(",
+    "#![allow(",
+    "todo!",
+    "unimplemented!",
+    "#[ignore",
+    "thread::sleep",
+];
+
+/// A file with more lines than this does more than one thing.
+const MOST_LINES: usize = 600;
+
+#[test]
+fn each_module_does_without_what_is_not_its_own() {
+    for (module, forbidden, except) in NEVER {
+        for file in sources(module).filter(|file| !except.iter().any(|except| is_within(file, except))) {
+            assert_free_of(forbidden, &file, &code(&file));
+        }
+    }
+}
+
+#[test]
+fn no_file_is_too_long_or_unfinished() {
+    for file in ["src", "tests", "examples"].into_iter().flat_map(sources) {
+        let text = fs::read_to_string(&file).unwrap();
+        let lines = text.lines().count();
+        assert!(lines <= MOST_LINES, "{} has {lines} lines", file.display());
+        if !is_within(&file, "tests/it/tidy") {
+            assert_free_of(NOWHERE, &file, &text);
+        }
+    }
+}
+
+fn assert_free_of(forbidden: &[&str], file: &Path, text: &str) {
+    for (index, line) in text
+        .lines()
+        .enumerate()
+        .filter(|(_, line)| !line.trim_start().starts_with("//"))
+    {
+        if let Some(word) = forbidden.iter().find(|word| line.contains(**word)) {
+            panic!("{}:{} must not say {word:?}: {line}", file.display(), index + 1);
+        }
+    }
+}
+
+/// What a file says outside of its tests, which stand at its end or are a module of their own.
+fn code(file: &Path) -> String {
+    if file
+        .strip_prefix(ROOT)
+        .unwrap()
+        .iter()
+        .any(|part| part == "tests" || part == "tests.rs")
+    {
+        return String::new();
+    }
+    let text = fs::read_to_string(file).unwrap();
+    text.split("#[cfg(test)]\nmod tests {")
+        .next()
+        .unwrap_or_default()
+        .to_owned()
+}
+
+/// The Rust files below a folder, or of a module: its file, and the folder of the same name.
+fn sources(place: &str) -> impl Iterator<Item = PathBuf> {
+    let (top, _) = place.split_once('/').unwrap_or((place, ""));
+    let mut folders = vec![Path::new(ROOT).join(top)];
+    let mut files = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") && is_within(&path, place) {
+                files.push(path);
+            }
+        }
+    }
+    files.into_iter()
+}
+
+/// Whether a file is `place`, or the file of that module, or somewhere below it.
+fn is_within(file: &Path, place: &str) -> bool {
+    let place = Path::new(ROOT).join(place);
+    file.starts_with(&place) || file == place.with_extension("rs")
+}

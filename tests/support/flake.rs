@@ -1,0 +1,56 @@
+//! A repository with branches and commits, and nothing worth building.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use miette::{IntoDiagnostic, Result, WrapErr, bail};
+
+use super::fleet;
+
+/// A git repository on disk, for revisions to be looked up in.
+#[derive(Debug)]
+pub struct Flake {
+    folder: PathBuf,
+}
+
+impl Flake {
+    /// Makes a repository in `folder`, with one commit on the branch `main`.
+    pub fn create(folder: &Path) -> Result<Self> {
+        fs::create_dir_all(folder).into_diagnostic()?;
+        let flake = Self {
+            folder: folder.to_owned(),
+        };
+        flake.git(&["init", "--quiet", "--initial-branch", "main"])?;
+        flake.commit("flake: bump nixpkgs")?;
+        Ok(flake)
+    }
+
+    /// The URL that a listener and a plan take.
+    pub fn url(&self) -> String {
+        format!("git+file://{}", self.folder.display())
+    }
+
+    /// Adds a commit to the branch, and returns its id.
+    pub fn commit(&self, subject: &str) -> Result<String> {
+        let who = ["-c", "user.name=nobody", "-c", "user.email=nobody@example.com"];
+        self.git(&[&who[..], &["commit", "--quiet", "--allow-empty", "--message", subject]].concat())?;
+        self.git(&["rev-parse", "HEAD"])
+    }
+
+    fn git(&self, arguments: &[&str]) -> Result<String> {
+        let mut git = fleet::command(Path::new("git"), &self.folder, &[])?;
+        let output = git
+            .args(arguments)
+            .output()
+            .into_diagnostic()
+            .wrap_err("cannot run git")?;
+        if !output.status.success() {
+            bail!(
+                "git {}: {}",
+                arguments.join(" "),
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+}

@@ -1,0 +1,107 @@
+//! Real listeners.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use homelab_deploy::nats_config::ListenerName;
+use homelab_deploy::protocol::HostName;
+use miette::{IntoDiagnostic, Result, miette};
+
+use super::keys::Key;
+use super::process::Process;
+use super::rebuild::Rebuild;
+
+/// The listeners of a homelab, all on this machine.
+#[derive(Debug)]
+pub struct Fleet {
+    program: PathBuf,
+    folder: PathBuf,
+    url: String,
+    flake: String,
+    rebuild: Rebuild,
+    listeners: BTreeMap<HostName, Process>,
+}
+
+impl Fleet {
+    /// A fleet without hosts: `program` is homelab-deploy, `url` the server's, and `folder` takes its files.
+    pub fn new(program: &Path, folder: &Path, url: &str, flake: &str) -> Result<Self> {
+        Ok(Self {
+            program: program.to_owned(),
+            folder: folder.to_owned(),
+            url: url.to_owned(),
+            flake: flake.to_owned(),
+            rebuild: Rebuild::install(&folder.join("bin"))?,
+            listeners: BTreeMap::new(),
+        })
+    }
+
+    /// The `nixos-rebuild` that all of them run.
+    pub fn rebuild(&self) -> &Rebuild {
+        &self.rebuild
+    }
+
+    /// Starts the listener of a host, in the place of the one that may be there; it finds the state of that one.
+    /// `arguments` come after the usual ones.
+    pub fn start(&mut self, name: &ListenerName, key: &Key, arguments: &[&str]) -> Result<()> {
+        self.kill(&name.hostname);
+        let folder = self.folder.join(name.hostname.as_str());
+        fs::create_dir_all(&folder).into_diagnostic()?;
+        let mut command = command(&self.program, &folder, &[self.rebuild.folder().to_owned()])?;
+        command.arg("listener");
+        command.args(["--hostname", name.hostname.as_str(), "--tier", name.tier.as_str()]);
+        command.args(name.role.iter().flat_map(|role| ["--role", role.as_str()]));
+        command.args(["--nats-url", &self.url, "--flake-url", &self.flake]);
+        command
+            .arg("--nkey-file")
+            .arg(key.seed_file())
+            .arg("--state-dir")
+            .arg(folder.join("state"));
+        command.args(arguments);
+        let listener = Process::start(&mut command, &folder.join("log"))?;
+        self.listeners.insert(name.hostname.clone(), listener);
+        Ok(())
+    }
+
+    /// The listener of a host.
+    pub fn listener(&mut self, host: &HostName) -> Result<&mut Process> {
+        self.listeners
+            .get_mut(host)
+            .ok_or_else(|| miette!("{host} has no listener"))
+    }
+
+    /// Ends the listener of a host at once, as a power cut would.
+    pub fn kill(&mut self, host: &HostName) {
+        self.listeners.remove(host);
+    }
+
+    /// Fails with the log of a listener that is no more.
+    pub fn check_alive(&mut self) -> Result<()> {
+        self.listeners
+            .iter_mut()
+            .try_for_each(|(host, listener)| match listener.status()? {
+                None => Ok(()),
+                Some(status) => Err(miette!(
+                    "the listener of {host} ended with {status}:\n{}",
+                    listener.output()
+                )),
+            })
+    }
+}
+
+/// A command that sees nothing of the user's settings but `PATH`, with the `first` folders before it.
+pub fn command(program: &Path, home: &Path, first: &[PathBuf]) -> Result<Command> {
+    let path: OsString = std::env::var_os("PATH").unwrap_or_default();
+    let path = first.iter().cloned().chain(std::env::split_paths(&path));
+    let mut command = Command::new(program);
+    command
+        .env_clear()
+        .env("PATH", std::env::join_paths(path).into_diagnostic()?);
+    command
+        .env("HOME", home)
+        .env("XDG_STATE_HOME", home.join("state"))
+        .current_dir(home);
+    Ok(command)
+}

@@ -1,0 +1,150 @@
+//! Server, keys, repository and fleet together.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use homelab_deploy::nats_config::{Holder, ListenerName};
+use homelab_deploy::protocol::subject::DISCOVER;
+use homelab_deploy::protocol::{DiscoveryAnswer, DiscoveryRequest, HostName, ReplySubject};
+use miette::{IntoDiagnostic, Result, miette};
+use tempfile::TempDir;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use super::flake::Flake;
+use super::fleet::{self, Fleet};
+use super::keys::Key;
+use super::server::Server;
+use super::wait;
+
+/// How long one roll call collects answers before the next goes out.
+const ROLL_CALL: Duration = Duration::from_millis(50);
+
+/// A homelab whose server knows all of its hosts, of which those run that were told to.
+// The fields end in this order: listeners, server, and their files at last.
+#[derive(Debug)]
+pub struct Lab {
+    /// The listeners that run.
+    pub fleet: Fleet,
+    /// The server.
+    pub server: Server,
+    /// The repository that the hosts deploy from.
+    pub flake: Flake,
+    /// May deploy to every host.
+    pub admin: Key,
+    /// May deploy to hosts of the test tier.
+    pub test_deployer: Key,
+    hosts: BTreeMap<HostName, (ListenerName, Key)>,
+    program: PathBuf,
+    folder: TempDir,
+}
+
+impl Lab {
+    /// A homelab with `hosts`, each as `<tier>.<host>[.<role>]`. The server runs, the listeners do not yet. `program` is
+    /// homelab-deploy.
+    pub async fn start(program: &Path, hosts: &[&str]) -> Result<Self> {
+        let folder = tempfile::Builder::new()
+            .prefix("homelab-deploy-")
+            .tempdir()
+            .into_diagnostic()?;
+        let path = folder.path();
+        let admin = Key::generate(path, "admin")?;
+        let test_deployer = Key::generate(path, "test-deployer")?;
+        let hosts = hosts
+            .iter()
+            .map(|text| host(path, text))
+            .collect::<Result<BTreeMap<_, _>>>()?;
+
+        let mut users: Vec<_> = hosts
+            .values()
+            .map(|(name, key)| key.user(Holder::Listener(name.clone())))
+            .collect();
+        users.extend([test_deployer.user(Holder::TestDeployer), admin.user(Holder::Admin)]);
+        let server = Server::start(&path.join("server"), &users).await?;
+        let flake = Flake::create(&path.join("flake"))?;
+        let fleet = Fleet::new(program, &path.join("hosts"), server.url(), &flake.url())?;
+        Ok(Self {
+            fleet,
+            server,
+            flake,
+            admin,
+            test_deployer,
+            hosts,
+            program: program.to_owned(),
+            folder,
+        })
+    }
+
+    /// The folder that everything is in; it is removed in the end.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The key of a host.
+    pub fn key(&self, host: &HostName) -> Result<&Key> {
+        self.host(host).map(|(_, key)| key)
+    }
+
+    fn host(&self, host: &HostName) -> Result<&(ListenerName, Key)> {
+        self.hosts
+            .get(host)
+            .ok_or_else(|| miette!("the lab has no host {host}"))
+    }
+
+    /// Starts the listeners of all hosts, and waits until each of them answers.
+    pub async fn listen_all(&mut self) -> Result<()> {
+        for (name, key) in self.hosts.values() {
+            self.fleet.start(name, key, &[])?;
+        }
+        let hosts = self.hosts.keys().cloned().collect();
+        self.until_present(hosts).await
+    }
+
+    /// Starts the listener of one host with further arguments, and waits until it answers.
+    pub async fn listen(&mut self, host: &HostName, arguments: &[&str]) -> Result<()> {
+        let (name, key) = self.host(host)?.clone();
+        self.fleet.start(&name, &key, arguments)?;
+        self.until_present(BTreeSet::from([host.clone()])).await
+    }
+
+    /// homelab-deploy as the operator runs it who holds `key`, in a folder of its own.
+    pub fn operator(&self, key: &Key) -> Result<Command> {
+        let home = self.folder.path().join("operator");
+        fs::create_dir_all(&home).into_diagnostic()?;
+        let mut command = fleet::command(&self.program, &home, &[])?;
+        command
+            .env("HOMELAB_DEPLOY_NATS_URL", self.server.url())
+            .env("HOMELAB_DEPLOY_NKEY_FILE", key.seed_file());
+        Ok(command)
+    }
+
+    /// Calls the roll until every one of `hosts` has answered.
+    async fn until_present(&mut self, mut hosts: BTreeSet<HostName>) -> Result<()> {
+        let client = self.server.connect(&self.admin).await?;
+        let reply_to = ReplySubject::single(Uuid::new_v4());
+        let mut answers = client.subscribe(reply_to.to_string()).await.into_diagnostic()?;
+        let call = DiscoveryRequest { reply_to, tier: None }.to_bytes();
+        wait::until("every listener answers the roll call", async || {
+            self.fleet.check_alive()?;
+            client.publish(DISCOVER, call.clone().into()).await.into_diagnostic()?;
+            while let Ok(Some(answer)) = timeout(ROLL_CALL, answers.next()).await {
+                if let DiscoveryAnswer::Host(report) = DiscoveryAnswer::parse(&answer.payload).into_diagnostic()? {
+                    hosts.remove(&report.hostname);
+                }
+            }
+            Ok(hosts.is_empty().then_some(()))
+        })
+        .await
+    }
+}
+
+/// A host and its key, by name.
+fn host(folder: &Path, text: &str) -> Result<(HostName, (ListenerName, Key))> {
+    let name: ListenerName = text.parse().into_diagnostic()?;
+    let key = Key::generate(folder, name.hostname.as_str())?;
+    Ok((name.hostname.clone(), (name, key)))
+}

@@ -1,0 +1,120 @@
+//! A real nats-server.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use homelab_deploy::nats_config::{User, authorization};
+use miette::{IntoDiagnostic, Result, WrapErr, bail};
+use serde::Deserialize;
+
+use super::keys::Key;
+use super::process::Process;
+use super::wait;
+
+/// A server on a port of its own choosing, which lets exactly the given users in.
+#[derive(Debug)]
+pub struct Server {
+    folder: PathBuf,
+    url: String,
+    /// `None` while it is stopped.
+    process: Option<Process>,
+}
+
+/// What the server writes once it takes connections.
+#[derive(Deserialize)]
+struct Ports {
+    nats: Vec<String>,
+}
+
+impl Server {
+    /// Starts a server that keeps its files in `folder`, and waits until it takes connections.
+    pub async fn start(folder: &Path, users: &[User]) -> Result<Self> {
+        fs::create_dir_all(folder).into_diagnostic()?;
+        fs::write(folder.join("server.conf"), authorization(users).into_diagnostic()?).into_diagnostic()?;
+        let mut server = Self {
+            folder: folder.to_owned(),
+            url: String::new(),
+            process: None,
+        };
+        // -1 lets the server choose a free port, so that no two tests meet.
+        server.url = server.run("-1").await?;
+        Ok(server)
+    }
+
+    /// Where it takes connections; the same after a restart.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Ends it at once, as a power cut would.
+    pub fn stop(&mut self) {
+        self.process = None;
+    }
+
+    /// Starts it again on its port.
+    pub async fn restart(&mut self) -> Result<()> {
+        self.stop();
+        let (_, port) = self.url.rsplit_once(':').unwrap_or_default();
+        self.run(&port.to_owned()).await.map(drop)
+    }
+
+    /// A bare connection, for what no well-behaved program says.
+    pub async fn connect(&self, key: &Key) -> Result<async_nats::Client> {
+        let seed = fs::read_to_string(key.seed_file()).into_diagnostic()?;
+        let options = async_nats::ConnectOptions::with_nkey(seed.trim().to_owned());
+        options
+            .connect(&self.url)
+            .await
+            .into_diagnostic()
+            .wrap_err("cannot connect to the server")
+    }
+
+    /// Runs the program until it has said where it takes connections.
+    async fn run(&mut self, port: &str) -> Result<String> {
+        let ports = self.folder.join("ports");
+        // A server that was killed has left its file behind.
+        fs::remove_dir_all(&ports).ok();
+        fs::create_dir_all(&ports).into_diagnostic()?;
+        let mut command = Command::new(program()?);
+        command.args(["--addr", "127.0.0.1", "--port", port]);
+        command
+            .arg("--ports_file_dir")
+            .arg(&ports)
+            .arg("--config")
+            .arg(self.folder.join("server.conf"));
+        let process = self
+            .process
+            .insert(Process::start(&mut command, &self.folder.join("server.log"))?);
+        wait::until("nats-server takes connections", async || {
+            if let Some(status) = process.status()? {
+                bail!("nats-server ended with {status}:\n{}", process.output());
+            }
+            Ok(first_url(&ports))
+        })
+        .await
+    }
+}
+
+/// The address in the file below `folder`, once it is there and whole.
+fn first_url(folder: &Path) -> Option<String> {
+    let file = fs::read_dir(folder).ok()?.next()?.ok()?;
+    let ports: Ports = serde_json::from_slice(&fs::read(file.path()).ok()?).ok()?;
+    ports.nats.into_iter().next()
+}
+
+/// The nats-server to run: the one that `NATS_SERVER` names, else the one that the project's script finds or fetches.
+fn program() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("NATS_SERVER") {
+        return Ok(path.into());
+    }
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/nats-server");
+    let found = Command::new(script)
+        .output()
+        .into_diagnostic()
+        .wrap_err_with(|| format!("cannot run {script}"))?;
+    if !found.status.success() {
+        bail!("{}", String::from_utf8_lossy(&found.stderr));
+    }
+    Ok(String::from_utf8_lossy(&found.stdout).trim().into())
+}

@@ -1,0 +1,35 @@
+//! Waiting for what is true in the end.
+
+use std::time::Duration;
+
+use miette::{Report, Result, miette};
+use tokio::time::{Instant, sleep, timeout};
+
+/// How long anything may take; far more than it does, so that a slow machine is no failure.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long to wait before asking again.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Asks until there is an answer, and returns it; `what` is the event that an error says never came.
+pub async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Result<Option<T>>) -> Result<T> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(answer) = ask().await? {
+            return Ok(answer);
+        }
+        if Instant::now() > deadline {
+            return Err(in_vain(what));
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+/// Waits for something that happens once; `what` is the event that an error says never came.
+pub async fn event<T>(what: &str, happens: impl Future<Output = T>) -> Result<T> {
+    timeout(PATIENCE, happens).await.map_err(|_| in_vain(what))
+}
+
+fn in_vain(what: &str) -> Report {
+    miette!("waited {PATIENCE:?} in vain until {what}")
+}
