@@ -52,6 +52,7 @@ impl Lab {
             .tempdir()
             .into_diagnostic()?;
         let path = folder.path();
+        fs::create_dir(path.join("operator")).into_diagnostic()?;
         let admin = Key::generate(path, "admin")?;
         let test_deployer = Key::generate(path, "test-deployer")?;
         let hosts = hosts
@@ -111,15 +112,18 @@ impl Lab {
         self.until_present(BTreeSet::from([host.clone()])).await
     }
 
-    /// homelab-deploy as the operator runs it who holds `key`, in a folder of its own.
+    /// homelab-deploy as the operator runs it who holds `key`, at [`home`](Self::home).
     pub fn operator(&self, key: &Key) -> Result<Command> {
-        let home = self.folder.path().join("operator");
-        fs::create_dir_all(&home).into_diagnostic()?;
-        let mut command = fleet::command(&self.program, &home, &[])?;
+        let mut command = fleet::command(&self.program, &self.home(), &[])?;
         command
             .env("HOMELAB_DEPLOY_NATS_URL", self.server.url())
             .env("HOMELAB_DEPLOY_NKEY_FILE", key.seed_file());
         Ok(command)
+    }
+
+    /// The operator's folder.
+    pub fn home(&self) -> PathBuf {
+        self.folder.path().join("operator")
     }
 
     /// Calls the roll until every one of `hosts` has answered.

@@ -55,8 +55,9 @@ impl Server {
     /// Starts it again on its port.
     pub async fn restart(&mut self) -> Result<()> {
         self.stop();
-        let (_, port) = self.url.rsplit_once(':').unwrap_or_default();
-        self.run(&port.to_owned()).await.map(drop)
+        let url = self.url.clone();
+        let (_, port) = url.rsplit_once(':').unwrap_or_default();
+        self.run(port).await.map(drop)
     }
 
     /// A bare connection, for what no well-behaved program says.

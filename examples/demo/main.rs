@@ -1,0 +1,157 @@
+//! A rollout to look at: a real nats-server, six real listeners and the real program, on this machine and in a temporary
+//! folder. Only `nixos-rebuild` is made up: it takes a second or two and changes nothing.
+//!
+//! `cargo run --example demo` shows a rollout that succeeds, with `failure` behind it one that halts.
+
+#[path = "../../tests/support/mod.rs"]
+#[expect(dead_code, reason = "the tests need more of it than the demo does")]
+mod support;
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Parser;
+use homelab_deploy::protocol::HostName;
+use miette::{IntoDiagnostic, Result, WrapErr, miette};
+use tokio::process::Command;
+use tokio::signal::ctrl_c;
+
+use support::lab::Lab;
+
+const HOSTS: [&str; 6] = [
+    "test.test1",
+    "test.test2",
+    "prod.ns1.dns",
+    "prod.ns2.dns",
+    "prod.jelly.media",
+    "prod.sonos.media",
+];
+
+/// What the made-up `nixos-rebuild` does on a host that has no troubles.
+const SUCCESS: &str = include_str!("success.sh");
+
+/// What it does on the host that fails.
+const FAILURE: &str = include_str!("failure.sh");
+
+/// The plan, as it stands in the repository too.
+const PLAN: &str = include_str!("../../plans/demo.toml");
+
+/// Roll a plan of three waves over six listeners on this machine
+#[derive(Debug, Parser)]
+struct Demo {
+    /// What to show
+    #[arg(value_enum, default_value_t)]
+    story: Story,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+enum Story {
+    /// Every host takes the new configuration
+    #[default]
+    Success,
+    /// A name server fails in the second wave, and the third is never started
+    Failure,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<ExitCode> {
+    let Demo { story } = Demo::parse();
+    let run = async {
+        let code = show(story).await?;
+        judge(story, code)
+    };
+    // Ctrl-C ends everything that was started here as well; what is left to do is to remove the folder.
+    tokio::select! {
+        ended = run => ended,
+        _ = ctrl_c() => Ok(ExitCode::from(130)),
+    }
+}
+
+/// Sets the stage and runs the rollout on it; returns its exit code.
+async fn show(story: Story) -> Result<Option<i32>> {
+    let mut lab = Lab::start(&program()?, &HOSTS).await?;
+    say(&format!(
+        "nats-server  {}, where each key may do only what it needs",
+        lab.server.url()
+    ))?;
+    say(&format!("flake        {}", lab.flake.url()))?;
+    for host in HOSTS {
+        lab.fleet.rebuild().on(&host_name(host)?, SUCCESS)?;
+    }
+    if story == Story::Failure {
+        lab.fleet.rebuild().on(&host_name("prod.ns1.dns")?, FAILURE)?;
+    }
+    lab.listen_all().await?;
+    say(&format!("listeners    {}", HOSTS.join("  ")))?;
+    say("\n$ homelab-deploy apply plans/demo.toml --yes\n")?;
+    apply(&lab).await
+}
+
+/// Runs the real program in front of the user.
+async fn apply(lab: &Lab) -> Result<Option<i32>> {
+    let mut command = lab.operator(&lab.admin)?;
+    let plans = lab.home().join("plans");
+    fs::create_dir_all(&plans).into_diagnostic()?;
+    fs::write(plans.join("demo.toml"), PLAN).into_diagnostic()?;
+    for name in ["TERM", "NO_COLOR", "COLUMNS"] {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
+        }
+    }
+    command.args(["apply", "plans/demo.toml", "--yes"]);
+    let status = Command::from(command)
+        .status()
+        .await
+        .into_diagnostic()
+        .wrap_err("cannot run homelab-deploy")?;
+    Ok(status.code())
+}
+
+/// Says whether the rollout ended as it should have.
+fn judge(story: Story, code: Option<i32>) -> Result<ExitCode> {
+    let (expected, verdict) = match story {
+        Story::Success => (
+            0,
+            "every wave succeeded. `make demo-failure` shows what happens when one does not.",
+        ),
+        Story::Failure => (
+            1,
+            "the rollout halted, as it should: no host of the third wave was asked.",
+        ),
+    };
+    if code != Some(expected) {
+        return Err(miette!(
+            "homelab-deploy ended with {code:?}, where {expected} was expected"
+        ));
+    }
+    say(&format!("\nexit code {expected}: {verdict}"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The program, which cargo puts beside the folder of the examples, and an installation beside the demo.
+fn program() -> Result<PathBuf> {
+    let demo = std::env::current_exe().into_diagnostic()?;
+    let candidates = demo
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|folder| folder.join("homelab-deploy"));
+    let found = candidates.into_iter().find(|path| Path::is_file(path));
+    found.ok_or_else(|| {
+        miette!(
+            help = "build it first with `cargo build`, or use `make demo`",
+            "homelab-deploy is not built"
+        )
+    })
+}
+
+/// The host's own name in `<tier>.<host>.<role>`.
+fn host_name(text: &str) -> Result<HostName> {
+    text.split('.').nth(1).unwrap_or_default().parse().into_diagnostic()
+}
+
+fn say(text: &str) -> Result<()> {
+    writeln!(io::stdout(), "{text}").into_diagnostic()
+}
