@@ -20,14 +20,8 @@ use tokio::signal::ctrl_c;
 
 use support::lab::Lab;
 
-const HOSTS: [&str; 6] = [
-    "test.test1",
-    "test.test2",
-    "prod.ns1.dns",
-    "prod.ns2.dns",
-    "prod.jelly.media",
-    "prod.sonos.media",
-];
+const HOSTS: [&str; 6] =
+    ["test.test1", "test.test2", "prod.ns1.dns", "prod.ns2.dns", "prod.jelly.media", "prod.sonos.media"];
 
 /// What the made-up `nixos-rebuild` does on a host that has no troubles.
 const SUCCESS: &str = include_str!("success.sh");
@@ -72,10 +66,7 @@ async fn main() -> Result<ExitCode> {
 /// Sets the stage and runs the rollout on it; returns its exit code.
 async fn show(story: Story) -> Result<Option<i32>> {
     let mut lab = Lab::start(&program()?, &HOSTS).await?;
-    say(&format!(
-        "nats-server  {}, where each key may do only what it needs",
-        lab.server.url()
-    ))?;
+    say(&format!("nats-server  {}, where each key may do only what it needs", lab.server.url()))?;
     say(&format!("flake        {}", lab.flake.url()))?;
     for host in HOSTS {
         lab.fleet.rebuild().on(&host_name(host)?, SUCCESS)?;
@@ -101,30 +92,18 @@ async fn apply(lab: &Lab) -> Result<Option<i32>> {
         }
     }
     command.args(["apply", "plans/demo.toml", "--yes"]);
-    let status = Command::from(command)
-        .status()
-        .await
-        .into_diagnostic()
-        .wrap_err("cannot run homelab-deploy")?;
+    let status = Command::from(command).status().await.into_diagnostic().wrap_err("cannot run homelab-deploy")?;
     Ok(status.code())
 }
 
 /// Says whether the rollout ended as it should have.
 fn judge(story: Story, code: Option<i32>) -> Result<ExitCode> {
     let (expected, verdict) = match story {
-        Story::Success => (
-            0,
-            "every wave succeeded. `make demo-failure` shows what happens when one does not.",
-        ),
-        Story::Failure => (
-            1,
-            "the rollout halted, as it should: no host of the third wave was asked.",
-        ),
+        Story::Success => (0, "every wave succeeded. `make demo-failure` shows what happens when one does not."),
+        Story::Failure => (1, "the rollout halted, as it should: no host of the third wave was asked."),
     };
     if code != Some(expected) {
-        return Err(miette!(
-            "homelab-deploy ended with {code:?}, where {expected} was expected"
-        ));
+        return Err(miette!("homelab-deploy ended with {code:?}, where {expected} was expected"));
     }
     say(&format!("\nexit code {expected}: {verdict}"))?;
     Ok(ExitCode::SUCCESS)
@@ -133,17 +112,10 @@ fn judge(story: Story, code: Option<i32>) -> Result<ExitCode> {
 /// The program, which cargo puts beside the folder of the examples, and an installation beside the demo.
 fn program() -> Result<PathBuf> {
     let demo = std::env::current_exe().into_diagnostic()?;
-    let candidates = demo
-        .ancestors()
-        .skip(1)
-        .take(2)
-        .map(|folder| folder.join("homelab-deploy"));
+    let candidates = demo.ancestors().skip(1).take(2).map(|folder| folder.join("homelab-deploy"));
     let found = candidates.into_iter().find(|path| Path::is_file(path));
     found.ok_or_else(|| {
-        miette!(
-            help = "build it first with `cargo build`, or use `make demo`",
-            "homelab-deploy is not built"
-        )
+        miette!(help = "build it first with `cargo build`, or use `make demo`", "homelab-deploy is not built")
     })
 }
 

@@ -28,10 +28,7 @@ fn the_stand_in_for_nixos_rebuild_does_as_it_is_told_and_writes_it_down() {
     assert!(nixos_rebuild(&rebuild).status().unwrap().success());
     rebuild.on(&ns1(), "echo boom >&2; exit 3").unwrap();
     let output = nixos_rebuild(&rebuild).output().unwrap();
-    assert_eq!(
-        (output.status.code(), output.stderr.as_slice()),
-        (Some(3), b"boom\n".as_slice())
-    );
+    assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(3), b"boom\n".as_slice()));
 
     let record: Vec<_> = rebuild.record().into_iter().map(without_pid).collect();
     let start = "ns1 start PID switch --flake git+file:///flake?ref=main#ns1";
@@ -40,10 +37,7 @@ fn the_stand_in_for_nixos_rebuild_does_as_it_is_told_and_writes_it_down() {
 
 /// The same line in every run.
 fn without_pid(line: String) -> String {
-    match line
-        .split_once(" start ")
-        .and_then(|(host, rest)| Some((host, rest.split_once(' ')?.1)))
-    {
+    match line.split_once(" start ").and_then(|(host, rest)| Some((host, rest.split_once(' ')?.1))) {
         Some((host, arguments)) => format!("{host} start PID {arguments}"),
         None => line,
     }
@@ -59,9 +53,7 @@ async fn what_hangs_ends_with_its_folder() {
     wait::until("it hangs, with a child", started).await.unwrap();
     assert!(child.try_wait().unwrap().is_none());
     drop(folder);
-    wait::until("it has ended", async || Ok(child.try_wait().unwrap()))
-        .await
-        .unwrap();
+    wait::until("it has ended", async || Ok(child.try_wait().unwrap())).await.unwrap();
 }
 
 #[tokio::test]

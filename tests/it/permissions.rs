@@ -26,9 +26,7 @@ const DISCOVER: usize = 8;
 /// The next message, which must come.
 async fn next(subscription: &mut Subscriber) -> Result<String> {
     let message = wait::event("a message arrives", subscription.next()).await?;
-    message
-        .map(|message| message.subject.to_string())
-        .ok_or_else(|| miette!("the subscription has ended"))
+    message.map(|message| message.subject.to_string()).ok_or_else(|| miette!("the subscription has ended"))
 }
 
 /// Makes sure that the server knows every subscription of `user`: what the user says to itself was sent after them.
@@ -74,39 +72,22 @@ async fn hears(lab: &Lab, key: &Key) -> Result<Vec<String>> {
 async fn each_user_may_do_what_its_holder_needs_and_nothing_else() {
     let hosts = ["prod.ns1.dns", "test.test1"];
     let lab = Lab::start(super::program(), &hosts).await.unwrap();
-    let (ns1, test1) = (
-        lab.key(&"ns1".parse().unwrap()).unwrap(),
-        lab.key(&"test1".parse().unwrap()).unwrap(),
-    );
+    let (ns1, test1) = (lab.key(&"ns1".parse().unwrap()).unwrap(), lab.key(&"test1".parse().unwrap()).unwrap());
 
     for host in [ns1, test1] {
-        assert_eq!(
-            publishes(&lab, host).await.unwrap(),
-            ["deploy.responses.x", "deploy.discover"]
-        );
+        assert_eq!(publishes(&lab, host).await.unwrap(), ["deploy.responses.x", "deploy.discover"]);
     }
     assert_eq!(
         hears(&lab, ns1).await.unwrap(),
-        [
-            "deploy.prod.ns1",
-            "deploy.prod.all",
-            "deploy.prod.role.dns",
-            "deploy.discover"
-        ]
+        ["deploy.prod.ns1", "deploy.prod.all", "deploy.prod.role.dns", "deploy.discover"]
     );
-    assert_eq!(
-        hears(&lab, test1).await.unwrap(),
-        ["deploy.test.test1", "deploy.test.all", "deploy.discover"]
-    );
+    assert_eq!(hears(&lab, test1).await.unwrap(), ["deploy.test.test1", "deploy.test.all", "deploy.discover"]);
 
     assert_eq!(
         publishes(&lab, &lab.test_deployer).await.unwrap(),
         ["deploy.test.test1", "deploy.test.all", "deploy.discover"]
     );
-    assert_eq!(
-        hears(&lab, &lab.test_deployer).await.unwrap(),
-        ["deploy.responses.x", "deploy.discover"]
-    );
+    assert_eq!(hears(&lab, &lab.test_deployer).await.unwrap(), ["deploy.responses.x", "deploy.discover"]);
 
     assert_eq!(publishes(&lab, &lab.admin).await.unwrap(), SUBJECTS);
     assert_eq!(hears(&lab, &lab.admin).await.unwrap(), SUBJECTS);

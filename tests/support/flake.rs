@@ -17,9 +17,7 @@ impl Flake {
     /// Makes a repository in `folder`, with one commit on the branch `main`.
     pub fn create(folder: &Path) -> Result<Self> {
         fs::create_dir_all(folder).into_diagnostic()?;
-        let flake = Self {
-            folder: folder.to_owned(),
-        };
+        let flake = Self { folder: folder.to_owned() };
         flake.git(&["init", "--quiet", "--initial-branch", "main"])?;
         flake.commit("flake: bump nixpkgs")?;
         Ok(flake)
@@ -39,17 +37,9 @@ impl Flake {
 
     fn git(&self, arguments: &[&str]) -> Result<String> {
         let mut git = fleet::command(Path::new("git"), &self.folder, &[])?;
-        let output = git
-            .args(arguments)
-            .output()
-            .into_diagnostic()
-            .wrap_err("cannot run git")?;
+        let output = git.args(arguments).output().into_diagnostic().wrap_err("cannot run git")?;
         if !output.status.success() {
-            bail!(
-                "git {}: {}",
-                arguments.join(" "),
-                String::from_utf8_lossy(&output.stderr)
-            );
+            bail!("git {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
         }
         Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
     }

@@ -54,11 +54,7 @@ impl Fleet {
         command.args(["--hostname", name.hostname.as_str(), "--tier", name.tier.as_str()]);
         command.args(name.role.iter().flat_map(|role| ["--role", role.as_str()]));
         command.args(["--nats-url", &self.url, "--flake-url", &self.flake]);
-        command
-            .arg("--nkey-file")
-            .arg(key.seed_file())
-            .arg("--state-dir")
-            .arg(folder.join("state"));
+        command.arg("--nkey-file").arg(key.seed_file()).arg("--state-dir").arg(folder.join("state"));
         command.args(arguments);
         let listener = Process::start(&mut command, &folder.join("log"))?;
         self.listeners.insert(name.hostname.clone(), listener);
@@ -67,9 +63,7 @@ impl Fleet {
 
     /// The listener of a host.
     pub fn listener(&mut self, host: &HostName) -> Result<&mut Process> {
-        self.listeners
-            .get_mut(host)
-            .ok_or_else(|| miette!("{host} has no listener"))
+        self.listeners.get_mut(host).ok_or_else(|| miette!("{host} has no listener"))
     }
 
     /// Ends the listener of a host at once, as a power cut would.
@@ -79,15 +73,10 @@ impl Fleet {
 
     /// Fails with the log of a listener that is no more.
     pub fn check_alive(&mut self) -> Result<()> {
-        self.listeners
-            .iter_mut()
-            .try_for_each(|(host, listener)| match listener.status()? {
-                None => Ok(()),
-                Some(status) => Err(miette!(
-                    "the listener of {host} ended with {status}:\n{}",
-                    listener.output()
-                )),
-            })
+        self.listeners.iter_mut().try_for_each(|(host, listener)| match listener.status()? {
+            None => Ok(()),
+            Some(status) => Err(miette!("the listener of {host} ended with {status}:\n{}", listener.output())),
+        })
     }
 }
 
@@ -96,12 +85,7 @@ pub fn command(program: &Path, home: &Path, first: &[PathBuf]) -> Result<Command
     let path: OsString = std::env::var_os("PATH").unwrap_or_default();
     let path = first.iter().cloned().chain(std::env::split_paths(&path));
     let mut command = Command::new(program);
-    command
-        .env_clear()
-        .env("PATH", std::env::join_paths(path).into_diagnostic()?);
-    command
-        .env("HOME", home)
-        .env("XDG_STATE_HOME", home.join("state"))
-        .current_dir(home);
+    command.env_clear().env("PATH", std::env::join_paths(path).into_diagnostic()?);
+    command.env("HOME", home).env("XDG_STATE_HOME", home.join("state")).current_dir(home);
     Ok(command)
 }

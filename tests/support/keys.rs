@@ -21,12 +21,8 @@ impl Key {
     pub fn generate(folder: &Path, name: &str) -> Result<Self> {
         let pair = KeyPair::new_user();
         let seed_file = folder.join(format!("{name}.seed"));
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&seed_file)
-            .into_diagnostic()?;
+        let mut file =
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&seed_file).into_diagnostic()?;
         writeln!(file, "{}", pair.seed().into_diagnostic()?).into_diagnostic()?;
         let public = pair.public_key().parse().into_diagnostic()?;
         Ok(Self { public, seed_file })
@@ -39,9 +35,6 @@ impl Key {
 
     /// The user whom the server knows by this key.
     pub fn user(&self, holder: Holder) -> User {
-        User {
-            holder,
-            key: self.public.clone(),
-        }
+        User { holder, key: self.public.clone() }
     }
 }

@@ -47,37 +47,19 @@ impl Lab {
     /// A homelab with `hosts`, each as `<tier>.<host>[.<role>]`. The server runs, the listeners do not yet. `program` is
     /// homelab-deploy.
     pub async fn start(program: &Path, hosts: &[&str]) -> Result<Self> {
-        let folder = tempfile::Builder::new()
-            .prefix("homelab-deploy-")
-            .tempdir()
-            .into_diagnostic()?;
+        let folder = tempfile::Builder::new().prefix("homelab-deploy-").tempdir().into_diagnostic()?;
         let path = folder.path();
         fs::create_dir(path.join("operator")).into_diagnostic()?;
         let admin = Key::generate(path, "admin")?;
         let test_deployer = Key::generate(path, "test-deployer")?;
-        let hosts = hosts
-            .iter()
-            .map(|text| host(path, text))
-            .collect::<Result<BTreeMap<_, _>>>()?;
+        let hosts = hosts.iter().map(|text| host(path, text)).collect::<Result<BTreeMap<_, _>>>()?;
 
-        let mut users: Vec<_> = hosts
-            .values()
-            .map(|(name, key)| key.user(Holder::Listener(name.clone())))
-            .collect();
+        let mut users: Vec<_> = hosts.values().map(|(name, key)| key.user(Holder::Listener(name.clone()))).collect();
         users.extend([test_deployer.user(Holder::TestDeployer), admin.user(Holder::Admin)]);
         let server = Server::start(&path.join("server"), &users).await?;
         let flake = Flake::create(&path.join("flake"))?;
         let fleet = Fleet::new(program, &path.join("hosts"), server.url(), &flake.url())?;
-        Ok(Self {
-            fleet,
-            server,
-            flake,
-            admin,
-            test_deployer,
-            hosts,
-            program: program.to_owned(),
-            folder,
-        })
+        Ok(Self { fleet, server, flake, admin, test_deployer, hosts, program: program.to_owned(), folder })
     }
 
     /// The folder that everything is in; it is removed in the end.
@@ -91,9 +73,7 @@ impl Lab {
     }
 
     fn host(&self, host: &HostName) -> Result<&(ListenerName, Key)> {
-        self.hosts
-            .get(host)
-            .ok_or_else(|| miette!("the lab has no host {host}"))
+        self.hosts.get(host).ok_or_else(|| miette!("the lab has no host {host}"))
     }
 
     /// Starts the listeners of all hosts, and waits until each of them answers.
@@ -115,9 +95,7 @@ impl Lab {
     /// homelab-deploy as the operator runs it who holds `key`, at [`home`](Self::home).
     pub fn operator(&self, key: &Key) -> Result<Command> {
         let mut command = fleet::command(&self.program, &self.home(), &[])?;
-        command
-            .env("HOMELAB_DEPLOY_NATS_URL", self.server.url())
-            .env("HOMELAB_DEPLOY_NKEY_FILE", key.seed_file());
+        command.env("HOMELAB_DEPLOY_NATS_URL", self.server.url()).env("HOMELAB_DEPLOY_NKEY_FILE", key.seed_file());
         Ok(command)
     }
 

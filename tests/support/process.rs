@@ -17,19 +17,12 @@ impl Process {
     /// Starts `command`, with both of its outputs appended to `log`.
     pub fn start(command: &mut Command, log: &Path) -> Result<Self> {
         let output = File::options().append(true).create(true).open(log);
-        let output = output
-            .into_diagnostic()
-            .wrap_err_with(|| format!("cannot open {}", log.display()))?;
+        let output = output.into_diagnostic().wrap_err_with(|| format!("cannot open {}", log.display()))?;
         let errors = output.try_clone().into_diagnostic()?;
         let child = command.stdin(Stdio::null()).stdout(output).stderr(errors).spawn();
         let program = command.get_program().to_string_lossy();
-        let child = child
-            .into_diagnostic()
-            .wrap_err_with(|| format!("cannot start {program}"))?;
-        Ok(Self {
-            child,
-            log: log.to_owned(),
-        })
+        let child = child.into_diagnostic().wrap_err_with(|| format!("cannot start {program}"))?;
+        Ok(Self { child, log: log.to_owned() })
     }
 
     /// How it ended, once it has.
@@ -39,9 +32,7 @@ impl Process {
 
     /// Asks it to end, as a service manager does: with SIGTERM.
     pub fn terminate(&self) -> Result<()> {
-        let pid = i32::try_from(self.child.id())
-            .ok()
-            .and_then(rustix::process::Pid::from_raw);
+        let pid = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw);
         let pid = pid.ok_or_else(|| miette!("{} is no process id", self.child.id()))?;
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).into_diagnostic()
     }

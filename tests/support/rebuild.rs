@@ -31,9 +31,7 @@ impl Rebuild {
         let program = folder.join("nixos-rebuild");
         fs::write(&program, include_str!("nixos-rebuild")).into_diagnostic()?;
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).into_diagnostic()?;
-        Ok(Self {
-            folder: folder.to_owned(),
-        })
+        Ok(Self { folder: folder.to_owned() })
     }
 
     /// The folder to put on a listener's `PATH`.

@@ -32,11 +32,7 @@ impl Server {
     pub async fn start(folder: &Path, users: &[User]) -> Result<Self> {
         fs::create_dir_all(folder).into_diagnostic()?;
         fs::write(folder.join("server.conf"), authorization(users).into_diagnostic()?).into_diagnostic()?;
-        let mut server = Self {
-            folder: folder.to_owned(),
-            url: String::new(),
-            process: None,
-        };
+        let mut server = Self { folder: folder.to_owned(), url: String::new(), process: None };
         // -1 lets the server choose a free port, so that no two tests meet.
         server.url = server.run("-1").await?;
         Ok(server)
@@ -64,11 +60,7 @@ impl Server {
     pub async fn connect(&self, key: &Key) -> Result<async_nats::Client> {
         let seed = fs::read_to_string(key.seed_file()).into_diagnostic()?;
         let options = async_nats::ConnectOptions::with_nkey(seed.trim().to_owned());
-        options
-            .connect(&self.url)
-            .await
-            .into_diagnostic()
-            .wrap_err("cannot connect to the server")
+        options.connect(&self.url).await.into_diagnostic().wrap_err("cannot connect to the server")
     }
 
     /// Runs the program until it has said where it takes connections.
@@ -79,14 +71,8 @@ impl Server {
         fs::create_dir_all(&ports).into_diagnostic()?;
         let mut command = Command::new(program()?);
         command.args(["--addr", "127.0.0.1", "--port", port]);
-        command
-            .arg("--ports_file_dir")
-            .arg(&ports)
-            .arg("--config")
-            .arg(self.folder.join("server.conf"));
-        let process = self
-            .process
-            .insert(Process::start(&mut command, &self.folder.join("server.log"))?);
+        command.arg("--ports_file_dir").arg(&ports).arg("--config").arg(self.folder.join("server.conf"));
+        let process = self.process.insert(Process::start(&mut command, &self.folder.join("server.log"))?);
         wait::until("nats-server takes connections", async || {
             if let Some(status) = process.status()? {
                 bail!("nats-server ended with {status}:\n{}", process.output());
@@ -110,10 +96,7 @@ fn program() -> Result<PathBuf> {
         return Ok(path.into());
     }
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/nats-server");
-    let found = Command::new(script)
-        .output()
-        .into_diagnostic()
-        .wrap_err_with(|| format!("cannot run {script}"))?;
+    let found = Command::new(script).output().into_diagnostic().wrap_err_with(|| format!("cannot run {script}"))?;
     if !found.status.success() {
         bail!("{}", String::from_utf8_lossy(&found.stderr));
     }
