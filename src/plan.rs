@@ -1,7 +1,179 @@
 //! Plans: what a person writes, and the frozen waves that it comes down to for the hosts that are there.
 //!
-//! Pure: reading the file and asking who is there happen elsewhere; here is what the text means.
+//! Pure: reading the file and asking who is there happen elsewhere; here is what the text means. In reading order:
+//!
+//! - `format`: TOML to a [`Plan`], with every mistake of the file at its place; `print` is the way back;
+//! - `target`: the words that select hosts;
+//! - `roster`: who answered the roll call;
+//! - `resolve`: a plan and a roster to a [`FrozenPlan`].
 
+mod format;
 pub mod frozen;
+mod keys;
+mod mistake;
+mod print;
+mod resolve;
+mod roster;
+mod target;
+mod value;
 
-pub use frozen::{Check, FrozenHost, FrozenPlan, FrozenWave, Limits};
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::time::Duration;
+
+pub use self::frozen::{Check, FrozenHost, FrozenPlan, FrozenWave, Limits};
+pub use self::mistake::{Finding, PlanMistakes};
+pub use self::roster::Roster;
+pub use self::target::Selector;
+
+use crate::protocol::{Action, FlakeUrl, Revision, Target, Tier};
+
+/// What a plan file says, with `[defaults]` worked into its waves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// What the rollout is called: lower-case letters, digits and hyphens.
+    pub name: String,
+    /// What to deploy, unless the command line says so.
+    pub revision: Option<Revision>,
+    /// Where to look the revision up, instead of the flake that the hosts name.
+    pub flake: Option<FlakeUrl>,
+    /// The waves in the order in which they run; at least one.
+    pub waves: Vec<Wave>,
+}
+
+/// Hosts that are deployed together, before any host of the next wave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wave {
+    /// What the wave is called: lower-case letters, digits and hyphens, and no other wave's name.
+    pub name: At<String>,
+    /// The hosts, in the order in which they are sent requests; at least one selector.
+    pub targets: Vec<At<Selector>>,
+    /// Hosts that this wave leaves to later ones.
+    pub exclude: Vec<At<Selector>>,
+    /// How it runs.
+    pub settings: Settings,
+}
+
+/// What `[defaults]` and a wave can both say. The default is what holds where neither says anything.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// What `nixos-rebuild` does on each host.
+    pub action: Action,
+    /// The most hosts in flight at once.
+    pub max_parallel: Parallel,
+    /// The wave fails once more hosts than this have failed.
+    pub max_failures: usize,
+    /// The wave fails when fewer hosts than this completed, and the plan is wrong when fewer are matched.
+    pub min_hosts: usize,
+    /// Whether a host that never answered is reported without being charged as a failure.
+    pub ignore_unreachable: bool,
+    /// From the request to the first status; shorter than `timeout`.
+    pub accept_timeout: At<Duration>,
+    /// From the request to the final status.
+    pub timeout: At<Duration>,
+    /// How long to wait after the wave succeeded.
+    pub bake_time: Duration,
+    /// A program and its arguments, to be run after the bake.
+    pub check: Option<Vec<String>>,
+    /// How long `check` may take.
+    pub check_timeout: Duration,
+    /// Whether to ask before the first request of the wave.
+    pub confirm: bool,
+    /// How often a host that was unreachable or busy is asked again.
+    pub retries: u32,
+    /// How long to wait before it is asked again.
+    pub retry_delay: Duration,
+}
+
+/// The most hosts in flight at once, as the plan says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parallel {
+    /// So many hosts; at least 1.
+    Hosts(usize),
+    /// A share of the wave's hosts, 1 to 100.
+    Percent(u8),
+}
+
+/// A value and where in the file it stands, as a range of bytes. Plans that say the same are equal wherever they say it.
+#[derive(Debug, Clone)]
+pub struct At<T> {
+    /// The value.
+    pub value: T,
+    /// Its place; empty for a default, which stands nowhere.
+    pub span: Range<usize>,
+}
+
+impl Plan {
+    /// The tiers whose hosts have to be asked for before the plan can be resolved.
+    ///
+    /// A subject of the user's own says nothing about tiers, so a plan that uses one has to ask all of them.
+    pub fn tiers(&self) -> BTreeSet<Tier> {
+        self.waves
+            .iter()
+            .flat_map(|wave| &wave.targets)
+            .flat_map(|selector| match &selector.value.target {
+                Target::Host(tier, _) | Target::Role(tier, _) | Target::All(tier) => vec![*tier],
+                Target::Custom(_) => Tier::ALL.to_vec(),
+            })
+            .collect()
+    }
+
+    /// The revision to deploy: the one that was given with the command, else the one that the plan names.
+    pub fn revision(&self, given: Option<Revision>) -> Result<Revision, PlanMistakes> {
+        given.or_else(|| self.revision.clone()).ok_or_else(|| {
+            PlanMistakes::from(
+                Finding::mistake("there is no revision to deploy")
+                    .help("add a line such as revision = \"main\" to the top of the plan, or give --revision"),
+            )
+        })
+    }
+}
+
+impl Parallel {
+    /// How many hosts of a wave of `hosts` that is: never none, and never more than there are.
+    pub fn of(self, hosts: usize) -> usize {
+        let share = match self {
+            Self::Hosts(count) => count.min(hosts),
+            Self::Percent(percent) => hosts.saturating_mul(percent.into()) / 100,
+        };
+        share.max(1)
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            action: Action::Switch,
+            max_parallel: Parallel::Percent(100),
+            max_failures: 0,
+            min_hosts: 1,
+            ignore_unreachable: false,
+            accept_timeout: At::nowhere(Duration::from_secs(15)),
+            timeout: At::nowhere(Duration::from_mins(30)),
+            bake_time: Duration::ZERO,
+            check: None,
+            check_timeout: Duration::from_mins(1),
+            confirm: false,
+            retries: 0,
+            retry_delay: Duration::from_secs(30),
+        }
+    }
+}
+
+impl<T> At<T> {
+    /// A value that the file does not contain.
+    pub fn nowhere(value: T) -> Self {
+        Self { value, span: 0..0 }
+    }
+}
+
+impl<T: PartialEq> PartialEq for At<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.value == other.value
+    }
+}
+
+impl<T: Eq> Eq for At<T> {}

@@ -18,4 +18,4 @@ pub use message::{
 };
 pub use names::{Action, HostName, NameError, Role, Tier};
 pub use revision::{Commit, Revision, RevisionError};
-pub use subject::{ReplySubject, Subject, SubjectError, SubjectTemplate, Target};
+pub use subject::{ReplySubject, Subject, SubjectError, SubjectTemplate, Target, alias_variable};

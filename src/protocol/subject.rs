@@ -70,6 +70,11 @@ pub enum SubjectError {
     Name(#[from] NameError),
 }
 
+/// The environment variable that says which subject an alias stands for: `my-lab` is in `HOMELAB_DEPLOY_ALIAS_MY_LAB`.
+pub fn alias_variable(alias: &str) -> String {
+    format!("HOMELAB_DEPLOY_ALIAS_{}", alias.to_uppercase().replace('-', "_"))
+}
+
 impl Subject {
     /// The subject as the wire spells it.
     pub fn as_str(&self) -> &str {
@@ -256,6 +261,11 @@ mod tests {
         assert!(matches!(target("fleet.ns1"), Target::Custom(_)));
         assert!(matches!(target("deploy.staging.ns1"), Target::Custom(_)));
         assert!("deploy.prod.discover".parse::<Subject>().unwrap().target().is_err());
+    }
+
+    #[test]
+    fn an_alias_names_its_variable() {
+        assert_eq!(alias_variable("my-lab"), "HOMELAB_DEPLOY_ALIAS_MY_LAB");
     }
 
     #[test]

@@ -1,0 +1,161 @@
+//! The tables of a plan file: which keys each has, and what to say of a key that is somewhere else or nowhere.
+
+use toml::de::DeTable;
+
+use super::mistake::Finding;
+use super::target::Aliases;
+use super::value::Value;
+use super::{At, Selector};
+
+/// The keys at the top of the file.
+const TOP_KEYS: [&str; 6] = ["name", "revision", "action", "flake", "defaults", "wave"];
+
+/// The keys that only a wave has.
+const WAVE_KEYS: [&str; 3] = ["name", "targets", "exclude"];
+
+/// The keys that a wave and `[defaults]` have.
+const SETTING_KEYS: [&str; 13] = [
+    "action",
+    "max_parallel",
+    "max_failures",
+    "min_hosts",
+    "ignore_unreachable",
+    "accept_timeout",
+    "timeout",
+    "bake_time",
+    "check",
+    "check_timeout",
+    "confirm",
+    "retries",
+    "retry_delay",
+];
+
+/// A table of the file: each has keys of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    Top,
+    Defaults,
+    Wave,
+}
+
+/// A table that is being read, and the mistakes that were found on the way.
+pub(super) struct Keys<'t, 'i, 'm> {
+    table: &'t DeTable<'i>,
+    mistakes: &'m mut Vec<Finding>,
+}
+
+impl<'t, 'i, 'm> Keys<'t, 'i, 'm> {
+    /// Begins to read a table; keys that it cannot have are mistakes.
+    pub(super) fn new(table: &'t DeTable<'i>, place: Place, mistakes: &'m mut Vec<Finding>) -> Self {
+        let unknown = table.keys().filter(|key| !place.has(key.get_ref()));
+        mistakes.extend(unknown.map(|key| place.refuse(key.get_ref()).at(&key.span(), place.label())));
+        Self { table, mistakes }
+    }
+
+    /// Puts a mistake on record.
+    pub(super) fn mistake(&mut self, mistake: Finding) {
+        self.mistakes.push(mistake);
+    }
+
+    /// The value of a key; `None` when it is absent, or wrong, which is then on record.
+    pub(super) fn read<T>(
+        &mut self,
+        key: &str,
+        read: impl FnOnce(&'t Value<'i>, &str) -> Result<T, Finding>,
+    ) -> Option<T> {
+        read(self.table.get(key)?, key)
+            .map_err(|mistake| self.mistakes.push(mistake))
+            .ok()
+    }
+
+    /// The value of a key, or the one of the table that stands behind this one.
+    pub(super) fn setting<T: Clone>(
+        &mut self,
+        key: &str,
+        read: impl FnOnce(&'t Value<'i>, &str) -> Result<T, Finding>,
+        base: &T,
+    ) -> T {
+        self.read(key, read).unwrap_or_else(|| base.clone())
+    }
+
+    /// The selectors of a key that are right; none when it is absent.
+    pub(super) fn selectors(
+        &mut self,
+        key: &str,
+        read: impl FnOnce(&'t Value<'i>, &str) -> Result<Vec<At<&'t str>>, Finding>,
+        aliases: Aliases<'_>,
+    ) -> Vec<At<Selector>> {
+        let texts = self.read(key, read).unwrap_or_default();
+        let mut selectors = Vec::with_capacity(texts.len());
+        for At { value: text, span } in texts {
+            match Selector::parse(text, aliases) {
+                Ok(value) => selectors.push(At { value, span }),
+                Err(mistake) => self.mistakes.push(mistake.at(&span, "this target")),
+            }
+        }
+        selectors
+    }
+}
+
+impl Place {
+    fn keys(self) -> Vec<&'static str> {
+        match self {
+            Self::Top => TOP_KEYS.to_vec(),
+            Self::Defaults => SETTING_KEYS.to_vec(),
+            Self::Wave => [WAVE_KEYS.as_slice(), &SETTING_KEYS].concat(),
+        }
+    }
+
+    fn has(self, key: &str) -> bool {
+        self.keys().contains(&key)
+    }
+
+    /// How a key here is pointed at.
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Top => "at the top of the file",
+            Self::Defaults => "in [defaults]",
+            Self::Wave => "in this wave",
+        }
+    }
+
+    /// What to say of a key that this table does not have: where it belongs, or what its author may have meant.
+    fn refuse(self, key: &str) -> Finding {
+        if let Some(home) = home(key) {
+            return Finding::mistake(format!("`{key}` does not belong here")).help(format!("it belongs {home}"));
+        }
+        let unknown = Finding::mistake(format!("unknown key `{key}`"));
+        // Of two keys that are equally near the later one is taken, and that shall be one of this table.
+        let known = [Self::Top, Self::Wave, self].into_iter().flat_map(Self::keys);
+        let Some(near) = nearest(key, known) else {
+            return unknown.help(format!("the keys here are {}", self.keys().join(", ")));
+        };
+        match home(near) {
+            Some(home) if !self.has(near) => unknown.help(format!("did you mean `{near}`? It belongs {home}")),
+            _ => unknown.help(format!("did you mean `{near}`?")),
+        }
+    }
+}
+
+/// Where a key belongs, when it is one.
+fn home(key: &str) -> Option<&'static str> {
+    if WAVE_KEYS.contains(&key) {
+        Some("in a [[wave]]")
+    } else if SETTING_KEYS.contains(&key) {
+        Some("in [defaults], for every wave, or in the [[wave]] that it is for")
+    } else if TOP_KEYS.contains(&key) {
+        Some("at the top of the file, before [defaults] and the first [[wave]]")
+    } else {
+        None
+    }
+}
+
+/// The key that looks most like `key`, when one does.
+fn nearest(key: &str, known: impl Iterator<Item = &'static str>) -> Option<&'static str> {
+    // The measure and the bound that clap has for its flags.
+    known
+        .map(|known| (strsim::jaro(key, known), known))
+        .filter(|(likeness, _)| *likeness > 0.7)
+        .max_by(|(a, _), (b, _)| a.total_cmp(b))
+        .map(|(_, known)| known)
+}

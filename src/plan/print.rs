@@ -1,0 +1,122 @@
+//! A [`Plan`] as TOML: what it says, with every default worked in, such that reading it again gives the same plan.
+
+use std::fmt::{self, Display, Formatter};
+use std::time::Duration;
+
+use super::{At, Parallel, Plan, Selector, Settings, Wave};
+
+/// A string as TOML writes it.
+struct Quoted<'a>(&'a str);
+
+/// Strings as a TOML list.
+struct List<'a, T>(&'a [T]);
+
+impl Display for Plan {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        writeln!(f, "name = {}", Quoted(&self.name))?;
+        if let Some(revision) = &self.revision {
+            writeln!(f, "revision = {}", Quoted(revision.as_str()))?;
+        }
+        if let Some(flake) = &self.flake {
+            writeln!(f, "flake = {}", Quoted(flake.as_str()))?;
+        }
+        self.waves.iter().try_for_each(|wave| write!(f, "\n{wave}"))
+    }
+}
+
+impl Display for Wave {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        writeln!(f, "[[wave]]\nname = {}", Quoted(&self.name.value))?;
+        writeln!(f, "targets = {}", List(&self.targets))?;
+        if !self.exclude.is_empty() {
+            writeln!(f, "exclude = {}", List(&self.exclude))?;
+        }
+        self.settings.fmt(f)
+    }
+}
+
+/// Only what differs from the defaults is worth a line.
+impl Display for Settings {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let usual = Self::default();
+        let mut line = |key: &str, changed: bool, value: &dyn Display| {
+            if changed {
+                writeln!(f, "{key} = {value}")
+            } else {
+                Ok(())
+            }
+        };
+        line("action", self.action != usual.action, &Quoted(self.action.as_str()))?;
+        line(
+            "max_parallel",
+            self.max_parallel != usual.max_parallel,
+            &self.max_parallel,
+        )?;
+        line(
+            "max_failures",
+            self.max_failures != usual.max_failures,
+            &self.max_failures,
+        )?;
+        line("min_hosts", self.min_hosts != usual.min_hosts, &self.min_hosts)?;
+        let ignore = self.ignore_unreachable;
+        line("ignore_unreachable", ignore != usual.ignore_unreachable, &ignore)?;
+        let durations = [
+            ("accept_timeout", self.accept_timeout.value, usual.accept_timeout.value),
+            ("timeout", self.timeout.value, usual.timeout.value),
+            ("bake_time", self.bake_time, usual.bake_time),
+            ("check_timeout", self.check_timeout, usual.check_timeout),
+            ("retry_delay", self.retry_delay, usual.retry_delay),
+        ];
+        for (key, duration, usual) in durations {
+            line(key, duration != usual, &quoted_duration(duration))?;
+        }
+        let check = self.check.as_deref().unwrap_or_default();
+        line("check", self.check != usual.check, &List(check))?;
+        line("confirm", self.confirm != usual.confirm, &self.confirm)?;
+        line("retries", self.retries != usual.retries, &self.retries)
+    }
+}
+
+fn quoted_duration(duration: Duration) -> String {
+    format!("\"{}\"", humantime::format_duration(duration))
+}
+
+impl Display for Parallel {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Hosts(hosts) => write!(f, "{hosts}"),
+            Self::Percent(percent) => write!(f, "\"{percent}%\""),
+        }
+    }
+}
+
+impl AsRef<str> for At<Selector> {
+    fn as_ref(&self) -> &str {
+        &self.value.text
+    }
+}
+
+impl<T: AsRef<str>> Display for List<'_, T> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str("[")?;
+        for (index, text) in self.0.iter().enumerate() {
+            let comma = if index == 0 { "" } else { ", " };
+            write!(f, "{comma}{}", Quoted(text.as_ref()))?;
+        }
+        f.write_str("]")
+    }
+}
+
+impl Display for Quoted<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str("\"")?;
+        for character in self.0.chars() {
+            match character {
+                '"' | '\\' => write!(f, "\\{character}")?,
+                control if control.is_control() => write!(f, "\\u{:04x}", u32::from(control))?,
+                other => write!(f, "{other}")?,
+            }
+        }
+        f.write_str("\"")
+    }
+}

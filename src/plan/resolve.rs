@@ -1,0 +1,328 @@
+//! A plan and the hosts that are there, to waves of hosts that nothing changes any more.
+//!
+//! A host that the plan names is in whether or not it answered; a group is who answered. A host belongs to the first
+//! wave that matches it, and is deployed once.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::protocol::{FlakeUrl, HostName, Role, Target, Tier};
+
+use super::frozen::{Check, FrozenHost, FrozenPlan, FrozenWave, Limits};
+use super::mistake::{Finding, PlanMistakes, list};
+use super::roster::Roster;
+use super::{At, Plan, Selector, Settings, Wave};
+
+/// What the waves have taken so far, and what was found on the way.
+struct Resolver<'a> {
+    roster: &'a Roster,
+    taken: BTreeMap<HostName, Taken<'a>>,
+    mistakes: Vec<Finding>,
+    warnings: Vec<Finding>,
+}
+
+/// How a host came to be in the plan.
+#[derive(Clone, Copy)]
+struct Taken<'a> {
+    tier: Tier,
+    wave: &'a Wave,
+    by: &'a At<Selector>,
+}
+
+impl Plan {
+    /// Settles which host is deployed in which wave, and on which subject. With it come warnings, which are for people.
+    pub fn resolve(&self, roster: &Roster) -> Result<(FrozenPlan, Vec<Finding>), PlanMistakes> {
+        let mut resolver = Resolver {
+            roster,
+            taken: BTreeMap::new(),
+            mistakes: Vec::new(),
+            warnings: Vec::new(),
+        };
+        let waves: Vec<FrozenWave> = self.waves.iter().map(|wave| resolver.wave(wave)).collect();
+        PlanMistakes::unless_none(resolver.mistakes)?;
+        let mut warnings = resolver.warnings;
+        warnings.extend(prod_first(&self.waves, &waves));
+        warnings.extend(
+            self.waves
+                .iter()
+                .zip(&waves)
+                .filter_map(|(wave, frozen)| boundless(wave, frozen)),
+        );
+        let name = self.name.clone();
+        Ok((FrozenPlan { name, waves }, warnings))
+    }
+
+    /// The flake to look the revision up in: the plan's own, else the one that its hosts named in the roll call.
+    /// `None` when none of them named one.
+    pub fn flake(&self, roster: &Roster, frozen: &FrozenPlan) -> Result<Option<FlakeUrl>, PlanMistakes> {
+        if self.flake.is_some() {
+            return Ok(self.flake.clone());
+        }
+        let mut flakes: BTreeMap<&FlakeUrl, &HostName> = BTreeMap::new();
+        for host in frozen.hosts().filter_map(|host| roster.host(&host.hostname)) {
+            if let Some(flake) = &host.flake {
+                flakes.entry(flake).or_insert(&host.hostname);
+            }
+        }
+        if flakes.len() <= 1 {
+            return Ok(flakes.into_keys().next().cloned());
+        }
+        let examples: Vec<_> = flakes.iter().map(|(flake, host)| format!("{flake} ({host})")).collect();
+        let examples = list(examples.iter().map(String::as_str)).unwrap_or_default();
+        Err(
+            Finding::mistake(format!("the hosts deploy from different flakes: {examples}"))
+                .help("say which one the revision is looked up in: flake = \"…\" at the top of the plan")
+                .into(),
+        )
+    }
+}
+
+impl<'a> Resolver<'a> {
+    fn wave(&mut self, wave: &'a Wave) -> FrozenWave {
+        let excluded: BTreeSet<_> = wave
+            .exclude
+            .iter()
+            .flat_map(|selector| self.matched(selector))
+            .collect();
+        let before = self.mistakes.len();
+        let mut hosts = Vec::new();
+        let mut nobody = Vec::new();
+        for by in &wave.targets {
+            let matched = self.matched(by);
+            if matched.is_empty() {
+                nobody.push(by);
+            }
+            for (tier, name) in matched {
+                if !excluded.contains(&(tier, name.clone())) && self.take(&name, Taken { tier, wave, by }) {
+                    hosts.extend(self.freeze(name, tier, by));
+                }
+            }
+        }
+        // Where a host could not be taken, it is told already why there are fewer of them.
+        if self.mistakes.len() == before {
+            self.check_size(wave, hosts.len(), &nobody);
+        }
+        FrozenWave {
+            name: wave.name.value.clone(),
+            action: wave.settings.action,
+            limits: wave.settings.limits(hosts.len()),
+            hosts,
+        }
+    }
+
+    /// The hosts that a selector matches, by name.
+    fn matched(&self, selector: &At<Selector>) -> Vec<(Tier, HostName)> {
+        match &selector.value.target {
+            Target::Host(tier, name) => vec![(*tier, name.clone())],
+            group => self
+                .roster
+                .members(&group.subject())
+                .iter()
+                .filter_map(|name| Some((self.roster.host(name)?.tier, name.clone())))
+                .collect(),
+        }
+    }
+
+    /// Puts a host into a wave, and says whether it was free. It is a mistake to name one that is not.
+    fn take(&mut self, name: &HostName, new: Taken<'a>) -> bool {
+        let Some(&old) = self.taken.get(name) else {
+            self.taken.insert(name.clone(), new);
+            return true;
+        };
+        if is_named(new.by) && (new.tier != old.tier || new.wave.name != old.wave.name) {
+            self.mistakes.push(taken_twice(name, &old, &new));
+        }
+        false
+    }
+
+    /// The host with the subject that reaches it alone; `None` when it cannot be addressed, which is then on record.
+    fn freeze(&mut self, hostname: HostName, tier: Tier, by: &At<Selector>) -> Option<FrozenHost> {
+        let Some(report) = self.roster.host(&hostname) else {
+            return Some(FrozenHost {
+                subject: Target::Host(tier, hostname.clone()).subject(),
+                hostname,
+                tier,
+                present: false,
+                revision: None,
+            });
+        };
+        let Some(subject) = self.roster.own_subject(report) else {
+            self.mistakes.push(only_with_others(&hostname, tier, by));
+            return None;
+        };
+        if self.roster.is_ambiguous(&hostname) {
+            self.mistakes.push(two_machines(&hostname, by));
+        } else if report.tier != tier {
+            self.mistakes.push(other_tier(&hostname, report.tier, by));
+        }
+        Some(FrozenHost {
+            hostname,
+            tier,
+            subject,
+            present: true,
+            revision: report.revision.clone(),
+        })
+    }
+
+    /// Compares the hosts of a wave with how many it wants, and tells of targets that found `nobody`.
+    fn check_size(&mut self, wave: &Wave, found: usize, nobody: &[&At<Selector>]) {
+        let wanted = wave.settings.min_hosts;
+        let name = &wave.name.value;
+        if found >= wanted {
+            // A wave that may be empty has said that nobody need be there.
+            let odd = nobody.iter().filter(|_| wanted > 0);
+            let warnings: Vec<_> = odd.map(|by| self.matches_nobody(by)).collect();
+            self.warnings.extend(warnings);
+            return;
+        }
+        let mistake = if found > 0 {
+            Finding::mistake(format!(
+                "wave `{name}` matches {found} of the {wanted} hosts that it wants"
+            ))
+            .help("see `homelab-deploy hosts` for who answers, or lower `min_hosts`")
+        } else if nobody.len() == wave.targets.len() {
+            let there: BTreeSet<_> = nobody.iter().map(|by| self.who_is_there(&by.value.target)).collect();
+            let there: Vec<_> = there.into_iter().collect();
+            Finding::mistake(format!("wave `{name}` matches no host"))
+                .help(format!("{}; min_hosts = 0 lets a wave be empty", there.join("; ")))
+        } else {
+            Finding::mistake(format!("wave `{name}` has no host left"))
+                .help("all that it matches are in earlier waves or excluded: remove it, or exclude them earlier")
+        };
+        self.mistakes.push(with_targets(mistake, wave, "too few"));
+    }
+
+    fn matches_nobody(&self, by: &At<Selector>) -> Finding {
+        Finding::warning(format!("`{}` matches no host", by.value.text))
+            .at(&by.span, "nobody")
+            .help(self.who_is_there(&by.value.target))
+    }
+
+    /// What would have matched in the place of a group that nobody belongs to.
+    fn who_is_there(&self, group: &Target) -> String {
+        let hosts = |wanted: &dyn Fn(Tier) -> bool| {
+            let hosts = self.roster.hosts().filter(|host| wanted(host.tier));
+            list(hosts.map(|host| host.hostname.as_str()))
+        };
+        let none_of = |tier: Tier| format!("no {tier} host answered: see that its listener runs");
+        match group {
+            Target::All(tier) | Target::Host(tier, _) => none_of(*tier),
+            Target::Role(tier, _) => {
+                let roles = self.roster.roles(*tier);
+                let roles = list(roles.into_iter().map(Role::as_str));
+                match (roles, hosts(&|other| other == *tier)) {
+                    (Some(roles), _) => format!("the roles that {tier} hosts answered with are {roles}"),
+                    (None, Some(hosts)) => format!("no {tier} host has a role; those that answered are {hosts}"),
+                    (None, None) => none_of(*tier),
+                }
+            }
+            Target::Custom(subject) => match hosts(&|_| true) {
+                Some(hosts) => format!(
+                    "no host listens on the subject {subject}, and short forms begin with test or prod; those that answered are {hosts}"
+                ),
+                None => "no host answered at all: see that a listener runs".to_owned(),
+            },
+        }
+    }
+}
+
+fn is_named(by: &At<Selector>) -> bool {
+    matches!(by.value.target, Target::Host(..))
+}
+
+fn taken_twice(name: &HostName, old: &Taken<'_>, new: &Taken<'_>) -> Finding {
+    let (first, second) = (&old.wave.name.value, &new.wave.name.value);
+    let mistake = if old.tier != new.tier {
+        Finding::mistake(format!("the host `{name}` is in both tiers"))
+            .help("a host name stands for one machine: rename one of the two, or remove the wrong one")
+    } else if is_named(old.by) {
+        Finding::mistake(format!("the host `{name}` is named in two waves")).help(format!(
+            "a host is deployed once: remove it from `{first}` or `{second}`"
+        ))
+    } else {
+        let group = &old.by.value.text;
+        Finding::mistake(format!(
+            "the host `{name}` is in wave `{first}` already, as one of `{group}`"
+        ))
+        .help(format!(
+            "a host is deployed once: give `{first}` the line exclude = \"{}\", or remove it from `{second}`",
+            new.by.value.text
+        ))
+    };
+    mistake.at(&new.by.span, "named here").at(&old.by.span, "taken here")
+}
+
+fn two_machines(name: &HostName, by: &At<Selector>) -> Finding {
+    Finding::mistake(format!("two machines answer to the name `{name}`"))
+        .at(&by.span, "matched here")
+        .help("a cloned machine keeps the name of the first: stop one listener, or give it another --hostname")
+}
+
+fn only_with_others(name: &HostName, tier: Tier, by: &At<Selector>) -> Finding {
+    let own = Target::Host(tier, name.clone()).subject();
+    Finding::mistake(format!("the host `{name}` can only be reached together with others"))
+        .at(&by.span, "matched here")
+        .help(format!(
+            "let its listener listen on a subject of its own as well: --deploy-subject {own}"
+        ))
+}
+
+fn other_tier(name: &HostName, tier: Tier, by: &At<Selector>) -> Finding {
+    Finding::mistake(format!("the host `{name}` answered as a host of {tier}"))
+        .at(&by.span, "named here")
+        .help(format!("write {tier}.{name}, or correct the --tier of its listener"))
+}
+
+fn prod_first(waves: &[Wave], frozen: &[FrozenWave]) -> Option<Finding> {
+    let has = |tier: Tier| move |wave: &FrozenWave| wave.hosts.iter().any(|host| host.tier == tier);
+    let first = frozen.iter().position(has(Tier::Prod))?;
+    if frozen.iter().take(first).any(has(Tier::Test)) {
+        return None;
+    }
+    let wave = waves.get(first)?;
+    let warning = Finding::warning(format!(
+        "wave `{}` deploys prod hosts before any test host",
+        wave.name.value
+    ));
+    Some(with_targets(warning, wave, "prod").help("let a wave of test hosts go first, such as targets = \"test.all\""))
+}
+
+fn boundless(wave: &Wave, frozen: &FrozenWave) -> Option<Finding> {
+    let (hosts, failures) = (frozen.hosts.len(), frozen.limits.max_failures);
+    if hosts == 0 || failures < hosts {
+        return None;
+    }
+    let name = &wave.name.value;
+    let warning = Finding::warning(format!(
+        "wave `{name}` may fail on every one of its hosts: {failures} may, of {hosts}"
+    ));
+    Some(with_targets(warning, wave, "its hosts").help("a smaller `max_failures` stops at a bad revision"))
+}
+
+fn with_targets(finding: Finding, wave: &Wave, label: &str) -> Finding {
+    wave.targets
+        .iter()
+        .fold(finding, |finding, by| finding.at(&by.span, label))
+}
+
+impl Settings {
+    /// The same for a wave of so many hosts.
+    fn limits(&self, hosts: usize) -> Limits {
+        let check = |command: &Vec<String>| Check {
+            command: command.clone(),
+            timeout: self.check_timeout,
+        };
+        Limits {
+            max_parallel: self.max_parallel.of(hosts),
+            max_failures: self.max_failures,
+            min_hosts: self.min_hosts,
+            ignore_unreachable: self.ignore_unreachable,
+            accept_timeout: self.accept_timeout.value,
+            timeout: self.timeout.value,
+            bake_time: self.bake_time,
+            check: self.check.as_ref().map(check),
+            confirm: self.confirm,
+            retries: self.retries,
+            retry_delay: self.retry_delay,
+        }
+    }
+}

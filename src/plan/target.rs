@@ -1,0 +1,89 @@
+//! The words that select hosts: short forms, whole subjects, and aliases.
+
+use crate::protocol::{HostName, NameError, Subject, Target, Tier, alias_variable};
+
+use super::mistake::Finding;
+
+/// Finds the value of an environment variable by its name.
+pub(super) type Aliases<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// A target of a plan, with the word that the plan has for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Selector {
+    /// What the plan says.
+    pub text: String,
+    /// Whom that reaches.
+    pub target: Target,
+}
+
+/// What a target can be, for those who did not know.
+const HELP: &str = "a target is <tier>.<host>, <tier>.role.<role>, <tier>.all, a whole subject, or an alias";
+
+impl Selector {
+    /// Reads a target. `aliases` finds the value of an environment variable by its name.
+    ///
+    /// A first word that is a tier makes it a short form, so that a dotted host name is never taken for a subject of
+    /// the user's own.
+    pub(super) fn parse(text: &str, aliases: Aliases<'_>) -> Result<Self, Finding> {
+        let target = match text.split_once('.') {
+            None => of_alias(text, aliases)?,
+            Some((first, rest)) => match first.parse::<Tier>() {
+                Ok(tier) => of_short_form(tier, rest).map_err(|error| refused(text, &error))?,
+                Err(_) => of_subject(text).map_err(|error| Finding::mistake(error).help(HELP))?,
+            },
+        };
+        Ok(Self {
+            text: text.to_owned(),
+            target,
+        })
+    }
+}
+
+/// What comes after the tier: `all`, `role.<role>` or `<host>`.
+fn of_short_form(tier: Tier, rest: &str) -> Result<Target, NameError> {
+    match rest.split_once('.') {
+        Some(("role", role)) => Ok(Target::Role(tier, role.parse()?)),
+        None if rest == "all" => Ok(Target::All(tier)),
+        _ => Ok(Target::Host(tier, rest.parse::<HostName>()?)),
+    }
+}
+
+fn of_subject(text: &str) -> Result<Target, String> {
+    text.parse::<Subject>()
+        .and_then(|subject| subject.target())
+        .map_err(|error| error.to_string())
+}
+
+fn of_alias(word: &str, aliases: Aliases<'_>) -> Result<Target, Finding> {
+    let is_alias = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    if word.is_empty() || !word.chars().all(is_alias) {
+        return Err(Finding::mistake(format!("{word:?} is not a target")).help(HELP));
+    }
+    let variable = alias_variable(word);
+    let Some(subject) = aliases(&variable) else {
+        return Err(Finding::mistake(format!("there is no alias `{word}`")).help(format!(
+            "set {variable} to a subject; if `{word}` is a host, write test.{word} or prod.{word}"
+        )));
+    };
+    of_subject(&subject).map_err(|error| {
+        Finding::mistake(format!("the alias `{word}` stands for no subject: {error}"))
+            .help(format!("set {variable} to a subject such as deploy.prod.all"))
+    })
+}
+
+fn refused(text: &str, error: &NameError) -> Finding {
+    let help = match error {
+        NameError::Character {
+            kind,
+            name,
+            character: '.',
+        } => {
+            let first = name.split('.').next().unwrap_or_default();
+            let before = text.strip_suffix(name.as_str()).unwrap_or_default();
+            format!("the name of a {kind} is a single word: write {before}{first} if that is what its listener goes by")
+        }
+        NameError::Reserved { .. } | NameError::Empty { .. } => HELP.to_owned(),
+        _ => "names are single words without wildcards or white space".to_owned(),
+    };
+    Finding::mistake(error.to_string()).help(help)
+}

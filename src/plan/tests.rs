@@ -1,0 +1,106 @@
+//! What the tests of plans share: short ways to say a plan, a roster and what came of them.
+
+mod format;
+mod properties;
+mod resolve;
+
+use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme};
+
+use super::{Finding, FrozenPlan, Plan, PlanMistakes, Roster};
+use crate::protocol::{HostReport, Target};
+
+/// The only alias of these tests.
+fn aliases(variable: &str) -> Option<String> {
+    (variable == "HOMELAB_DEPLOY_ALIAS_MY_LAB").then(|| "deploy.prod.role.lab".to_owned())
+}
+
+fn parse(text: &str) -> Result<Plan, PlanMistakes> {
+    Plan::parse(text, "Weekly Update", &aliases)
+}
+
+/// The plan with `revision` and the text after it.
+fn plan(text: &str) -> Plan {
+    match parse(text) {
+        Ok(plan) => plan,
+        Err(mistakes) => panic!("{}", report(&mistakes.named("plan.toml", text))),
+    }
+}
+
+/// Each finding on two lines: what is wrong, and what to do.
+fn told<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> String {
+    let told = findings.into_iter().map(|finding| {
+        let help = finding.help().expect("every finding says what to do").to_string();
+        format!("{finding}\n  {help}\n")
+    });
+    told.collect()
+}
+
+/// A report as the command line prints it, without its colours.
+fn report(mistakes: &dyn Diagnostic) -> String {
+    let mut text = String::new();
+    GraphicalReportHandler::new_themed(GraphicalTheme::unicode_nocolor())
+        .with_width(100)
+        .render_report(&mut text, mistakes)
+        .unwrap();
+    // An editor that trims lines must not break the snapshots.
+    text.lines().flat_map(|line| [line.trim_end(), "\n"]).collect()
+}
+
+/// A host as `<tier>.<name>` or `<tier>.<name>/<role>`, listening where it does by default.
+fn host(text: &str) -> HostReport {
+    let (address, role) = text
+        .split_once('/')
+        .map_or((text, None), |(host, role)| (host, Some(role)));
+    let (tier, name) = address.split_once('.').unwrap();
+    let mut subjects = vec![format!("deploy.{tier}.{name}"), format!("deploy.{tier}.all")];
+    subjects.extend(role.map(|role| format!("deploy.{tier}.role.{role}")));
+    listening(text, &subjects)
+}
+
+/// The same host, listening elsewhere.
+fn listening(text: &str, subjects: &[impl AsRef<str>]) -> HostReport {
+    let (address, role) = text.split_once('/').unwrap_or((text, ""));
+    let (tier, name) = address.split_once('.').unwrap();
+    let subjects: Vec<_> = subjects.iter().map(AsRef::as_ref).collect();
+    let report = serde_json::json!({ "hostname": name, "tier": tier, "role": role, "deploy_subjects": subjects });
+    serde_json::from_value(report).unwrap()
+}
+
+fn roster(hosts: &[&str]) -> Roster {
+    Roster::new(hosts.iter().map(|text| host(text)).collect())
+}
+
+/// The hosts of the demonstration.
+fn demo_roster() -> Roster {
+    roster(&[
+        "test.test1",
+        "test.test2",
+        "prod.ns1/dns",
+        "prod.ns2/dns",
+        "prod.jelly/media",
+        "prod.sonos/media",
+    ])
+}
+
+/// Each wave on a line, hosts that did not answer with a question mark; where a subject is not the usual one, with it.
+fn waves(frozen: &FrozenPlan) -> String {
+    let told = frozen.waves.iter().map(|wave| {
+        let hosts = wave.hosts.iter().map(|host| {
+            let usual = Target::Host(host.tier, host.hostname.clone()).subject();
+            let absent = if host.present { "" } else { "?" };
+            let subject = if host.subject == usual {
+                String::new()
+            } else {
+                format!(" ({})", host.subject)
+            };
+            format!(" {}{absent}{subject}", host.hostname)
+        });
+        format!(
+            "{}:{} at once {}\n",
+            wave.name,
+            hosts.collect::<String>(),
+            wave.limits.max_parallel
+        )
+    });
+    told.collect()
+}

@@ -1,0 +1,411 @@
+//! What is read from a plan, and what is said of mistakes.
+
+use std::fs;
+use std::path::Path;
+
+use super::super::{Parallel, Plan};
+use super::{parse, plan, report, told};
+
+fn wrong(text: &str) -> String {
+    told(parse(text).unwrap_err().iter())
+}
+
+/// What is said of one wrong line in a wave.
+fn wrong_line(line: &str) -> String {
+    wrong(&format!("[[wave]]\ntargets = 'test.all'\n{line}\n"))
+}
+
+/// What is said of one wrong target.
+fn wrong_target(target: &str) -> String {
+    wrong(&format!("[[wave]]\ntargets = '{target}'\n"))
+}
+
+#[test]
+fn a_report_shows_every_mistake_at_its_place() {
+    let text = r#"revision = "main"
+max_parallel = 2
+
+[[wave]]
+name = "dns"
+targets = ["prod.ns1", "prod.ns2.lan"]
+timeout = 90
+"#;
+    let mistakes = parse(text).unwrap_err().named("sunday.toml", text);
+    insta::assert_snapshot!(report(&mistakes), @r#"
+  × the plan has 3 mistakes
+
+Error:
+  × `max_parallel` does not belong here
+   ╭─[sunday.toml:2:1]
+ 1 │ revision = "main"
+ 2 │ max_parallel = 2
+   · ──────┬─────
+   ·       ╰── at the top of the file
+ 3 │
+   ╰────
+  help: it belongs in [defaults], for every wave, or in the [[wave]] that it is for
+
+Error:
+  × the host name "ns2.lan" contains '.', which NATS subjects give another meaning
+   ╭─[sunday.toml:6:24]
+ 5 │ name = "dns"
+ 6 │ targets = ["prod.ns1", "prod.ns2.lan"]
+   ·                        ───────┬──────
+   ·                               ╰── this target
+ 7 │ timeout = 90
+   ╰────
+  help: the name of a host is a single word: write prod.ns2 if that is what its listener goes by
+
+Error:
+  × `timeout` is a bare number, which does not say its unit
+   ╭─[sunday.toml:7:11]
+ 6 │ targets = ["prod.ns1", "prod.ns2.lan"]
+ 7 │ timeout = 90
+   ·           ─┬
+   ·            ╰── expected a duration
+   ╰────
+  help: write timeout = "90s" if you mean seconds; durations are written like "90s", "10m" or
+        "1h30m"
+"#);
+}
+
+#[test]
+fn a_line_that_is_no_toml_does_not_hide_the_other_mistakes() {
+    let text = "revision = main\n[[wave]]\ntargets = 'test.all\nretrys = 1\n[[wave]]\nname = 'B'\n";
+    let mistakes = parse(text).unwrap_err().named("plan.toml", text);
+    insta::assert_snapshot!(report(&mistakes), @r#"
+  × the plan has 4 mistakes
+
+Error:
+  × this is not TOML
+   ╭─[plan.toml:1:12]
+ 1 │ revision = main
+   ·            ──┬─
+   ·              ╰── string values must be quoted, expected literal string
+ 2 │ [[wave]]
+   ╰────
+  help: https://toml.io shows the format on one page
+
+Error:
+  × this is not TOML
+   ╭─[plan.toml:3:20]
+ 2 │ [[wave]]
+ 3 │ targets = 'test.all
+   ·                    ┬
+   ·                    ╰── invalid literal string, expected `'`
+ 4 │ retrys = 1
+ 5 │ [[wave]]
+   ╰────
+  help: https://toml.io shows the format on one page
+
+Error:
+  × unknown key `retrys`
+   ╭─[plan.toml:4:1]
+ 3 │ targets = 'test.all
+ 4 │ retrys = 1
+   · ───┬──
+   ·    ╰── in this wave
+ 5 │ [[wave]]
+   ╰────
+  help: did you mean `retries`?
+
+Error:
+  × "B" cannot be a name
+   ╭─[plan.toml:6:8]
+ 5 │ [[wave]]
+ 6 │ name = 'B'
+   ·        ─┬─
+   ·         ╰── expected lower-case letters, digits and hyphens
+   ╰────
+  help: write name = "b"
+"#);
+}
+
+#[test]
+fn a_key_that_is_not_known_or_not_at_home_says_where_to_go() {
+    insta::assert_snapshot!(wrong_line("max_paralel = 1"), @"
+unknown key `max_paralel`
+  did you mean `max_parallel`?
+");
+    insta::assert_snapshot!(wrong_line("max-failures = 1"), @"
+unknown key `max-failures`
+  did you mean `max_failures`?
+");
+    insta::assert_snapshot!(wrong_line("revision = 'main'"), @"
+`revision` does not belong here
+  it belongs at the top of the file, before [defaults] and the first [[wave]]
+");
+    insta::assert_snapshot!(wrong_line("revison = 'main'"), @"
+unknown key `revison`
+  did you mean `revision`? It belongs at the top of the file, before [defaults] and the first [[wave]]
+");
+    insta::assert_snapshot!(wrong_line("zzz = 1"), @"
+unknown key `zzz`
+  the keys here are name, targets, exclude, action, max_parallel, max_failures, min_hosts, ignore_unreachable, accept_timeout, timeout, bake_time, check, check_timeout, confirm, retries, retry_delay
+");
+    insta::assert_snapshot!(wrong("timeout = '1m'\n[[wave]]\ntargets = 'test.all'"), @"
+`timeout` does not belong here
+  it belongs in [defaults], for every wave, or in the [[wave]] that it is for
+");
+    insta::assert_snapshot!(wrong("[defaults]\ntargets = 'test.all'\n[[wave]]\ntargets = 'test.all'"), @"
+`targets` does not belong here
+  it belongs in a [[wave]]
+");
+    insta::assert_snapshot!(wrong("[[waves]]\ntargets = 'test.all'"), @r#"
+the plan has no wave
+  add one: a line [[wave]], and below it targets = "test.all"
+unknown key `waves`
+  did you mean `wave`?
+"#);
+}
+
+#[test]
+fn a_plan_has_waves_and_a_wave_has_targets() {
+    insta::assert_snapshot!(wrong(""), @r#"
+the plan has no wave
+  add one: a line [[wave]], and below it targets = "test.all"
+"#);
+    insta::assert_snapshot!(wrong("wave = []"), @r#"
+the plan has no wave
+  add one: a line [[wave]], and below it targets = "test.all"
+"#);
+    insta::assert_snapshot!(wrong("[wave]\ntargets = 'test.all'"), @"
+`wave` is not a list of waves
+  begin each wave with a line [[wave]], in two pairs of brackets
+");
+    insta::assert_snapshot!(wrong("wave = [1]"), @"
+`wave` is not a list of waves
+  begin each wave with a line [[wave]], in two pairs of brackets
+");
+    insta::assert_snapshot!(wrong("defaults = 1\n[[wave]]\nname = 'a'"), @r#"
+`defaults` is a number
+  write [defaults] on a line of its own
+the wave has no `targets`
+  say which hosts it is for, such as targets = "test.all"
+"#);
+    insta::assert_snapshot!(wrong("[[wave]]\ntargets = []"), @r#"
+`targets` is empty
+  write targets = "test.all"
+"#);
+    insta::assert_snapshot!(wrong("[[wave]]\ntargets = [1]"), @r#"
+`targets` is a number
+  write targets = "…"
+"#);
+    insta::assert_snapshot!(wrong("[[wave]]\ntargets = 1"), @r#"
+`targets` is a number
+  write targets = "test.all"
+"#);
+    insta::assert_snapshot!(wrong("[[wave]]\ntargets = 'prod.all'\n[[wave]]\ntargets = 'prod.ns1'\nname = 'prod-all'"), @"
+two waves are called `prod-all`
+  give one of them another `name`; a wave without one is called after its first target
+");
+}
+
+#[test]
+fn a_wrong_value_says_what_to_write() {
+    insta::assert_snapshot!(wrong_line("max_parallel = 0"), @"
+`max_parallel` is out of range
+  write a whole number, 1 or more
+");
+    insta::assert_snapshot!(wrong_line("max_parallel = '2'"), @r#"
+`max_parallel` is neither a number of hosts nor a percentage
+  write a number without quotes, such as max_parallel = 2, or a percentage such as max_parallel = "25%"
+"#);
+    insta::assert_snapshot!(wrong_line("max_parallel = '101%'"), @r#"
+`max_parallel` is neither a number of hosts nor a percentage
+  write a number without quotes, such as max_parallel = 2, or a percentage such as max_parallel = "25%"
+"#);
+    insta::assert_snapshot!(wrong_line("max_failures = -1"), @"
+`max_failures` is out of range
+  write a whole number, 0 or more
+");
+    insta::assert_snapshot!(wrong_line("min_hosts = '1'"), @"
+`min_hosts` is a string
+  write a number without quotes, such as min_hosts = 1
+");
+    insta::assert_snapshot!(wrong_line("retries = 5000"), @"
+`retries` is out of range
+  write a whole number from 0 to 1000
+");
+    insta::assert_snapshot!(wrong_line("timeout = 90"), @r#"
+`timeout` is a bare number, which does not say its unit
+  write timeout = "90s" if you mean seconds; durations are written like "90s", "10m" or "1h30m"
+"#);
+    insta::assert_snapshot!(wrong_line("timeout = '90'"), @r#"
+`timeout` is not a duration
+  durations are written like "90s", "10m" or "1h30m"
+"#);
+    insta::assert_snapshot!(wrong_line("timeout = '10 years'"), @r#"
+`timeout` is longer than 30 days
+  durations are written like "90s", "10m" or "1h30m"
+"#);
+    insta::assert_snapshot!(wrong_line("timeout = 1.5"), @r#"
+`timeout` is a fraction
+  durations are written like "90s", "10m" or "1h30m"
+"#);
+    insta::assert_snapshot!(wrong_line("check_timeout = '0s'"), @r#"
+`check_timeout` leaves no time at all
+  durations are written like "90s", "10m" or "1h30m"
+"#);
+    insta::assert_snapshot!(wrong_line("accept_timeout = '30m'"), @"
+`accept_timeout` (30m) is not shorter than `timeout` (30m)
+  a host that has not begun in time is unreachable: give it seconds, and the run minutes
+");
+    insta::assert_snapshot!(wrong_line("confirm = 'yes'"), @"
+`confirm` is a string
+  write confirm = true or confirm = false, without quotes
+");
+    insta::assert_snapshot!(wrong_line("check = './smoke.sh dns'"), @r#"
+`check` is a string
+  no shell reads it: write each word as a string of its own, check = ["./smoke.sh", "dns"]
+"#);
+    insta::assert_snapshot!(wrong_line("check = []"), @r#"
+`check` names no program
+  no shell reads it: write each word as a string of its own, check = ["./smoke.sh", "dns"]
+"#);
+    insta::assert_snapshot!(wrong_line("check = ['a', 1]"), @"
+`check` is a number
+  every word of `check` is a string
+");
+    insta::assert_snapshot!(wrong_line("name = 'Name Servers'"), @r#"
+"Name Servers" cannot be a name
+  write name = "name-servers"
+"#);
+    insta::assert_snapshot!(wrong_line("action = 'reboot'"), @r#"
+"reboot" is not an action: the actions are switch, boot, test and dry-activate
+  such as action = "switch"
+"#);
+    insta::assert_snapshot!(wrong("revision = '-x'\nflake = '/etc/nixos'\nname = 1\n[[wave]]\ntargets = 'test.all'"), @r#"
+the revision "-x" does not begin with a letter or digit
+  such as revision = "main"
+the flake URL "/etc/nixos" cannot carry a revision: use git+https://, git+ssh://, git+file:///, github: or gitlab:
+  such as flake = "git+https://git.example.com/nixos"
+`name` is a number
+  write name = "…"
+"#);
+}
+
+#[test]
+fn a_mistake_is_told_once() {
+    let no_names = "[[wave]]\ntargets = 'a'\n[[wave]]\ntargets = 'b'\n";
+    assert_eq!(parse(no_names).unwrap_err().iter().count(), 2);
+    let text = "[defaults]\naccept_timeout = '1h'\n[[wave]]\ntargets = 'test.all'\n[[wave]]\ntargets = 'prod.all'\n";
+    assert_eq!(parse(text).unwrap_err().iter().count(), 1);
+}
+
+#[test]
+fn a_wrong_target_says_what_to_write() {
+    insta::assert_snapshot!(wrong_target("test.discover"), @r#"
+"discover" is a reserved word of the subjects and cannot name a host
+  a target is <tier>.<host>, <tier>.role.<role>, <tier>.all, a whole subject, or an alias
+"#);
+    insta::assert_snapshot!(wrong_target("prod.ns1.lan"), @r#"
+the host name "ns1.lan" contains '.', which NATS subjects give another meaning
+  the name of a host is a single word: write prod.ns1 if that is what its listener goes by
+"#);
+    insta::assert_snapshot!(wrong_target("prod.role.dns.lan"), @r#"
+the role name "dns.lan" contains '.', which NATS subjects give another meaning
+  the name of a role is a single word: write prod.role.dns if that is what its listener goes by
+"#);
+    insta::assert_snapshot!(wrong_target("prod.role"), @r#"
+"role" is a reserved word of the subjects and cannot name a host
+  a target is <tier>.<host>, <tier>.role.<role>, <tier>.all, a whole subject, or an alias
+"#);
+    insta::assert_snapshot!(wrong_target("prod."), @"
+a host name is empty
+  a target is <tier>.<host>, <tier>.role.<role>, <tier>.all, a whole subject, or an alias
+");
+    insta::assert_snapshot!(wrong_target("prod.*"), @r#"
+the host name "*" contains '*', which NATS subjects give another meaning
+  names are single words without wildcards or white space
+"#);
+    insta::assert_snapshot!(wrong_target("deploy.>"), @r#"
+the subject "deploy.>" contains '>': give one concrete subject, without wildcards or white space
+  a target is <tier>.<host>, <tier>.role.<role>, <tier>.all, a whole subject, or an alias
+"#);
+    insta::assert_snapshot!(wrong_target("deploy.prod.all "), @r#"
+the subject "deploy.prod.all " contains ' ': give one concrete subject, without wildcards or white space
+  a target is <tier>.<host>, <tier>.role.<role>, <tier>.all, a whole subject, or an alias
+"#);
+    insta::assert_snapshot!(wrong_target(""), @r#"
+"" is not a target
+  a target is <tier>.<host>, <tier>.role.<role>, <tier>.all, a whole subject, or an alias
+"#);
+    insta::assert_snapshot!(wrong_target("ns1"), @"
+there is no alias `ns1`
+  set HOMELAB_DEPLOY_ALIAS_NS1 to a subject; if `ns1` is a host, write test.ns1 or prod.ns1
+");
+    let bad_alias = Plan::parse("[[wave]]\ntargets = 'lab'", "x", &|_| Some("prod. all".to_owned()));
+    insta::assert_snapshot!(told(bad_alias.unwrap_err().iter()), @r#"
+the alias `lab` stands for no subject: the subject "prod. all" contains ' ': give one concrete subject, without wildcards or white space
+  set HOMELAB_DEPLOY_ALIAS_LAB to a subject such as deploy.prod.all
+"#);
+}
+
+#[test]
+fn a_plan_without_a_revision_needs_one_from_elsewhere() {
+    let plan = plan("[[wave]]\ntargets = 'test.all'");
+    insta::assert_snapshot!(told(plan.revision(None).unwrap_err().iter()), @r#"
+there is no revision to deploy
+  add a line such as revision = "main" to the top of the plan, or give --revision
+"#);
+    let given = "v1.2".parse().unwrap();
+    assert_eq!(plan.revision(Some(given)).unwrap().as_str(), "v1.2");
+}
+
+#[test]
+fn defaults_are_replaced_key_by_key_and_names_are_made_up() {
+    let plan = plan(
+        "action = 'boot'
+        [defaults]
+        max_parallel = 2
+        check = ['a', 'b']
+        [[wave]]
+        targets = ['prod.role.dns', 'my-lab']
+        check = ['c']
+        [[wave]]
+        targets = 'fleet.Ä.x'
+        action = 'test'
+        max_parallel = '50%'",
+    );
+    insta::assert_snapshot!(plan, @r#"
+name = "weekly-update"
+
+[[wave]]
+name = "prod-role-dns"
+targets = ["prod.role.dns", "my-lab"]
+action = "boot"
+max_parallel = 2
+check = ["c"]
+
+[[wave]]
+name = "fleet---x"
+targets = ["fleet.Ä.x"]
+action = "test"
+max_parallel = "50%"
+check = ["a", "b"]
+"#);
+    assert_eq!(plan.waves[1].settings.max_parallel, Parallel::Percent(50));
+    assert_eq!(
+        plan.waves[0].targets[1].value.target.subject().as_str(),
+        "deploy.prod.role.lab"
+    );
+}
+
+#[test]
+fn every_sample_plan_is_right() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("plans");
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let file = entry.unwrap().path();
+        let name = file.file_stem().unwrap().to_str().unwrap().to_owned();
+        let text = fs::read_to_string(&file).unwrap();
+        let plan = Plan::parse(&text, &name, &|_| None)
+            .unwrap_or_else(|mistakes| panic!("{}", report(&mistakes.named(&name, &text))));
+        assert_eq!(plan.name, name);
+        assert_eq!(plan.revision.unwrap().as_str(), "main");
+        names.push(name);
+    }
+    names.sort();
+    assert_eq!(names, ["demo", "minimal", "sunday"]);
+}

@@ -1,0 +1,229 @@
+//! TOML values to what the keys of a plan take. Each function says of a value that it refuses what to write instead.
+
+use std::fmt::Display;
+use std::ops::{Range, RangeInclusive};
+use std::str::FromStr;
+use std::time::Duration;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::mistake::Finding;
+use super::{At, Parallel};
+
+pub(super) type Value<'i> = Spanned<DeValue<'i>>;
+
+/// The longest duration: beyond it a plan has a typing error, and adding durations up could overflow.
+const MAX_DURATION: Duration = Duration::from_hours(30 * 24);
+
+/// The most retries of a host.
+const MAX_RETRIES: usize = 1000;
+
+/// How durations are written, for those who did not know.
+const DURATION_HELP: &str = "durations are written like \"90s\", \"10m\" or \"1h30m\"";
+
+/// A value of the wrong type.
+fn wrong_type(value: &Value<'_>, key: &str, wanted: &str) -> Finding {
+    let found = match value.get_ref() {
+        DeValue::Array(_) => "a list",
+        DeValue::Boolean(_) => "true or false",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Float(_) => "a fraction",
+        DeValue::Integer(_) => "a number",
+        DeValue::String(_) => "a string",
+        DeValue::Table(_) => "a table",
+    };
+    Finding::mistake(format!("`{key}` is {found}")).at(&value.span(), format!("expected {wanted}"))
+}
+
+pub(super) fn table<'a, 'i>(value: &'a Value<'i>, key: &str) -> Result<&'a DeTable<'i>, Finding> {
+    let table = value.get_ref().as_table();
+    table.ok_or_else(|| wrong_type(value, key, "a table").help(format!("write [{key}] on a line of its own")))
+}
+
+pub(super) fn text<'a>(value: &'a Value<'_>, key: &str) -> Result<&'a str, Finding> {
+    let text = value.get_ref().as_str();
+    text.ok_or_else(|| wrong_type(value, key, "a string").help(format!("write {key} = \"…\"")))
+}
+
+/// A string that `T` can be read from; what `T` says of it is the message.
+pub(super) fn parsed<T>(value: &Value<'_>, key: &str, example: &str) -> Result<T, Finding>
+where
+    T: FromStr<Err: Display>,
+{
+    text(value, key)?.parse().map_err(|error: T::Err| {
+        Finding::mistake(error.to_string())
+            .at(&value.span(), "refused")
+            .help(format!("such as {key} = \"{example}\""))
+    })
+}
+
+pub(super) fn boolean(value: &Value<'_>, key: &str) -> Result<bool, Finding> {
+    let boolean = value.get_ref().as_bool();
+    boolean.ok_or_else(|| {
+        wrong_type(value, key, "true or false").help(format!("write {key} = true or {key} = false, without quotes"))
+    })
+}
+
+pub(super) fn count(value: &Value<'_>, key: &str) -> Result<usize, Finding> {
+    whole(value, key, 0..=usize::MAX)
+}
+
+pub(super) fn retries(value: &Value<'_>, key: &str) -> Result<u32, Finding> {
+    whole(value, key, 0..=MAX_RETRIES).map(|count| u32::try_from(count).unwrap_or(u32::MAX))
+}
+
+fn whole(value: &Value<'_>, key: &str, allowed: RangeInclusive<usize>) -> Result<usize, Finding> {
+    let (least, most) = (allowed.start(), allowed.end());
+    let wanted = if *most == usize::MAX {
+        format!("a whole number, {least} or more")
+    } else {
+        format!("a whole number from {least} to {most}")
+    };
+    let Some(integer) = value.get_ref().as_integer() else {
+        return Err(wrong_type(value, key, &wanted).help(format!("write a number without quotes, such as {key} = 1")));
+    };
+    let number = usize::from_str_radix(integer.as_str(), integer.radix()).ok();
+    number.filter(|number| allowed.contains(number)).ok_or_else(|| {
+        Finding::mistake(format!("`{key}` is out of range"))
+            .at(&value.span(), "out of range")
+            .help(format!("write {wanted}"))
+    })
+}
+
+/// A number of hosts, or a share of them in percent.
+pub(super) fn parallel(value: &Value<'_>, key: &str) -> Result<Parallel, Finding> {
+    let Some(text) = value.get_ref().as_str() else {
+        return whole(value, key, 1..=usize::MAX).map(Parallel::Hosts);
+    };
+    let percent = text
+        .strip_suffix('%')
+        .filter(|number| number.bytes().all(|b| b.is_ascii_digit()));
+    let percent = percent.and_then(|number| number.parse().ok());
+    percent
+        .filter(|percent| (1..=100).contains(percent))
+        .map(Parallel::Percent)
+        .ok_or_else(|| {
+            Finding::mistake(format!("`{key}` is neither a number of hosts nor a percentage"))
+                .at(&value.span(), "expected 1 or more, or \"1%\" to \"100%\"")
+                .help(format!(
+                    "write a number without quotes, such as {key} = 2, or a percentage such as {key} = \"25%\""
+                ))
+        })
+}
+
+pub(super) fn duration(value: &Value<'_>, key: &str) -> Result<Duration, Finding> {
+    if let Some(number) = value.get_ref().as_integer() {
+        return Err(
+            Finding::mistake(format!("`{key}` is a bare number, which does not say its unit"))
+                .at(&value.span(), "expected a duration")
+                .help(format!(
+                    "write {key} = \"{number}s\" if you mean seconds; {DURATION_HELP}"
+                )),
+        );
+    }
+    let Some(text) = value.get_ref().as_str() else {
+        return Err(wrong_type(value, key, "a duration").help(DURATION_HELP));
+    };
+    match humantime::parse_duration(text) {
+        Ok(duration) if duration <= MAX_DURATION => Ok(duration),
+        Ok(_) => Err(Finding::mistake(format!("`{key}` is longer than 30 days"))
+            .at(&value.span(), "too long")
+            .help(DURATION_HELP)),
+        Err(error) => Err(Finding::mistake(format!("`{key}` is not a duration"))
+            .at(&value.span(), error.to_string())
+            .help(DURATION_HELP)),
+    }
+}
+
+/// A duration in which something is to happen.
+pub(super) fn timeout(value: &Value<'_>, key: &str) -> Result<Duration, Finding> {
+    let duration = duration(value, key)?;
+    if duration.is_zero() {
+        return Err(Finding::mistake(format!("`{key}` leaves no time at all"))
+            .at(&value.span(), "expected more than nothing")
+            .help(DURATION_HELP));
+    }
+    Ok(duration)
+}
+
+/// The same with its place.
+pub(super) fn timeout_at(value: &Value<'_>, key: &str) -> Result<At<Duration>, Finding> {
+    timeout(value, key).map(|duration| At {
+        value: duration,
+        span: value.span(),
+    })
+}
+
+/// A name of a plan or a wave.
+pub(super) fn name(value: &Value<'_>, key: &str) -> Result<String, Finding> {
+    let name = text(value, key)?;
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if !name.is_empty() && name.chars().all(allowed) {
+        return Ok(name.to_owned());
+    }
+    Err(Finding::mistake(format!("{name:?} cannot be a name"))
+        .at(&value.span(), "expected lower-case letters, digits and hyphens")
+        .help(format!("write {key} = \"{}\"", slug(name))))
+}
+
+/// The nearest thing to `text` that can be a name.
+pub(super) fn slug(text: &str) -> String {
+    let fitting = |c: char| {
+        if c.is_ascii_alphanumeric() {
+            c.to_ascii_lowercase()
+        } else {
+            '-'
+        }
+    };
+    let name: String = text.chars().map(fitting).collect();
+    match name.trim_matches('-') {
+        "" => "unnamed".to_owned(),
+        name => name.to_owned(),
+    }
+}
+
+/// A program and its arguments.
+pub(super) fn command(value: &Value<'_>, key: &str) -> Result<Vec<String>, Finding> {
+    let help =
+        |words: &[String]| format!("no shell reads it: write each word as a string of its own, {key} = {words:?}");
+    let Some(list) = value.get_ref().as_array() else {
+        let words: Vec<String> = match value.get_ref().as_str() {
+            Some(line) => line.split_whitespace().map(str::to_owned).collect(),
+            None => vec!["./smoke.sh".to_owned(), "dns".to_owned()],
+        };
+        return Err(wrong_type(value, key, "a list of strings").help(help(&words)));
+    };
+    let words = list
+        .iter()
+        .map(|word| text(word, key).map(str::to_owned))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|mistake| mistake.help(format!("every word of `{key}` is a string")))?;
+    if words.first().is_none_or(String::is_empty) {
+        return Err(Finding::mistake(format!("`{key}` names no program"))
+            .at(&value.span(), "the first word is the program")
+            .help(help(&["./smoke.sh".to_owned(), "dns".to_owned()])));
+    }
+    Ok(words)
+}
+
+/// One string, or a list of them; each with its place.
+pub(super) fn texts<'a>(value: &'a Value<'_>, key: &str) -> Result<Vec<At<&'a str>>, Finding> {
+    let at = |span: Range<usize>, value: &'a str| At { value, span };
+    match value.get_ref() {
+        DeValue::String(text) => Ok(vec![at(value.span(), text)]),
+        DeValue::Array(list) => list.iter().map(|item| Ok(at(item.span(), text(item, key)?))).collect(),
+        _ => Err(wrong_type(value, key, "a string or a list of strings").help(format!("write {key} = \"test.all\""))),
+    }
+}
+
+/// The same, where an empty list makes no sense.
+pub(super) fn some_texts<'a>(value: &'a Value<'_>, key: &str) -> Result<Vec<At<&'a str>>, Finding> {
+    let texts = texts(value, key)?;
+    if texts.is_empty() {
+        return Err(Finding::mistake(format!("`{key}` is empty"))
+            .at(&value.span(), "expected at least one")
+            .help(format!("write {key} = \"test.all\"")));
+    }
+    Ok(texts)
+}
