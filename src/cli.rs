@@ -2,18 +2,20 @@
 
 mod alias;
 mod commands;
+mod confirm;
 mod connection;
 mod exit;
 mod log;
 mod operator;
 mod out;
+mod plan_file;
 mod runtime;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use self::commands::{deploy, hosts, keygen, listener, nats_config, supervise};
+use self::commands::{apply, deploy, hosts, keygen, listener, nats_config, supervise};
 use self::exit::{CommandResult, Exit};
 
 /// Deploy NixOS fleets over NATS.
@@ -26,7 +28,9 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Deploy(deploy::Deploy),
+    Apply(Box<apply::Apply>),
+    Plan(Box<apply::Plan>),
+    Deploy(Box<deploy::Deploy>),
     Hosts(hosts::Hosts),
     Keygen(keygen::Keygen),
     NatsConfig(nats_config::NatsConfig),
@@ -59,6 +63,8 @@ pub fn run() -> ExitCode {
 impl Command {
     fn run(self) -> CommandResult {
         match self {
+            Self::Apply(apply) => apply.run(),
+            Self::Plan(plan) => plan.run(),
             Self::Deploy(deploy) => deploy.run(),
             Self::Hosts(hosts) => hosts.run(),
             Self::Keygen(keygen) => keygen.run(),

@@ -29,7 +29,7 @@ pub use self::mistake::{Finding, PlanMistakes};
 pub use self::roster::Roster;
 pub use self::target::Selector;
 
-use crate::protocol::{Action, FlakeUrl, Revision, Target, Tier};
+use crate::protocol::{Action, FlakeUrl, HostName, Revision, Target, Tier};
 
 /// What a plan file says, with `[defaults]` worked into its waves.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,6 +117,17 @@ impl Plan {
             .flat_map(|selector| match &selector.value.target {
                 Target::Host(tier, _) | Target::Role(tier, _) | Target::All(tier) => vec![*tier],
                 Target::Custom(_) => Tier::ALL.to_vec(),
+            })
+            .collect()
+    }
+
+    /// The hosts that the plan names, when it selects no others: then who else is there does not matter.
+    pub fn named_only(&self) -> Option<BTreeSet<HostName>> {
+        let targets = self.waves.iter().flat_map(|wave| &wave.targets);
+        targets
+            .map(|selector| match &selector.value.target {
+                Target::Host(_, host) => Some(host.clone()),
+                Target::Role(..) | Target::All(_) | Target::Custom(_) => None,
             })
             .collect()
     }

@@ -1,5 +1,6 @@
 //! One file for each subcommand.
 
+pub(super) mod apply;
 pub(super) mod deploy;
 pub(super) mod hosts;
 pub(super) mod keygen;

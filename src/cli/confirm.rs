@@ -4,6 +4,7 @@ use std::io::{self, BufRead, IsTerminal, Write};
 
 use tokio::task::spawn_blocking;
 
+use super::operator::Audience;
 use crate::operator::drive::Confirm;
 use crate::rollout::{Answer, Summary, WaveIndex};
 
@@ -13,9 +14,9 @@ pub(super) async fn start() -> bool {
 }
 
 /// Asks before each wave that wants it. With JSON on stdout, or without a terminal, there is nobody to ask.
-pub(super) fn wave(display: Display) -> Confirm<'static> {
+pub(super) fn wave(audience: Audience) -> Confirm<'static> {
     Box::new(move |summary: &Summary, wave: WaveIndex| {
-        if display == Display::Json || !io::stdin().is_terminal() {
+        if audience == Audience::Program || !io::stdin().is_terminal() {
             return Box::pin(async { Answer::Unavailable });
         }
         let waves = summary.rollout.iter().flat_map(|rollout| &rollout.plan.waves);
@@ -23,15 +24,6 @@ pub(super) fn wave(display: Display) -> Confirm<'static> {
         let question = format!("Start wave {wave} {name:?}? Only 'yes' is accepted: ");
         Box::pin(ask(question))
     })
-}
-
-/// Whether there is somebody who reads questions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Display {
-    /// A person.
-    Text,
-    /// A program.
-    Json,
 }
 
 async fn ask(question: String) -> Answer {

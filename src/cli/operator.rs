@@ -84,7 +84,21 @@ impl OperatorArgs {
     }
 }
 
+/// Who reads what a command prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Audience {
+    /// A person, who can be asked.
+    Person,
+    /// A program, which reads JSON and answers nothing.
+    Program,
+}
+
 impl DisplayArgs {
+    /// Who reads what is printed.
+    pub(super) fn audience(&self) -> Audience {
+        if self.json { Audience::Program } else { Audience::Person }
+    }
+
     /// whether text for people is colored.
     pub(super) fn style(&self) -> Style {
         let wanted = self.no_color.as_ref().is_none_or(String::is_empty);

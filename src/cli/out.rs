@@ -17,6 +17,11 @@ pub(super) fn json(value: &impl Serialize) {
     data(&format!("{text}\n"));
 }
 
+/// How many columns there are for text: those of the terminal, and 80 where there is none.
+pub(super) fn width() -> usize {
+    terminal_size::terminal_size_of(io::stderr()).map_or(80, |(terminal_size::Width(columns), _)| columns.into())
+}
+
 /// Prints prose for the person at the terminal.
 pub(super) fn note(text: &str) {
     writeln!(io::stderr().lock(), "{text}").ok();

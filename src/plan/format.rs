@@ -41,14 +41,9 @@ impl Plan {
         let mut top = Keys::new(document, Place::Top, mistakes);
         let name = top.read("name", value::name);
         let revision = top.read("revision", |value, key| value::parsed(value, key, "main"));
-        let flake = top.read("flake", |value, key| {
-            value::parsed(value, key, "git+https://git.example.com/nixos")
-        });
+        let flake = top.read("flake", |value, key| value::parsed(value, key, "git+https://git.example.com/nixos"));
         let builtin = Settings::default();
-        let mut settings = Settings {
-            action: top.setting("action", action, &builtin.action),
-            ..builtin
-        };
+        let mut settings = Settings { action: top.setting("action", action, &builtin.action), ..builtin };
         if let Some(defaults) = document.get("defaults") {
             match value::table(defaults, "defaults") {
                 Ok(table) => settings = Settings::read(&mut Keys::new(table, Place::Defaults, mistakes), &settings),
@@ -60,12 +55,7 @@ impl Plan {
             .map(|wave| Wave::read(wave.value, &wave.span, &settings, aliases, mistakes))
             .collect();
         mistakes.extend(names_used_twice(&waves));
-        Self {
-            name: name.unwrap_or_else(|| value::slug(default_name)),
-            revision,
-            flake,
-            waves,
-        }
+        Self { name: name.unwrap_or_else(|| value::slug(default_name)), revision, flake, waves }
     }
 }
 
@@ -90,10 +80,7 @@ fn wave_tables<'a, 'i>(document: &'a DeTable<'i>, mistakes: &mut Vec<Finding>) -
     let mut tables = Vec::with_capacity(list.len());
     for value in list {
         match value.get_ref().as_table() {
-            Some(table) => tables.push(At {
-                value: table,
-                span: value.span(),
-            }),
+            Some(table) => tables.push(At { value: table, span: value.span() }),
             None => mistakes.push(not_a_wave(value)),
         }
     }
@@ -115,29 +102,18 @@ impl Wave {
         mistakes: &mut Vec<Finding>,
     ) -> Self {
         let mut keys = Keys::new(table, Place::Wave, mistakes);
-        let name = keys.read("name", |value, key| {
-            value::name(value, key).map(|name| At {
-                value: name,
-                span: value.span(),
-            })
-        });
+        let name =
+            keys.read("name", |value, key| value::name(value, key).map(|name| At { value: name, span: value.span() }));
         let settings = Settings::read(&mut keys, defaults);
         let targets = keys.selectors("targets", value::some_texts, aliases);
         let exclude = keys.selectors("exclude", value::texts, aliases);
         if !table.contains_key("targets") {
             let help = "say which hosts it is for, such as targets = \"test.all\"";
-            mistakes.push(
-                Finding::absence("the wave has no `targets`")
-                    .at(header, "this wave")
-                    .help(help),
-            );
+            mistakes.push(Finding::absence("the wave has no `targets`").at(header, "this wave").help(help));
         }
         let first = targets.first().map_or("", |selector| &selector.value.text);
         Self {
-            name: name.unwrap_or_else(|| At {
-                value: value::slug(first),
-                span: header.clone(),
-            }),
+            name: name.unwrap_or_else(|| At { value: value::slug(first), span: header.clone() }),
             targets,
             exclude,
             settings,
@@ -163,22 +139,14 @@ impl Settings {
             retries: keys.setting("retries", value::retries, &base.retries),
             retry_delay: keys.setting("retry_delay", value::duration, &base.retry_delay),
         };
-        let Self {
-            accept_timeout,
-            timeout,
-            ..
-        } = &settings;
+        let Self { accept_timeout, timeout, .. } = &settings;
         if accept_timeout.value >= timeout.value {
-            let (accept, whole) = [accept_timeout, timeout]
-                .map(|at| humantime::format_duration(at.value))
-                .into();
+            let (accept, whole) = [accept_timeout, timeout].map(|at| humantime::format_duration(at.value)).into();
             keys.mistake(
-                Finding::mistake(format!(
-                    "`accept_timeout` ({accept}) is not shorter than `timeout` ({whole})"
-                ))
-                .at(&accept_timeout.span, "until the first sign of life")
-                .at(&timeout.span, "until the end of the run")
-                .help("a host that has not begun in time is unreachable: give it seconds, and the run minutes"),
+                Finding::mistake(format!("`accept_timeout` ({accept}) is not shorter than `timeout` ({whole})"))
+                    .at(&accept_timeout.span, "until the first sign of life")
+                    .at(&timeout.span, "until the end of the run")
+                    .help("a host that has not begun in time is unreachable: give it seconds, and the run minutes"),
             );
         }
         settings
@@ -208,14 +176,8 @@ fn names_used_twice(waves: &[Wave]) -> Vec<Finding> {
 /// The whole lines that a place in the text is part of.
 fn lines_of(text: &str, span: Option<Range<usize>>) -> Range<usize> {
     let Range { start, end } = span.unwrap_or_default();
-    let from = text
-        .get(..start)
-        .and_then(|before| before.rfind('\n'))
-        .map_or(0, |newline| newline + 1);
-    let to = text
-        .get(end..)
-        .and_then(|after| after.find('\n'))
-        .map_or(text.len(), |length| end + length);
+    let from = text.get(..start).and_then(|before| before.rfind('\n')).map_or(0, |newline| newline + 1);
+    let to = text.get(end..).and_then(|after| after.find('\n')).map_or(text.len(), |length| end + length);
     from..to + 1
 }
 

@@ -63,9 +63,7 @@ impl<'t, 'i, 'm> Keys<'t, 'i, 'm> {
         key: &str,
         read: impl FnOnce(&'t Value<'i>, &str) -> Result<T, Finding>,
     ) -> Option<T> {
-        read(self.table.get(key)?, key)
-            .map_err(|mistake| self.mistakes.push(mistake))
-            .ok()
+        read(self.table.get(key)?, key).map_err(|mistake| self.mistakes.push(mistake)).ok()
     }
 
     /// The value of a key, or the one of the table that stands behind this one.

@@ -27,29 +27,17 @@ pub struct PlanMistakes {
 impl Finding {
     /// Something that keeps the plan from being carried out.
     pub(super) fn mistake(message: impl Into<String>) -> Self {
-        Self {
-            message: message.into(),
-            severity: Severity::Error,
-            labels: Vec::new(),
-            help: None,
-            is_absence: false,
-        }
+        Self { message: message.into(), severity: Severity::Error, labels: Vec::new(), help: None, is_absence: false }
     }
 
     /// Something that should be there and is not.
     pub(super) fn absence(message: impl Into<String>) -> Self {
-        Self {
-            is_absence: true,
-            ..Self::mistake(message)
-        }
+        Self { is_absence: true, ..Self::mistake(message) }
     }
 
     /// Something that may well not be what its author meant.
     pub(super) fn warning(message: impl Into<String>) -> Self {
-        Self {
-            severity: Severity::Warning,
-            ..Self::mistake(message)
-        }
+        Self { severity: Severity::Warning, ..Self::mistake(message) }
     }
 
     /// Adds the place where it is, and what stands there. A place that is not in the file is left out.
@@ -83,10 +71,7 @@ impl PlanMistakes {
     /// Lets the report show the places in the text of the plan, under the name of its file.
     #[must_use]
     pub fn named(self, file: &str, text: &str) -> Self {
-        Self {
-            file: Some(NamedSource::new(file, text.to_owned())),
-            ..self
-        }
+        Self { file: Some(NamedSource::new(file, text.to_owned())), ..self }
     }
 
     /// The mistakes; at least one.
@@ -107,10 +92,7 @@ impl PlanMistakes {
 
 impl From<Finding> for PlanMistakes {
     fn from(mistake: Finding) -> Self {
-        Self {
-            mistakes: vec![mistake],
-            file: None,
-        }
+        Self { mistakes: vec![mistake], file: None }
     }
 }
 

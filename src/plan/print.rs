@@ -40,23 +40,11 @@ impl Display for Settings {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let usual = Self::default();
         let mut line = |key: &str, changed: bool, value: &dyn Display| {
-            if changed {
-                writeln!(f, "{key} = {value}")
-            } else {
-                Ok(())
-            }
+            if changed { writeln!(f, "{key} = {value}") } else { Ok(()) }
         };
         line("action", self.action != usual.action, &Quoted(self.action.as_str()))?;
-        line(
-            "max_parallel",
-            self.max_parallel != usual.max_parallel,
-            &self.max_parallel,
-        )?;
-        line(
-            "max_failures",
-            self.max_failures != usual.max_failures,
-            &self.max_failures,
-        )?;
+        line("max_parallel", self.max_parallel != usual.max_parallel, &self.max_parallel)?;
+        line("max_failures", self.max_failures != usual.max_failures, &self.max_failures)?;
         line("min_hosts", self.min_hosts != usual.min_hosts, &self.min_hosts)?;
         let ignore = self.ignore_unreachable;
         line("ignore_unreachable", ignore != usual.ignore_unreachable, &ignore)?;

@@ -31,22 +31,12 @@ struct Taken<'a> {
 impl Plan {
     /// Settles which host is deployed in which wave, and on which subject. With it come warnings, which are for people.
     pub fn resolve(&self, roster: &Roster) -> Result<(FrozenPlan, Vec<Finding>), PlanMistakes> {
-        let mut resolver = Resolver {
-            roster,
-            taken: BTreeMap::new(),
-            mistakes: Vec::new(),
-            warnings: Vec::new(),
-        };
+        let mut resolver = Resolver { roster, taken: BTreeMap::new(), mistakes: Vec::new(), warnings: Vec::new() };
         let waves: Vec<FrozenWave> = self.waves.iter().map(|wave| resolver.wave(wave)).collect();
         PlanMistakes::unless_none(resolver.mistakes)?;
         let mut warnings = resolver.warnings;
         warnings.extend(prod_first(&self.waves, &waves));
-        warnings.extend(
-            self.waves
-                .iter()
-                .zip(&waves)
-                .filter_map(|(wave, frozen)| boundless(wave, frozen)),
-        );
+        warnings.extend(self.waves.iter().zip(&waves).filter_map(|(wave, frozen)| boundless(wave, frozen)));
         let name = self.name.clone();
         Ok((FrozenPlan { name, waves }, warnings))
     }
@@ -68,21 +58,15 @@ impl Plan {
         }
         let examples: Vec<_> = flakes.iter().map(|(flake, host)| format!("{flake} ({host})")).collect();
         let examples = list(examples.iter().map(String::as_str)).unwrap_or_default();
-        Err(
-            Finding::mistake(format!("the hosts deploy from different flakes: {examples}"))
-                .help("say which one the revision is looked up in: flake = \"…\" at the top of the plan")
-                .into(),
-        )
+        Err(Finding::mistake(format!("the hosts deploy from different flakes: {examples}"))
+            .help("say which one the revision is looked up in: flake = \"…\" at the top of the plan")
+            .into())
     }
 }
 
 impl<'a> Resolver<'a> {
     fn wave(&mut self, wave: &'a Wave) -> FrozenWave {
-        let excluded: BTreeSet<_> = wave
-            .exclude
-            .iter()
-            .flat_map(|selector| self.matched(selector))
-            .collect();
+        let excluded: BTreeSet<_> = wave.exclude.iter().flat_map(|selector| self.matched(selector)).collect();
         let before = self.mistakes.len();
         let mut hosts = Vec::new();
         let mut nobody = Vec::new();
@@ -142,6 +126,7 @@ impl<'a> Resolver<'a> {
                 hostname,
                 tier,
                 present: false,
+                knows_ids: false,
                 revision: None,
             });
         };
@@ -159,6 +144,7 @@ impl<'a> Resolver<'a> {
             tier,
             subject,
             present: true,
+            knows_ids: report.knows_ids(),
             revision: report.revision.clone(),
         })
     }
@@ -175,10 +161,8 @@ impl<'a> Resolver<'a> {
             return;
         }
         let mistake = if found > 0 {
-            Finding::mistake(format!(
-                "wave `{name}` matches {found} of the {wanted} hosts that it wants"
-            ))
-            .help("see `homelab-deploy hosts` for who answers, or lower `min_hosts`")
+            Finding::mistake(format!("wave `{name}` matches {found} of the {wanted} hosts that it wants"))
+                .help("see `homelab-deploy hosts` for who answers, or lower `min_hosts`")
         } else if nobody.len() == wave.targets.len() {
             let there: BTreeSet<_> = nobody.iter().map(|by| self.who_is_there(&by.value.target)).collect();
             let there: Vec<_> = there.into_iter().collect();
@@ -235,15 +219,11 @@ fn taken_twice(name: &HostName, old: &Taken<'_>, new: &Taken<'_>) -> Finding {
         Finding::mistake(format!("the host `{name}` is in both tiers"))
             .help("a host name stands for one machine: rename one of the two, or remove the wrong one")
     } else if is_named(old.by) {
-        Finding::mistake(format!("the host `{name}` is named in two waves")).help(format!(
-            "a host is deployed once: remove it from `{first}` or `{second}`"
-        ))
+        Finding::mistake(format!("the host `{name}` is named in two waves"))
+            .help(format!("a host is deployed once: remove it from `{first}` or `{second}`"))
     } else {
         let group = &old.by.value.text;
-        Finding::mistake(format!(
-            "the host `{name}` is in wave `{first}` already, as one of `{group}`"
-        ))
-        .help(format!(
+        Finding::mistake(format!("the host `{name}` is in wave `{first}` already, as one of `{group}`")).help(format!(
             "a host is deployed once: give `{first}` the line exclude = \"{}\", or remove it from `{second}`",
             new.by.value.text
         ))
@@ -261,9 +241,7 @@ fn only_with_others(name: &HostName, tier: Tier, by: &At<Selector>) -> Finding {
     let own = Target::Host(tier, name.clone()).subject();
     Finding::mistake(format!("the host `{name}` can only be reached together with others"))
         .at(&by.span, "matched here")
-        .help(format!(
-            "let its listener listen on a subject of its own as well: --deploy-subject {own}"
-        ))
+        .help(format!("let its listener listen on a subject of its own as well: --deploy-subject {own}"))
 }
 
 fn other_tier(name: &HostName, tier: Tier, by: &At<Selector>) -> Finding {
@@ -279,10 +257,7 @@ fn prod_first(waves: &[Wave], frozen: &[FrozenWave]) -> Option<Finding> {
         return None;
     }
     let wave = waves.get(first)?;
-    let warning = Finding::warning(format!(
-        "wave `{}` deploys prod hosts before any test host",
-        wave.name.value
-    ));
+    let warning = Finding::warning(format!("wave `{}` deploys prod hosts before any test host", wave.name.value));
     Some(with_targets(warning, wave, "prod").help("let a wave of test hosts go first, such as targets = \"test.all\""))
 }
 
@@ -292,25 +267,19 @@ fn boundless(wave: &Wave, frozen: &FrozenWave) -> Option<Finding> {
         return None;
     }
     let name = &wave.name.value;
-    let warning = Finding::warning(format!(
-        "wave `{name}` may fail on every one of its hosts: {failures} may, of {hosts}"
-    ));
+    let warning =
+        Finding::warning(format!("wave `{name}` may fail on every one of its hosts: {failures} may, of {hosts}"));
     Some(with_targets(warning, wave, "its hosts").help("a smaller `max_failures` stops at a bad revision"))
 }
 
 fn with_targets(finding: Finding, wave: &Wave, label: &str) -> Finding {
-    wave.targets
-        .iter()
-        .fold(finding, |finding, by| finding.at(&by.span, label))
+    wave.targets.iter().fold(finding, |finding, by| finding.at(&by.span, label))
 }
 
 impl Settings {
     /// The same for a wave of so many hosts.
     fn limits(&self, hosts: usize) -> Limits {
-        let check = |command: &Vec<String>| Check {
-            command: command.clone(),
-            timeout: self.check_timeout,
-        };
+        let check = |command: &Vec<String>| Check { command: command.clone(), timeout: self.check_timeout };
         Limits {
             max_parallel: self.max_parallel.of(hosts),
             max_failures: self.max_failures,

@@ -25,11 +25,7 @@ impl Roster {
             let tier = Target::All(report.tier);
             let role = report.role.clone().map(|role| Target::Role(report.tier, role));
             let groups = role.iter().chain([&tier]).map(Target::subject);
-            members.extend(
-                groups
-                    .chain(report.deploy_subjects.iter().cloned())
-                    .map(|subject| (subject, name.clone())),
-            );
+            members.extend(groups.chain(report.deploy_subjects.iter().cloned()).map(|subject| (subject, name.clone())));
 
             let known = roster.hosts.entry(name.clone()).or_insert_with(|| report.clone());
             if (known.tier, &known.machine) != (report.tier, &report.machine) {
@@ -79,10 +75,7 @@ impl Roster {
             return Some(usual);
         }
         let by_name = host.deploy_subjects.iter().filter(|subject| **subject == usual);
-        by_name
-            .chain(&host.deploy_subjects)
-            .find(|subject| self.is_own(subject))
-            .cloned()
+        by_name.chain(&host.deploy_subjects).find(|subject| self.is_own(subject)).cloned()
     }
 
     fn is_own(&self, subject: &Subject) -> bool {

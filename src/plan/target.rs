@@ -24,7 +24,7 @@ impl Selector {
     ///
     /// A first word that is a tier makes it a short form, so that a dotted host name is never taken for a subject of
     /// the user's own.
-    pub(super) fn parse(text: &str, aliases: Aliases<'_>) -> Result<Self, Finding> {
+    pub fn parse(text: &str, aliases: &dyn Fn(&str) -> Option<String>) -> Result<Self, Finding> {
         let target = match text.split_once('.') {
             None => of_alias(text, aliases)?,
             Some((first, rest)) => match first.parse::<Tier>() {
@@ -32,10 +32,7 @@ impl Selector {
                 Err(_) => of_subject(text).map_err(|error| Finding::mistake(error).help(HELP))?,
             },
         };
-        Ok(Self {
-            text: text.to_owned(),
-            target,
-        })
+        Ok(Self { text: text.to_owned(), target })
     }
 }
 
@@ -49,9 +46,7 @@ fn of_short_form(tier: Tier, rest: &str) -> Result<Target, NameError> {
 }
 
 fn of_subject(text: &str) -> Result<Target, String> {
-    text.parse::<Subject>()
-        .and_then(|subject| subject.target())
-        .map_err(|error| error.to_string())
+    text.parse::<Subject>().and_then(|subject| subject.target()).map_err(|error| error.to_string())
 }
 
 fn of_alias(word: &str, aliases: Aliases<'_>) -> Result<Target, Finding> {
@@ -61,9 +56,8 @@ fn of_alias(word: &str, aliases: Aliases<'_>) -> Result<Target, Finding> {
     }
     let variable = alias_variable(word);
     let Some(subject) = aliases(&variable) else {
-        return Err(Finding::mistake(format!("there is no alias `{word}`")).help(format!(
-            "set {variable} to a subject; if `{word}` is a host, write test.{word} or prod.{word}"
-        )));
+        return Err(Finding::mistake(format!("there is no alias `{word}`"))
+            .help(format!("set {variable} to a subject; if `{word}` is a host, write test.{word} or prod.{word}")));
     };
     of_subject(&subject).map_err(|error| {
         Finding::mistake(format!("the alias `{word}` stands for no subject: {error}"))
@@ -73,11 +67,7 @@ fn of_alias(word: &str, aliases: Aliases<'_>) -> Result<Target, Finding> {
 
 fn refused(text: &str, error: &NameError) -> Finding {
     let help = match error {
-        NameError::Character {
-            kind,
-            name,
-            character: '.',
-        } => {
+        NameError::Character { kind, name, character: '.' } => {
             let first = name.split('.').next().unwrap_or_default();
             let before = text.strip_suffix(name.as_str()).unwrap_or_default();
             format!("the name of a {kind} is a single word: write {before}{first} if that is what its listener goes by")

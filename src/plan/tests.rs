@@ -48,9 +48,7 @@ fn report(mistakes: &dyn Diagnostic) -> String {
 
 /// A host as `<tier>.<name>` or `<tier>.<name>/<role>`, listening where it does by default.
 fn host(text: &str) -> HostReport {
-    let (address, role) = text
-        .split_once('/')
-        .map_or((text, None), |(host, role)| (host, Some(role)));
+    let (address, role) = text.split_once('/').map_or((text, None), |(host, role)| (host, Some(role)));
     let (tier, name) = address.split_once('.').unwrap();
     let mut subjects = vec![format!("deploy.{tier}.{name}"), format!("deploy.{tier}.all")];
     subjects.extend(role.map(|role| format!("deploy.{tier}.role.{role}")));
@@ -72,14 +70,7 @@ fn roster(hosts: &[&str]) -> Roster {
 
 /// The hosts of the demonstration.
 fn demo_roster() -> Roster {
-    roster(&[
-        "test.test1",
-        "test.test2",
-        "prod.ns1/dns",
-        "prod.ns2/dns",
-        "prod.jelly/media",
-        "prod.sonos/media",
-    ])
+    roster(&["test.test1", "test.test2", "prod.ns1/dns", "prod.ns2/dns", "prod.jelly/media", "prod.sonos/media"])
 }
 
 /// Each wave on a line, hosts that did not answer with a question mark; where a subject is not the usual one, with it.
@@ -88,19 +79,10 @@ fn waves(frozen: &FrozenPlan) -> String {
         let hosts = wave.hosts.iter().map(|host| {
             let usual = Target::Host(host.tier, host.hostname.clone()).subject();
             let absent = if host.present { "" } else { "?" };
-            let subject = if host.subject == usual {
-                String::new()
-            } else {
-                format!(" ({})", host.subject)
-            };
+            let subject = if host.subject == usual { String::new() } else { format!(" ({})", host.subject) };
             format!(" {}{absent}{subject}", host.hostname)
         });
-        format!(
-            "{}:{} at once {}\n",
-            wave.name,
-            hosts.collect::<String>(),
-            wave.limits.max_parallel
-        )
+        format!("{}:{} at once {}\n", wave.name, hosts.collect::<String>(), wave.limits.max_parallel)
     });
     told.collect()
 }

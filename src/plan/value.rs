@@ -52,9 +52,7 @@ where
     T: FromStr<Err: Display>,
 {
     text(value, key)?.parse().map_err(|error: T::Err| {
-        Finding::mistake(error.to_string())
-            .at(&value.span(), "refused")
-            .help(format!("such as {key} = \"{example}\""))
+        Finding::mistake(error.to_string()).at(&value.span(), "refused").help(format!("such as {key} = \"{example}\""))
     })
 }
 
@@ -96,31 +94,20 @@ pub(super) fn parallel(value: &Value<'_>, key: &str) -> Result<Parallel, Finding
     let Some(text) = value.get_ref().as_str() else {
         return whole(value, key, 1..=usize::MAX).map(Parallel::Hosts);
     };
-    let percent = text
-        .strip_suffix('%')
-        .filter(|number| number.bytes().all(|b| b.is_ascii_digit()));
+    let percent = text.strip_suffix('%').filter(|number| number.bytes().all(|b| b.is_ascii_digit()));
     let percent = percent.and_then(|number| number.parse().ok());
-    percent
-        .filter(|percent| (1..=100).contains(percent))
-        .map(Parallel::Percent)
-        .ok_or_else(|| {
-            Finding::mistake(format!("`{key}` is neither a number of hosts nor a percentage"))
-                .at(&value.span(), "expected 1 or more, or \"1%\" to \"100%\"")
-                .help(format!(
-                    "write a number without quotes, such as {key} = 2, or a percentage such as {key} = \"25%\""
-                ))
-        })
+    percent.filter(|percent| (1..=100).contains(percent)).map(Parallel::Percent).ok_or_else(|| {
+        Finding::mistake(format!("`{key}` is neither a number of hosts nor a percentage"))
+            .at(&value.span(), "expected 1 or more, or \"1%\" to \"100%\"")
+            .help(format!("write a number without quotes, such as {key} = 2, or a percentage such as {key} = \"25%\""))
+    })
 }
 
 pub(super) fn duration(value: &Value<'_>, key: &str) -> Result<Duration, Finding> {
     if let Some(number) = value.get_ref().as_integer() {
-        return Err(
-            Finding::mistake(format!("`{key}` is a bare number, which does not say its unit"))
-                .at(&value.span(), "expected a duration")
-                .help(format!(
-                    "write {key} = \"{number}s\" if you mean seconds; {DURATION_HELP}"
-                )),
-        );
+        return Err(Finding::mistake(format!("`{key}` is a bare number, which does not say its unit"))
+            .at(&value.span(), "expected a duration")
+            .help(format!("write {key} = \"{number}s\" if you mean seconds; {DURATION_HELP}")));
     }
     let Some(text) = value.get_ref().as_str() else {
         return Err(wrong_type(value, key, "a duration").help(DURATION_HELP));
@@ -149,10 +136,7 @@ pub(super) fn timeout(value: &Value<'_>, key: &str) -> Result<Duration, Finding>
 
 /// The same with its place.
 pub(super) fn timeout_at(value: &Value<'_>, key: &str) -> Result<At<Duration>, Finding> {
-    timeout(value, key).map(|duration| At {
-        value: duration,
-        span: value.span(),
-    })
+    timeout(value, key).map(|duration| At { value: duration, span: value.span() })
 }
 
 /// A name of a plan or a wave.
@@ -170,11 +154,7 @@ pub(super) fn name(value: &Value<'_>, key: &str) -> Result<String, Finding> {
 /// The nearest thing to `text` that can be a name.
 pub(super) fn slug(text: &str) -> String {
     let fitting = |c: char| {
-        if c.is_ascii_alphanumeric() {
-            c.to_ascii_lowercase()
-        } else {
-            '-'
-        }
+        if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }
     };
     let name: String = text.chars().map(fitting).collect();
     match name.trim_matches('-') {

@@ -463,6 +463,16 @@ pub struct HostReport {
     pub last: Option<LastRun>,
 }
 
+/// The feature of a listener that knows request ids, and so never runs a request twice.
+pub const FEATURE_ID: &str = "id";
+
+impl HostReport {
+    /// Whether sending a request of the same id again is a question, and not a second order.
+    pub fn knows_ids(&self) -> bool {
+        self.features.iter().any(|feature| feature == FEATURE_ID)
+    }
+}
+
 /// How the last run of a host ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastRun {

@@ -180,11 +180,6 @@ impl FromStr for SubjectTemplate {
     }
 }
 
-/// The environment variable that says what an alias stands for: `prod-dns` is `HOMELAB_DEPLOY_ALIAS_PROD_DNS`.
-pub fn alias_variable(word: &str) -> String {
-    format!("HOMELAB_DEPLOY_ALIAS_{}", word.to_uppercase().replace('-', "_"))
-}
-
 /// Checks `subject`; an error shows `shown`, which is what the user wrote.
 fn check_subject(shown: &str, subject: &str) -> Result<(), SubjectError> {
     if subject.len() > MAX_SUBJECT_BYTES {

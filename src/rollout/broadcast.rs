@@ -213,7 +213,7 @@ impl Broadcast {
             self.join(now, host.clone());
         }
         if let Some(member) = self.members.get_mut(&host) {
-            member.knows_ids |= report.features.iter().any(|feature| feature == "id");
+            member.knows_ids |= report.knows_ids();
         }
         self.present.insert(host, report);
     }

@@ -1,6 +1,5 @@
 //! `plan` and `apply`: what a plan comes down to now, and carrying it out.
 
-use std::collections::BTreeSet;
 use std::io::{self, IsTerminal};
 use std::sync::Arc;
 
@@ -14,8 +13,8 @@ use crate::cli::confirm;
 use crate::cli::exit::{CommandError, CommandResult, Exit};
 use crate::cli::operator::{DisplayArgs, OperatorArgs, drive};
 use crate::cli::out;
-use crate::cli::runtime::block_on;
 use crate::cli::plan_file::{PlanArgs, PlanFile};
+use crate::cli::runtime::block_on;
 use crate::clock;
 use crate::operator::{RollCall, resolve_revision};
 use crate::plan::Roster;
@@ -59,14 +58,9 @@ struct Preparation {
 }
 
 #[derive(Debug, Error, Diagnostic)]
-enum ApplyError {
-    #[error("it is not said what to deploy")]
-    #[diagnostic(help("set `revision` in the plan, or give --revision"))]
-    NoRevision,
-    #[error("there is nobody to ask whether to start")]
-    #[diagnostic(help("add --yes: with --json, and without a terminal, no question can be answered"))]
-    NobodyToAsk,
-}
+#[error("there is nobody to ask whether to start")]
+#[diagnostic(help("add --yes: with --json, and without a terminal, no question can be answered"))]
+struct NobodyToAsk;
 
 /// A rollout that could begin at once, and the connection that it was prepared over.
 struct Prepared {
@@ -79,7 +73,7 @@ impl Plan {
     pub(in crate::cli) fn run(self) -> CommandResult {
         block_on(async {
             let prepared = self.preparation.prepare().await?;
-            out::data(&prepared.preview);
+            out::data(&format!("{}\n", prepared.preview));
             Ok(Exit::Success)
         })?
     }
@@ -88,7 +82,7 @@ impl Plan {
 impl Apply {
     pub(in crate::cli) fn run(self) -> CommandResult {
         if !self.yes && (self.display.json || !io::stdin().is_terminal()) {
-            return Err(Exit::Usage.because(ApplyError::NobodyToAsk));
+            return Err(Exit::Usage.because(NobodyToAsk));
         }
         block_on(self.apply())?
     }
@@ -105,7 +99,7 @@ impl Apply {
         let discovery = self.preparation.operator.discovery(None);
         let rollout = Arc::new(rollout);
         let mut machine = Machine::new(Arc::clone(&rollout), clock::now());
-        let ask = confirm::wave(self.display.json);
+        let ask = confirm::wave(self.display.audience());
         let progress = drive(bus, rollout.id, discovery, &mut machine, &self.display, ask).await?;
         if !self.display.json {
             out::note(&report::recap(&progress.summary, self.display.style()));
@@ -118,14 +112,13 @@ impl Preparation {
     /// Reads the plan, asks who is there, and settles hosts and commit. Nothing is deployed.
     async fn prepare(&self) -> Result<Prepared, CommandError> {
         let file = self.plan.read().map_err(|error| Exit::Usage.because(error))?;
-        let asked = self.revision.clone().or_else(|| file.plan.revision.clone());
-        let asked = asked.ok_or_else(|| Exit::Usage.because(ApplyError::NoRevision))?;
+        let in_plan = |mistakes| Exit::Usage.because(file.place(mistakes));
+        let asked = file.plan.revision(self.revision.clone()).map_err(in_plan)?;
 
         let mut bus = self.operator.connect().await?;
         let roster = self.call_roll(&mut bus, &file).await?;
-        let (frozen, warnings) =
-            file.plan.resolve(&roster).map_err(|mistakes| Exit::Usage.because(file.place(mistakes)))?;
-        let flake = file.plan.flake(&roster, &frozen).map_err(|mistakes| Exit::Usage.because(file.place(mistakes)))?;
+        let (frozen, warnings) = file.plan.resolve(&roster).map_err(in_plan)?;
+        let flake = file.plan.flake(&roster, &frozen).map_err(in_plan)?;
         let commit = resolve_revision(&asked, flake.as_ref()).await.map_err(|e| Exit::Precondition.because(e))?;
 
         let rollout = Rollout {
@@ -137,19 +130,17 @@ impl Preparation {
             subject: None,
             plan: frozen,
         };
+        let warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
         let preview = report::preview(&rollout, &warnings, out::width());
         Ok(Prepared { bus, rollout, preview })
     }
 
     async fn call_roll(&self, bus: &mut Bus, file: &PlanFile) -> Result<Roster, CommandError> {
         let tiers = file.plan.tiers();
-        let tier = match tiers.as_slice() {
-            [only] => Some(*only),
-            _ => None,
-        };
+        // One question asks for one tier or for all.
+        let tier = tiers.first().copied().filter(|_| tiers.len() == 1);
         let discovery = self.operator.discovery(tier);
-        let only: Option<BTreeSet<_>> = file.plan.named_only();
-        let call = RollCall { discovery: &discovery, only };
+        let call = RollCall { discovery: &discovery, only: file.plan.named_only() };
         let called = call.call(bus).await.map_err(|error| Exit::Precondition.because(error))?;
         Ok(Roster::new(called.hosts))
     }

@@ -14,8 +14,8 @@ use crate::cli::operator::{DisplayArgs, OperatorArgs, drive};
 use crate::cli::out;
 use crate::cli::runtime::block_on;
 use crate::clock;
-use crate::plan::{FrozenPlan, FrozenWave, Limits};
-use crate::protocol::{Action, HostReport, RequestIds, Revision, RolloutId, Subject, SubjectError, Tier};
+use crate::plan::{FrozenPlan, FrozenWave, Limits, Selector};
+use crate::protocol::{Action, HostReport, RequestIds, Revision, RolloutId, Subject};
 use crate::report;
 use crate::rollout::broadcast::Order;
 use crate::rollout::summary::HostState;
@@ -56,37 +56,17 @@ pub(in crate::cli) struct Deploy {
 }
 
 #[derive(Debug, Error, Diagnostic)]
-enum DeployError {
-    #[error(transparent)]
-    #[diagnostic(transparent)]
-    Alias(#[from] alias::UnknownAlias),
-    #[error("{0}")]
-    #[diagnostic(help(
-        "write deploy.<tier>.<host>, deploy.<tier>.role.<role>, deploy.<tier>.all or a subject of your own"
-    ))]
-    Subject(#[from] SubjectError),
-    #[error("nobody answers on {subject}")]
-    NobodyThere {
-        subject: Subject,
-        #[help]
-        help: String,
-    },
+#[error("nobody answers on {subject}")]
+struct NobodyThere {
+    subject: Subject,
+    #[help]
+    help: String,
 }
 
 impl Deploy {
     pub(in crate::cli) fn run(self) -> CommandResult {
-        let subject = self.subject().map_err(|error| Exit::Usage.because(error))?;
-        block_on(self.deploy(subject))?
-    }
-
-    fn subject(&self) -> Result<Subject, DeployError> {
-        let written = alias::expand(&self.target)?;
-        let first = written.split('.').next().unwrap_or_default();
-        // A tier in the place of `deploy` is the short form that plans use too.
-        let whole = if first.parse::<Tier>().is_ok() { format!("deploy.{written}") } else { written };
-        let subject: Subject = whole.parse()?;
-        subject.target()?;
-        Ok(subject)
+        let selector = Selector::parse(&self.target, &alias::lookup).map_err(|mistake| Exit::Usage.because(mistake))?;
+        block_on(self.deploy(selector.target.subject()))?
     }
 
     async fn deploy(self, subject: Subject) -> CommandResult {
@@ -105,7 +85,7 @@ impl Deploy {
 
         if is_deserted(&progress.summary) {
             let help = who_answers(broadcast.present());
-            return Err(Exit::Failed.because(DeployError::NobodyThere { subject, help }));
+            return Err(Exit::Failed.because(NobodyThere { subject, help }));
         }
         if !self.display.json {
             out::note(&report::recap(&progress.summary, self.display.style()));

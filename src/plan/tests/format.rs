@@ -386,10 +386,7 @@ max_parallel = "50%"
 check = ["a", "b"]
 "#);
     assert_eq!(plan.waves[1].settings.max_parallel, Parallel::Percent(50));
-    assert_eq!(
-        plan.waves[0].targets[1].value.target.subject().as_str(),
-        "deploy.prod.role.lab"
-    );
+    assert_eq!(plan.waves[0].targets[1].value.target.subject().as_str(), "deploy.prod.role.lab");
 }
 
 #[test]

@@ -64,14 +64,8 @@ prop_compose! {
 /// Some of the hosts that [`selector`] can mean; one may listen elsewhere than its name says.
 fn random_roster() -> impl Strategy<Value = Vec<HostReport>> {
     let hosts = prop::sample::subsequence(["a", "b", "c", "d", "e", "f", "g"].to_vec(), 0..=7);
-    let details = prop::collection::vec(
-        (
-            select(vec!["test", "prod"]),
-            select(vec!["", "/x", "/y", "/lab"]),
-            any::<bool>(),
-        ),
-        7,
-    );
+    let details =
+        prop::collection::vec((select(vec!["test", "prod"]), select(vec!["", "/x", "/y", "/lab"]), any::<bool>()), 7);
     (hosts, details).prop_map(|(hosts, details)| {
         let report = |(name, (tier, role, custom)): (&str, (&str, &str, bool))| {
             let mut report = host(&format!("{tier}.{name}{role}"));
@@ -195,9 +189,7 @@ proptest! {
 
 #[test]
 fn ten_thousand_hosts_are_no_work() {
-    let reports: Vec<_> = (0..10_000)
-        .map(|n| host(&format!("{}.h{n}/r{}", Tier::ALL[n % 2], n % 100)))
-        .collect();
+    let reports: Vec<_> = (0..10_000).map(|n| host(&format!("{}.h{n}/r{}", Tier::ALL[n % 2], n % 100))).collect();
     let named: Vec<_> = (0..10_000).step_by(2).map(|n| format!("test.h{n}")).collect();
     let text = format!(
         "[[wave]]\ntargets = {named:?}\n[[wave]]\ntargets = 'prod.all'\nexclude = 'prod.role.r1'\n[[wave]]\nname = 'last'\ntargets = 'prod.all'"

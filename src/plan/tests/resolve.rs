@@ -23,10 +23,7 @@ fn warned(text: &str, roster: &Roster) -> String {
 }
 
 fn on_machine(text: &str, machine: &str) -> HostReport {
-    HostReport {
-        machine: Some(machine.to_owned()),
-        ..host(text)
-    }
+    HostReport { machine: Some(machine.to_owned()), ..host(text) }
 }
 
 /// Waves with these targets; `!` in front of one excludes it.
@@ -230,10 +227,7 @@ wave `w0` deploys prod hosts before any test host
 wave `w0` may fail on every one of its hosts: 2 may, of 2
   a smaller `max_failures` stops at a bad revision
 ");
-    assert_eq!(
-        warned(&format!("{}max_failures = 1", waves_of(&[&["test.all"]])), &there),
-        ""
-    );
+    assert_eq!(warned(&format!("{}max_failures = 1", waves_of(&[&["test.all"]])), &there), "");
     let text = waves_of(&[&["prod.all"]]);
     let (_, warnings) = plan(&text).resolve(&there).unwrap();
     insta::assert_snapshot!(report(&warnings[0]), @r#"
@@ -252,10 +246,7 @@ fn the_roll_call_asks_for_the_tiers_of_the_plan() {
 
 #[test]
 fn the_flake_is_the_plans_or_the_one_that_all_hosts_name() {
-    let from = |name: &str, flake: &str| HostReport {
-        flake: Some(flake.parse().unwrap()),
-        ..host(name)
-    };
+    let from = |name: &str, flake: &str| HostReport { flake: Some(flake.parse().unwrap()), ..host(name) };
     let flake = |plan: &Plan, roster: &Roster| plan.flake(roster, &plan.resolve(roster).unwrap().0);
     let text = waves_of(&[&["prod.all"]]);
     let (bare, keyed) = (plan(&text), plan(&format!("flake = 'github:o/r'\n{text}")));
