@@ -1,0 +1,243 @@
+# The listener as a service; `packages` are this flake's, by system.
+packages:
+{
+  config,
+  lib,
+  pkgs,
+  ...
+}:
+let
+  cfg = config.services.homelab-deploy.listener;
+  inherit (lib) mkOption types;
+
+  # Read when the service starts, never when the configuration is built: what Nix reads ends up in the store.
+  file = types.either types.path types.str;
+  isAbsolute = path: lib.hasPrefix "/" (toString path);
+  isInStore = path: lib.hasPrefix builtins.storeDir (toString path);
+
+  isToken =
+    name:
+    builtins.match "[^.*>[:space:][:cntrl:]]+" name != null
+    && !(builtins.elem name [
+      "all"
+      "role"
+      "responses"
+      "discover"
+    ]);
+
+  # As a word of ExecStart, in which systemd expands % and $.
+  word = text: lib.replaceStrings [ "%" "$" ] [ "%%" "$$" ] (builtins.toJSON (toString text));
+
+  flags =
+    [
+      "--hostname"
+      cfg.hostname
+      "--tier"
+      cfg.tier
+      "--nats-url"
+      cfg.natsUrl
+      "--flake-url"
+      cfg.flakeUrl
+      "--timeout"
+      cfg.timeout
+      "--discover-subject"
+      cfg.discoverSubject
+    ]
+    ++ lib.optionals (cfg.role != null) [
+      "--role"
+      cfg.role
+    ]
+    ++ lib.concatMap (subject: [
+      "--deploy-subject"
+      subject
+    ]) cfg.deploySubjects;
+
+  # Handed over by systemd, which reads them as root: the listener finds them under names that it chose itself.
+  credentials = lib.filterAttrs (_: path: path != null) {
+    nkey-file = cfg.nkeyFile;
+    tls-ca = cfg.tls.ca;
+    tls-cert = cfg.tls.cert;
+    tls-key = cfg.tls.key;
+  };
+in
+{
+  options.services.homelab-deploy.listener = {
+    enable = lib.mkEnableOption "the homelab-deploy listener, which takes deployments of this host";
+
+    package = mkOption {
+      type = types.package;
+      default = packages.${pkgs.stdenv.hostPlatform.system}.default;
+      defaultText = lib.literalMD "the package of the homelab-deploy flake";
+      description = "The homelab-deploy to run.";
+    };
+
+    hostname = mkOption {
+      type = types.str;
+      default = config.networking.hostName;
+      defaultText = lib.literalExpression "config.networking.hostName";
+      description = "The name of this host in subjects, and in `nixosConfigurations` of the flake.";
+    };
+
+    tier = mkOption {
+      type = types.enum [
+        "test"
+        "prod"
+      ];
+      description = "Whether this host is there to try changes on, or relied upon.";
+    };
+
+    role = mkOption {
+      type = types.nullOr types.str;
+      default = null;
+      example = "dns";
+      description = "What this host does, so that it can be deployed together with others that do the same.";
+    };
+
+    natsUrl = mkOption {
+      type = types.str;
+      example = "nats://nats.example.com:4222";
+      description = "The NATS server, or several with commas between them.";
+    };
+
+    nkeyFile = mkOption {
+      type = file;
+      example = "/run/secrets/homelab-deploy.seed";
+      description = "The file with the seed of this host's NKey. Root must be able to read it, and nobody else has to.";
+    };
+
+    flakeUrl = mkOption {
+      type = types.str;
+      example = "git+https://git.example.com/nixos-configs.git";
+      description = "The flake with the configuration of this host. Each request brings the revision.";
+    };
+
+    timeout = mkOption {
+      type = types.ints.positive;
+      default = 600;
+      description = "How long a deployment may take, in seconds.";
+    };
+
+    deploySubjects = mkOption {
+      type = types.listOf types.str;
+      default = [
+        "deploy.<tier>.<hostname>"
+        "deploy.<tier>.all"
+        "deploy.<tier>.role.<role>"
+      ];
+      description = "The subjects to take requests on. One that contains `<role>` is left out where there is no role.";
+    };
+
+    discoverSubject = mkOption {
+      type = types.str;
+      default = "deploy.discover";
+      description = "The subject on which operators ask who is there.";
+    };
+
+    environment = mkOption {
+      type = types.attrsOf types.str;
+      default = { };
+      example.GIT_SSH_COMMAND = "ssh -i /run/secrets/deploy-key";
+      description = "Further environment variables, for the listener and for `nixos-rebuild`.";
+    };
+
+    tls = {
+      ca = mkOption {
+        type = types.nullOr file;
+        default = null;
+        description = "The authorities that may have signed the server's certificate, in PEM; null for the system's.";
+      };
+      cert = mkOption {
+        type = types.nullOr file;
+        default = null;
+        description = "A client certificate, in PEM.";
+      };
+      key = mkOption {
+        type = types.nullOr file;
+        default = null;
+        description = "The key of the client certificate, in PEM.";
+      };
+    };
+
+    extraFlags = mkOption {
+      type = types.listOf types.str;
+      default = [ ];
+      description = "Further flags of `homelab-deploy listener`.";
+    };
+  };
+
+  config = lib.mkIf cfg.enable {
+    assertions =
+      [
+        {
+          assertion = isToken cfg.hostname;
+          message = "services.homelab-deploy.listener.hostname is \"${cfg.hostname}\", which cannot be part of a NATS subject: it must not be empty, contain dots, wildcards or white space, or be all, role, responses or discover.";
+        }
+        {
+          assertion = cfg.role == null || isToken cfg.role;
+          message = "services.homelab-deploy.listener.role is \"${toString cfg.role}\", which cannot be part of a NATS subject: it must not be empty, contain dots, wildcards or white space, or be all, role, responses or discover.";
+        }
+        {
+          assertion = (cfg.tls.cert == null) == (cfg.tls.key == null);
+          message = "services.homelab-deploy.listener.tls.cert and tls.key belong together: set both or neither.";
+        }
+        {
+          assertion = !(lib.any isInStore (lib.filter (path: path != null) [ cfg.nkeyFile cfg.tls.key ]));
+          message = "services.homelab-deploy.listener.nkeyFile and tls.key must not be in the Nix store, where everyone can read them: give the path as a string, of a file that only root can read.";
+        }
+      ]
+      ++ lib.mapAttrsToList (name: path: {
+        assertion = isAbsolute path;
+        message = "services.homelab-deploy.listener: the ${name} \"${toString path}\" is relative, and a service starts in no folder of yours: give an absolute path.";
+      }) credentials;
+
+    systemd.services.homelab-deploy-listener = {
+      description = "homelab-deploy listener";
+      wantedBy = [ "multi-user.target" ];
+      # Only wants: what a switch restarts must not take the listener with it.
+      wants = [ "network-online.target" ];
+      after = [ "network-online.target" ];
+
+      # A switch that changes this unit restarts it in one step; a run does not care, see KillMode.
+      stopIfChanged = false;
+      unitConfig.X-StopOnRemoval = false;
+      startLimitIntervalSec = 0;
+
+      # systemd sets no HOME for root's services, and git and nix look for their settings and caches there.
+      environment = {
+        HOME = "/root";
+      }
+      // cfg.environment;
+      # nixos-rebuild calls all of these; without git, fetching fails with a line that does not say so.
+      path = [
+        (config.system.build.nixos-rebuild or pkgs.nixos-rebuild)
+        config.nix.package
+        pkgs.coreutils
+        pkgs.git
+        pkgs.openssh
+        pkgs.systemd
+      ];
+
+      serviceConfig = {
+        Type = "exec";
+        ExecStart = lib.concatStringsSep " " (
+          [ "${cfg.package}/bin/homelab-deploy listener" ]
+          ++ map word flags
+          ++ lib.mapAttrsToList (name: _: "--${name} %d/${name}") credentials
+          ++ map word cfg.extraFlags
+        );
+        LoadCredential = lib.mapAttrsToList (name: path: "${name}:${toString path}") credentials;
+        StateDirectory = "homelab-deploy";
+        StateDirectoryMode = "0700";
+
+        Restart = "always";
+        RestartSec = 5;
+        # A run is a process in a session of its own, which must live on when the listener is restarted, by the switch
+        # that it performs or by hand. So only the listener is killed, and the rest of its control group stays. That the
+        # run is in this unit is also why there is no sandbox around it: nixos-rebuild needs the whole machine.
+        KillMode = "process";
+        # A build that uses up the memory ends that build and not the listener.
+        OOMPolicy = "continue";
+      };
+    };
+  };
+}
