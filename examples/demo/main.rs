@@ -92,7 +92,10 @@ async fn apply(lab: &Lab) -> Result<Option<i32>> {
         }
     }
     command.args(["apply", "plans/demo.toml", "--yes"]);
-    let status = Command::from(command).status().await.into_diagnostic().wrap_err("cannot run homelab-deploy")?;
+    // Should Ctrl-C end the demo, a rollout must not wait on for hosts that are gone.
+    let mut rollout = Command::from(command);
+    let status = rollout.kill_on_drop(true).status().await;
+    let status = status.into_diagnostic().wrap_err("cannot run homelab-deploy")?;
     Ok(status.code())
 }
 
