@@ -28,29 +28,28 @@ let
   # As a word of ExecStart, in which systemd expands % and $.
   word = text: lib.replaceStrings [ "%" "$" ] [ "%%" "$$" ] (builtins.toJSON (toString text));
 
-  flags =
-    [
-      "--hostname"
-      cfg.hostname
-      "--tier"
-      cfg.tier
-      "--nats-url"
-      cfg.natsUrl
-      "--flake-url"
-      cfg.flakeUrl
-      "--timeout"
-      cfg.timeout
-      "--discover-subject"
-      cfg.discoverSubject
-    ]
-    ++ lib.optionals (cfg.role != null) [
-      "--role"
-      cfg.role
-    ]
-    ++ lib.concatMap (subject: [
-      "--deploy-subject"
-      subject
-    ]) cfg.deploySubjects;
+  flags = [
+    "--hostname"
+    cfg.hostname
+    "--tier"
+    cfg.tier
+    "--nats-url"
+    cfg.natsUrl
+    "--flake-url"
+    cfg.flakeUrl
+    "--timeout"
+    cfg.timeout
+    "--discover-subject"
+    cfg.discoverSubject
+  ]
+  ++ lib.optionals (cfg.role != null) [
+    "--role"
+    cfg.role
+  ]
+  ++ lib.concatMap (subject: [
+    "--deploy-subject"
+    subject
+  ]) cfg.deploySubjects;
 
   # Handed over by systemd, which reads them as root: the listener finds them under names that it chose itself.
   credentials = lib.filterAttrs (_: path: path != null) {
@@ -166,29 +165,34 @@ in
   };
 
   config = lib.mkIf cfg.enable {
-    assertions =
-      [
-        {
-          assertion = isToken cfg.hostname;
-          message = "services.homelab-deploy.listener.hostname is \"${cfg.hostname}\", which cannot be part of a NATS subject: it must not be empty, contain dots, wildcards or white space, or be all, role, responses or discover.";
-        }
-        {
-          assertion = cfg.role == null || isToken cfg.role;
-          message = "services.homelab-deploy.listener.role is \"${toString cfg.role}\", which cannot be part of a NATS subject: it must not be empty, contain dots, wildcards or white space, or be all, role, responses or discover.";
-        }
-        {
-          assertion = (cfg.tls.cert == null) == (cfg.tls.key == null);
-          message = "services.homelab-deploy.listener.tls.cert and tls.key belong together: set both or neither.";
-        }
-        {
-          assertion = !(lib.any isInStore (lib.filter (path: path != null) [ cfg.nkeyFile cfg.tls.key ]));
-          message = "services.homelab-deploy.listener.nkeyFile and tls.key must not be in the Nix store, where everyone can read them: give the path as a string, of a file that only root can read.";
-        }
-      ]
-      ++ lib.mapAttrsToList (name: path: {
-        assertion = isAbsolute path;
-        message = "services.homelab-deploy.listener: the ${name} \"${toString path}\" is relative, and a service starts in no folder of yours: give an absolute path.";
-      }) credentials;
+    assertions = [
+      {
+        assertion = isToken cfg.hostname;
+        message = "services.homelab-deploy.listener.hostname is \"${cfg.hostname}\", which cannot be part of a NATS subject: it must not be empty, contain dots, wildcards or white space, or be all, role, responses or discover.";
+      }
+      {
+        assertion = cfg.role == null || isToken cfg.role;
+        message = "services.homelab-deploy.listener.role is \"${toString cfg.role}\", which cannot be part of a NATS subject: it must not be empty, contain dots, wildcards or white space, or be all, role, responses or discover.";
+      }
+      {
+        assertion = (cfg.tls.cert == null) == (cfg.tls.key == null);
+        message = "services.homelab-deploy.listener.tls.cert and tls.key belong together: set both or neither.";
+      }
+      {
+        assertion =
+          !(lib.any isInStore (
+            lib.filter (path: path != null) [
+              cfg.nkeyFile
+              cfg.tls.key
+            ]
+          ));
+        message = "services.homelab-deploy.listener.nkeyFile and tls.key must not be in the Nix store, where everyone can read them: give the path as a string, of a file that only root can read.";
+      }
+    ]
+    ++ lib.mapAttrsToList (name: path: {
+      assertion = isAbsolute path;
+      message = "services.homelab-deploy.listener: the ${name} \"${toString path}\" is relative, and a service starts in no folder of yours: give an absolute path.";
+    }) credentials;
 
     systemd.services.homelab-deploy-listener = {
       description = "homelab-deploy listener";
