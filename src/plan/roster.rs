@@ -19,21 +19,23 @@ impl Roster {
     /// Sorts the answers of a roll call. The same answer may come more than once.
     pub fn new(reports: Vec<HostReport>) -> Self {
         let mut roster = Self::default();
-        let mut members = BTreeSet::new();
         for report in reports {
             let name = report.hostname.clone();
             let tier = Target::All(report.tier);
             let role = report.role.clone().map(|role| Target::Role(report.tier, role));
             let groups = role.iter().chain([&tier]).map(Target::subject);
-            members.extend(groups.chain(report.deploy_subjects.iter().cloned()).map(|subject| (subject, name.clone())));
+            for subject in groups.chain(report.deploy_subjects.iter().cloned()) {
+                roster.groups.entry(subject).or_default().push(name.clone());
+            }
 
             let known = roster.hosts.entry(name.clone()).or_insert_with(|| report.clone());
             if (known.tier, &known.machine) != (report.tier, &report.machine) {
                 roster.ambiguous.insert(name);
             }
         }
-        for (subject, name) in members {
-            roster.groups.entry(subject).or_default().push(name);
+        for members in roster.groups.values_mut() {
+            members.sort_unstable();
+            members.dedup();
         }
         roster
     }
@@ -75,7 +77,10 @@ impl Roster {
             return Some(usual);
         }
         let by_name = host.deploy_subjects.iter().filter(|subject| **subject == usual);
-        by_name.chain(&host.deploy_subjects).find(|subject| self.is_own(subject)).cloned()
+        by_name
+            .chain(&host.deploy_subjects)
+            .find(|subject| self.is_own(subject))
+            .cloned()
     }
 
     fn is_own(&self, subject: &Subject) -> bool {

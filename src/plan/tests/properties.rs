@@ -61,14 +61,36 @@ prop_compose! {
     }
 }
 
-/// Some of the hosts that [`selector`] can mean; one may listen elsewhere than its name says.
+/// The tier of each host that [`random_roster`] can have, so that most plans fit most rosters.
+fn tier_of(name: &str) -> Tier {
+    if name < "d" { Tier::Test } else { Tier::Prod }
+}
+
+/// A plan that is likely to be resolved: each host is named in one wave at most, in its own tier, and waves may be empty.
+fn likely_plan() -> impl Strategy<Value = Plan> {
+    random_plan().prop_map(|mut plan| {
+        let count = plan.waves.len();
+        for (index, wave) in plan.waves.iter_mut().enumerate() {
+            wave.settings.min_hosts = 0;
+            wave.targets.retain(|selector| match &selector.value.target {
+                Target::Host(tier, name) => {
+                    let name = name.as_str();
+                    *tier == tier_of(name) && usize::from(name.as_bytes()[0]) % count == index
+                }
+                _ => true,
+            });
+        }
+        plan
+    })
+}
+
+/// Some of the hosts that [`selector`] can mean, and one that no plan names; some listen elsewhere than their names say.
 fn random_roster() -> impl Strategy<Value = Vec<HostReport>> {
     let hosts = prop::sample::subsequence(["a", "b", "c", "d", "e", "f", "g"].to_vec(), 0..=7);
-    let details =
-        prop::collection::vec((select(vec!["test", "prod"]), select(vec!["", "/x", "/y", "/lab"]), any::<bool>()), 7);
+    let details = prop::collection::vec((select(vec!["", "/x", "/y", "/lab"]), any::<bool>()), 7);
     (hosts, details).prop_map(|(hosts, details)| {
-        let report = |(name, (tier, role, custom)): (&str, (&str, &str, bool))| {
-            let mut report = host(&format!("{tier}.{name}{role}"));
+        let report = |(name, (role, custom)): (&str, (&str, bool))| {
+            let mut report = host(&format!("{}.{name}{role}", tier_of(name)));
             if custom {
                 report.deploy_subjects = vec!["fleet.a".parse().unwrap(), format!("own.{name}").parse().unwrap()];
             }
@@ -80,7 +102,7 @@ fn random_roster() -> impl Strategy<Value = Vec<HostReport>> {
 
 proptest! {
     #[test]
-    fn p21_a_share_is_at_least_one_host_and_grows_with_percent_and_hosts(percent in 1..=100u8, hosts in 1..20_000usize) {
+    fn p21_a_share_is_at_least_one_host_and_grows_with_percent_and_hosts(percent in 1..=100u8, hosts in prop_oneof![1..200usize, 1..20_000usize]) {
         let share = |percent, hosts| Parallel::Percent(percent).of(hosts);
         let this = share(percent, hosts);
         prop_assert_eq!(this, (hosts * usize::from(percent) / 100).max(1));
@@ -136,7 +158,7 @@ proptest! {
     }
 
     #[test]
-    fn the_host_set_is_what_the_plan_says(plan in random_plan(), reports in random_roster()) {
+    fn the_host_set_is_what_the_plan_says(plan in likely_plan(), reports in random_roster()) {
         let roster = Roster::new(reports.clone());
         let Ok((frozen, _)) = plan.resolve(&roster) else { return Ok(()) };
         let names: Vec<_> = frozen.hosts().map(|host| &host.hostname).collect();
@@ -189,7 +211,9 @@ proptest! {
 
 #[test]
 fn ten_thousand_hosts_are_no_work() {
-    let reports: Vec<_> = (0..10_000).map(|n| host(&format!("{}.h{n}/r{}", Tier::ALL[n % 2], n % 100))).collect();
+    let reports: Vec<_> = (0..10_000)
+        .map(|n| host(&format!("{}.h{n}/r{}", Tier::ALL[n % 2], n % 100)))
+        .collect();
     let named: Vec<_> = (0..10_000).step_by(2).map(|n| format!("test.h{n}")).collect();
     let text = format!(
         "[[wave]]\ntargets = {named:?}\n[[wave]]\ntargets = 'prod.all'\nexclude = 'prod.role.r1'\n[[wave]]\nname = 'last'\ntargets = 'prod.all'"
@@ -199,6 +223,6 @@ fn ten_thousand_hosts_are_no_work() {
     let (frozen, _) = parse(&text).unwrap().resolve(&roster).unwrap();
     let took = begin.elapsed();
     assert_eq!(frozen.hosts().count(), 10_000);
-    // Far from what it takes even unoptimised, and far below what anything quadratic would.
-    assert!(took < Duration::from_secs(2), "{took:?}");
+    // A tenth of this is enough even unoptimised; anything quadratic takes longer.
+    assert!(took < Duration::from_secs(5), "{took:?}");
 }
