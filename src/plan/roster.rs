@@ -1,5 +1,6 @@
 //! Who answered the roll call, and who listens where.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::protocol::{HostName, HostReport, Role, Subject, Target, Tier};
@@ -28,9 +29,16 @@ impl Roster {
                 roster.groups.entry(subject).or_default().push(name.clone());
             }
 
-            let known = roster.hosts.entry(name.clone()).or_insert_with(|| report.clone());
-            if (known.tier, &known.machine) != (report.tier, &report.machine) {
-                roster.ambiguous.insert(name);
+            match roster.hosts.entry(name) {
+                Entry::Vacant(free) => {
+                    free.insert(report);
+                }
+                Entry::Occupied(known) => {
+                    let first = known.get();
+                    if (first.tier, &first.machine) != (report.tier, &report.machine) {
+                        roster.ambiguous.insert(report.hostname);
+                    }
+                }
             }
         }
         for members in roster.groups.values_mut() {
@@ -84,7 +92,7 @@ impl Roster {
     }
 
     fn is_own(&self, subject: &Subject) -> bool {
-        let is_group = matches!(subject.target(), Ok(Target::All(_) | Target::Role(..)));
-        !is_group && self.members(subject).len() == 1
+        let is_group = || matches!(subject.target(), Ok(Target::All(_) | Target::Role(..)));
+        self.members(subject).len() == 1 && !is_group()
     }
 }
