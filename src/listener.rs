@@ -21,6 +21,7 @@ mod run;
 mod serve;
 pub mod supervisor;
 mod verdict;
+mod voice;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -31,6 +32,7 @@ use uuid::Uuid;
 
 use self::memory::Memory;
 pub use self::memory::StateError;
+pub use self::run::Limits;
 use self::serve::Service;
 use crate::bus::{Bus, BusError, Settings};
 use crate::protocol::{FlakeUrl, HostName, Role, Subject, SubjectError, SubjectTemplate, Tier};
@@ -54,9 +56,7 @@ pub struct Config {
     /// The subject on which it is asked who is there.
     pub discover_subject: Subject,
     /// How long a run may take.
-    pub timeout: Duration,
-    /// How long a run may take to end after it was asked to.
-    pub grace: Duration,
+    pub limits: Limits,
     /// How often a run that goes on is reported.
     pub heartbeat: Duration,
     /// Where runs and what is known of them are kept.

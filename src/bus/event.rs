@@ -3,8 +3,11 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use async_nats::{Event, ServerError};
+use async_nats::{ClientError, Event, ServerError};
 use tokio::sync::mpsc::UnboundedSender;
+
+/// What the client calls it when a server refuses the key.
+const REFUSED: &str = "authorization violation";
 
 /// What happened to a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,10 +107,11 @@ impl Translator {
             Event::ServerError(ServerError::AuthorizationViolation) => {
                 BusEvent::Error("the server no longer accepts this key".to_owned())
             }
-            Event::ClientError(error) => {
-                let text = error.to_string();
-                BusEvent::Error(text.strip_prefix("nats: ").unwrap_or(&text).to_owned())
+            Event::ClientError(ClientError::Other(error)) if error == REFUSED => {
+                BusEvent::Error("cannot connect again: the server refuses this key".to_owned())
             }
+            Event::ClientError(ClientError::Other(error)) => BusEvent::Error(format!("cannot connect again: {error}")),
+            Event::ClientError(error) => BusEvent::Error(error.to_string()),
             Event::LameDuckMode | Event::Draining | Event::Closed => return None,
         })
     }
@@ -155,6 +159,7 @@ mod tests {
         let (sender, mut events) = mpsc::unbounded_channel();
         let translator = Translator::new(sender);
         let server = |text: &str| Event::ServerError(ServerError::Other(text.to_owned()));
+        let client = |kind: async_nats::ConnectErrorKind| Event::ClientError(ClientError::Other(kind.to_string()));
         for event in [
             Event::Connected,
             Event::Disconnected,
@@ -162,6 +167,8 @@ mod tests {
             Event::SlowConsumer(3),
             server("Stale Connection"),
             server(r#"Permissions Violation for Publish to "x""#),
+            client(async_nats::ConnectErrorKind::Io),
+            client(async_nats::ConnectErrorKind::AuthorizationViolation),
         ] {
             translator.hear(event);
         }
@@ -175,6 +182,8 @@ mod tests {
                 BusEvent::SlowConsumer,
                 BusEvent::Error("the server says: Stale Connection".to_owned()),
                 BusEvent::Refused(refused),
+                BusEvent::Error("cannot connect again: IO error".to_owned()),
+                BusEvent::Error("cannot connect again: the server refuses this key".to_owned()),
             ]
         );
     }

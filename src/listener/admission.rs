@@ -66,12 +66,12 @@ pub(super) fn decide(request: Result<Request, BadRequest>, now: Timestamp, ledge
 /// What speaks against running a request that is not known yet.
 fn objection(request: &Request, now: Timestamp, ledger: &Ledger) -> Option<(ErrorCode, String, Option<Holder>)> {
     if let Some(expired) = request.expires_at.filter(|&at| at < now) {
-        let message = format!("the request was not wanted any more after {expired}, and here it is {now}");
+        let message = format!("the request was not wanted any more after {expired:.0}, and here it is {now:.0}");
         return Some((ErrorCode::Expired, message, None));
     }
     let holder = ledger.holder()?;
     let by = holder.operator.as_deref().map(|operator| format!(" of {operator}"));
-    let message = format!("busy with {}{} since {}", holder.id, by.unwrap_or_default(), holder.since);
+    let message = format!("busy with {}{} since {:.0}", holder.id, by.unwrap_or_default(), holder.since);
     Some((ErrorCode::AlreadyRunning, message, Some(holder)))
 }
 
@@ -80,6 +80,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::listener::run::Spec;
     use crate::listener::run::tests::spec;
     use crate::protocol::Status;
 
@@ -96,6 +97,10 @@ mod tests {
         format!(
             r#"{{"action":"switch","revision":"main","reply_to":"deploy.responses.{id}","id":"{id}","expires_at":"{expires}"}}"#
         )
+    }
+
+    fn accepted(request: &Request) -> Spec {
+        Spec { reply_to: request.reply_to.clone(), ..spec(request.key(), &[]) }
     }
 
     fn said(decision: &Decision) -> String {
@@ -127,7 +132,7 @@ mod tests {
         let bare = r#"{"action":"switch","revision":"main","reply_to":"deploy.responses.x"}"#;
         let mut ledger = Ledger::new("ns1".parse().unwrap());
         let Decision::Accept(request) = ask(bare, 0, &ledger) else { panic!("not accepted") };
-        ledger.accepted(super::super::run::Spec::new(request, Vec::new(), at(0)));
+        ledger.accepted(accepted(&request));
         assert!(matches!(ask(bare, 1, &ledger), Decision::Answer { .. }));
     }
 
@@ -163,7 +168,7 @@ mod tests {
                         prop_assert!(!ran.contains(&id), "twice");
                         prop_assert!(lifetime >= 0, "too late");
                         ran.push(id);
-                        ledger.accepted(super::super::run::Spec::new(request, Vec::new(), at(now)));
+                        ledger.accepted(accepted(&request));
                     }
                     Decision::Reject(refusal) => {
                         prop_assert!(!ran.contains(&id), "known");

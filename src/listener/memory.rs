@@ -66,10 +66,21 @@ impl Memory {
         let mut unfinished = Vec::new();
         for entry in fs::read_dir(&runs).map_err(unusable)? {
             let dir = RunDir::new(entry.map_err(unusable)?.path());
-            match dir.spec().and_then(|spec| Ok((spec, dir.final_response()?))) {
-                Ok((spec, Some(response))) => ended.push((dir, spec, response)),
-                Ok((spec, None)) => unfinished.push((dir, spec)),
-                Err(error) => tracing::warn!("{} is no run that can be read: {error}", dir.path().display()),
+            let spec = match dir.spec() {
+                Ok(spec) => spec,
+                Err(error) => {
+                    tracing::warn!("{} is no run that can be read: {error}", dir.path().display());
+                    continue;
+                }
+            };
+            match dir.final_response() {
+                Ok(Some(response)) => ended.push((dir, spec, response)),
+                Ok(None) => unfinished.push((dir, spec)),
+                Err(error) => {
+                    // The request must stay known, or it could be run a second time.
+                    tracing::warn!("{} is judged anew, as its end cannot be read: {error}", dir.path().display());
+                    unfinished.push((dir, spec));
+                }
             }
         }
         ended.sort_by_key(|(_, _, response)| response.at);
@@ -159,6 +170,9 @@ mod tests {
         conclude(&mut memory, "good", 1);
         let unfinished = memory.run_dir("unfinished");
         unfinished.create(&spec("unfinished", &[])).unwrap();
+        let spoilt = memory.run_dir("spoilt");
+        spoilt.create(&spec("spoilt", &[])).unwrap();
+        fs::write(spoilt.path().join("final.json"), "").unwrap();
         let torn = memory.run_dir("torn");
         torn.create(&spec("torn", &[])).unwrap();
         fs::write(torn.path().join("request.json"), r#"{"key":"to"#).unwrap();
@@ -168,8 +182,10 @@ mod tests {
 
         let (memory, recalled) = Memory::open(folder.path()).unwrap();
         assert_eq!(recalled.finals.len(), 1);
-        assert_eq!(recalled.unfinished, [(unfinished, spec("unfinished", &[]))]);
-        assert_eq!(fs::read_dir(memory.runs).unwrap().count(), 5);
+        assert_eq!(recalled.unfinished.len(), 2);
+        assert!(recalled.unfinished.contains(&(unfinished, spec("unfinished", &[]))));
+        assert!(recalled.unfinished.contains(&(spoilt, spec("spoilt", &[]))));
+        assert_eq!(fs::read_dir(memory.runs).unwrap().count(), 6);
     }
 
     #[test]

@@ -69,7 +69,8 @@ pub(super) fn clean_lines(output: &str) -> Vec<String> {
     shown.map(clean).filter(|line| !line.trim().is_empty()).collect()
 }
 
-fn clean(line: &str) -> String {
+/// One line as it can be shown and sent.
+pub(super) fn clean(line: &str) -> String {
     let mut plain = without_passwords(&without_control(line));
     plain.truncate(plain.floor_char_boundary(MAX_LINE_BYTES));
     plain.truncate(plain.trim_end().len());

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::output::clean;
 use crate::protocol::{Action, Commit, Holder, Phase, ReplySubject, Request, RequestId, Response, Revision};
 
 /// How much of the output is looked at to tell what went wrong, in bytes.
@@ -76,29 +77,32 @@ pub enum End {
     NotStarted(String),
 }
 
+/// How long a run may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// In all.
+    pub timeout: Duration,
+    /// To end after it was told to.
+    pub grace: Duration,
+}
+
 impl Spec {
-    /// What the request comes down to; without limits yet.
-    pub(super) fn new(request: Request, argv: Vec<String>, accepted_at: Timestamp) -> Self {
+    /// What the request comes down to.
+    pub(super) fn new(request: Request, argv: Vec<String>, limits: Limits, accepted_at: Timestamp) -> Self {
+        let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         Self {
             key: request.key().to_owned(),
             id: request.id,
             reply_to: request.reply_to,
             action: request.action,
             revision: request.revision,
-            operator: request.operator,
+            // Anyone's text, which is shown to others and logged.
+            operator: request.operator.as_deref().map(clean),
             accepted_at,
             argv,
-            timeout_ms: 0,
-            grace_ms: 0,
+            timeout_ms: milliseconds(limits.timeout),
+            grace_ms: milliseconds(limits.grace),
         }
-    }
-
-    /// The same with limits.
-    #[must_use]
-    pub(super) fn limited(mut self, timeout: Duration, grace: Duration) -> Self {
-        self.timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-        self.grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
-        self
     }
 
     /// The commit that is deployed, when the request named one.
@@ -133,9 +137,23 @@ impl RunDir {
         private_directory(&self.0)?;
         let lock = File::create(self.lock_file())?;
         lock.try_lock()?;
+        self.clear()?;
         write_durably(&self.0.join("request.json"), &to_json(spec)?)?;
         sync_directory(self.0.parent().unwrap_or(&self.0))?;
         Ok(lock)
+    }
+
+    /// Removes what a run of the same key may have left that could not be read any more.
+    fn clear(&self) -> io::Result<()> {
+        let (output, previous) = self.output_files();
+        let leftovers = ["phase", "result.json", "final.json"].map(|name| self.0.join(name));
+        for file in leftovers.into_iter().chain([output, previous]) {
+            match fs::remove_file(file) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// What to run.
@@ -250,59 +268,4 @@ fn tail_of(path: &Path, bytes: u64) -> Vec<u8> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use super::*;
-
-    /// A run of this key that nobody waits for.
-    pub(in crate::listener) fn spec(key: &str, argv: &[&str]) -> Spec {
-        Spec {
-            key: key.to_owned(),
-            id: key.parse().ok(),
-            reply_to: "deploy.responses.r".parse().unwrap(),
-            action: Action::Switch,
-            revision: "main".parse().unwrap(),
-            operator: Some("ops@desk".to_owned()),
-            accepted_at: "2026-11-23T10:00:00Z".parse().unwrap(),
-            argv: argv.iter().map(|&argument| argument.to_owned()).collect(),
-            timeout_ms: 10_000,
-            grace_ms: 1_000,
-        }
-    }
-
-    #[test]
-    fn a_run_is_locked_from_the_moment_it_exists() {
-        let folder = tempfile::tempdir().unwrap();
-        let dir = RunDir::new(folder.path().join("runs/a"));
-        let lock = dir.create(&spec("a", &["x"])).unwrap();
-        assert!(File::open(dir.lock_file()).unwrap().try_lock().is_err());
-        drop(lock);
-        assert!(File::open(dir.lock_file()).unwrap().try_lock().is_ok());
-        assert_eq!(dir.spec().unwrap(), spec("a", &["x"]));
-        assert_eq!(dir.result(), None);
-        assert!(dir.final_response().unwrap().is_none());
-    }
-
-    #[test]
-    fn the_tail_reaches_back_into_what_was_set_aside() {
-        let folder = tempfile::tempdir().unwrap();
-        let dir = RunDir::new(folder.path().to_owned());
-        let (current, previous) = dir.output_files();
-        assert_eq!(dir.output_tail(), "");
-        fs::write(previous, format!("{}before\n", "x".repeat(200_000))).unwrap();
-        fs::write(&current, "after\n").unwrap();
-        let tail = dir.output_tail();
-        assert!(tail.ends_with("xbefore\nafter\n"));
-        assert_eq!(tail.len() as u64, TAIL_BYTES);
-        fs::write(current, "y".repeat(200_000)).unwrap();
-        assert_eq!(dir.output_tail().len() as u64, TAIL_BYTES);
-    }
-
-    #[test]
-    fn a_spoilt_final_is_an_error_and_a_missing_one_is_not() {
-        let folder = tempfile::tempdir().unwrap();
-        let dir = RunDir::new(folder.path().to_owned());
-        assert!(dir.final_response().unwrap().is_none());
-        fs::write(folder.path().join("final.json"), "{\"host").unwrap();
-        assert!(dir.final_response().is_err());
-    }
-}
+pub(super) mod tests;

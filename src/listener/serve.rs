@@ -17,37 +17,26 @@ use super::memory::{Memory, Recalled};
 use super::rebuild::{self, Watch};
 use super::report::Reporter;
 use super::run::{RunDir, Spec};
+use super::voice::{Link, Voice};
 use super::{Config, ListenerError};
 use crate::bus::BusEvent;
 use crate::clock;
 use crate::protocol::message::MAX_REQUEST_BYTES;
-use crate::protocol::{DiscoveryRequest, ReplySubject, Request, Response, Status, Subject};
+use crate::protocol::{DiscoveryRequest, Request, Response, Status, Subject};
 
 /// How old a final may be to be told again after the connection was lost.
 const REPEAT_FINAL_FOR: jiff::SignedDuration = jiff::SignedDuration::from_hours(1);
 
-/// How long the last words may take when the listener ends.
-const LAST_WORDS: Duration = Duration::from_secs(2);
-
 /// A listener at work.
 pub(super) struct Service {
     config: Config,
-    client: Client,
-    link: Link,
+    voice: Voice,
     ledger: Ledger,
     memory: Memory,
     reporter: Reporter,
     stage: Stage,
     steps: JoinSet<Step>,
     heartbeat: Interval,
-}
-
-/// Whether the connection stands. While it does not, nothing is published: the client would keep it and send it at
-/// some later time, when another state is true.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Link {
-    Up,
-    Down,
 }
 
 /// How far the run is, as far as this process has a part in it.
@@ -84,11 +73,10 @@ impl Service {
             ledger: Ledger::new(config.hostname.clone()),
             reporter: Reporter::new(&config),
             heartbeat: heartbeat(config.heartbeat),
-            link: Link::Up,
+            voice: Voice::new(client),
             stage: Stage::Idle,
             steps: JoinSet::new(),
             config,
-            client,
             memory,
         };
         for (spec, response) in recalled.finals {
@@ -152,13 +140,12 @@ impl Service {
     async fn subscribe(&self) -> Result<(SelectAll<Subscriber>, Subscriber), ListenerError> {
         let mut deploys = Vec::new();
         for subject in &self.config.deploy_subjects {
-            deploys.push(self.client.subscribe(subject.to_string()).await?);
+            deploys.push(self.voice.subscribe(subject).await?);
         }
-        let discovery = self.client.subscribe(self.config.discover_subject.to_string()).await?;
-        if tokio::time::timeout(LAST_WORDS, self.client.flush()).await.is_ok() {
-            let subjects: Vec<&str> = self.config.deploy_subjects.iter().map(Subject::as_str).collect();
-            tracing::info!("listening on {}", subjects.join(", "));
-        }
+        let discovery = self.voice.subscribe(&self.config.discover_subject).await?;
+        self.voice.flush().await;
+        let subjects: Vec<&str> = self.config.deploy_subjects.iter().map(Subject::as_str).collect();
+        tracing::info!("listening on {}", subjects.join(", "));
         Ok((select_all(deploys), discovery))
     }
 
@@ -169,7 +156,7 @@ impl Service {
             Decision::Answer { reply_to, state } => {
                 tracing::info!(%reply_to, status = %state.status, "asked again");
                 let state = self.with_phase(state);
-                self.say(&reply_to, &state).await;
+                self.voice.say(&reply_to, &state).await;
             }
             Decision::Reject(refusal) => self.reject(refusal).await,
             Decision::Drop(why) => tracing::warn!(subject = %message.subject, "message dropped: {why}"),
@@ -195,7 +182,7 @@ impl Service {
     fn spec(&self, request: Request) -> Spec {
         let installable = self.config.flake.installable(&request.revision, &self.config.hostname);
         let argv = ["nixos-rebuild", request.action.as_str(), "--flake", &installable].map(str::to_owned);
-        Spec::new(request, argv.into(), clock::now()).limited(self.config.timeout, self.config.grace)
+        Spec::new(request, argv.into(), self.config.limits, clock::now())
     }
 
     async fn reject(&mut self, refusal: Refusal) {
@@ -208,7 +195,7 @@ impl Service {
             holder: refusal.holder,
             ..Response::new(self.config.hostname.clone(), Status::Rejected, refusal.message)
         };
-        self.say(&refusal.reply_to, &response).await;
+        self.voice.say(&refusal.reply_to, &response).await;
         self.ledger.rejected(key, response);
     }
 
@@ -219,7 +206,7 @@ impl Service {
         }
         match serde_json::from_slice::<DiscoveryRequest>(&message.payload) {
             Ok(request) if request.tier.is_none_or(|tier| tier == self.config.tier) => {
-                self.publish(&request.reply_to, self.reporter.answer(&self.ledger).to_bytes()).await;
+                self.voice.publish(&request.reply_to, self.reporter.answer(&self.ledger).to_bytes()).await;
             }
             Ok(_) => {}
             Err(error) => tracing::warn!("roll call dropped: {error}"),
@@ -268,7 +255,7 @@ impl Service {
 
     async fn tell_final(&mut self, dir: RunDir, spec: Spec, response: Response) {
         let reply_to = spec.reply_to.clone();
-        self.say(&reply_to, &response).await;
+        self.voice.say(&reply_to, &response).await;
         self.stage = Stage::Idle;
         self.concluded(dir, spec, response);
     }
@@ -285,7 +272,7 @@ impl Service {
     /// Tells how far the run is, to whoever asked for it.
     async fn tell_progress(&self) {
         if let (Some(current), Some(state)) = (self.ledger.current(), self.ledger.current_state(clock::now())) {
-            self.say(&current.spec.reply_to, &self.with_phase(state)).await;
+            self.voice.say(&current.spec.reply_to, &self.with_phase(state)).await;
         }
     }
 
@@ -305,7 +292,7 @@ impl Service {
         if let Some((spec, response)) = self.ledger.last() {
             let age = response.at.map(|at| clock::now().duration_since(at));
             if age.is_some_and(|age| age < REPEAT_FINAL_FOR) {
-                self.say(&spec.reply_to, response).await;
+                self.voice.say(&spec.reply_to, response).await;
             }
         }
     }
@@ -315,12 +302,12 @@ impl Service {
         match event {
             BusEvent::Up => {
                 tracing::info!("connected again");
-                self.link = Link::Up;
+                self.voice.link = Link::Up;
                 self.repeat_state().await;
             }
             BusEvent::Down => {
                 tracing::warn!("connection lost");
-                self.link = Link::Down;
+                self.voice.link = Link::Down;
             }
             // The server's configuration may be put right without this listener: it goes on with what it may do.
             BusEvent::Refused(violation) => {
@@ -328,19 +315,6 @@ impl Service {
             }
             BusEvent::SlowConsumer => tracing::error!("too many messages at once: some are lost"),
             BusEvent::Error(error) => tracing::warn!("{error}"),
-        }
-    }
-
-    async fn say(&self, to: &ReplySubject, response: &Response) {
-        self.publish(to, response.to_bytes(self.client.max_payload())).await;
-    }
-
-    async fn publish(&self, to: &ReplySubject, bytes: Vec<u8>) {
-        if self.link == Link::Down {
-            return;
-        }
-        if let Err(error) = self.client.publish(to.to_string(), bytes.into()).await {
-            tracing::error!("cannot answer to {to}: {error}");
         }
     }
 
@@ -354,9 +328,7 @@ impl Service {
         if let Some(current) = self.ledger.current() {
             tracing::info!(key = current.spec.key, "the run goes on without this listener");
         }
-        if self.link == Link::Up {
-            tokio::time::timeout(LAST_WORDS, self.client.flush()).await.ok();
-        }
+        self.voice.flush().await;
         tracing::info!("stopped");
     }
 }

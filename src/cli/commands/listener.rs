@@ -14,7 +14,7 @@ use crate::cli::connection::Connection;
 use crate::cli::exit::{CommandError, CommandResult, Exit};
 use crate::cli::log::Log;
 use crate::cli::runtime;
-use crate::listener::{self, Config, deploy_subjects};
+use crate::listener::{self, Config, Limits, deploy_subjects};
 use crate::protocol::subject::DISCOVER;
 use crate::protocol::{FlakeUrl, HostName, Role, Subject, SubjectError, SubjectTemplate, Tier};
 
@@ -128,8 +128,7 @@ impl Listener {
             flake: self.flake_url,
             deploy_subjects,
             discover_subject: self.discover_subject,
-            timeout: Duration::from_secs(self.timeout),
-            grace: self.grace,
+            limits: Limits { timeout: Duration::from_secs(self.timeout), grace: self.grace },
             heartbeat: self.heartbeat,
             state_dir: state_dir.unwrap_or_else(|| "/var/lib/homelab-deploy".into()),
             supervisor: THIS_PROGRAM.into(),
@@ -191,7 +190,7 @@ mod tests {
     #[test]
     fn the_defaults_are_the_predecessors() {
         let config = config(&[]).unwrap();
-        assert_eq!(config.timeout, Duration::from_mins(10));
+        assert_eq!(config.limits.timeout, Duration::from_mins(10));
         assert_eq!(config.discover_subject.as_str(), "deploy.discover");
         assert_eq!(config.state_dir, PathBuf::from("/var/lib/homelab-deploy"));
         assert_eq!(subjects(&[]), ["deploy.prod.ns1", "deploy.prod.all"]);

@@ -1,0 +1,85 @@
+use super::*;
+
+/// A run of this key that nobody waits for.
+pub(in crate::listener) fn spec(key: &str, argv: &[&str]) -> Spec {
+    Spec {
+        key: key.to_owned(),
+        id: key.parse().ok(),
+        reply_to: "deploy.responses.r".parse().unwrap(),
+        action: Action::Switch,
+        revision: "main".parse().unwrap(),
+        operator: Some("ops@desk".to_owned()),
+        accepted_at: "2026-11-23T10:00:00Z".parse().unwrap(),
+        argv: argv.iter().map(|&argument| argument.to_owned()).collect(),
+        timeout_ms: 10_000,
+        grace_ms: 1_000,
+    }
+}
+
+#[test]
+fn a_run_is_locked_from_the_moment_it_exists() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = RunDir::new(folder.path().join("runs/a"));
+    let lock = dir.create(&spec("a", &["x"])).unwrap();
+    assert!(File::open(dir.lock_file()).unwrap().try_lock().is_err());
+    drop(lock);
+    assert!(File::open(dir.lock_file()).unwrap().try_lock().is_ok());
+    assert_eq!(dir.spec().unwrap(), spec("a", &["x"]));
+    assert_eq!(dir.result(), None);
+    assert!(dir.final_response().unwrap().is_none());
+}
+
+#[test]
+fn the_tail_reaches_back_into_what_was_set_aside() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = RunDir::new(folder.path().to_owned());
+    let (current, previous) = dir.output_files();
+    assert_eq!(dir.output_tail(), "");
+    fs::write(previous, format!("{}before\n", "x".repeat(200_000))).unwrap();
+    fs::write(&current, "after\n").unwrap();
+    let tail = dir.output_tail();
+    assert!(tail.ends_with("xbefore\nafter\n"));
+    assert_eq!(tail.len() as u64, TAIL_BYTES);
+    fs::write(current, "y".repeat(200_000)).unwrap();
+    assert_eq!(dir.output_tail().len() as u64, TAIL_BYTES);
+}
+
+#[test]
+fn nothing_of_an_earlier_run_is_taken_for_this_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = RunDir::new(folder.path().join("run"));
+    drop(dir.create(&spec("a", &[])).unwrap());
+    let now = Timestamp::UNIX_EPOCH;
+    let (generation, system) = (None, None);
+    let result =
+        RunResult { end: End::Exited(0), phase: Phase::Activate, started_at: now, ended_at: now, generation, system };
+    dir.write_result(&result).unwrap();
+    fs::write(dir.output_files().0, "old").unwrap();
+    dir.write_phase(Phase::Activate).unwrap();
+    dir.write_final(&Response::new("ns1".parse().unwrap(), crate::protocol::Status::Completed, "")).unwrap();
+
+    let _lock = dir.create(&spec("a", &[])).unwrap();
+    assert_eq!((dir.result(), dir.phase(), dir.output_tail().as_str()), (None, Phase::Build, ""));
+    assert_eq!(dir.final_response().unwrap(), None);
+    assert!(dir.create(&spec("a", &[])).is_err(), "a run that goes on is not begun again");
+}
+
+#[test]
+fn the_operator_is_shown_without_anything_that_steers_a_terminal() {
+    let json =
+        r#"{"action":"switch","revision":"main","reply_to":"deploy.responses.x","operator":"\u001b[2Jroot\n@desk"}"#;
+    let limits = Limits { timeout: Duration::from_mins(10), grace: Duration::from_secs(10) };
+    let request = Request::parse(json.as_bytes()).unwrap();
+    let spec = Spec::new(request, Vec::new(), limits, Timestamp::UNIX_EPOCH);
+    assert_eq!(spec.holder().operator.as_deref(), Some("root@desk"));
+    assert_eq!((spec.timeout_ms, spec.grace_ms), (600_000, 10_000));
+}
+
+#[test]
+fn a_spoilt_final_is_an_error_and_a_missing_one_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = RunDir::new(folder.path().to_owned());
+    assert!(dir.final_response().unwrap().is_none());
+    fs::write(folder.path().join("final.json"), "{\"host").unwrap();
+    assert!(dir.final_response().is_err());
+}
