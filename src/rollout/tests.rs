@@ -5,6 +5,7 @@ mod fixture;
 mod host_invariants;
 mod invariants;
 mod ledger;
+mod network;
 mod properties;
 mod sim;
 mod transcript;

@@ -7,9 +7,10 @@ use proptest::sample::{Index, select};
 use super::fixture::secs;
 use super::invariants::broken;
 use super::ledger::Ledger;
+use super::network::{Reply, Said, Script};
 use super::sim::Log;
 use super::transcript::transcript;
-use super::world::{Climate, Reply, Said, Script, World, world};
+use super::world::{Climate, World, world};
 use crate::protocol::Status;
 use crate::rollout::{Cause, Outcome, WaveVerdict};
 

@@ -1,0 +1,200 @@
+//! Hosts and the way to them, which drops, repeats, reorders, delays, is silent and lies.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::time::Duration;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use super::fixture::{name, secs};
+use super::sim::Agenda;
+use crate::protocol::{ErrorCode, HostName, Phase, RequestId, Response, Status};
+use crate::rollout::{Connection, Input, Interrupt};
+
+/// What comes back for one request.
+#[derive(Debug, Clone)]
+pub(super) struct Script {
+    /// Whether the request does not get through; the host takes it when it is asked again.
+    pub(super) is_lost: bool,
+    /// Whether the listener names the request in its answers.
+    pub(super) names_id: bool,
+    pub(super) replies: Vec<Reply>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Reply {
+    /// How long after the request.
+    pub(super) after: Duration,
+    pub(super) said: Said,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Said {
+    /// The host's own answer.
+    Status(Status),
+    /// The host is at another request.
+    Busy,
+    /// The server says that nobody is subscribed.
+    Nobody,
+    /// Another host answers in its place.
+    Forged(Status),
+}
+
+/// The hosts and the way to them.
+pub(super) struct Network<'a> {
+    hosts: Vec<&'a HostName>,
+    /// What each host says to its first request, its second and so on; the last of them to all that follow.
+    scripts: &'a [Vec<Script>],
+    /// How many requests each host was sent.
+    sent: Vec<usize>,
+    /// The requests that got through: when, and what is said to them.
+    taken: BTreeMap<(usize, RequestId), (Duration, &'a Script)>,
+}
+
+impl<'a> Network<'a> {
+    pub(super) fn new(hosts: Vec<&'a HostName>, scripts: &'a [Vec<Script>]) -> Self {
+        let sent = vec![0; hosts.len()];
+        Self { hosts, scripts, sent, taken: BTreeMap::new() }
+    }
+
+    /// A host is sent a request.
+    pub(super) fn sent(&mut self, now: Duration, host: usize, request: &RequestId, agenda: &mut Agenda) {
+        self.sent[host] += 1;
+        if !self.script(host).is_lost {
+            self.play(now, host, request, agenda);
+        }
+    }
+
+    /// A host that knows the request says how far it is; one that does not takes it for new.
+    pub(super) fn asked(&mut self, now: Duration, host: usize, request: &RequestId, agenda: &mut Agenda) {
+        match self.taken.get(&(host, request.clone())) {
+            Some(&(since, script)) => {
+                let so_far = script.replies.iter().filter(|reply| since + reply.after <= now);
+                if let Some(reply) = so_far.max_by_key(|reply| reply.after) {
+                    agenda.over_the_bus(now, self.input(host, request, script, reply.said));
+                }
+            }
+            None => self.play(now, host, request, agenda),
+        }
+    }
+
+    fn play(&mut self, now: Duration, host: usize, request: &RequestId, agenda: &mut Agenda) {
+        let script = self.script(host);
+        self.taken.insert((host, request.clone()), (now, script));
+        for reply in &script.replies {
+            agenda.over_the_bus(now + reply.after, self.input(host, request, script, reply.said));
+        }
+    }
+
+    fn script(&self, host: usize) -> &'a Script {
+        let scripts = &self.scripts[host];
+        &scripts[self.sent[host].saturating_sub(1).min(scripts.len() - 1)]
+    }
+
+    fn input(&self, index: usize, request: &RequestId, script: &Script, said: Said) -> Input {
+        let host = self.hosts[index].clone();
+        let (speaker, status, error) = match said {
+            Said::Status(status) => (host, status, None),
+            Said::Busy => (host, Status::Rejected, Some(ErrorCode::AlreadyRunning)),
+            Said::Nobody => return Input::NoResponders { request: request.clone() },
+            Said::Forged(status) => (self.another_than(index), status, None),
+        };
+        let phase = (status == Status::Started).then_some(Phase::Build);
+        let id = script.names_id.then(|| request.clone());
+        let response = Response { error, id, phase, ..Response::new(speaker, status, "") };
+        Input::Response { request: request.clone(), response: Box::new(response) }
+    }
+
+    fn another_than(&self, index: usize) -> HostName {
+        match self.hosts.as_slice() {
+            [_] => name("stranger"),
+            hosts => hosts[(index + 1) % hosts.len()].clone(),
+        }
+    }
+}
+
+// -- strategies
+
+pub(super) fn seconds(range: Range<u64>) -> impl Strategy<Value = Duration> {
+    range.prop_map(secs)
+}
+
+/// `some` of a hundred values are drawn from the first, the rest from the second.
+pub(super) fn mostly<T: std::fmt::Debug>(
+    some: u32,
+    first: impl Strategy<Value = T> + 'static,
+    second: impl Strategy<Value = T> + 'static,
+) -> impl Strategy<Value = T> {
+    prop_oneof![some => first, 100 - some => second]
+}
+
+fn status() -> impl Strategy<Value = Status> {
+    select(vec![Status::Accepted, Status::Started, Status::Rejected, Status::Completed, Status::Failed])
+}
+
+fn said() -> impl Strategy<Value = Said> {
+    prop_oneof![
+        4 => status().prop_map(Said::Status),
+        1 => Just(Said::Busy),
+        1 => Just(Said::Nobody),
+        2 => status().prop_map(Said::Forged),
+    ]
+}
+
+fn reply() -> impl Strategy<Value = Reply> {
+    (seconds(0..22), said()).prop_map(|(after, said)| Reply { after, said })
+}
+
+/// A listener as it should be: accepted, started, and how it ended.
+fn orderly(end: Status) -> impl Strategy<Value = Vec<Reply>> {
+    (seconds(0..3), seconds(0..2), seconds(0..5)).prop_map(move |(accepted, started, ended)| {
+        let times = [accepted, accepted + started, accepted + started + ended];
+        let statuses = [Status::Accepted, Status::Started, end].map(Said::Status);
+        times.into_iter().zip(statuses).map(|(after, said)| Reply { after, said }).collect()
+    })
+}
+
+fn one(said: Said) -> impl Strategy<Value = Vec<Reply>> {
+    seconds(0..4).prop_map(move |after| vec![Reply { after, said }])
+}
+
+fn trouble() -> impl Strategy<Value = Vec<Reply>> {
+    prop_oneof![
+        3 => orderly(Status::Failed),
+        2 => one(Said::Status(Status::Rejected)),
+        3 => one(Said::Busy),
+        2 => one(Said::Nobody),
+        2 => one(Said::Status(Status::Accepted)),
+        2 => Just(Vec::new()),
+        2 => vec(reply(), 1..6),
+    ]
+}
+
+pub(super) fn script(reliability: u32) -> impl Strategy<Value = Script> {
+    let replies = mostly(reliability, orderly(Status::Completed), trouble());
+    let extra = mostly(reliability, Just(Vec::new()), vec(reply(), 1..3));
+    let is_lost = mostly(90, Just(false), any::<bool>());
+    (replies, extra, is_lost, any::<bool>()).prop_map(|(mut replies, extra, is_lost, names_id)| {
+        replies.extend(extra);
+        Script { is_lost, names_id, replies }
+    })
+}
+
+pub(super) fn scripts(hosts: usize) -> impl Strategy<Value = Vec<Vec<Script>>> {
+    select(vec![50, 80, 95]).prop_flat_map(move |reliability| vec(vec(script(reliability), 1..3), hosts))
+}
+
+pub(super) fn connection() -> impl Strategy<Value = Vec<(Duration, Connection)>> {
+    vec((seconds(0..60), select(vec![Connection::Down, Connection::Up])), 1..7)
+}
+
+pub(super) fn losses() -> impl Strategy<Value = Vec<Range<Duration>>> {
+    vec((seconds(0..40), seconds(0..6)).prop_map(|(at, length)| at..at + length), 0..3)
+}
+
+pub(super) fn interrupts() -> impl Strategy<Value = Vec<(Duration, Interrupt)>> {
+    let how = prop_oneof![3 => Just(Interrupt::Drain), 1 => Just(Interrupt::Abort)];
+    vec((seconds(0..40), how), 1..3)
+}
