@@ -15,7 +15,7 @@ use crate::protocol::Status;
 use crate::rollout::{Cause, Outcome, WaveVerdict};
 
 /// This many rollouts, and no file with those that failed: what one of them found becomes a transcript.
-fn rollouts(cases: u32) -> ProptestConfig {
+pub(super) fn rollouts(cases: u32) -> ProptestConfig {
     ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
 }
 
