@@ -85,10 +85,7 @@ impl Roster {
             return Some(usual);
         }
         let by_name = host.deploy_subjects.iter().filter(|subject| **subject == usual);
-        by_name
-            .chain(&host.deploy_subjects)
-            .find(|subject| self.is_own(subject))
-            .cloned()
+        by_name.chain(&host.deploy_subjects).find(|subject| self.is_own(subject)).cloned()
     }
 
     fn is_own(&self, subject: &Subject) -> bool {

@@ -211,9 +211,7 @@ proptest! {
 
 #[test]
 fn ten_thousand_hosts_are_no_work() {
-    let reports: Vec<_> = (0..10_000)
-        .map(|n| host(&format!("{}.h{n}/r{}", Tier::ALL[n % 2], n % 100)))
-        .collect();
+    let reports: Vec<_> = (0..10_000).map(|n| host(&format!("{}.h{n}/r{}", Tier::ALL[n % 2], n % 100))).collect();
     let named: Vec<_> = (0..10_000).step_by(2).map(|n| format!("test.h{n}")).collect();
     let text = format!(
         "[[wave]]\ntargets = {named:?}\n[[wave]]\ntargets = 'prod.all'\nexclude = 'prod.role.r1'\n[[wave]]\nname = 'last'\ntargets = 'prod.all'"
