@@ -111,6 +111,7 @@ impl<'a> Page<'a> {
         use Symbol::{Bad, Good, UnderWay, Waits, Warning};
         match &event.kind {
             EventKind::Begun(_) => Some(self.begun()),
+            EventKind::Resumed => Some(self.resumed()),
             EventKind::AwaitingConfirmation { wave } => self.wave(Waits, *wave, "asks first"),
             EventKind::WaveStarted { wave } => self.wave_started(*wave),
             EventKind::Joined { host } => Some(self.host(UnderWay, host, "sent", None, "")),
@@ -169,6 +170,16 @@ impl<'a> Page<'a> {
             }
         };
         self.line(Symbol::UnderWay, &what)
+    }
+
+    fn resumed(&self) -> String {
+        let counts = self.summary.counts();
+        let at_it = if counts.in_flight > 0 { format!(", {} may be at it", counts.in_flight) } else { String::new() };
+        let left = format!("{} of {} completed before{at_it}", counts.completed, count(counts.total(), "host"));
+        self.line(
+            Symbol::UnderWay,
+            &format!("Rollout {} {} resumes: {left}", self.rollout.name(), self.rollout.id.short()),
+        )
     }
 
     // -- waves, of which a deployment without a plan says nothing

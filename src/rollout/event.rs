@@ -25,6 +25,8 @@ pub struct Event {
 pub enum EventKind {
     /// The rollout begins; all that follows is about what is settled here.
     Begun(Box<Rollout>),
+    /// The rollout is taken up again where it was left. What is not completed and not in flight is to be done anew.
+    Resumed,
     /// A host turned out to be reached by the subject of a deployment that has no plan.
     Joined {
         /// The host.

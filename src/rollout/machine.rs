@@ -17,6 +17,7 @@ use jiff::Timestamp;
 
 use super::event::{Connection, Event, EventKind, HostOutcome, Interrupt, Outcome, Rollout, SkipCause};
 use super::host::{Flight, Patience};
+use super::summary::{HostState, HostView, Summary};
 use super::{Effect, Executor, Input};
 use crate::plan::{FrozenHost, FrozenWave};
 use crate::protocol::{RequestId, Response};
@@ -39,6 +40,8 @@ pub struct Machine {
     /// When something is to be done about a host of the current wave.
     timers: BTreeSet<(Duration, usize)>,
     wave: usize,
+    /// Whether the current wave had begun before the rollout was resumed, and so was confirmed if it had to be.
+    begun: bool,
     stage: Stage,
     tally: Tally,
     interrupt: Option<Interrupt>,
@@ -53,7 +56,8 @@ struct Host {
     request: Option<RequestId>,
     knows_ids: bool,
     attempts: u32,
-    rejections: u32,
+    /// How many of its ids it has been sent requests under that are of no use any more.
+    spent_ids: u32,
     anomalies: u8,
 }
 
@@ -108,20 +112,47 @@ enum Link {
 impl Machine {
     /// A rollout that begins now; `epoch` is the wall-clock time of that, to which every `now` is relative.
     pub fn new(rollout: Arc<Rollout>, epoch: Timestamp) -> Self {
-        let mut ranges = Vec::with_capacity(rollout.plan.waves.len());
-        let mut hosts = Vec::with_capacity(rollout.plan.hosts().count());
-        for wave in &rollout.plan.waves {
-            let start = hosts.len();
-            hosts.extend(wave.hosts.iter().map(Host::new));
-            ranges.push(start..hosts.len());
+        let hosts = rollout.plan.hosts().map(Host::new).collect();
+        let mut machine = Self::assemble(rollout, epoch, hosts);
+        machine.report(Duration::ZERO, EventKind::Begun(Box::new(Rollout::clone(&machine.rollout))));
+        machine.advance(Duration::ZERO);
+        machine
+    }
+
+    /// Takes up a rollout where its record ends. Completed hosts are never asked again; those that may be at it are
+    /// asked for their state under the id that they know; all others are as if they had not been asked.
+    pub fn resume(rollout: Arc<Rollout>, recorded: &Summary, epoch: Timestamp) -> Self {
+        let now = Duration::ZERO;
+        let hosts = rollout.plan.hosts().zip(&recorded.hosts);
+        let hosts = hosts.map(|(frozen, view)| Host::taken_up(frozen, view)).collect();
+        let mut machine = Self::assemble(rollout, epoch, hosts);
+        machine.wave = recorded.waves.iter().take_while(|wave| wave.succeeded()).count();
+        machine.begun = recorded.waves.get(machine.wave).is_some_and(|wave| wave.began_at.is_some());
+        machine.report(now, EventKind::Resumed);
+        for (index, view) in recorded.hosts.iter().enumerate() {
+            if let (true, Some(request)) = (view.state.is_in_flight(), &view.request) {
+                machine.ask_again(now, index, request.clone());
+            }
         }
-        let mut machine = Self {
+        machine.advance(now);
+        machine
+    }
+
+    fn assemble(rollout: Arc<Rollout>, epoch: Timestamp, hosts: Vec<Host>) -> Self {
+        let mut start = 0;
+        let ranges = rollout.plan.waves.iter().map(|wave| {
+            let range = start..start + wave.hosts.len();
+            start = range.end;
+            range
+        });
+        Self {
             epoch,
             hosts,
-            ranges,
+            ranges: ranges.collect(),
             by_request: BTreeMap::new(),
             timers: BTreeSet::new(),
             wave: 0,
+            begun: false,
             stage: Stage::Entering,
             tally: Tally::default(),
             interrupt: None,
@@ -129,10 +160,7 @@ impl Machine {
             effects: VecDeque::new(),
             outcome: None,
             rollout,
-        };
-        machine.report(Duration::ZERO, EventKind::Begun(Box::new(Rollout::clone(&machine.rollout))));
-        machine.advance(Duration::ZERO);
-        machine
+        }
     }
 
     fn report(&mut self, now: Duration, kind: EventKind) {
@@ -254,8 +282,15 @@ impl Host {
             request: None,
             knows_ids: frozen.knows_ids,
             attempts: 0,
-            rejections: 0,
+            spent_ids: 0,
             anomalies: 0,
         }
+    }
+
+    /// The host as a record left it, as far as it is not in flight.
+    fn taken_up(frozen: &FrozenHost, view: &HostView) -> Self {
+        let completed = view.state == HostState::Final(HostOutcome::Completed);
+        let state = if completed { State::Final(HostOutcome::Completed) } else { State::Pending };
+        Self { state, spent_ids: view.spent_ids, ..Self::new(frozen) }
     }
 }

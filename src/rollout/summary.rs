@@ -70,8 +70,10 @@ pub struct HostView {
     pub state: HostState,
     /// The request that it was sent last.
     pub request: Option<RequestId>,
-    /// How many requests it was sent.
+    /// How many requests it was sent, since the rollout began or was resumed.
     pub attempts: u32,
+    /// How many of its ids have come to an end that the host would only repeat: what is done anew needs another one.
+    pub spent_ids: u32,
     /// When it was sent the first.
     pub sent_at: Option<Timestamp>,
     /// When it became final.
@@ -132,6 +134,7 @@ impl Summary {
     pub fn apply(&mut self, event: &Event) {
         match &event.kind {
             EventKind::Begun(rollout) => self.begin(event.at, rollout),
+            EventKind::Resumed => self.resume(),
             EventKind::Joined { host } => self.join(host),
             EventKind::AwaitingConfirmation { wave } => self.wave_is(*wave, WaveState::AwaitingConfirmation),
             EventKind::WaveStarted { wave } => {
@@ -150,13 +153,17 @@ impl Summary {
             }
             EventKind::Accepted { host } => self.host_is(host, HostState::Accepted),
             EventKind::Started { host, phase } => self.host_is(host, HostState::Started(*phase)),
-            EventKind::Retrying { host, .. } => self.host_is(host, HostState::Waiting),
+            EventKind::Retrying { host, outcome, .. } => {
+                self.host_is(host, HostState::Waiting);
+                self.spend_id(host, *outcome);
+            }
             EventKind::Final { host, outcome, response } => {
                 if let Some(view) = self.host_mut(host) {
                     view.state = HostState::Final(*outcome);
                     view.ended_at = Some(event.at);
                     view.response.clone_from(response);
                 }
+                self.spend_id(host, *outcome);
             }
             EventKind::Draining { wave, .. } => self.wave_is(*wave, WaveState::Draining),
             EventKind::Baking { wave, .. } => self.wave_is(*wave, WaveState::Baking),
@@ -211,11 +218,39 @@ impl Summary {
             state: HostState::Pending,
             request: None,
             attempts: 0,
+            spent_ids: 0,
             sent_at: None,
             ended_at: None,
             before,
             response: None,
         });
+    }
+
+    /// What is not completed and not in flight is to be done anew.
+    fn resume(&mut self) {
+        self.outcome = None;
+        self.ended_at = None;
+        self.interrupt = None;
+        for wave in self.waves.iter_mut().filter(|wave| !wave.succeeded()) {
+            wave.state = WaveState::Pending;
+            wave.ended_at = None;
+        }
+        let undone =
+            |host: &&mut HostView| !host.state.is_in_flight() && host.state != HostState::Final(HostOutcome::Completed);
+        for host in self.hosts.iter_mut().filter(undone) {
+            host.state = HostState::Pending;
+            host.attempts = 0;
+            host.sent_at = None;
+            host.ended_at = None;
+            host.response = None;
+        }
+    }
+
+    /// A host that rejected or failed a request will say so again. One that was given up may still complete it.
+    fn spend_id(&mut self, name: &HostName, outcome: HostOutcome) {
+        if let (HostOutcome::Rejected | HostOutcome::Failed, Some(view)) = (outcome, self.host_mut(name)) {
+            view.spent_ids += 1;
+        }
     }
 
     /// A host that became known after the one request for all had been sent.
@@ -247,6 +282,20 @@ impl Summary {
         if let Some(view) = self.wave_mut(wave) {
             view.state = state;
         }
+    }
+}
+
+impl WaveView {
+    /// Whether it is over and its hosts are as they should be.
+    pub fn succeeded(&self) -> bool {
+        self.state == WaveState::Ended(WaveVerdict::Succeeded)
+    }
+}
+
+impl HostState {
+    /// Whether the host was asked and may be at it.
+    pub const fn is_in_flight(self) -> bool {
+        matches!(self, Self::Dispatched | Self::Accepted | Self::Started(_))
     }
 }
 

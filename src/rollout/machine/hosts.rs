@@ -14,7 +14,7 @@ impl Machine {
         let patience = self.patience();
         let ids = self.rollout.ids;
         let state = self.host_mut(index);
-        let request = ids.id(&host, state.rejections + 1);
+        let request = ids.id(&host, state.spent_ids + 1);
         let flight = Flight::new(now, patience);
         let due = flight.due();
         state.state = State::InFlight(flight);
@@ -42,6 +42,20 @@ impl Machine {
             wave: Some(wave.name.clone()),
         };
         Dispatch { subject: self.frozen(index).subject.clone(), request }
+    }
+
+    /// Asks a host that may be at it since before the rollout was resumed: one that never heard of the request takes it
+    /// now, and one that did says how far it is.
+    pub(super) fn ask_again(&mut self, now: Duration, index: usize, request: RequestId) {
+        let flight = Flight::new(now, self.patience());
+        self.timers.insert((flight.due(), index));
+        self.by_request.insert(request.clone(), index);
+        let dispatch = self.dispatch(now, index, request.clone());
+        self.effects.push_back(Effect::AskState(dispatch));
+        let host = self.host_mut(index);
+        host.state = State::InFlight(flight);
+        host.request = Some(request);
+        host.attempts = 1;
     }
 
     /// Asks a host in flight how far it is, if its listener takes that for a question and not for a new order.
@@ -117,7 +131,7 @@ impl Machine {
         }
         let delay = self.wave().limits.retry_delay;
         let host = self.host_mut(index);
-        host.rejections += u32::from(outcome == HostOutcome::Rejected);
+        host.spent_ids += u32::from(outcome == HostOutcome::Rejected);
         host.state = State::Waiting { until: now + delay, outcome, response };
         self.timers.insert((now + delay, index));
         let host = self.frozen(index).hostname.clone();

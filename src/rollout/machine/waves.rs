@@ -34,8 +34,13 @@ impl Machine {
         if self.interrupt.is_some() {
             return self.stop(now, SkipCause::Interrupt, Outcome::Interrupted);
         }
-        self.tally = Tally { next: range.start, last_final_at: now, ..Tally::default() };
-        if self.wave().limits.confirm {
+        // Only a wave that was begun before the rollout was resumed has hosts that are not pending.
+        let states = || range.clone().map(|index| &self.host(index).state);
+        let completed = states().filter(|state| matches!(state, State::Final(_))).count();
+        let in_flight = states().filter(|state| matches!(state, State::InFlight(_))).count();
+        self.tally = Tally { next: range.start, last_final_at: now, completed, in_flight, ..Tally::default() };
+        let begun = std::mem::take(&mut self.begun);
+        if self.wave().limits.confirm && !begun {
             self.stage = Stage::Confirming;
             self.report(now, EventKind::AwaitingConfirmation { wave: WaveIndex(self.wave) });
             self.effects.push_back(Effect::Ask(WaveIndex(self.wave)));
@@ -50,12 +55,14 @@ impl Machine {
     }
 
     fn run_wave(&mut self, now: Duration) -> bool {
-        while self.may_send() && self.tally.in_flight < self.wave().limits.max_parallel {
+        while self.tally.in_flight < self.wave().limits.max_parallel
+            && let Some(index) = self.next_to_send()
+        {
             self.tally.in_flight += 1;
-            self.send(now, self.tally.next);
-            self.tally.next += 1;
+            self.tally.next = index + 1;
+            self.send(now, index);
         }
-        let waits_for_bus = self.tally.next < self.range().end && !self.sends_no_more();
+        let waits_for_bus = !self.sends_no_more() && self.next_pending().is_some();
         if self.tally.in_flight > 0 || waits_for_bus {
             return false;
         }
@@ -63,9 +70,14 @@ impl Machine {
         true
     }
 
-    /// Whether the next host of the wave may be sent its request as far as it depends on all but the window.
-    fn may_send(&self) -> bool {
-        self.tally.next < self.range().end && !self.sends_no_more() && matches!(self.link, Link::Up { .. })
+    /// The next host of the wave to be sent its request, as far as it depends on all but the window.
+    fn next_to_send(&self) -> Option<usize> {
+        let may_send = !self.sends_no_more() && matches!(self.link, Link::Up { .. });
+        self.next_pending().filter(|_| may_send)
+    }
+
+    fn next_pending(&self) -> Option<usize> {
+        (self.tally.next..self.range().end).find(|&index| matches!(self.host(index).state, State::Pending))
     }
 
     pub(super) fn sends_no_more(&self) -> bool {

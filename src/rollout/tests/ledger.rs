@@ -211,6 +211,7 @@ impl<'a> Ledger<'a> {
             EventKind::Final { host, outcome, .. } => self.host_mut(host).outcome = Some((at, *outcome)),
             EventKind::Ended { outcome } => self.outcome = Some(*outcome),
             EventKind::Begun(_)
+            | EventKind::Resumed
             | EventKind::Joined { .. }
             | EventKind::AwaitingConfirmation { .. }
             | EventKind::Accepted { .. }

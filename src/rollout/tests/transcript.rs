@@ -84,6 +84,7 @@ fn published(dispatch: &Dispatch, names: &mut Names) -> String {
 fn reported(event: &EventKind, names: &mut Names) -> String {
     match event {
         EventKind::Begun(rollout) => format!("{} begins", rollout.name()),
+        EventKind::Resumed => "resumed".to_owned(),
         EventKind::Joined { host } => format!("{host} joined"),
         EventKind::AwaitingConfirmation { wave } => format!("wave {wave} awaits confirmation"),
         EventKind::WaveStarted { wave } => format!("wave {wave} started"),
