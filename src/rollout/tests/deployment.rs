@@ -107,6 +107,8 @@ fn all() -> Subject {
 #[derive(Debug, Default)]
 struct Seen {
     joined: bool,
+    /// Whether it answered the roll call.
+    is_present: bool,
     /// What it said while it was expected to.
     said: Vec<Response>,
     outcome: Option<HostOutcome>,
@@ -125,6 +127,9 @@ struct Onlooker {
     publishes: usize,
     announced: bool,
     down_since: Option<Duration>,
+    /// How long nobody could be heard, and since when everybody could.
+    deaf_for: Duration,
+    heard_since: Duration,
     roll_is_over: bool,
     interrupt: Option<Interrupt>,
     outcome: Option<Outcome>,
@@ -196,7 +201,10 @@ impl Onlooker {
         let bus_lost = self.down_since.is_some_and(|since| since + timeout <= at);
         match event {
             EventKind::Joined { host } => {
-                vec![("a host joins once", self.hosts.get(host).is_none_or(|seen| !seen.joined))]
+                let seen = self.hosts.get(host);
+                let is_known = deployment.is_named || seen.is_some();
+                let is_new = seen.is_none_or(|seen| !seen.joined);
+                vec![("a host joins because it was heard", is_known), ("a host joins once", is_new)]
             }
             EventKind::Final { host, outcome, .. } => {
                 let seen = &self.hosts[host];
@@ -204,8 +212,11 @@ impl Onlooker {
                     HostOutcome::Completed | HostOutcome::Failed | HostOutcome::Rejected => {
                         seen.first_final() == Some(*outcome)
                     }
-                    HostOutcome::Unreachable => seen.said.is_empty() && (self.roll_is_over || at >= accept),
-                    HostOutcome::TimedOut => bus_lost || (!seen.said.is_empty() && at >= timeout),
+                    HostOutcome::Unreachable => {
+                        let is_gone = self.roll_is_over && !seen.is_present;
+                        seen.said.is_empty() && (is_gone || at >= self.heard_since + accept)
+                    }
+                    HostOutcome::TimedOut => bus_lost || (!seen.said.is_empty() && at >= self.deaf_for + timeout),
                     HostOutcome::Skipped(_) => false,
                 };
                 vec![("an outcome is what the host said", is_true), ("there is one final", seen.outcome.is_none())]
@@ -242,10 +253,15 @@ impl Onlooker {
                 }
             }
             Entry::Told(Input::Present(report)) if report.deploy_subjects.contains(&deployment.subject()) => {
-                self.hosts.entry(report.hostname.clone()).or_default();
+                self.hosts.entry(report.hostname.clone()).or_default().is_present = true;
             }
             Entry::Told(Input::Connection(Connection::Down)) => _ = self.down_since.get_or_insert(at),
-            Entry::Told(Input::Connection(Connection::Up)) => self.down_since = None,
+            Entry::Told(Input::Connection(Connection::Up)) => {
+                if let Some(since) = self.down_since.take() {
+                    self.deaf_for += at.saturating_sub(since);
+                    self.heard_since = at;
+                }
+            }
             Entry::Told(Input::RollCallOver) => self.roll_is_over |= self.down_since.is_none(),
             Entry::Told(Input::Interrupt(how)) => self.interrupt = self.interrupt.max(Some(*how)),
             Entry::Did(Effect::Send(_)) => self.publishes += 1,

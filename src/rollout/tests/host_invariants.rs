@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::invariants::{limits_of, settled};
+use super::invariants::limits_of;
 use super::ledger::{Ledger, Seen, is_busy};
 use super::sim::Entry;
 use crate::protocol::Status;
@@ -93,15 +93,15 @@ fn outcome_of(status: Status) -> Option<HostOutcome> {
 
 /// A host is unreachable when it never answered and timed out when it did, neither too soon nor too late.
 pub(super) fn silence(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
-    let given_up_rightly = match settled(ledger, entry) {
+    let given_up_rightly = match given_up(ledger, entry) {
         Some((seen, HostOutcome::Unreachable)) => {
-            let waited = seen.last_sent_at() + limits_of(ledger, seen).accept_timeout <= at;
-            seen.said.is_empty() && (waited || seen.nobody)
+            let waited = seen.heard_since + limits_of(ledger, seen).accept_timeout <= at;
+            seen.said.is_empty() && (waited || seen.nobody || seen.waiting_since.is_some())
         }
         Some((seen, HostOutcome::TimedOut)) => {
             let timeout = limits_of(ledger, seen).timeout;
             let bus_was_lost = ledger.down_since.is_some_and(|since| since + timeout <= at);
-            bus_was_lost || (!seen.said.is_empty() && seen.last_sent_at() + timeout <= at)
+            bus_was_lost || (!seen.said.is_empty() && seen.last_sent_at() + seen.deaf_for + timeout <= at)
         }
         _ => true,
     };
@@ -115,6 +115,19 @@ pub(super) fn silence(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
     };
     let in_time = || !ledger.hosts.iter().filter(|seen| seen.is_open()).any(|seen| waits_for_ever(&seen));
     given_up_rightly && (!is_input || ledger.was_disturbed || in_time())
+}
+
+/// The host that is given up now, for good or until it is asked again.
+fn given_up<'a, 'b>(ledger: &'b Ledger<'a>, entry: &Entry) -> Option<(&'b Seen<'a>, HostOutcome)> {
+    match entry {
+        Entry::Did(Effect::Report(event)) => match &event.kind {
+            EventKind::Final { host, outcome, .. } | EventKind::Retrying { host, outcome, .. } => {
+                Some((ledger.host(host), *outcome))
+            }
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 /// Once the bus is back, or answers were lost, every host in flight that understands it is asked how far it is.

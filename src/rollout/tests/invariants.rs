@@ -276,8 +276,28 @@ fn fold(ledger: &Ledger, summary: &Summary) -> bool {
         WaveState::Ended(verdict) => course.verdict.as_ref() == Some(verdict),
         _ => course.verdict.is_none(),
     });
-    let sizes = summary.counts().total() == ledger.hosts.len() && summary.waves.len() == ledger.waves.len();
-    hosts && waves && sizes && summary.outcome == ledger.outcome && summary.interrupt <= ledger.interrupt
+    let sizes = summary.hosts.len() == ledger.hosts.len() && summary.waves.len() == ledger.waves.len();
+    hosts
+        && waves
+        && sizes
+        && sums(ledger, summary)
+        && summary.outcome == ledger.outcome
+        && summary.interrupt <= ledger.interrupt
+}
+
+/// The sums of the recap are those of the outcomes, and together they are all hosts.
+fn sums(ledger: &Ledger, summary: &Summary) -> bool {
+    let counts = summary.counts();
+    let count = |wanted: fn(&HostOutcome) -> bool| {
+        ledger.hosts.iter().filter_map(|seen| seen.outcome).filter(|(_, outcome)| wanted(outcome)).count()
+    };
+    counts.total() == ledger.hosts.len()
+        && counts.completed == count(|outcome| *outcome == HostOutcome::Completed)
+        && counts.failed == count(|outcome| *outcome == HostOutcome::Failed)
+        && counts.rejected == count(|outcome| *outcome == HostOutcome::Rejected)
+        && counts.unreachable == count(|outcome| *outcome == HostOutcome::Unreachable)
+        && counts.timed_out == count(|outcome| *outcome == HostOutcome::TimedOut)
+        && counts.skipped == count(|outcome| matches!(outcome, HostOutcome::Skipped(_)))
 }
 
 /// A rollout ends within the bound that its preview shows, to which the operator's thinking adds.
@@ -303,7 +323,7 @@ fn sent_to<'a, 'b>(ledger: &'b Ledger<'a>, entry: &Entry) -> Option<&'b Seen<'a>
 }
 
 /// The host that becomes final now, and how.
-pub(super) fn settled<'a, 'b>(ledger: &'b Ledger<'a>, entry: &Entry) -> Option<(&'b Seen<'a>, HostOutcome)> {
+fn settled<'a, 'b>(ledger: &'b Ledger<'a>, entry: &Entry) -> Option<(&'b Seen<'a>, HostOutcome)> {
     match entry {
         Entry::Did(Effect::Report(event)) => match &event.kind {
             EventKind::Final { host, outcome, .. } => Some((ledger.host(host), *outcome)),

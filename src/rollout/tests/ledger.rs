@@ -16,6 +16,8 @@ pub(super) struct Ledger<'a> {
     pub(super) hosts: Vec<Seen<'a>>,
     pub(super) events: Vec<Event>,
     pub(super) down_since: Option<Duration>,
+    /// From when on the server is believed that nobody is there: listeners need a while to come back too.
+    pub(super) settled_at: Duration,
     /// Whether the connection was ever down or answers were ever lost.
     pub(super) was_disturbed: bool,
     pub(super) interrupt: Option<Interrupt>,
@@ -50,6 +52,9 @@ pub(super) struct Seen<'a> {
     pub(super) sent: Vec<(Duration, RequestId)>,
     /// What it said to the last request, since that was sent and while it was in flight.
     pub(super) said: Vec<Response>,
+    /// How long it could not be heard since then, and since when it could.
+    pub(super) deaf_for: Duration,
+    pub(super) heard_since: Duration,
     /// Whether the server said since then that nobody is there.
     pub(super) nobody: bool,
     pub(super) knows_ids: bool,
@@ -66,6 +71,8 @@ impl<'a> Ledger<'a> {
                 wave: number,
                 sent: Vec::new(),
                 said: Vec::new(),
+                deaf_for: Duration::ZERO,
+                heard_since: Duration::ZERO,
                 nobody: false,
                 knows_ids: host.knows_ids,
                 waiting_since: None,
@@ -87,6 +94,7 @@ impl<'a> Ledger<'a> {
             hosts: hosts.collect(),
             events: Vec::new(),
             down_since: None,
+            settled_at: Duration::ZERO,
             was_disturbed: false,
             interrupt: None,
             outcome: None,
@@ -139,8 +147,9 @@ impl<'a> Ledger<'a> {
                 }
             }
             Input::NoResponders { request } => {
+                let is_believed = self.down_since.is_none() && self.settled_at <= at;
                 if let Some(seen) = self.hosts.iter_mut().find(|seen| seen.is_open() && seen.last_sent(request)) {
-                    seen.nobody |= seen.waiting_since.is_none() && seen.said.is_empty();
+                    seen.nobody |= is_believed && seen.said.is_empty();
                 }
             }
             Input::AnswersLost => {
@@ -152,7 +161,8 @@ impl<'a> Ledger<'a> {
                 self.down_since.get_or_insert(at);
             }
             Input::Connection(Connection::Up) => {
-                if self.down_since.take().is_some() {
+                if let Some(since) = self.down_since.take() {
+                    self.came_back(since, at);
                     self.all_have_to_be_asked();
                 }
             }
@@ -170,6 +180,16 @@ impl<'a> Ledger<'a> {
             }
             Input::Interrupt(how) => self.interrupt = self.interrupt.max(Some(*how)),
             Input::Present(_) | Input::RollCallOver => {}
+        }
+    }
+
+    /// Nobody is charged for the time of an outage.
+    fn came_back(&mut self, since: Duration, at: Duration) {
+        let under_way = self.waves.iter().find(|course| course.verdict.is_none());
+        self.settled_at = at + under_way.map_or(Duration::ZERO, |course| course.wave.limits.accept_timeout);
+        for seen in self.hosts.iter_mut().filter(|seen| seen.is_open()) {
+            seen.deaf_for += at.saturating_sub(since);
+            seen.heard_since = at;
         }
     }
 
@@ -259,6 +279,8 @@ impl Seen<'_> {
     fn was_sent(&mut self, at: Duration, request: RequestId) {
         self.sent.push((at, request));
         self.said.clear();
+        self.deaf_for = Duration::ZERO;
+        self.heard_since = at;
         self.nobody = false;
         self.waiting_since = None;
     }
