@@ -1,15 +1,29 @@
 //! The program against a real nats-server under the real permissions, and what holds for the tree as a whole.
 
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that panics has failed, and says where")]
+
 #[path = "../support/mod.rs"]
 mod support;
 
+mod deployer;
+
 mod harness;
+mod lifecycle;
+mod listener;
 mod permissions;
+mod runs;
 mod tidy;
 
 use std::path::Path;
 
+use homelab_deploy::protocol::HostName;
+
 /// The program under test.
 fn program() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_homelab-deploy"))
+}
+
+/// A host by its name.
+fn host(name: &str) -> HostName {
+    name.parse().unwrap()
 }

@@ -15,6 +15,9 @@ echo "$host child $!" >>"$here/record"
 wait
 "#;
 
+/// Goes on until the [gate is opened](Rebuild::open).
+pub const GATE: &str = r#"while [ -d "$here" ] && [ ! -e "$here/$host.open" ]; do sleep 0.05; done"#;
+
 /// Complains as a failing build does, and exits with 1.
 pub const FAIL: &str = "echo \"error: attribute 'unboundd' missing\" >&2; exit 1";
 
@@ -47,9 +50,24 @@ impl Rebuild {
         fs::rename(&draft, self.folder.join(format!("{host}.sh"))).into_diagnostic()
     }
 
+    /// Lets what waits at the [gate](GATE) of `host` go on, and whatever comes there later.
+    pub fn open(&self, host: &HostName) -> Result<()> {
+        fs::write(self.folder.join(format!("{host}.open")), "").into_diagnostic()
+    }
+
     /// What has been run so far, on all hosts, in order.
     pub fn record(&self) -> Vec<String> {
         let record = fs::read_to_string(self.folder.join("record")).unwrap_or_default();
         record.lines().map(str::to_owned).collect()
+    }
+
+    /// How it was called on `host` so far: the arguments of each call.
+    pub fn calls(&self, host: &HostName) -> Vec<String> {
+        let start = format!("{host} start ");
+        let calls = self.record().into_iter().filter_map(|line| {
+            let (_pid, arguments) = line.strip_prefix(&start)?.split_once(' ')?;
+            Some(arguments.to_owned())
+        });
+        calls.collect()
     }
 }

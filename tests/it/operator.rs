@@ -1,0 +1,121 @@
+//! The program as an operator runs it: its outputs, its end, and the signals that it is sent.
+
+use std::io::Read;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use miette::{IntoDiagnostic, Result, miette};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::NamedTempFile;
+
+use crate::support::lab::Lab;
+use crate::support::wait;
+
+/// A command that runs; dropping it kills it.
+pub struct Running {
+    child: Child,
+    stdout: NamedTempFile,
+    stderr: NamedTempFile,
+    began: Instant,
+}
+
+/// A command that has ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// The exit code; `None` when a signal ended it.
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+    pub took: Duration,
+}
+
+/// Runs the program with the key of an admin, to its end.
+pub async fn run(lab: &Lab, arguments: &[&str]) -> Result<Ended> {
+    start(lab, arguments)?.ended().await
+}
+
+/// Runs the program with the key of an admin.
+pub fn start(lab: &Lab, arguments: &[&str]) -> Result<Running> {
+    Running::start(lab.operator(&lab.admin)?.args(arguments))
+}
+
+impl Running {
+    /// Starts a command.
+    pub fn start(command: &mut Command) -> Result<Self> {
+        let stdout = NamedTempFile::new().into_diagnostic()?;
+        let stderr = NamedTempFile::new().into_diagnostic()?;
+        command.stdin(Stdio::null());
+        command.stdout(stdout.reopen().into_diagnostic()?).stderr(stderr.reopen().into_diagnostic()?);
+        let began = Instant::now();
+        Ok(Self { child: command.spawn().into_diagnostic()?, stdout, stderr, began })
+    }
+
+    /// Presses Ctrl-C.
+    pub fn interrupt(&self) -> Result<()> {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        kill_process(pid.ok_or_else(|| miette!("no process"))?, Signal::INT).into_diagnostic()
+    }
+
+    /// Waits until it has told this to the operator.
+    pub async fn tells(&mut self, text: &str) -> Result<()> {
+        wait::until(&format!("the operator is told {text:?}"), async || {
+            let told = read(&self.stderr)?;
+            if told.contains(text) {
+                return Ok(Some(()));
+            }
+            match self.child.try_wait().into_diagnostic()? {
+                Some(status) => Err(miette!("it ended with {status} before it told {text:?}:\n{told}")),
+                None => Ok(None),
+            }
+        })
+        .await
+    }
+
+    /// Waits for its end.
+    pub async fn ended(mut self) -> Result<Ended> {
+        let status = wait::until("the command ends", async || self.child.try_wait().into_diagnostic()).await;
+        let took = self.began.elapsed();
+        let (stdout, stderr) = (read(&self.stdout)?, read(&self.stderr)?);
+        let code = status.map_err(|error| miette!("{error}\n{stderr}"))?.code();
+        Ok(Ended { code, stdout, stderr, took })
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended by itself; either way there is nothing left to do.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+impl Ended {
+    /// Makes sure that it ended with this code.
+    #[track_caller]
+    pub fn expect(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
+        self
+    }
+
+    /// Makes sure that the operator was told this.
+    #[track_caller]
+    pub fn told(self, text: &str) -> Self {
+        // Reports are wrapped to the width of the terminal, of which there is none here.
+        let told = self.stderr.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(told.contains(text), "{text:?} is not in\n{}", self.stderr);
+        self
+    }
+
+    /// Makes sure that the operator was not told this.
+    #[track_caller]
+    pub fn not_told(self, text: &str) -> Self {
+        assert!(!self.stderr.contains(text), "{text:?} is in\n{}", self.stderr);
+        self
+    }
+}
+
+fn read(file: &NamedTempFile) -> Result<String> {
+    let mut text = Vec::new();
+    file.reopen().into_diagnostic()?.read_to_end(&mut text).into_diagnostic()?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}

@@ -1,0 +1,159 @@
+//! What becomes of a run: how it ends, and that it outlives the listener that began it.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use crate::deployer::{Deployer, each};
+use crate::host;
+use crate::support::lab::Lab;
+use crate::support::rebuild::GATE;
+use crate::support::wait;
+
+const NS1: &str = "deploy.prod.ns1";
+
+/// Two processes that do not end when they are asked to, one of them out of reach of the terminal and the process group
+/// of `nixos-rebuild`. The record gets a line "<host> child <pid>" for each.
+const STUBBORN: &str = r#"
+stubborn='trap "" TERM; while [ -d "$0" ]; do sleep 0.1; done'
+setsid sh -c "$stubborn" "$here" &
+echo "$host child $!" >>"$here/record"
+sh -c "$stubborn" "$here" &
+echo "$host child $!" >>"$here/record"
+echo building
+wait
+"#;
+
+/// A homelab with the one host `ns1`, which listens, and what it does.
+async fn lab(script: &str, arguments: &[&str]) -> Lab {
+    let mut lab = Lab::start(super::program(), &["prod.ns1"]).await.unwrap();
+    lab.fleet.rebuild().on(&host("ns1"), script).unwrap();
+    lab.listen(&host("ns1"), arguments).await.unwrap();
+    lab
+}
+
+/// Asks for a run, and waits until `nixos-rebuild` is at it.
+async fn begin(lab: &Lab, deployer: &mut Deployer) {
+    deployer.say(NS1, &deployer.request("r-1")).await.unwrap();
+    let at_it = async || Ok((!lab.fleet.rebuild().record().is_empty()).then_some(()));
+    wait::until("nixos-rebuild is started", at_it).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_build_that_fails_is_told_with_its_reason_and_the_end_of_its_log() {
+    let script =
+        "for i in $(seq 200); do echo building part $i; done; echo \"error: attribute 'x' missing\" >&2; exit 1";
+    let lab = lab(script, &[]).await;
+    let mut deployer = Deployer::connect(&lab).await.unwrap();
+    deployer.say(NS1, &deployer.request("r-1")).await.unwrap();
+
+    let answers = deployer.hear_out().await.unwrap();
+    assert_eq!(each(&answers, "status"), ["accepted", "started", "failed"]);
+    let end = answers.last().unwrap();
+    assert_eq!((&end["error"], &end["message"]), (&json!("build_failed"), &json!("attribute 'x' missing")));
+    let tail = end["log_tail"].as_array().unwrap();
+    assert_eq!(
+        (tail.len(), &tail[58], &tail[59]),
+        (60, &json!("building part 200"), &json!("error: attribute 'x' missing"))
+    );
+}
+
+#[tokio::test]
+async fn an_activation_that_fails_is_no_build_that_failed() {
+    let script = "echo activating the configuration...; echo 'warning: the following units failed: x.service'; exit 4";
+    let lab = lab(script, &[]).await;
+    let mut deployer = Deployer::connect(&lab).await.unwrap();
+    deployer.say(NS1, &deployer.request("r-1")).await.unwrap();
+    let end = deployer.hear_final().await.unwrap();
+    assert_eq!((&end["status"], &end["error"]), (&json!("failed"), &json!("activation_failed")));
+    assert_eq!(end["message"], "the following units failed: x.service");
+}
+
+#[tokio::test]
+async fn a_run_that_takes_too_long_is_ended_with_all_its_processes() {
+    let lab = lab(STUBBORN, &["--timeout", "1", "--grace", "200ms"]).await;
+    let mut deployer = Deployer::connect(&lab).await.unwrap();
+    deployer.say(NS1, &deployer.request("r-1")).await.unwrap();
+    let end = deployer.hear_final().await.unwrap();
+    assert_eq!((&end["status"], &end["error"]), (&json!("failed"), &json!("timeout")));
+    assert_eq!(end["log_tail"], json!(["building"]));
+
+    let record = lab.fleet.rebuild().record();
+    let pids = record.iter().filter_map(|line| line.strip_prefix("ns1 start ").or(line.strip_prefix("ns1 child ")));
+    let left: Vec<PathBuf> = pids.clone().map(process).filter(|process| process.exists()).collect();
+    assert_eq!((pids.count(), left), (3, Vec::new()));
+
+    // Nothing of it is in the way of what comes next.
+    lab.fleet.rebuild().on(&host("ns1"), "").unwrap();
+    deployer.say(NS1, &deployer.request("r-2")).await.unwrap();
+    assert_eq!(deployer.hear_final().await.unwrap()["status"], "completed");
+}
+
+/// The folder that the kernel shows of a process as long as there is one; a line of the record begins with its id.
+fn process(line: &str) -> PathBuf {
+    Path::new("/proc").join(line.split(' ').next().unwrap())
+}
+
+#[tokio::test]
+async fn a_run_that_goes_on_is_told_of_again_and_again() {
+    let lab = lab(&format!("echo activating the configuration...; {GATE}"), &["--heartbeat", "100ms"]).await;
+    let mut deployer = Deployer::connect(&lab).await.unwrap();
+    deployer.say(NS1, &deployer.request("r-1")).await.unwrap();
+    for _ in 0..3 {
+        deployer.hear_status("started").await.unwrap();
+    }
+    let activates = async || Ok((deployer.hear_status("started").await?["phase"] == "activate").then_some(()));
+    wait::until("the heartbeat tells the phase", activates).await.unwrap();
+    lab.fleet.rebuild().open(&host("ns1")).unwrap();
+    assert_eq!(deployer.hear_final().await.unwrap()["status"], "completed");
+}
+
+#[tokio::test]
+async fn a_listener_that_is_killed_does_not_touch_the_run_and_the_next_one_tells_its_end() {
+    let mut lab = lab(GATE, &[]).await;
+    let mut deployer = Deployer::connect(&lab).await.unwrap();
+    begin(&lab, &mut deployer).await;
+    lab.fleet.kill(&host("ns1"));
+    lab.listen(&host("ns1"), &[]).await.unwrap();
+
+    // It is busy with what the first one began.
+    let mut other = Deployer::connect(&lab).await.unwrap();
+    other.say(NS1, &other.request("r-2")).await.unwrap();
+    assert_eq!(other.hear().await.unwrap()["holder"]["id"], "r-1");
+
+    lab.fleet.rebuild().open(&host("ns1")).unwrap();
+    let end = deployer.hear_final().await.unwrap();
+    assert_eq!((&end["status"], &end["id"]), (&json!("completed"), &json!("r-1")));
+    assert_eq!(lab.fleet.rebuild().record().len(), 2);
+}
+
+#[tokio::test]
+async fn a_run_that_ends_while_nobody_listens_is_told_of_later() {
+    let mut lab = lab(&format!("{GATE}; echo 'error: no luck'; exit 1"), &[]).await;
+    let mut deployer = Deployer::connect(&lab).await.unwrap();
+    begin(&lab, &mut deployer).await;
+    lab.fleet.kill(&host("ns1"));
+    lab.fleet.rebuild().open(&host("ns1")).unwrap();
+    let ended = async || Ok(lab.fleet.rebuild().record().contains(&"ns1 end 1".to_owned()).then_some(()));
+    wait::until("the run ends", ended).await.unwrap();
+
+    lab.listen(&host("ns1"), &[]).await.unwrap();
+    let end = deployer.hear_final().await.unwrap();
+    assert_eq!((&end["status"], &end["message"]), (&json!("failed"), &json!("no luck")));
+}
+
+#[tokio::test]
+async fn a_listener_that_is_stopped_ends_well_and_leaves_the_run_alone() {
+    let mut lab = lab(GATE, &[]).await;
+    let mut deployer = Deployer::connect(&lab).await.unwrap();
+    begin(&lab, &mut deployer).await;
+    let listener = lab.fleet.listener(&host("ns1")).unwrap();
+    listener.terminate().unwrap();
+    let status = wait::until("the listener ends", async || listener.status()).await.unwrap();
+    assert!(status.success(), "{status}: {}", listener.output());
+    assert_eq!(lab.fleet.rebuild().record().len(), 1);
+
+    lab.listen(&host("ns1"), &[]).await.unwrap();
+    lab.fleet.rebuild().open(&host("ns1")).unwrap();
+    assert_eq!(deployer.hear_final().await.unwrap()["status"], "completed");
+}
