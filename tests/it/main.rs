@@ -6,13 +6,19 @@
 mod support;
 
 mod deployer;
+mod operator;
+mod stand_in;
 
+mod deploy;
 mod harness;
+mod hosts;
 mod lifecycle;
 mod listener;
 mod permissions;
+mod predecessor;
 mod runs;
 mod tidy;
+mod trouble;
 
 use std::path::Path;
 

@@ -1,0 +1,112 @@
+//! What knows only the original messages works with ours, in both directions.
+
+use serde_json::{Value, json};
+
+use crate::deployer::{Deployer, each};
+use crate::host;
+use crate::operator;
+use crate::stand_in::StandIn;
+use crate::support::lab::Lab;
+
+const NS1: &str = "deploy.prod.ns1";
+const DNS: &str = "deploy.prod.role.dns";
+
+/// A homelab whose hosts do not listen.
+async fn lab() -> Lab {
+    Lab::start(super::program(), &["prod.ns1.dns", "prod.ns2.dns"]).await.unwrap()
+}
+
+/// A response as the predecessor makes it.
+fn response(hostname: &str, status: &str) -> Value {
+    json!({ "hostname": hostname, "status": status, "error": null, "message": "" })
+}
+
+/// The answer to a roll call as the predecessor makes it.
+fn presence(hostname: &str) -> Value {
+    let own = format!("deploy.prod.{hostname}");
+    json!({ "hostname": hostname, "tier": "prod", "role": "dns", "deploy_subjects": [own, "deploy.prod.all", DNS] })
+}
+
+#[tokio::test]
+async fn a_deployer_without_ids_is_served_by_the_subject_of_its_request() {
+    let mut lab = lab().await;
+    lab.listen(&host("ns1"), &[]).await.unwrap();
+    let mut deployer = Deployer::connect(&lab).await.unwrap();
+    deployer.say(NS1, &deployer.bare_request()).await.unwrap();
+    let answers = deployer.hear_out().await.unwrap();
+    assert_eq!(each(&answers, "status"), ["accepted", "started", "completed"]);
+    for answer in answers {
+        let fields = answer.as_object().unwrap();
+        assert!(["hostname", "status", "error", "message"].iter().all(|field| fields.contains_key(*field)), "{answer}");
+        assert!(!fields.contains_key("id"), "{answer}");
+    }
+
+    // Its reply subject is what tells the same request from another one.
+    deployer.say(NS1, &deployer.bare_request()).await.unwrap();
+    assert_eq!(deployer.hear().await.unwrap()["status"], "completed");
+    let mut another = Deployer::connect(&lab).await.unwrap();
+    another.say(NS1, &another.bare_request()).await.unwrap();
+    assert_eq!(another.hear_final().await.unwrap()["status"], "completed");
+    assert_eq!(lab.fleet.rebuild().calls(&host("ns1")).len(), 2);
+}
+
+#[tokio::test]
+async fn a_listener_without_ids_understands_the_request_and_is_judged_by_its_final_word() {
+    let lab = lab().await;
+    let mut ns1 = StandIn::connect(&lab, "ns1", NS1).await.unwrap();
+    for (last, error, code) in [("completed", Value::Null, 0), ("failed", json!("build_failed"), 1)] {
+        let deploy = operator::start(&lab, &["deploy", NS1, "--branch", "main", "--action", "boot"]).unwrap();
+        let request = ns1.request().await.unwrap();
+        assert_eq!((&request["action"], &request["revision"]), (&json!("boot"), &json!("main")));
+        for status in ["accepted", "started"] {
+            ns1.answer(&request, &response("ns1", status)).await.unwrap();
+        }
+        let end = json!({ "hostname": "ns1", "status": last, "error": error, "message": "and that is why" });
+        ns1.answer(&request, &end).await.unwrap();
+        deploy.ended().await.unwrap().expect(code).told("and that is why");
+    }
+}
+
+#[tokio::test]
+async fn a_started_beside_a_completed_is_no_failure() {
+    let lab = lab().await;
+    let mut ns1 = StandIn::connect(&lab, "ns1", DNS).await.unwrap();
+    let mut ns2 = StandIn::connect(&lab, "ns2", DNS).await.unwrap();
+    let deploy = operator::start(&lab, &["deploy", DNS, "--discover-window", "500ms"]).unwrap();
+    let request = ns1.request().await.unwrap();
+    let call = ns1.roll_call().await.unwrap();
+    for (stand_in, name) in [(&ns1, "ns1"), (&ns2, "ns2")] {
+        stand_in.answer(&call, &presence(name)).await.unwrap();
+    }
+    for status in ["accepted", "completed", "started"] {
+        ns1.answer(&request, &response("ns1", status)).await.unwrap();
+    }
+    assert_eq!(ns2.request().await.unwrap(), request);
+    for status in ["started", "accepted", "completed"] {
+        ns2.answer(&request, &response("ns2", status)).await.unwrap();
+    }
+    deploy.ended().await.unwrap().expect(0).told("2 hosts completed").not_told("warning");
+}
+
+#[tokio::test]
+async fn codes_that_nobody_knows_are_shown_as_they_are() {
+    let lab = lab().await;
+    let mut ns1 = StandIn::connect(&lab, "ns1", NS1).await.unwrap();
+    let deploy = operator::start(&lab, &["deploy", NS1]).unwrap();
+    let request = ns1.request().await.unwrap();
+    let end =
+        json!({ "hostname": "ns1", "status": "rejected", "error": "moon_phase", "message": "not today", "new": 7 });
+    ns1.answer(&request, &end).await.unwrap();
+    deploy.ended().await.unwrap().expect(1).told("moon_phase: not today");
+}
+
+#[tokio::test]
+async fn a_host_that_says_only_where_it_listens_is_listed() {
+    let lab = lab().await;
+    let mut ns1 = StandIn::connect(&lab, "ns1", NS1).await.unwrap();
+    let hosts = operator::start(&lab, &["hosts", "--discover-window", "500ms"]).unwrap();
+    let call = ns1.roll_call().await.unwrap();
+    ns1.answer(&call, &presence("ns1")).await.unwrap();
+    let listed = hosts.ended().await.unwrap().expect(0).stdout;
+    assert!(listed.lines().nth(1).unwrap().starts_with("ns1   prod  dns"), "{listed}");
+}
