@@ -42,14 +42,17 @@ pub(super) fn retries(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
     })
 }
 
-/// What became of a host never changes, and nothing more becomes of it.
+/// What became of a host never changes, nothing more becomes of it, and on its way there it only goes forward.
 pub(super) fn one_final(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
     let Entry::Did(Effect::Report(event)) = entry else {
         return true;
     };
     match &event.kind {
+        EventKind::Accepted { host } => {
+            let seen = ledger.host(host);
+            seen.outcome.is_none() && seen.said.iter().all(|response| response.status == Status::Accepted)
+        }
         EventKind::Final { host, .. }
-        | EventKind::Accepted { host }
         | EventKind::Started { host, .. }
         | EventKind::Retrying { host, .. }
         | EventKind::Dispatched { host: Some(host), .. } => ledger.host(host).outcome.is_none(),
