@@ -9,13 +9,16 @@ mod log;
 mod operator;
 mod out;
 mod plan_file;
+mod preparation;
 mod runtime;
+mod session;
+mod state;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use self::commands::{apply, deploy, hosts, keygen, listener, nats_config, supervise};
+use self::commands::{apply, deploy, hosts, keygen, listener, nats_config, rollouts, supervise};
 use self::exit::{CommandResult, Exit};
 
 /// Deploy NixOS fleets over NATS.
@@ -30,6 +33,9 @@ struct Cli {
 enum Command {
     Apply(Box<apply::Apply>),
     Plan(Box<apply::Plan>),
+    Rollouts(rollouts::Rollouts),
+    Status(rollouts::Status),
+    Abort(rollouts::Abort),
     Deploy(Box<deploy::Deploy>),
     Hosts(hosts::Hosts),
     Keygen(keygen::Keygen),
@@ -65,6 +71,9 @@ impl Command {
         match self {
             Self::Apply(apply) => apply.run(),
             Self::Plan(plan) => plan.run(),
+            Self::Rollouts(rollouts) => rollouts.run(),
+            Self::Status(status) => status.run(),
+            Self::Abort(abort) => abort.run(),
             Self::Deploy(deploy) => deploy.run(),
             Self::Hosts(hosts) => hosts.run(),
             Self::Keygen(keygen) => keygen.run(),

@@ -4,6 +4,7 @@
 //! Knows nothing of listeners, of the command line or of any particular display.
 
 pub mod check;
+pub mod detach;
 pub mod drive;
 pub mod fleet;
 pub mod journal;

@@ -132,6 +132,23 @@ impl Plan {
             .collect()
     }
 
+    /// Whether the plan names this host itself, and not only a group that it may be in.
+    pub fn names(&self, host: &HostName) -> bool {
+        let targets = self.waves.iter().flat_map(|wave| &wave.targets);
+        targets.into_iter().any(|selector| matches!(&selector.value.target, Target::Host(_, named) if named == host))
+    }
+
+    /// The same plan without one host, in whatever tier it is. A wave that is for this host alone is left out.
+    pub fn exclude(&mut self, host: &HostName) {
+        let selectors =
+            Tier::ALL.map(|tier| Selector { text: format!("{tier}.{host}"), target: Target::Host(tier, host.clone()) });
+        for wave in &mut self.waves {
+            wave.targets.retain(|selector| !selectors.iter().any(|other| other.target == selector.value.target));
+            wave.exclude.extend(selectors.iter().cloned().map(At::nowhere));
+        }
+        self.waves.retain(|wave| !wave.targets.is_empty());
+    }
+
     /// The revision to deploy: the one that was given with the command, else the one that the plan names.
     pub fn revision(&self, given: Option<Revision>) -> Result<Revision, PlanMistakes> {
         given.or_else(|| self.revision.clone()).ok_or_else(|| {

@@ -10,6 +10,7 @@ mod lines;
 mod pipe;
 mod preview;
 mod recap;
+mod rollouts;
 mod words;
 
 use std::io;
@@ -22,6 +23,7 @@ pub use json::Json;
 pub use lines::Lines;
 pub use preview::preview;
 pub use recap::recap;
+pub use rollouts::{Liveness, rollouts_table};
 
 use crate::rollout::{Event, Summary};
 

@@ -6,4 +6,5 @@ pub(super) mod hosts;
 pub(super) mod keygen;
 pub(super) mod listener;
 pub(super) mod nats_config;
+pub(super) mod rollouts;
 pub(super) mod supervise;

@@ -1,5 +1,6 @@
 //! What a command prints: data to stdout, everything for people to stderr.
 
+use std::fmt::Display;
 use std::io::{self, Write};
 
 use miette::Report;
@@ -25,6 +26,13 @@ pub(super) fn width() -> usize {
 /// Prints prose for the person at the terminal.
 pub(super) fn note(text: &str) {
     writeln!(io::stderr().lock(), "{text}").ok();
+}
+
+/// Prints what the user should know although the command goes on.
+pub(super) fn warnings<T: Display>(warnings: &[T]) {
+    for warning in warnings {
+        note(&format!("warning: {warning}"));
+    }
 }
 
 /// Prints an error as a report: what, where, and what to do next.

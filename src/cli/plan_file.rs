@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use miette::Diagnostic;
 use thiserror::Error;
+use uuid::Uuid;
 
 use super::alias;
 use crate::plan::{Plan, PlanMistakes};
+use crate::rollout::PlanSource;
 
 /// The largest plan that is read, in bytes.
 const MAX_PLAN_BYTES: u64 = 1024 * 1024;
@@ -18,7 +20,7 @@ const MAX_PLAN_BYTES: u64 = 1024 * 1024;
 pub(super) struct PlanArgs {
     /// The plan: a path when it contains a slash or ends in .toml, else the name of a file in the plans folder
     #[arg(value_name = "FILE|NAME")]
-    plan: String,
+    plan: Option<String>,
 
     /// Folder in which plans are looked up by name [default: ./plans, then ~/.config/homelab-deploy/plans]
     #[arg(long, env = "HOMELAB_DEPLOY_PLANS_DIR", value_name = "DIR")]
@@ -54,6 +56,15 @@ pub(super) enum PlanFileError {
     Mistakes(PlanMistakes),
 }
 
+/// Whether the file of a plan is there and no longer says what it said.
+pub(super) fn has_changed(source: &PlanSource) -> bool {
+    std::fs::read_to_string(&source.path).is_ok_and(|text| digest(&text) != source.digest)
+}
+
+fn digest(text: &str) -> String {
+    Uuid::new_v5(&Uuid::NAMESPACE_URL, text.as_bytes()).to_string()
+}
+
 impl PlanArgs {
     /// Reads the plan.
     pub(super) fn read(&self) -> Result<PlanFile, PlanFileError> {
@@ -72,14 +83,16 @@ impl PlanArgs {
     }
 
     fn find(&self) -> Result<PathBuf, PlanFileError> {
-        if self.plan.contains('/') || Path::new(&self.plan).extension().is_some_and(|extension| extension == "toml") {
-            return Ok(PathBuf::from(&self.plan));
+        // Without a plan the command line would have been refused, unless it does something else than read one.
+        let plan = self.plan.as_deref().unwrap_or_default();
+        if plan.contains('/') || Path::new(plan).extension().is_some_and(|extension| extension == "toml") {
+            return Ok(PathBuf::from(plan));
         }
-        let file = format!("{}.toml", self.plan);
+        let file = format!("{plan}.toml");
         let candidates: Vec<PathBuf> = self.folders().into_iter().map(|folder| folder.join(&file)).collect();
         let looked_for = || candidates.iter().map(|path| path.display().to_string()).collect();
         let found = candidates.iter().find(|path| path.exists()).cloned();
-        found.ok_or_else(|| PlanFileError::NotFound { name: self.plan.clone(), looked_for: looked_for() })
+        found.ok_or_else(|| PlanFileError::NotFound { name: plan.to_owned(), looked_for: looked_for() })
     }
 
     fn folders(&self) -> Vec<PathBuf> {
@@ -93,6 +106,12 @@ impl PlanArgs {
 }
 
 impl PlanFile {
+    /// What to remember of the file, for when the rollout is resumed.
+    pub(super) fn source(&self) -> PlanSource {
+        let path = std::path::absolute(&self.name).unwrap_or_else(|_| PathBuf::from(&self.name));
+        PlanSource { path: path.display().to_string(), digest: digest(&self.text) }
+    }
+
     /// Mistakes that were found only when the hosts were known, with their places in the file.
     pub(super) fn place(&self, mistakes: PlanMistakes) -> PlanFileError {
         PlanFileError::Mistakes(mistakes.named(&self.name, &self.text))

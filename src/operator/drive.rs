@@ -1,5 +1,6 @@
 //! The one loop that drives an executor: effects out, then whatever happens next in.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -16,8 +17,11 @@ use super::fleet::{Fleet, News, Order};
 use super::journal::Journal;
 use crate::bus::Violation;
 use crate::clock;
+use crate::protocol::{RolloutReport, Tier};
 use crate::report::Reporter;
-use crate::rollout::{Answer, Effect, Event, Executor, Input, Interrupt, Outcome, Summary, WaveIndex};
+use crate::rollout::{
+    Answer, Effect, Event, EventKind, Executor, Input, Interrupt, Outcome, Rollout, Summary, WaveIndex,
+};
 
 /// How often a display is told that time passes.
 const TICK: Duration = Duration::from_secs(1);
@@ -29,6 +33,8 @@ const BATCH: usize = 1024;
 pub struct Drive<'a> {
     /// The way to the hosts.
     pub fleet: Fleet,
+    /// What was recorded of the rollout before; nothing when it begins now.
+    pub summary: Summary,
     /// The record, when the rollout is one that can be resumed. A request leaves only after it was recorded.
     pub journal: Option<Journal>,
     /// What is shown. A display that fails is dropped; the rollout goes on.
@@ -76,7 +82,7 @@ impl Drive<'_> {
     /// Drives the executor until it has come to an outcome.
     pub async fn run(mut self, executor: &mut impl Executor) -> Result<Progress, DriveError> {
         let began = Instant::now();
-        let mut summary = Summary::default();
+        let mut summary = std::mem::take(&mut self.summary);
         let mut unrecorded = None;
         let mut chores = JoinSet::new();
         let mut ticks = interval_at(began + TICK, TICK);
@@ -142,6 +148,7 @@ impl Drive<'_> {
                 Effect::Report(event) => {
                     summary.apply(&event);
                     self.show(&event, summary);
+                    orders.extend(announcement(&event, summary).map(Order::Announce));
                     events.push(event);
                 }
                 Effect::Send(dispatch) | Effect::AskState(dispatch) => orders.push(Order::Publish(dispatch)),
@@ -184,7 +191,25 @@ fn report_lost_display(error: &io::Error) {
     }
 }
 
-async fn check_wave(rollout: &crate::rollout::Rollout, wave: WaveIndex) -> Result<(), String> {
+/// What other operators are told from here on; nothing of a deployment without a plan, which is over soon.
+fn announcement(event: &Event, summary: &Summary) -> Option<Box<RolloutReport>> {
+    let (EventKind::WaveStarted { wave }, Some(rollout)) = (&event.kind, &summary.rollout) else {
+        return None;
+    };
+    let tiers: BTreeSet<Tier> = rollout.plan.hosts().map(|host| host.tier).collect();
+    let report = RolloutReport {
+        id: rollout.id,
+        name: rollout.name().to_owned(),
+        operator: rollout.operator.clone(),
+        tiers: tiers.into_iter().collect(),
+        wave: wave.0 + 1,
+        waves: rollout.plan.waves.len(),
+        since: summary.began_at.unwrap_or(event.at),
+    };
+    (!report.tiers.is_empty()).then(|| Box::new(report))
+}
+
+async fn check_wave(rollout: &Rollout, wave: WaveIndex) -> Result<(), String> {
     match rollout.plan.waves.get(wave.0).and_then(|wave| wave.limits.check.as_ref().map(|check| (wave, check))) {
         Some((wave, check)) => run_check(rollout, wave, check).await,
         None => Ok(()),

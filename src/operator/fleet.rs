@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 pub use self::link::Link;
 pub use self::roll_call::{RollCall, RollCalled};
 use crate::bus::Violation;
-use crate::protocol::{Subject, Tier};
+use crate::protocol::{RolloutReport, Subject, Tier};
 use crate::rollout::{Dispatch, Input};
 
 /// How many inputs may wait for the executor. Beyond that they wait in the subscription, which is far larger.
@@ -43,6 +43,8 @@ pub enum Order {
     Publish(Dispatch),
     /// Ask every host whether it is there.
     CallRoll,
+    /// Tell other operators who ask who is there that this rollout runs.
+    Announce(Box<RolloutReport>),
 }
 
 /// Something that was heard.

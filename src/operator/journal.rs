@@ -34,6 +34,8 @@ pub struct Journal {
 pub struct Recorded {
     /// The rollout, after all that was recorded.
     pub summary: Summary,
+    /// All events, in order.
+    pub events: Vec<Event>,
     /// Where the last whole line ends, in bytes; what follows is a line that a crash has torn.
     pub whole: u64,
     /// Whether a process is running it.
@@ -133,11 +135,35 @@ impl Journals {
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         };
         let text = io::read_to_string(&file).map_err(failed)?;
-        let (summary, whole) = fold(&text).map_err(|(line, reason)| {
+        let (events, whole) = read_events(&text).map_err(|(line, reason)| {
             let path = path.clone();
             JournalError::Corrupt { path, line, reason }
         })?;
-        Ok(Recorded { summary, whole, running, path })
+        Ok(Recorded { summary: Summary::of(&events), events, whole, running, path })
+    }
+
+    /// Every rollout with what became of it, the latest last. One that cannot be read is left out; its error is returned
+    /// beside the others.
+    pub fn all(&self) -> Result<(Vec<Recorded>, Vec<JournalError>), JournalError> {
+        let (mut all, mut errors) = (Vec::new(), Vec::new());
+        for id in self.ids()? {
+            match self.read(&id) {
+                Ok(recorded) => all.push(recorded),
+                Err(error) => errors.push(error),
+            }
+        }
+        all.sort_by_key(|recorded| recorded.summary.began_at);
+        Ok((all, errors))
+    }
+
+    /// The file by which another process says that a rollout is to stop.
+    pub fn stop_file(&self, id: RolloutId) -> PathBuf {
+        self.folder.join(format!("{id}.stop"))
+    }
+
+    /// The file that takes what a rollout in the background prints.
+    pub fn output_file(&self, id: RolloutId) -> PathBuf {
+        self.folder.join(format!("{id}.log"))
     }
 
     fn path(&self, id: &str) -> PathBuf {
@@ -176,20 +202,19 @@ impl Journal {
     }
 }
 
-/// The state after all whole lines, and where they end. An error names the line that cannot be read, and why.
-fn fold(text: &str) -> Result<(Summary, u64), (usize, String)> {
-    let mut summary = Summary::default();
+/// The events of all whole lines, and where they end. An error names the line that cannot be read, and why.
+fn read_events(text: &str) -> Result<(Vec<Event>, u64), (usize, String)> {
+    let mut events = Vec::new();
     let mut whole = 0;
     for (index, line) in text.split_inclusive('\n').enumerate() {
         // Only what is in front of a line's end is known to be all of it.
         let Some(object) = line.strip_suffix('\n') else {
             break;
         };
-        let event: Event = serde_json::from_str(object).map_err(|error| (index + 1, error.to_string()))?;
-        summary.apply(&event);
+        events.push(serde_json::from_str(object).map_err(|error| (index + 1, error.to_string()))?);
         whole += line.len() as u64;
     }
-    Ok((summary, whole))
+    Ok((events, whole))
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ pub(super) fn rollout(waves: &[&[&str]]) -> Arc<Rollout> {
         asked: "main".parse().unwrap(),
         revision: "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b".parse().unwrap(),
         subject: None,
+        source: None,
         plan: FrozenPlan { name: "sunday".to_owned(), waves: waves.collect() },
     })
 }

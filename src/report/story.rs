@@ -66,6 +66,7 @@ pub(super) fn rollout(name: &str, waves: Vec<FrozenWave>) -> Rollout {
         asked: "main".parse().unwrap(),
         revision: commit(NEW).into(),
         subject: Some("flake: bump nixpkgs".to_owned()),
+        source: None,
         plan: FrozenPlan { name: name.to_owned(), waves },
     }
 }

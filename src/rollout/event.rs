@@ -165,8 +165,20 @@ pub struct Rollout {
     /// The first line of the commit's message, where it could be had.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<String>,
+    /// The file that the plan was read from, where there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<PlanSource>,
     /// The waves and their hosts.
     pub plan: FrozenPlan,
+}
+
+/// The file of a plan, as it was when the rollout began.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanSource {
+    /// Where it is, as an absolute path.
+    pub path: String,
+    /// A digest of its text, to tell whether it was changed since.
+    pub digest: String,
 }
 
 /// A wave by its place in the plan. People and JSON count from 1.

@@ -21,7 +21,11 @@ const NEVER: &[(&str, &[&str], &[&str])] = &[
     ("src/listener", &["crate::operator", "crate::report", "crate::cli", "clap::"], &[]),
     ("src/report", &["crate::operator", "crate::listener", "crate::bus", "crate::cli"], &[]),
     ("src", &["async_nats"], &["src/bus", "src/operator/fleet", "src/listener"]),
-    ("src", &["process::Command"], &["src/listener", "src/operator/check", "src/operator/revision"]),
+    (
+        "src",
+        &["process::Command"],
+        &["src/listener", "src/operator/check", "src/operator/detach", "src/operator/revision"],
+    ),
 ];
 
 /// What waits, reads a clock, rolls dice or touches the world.

@@ -6,24 +6,27 @@ use std::sync::Arc;
 use clap::Args;
 use miette::Diagnostic;
 use thiserror::Error;
-use uuid::Uuid;
 
 use crate::bus::Bus;
 use crate::cli::confirm;
 use crate::cli::exit::{CommandError, CommandResult, Exit};
-use crate::cli::operator::{DisplayArgs, OperatorArgs, drive};
+use crate::cli::operator::{Audience, DisplayArgs};
 use crate::cli::out;
-use crate::cli::plan_file::{PlanArgs, PlanFile};
+use crate::cli::plan_file::has_changed;
+use crate::cli::preparation::{Preparation, Prepared};
 use crate::cli::runtime::block_on;
+use crate::cli::session::{Record, Session};
+use crate::cli::state::StateArgs;
 use crate::clock;
-use crate::operator::{RollCall, resolve_revision};
-use crate::plan::Roster;
-use crate::protocol::{RequestIds, Revision, RolloutId};
+use crate::operator::detach;
+use crate::operator::journal::{JournalError, Journals, Recorded};
+use crate::protocol::{RolloutId, RolloutReport};
 use crate::report;
-use crate::rollout::{Machine, Rollout};
+use crate::rollout::{Event, EventKind, Machine, Outcome, Rollout, Summary};
 
 /// Show what a plan comes down to for the hosts that are there now. Nothing is deployed.
 #[derive(Debug, Args)]
+#[command(mut_arg("plan", |plan| plan.required(true)))]
 pub(in crate::cli) struct Plan {
     #[command(flatten)]
     preparation: Preparation,
@@ -31,6 +34,7 @@ pub(in crate::cli) struct Plan {
 
 /// Carry out a plan: wave after wave, halting when one fails.
 #[derive(Debug, Args)]
+#[command(mut_arg("plan", |plan| plan.required_unless_present_any(["resume", "take_over"]).conflicts_with("resume")))]
 pub(in crate::cli) struct Apply {
     #[command(flatten)]
     preparation: Preparation,
@@ -39,34 +43,48 @@ pub(in crate::cli) struct Apply {
     #[arg(long, short, env = "HOMELAB_DEPLOY_YES")]
     yes: bool,
 
+    /// Start although another operator's rollout is under way; hosts that are busy with that one will reject this one
+    #[arg(long, env = "HOMELAB_DEPLOY_FORCE")]
+    force: bool,
+
+    /// Take up a rollout where it was left: the one with this id, or the last that is not done
+    #[arg(long, value_name = "ID", num_args = 0..=1, default_missing_value = "")]
+    resume: Option<String>,
+
+    /// Run in the background, where the end of this terminal does not matter; `status` shows how far it is
+    #[arg(long, env = "HOMELAB_DEPLOY_DETACH", conflicts_with = "resume")]
+    detach: bool,
+
+    // The process in the background is this very command once more, with the rollout that was prepared.
+    #[arg(long, value_name = "ID", hide = true)]
+    take_over: Option<String>,
+
+    #[command(flatten)]
+    state: StateArgs,
+
     #[command(flatten)]
     display: DisplayArgs,
 }
 
-/// What it takes to know what a plan comes down to.
-#[derive(Debug, Args)]
-struct Preparation {
-    #[command(flatten)]
-    plan: PlanArgs,
-
-    /// Branch, tag or commit to deploy instead of the plan's
-    #[arg(long, env = "HOMELAB_DEPLOY_REVISION")]
-    revision: Option<Revision>,
-
-    #[command(flatten)]
-    operator: OperatorArgs,
-}
-
 #[derive(Debug, Error, Diagnostic)]
-#[error("there is nobody to ask whether to start")]
-#[diagnostic(help("add --yes: with --json, and without a terminal, no question can be answered"))]
-struct NobodyToAsk;
-
-/// A rollout that could begin at once, and the connection that it was prepared over.
-struct Prepared {
-    bus: Bus,
-    rollout: Rollout,
-    preview: String,
+enum ApplyError {
+    #[error("there is nobody to ask whether to start")]
+    #[diagnostic(help("add --yes: with --json, and without a terminal, no question can be answered"))]
+    NobodyToAsk,
+    #[error("{} is rolling out {:?} since {:.0}, and is in wave {} of {}", .0.operator, .0.name, .0.since, .0.wave, .0.waves)]
+    #[diagnostic(help(
+        "wait until it is over, or add --force: then hosts that are busy with the other rollout reject this one, and a \
+         host that both deploy ends up with whichever comes last"
+    ))]
+    AnotherRollout(Box<RolloutReport>),
+    #[error("there is no rollout to resume")]
+    #[diagnostic(help("`homelab-deploy rollouts` lists those that were run from here"))]
+    NothingToResume,
+    #[error("the journal does not say what the rollout is about")]
+    #[diagnostic(help("it ended before anything was recorded, and so nothing was sent: start anew"))]
+    Empty,
+    #[error("cannot start a process in the background: {0}")]
+    Detach(#[source] io::Error),
 }
 
 impl Plan {
@@ -81,67 +99,118 @@ impl Plan {
 
 impl Apply {
     pub(in crate::cli) fn run(self) -> CommandResult {
-        if !self.yes && (self.display.json || !io::stdin().is_terminal()) {
-            return Err(Exit::Usage.because(NobodyToAsk));
+        if let Some(id) = &self.take_over {
+            detach::leave_terminal();
+            return block_on(self.resume(id))?;
         }
-        block_on(self.apply())?
+        if let Some(id) = &self.resume {
+            return block_on(self.resume(id))?;
+        }
+        if !self.yes && (self.display.json || !io::stdin().is_terminal()) {
+            return Err(Exit::Usage.because(ApplyError::NobodyToAsk));
+        }
+        block_on(self.start())?
     }
 
-    async fn apply(self) -> CommandResult {
-        let Prepared { bus, rollout, preview } = self.preparation.prepare().await?;
-        if !self.display.json {
+    /// Begins a new rollout.
+    async fn start(&self) -> CommandResult {
+        let Prepared { bus, rollout, preview, others } = self.preparation.prepare().await?;
+        self.yield_to(others)?;
+        if self.display.audience() == Audience::Person {
             out::note(&preview);
         }
         if !self.yes && !confirm::start().await {
             out::note("Nothing was deployed.");
             return Ok(Exit::Declined);
         }
-        let discovery = self.preparation.operator.discovery(None);
-        let rollout = Arc::new(rollout);
-        let mut machine = Machine::new(Arc::clone(&rollout), clock::now());
-        let ask = confirm::wave(self.display.audience());
-        let progress = drive(bus, rollout.id, discovery, &mut machine, &self.display, ask).await?;
-        if !self.display.json {
+        let journals = self.state.journals();
+        let journal = journals.create(rollout.id).map_err(|error| Exit::Precondition.because(error))?;
+        let record = Record { summary: Summary::default(), journal, stop_file: journals.stop_file(rollout.id) };
+        if self.detach {
+            return self.start_in_background(&journals, record, &rollout);
+        }
+        let mut machine = Machine::new(Arc::new(rollout.clone()), clock::now());
+        self.drive(bus, &rollout, &mut machine, record).await
+    }
+
+    /// Records what is to be done, and leaves it to another process to take it up.
+    fn start_in_background(&self, journals: &Journals, mut record: Record, rollout: &Rollout) -> CommandResult {
+        let begun = Event { at: clock::now(), kind: EventKind::Begun(Box::new(rollout.clone())) };
+        let unusable = |error| JournalError::Io(journals.stop_file(rollout.id), error);
+        record.journal.record([&begun]).map_err(|error| Exit::Precondition.because(unusable(error)))?;
+        // The other process needs the lock.
+        drop(record);
+        let started = detach::start(&rollout.id.to_string(), &journals.output_file(rollout.id));
+        started.map_err(|error| Exit::Precondition.because(ApplyError::Detach(error)))?;
+        out::data(&format!("{}\n", rollout.id));
+        if self.display.audience() == Audience::Person {
+            let id = rollout.id.short();
+            out::note(&format!("  watch:    homelab-deploy status {id}\n  stop:     homelab-deploy abort {id}"));
+        }
+        Ok(Exit::Success)
+    }
+
+    /// Goes on with a rollout that ended before it was done.
+    async fn resume(&self, id: &str) -> CommandResult {
+        let journals = self.state.journals();
+        let recorded = recorded(&journals, id).map_err(|error| Exit::Precondition.because(error))?;
+        let recorded = recorded.ok_or_else(|| Exit::Precondition.because(ApplyError::NothingToResume))?;
+        let rollout = recorded.summary.rollout.as_deref().cloned();
+        let rollout = rollout.ok_or_else(|| Exit::Precondition.because(ApplyError::Empty))?;
+        if recorded.summary.outcome == Some(Outcome::Succeeded) {
+            out::note(&report::recap(&recorded.summary, self.display.style()));
+            return Ok(Exit::Success);
+        }
+        let journal = recorded.resume(rollout.id).map_err(|error| Exit::Precondition.because(error))?;
+        if let Some(source) = rollout.source.as_ref().filter(|source| has_changed(source)) {
+            out::note(&format!("{} was changed since; this goes on with the plan as it was.", source.path));
+        }
+        let bus = self.preparation.operator.connect().await?;
+        let mut machine = Machine::resume(Arc::new(rollout.clone()), &recorded.summary, clock::now());
+        let stop_file = journals.stop_file(rollout.id);
+        let record = Record { summary: recorded.summary, journal, stop_file };
+        self.drive(bus, &rollout, &mut machine, record).await
+    }
+
+    async fn drive(&self, bus: Bus, rollout: &Rollout, machine: &mut Machine, record: Record) -> CommandResult {
+        let session = Session {
+            bus,
+            rollout: rollout.id,
+            discovery: self.preparation.operator.discovery(None),
+            reporter: self.display.reporter(),
+            confirm: confirm::wave(self.display.audience()),
+            record: Some(record),
+        };
+        let progress = session.drive(machine).await?;
+        if self.display.audience() == Audience::Person {
             out::note(&report::recap(&progress.summary, self.display.style()));
+            if progress.outcome != Outcome::Succeeded {
+                out::note(&next_steps(rollout.id));
+            }
         }
         Ok(progress.outcome.into())
     }
+
+    fn yield_to(&self, others: Vec<RolloutReport>) -> Result<(), CommandError> {
+        match others.into_iter().next() {
+            Some(other) if !self.force => Err(Exit::Precondition.because(ApplyError::AnotherRollout(Box::new(other)))),
+            Some(_) | None => Ok(()),
+        }
+    }
 }
 
-impl Preparation {
-    /// Reads the plan, asks who is there, and settles hosts and commit. Nothing is deployed.
-    async fn prepare(&self) -> Result<Prepared, CommandError> {
-        let file = self.plan.read().map_err(|error| Exit::Usage.because(error))?;
-        let in_plan = |mistakes| Exit::Usage.because(file.place(mistakes));
-        let asked = file.plan.revision(self.revision.clone()).map_err(in_plan)?;
-
-        let mut bus = self.operator.connect().await?;
-        let roster = self.call_roll(&mut bus, &file).await?;
-        let (frozen, warnings) = file.plan.resolve(&roster).map_err(in_plan)?;
-        let flake = file.plan.flake(&roster, &frozen).map_err(in_plan)?;
-        let commit = resolve_revision(&asked, flake.as_ref()).await.map_err(|e| Exit::Precondition.because(e))?;
-
-        let rollout = Rollout {
-            id: RolloutId::from(Uuid::new_v4()),
-            ids: RequestIds::new(Uuid::new_v4()),
-            operator: self.operator.name(),
-            asked,
-            revision: commit.into(),
-            subject: None,
-            plan: frozen,
-        };
-        let warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
-        let preview = report::preview(&rollout, &warnings, out::width());
-        Ok(Prepared { bus, rollout, preview })
+/// The rollout with this id, or without one the last that is not done.
+fn recorded(journals: &Journals, id: &str) -> Result<Option<Recorded>, JournalError> {
+    if !id.is_empty() {
+        return journals.read(&journals.find(id)?).map(Some);
     }
+    let (all, errors) = journals.all()?;
+    out::warnings(&errors);
+    Ok(all.into_iter().rev().find(|recorded| recorded.summary.outcome != Some(Outcome::Succeeded)))
+}
 
-    async fn call_roll(&self, bus: &mut Bus, file: &PlanFile) -> Result<Roster, CommandError> {
-        let tiers = file.plan.tiers();
-        // One question asks for one tier or for all.
-        let tier = tiers.first().copied().filter(|_| tiers.len() == 1);
-        let discovery = self.operator.discovery(tier);
-        let call = RollCall { discovery: &discovery, only: file.plan.named_only() };
-        let called = call.call(bus).await.map_err(|error| Exit::Precondition.because(error))?;
-        Ok(Roster::new(called.hosts))
-    }
+/// What the operator can do about a rollout that did not succeed.
+fn next_steps(id: RolloutId) -> String {
+    let id = id.short();
+    format!("  resume:   homelab-deploy apply --resume {id}\n  details:  homelab-deploy status {id}")
 }

@@ -10,9 +10,10 @@ use uuid::Uuid;
 
 use crate::cli::alias;
 use crate::cli::exit::{CommandResult, Exit};
-use crate::cli::operator::{DisplayArgs, OperatorArgs, drive};
+use crate::cli::operator::{DisplayArgs, OperatorArgs};
 use crate::cli::out;
 use crate::cli::runtime::block_on;
+use crate::cli::session::Session;
 use crate::clock;
 use crate::plan::{FrozenPlan, FrozenWave, Limits, Selector};
 use crate::protocol::{Action, HostReport, RequestIds, Revision, RolloutId, Subject};
@@ -80,8 +81,15 @@ impl Deploy {
         let rollout = Arc::new(self.rollout(&order));
         let discovery = self.operator.discovery(None);
         let mut broadcast = Broadcast::new(Arc::clone(&rollout), order, clock::now());
-        let nothing_to_confirm = Box::new(|_: &Summary, _| Box::pin(async { Answer::Unavailable }) as _);
-        let progress = drive(bus, rollout.id, discovery, &mut broadcast, &self.display, nothing_to_confirm).await?;
+        let session = Session {
+            bus,
+            rollout: rollout.id,
+            discovery,
+            reporter: self.display.reporter(),
+            confirm: Box::new(|_: &Summary, _| Box::pin(async { Answer::Unavailable })),
+            record: None,
+        };
+        let progress = session.drive(&mut broadcast).await?;
 
         if is_deserted(&progress.summary) {
             let help = who_answers(broadcast.present());
@@ -117,6 +125,7 @@ impl Deploy {
             asked: self.branch.clone(),
             revision: self.branch.clone(),
             subject: None,
+            source: None,
             plan: FrozenPlan { name, waves: vec![wave] },
         }
     }

@@ -63,6 +63,16 @@ fn answer(dispatch: &Dispatch, rollout: &Rollout, status: Status) -> News {
     News::Input(Input::Response { request: dispatch.request.id.clone().unwrap(), response: Box::new(response) })
 }
 
+/// The next request that is to be published.
+async fn next_request(end: &mut FleetEnd) -> Option<Dispatch> {
+    loop {
+        match end.orders.recv().await? {
+            Order::Publish(dispatch) => return Some(dispatch),
+            Order::CallRoll | Order::Announce(_) => {}
+        }
+    }
+}
+
 /// Drives a rollout of these waves; `network` is the other end.
 async fn drive<N>(
     waves: &[&[&str]],
@@ -80,6 +90,7 @@ where
     let mut machine = Machine::new(rollout, Timestamp::UNIX_EPOCH);
     let drive = Drive {
         fleet,
+        summary: Summary::default(),
         journal: None,
         reporters: vec![Box::new(Broken), Box::new(Recorder(log.clone()))],
         interrupts,
@@ -97,7 +108,7 @@ fn obliging(log: &Log) -> impl FnOnce(FleetEnd, Arc<Rollout>) -> Pin<Box<dyn Fut
     let log = log.clone();
     move |mut end, rollout| {
         Box::pin(async move {
-            while let Some(Order::Publish(dispatch)) = end.orders.recv().await {
+            while let Some(dispatch) = next_request(&mut end).await {
                 log.add(format!("sent to {}", dispatch.subject));
                 tokio::time::sleep(Duration::from_secs(10)).await;
                 end.news.send(answer(&dispatch, &rollout, Status::Completed)).await.ok();
@@ -179,7 +190,7 @@ async fn a_second_interrupt_leaves_at_once() {
 async fn a_refused_publish_ends_the_rollout_as_what_it_is() {
     let violation = Violation { operation: crate::bus::Operation::Publish, subject: "deploy.test.a".to_owned() };
     let refusing = |mut end: FleetEnd, _| async move {
-        end.orders.recv().await;
+        next_request(&mut end).await;
         end.news.send(News::Refused(violation)).await.ok();
     };
     let error = drive(&[&["a"]], &Log::default(), nobody_interrupts(), refusing).await.unwrap_err();
@@ -191,13 +202,13 @@ async fn after_an_outage_hosts_in_flight_are_asked_and_nobody_is_hurried() {
     let log = Log::default();
     let seen = log.clone();
     let network = move |mut end: FleetEnd, rollout: Arc<Rollout>| async move {
-        let Some(Order::Publish(first)) = end.orders.recv().await else { return };
+        let Some(first) = next_request(&mut end).await else { return };
         end.news.send(answer(&first, &rollout, Status::Started)).await.ok();
         end.news.send(News::Input(Input::Connection(Connection::Down))).await.ok();
         // Nearly as long as a host may take in all.
         tokio::time::sleep(Duration::from_mins(29)).await;
         end.news.send(News::Input(Input::Connection(Connection::Up))).await.ok();
-        let Some(Order::Publish(again)) = end.orders.recv().await else { return };
+        let Some(again) = next_request(&mut end).await else { return };
         seen.add(format!("asked again: {}", again.request.id == first.request.id));
         tokio::time::sleep(Duration::from_mins(29)).await;
         end.news.send(answer(&again, &rollout, Status::Completed)).await.ok();

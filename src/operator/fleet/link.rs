@@ -9,8 +9,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 use uuid::Uuid;
 
 use super::{Discovery, FleetEnd, FleetError, News, Order};
-use crate::bus::{Bus, BusEvent};
-use crate::protocol::{DiscoveryAnswer, DiscoveryRequest, ReplySubject, RequestId, Response, RolloutId};
+use crate::bus::{Bus, BusEvent, Operation, Violation};
+use crate::protocol::{DiscoveryAnswer, DiscoveryRequest, ReplySubject, RequestId, Response, RolloutId, RolloutReport};
 use crate::rollout::{Connection, Input};
 
 /// How long the last requests may take to leave when the command ends.
@@ -26,6 +26,14 @@ pub struct Link {
     /// The id under which the answers to the roll call come.
     roll_call: RequestId,
     roll_call_ends: Option<Instant>,
+    presence: Option<Presence>,
+}
+
+/// What other operators are told when they ask who is there.
+#[derive(Debug)]
+struct Presence {
+    questions: Subscriber,
+    report: RolloutReport,
 }
 
 impl Link {
@@ -34,7 +42,7 @@ impl Link {
         let pattern = ReplySubject::pattern(rollout);
         let replies = bus.client.subscribe(pattern).await.map_err(|_| FleetError::Disconnected)?;
         let roll_call = RequestId::from(Uuid::new_v4());
-        Ok(Self { bus, rollout, discovery, replies, roll_call, roll_call_ends: None })
+        Ok(Self { bus, rollout, discovery, replies, roll_call, roll_call_ends: None, presence: None })
     }
 
     /// Passes on what is said and heard until the executor has dropped its ends.
@@ -49,7 +57,11 @@ impl Link {
                     None => break,
                 },
                 Some(message) = self.replies.next() => self.heard(&message),
-                Some(event) = self.bus.events.recv() => became(event),
+                Some(question) = asked(&mut self.presence) => {
+                    self.answer(&question).await;
+                    continue;
+                }
+                Some(event) = self.bus.events.recv() => self.became(event),
                 () = sleep_until(self.roll_call_ends.unwrap_or_else(Instant::now)), if self.roll_call_ends.is_some() => {
                     self.roll_call_ends = None;
                     Some(News::Input(Input::RollCallOver))
@@ -76,6 +88,7 @@ impl Link {
                 let payload = dispatch.request.to_bytes();
                 (dispatch.subject.to_string(), dispatch.request.reply_to, payload)
             }
+            Order::Announce(report) => return self.announce(*report).await,
             Order::CallRoll => {
                 self.roll_call_ends = Some(Instant::now() + self.discovery.window);
                 let reply_to = ReplySubject::of_request(self.rollout, &self.roll_call);
@@ -86,6 +99,52 @@ impl Link {
         // The reply header makes the server say at once when nobody is subscribed. An error can only mean that the client
         // is being closed, which the executor learns as a lost connection.
         self.bus.client.publish_with_reply(subject, reply_to.to_string(), payload.into()).await.ok();
+    }
+
+    async fn announce(&mut self, report: RolloutReport) {
+        if let Some(presence) = &mut self.presence {
+            presence.report = report;
+            return;
+        }
+        let questions = self.bus.client.subscribe(self.discovery.subject.to_string()).await;
+        self.presence = questions.ok().map(|questions| Presence { questions, report });
+    }
+
+    async fn answer(&self, question: &Message) {
+        // Listeners answer on the same subject to what is no question; that is not for this end.
+        let Ok(question) = serde_json::from_slice::<DiscoveryRequest>(&question.payload) else { return };
+        if let Some(Presence { report, .. }) = &self.presence
+            && question.tier.is_none_or(|tier| report.tiers.contains(&tier))
+        {
+            let answer = DiscoveryAnswer::Operator { rollout: report.clone() };
+            self.bus.client.publish(question.reply_to.to_string(), answer.to_bytes().into()).await.ok();
+        }
+    }
+
+    fn became(&self, event: BusEvent) -> Option<News> {
+        Some(match event {
+            BusEvent::Up => News::Input(Input::Connection(Connection::Up)),
+            BusEvent::Down => News::Input(Input::Connection(Connection::Down)),
+            BusEvent::SlowConsumer => News::Input(Input::AnswersLost),
+            BusEvent::Refused(violation) if self.is_dispensable(&violation) => {
+                tracing::debug!("other operators are not told of this rollout: {violation}");
+                return None;
+            }
+            BusEvent::Refused(violation) => News::Refused(violation),
+            BusEvent::Error(error) => {
+                tracing::debug!("{error}");
+                return None;
+            }
+        })
+    }
+
+    /// The credential of a deployer to the test tier may not publish answers. Being seen by other operators is a courtesy;
+    /// that two of them do not collide is up to the listeners.
+    fn is_dispensable(&self, violation: &Violation) -> bool {
+        match violation.operation {
+            Operation::Publish => violation.subject.parse::<ReplySubject>().is_ok(),
+            Operation::Subscribe => violation.subject == self.discovery.subject.as_str(),
+        }
     }
 
     fn heard(&self, message: &Message) -> Option<News> {
@@ -118,15 +177,10 @@ fn unreadable(message: &Message, error: &serde_json::Error) -> Option<News> {
     None
 }
 
-fn became(event: BusEvent) -> Option<News> {
-    Some(match event {
-        BusEvent::Up => News::Input(Input::Connection(Connection::Up)),
-        BusEvent::Down => News::Input(Input::Connection(Connection::Down)),
-        BusEvent::SlowConsumer => News::Input(Input::AnswersLost),
-        BusEvent::Refused(violation) => News::Refused(violation),
-        BusEvent::Error(error) => {
-            tracing::debug!("{error}");
-            return None;
-        }
-    })
+/// The next question of another operator; never, where this rollout was not announced.
+async fn asked(presence: &mut Option<Presence>) -> Option<Message> {
+    match presence {
+        Some(presence) => presence.questions.next().await,
+        None => std::future::pending().await,
+    }
 }

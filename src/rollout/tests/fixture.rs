@@ -77,6 +77,7 @@ pub(super) fn rollout(waves: impl Into<Vec<FrozenWave>>) -> Arc<Rollout> {
         asked: "main".parse().unwrap(),
         revision: COMMIT.parse().unwrap(),
         subject: None,
+        source: None,
         plan: FrozenPlan { name: "sunday".to_owned(), waves: waves.into() },
     })
 }

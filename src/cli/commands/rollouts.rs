@@ -1,0 +1,136 @@
+//! `rollouts`, `status` and `abort`: the records of rollouts, and stopping one that runs elsewhere.
+
+use std::fs::File;
+use std::time::Duration;
+
+use clap::Args;
+use miette::Diagnostic;
+use thiserror::Error;
+
+use crate::cli::exit::{CommandResult, Exit};
+use crate::cli::operator::{Audience, DisplayArgs};
+use crate::cli::out;
+use crate::cli::runtime::block_on;
+use crate::cli::state::StateArgs;
+use crate::operator::journal::{JournalError, Journals, Recorded};
+use crate::report::{self, Liveness};
+use crate::rollout::Summary;
+
+/// How often the journal of a rollout that runs is read again.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// List the rollouts that were run from here, the latest last.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Rollouts {
+    #[command(flatten)]
+    state: StateArgs,
+}
+
+/// Show what a rollout has come to; one that runs is followed to its end.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Status {
+    /// The beginning of the rollout's id [default: the latest]
+    id: Option<String>,
+
+    #[command(flatten)]
+    state: StateArgs,
+
+    #[command(flatten)]
+    display: DisplayArgs,
+}
+
+/// Stop a rollout: nothing new is sent, hosts in flight are awaited. What runs on the hosts goes on.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Abort {
+    /// The beginning of the rollout's id
+    id: String,
+
+    #[command(flatten)]
+    state: StateArgs,
+}
+
+#[derive(Debug, Error, Diagnostic)]
+enum StatusError {
+    #[error("no rollout was run from here")]
+    #[diagnostic(help("`homelab-deploy apply FILE` runs one; --state-dir names another folder of records"))]
+    None,
+    #[error("rollout {0} is not running")]
+    #[diagnostic(help("there is nothing to stop"))]
+    NotRunning(String),
+}
+
+impl Rollouts {
+    pub(in crate::cli) fn run(self) -> CommandResult {
+        let (all, errors) = self.state.journals().all().map_err(|error| Exit::Precondition.because(error))?;
+        out::warnings(&errors);
+        if all.is_empty() {
+            out::note("No rollout was run from here.");
+        } else {
+            let liveness = |recorded: &Recorded| if recorded.running { Liveness::Running } else { Liveness::Over };
+            let rows: Vec<_> = all.iter().map(|recorded| (&recorded.summary, liveness(recorded))).collect();
+            out::data(&report::rollouts_table(&rows));
+        }
+        Ok(Exit::Success)
+    }
+}
+
+impl Status {
+    pub(in crate::cli) fn run(self) -> CommandResult {
+        let journals = self.state.journals();
+        let recorded = self.find(&journals).map_err(|error| Exit::Precondition.because(error))?;
+        let recorded = recorded.ok_or_else(|| Exit::Precondition.because(StatusError::None))?;
+        block_on(self.show(&journals, recorded))?
+    }
+
+    fn find(&self, journals: &Journals) -> Result<Option<Recorded>, JournalError> {
+        match &self.id {
+            Some(id) => journals.read(&journals.find(id)?).map(Some),
+            None => Ok(journals.all()?.0.pop()),
+        }
+    }
+
+    /// Shows all events so far, then those that come while the rollout runs.
+    async fn show(&self, journals: &Journals, mut recorded: Recorded) -> CommandResult {
+        let mut reporter = self.display.reporter();
+        let mut summary = Summary::default();
+        let mut shown = 0;
+        loop {
+            for event in recorded.events.iter().skip(shown) {
+                summary.apply(event);
+                // A closed pipe has seen what it wanted to.
+                reporter.event(event, &summary).ok();
+            }
+            shown = recorded.events.len();
+            let Some(id) = recorded.summary.rollout.as_ref().map(|rollout| rollout.id) else { break };
+            if !recorded.running || summary.outcome.is_some() {
+                break;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+            recorded = journals.read(&id.to_string()).map_err(|error| Exit::Precondition.because(error))?;
+        }
+        drop(reporter);
+        if self.display.audience() == Audience::Person {
+            out::note(&report::recap(&summary, self.display.style()));
+        }
+        Ok(Exit::Success)
+    }
+}
+
+impl Abort {
+    pub(in crate::cli) fn run(self) -> CommandResult {
+        let journals = self.state.journals();
+        let precondition = |error| Exit::Precondition.because(error);
+        let id = journals.find(&self.id).map_err(precondition)?;
+        let recorded = journals.read(&id).map_err(precondition)?;
+        let rollout = recorded.summary.rollout.filter(|_| recorded.running);
+        let rollout = rollout.ok_or_else(|| Exit::Precondition.because(StatusError::NotRunning(self.id)))?;
+        let stop_file = journals.stop_file(rollout.id);
+        File::create(&stop_file).map_err(|error| precondition(JournalError::Io(stop_file, error)))?;
+        out::note(&format!(
+            "Rollout {} sends nothing new. `homelab-deploy status {}` shows how it ends.",
+            rollout.name(),
+            rollout.id.short()
+        ));
+        Ok(Exit::Success)
+    }
+}
