@@ -16,14 +16,14 @@ pub(super) struct StateArgs {
     #[arg(long, env = "XDG_STATE_HOME", hide = true)]
     state_home: Option<PathBuf>,
 
-    #[arg(long = "home-for-state", env = "HOME", hide = true)]
-    home: Option<PathBuf>,
+    #[arg(long, env = "HOME", hide = true)]
+    user_home: Option<PathBuf>,
 }
 
 impl StateArgs {
     /// The journals of this operator.
     pub(super) fn journals(&self) -> Journals {
-        let home = || self.home.clone().unwrap_or_default().join(".local/state");
+        let home = || self.user_home.clone().unwrap_or_default().join(".local/state");
         let folder = || self.state_home.clone().unwrap_or_else(home).join("homelab-deploy");
         Journals::below(&self.state_dir.clone().unwrap_or_else(folder))
     }
