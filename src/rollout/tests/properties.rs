@@ -53,7 +53,7 @@ proptest! {
 proptest! {
     #![proptest_config(rollouts(1000))]
 
-    /// P12: when nobody ever answers, the first wave that may not lose all its hosts is the last.
+    /// P12: also when nobody ever answers, a rollout ends within the bound that its preview shows.
     #[test]
     fn silence_comes_to_an_end(mut world in world(Climate::Calm)) {
         world.scripts.iter_mut().flatten().for_each(|script| script.replies.clear());
