@@ -47,6 +47,7 @@ enum Command {
 
 /// Runs the program with the arguments of this process.
 pub fn run() -> ExitCode {
+    out::choose_reports();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::io::{self, Write};
 
-use miette::Report;
+use miette::{MietteHandlerOpts, Report};
 use serde::Serialize;
 
 /// Prints data. A pipe that was closed by its reader is no error: it has what it wanted.
@@ -33,6 +33,13 @@ pub(super) fn warnings<T: Display>(warnings: &[T]) {
     for warning in warnings {
         note(&format!("warning: {warning}"));
     }
+}
+
+/// Chooses how errors are shown: without the chain of their causes. Each says its cause in its own message, which is all
+/// that a log has, and the chain would say it once more.
+pub(super) fn choose_reports() {
+    // A second choice could only be a test's: the first one holds.
+    miette::set_hook(Box::new(|_| Box::new(MietteHandlerOpts::new().without_cause_chain().build()))).ok();
 }
 
 /// Prints an error as a report: what, where, and what to do next.

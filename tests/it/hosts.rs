@@ -122,3 +122,13 @@ async fn mistakes_on_the_command_line_are_told_before_anything_is_done() {
         ended.expect(2).told(told);
     }
 }
+
+#[tokio::test]
+async fn an_error_says_its_cause_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = fleet::command(super::program(), folder.path(), &[]).unwrap();
+    command.args(["hosts", "--nats-url", "127.0.0.1:1", "--nkey-file", "/nowhere/seed"]);
+    let ended = Running::start(&mut command).unwrap().ended().await.unwrap();
+    let ended = ended.expect(3).told("cannot read the seed file /nowhere/seed").told("homelab-deploy keygen FILE");
+    assert_eq!(ended.stderr.matches("No such file").count(), 1, "{}", ended.stderr);
+}
