@@ -2,8 +2,10 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::process::Stdio;
 use std::time::Duration;
 
+use miette::IntoDiagnostic;
 use serde_json::{Value, json};
 
 use crate::host;
@@ -12,6 +14,7 @@ use crate::stand_in::StandIn;
 use crate::support::keys::Key;
 use crate::support::lab::Lab;
 use crate::support::rebuild::{FAIL, GATE};
+use crate::support::wait;
 
 const DNS: &str = "deploy.prod.role.dns";
 const SHORT: [&str; 2] = ["--discover-window", "500ms"];
@@ -142,6 +145,17 @@ async fn json_is_all_that_stdout_gets() {
         (&json!("begun"), &json!("ended"), &json!("failed"))
     );
     assert!(ended.stderr.is_empty(), "{}", ended.stderr);
+}
+
+#[tokio::test]
+async fn a_reader_that_has_seen_enough_is_no_error() {
+    let lab = lab().await;
+    let mut command = lab.operator(&lab.admin).unwrap();
+    let mut deploy = command.args(["deploy", "deploy.prod.nas", "--json"]).stdout(Stdio::piped()).spawn().unwrap();
+    drop(deploy.stdout.take());
+    let status = wait::until("the command ends", async || deploy.try_wait().into_diagnostic()).await.unwrap();
+    assert!(status.success(), "{status}");
+    assert_eq!(lab.fleet.rebuild().calls(&host("nas")).len(), 1);
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use crate::host;
 use crate::support::fleet::Fleet;
 use crate::support::keys::Key;
 use crate::support::lab::Lab;
+use crate::support::process::Process;
 use crate::support::rebuild::{FAIL, GATE};
 use crate::support::wait;
 
@@ -192,4 +193,38 @@ async fn a_listener_outlives_its_server_and_answers_when_it_is_back() {
     let mut deployer = Deployer::connect(&lab).await.unwrap();
     deployer.say(NS1, &deployer.request("r-1")).await.unwrap();
     assert_eq!(deployer.hear_final().await.unwrap()["status"], "completed");
+}
+
+#[tokio::test]
+async fn a_listener_waits_for_its_server() {
+    let mut lab = lab().await;
+    start_without_server(&mut lab).await;
+    lab.server.restart().await.unwrap();
+    let listener = lab.fleet.listener(&host("ns1")).unwrap();
+    let listens = async || Ok(listener.output().contains("listening on deploy.prod.ns1").then_some(()));
+    wait::until("the listener listens", listens).await.unwrap();
+
+    let mut deployer = Deployer::connect(&lab).await.unwrap();
+    deployer.say(NS1, &deployer.request("r-1")).await.unwrap();
+    assert_eq!(deployer.hear_final().await.unwrap()["status"], "completed");
+}
+
+#[tokio::test]
+async fn a_listener_that_waits_for_its_server_can_be_stopped() {
+    let mut lab = lab().await;
+    let listener = start_without_server(&mut lab).await;
+    listener.terminate().unwrap();
+    let status = wait::until("the listener ends", async || listener.status()).await.unwrap();
+    assert!(status.success(), "{status}: {}", listener.output());
+}
+
+/// Starts the listener of `ns1` and waits until it has found no server.
+async fn start_without_server(lab: &mut Lab) -> &mut Process {
+    lab.server.stop();
+    let (name, key) = ("prod.ns1.dns".parse().unwrap(), lab.key(&host("ns1")).unwrap().clone());
+    lab.fleet.start(&name, &key, &[]).unwrap();
+    let listener = lab.fleet.listener(&host("ns1")).unwrap();
+    let waits = async || Ok(listener.output().contains("no NATS server can be reached").then_some(()));
+    wait::until("the listener waits for a server", waits).await.unwrap();
+    listener
 }

@@ -1,5 +1,6 @@
 //! What becomes of a run: how it ends, and that it outlives the listener that began it.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
@@ -56,6 +57,44 @@ async fn a_build_that_fails_is_told_with_its_reason_and_the_end_of_its_log() {
         (tail.len(), &tail[58], &tail[59]),
         (60, &json!("building part 200"), &json!("error: attribute 'x' missing"))
     );
+}
+
+#[tokio::test]
+async fn a_flood_of_output_is_bounded_on_disk_and_on_the_wire() {
+    let script = r#"
+yes "$(printf 'building \033[31mpart\033[0m \377')" | head -c 40000000
+yes "$(printf '%02000d' 7)" | head -n 30
+echo "error: the flood is over" >&2
+exit 1
+"#;
+    let lab = lab(script, &[]).await;
+    let mut deployer = Deployer::connect(&lab).await.unwrap();
+    deployer.say(NS1, &deployer.request("r-1")).await.unwrap();
+    let end = deployer.hear_final().await.unwrap();
+    assert_eq!(end["message"], "the flood is over");
+    let tail: Vec<&str> = end["log_tail"].as_array().unwrap().iter().map(|line| line.as_str().unwrap()).collect();
+    assert_eq!(tail.last(), Some(&"error: the flood is over"));
+    assert!(tail.len() > 5 && tail.concat().len() <= 16 * 1024, "{} lines", tail.len());
+    assert!(kept(&lab.folder().join("hosts/ns1/state/runs")) < 20_000_000);
+}
+
+/// How many bytes there are in the files of the runs.
+fn kept(runs: &Path) -> u64 {
+    let runs = fs::read_dir(runs).unwrap().map(|run| run.unwrap().path());
+    let files = runs.flat_map(|run| fs::read_dir(run).unwrap());
+    files.map(|file| file.unwrap().metadata().unwrap().len()).sum()
+}
+
+#[tokio::test]
+async fn what_a_run_leaves_behind_does_not_hold_up_its_end() {
+    // It keeps the outputs open, as a daemon does that is not careful.
+    let lab = lab(r#"(while [ -d "$here" ]; do sleep 0.2; done) & echo "$host child $!" >>"$here/record""#, &[]).await;
+    let mut deployer = Deployer::connect(&lab).await.unwrap();
+    deployer.say(NS1, &deployer.request("r-1")).await.unwrap();
+    assert_eq!(deployer.hear_final().await.unwrap()["status"], "completed");
+    let record = lab.fleet.rebuild().record();
+    let left_behind = record.iter().find_map(|line| line.strip_prefix("ns1 child ")).unwrap();
+    assert!(process(left_behind).exists());
 }
 
 #[tokio::test]
