@@ -5,11 +5,12 @@
 //! - [`protocol`]: the messages and subjects, pure;
 //! - [`plan`]: what a plan says and what it comes down to, pure;
 //! - [`rollout`]: how a plan is carried out, pure;
-//! - [`bus`]: the connection to NATS;
-//! - [`operator`]: what drives a rollout from the operator's machine;
-//! - [`nats_config`]: what the NATS server must know of hosts and deployers, pure;
+//! - [`operator`]: what drives a rollout from the operator's machine, and what it records of it;
 //! - [`report`]: what the operator sees of it;
 //! - [`listener`]: what runs on each host;
+//! - [`bus`]: the connection to NATS, for both ends;
+//! - [`nats_config`]: what the NATS server must know of both, pure;
+//! - [`clock`]: where wall-clock time enters;
 //! - [`cli`]: the command line.
 
 pub mod bus;

@@ -7,6 +7,7 @@ pub mod check;
 pub mod detach;
 pub mod drive;
 pub mod fleet;
+pub mod history;
 pub mod journal;
 pub mod revision;
 #[cfg(test)]
@@ -14,4 +15,5 @@ mod testing;
 
 pub use drive::{Drive, DriveError, Progress};
 pub use fleet::{Discovery, Fleet, FleetError, Link, RollCall, RollCalled};
+pub use history::History;
 pub use revision::{LookupError, resolve_revision};

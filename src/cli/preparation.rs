@@ -1,5 +1,7 @@
 //! What it takes to know what a plan comes down to now.
 
+use std::collections::BTreeMap;
+
 use clap::Args;
 use miette::Diagnostic;
 use thiserror::Error;
@@ -10,9 +12,9 @@ use super::operator::OperatorArgs;
 use super::out;
 use super::plan_file::{PlanArgs, PlanFile};
 use crate::bus::Bus;
-use crate::operator::{RollCall, RollCalled, resolve_revision};
+use crate::operator::{History, RollCall, RollCalled, resolve_revision};
 use crate::plan::{FrozenPlan, Plan, Roster};
-use crate::protocol::{HostName, RequestIds, Revision, RolloutId, RolloutReport, Tier};
+use crate::protocol::{Commit, HostName, RequestIds, Revision, RolloutId, RolloutReport, Tier};
 use crate::report;
 use crate::rollout::Rollout;
 
@@ -49,6 +51,8 @@ pub(super) struct Prepared {
     pub(super) preview: String,
     /// Rollouts of other operators that touch a tier of this one.
     pub(super) others: Vec<RolloutReport>,
+    /// Hosts that run a commit that comes after this one.
+    pub(super) ahead: Vec<HostName>,
 }
 
 #[derive(Debug, Error, Diagnostic)]
@@ -81,20 +85,26 @@ impl Preparation {
         let flake = file.plan.flake(&roster, &frozen).map_err(in_plan)?;
         let commit = resolve_revision(&asked, flake.as_ref()).await.map_err(|e| Exit::Precondition.because(e))?;
 
+        let history = History::near(flake.as_ref());
+        let ahead = ahead_of(&commit, &frozen, &history).await;
         let others = rollouts.into_iter().filter(|other| shares_a_tier(other, &frozen)).collect();
         let rollout = Rollout {
             id: RolloutId::from(Uuid::new_v4()),
             ids: RequestIds::new(Uuid::new_v4()),
             operator: self.operator.name(),
             asked,
-            revision: commit.into(),
-            subject: None,
+            revision: commit.clone().into(),
+            subject: history.subject(&commit).await,
             source: Some(file.source()),
             plan: frozen,
         };
-        let warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+        let mut warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+        if !ahead.is_empty() {
+            let hosts: Vec<&str> = ahead.iter().map(HostName::as_str).collect();
+            warnings.push(format!("{} run a later commit than {}", hosts.join(" "), commit.short()));
+        }
         let preview = report::preview(&rollout, &warnings, out::width());
-        Ok(Prepared { bus, rollout, preview, others })
+        Ok(Prepared { bus, rollout, preview, others, ahead })
     }
 
     async fn call_roll(&self, bus: &mut Bus, file: &PlanFile) -> Result<RollCalled, CommandError> {
@@ -131,6 +141,23 @@ impl Preparation {
         plan.waves.drain(..first.unwrap_or_default());
         Ok(())
     }
+}
+
+/// The hosts that would go back in history, as far as a clone on this machine can tell.
+async fn ahead_of(commit: &Commit, plan: &FrozenPlan, history: &History) -> Vec<HostName> {
+    let mut known = BTreeMap::new();
+    let mut ahead = Vec::new();
+    for host in plan.hosts() {
+        let Some(current) = host.revision.as_ref().filter(|current| *current != commit) else { continue };
+        let is_ahead = match known.get(current) {
+            Some(is_ahead) => *is_ahead,
+            None => *known.entry(current).or_insert(history.is_ancestor(commit, current).await == Some(true)),
+        };
+        if is_ahead {
+            ahead.push(host.hostname.clone());
+        }
+    }
+    ahead
 }
 
 fn shares_a_tier(other: &RolloutReport, plan: &FrozenPlan) -> bool {

@@ -20,7 +20,7 @@ use crate::cli::state::StateArgs;
 use crate::clock;
 use crate::operator::detach;
 use crate::operator::journal::{JournalError, Journals, Recorded};
-use crate::protocol::{RolloutId, RolloutReport};
+use crate::protocol::{HostName, RolloutId, RolloutReport};
 use crate::report;
 use crate::rollout::{Event, EventKind, Machine, Outcome, Rollout, Summary};
 
@@ -35,6 +35,7 @@ pub(in crate::cli) struct Plan {
 /// Carry out a plan: wave after wave, halting when one fails.
 #[derive(Debug, Args)]
 #[command(mut_arg("plan", |plan| plan.required_unless_present_any(["resume", "take_over"]).conflicts_with("resume")))]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(in crate::cli) struct Apply {
     #[command(flatten)]
     preparation: Preparation,
@@ -46,6 +47,10 @@ pub(in crate::cli) struct Apply {
     /// Start although another operator's rollout is under way; hosts that are busy with that one will reject this one
     #[arg(long, env = "HOMELAB_DEPLOY_FORCE")]
     force: bool,
+
+    /// Deploy although hosts run a later commit than this one
+    #[arg(long, env = "HOMELAB_DEPLOY_ALLOW_DOWNGRADE")]
+    allow_downgrade: bool,
 
     /// Take up a rollout where it was left: the one with this id, or the last that is not done
     #[arg(long, value_name = "ID", num_args = 0..=1, default_missing_value = "")]
@@ -77,6 +82,9 @@ enum ApplyError {
          host that both deploy ends up with whichever comes last"
     ))]
     AnotherRollout(Box<RolloutReport>),
+    #[error("{} would go back in history: {hosts} run a later commit than {commit}", if *count == 1 { "a host" } else { "hosts" })]
+    #[diagnostic(help("deploy what comes after it, or add --allow-downgrade"))]
+    Downgrade { count: usize, hosts: String, commit: String },
     #[error("there is no rollout to resume")]
     #[diagnostic(help("`homelab-deploy rollouts` lists those that were run from here"))]
     NothingToResume,
@@ -114,8 +122,9 @@ impl Apply {
 
     /// Begins a new rollout.
     async fn start(&self) -> CommandResult {
-        let Prepared { bus, rollout, preview, others } = self.preparation.prepare().await?;
+        let Prepared { bus, rollout, preview, others, ahead } = self.preparation.prepare().await?;
         self.yield_to(others)?;
+        self.go_forward(&ahead, &rollout)?;
         if self.display.audience() == Audience::Person {
             out::note(&preview);
         }
@@ -196,6 +205,16 @@ impl Apply {
             Some(other) if !self.force => Err(Exit::Precondition.because(ApplyError::AnotherRollout(Box::new(other)))),
             Some(_) | None => Ok(()),
         }
+    }
+
+    fn go_forward(&self, ahead: &[HostName], rollout: &Rollout) -> Result<(), CommandError> {
+        if ahead.is_empty() || self.allow_downgrade {
+            return Ok(());
+        }
+        let hosts: Vec<&str> = ahead.iter().map(HostName::as_str).collect();
+        let commit = rollout.revision.commit().map_or_else(|| rollout.revision.to_string(), |c| c.short().to_owned());
+        let error = ApplyError::Downgrade { count: ahead.len(), hosts: hosts.join(" "), commit };
+        Err(Exit::Precondition.because(error))
     }
 }
 
