@@ -101,7 +101,11 @@ impl Preparation {
         let mut warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
         if !ahead.is_empty() {
             let hosts: Vec<&str> = ahead.iter().map(HostName::as_str).collect();
-            warnings.push(format!("{} run a later commit than {}", hosts.join(" "), commit.short()));
+            warnings.push(format!(
+                "{} would go back in history: what runs there comes after {}",
+                hosts.join(" "),
+                commit.short()
+            ));
         }
         let preview = report::preview(&rollout, &warnings, out::width());
         Ok(Prepared { bus, rollout, preview, others, ahead })

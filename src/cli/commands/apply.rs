@@ -82,9 +82,9 @@ enum ApplyError {
          host that both deploy ends up with whichever comes last"
     ))]
     AnotherRollout(Box<RolloutReport>),
-    #[error("{} would go back in history: {hosts} run a later commit than {commit}", if *count == 1 { "a host" } else { "hosts" })]
+    #[error("{hosts} would go back in history: what runs there comes after {commit}")]
     #[diagnostic(help("deploy what comes after it, or add --allow-downgrade"))]
-    Downgrade { count: usize, hosts: String, commit: String },
+    Downgrade { hosts: String, commit: String },
     #[error("there is no rollout to resume")]
     #[diagnostic(help("`homelab-deploy rollouts` lists those that were run from here"))]
     NothingToResume,
@@ -213,7 +213,7 @@ impl Apply {
         }
         let hosts: Vec<&str> = ahead.iter().map(HostName::as_str).collect();
         let commit = rollout.revision.commit().map_or_else(|| rollout.revision.to_string(), |c| c.short().to_owned());
-        let error = ApplyError::Downgrade { count: ahead.len(), hosts: hosts.join(" "), commit };
+        let error = ApplyError::Downgrade { hosts: hosts.join(" "), commit };
         Err(Exit::Precondition.because(error))
     }
 }
