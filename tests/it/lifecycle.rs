@@ -178,6 +178,20 @@ async fn a_listener_that_the_server_does_not_know_says_so_and_keeps_trying() {
 }
 
 #[tokio::test]
+async fn a_subject_that_a_listener_may_not_hear_is_in_its_log_and_it_serves_the_others() {
+    let mut lab = lab().await;
+    lab.listen(&host("ns1"), &["--deploy-subject", "deploy.test.all,deploy.<tier>.<hostname>"]).await.unwrap();
+    let listener = lab.fleet.listener(&host("ns1")).unwrap();
+    let complaint = "this credential may not subscribe to deploy.test.all";
+    let told = async || Ok(listener.output().contains(complaint).then_some(()));
+    wait::until("the log tells of the subject", told).await.unwrap();
+
+    let mut deployer = Deployer::connect(&lab).await.unwrap();
+    deployer.say(NS1, &deployer.request("r-1")).await.unwrap();
+    assert_eq!(deployer.hear_final().await.unwrap()["status"], "completed");
+}
+
+#[tokio::test]
 async fn a_listener_outlives_its_server_and_answers_when_it_is_back() {
     let mut lab = lab().await;
     lab.listen_all().await.unwrap();
