@@ -14,15 +14,18 @@ use crate::protocol::{Commit, FlakeUrl, Revision};
 /// How long git or Nix may take to answer.
 const LOOKUP_WITHIN: Duration = Duration::from_mins(1);
 
+/// What git says last when a repository cannot be reached. Why, it has said before.
+const UNREACHABLE: &str = "fatal: Could not read from remote repository";
+
 /// Why a revision could not be looked up.
 #[derive(Debug, Error, Diagnostic)]
 pub enum LookupError {
     /// It is not known where to look.
-    #[error("it is not known in which repository to look up {0:?}")]
+    #[error("it is not known in which repository to look up \"{0}\"")]
     #[diagnostic(help("set `flake` in the plan, or give the full commit id of 40 digits"))]
     NoFlake(Revision),
     /// The repository has neither a branch nor a tag of that name.
-    #[error("{remote} has no branch or tag {revision:?}")]
+    #[error("{remote} has no branch or tag \"{revision}\"")]
     NoSuchRef {
         /// Where it was looked up.
         remote: String,
@@ -33,7 +36,7 @@ pub enum LookupError {
         help: Option<String>,
     },
     /// The repository could not be asked.
-    #[error("cannot look up {revision:?}: `{command}` failed: {reason}")]
+    #[error("cannot look up \"{revision}\": `{command}` failed: {reason}")]
     #[diagnostic(help(
         "check that the repository can be reached from this machine, or give the full commit id of 40 digits"
     ))]
@@ -118,13 +121,12 @@ async fn run(program: &str, arguments: &[&str], asked: &Revision) -> Result<(Out
 
 fn failed(asked: &Revision, command: String, said: &[u8]) -> LookupError {
     let said = String::from_utf8_lossy(said);
+    let said = said.split_once(UNREACHABLE).map(|(why, _)| why).filter(|why| !why.trim().is_empty()).unwrap_or(&said);
     // The last line that begins with `fatal:` or `error:` is the reason; what follows it is advice.
     let reason = said.lines().rfind(|line| line.starts_with("fatal:") || line.starts_with("error:"));
     let reason = reason.or_else(|| said.lines().rfind(|line| !line.trim().is_empty())).unwrap_or("it said nothing");
     LookupError::Failed { revision: asked.clone(), command, reason: reason.trim().to_owned() }
 }
 
-#[cfg(test)]
-pub(super) mod testing;
 #[cfg(test)]
 mod tests;
