@@ -18,7 +18,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use self::commands::{apply, deploy, hosts, keygen, listener, nats_config, rollouts, supervise};
+use self::commands::{apply, deploy, hosts, keygen, listener, nats_config, plan, rollouts, supervise};
 use self::exit::{CommandResult, Exit};
 
 /// Deploy NixOS fleets over NATS.
@@ -32,10 +32,10 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Apply(Box<apply::Apply>),
-    Plan(Box<apply::Plan>),
     Rollouts(rollouts::Rollouts),
     Status(rollouts::Status),
     Abort(rollouts::Abort),
+    Plan(plan::Plan),
     Deploy(Box<deploy::Deploy>),
     Hosts(hosts::Hosts),
     Keygen(keygen::Keygen),

@@ -2,6 +2,7 @@
 //!
 //! Pure: reading the file and asking who is there happen elsewhere; here is what the text means. In reading order:
 //!
+//! - `key`: every key of a plan; `schema` tells editors of them;
 //! - `format`: TOML to a [`Plan`], with every mistake of the file at its place; `print` is the way back;
 //! - `target`: the words that select hosts;
 //! - `roster`: who answered the roll call;
@@ -9,11 +10,13 @@
 
 mod format;
 pub mod frozen;
+mod key;
 mod keys;
 mod mistake;
 mod print;
 mod resolve;
 mod roster;
+mod schema;
 mod target;
 mod value;
 
@@ -27,6 +30,7 @@ use std::time::Duration;
 pub use self::frozen::{Check, FrozenHost, FrozenPlan, FrozenWave, Limits};
 pub use self::mistake::{Finding, PlanMistakes};
 pub use self::roster::Roster;
+pub use self::schema::schema;
 pub use self::target::Selector;
 
 use crate::protocol::{Action, FlakeUrl, HostName, Revision, Target, Tier};

@@ -17,5 +17,5 @@ pub use message::{
     DiscoveryAnswer, DiscoveryRequest, ErrorCode, Holder, HostReport, Phase, Request, Response, RolloutReport, Status,
 };
 pub use names::{Action, HostName, NameError, Role, Tier};
-pub use revision::{Commit, Revision, RevisionError};
+pub use revision::{Commit, MAX_REVISION_BYTES, Revision, RevisionError};
 pub use subject::{ReplySubject, Subject, SubjectError, SubjectTemplate, Target, alias_variable};

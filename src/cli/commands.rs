@@ -6,5 +6,6 @@ pub(super) mod hosts;
 pub(super) mod keygen;
 pub(super) mod listener;
 pub(super) mod nats_config;
+pub(super) mod plan;
 pub(super) mod rollouts;
 pub(super) mod supervise;

@@ -129,4 +129,6 @@ fn failed(asked: &Revision, command: String, said: &[u8]) -> LookupError {
 }
 
 #[cfg(test)]
+pub(super) mod testing;
+#[cfg(test)]
 mod tests;

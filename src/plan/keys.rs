@@ -1,34 +1,12 @@
-//! The tables of a plan file: which keys each has, and what to say of a key that is somewhere else or nowhere.
+//! Reading the tables of a plan file, and what to say of a key that is somewhere else or nowhere.
 
 use toml::de::DeTable;
 
+use super::key::{Key, SETTING_KEYS, TOP_KEYS, WAVE_KEYS};
 use super::mistake::Finding;
 use super::target::Aliases;
 use super::value::Value;
 use super::{At, Selector};
-
-/// The keys at the top of the file.
-const TOP_KEYS: [&str; 6] = ["name", "revision", "action", "flake", "defaults", "wave"];
-
-/// The keys that only a wave has.
-const WAVE_KEYS: [&str; 3] = ["name", "targets", "exclude"];
-
-/// The keys that a wave and `[defaults]` have.
-const SETTING_KEYS: [&str; 13] = [
-    "action",
-    "max_parallel",
-    "max_failures",
-    "min_hosts",
-    "ignore_unreachable",
-    "accept_timeout",
-    "timeout",
-    "bake_time",
-    "check",
-    "check_timeout",
-    "confirm",
-    "retries",
-    "retry_delay",
-];
 
 /// A table of the file: each has keys of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +19,7 @@ pub(super) enum Place {
 /// A table that is being read, and the mistakes that were found on the way.
 pub(super) struct Keys<'t, 'i, 'm> {
     table: &'t DeTable<'i>,
+    place: Place,
     mistakes: &'m mut Vec<Finding>,
 }
 
@@ -49,7 +28,7 @@ impl<'t, 'i, 'm> Keys<'t, 'i, 'm> {
     pub(super) fn new(table: &'t DeTable<'i>, place: Place, mistakes: &'m mut Vec<Finding>) -> Self {
         let unknown = table.keys().filter(|key| !place.has(key.get_ref()));
         mistakes.extend(unknown.map(|key| place.refuse(key.get_ref()).at(&key.span(), place.label())));
-        Self { table, mistakes }
+        Self { table, place, mistakes }
     }
 
     /// Puts a mistake on record.
@@ -63,6 +42,7 @@ impl<'t, 'i, 'm> Keys<'t, 'i, 'm> {
         key: &str,
         read: impl FnOnce(&'t Value<'i>, &str) -> Result<T, Finding>,
     ) -> Option<T> {
+        debug_assert!(self.place.has(key), "`{key}` is read, but is in no list of keys and so in no schema");
         read(self.table.get(key)?, key).map_err(|mistake| self.mistakes.push(mistake)).ok()
     }
 
@@ -98,9 +78,9 @@ impl<'t, 'i, 'm> Keys<'t, 'i, 'm> {
 impl Place {
     fn keys(self) -> Vec<&'static str> {
         match self {
-            Self::Top => TOP_KEYS.to_vec(),
-            Self::Defaults => SETTING_KEYS.to_vec(),
-            Self::Wave => [WAVE_KEYS.as_slice(), &SETTING_KEYS].concat(),
+            Self::Top => names(&TOP_KEYS).collect(),
+            Self::Defaults => names(&SETTING_KEYS).collect(),
+            Self::Wave => names(&WAVE_KEYS).chain(names(&SETTING_KEYS)).collect(),
         }
     }
 
@@ -135,13 +115,18 @@ impl Place {
     }
 }
 
+fn names(keys: &[Key]) -> impl Iterator<Item = &'static str> {
+    keys.iter().map(|key| key.name)
+}
+
 /// Where a key belongs, when it is one.
 fn home(key: &str) -> Option<&'static str> {
-    if WAVE_KEYS.contains(&key) {
+    let is_of = |keys| names(keys).any(|name| name == key);
+    if is_of(&WAVE_KEYS) {
         Some("in a [[wave]]")
-    } else if SETTING_KEYS.contains(&key) {
+    } else if is_of(&SETTING_KEYS) {
         Some("in [defaults], for every wave, or in the [[wave]] that it is for")
-    } else if TOP_KEYS.contains(&key) {
+    } else if is_of(&TOP_KEYS) {
         Some("at the top of the file, before [defaults] and the first [[wave]]")
     } else {
         None

@@ -3,6 +3,7 @@
 mod format;
 mod properties;
 mod resolve;
+mod schema;
 
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme};
 

@@ -17,7 +17,7 @@ pub(super) type Value<'i> = Spanned<DeValue<'i>>;
 const MAX_DURATION: Duration = Duration::from_hours(30 * 24);
 
 /// The most retries of a host.
-const MAX_RETRIES: usize = 1000;
+pub(super) const MAX_RETRIES: usize = 1000;
 
 /// How durations are written, for those who did not know.
 const DURATION_HELP: &str = "durations are written like \"90s\", \"10m\" or \"1h30m\"";

@@ -9,6 +9,7 @@ mod deployer;
 mod operator;
 mod stand_in;
 
+mod apply;
 mod deploy;
 mod harness;
 mod hosts;

@@ -40,11 +40,16 @@ pub fn start(lab: &Lab, arguments: &[&str]) -> Result<Running> {
 }
 
 impl Running {
-    /// Starts a command.
+    /// Starts a command that finds nobody at its input.
     pub fn start(command: &mut Command) -> Result<Self> {
+        Self::start_at(command, Stdio::null())
+    }
+
+    /// Starts a command with this input.
+    pub fn start_at(command: &mut Command, stdin: impl Into<Stdio>) -> Result<Self> {
         let stdout = NamedTempFile::new().into_diagnostic()?;
         let stderr = NamedTempFile::new().into_diagnostic()?;
-        command.stdin(Stdio::null());
+        command.stdin(stdin);
         command.stdout(stdout.reopen().into_diagnostic()?).stderr(stderr.reopen().into_diagnostic()?);
         let began = Instant::now();
         Ok(Self { child: command.spawn().into_diagnostic()?, stdout, stderr, began })
@@ -52,15 +57,20 @@ impl Running {
 
     /// Presses Ctrl-C.
     pub fn interrupt(&self) -> Result<()> {
+        self.signal(Signal::INT)
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-        kill_process(pid.ok_or_else(|| miette!("no process"))?, Signal::INT).into_diagnostic()
+        kill_process(pid.ok_or_else(|| miette!("no process"))?, signal).into_diagnostic()
     }
 
     /// Waits until it has told this to the operator.
     pub async fn tells(&mut self, text: &str) -> Result<()> {
         wait::until(&format!("the operator is told {text:?}"), async || {
             let told = read(&self.stderr)?;
-            if told.contains(text) {
+            if words(&told).contains(&words(text)) {
                 return Ok(Some(()));
             }
             match self.child.try_wait().into_diagnostic()? {
@@ -100,9 +110,7 @@ impl Ended {
     /// Makes sure that the operator was told this.
     #[track_caller]
     pub fn told(self, text: &str) -> Self {
-        // Reports are wrapped to the width of the terminal, of which there is none here.
-        let told = self.stderr.split_whitespace().collect::<Vec<_>>().join(" ");
-        assert!(told.contains(text), "{text:?} is not in\n{}", self.stderr);
+        assert!(words(&self.stderr).contains(&words(text)), "{text:?} is not in\n{}", self.stderr);
         self
     }
 
@@ -112,6 +120,11 @@ impl Ended {
         assert!(!self.stderr.contains(text), "{text:?} is in\n{}", self.stderr);
         self
     }
+}
+
+/// A text as one line. Reports are framed and wrapped to the width of the terminal, of which there is none here.
+fn words(text: &str) -> String {
+    text.split_whitespace().filter(|word| *word != "│").collect::<Vec<_>>().join(" ")
 }
 
 fn read(file: &NamedTempFile) -> Result<String> {

@@ -393,8 +393,8 @@ check = ["a", "b"]
 fn every_sample_plan_is_right() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("plans");
     let mut names = Vec::new();
-    for entry in fs::read_dir(folder).unwrap() {
-        let file = entry.unwrap().path();
+    let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    for file in files.filter(|file| file.extension().is_some_and(|extension| extension == "toml")) {
         let name = file.file_stem().unwrap().to_str().unwrap().to_owned();
         let text = fs::read_to_string(&file).unwrap();
         let plan = Plan::parse(&text, &name, &|_| None)

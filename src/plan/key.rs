@@ -1,0 +1,217 @@
+//! Every key that a plan can have: what it takes, and what it means.
+//!
+//! The parser refuses whatever is not here, and the JSON Schema is made of this, so that editors tell the same.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::{Parallel, Settings};
+
+/// A key of a plan.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Key {
+    pub(super) name: &'static str,
+    pub(super) takes: Takes,
+    /// What holds where the key is absent, as JSON; null where that is nothing, or is said by `meaning`.
+    pub(super) usual: fn(&Settings) -> Value,
+    /// What it means, in sentences for whoever writes a plan.
+    pub(super) meaning: &'static str,
+}
+
+/// What a key takes. The functions that read it are those of `value` with the same names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Takes {
+    Action,
+    Boolean,
+    Command,
+    Count,
+    Duration,
+    Flake,
+    Name,
+    Parallel,
+    Retries,
+    Revision,
+    /// A list of targets that may be empty, or one target.
+    Texts,
+    /// The same with at least one.
+    SomeTexts,
+    Timeout,
+    /// The table of the settings of every wave.
+    Defaults,
+    /// The list of the tables of the waves.
+    Waves,
+}
+
+/// The keys at the top of the file.
+pub(super) const TOP_KEYS: [Key; 6] = [
+    Key {
+        name: "name",
+        takes: Takes::Name,
+        usual: nothing,
+        meaning: "What the rollout is called: lower-case letters, digits and hyphens. \
+                  Without it: the name of the file.",
+    },
+    Key {
+        name: "revision",
+        takes: Takes::Revision,
+        usual: nothing,
+        meaning: "The branch, tag or commit to deploy. It is looked up once, before the first wave, so that every \
+                  host gets the same commit. Required unless --revision is given.",
+    },
+    ACTION,
+    Key {
+        name: "flake",
+        takes: Takes::Flake,
+        usual: nothing,
+        meaning: "The flake in which `revision` is looked up, such as \"git+https://git.example.com/nixos\". \
+                  Without it: the one that the hosts name.",
+    },
+    Key {
+        name: "defaults",
+        takes: Takes::Defaults,
+        usual: nothing,
+        meaning: "What every wave starts from. A wave that has the same key overrides it as a whole.",
+    },
+    Key {
+        name: "wave",
+        takes: Takes::Waves,
+        usual: nothing,
+        meaning: "Hosts that are deployed together. A wave begins when every host of the one before has come to its \
+                  end and that wave has succeeded; when a wave fails, no later one begins.",
+    },
+];
+
+/// The keys that only a wave has.
+pub(super) const WAVE_KEYS: [Key; 3] = [
+    Key {
+        name: "name",
+        takes: Takes::Name,
+        usual: nothing,
+        meaning: "What the wave is called: lower-case letters, digits and hyphens, and no other wave's name. \
+                  Without it: its first target.",
+    },
+    Key {
+        name: "targets",
+        takes: Takes::SomeTexts,
+        usual: nothing,
+        meaning: "The hosts, one target or a list: <tier>.<host>, <tier>.role.<role>, <tier>.all, a whole subject, \
+                  or an alias. Named hosts are expected; of groups those are taken that answer. A host belongs to \
+                  the first wave that matches it.",
+    },
+    Key {
+        name: "exclude",
+        takes: Takes::Texts,
+        usual: no_targets,
+        meaning: "Hosts that this wave leaves to later ones, written like `targets`.",
+    },
+];
+
+/// The keys that a wave and `[defaults]` have.
+pub(super) const SETTING_KEYS: [Key; 13] = [
+    ACTION,
+    Key {
+        name: "max_parallel",
+        takes: Takes::Parallel,
+        usual: |settings| match settings.max_parallel {
+            Parallel::Hosts(hosts) => json!(hosts),
+            Parallel::Percent(percent) => json!(format!("{percent}%")),
+        },
+        meaning: "The most hosts at work at the same time: a number, or a share of the wave such as \"25%\", rounded \
+                  down, but at least one host.",
+    },
+    Key {
+        name: "max_failures",
+        takes: Takes::Count,
+        usual: |settings| json!(settings.max_failures),
+        meaning: "The wave fails once more hosts than this have failed; then no further host is begun, and those at \
+                  work are waited for. Failed is whatever did not complete.",
+    },
+    Key {
+        name: "min_hosts",
+        takes: Takes::Count,
+        usual: |settings| json!(settings.min_hosts),
+        meaning: "With fewer hosts the plan is refused, and when fewer complete the wave has failed. \
+                  0 allows an empty wave.",
+    },
+    Key {
+        name: "ignore_unreachable",
+        takes: Takes::Boolean,
+        usual: |settings| json!(settings.ignore_unreachable),
+        meaning: "Whether a host that never answers is told of without being counted as a failure. A host that began \
+                  and fell silent is always counted.",
+    },
+    Key {
+        name: "accept_timeout",
+        takes: Takes::Timeout,
+        usual: |settings| duration(settings.accept_timeout.value),
+        meaning: "How long a host may take to give a first sign; then it is unreachable. Shorter than `timeout`.",
+    },
+    Key {
+        name: "timeout",
+        takes: Takes::Timeout,
+        usual: |settings| duration(settings.timeout.value),
+        meaning: "How long a host may take from the request to its end; then it has timed out.",
+    },
+    Key {
+        name: "bake_time",
+        takes: Takes::Duration,
+        usual: |settings| duration(settings.bake_time),
+        meaning: "How long the hosts run the new system, from the end of the last one, before the wave counts as \
+                  good. After the last wave only when it has a `check`.",
+    },
+    Key {
+        name: "check",
+        takes: Takes::Command,
+        usual: |settings| json!(settings.check),
+        meaning: "A program and its arguments, run after the bake on the machine of the operator, without a shell. \
+                  An exit code other than 0 fails the wave. It finds HOMELAB_DEPLOY_ROLLOUT, HOMELAB_DEPLOY_WAVE, \
+                  HOMELAB_DEPLOY_REVISION and HOMELAB_DEPLOY_HOSTS in its environment.",
+    },
+    Key {
+        name: "check_timeout",
+        takes: Takes::Timeout,
+        usual: |settings| duration(settings.check_timeout),
+        meaning: "How long `check` may take; then it is killed and the wave has failed.",
+    },
+    Key {
+        name: "confirm",
+        takes: Takes::Boolean,
+        usual: |settings| json!(settings.confirm),
+        meaning: "Whether to ask before the first host of the wave; only `yes` goes on.",
+    },
+    Key {
+        name: "retries",
+        takes: Takes::Retries,
+        usual: |settings| json!(settings.retries),
+        meaning: "How often a host is asked again that was unreachable, or busy with another deployment. \
+                  A deployment that failed is never repeated.",
+    },
+    Key {
+        name: "retry_delay",
+        takes: Takes::Duration,
+        usual: |settings| duration(settings.retry_delay),
+        meaning: "How long to wait before a host is asked again.",
+    },
+];
+
+/// The one key that stands at the top as well, where it is the default of every wave.
+const ACTION: Key = Key {
+    name: "action",
+    takes: Takes::Action,
+    usual: |settings| json!(settings.action.as_str()),
+    meaning: "What nixos-rebuild does on each host: switch to the new system now, boot it next time, test it until \
+              the next boot, or only show what it would do.",
+};
+
+fn nothing(_: &Settings) -> Value {
+    Value::Null
+}
+
+fn no_targets(_: &Settings) -> Value {
+    json!([])
+}
+
+fn duration(duration: Duration) -> Value {
+    json!(humantime::format_duration(duration).to_string())
+}

@@ -1,0 +1,165 @@
+//! Editors and the parser say the same of a plan.
+
+use std::path::Path;
+
+use boon::{Compiler, SchemaIndex, Schemas};
+use serde_json::{Value, json};
+use toml::de::{DeTable, DeValue};
+
+use super::super::key::{Key, SETTING_KEYS, TOP_KEYS, Takes, WAVE_KEYS};
+use super::super::{Plan, Settings, schema};
+use super::{parse, plan};
+
+/// A plan that says no more than it must; a key can be added to its wave at the end.
+const LEAST: &str = "[[wave]]\ntargets = 'test.all'\n";
+
+struct Validator {
+    schemas: Schemas,
+    plan: SchemaIndex,
+}
+
+impl Validator {
+    fn new() -> Self {
+        let (mut schemas, mut compiler) = (Schemas::new(), Compiler::new());
+        compiler.add_resource("plan.json", serde_json::from_str(&schema()).unwrap()).unwrap();
+        let plan = compiler.compile("plan.json", &mut schemas).unwrap();
+        Self { schemas, plan }
+    }
+
+    fn accepts(&self, text: &str) -> bool {
+        let document = DeTable::parse(text).unwrap();
+        self.schemas.validate(&table(document.get_ref()), self.plan).is_ok()
+    }
+}
+
+fn table(table: &DeTable<'_>) -> Value {
+    table.iter().map(|(key, value)| (key.get_ref().to_string(), json_of(value.get_ref()))).collect()
+}
+
+/// What an editor makes of TOML to check it.
+fn json_of(value: &DeValue<'_>) -> Value {
+    match value {
+        DeValue::Array(list) => list.iter().map(|item| json_of(item.get_ref())).collect(),
+        DeValue::Boolean(value) => json!(value),
+        DeValue::Datetime(value) => json!(value.to_string()),
+        DeValue::Float(value) => json!(value.as_str().parse::<f64>().unwrap()),
+        DeValue::Integer(value) => json!(i64::from_str_radix(value.as_str(), value.radix()).unwrap()),
+        DeValue::String(value) => json!(value),
+        DeValue::Table(value) => table(value),
+    }
+}
+
+/// Each key in each table where it can stand, as the text that sets it to `value`.
+fn settings(value: &str) -> impl Iterator<Item = (&'static Key, String)> {
+    let top = TOP_KEYS.iter().filter(|key| !matches!(key.takes, Takes::Defaults | Takes::Waves));
+    let top = top.map(move |key| (key, format!("{} = {value}\n{LEAST}", key.name)));
+    let defaults = SETTING_KEYS.iter().map(move |key| (key, format!("[defaults]\n{} = {value}\n{LEAST}", key.name)));
+    let waves = WAVE_KEYS.iter().chain(&SETTING_KEYS).map(move |key| match key.name {
+        "targets" => (key, format!("[[wave]]\ntargets = {value}\n")),
+        name => (key, format!("{LEAST}{name} = {value}\n")),
+    });
+    top.chain(defaults).chain(waves)
+}
+
+#[test]
+fn the_committed_schema_is_the_one_that_the_program_prints() {
+    let committed = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("plans/plan.schema.json"));
+    let hint = "write it anew: cargo run -- plan --schema > plans/plan.schema.json";
+    assert!(committed.unwrap_or_default() == schema(), "plans/plan.schema.json is out of date; {hint}");
+}
+
+#[test]
+fn the_samples_name_their_schema_and_fit_it() {
+    let validator = Validator::new();
+    let folder = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("plans")).unwrap();
+    let samples = folder.map(|entry| entry.unwrap().path()).filter(|path| path.extension().unwrap() == "toml");
+    let mut count = 0;
+    for sample in samples {
+        let text = std::fs::read_to_string(&sample).unwrap();
+        assert_eq!(text.lines().next(), Some("#:schema ./plan.schema.json"), "{}", sample.display());
+        assert!(validator.accepts(&text), "{}", sample.display());
+        count += 1;
+    }
+    assert!(count >= 3, "only {count} samples");
+}
+
+#[test]
+fn every_key_of_the_schema_is_read_by_the_parser() {
+    // No key takes a date, so whoever reads one says so.
+    for (key, text) in settings("2026-11-23") {
+        let mistakes = parse(&text).expect_err("a key that takes a date, or that nobody reads");
+        let told: Vec<_> = mistakes.iter().map(ToString::to_string).collect();
+        assert_eq!(told, [format!("`{}` is a date", key.name)], "{text}");
+    }
+    for key in TOP_KEYS.iter().filter(|key| matches!(key.takes, Takes::Defaults | Takes::Waves)) {
+        assert!(parse(&format!("{} = 1\n", key.name)).is_err(), "{}", key.name);
+    }
+}
+
+#[test]
+fn the_defaults_of_the_schema_are_the_parsers() {
+    for key in WAVE_KEYS.iter().chain(&SETTING_KEYS) {
+        let usual = (key.usual)(&Settings::default());
+        if !usual.is_null() {
+            // Of these values JSON and TOML write each in the same way.
+            assert_eq!(plan(&format!("{LEAST}{} = {usual}\n", key.name)), plan(LEAST), "{}", key.name);
+        }
+    }
+}
+
+#[test]
+fn the_schema_accepts_what_the_parser_accepts_and_refuses_what_it_refuses() {
+    let validator = Validator::new();
+    // Which words are aliases the schema cannot know.
+    let parses = |text: &str| Plan::parse(text, "x", &|_| Some("deploy.prod.ns1".to_owned())).is_ok();
+    #[rustfmt::skip]
+    let values = [
+        "0", "1", "-1", "1000", "1001", "1.5", "true", "''", "'x'", "'X y'", "'a-1'", "'.'", "'a..b'",
+        "'0'", "'0s'", "'1s'", "'900 ms'", "'1h30m'", "'1h 30min'", "'1.5h'", "'2weeks'", "'10'", "'s'", "'1x'", "'0s0m'",
+        "'0%'", "'1%'", "'100%'", "'101%'", "'050%'", "'%'", "'50'",
+        "'switch'", "'dry-activate'", "'restart'", "'main'", "'v1.2'", "'-x'", "'github:o/r'", "'git+https://h/x'",
+        "'test.all'", "'prod.role.dns'", "'fleet.ns1'", "'my-lab'", "'deploy.>'", "'test.*'",
+        "[]", "['']", "['test.all']", "['test.a', 'prod.b']", "['./smoke.sh', '']", "['test.all', '']", "['test.all', 1]", "{}", "[1]",
+    ];
+    let mut looser = Vec::new();
+    for value in values {
+        for (key, text) in settings(value) {
+            match (parses(&text), validator.accepts(&text)) {
+                (true, false) => panic!("the schema refuses what the parser takes: {text}"),
+                (false, true) => looser.push(format!("{} = {value}", key.name)),
+                _ => {}
+            }
+        }
+    }
+    looser.sort();
+    looser.dedup();
+    // What takes two values to see, and what no readable pattern says.
+    insta::assert_snapshot!(looser.join("\n"), @r"
+    accept_timeout = '1.5h'
+    accept_timeout = '1h 30min'
+    accept_timeout = '1h30m'
+    accept_timeout = '2weeks'
+    revision = 'a..b'
+    timeout = '1s'
+    timeout = '900 ms'
+    ");
+}
+
+#[test]
+fn both_refuse_what_is_missing_or_unknown() {
+    let validator = Validator::new();
+    assert!(validator.accepts(LEAST) && parse(LEAST).is_ok());
+    for text in [
+        "",
+        "wave = []",
+        "[[wave]]",
+        "[wave]\ntargets = 'test.all'",
+        &format!("{LEAST}unknown = 1"),
+        &format!("unknown = 1\n{LEAST}"),
+        &format!("{LEAST}[defaults]\ntargets = 'test.all'"),
+        &format!("{LEAST}[defaults]\nname = 'x'"),
+        &format!("timeout = '1m'\n{LEAST}"),
+    ] {
+        assert!(!validator.accepts(text) && parse(text).is_err(), "{text}");
+    }
+}

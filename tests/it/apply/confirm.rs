@@ -1,0 +1,109 @@
+//! Questions, answers, and what the operator may not do at all.
+
+use std::fs::File;
+use std::io::Write;
+use std::process::Command;
+
+use rustix::pty::{OpenptFlags, openpt, ptsname, unlockpt};
+use tokio::time::{Duration, Instant};
+
+use super::stage::{self, apply, ran, recap};
+use super::wiretap::Wiretap;
+use crate::operator::{Ended, Running};
+use crate::support::lab::Lab;
+
+const QUESTION: &str = "Start this rollout? Only 'yes' is accepted:";
+
+const PLAN: &str = "revision = 'main'\n[[wave]]\ntargets = 'test.test1'\n";
+
+/// The second wave asks first.
+const CONFIRMED: &str = r#"
+    revision = "main"
+    [[wave]]
+    targets = "test.test1"
+    [[wave]]
+    name    = "dns"
+    targets = "prod.ns1"
+    confirm = true
+"#;
+
+/// Starts a command at a terminal; what is written to the terminal is typed.
+fn at_a_terminal(mut command: Command) -> (Running, File) {
+    let keyboard = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+    unlockpt(&keyboard).unwrap();
+    let name = ptsname(&keyboard, Vec::new()).unwrap();
+    let terminal = File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
+    (Running::start_at(&mut command, terminal).unwrap(), File::from(keyboard))
+}
+
+/// Applies a plan at a terminal, where somebody answers the question whether to start.
+async fn answered(lab: &Lab, answer: &str) -> Ended {
+    let (mut operator, mut keyboard) = at_a_terminal(stage::command(lab, "apply", PLAN));
+    operator.tells(QUESTION).await.unwrap();
+    writeln!(keyboard, "{answer}").unwrap();
+    operator.ended().await.unwrap()
+}
+
+#[tokio::test]
+async fn only_yes_starts_a_rollout() {
+    let lab = stage::lab(&["test.test1"]).await;
+    let mut tap = Wiretap::begin(&lab).await;
+    for no in ["no", "y", "YES", "yes please", ""] {
+        let ended = answered(&lab, no).await.expect(4);
+        assert!(ended.stderr.contains("Nothing was deployed."), "{no:?}: {}", ended.stderr);
+        assert!(tap.requests().await.is_empty(), "{no:?}");
+    }
+    answered(&lab, "yes").await.expect(0);
+    assert_eq!(tap.requests().await, ["deploy.test.test1"]);
+    assert_eq!(ran(&lab), ["test1"]);
+}
+
+#[tokio::test]
+async fn a_terminal_that_goes_away_has_not_said_yes() {
+    let lab = stage::lab(&["test.test1"]).await;
+    let (mut operator, keyboard) = at_a_terminal(stage::command(&lab, "apply", PLAN));
+    operator.tells(QUESTION).await.unwrap();
+    drop(keyboard);
+    operator.ended().await.unwrap().expect(4);
+    assert!(ran(&lab).is_empty());
+}
+
+#[tokio::test]
+async fn a_wave_that_asks_goes_on_with_yes_and_not_with_no() {
+    let lab = stage::lab(&["test.test1", "prod.ns1"]).await;
+    for (answer, code, reached) in [("no", 4, vec!["test1"]), ("yes", 0, vec!["test1", "test1", "ns1"])] {
+        let mut command = stage::command(&lab, "apply", CONFIRMED);
+        command.arg("--yes");
+        let (mut operator, mut keyboard) = at_a_terminal(command);
+        operator.tells("Start wave 2 \"dns\"?").await.unwrap();
+        writeln!(keyboard, "{answer}").unwrap();
+        operator.ended().await.unwrap().expect(code);
+        assert_eq!(ran(&lab), reached, "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_wave_that_asks_pauses_where_nobody_can_answer() {
+    let lab = stage::lab(&["test.test1", "prod.ns1"]).await;
+    let ended = apply(&lab, CONFIRMED).ended().await.unwrap().expect(4);
+    insta::assert_snapshot!(recap(&ended), @r#"
+◷ Rollout plan is paused before wave 2/2 "dns": nobody was there to confirm it. Wave 2 was not started.
+2 hosts: 1 completed, 1 skipped
+"#);
+    assert_eq!(ran(&lab), ["test1"]);
+}
+
+#[tokio::test]
+async fn a_credential_of_the_test_tier_is_stopped_at_the_first_prod_host() {
+    let lab = stage::lab(&["test.test1", "prod.ns1"]).await;
+    let mut command = lab.operator(&lab.test_deployer).unwrap();
+    let plan = "revision = 'main'\n[[wave]]\ntargets = 'test.test1'\n[[wave]]\ntargets = 'prod.ns1'\n";
+    command.args(["apply", "--yes", &stage::write_plan(&lab, plan)]);
+    let mut operator = stage::start(command);
+    operator.tells("1/2 test-test1 1/1").await.unwrap();
+    let tried = Instant::now();
+    let ended = operator.ended().await.unwrap().expect(3);
+    assert!(tried.elapsed() < Duration::from_secs(3), "far less than the time in which a host answers");
+    ended.told("this credential may not publish to deploy.prod.ns1");
+    assert_eq!(ran(&lab), ["test1"]);
+}
