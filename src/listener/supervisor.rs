@@ -42,10 +42,12 @@ pub async fn supervise(dir: &Path) -> io::Result<()> {
     // Descendants that lose their parent become children of this process, so that none escapes a timeout.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
 
+    // Heard from before the program runs: whoever ends this process means what it has started too.
+    let mut wishes = Wishes::hear()?;
     let started_at = clock::now();
     let mut log = Log::create(&dir)?;
     let end = match start(&spec) {
-        Ok((program, output)) => follow(program, output, &spec, &mut log).await?,
+        Ok((program, output)) => follow(program, output, &spec, &mut wishes, &mut log).await?,
         Err(error) => End::NotStarted(error.to_string()),
     };
     let (generation, system) = Host::new("/".into()).generation_and_system();
@@ -69,11 +71,11 @@ fn start(spec: &Spec) -> io::Result<(Pid, PipeReader)> {
 }
 
 /// Keeps the output until the program has ended.
-async fn follow(program: Pid, output: PipeReader, spec: &Spec, log: &mut Log) -> io::Result<End> {
+async fn follow(program: Pid, output: PipeReader, spec: &Spec, wishes: &mut Wishes, log: &mut Log) -> io::Result<End> {
     let mut tree = Tree::new(program)?;
     let mut output = pipe::Receiver::from_owned_fd(OwnedFd::from(output))?;
     let end = tokio::select! {
-        end = watch(&mut tree, spec) => end?,
+        end = watch(&mut tree, spec, wishes) => end,
         never = keep(&mut output, log) => match never {},
     };
     // What the program wrote last is in the pipe, which is read itself: the runtime may not have noticed yet that there
@@ -87,18 +89,34 @@ async fn follow(program: Pid, output: PipeReader, spec: &Spec, log: &mut Log) ->
 }
 
 /// Waits for the program, but not longer than it may take.
-async fn watch(tree: &mut Tree, spec: &Spec) -> io::Result<End> {
+async fn watch(tree: &mut Tree, spec: &Spec, wishes: &mut Wishes) -> End {
     let (limit, grace) = (Duration::from_millis(spec.timeout_ms), Duration::from_millis(spec.grace_ms));
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
     let end = tokio::select! {
-        end = tree.program_ended() => return Ok(end),
+        end = tree.program_ended() => return end,
         () = tokio::time::sleep(limit) => End::TimedOut,
-        _ = terminate.recv() => End::Killed(Signal::TERM.as_raw()),
-        _ = interrupt.recv() => End::Killed(Signal::INT.as_raw()),
+        signal = wishes.to_end() => End::Killed(signal.as_raw()),
     };
     tree.end(grace).await;
-    Ok(end)
+    end
+}
+
+/// The signals by which someone wants this process to end.
+struct Wishes {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Wishes {
+    fn hear() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn to_end(&mut self) -> Signal {
+        tokio::select! {
+            _ = self.terminate.recv() => Signal::TERM,
+            _ = self.interrupt.recv() => Signal::INT,
+        }
+    }
 }
 
 /// Keeps all output; waits for ever once there is no more.
