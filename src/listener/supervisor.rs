@@ -94,7 +94,7 @@ async fn watch(tree: &mut Tree, spec: &Spec, wishes: &mut Wishes) -> End {
     let end = tokio::select! {
         end = tree.program_ended() => return end,
         () = tokio::time::sleep(limit) => End::TimedOut,
-        signal = wishes.to_end() => End::Killed(signal.as_raw()),
+        signal = wishes.next() => End::Killed(signal.as_raw()),
     };
     tree.end(grace).await;
     end
@@ -111,7 +111,7 @@ impl Wishes {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    async fn to_end(&mut self) -> Signal {
+    async fn next(&mut self) -> Signal {
         tokio::select! {
             _ = self.terminate.recv() => Signal::TERM,
             _ = self.interrupt.recv() => Signal::INT,
