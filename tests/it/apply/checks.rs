@@ -52,7 +52,7 @@ async fn a_check_that_fails_halts_the_rollout_and_says_why() {
 async fn a_check_that_hangs_is_ended_with_all_that_it_started() {
     let lab = stage::lab(&["test.test1", "prod.ns1"]).await;
     let plan =
-        checked("echo $$ >pids; sleep 300 & echo $! >>pids; wait").replace("check =", "check_timeout = '2s'\ncheck =");
+        checked("echo $$ >pids; sleep 60 & echo $! >>pids; wait").replace("check =", "check_timeout = '2s'\ncheck =");
     let ended = halted(&lab, &plan).await;
     expect_recap(&ended, "its check says: sh did not end within");
     let pids = fs::read_to_string(lab.home().join("pids")).unwrap();

@@ -92,15 +92,15 @@ async fn plan_shows_what_would_be_done_and_only_calls_the_roll() {
     let others: Vec<_> = heard.iter().filter(|subject| !subject.starts_with("deploy.responses.")).collect();
     assert_eq!(others, ["deploy.discover"]);
     assert_eq!(ended.stderr, "");
-    insta::assert_snapshot!(ended.stdout.replace(&commit[..7], "COMMIT."), @r"
-Rollout sunday   main -> COMMIT.   switch
+    insta::assert_snapshot!(ended.stdout.replace(&commit[..7], "COMMIT."), @r#"
+Rollout sunday   main -> COMMIT. "services: one"   switch
 
   wave              hosts                          at once  may fail  then
   1 canary          test1                          1        0         bake 10m
   2 prod-role-dns   ns1 ns2                        1        0         -
 
   3 hosts in 2 waves: 3 to change. At most 1h40m.
-");
+"#);
     assert!(ran(&lab).is_empty());
 }
 

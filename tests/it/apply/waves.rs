@@ -73,13 +73,19 @@ async fn nothing_is_sent_to_a_wave_while_a_host_of_the_one_before_is_at_it() {
 #[tokio::test]
 async fn a_window_of_one_takes_one_host_after_the_other_in_the_order_of_the_plan() {
     let lab = stage::lab(&["prod.ns1", "prod.ns2", "prod.ns3"]).await;
+    order(&lab, &["ns3"], GATE);
+    let mut tap = Wiretap::begin(&lab).await;
     let plan = r#"
         revision = "main"
         [[wave]]
         targets      = ["prod.ns3", "prod.ns1", "prod.ns2"]
         max_parallel = 1
     "#;
-    apply(&lab, plan).ended().await.unwrap().expect(0);
+    let rollout = apply(&lab, plan);
+    until(&lab, "ns3 start").await;
+    assert_eq!(tap.requests().await, ["deploy.prod.ns3"]);
+    open(&lab, "ns3");
+    rollout.ended().await.unwrap().expect(0);
     let expected = ["ns3 start", "ns3 end 0", "ns1 start", "ns1 end 0", "ns2 start", "ns2 end 0"];
     assert_eq!(story(&lab), expected);
 }
