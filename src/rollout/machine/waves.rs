@@ -88,7 +88,7 @@ impl Machine {
     fn conclude_wave(&mut self, now: Duration) {
         let skipped = self.tally.next..self.range().end;
         let cause = self.tally.halted.unwrap_or(SkipCause::Interrupt);
-        let any_skipped = !skipped.is_empty();
+        let any_skipped = self.next_pending().is_some();
         self.skip(now, skipped, cause);
 
         let limits = &self.wave().limits;
