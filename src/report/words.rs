@@ -51,7 +51,7 @@ pub(super) const fn state(state: HostState) -> &'static str {
         HostState::Accepted => "accepted",
         HostState::Started(Some(phase)) => phase.doing(),
         HostState::Started(None) => "started",
-        HostState::Waiting => "waiting",
+        HostState::Waiting(_) => "waiting",
         HostState::Final(outcome) => outcome.as_str(),
     }
 }

@@ -123,15 +123,20 @@ impl Machine {
     /// asked for their state under the id that they know; all others are as if they had not been asked.
     pub fn resume(rollout: Arc<Rollout>, recorded: &Summary, epoch: Timestamp) -> Self {
         let now = Duration::ZERO;
-        let hosts = rollout.plan.hosts().zip(&recorded.hosts);
+        // What is to be done anew is for the summary to say, so that whoever reads the record later comes to the same.
+        let mut left = recorded.clone();
+        left.apply(&Event { at: epoch, kind: EventKind::Resumed });
+        let hosts = rollout.plan.hosts().zip(&left.hosts);
         let hosts = hosts.map(|(frozen, view)| Host::taken_up(frozen, view)).collect();
         let mut machine = Self::assemble(rollout, epoch, hosts);
-        machine.wave = recorded.waves.iter().take_while(|wave| wave.succeeded()).count();
-        machine.begun = recorded.waves.get(machine.wave).is_some_and(|wave| wave.began_at.is_some());
+        machine.wave = left.waves.iter().take_while(|wave| wave.succeeded()).count();
+        machine.begun = left.waves.get(machine.wave).is_some_and(|wave| wave.began_at.is_some());
         machine.report(now, EventKind::Resumed);
-        for (index, view) in recorded.hosts.iter().enumerate() {
+        for (index, view) in left.hosts.iter().enumerate() {
             if let (true, Some(request)) = (view.state.is_in_flight(), &view.request) {
                 machine.ask_again(now, index, request.clone());
+                // Its listener may be restarting, as a switch makes it do.
+                machine.link = Link::Up { settled_at: machine.patience().accept };
             }
         }
         machine.advance(now);
@@ -289,8 +294,10 @@ impl Host {
 
     /// The host as a record left it, as far as it is not in flight.
     fn taken_up(frozen: &FrozenHost, view: &HostView) -> Self {
-        let completed = view.state == HostState::Final(HostOutcome::Completed);
-        let state = if completed { State::Final(HostOutcome::Completed) } else { State::Pending };
-        Self { state, spent_ids: view.spent_ids, ..Self::new(frozen) }
+        let state = match view.state {
+            HostState::Final(outcome) => State::Final(outcome),
+            _ => State::Pending,
+        };
+        Self { state, attempts: view.attempts, spent_ids: view.spent_ids, ..Self::new(frozen) }
     }
 }

@@ -70,7 +70,7 @@ pub struct HostView {
     pub state: HostState,
     /// The request that it was sent last.
     pub request: Option<RequestId>,
-    /// How many requests it was sent, since the rollout began or was resumed.
+    /// How many requests it was sent since it was last pending.
     pub attempts: u32,
     /// How many of its ids have come to an end that the host would only repeat: what is done anew needs another one.
     pub spent_ids: u32,
@@ -95,8 +95,8 @@ pub enum HostState {
     Accepted,
     /// It is at it.
     Started(Option<Phase>),
-    /// It was asked in vain and will be asked again.
-    Waiting,
+    /// It was asked in vain, with this result, and will be asked again.
+    Waiting(HostOutcome),
     /// It is final.
     Final(HostOutcome),
 }
@@ -154,7 +154,7 @@ impl Summary {
             EventKind::Accepted { host } => self.host_is(host, HostState::Accepted),
             EventKind::Started { host, phase } => self.host_is(host, HostState::Started(*phase)),
             EventKind::Retrying { host, outcome, .. } => {
-                self.host_is(host, HostState::Waiting);
+                self.host_is(host, HostState::Waiting(*outcome));
                 self.spend_id(host, *outcome);
             }
             EventKind::Final { host, outcome, response } => {
@@ -226,7 +226,8 @@ impl Summary {
         });
     }
 
-    /// What is not completed and not in flight is to be done anew.
+    /// What is not completed and not in flight is to be done anew, in the waves that are not behind: a wave that
+    /// succeeded in spite of a host that failed has had its barrier, and hosts of later waves may have been asked since.
     fn resume(&mut self) {
         self.outcome = None;
         self.ended_at = None;
@@ -235,14 +236,17 @@ impl Summary {
             wave.state = WaveState::Pending;
             wave.ended_at = None;
         }
-        let undone =
-            |host: &&mut HostView| !host.state.is_in_flight() && host.state != HostState::Final(HostOutcome::Completed);
-        for host in self.hosts.iter_mut().filter(undone) {
-            host.state = HostState::Pending;
-            host.attempts = 0;
-            host.sent_at = None;
-            host.ended_at = None;
-            host.response = None;
+        for host in &mut self.hosts {
+            let wave_succeeded = self.waves.get(host.wave.0).is_some_and(WaveView::succeeded);
+            if host.state.is_in_flight() {
+                host.state = HostState::Dispatched;
+            } else if !wave_succeeded && host.state != HostState::Final(HostOutcome::Completed) {
+                host.state = HostState::Pending;
+                host.attempts = 0;
+                host.sent_at = None;
+                host.ended_at = None;
+                host.response = None;
+            }
         }
     }
 
@@ -293,9 +297,9 @@ impl WaveView {
 }
 
 impl HostState {
-    /// Whether the host was asked and may be at it.
+    /// Whether the host was asked and may be at it. One that was silent and will be asked again may have heard it.
     pub const fn is_in_flight(self) -> bool {
-        matches!(self, Self::Dispatched | Self::Accepted | Self::Started(_))
+        matches!(self, Self::Dispatched | Self::Accepted | Self::Started(_) | Self::Waiting(HostOutcome::Unreachable))
     }
 }
 
@@ -306,7 +310,7 @@ impl Counts {
         for host in hosts {
             *match host.state {
                 HostState::Pending => &mut counts.pending,
-                HostState::Dispatched | HostState::Accepted | HostState::Started(_) | HostState::Waiting => {
+                HostState::Dispatched | HostState::Accepted | HostState::Started(_) | HostState::Waiting(_) => {
                     &mut counts.in_flight
                 }
                 HostState::Final(HostOutcome::Completed) => &mut counts.completed,

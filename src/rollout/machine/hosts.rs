@@ -55,7 +55,6 @@ impl Machine {
         let host = self.host_mut(index);
         host.state = State::InFlight(flight);
         host.request = Some(request);
-        host.attempts = 1;
     }
 
     /// Asks a host in flight how far it is, if its listener takes that for a question and not for a new order.
