@@ -1,5 +1,6 @@
 //! What holds of every rollout whatever the network does, and what some of them look like step by step.
 
+mod crash;
 mod deployment;
 mod drive;
 mod fixture;
@@ -8,6 +9,7 @@ mod invariants;
 mod ledger;
 mod network;
 mod properties;
+mod resuming;
 mod sim;
 mod transcript;
 mod transcripts;

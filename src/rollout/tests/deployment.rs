@@ -185,7 +185,7 @@ impl Onlooker {
             }
             Entry::Did(Effect::Report(event)) => self.objections_to(deployment, at, &event.kind),
             Entry::Did(Effect::Ask(_) | Effect::RunCheck(_)) => vec![("nothing is asked or checked", false)],
-            Entry::Told(_) | Entry::Woken => {
+            Entry::Told(_) | Entry::Woken | Entry::Restarted => {
                 let is_settled = |seen: &Seen| seen.outcome == seen.first_final() || seen.gave_up();
                 vec![
                     ("whoever is there is expected", self.hosts.values().all(|seen| seen.joined)),

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::crash;
 use super::fixture::{self, EPOCH, name, response, subject_of};
-use super::sim::{Entry, Log};
+use super::sim::{Begun, Entry, Log};
 use super::transcript::transcript;
 use crate::plan::FrozenWave;
 use crate::protocol::{ErrorCode, HostReport, RequestId, Response, Status, Subject};
@@ -17,10 +18,27 @@ pub(super) struct Drive<E> {
     log: Log,
 }
 
-impl Drive<Machine> {
+impl Drive<Begun<Machine>> {
     /// Begins a plan of these waves.
     pub(super) fn plan(waves: impl Into<Vec<FrozenWave>>) -> Self {
-        Self::begin(Machine::new(fixture::rollout(waves), EPOCH))
+        let executor = Machine::new(fixture::rollout(waves), EPOCH);
+        Self::begin(Begun { at: Duration::ZERO, executor })
+    }
+
+    /// The operator's machine died now, and takes up the record after so many seconds.
+    pub(super) fn is_restarted(&mut self, seconds: f64) -> &mut Self {
+        let at = Duration::from_secs_f64(seconds);
+        self.executor = crash::taken_up(&self.log, at);
+        self.log.push((at, Entry::Restarted));
+        self.drain(at);
+        self
+    }
+
+    /// The operator's machine died when only the first of the facts were recorded, and takes them up after so many seconds.
+    pub(super) fn is_restarted_after(&mut self, facts: usize, seconds: f64) -> &mut Self {
+        let last = crash::facts(&self.log).nth(facts - 1).expect("so many facts are on record");
+        self.log.truncate(last + 1);
+        self.is_restarted(seconds)
     }
 }
 

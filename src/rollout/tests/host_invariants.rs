@@ -21,7 +21,9 @@ pub(super) fn once(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
         }),
         Entry::Did(Effect::AskState(dispatch)) => ledger.addressee(dispatch).is_some_and(|seen| {
             let same_id = dispatch.request.id.as_ref().is_some_and(|id| seen.last_sent(id));
-            seen.is_open() && seen.knows_ids && same_id
+            // After a crash there is no other way to a host in flight, even if it takes that for a new order.
+            let has_to_be = dispatch.request.id.as_ref().is_some_and(|id| ledger.to_be_asked.contains(id));
+            seen.is_open() && (seen.knows_ids || has_to_be) && same_id
         }),
         _ => true,
     }
@@ -40,6 +42,17 @@ pub(super) fn retries(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
         let delayed = since + limits_of(ledger, seen).retry_delay <= at;
         delayed && seen.said.first().map_or(!is_new_id, |response| is_busy(response) && is_new_id)
     })
+}
+
+/// A host that may be at a request is asked under no other id, and not again under one that it has rejected or failed.
+pub(super) fn same_id(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
+    let Entry::Did(Effect::Send(dispatch) | Effect::AskState(dispatch)) = entry else {
+        return true;
+    };
+    let Some((seen, id)) = ledger.addressee(dispatch).zip(dispatch.request.id.as_ref()) else {
+        return false;
+    };
+    seen.may_be_at.as_ref().is_none_or(|known| known == id) && !seen.ended.contains(id)
 }
 
 /// What became of a host never changes, nothing more becomes of it, and on its way there it only goes forward.
@@ -81,7 +94,7 @@ pub(super) fn finals_are_what_hosts_said(ledger: &Ledger, _: Duration, entry: &E
             .iter()
             .filter(|seen| seen.is_in_flight())
             .all(|seen| seen.first_final().is_none_or(|response| is_busy(response) && seen.waiting_since.is_some())),
-        Entry::Did(_) => true,
+        Entry::Did(_) | Entry::Restarted => true,
     }
 }
 

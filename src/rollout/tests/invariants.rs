@@ -17,7 +17,7 @@ use crate::rollout::{
 /// Whether what happens now may follow what was seen before.
 type Invariant = fn(&Ledger, Duration, &Entry) -> bool;
 
-const INVARIANTS: [(&str, Invariant); 19] = [
+const INVARIANTS: [(&str, Invariant); 21] = [
     ("P1 barrier", barrier),
     ("P2 budget", budget),
     ("P3 bound", bound),
@@ -33,6 +33,8 @@ const INVARIANTS: [(&str, Invariant); 19] = [
     ("P10 total", total),
     ("P11 cause", skip_cause),
     ("P15 write-ahead", write_ahead),
+    ("P16 same id", host_invariants::same_id),
+    ("P16 one question", one_question),
     ("P18 interrupt", interrupt),
     ("P19 offline", offline),
     ("P19 outage", outage_asks),
@@ -53,16 +55,36 @@ pub(super) fn broken(world: &World, log: &Log) -> Vec<&'static str> {
         for (name, holds) in INVARIANTS {
             check(name, holds(&ledger, *at, entry));
         }
-        if let Entry::Did(Effect::Report(event)) = entry {
-            summary.apply(event);
-        } else {
-            check("P17 fold", fold(&ledger, &summary));
+        match entry {
+            Entry::Did(Effect::Report(event)) => summary.apply(event),
+            Entry::Restarted => summary = recorded(&ledger),
+            Entry::Told(_) | Entry::Woken | Entry::Did(_) => check("P17 fold", fold(&ledger, &summary)),
         }
         ledger.note(*at, entry);
     }
     check("P17 fold", fold(&ledger, &summary) && summary == Summary::of(&ledger.events));
+    check("P17 record", is_same_in_the_end(&summary, &recorded(&ledger)));
     check("P12 ends", ends_in_time(world, &ledger, log));
     broken
+}
+
+/// What the record says, which is all that a crash leaves.
+fn recorded(ledger: &Ledger) -> Summary {
+    Summary::of(ledger.events.iter().filter(|event| event.kind.is_fact()))
+}
+
+/// Hosts that were left behind may have shown progress that is not on record.
+fn is_same_in_the_end(shown: &Summary, recorded: &Summary) -> bool {
+    let same_hosts = shown.hosts.iter().zip(&recorded.hosts).all(|(shown, recorded)| {
+        let in_flight = shown.state.is_in_flight() && recorded.state.is_in_flight();
+        shown == recorded || (in_flight && shown.request == recorded.request)
+    });
+    let rest = |summary: &Summary| {
+        let mut rest = summary.clone();
+        rest.hosts.clear();
+        rest
+    };
+    same_hosts && rest(shown) == rest(recorded)
 }
 
 /// No host of a wave is sent a request before all is over that the waves before it are about.
@@ -134,7 +156,9 @@ fn frozen(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
 fn prefix(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
     sent_to(ledger, entry).is_none_or(|seen| {
         let mut before = ledger.hosts_of(seen.wave).take_while(|other| other.host.hostname != seen.host.hostname);
-        before.all(|other| !other.sent.is_empty())
+        // What was in flight at a crash may be asked again before what failed in front of it is done anew.
+        let is_retry = !seen.sent.is_empty();
+        is_retry || before.all(|other| !other.sent.is_empty())
     })
 }
 
@@ -210,7 +234,7 @@ fn skip_cause(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
     is_true && seen.sent.is_empty()
 }
 
-/// Each request is preceded by the record of it, and each record is followed by its request.
+/// Each request is preceded by the record of it, and each record is followed by its request, or by a crash.
 fn write_ahead(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
     match entry {
         Entry::Did(Effect::Send(Dispatch { request, .. })) => {
@@ -220,8 +244,18 @@ fn write_ahead(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
             };
             recorded && ledger.announced == request.id
         }
+        Entry::Restarted => true,
         _ => ledger.announced.is_none(),
     }
+}
+
+/// A wave that was confirmed and begun is not asked about again.
+fn one_question(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
+    let Entry::Did(Effect::Ask(wave)) = entry else {
+        return true;
+    };
+    let course = &ledger.waves[wave.0];
+    course.started_at.is_none() && course.asked_at.is_none() && course.wave.limits.confirm
 }
 
 /// After the first interrupt nothing is begun any more, in this wave or any later one.
@@ -236,7 +270,7 @@ fn offline(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
     ledger.down_since.is_none() || !publishes
 }
 
-/// The rollout succeeded when every wave did, and else there is a reason. Nothing comes after the end.
+/// The rollout succeeded when every wave did, and else there is a reason. After the end it can only be resumed.
 fn outcome(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
     let verdict =
         |wanted: fn(&WaveVerdict) -> bool| ledger.waves.iter().any(|c| c.verdict.as_ref().is_some_and(wanted));
@@ -251,7 +285,7 @@ fn outcome(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
         Some(Outcome::Declined) => answered(Answer::No),
         Some(Outcome::Paused) => answered(Answer::Unavailable),
     };
-    is_true && ledger.outcome.is_none()
+    is_true && (ledger.outcome.is_none() || matches!(entry, Entry::Restarted))
 }
 
 /// The summary, which sees the events only, comes to what both sides saw.
@@ -262,7 +296,7 @@ fn fold(ledger: &Ledger, summary: &Summary) -> bool {
     let hosts = ledger.hosts.iter().zip(&summary.hosts).all(|(seen, view)| {
         let state = match (view.state, seen.outcome) {
             (HostState::Pending, None) => seen.sent.is_empty(),
-            (HostState::Waiting, None) => seen.waiting_since.is_some(),
+            (HostState::Waiting(_), None) => seen.waiting_since.is_some(),
             (HostState::Dispatched, None) => seen.is_in_flight() && seen.said.is_empty(),
             (HostState::Accepted | HostState::Started(_), None) => seen.is_in_flight() && !seen.said.is_empty(),
             (HostState::Final(shown), Some((_, outcome))) => shown == outcome,
@@ -310,7 +344,7 @@ fn ends_in_time(world: &World, ledger: &Ledger, log: &Log) -> bool {
     let asked_in_vain = ledger.waves.iter().any(|course| course.asked_at.is_some() && course.answered.is_none());
     let plan = FrozenPlan { name: String::new(), waves: world.waves.clone() };
     let ended_at = log.last().map_or(Duration::ZERO, |(at, _)| *at);
-    !world.connection.is_empty() || asked_in_vain || ended_at <= plan.longest() + thought
+    !world.connection.is_empty() || asked_in_vain || ended_at <= ledger.begun_at + plan.longest() + thought
 }
 
 // -- what the entries are about

@@ -28,6 +28,8 @@ pub(super) struct Ledger<'a> {
     pub(super) to_be_asked: Vec<RequestId>,
     /// The dispatched event that was reported last, if its request was not sent yet.
     pub(super) announced: Option<RequestId>,
+    /// When the process began that is at it.
+    pub(super) begun_at: Duration,
 }
 
 /// What was seen of a wave.
@@ -48,7 +50,7 @@ pub(super) struct Course<'a> {
 pub(super) struct Seen<'a> {
     pub(super) host: &'a FrozenHost,
     pub(super) wave: usize,
-    /// Every request to it, the last of which counts.
+    /// Every request to it since it was last pending, the last of which counts.
     pub(super) sent: Vec<(Duration, RequestId)>,
     /// What it said to the last request, since that was sent and while it was in flight.
     pub(super) said: Vec<Response>,
@@ -61,36 +63,18 @@ pub(super) struct Seen<'a> {
     /// Since when it is to be asked again.
     pub(super) waiting_since: Option<Duration>,
     pub(super) outcome: Option<(Duration, HostOutcome)>,
+    /// The request that it may be at, or that it has completed.
+    pub(super) may_be_at: Option<RequestId>,
+    /// The requests that it has rejected or failed.
+    pub(super) ended: Vec<RequestId>,
 }
 
 impl<'a> Ledger<'a> {
     pub(super) fn new(waves: &'a [FrozenWave]) -> Self {
-        let hosts = waves.iter().enumerate().flat_map(|(number, wave)| {
-            wave.hosts.iter().map(move |host| Seen {
-                host,
-                wave: number,
-                sent: Vec::new(),
-                said: Vec::new(),
-                deaf_for: Duration::ZERO,
-                heard_since: Duration::ZERO,
-                nobody: false,
-                knows_ids: host.knows_ids,
-                waiting_since: None,
-                outcome: None,
-            })
-        });
-        let waves = waves.iter().map(|wave| Course {
-            wave,
-            asked_at: None,
-            answered: None,
-            started_at: None,
-            is_baking: false,
-            runs_check: false,
-            check: None,
-            verdict: None,
-        });
+        let hosts = waves.iter().enumerate();
+        let hosts = hosts.flat_map(|(number, wave)| wave.hosts.iter().map(move |host| Seen::new(host, number)));
         Self {
-            waves: waves.collect(),
+            waves: waves.iter().map(Course::new).collect(),
             hosts: hosts.collect(),
             events: Vec::new(),
             down_since: None,
@@ -101,6 +85,7 @@ impl<'a> Ledger<'a> {
             last: None,
             to_be_asked: Vec::new(),
             announced: None,
+            begun_at: Duration::ZERO,
         }
     }
 
@@ -132,6 +117,7 @@ impl<'a> Ledger<'a> {
         match entry {
             Entry::Told(input) => self.told(at, input),
             Entry::Woken => {}
+            Entry::Restarted => self.restarted(at),
             Entry::Did(effect) => {
                 self.did(at, effect);
                 self.last = Some(effect.clone());
@@ -185,8 +171,7 @@ impl<'a> Ledger<'a> {
 
     /// Nobody is charged for the time of an outage.
     fn came_back(&mut self, since: Duration, at: Duration) {
-        let under_way = self.waves.iter().find(|course| course.verdict.is_none());
-        self.settled_at = at + under_way.map_or(Duration::ZERO, |course| course.wave.limits.accept_timeout);
+        self.settled_at = at + self.accept_timeout();
         for seen in self.hosts.iter_mut().filter(|seen| seen.is_open()) {
             seen.deaf_for += at.saturating_sub(since);
             seen.heard_since = at;
@@ -199,6 +184,45 @@ impl<'a> Ledger<'a> {
             let understanding = self.hosts.iter().filter(|seen| seen.is_open() && seen.knows_ids);
             self.to_be_asked = understanding.filter_map(|seen| seen.sent.last()).map(|(_, id)| id.clone()).collect();
         }
+    }
+
+    /// Another process has the record and nothing else. What was not completed and not in flight begins anew, in the
+    /// waves that have not succeeded; hosts in flight have to be asked, with their patience from now.
+    fn restarted(&mut self, at: Duration) {
+        self.events.retain(|event| event.kind.is_fact());
+        self.begun_at = at;
+        (self.down_since, self.interrupt, self.outcome, self.last) = (None, None, None, None);
+        for course in self.waves.iter_mut().filter(|course| course.verdict != Some(WaveVerdict::Succeeded)) {
+            *course = Course {
+                started_at: course.started_at,
+                answered: course.answered.filter(|_| course.started_at.is_some()),
+                ..Course::new(course.wave)
+            };
+        }
+        let announced = self.announced.take();
+        for seen in &mut self.hosts {
+            if announced.is_some() && seen.may_be_at == announced {
+                // It was recorded and may have been sent.
+                seen.was_sent(at, seen.may_be_at.clone().expect("it was compared"));
+            }
+            let succeeded = self.waves[seen.wave].verdict == Some(WaveVerdict::Succeeded);
+            let completed = matches!(seen.outcome, Some((_, HostOutcome::Completed)));
+            if seen.is_in_flight() && seen.may_be_at.is_some() {
+                seen.was_found_in_flight(at);
+            } else if !succeeded && !completed {
+                let (may_be_at, ended) = (seen.may_be_at.take(), std::mem::take(&mut seen.ended));
+                *seen = Seen { may_be_at, ended, ..Seen::new(seen.host, seen.wave) };
+            }
+        }
+        let in_flight = self.hosts.iter().filter(|seen| seen.is_open());
+        self.to_be_asked = in_flight.filter_map(|seen| seen.may_be_at.clone()).collect();
+        self.settled_at = if self.to_be_asked.is_empty() { at } else { at + self.accept_timeout() };
+    }
+
+    /// The patience of the wave that is under way.
+    fn accept_timeout(&self) -> Duration {
+        let under_way = self.waves.iter().find(|course| course.verdict.is_none());
+        under_way.map_or(Duration::ZERO, |course| course.wave.limits.accept_timeout)
     }
 
     fn did(&mut self, at: Duration, effect: &Effect) {
@@ -226,9 +250,22 @@ impl<'a> Ledger<'a> {
             EventKind::WaveStarted { wave } => self.waves[wave.0].started_at = Some(at),
             EventKind::Baking { wave, .. } => self.waves[wave.0].is_baking = true,
             EventKind::WaveEnded { wave, verdict } => self.waves[wave.0].verdict = Some(verdict.clone()),
-            EventKind::Dispatched { request, .. } => self.announced = Some(request.clone()),
-            EventKind::Retrying { host, .. } => self.host_mut(host).waiting_since = Some(at),
-            EventKind::Final { host, outcome, .. } => self.host_mut(host).outcome = Some((at, *outcome)),
+            EventKind::Dispatched { host, request, .. } => {
+                self.announced = Some(request.clone());
+                if let Some(host) = host {
+                    self.host_mut(host).may_be_at = Some(request.clone());
+                }
+            }
+            EventKind::Retrying { host, outcome, .. } => {
+                let seen = self.host_mut(host);
+                seen.waiting_since = Some(at);
+                seen.came_to(*outcome);
+            }
+            EventKind::Final { host, outcome, .. } => {
+                let seen = self.host_mut(host);
+                seen.outcome = Some((at, *outcome));
+                seen.came_to(*outcome);
+            }
             EventKind::Ended { outcome } => self.outcome = Some(*outcome),
             EventKind::Begun(_)
             | EventKind::Resumed
@@ -249,7 +286,39 @@ impl<'a> Ledger<'a> {
     }
 }
 
-impl Seen<'_> {
+impl<'a> Course<'a> {
+    fn new(wave: &'a FrozenWave) -> Self {
+        Self {
+            wave,
+            asked_at: None,
+            answered: None,
+            started_at: None,
+            is_baking: false,
+            runs_check: false,
+            check: None,
+            verdict: None,
+        }
+    }
+}
+
+impl<'a> Seen<'a> {
+    fn new(host: &'a FrozenHost, wave: usize) -> Self {
+        Self {
+            host,
+            wave,
+            sent: Vec::new(),
+            said: Vec::new(),
+            deaf_for: Duration::ZERO,
+            heard_since: Duration::ZERO,
+            nobody: false,
+            knows_ids: host.knows_ids,
+            waiting_since: None,
+            outcome: None,
+            may_be_at: None,
+            ended: Vec::new(),
+        }
+    }
+
     pub(super) fn is_in_flight(&self) -> bool {
         !self.sent.is_empty() && self.outcome.is_none()
     }
@@ -283,6 +352,20 @@ impl Seen<'_> {
         self.heard_since = at;
         self.nobody = false;
         self.waiting_since = None;
+    }
+
+    /// It was asked before the process began that is at it now, which forgets all else about it.
+    fn was_found_in_flight(&mut self, at: Duration) {
+        if let Some((_, last)) = self.sent.pop() {
+            self.was_sent(at, last);
+        }
+        self.knows_ids = self.host.knows_ids;
+    }
+
+    fn came_to(&mut self, outcome: HostOutcome) {
+        if matches!(outcome, HostOutcome::Rejected | HostOutcome::Failed) {
+            self.ended.extend(self.may_be_at.take());
+        }
     }
 
     fn answered(&mut self, request: &RequestId, response: &Response) {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
-use crate::rollout::{Connection, Effect, Executor, Input};
+use crate::rollout::{Connection, Effect, Executor, Input, Outcome};
 
 /// More than any rollout of the tests needs; one that reaches it runs in circles.
 const MAX_ENTRIES: usize = 20_000;
@@ -18,6 +18,8 @@ pub(super) enum Entry {
     Woken,
     /// It wanted this done.
     Did(Effect),
+    /// Its process had died after what comes before, and another begins to take up the record that it left.
+    Restarted,
 }
 
 /// What happened and when, in order.
@@ -33,6 +35,15 @@ pub(super) struct Agenda {
     /// Whether the deadline goes first when both are due at the same instant.
     deadline_first: bool,
     is_down: bool,
+    /// When the executor begins.
+    begins_at: Duration,
+}
+
+/// An executor that begins at some time of the log, from which its own time counts.
+#[derive(Debug)]
+pub(super) struct Begun<E> {
+    pub(super) at: Duration,
+    pub(super) executor: E,
 }
 
 #[derive(Debug)]
@@ -65,6 +76,12 @@ impl Agenda {
         self.added += 1;
     }
 
+    /// The executor begins only then, and never hears of what happened before.
+    pub(super) fn begin_at(&mut self, at: Duration) {
+        self.items = self.items.split_off(&(at, 0));
+        self.begins_at = at;
+    }
+
     /// The next thing to happen, given when the executor wants to be woken; `None` inside when it is that.
     fn next(&mut self, deadline: Option<Duration>) -> Option<(Duration, Option<Item>)> {
         let first = self.items.first_key_value().map(|((at, _), _)| *at);
@@ -93,6 +110,28 @@ impl Agenda {
     }
 }
 
+impl<E: Executor> Executor for Begun<E> {
+    fn handle(&mut self, now: Duration, input: Input) {
+        self.executor.handle(now.saturating_sub(self.at), input);
+    }
+
+    fn handle_deadline(&mut self, now: Duration) {
+        self.executor.handle_deadline(now.saturating_sub(self.at));
+    }
+
+    fn deadline(&self) -> Option<Duration> {
+        self.executor.deadline().map(|deadline| self.at + deadline)
+    }
+
+    fn poll_effect(&mut self) -> Option<Effect> {
+        self.executor.poll_effect()
+    }
+
+    fn outcome(&self) -> Option<Outcome> {
+        self.executor.outcome()
+    }
+}
+
 /// Runs the executor to its end. `react` says what follows outside from an effect.
 pub(super) fn run(
     executor: &mut impl Executor,
@@ -100,7 +139,7 @@ pub(super) fn run(
     mut react: impl FnMut(Duration, &Effect, &mut Agenda),
 ) -> Log {
     let mut log = Log::new();
-    let mut now = Duration::ZERO;
+    let mut now = agenda.begins_at;
     loop {
         while let Some(effect) = executor.poll_effect() {
             react(now, &effect, &mut agenda);

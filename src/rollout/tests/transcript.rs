@@ -31,6 +31,7 @@ pub(super) fn transcript(log: &Log) -> String {
         let line = match entry {
             Entry::Told(input) => format!("      < {}", told(input, &mut names)),
             Entry::Woken => "      < deadline".to_owned(),
+            Entry::Restarted => "      < the operator's machine died and is back".to_owned(),
             Entry::Did(effect) => did(effect, &mut names),
         };
         writeln!(text, "{:>6} {line}", seconds(*at)).unwrap();

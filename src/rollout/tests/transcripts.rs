@@ -4,4 +4,5 @@ mod broadcast;
 mod halting;
 mod network;
 mod operator;
+mod resuming;
 mod retries;

@@ -12,7 +12,7 @@ use super::network::{Network, Script, connection, interrupts, losses, mostly, sc
 use super::sim::{self, Agenda, Log};
 use crate::plan::{Check, FrozenHost, FrozenWave, Limits};
 use crate::protocol::Action;
-use crate::rollout::{Answer, Connection, Dispatch, Effect, Input, Interrupt, Machine};
+use crate::rollout::{Answer, Connection, Dispatch, Effect, Executor, Input, Interrupt, Machine};
 
 /// Everything that the machine cannot decide.
 #[derive(Debug, Clone)]
@@ -52,6 +52,17 @@ impl World {
 
     /// Lives through the whole rollout.
     pub(super) fn run(&self) -> Log {
+        let machine = Machine::new(fixture::rollout(self.waves.clone()), EPOCH);
+        self.live(machine, self.network(), self.agenda())
+    }
+
+    /// The hosts, and the way to them.
+    pub(super) fn network(&self) -> Network<'_> {
+        Network::new(self.hosts().map(|host| &host.hostname).collect(), &self.scripts)
+    }
+
+    /// What happens whatever the machine does.
+    pub(super) fn agenda(&self) -> Agenda {
         let mut agenda = Agenda::new(self.deadline_first, &self.losses);
         for (at, connection) in &self.connection {
             agenda.surely(*at, Input::Connection(*connection));
@@ -59,23 +70,13 @@ impl World {
         for (at, how) in &self.interrupts {
             agenda.surely(*at, Input::Interrupt(*how));
         }
-        let hosts: Vec<_> = self.hosts().collect();
-        let mut network = Network::new(hosts.iter().map(|host| &host.hostname).collect(), &self.scripts);
-        let mut machine = Machine::new(fixture::rollout(self.waves.clone()), EPOCH);
-        let of = |Dispatch { subject, request }: &Dispatch| {
-            let host =
-                hosts.iter().position(|host| host.subject == *subject).expect("requests go to hosts of the plan");
-            (host, request.id.clone().expect("each request has an id"))
-        };
+        agenda
+    }
+
+    /// Lives on until the machine has come to an end.
+    pub(super) fn live(&self, mut machine: impl Executor, mut network: Network<'_>, agenda: Agenda) -> Log {
         sim::run(&mut machine, agenda, |now, effect, agenda| match effect {
-            Effect::Send(dispatch) => {
-                let (host, request) = of(dispatch);
-                network.sent(now, host, &request, agenda);
-            }
-            Effect::AskState(dispatch) => {
-                let (host, request) = of(dispatch);
-                network.asked(now, host, &request, agenda);
-            }
+            Effect::Send(_) | Effect::AskState(_) => self.publish(now, effect, &mut network, agenda),
             Effect::Ask(wave) => {
                 let (after, answer) = self.answers[wave.0];
                 agenda.surely(now + after, Input::Answer(answer));
@@ -87,6 +88,26 @@ impl World {
             }
             Effect::Report(_) | Effect::CallRoll => {}
         })
+    }
+
+    /// The network gets what the machine wants published.
+    pub(super) fn publish(&self, now: Duration, effect: &Effect, network: &mut Network<'_>, agenda: &mut Agenda) {
+        let of = |Dispatch { subject, request }: &Dispatch| {
+            let host = self.hosts().position(|host| host.subject == *subject);
+            let host = host.expect("requests go to hosts of the plan");
+            (host, request.id.clone().expect("each request has an id"))
+        };
+        match effect {
+            Effect::Send(dispatch) => {
+                let (host, request) = of(dispatch);
+                network.sent(now, host, &request, agenda);
+            }
+            Effect::AskState(dispatch) => {
+                let (host, request) = of(dispatch);
+                network.asked(now, host, &request, agenda);
+            }
+            Effect::Report(_) | Effect::CallRoll | Effect::Ask(_) | Effect::RunCheck(_) => {}
+        }
     }
 }
 

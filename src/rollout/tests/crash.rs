@@ -1,0 +1,62 @@
+//! The death of the operator's machine in the middle of a rollout, and what another makes of the record that it left.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::fixture::EPOCH;
+use super::sim::{Begun, Entry, Log};
+use super::world::World;
+use crate::rollout::{Effect, Machine, Summary};
+
+/// When the operator's machine dies and comes back.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Crash {
+    /// Where in the log the last fact stands that was recorded.
+    pub(super) last_fact: usize,
+    /// Whether what was to be published at that very moment never left, though it was recorded.
+    pub(super) loses_publishes: bool,
+    /// How long it takes until the rollout is resumed.
+    pub(super) away: Duration,
+}
+
+/// The places in a log at which something is recorded.
+pub(super) fn facts(log: &Log) -> impl Iterator<Item = usize> {
+    let is_fact = |entry: &Entry| matches!(entry, Entry::Did(Effect::Report(event)) if event.kind.is_fact());
+    log.iter().enumerate().filter(move |(_, (_, entry))| is_fact(entry)).map(|(index, _)| index)
+}
+
+/// The machine that takes up the record of this log.
+pub(super) fn taken_up(log: &Log, at: Duration) -> Begun<Machine> {
+    let events = log.iter().filter_map(|(_, entry)| match entry {
+        Entry::Did(Effect::Report(event)) => Some(event),
+        _ => None,
+    });
+    let recorded = Summary::of(events.filter(|event| event.kind.is_fact()));
+    let rollout = recorded.rollout.clone().expect("what is resumed has begun");
+    Begun { at, executor: Machine::resume(Arc::new(*rollout), &recorded, EPOCH + at) }
+}
+
+impl World {
+    /// Lives through a rollout up to a crash as it did before, and from there on anew.
+    pub(super) fn resume(&self, log: &Log, crash: Crash) -> Log {
+        let mut log = log[..=crash.last_fact].to_vec();
+        let died_at = log.last().map_or(Duration::ZERO, |(at, _)| *at);
+        let last_input = log.iter().rposition(|(_, entry)| !matches!(entry, Entry::Did(_))).unwrap_or_default();
+
+        let (mut network, mut agenda) = (self.network(), self.agenda());
+        for (index, (at, entry)) in log.iter().enumerate() {
+            match entry {
+                Entry::Did(effect) if !crash.loses_publishes || index < last_input => {
+                    self.publish(*at, effect, &mut network, &mut agenda);
+                }
+                _ => {}
+            }
+        }
+        let at = died_at + crash.away;
+        agenda.begin_at(at);
+        let machine = taken_up(&log, at);
+        log.push((at, Entry::Restarted));
+        log.extend(self.live(machine, network, agenda));
+        log
+    }
+}

@@ -1,0 +1,34 @@
+//! The invariants over rollouts whose operator's machine dies, at whatever fact was recorded last.
+
+use proptest::prelude::*;
+use proptest::sample::Index;
+
+use super::crash::{Crash, facts};
+use super::fixture::secs;
+use super::properties::{holds, rollouts};
+use super::world::{Climate, world};
+
+proptest! {
+    #![proptest_config(rollouts(250))]
+
+    /// P15, P16 and P17: a crash right after any of the facts, and another one in what was resumed then.
+    #[test]
+    fn all_holds_when_resumed_from_every_record(
+        world in prop_oneof![1 => world(Climate::Calm), 2 => world(Climate::Chaos)],
+        loses_publishes in any::<[bool; 2]>(),
+        away in [0..40u64, 0..40],
+        second in any::<Index>(),
+    ) {
+        let crash = |number: usize, last_fact| {
+            Crash { last_fact, loses_publishes: loses_publishes[number], away: secs(away[number]) }
+        };
+        let whole = world.run();
+        for last_fact in facts(&whole) {
+            let resumed = world.resume(&whole, crash(0, last_fact));
+            holds(&world, &resumed)?;
+            let later: Vec<usize> = facts(&resumed).filter(|place| *place > last_fact).collect();
+            let resumed_again = world.resume(&resumed, crash(1, *second.get(&later)));
+            holds(&world, &resumed_again)?;
+        }
+    }
+}
