@@ -2,9 +2,11 @@
 
 mod alias;
 mod commands;
+mod completion;
 mod confirm;
 mod connection;
 mod exit;
+mod home;
 mod log;
 mod operator;
 mod out;
@@ -16,9 +18,11 @@ mod state;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
-use self::commands::{apply, deploy, hosts, keygen, listener, nats_config, plan, rollouts, supervise};
+use self::commands::{
+    apply, completions, deploy, hosts, keygen, listener, man, nats_config, plan, rollouts, supervise,
+};
 use self::exit::{CommandResult, Exit};
 
 /// Deploy NixOS fleets over NATS.
@@ -41,6 +45,8 @@ enum Command {
     Keygen(keygen::Keygen),
     NatsConfig(nats_config::NatsConfig),
     Listener(Box<listener::Listener>),
+    Completions(completions::Completions),
+    Man(man::Man),
     #[command(hide = true)]
     Supervise(supervise::Supervise),
 }
@@ -48,8 +54,9 @@ enum Command {
 /// Runs the program with the arguments of this process.
 pub fn run() -> ExitCode {
     out::choose_reports();
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+    let cli = match parse() {
+        Ok(Some(cli)) => cli,
+        Ok(None) => return Exit::Success.into(),
         Err(error) => {
             // Help and version end here as well, on stdout and with success; clap knows which is which.
             let exit = if error.use_stderr() { Exit::Usage } else { Exit::Success };
@@ -67,6 +74,14 @@ pub fn run() -> ExitCode {
     }
 }
 
+/// What the arguments say; nothing when a shell asked how they can go on, and has its answer.
+fn parse() -> Result<Option<Cli>, clap::Error> {
+    if completion::answer(Cli::command)? {
+        return Ok(None);
+    }
+    Cli::try_parse().map(Some)
+}
+
 impl Command {
     fn run(self) -> CommandResult {
         match self {
@@ -80,19 +95,12 @@ impl Command {
             Self::Keygen(keygen) => keygen.run(),
             Self::NatsConfig(nats_config) => nats_config.run(),
             Self::Listener(listener) => listener.run(),
+            Self::Completions(completions) => Ok(completions.run()),
+            Self::Man(man) => man.run(Cli::command()),
             Self::Supervise(supervise) => supervise.run(),
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::CommandFactory;
-
-    use super::*;
-
-    #[test]
-    fn no_two_arguments_are_in_each_others_way() {
-        Cli::command().debug_assert();
-    }
-}
+mod tests;

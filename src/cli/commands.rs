@@ -1,10 +1,12 @@
 //! One file for each subcommand.
 
 pub(super) mod apply;
+pub(super) mod completions;
 pub(super) mod deploy;
 pub(super) mod hosts;
 pub(super) mod keygen;
 pub(super) mod listener;
+pub(super) mod man;
 pub(super) mod nats_config;
 pub(super) mod plan;
 pub(super) mod rollouts;

@@ -6,27 +6,31 @@ use clap::Args;
 
 use crate::bus::{ClientCert, SUBSCRIPTION_CAPACITY, SeedReaders, ServerUrl, Settings};
 
+/// Under which the flags of a connection stand in the help. Each flag says it: a heading for "what comes next" would take
+/// in the flags of whoever has these among its own.
+pub(in crate::cli) const HEADING: &str = "Connection";
+
 /// How to reach NATS, and as whom.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Connection {
     /// NATS server, nats://HOST:PORT or tls://HOST:PORT; several are tried in turn
-    #[arg(long, env = "HOMELAB_DEPLOY_NATS_URL", value_name = "URL", required = true, value_delimiter = ',')]
+    #[arg(long, env = "HOMELAB_DEPLOY_NATS_URL", value_name = "URL", help_heading = HEADING, required = true, value_delimiter = ',')]
     nats_url: Vec<ServerUrl>,
 
     /// File with the seed of the NKey to connect with
-    #[arg(long, env = "HOMELAB_DEPLOY_NKEY_FILE", value_name = "FILE")]
+    #[arg(long, env = "HOMELAB_DEPLOY_NKEY_FILE", value_name = "FILE", help_heading = HEADING)]
     nkey_file: PathBuf,
 
     /// Certificate authorities of the server, in PEM [default: those of the system]
-    #[arg(long, env = "HOMELAB_DEPLOY_TLS_CA", value_name = "FILE")]
+    #[arg(long, env = "HOMELAB_DEPLOY_TLS_CA", value_name = "FILE", help_heading = HEADING)]
     tls_ca: Option<PathBuf>,
 
     /// Client certificate, in PEM
-    #[arg(long, env = "HOMELAB_DEPLOY_TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    #[arg(long, env = "HOMELAB_DEPLOY_TLS_CERT", value_name = "FILE", help_heading = HEADING, requires = "tls_key")]
     tls_cert: Option<PathBuf>,
 
     /// Key of the client certificate, in PEM
-    #[arg(long, env = "HOMELAB_DEPLOY_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    #[arg(long, env = "HOMELAB_DEPLOY_TLS_KEY", value_name = "FILE", help_heading = HEADING, requires = "tls_cert")]
     tls_key: Option<PathBuf>,
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::connection::Connection;
+use super::connection::{Connection, HEADING};
 use super::exit::{CommandError, Exit};
 use super::out;
 use crate::bus::{Bus, SeedReaders, Settings};
@@ -24,11 +24,12 @@ pub(super) struct OperatorArgs {
 
     /// Subject on which hosts are asked whether they are there
     #[arg(long, env = "HOMELAB_DEPLOY_DISCOVER_SUBJECT", value_name = "SUBJECT", default_value = subject::DISCOVER)]
+    #[arg(help_heading = HEADING)]
     discover_subject: Subject,
 
     /// How long answers to that are waited for
     #[arg(long, env = "HOMELAB_DEPLOY_DISCOVER_WINDOW", value_name = "DURATION", default_value = "2s")]
-    #[arg(value_parser = humantime::parse_duration)]
+    #[arg(help_heading = HEADING, value_parser = humantime::parse_duration)]
     discover_window: Duration,
 
     /// Who deploys, as the hosts and other operators are told [default: USER@MACHINE]

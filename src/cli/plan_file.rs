@@ -1,5 +1,7 @@
 //! Finding and reading the plan that a command names.
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -8,7 +10,7 @@ use miette::Diagnostic;
 use thiserror::Error;
 use uuid::Uuid;
 
-use super::alias;
+use super::{alias, home};
 use crate::plan::{Plan, PlanMistakes};
 use crate::rollout::PlanSource;
 
@@ -22,15 +24,22 @@ pub(super) struct PlanArgs {
     #[arg(value_name = "FILE|NAME")]
     plan: Option<String>,
 
+    #[command(flatten)]
+    folders: PlanFolders,
+}
+
+/// Where plans are looked up by name.
+#[derive(Debug, Args)]
+pub(super) struct PlanFolders {
     /// Folder in which plans are looked up by name [default: ./plans, then ~/.config/homelab-deploy/plans]
     #[arg(long, env = "HOMELAB_DEPLOY_PLANS_DIR", value_name = "DIR")]
     plans_dir: Option<PathBuf>,
 
     #[arg(long, env = "XDG_CONFIG_HOME", hide = true)]
-    config_home: Option<PathBuf>,
+    config_home: Option<OsString>,
 
     #[arg(long, env = "HOME", hide = true)]
-    home: Option<PathBuf>,
+    home: Option<OsString>,
 }
 
 /// A plan, and the text that its mistakes point into.
@@ -89,17 +98,28 @@ impl PlanArgs {
             return Ok(PathBuf::from(plan));
         }
         let file = format!("{plan}.toml");
-        let candidates: Vec<PathBuf> = self.folders().into_iter().map(|folder| folder.join(&file)).collect();
+        let candidates: Vec<PathBuf> = self.folders.in_turn().into_iter().map(|folder| folder.join(&file)).collect();
         let looked_for = || candidates.iter().map(|path| path.display().to_string()).collect();
         let found = candidates.iter().find(|path| path.exists()).cloned();
         found.ok_or_else(|| PlanFileError::NotFound { name: plan.to_owned(), looked_for: looked_for() })
     }
+}
 
-    fn folders(&self) -> Vec<PathBuf> {
+impl PlanFolders {
+    /// The names of all plans that can be found.
+    pub(super) fn names(&self) -> Vec<String> {
+        let entries = self.in_turn().into_iter().filter_map(|folder| folder.read_dir().ok()).flatten();
+        let paths = entries.filter_map(|entry| entry.ok().map(|entry| entry.path()));
+        let plans = paths.filter(|path| path.extension().is_some_and(|extension| extension == "toml"));
+        let names: BTreeSet<String> = plans.filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned())).collect();
+        names.into_iter().collect()
+    }
+
+    fn in_turn(&self) -> Vec<PathBuf> {
         if let Some(folder) = &self.plans_dir {
             return vec![folder.clone()];
         }
-        let config = self.config_home.clone().or_else(|| self.home.as_ref().map(|home| home.join(".config")));
+        let config = home::folder(self.config_home.as_ref(), self.home.as_ref(), ".config");
         let shared = config.map(|config| config.join("homelab-deploy/plans"));
         std::iter::once(PathBuf::from("plans")).chain(shared).collect()
     }

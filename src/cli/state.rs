@@ -1,9 +1,11 @@
 //! Where the records of this operator are.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::Args;
 
+use super::home;
 use crate::operator::journal::Journals;
 
 /// Where to keep records.
@@ -14,17 +16,17 @@ pub(super) struct StateArgs {
     state_dir: Option<PathBuf>,
 
     #[arg(long, env = "XDG_STATE_HOME", hide = true)]
-    state_home: Option<PathBuf>,
+    state_home: Option<OsString>,
 
     #[arg(long, env = "HOME", hide = true)]
-    user_home: Option<PathBuf>,
+    user_home: Option<OsString>,
 }
 
 impl StateArgs {
-    /// The journals of this operator.
+    /// The journals of this operator. Without a home folder they are below the folder that the command runs in.
     pub(super) fn journals(&self) -> Journals {
-        let home = || self.user_home.clone().unwrap_or_default().join(".local/state");
-        let folder = || self.state_home.clone().unwrap_or_else(home).join("homelab-deploy");
+        let usual = || home::folder(self.state_home.as_ref(), self.user_home.as_ref(), ".local/state");
+        let folder = || usual().unwrap_or_default().join("homelab-deploy");
         Journals::below(&self.state_dir.clone().unwrap_or_else(folder))
     }
 }

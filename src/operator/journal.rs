@@ -112,6 +112,12 @@ impl Journals {
         Ok(journals.filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned())).collect())
     }
 
+    /// The rollout that was recorded last.
+    pub fn latest(&self) -> Result<Option<String>, JournalError> {
+        let ids = self.ids()?.into_iter();
+        Ok(ids.max_by_key(|id| self.path(id).metadata().and_then(|journal| journal.modified()).ok()))
+    }
+
     /// The one rollout whose id begins with this.
     pub fn find(&self, prefix: &str) -> Result<String, JournalError> {
         let mut ids = self.ids()?;

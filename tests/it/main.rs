@@ -18,6 +18,7 @@ mod listener;
 mod permissions;
 mod predecessor;
 mod runs;
+mod shell;
 mod tidy;
 mod trouble;
 

@@ -14,7 +14,7 @@ use crate::report;
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Hosts {
     /// Only hosts of this tier: test or prod
-    #[arg(long)]
+    #[arg(long, env = "HOMELAB_DEPLOY_TIER")]
     tier: Option<Tier>,
 
     /// Print one JSON array with everything that the hosts say of themselves

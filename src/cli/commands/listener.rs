@@ -10,7 +10,7 @@ use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::bus::SeedReaders;
-use crate::cli::connection::Connection;
+use crate::cli::connection::{Connection, HEADING};
 use crate::cli::exit::{CommandError, CommandResult, Exit};
 use crate::cli::log::Log;
 use crate::cli::runtime;
@@ -57,6 +57,7 @@ pub(in crate::cli) struct Listener {
 
     /// Subject on which to be asked who is there
     #[arg(long, env = "HOMELAB_DEPLOY_DISCOVER_SUBJECT", value_name = "SUBJECT", default_value = DISCOVER)]
+    #[arg(help_heading = HEADING)]
     discover_subject: Subject,
 
     /// Where to keep runs and their results [default: that of the unit, else /var/lib/homelab-deploy]

@@ -1,0 +1,187 @@
+//! How a command line can go on, for shells: while it is being written, they call this program and ask.
+//!
+//! What the flags and arguments are stands in their own structs; here is which values they can have.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::error::Result;
+use clap::{Arg, ArgMatches, Command, FromArgMatches, Parser};
+use clap_complete::engine::{ArgValueCompleter, CompletionCandidate, PathCompleter, ValueCompleter};
+use clap_complete::env::{Bash, CompleteEnv, EnvCompleter, Fish, Shells, Zsh};
+
+use super::plan_file::{PlanArgs, PlanFolders};
+use super::state::StateArgs;
+use crate::operator::journal::Journals;
+use crate::plan::FrozenHost;
+use crate::protocol::{Action, Tier};
+
+/// The variable in which a shell says that it asks, and what it is.
+const ASKING: &str = "COMPLETE";
+
+/// The name of the program on the command line.
+const PROGRAM: &str = "homelab-deploy";
+
+/// The values that an argument can have, given what has been written of the line.
+type Values = fn(&ArgMatches) -> Vec<String>;
+
+/// The arguments whose values can be told, by their ids in all subcommands.
+const VALUES: [(&str, Values); 7] = [
+    ("plan", plan_names),
+    ("only", wave_names),
+    ("from", wave_names),
+    ("exclude", host_names),
+    ("target", host_targets),
+    ("tier", |_| Tier::ALL.map(|tier| tier.to_string()).to_vec()),
+    ("action", |_| Action::ALL.map(|action| action.to_string()).to_vec()),
+];
+
+/// Answers a shell that asks how the line can go on; `false` when none does.
+pub(super) fn answer(command: fn() -> Command) -> Result<bool> {
+    let words = || std::env::args_os().skip_while(|word| word != "--").skip(1);
+    CompleteEnv::with_factory(|| completing(command(), words()))
+        .var(ASKING)
+        .shells(Shells(&[&Bash, &Fish, &Zsh]))
+        .try_complete(std::env::args_os(), std::env::current_dir().ok().as_deref())
+}
+
+/// The script by which a shell learns to ask. It calls the program by its name, so that it outlives an update.
+pub(super) fn script(shell: &dyn EnvCompleter) -> String {
+    let mut script = Vec::new();
+    let written = shell.write_registration(ASKING, PROGRAM, PROGRAM, PROGRAM, &mut script);
+    written.expect("writing to memory cannot fail");
+    String::from_utf8_lossy(&script).into_owned()
+}
+
+/// The command with the values that its arguments can have after these words.
+fn completing(command: Command, words: impl Iterator<Item = OsString>) -> Command {
+    // The line is not finished, so whatever is missing or wrong in it is passed over.
+    let written = command.clone().ignore_errors(true).try_get_matches_from(words).ok();
+    let Some((_, written)) = written.and_then(|mut written| written.remove_subcommand()) else {
+        return command;
+    };
+    let written = Arc::new(written);
+    let with_values = |arg: Arg| match VALUES.iter().find(|(id, _)| arg.get_id() == id) {
+        Some((_, values)) => {
+            let completer = Completer { values: *values, written: Arc::clone(&written) };
+            arg.add(ArgValueCompleter::new(completer))
+        }
+        None => arg,
+    };
+    command.mut_subcommands(|subcommand| subcommand.mut_args(with_values))
+}
+
+struct Completer {
+    values: Values,
+    written: Arc<ArgMatches>,
+}
+
+impl ValueCompleter for Completer {
+    fn complete(&self, current: &OsStr) -> Vec<CompletionCandidate> {
+        let begun = current.to_string_lossy();
+        // A plan can be a path, and nothing else that is completed here contains a slash.
+        if begun.contains('/') {
+            return PathCompleter::any().complete(current);
+        }
+        let values = (self.values)(&self.written).into_iter().filter(|value| value.starts_with(&*begun));
+        values.map(CompletionCandidate::new).collect()
+    }
+}
+
+/// The plans in the folders of plans.
+fn plan_names(written: &ArgMatches) -> Vec<String> {
+    PlanFolders::from_arg_matches(written).map(|folders| folders.names()).unwrap_or_default()
+}
+
+/// The waves of the plan on the line.
+fn wave_names(written: &ArgMatches) -> Vec<String> {
+    let plan = PlanArgs::from_arg_matches(written).ok().and_then(|plan| plan.read().ok());
+    let waves = plan.into_iter().flat_map(|file| file.plan.waves);
+    waves.map(|wave| wave.name.value).collect()
+}
+
+fn host_names(written: &ArgMatches) -> Vec<String> {
+    last_hosts(written).iter().map(|host| host.hostname.to_string()).collect()
+}
+
+fn host_targets(written: &ArgMatches) -> Vec<String> {
+    last_hosts(written).iter().map(|host| format!("{}.{}", host.tier, host.hostname)).collect()
+}
+
+/// The hosts of the last rollout: who is there now could only be asked over the network, while somebody waits.
+fn last_hosts(written: &ArgMatches) -> Vec<FrozenHost> {
+    // A command that keeps no records has no flag that says where they are; the environment says it all the same.
+    let given = written.try_get_one::<PathBuf>("state_dir").ok().flatten();
+    let usual = || Environment::try_parse_from([PROGRAM]).ok().map(|environment| environment.state.journals());
+    let Some(journals) = given.map(|folder| Journals::below(folder)).or_else(usual) else { return Vec::new() };
+    let last = journals.latest().ok().flatten().and_then(|id| journals.read(&id).ok());
+    let rollout = last.and_then(|recorded| recorded.summary.rollout);
+    rollout.map(|rollout| rollout.plan.hosts().cloned().collect()).unwrap_or_default()
+}
+
+#[derive(Debug, Parser)]
+struct Environment {
+    #[command(flatten)]
+    state: StateArgs,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use clap::{CommandFactory, Subcommand};
+    use clap_complete::engine::complete;
+
+    use super::*;
+    use crate::cli::Cli;
+
+    #[derive(Debug, Parser)]
+    struct Program {
+        #[command(subcommand)]
+        _command: Commands,
+    }
+
+    /// Flags that several commands may come to have.
+    #[derive(Debug, Subcommand)]
+    enum Commands {
+        Apply {
+            #[command(flatten)]
+            _plan: PlanArgs,
+            #[arg(long, value_delimiter = ',')]
+            only: Vec<String>,
+            #[arg(long)]
+            from: Option<String>,
+        },
+    }
+
+    fn completed(line: &[&str]) -> Vec<String> {
+        let words: Vec<OsString> = ["program"].iter().chain(line).map(Into::into).collect();
+        let mut command = completing(Program::command(), words.iter().cloned());
+        let candidates = complete(&mut command, words, line.len(), None).unwrap();
+        candidates.iter().map(|candidate| candidate.get_value().to_string_lossy().into_owned()).collect()
+    }
+
+    #[test]
+    fn waves_are_those_of_the_plan_on_the_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let plan = "[[wave]]\nname = 'dns'\ntargets = 'test.a'\n[[wave]]\nname = 'rest'\ntargets = 'test.b'\n";
+        fs::write(folder.path().join("sunday.toml"), plan).unwrap();
+        let plans = folder.path().to_str().unwrap();
+        assert_eq!(completed(&["apply", "--plans-dir", plans, "sunday", "--from", ""]), ["dns", "rest"]);
+        assert_eq!(completed(&["apply", "--plans-dir", plans, "sunday", "--only", "d"]), ["dns"]);
+        let path = folder.path().join("sunday.toml");
+        assert_eq!(completed(&["apply", path.to_str().unwrap(), "--unknown", "--from", "r"]), ["rest"]);
+        assert_eq!(completed(&["apply", "--plans-dir", plans, "monday", "--from", ""]), [""; 0]);
+        assert_eq!(completed(&["apply", "--from", ""]), [""; 0]);
+    }
+
+    #[test]
+    fn the_arguments_are_called_what_they_are_called_here() {
+        let command = Cli::command();
+        let ids: Vec<_> = command.get_subcommands().flat_map(Command::get_arguments).map(Arg::get_id).collect();
+        for id in ["plan", "target", "tier", "action"] {
+            assert!(ids.iter().any(|known| *known == id) && VALUES.iter().any(|(known, _)| *known == id), "{id}");
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! What a shell and `man` get from the program: completions and manual pages.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, SystemTime};
+
+use homelab_deploy::operator::journal::Journals;
+use homelab_deploy::plan::{Plan, Roster};
+use homelab_deploy::protocol::{RequestIds, RolloutId};
+use homelab_deploy::rollout::{Event, EventKind, Rollout};
+use jiff::Timestamp;
+use uuid::Uuid;
+
+/// The commands that somebody may call.
+const COMMANDS: [&str; 12] = [
+    "abort",
+    "rollouts",
+    "status",
+    "apply",
+    "plan",
+    "deploy",
+    "hosts",
+    "keygen",
+    "nats-config",
+    "listener",
+    "completions",
+    "man",
+];
+
+/// The program at home in a folder, with nothing in the environment.
+fn program(home: &Path) -> Command {
+    let mut program = Command::new(super::program());
+    program.env_clear().env("HOME", home).current_dir(home);
+    program
+}
+
+fn stdout(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// What a shell is told when it asks how the line can go on, whose last word is the one that is being written.
+fn completed(shell: &str, home: &Path, line: &[&str]) -> Vec<String> {
+    let mut program = program(home);
+    program.env("COMPLETE", shell).env("_CLAP_IFS", "\n").env("_CLAP_COMPLETE_INDEX", line.len().to_string());
+    let told = stdout(program.args(["--", "homelab-deploy"]).args(line));
+    // zsh and fish are told what a word means as well.
+    told.lines().map(|line| line.split([':', '\t']).next().unwrap().to_owned()).collect()
+}
+
+/// A home with plans in its own folder and in that of the user.
+fn home() -> tempfile::TempDir {
+    let home = tempfile::tempdir().unwrap();
+    let shared = home.path().join(".config/homelab-deploy/plans");
+    for (folder, plan) in [(home.path().join("plans"), "sunday"), (shared.clone(), "monday"), (shared, "sunday")] {
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join(plan).with_extension("toml"), "[[wave]]\ntargets = 'test.all'\n").unwrap();
+    }
+    fs::write(home.path().join("plans/notes.txt"), "").unwrap();
+    home
+}
+
+#[test]
+fn each_shell_is_told_every_command() {
+    let home = home();
+    for shell in ["bash", "zsh", "fish"] {
+        let script = stdout(program(home.path()).args(["completions", shell]));
+        assert!(script.contains("COMPLETE=") && script.contains("homelab-deploy"), "{script}");
+        let told = completed(shell, home.path(), &[""]);
+        assert!(COMMANDS.iter().all(|command| told.iter().any(|word| word == command)), "{shell}: {told:?}");
+        assert!(!told.iter().any(|word| word == "supervise"), "{shell}: {told:?}");
+    }
+}
+
+#[test]
+fn plans_are_completed_by_name_and_by_path() {
+    let home = home();
+    let plans = |line: &[&str]| {
+        let told = completed("bash", home.path(), line).into_iter();
+        told.filter(|word| !word.starts_with("--")).collect::<Vec<_>>()
+    };
+    for shell in ["bash", "zsh", "fish"] {
+        assert_eq!(completed(shell, home.path(), &["apply", "sun"]), ["sunday"], "{shell}");
+    }
+    assert_eq!(plans(&["plan", ""]), ["monday", "sunday"]);
+    assert_eq!(plans(&["plan", "--plans-dir", ".config/homelab-deploy/plans", ""]), ["monday", "sunday"]);
+    assert_eq!(plans(&["apply", "--plans-dir", "plans", "--revision", "x", ""]), ["sunday"]);
+    assert_eq!(plans(&["apply", "plans/s"]), ["plans/sunday.toml"]);
+    assert_eq!(plans(&["apply", "--plans-dir", "nowhere", ""]), [""; 0]);
+}
+
+/// Records a rollout to these hosts in the operator's state, written so long after another.
+fn record(state: &Path, number: u64, hosts: &str) {
+    let plan = Plan::parse(&format!("[[wave]]\ntargets = {hosts}\n"), "sunday", &|_| None).unwrap();
+    let id = RolloutId::from(Uuid::from_u128(number.into()));
+    let rollout = Rollout {
+        id,
+        ids: RequestIds::new(Uuid::from_u128(0)),
+        operator: "ops@desk".to_owned(),
+        asked: "main".parse().unwrap(),
+        revision: "main".parse().unwrap(),
+        subject: None,
+        source: None,
+        plan: plan.resolve(&Roster::new(Vec::new())).unwrap().0,
+    };
+    let event = Event { at: Timestamp::UNIX_EPOCH, kind: EventKind::Begun(Box::new(rollout)) };
+    Journals::below(state).create(id).unwrap().record([&event]).unwrap();
+    let journal = fs::File::options().append(true).open(state.join(format!("rollouts/{id}.jsonl"))).unwrap();
+    journal.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(number)).unwrap();
+}
+
+#[test]
+fn hosts_are_those_of_the_last_rollout() {
+    let home = home();
+    assert!(!completed("bash", home.path(), &["deploy", ""]).iter().any(|word| word.contains('.')));
+    let state = home.path().join(".local/state/homelab-deploy");
+    record(&state, 2, "['prod.ns1', 'test.test1']");
+    record(&state, 1, "['prod.old']");
+    assert_eq!(completed("bash", home.path(), &["deploy", "p"]), ["prod.ns1"]);
+    assert_eq!(completed("fish", home.path(), &["deploy", "--branch", "x", "t"]), ["test.test1"]);
+}
+
+#[test]
+fn what_has_few_values_is_completed() {
+    let home = home();
+    assert_eq!(completed("bash", home.path(), &["hosts", "--tier", ""]), ["test", "prod"]);
+    assert_eq!(completed("bash", home.path(), &["deploy", "--action", "d"]), ["dry-activate"]);
+}
+
+#[test]
+fn there_is_a_manual_page_for_each_command() {
+    let home = home();
+    let page = stdout(program(home.path()).arg("man"));
+    stdout(program(home.path()).args(["man", "--out", "pages/man1"]));
+    for command in COMMANDS {
+        assert!(page.contains(&format!("homelab\\-deploy\\-{}(1)", command.replace('-', "\\-"))), "{command}: {page}");
+        let page = fs::read_to_string(home.path().join(format!("pages/man1/homelab-deploy-{command}.1"))).unwrap();
+        assert!(
+            [".TH homelab", ".SH NAME", ".SH SYNOPSIS", ".SH OPTIONS"].iter().all(|part| page.contains(part)),
+            "{page}"
+        );
+    }
+    let apply = fs::read_to_string(home.path().join("pages/man1/homelab-deploy-apply.1")).unwrap();
+    assert!(apply.contains("HOMELAB_DEPLOY_NATS_URL") && apply.contains(".SH CONNECTION"), "{apply}");
+    assert_eq!(fs::read_dir(home.path().join("pages/man1")).unwrap().count(), COMMANDS.len() + 1);
+}
+
+#[test]
+fn the_schema_of_plans_needs_neither_a_plan_nor_a_connection() {
+    let home = home();
+    let schema = stdout(program(home.path()).args(["plan", "--schema"]));
+    // What is set for the other commands does not get in the way.
+    let env = [("HOMELAB_DEPLOY_NATS_URL", "nats://x"), ("HOMELAB_DEPLOY_REVISION", "main")];
+    assert_eq!(stdout(program(home.path()).args(["plan", "--schema"]).envs(env)), schema);
+    assert!(serde_json::from_str::<serde_json::Value>(&schema).unwrap().is_object());
+    let refused = program(home.path()).arg("plan").output().unwrap();
+    let told = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(["--nats-url <URL>", "--nkey-file <FILE>", "<FILE|NAME>"].iter().all(|arg| told.contains(arg)), "{told}");
+}
