@@ -27,12 +27,14 @@ const PROGRAM: &str = "homelab-deploy";
 type Values = fn(&ArgMatches) -> Vec<String>;
 
 /// The arguments whose values can be told, by their ids in all subcommands.
-const VALUES: [(&str, Values); 7] = [
+const VALUES: [(&str, Values); 9] = [
     ("plan", plan_names),
     ("only", wave_names),
     ("from", wave_names),
     ("exclude", host_names),
     ("target", host_targets),
+    ("id", rollout_ids),
+    ("resume", rollout_ids),
     ("tier", |_| Tier::ALL.map(|tier| tier.to_string()).to_vec()),
     ("action", |_| Action::ALL.map(|action| action.to_string()).to_vec()),
 ];
@@ -111,53 +113,43 @@ fn host_targets(written: &ArgMatches) -> Vec<String> {
 
 /// The hosts of the last rollout: who is there now could only be asked over the network, while somebody waits.
 fn last_hosts(written: &ArgMatches) -> Vec<FrozenHost> {
-    // A command that keeps no records has no flag that says where they are; the environment says it all the same.
-    let given = written.try_get_one::<PathBuf>("state_dir").ok().flatten();
-    let usual = || Environment::try_parse_from([PROGRAM]).ok().map(|environment| environment.state.journals());
-    let Some(journals) = given.map(|folder| Journals::below(folder)).or_else(usual) else { return Vec::new() };
+    let Some(journals) = journals(written) else { return Vec::new() };
     let last = journals.latest().ok().flatten().and_then(|id| journals.read(&id).ok());
     let rollout = last.and_then(|recorded| recorded.summary.rollout);
     rollout.map(|rollout| rollout.plan.hosts().cloned().collect()).unwrap_or_default()
 }
 
-#[derive(Debug, Parser)]
-struct Environment {
-    #[command(flatten)]
-    state: StateArgs,
+fn rollout_ids(written: &ArgMatches) -> Vec<String> {
+    journals(written).and_then(|journals| journals.ids().ok()).unwrap_or_default()
+}
+
+/// The journals of this operator, also for a command that keeps none and so has no flag for their folder.
+fn journals(written: &ArgMatches) -> Option<Journals> {
+    #[derive(Debug, Parser)]
+    struct Keeping {
+        #[command(flatten)]
+        state: StateArgs,
+    }
+
+    let folder = written.try_get_one::<PathBuf>("state_dir").ok().flatten();
+    let flag = folder.into_iter().flat_map(|folder| [OsStr::new("--state-dir"), folder.as_os_str()]);
+    let keeping = Keeping::try_parse_from([OsStr::new(PROGRAM)].into_iter().chain(flag)).ok()?;
+    Some(keeping.state.journals())
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs;
 
-    use clap::{CommandFactory, Subcommand};
+    use clap::CommandFactory;
     use clap_complete::engine::complete;
 
     use super::*;
     use crate::cli::Cli;
 
-    #[derive(Debug, Parser)]
-    struct Program {
-        #[command(subcommand)]
-        _command: Commands,
-    }
-
-    /// Flags that several commands may come to have.
-    #[derive(Debug, Subcommand)]
-    enum Commands {
-        Apply {
-            #[command(flatten)]
-            _plan: PlanArgs,
-            #[arg(long, value_delimiter = ',')]
-            only: Vec<String>,
-            #[arg(long)]
-            from: Option<String>,
-        },
-    }
-
     fn completed(line: &[&str]) -> Vec<String> {
-        let words: Vec<OsString> = ["program"].iter().chain(line).map(Into::into).collect();
-        let mut command = completing(Program::command(), words.iter().cloned());
+        let words: Vec<OsString> = [PROGRAM].iter().chain(line).map(Into::into).collect();
+        let mut command = completing(Cli::command(), words.iter().cloned());
         let candidates = complete(&mut command, words, line.len(), None).unwrap();
         candidates.iter().map(|candidate| candidate.get_value().to_string_lossy().into_owned()).collect()
     }
@@ -180,8 +172,8 @@ mod tests {
     fn the_arguments_are_called_what_they_are_called_here() {
         let command = Cli::command();
         let ids: Vec<_> = command.get_subcommands().flat_map(Command::get_arguments).map(Arg::get_id).collect();
-        for id in ["plan", "target", "tier", "action"] {
-            assert!(ids.iter().any(|known| *known == id) && VALUES.iter().any(|(known, _)| *known == id), "{id}");
+        for (id, _) in VALUES {
+            assert!(ids.iter().any(|known| *known == id), "{id}");
         }
     }
 }

@@ -23,10 +23,11 @@ pub(super) struct StateArgs {
 }
 
 impl StateArgs {
-    /// The journals of this operator. Without a home folder they are below the folder that the command runs in.
+    /// The journals of this operator.
     pub(super) fn journals(&self) -> Journals {
-        let usual = || home::folder(self.state_home.as_ref(), self.user_home.as_ref(), ".local/state");
-        let folder = || usual().unwrap_or_default().join("homelab-deploy");
+        let home =
+            || home::folder(self.state_home.as_ref(), self.user_home.as_ref(), ".local/state").unwrap_or_default();
+        let folder = || home().join("homelab-deploy");
         Journals::below(&self.state_dir.clone().unwrap_or_else(folder))
     }
 }

@@ -13,19 +13,9 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 /// The commands that somebody may call.
+#[rustfmt::skip]
 const COMMANDS: [&str; 12] = [
-    "abort",
-    "rollouts",
-    "status",
-    "apply",
-    "plan",
-    "deploy",
-    "hosts",
-    "keygen",
-    "nats-config",
-    "listener",
-    "completions",
-    "man",
+    "apply", "plan", "rollouts", "status", "abort", "deploy", "hosts", "keygen", "nats-config", "listener", "completions", "man",
 ];
 
 /// The program at home in a folder, with nothing in the environment.
@@ -119,7 +109,20 @@ fn hosts_are_those_of_the_last_rollout() {
     record(&state, 2, "['prod.ns1', 'test.test1']");
     record(&state, 1, "['prod.old']");
     assert_eq!(completed("bash", home.path(), &["deploy", "p"]), ["prod.ns1"]);
+    assert_eq!(completed("zsh", home.path(), &["apply", "sunday", "--exclude", "ns2,"]), ["ns2,ns1", "ns2,test1"]);
     assert_eq!(completed("fish", home.path(), &["deploy", "--branch", "x", "t"]), ["test.test1"]);
+}
+
+#[test]
+fn rollouts_are_completed_from_the_folder_that_the_line_names() {
+    let home = home();
+    let state = home.path().join("elsewhere");
+    record(&state, 1, "['prod.ns1']");
+    let id = ["00000000-0000-0000-0000-000000000001"];
+    assert_eq!(completed("bash", home.path(), &["status", "--state-dir", "elsewhere", "0"]), id);
+    assert_eq!(completed("bash", home.path(), &["apply", "--state-dir", "elsewhere", "--resume", "0"]), id);
+    assert_eq!(completed("bash", home.path(), &["apply", "--state-dir", "elsewhere", "--exclude", ""]), ["ns1"]);
+    assert_eq!(completed("bash", home.path(), &["status", "0"]), [""; 0]);
 }
 
 #[test]
