@@ -7,6 +7,7 @@ mod format;
 mod hosts;
 mod json;
 mod lines;
+mod page;
 mod pipe;
 mod preview;
 mod recap;

@@ -1,0 +1,228 @@
+//! The lines that tell of a rollout, the same whether they scroll by or stand in place.
+
+use jiff::Timestamp;
+
+use super::format::{Symbol, Took, columns, count, pad, safe, widest};
+use super::{Style, words};
+use crate::plan::FrozenWave;
+use crate::protocol::HostName;
+use crate::rollout::summary::{Counts, HostView};
+use crate::rollout::{Connection, Event, EventKind, HostOutcome, Interrupt, Rollout, Summary, WaveIndex, WaveVerdict};
+
+/// What a display remembers beside the summary, so that no event makes it walk over all hosts.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Memory {
+    /// How wide the longest name of a host is, in columns.
+    name_width: usize,
+    /// When the bake is over that began last.
+    bake_ends_at: Option<Timestamp>,
+}
+
+impl Memory {
+    /// Takes an event into account, which is part of `summary` already.
+    pub(super) fn learn(&mut self, event: &Event, summary: &Summary) {
+        match &event.kind {
+            EventKind::Begun(_) | EventKind::Resumed => {
+                self.name_width = widest(summary.hosts.iter().map(|host| words::name(&host.name)));
+            }
+            EventKind::Joined { host } => self.name_width = self.name_width.max(columns(&words::name(host))),
+            EventKind::Baking { remaining, .. } => self.bake_ends_at = event.at.checked_add(*remaining).ok(),
+            _ => {}
+        }
+    }
+}
+
+/// A symbol and what it stands beside.
+#[derive(Debug, Clone)]
+pub(super) struct Line {
+    symbol: Symbol,
+    text: String,
+    /// How many columns come before the symbol.
+    indent: usize,
+}
+
+impl Line {
+    pub(super) fn new(symbol: Symbol, text: impl Into<String>) -> Self {
+        Self { symbol, text: text.into(), indent: 0 }
+    }
+
+    /// The whole line.
+    pub(super) fn in_style(&self, style: Style) -> String {
+        format!("{}{} {}", " ".repeat(self.indent), self.symbol.in_style(style), self.text)
+    }
+}
+
+/// Where lines are laid out: all of one rollout share their columns.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Page<'a> {
+    pub(super) summary: &'a Summary,
+    pub(super) rollout: &'a Rollout,
+    memory: Memory,
+}
+
+impl<'a> Page<'a> {
+    /// A page for a rollout, once there is one.
+    pub(super) fn new(summary: &'a Summary, memory: Memory) -> Option<Self> {
+        summary.rollout.as_deref().map(|rollout| Self { summary, rollout, memory })
+    }
+
+    /// The line for an event, unless it is one that another line tells already.
+    pub(super) fn event(&self, event: &Event) -> Option<Line> {
+        use Symbol::{Bad, Good, UnderWay, Waits, Warning};
+        match &event.kind {
+            EventKind::Begun(_) => Some(self.begun()),
+            EventKind::Resumed => Some(self.resumed()),
+            EventKind::AwaitingConfirmation { wave } => self.wave(Waits, *wave, "asks first"),
+            EventKind::WaveStarted { wave } => self.wave_started(*wave),
+            EventKind::Joined { host } => Some(self.host(UnderWay, host, "sent", None, "")),
+            // Of the hosts of a deployment each one is told of when it joins.
+            EventKind::Dispatched { .. } if words::is_deployment(self.rollout) => None,
+            EventKind::Dispatched { host, attempt, .. } => {
+                let again = if *attempt > 1 { format!("attempt {attempt}") } else { String::new() };
+                host.as_ref().map(|host| self.host(UnderWay, host, "sent", None, &again))
+            }
+            EventKind::Started { host, .. } => {
+                self.summary.host(host).map(|view| self.host_at(UnderWay, view, event.at, ""))
+            }
+            EventKind::Retrying { host, outcome, delay } => {
+                let detail = format!("asked again in {}", Took(*delay));
+                Some(self.host(Waits, host, outcome.as_str(), None, &detail))
+            }
+            EventKind::Final { host, outcome, .. } => self.ended(host, *outcome, event.at),
+            EventKind::Draining { wave, cause } => {
+                let text = format!("halted: {}; {}", words::cause(cause), words::awaited(self.summary));
+                self.wave(Bad, *wave, &text)
+            }
+            EventKind::Baking { wave, remaining } => self.wave(Waits, *wave, &format!("baking {}", Took(*remaining))),
+            EventKind::Checking { wave } => self.checking(*wave),
+            EventKind::WaveEnded { wave, verdict } => self.wave_ended(*wave, verdict),
+            EventKind::Interrupted { how: Interrupt::Drain } => {
+                let awaited = words::awaited(self.summary);
+                let text = format!("interrupted: nothing new is sent; {awaited}. A second interrupt leaves at once");
+                Some(Line::new(Bad, text))
+            }
+            EventKind::Interrupted { how: Interrupt::Abort } => Some(Line::new(Bad, "interrupted: leaving at once")),
+            EventKind::Connection { state: Connection::Down } => {
+                Some(Line::new(Warning, "connection lost; what runs on the hosts goes on"))
+            }
+            EventKind::Connection { state: Connection::Up } => Some(Line::new(Good, "reconnected")),
+            EventKind::Anomaly { host, anomaly } => {
+                let sentence = words::anomaly(host, anomaly, self.summary);
+                Some(Line::new(Warning, format!("warning: {sentence}")))
+            }
+            // A host that takes the request is at it in the next moment, and the end is for the recap to tell.
+            EventKind::Accepted { .. } | EventKind::Ended { .. } => None,
+        }
+    }
+
+    fn begun(&self) -> Line {
+        let Rollout { plan, id, .. } = self.rollout;
+        let revision = words::revision(self.rollout);
+        let what = match plan.waves.as_slice() {
+            [wave] if words::is_deployment(self.rollout) => format!("{}: {} {revision}", plan.name, wave.action),
+            waves => {
+                let (hosts, waves) = (count(self.summary.hosts.len(), "host"), count(waves.len(), "wave"));
+                format!("Rollout {} {} begins: {revision}, {hosts} in {waves}", plan.name, id.short())
+            }
+        };
+        Line::new(Symbol::UnderWay, what)
+    }
+
+    fn resumed(&self) -> Line {
+        let counts = self.summary.counts();
+        let at_it = if counts.in_flight > 0 { format!(", {} may be at it", counts.in_flight) } else { String::new() };
+        let left = format!("{} of {} completed before{at_it}", counts.completed, count(counts.total(), "host"));
+        Line::new(
+            Symbol::UnderWay,
+            format!("Rollout {} {} resumes: {left}", self.rollout.name(), self.rollout.id.short()),
+        )
+    }
+
+    // -- waves, of which a deployment without a plan says nothing
+
+    fn wave(&self, symbol: Symbol, wave: WaveIndex, text: &str) -> Option<Line> {
+        let waves = &self.rollout.plan.waves;
+        let width = widest(waves.iter().map(|wave| &wave.name));
+        let name = pad(&self.frozen(wave)?.name, width);
+        let (number, total) = (wave.to_string(), waves.len().to_string());
+        Some(Line::new(symbol, format!("{number:>0$}/{total} {name}   {text}", total.len())))
+    }
+
+    fn frozen(&self, wave: WaveIndex) -> Option<&FrozenWave> {
+        self.rollout.plan.waves.get(wave.0).filter(|_| !words::is_deployment(self.rollout))
+    }
+
+    fn wave_started(&self, wave: WaveIndex) -> Option<Line> {
+        let frozen = self.frozen(wave)?;
+        let hosts = frozen.hosts.len();
+        let text = format!("{}, {} at once", count(hosts, "host"), frozen.limits.max_parallel.min(hosts));
+        self.wave(Symbol::UnderWay, wave, &text)
+    }
+
+    fn checking(&self, wave: WaveIndex) -> Option<Line> {
+        let check = self.frozen(wave)?.limits.check.as_ref()?;
+        self.wave(Symbol::UnderWay, wave, &format!("checking: {}", safe(&check.command.join(" "))))
+    }
+
+    fn wave_ended(&self, wave: WaveIndex, verdict: &WaveVerdict) -> Option<Line> {
+        let counts = Counts::of(self.summary.hosts_of(wave));
+        let not_completed = Counts { completed: 0, ..counts };
+        // The cause of a failure tells of those that were asked already.
+        let not_asked = Counts { skipped: counts.skipped, ..Counts::default() };
+        let (symbol, verdict, others) = match verdict {
+            WaveVerdict::Skipped => {
+                return self.wave(Symbol::Skipped, wave, &format!("skipped   {}", count(counts.total(), "host")));
+            }
+            WaveVerdict::Interrupted => (Symbol::Bad, Some("interrupted".to_owned()), not_completed),
+            WaveVerdict::Failed(cause) => (Symbol::Bad, Some(format!("failed: {}", words::cause(cause))), not_asked),
+            WaveVerdict::Succeeded => {
+                let baked = words::bake(&self.rollout.plan, wave).map(|bake| format!("baked {bake}"));
+                (Symbol::Good, baked, not_completed)
+            }
+        };
+        let mut parts = vec![format!("{}/{}", counts.completed, counts.total())];
+        parts.extend(self.busy_for(wave).map(|took| took.to_string()));
+        parts.extend(verdict);
+        parts.extend(Some(words::counts(&others)).filter(|others| !others.is_empty()));
+        self.wave(symbol, wave, &parts.join("   "))
+    }
+
+    /// How long the hosts of a wave were at it, without the bake and check that came after.
+    fn busy_for(&self, wave: WaveIndex) -> Option<Took> {
+        let began_at = self.summary.waves.get(wave.0)?.began_at?;
+        let asked = self.summary.hosts_of(wave).filter(|host| host.sent_at.is_some());
+        asked.filter_map(|host| host.ended_at).max().map(|last| Took::between(began_at, last))
+    }
+
+    // -- hosts
+
+    fn host(&self, symbol: Symbol, host: &HostName, state: &str, took: Option<Took>, detail: &str) -> Line {
+        let text = words::host_row(&words::name(host), self.memory.name_width, state, took, detail);
+        let indent = if words::is_deployment(self.rollout) { 0 } else { 4 };
+        Line { symbol, text, indent }
+    }
+
+    fn host_at(&self, symbol: Symbol, host: &HostView, now: Timestamp, detail: &str) -> Line {
+        let took = host.sent_at.map(|sent_at| Took::between(sent_at, now));
+        self.host(symbol, &host.name, words::state(host.state), took, detail)
+    }
+
+    /// A host that is at it, and how long it may be.
+    pub(super) fn in_flight(&self, host: &HostView, now: Timestamp) -> Line {
+        let timeout = words::timeout(self.rollout, host.wave).map(|timeout| format!("of {timeout}"));
+        self.host_at(Symbol::UnderWay, host, now, &timeout.unwrap_or_default())
+    }
+
+    /// Hosts that were not asked are counted where their wave ends.
+    fn ended(&self, host: &HostName, outcome: HostOutcome, at: Timestamp) -> Option<Line> {
+        let symbol = match outcome {
+            HostOutcome::Completed => Symbol::Good,
+            HostOutcome::Skipped(_) => return None,
+            HostOutcome::Failed | HostOutcome::Rejected | HostOutcome::Unreachable | HostOutcome::TimedOut => {
+                Symbol::Bad
+            }
+        };
+        let view = self.summary.host(host)?;
+        Some(self.host_at(symbol, view, at, &words::outcome(view, outcome, self.rollout)))
+    }
+}
