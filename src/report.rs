@@ -1,8 +1,10 @@
 //! What the operator sees: folds over the events of a rollout.
 //!
-//! Nothing is decided here: events in, bytes out. There is no terminal, clock or command line in it either: the time is
-//! that of the events and ticks, and the command line says where to write and whether to color it.
+//! Nothing is decided here: events in, bytes out. There is no clock or command line in it either: the time is that of the
+//! events and ticks, and the command line says where to write, whether to color it and how much room there is. Only
+//! [`Bars`] knows that there are terminals.
 
+mod bars;
 mod format;
 mod hosts;
 mod json;
@@ -18,6 +20,7 @@ use std::io;
 
 use jiff::Timestamp;
 
+pub use bars::{Bars, Size};
 pub use format::Took;
 pub use hosts::hosts_table;
 pub use json::Json;

@@ -11,7 +11,7 @@ use super::out;
 use crate::bus::{Bus, SeedReaders, Settings};
 use crate::operator::Discovery;
 use crate::protocol::{Subject, Tier, subject};
-use crate::report::{Json, Lines, Reporter, Style};
+use crate::report::{Bars, Json, Lines, Reporter, Style};
 
 /// More answers than the largest fleet gives at once. Unused places cost nothing; a full subscription loses answers.
 const SUBSCRIPTION_CAPACITY: usize = 1 << 20;
@@ -50,6 +50,9 @@ pub(super) struct DisplayArgs {
     // When it is set to anything at all, there are no colours: https://no-color.org
     #[arg(long, env = "NO_COLOR", hide = true)]
     no_color: Option<String>,
+
+    #[arg(long, env = "TERM", hide = true)]
+    term: Option<String>,
 }
 
 impl OperatorArgs {
@@ -97,6 +100,16 @@ impl DisplayArgs {
 
     /// What shows the rollout while it goes on.
     pub(super) fn reporter(&self) -> Box<dyn Reporter> {
-        if self.json { Box::new(Json::new(io::stdout())) } else { Box::new(Lines::new(io::stderr(), self.style())) }
+        if self.json {
+            Box::new(Json::new(io::stdout()))
+        } else if io::stderr().is_terminal() && self.can_move_the_cursor() {
+            Box::new(Bars::stderr(self.style(), out::size))
+        } else {
+            Box::new(Lines::new(io::stderr(), self.style()))
+        }
+    }
+
+    fn can_move_the_cursor(&self) -> bool {
+        self.term.as_ref().is_some_and(|term| term != "dumb")
     }
 }

@@ -5,6 +5,9 @@ use std::io::{self, Write};
 
 use miette::{MietteHandlerOpts, Report};
 use serde::Serialize;
+use terminal_size::{Height, Width, terminal_size_of};
+
+use crate::report::Size;
 
 /// Prints data. A pipe that was closed by its reader is no error: it has what it wanted.
 pub(super) fn data(text: &str) {
@@ -18,9 +21,15 @@ pub(super) fn json(value: &impl Serialize) {
     data(&format!("{text}\n"));
 }
 
-/// How many columns there are for text: those of the terminal, and 80 where there is none.
+/// How many columns there are for text.
 pub(super) fn width() -> usize {
-    terminal_size::terminal_size_of(io::stderr()).map_or(80, |(terminal_size::Width(columns), _)| columns.into())
+    size().columns
+}
+
+/// The room for text: that of the terminal, and what has been usual since the VT100 where there is none.
+pub(super) fn size() -> Size {
+    let (Width(columns), Height(rows)) = terminal_size_of(io::stderr()).unwrap_or((Width(80), Height(24)));
+    Size { columns: columns.into(), rows: rows.into() }
 }
 
 /// Prints prose for the person at the terminal.

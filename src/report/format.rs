@@ -20,6 +20,11 @@ impl Took {
     pub fn between(from: Timestamp, to: Timestamp) -> Self {
         Self(Duration::try_from(to.duration_since(from)).unwrap_or_default())
     }
+
+    /// The same without fractions of a second, for what goes on.
+    pub(super) const fn so_far(self) -> Self {
+        Self(Duration::from_secs(self.0.as_secs()))
+    }
 }
 
 impl Display for Took {
@@ -46,6 +51,7 @@ pub(super) enum Symbol {
     Waits,
     Skipped,
     Warning,
+    Others,
 }
 
 impl Symbol {
@@ -57,6 +63,7 @@ impl Symbol {
             Self::Waits => "◷",
             Self::Skipped => "○",
             Self::Warning => "⚠",
+            Self::Others => "…",
         }
     }
 
@@ -67,7 +74,7 @@ impl Symbol {
             Self::Bad => "31",
             Self::UnderWay => "36",
             Self::Waits | Self::Warning => "33",
-            Self::Skipped => "90",
+            Self::Skipped | Self::Others => "90",
         }
     }
 

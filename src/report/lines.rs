@@ -89,7 +89,7 @@ impl<W: Write> Reporter for Lines<W> {
         };
         for host in words::in_flight(summary) {
             if self.is_due(host, now) {
-                self.write(&page.in_flight(host, now))?;
+                self.write(&page.host_now(host, now))?;
             }
         }
         Ok(())

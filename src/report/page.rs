@@ -2,11 +2,11 @@
 
 use jiff::Timestamp;
 
-use super::format::{Symbol, Took, columns, count, pad, safe, widest};
+use super::format::{Symbol, Took, columns, count, pad, safe, shorten, widest, wrap};
 use super::{Style, words};
 use crate::plan::FrozenWave;
 use crate::protocol::HostName;
-use crate::rollout::summary::{Counts, HostView};
+use crate::rollout::summary::{Counts, HostState, HostView};
 use crate::rollout::{Connection, Event, EventKind, HostOutcome, Interrupt, Rollout, Summary, WaveIndex, WaveVerdict};
 
 /// What a display remembers beside the summary, so that no event makes it walk over all hosts.
@@ -32,23 +32,44 @@ impl Memory {
     }
 }
 
+/// How many columns a symbol takes, with the space behind it.
+const SYMBOL_COLUMNS: usize = 2;
+
 /// A symbol and what it stands beside.
 #[derive(Debug, Clone)]
 pub(super) struct Line {
-    symbol: Symbol,
-    text: String,
+    pub(super) symbol: Symbol,
+    pub(super) text: String,
     /// How many columns come before the symbol.
     indent: usize,
+    /// How many columns of the text are a name, which is never cut.
+    uncut: usize,
 }
 
 impl Line {
     pub(super) fn new(symbol: Symbol, text: impl Into<String>) -> Self {
-        Self { symbol, text: text.into(), indent: 0 }
+        Self { symbol, text: text.into(), indent: 0, uncut: 0 }
     }
 
     /// The whole line.
     pub(super) fn in_style(&self, style: Style) -> String {
         format!("{}{} {}", " ".repeat(self.indent), self.symbol.in_style(style), self.text)
+    }
+
+    /// The whole line, broken between words where it is wider than this.
+    pub(super) fn wrapped(&self, width: usize, style: Style) -> String {
+        let hanging = " ".repeat(self.indent + SYMBOL_COLUMNS);
+        let lines = wrap(self.text.split(' '), width.saturating_sub(hanging.len()));
+        let text = lines.iter().map(|line| line.trim()).collect::<Vec<_>>().join(&format!("\n{hanging}"));
+        Self { text, ..self.clone() }.in_style(style)
+    }
+
+    /// The line, cut to a width. Only a longer name makes it wider.
+    pub(super) fn within(mut self, width: usize, style: Style) -> String {
+        let room = width.saturating_sub(self.indent + SYMBOL_COLUMNS);
+        // The cut does not look like the end of the name.
+        self.text = shorten(&self.text, room.max(self.uncut + "  …".chars().count()));
+        self.in_style(style)
     }
 }
 
@@ -94,7 +115,7 @@ impl<'a> Page<'a> {
                 self.wave(Bad, *wave, &text)
             }
             EventKind::Baking { wave, remaining } => self.wave(Waits, *wave, &format!("baking {}", Took(*remaining))),
-            EventKind::Checking { wave } => self.checking(*wave),
+            EventKind::Checking { wave } => self.wave(UnderWay, *wave, &self.checking(*wave)?),
             EventKind::WaveEnded { wave, verdict } => self.wave_ended(*wave, verdict),
             EventKind::Interrupted { how: Interrupt::Drain } => {
                 let awaited = words::awaited(self.summary);
@@ -140,7 +161,8 @@ impl<'a> Page<'a> {
 
     // -- waves, of which a deployment without a plan says nothing
 
-    fn wave(&self, symbol: Symbol, wave: WaveIndex, text: &str) -> Option<Line> {
+    /// A line about a wave.
+    pub(super) fn wave(&self, symbol: Symbol, wave: WaveIndex, text: &str) -> Option<Line> {
         let waves = &self.rollout.plan.waves;
         let width = widest(waves.iter().map(|wave| &wave.name));
         let name = pad(&self.frozen(wave)?.name, width);
@@ -148,7 +170,8 @@ impl<'a> Page<'a> {
         Some(Line::new(symbol, format!("{number:>0$}/{total} {name}   {text}", total.len())))
     }
 
-    fn frozen(&self, wave: WaveIndex) -> Option<&FrozenWave> {
+    /// A wave as it was planned.
+    pub(super) fn frozen(&self, wave: WaveIndex) -> Option<&FrozenWave> {
         self.rollout.plan.waves.get(wave.0).filter(|_| !words::is_deployment(self.rollout))
     }
 
@@ -159,9 +182,16 @@ impl<'a> Page<'a> {
         self.wave(Symbol::UnderWay, wave, &text)
     }
 
-    fn checking(&self, wave: WaveIndex) -> Option<Line> {
+    /// What a wave is checked with.
+    pub(super) fn checking(&self, wave: WaveIndex) -> Option<String> {
         let check = self.frozen(wave)?.limits.check.as_ref()?;
-        self.wave(Symbol::UnderWay, wave, &format!("checking: {}", safe(&check.command.join(" "))))
+        Some(format!("checking: {}", safe(&check.command.join(" "))))
+    }
+
+    /// For how much longer a wave bakes.
+    pub(super) fn baking(&self, wave: WaveIndex, now: Timestamp) -> Option<String> {
+        let left = Took::between(now, self.memory.bake_ends_at?);
+        Some(format!("baking, {left} left of {}", words::bake(&self.rollout.plan, wave)?))
     }
 
     fn wave_ended(&self, wave: WaveIndex, verdict: &WaveVerdict) -> Option<Line> {
@@ -197,9 +227,15 @@ impl<'a> Page<'a> {
     // -- hosts
 
     fn host(&self, symbol: Symbol, host: &HostName, state: &str, took: Option<Took>, detail: &str) -> Line {
-        let text = words::host_row(&words::name(host), self.memory.name_width, state, took, detail);
+        let name = words::name(host);
+        let text = words::host_row(&name, self.memory.name_width, state, took, detail);
+        Line { uncut: columns(&name), ..self.among_hosts(symbol, text) }
+    }
+
+    /// A line that stands where those of hosts do.
+    pub(super) fn among_hosts(&self, symbol: Symbol, text: String) -> Line {
         let indent = if words::is_deployment(self.rollout) { 0 } else { 4 };
-        Line { symbol, text, indent }
+        Line { symbol, text, indent, uncut: 0 }
     }
 
     fn host_at(&self, symbol: Symbol, host: &HostView, now: Timestamp, detail: &str) -> Line {
@@ -207,22 +243,37 @@ impl<'a> Page<'a> {
         self.host(symbol, &host.name, words::state(host.state), took, detail)
     }
 
-    /// A host that is at it, and how long it may be.
-    pub(super) fn in_flight(&self, host: &HostView, now: Timestamp) -> Line {
-        let timeout = words::timeout(self.rollout, host.wave).map(|timeout| format!("of {timeout}"));
-        self.host_at(Symbol::UnderWay, host, now, &timeout.unwrap_or_default())
+    /// A host as it is now: for how long it has been at it, or was.
+    pub(super) fn host_now(&self, host: &HostView, now: Timestamp) -> Line {
+        let (symbol, detail) = match host.state {
+            HostState::Pending => (Symbol::Waits, String::new()),
+            HostState::Waiting(outcome) => (Symbol::Waits, format!("{outcome}, to be asked again")),
+            HostState::Dispatched | HostState::Accepted | HostState::Started(_) => {
+                let timeout = words::timeout(self.rollout, host.wave).map(|timeout| format!("of {timeout}"));
+                (Symbol::UnderWay, timeout.unwrap_or_default())
+            }
+            HostState::Final(outcome) => (symbol(outcome), words::outcome(host, outcome, self.rollout)),
+        };
+        let took = host.sent_at.map(|sent_at| match host.ended_at {
+            Some(ended_at) => Took::between(sent_at, ended_at),
+            None => Took::between(sent_at, now).so_far(),
+        });
+        self.host(symbol, &host.name, words::state(host.state), took, &detail)
     }
 
     /// Hosts that were not asked are counted where their wave ends.
     fn ended(&self, host: &HostName, outcome: HostOutcome, at: Timestamp) -> Option<Line> {
-        let symbol = match outcome {
-            HostOutcome::Completed => Symbol::Good,
-            HostOutcome::Skipped(_) => return None,
-            HostOutcome::Failed | HostOutcome::Rejected | HostOutcome::Unreachable | HostOutcome::TimedOut => {
-                Symbol::Bad
-            }
-        };
-        let view = self.summary.host(host)?;
-        Some(self.host_at(symbol, view, at, &words::outcome(view, outcome, self.rollout)))
+        if matches!(outcome, HostOutcome::Skipped(_)) {
+            return None;
+        }
+        self.summary.host(host).map(|host| self.host_now(host, at))
+    }
+}
+
+const fn symbol(outcome: HostOutcome) -> Symbol {
+    match outcome {
+        HostOutcome::Completed => Symbol::Good,
+        HostOutcome::Skipped(_) => Symbol::Skipped,
+        HostOutcome::Failed | HostOutcome::Rejected | HostOutcome::Unreachable | HostOutcome::TimedOut => Symbol::Bad,
     }
 }

@@ -145,6 +145,10 @@ impl Story {
         self
     }
 
+    pub(super) const fn now(&self) -> Timestamp {
+        self.now
+    }
+
     /// Lets seconds pass.
     pub(super) fn wait(&mut self, seconds: u64) -> &mut Self {
         for _ in 0..seconds {

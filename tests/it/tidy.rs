@@ -15,12 +15,21 @@ const NEVER: &[(&str, &[&str], &[&str])] = &[
     (
         "src/operator",
         // The trait of the reporters is all that it knows of them.
-        &["crate::listener", "crate::report::{", "report::Lines", "report::Json", "crate::cli", "clap::"],
+        &[
+            "crate::listener",
+            "crate::report::{",
+            "report::Bars",
+            "report::Lines",
+            "report::Json",
+            "crate::cli",
+            "clap::",
+        ],
         &[],
     ),
     ("src/listener", &["crate::operator", "crate::report", "crate::cli", "clap::"], &[]),
     ("src/report", &["crate::operator", "crate::listener", "crate::bus", "crate::cli"], &[]),
     ("src", &["async_nats"], &["src/bus", "src/operator/fleet", "src/listener"]),
+    ("src", &["indicatif"], &["src/report/bars"]),
     (
         "src",
         &["process::Command"],

@@ -12,6 +12,7 @@ use crate::cli::operator::{Audience, DisplayArgs};
 use crate::cli::out;
 use crate::cli::runtime::block_on;
 use crate::cli::state::StateArgs;
+use crate::clock;
 use crate::operator::journal::{JournalError, Journals, Recorded};
 use crate::report::{self, Liveness};
 use crate::rollout::Summary;
@@ -105,6 +106,7 @@ impl Status {
             if !recorded.running || summary.outcome.is_some() {
                 break;
             }
+            reporter.tick(clock::now(), &summary).ok();
             tokio::time::sleep(LOOK_EVERY).await;
             recorded = journals.read(&id.to_string()).map_err(|error| Exit::Precondition.because(error))?;
         }

@@ -1,0 +1,111 @@
+//! What stands in place: the wave that runs with its hosts, and the waves to come.
+
+use jiff::Timestamp;
+
+use super::Size;
+use crate::report::format::{Symbol, Took, count};
+use crate::report::page::{Line, Page};
+use crate::report::{Style, words};
+use crate::rollout::summary::{Counts, HostState, HostView, WaveState};
+use crate::rollout::{HostOutcome, WaveIndex};
+
+/// A quarter of the terminal is left for what has scrolled by, and a quarter of the rest for the waves to come.
+const QUARTER: usize = 4;
+
+/// The lines to stand in place on a terminal of this size, none when there is nothing to look at. Only host names that
+/// are longer than a line make it wider.
+pub(super) fn region(page: &Page<'_>, now: Timestamp, size: Size, style: Style) -> Vec<String> {
+    let is_over = |state: &WaveState| matches!(state, WaveState::Ended(_));
+    let Some(wave) = page.summary.waves.iter().position(|wave| !is_over(&wave.state)).map(WaveIndex) else {
+        return Vec::new();
+    };
+    let rows = size.rows - size.rows.div_ceil(QUARTER);
+    let later = waves_to_come(page, wave, (rows / QUARTER).max(1));
+    let header = header(page, wave, now);
+    let hosts = hosts(page, wave, now, rows.saturating_sub(later.len() + header.iter().len()));
+    header.into_iter().chain(hosts).chain(later).map(|line| line.within(size.columns, style)).collect()
+}
+
+// -- waves
+
+/// The wave that runs: how many of its hosts completed, how many did not, and what it is at.
+fn header(page: &Page<'_>, wave: WaveIndex, now: Timestamp) -> Option<Line> {
+    let view = page.summary.waves.get(wave.0)?;
+    let (symbol, doing) = match view.state {
+        WaveState::Running if page.summary.interrupt.is_some() => (Symbol::Bad, Some("interrupted".to_owned())),
+        WaveState::Draining => (Symbol::Bad, Some("halted".to_owned())),
+        WaveState::Baking => (Symbol::Waits, page.baking(wave, now)),
+        WaveState::Checking => (Symbol::UnderWay, page.checking(wave)),
+        WaveState::Running | WaveState::Ended(_) => (Symbol::UnderWay, None),
+        WaveState::Pending | WaveState::AwaitingConfirmation => (Symbol::Waits, None),
+    };
+    let counts = Counts::of(page.summary.hosts_of(wave));
+    let lost = Counts { completed: 0, in_flight: 0, pending: 0, ..counts };
+    let mut parts = vec![format!("{}/{}", counts.completed, counts.total())];
+    parts.extend(Some(words::counts(&lost)).filter(|lost| !lost.is_empty()));
+    parts.extend(doing);
+    page.wave(symbol, wave, &parts.join("   "))
+}
+
+/// The waves after this one, in at most so many lines.
+fn waves_to_come(page: &Page<'_>, wave: WaveIndex, room: usize) -> Vec<Line> {
+    let later = wave.0 + 1..page.summary.waves.len();
+    let shown = if later.len() <= room { later.len() } else { room.saturating_sub(1) };
+    let mut lines: Vec<Line> =
+        later.clone().take(shown).filter_map(|wave| wave_to_come(page, WaveIndex(wave))).collect();
+    if shown < later.len() {
+        lines.push(Line::new(Symbol::Others, format!("{} to come", count(later.len() - shown, "more wave"))));
+    }
+    lines
+}
+
+fn wave_to_come(page: &Page<'_>, wave: WaveIndex) -> Option<Line> {
+    let frozen = page.frozen(wave)?;
+    let text = if frozen.limits.confirm { "asks first".to_owned() } else { count(frozen.hosts.len(), "host") };
+    page.wave(Symbol::Waits, wave, &text)
+}
+
+// -- hosts
+
+/// The hosts of a wave: all of them where there is room, else those that move, and how many others there are.
+fn hosts(page: &Page<'_>, wave: WaveIndex, now: Timestamp, room: usize) -> Vec<Line> {
+    if page.summary.hosts.is_empty() && words::is_deployment(page.rollout) {
+        return vec![nobody(page, now)];
+    }
+    let hosts: Vec<&HostView> = page.summary.hosts_of(wave).filter(|host| !is_told_above(page, host)).collect();
+    if hosts.len() <= room {
+        return hosts.into_iter().map(|host| page.host_now(host, now)).collect();
+    }
+    let room = room.saturating_sub(1);
+    let moving = hosts.iter().filter(|host| moves(host));
+    let mut lines: Vec<Line> = moving.clone().take(room).map(|host| page.host_now(host, now)).collect();
+    let unseen = moving.skip(room).chain(hosts.iter().filter(|host| !moves(host)));
+    lines.push(page.among_hosts(Symbol::Others, words::counts(&Counts::of(unseen.copied()))));
+    lines
+}
+
+/// A deployment whose hosts are not known yet.
+fn nobody(page: &Page<'_>, now: Timestamp) -> Line {
+    let took = page.summary.began_at.map(|began_at| format!("   {}", Took::between(began_at, now).so_far()));
+    Line::new(Symbol::UnderWay, format!("nobody has answered yet{}", took.unwrap_or_default()))
+}
+
+/// Whether a line that scrolled by has said the last word on a host.
+fn is_told_above(page: &Page<'_>, host: &HostView) -> bool {
+    match host.state {
+        HostState::Final(HostOutcome::Completed) => words::is_deployment(page.rollout),
+        HostState::Final(_) => true,
+        HostState::Pending
+        | HostState::Dispatched
+        | HostState::Accepted
+        | HostState::Started(_)
+        | HostState::Waiting(_) => false,
+    }
+}
+
+fn moves(host: &HostView) -> bool {
+    !matches!(host.state, HostState::Pending | HostState::Final(_))
+}
+
+#[cfg(test)]
+mod tests;

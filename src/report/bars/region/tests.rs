@@ -1,0 +1,232 @@
+use std::time::Duration;
+
+use super::*;
+use crate::plan::Check;
+use crate::protocol::{Phase, Status};
+use crate::report::page::Memory;
+use crate::report::story::{Story, answer, build_failure, demo, name, request, rollout, wave};
+use crate::rollout::{Cause, EventKind, Interrupt, Summary, WaveVerdict};
+
+const HALTED: Cause = Cause::TooManyFailures { failures: 1, max_failures: 0 };
+
+/// What stands in place at the end of a story.
+fn lines(story: &Story, columns: usize, rows: usize) -> Vec<String> {
+    let (mut summary, mut memory) = (Summary::default(), Memory::default());
+    for event in &story.events {
+        summary.apply(event);
+        memory.learn(event, &summary);
+    }
+    let page = Page::new(&summary, memory).unwrap();
+    region(&page, story.now(), Size { columns, rows }, Style::Plain)
+}
+
+fn shown(story: &Story, columns: usize, rows: usize) -> String {
+    lines(story, columns, rows).join("\n")
+}
+
+/// The five waves of the sample in the documentation.
+fn sunday() -> Story {
+    let mut waves = vec![
+        wave("test", &["test1", "test2"]),
+        wave("dns", &["ns1", "ns2"]),
+        wave("media", &["jelly", "sonos"]),
+        wave("rest", &["ha", "nas", "laptop"]),
+        wave("nats", &["nats1"]),
+    ];
+    waves[1].limits.max_parallel = 1;
+    waves[2].limits.confirm = true;
+    Story::begin(rollout("sunday", waves))
+}
+
+/// A wave of as many hosts as this, of which so many are at it and so many completed.
+fn crowd(hosts: usize, in_flight: usize, completed: usize) -> Story {
+    let names: Vec<String> = (1..=hosts).map(|number| format!("node{number:03}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut story = Story::begin(rollout("all", vec![wave("canary", &["test1"]), wave("all", &names)]));
+    story.wave_starts(0).deploys("test1").wave_ends(0, WaveVerdict::Succeeded).wave_starts(1);
+    for host in names.iter().take(completed + in_flight) {
+        story.sent(host);
+    }
+    story.wait(64);
+    for host in names.iter().take(completed) {
+        story.answered(answer(host, Status::Completed));
+    }
+    for host in names.iter().skip(completed).take(in_flight) {
+        story.at(host, Phase::Build);
+    }
+    story
+}
+
+#[test]
+fn the_sample() {
+    let mut story = sunday();
+    story.wave_starts(0).deploys("test1").deploys("test2").wave_ends(0, WaveVerdict::Succeeded).wave_starts(1);
+    story.deploys("ns1").sent("ns2").at("ns2", Phase::Build).wait(64);
+    insta::assert_snapshot!(shown(&story, 80, 24), @"
+    ◌ 2/5 dns     1/2
+        ✔ ns1     completed   12s     a91be77 -> 8c1f0e2
+        ◌ ns2     building    1m04s   of 45m
+    ◷ 3/5 media   asks first
+    ◷ 4/5 rest    3 hosts
+    ◷ 5/5 nats    1 host
+    ");
+    assert_eq!(shown(&story, 120, 40), shown(&story, 80, 24));
+}
+
+#[test]
+fn six_hosts_in_every_state() {
+    let mut story = Story::begin(rollout("evening", vec![wave("media", &["a", "b", "c", "d", "e", "long-name"])]));
+    let delay = Duration::from_secs(30);
+    story.wave_starts(0).deploys("a").sent("b").answered(build_failure("b")).sent("c").wait(3).sent("d");
+    story.event(EventKind::Accepted { host: name("d") }).sent("e").wait(90);
+    story.event(EventKind::Retrying { host: name("e"), outcome: HostOutcome::Unreachable, delay });
+    insta::assert_snapshot!(shown(&story, 80, 24), @"
+    ◌ 1/1 media   1/6   1 failed
+        ✔ a          completed   12s     a91be77 -> 8c1f0e2
+        ◌ c          sent        1m33s   of 45m
+        ◌ d          accepted    1m30s   of 45m
+        ◷ e          waiting     1m30s   unreachable, to be asked again
+        ◷ long-name  pending
+    ");
+    insta::assert_snapshot!(shown(&story, 28, 24), @"
+    ◌ 1/1 media   1/6   1 failed
+        ✔ a          completed …
+        ◌ c          sent      …
+        ◌ d          accepted  …
+        ◷ e          waiting   …
+        ◷ long-name  pending
+    ");
+}
+
+#[test]
+fn of_three_hundred_hosts_only_those_that_move_are_shown() {
+    let story = crowd(300, 3, 9);
+    insta::assert_snapshot!(shown(&story, 80, 24), @"
+    ◌ 2/2 all      9/300
+        ◌ node010  building    1m04s   of 45m
+        ◌ node011  building    1m04s   of 45m
+        ◌ node012  building    1m04s   of 45m
+        … 9 completed, 288 not asked
+    ");
+    assert_eq!(shown(&story, 120, 40), shown(&story, 80, 24));
+}
+
+#[test]
+fn three_hundred_hosts_at_once_fill_the_terminal_and_no_more() {
+    let story = crowd(300, 280, 9);
+    insta::assert_snapshot!(shown(&story, 80, 12), @"
+    ◌ 2/2 all      9/300
+        ◌ node010  building    1m04s   of 45m
+        ◌ node011  building    1m04s   of 45m
+        ◌ node012  building    1m04s   of 45m
+        ◌ node013  building    1m04s   of 45m
+        ◌ node014  building    1m04s   of 45m
+        ◌ node015  building    1m04s   of 45m
+        ◌ node016  building    1m04s   of 45m
+        … 9 completed, 273 in flight, 11 not asked
+    ");
+    for (columns, rows) in [(80, 24), (120, 40), (20, 10), (1, 1), (0, 0)] {
+        let lines = lines(&story, columns, rows);
+        assert!(lines.len() < rows.max(4), "{} lines for {rows} rows", lines.len());
+    }
+}
+
+#[test]
+fn a_wave_that_does_more_than_wait_for_hosts() {
+    let mut dns = wave("dns", &["ns1"]);
+    dns.limits.bake_time = Duration::from_mins(2);
+    dns.limits.check =
+        Some(Check { command: vec!["./smoke.sh".to_owned(), "dns".to_owned()], timeout: Duration::from_mins(1) });
+    let mut story = Story::begin(rollout("evening", vec![dns]));
+    let mut seen = vec![shown(&story, 80, 24)];
+    story.wave_starts(0).deploys("ns1");
+    story.event(EventKind::Baking { wave: WaveIndex(0), remaining: Duration::from_mins(2) }).wait(48);
+    seen.push(shown(&story, 80, 24));
+    story.event(EventKind::Checking { wave: WaveIndex(0) }).wait(3);
+    seen.push(shown(&story, 80, 24));
+    story.wave_ends(0, WaveVerdict::Succeeded);
+    seen.push(shown(&story, 80, 24));
+    insta::assert_snapshot!(seen.join("\n--\n"), @"
+    ◷ 1/1 dns   0/1
+        ◷ ns1  pending
+    --
+    ◷ 1/1 dns   1/1   baking, 1m12s left of 2m
+        ✔ ns1  completed   12s     a91be77 -> 8c1f0e2
+    --
+    ◌ 1/1 dns   1/1   checking: ./smoke.sh dns
+        ✔ ns1  completed   12s     a91be77 -> 8c1f0e2
+    --
+    ");
+}
+
+#[test]
+fn a_wave_that_comes_to_a_halt() {
+    let mut story = Story::begin(demo());
+    story.wave_starts(0).sent("test1").sent("test2").wait(5).answered(build_failure("test1"));
+    story.event(EventKind::Draining { wave: WaveIndex(0), cause: HALTED });
+    let halted = shown(&story, 80, 24);
+    let mut story = Story::begin(demo());
+    story.wave_starts(0).sent("test1").wait(5).event(EventKind::Interrupted { how: Interrupt::Drain });
+    insta::assert_snapshot!(format!("{halted}\n--\n{}", shown(&story, 80, 24)), @"
+    ✖ 1/3 test    0/2   1 failed   halted
+        ◌ test2  sent        5s      of 45m
+    ◷ 2/3 dns     2 hosts
+    ◷ 3/3 media   2 hosts
+    --
+    ✖ 1/3 test    0/2   interrupted
+        ◌ test1  sent        5s      of 45m
+        ◷ test2  pending
+    ◷ 2/3 dns     2 hosts
+    ◷ 3/3 media   2 hosts
+    ");
+}
+
+#[test]
+fn waves_to_come_leave_room_for_hosts() {
+    let names: Vec<String> = (1..=12).map(|number| format!("wave{number}")).collect();
+    let waves = names.iter().map(|name| wave(name, &[&format!("host-of-{name}")])).collect();
+    let mut story = Story::begin(rollout("long", waves));
+    story.wave_starts(0).sent("host-of-wave1");
+    insta::assert_snapshot!(shown(&story, 80, 14), @"
+    ◌  1/12 wave1    0/1
+        ◌ host-of-wave1   sent        0s      of 45m
+    ◷  2/12 wave2    1 host
+    … 10 more waves to come
+    ");
+}
+
+#[test]
+fn a_name_is_never_cut_and_anything_else_is() {
+    let long = "a-host-with-a-rather-long-name";
+    let mut story = Story::begin(rollout("evening", vec![wave("media", &["b", long])]));
+    story.wave_starts(0).sent("b").sent(long).wait(100);
+    insta::assert_snapshot!(shown(&story, 44, 24), @"
+    ◌ 1/1 media   0/2
+        ◌ b                               sent …
+        ◌ a-host-with-a-rather-long-name  sent …
+    ");
+    insta::assert_snapshot!(shown(&story, 20, 24), @"
+    ◌ 1/1 media   0/2
+        ◌ b            …
+        ◌ a-host-with-a-rather-long-name  …
+    ");
+}
+
+#[test]
+fn a_deployment_shows_those_that_are_at_it() {
+    let mut story = Story::begin(rollout("deploy.prod.role.dns", vec![wave("dns", &[])]));
+    story.wave_starts(0).event(EventKind::Dispatched { host: None, request: request(1), attempt: 1 }).wait(2);
+    let silent = shown(&story, 80, 24);
+    story.event(EventKind::Joined { host: name("ns1") }).event(EventKind::Joined { host: name("dns-backup") });
+    story.at("ns1", Phase::Build).wait(80);
+    let both = shown(&story, 80, 24);
+    story.answered(answer("ns1", Status::Completed));
+    insta::assert_snapshot!(format!("{silent}\n--\n{both}\n--\n{}", shown(&story, 80, 24)), @"
+    ◌ nobody has answered yet   2s
+    --
+    ◌ ns1         building    1m22s   of 45m
+    ◌ dns-backup  sent        1m22s   of 45m
+    --
+    ◌ dns-backup  sent        1m22s   of 45m
+    ");
+}
