@@ -1,0 +1,32 @@
+//! What it costs to show a rollout.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use homelab_deploy::report::{Lines, Reporter, Style};
+use homelab_deploy::rollout::{Event, EventKind, Summary};
+use miette::{IntoDiagnostic, Result};
+
+/// The time that the display takes for the events of a journal, without what the terminal makes of it.
+pub fn time(journal: &str) -> Result<Duration> {
+    let events: Vec<Event> = journal.lines().map(serde_json::from_str).collect::<Result<_, _>>().into_diagnostic()?;
+    let (mut summary, mut lines) = (Summary::default(), Lines::new(io::sink(), Style::Colored));
+    let mut time = Duration::ZERO;
+    for event in events.into_iter().flat_map(with_progress) {
+        summary.apply(&event);
+        let began = Instant::now();
+        lines.event(&event, &summary).into_diagnostic()?;
+        time += began.elapsed();
+    }
+    Ok(time)
+}
+
+/// A journal has no progress in it, but a display shows it.
+fn with_progress(event: Event) -> impl Iterator<Item = Event> {
+    let host = if let EventKind::Final { host, .. } = &event.kind { Some(host.clone()) } else { None };
+    let progress = host
+        .into_iter()
+        .flat_map(|host| [EventKind::Accepted { host: host.clone() }, EventKind::Started { host, phase: None }]);
+    let at = event.at;
+    progress.map(move |kind| Event { at, kind }).chain([event])
+}

@@ -1,0 +1,207 @@
+//! What was measured, and whether it is good enough.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use super::cost::Cost;
+use super::stage::{Figures, Program, Sample};
+
+/// A goal, and what became of it.
+struct Goal {
+    what: String,
+    measured: f64,
+    /// The most that it may be.
+    most: f64,
+    unit: Unit,
+}
+
+#[derive(Clone, Copy)]
+enum Unit {
+    TimesTheLimit,
+    TimesEmpty,
+    Milliseconds,
+    Megabytes,
+    KibibytesAHost,
+    Percent,
+}
+
+/// All goals, as far as they were measured.
+#[derive(Default)]
+pub struct Goals {
+    goals: Vec<Goal>,
+    figures: Vec<Figures>,
+}
+
+impl Goals {
+    /// Judges how long it takes to start: an empty program beside the real one.
+    pub fn start(&mut self, starts: &[[Cost; 2]]) {
+        let process = |which: fn(&[Cost; 2]) -> &Cost| median(starts.iter().map(|pair| ms(which(pair).process)));
+        let ratio = process(|[_, real]| real) / process(|[empty, _]| empty);
+        self.judge("--version: process".to_owned(), ratio, 2.2, Unit::TimesEmpty);
+    }
+
+    /// Judges the runs of one fleet.
+    pub fn fleet(&mut self, all: Vec<Figures>) {
+        for figures in all {
+            if let Some(limit) = self.of(figures.program.limit(), &figures).filter(|_| figures.program.is_real()) {
+                let ratio = |value: fn(&Sample) -> f64| figures.median(value) / limit.median(value);
+                let (span, cpu, process) = (ratio(Sample::span), ratio(Sample::cpu), ratio(Sample::process));
+                self.judge_run(&figures, span, cpu, process);
+                self.judge_growth(&figures);
+            }
+            self.figures.push(figures);
+        }
+    }
+
+    fn judge_run(&mut self, figures: &Figures, span: f64, cpu: f64, process: f64) {
+        let Figures { scenario, program, .. } = figures;
+        let name = format!("{program}, {scenario}");
+        let hosts = scenario.hosts;
+        if hosts == 1 && *program == Program::Deploy {
+            self.judge(format!("{name}: process"), process, 1.3, Unit::TimesTheLimit);
+        }
+        let most = if *program == Program::Deploy { 1.2 } else { 1.5 };
+        if hosts >= 1_000 || (hosts == 100 && *program == Program::Apply) {
+            self.judge(format!("{name}: first request to last final"), span, most, Unit::TimesTheLimit);
+        }
+        if hosts >= 1_000 {
+            self.judge(format!("{name}: CPU"), cpu, 2.0, Unit::TimesTheLimit);
+        }
+        let memory = [(100, 10.0), (1_000, 12.0), (10_000, 24.0)];
+        if let Some((_, most)) = memory.into_iter().find(|(of, _)| *of == hosts) {
+            self.judge(format!("{name}: peak memory"), figures.median(Sample::peak), most, Unit::Megabytes);
+        }
+        // A deployment to a group waits for whoever may still answer the roll call.
+        if hosts == 1 || *program == Program::Apply {
+            self.judge(format!("{name}: last final to exit"), figures.median(Sample::leave), 2.0, Unit::Milliseconds);
+        }
+        if let Some(display) = figures.display.filter(|_| hosts == 1_000) {
+            let percent = 100.0 * ms(display) * 1e3 / figures.median(Sample::cpu);
+            self.judge(format!("{name}: display's share of CPU"), percent, 5.0, Unit::Percent);
+        }
+    }
+
+    /// Judges what is added by each further host, with the same number of connections.
+    fn judge_growth(&mut self, large: &Figures) {
+        let (hosts, connections) = (large.scenario.hosts, large.scenario.connections);
+        let same = |figures: &&Figures| figures.scenario.connections == connections && figures.scenario.hosts == 1_000;
+        let of = |program: Program| self.figures.iter().filter(same).find(|figures| figures.program == program);
+        let limit = self.of(large.program.limit(), large);
+        let (Some(small), Some(small_limit), Some(limit), 10_000) =
+            (of(large.program), of(large.program.limit()), limit, hosts)
+        else {
+            return;
+        };
+        let growth =
+            |value: fn(&Sample) -> f64, large: &Figures, small: &Figures| large.median(value) - small.median(value);
+        let slope = growth(Sample::span, large, small) / growth(Sample::span, limit, small_limit);
+        let memory = growth(Sample::peak, large, small) * 1024.0 / 9_000.0;
+        self.judge(format!("{}, 1,000 to 10,000 hosts: slope", large.program), slope, 1.25, Unit::TimesTheLimit);
+        self.judge(format!("{}, 1,000 to 10,000 hosts: memory", large.program), memory, 1.2, Unit::KibibytesAHost);
+    }
+
+    /// The figures of a program with the same fleet.
+    fn of(&self, program: Program, like: &Figures) -> Option<&Figures> {
+        self.figures.iter().find(|figures| figures.program == program && figures.scenario == like.scenario)
+    }
+
+    fn judge(&mut self, what: String, measured: f64, most: f64, unit: Unit) {
+        self.goals.push(Goal { what, measured, most, unit });
+    }
+
+    /// What was measured, as medians.
+    pub fn figures(&self) -> String {
+        let mut text = String::from(
+            "                                                  span ms  process ms  CPU us/host   peak MB  exit ms  span min..max\n",
+        );
+        for figures in &self.figures {
+            let Figures { scenario, program, .. } = figures;
+            let spans = || figures.samples.iter().map(Sample::span);
+            let (least, most) = (spans().fold(f64::MAX, f64::min), spans().fold(0.0, f64::max));
+            let cpu = figures.median(Sample::cpu) / f64::from(scenario.hosts);
+            let leave = figures.median(Sample::leave);
+            let (span, process) = (figures.median(Sample::span), figures.median(Sample::process));
+            let peak = figures.median(Sample::peak);
+            // Writing to a String cannot fail.
+            let _ = writeln!(
+                text,
+                "{:<30} {program:<18} {span:>8.2} {process:>11.2} {cpu:>12.1} {peak:>9.1} {leave:>8.2}  {least:.1}..{most:.1}",
+                scenario.to_string(),
+            );
+        }
+        text
+    }
+
+    /// All goals, one a line.
+    pub fn table(&self) -> String {
+        let lines = self.goals.iter().map(|goal| {
+            let Goal { what, measured, most, unit } = goal;
+            let verdict = if measured <= most { "ok" } else { "MISSED" };
+            format!("{what:<66} {measured:>8.2} of {most:>5} {:<12} {verdict}", unit.as_str())
+        });
+        lines.collect::<Vec<_>>().join("\n")
+    }
+}
+
+impl Unit {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::TimesTheLimit => "x the limit",
+            Self::TimesEmpty => "x empty",
+            Self::Milliseconds => "ms",
+            Self::Megabytes => "MB",
+            Self::KibibytesAHost => "KiB a host",
+            Self::Percent => "%",
+        }
+    }
+}
+
+impl Program {
+    /// Whether it is the one that is to meet goals.
+    fn is_real(self) -> bool {
+        self.limit() != self
+    }
+}
+
+impl Sample {
+    /// In milliseconds.
+    fn span(&self) -> f64 {
+        ms(self.span)
+    }
+
+    /// In milliseconds.
+    fn process(&self) -> f64 {
+        ms(self.cost.process)
+    }
+
+    /// In microseconds.
+    fn cpu(&self) -> f64 {
+        ms(self.cost.cpu) * 1e3
+    }
+
+    /// In MB.
+    fn peak(&self) -> f64 {
+        f64::from(self.cost.peak_kib) / 1024.0
+    }
+
+    /// In milliseconds; nothing where it is not known.
+    fn leave(&self) -> f64 {
+        self.leave.map_or(f64::NAN, ms)
+    }
+}
+
+impl Figures {
+    fn median(&self, value: fn(&Sample) -> f64) -> f64 {
+        median(self.samples.iter().map(value))
+    }
+}
+
+fn ms(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
