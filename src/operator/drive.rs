@@ -166,6 +166,11 @@ impl Drive<'_> {
         }
         if let Some(journal) = &mut self.journal {
             journal.record(&events).map_err(DriveError::Journal)?;
+            // What hosts were asked is on disk before they hear it. What they answer may take until a moment in which
+            // nothing happens, which is the next tick at the latest: after a power cut they are asked for it again.
+            if !orders.is_empty() || events.is_empty() || executor.outcome().is_some() {
+                journal.sync().map_err(DriveError::Journal)?;
+            }
         }
         for order in orders {
             self.fleet.orders.send(order).map_err(|_| DriveError::Gone)?;

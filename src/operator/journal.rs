@@ -27,6 +27,8 @@ pub struct Journals {
 #[derive(Debug)]
 pub struct Journal {
     file: File,
+    /// Whether something was written that may not be on disk yet.
+    unsynced: bool,
 }
 
 /// What a journal tells.
@@ -97,7 +99,7 @@ impl Journals {
         file.lock().map_err(failed)?;
         // The name of a file is on disk only when its folder is.
         File::open(&self.folder).and_then(|folder| folder.sync_all()).map_err(failed)?;
-        Ok(Journal { file })
+        Ok(Journal { file, unsynced: false })
     }
 
     /// The ids of all rollouts, in no particular order.
@@ -188,12 +190,13 @@ impl Recorded {
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
         file.set_len(self.whole).and_then(|()| file.seek(SeekFrom::End(0))).map_err(failed)?;
-        Ok(Journal { file })
+        Ok(Journal { file, unsynced: false })
     }
 }
 
 impl Journal {
-    /// Records those of the events that are facts. When this returns, they are on disk.
+    /// Records those of the events that are facts. They outlive this process from here on, and the machine once they are
+    /// [synced](Self::sync).
     pub fn record<'a>(&mut self, events: impl IntoIterator<Item = &'a Event>) -> io::Result<()> {
         let mut lines = Vec::new();
         for event in events.into_iter().filter(|event| event.kind.is_fact()) {
@@ -203,8 +206,17 @@ impl Journal {
         if lines.is_empty() {
             return Ok(());
         }
-        self.file.write_all(&lines)?;
-        self.file.sync_data()
+        self.unsynced = true;
+        self.file.write_all(&lines)
+    }
+
+    /// Waits until all that was recorded is on disk.
+    pub fn sync(&mut self) -> io::Result<()> {
+        if self.unsynced {
+            self.file.sync_data()?;
+            self.unsynced = false;
+        }
+        Ok(())
     }
 }
 
