@@ -29,6 +29,12 @@ const TICK: Duration = Duration::from_secs(1);
 /// How many inputs are taken before their effects are carried out together: what they have to record shares one sync.
 const BATCH: usize = 1024;
 
+/// A deadline that is noticed later than this means that the process was stopped or busy, and did not hear its hosts.
+const LATE: Duration = Duration::from_millis(100);
+
+/// For how long it then hears what was said meanwhile, before hosts are given up for their silence.
+const CATCH_UP: Duration = Duration::from_millis(250);
+
 /// Everything that an executor needs around it.
 pub struct Drive<'a> {
     /// The way to the hosts.
@@ -88,6 +94,7 @@ impl Drive<'_> {
         let mut ticks = interval_at(began + TICK, TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut news = Vec::with_capacity(BATCH);
+        let mut catching_up = None;
         loop {
             match self.carry_out(executor, &mut summary, &mut chores) {
                 Ok(()) => {}
@@ -104,6 +111,7 @@ impl Drive<'_> {
                 return unrecorded.map_or(Ok(Progress { outcome, summary }), Err);
             }
             let deadline = executor.deadline().map(|deadline| began + deadline);
+            let wake_at = deadline.map(|deadline| catching_up.unwrap_or(deadline));
             tokio::select! {
                 biased;
                 Some(how) = self.interrupts.recv() => executor.handle(began.elapsed(), Input::Interrupt(how)),
@@ -111,6 +119,7 @@ impl Drive<'_> {
                     if count == 0 {
                         return Err(DriveError::Gone);
                     }
+                    catching_up = None;
                     let now = began.elapsed();
                     for item in news.drain(..) {
                         match item {
@@ -123,8 +132,14 @@ impl Drive<'_> {
                     let input = done.unwrap_or_else(|error| Input::CheckDone(Err(format!("it panicked: {error}"))));
                     executor.handle(began.elapsed(), input);
                 }
-                () = sleep_until(deadline.unwrap_or(began)), if deadline.is_some() => {
-                    executor.handle_deadline(began.elapsed());
+                () = sleep_until(wake_at.unwrap_or(began)), if wake_at.is_some() => {
+                    let late = deadline.is_some_and(|deadline| deadline.elapsed() > LATE);
+                    if late && catching_up.is_none() {
+                        catching_up = Some(Instant::now() + CATCH_UP);
+                    } else {
+                        catching_up = None;
+                        executor.handle_deadline(began.elapsed());
+                    }
                 }
                 _ = ticks.tick() => {
                     let now = clock::now();

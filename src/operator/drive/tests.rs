@@ -225,3 +225,18 @@ async fn after_an_outage_hosts_in_flight_are_asked_and_nobody_is_hurried() {
     ended Succeeded
     ");
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_was_said_while_the_process_was_stopped_counts() {
+    let log = Log::default();
+    let network = |mut end: FleetEnd, rollout: Arc<Rollout>| async move {
+        let dispatch = next_request(&mut end).await.unwrap();
+        // As Ctrl-Z does it: the deadline passes, and the answer that came before it is heard only after it.
+        tokio::time::advance(Duration::from_mins(1)).await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        end.news.send(answer(&dispatch, &rollout, Status::Completed)).await.unwrap();
+        while end.orders.recv().await.is_some() {}
+    };
+    let progress = drive(&[&["a"]], &log, nobody_interrupts(), network).await.unwrap();
+    assert_eq!(progress.outcome, Outcome::Succeeded, "{}", log.text());
+}
