@@ -119,7 +119,6 @@ impl Drive<'_> {
                     if count == 0 {
                         return Err(DriveError::Gone);
                     }
-                    catching_up = None;
                     let now = began.elapsed();
                     for item in news.drain(..) {
                         match item {
