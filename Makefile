@@ -1,5 +1,5 @@
 # A fresh clone needs a Rust toolchain and nothing else: scripts/nats-server finds or fetches the server.
-.PHONY: demo demo-failure test bench lint cargo
+.PHONY: demo demo-failure test mutants bench lint cargo
 
 demo: cargo
 	cargo build --bins --example demo
@@ -11,6 +11,10 @@ demo-failure: cargo
 
 test: cargo
 	NATS_SERVER=$$(scripts/nats-server) && export NATS_SERVER && cargo test
+
+# Plants bugs one by one; each must be noticed by a test.
+mutants: cargo
+	scripts/mutants
 
 # Takes minutes, and wants a machine with nothing else to do.
 bench: cargo
