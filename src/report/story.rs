@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::io::{self, Write};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -133,7 +134,7 @@ impl Story {
         let written = Paper::default();
         let lines = Lines::new(written.clone(), style);
         let mut story = Self { now: start(), summary: Summary::default(), events: Vec::new(), written, lines };
-        story.event(EventKind::Begun(Box::new(rollout)));
+        story.event(EventKind::Begun(Arc::new(rollout)));
         story
     }
 

@@ -115,7 +115,7 @@ impl Broadcast {
 
     fn begin(&mut self) {
         let now = Duration::ZERO;
-        self.report(now, EventKind::Begun(Box::new(Rollout::clone(&self.rollout))));
+        self.report(now, EventKind::Begun(Arc::clone(&self.rollout)));
         self.report(now, EventKind::WaveStarted { wave: WAVE });
         let named = self.named.clone();
         self.report(now, EventKind::Dispatched { host: named.clone(), request: self.request.clone(), attempt: 1 });

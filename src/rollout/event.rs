@@ -1,6 +1,7 @@
 //! The one vocabulary of what happens in a rollout: displays, `--json` and the journal are all folds over it.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -24,7 +25,7 @@ pub struct Event {
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum EventKind {
     /// The rollout begins; all that follows is about what is settled here.
-    Begun(Box<Rollout>),
+    Begun(Arc<Rollout>),
     /// The rollout is taken up again where it was left. What is not completed and not in flight is to be done anew.
     Resumed,
     /// A host turned out to be reached by the subject of a deployment that has no plan.

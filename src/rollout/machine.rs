@@ -114,7 +114,7 @@ impl Machine {
     pub fn new(rollout: Arc<Rollout>, epoch: Timestamp) -> Self {
         let hosts = rollout.plan.hosts().map(Host::new).collect();
         let mut machine = Self::assemble(rollout, epoch, hosts);
-        machine.report(Duration::ZERO, EventKind::Begun(Box::new(Rollout::clone(&machine.rollout))));
+        machine.report(Duration::ZERO, EventKind::Begun(Arc::clone(&machine.rollout)));
         machine.advance(Duration::ZERO);
         machine
     }

@@ -1,6 +1,7 @@
 //! What a rollout has come to, as a fold of its events.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 
@@ -11,7 +12,7 @@ use crate::protocol::{Commit, HostName, Phase, RequestId, Response};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Summary {
     /// What the rollout is about; none before it has begun.
-    pub rollout: Option<Box<Rollout>>,
+    pub rollout: Option<Arc<Rollout>>,
     /// When it began.
     pub began_at: Option<Timestamp>,
     /// When it ended.
@@ -199,7 +200,7 @@ impl Summary {
         Counts::of(&self.hosts)
     }
 
-    fn begin(&mut self, at: Timestamp, rollout: &Rollout) {
+    fn begin(&mut self, at: Timestamp, rollout: &Arc<Rollout>) {
         self.began_at = Some(at);
         for (index, wave) in rollout.plan.waves.iter().enumerate() {
             self.waves.push(WaveView { state: WaveState::Pending, began_at: None, ended_at: None });
@@ -207,7 +208,7 @@ impl Summary {
                 self.add(host.hostname.clone(), WaveIndex(index), host.revision.clone());
             }
         }
-        self.rollout = Some(Box::new(rollout.clone()));
+        self.rollout = Some(Arc::clone(rollout));
     }
 
     fn add(&mut self, name: HostName, wave: WaveIndex, before: Option<Commit>) {

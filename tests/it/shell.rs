@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use homelab_deploy::operator::journal::Journals;
@@ -95,7 +96,7 @@ fn record(state: &Path, number: u64, hosts: &str) {
         source: None,
         plan: plan.resolve(&Roster::new(Vec::new())).unwrap().0,
     };
-    let event = Event { at: Timestamp::UNIX_EPOCH, kind: EventKind::Begun(Box::new(rollout)) };
+    let event = Event { at: Timestamp::UNIX_EPOCH, kind: EventKind::Begun(Arc::new(rollout)) };
     Journals::below(state).create(id).unwrap().record([&event]).unwrap();
     let journal = fs::File::options().append(true).open(state.join(format!("rollouts/{id}.jsonl"))).unwrap();
     journal.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(number)).unwrap();

@@ -135,16 +135,18 @@ impl Apply {
         let journals = self.state.journals();
         let journal = journals.create(rollout.id).map_err(|error| Exit::Precondition.because(error))?;
         let record = Record { summary: Summary::default(), journal, stop_file: journals.stop_file(rollout.id) };
+        let rollout = Arc::new(rollout);
         if self.detach {
             return self.start_in_background(&journals, record, &rollout);
         }
-        let mut machine = Machine::new(Arc::new(rollout.clone()), clock::now());
-        self.drive(bus, &rollout, &mut machine, record).await
+        let id = rollout.id;
+        let mut machine = Machine::new(rollout, clock::now());
+        self.drive(bus, id, &mut machine, record).await
     }
 
     /// Records what is to be done, and leaves it to another process to take it up.
-    fn start_in_background(&self, journals: &Journals, mut record: Record, rollout: &Rollout) -> CommandResult {
-        let begun = Event { at: clock::now(), kind: EventKind::Begun(Box::new(rollout.clone())) };
+    fn start_in_background(&self, journals: &Journals, mut record: Record, rollout: &Arc<Rollout>) -> CommandResult {
+        let begun = Event { at: clock::now(), kind: EventKind::Begun(Arc::clone(rollout)) };
         let unusable = |error| JournalError::Io(journals.stop_file(rollout.id), error);
         record.journal.record([&begun]).map_err(|error| Exit::Precondition.because(unusable(error)))?;
         // The other process needs the lock.
@@ -164,7 +166,7 @@ impl Apply {
         let journals = self.state.journals();
         let recorded = recorded(&journals, id).map_err(|error| Exit::Precondition.because(error))?;
         let recorded = recorded.ok_or_else(|| Exit::Precondition.because(ApplyError::NothingToResume))?;
-        let rollout = recorded.summary.rollout.as_deref().cloned();
+        let rollout = recorded.summary.rollout.clone();
         let rollout = rollout.ok_or_else(|| Exit::Precondition.because(ApplyError::Empty))?;
         if recorded.summary.outcome == Some(Outcome::Succeeded) {
             out::note(&report::recap(&recorded.summary, self.display.style()));
@@ -175,16 +177,16 @@ impl Apply {
             out::note(&format!("{} was changed since; this goes on with the plan as it was.", source.path));
         }
         let bus = self.preparation.operator.connect().await?;
-        let mut machine = Machine::resume(Arc::new(rollout.clone()), &recorded.summary, clock::now());
+        let mut machine = Machine::resume(Arc::clone(&rollout), &recorded.summary, clock::now());
         let stop_file = journals.stop_file(rollout.id);
         let record = Record { summary: recorded.summary, journal, stop_file };
-        self.drive(bus, &rollout, &mut machine, record).await
+        self.drive(bus, rollout.id, &mut machine, record).await
     }
 
-    async fn drive(&self, bus: Bus, rollout: &Rollout, machine: &mut Machine, record: Record) -> CommandResult {
+    async fn drive(&self, bus: Bus, rollout: RolloutId, machine: &mut Machine, record: Record) -> CommandResult {
         let session = Session {
             bus,
-            rollout: rollout.id,
+            rollout,
             discovery: self.preparation.operator.discovery(None),
             reporter: self.display.reporter(),
             confirm: confirm::wave(self.display.audience()),
@@ -194,7 +196,7 @@ impl Apply {
         if self.display.audience() == Audience::Person {
             out::note(&report::recap(&progress.summary, self.display.style()));
             if progress.outcome != Outcome::Succeeded {
-                out::note(&next_steps(rollout.id));
+                out::note(&next_steps(rollout));
             }
         }
         Ok(progress.outcome.into())

@@ -1,4 +1,5 @@
 use std::io::{self, Write};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
@@ -13,7 +14,7 @@ fn every_kind() -> Vec<EventKind> {
     let wave = WaveIndex(1);
     let host = || name("ns1");
     let mut kinds = vec![
-        EventKind::Begun(Box::new(demo())),
+        EventKind::Begun(Arc::new(demo())),
         EventKind::Joined { host: host() },
         EventKind::AwaitingConfirmation { wave },
         EventKind::WaveStarted { wave },

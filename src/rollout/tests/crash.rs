@@ -1,6 +1,5 @@
 //! The death of the operator's machine in the middle of a rollout, and what another makes of the record that it left.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::fixture::EPOCH;
@@ -33,7 +32,7 @@ pub(super) fn taken_up(log: &Log, at: Duration) -> Begun<Machine> {
     });
     let recorded = Summary::of(events.filter(|event| event.kind.is_fact()));
     let rollout = recorded.rollout.clone().expect("what is resumed has begun");
-    Begun { at, executor: Machine::resume(Arc::new(*rollout), &recorded, EPOCH + at) }
+    Begun { at, executor: Machine::resume(rollout, &recorded, EPOCH + at) }
 }
 
 impl World {
