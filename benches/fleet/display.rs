@@ -15,7 +15,7 @@ pub fn time(journal: &str) -> Result<Duration> {
     for event in events.into_iter().flat_map(with_progress) {
         summary.apply(&event);
         let began = Instant::now();
-        lines.event(&event, &summary).into_diagnostic()?;
+        lines.event(&event, &summary).and_then(|()| lines.flush()).into_diagnostic()?;
         time += began.elapsed();
     }
     Ok(time)

@@ -27,6 +27,9 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_homelab-deploy");
 /// How often two programs are started that end at once.
 const STARTS: usize = 41;
 
+/// How much is shown of what a program said that failed.
+const LAST_LINES: usize = 10;
+
 /// A fleet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Scenario {
@@ -202,7 +205,9 @@ impl Stage {
         let cost: Cost = serde_json::from_slice(&fs::read(&report).into_diagnostic()?).into_diagnostic()?;
         if !status.success() || !cost.success {
             let errors = fs::read_to_string(errors).into_diagnostic()?;
-            bail!("{program} {} failed:\n{errors}", arguments.join(" "));
+            let lines: Vec<&str> = errors.lines().collect();
+            let (_, last) = lines.split_at(lines.len().saturating_sub(LAST_LINES));
+            bail!("{program} {} failed:\n{}", arguments.join(" "), last.join("\n"));
         }
         Ok((cost, fs::read_to_string(self.path("printed")).into_diagnostic()?))
     }
