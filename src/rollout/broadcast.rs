@@ -185,9 +185,13 @@ impl Broadcast {
             let outcome = HostOutcome::of(response.status).unwrap_or(HostOutcome::Failed);
             return self.settle(now, host, outcome, Some(response));
         };
-        self.timers.remove(&(flight.due(), host.clone()));
+        let was_due = flight.due();
         let forward = flight.advance(progress, patience);
-        self.timers.insert((flight.due(), host.clone()));
+        let due = flight.due();
+        if due != was_due {
+            self.timers.remove(&(was_due, host.clone()));
+            self.timers.insert((due, host.clone()));
+        }
         match progress {
             Progress::Started if forward || response.phase.is_some() => {
                 self.report(now, EventKind::Started { host, phase: response.phase });
