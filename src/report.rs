@@ -38,6 +38,11 @@ pub trait Reporter {
 
     /// Shows that time passes while nothing happens. To be called about once a second.
     fn tick(&mut self, now: Timestamp, summary: &Summary) -> io::Result<()>;
+
+    /// Lets all of that be seen. Events come in crowds, and what they have to say is written together.
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Whether text may carry colors.

@@ -142,7 +142,7 @@ impl Drive<'_> {
                 }
                 _ = ticks.tick() => {
                     let now = clock::now();
-                    self.reporters.retain_mut(|reporter| reporter.tick(now, &summary).is_ok());
+                    self.on_displays(|reporter| reporter.tick(now, &summary));
                 }
             }
         }
@@ -161,7 +161,7 @@ impl Drive<'_> {
             match effect {
                 Effect::Report(event) => {
                     summary.apply(&event);
-                    self.show(&event, summary);
+                    self.on_displays(|reporter| reporter.event(&event, summary));
                     orders.extend(announcement(&event, summary).map(Order::Announce));
                     events.push(event);
                 }
@@ -189,11 +189,13 @@ impl Drive<'_> {
         for order in orders {
             self.fleet.orders.send(order).map_err(|_| DriveError::Gone)?;
         }
+        self.on_displays(|reporter| reporter.flush());
         Ok(())
     }
 
-    fn show(&mut self, event: &Event, summary: &Summary) {
-        self.reporters.retain_mut(|reporter| match reporter.event(event, summary) {
+    /// Has each display show something, and drops those that fail to.
+    fn on_displays(&mut self, mut show: impl FnMut(&mut dyn Reporter) -> io::Result<()>) {
+        self.reporters.retain_mut(|reporter| match show(reporter.as_mut()) {
             Ok(()) => true,
             Err(error) => {
                 report_lost_display(&error);

@@ -29,11 +29,16 @@ impl<W: Write> Reporter for Json<W> {
             _ => serde_json::to_vec(event)?,
         };
         line.push(b'\n');
-        self.out.write(&line)
+        self.out.collect(&line);
+        Ok(())
     }
 
     fn tick(&mut self, _: Timestamp, _: &Summary) -> io::Result<()> {
         Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
     }
 }
 

@@ -39,8 +39,8 @@ impl<W: Write> Lines<W> {
         Self { out: Pipe::new(out), style, memory: Memory::default(), told: BTreeMap::new() }
     }
 
-    fn write(&mut self, line: &Line) -> io::Result<()> {
-        self.out.write(format!("{}\n", line.in_style(self.style)).as_bytes())
+    fn write(&mut self, line: &Line) {
+        self.out.collect(format!("{}\n", line.in_style(self.style)).as_bytes());
     }
 
     /// Whether an event is not just a host that repeats what it is at.
@@ -80,7 +80,10 @@ impl<W: Write> Reporter for Lines<W> {
         let Some(page) = Page::new(summary, self.memory).filter(|_| self.is_news(event, summary)) else {
             return Ok(());
         };
-        page.event(event).map_or(Ok(()), |line| self.write(&line))
+        if let Some(line) = page.event(event) {
+            self.write(&line);
+        }
+        Ok(())
     }
 
     fn tick(&mut self, now: Timestamp, summary: &Summary) -> io::Result<()> {
@@ -89,10 +92,14 @@ impl<W: Write> Reporter for Lines<W> {
         };
         for host in words::in_flight(summary) {
             if self.is_due(host, now) {
-                self.write(&page.host_now(host, now))?;
+                self.write(&page.host_now(host, now));
             }
         }
         Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
     }
 }
 

@@ -7,19 +7,33 @@ use std::io::{self, Write};
 #[derive(Debug)]
 pub(super) struct Pipe<W> {
     writer: Option<W>,
+    /// What is to be written with the next [flush](Self::flush).
+    waiting: Vec<u8>,
 }
 
 impl<W: Write> Pipe<W> {
     pub(super) const fn new(writer: W) -> Self {
-        Self { writer: Some(writer) }
+        Self { writer: Some(writer), waiting: Vec::new() }
+    }
+
+    /// Takes whole lines, to be written together with others.
+    pub(super) fn collect(&mut self, lines: &[u8]) {
+        self.waiting.extend_from_slice(lines);
     }
 
     /// Writes whole lines, so that they can be seen at once.
     pub(super) fn write(&mut self, lines: &[u8]) -> io::Result<()> {
-        let Some(writer) = &mut self.writer else {
+        self.collect(lines);
+        self.flush()
+    }
+
+    /// Writes what was taken, so that it can be seen.
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        let lines = std::mem::take(&mut self.waiting);
+        let Some(writer) = self.writer.as_mut().filter(|_| !lines.is_empty()) else {
             return Ok(());
         };
-        match writer.write_all(lines).and_then(|()| writer.flush()) {
+        match writer.write_all(&lines).and_then(|()| writer.flush()) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
                 self.writer = None;
                 Ok(())

@@ -142,6 +142,7 @@ impl Story {
         let event = Event { at: self.now, kind };
         self.summary.apply(&event);
         self.lines.event(&event, &self.summary).unwrap();
+        self.lines.flush().unwrap();
         self.events.push(event);
         self
     }
@@ -155,6 +156,7 @@ impl Story {
         for _ in 0..seconds {
             self.now += Duration::from_secs(1);
             self.lines.tick(self.now, &self.summary).unwrap();
+            self.lines.flush().unwrap();
         }
         self
     }

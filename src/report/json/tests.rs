@@ -74,6 +74,7 @@ fn written(events: &[Event]) -> String {
         json.event(event, &Summary::default()).unwrap();
     }
     json.tick(start(), &Summary::default()).unwrap();
+    json.flush().unwrap();
     paper.text()
 }
 
@@ -123,7 +124,8 @@ fn a_reader_that_leaves_is_no_error_and_a_full_disk_is_one() {
     let event = Event { at: start(), kind: EventKind::Ended { outcome: Outcome::Succeeded } };
     let summary = Summary::default();
     let mut left = Json::new(Broken(io::ErrorKind::BrokenPipe));
-    assert!(left.event(&event, &summary).is_ok() && left.event(&event, &summary).is_ok());
+    let show = |display: &mut Json<Broken>| display.event(&event, &summary).and_then(|()| display.flush());
+    assert!(show(&mut left).is_ok() && show(&mut left).is_ok());
     let mut full = Json::new(Broken(io::ErrorKind::StorageFull));
-    assert_eq!(full.event(&event, &summary).unwrap_err().kind(), io::ErrorKind::StorageFull);
+    assert_eq!(show(&mut full).unwrap_err().kind(), io::ErrorKind::StorageFull);
 }
