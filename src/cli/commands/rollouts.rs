@@ -101,6 +101,7 @@ impl Status {
                 // A closed pipe has seen what it wanted to.
                 reporter.event(event, &summary).ok();
             }
+            reporter.flush().ok();
             shown = recorded.events.len();
             let Some(id) = recorded.summary.rollout.as_ref().map(|rollout| rollout.id) else { break };
             if !recorded.running || summary.outcome.is_some() {
