@@ -10,7 +10,7 @@
 //! - [`listener`]: what runs on each host;
 //! - [`bus`]: the connection to NATS, for both ends;
 //! - [`nats_config`]: what the NATS server must know of both, pure;
-//! - [`clock`]: where wall-clock time enters;
+//! - [`clock`]: where wall-clock time enters; [`text`]: text that others wrote, made safe to show;
 //! - [`cli`]: the command line.
 
 pub mod bus;
@@ -23,3 +23,4 @@ pub mod plan;
 pub mod protocol;
 pub mod report;
 pub mod rollout;
+pub mod text;

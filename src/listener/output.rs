@@ -1,6 +1,7 @@
 //! What the output of a rebuild says. Pure.
 
 use crate::protocol::Phase;
+use crate::text::safe;
 
 /// Lines that `switch-to-configuration` begins with, at the moment when the system starts to change.
 const ACTIVATION: [&str; 10] = [
@@ -71,39 +72,10 @@ pub(super) fn clean_lines(output: &str) -> Vec<String> {
 
 /// One line as it can be shown and sent.
 pub(super) fn clean(line: &str) -> String {
-    let mut plain = without_passwords(&without_control(line));
+    let mut plain = without_passwords(&safe(line));
     plain.truncate(plain.floor_char_boundary(MAX_LINE_BYTES));
     plain.truncate(plain.trim_end().len());
     plain
-}
-
-/// Leaves out terminal sequences (`ESC [ … letter`, `ESC ] … BEL`, `ESC` and one character) and control characters.
-fn without_control(line: &str) -> String {
-    let mut plain = String::with_capacity(line.len());
-    let mut characters = line.chars();
-    while let Some(character) = characters.next() {
-        match character {
-            '\u{1b}' => skip_sequence(&mut characters),
-            '\t' => plain.push(' '),
-            _ if character.is_control() => {}
-            _ => plain.push(character),
-        }
-    }
-    plain
-}
-
-fn skip_sequence(characters: &mut std::str::Chars<'_>) {
-    match characters.next() {
-        Some('[') => {
-            characters.find(|c| ('@'..='~').contains(c));
-        }
-        Some(']') => {
-            let mut last = '\0';
-            // Ends with BEL, or with ESC \.
-            characters.find(|&c| c == '\u{7}' || (std::mem::replace(&mut last, c) == '\u{1b}' && c == '\\'));
-        }
-        _ => {}
-    }
 }
 
 /// Leaves out what stands before the `@` of a URL: git repeats the whole URL when it cannot reach it.
@@ -128,7 +100,7 @@ mod tests {
 
     #[test]
     fn lines_are_cleaned_for_people() {
-        let output = "\u{1b}[31;1merror:\u{1b}[0m no\tattribute\r\n\r\n\u{1b}]8;;http://x\u{7}link\u{1b}]8;;\u{1b}\\!\n10%\r50%\rdone\n\u{7}\u{9b}x";
+        let output = "\u{1b}[31;1merror:\u{1b}[0m no\tattribute\r\n\r\n\u{1b}]8;;http://x\u{7}link\u{1b}]8;;\u{1b}\\!\n10%\r50%\rdone\n\u{7}x";
         assert_eq!(clean_lines(output), ["error: no attribute", "link!", "done", "x"]);
     }
 

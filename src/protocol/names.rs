@@ -7,6 +7,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::text::is_invisible;
+
 /// The longest host or role name, in bytes. DNS allows 253; the bound keeps every subject well under the server's own.
 pub const MAX_NAME_BYTES: usize = 253;
 
@@ -31,7 +33,7 @@ pub enum NameError {
         name: String,
     },
     /// A character that would end the NATS token, or match other subjects.
-    #[error("the {kind} name {name:?} contains {character:?}, which NATS subjects give another meaning")]
+    #[error("the {kind} name {name:?} contains {character:?}, which cannot be part of one")]
     Character {
         /// What was being named.
         kind: &'static str,
@@ -73,9 +75,10 @@ fn check_name(kind: &'static str, text: &str) -> Result<Arc<str>, NameError> {
     Ok(text.into())
 }
 
-/// Whether a character may stand in a single token of a NATS subject.
+/// Whether a character may stand in a single token of a subject: one that cannot be seen would make two names look the
+/// same.
 pub(super) fn is_token_character(c: char) -> bool {
-    !matches!(c, '.' | '*' | '>') && !c.is_whitespace() && !c.is_control()
+    !matches!(c, '.' | '*' | '>') && !c.is_whitespace() && !c.is_control() && !is_invisible(c)
 }
 
 macro_rules! name_type {
@@ -228,9 +231,10 @@ mod tests {
     #[test]
     fn a_refused_name_says_why() {
         insta::assert_snapshot!(refusal(""), @"a host name is empty");
-        insta::assert_snapshot!(refusal("ns1.lan"), @r#"the host name "ns1.lan" contains '.', which NATS subjects give another meaning"#);
-        insta::assert_snapshot!(refusal("ns*"), @r#"the host name "ns*" contains '*', which NATS subjects give another meaning"#);
-        insta::assert_snapshot!(refusal("a b"), @r#"the host name "a b" contains ' ', which NATS subjects give another meaning"#);
+        insta::assert_snapshot!(refusal("ns1.lan"), @r#"the host name "ns1.lan" contains '.', which cannot be part of one"#);
+        insta::assert_snapshot!(refusal("ns*"), @r#"the host name "ns*" contains '*', which cannot be part of one"#);
+        insta::assert_snapshot!(refusal("a b"), @r#"the host name "a b" contains ' ', which cannot be part of one"#);
+        insta::assert_snapshot!(refusal("ns\u{200b}1"), @r#"the host name "ns\u{200b}1" contains '\u{200b}', which cannot be part of one"#);
         insta::assert_snapshot!(refusal("all"), @r#""all" is a reserved word of the subjects and cannot name a host"#);
         insta::assert_snapshot!("staging".parse::<Tier>().unwrap_err(), @r#""staging" is not a tier: the tiers are test and prod"#);
         insta::assert_snapshot!("reboot".parse::<Action>().unwrap_err(), @r#""reboot" is not an action: the actions are switch, boot, test and dry-activate"#);

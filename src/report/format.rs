@@ -1,4 +1,4 @@
-//! What every display is made of: durations, symbols, safe text and columns.
+//! What every display is made of: durations, symbols, columns and tables.
 
 use std::fmt::{self, Display};
 use std::time::Duration;
@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use unicode_width::UnicodeWidthStr;
 
 use super::Style;
+pub(super) use crate::text::safe;
 
 /// The longest piece of a host's own text that is shown in one line, in columns.
 const MAX_TEXT: usize = 200;
@@ -145,76 +146,22 @@ pub(super) fn shorten(text: &str, width: usize) -> String {
     short
 }
 
-/// One line of foreign text without anything that a terminal obeys or that makes it look like another text: escape
-/// sequences, control characters, and characters that reorder others or cannot be seen.
-pub(super) fn safe(text: &str) -> String {
-    let mut characters = text.chars().peekable();
-    let mut safe = String::with_capacity(text.len());
-    while let Some(character) = characters.next() {
-        match character {
-            '\x1b' => skip_escape(&mut characters),
-            '\u{9b}' => skip_until(&mut characters, ends_control_sequence),
-            '\u{90}' | '\u{98}' | '\u{9d}'..='\u{9f}' => skip_string(&mut characters),
-            '\t' | '\u{2028}' | '\u{2029}' => safe.push(' '),
-            _ if character.is_control() || is_invisible(character) => {}
-            _ => safe.push(character),
-        }
-    }
-    safe.trim_end().to_owned()
-}
-
-type Characters<'a> = std::iter::Peekable<std::str::Chars<'a>>;
-
-/// Skips the rest of an escape sequence as ECMA-48 builds them.
-fn skip_escape(characters: &mut Characters<'_>) {
-    match characters.next_if(|c| !c.is_control()) {
-        Some('[') => skip_until(characters, ends_control_sequence),
-        Some(']' | 'P' | 'X' | '^' | '_') => skip_string(characters),
-        Some(' '..='/') => skip_until(characters, |c| ('0'..='~').contains(&c)),
-        Some(_) | None => {}
-    }
-}
-
-const fn ends_control_sequence(character: char) -> bool {
-    matches!(character, '@'..='~')
-}
-
-fn skip_until(characters: &mut Characters<'_>, ends: impl Fn(char) -> bool) {
-    // A character outside ASCII cannot be part of the sequence, which then was none.
-    while let Some(character) = characters.next_if(char::is_ascii) {
-        if ends(character) {
-            return;
-        }
-    }
-}
-
-/// Skips a window title and its like, up to the bell or string terminator.
-fn skip_string(characters: &mut Characters<'_>) {
-    while let Some(character) = characters.next() {
-        match character {
-            '\x07' | '\u{9c}' => return,
-            '\x1b' => {
-                characters.next_if_eq(&'\\');
-                return;
-            }
-            _ => {}
-        }
-    }
-}
-
-/// Whether a character cannot be seen, or changes the order in which others are.
-const fn is_invisible(character: char) -> bool {
-    matches!(
-        character,
-        '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}'
-    )
+/// A table with a title; every line ends with a line break.
+pub(super) fn table<const COLUMNS: usize>(
+    titles: [&str; COLUMNS],
+    rows: impl Iterator<Item = [String; COLUMNS]>,
+) -> String {
+    let rows: Vec<[String; COLUMNS]> = std::iter::once(titles.map(str::to_owned)).chain(rows).collect();
+    let widths: [usize; COLUMNS] = std::array::from_fn(|column| widest(rows.iter().filter_map(|row| row.get(column))));
+    let line = |row: &[String; COLUMNS]| {
+        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| pad(cell, width)).collect();
+        format!("{}\n", cells.join("  ").trim_end())
+    };
+    rows.iter().map(line).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
     #[test]
@@ -235,36 +182,8 @@ mod tests {
     }
 
     #[test]
-    fn what_a_terminal_obeys_does_not_reach_it() {
-        let cases = [
-            "\x1b[31mred\x1b[0m",
-            "\x1b]0;title\x07text",
-            "\x1b]8;;http://evil\x1b\\link\x1b]8;;\x1b\\",
-            "\u{9b}2Jcleared",
-            "\x1b(Bcharset",
-            "\x1bPdevice\x1b\\control",
-            "10%\r20%\x08",
-            "user\u{202e}txt.exe",
-            "a\tb\u{2028}c",
-            "cut off \x1b[",
-            "\x1b",
-        ];
-        insta::assert_snapshot!(cases.map(safe).join("|"), @"red|text|link|cleared|charset|control|10%20%|usertxt.exe|a b c|cut off|");
+    fn only_the_first_line_of_a_text_is_shown_and_not_for_ever() {
         assert_eq!(first_line("\n  first\nsecond"), "first");
         assert_eq!(columns(&first_line(&"x".repeat(100_000))), MAX_TEXT);
-    }
-
-    proptest! {
-        #[test]
-        fn safe_text_is_safe_and_stays_so(text in "(\\PC|\\x1b|[\\[\\]0-9;mP\\\\]|\\x07|\\u{9b}|\\u{202e}|\\p{Cc}){0,24}") {
-            let once = safe(&text);
-            prop_assert!(!once.chars().any(|c| c.is_control() || is_invisible(c)));
-            prop_assert_eq!(safe(&once), once);
-        }
-
-        #[test]
-        fn plain_text_is_left_alone(text in "[a-zA-Z0-9 äöü✔'\"/:.-]{0,24}") {
-            prop_assert_eq!(safe(&text), text.trim_end());
-        }
     }
 }

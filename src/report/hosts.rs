@@ -1,6 +1,6 @@
 //! Who answered the roll call.
 
-use super::format::{pad, safe, widest};
+use super::format::{safe, table};
 use crate::protocol::HostReport;
 
 const TITLES: [&str; 7] = ["host", "tier", "role", "revision", "generation", "version", "state"];
@@ -9,14 +9,7 @@ const TITLES: [&str; 7] = ["host", "tier", "role", "revision", "generation", "ve
 pub fn hosts_table(reports: &[HostReport]) -> String {
     let mut reports: Vec<&HostReport> = reports.iter().collect();
     reports.sort_by_key(|report| (report.tier, &report.hostname));
-    let rows: Vec<[String; 7]> =
-        std::iter::once(TITLES.map(str::to_owned)).chain(reports.into_iter().map(row)).collect();
-    let widths: [usize; 7] = std::array::from_fn(|column| widest(rows.iter().filter_map(|row| row.get(column))));
-    let line = |row: &[String; 7]| {
-        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| pad(cell, width)).collect();
-        format!("{}\n", cells.join("  ").trim_end())
-    };
-    rows.iter().map(line).collect()
+    table(TITLES, reports.into_iter().map(row))
 }
 
 fn row(report: &HostReport) -> [String; 7] {

@@ -1,6 +1,6 @@
 //! The rollouts that were run, as a table.
 
-use super::format::{Took, pad, safe, widest};
+use super::format::{Took, safe, table};
 use super::words;
 use crate::rollout::{Outcome, Summary};
 
@@ -17,14 +17,7 @@ pub enum Liveness {
 
 /// The rollouts as a table with a title, in the order in which they are given; every line ends with a line break.
 pub fn rollouts_table(rollouts: &[(&Summary, Liveness)]) -> String {
-    let rows = rollouts.iter().filter_map(|(summary, liveness)| row(summary, *liveness));
-    let rows: Vec<[String; 6]> = std::iter::once(TITLES.map(str::to_owned)).chain(rows).collect();
-    let widths: [usize; 6] = std::array::from_fn(|column| widest(rows.iter().filter_map(|row| row.get(column))));
-    let line = |row: &[String; 6]| {
-        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| pad(cell, width)).collect();
-        format!("{}\n", cells.join("  ").trim_end())
-    };
-    rows.iter().map(line).collect()
+    table(TITLES, rollouts.iter().filter_map(|(summary, liveness)| row(summary, *liveness)))
 }
 
 fn row(summary: &Summary, liveness: Liveness) -> Option<[String; 6]> {

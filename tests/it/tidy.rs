@@ -11,6 +11,7 @@ const NEVER: &[(&str, &[&str], &[&str])] = &[
     ("src/plan", IMPURE, &[]),
     ("src/rollout", IMPURE, &[]),
     ("src/nats_config", IMPURE, &[]),
+    ("src/text", IMPURE, &[]),
     ("src/bus", &["crate::operator", "crate::listener", "crate::report", "crate::cli", "clap::"], &[]),
     (
         "src/operator",

@@ -46,7 +46,7 @@ Error:
   help: it belongs in [defaults], for every wave, or in the [[wave]] that it is for
 
 Error:
-  × the host name "ns2.lan" contains '.', which NATS subjects give another meaning
+  × the host name "ns2.lan" contains '.', which cannot be part of one
    ╭─[sunday.toml:6:24]
  5 │ name = "dns"
  6 │ targets = ["prod.ns1", "prod.ns2.lan"]
@@ -300,11 +300,11 @@ fn a_wrong_target_says_what_to_write() {
   a target is <tier>.<host>, <tier>.role.<role>, <tier>.all, a whole subject, or an alias
 "#);
     insta::assert_snapshot!(wrong_target("prod.ns1.lan"), @r#"
-the host name "ns1.lan" contains '.', which NATS subjects give another meaning
+the host name "ns1.lan" contains '.', which cannot be part of one
   the name of a host is a single word: write prod.ns1 if that is what its listener goes by
 "#);
     insta::assert_snapshot!(wrong_target("prod.role.dns.lan"), @r#"
-the role name "dns.lan" contains '.', which NATS subjects give another meaning
+the role name "dns.lan" contains '.', which cannot be part of one
   the name of a role is a single word: write prod.role.dns if that is what its listener goes by
 "#);
     insta::assert_snapshot!(wrong_target("prod.role"), @r#"
@@ -316,7 +316,7 @@ a host name is empty
   a target is <tier>.<host>, <tier>.role.<role>, <tier>.all, a whole subject, or an alias
 ");
     insta::assert_snapshot!(wrong_target("prod.*"), @r#"
-the host name "*" contains '*', which NATS subjects give another meaning
+the host name "*" contains '*', which cannot be part of one
   names are single words without wildcards or white space
 "#);
     insta::assert_snapshot!(wrong_target("deploy.>"), @r#"

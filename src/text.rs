@@ -1,0 +1,106 @@
+//! Text that others wrote, on its way to a terminal, a log or a message. Pure.
+
+/// One line of foreign text without anything that a terminal obeys or that makes it look like another text: escape
+/// sequences, control characters, and characters that reorder others or cannot be seen.
+pub fn safe(text: &str) -> String {
+    let mut characters = text.chars().peekable();
+    let mut safe = String::with_capacity(text.len());
+    while let Some(character) = characters.next() {
+        match character {
+            '\x1b' => skip_escape(&mut characters),
+            '\u{9b}' => skip_until(&mut characters, ends_control_sequence),
+            '\u{90}' | '\u{98}' | '\u{9d}'..='\u{9f}' => skip_string(&mut characters),
+            '\t' | '\u{2028}' | '\u{2029}' => safe.push(' '),
+            _ if character.is_control() || is_invisible(character) => {}
+            _ => safe.push(character),
+        }
+    }
+    safe.trim_end().to_owned()
+}
+
+type Characters<'a> = std::iter::Peekable<std::str::Chars<'a>>;
+
+/// Skips the rest of an escape sequence as ECMA-48 builds them.
+fn skip_escape(characters: &mut Characters<'_>) {
+    match characters.next_if(|c| !c.is_control()) {
+        Some('[') => skip_until(characters, ends_control_sequence),
+        Some(']' | 'P' | 'X' | '^' | '_') => skip_string(characters),
+        Some(' '..='/') => skip_until(characters, |c| ('0'..='~').contains(&c)),
+        Some(_) | None => {}
+    }
+}
+
+const fn ends_control_sequence(character: char) -> bool {
+    matches!(character, '@'..='~')
+}
+
+fn skip_until(characters: &mut Characters<'_>, ends: impl Fn(char) -> bool) {
+    // A character outside ASCII cannot be part of the sequence, which then was none.
+    while let Some(character) = characters.next_if(char::is_ascii) {
+        if ends(character) {
+            return;
+        }
+    }
+}
+
+/// Skips a window title and its like, up to the bell or string terminator.
+fn skip_string(characters: &mut Characters<'_>) {
+    while let Some(character) = characters.next() {
+        match character {
+            '\x07' | '\u{9c}' => return,
+            '\x1b' => {
+                characters.next_if_eq(&'\\');
+                return;
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Whether a character cannot be seen, or changes the order in which others are.
+pub const fn is_invisible(character: char) -> bool {
+    matches!(
+        character,
+        '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}'
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_a_terminal_obeys_does_not_reach_it() {
+        let cases = [
+            "\x1b[31mred\x1b[0m",
+            "\x1b]0;title\x07text",
+            "\x1b]8;;http://evil\x1b\\link\x1b]8;;\x1b\\",
+            "\u{9b}2Jcleared",
+            "\x1b(Bcharset",
+            "\x1bPdevice\x1b\\control",
+            "10%\r20%\x08",
+            "user\u{202e}txt.exe",
+            "a\tb\u{2028}c",
+            "cut off \x1b[",
+            "\x1b",
+        ];
+        insta::assert_snapshot!(cases.map(safe).join("|"), @"red|text|link|cleared|charset|control|10%20%|usertxt.exe|a b c|cut off|");
+    }
+
+    proptest! {
+        #[test]
+        fn safe_text_is_safe_and_stays_so(text in "(\\PC|\\x1b|[\\[\\]0-9;mP\\\\]|\\x07|\\u{9b}|\\u{202e}|\\p{Cc}){0,24}") {
+            let once = safe(&text);
+            prop_assert!(!once.chars().any(|c| c.is_control() || is_invisible(c)));
+            prop_assert_eq!(safe(&once), once);
+        }
+
+        #[test]
+        fn plain_text_is_left_alone(text in "[a-zA-Z0-9 äöü✔'\"/:.-]{0,24}") {
+            prop_assert_eq!(safe(&text), text.trim_end());
+        }
+    }
+}
