@@ -1,6 +1,7 @@
 //! Asking who is there.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use async_nats::StatusCode;
 use futures_util::StreamExt;
@@ -11,12 +12,16 @@ use super::{Discovery, FleetError};
 use crate::bus::{Bus, BusEvent};
 use crate::protocol::{DiscoveryAnswer, DiscoveryRequest, HostName, HostReport, ReplySubject, RolloutReport};
 
+/// How long other operators may take to answer once all hosts have. Their programs wait for such a question; a host that is
+/// at work may be slow.
+const OPERATORS_WITHIN: Duration = Duration::from_millis(250);
+
 /// A roll call, and who is certainly expected to answer it.
 #[derive(Debug)]
 pub struct RollCall<'a> {
     /// Where, whom and for how long.
     pub discovery: &'a Discovery,
-    /// When these hosts are all that is asked for, the call ends as soon as all have answered. With none, or with groups
+    /// When these hosts are all that is asked for, the call ends soon after all have answered. With none, or with groups
     /// beside them, it lasts for its whole window: how many will answer is not known.
     pub only: Option<BTreeSet<HostName>>,
 }
@@ -33,7 +38,7 @@ pub struct RollCalled {
 impl RollCall<'_> {
     /// Asks, and listens for as long as somebody may still answer.
     pub async fn call(&self, bus: &mut Bus) -> Result<RollCalled, FleetError> {
-        let ends = Instant::now() + self.discovery.window;
+        let mut ends = Instant::now() + self.discovery.window;
         let reply_to = ReplySubject::single(Uuid::new_v4());
         let question = DiscoveryRequest { reply_to: reply_to.clone(), tier: self.discovery.tier };
         let mut answers = bus.client.subscribe(reply_to.to_string()).await.map_err(|_| FleetError::Disconnected)?;
@@ -46,7 +51,7 @@ impl RollCall<'_> {
 
         let mut called = RollCalled::default();
         let mut awaited = self.only.clone();
-        while !awaited.as_ref().is_some_and(BTreeSet::is_empty) {
+        loop {
             let next = async {
                 tokio::select! {
                     message = answers.next() => message.map(Ok),
@@ -63,7 +68,12 @@ impl RollCall<'_> {
                 Ok(Some(Ok(message))) if message.status == Some(StatusCode::NO_RESPONDERS) => break,
                 Ok(Some(Ok(message))) => match DiscoveryAnswer::parse(&message.payload) {
                     Ok(DiscoveryAnswer::Host(report)) => {
-                        awaited.as_mut().map(|awaited| awaited.remove(&report.hostname));
+                        if let Some(awaited) = &mut awaited
+                            && awaited.remove(&report.hostname)
+                            && awaited.is_empty()
+                        {
+                            ends = ends.min(Instant::now() + OPERATORS_WITHIN);
+                        }
                         called.hosts.push(*report);
                     }
                     Ok(DiscoveryAnswer::Operator { rollout }) => called.rollouts.push(rollout),
