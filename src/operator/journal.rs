@@ -5,8 +5,10 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Seek, SeekFrom, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use miette::Diagnostic;
 use thiserror::Error;
@@ -195,6 +197,12 @@ impl Recorded {
 }
 
 impl Journal {
+    /// The journal that this process was given as its input. The lock came with it, so that there is no moment at which
+    /// the rollout seems to be nobody's.
+    pub fn inherited() -> io::Result<Self> {
+        io::stdin().as_fd().try_clone_to_owned().map(|file| Self { file: file.into(), unsynced: true })
+    }
+
     /// Records those of the events that are facts. They outlive this process from here on, and the machine once they are
     /// [synced](Self::sync).
     pub fn record<'a>(&mut self, events: impl IntoIterator<Item = &'a Event>) -> io::Result<()> {
@@ -217,6 +225,12 @@ impl Journal {
             self.unsynced = false;
         }
         Ok(())
+    }
+}
+
+impl From<Journal> for Stdio {
+    fn from(journal: Journal) -> Self {
+        journal.file.into()
     }
 }
 

@@ -19,7 +19,7 @@ use crate::cli::session::{Record, Session};
 use crate::cli::state::StateArgs;
 use crate::clock;
 use crate::operator::detach;
-use crate::operator::journal::{JournalError, Journals, Recorded};
+use crate::operator::journal::{Journal, JournalError, Journals, Recorded};
 use crate::protocol::{HostName, RolloutId, RolloutReport};
 use crate::report;
 use crate::rollout::{Event, EventKind, Machine, Outcome, Rollout, Summary};
@@ -108,8 +108,7 @@ impl Plan {
 impl Apply {
     pub(in crate::cli) fn run(self) -> CommandResult {
         if let Some(id) = &self.take_over {
-            detach::leave_terminal();
-            return block_on(self.resume(id))?;
+            return block_on(self.take_over(id))?;
         }
         if let Some(id) = &self.resume {
             return block_on(self.resume(id))?;
@@ -149,9 +148,7 @@ impl Apply {
         let begun = Event { at: clock::now(), kind: EventKind::Begun(Arc::clone(rollout)) };
         let unusable = |error| JournalError::Io(journals.stop_file(rollout.id), error);
         record.journal.record([&begun]).map_err(|error| Exit::Precondition.because(unusable(error)))?;
-        // The other process needs the lock.
-        drop(record);
-        let started = detach::start(&rollout.id.to_string(), &journals.output_file(rollout.id));
+        let started = detach::start(&rollout.id.to_string(), record.journal, &journals.output_file(rollout.id));
         started.map_err(|error| Exit::Precondition.because(ApplyError::Detach(error)))?;
         out::data(&format!("{}\n", rollout.id));
         if self.display.audience() == Audience::Person {
@@ -166,8 +163,7 @@ impl Apply {
         let journals = self.state.journals();
         let recorded = recorded(&journals, id).map_err(|error| Exit::Precondition.because(error))?;
         let recorded = recorded.ok_or_else(|| Exit::Precondition.because(ApplyError::NothingToResume))?;
-        let rollout = recorded.summary.rollout.clone();
-        let rollout = rollout.ok_or_else(|| Exit::Precondition.because(ApplyError::Empty))?;
+        let rollout = rollout_of(&recorded)?;
         if recorded.summary.outcome == Some(Outcome::Succeeded) {
             out::note(&report::recap(&recorded.summary, self.display.style()));
             return Ok(Exit::Success);
@@ -176,11 +172,22 @@ impl Apply {
         if let Some(source) = rollout.source.as_ref().filter(|source| has_changed(source)) {
             out::note(&format!("{} was changed since; this goes on with the plan as it was.", source.path));
         }
+        self.go_on(rollout, recorded.summary, journal).await
+    }
+
+    /// Begins, in the background, with a rollout that was prepared in front of the operator.
+    async fn take_over(&self, id: &str) -> CommandResult {
+        let recorded = self.state.journals().read(id).map_err(|error| Exit::Precondition.because(error))?;
+        let rollout = rollout_of(&recorded)?;
+        let journal = Journal::inherited().map_err(|error| Exit::Precondition.because(ApplyError::Detach(error)))?;
+        self.go_on(rollout, recorded.summary, journal).await
+    }
+
+    async fn go_on(&self, rollout: Arc<Rollout>, summary: Summary, journal: Journal) -> CommandResult {
         let bus = self.preparation.operator.connect().await?;
-        let mut machine = Machine::resume(Arc::clone(&rollout), &recorded.summary, clock::now());
-        let stop_file = journals.stop_file(rollout.id);
-        let record = Record { summary: recorded.summary, journal, stop_file };
-        self.drive(bus, rollout.id, &mut machine, record).await
+        let mut machine = Machine::resume(Arc::clone(&rollout), &summary, clock::now());
+        let stop_file = self.state.journals().stop_file(rollout.id);
+        self.drive(bus, rollout.id, &mut machine, Record { summary, journal, stop_file }).await
     }
 
     async fn drive(&self, bus: Bus, rollout: RolloutId, machine: &mut Machine, record: Record) -> CommandResult {
@@ -228,6 +235,11 @@ fn recorded(journals: &Journals, id: &str) -> Result<Option<Recorded>, JournalEr
     let (all, errors) = journals.all()?;
     out::warnings(&errors);
     Ok(all.into_iter().rev().find(|recorded| recorded.summary.outcome != Some(Outcome::Succeeded)))
+}
+
+/// What a journal is about.
+fn rollout_of(recorded: &Recorded) -> Result<Arc<Rollout>, CommandError> {
+    recorded.summary.rollout.clone().ok_or_else(|| Exit::Precondition.because(ApplyError::Empty))
 }
 
 /// What the operator can do about a rollout that did not succeed.
