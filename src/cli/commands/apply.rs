@@ -1,5 +1,6 @@
 //! `plan` and `apply`: what a plan comes down to now, and carrying it out.
 
+use std::fs;
 use std::io::{self, IsTerminal};
 use std::sync::Arc;
 
@@ -169,6 +170,8 @@ impl Apply {
             return Ok(Exit::Success);
         }
         let journal = recorded.resume(rollout.id).map_err(|error| Exit::Precondition.because(error))?;
+        // The wish to stop was for the process before this one, which was killed before it saw it.
+        fs::remove_file(journals.stop_file(rollout.id)).ok();
         if let Some(source) = rollout.source.as_ref().filter(|source| has_changed(source)) {
             out::note(&format!("{} was changed since; this goes on with the plan as it was.", source.path));
         }
