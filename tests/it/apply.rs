@@ -2,15 +2,22 @@
 //! `nixos-rebuild` is made up, and hosts that misbehave.
 
 mod answers;
+mod background;
 mod checks;
 mod commit;
 mod confirm;
+mod crashes;
+mod crowd;
+mod downgrade;
 mod fake;
 mod halting;
 mod interrupts;
 mod nothing_sent;
+mod operators;
 mod outages;
 mod output;
+mod resume;
+mod selection;
 mod stage;
 mod waves;
 mod wiretap;

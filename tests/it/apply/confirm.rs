@@ -28,7 +28,7 @@ const CONFIRMED: &str = r#"
 "#;
 
 /// Starts a command at a terminal; what is written to the terminal is typed.
-fn at_a_terminal(mut command: Command) -> (Running, File) {
+pub fn at_a_terminal(mut command: Command) -> (Running, File) {
     let keyboard = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
     unlockpt(&keyboard).unwrap();
     let name = ptsname(&keyboard, Vec::new()).unwrap();

@@ -53,13 +53,19 @@ async fn subscribe(client: &Client, report: &Value) -> (SelectAll<Subscriber>, S
     for subject in report["deploy_subjects"].as_array().unwrap() {
         deploys.push(client.subscribe(subject.as_str().unwrap().to_owned()).await.unwrap());
     }
+    (select_all(deploys), subscribe_to_roll_call(client).await)
+}
+
+/// Subscribes to the roll call, and waits until the server knows of this and all earlier subscriptions.
+pub async fn subscribe_to_roll_call(client: &Client) -> Subscriber {
     let mut discover = client.subscribe(DISCOVER).await.unwrap();
     client.publish(DISCOVER, "{}".into()).await.unwrap();
     wait::event("the server knows the subscriptions", discover.next()).await.unwrap();
-    (select_all(deploys), discover)
+    discover
 }
 
-fn read(payload: &[u8]) -> Value {
+/// A message as JSON; null when it is none.
+pub fn read(payload: &[u8]) -> Value {
     serde_json::from_slice(payload).unwrap_or_default()
 }
 

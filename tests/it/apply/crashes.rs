@@ -1,0 +1,120 @@
+//! The end of `apply` at any moment, and what a resumed rollout makes of it.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tokio::time::sleep;
+use uuid::Uuid;
+
+use super::crowd::{Course, Crowd, Happened};
+use super::stage::{self, expect_recap};
+use super::{fake, resume};
+use crate::operator;
+
+/// How often the rollout is killed.
+const KILLS: usize = 5;
+
+/// The longest that a process is left alive once it has been seen to work; all five together are no longer than a rollout.
+const AT_MOST: u64 = 600;
+
+const WAVES: [(&str, usize); 3] = [("test", 4), ("prod", 8), ("prod", 8)];
+
+const WINDOW: usize = 2;
+
+/// The numbers of a generator that anybody can start again: splitmix64.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % end
+    }
+}
+
+/// The seed of this run: the one that the environment asks for, else a new one.
+#[expect(clippy::print_stderr, reason = "a failure can be had again with this number")]
+fn seed() -> u64 {
+    let wanted = std::env::var_os("SEED").map(|seed| seed.into_string().unwrap().parse().unwrap());
+    let seed = wanted.unwrap_or_else(|| Uuid::new_v4().as_u64_pair().0);
+    eprintln!("SEED={seed}");
+    seed
+}
+
+/// The hosts of each wave, by name.
+fn waves() -> [Vec<String>; 3] {
+    let mut number = 0;
+    WAVES.map(|(_, size)| {
+        let wave = (number..number + size).map(|host| format!("host{host:02}")).collect();
+        number += size;
+        wave
+    })
+}
+
+fn plan() -> String {
+    let waves = WAVES.iter().zip(waves()).enumerate().map(|(index, ((tier, _), hosts))| {
+        let targets: Vec<String> = hosts.iter().map(|host| format!("{tier}.{host}")).collect();
+        format!("[[wave]]\nname = 'wave{index}'\ntargets = {targets:?}\n")
+    });
+    let defaults = format!("revision = 'main'\n[defaults]\nmax_parallel = {WINDOW}\n");
+    defaults + &waves.collect::<String>()
+}
+
+#[tokio::test]
+async fn killed_at_five_random_moments_it_asks_every_host_once_and_none_in_vain() {
+    let mut dice = Dice(seed());
+    let lab = stage::empty(&[]).await;
+    let tiers = WAVES.iter().zip(waves());
+    let reports = tiers.flat_map(|((tier, _), hosts)| hosts.into_iter().map(move |host| (*tier, host)));
+    let reports = reports.map(|(tier, host)| fake::modern(tier, &host, &lab)).collect();
+    let mut lengths = Dice(dice.below(u64::MAX));
+    let course = move |_: &str| Course { takes: Duration::from_millis(100 + lengths.below(200)), status: "completed" };
+    let mut crowd = Crowd::start(&lab, reports, course).await;
+
+    let mut operator = stage::apply(&lab, &plan());
+    // Before this there is nothing that could be resumed.
+    crowd.next().await;
+    for _ in 0..KILLS {
+        sleep(Duration::from_millis(dice.below(AT_MOST))).await;
+        operator.signal(Signal::KILL).unwrap();
+        assert_eq!(operator.ended().await.unwrap().code, None, "it was killed before it was done");
+        operator = operator::start(&lab, &["apply", "--resume"]).unwrap();
+    }
+    expect_recap(&operator.ended().await.unwrap().expect(0), "20 hosts completed in 3 waves");
+
+    let all: Vec<String> = waves().concat();
+    let mut ran = crowd.ran();
+    ran.sort();
+    assert_eq!(ran, all, "each ran once");
+    let ids = crowd.ids();
+    assert!(ids.keys().eq(&all), "none was missed, and no other was asked: {ids:?}");
+    assert!(ids.values().all(|ids| ids.len() == 1), "none was asked again under a new id: {ids:?}");
+    assert_waves_apart(crowd.story());
+    let listed = resume::listed(&lab).await;
+    assert_eq!(listed.len(), 1, "{listed:?}");
+    assert!(listed[0].contains("succeeded") && listed[0].contains("20 completed"), "{listed:?}");
+}
+
+/// Makes sure that no host is asked before all of the wave before have ended, and that no more are at it than may be.
+fn assert_waves_apart(story: &[Happened]) {
+    let waves = waves();
+    let wave_of = |host: &String| waves.iter().position(|wave| wave.contains(host)).unwrap();
+    let mut ended = BTreeSet::new();
+    let mut under_way = 0;
+    for (index, happened) in story.iter().enumerate() {
+        match happened {
+            Happened::Asked { host, .. } => {
+                let before = waves[..wave_of(host)].concat();
+                assert!(before.iter().all(|host| ended.contains(host)), "{host} is early: {:?}", &story[..=index]);
+            }
+            Happened::Began { .. } => under_way += 1,
+            Happened::Ended { host } => {
+                under_way -= 1;
+                ended.insert(host.clone());
+            }
+        }
+        assert!(under_way <= WINDOW, "{under_way} at once: {:?}", &story[..=index]);
+    }
+}

@@ -1,0 +1,165 @@
+//! Many hosts behind one connection. Each keeps the first rule of a listener, that a request with a known id is answered and
+//! not run again, and all that happens to them is written down in one order.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_nats::{Client, Message, Subscriber};
+use futures_util::StreamExt;
+use futures_util::stream::{SelectAll, select_all};
+use serde_json::Value;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use super::fake;
+use crate::support::lab::Lab;
+use crate::support::wait;
+
+/// What a run comes to.
+#[derive(Debug, Clone, Copy)]
+pub struct Course {
+    pub takes: Duration,
+    /// `completed` or `failed`.
+    pub status: &'static str,
+}
+
+/// What happened to a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Happened {
+    /// It was sent a request with this id.
+    Asked { host: String, id: String },
+    /// It began to run what it had been asked for.
+    Began { host: String },
+    /// It was done with that.
+    Ended { host: String },
+}
+
+/// Hosts in the hands of a test, until it is dropped.
+pub struct Crowd {
+    happened: mpsc::UnboundedReceiver<Happened>,
+    story: Vec<Happened>,
+    _task: JoinSet<()>,
+}
+
+/// The task behind it.
+struct Hosts<C> {
+    client: Client,
+    course: C,
+    happened: mpsc::UnboundedSender<Happened>,
+    /// What was said last of each run, by the id of its request.
+    runs: BTreeMap<String, &'static str>,
+    ends: JoinSet<(Value, String, &'static str)>,
+}
+
+impl Crowd {
+    /// Starts these hosts, each given as what it says when the roll is called. `course` says what the next run on a host
+    /// comes to.
+    pub async fn start(lab: &Lab, reports: Vec<Value>, course: impl FnMut(&str) -> Course + Send + 'static) -> Self {
+        let client = lab.server.connect(&lab.admin).await.unwrap();
+        let (deploys, discover) = subscribe(&client, &reports).await;
+        let (sender, happened) = mpsc::unbounded_channel();
+        let hosts = Hosts { client, course, happened: sender, runs: BTreeMap::new(), ends: JoinSet::new() };
+        let mut task = JoinSet::new();
+        task.spawn(hosts.serve(reports, deploys, discover));
+        Self { happened, story: Vec::new(), _task: task }
+    }
+
+    /// All that has happened so far.
+    pub fn story(&mut self) -> &[Happened] {
+        while let Ok(happened) = self.happened.try_recv() {
+            self.story.push(happened);
+        }
+        &self.story
+    }
+
+    /// Waits until something more happens.
+    pub async fn next(&mut self) {
+        let happened = wait::event("something happens to a host", self.happened.recv()).await.unwrap();
+        self.story.push(happened.unwrap());
+    }
+
+    /// The hosts on which something was run, in order, each as often as that.
+    pub fn ran(&mut self) -> Vec<String> {
+        let began =
+            |happened: &Happened| if let Happened::Began { host } = happened { Some(host.clone()) } else { None };
+        self.story().iter().filter_map(began).collect()
+    }
+
+    /// Each host with the ids of the requests that it was sent, in order and without repetitions.
+    pub fn ids(&mut self) -> BTreeMap<String, Vec<String>> {
+        let mut ids: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for happened in self.story() {
+            if let Happened::Asked { host, id } = happened
+                && !ids.get(host).is_some_and(|known| known.contains(id))
+            {
+                ids.entry(host.clone()).or_default().push(id.clone());
+            }
+        }
+        ids
+    }
+}
+
+impl<C: FnMut(&str) -> Course> Hosts<C> {
+    async fn serve(mut self, reports: Vec<Value>, mut deploys: SelectAll<Subscriber>, mut discover: Subscriber) {
+        loop {
+            tokio::select! {
+                Some(message) = deploys.next() => self.asked(&message).await,
+                Some(ended) = self.ends.join_next() => self.ended(ended.unwrap()).await,
+                Some(question) = discover.next() => {
+                    let question = fake::read(&question.payload);
+                    let Value::String(reply_to) = &question["reply_to"] else { continue };
+                    for report in &reports {
+                        self.client.publish(reply_to.clone(), report.to_string().into()).await.unwrap();
+                    }
+                }
+                else => return,
+            }
+        }
+    }
+
+    async fn asked(&mut self, message: &Message) {
+        let request = fake::read(&message.payload);
+        let host = message.subject.rsplit('.').next().unwrap().to_owned();
+        let id = request["id"].as_str().unwrap().to_owned();
+        self.tell(Happened::Asked { host: host.clone(), id: id.clone() });
+        if let Some(status) = self.runs.get(&id).copied() {
+            return self.say(&request, &host, status).await;
+        }
+        self.tell(Happened::Began { host: host.clone() });
+        self.runs.insert(id, "started");
+        let Course { takes, status } = (self.course)(&host);
+        self.say(&request, &host, "accepted").await;
+        self.say(&request, &host, "started").await;
+        self.ends.spawn(async move {
+            sleep(takes).await;
+            (request, host, status)
+        });
+    }
+
+    async fn ended(&mut self, (request, host, status): (Value, String, &'static str)) {
+        self.runs.insert(request["id"].as_str().unwrap().to_owned(), status);
+        self.tell(Happened::Ended { host: host.clone() });
+        self.say(&request, &host, status).await;
+    }
+
+    async fn say(&mut self, request: &Value, host: &str, status: &str) {
+        let (subject, payload) = fake::says(request, host, status);
+        self.client.publish(subject, payload.to_string().into()).await.unwrap();
+    }
+
+    fn tell(&self, happened: Happened) {
+        // The test may have seen enough.
+        self.happened.send(happened).ok();
+    }
+}
+
+/// Subscribes as the listeners of all these hosts do, each with subjects of its own, and waits until the server knows.
+async fn subscribe(client: &Client, reports: &[Value]) -> (SelectAll<Subscriber>, Subscriber) {
+    let mut deploys = Vec::new();
+    for report in reports {
+        let subject = report["deploy_subjects"][0].as_str().unwrap();
+        deploys.push(client.subscribe(subject.to_owned()).await.unwrap());
+    }
+    (select_all(deploys), fake::subscribe_to_roll_call(client).await)
+}

@@ -1,0 +1,66 @@
+//! Two operators at once.
+
+use super::stage::{self, open, order, ran_sorted, until};
+use crate::operator::Running;
+use crate::support::lab::Lab;
+use crate::support::rebuild::GATE;
+
+const HOSTS: [&str; 4] = ["test.test1", "prod.ns1", "prod.ns2.dns", "prod.jelly.media"];
+
+/// Starts to apply a plan with a name of its own, for an operator with a name.
+fn apply_as(lab: &Lab, operator: &str, target: &str, flags: &[&str]) -> Running {
+    let plan = format!("name = '{operator}s-plan'\nrevision = 'main'\n[[wave]]\ntargets = '{target}'\n");
+    let mut command = stage::command(lab, "apply", &plan);
+    command.args(["--yes", "--operator", operator]).args(flags);
+    stage::start(command)
+}
+
+/// A homelab where one operator's rollout is under way on the prod tier.
+async fn taken() -> (Lab, Running) {
+    let lab = stage::lab(&HOSTS).await;
+    order(&lab, &["ns1"], GATE);
+    let first = apply_as(&lab, "anna", "prod.ns1", &[]);
+    until(&lab, "ns1 start").await;
+    (lab, first)
+}
+
+async fn leave(lab: &Lab, first: Running) {
+    open(lab, "ns1");
+    first.ended().await.unwrap().expect(0);
+}
+
+#[tokio::test]
+async fn the_second_on_a_tier_is_refused_and_told_who_what_and_since_when() {
+    let (lab, first) = taken().await;
+    for target in ["prod.role.dns", "prod.jelly"] {
+        let ended = apply_as(&lab, "bert", target, &[]).ended().await.unwrap().expect(3);
+        ended.told("anna is rolling out \"annas-plan\" since 20").told("is in wave 1 of 1").told("--force");
+    }
+    leave(&lab, first).await;
+    assert_eq!(ran_sorted(&lab), ["ns1"]);
+}
+
+#[tokio::test]
+async fn the_second_goes_on_when_it_is_told_to() {
+    let (lab, first) = taken().await;
+    apply_as(&lab, "bert", "prod.jelly", &["--force"]).ended().await.unwrap().expect(0);
+    leave(&lab, first).await;
+    assert_eq!(ran_sorted(&lab), ["jelly", "ns1"]);
+}
+
+#[tokio::test]
+async fn another_tier_is_nobodys_business() {
+    let (lab, first) = taken().await;
+    apply_as(&lab, "bert", "test.all", &[]).ended().await.unwrap().expect(0);
+    leave(&lab, first).await;
+    assert_eq!(ran_sorted(&lab), ["ns1", "test1"]);
+}
+
+#[tokio::test]
+async fn who_was_killed_holds_nobody_up() {
+    let (lab, first) = taken().await;
+    drop(first);
+    apply_as(&lab, "bert", "prod.role.dns", &[]).ended().await.unwrap().expect(0);
+    open(&lab, "ns1");
+    assert_eq!(ran_sorted(&lab), ["ns1", "ns2"]);
+}

@@ -1,0 +1,85 @@
+//! Parts of a plan, and a whole one that is large.
+
+use std::time::Duration;
+
+use super::crowd::{Course, Crowd};
+use super::fake;
+use super::stage::{self, expect_recap};
+use crate::operator::Ended;
+use crate::support::lab::Lab;
+
+const PLAN: &str = r#"
+    revision = "main"
+    [[wave]]
+    name    = "test"
+    targets = "test.test1"
+    [[wave]]
+    name         = "dns"
+    targets      = ["prod.ns1", "prod.ns2"]
+    max_parallel = 1
+    [[wave]]
+    name    = "rest"
+    targets = ["prod.all"]
+"#;
+
+const HOSTS: [(&str, &str); 4] = [("test", "test1"), ("prod", "ns1"), ("prod", "ns2"), ("prod", "jelly")];
+
+async fn crowd(lab: &Lab, hosts: impl IntoIterator<Item = (&str, &str)>) -> Crowd {
+    let reports = hosts.into_iter().map(|(tier, host)| fake::modern(tier, host, lab)).collect();
+    Crowd::start(lab, reports, |_| Course { takes: Duration::ZERO, status: "completed" }).await
+}
+
+/// Applies the plan with these flags, and returns who ran.
+async fn applied(flags: &[&str]) -> (Ended, Vec<String>) {
+    let lab = stage::empty(&[]).await;
+    let mut crowd = crowd(&lab, HOSTS).await;
+    let mut command = stage::command(&lab, "apply", PLAN);
+    command.args(["--yes", "--discover-window", "500ms"]).args(flags);
+    let ended = stage::start(command).ended().await.unwrap();
+    (ended, crowd.ran())
+}
+
+#[tokio::test]
+async fn waves_and_hosts_can_be_left_out() {
+    let cases: [(&[&str], &[&str]); 6] = [
+        (&[], &["test1", "ns1", "ns2", "jelly"]),
+        (&["--only", "rest"], &["jelly"]),
+        (&["--only", "rest", "--only", "test"], &["test1", "jelly"]),
+        (&["--from", "dns"], &["ns1", "ns2", "jelly"]),
+        (&["--exclude", "ns1"], &["test1", "ns2", "jelly"]),
+        (&["--exclude", "ns1", "--from", "dns"], &["ns2", "jelly"]),
+    ];
+    for (flags, expected) in cases {
+        let (ended, ran) = applied(flags).await;
+        ended.expect(0);
+        assert_eq!(ran, expected, "{flags:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_left_out_is_named_and_nothing_is_sent() {
+    let cases: [(&[&str], &str); 4] = [
+        (&["--only", "dnss"], "the plan has no wave \"dnss\""),
+        (&["--from", "dnss"], "its waves are: test, dns, rest"),
+        (&["--exclude", "ns9"], "there is no host ns9 to exclude"),
+        (&["--only", "dns", "--from", "dns"], "cannot be used with"),
+    ];
+    for (flags, told) in cases {
+        let (ended, ran) = applied(flags).await;
+        ended.expect(2).told(told);
+        assert!(ran.is_empty(), "{flags:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_wave_of_three_hundred_hosts_takes_seconds() {
+    let lab = stage::empty(&[]).await;
+    let names: Vec<String> = (1..=300).map(|number| format!("node{number}")).collect();
+    let mut crowd = crowd(&lab, names.iter().map(|name| ("prod", name.as_str()))).await;
+    let plan = "revision = 'main'\n[[wave]]\ntargets = 'prod.all'\nmin_hosts = 300\n";
+    let ended = stage::apply(&lab, plan).ended().await.unwrap().expect(0);
+    expect_recap(&ended, "300 hosts completed in 1 wave");
+    assert_eq!(crowd.ids().len(), 300);
+    assert_eq!(crowd.ran().len(), 300);
+    assert!(ended.took < Duration::from_secs(10), "it took {:?}", ended.took);
+}
