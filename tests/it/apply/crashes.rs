@@ -15,8 +15,9 @@ use crate::operator;
 /// How often the rollout is killed.
 const KILLS: usize = 5;
 
-/// The longest that a process is left alive once it has been seen to work; all five together are no longer than a rollout.
-const AT_MOST: u64 = 600;
+/// The longest that a process is left alive once it has been seen to work, in milliseconds; all five together are shorter
+/// than a rollout.
+const AT_MOST: u64 = 320;
 
 const WAVES: [(&str, usize); 3] = [("test", 4), ("prod", 8), ("prod", 8)];
 
