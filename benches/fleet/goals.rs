@@ -75,8 +75,8 @@ impl Goals {
         if hosts == 1 || *program == Program::Apply {
             self.judge(format!("{name}: last final to exit"), figures.median(Sample::leave), 2.0, Unit::Milliseconds);
         }
-        if let Some(display) = figures.display.filter(|_| hosts == 1_000) {
-            let percent = 100.0 * ms(display) * 1e3 / figures.median(Sample::cpu);
+        if hosts == 1_000 && *program == Program::Apply {
+            let percent = 100.0 * figures.median(Sample::display) / figures.median(Sample::cpu);
             self.judge(format!("{name}: display's share of CPU"), percent, 5.0, Unit::Percent);
         }
     }
@@ -177,6 +177,11 @@ impl Sample {
     /// In microseconds.
     fn cpu(&self) -> f64 {
         ms(self.cost.cpu) * 1e3
+    }
+
+    /// In microseconds; nothing where it is not known.
+    fn display(&self) -> f64 {
+        self.display.map_or(f64::NAN, |display| ms(display) * 1e3)
     }
 
     /// In MB.

@@ -60,6 +60,8 @@ pub struct Sample {
     pub span: Duration,
     /// From the last final to the end; known of the real program only.
     pub leave: Option<Duration>,
+    /// How long the display takes for the same rollout; known of `apply` only.
+    pub display: Option<Duration>,
     /// Of the whole process.
     pub cost: Cost,
 }
@@ -73,8 +75,6 @@ pub struct Figures {
     pub program: Program,
     /// Each run.
     pub samples: Vec<Sample>,
-    /// How long the display of the last run took, of a rollout.
-    pub display: Option<Duration>,
 }
 
 /// Everything that all scenarios share.
@@ -155,8 +155,7 @@ impl Stage {
             }
             Program::Apply => {
                 let (cost, journal) = self.apply(hosts)?;
-                figures.display = Some(display::time(&journal)?);
-                Sample::new(cost, &journal)?
+                Sample { display: Some(display::time(&journal)?), ..Sample::new(cost, &journal)? }
             }
         };
         figures.samples.push(sample);
@@ -168,7 +167,7 @@ impl Stage {
         let arguments = ["limit", self.server.url(), &seed, requests.as_str(), &hosts.to_string()];
         let (cost, microseconds) = self.run(&this, &arguments)?;
         let span = Duration::from_micros(microseconds.trim().parse().into_diagnostic()?);
-        Ok(Sample { span, leave: None, cost })
+        Ok(Sample { span, leave: None, display: None, cost })
     }
 
     /// Rolls out a plan of one wave, and returns its journal too.
@@ -248,13 +247,13 @@ impl Stage {
 impl Sample {
     fn new(cost: Cost, events: &str) -> Result<Self> {
         let timeline = Timeline::of(events)?;
-        Ok(Self { span: timeline.span(), leave: Some(timeline.until(cost.ended_at)), cost })
+        Ok(Self { span: timeline.span(), leave: Some(timeline.until(cost.ended_at)), display: None, cost })
     }
 }
 
 impl Figures {
     fn new(scenario: Scenario, program: Program) -> Self {
-        Self { scenario, program, samples: Vec::new(), display: None }
+        Self { scenario, program, samples: Vec::new() }
     }
 }
 
