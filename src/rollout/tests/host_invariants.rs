@@ -46,10 +46,16 @@ pub(super) fn retries(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
 
 /// A host that may be at a request is asked under no other id, and not again under one that it has rejected or failed.
 pub(super) fn same_id(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
-    let Entry::Did(Effect::Send(dispatch) | Effect::AskState(dispatch)) = entry else {
-        return true;
+    let asked = match entry {
+        // The record comes before its request, and changes what the host may be at.
+        Entry::Did(Effect::Report(event)) => match &event.kind {
+            EventKind::Dispatched { host: Some(host), request, .. } => Some((ledger.host(host), request)),
+            _ => return true,
+        },
+        Entry::Did(Effect::AskState(dispatch)) => ledger.addressee(dispatch).zip(dispatch.request.id.as_ref()),
+        _ => return true,
     };
-    let Some((seen, id)) = ledger.addressee(dispatch).zip(dispatch.request.id.as_ref()) else {
+    let Some((seen, id)) = asked else {
         return false;
     };
     seen.may_be_at.as_ref().is_none_or(|known| known == id) && !seen.ended.contains(id)
