@@ -87,7 +87,7 @@ pub struct Dispatch {
     /// The subject to publish to.
     pub subject: Subject,
     /// What to publish.
-    pub request: Request,
+    pub request: Box<Request>,
 }
 
 /// Something that decides what happens next: [`Machine`] for a plan, [`Broadcast`] for a single subject.

@@ -46,6 +46,17 @@ pub struct Request {
     /// The name of the wave that this request is part of.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wave: Option<String>,
+    /// A host that has activated what was asked for waits this long, in seconds, to be told that it was heard from
+    /// again; then, and when the activation fails, it returns to what it ran before. Absent: it stays as it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub confirm_timeout_s: Option<u64>,
+    /// The same request once more, to say that the host was heard from after its activation and shall stay as it is.
+    /// Never a reason to run anything.
+    #[serde(skip_serializing_if = "is_false")]
+    pub confirmed: bool,
+    /// Instead of a deployment: return to what ran before the run of this id, which must be the host's last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub returns: Option<RequestId>,
 }
 
 /// Why a message on a deploy subject is not a request that could be run.
@@ -69,6 +80,23 @@ pub enum BadRequest {
 }
 
 impl Request {
+    /// A request of which nothing but the original fields is given.
+    pub const fn new(action: Action, revision: Revision, reply_to: ReplySubject) -> Self {
+        Self {
+            action,
+            revision,
+            reply_to,
+            id: None,
+            expires_at: None,
+            operator: None,
+            rollout: None,
+            wave: None,
+            confirm_timeout_s: None,
+            confirmed: false,
+            returns: None,
+        }
+    }
+
     /// Reads a request as tolerantly as is safe: unknown fields are ignored, `reply_to` is not negotiable.
     pub fn parse(bytes: &[u8]) -> Result<Self, BadRequest> {
         if bytes.len() > MAX_REQUEST_BYTES {
@@ -106,15 +134,26 @@ impl Request {
         let expires_at = text("expires_at").map(str::parse::<Timestamp>).transpose().map_err(|_| {
             reject(ErrorCode::InvalidRequest, "expires_at is not a time like 2026-11-23T10:00:00Z".to_owned())
         })?;
+        let confirm_timeout_s = fields.get("confirm_timeout_s").filter(|value| !value.is_null());
+        let confirm_timeout_s = confirm_timeout_s.map(|value| value.as_u64().filter(|&seconds| seconds > 0));
+        let confirm_timeout_s = confirm_timeout_s
+            .map(|seconds| seconds.ok_or_else(|| "confirm_timeout_s is not a number of seconds above 0".to_owned()))
+            .transpose()
+            .map_err(|message| reject(ErrorCode::InvalidRequest, message))?;
+        let returns = text("returns")
+            .map(str::parse::<RequestId>)
+            .transpose()
+            .map_err(|e| reject(ErrorCode::InvalidRequest, format!("returns: {e}")))?;
         Ok(Self {
-            action,
-            revision,
+            id: known_id,
             expires_at,
             operator: text("operator").map(str::to_owned),
             rollout: text("rollout").map(str::to_owned),
             wave: text("wave").map(str::to_owned),
-            id: known_id,
-            reply_to,
+            confirm_timeout_s,
+            confirmed: fields.get("confirmed") == Some(&Value::Bool(true)),
+            returns,
+            ..Self::new(action, revision, reply_to)
         })
     }
 
@@ -175,6 +214,10 @@ pub enum Phase {
     Activate,
     /// Checking what runs now.
     Verify,
+    /// Waiting to be told that it was heard from.
+    Confirm,
+    /// Returning to what ran before.
+    Return,
 }
 
 impl Phase {
@@ -185,6 +228,8 @@ impl Phase {
             Self::Build => "building",
             Self::Activate => "activating",
             Self::Verify => "verifying",
+            Self::Confirm => "waiting to be confirmed",
+            Self::Return => "returning to what ran before",
         }
     }
 }
@@ -213,6 +258,8 @@ pub enum ErrorCode {
     Interrupted,
     /// It ended well, and the host does not run what was built.
     VerifyFailed,
+    /// Nobody confirmed in time that the host could still be reached, so it returned to what it ran before.
+    NotConfirmed,
     /// A code of another version.
     Other(String),
 }
@@ -231,6 +278,7 @@ impl ErrorCode {
             Self::Expired => "expired",
             Self::Interrupted => "interrupted",
             Self::VerifyFailed => "verify_failed",
+            Self::NotConfirmed => "not_confirmed",
             Self::Other(code) => code,
         }
     }
@@ -249,6 +297,7 @@ impl From<String> for ErrorCode {
             Self::Expired,
             Self::Interrupted,
             Self::VerifyFailed,
+            Self::NotConfirmed,
         ];
         known.into_iter().find(|known| known.as_str() == code).unwrap_or(Self::Other(code))
     }
@@ -321,6 +370,10 @@ pub struct Response {
     /// Whether what was deployed takes effect only after a reboot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reboot_required: Option<bool>,
+    /// Whether the host returned to what it ran before; `false` when it tried and could not. `generation` and `system`
+    /// are then what it runs now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rolled_back: Option<bool>,
     /// The units that failed because of this run.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failed_units: Vec<String>,
@@ -348,6 +401,7 @@ impl Response {
             generation: None,
             system: None,
             reboot_required: None,
+            rolled_back: None,
             failed_units: Vec::new(),
             log_tail: Vec::new(),
             holder: None,
@@ -466,10 +520,21 @@ pub struct HostReport {
 /// The feature of a listener that knows request ids, and so never runs a request twice.
 pub const FEATURE_ID: &str = "id";
 
+/// The feature of a listener that finds the commit of a branch itself, and names it as soon as it is found.
+pub const FEATURE_RESOLVE: &str = "resolve";
+
+/// The feature of a listener that returns to what ran before: unless it is confirmed, and when it is asked to.
+pub const FEATURE_ROLLBACK: &str = "rollback";
+
 impl HostReport {
     /// Whether sending a request of the same id again is a question, and not a second order.
     pub fn knows_ids(&self) -> bool {
-        self.features.iter().any(|feature| feature == FEATURE_ID)
+        self.has(FEATURE_ID)
+    }
+
+    /// Whether the listener has this feature.
+    pub fn has(&self, feature: &str) -> bool {
+        self.features.iter().any(|known| known == feature)
     }
 }
 
@@ -528,6 +593,11 @@ impl DiscoveryAnswer {
 
 fn to_json(message: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(message).expect("messages have string keys only, so serializing one to memory cannot fail")
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+const fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// Other programs write an absent text as `""`.

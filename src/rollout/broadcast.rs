@@ -128,16 +128,13 @@ impl Broadcast {
     }
 
     fn dispatch(&self, now: Duration, subject: Subject) -> Dispatch {
-        let request = Request {
-            action: self.order.action,
-            revision: self.rollout.revision.clone(),
-            reply_to: ReplySubject::of_request(self.rollout.id, &self.request),
+        let reply_to = ReplySubject::of_request(self.rollout.id, &self.request);
+        let request = Box::new(Request {
             id: Some(self.request.clone()),
             expires_at: Some(self.wall_clock(now + self.order.accept_timeout + CLOCK_DIFFERENCE)),
             operator: Some(self.rollout.operator.clone()),
-            rollout: None,
-            wave: None,
-        };
+            ..Request::new(self.order.action, self.rollout.revision.clone(), reply_to)
+        });
         Dispatch { subject, request }
     }
 

@@ -17,14 +17,15 @@ fn text(bytes: &[u8]) -> &str {
 
 fn full_request() -> Request {
     Request {
-        action: Action::DryActivate,
-        revision: "main".parse().unwrap(),
-        reply_to: "deploy.responses.4f.1".parse().unwrap(),
         id: Some("r-1".parse().unwrap()),
         expires_at: Some(at("2026-11-23T10:00:00Z")),
         operator: Some("ops@desk".to_owned()),
         rollout: Some("sunday".to_owned()),
         wave: Some("dns".to_owned()),
+        confirm_timeout_s: Some(60),
+        confirmed: true,
+        returns: Some("r-0".parse().unwrap()),
+        ..Request::new(Action::DryActivate, "main".parse().unwrap(), "deploy.responses.4f.1".parse().unwrap())
     }
 }
 
@@ -39,6 +40,7 @@ fn full_response() -> Response {
         generation: Some(42),
         system: Some("/nix/store/x-nixos".to_owned()),
         reboot_required: Some(false),
+        rolled_back: Some(true),
         failed_units: vec!["unbound.service".to_owned()],
         log_tail: vec!["starting unbound".to_owned(), "failed".to_owned()],
         holder: Some(Holder {
@@ -52,7 +54,7 @@ fn full_response() -> Response {
 
 #[test]
 fn golden_request() {
-    insta::assert_snapshot!(text(&full_request().to_bytes()), @r#"{"action":"dry-activate","revision":"main","reply_to":"deploy.responses.4f.1","id":"r-1","expires_at":"2026-11-23T10:00:00Z","operator":"ops@desk","rollout":"sunday","wave":"dns"}"#);
+    insta::assert_snapshot!(text(&full_request().to_bytes()), @r#"{"action":"dry-activate","revision":"main","reply_to":"deploy.responses.4f.1","id":"r-1","expires_at":"2026-11-23T10:00:00Z","operator":"ops@desk","rollout":"sunday","wave":"dns","confirm_timeout_s":60,"confirmed":true,"returns":"r-0"}"#);
     assert_eq!(Request::parse(&full_request().to_bytes()), Ok(full_request()));
 }
 
@@ -66,7 +68,7 @@ fn golden_bare_request_of_the_predecessor() {
 
 #[test]
 fn golden_response() {
-    insta::assert_snapshot!(text(&full_response().to_bytes(1 << 20)), @r#"{"hostname":"ns1","status":"failed","error":"activation_failed","message":"unbound.service failed","id":"r-1","at":"2026-11-23T10:00:00Z","phase":"activate","revision":"8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b","previous_revision":"8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b","generation":42,"system":"/nix/store/x-nixos","reboot_required":false,"failed_units":["unbound.service"],"log_tail":["starting unbound","failed"],"holder":{"id":"r-0","operator":"ops@desk","since":"2026-11-23T09:00:00Z"}}"#);
+    insta::assert_snapshot!(text(&full_response().to_bytes(1 << 20)), @r#"{"hostname":"ns1","status":"failed","error":"activation_failed","message":"unbound.service failed","id":"r-1","at":"2026-11-23T10:00:00Z","phase":"activate","revision":"8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b","previous_revision":"8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b","generation":42,"system":"/nix/store/x-nixos","reboot_required":false,"rolled_back":true,"failed_units":["unbound.service"],"log_tail":["starting unbound","failed"],"holder":{"id":"r-0","operator":"ops@desk","since":"2026-11-23T09:00:00Z"}}"#);
     assert_eq!(Response::parse(&full_response().to_bytes(1 << 20)).unwrap(), full_response());
 }
 
@@ -205,4 +207,23 @@ proptest! {
         let request = Request { action: Action::ALL[action], revision: revision.parse().unwrap(), id: Some(id.parse().unwrap()), operator, ..full_request() };
         prop_assert_eq!(Request::parse(&request.to_bytes()).unwrap(), request);
     }
+}
+
+#[test]
+fn a_time_to_confirm_is_a_number_of_seconds() {
+    let request = |field: &str| {
+        let text = format!(r#"{{"action":"switch","revision":"main","reply_to":"deploy.responses.1",{field}}}"#);
+        Request::parse(text.as_bytes())
+    };
+    assert_eq!(request(r#""confirm_timeout_s":30"#).unwrap().confirm_timeout_s, Some(30));
+    assert_eq!(request(r#""confirm_timeout_s":null,"confirmed":false"#).unwrap().confirm_timeout_s, None);
+    for wrong in ["0", "-1", "\"60\"", "1.5"] {
+        let Err(BadRequest::Rejected { error, message, .. }) = request(&format!(r#""confirm_timeout_s":{wrong}"#))
+        else {
+            panic!("{wrong} is taken");
+        };
+        assert_eq!(error, ErrorCode::InvalidRequest);
+        assert_eq!(message, "confirm_timeout_s is not a number of seconds above 0");
+    }
+    assert!(matches!(request(r#""returns":"a b""#), Err(BadRequest::Rejected { .. })));
 }

@@ -31,16 +31,15 @@ impl Machine {
     fn dispatch(&self, now: Duration, index: usize, id: RequestId) -> Dispatch {
         let wave = self.wave();
         let expires_at = self.wall_clock(now + wave.limits.accept_timeout + CLOCK_DIFFERENCE);
-        let request = Request {
-            action: wave.action,
-            revision: self.rollout.revision.clone(),
-            reply_to: ReplySubject::of_request(self.rollout.id, &id),
+        let reply_to = ReplySubject::of_request(self.rollout.id, &id);
+        let request = Box::new(Request {
             id: Some(id),
             expires_at: Some(expires_at),
             operator: Some(self.rollout.operator.clone()),
             rollout: Some(self.rollout.name().to_owned()),
             wave: Some(wave.name.clone()),
-        };
+            ..Request::new(wave.action, self.rollout.revision.clone(), reply_to)
+        });
         Dispatch { subject: self.frozen(index).subject.clone(), request }
     }
 

@@ -140,8 +140,8 @@ fn frozen(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
     };
     let wave = &ledger.waves[seen.wave];
     let rollout = super::fixture::rollout([]);
-    let Request { action, revision, reply_to, id, expires_at, operator: _, rollout: named, wave: wave_name } =
-        &dispatch.request;
+    let Request { action, revision, reply_to, id, expires_at, rollout: named, wave: wave_name, .. } =
+        &*dispatch.request;
     wave.started_at.is_some()
         && wave.verdict.is_none()
         && *action == wave.wave.action

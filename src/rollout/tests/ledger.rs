@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::sim::Entry;
 use crate::plan::{FrozenHost, FrozenWave};
-use crate::protocol::{ErrorCode, HostName, Request, RequestId, Response, Status};
+use crate::protocol::{ErrorCode, HostName, RequestId, Response, Status};
 use crate::rollout::{
     Answer, Connection, Dispatch, Effect, Event, EventKind, HostOutcome, Input, Interrupt, Outcome, WaveVerdict,
 };
@@ -230,7 +230,7 @@ impl<'a> Ledger<'a> {
             Effect::Send(dispatch) => {
                 self.announced = None;
                 let index = self.hosts.iter().position(|seen| seen.host.subject == dispatch.subject);
-                if let (Some(index), Request { id: Some(id), .. }) = (index, &dispatch.request) {
+                if let (Some(index), Some(id)) = (index, &dispatch.request.id) {
                     self.hosts[index].was_sent(at, id.clone());
                 }
             }
