@@ -10,7 +10,8 @@
 //! - [`listener`]: what runs on each host;
 //! - [`bus`]: the connection to NATS, for both ends;
 //! - [`nats_config`]: what the NATS server must know of both, pure;
-//! - [`clock`]: where wall-clock time enters; [`text`]: text that others wrote, made safe to show;
+//! - [`clock`]: where wall-clock time enters; [`notify`]: news for systemd; [`text`]: text that others wrote, made safe
+//!   to show;
 //! - [`cli`]: the command line.
 
 pub mod bus;
@@ -18,6 +19,7 @@ pub mod cli;
 pub mod clock;
 pub mod listener;
 pub mod nats_config;
+pub mod notify;
 pub mod operator;
 pub mod plan;
 pub mod protocol;

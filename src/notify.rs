@@ -1,0 +1,109 @@
+//! What a service tells systemd of itself: `sd_notify(3)`, which is one datagram for each piece of news.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+/// The way to whoever started this process and wants to know how it is. Where nobody does, nothing is sent.
+#[derive(Debug)]
+pub struct Notifier(Option<(UnixDatagram, SocketAddr)>);
+
+impl Notifier {
+    /// Takes what `NOTIFY_SOCKET` says: an absolute path, or `@` and the name of an abstract socket. An error means
+    /// that it says something else, or that this process can open no socket.
+    pub fn new(notify_socket: Option<&OsStr>) -> io::Result<Self> {
+        let Some(address) = notify_socket.filter(|address| !address.is_empty()) else { return Ok(Self(None)) };
+        let address = match address.as_bytes().strip_prefix(b"@") {
+            Some(name) => SocketAddr::from_abstract_name(name)?,
+            None => SocketAddr::from_pathname(address)?,
+        };
+        let socket = UnixDatagram::unbound()?;
+        // Whoever serves others must not wait for one that does not read.
+        socket.set_nonblocking(true)?;
+        Ok(Self(Some((socket, address))))
+    }
+
+    /// It is up and does its work. systemd takes units that come after this one from here.
+    pub fn ready(&self) {
+        self.tell("READY=1");
+    }
+
+    /// It still does its work. Left out for longer than `WatchdogSec=`, systemd kills the service.
+    pub fn watchdog(&self) {
+        self.tell("WATCHDOG=1");
+    }
+
+    /// It is about to end, as it was asked to.
+    pub fn stopping(&self) {
+        self.tell("STOPPING=1");
+    }
+
+    /// What it does, in words, for `systemctl status`.
+    pub fn status(&self, words: &str) {
+        // A line is a piece of news of its own.
+        self.tell(&format!("STATUS={}", words.replace(char::is_control, " ")));
+    }
+
+    /// Nothing depends on news that is lost, but for the ones that systemd itself acts on, and then it tells so.
+    fn tell(&self, news: &str) {
+        if let Self(Some((socket, address))) = self
+            && let Err(error) = socket.send_to_addr(news.as_bytes(), address)
+        {
+            tracing::warn!("cannot tell systemd {news}: {error}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn heard(systemd: &UnixDatagram) -> String {
+        systemd.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let mut message = [0; 256];
+        let length = systemd.recv(&mut message).unwrap();
+        String::from_utf8(message[..length].to_vec()).unwrap()
+    }
+
+    #[test]
+    fn each_piece_of_news_is_a_datagram() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let systemd = UnixDatagram::bind(&path).unwrap();
+        let notifier = Notifier::new(Some(path.as_os_str())).unwrap();
+        notifier.ready();
+        notifier.status("switching\nSTOPPING=1");
+        notifier.watchdog();
+        notifier.stopping();
+        let all = [(); 4].map(|()| heard(&systemd));
+        assert_eq!(all, ["READY=1", "STATUS=switching STOPPING=1", "WATCHDOG=1", "STOPPING=1"]);
+    }
+
+    #[test]
+    fn the_socket_may_be_an_abstract_one() {
+        let name = format!("homelab-deploy-test-{}", uuid::Uuid::new_v4());
+        let systemd = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+        Notifier::new(Some(OsStr::new(&format!("@{name}")))).unwrap().ready();
+        assert_eq!(heard(&systemd), "READY=1");
+    }
+
+    #[test]
+    fn nobody_to_tell_is_no_error_and_a_full_or_missing_socket_holds_up_nobody() {
+        for none in [None, Some(OsStr::new(""))] {
+            Notifier::new(none).unwrap().ready();
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let notifier = Notifier::new(Some(path.as_os_str())).unwrap();
+        notifier.ready();
+        let _never_read = UnixDatagram::bind(&path).unwrap();
+        for _ in 0..1_000 {
+            notifier.watchdog();
+        }
+        assert!(Notifier::new(Some(OsStr::new(&"x".repeat(500)))).is_err());
+    }
+}
