@@ -27,7 +27,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::time::Duration;
 
-pub use self::frozen::{Check, FrozenHost, FrozenPlan, FrozenWave, Limits};
+pub use self::frozen::{Check, FrozenHost, FrozenPlan, FrozenWave, Groups, Limits};
 pub use self::mistake::{Finding, PlanMistakes};
 pub use self::roster::Roster;
 pub use self::schema::schema;

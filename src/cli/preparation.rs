@@ -139,10 +139,15 @@ impl Preparation {
             return Err(SelectionError::NoSuchWave { wave: wave.clone(), waves: names });
         }
         if !self.only.is_empty() {
-            plan.waves.retain(|wave| self.only.contains(&wave.name));
+            plan.keep_waves(|wave| self.only.contains(&wave.name));
         }
-        let first = self.from.as_ref().and_then(|from| names.iter().position(|name| name == from));
-        plan.waves.drain(..first.unwrap_or_default());
+        if let Some(from) = &self.from {
+            let mut is_reached = false;
+            plan.keep_waves(|wave| {
+                is_reached |= wave.name == *from;
+                is_reached
+            });
+        }
         Ok(())
     }
 }

@@ -1,11 +1,12 @@
 //! What the tests of this module need.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use uuid::Uuid;
 
-use crate::plan::{FrozenHost, FrozenPlan, FrozenWave, Limits};
+use crate::plan::{FrozenHost, FrozenPlan, FrozenWave, Groups, Limits};
 use crate::protocol::{Action, HostName, RequestIds, RolloutId, Target, Tier};
 use crate::rollout::Rollout;
 
@@ -17,6 +18,7 @@ pub(super) fn rollout(waves: &[&[&str]]) -> Arc<Rollout> {
         name: format!("wave{}", index + 1),
         action: Action::Switch,
         hosts: hosts.iter().map(|host| frozen(host)).collect(),
+        groups: Groups::default(),
         limits: limits(),
     });
     Arc::new(Rollout {
@@ -27,7 +29,7 @@ pub(super) fn rollout(waves: &[&[&str]]) -> Arc<Rollout> {
         revision: "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b".parse().unwrap(),
         subject: None,
         source: None,
-        plan: FrozenPlan { name: "sunday".to_owned(), waves: waves.collect() },
+        plan: FrozenPlan { name: "sunday".to_owned(), waves: waves.collect(), left_out: BTreeSet::new() },
     })
 }
 

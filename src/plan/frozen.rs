@@ -1,10 +1,12 @@
 //! What a plan comes down to once it is known who is there: this is shown, journaled and carried out, and nothing else.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::protocol::{Action, Commit, HostName, Subject, Tier};
+use super::roster::groups_of;
+use crate::protocol::{Action, Commit, HostName, HostReport, Subject, Target, Tier};
 
 /// A plan with its hosts settled. A host is in one wave only.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,6 +15,9 @@ pub struct FrozenPlan {
     pub name: String,
     /// The waves, in the order in which they run.
     pub waves: Vec<FrozenWave>,
+    /// The hosts of waves that are not run this time.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub left_out: BTreeSet<HostName>,
 }
 
 /// A wave with its hosts settled.
@@ -24,9 +29,21 @@ pub struct FrozenWave {
     pub action: Action,
     /// Its hosts, in the order in which they are sent requests. Empty only where `min_hosts` is 0.
     pub hosts: Vec<FrozenHost>,
+    /// The groups that its hosts were drawn from.
+    #[serde(default, skip_serializing_if = "Groups::is_empty")]
+    pub groups: Groups,
     /// How it runs.
     #[serde(flatten)]
     pub limits: Limits,
+}
+
+/// What makes a host belong to a wave that does not name it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Groups {
+    /// The tiers, roles and other subjects that many may listen to.
+    pub targets: Vec<Subject>,
+    /// Whom the wave leaves out, by whatever subject.
+    pub exclude: Vec<Subject>,
 }
 
 /// A host as the plan found it.
@@ -96,6 +113,24 @@ impl FrozenPlan {
         self.waves.iter().flat_map(|wave| &wave.hosts)
     }
 
+    /// Runs only those of the waves that are wanted. No other wave takes the hosts of one that is not.
+    pub fn keep_waves(&mut self, mut wanted: impl FnMut(&FrozenWave) -> bool) {
+        let waves = std::mem::take(&mut self.waves).into_iter();
+        let (kept, dropped): (_, Vec<FrozenWave>) = waves.partition(|wave| wanted(wave));
+        self.waves = kept;
+        self.left_out.extend(dropped.into_iter().flat_map(|wave| wave.hosts).map(|host| host.hostname));
+    }
+
+    /// The wave that a host would have been in, had it been there: the first that draws from a group of it.
+    pub fn wave_of_group(&self, host: &HostReport) -> Option<usize> {
+        self.waves.iter().position(|wave| wave.groups.have(host))
+    }
+
+    /// Whether it depends on who is there which hosts the plan is for.
+    pub fn has_groups(&self) -> bool {
+        self.waves.iter().any(|wave| !wave.groups.is_empty())
+    }
+
     /// The longest that the rollout can take while the bus is connected and no answer to a question is awaited.
     pub fn longest(&self) -> Duration {
         (0..self.waves.len()).map(|index| self.longest_wave(index)).sum()
@@ -120,6 +155,19 @@ impl FrozenPlan {
         let host = limits.timeout + (limits.accept_timeout + limits.retry_delay) * limits.retries;
         let check = limits.check.as_ref().map(|check| check.timeout);
         host * rounds + self.bake_time(index) + check.unwrap_or_default()
+    }
+}
+
+impl Groups {
+    /// Whether no host belongs to the wave but those that it names.
+    pub fn is_empty(&self) -> bool {
+        self.targets.is_empty()
+    }
+
+    fn have(&self, host: &HostReport) -> bool {
+        let own = Target::Host(host.tier, host.hostname.clone()).subject();
+        groups_of(host).any(|group| self.targets.contains(&group))
+            && !groups_of(host).chain([own]).any(|subject| self.exclude.contains(&subject))
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::protocol::{FlakeUrl, HostName, Role, Target, Tier};
 
-use super::frozen::{Check, FrozenHost, FrozenPlan, FrozenWave, Limits};
+use super::frozen::{Check, FrozenHost, FrozenPlan, FrozenWave, Groups, Limits};
 use super::mistake::{Finding, PlanMistakes, list};
 use super::roster::Roster;
 use super::{At, Plan, Selector, Settings, Wave};
@@ -38,7 +38,7 @@ impl Plan {
         warnings.extend(prod_first(&self.waves, &waves));
         warnings.extend(self.waves.iter().zip(&waves).filter_map(|(wave, frozen)| boundless(wave, frozen)));
         let name = self.name.clone();
-        Ok((FrozenPlan { name, waves }, warnings))
+        Ok((FrozenPlan { name, waves, left_out: BTreeSet::new() }, warnings))
     }
 
     /// The flake to look the revision up in: the plan's own, else the one that its hosts named in the roll call.
@@ -90,6 +90,7 @@ impl<'a> Resolver<'a> {
             action: wave.settings.action,
             limits: wave.settings.limits(hosts.len()),
             hosts,
+            groups: groups(wave),
         }
     }
 
@@ -207,6 +208,12 @@ impl<'a> Resolver<'a> {
             },
         }
     }
+}
+
+fn groups(wave: &Wave) -> Groups {
+    let subject = |by: &At<Selector>| by.value.target.subject();
+    let targets = wave.targets.iter().filter(|by| !is_named(by)).map(subject).collect();
+    Groups { targets, exclude: wave.exclude.iter().map(subject).collect() }
 }
 
 fn is_named(by: &At<Selector>) -> bool {

@@ -11,9 +11,17 @@ pub struct Roster {
     hosts: BTreeMap<HostName, HostReport>,
     /// Names under which different machines answered.
     ambiguous: BTreeSet<HostName>,
-    /// Who belongs to what a subject means, ordered by name. A host belongs to its tier and its role whether or not it
-    /// listens on their subjects, since it can be reached by its own.
+    /// Who belongs to what a subject means, ordered by name.
     groups: BTreeMap<Subject, Vec<HostName>>,
+}
+
+/// The subjects that mean a host, though maybe not it alone. It belongs to its tier and its role whether or not it listens
+/// on their subjects, since it can be reached by its own.
+pub(super) fn groups_of(host: &HostReport) -> impl Iterator<Item = Subject> {
+    let tier = Target::All(host.tier);
+    let role = host.role.clone().map(|role| Target::Role(host.tier, role));
+    let groups = role.into_iter().chain([tier]).map(|group| group.subject());
+    groups.chain(host.deploy_subjects.iter().cloned())
 }
 
 impl Roster {
@@ -22,10 +30,7 @@ impl Roster {
         let mut roster = Self::default();
         for report in reports {
             let name = report.hostname.clone();
-            let tier = Target::All(report.tier);
-            let role = report.role.clone().map(|role| Target::Role(report.tier, role));
-            let groups = role.iter().chain([&tier]).map(Target::subject);
-            for subject in groups.chain(report.deploy_subjects.iter().cloned()) {
+            for subject in groups_of(&report) {
                 roster.groups.entry(subject).or_default().push(name.clone());
             }
 

@@ -127,6 +127,10 @@ impl<'a> Page<'a> {
                 Some(Line::new(Warning, "connection lost; what runs on the hosts goes on"))
             }
             EventKind::Connection { state: Connection::Up } => Some(Line::new(Good, "reconnected")),
+            EventKind::TurnedUp { host, wave } => {
+                let text = format!("{} turned up too late for this wave, and is not deployed", words::name(host));
+                self.wave(Symbol::Skipped, *wave, &text)
+            }
             EventKind::Anomaly { host, anomaly } => {
                 let sentence = words::anomaly(host, anomaly, self.summary);
                 Some(Line::new(Warning, format!("warning: {sentence}")))

@@ -28,12 +28,12 @@ pub fn recap(summary: &Summary, style: Style) -> String {
     let (symbol, headline) = recap.headline();
     let headline = format!("{} {headline}", symbol.in_style(style));
     let rows = recap.hosts();
-    let anomalies = recap.anomalies();
-    if summary.outcome == Some(Outcome::Succeeded) && rows.is_empty() && anomalies.is_empty() {
+    let remarks = [rows, recap.anomalies(), recap.turned_up()];
+    if summary.outcome == Some(Outcome::Succeeded) && remarks.iter().all(Vec::is_empty) {
         return format!("{headline}{}", recap.took());
     }
-    let sections = [rows, anomalies, vec![recap.counts()]];
-    let sections = sections.into_iter().filter(|section| !section.is_empty()).map(|section| section.join("\n"));
+    let sections = remarks.into_iter().chain([vec![recap.counts()]]);
+    let sections = sections.filter(|section| !section.is_empty()).map(|section| section.join("\n"));
     std::iter::once(headline).chain(sections).collect::<Vec<_>>().join("\n\n")
 }
 
@@ -197,6 +197,15 @@ impl Recap<'_> {
             return Vec::new();
         };
         ["  late or unexpected:".to_owned(), first].into_iter().chain(sentences).collect()
+    }
+
+    fn turned_up(&self) -> Vec<String> {
+        let hosts: Vec<String> = self.summary.turned_up.keys().map(words::name).collect();
+        if hosts.is_empty() {
+            return Vec::new();
+        }
+        let hosts = words::names(&hosts);
+        vec![format!("  turned up meanwhile and not deployed: {hosts}   (apply the plan again for them)")]
     }
 
     fn counts(&self) -> String {

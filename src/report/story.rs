@@ -1,6 +1,7 @@
 //! Rollouts made by hand for the tests of the displays.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::{Lines, Reporter, Style, recap};
-use crate::plan::{FrozenHost, FrozenPlan, FrozenWave, Limits};
+use crate::plan::{FrozenHost, FrozenPlan, FrozenWave, Groups, Limits};
 use crate::protocol::{
     Action, Commit, ErrorCode, HostName, Phase, RequestId, RequestIds, Response, RolloutId, Status, Target, Tier,
 };
@@ -56,7 +57,13 @@ pub(super) fn wave(name: &str, hosts: &[&str]) -> FrozenWave {
         retries: 0,
         retry_delay: Duration::from_secs(30),
     };
-    FrozenWave { name: name.to_owned(), action: Action::Switch, hosts: hosts.iter().map(host).collect(), limits }
+    FrozenWave {
+        name: name.to_owned(),
+        action: Action::Switch,
+        hosts: hosts.iter().map(host).collect(),
+        groups: Groups::default(),
+        limits,
+    }
 }
 
 pub(super) fn rollout(name: &str, waves: Vec<FrozenWave>) -> Rollout {
@@ -68,7 +75,7 @@ pub(super) fn rollout(name: &str, waves: Vec<FrozenWave>) -> Rollout {
         revision: commit(NEW).into(),
         subject: Some("flake: bump nixpkgs".to_owned()),
         source: None,
-        plan: FrozenPlan { name: name.to_owned(), waves },
+        plan: FrozenPlan { name: name.to_owned(), waves, left_out: BTreeSet::new() },
     }
 }
 

@@ -127,6 +127,13 @@ pub enum EventKind {
         /// Which of both.
         state: Connection,
     },
+    /// A host of a group of the plan answers that did not when the hosts were settled. It is not deployed.
+    TurnedUp {
+        /// The host.
+        host: HostName,
+        /// The wave that it would have been in.
+        wave: WaveIndex,
+    },
     /// Something that should not be, and that changed nothing.
     Anomaly {
         /// The host whose request it concerns.

@@ -5,6 +5,7 @@
 //! holds its place in the window until it is final, also while it waits to be asked again.
 
 mod hosts;
+mod latecomers;
 mod outside;
 mod waves;
 
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use self::latecomers::Latecomers;
 use super::event::{Connection, Event, EventKind, HostOutcome, Interrupt, Outcome, Rollout, SkipCause};
 use super::host::{Flight, Patience};
 use super::summary::{HostState, HostView, Summary};
@@ -44,6 +46,7 @@ pub struct Machine {
     begun: bool,
     stage: Stage,
     tally: Tally,
+    latecomers: Latecomers,
     interrupt: Option<Interrupt>,
     link: Link,
     effects: VecDeque<Effect>,
@@ -131,7 +134,11 @@ impl Machine {
         let mut machine = Self::assemble(rollout, epoch, hosts);
         machine.wave = left.waves.iter().take_while(|wave| wave.succeeded()).count();
         machine.begun = left.waves.get(machine.wave).is_some_and(|wave| wave.began_at.is_some());
+        machine.latecomers = Latecomers::named(left.turned_up.keys());
         machine.report(now, EventKind::Resumed);
+        if machine.wave == 0 {
+            machine.call_roll();
+        }
         for (index, view) in left.hosts.iter().enumerate() {
             if let (true, Some(request)) = (view.state.is_in_flight(), &view.request) {
                 machine.ask_again(now, index, request.clone());
@@ -160,6 +167,7 @@ impl Machine {
             begun: false,
             stage: Stage::Entering,
             tally: Tally::default(),
+            latecomers: Latecomers::default(),
             interrupt: None,
             link: Link::Up { settled_at: Duration::ZERO },
             effects: VecDeque::new(),
@@ -236,8 +244,8 @@ impl Executor for Machine {
             Input::Answer(answer) => self.answered(now, answer),
             Input::CheckDone(result) => self.checked(now, result),
             Input::Interrupt(how) => self.interrupted(now, how),
-            // The hosts are settled before the rollout begins; who turns up later is not part of it.
-            Input::Present(_) | Input::RollCallOver => {}
+            Input::Present(report) => self.present(now, &report),
+            Input::RollCallOver => {}
         }
         self.advance(now);
     }

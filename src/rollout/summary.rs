@@ -21,6 +21,8 @@ pub struct Summary {
     pub waves: Vec<WaveView>,
     /// Every host, in the order of the waves and of dispatch.
     pub hosts: Vec<HostView>,
+    /// The hosts of the plan's groups that turned up too late to be deployed, and the waves that they would have been in.
+    pub turned_up: BTreeMap<HostName, WaveIndex>,
     /// What should not be and changed nothing.
     pub anomalies: Vec<(HostName, Anomaly)>,
     /// How urgently the operator wanted to stop.
@@ -177,6 +179,7 @@ impl Summary {
             }
             EventKind::Interrupted { how } => self.interrupt = self.interrupt.max(Some(*how)),
             EventKind::Dispatched { host: None, .. } | EventKind::Connection { .. } => {}
+            EventKind::TurnedUp { host, wave } => _ = self.turned_up.insert(host.clone(), *wave),
             EventKind::Anomaly { host, anomaly } => self.anomalies.push((host.clone(), anomaly.clone())),
             EventKind::Ended { outcome } => {
                 self.outcome = Some(*outcome);

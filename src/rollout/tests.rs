@@ -10,6 +10,7 @@ mod ledger;
 mod network;
 mod properties;
 mod resuming;
+mod roll_call_invariants;
 mod sim;
 mod transcript;
 mod transcripts;

@@ -1,5 +1,6 @@
 //! `deploy`: one request to one subject.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use crate::cli::out;
 use crate::cli::runtime::block_on;
 use crate::cli::session::Session;
 use crate::clock;
-use crate::plan::{FrozenPlan, FrozenWave, Limits, Selector};
+use crate::plan::{FrozenPlan, FrozenWave, Groups, Limits, Selector};
 use crate::protocol::{Action, HostReport, RequestIds, Revision, RolloutId, Subject};
 use crate::report;
 use crate::rollout::broadcast::Order;
@@ -117,7 +118,13 @@ impl Deploy {
             retry_delay: Duration::ZERO,
         };
         let name = order.subject.to_string();
-        let wave = FrozenWave { name: name.clone(), action: order.action, hosts: Vec::new(), limits };
+        let wave = FrozenWave {
+            name: name.clone(),
+            action: order.action,
+            hosts: Vec::new(),
+            groups: Groups::default(),
+            limits,
+        };
         Rollout {
             id: RolloutId::from(Uuid::new_v4()),
             ids: RequestIds::new(Uuid::new_v4()),
@@ -126,7 +133,7 @@ impl Deploy {
             revision: self.branch.clone(),
             subject: None,
             source: None,
-            plan: FrozenPlan { name, waves: vec![wave] },
+            plan: FrozenPlan { name, waves: vec![wave], left_out: BTreeSet::new() },
         }
     }
 }

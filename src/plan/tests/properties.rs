@@ -200,6 +200,10 @@ proptest! {
                 prop_assert!(excluded || names.contains(&name), "a named host is in");
             }
         }
+        for report in reports.iter().filter(|report| !plan.names(&report.hostname)) {
+            let taken = frozen.waves.iter().position(|wave| wave.hosts.iter().any(|host| host.hostname == report.hostname));
+            prop_assert_eq!(frozen.wave_of_group(report), taken, "a host that is late is missed where it would have been");
+        }
         let subjects: BTreeSet<_> = frozen.hosts().map(|host| &host.subject).collect();
         prop_assert_eq!(subjects.len(), names.len(), "each host has a subject of its own");
         for report in &reports {

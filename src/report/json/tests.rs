@@ -26,6 +26,7 @@ fn every_kind() -> Vec<EventKind> {
         EventKind::Retrying { host: host(), outcome: HostOutcome::Rejected, delay: Duration::from_millis(1500) },
         EventKind::Baking { wave, remaining: Duration::from_mins(10) },
         EventKind::Checking { wave },
+        EventKind::TurnedUp { host: host(), wave },
         EventKind::Interrupted { how: Interrupt::Drain },
         EventKind::Interrupted { how: Interrupt::Abort },
         EventKind::Connection { state: Connection::Down },

@@ -177,3 +177,35 @@ fn a_rollout_that_goes_on_is_said_to() {
     ");
     assert_eq!(super::recap(&crate::rollout::Summary::default(), crate::report::Style::Plain), "");
 }
+
+#[test]
+fn who_turned_up_too_late_is_named_even_after_a_success() {
+    let mut story = Story::begin(rollout("evening", vec![wave("test", &["test1"]), wave("all", &["ns1"])]));
+    story.wave_starts(0).deploys("test1").wave_ends(0, WaveVerdict::Succeeded).wave_starts(1).sent("ns1");
+    for late in ["nas", "laptop"] {
+        story.event(EventKind::TurnedUp { host: name(late), wave: WaveIndex(1) });
+    }
+    story.wait(2).answered(answer("ns1", Status::Completed)).wave_ends(1, WaveVerdict::Succeeded);
+    story.ends(Outcome::Succeeded);
+    insta::assert_snapshot!(story.told(), @"
+    ◌ Rollout evening 01f92b3c begins: main -> 8c1f0e2, 2 hosts in 2 waves
+    ◌ 1/2 test   1 host, 1 at once
+        ◌ test1  sent
+        ◌ test1  building    1s
+        ◌ test1  activating  11s
+        ✔ test1  completed   12s     a91be77 -> 8c1f0e2
+    ✔ 1/2 test   1/1   12s
+    ◌ 2/2 all    1 host, 1 at once
+        ◌ ns1    sent
+    ○ 2/2 all    nas turned up too late for this wave, and is not deployed
+    ○ 2/2 all    laptop turned up too late for this wave, and is not deployed
+        ✔ ns1    completed   2s      a91be77 -> 8c1f0e2
+    ✔ 2/2 all    1/1   2s
+
+    ✔ Rollout evening: 2 hosts completed in 2 waves, main -> 8c1f0e2
+
+      turned up meanwhile and not deployed: laptop nas   (apply the plan again for them)
+
+      2 hosts: 2 completed   14s
+    ");
+}

@@ -52,6 +52,10 @@ impl Machine {
     pub(super) fn start_wave(&mut self, now: Duration) {
         self.stage = Stage::Running;
         self.report(now, EventKind::WaveStarted { wave: WaveIndex(self.wave) });
+        // The hosts were settled a moment before the first one.
+        if self.wave > 0 {
+            self.call_roll();
+        }
     }
 
     fn run_wave(&mut self, now: Duration) -> bool {

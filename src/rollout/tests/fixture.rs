@@ -1,12 +1,13 @@
 //! Small plans, rollouts and messages.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use crate::plan::{Check, FrozenHost, FrozenPlan, FrozenWave, Limits};
+use crate::plan::{Check, FrozenHost, FrozenPlan, FrozenWave, Groups, Limits};
 use crate::protocol::{
     Action, HostName, HostReport, RequestId, RequestIds, Response, RolloutId, Status, Subject, Target, Tier,
 };
@@ -66,7 +67,7 @@ pub(super) fn wave_with(hosts: &str, change: impl FnOnce(&mut Limits)) -> Frozen
     let mut limits = limits();
     change(&mut limits);
     let hosts: Vec<FrozenHost> = hosts.split_whitespace().map(host).collect();
-    FrozenWave { name: "wave".to_owned(), action: Action::Switch, hosts, limits }
+    FrozenWave { name: "wave".to_owned(), action: Action::Switch, hosts, groups: Groups::default(), limits }
 }
 
 pub(super) fn rollout(waves: impl Into<Vec<FrozenWave>>) -> Arc<Rollout> {
@@ -78,7 +79,7 @@ pub(super) fn rollout(waves: impl Into<Vec<FrozenWave>>) -> Arc<Rollout> {
         revision: COMMIT.parse().unwrap(),
         subject: None,
         source: None,
-        plan: FrozenPlan { name: "sunday".to_owned(), waves: waves.into() },
+        plan: FrozenPlan { name: "sunday".to_owned(), waves: waves.into(), left_out: BTreeSet::new() },
     })
 }
 

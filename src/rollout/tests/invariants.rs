@@ -1,10 +1,12 @@
 //! What holds of every rollout, each said once and checked at every step. The numbers are those of the design.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::fixture::{COMMIT, EPOCH};
 use super::host_invariants::{self, finals_are_what_hosts_said, outage_asks, retries, silence};
 use super::ledger::{Course, Ledger, Seen};
+use super::roll_call_invariants::{latecomers_are_named, roll_is_called};
 use super::sim::{Entry, Log};
 use super::world::World;
 use crate::plan::{FrozenPlan, Limits};
@@ -17,7 +19,7 @@ use crate::rollout::{
 /// Whether what happens now may follow what was seen before.
 type Invariant = fn(&Ledger, Duration, &Entry) -> bool;
 
-const INVARIANTS: [(&str, Invariant); 21] = [
+const INVARIANTS: [(&str, Invariant); 23] = [
     ("P1 barrier", barrier),
     ("P2 budget", budget),
     ("P3 bound", bound),
@@ -25,6 +27,8 @@ const INVARIANTS: [(&str, Invariant); 21] = [
     ("P5 once", host_invariants::once),
     ("P5 retries", retries),
     ("P6 frozen", frozen),
+    ("P6 latecomers", latecomers_are_named),
+    ("P6 roll call", roll_is_called),
     ("P7 prefix", prefix),
     ("P8 final", host_invariants::one_final),
     ("P9 truth", finals_are_what_hosts_said),
@@ -317,6 +321,7 @@ fn fold(ledger: &Ledger, summary: &Summary) -> bool {
         && sums(ledger, summary)
         && summary.outcome == ledger.outcome
         && summary.interrupt <= ledger.interrupt
+        && summary.turned_up.keys().eq(BTreeSet::from_iter(&ledger.named))
 }
 
 /// The sums of the recap are those of the outcomes, and together they are all hosts.
@@ -342,7 +347,7 @@ fn ends_in_time(world: &World, ledger: &Ledger, log: &Log) -> bool {
         .filter_map(|course| Some(course.answered?.0.saturating_sub(course.asked_at?)))
         .sum::<Duration>();
     let asked_in_vain = ledger.waves.iter().any(|course| course.asked_at.is_some() && course.answered.is_none());
-    let plan = FrozenPlan { name: String::new(), waves: world.waves.clone() };
+    let plan = FrozenPlan { name: String::new(), waves: world.waves.clone(), left_out: BTreeSet::new() };
     let ended_at = log.last().map_or(Duration::ZERO, |(at, _)| *at);
     !world.connection.is_empty() || asked_in_vain || ended_at <= ledger.begun_at + plan.longest() + thought
 }

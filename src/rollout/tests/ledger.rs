@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::sim::Entry;
 use crate::plan::{FrozenHost, FrozenWave};
-use crate::protocol::{ErrorCode, HostName, RequestId, Response, Status};
+use crate::protocol::{ErrorCode, HostName, RequestId, Response, Status, Tier};
 use crate::rollout::{
     Answer, Connection, Dispatch, Effect, Event, EventKind, HostOutcome, Input, Interrupt, Outcome, WaveVerdict,
 };
@@ -22,12 +22,15 @@ pub(super) struct Ledger<'a> {
     pub(super) was_disturbed: bool,
     pub(super) interrupt: Option<Interrupt>,
     pub(super) outcome: Option<Outcome>,
-    /// The effect before.
+    /// The effect before, if nothing happened outside since.
     pub(super) last: Option<Effect>,
     /// The requests whose state has to be asked for before anything else happens.
     pub(super) to_be_asked: Vec<RequestId>,
     /// The dispatched event that was reported last, if its request was not sent yet.
     pub(super) announced: Option<RequestId>,
+    /// The hosts that are not of the plan and should have been, as far as they were named, and those that are to be.
+    pub(super) named: Vec<HostName>,
+    pub(super) to_be_named: Vec<HostName>,
     /// When the process began that is at it.
     pub(super) begun_at: Duration,
 }
@@ -85,6 +88,8 @@ impl<'a> Ledger<'a> {
             last: None,
             to_be_asked: Vec::new(),
             announced: None,
+            named: Vec::new(),
+            to_be_named: Vec::new(),
             begun_at: Duration::ZERO,
         }
     }
@@ -115,8 +120,11 @@ impl<'a> Ledger<'a> {
 
     pub(super) fn note(&mut self, at: Duration, entry: &Entry) {
         match entry {
-            Entry::Told(input) => self.told(at, input),
-            Entry::Woken => {}
+            Entry::Told(input) => {
+                self.told(at, input);
+                self.last = None;
+            }
+            Entry::Woken => self.last = None,
             Entry::Restarted => self.restarted(at),
             Entry::Did(effect) => {
                 self.did(at, effect);
@@ -165,8 +173,21 @@ impl<'a> Ledger<'a> {
                 }
             }
             Input::Interrupt(how) => self.interrupt = self.interrupt.max(Some(*how)),
-            Input::Present(_) | Input::RollCallOver => {}
+            Input::Present(report) => {
+                let host = &report.hostname;
+                let of_plan = self.hosts.iter().any(|seen| seen.host.hostname == *host);
+                let belongs = self.has_groups() && report.tier == Tier::Prod;
+                if !of_plan && belongs && !self.named.contains(host) {
+                    self.to_be_named.push(host.clone());
+                }
+            }
+            Input::RollCallOver => {}
         }
+    }
+
+    /// Whether a wave takes all prod hosts; there is no other group.
+    pub(super) fn has_groups(&self) -> bool {
+        self.waves.iter().any(|course| !course.wave.groups.is_empty())
     }
 
     /// Nobody is charged for the time of an outage.
@@ -191,6 +212,7 @@ impl<'a> Ledger<'a> {
     fn restarted(&mut self, at: Duration) {
         self.events.retain(|event| event.kind.is_fact());
         self.begun_at = at;
+        self.to_be_named.clear();
         (self.down_since, self.interrupt, self.outcome, self.last) = (None, None, None, None);
         for course in self.waves.iter_mut().filter(|course| course.verdict != Some(WaveVerdict::Succeeded)) {
             *course = Course {
@@ -267,6 +289,10 @@ impl<'a> Ledger<'a> {
                 seen.came_to(*outcome);
             }
             EventKind::Ended { outcome } => self.outcome = Some(*outcome),
+            EventKind::TurnedUp { host, .. } => {
+                self.to_be_named.retain(|named| named != host);
+                self.named.push(host.clone());
+            }
             EventKind::Begun(_)
             | EventKind::Resumed
             | EventKind::Joined { .. }

@@ -104,6 +104,7 @@ fn reported(event: &EventKind, names: &mut Names) -> String {
         EventKind::WaveEnded { wave, verdict } => format!("wave {wave} {}", ended(verdict)),
         EventKind::Interrupted { how } => format!("interrupted: {how:?}"),
         EventKind::Connection { state } => format!("connection {state:?}"),
+        EventKind::TurnedUp { host, wave } => format!("{host} turned up too late for wave {wave}"),
         EventKind::Anomaly { host, anomaly } => format!("{host} anomaly: {}", odd(anomaly)),
         EventKind::Ended { outcome } => format!("the rollout {outcome:?}"),
     }

@@ -10,8 +10,8 @@ use proptest::sample::select;
 use super::fixture::{self, EPOCH, secs};
 use super::network::{Network, Script, connection, interrupts, losses, mostly, scripts, seconds};
 use super::sim::{self, Agenda, Log};
-use crate::plan::{Check, FrozenHost, FrozenWave, Limits};
-use crate::protocol::Action;
+use crate::plan::{Check, FrozenHost, FrozenWave, Groups, Limits};
+use crate::protocol::{Action, HostReport, Tier};
 use crate::rollout::{Answer, Connection, Dispatch, Effect, Executor, Input, Interrupt, Machine};
 
 /// Everything that the machine cannot decide.
@@ -26,7 +26,19 @@ pub(super) struct World {
     /// How long the operator thinks about each wave, and what is said then.
     pub(super) answers: Vec<(Duration, Answer)>,
     pub(super) checks: Vec<Checked>,
+    pub(super) latecomers: Vec<Latecomer>,
     pub(super) deadline_first: bool,
+}
+
+/// A host that is not part of the plan.
+#[derive(Debug, Clone)]
+pub(super) struct Latecomer {
+    /// What it says when the roll is called.
+    pub(super) report: HostReport,
+    /// From when on it is there.
+    pub(super) since: Duration,
+    /// How long it takes to answer.
+    pub(super) after: Duration,
 }
 
 /// How long the check of a wave runs, and whether it passes.
@@ -76,7 +88,9 @@ impl World {
     /// Lives on until the machine has come to an end.
     pub(super) fn live(&self, mut machine: impl Executor, mut network: Network<'_>, agenda: Agenda) -> Log {
         sim::run(&mut machine, agenda, |now, effect, agenda| match effect {
-            Effect::Send(_) | Effect::AskState(_) => self.publish(now, effect, &mut network, agenda),
+            Effect::Send(_) | Effect::AskState(_) | Effect::CallRoll => {
+                self.publish(now, effect, &mut network, agenda);
+            }
             Effect::Ask(wave) => {
                 let (after, answer) = self.answers[wave.0];
                 agenda.surely(now + after, Input::Answer(answer));
@@ -86,7 +100,7 @@ impl World {
                 let result = if passes { Ok(()) } else { Err("exit status 1".to_owned()) };
                 agenda.surely(now + after, Input::CheckDone(result));
             }
-            Effect::Report(_) | Effect::CallRoll => {}
+            Effect::Report(_) => {}
         })
     }
 
@@ -106,7 +120,16 @@ impl World {
                 let (host, request) = of(dispatch);
                 network.asked(now, host, &request, agenda);
             }
-            Effect::Report(_) | Effect::CallRoll | Effect::Ask(_) | Effect::RunCheck(_) => {}
+            Effect::CallRoll => {
+                for host in self.hosts() {
+                    let report = fixture::report(&host.hostname, vec![host.subject.clone()]);
+                    agenda.over_the_bus(now, Input::Present(Box::new(report)));
+                }
+                for host in self.latecomers.iter().filter(|host| host.since <= now) {
+                    agenda.over_the_bus(now + host.after, Input::Present(Box::new(host.report.clone())));
+                }
+            }
+            Effect::Report(_) | Effect::Ask(_) | Effect::RunCheck(_) => {}
         }
     }
 }
@@ -137,7 +160,7 @@ fn limits() -> impl Strategy<Value = Limits> {
 }
 
 fn waves() -> impl Strategy<Value = Vec<FrozenWave>> {
-    let wave = (vec(any::<bool>(), 0..7), limits(), select(Action::ALL.to_vec()));
+    let wave = (vec(any::<bool>(), 0..7), limits(), select(Action::ALL.to_vec()), groups());
     vec(wave, 1..5).prop_map(|waves| {
         let mut count = 0;
         let mut new_host = |knows_ids| {
@@ -145,13 +168,28 @@ fn waves() -> impl Strategy<Value = Vec<FrozenWave>> {
             FrozenHost { knows_ids, ..fixture::host(&format!("h{count}")) }
         };
         let mut frozen = Vec::new();
-        for (number, (hosts, mut limits, action)) in waves.into_iter().enumerate() {
+        for (number, (hosts, mut limits, action, groups)) in waves.into_iter().enumerate() {
             let hosts: Vec<FrozenHost> = hosts.into_iter().map(&mut new_host).collect();
             limits.min_hosts = limits.min_hosts.min(hosts.len());
-            frozen.push(FrozenWave { name: format!("w{number}"), action, hosts, limits });
+            frozen.push(FrozenWave { name: format!("w{number}"), action, hosts, groups, limits });
         }
         frozen
     })
+}
+
+/// All prod hosts, or nobody but those that are named.
+fn groups() -> impl Strategy<Value = Groups> {
+    let all = Groups { targets: vec!["deploy.prod.all".parse().unwrap()], exclude: Vec::new() };
+    mostly(70, Just(Groups::default()), Just(all))
+}
+
+fn latecomers() -> impl Strategy<Value = Vec<Latecomer>> {
+    let latecomer = (0..4u32, select(Tier::ALL.to_vec()), seconds(0..30), seconds(0..4));
+    let latecomer = latecomer.prop_map(|(number, tier, since, after)| {
+        let report = HostReport { tier, ..fixture::report(&fixture::name(&format!("late{number}")), Vec::new()) };
+        Latecomer { report, since, after }
+    });
+    mostly(50, Just(Vec::new()), vec(latecomer, 1..4))
 }
 
 fn operator(waves: usize) -> impl Strategy<Value = (Vec<(Duration, Answer)>, Vec<Checked>)> {
@@ -175,8 +213,8 @@ pub(super) fn world(climate: Climate) -> impl Strategy<Value = World> {
         let count = waves.len();
         (Just(waves), scripts(hosts), operator(count))
     });
-    (waves, connection, losses, interrupts, any::<bool>()).prop_map(
-        |((waves, scripts, (answers, checks)), connection, losses, interrupts, deadline_first)| World {
+    (waves, connection, losses, interrupts, latecomers(), any::<bool>()).prop_map(
+        |((waves, scripts, (answers, checks)), connection, losses, interrupts, latecomers, deadline_first)| World {
             waves,
             scripts,
             connection,
@@ -184,6 +222,7 @@ pub(super) fn world(climate: Climate) -> impl Strategy<Value = World> {
             interrupts,
             answers,
             checks,
+            latecomers,
             deadline_first,
         },
     )

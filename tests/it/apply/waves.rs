@@ -3,6 +3,7 @@
 use super::fake::{self, Fake};
 use super::stage::{self, apply, calls, expect_recap, open, order, ran, ran_sorted, recap, story, until};
 use super::wiretap::Wiretap;
+use crate::host;
 use crate::support::rebuild::GATE;
 
 /// The homelab that the demo shows, and its plan.
@@ -156,4 +157,23 @@ async fn a_target_may_be_an_alias_and_a_plan_a_name() {
     let ended = stage::start(command).ended().await.unwrap().expect(0);
     expect_recap(&ended, "Rollout weekly: 3 hosts completed in 2 waves");
     assert_eq!(ran(&lab), ["test1", "ns1", "ns2"]);
+}
+
+#[tokio::test]
+async fn a_host_that_turns_up_meanwhile_is_named_and_not_deployed() {
+    let mut lab = stage::empty(&["test.test1", "prod.ns1", "prod.late"]).await;
+    for name in ["test1", "ns1"] {
+        lab.listen(&host(name), &[]).await.unwrap();
+    }
+    order(&lab, &["test1", "ns1"], GATE);
+    let plan = "revision = 'main'\n[[wave]]\ntargets = 'test.all'\n[[wave]]\nname = 'rest'\ntargets = 'prod.all'\n";
+    let mut rollout = apply(&lab, plan);
+    until(&lab, "test1 start").await;
+    lab.listen(&host("late"), &[]).await.unwrap();
+    open(&lab, "test1");
+    rollout.tells("2/2 rest       late turned up too late for this wave, and is not deployed").await.unwrap();
+    open(&lab, "ns1");
+    let ended = rollout.ended().await.unwrap().expect(0);
+    expect_recap(&ended, "turned up meanwhile and not deployed: late");
+    assert_eq!(ran(&lab), ["test1", "ns1"]);
 }

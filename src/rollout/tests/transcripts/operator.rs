@@ -1,8 +1,9 @@
 //! What the operator has a say in: the bake, the check, the confirmation, the interrupt.
 
+use crate::plan::Groups;
 use crate::protocol::Status::Completed;
 use crate::rollout::tests::drive::Drive;
-use crate::rollout::tests::fixture::{check, secs, wave, wave_with};
+use crate::rollout::tests::fixture::{check, name, report, secs, wave, wave_with};
 use crate::rollout::{Answer, Input, Interrupt};
 
 #[test]
@@ -209,5 +210,53 @@ fn an_interrupt_while_the_last_hosts_complete_stops_the_check() {
     5s a COMPLETED
     5s wave 1 interrupted
     5s the rollout Interrupted
+    ");
+}
+
+#[test]
+fn who_turns_up_late_is_named_and_not_asked() {
+    let mut rest = wave("b");
+    rest.groups = Groups {
+        targets: vec!["deploy.prod.all".parse().unwrap()],
+        exclude: vec!["deploy.prod.gone".parse().unwrap(), "deploy.prod.role.dns".parse().unwrap()],
+    };
+    let mut drive = Drive::plan([wave("a"), rest]);
+    drive.says(5.0, "a", Completed);
+    for (seconds, host) in [(5.1, "a"), (5.2, "late"), (5.3, "late"), (5.4, "gone"), (5.5, "b")] {
+        drive.is_present(seconds, report(&name(host), Vec::new()));
+    }
+    drive.is_restarted(7.0).is_present(7.1, report(&name("late"), Vec::new()));
+    drive.is_present(7.2, report(&name("later"), Vec::new()));
+    drive.says(9.0, "b", Completed);
+    insta::assert_snapshot!(drive.transcript(), @"
+        0s sunday begins
+        0s wave 1 started
+        0s a dispatched: r1, attempt 1
+        0s -> deploy.prod.a: r1 switch until 135s
+        5s       < r1: a completed
+        5s a COMPLETED
+        5s wave 1 succeeded
+        5s wave 2 started
+        5s -> call the roll
+        5s b dispatched: r2, attempt 1
+        5s -> deploy.prod.b: r2 switch until 140s
+      5.1s       < a is there
+      5.2s       < late is there
+      5.2s late turned up too late for wave 2
+      5.3s       < late is there
+      5.4s       < gone is there
+      5.5s       < b is there
+        7s       < the operator's machine died and is back
+        7s resumed
+        7s -> deploy.prod.b: r2 switch until 142s again, for its state
+        7s wave 2 started
+        7s -> call the roll
+      7.1s       < late is there
+      7.2s       < later is there
+      7.2s later turned up too late for wave 2
+        9s       < r2: b completed
+        9s b COMPLETED
+        9s wave 2 succeeded
+        9s the rollout Succeeded
     ");
 }
