@@ -21,7 +21,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use self::commands::{
-    apply, completions, deploy, hosts, keygen, listener, man, nats_config, plan, rollouts, supervise,
+    apply, completions, deploy, hosts, keygen, listener, man, mcp, nats_config, plan, rollouts, supervise,
 };
 use self::exit::{CommandResult, Exit};
 
@@ -45,6 +45,7 @@ enum Command {
     Keygen(keygen::Keygen),
     NatsConfig(nats_config::NatsConfig),
     Listener(Box<listener::Listener>),
+    Mcp(Box<mcp::Mcp>),
     Completions(completions::Completions),
     Man(man::Man),
     #[command(hide = true)]
@@ -95,6 +96,7 @@ impl Command {
             Self::Keygen(keygen) => keygen.run(),
             Self::NatsConfig(nats_config) => nats_config.run(),
             Self::Listener(listener) => listener.run(),
+            Self::Mcp(mcp) => mcp.run(),
             Self::Completions(completions) => Ok(completions.run()),
             Self::Man(man) => man.run(Cli::command()),
             Self::Supervise(supervise) => supervise.run(),

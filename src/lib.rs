@@ -6,6 +6,7 @@
 //! - [`plan`]: what a plan says and what it comes down to, pure;
 //! - [`rollout`]: how a plan is carried out, pure;
 //! - [`operator`]: what drives a rollout from the operator's machine, and what it records of it;
+//! - [`mcp`]: the same for assistants;
 //! - [`report`]: what the operator sees of it;
 //! - [`listener`]: what runs on each host;
 //! - [`bus`]: the connection to NATS, for both ends;
@@ -18,6 +19,7 @@ pub mod bus;
 pub mod cli;
 pub mod clock;
 pub mod listener;
+pub mod mcp;
 pub mod nats_config;
 pub mod notify;
 pub mod operator;

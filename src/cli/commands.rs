@@ -7,6 +7,7 @@ pub(super) mod hosts;
 pub(super) mod keygen;
 pub(super) mod listener;
 pub(super) mod man;
+pub(super) mod mcp;
 pub(super) mod nats_config;
 pub(super) mod plan;
 pub(super) mod rollouts;

@@ -58,11 +58,15 @@ pub(super) struct DisplayArgs {
 impl OperatorArgs {
     /// Connects, and tells the user what is not as it should be.
     pub(super) async fn connect(&self) -> Result<Bus, CommandError> {
-        let settings = self.connection.settings(self.name(), SeedReaders::Warn);
-        let settings = Settings { subscription_capacity: SUBSCRIPTION_CAPACITY, ..settings };
-        let bus = Bus::connect(&settings).await.map_err(|error| Exit::Precondition.because(error))?;
+        let bus = Bus::connect(&self.settings()).await.map_err(|error| Exit::Precondition.because(error))?;
         out::warnings(&bus.warnings);
         Ok(bus)
+    }
+
+    /// How to connect.
+    pub(super) fn settings(&self) -> Settings {
+        let settings = self.connection.settings(self.name(), SeedReaders::Warn);
+        Settings { subscription_capacity: SUBSCRIPTION_CAPACITY, ..settings }
     }
 
     /// Who deploys.

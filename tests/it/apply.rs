@@ -18,6 +18,6 @@ mod outages;
 mod output;
 mod resume;
 mod selection;
-mod stage;
+pub(crate) mod stage;
 mod waves;
 mod wiretap;

@@ -15,6 +15,7 @@ mod harness;
 mod hosts;
 mod lifecycle;
 mod listener;
+mod mcp;
 mod permissions;
 mod predecessor;
 mod runs;

@@ -34,10 +34,8 @@ impl Hosts {
         let mut bus = self.operator.connect().await?;
         let discovery = self.operator.discovery(self.tier);
         let call = RollCall { discovery: &discovery, only: None };
-        let mut hosts = call.call(&mut bus).await.map_err(|error| Exit::Precondition.because(error))?.hosts;
-        // A listener that knows nothing of tiers answers every roll call.
-        hosts.retain(|host| self.tier.is_none_or(|tier| host.tier == tier));
-        hosts.sort_by(|a, b| (a.tier, &a.hostname).cmp(&(b.tier, &b.hostname)));
+        let called = call.call(&mut bus).await.map_err(|error| Exit::Precondition.because(error))?;
+        let hosts = called.hosts_of(self.tier);
         if self.json {
             out::json(&hosts);
         } else if hosts.is_empty() {

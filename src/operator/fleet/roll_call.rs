@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{Discovery, FleetError};
 use crate::bus::{Bus, BusEvent};
-use crate::protocol::{DiscoveryAnswer, DiscoveryRequest, HostName, HostReport, ReplySubject, RolloutReport};
+use crate::protocol::{DiscoveryAnswer, DiscoveryRequest, HostName, HostReport, ReplySubject, RolloutReport, Tier};
 
 /// How long other operators may take to answer once all hosts have. Their programs wait for such a question; a host that is
 /// at work may be slow.
@@ -33,6 +33,16 @@ pub struct RollCalled {
     pub hosts: Vec<HostReport>,
     /// The rollouts that other operators are running.
     pub rollouts: Vec<RolloutReport>,
+}
+
+impl RollCalled {
+    /// The hosts of a tier, or of all, by tier and name. A listener that knows nothing of tiers answers every roll call.
+    pub fn hosts_of(self, tier: Option<Tier>) -> Vec<HostReport> {
+        let mut hosts = self.hosts;
+        hosts.retain(|host| tier.is_none_or(|tier| host.tier == tier));
+        hosts.sort_by(|a, b| (a.tier, &a.hostname).cmp(&(b.tier, &b.hostname)));
+        hosts
+    }
 }
 
 impl RollCall<'_> {

@@ -1,0 +1,175 @@
+//! An assistant.
+
+use std::process::Stdio;
+
+use boon::{Compiler, Schemas};
+use homelab_deploy::mcp::{Server, Settings};
+use rmcp::model::{
+    CallToolRequestParams, CallToolResult, ClientCapabilities, ClientConfig, Implementation, JsonObject,
+    ProtocolVersion, Tool,
+};
+use rmcp::service::RunningService;
+use rmcp::{ClientLifecycleMode, ClientServiceExt, RoleClient, ServiceExt};
+use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::process::{Child, Command};
+use tokio::task::JoinSet;
+
+use crate::support::keys::Key;
+use crate::support::lab::Lab;
+use crate::support::wait;
+
+/// The two eras of the protocol: with a handshake, and with everything in each request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Era {
+    Handshake,
+    Stateless,
+}
+
+pub const ERAS: [Era; 2] = [Era::Handshake, Era::Stateless];
+
+/// A client and the server at its other end, both of which end with it.
+pub struct Assistant<H: rmcp::ClientHandler = ClientConfig> {
+    pub client: RunningService<RoleClient, H>,
+    _server: JoinSet<()>,
+    child: Option<Child>,
+}
+
+/// What such a client says of itself.
+pub fn config() -> ClientConfig {
+    ClientConfig::new(ClientCapabilities::default(), Implementation::new("test", "1"))
+}
+
+/// A server as the lab's operator would start it: with the key for the test tier, and none of an administrator.
+pub fn settings(lab: &Lab) -> Settings {
+    let connect = |key: &Key| homelab_deploy::bus::Settings {
+        servers: vec![lab.server.url().parse().unwrap()],
+        nkey_file: key.seed_file().to_owned(),
+        seed_readers: homelab_deploy::bus::SeedReaders::Warn,
+        ca_file: None,
+        client_cert: None,
+        name: "test".to_owned(),
+        subscription_capacity: homelab_deploy::bus::SUBSCRIPTION_CAPACITY,
+    };
+    Settings {
+        test: connect(&lab.test_deployer),
+        admin: None,
+        discover_subject: homelab_deploy::protocol::subject::DISCOVER.parse().unwrap(),
+        discover_window: std::time::Duration::from_millis(500),
+        operator: "ops@desk".to_owned(),
+    }
+}
+
+/// `homelab-deploy mcp` with these arguments, as the lab's operator calls it.
+pub fn command(lab: &Lab, arguments: &[&str]) -> Command {
+    let mut command = lab.operator(&lab.test_deployer).unwrap();
+    command.arg("mcp").args(["--discover-window", "500ms"]).args(arguments);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut command = Command::from(command);
+    command.kill_on_drop(true);
+    command
+}
+
+impl Assistant {
+    /// Talks to a server in this process.
+    pub async fn beside(settings: Settings, era: Era) -> Self {
+        Self::meeting(config(), Server::new(settings), era).await
+    }
+
+    /// Talks to a program of its own.
+    pub async fn spawn(command: &mut Command, era: Era) -> Self {
+        let mut child = command.spawn().unwrap();
+        let pipes = (child.stdout.take().unwrap(), child.stdin.take().unwrap());
+        let client = connect(config(), tokio::io::join(pipes.0, pipes.1), era).await;
+        Self { client, _server: JoinSet::new(), child: Some(child) }
+    }
+
+    /// The program, which is no longer talked to.
+    pub async fn hang_up(mut self) -> Child {
+        let child = self.child.take().unwrap();
+        self.client.cancel().await.unwrap();
+        child
+    }
+}
+
+impl<H: rmcp::ClientHandler> Assistant<H> {
+    /// Talks to a server in this process, and answers what that asks.
+    pub async fn meeting(handler: H, server: Server, era: Era) -> Self {
+        let (ours, theirs) = tokio::io::duplex(1 << 20);
+        let mut serving = JoinSet::new();
+        serving.spawn(async move {
+            server.serve(theirs).await.unwrap().waiting().await.unwrap();
+        });
+        let client = connect(handler, ours, era).await;
+        Self { client, _server: serving, child: None }
+    }
+
+    /// The tools that are offered.
+    pub async fn tools(&self) -> Vec<Tool> {
+        self.client.list_all_tools().await.unwrap()
+    }
+
+    /// Calls a tool. What it answers is held against the schema that it has for that.
+    pub async fn call(&self, tool: &str, arguments: Value) -> CallToolResult {
+        let result = wait::event(tool, self.client.call_tool(params(tool, arguments))).await.unwrap().unwrap();
+        let size = serde_json::to_vec(&result).unwrap().len();
+        assert!(size <= 20_000, "{tool} answers {size} bytes");
+        if result.is_error == Some(true) {
+            assert_eq!(result.structured_content, None, "an error is text only");
+        } else {
+            let tools = self.tools().await;
+            let schema = tools.iter().find(|known| known.name == tool).unwrap().output_schema.clone().unwrap();
+            matches(&schema, result.structured_content.as_ref().unwrap());
+        }
+        result
+    }
+
+    /// Calls a tool that does what was asked, and returns its data.
+    pub async fn ask(&self, tool: &str, arguments: Value) -> Value {
+        let result = self.call(tool, arguments).await;
+        assert_ne!(result.is_error, Some(true), "{}", text(&result));
+        result.structured_content.unwrap()
+    }
+
+    /// Calls a tool that does not, and returns what it says.
+    pub async fn refused(&self, tool: &str, arguments: Value) -> String {
+        let result = self.call(tool, arguments).await;
+        assert_eq!(result.is_error, Some(true), "{}", text(&result));
+        text(&result)
+    }
+}
+
+async fn connect<H, T>(handler: H, transport: T, era: Era) -> RunningService<RoleClient, H>
+where
+    H: rmcp::ClientHandler,
+    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let lifecycle = match era {
+        Era::Handshake => ClientLifecycleMode::Initialize,
+        Era::Stateless => ClientLifecycleMode::Discover { preferred_versions: vec![ProtocolVersion::V_2026_07_28] },
+    };
+    let transport = tokio::io::split(transport);
+    wait::event("the server is met", handler.serve_with_lifecycle(transport, lifecycle)).await.unwrap().unwrap()
+}
+
+/// The parameters of a call.
+pub fn params(tool: &str, arguments: Value) -> CallToolRequestParams {
+    let arguments: JsonObject = serde_json::from_value(arguments).unwrap();
+    CallToolRequestParams::new(tool.to_owned()).with_arguments(arguments)
+}
+
+/// All text of a result.
+pub fn text(result: &CallToolResult) -> String {
+    result.content.iter().filter_map(|block| block.as_text()).map(|text| text.text.clone()).collect()
+}
+
+/// Makes sure that a value is as the schema says.
+#[track_caller]
+fn matches(schema: &JsonObject, value: &Value) {
+    let (mut schemas, mut compiler) = (Schemas::new(), Compiler::new());
+    compiler.add_resource("mem:///schema", json!(schema)).unwrap();
+    let index = compiler.compile("mem:///schema", &mut schemas).unwrap();
+    if let Err(error) = schemas.validate(value, index) {
+        panic!("{error:#}\n{value:#}");
+    }
+}

@@ -1,0 +1,67 @@
+//! `list_hosts`, and what holds for every tool.
+
+use serde_json::{Value, json};
+
+use super::client::{Assistant, ERAS, command, settings};
+use crate::apply::stage;
+use crate::support::wait;
+
+fn names(answer: &Value) -> Vec<&str> {
+    answer["hosts"].as_array().unwrap().iter().map(|host| host["hostname"].as_str().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn hosts_are_listed_in_both_eras_and_over_both_ways() {
+    let lab = stage::lab(&["prod.ns1.dns", "test.test1"]).await;
+    for era in ERAS {
+        let beside = Assistant::beside(settings(&lab), era).await;
+        let program = Assistant::spawn(&mut command(&lab, &[]), era).await;
+        for assistant in [beside, program] {
+            let all = assistant.ask("list_hosts", json!({})).await;
+            assert_eq!(names(&all), ["test1", "ns1"]);
+            assert_eq!(
+                (&all["total"], &all["truncated"], &all["hosts"][1]["role"]),
+                (&json!(2), &json!(false), &json!("dns"))
+            );
+            let prod = assistant.ask("list_hosts", json!({ "tier": "prod" })).await;
+            assert_eq!(names(&prod), ["ns1"]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn wrong_arguments_are_told_in_words() {
+    let lab = stage::empty(&[]).await;
+    let assistant = Assistant::beside(settings(&lab), ERAS[0]).await;
+    let told = assistant.refused("list_hosts", json!({ "teir": "prod" })).await;
+    assert!(told.starts_with("invalid_arguments: unknown field `teir`"), "{told}");
+    let told = assistant.refused("list_hosts", json!({ "tier": "staging" })).await;
+    assert!(told.starts_with("invalid_arguments: "), "{told}");
+}
+
+#[tokio::test]
+async fn a_bus_that_is_down_is_told_and_no_matter_once_it_is_back() {
+    let mut lab = stage::lab(&["test.test1"]).await;
+    let assistant = Assistant::beside(settings(&lab), ERAS[1]).await;
+    lab.server.stop();
+    let told = assistant.refused("list_hosts", json!({})).await;
+    assert!(told.starts_with("bus_unreachable: no NATS server can be reached"), "{told}");
+    lab.server.restart().await.unwrap();
+    let there = async || {
+        let all = assistant.ask("list_hosts", json!({})).await;
+        Ok((names(&all) == ["test1"]).then_some(()))
+    };
+    wait::until("the host is back", there).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_client_that_hangs_up_ends_the_program_in_good_order() {
+    let lab = stage::empty(&[]).await;
+    for era in ERAS {
+        let mut program = Assistant::spawn(&mut command(&lab, &[]), era).await.hang_up().await;
+        assert!(wait::event("the program ends", program.wait()).await.unwrap().unwrap().success());
+    }
+    let mut unmet = command(&lab, &[]).spawn().unwrap();
+    drop(unmet.stdin.take());
+    assert!(wait::event("the program ends", unmet.wait()).await.unwrap().unwrap().success());
+}
