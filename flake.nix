@@ -9,6 +9,13 @@
       inherit (nixpkgs) lib;
       forAllSystems =
         f: lib.genAttrs [ "x86_64-linux" "aarch64-linux" ] (system: f nixpkgs.legacyPackages.${system});
+      evaluation =
+        system:
+        import ./nixos/evaluation.nix {
+          inherit lib system;
+          inherit (lib) nixosSystem;
+          module = self.nixosModules.default;
+        };
     in
     {
       packages = forAllSystems (pkgs: {
@@ -44,6 +51,7 @@
           packages = [
             pkgs.cargo
             pkgs.clippy
+            pkgs.deadnix
             pkgs.git
             pkgs.nats-server
             pkgs.natscli
@@ -72,12 +80,9 @@
               cargo fmt --check
               touch $out
             '';
-        module = pkgs.callPackage ./nixos/evaluation.nix {
-          inherit (pkgs) runCommand;
-          inherit (pkgs.stdenv.hostPlatform) system;
-          inherit (nixpkgs.lib) nixosSystem;
-          module = self.nixosModules.default;
-        };
+        module =
+          assert (evaluation pkgs.stdenv.hostPlatform.system).holds;
+          pkgs.runCommand "homelab-deploy-module" { } "touch $out";
         rollout = pkgs.testers.runNixOSTest (
           import ./nixos/test.nix {
             inherit (self) packages;

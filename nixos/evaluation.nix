@@ -1,9 +1,8 @@
-# What the module makes of good settings, and what it says to bad ones. Evaluating this is the test.
+# What the module makes of settings: the unit of good ones, and what it says to bad ones.
 {
   lib,
-  runCommand,
-  system,
   nixosSystem,
+  system,
   module,
 }:
 let
@@ -26,40 +25,71 @@ let
         { services.homelab-deploy.listener = good // settings; }
       ];
     }).config;
+in
+rec {
+  # The text of the listener's unit; what is not set is set well.
+  unit = settings: (evaluate settings).systemd.units."homelab-deploy-listener.service".text;
 
-  # A whole system has complaints of its own, having neither disk nor boot loader.
+  # What the module says to settings. A whole system has complaints of its own, having neither disk nor boot loader.
   complaints =
     settings:
     lib.filter (lib.hasPrefix "services.homelab-deploy") (
       map (a: a.message) (lib.filter (a: !a.assertion) (evaluate settings).assertions)
     );
 
-  complainsOf =
-    words: settings:
-    let
-      said = complaints settings;
-    in
-    lib.assertMsg (
-      lib.length said == 1 && lib.hasInfix words (lib.head said)
-    ) "expected one complaint with \"${words}\", got ${builtins.toJSON said}";
+  # Settings with one mistake each, and what the module says to them.
+  refusals = lib.mapAttrs (_: complaints) {
+    tier = {
+      tier = "staging";
+    };
+    dotted-hostname = {
+      hostname = "ns1.example.com";
+    };
+    reserved-hostname = {
+      hostname = "all";
+    };
+    no-hostname = {
+      hostname = "";
+    };
+    wildcard-role = {
+      role = "d*";
+    };
+    relative-key = {
+      nkeyFile = "secrets/listener.seed";
+    };
+    key-in-store = {
+      nkeyFile = "${builtins.storeDir}/listener.seed";
+    };
+    half-a-certificate = {
+      tls.cert = "/run/secrets/cert.pem";
+    };
+    pinned-flake = {
+      flakeUrl = "git+https://git.example.com/nixos?ref=main";
+    };
+    subjects-without-role = {
+      role = null;
+      deploySubjects = [ "deploy.<tier>.role.<role>" ];
+    };
+  };
 
-  unit = (evaluate { }).systemd.units."homelab-deploy-listener.service".text;
-  says = words: lib.assertMsg (lib.hasInfix words unit) "the unit does not say ${words}:\n${unit}";
-in
-assert complaints { } == [ ];
-assert complainsOf "hostname is \"ns1.example.com\"" { hostname = "ns1.example.com"; };
-assert complainsOf "hostname is \"all\"" { hostname = "all"; };
-assert complainsOf "hostname is \"\"" { hostname = ""; };
-assert complainsOf "role is \"d*\"" { role = "d*"; };
-assert complainsOf "is relative" { nkeyFile = "secrets/listener.seed"; };
-assert complainsOf "must not be in the Nix store" { nkeyFile = ./module.nix; };
-assert complainsOf "belong together" { tls.cert = "/run/secrets/cert.pem"; };
-assert says ''"--flake-url" "git+https://git.example.com/nixos?dir=a%%20b"'';
-assert says ''"--deploy-subject" "deploy.<tier>.role.<role>"'';
-assert says "--nkey-file %d/nkey-file";
-assert says "LoadCredential=nkey-file:/run/secrets/listener.seed";
-assert says "KillMode=process";
-assert says "Restart=always";
-assert says "StateDirectory=homelab-deploy";
-assert !(lib.hasInfix "Requires=" unit);
-runCommand "homelab-deploy-module" { } "touch $out"
+  # Holds for every nixpkgs; to evaluate it is the test.
+  holds =
+    let
+      expect = condition: message: lib.assertMsg condition message;
+      text = unit { };
+      says = words: expect (lib.hasInfix words text) "the unit does not say ${words}:\n${text}";
+      refused = said: expect (builtins.length said == 1) "not one complaint but ${builtins.toJSON said}";
+    in
+    expect (complaints { } == [ ]) "good settings are refused: ${builtins.toJSON (complaints { })}"
+    && lib.all refused (builtins.attrValues refusals)
+    && lib.all says [
+      ''"--flake-url" "git+https://git.example.com/nixos?dir=a%%20b"''
+      ''"--deploy-subject" "deploy.<tier>.role.<role>"''
+      "--nkey-file %d/nkey-file"
+      "LoadCredential=nkey-file:/run/secrets/listener.seed"
+      "Restart=always"
+      "StateDirectory=homelab-deploy"
+      "X-StopOnRemoval=false"
+    ]
+    && expect (!(lib.hasInfix "Requires=" text)) "the unit requires another one:\n${text}";
+}

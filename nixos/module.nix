@@ -15,15 +15,25 @@ let
   isAbsolute = path: lib.hasPrefix "/" (toString path);
   isInStore = path: lib.hasPrefix builtins.storeDir (toString path);
 
-  isToken =
-    name:
-    builtins.match "[^.*>[:space:][:cntrl:]]+" name != null
-    && !(builtins.elem name [
-      "all"
-      "role"
-      "responses"
-      "discover"
-    ]);
+  tiers = [
+    "test"
+    "prod"
+  ];
+
+  # Names that subjects use for themselves.
+  reserved = [
+    "all"
+    "role"
+    "responses"
+    "discover"
+  ];
+
+  tokenAssertion = option: name: {
+    assertion = builtins.match "[^.*>[:space:][:cntrl:]]+" name != null && !(lib.elem name reserved);
+    message = "services.homelab-deploy.listener.${option} is \"${name}\", which cannot be part of a NATS subject: it must not be empty, contain dots, wildcards or white space, or be one of ${lib.concatStringsSep ", " reserved}.";
+  };
+
+  isPinned = url: lib.hasInfix "#" url || builtins.match ".*[?&](ref|rev)=.*" url != null;
 
   # As a word of ExecStart, in which systemd expands % and $.
   word = text: lib.replaceStrings [ "%" "$" ] [ "%%" "$$" ] (builtins.toJSON (toString text));
@@ -52,12 +62,16 @@ let
   ]) cfg.deploySubjects;
 
   # Handed over by systemd, which reads them as root: the listener finds them under names that it chose itself.
-  credentials = lib.filterAttrs (_: path: path != null) {
-    nkey-file = cfg.nkeyFile;
-    tls-ca = cfg.tls.ca;
-    tls-cert = cfg.tls.cert;
-    tls-key = cfg.tls.key;
-  };
+  credentials =
+    let
+      credential = option: flag: path: { inherit option flag path; };
+    in
+    lib.filter ({ path, ... }: path != null) [
+      (credential "nkeyFile" "nkey-file" cfg.nkeyFile)
+      (credential "tls.ca" "tls-ca" cfg.tls.ca)
+      (credential "tls.cert" "tls-cert" cfg.tls.cert)
+      (credential "tls.key" "tls-key" cfg.tls.key)
+    ];
 in
 {
   options.services.homelab-deploy.listener = {
@@ -78,11 +92,9 @@ in
     };
 
     tier = mkOption {
-      type = types.enum [
-        "test"
-        "prod"
-      ];
-      description = "Whether this host is there to try changes on, or relied upon.";
+      type = types.str;
+      example = "prod";
+      description = "`test` for a host that is there to try changes on, `prod` for one that is relied upon.";
     };
 
     role = mkOption {
@@ -167,12 +179,17 @@ in
   config = lib.mkIf cfg.enable {
     assertions = [
       {
-        assertion = isToken cfg.hostname;
-        message = "services.homelab-deploy.listener.hostname is \"${cfg.hostname}\", which cannot be part of a NATS subject: it must not be empty, contain dots, wildcards or white space, or be all, role, responses or discover.";
+        assertion = lib.elem cfg.tier tiers;
+        message = "services.homelab-deploy.listener.tier is \"${cfg.tier}\": a host is of the tier test, to try changes on, or prod.";
+      }
+      (tokenAssertion "hostname" cfg.hostname)
+      {
+        assertion = !(isPinned cfg.flakeUrl);
+        message = "services.homelab-deploy.listener.flakeUrl is \"${cfg.flakeUrl}\", which names an output or a revision: leave off what follows # and the parameters ref and rev, as each request brings its own.";
       }
       {
-        assertion = cfg.role == null || isToken cfg.role;
-        message = "services.homelab-deploy.listener.role is \"${toString cfg.role}\", which cannot be part of a NATS subject: it must not be empty, contain dots, wildcards or white space, or be all, role, responses or discover.";
+        assertion = lib.any (subject: cfg.role != null || !(lib.hasInfix "<role>" subject)) cfg.deploySubjects;
+        message = "services.homelab-deploy.listener.deploySubjects leaves nothing to listen on: set role, or a subject without <role>.";
       }
       {
         assertion = (cfg.tls.cert == null) == (cfg.tls.key == null);
@@ -189,10 +206,14 @@ in
         message = "services.homelab-deploy.listener.nkeyFile and tls.key must not be in the Nix store, where everyone can read them: give the path as a string, of a file that only root can read.";
       }
     ]
-    ++ lib.mapAttrsToList (name: path: {
-      assertion = isAbsolute path;
-      message = "services.homelab-deploy.listener: the ${name} \"${toString path}\" is relative, and a service starts in no folder of yours: give an absolute path.";
-    }) credentials;
+    ++ lib.optional (cfg.role != null) (tokenAssertion "role" cfg.role)
+    ++ map (
+      { option, path, ... }:
+      {
+        assertion = isAbsolute path;
+        message = "services.homelab-deploy.listener.${option} is \"${toString path}\", which is relative, and a service starts in no folder of yours: give an absolute path.";
+      }
+    ) credentials;
 
     systemd.services.homelab-deploy-listener = {
       description = "homelab-deploy listener";
@@ -226,10 +247,10 @@ in
         ExecStart = lib.concatStringsSep " " (
           [ "${cfg.package}/bin/homelab-deploy listener" ]
           ++ map word flags
-          ++ lib.mapAttrsToList (name: _: "--${name} %d/${name}") credentials
+          ++ map ({ flag, ... }: "--${flag} %d/${flag}") credentials
           ++ map word cfg.extraFlags
         );
-        LoadCredential = lib.mapAttrsToList (name: path: "${name}:${toString path}") credentials;
+        LoadCredential = map ({ flag, path, ... }: "${flag}:${toString path}") credentials;
         StateDirectory = "homelab-deploy";
         StateDirectoryMode = "0700";
 

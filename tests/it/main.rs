@@ -16,6 +16,7 @@ mod hosts;
 mod lifecycle;
 mod listener;
 mod mcp;
+mod module;
 mod permissions;
 mod predecessor;
 mod runs;

@@ -1,0 +1,71 @@
+//! The flake and its NixOS module, evaluated with the few packages of `tests/nixpkgs` in the place of nixpkgs.
+//!
+//! It takes `nix`, and for the unit `systemd-analyze`; where they are missing, a test says so and is over.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+
+/// Runs a program and returns what it prints; `None` where there is no such program.
+#[expect(clippy::print_stderr, reason = "what was not tested is said to who runs the tests")]
+fn output_of(program: &str, arguments: &[&str]) -> Option<String> {
+    let mut command = Command::new(program);
+    let output = match command.args(arguments).current_dir(env!("CARGO_MANIFEST_DIR")).output() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            eprintln!("skipped: there is no {program} here");
+            return None;
+        }
+        output => output.unwrap(),
+    };
+    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    Some(String::from_utf8(output.stdout).unwrap())
+}
+
+/// What an attribute of `tests/nixpkgs/project.nix` comes to. Nothing is written: the store is none.
+fn evaluated<T: serde::de::DeserializeOwned>(attribute: &str) -> Option<T> {
+    let expression = format!("(import ./tests/nixpkgs/project.nix {{ }}).{attribute}");
+    let json =
+        output_of("nix-instantiate", &["--eval", "--strict", "--json", "--store", "dummy://", "--expr", &expression])?;
+    Some(serde_json::from_str(&json).unwrap())
+}
+
+#[test]
+fn the_flake_has_what_it_promises_and_all_of_it_evaluates() {
+    let Some(names) = evaluated::<BTreeMap<String, Vec<String>>>("names") else { return };
+    let lines: Vec<String> = names.into_iter().map(|(kind, names)| format!("{kind}: {}", names.join(", "))).collect();
+    insta::assert_snapshot!(lines.join("\n"), @r"
+    apps: default, demo
+    checks: clippy, fmt, module, package, rollout
+    devShells: default
+    packages: default, demo
+    ");
+}
+
+#[test]
+fn settings_with_a_mistake_are_refused_in_a_sentence() {
+    let Some(refusals) = evaluated::<BTreeMap<String, Vec<String>>>("evaluation.refusals") else { return };
+    let said: Vec<String> = refusals.into_iter().map(|(what, said)| format!("{what}: {}", said.join("\n"))).collect();
+    insta::assert_snapshot!(said.join("\n").replace("services.homelab-deploy.listener", "…"), @r#"
+    dotted-hostname: ….hostname is "ns1.example.com", which cannot be part of a NATS subject: it must not be empty, contain dots, wildcards or white space, or be one of all, role, responses, discover.
+    half-a-certificate: ….tls.cert and tls.key belong together: set both or neither.
+    key-in-store: ….nkeyFile and tls.key must not be in the Nix store, where everyone can read them: give the path as a string, of a file that only root can read.
+    no-hostname: ….hostname is "", which cannot be part of a NATS subject: it must not be empty, contain dots, wildcards or white space, or be one of all, role, responses, discover.
+    pinned-flake: ….flakeUrl is "git+https://git.example.com/nixos?ref=main", which names an output or a revision: leave off what follows # and the parameters ref and rev, as each request brings its own.
+    relative-key: ….nkeyFile is "secrets/listener.seed", which is relative, and a service starts in no folder of yours: give an absolute path.
+    reserved-hostname: ….hostname is "all", which cannot be part of a NATS subject: it must not be empty, contain dots, wildcards or white space, or be one of all, role, responses, discover.
+    subjects-without-role: ….deploySubjects leaves nothing to listen on: set role, or a subject without <role>.
+    tier: ….tier is "staging": a host is of the tier test, to try changes on, or prod.
+    wildcard-role: ….role is "d*", which cannot be part of a NATS subject: it must not be empty, contain dots, wildcards or white space, or be one of all, role, responses, discover.
+    "#);
+}
+
+#[test]
+fn what_the_flake_checks_holds_here_too() {
+    assert_ne!(evaluated("evaluation.holds"), Some(false));
+}
+
+#[test]
+fn the_unit_is_the_one_that_was_looked_at() {
+    let Some(unit) = evaluated::<String>("evaluation.unit { }") else { return };
+    let known = concat!(env!("CARGO_MANIFEST_DIR"), "/nixos/homelab-deploy-listener.service");
+    assert_eq!(unit, std::fs::read_to_string(known).unwrap(), "look at it, and then: scripts/unit >{known}");
+}
