@@ -9,6 +9,8 @@ pub mod drive;
 pub mod fleet;
 pub mod history;
 pub mod journal;
+pub mod plan_file;
+pub mod prepare;
 pub mod revision;
 #[cfg(test)]
 mod testing;
@@ -16,4 +18,5 @@ mod testing;
 pub use drive::{Drive, DriveError, Progress};
 pub use fleet::{Discovery, Fleet, FleetError, Link, RollCall, RollCalled};
 pub use history::History;
+pub use prepare::{Part, PrepareError, Prepared, Wanted};
 pub use revision::{LookupError, resolve_revision};

@@ -1,30 +1,80 @@
-//! Rollouts in the background: the same command once more, out of reach of the terminal.
+//! Rollouts in the background: another process of this program, out of reach of whoever prepared them.
 
 use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::process::CommandExt;
-use std::path::Path;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use super::journal::Journal;
+use miette::Diagnostic;
+use thiserror::Error;
+use tokio::process::Command;
+
+use super::journal::{Journal, JournalError, Journals};
+use crate::clock;
+use crate::rollout::{Event, EventKind, Rollout};
 
 /// This very program, even when its file was replaced by an update.
 const THIS_PROGRAM: &str = "/proc/self/exe";
 
-/// Starts this command once more for the rollout with this id, whose [journal](Journal::inherited) is handed over; what it
-/// prints goes to `output`.
-pub fn start(id: &str, journal: Journal, output: &Path) -> io::Result<()> {
-    let output = OpenOptions::new().create(true).append(true).mode(0o600).open(output)?;
-    let arguments = std::env::args_os().skip(1).filter(|argument| argument != "--detach");
-    let mut command = Command::new(THIS_PROGRAM);
-    command.args(arguments).args([OsString::from("--take-over"), id.into()]);
-    command.env_remove("HOMELAB_DEPLOY_DETACH");
-    command.stdin(journal).stdout(output.try_clone()?).stderr(output);
-    // Ctrl-C and the end of a terminal are for the group of processes in its foreground. The new process is never in that
-    // one, not even for the moment in which it starts.
-    command.process_group(0);
-    // It is on its own from here: nobody waits for it, and its journal tells what it does.
-    command.spawn().map(drop)
+/// How to start the process that takes over.
+#[derive(Debug, Clone)]
+pub struct Background {
+    /// The program: this one, unless a test says otherwise.
+    pub program: PathBuf,
+    /// Its arguments, to which the rollout to take over is added.
+    pub arguments: Vec<OsString>,
+    /// What it finds in its environment besides that of this process.
+    pub environment: Vec<(&'static str, OsString)>,
+}
+
+/// Why a rollout was not left to another process.
+#[derive(Debug, Error, Diagnostic)]
+pub enum DetachError {
+    /// It could not be recorded.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Journal(#[from] JournalError),
+    /// There is no other process.
+    #[error("cannot start a process in the background: {0}")]
+    Process(#[source] io::Error),
+}
+
+impl Background {
+    /// This command once more.
+    pub fn same_command() -> Self {
+        let arguments = std::env::args_os().skip(1).filter(|argument| argument != "--detach").collect();
+        Self { program: PathBuf::from(THIS_PROGRAM), arguments, environment: Vec::new() }
+    }
+
+    /// `apply`, which finds its settings in the environment.
+    pub fn apply(environment: Vec<(&'static str, OsString)>) -> Self {
+        Self { program: PathBuf::from(THIS_PROGRAM), arguments: vec!["apply".into()], environment }
+    }
+
+    /// Records what is to be done, and leaves it to another process to take it up.
+    pub fn begin(&self, rollout: &Arc<Rollout>, journals: &Journals) -> Result<(), DetachError> {
+        let mut journal = journals.create(rollout.id)?;
+        let begun = Event { at: clock::now(), kind: EventKind::Begun(Arc::clone(rollout)) };
+        let unusable = |error| JournalError::Io(journals.folder().to_owned(), error);
+        journal.record([&begun]).map_err(unusable)?;
+        self.start(&rollout.id.to_string(), journal, &journals.output_file(rollout.id)).map_err(DetachError::Process)
+    }
+
+    /// Starts the process for the rollout with this id, whose [journal](Journal::inherited) is handed over; what it prints
+    /// goes to `output`.
+    fn start(&self, id: &str, journal: Journal, output: &Path) -> io::Result<()> {
+        let output = OpenOptions::new().create(true).append(true).mode(0o600).open(output)?;
+        let mut command = Command::new(&self.program);
+        command.args(&self.arguments).args(["--take-over", id]);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command.env_remove("HOMELAB_DEPLOY_DETACH");
+        command.stdin(journal).stdout(output.try_clone()?).stderr(output);
+        // Ctrl-C and the end of a terminal are for the group of processes in its foreground, and a client that is done with
+        // its server kills the group of that. The new process is in neither, not even for the moment in which it starts.
+        command.process_group(0);
+        // It is on its own from here: nobody waits for it, and its journal tells what it does.
+        command.spawn().map(drop)
+    }
 }

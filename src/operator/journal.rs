@@ -92,6 +92,11 @@ impl Journals {
         Self { folder: state_dir.join(FOLDER) }
     }
 
+    /// Where they are.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Starts the journal of a new rollout.
     pub fn create(&self, id: RolloutId) -> Result<Journal, JournalError> {
         let path = self.path(&id.to_string());
@@ -169,6 +174,12 @@ impl Journals {
     /// The file by which another process says that a rollout is to stop.
     pub fn stop_file(&self, id: RolloutId) -> PathBuf {
         self.folder.join(format!("{id}.stop"))
+    }
+
+    /// Says to the process that runs a rollout that it is to stop: nothing new is sent, hosts in flight are awaited.
+    pub fn stop(&self, id: RolloutId) -> Result<(), JournalError> {
+        let file = self.stop_file(id);
+        File::create(&file).map(drop).map_err(|error| JournalError::Io(file, error))
     }
 
     /// The file that takes what a rollout in the background prints.

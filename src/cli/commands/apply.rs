@@ -13,17 +13,17 @@ use crate::cli::confirm;
 use crate::cli::exit::{CommandError, CommandResult, Exit};
 use crate::cli::operator::{Audience, DisplayArgs};
 use crate::cli::out;
-use crate::cli::plan_file::has_changed;
-use crate::cli::preparation::{Preparation, Prepared};
+use crate::cli::preparation::{Preparation, Previewed};
 use crate::cli::runtime::block_on;
 use crate::cli::session::{Record, Session};
 use crate::cli::state::StateArgs;
 use crate::clock;
-use crate::operator::detach;
+use crate::operator::detach::Background;
 use crate::operator::journal::{Journal, JournalError, Journals, Recorded};
-use crate::protocol::{HostName, RolloutId, RolloutReport};
+use crate::operator::plan_file::has_changed;
+use crate::protocol::RolloutId;
 use crate::report;
-use crate::rollout::{Event, EventKind, Machine, Outcome, Rollout, Summary};
+use crate::rollout::{Machine, Outcome, Rollout, Summary};
 
 /// Show what a plan comes down to for the hosts that are there now. Nothing is deployed.
 #[derive(Debug, Args)]
@@ -77,30 +77,21 @@ enum ApplyError {
     #[error("there is nobody to ask whether to start")]
     #[diagnostic(help("add --yes: with --json, and without a terminal, no question can be answered"))]
     NobodyToAsk,
-    #[error("{} is rolling out {:?} since {:.0}, and is in wave {} of {}", .0.operator, .0.name, .0.since, .0.wave, .0.waves)]
-    #[diagnostic(help(
-        "wait until it is over, or add --force: then hosts that are busy with the other rollout reject this one, and a \
-         host that both deploy ends up with whichever comes last"
-    ))]
-    AnotherRollout(Box<RolloutReport>),
-    #[error("{hosts} would go back in history: what runs there comes after {commit}")]
-    #[diagnostic(help("deploy what comes after it, or add --allow-downgrade"))]
-    Downgrade { hosts: String, commit: String },
     #[error("there is no rollout to resume")]
     #[diagnostic(help("`homelab-deploy rollouts` lists those that were run from here"))]
     NothingToResume,
     #[error("the journal does not say what the rollout is about")]
     #[diagnostic(help("it ended before anything was recorded, and so nothing was sent: start anew"))]
     Empty,
-    #[error("cannot start a process in the background: {0}")]
-    Detach(#[source] io::Error),
+    #[error("this process was not given the journal that it is to go on with: {0}")]
+    NoJournal(#[source] io::Error),
 }
 
 impl Plan {
     pub(in crate::cli) fn run(self) -> CommandResult {
         block_on(async {
-            let prepared = self.preparation.prepare().await?;
-            out::data(&format!("{}\n", prepared.preview));
+            let previewed = self.preparation.prepare().await?;
+            out::data(&format!("{}\n", previewed.preview));
             Ok(Exit::Success)
         })?
     }
@@ -122,9 +113,14 @@ impl Apply {
 
     /// Begins a new rollout.
     async fn start(&self) -> CommandResult {
-        let Prepared { bus, rollout, preview, others, ahead } = self.preparation.prepare().await?;
-        self.yield_to(others)?;
-        self.go_forward(&ahead, &rollout)?;
+        let Previewed { bus, prepared, preview } = self.preparation.prepare().await?;
+        let precondition = |error| Exit::Precondition.because(error);
+        if !self.force {
+            prepared.yield_to_others().map_err(precondition)?;
+        }
+        if !self.allow_downgrade {
+            prepared.go_forward().map_err(precondition)?;
+        }
         if self.display.audience() == Audience::Person {
             out::note(&preview);
         }
@@ -133,24 +129,20 @@ impl Apply {
             return Ok(Exit::Declined);
         }
         let journals = self.state.journals();
-        let journal = journals.create(rollout.id).map_err(|error| Exit::Precondition.because(error))?;
-        let record = Record { summary: Summary::default(), journal, stop_file: journals.stop_file(rollout.id) };
-        let rollout = Arc::new(rollout);
+        let rollout = Arc::new(prepared.rollout);
         if self.detach {
-            return self.start_in_background(&journals, record, &rollout);
+            return self.start_in_background(&journals, &rollout);
         }
         let id = rollout.id;
+        let journal = journals.create(id).map_err(|error| Exit::Precondition.because(error))?;
+        let record = Record { summary: Summary::default(), journal, stop_file: journals.stop_file(id) };
         let mut machine = Machine::new(rollout, clock::now());
         self.drive(bus, id, &mut machine, record).await
     }
 
-    /// Records what is to be done, and leaves it to another process to take it up.
-    fn start_in_background(&self, journals: &Journals, mut record: Record, rollout: &Arc<Rollout>) -> CommandResult {
-        let begun = Event { at: clock::now(), kind: EventKind::Begun(Arc::clone(rollout)) };
-        let unusable = |error| JournalError::Io(journals.stop_file(rollout.id), error);
-        record.journal.record([&begun]).map_err(|error| Exit::Precondition.because(unusable(error)))?;
-        let started = detach::start(&rollout.id.to_string(), record.journal, &journals.output_file(rollout.id));
-        started.map_err(|error| Exit::Precondition.because(ApplyError::Detach(error)))?;
+    fn start_in_background(&self, journals: &Journals, rollout: &Arc<Rollout>) -> CommandResult {
+        let begun = Background::same_command().begin(rollout, journals);
+        begun.map_err(|error| Exit::Precondition.because(error))?;
         out::data(&format!("{}\n", rollout.id));
         if self.display.audience() == Audience::Person {
             let id = rollout.id.short();
@@ -182,7 +174,7 @@ impl Apply {
     async fn take_over(&self, id: &str) -> CommandResult {
         let recorded = self.state.journals().read(id).map_err(|error| Exit::Precondition.because(error))?;
         let rollout = rollout_of(&recorded)?;
-        let journal = Journal::inherited().map_err(|error| Exit::Precondition.because(ApplyError::Detach(error)))?;
+        let journal = Journal::inherited().map_err(|error| Exit::Precondition.because(ApplyError::NoJournal(error)))?;
         self.go_on(rollout, recorded.summary, journal).await
     }
 
@@ -210,23 +202,6 @@ impl Apply {
             }
         }
         Ok(progress.outcome.into())
-    }
-
-    fn yield_to(&self, others: Vec<RolloutReport>) -> Result<(), CommandError> {
-        match others.into_iter().next() {
-            Some(other) if !self.force => Err(Exit::Precondition.because(ApplyError::AnotherRollout(Box::new(other)))),
-            Some(_) | None => Ok(()),
-        }
-    }
-
-    fn go_forward(&self, ahead: &[HostName], rollout: &Rollout) -> Result<(), CommandError> {
-        if ahead.is_empty() || self.allow_downgrade {
-            return Ok(());
-        }
-        let hosts: Vec<&str> = ahead.iter().map(HostName::as_str).collect();
-        let commit = rollout.revision.commit().map_or_else(|| rollout.revision.to_string(), |c| c.short().to_owned());
-        let error = ApplyError::Downgrade { hosts: hosts.join(" "), commit };
-        Err(Exit::Precondition.because(error))
     }
 }
 

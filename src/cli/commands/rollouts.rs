@@ -1,6 +1,5 @@
 //! `rollouts`, `status` and `abort`: the records of rollouts, and stopping one that runs elsewhere.
 
-use std::fs::File;
 use std::time::Duration;
 
 use clap::Args;
@@ -127,8 +126,7 @@ impl Abort {
         let recorded = journals.read(&id).map_err(precondition)?;
         let rollout = recorded.summary.rollout.filter(|_| recorded.running);
         let rollout = rollout.ok_or_else(|| Exit::Precondition.because(StatusError::NotRunning(self.id)))?;
-        let stop_file = journals.stop_file(rollout.id);
-        File::create(&stop_file).map_err(|error| precondition(JournalError::Io(stop_file, error)))?;
+        journals.stop(rollout.id).map_err(precondition)?;
         out::note(&format!(
             "Rollout {} sends nothing new. `homelab-deploy status {}` shows how it ends.",
             rollout.name(),

@@ -1,0 +1,78 @@
+//! The file of a plan: reading it, and remembering what it said.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use miette::Diagnostic;
+use thiserror::Error;
+use uuid::Uuid;
+
+use crate::plan::{Plan, PlanMistakes};
+use crate::rollout::PlanSource;
+
+/// The largest plan that is read, in bytes.
+const MAX_PLAN_BYTES: u64 = 1024 * 1024;
+
+/// A plan, and the text that its mistakes point into.
+#[derive(Debug)]
+pub struct PlanFile {
+    /// What it says.
+    pub plan: Plan,
+    /// The text itself.
+    pub text: String,
+    name: String,
+}
+
+/// Why there is no plan in a file.
+#[derive(Debug, Error, Diagnostic)]
+pub enum PlanFileError {
+    /// It cannot be read.
+    #[error("cannot read {0}: {1}")]
+    Unreadable(PathBuf, io::Error),
+    /// It is no plan that a person wrote.
+    #[error("{0} is larger than {MAX_PLAN_BYTES} bytes")]
+    #[diagnostic(help("a plan is a short text: check that this is the right file"))]
+    TooLarge(PathBuf),
+    /// It says something else than a plan does.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Mistakes(PlanMistakes),
+}
+
+impl PlanFile {
+    /// Reads a plan. `aliases` finds the value of an environment variable by its name.
+    pub fn read(path: &Path, aliases: &dyn Fn(&str) -> Option<String>) -> Result<Self, PlanFileError> {
+        let unreadable = |error| PlanFileError::Unreadable(path.to_owned(), error);
+        let size = path.metadata().map_err(unreadable)?.len();
+        if size > MAX_PLAN_BYTES {
+            return Err(PlanFileError::TooLarge(path.to_owned()));
+        }
+        let text = std::fs::read_to_string(path).map_err(unreadable)?;
+        let name = path.display().to_string();
+        let default_name = path.file_stem().unwrap_or_default().to_string_lossy();
+        let plan = Plan::parse(&text, &default_name, aliases)
+            .map_err(|mistakes| PlanFileError::Mistakes(mistakes.named(&name, &text)))?;
+        Ok(Self { plan, text, name })
+    }
+
+    /// What to remember of the file, for when the rollout is resumed.
+    pub fn source(&self) -> PlanSource {
+        let path = std::path::absolute(&self.name).unwrap_or_else(|_| PathBuf::from(&self.name));
+        PlanSource { path: path.display().to_string(), digest: digest(&self.text) }
+    }
+
+    /// Mistakes that were found only when the hosts were known, with their places in the file.
+    #[must_use]
+    pub fn place(&self, mistakes: PlanMistakes) -> PlanMistakes {
+        mistakes.named(&self.name, &self.text)
+    }
+}
+
+/// Whether the file of a plan is there and no longer says what it said.
+pub fn has_changed(source: &PlanSource) -> bool {
+    std::fs::read_to_string(&source.path).is_ok_and(|text| digest(&text) != source.digest)
+}
+
+fn digest(text: &str) -> String {
+    Uuid::new_v5(&Uuid::NAMESPACE_URL, text.as_bytes()).to_string()
+}

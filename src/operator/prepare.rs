@@ -1,0 +1,254 @@
+//! What it takes to know what a plan comes down to now. Nothing is deployed.
+
+use std::collections::BTreeMap;
+
+use miette::Diagnostic;
+use thiserror::Error;
+use uuid::Uuid;
+
+use super::fleet::{Discovery, FleetError, RollCall, RollCalled};
+use super::history::History;
+use super::revision::{LookupError, resolve_revision};
+use crate::bus::Bus;
+use crate::plan::{FrozenPlan, Plan, PlanMistakes, Roster};
+use crate::protocol::{Commit, HostName, RequestIds, Revision, RolloutId, RolloutReport, Tier};
+use crate::rollout::{PlanSource, Rollout};
+
+/// A plan that is to be rolled out, and how it is narrowed down.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// The plan.
+    pub plan: Plan,
+    /// The file that it was read from, where there was one.
+    pub source: Option<PlanSource>,
+    /// What to deploy: a branch, tag or commit.
+    pub revision: Revision,
+    /// Hosts to leave out.
+    pub exclude: Vec<HostName>,
+    /// The waves to run.
+    pub part: Part,
+    /// Who wants it, as `user@machine`.
+    pub operator: String,
+}
+
+/// Some waves of a plan. Their hosts are those that they have in the whole of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Part {
+    /// All of them.
+    Whole,
+    /// These, by name.
+    Only(Vec<String>),
+    /// This one and all that come after it.
+    From(String),
+}
+
+/// A rollout that could begin at once.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The rollout, under an id of its own.
+    pub rollout: Rollout,
+    /// What the operator should know before it begins, in whole sentences.
+    pub warnings: Vec<String>,
+    /// Who answered the roll call.
+    pub roster: Roster,
+    /// Rollouts of other operators that touch a tier of this one.
+    pub others: Vec<RolloutReport>,
+    /// Hosts that run a commit that comes after this one.
+    pub ahead: Vec<HostName>,
+}
+
+/// Why a plan cannot be rolled out.
+#[derive(Debug, Error, Diagnostic)]
+pub enum PrepareError {
+    /// The plan does not fit the hosts that are there.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Plan(#[from] PlanMistakes),
+    /// What was left out, or asked for alone, is not in it.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Selection(#[from] SelectionError),
+    /// The hosts could not be asked whether they are there.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Fleet(#[from] FleetError),
+    /// It is not known which commit to deploy.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Lookup(#[from] LookupError),
+}
+
+/// What is wrong with how a plan is narrowed down.
+#[derive(Debug, Error, Diagnostic)]
+pub enum SelectionError {
+    /// There is no such wave.
+    #[error("the plan has no wave {wave:?}")]
+    #[diagnostic(help("its waves are: {}", waves.join(", ")))]
+    NoSuchWave {
+        /// What was asked for.
+        wave: String,
+        /// What there is.
+        waves: Vec<String>,
+    },
+    /// There is no such host.
+    #[error("there is no host {0} to exclude")]
+    #[diagnostic(help("it neither answers nor is named in the plan; `homelab-deploy hosts` lists those that answer"))]
+    NoSuchHost(HostName),
+    /// No wave is left.
+    #[error("nothing is left of the plan")]
+    #[diagnostic(help("every wave was for hosts that are excluded"))]
+    Nothing,
+}
+
+/// A good reason not to begin, which an operator may override.
+#[derive(Debug, Error, Diagnostic)]
+pub enum Obstacle {
+    /// Another operator is at hosts of the same tier.
+    #[error("{} is rolling out {:?} since {:.0}, and is in wave {} of {}", .0.operator, .0.name, .0.since, .0.wave, .0.waves)]
+    #[diagnostic(help(
+        "wait until it is over, or add --force: then hosts that are busy with the other rollout reject this one, and a \
+         host that both deploy ends up with whichever comes last"
+    ))]
+    AnotherRollout(Box<RolloutReport>),
+    /// Hosts run something newer.
+    #[error("{hosts} would go back in history: what runs there comes after {commit}")]
+    #[diagnostic(help("deploy what comes after it, or add --allow-downgrade"))]
+    Downgrade {
+        /// Their names.
+        hosts: String,
+        /// What they were to run.
+        commit: String,
+    },
+}
+
+impl Wanted {
+    /// Asks who is there, and settles hosts and commit.
+    pub async fn prepare(self, bus: &mut Bus, discovery: &Discovery) -> Result<Prepared, PrepareError> {
+        let called = self.call_roll(bus, discovery).await?;
+        self.settle(called).await
+    }
+
+    /// Asks who is there of those that the plan may be for.
+    pub async fn call_roll(&self, bus: &mut Bus, discovery: &Discovery) -> Result<RollCalled, FleetError> {
+        let only = self.plan.named_only();
+        let tiers = self.plan.tiers();
+        // One question asks for one tier or for all. Where all hosts are named, one that belongs to another tier than its
+        // name in the plan says is worth hearing of.
+        let tier = tiers.first().copied().filter(|_| tiers.len() == 1 && only.is_none());
+        let discovery = Discovery { tier, ..discovery.clone() };
+        RollCall { discovery: &discovery, only }.call(bus).await
+    }
+
+    /// Settles which hosts are deployed in which wave, and the commit.
+    pub async fn settle(mut self, called: RollCalled) -> Result<Prepared, PrepareError> {
+        let roster = Roster::new(called.hosts);
+        self.exclude_hosts(&roster)?;
+        let (mut frozen, warnings) = self.plan.resolve(&roster)?;
+        self.part.select(&mut frozen)?;
+        let flake = self.plan.flake(&roster, &frozen)?;
+        let commit = resolve_revision(&self.revision, flake.as_ref()).await?;
+
+        let history = History::near(flake.as_ref());
+        let ahead = ahead_of(&commit, &frozen, &history).await;
+        let others = called.rollouts.into_iter().filter(|other| shares_a_tier(other, &frozen)).collect();
+        let mut warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+        if !ahead.is_empty() {
+            let (hosts, commit) = (names(&ahead), commit.short());
+            warnings.push(format!("{hosts} would go back in history: what runs there comes after {commit}"));
+        }
+        let rollout = Rollout {
+            id: RolloutId::from(Uuid::new_v4()),
+            ids: RequestIds::new(Uuid::new_v4()),
+            operator: self.operator,
+            asked: self.revision,
+            revision: commit.clone().into(),
+            subject: history.subject(&commit).await,
+            source: self.source,
+            plan: frozen,
+        };
+        Ok(Prepared { rollout, warnings, roster, others, ahead })
+    }
+
+    fn exclude_hosts(&mut self, roster: &Roster) -> Result<(), SelectionError> {
+        for host in &self.exclude {
+            let is_known = roster.host(host).is_some() || self.plan.names(host);
+            if !is_known {
+                return Err(SelectionError::NoSuchHost(host.clone()));
+            }
+            self.plan.exclude(host);
+        }
+        if self.plan.waves.is_empty() { Err(SelectionError::Nothing) } else { Ok(()) }
+    }
+}
+
+impl Part {
+    fn select(&self, plan: &mut FrozenPlan) -> Result<(), SelectionError> {
+        let names: Vec<String> = plan.waves.iter().map(|wave| wave.name.clone()).collect();
+        let asked = match self {
+            Self::Whole => return Ok(()),
+            Self::Only(waves) => waves.as_slice(),
+            Self::From(wave) => std::slice::from_ref(wave),
+        };
+        if let Some(wave) = asked.iter().find(|wave| !names.contains(wave)) {
+            return Err(SelectionError::NoSuchWave { wave: wave.clone(), waves: names });
+        }
+        match self {
+            Self::Whole => {}
+            Self::Only(waves) => plan.keep_waves(|wave| waves.contains(&wave.name)),
+            Self::From(first) => {
+                let mut is_reached = false;
+                plan.keep_waves(|wave| {
+                    is_reached |= wave.name == *first;
+                    is_reached
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Prepared {
+    /// Gives way to another operator's rollout on the same tier.
+    pub fn yield_to_others(&self) -> Result<(), Obstacle> {
+        match self.others.first() {
+            Some(other) => Err(Obstacle::AnotherRollout(Box::new(other.clone()))),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes sure that no host goes back in history.
+    pub fn go_forward(&self) -> Result<(), Obstacle> {
+        if self.ahead.is_empty() {
+            return Ok(());
+        }
+        let revision = &self.rollout.revision;
+        let commit = revision.commit().map_or_else(|| revision.to_string(), |commit| commit.short().to_owned());
+        Err(Obstacle::Downgrade { hosts: names(&self.ahead), commit })
+    }
+}
+
+/// The hosts that would go back in history, as far as a clone on this machine can tell.
+async fn ahead_of(commit: &Commit, plan: &FrozenPlan, history: &History) -> Vec<HostName> {
+    let mut known = BTreeMap::new();
+    let mut ahead = Vec::new();
+    for host in plan.hosts() {
+        let Some(current) = host.revision.as_ref().filter(|current| *current != commit) else { continue };
+        let is_ahead = match known.get(current) {
+            Some(is_ahead) => *is_ahead,
+            None => *known.entry(current).or_insert(history.is_ancestor(commit, current).await == Some(true)),
+        };
+        if is_ahead {
+            ahead.push(host.hostname.clone());
+        }
+    }
+    ahead
+}
+
+fn shares_a_tier(other: &RolloutReport, plan: &FrozenPlan) -> bool {
+    let tiers: Vec<Tier> = plan.hosts().map(|host| host.tier).collect();
+    other.tiers.iter().any(|tier| tiers.contains(tier))
+}
+
+fn names(hosts: &[HostName]) -> String {
+    hosts.iter().map(HostName::as_str).collect::<Vec<_>>().join(" ")
+}
