@@ -1,0 +1,222 @@
+//! The typed word, and what an approval is good for. How the question gets to a client and back is tested with one.
+
+use std::cell::Cell;
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::protocol::{Commit, Revision, Tier};
+
+thread_local! {
+    /// How long ago it was noon, in seconds.
+    static AFTER_NOON: Cell<i64> = const { Cell::new(0) };
+}
+
+fn clock() -> Timestamp {
+    let noon: Timestamp = "2026-11-23T12:00:00Z".parse().unwrap();
+    noon + jiff::SignedDuration::from_secs(AFTER_NOON.get())
+}
+
+/// What a question is about, as values that a test can change.
+#[derive(Debug, Clone)]
+struct Deed {
+    tool: &'static str,
+    arguments: Value,
+    phrase: &'static str,
+    tiers: Vec<Tier>,
+    hosts: Vec<&'static str>,
+    asked: Revision,
+    commit: Commit,
+    plan_hash: Option<&'static str>,
+}
+
+impl Deed {
+    fn dns() -> Self {
+        Self {
+            tool: "deploy_admin",
+            arguments: json!({"tier": "prod", "role": "dns", "branch": "main"}),
+            phrase: "prod.role.dns",
+            tiers: vec![Tier::Prod],
+            hosts: vec!["ns1", "ns2"],
+            asked: "main".parse().unwrap(),
+            commit: "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b".parse().unwrap(),
+            plan_hash: None,
+        }
+    }
+
+    fn question(&self) -> Question<'_> {
+        Question {
+            tool: self.tool,
+            arguments: self.arguments.as_object().unwrap(),
+            phrase: self.phrase.to_owned(),
+            tiers: self.tiers.clone(),
+            hosts: self.hosts.iter().map(|host| host.parse().unwrap()).collect(),
+            steps: vec!["switch".to_owned()],
+            asked: &self.asked,
+            commit: &self.commit,
+            plan_hash: self.plan_hash,
+        }
+    }
+}
+
+fn approvals() -> Approvals {
+    AFTER_NOON.set(0);
+    Approvals::new(Asking::Person, clock)
+}
+
+/// Calls for the first time, and returns what the answer has to come with.
+fn asked(approvals: &Approvals, deed: &Deed) -> String {
+    match approvals.take_up(&deed.question(), Reply::default()).unwrap() {
+        Approval::Asked(question) => question.request_state.unwrap(),
+        Approval::Given(consent) => panic!("{consent:?}"),
+    }
+}
+
+fn typed(text: &str) -> Value {
+    json!({"action": "accept", "content": {"approval": text}})
+}
+
+/// Calls again with an answer; what comes of it in a word.
+fn again(approvals: &Approvals, deed: &Deed, state: &str, answer: Value) -> &'static str {
+    let answers = Some(InputResponses::from([("approval".to_owned(), answer)]));
+    match approvals.take_up(&deed.question(), Reply { state: Some(state.to_owned()), answers }) {
+        Ok(Approval::Given(Consent::Typed)) => "given",
+        Ok(other) => panic!("{other:?}"),
+        Err(error) => error.code,
+    }
+}
+
+#[test]
+fn a_person_sees_what_is_to_be_done() {
+    insta::assert_snapshot!(Deed::dns().question(), @"
+    An assistant wants to deploy to prod.
+
+    target:  prod.role.dns
+    commit:  8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b (main)
+    hosts:   ns1, ns2 (2)
+    step:    switch
+
+    Type prod.role.dns to approve. Whoever controls this commit controls these hosts.
+    ");
+}
+
+#[test]
+fn what_is_typed_has_to_be_the_target() {
+    let approvals = approvals();
+    let deed = Deed::dns();
+    let answer = |answer| again(&approvals, &deed, &asked(&approvals, &deed), answer);
+    assert_eq!(answer(typed("prod.role.dns")), "given");
+    assert_eq!(answer(typed(" prod.role.dns\n")), "given");
+    for text in ["yes", "", "prod", "PROD.ROLE.DNS", "prod.role.dns prod.all"] {
+        assert_eq!(answer(typed(text)), "approval_mistyped", "{text}");
+    }
+    for odd in [json!({"action": "accept"}), json!({"action": "accept", "content": {"approval": true}}), json!("yes")] {
+        assert_eq!(answer(odd.clone()), "approval_mistyped", "{odd}");
+    }
+    let declined = json!({"action": "decline", "content": {"approval": "prod.role.dns"}});
+    assert_eq!(answer(declined), "approval_declined");
+    assert_eq!(answer(json!({"action": "cancel"})), "approval_declined");
+}
+
+#[test]
+fn an_approval_is_for_what_was_shown_and_nothing_else() {
+    let approvals = approvals();
+    let others: [fn(&mut Deed); 9] = [
+        |deed| deed.tool = "apply_plan",
+        |deed| deed.arguments = json!({"tier": "prod", "role": "dns", "branch": "main", "action": "boot"}),
+        |deed| deed.arguments = json!({"tier": "prod", "role": "web", "branch": "main"}),
+        |deed| deed.hosts.push("ns3"),
+        |deed| deed.tiers.push(Tier::Test),
+        |deed| deed.asked = "evil".parse().unwrap(),
+        |deed| deed.commit = "0000000000000000000000000000000000000000".parse().unwrap(),
+        |deed| deed.plan_hash = Some("another"),
+        |deed| deed.phrase = "prod.all",
+    ];
+    for other in others {
+        let deed = Deed::dns();
+        let state = asked(&approvals, &deed);
+        let mut changed = deed.clone();
+        other(&mut changed);
+        assert_eq!(again(&approvals, &changed, &state, typed(changed.phrase)), "approval_invalid", "{changed:?}");
+        assert_eq!(again(&approvals, &deed, &state, typed("prod.role.dns")), "given");
+    }
+}
+
+#[test]
+fn an_approval_is_good_for_one_call() {
+    let approvals = approvals();
+    let deed = Deed::dns();
+    let state = asked(&approvals, &deed);
+    assert_eq!(again(&approvals, &deed, &state, typed("prod.role.dns")), "given");
+    assert_eq!(again(&approvals, &deed, &state, typed("prod.role.dns")), "approval_used");
+    let state = asked(&approvals, &deed);
+    assert_eq!(again(&approvals, &deed, &state, json!({"action": "decline"})), "approval_declined");
+    assert_eq!(again(&approvals, &deed, &state, typed("prod.role.dns")), "approval_used");
+}
+
+#[test]
+fn an_approval_holds_for_ten_minutes() {
+    let approvals = approvals();
+    let deed = Deed::dns();
+    let (early, late) = (asked(&approvals, &deed), asked(&approvals, &deed));
+    AFTER_NOON.set(599);
+    assert_eq!(again(&approvals, &deed, &early, typed("prod.role.dns")), "given");
+    AFTER_NOON.set(600);
+    assert_eq!(again(&approvals, &deed, &late, typed("prod.role.dns")), "approval_expired");
+    // By now it is forgotten that it was spent, and it is refused all the same.
+    AFTER_NOON.set(6000);
+    assert_eq!(again(&approvals, &deed, &late, typed("prod.role.dns")), "approval_expired");
+    assert_eq!(again(&approvals, &deed, &early, typed("prod.role.dns")), "approval_expired");
+}
+
+#[test]
+fn an_answer_to_no_question_is_asked_about() {
+    let approvals = approvals();
+    let deed = Deed::dns();
+    let answers = Some(InputResponses::from([("approval".to_owned(), typed("prod.role.dns"))]));
+    let take_up = |reply| approvals.take_up(&deed.question(), reply).unwrap();
+    assert!(matches!(take_up(Reply { state: None, answers }), Approval::Asked(_)));
+    let state = Some(asked(&approvals, &deed));
+    assert!(matches!(take_up(Reply { state, answers: None }), Approval::Asked(_)));
+}
+
+#[test]
+fn the_seal_of_another_server_is_none_here() {
+    let deed = Deed::dns();
+    let state = asked(&approvals(), &deed);
+    assert_eq!(again(&approvals(), &deed, &state, typed("prod.role.dns")), "approval_invalid");
+}
+
+#[test]
+fn only_the_test_tier_goes_without_asking() {
+    let about = |tiers: &[Tier]| Deed { tiers: tiers.to_vec(), ..Deed::dns() }.question().is_about_tests_only();
+    assert!(about(&[Tier::Test]));
+    assert!(!about(&[Tier::Prod]));
+    assert!(!about(&[Tier::Test, Tier::Prod]));
+    assert!(!about(&[]), "what is about nobody known is about anybody");
+}
+
+#[test]
+fn a_client_says_whether_it_can_ask() {
+    let can = |capabilities: Value| can_ask(serde_json::from_value(capabilities).unwrap());
+    assert!(can(json!({"elicitation": {}})));
+    assert!(can(json!({"elicitation": {"form": {}, "url": {}}})));
+    assert!(!can(json!({"elicitation": {"url": {}}})));
+    assert!(!can(json!({"sampling": {}})));
+}
+
+proptest! {
+    #[test]
+    fn a_seal_that_was_touched_is_none(at in any::<prop::sample::Index>(), byte in 33_u8..127) {
+        let approvals = approvals();
+        let deed = Deed::dns();
+        let state = asked(&approvals, &deed);
+        let mut forged = state.clone().into_bytes();
+        let at = at.index(forged.len());
+        prop_assume!(forged[at] != byte);
+        forged[at] = byte;
+        let forged = String::from_utf8(forged).unwrap();
+        prop_assert_eq!(again(&approvals, &deed, &forged, typed("prod.role.dns")), "approval_invalid");
+    }
+}

@@ -1,0 +1,229 @@
+//! Which revisions may be deployed to which tier. A branch is root on the host: whoever may choose it and can push it needs
+//! no other way in. Pure.
+
+use std::fmt;
+use std::str::FromStr;
+
+use thiserror::Error;
+
+use crate::protocol::{NameError, Revision, Tier};
+
+/// What prod hosts take when nobody has said: the branches that others review before.
+const REVIEWED: [&str; 2] = ["main", "master"];
+
+/// One rule, `TIER=GLOB`: what it matches may be deployed to that tier.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AllowRef {
+    tier: Tier,
+    pattern: RefPattern,
+}
+
+/// What may be deployed to each tier.
+#[derive(Debug, Clone)]
+pub struct RevisionPolicy {
+    test: Vec<RefPattern>,
+    prod: Vec<RefPattern>,
+}
+
+/// A branch or tag by name, in which each `*` stands for any characters, `/` among them, as in git's refspecs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct RefPattern(String);
+
+/// Why a text is no rule.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum AllowRefError {
+    /// There is no `=`, or nothing on one side of it.
+    #[error("{0:?} is not TIER=GLOB, such as prod=main or test=feature/*")]
+    Form(String),
+    /// It is for a tier that there is not.
+    #[error(transparent)]
+    Tier(#[from] NameError),
+    /// Its glob has a character that no revision has, and so could never match.
+    #[error("the glob {0:?} contains {1:?}: letters, digits, . _ / + - and * are what can match")]
+    Character(String, char),
+}
+
+/// A revision that the policy does not let onto a tier.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("\"{asked}\" may not be deployed to {tier}{}; allowed there: {}", kind(asked), allowed.join(", "))]
+pub struct RevisionNotAllowed {
+    /// What was asked for.
+    pub asked: Revision,
+    /// The tier that it is not for.
+    pub tier: Tier,
+    /// The globs of what is.
+    pub allowed: Vec<String>,
+}
+
+/// Why the globs did not even look at a revision.
+fn kind(asked: &Revision) -> &'static str {
+    if could_be_commit(asked) { ", a commit id tells nothing of the branch that it is on" } else { "" }
+}
+
+impl RevisionPolicy {
+    /// The policy of these rules. A tier without any takes what it took before there were policies, when it is test, and
+    /// `main` and `master`, when it is prod.
+    pub fn new(rules: &[AllowRef]) -> Self {
+        let of = |tier, default: &[&str]| {
+            let given: Vec<_> =
+                rules.iter().filter(|rule| rule.tier == tier).map(|rule| rule.pattern.clone()).collect();
+            if given.is_empty() { default.iter().map(|&name| RefPattern(name.to_owned())).collect() } else { given }
+        };
+        Self { test: of(Tier::Test, &["*"]), prod: of(Tier::Prod, &REVIEWED) }
+    }
+
+    /// Whether a revision may be deployed to each of these tiers.
+    pub fn check(&self, asked: &Revision, tiers: impl IntoIterator<Item = Tier>) -> Result<(), RevisionNotAllowed> {
+        let refuses = |tier: &Tier| !self.patterns(*tier).iter().any(|pattern| pattern.allows(asked));
+        match tiers.into_iter().find(refuses) {
+            None => Ok(()),
+            Some(tier) => Err(RevisionNotAllowed { asked: asked.clone(), tier, allowed: self.allowed(tier) }),
+        }
+    }
+
+    /// The globs of what may be deployed to a tier.
+    pub fn allowed(&self, tier: Tier) -> Vec<String> {
+        self.patterns(tier).iter().map(|pattern| pattern.0.clone()).collect()
+    }
+
+    fn patterns(&self, tier: Tier) -> &[RefPattern] {
+        match tier {
+            Tier::Test => &self.test,
+            Tier::Prod => &self.prod,
+        }
+    }
+}
+
+impl RefPattern {
+    /// A commit is allowed by its whole id, or where everything is: `d*` means `dev` and `docs`, and neither the commit
+    /// `d3adbee…` of somebody's unmerged branch nor, with a forge, of somebody's fork.
+    fn allows(&self, asked: &Revision) -> bool {
+        if self.0 == "*" {
+            return true;
+        }
+        if could_be_commit(asked) { self.0.eq_ignore_ascii_case(asked.as_str()) } else { self.matches(asked.as_str()) }
+    }
+
+    fn matches(&self, name: &str) -> bool {
+        let Some((first, rest)) = self.0.split_once('*') else {
+            return self.0 == name;
+        };
+        let (middle, last) = rest.rsplit_once('*').unwrap_or(("", rest));
+        // Each piece is taken as early as it comes, which leaves the most for those behind it.
+        let after_first = name.strip_prefix(first);
+        let after_middle = middle.split('*').try_fold(after_first, |left, piece| {
+            let (_, after) = left?.split_once(piece)?;
+            Some(Some(after))
+        });
+        after_middle.flatten().is_some_and(|left| left.ends_with(last))
+    }
+}
+
+/// Whether git or a forge would look for a commit of this id: in full, or the beginning of one.
+fn could_be_commit(asked: &Revision) -> bool {
+    asked.commit().is_some() || asked.looks_like_short_commit()
+}
+
+impl FromStr for AllowRef {
+    type Err = AllowRefError;
+
+    fn from_str(text: &str) -> Result<Self, AllowRefError> {
+        let (tier, glob) = text.split_once('=').ok_or_else(|| AllowRefError::Form(text.to_owned()))?;
+        if glob.is_empty() {
+            return Err(AllowRefError::Form(text.to_owned()));
+        }
+        let can_match = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '/' | '+' | '-' | '*');
+        match glob.chars().find(|&c| !can_match(c)) {
+            Some(other) => Err(AllowRefError::Character(glob.to_owned(), other)),
+            None => Ok(Self { tier: tier.parse()?, pattern: RefPattern(glob.to_owned()) }),
+        }
+    }
+}
+
+impl fmt::Display for AllowRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.tier, self.pattern.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const COMMIT: &str = "d3adbee0d3adbee0d3adbee0d3adbee0d3adbee0";
+
+    fn policy(rules: &[&str]) -> RevisionPolicy {
+        RevisionPolicy::new(&rules.iter().map(|rule| rule.parse().unwrap()).collect::<Vec<_>>())
+    }
+
+    fn check(policy: &RevisionPolicy, asked: &str, tiers: &[Tier]) -> String {
+        match policy.check(&asked.parse().unwrap(), tiers.iter().copied()) {
+            Ok(()) => "ok".to_owned(),
+            Err(refused) => refused.to_string(),
+        }
+    }
+
+    #[test]
+    fn without_rules_test_takes_everything_and_prod_what_was_reviewed() {
+        let policy = policy(&[]);
+        assert_eq!(check(&policy, "feature/x", &[Tier::Test]), "ok");
+        assert_eq!(check(&policy, COMMIT, &[Tier::Test]), "ok");
+        assert_eq!(check(&policy, "main", &[Tier::Prod]), "ok");
+        assert_eq!(check(&policy, "master", &[Tier::Test, Tier::Prod]), "ok");
+        insta::assert_snapshot!(check(&policy, "feature/x", &[Tier::Test, Tier::Prod]), @r#""feature/x" may not be deployed to prod; allowed there: main, master"#);
+        insta::assert_snapshot!(check(&policy, COMMIT, &[Tier::Prod]), @r#""d3adbee0d3adbee0d3adbee0d3adbee0d3adbee0" may not be deployed to prod, a commit id tells nothing of the branch that it is on; allowed there: main, master"#);
+    }
+
+    #[test]
+    fn rules_stand_in_the_place_of_what_their_tier_takes_by_itself() {
+        let policy = policy(&["prod=release/*", "prod=hotfix", "test=main"]);
+        assert_eq!(check(&policy, "release/24.11/ns", &[Tier::Prod]), "ok");
+        assert_eq!(check(&policy, "hotfix", &[Tier::Prod]), "ok");
+        insta::assert_snapshot!(check(&policy, "main", &[Tier::Prod]), @r#""main" may not be deployed to prod; allowed there: release/*, hotfix"#);
+        insta::assert_snapshot!(check(&policy, "prerelease/x", &[Tier::Prod]), @r#""prerelease/x" may not be deployed to prod; allowed there: release/*, hotfix"#);
+        insta::assert_snapshot!(check(&policy, "hotfix", &[Tier::Test]), @r#""hotfix" may not be deployed to test; allowed there: main"#);
+    }
+
+    #[test]
+    fn a_commit_slips_through_no_glob_that_means_branches() {
+        let globbed = policy(&["prod=d*", "test=*e0"]);
+        for commit in [COMMIT, "d3adbee"] {
+            assert_ne!(check(&globbed, commit, &[Tier::Prod]), "ok");
+        }
+        assert_ne!(check(&globbed, COMMIT, &[Tier::Test]), "ok");
+        assert_eq!(check(&globbed, "dev", &[Tier::Prod]), "ok");
+        assert_eq!(check(&policy(&[&format!("prod={COMMIT}")]), COMMIT, &[Tier::Prod]), "ok");
+        assert_eq!(check(&policy(&["prod=*"]), COMMIT, &[Tier::Prod]), "ok");
+    }
+
+    #[test]
+    fn a_rule_that_could_not_mean_anything_says_why() {
+        let refusal = |rule: &str| rule.parse::<AllowRef>().unwrap_err().to_string();
+        insta::assert_snapshot!(refusal("main"), @r#""main" is not TIER=GLOB, such as prod=main or test=feature/*"#);
+        insta::assert_snapshot!(refusal("prod="), @r#""prod=" is not TIER=GLOB, such as prod=main or test=feature/*"#);
+        insta::assert_snapshot!(refusal("staging=main"), @r#""staging" is not a tier: the tiers are test and prod"#);
+        insta::assert_snapshot!(refusal("prod=v[0-9]"), @r#"the glob "v[0-9]" contains '[': letters, digits, . _ / + - and * are what can match"#);
+        assert_eq!("prod=release/*".parse::<AllowRef>().unwrap().to_string(), "prod=release/*");
+    }
+
+    /// Says the same as the code in another way: a star takes nothing, or one character and stays.
+    fn matches_slowly(pattern: &[u8], name: &[u8]) -> bool {
+        match (pattern, name) {
+            ([], []) => true,
+            ([b'*', rest @ ..], _) if matches_slowly(rest, name) => true,
+            ([b'*', ..], [_, rest @ ..]) => matches_slowly(pattern, rest),
+            ([a, pattern @ ..], [b, name @ ..]) if a == b => matches_slowly(pattern, name),
+            _ => false,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_glob_matches_what_it_says(pattern in "[ab/*]{1,7}", name in "[ab/]{0,8}") {
+            let expected = matches_slowly(pattern.as_bytes(), name.as_bytes());
+            prop_assert_eq!(RefPattern(pattern).matches(&name), expected);
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! What leaves this server, without secrets and without anything that a terminal obeys. Pure.
+//!
+//! Nothing that is said here should hold a secret in the first place. This is the one gate behind all those places: the
+//! output of git, a host's log and an assistant's own arguments are written by others.
+
+use serde_json::Value;
+
+use crate::text;
+
+/// The shortest run of base32 that is taken for a seed. A seed has 58 characters, a public key 56.
+const SEED_CHARACTERS: usize = 57;
+
+/// What of a query may be a secret: the ends of its keys.
+const SECRET_KEYS: [&str; 4] = ["token", "password", "secret", "key"];
+
+/// Takes secrets and control characters out of text.
+#[derive(Debug, Clone, Default)]
+pub struct Scrubber {
+    /// The paths of key files: where a key lies is the first thing to know for who wants it.
+    key_files: Vec<String>,
+}
+
+impl Scrubber {
+    /// Hides the paths of these files besides what is a secret wherever it stands.
+    pub fn new(key_files: impl IntoIterator<Item = String>) -> Self {
+        Self { key_files: key_files.into_iter().filter(|path| !path.is_empty()).collect() }
+    }
+
+    /// The text as it may be shown: every line [safe](text::safe), and no seed, no password of a URL and no path of a key
+    /// in it.
+    pub fn clean(&self, text: &str) -> String {
+        let lines: Vec<String> = text.lines().map(text::safe).collect();
+        let mut clean = lines.join("\n").trim_end().to_owned();
+        for path in &self.key_files {
+            clean = clean.replace(path, "<key file>");
+        }
+        without_seeds(&without_url_secrets(&clean))
+    }
+
+    /// Cleans every string in a JSON value, the names of its members too.
+    #[must_use]
+    pub fn clean_value(&self, value: Value) -> Value {
+        match value {
+            Value::String(text) => Value::String(self.clean(&text)),
+            Value::Array(values) => values.into_iter().map(|value| self.clean_value(value)).collect(),
+            Value::Object(members) => {
+                members.into_iter().map(|(name, value)| (self.clean(&name), self.clean_value(value))).collect()
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) => value,
+        }
+    }
+}
+
+/// The text with every run of base32 that is as long as a seed left out.
+fn without_seeds(text: &str) -> String {
+    let is_base32 = |c: char| matches!(c, 'A'..='Z' | '2'..='7');
+    let mut clean = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(start) = rest.find(is_base32) {
+        let (before, run) = rest.split_at(start);
+        let (run, after) = run.split_at(run.find(|c| !is_base32(c)).unwrap_or(run.len()));
+        clean.push_str(before);
+        clean.push_str(if run.len() >= SEED_CHARACTERS { "<seed>" } else { run });
+        rest = after;
+    }
+    clean + rest
+}
+
+/// The text with URLs that have lost their user and password, and the values of telling keys in their queries.
+fn without_url_secrets(text: &str) -> String {
+    let mut clean = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(start) = rest.find("://") {
+        let (before, url) = rest.split_at(start + "://".len());
+        // Of several in a row each has a turn of its own.
+        let end = url.find(ends_url).into_iter().chain(url.find("://")).min();
+        let (url, after) = url.split_at(end.unwrap_or(url.len()));
+        clean.push_str(before);
+        clean.push_str(&public(url));
+        rest = after;
+    }
+    clean + rest
+}
+
+fn ends_url(c: char) -> bool {
+    c.is_whitespace() || matches!(c, '"' | '\'' | '<' | '>' | '`')
+}
+
+/// What follows the scheme of a URL, as far as it may be told.
+fn public(url: &str) -> String {
+    let (authority, path) = url.split_at(url.find(['/', '?', '#']).unwrap_or(url.len()));
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let (path, query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
+    let query = query.map(|query| query.split('&').map(public_pair).collect::<Vec<_>>().join("&"));
+    match query {
+        Some(query) => format!("{host}{path}?{query}"),
+        None => format!("{host}{path}"),
+    }
+}
+
+fn public_pair(pair: &str) -> String {
+    match pair.split_once('=') {
+        Some((key, _)) if SECRET_KEYS.iter().any(|secret| key.to_ascii_lowercase().ends_with(secret)) => {
+            format!("{key}=hidden")
+        }
+        _ => pair.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn scrubber() -> Scrubber {
+        Scrubber::new(["/run/secrets/admin.seed".to_owned()])
+    }
+
+    #[test]
+    fn secrets_are_hidden_and_the_rest_stays() {
+        let seed = nkeys::KeyPair::new_user().seed().unwrap();
+        let public = nkeys::KeyPair::new_user().public_key();
+        let clean = |text: &str| scrubber().clean(text).replace(&public, "PUBLIC");
+        insta::assert_snapshot!(clean(&format!("the seed {seed}, of {public}")), @"the seed <seed>, of PUBLIC");
+        insta::assert_snapshot!(clean(&format!("{}\u{200b}{}", &seed[..20], &seed[20..])), @"<seed>");
+        insta::assert_snapshot!(clean("cannot read /run/secrets/admin.seed: no"), @"cannot read <key file>: no");
+        insta::assert_snapshot!(clean("git ls-remote -- https://bob:s3cr@t@git.example/x?dir=a&private_token=abc failed"), @"git ls-remote -- https://git.example/x?dir=a&private_token=hidden failed");
+        insta::assert_snapshot!(clean("nats://u:p@a:4222,nats://v:q@b 'ssh://git@h/x'"), @"nats://a:4222,nats://b 'ssh://h/x'");
+        insta::assert_snapshot!(clean("mail bob@example.com, https://h/x@y?ref=main#ns1"), @"mail bob@example.com, https://h/x@y?ref=main#ns1");
+        insta::assert_snapshot!(clean("\x1b[31mred\x1b[0m\nsecond \u{202e}line\r\n"), @"
+        red
+        second line
+        ");
+    }
+
+    #[test]
+    fn every_string_of_a_value_is_cleaned() {
+        let value = json!({"a": ["x\x1b[2J", {"https://u:p@h\u{7}": 1}], "n": null, "b": true});
+        assert_eq!(scrubber().clean_value(value), json!({"a": ["x", {"https://h": 1}], "n": null, "b": true}));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_clean_stays_so(text in "(\\PC|\n|\\x1b\\[|://|@|\\?a_token=|&|[A-Z2-7]{20}){0,12}") {
+            let once = scrubber().clean(&text);
+            prop_assert_eq!(scrubber().clean(&once), once);
+        }
+
+        #[test]
+        fn no_password_survives(user in "[a-z:@]{0,6}", before in "\\PC{0,5}", after in "[ /?a-z]{0,8}") {
+            let clean = scrubber().clean(&format!("{before}https://{user}:s3cret@host{after}"));
+            prop_assert!(!clean.contains("s3cret"), "{}", clean);
+        }
+    }
+}
