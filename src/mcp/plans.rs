@@ -1,0 +1,157 @@
+//! The folder of plans, as far as an assistant may reach: plain names, and files that lie in it.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use super::error::ToolError;
+
+/// The longest name of a plan, in bytes.
+const MAX_NAME_BYTES: usize = 63;
+/// The largest plan that is read, in bytes.
+const MAX_PLAN_BYTES: u64 = 1024 * 1024;
+
+/// The name of a plan: small letters, digits and `-`, of which the first is no `-`. It is no path, whatever it is joined to.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct PlanName(String);
+
+/// The plans in a folder.
+#[derive(Debug, Clone)]
+pub(super) struct Plans {
+    folder: PathBuf,
+}
+
+impl PlanName {
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for PlanName {
+    type Err = ToolError;
+
+    fn from_str(text: &str) -> Result<Self, ToolError> {
+        let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        let is_name = (1..=MAX_NAME_BYTES).contains(&text.len()) && text.chars().all(allowed) && !text.starts_with('-');
+        if is_name { Ok(Self(text.to_owned())) } else { Err(no_name(text)) }
+    }
+}
+
+impl fmt::Display for PlanName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl Plans {
+    pub(super) fn new(folder: PathBuf) -> Self {
+        Self { folder }
+    }
+
+    /// The names of all plans that can be read, in order.
+    pub(super) fn names(&self) -> Vec<PlanName> {
+        let entries = self.folder.read_dir().into_iter().flatten();
+        let paths = entries.filter_map(|entry| entry.ok().map(|entry| entry.path()));
+        let names = paths.filter_map(|path| path.file_name()?.to_str()?.strip_suffix(".toml")?.parse().ok());
+        let mut names: Vec<PlanName> = names.filter(|name| self.path(name).is_ok()).collect();
+        names.sort();
+        names
+    }
+
+    /// Where the file of a plan is: within the folder, also when it is a link.
+    pub(super) fn path(&self, name: &PlanName) -> Result<PathBuf, ToolError> {
+        let path = self.folder.join(format!("{name}.toml"));
+        let (Ok(folder), Ok(file)) = (self.folder.canonicalize(), path.canonicalize()) else {
+            return Err(unknown(name));
+        };
+        if !file.starts_with(folder) || !file.is_file() {
+            return Err(unknown(name));
+        }
+        Ok(file)
+    }
+
+    /// The text of a plan.
+    pub(super) fn text(&self, name: &PlanName) -> Result<String, ToolError> {
+        read(&self.path(name)?).ok_or_else(|| {
+            ToolError::new("plan_unreadable", format!("the plan {name} cannot be read, or is larger than 1 MiB"))
+                .next("ask whoever keeps the plans to look at its file")
+        })
+    }
+}
+
+fn read(path: &Path) -> Option<String> {
+    let size = path.metadata().ok()?.len();
+    if size > MAX_PLAN_BYTES { None } else { std::fs::read_to_string(path).ok() }
+}
+
+fn no_name(text: &str) -> ToolError {
+    let shown: String = text.chars().take(80).collect();
+    ToolError::new(
+        "invalid_plan",
+        format!("{shown:?} is not the name of a plan: it has small letters, digits and - only"),
+    )
+    .next("give a name as list_plans has it, without a path and without .toml")
+}
+
+fn unknown(name: &PlanName) -> ToolError {
+    ToolError::new("unknown_plan", format!("there is no plan {name}")).next("list_plans tells which there are")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn names(plans: &Plans) -> Vec<String> {
+        plans.names().iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn plans_are_files_in_the_folder() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = place.path().join("plans");
+        fs::create_dir_all(folder.join("dir.toml")).unwrap();
+        for file in ["b.toml", "a.toml", "UPPER.toml", "-dash.toml", "no-plan.txt", ".toml"] {
+            fs::write(folder.join(file), "revision = 'main'").unwrap();
+        }
+        fs::write(place.path().join("outside.toml"), "secret").unwrap();
+        symlink(place.path().join("outside.toml"), folder.join("out.toml")).unwrap();
+        symlink("a.toml", folder.join("within.toml")).unwrap();
+        symlink("nowhere.toml", folder.join("dangling.toml")).unwrap();
+        symlink(&folder, place.path().join("link")).unwrap();
+        for folder in [folder, place.path().join("link")] {
+            let plans = Plans::new(folder);
+            assert_eq!(names(&plans), ["a", "b", "within"]);
+            assert_eq!(plans.text(&"within".parse().unwrap()).unwrap(), "revision = 'main'");
+            for hidden in ["out", "dir", "dangling", "missing"] {
+                assert_eq!(plans.text(&hidden.parse().unwrap()).unwrap_err().code, "unknown_plan", "{hidden}");
+            }
+        }
+        assert_eq!(names(&Plans::new(place.path().join("missing"))), [""; 0]);
+    }
+
+    #[test]
+    fn a_file_that_is_no_plan_by_its_size_is_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::File::create(folder.path().join("big.toml")).unwrap().set_len(MAX_PLAN_BYTES + 1).unwrap();
+        fs::write(folder.path().join("binary.toml"), [0xff]).unwrap();
+        let plans = Plans::new(folder.path().to_owned());
+        for plan in ["big", "binary"] {
+            assert_eq!(plans.text(&plan.parse().unwrap()).unwrap_err().code, "plan_unreadable");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_name_is_never_a_path(text in "\\PC{0,8}|[a-z0-9./-]{0,8}|[a-z]{60,66}") {
+            match text.parse::<PlanName>() {
+                Ok(name) => prop_assert_eq!(Path::new("f").join(name.as_str()).components().count(), 2),
+                Err(error) => prop_assert_eq!(error.code, "invalid_plan"),
+            }
+        }
+    }
+}
