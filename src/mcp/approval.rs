@@ -17,12 +17,13 @@ use jiff::Timestamp;
 use rmcp::RoleServer;
 use rmcp::model::{
     ClientCapabilities, ElicitRequest, ElicitRequestParams, ElicitResult, ElicitationAction, ElicitationSchema,
-    InputRequest, InputRequiredResult, InputResponses, ProtocolVersion,
+    InputRequest, InputRequiredResult, ProtocolVersion,
 };
 use rmcp::service::{RequestContext, ServiceError};
 
 pub(super) use self::question::Question;
 use self::seal::Seals;
+use super::call::{Call, Reply};
 use super::error::ToolError;
 
 /// How long an approval holds, and how long somebody is waited for who could give it.
@@ -46,6 +47,7 @@ pub(super) enum Approval {
     /// It may be done.
     Given(Consent),
     /// The client is to put this to a person, and then to call again with the answer.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the tools that deploy come with the next change"))]
     Asked(Box<InputRequiredResult>),
 }
 
@@ -58,15 +60,6 @@ pub(super) enum Consent {
     Waived,
     /// A person typed what was asked for.
     Typed,
-}
-
-/// What came beside a call that is made again after a question: only the newest protocol has that.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Reply {
-    /// What the question was sealed with.
-    pub(super) state: Option<String>,
-    /// What was answered.
-    pub(super) answers: Option<InputResponses>,
 }
 
 /// Asks, and knows which approvals it has seen.
@@ -87,6 +80,24 @@ impl Approvals {
         question: &Question<'_>,
         context: &RequestContext<RoleServer>,
     ) -> Result<Approval, ToolError> {
+        let approval = self.consent_to(question, context).await;
+        if let Some(call) = Call::of(context) {
+            let mut about = call.about();
+            about.tier = question.tiers.iter().max().map(ToString::to_string);
+            about.commit = Some(question.commit.to_string());
+            about.approval = match approval {
+                Ok(Approval::Given(consent)) => consent.on_record(),
+                Ok(Approval::Asked(_)) | Err(_) => None,
+            };
+        }
+        approval
+    }
+
+    async fn consent_to(
+        &self,
+        question: &Question<'_>,
+        context: &RequestContext<RoleServer>,
+    ) -> Result<Approval, ToolError> {
         if question.is_about_tests_only() {
             return Ok(Approval::Given(Consent::NotNeeded));
         }
@@ -97,7 +108,7 @@ impl Approvals {
             return Err(unavailable());
         }
         if context.protocol_version() >= Some(ProtocolVersion::V_2026_07_28) {
-            let reply = context.extensions.get::<Reply>().cloned().unwrap_or_default();
+            let reply = Call::of(context).map(|call| call.reply.clone()).unwrap_or_default();
             return self.take_up(question, reply);
         }
         let answer = ask(question, context).await?;
@@ -119,6 +130,17 @@ impl Approvals {
         let state = self.seals.seal(&question.binding(), HOLDS_FOR);
         let request = InputRequest::Elicitation(ElicitRequest::new(form(question)));
         InputRequiredResult::new(Some(BTreeMap::from([(FIELD.to_owned(), request)])), Some(state))
+    }
+}
+
+impl Consent {
+    /// The word for it on record; none where there is nothing to record.
+    const fn on_record(self) -> Option<&'static str> {
+        match self {
+            Self::NotNeeded => None,
+            Self::Waived => Some("waived"),
+            Self::Typed => Some("given"),
+        }
     }
 }
 

@@ -109,8 +109,6 @@ pub enum Outcome {
     Error,
     /// A person is asked first.
     Asked,
-    /// The tool has a bug.
-    Panicked,
     /// It was not waited for to its end.
     Abandoned,
 }
@@ -136,7 +134,12 @@ impl Audit {
     }
 
     /// Begins to record a call.
-    pub fn begin(self: &Arc<Self>, tool: &str, arguments: Option<&Map<String, Value>>, client: Option<&str>) -> Entry {
+    pub(super) fn begin(
+        self: &Arc<Self>,
+        tool: &str,
+        arguments: Option<&Map<String, Value>>,
+        client: Option<&str>,
+    ) -> Entry {
         let arguments = arguments.cloned().map_or(Value::Null, Value::Object);
         let line = Line {
             at: (self.clock)(),

@@ -5,6 +5,7 @@ use rmcp::ErrorData;
 use rmcp::handler::server::tool::IntoCallToolResult;
 use rmcp::model::{CallToolResponse, CallToolResult, ContentBlock};
 
+use super::policy::RevisionNotAllowed;
 use crate::bus::BusError;
 use crate::operator::FleetError;
 use crate::text::safe;
@@ -64,6 +65,13 @@ impl From<BusError> for ToolError {
             BusError::TlsFile(..) => Self::new("tls_unusable", "a file that the TLS connection needs cannot be read")
                 .next("ask whoever started this server to check the files that its flags name"),
         }
+    }
+}
+
+impl From<RevisionNotAllowed> for ToolError {
+    fn from(refused: RevisionNotAllowed) -> Self {
+        Self::new("revision_not_allowed", refused.to_string())
+            .next("nothing was done; choose one that is allowed, or ask whoever started this server for --allow-ref")
     }
 }
 

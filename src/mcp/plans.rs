@@ -17,14 +17,9 @@ pub(super) struct PlanName(String);
 
 /// The plans in a folder.
 #[derive(Debug, Clone)]
-pub(super) struct Plans {
-    folder: PathBuf,
-}
-
-impl PlanName {
-    pub(super) fn as_str(&self) -> &str {
-        &self.0
-    }
+pub struct Plans {
+    /// None where there are no plans.
+    folder: Option<PathBuf>,
 }
 
 impl FromStr for PlanName {
@@ -44,13 +39,14 @@ impl fmt::Display for PlanName {
 }
 
 impl Plans {
-    pub(super) fn new(folder: PathBuf) -> Self {
+    /// The plans in this folder.
+    pub const fn new(folder: Option<PathBuf>) -> Self {
         Self { folder }
     }
 
     /// The names of all plans that can be read, in order.
     pub(super) fn names(&self) -> Vec<PlanName> {
-        let entries = self.folder.read_dir().into_iter().flatten();
+        let entries = self.folder.iter().filter_map(|folder| folder.read_dir().ok()).flatten();
         let paths = entries.filter_map(|entry| entry.ok().map(|entry| entry.path()));
         let names = paths.filter_map(|path| path.file_name()?.to_str()?.strip_suffix(".toml")?.parse().ok());
         let mut names: Vec<PlanName> = names.filter(|name| self.path(name).is_ok()).collect();
@@ -60,14 +56,9 @@ impl Plans {
 
     /// Where the file of a plan is: within the folder, also when it is a link.
     pub(super) fn path(&self, name: &PlanName) -> Result<PathBuf, ToolError> {
-        let path = self.folder.join(format!("{name}.toml"));
-        let (Ok(folder), Ok(file)) = (self.folder.canonicalize(), path.canonicalize()) else {
-            return Err(unknown(name));
-        };
-        if !file.starts_with(folder) || !file.is_file() {
-            return Err(unknown(name));
-        }
-        Ok(file)
+        let folder = self.folder.as_ref().and_then(|folder| folder.canonicalize().ok()).ok_or_else(|| unknown(name))?;
+        let file = folder.join(format!("{name}.toml")).canonicalize().map_err(|_| unknown(name))?;
+        if file.starts_with(folder) && file.is_file() { Ok(file) } else { Err(unknown(name)) }
     }
 
     /// The text of a plan.
@@ -124,14 +115,15 @@ mod tests {
         symlink("nowhere.toml", folder.join("dangling.toml")).unwrap();
         symlink(&folder, place.path().join("link")).unwrap();
         for folder in [folder, place.path().join("link")] {
-            let plans = Plans::new(folder);
+            let plans = Plans::new(Some(folder));
             assert_eq!(names(&plans), ["a", "b", "within"]);
             assert_eq!(plans.text(&"within".parse().unwrap()).unwrap(), "revision = 'main'");
             for hidden in ["out", "dir", "dangling", "missing"] {
                 assert_eq!(plans.text(&hidden.parse().unwrap()).unwrap_err().code, "unknown_plan", "{hidden}");
             }
         }
-        assert_eq!(names(&Plans::new(place.path().join("missing"))), [""; 0]);
+        assert_eq!(names(&Plans::new(None)), [""; 0]);
+        assert_eq!(names(&Plans::new(Some(place.path().join("missing")))), [""; 0]);
     }
 
     #[test]
@@ -139,7 +131,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::File::create(folder.path().join("big.toml")).unwrap().set_len(MAX_PLAN_BYTES + 1).unwrap();
         fs::write(folder.path().join("binary.toml"), [0xff]).unwrap();
-        let plans = Plans::new(folder.path().to_owned());
+        let plans = Plans::new(Some(folder.path().to_owned()));
         for plan in ["big", "binary"] {
             assert_eq!(plans.text(&plan.parse().unwrap()).unwrap_err().code, "plan_unreadable");
         }
@@ -149,7 +141,7 @@ mod tests {
         #[test]
         fn a_name_is_never_a_path(text in "\\PC{0,8}|[a-z0-9./-]{0,8}|[a-z]{60,66}") {
             match text.parse::<PlanName>() {
-                Ok(name) => prop_assert_eq!(Path::new("f").join(name.as_str()).components().count(), 2),
+                Ok(name) => prop_assert_eq!(Path::new("f").join(name.to_string()).components().count(), 2),
                 Err(error) => prop_assert_eq!(error.code, "invalid_plan"),
             }
         }

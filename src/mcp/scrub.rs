@@ -3,6 +3,8 @@
 //! Nothing that is said here should hold a secret in the first place. This is the one gate behind all those places: the
 //! output of git, a host's log and an assistant's own arguments are written by others.
 
+use rmcp::ErrorData;
+use rmcp::model::{CallToolResult, ContentBlock};
 use serde_json::Value;
 
 use crate::text;
@@ -48,6 +50,22 @@ impl Scrubber {
             }
             Value::Null | Value::Bool(_) | Value::Number(_) => value,
         }
+    }
+
+    /// Cleans all that a tool answers.
+    pub(super) fn clean_result(&self, mut result: CallToolResult) -> CallToolResult {
+        for block in &mut result.content {
+            if let ContentBlock::Text(text) = block {
+                text.text = self.clean(&text.text);
+            }
+        }
+        result.structured_content = result.structured_content.map(|value| self.clean_value(value));
+        result
+    }
+
+    /// Cleans an error of the protocol.
+    pub(super) fn clean_error(&self, error: ErrorData) -> ErrorData {
+        ErrorData::new(error.code, self.clean(&error.message), error.data.map(|data| self.clean_value(data)))
     }
 }
 

@@ -7,14 +7,23 @@ use futures_util::FutureExt;
 use miette::Diagnostic;
 use rmcp::handler::server::router::tool::ToolRouter;
 use rmcp::handler::server::tool::{IntoCallToolResult, ToolCallContext};
-use rmcp::model::{CallToolRequestParams, CallToolResponse, Implementation, ServerCapabilities, ServerConfig};
+use rmcp::model::{
+    CallToolRequestParams, CallToolResponse, CompleteRequestParams, CompleteResult, GetPromptRequestParams,
+    GetPromptResponse, Implementation, ListPromptsResult, ListResourceTemplatesResult, ListResourcesResult,
+    PaginatedRequestParams, ReadResourceRequestParams, ReadResourceResponse, ServerCapabilities, ServerConfig,
+};
 use rmcp::service::{RequestContext, ServerInitializeError};
 use rmcp::{ErrorData, RoleServer, ServerHandler, ServiceExt, tool_handler, transport};
 use thiserror::Error;
 use tokio::task::JoinError;
 
+use super::approval::{Approval, Approvals, Question};
+use super::audit::{Audit, AuditError};
+use super::call::Call;
 use super::error::ToolError;
+use super::scrub::Scrubber;
 use super::settings::{Access, Settings};
+use super::{completion, prompts, resources};
 use crate::bus::Bus;
 
 /// What an assistant is told of the server as a whole.
@@ -27,6 +36,9 @@ const INSTRUCTIONS: &str = "Deploys NixOS hosts over NATS, one by one or in wave
 #[derive(Debug, Clone)]
 pub struct Server {
     pub(super) settings: Arc<Settings>,
+    approvals: Arc<Approvals>,
+    audit: Arc<Audit>,
+    scrubber: Scrubber,
     tool_router: ToolRouter<Self>,
 }
 
@@ -43,9 +55,24 @@ pub enum ServeError {
 }
 
 impl Server {
-    /// A server that has not met its client yet.
-    pub fn new(settings: Settings) -> Self {
-        Self { settings: Arc::new(settings), tool_router: Self::tool_router() }
+    /// A server that has not met its client yet. Without its record there is none.
+    pub fn new(settings: Settings) -> Result<Self, AuditError> {
+        let scrubber = Scrubber::new(settings.key_files());
+        let audit = Audit::open(settings.audit_file.clone(), scrubber.clone(), settings.clock)?;
+        let approvals = Arc::new(Approvals::new(settings.asking, settings.clock));
+        Ok(Self { settings: Arc::new(settings), approvals, audit, scrubber, tool_router: Self::tool_router() })
+    }
+
+    #[expect(dead_code, reason = "the tools that deploy come with the next change")]
+    /// Whether something may be deployed: by the policy for revisions, and then by a person. Everything that deploys asks
+    /// here.
+    pub(super) async fn permit(
+        &self,
+        question: &Question<'_>,
+        context: &RequestContext<RoleServer>,
+    ) -> Result<Approval, ToolError> {
+        self.settings.revisions.check(question.asked, question.tiers.iter().copied())?;
+        self.approvals.obtain(question, context).await
     }
 
     /// Connects with the key of a tool. Each call makes a connection of its own, so that a server that was away is no
@@ -63,12 +90,97 @@ impl Server {
 impl ServerHandler for Server {
     fn get_info(&self) -> ServerConfig {
         let program = Implementation::new("homelab-deploy", env!("CARGO_PKG_VERSION"));
-        let capabilities = ServerCapabilities::builder().enable_tools().build();
+        let capabilities = ServerCapabilities::builder()
+            .enable_tools()
+            .enable_prompts()
+            .enable_resources()
+            .enable_completions()
+            .build();
         ServerConfig::new(capabilities).with_server_info(program).with_instructions(INSTRUCTIONS)
     }
 
-    /// Every call goes this way. A tool that panics has not answered, and its client would wait for ever.
+    async fn list_prompts(
+        &self,
+        _: Option<PaginatedRequestParams>,
+        _: RequestContext<RoleServer>,
+    ) -> Result<ListPromptsResult, ErrorData> {
+        Ok(ListPromptsResult::with_all_items(prompts::all()))
+    }
+
+    async fn get_prompt(
+        &self,
+        request: GetPromptRequestParams,
+        _: RequestContext<RoleServer>,
+    ) -> Result<GetPromptResponse, ErrorData> {
+        prompts::get(&request.name, request.arguments.as_ref()).map(Into::into)
+    }
+
+    async fn list_resources(
+        &self,
+        _: Option<PaginatedRequestParams>,
+        _: RequestContext<RoleServer>,
+    ) -> Result<ListResourcesResult, ErrorData> {
+        Ok(ListResourcesResult::with_all_items(resources::all(&self.settings.plans)))
+    }
+
+    async fn list_resource_templates(
+        &self,
+        _: Option<PaginatedRequestParams>,
+        _: RequestContext<RoleServer>,
+    ) -> Result<ListResourceTemplatesResult, ErrorData> {
+        Ok(ListResourceTemplatesResult::with_all_items(resources::templates()))
+    }
+
+    async fn read_resource(
+        &self,
+        request: ReadResourceRequestParams,
+        _: RequestContext<RoleServer>,
+    ) -> Result<ReadResourceResponse, ErrorData> {
+        resources::read(&request.uri, &self.settings.plans, &self.scrubber).map(Into::into)
+    }
+
+    async fn complete(
+        &self,
+        request: CompleteRequestParams,
+        _: RequestContext<RoleServer>,
+    ) -> Result<CompleteResult, ErrorData> {
+        Ok(CompleteResult::new(completion::complete(&request.argument, &self.settings)))
+    }
+
+    /// Every call goes this way: it is on record however it ends, and nothing leaves that was not cleaned.
     async fn call_tool(
+        &self,
+        request: CallToolRequestParams,
+        mut context: RequestContext<RoleServer>,
+    ) -> Result<CallToolResponse, ErrorData> {
+        let client = context.client_info().map(|client| format!("{} {}", client.name, client.version));
+        let record = self.audit.begin(&request.name, request.arguments.as_ref(), client.as_deref());
+        let call = Call::new(&request);
+        context.extensions.insert(call.clone());
+        let answer = match self.admit(&request.name) {
+            Ok(()) => self.answer(request, context).await,
+            Err(refusal) => refusal.into_call_tool_result(),
+        };
+        let answer = self.clean(answer);
+        record.end(call.ending(&answer));
+        answer
+    }
+}
+
+impl Server {
+    /// Refuses what could not be put on record. The refusal is: once it can be, the next call goes through.
+    fn admit(&self, tool: &str) -> Result<(), ToolError> {
+        let known = self.tool_router.get(tool);
+        let writes = known.and_then(|tool| tool.annotations.as_ref()?.read_only_hint) != Some(true);
+        if writes && self.audit.is_failing() {
+            return Err(ToolError::new("audit_unwritable", "calls cannot be put on record, so nothing is changed")
+                .next("ask whoever started this server to look at its --audit-file, then call the tool again"));
+        }
+        Ok(())
+    }
+
+    /// A tool that panics has not answered, and its client would wait for ever.
+    async fn answer(
         &self,
         request: CallToolRequestParams,
         context: RequestContext<RoleServer>,
@@ -80,6 +192,16 @@ impl ServerHandler for Server {
                 .next("look at list_hosts and rollout_status for what was done before you try again")
                 .into_call_tool_result()
         })
+    }
+
+    /// The answer without secrets and without anything that a terminal obeys.
+    fn clean(&self, answer: Result<CallToolResponse, ErrorData>) -> Result<CallToolResponse, ErrorData> {
+        match answer {
+            Ok(CallToolResponse::Complete(result)) => Ok(self.scrubber.clean_result(result).into()),
+            Err(error) => Err(self.scrubber.clean_error(error)),
+            // A question is cleaned where it is put together; what is sealed must stay as it is.
+            Ok(other) => Ok(other),
+        }
     }
 }
 

@@ -1,9 +1,16 @@
 //! What the server is started with.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
+use jiff::Timestamp;
+
+use super::approval::Asking;
+use super::plans::Plans;
+use super::policy::RevisionPolicy;
 use crate::bus;
 use crate::operator::Discovery;
+use crate::operator::journal::Journals;
 use crate::protocol::{Subject, Tier};
 
 /// What the server is started with. A client cannot change any of it.
@@ -19,6 +26,18 @@ pub struct Settings {
     pub discover_window: Duration,
     /// Who deploys, as hosts and other operators are told.
     pub operator: String,
+    /// Which revisions may be deployed to which tier.
+    pub revisions: RevisionPolicy,
+    /// Whether a person is asked before anything is deployed outside the test tier.
+    pub asking: Asking,
+    /// Where each call is put on record; nowhere when there is none.
+    pub audit_file: Option<PathBuf>,
+    /// The plans that there are.
+    pub plans: Plans,
+    /// The records of rollouts.
+    pub journals: Journals,
+    /// What time it is.
+    pub clock: fn() -> Timestamp,
 }
 
 /// Whose key a tool connects with. It belongs to the tool and follows from no argument.
@@ -37,6 +56,16 @@ impl Settings {
             Access::Test => Some(&self.test),
             Access::Admin => self.admin.as_ref(),
         }
+    }
+
+    /// The files that nobody need know the places of.
+    pub(super) fn key_files(&self) -> Vec<String> {
+        let connections = std::iter::once(&self.test).chain(&self.admin);
+        let files = connections.flat_map(|connection| {
+            let tls = connection.client_cert.as_ref().map(|cert| &cert.key);
+            std::iter::once(&connection.nkey_file).chain(tls)
+        });
+        files.map(|file| file.display().to_string()).collect()
     }
 
     /// Where to ask who is there.

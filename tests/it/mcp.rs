@@ -1,4 +1,5 @@
 //! The tools of assistants: rmcp's own client, in this process and at the other end of a pipe, in both eras of the protocol.
 
+mod audit;
 mod client;
 mod hosts;

@@ -1,14 +1,18 @@
 //! `mcp`: the tools of assistants.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::Args;
 
 use crate::bus;
 use crate::cli::exit::{CommandResult, Exit};
+use crate::cli::home;
 use crate::cli::operator::OperatorArgs;
 use crate::cli::runtime::block_on;
-use crate::mcp::{Server, Settings, serve_stdio};
+use crate::cli::state::StateArgs;
+use crate::clock;
+use crate::mcp::{AllowRef, Asking, Plans, RevisionPolicy, Server, Settings, serve_stdio};
 
 /// Serve the tools of an assistant over stdin and stdout, as the Model Context Protocol has it.
 ///
@@ -23,13 +27,39 @@ pub(in crate::cli) struct Mcp {
     #[arg(long, env = "HOMELAB_DEPLOY_ADMIN_NKEY_FILE", value_name = "FILE")]
     admin_nkey_file: Option<PathBuf>,
 
+    /// A branch or tag that may be deployed to a tier, with * for any characters; may be repeated [default: test=*, and
+    /// prod=main and prod=master]
+    #[arg(long, env = "HOMELAB_DEPLOY_ALLOW_REF", value_name = "TIER=GLOB", value_delimiter = ',')]
+    allow_ref: Vec<AllowRef>,
+
+    /// Deploy outside the test tier without asking a person first
+    #[arg(long, env = "HOMELAB_DEPLOY_ADMIN_WITHOUT_APPROVAL", requires = "enable_admin")]
+    admin_without_approval: bool,
+
+    /// File to which a line of JSON is added for each call of a tool; it is created for you alone
+    #[arg(long, env = "HOMELAB_DEPLOY_AUDIT_FILE", value_name = "FILE")]
+    audit_file: Option<PathBuf>,
+
+    /// Folder of the plans that there are [default: ~/.config/homelab-deploy/plans]
+    #[arg(long, env = "HOMELAB_DEPLOY_PLANS_DIR", value_name = "DIR")]
+    plans_dir: Option<PathBuf>,
+
+    #[arg(long, env = "XDG_CONFIG_HOME", hide = true)]
+    config_home: Option<OsString>,
+
+    #[arg(long, env = "HOME", hide = true)]
+    home: Option<OsString>,
+
+    #[command(flatten)]
+    state: StateArgs,
+
     #[command(flatten)]
     operator: OperatorArgs,
 }
 
 impl Mcp {
     pub(in crate::cli) fn run(self) -> CommandResult {
-        let server = Server::new(self.settings());
+        let server = Server::new(self.settings()).map_err(|error| Exit::Precondition.because(error))?;
         block_on(serve_stdio(server))?.map_err(|error| Exit::Precondition.because(error))?;
         Ok(Exit::Success)
     }
@@ -44,6 +74,18 @@ impl Mcp {
             discover_subject: discovery.subject,
             discover_window: discovery.window,
             operator: self.operator.name(),
+            revisions: RevisionPolicy::new(&self.allow_ref),
+            asking: if self.admin_without_approval { Asking::Nobody } else { Asking::Person },
+            audit_file: self.audit_file.clone(),
+            plans: Plans::new(self.plans_dir.clone().or_else(|| self.usual_plans_dir())),
+            journals: self.state.journals(),
+            clock: clock::now,
         }
+    }
+
+    /// Not the folder `plans` where the program was started: a client starts it in any repository that it works on.
+    fn usual_plans_dir(&self) -> Option<PathBuf> {
+        let config = home::folder(self.config_home.as_ref(), self.home.as_ref(), ".config")?;
+        Some(config.join("homelab-deploy/plans"))
     }
 }

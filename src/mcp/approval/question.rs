@@ -45,6 +45,7 @@ impl Question<'_> {
         serde_json::to_vec(self).expect("names and texts only, which cannot fail")
     }
 
+    #[expect(dead_code, reason = "the tools that deploy come with the next change")]
     /// What a plan does, a line for each wave, with the commands that would run beside this server.
     pub(in crate::mcp) fn steps_of(plan: &FrozenPlan) -> Vec<String> {
         let step = |wave: &crate::plan::FrozenWave| {

@@ -5,6 +5,8 @@ use std::cell::Cell;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+use rmcp::model::InputResponses;
+
 use super::*;
 use crate::protocol::{Commit, Revision, Tier};
 

@@ -3,7 +3,8 @@
 use std::process::Stdio;
 
 use boon::{Compiler, Schemas};
-use homelab_deploy::mcp::{Server, Settings};
+use homelab_deploy::mcp::{Asking, Plans, RevisionPolicy, Server, Settings};
+use homelab_deploy::operator::journal::Journals;
 use rmcp::model::{
     CallToolRequestParams, CallToolResult, ClientCapabilities, ClientConfig, Implementation, JsonObject,
     ProtocolVersion, Tool,
@@ -57,6 +58,12 @@ pub fn settings(lab: &Lab) -> Settings {
         discover_subject: homelab_deploy::protocol::subject::DISCOVER.parse().unwrap(),
         discover_window: std::time::Duration::from_millis(500),
         operator: "ops@desk".to_owned(),
+        revisions: RevisionPolicy::new(&[]),
+        asking: Asking::Person,
+        audit_file: None,
+        plans: Plans::new(Some(lab.home().join("plans"))),
+        journals: Journals::below(&lab.home().join("state")),
+        clock: homelab_deploy::clock::now,
     }
 }
 
@@ -73,7 +80,7 @@ pub fn command(lab: &Lab, arguments: &[&str]) -> Command {
 impl Assistant {
     /// Talks to a server in this process.
     pub async fn beside(settings: Settings, era: Era) -> Self {
-        Self::meeting(config(), Server::new(settings), era).await
+        Self::meeting(config(), Server::new(settings).unwrap(), era).await
     }
 
     /// Talks to a program of its own.
