@@ -33,21 +33,42 @@ struct Cli {
     command: Command,
 }
 
+// Only the arguments of the command that is called are put together, which is most of what a start costs.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 enum Command {
+    /// Carry out a plan: wave after wave, halting when one fails.
     Apply(Box<apply::Apply>),
+    /// List the rollouts that were run from here, the latest last.
     Rollouts(rollouts::Rollouts),
+    /// Show what a rollout has come to; one that runs is followed to its end.
     Status(rollouts::Status),
+    /// Stop a rollout: nothing new is sent, hosts in flight are awaited. What runs on the hosts goes on.
     Abort(rollouts::Abort),
+    /// Show what a plan comes down to for the hosts that are there now. Nothing is deployed.
     Plan(plan::Plan),
+    /// Deploy to whoever listens on a subject, and wait until every host has come to an end.
+    ///
+    /// Succeeds only when at least one host answered and every host that did, or that the roll call found on the subject,
+    /// completed.
     Deploy(Box<deploy::Deploy>),
+    /// List the hosts that answer, and what they run.
     Hosts(hosts::Hosts),
+    /// Make an NKey pair: the seed into a new file that only you can read, the public key to stdout.
     Keygen(keygen::Keygen),
+    /// Print the NATS server's authorization block for a list of hosts and deployers: for each key what it needs, no more
     NatsConfig(nats_config::NatsConfig),
+    /// Take deployments of this host; runs until it is stopped.
     Listener(Box<listener::Listener>),
+    /// Serve the tools of an assistant over stdin and stdout, as the Model Context Protocol has it.
+    ///
+    /// The key is what bounds them: with that of a deployer to the test tier, nothing else can be reached.
     Mcp(Box<mcp::Mcp>),
+    /// Print the script that makes a shell complete commands, flags, plans, waves and hosts.
     Completions(completions::Completions),
+    /// Print the manual page homelab-deploy(1), or write the pages of all commands.
     Man(man::Man),
+    /// Supervise a run that the listener has written down.
     #[command(hide = true)]
     Supervise(supervise::Supervise),
 }

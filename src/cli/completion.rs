@@ -57,7 +57,8 @@ pub(super) fn script(shell: &dyn EnvCompleter) -> String {
 }
 
 /// The command with the values that its arguments can have after these words.
-fn completing(command: Command, words: impl Iterator<Item = OsString>) -> Command {
+fn completing(mut command: Command, words: impl Iterator<Item = OsString>) -> Command {
+    command.build();
     // The line is not finished, so whatever is missing or wrong in it is passed over.
     let written = command.clone().ignore_errors(true).try_get_matches_from(words).ok();
     let Some((_, written)) = written.and_then(|mut written| written.remove_subcommand()) else {
@@ -170,7 +171,8 @@ mod tests {
 
     #[test]
     fn the_arguments_are_called_what_they_are_called_here() {
-        let command = Cli::command();
+        let mut command = Cli::command();
+        command.build();
         let ids: Vec<_> = command.get_subcommands().flat_map(Command::get_arguments).map(Arg::get_id).collect();
         for (id, _) in VALUES {
             assert!(ids.iter().any(|known| *known == id), "{id}");

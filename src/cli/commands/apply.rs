@@ -25,7 +25,6 @@ use crate::protocol::RolloutId;
 use crate::report;
 use crate::rollout::{Machine, Outcome, Rollout, Summary};
 
-/// Show what a plan comes down to for the hosts that are there now. Nothing is deployed.
 #[derive(Debug, Args)]
 #[command(mut_arg("plan", |plan| plan.required(true)))]
 pub(in crate::cli) struct Plan {
@@ -33,7 +32,6 @@ pub(in crate::cli) struct Plan {
     preparation: Preparation,
 }
 
-/// Carry out a plan: wave after wave, halting when one fails.
 #[derive(Debug, Args)]
 #[command(mut_arg("plan", |plan| plan.required_unless_present_any(["resume", "take_over"]).conflicts_with("resume")))]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]

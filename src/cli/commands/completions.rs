@@ -15,7 +15,6 @@ In ~/.zshrc, below compinit:
 In ~/.config/fish/config.fish:
   homelab-deploy completions fish | source"#;
 
-/// Print the script that makes a shell complete commands, flags, plans, waves and hosts.
 #[derive(Debug, Args)]
 #[command(after_help = SETUP)]
 pub(in crate::cli) struct Completions {

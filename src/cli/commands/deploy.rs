@@ -26,10 +26,6 @@ use crate::rollout::{Answer, Broadcast, HostOutcome, Rollout, Summary};
 /// From the request to the first status of a host that is there. Taking a request is a matter of milliseconds.
 const ACCEPT_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Deploy to whoever listens on a subject, and wait until every host has come to an end.
-///
-/// Succeeds only when at least one host answered and every host that did, or that the roll call found on the subject,
-/// completed.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Deploy {
     /// Whom to deploy to: a subject such as deploy.prod.ns1 or deploy.test.all, prod.ns1 for short, or the name of an

@@ -10,7 +10,6 @@ use crate::operator::RollCall;
 use crate::protocol::Tier;
 use crate::report;
 
-/// List the hosts that answer, and what they run.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Hosts {
     /// Only hosts of this tier: test or prod

@@ -13,7 +13,6 @@ use thiserror::Error;
 use crate::cli::exit::{CommandResult, Exit};
 use crate::cli::out;
 
-/// Make an NKey pair: the seed into a new file that only you can read, the public key to stdout.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Keygen {
     /// Where to write the seed; the file must not exist yet

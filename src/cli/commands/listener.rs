@@ -21,7 +21,6 @@ use crate::protocol::{FlakeUrl, HostName, Role, Subject, SubjectError, SubjectTe
 /// This very program, even when its file was replaced by an update.
 const THIS_PROGRAM: &str = "/proc/self/exe";
 
-/// Take deployments of this host; runs until it is stopped.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Listener {
     #[command(flatten)]

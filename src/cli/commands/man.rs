@@ -10,7 +10,6 @@ use thiserror::Error;
 use crate::cli::exit::{CommandResult, Exit};
 use crate::cli::out;
 
-/// Print the manual page homelab-deploy(1), or write the pages of all commands.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Man {
     /// Write a page for each command into this folder instead

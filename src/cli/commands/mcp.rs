@@ -14,9 +14,6 @@ use crate::cli::state::StateArgs;
 use crate::clock;
 use crate::mcp::{AllowRef, Asking, Plans, RevisionPolicy, Server, Settings, serve_stdio};
 
-/// Serve the tools of an assistant over stdin and stdout, as the Model Context Protocol has it.
-///
-/// The key is what bounds them: with that of a deployer to the test tier, nothing else can be reached.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Mcp {
     /// Offer the tools that deploy to every tier as well

@@ -11,7 +11,6 @@ use crate::cli::out;
 use crate::nats_config::{Holder, ListenerName, ListenerNameError, PublicKey, PublicKeyError, User, authorization};
 use crate::protocol::SubjectError;
 
-/// Print the NATS server's authorization block for a list of hosts and deployers: for each key what it needs, no more
 #[derive(Debug, Args)]
 #[group(required = true, multiple = true)]
 pub(in crate::cli) struct NatsConfig {

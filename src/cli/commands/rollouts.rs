@@ -19,14 +19,12 @@ use crate::rollout::Summary;
 /// How often the journal of a rollout that runs is read again.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-/// List the rollouts that were run from here, the latest last.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Rollouts {
     #[command(flatten)]
     state: StateArgs,
 }
 
-/// Show what a rollout has come to; one that runs is followed to its end.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Status {
     /// The beginning of the rollout's id [default: the latest]
@@ -39,7 +37,6 @@ pub(in crate::cli) struct Status {
     display: DisplayArgs,
 }
 
-/// Stop a rollout: nothing new is sent, hosts in flight are awaited. What runs on the hosts goes on.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Abort {
     /// The beginning of the rollout's id

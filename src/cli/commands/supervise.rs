@@ -11,7 +11,6 @@ use crate::cli::exit::{CommandResult, Exit};
 use crate::cli::runtime;
 use crate::listener::supervisor::supervise;
 
-/// Supervise a run that the listener has written down.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Supervise {
     /// The directory of the run
