@@ -83,7 +83,7 @@ impl Approvals {
         let approval = self.consent_to(question, context).await;
         if let Some(call) = Call::of(context) {
             let mut about = call.about();
-            about.tier = question.tiers.iter().max().map(ToString::to_string);
+            about.tier = question.tiers.last().map(ToString::to_string);
             about.commit = Some(question.commit.to_string());
             about.approval = match approval {
                 Ok(Approval::Given(consent)) => consent.on_record(),

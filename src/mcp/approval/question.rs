@@ -1,12 +1,14 @@
 //! What a person is asked. All that it shows is what an approval is good for.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use rmcp::model::JsonObject;
 use serde::Serialize;
 
-use crate::plan::FrozenPlan;
-use crate::protocol::{Commit, HostName, Revision, Tier};
+use crate::plan::FrozenWave;
+use crate::protocol::{HostName, Revision, Tier};
+use crate::rollout::Rollout;
 use crate::text::safe;
 
 /// The most hosts and steps that are named; of the rest it is told how many there are.
@@ -16,25 +18,49 @@ const MOST_NAMED: usize = 40;
 #[derive(Debug, Clone, Serialize)]
 pub(in crate::mcp) struct Question<'a> {
     /// The tool that would do it, and what it was called with.
-    pub(in crate::mcp) tool: &'a str,
-    pub(in crate::mcp) arguments: &'a JsonObject,
-    /// What to type: the target as plans write it, such as `prod.role.dns`, or the name of the plan.
-    pub(in crate::mcp) phrase: String,
-    /// The tiers that it touches.
-    pub(in crate::mcp) tiers: Vec<Tier>,
-    /// The hosts that it touches, as far as they are known.
-    pub(in crate::mcp) hosts: Vec<HostName>,
-    /// What happens to them, a line for each step.
-    pub(in crate::mcp) steps: Vec<String>,
+    tool: &'a str,
+    arguments: &'a JsonObject,
+    /// What to type.
+    pub(super) phrase: String,
+    /// The tiers that it touches, the least powerful one first.
+    pub(in crate::mcp) tiers: BTreeSet<Tier>,
+    /// The hosts that it touches.
+    hosts: Vec<&'a HostName>,
+    /// What happens to them, a line for each wave.
+    steps: Vec<String>,
     /// The branch, tag or commit that was asked for.
     pub(in crate::mcp) asked: &'a Revision,
     /// What that is now, and what would be deployed.
-    pub(in crate::mcp) commit: &'a Commit,
+    pub(super) commit: &'a Revision,
     /// What `preview_plan` said that the plan comes down to.
-    pub(in crate::mcp) plan_hash: Option<&'a str>,
+    plan_hash: Option<&'a str>,
 }
 
-impl Question<'_> {
+#[cfg_attr(not(test), expect(dead_code, reason = "the tools that deploy come with the next change"))]
+impl<'a> Question<'a> {
+    /// Whether a tool that was called with these arguments may carry out this rollout. `phrase` is what to type: the target
+    /// as plans write it, such as `prod.role.dns`, or the name of the plan.
+    pub(in crate::mcp) fn about(tool: &'a str, arguments: &'a JsonObject, phrase: &str, rollout: &'a Rollout) -> Self {
+        let plan = &rollout.plan;
+        Self {
+            tool,
+            arguments,
+            phrase: safe(phrase),
+            tiers: plan.hosts().map(|host| host.tier).collect(),
+            hosts: plan.hosts().map(|host| &host.hostname).collect(),
+            steps: plan.waves.iter().map(step).collect(),
+            asked: &rollout.asked,
+            commit: &rollout.revision,
+            plan_hash: None,
+        }
+    }
+
+    /// The same of a plan that was previewed before.
+    #[must_use]
+    pub(in crate::mcp) fn previewed(self, plan_hash: &'a str) -> Self {
+        Self { plan_hash: Some(plan_hash), ..self }
+    }
+
     /// Whether no other tier than test is touched.
     pub(super) fn is_about_tests_only(&self) -> bool {
         !self.tiers.is_empty() && self.tiers.iter().all(|tier| *tier == Tier::Test)
@@ -44,17 +70,13 @@ impl Question<'_> {
     pub(super) fn binding(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("names and texts only, which cannot fail")
     }
+}
 
-    #[expect(dead_code, reason = "the tools that deploy come with the next change")]
-    /// What a plan does, a line for each wave, with the commands that would run beside this server.
-    pub(in crate::mcp) fn steps_of(plan: &FrozenPlan) -> Vec<String> {
-        let step = |wave: &crate::plan::FrozenWave| {
-            let hosts: Vec<&str> = wave.hosts.iter().map(|host| host.hostname.as_str()).collect();
-            let check = wave.limits.check.as_ref().map(|check| format!(", then runs {} here", check.command.join(" ")));
-            safe(&format!("{}: {} {}{}", wave.name, wave.action, some(&hosts), check.unwrap_or_default()))
-        };
-        plan.waves.iter().map(step).collect()
-    }
+/// What a wave does, with the command that would run beside this server.
+fn step(wave: &FrozenWave) -> String {
+    let hosts: Vec<&str> = wave.hosts.iter().map(|host| host.hostname.as_str()).collect();
+    let check = wave.limits.check.as_ref().map(|check| format!(", then runs {} here", check.command.join(" ")));
+    safe(&format!("{}: {} {}{}", wave.name, wave.action, some(&hosts), check.unwrap_or_default()))
 }
 
 /// Names beside each other, the first ones when there are many.
@@ -68,7 +90,7 @@ fn some(names: &[&str]) -> String {
 impl fmt::Display for Question<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let tiers: Vec<&str> = self.tiers.iter().map(|tier| tier.as_str()).collect();
-        let hosts: Vec<&str> = self.hosts.iter().map(HostName::as_str).collect();
+        let hosts: Vec<&str> = self.hosts.iter().map(|host| host.as_str()).collect();
         writeln!(f, "An assistant wants to deploy to {}.", tiers.join(" and "))?;
         writeln!(f)?;
         writeln!(f, "target:  {}", self.phrase)?;

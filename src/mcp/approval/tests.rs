@@ -3,12 +3,14 @@
 use std::cell::Cell;
 
 use proptest::prelude::*;
-use serde_json::{Value, json};
-
 use rmcp::model::InputResponses;
+use serde_json::{Value, json};
+use uuid::Uuid;
 
 use super::*;
-use crate::protocol::{Commit, Revision, Tier};
+use crate::plan::FrozenWave;
+use crate::protocol::{Action, Tier};
+use crate::rollout::Rollout;
 
 thread_local! {
     /// How long ago it was noon, in seconds.
@@ -20,16 +22,13 @@ fn clock() -> Timestamp {
     noon + jiff::SignedDuration::from_secs(AFTER_NOON.get())
 }
 
-/// What a question is about, as values that a test can change.
+/// A call, and the rollout that it would begin.
 #[derive(Debug, Clone)]
 struct Deed {
     tool: &'static str,
     arguments: Value,
     phrase: &'static str,
-    tiers: Vec<Tier>,
-    hosts: Vec<&'static str>,
-    asked: Revision,
-    commit: Commit,
+    rollout: Rollout,
     plan_hash: Option<&'static str>,
 }
 
@@ -39,27 +38,42 @@ impl Deed {
             tool: "deploy_admin",
             arguments: json!({"tier": "prod", "role": "dns", "branch": "main"}),
             phrase: "prod.role.dns",
-            tiers: vec![Tier::Prod],
-            hosts: vec!["ns1", "ns2"],
-            asked: "main".parse().unwrap(),
-            commit: "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b".parse().unwrap(),
+            rollout: rollout(&["prod.ns1", "prod.ns2"]),
             plan_hash: None,
         }
     }
 
     fn question(&self) -> Question<'_> {
-        Question {
-            tool: self.tool,
-            arguments: self.arguments.as_object().unwrap(),
-            phrase: self.phrase.to_owned(),
-            tiers: self.tiers.clone(),
-            hosts: self.hosts.iter().map(|host| host.parse().unwrap()).collect(),
-            steps: vec!["switch".to_owned()],
-            asked: &self.asked,
-            commit: &self.commit,
-            plan_hash: self.plan_hash,
+        let question = Question::about(self.tool, self.arguments.as_object().unwrap(), self.phrase, &self.rollout);
+        match self.plan_hash {
+            Some(hash) => question.previewed(hash),
+            None => question,
         }
     }
+
+    fn wave(&mut self) -> &mut FrozenWave {
+        &mut self.rollout.plan.waves[0]
+    }
+}
+
+/// A rollout to these hosts, each as `<tier>.<host>`.
+fn rollout(hosts: &[&str]) -> Rollout {
+    let waves = json!([{
+        "name": "all", "action": "switch", "hosts": hosts.iter().copied().map(host).collect::<Vec<_>>(), "max_parallel": 1,
+        "max_failures": 0, "min_hosts": 1, "ignore_unreachable": false, "accept_timeout": "15s", "timeout": "30m",
+        "bake_time": "0s", "check": {"command": ["./smoke.sh", "dns\u{1b}[2J"], "timeout": "1m"}, "confirm": false, "retries": 0,
+        "retry_delay": "30s",
+    }]);
+    serde_json::from_value(json!({
+        "id": Uuid::nil(), "secret": Uuid::nil(), "operator": "ops@desk", "asked": "main",
+        "revision": "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b", "plan": {"name": "deployment", "waves": waves},
+    }))
+    .unwrap()
+}
+
+fn host(text: &str) -> Value {
+    let (tier, name) = text.split_once('.').unwrap();
+    json!({"host": name, "tier": tier, "subject": format!("deploy.{text}"), "present": true, "knows_ids": true})
 }
 
 fn approvals() -> Approvals {
@@ -97,7 +111,7 @@ fn a_person_sees_what_is_to_be_done() {
     target:  prod.role.dns
     commit:  8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b (main)
     hosts:   ns1, ns2 (2)
-    step:    switch
+    step:    all: switch ns1, ns2, then runs ./smoke.sh dns here
 
     Type prod.role.dns to approve. Whoever controls this commit controls these hosts.
     ");
@@ -124,14 +138,16 @@ fn what_is_typed_has_to_be_the_target() {
 #[test]
 fn an_approval_is_for_what_was_shown_and_nothing_else() {
     let approvals = approvals();
-    let others: [fn(&mut Deed); 9] = [
+    let others: [fn(&mut Deed); 11] = [
         |deed| deed.tool = "apply_plan",
         |deed| deed.arguments = json!({"tier": "prod", "role": "dns", "branch": "main", "action": "boot"}),
         |deed| deed.arguments = json!({"tier": "prod", "role": "web", "branch": "main"}),
-        |deed| deed.hosts.push("ns3"),
-        |deed| deed.tiers.push(Tier::Test),
-        |deed| deed.asked = "evil".parse().unwrap(),
-        |deed| deed.commit = "0000000000000000000000000000000000000000".parse().unwrap(),
+        |deed| deed.wave().hosts.truncate(1),
+        |deed| deed.wave().hosts[0].tier = Tier::Test,
+        |deed| deed.wave().action = Action::Boot,
+        |deed| deed.wave().limits.check = None,
+        |deed| deed.rollout.asked = "evil".parse().unwrap(),
+        |deed| deed.rollout.revision = "0000000000000000000000000000000000000000".parse().unwrap(),
         |deed| deed.plan_hash = Some("another"),
         |deed| deed.phrase = "prod.all",
     ];
@@ -192,10 +208,10 @@ fn the_seal_of_another_server_is_none_here() {
 
 #[test]
 fn only_the_test_tier_goes_without_asking() {
-    let about = |tiers: &[Tier]| Deed { tiers: tiers.to_vec(), ..Deed::dns() }.question().is_about_tests_only();
-    assert!(about(&[Tier::Test]));
-    assert!(!about(&[Tier::Prod]));
-    assert!(!about(&[Tier::Test, Tier::Prod]));
+    let about = |hosts: &[&str]| Deed { rollout: rollout(hosts), ..Deed::dns() }.question().is_about_tests_only();
+    assert!(about(&["test.a", "test.b"]));
+    assert!(!about(&["prod.a"]));
+    assert!(!about(&["test.a", "prod.b", "test.c"]));
     assert!(!about(&[]), "what is about nobody known is about anybody");
 }
 
