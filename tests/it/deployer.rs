@@ -147,6 +147,7 @@ pub fn message(message: &Message) -> Result<Value> {
     serde_json::from_slice(&message.payload).into_diagnostic()
 }
 
-fn is_final(answer: &Value) -> bool {
+/// Whether no other answer comes after this one.
+pub fn is_final(answer: &Value) -> bool {
     ["rejected", "completed", "failed"].iter().any(|status| answer["status"] == *status)
 }

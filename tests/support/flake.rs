@@ -1,4 +1,4 @@
-//! A repository with branches and commits, and nothing worth building.
+//! A repository with branches and commits.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -28,8 +28,9 @@ impl Flake {
         format!("git+file://{}", self.folder.display())
     }
 
-    /// Adds a commit to the branch, and returns its id.
+    /// Adds a commit to the branch, with all that is in the folder, and returns its id.
     pub fn commit(&self, subject: &str) -> Result<String> {
+        self.git(&["add", "--all"])?;
         let who = ["-c", "user.name=nobody", "-c", "user.email=nobody@example.com"];
         self.git(&[&who[..], &["commit", "--quiet", "--allow-empty", "--message", subject]].concat())?;
         self.git(&["rev-parse", "HEAD"])

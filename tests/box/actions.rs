@@ -1,0 +1,43 @@
+//! Deployments that go well.
+
+use crate::deployer::each;
+use crate::stage::{CURRENT, NS1, PROFILE, Stage};
+
+impl Stage {
+    /// Deploys a commit as an operator does, successfully, and makes sure that there is one final answer.
+    async fn deploy(&mut self, commit: &str, action: &str) {
+        let mut wire = self.overhear().await.unwrap();
+        let deploy = self.operator(&["deploy", NS1, "--branch", commit, "--action", action]);
+        deploy.ended().await.unwrap().expect(0).told("1 host completed");
+        assert_eq!(each(&self.finals(&mut wire).await, "status"), ["completed"]);
+    }
+}
+
+#[tokio::test]
+async fn each_action_does_what_it_says_and_no_more() {
+    let Some(mut stage) = Stage::set("").await else { return };
+    let first = stage.commit_of(CURRENT);
+
+    let second = stage.push(r#"box.activation = "touch /run/activated";"#);
+    stage.deploy(&second, "dry-activate").await;
+    assert_eq!((stage.commit_of(CURRENT), stage.commit_of(PROFILE)), (first.clone(), first.clone()));
+    stage.machine.run("test ! -e /run/activated").unwrap();
+
+    stage.deploy(&second, "test").await;
+    assert_eq!((stage.commit_of(CURRENT), stage.commit_of(PROFILE)), (second.clone(), first.clone()));
+    stage.machine.run("rm /run/activated").unwrap();
+
+    let third = stage.push("");
+    stage.deploy(&third, "switch").await;
+    assert_eq!((stage.commit_of(CURRENT), stage.commit_of(PROFILE)), (third.clone(), third.clone()));
+
+    let fourth = stage.push(r#"box.activation = "touch /run/activated";"#);
+    stage.deploy(&fourth, "boot").await;
+    assert_eq!((stage.commit_of(CURRENT), stage.commit_of(PROFILE)), (third, fourth.clone()));
+    stage.machine.run("test ! -e /run/activated").unwrap();
+    assert_eq!(stage.until_present().await.unwrap().booted_system_differs, Some(true));
+
+    stage.reboot().await;
+    assert_eq!(stage.commit_of(CURRENT), fourth);
+    stage.machine.run("test -e /run/activated").unwrap();
+}

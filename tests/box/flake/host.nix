@@ -1,0 +1,31 @@
+# What does not change about the host.
+{ lib, ... }:
+let
+  host = builtins.fromJSON (builtins.readFile ./host.json);
+  script = lib.mkOption {
+    type = lib.types.str;
+    default = "";
+  };
+in
+{
+  options.box = {
+    # Run while the system is built.
+    build = script;
+    # Run before anything is changed; an exit that is not 0 is the last word.
+    check = script;
+    # Run when everything but the units is as it shall be.
+    activation = script;
+  };
+
+  config = {
+    networking.hostName = host.hostname;
+    services.homelab-deploy.listener = {
+      enable = true;
+      tier = "prod";
+      natsUrl = lib.mkDefault host.natsUrl;
+      nkeyFile = "/root/listener.seed";
+      flakeUrl = host.flakeUrl;
+      timeout = lib.mkDefault 60;
+    };
+  };
+}

@@ -1,0 +1,33 @@
+//! The program on a real host: systemd is PID 1 there, the listener runs under the unit that the NixOS module makes, and a
+//! deployment fetches with git over http, builds with Nix, and replaces what runs.
+//!
+//! Each test boots a host of its own, which takes a second. It needs root and a Debian for that, see `scripts/box`; where
+//! these are not to be had it is skipped, and says so.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that panics has failed, and says where")]
+
+#[path = "../it/deployer.rs"]
+#[expect(dead_code, reason = "the other tests need more of it")]
+mod deployer;
+#[path = "../it/operator.rs"]
+#[expect(dead_code, reason = "the other tests need more of it")]
+mod operator;
+#[path = "../support/mod.rs"]
+#[expect(dead_code, reason = "the other tests need more of it")]
+mod support;
+
+mod git;
+mod machine;
+mod stage;
+
+mod actions;
+mod fetching;
+mod limits;
+mod survival;
+
+use std::path::Path;
+
+/// The program under test.
+fn program() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_homelab-deploy"))
+}

@@ -1,0 +1,215 @@
+//! A host, a server, a repository, and an operator.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use async_nats::{Client, Subscriber};
+use futures_util::{FutureExt, StreamExt};
+use homelab_deploy::protocol::subject::DISCOVER;
+use homelab_deploy::protocol::{DiscoveryAnswer, DiscoveryRequest, HostReport, ReplySubject};
+use miette::{IntoDiagnostic, Result};
+use serde_json::{Value, json};
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use crate::deployer::{Deployer, is_final, message, subscribe};
+use crate::git::Git;
+use crate::machine::{self, Machine};
+use crate::operator::{self, Running};
+use crate::program;
+use crate::support::lab::Lab;
+use crate::support::wait;
+
+/// The subject of the host.
+pub const NS1: &str = "deploy.prod.ns1";
+
+/// What a host runs, and what it boots.
+pub const CURRENT: &str = "/run/current-system";
+pub const PROFILE: &str = "/nix/var/nix/profiles/system";
+
+/// A configuration whose build waits at the gate.
+pub const GATED_BUILD: &str = r#"box.build = "touch /run/at-gate; until [ -e /run/gate-open ]; do sleep 0.05; done";"#;
+
+/// A configuration whose activation waits at the gate.
+pub const GATED_ACTIVATION: &str =
+    r#"box.activation = "touch /run/at-gate; until [ -e /run/gate-open ]; do sleep 0.05; done";"#;
+
+/// How long one roll call collects answers before the next goes out.
+const ROLL_CALL: Duration = Duration::from_millis(50);
+
+/// Everything that a deployment needs.
+pub struct Stage {
+    /// The host `ns1`.
+    pub machine: Machine,
+    /// What it fetches from.
+    pub git: Git,
+    /// The server, the operator and the repository; its own fleet has nobody in it.
+    pub lab: Lab,
+}
+
+impl Stage {
+    /// Boots a host with the first configuration, and waits until it listens; `None` where that cannot be done.
+    pub async fn set(configuration: &str) -> Option<Self> {
+        Some(Self::make(machine::tree()?, configuration).await.unwrap())
+    }
+
+    async fn make(tree: &Path, configuration: &str) -> Result<Self> {
+        let lab = Lab::start(program(), &["prod.ns1"]).await?;
+        let git = Git::serve(lab.folder())?;
+        prepare(&lab, &git)?;
+        let commit = push(&lab, configuration)?;
+        let installable =
+            format!("{}?rev={commit}#nixosConfigurations.ns1.config.system.build.toplevel", nix_url(&git));
+        let seed = lab.key(&"ns1".parse().into_diagnostic()?)?.seed_file().to_owned();
+        let machine = Machine::boot(tree, lab.folder(), "ns1", &installable, &seed)?;
+        let mut stage = Self { machine, git, lab };
+        stage.until_present().await?;
+        Ok(stage)
+    }
+
+    /// Commits a configuration, the text of a NixOS module, and returns the commit.
+    pub fn push(&self, configuration: &str) -> String {
+        push(&self.lab, configuration).unwrap()
+    }
+
+    /// Waits until the host answers the roll call, and returns what it says.
+    pub async fn until_present(&mut self) -> Result<HostReport> {
+        let client = self.lab.server.connect(&self.lab.admin).await?;
+        let reply_to = ReplySubject::single(Uuid::new_v4());
+        let mut answers = client.subscribe(reply_to.to_string()).await.into_diagnostic()?;
+        let call = DiscoveryRequest { reply_to, tier: None }.to_bytes();
+        wait::until("the host answers the roll call", async || {
+            self.machine.check_alive()?;
+            client.publish(DISCOVER, call.clone().into()).await.into_diagnostic()?;
+            while let Ok(Some(answer)) = timeout(ROLL_CALL, answers.next()).await {
+                if let DiscoveryAnswer::Host(report) = DiscoveryAnswer::parse(&answer.payload).into_diagnostic()? {
+                    return Ok(Some(*report));
+                }
+            }
+            Ok(None)
+        })
+        .await
+    }
+
+    /// Starts the program with the key of an admin.
+    pub fn operator(&self, arguments: &[&str]) -> Running {
+        operator::start(&self.lab, arguments).unwrap()
+    }
+
+    /// Waits until a script succeeds on the host; `what` is the event that an error says never came.
+    pub async fn until(&self, what: &str, script: &str) {
+        let holds = async || Ok(self.machine.try_run(script)?.status.success().then_some(()));
+        wait::until(what, holds).await.unwrap();
+    }
+
+    /// Waits until a build or an activation has come to the gate.
+    pub async fn until_at_gate(&self) {
+        self.until("something waits at the gate", "test -e /run/at-gate").await;
+    }
+
+    /// Lets what waits at the gate go on, and whatever comes there later.
+    pub fn open_gate(&self) {
+        self.machine.run("touch /run/gate-open").unwrap();
+    }
+
+    /// How often the host was changed by a switch or test since it was booted.
+    pub fn activations(&self) -> usize {
+        self.machine.run("cat /run/activations 2>/dev/null || true").unwrap().lines().count()
+    }
+
+    /// Reboots the host, and waits until it listens again.
+    pub async fn reboot(&mut self) {
+        let before = self.machine.init();
+        self.machine.run("systemctl reboot").unwrap();
+        let gone = async || Ok((self.machine.init() != before).then_some(()));
+        wait::until("the host goes down", gone).await.unwrap();
+        self.until_present().await.unwrap();
+    }
+
+    /// Hears all answers that are given from now on, whoever asked.
+    pub async fn overhear(&self) -> Result<Wire> {
+        let client = self.lab.server.connect(&self.lab.admin).await?;
+        let answers = subscribe(&client, "deploy.responses.>").await?;
+        Ok(Wire { client, answers })
+    }
+
+    /// The final answers that were given until now.
+    pub async fn finals(&mut self, wire: &mut Wire) -> Vec<Value> {
+        // An answer to the roll call is said after whatever the host said before.
+        self.until_present().await.unwrap();
+        wire.client.flush().await.unwrap();
+        let mut finals = Vec::new();
+        while let Some(Some(answer)) = wire.answers.next().now_or_never() {
+            let answer = message(&answer).unwrap();
+            if is_final(&answer) {
+                finals.push(answer);
+            }
+        }
+        finals
+    }
+
+    /// What commit the system is of that a link of the host leads to.
+    pub fn commit_of(&self, path: &str) -> String {
+        self.machine.run(&format!("cat {path}/nixos-version")).unwrap()
+    }
+}
+
+/// A request to switch to this revision, with this id.
+pub fn request(deployer: &Deployer, id: &str, revision: &str) -> Value {
+    let mut request = deployer.request(id);
+    request["revision"] = revision.into();
+    request
+}
+
+/// Asks the host to switch to this revision.
+pub async fn ask(deployer: &Deployer, id: &str, revision: &str) {
+    deployer.say(NS1, &request(deployer, id, revision)).await.unwrap();
+}
+
+/// What is said to whoever asks.
+pub struct Wire {
+    client: Client,
+    answers: Subscriber,
+}
+
+fn nix_url(git: &Git) -> String {
+    format!("git+{}", git.url("flake/.git"))
+}
+
+/// Puts into the repository all but the configuration.
+fn prepare(lab: &Lab, git: &Git) -> Result<()> {
+    let project = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let host = json!({
+        "hostname": "ns1",
+        "system": format!("{}-linux", std::env::consts::ARCH),
+        "natsUrl": lab.server.url(),
+        "flakeUrl": nix_url(git),
+    });
+    write(lab, "host.json", host.to_string())?;
+    copy(lab, &project.join("tests/box/flake"), "")?;
+    copy(lab, &project.join("tests/nixpkgs"), "nixpkgs/")?;
+    write(lab, "module.nix", fs::read(project.join("nixos/module.nix")).into_diagnostic()?)
+}
+
+/// Copies the files of a folder into the repository, each behind this prefix.
+fn copy(lab: &Lab, folder: &Path, prefix: &str) -> Result<()> {
+    for file in fs::read_dir(folder).into_diagnostic()? {
+        let file = file.into_diagnostic()?;
+        let path = format!("{prefix}{}", file.file_name().to_string_lossy());
+        write(lab, &path, fs::read(file.path()).into_diagnostic()?)?;
+    }
+    Ok(())
+}
+
+/// Puts a file into the repository, to be part of the next commit.
+fn write(lab: &Lab, path: &str, content: impl AsRef<[u8]>) -> Result<()> {
+    let path = lab.folder().join("flake").join(path);
+    fs::create_dir_all(path.parent().unwrap_or(&path)).into_diagnostic()?;
+    fs::write(path, content).into_diagnostic()
+}
+
+fn push(lab: &Lab, configuration: &str) -> Result<String> {
+    write(lab, "configuration.nix", format!("{{ lib, release }}:\n{{\n{configuration}\n}}\n"))?;
+    lab.flake.commit("ns1: another configuration")
+}
