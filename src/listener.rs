@@ -11,8 +11,11 @@
 //! ```
 
 mod admission;
+mod busy;
 mod host;
+mod launch;
 mod ledger;
+mod loss;
 mod memory;
 mod output;
 mod rebuild;
@@ -20,6 +23,7 @@ mod report;
 mod run;
 mod serve;
 pub mod supervisor;
+mod unit;
 mod verdict;
 mod voice;
 
@@ -34,6 +38,7 @@ use self::memory::Memory;
 pub use self::memory::StateError;
 pub use self::run::Limits;
 use self::serve::Service;
+pub use self::unit::UnitEnd;
 use crate::bus::{Bus, BusError, Settings};
 use crate::protocol::{FlakeUrl, HostName, Role, Subject, SubjectError, SubjectTemplate, Tier};
 

@@ -39,13 +39,19 @@ impl Refusal {
 
 /// Decides. That the key is known comes before all else, so that nothing is run or judged twice; then that the sender
 /// no longer wants it; and last that the host is busy, which is the only answer that may be another one later.
-pub(super) fn decide(request: Result<Request, BadRequest>, now: Timestamp, ledger: &Ledger) -> Decision {
+/// `elsewhere` tells what keeps the host busy that no request began; it is asked for only when that matters.
+pub(super) fn decide(
+    request: Result<Request, BadRequest>,
+    now: Timestamp,
+    ledger: &Ledger,
+    elsewhere: impl FnOnce() -> Option<Holder>,
+) -> Decision {
     let refused = match request {
         Err(BadRequest::Unanswerable(why)) => return Decision::Drop(why),
         Err(BadRequest::Rejected { reply_to, id, error, message }) => {
             Err(Refusal { reply_to, id, error, message, holder: None })
         }
-        Ok(request) => match objection(&request, now, ledger) {
+        Ok(request) => match objection(&request, now, ledger, elsewhere) {
             None => Ok(request),
             Some((error, message, holder)) => {
                 Err(Refusal { reply_to: request.reply_to, id: request.id, error, message, holder })
@@ -64,12 +70,17 @@ pub(super) fn decide(request: Result<Request, BadRequest>, now: Timestamp, ledge
 }
 
 /// What speaks against running a request that is not known yet.
-fn objection(request: &Request, now: Timestamp, ledger: &Ledger) -> Option<(ErrorCode, String, Option<Holder>)> {
+fn objection(
+    request: &Request,
+    now: Timestamp,
+    ledger: &Ledger,
+    elsewhere: impl FnOnce() -> Option<Holder>,
+) -> Option<(ErrorCode, String, Option<Holder>)> {
     if let Some(expired) = request.expires_at.filter(|&at| at < now) {
         let message = format!("the request was not wanted any more after {expired:.0}, and here it is {now:.0}");
         return Some((ErrorCode::Expired, message, None));
     }
-    let holder = ledger.holder()?;
+    let holder = ledger.holder().or_else(elsewhere)?;
     let by = holder.operator.as_deref().map(|operator| format!(" of {operator}"));
     let message = format!("busy with {}{} since {:.0}", holder.id, by.unwrap_or_default(), holder.since);
     Some((ErrorCode::AlreadyRunning, message, Some(holder)))
@@ -89,7 +100,7 @@ mod tests {
     }
 
     fn ask(json: &str, now: i64, ledger: &Ledger) -> Decision {
-        decide(Request::parse(json.as_bytes()), at(now), ledger)
+        decide(Request::parse(json.as_bytes()), at(now), ledger, || None)
     }
 
     fn request(id: &str, expires: i64) -> String {
@@ -125,6 +136,16 @@ mod tests {
         insta::assert_snapshot!(said(&ask(r#"{"reply_to":"deploy.responses.z","action":"reboot","revision":"main"}"#, 60, &ledger)), @r#"invalid_action: "reboot" is not an action: the actions are switch, boot, test and dry-activate"#);
         insta::assert_snapshot!(said(&ask(r#"{"reply_to":"deploy.responses.z","action":"reboot","id":"a"}"#, 60, &ledger)), @"to deploy.responses.z: started");
         insta::assert_snapshot!(said(&ask(r#"{"reply_to":"deploy.prod.all","action":"switch","revision":"main"}"#, 60, &ledger)), @r#"drop: reply_to is refused: "deploy.prod.all" is not below deploy.responses."#);
+    }
+
+    #[test]
+    fn a_host_that_somebody_else_is_at_takes_nothing_but_knows_what_it_did() {
+        let by_hand = || Some(Holder { id: "nixos-rebuild".to_owned(), operator: None, since: at(3) });
+        let mut ledger = Ledger::new("ns1".parse().unwrap());
+        ledger.ended(spec("a", &[]), Response::new("ns1".parse().unwrap(), Status::Completed, ""));
+        let ask = |id| decide(Request::parse(request(id, 10).as_bytes()), at(5), &ledger, by_hand);
+        insta::assert_snapshot!(said(&ask("b")), @"already_running: busy with nixos-rebuild since 2026-11-18T11:06:43Z");
+        insta::assert_snapshot!(said(&ask("a")), @"to deploy.responses.a: completed");
     }
 
     #[test]

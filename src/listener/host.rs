@@ -37,6 +37,12 @@ impl Host {
         Some(self.link("run/booted-system")? != self.link("run/current-system")?)
     }
 
+    /// Tells each boot of the machine from all others.
+    pub(super) fn boot_id(&self) -> Option<String> {
+        let id = fs::read_to_string(self.root.join("proc/sys/kernel/random/boot_id")).ok()?;
+        Some(id.trim().to_owned()).filter(|id| !id.is_empty())
+    }
+
     /// Since when the machine is up, in seconds.
     pub(super) fn uptime_s(&self) -> Option<u64> {
         let uptime = fs::read_to_string(self.root.join("proc/uptime")).ok()?;

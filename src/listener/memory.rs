@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::fs::{self, File, TryLockError};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{self, Path, PathBuf};
 
 use miette::Diagnostic;
 use thiserror::Error;
@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::NAMESPACE;
 use super::ledger::FINALS;
 use super::run::{RunDir, Spec, private_directory};
-use crate::protocol::Response;
+use crate::protocol::{ReplySubject, Response};
 
 /// How many ended runs keep their output.
 const OUTPUTS: usize = 20;
@@ -32,8 +32,31 @@ pub(super) struct Memory {
 pub(super) struct Recalled {
     /// How earlier runs ended, oldest first.
     pub(super) finals: Vec<(Spec, Response)>,
-    /// Runs that nobody was told the end of.
+    /// The ends of runs that the server may not have been given, oldest first.
+    pub(super) untold: Vec<Untold>,
+    /// Runs that were not concluded.
     pub(super) unfinished: Vec<(RunDir, Spec)>,
+}
+
+/// How a run ended, and whom that still has to be told.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Untold {
+    dir: RunDir,
+    pub(super) reply_to: ReplySubject,
+    pub(super) response: Response,
+}
+
+impl Untold {
+    pub(super) const fn new(dir: RunDir, reply_to: ReplySubject, response: Response) -> Self {
+        Self { dir, reply_to, response }
+    }
+
+    /// The server has it: a listener that is started anew need not tell it again.
+    pub(super) fn told(&self) {
+        if let Err(error) = self.dir.write_told() {
+            tracing::warn!("cannot note that the end of the run in {} was told: {error}", self.dir.path().display());
+        }
+    }
 }
 
 /// Why the state directory cannot be used.
@@ -54,7 +77,8 @@ impl Memory {
     /// alone.
     pub(super) fn open(state_dir: &Path) -> Result<(Self, Recalled), StateError> {
         let unusable = |error| StateError::Unusable(state_dir.to_owned(), error);
-        let runs = state_dir.join("runs");
+        // The processes over runs are started elsewhere, in the root directory for one.
+        let runs = path::absolute(state_dir).map_err(unusable)?.join("runs");
         private_directory(&runs).map_err(unusable)?;
         let lock = File::create(state_dir.join("lock")).map_err(unusable)?;
         lock.try_lock().map_err(|error| match error {
@@ -87,12 +111,15 @@ impl Memory {
         unfinished.sort_by_key(|(_, spec)| spec.accepted_at);
 
         let mut memory = Self { runs, ended: VecDeque::new(), _lock: lock };
-        let mut finals = Vec::new();
+        let (mut finals, mut untold) = (Vec::new(), Vec::new());
         for (dir, spec, response) in ended {
+            if !dir.was_told() {
+                untold.push(Untold::new(dir.clone(), spec.reply_to.clone(), response.clone()));
+            }
             memory.ended(dir);
             finals.push((spec, response));
         }
-        Ok((memory, Recalled { finals, unfinished }))
+        Ok((memory, Recalled { finals, untold, unfinished }))
     }
 
     /// Where the run of this key has its place. The key is anyone's text, so it does not name the directory itself.

@@ -1,77 +1,143 @@
-//! A run from the listener's side: begun here, supervised elsewhere, concluded here. Beside the supervisor this is the
-//! only place that starts a process.
+//! A run from the listener's side: begun here, supervised elsewhere, concluded here.
 
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::io;
-use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
 
-use tokio::process::{Child, Command};
+use tokio::time::Instant;
 
+use super::launch::Launcher;
+use super::loss;
 use super::output::clean_lines;
 use super::run::{RunDir, Spec};
 use super::verdict::{Verdict, judge};
 use crate::clock;
 use crate::protocol::message::MAX_LOG_TAIL_LINES;
-use crate::protocol::{Commit, ErrorCode, HostName, Response, Status};
+use crate::protocol::{Commit, ErrorCode, HostName, Phase, Response, Status};
 
-/// How often it is looked whether a run that another listener began is over.
-const POLL: Duration = Duration::from_millis(100);
+/// How often it is looked how far a run is.
+const POLL: Duration = Duration::from_millis(50);
 
-/// A run that goes on.
+/// How long a run without result may be in nobody's hands. Its supervisor may be about to start, and after a violent
+/// end systemd still has to say what it saw.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// A run that goes on, as its files show it.
 #[derive(Debug)]
-pub(super) enum Watch {
-    /// Its supervisor is a child of this process.
-    Own(Child),
-    /// Its supervisor was started by an earlier listener, and holds the lock of this file.
-    Adopted(File),
+pub(super) struct Watch {
+    dir: RunDir,
+    /// What it was at when it was last looked at.
+    phase: Phase,
+    /// Since when nobody has the run in hand.
+    abandoned: Option<Instant>,
 }
 
-/// Makes the run durable, and then begins it.
-pub(super) fn begin(supervisor: &Path, dir: &RunDir, spec: &Spec) -> io::Result<Watch> {
-    let lock = dir.create(spec)?;
-    // Nothing ties the supervisor to this process: no pipe that could break, and it makes itself a session.
-    let child = Command::new(supervisor)
-        .arg("supervise")
-        .arg(dir.path())
-        .stdin(lock)
-        .stdout(Stdio::null())
-        .stderr(dir.supervisor_log()?)
-        .spawn()?;
-    Ok(Watch::Own(child))
+/// What is new about a run.
+#[derive(Debug)]
+pub(super) enum News {
+    /// It came to another phase.
+    Phase(Watch),
+    /// It is over.
+    Over(Over),
 }
 
-/// Takes up a run from before; `None` when it is over.
-pub(super) fn adopt(dir: &RunDir) -> Option<Watch> {
-    let file = File::open(dir.lock_file()).ok()?;
-    matches!(file.try_lock(), Err(TryLockError::WouldBlock)).then_some(Watch::Adopted(file))
+/// That a run is over, or was never begun. As long as this exists, no process that comes too late takes it in hand.
+#[derive(Debug)]
+pub(super) struct Over {
+    _lock: Option<File>,
+}
+
+/// Why a run was not begun.
+#[derive(Debug)]
+pub(super) struct NotBegun {
+    error: io::Error,
+    _over: Over,
+}
+
+/// What is known about the host of a run when it is judged.
+#[derive(Debug)]
+pub(super) struct Site {
+    pub(super) host: HostName,
+    pub(super) boot_id: Option<String>,
+    /// The commit that was brought to run before.
+    pub(super) previous: Option<Commit>,
+}
+
+/// Makes the run durable, and then begins it. Blocks.
+pub(super) fn begin(launcher: &Launcher, dir: &RunDir, spec: &Spec) -> Result<Watch, NotBegun> {
+    // The lock is given back before the launch: from there on it is the supervisor's.
+    let launched = dir.create(spec).map(drop).and_then(|()| launcher.launch(dir, spec));
+    match launched {
+        Ok(()) => Ok(Watch::new(dir.clone())),
+        Err(error) => match dir.lock() {
+            // The run has been taken in hand all the same.
+            Err(held) if held.kind() == io::ErrorKind::WouldBlock => Ok(Watch::new(dir.clone())),
+            lock => Err(NotBegun { error, _over: Over { _lock: lock.ok() } }),
+        },
+    }
+}
+
+/// Whether a run from before is over, as far as that can be told at once.
+pub(super) fn over(dir: &RunDir, spec: &Spec, boot_id: Option<&str>) -> Option<Over> {
+    let lost = || dir.lock().ok().filter(|_| loss::rebooted(spec, boot_id)).map(|lock| Over { _lock: Some(lock) });
+    ended(dir).or_else(lost)
+}
+
+/// Whether someone has said that the run ended. Then nobody is waited for who still has the lock: that may be a process
+/// which the program left behind on purpose.
+fn ended(dir: &RunDir) -> Option<Over> {
+    dir.has_ended().then(|| Over { _lock: dir.lock().ok() })
 }
 
 impl Watch {
-    /// Waits for the end.
-    pub(super) async fn ended(self) {
-        match self {
-            Self::Own(mut child) => {
-                // Whatever came of the supervisor: the result tells, or its absence.
-                child.wait().await.ok();
+    /// Watches the run in this directory.
+    pub(super) fn new(dir: RunDir) -> Self {
+        Self { phase: dir.phase(), dir, abandoned: None }
+    }
+
+    /// Waits until there is something new.
+    pub(super) async fn news(mut self) -> News {
+        loop {
+            if let Some(over) = ended(&self.dir).or_else(|| self.lost()) {
+                return News::Over(over);
             }
-            Self::Adopted(file) => {
-                while let Err(TryLockError::WouldBlock) = file.try_lock() {
-                    tokio::time::sleep(POLL).await;
-                }
+            let phase = self.dir.phase();
+            if phase != self.phase {
+                self.phase = phase;
+                return News::Phase(self);
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Whether nobody has had the run in hand for long enough.
+    fn lost(&mut self) -> Option<Over> {
+        match self.dir.lock() {
+            Ok(lock) => {
+                let since = *self.abandoned.get_or_insert_with(Instant::now);
+                (since.elapsed() >= PATIENCE).then_some(Over { _lock: Some(lock) })
+            }
+            Err(_) => {
+                self.abandoned = None;
+                None
             }
         }
     }
 }
 
 /// Judges a run that is over, and keeps the verdict.
-pub(super) fn conclude(dir: &RunDir, spec: &Spec, host: &HostName, previous: Option<Commit>) -> Response {
+pub(super) fn conclude(_over: &Over, dir: &RunDir, spec: &Spec, site: Site) -> Response {
     let result = dir.result();
     let mut lines = clean_lines(&dir.output_tail());
-    let verdict = judge(spec, host, result.as_ref(), &lines);
-    let mut response = compose(spec, host, verdict);
-    response.previous_revision = previous;
+    let verdict = match &result {
+        Some(_) => judge(spec, &site.host, result.as_ref(), &lines),
+        None => {
+            let why = loss::explain(spec, dir.phase(), site.boot_id.as_deref(), dir.unit_end().as_ref());
+            Verdict::failed(ErrorCode::Interrupted, why)
+        }
+    };
+    let mut response = compose(spec, &site.host, verdict);
+    response.previous_revision = site.previous;
     if response.status == Status::Failed {
         response.log_tail = lines.split_off(lines.len().saturating_sub(MAX_LOG_TAIL_LINES));
     }
@@ -85,8 +151,8 @@ pub(super) fn conclude(dir: &RunDir, spec: &Spec, host: &HostName, previous: Opt
 }
 
 /// What is told of a run that could not be begun.
-pub(super) fn not_begun(dir: &RunDir, spec: &Spec, host: &HostName, error: &io::Error) -> Response {
-    let verdict = Verdict::failed(ErrorCode::BuildFailed, format!("the run cannot be started: {error}"));
+pub(super) fn not_begun(why: &NotBegun, dir: &RunDir, spec: &Spec, host: &HostName) -> Response {
+    let verdict = Verdict::failed(ErrorCode::BuildFailed, format!("the run cannot be started: {}", why.error));
     let response = compose(spec, host, verdict);
     keep(dir, &response);
     response
@@ -107,5 +173,8 @@ fn keep(dir: &RunDir, response: &Response) {
     if let Err(error) = dir.write_final(response) {
         // It is told all the same; only a listener that starts anew would not know it.
         tracing::error!("cannot keep how the run in {} ended: {error}", dir.path().display());
+    }
+    if let Err(error) = dir.remove_environment() {
+        tracing::warn!("cannot remove the environment of the run in {}: {error}", dir.path().display());
     }
 }

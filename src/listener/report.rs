@@ -1,6 +1,9 @@
 //! What a listener answers when it is asked who is there.
 
+use std::path::PathBuf;
+
 use super::Config;
+use super::busy;
 use super::host::Host;
 use super::ledger::Ledger;
 use crate::protocol::{DiscoveryAnswer, HostReport};
@@ -12,6 +15,7 @@ const FEATURES: [&str; 3] = ["id", "expires", "heartbeat"];
 #[derive(Debug)]
 pub(super) struct Reporter {
     host: Host,
+    root: PathBuf,
     fixed: HostReport,
 }
 
@@ -35,7 +39,7 @@ impl Reporter {
             busy: None,
             last: None,
         };
-        Self { host, fixed }
+        Self { host, root: config.root.clone(), fixed }
     }
 
     /// The answer as of now.
@@ -47,7 +51,7 @@ impl Reporter {
             system,
             booted_system_differs: self.host.booted_system_differs(),
             uptime_s: self.host.uptime_s(),
-            busy: ledger.holder(),
+            busy: ledger.holder().or_else(|| busy::activation(&self.root)),
             last: ledger.last_run(),
             ..self.fixed.clone()
         }))

@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::output::clean;
+use super::unit::UnitEnd;
 use crate::protocol::{Action, Commit, Holder, Phase, ReplySubject, Request, RequestId, Response, Revision};
 
 /// How much of the output is looked at to tell what went wrong, in bytes.
@@ -36,6 +37,9 @@ pub struct Spec {
     pub operator: Option<String>,
     /// When it was accepted.
     pub accepted_at: Timestamp,
+    /// The boot of the machine in which it was accepted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_id: Option<String>,
     /// The program and its arguments.
     pub argv: Vec<String>,
     /// How long it may take, in milliseconds.
@@ -99,6 +103,7 @@ impl Spec {
             // Anyone's text, which is shown to others and logged.
             operator: request.operator.as_deref().map(clean),
             accepted_at,
+            boot_id: None,
             argv,
             timeout_ms: milliseconds(limits.timeout),
             grace_ms: milliseconds(limits.grace),
@@ -131,12 +136,10 @@ impl RunDir {
         &self.0
     }
 
-    /// Makes the directory, durably, with what to run in it. The lock that comes back is for the supervisor: the run
-    /// goes on as long as it is held.
+    /// Makes the directory, durably, with what to run in it. The lock that comes back keeps everyone else from it.
     pub(super) fn create(&self, spec: &Spec) -> io::Result<File> {
         private_directory(&self.0)?;
-        let lock = File::create(self.lock_file())?;
-        lock.try_lock()?;
+        let lock = self.lock()?;
         self.clear()?;
         write_durably(&self.0.join("request.json"), &to_json(spec)?)?;
         sync_directory(self.0.parent().unwrap_or(&self.0))?;
@@ -146,14 +149,31 @@ impl RunDir {
     /// Removes what a run of the same key may have left that could not be read any more.
     fn clear(&self) -> io::Result<()> {
         let (output, previous) = self.output_files();
-        let leftovers = ["phase", "result.json", "final.json"].map(|name| self.0.join(name));
+        let leftovers = ["phase", "result.json", "unit.json", "final.json", "told"].map(|name| self.0.join(name));
         for file in leftovers.into_iter().chain([output, previous]) {
-            match fs::remove_file(file) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+            remove(&file)?;
         }
         Ok(())
+    }
+
+    /// Takes the lock of the run: its supervisor has it as long as the run goes on, and with it all that it starts. An
+    /// error of the kind [`io::ErrorKind::WouldBlock`] means that someone else has it.
+    pub(super) fn lock(&self) -> io::Result<File> {
+        let file = self.lock_file()?;
+        file.try_lock()?;
+        Ok(file)
+    }
+
+    /// The same for the supervisor, which waits: whoever looks whether the run is in anybody's hands has the lock for a
+    /// moment.
+    pub(super) fn wait_for_lock(&self) -> io::Result<File> {
+        let file = self.lock_file()?;
+        file.lock()?;
+        Ok(file)
+    }
+
+    fn lock_file(&self) -> io::Result<File> {
+        File::create(self.0.join("lock"))
     }
 
     /// What to run.
@@ -161,9 +181,19 @@ impl RunDir {
         read_json(&self.0.join("request.json"))
     }
 
-    /// The lock file, whoever holds it.
-    pub(super) fn lock_file(&self) -> PathBuf {
-        self.0.join("lock")
+    /// The file with the environment of the run, where it does not inherit one.
+    pub(super) fn environment_file(&self) -> PathBuf {
+        self.0.join("environment")
+    }
+
+    /// Writes the environment of the run down.
+    pub(super) fn write_environment(&self, environment: &str) -> io::Result<()> {
+        fs::write(self.environment_file(), environment)
+    }
+
+    /// Forgets the environment of a run that is over: it may hold secrets.
+    pub(super) fn remove_environment(&self) -> io::Result<()> {
+        remove(&self.environment_file())
     }
 
     /// Where the supervisor's own complaints go.
@@ -212,6 +242,36 @@ impl RunDir {
         read_json(&self.0.join("result.json")).ok()
     }
 
+    /// Notes how the unit of the run ended.
+    pub(super) fn write_unit_end(&self, end: &UnitEnd) -> io::Result<()> {
+        write_durably(&self.0.join("unit.json"), &to_json(end)?)
+    }
+
+    /// How the unit of the run ended; `None` when it has not, or when the run had none.
+    pub(super) fn unit_end(&self) -> Option<UnitEnd> {
+        read_json(&self.0.join("unit.json")).ok()
+    }
+
+    /// Whether the run, or its unit, has noted how it ended.
+    pub(super) fn has_ended(&self) -> bool {
+        ["result.json", "unit.json"].iter().any(|file| self.0.join(file).exists())
+    }
+
+    /// Whether it has been concluded. Whoever asks should have the lock.
+    pub(super) fn is_concluded(&self) -> bool {
+        ["result.json", "final.json"].iter().any(|file| self.0.join(file).exists())
+    }
+
+    /// Notes that the server has been given what the deployer is told in the end. Not durable: in doubt it is told again.
+    pub(super) fn write_told(&self) -> io::Result<()> {
+        fs::write(self.0.join("told"), "")
+    }
+
+    /// Whether the server has been given what the deployer is told in the end.
+    pub(super) fn was_told(&self) -> bool {
+        self.0.join("told").exists()
+    }
+
     /// Notes what the deployer is told in the end, durably.
     pub(super) fn write_final(&self, response: &Response) -> io::Result<()> {
         write_durably(&self.0.join("final.json"), &to_json(response)?)
@@ -230,6 +290,14 @@ impl RunDir {
 /// Makes a directory that only its owner can look into: output may tell secrets. One that exists is fine.
 pub(super) fn private_directory(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Removes a file that may not be there.
+fn remove(file: &Path) -> io::Result<()> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Writes a file so that after a power cut it is there whole or not at all.

@@ -1,6 +1,6 @@
 //! The loop that serves NATS: one input after another, and nothing in between that takes long.
 
-use std::io;
+use std::mem;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -9,15 +9,18 @@ use futures_util::StreamExt;
 use futures_util::stream::{SelectAll, select_all};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{Interval, MissedTickBehavior, interval_at};
+use tokio::time::{Interval, MissedTickBehavior, interval_at, timeout};
 
 use super::admission::{Decision, Refusal, decide};
+use super::busy;
+use super::host::Host;
+use super::launch::Launcher;
 use super::ledger::Ledger;
-use super::memory::{Memory, Recalled};
-use super::rebuild::{self, Watch};
+use super::memory::{Memory, Recalled, Untold};
+use super::rebuild::{self, News, NotBegun, Over, Site, Watch};
 use super::report::Reporter;
 use super::run::{RunDir, Spec};
-use super::voice::{Link, Voice};
+use super::voice::{Delivery, Link, Voice};
 use super::{Config, ListenerError};
 use crate::bus::BusEvent;
 use crate::clock;
@@ -27,12 +30,21 @@ use crate::protocol::{DiscoveryRequest, Request, Response, Status, Subject};
 /// How old a final may be to be told again after the connection was lost.
 const REPEAT_FINAL_FOR: jiff::SignedDuration = jiff::SignedDuration::from_hours(1);
 
+/// How long a listener that is told to stop waits for the server to have the end of a run; the next one tells it again.
+const DELIVER_WITHIN: Duration = Duration::from_secs(2);
+
 /// A listener at work.
 pub(super) struct Service {
     config: Config,
     voice: Voice,
     ledger: Ledger,
     memory: Memory,
+    launcher: Launcher,
+    boot_id: Option<String>,
+    /// The ends of runs that the server does not have yet.
+    untold: Vec<Untold>,
+    /// Whether some of them are on their way.
+    mail: Mail,
     reporter: Reporter,
     stage: Stage,
     steps: JoinSet<Step>,
@@ -48,12 +60,23 @@ enum Stage {
     Concluding,
 }
 
+/// Whether ends of runs are on their way to the server. One batch at a time: the next one may be the same again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mail {
+    Idle,
+    OnItsWay,
+}
+
 /// A part of a run that takes time, and is over.
 #[derive(Debug)]
 enum Step {
-    Begun(io::Result<Watch>),
-    Ended,
+    Begun(Result<Watch, NotBegun>),
+    News(News),
     Concluded(Box<Response>),
+    /// The server has been given these.
+    Delivered(Vec<Untold>),
+    /// Nobody knows whether the server has been given these.
+    Lost(Vec<Untold>),
 }
 
 /// What the loop waits for.
@@ -73,7 +96,11 @@ impl Service {
             ledger: Ledger::new(config.hostname.clone()),
             reporter: Reporter::new(&config),
             heartbeat: heartbeat(config.heartbeat),
-            voice: Voice::new(client),
+            voice: Voice::new(client, config.discover_subject.clone()),
+            launcher: Launcher::new(config.supervisor.clone(), &config.root),
+            boot_id: Host::new(config.root.clone()).boot_id(),
+            untold: recalled.untold,
+            mail: Mail::Idle,
             stage: Stage::Idle,
             steps: JoinSet::new(),
             config,
@@ -90,18 +117,26 @@ impl Service {
 
     /// Takes up a run that an earlier listener began.
     fn take_up(&mut self, dir: RunDir, spec: Spec) {
-        match rebuild::adopt(&dir) {
-            Some(watch) if self.stage == Stage::Idle => {
+        match rebuild::over(&dir, &spec, self.boot_id.as_deref()) {
+            None if self.stage == Stage::Idle => {
                 tracing::info!(key = spec.key, "taking up the run that goes on");
                 self.ledger.accepted(spec);
-                self.watch(watch);
+                self.watch(Watch::new(dir));
             }
-            Some(_) => tracing::error!(key = spec.key, "a second run goes on; it is concluded at the next start"),
-            None => {
-                let previous = self.ledger.deployed_last().cloned();
-                let response = rebuild::conclude(&dir, &spec, &self.config.hostname, previous);
+            None => tracing::error!(key = spec.key, "a second run goes on; it is concluded at the next start"),
+            Some(over) => {
+                let response = rebuild::conclude(&over, &dir, &spec, self.site());
                 self.concluded(dir, spec, response);
             }
+        }
+    }
+
+    /// What a run is judged with.
+    fn site(&self) -> Site {
+        Site {
+            host: self.config.hostname.clone(),
+            boot_id: self.boot_id.clone(),
+            previous: self.ledger.deployed_last().cloned(),
         }
     }
 
@@ -113,7 +148,8 @@ impl Service {
     ) -> Result<(), ListenerError> {
         let (mut deploys, mut discovery) = self.subscribe().await?;
         // Whoever waits may have missed what happened while nobody listened.
-        self.repeat_state().await;
+        self.tell_progress().await;
+        self.deliver();
         loop {
             let input = tokio::select! {
                 Some(message) = deploys.next() => Input::Deploy(message),
@@ -151,7 +187,8 @@ impl Service {
 
     /// A message on one of the deploy subjects.
     async fn deploy(&mut self, message: &Message) {
-        match decide(Request::parse(&message.payload), clock::now(), &self.ledger) {
+        let elsewhere = || busy::activation(&self.config.root);
+        match decide(Request::parse(&message.payload), clock::now(), &self.ledger, elsewhere) {
             Decision::Accept(request) => self.accept(request).await,
             Decision::Answer { reply_to, state } => {
                 tracing::info!(%reply_to, status = %state.status, "asked again");
@@ -173,8 +210,8 @@ impl Service {
         // Before anything that takes time: whoever waits shall know at once that it is heard.
         self.tell_progress().await;
         self.stage = Stage::Beginning;
-        let (supervisor, dir) = (self.config.supervisor.clone(), self.memory.run_dir(&spec.key));
-        self.steps.spawn_blocking(move || Step::Begun(rebuild::begin(&supervisor, &dir, &spec)));
+        let (launcher, dir) = (self.launcher.clone(), self.memory.run_dir(&spec.key));
+        self.steps.spawn_blocking(move || Step::Begun(rebuild::begin(&launcher, &dir, &spec)));
     }
 
     /// What to run for a request. No part of it is read by a shell, and none can be taken for an option: the flake URL
@@ -182,7 +219,8 @@ impl Service {
     fn spec(&self, request: Request) -> Spec {
         let installable = self.config.flake.installable(&request.revision, &self.config.hostname);
         let argv = ["nixos-rebuild", request.action.as_str(), "--flake", &installable].map(str::to_owned);
-        Spec::new(request, argv.into(), self.config.limits, clock::now())
+        let spec = Spec::new(request, argv.into(), self.config.limits, clock::now());
+        Spec { boot_id: self.boot_id.clone(), ..spec }
     }
 
     async fn reject(&mut self, refusal: Refusal) {
@@ -220,26 +258,45 @@ impl Service {
             // A bug. The run has its own process: the next listener takes it up, while this one knows nothing for sure.
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };
-        let Some(current) = self.ledger.current() else { return };
-        let spec = current.spec.clone();
-        let dir = self.memory.run_dir(&spec.key);
         match step {
-            Step::Begun(Ok(watch)) => {
+            Step::Begun(begun) => self.begun(begun).await,
+            Step::News(News::Phase(watch)) => {
+                self.follow(watch);
+                self.tell_progress().await;
+            }
+            Step::News(News::Over(over)) => self.conclude(over),
+            Step::Concluded(response) => self.ended(*response),
+            Step::Delivered(told) => {
+                self.mail = Mail::Idle;
+                told.iter().for_each(Untold::told);
+                self.deliver();
+            }
+            Step::Lost(untold) => {
+                self.mail = Mail::Idle;
+                self.untold.splice(..0, untold);
+                self.deliver();
+            }
+        }
+    }
+
+    /// The accepted run has been begun, or not.
+    async fn begun(&mut self, begun: Result<Watch, NotBegun>) {
+        match begun {
+            Ok(watch) => {
                 self.watch(watch);
                 self.tell_progress().await;
             }
-            Step::Begun(Err(error)) => {
-                let response = rebuild::not_begun(&dir, &spec, &self.config.hostname, &error);
-                self.tell_final(dir, spec, response).await;
+            Err(why) => {
+                let Some((dir, spec)) = self.current() else { return };
+                self.ended(rebuild::not_begun(&why, &dir, &spec, &self.config.hostname));
             }
-            Step::Ended => {
-                self.stage = Stage::Concluding;
-                let (host, previous) = (self.config.hostname.clone(), self.ledger.deployed_last().cloned());
-                self.steps
-                    .spawn_blocking(move || Step::Concluded(Box::new(rebuild::conclude(&dir, &spec, &host, previous))));
-            }
-            Step::Concluded(response) => self.tell_final(dir, spec, *response).await,
         }
+    }
+
+    /// The run that goes on, and where it is kept.
+    fn current(&self) -> Option<(RunDir, Spec)> {
+        let spec = self.ledger.current()?.spec.clone();
+        Some((self.memory.run_dir(&spec.key), spec))
     }
 
     /// The run goes on.
@@ -247,26 +304,54 @@ impl Service {
         self.ledger.started();
         self.stage = Stage::Running;
         self.heartbeat.reset();
-        self.steps.spawn(async {
-            watch.ended().await;
-            Step::Ended
-        });
+        self.follow(watch);
     }
 
-    async fn tell_final(&mut self, dir: RunDir, spec: Spec, response: Response) {
-        let reply_to = spec.reply_to.clone();
-        self.voice.say(&reply_to, &response).await;
+    fn follow(&mut self, watch: Watch) {
+        self.steps.spawn(async { Step::News(watch.news().await) });
+    }
+
+    /// The run is over.
+    fn conclude(&mut self, over: Over) {
+        let Some((dir, spec)) = self.current() else { return };
+        self.stage = Stage::Concluding;
+        let site = self.site();
+        self.steps.spawn_blocking(move || Step::Concluded(Box::new(rebuild::conclude(&over, &dir, &spec, site))));
+    }
+
+    /// The run that went on has come to this.
+    fn ended(&mut self, response: Response) {
+        let Some((dir, spec)) = self.current() else { return };
         self.stage = Stage::Idle;
         self.concluded(dir, spec, response);
+        self.deliver();
     }
 
+    /// A run has come to this, be it the one that went on or an earlier one.
     fn concluded(&mut self, dir: RunDir, spec: Spec, response: Response) {
         tracing::info!(
             key = spec.key, status = %response.status, error = response.error.as_ref().map(ToString::to_string),
             "{}", response.message
         );
+        self.untold.push(Untold::new(dir.clone(), spec.reply_to.clone(), response.clone()));
         self.ledger.ended(spec, response);
         self.memory.ended(dir);
+    }
+
+    /// Hands the server the ends of runs that it does not have yet. Without a connection that waits for the next one.
+    fn deliver(&mut self) {
+        if self.untold.is_empty() || self.mail == Mail::OnItsWay || self.voice.link == Link::Down {
+            return;
+        }
+        self.mail = Mail::OnItsWay;
+        let untold = mem::take(&mut self.untold);
+        let voice = self.voice.clone();
+        self.steps.spawn(async move {
+            match voice.deliver(&untold).await {
+                Delivery::Certain => Step::Delivered(untold),
+                Delivery::Unknown => Step::Lost(untold),
+            }
+        });
     }
 
     /// Tells how far the run is, to whoever asked for it.
@@ -286,15 +371,16 @@ impl Service {
         }
     }
 
-    /// Tells again what may have been lost: the state of the run, and how the last one ended.
-    async fn repeat_state(&self) {
+    /// Tells again what may have been lost with the connection: the state of the run, and how the last one ended.
+    async fn repeat_state(&mut self) {
         self.tell_progress().await;
-        if let Some((spec, response)) = self.ledger.last() {
-            let age = response.at.map(|at| clock::now().duration_since(at));
-            if age.is_some_and(|age| age < REPEAT_FINAL_FOR) {
-                self.voice.say(&spec.reply_to, response).await;
-            }
+        if self.untold.is_empty()
+            && let Some((spec, response)) = self.ledger.last()
+            && response.at.is_some_and(|at| clock::now().duration_since(at) < REPEAT_FINAL_FOR)
+        {
+            self.voice.say(&spec.reply_to, response).await;
         }
+        self.deliver();
     }
 
     /// Something happened to the connection.
@@ -327,6 +413,11 @@ impl Service {
         }
         if let Some(current) = self.ledger.current() {
             tracing::info!(key = current.spec.key, "the run goes on without this listener");
+        }
+        while self.mail == Mail::OnItsWay
+            && let Ok(Some(step)) = timeout(DELIVER_WITHIN, self.steps.join_next()).await
+        {
+            self.step(step).await;
         }
         self.voice.flush().await;
         tracing::info!("stopped");

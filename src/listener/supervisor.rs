@@ -1,9 +1,11 @@
 //! The process that stands over one run and outlives the listener: it starts the program, keeps its output, ends it
 //! when it takes too long, and leaves behind how it ended.
 //!
-//! Its standard input is the locked file of the run. The lock lives as long as this process, which is how a listener,
-//! also one that was started later, knows that the run goes on: there is no pid that could be someone else's.
+//! It holds the lock of the run, and so does everything that it starts. The lock lives as long as any of these processes,
+//! which is how a listener, also one that was started later, knows that the run goes on: there is no pid that could be
+//! someone else's, and a host on which only the supervisor was killed is not free yet.
 
+mod activation;
 mod log;
 mod tree;
 
@@ -15,16 +17,19 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Pid, Signal};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::log::Log;
-use self::tree::Tree;
+use self::tree::{Tree, has_descendant};
 use super::host::Host;
 use super::run::{End, RunDir, RunResult, Spec};
+use super::unit::UnitEnd;
 use crate::clock;
+use crate::notify::Notifier;
 
 /// How much output is taken at once, in bytes.
 const PIECE_BYTES: usize = 8 * 1024;
@@ -32,10 +37,13 @@ const PIECE_BYTES: usize = 8 * 1024;
 /// What a pipe holds, in bytes, unless someone made it larger.
 const PIPE_BYTES: u64 = 64 * 1024;
 
-/// Runs what is written down in this directory, and writes down how it ended.
-pub async fn supervise(dir: &Path) -> io::Result<()> {
+/// Runs what is written down in this directory, and writes down how it ended. Whoever started this process is told once
+/// it has the run in hand.
+pub async fn supervise(dir: &Path, starter: &Notifier) -> io::Result<()> {
     let dir = RunDir::new(dir.to_owned());
     let spec = dir.spec()?;
+    let _lock = take_in_hand(&dir)?;
+    starter.ready();
     // A session of its own: no terminal or process group through which the listener's end could reach it. Who starts it
     // by hand may have given it one already.
     rustix::process::setsid().ok();
@@ -52,6 +60,21 @@ pub async fn supervise(dir: &Path) -> io::Result<()> {
     };
     let (generation, system) = Host::new("/".into()).generation_and_system();
     dir.write_result(&RunResult { end, phase: log.phase(), started_at, ended_at: clock::now(), generation, system })
+}
+
+/// Notes how the unit of the run in this directory ended.
+pub fn note_unit_end(dir: &Path, end: &UnitEnd) -> io::Result<()> {
+    RunDir::new(dir.to_owned()).write_unit_end(end)
+}
+
+/// Takes the lock of the run, for this process and all that it starts. An error when nobody waits for the run any more.
+fn take_in_hand(dir: &RunDir) -> io::Result<File> {
+    let lock = dir.wait_for_lock()?;
+    if dir.is_concluded() {
+        return Err(io::Error::other("it is over: this process came too late"));
+    }
+    fcntl_setfd(&lock, FdFlags::empty())?;
+    Ok(lock)
 }
 
 /// Starts the program with both its outputs on one pipe, so that their order is kept.
@@ -96,6 +119,11 @@ async fn watch(tree: &mut Tree, spec: &Spec, wishes: &mut Wishes) -> End {
         () = tokio::time::sleep(limit) => End::TimedOut,
         signal = wishes.next() => End::Killed(signal.as_raw()),
     };
+    // Where there are units, the activation is in one of its own and no descendant. It is this run's when the process
+    // that waits for it is.
+    if has_descendant(activation::waits) {
+        activation::stop(grace).await;
+    }
     tree.end(grace).await;
     end
 }

@@ -1,5 +1,6 @@
 //! `listener`: takes deployments of this host.
 
+use std::env;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -17,9 +18,6 @@ use crate::cli::runtime;
 use crate::listener::{self, Config, Limits, deploy_subjects};
 use crate::protocol::subject::DISCOVER;
 use crate::protocol::{FlakeUrl, HostName, Role, Subject, SubjectError, SubjectTemplate, Tier};
-
-/// This very program, even when its file was replaced by an update.
-const THIS_PROGRAM: &str = "/proc/self/exe";
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Listener {
@@ -88,6 +86,8 @@ enum UsageError {
     NoSubject,
     #[error("a heartbeat of no time at all")]
     Heartbeat,
+    #[error("cannot find out where this program is, which runs need: {0}")]
+    Program(#[source] io::Error),
 }
 
 #[derive(Debug, Error, Diagnostic)]
@@ -131,7 +131,8 @@ impl Listener {
             limits: Limits { timeout: Duration::from_secs(self.timeout), grace: self.grace },
             heartbeat: self.heartbeat,
             state_dir: state_dir.unwrap_or_else(|| "/var/lib/homelab-deploy".into()),
-            supervisor: THIS_PROGRAM.into(),
+            // By its place and not as /proc/self/exe: systemd is to start it, too.
+            supervisor: env::current_exe().map_err(UsageError::Program)?,
             root: "/".into(),
         })
     }

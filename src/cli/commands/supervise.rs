@@ -1,5 +1,6 @@
 //! `supervise`: the process over one run. For the listener only, and so not in the help.
 
+use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 
@@ -9,12 +10,34 @@ use thiserror::Error;
 
 use crate::cli::exit::{CommandResult, Exit};
 use crate::cli::runtime;
-use crate::listener::supervisor::supervise;
+use crate::listener::UnitEnd;
+use crate::listener::supervisor::{note_unit_end, supervise};
+use crate::notify::Notifier;
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Supervise {
     /// The directory of the run
     run_dir: PathBuf,
+
+    /// Only note how the unit of the run ended, as systemd tells it in the environment of ExecStopPost=
+    #[arg(long)]
+    unit_ended: bool,
+
+    /// Set by systemd for ExecStopPost=
+    #[arg(long, env = "SERVICE_RESULT", hide = true, default_value = "")]
+    service_result: String,
+
+    /// Set by systemd for ExecStopPost=
+    #[arg(long, env = "EXIT_CODE", hide = true, default_value = "")]
+    exit_code: String,
+
+    /// Set by systemd for ExecStopPost=
+    #[arg(long, env = "EXIT_STATUS", hide = true, default_value = "")]
+    exit_status: String,
+
+    /// Set by systemd where it waits to be told that the run is in hand
+    #[arg(long, env = "NOTIFY_SOCKET", hide = true)]
+    notify_socket: Option<OsString>,
 }
 
 #[derive(Debug, Error, Diagnostic)]
@@ -23,7 +46,13 @@ struct SuperviseError(PathBuf, #[source] io::Error);
 
 impl Supervise {
     pub(in crate::cli) fn run(self) -> CommandResult {
-        let supervised = runtime::block_on(supervise(&self.run_dir))?;
+        let supervised = if self.unit_ended {
+            let end = UnitEnd { result: self.service_result, code: self.exit_code, status: self.exit_status };
+            note_unit_end(&self.run_dir, &end)
+        } else {
+            let starter = Notifier::new(self.notify_socket.as_deref());
+            runtime::block_on(async { supervise(&self.run_dir, &starter?).await })?
+        };
         supervised.map_err(|error| Exit::Failed.because(SuperviseError(self.run_dir, error)))?;
         Ok(Exit::Success)
     }

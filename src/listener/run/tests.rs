@@ -10,6 +10,7 @@ pub(in crate::listener) fn spec(key: &str, argv: &[&str]) -> Spec {
         revision: "main".parse().unwrap(),
         operator: Some("ops@desk".to_owned()),
         accepted_at: "2026-11-23T10:00:00Z".parse().unwrap(),
+        boot_id: None,
         argv: argv.iter().map(|&argument| argument.to_owned()).collect(),
         timeout_ms: 10_000,
         grace_ms: 1_000,
@@ -21,9 +22,9 @@ fn a_run_is_locked_from_the_moment_it_exists() {
     let folder = tempfile::tempdir().unwrap();
     let dir = RunDir::new(folder.path().join("runs/a"));
     let lock = dir.create(&spec("a", &["x"])).unwrap();
-    assert!(File::open(dir.lock_file()).unwrap().try_lock().is_err());
+    assert_eq!(dir.lock().unwrap_err().kind(), io::ErrorKind::WouldBlock);
     drop(lock);
-    assert!(File::open(dir.lock_file()).unwrap().try_lock().is_ok());
+    assert!(dir.lock().is_ok());
     assert_eq!(dir.spec().unwrap(), spec("a", &["x"]));
     assert_eq!(dir.result(), None);
     assert!(dir.final_response().unwrap().is_none());

@@ -1,13 +1,13 @@
 //! A supervisor is a process of its own: here it is this test program, told to run nothing but [`be_the_supervisor`].
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use super::*;
 use crate::listener::run::tests::spec;
-use crate::protocol::Phase;
+use crate::protocol::{Phase, Response, Status};
 
 const RUN_DIR: &str = "SUPERVISED_RUN_DIR";
 
@@ -15,7 +15,7 @@ const RUN_DIR: &str = "SUPERVISED_RUN_DIR";
 fn be_the_supervisor() {
     let Some(dir) = std::env::var_os(RUN_DIR) else { return };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(supervise(Path::new(&dir))).unwrap();
+    runtime.block_on(supervise(Path::new(&dir), &Notifier::new(None).unwrap())).unwrap();
 }
 
 /// A run of a shell script, and its supervisor.
@@ -31,12 +31,12 @@ impl Supervised {
         let dir = RunDir::new(folder.path().join("run"));
         let mut spec = spec("r-1", &["sh", "-c", script]);
         adjust(&mut spec);
-        let lock = dir.create(&spec).unwrap();
+        drop(dir.create(&spec).unwrap());
         let supervisor = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "listener::supervisor::tests::be_the_supervisor"])
             .env(RUN_DIR, dir.path())
             .current_dir(folder.path())
-            .stdin(lock)
+            .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -151,17 +151,34 @@ fn a_descendant_that_goes_on_writing_does_not_hold_up_the_result() {
 }
 
 #[test]
-fn the_run_is_locked_as_long_as_its_supervisor_lives_and_no_longer() {
-    let run = Supervised::new("sleep 600 & echo $! > left; echo > ready; wait", |_| ());
-    let locked = |run: &Supervised| File::open(run.dir.lock_file()).unwrap().try_lock().is_err();
+fn the_run_is_locked_as_long_as_any_of_its_processes_lives_and_no_longer() {
+    let mut run = Supervised::new("sleep 600 & echo $! > left; echo > ready; wait", |_| ());
     run.file("ready");
-    assert!(locked(&run));
+    assert!(run.dir.lock().is_err());
     Command::new("kill").args(["-KILL", &run.supervisor.id().to_string()]).status().unwrap();
-    let mut run = run;
     run.supervisor.wait().unwrap();
-    assert!(!locked(&run), "the program and what it started hold no lock");
+    assert!(run.dir.lock().is_err(), "the host is not free as long as its program goes on");
     assert_eq!(run.dir.result(), None);
+    let program = parent(&run.file("left"));
     terminate(&run.file("left"));
+    eventually("the program ends too", || (!is_alive(&program)).then_some(()));
+    assert!(run.dir.lock().is_ok());
+}
+
+/// The parent of a process.
+fn parent(pid: &str) -> String {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap();
+    stat.rsplit_once(')').unwrap().1.split_whitespace().nth(1).unwrap().to_owned()
+}
+
+#[test]
+fn nobody_takes_a_run_in_hand_that_was_concluded_without_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = RunDir::new(folder.path().join("run"));
+    drop(dir.create(&spec("r-1", &["true"])).unwrap());
+    drop(take_in_hand(&dir).unwrap());
+    dir.write_final(&Response::new("ns1".parse().unwrap(), Status::Failed, "given up")).unwrap();
+    assert!(take_in_hand(&dir).is_err());
 }
 
 #[test]

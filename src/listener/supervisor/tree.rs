@@ -89,6 +89,12 @@ fn end_of(status: WaitStatus) -> End {
     }
 }
 
+/// Whether a descendant of this process was called in such a way, by its words with a NUL after each.
+pub(super) fn has_descendant(called: impl Fn(&[u8]) -> bool) -> bool {
+    let pids = descendants(rustix::process::getpid().as_raw_pid(), &parents());
+    pids.into_iter().any(|pid| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|words| called(&words)))
+}
+
 /// Sends a signal to every descendant of this process.
 fn signal_all(signal: Signal) {
     for pid in descendants(rustix::process::getpid().as_raw_pid(), &parents()) {

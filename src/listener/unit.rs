@@ -1,0 +1,119 @@
+//! The transient unit of a run: what is asked of systemd for it, and what systemd says of its end. Pure.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::NAMESPACE;
+use super::run::{RunDir, Spec};
+
+/// The unit in which `nixos-rebuild` activates a system, always under this name.
+pub(super) const ACTIVATION: &str = "nixos-rebuild-switch-to-configuration.service";
+
+/// How long the process over a run may take to say that it has the run in hand.
+const START_WITHIN: Duration = Duration::from_secs(30);
+
+/// What the process over a run needs to end it, beyond the grace that the run itself has.
+const TIDY_UP: Duration = Duration::from_mins(1);
+
+/// What systemd tells a service of that service alone. A run that took it for its own would answer to the wrong place.
+#[rustfmt::skip]
+const OF_THE_LISTENER: &[&str] = &[
+    "CACHE_DIRECTORY", "CONFIGURATION_DIRECTORY", "CREDENTIALS_DIRECTORY", "EXIT_CODE", "EXIT_STATUS", "FDSTORE",
+    "INVOCATION_ID", "JOURNAL_STREAM", "LISTEN_FDNAMES", "LISTEN_FDS", "LISTEN_PID", "LISTEN_PIDFDID",
+    "LOGS_DIRECTORY", "MAINPID", "MEMORY_PRESSURE_WATCH", "MEMORY_PRESSURE_WRITE", "NOTIFY_SOCKET",
+    "RUNTIME_DIRECTORY", "SERVICE_RESULT", "STATE_DIRECTORY", "SYSTEMD_EXEC_PID", "WATCHDOG_PID", "WATCHDOG_USEC",
+];
+
+/// How the unit of a run ended, in the words that systemd has for its `ExecStopPost=`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnitEnd {
+    /// `$SERVICE_RESULT`: `success`, `signal`, `oom-kill` and so on.
+    pub result: String,
+    /// `$EXIT_CODE`: `exited`, `killed` or `dumped`.
+    pub code: String,
+    /// `$EXIT_STATUS`: the exit code, or the name of the signal.
+    pub status: String,
+}
+
+/// The arguments of `systemd-run` that start the process over the run in this directory. It returns once that process
+/// has the run in hand, and nothing ties the two together: no pipe, no terminal, no waiting for the end.
+pub(super) fn arguments(supervisor: &Path, dir: &RunDir, spec: &Spec) -> Vec<OsString> {
+    let grace = Duration::from_millis(spec.grace_ms);
+    // The run keeps its own time. This is for one whose supervisor does not, and it has all that may come after the
+    // program, too: the return to what ran before takes as long as any activation.
+    let longest = 2 * (Duration::from_millis(spec.timeout_ms) + grace) + 10 * TIDY_UP;
+    let properties = [
+        // The supervisor ends its processes in the order that makes sense. What is left when it is gone, or did not come
+        // to that, has no claim to live on: all of the unit is killed.
+        "KillMode=mixed".to_owned(),
+        format!("TimeoutStartSec={}", START_WITHIN.as_secs()),
+        format!("TimeoutStopSec={}", (2 * grace + TIDY_UP).as_secs()),
+        format!("RuntimeMaxSec={}", longest.as_secs()),
+        // When an evaluation uses up the memory, its end is told like that of any other command.
+        "OOMPolicy=continue".to_owned(),
+    ];
+    let mut arguments = vec![format!("--unit={}", name(dir)), format!("--description={}", description(spec))];
+    arguments.extend(["--collect", "--quiet", "--no-ask-password", "--service-type=notify"].map(str::to_owned));
+    arguments.extend(properties.map(|property| format!("--property={property}")));
+    let mut arguments: Vec<OsString> = arguments.into_iter().map(OsString::from).collect();
+    arguments.push(joined("--property=EnvironmentFile=", &dir.environment_file()));
+    let (program, path) = (word(supervisor), word(dir.path()));
+    arguments.push(format!("--property=ExecStopPost={program} supervise --unit-ended {path}").into());
+    arguments.extend(["--".into(), supervisor.into(), "supervise".into(), dir.path().into()]);
+    arguments
+}
+
+/// The unit of the run in this directory. Two listeners on one machine may be told to run the same request: the name
+/// tells their runs apart.
+fn name(dir: &RunDir) -> String {
+    let path = dir.path().as_os_str().as_encoded_bytes();
+    format!("homelab-deploy-run-{}.service", Uuid::new_v5(&NAMESPACE, path).simple())
+}
+
+fn description(spec: &Spec) -> String {
+    format!("homelab-deploy: {} of {}", spec.action, spec.revision)
+}
+
+fn joined(option: &str, value: &Path) -> OsString {
+    let mut argument = OsString::from(option);
+    argument.push(value);
+    argument
+}
+
+/// The environment of the listener, as the `EnvironmentFile=` of a run: what the host's administrator gave the listener
+/// is meant for `nixos-rebuild`. It is a file since the settings of a unit can be read by every user of the machine, and
+/// a variable may hold a token.
+pub(super) fn environment(variables: impl IntoIterator<Item = (OsString, OsString)>) -> String {
+    let texts =
+        variables.into_iter().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let own = texts.filter(|(name, _)| is_name(name) && !OF_THE_LISTENER.contains(&name.as_str()));
+    own.map(|(name, value)| format!("{name}={}\n", quoted(&value))).collect()
+}
+
+/// Whether systemd takes this for the name of a variable; a shell may have exported others.
+fn is_name(name: &str) -> bool {
+    name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+}
+
+/// A path as one word of a command line that systemd reads.
+fn word(path: &Path) -> String {
+    format!("\"{}\"", path.to_string_lossy().replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+/// A value as systemd reads it in an environment file, which it does like a shell.
+fn quoted(value: &str) -> String {
+    let mut quoted = String::from("\"");
+    for c in value.chars() {
+        if matches!(c, '"' | '\\' | '`' | '$') {
+            quoted.push('\\');
+        }
+        quoted.push(c);
+    }
+    quoted.push('"');
+    quoted
+}
