@@ -66,8 +66,8 @@ pub(super) struct Site {
 /// Makes the run durable, and then begins it. Blocks.
 pub(super) fn begin(launcher: &Launcher, dir: &RunDir, spec: &Spec) -> Result<Watch, NotBegun> {
     // The lock is given back before the launch: from there on it is the supervisor's.
-    let launched = dir.create(spec).map(drop).and_then(|()| launcher.launch(dir, spec));
-    match launched {
+    let begun = dir.create(spec).map(drop).and_then(|()| launcher.launch(dir, spec));
+    match begun {
         Ok(()) => Ok(Watch::new(dir.clone())),
         Err(error) => match dir.lock() {
             // The run has been taken in hand all the same.
@@ -112,16 +112,12 @@ impl Watch {
 
     /// Whether nobody has had the run in hand for long enough.
     fn lost(&mut self) -> Option<Over> {
-        match self.dir.lock() {
-            Ok(lock) => {
-                let since = *self.abandoned.get_or_insert_with(Instant::now);
-                (since.elapsed() >= PATIENCE).then_some(Over { _lock: Some(lock) })
-            }
-            Err(_) => {
-                self.abandoned = None;
-                None
-            }
-        }
+        let Ok(lock) = self.dir.lock() else {
+            self.abandoned = None;
+            return None;
+        };
+        let since = *self.abandoned.get_or_insert_with(Instant::now);
+        (since.elapsed() >= PATIENCE).then_some(Over { _lock: Some(lock) })
     }
 }
 
@@ -129,12 +125,11 @@ impl Watch {
 pub(super) fn conclude(_over: &Over, dir: &RunDir, spec: &Spec, site: Site) -> Response {
     let result = dir.result();
     let mut lines = clean_lines(&dir.output_tail());
-    let verdict = match &result {
-        Some(_) => judge(spec, &site.host, result.as_ref(), &lines),
-        None => {
-            let why = loss::explain(spec, dir.phase(), site.boot_id.as_deref(), dir.unit_end().as_ref());
-            Verdict::failed(ErrorCode::Interrupted, why)
-        }
+    let verdict = if result.is_some() {
+        judge(spec, &site.host, result.as_ref(), &lines)
+    } else {
+        let why = loss::explain(spec, dir.phase(), site.boot_id.as_deref(), dir.unit_end().as_ref());
+        Verdict::failed(ErrorCode::Interrupted, why)
     };
     let mut response = compose(spec, &site.host, verdict);
     response.previous_revision = site.previous;
@@ -176,5 +171,57 @@ fn keep(dir: &RunDir, response: &Response) {
     }
     if let Err(error) = dir.remove_environment() {
         tracing::warn!("cannot remove the environment of the run in {}: {error}", dir.path().display());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::listener::run::tests::spec;
+
+    fn run() -> (tempfile::TempDir, RunDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = RunDir::new(folder.path().join("run"));
+        drop(dir.create(&spec("r-1", &[])).unwrap());
+        (folder, dir)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_phase_is_news_and_the_end_is_the_last() {
+        let (_folder, dir) = run();
+        let lock = dir.lock().unwrap();
+        let watch = Watch::new(dir.clone());
+        dir.write_phase(Phase::Activate).unwrap();
+        let News::Phase(watch) = watch.news().await else { panic!("it is not over") };
+        fs::write(dir.path().join("result.json"), "").unwrap();
+        let News::Over(_over) = watch.news().await else { panic!("it has a result") };
+        drop(lock);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_run_in_nobodys_hands_is_given_time_to_be_taken_up_and_is_then_over_for_good() {
+        let (_folder, dir) = run();
+        let began = Instant::now();
+        let News::Over(over) = Watch::new(dir.clone()).news().await else { panic!("nobody has it") };
+        assert!(began.elapsed() >= PATIENCE);
+        assert!(dir.lock().is_err(), "who comes too late waits until it is concluded");
+        drop(over);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_run_in_somebodys_hands_goes_on_however_long_it_takes() {
+        let (_folder, dir) = run();
+        let _lock = dir.lock().unwrap();
+        tokio::time::timeout(100 * PATIENCE, Watch::new(dir).news()).await.unwrap_err();
+    }
+
+    #[test]
+    fn a_run_from_before_a_reboot_is_over_at_once() {
+        let (_folder, dir) = run();
+        let spec = Spec { boot_id: Some("first".to_owned()), ..spec("r-1", &[]) };
+        assert!(over(&dir, &spec, Some("first")).is_none());
+        assert!(over(&dir, &spec, Some("second")).is_some());
     }
 }

@@ -3,7 +3,7 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -186,9 +186,11 @@ impl RunDir {
         self.0.join("environment")
     }
 
-    /// Writes the environment of the run down.
+    /// Writes the environment of the run down, for its owner's eyes only.
     pub(super) fn write_environment(&self, environment: &str) -> io::Result<()> {
-        fs::write(self.environment_file(), environment)
+        let mut file =
+            File::options().create(true).write(true).truncate(true).mode(0o600).open(self.environment_file())?;
+        file.write_all(environment.as_bytes())
     }
 
     /// Forgets the environment of a run that is over: it may hold secrets.

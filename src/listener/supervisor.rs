@@ -85,6 +85,8 @@ fn start(spec: &Spec) -> io::Result<(Pid, PipeReader)> {
     let (output, input) = io::pipe()?;
     let child = Command::new(program)
         .args(arguments)
+        // Only this process has news for whoever started it.
+        .env_remove("NOTIFY_SOCKET")
         .stdin(Stdio::null())
         .stdout(input.try_clone()?)
         .stderr(input)

@@ -90,8 +90,9 @@ fn joined(option: &str, value: &Path) -> OsString {
 pub(super) fn environment(variables: impl IntoIterator<Item = (OsString, OsString)>) -> String {
     let texts =
         variables.into_iter().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    let own = texts.filter(|(name, _)| is_name(name) && !OF_THE_LISTENER.contains(&name.as_str()));
-    own.map(|(name, value)| format!("{name}={}\n", quoted(&value))).collect()
+    let meant = texts.filter(|(name, _)| is_name(name) && !OF_THE_LISTENER.contains(&name.as_str()));
+    let lines: Vec<String> = meant.map(|(name, value)| format!("{name}={}\n", quoted(&value))).collect();
+    lines.concat()
 }
 
 /// Whether systemd takes this for the name of a variable; a shell may have exported others.
@@ -116,4 +117,64 @@ fn quoted(value: &str) -> String {
     }
     quoted.push('"');
     quoted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::listener::run::tests::spec;
+
+    #[test]
+    fn a_run_is_a_unit_of_its_own_that_nothing_ties_to_the_listener() {
+        let dir = RunDir::new("/var/lib/x/runs/the \"run\"".into());
+        let arguments = arguments(Path::new("/nix/store/x/bin/homelab-deploy"), &dir, &spec("r-1", &[]));
+        let lines: Vec<_> = arguments.iter().map(|argument| argument.to_str().unwrap()).collect();
+        insta::assert_snapshot!(lines.join("\n"), @r#"
+        --unit=homelab-deploy-run-0d21e7240df0529da2eed76578c200ee.service
+        --description=homelab-deploy: switch of main
+        --collect
+        --quiet
+        --no-ask-password
+        --service-type=notify
+        --property=KillMode=mixed
+        --property=TimeoutStartSec=30
+        --property=TimeoutStopSec=62
+        --property=RuntimeMaxSec=622
+        --property=OOMPolicy=continue
+        --property=EnvironmentFile=/var/lib/x/runs/the "run"/environment
+        --property=ExecStopPost="/nix/store/x/bin/homelab-deploy" supervise --unit-ended "/var/lib/x/runs/the \"run\""
+        --
+        /nix/store/x/bin/homelab-deploy
+        supervise
+        /var/lib/x/runs/the "run"
+        "#);
+        for tie in ["--pipe", "--wait", "--scope", "--pty"] {
+            assert!(!lines.contains(&tie));
+        }
+    }
+
+    #[test]
+    fn the_same_request_at_two_listeners_is_two_units() {
+        assert_ne!(name(&RunDir::new("/a/runs/x".into())), name(&RunDir::new("/b/runs/x".into())));
+    }
+
+    #[test]
+    fn the_run_has_the_environment_of_the_listener_but_what_systemd_gave_to_that_one() {
+        let variables = [
+            ("PATH", "/bin:/usr/bin"),
+            ("NIX_CONFIG", "access-tokens = github.com=x\nsandbox = true"),
+            ("GIT_SSH_COMMAND", r#"ssh -i "$KEY" -o 'X Y' `z` \n"#),
+            ("NOTIFY_SOCKET", "/run/systemd/notify"),
+            ("CREDENTIALS_DIRECTORY", "/run/credentials/x"),
+            ("BASH_FUNC_x%%", "() { :; }"),
+            ("9", "x"),
+        ];
+        let variables = variables.map(|(name, value)| (OsString::from(name), OsString::from(value)));
+        insta::assert_snapshot!(environment(variables), @r#"
+        PATH="/bin:/usr/bin"
+        NIX_CONFIG="access-tokens = github.com=x
+        sandbox = true"
+        GIT_SSH_COMMAND="ssh -i \"\$KEY\" -o 'X Y' \`z\` \\n"
+        "#);
+    }
 }

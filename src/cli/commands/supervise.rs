@@ -19,19 +19,19 @@ pub(in crate::cli) struct Supervise {
     /// The directory of the run
     run_dir: PathBuf,
 
-    /// Only note how the unit of the run ended, as systemd tells it in the environment of ExecStopPost=
+    /// Only note how the unit of the run ended, as systemd tells it in the environment of `ExecStopPost=`
     #[arg(long)]
     unit_ended: bool,
 
-    /// Set by systemd for ExecStopPost=
+    /// Set by systemd for `ExecStopPost=`
     #[arg(long, env = "SERVICE_RESULT", hide = true, default_value = "")]
     service_result: String,
 
-    /// Set by systemd for ExecStopPost=
+    /// Set by systemd for `ExecStopPost=`
     #[arg(long, env = "EXIT_CODE", hide = true, default_value = "")]
     exit_code: String,
 
-    /// Set by systemd for ExecStopPost=
+    /// Set by systemd for `ExecStopPost=`
     #[arg(long, env = "EXIT_STATUS", hide = true, default_value = "")]
     exit_status: String,
 

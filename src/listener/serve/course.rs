@@ -1,0 +1,170 @@
+//! The course of a run, as far as this process has a part in it: begun, watched, concluded, told.
+
+use std::mem;
+
+use tokio::task::JoinError;
+
+use super::Service;
+use crate::listener::memory::Untold;
+use crate::listener::rebuild::{self, News, NotBegun, Over, Site, Watch};
+use crate::listener::run::{RunDir, Spec};
+use crate::listener::voice::{Delivery, Link};
+use crate::protocol::Response;
+
+/// How far the run is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    Idle,
+    Beginning,
+    Running,
+    Concluding,
+}
+
+/// Whether ends of runs are on their way to the server. One batch at a time: the next one may be the same again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mail {
+    Idle,
+    OnItsWay,
+}
+
+/// A part of a run that takes time, and is over.
+#[derive(Debug)]
+pub(super) enum Step {
+    Begun(Result<Watch, NotBegun>),
+    News(News),
+    Concluded(Box<Response>),
+    /// The server has been given these.
+    Delivered(Vec<Untold>),
+    /// Nobody knows whether the server has been given these.
+    Lost(Vec<Untold>),
+}
+
+impl Service {
+    /// Takes up a run that an earlier listener began.
+    pub(super) fn take_up(&mut self, dir: RunDir, spec: Spec) {
+        match rebuild::over(&dir, &spec, self.boot_id.as_deref()) {
+            None if self.stage == Stage::Idle => {
+                tracing::info!(key = spec.key, "taking up the run that goes on");
+                self.ledger.accepted(spec);
+                self.watch(Watch::new(dir));
+            }
+            None => tracing::error!(key = spec.key, "a second run goes on; it is concluded at the next start"),
+            Some(over) => {
+                let response = rebuild::conclude(&over, &dir, &spec, self.site());
+                self.concluded(dir, spec, response);
+            }
+        }
+    }
+
+    /// What a run is judged with.
+    fn site(&self) -> Site {
+        Site {
+            host: self.config.hostname.clone(),
+            boot_id: self.boot_id.clone(),
+            previous: self.ledger.deployed_last().cloned(),
+        }
+    }
+
+    /// A part of the run is over.
+    pub(super) async fn step(&mut self, step: Result<Step, JoinError>) {
+        let step = match step {
+            Ok(step) => step,
+            // A bug. The run has its own process: the next listener takes it up, while this one knows nothing for sure.
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        };
+        match step {
+            Step::Begun(begun) => self.begun(begun).await,
+            Step::News(News::Phase(watch)) => {
+                self.follow(watch);
+                self.tell_progress().await;
+            }
+            Step::News(News::Over(over)) => self.conclude(over),
+            Step::Concluded(response) => self.ended(*response),
+            Step::Delivered(told) => {
+                self.mail = Mail::Idle;
+                told.iter().for_each(Untold::told);
+                self.deliver();
+            }
+            Step::Lost(untold) => {
+                self.mail = Mail::Idle;
+                self.untold.splice(..0, untold);
+                self.deliver();
+            }
+        }
+    }
+
+    /// The accepted run has been begun, or not.
+    async fn begun(&mut self, begun: Result<Watch, NotBegun>) {
+        match begun {
+            Ok(watch) => {
+                self.watch(watch);
+                self.tell_progress().await;
+            }
+            Err(why) => {
+                let Some((dir, spec)) = self.current() else { return };
+                self.ended(rebuild::not_begun(&why, &dir, &spec, &self.config.hostname));
+            }
+        }
+    }
+
+    /// The run that goes on, and where it is kept.
+    fn current(&self) -> Option<(RunDir, Spec)> {
+        let spec = self.ledger.current()?.spec.clone();
+        Some((self.memory.run_dir(&spec.key), spec))
+    }
+
+    /// The run goes on.
+    pub(super) fn watch(&mut self, watch: Watch) {
+        self.ledger.started();
+        self.stage = Stage::Running;
+        self.heartbeat.reset();
+        self.follow(watch);
+    }
+
+    fn follow(&mut self, watch: Watch) {
+        self.steps.spawn(async { Step::News(watch.news().await) });
+    }
+
+    /// The run is over.
+    fn conclude(&mut self, over: Over) {
+        let Some((dir, spec)) = self.current() else { return };
+        self.stage = Stage::Concluding;
+        let site = self.site();
+        self.steps.spawn_blocking(move || Step::Concluded(Box::new(rebuild::conclude(&over, &dir, &spec, site))));
+    }
+
+    /// The run that went on has come to this.
+    fn ended(&mut self, response: Response) {
+        let Some((dir, spec)) = self.current() else { return };
+        self.stage = Stage::Idle;
+        self.concluded(dir, spec, response);
+        self.deliver();
+    }
+
+    /// A run has come to this, be it the one that went on or an earlier one.
+    fn concluded(&mut self, dir: RunDir, spec: Spec, response: Response) {
+        tracing::info!(
+            key = spec.key, status = %response.status, error = response.error.as_ref().map(ToString::to_string),
+            "{}", response.message
+        );
+        self.untold.push(Untold::new(dir.clone(), spec.reply_to.clone(), response.clone()));
+        self.ledger.ended(spec, response);
+        self.memory.ended(dir);
+    }
+
+    /// Hands the server the ends of runs that it does not have yet. Without a connection that waits for the next one.
+    pub(super) fn deliver(&mut self) {
+        if self.untold.is_empty() || self.mail == Mail::OnItsWay || self.voice.link == Link::Down {
+            return;
+        }
+        self.mail = Mail::OnItsWay;
+        let untold = mem::take(&mut self.untold);
+        let voice = self.voice.clone();
+        self.steps.spawn(async move {
+            match voice.deliver(&untold).await {
+                Delivery::Certain => Step::Delivered(untold),
+                Delivery::Unknown => Step::Lost(untold),
+            }
+        });
+    }
+}
