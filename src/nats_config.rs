@@ -119,7 +119,12 @@ impl Holder {
         Ok(match self {
             Self::Listener(listener) => Permissions {
                 publish: list(&[RESPONSES, DISCOVER]),
-                subscribe: listener.subjects()?.into_iter().map(String::from).chain([DISCOVER.to_owned()]).collect(),
+                subscribe: listener
+                    .subjects()?
+                    .into_iter()
+                    .map(|subject| subject.to_string())
+                    .chain([DISCOVER.to_owned()])
+                    .collect(),
             },
             Self::TestDeployer => {
                 Permissions { publish: list(&[TEST_TIER, DISCOVER]), subscribe: list(&[RESPONSES, DISCOVER]) }

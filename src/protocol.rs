@@ -10,6 +10,7 @@ pub mod message;
 pub mod names;
 pub mod revision;
 pub mod subject;
+mod text;
 
 pub use flake::FlakeUrl;
 pub use ids::{RequestId, RequestIds, RolloutId};

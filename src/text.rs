@@ -3,6 +3,10 @@
 /// One line of foreign text without anything that a terminal obeys or that makes it look like another text: escape
 /// sequences, control characters, and characters that reorder others or cannot be seen.
 pub fn safe(text: &str) -> String {
+    // Nearly all of it is harmless, and shown in large numbers.
+    if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        return text.trim_end().to_owned();
+    }
     let mut characters = text.chars().peekable();
     let mut safe = String::with_capacity(text.len());
     while let Some(character) = characters.next() {
@@ -15,7 +19,8 @@ pub fn safe(text: &str) -> String {
             _ => safe.push(character),
         }
     }
-    safe.trim_end().to_owned()
+    safe.truncate(safe.trim_end().len());
+    safe
 }
 
 type Characters<'a> = std::iter::Peekable<std::str::Chars<'a>>;

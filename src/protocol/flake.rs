@@ -1,17 +1,15 @@
 //! Flake URLs, and how a revision becomes part of one.
 
-use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::names::HostName;
 use super::revision::Revision;
+use super::text::checked_text;
 
 /// The URL of a flake that is versioned, without a revision of its own: each request brings one.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FlakeUrl(String);
 
 /// Why a text is not a flake URL that a revision can be added to.
@@ -119,24 +117,7 @@ impl FromStr for FlakeUrl {
     }
 }
 
-impl TryFrom<String> for FlakeUrl {
-    type Error = FlakeUrlError;
-    fn try_from(text: String) -> Result<Self, FlakeUrlError> {
-        text.parse()
-    }
-}
-
-impl From<FlakeUrl> for String {
-    fn from(url: FlakeUrl) -> Self {
-        url.0
-    }
-}
-
-impl fmt::Display for FlakeUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
+checked_text!(FlakeUrl);
 
 #[cfg(test)]
 mod tests {

@@ -2,12 +2,14 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use uuid::Uuid;
 
 use super::names::HostName;
+use super::text::checked_text;
 
 /// The longest request id that is taken from the wire, in bytes.
 pub const MAX_ID_BYTES: usize = 128;
@@ -15,9 +17,8 @@ pub const MAX_ID_BYTES: usize = 128;
 /// Names one request. A listener never runs two requests of the same id.
 ///
 /// Other programs may choose any visible ASCII text of at most [`MAX_ID_BYTES`]; ours are UUIDs.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct RequestId(String);
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(Arc<str>);
 
 /// Names one rollout: its journal, its presence on the bus and its reply subjects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -48,12 +49,12 @@ impl RequestIds {
 
     /// The id of the request that is sent to this host at this attempt, counted from 1.
     pub fn id(&self, host: &HostName, attempt: u32) -> RequestId {
-        RequestId(Uuid::new_v5(&self.secret, format!("{host}/{attempt}").as_bytes()).to_string())
+        Uuid::new_v5(&self.secret, format!("{host}/{attempt}").as_bytes()).into()
     }
 
     /// The id of the one request that goes to a subject that many hosts may listen to.
     pub fn single(&self) -> RequestId {
-        RequestId(Uuid::new_v5(&self.secret, b"").to_string())
+        Uuid::new_v5(&self.secret, b"").into()
     }
 }
 
@@ -66,28 +67,15 @@ impl RequestId {
 
 impl From<Uuid> for RequestId {
     fn from(uuid: Uuid) -> Self {
-        Self(uuid.to_string())
+        Self((*uuid.hyphenated().encode_lower(&mut Uuid::encode_buffer())).into())
     }
 }
 
 impl FromStr for RequestId {
     type Err = IdError;
     fn from_str(text: &str) -> Result<Self, IdError> {
-        Self::try_from(text.to_owned())
-    }
-}
-
-impl TryFrom<String> for RequestId {
-    type Error = IdError;
-    fn try_from(text: String) -> Result<Self, IdError> {
         let visible = text.bytes().all(|b| b.is_ascii_graphic());
-        if visible && (1..=MAX_ID_BYTES).contains(&text.len()) { Ok(Self(text)) } else { Err(IdError) }
-    }
-}
-
-impl From<RequestId> for String {
-    fn from(id: RequestId) -> Self {
-        id.0
+        if visible && (1..=MAX_ID_BYTES).contains(&text.len()) { Ok(Self(text.into())) } else { Err(IdError) }
     }
 }
 
@@ -98,6 +86,11 @@ impl From<Uuid> for RolloutId {
 }
 
 impl RolloutId {
+    /// Whether this is what the wire spells it like.
+    pub(super) fn is(self, text: &str) -> bool {
+        *text == *self.0.hyphenated().encode_lower(&mut Uuid::encode_buffer())
+    }
+
     /// The first eight digits, enough for people to tell rollouts apart and for `--resume` to find one.
     pub fn short(self) -> String {
         let mut digits = self.0.simple().to_string();
@@ -106,11 +99,7 @@ impl RolloutId {
     }
 }
 
-impl fmt::Display for RequestId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
+checked_text!(RequestId);
 
 impl fmt::Display for RolloutId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,6 +1,9 @@
 //! The messages. Fields after the original ones are optional in both directions, and left out when they are absent.
 
+use std::borrow::Cow;
+use std::convert::Infallible;
 use std::fmt;
+use std::str::FromStr;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -12,6 +15,7 @@ use super::ids::{RequestId, RolloutId};
 use super::names::{Action, HostName, Role, Tier};
 use super::revision::{Commit, Revision};
 use super::subject::{ReplySubject, Subject};
+use super::text::checked_text;
 
 /// The largest request that a listener reads, in bytes.
 pub const MAX_REQUEST_BYTES: usize = 64 * 1024;
@@ -235,8 +239,7 @@ impl Phase {
 }
 
 /// What kind of failure or refusal a response reports. Codes that are not known here are kept as they are.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(from = "String", into = "String")]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ErrorCode {
     /// The revision is impossible, or does not exist.
     InvalidRevision,
@@ -284,8 +287,10 @@ impl ErrorCode {
     }
 }
 
-impl From<String> for ErrorCode {
-    fn from(code: String) -> Self {
+impl FromStr for ErrorCode {
+    type Err = Infallible;
+
+    fn from_str(code: &str) -> Result<Self, Infallible> {
         let known = [
             Self::InvalidRevision,
             Self::InvalidAction,
@@ -299,21 +304,11 @@ impl From<String> for ErrorCode {
             Self::VerifyFailed,
             Self::NotConfirmed,
         ];
-        known.into_iter().find(|known| known.as_str() == code).unwrap_or(Self::Other(code))
+        Ok(known.into_iter().find(|known| known.as_str() == code).unwrap_or_else(|| Self::Other(code.to_owned())))
     }
 }
 
-impl From<ErrorCode> for String {
-    fn from(code: ErrorCode) -> Self {
-        code.as_str().to_owned()
-    }
-}
-
-impl fmt::Display for ErrorCode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
+checked_text!(ErrorCode);
 
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -601,12 +596,11 @@ const fn is_false(value: &bool) -> bool {
 }
 
 /// Other programs write an absent text as `""`.
-fn empty_is_none<'de, D: Deserializer<'de>, T: TryFrom<String>>(deserializer: D) -> Result<Option<T>, D::Error>
-where
-    T::Error: fmt::Display,
-{
-    let text = Option::<String>::deserialize(deserializer)?.filter(|text| !text.is_empty());
-    text.map(T::try_from).transpose().map_err(serde::de::Error::custom)
+fn empty_is_none<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    let text = Option::<Cow<'de, str>>::deserialize(deserializer)?.filter(|text| !text.is_empty());
+    text.map(|text| text.parse()).transpose().map_err(serde::de::Error::custom)
 }
 
 fn null_is_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {

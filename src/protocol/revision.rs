@@ -3,24 +3,26 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+use super::text::checked_text;
 
 /// The longest revision, in bytes.
 pub const MAX_REVISION_BYTES: usize = 255;
+
+/// The length of a full commit id.
+const COMMIT_DIGITS: usize = 40;
 
 /// A branch, tag or full commit id that is safe to put into a flake URL and a command line.
 ///
 /// git itself allows far more in a ref name, `& # = % ; ' " $ ( ) |` among it: `main&dir=sub` would deploy another
 /// flake, and a leading `-` reaches git as an option. What is accepted here can do neither.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Revision(String);
 
 /// A full commit id: forty lower-case hexadecimal digits.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Commit(String);
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Commit([u8; COMMIT_DIGITS]);
 
 /// Why a text is not a revision.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -65,12 +67,12 @@ impl Revision {
 impl Commit {
     /// All forty digits.
     pub fn as_str(&self) -> &str {
-        &self.0
+        str::from_utf8(&self.0).expect("only ASCII digits are taken")
     }
 
     /// The first seven digits, for people.
     pub fn short(&self) -> &str {
-        self.0.get(..7).unwrap_or(&self.0)
+        self.as_str().get(..7).unwrap_or_default()
     }
 }
 
@@ -124,57 +126,23 @@ impl FromStr for Commit {
     type Err = RevisionError;
 
     fn from_str(text: &str) -> Result<Self, RevisionError> {
-        if text.len() == 40 && text.bytes().all(|b| b.is_ascii_hexdigit()) {
-            Ok(Self(text.to_ascii_lowercase()))
-        } else {
-            Err(RevisionError::Commit(text.to_owned()))
+        match <[u8; COMMIT_DIGITS]>::try_from(text.as_bytes()) {
+            Ok(mut digits) if digits.iter().all(u8::is_ascii_hexdigit) => {
+                digits.make_ascii_lowercase();
+                Ok(Self(digits))
+            }
+            _ => Err(RevisionError::Commit(text.to_owned())),
         }
-    }
-}
-
-impl TryFrom<String> for Revision {
-    type Error = RevisionError;
-    fn try_from(text: String) -> Result<Self, RevisionError> {
-        text.parse()
-    }
-}
-
-impl TryFrom<String> for Commit {
-    type Error = RevisionError;
-    fn try_from(text: String) -> Result<Self, RevisionError> {
-        text.parse()
-    }
-}
-
-impl From<Revision> for String {
-    fn from(revision: Revision) -> Self {
-        revision.0
-    }
-}
-
-impl From<Commit> for String {
-    fn from(commit: Commit) -> Self {
-        commit.0
     }
 }
 
 impl From<Commit> for Revision {
     fn from(commit: Commit) -> Self {
-        Self(commit.0)
+        Self(commit.as_str().to_owned())
     }
 }
 
-impl fmt::Display for Revision {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
-
-impl fmt::Display for Commit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
+checked_text!(Revision, Commit);
 
 impl fmt::Debug for Commit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,14 +1,13 @@
 //! Every NATS subject of the system is made and read here.
 
-use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use uuid::Uuid;
 
 use super::ids::{RequestId, RolloutId};
 use super::names::{HostName, NameError, Role, Tier, is_token_character};
+use super::text::checked_text;
 
 /// The longest subject, in bytes; a server's own bound on a protocol line is 4,096.
 pub const MAX_SUBJECT_BYTES: usize = 1024;
@@ -20,18 +19,15 @@ pub const DISCOVER: &str = "deploy.discover";
 const RESPONSES: &str = "deploy.responses.";
 
 /// A concrete subject: tokens without wildcards, joined by dots.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Subject(String);
 
 /// A concrete subject below `deploy.responses.`: the only kind a listener publishes to.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReplySubject(Subject);
 
 /// A subject with `<hostname>`, `<tier>` and `<role>` in the place of what differs between hosts.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SubjectTemplate(String);
 
 /// Whom a deploy subject reaches.
@@ -134,12 +130,17 @@ impl ReplySubject {
 
     /// The request that an answer on this subject belongs to, when it is of this rollout.
     pub fn request_of(subject: &str, rollout: RolloutId) -> Option<RequestId> {
-        let rest = subject.strip_prefix(RESPONSES)?.strip_prefix(&rollout.to_string())?.strip_prefix('.')?;
-        rest.parse().ok()
+        let (of, request) = subject.strip_prefix(RESPONSES)?.split_once('.')?;
+        if rollout.is(of) { request.parse().ok() } else { None }
     }
 }
 
 impl SubjectTemplate {
+    /// The template as it was written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
     /// The subjects that a listener subscribes to, unless it is told otherwise.
     pub fn defaults() -> Vec<Self> {
         ["deploy.<tier>.<hostname>", "deploy.<tier>.all", "deploy.<tier>.role.<role>"]
@@ -213,30 +214,7 @@ impl FromStr for ReplySubject {
     }
 }
 
-macro_rules! subject_text {
-    ($($name:ident),*) => {$(
-        impl TryFrom<String> for $name {
-            type Error = SubjectError;
-            fn try_from(text: String) -> Result<Self, SubjectError> {
-                text.parse()
-            }
-        }
-
-        impl From<$name> for String {
-            fn from(subject: $name) -> Self {
-                subject.0.into()
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                self.0.fmt(f)
-            }
-        }
-    )*};
-}
-
-subject_text!(Subject, ReplySubject, SubjectTemplate);
+checked_text!(Subject, ReplySubject, SubjectTemplate);
 
 #[cfg(test)]
 mod tests {

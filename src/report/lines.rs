@@ -1,6 +1,6 @@
 //! For logs and pipes: one line for each thing that happens, and once a minute one for each host in flight.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::io::{self, Write};
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ pub struct Lines<W> {
     out: Pipe<W>,
     style: Style,
     memory: Memory,
-    told: BTreeMap<HostName, Told>,
+    told: HashMap<HostName, Told>,
 }
 
 /// What was last told of a host.
@@ -36,7 +36,7 @@ struct Told {
 impl<W: Write> Lines<W> {
     /// Writes to `out` in this style.
     pub fn new(out: W, style: Style) -> Self {
-        Self { out: Pipe::new(out), style, memory: Memory::default(), told: BTreeMap::new() }
+        Self { out: Pipe::new(out), style, memory: Memory::default(), told: HashMap::new() }
     }
 
     fn write(&mut self, line: &Line) {
@@ -55,10 +55,11 @@ impl<W: Write> Lines<W> {
         let Some(state) = summary.host(host).map(|host| host.state) else {
             return true;
         };
-        if self.told.get(host).is_some_and(|told| told.state == state) {
-            return false;
+        match self.told.get_mut(host) {
+            Some(told) if told.state == state => return false,
+            Some(told) => *told = Told { at: event.at, state },
+            None => _ = self.told.insert(host.clone(), Told { at: event.at, state }),
         }
-        self.told.insert(host.clone(), Told { at: event.at, state });
         true
     }
 
