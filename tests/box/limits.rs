@@ -3,19 +3,24 @@
 use serde_json::json;
 
 use crate::deployer::{Deployer, each};
-use crate::stage::{CURRENT, Stage, ask};
+use crate::stage::{CURRENT, GATED_ACTIVATION, Stage, ask};
 
-/// The unit of a run, and that of an activation, as far as there are any.
-const UNITS: &str = "systemctl list-units --plain --no-legend 'homelab-deploy-run*' 'nixos-rebuild*'";
+/// Holds when there is neither the unit of a run nor that of an activation.
+const NO_UNITS: &str = r#"[ -z "$(systemctl list-units --plain --no-legend 'homelab-deploy-run*' 'nixos-rebuild*')" ]"#;
 
 #[tokio::test]
 async fn a_build_that_takes_too_long_leaves_nothing_behind() {
     takes_too_long(r#"box.build = "sleep 4711";"#, "building").await;
 }
 
-/// Deploys something that never ends, to a host that waits for 3 seconds.
+#[tokio::test]
+async fn an_activation_that_takes_too_long_leaves_nothing_behind() {
+    takes_too_long(r#"box.activation = "sleep 4711";"#, "activating").await;
+}
+
+/// Deploys something that never ends, to a host that waits for 8 seconds.
 async fn takes_too_long(configuration: &str, meanwhile: &str) {
-    let patience = "services.homelab-deploy.listener.timeout = 3;";
+    let patience = "services.homelab-deploy.listener.timeout = 8;";
     let Some(mut stage) = Stage::set(patience).await else { return };
     let mut wire = stage.overhear().await.unwrap();
     let mut deployer = Deployer::connect(&stage.lab).await.unwrap();
@@ -25,7 +30,7 @@ async fn takes_too_long(configuration: &str, meanwhile: &str) {
     assert_eq!((&end["status"], &end["error"]), (&json!("failed"), &json!("timeout")), "{end}");
     assert!(end["message"].as_str().unwrap().contains(meanwhile), "{end}");
     stage.machine.run("! pgrep --full 'sleep 4711'").unwrap();
-    assert_eq!(stage.machine.run(UNITS).unwrap(), "");
+    stage.until("no unit is left", NO_UNITS).await;
 
     // Nothing of it is in the way of what comes next.
     let commit = stage.push(patience);
@@ -33,6 +38,41 @@ async fn takes_too_long(configuration: &str, meanwhile: &str) {
     assert_eq!(deployer.hear_final().await.unwrap()["status"], "completed");
     assert_eq!(stage.commit_of(CURRENT), commit);
     assert_eq!(each(&stage.finals(&mut wire).await, "status"), ["failed", "completed"]);
+}
+
+#[tokio::test]
+async fn a_host_that_is_busy_says_with_what_be_it_a_request_or_somebody_at_its_keyboard() {
+    let Some(mut stage) = Stage::set("").await else { return };
+    let mut wire = stage.overhear().await.unwrap();
+    let mut deployer = Deployer::connect(&stage.lab).await.unwrap();
+    let commit = stage.push(GATED_ACTIVATION);
+    ask(&deployer, "r-1", &commit).await;
+    stage.until_at_gate().await;
+    let mut other = Deployer::connect(&stage.lab).await.unwrap();
+    ask(&other, "r-2", &commit).await;
+    let refused = other.hear_final().await.unwrap();
+    assert_eq!((&refused["error"], &refused["holder"]["id"]), (&json!("already_running"), &json!("r-1")));
+    stage.open_gate();
+    assert_eq!(deployer.hear_final().await.unwrap()["status"], "completed");
+
+    let commit = stage.push(&format!("# by hand\n{GATED_ACTIVATION}"));
+    stage.close_gate();
+    stage.machine.run(&format!("export PATH=/packages/nixos-rebuild/bin:$PATH; setsid nixos-rebuild switch --flake '{}?rev={commit}#ns1' >/run/by-hand 2>&1 &", stage.flake_url())).unwrap();
+    stage.until_at_gate().await;
+    ask(&deployer, "r-3", &commit).await;
+    let refused = deployer.hear_final().await.unwrap();
+    assert_eq!((&refused["status"], &refused["error"]), (&json!("rejected"), &json!("already_running")), "{refused}");
+    assert_eq!(refused["holder"]["id"], "nixos-rebuild");
+    stage.open_gate();
+    stage.until("it is over", "grep Done /run/by-hand").await;
+    stage.until("no unit is left", NO_UNITS).await;
+
+    let commit = stage.push("");
+    ask(&deployer, "r-4", &commit).await;
+    assert_eq!(deployer.hear_final().await.unwrap()["status"], "completed");
+    assert_eq!((stage.commit_of(CURRENT), stage.activations()), (commit, 3));
+    let finals = stage.finals(&mut wire).await;
+    assert_eq!(each(&finals, "status"), ["rejected", "completed", "rejected", "completed"]);
 }
 
 #[tokio::test]

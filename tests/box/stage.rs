@@ -31,9 +31,9 @@ pub const PROFILE: &str = "/nix/var/nix/profiles/system";
 /// A configuration whose build waits at the gate.
 pub const GATED_BUILD: &str = r#"box.build = "touch /run/at-gate; until [ -e /run/gate-open ]; do sleep 0.05; done";"#;
 
-/// A configuration whose activation waits at the gate.
-pub const GATED_ACTIVATION: &str =
-    r#"box.activation = "touch /run/at-gate; until [ -e /run/gate-open ]; do sleep 0.05; done";"#;
+/// A configuration whose activation waits at the gate, but not when it is booted.
+pub const GATED_ACTIVATION: &str = r#"
+box.activation = "touch /run/at-gate; until [ $1 = boot ] || [ -e /run/gate-open ]; do sleep 0.05; done";"#;
 
 /// How long one roll call collects answers before the next goes out.
 const ROLL_CALL: Duration = Duration::from_millis(50);
@@ -113,9 +113,19 @@ impl Stage {
         self.machine.run("touch /run/gate-open").unwrap();
     }
 
+    /// Makes everything wait that comes to the gate from now on.
+    pub fn close_gate(&self) {
+        self.machine.run("rm /run/at-gate /run/gate-open").unwrap();
+    }
+
     /// How often the host was changed by a switch or test since it was booted.
     pub fn activations(&self) -> usize {
         self.machine.run("cat /run/activations 2>/dev/null || true").unwrap().lines().count()
+    }
+
+    /// The URL of the flake for Nix.
+    pub fn flake_url(&self) -> String {
+        nix_url(&self.git)
     }
 
     /// Reboots the host, and waits until it listens again.

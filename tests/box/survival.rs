@@ -1,7 +1,9 @@
 //! The listener, its server or the whole host goes away in the middle of a deployment.
 
-use crate::deployer::each;
-use crate::stage::{CURRENT, GATED_ACTIVATION, GATED_BUILD, NS1, Stage};
+use serde_json::json;
+
+use crate::deployer::{Deployer, each};
+use crate::stage::{CURRENT, GATED_ACTIVATION, GATED_BUILD, NS1, Stage, ask};
 
 /// Kills the listener as a lack of memory would.
 const KILL: &str = "systemctl kill --kill-whom=main --signal=KILL homelab-deploy-listener";
@@ -67,4 +69,19 @@ async fn killed_at_the_gate_of(configuration: &str) {
     deploy.ended().await.unwrap().expect(0).told("1 host completed");
     assert_eq!(each(&stage.finals(&mut wire).await, "status"), ["completed"]);
     assert_eq!((stage.commit_of(CURRENT), stage.activations()), (commit, 1));
+}
+
+#[tokio::test]
+async fn a_host_that_reboots_during_the_activation_says_that_it_was_interrupted() {
+    let Some(mut stage) = Stage::set("").await else { return };
+    let mut wire = stage.overhear().await.unwrap();
+    let mut deployer = Deployer::connect(&stage.lab).await.unwrap();
+    let commit = stage.push(GATED_ACTIVATION);
+    ask(&deployer, "r-1", &commit).await;
+    stage.until_at_gate().await;
+    stage.reboot().await;
+
+    let end = deployer.hear_final().await.unwrap();
+    assert_eq!((&end["status"], &end["error"]), (&json!("failed"), &json!("interrupted")), "{end}");
+    assert_eq!(each(&stage.finals(&mut wire).await, "error"), ["interrupted"]);
 }

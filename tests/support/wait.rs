@@ -6,7 +6,7 @@ use miette::{Report, Result, miette};
 use tokio::time::{Instant, sleep, timeout};
 
 /// How long anything may take; far more than it does, so that a slow machine is no failure.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// How long to wait before asking again.
 const PAUSE: Duration = Duration::from_millis(10);
