@@ -40,7 +40,7 @@
         }
       );
 
-      overlays.default = final: prev: {
+      overlays.default = final: _prev: {
         homelab-deploy = final.callPackage ./nixos/package.nix { };
       };
 

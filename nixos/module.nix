@@ -188,7 +188,9 @@ in
         message = "services.homelab-deploy.listener.flakeUrl is \"${cfg.flakeUrl}\", which names an output or a revision: leave off what follows # and the parameters ref and rev, as each request brings its own.";
       }
       {
-        assertion = lib.any (subject: cfg.role != null || !(lib.hasInfix "<role>" subject)) cfg.deploySubjects;
+        assertion = lib.any (
+          subject: cfg.role != null || !(lib.hasInfix "<role>" subject)
+        ) cfg.deploySubjects;
         message = "services.homelab-deploy.listener.deploySubjects leaves nothing to listen on: set role, or a subject without <role>.";
       }
       {

@@ -1,5 +1,5 @@
 {
   description = "In the place of nixpkgs: what this project's flake needs of it to be evaluated, without the network";
 
-  outputs = { self }: import ./. { };
+  outputs = _: import ./. { };
 }

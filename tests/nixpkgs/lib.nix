@@ -66,9 +66,7 @@ let
 
   # --- Types: what they take, and what several definitions come down to
 
-  type =
-    name: check: merge:
-    { inherit name check merge; };
+  type = name: check: merge: { inherit name check merge; };
   simple = name: check: type name check one;
   one =
     path: values:
@@ -84,12 +82,15 @@ let
     bool = simple "boolean" isBool;
     str = simple "string" isString;
     package = simple "package" isDerivation;
-    path = simple "absolute path" (value: isPath value || isDerivation value || isString value && hasPrefix "/" value);
+    path = simple "absolute path" (
+      value: isPath value || isDerivation value || isString value && hasPrefix "/" value
+    );
     raw = simple "raw value" (_: true);
     int = simple "signed integer" isInt;
     ints.positive = simple "positive integer, meaning >0" (value: isInt value && value > 0);
     port = simple "16 bit unsigned integer" (value: isInt value && value >= 0 && value < 65536);
-    enum = values: simple "one of ${concatStringsSep ", " (map toJSON values)}" (value: elem value values);
+    enum =
+      values: simple "one of ${concatStringsSep ", " (map toJSON values)}" (value: elem value values);
     either = a: b: simple "${a.name} or ${b.name}" (value: a.check value || b.check value);
     nullOr =
       inner:
@@ -113,9 +114,7 @@ let
         in
         genAttrs present (name: mergeDefinitions inner (path ++ [ name ]) (member name))
       );
-    submodule =
-      options:
-      type "submodule" isAttrs (path: values: assemble path [ options ] values);
+    submodule = options: type "submodule" isAttrs (path: values: assemble path [ options ] values);
   };
 
   mergeDefinitions =
@@ -170,14 +169,19 @@ let
   evalModules =
     { modules, specialArgs }:
     let
-      arguments = specialArgs // { inherit config lib; };
+      arguments = specialArgs // {
+        inherit config lib;
+      };
       load =
         source:
         let
           content = if isPath source then import source else source;
           module = if isFunction content then content arguments else content;
           config =
-            if module ? options || module ? config then module.config or { } else removeAttrs module [ "imports" ];
+            if module ? options || module ? config then
+              module.config or { }
+            else
+              removeAttrs module [ "imports" ];
         in
         [
           {
@@ -224,7 +228,8 @@ let
     optionals = condition: values: if condition then values else [ ];
     optionalAttrs = condition: set: if condition then set else { };
     optionalString = condition: text: if condition then text else "";
-    filterAttrs = keep: set: genAttrs (filter (name: keep name set.${name}) (attrNames set)) (name: set.${name});
+    filterAttrs =
+      keep: set: genAttrs (filter (name: keep name set.${name}) (attrNames set)) (name: set.${name});
     mapAttrsToList = f: set: map (name: f name set.${name}) (attrNames set);
     hasInfix =
       part: text:

@@ -24,7 +24,8 @@ let
     serviceConfig = section;
   };
 
-  shown = value: if builtins.isBool value then (if value then "true" else "false") else toString value;
+  shown =
+    value: if builtins.isBool value then (if value then "true" else "false") else toString value;
   lines =
     name: settings:
     let
@@ -52,12 +53,15 @@ let
         PATH = lib.concatStringsSep ":" (folders "bin" ++ folders "sbin");
       }
       // service.environment;
-      unit =
-        { Description = service.description; }
-        // named "After" service.after
-        // named "Wants" service.wants
-        // { StartLimitIntervalSec = service.startLimitIntervalSec; }
-        // service.unitConfig;
+      unit = {
+        Description = service.description;
+      }
+      // named "After" service.after
+      // named "Wants" service.wants
+      // {
+        StartLimitIntervalSec = service.startLimitIntervalSec;
+      }
+      // service.unitConfig;
     in
     lines "Unit" unit
     + "\n"

@@ -43,7 +43,9 @@ let
       stdenv.hostPlatform.system = system;
       rustPlatform.buildRustPackage = arguments: made arguments arguments.pname;
       mkShell = arguments: made arguments "shell";
-      runCommand = name: arguments: script: made { inherit arguments script; } name;
+      runCommand =
+        name: arguments: script:
+        made { inherit arguments script; } name;
       writeShellScriptBin = name: script: made script name;
       # Every machine of the test is evaluated; nothing runs.
       testers.runNixOSTest =
