@@ -12,38 +12,57 @@
 
 mod admission;
 mod busy;
+mod exporter;
 mod host;
 mod launch;
 mod ledger;
 mod loss;
 mod memory;
+mod metrics;
 mod output;
+mod pulse;
 mod rebuild;
 mod report;
 mod run;
 mod serve;
+mod signs;
 pub mod supervisor;
 mod unit;
 mod verdict;
 mod voice;
 
+use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::time::Duration;
 
 use miette::Diagnostic;
 use thiserror::Error;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
 use uuid::Uuid;
 
+use self::exporter::Exporter;
+use self::host::Host;
+use self::ledger::Ledger;
 use self::memory::Memory;
 pub use self::memory::StateError;
+use self::metrics::Metrics;
+pub use self::pulse::Pulse;
 pub use self::run::Limits;
-use self::serve::Service;
+use self::serve::{Past, Service};
+use self::signs::Signs;
 pub use self::unit::UnitEnd;
 use crate::bus::{Bus, BusError, Settings};
 use crate::protocol::{FlakeUrl, HostName, Role, Subject, SubjectError, SubjectTemplate, Tier};
 
 /// Where the names that are made up here come from, so that they meet no others.
 const NAMESPACE: Uuid = Uuid::from_u128(0x7d3c_2c52_54a1_4c0e_9d5f_686f_6d65_6c61);
+
+/// How long systemd waits for a listener that finds no server, until it takes it for up.
+const UP_WITHIN: Duration = Duration::from_secs(5);
 
 /// What a listener is told.
 #[derive(Debug, Clone)]
@@ -64,6 +83,8 @@ pub struct Config {
     pub limits: Limits,
     /// How often a run that goes on is reported.
     pub heartbeat: Duration,
+    /// Where to answer who asks for metrics; nowhere when absent.
+    pub metrics_listen: Option<SocketAddr>,
     /// Where runs and what is known of them are kept.
     pub state_dir: PathBuf,
     /// The program that supervises a run; it is called with `supervise` and the directory of the run.
@@ -83,6 +104,10 @@ pub enum ListenerError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Bus(#[from] BusError),
+    /// It cannot answer who asks for metrics.
+    #[error("cannot listen on {0} for who asks for metrics: {1}")]
+    #[diagnostic(help("--metrics-listen takes a free address of this machine, as in 127.0.0.1:9811"))]
+    Metrics(SocketAddr, #[source] io::Error),
     /// The connection cannot be used.
     #[error("cannot subscribe: {0}")]
     Subscribe(#[from] async_nats::SubscribeError),
@@ -107,12 +132,50 @@ pub fn deploy_subjects(
 }
 
 /// Serves until told to stop. A run that goes on then is left to itself and its supervisor.
-pub async fn listen(config: Config, settings: &Settings, stop: impl Future<Output = ()>) -> Result<(), ListenerError> {
-    let (memory, recalled) = Memory::open(&config.state_dir)?;
-    let mut stop = std::pin::pin!(stop);
+pub async fn listen(
+    config: Config,
+    settings: &Settings,
+    mut pulse: Pulse,
+    stop: impl Future<Output = ()>,
+) -> Result<(), ListenerError> {
+    let (memory, mut recalled) = Memory::open(&config.state_dir)?;
+    let mut ledger = Ledger::new(config.hostname.clone());
+    for (spec, response) in recalled.finals.drain(..) {
+        ledger.ended(spec, response);
+    }
+    let mut metrics = Metrics::new();
+    metrics.recall(&ledger);
+    let (metrics, watched) = watch::channel(metrics);
+    let mut beside = JoinSet::new();
+    if let Some(address) = config.metrics_listen {
+        let exporter = Exporter::bind(address, watched, Host::new(config.root.clone())).await;
+        beside.spawn(exporter.map_err(|error| ListenerError::Metrics(address, error))?.serve());
+    }
+
+    let mut stop = pin!(stop);
     let bus = tokio::select! {
-        bus = Bus::connect_patiently(settings) => bus?,
+        bus = connect(settings, &mut pulse) => bus?,
         () = &mut stop => return Ok(()),
     };
-    Service::new(config, bus.client, memory, recalled).serve(bus.events, stop).await
+    let past = Past { memory, ledger, recalled };
+    Service::new(config, bus.client, past, Signs { pulse, metrics }).serve(bus.events, stop).await
+}
+
+/// Connects, however long it takes.
+///
+/// For systemd the service is up after a moment all the same. A listener that waits for its server does all that it can;
+/// were it not up, the boot and every switch would wait with it, and the server may well be what they are about to start.
+async fn connect(settings: &Settings, pulse: &mut Pulse) -> Result<Bus, BusError> {
+    let mut connecting = pin!(Bus::connect_patiently(settings));
+    let mut moment = pin!(sleep(UP_WITHIN));
+    loop {
+        tokio::select! {
+            bus = &mut connecting => return bus,
+            () = &mut moment, if !pulse.is_up() => {
+                pulse.status("no NATS server can be reached, trying again".to_owned());
+                pulse.up();
+            }
+            () = pulse.due() => pulse.beat(),
+        }
+    }
 }

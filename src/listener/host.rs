@@ -43,6 +43,18 @@ impl Host {
         Some(id.trim().to_owned()).filter(|id| !id.is_empty())
     }
 
+    /// Whether the next boot would start something else than what runs: another kernel, initrd or kernel modules than
+    /// those of the last boot, or another system than the current one. Unknown where there is no system profile.
+    pub(super) fn reboot_required(&self) -> Option<bool> {
+        let next = self.link(&format!("nix/var/nix/profiles/{}", self.link("nix/var/nix/profiles/system")?))?;
+        let booted = self.link("run/booted-system")?;
+        let is_renewed = |part| self.link(&format!("{next}/{part}")) != self.link(&format!("{booted}/{part}"));
+        Some(
+            next != self.link("run/current-system")?
+                || ["kernel", "initrd", "kernel-modules"].into_iter().any(is_renewed),
+        )
+    }
+
     /// Since when the machine is up, in seconds.
     pub(super) fn uptime_s(&self) -> Option<u64> {
         let uptime = fs::read_to_string(self.root.join("proc/uptime")).ok()?;
@@ -57,7 +69,7 @@ impl Host {
     }
 
     fn link(&self, path: &str) -> Option<String> {
-        let target = fs::read_link(self.root.join(path)).ok()?;
+        let target = fs::read_link(self.root.join(path.trim_start_matches('/'))).ok()?;
         target.into_os_string().into_string().ok()
     }
 }
@@ -89,12 +101,40 @@ mod tests {
     }
 
     #[test]
+    fn a_reboot_is_due_when_the_next_boot_would_start_something_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        for part in ["run", "nix/var/nix/profiles"] {
+            fs::create_dir_all(root.join(part)).unwrap();
+        }
+        for (system, kernel) in [("a", "6.1"), ("b", "6.1"), ("c", "6.2")] {
+            let system = root.join("nix/store").join(system);
+            fs::create_dir_all(&system).unwrap();
+            symlink(format!("/nix/store/linux-{kernel}/bzImage"), system.join("kernel")).unwrap();
+        }
+        symlink("system-42-link", root.join("nix/var/nix/profiles/system")).unwrap();
+        let required = |booted: &str, current: &str, next: &str| {
+            let links = [("run/booted-system", booted), ("run/current-system", current)];
+            for (link, system) in links.into_iter().chain([("nix/var/nix/profiles/system-42-link", next)]) {
+                fs::remove_file(root.join(link)).ok();
+                symlink(format!("/nix/store/{system}"), root.join(link)).unwrap();
+            }
+            Host::new(root.to_owned()).reboot_required().unwrap()
+        };
+        assert!(!required("a", "a", "a"));
+        assert!(!required("a", "b", "b"), "switched, and the same kernel");
+        assert!(required("a", "c", "c"), "switched, and another kernel");
+        assert!(required("a", "a", "b"), "only the next boot starts it");
+    }
+
+    #[test]
     fn what_is_not_there_is_left_out() {
         let folder = tempfile::tempdir().unwrap();
         let host = Host::new(folder.path().to_owned());
         assert_eq!(host.machine(), None);
         assert_eq!(host.generation_and_system(), (None, None));
         assert_eq!(host.booted_system_differs(), None);
+        assert_eq!(host.reboot_required(), None);
         assert_eq!(host.uptime_s(), None);
     }
 }

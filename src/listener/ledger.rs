@@ -26,8 +26,8 @@ pub(super) struct Ledger {
 }
 
 /// What was brought to run, and the system that this made.
-#[derive(Debug)]
-struct Deployed {
+#[derive(Debug, Clone)]
+pub(super) struct Deployed {
     commit: Commit,
     system: Option<String>,
 }
@@ -110,8 +110,12 @@ impl Ledger {
 
     /// The commit that was last brought to run, if the system that runs now is still the one that this made.
     pub(super) fn deployed(&self, running: Option<&str>) -> Option<&Commit> {
-        let deployed = self.deployed.as_ref()?;
-        (deployed.system.as_deref() == running).then_some(&deployed.commit)
+        self.deployed.as_ref()?.commit_of(running)
+    }
+
+    /// What was last brought to run.
+    pub(super) const fn last_deployed(&self) -> Option<&Deployed> {
+        self.deployed.as_ref()
     }
 
     /// The commit that was last brought to run.
@@ -155,6 +159,13 @@ impl Ledger {
     /// A request was rejected.
     pub(super) fn rejected(&mut self, key: String, response: Response) {
         self.rejections.insert(key, response);
+    }
+}
+
+impl Deployed {
+    /// The commit, if this is the system that runs.
+    pub(super) fn commit_of(&self, running: Option<&str>) -> Option<&Commit> {
+        (self.system.as_deref() == running).then_some(&self.commit)
     }
 }
 

@@ -22,6 +22,7 @@ use super::memory::{Memory, Recalled, Untold};
 use super::rebuild;
 use super::report::Reporter;
 use super::run::Spec;
+use super::signs::Signs;
 use super::voice::{Link, Voice};
 use super::{Config, ListenerError};
 use crate::bus::BusEvent;
@@ -48,9 +49,18 @@ pub(super) struct Service {
     /// Whether some of them are on their way.
     mail: Mail,
     reporter: Reporter,
+    signs: Signs,
     stage: Stage,
     steps: JoinSet<Step>,
     heartbeat: Interval,
+}
+
+/// What was found on disk.
+#[derive(Debug)]
+pub(super) struct Past {
+    pub(super) memory: Memory,
+    pub(super) ledger: Ledger,
+    pub(super) recalled: Recalled,
 }
 
 /// What the loop waits for.
@@ -59,15 +69,17 @@ enum Input {
     Discover(Message),
     Step(Result<Step, JoinError>),
     Heartbeat,
+    Pulse,
     Bus(BusEvent),
     Stop,
 }
 
 impl Service {
     /// A service that knows what was found on disk; runs that go on are watched, those that are over concluded.
-    pub(super) fn new(config: Config, client: Client, memory: Memory, recalled: Recalled) -> Self {
+    pub(super) fn new(config: Config, client: Client, past: Past, signs: Signs) -> Self {
+        let Past { memory, ledger, recalled } = past;
         let mut service = Self {
-            ledger: Ledger::new(config.hostname.clone()),
+            ledger,
             reporter: Reporter::new(&config),
             heartbeat: heartbeat(config.heartbeat),
             voice: Voice::new(client, config.discover_subject.clone()),
@@ -75,14 +87,12 @@ impl Service {
             boot_id: Host::new(config.root.clone()).boot_id(),
             untold: recalled.untold,
             mail: Mail::Idle,
+            signs,
             stage: Stage::Idle,
             steps: JoinSet::new(),
             config,
             memory,
         };
-        for (spec, response) in recalled.finals {
-            service.ledger.ended(spec, response);
-        }
         for (dir, spec) in recalled.unfinished {
             service.take_up(dir, spec);
         }
@@ -99,12 +109,15 @@ impl Service {
         // Whoever waits may have missed what happened while nobody listened.
         self.tell_progress().await;
         self.deliver();
+        self.signs.show(&self.ledger, self.voice.link);
+        self.signs.pulse.up();
         loop {
             let input = tokio::select! {
                 Some(message) = deploys.next() => Input::Deploy(message),
                 Some(message) = discovery.next() => Input::Discover(message),
                 Some(over) = self.steps.join_next() => Input::Step(over),
                 _ = self.heartbeat.tick(), if self.stage == Stage::Running => Input::Heartbeat,
+                () = self.signs.pulse.due() => Input::Pulse,
                 Some(event) = events.recv() => Input::Bus(event),
                 () = &mut stop => Input::Stop,
             };
@@ -113,9 +126,11 @@ impl Service {
                 Input::Discover(message) => self.discover(&message).await,
                 Input::Step(over) => self.step(over).await,
                 Input::Heartbeat => self.tell_progress().await,
+                Input::Pulse => self.signs.pulse.beat(),
                 Input::Bus(event) => self.bus(event).await,
                 Input::Stop => break,
             }
+            self.signs.show(&self.ledger, self.voice.link);
         }
         drop((deploys, discovery));
         self.finish().await;
@@ -252,6 +267,7 @@ impl Service {
 
     /// Ends: what is about to be said is said, and a run that goes on is left running.
     async fn finish(mut self) {
+        self.signs.pulse.stopping();
         while matches!(self.stage, Stage::Beginning | Stage::Concluding)
             && let Some(step) = self.steps.join_next().await
         {

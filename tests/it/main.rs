@@ -20,6 +20,7 @@ mod module;
 mod permissions;
 mod predecessor;
 mod runs;
+mod service;
 mod shell;
 mod tidy;
 mod trouble;

@@ -1,7 +1,9 @@
 //! `listener`: takes deployments of this host.
 
 use std::env;
+use std::ffi::OsString;
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -15,7 +17,8 @@ use crate::cli::connection::{Connection, HEADING};
 use crate::cli::exit::{CommandError, CommandResult, Exit};
 use crate::cli::log::Log;
 use crate::cli::runtime;
-use crate::listener::{self, Config, Limits, deploy_subjects};
+use crate::listener::{self, Config, Limits, Pulse, deploy_subjects};
+use crate::notify::Notifier;
 use crate::protocol::subject::DISCOVER;
 use crate::protocol::{FlakeUrl, HostName, Role, Subject, SubjectError, SubjectTemplate, Tier};
 
@@ -61,6 +64,18 @@ pub(in crate::cli) struct Listener {
     #[arg(long, env = "HOMELAB_DEPLOY_STATE_DIR", value_name = "DIR")]
     state_dir: Option<PathBuf>,
 
+    /// Address on which to answer who asks for metrics, at /metrics for Prometheus; nowhere by default
+    #[arg(long, env = "HOMELAB_DEPLOY_METRICS_LISTEN", value_name = "IP:PORT")]
+    metrics_listen: Option<SocketAddr>,
+
+    /// Set by systemd where it waits to be told that the service is up
+    #[arg(long, env = "NOTIFY_SOCKET", hide = true)]
+    notify_socket: Option<OsString>,
+
+    /// Set by systemd where it ends a service that it has not heard of for so many microseconds
+    #[arg(long, env = "WATCHDOG_USEC", hide = true, value_name = "MICROSECONDS")]
+    watchdog_usec: Option<u64>,
+
     /// Set by systemd for a unit that has a state directory
     #[arg(long, env = "STATE_DIRECTORY", hide = true)]
     state_directory: Option<PathBuf>,
@@ -99,10 +114,12 @@ impl Listener {
         self.log.start();
         let settings =
             self.connection.settings(format!("homelab-deploy listener {}", self.hostname), SeedReaders::Refuse);
+        let notifier = Notifier::new(self.notify_socket.as_deref()).map_err(setup)?;
+        let watchdog = self.watchdog_usec.map(Duration::from_micros);
         let config = self.config().map_err(|error| Exit::Usage.because(error))?;
         runtime::block_on(async {
             let stop = stop_signal().map_err(setup)?;
-            let listened = listener::listen(config, &settings, stop).await;
+            let listened = listener::listen(config, &settings, Pulse::new(notifier, watchdog), stop).await;
             listened.map_err(|error| Exit::Precondition.because(error))
         })??;
         Ok(Exit::Success)
@@ -130,6 +147,7 @@ impl Listener {
             discover_subject: self.discover_subject,
             limits: Limits { timeout: Duration::from_secs(self.timeout), grace: self.grace },
             heartbeat: self.heartbeat,
+            metrics_listen: self.metrics_listen,
             state_dir: state_dir.unwrap_or_else(|| "/var/lib/homelab-deploy".into()),
             // By its place and not as /proc/self/exe: systemd is to start it, too.
             supervisor: env::current_exe().map_err(UsageError::Program)?,

@@ -149,6 +149,7 @@ impl Service {
         );
         self.untold.push(Untold::new(dir.clone(), spec.reply_to.clone(), response.clone()));
         self.ledger.ended(spec, response);
+        self.signs.run_ended(&self.ledger);
         self.memory.ended(dir);
     }
 

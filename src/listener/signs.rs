@@ -1,0 +1,37 @@
+//! What shows others how a listener is: systemd hears of it, Prometheus asks.
+
+use std::mem;
+
+use tokio::sync::watch;
+
+use super::ledger::Ledger;
+use super::metrics::Metrics;
+use super::pulse::Pulse;
+use super::voice::Link;
+
+/// The signs that a listener gives of itself.
+#[derive(Debug)]
+pub(super) struct Signs {
+    pub(super) pulse: Pulse,
+    pub(super) metrics: watch::Sender<Metrics>,
+}
+
+impl Signs {
+    /// Shows what the listener is at.
+    pub(super) fn show(&mut self, ledger: &Ledger, link: Link) {
+        self.metrics.send_if_modified(|metrics| mem::replace(&mut metrics.link, link) != link);
+        let doing = match ledger.current() {
+            Some(current) => format!("{} of {}", current.spec.action, current.spec.revision),
+            None => "waiting for requests".to_owned(),
+        };
+        self.pulse.status(match link {
+            Link::Up => doing,
+            Link::Down => format!("{doing}; not connected to NATS, trying again"),
+        });
+    }
+
+    /// A run has ended, as the ledger has it.
+    pub(super) fn run_ended(&self, ledger: &Ledger) {
+        self.metrics.send_modify(|metrics| metrics.count_last(ledger));
+    }
+}
