@@ -6,12 +6,14 @@
 //! - `format`: TOML to a [`Plan`], with every mistake of the file at its place; `print` is the way back;
 //! - `target`: the words that select hosts;
 //! - `roster`: who answered the roll call;
-//! - `resolve`: a plan and a roster to a [`FrozenPlan`].
+//! - `resolve`: a plan and a roster to a [`FrozenPlan`];
+//! - `missed`: who was there for an earlier rollout and is not now.
 
 mod format;
 pub mod frozen;
 mod key;
 mod keys;
+mod missed;
 mod mistake;
 mod print;
 mod resolve;

@@ -28,6 +28,7 @@ pub use lines::Lines;
 pub use preview::preview;
 pub use recap::recap;
 pub use rollouts::{Liveness, rollouts_table};
+pub use words::missed;
 
 use crate::rollout::{Event, Summary};
 

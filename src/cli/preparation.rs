@@ -6,6 +6,7 @@ use super::exit::{CommandError, Exit};
 use super::operator::OperatorArgs;
 use super::out;
 use super::plan_file::PlanArgs;
+use super::state::StateArgs;
 use crate::bus::Bus;
 use crate::operator::plan_file::PlanFile;
 use crate::operator::{Part, PrepareError, Prepared, Wanted};
@@ -36,6 +37,9 @@ pub(super) struct Preparation {
 
     #[command(flatten)]
     pub(super) operator: OperatorArgs,
+
+    #[command(flatten)]
+    pub(super) state: StateArgs,
 }
 
 /// A rollout that could begin at once, how it is shown, and the connection that it was prepared over.
@@ -61,7 +65,8 @@ impl Preparation {
         };
         let mut bus = self.operator.connect().await?;
         let prepared = wanted.prepare(&mut bus, &self.operator.discovery(None)).await;
-        let prepared = prepared.map_err(|error| unprepared(error, &file))?;
+        let mut prepared = prepared.map_err(|error| unprepared(error, &file))?;
+        prepared.warnings.extend(report::missed(&prepared.missed(&self.state.journals())));
         let preview = report::preview(&prepared.rollout, &prepared.warnings, out::width());
         Ok(Previewed { bus, prepared, preview })
     }

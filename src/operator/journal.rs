@@ -4,17 +4,19 @@
 //! crash left it. While a rollout runs, its process holds a lock on the file.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 
+use jiff::Timestamp;
 use miette::Diagnostic;
 use thiserror::Error;
 
 use crate::protocol::RolloutId;
-use crate::rollout::{Event, Summary};
+use crate::rollout::{Event, EventKind, Rollout, Summary};
 
 /// The folder of all journals, below the operator's state folder.
 const FOLDER: &str = "rollouts";
@@ -171,6 +173,14 @@ impl Journals {
         Ok((all, errors))
     }
 
+    /// What the rollouts were about that were still recorded after this time, each with when it began. A journal that
+    /// cannot be read is passed over.
+    pub fn since(&self, time: Timestamp) -> Vec<(Timestamp, Arc<Rollout>)> {
+        let paths = self.ids().unwrap_or_default().into_iter().map(|id| self.path(&id));
+        let modified = |path: &PathBuf| Timestamp::try_from(path.metadata().ok()?.modified().ok()?).ok();
+        paths.filter(|path| modified(path) >= Some(time)).filter_map(|path| beginning(&path)).collect()
+    }
+
     /// The file by which another process says that a rollout is to stop.
     pub fn stop_file(&self, id: RolloutId) -> PathBuf {
         self.folder.join(format!("{id}.stop"))
@@ -245,6 +255,16 @@ impl From<Journal> for Stdio {
     }
 }
 
+/// What the first line of a journal says, which is as much as a plan is long. What follows may be a lot more.
+fn beginning(path: &Path) -> Option<(Timestamp, Arc<Rollout>)> {
+    let mut line = String::new();
+    BufReader::new(File::open(path).ok()?).read_line(&mut line).ok()?;
+    match serde_json::from_str(&line).ok()? {
+        Event { at, kind: EventKind::Begun(rollout) } => Some((at, rollout)),
+        _ => None,
+    }
+}
+
 /// The events of all whole lines, and where they end. An error names the line that cannot be read, and why.
 fn read_events(text: &str) -> Result<(Vec<Event>, u64), (usize, String)> {
     let mut events = Vec::new();
@@ -268,8 +288,8 @@ mod tests {
     use crate::operator::testing::rollout;
     use crate::rollout::{Effect, EventKind, Executor, Machine, Outcome, Rollout};
 
-    fn begin(rollout: &std::sync::Arc<Rollout>) -> Vec<Event> {
-        let mut machine = Machine::new(std::sync::Arc::clone(rollout), Timestamp::UNIX_EPOCH);
+    fn begin(rollout: &Arc<Rollout>) -> Vec<Event> {
+        let mut machine = Machine::new(Arc::clone(rollout), Timestamp::UNIX_EPOCH);
         let effects = std::iter::from_fn(|| machine.poll_effect());
         effects.filter_map(|effect| if let Effect::Report(event) = effect { Some(event) } else { None }).collect()
     }

@@ -1,18 +1,25 @@
 //! What it takes to know what a plan comes down to now. Nothing is deployed.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use jiff::Timestamp;
 use miette::Diagnostic;
 use thiserror::Error;
 use uuid::Uuid;
 
 use super::fleet::{Discovery, FleetError, RollCall, RollCalled};
 use super::history::History;
+use super::journal::Journals;
 use super::revision::{LookupError, resolve_revision};
 use crate::bus::Bus;
+use crate::clock;
 use crate::plan::{FrozenPlan, Plan, PlanMistakes, Roster};
 use crate::protocol::{Commit, HostName, RequestIds, Revision, RolloutId, RolloutReport, Tier};
 use crate::rollout::{PlanSource, Rollout};
+
+/// For how long a host is missed that no longer answers. One that is gone for good is not told of for ever.
+const MISSED_FOR: Duration = Duration::from_hours(30 * 24);
 
 /// A plan that is to be rolled out, and how it is narrowed down.
 #[derive(Debug, Clone)]
@@ -208,6 +215,15 @@ impl Part {
 }
 
 impl Prepared {
+    /// The hosts that were there for a rollout of this plan not long ago and do not answer now, each with when that was.
+    pub fn missed(&self, journals: &Journals) -> BTreeMap<HostName, Timestamp> {
+        let plan = &self.rollout.plan;
+        let since = clock::now().saturating_sub(MISSED_FOR).unwrap_or(Timestamp::MIN);
+        let earlier = journals.since(since);
+        let earlier = earlier.iter().filter(|(_, rollout)| rollout.plan.name == plan.name);
+        plan.missed(&self.roster, earlier.map(|(at, rollout)| (*at, &rollout.plan)))
+    }
+
     /// Gives way to another operator's rollout on the same tier.
     pub fn yield_to_others(&self) -> Result<(), Obstacle> {
         match self.others.first() {

@@ -1,5 +1,9 @@
 //! How things are said, the same in every display.
 
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
 use super::format::{Took, columns, count, first_line, safe, shorten};
 use crate::plan::FrozenPlan;
 use crate::protocol::{Action, Commit, ErrorCode, HostName, Response};
@@ -34,6 +38,19 @@ pub(super) fn names(names: &[String]) -> String {
         Some((first, more)) if !more.is_empty() => format!("{} and {} more", first.join(" "), more.len()),
         Some(_) | None => names.join(" "),
     }
+}
+
+/// One sentence for each day on which hosts were there last that are missed now.
+pub fn missed(hosts: &BTreeMap<HostName, Timestamp>) -> Vec<String> {
+    let mut by_day: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (host, at) in hosts {
+        by_day.entry(at.strftime("%Y-%m-%d").to_string()).or_default().push(name(host));
+    }
+    let sentence = |(day, hosts): (String, Vec<String>)| {
+        let (was, does) = if hosts.len() == 1 { ("was", "does") } else { ("were", "do") };
+        format!("{} {was} there on {day} and {does} not answer now", names(&hosts))
+    };
+    by_day.into_iter().map(sentence).collect()
 }
 
 /// A host in columns: name, what it is at, for how long, and what else there is to say.

@@ -16,7 +16,6 @@ use crate::cli::out;
 use crate::cli::preparation::{Preparation, Previewed};
 use crate::cli::runtime::block_on;
 use crate::cli::session::{Record, Session};
-use crate::cli::state::StateArgs;
 use crate::clock;
 use crate::operator::detach::Background;
 use crate::operator::journal::{Journal, JournalError, Journals, Recorded};
@@ -62,9 +61,6 @@ pub(in crate::cli) struct Apply {
     // The process in the background is this very command once more, with the rollout that was prepared.
     #[arg(long, value_name = "ID", hide = true)]
     take_over: Option<String>,
-
-    #[command(flatten)]
-    state: StateArgs,
 
     #[command(flatten)]
     display: DisplayArgs,
@@ -126,7 +122,7 @@ impl Apply {
             out::note("Nothing was deployed.");
             return Ok(Exit::Declined);
         }
-        let journals = self.state.journals();
+        let journals = self.preparation.state.journals();
         let rollout = Arc::new(prepared.rollout);
         if self.detach {
             return self.start_in_background(&journals, &rollout);
@@ -151,7 +147,7 @@ impl Apply {
 
     /// Goes on with a rollout that ended before it was done.
     async fn resume(&self, id: &str) -> CommandResult {
-        let journals = self.state.journals();
+        let journals = self.preparation.state.journals();
         let recorded = recorded(&journals, id).map_err(|error| Exit::Precondition.because(error))?;
         let recorded = recorded.ok_or_else(|| Exit::Precondition.because(ApplyError::NothingToResume))?;
         let rollout = rollout_of(&recorded)?;
@@ -170,7 +166,7 @@ impl Apply {
 
     /// Begins, in the background, with a rollout that was prepared in front of the operator.
     async fn take_over(&self, id: &str) -> CommandResult {
-        let recorded = self.state.journals().read(id).map_err(|error| Exit::Precondition.because(error))?;
+        let recorded = self.preparation.state.journals().read(id).map_err(|error| Exit::Precondition.because(error))?;
         let rollout = rollout_of(&recorded)?;
         let journal = Journal::inherited().map_err(|error| Exit::Precondition.because(ApplyError::NoJournal(error)))?;
         self.go_on(rollout, recorded.summary, journal).await
@@ -179,7 +175,7 @@ impl Apply {
     async fn go_on(&self, rollout: Arc<Rollout>, summary: Summary, journal: Journal) -> CommandResult {
         let bus = self.preparation.operator.connect().await?;
         let mut machine = Machine::resume(Arc::clone(&rollout), &summary, clock::now());
-        let stop_file = self.state.journals().stop_file(rollout.id);
+        let stop_file = self.preparation.state.journals().stop_file(rollout.id);
         self.drive(bus, rollout.id, &mut machine, Record { summary, journal, stop_file }).await
     }
 

@@ -1,5 +1,7 @@
 //! What a plan comes down to, and what is said where it does not.
 
+use jiff::Timestamp;
+
 use super::super::{Plan, Roster};
 use super::{demo_roster, host, listening, plan, report, roster, told, waves};
 use crate::protocol::{HostReport, Tier};
@@ -266,4 +268,21 @@ fn the_flake_is_the_plans_or_the_one_that_all_hosts_name() {
 the hosts deploy from different flakes: github:a/a (a) and github:b/b (b)
   say which one the revision is looked up in: flake = "…" at the top of the plan
 "#);
+}
+
+#[test]
+fn a_host_that_belonged_to_a_group_and_is_gone_is_missed() {
+    let day = |day: u8| format!("2026-11-{day:02}T10:00:00Z").parse::<Timestamp>().unwrap();
+    let before = roster(&["prod.a", "prod.b/dns", "prod.c", "prod.d", "prod.e", "test.x"]);
+    let now = roster(&["prod.a", "test.y"]);
+    let frozen = |targets: &[&[&str]], roster: &Roster| plan(&waves_of(targets)).resolve(roster).unwrap().0;
+    let earlier = frozen(&[&["prod.all", "prod.off"], &["test.all"]], &before);
+    let missed = |targets: &[&[&str]]| {
+        let missed = frozen(targets, &now).missed(&now, [(day(20), &earlier), (day(3), &earlier)]);
+        missed.into_iter().map(|(host, at)| format!("{host} {}", at.strftime("%d"))).collect::<Vec<_>>().join(", ")
+    };
+    // What the plan names or leaves out is seen anyway, and what answers is there. Who never was there is not missed.
+    assert_eq!(missed(&[&["prod.all", "prod.d", "!prod.e"]]), "b 20, c 20");
+    assert_eq!(missed(&[&["test.all"]]), "x 20");
+    assert_eq!(missed(&[&["prod.a"]]), "");
 }

@@ -173,3 +173,14 @@ fn a_bound_is_rounded_up() {
     assert_eq!(rounded_up(Duration::from_secs(3601)), Duration::from_mins(61));
     assert_eq!(rounded_up(Duration::from_millis(59_500)), Duration::from_mins(1));
 }
+
+#[test]
+fn hosts_that_are_missed_are_told_of_by_day() {
+    let at = |text: &str| text.parse::<jiff::Timestamp>().unwrap();
+    let days = [("ns3", "2026-11-20T23:59:00Z"), ("nas", "2026-11-22T10:00:00Z"), ("ha", "2026-11-22T20:00:00Z")];
+    let missed = days.map(|(host, day)| (crate::report::story::name(host), at(day))).into();
+    insta::assert_snapshot!(crate::report::missed(&missed).join("\n"), @"
+    ns3 was there on 2026-11-20 and does not answer now
+    ha nas were there on 2026-11-22 and do not answer now
+    ");
+}

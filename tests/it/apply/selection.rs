@@ -72,6 +72,22 @@ async fn what_cannot_be_left_out_is_named_and_nothing_is_sent() {
 }
 
 #[tokio::test]
+async fn a_host_that_was_there_the_last_time_is_missed() {
+    let lab = stage::empty(&[]).await;
+    let plan = || {
+        let mut command = stage::command(&lab, "plan", PLAN);
+        command.args(["--discover-window", "500ms"]);
+        stage::start(command)
+    };
+    let all = crowd(&lab, HOSTS).await;
+    stage::apply(&lab, PLAN).ended().await.unwrap().expect(0).not_told("does not answer now");
+    drop(all);
+    let _rest = crowd(&lab, HOSTS.into_iter().filter(|(_, host)| *host != "jelly").chain([("prod", "nas")])).await;
+    let shown = plan().ended().await.unwrap().expect(0).stdout;
+    assert!(shown.contains("warning: jelly was there on 20") && shown.contains("and does not answer now"), "{shown}");
+}
+
+#[tokio::test]
 async fn a_wave_of_three_hundred_hosts_takes_seconds() {
     let lab = stage::empty(&[]).await;
     let names: Vec<String> = (1..=300).map(|number| format!("node{number}")).collect();
