@@ -5,6 +5,7 @@ mod commands;
 mod completion;
 mod confirm;
 mod connection;
+mod errors;
 mod exit;
 mod home;
 mod log;
@@ -75,7 +76,7 @@ enum Command {
 
 /// Runs the program with the arguments of this process.
 pub fn run() -> ExitCode {
-    out::choose_reports();
+    errors::choose_reports();
     let cli = match parse() {
         Ok(Some(cli)) => cli,
         Ok(None) => return Exit::Success.into(),

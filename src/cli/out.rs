@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::io::{self, Write};
 
-use miette::{MietteHandlerOpts, Report};
+use miette::Report;
 use serde::Serialize;
 use terminal_size::{Height, Width, terminal_size_of};
 
@@ -42,13 +42,6 @@ pub(super) fn warnings<T: Display>(warnings: &[T]) {
     for warning in warnings {
         note(&format!("warning: {warning}"));
     }
-}
-
-/// Chooses how errors are shown: without the chain of their causes. Each says its cause in its own message, which is all
-/// that a log has, and the chain would say it once more.
-pub(super) fn choose_reports() {
-    // A second choice could only be a test's: the first one holds.
-    miette::set_hook(Box::new(|_| Box::new(MietteHandlerOpts::new().without_cause_chain().build()))).ok();
 }
 
 /// Prints an error as a report: what, where, and what to do next.

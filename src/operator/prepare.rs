@@ -97,6 +97,10 @@ pub enum SelectionError {
         /// What there is.
         waves: Vec<String>,
     },
+    /// There is nothing in it.
+    #[error("wave {0:?} is empty")]
+    #[diagnostic(help("every host that it names is excluded"))]
+    EmptyWave(String),
     /// There is no such host.
     #[error("there is no host {0} to exclude")]
     #[diagnostic(help("it neither answers nor is named in the plan; `homelab-deploy hosts` lists those that answer"))]
@@ -149,9 +153,10 @@ impl Wanted {
     /// Settles which hosts are deployed in which wave, and the commit.
     pub async fn settle(mut self, called: RollCalled) -> Result<Prepared, PrepareError> {
         let roster = Roster::new(called.hosts);
+        let waves: Vec<String> = self.plan.waves.iter().map(|wave| wave.name.value.clone()).collect();
         self.exclude_hosts(&roster)?;
         let (mut frozen, warnings) = self.plan.resolve(&roster)?;
-        self.part.select(&mut frozen)?;
+        self.part.select(&mut frozen, waves)?;
         let flake = self.plan.flake(&roster, &frozen)?;
         let commit = resolve_revision(&self.revision, flake.as_ref()).await?;
 
@@ -189,15 +194,20 @@ impl Wanted {
 }
 
 impl Part {
-    fn select(&self, plan: &mut FrozenPlan) -> Result<(), SelectionError> {
-        let names: Vec<String> = plan.waves.iter().map(|wave| wave.name.clone()).collect();
+    /// Keeps these of the waves; `all` are the names of those that the file has.
+    fn select(&self, plan: &mut FrozenPlan, all: Vec<String>) -> Result<(), SelectionError> {
         let asked = match self {
             Self::Whole => return Ok(()),
             Self::Only(waves) => waves.as_slice(),
             Self::From(wave) => std::slice::from_ref(wave),
         };
-        if let Some(wave) = asked.iter().find(|wave| !names.contains(wave)) {
-            return Err(SelectionError::NoSuchWave { wave: wave.clone(), waves: names });
+        for wanted in asked {
+            if !all.contains(wanted) {
+                return Err(SelectionError::NoSuchWave { wave: wanted.clone(), waves: all });
+            }
+            if !plan.waves.iter().any(|wave| wave.name == *wanted) {
+                return Err(SelectionError::EmptyWave(wanted.clone()));
+            }
         }
         match self {
             Self::Whole => {}

@@ -58,9 +58,10 @@ async fn waves_and_hosts_can_be_left_out() {
 
 #[tokio::test]
 async fn what_cannot_be_left_out_is_named_and_nothing_is_sent() {
-    let cases: [(&[&str], &str); 4] = [
+    let cases: [(&[&str], &str); 5] = [
         (&["--only", "dnss"], "the plan has no wave \"dnss\""),
         (&["--from", "dnss"], "its waves are: test, dns, rest"),
+        (&["--exclude", "ns1,ns2", "--from", "dns"], "wave \"dns\" is empty"),
         (&["--exclude", "ns9"], "there is no host ns9 to exclude"),
         (&["--only", "dns", "--from", "dns"], "cannot be used with"),
     ];

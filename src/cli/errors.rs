@@ -1,0 +1,118 @@
+//! How errors look.
+
+use std::error::Error;
+use std::fmt::{self, Debug, Display};
+
+use miette::{Diagnostic, LabeledSpan, MietteHandler, MietteHandlerOpts, ReportHandler, Severity, SourceCode};
+
+/// Chooses how errors are shown.
+pub(super) fn choose_reports() {
+    // A second choice could only be a test's: the first one holds.
+    miette::set_hook(Box::new(|_| Box::new(OneByOne(opts().build())))).ok();
+}
+
+/// Without the chain of causes: each error says its cause in its own message, which is all that a log has, and the chain
+/// would say it once more.
+fn opts() -> MietteHandlerOpts {
+    MietteHandlerOpts::new().without_cause_chain()
+}
+
+/// Shows errors that belong to another one below it, each as if it were alone. miette puts `Error:` over each of them, in
+/// a line that says nothing else.
+struct OneByOne(MietteHandler);
+
+impl ReportHandler for OneByOne {
+    fn debug(&self, error: &dyn Diagnostic, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let source = error.source_code();
+        self.0.debug(&Alone { error, source }, f)?;
+        for error in error.related().into_iter().flatten() {
+            f.write_str("\n")?;
+            self.0.debug(&Alone { error, source: error.source_code().or(source) }, f)?;
+        }
+        Ok(())
+    }
+}
+
+/// An error without those that belong to it, and with the text that its places are in.
+struct Alone<'a> {
+    error: &'a dyn Diagnostic,
+    source: Option<&'a dyn SourceCode>,
+}
+
+impl Diagnostic for Alone<'_> {
+    fn severity(&self) -> Option<Severity> {
+        self.error.severity()
+    }
+
+    fn help(&self) -> Option<Box<dyn Display + '_>> {
+        self.error.help()
+    }
+
+    fn source_code(&self) -> Option<&dyn SourceCode> {
+        self.source
+    }
+
+    fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
+        self.error.labels()
+    }
+}
+
+impl Error for Alone<'_> {}
+
+impl Display for Alone<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Display::fmt(self.error, f)
+    }
+}
+
+impl Debug for Alone<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Debug::fmt(self.error, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use miette::GraphicalTheme;
+
+    use super::*;
+    use crate::plan::Plan;
+
+    struct Shown<'a>(&'a OneByOne, &'a dyn Diagnostic);
+
+    impl Debug for Shown<'_> {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            self.0.debug(self.1, f)
+        }
+    }
+
+    #[test]
+    fn each_mistake_of_a_plan_stands_by_itself() {
+        let text = "[[wave]]\ntargets = 'prod.all'\nmax_parralel = 2\n[[wave]]\ntargets = 'prod.x'\ntimeout = 30\n";
+        let mistakes = Plan::parse(text, "sunday", &|_| None).unwrap_err().named("sunday.toml", text);
+        let handler = OneByOne(opts().width(80).graphical_theme(GraphicalTheme::unicode_nocolor()).build());
+        insta::assert_snapshot!(format!("{:?}", Shown(&handler, &mistakes)), @r#"
+      × the plan has 2 mistakes
+
+      × unknown key `max_parralel`
+       ╭─[sunday.toml:3:1]
+     2 │ targets = 'prod.all'
+     3 │ max_parralel = 2
+       · ──────┬─────
+       ·       ╰── in this wave
+     4 │ [[wave]]
+       ╰────
+      help: did you mean `max_parallel`?
+
+      × `timeout` is a bare number, which does not say its unit
+       ╭─[sunday.toml:6:11]
+     5 │ targets = 'prod.x'
+     6 │ timeout = 30
+       ·           ─┬
+       ·            ╰── expected a duration
+       ╰────
+      help: write timeout = "30s" if you mean seconds; durations are written like
+            "90s", "10m" or "1h30m"
+    "#);
+    }
+}
