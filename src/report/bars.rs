@@ -148,6 +148,7 @@ fn fact(page: &Page<'_>, event: &Event) -> Option<Line> {
         }
         EventKind::Begun(_)
         | EventKind::Resumed
+        | EventKind::Resolved { .. }
         | EventKind::Draining { .. }
         | EventKind::WaveEnded { .. }
         | EventKind::Interrupted { .. }

@@ -127,6 +127,10 @@ impl<'a> Page<'a> {
                 Some(Line::new(Warning, "connection lost; what runs on the hosts goes on"))
             }
             EventKind::Connection { state: Connection::Up } => Some(Line::new(Good, "reconnected")),
+            EventKind::Resolved { host, .. } => {
+                let found = format!("{}, as {} found it", words::revision(self.rollout), words::name(host));
+                Some(Line::new(Good, found))
+            }
             EventKind::TurnedUp { host, wave } => {
                 let text = format!("{} turned up too late for this wave, and is not deployed", words::name(host));
                 self.wave(Symbol::Skipped, *wave, &text)

@@ -22,6 +22,7 @@ pub fn preview(rollout: &Rollout, warnings: &[String], width: usize) -> String {
     let mut notes: Vec<String> = warnings.iter().map(|warning| format!("⚠ warning: {}", first_line(warning))).collect();
     notes.extend(absent(rollout));
     notes.extend(current(rollout));
+    notes.extend(unresolved(rollout));
     notes.push(counting(rollout));
     let notes = notes.iter().flat_map(|note| {
         let lines = wrap(note.split_whitespace(), width.saturating_sub(4));
@@ -181,6 +182,13 @@ fn current(rollout: &Rollout) -> Option<String> {
     }
 }
 
+/// Who finds the commit, where that could not be done before.
+fn unresolved(rollout: &Rollout) -> Option<String> {
+    let first = rollout.plan.hosts().next().filter(|_| rollout.is_unresolved())?;
+    let (host, asked) = (safe(first.hostname.as_str()), &rollout.asked);
+    Some(format!("{host} goes first and finds the commit of {asked}; all others are sent that one."))
+}
+
 fn counting(rollout: &Rollout) -> String {
     let number = |wanted| rollout.plan.hosts().filter(|host| standing(rollout, host) == wanted).count();
     let kinds = [
@@ -193,7 +201,7 @@ fn counting(rollout: &Rollout) -> String {
     let hosts = count(rollout.plan.hosts().count(), "host");
     let waves = count(rollout.plan.waves.len(), "wave");
     let separator = if said.is_empty() { "" } else { ": " };
-    format!("{hosts} in {waves}{separator}{said}. At most {}.", Took(rounded_up(rollout.plan.longest())))
+    format!("{hosts} in {waves}{separator}{said}. At most {}.", Took(rounded_up(rollout.longest())))
 }
 
 /// A bound that is shown in hours and minutes must not lose its seconds.

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::plan::FrozenPlan;
-use crate::protocol::{HostName, Phase, RequestId, RequestIds, Response, Revision, RolloutId, Status};
+use crate::protocol::{Commit, HostName, Phase, RequestId, RequestIds, Response, Revision, RolloutId, Status};
 
 /// Something that happened, and when by the operator's clock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -127,6 +127,13 @@ pub enum EventKind {
         /// Which of both.
         state: Connection,
     },
+    /// A host has found the commit of the revision that was asked for: every request from here on carries it.
+    Resolved {
+        /// The host, which was asked before all others.
+        host: HostName,
+        /// What it has found.
+        revision: Commit,
+    },
     /// A host of a group of the plan answers that did not when the hosts were settled. It is not deployed.
     TurnedUp {
         /// The host.
@@ -168,7 +175,8 @@ pub struct Rollout {
     pub operator: String,
     /// What was asked for: a branch, tag or commit.
     pub asked: Revision,
-    /// What every request carries.
+    /// What every request carries: a commit, unless it is left to the first host of the plan to find it. That host is
+    /// sent the branch or tag, and all others the commit that it names.
     pub revision: Revision,
     /// The first line of the commit's message, where it could be had.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -225,6 +233,8 @@ pub enum SkipCause {
     NotConfirmed,
     /// The connection to the bus was gone for longer than a host may take.
     Disconnected,
+    /// The host that was to find the commit did not name one.
+    Unresolved,
 }
 
 /// Why a wave failed.
@@ -252,6 +262,8 @@ pub enum Cause {
     },
     /// The connection to the bus was gone for longer than a host may take.
     Disconnected,
+    /// The host that was to find the commit did not name one.
+    Unresolved,
 }
 
 /// What has become of a wave.
@@ -329,6 +341,17 @@ impl Rollout {
     /// The subject prefix and secret aside, two rollouts differ by this.
     pub fn name(&self) -> &str {
         &self.plan.name
+    }
+
+    /// Whether no host has named the commit yet that all others are to be sent.
+    pub fn is_unresolved(&self) -> bool {
+        self.revision.commit().is_none()
+    }
+
+    /// The longest that it can take while the bus is connected and no answer to a question is awaited.
+    pub fn longest(&self) -> Duration {
+        let first = if self.is_unresolved() { self.plan.longest_first_host() } else { Duration::ZERO };
+        first + self.plan.longest()
     }
 }
 

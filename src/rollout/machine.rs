@@ -7,6 +7,7 @@
 mod hosts;
 mod latecomers;
 mod outside;
+mod resolving;
 mod waves;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

@@ -11,7 +11,7 @@ use crate::protocol::{Commit, HostName, Phase, RequestId, Response};
 /// The state of a rollout after the events that it was shown.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Summary {
-    /// What the rollout is about; none before it has begun.
+    /// What the rollout is about; none before it has begun. Once a host has found the commit, it is in here.
     pub rollout: Option<Arc<Rollout>>,
     /// When it began.
     pub began_at: Option<Timestamp>,
@@ -179,6 +179,11 @@ impl Summary {
             }
             EventKind::Interrupted { how } => self.interrupt = self.interrupt.max(Some(*how)),
             EventKind::Dispatched { host: None, .. } | EventKind::Connection { .. } => {}
+            EventKind::Resolved { revision, .. } => {
+                if let Some(rollout) = &mut self.rollout {
+                    Arc::make_mut(rollout).revision = revision.clone().into();
+                }
+            }
             EventKind::TurnedUp { host, wave } => _ = self.turned_up.insert(host.clone(), *wave),
             EventKind::Anomaly { host, anomaly } => self.anomalies.push((host.clone(), anomaly.clone())),
             EventKind::Ended { outcome } => {

@@ -1,5 +1,6 @@
 //! What holds of every rollout whatever the network does, and what some of them look like step by step.
 
+mod commit_invariants;
 mod crash;
 mod deployment;
 mod drive;

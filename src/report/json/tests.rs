@@ -26,6 +26,7 @@ fn every_kind() -> Vec<EventKind> {
         EventKind::Retrying { host: host(), outcome: HostOutcome::Rejected, delay: Duration::from_millis(1500) },
         EventKind::Baking { wave, remaining: Duration::from_mins(10) },
         EventKind::Checking { wave },
+        EventKind::Resolved { host: host(), revision: crate::report::story::commit(crate::report::story::NEW) },
         EventKind::TurnedUp { host: host(), wave },
         EventKind::Interrupted { how: Interrupt::Drain },
         EventKind::Interrupted { how: Interrupt::Abort },
@@ -44,6 +45,7 @@ fn every_kind() -> Vec<EventKind> {
         SkipCause::Interrupt,
         SkipCause::NotConfirmed,
         SkipCause::Disconnected,
+        SkipCause::Unresolved,
     ];
     let outcomes = [HostOutcome::Unreachable, HostOutcome::TimedOut].into_iter().chain(skips.map(HostOutcome::Skipped));
     kinds.extend(outcomes.map(|outcome| EventKind::Final { host: host(), outcome, response: None }));
@@ -52,6 +54,7 @@ fn every_kind() -> Vec<EventKind> {
         Cause::TooFewCompleted { completed: 0, min_hosts: 1 },
         Cause::CheckFailed { reason: "exit code 1".to_owned() },
         Cause::Disconnected,
+        Cause::Unresolved,
     ];
     kinds.extend(causes.clone().map(|cause| EventKind::Draining { wave, cause }));
     let verdicts = [WaveVerdict::Succeeded, WaveVerdict::Interrupted, WaveVerdict::Skipped];

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::plan::{Check, FrozenHost, FrozenPlan, FrozenWave, Groups, Limits};
 use crate::protocol::{
-    Action, HostName, HostReport, RequestId, RequestIds, Response, RolloutId, Status, Subject, Target, Tier,
+    Action, Commit, HostName, HostReport, RequestId, RequestIds, Response, RolloutId, Status, Subject, Target, Tier,
 };
 use crate::rollout::Rollout;
 
@@ -18,6 +18,14 @@ pub(super) const EPOCH: Timestamp = Timestamp::UNIX_EPOCH;
 
 /// The commit of every rollout of the tests.
 pub(super) const COMMIT: &str = "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b";
+
+/// The branch of a rollout whose first host finds the commit.
+pub(super) const BRANCH: &str = "main";
+
+/// The commit that the host at this place in the plan would find.
+pub(super) fn commit_of(host: usize) -> Commit {
+    format!("{host:040x}").parse().unwrap()
+}
 
 pub(super) const fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -75,12 +83,19 @@ pub(super) fn rollout(waves: impl Into<Vec<FrozenWave>>) -> Arc<Rollout> {
         id: RolloutId::from(Uuid::from_u128(1)),
         ids: RequestIds::new(Uuid::from_u128(2)),
         operator: "ops@desk".to_owned(),
-        asked: "main".parse().unwrap(),
+        asked: BRANCH.parse().unwrap(),
         revision: COMMIT.parse().unwrap(),
         subject: None,
         source: None,
         plan: FrozenPlan { name: "sunday".to_owned(), waves: waves.into(), left_out: BTreeSet::new() },
     })
+}
+
+/// The same, with its commit left to the first host to find.
+pub(super) fn unresolved(waves: impl Into<Vec<FrozenWave>>) -> Arc<Rollout> {
+    let mut rollout = rollout(waves);
+    Arc::make_mut(&mut rollout).revision = BRANCH.parse().unwrap();
+    rollout
 }
 
 /// The answer of a host to a request; its listener knows request ids.

@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::fixture::{COMMIT, EPOCH};
+use super::commit_invariants::one_commit;
+use super::fixture::EPOCH;
 use super::host_invariants::{self, finals_are_what_hosts_said, outage_asks, retries, silence};
 use super::ledger::{Course, Ledger, Seen};
 use super::roll_call_invariants::{latecomers_are_named, roll_is_called};
 use super::sim::{Entry, Log};
 use super::world::World;
-use crate::plan::{FrozenPlan, Limits};
+use crate::plan::Limits;
 use crate::protocol::{ReplySubject, Request};
 use crate::rollout::summary::{HostState, WaveState};
 use crate::rollout::{
@@ -19,7 +20,7 @@ use crate::rollout::{
 /// Whether what happens now may follow what was seen before.
 type Invariant = fn(&Ledger, Duration, &Entry) -> bool;
 
-const INVARIANTS: [(&str, Invariant); 23] = [
+const INVARIANTS: [(&str, Invariant); 24] = [
     ("P1 barrier", barrier),
     ("P2 budget", budget),
     ("P3 bound", bound),
@@ -27,6 +28,7 @@ const INVARIANTS: [(&str, Invariant); 23] = [
     ("P5 once", host_invariants::once),
     ("P5 retries", retries),
     ("P6 frozen", frozen),
+    ("P6 one commit", one_commit),
     ("P6 latecomers", latecomers_are_named),
     ("P6 roll call", roll_is_called),
     ("P7 prefix", prefix),
@@ -47,7 +49,7 @@ const INVARIANTS: [(&str, Invariant); 23] = [
 
 /// The names of the invariants that do not hold.
 pub(super) fn broken(world: &World, log: &Log) -> Vec<&'static str> {
-    let mut ledger = Ledger::new(&world.waves);
+    let mut ledger = Ledger::new(world);
     let mut summary = Summary::default();
     let mut broken = Vec::new();
     let mut check = |name, holds: bool| {
@@ -144,12 +146,10 @@ fn frozen(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
     };
     let wave = &ledger.waves[seen.wave];
     let rollout = super::fixture::rollout([]);
-    let Request { action, revision, reply_to, id, expires_at, rollout: named, wave: wave_name, .. } =
-        &*dispatch.request;
+    let Request { action, reply_to, id, expires_at, rollout: named, wave: wave_name, .. } = &*dispatch.request;
     wave.started_at.is_some()
         && wave.verdict.is_none()
         && *action == wave.wave.action
-        && revision.as_str() == COMMIT
         && id.as_ref().is_some_and(|id| *reply_to == ReplySubject::of_request(rollout.id, id))
         && expires_at.is_some_and(|expires_at| expires_at > EPOCH + at)
         && named.as_deref() == Some("sunday")
@@ -197,6 +197,8 @@ fn expected_verdict(ledger: &Ledger, number: usize) -> WaveVerdict {
         WaveVerdict::Failed(Cause::Disconnected)
     } else if skipped(SkipCause::Interrupt) {
         WaveVerdict::Interrupted
+    } else if ledger.is_unresolved && ledger.resolved.is_none() && outcomes().next().is_some() {
+        WaveVerdict::Failed(Cause::Unresolved)
     } else if completed < min_hosts {
         WaveVerdict::Failed(Cause::TooFewCompleted { completed, min_hosts })
     } else if let Some(Err(reason)) = &course.check {
@@ -232,6 +234,11 @@ fn skip_cause(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
         SkipCause::Interrupt => ledger.interrupt.is_some(),
         SkipCause::NotConfirmed => {
             ledger.waves.iter().any(|course| course.answered.is_some_and(|(_, answer)| answer != Answer::Yes))
+        }
+        SkipCause::Unresolved => {
+            let others = ledger.hosts.iter().filter(|other| other.host.hostname != seen.host.hostname);
+            let is_over = others.into_iter().any(|other| other.outcome.is_some());
+            ledger.is_unresolved && ledger.resolved.is_none() && is_over
         }
         SkipCause::Disconnected => ledger.down_since.is_some_and(|since| since + course.wave.limits.timeout <= at),
     };
@@ -321,6 +328,7 @@ fn fold(ledger: &Ledger, summary: &Summary) -> bool {
         && sums(ledger, summary)
         && summary.outcome == ledger.outcome
         && summary.interrupt <= ledger.interrupt
+        && summary.rollout.as_ref().and_then(|rollout| rollout.revision.commit()) == ledger.commit()
         && summary.turned_up.keys().eq(BTreeSet::from_iter(&ledger.named))
 }
 
@@ -347,9 +355,8 @@ fn ends_in_time(world: &World, ledger: &Ledger, log: &Log) -> bool {
         .filter_map(|course| Some(course.answered?.0.saturating_sub(course.asked_at?)))
         .sum::<Duration>();
     let asked_in_vain = ledger.waves.iter().any(|course| course.asked_at.is_some() && course.answered.is_none());
-    let plan = FrozenPlan { name: String::new(), waves: world.waves.clone(), left_out: BTreeSet::new() };
     let ended_at = log.last().map_or(Duration::ZERO, |(at, _)| *at);
-    !world.connection.is_empty() || asked_in_vain || ended_at <= ledger.begun_at + plan.longest() + thought
+    !world.connection.is_empty() || asked_in_vain || ended_at <= ledger.begun_at + world.rollout().longest() + thought
 }
 
 // -- what the entries are about

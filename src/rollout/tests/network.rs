@@ -8,7 +8,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use super::fixture::{name, secs};
+use super::fixture::{self, name, secs};
 use super::sim::Agenda;
 use crate::protocol::{ErrorCode, HostName, Phase, RequestId, Response, Status};
 use crate::rollout::{Connection, Input, Interrupt};
@@ -20,6 +20,8 @@ pub(super) struct Script {
     pub(super) is_lost: bool,
     /// Whether the listener names the request in its answers.
     pub(super) names_id: bool,
+    /// Whether it names the commit that it deploys.
+    pub(super) names_commit: bool,
     pub(super) replies: Vec<Reply>,
 }
 
@@ -103,7 +105,8 @@ impl<'a> Network<'a> {
         };
         let phase = (status == Status::Started).then_some(Phase::Build);
         let id = script.names_id.then(|| request.clone());
-        let response = Response { error, id, phase, ..Response::new(speaker, status, "") };
+        let revision = script.names_commit.then(|| fixture::commit_of(index));
+        let response = Response { error, id, phase, revision, ..Response::new(speaker, status, "") };
         Input::Response { request: request.clone(), response: Box::new(response) }
     }
 
@@ -176,10 +179,13 @@ pub(super) fn script(reliability: u32) -> impl Strategy<Value = Script> {
     let replies = mostly(reliability, orderly(Status::Completed), trouble());
     let extra = mostly(reliability, Just(Vec::new()), vec(reply(), 1..3));
     let is_lost = mostly(90, Just(false), any::<bool>());
-    (replies, extra, is_lost, any::<bool>()).prop_map(|(mut replies, extra, is_lost, names_id)| {
-        replies.extend(extra);
-        Script { is_lost, names_id, replies }
-    })
+    let names_commit = mostly(80, Just(true), Just(false));
+    (replies, extra, is_lost, any::<bool>(), names_commit).prop_map(
+        |(mut replies, extra, is_lost, names_id, names_commit)| {
+            replies.extend(extra);
+            Script { is_lost, names_id, names_commit, replies }
+        },
+    )
 }
 
 pub(super) fn scripts(hosts: usize) -> impl Strategy<Value = Vec<Vec<Script>>> {

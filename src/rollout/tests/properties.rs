@@ -101,7 +101,7 @@ fn fate() -> impl Strategy<Value = Option<Said>> {
 
 fn script_of(fate: Option<Said>, delay: u64) -> Script {
     let replies = fate.map(|said| Reply { after: secs(delay), said });
-    Script { is_lost: false, names_id: true, replies: replies.into_iter().collect() }
+    Script { is_lost: false, names_id: true, names_commit: true, replies: replies.into_iter().collect() }
 }
 
 /// The outcome, and what became of each wave, without the number of hosts that it happened to.
@@ -112,6 +112,7 @@ fn verdicts(world: &World, log: &Log) -> (Option<Outcome>, Vec<&'static str>) {
         WaveVerdict::Failed(Cause::TooManyFailures { .. }) => "too many failures",
         WaveVerdict::Failed(Cause::TooFewCompleted { .. }) => "too few completed",
         WaveVerdict::Failed(Cause::CheckFailed { .. }) => "check failed",
+        WaveVerdict::Failed(Cause::Unresolved) => "unresolved",
         WaveVerdict::Failed(Cause::Disconnected) => "disconnected",
         WaveVerdict::Interrupted => "interrupted",
         WaveVerdict::Skipped => "skipped",
@@ -126,7 +127,7 @@ fn asked_hosts(world: &World, log: &Log) -> Vec<String> {
 }
 
 fn seen<'a>(world: &'a World, log: &Log) -> Ledger<'a> {
-    let mut ledger = Ledger::new(&world.waves);
+    let mut ledger = Ledger::new(world);
     for (at, entry) in log {
         ledger.note(*at, entry);
     }

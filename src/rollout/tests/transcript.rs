@@ -104,6 +104,7 @@ fn reported(event: &EventKind, names: &mut Names) -> String {
         EventKind::WaveEnded { wave, verdict } => format!("wave {wave} {}", ended(verdict)),
         EventKind::Interrupted { how } => format!("interrupted: {how:?}"),
         EventKind::Connection { state } => format!("connection {state:?}"),
+        EventKind::Resolved { host, revision } => format!("{host} found {}", revision.short()),
         EventKind::TurnedUp { host, wave } => format!("{host} turned up too late for wave {wave}"),
         EventKind::Anomaly { host, anomaly } => format!("{host} anomaly: {}", odd(anomaly)),
         EventKind::Ended { outcome } => format!("the rollout {outcome:?}"),
@@ -124,6 +125,7 @@ fn because(cause: &Cause) -> String {
         Cause::TooManyFailures { failures, max_failures } => format!("{failures} failed, {max_failures} may"),
         Cause::TooFewCompleted { completed, min_hosts } => format!("{completed} completed, {min_hosts} must"),
         Cause::CheckFailed { reason } => format!("check: {reason}"),
+        Cause::Unresolved => "unresolved".to_owned(),
         Cause::Disconnected => "disconnected".to_owned(),
     }
 }

@@ -1,6 +1,7 @@
 //! Random plans, and everything around them that the machine cannot decide.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::collection::vec;
@@ -12,12 +13,14 @@ use super::network::{Network, Script, connection, interrupts, losses, mostly, sc
 use super::sim::{self, Agenda, Log};
 use crate::plan::{Check, FrozenHost, FrozenWave, Groups, Limits};
 use crate::protocol::{Action, HostReport, Tier};
-use crate::rollout::{Answer, Connection, Dispatch, Effect, Executor, Input, Interrupt, Machine};
+use crate::rollout::{Answer, Connection, Dispatch, Effect, Executor, Input, Interrupt, Machine, Rollout};
 
 /// Everything that the machine cannot decide.
 #[derive(Debug, Clone)]
 pub(super) struct World {
     pub(super) waves: Vec<FrozenWave>,
+    /// Whether the first host is to find the commit.
+    pub(super) is_unresolved: bool,
     /// What comes back from each host, in the order of the plan, for its first request, its second and so on.
     pub(super) scripts: Vec<Vec<Script>>,
     pub(super) connection: Vec<(Duration, Connection)>,
@@ -62,9 +65,14 @@ impl World {
         self.waves.iter().flat_map(|wave| &wave.hosts)
     }
 
+    /// What is rolled out.
+    pub(super) fn rollout(&self) -> Arc<Rollout> {
+        if self.is_unresolved { fixture::unresolved(self.waves.clone()) } else { fixture::rollout(self.waves.clone()) }
+    }
+
     /// Lives through the whole rollout.
     pub(super) fn run(&self) -> Log {
-        let machine = Machine::new(fixture::rollout(self.waves.clone()), EPOCH);
+        let machine = Machine::new(self.rollout(), EPOCH);
         self.live(machine, self.network(), self.agenda())
     }
 
@@ -213,17 +221,23 @@ pub(super) fn world(climate: Climate) -> impl Strategy<Value = World> {
         let count = waves.len();
         (Just(waves), scripts(hosts), operator(count))
     });
-    (waves, connection, losses, interrupts, latecomers(), any::<bool>()).prop_map(
-        |((waves, scripts, (answers, checks)), connection, losses, interrupts, latecomers, deadline_first)| World {
-            waves,
-            scripts,
-            connection,
-            losses,
-            interrupts,
-            answers,
-            checks,
-            latecomers,
-            deadline_first,
+    let is_unresolved = mostly(75, Just(false), Just(true));
+    let outside = (latecomers(), is_unresolved, any::<bool>());
+    (waves, connection, losses, interrupts, outside).prop_map(
+        |((waves, scripts, (answers, checks)), connection, losses, interrupts, outside)| {
+            let (latecomers, is_unresolved, deadline_first) = outside;
+            World {
+                waves,
+                is_unresolved,
+                scripts,
+                connection,
+                losses,
+                interrupts,
+                answers,
+                checks,
+                latecomers,
+                deadline_first,
+            }
         },
     )
 }
