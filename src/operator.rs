@@ -18,5 +18,5 @@ mod testing;
 pub use drive::{Drive, DriveError, Progress};
 pub use fleet::{Discovery, Fleet, FleetError, Link, RollCall, RollCalled};
 pub use history::History;
-pub use prepare::{Part, PrepareError, Prepared, Wanted};
+pub use prepare::{Finder, Part, PrepareError, Prepared, Wanted};
 pub use revision::{LookupError, resolve_revision};

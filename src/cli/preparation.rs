@@ -9,7 +9,7 @@ use super::plan_file::PlanArgs;
 use super::state::StateArgs;
 use crate::bus::Bus;
 use crate::operator::plan_file::PlanFile;
-use crate::operator::{Part, PrepareError, Prepared, Wanted};
+use crate::operator::{Finder, Part, PrepareError, Prepared, Wanted};
 use crate::protocol::{HostName, Revision};
 use crate::report;
 
@@ -22,6 +22,10 @@ pub(super) struct Preparation {
     /// Branch, tag or commit to deploy instead of the plan's
     #[arg(long, env = "HOMELAB_DEPLOY_REVISION")]
     revision: Option<Revision>,
+
+    /// Let the first host find the commit of a branch or tag where this machine cannot; all others are sent that commit
+    #[arg(long, env = "HOMELAB_DEPLOY_RESOLVE_ON_HOST")]
+    resolve_on_host: bool,
 
     /// Leave out this host; may be repeated
     #[arg(long, env = "HOMELAB_DEPLOY_EXCLUDE", value_name = "HOST", value_delimiter = ',')]
@@ -61,6 +65,7 @@ impl Preparation {
             revision,
             exclude: self.exclude.clone(),
             part: self.part(),
+            finder: if self.resolve_on_host { Finder::OperatorOrHost } else { Finder::Operator },
             operator: self.operator.name(),
         };
         let mut bus = self.operator.connect().await?;
@@ -84,6 +89,8 @@ fn unprepared(error: PrepareError, file: &PlanFile) -> CommandError {
     match error {
         PrepareError::Plan(mistakes) => Exit::Usage.because(file.place(mistakes)),
         PrepareError::Selection(_) => Exit::Usage.because(error),
-        PrepareError::Fleet(_) | PrepareError::Lookup(_) => Exit::Precondition.because(error),
+        PrepareError::Fleet(_) | PrepareError::Lookup(_) | PrepareError::NoFinder { .. } => {
+            Exit::Precondition.because(error)
+        }
     }
 }

@@ -14,7 +14,8 @@ use super::journal::Journals;
 use super::revision::{LookupError, resolve_revision};
 use crate::bus::Bus;
 use crate::clock;
-use crate::plan::{FrozenPlan, Plan, PlanMistakes, Roster};
+use crate::plan::{FrozenHost, FrozenPlan, Plan, PlanMistakes, Roster};
+use crate::protocol::message::FEATURE_RESOLVE;
 use crate::protocol::{Commit, HostName, RequestIds, Revision, RolloutId, RolloutReport, Tier};
 use crate::rollout::{PlanSource, Rollout};
 
@@ -34,8 +35,19 @@ pub struct Wanted {
     pub exclude: Vec<HostName>,
     /// The waves to run.
     pub part: Part,
+    /// Who finds the commit of a branch or tag.
+    pub finder: Finder,
     /// Who wants it, as `user@machine`.
     pub operator: String,
+}
+
+/// Who finds the commit that a branch or tag stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finder {
+    /// This machine.
+    Operator,
+    /// This machine, and where it cannot ask the repository, the first host of the rollout.
+    OperatorOrHost,
 }
 
 /// Some waves of a plan. Their hosts are those that they have in the whole of it.
@@ -83,6 +95,17 @@ pub enum PrepareError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Lookup(#[from] LookupError),
+    /// It was left to a host to find out, and none of those that would go first can.
+    #[error(
+        "no host of the first wave can find the commit of \"{revision}\", and this machine cannot either: {reason}"
+    )]
+    #[diagnostic(help("update the listener of one of them, or give the full commit id of 40 digits"))]
+    NoFinder {
+        /// What was to be looked up.
+        revision: Revision,
+        /// Why it could not be looked up here.
+        reason: LookupError,
+    },
 }
 
 /// What is wrong with how a plan is narrowed down.
@@ -158,27 +181,51 @@ impl Wanted {
         let (mut frozen, warnings) = self.plan.resolve(&roster)?;
         self.part.select(&mut frozen, waves)?;
         let flake = self.plan.flake(&roster, &frozen)?;
-        let commit = resolve_revision(&self.revision, flake.as_ref()).await?;
-
-        let history = History::near(flake.as_ref());
-        let ahead = ahead_of(&commit, &frozen, &history).await;
-        let others = called.rollouts.into_iter().filter(|other| shares_a_tier(other, &frozen)).collect();
         let mut warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+        let (mut subject, mut ahead) = (None, Vec::new());
+        let revision = match resolve_revision(&self.revision, flake.as_ref()).await {
+            Ok(commit) => {
+                let history = History::near(flake.as_ref());
+                subject = history.subject(&commit).await;
+                ahead = ahead_of(&commit, &frozen, &history).await;
+                commit.into()
+            }
+            Err(error) => {
+                warnings.push(error.to_string());
+                self.leave_to_host(error, &mut frozen, &roster)?;
+                self.revision.clone()
+            }
+        };
         if !ahead.is_empty() {
-            let (hosts, commit) = (names(&ahead), commit.short());
+            let (hosts, commit) = (names(&ahead), short(&revision));
             warnings.push(format!("{hosts} would go back in history: what runs there comes after {commit}"));
         }
+        let others = called.rollouts.into_iter().filter(|other| shares_a_tier(other, &frozen)).collect();
         let rollout = Rollout {
             id: RolloutId::from(Uuid::new_v4()),
             ids: RequestIds::new(Uuid::new_v4()),
             operator: self.operator,
             asked: self.revision,
-            revision: commit.clone().into(),
-            subject: history.subject(&commit).await,
+            revision,
+            subject,
             source: self.source,
             plan: frozen,
         };
         Ok(Prepared { rollout, warnings, roster, others, ahead })
+    }
+
+    /// Lets a host go first that can find the commit, where the repository cannot be asked from here. That it has no such
+    /// branch is an answer.
+    fn leave_to_host(&self, error: LookupError, plan: &mut FrozenPlan, roster: &Roster) -> Result<(), PrepareError> {
+        if self.finder == Finder::Operator || matches!(error, LookupError::NoSuchRef { .. }) {
+            return Err(error.into());
+        }
+        let can = |host: &FrozenHost| roster.host(&host.hostname).is_some_and(|host| host.has(FEATURE_RESOLVE));
+        if plan.lead_with(can) {
+            Ok(())
+        } else {
+            Err(PrepareError::NoFinder { revision: self.revision.clone(), reason: error })
+        }
     }
 
     fn exclude_hosts(&mut self, roster: &Roster) -> Result<(), SelectionError> {
@@ -247,9 +294,7 @@ impl Prepared {
         if self.ahead.is_empty() {
             return Ok(());
         }
-        let revision = &self.rollout.revision;
-        let commit = revision.commit().map_or_else(|| revision.to_string(), |commit| commit.short().to_owned());
-        Err(Obstacle::Downgrade { hosts: names(&self.ahead), commit })
+        Err(Obstacle::Downgrade { hosts: names(&self.ahead), commit: short(&self.rollout.revision) })
     }
 }
 
@@ -273,6 +318,10 @@ async fn ahead_of(commit: &Commit, plan: &FrozenPlan, history: &History) -> Vec<
 fn shares_a_tier(other: &RolloutReport, plan: &FrozenPlan) -> bool {
     let tiers: Vec<Tier> = plan.hosts().map(|host| host.tier).collect();
     other.tiers.iter().any(|tier| tiers.contains(tier))
+}
+
+fn short(revision: &Revision) -> String {
+    revision.commit().map_or_else(|| revision.to_string(), |commit| commit.short().to_owned())
 }
 
 fn names(hosts: &[HostName]) -> String {

@@ -22,7 +22,9 @@ const UNREACHABLE: &str = "fatal: Could not read from remote repository";
 pub enum LookupError {
     /// It is not known where to look.
     #[error("it is not known in which repository to look up \"{0}\"")]
-    #[diagnostic(help("set `flake` in the plan, or give the full commit id of 40 digits"))]
+    #[diagnostic(help(
+        "set `flake` in the plan, give the full commit id of 40 digits, or let the first host look: --resolve-on-host"
+    ))]
     NoFlake(Revision),
     /// The repository has neither a branch nor a tag of that name.
     #[error("{remote} has no branch or tag \"{revision}\"")]

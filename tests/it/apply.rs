@@ -16,6 +16,7 @@ mod nothing_sent;
 mod operators;
 mod outages;
 mod output;
+mod resolve_on_host;
 mod resume;
 mod selection;
 pub(crate) mod stage;
