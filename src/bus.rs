@@ -199,6 +199,13 @@ impl FromStr for ServerUrl {
     }
 }
 
+impl ServerUrl {
+    /// The whole address. It may carry a password, and is for programs only.
+    pub fn with_password(&self) -> &str {
+        self.0.as_url_str()
+    }
+}
+
 impl fmt::Display for ServerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (scheme, host, port) = (self.0.scheme(), self.0.host(), self.0.port());

@@ -47,7 +47,6 @@ pub(super) enum Approval {
     /// It may be done.
     Given(Consent),
     /// The client is to put this to a person, and then to call again with the answer.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the tools that deploy come with the next change"))]
     Asked(Box<InputRequiredResult>),
 }
 

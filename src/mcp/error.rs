@@ -8,6 +8,11 @@ use rmcp::model::{CallToolResponse, CallToolResult, ContentBlock};
 use super::policy::RevisionNotAllowed;
 use crate::bus::BusError;
 use crate::operator::FleetError;
+use crate::operator::detach::DetachError;
+use crate::operator::journal::JournalError;
+use crate::operator::plan_file::PlanFileError;
+use crate::operator::prepare::{Obstacle, PrepareError};
+use crate::plan::PlanMistakes;
 use crate::text::safe;
 
 /// An error that the assistant is told, and can do something about.
@@ -87,5 +92,69 @@ impl From<FleetError> for ToolError {
 impl IntoCallToolResult for ToolError {
     fn into_call_tool_result(self) -> Result<CallToolResponse, ErrorData> {
         Ok(CallToolResult::error(vec![ContentBlock::text(self.text())]).into())
+    }
+}
+
+impl From<PrepareError> for ToolError {
+    fn from(error: PrepareError) -> Self {
+        match error {
+            PrepareError::Plan(mistakes) => Self::from(mistakes),
+            PrepareError::Selection(_) => Self::told("invalid_plan", &error),
+            PrepareError::Fleet(error) => Self::from(error),
+            PrepareError::Lookup(_) | PrepareError::NoFinder { .. } => Self::told("revision_not_found", &error),
+        }
+    }
+}
+
+impl From<PlanMistakes> for ToolError {
+    /// All mistakes at once, each with what to do about it.
+    fn from(mistakes: PlanMistakes) -> Self {
+        let told = mistakes.iter().map(|mistake| match mistake.help() {
+            Some(help) => format!("{mistake} ({help})"),
+            None => mistake.to_string(),
+        });
+        Self::new("invalid_plan", told.collect::<Vec<_>>().join("; "))
+    }
+}
+
+impl From<PlanFileError> for ToolError {
+    fn from(error: PlanFileError) -> Self {
+        match error {
+            PlanFileError::Mistakes(mistakes) => Self::from(mistakes),
+            PlanFileError::Unreadable(..) | PlanFileError::TooLarge(_) => Self::told("plan_unreadable", &error),
+        }
+    }
+}
+
+impl From<Obstacle> for ToolError {
+    /// What an operator may override by a flag, an assistant may not.
+    fn from(error: Obstacle) -> Self {
+        match &error {
+            Obstacle::AnotherRollout(_) => Self::new("another_rollout", error.to_string())
+                .next("nothing was sent; wait until it is over, then call again"),
+            Obstacle::Downgrade { .. } => Self::new("downgrade", error.to_string())
+                .next("nothing was sent; deploy what comes after it, or ask a person for `homelab-deploy apply --allow-downgrade`"),
+        }
+    }
+}
+
+impl From<JournalError> for ToolError {
+    fn from(error: JournalError) -> Self {
+        match &error {
+            JournalError::Unknown(_) | JournalError::Ambiguous { .. } => Self::new("unknown_id", error.to_string())
+                .next("give the whole id as a deploy or apply_plan returned it"),
+            JournalError::Io(..) | JournalError::Corrupt { .. } | JournalError::Running(_) => {
+                Self::told("journal_unusable", &error)
+            }
+        }
+    }
+}
+
+impl From<DetachError> for ToolError {
+    fn from(error: DetachError) -> Self {
+        match error {
+            DetachError::Journal(error) => Self::from(error),
+            DetachError::Process(_) => Self::new("not_started", error.to_string()).next("nothing was sent; call again"),
+        }
     }
 }

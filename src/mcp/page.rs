@@ -6,7 +6,7 @@ use super::error::ToolError;
 
 /// How many bytes of JSON the items of one page may take. With the text beside it and all that is around it, an answer
 /// then stays below 20,000 bytes.
-const PAGE_BYTES: usize = 12_000;
+const PAGE_BYTES: usize = 9_000;
 
 /// A part of a list.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use rmcp::handler::server::tool::{IntoCallToolResult, ToolCallContext};
 use rmcp::model::{
     CallToolRequestParams, CallToolResponse, CompleteRequestParams, CompleteResult, GetPromptRequestParams,
     GetPromptResponse, Implementation, ListPromptsResult, ListResourceTemplatesResult, ListResourcesResult,
-    PaginatedRequestParams, ReadResourceRequestParams, ReadResourceResponse, ServerCapabilities, ServerConfig,
+    PaginatedRequestParams, ReadResourceRequestParams, ReadResourceResponse, ServerCapabilities, ServerConfig, Tool,
 };
 use rmcp::service::{RequestContext, ServerInitializeError};
 use rmcp::{ErrorData, RoleServer, ServerHandler, ServiceExt, tool_handler, transport};
@@ -22,9 +22,10 @@ use super::audit::{Audit, AuditError};
 use super::call::Call;
 use super::error::ToolError;
 use super::scrub::Scrubber;
-use super::settings::{Access, Settings};
+use super::settings::{Access, Exposure, Mode, Settings};
+use super::tools::ADMIN_TOOLS;
 use super::{completion, prompts, resources};
-use crate::bus::Bus;
+use crate::bus::{self, Bus};
 
 /// What an assistant is told of the server as a whole.
 const INSTRUCTIONS: &str = "Deploys NixOS hosts over NATS, one by one or in waves that halt when one fails. \
@@ -60,10 +61,10 @@ impl Server {
         let scrubber = Scrubber::new(settings.key_files());
         let audit = Audit::open(settings.audit_file.clone(), scrubber.clone(), settings.clock)?;
         let approvals = Arc::new(Approvals::new(settings.asking, settings.clock));
-        Ok(Self { settings: Arc::new(settings), approvals, audit, scrubber, tool_router: Self::tool_router() })
+        let tool_router = exposed(&settings);
+        Ok(Self { settings: Arc::new(settings), approvals, audit, scrubber, tool_router })
     }
 
-    #[expect(dead_code, reason = "the tools that deploy come with the next change")]
     /// Whether something may be deployed: by the policy for revisions, and then by a person. Everything that deploys asks
     /// here.
     pub(super) async fn permit(
@@ -78,11 +79,15 @@ impl Server {
     /// Connects with the key of a tool. Each call makes a connection of its own, so that a server that was away is no
     /// matter once it is back, and no two keys can be mistaken for each other.
     pub(super) async fn connect(&self, access: Access) -> Result<Bus, ToolError> {
-        let settings = self.settings.connection(access).ok_or_else(|| {
+        Ok(Bus::connect(self.connection(access)?).await?)
+    }
+
+    /// How to connect with the key of a tool.
+    pub(super) fn connection(&self, access: Access) -> Result<&bus::Settings, ToolError> {
+        self.settings.connection(access).ok_or_else(|| {
             ToolError::new("admin_disabled", "this server was started without the key of an administrator")
-                .next("ask whoever started it for --enable-admin, or use the tools for the test tier")
-        })?;
-        Ok(Bus::connect(settings).await?)
+                .next("ask whoever started it for --enable-admin, or stay within the test tier")
+        })
     }
 }
 
@@ -170,9 +175,7 @@ impl ServerHandler for Server {
 impl Server {
     /// Refuses what could not be put on record. The refusal is: once it can be, the next call goes through.
     fn admit(&self, tool: &str) -> Result<(), ToolError> {
-        let known = self.tool_router.get(tool);
-        let writes = known.and_then(|tool| tool.annotations.as_ref()?.read_only_hint) != Some(true);
-        if writes && self.audit.is_failing() {
+        if self.tool_router.get(tool).is_none_or(writes) && self.audit.is_failing() {
             return Err(ToolError::new("audit_unwritable", "calls cannot be put on record, so nothing is changed")
                 .next("ask whoever started this server to look at its --audit-file, then call the tool again"));
         }
@@ -203,6 +206,27 @@ impl Server {
             Ok(other) => Ok(other),
         }
     }
+}
+
+/// The tools that this server offers. The others are neither listed nor callable.
+fn exposed(settings: &Settings) -> ToolRouter<Server> {
+    let mut tools = Server::tool_router();
+    let Exposure { mode, only } = &settings.exposure;
+    for tool in tools.list_all() {
+        let is_for_admins = ADMIN_TOOLS.contains(&&*tool.name);
+        let offered = (settings.admin.is_some() || !is_for_admins)
+            && (*mode == Mode::ReadWrite || !writes(&tool))
+            && only.as_ref().is_none_or(|only| only.contains(&*tool.name));
+        if !offered {
+            tools.remove_route(&tool.name);
+        }
+    }
+    tools
+}
+
+/// Whether a tool changes anything, which is what its users are told as well.
+fn writes(tool: &Tool) -> bool {
+    tool.annotations.as_ref().and_then(|hints| hints.read_only_hint) != Some(true)
 }
 
 /// Serves the client at stdin and stdout, until it closes them.

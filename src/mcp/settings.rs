@@ -1,6 +1,8 @@
 //! What the server is started with.
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -8,10 +10,10 @@ use jiff::Timestamp;
 use super::approval::Asking;
 use super::plans::Plans;
 use super::policy::RevisionPolicy;
-use crate::bus;
+use crate::bus::{self, ServerUrl};
 use crate::operator::Discovery;
 use crate::operator::journal::Journals;
-use crate::protocol::{Subject, Tier};
+use crate::protocol::{FlakeUrl, Subject, Tier};
 
 /// What the server is started with. A client cannot change any of it.
 #[derive(Debug, Clone)]
@@ -26,6 +28,8 @@ pub struct Settings {
     pub discover_window: Duration,
     /// Who deploys, as hosts and other operators are told.
     pub operator: String,
+    /// Where the branch of a single deployment is looked up, instead of in the flake that its hosts name.
+    pub flake: Option<FlakeUrl>,
     /// Which revisions may be deployed to which tier.
     pub revisions: RevisionPolicy,
     /// Whether a person is asked before anything is deployed outside the test tier.
@@ -36,8 +40,50 @@ pub struct Settings {
     pub plans: Plans,
     /// The records of rollouts.
     pub journals: Journals,
+    /// Finds the value of an environment variable that defines an alias, for plans that use one.
+    pub aliases: fn(&str) -> Option<String>,
+    /// This program, which carries rollouts out in a process of its own.
+    pub program: PathBuf,
+    /// Which tools there are.
+    pub exposure: Exposure,
+    /// How long a call waits.
+    pub pace: Pace,
     /// What time it is.
     pub clock: fn() -> Timestamp,
+}
+
+/// Which tools there are.
+#[derive(Debug, Clone, Default)]
+pub struct Exposure {
+    /// What they may do.
+    pub mode: Mode,
+    /// Only these, by name; all where nothing was said.
+    pub only: Option<BTreeSet<String>>,
+}
+
+/// What the tools may do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Look and deploy.
+    #[default]
+    ReadWrite,
+    /// Look only.
+    ReadOnly,
+}
+
+/// How long a call waits for work that takes longer.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// From the beginning of a call to its answer, at the most. Clients give a call up after a minute.
+    pub patience: Duration,
+    /// The longest silence towards a client that wants to hear of progress.
+    pub beat: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { patience: Duration::from_secs(45), beat: Duration::from_secs(15) }
+    }
 }
 
 /// Whose key a tool connects with. It belongs to the tool and follows from no argument.
@@ -66,6 +112,27 @@ impl Settings {
             std::iter::once(&connection.nkey_file).chain(tls)
         });
         files.map(|file| file.display().to_string()).collect()
+    }
+
+    /// What `homelab-deploy apply` has to find in its environment to connect in the same way. Other users of the machine
+    /// can read the arguments of a process, and not its environment.
+    pub(super) fn environment(&self, connection: &bus::Settings) -> Vec<(&'static str, OsString)> {
+        let servers: Vec<&str> = connection.servers.iter().map(ServerUrl::with_password).collect();
+        let client_cert = connection.client_cert.as_ref();
+        let files = [
+            ("HOMELAB_DEPLOY_NKEY_FILE", Some(connection.nkey_file.as_path())),
+            ("HOMELAB_DEPLOY_TLS_CA", connection.ca_file.as_deref()),
+            ("HOMELAB_DEPLOY_TLS_CERT", client_cert.map(|client| client.cert.as_path())),
+            ("HOMELAB_DEPLOY_TLS_KEY", client_cert.map(|client| client.key.as_path())),
+            ("HOMELAB_DEPLOY_STATE_DIR", self.journals.folder().parent()),
+        ];
+        let texts = [
+            ("HOMELAB_DEPLOY_NATS_URL", servers.join(",")),
+            ("HOMELAB_DEPLOY_DISCOVER_SUBJECT", self.discover_subject.to_string()),
+            ("HOMELAB_DEPLOY_OPERATOR", self.operator.clone()),
+        ];
+        let files = files.into_iter().filter_map(|(name, file)| Some((name, Path::as_os_str(file?).to_owned())));
+        files.chain(texts.map(|(name, text)| (name, text.into()))).collect()
     }
 
     /// Where to ask who is there.

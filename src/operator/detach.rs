@@ -16,7 +16,7 @@ use crate::clock;
 use crate::rollout::{Event, EventKind, Rollout};
 
 /// This very program, even when its file was replaced by an update.
-const THIS_PROGRAM: &str = "/proc/self/exe";
+pub const THIS_PROGRAM: &str = "/proc/self/exe";
 
 /// How to start the process that takes over.
 #[derive(Debug, Clone)]

@@ -197,7 +197,7 @@ impl Journals {
         self.folder.join(format!("{id}.log"))
     }
 
-    fn path(&self, id: &str) -> PathBuf {
+    pub(super) fn path(&self, id: &str) -> PathBuf {
         self.folder.join(format!("{id}.jsonl"))
     }
 }
@@ -266,7 +266,7 @@ fn beginning(path: &Path) -> Option<(Timestamp, Arc<Rollout>)> {
 }
 
 /// The events of all whole lines, and where they end. An error names the line that cannot be read, and why.
-fn read_events(text: &str) -> Result<(Vec<Event>, u64), (usize, String)> {
+pub(super) fn read_events(text: &str) -> Result<(Vec<Event>, u64), (usize, String)> {
     let mut events = Vec::new();
     let mut whole = 0;
     for (index, line) in text.split_inclusive('\n').enumerate() {

@@ -21,4 +21,4 @@ mod resume;
 mod selection;
 pub(crate) mod stage;
 mod waves;
-mod wiretap;
+pub(crate) mod wiretap;

@@ -2,4 +2,6 @@
 
 mod audit;
 mod client;
+mod deploy;
 mod hosts;
+mod tools;

@@ -33,6 +33,11 @@ impl Flake {
         self.git(&["add", "--all"])?;
         let who = ["-c", "user.name=nobody", "-c", "user.email=nobody@example.com"];
         self.git(&[&who[..], &["commit", "--quiet", "--allow-empty", "--message", subject]].concat())?;
+        self.head()
+    }
+
+    /// The id of the last commit on the branch.
+    pub fn head(&self) -> Result<String> {
         self.git(&["rev-parse", "HEAD"])
     }
 

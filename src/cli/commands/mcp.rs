@@ -4,15 +4,19 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::Args;
+use clap::builder::PossibleValuesParser;
 
 use crate::bus;
+use crate::cli::alias;
 use crate::cli::exit::{CommandResult, Exit};
 use crate::cli::home;
 use crate::cli::operator::OperatorArgs;
 use crate::cli::runtime::block_on;
 use crate::cli::state::StateArgs;
 use crate::clock;
-use crate::mcp::{AllowRef, Asking, Plans, RevisionPolicy, Server, Settings, serve_stdio};
+use crate::mcp::{AllowRef, Asking, Exposure, Mode, Pace, Plans, RevisionPolicy, Server, Settings, TOOLS, serve_stdio};
+use crate::operator::detach::THIS_PROGRAM;
+use crate::protocol::FlakeUrl;
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Mcp {
@@ -23,6 +27,19 @@ pub(in crate::cli) struct Mcp {
     /// File with the seed of the NKey that those tools connect with
     #[arg(long, env = "HOMELAB_DEPLOY_ADMIN_NKEY_FILE", value_name = "FILE")]
     admin_nkey_file: Option<PathBuf>,
+
+    /// Offer only the tools that change nothing
+    #[arg(long, env = "HOMELAB_DEPLOY_READ_ONLY")]
+    read_only: bool,
+
+    /// Offer only these tools; may be repeated [default: all]
+    #[arg(long, env = "HOMELAB_DEPLOY_TOOLS", value_name = "TOOL", value_delimiter = ',')]
+    #[arg(value_parser = PossibleValuesParser::new(TOOLS))]
+    tools: Vec<String>,
+
+    /// Flake in which the branch of a single deployment is looked up [default: the one that its hosts name]
+    #[arg(long, env = "HOMELAB_DEPLOY_FLAKE", value_name = "URL")]
+    flake: Option<FlakeUrl>,
 
     /// A branch or tag that may be deployed to a tier, with * for any characters; may be repeated [default: test=*, and
     /// prod=main and prod=master]
@@ -76,7 +93,20 @@ impl Mcp {
             audit_file: self.audit_file.clone(),
             plans: Plans::new(self.plans_dir.clone().or_else(|| self.usual_plans_dir())),
             journals: self.state.journals(),
+            flake: self.flake.clone(),
+            aliases: alias::lookup,
+            program: THIS_PROGRAM.into(),
+            exposure: self.exposure(),
+            pace: Pace::default(),
             clock: clock::now,
+        }
+    }
+
+    fn exposure(&self) -> Exposure {
+        let only = self.tools.iter().cloned().collect();
+        Exposure {
+            mode: if self.read_only { Mode::ReadOnly } else { Mode::ReadWrite },
+            only: (!self.tools.is_empty()).then_some(only),
         }
     }
 

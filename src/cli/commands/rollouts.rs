@@ -74,38 +74,38 @@ impl Rollouts {
 impl Status {
     pub(in crate::cli) fn run(self) -> CommandResult {
         let journals = self.state.journals();
-        let recorded = self.find(&journals).map_err(|error| Exit::Precondition.because(error))?;
-        let recorded = recorded.ok_or_else(|| Exit::Precondition.because(StatusError::None))?;
-        block_on(self.show(&journals, recorded))?
+        let id = self.find(&journals).map_err(|error| Exit::Precondition.because(error))?;
+        let id = id.ok_or_else(|| Exit::Precondition.because(StatusError::None))?;
+        block_on(self.show(&journals, &id))?
     }
 
-    fn find(&self, journals: &Journals) -> Result<Option<Recorded>, JournalError> {
+    fn find(&self, journals: &Journals) -> Result<Option<String>, JournalError> {
         match &self.id {
-            Some(id) => journals.read(&journals.find(id)?).map(Some),
-            None => Ok(journals.all()?.0.pop()),
+            Some(id) => journals.find(id).map(Some),
+            None => {
+                Ok(journals.all()?.0.pop().and_then(|last| last.summary.rollout).map(|rollout| rollout.id.to_string()))
+            }
         }
     }
 
     /// Shows all events so far, then those that come while the rollout runs.
-    async fn show(&self, journals: &Journals, mut recorded: Recorded) -> CommandResult {
+    async fn show(&self, journals: &Journals, id: &str) -> CommandResult {
+        let precondition = |error| Exit::Precondition.because(error);
+        let mut follower = journals.follow(id).map_err(precondition)?;
         let mut reporter = self.display.reporter();
         let mut summary = Summary::default();
-        let mut shown = 0;
         loop {
-            for event in recorded.events.iter().skip(shown) {
-                summary.apply(event);
+            for event in follower.look().map_err(precondition)? {
+                summary.apply(&event);
                 // A closed pipe has seen what it wanted to.
-                reporter.event(event, &summary).ok();
+                reporter.event(&event, &summary).ok();
             }
             reporter.flush().ok();
-            shown = recorded.events.len();
-            let Some(id) = recorded.summary.rollout.as_ref().map(|rollout| rollout.id) else { break };
-            if !recorded.running || summary.outcome.is_some() {
+            if !follower.is_running() {
                 break;
             }
             reporter.tick(clock::now(), &summary).ok();
             tokio::time::sleep(LOOK_EVERY).await;
-            recorded = journals.read(&id.to_string()).map_err(|error| Exit::Precondition.because(error))?;
         }
         drop(reporter);
         if self.display.audience() == Audience::Person {

@@ -36,7 +36,6 @@ pub(in crate::mcp) struct Question<'a> {
     plan_hash: Option<&'a str>,
 }
 
-#[cfg_attr(not(test), expect(dead_code, reason = "the tools that deploy come with the next change"))]
 impl<'a> Question<'a> {
     /// Whether a tool that was called with these arguments may carry out this rollout. `phrase` is what to type: the target
     /// as plans write it, such as `prod.role.dns`, or the name of the plan.

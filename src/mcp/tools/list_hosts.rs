@@ -30,7 +30,6 @@ pub(super) struct Arguments {
 
 /// The hosts, by tier and name.
 #[derive(Debug, Serialize, JsonSchema)]
-#[schemars(deny_unknown_fields)]
 pub(super) struct Listing {
     /// The hosts, by tier and name.
     hosts: Vec<Host>,
@@ -45,7 +44,7 @@ pub(super) struct Listing {
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
-#[schemars(inline, deny_unknown_fields)]
+#[schemars(inline)]
 struct Host {
     /// Its name.
     hostname: String,

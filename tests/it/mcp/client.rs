@@ -3,7 +3,7 @@
 use std::process::Stdio;
 
 use boon::{Compiler, Schemas};
-use homelab_deploy::mcp::{Asking, Plans, RevisionPolicy, Server, Settings};
+use homelab_deploy::mcp::{Asking, Exposure, Pace, Plans, RevisionPolicy, Server, Settings};
 use homelab_deploy::operator::journal::Journals;
 use rmcp::model::{
     CallToolRequestParams, CallToolResult, ClientCapabilities, ClientConfig, Implementation, JsonObject,
@@ -11,6 +11,7 @@ use rmcp::model::{
 };
 use rmcp::service::RunningService;
 use rmcp::{ClientLifecycleMode, ClientServiceExt, RoleClient, ServiceExt};
+use rustix::process::Pid;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::process::{Child, Command};
@@ -62,9 +63,32 @@ pub fn settings(lab: &Lab) -> Settings {
         asking: Asking::Person,
         audit_file: None,
         plans: Plans::new(Some(lab.home().join("plans"))),
-        journals: Journals::below(&lab.home().join("state")),
+        journals: Journals::below(&lab.home().join("state/homelab-deploy")),
+        flake: None,
+        aliases: |_| None,
+        program: crate::program().to_owned(),
+        exposure: Exposure::default(),
+        pace: Pace::default(),
         clock: homelab_deploy::clock::now,
     }
+}
+
+/// The same with the key of an administrator, who wants nobody to be asked.
+pub fn administrator(lab: &Lab) -> Settings {
+    let settings = settings(lab);
+    let admin = homelab_deploy::bus::Settings { nkey_file: lab.admin.seed_file().to_owned(), ..settings.test.clone() };
+    Settings { admin: Some(admin), asking: Asking::Nobody, revisions: anything(), ..settings }
+}
+
+/// The policy that everything may go everywhere.
+fn anything() -> RevisionPolicy {
+    RevisionPolicy::new(&["prod=*", "test=*"].map(|rule| rule.parse().unwrap()))
+}
+
+/// The flags that stand for [`administrator`].
+pub fn admin_flags(lab: &Lab) -> [&str; 4] {
+    let seed = lab.admin.seed_file().to_str().unwrap();
+    ["--enable-admin", "--admin-without-approval", "--admin-nkey-file", seed]
 }
 
 /// `homelab-deploy mcp` with these arguments, as the lab's operator calls it.
@@ -89,6 +113,12 @@ impl Assistant {
         let pipes = (child.stdout.take().unwrap(), child.stdin.take().unwrap());
         let client = connect(config(), tokio::io::join(pipes.0, pipes.1), era).await;
         Self { client, _server: JoinSet::new(), child: Some(child) }
+    }
+
+    /// The process at the other end.
+    pub fn pid(&self) -> Pid {
+        let id = self.child.as_ref().and_then(Child::id).unwrap();
+        Pid::from_raw(id.try_into().unwrap()).unwrap()
     }
 
     /// The program, which is no longer talked to.

@@ -1,0 +1,191 @@
+//! `deploy`, `deploy_admin` and `deploy_status`.
+
+use std::time::Duration;
+
+use homelab_deploy::mcp::{Pace, Settings};
+use serde_json::{Value, json};
+
+use super::client::{Assistant, ERAS, Era, administrator, command, settings};
+use crate::apply::stage::{self, open, order, ran, until};
+use crate::apply::wiretap::Wiretap;
+use crate::support::lab::Lab;
+use crate::support::rebuild::{FAIL, GATE};
+
+const MAIN: &str = "main";
+
+/// The same, with calls that are answered soon.
+fn hasty(settings: Settings) -> Settings {
+    Settings { pace: Pace { patience: Duration::from_secs(2), beat: Duration::from_millis(300) }, ..settings }
+}
+
+fn status(answer: &Value, host: &str) -> Value {
+    let hosts = answer["hosts"].as_array().unwrap();
+    hosts.iter().find(|told| told["hostname"] == host).unwrap()["status"].clone()
+}
+
+#[tokio::test]
+async fn one_host_a_role_and_all_hosts_of_the_test_tier_are_deployed() {
+    let lab = stage::lab(&["test.test1.web", "test.test2", "prod.ns1"]).await;
+    let mut tap = Wiretap::begin(&lab).await;
+    for (era, target, hosts) in [
+        (Era::Handshake, json!({ "hostname": "test2" }), vec!["test2"]),
+        (Era::Stateless, json!({ "role": "web" }), vec!["test1"]),
+        (Era::Handshake, json!({ "all": true }), vec!["test1", "test2"]),
+    ] {
+        let assistant = Assistant::beside(settings(&lab), era).await;
+        let mut arguments = target.clone();
+        arguments["branch"] = json!(MAIN);
+        let answer = assistant.ask("deploy", arguments).await;
+        assert_eq!(answer["state"], "succeeded", "{answer:#}");
+        assert_eq!(answer["commit"], lab.flake.head().unwrap());
+        assert_eq!(answer["total"], hosts.len());
+        for host in &hosts {
+            assert_eq!(status(&answer, host), "completed");
+        }
+        let wanted: Vec<String> = hosts.iter().map(|host| format!("deploy.test.{host}")).collect();
+        assert_eq!(tap.requests().await, wanted);
+    }
+}
+
+#[tokio::test]
+async fn the_defaults_are_those_of_the_predecessor() {
+    let lab = stage::lab(&["test.test1"]).await;
+    let assistant = Assistant::beside(settings(&lab), Era::Handshake).await;
+    let told = assistant.refused("deploy", json!({ "hostname": "test1" })).await;
+    assert!(told.starts_with("revision_not_found: ") && told.contains("\"master\""), "{told}");
+    let answer = assistant.ask("deploy", json!({ "hostname": "test1", "branch": MAIN, "action": "boot" })).await;
+    assert_eq!(answer["state"], "succeeded");
+    assert!(stage::calls(&lab)[0].starts_with("boot "), "{:?}", stage::calls(&lab));
+}
+
+#[tokio::test]
+async fn exactly_one_target_is_wanted() {
+    let lab = stage::empty(&[]).await;
+    let assistant = Assistant::beside(settings(&lab), Era::Stateless).await;
+    for target in [json!({}), json!({ "all": false }), json!({ "all": true, "role": "web" })] {
+        let told = assistant.refused("deploy", target).await;
+        assert!(told.starts_with("invalid_target: ") && told.contains("exactly one of hostname"), "{told}");
+    }
+    for wrong in [json!({ "hostname": "a.b" }), json!({ "hostname": "*" }), json!({ "tier": "prod", "all": true })] {
+        let told = assistant.refused("deploy", wrong).await;
+        assert!(told.starts_with("invalid_arguments: "), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn a_prod_host_is_out_of_reach_and_nothing_reaches_it() {
+    let lab = stage::lab(&["prod.ns1", "test.test1"]).await;
+    let mut tap = Wiretap::begin(&lab).await;
+    for era in ERAS {
+        let assistant = Assistant::beside(settings(&lab), era).await;
+        let told = assistant.refused("deploy", json!({ "hostname": "ns1", "branch": MAIN })).await;
+        assert!(told.starts_with("wrong_tier: ns1 is a host of prod"), "{told}");
+    }
+    // With nothing of ours in the way, the server refuses: here the tool for administrators has the key for the test tier.
+    let mut powerless = administrator(&lab);
+    powerless.admin = Some(powerless.test.clone());
+    let assistant = Assistant::beside(powerless, Era::Handshake).await;
+    let answer = assistant.ask("deploy_admin", json!({ "tier": "prod", "hostname": "ns1", "branch": MAIN })).await;
+    assert_eq!(answer["state"], "cut_off", "{answer:#}");
+    let reason = answer["reason"].as_str().unwrap();
+    assert!(reason.contains("may not publish to deploy.prod.ns1"), "{reason}");
+    assert_eq!(tap.requests().await, [""; 0]);
+    assert_eq!(ran(&lab), [""; 0]);
+}
+
+#[tokio::test]
+async fn an_administrator_reaches_every_tier() {
+    let lab = stage::lab(&["prod.ns1", "test.test1"]).await;
+    let assistant = Assistant::spawn(&mut command(&lab, &super::client::admin_flags(&lab)), Era::Stateless).await;
+    for (tier, host) in [("prod", "ns1"), ("test", "test1")] {
+        let answer = assistant.ask("deploy_admin", json!({ "tier": tier, "hostname": host, "branch": MAIN })).await;
+        assert_eq!(answer["state"], "succeeded", "{answer:#}");
+    }
+    assert_eq!(ran(&lab), ["ns1", "test1"]);
+    let told = assistant.refused("deploy_admin", json!({ "tier": "prod", "hostname": "test1", "branch": MAIN })).await;
+    assert!(told.starts_with("wrong_tier: "), "{told}");
+}
+
+#[tokio::test]
+async fn a_deployment_that_takes_longer_than_a_call_is_told_of_by_the_next() {
+    let lab = stage::lab(&["test.test1"]).await;
+    order(&lab, &["test1"], GATE);
+    for era in ERAS {
+        let assistant = Assistant::beside(hasty(settings(&lab)), era).await;
+        let answer = assistant.ask("deploy", json!({ "hostname": "test1", "branch": MAIN })).await;
+        assert_eq!((&answer["state"], status(&answer, "test1")), (&json!("running"), json!("in_flight")));
+        let id = answer["deploy_id"].clone();
+        // Another process, which knows nothing but the id.
+        let next = Assistant::spawn(&mut command(&lab, &[]), era).await;
+        let answer = next.ask("deploy_status", json!({ "deploy_id": id })).await;
+        assert_eq!(answer["state"], "running");
+        open(&lab, "test1");
+        let answer = next.ask("deploy_status", json!({ "deploy_id": id, "wait_seconds": 45 })).await;
+        assert_eq!((&answer["state"], status(&answer, "test1")), (&json!("succeeded"), json!("completed")));
+        std::fs::remove_file(lab.fleet.rebuild().folder().join("test1.open")).unwrap();
+    }
+    let assistant = Assistant::beside(settings(&lab), Era::Handshake).await;
+    let told = assistant.refused("deploy_status", json!({ "deploy_id": "x", "wait_seconds": 45 })).await;
+    assert!(told.starts_with("unknown_id: "), "{told}");
+    let told = assistant.refused("deploy_status", json!({ "deploy_id": "x", "wait_seconds": 46 })).await;
+    assert!(told.starts_with("invalid_arguments: ") || told.starts_with("unknown_id: "), "{told}");
+}
+
+#[tokio::test]
+async fn a_host_that_fails_is_told_with_its_reason() {
+    let lab = stage::lab(&["test.test1", "test.test2"]).await;
+    order(&lab, &["test1"], FAIL);
+    let assistant = Assistant::beside(settings(&lab), Era::Stateless).await;
+    let result = assistant.call("deploy", json!({ "all": true, "branch": MAIN })).await;
+    let answer = result.structured_content.clone().unwrap();
+    assert_eq!((&answer["state"], &answer["completed"]), (&json!("failed"), &json!(1)));
+    let host = &answer["hosts"][0];
+    assert_eq!(
+        (&host["hostname"], &host["error"]),
+        (&json!("test1"), &json!("build_failed")),
+        "what failed comes first"
+    );
+    assert!(host["message"].as_str().unwrap().contains("unboundd"), "{host:#}");
+    let text = super::client::text(&result);
+    assert!(text.starts_with("failed: ") && text.contains("test1 failed (build_failed)"), "{text}");
+}
+
+#[tokio::test]
+async fn nobody_there_is_no_success() {
+    let lab = stage::empty(&["test.test1"]).await;
+    let assistant = Assistant::beside(settings(&lab), Era::Handshake).await;
+    let told = assistant.refused("deploy", json!({ "all": true, "branch": MAIN })).await;
+    assert!(told.starts_with("invalid_plan: wave `test.all` matches no host"), "{told}");
+}
+
+/// The folder of the lab outlives what is on its way.
+#[tokio::test]
+async fn a_deployment_outlives_the_program_that_began_it() {
+    let lab = stage::lab(&["test.test1"]).await;
+    order(&lab, &["test1"], GATE);
+    let mut dying = command(&lab, &[]);
+    // As some clients do it, which are done with a server when a call is cancelled.
+    dying.process_group(0);
+    let assistant = Assistant::spawn(&mut dying, Era::Handshake).await;
+    let pid = assistant.pid();
+    let call = super::client::params("deploy", json!({ "hostname": "test1", "branch": MAIN }));
+    let calling = assistant.client.call_tool(call);
+    let killing = async {
+        until(&lab, "test1 start").await;
+        rustix::process::kill_process_group(pid, rustix::process::Signal::KILL).unwrap();
+    };
+    let (broken, ()) = tokio::join!(calling, killing);
+    assert!(broken.is_err(), "{broken:?}");
+    tells_the_end(&lab).await;
+}
+
+/// Lets the host go on, and makes sure that the next server knows how it ended.
+async fn tells_the_end(lab: &Lab) {
+    let next = Assistant::beside(settings(lab), Era::Stateless).await;
+    let answer = next.ask("rollout_status", json!({})).await;
+    assert_eq!(answer["state"], "running", "{answer:#}");
+    open(lab, "test1");
+    let id = &answer["rollout_id"];
+    let answer = next.ask("rollout_status", json!({ "rollout_id": id, "wait_seconds": 45 })).await;
+    assert_eq!(answer["state"], "succeeded", "{answer:#}");
+}
