@@ -30,7 +30,7 @@ const NEVER: &[(&str, &[&str], &[&str])] = &[
     ("src/listener", &["crate::operator", "crate::report", "crate::cli", "clap::"], &[]),
     ("src/report", &["crate::operator", "crate::listener", "crate::bus", "crate::cli"], &[]),
     ("src", &["async_nats"], &["src/bus", "src/operator/fleet", "src/listener"]),
-    ("src/mcp", &["crate::listener", "crate::report::{", "crate::cli", "clap::"], &[]),
+    ("src/mcp", &["crate::listener", "report::Bars", "report::Lines", "report::Json", "crate::cli", "clap::"], &[]),
     ("src", &["indicatif"], &["src/report/bars"]),
     ("src", &["rmcp"], &["src/mcp"]),
     (
