@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde_json::json;
 
@@ -195,4 +196,80 @@ async fn a_listener_that_is_stopped_ends_well_and_leaves_the_run_alone() {
     lab.listen(&host("ns1"), &[]).await.unwrap();
     lab.fleet.rebuild().open(&host("ns1")).unwrap();
     assert_eq!(deployer.hear_final().await.unwrap()["status"], "completed");
+}
+
+#[tokio::test]
+async fn each_phase_is_told_when_it_begins() {
+    // The heartbeat would come too late for this test.
+    let lab = lab(&format!("sleep 0.3; echo activating the configuration...; {GATE}"), &[]).await;
+    let mut deployer = Deployer::connect(&lab).await.unwrap();
+    deployer.say(NS1, &deployer.request("r-1")).await.unwrap();
+    let told = [deployer.hear_status("started").await.unwrap(), deployer.hear().await.unwrap()];
+    assert_eq!(each(&told, "phase"), ["build", "activate"]);
+    lab.fleet.rebuild().open(&host("ns1")).unwrap();
+    assert_eq!(deployer.hear().await.unwrap()["status"], "completed");
+}
+
+#[tokio::test]
+async fn an_end_that_the_server_was_given_is_not_told_again_by_the_next_listener() {
+    let mut lab = lab("", &[]).await;
+    let mut deployer = Deployer::connect(&lab).await.unwrap();
+    deployer.say(NS1, &deployer.request("r-1")).await.unwrap();
+    deployer.hear_final().await.unwrap();
+    until_noted(&lab, "told").await;
+    lab.fleet.kill(&host("ns1"));
+    lab.listen(&host("ns1"), &[]).await.unwrap();
+    deployer.say(NS1, &deployer.request("r-2")).await.unwrap();
+    assert_eq!(deployer.hear().await.unwrap()["id"], "r-2");
+}
+
+#[tokio::test]
+async fn an_end_that_the_server_was_not_given_is_told_by_the_next_listener() {
+    let mut lab = lab(GATE, &[]).await;
+    let mut deployer = Deployer::connect(&lab).await.unwrap();
+    begin(&lab, &mut deployer).await;
+    lab.server.stop();
+    lab.fleet.rebuild().open(&host("ns1")).unwrap();
+    until_noted(&lab, "final.json").await;
+    lab.fleet.kill(&host("ns1"));
+    lab.server.restart().await.unwrap();
+    // Nobody hears this: it is said to be connected again.
+    deployer.say("deploy.prod.all", &deployer.request("r-0")).await.unwrap();
+
+    lab.listen(&host("ns1"), &[]).await.unwrap();
+    let end = deployer.hear_final().await.unwrap();
+    assert_eq!((&end["id"], &end["status"]), (&json!("r-1"), &json!("completed")));
+}
+
+/// Waits until the one run of `ns1` has this file.
+async fn until_noted(lab: &Lab, file: &str) {
+    let runs = lab.folder().join("hosts/ns1/state/runs");
+    let run = fs::read_dir(runs).unwrap().next().unwrap().unwrap().path();
+    wait::until(file, async || Ok(run.join(file).exists().then_some(()))).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_host_on_which_only_the_supervisor_was_killed_is_not_free_until_the_rest_has_ended() {
+    let lab = lab(GATE, &[]).await;
+    let mut deployer = Deployer::connect(&lab).await.unwrap();
+    begin(&lab, &mut deployer).await;
+    let program = lab.fleet.rebuild().record().iter().find_map(|line| Some(process(line.strip_prefix("ns1 start ")?)));
+    kill(&parent(&program.unwrap()));
+
+    let mut other = Deployer::connect(&lab).await.unwrap();
+    other.say(NS1, &other.request("r-2")).await.unwrap();
+    assert_eq!(other.hear().await.unwrap()["holder"]["id"], "r-1");
+    lab.fleet.rebuild().open(&host("ns1")).unwrap();
+    let end = deployer.hear_final().await.unwrap();
+    assert_eq!((&end["status"], &end["error"]), (&json!("failed"), &json!("interrupted")));
+}
+
+/// The parent of a process that goes by this folder in `/proc`.
+fn parent(process: &Path) -> String {
+    let stat = fs::read_to_string(process.join("stat")).unwrap();
+    stat.rsplit_once(')').unwrap().1.split_whitespace().nth(1).unwrap().to_owned()
+}
+
+fn kill(pid: &str) {
+    assert!(Command::new("kill").args(["-KILL", pid]).status().unwrap().success());
 }
