@@ -250,15 +250,20 @@ async fn until_noted(lab: &Lab, file: &str) {
 
 #[tokio::test]
 async fn a_host_on_which_only_the_supervisor_was_killed_is_not_free_until_the_rest_has_ended() {
-    let lab = lab(GATE, &[]).await;
+    let lab = lab(GATE, &["--heartbeat", "1s"]).await;
     let mut deployer = Deployer::connect(&lab).await.unwrap();
     begin(&lab, &mut deployer).await;
+    deployer.hear_status("started").await.unwrap();
     let program = lab.fleet.rebuild().record().iter().find_map(|line| Some(process(line.strip_prefix("ns1 start ")?)));
     kill(&parent(&program.unwrap()));
 
     let mut other = Deployer::connect(&lab).await.unwrap();
     other.say(NS1, &other.request("r-2")).await.unwrap();
     assert_eq!(other.hear().await.unwrap()["holder"]["id"], "r-1");
+    // For longer than a run may be in nobody's hands.
+    for _ in 0..5 {
+        assert_eq!(deployer.hear().await.unwrap()["status"], "started");
+    }
     lab.fleet.rebuild().open(&host("ns1")).unwrap();
     let end = deployer.hear_final().await.unwrap();
     assert_eq!((&end["status"], &end["error"]), (&json!("failed"), &json!("interrupted")));
