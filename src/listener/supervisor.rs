@@ -116,8 +116,9 @@ async fn follow(program: Pid, output: PipeReader, spec: &Spec, wishes: &mut Wish
 /// Waits for the program, but not longer than it may take.
 async fn watch(tree: &mut Tree, spec: &Spec, wishes: &mut Wishes) -> End {
     let (limit, grace) = (Duration::from_millis(spec.timeout_ms), Duration::from_millis(spec.grace_ms));
+    let started_at = clock::now();
     let end = tokio::select! {
-        end = tree.program_ended() => return end,
+        end = tree.program_ended() => return activation::checked(end, started_at).await,
         () = tokio::time::sleep(limit) => End::TimedOut,
         signal = wishes.next() => End::Killed(signal.as_raw()),
     };

@@ -3,10 +3,19 @@
 use std::process::Stdio;
 use std::time::Duration;
 
+use jiff::Timestamp;
+use rustix::process::Signal;
 use tokio::process::Command;
 use tokio::time::timeout;
 
+use crate::listener::run::End;
 use crate::listener::unit::ACTIVATION;
+
+/// What the journal marks the lines with that say that a unit is being stopped; see `journalctl --catalog`.
+const IS_STOPPED: &str = "MESSAGE_ID=de5b426a63be47a7b6ac3eaac82e2f6f";
+
+/// How long a program may take that only looks.
+const LOOKED_WITHIN: Duration = Duration::from_secs(10);
 
 /// How long systemd may take to see the end of processes that it has killed.
 const KILLED_WITHIN: Duration = Duration::from_secs(10);
@@ -24,6 +33,33 @@ pub(super) async fn stop(grace: Duration) {
         // Returns at once when the unit has gone, and its end is what the result of the run waits for.
         timeout(KILLED_WITHIN, systemctl(&["stop", ACTIVATION])).await.ok();
     }
+}
+
+/// The end of the program, unless it takes an activation that was broken off for one that is done. When its unit is
+/// stopped, by a shutdown or by hand, that counts as a clean end, and `nixos-rebuild` exits with 0.
+pub(super) async fn checked(end: End, started_at: Timestamp) -> End {
+    if end == End::Exited(0) && was_stopped(started_at).await { End::Killed(Signal::TERM.as_raw()) } else { end }
+}
+
+/// Whether the unit was told to stop since then. Where there is no systemd, none was.
+async fn was_stopped(since: Timestamp) -> bool {
+    if output("systemctl", &["is-system-running"]).await == "stopping" {
+        return true;
+    }
+    // What is on its way to the journal is to be found, too.
+    output("journalctl", &["--sync"]).await;
+    // To the millisecond: a run right before this one may have had to be stopped.
+    let since = format!("--since=@{}.{:03}", since.as_second(), since.as_millisecond().rem_euclid(1_000));
+    !output("journalctl", &["--quiet", "--output=cat", &since, &format!("UNIT={ACTIVATION}"), IS_STOPPED])
+        .await
+        .is_empty()
+}
+
+/// What a program prints, without the white space around it; nothing where it cannot be run.
+async fn output(program: &str, arguments: &[&str]) -> String {
+    let running = Command::new(program).args(arguments).stdin(Stdio::null()).kill_on_drop(true).output();
+    let output = timeout(LOOKED_WITHIN, running).await.ok().and_then(Result::ok);
+    output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default()
 }
 
 /// What cannot be stopped is left: the run has ended for all that, and says what it was at.
