@@ -63,6 +63,9 @@ rec {
     half-a-certificate = {
       tls.cert = "/run/secrets/cert.pem";
     };
+    metrics-without-port = {
+      metrics.listen = "127.0.0.1";
+    };
     pinned-flake = {
       flakeUrl = "git+https://git.example.com/nixos?ref=main";
     };
@@ -87,6 +90,7 @@ rec {
       ''"--deploy-subject" "deploy.<tier>.role.<role>"''
       "--nkey-file %d/nkey-file"
       "LoadCredential=nkey-file:/run/secrets/listener.seed"
+      "Type=notify"
       "Restart=always"
       "StateDirectory=homelab-deploy"
       "X-StopOnRemoval=false"

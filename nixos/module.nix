@@ -56,6 +56,10 @@ let
     "--role"
     cfg.role
   ]
+  ++ lib.optionals (cfg.metrics.listen != null) [
+    "--metrics-listen"
+    cfg.metrics.listen
+  ]
   ++ lib.concatMap (subject: [
     "--deploy-subject"
     subject
@@ -169,6 +173,13 @@ in
       };
     };
 
+    metrics.listen = mkOption {
+      type = types.nullOr types.str;
+      default = null;
+      example = "127.0.0.1:9811";
+      description = "The address on which to answer who asks for metrics, at `/metrics` for Prometheus; null for nowhere.";
+    };
+
     extraFlags = mkOption {
       type = types.listOf types.str;
       default = [ ];
@@ -192,6 +203,10 @@ in
           subject: cfg.role != null || !(lib.hasInfix "<role>" subject)
         ) cfg.deploySubjects;
         message = "services.homelab-deploy.listener.deploySubjects leaves nothing to listen on: set role, or a subject without <role>.";
+      }
+      {
+        assertion = cfg.metrics.listen == null || builtins.match ".+:[0-9]+" cfg.metrics.listen != null;
+        message = "services.homelab-deploy.listener.metrics.listen is \"${toString cfg.metrics.listen}\", which is no address with a port, as 127.0.0.1:9811 is.";
       }
       {
         assertion = (cfg.tls.cert == null) == (cfg.tls.key == null);
@@ -224,7 +239,7 @@ in
       wants = [ "network-online.target" ];
       after = [ "network-online.target" ];
 
-      # A switch that changes this unit restarts it in one step; a run does not care, see KillMode.
+      # A switch that changes this unit restarts it in one step; a run has its own.
       stopIfChanged = false;
       unitConfig.X-StopOnRemoval = false;
       startLimitIntervalSec = 0;
@@ -245,7 +260,9 @@ in
       ];
 
       serviceConfig = {
-        Type = "exec";
+        # Up once it hears requests, or after a moment without a server; alive as long as the loop that serves them turns.
+        Type = "notify";
+        WatchdogSec = 60;
         ExecStart = lib.concatStringsSep " " (
           [ "${cfg.package}/bin/homelab-deploy listener" ]
           ++ map word flags
@@ -258,12 +275,43 @@ in
 
         Restart = "always";
         RestartSec = 5;
-        # A run is a process in a session of its own, which must live on when the listener is restarted, by the switch
-        # that it performs or by hand. So only the listener is killed, and the rest of its control group stays. That the
-        # run is in this unit is also why there is no sandbox around it: nixos-rebuild needs the whole machine.
-        KillMode = "process";
-        # A build that uses up the memory ends that build and not the listener.
-        OOMPolicy = "continue";
+
+        # The run is a unit of its own, to which none of this applies: nixos-rebuild needs the whole machine. The
+        # listener itself asks systemd for that unit, for which it has to be root, but with no capability. It writes its
+        # state, looks at /proc, /sys, /run and the system profile, and talks to NATS.
+        CapabilityBoundingSet = "";
+        DevicePolicy = "closed";
+        LockPersonality = true;
+        MemoryDenyWriteExecute = true;
+        NoNewPrivileges = true;
+        PrivateDevices = true;
+        PrivateTmp = true;
+        ProtectClock = true;
+        ProtectControlGroups = true;
+        ProtectHome = true;
+        ProtectHostname = true;
+        ProtectKernelLogs = true;
+        ProtectKernelModules = true;
+        ProtectKernelTunables = true;
+        ProtectProc = "invisible";
+        ProtectSystem = "strict";
+        RemoveIPC = true;
+        RestrictAddressFamilies = [
+          "AF_INET"
+          "AF_INET6"
+          "AF_UNIX"
+        ];
+        RestrictNamespaces = true;
+        RestrictRealtime = true;
+        RestrictSUIDSGID = true;
+        SystemCallArchitectures = "native";
+        SystemCallFilter = [
+          "@system-service"
+          "~@privileged @resources"
+        ];
+        # A call that is not allowed is refused, which can be told, and not deadly.
+        SystemCallErrorNumber = "EPERM";
+        UMask = "0077";
       };
     };
   };

@@ -74,3 +74,53 @@ impl Pulse {
         self.notifier.stopping();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixDatagram;
+
+    use super::*;
+
+    /// A pulse with a watchdog of ten seconds, and where it is heard.
+    fn pulse() -> (Pulse, UnixDatagram, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let systemd = UnixDatagram::bind(&path).unwrap();
+        systemd.set_nonblocking(true).unwrap();
+        let notifier = Notifier::new(Some(path.as_os_str())).unwrap();
+        (Pulse::new(notifier, Some(Duration::from_secs(10))), systemd, folder)
+    }
+
+    fn heard(systemd: &UnixDatagram) -> Vec<String> {
+        let mut message = [0; 64];
+        let next = || systemd.recv(&mut message).ok().map(|length| String::from_utf8_lossy(&message[..length]).into());
+        std::iter::from_fn(next).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_loop_that_hangs_is_not_heard_of_and_one_that_turns_twice_as_often_as_it_has_to() {
+        let (mut pulse, systemd, _folder) = pulse();
+        tokio::time::sleep(Duration::from_mins(1)).await;
+        assert!(heard(&systemd).is_empty());
+
+        let began = tokio::time::Instant::now();
+        for _ in 0..5 {
+            pulse.due().await;
+            pulse.beat();
+        }
+        assert_eq!(heard(&systemd), ["WATCHDOG=1"; 5]);
+        // The first one was overdue.
+        assert_eq!(began.elapsed().as_secs(), 20);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_told_is_not_told_again() {
+        let (mut pulse, systemd, _folder) = pulse();
+        for _ in 0..2 {
+            pulse.status("waiting".to_owned());
+            pulse.up();
+        }
+        assert_eq!(heard(&systemd), ["STATUS=waiting", "READY=1"]);
+        assert!(pulse.is_up());
+    }
+}
