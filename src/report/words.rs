@@ -78,6 +78,7 @@ pub(super) fn outcome(host: &HostView, outcome: HostOutcome, rollout: &Rollout) 
     match outcome {
         HostOutcome::Completed => change(host, rollout),
         HostOutcome::Failed | HostOutcome::Rejected => host.response.as_deref().map(reason).unwrap_or_default(),
+        HostOutcome::Unreachable if host.spent_ids > 0 => "it answered before, and fell silent".to_owned(),
         HostOutcome::Unreachable => "it never answered".to_owned(),
         HostOutcome::TimedOut => match timeout(rollout, host.wave) {
             Some(timeout) => format!("it did not end within {timeout}"),

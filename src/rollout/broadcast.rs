@@ -11,9 +11,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::event::{
-    Cause, Connection, Event, EventKind, HostOutcome, Interrupt, Outcome, Rollout, WaveIndex, WaveVerdict,
+    Anomaly, Cause, Connection, Event, EventKind, HostOutcome, Interrupt, Outcome, Rollout, WaveIndex, WaveVerdict,
 };
-use super::host::{Flight, Patience, Progress, after_final, impostor};
+use super::host::{Flight, MAX_ANOMALIES, Patience, Progress, after_final, impostor};
 use super::machine::CLOCK_DIFFERENCE;
 use super::{Dispatch, Effect, Executor, Input};
 use crate::protocol::{Action, HostName, HostReport, ReplySubject, Request, RequestId, Response, Subject, Target};
@@ -63,6 +63,7 @@ pub struct Order {
 struct Member {
     state: State,
     knows_ids: bool,
+    anomalies: u8,
 }
 
 #[derive(Debug)]
@@ -153,14 +154,14 @@ impl Broadcast {
         // its time is given back to it, as it is to the others.
         let flight = Flight::new(self.heard_since, self.patience());
         self.timers.insert((flight.due(), host.clone()));
-        self.members.insert(host, Member { state: State::InFlight(flight), knows_ids: false });
+        self.members.insert(host, Member { state: State::InFlight(flight), knows_ids: false, anomalies: 0 });
     }
 
     fn respond(&mut self, now: Duration, response: Box<Response>) {
         if let Some(host) = self.named.clone()
             && let Some(anomaly) = impostor(&host, &response)
         {
-            return self.report(now, EventKind::Anomaly { host, anomaly });
+            return self.anomaly(now, host, anomaly);
         }
         let host = response.hostname.clone();
         self.join(now, host.clone());
@@ -173,7 +174,7 @@ impl Broadcast {
             State::InFlight(flight) => flight,
             State::Final(outcome) => {
                 if let Some(anomaly) = after_final(*outcome, response.status) {
-                    self.report(now, EventKind::Anomaly { host, anomaly });
+                    self.anomaly(now, host, anomaly);
                 }
                 return;
             }
@@ -195,6 +196,13 @@ impl Broadcast {
             }
             Progress::Accepted if forward => self.report(now, EventKind::Accepted { host }),
             Progress::Asked | Progress::Accepted | Progress::Started => {}
+        }
+    }
+
+    fn anomaly(&mut self, now: Duration, host: HostName, anomaly: Anomaly) {
+        if let Some(member) = self.members.get_mut(&host).filter(|member| member.anomalies < MAX_ANOMALIES) {
+            member.anomalies += 1;
+            self.report(now, EventKind::Anomaly { host, anomaly });
         }
     }
 

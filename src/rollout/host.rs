@@ -8,6 +8,9 @@ use crate::protocol::{HostName, Response, Status};
 /// How long after a reconnect a host is asked again that nobody seemed to be there for: its listener is reconnecting too.
 pub(super) const ASK_AGAIN: Duration = Duration::from_secs(1);
 
+/// The most anomalies that are reported of one host: what repeats for ever must fill neither the memory nor the journal.
+pub(super) const MAX_ANOMALIES: u8 = 3;
+
 /// How far a host in flight is. It only ever goes forward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Progress {

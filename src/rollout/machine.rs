@@ -28,9 +28,6 @@ use crate::protocol::{RequestId, Response};
 /// How much later than its accept timeout a host may still take a request: clocks of a fleet differ by this much.
 pub const CLOCK_DIFFERENCE: Duration = Duration::from_mins(2);
 
-/// The most anomalies that are reported of one host: what repeats for ever must not fill the journal.
-const MAX_ANOMALIES: u8 = 3;
-
 /// Carries out one rollout.
 #[derive(Debug, Clone)]
 pub struct Machine {

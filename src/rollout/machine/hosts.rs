@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::{CLOCK_DIFFERENCE, Link, MAX_ANOMALIES, Machine, State};
+use super::{CLOCK_DIFFERENCE, Link, Machine, State};
 use crate::protocol::{ErrorCode, ReplySubject, Request, RequestId, Response};
 use crate::rollout::event::{Anomaly, Cause, EventKind, HostOutcome, SkipCause, WaveIndex};
-use crate::rollout::host::{ASK_AGAIN, Flight, Progress, after_final, impostor};
+use crate::rollout::host::{ASK_AGAIN, Flight, MAX_ANOMALIES, Progress, after_final, impostor};
 use crate::rollout::{Dispatch, Effect};
 
 impl Machine {
@@ -160,8 +160,10 @@ impl Machine {
         response: Option<Box<Response>>,
     ) {
         let limits = &self.wave().limits;
-        let (max_failures, excused) =
-            (limits.max_failures, limits.ignore_unreachable && outcome == HostOutcome::Unreachable);
+        let max_failures = limits.max_failures;
+        // A host that has rejected a request has answered, and fell silent afterwards.
+        let never_answered = outcome == HostOutcome::Unreachable && self.host(index).spent_ids == 0;
+        let excused = limits.ignore_unreachable && never_answered;
         self.cancel_timer(index);
         self.host_mut(index).state = State::Final(outcome);
         let host = self.frozen(index).hostname.clone();

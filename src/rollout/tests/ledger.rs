@@ -122,7 +122,8 @@ impl<'a> Ledger<'a> {
         let limits = &self.waves[wave].wave.limits;
         let is_charged = |seen: &&Seen| match seen.outcome {
             None | Some((_, HostOutcome::Completed | HostOutcome::Skipped(_))) => false,
-            Some((_, HostOutcome::Unreachable)) => !limits.ignore_unreachable,
+            // One that has rejected or failed a request did answer.
+            Some((_, HostOutcome::Unreachable)) => !limits.ignore_unreachable || !seen.ended.is_empty(),
             Some((_, HostOutcome::Failed | HostOutcome::Rejected | HostOutcome::TimedOut)) => true,
         };
         self.hosts_of(wave).filter(is_charged).count()

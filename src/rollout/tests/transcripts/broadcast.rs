@@ -18,6 +18,17 @@ fn loner(host: &str) -> HostReport {
 }
 
 #[test]
+fn a_host_that_contradicts_itself_for_ever_is_reported_a_few_times() {
+    let mut drive = Drive::deploy(to("deploy.prod.all"));
+    drive.says(0.1, "a", Completed);
+    for _ in 0..50 {
+        drive.says(0.2, "a", Failed);
+    }
+    drive.at(2.0, Input::RollCallOver);
+    assert_eq!(drive.transcript().matches("anomaly").count(), 3);
+}
+
+#[test]
 fn a_named_host_completes() {
     let mut drive = Drive::deploy(to("deploy.prod.a"));
     drive.says(0.1, "a", Accepted).says(0.2, "a", Started).says(9.0, "a", Completed);

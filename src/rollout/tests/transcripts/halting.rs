@@ -171,6 +171,34 @@ fn a_host_that_never_answers_can_be_excused() {
 }
 
 #[test]
+fn a_host_that_was_busy_and_fell_silent_is_not_excused() {
+    let mut drive = Drive::plan([wave_with("a b", |limits| {
+        limits.ignore_unreachable = true;
+        limits.retries = 1;
+    })]);
+    drive.says(1.0, "b", Completed).is_busy(2.0, "a");
+    insta::assert_snapshot!(drive.transcript(), @"
+        0s sunday begins
+        0s wave 1 started
+        0s a dispatched: r1, attempt 1
+        0s -> deploy.prod.a: r1 switch until 135s
+        0s b dispatched: r2, attempt 1
+        0s -> deploy.prod.b: r2 switch until 135s
+        1s       < r2: b completed
+        1s b COMPLETED
+        2s       < r1: a rejected already_running
+        2s a rejected, retry in 30s
+       32s       < deadline
+       32s a dispatched: r3, attempt 2
+       32s -> deploy.prod.a: r3 switch until 167s
+       47s       < deadline
+       47s a UNREACHABLE
+       47s wave 1 failed: 1 failed, 0 may
+       47s the rollout Failed
+    ");
+}
+
+#[test]
 fn excuses_do_not_add_up_to_success() {
     let lenient = wave_with("laptop tablet", |limits| limits.ignore_unreachable = true);
     let mut drive = Drive::plan([lenient]);
