@@ -1,7 +1,9 @@
 //! The tools of assistants: rmcp's own client, in this process and at the other end of a pipe, in both eras of the protocol.
 
 mod audit;
+mod beside;
 mod client;
 mod deploy;
 mod hosts;
+mod manual;
 mod tools;
