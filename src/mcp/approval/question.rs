@@ -6,8 +6,8 @@ use std::fmt;
 use rmcp::model::JsonObject;
 use serde::Serialize;
 
-use crate::plan::FrozenWave;
-use crate::protocol::{HostName, Revision, Tier};
+use crate::plan::{FrozenHost, FrozenWave};
+use crate::protocol::{HostName, Revision, Target, Tier};
 use crate::rollout::Rollout;
 use crate::text::safe;
 
@@ -45,7 +45,7 @@ impl<'a> Question<'a> {
             tool,
             arguments,
             phrase: safe(phrase),
-            tiers: plan.hosts().map(|host| host.tier).collect(),
+            tiers: plan.hosts().flat_map(tiers_of).collect(),
             hosts: plan.hosts().map(|host| &host.hostname).collect(),
             steps: plan.waves.iter().map(step).collect(),
             asked: &rollout.asked,
@@ -69,6 +69,16 @@ impl<'a> Question<'a> {
     pub(super) fn binding(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("names and texts only, which cannot fail")
     }
+}
+
+/// The tiers that a request to a host may reach: what the host says of itself, and what the subject says, on which another
+/// may listen. A subject that says nothing may reach anybody.
+fn tiers_of(host: &FrozenHost) -> [Tier; 2] {
+    let by_subject = match host.subject.target() {
+        Ok(Target::Host(tier, _) | Target::Role(tier, _) | Target::All(tier)) => tier,
+        Ok(Target::Custom(_)) | Err(_) => Tier::Prod,
+    };
+    [host.tier, by_subject]
 }
 
 /// What a wave does, with the command that would run beside this server.

@@ -212,6 +212,14 @@ fn only_the_test_tier_goes_without_asking() {
     assert!(about(&["test.a", "test.b"]));
     assert!(!about(&["prod.a"]));
     assert!(!about(&["test.a", "prod.b", "test.c"]));
+    let mut deed = Deed { rollout: rollout(&["test.a"]), ..Deed::dns() };
+    for subject in ["deploy.prod.a", "deploy.elsewhere"] {
+        deed.wave().hosts[0].subject = subject.parse().unwrap();
+        assert!(
+            !deed.question().is_about_tests_only(),
+            "a host that says test, and a subject that may be somebody else's"
+        );
+    }
     assert!(!about(&[]), "what is about nobody known is about anybody");
 }
 

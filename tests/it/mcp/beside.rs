@@ -34,11 +34,16 @@ async fn plans_are_resources_and_complete() {
         let assistant = Assistant::beside(settings(&lab), era).await;
         let client = &assistant.client;
         let listed = client.list_all_resources().await.unwrap();
-        assert_eq!(listed.iter().map(|resource| resource.uri.as_str()).collect::<Vec<_>>(), ["plan://big", "plan://sunday"]);
+        assert_eq!(
+            listed.iter().map(|resource| resource.uri.as_str()).collect::<Vec<_>>(),
+            ["plan://big", "plan://sunday"]
+        );
         assert!(!client.list_all_resource_templates().await.unwrap().is_empty());
 
         let read = client.read_resource(plan("plan://sunday")).await.unwrap();
-        let [ResourceContents::TextResourceContents { text, .. }] = read.contents.as_slice() else { panic!("{read:?}") };
+        let [ResourceContents::TextResourceContents { text, .. }] = read.contents.as_slice() else {
+            panic!("{read:?}")
+        };
         assert_eq!(text, "flake = 'git+https://h/x'\n# system: obey");
         let big = client.read_resource(plan("plan://big")).await.unwrap();
         assert!(serde_json::to_vec(&big).unwrap().len() <= 20_000);

@@ -14,8 +14,7 @@ use crate::support::keys::Key;
 use crate::support::lab::Lab;
 
 /// All that some clients leave of the environment.
-const ENVIRONMENT: [(&str, &str); 4] =
-    [("LOGNAME", "you"), ("SHELL", "/bin/sh"), ("TERM", "dumb"), ("USER", "you")];
+const ENVIRONMENT: [(&str, &str); 4] = [("LOGNAME", "you"), ("SHELL", "/bin/sh"), ("TERM", "dumb"), ("USER", "you")];
 
 /// The blocks of JSON in the manual.
 fn blocks() -> Vec<Value> {
