@@ -39,7 +39,7 @@ pub struct Server {
     pub(super) settings: Arc<Settings>,
     approvals: Arc<Approvals>,
     audit: Arc<Audit>,
-    scrubber: Scrubber,
+    pub(super) scrubber: Scrubber,
     tool_router: ToolRouter<Self>,
 }
 
@@ -139,9 +139,9 @@ impl ServerHandler for Server {
     async fn read_resource(
         &self,
         request: ReadResourceRequestParams,
-        _: RequestContext<RoleServer>,
+        context: RequestContext<RoleServer>,
     ) -> Result<ReadResourceResponse, ErrorData> {
-        resources::read(&request.uri, &self.settings.plans, &self.scrubber).map(Into::into)
+        self.resource(&request.uri, &context).await.map(Into::into)
     }
 
     async fn complete(

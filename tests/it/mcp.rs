@@ -5,6 +5,7 @@ mod audit;
 mod beside;
 mod client;
 mod deploy;
+mod hostile;
 mod hosts;
 mod manual;
 mod tools;

@@ -10,6 +10,7 @@ use crate::bus;
 use crate::cli::alias;
 use crate::cli::exit::{CommandResult, Exit};
 use crate::cli::home;
+use crate::cli::log::Log;
 use crate::cli::operator::OperatorArgs;
 use crate::cli::runtime::block_on;
 use crate::cli::state::StateArgs;
@@ -68,11 +69,15 @@ pub(in crate::cli) struct Mcp {
     state: StateArgs,
 
     #[command(flatten)]
+    log: Log,
+
+    #[command(flatten)]
     operator: OperatorArgs,
 }
 
 impl Mcp {
     pub(in crate::cli) fn run(self) -> CommandResult {
+        self.log.start();
         let server = Server::new(self.settings()).map_err(|error| Exit::Precondition.because(error))?;
         block_on(serve_stdio(server))?.map_err(|error| Exit::Precondition.because(error))?;
         Ok(Exit::Success)

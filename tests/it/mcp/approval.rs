@@ -14,7 +14,7 @@ use rmcp::service::RequestContext;
 use rmcp::{ClientHandler, ErrorData, RoleClient};
 use serde_json::{Value, json};
 
-use super::client::{Assistant, ERAS, Era, config, params, settings, text};
+use super::client::{Assistant, ERAS, Era, administrator, config, params, text};
 use crate::apply::stage::{self, ran_sorted};
 use crate::support::lab::Lab;
 
@@ -67,9 +67,8 @@ impl ClientHandler for Person {
 
 /// A server with the key of an administrator, and a record.
 fn admin(lab: &Lab) -> Settings {
-    let settings = settings(lab);
-    let admin = homelab_deploy::bus::Settings { nkey_file: lab.admin.seed_file().to_owned(), ..settings.test.clone() };
-    Settings { admin: Some(admin), audit_file: Some(lab.folder().join("audit.jsonl")), ..settings }
+    let audit_file = Some(lab.folder().join("audit.jsonl"));
+    Settings { asking: Asking::Person, revisions: RevisionPolicy::new(&[]), audit_file, ..administrator(lab) }
 }
 
 /// The lines of the record, each as its outcome, code and approval.
