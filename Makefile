@@ -10,6 +10,7 @@ demo-failure: cargo
 	cargo run --quiet --example demo -- failure
 
 test: cargo
+	scripts/mcp-client >/dev/null || true
 	NATS_SERVER=$$(scripts/nats-server) && export NATS_SERVER && cargo test
 
 # Plants bugs one by one; each must be noticed by a test.

@@ -8,4 +8,5 @@ mod deploy;
 mod hostile;
 mod hosts;
 mod manual;
+mod python;
 mod tools;
