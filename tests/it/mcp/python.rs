@@ -14,16 +14,14 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 /// What `scripts/mcp-client` has made, where it was called. Here nothing is fetched.
 fn python() -> Option<PathBuf> {
     let python = Path::new(ROOT).join("target/mcp-client/bin/python");
-    if python.exists() {
-        return Some(python);
-    }
-    eprintln!("left out: there is no Python with the package `mcp`; scripts/mcp-client makes one");
-    None
+    python.exists().then_some(python)
 }
 
 #[tokio::test]
 async fn a_client_in_python_finds_its_way_in_both_eras() {
-    let Some(python) = python() else { return };
+    let Some(python) = python() else {
+        return eprintln!("left out: there is no Python with the package `mcp`; scripts/mcp-client makes one");
+    };
     for (mode, version) in [("legacy", "2025-11-25"), ("auto", "2026-07-28")] {
         let lab = stage::lab(&["test.test1", "prod.ns1"]).await;
         stage::write_plan(&lab, "revision = 'main'\n[[wave]]\ntargets = 'test.all'\n[[wave]]\ntargets = 'prod.all'\n");
