@@ -4,6 +4,7 @@
 //! fields of the original messages is understood, and understands what is sent to it: every further field is optional,
 //! and unknown fields are ignored on reading.
 
+pub mod discovery;
 pub mod flake;
 pub mod ids;
 pub mod message;
@@ -12,11 +13,10 @@ pub mod revision;
 pub mod subject;
 mod text;
 
+pub use discovery::{DiscoveryAnswer, DiscoveryRequest, HostReport, LastRun, RolloutReport};
 pub use flake::FlakeUrl;
 pub use ids::{RequestId, RequestIds, RolloutId};
-pub use message::{
-    DiscoveryAnswer, DiscoveryRequest, ErrorCode, Holder, HostReport, Phase, Request, Response, RolloutReport, Status,
-};
+pub use message::{ErrorCode, Holder, Phase, Request, Response, Status};
 pub use names::{Action, HostName, NameError, Role, Tier};
 pub use revision::{Commit, MAX_REVISION_BYTES, Revision, RevisionError};
 pub use subject::{ReplySubject, Subject, SubjectError, SubjectTemplate, Target, alias_variable};

@@ -5,8 +5,8 @@ use std::collections::{HashMap, VecDeque};
 use jiff::Timestamp;
 
 use super::run::Spec;
-use crate::protocol::message::LastRun;
-use crate::protocol::{Action, Commit, ErrorCode, Holder, HostName, Response, Status};
+
+use crate::protocol::{Action, Commit, ErrorCode, Holder, HostName, LastRun, Response, Status};
 
 /// How many ended runs are remembered, on disk too.
 pub(super) const FINALS: usize = 200;

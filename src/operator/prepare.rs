@@ -15,7 +15,7 @@ use super::revision::{LookupError, resolve_revision};
 use crate::bus::Bus;
 use crate::clock;
 use crate::plan::{FrozenHost, FrozenPlan, Plan, PlanMistakes, Roster};
-use crate::protocol::message::FEATURE_RESOLVE;
+use crate::protocol::discovery::FEATURE_RESOLVE;
 use crate::protocol::{Commit, HostName, RequestIds, Revision, RolloutId, RolloutReport, Tier};
 use crate::rollout::{PlanSource, Rollout};
 

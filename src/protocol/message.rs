@@ -10,11 +10,10 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 use thiserror::Error;
 
-use super::flake::FlakeUrl;
-use super::ids::{RequestId, RolloutId};
-use super::names::{Action, HostName, Role, Tier};
+use super::ids::RequestId;
+use super::names::{Action, HostName};
 use super::revision::{Commit, Revision};
-use super::subject::{ReplySubject, Subject};
+use super::subject::ReplySubject;
 use super::text::checked_text;
 
 /// The largest request that a listener reads, in bytes.
@@ -441,152 +440,7 @@ fn bounded_tail(lines: &[String]) -> Vec<String> {
     tail
 }
 
-/// Asks who is there.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DiscoveryRequest {
-    /// Where the answers go.
-    pub reply_to: ReplySubject,
-    /// Only hosts of this tier answer.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tier: Option<Tier>,
-}
-
-/// Who is there.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum DiscoveryAnswer {
-    /// A deployer that is running a rollout.
-    Operator {
-        /// The rollout.
-        rollout: RolloutReport,
-    },
-    /// A listener.
-    Host(Box<HostReport>),
-}
-
-/// What a listener says of its host.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HostReport {
-    /// The host.
-    pub hostname: HostName,
-    /// Its tier.
-    pub tier: Tier,
-    /// Its role.
-    #[serde(default, deserialize_with = "empty_is_none")]
-    pub role: Option<Role>,
-    /// The subjects on which it takes requests.
-    #[serde(default)]
-    pub deploy_subjects: Vec<Subject>,
-    /// The version of the listener.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub version: Option<String>,
-    /// What the listener can do beyond the original protocol.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub features: Vec<String>,
-    /// The flake it deploys from, without user name and password.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub flake: Option<FlakeUrl>,
-    /// Tells machines apart that go by the same name: a hash of the machine id.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub machine: Option<String>,
-    /// The commit that runs.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub revision: Option<Commit>,
-    /// The current generation of the system profile.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub generation: Option<u64>,
-    /// The store path of the system that runs.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub system: Option<String>,
-    /// Whether a reboot would change what runs.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub booted_system_differs: Option<bool>,
-    /// Since when the machine is up, in seconds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub uptime_s: Option<u64>,
-    /// What the host is busy with.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub busy: Option<Holder>,
-    /// How the last run ended.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last: Option<LastRun>,
-}
-
-/// The feature of a listener that knows request ids, and so never runs a request twice.
-pub const FEATURE_ID: &str = "id";
-
-/// The feature of a listener that finds the commit of a branch itself, and names it as soon as it is found.
-pub const FEATURE_RESOLVE: &str = "resolve";
-
-/// The feature of a listener that returns to what ran before: unless it is confirmed, and when it is asked to.
-pub const FEATURE_ROLLBACK: &str = "rollback";
-
-impl HostReport {
-    /// Whether sending a request of the same id again is a question, and not a second order.
-    pub fn knows_ids(&self) -> bool {
-        self.has(FEATURE_ID)
-    }
-
-    /// Whether the listener has this feature.
-    pub fn has(&self, feature: &str) -> bool {
-        self.features.iter().any(|known| known == feature)
-    }
-}
-
-/// How the last run of a host ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LastRun {
-    /// The id of the request, or its reply subject when it had none.
-    pub id: String,
-    /// The final status.
-    pub status: Status,
-    /// What kind of failure it was.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error: Option<ErrorCode>,
-    /// When it ended.
-    pub at: Timestamp,
-}
-
-/// What a deployer says of the rollout that it is running.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RolloutReport {
-    /// Its id.
-    pub id: RolloutId,
-    /// Its name.
-    pub name: String,
-    /// Who runs it, as `user@machine`.
-    pub operator: String,
-    /// The tiers it touches.
-    pub tiers: Vec<Tier>,
-    /// The wave it is in, counted from 1.
-    pub wave: usize,
-    /// How many waves it has.
-    pub waves: usize,
-    /// When it began.
-    pub since: Timestamp,
-}
-
-impl DiscoveryRequest {
-    /// The message as JSON.
-    pub fn to_bytes(&self) -> Vec<u8> {
-        to_json(self)
-    }
-}
-
-impl DiscoveryAnswer {
-    /// Reads an answer of a listener or of a deployer.
-    pub fn parse(bytes: &[u8]) -> Result<Self, serde_json::Error> {
-        // Of an untagged enum serde makes a copy before it tries the variants, and nearly all answers are those of hosts.
-        serde_json::from_slice(bytes).map(Self::Host).or_else(|_| serde_json::from_slice(bytes))
-    }
-
-    /// The message as JSON.
-    pub fn to_bytes(&self) -> Vec<u8> {
-        to_json(self)
-    }
-}
-
-fn to_json(message: &impl Serialize) -> Vec<u8> {
+pub(super) fn to_json(message: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(message).expect("messages have string keys only, so serializing one to memory cannot fail")
 }
 
@@ -596,7 +450,7 @@ const fn is_false(value: &bool) -> bool {
 }
 
 /// Other programs write an absent text as `""`.
-fn empty_is_none<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(
+pub(super) fn empty_is_none<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(
     deserializer: D,
 ) -> Result<Option<T>, D::Error> {
     let text = Option::<Cow<'de, str>>::deserialize(deserializer)?.filter(|text| !text.is_empty());
@@ -608,4 +462,4 @@ fn null_is_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

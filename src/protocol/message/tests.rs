@@ -1,17 +1,16 @@
 //! Golden JSON of every message, the original bare forms, and what may not get through.
 
 use proptest::prelude::*;
-use uuid::Uuid;
 
 use super::*;
 
-const COMMIT: &str = "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b";
+pub(in crate::protocol) const COMMIT: &str = "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b";
 
-fn at(text: &str) -> Timestamp {
+pub(in crate::protocol) fn at(text: &str) -> Timestamp {
     text.parse().unwrap()
 }
 
-fn text(bytes: &[u8]) -> &str {
+pub(in crate::protocol) fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
 }
 
@@ -90,67 +89,6 @@ fn responses_are_read_tolerantly() {
     assert!(read(r#"{"hostname":"a.b","status":"started"}"#).is_err());
 }
 
-#[test]
-fn golden_discovery() {
-    let request = DiscoveryRequest { reply_to: ReplySubject::single(Uuid::nil()), tier: Some(Tier::Prod) };
-    insta::assert_snapshot!(text(&request.to_bytes()), @r#"{"reply_to":"deploy.responses.00000000-0000-0000-0000-000000000000","tier":"prod"}"#);
-
-    let bare =
-        r#"{"hostname":"ns1","tier":"prod","role":"dns","deploy_subjects":["deploy.prod.ns1","deploy.prod.all"]}"#;
-    let DiscoveryAnswer::Host(host) = DiscoveryAnswer::parse(bare.as_bytes()).unwrap() else { panic!("not a host") };
-    assert_eq!(text(&DiscoveryAnswer::Host(host.clone()).to_bytes()), bare);
-
-    let full = DiscoveryAnswer::Host(Box::new(HostReport {
-        version: Some("0.1.0".to_owned()),
-        features: vec!["id".to_owned()],
-        flake: Some("git+https://git.example.com/nixos".parse().unwrap()),
-        machine: Some("6f1c".to_owned()),
-        revision: Some(COMMIT.parse().unwrap()),
-        generation: Some(42),
-        system: Some("/nix/store/x".to_owned()),
-        booted_system_differs: Some(false),
-        uptime_s: Some(86_400),
-        busy: Some(Holder { id: "r-1".to_owned(), operator: None, since: at("2026-11-23T10:00:00Z") }),
-        last: Some(LastRun {
-            id: "r-0".to_owned(),
-            status: Status::Failed,
-            error: Some(ErrorCode::BuildFailed),
-            at: at("2026-11-23T10:00:00Z"),
-        }),
-        ..*host
-    }));
-    insta::assert_snapshot!(text(&full.to_bytes()), @r#"{"hostname":"ns1","tier":"prod","role":"dns","deploy_subjects":["deploy.prod.ns1","deploy.prod.all"],"version":"0.1.0","features":["id"],"flake":"git+https://git.example.com/nixos","machine":"6f1c","revision":"8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b","generation":42,"system":"/nix/store/x","booted_system_differs":false,"uptime_s":86400,"busy":{"id":"r-1","since":"2026-11-23T10:00:00Z"},"last":{"id":"r-0","status":"failed","error":"build_failed","at":"2026-11-23T10:00:00Z"}}"#);
-    assert_eq!(DiscoveryAnswer::parse(&full.to_bytes()).unwrap(), full);
-}
-
-#[test]
-fn golden_presence_of_a_rollout() {
-    let answer = DiscoveryAnswer::Operator {
-        rollout: RolloutReport {
-            id: RolloutId::from(Uuid::nil()),
-            name: "sunday".to_owned(),
-            operator: "ops@desk".to_owned(),
-            tiers: vec![Tier::Test, Tier::Prod],
-            wave: 2,
-            waves: 5,
-            since: at("2026-11-23T10:00:00Z"),
-        },
-    };
-    insta::assert_snapshot!(text(&answer.to_bytes()), @r#"{"rollout":{"id":"00000000-0000-0000-0000-000000000000","name":"sunday","operator":"ops@desk","tiers":["test","prod"],"wave":2,"waves":5,"since":"2026-11-23T10:00:00Z"}}"#);
-    assert_eq!(DiscoveryAnswer::parse(&answer.to_bytes()).unwrap(), answer);
-}
-
-#[test]
-fn a_host_without_a_role_is_read_however_that_is_written() {
-    for role in [r#","role":"""#, r#","role":null"#, ""] {
-        let json = format!(r#"{{"hostname":"a","tier":"test"{role},"deploy_subjects":[]}}"#);
-        let DiscoveryAnswer::Host(host) = DiscoveryAnswer::parse(json.as_bytes()).unwrap() else {
-            panic!("not a host")
-        };
-        assert_eq!(host.role, None);
-    }
-}
-
 fn refusal(json: &str) -> String {
     match Request::parse(json.as_bytes()).unwrap_err() {
         BadRequest::Unanswerable(why) => format!("dropped: {why}"),
@@ -197,7 +135,7 @@ proptest! {
         for message in [bytes.as_slice(), json.as_bytes()] {
             let _ = Request::parse(message);
             let _ = Response::parse(message);
-            let _ = DiscoveryAnswer::parse(message);
+            let _ = crate::protocol::DiscoveryAnswer::parse(message);
         }
     }
 

@@ -1,0 +1,227 @@
+//! Who is there: what is asked on the discovery subject, and what listeners and running rollouts answer.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::flake::FlakeUrl;
+use super::ids::RolloutId;
+use super::message::{ErrorCode, Holder, Status, empty_is_none, to_json};
+use super::names::{HostName, Role, Tier};
+use super::revision::Commit;
+use super::subject::{ReplySubject, Subject};
+
+/// Asks who is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiscoveryRequest {
+    /// Where the answers go.
+    pub reply_to: ReplySubject,
+    /// Only hosts of this tier answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tier: Option<Tier>,
+}
+
+/// Who is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum DiscoveryAnswer {
+    /// A deployer that is running a rollout.
+    Operator {
+        /// The rollout.
+        rollout: RolloutReport,
+    },
+    /// A listener.
+    Host(Box<HostReport>),
+}
+
+/// What a listener says of its host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostReport {
+    /// The host.
+    pub hostname: HostName,
+    /// Its tier.
+    pub tier: Tier,
+    /// Its role.
+    #[serde(default, deserialize_with = "empty_is_none")]
+    pub role: Option<Role>,
+    /// The subjects on which it takes requests.
+    #[serde(default)]
+    pub deploy_subjects: Vec<Subject>,
+    /// The version of the listener.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// What the listener can do beyond the original protocol.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub features: Vec<String>,
+    /// The flake it deploys from, without user name and password.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flake: Option<FlakeUrl>,
+    /// Tells machines apart that go by the same name: a hash of the machine id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<String>,
+    /// The commit that runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<Commit>,
+    /// The current generation of the system profile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
+    /// The store path of the system that runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system: Option<String>,
+    /// Whether a reboot would change what runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub booted_system_differs: Option<bool>,
+    /// Since when the machine is up, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uptime_s: Option<u64>,
+    /// What the host is busy with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub busy: Option<Holder>,
+    /// How the last run ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<LastRun>,
+}
+
+/// The feature of a listener that knows request ids, and so never runs a request twice.
+pub const FEATURE_ID: &str = "id";
+
+/// The feature of a listener that finds the commit of a branch itself, and names it as soon as it is found.
+pub const FEATURE_RESOLVE: &str = "resolve";
+
+/// The feature of a listener that returns to what ran before: unless it is confirmed, and when it is asked to.
+pub const FEATURE_ROLLBACK: &str = "rollback";
+
+impl HostReport {
+    /// Whether sending a request of the same id again is a question, and not a second order.
+    pub fn knows_ids(&self) -> bool {
+        self.has(FEATURE_ID)
+    }
+
+    /// Whether the listener has this feature.
+    pub fn has(&self, feature: &str) -> bool {
+        self.features.iter().any(|known| known == feature)
+    }
+}
+
+/// How the last run of a host ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastRun {
+    /// The id of the request, or its reply subject when it had none.
+    pub id: String,
+    /// The final status.
+    pub status: Status,
+    /// What kind of failure it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<ErrorCode>,
+    /// When it ended.
+    pub at: Timestamp,
+}
+
+/// What a deployer says of the rollout that it is running.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RolloutReport {
+    /// Its id.
+    pub id: RolloutId,
+    /// Its name.
+    pub name: String,
+    /// Who runs it, as `user@machine`.
+    pub operator: String,
+    /// The tiers it touches.
+    pub tiers: Vec<Tier>,
+    /// The wave it is in, counted from 1.
+    pub wave: usize,
+    /// How many waves it has.
+    pub waves: usize,
+    /// When it began.
+    pub since: Timestamp,
+}
+
+impl DiscoveryRequest {
+    /// The message as JSON.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        to_json(self)
+    }
+}
+
+impl DiscoveryAnswer {
+    /// Reads an answer of a listener or of a deployer.
+    pub fn parse(bytes: &[u8]) -> Result<Self, serde_json::Error> {
+        // Of an untagged enum serde makes a copy before it tries the variants, and nearly all answers are those of hosts.
+        serde_json::from_slice(bytes).map(Self::Host).or_else(|_| serde_json::from_slice(bytes))
+    }
+
+    /// The message as JSON.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        to_json(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::protocol::message::tests::{COMMIT, at, text};
+
+    #[test]
+    fn golden_discovery() {
+        let request = DiscoveryRequest { reply_to: ReplySubject::single(Uuid::nil()), tier: Some(Tier::Prod) };
+        insta::assert_snapshot!(text(&request.to_bytes()), @r#"{"reply_to":"deploy.responses.00000000-0000-0000-0000-000000000000","tier":"prod"}"#);
+
+        let bare =
+            r#"{"hostname":"ns1","tier":"prod","role":"dns","deploy_subjects":["deploy.prod.ns1","deploy.prod.all"]}"#;
+        let DiscoveryAnswer::Host(host) = DiscoveryAnswer::parse(bare.as_bytes()).unwrap() else {
+            panic!("not a host")
+        };
+        assert_eq!(text(&DiscoveryAnswer::Host(host.clone()).to_bytes()), bare);
+
+        let full = DiscoveryAnswer::Host(Box::new(HostReport {
+            version: Some("0.1.0".to_owned()),
+            features: vec!["id".to_owned()],
+            flake: Some("git+https://git.example.com/nixos".parse().unwrap()),
+            machine: Some("6f1c".to_owned()),
+            revision: Some(COMMIT.parse().unwrap()),
+            generation: Some(42),
+            system: Some("/nix/store/x".to_owned()),
+            booted_system_differs: Some(false),
+            uptime_s: Some(86_400),
+            busy: Some(Holder { id: "r-1".to_owned(), operator: None, since: at("2026-11-23T10:00:00Z") }),
+            last: Some(LastRun {
+                id: "r-0".to_owned(),
+                status: Status::Failed,
+                error: Some(ErrorCode::BuildFailed),
+                at: at("2026-11-23T10:00:00Z"),
+            }),
+            ..*host
+        }));
+        insta::assert_snapshot!(text(&full.to_bytes()), @r#"{"hostname":"ns1","tier":"prod","role":"dns","deploy_subjects":["deploy.prod.ns1","deploy.prod.all"],"version":"0.1.0","features":["id"],"flake":"git+https://git.example.com/nixos","machine":"6f1c","revision":"8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b","generation":42,"system":"/nix/store/x","booted_system_differs":false,"uptime_s":86400,"busy":{"id":"r-1","since":"2026-11-23T10:00:00Z"},"last":{"id":"r-0","status":"failed","error":"build_failed","at":"2026-11-23T10:00:00Z"}}"#);
+        assert_eq!(DiscoveryAnswer::parse(&full.to_bytes()).unwrap(), full);
+    }
+
+    #[test]
+    fn golden_presence_of_a_rollout() {
+        let answer = DiscoveryAnswer::Operator {
+            rollout: RolloutReport {
+                id: RolloutId::from(Uuid::nil()),
+                name: "sunday".to_owned(),
+                operator: "ops@desk".to_owned(),
+                tiers: vec![Tier::Test, Tier::Prod],
+                wave: 2,
+                waves: 5,
+                since: at("2026-11-23T10:00:00Z"),
+            },
+        };
+        insta::assert_snapshot!(text(&answer.to_bytes()), @r#"{"rollout":{"id":"00000000-0000-0000-0000-000000000000","name":"sunday","operator":"ops@desk","tiers":["test","prod"],"wave":2,"waves":5,"since":"2026-11-23T10:00:00Z"}}"#);
+        assert_eq!(DiscoveryAnswer::parse(&answer.to_bytes()).unwrap(), answer);
+    }
+
+    #[test]
+    fn a_host_without_a_role_is_read_however_that_is_written() {
+        for role in [r#","role":"""#, r#","role":null"#, ""] {
+            let json = format!(r#"{{"hostname":"a","tier":"test"{role},"deploy_subjects":[]}}"#);
+            let DiscoveryAnswer::Host(host) = DiscoveryAnswer::parse(json.as_bytes()).unwrap() else {
+                panic!("not a host")
+            };
+            assert_eq!(host.role, None);
+        }
+    }
+}
