@@ -48,8 +48,12 @@ run() {
     machine=$!
     wait "$machine"
 }
-run bash -euc 'system=$(nix build --no-link --print-out-paths "$2"); nix-env --profile "$1" --set "$system"' \
-    install "$profile" "$installable"
+# That the program was made for another libc is better known before it is a service that does not start.
+install='
+    /program/1/bin/homelab-deploy --version
+    system=$(nix build --no-link --print-out-paths "$2")
+    nix-env --profile "$1" --set "$system"'
+run bash -euc "$install" install "$profile" "$installable"
 # With this code it says that the machine wants to be booted again.
 code=133
 while [ $code = 133 ]; do
