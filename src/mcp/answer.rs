@@ -5,6 +5,11 @@ use rmcp::handler::server::tool::IntoCallToolResult;
 use rmcp::model::{CallToolResponse, CallToolResult, ContentBlock};
 use serde::Serialize;
 
+use super::error::ToolError;
+
+/// The longest answer, in bytes of JSON. What comes around it in a message has less than 500.
+const MAX_BYTES: usize = 19_500;
+
 /// A result, as data that matches the output schema of the tool and as a short text that says the same.
 #[derive(Debug, Clone)]
 pub(super) struct Answer<T> {
@@ -18,8 +23,19 @@ impl<T: Serialize> Answer<T> {
         let data = serde_json::to_value(self.data).expect("results have string keys only, so this cannot fail");
         let mut result = CallToolResult::structured(data);
         result.content = vec![ContentBlock::text(self.text)];
-        result
+        // Each part has its own bound. Should they not suffice, a client is not to pay for it.
+        let bytes = serde_json::to_vec(&result).map_or(0, |json| json.len());
+        if bytes > MAX_BYTES {
+            CallToolResult::error(vec![ContentBlock::text(too_large(bytes).text())])
+        } else {
+            result
+        }
     }
+}
+
+fn too_large(bytes: usize) -> ToolError {
+    ToolError::new("too_large", format!("the answer would have {bytes} bytes, which is more than clients take"))
+        .next("what was asked for was done; `homelab-deploy status` shows all of it to a person")
 }
 
 impl<T: Serialize> IntoCallToolResult for Answer<T> {

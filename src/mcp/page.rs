@@ -19,13 +19,15 @@ pub(super) struct Page<T> {
 }
 
 impl<T: Serialize> Page<T> {
-    /// The part of a list that begins where a cursor says, and as much of it as one answer may hold.
-    pub(super) fn of(items: Vec<T>, cursor: Option<&str>) -> Result<Self, ToolError> {
+    /// The part of a list that begins where a cursor says, and as much of it as one answer may hold. Only what is in it is
+    /// turned into items.
+    pub(super) fn of<S>(list: &[S], cursor: Option<&str>, item: impl Fn(&S) -> T) -> Result<Self, ToolError> {
         let first = cursor.map_or(Ok(0), |cursor| cursor.parse::<usize>().map_err(|_| unknown_cursor(cursor)))?;
-        let total = items.len();
+        let total = list.len();
         let mut bytes = 0;
-        let rest = items.into_iter().skip(first);
+        let rest = list.iter().skip(first);
         let items: Vec<T> = rest
+            .map(item)
             .enumerate()
             .take_while(|(index, item)| {
                 bytes += serde_json::to_vec(item).map_or(0, |json| json.len() + 1);
@@ -60,7 +62,7 @@ mod tests {
         let mut seen = Vec::new();
         let mut cursor = None;
         loop {
-            let page = Page::of(list.clone(), cursor.as_deref()).unwrap();
+            let page = Page::of(&list, cursor.as_deref(), Clone::clone).unwrap();
             assert!(serde_json::to_vec(&page.items).unwrap().len() <= PAGE_BYTES + 2);
             assert_eq!(page.total, 500);
             assert_eq!(page.truncated(), page.next_cursor.is_some());
@@ -75,9 +77,9 @@ mod tests {
 
     #[test]
     fn a_cursor_of_somebody_else_is_an_error_and_one_beyond_the_end_is_empty() {
-        assert_eq!(Page::of(vec![1], Some("x")).unwrap_err().code, "invalid_cursor");
-        let page = Page::of(vec![1], Some("18446744073709551615")).unwrap();
+        assert_eq!(Page::of(&[1], Some("x"), |&number| number).unwrap_err().code, "invalid_cursor");
+        let page = Page::of(&[1], Some("18446744073709551615"), |&number| number).unwrap();
         assert_eq!((page.items, page.next_cursor), (vec![], None));
-        assert_eq!(Page::of(vec!["x".repeat(PAGE_BYTES)], None).unwrap().items.len(), 1);
+        assert_eq!(Page::of(&["x".repeat(PAGE_BYTES)], None, Clone::clone).unwrap().items.len(), 1);
     }
 }

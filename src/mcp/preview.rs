@@ -97,8 +97,8 @@ impl Preview {
     pub(super) fn of(prepared: &Prepared, hash: String, cursor: Option<&str>) -> Result<Answer<Self>, ToolError> {
         let Prepared { rollout, warnings, .. } = prepared;
         let plan = &rollout.plan;
-        let hosts = plan.waves.iter().flat_map(|wave| wave.hosts.iter().map(|host| Host::of(host, wave)));
-        let page = Page::of(hosts.collect(), cursor)?;
+        let hosts = plan.waves.iter().flat_map(|wave| wave.hosts.iter().map(move |host| (host, wave)));
+        let page = Page::of(&hosts.collect::<Vec<_>>(), cursor, |(host, wave)| Host::of(host, wave))?;
         let mut tiers: Vec<String> = plan.hosts().map(|host| host.tier.to_string()).collect();
         tiers.sort();
         tiers.dedup();

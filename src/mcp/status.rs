@@ -190,7 +190,7 @@ impl Status {
         let rollout = summary.rollout.as_deref().ok_or_else(nothing_recorded)?;
         let mut hosts: Vec<&HostView> = summary.hosts.iter().collect();
         hosts.sort_by_key(|host| urgency(host.state));
-        let page = Page::of(hosts.into_iter().map(|host| Host::of(host, rollout)).collect(), cursor)?;
+        let page = Page::of(&hosts, cursor, |host| Host::of(host, rollout))?;
         let state = state(follower);
         Ok(Self {
             state,

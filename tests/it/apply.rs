@@ -9,7 +9,7 @@ mod confirm;
 mod crashes;
 mod crowd;
 mod downgrade;
-mod fake;
+pub(crate) mod fake;
 mod halting;
 mod interrupts;
 mod nothing_sent;

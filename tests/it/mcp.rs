@@ -8,5 +8,7 @@ mod deploy;
 mod hostile;
 mod hosts;
 mod manual;
+mod plans;
 mod python;
+mod robust;
 mod tools;

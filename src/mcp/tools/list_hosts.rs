@@ -89,8 +89,7 @@ pub(super) async fn list(server: &Server, arguments: Arguments) -> Result<Answer
     let mut bus = server.connect(Access::Test).await?;
     let discovery = server.settings.discovery(arguments.tier);
     let called = RollCall { discovery: &discovery, only: None }.call(&mut bus).await?;
-    let hosts = called.hosts_of(arguments.tier).into_iter().map(Host::from).collect();
-    let page = Page::of(hosts, arguments.cursor.as_deref())?;
+    let page = Page::of(&called.hosts_of(arguments.tier), arguments.cursor.as_deref(), Host::of)?;
     let text = in_words(&page);
     let truncated = page.truncated();
     let Page { items: hosts, total, next_cursor } = page;
@@ -115,19 +114,19 @@ fn in_words(page: &Page<Host>) -> String {
     text
 }
 
-impl From<HostReport> for Host {
-    fn from(report: HostReport) -> Self {
+impl Host {
+    fn of(report: &HostReport) -> Self {
         Self {
             hostname: safe(report.hostname.as_str()),
             tier: report.tier,
-            role: report.role.map(|role| safe(role.as_str())),
-            revision: report.revision.map(|commit| commit.to_string()),
+            role: report.role.as_ref().map(|role| safe(role.as_str())),
+            revision: report.revision.as_ref().map(ToString::to_string),
             generation: report.generation,
             version: report.version.as_deref().map(short),
             reboot_pending: report.booted_system_differs,
-            busy_for: report.busy.map(|holder| short(holder.operator.as_deref().unwrap_or("somebody"))),
+            busy_for: report.busy.as_ref().map(|holder| short(holder.operator.as_deref().unwrap_or("somebody"))),
             last_status: report.last.as_ref().map(|last| last.status.to_string()),
-            last_error: report.last.and_then(|last| last.error).map(|error| short(error.as_str())),
+            last_error: report.last.as_ref().and_then(|last| last.error.as_ref()).map(|error| short(error.as_str())),
         }
     }
 }

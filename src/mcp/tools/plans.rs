@@ -71,7 +71,7 @@ pub(super) struct Listing {
     next_cursor: Option<String>,
 }
 
-#[derive(Debug, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 #[schemars(inline)]
 struct Listed {
     /// Its name.
@@ -95,8 +95,8 @@ const MAX_WAVES: usize = 20;
 
 pub(super) fn list(server: &Server, arguments: &ListArguments) -> Result<Answer<Listing>, ToolError> {
     let plans = server.settings.plans.names();
-    let listed = plans.iter().filter_map(|name| listed(server, name)).collect();
-    let page = Page::of(listed, arguments.cursor.as_deref())?;
+    let listed: Vec<Listed> = plans.iter().filter_map(|name| listed(server, name)).collect();
+    let page = Page::of(&listed, arguments.cursor.as_deref(), Listed::clone)?;
     let mut text = match page.total {
         0 => "There are no plans.".to_owned(),
         1 => "1 plan.".to_owned(),

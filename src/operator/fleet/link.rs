@@ -16,6 +16,9 @@ use crate::rollout::{Connection, Input};
 /// How long the last requests may take to leave when the command ends.
 const LEAVE_WITHIN: Duration = Duration::from_secs(1);
 
+/// The longest answer that is kept whole. The log that a listener of ours sends has at most half of that.
+const MAX_ANSWER_BYTES: usize = 32 * 1024;
+
 /// Connects the channels of one rollout with the bus.
 #[derive(Debug)]
 pub struct Link {
@@ -162,13 +165,23 @@ impl Link {
         } else if nobody {
             Input::NoResponders { request }
         } else {
-            match Response::parse(&message.payload) {
+            match read(&message.payload) {
                 Ok(response) => Input::Response { request, response: Box::new(response) },
                 Err(error) => return unreadable(message, &error),
             }
         };
         Some(News::Input(input))
     }
+}
+
+/// Reads an answer, and keeps of its words what is worth recording: a host that talks without end is not to fill the disk
+/// of the operator.
+fn read(payload: &[u8]) -> Result<Response, serde_json::Error> {
+    let response = Response::parse(payload)?;
+    if payload.len() <= MAX_ANSWER_BYTES {
+        return Ok(response);
+    }
+    Response::parse(&response.to_bytes(MAX_ANSWER_BYTES))
 }
 
 /// An answer that cannot be read is none: the host is judged by its timeout.

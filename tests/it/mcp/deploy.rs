@@ -14,7 +14,7 @@ use crate::support::rebuild::{FAIL, GATE};
 const MAIN: &str = "main";
 
 /// The same, with calls that are answered soon.
-fn hasty(settings: Settings) -> Settings {
+pub fn hasty(settings: Settings) -> Settings {
     Settings { pace: Pace { patience: Duration::from_secs(2), beat: Duration::from_millis(300) }, ..settings }
 }
 

@@ -1,0 +1,177 @@
+//! `list_plans`, `preview_plan`, `apply_plan`, `rollout_status` and `abort_rollout`.
+
+use std::fs;
+
+use homelab_deploy::mcp::Settings;
+use serde_json::{Value, json};
+
+use super::client::{Assistant, ERAS, Era, administrator, command, params, settings};
+use super::deploy::hasty;
+use crate::apply::stage::{self, open, order, ran, until};
+use crate::operator;
+use crate::support::lab::Lab;
+use crate::support::rebuild::GATE;
+
+const TEST_ONLY: &str =
+    "revision = 'main'\n[[wave]]\nname = 'one'\ntargets = 'test.test1'\n[[wave]]\ntargets = 'test.all'\n";
+const BOTH: &str = "revision = 'main'\n[[wave]]\ntargets = 'test.all'\n[[wave]]\ntargets = 'prod.all'\n";
+
+/// A homelab with plans: one for test hosts, one for all of them, and one that is none.
+async fn lab() -> Lab {
+    let lab = stage::lab(&["test.test1", "test.test2", "prod.ns1"]).await;
+    fs::create_dir_all(lab.home().join("plans")).unwrap();
+    for (name, text) in [("tests", TEST_ONLY), ("everything", BOTH), ("broken", "revision = 1")] {
+        fs::write(lab.home().join(format!("plans/{name}.toml")), text).unwrap();
+    }
+    lab
+}
+
+fn names(listing: &Value) -> Vec<&str> {
+    listing["plans"].as_array().unwrap().iter().map(|plan| plan["name"].as_str().unwrap()).collect()
+}
+
+async fn hash(assistant: &Assistant, plan: &str) -> String {
+    let preview = assistant.ask("preview_plan", json!({ "plan": plan })).await;
+    preview["plan_hash"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_plan_is_carried_out_as_it_was_previewed() {
+    let lab = lab().await;
+    for era in ERAS {
+        let assistant = Assistant::beside(settings(&lab), era).await;
+        let preview = assistant.ask("preview_plan", json!({ "plan": "tests" })).await;
+        assert_eq!(preview["commit"], lab.flake.head().unwrap());
+        assert_eq!((&preview["tiers"], &preview["total"]), (&json!(["test"]), &json!(2)));
+        assert_eq!(preview["waves"][0]["name"], "one");
+        let hash = preview["plan_hash"].clone();
+        assert_eq!(hash, super::plans::hash(&assistant, "tests").await, "the same as long as nothing changes");
+
+        let answer = assistant.ask("apply_plan", json!({ "plan": "tests", "plan_hash": hash })).await;
+        assert_eq!((&answer["state"], &answer["completed"]), (&json!("succeeded"), &json!(2)), "{answer:#}");
+        let id = answer["rollout_id"].as_str().unwrap();
+        let listed = operator::run(&lab, &["rollouts"]).await.unwrap().expect(0).stdout;
+        assert!(listed.contains(&id[..8]) && listed.contains("succeeded"), "{listed}");
+    }
+    assert_eq!(ran(&lab), ["test1", "test2", "test1", "test2"]);
+}
+
+#[tokio::test]
+async fn what_has_changed_since_the_preview_is_refused() {
+    let mut lab = stage::lab(&["test.test1", "test.test2", "test.test3"]).await;
+    fs::create_dir_all(lab.home().join("plans")).unwrap();
+    fs::write(lab.home().join("plans/tests.toml"), TEST_ONLY).unwrap();
+    let assistant = Assistant::beside(settings(&lab), Era::Stateless).await;
+    let apply = async |hash: &str| assistant.refused("apply_plan", json!({ "plan": "tests", "plan_hash": hash })).await;
+    let first = hash(&assistant, "tests").await;
+    lab.flake.commit("another").unwrap();
+    assert!(apply(&first).await.starts_with("stale_plan: "));
+
+    let second = hash(&assistant, "tests").await;
+    fs::write(lab.home().join("plans/tests.toml"), format!("{TEST_ONLY}\n# changed\n")).unwrap();
+    assert!(apply(&second).await.starts_with("stale_plan: "));
+
+    let third = hash(&assistant, "tests").await;
+    lab.fleet.kill(&crate::host("test2"));
+    assert!(apply(&third).await.starts_with("stale_plan: "));
+    assert!(apply("").await.starts_with("stale_plan: "));
+    assert_eq!(ran(&lab), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_plan_for_more_than_test_hosts_is_there_for_administrators_only() {
+    let lab = lab().await;
+    let assistant = Assistant::beside(settings(&lab), Era::Handshake).await;
+    let listing = assistant.ask("list_plans", json!({})).await;
+    assert_eq!(names(&listing), ["broken", "tests"]);
+    assert!(listing["plans"][0]["problem"].as_str().unwrap().starts_with("invalid_plan: "), "{listing:#}");
+    for tool in ["preview_plan", "apply_plan"] {
+        let mut arguments = json!({ "plan": "everything" });
+        if tool == "apply_plan" {
+            arguments["plan_hash"] = json!("x");
+        }
+        assert!(assistant.refused(tool, arguments).await.starts_with("admin_disabled: "));
+    }
+    for plan in ["../plans/tests", "tests.toml", "", "/etc/passwd", "nowhere"] {
+        let told = assistant.refused("preview_plan", json!({ "plan": plan })).await;
+        assert!(told.starts_with("invalid_plan: ") || told.starts_with("unknown_plan: "), "{told}");
+    }
+
+    let assistant = Assistant::beside(administrator(&lab), Era::Stateless).await;
+    assert_eq!(names(&assistant.ask("list_plans", json!({})).await), ["broken", "everything", "tests"]);
+    let plan_hash = hash(&assistant, "everything").await;
+    let answer = assistant.ask("apply_plan", json!({ "plan": "everything", "plan_hash": plan_hash })).await;
+    assert_eq!(answer["state"], "succeeded", "{answer:#}");
+    assert_eq!(ran(&lab).last().map(String::as_str), Some("ns1"));
+}
+
+#[tokio::test]
+async fn a_rollout_outlives_its_server_and_is_stopped_by_another() {
+    let lab = lab().await;
+    order(&lab, &["test1"], GATE);
+    let mut dying = command(&lab, &["--plans-dir", lab.home().join("plans").to_str().unwrap()]);
+    // As some clients do it, which are done with a server when a call is cancelled.
+    dying.process_group(0);
+    let assistant = Assistant::spawn(&mut dying, Era::Stateless).await;
+    let arguments = json!({ "plan": "tests", "plan_hash": hash(&assistant, "tests").await });
+    let pid = assistant.pid();
+    let calling = assistant.client.call_tool(params("apply_plan", arguments));
+    let killing = async {
+        until(&lab, "test1 start").await;
+        rustix::process::kill_process_group(pid, rustix::process::Signal::KILL).unwrap();
+    };
+    let (broken, ()) = tokio::join!(calling, killing);
+    assert!(broken.is_err(), "{broken:?}");
+
+    let next = Assistant::beside(settings(&lab), Era::Handshake).await;
+    let answer = next.ask("rollout_status", json!({})).await;
+    assert_eq!((&answer["state"], &answer["waves"][0]["state"]), (&json!("running"), &json!("running")), "{answer:#}");
+    let id = answer["rollout_id"].clone();
+    assert_eq!(next.ask("abort_rollout", json!({ "rollout_id": id })).await["state"], "stopping");
+    stage_interrupted(&lab, &next, &id).await;
+    open(&lab, "test1");
+    let answer = next.ask("rollout_status", json!({ "rollout_id": id, "wait_seconds": 45 })).await;
+    assert_eq!(answer["state"], "interrupted", "{answer:#}");
+    assert_eq!(ran(&lab), ["test1"]);
+    let told = next.refused("abort_rollout", json!({ "rollout_id": id })).await;
+    assert!(told.starts_with("not_running: "), "{told}");
+}
+
+/// Waits until the process of a rollout has seen that it is to stop.
+async fn stage_interrupted(lab: &Lab, assistant: &Assistant, id: &Value) {
+    let stop_file = lab.home().join(format!("state/homelab-deploy/rollouts/{}.stop", id.as_str().unwrap()));
+    let seen = async || Ok((!stop_file.exists()).then_some(()));
+    crate::support::wait::until("the wish to stop is seen", seen).await.unwrap();
+    assert_eq!(assistant.ask("rollout_status", json!({ "rollout_id": id })).await["state"], "running");
+}
+
+#[tokio::test]
+async fn who_may_not_begin_a_rollout_may_not_stop_it() {
+    let lab = lab().await;
+    order(&lab, &["test1"], GATE);
+    let strong = Assistant::beside(hasty(administrator(&lab)), Era::Handshake).await;
+    let plan_hash = hash(&strong, "everything").await;
+    let answer = strong.ask("apply_plan", json!({ "plan": "everything", "plan_hash": plan_hash })).await;
+    assert_eq!(answer["state"], "running", "{answer:#}");
+    let id = answer["rollout_id"].clone();
+    let weak = Assistant::beside(settings(&lab), Era::Handshake).await;
+    let told = weak.refused("abort_rollout", json!({ "rollout_id": id })).await;
+    assert!(told.starts_with("wrong_tier: "), "{told}");
+    let told = weak.refused("deploy", json!({ "hostname": "test2", "branch": "main" })).await;
+    assert!(told.starts_with("another_rollout: "), "{told}");
+    open(&lab, "test1");
+    let answer = weak.ask("rollout_status", json!({ "rollout_id": id, "wait_seconds": 45 })).await;
+    assert_eq!(answer["state"], "succeeded", "{answer:#}");
+}
+
+#[tokio::test]
+async fn a_wave_that_asks_first_finds_nobody_and_waits_for_a_person() {
+    let lab = lab().await;
+    let plan =
+        "revision = 'main'\n[[wave]]\ntargets = 'test.test1'\n[[wave]]\ntargets = 'test.test2'\nconfirm = true\n";
+    fs::write(lab.home().join("plans/tests.toml"), plan).unwrap();
+    let assistant = Assistant::beside(Settings { ..settings(&lab) }, Era::Stateless).await;
+    let arguments = json!({ "plan": "tests", "plan_hash": hash(&assistant, "tests").await });
+    let answer = assistant.ask("apply_plan", arguments).await;
+    assert_eq!((&answer["state"], &answer["completed"]), (&json!("paused"), &json!(1)), "{answer:#}");
+}

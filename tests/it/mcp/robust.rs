@@ -1,0 +1,220 @@
+//! What must not bring a server down or fill its client: panics, cancelled calls, silence, and hosts that talk without end.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_nats::Client;
+use futures_util::StreamExt;
+use homelab_deploy::mcp::{Server, Settings};
+use rmcp::model::{CallToolRequest, CallToolResult, ClientConfig, ClientRequest, ProgressNotificationParam};
+use rmcp::service::{NotificationContext, PeerRequestOptions};
+use rmcp::{ClientHandler, RoleClient, ServiceExt};
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::client::{Assistant, ERAS, Era, config, params, settings, text};
+use super::deploy::hasty;
+use crate::apply::stage::{self, open, order, until};
+use crate::support::lab::Lab;
+use crate::support::rebuild::GATE;
+use crate::support::wait;
+
+#[tokio::test]
+async fn a_tool_that_panics_has_answered_and_the_server_lives() {
+    let lab = stage::empty(&[]).await;
+    stage::write_plan(&lab, "revision = 'main'\n[[wave]]\ntargets = 'an-alias'\n");
+    for era in ERAS {
+        let planted = Settings { aliases: |_| panic!("planted"), ..settings(&lab) };
+        let assistant = Assistant::beside(planted, era).await;
+        let began = Instant::now();
+        let told = assistant.refused("preview_plan", json!({ "plan": "plan" })).await;
+        assert!(told.starts_with("internal_error: "), "{told}");
+        assert!(began.elapsed() < Duration::from_secs(1));
+        assistant.ask("list_hosts", json!({})).await;
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_is_cancelled_ends_and_its_deployment_goes_on() {
+    let lab = stage::lab(&["test.test1"]).await;
+    order(&lab, &["test1"], GATE);
+    let assistant = Assistant::beside(settings(&lab), Era::Handshake).await;
+    let call = CallToolRequest::new(params("deploy", json!({ "hostname": "test1", "branch": "main" })));
+    let options = PeerRequestOptions::no_options();
+    let handle =
+        assistant.client.send_cancellable_request(ClientRequest::CallToolRequest(call), options).await.unwrap();
+    until(&lab, "test1 start").await;
+    handle.cancel(Some("enough".to_owned())).await.unwrap();
+    open(&lab, "test1");
+    let answer = assistant.ask("rollout_status", json!({ "wait_seconds": 45 })).await;
+    assert_eq!(answer["state"], "succeeded", "{answer:#}");
+}
+
+/// A client that writes down what it hears of progress.
+#[derive(Clone)]
+struct Curious(mpsc::UnboundedSender<ProgressNotificationParam>);
+
+impl ClientHandler for Curious {
+    fn get_info(&self) -> ClientConfig {
+        config()
+    }
+
+    async fn on_progress(&self, progress: ProgressNotificationParam, _: NotificationContext<RoleClient>) {
+        self.0.send(progress).ok();
+    }
+}
+
+#[tokio::test]
+async fn progress_is_told_at_each_change_and_when_nothing_changes() {
+    let lab = stage::lab(&["test.test1"]).await;
+    order(&lab, &["test1"], GATE);
+    for era in ERAS {
+        let (sender, mut heard) = mpsc::unbounded_channel();
+        let server = Server::new(hasty(settings(&lab))).unwrap();
+        let assistant = Assistant::meeting(Curious(sender), server, era).await;
+        let answer = assistant.ask("deploy", json!({ "hostname": "test1", "branch": "main" })).await;
+        assert_eq!(answer["state"], "running");
+        let mut told = Vec::new();
+        while let Ok(progress) = heard.try_recv() {
+            told.push((progress.progress, progress.message.unwrap()));
+        }
+        assert!(told.windows(2).all(|pair| pair[0].0 < pair[1].0), "{told:?}");
+        assert!(told.iter().any(|(_, message)| message == "test1 was asked"), "{told:?}");
+        // Two seconds of silence, and a word every 300 ms.
+        assert!(told.iter().filter(|(_, message)| message == "0 of 1 hosts are done").count() >= 3, "{told:?}");
+        open(&lab, "test1");
+        let id = &answer["deploy_id"];
+        assistant.ask("deploy_status", json!({ "deploy_id": id, "wait_seconds": 45 })).await;
+        std::fs::remove_file(lab.fleet.rebuild().folder().join("test1.open")).unwrap();
+    }
+}
+
+/// One end of a pipe to a server, of which each line is written and read by hand.
+struct Bare {
+    pipe: BufReader<DuplexStream>,
+    _serving: JoinSet<()>,
+}
+
+impl Bare {
+    async fn meet(settings: Settings) -> Self {
+        let (ours, theirs) = tokio::io::duplex(1 << 20);
+        let mut serving = JoinSet::new();
+        serving.spawn(async move {
+            Server::new(settings).unwrap().serve(theirs).await.unwrap().waiting().await.unwrap();
+        });
+        let mut bare = Self { pipe: BufReader::new(ours), _serving: serving };
+        let client = json!({ "name": "bare", "version": "1" });
+        let hello = json!({ "protocolVersion": "2024-11-05", "capabilities": {}, "clientInfo": client });
+        bare.say(json!({ "id": 0, "method": "initialize", "params": hello })).await;
+        bare.hear().await;
+        bare.say(json!({ "method": "notifications/initialized" })).await;
+        bare
+    }
+
+    async fn say(&mut self, mut message: Value) {
+        message["jsonrpc"] = json!("2.0");
+        self.pipe.write_all(format!("{message}\n").as_bytes()).await.unwrap();
+    }
+
+    async fn hear(&mut self) -> Value {
+        let mut line = String::new();
+        wait::event("the server says something", self.pipe.read_line(&mut line)).await.unwrap().unwrap();
+        serde_json::from_str(&line).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn who_did_not_ask_hears_of_no_progress() {
+    let lab = stage::lab(&["test.test1"]).await;
+    order(&lab, &["test1"], GATE);
+    let mut bare = Bare::meet(hasty(settings(&lab))).await;
+    let arguments = json!({ "hostname": "test1", "branch": "main" });
+    bare.say(json!({ "id": 1, "method": "tools/call", "params": { "name": "deploy", "arguments": arguments } })).await;
+    let first = bare.hear().await;
+    assert_eq!(
+        (&first["id"], &first["result"]["structuredContent"]["state"]),
+        (&json!(1), &json!("running")),
+        "{first:#}"
+    );
+    assert_eq!(first["result"].get("resultType"), None, "the first clients know of no such thing");
+    open(&lab, "test1");
+}
+
+/// How often a word is repeated for as much as the server lets through: with what is escaped in it, that is nearly a
+/// megabyte of JSON.
+const FLOOD: usize = 31_000;
+
+/// Plays hosts that have much to say about their failure: answers the roll call, and each request. Every 100th says as much
+/// as can be said; all of them together would be more than the server passes on before it cuts the reader off.
+async fn talkative(lab: &Lab, hosts: usize) -> JoinSet<()> {
+    let client: Client = lab.server.connect(&lab.admin).await.unwrap();
+    let mut requests = client.subscribe("deploy.test.>").await.unwrap();
+    let mut questions = crate::apply::fake::subscribe_to_roll_call(&client).await;
+    let complaint = |times| -> Arc<str> { "\u{1b}[31mno \u{202e}room\n".repeat(times).into() };
+    let (flood, usual) = (complaint(FLOOD), complaint(FLOOD / 200));
+    let flake = lab.flake.url();
+    let mut task = JoinSet::new();
+    task.spawn(async move {
+        loop {
+            tokio::select! {
+                Some(question) = questions.next() => {
+                    let question: Value = serde_json::from_slice(&question.payload).unwrap_or_default();
+                    let Some(reply_to) = question["reply_to"].as_str() else { continue };
+                    for host in 0..hosts {
+                        let name = format!("host{host:03}");
+                        let subjects = [format!("deploy.test.{name}")];
+                        let report = json!({ "hostname": name, "tier": "test", "deploy_subjects": subjects, "flake": flake,
+                            "features": ["id"], "version": "0.1.0", "revision": "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b" });
+                        client.publish(reply_to.to_owned(), report.to_string().into()).await.unwrap();
+                    }
+                }
+                Some(request) = requests.next() => {
+                    let host = request.subject.rsplit('.').next().unwrap().to_owned();
+                    let request: Value = serde_json::from_slice(&request.payload).unwrap();
+                    let complaint = if host.ends_with("00") { &flood } else { &usual };
+                    let failed = json!({ "hostname": host, "status": "failed", "error": "build_failed", "message": &**complaint });
+                    let reply_to = request["reply_to"].as_str().unwrap().to_owned();
+                    client.publish(reply_to, failed.to_string().into()).await.unwrap();
+                    client.flush().await.unwrap();
+                }
+                else => return,
+            }
+        }
+    });
+    task
+}
+
+#[tokio::test]
+async fn five_hundred_hosts_that_talk_without_end_are_told_page_by_page() {
+    let lab = stage::empty(&[]).await;
+    let _hosts = talkative(&lab, 500).await;
+    let assistant = Assistant::beside(hasty(settings(&lab)), Era::Stateless).await;
+    let listing = assistant.ask("list_hosts", json!({})).await;
+    assert_eq!((&listing["total"], &listing["truncated"]), (&json!(500), &json!(true)));
+
+    let answer = assistant.ask("deploy", json!({ "all": true, "branch": "main" })).await;
+    let id = answer["deploy_id"].clone();
+    let mut seen = Vec::new();
+    let over = async || {
+        let page = assistant.ask("deploy_status", json!({ "deploy_id": id, "wait_seconds": 2 })).await;
+        Ok((page["state"] != "running").then_some(()))
+    };
+    wait::until("all have failed", over).await.unwrap();
+    let mut asked = json!({ "deploy_id": id });
+    loop {
+        let result: CallToolResult = assistant.call("deploy_status", asked.clone()).await;
+        let page = result.structured_content.clone().unwrap();
+        assert_eq!((&page["state"], &page["total"]), (&json!("failed"), &json!(500)), "{}", text(&result));
+        for host in page["hosts"].as_array().unwrap() {
+            let message = host["message"].as_str().unwrap();
+            assert!(message.len() <= 2_000 && message.starts_with("no room\nno room"), "{message:?}");
+            seen.push(host["hostname"].clone());
+        }
+        let Some(cursor) = page.get("next_cursor") else { break };
+        asked = json!({ "deploy_id": id, "cursor": cursor });
+    }
+    seen.dedup();
+    assert_eq!(seen.len(), 500);
+}
