@@ -10,6 +10,7 @@
 //! - [`report`]: what the operator sees of it;
 //! - [`listener`]: what runs on each host;
 //! - [`bus`]: the connection to NATS, for both ends;
+//! - [`lookup`]: the commit behind a branch or tag, for both ends;
 //! - [`nats_config`]: what the NATS server must know of both, pure;
 //! - [`clock`]: where wall-clock time enters; [`notify`]: news for systemd; [`text`]: text that others wrote, made safe
 //!   to show;
@@ -19,6 +20,7 @@ pub mod bus;
 pub mod cli;
 pub mod clock;
 pub mod listener;
+pub mod lookup;
 pub mod mcp;
 pub mod nats_config;
 pub mod notify;

@@ -20,4 +20,4 @@ pub use drive::{Drive, DriveError, Progress};
 pub use fleet::{Discovery, Fleet, FleetError, Link, RollCall, RollCalled};
 pub use history::History;
 pub use prepare::{Finder, Obstacle, Part, PrepareError, Prepared, Wanted};
-pub use revision::{LookupError, resolve_revision};
+pub use revision::{UnresolvedError, resolve_revision};

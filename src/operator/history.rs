@@ -60,7 +60,7 @@ async fn git(clone: &Path, arguments: &[&str]) -> Option<Output> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::operator::revision::testing::{git, repository};
+    use crate::lookup::testing::{git, repository};
 
     #[tokio::test]
     async fn a_clone_knows_subjects_and_ages() {

@@ -11,9 +11,10 @@ use uuid::Uuid;
 use super::fleet::{Discovery, FleetError, RollCall, RollCalled};
 use super::history::History;
 use super::journal::Journals;
-use super::revision::{LookupError, resolve_revision};
+use super::revision::{UnresolvedError, resolve_revision};
 use crate::bus::Bus;
 use crate::clock;
+use crate::lookup::LookupError;
 use crate::plan::{FrozenHost, FrozenPlan, Plan, PlanMistakes, Roster};
 use crate::protocol::discovery::FEATURE_RESOLVE;
 use crate::protocol::{Commit, HostName, RequestIds, Revision, RolloutId, RolloutReport, Tier};
@@ -94,7 +95,7 @@ pub enum PrepareError {
     /// It is not known which commit to deploy.
     #[error(transparent)]
     #[diagnostic(transparent)]
-    Lookup(#[from] LookupError),
+    Lookup(#[from] UnresolvedError),
     /// It was left to a host to find out, and none of those that would go first can.
     #[error(
         "no host of the first wave can find the commit of \"{revision}\", and this machine cannot either: {reason}"
@@ -104,7 +105,7 @@ pub enum PrepareError {
         /// What was to be looked up.
         revision: Revision,
         /// Why it could not be looked up here.
-        reason: LookupError,
+        reason: UnresolvedError,
     },
 }
 
@@ -216,8 +217,8 @@ impl Wanted {
 
     /// Lets a host go first that can find the commit, where the repository cannot be asked from here. That it has no such
     /// branch is an answer.
-    fn leave_to_host(&self, error: LookupError, plan: &mut FrozenPlan, roster: &Roster) -> Result<(), PrepareError> {
-        if self.finder == Finder::Operator || matches!(error, LookupError::NoSuchRef { .. }) {
+    fn leave_to_host(&self, error: UnresolvedError, plan: &mut FrozenPlan, roster: &Roster) -> Result<(), PrepareError> {
+        if self.finder == Finder::Operator || matches!(error, UnresolvedError::Lookup(LookupError::NoSuchRef { .. })) {
             return Err(error.into());
         }
         let can = |host: &FrozenHost| roster.host(&host.hostname).is_some_and(|host| host.has(FEATURE_RESOLVE));

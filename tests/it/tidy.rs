@@ -13,6 +13,7 @@ const NEVER: &[(&str, &[&str], &[&str])] = &[
     ("src/nats_config", IMPURE, &[]),
     ("src/text", IMPURE, &[]),
     ("src/bus", &["crate::operator", "crate::listener", "crate::report", "crate::cli", "clap::"], &[]),
+    ("src/lookup", &["crate::operator", "crate::listener", "crate::report", "crate::cli", "clap::"], &[]),
     (
         "src/operator",
         // The trait of the reporters is all that it knows of them.
@@ -36,7 +37,7 @@ const NEVER: &[(&str, &[&str], &[&str])] = &[
     (
         "src",
         &["process::Command"],
-        &["src/listener", "src/operator/check", "src/operator/detach", "src/operator/history", "src/operator/revision"],
+        &["src/listener", "src/operator/check", "src/operator/detach", "src/operator/history", "src/lookup"],
     ),
 ];
 

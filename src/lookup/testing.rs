@@ -5,7 +5,7 @@ use std::process::Command;
 
 use crate::protocol::FlakeUrl;
 
-pub(in crate::operator) fn git(folder: &Path, arguments: &[&str]) -> String {
+pub(crate) fn git(folder: &Path, arguments: &[&str]) -> String {
     let mut command = Command::new("git");
     command.arg("-C").arg(folder).args(["-c", "user.name=t", "-c", "user.email=t@example.com"]).args(arguments);
     let output = command.env("GIT_CONFIG_GLOBAL", "/dev/null").output().unwrap();
@@ -13,7 +13,7 @@ pub(in crate::operator) fn git(folder: &Path, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
-pub(in crate::operator) fn repository() -> (tempfile::TempDir, FlakeUrl) {
+pub(crate) fn repository() -> (tempfile::TempDir, FlakeUrl) {
     let folder = tempfile::tempdir().unwrap();
     git(folder.path(), &["init", "-q", "-b", "main"]);
     git(folder.path(), &["commit", "-q", "--allow-empty", "-m", "one"]);

@@ -1,0 +1,166 @@
+//! Finding the one commit that a branch or tag stands for, by asking where the flake is from. Operators and listeners
+//! both do it, and mean the same by its failures: that there is no such ref is an answer, and everything else is none.
+
+use std::io;
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use miette::Diagnostic;
+use thiserror::Error;
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use crate::protocol::{Commit, FlakeUrl, Revision};
+
+/// How long git or Nix may take to answer.
+const LOOKUP_WITHIN: Duration = Duration::from_mins(1);
+
+/// What git says last when a repository cannot be reached. Why, it has said before.
+const UNREACHABLE: &str = "fatal: Could not read from remote repository";
+
+/// How Nix repeats, for each kind of URL that git cannot ask, that the server has no such ref: GitHub's words, its own
+/// about GitLab and about SourceHut, and Mercurial's.
+const NO_SUCH_REF: [&str; 4] =
+    ["No commit found for SHA", "does the git ref really exist", "couldn't find ref", "unknown revision"];
+
+/// What Nix says when it could not ask and goes on, with exit code 0, with what it was told some other day.
+const STALE: &str = "using cached version";
+
+/// Why a revision could not be looked up.
+#[derive(Debug, Error, Diagnostic)]
+pub enum LookupError {
+    /// The repository has neither a branch nor a tag of that name.
+    #[error("{remote} has no branch or tag \"{revision}\"")]
+    NoSuchRef {
+        /// Where it was looked up.
+        remote: String,
+        /// What was looked up.
+        revision: Revision,
+        /// What to do.
+        #[help]
+        help: Option<String>,
+    },
+    /// The repository could not be asked.
+    #[error("cannot look up \"{revision}\": `{command}` failed: {reason}")]
+    #[diagnostic(help(
+        "check that the repository can be reached from this machine, or give the full commit id of 40 digits"
+    ))]
+    Failed {
+        /// What was looked up.
+        revision: Revision,
+        /// What was run.
+        command: String,
+        /// What it said.
+        reason: String,
+    },
+    /// The repository was asked, and has not answered.
+    #[error("cannot look up \"{revision}\": `{command}` had no answer after {} s", LOOKUP_WITHIN.as_secs())]
+    #[diagnostic(help("check that the server of the repository works, or give the full commit id of 40 digits"))]
+    NoAnswer {
+        /// What was looked up.
+        revision: Revision,
+        /// What was run.
+        command: String,
+    },
+}
+
+/// Finds the commit that a revision stands for right now; a full commit id stands for itself.
+pub async fn commit_of(asked: &Revision, flake: &FlakeUrl) -> Result<Commit, LookupError> {
+    if let Some(commit) = asked.commit() {
+        return Ok(commit);
+    }
+    match flake.git_remote() {
+        Some(remote) => ask_git(remote, asked).await,
+        None => ask_nix(flake, asked).await,
+    }
+}
+
+async fn ask_git(remote: &str, asked: &Revision) -> Result<Commit, LookupError> {
+    let (branch, tag) = (format!("refs/heads/{asked}"), format!("refs/tags/{asked}"));
+    let peeled = format!("{tag}^{{}}");
+    let arguments = ["ls-remote", "--exit-code", "--", remote, &branch, &tag, &peeled];
+    let (output, command) = run("git", &arguments, asked).await?;
+    // git answers 2 when it could ask and there is no such ref, and 128 when it could not ask.
+    if output.status.code() == Some(2) {
+        return Err(no_such_ref(remote, asked));
+    }
+    if !output.status.success() {
+        return Err(failed(asked, command, &output.stderr));
+    }
+    let listing = String::from_utf8_lossy(&output.stdout);
+    // A branch comes before a tag of the same name, and the commit that a tag names before the tag object itself.
+    let found = [&branch, &peeled, &tag].into_iter().find_map(|wanted| listed(&listing, wanted));
+    found.ok_or_else(|| failed(asked, command, b"its answer has no commit in it"))
+}
+
+/// The commit of one ref in the output of `git ls-remote`.
+fn listed(listing: &str, wanted: &str) -> Option<Commit> {
+    let mut lines = listing.lines().filter_map(|line| line.split_once('\t'));
+    lines.find(|(_, name)| *name == wanted).and_then(|(commit, _)| commit.parse().ok())
+}
+
+async fn ask_nix(flake: &FlakeUrl, asked: &Revision) -> Result<Commit, LookupError> {
+    let url = flake.at(asked);
+    let features = ["--extra-experimental-features", "nix-command flakes"];
+    let arguments = [&features[..], &["flake", "metadata", "--refresh", "--json", "--", &url]].concat();
+    let (output, command) = run("nix", &arguments, asked).await?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() {
+        return Err(match NO_SUCH_REF.iter().any(|words| said.contains(words)) {
+            true => no_such_ref(flake.public().as_str(), asked),
+            false => failed(asked, command, &output.stderr),
+        });
+    }
+    if let Some(line) = said.lines().find(|line| line.contains(STALE)) {
+        return Err(failed(asked, command, line.as_bytes()));
+    }
+    told(&output.stdout, asked).map_err(|reason| failed(asked, command, reason.as_bytes()))
+}
+
+/// The commit in the output of `nix flake metadata`, if it is about what was asked.
+fn told(metadata: &[u8], asked: &Revision) -> Result<Commit, &'static str> {
+    let metadata: serde_json::Value = serde_json::from_slice(metadata).map_err(|_| "its answer is no JSON")?;
+    let text = |pointer: &str| metadata.pointer(pointer).and_then(serde_json::Value::as_str);
+    if ["/original/ref", "/resolved/ref"].iter().filter_map(|of| text(of)).any(|of| of != asked.as_str()) {
+        return Err("its answer is about another ref");
+    }
+    let commit = text("/revision").and_then(|text| text.parse().ok());
+    commit.ok_or("its answer names no revision")
+}
+
+/// Runs a program that may ask nothing and may not take for ever.
+async fn run(program: &str, arguments: &[&str], asked: &Revision) -> Result<(Output, String), LookupError> {
+    let shown = format!("{program} {}", arguments.join(" "));
+    let mut command = Command::new(program);
+    command.args(arguments).env("GIT_TERMINAL_PROMPT", "0").env("LC_ALL", "C");
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    match timeout(LOOKUP_WITHIN, command.output()).await {
+        Ok(Ok(output)) => Ok((output, shown)),
+        Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => {
+            Err(failed(asked, shown, format!("{program} is not on the PATH").as_bytes()))
+        }
+        Ok(Err(error)) => Err(failed(asked, shown, error.to_string().as_bytes())),
+        Err(_) => Err(LookupError::NoAnswer { revision: asked.clone(), command: shown }),
+    }
+}
+
+fn no_such_ref(remote: &str, asked: &Revision) -> LookupError {
+    let help = asked
+        .looks_like_short_commit()
+        .then(|| "servers cannot look up the beginning of a commit id: give all 40 digits".to_owned());
+    LookupError::NoSuchRef { remote: remote.to_owned(), revision: asked.clone(), help }
+}
+
+fn failed(asked: &Revision, command: String, said: &[u8]) -> LookupError {
+    let said = String::from_utf8_lossy(said);
+    let said = said.split_once(UNREACHABLE).map(|(why, _)| why).filter(|why| !why.trim().is_empty()).unwrap_or(&said);
+    // The last line that begins with `fatal:` or `error:` is the reason; what follows it is advice.
+    let reason = said.lines().rfind(|line| line.starts_with("fatal:") || line.starts_with("error:"));
+    let reason = reason.or_else(|| said.lines().rfind(|line| !line.trim().is_empty())).unwrap_or("it said nothing");
+    LookupError::Failed { revision: asked.clone(), command, reason: reason.trim().to_owned() }
+}
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;

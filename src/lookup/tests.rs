@@ -1,0 +1,58 @@
+//! Real git, on a repository of the test's own.
+
+use super::testing::{git, repository};
+use super::*;
+
+async fn lookup(asked: &str, flake: &FlakeUrl) -> Result<Commit, LookupError> {
+    commit_of(&asked.parse().unwrap(), flake).await
+}
+
+#[tokio::test]
+async fn branches_and_tags_become_commits() {
+    let (folder, flake) = repository();
+    let head = git(folder.path(), &["rev-parse", "main"]);
+    assert_eq!(lookup("main", &flake).await.unwrap().as_str(), head);
+    // An annotated tag is an object of its own; what is deployed is the commit that it names.
+    let tagged = git(folder.path(), &["rev-parse", "v1^{commit}"]);
+    assert_eq!(lookup("v1", &flake).await.unwrap().as_str(), tagged);
+}
+
+#[tokio::test]
+async fn a_branch_comes_before_a_tag_of_its_name() {
+    let (folder, flake) = repository();
+    git(folder.path(), &["branch", "v1"]);
+    let branch = git(folder.path(), &["rev-parse", "refs/heads/v1"]);
+    assert_eq!(lookup("v1", &flake).await.unwrap().as_str(), branch);
+}
+
+#[tokio::test]
+async fn a_commit_needs_no_lookup() {
+    let commit = "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b";
+    let nowhere = "git+file:///nowhere".parse().unwrap();
+    assert_eq!(lookup(commit, &nowhere).await.unwrap().as_str(), commit);
+}
+
+#[tokio::test]
+async fn what_went_wrong_is_told_apart() {
+    let (folder, flake) = repository();
+    assert!(matches!(lookup("nothere", &flake).await, Err(LookupError::NoSuchRef { help: None, .. })));
+    assert!(matches!(lookup("abcdef1", &flake).await, Err(LookupError::NoSuchRef { help: Some(_), .. })));
+
+    drop(folder);
+    let error = lookup("main", &flake).await.unwrap_err();
+    let said = error.to_string();
+    assert!(said.starts_with("cannot look up \"main\": `git ls-remote"), "{said}");
+    assert!(said.ends_with("does not appear to be a git repository"), "{said}");
+}
+
+#[test]
+fn what_nix_tells_is_compared_with_what_was_asked() {
+    let about = |ref_: &str, rest: &str| format!(r#"{{"original":{{"ref":"{ref_}","type":"github"}}{rest}}}"#);
+    let told = |metadata: String| told(metadata.as_bytes(), &"main".parse().unwrap());
+    let commit = "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b";
+    let revision = format!(r#","revision":"{commit}""#);
+    assert_eq!(told(about("main", &revision)).unwrap().as_str(), commit);
+    assert_eq!(told(about("other", &revision)).unwrap_err(), "its answer is about another ref");
+    assert_eq!(told(about("main", "")).unwrap_err(), "its answer names no revision");
+    assert_eq!(told("warning".to_owned()).unwrap_err(), "its answer is no JSON");
+}
