@@ -5,14 +5,15 @@
 //! restarts the listener does not touch the run, and the new listener takes it up where it is.
 //!
 //! ```text
-//! request ─► admission (pure) ─► run directory ─► supervisor ─► nixos-rebuild
-//!                ▲                                    │ result, output, phase
-//!             ledger ◄──────────── verdict (pure) ◄───┘
+//! request ─► admission (pure) ─► run directory ─► supervisor ─► lookup, nixos-rebuild, verdict (pure)
+//!                ▲                                    │
+//!             ledger ◄───── phase, commit, result ◄───┘
 //! ```
 
 mod admission;
 mod busy;
 mod exporter;
+mod facts;
 mod host;
 mod launch;
 mod ledger;

@@ -18,8 +18,8 @@ const LOOKUP_WITHIN: Duration = Duration::from_mins(1);
 /// What git says last when a repository cannot be reached. Why, it has said before.
 const UNREACHABLE: &str = "fatal: Could not read from remote repository";
 
-/// How Nix repeats, for each kind of URL that git cannot ask, that the server has no such ref: GitHub's words, its own
-/// about GitLab and about SourceHut, and Mercurial's.
+/// How Nix repeats, for each kind of URL that git cannot ask, that the server has no such ref: the words of GitHub, its
+/// own about the other two forges, and those of Mercurial.
 const NO_SUCH_REF: [&str; 4] =
     ["No commit found for SHA", "does the git ref really exist", "couldn't find ref", "unknown revision"];
 
@@ -106,10 +106,9 @@ async fn ask_nix(flake: &FlakeUrl, asked: &Revision) -> Result<Commit, LookupErr
     let (output, command) = run("nix", &arguments, asked).await?;
     let said = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() {
-        return Err(match NO_SUCH_REF.iter().any(|words| said.contains(words)) {
-            true => no_such_ref(flake.public().as_str(), asked),
-            false => failed(asked, command, &output.stderr),
-        });
+        let is_answer = NO_SUCH_REF.iter().any(|words| said.contains(words));
+        let no_such_ref = || no_such_ref(flake.public().as_str(), asked);
+        return Err(if is_answer { no_such_ref() } else { failed(asked, command, &output.stderr) });
     }
     if let Some(line) = said.lines().find(|line| line.contains(STALE)) {
         return Err(failed(asked, command, line.as_bytes()));

@@ -111,7 +111,7 @@ mod tests {
     }
 
     fn accepted(request: &Request) -> Spec {
-        Spec { reply_to: request.reply_to.clone(), ..spec(request.key(), &[]) }
+        Spec { reply_to: request.reply_to.clone(), ..spec(request.key()) }
     }
 
     fn said(decision: &Decision) -> String {
@@ -127,7 +127,7 @@ mod tests {
     fn a_transcript() {
         let mut ledger = Ledger::new("ns1".parse().unwrap());
         insta::assert_snapshot!(said(&ask(&request("a", 10), 5, &ledger)), @"accept a");
-        ledger.accepted(spec("a", &[]));
+        ledger.accepted(spec("a"));
         insta::assert_snapshot!(said(&ask(&request("a", 10), 6, &ledger)), @"to deploy.responses.a: accepted");
         ledger.started();
         insta::assert_snapshot!(said(&ask(&request("a", 10), 60, &ledger)), @"to deploy.responses.a: started");
@@ -142,7 +142,7 @@ mod tests {
     fn a_host_that_somebody_else_is_at_takes_nothing_but_knows_what_it_did() {
         let by_hand = || Some(Holder { id: "nixos-rebuild".to_owned(), operator: None, since: at(3) });
         let mut ledger = Ledger::new("ns1".parse().unwrap());
-        ledger.ended(spec("a", &[]), Response::new("ns1".parse().unwrap(), Status::Completed, ""));
+        ledger.ended(spec("a"), Response::new("ns1".parse().unwrap(), Status::Completed, ""));
         let ask = |id| decide(Request::parse(request(id, 10).as_bytes()), at(5), &ledger, by_hand);
         insta::assert_snapshot!(said(&ask("b")), @"already_running: busy with nixos-rebuild since 2026-11-18T11:06:43Z");
         insta::assert_snapshot!(said(&ask("a")), @"to deploy.responses.a: completed");
@@ -160,11 +160,11 @@ mod tests {
     #[test]
     fn a_rejected_request_stays_rejected_when_the_host_is_free_again() {
         let mut ledger = Ledger::new("ns1".parse().unwrap());
-        ledger.accepted(spec("a", &[]));
+        ledger.accepted(spec("a"));
         let Decision::Reject(refusal) = ask(&request("b", 70), 60, &ledger) else { panic!("not rejected") };
         let response = Response::new("ns1".parse().unwrap(), Status::Rejected, refusal.message.clone());
         ledger.rejected(refusal.key().to_owned(), response);
-        ledger.ended(spec("a", &[]), Response::new("ns1".parse().unwrap(), Status::Completed, ""));
+        ledger.ended(spec("a"), Response::new("ns1".parse().unwrap(), Status::Completed, ""));
         insta::assert_snapshot!(said(&ask(&request("b", 70), 61, &ledger)), @"to deploy.responses.b: rejected");
         insta::assert_snapshot!(said(&ask(&request("c", 70), 61, &ledger)), @"accept c");
     }
@@ -180,7 +180,7 @@ mod tests {
             for (now, (key, lifetime, ends)) in (0..).zip(steps) {
                 let running = ledger.holder().map(|holder| holder.id);
                 if let Some(key) = running.filter(|_| ends) {
-                    ledger.ended(spec(&key, &[]), Response::new("ns1".parse().unwrap(), Status::Completed, ""));
+                    ledger.ended(spec(&key), Response::new("ns1".parse().unwrap(), Status::Completed, ""));
                 }
                 let id = format!("k{key}");
                 match ask(&request(&id, now + lifetime), now, &ledger) {

@@ -123,7 +123,7 @@ fn response(status: &str, header: &str, content_type: &str, body: &str) -> Strin
 impl Source {
     fn reply(&self) -> String {
         let metrics = self.metrics.borrow().clone();
-        let (_, system) = self.host.generation_and_system();
+        let system = self.host.current().map(|system| system.path);
         let revision = metrics.revision_of(system.as_deref()).cloned();
         let seen = Seen { revision, reboot_required: self.host.reboot_required() };
         response("200 OK", "", CONTENT_TYPE, &metrics.page(&seen))

@@ -1,11 +1,34 @@
-//! What can be told of the host without starting a program.
+//! What can be told of the host by looking at its files.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::NAMESPACE;
+
+/// The profile whose current generation is what boots next.
+const PROFILE: &str = "nix/var/nix/profiles/system";
+
+/// A system, and what of it only a reboot can put in the place of another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct System {
+    /// Its store path.
+    pub path: String,
+    /// Where its kernel, initial ramdisk and kernel modules are, in this order.
+    pub kernel: [Option<String>; 3],
+}
+
+/// What the system profile points at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Profile {
+    /// The number of the generation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
+    /// The system of that generation.
+    pub system: System,
+}
 
 /// A host, seen through its file system.
 #[derive(Debug, Clone)]
@@ -27,14 +50,41 @@ impl Host {
         (!id.is_empty()).then(|| Uuid::new_v5(&NAMESPACE, id.as_bytes()).to_string())
     }
 
-    /// The current generation of the system profile, and the system that runs.
-    pub(super) fn generation_and_system(&self) -> (Option<u64>, Option<String>) {
-        (self.generation(), self.link("run/current-system"))
+    /// The place of a file that the host knows by this absolute path.
+    pub(super) fn at(&self, path: &str) -> PathBuf {
+        self.root.join(path.trim_start_matches('/'))
+    }
+
+    /// The system that runs.
+    pub(super) fn current(&self) -> Option<System> {
+        self.system("run/current-system")
+    }
+
+    /// The system that was booted.
+    pub(super) fn booted(&self) -> Option<System> {
+        self.system("run/booted-system")
+    }
+
+    /// What the system profile points at.
+    pub(super) fn profile(&self) -> Option<Profile> {
+        // The profile is a link to `system-42-link`, beside it, and that one to the system.
+        let generation = self.link(PROFILE)?;
+        let beside = Path::new(PROFILE).with_file_name(&generation);
+        let number = generation.rsplit('/').next()?.strip_prefix("system-").and_then(|name| name.strip_suffix("-link"));
+        Some(Profile {
+            generation: number.and_then(|number| number.parse().ok()),
+            system: self.system(beside.to_str()?)?,
+        })
+    }
+
+    /// Whether units are to be had: whether systemd is the first process of the host.
+    pub(super) fn has_systemd(&self) -> bool {
+        self.at("run/systemd/system").is_dir()
     }
 
     /// Whether a reboot would change what runs; unknown where there is no system profile.
     pub(super) fn booted_system_differs(&self) -> Option<bool> {
-        Some(self.link("run/booted-system")? != self.link("run/current-system")?)
+        Some(self.booted()?.path != self.current()?.path)
     }
 
     /// Tells each boot of the machine from all others.
@@ -46,13 +96,8 @@ impl Host {
     /// Whether the next boot would start something else than what runs: another kernel, initrd or kernel modules than
     /// those of the last boot, or another system than the current one. Unknown where there is no system profile.
     pub(super) fn reboot_required(&self) -> Option<bool> {
-        let next = self.link(&format!("nix/var/nix/profiles/{}", self.link("nix/var/nix/profiles/system")?))?;
-        let booted = self.link("run/booted-system")?;
-        let is_renewed = |part| self.link(&format!("{next}/{part}")) != self.link(&format!("{booted}/{part}"));
-        Some(
-            next != self.link("run/current-system")?
-                || ["kernel", "initrd", "kernel-modules"].into_iter().any(is_renewed),
-        )
+        let (next, booted) = (self.profile()?.system, self.booted()?);
+        Some(next.path != self.current()?.path || next.kernel != booted.kernel)
     }
 
     /// Since when the machine is up, in seconds.
@@ -61,41 +106,66 @@ impl Host {
         uptime.split('.').next()?.parse().ok()
     }
 
-    /// The profile is a link to `system-42-link`.
-    fn generation(&self) -> Option<u64> {
-        let link = self.link("nix/var/nix/profiles/system")?;
-        let name = Path::new(&link).file_name()?.to_str()?;
-        name.strip_prefix("system-")?.strip_suffix("-link")?.parse().ok()
+    fn system(&self, link: &str) -> Option<System> {
+        let path = self.link(link)?;
+        let part = |name| self.link(&format!("{path}/{name}"));
+        Some(System { kernel: ["kernel", "initrd", "kernel-modules"].map(part), path })
     }
 
     fn link(&self, path: &str) -> Option<String> {
-        let target = fs::read_link(self.root.join(path.trim_start_matches('/'))).ok()?;
+        let target = fs::read_link(self.at(path)).ok()?;
         target.into_os_string().into_string().ok()
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(in crate::listener) mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+
+    /// Makes a system in the store of the host whose file system begins at `root`, and returns its path.
+    pub(in crate::listener) fn make_system(root: &Path, name: &str, kernel: &str) -> String {
+        let path = format!("/nix/store/{name}");
+        let folder = root.join(path.trim_start_matches('/'));
+        fs::create_dir_all(&folder).unwrap();
+        for part in ["kernel", "initrd", "kernel-modules"] {
+            symlink(format!("/nix/store/{kernel}/{part}"), folder.join(part)).unwrap();
+        }
+        path
+    }
+
+    /// Makes a system the one that a link of the host points at.
+    pub(in crate::listener) fn point(root: &Path, link: &str, to: &str) {
+        let link = root.join(link);
+        fs::create_dir_all(link.parent().unwrap()).unwrap();
+        fs::remove_file(&link).ok();
+        symlink(to, link).unwrap();
+    }
 
     #[test]
     fn a_nixos_host_is_told_from_its_links() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path();
-        for part in ["etc", "proc", "run", "nix/var/nix/profiles"] {
+        for part in ["etc", "proc", "run/systemd/system"] {
             fs::create_dir_all(root.join(part)).unwrap();
         }
         fs::write(root.join("etc/machine-id"), "0123456789abcdef0123456789abcdef\n").unwrap();
         fs::write(root.join("proc/uptime"), "86400.53 171234.10\n").unwrap();
-        symlink("system-42-link", root.join("nix/var/nix/profiles/system")).unwrap();
-        symlink("/nix/store/b-nixos", root.join("run/current-system")).unwrap();
-        symlink("/nix/store/a-nixos", root.join("run/booted-system")).unwrap();
+        let (old, new) = (make_system(root, "a-nixos", "linux-1"), make_system(root, "b-nixos", "linux-2"));
+        point(root, PROFILE, "system-42-link");
+        point(root, "nix/var/nix/profiles/system-42-link", &new);
+        point(root, "run/current-system", &new);
+        point(root, "run/booted-system", &old);
+
         let host = Host::new(root.to_owned());
-        assert_eq!(host.generation_and_system(), (Some(42), Some("/nix/store/b-nixos".to_owned())));
+        let profile = host.profile().unwrap();
+        assert_eq!((profile.generation, profile.system.path.as_str()), (Some(42), "/nix/store/b-nixos"));
+        assert_eq!(profile.system.kernel[1].as_deref(), Some("/nix/store/linux-2/initrd"));
+        assert_eq!((host.current(), host.booted().unwrap().path), (Some(profile.system), old));
         assert_eq!(host.booted_system_differs(), Some(true));
         assert_eq!(host.uptime_s(), Some(86_400));
+        assert!(host.has_systemd());
         let machine = host.machine().unwrap();
         assert!(Uuid::parse_str(&machine).is_ok() && !machine.replace('-', "").contains("0123456789abcdef"));
     }
@@ -132,9 +202,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let host = Host::new(folder.path().to_owned());
         assert_eq!(host.machine(), None);
-        assert_eq!(host.generation_and_system(), (None, None));
+        assert_eq!((host.current(), host.booted(), host.profile()), (None, None, None));
         assert_eq!(host.booted_system_differs(), None);
         assert_eq!(host.reboot_required(), None);
         assert_eq!(host.uptime_s(), None);
+        assert!(!host.has_systemd());
     }
 }

@@ -82,7 +82,7 @@ impl Ledger {
         Response {
             id: spec.id.clone(),
             at: Some(now),
-            revision: spec.commit(),
+            revision: spec.revision.commit(),
             ..Response::new(self.hostname.clone(), *status, message)
         }
     }
@@ -141,16 +141,19 @@ impl Ledger {
             self.current = None;
         }
         if matches!(spec.action, Action::Switch | Action::Test) {
-            self.note_deployed(&spec, &response);
+            self.note_deployed(&response);
         }
         self.finals.insert(spec.key.clone(), response.clone());
         self.last = Some((spec, response));
     }
 
     /// A run that failed while it built has changed nothing; after any other failure nobody knows what runs.
-    fn note_deployed(&mut self, spec: &Spec, response: &Response) {
+    fn note_deployed(&mut self, response: &Response) {
         self.deployed = match (response.status, &response.error) {
-            (Status::Completed, _) => spec.commit().map(|commit| Deployed { commit, system: response.system.clone() }),
+            (Status::Completed, _) => {
+                let system = response.system.clone();
+                response.revision.clone().map(|commit| Deployed { commit, system })
+            }
             (_, Some(ErrorCode::BuildFailed | ErrorCode::InvalidRevision)) => self.deployed.take(),
             _ => None,
         };
@@ -204,12 +207,12 @@ mod tests {
         let mut ledger = Ledger::new("ns1".parse().unwrap());
         let status = |ledger: &Ledger| ledger.state("r-1", Timestamp::UNIX_EPOCH).map(|state| state.status);
         assert_eq!(status(&ledger), None);
-        ledger.accepted(spec("r-1", &[]));
+        ledger.accepted(spec("r-1"));
         assert_eq!(status(&ledger), Some(Status::Accepted));
         ledger.started();
         assert_eq!(status(&ledger), Some(Status::Started));
         assert_eq!(ledger.holder().unwrap().id, "r-1");
-        ledger.ended(spec("r-1", &[]), ended(Status::Failed));
+        ledger.ended(spec("r-1"), ended(Status::Failed));
         assert_eq!(status(&ledger), Some(Status::Failed));
         assert!(ledger.holder().is_none());
         assert_eq!(ledger.last_run().unwrap().id, "r-1");
@@ -218,7 +221,7 @@ mod tests {
     #[test]
     fn rejections_are_bounded_and_do_not_push_out_what_ran() {
         let mut ledger = Ledger::new("ns1".parse().unwrap());
-        ledger.ended(spec("ran", &[]), ended(Status::Completed));
+        ledger.ended(spec("ran"), ended(Status::Completed));
         for number in 0..5_000 {
             ledger.rejected(format!("r-{number}"), ended(Status::Rejected));
         }
@@ -233,9 +236,10 @@ mod tests {
         const COMMIT: &str = "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b";
         let mut ledger = Ledger::new("ns1".parse().unwrap());
         let switch = |ledger: &mut Ledger, revision: &str, status, error| {
-            let spec = Spec { revision: revision.parse().unwrap(), ..spec(revision, &[]) };
+            let spec = Spec { revision: revision.parse().unwrap(), ..spec(revision) };
             let system = Some("/nix/store/a".to_owned());
-            ledger.ended(spec, Response { error, system, ..ended(status) });
+            let revision = revision.parse().ok();
+            ledger.ended(spec, Response { error, revision, system, ..ended(status) });
         };
         switch(&mut ledger, COMMIT, Status::Completed, None);
         assert_eq!(ledger.deployed(Some("/nix/store/a")).unwrap().as_str(), COMMIT);

@@ -35,7 +35,7 @@ mod tests {
     use crate::listener::run::tests::spec;
 
     fn explained(boot_id: &str, unit: Option<(&str, &str, &str)>) -> String {
-        let spec = Spec { boot_id: Some("first".to_owned()), ..spec("r-1", &[]) };
+        let spec = Spec { boot_id: Some("first".to_owned()), ..spec("r-1") };
         let unit = unit.map(|(result, code, status)| UnitEnd {
             result: result.to_owned(),
             code: code.to_owned(),
@@ -57,7 +57,7 @@ mod tests {
 
     #[test]
     fn an_unknown_boot_is_no_other_boot() {
-        assert!(!rebooted(&spec("r-1", &[]), Some("second")));
-        assert!(!rebooted(&Spec { boot_id: Some("first".to_owned()), ..spec("r-1", &[]) }, None));
+        assert!(!rebooted(&spec("r-1"), Some("second")));
+        assert!(!rebooted(&Spec { boot_id: Some("first".to_owned()), ..spec("r-1") }, None));
     }
 }

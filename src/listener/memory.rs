@@ -165,7 +165,7 @@ mod tests {
 
     fn conclude(memory: &mut Memory, key: &str, second: i64) {
         let dir = memory.run_dir(key);
-        dir.create(&spec(key, &[])).unwrap();
+        dir.create(&spec(key)).unwrap();
         fs::write(dir.output_files().0, "output").unwrap();
         let response = Response {
             at: Some(Timestamp::from_second(second).unwrap()),
@@ -196,12 +196,12 @@ mod tests {
         let (mut memory, _) = Memory::open(folder.path()).unwrap();
         conclude(&mut memory, "good", 1);
         let unfinished = memory.run_dir("unfinished");
-        unfinished.create(&spec("unfinished", &[])).unwrap();
+        unfinished.create(&spec("unfinished")).unwrap();
         let spoilt = memory.run_dir("spoilt");
-        spoilt.create(&spec("spoilt", &[])).unwrap();
+        spoilt.create(&spec("spoilt")).unwrap();
         fs::write(spoilt.path().join("final.json"), "").unwrap();
         let torn = memory.run_dir("torn");
-        torn.create(&spec("torn", &[])).unwrap();
+        torn.create(&spec("torn")).unwrap();
         fs::write(torn.path().join("request.json"), r#"{"key":"to"#).unwrap();
         fs::create_dir(memory.runs.join("foreign")).unwrap();
         fs::write(memory.runs.join("README"), "hello").unwrap();
@@ -210,8 +210,8 @@ mod tests {
         let (memory, recalled) = Memory::open(folder.path()).unwrap();
         assert_eq!(recalled.finals.len(), 1);
         assert_eq!(recalled.unfinished.len(), 2);
-        assert!(recalled.unfinished.contains(&(unfinished, spec("unfinished", &[]))));
-        assert!(recalled.unfinished.contains(&(spoilt, spec("spoilt", &[]))));
+        assert!(recalled.unfinished.contains(&(unfinished, spec("unfinished"))));
+        assert!(recalled.unfinished.contains(&(spoilt, spec("spoilt"))));
         assert_eq!(fs::read_dir(memory.runs).unwrap().count(), 6);
     }
 

@@ -181,7 +181,7 @@ mod tests {
         for (status, error) in runs.into_iter().cycle().take(4) {
             let at = Some("2026-01-01T00:01:30.250Z".parse().unwrap());
             let response = Response { error, at, ..Response::new("ns1".parse().unwrap(), status, "") };
-            let spec = Spec { accepted_at: "2026-01-01T00:00:00Z".parse().unwrap(), ..spec("r-1", &[]) };
+            let spec = Spec { accepted_at: "2026-01-01T00:00:00Z".parse().unwrap(), ..spec("r-1") };
             ledger.ended(spec, response);
             metrics.count_last(&ledger);
         }

@@ -9,11 +9,11 @@ use tokio::time::Instant;
 use super::launch::Launcher;
 use super::loss;
 use super::output::clean_lines;
-use super::run::{RunDir, Spec};
-use super::verdict::{Verdict, judge};
+use super::run::{RunDir, RunResult, Spec};
+use super::verdict::Verdict;
 use crate::clock;
 use crate::protocol::message::MAX_LOG_TAIL_LINES;
-use crate::protocol::{Commit, ErrorCode, HostName, Phase, Response, Status};
+use crate::protocol::{Action, Commit, ErrorCode, Phase, Response, Status};
 
 /// How often it is looked how far a run is.
 const POLL: Duration = Duration::from_millis(50);
@@ -54,12 +54,11 @@ pub(super) struct NotBegun {
     _over: Over,
 }
 
-/// What is known about the host of a run when it is judged.
+/// What is known about the host of a run when it is concluded.
 #[derive(Debug)]
 pub(super) struct Site {
-    pub(super) host: HostName,
     pub(super) boot_id: Option<String>,
-    /// The commit that was brought to run before.
+    /// The commit that this listener brought to run before, for a system that does not say its own.
     pub(super) previous: Option<Commit>,
 }
 
@@ -121,46 +120,47 @@ impl Watch {
     }
 }
 
-/// Judges a run that is over, and keeps the verdict.
+/// Puts together what is told of a run that is over, and keeps it.
 pub(super) fn conclude(_over: &Over, dir: &RunDir, spec: &Spec, site: Site) -> Response {
     let result = dir.result();
-    let mut lines = clean_lines(&dir.output_tail());
-    let verdict = if result.is_some() {
-        judge(spec, &site.host, result.as_ref(), &lines)
-    } else {
-        let why = loss::explain(spec, dir.phase(), site.boot_id.as_deref(), dir.unit_end().as_ref());
-        Verdict::failed(ErrorCode::Interrupted, why)
-    };
-    let mut response = compose(spec, &site.host, verdict);
-    response.previous_revision = site.previous;
+    let verdict = result.as_ref().map_or_else(
+        || Verdict::lost(loss::explain(spec, dir.phase(), site.boot_id.as_deref(), dir.unit_end().as_ref())),
+        |result| result.verdict.clone(),
+    );
+    let mut response = compose(spec, verdict);
+    response.revision = dir.commit().or(response.revision);
+    response.previous_revision = dir.before().and_then(|before| before.revision).or(site.previous);
     if response.status == Status::Failed {
+        let mut lines = clean_lines(&dir.output_tail());
         response.log_tail = lines.split_off(lines.len().saturating_sub(MAX_LOG_TAIL_LINES));
     }
-    if let Some(result) = result {
-        response.at = Some(result.ended_at);
-        response.generation = result.generation;
-        response.system = result.system;
+    if let Some(RunResult { ended_at, after, .. }) = result {
+        response.at = Some(ended_at);
+        response.generation = after.generation();
+        let system = if spec.action == Action::Boot { after.profile_path() } else { after.current_path() };
+        response.system = system.map(str::to_owned);
     }
     keep(dir, &response);
     response
 }
 
 /// What is told of a run that could not be begun.
-pub(super) fn not_begun(why: &NotBegun, dir: &RunDir, spec: &Spec, host: &HostName) -> Response {
+pub(super) fn not_begun(why: &NotBegun, dir: &RunDir, spec: &Spec) -> Response {
     let verdict = Verdict::failed(ErrorCode::BuildFailed, format!("the run cannot be started: {}", why.error));
-    let response = compose(spec, host, verdict);
+    let response = compose(spec, verdict);
     keep(dir, &response);
     response
 }
 
-fn compose(spec: &Spec, host: &HostName, verdict: Verdict) -> Response {
+fn compose(spec: &Spec, verdict: Verdict) -> Response {
     Response {
         error: verdict.error,
         id: spec.id.clone(),
         at: Some(clock::now()),
-        revision: spec.commit(),
+        revision: spec.revision.commit(),
         reboot_required: verdict.reboot_required,
-        ..Response::new(host.clone(), verdict.status, verdict.message)
+        failed_units: verdict.failed_units,
+        ..Response::new(spec.host.clone(), verdict.status, verdict.message)
     }
 }
 
@@ -184,7 +184,7 @@ mod tests {
     fn run() -> (tempfile::TempDir, RunDir) {
         let folder = tempfile::tempdir().unwrap();
         let dir = RunDir::new(folder.path().join("run"));
-        drop(dir.create(&spec("r-1", &[])).unwrap());
+        drop(dir.create(&spec("r-1")).unwrap());
         (folder, dir)
     }
 
@@ -220,7 +220,7 @@ mod tests {
     #[test]
     fn a_run_from_before_a_reboot_is_over_at_once() {
         let (_folder, dir) = run();
-        let spec = Spec { boot_id: Some("first".to_owned()), ..spec("r-1", &[]) };
+        let spec = Spec { boot_id: Some("first".to_owned()), ..spec("r-1") };
         assert!(over(&dir, &spec, Some("first")).is_none());
         assert!(over(&dir, &spec, Some("second")).is_some());
     }

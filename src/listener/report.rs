@@ -4,12 +4,14 @@ use std::path::PathBuf;
 
 use super::Config;
 use super::busy;
-use super::host::Host;
+use super::facts::configuration_revision;
+use super::host::{Host, System};
 use super::ledger::Ledger;
-use crate::protocol::{DiscoveryAnswer, HostReport};
+use crate::protocol::message::{FEATURE_ID, FEATURE_RESOLVE};
+use crate::protocol::{Commit, DiscoveryAnswer, HostReport};
 
 /// What this listener can do beyond the original protocol.
-const FEATURES: [&str; 3] = ["id", "expires", "heartbeat"];
+const FEATURES: [&str; 4] = [FEATURE_ID, "expires", "heartbeat", FEATURE_RESOLVE];
 
 /// Answers with what does not change, and with what is so right now.
 #[derive(Debug)]
@@ -17,6 +19,8 @@ pub(super) struct Reporter {
     host: Host,
     root: PathBuf,
     fixed: HostReport,
+    /// The last system that was asked, and the commit that it says it is of.
+    said: Option<(System, Option<Commit>)>,
 }
 
 impl Reporter {
@@ -39,15 +43,20 @@ impl Reporter {
             busy: None,
             last: None,
         };
-        Self { host, root: config.root.clone(), fixed }
+        Self { host, root: config.root.clone(), fixed, said: None }
     }
 
     /// The answer as of now.
-    pub(super) fn answer(&self, ledger: &Ledger) -> DiscoveryAnswer {
-        let (generation, system) = self.host.generation_and_system();
+    pub(super) async fn answer(&mut self, ledger: &Ledger) -> DiscoveryAnswer {
+        let system = self.host.current();
+        let said = match &system {
+            Some(system) => self.revision_of(system).await,
+            None => None,
+        };
+        let system = system.map(|system| system.path);
         DiscoveryAnswer::Host(Box::new(HostReport {
-            revision: ledger.deployed(system.as_deref()).cloned(),
-            generation,
+            revision: said.or_else(|| ledger.deployed(system.as_deref()).cloned()),
+            generation: self.host.profile().and_then(|profile| profile.generation),
             system,
             booted_system_differs: self.host.booted_system_differs(),
             uptime_s: self.host.uptime_s(),
@@ -55,5 +64,13 @@ impl Reporter {
             last: ledger.last_run(),
             ..self.fixed.clone()
         }))
+    }
+
+    /// The commit that a system says it is of. Each system is asked once.
+    async fn revision_of(&mut self, system: &System) -> Option<Commit> {
+        if self.said.as_ref().is_none_or(|(asked, _)| asked != system) {
+            self.said = Some((system.clone(), configuration_revision(&self.host, system).await));
+        }
+        self.said.as_ref().and_then(|(_, said)| said.clone())
     }
 }

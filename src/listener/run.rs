@@ -11,9 +11,14 @@ use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::Config;
+use super::facts::Facts;
 use super::output::clean;
 use super::unit::UnitEnd;
-use crate::protocol::{Action, Commit, Holder, Phase, ReplySubject, Request, RequestId, Response, Revision};
+use super::verdict::Verdict;
+use crate::protocol::{
+    Action, Commit, FlakeUrl, Holder, HostName, Phase, ReplySubject, Request, RequestId, Response, Revision,
+};
 
 /// How much of the output is looked at to tell what went wrong, in bytes.
 const TAIL_BYTES: u64 = 64 * 1024;
@@ -40,8 +45,12 @@ pub struct Spec {
     /// The boot of the machine in which it was accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot_id: Option<String>,
-    /// The program and its arguments.
-    pub argv: Vec<String>,
+    /// The flake that is deployed.
+    pub flake: FlakeUrl,
+    /// The host, and the name of its configuration in the flake.
+    pub host: HostName,
+    /// Where the host's file system begins.
+    pub root: PathBuf,
     /// How long it may take, in milliseconds.
     pub timeout_ms: u64,
     /// How long it may take to end after it was asked to, in milliseconds.
@@ -51,34 +60,14 @@ pub struct Spec {
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunResult {
-    /// What made it end.
-    pub end: End,
-    /// What it was at.
-    pub phase: Phase,
-    /// When the program was started.
+    /// What that means.
+    pub verdict: Verdict,
+    /// When it was begun.
     pub started_at: Timestamp,
     /// When it had ended.
     pub ended_at: Timestamp,
-    /// The generation of the system profile at that time.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub generation: Option<u64>,
-    /// The store path of the system that ran at that time.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub system: Option<String>,
-}
-
-/// What made a run end.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum End {
-    /// The program ended by itself, with this code.
-    Exited(i32),
-    /// A signal ended the program or its supervisor.
-    Killed(i32),
-    /// It took too long, and was ended with all its descendants.
-    TimedOut,
-    /// The program could not be started, for this reason.
-    NotStarted(String),
+    /// What was so on the host at that time.
+    pub after: Facts,
 }
 
 /// How long a run may take.
@@ -92,7 +81,7 @@ pub struct Limits {
 
 impl Spec {
     /// What the request comes down to.
-    pub(super) fn new(request: Request, argv: Vec<String>, limits: Limits, accepted_at: Timestamp) -> Self {
+    pub(super) fn new(request: Request, config: &Config, accepted_at: Timestamp) -> Self {
         let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         Self {
             key: request.key().to_owned(),
@@ -104,15 +93,12 @@ impl Spec {
             operator: request.operator.as_deref().map(clean),
             accepted_at,
             boot_id: None,
-            argv,
-            timeout_ms: milliseconds(limits.timeout),
-            grace_ms: milliseconds(limits.grace),
+            flake: config.flake.clone(),
+            host: config.hostname.clone(),
+            root: config.root.clone(),
+            timeout_ms: milliseconds(config.limits.timeout),
+            grace_ms: milliseconds(config.limits.grace),
         }
-    }
-
-    /// The commit that is deployed, when the request named one.
-    pub(super) fn commit(&self) -> Option<Commit> {
-        self.revision.commit()
     }
 
     /// The run as the reason why another one is refused.
@@ -149,7 +135,8 @@ impl RunDir {
     /// Removes what a run of the same key may have left that could not be read any more.
     fn clear(&self) -> io::Result<()> {
         let (output, previous) = self.output_files();
-        let leftovers = ["phase", "result.json", "unit.json", "final.json", "told"].map(|name| self.0.join(name));
+        let leftovers = ["phase", "commit", "before.json", "result.json", "unit.json", "final.json", "told"];
+        let leftovers = leftovers.map(|name| self.0.join(name));
         for file in leftovers.into_iter().chain([output, previous]) {
             remove(&file)?;
         }
@@ -178,7 +165,18 @@ impl RunDir {
 
     /// What to run.
     pub fn spec(&self) -> io::Result<Spec> {
-        read_json(&self.0.join("request.json"))
+        self.read("request.json")
+    }
+
+    /// Writes a file so that nobody reads half of it.
+    fn write(&self, name: &str, value: &impl Serialize) -> io::Result<()> {
+        let (file, new) = (self.0.join(name), self.0.join(format!("{name}.new")));
+        fs::write(&new, to_json(value)?)?;
+        fs::rename(new, file)
+    }
+
+    fn read<T: DeserializeOwned>(&self, name: &str) -> io::Result<T> {
+        Ok(serde_json::from_slice(&fs::read(self.0.join(name))?)?)
     }
 
     /// The file with the environment of the run, where it does not inherit one.
@@ -224,14 +222,32 @@ impl RunDir {
 
     /// Notes what the run is at. Not durable: after a reboot nobody needs it.
     pub(super) fn write_phase(&self, phase: Phase) -> io::Result<()> {
-        let (file, new) = (self.0.join("phase"), self.0.join("phase.new"));
-        fs::write(&new, to_json(&phase)?)?;
-        fs::rename(new, file)
+        self.write("phase", &phase)
     }
 
     /// What the run is at.
     pub(super) fn phase(&self) -> Phase {
-        read_json(&self.0.join("phase")).unwrap_or(Phase::Build)
+        self.read("phase").unwrap_or(Phase::Resolve)
+    }
+
+    /// Notes which commit the revision of the request stands for.
+    pub(super) fn write_commit(&self, commit: &Commit) -> io::Result<()> {
+        self.write("commit", commit)
+    }
+
+    /// The commit that is deployed, once it is known.
+    pub(super) fn commit(&self) -> Option<Commit> {
+        self.read("commit").ok()
+    }
+
+    /// Notes what was so on the host before the run, durably: it is what the host can return to.
+    pub(super) fn write_before(&self, facts: &Facts) -> io::Result<()> {
+        write_durably(&self.0.join("before.json"), &to_json(facts)?)
+    }
+
+    /// What was so on the host before the run; `None` when it did not get so far.
+    pub(super) fn before(&self) -> Option<Facts> {
+        self.read("before.json").ok()
     }
 
     /// Notes how the run ended, durably.
@@ -241,7 +257,7 @@ impl RunDir {
 
     /// How the run ended; `None` when it did not get to say so.
     pub(super) fn result(&self) -> Option<RunResult> {
-        read_json(&self.0.join("result.json")).ok()
+        self.read("result.json").ok()
     }
 
     /// Notes how the unit of the run ended.
@@ -251,7 +267,7 @@ impl RunDir {
 
     /// How the unit of the run ended; `None` when it has not, or when the run had none.
     pub(super) fn unit_end(&self) -> Option<UnitEnd> {
-        read_json(&self.0.join("unit.json")).ok()
+        self.read("unit.json").ok()
     }
 
     /// Whether the run, or its unit, has noted how it ended.
@@ -281,7 +297,7 @@ impl RunDir {
 
     /// What the deployer is told in the end; `None` when the run was not concluded yet.
     pub(super) fn final_response(&self) -> io::Result<Option<Response>> {
-        match read_json(&self.0.join("final.json")) {
+        match self.read("final.json") {
             Ok(response) => Ok(Some(response)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -318,10 +334,6 @@ fn sync_directory(path: &Path) -> io::Result<()> {
 
 fn to_json(value: &impl Serialize) -> io::Result<Vec<u8>> {
     Ok(serde_json::to_vec(value)?)
-}
-
-fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
-    Ok(serde_json::from_slice(&fs::read(path)?)?)
 }
 
 /// The last bytes of a file, at most so many; none when it cannot be read.

@@ -169,22 +169,13 @@ impl Service {
             key = request.key(), action = %request.action, revision = %request.revision,
             operator = request.operator, rollout = request.rollout, wave = request.wave, "accepted"
         );
-        let spec = self.spec(request);
+        let spec = Spec { boot_id: self.boot_id.clone(), ..Spec::new(request, &self.config, clock::now()) };
         self.ledger.accepted(spec.clone());
         // Before anything that takes time: whoever waits shall know at once that it is heard.
         self.tell_progress().await;
         self.stage = Stage::Beginning;
         let (launcher, dir) = (self.launcher.clone(), self.memory.run_dir(&spec.key));
         self.steps.spawn_blocking(move || Step::Begun(rebuild::begin(&launcher, &dir, &spec)));
-    }
-
-    /// What to run for a request. No part of it is read by a shell, and none can be taken for an option: the flake URL
-    /// begins with its scheme, and the action is one of ours.
-    fn spec(&self, request: Request) -> Spec {
-        let installable = self.config.flake.installable(&request.revision, &self.config.hostname);
-        let argv = ["nixos-rebuild", request.action.as_str(), "--flake", &installable].map(str::to_owned);
-        let spec = Spec::new(request, argv.into(), self.config.limits, clock::now());
-        Spec { boot_id: self.boot_id.clone(), ..spec }
     }
 
     async fn reject(&mut self, refusal: Refusal) {
@@ -208,7 +199,8 @@ impl Service {
         }
         match serde_json::from_slice::<DiscoveryRequest>(&message.payload) {
             Ok(request) if request.tier.is_none_or(|tier| tier == self.config.tier) => {
-                self.voice.publish(&request.reply_to, self.reporter.answer(&self.ledger).to_bytes()).await;
+                let answer = self.reporter.answer(&self.ledger).await;
+                self.voice.publish(&request.reply_to, answer.to_bytes()).await;
             }
             Ok(_) => {}
             Err(error) => tracing::warn!("roll call dropped: {error}"),
@@ -222,11 +214,12 @@ impl Service {
         }
     }
 
-    /// A state of the run with what it is at right now.
+    /// A state of the run with what it is at right now, and the commit as soon as it is known.
     fn with_phase(&self, state: Response) -> Response {
         match self.ledger.current() {
             Some(current) if state.status == Status::Started => {
-                Response { phase: Some(self.memory.run_dir(&current.spec.key).phase()), ..state }
+                let dir = self.memory.run_dir(&current.spec.key);
+                Response { phase: Some(dir.phase()), revision: dir.commit().or(state.revision), ..state }
             }
             _ => state,
         }

@@ -127,7 +127,7 @@ mod tests {
     #[test]
     fn a_run_is_a_unit_of_its_own_that_nothing_ties_to_the_listener() {
         let dir = RunDir::new("/var/lib/x/runs/the \"run\"".into());
-        let arguments = arguments(Path::new("/nix/store/x/bin/homelab-deploy"), &dir, &spec("r-1", &[]));
+        let arguments = arguments(Path::new("/nix/store/x/bin/homelab-deploy"), &dir, &spec("r-1"));
         let lines: Vec<_> = arguments.iter().map(|argument| argument.to_str().unwrap()).collect();
         insta::assert_snapshot!(lines.join("\n"), @r#"
         --unit=homelab-deploy-run-0d21e7240df0529da2eed76578c200ee.service

@@ -217,7 +217,12 @@ impl Wanted {
 
     /// Lets a host go first that can find the commit, where the repository cannot be asked from here. That it has no such
     /// branch is an answer.
-    fn leave_to_host(&self, error: UnresolvedError, plan: &mut FrozenPlan, roster: &Roster) -> Result<(), PrepareError> {
+    fn leave_to_host(
+        &self,
+        error: UnresolvedError,
+        plan: &mut FrozenPlan,
+        roster: &Roster,
+    ) -> Result<(), PrepareError> {
         if self.finder == Finder::Operator || matches!(error, UnresolvedError::Lookup(LookupError::NoSuchRef { .. })) {
             return Err(error.into());
         }

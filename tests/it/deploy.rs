@@ -34,14 +34,16 @@ fn deploy<'a>(arguments: &[&'a str]) -> Vec<&'a str> {
 #[tokio::test]
 async fn a_group_is_done_when_all_of_it_completed() {
     let lab = lab().await;
+    lab.flake.commit("no other branch is meant").unwrap();
     let ended = operator::run(&lab, &deploy(&[DNS])).await.unwrap();
     let ended = ended.expect(0).told("2 hosts completed").not_told("warning");
     assert!(ended.stdout.is_empty(), "{}", ended.stdout);
 
     let rebuild = lab.fleet.rebuild();
     // The defaults are those of the predecessor.
+    let flake = format!("{}?rev={}", lab.flake.url(), lab.flake.resolve("master").unwrap());
     for name in ["ns1", "ns2"] {
-        assert_eq!(rebuild.calls(&host(name)), [format!("switch --flake {}?ref=master#{name}", lab.flake.url())]);
+        assert_eq!(rebuild.calls(&host(name)), [format!("switch --flake {flake}#{name}")]);
     }
     assert!(rebuild.calls(&host("nas")).is_empty());
 }
@@ -87,12 +89,13 @@ async fn a_busy_host_counts_as_rejected_and_says_who_is_at_it() {
 #[tokio::test]
 async fn aliases_and_settings_come_from_the_environment() {
     let lab = lab().await;
+    let stable = lab.flake.branch("stable").unwrap();
     let mut command = lab.operator(&lab.admin).unwrap();
     command.env("HOMELAB_DEPLOY_ALIAS_PROD_DNS", DNS).env("HOMELAB_DEPLOY_BRANCH", "stable");
     command.env("HOMELAB_DEPLOY_ACTION", "dry-activate").args(deploy(&["prod-dns"]));
     let ended = Running::start(&mut command).unwrap().ended().await.unwrap();
     ended.expect(0).told("2 hosts completed");
-    let call = format!("dry-activate --flake {}?ref=stable#ns1", lab.flake.url());
+    let call = format!("dry-activate --flake {}?rev={stable}#ns1", lab.flake.url());
     assert_eq!(lab.fleet.rebuild().calls(&host("ns1")), [call]);
 
     let unknown = operator::run(&lab, &["deploy", "prod-web"]).await.unwrap();

@@ -130,6 +130,13 @@ pub fn each(messages: &[Value], field: &str) -> Vec<String> {
     messages.iter().map(|message| message[field].as_str().unwrap_or_default().to_owned()).collect()
 }
 
+/// The status of each of the messages; that a host goes on is told as often as it comes to another phase.
+pub fn statuses(messages: &[Value]) -> Vec<String> {
+    let mut statuses = each(messages, "status");
+    statuses.dedup();
+    statuses
+}
+
 /// Subscribes, and makes sure that the server knows it.
 pub async fn subscribe(client: &Client, subject: &str) -> Result<Subscriber> {
     let subscription = client.subscribe(subject.to_owned()).await.into_diagnostic()?;

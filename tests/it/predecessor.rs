@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::deployer::{Deployer, each};
+use crate::deployer::{Deployer, statuses};
 use crate::host;
 use crate::operator;
 use crate::stand_in::StandIn;
@@ -34,7 +34,7 @@ async fn a_deployer_without_ids_is_served_by_the_subject_of_its_request() {
     let mut deployer = Deployer::connect(&lab).await.unwrap();
     deployer.say(NS1, &deployer.bare_request()).await.unwrap();
     let answers = deployer.hear_out().await.unwrap();
-    assert_eq!(each(&answers, "status"), ["accepted", "started", "completed"]);
+    assert_eq!(statuses(&answers), ["accepted", "started", "completed"]);
     for answer in answers {
         let fields = answer.as_object().unwrap();
         assert!(["hostname", "status", "error", "message"].iter().all(|field| fields.contains_key(*field)), "{answer}");

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::json;
 
-use crate::deployer::{Deployer, each};
+use crate::deployer::{Deployer, statuses};
 use crate::host;
 use crate::support::lab::Lab;
 use crate::support::rebuild::GATE;
@@ -50,7 +50,7 @@ async fn a_build_that_fails_is_told_with_its_reason_and_the_end_of_its_log() {
     deployer.say(NS1, &deployer.request("r-1")).await.unwrap();
 
     let answers = deployer.hear_out().await.unwrap();
-    assert_eq!(each(&answers, "status"), ["accepted", "started", "failed"]);
+    assert_eq!(statuses(&answers), ["accepted", "started", "failed"]);
     let end = answers.last().unwrap();
     assert_eq!((&end["error"], &end["message"]), (&json!("build_failed"), &json!("attribute 'x' missing")));
     let tail = end["log_tail"].as_array().unwrap();

@@ -14,12 +14,14 @@ pub struct Flake {
 }
 
 impl Flake {
-    /// Makes a repository in `folder`, with one commit on the branch `main`.
+    /// Makes a repository in `folder`, with one commit on the branches `main` and `master`.
     pub fn create(folder: &Path) -> Result<Self> {
         fs::create_dir_all(folder).into_diagnostic()?;
         let flake = Self { folder: folder.to_owned() };
         flake.git(&["init", "--quiet", "--initial-branch", "main"])?;
         flake.commit("flake: bump nixpkgs")?;
+        // What `deploy` deploys when it is told nothing else.
+        flake.branch("master")?;
         Ok(flake)
     }
 
@@ -39,6 +41,17 @@ impl Flake {
     /// The id of the last commit on the branch.
     pub fn head(&self) -> Result<String> {
         self.git(&["rev-parse", "HEAD"])
+    }
+
+    /// Makes a branch where the current one is, and returns the id of its commit.
+    pub fn branch(&self, name: &str) -> Result<String> {
+        self.git(&["branch", name])?;
+        self.resolve(name)
+    }
+
+    /// The commit that a branch is at.
+    pub fn resolve(&self, branch: &str) -> Result<String> {
+        self.git(&["rev-parse", branch])
     }
 
     fn git(&self, arguments: &[&str]) -> Result<String> {

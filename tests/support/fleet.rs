@@ -55,6 +55,8 @@ impl Fleet {
         command.args(name.role.iter().flat_map(|role| ["--role", role.as_str()]));
         command.args(["--nats-url", &self.url, "--flake-url", &self.flake]);
         command.arg("--nkey-file").arg(key.seed_file()).arg("--state-dir").arg(folder.join("state"));
+        // What this machine runs is not what the host runs.
+        command.arg("--root").arg(folder.join("root"));
         command.args(arguments);
         let listener = Process::start(&mut command, &folder.join("log"))?;
         self.listeners.insert(name.hostname.clone(), listener);

@@ -88,6 +88,10 @@ pub(in crate::cli) struct Listener {
     #[arg(long, env = "HOMELAB_DEPLOY_GRACE", hide = true, default_value = "10s", value_parser = humantime::parse_duration)]
     grace: Duration,
 
+    /// Where the file system of the host begins
+    #[arg(long, env = "HOMELAB_DEPLOY_ROOT", hide = true, default_value = "/")]
+    root: PathBuf,
+
     #[command(flatten)]
     log: Log,
 }
@@ -151,7 +155,7 @@ impl Listener {
             state_dir: state_dir.unwrap_or_else(|| "/var/lib/homelab-deploy".into()),
             // By its place and not as /proc/self/exe: systemd is to start it, too.
             supervisor: env::current_exe().map_err(UsageError::Program)?,
-            root: "/".into(),
+            root: self.root,
         })
     }
 }

@@ -1,7 +1,7 @@
 use super::*;
 
 /// A run of this key that nobody waits for.
-pub(in crate::listener) fn spec(key: &str, argv: &[&str]) -> Spec {
+pub(in crate::listener) fn spec(key: &str) -> Spec {
     Spec {
         key: key.to_owned(),
         id: key.parse().ok(),
@@ -11,9 +11,29 @@ pub(in crate::listener) fn spec(key: &str, argv: &[&str]) -> Spec {
         operator: Some("ops@desk".to_owned()),
         accepted_at: "2026-11-23T10:00:00Z".parse().unwrap(),
         boot_id: None,
-        argv: argv.iter().map(|&argument| argument.to_owned()).collect(),
+        flake: "git+https://h/x".parse().unwrap(),
+        host: "ns1".parse().unwrap(),
+        root: "/nowhere".into(),
         timeout_ms: 10_000,
         grace_ms: 1_000,
+    }
+}
+
+/// A listener that is told nothing of interest.
+fn config() -> Config {
+    Config {
+        hostname: "ns1".parse().unwrap(),
+        tier: crate::protocol::Tier::Prod,
+        role: None,
+        flake: "git+https://h/x".parse().unwrap(),
+        deploy_subjects: Vec::new(),
+        discover_subject: "deploy.discover".parse().unwrap(),
+        limits: Limits { timeout: Duration::from_mins(10), grace: Duration::from_secs(10) },
+        heartbeat: Duration::from_secs(30),
+        metrics_listen: None,
+        state_dir: "/nowhere".into(),
+        supervisor: "/nowhere".into(),
+        root: "/".into(),
     }
 }
 
@@ -21,11 +41,11 @@ pub(in crate::listener) fn spec(key: &str, argv: &[&str]) -> Spec {
 fn a_run_is_locked_from_the_moment_it_exists() {
     let folder = tempfile::tempdir().unwrap();
     let dir = RunDir::new(folder.path().join("runs/a"));
-    let lock = dir.create(&spec("a", &["x"])).unwrap();
+    let lock = dir.create(&spec("a")).unwrap();
     assert_eq!(dir.lock().unwrap_err().kind(), io::ErrorKind::WouldBlock);
     drop(lock);
     assert!(dir.lock().is_ok());
-    assert_eq!(dir.spec().unwrap(), spec("a", &["x"]));
+    assert_eq!(dir.spec().unwrap(), spec("a"));
     assert_eq!(dir.result(), None);
     assert!(dir.final_response().unwrap().is_none());
 }
@@ -49,29 +69,29 @@ fn the_tail_reaches_back_into_what_was_set_aside() {
 fn nothing_of_an_earlier_run_is_taken_for_this_ones() {
     let folder = tempfile::tempdir().unwrap();
     let dir = RunDir::new(folder.path().join("run"));
-    drop(dir.create(&spec("a", &[])).unwrap());
+    drop(dir.create(&spec("a")).unwrap());
     let now = Timestamp::UNIX_EPOCH;
-    let (generation, system) = (None, None);
-    let result =
-        RunResult { end: End::Exited(0), phase: Phase::Activate, started_at: now, ended_at: now, generation, system };
-    dir.write_result(&result).unwrap();
+    let verdict = Verdict::failed(crate::protocol::ErrorCode::Timeout, "");
+    dir.write_result(&RunResult { verdict, started_at: now, ended_at: now, after: Facts::default() }).unwrap();
+    dir.write_before(&Facts::default()).unwrap();
+    dir.write_commit(&"8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b".parse().unwrap()).unwrap();
     fs::write(dir.output_files().0, "old").unwrap();
     dir.write_phase(Phase::Activate).unwrap();
     dir.write_final(&Response::new("ns1".parse().unwrap(), crate::protocol::Status::Completed, "")).unwrap();
 
-    let _lock = dir.create(&spec("a", &[])).unwrap();
-    assert_eq!((dir.result(), dir.phase(), dir.output_tail().as_str()), (None, Phase::Build, ""));
+    let _lock = dir.create(&spec("a")).unwrap();
+    assert_eq!((dir.result(), dir.phase(), dir.output_tail().as_str()), (None, Phase::Resolve, ""));
+    assert_eq!((dir.before(), dir.commit()), (None, None));
     assert_eq!(dir.final_response().unwrap(), None);
-    assert!(dir.create(&spec("a", &[])).is_err(), "a run that goes on is not begun again");
+    assert!(dir.create(&spec("a")).is_err(), "a run that goes on is not begun again");
 }
 
 #[test]
 fn the_operator_is_shown_without_anything_that_steers_a_terminal() {
     let json =
         r#"{"action":"switch","revision":"main","reply_to":"deploy.responses.x","operator":"\u001b[2Jroot\n@desk"}"#;
-    let limits = Limits { timeout: Duration::from_mins(10), grace: Duration::from_secs(10) };
     let request = Request::parse(json.as_bytes()).unwrap();
-    let spec = Spec::new(request, Vec::new(), limits, Timestamp::UNIX_EPOCH);
+    let spec = Spec::new(request, &config(), Timestamp::UNIX_EPOCH);
     assert_eq!(spec.holder().operator.as_deref(), Some("root@desk"));
     assert_eq!((spec.timeout_ms, spec.grace_ms), (600_000, 10_000));
 }

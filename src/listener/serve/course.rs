@@ -56,13 +56,9 @@ impl Service {
         }
     }
 
-    /// What a run is judged with.
+    /// What a run is concluded with.
     fn site(&self) -> Site {
-        Site {
-            host: self.config.hostname.clone(),
-            boot_id: self.boot_id.clone(),
-            previous: self.ledger.deployed_last().cloned(),
-        }
+        Site { boot_id: self.boot_id.clone(), previous: self.ledger.deployed_last().cloned() }
     }
 
     /// A part of the run is over.
@@ -102,7 +98,7 @@ impl Service {
             }
             Err(why) => {
                 let Some((dir, spec)) = self.current() else { return };
-                self.ended(rebuild::not_begun(&why, &dir, &spec, &self.config.hostname));
+                self.ended(rebuild::not_begun(&why, &dir, &spec));
             }
         }
     }

@@ -8,8 +8,8 @@ use rustix::process::Signal;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use crate::listener::run::End;
 use crate::listener::unit::ACTIVATION;
+use crate::listener::verdict::End;
 
 /// What the journal marks the lines with that say that a unit is being stopped; see `journalctl --catalog`.
 const IS_STOPPED: &str = "MESSAGE_ID=de5b426a63be47a7b6ac3eaac82e2f6f";

@@ -34,6 +34,12 @@ impl Log {
         })
     }
 
+    /// The run is at this from here on. Who cannot read it misses nothing but how far it is.
+    pub(super) fn enter(&mut self, phase: Phase) {
+        self.finder.enter(phase);
+        self.dir.write_phase(phase).ok();
+    }
+
     /// What the run is at.
     pub(super) const fn phase(&self) -> Phase {
         self.finder.phase()

@@ -1,13 +1,21 @@
 //! A supervisor is a process of its own: here it is this test program, told to run nothing but [`be_the_supervisor`].
 
 use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use super::*;
+use crate::listener::host::tests::{make_system, point};
 use crate::listener::run::tests::spec;
-use crate::protocol::{Phase, Response, Status};
+use crate::listener::run::{RunResult, Spec};
+use crate::listener::verdict::Verdict;
+use crate::lookup::testing::{git, repository};
+use crate::protocol::{Action, ErrorCode, FlakeUrl, Response, Status};
+
+const COMMIT: &str = "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b";
 
 const RUN_DIR: &str = "SUPERVISED_RUN_DIR";
 
@@ -18,7 +26,7 @@ fn be_the_supervisor() {
     runtime.block_on(supervise(Path::new(&dir), &Notifier::new(None).unwrap())).unwrap();
 }
 
-/// A run of a shell script, and its supervisor.
+/// A run whose `nixos-rebuild` is a shell script, and its supervisor.
 struct Supervised {
     folder: tempfile::TempDir,
     dir: RunDir,
@@ -27,14 +35,25 @@ struct Supervised {
 
 impl Supervised {
     fn new(script: &str, adjust: impl FnOnce(&mut Spec)) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::on(tempfile::tempdir().unwrap(), script, adjust)
+    }
+
+    /// The same on a host whose file system is in `folder/root`, and whose programs are in `folder/bin`.
+    fn on(folder: tempfile::TempDir, script: &str, adjust: impl FnOnce(&mut Spec)) -> Self {
+        let bin = folder.path().join("bin");
+        make_program(&bin.join("nixos-rebuild"), script);
+        let path = std::env::var_os("PATH").unwrap();
+        let path = std::iter::once(bin).chain(std::env::split_paths(&path));
         let dir = RunDir::new(folder.path().join("run"));
-        let mut spec = spec("r-1", &["sh", "-c", script]);
+        // A commit, which need not be looked up.
+        let revision = COMMIT.parse().unwrap();
+        let mut spec = Spec { revision, root: folder.path().join("root"), ..spec("r-1") };
         adjust(&mut spec);
         drop(dir.create(&spec).unwrap());
         let supervisor = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "listener::supervisor::tests::be_the_supervisor"])
             .env(RUN_DIR, dir.path())
+            .env("PATH", std::env::join_paths(path).unwrap())
             .current_dir(folder.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -60,6 +79,13 @@ impl Supervised {
     }
 }
 
+/// Makes a shell script that is a program.
+fn make_program(path: &Path, script: &str) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
 fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
@@ -69,6 +95,12 @@ fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
         assert!(Instant::now() < deadline, "in 20 s it did not happen that {what}");
         std::thread::park_timeout(Duration::from_millis(5));
     }
+}
+
+fn verdict(result: &RunResult) -> String {
+    let Verdict { status, error, message, .. } = &result.verdict;
+    let error = error.as_ref().map(|error| format!(" {error}"));
+    format!("{status}{}: {message}", error.unwrap_or_default())
 }
 
 fn terminate(pid: &str) {
@@ -84,28 +116,28 @@ fn is_alive(pid: &str) -> bool {
 fn the_end_and_the_output_are_kept_in_order() {
     let (result, output, _) =
         Supervised::new("echo one; echo two >&2; echo activating the configuration...; exit 7", |_| ()).ended();
-    assert_eq!(result.end, End::Exited(7));
-    assert_eq!(result.phase, Phase::Activate);
+    assert_eq!(verdict(&result), "failed activation_failed: activating the configuration...");
     assert!(result.started_at <= result.ended_at);
     assert_eq!(output, "one\ntwo\nactivating the configuration...\n");
 }
 
 #[test]
-fn the_program_gets_nothing_to_read_and_its_arguments_as_they_are() {
-    let (result, output, _) = Supervised::new("cat; printf '%s|' \"$@\"", |spec| {
-        spec.argv.extend(["sh", "a b", "$(reboot)", "-x"].map(str::to_owned));
-    })
-    .ended();
-    assert_eq!((result.end, output.as_str()), (End::Exited(0), "a b|$(reboot)|-x|"));
+fn the_program_gets_nothing_to_read_and_the_commit_to_deploy() {
+    let (result, output, run) = Supervised::new("cat; printf '%s|' \"$@\"", |_| ()).ended();
+    assert_eq!(verdict(&result), "completed: switch completed");
+    assert_eq!(output, format!("switch|--flake|git+https://h/x?rev={COMMIT}#ns1|"));
+    assert_eq!(run.dir.commit().unwrap().as_str(), COMMIT);
 }
 
 #[test]
 fn a_signal_and_a_missing_program_are_told() {
     let (result, _, _) = Supervised::new("kill -9 $$", |_| ()).ended();
-    assert_eq!(result.end, End::Killed(9));
-    let (result, _, _) = Supervised::new("", |spec| spec.argv = vec!["no-such-program".to_owned()]).ended();
-    let End::NotStarted(why) = result.end else { panic!("{:?}", result.end) };
-    assert_eq!(why, "no-such-program cannot be started: No such file or directory (os error 2)");
+    assert_eq!(verdict(&result), "failed interrupted: signal 9 ended the run while building");
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("bin/nixos-rebuild");
+    let (result, _, _) = Supervised::on(folder, "", |_| fs::remove_file(program).unwrap()).ended();
+    let why = "nixos-rebuild cannot be started: No such file or directory (os error 2): nixos-rebuild must be on the PATH of the listener";
+    assert_eq!(verdict(&result), format!("failed build_failed: {why}"));
 }
 
 #[test]
@@ -120,7 +152,7 @@ fn a_timeout_ends_the_whole_tree_even_who_ignores_it_or_left_it() {
     let pids = ["child", "escaped", "orphan"].map(|name| run.file(name));
     assert!(pids.iter().all(|pid| is_alive(pid)));
     let (result, _, _run) = run.ended();
-    assert_eq!(result.end, End::TimedOut);
+    assert_eq!(result.verdict.error, Some(ErrorCode::Timeout));
     assert_eq!(pids.iter().filter(|pid| is_alive(pid)).count(), 0);
 }
 
@@ -129,14 +161,14 @@ fn who_obeys_is_not_killed_and_ends_the_grace() {
     let script = "trap 'echo tidied up; exit 0' TERM; echo > ready; while :; do sleep 0.02; done";
     let run = Supervised::new(script, |spec| (spec.timeout_ms, spec.grace_ms) = (1_500, 600_000));
     let (result, output, _) = run.ended();
-    assert_eq!(result.end, End::TimedOut);
+    assert_eq!(result.verdict.error, Some(ErrorCode::Timeout));
     assert!(output.ends_with("tidied up\n"), "{output}");
 }
 
 #[test]
 fn a_descendant_that_keeps_the_output_open_does_not_hold_up_the_result() {
     let (result, output, run) = Supervised::new("sleep 600 & echo $! > left; echo done", |_| ()).ended();
-    assert_eq!((result.end, output.as_str()), (End::Exited(0), "done\n"));
+    assert_eq!((result.verdict.status, output.as_str()), (Status::Completed, "done\n"));
     let pid = run.file("left");
     assert!(is_alive(&pid), "what the program leaves behind on purpose goes on");
     terminate(&pid);
@@ -145,7 +177,7 @@ fn a_descendant_that_keeps_the_output_open_does_not_hold_up_the_result() {
 #[test]
 fn a_descendant_that_goes_on_writing_does_not_hold_up_the_result() {
     let (result, _, run) = Supervised::new("yes & echo $! > left", |_| ()).ended();
-    assert_eq!(result.end, End::Exited(0));
+    assert_eq!(result.verdict.status, Status::Completed);
     let pid = run.file("left");
     eventually("nobody reads on", || (!is_alive(&pid)).then_some(()));
 }
@@ -175,7 +207,7 @@ fn parent(pid: &str) -> String {
 fn nobody_takes_a_run_in_hand_that_was_concluded_without_it() {
     let folder = tempfile::tempdir().unwrap();
     let dir = RunDir::new(folder.path().join("run"));
-    drop(dir.create(&spec("r-1", &["true"])).unwrap());
+    drop(dir.create(&spec("r-1")).unwrap());
     drop(take_in_hand(&dir).unwrap());
     dir.write_final(&Response::new("ns1".parse().unwrap(), Status::Failed, "given up")).unwrap();
     assert!(take_in_hand(&dir).is_err());
@@ -187,14 +219,14 @@ fn a_supervisor_that_is_asked_to_end_takes_its_run_along() {
     let pid = run.file("escaped");
     terminate(&run.supervisor.id().to_string());
     let (result, _, _run) = run.ended();
-    assert_eq!(result.end, End::Killed(15));
+    assert_eq!(verdict(&result), "failed interrupted: signal 15 ended the run while building");
     assert!(!is_alive(&pid));
 }
 
 #[test]
 fn a_flood_of_output_neither_stops_the_run_nor_fills_the_disk() {
     let (result, output, run) = Supervised::new("yes 0123456789 | head -c 20000000; echo the end", |_| ()).ended();
-    assert_eq!(result.end, End::Exited(0));
+    assert_eq!(result.verdict.status, Status::Completed);
     assert!(output.ends_with("the end\n"));
     let (current, previous) = run.dir.output_files();
     let size = fs::metadata(current).unwrap().len() + fs::metadata(previous).unwrap().len();
@@ -209,5 +241,134 @@ fn its_session_is_its_own() {
     let session = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(3).unwrap();
     assert_eq!(session, run.supervisor.id().to_string());
     terminate(&run.supervisor.id().to_string());
-    assert_eq!(run.ended().0.end, End::Killed(15));
+    assert_eq!(run.ended().0.verdict.error, Some(ErrorCode::Interrupted));
+}
+
+/// A server that takes connections and never says anything.
+fn silent_server() -> (TcpListener, FlakeUrl) {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("git+http://{}/nixos", server.local_addr().unwrap());
+    (server, url.parse().unwrap())
+}
+
+#[test]
+fn a_branch_is_deployed_as_the_commit_that_it_is_now() {
+    let (repository, flake) = repository();
+    let (result, output, run) = Supervised::new("echo \"$3\"", |spec| {
+        (spec.flake, spec.revision) = (flake.clone(), "main".parse().unwrap());
+    })
+    .ended();
+    assert_eq!(result.verdict.status, Status::Completed);
+    let commit = git(repository.path(), &["rev-parse", "main"]);
+    assert_eq!(output, format!("{flake}?rev={commit}#ns1\n"));
+    assert_eq!(run.dir.commit().unwrap().as_str(), commit);
+}
+
+#[test]
+fn a_branch_that_is_not_there_and_a_server_that_is_not_are_told_apart() {
+    let (_repository, flake) = repository();
+    let resolve = |flake: &FlakeUrl, revision: &str| {
+        let (result, output, _) = Supervised::new("echo built", |spec| {
+            (spec.flake, spec.revision) = (flake.clone(), revision.parse().unwrap());
+        })
+        .ended();
+        assert_eq!(output, "", "nothing is built");
+        verdict(&result).replace(flake.git_remote().unwrap(), "URL")
+    };
+    insta::assert_snapshot!(resolve(&flake, "nothere"), @r#"failed invalid_revision: URL has no branch or tag "nothere""#);
+    insta::assert_snapshot!(resolve(&flake, "abcdef1"), @r#"failed invalid_revision: URL has no branch or tag "abcdef1"; servers cannot look up the beginning of a commit id: give all 40 digits"#);
+
+    // Nobody listens there any more.
+    let (server, flake) = silent_server();
+    drop(server);
+    let said = resolve(&flake, "main");
+    assert!(said.starts_with("failed build_failed: cannot look up \"main\": `git ls-remote"), "{said}");
+    assert!(said.contains("fatal: unable to access"), "{said}");
+}
+
+#[test]
+fn a_server_that_never_answers_ends_with_the_time_of_the_run_or_with_its_supervisor() {
+    let (server, flake) = silent_server();
+    let run = || {
+        Supervised::new("echo built", |spec| {
+            (spec.flake, spec.revision) = (flake.clone(), "main".parse().unwrap());
+            spec.timeout_ms = 1_500;
+        })
+    };
+    let (result, output, _) = run().ended();
+    assert_eq!(output, "");
+    insta::assert_snapshot!(verdict(&result), @"failed timeout: not over after 1 s, and ended while resolving");
+
+    drop(server.accept().unwrap());
+    let mut run = Supervised::new("", |spec| (spec.flake, spec.revision) = (flake.clone(), "main".parse().unwrap()));
+    let (asked, _) = server.accept().unwrap();
+    terminate(&run.supervisor.id().to_string());
+    assert!(run.supervisor.wait().unwrap().success());
+    insta::assert_snapshot!(verdict(&run.dir.result().unwrap()), @"failed interrupted: signal 15 ended the run while resolving");
+    // Whoever asked is gone as well, and has closed the connection.
+    let mut asked = asked;
+    asked.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    io::copy(&mut asked, &mut io::sink()).unwrap();
+}
+
+/// A host that runs the system `old`, generation 41 of its profile, and has a system `new` in its store.
+fn nixos() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("root");
+    let old = make_system(&root, "old", "linux");
+    make_system(&root, "new", "linux");
+    for link in ["run/current-system", "run/booted-system", "nix/var/nix/profiles/system-41-link"] {
+        point(&root, link, &old);
+    }
+    point(&root, "nix/var/nix/profiles/system", "system-41-link");
+    folder
+}
+
+/// What a successful switch to the system `new` comes down to, in the words of a shell in the folder of the host.
+const SWITCH: &str = "ln -sfn /nix/store/new root/nix/var/nix/profiles/system-42-link
+ln -sfn system-42-link root/nix/var/nix/profiles/system
+ln -sfn /nix/store/new root/run/current-system";
+
+#[test]
+fn what_was_so_before_is_on_record_before_anything_is_changed() {
+    let (result, output, run) = Supervised::on(nixos(), &format!("cat run/before.json\n{SWITCH}"), |_| ()).ended();
+    assert!(output.contains(r#""current":{"path":"/nix/store/old""#), "{output}");
+    assert_eq!(verdict(&result), "completed: switched to generation 42");
+    assert_eq!(result.after.current_path(), Some("/nix/store/new"));
+    assert_eq!(run.dir.before().unwrap().generation(), Some(41));
+}
+
+#[test]
+fn a_switch_that_only_says_so_is_none() {
+    let lie = "echo 'Done. The new configuration is /nix/store/new'";
+    let (result, _, _) = Supervised::on(nixos(), lie, |_| ()).ended();
+    insta::assert_snapshot!(verdict(&result), @"failed verify_failed: /nix/store/new was built, and the system profile points at /nix/store/old");
+    // The older program does not name what it built, and Nix is asked.
+    let test = |says: &str| {
+        let folder = nixos();
+        make_program(&folder.path().join("bin/nix"), &format!("echo \"$@\" >asked\necho {says}"));
+        let (result, _, run) = Supervised::on(folder, "", |spec| spec.action = Action::Test).ended();
+        assert!(
+            fs::read_to_string(run.path("asked"))
+                .unwrap()
+                .contains(&format!("?rev={COMMIT}#nixosConfigurations.\"ns1\"."))
+        );
+        verdict(&result)
+    };
+    insta::assert_snapshot!(test("/nix/store/new"), @"failed verify_failed: /nix/store/new was built, and /run/current-system is /nix/store/old");
+    insta::assert_snapshot!(test("/nix/store/old"), @"completed: activated until the next boot");
+}
+
+#[test]
+fn units_are_asked_for_before_and_after() {
+    let folder = nixos();
+    fs::create_dir_all(folder.path().join("root/run/systemd/system")).unwrap();
+    make_program(
+        &folder.path().join("bin/systemctl"),
+        "echo 'old.service loaded failed failed Old'; cat failed 2>/dev/null; true",
+    );
+    let activation = format!("{SWITCH}\necho 'dns.service loaded failed failed DNS' >failed; exit 4");
+    let (result, _, _) = Supervised::on(folder, &activation, |_| ()).ended();
+    insta::assert_snapshot!(verdict(&result), @"failed activation_failed: the following units failed: dns.service; generation 42 is the one for the next boot all the same");
+    assert_eq!(result.verdict.failed_units, ["dns.service"]);
 }

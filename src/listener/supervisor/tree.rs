@@ -9,17 +9,16 @@ use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
 use tokio::time::timeout;
 
-use crate::listener::run::End;
+use crate::listener::verdict::End;
 
 /// How often those that cannot be ended are tried again, and how often in all: a process in the kernel's hands may
 /// never end, and the result must not wait for it.
 const KILL_EVERY: Duration = Duration::from_millis(20);
 const KILL_ROUNDS: usize = 250;
 
-/// The processes of a run. This process must be the subreaper and have no other children.
+/// The processes of a run. This process must be the subreaper, and while it is waited for an end, each child is part of
+/// the run.
 pub(super) struct Tree {
-    program: Pid,
-    status: Option<WaitStatus>,
     deaths: Signals,
 }
 
@@ -31,17 +30,18 @@ enum Left {
 }
 
 impl Tree {
-    pub(super) fn new(program: Pid) -> io::Result<Self> {
-        Ok(Self { program, status: None, deaths: signal(SignalKind::child())? })
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self { deaths: signal(SignalKind::child())? })
     }
 
-    /// Waits for the program; what it left behind goes on. Cancel safe.
-    pub(super) async fn program_ended(&mut self) -> End {
+    /// Waits for a program; what it left behind goes on. Cancel safe.
+    pub(super) async fn ended(&mut self, program: Pid) -> End {
         loop {
             // Before the first signal too: it may have come before anyone waited for one.
-            self.reap();
-            if let Some(status) = self.status {
-                return end_of(status);
+            match rustix::process::waitpid(Some(program), WaitOptions::NOHANG) {
+                Ok(Some((_, status))) => return end_of(status),
+                Ok(None) | Err(Errno::INTR) => {}
+                Err(error) => return End::NotStarted(format!("the program was lost: {error}")),
             }
             self.deaths.recv().await;
         }
@@ -63,17 +63,16 @@ impl Tree {
     }
 
     async fn all_ended(&mut self) {
-        while self.reap() == Left::Some {
+        while Self::reap() == Left::Some {
             self.deaths.recv().await;
         }
     }
 
     /// Takes note of all children that have ended. With no child left there is no descendant left either: each hangs
     /// from one.
-    fn reap(&mut self) -> Left {
+    fn reap() -> Left {
         loop {
             match rustix::process::wait(WaitOptions::NOHANG) {
-                Ok(Some((pid, status))) if pid == self.program => self.status = Some(status),
                 Ok(Some(_)) | Err(Errno::INTR) => {}
                 Ok(None) => return Left::Some,
                 Err(_) => return Left::None,

@@ -1,94 +1,232 @@
-use jiff::Timestamp;
-
 use super::*;
-use crate::listener::output::clean_lines;
+use crate::listener::host::{Profile, System};
+use crate::listener::output::{built_system, clean_lines};
 use crate::listener::run::tests::spec;
 
-fn result(end: End, phase: Phase) -> RunResult {
-    RunResult {
-        end,
-        phase,
-        started_at: Timestamp::UNIX_EPOCH,
-        ended_at: Timestamp::UNIX_EPOCH,
-        generation: Some(42),
-        system: None,
+const OLD: &str = "/nix/store/old-nixos";
+const NEW: &str = "/nix/store/new-nixos";
+
+/// A switch of a host from the old system, generation 41, to the new one, generation 42.
+struct Run {
+    action: Action,
+    end: End,
+    phase: Phase,
+    before: Facts,
+    after: Facts,
+    output: &'static str,
+}
+
+fn system(path: &str, kernel: &str) -> System {
+    System { path: path.to_owned(), kernel: [Some(kernel.to_owned()), None, None] }
+}
+
+/// A host that was booted with the old system, and what it runs and boots next.
+fn host(current: &str, generation: u64, next: &str) -> Facts {
+    Facts {
+        current: Some(system(current, "linux")),
+        booted: Some(system(OLD, "linux")),
+        profile: Some(Profile { generation: Some(generation), system: system(next, "linux") }),
+        failed_units: Some(["old.service".to_owned()].into()),
+        ..Facts::default()
     }
 }
 
-fn judged(action: Action, end: End, phase: Phase, output: &str) -> String {
-    let spec = Spec { action, ..spec("r-1", &[]) };
-    let verdict = judge(&spec, &"ns1".parse().unwrap(), Some(&result(end, phase)), &clean_lines(output));
-    let error = verdict.error.map(|error| format!(" {error}"));
-    let reboot = verdict.reboot_required.map(|_| " (reboot)");
-    format!("{}{}{}: {}", verdict.status, error.unwrap_or_default(), reboot.unwrap_or_default(), verdict.message)
+fn switch(code: i32, phase: Phase, output: &'static str) -> Run {
+    let (before, after) = (host(OLD, 41, OLD), host(NEW, 42, NEW));
+    Run { action: Action::Switch, end: End::Exited(code), phase, before, after, output }
 }
 
-fn switch(code: i32, phase: Phase, output: &str) -> String {
-    judged(Action::Switch, End::Exited(code), phase, output)
+/// The run of another action, with what it leaves behind.
+fn action(action: Action, after: Facts) -> Run {
+    Run { action, after, ..switch(0, Phase::Activate, "") }
+}
+
+impl Run {
+    fn verdict(&self) -> Verdict {
+        let spec = Spec { action: self.action, ..spec("r-1") };
+        let lines = clean_lines(self.output);
+        let Self { end, phase, before, after, .. } = self;
+        judge(&spec, &Evidence { end, phase: *phase, before, after, built: built_system(&lines), lines: &lines })
+    }
+
+    fn judged(&self) -> String {
+        let Verdict { status, error, message, reboot_required, failed_units } = self.verdict();
+        let error = error.map(|error| format!(" {error}")).unwrap_or_default();
+        let reboot = if reboot_required == Some(true) { " (reboot)" } else { "" };
+        let units = if failed_units.is_empty() { String::new() } else { format!(" {failed_units:?}") };
+        format!("{status}{error}{reboot}{units}: {message}")
+    }
+}
+
+fn judged(code: i32, phase: Phase, output: &'static str) -> String {
+    switch(code, phase, output).judged()
 }
 
 #[test]
 fn success_is_told_by_action() {
-    let done = |action| judged(action, End::Exited(0), Phase::Activate, "error: ignored");
-    insta::assert_snapshot!(done(Action::Switch), @"completed: switched to generation 42");
-    insta::assert_snapshot!(done(Action::Boot), @"completed: generation 42 is the one for the next boot");
-    insta::assert_snapshot!(done(Action::Test), @"completed: activated until the next boot");
-    insta::assert_snapshot!(done(Action::DryActivate), @"completed: dry-activate completed");
+    insta::assert_snapshot!(switch(0, Phase::Activate, "error: ignored").judged(), @"completed: switched to generation 42");
+    insta::assert_snapshot!(action(Action::Boot, host(OLD, 42, NEW)).judged(), @"completed (reboot): generation 42 is the one for the next boot");
+    insta::assert_snapshot!(action(Action::Test, host(NEW, 41, OLD)).judged(), @"completed: activated until the next boot");
+    insta::assert_snapshot!(action(Action::DryActivate, host(OLD, 41, OLD)).judged(), @"completed: dry-activate completed");
 }
 
 #[test]
-fn a_missing_revision_is_not_a_server_that_cannot_be_reached() {
-    let nix = "error: program 'git' failed with exit code 128";
-    let build = |git: &str| switch(1, Phase::Build, &format!("{git}\n{nix}"));
-    insta::assert_snapshot!(build("fatal: couldn't find remote ref refs/heads/main"), @"failed invalid_revision: main is no branch, tag or commit that the server of the flake has");
-    insta::assert_snapshot!(build("fatal: remote error: upload-pack: not our ref 8c1f0e2"), @"failed invalid_revision: main is no branch, tag or commit that the server of the flake has");
-    insta::assert_snapshot!(build("fatal: unable to access 'https://u:p@h/x/': Could not resolve host: h\nfatal: couldn't find remote ref main"), @"failed build_failed: git: unable to access 'https://h/x/': Could not resolve host: h");
-    insta::assert_snapshot!(build("fatal: Authentication failed for 'https://h/x/'"), @"failed build_failed: git: Authentication failed for 'https://h/x/'");
-    insta::assert_snapshot!(build(""), @"failed build_failed: program 'git' failed with exit code 128");
+fn exit_code_0_is_not_believed() {
+    let named = "Done. The new configuration is /nix/store/new-nixos";
+    let other = "Done. The new configuration is /nix/store/other-nixos";
+    let switched = |after, output| Run { after, output, ..switch(0, Phase::Activate, "") }.judged();
+    insta::assert_snapshot!(switched(host(NEW, 42, NEW), named), @"completed: switched to generation 42");
+    insta::assert_snapshot!(switched(host(OLD, 42, NEW), named), @"failed verify_failed: /nix/store/new-nixos was built, and /run/current-system is /nix/store/old-nixos");
+    insta::assert_snapshot!(switched(host(OLD, 42, NEW), ""), @"failed verify_failed: /nix/store/new-nixos was built, and /run/current-system is /nix/store/old-nixos");
+    insta::assert_snapshot!(switched(host(NEW, 42, NEW), other), @"failed verify_failed: /nix/store/other-nixos was built, and the system profile points at /nix/store/new-nixos");
+    insta::assert_snapshot!(switched(host(NEW, 41, OLD), named), @"failed verify_failed: /nix/store/new-nixos was built, and the system profile points at /nix/store/old-nixos");
+    insta::assert_snapshot!(switched(Facts { profile: None, ..host(NEW, 42, NEW) }, ""), @"failed verify_failed: there is no system profile after it");
+    insta::assert_snapshot!(switched(Facts { current: None, ..host(NEW, 42, NEW) }, ""), @"failed verify_failed: /run/current-system is gone after it");
+
+    let boot = |after, output| Run { output, ..action(Action::Boot, after) }.judged();
+    insta::assert_snapshot!(boot(host(OLD, 42, NEW), named), @"completed (reboot): generation 42 is the one for the next boot");
+    insta::assert_snapshot!(boot(host(OLD, 41, OLD), named), @"failed verify_failed: /nix/store/new-nixos was built, and the system profile points at /nix/store/old-nixos");
+
+    let test = |after, output| Run { output, ..action(Action::Test, after) }.judged();
+    insta::assert_snapshot!(test(host(NEW, 41, OLD), named), @"completed: activated until the next boot");
+    insta::assert_snapshot!(test(host(OLD, 41, OLD), named), @"failed verify_failed: /nix/store/new-nixos was built, and /run/current-system is /nix/store/old-nixos");
 }
 
 #[test]
-fn a_short_commit_is_explained() {
-    let spec = Spec { revision: "8c1f0e2".parse().unwrap(), ..spec("r-1", &[]) };
-    let lines = clean_lines("fatal: couldn't find remote ref 8c1f0e2");
-    let verdict = judge(&spec, &"ns1".parse().unwrap(), Some(&result(End::Exited(1), Phase::Build)), &lines);
-    insta::assert_snapshot!(verdict.message, @"8c1f0e2 is no branch, tag or commit that the server of the flake has; if it is the beginning of a commit, give all 40 digits");
+fn what_cannot_be_verified_fails_nothing() {
+    // The older program does not name what it built. That something else runs now tells enough, and that nothing else
+    // runs may be right.
+    insta::assert_snapshot!(action(Action::Test, host(NEW, 41, OLD)).judged(), @"completed: activated until the next boot");
+    insta::assert_snapshot!(action(Action::Test, host(OLD, 41, OLD)).judged(), @"completed: activated until the next boot; what ran before runs, and it is not known whether that is what was built");
+    // A machine that is no NixOS.
+    let nothing = || Facts::default();
+    let bare = Run { before: nothing(), after: nothing(), ..switch(0, Phase::Build, "") };
+    insta::assert_snapshot!(bare.judged(), @"completed: switch completed");
+    // The same system once more.
+    let again = Run { before: host(NEW, 42, NEW), ..switch(0, Phase::Activate, "") };
+    insta::assert_snapshot!(again.judged(), @"completed: switched to generation 42");
+}
+
+#[test]
+fn a_reboot_is_required_when_the_kernel_is_another_one() {
+    let newer = |facts: Facts| Facts { booted: Some(system(OLD, "linux-1")), ..facts };
+    insta::assert_snapshot!(action(Action::Switch, newer(host(NEW, 42, NEW))).judged(), @"completed (reboot): switched to generation 42");
+    insta::assert_snapshot!(action(Action::Boot, newer(host(NEW, 42, NEW))).judged(), @"completed (reboot): generation 42 is the one for the next boot");
+    assert_eq!(action(Action::Boot, host(NEW, 42, NEW)).verdict().reboot_required, Some(false));
+    let unknown = Facts { booted: None, ..host(NEW, 42, NEW) };
+    assert_eq!(action(Action::Switch, unknown).verdict().reboot_required, None);
+}
+
+#[test]
+fn a_missing_commit_is_not_a_server_that_cannot_be_reached() {
+    let build = |output: &'static str| judged(1, Phase::Build, output);
+    insta::assert_snapshot!(build("fatal: couldn't find remote ref refs/heads/main\nerror: program 'git' failed with exit code 128"), @"failed invalid_revision: main is no branch, tag or commit that the server of the flake has");
+    insta::assert_snapshot!(build("fatal: remote error: upload-pack: not our ref 8c1f0e2\nerror: program 'git' failed with exit code 128"), @"failed invalid_revision: main is no branch, tag or commit that the server of the flake has");
+    insta::assert_snapshot!(build("fatal: unable to access 'https://u:p@h/x/': Could not resolve host: h\nfatal: couldn't find remote ref main\nerror: program 'git' failed with exit code 128"), @"failed build_failed: git: unable to access 'https://h/x/': Could not resolve host: h");
+    insta::assert_snapshot!(build("fatal: Authentication failed for 'https://h/x/'\nerror: program 'git' failed with exit code 128"), @"failed build_failed: git: Authentication failed for 'https://h/x/'");
+    insta::assert_snapshot!(build("error: program 'git' failed with exit code 128"), @"failed build_failed: program 'git' failed with exit code 128");
+}
+
+#[test]
+fn a_revision_that_was_not_resolved_is_told_as_it_was_found_out() {
+    let end = End::Unresolved(ErrorCode::InvalidRevision, "https://h/x has no branch or tag \"main\"".to_owned());
+    let unresolved = Run { end, ..switch(1, Phase::Resolve, "") };
+    insta::assert_snapshot!(unresolved.judged(), @r#"failed invalid_revision: https://h/x has no branch or tag "main""#);
 }
 
 #[test]
 fn the_essential_line_of_a_failed_build_is_found() {
-    insta::assert_snapshot!(switch(1, Phase::Build, "error: flake 'git+https://h/x' does not provide attribute 'packages.x86_64-linux.nixosConfigurations.\"ns1\".config', 'nixosConfigurations.ns1'"), @"failed build_failed: ns1 is not in nixosConfigurations of the flake at main");
+    insta::assert_snapshot!(judged(1, Phase::Build, "error: flake 'git+https://h/x' does not provide attribute 'packages.x86_64-linux.nixosConfigurations.\"ns1\".config', 'nixosConfigurations.ns1'"), @"failed build_failed: ns1 is not in nixosConfigurations of the flake at main");
     let trace = "building the system configuration...\nerror:\n       … while calling the 'head' builtin\n         at /nix/store/x:1:2\n\n       error: attribute 'unboundd' missing\n       at /nix/store/y:3:4\nerror: Command 'nix build' returned non-zero exit status 1.\n";
-    insta::assert_snapshot!(switch(1, Phase::Build, trace), @"failed build_failed: attribute 'unboundd' missing");
+    insta::assert_snapshot!(judged(1, Phase::Build, trace), @"failed build_failed: attribute 'unboundd' missing");
     let build = "error: builder for '/nix/store/a-hello.drv' failed with exit code 1;\n       last 1 log lines:\n       > no\nerror: 1 dependencies of derivation '/nix/store/b.drv' failed to build";
-    insta::assert_snapshot!(switch(1, Phase::Build, build), @"failed build_failed: builder for '/nix/store/a-hello.drv' failed with exit code 1;");
-    insta::assert_snapshot!(switch(100, Phase::Build, build), @"failed build_failed: builder for '/nix/store/a-hello.drv' failed with exit code 1;");
-    insta::assert_snapshot!(switch(7, Phase::Build, "one\nlast words\n"), @"failed build_failed: last words");
-    insta::assert_snapshot!(switch(7, Phase::Build, ""), @"failed build_failed: nixos-rebuild ended with code 7 and said nothing");
-    insta::assert_snapshot!(judged(Action::Switch, End::NotStarted("nixos-rebuild cannot be started: No such file or directory (os error 2)".to_owned()), Phase::Build, ""), @"failed build_failed: nixos-rebuild cannot be started: No such file or directory (os error 2): nixos-rebuild must be on the PATH of the listener");
+    insta::assert_snapshot!(judged(1, Phase::Build, build), @"failed build_failed: builder for '/nix/store/a-hello.drv' failed with exit code 1;");
+    insta::assert_snapshot!(judged(100, Phase::Build, build), @"failed build_failed: builder for '/nix/store/a-hello.drv' failed with exit code 1;");
+    insta::assert_snapshot!(judged(7, Phase::Build, "one\nlast words\nCommand '['nix', 'build']' returned non-zero exit status 7."), @"failed build_failed: last words");
+    insta::assert_snapshot!(judged(7, Phase::Build, ""), @"failed build_failed: nixos-rebuild ended with code 7 and said nothing");
+    let missing = End::NotStarted("nixos-rebuild cannot be started: No such file or directory (os error 2)".to_owned());
+    insta::assert_snapshot!(Run { end: missing, ..switch(1, Phase::Build, "") }.judged(), @"failed build_failed: nixos-rebuild cannot be started: No such file or directory (os error 2): nixos-rebuild must be on the PATH of the listener");
+}
+
+/// What both programs print when units fail, and what the one of them adds.
+const UNITS: &str = "activating the configuration...\nwarning: the following units failed: old.service, unbound.service\n× unbound.service - DNS\n";
+const UNITS_NG: &str = "activating the configuration...\nwarning: the following units failed: old.service\n\nCommand '['systemd-run', '/nix/store/new-nixos/bin/switch-to-configuration', 'switch']' returned non-zero exit status 4.";
+const UNITS_BASH: &str = "warning: the following units failed: old.service\nwarning: error(s) occurred while switching to the new configuration";
+
+#[test]
+fn units_that_fail_now_and_did_not_before_fail_the_activation() {
+    // One waits to be started once more: it is named, and not on the list of those that have failed.
+    for code in [4, 1] {
+        insta::allow_duplicates! {
+            insta::assert_snapshot!(judged(code, Phase::Activate, UNITS), @r#"failed activation_failed ["unbound.service"]: the following units failed: unbound.service; generation 42 is the one for the next boot all the same"#);
+        }
+    }
+    let failed = |unit: &str| Some(["old.service".to_owned(), unit.to_owned()].into());
+    let listed = Run {
+        after: Facts { failed_units: failed("x.service"), ..host(NEW, 42, NEW) },
+        ..switch(4, Phase::Activate, "")
+    };
+    insta::assert_snapshot!(listed.judged(), @r#"failed activation_failed ["x.service"]: the following units failed: x.service; generation 42 is the one for the next boot all the same"#);
+    // One fails after the activation looked: it is told, and the activation's own word stands.
+    let late = Run {
+        after: Facts { failed_units: failed("x.service"), ..host(NEW, 42, NEW) },
+        ..switch(0, Phase::Activate, "")
+    };
+    insta::assert_snapshot!(late.judged(), @r#"completed ["x.service"]: switched to generation 42; failed since: x.service"#);
+}
+
+#[test]
+fn units_that_had_failed_before_are_a_note() {
+    insta::assert_snapshot!(judged(4, Phase::Activate, UNITS_NG), @"completed: switched to generation 42; failed before it already: old.service");
+    insta::assert_snapshot!(judged(1, Phase::Build, UNITS_BASH), @"completed: switched to generation 42; failed before it already: old.service");
+    insta::assert_snapshot!(judged(4, Phase::Activate, "warning: user activation for alice failed"), @"completed: switched to generation 42; user activation for alice failed");
+    // It is verified all the same.
+    let not_switched = Run { after: host(OLD, 42, NEW), ..switch(4, Phase::Activate, UNITS_NG) };
+    insta::assert_snapshot!(not_switched.judged(), @"failed verify_failed: /nix/store/new-nixos was built, and /run/current-system is /nix/store/old-nixos; failed before it already: old.service");
+    // Code 4 hides that the activation script failed, too.
+    let script = "Activation script snippet 'users' failed (1)\nwarning: the following units failed: old.service";
+    insta::assert_snapshot!(judged(4, Phase::Activate, script), @r#"failed activation_failed ["old.service"]: the following units failed: old.service; generation 42 is the one for the next boot all the same"#);
+    // Nobody knows what had failed before.
+    let unknown =
+        Run { before: Facts { failed_units: None, ..host(OLD, 41, OLD) }, ..switch(4, Phase::Activate, UNITS_NG) };
+    insta::assert_snapshot!(unknown.judged(), @r#"failed activation_failed ["old.service"]: the following units failed: old.service; generation 42 is the one for the next boot all the same"#);
 }
 
 #[test]
 fn a_failed_activation_is_told_from_a_failed_build() {
-    let output = "activating the configuration...\nwarning: the following units failed: unbound.service\nerror: Command 'x' returned non-zero exit status 4.";
-    insta::assert_snapshot!(switch(4, Phase::Activate, output), @"failed activation_failed: the following units failed: unbound.service");
-    insta::assert_snapshot!(switch(1, Phase::Activate, output), @"failed activation_failed: the following units failed: unbound.service");
-    insta::assert_snapshot!(switch(4, Phase::Build, ""), @"failed activation_failed: the activation ended with code 4");
+    insta::assert_snapshot!(judged(2, Phase::Activate, "activating the configuration...\nActivation script snippet 'users' failed (1)\nsetting up /etc...\nFailed to run activate script\nCommand 'x' returned non-zero exit status 2."), @"failed activation_failed: Activation script snippet 'users' failed (1); generation 42 is the one for the next boot all the same");
+    insta::assert_snapshot!(judged(1, Phase::Build, "error: Could not acquire lock\nwarning: error(s) occurred while switching to the new configuration"), @"failed activation_failed: Could not acquire lock; generation 42 is the one for the next boot all the same");
+    let unmoved = Run { after: host(OLD, 41, OLD), ..action(Action::Test, Facts::default()) };
+    let unmoved = Run { end: End::Exited(2), ..unmoved };
+    insta::assert_snapshot!(unmoved.judged(), @"failed activation_failed: the activation ended with code 2");
 }
 
 #[test]
 fn a_needed_reboot_is_success_for_boot_only() {
     let output = "Warning: the new configuration won't take effect until you reboot the system.";
-    insta::assert_snapshot!(switch(100, Phase::Build, output), @"failed activation_failed (reboot): the new system takes effect only after a reboot: deploy it with the action boot, and reboot");
-    insta::assert_snapshot!(judged(Action::Boot, End::Exited(100), Phase::Activate, ""), @"completed (reboot): built, and takes effect with the next boot");
+    for code in [100, 1] {
+        insta::allow_duplicates! {
+            insta::assert_snapshot!(judged(code, Phase::Build, output), @"failed activation_failed (reboot): the new system takes effect only after a reboot: deploy it with the action boot, and reboot; generation 42 is the one for the next boot all the same");
+        }
+    }
+    let boot = |after| Run { end: End::Exited(100), ..action(Action::Boot, after) }.judged();
+    insta::assert_snapshot!(boot(host(OLD, 42, NEW)), @"completed (reboot): built, and takes effect with the next boot");
+    insta::assert_snapshot!(boot(Facts { profile: None, ..host(OLD, 42, NEW) }), @"failed verify_failed (reboot): there is no system profile after it");
+}
+
+#[test]
+fn a_system_that_refuses_to_be_switched_to_says_what_to_do() {
+    let inhibited = "Checking switch inhibitors...\nThere are changes to critical components of the system:\n\ndbus-implementation : dbus -> broker\n\nSwitching into this system is not recommended.\nYou probably want to run 'nixos-rebuild boot' and reboot your system instead.\n\nPre-switch check 'switchInhibitors' failed\nPre-switch checks failed\n";
+    insta::assert_snapshot!(judged(1, Phase::Build, inhibited), @"failed activation_failed: critical components of the system would change (dbus-implementation : dbus -> broker): deploy it with the action boot, and reboot; generation 42 is the one for the next boot all the same");
+    insta::assert_snapshot!(judged(1, Phase::Build, "curl: (7) Failed to connect\nPre-switch check 'blogIsUp' failed\nPre-switch checks failed"), @"failed activation_failed: Pre-switch check 'blogIsUp' failed: deploy it with the action boot, and reboot; generation 42 is the one for the next boot all the same");
 }
 
 #[test]
 fn runs_that_were_ended_say_by_what() {
-    insta::assert_snapshot!(judged(Action::Switch, End::TimedOut, Phase::Build, ""), @"failed timeout: not over after 10 s, and ended while building");
-    insta::assert_snapshot!(judged(Action::Switch, End::TimedOut, Phase::Activate, ""), @"failed timeout: not over after 10 s, and ended while activating; the system may be half switched");
-    insta::assert_snapshot!(judged(Action::Switch, End::Killed(9), Phase::Build, ""), @"failed interrupted: signal 9 ended the run while building");
-    insta::assert_snapshot!(switch(137, Phase::Activate, ""), @"failed interrupted: signal 9 ended the run while activating");
-    let gone = judge(&spec("r-1", &[]), &"ns1".parse().unwrap(), None, &[]);
-    assert_eq!((gone.status, gone.error), (Status::Failed, Some(ErrorCode::Interrupted)));
+    let ended = |end, phase| Run { end, ..switch(0, phase, "") }.judged();
+    insta::assert_snapshot!(ended(End::TimedOut, Phase::Resolve), @"failed timeout: not over after 10 s, and ended while resolving");
+    insta::assert_snapshot!(ended(End::TimedOut, Phase::Build), @"failed timeout: not over after 10 s, and ended while building");
+    insta::assert_snapshot!(ended(End::TimedOut, Phase::Activate), @"failed timeout: not over after 10 s, and ended while activating; the system may be half switched");
+    insta::assert_snapshot!(ended(End::Killed(9), Phase::Build), @"failed interrupted: signal 9 ended the run while building");
+    insta::assert_snapshot!(judged(137, Phase::Activate, ""), @"failed interrupted: signal 9 ended the run while activating");
 }

@@ -1,0 +1,159 @@
+//! What is so on the host at one moment, as far as a run may change it: taken down before the run, so that the host can
+//! return to it, and compared with what is so afterwards.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use super::host::{Host, Profile, System};
+use super::unit::ACTIVATION;
+use crate::protocol::Commit;
+
+/// How long a program may take to answer. That one does not is no reason to stop a deployment.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// Lists units that have failed, and those that fail again and again: while such a one waits to be started once more it
+/// is not `failed`, and `switch-to-configuration` counts it as failed all the same.
+const LIST_FAILED: [&str; 6] =
+    ["list-units", "--state=failed,auto-restart,auto-restart-queued", "--plain", "--no-legend", "--no-pager", "--full"];
+
+/// What is so on the host.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Facts {
+    /// The system that runs.
+    pub current: Option<System>,
+    /// The system that was booted.
+    pub booted: Option<System>,
+    /// What the next boot starts.
+    pub profile: Option<Profile>,
+    /// The commit of what runs, where its configuration tells.
+    pub revision: Option<Commit>,
+    /// The units that have failed; unknown where there is no systemd.
+    pub failed_units: Option<BTreeSet<String>>,
+}
+
+impl Facts {
+    /// What can be seen at once.
+    pub(super) fn seen(host: &Host) -> Self {
+        Self { current: host.current(), booted: host.booted(), profile: host.profile(), ..Self::default() }
+    }
+
+    /// The same, and what has to be asked for.
+    pub(super) async fn learned(host: &Host) -> Self {
+        let seen = Self::seen(host);
+        let revision = match &seen.current {
+            Some(system) => configuration_revision(host, system).await,
+            None => None,
+        };
+        Self { revision, failed_units: failed_units(host).await, ..seen }
+    }
+
+    /// Whether this is a host that can be told from its links at all.
+    pub(super) const fn is_nixos(&self) -> bool {
+        self.current.is_some() || self.profile.is_some()
+    }
+
+    /// The generation of the profile.
+    pub(super) fn generation(&self) -> Option<u64> {
+        self.profile.as_ref()?.generation
+    }
+
+    /// The store path of the system that runs.
+    pub(super) fn current_path(&self) -> Option<&str> {
+        self.current.as_ref().map(|system| system.path.as_str())
+    }
+
+    /// The store path of the system that the next boot starts.
+    pub(super) fn profile_path(&self) -> Option<&str> {
+        self.profile.as_ref().map(|profile| profile.system.path.as_str())
+    }
+}
+
+/// The commit of a system, where the flake sets `system.configurationRevision` to one. The system itself has a program
+/// that says it; where it keeps it has changed over time.
+pub(super) async fn configuration_revision(host: &Host, system: &System) -> Option<Commit> {
+    let nixos_version = host.at(&system.path).join("sw/bin/nixos-version");
+    answer(nixos_version, &["--configuration-revision"]).await?.trim().parse().ok()
+}
+
+async fn failed_units(host: &Host) -> Option<BTreeSet<String>> {
+    if !host.has_systemd() {
+        return None;
+    }
+    answer("systemctl", &LIST_FAILED).await.map(|listing| units_in(&listing))
+}
+
+/// The units of a listing, which begins each line with one.
+fn units_in(listing: &str) -> BTreeSet<String> {
+    let units = listing.lines().filter_map(|line| line.split_whitespace().next());
+    // That the unit of an activation failed says no more than its exit code.
+    units.filter(|&unit| unit != ACTIVATION).map(str::to_owned).collect()
+}
+
+/// What a program says, if it succeeds and does so soon.
+pub(super) async fn answer(program: impl AsRef<OsStr>, arguments: &[&str]) -> Option<String> {
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+    let output = timeout(ANSWER_WITHIN, command.output()).await.ok()?.ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::listener::host::tests::{make_system, point};
+
+    const COMMIT: &str = "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b";
+
+    #[tokio::test]
+    async fn a_system_says_which_commit_it_is_of_if_it_knows() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        let path = make_system(root, "a-nixos", "linux");
+        point(root, "run/current-system", &path);
+        let host = Host::new(root.to_owned());
+        assert_eq!(Facts::learned(&host).await.revision, None);
+
+        let program = host.at(&path).join("sw/bin/nixos-version");
+        fs::create_dir_all(program.parent().unwrap()).unwrap();
+        let says = |script: &str| {
+            // Under another name first: a file that is open for writing cannot be run.
+            let draft = program.with_extension("draft");
+            fs::write(&draft, format!("#!/bin/sh\n[ \"$1\" = --configuration-revision ] || exit 9\n{script}\n"))
+                .unwrap();
+            fs::set_permissions(&draft, fs::Permissions::from_mode(0o755)).unwrap();
+            fs::rename(&draft, &program).unwrap();
+        };
+        says(&format!("echo {COMMIT}"));
+        assert_eq!(Facts::learned(&host).await.revision.unwrap().as_str(), COMMIT);
+        says(&format!("echo {COMMIT}-dirty"));
+        assert_eq!(Facts::learned(&host).await.revision, None);
+        says("echo configuration revision is unknown >&2; exit 1");
+        assert_eq!(Facts::learned(&host).await.revision, None);
+    }
+
+    #[test]
+    fn units_are_the_first_words_of_a_listing() {
+        let listing = "unbound.service loaded failed failed Unbound DNS resolver\n\
+                       tunnel.service  loaded activating auto-restart SSH tunnel\n\
+                       nixos-rebuild-switch-to-configuration.service loaded failed failed x\n\n";
+        let units: Vec<String> = units_in(listing).into_iter().collect();
+        assert_eq!(units, ["tunnel.service", "unbound.service"]);
+        assert!(units_in("").is_empty());
+    }
+
+    #[test]
+    fn facts_of_another_version_are_read() {
+        let facts: Facts = serde_json::from_str(r#"{"later": true}"#).unwrap();
+        assert_eq!((facts.is_nixos(), facts), (false, Facts::default()));
+    }
+}

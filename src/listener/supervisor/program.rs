@@ -1,0 +1,110 @@
+//! A program that does a part of the run.
+
+use std::convert::Infallible;
+use std::fs::File;
+use std::io::{self, PipeReader, Read};
+use std::os::fd::OwnedFd;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use rustix::process::Pid;
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
+
+use super::activation;
+use super::bounds::Bounds;
+use super::log::Log;
+use super::tree::{Tree, has_descendant};
+use crate::listener::verdict::End;
+
+/// How much output is taken at once, in bytes.
+const PIECE_BYTES: usize = 8 * 1024;
+
+/// What a pipe holds, in bytes, unless someone made it larger.
+const PIPE_BYTES: u64 = 64 * 1024;
+
+/// What a program runs under.
+pub(super) struct Keeper {
+    pub(super) tree: Tree,
+    pub(super) bounds: Bounds,
+    /// How long what must end may take to do so by itself.
+    pub(super) grace: Duration,
+    /// Takes the output.
+    pub(super) log: Log,
+}
+
+impl Keeper {
+    /// Runs a program to its end or to the end of its time, and keeps what it writes.
+    pub(super) async fn run(&mut self, command: &mut Command) -> End {
+        let name = command.get_program().to_string_lossy().into_owned();
+        let followed = match start(command) {
+            Ok((program, output)) => self.follow(program, output).await,
+            Err(error) => Err(error),
+        };
+        followed.unwrap_or_else(|error| End::NotStarted(format!("{name} cannot be started: {error}")))
+    }
+
+    /// Waits for something that is no program of the run, but no longer than the run may take.
+    pub(super) async fn within_bounds<T>(&mut self, work: impl Future<Output = T>) -> Result<T, End> {
+        tokio::select! {
+            done = work => Ok(done),
+            end = self.bounds.reached() => {
+                self.tree.end(self.grace).await;
+                Err(end)
+            }
+        }
+    }
+
+    /// Keeps the output until the program has ended.
+    async fn follow(&mut self, program: Pid, output: PipeReader) -> io::Result<End> {
+        let Self { tree, bounds, grace, log } = self;
+        let mut output = pipe::Receiver::from_owned_fd(OwnedFd::from(output))?;
+        let end = tokio::select! {
+            end = watch(program, tree, bounds, *grace) => end,
+            never = keep(&mut output, log) => match never {},
+        };
+        // What the program wrote last is in the pipe, which is read itself: the runtime may not have noticed yet that
+        // there is something in it. Who else still writes to it is not waited for.
+        let mut rest = File::from(output.into_nonblocking_fd()?).take(PIPE_BYTES);
+        let mut piece = [0; PIECE_BYTES];
+        while let Ok(length @ 1..) = rest.read(&mut piece) {
+            log.write(piece.get(..length).unwrap_or_default());
+        }
+        Ok(end)
+    }
+}
+
+/// Starts the program with both its outputs on one pipe, so that their order is kept.
+fn start(command: &mut Command) -> io::Result<(Pid, PipeReader)> {
+    let (output, input) = io::pipe()?;
+    // Only this process has news for whoever started it.
+    command.env_remove("NOTIFY_SOCKET");
+    let child = command.stdin(Stdio::null()).stdout(input.try_clone()?).stderr(input).spawn()?;
+    // The command holds the end of the pipe that the program writes to, and is not needed any more.
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    Ok((Pid::from_child(&child), output))
+}
+
+/// Waits for the program, but not longer than it may take.
+async fn watch(program: Pid, tree: &mut Tree, bounds: &mut Bounds, grace: Duration) -> End {
+    let end = tokio::select! {
+        end = tree.ended(program) => return end,
+        end = bounds.reached() => end,
+    };
+    // Where there are units, the activation is in one of its own and no descendant. It is this run's when the process
+    // that waits for it is.
+    if has_descendant(activation::waits) {
+        activation::stop(grace).await;
+    }
+    tree.end(grace).await;
+    end
+}
+
+/// Keeps all output; waits for ever once there is no more.
+async fn keep(output: &mut pipe::Receiver, log: &mut Log) -> Infallible {
+    let mut piece = [0; PIECE_BYTES];
+    while let Ok(length @ 1..) = output.read(&mut piece).await {
+        log.write(piece.get(..length).unwrap_or_default());
+    }
+    std::future::pending().await
+}
