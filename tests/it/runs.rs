@@ -204,10 +204,11 @@ async fn each_phase_is_told_when_it_begins() {
     let lab = lab(&format!("sleep 0.3; echo activating the configuration...; {GATE}"), &[]).await;
     let mut deployer = Deployer::connect(&lab).await.unwrap();
     deployer.say(NS1, &deployer.request("r-1")).await.unwrap();
-    let told = [deployer.hear_status("started").await.unwrap(), deployer.hear().await.unwrap()];
-    assert_eq!(each(&told, "phase"), ["build", "activate"]);
+    for phase in ["build", "activate"] {
+        while deployer.hear_status("started").await.unwrap()["phase"] != phase {}
+    }
     lab.fleet.rebuild().open(&host("ns1")).unwrap();
-    assert_eq!(deployer.hear().await.unwrap()["status"], "completed");
+    assert_eq!(deployer.hear_final().await.unwrap()["status"], "completed");
 }
 
 #[tokio::test]
