@@ -51,11 +51,16 @@ async fn one_host_a_role_and_all_hosts_of_the_test_tier_are_deployed() {
 async fn the_defaults_are_those_of_the_predecessor() {
     let lab = stage::lab(&["test.test1"]).await;
     let assistant = Assistant::beside(settings(&lab), Era::Handshake).await;
-    let told = assistant.refused("deploy", json!({ "hostname": "test1" })).await;
-    assert!(told.starts_with("revision_not_found: ") && told.contains("\"master\""), "{told}");
+    lab.flake.commit("no other branch is meant").unwrap();
+    let answer = assistant.ask("deploy", json!({ "hostname": "test1" })).await;
+    assert_eq!(answer["state"], "succeeded");
+    let master = lab.flake.resolve("master").unwrap();
+    assert_eq!(stage::calls(&lab), [format!("switch --flake {}?rev={master}#test1", lab.flake.url())]);
     let answer = assistant.ask("deploy", json!({ "hostname": "test1", "branch": MAIN, "action": "boot" })).await;
     assert_eq!(answer["state"], "succeeded");
-    assert!(stage::calls(&lab)[0].starts_with("boot "), "{:?}", stage::calls(&lab));
+    assert!(stage::calls(&lab)[1].starts_with("boot "), "{:?}", stage::calls(&lab));
+    let told = assistant.refused("deploy", json!({ "hostname": "test1", "branch": "mian" })).await;
+    assert!(told.starts_with("revision_not_found: ") && told.contains("\"mian\""), "{told}");
 }
 
 #[tokio::test]
