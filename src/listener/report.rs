@@ -7,7 +7,7 @@ use super::busy;
 use super::facts::configuration_revision;
 use super::host::{Host, System};
 use super::ledger::Ledger;
-use crate::protocol::message::{FEATURE_ID, FEATURE_RESOLVE};
+use crate::protocol::discovery::{FEATURE_ID, FEATURE_RESOLVE};
 use crate::protocol::{Commit, DiscoveryAnswer, HostReport};
 
 /// What this listener can do beyond the original protocol.
