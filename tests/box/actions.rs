@@ -1,15 +1,19 @@
 //! Deployments that go well.
 
 use crate::deployer::each;
+use serde_json::Value;
+
 use crate::stage::{CURRENT, NS1, PROFILE, Stage};
 
 impl Stage {
-    /// Deploys a commit as an operator does, successfully, and makes sure that there is one final answer.
-    async fn deploy(&mut self, commit: &str, action: &str) {
+    /// Deploys a commit as an operator does, successfully, and returns the one final answer.
+    async fn deploy(&mut self, commit: &str, action: &str) -> Value {
         let mut wire = self.overhear().await.unwrap();
         let deploy = self.operator(&["deploy", NS1, "--branch", commit, "--action", action]);
         deploy.ended().await.unwrap().expect(0).told("1 host completed");
-        assert_eq!(each(&self.finals(&mut wire).await, "status"), ["completed"]);
+        let mut finals = self.finals(&mut wire).await;
+        assert_eq!(each(&finals, "status"), ["completed"]);
+        finals.remove(0)
     }
 }
 
@@ -28,7 +32,8 @@ async fn each_action_does_what_it_says_and_no_more() {
     stage.machine.run("rm /run/activated").unwrap();
 
     let third = stage.push("");
-    stage.deploy(&third, "switch").await;
+    let end = stage.deploy(&third, "switch").await;
+    assert_eq!((&end["revision"], &end["previous_revision"]), (&third.clone().into(), &second.into()), "{end}");
     assert_eq!((stage.commit_of(CURRENT), stage.commit_of(PROFILE)), (third.clone(), third.clone()));
 
     let fourth = stage.push(r#"box.activation = "touch /run/activated";"#);

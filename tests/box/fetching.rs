@@ -2,21 +2,44 @@
 
 use serde_json::json;
 
-use crate::deployer::Deployer;
+use crate::deployer::{Deployer, each};
 use crate::git::Mood;
-use crate::stage::{CURRENT, Stage, ask};
+use crate::stage::{CURRENT, NS1, Stage, ask};
+
+#[tokio::test]
+async fn what_is_pushed_within_the_hour_is_what_runs() {
+    let Some(mut stage) = Stage::set("").await else { return };
+    let mut wire = stage.overhear().await.unwrap();
+    let mut commits = Vec::new();
+    for number in 1..=3 {
+        commits.push(stage.push(&format!("box.activation = \"# {number}\";")));
+        let deploy = stage.operator(&["deploy", NS1, "--branch", "main"]);
+        deploy.ended().await.unwrap().expect(0).told("1 host completed");
+        assert_eq!(Some(&stage.commit_of(CURRENT)), commits.last());
+    }
+    assert_eq!(each(&stage.finals(&mut wire).await, "revision"), commits);
+}
 
 #[tokio::test]
 async fn a_server_in_trouble_is_no_branch_that_does_not_exist() {
-    let patience = "services.homelab-deploy.listener.timeout = 3;";
+    let patience = "services.homelab-deploy.listener.timeout = 8;";
     let Some(mut stage) = Stage::set(patience).await else { return };
     let mut wire = stage.overhear().await.unwrap();
     let before = stage.commit_of(CURRENT);
     let mut deployer = Deployer::connect(&stage.lab).await.unwrap();
+    // With what it has once seen it must not be content.
+    stage.push(patience);
+    ask(&deployer, "r-1", "main").await;
+    assert_eq!(deployer.hear_final().await.unwrap()["status"], "completed");
+    let seen = stage.commit_of(CURRENT);
+    assert_ne!(seen, before);
+    stage.push("");
+
     for (id, branch, mood, error, words) in [
-        ("r-3", "main", Mood::Hanging, "timeout", "3 s"),
-        ("r-4", "main", Mood::Distrustful, "build_failed", ""),
-        ("r-5", "main", Mood::Gone, "build_failed", ""),
+        ("r-2", "nowhere", Mood::Well, "invalid_revision", "nowhere"),
+        ("r-3", "main", Mood::Hanging, "timeout", "8 s"),
+        ("r-4", "main", Mood::Distrustful, "build_failed", "Username"),
+        ("r-5", "main", Mood::Gone, "build_failed", "onnect"),
     ] {
         stage.git.set(mood);
         ask(&deployer, id, branch).await;
@@ -24,7 +47,7 @@ async fn a_server_in_trouble_is_no_branch_that_does_not_exist() {
         assert_eq!((&end["status"], &end["error"]), (&json!("failed"), &json!(error)), "{end}");
         assert!(end["message"].as_str().unwrap().contains(words), "{end}");
     }
-    assert_eq!(stage.commit_of(CURRENT), before);
-    assert_eq!(stage.finals(&mut wire).await.len(), 3);
+    assert_eq!(stage.commit_of(CURRENT), seen);
+    assert_eq!(stage.finals(&mut wire).await.len(), 5);
     stage.machine.run("! pgrep --exact git").unwrap();
 }

@@ -24,6 +24,7 @@ mod actions;
 mod fetching;
 mod limits;
 mod survival;
+mod verdict;
 
 use std::path::Path;
 
