@@ -6,6 +6,7 @@ use homelab_deploy::mcp::{Pace, Settings};
 use serde_json::{Value, json};
 
 use super::client::{Assistant, ERAS, Era, administrator, command, settings};
+use crate::apply::fake::{self, Fake};
 use crate::apply::stage::{self, open, order, ran, until};
 use crate::apply::wiretap::Wiretap;
 use crate::support::lab::Lab;
@@ -96,6 +97,20 @@ async fn a_prod_host_is_out_of_reach_and_nothing_reaches_it() {
     assert!(reason.contains("may not publish to deploy.prod.ns1"), "{reason}");
     assert_eq!(tap.requests().await, [""; 0]);
     assert_eq!(ran(&lab), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_prod_host_that_passes_itself_off_as_one_of_all_test_hosts_is_out_of_reach() {
+    let mut lab = stage::empty(&["prod.ns1", "test.test1"]).await;
+    lab.listen(&crate::host("test1"), &[]).await.unwrap();
+    let mut report = fake::modern("prod", "ns1", &lab);
+    report["deploy_subjects"] = json!(["deploy.prod.ns1", "deploy.test.all"]);
+    let _ns1 = Fake::start(&lab, report, |_| Vec::new()).await;
+    let mut tap = Wiretap::begin(&lab).await;
+    let assistant = Assistant::beside(settings(&lab), Era::Stateless).await;
+    let told = assistant.refused("deploy", json!({ "all": true, "branch": MAIN })).await;
+    assert!(told.starts_with("wrong_tier: ns1 is a host of prod"), "{told}");
+    assert_eq!(tap.requests().await, [""; 0]);
 }
 
 #[tokio::test]
