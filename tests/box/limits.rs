@@ -5,17 +5,20 @@ use serde_json::json;
 use crate::deployer::{Deployer, each};
 use crate::stage::{CURRENT, GATED_ACTIVATION, Stage, ask};
 
+/// Holds while some process sleeps.
+const SLEEPS: &str = "grep --quiet --no-messages --line-regexp sleep /proc/[0-9]*/comm";
+
 /// Holds when there is neither the unit of a run nor that of an activation.
 const NO_UNITS: &str = r#"[ -z "$(systemctl list-units --plain --no-legend 'homelab-deploy-run*' 'nixos-rebuild*')" ]"#;
 
 #[tokio::test]
 async fn a_build_that_takes_too_long_leaves_nothing_behind() {
-    takes_too_long(r#"box.build = "sleep 4711";"#, "building").await;
+    takes_too_long(r#"box.build = "sleep 1000";"#, "building").await;
 }
 
 #[tokio::test]
 async fn an_activation_that_takes_too_long_leaves_nothing_behind() {
-    takes_too_long(r#"box.activation = "sleep 4711";"#, "activating").await;
+    takes_too_long(r#"box.activation = "sleep 1000";"#, "activating").await;
 }
 
 /// Deploys something that never ends, to a host that waits for 8 seconds.
@@ -26,10 +29,11 @@ async fn takes_too_long(configuration: &str, meanwhile: &str) {
     let mut deployer = Deployer::connect(&stage.lab).await.unwrap();
     let commit = stage.push(&format!("{patience}{configuration}"));
     ask(&deployer, "r-1", &commit).await;
+    stage.until("it sleeps", SLEEPS).await;
     let end = deployer.hear_final().await.unwrap();
     assert_eq!((&end["status"], &end["error"]), (&json!("failed"), &json!("timeout")), "{end}");
     assert!(end["message"].as_str().unwrap().contains(meanwhile), "{end}");
-    stage.machine.run("! pgrep --full 'sleep 4711'").unwrap();
+    stage.machine.run(&format!("! {SLEEPS}")).unwrap();
     stage.until("no unit is left", NO_UNITS).await;
 
     // Nothing of it is in the way of what comes next.
@@ -57,7 +61,9 @@ async fn a_host_that_is_busy_says_with_what_be_it_a_request_or_somebody_at_its_k
 
     let commit = stage.push(&format!("# by hand\n{GATED_ACTIVATION}"));
     stage.close_gate();
-    stage.machine.run(&format!("export PATH=/packages/nixos-rebuild/bin:$PATH; setsid nixos-rebuild switch --flake '{}?rev={commit}#ns1' >/run/by-hand 2>&1 &", stage.flake_url())).unwrap();
+    let installable = format!("{}?rev={commit}#ns1", stage.flake_url());
+    let nixos_rebuild = "setsid /packages/nixos-rebuild/bin/nixos-rebuild";
+    stage.machine.run(&format!("{nixos_rebuild} switch --flake '{installable}' >/run/by-hand 2>&1 &")).unwrap();
     stage.until_at_gate().await;
     ask(&deployer, "r-3", &commit).await;
     let refused = deployer.hear_final().await.unwrap();
