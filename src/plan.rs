@@ -4,6 +4,7 @@
 //!
 //! - `key`: every key of a plan; `schema` tells editors of them;
 //! - `format`: TOML to a [`Plan`], with every mistake of the file at its place; `print` is the way back;
+//! - `rollback`: when hosts return to what they ran before;
 //! - `target`: the words that select hosts;
 //! - `roster`: who answered the roll call;
 //! - `resolve`: a plan and a roster to a [`FrozenPlan`];
@@ -17,6 +18,7 @@ mod missed;
 mod mistake;
 mod print;
 mod resolve;
+mod rollback;
 mod roster;
 mod schema;
 mod target;
@@ -31,6 +33,7 @@ use std::time::Duration;
 
 pub use self::frozen::{Check, FrozenHost, FrozenPlan, FrozenWave, Groups, Limits};
 pub use self::mistake::{Finding, PlanMistakes};
+pub use self::rollback::{BadConfirmTimeout, CONFIRM_TIMEOUT, Rollback, parse_confirm_timeout};
 pub use self::roster::Roster;
 pub use self::schema::schema;
 pub use self::target::Selector;
@@ -92,6 +95,10 @@ pub struct Settings {
     pub retries: u32,
     /// How long to wait before it is asked again.
     pub retry_delay: Duration,
+    /// When its hosts return to what they ran before; `None` where the plan does not say.
+    pub rollback: Option<At<Rollback>>,
+    /// How long a host that may return waits to be confirmed; `None` where the plan does not say.
+    pub confirm_timeout: Option<Duration>,
 }
 
 /// The most hosts in flight at once, as the plan says it.
@@ -155,6 +162,20 @@ impl Plan {
         self.waves.retain(|wave| !wave.targets.is_empty());
     }
 
+    /// Has hosts return unless they are confirmed, in the waves that do not say what they do.
+    pub fn roll_back(&mut self, rollback: Rollback) {
+        for wave in &mut self.waves {
+            wave.settings.rollback.get_or_insert(At::nowhere(rollback));
+        }
+    }
+
+    /// Has hosts wait so long to be confirmed, in the waves that do not say how long.
+    pub fn confirm_within(&mut self, timeout: Duration) {
+        for wave in &mut self.waves {
+            wave.settings.confirm_timeout.get_or_insert(timeout);
+        }
+    }
+
     /// The revision to deploy: the one that was given with the command, else the one that the plan names.
     pub fn revision(&self, given: Option<Revision>) -> Result<Revision, PlanMistakes> {
         given.or_else(|| self.revision.clone()).ok_or_else(|| {
@@ -193,6 +214,8 @@ impl Default for Settings {
             confirm: false,
             retries: 0,
             retry_delay: Duration::from_secs(30),
+            rollback: None,
+            confirm_timeout: None,
         }
     }
 }

@@ -13,10 +13,10 @@ pub mod revision;
 pub mod subject;
 mod text;
 
-pub use discovery::{DiscoveryAnswer, DiscoveryRequest, HostReport, LastRun, RolloutReport};
+pub use discovery::{DiscoveryAnswer, DiscoveryRequest, FEATURE_ROLLBACK, HostReport, LastRun, RolloutReport};
 pub use flake::FlakeUrl;
 pub use ids::{RequestId, RequestIds, RolloutId};
-pub use message::{ErrorCode, Holder, Phase, Request, Response, Status};
+pub use message::{ErrorCode, Holder, Phase, RETURN_WITHIN, Request, Response, Status};
 pub use names::{Action, HostName, NameError, Role, Tier};
 pub use revision::{Commit, MAX_REVISION_BYTES, Revision, RevisionError};
 pub use subject::{ReplySubject, Subject, SubjectError, SubjectTemplate, Target, alias_variable};

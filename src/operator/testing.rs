@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use crate::plan::{FrozenHost, FrozenPlan, FrozenWave, Groups, Limits};
+use crate::plan::{CONFIRM_TIMEOUT, FrozenHost, FrozenPlan, FrozenWave, Groups, Limits, Rollback};
 use crate::protocol::{Action, HostName, RequestIds, RolloutId, Target, Tier};
 use crate::rollout::Rollout;
 
@@ -36,7 +36,7 @@ pub(super) fn rollout(waves: &[&[&str]]) -> Arc<Rollout> {
 fn frozen(host: &str) -> FrozenHost {
     let hostname: HostName = host.parse().unwrap();
     let subject = Target::Host(Tier::Test, hostname.clone()).subject();
-    FrozenHost { hostname, tier: Tier::Test, subject, present: true, knows_ids: true, revision: None }
+    FrozenHost { hostname, tier: Tier::Test, subject, present: true, knows_ids: true, can_return: true, revision: None }
 }
 
 fn limits() -> Limits {
@@ -52,5 +52,7 @@ fn limits() -> Limits {
         confirm: false,
         retries: 0,
         retry_delay: Duration::from_secs(30),
+        rollback: Rollback::None,
+        confirm_timeout: CONFIRM_TIMEOUT,
     }
 }

@@ -138,6 +138,12 @@ impl Settings {
             confirm: keys.setting("confirm", value::boolean, &base.confirm),
             retries: keys.setting("retries", value::retries, &base.retries),
             retry_delay: keys.setting("retry_delay", value::duration, &base.retry_delay),
+            rollback: keys.setting("rollback", |value, key| value::rollback(value, key).map(Some), &base.rollback),
+            confirm_timeout: keys.setting(
+                "confirm_timeout",
+                |value, key| value::confirm_timeout(value, key).map(Some),
+                &base.confirm_timeout,
+            ),
         };
         let Self { accept_timeout, timeout, .. } = &settings;
         if accept_timeout.value >= timeout.value {

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::rollback::{CONFIRM_TIMEOUT, Rollback};
 use super::roster::groups_of;
-use crate::protocol::{Action, Commit, HostName, HostReport, Subject, Target, Tier};
+use crate::protocol::{Action, Commit, HostName, HostReport, RETURN_WITHIN, Subject, Target, Tier};
 
 /// A plan with its hosts settled. A host is in one wave only.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +61,9 @@ pub struct FrozenHost {
     pub present: bool,
     /// Whether its listener knows request ids, so that asking again is never deploying again.
     pub knows_ids: bool,
+    /// Whether its listener is known to return to what it ran before when it is asked to.
+    #[serde(default)]
+    pub can_return: bool,
     /// What it ran then, where it said so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<Commit>,
@@ -95,6 +99,12 @@ pub struct Limits {
     /// How long to wait before it is asked again.
     #[serde(with = "humantime_text")]
     pub retry_delay: Duration,
+    /// When its hosts return to what they ran before. Always none where nothing is changed on them.
+    #[serde(default, skip_serializing_if = "Rollback::is_none")]
+    pub rollback: Rollback,
+    /// How long a host that may return waits to be confirmed; whole seconds.
+    #[serde(default = "confirm_timeout", with = "humantime_text")]
+    pub confirm_timeout: Duration,
 }
 
 /// A command on the operator's machine that says whether a wave is healthy: it is when the command exits with 0.
@@ -105,6 +115,18 @@ pub struct Check {
     /// How long it may take.
     #[serde(with = "humantime_text")]
     pub timeout: Duration,
+}
+
+impl Limits {
+    /// How long a host waits to be confirmed, where it is to return otherwise.
+    pub fn confirms_within(&self) -> Option<Duration> {
+        (self.rollback != Rollback::None).then_some(self.confirm_timeout)
+    }
+
+    /// From the request to the final status of a host, which may have to wait and to return before it can say that.
+    pub fn finish_timeout(&self) -> Duration {
+        self.timeout + self.confirms_within().map_or(Duration::ZERO, |confirm| confirm + RETURN_WITHIN)
+    }
 }
 
 impl FrozenPlan {
@@ -172,13 +194,17 @@ impl FrozenPlan {
         };
         let rounds = u32::try_from(hosts.len().div_ceil(limits.max_parallel.max(1))).unwrap_or(u32::MAX);
         let check = limits.check.as_ref().map(|check| check.timeout);
-        limits.longest_host() * rounds + self.bake_time(index) + check.unwrap_or_default()
+        let returns = match limits.rollback {
+            Rollback::Wave => limits.finish_timeout() * u32::try_from(hosts.len()).unwrap_or(u32::MAX),
+            Rollback::None | Rollback::Auto => Duration::ZERO,
+        };
+        limits.longest_host() * rounds + self.bake_time(index) + check.unwrap_or_default() + returns
     }
 }
 
 impl Limits {
     fn longest_host(&self) -> Duration {
-        self.timeout + (self.accept_timeout + self.retry_delay) * self.retries
+        self.finish_timeout() + (self.accept_timeout + self.retry_delay) * self.retries
     }
 }
 
@@ -193,6 +219,11 @@ impl Groups {
         groups_of(host).any(|group| self.targets.contains(&group))
             && !groups_of(host).chain([own]).any(|subject| self.exclude.contains(&subject))
     }
+}
+
+/// What a record means that was made before there was another.
+const fn confirm_timeout() -> Duration {
+    CONFIRM_TIMEOUT
 }
 
 /// Durations as people write them.

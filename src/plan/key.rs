@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{Parallel, Settings};
+use super::{CONFIRM_TIMEOUT, Parallel, Rollback, Settings};
 
 /// A key of a plan.
 #[derive(Debug, Clone, Copy)]
@@ -25,12 +25,14 @@ pub(super) enum Takes {
     Action,
     Boolean,
     Command,
+    ConfirmTimeout,
     Count,
     Duration,
     Flake,
     Name,
     Parallel,
     Retries,
+    Rollback,
     Revision,
     /// A list of targets that may be empty, or one target.
     Texts,
@@ -108,7 +110,7 @@ pub(super) const WAVE_KEYS: [Key; 3] = [
 ];
 
 /// The keys that a wave and `[defaults]` have.
-pub(super) const SETTING_KEYS: [Key; 13] = [
+pub(super) const SETTING_KEYS: [Key; 15] = [
     ACTION,
     Key {
         name: "max_parallel",
@@ -192,6 +194,21 @@ pub(super) const SETTING_KEYS: [Key; 13] = [
         takes: Takes::Duration,
         usual: |settings| duration(settings.retry_delay),
         meaning: "How long to wait before a host is asked again.",
+    },
+    Key {
+        name: "rollback",
+        takes: Takes::Rollback,
+        usual: |settings| json!(settings.rollback.as_ref().map_or(Rollback::None, |at| at.value).as_str()),
+        meaning: "When a host returns to what it ran before: never; \"auto\": when its deployment fails, or when it \
+                  cannot be reached any more after its activation; \"wave\": then, and when its wave fails, newest \
+                  first. After `boot` a host is not waited for, and `dry-activate` leaves nothing to return from.",
+    },
+    Key {
+        name: "confirm_timeout",
+        takes: Takes::ConfirmTimeout,
+        usual: |settings| duration(settings.confirm_timeout.unwrap_or(CONFIRM_TIMEOUT)),
+        meaning: "With `rollback`: how long a host that was activated may take to be reached again, from 5 seconds to \
+                  an hour. Then it returns.",
     },
 ];
 

@@ -61,7 +61,14 @@ impl Display for Settings {
         let check = self.check.as_deref().unwrap_or_default();
         line("check", self.check != usual.check, &List(check))?;
         line("confirm", self.confirm != usual.confirm, &self.confirm)?;
-        line("retries", self.retries != usual.retries, &self.retries)
+        line("retries", self.retries != usual.retries, &self.retries)?;
+        if let Some(rollback) = &self.rollback {
+            line("rollback", true, &Quoted(rollback.value.as_str()))?;
+        }
+        match self.confirm_timeout {
+            Some(timeout) => line("confirm_timeout", true, &quoted_duration(timeout)),
+            None => Ok(()),
+        }
     }
 }
 

@@ -5,12 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::protocol::{FlakeUrl, HostName, Role, Target, Tier};
+use crate::protocol::{Action, FEATURE_ROLLBACK, FlakeUrl, HostName, Role, Target, Tier};
 
 use super::frozen::{Check, FrozenHost, FrozenPlan, FrozenWave, Groups, Limits};
 use super::mistake::{Finding, PlanMistakes, list};
 use super::roster::Roster;
-use super::{At, Plan, Selector, Settings, Wave};
+use super::{At, CONFIRM_TIMEOUT, Plan, Rollback, Selector, Settings, Wave};
 
 /// What the waves have taken so far, and what was found on the way.
 struct Resolver<'a> {
@@ -85,13 +85,11 @@ impl<'a> Resolver<'a> {
         if self.mistakes.len() == before {
             self.check_size(wave, hosts.len(), &nobody);
         }
-        FrozenWave {
-            name: wave.name.value.clone(),
-            action: wave.settings.action,
-            limits: wave.settings.limits(hosts.len()),
-            hosts,
-            groups: groups(wave),
+        let limits = wave.settings.limits(hosts.len());
+        if limits.rollback != Rollback::None {
+            self.mistakes.extend(cannot_return(wave, &hosts));
         }
+        FrozenWave { name: wave.name.value.clone(), action: wave.settings.action, limits, hosts, groups: groups(wave) }
     }
 
     /// The hosts that a selector matches, by name.
@@ -128,6 +126,7 @@ impl<'a> Resolver<'a> {
                 tier,
                 present: false,
                 knows_ids: false,
+                can_return: false,
                 revision: None,
             });
         };
@@ -146,6 +145,7 @@ impl<'a> Resolver<'a> {
             subject,
             present: true,
             knows_ids: report.knows_ids(),
+            can_return: report.has(FEATURE_ROLLBACK),
             revision: report.revision.clone(),
         })
     }
@@ -251,6 +251,22 @@ fn only_with_others(name: &HostName, tier: Tier, by: &At<Selector>) -> Finding {
         .help(format!("let its listener listen on a subject of its own as well: --deploy-subject {own}"))
 }
 
+/// A listener that does not know of it would deploy as ever, and nothing would bring its host back. Of a host that did not
+/// answer nothing is known; it is not sent anything.
+fn cannot_return(wave: &Wave, hosts: &[FrozenHost]) -> Option<Finding> {
+    let old = hosts.iter().filter(|host| host.present && !host.can_return);
+    let old = list(old.map(|host| host.hostname.as_str()))?;
+    let name = &wave.name.value;
+    let mistake = Finding::mistake(format!("wave `{name}` rolls back, which the listeners of {old} cannot"));
+    let mistake = match &wave.settings.rollback {
+        Some(rollback) => mistake.at(&rollback.span, "asked for here"),
+        None => mistake,
+    };
+    Some(with_targets(mistake, wave, "too old").help(
+        "update them first, in a wave or deployment without a rollback; or write rollback = \"none\" in this wave",
+    ))
+}
+
 fn other_tier(name: &HostName, tier: Tier, by: &At<Selector>) -> Finding {
     Finding::mistake(format!("the host `{name}` answered as a host of {tier}"))
         .at(&by.span, "named here")
@@ -299,6 +315,16 @@ impl Settings {
             confirm: self.confirm,
             retries: self.retries,
             retry_delay: self.retry_delay,
+            rollback: self.rollback(),
+            confirm_timeout: self.confirm_timeout.unwrap_or(CONFIRM_TIMEOUT),
+        }
+    }
+
+    /// When hosts return, which they have no reason to where nothing is changed on them.
+    fn rollback(&self) -> Rollback {
+        match (self.action, &self.rollback) {
+            (Action::DryActivate, _) | (_, None) => Rollback::None,
+            (Action::Switch | Action::Boot | Action::Test, Some(rollback)) => rollback.value,
         }
     }
 }

@@ -5,9 +5,9 @@
 
 use serde_json::{Map, Value, json};
 
-use super::Settings;
 use super::key::{Key, SETTING_KEYS, TOP_KEYS, Takes, WAVE_KEYS};
 use super::value::MAX_RETRIES;
+use super::{Rollback, Settings};
 use crate::protocol::{Action, MAX_REVISION_BYTES};
 
 /// A number with its unit, once or more: what `humantime` reads, less the units that are too long for a plan.
@@ -68,6 +68,7 @@ fn values(takes: Takes) -> Value {
             "anyOf": [{ "type": "integer", "minimum": 1 }, { "type": "string", "pattern": "^0*(100|[1-9][0-9]?)%$" }],
         }),
         Takes::Retries => json!({ "type": "integer", "minimum": 0, "maximum": MAX_RETRIES }),
+        Takes::Rollback => json!({ "enum": Rollback::ALL.map(Rollback::as_str) }),
         Takes::Revision => json!({
             "type": "string",
             "pattern": "^[A-Za-z0-9][A-Za-z0-9._/+-]*$",
@@ -76,7 +77,9 @@ fn values(takes: Takes) -> Value {
         Takes::Texts => targets(0),
         Takes::SomeTexts => targets(1),
         // Some digit is not 0, so that there is time at all.
-        Takes::Timeout => json!({ "type": "string", "allOf": [{ "pattern": DURATION }, { "pattern": "[1-9]" }] }),
+        Takes::ConfirmTimeout | Takes::Timeout => {
+            json!({ "type": "string", "allOf": [{ "pattern": DURATION }, { "pattern": "[1-9]" }] })
+        }
         Takes::Defaults => table(&SETTING_KEYS, &[]),
         Takes::Waves => json!({
             "type": "array",

@@ -3,6 +3,7 @@
 mod format;
 mod properties;
 mod resolve;
+mod rollback;
 mod schema;
 
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme};
@@ -61,7 +62,7 @@ fn listening(text: &str, subjects: &[impl AsRef<str>]) -> HostReport {
     let (address, role) = text.split_once('/').unwrap_or((text, ""));
     let (tier, name) = address.split_once('.').unwrap();
     let subjects: Vec<_> = subjects.iter().map(AsRef::as_ref).collect();
-    let report = serde_json::json!({ "hostname": name, "tier": tier, "role": role, "deploy_subjects": subjects });
+    let report = serde_json::json!({ "hostname": name, "tier": tier, "role": role, "deploy_subjects": subjects, "features": ["id", "rollback"] });
     serde_json::from_value(report).unwrap()
 }
 

@@ -9,6 +9,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::mistake::Finding;
+use super::rollback::{self, Rollback};
 use super::{At, Parallel};
 
 pub(super) type Value<'i> = Spanned<DeValue<'i>>;
@@ -137,6 +138,20 @@ pub(super) fn timeout(value: &Value<'_>, key: &str) -> Result<Duration, Finding>
 /// The same with its place.
 pub(super) fn timeout_at(value: &Value<'_>, key: &str) -> Result<At<Duration>, Finding> {
     timeout(value, key).map(|duration| At { value: duration, span: value.span() })
+}
+
+/// The same for how long a host waits to be confirmed.
+pub(super) fn confirm_timeout(value: &Value<'_>, key: &str) -> Result<Duration, Finding> {
+    rollback::confirm_timeout(duration(value, key)?).map_err(|error| {
+        Finding::mistake(format!("`{key}` cannot be kept to"))
+            .at(&value.span(), error.to_string())
+            .help(format!("write {key} = \"1m\", or what a host needs to be reached again after its activation"))
+    })
+}
+
+/// When hosts return to what they ran before, with its place.
+pub(super) fn rollback(value: &Value<'_>, key: &str) -> Result<At<Rollback>, Finding> {
+    parsed(value, key, "auto").map(|rollback| At { value: rollback, span: value.span() })
 }
 
 /// A name of a plan or a wave.

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::convert::Infallible;
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -24,6 +25,9 @@ pub const MAX_LOG_TAIL_LINES: usize = 60;
 
 /// The most bytes of a log that a response carries.
 pub const MAX_LOG_TAIL_BYTES: usize = 16 * 1024;
+
+/// The longest that a host may take to return to what it ran before. Nothing is evaluated or built for that.
+pub const RETURN_WITHIN: Duration = Duration::from_mins(5);
 
 /// Asks the hosts that hear it to deploy a revision.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::format::{Took, count, first_line, pad, safe, shorten, widest, wrap};
 use super::words;
-use crate::plan::{FrozenHost, FrozenWave};
+use crate::plan::{FrozenHost, FrozenWave, Rollback};
 use crate::rollout::{Rollout, WaveIndex};
 
 /// The narrowest column of hosts, so that short plans look alike.
@@ -106,7 +106,8 @@ fn then(rollout: &Rollout, index: WaveIndex, wave: &FrozenWave) -> String {
     let confirm = wave.limits.confirm.then(|| "asks first".to_owned());
     let bake = words::bake(&rollout.plan, index).map(|bake| format!("bake {bake}"));
     let check = wave.limits.check.as_ref().map(|_| "check".to_owned());
-    let parts: Vec<String> = [confirm, bake, check].into_iter().flatten().collect();
+    let rollback = (wave.limits.rollback != Rollback::None).then(|| format!("rollback {}", wave.limits.rollback));
+    let parts: Vec<String> = [confirm, bake, check, rollback].into_iter().flatten().collect();
     if parts.is_empty() { "-".to_owned() } else { parts.join(", ") }
 }
 
@@ -164,6 +165,11 @@ fn absent(rollout: &Rollout) -> impl Iterator<Item = String> {
         let index = WaveIndex(index);
         let meaning = match hosts.len() {
             0 => return None,
+            // Nothing is known of its listener, which may be one that would deploy and not return.
+            _ if wave.limits.rollback != Rollback::None => {
+                let then = if wave.limits.ignore_unreachable { "ignored" } else { "a failure" };
+                format!("not known to be able to return, so not asked in wave {index}, which is {then}")
+            }
             _ if wave.limits.ignore_unreachable => format!("wave {index} ignores unreachable hosts"),
             1 => format!("if it stays silent, it counts as failed in wave {index}"),
             _ => format!("those that stay silent count as failed in wave {index}"),

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::{Lines, Reporter, Style, recap};
-use crate::plan::{FrozenHost, FrozenPlan, FrozenWave, Groups, Limits};
+use crate::plan::{CONFIRM_TIMEOUT, FrozenHost, FrozenPlan, FrozenWave, Groups, Limits, Rollback};
 use crate::protocol::{
     Action, Commit, ErrorCode, HostName, Phase, RequestId, RequestIds, Response, RolloutId, Status, Target, Tier,
 };
@@ -42,7 +42,15 @@ pub(super) fn wave(name: &str, hosts: &[&str]) -> FrozenWave {
         let hostname: HostName = host.parse().unwrap();
         let tier = if host.starts_with("test") { Tier::Test } else { Tier::Prod };
         let subject = Target::Host(tier, hostname.clone()).subject();
-        FrozenHost { hostname, tier, subject, present: true, knows_ids: true, revision: Some(commit(OLD)) }
+        FrozenHost {
+            hostname,
+            tier,
+            subject,
+            present: true,
+            knows_ids: true,
+            can_return: true,
+            revision: Some(commit(OLD)),
+        }
     };
     let limits = Limits {
         max_parallel: 2,
@@ -56,6 +64,8 @@ pub(super) fn wave(name: &str, hosts: &[&str]) -> FrozenWave {
         confirm: false,
         retries: 0,
         retry_delay: Duration::from_secs(30),
+        rollback: Rollback::None,
+        confirm_timeout: CONFIRM_TIMEOUT,
     };
     FrozenWave {
         name: name.to_owned(),

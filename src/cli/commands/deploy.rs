@@ -16,7 +16,7 @@ use crate::cli::out;
 use crate::cli::runtime::block_on;
 use crate::cli::session::Session;
 use crate::clock;
-use crate::plan::{FrozenPlan, FrozenWave, Groups, Limits, Selector};
+use crate::plan::{CONFIRM_TIMEOUT, FrozenPlan, FrozenWave, Groups, Limits, Rollback, Selector};
 use crate::protocol::{Action, HostReport, RequestIds, Revision, RolloutId, Subject};
 use crate::report;
 use crate::rollout::broadcast::Order;
@@ -112,6 +112,8 @@ impl Deploy {
             confirm: false,
             retries: 0,
             retry_delay: Duration::ZERO,
+            rollback: Rollback::None,
+            confirm_timeout: CONFIRM_TIMEOUT,
         };
         let name = order.subject.to_string();
         let wave = FrozenWave {

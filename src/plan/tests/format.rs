@@ -141,7 +141,7 @@ unknown key `revison`
 ");
     insta::assert_snapshot!(wrong_line("zzz = 1"), @"
 unknown key `zzz`
-  the keys here are name, targets, exclude, action, max_parallel, max_failures, min_hosts, ignore_unreachable, accept_timeout, timeout, bake_time, check, check_timeout, confirm, retries, retry_delay
+  the keys here are name, targets, exclude, action, max_parallel, max_failures, min_hosts, ignore_unreachable, accept_timeout, timeout, bake_time, check, check_timeout, confirm, retries, retry_delay, rollback, confirm_timeout
 ");
     insta::assert_snapshot!(wrong("timeout = '1m'\n[[wave]]\ntargets = 'test.all'"), @"
 `timeout` does not belong here
@@ -251,6 +251,26 @@ fn a_wrong_value_says_what_to_write() {
 `accept_timeout` (30m) is not shorter than `timeout` (30m)
   a host that has not begun in time is unreachable: give it seconds, and the run minutes
 ");
+    insta::assert_snapshot!(wrong_line("rollback = true"), @r#"
+    `rollback` is true or false
+      write rollback = "…"
+    "#);
+    insta::assert_snapshot!(wrong_line("rollback = 'always'"), @r#"
+    "always" is not a way to roll back: there are "none", "auto" and "wave"
+      such as rollback = "auto"
+    "#);
+    insta::assert_snapshot!(wrong_line("confirm_timeout = '2s'"), @r#"
+    `confirm_timeout` cannot be kept to
+      write confirm_timeout = "1m", or what a host needs to be reached again after its activation
+    "#);
+    insta::assert_snapshot!(wrong_line("confirm_timeout = '61m'"), @r#"
+    `confirm_timeout` cannot be kept to
+      write confirm_timeout = "1m", or what a host needs to be reached again after its activation
+    "#);
+    insta::assert_snapshot!(wrong_line("confirm_timeout = '1500ms'"), @r#"
+    `confirm_timeout` cannot be kept to
+      write confirm_timeout = "1m", or what a host needs to be reached again after its activation
+    "#);
     insta::assert_snapshot!(wrong_line("confirm = 'yes'"), @"
 `confirm` is a string
   write confirm = true or confirm = false, without quotes

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
-use super::super::{At, Parallel, Plan, Roster, Selector, Settings, Wave};
+use super::super::{At, Parallel, Plan, Rollback, Roster, Selector, Settings, Wave};
 use super::{aliases, host, parse};
 use crate::protocol::{Action, HostReport, Target, Tier};
 
@@ -25,11 +25,14 @@ prop_compose! {
         (ignore_unreachable, confirm) in any::<(bool, bool)>(),
         (accept_timeout, more) in (duration(1), duration(1)),
         (bake_time, check_timeout, retry_delay) in (duration(0), duration(1), duration(0)),
+        (rollback, confirm_timeout) in (prop::option::of(select(Rollback::ALL.to_vec())), prop::option::of(5..=3600u64)),
         check in prop::option::of(prop::collection::vec("\\PC{1,6}|[\\\\\"\u{0}-\u{1f}]{1,3}", 1..4)),
     ) -> Settings {
         Settings {
             action, max_parallel, max_failures, min_hosts, ignore_unreachable, bake_time, check, check_timeout, confirm, retries,
             retry_delay,
+            rollback: rollback.map(At::nowhere),
+            confirm_timeout: confirm_timeout.map(Duration::from_secs),
             accept_timeout: At::nowhere(accept_timeout),
             timeout: At::nowhere(accept_timeout + more),
         }

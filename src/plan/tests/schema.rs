@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use toml::de::{DeTable, DeValue};
 
 use super::super::key::{Key, SETTING_KEYS, TOP_KEYS, Takes, WAVE_KEYS};
-use super::super::{Plan, Settings, schema};
+use super::super::{CONFIRM_TIMEOUT, Plan, Rollback, Settings, schema};
 use super::{parse, plan};
 
 /// A plan that says no more than it must; a key can be added to its wave at the end.
@@ -102,7 +102,13 @@ fn the_defaults_of_the_schema_are_the_parsers() {
         let usual = (key.usual)(&Settings::default());
         if !usual.is_null() {
             // Of these values JSON and TOML write each in the same way.
-            assert_eq!(plan(&format!("{LEAST}{} = {usual}\n", key.name)), plan(LEAST), "{}", key.name);
+            let mut plans = [plan(&format!("{LEAST}{} = {usual}\n", key.name)), plan(LEAST)];
+            // What the command line may still say of a plan that does not is told apart from its default.
+            for plan in &mut plans {
+                plan.roll_back(Rollback::None);
+                plan.confirm_within(CONFIRM_TIMEOUT);
+            }
+            assert_eq!(plans[0], plans[1], "{}", key.name);
         }
     }
 }
@@ -117,7 +123,7 @@ fn the_schema_accepts_what_the_parser_accepts_and_refuses_what_it_refuses() {
         "0", "1", "-1", "1000", "1001", "1.5", "true", "''", "'x'", "'X y'", "'a-1'", "'.'", "'a..b'",
         "'0'", "'0s'", "'1s'", "'900 ms'", "'1h30m'", "'1h 30min'", "'1.5h'", "'2weeks'", "'10'", "'s'", "'1x'", "'0s0m'",
         "'0%'", "'1%'", "'100%'", "'101%'", "'050%'", "'%'", "'50'",
-        "'switch'", "'dry-activate'", "'restart'", "'main'", "'v1.2'", "'-x'", "'github:o/r'", "'git+https://h/x'",
+        "'auto'", "'switch'", "'dry-activate'", "'restart'", "'main'", "'v1.2'", "'-x'", "'github:o/r'", "'git+https://h/x'",
         "'test.all'", "'prod.role.dns'", "'fleet.ns1'", "'my-lab'", "'deploy.>'", "'test.*'",
         "[]", "['']", "['test.all']", "['test.a', 'prod.b']", "['./smoke.sh', '']", "['test.all', '']", "['test.all', 1]", "{}", "[1]",
     ];
@@ -139,6 +145,12 @@ fn the_schema_accepts_what_the_parser_accepts_and_refuses_what_it_refuses() {
     accept_timeout = '1h 30min'
     accept_timeout = '1h30m'
     accept_timeout = '2weeks'
+    confirm_timeout = '1.5h'
+    confirm_timeout = '1h 30min'
+    confirm_timeout = '1h30m'
+    confirm_timeout = '1s'
+    confirm_timeout = '2weeks'
+    confirm_timeout = '900 ms'
     revision = 'a..b'
     timeout = '1s'
     timeout = '900 ms'

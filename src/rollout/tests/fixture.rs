@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use crate::plan::{Check, FrozenHost, FrozenPlan, FrozenWave, Groups, Limits};
+use crate::plan::{CONFIRM_TIMEOUT, Check, FrozenHost, FrozenPlan, FrozenWave, Groups, Limits, Rollback};
 use crate::protocol::{
     Action, Commit, HostName, HostReport, RequestId, RequestIds, Response, RolloutId, Status, Subject, Target, Tier,
 };
@@ -52,6 +52,8 @@ pub(super) fn limits() -> Limits {
         confirm: false,
         retries: 0,
         retry_delay: secs(30),
+        rollback: Rollback::None,
+        confirm_timeout: CONFIRM_TIMEOUT,
     }
 }
 
@@ -62,7 +64,7 @@ pub(super) fn check() -> Check {
 pub(super) fn host(hostname: &str) -> FrozenHost {
     let hostname = name(hostname);
     let subject = subject_of(&hostname);
-    FrozenHost { hostname, tier: Tier::Prod, subject, present: true, knows_ids: true, revision: None }
+    FrozenHost { hostname, tier: Tier::Prod, subject, present: true, knows_ids: true, can_return: true, revision: None }
 }
 
 /// A wave of these hosts, named with one word, all else by default.

@@ -11,7 +11,7 @@ use proptest::sample::select;
 use super::fixture::{self, EPOCH, secs};
 use super::network::{Network, Script, connection, interrupts, losses, mostly, scripts, seconds};
 use super::sim::{self, Agenda, Log};
-use crate::plan::{Check, FrozenHost, FrozenWave, Groups, Limits};
+use crate::plan::{CONFIRM_TIMEOUT, Check, FrozenHost, FrozenWave, Groups, Limits, Rollback};
 use crate::protocol::{Action, HostReport, Tier};
 use crate::rollout::{Answer, Connection, Dispatch, Effect, Executor, Input, Interrupt, Machine, Rollout};
 
@@ -163,6 +163,8 @@ fn limits() -> impl Strategy<Value = Limits> {
             confirm: confirm == [true; 2],
             retries: retry.0,
             retry_delay: retry.1,
+            rollback: Rollback::None,
+            confirm_timeout: CONFIRM_TIMEOUT,
         }
     })
 }
