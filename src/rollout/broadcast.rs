@@ -184,18 +184,14 @@ impl Broadcast {
             return self.settle(now, host, outcome, Some(response));
         };
         let was_due = flight.due();
-        let forward = flight.advance(progress, patience);
+        let news = flight.advance(host.clone(), progress, response.phase, patience);
         let due = flight.due();
         if due != was_due {
             self.timers.remove(&(was_due, host.clone()));
-            self.timers.insert((due, host.clone()));
+            self.timers.insert((due, host));
         }
-        match progress {
-            Progress::Started if forward || response.phase.is_some() => {
-                self.report(now, EventKind::Started { host, phase: response.phase });
-            }
-            Progress::Accepted if forward => self.report(now, EventKind::Accepted { host }),
-            Progress::Asked | Progress::Accepted | Progress::Started => {}
+        if let Some(news) = news {
+            self.report(now, news);
         }
     }
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::event::{Anomaly, HostOutcome};
-use crate::protocol::{HostName, Response, Status};
+use super::event::{Anomaly, EventKind, HostOutcome};
+use crate::protocol::{HostName, Phase, Response, Status};
 
 /// How long after a reconnect a host is asked again that nobody seemed to be there for: its listener is reconnecting too.
 pub(super) const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -56,13 +56,23 @@ impl Flight {
         self.ask_at.map_or(self.deadline, |ask_at| ask_at.min(self.deadline))
     }
 
-    /// Takes notice of a status that is not final; returns whether it brought the host forward.
-    pub(super) fn advance(&mut self, progress: Progress, patience: Patience) -> bool {
+    /// Takes notice of a status that is not final; returns what there is to tell of it.
+    pub(super) fn advance(
+        &mut self,
+        host: HostName,
+        progress: Progress,
+        phase: Option<Phase>,
+        patience: Patience,
+    ) -> Option<EventKind> {
         let forward = progress > self.progress;
         self.progress = self.progress.max(progress);
         self.deadline = self.sent_at + patience.finish;
         self.ask_at = None;
-        forward
+        match progress {
+            Progress::Started if forward || phase.is_some() => Some(EventKind::Started { host, phase }),
+            Progress::Accepted if forward => Some(EventKind::Accepted { host }),
+            Progress::Asked | Progress::Accepted | Progress::Started => None,
+        }
     }
 
     /// Gives back the time during which the host could not be heard.

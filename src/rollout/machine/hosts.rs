@@ -111,16 +111,11 @@ impl Machine {
         let State::InFlight(flight) = state else {
             return;
         };
-        let forward = flight.advance(progress, patience);
+        let news = flight.advance(response.hostname.clone(), progress, response.phase, patience);
         let due = flight.due();
         self.timers.insert((due, index));
-        let host = self.frozen(index).hostname.clone();
-        match progress {
-            Progress::Started if forward || response.phase.is_some() => {
-                self.report(now, EventKind::Started { host, phase: response.phase });
-            }
-            Progress::Accepted if forward => self.report(now, EventKind::Accepted { host }),
-            Progress::Asked | Progress::Accepted | Progress::Started => {}
+        if let Some(news) = news {
+            self.report(now, news);
         }
     }
 
