@@ -69,10 +69,12 @@ pub enum Answer {
 pub enum Effect {
     /// Record and show what happened. What comes before a `Send` must be recorded before it.
     Report(Event),
-    /// Publish a request for the first time, or once more after a retry.
+    /// Publish a request for the first time, or once more after a retry. One to return is a request as well.
     Send(Dispatch),
     /// Publish a request again under its id, which makes the host say how far it is.
     AskState(Dispatch),
+    /// Publish a request again under its id to say that its host was heard from and shall stay as it is.
+    Confirm(Dispatch),
     /// Ask the operator whether the wave may begin.
     Ask(WaveIndex),
     /// Run the check of the wave.

@@ -165,7 +165,9 @@ impl Drive<'_> {
                     orders.extend(announcement(&event, summary).map(Order::Announce));
                     events.push(event);
                 }
-                Effect::Send(dispatch) | Effect::AskState(dispatch) => orders.push(Order::Publish(dispatch)),
+                Effect::Send(dispatch) | Effect::AskState(dispatch) | Effect::Confirm(dispatch) => {
+                    orders.push(Order::Publish(dispatch));
+                }
                 Effect::CallRoll => orders.push(Order::CallRoll),
                 Effect::Ask(wave) => {
                     let answer = (self.confirm)(summary, wave);

@@ -52,6 +52,11 @@ impl RequestIds {
         Uuid::new_v5(&self.secret, format!("{host}/{attempt}").as_bytes()).into()
     }
 
+    /// The id of the request to return from what a host completed under this id.
+    pub fn return_from(&self, completed: &RequestId) -> RequestId {
+        Uuid::new_v5(&self.secret, format!("{completed}/return").as_bytes()).into()
+    }
+
     /// The id of the one request that goes to a subject that many hosts may listen to.
     pub fn single(&self) -> RequestId {
         Uuid::new_v5(&self.secret, b"").into()
@@ -118,6 +123,10 @@ mod tests {
         assert_eq!(ids.id(&web, 1), ids.id(&web, 1));
         assert_ne!(ids.id(&web, 1), ids.id(&web, 2));
         assert_ne!(ids.id(&web, 1), ids.id(&dns, 1));
+        let completed = ids.id(&web, 1);
+        assert_eq!(ids.return_from(&completed), ids.return_from(&completed));
+        assert_ne!(ids.return_from(&completed), completed);
+        assert_ne!(ids.return_from(&completed), ids.return_from(&ids.id(&dns, 1)));
         assert_ne!(ids.id(&web, 1), RequestIds::new(Uuid::from_u128(8)).id(&web, 1));
     }
 

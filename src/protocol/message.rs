@@ -235,8 +235,8 @@ impl Phase {
             Self::Build => "building",
             Self::Activate => "activating",
             Self::Verify => "verifying",
-            Self::Confirm => "waiting to be confirmed",
-            Self::Return => "returning to what ran before",
+            Self::Confirm => "confirming",
+            Self::Return => "returning",
         }
     }
 }

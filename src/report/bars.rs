@@ -141,7 +141,7 @@ fn fact(page: &Page<'_>, event: &Event) -> Option<Line> {
     match &event.kind {
         // A host that completed stands in place until its wave is over. A deployment without a plan has nothing else.
         EventKind::Final { outcome: HostOutcome::Completed, .. } if !words::is_deployment(page.rollout) => None,
-        EventKind::Final { host, .. } | EventKind::Retrying { host, .. } => {
+        EventKind::Final { host, .. } | EventKind::Retrying { host, .. } | EventKind::Returned { host, .. } => {
             let line = page.event(event)?;
             let wave = page.summary.host(host)?.wave;
             page.wave(line.symbol, wave, &line.text).or(Some(line))
@@ -161,6 +161,7 @@ fn fact(page: &Page<'_>, event: &Event) -> Option<Line> {
         | EventKind::Dispatched { .. }
         | EventKind::Accepted { .. }
         | EventKind::Started { .. }
+        | EventKind::Returning { .. }
         | EventKind::Baking { .. }
         | EventKind::Checking { .. }
         | EventKind::Ended { .. } => None,

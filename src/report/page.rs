@@ -110,6 +110,9 @@ impl<'a> Page<'a> {
                 Some(self.host(Waits, host, outcome.as_str(), None, &detail))
             }
             EventKind::Final { host, outcome, .. } => self.ended(host, *outcome, event.at),
+            EventKind::Returning { host, .. } | EventKind::Returned { host, .. } => {
+                self.summary.host(host).map(|view| self.host_now(view, event.at))
+            }
             EventKind::Draining { wave, cause } => {
                 let text = format!("halted: {}; {}", words::cause(cause), words::awaited(self.summary));
                 self.wave(Bad, *wave, &text)
@@ -254,6 +257,9 @@ impl<'a> Page<'a> {
     /// A host as it is now: for how long it has been at it, or was.
     pub(super) fn host_now(&self, host: &HostView, now: Timestamp) -> Line {
         let (symbol, detail) = match host.state {
+            HostState::Final(_) if let Some(back) = &host.returning => {
+                (back.outcome.map_or(Symbol::UnderWay, symbol), words::way_back(host, back))
+            }
             HostState::Pending => (Symbol::Waits, String::new()),
             HostState::Waiting(outcome) => (Symbol::Waits, format!("{outcome}, to be asked again")),
             HostState::Dispatched | HostState::Accepted | HostState::Started(_) => {
@@ -266,7 +272,7 @@ impl<'a> Page<'a> {
             Some(ended_at) => Took::between(sent_at, ended_at),
             None => Took::between(sent_at, now).so_far(),
         });
-        self.host(symbol, &host.name, words::state(host.state), took, &detail)
+        self.host(symbol, &host.name, words::doing(host), took, &detail)
     }
 
     /// Hosts that were not asked are counted where their wave ends.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::format::{Symbol, Took, count, safe, shorten, widest};
 use super::{Style, words};
+use crate::plan::Rollback;
 use crate::rollout::summary::{HostState, HostView, WaveState};
 use crate::rollout::{HostOutcome, Outcome, Rollout, SkipCause, Summary, WaveIndex, WaveVerdict};
 
@@ -74,12 +75,14 @@ impl Recap<'_> {
                 let place = self.wave_that(|verdict| matches!(verdict, WaveVerdict::Failed(_)));
                 let place = place.map(|wave| format!(" in {}", self.wave(wave))).unwrap_or_default();
                 let cause = self.cause().map(|cause| format!(": {cause}")).unwrap_or_default();
-                (Symbol::Bad, format!("{name} failed{place}{cause}.{unstarted}"))
+                (Symbol::Bad, format!("{name} failed{place}{cause}.{}{unstarted}", self.returns()))
             }
             Some(Outcome::Interrupted) => {
-                let place = self.wave_that(|verdict| *verdict == WaveVerdict::Interrupted);
+                let place =
+                    self.wave_that(|verdict| matches!(verdict, WaveVerdict::Interrupted | WaveVerdict::Failed(_)));
                 let place = place.map(|wave| format!(" in {}", self.wave(wave))).unwrap_or_default();
-                (Symbol::Bad, format!("{name} was interrupted{place}.{unstarted}"))
+                let cause = self.cause().map(|cause| format!(", which had failed: {cause}")).unwrap_or_default();
+                (Symbol::Bad, format!("{name} was interrupted{place}{cause}.{}{unstarted}", self.returns()))
             }
             Some(Outcome::Declined) => (Symbol::Skipped, format!("{name} was declined{}.{unstarted}", self.before())),
             Some(Outcome::Paused) => {
@@ -128,6 +131,28 @@ impl Recap<'_> {
         }
     }
 
+    /// What has become of the hosts that were to return because their wave failed, as a sentence after another one.
+    fn returns(&self) -> String {
+        let hosts = || self.summary.hosts.iter().filter(|host| self.was_to_return(host));
+        let (total, returned) = (hosts().count(), hosts().filter(|host| host.has_returned()).count());
+        match total - returned {
+            0 if total == 0 => String::new(),
+            0 => format!(" {} that had completed returned to what ran before.", count(total, "host")),
+            missing => {
+                format!(" {missing} of {} that had completed did NOT return to what ran before.", count(total, "host"))
+            }
+        }
+    }
+
+    /// Whether a host completed in a wave that failed and rolls back.
+    fn was_to_return(&self, host: &HostView) -> bool {
+        let view = self.summary.waves.get(host.wave.0);
+        let wave = self.rollout.plan.waves.get(host.wave.0);
+        host.state == HostState::Final(HostOutcome::Completed)
+            && view.is_some_and(|view| matches!(view.state, WaveState::Ended(WaveVerdict::Failed(_))))
+            && wave.is_some_and(|wave| wave.limits.rollback == Rollback::Wave)
+    }
+
     fn wave_that(&self, matches: impl Fn(&WaveVerdict) -> bool) -> Option<WaveIndex> {
         let ended_so = |state: &WaveState| matches!(state, WaveState::Ended(verdict) if matches(verdict));
         self.summary.waves.iter().position(|wave| ended_so(&wave.state)).map(WaveIndex)
@@ -138,7 +163,8 @@ impl Recap<'_> {
     /// A row or a few for every host that was asked and did not complete, then the skipped ones.
     fn hosts(&self) -> Vec<String> {
         let asked = |host: &&HostView| match host.state {
-            HostState::Pending | HostState::Final(HostOutcome::Completed | HostOutcome::Skipped(_)) => false,
+            HostState::Final(HostOutcome::Completed) => self.was_to_return(host),
+            HostState::Pending | HostState::Final(HostOutcome::Skipped(_)) => false,
             HostState::Final(_) => true,
             // Of a rollout that goes on, hosts in flight are nothing to remark on.
             _ => self.summary.outcome.is_some(),
@@ -164,13 +190,18 @@ impl Recap<'_> {
         let until = host.ended_at.or(self.summary.ended_at);
         let took = host.sent_at.zip(until).map(|(sent_at, until)| Took::between(sent_at, until));
         let detail = match host.state {
+            HostState::Final(HostOutcome::Completed) => match &host.returning {
+                Some(back) if back.outcome.is_some() => words::way_back(host, back),
+                Some(_) => "left while it returns to what ran before".to_owned(),
+                None => "did NOT return: it was not asked to".to_owned(),
+            },
             HostState::Final(outcome) => {
                 let said = words::outcome(host, outcome, self.rollout);
                 [Some(said), words::standing(host, outcome)].into_iter().flatten().collect::<Vec<_>>().join("   ")
             }
             _ => "left in flight: it goes on by itself".to_owned(),
         };
-        format!("  {}", words::host_row(&words::name(&host.name), width, words::state(host.state), took, &detail))
+        format!("  {}", words::host_row(&words::name(&host.name), width, words::doing(host), took, &detail))
     }
 
     /// The hosts that were skipped in waves that had begun; the headline tells of the others.

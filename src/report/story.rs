@@ -203,6 +203,21 @@ impl Story {
         self.event(EventKind::Final { host: name(host), outcome, response: None })
     }
 
+    /// A host is asked to return.
+    pub(super) fn sent_back(&mut self, host: &str) -> &mut Self {
+        self.event(EventKind::Returning { host: name(host), request: request(2) })
+    }
+
+    /// A host says what came of that.
+    pub(super) fn back(&mut self, response: Response) -> &mut Self {
+        let outcome = HostOutcome::of(response.status).unwrap();
+        self.event(EventKind::Returned { host: response.hostname.clone(), outcome, response: Some(Box::new(response)) })
+    }
+
+    pub(super) fn not_back(&mut self, host: &str, outcome: HostOutcome) -> &mut Self {
+        self.event(EventKind::Returned { host: name(host), outcome, response: None })
+    }
+
     pub(super) fn skipped(&mut self, hosts: &[&str], cause: SkipCause) -> &mut Self {
         for host in hosts {
             self.given_up(host, HostOutcome::Skipped(cause));

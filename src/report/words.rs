@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::format::{Took, columns, count, first_line, safe, shorten};
 use crate::plan::FrozenPlan;
 use crate::protocol::{Action, Commit, ErrorCode, HostName, Response};
-use crate::rollout::summary::{Counts, HostState, HostView};
+use crate::rollout::summary::{Counts, HostState, HostView, ReturnView};
 use crate::rollout::{Anomaly, Cause, HostOutcome, Rollout, SkipCause, Summary, WaveIndex};
 
 /// More names than this are counted instead of listed.
@@ -73,11 +73,49 @@ pub(super) const fn state(state: HostState) -> &'static str {
     }
 }
 
+/// What a host is at, as a word, its return included.
+pub(super) fn doing(host: &HostView) -> &'static str {
+    match host.returning.as_ref().map(|back| back.outcome) {
+        Some(None) => "returning",
+        Some(Some(HostOutcome::Completed)) => "returned",
+        // It completed and may well be as that left it.
+        Some(Some(_)) | None => state(host.state),
+    }
+}
+
+/// What there is to say of a host that went back because its wave failed.
+pub(super) fn way_back(host: &HostView, back: &ReturnView) -> String {
+    match back.outcome {
+        None => "its wave has failed".to_owned(),
+        Some(HostOutcome::Completed) => returned_to(host),
+        Some(HostOutcome::Failed | HostOutcome::Rejected) => {
+            let reason = back.response.as_deref().map(reason).filter(|reason| !reason.is_empty());
+            format!("could NOT return: {}", reason.unwrap_or_else(|| "it does not say why".to_owned()))
+        }
+        Some(HostOutcome::Unreachable | HostOutcome::Skipped(_)) => "could NOT return: it never answered".to_owned(),
+        Some(HostOutcome::TimedOut) => "could NOT return: it did not end in time".to_owned(),
+    }
+}
+
+fn returned_to(host: &HostView) -> String {
+    let before = before(host).map(|commit| format!(" ({})", commit.short()));
+    format!("returned to what ran before{}", before.unwrap_or_default())
+}
+
+/// What a host that failed says of its return, if it was to return.
+fn rolled_back(host: &HostView) -> Option<String> {
+    let returned = host.response.as_deref()?.rolled_back?;
+    Some(if returned { returned_to(host) } else { "could NOT return to what ran before".to_owned() })
+}
+
 /// What there is to say of a host that is final.
 pub(super) fn outcome(host: &HostView, outcome: HostOutcome, rollout: &Rollout) -> String {
     match outcome {
         HostOutcome::Completed => change(host, rollout),
-        HostOutcome::Failed | HostOutcome::Rejected => host.response.as_deref().map(reason).unwrap_or_default(),
+        HostOutcome::Failed | HostOutcome::Rejected => {
+            let reason = host.response.as_deref().map(reason).filter(|reason| !reason.is_empty());
+            reason.into_iter().chain(rolled_back(host)).collect::<Vec<_>>().join("; ")
+        }
         HostOutcome::Unreachable if host.spent_ids > 0 => "it answered before, and fell silent".to_owned(),
         HostOutcome::Unreachable => "it never answered".to_owned(),
         HostOutcome::TimedOut => match timeout(rollout, host.wave) {
@@ -90,7 +128,7 @@ pub(super) fn outcome(host: &HostView, outcome: HostOutcome, rollout: &Rollout) 
 
 /// How long a host of a wave may take.
 pub(super) fn timeout(rollout: &Rollout, wave: WaveIndex) -> Option<Took> {
-    rollout.plan.waves.get(wave.0).map(|wave| Took(wave.limits.timeout))
+    rollout.plan.waves.get(wave.0).map(|wave| Took(wave.limits.finish_timeout()))
 }
 
 /// What has changed on a host that completed.
@@ -126,6 +164,9 @@ fn before(host: &HostView) -> Option<&Commit> {
 /// What a host that did not complete is known to run now, or else to have run before.
 pub(super) fn standing(host: &HostView, outcome: HostOutcome) -> Option<String> {
     use ErrorCode::{BuildFailed, InvalidRevision};
+    if rolled_back(host).is_some() {
+        return None;
+    }
     let error = host.response.as_deref().and_then(|response| response.error.as_ref());
     let untouched = outcome == HostOutcome::Rejected || matches!(error, Some(BuildFailed | InvalidRevision));
     let word = if untouched { "still" } else { "was" };
@@ -183,6 +224,7 @@ pub(super) fn anomaly(host: &HostName, anomaly: &Anomaly, summary: &Summary) -> 
 pub(super) fn counts(counts: &Counts) -> String {
     let kinds = [
         (counts.completed, "completed"),
+        (counts.returned, "returned to what ran before"),
         (counts.failed, "failed"),
         (counts.rejected, "rejected"),
         (counts.unreachable, "unreachable"),
@@ -200,9 +242,14 @@ pub(super) fn bake(plan: &FrozenPlan, wave: WaveIndex) -> Option<Took> {
     Some(plan.bake_time(wave.0)).filter(|time| !time.is_zero()).map(Took)
 }
 
-/// The hosts that were asked and are not final.
+/// The hosts that were asked and are not final, or on their way back.
 pub(super) fn in_flight(summary: &Summary) -> impl Iterator<Item = &HostView> {
-    summary.hosts.iter().filter(|host| !matches!(host.state, HostState::Pending | HostState::Final(_)))
+    summary.hosts.iter().filter(|host| moves(host))
+}
+
+/// Whether a host was asked something and has not come to the end of it.
+pub(super) fn moves(host: &HostView) -> bool {
+    !matches!(host.state, HostState::Pending | HostState::Final(_)) || host.is_returning()
 }
 
 /// Whom the operator has to wait for, by name where they are few.

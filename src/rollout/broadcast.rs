@@ -184,7 +184,7 @@ impl Broadcast {
             return self.settle(now, host, outcome, Some(response));
         };
         let was_due = flight.due();
-        let news = flight.advance(host.clone(), progress, response.phase, patience);
+        let news = flight.heard(host.clone(), progress, response.phase, patience);
         let due = flight.due();
         if due != was_due {
             self.timers.remove(&(was_due, host.clone()));

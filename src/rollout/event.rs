@@ -88,6 +88,24 @@ pub enum EventKind {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         response: Option<Box<Response>>,
     },
+    /// A request to return to what ran before is about to be published: the host completed, and its wave failed.
+    Returning {
+        /// The host.
+        host: HostName,
+        /// The id of the request.
+        request: RequestId,
+    },
+    /// What has become of a host that was asked to return: it completed when it did.
+    Returned {
+        /// The host.
+        host: HostName,
+        /// What came of the request.
+        #[serde(flatten)]
+        outcome: HostOutcome,
+        /// The host's own last word, where there was one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        response: Option<Box<Response>>,
+    },
     /// Too many hosts of the wave have failed: nothing new is sent, hosts in flight are awaited.
     Draining {
         /// The wave.

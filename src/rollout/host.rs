@@ -56,18 +56,24 @@ impl Flight {
         self.ask_at.map_or(self.deadline, |ask_at| ask_at.min(self.deadline))
     }
 
-    /// Takes notice of a status that is not final; returns what there is to tell of it.
-    pub(super) fn advance(
+    /// Takes notice of a status that is not final; returns whether it brought the host forward.
+    pub(super) fn advance(&mut self, progress: Progress, patience: Patience) -> bool {
+        let forward = progress > self.progress;
+        self.progress = self.progress.max(progress);
+        self.deadline = self.sent_at + patience.finish;
+        self.ask_at = None;
+        forward
+    }
+
+    /// The same; returns what there is to tell of it.
+    pub(super) fn heard(
         &mut self,
         host: HostName,
         progress: Progress,
         phase: Option<Phase>,
         patience: Patience,
     ) -> Option<EventKind> {
-        let forward = progress > self.progress;
-        self.progress = self.progress.max(progress);
-        self.deadline = self.sent_at + patience.finish;
-        self.ask_at = None;
+        let forward = self.advance(progress, patience);
         match progress {
             Progress::Started if forward || phase.is_some() => Some(EventKind::Started { host, phase }),
             Progress::Accepted if forward => Some(EventKind::Accepted { host }),
@@ -104,6 +110,11 @@ impl Progress {
             Status::Rejected | Status::Completed | Status::Failed => None,
         }
     }
+}
+
+/// Whether the host waits to be told that it was heard from after its activation.
+pub(super) fn is_to_be_confirmed(response: &Response) -> bool {
+    response.status == Status::Started && response.phase == Some(Phase::Confirm)
 }
 
 /// What is wrong with an answer, by the name under which it was given.

@@ -8,6 +8,7 @@ mod hosts;
 mod latecomers;
 mod outside;
 mod resolving;
+mod returning;
 mod waves;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -18,6 +19,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use self::latecomers::Latecomers;
+use self::returning::Return;
 use super::event::{Connection, Event, EventKind, HostOutcome, Interrupt, Outcome, Rollout, SkipCause};
 use super::host::{Flight, Patience};
 use super::summary::{HostState, HostView, Summary};
@@ -39,6 +41,10 @@ pub struct Machine {
     by_request: BTreeMap<RequestId, usize>,
     /// When something is to be done about a host of the current wave.
     timers: BTreeSet<(Duration, usize)>,
+    /// The hosts that completed, in the order in which they did.
+    completed: Vec<usize>,
+    /// The host that was asked to return, while it has not come to an end.
+    returning: Option<Return>,
     wave: usize,
     /// Whether the current wave had begun before the rollout was resumed, and so was confirmed if it had to be.
     begun: bool,
@@ -60,6 +66,8 @@ struct Host {
     /// How many of its ids it has been sent requests under that are of no use any more.
     spent_ids: u32,
     anomalies: u8,
+    /// Whether it was asked to return to what it ran before.
+    is_sent_back: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -81,8 +89,14 @@ enum Stage {
     Entering,
     Confirming,
     Running,
-    Baking { until: Duration },
+    Baking {
+        until: Duration,
+    },
     Checking,
+    /// It has failed, and its hosts return.
+    Returning {
+        since: Duration,
+    },
 }
 
 /// What the current wave has come to so far.
@@ -144,6 +158,15 @@ impl Machine {
                 machine.link = Link::Up { settled_at: machine.patience().accept };
             }
         }
+        machine.completed = left.completed().to_vec();
+        if left.failed_and_returns().is_some() {
+            machine.stage = Stage::Returning { since: now };
+        }
+        for (index, view) in left.hosts.iter().enumerate() {
+            if let (true, Some(completed)) = (view.is_returning(), &view.request) {
+                machine.send_back_again(now, index, completed.clone());
+            }
+        }
         machine.advance(now);
         machine
     }
@@ -161,6 +184,8 @@ impl Machine {
             ranges: ranges.collect(),
             by_request: BTreeMap::new(),
             timers: BTreeSet::new(),
+            completed: Vec::new(),
+            returning: None,
             wave: 0,
             begun: false,
             stage: Stage::Entering,
@@ -184,7 +209,7 @@ impl Machine {
 
     fn patience(&self) -> Patience {
         let limits = &self.wave().limits;
-        Patience { accept: limits.accept_timeout, finish: limits.timeout }
+        Patience { accept: limits.accept_timeout, finish: limits.finish_timeout() }
     }
 
     fn cancel_timer(&mut self, index: usize) {
@@ -236,7 +261,7 @@ impl Executor for Machine {
         match input {
             Input::Response { request, response } => self.respond(now, &request, response),
             Input::NoResponders { request } => self.no_responders(now, &request),
-            Input::AnswersLost => self.in_flight().into_iter().for_each(|index| self.ask_state(now, index)),
+            Input::AnswersLost => self.answers_lost(now),
             Input::Connection(Connection::Down) => self.disconnected(now),
             Input::Connection(Connection::Up) => self.reconnected(now),
             Input::Answer(answer) => self.answered(now, answer),
@@ -252,11 +277,12 @@ impl Executor for Machine {
         if self.outcome.is_some() {
             return;
         }
-        if let Link::Down { since } = self.link {
-            if matches!(self.stage, Stage::Running) && now >= since + self.patience().finish {
+        if let Link::Down { .. } = self.link {
+            if self.deadline().is_some_and(|deadline| now >= deadline) {
                 self.bus_lost(now);
             }
         } else {
+            self.return_due(now);
             while let Some(&(_, index)) = self.timers.first().filter(|(due, _)| *due <= now) {
                 self.timers.pop_first();
                 self.due(now, index);
@@ -273,6 +299,10 @@ impl Executor for Machine {
             (Stage::Baking { until }, _) => Some(until),
             (Stage::Running, Link::Down { since }) => Some(since + self.patience().finish),
             (Stage::Running, Link::Up { .. }) => self.timers.first().map(|(due, _)| *due),
+            (Stage::Returning { since: began }, Link::Down { since }) => {
+                Some(began.max(since) + self.patience().finish)
+            }
+            (Stage::Returning { .. }, Link::Up { .. }) => self.returning.as_ref().map(|back| back.flight.due()),
             (Stage::Entering | Stage::Confirming | Stage::Checking, _) => None,
         }
     }
@@ -295,15 +325,17 @@ impl Host {
             attempts: 0,
             spent_ids: 0,
             anomalies: 0,
+            is_sent_back: false,
         }
     }
 
     /// The host as a record left it, as far as it is not in flight.
     fn taken_up(frozen: &FrozenHost, view: &HostView) -> Self {
-        let state = match view.state {
-            HostState::Final(outcome) => State::Final(outcome),
-            _ => State::Pending,
+        let (state, request) = match view.state {
+            HostState::Final(outcome) => (State::Final(outcome), view.request.clone()),
+            _ => (State::Pending, None),
         };
-        Self { state, attempts: view.attempts, spent_ids: view.spent_ids, ..Self::new(frozen) }
+        let is_sent_back = view.returning.is_some();
+        Self { state, request, attempts: view.attempts, spent_ids: view.spent_ids, is_sent_back, ..Self::new(frozen) }
     }
 }

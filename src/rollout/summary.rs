@@ -6,6 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::event::{Anomaly, Event, EventKind, HostOutcome, Interrupt, Outcome, Rollout, WaveIndex, WaveVerdict};
+use crate::plan::Rollback;
 use crate::protocol::{Commit, HostName, Phase, RequestId, Response};
 
 /// The state of a rollout after the events that it was shown.
@@ -30,6 +31,7 @@ pub struct Summary {
     /// How it ended, once it has.
     pub outcome: Option<Outcome>,
     places: BTreeMap<HostName, usize>,
+    completed: Vec<usize>,
 }
 
 /// The state of a wave.
@@ -85,6 +87,19 @@ pub struct HostView {
     pub before: Option<Commit>,
     /// Its own last word, where there was one.
     pub response: Option<Box<Response>>,
+    /// How it went back to what it ran before, when it was asked to because its wave had failed.
+    pub returning: Option<ReturnView>,
+}
+
+/// The return of a host to what it ran before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReturnView {
+    /// The request that it was sent for that.
+    pub request: RequestId,
+    /// What came of it, once it has: it completed when it returned.
+    pub outcome: Option<HostOutcome>,
+    /// The host's own last word about it, where there was one.
+    pub response: Option<Box<Response>>,
 }
 
 /// What a host is at.
@@ -113,6 +128,8 @@ pub struct Counts {
     pub in_flight: usize,
     /// Final and as they should be.
     pub completed: usize,
+    /// Completed, and returned from that to what they ran before.
+    pub returned: usize,
     /// Tried and failed.
     pub failed: usize,
     /// Refused.
@@ -167,6 +184,22 @@ impl Summary {
                     view.response.clone_from(response);
                 }
                 self.spend_id(host, *outcome);
+                if *outcome == HostOutcome::Completed {
+                    self.completed.extend(self.places.get(host));
+                }
+            }
+            EventKind::Returning { host, request } => {
+                if let Some(view) = self.host_mut(host) {
+                    view.returning = Some(ReturnView { request: request.clone(), outcome: None, response: None });
+                    // It would say that it has completed what it goes back from.
+                    view.spent_ids += 1;
+                }
+            }
+            EventKind::Returned { host, outcome, response } => {
+                if let Some(view) = self.host_mut(host).and_then(|view| view.returning.as_mut()) {
+                    view.outcome = Some(*outcome);
+                    view.response.clone_from(response);
+                }
             }
             EventKind::Draining { wave, .. } => self.wave_is(*wave, WaveState::Draining),
             EventKind::Baking { wave, .. } => self.wave_is(*wave, WaveState::Baking),
@@ -203,6 +236,25 @@ impl Summary {
         self.hosts.iter().filter(move |host| host.wave == wave)
     }
 
+    /// The places among the hosts of those that completed, in the order in which they did.
+    pub(super) fn completed(&self) -> &[usize] {
+        &self.completed
+    }
+
+    /// The wave that failed and whose hosts were to return, while not all of them have come to the end of that.
+    pub fn failed_and_returns(&self) -> Option<WaveIndex> {
+        let waves = &self.rollout.as_ref()?.plan.waves;
+        let is_it = |index: &usize| {
+            let failed = matches!(
+                self.waves.get(*index),
+                Some(WaveView { state: WaveState::Ended(WaveVerdict::Failed(_)), .. })
+            );
+            failed && self.hosts_of(WaveIndex(*index)).any(HostView::is_to_return)
+        };
+        let returning = waves.iter().enumerate().filter(|(_, wave)| wave.limits.rollback == Rollback::Wave);
+        returning.map(|(index, _)| index).find(is_it).map(WaveIndex)
+    }
+
     /// How many hosts of the whole rollout are of each kind.
     pub fn counts(&self) -> Counts {
         Counts::of(&self.hosts)
@@ -232,31 +284,41 @@ impl Summary {
             ended_at: None,
             before,
             response: None,
+            returning: None,
         });
     }
 
     /// What is not completed and not in flight is to be done anew, in the waves that are not behind: a wave that
     /// succeeded in spite of a host that failed has had its barrier, and hosts of later waves may have been asked since.
+    /// A wave that failed and whose hosts were on their way back is behind once they all are; only who then resumes the
+    /// rollout once more has it done anew.
     fn resume(&mut self) {
         self.outcome = None;
         self.ended_at = None;
         self.interrupt = None;
-        for wave in self.waves.iter_mut().filter(|wave| !wave.succeeded()) {
-            wave.state = WaveState::Pending;
-            wave.ended_at = None;
+        let returns = self.failed_and_returns();
+        let is_behind = |index: WaveIndex, wave: &WaveView| wave.succeeded() || returns == Some(index);
+        for (index, wave) in self.waves.iter_mut().enumerate() {
+            if !is_behind(WaveIndex(index), wave) {
+                wave.state = WaveState::Pending;
+                wave.ended_at = None;
+            }
         }
         for host in &mut self.hosts {
-            let wave_succeeded = self.waves.get(host.wave.0).is_some_and(WaveView::succeeded);
+            let is_behind = self.waves.get(host.wave.0).is_some_and(|wave| is_behind(host.wave, wave));
             if host.state.is_in_flight() {
                 host.state = HostState::Dispatched;
-            } else if !wave_succeeded && host.state != HostState::Final(HostOutcome::Completed) {
+            } else if !is_behind && !host.runs_what_was_asked() {
                 host.state = HostState::Pending;
                 host.attempts = 0;
                 host.sent_at = None;
                 host.ended_at = None;
                 host.response = None;
+                host.returning = None;
             }
         }
+        let hosts = &self.hosts;
+        self.completed.retain(|place| hosts.get(*place).is_some_and(|host| host.state != HostState::Pending));
     }
 
     /// A host that rejected or failed a request will say so again. One that was given up may still complete it.
@@ -305,6 +367,28 @@ impl WaveView {
     }
 }
 
+impl HostView {
+    /// Whether it completed and was not asked to go back from that. One that was asked and could not may run anything.
+    fn runs_what_was_asked(&self) -> bool {
+        self.state == HostState::Final(HostOutcome::Completed) && self.returning.is_none()
+    }
+
+    /// Whether it completed, and has not come to an end of returning from that.
+    fn is_to_return(&self) -> bool {
+        self.runs_what_was_asked() || self.is_returning()
+    }
+
+    /// Whether it was asked to return and has not come to an end of that.
+    pub fn is_returning(&self) -> bool {
+        self.returning.as_ref().is_some_and(|back| back.outcome.is_none())
+    }
+
+    /// Whether it was asked to return and did.
+    pub fn has_returned(&self) -> bool {
+        self.returning.as_ref().is_some_and(|back| back.outcome == Some(HostOutcome::Completed))
+    }
+}
+
 impl HostState {
     /// Whether the host was asked and may be at it. One that was silent and will be asked again may have heard it.
     pub const fn is_in_flight(self) -> bool {
@@ -322,6 +406,7 @@ impl Counts {
                 HostState::Dispatched | HostState::Accepted | HostState::Started(_) | HostState::Waiting(_) => {
                     &mut counts.in_flight
                 }
+                HostState::Final(HostOutcome::Completed) if host.has_returned() => &mut counts.returned,
                 HostState::Final(HostOutcome::Completed) => &mut counts.completed,
                 HostState::Final(HostOutcome::Failed) => &mut counts.failed,
                 HostState::Final(HostOutcome::Rejected) => &mut counts.rejected,
@@ -338,6 +423,7 @@ impl Counts {
         self.pending
             + self.in_flight
             + self.completed
+            + self.returned
             + self.failed
             + self.rejected
             + self.unreachable

@@ -15,4 +15,5 @@ mod roll_call_invariants;
 mod sim;
 mod transcript;
 mod transcripts;
+mod way_back;
 mod world;

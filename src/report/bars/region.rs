@@ -16,7 +16,9 @@ const QUARTER: usize = 4;
 /// are longer than a line make it wider.
 pub(super) fn region(page: &Page<'_>, now: Timestamp, size: Size, style: Style) -> Vec<String> {
     let is_over = |state: &WaveState| matches!(state, WaveState::Ended(_));
-    let Some(wave) = page.summary.waves.iter().position(|wave| !is_over(&wave.state)).map(WaveIndex) else {
+    let runs = || page.summary.waves.iter().position(|wave| !is_over(&wave.state)).map(WaveIndex);
+    let returns = page.summary.failed_and_returns().filter(|_| page.summary.outcome.is_none());
+    let Some(wave) = returns.or_else(runs) else {
         return Vec::new();
     };
     let rows = size.rows - size.rows.div_ceil(QUARTER);
@@ -36,7 +38,8 @@ fn header(page: &Page<'_>, wave: WaveIndex, now: Timestamp) -> Option<Line> {
         WaveState::Draining => (Symbol::Bad, Some("halted".to_owned())),
         WaveState::Baking => (Symbol::Waits, page.baking(wave, now)),
         WaveState::Checking => (Symbol::UnderWay, page.checking(wave)),
-        WaveState::Running | WaveState::Ended(_) => (Symbol::UnderWay, None),
+        WaveState::Ended(_) => (Symbol::Bad, Some("failed, and returns to what ran before".to_owned())),
+        WaveState::Running => (Symbol::UnderWay, None),
         WaveState::Pending | WaveState::AwaitingConfirmation => (Symbol::Waits, None),
     };
     let counts = Counts::of(page.summary.hosts_of(wave));
@@ -77,9 +80,9 @@ fn hosts(page: &Page<'_>, wave: WaveIndex, now: Timestamp, room: usize) -> Vec<L
         return hosts.into_iter().map(|host| page.host_now(host, now)).collect();
     }
     let room = room.saturating_sub(1);
-    let moving = hosts.iter().filter(|host| moves(host));
+    let moving = hosts.iter().filter(|host| words::moves(host));
     let mut lines: Vec<Line> = moving.clone().take(room).map(|host| page.host_now(host, now)).collect();
-    let unseen = moving.skip(room).chain(hosts.iter().filter(|host| !moves(host)));
+    let unseen = moving.skip(room).chain(hosts.iter().filter(|host| !words::moves(host)));
     lines.push(page.among_hosts(Symbol::Others, words::counts(&Counts::of(unseen.copied()))));
     lines
 }
@@ -93,7 +96,9 @@ fn nobody(page: &Page<'_>, now: Timestamp) -> Line {
 /// Whether a line that scrolled by has said the last word on a host.
 fn is_told_above(page: &Page<'_>, host: &HostView) -> bool {
     match host.state {
-        HostState::Final(HostOutcome::Completed) => words::is_deployment(page.rollout),
+        HostState::Final(HostOutcome::Completed) => {
+            words::is_deployment(page.rollout) || host.returning.as_ref().is_some_and(|back| back.outcome.is_some())
+        }
         HostState::Final(_) => true,
         HostState::Pending
         | HostState::Dispatched
@@ -101,10 +106,6 @@ fn is_told_above(page: &Page<'_>, host: &HostView) -> bool {
         | HostState::Started(_)
         | HostState::Waiting(_) => false,
     }
-}
-
-fn moves(host: &HostView) -> bool {
-    !matches!(host.state, HostState::Pending | HostState::Final(_))
 }
 
 #[cfg(test)]

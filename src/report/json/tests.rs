@@ -28,6 +28,8 @@ fn every_kind() -> Vec<EventKind> {
         EventKind::Checking { wave },
         EventKind::Resolved { host: host(), revision: crate::report::story::commit(crate::report::story::NEW) },
         EventKind::TurnedUp { host: host(), wave },
+        EventKind::Returning { host: host(), request: request(2) },
+        EventKind::Returned { host: host(), outcome: HostOutcome::Unreachable, response: None },
         EventKind::Interrupted { how: Interrupt::Drain },
         EventKind::Interrupted { how: Interrupt::Abort },
         EventKind::Connection { state: Connection::Down },

@@ -1,6 +1,7 @@
-use crate::protocol::Status;
+use crate::plan::Rollback;
+use crate::protocol::{ErrorCode, Phase, Response, Status};
 use crate::report::story::{Story, answer, build_failure, demo, name, request, rollout, wave};
-use crate::rollout::{Cause, EventKind, HostOutcome, Interrupt, Outcome, SkipCause, WaveIndex, WaveVerdict};
+use crate::rollout::{Cause, EventKind, HostOutcome, Interrupt, Outcome, Rollout, SkipCause, WaveIndex, WaveVerdict};
 
 #[test]
 fn a_rollout_that_nobody_confirms_says_before_which_wave_it_stopped() {
@@ -92,7 +93,7 @@ fn every_kind_of_end_is_counted_and_told() {
         story.sent(host);
     });
     let mut refusal = answer("refused", Status::Rejected);
-    refusal.error = Some(crate::protocol::ErrorCode::AlreadyRunning);
+    refusal.error = Some(ErrorCode::AlreadyRunning);
     refusal.message = "a deployment by kim@laptop runs".to_owned();
     story.wait(30).answered(answer("done", Status::Completed)).answered(build_failure("failed")).answered(refusal);
     story.given_up("silent", HostOutcome::Unreachable).given_up("stuck", HostOutcome::TimedOut);
@@ -208,4 +209,135 @@ fn who_turned_up_too_late_is_named_even_after_a_success() {
 
       2 hosts: 2 completed   14s
     ");
+}
+
+/// A plan of one wave whose hosts return when it fails.
+fn wave_that_returns() -> Rollout {
+    let mut wave = wave("dns", &["ns1", "ns2", "ns3"]);
+    wave.limits.rollback = Rollback::Wave;
+    rollout("evening", vec![wave])
+}
+
+fn final_of(host: &str, status: Status, rolled_back: bool, message: &str) -> Response {
+    Response { rolled_back: Some(rolled_back), message: message.to_owned(), ..answer(host, status) }
+}
+
+/// The three hosts complete, and the check says that they are not well.
+fn check_fails(story: &mut Story) {
+    story.wave_starts(0).deploys("ns1").deploys("ns2").deploys("ns3");
+    story.wave_ends(0, WaveVerdict::Failed(Cause::CheckFailed { reason: "exit code 1".to_owned() }));
+}
+
+#[test]
+fn hosts_of_a_wave_that_failed_return_and_those_that_could_not_are_pointed_out() {
+    let mut story = Story::begin(wave_that_returns());
+    check_fails(&mut story);
+    story.sent_back("ns3").wait(4).back(final_of("ns3", Status::Completed, true, "returned to generation 41"));
+    let broken = Response {
+        error: Some(ErrorCode::ActivationFailed),
+        ..final_of("ns2", Status::Failed, false, "generation 42 runs")
+    };
+    story.sent_back("ns2").wait(4).back(broken);
+    story.sent_back("ns1").wait(15).not_back("ns1", HostOutcome::Unreachable).ends(Outcome::Failed);
+    insta::assert_snapshot!(story.told(), @r#"
+    ◌ Rollout evening 01f92b3c begins: main -> 8c1f0e2, 3 hosts in 1 wave
+    ◌ 1/1 dns   3 hosts, 2 at once
+        ◌ ns1  sent
+        ◌ ns1  building    1s
+        ◌ ns1  activating  11s
+        ✔ ns1  completed   12s     a91be77 -> 8c1f0e2
+        ◌ ns2  sent
+        ◌ ns2  building    1s
+        ◌ ns2  activating  11s
+        ✔ ns2  completed   12s     a91be77 -> 8c1f0e2
+        ◌ ns3  sent
+        ◌ ns3  building    1s
+        ◌ ns3  activating  11s
+        ✔ ns3  completed   12s     a91be77 -> 8c1f0e2
+    ✖ 1/1 dns   3/3   36s   failed: its check says: exit code 1
+        ◌ ns3  returning   12s     its wave has failed
+        ✔ ns3  returned    12s     returned to what ran before (a91be77)
+        ◌ ns2  returning   12s     its wave has failed
+        ✖ ns2  completed   12s     could NOT return: activation: generation 42 runs
+        ◌ ns1  returning   12s     its wave has failed
+        ✖ ns1  completed   12s     could NOT return: it never answered
+
+    ✖ Rollout evening failed in wave 1/1 "dns": its check says: exit code 1. 2 of 3 hosts that had completed did NOT return to what ran before.
+
+      ns1  completed   12s     could NOT return: it never answered
+      ns2  completed   12s     could NOT return: activation: generation 42 runs
+      ns3  returned    12s     returned to what ran before (a91be77)
+
+      3 hosts: 2 completed, 1 returned to what ran before   59s
+    "#);
+}
+
+#[test]
+fn that_all_hosts_of_a_wave_that_failed_returned_is_said_as_well() {
+    let mut story = Story::begin(wave_that_returns());
+    check_fails(&mut story);
+    for host in ["ns3", "ns2", "ns1"] {
+        story.sent_back(host).wait(4).back(final_of(host, Status::Completed, true, "returned"));
+    }
+    story.ends(Outcome::Failed);
+    insta::assert_snapshot!(story.recap(), @r#"
+    ✖ Rollout evening failed in wave 1/1 "dns": its check says: exit code 1. 3 hosts that had completed returned to what ran before.
+
+      ns1  returned    12s     returned to what ran before (a91be77)
+      ns2  returned    12s     returned to what ran before (a91be77)
+      ns3  returned    12s     returned to what ran before (a91be77)
+
+      3 hosts: 3 returned to what ran before   48s
+    "#);
+}
+
+#[test]
+fn hosts_that_were_not_asked_to_return_any_more_are_pointed_out() {
+    let mut story = Story::begin(wave_that_returns());
+    check_fails(&mut story);
+    story.sent_back("ns3").event(EventKind::Interrupted { how: Interrupt::Abort }).ends(Outcome::Interrupted);
+    insta::assert_snapshot!(story.recap(), @r#"
+    ✖ Rollout evening was interrupted in wave 1/1 "dns", which had failed: its check says: exit code 1. 3 of 3 hosts that had completed did NOT return to what ran before.
+
+      ns1  completed   12s     did NOT return: it was not asked to
+      ns2  completed   12s     did NOT return: it was not asked to
+      ns3  returning   12s     left while it returns to what ran before
+
+      3 hosts: 3 completed   36s
+    "#);
+}
+
+#[test]
+fn a_host_that_failed_says_whether_it_returned() {
+    let mut story = Story::begin(wave_that_returns());
+    story.wave_starts(0);
+    let unconfirmed = final_of("ns1", Status::Failed, true, "nobody confirmed it within 60 s");
+    story.sent("ns1").wait(80).at("ns1", Phase::Confirm).wait(5).at("ns1", Phase::Return).wait(2);
+    story.answered(Response { error: Some(ErrorCode::NotConfirmed), ..unconfirmed });
+    let broken = final_of("ns2", Status::Failed, false, "the old system does not activate; generation 42 runs");
+    story.sent("ns2").wait(90).answered(Response { error: Some(ErrorCode::ActivationFailed), ..broken });
+    story.skipped(&["ns3"], SkipCause::WaveHalted);
+    story.wave_ends(0, WaveVerdict::Failed(Cause::TooManyFailures { failures: 2, max_failures: 0 }));
+    story.ends(Outcome::Failed);
+    insta::assert_snapshot!(story.told(), @r#"
+    ◌ Rollout evening 01f92b3c begins: main -> 8c1f0e2, 3 hosts in 1 wave
+    ◌ 1/1 dns   3 hosts, 2 at once
+        ◌ ns1  sent
+        ◌ ns1  sent        1m      of 51m
+        ◌ ns1  confirming  1m20s
+        ◌ ns1  returning   1m25s
+        ✖ ns1  failed      1m27s   not confirmed: nobody confirmed it within 60 s; returned to what ran before (a91be77)
+        ◌ ns2  sent
+        ◌ ns2  sent        1m      of 51m
+        ✖ ns2  failed      1m30s   activation: the old system does not activate; generation 42 runs; could NOT return to what ran before
+    ✖ 1/1 dns   0/3   2m57s   failed: 2 failed, 0 may fail   1 skipped
+
+    ✖ Rollout evening failed in wave 1/1 "dns": 2 failed, 0 may fail.
+
+      ns1  failed      1m27s   not confirmed: nobody confirmed it within 60 s; returned to what ran before (a91be77)
+      ns2  failed      1m30s   activation: the old system does not activate; generation 42 runs; could NOT return to what ran before
+      ns3  skipped             wave halted
+
+      3 hosts: 2 failed, 1 skipped   2m57s
+    "#);
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{CLOCK_DIFFERENCE, Link, Machine, State};
 use crate::protocol::{ErrorCode, ReplySubject, Request, RequestId, Response};
 use crate::rollout::event::{Anomaly, Cause, EventKind, HostOutcome, SkipCause, WaveIndex};
-use crate::rollout::host::{ASK_AGAIN, Flight, MAX_ANOMALIES, Progress, after_final, impostor};
+use crate::rollout::host::{ASK_AGAIN, Flight, MAX_ANOMALIES, Progress, after_final, impostor, is_to_be_confirmed};
 use crate::rollout::{Dispatch, Effect};
 
 impl Machine {
@@ -28,7 +28,7 @@ impl Machine {
         self.effects.push_back(Effect::Send(dispatch));
     }
 
-    fn dispatch(&self, now: Duration, index: usize, id: RequestId) -> Dispatch {
+    pub(super) fn dispatch(&self, now: Duration, index: usize, id: RequestId) -> Dispatch {
         let wave = self.wave();
         let expires_at = self.wall_clock(now + wave.limits.accept_timeout + CLOCK_DIFFERENCE);
         let reply_to = ReplySubject::of_request(self.rollout.id, &id);
@@ -38,6 +38,7 @@ impl Machine {
             operator: Some(self.rollout.operator.clone()),
             rollout: Some(self.rollout.name().to_owned()),
             wave: Some(wave.name.clone()),
+            confirm_timeout_s: wave.limits.confirms_within().map(|timeout| timeout.as_secs()),
             ..Request::new(wave.action, self.rollout.revision.clone(), reply_to)
         });
         Dispatch { subject: self.frozen(index).subject.clone(), request }
@@ -67,6 +68,9 @@ impl Machine {
     }
 
     pub(super) fn respond(&mut self, now: Duration, request: &RequestId, response: Box<Response>) {
+        if self.is_way_back(request) {
+            return self.return_answered(now, response);
+        }
         let Some(&index) = self.by_request.get(request) else {
             return;
         };
@@ -97,6 +101,16 @@ impl Machine {
         }
     }
 
+    /// Tells a host that it was heard from after its activation, and so shall stay as it is. It says that it waits for this
+    /// until it is told; what is lost on the way is said again.
+    fn confirm(&mut self, now: Duration, index: usize) {
+        if let (Link::Up { .. }, Some(request)) = (self.link, self.host(index).request.clone()) {
+            let Dispatch { subject, mut request } = self.dispatch(now, index, request);
+            request.confirmed = true;
+            self.effects.push_back(Effect::Confirm(Dispatch { subject, request }));
+        }
+    }
+
     fn progressed(&mut self, now: Duration, index: usize, response: &Response) {
         let Some(progress) = Progress::of(response.status) else {
             return;
@@ -111,11 +125,14 @@ impl Machine {
         let State::InFlight(flight) = state else {
             return;
         };
-        let news = flight.advance(response.hostname.clone(), progress, response.phase, patience);
+        let news = flight.heard(response.hostname.clone(), progress, response.phase, patience);
         let due = flight.due();
         self.timers.insert((due, index));
         if let Some(news) = news {
             self.report(now, news);
+        }
+        if is_to_be_confirmed(response) {
+            self.confirm(now, index);
         }
     }
 
@@ -168,6 +185,7 @@ impl Machine {
         tally.in_flight -= 1;
         tally.last_final_at = now;
         if outcome == HostOutcome::Completed {
+            self.completed.push(index);
             tally.completed += 1;
         } else if !excused {
             tally.failures += 1;
@@ -217,6 +235,9 @@ impl Machine {
     }
 
     pub(super) fn no_responders(&mut self, now: Duration, request: &RequestId) {
+        if self.is_way_back(request) {
+            return self.nobody_returns(now);
+        }
         let Some(&index) = self.by_request.get(request) else {
             return;
         };
@@ -243,7 +264,7 @@ impl Machine {
         }
     }
 
-    fn anomaly(&mut self, now: Duration, index: usize, anomaly: Anomaly) {
+    pub(super) fn anomaly(&mut self, now: Duration, index: usize, anomaly: Anomaly) {
         let host = self.host_mut(index);
         if host.anomalies < MAX_ANOMALIES {
             host.anomalies += 1;

@@ -33,10 +33,23 @@ impl Machine {
             }
             self.ask_state(now, index);
         }
+        if let Some(back) = &mut self.returning {
+            back.flight.forgive(now, now.saturating_sub(since), patience);
+            self.ask_whether_returned(now);
+        }
+    }
+
+    /// What was said and not heard has to be said again.
+    pub(super) fn answers_lost(&mut self, now: Duration) {
+        self.in_flight().into_iter().for_each(|index| self.ask_state(now, index));
+        self.ask_whether_returned(now);
     }
 
     /// The bus was away for as long as a whole deployment may take: nobody knows what the hosts in flight came to.
     pub(super) fn bus_lost(&mut self, now: Duration) {
+        if let Stage::Returning { .. } = self.stage {
+            return self.give_up_returning(now);
+        }
         self.halt(now, SkipCause::Disconnected, Cause::Disconnected);
         for index in self.in_flight() {
             self.settle(now, index, HostOutcome::TimedOut, None);
@@ -50,7 +63,9 @@ impl Machine {
         self.interrupt = Some(how);
         self.report(now, EventKind::Interrupted { how });
         self.settle_waiting(now);
-        if how == Interrupt::Abort {
+        if let (Interrupt::Abort, Stage::Returning { .. }) = (how, self.stage) {
+            self.leave_failed_wave(now, Outcome::Interrupted);
+        } else if how == Interrupt::Abort {
             self.skip(now, self.tally.next..self.range().end, SkipCause::Interrupt);
             self.report(now, EventKind::WaveEnded { wave: WaveIndex(self.wave), verdict: WaveVerdict::Interrupted });
             self.wave += 1;

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::{Link, Machine, Stage, State, Tally};
+use crate::plan::Rollback;
 use crate::rollout::Effect;
 use crate::rollout::event::{Cause, EventKind, HostOutcome, Outcome, SkipCause, WaveIndex, WaveVerdict};
 
@@ -22,6 +23,7 @@ impl Machine {
                 self.end_wave(now, WaveVerdict::Interrupted);
             }
             Stage::Baking { until } if now >= until => self.check_or_succeed(now),
+            Stage::Returning { .. } => return self.go_on_returning(now),
             Stage::Confirming | Stage::Baking { .. } | Stage::Checking => return false,
         }
         true
@@ -65,7 +67,11 @@ impl Machine {
         {
             self.tally.in_flight += 1;
             self.tally.next = index + 1;
-            self.send(now, index);
+            if self.is_safe_to_send(index) {
+                self.send(now, index);
+            } else {
+                self.settle(now, index, HostOutcome::Unreachable, None);
+            }
         }
         let waits_for_bus = !self.sends_no_more() && self.next_pending().is_some();
         if self.tally.in_flight > 0 || waits_for_bus {
@@ -79,6 +85,11 @@ impl Machine {
     fn next_to_send(&self) -> Option<usize> {
         let may_send = !self.sends_no_more() && matches!(self.link, Link::Up { .. });
         self.next_pending().filter(|_| may_send)
+    }
+
+    /// A host that was silent when the roll was called may have a listener that would deploy and never return.
+    fn is_safe_to_send(&self, index: usize) -> bool {
+        self.wave().limits.rollback == Rollback::None || self.frozen(index).can_return
     }
 
     fn next_pending(&self) -> Option<usize> {
@@ -153,6 +164,10 @@ impl Machine {
         // A wave that was interrupted while it waited for its confirmation has hosts that were not asked.
         self.skip(now, self.tally.next..self.range().end, skip);
         self.report(now, EventKind::WaveEnded { wave: WaveIndex(self.wave), verdict });
+        if outcome == Outcome::Failed && self.wave().limits.rollback == Rollback::Wave {
+            self.stage = Stage::Returning { since: now };
+            return;
+        }
         self.wave += 1;
         self.stop(now, skip, outcome);
     }

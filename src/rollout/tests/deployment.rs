@@ -60,19 +60,19 @@ impl Deployment {
         for (at, how) in &self.interrupts {
             agenda.surely(*at, Input::Interrupt(*how));
         }
-        let mut network = Network::new(self.hosts.iter().map(|host| &host.name).collect(), &self.scripts);
+        let mut network = Network::new(self.hosts.iter().map(|host| &host.name).collect(), &self.scripts, &[]);
         let (accept_timeout, timeout) = self.patience;
         let order = Order { subject: self.subject(), action: Action::Switch, accept_timeout, timeout };
         let mut broadcast = Broadcast::new(Arc::clone(&fixture::rollout([])), order, EPOCH);
         sim::run(&mut broadcast, agenda, |now, effect, agenda| match effect {
             Effect::Send(Dispatch { subject, request }) => {
                 for index in (0..self.hosts.len()).filter(|index| self.hosts[*index].listens_to(subject)) {
-                    network.sent(now, index, request.id.as_ref().unwrap(), agenda);
+                    network.sent(now, index, request, agenda);
                 }
             }
             Effect::AskState(Dispatch { subject, request }) => {
                 for index in (0..self.hosts.len()).filter(|index| self.hosts[*index].listens_to(subject)) {
-                    network.asked(now, index, request.id.as_ref().unwrap(), agenda);
+                    network.asked(now, index, request, agenda);
                 }
             }
             Effect::CallRoll => {
@@ -83,7 +83,7 @@ impl Deployment {
                 }
                 agenda.surely(now + WINDOW, Input::RollCallOver);
             }
-            Effect::Ask(_) | Effect::RunCheck(_) | Effect::Report(_) => {}
+            Effect::Confirm(_) | Effect::Ask(_) | Effect::RunCheck(_) | Effect::Report(_) => {}
         })
     }
 }
@@ -184,7 +184,9 @@ impl Onlooker {
                 vec![("nothing is published while disconnected", self.down_since.is_none())]
             }
             Entry::Did(Effect::Report(event)) => self.objections_to(deployment, at, &event.kind),
-            Entry::Did(Effect::Ask(_) | Effect::RunCheck(_)) => vec![("nothing is asked or checked", false)],
+            Entry::Did(Effect::Confirm(_) | Effect::Ask(_) | Effect::RunCheck(_)) => {
+                vec![("nothing is confirmed, asked or checked", false)]
+            }
             Entry::Told(_) | Entry::Woken | Entry::Restarted => {
                 let is_settled = |seen: &Seen| seen.outcome == seen.first_final() || seen.gave_up();
                 vec![

@@ -8,7 +8,7 @@ use super::fixture::{self, EPOCH, name, response, subject_of};
 use super::sim::{Begun, Entry, Log};
 use super::transcript::transcript;
 use crate::plan::FrozenWave;
-use crate::protocol::{ErrorCode, HostReport, RequestId, Response, Status, Subject};
+use crate::protocol::{ErrorCode, HostReport, Phase, RequestId, Response, Status, Subject};
 use crate::rollout::broadcast::Order;
 use crate::rollout::{Broadcast, Dispatch, Effect, Executor, Input, Machine};
 
@@ -70,6 +70,26 @@ impl<E: Executor> Drive<E> {
     pub(super) fn says(&mut self, seconds: f64, host: &str, status: Status) -> &mut Self {
         let request = self.last_request(host);
         self.answers(seconds, &request, response(&name(host), &request, status))
+    }
+
+    /// After so many seconds a host says that it waits to be told that it was heard from.
+    pub(super) fn waits_to_be_confirmed(&mut self, seconds: f64, host: &str) -> &mut Self {
+        let request = self.last_request(host);
+        let said = response(&name(host), &request, Status::Started);
+        self.answers(seconds, &request, Response { phase: Some(Phase::Confirm), ..said })
+    }
+
+    /// After so many seconds a host says that it has returned to what it ran before, or tried to.
+    pub(super) fn ends_with(
+        &mut self,
+        seconds: f64,
+        host: &str,
+        status: Status,
+        rolled_back: Option<bool>,
+    ) -> &mut Self {
+        let request = self.last_request(host);
+        let said = response(&name(host), &request, status);
+        self.answers(seconds, &request, Response { rolled_back, ..said })
     }
 
     /// After so many seconds a host says that it is at another request.

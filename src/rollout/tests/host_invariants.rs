@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::invariants::limits_of;
+use super::invariants::{deployment, finish_timeout, is_not_asked, limits_of};
 use super::ledger::{Ledger, Seen, is_busy};
 use super::sim::Entry;
 use crate::protocol::Status;
@@ -11,6 +11,8 @@ use crate::rollout::{Effect, EventKind, HostOutcome};
 /// A host gets one request and its retries, and is asked how far it is only while it is in flight.
 pub(super) fn once(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
     match entry {
+        // What brings a host back is of another kind.
+        Entry::Did(Effect::Send(dispatch) | Effect::AskState(dispatch)) if dispatch.request.returns.is_some() => true,
         Entry::Did(Effect::Send(dispatch)) => ledger.addressee(dispatch).is_some_and(|seen| {
             let retries = limits_of(ledger, seen).retries as usize;
             let is_foreign_id = ledger.hosts.iter().filter(|other| other.host.hostname != seen.host.hostname);
@@ -31,7 +33,7 @@ pub(super) fn once(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
 
 /// Only silence and being busy are reasons to be asked again: silence under the same id, being busy under a new one.
 pub(super) fn retries(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
-    let Entry::Did(Effect::Send(dispatch)) = entry else {
+    let Some(dispatch) = deployment(entry) else {
         return true;
     };
     ledger.addressee(dispatch).is_some_and(|seen| {
@@ -52,7 +54,9 @@ pub(super) fn same_id(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
             EventKind::Dispatched { host: Some(host), request, .. } => Some((ledger.host(host), request)),
             _ => return true,
         },
-        Entry::Did(Effect::AskState(dispatch)) => ledger.addressee(dispatch).zip(dispatch.request.id.as_ref()),
+        Entry::Did(Effect::AskState(dispatch)) if dispatch.request.returns.is_none() => {
+            ledger.addressee(dispatch).zip(dispatch.request.id.as_ref())
+        }
         _ => return true,
     };
     let Some((seen, id)) = asked else {
@@ -118,10 +122,11 @@ pub(super) fn silence(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
     let given_up_rightly = match given_up(ledger, entry) {
         Some((seen, HostOutcome::Unreachable)) => {
             let waited = seen.heard_since + limits_of(ledger, seen).accept_timeout <= at;
-            seen.said.is_empty() && (waited || seen.nobody || seen.waiting_since.is_some())
+            let is_known_to_be_silent = is_not_asked(ledger, seen) && seen.sent.is_empty();
+            seen.said.is_empty() && (waited || seen.nobody || seen.waiting_since.is_some() || is_known_to_be_silent)
         }
         Some((seen, HostOutcome::TimedOut)) => {
-            let timeout = limits_of(ledger, seen).timeout;
+            let timeout = finish_timeout(limits_of(ledger, seen));
             let bus_was_lost = ledger.down_since.is_some_and(|since| since + timeout <= at);
             bus_was_lost || (!seen.said.is_empty() && seen.last_sent_at() + seen.deaf_for + timeout <= at)
         }
@@ -132,7 +137,7 @@ pub(super) fn silence(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
         let limits = limits_of(ledger, seen);
         let silent = seen.said.is_empty() && (seen.nobody || seen.last_sent_at() + limits.accept_timeout < at);
         // One that was taken back while it waited to be asked again counts from then.
-        let late = seen.last_sent_at() + limits.accept_timeout + limits.retry_delay + limits.timeout < at;
+        let late = seen.last_sent_at() + limits.accept_timeout + limits.retry_delay + finish_timeout(limits) < at;
         silent || late
     };
     let in_time = || !ledger.hosts.iter().filter(|seen| seen.is_open()).any(|seen| waits_for_ever(&seen));

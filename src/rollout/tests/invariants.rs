@@ -9,9 +9,10 @@ use super::host_invariants::{self, finals_are_what_hosts_said, outage_asks, retr
 use super::ledger::{Course, Ledger, Seen};
 use super::roll_call_invariants::{latecomers_are_named, roll_is_called};
 use super::sim::{Entry, Log};
+use super::way_back;
 use super::world::World;
-use crate::plan::Limits;
-use crate::protocol::{ReplySubject, Request};
+use crate::plan::{Limits, Rollback};
+use crate::protocol::{RETURN_WITHIN, ReplySubject, Request};
 use crate::rollout::summary::{HostState, WaveState};
 use crate::rollout::{
     Answer, Cause, Dispatch, Effect, EventKind, HostOutcome, Interrupt, Outcome, SkipCause, Summary, WaveVerdict,
@@ -20,7 +21,7 @@ use crate::rollout::{
 /// Whether what happens now may follow what was seen before.
 type Invariant = fn(&Ledger, Duration, &Entry) -> bool;
 
-const INVARIANTS: [(&str, Invariant); 24] = [
+const INVARIANTS: [(&str, Invariant); 32] = [
     ("P1 barrier", barrier),
     ("P2 budget", budget),
     ("P3 bound", bound),
@@ -45,6 +46,14 @@ const INVARIANTS: [(&str, Invariant); 24] = [
     ("P19 offline", offline),
     ("P19 outage", outage_asks),
     ("P20 outcome", outcome),
+    ("P23 confirmation", way_back::confirmation),
+    ("P24 who returns", way_back::who_returns),
+    ("P24 one way back", way_back::one_way_back),
+    ("P24 newest first", way_back::newest_first),
+    ("P24 one at a time", way_back::one_at_a_time),
+    ("P24 truth", way_back::returned_is_what_hosts_said),
+    ("P24 everybody", way_back::everybody_returns),
+    ("P25 no more", way_back::nothing_after_a_failure),
 ];
 
 /// The names of the invariants that do not hold.
@@ -95,7 +104,7 @@ fn is_same_in_the_end(shown: &Summary, recorded: &Summary) -> bool {
 
 /// No host of a wave is sent a request before all is over that the waves before it are about.
 fn barrier(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
-    let Entry::Did(Effect::Send(dispatch)) = entry else {
+    let Some(dispatch) = deployment(entry) else {
         return true;
     };
     let Some(wave) = ledger.addressee(dispatch).map(|seen| seen.wave) else {
@@ -138,17 +147,24 @@ fn window(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
 
 /// Whatever is published goes to a host of the plan and carries what the plan says.
 fn frozen(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
-    let Entry::Did(Effect::Send(dispatch) | Effect::AskState(dispatch)) = entry else {
+    let Entry::Did(effect @ (Effect::Send(dispatch) | Effect::AskState(dispatch) | Effect::Confirm(dispatch))) = entry
+    else {
         return true;
     };
     let Some(seen) = ledger.addressee(dispatch) else {
         return false;
     };
     let wave = &ledger.waves[seen.wave];
+    let rolls_back = wave.wave.limits.rollback != Rollback::None;
+    let confirm_timeout =
+        (rolls_back && dispatch.request.returns.is_none()).then_some(wave.wave.limits.confirm_timeout);
     let rollout = super::fixture::rollout([]);
     let Request { action, reply_to, id, expires_at, rollout: named, wave: wave_name, .. } = &*dispatch.request;
     wave.started_at.is_some()
-        && wave.verdict.is_none()
+        && wave.verdict.is_none() == dispatch.request.returns.is_none()
+        && (seen.host.can_return || !rolls_back)
+        && dispatch.request.confirm_timeout_s == confirm_timeout.map(|timeout| timeout.as_secs())
+        && dispatch.request.confirmed == matches!(effect, Effect::Confirm(_))
         && *action == wave.wave.action
         && id.as_ref().is_some_and(|id| *reply_to == ReplySubject::of_request(rollout.id, id))
         && expires_at.is_some_and(|expires_at| expires_at > EPOCH + at)
@@ -162,7 +178,7 @@ fn prefix(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
         let mut before = ledger.hosts_of(seen.wave).take_while(|other| other.host.hostname != seen.host.hostname);
         // What was in flight at a crash may be asked again before what failed in front of it is done anew.
         let is_retry = !seen.sent.is_empty();
-        is_retry || before.all(|other| !other.sent.is_empty())
+        is_retry || before.all(|other| !other.sent.is_empty() || is_not_asked(ledger, other))
     })
 }
 
@@ -240,7 +256,9 @@ fn skip_cause(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
             let is_over = others.into_iter().any(|other| other.outcome.is_some());
             ledger.is_unresolved && ledger.resolved.is_none() && is_over
         }
-        SkipCause::Disconnected => ledger.down_since.is_some_and(|since| since + course.wave.limits.timeout <= at),
+        SkipCause::Disconnected => {
+            ledger.down_since.is_some_and(|since| since + finish_timeout(&course.wave.limits) <= at)
+        }
     };
     is_true && seen.sent.is_empty()
 }
@@ -250,7 +268,9 @@ fn write_ahead(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
     match entry {
         Entry::Did(Effect::Send(Dispatch { request, .. })) => {
             let recorded = match &ledger.last {
-                Some(Effect::Report(event)) => matches!(event.kind, EventKind::Dispatched { .. }),
+                Some(Effect::Report(event)) => {
+                    matches!(event.kind, EventKind::Dispatched { .. } | EventKind::Returning { .. })
+                }
                 _ => false,
             };
             recorded && ledger.announced == request.id
@@ -277,7 +297,8 @@ fn interrupt(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
 
 /// Nothing is published while the bus is away: the client would send it minutes later.
 fn offline(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
-    let publishes = matches!(entry, Entry::Did(Effect::Send(_) | Effect::AskState(_) | Effect::CallRoll));
+    let publishes =
+        matches!(entry, Entry::Did(Effect::Send(_) | Effect::AskState(_) | Effect::Confirm(_) | Effect::CallRoll));
     ledger.down_since.is_none() || !publishes
 }
 
@@ -315,7 +336,12 @@ fn fold(ledger: &Ledger, summary: &Summary) -> bool {
         };
         // A request is recorded before it is sent, so that the summary may be one ahead.
         let ahead = usize::from(ledger.announced.is_some() && view.request == ledger.announced);
-        (state || ahead == 1) && seen.sent.len() + ahead == view.attempts as usize && seen.host.hostname == view.name
+        let back = view.returning.as_ref().map(|back| (&back.request, back.outcome));
+        let same_way_back = back == seen.back.as_ref().map(|back| (&back.request, back.outcome));
+        (state || ahead == 1)
+            && same_way_back
+            && seen.sent.len() + ahead == view.attempts as usize
+            && seen.host.hostname == view.name
     });
     let waves = ledger.waves.iter().zip(&summary.waves).all(|(course, view)| match &view.state {
         WaveState::Ended(verdict) => course.verdict.as_ref() == Some(verdict),
@@ -339,7 +365,8 @@ fn sums(ledger: &Ledger, summary: &Summary) -> bool {
         ledger.hosts.iter().filter_map(|seen| seen.outcome).filter(|(_, outcome)| wanted(outcome)).count()
     };
     counts.total() == ledger.hosts.len()
-        && counts.completed == count(|outcome| *outcome == HostOutcome::Completed)
+        && counts.completed + counts.returned == count(|outcome| *outcome == HostOutcome::Completed)
+        && counts.returned == ledger.hosts.iter().filter(|seen| has_returned(seen)).count()
         && counts.failed == count(|outcome| *outcome == HostOutcome::Failed)
         && counts.rejected == count(|outcome| *outcome == HostOutcome::Rejected)
         && counts.unreachable == count(|outcome| *outcome == HostOutcome::Unreachable)
@@ -362,9 +389,31 @@ fn ends_in_time(world: &World, ledger: &Ledger, log: &Log) -> bool {
 // -- what the entries are about
 
 fn sent_to<'a, 'b>(ledger: &'b Ledger<'a>, entry: &Entry) -> Option<&'b Seen<'a>> {
+    deployment(entry).and_then(|dispatch| ledger.addressee(dispatch))
+}
+
+/// The request to deploy that is sent now.
+pub(super) fn deployment(entry: &Entry) -> Option<&Dispatch> {
     match entry {
-        Entry::Did(Effect::Send(dispatch)) => ledger.addressee(dispatch),
+        Entry::Did(Effect::Send(dispatch)) => Some(dispatch).filter(|dispatch| dispatch.request.returns.is_none()),
         _ => None,
+    }
+}
+
+/// Whether nothing is sent to a host, since it may not be able to return.
+pub(super) fn is_not_asked(ledger: &Ledger, seen: &Seen) -> bool {
+    limits_of(ledger, seen).rollback != Rollback::None && !seen.host.can_return
+}
+
+fn has_returned(seen: &Seen) -> bool {
+    seen.back.as_ref().is_some_and(|back| back.outcome == Some(HostOutcome::Completed))
+}
+
+/// How long a host may take, with waiting to be confirmed and returning.
+pub(super) fn finish_timeout(limits: &Limits) -> Duration {
+    match limits.rollback {
+        Rollback::None => limits.timeout,
+        Rollback::Auto | Rollback::Wave => limits.timeout + limits.confirm_timeout + RETURN_WITHIN,
     }
 }
 

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use super::fixture::COMMIT;
 use super::sim::Entry;
+use super::way_back::waits_to_be_confirmed;
 use super::world::World;
-use crate::plan::{FrozenHost, FrozenWave};
+use crate::plan::{FrozenHost, FrozenWave, Rollback};
 use crate::protocol::{Commit, ErrorCode, HostName, RequestId, Response, Status, Tier};
 use crate::rollout::{
     Answer, Connection, Dispatch, Effect, Event, EventKind, HostOutcome, Input, Interrupt, Outcome, WaveVerdict,
@@ -39,6 +40,10 @@ pub(super) struct Ledger<'a> {
     pub(super) to_be_named: Vec<HostName>,
     /// When the process began that is at it.
     pub(super) begun_at: Duration,
+    /// Those that completed, in the order in which they did.
+    pub(super) completions: Vec<HostName>,
+    /// The requests whose hosts have to be told that they were heard from before anything else happens.
+    pub(super) to_be_confirmed: Vec<RequestId>,
 }
 
 /// What was seen of a wave.
@@ -74,8 +79,23 @@ pub(super) struct Seen<'a> {
     pub(super) outcome: Option<(Duration, HostOutcome)>,
     /// The request that it may be at, or that it has completed.
     pub(super) may_be_at: Option<RequestId>,
-    /// The requests that it has rejected or failed.
+    /// The requests that it has rejected or failed, or returned from.
     pub(super) ended: Vec<RequestId>,
+    /// How it went back to what it ran before.
+    pub(super) back: Option<Back>,
+}
+
+/// What was seen of the return of a host.
+#[derive(Debug)]
+pub(super) struct Back {
+    pub(super) request: RequestId,
+    /// When the process that is at it now recorded, sent or found it.
+    pub(super) sent_at: Duration,
+    pub(super) was_sent_by_this_process: bool,
+    pub(super) said: Vec<Response>,
+    pub(super) deaf_for: Duration,
+    pub(super) heard_since: Duration,
+    pub(super) outcome: Option<HostOutcome>,
 }
 
 impl<'a> Ledger<'a> {
@@ -101,6 +121,8 @@ impl<'a> Ledger<'a> {
             named: Vec::new(),
             to_be_named: Vec::new(),
             begun_at: Duration::ZERO,
+            completions: Vec::new(),
+            to_be_confirmed: Vec::new(),
         }
     }
 
@@ -149,12 +171,18 @@ impl<'a> Ledger<'a> {
             Input::Response { request, response } => {
                 if let Some(seen) = self.hosts.iter_mut().find(|seen| seen.ever_sent(request)) {
                     let (said, is_over) = (seen.said.len(), seen.first_final().is_some());
-                    seen.answered(request, response);
+                    let is_at_it = seen.answered(request, response) && self.down_since.is_none();
                     let is_heard = seen.said.len() > said && !is_over;
                     let runs = matches!(response.status, Status::Started | Status::Completed | Status::Failed);
                     if let (true, true, true, Some(commit)) = (self.is_unresolved, is_heard, runs, &response.revision) {
                         self.found.get_or_insert((response.hostname.clone(), commit.clone()));
                     }
+                    if is_at_it && waits_to_be_confirmed(response) {
+                        self.to_be_confirmed.push(request.clone());
+                    }
+                }
+                if let Some(seen) = self.hosts.iter_mut().find(|seen| seen.returns_by(request)) {
+                    seen.answered_on_its_way_back(response);
                 }
             }
             Input::NoResponders { request } => {
@@ -220,6 +248,13 @@ impl<'a> Ledger<'a> {
             seen.deaf_for += at.saturating_sub(since);
             seen.heard_since = at;
         }
+        for seen in self.hosts.iter_mut().filter(|seen| seen.is_on_its_way_back()) {
+            seen.back = seen.back.take().map(|back| Back {
+                deaf_for: back.deaf_for + at.saturating_sub(since),
+                heard_since: at,
+                ..back
+            });
+        }
     }
 
     /// Answers may have been lost: every host in flight that takes it for a question has to be asked how far it is.
@@ -227,7 +262,23 @@ impl<'a> Ledger<'a> {
         if self.down_since.is_none() {
             let understanding = self.hosts.iter().filter(|seen| seen.is_open() && seen.knows_ids);
             self.to_be_asked = understanding.filter_map(|seen| seen.sent.last()).map(|(_, id)| id.clone()).collect();
+            self.to_be_asked.extend(self.ways_back());
         }
+    }
+
+    /// The requests to return whose hosts have not come to an end of it.
+    fn ways_back(&self) -> Vec<RequestId> {
+        let returning = self.hosts.iter().filter(|seen| seen.is_on_its_way_back());
+        returning.filter_map(|seen| seen.back.as_ref()).map(|back| back.request.clone()).collect()
+    }
+
+    /// The waves that failed and whose hosts are not all back yet.
+    fn on_their_way_back(&self) -> Vec<usize> {
+        let has_failed = |number: &usize| matches!(self.waves[*number].verdict, Some(WaveVerdict::Failed(_)));
+        let rolls_back = |number: &usize| self.waves[*number].wave.limits.rollback == Rollback::Wave;
+        let is_left = |seen: &Seen| seen.is_completed() && seen.back.as_ref().is_none_or(|back| back.outcome.is_none());
+        let waves = (0..self.waves.len()).filter(has_failed).filter(rolls_back);
+        waves.filter(|number| self.hosts_of(*number).any(is_left)).collect()
     }
 
     /// Another process has the record and nothing else. What was not completed and not in flight begins anew, in the
@@ -238,7 +289,10 @@ impl<'a> Ledger<'a> {
         self.to_be_named.clear();
         self.found.clone_from(&self.resolved);
         (self.down_since, self.interrupt, self.outcome, self.last) = (None, None, None, None);
-        for course in self.waves.iter_mut().filter(|course| course.verdict != Some(WaveVerdict::Succeeded)) {
+        self.to_be_confirmed.clear();
+        let on_their_way_back = self.on_their_way_back();
+        let courses = self.waves.iter_mut().enumerate().filter(|(number, _)| !on_their_way_back.contains(number));
+        for (_, course) in courses.filter(|(_, course)| course.verdict != Some(WaveVerdict::Succeeded)) {
             *course = Course {
                 started_at: course.started_at,
                 answered: course.answered.filter(|_| course.started_at.is_some()),
@@ -251,8 +305,16 @@ impl<'a> Ledger<'a> {
                 // It was recorded and may have been sent.
                 seen.was_sent(at, seen.may_be_at.clone().expect("it was compared"));
             }
+            if on_their_way_back.contains(&seen.wave) {
+                seen.was_found_on_its_way_back(at);
+                continue;
+            }
+            if seen.back.is_some() {
+                // What it completed is undone, or may be.
+                seen.ended.extend(seen.may_be_at.take());
+            }
             let succeeded = self.waves[seen.wave].verdict == Some(WaveVerdict::Succeeded);
-            let completed = matches!(seen.outcome, Some((_, HostOutcome::Completed)));
+            let completed = seen.is_completed() && seen.back.is_none();
             if seen.is_in_flight() && seen.may_be_at.is_some() {
                 seen.was_found_in_flight(at);
             } else if !succeeded && !completed {
@@ -262,6 +324,9 @@ impl<'a> Ledger<'a> {
         }
         let in_flight = self.hosts.iter().filter(|seen| seen.is_open());
         self.to_be_asked = in_flight.filter_map(|seen| seen.may_be_at.clone()).collect();
+        self.to_be_asked.extend(self.ways_back());
+        let hosts = &self.hosts;
+        self.completions.retain(|name| hosts.iter().any(|seen| seen.host.hostname == *name && seen.is_completed()));
         self.settled_at = if self.to_be_asked.is_empty() { at } else { at + self.accept_timeout() };
     }
 
@@ -277,11 +342,17 @@ impl<'a> Ledger<'a> {
                 self.announced = None;
                 let index = self.hosts.iter().position(|seen| seen.host.subject == dispatch.subject);
                 if let (Some(index), Some(id)) = (index, &dispatch.request.id) {
-                    self.hosts[index].was_sent(at, id.clone());
+                    match &mut self.hosts[index].back {
+                        Some(back) if dispatch.request.returns.is_some() => back.was_sent_by_this_process = true,
+                        _ => self.hosts[index].was_sent(at, id.clone()),
+                    }
                 }
             }
             Effect::Ask(wave) => self.waves[wave.0].asked_at = Some(at),
             Effect::RunCheck(wave) => self.waves[wave.0].runs_check = true,
+            Effect::Confirm(dispatch) => {
+                self.to_be_confirmed.retain(|id| dispatch.request.id.as_ref() != Some(id));
+            }
             Effect::AskState(dispatch) => self.to_be_asked.retain(|id| dispatch.request.id.as_ref() != Some(id)),
             Effect::CallRoll => {}
             Effect::Report(event) => {
@@ -307,7 +378,19 @@ impl<'a> Ledger<'a> {
                 seen.waiting_since = Some(at);
                 seen.came_to(*outcome);
             }
+            EventKind::Returning { host, request } => {
+                self.announced = Some(request.clone());
+                self.host_mut(host).back = Some(Back::new(at, request.clone()));
+            }
+            EventKind::Returned { host, outcome, .. } => {
+                if let Some(back) = &mut self.host_mut(host).back {
+                    back.outcome = Some(*outcome);
+                }
+            }
             EventKind::Final { host, outcome, .. } => {
+                if *outcome == HostOutcome::Completed {
+                    self.completions.push(host.clone());
+                }
                 let seen = self.host_mut(host);
                 seen.outcome = Some((at, *outcome));
                 seen.came_to(*outcome);
@@ -367,6 +450,40 @@ impl<'a> Seen<'a> {
             outcome: None,
             may_be_at: None,
             ended: Vec::new(),
+            back: None,
+        }
+    }
+
+    pub(super) fn is_completed(&self) -> bool {
+        matches!(self.outcome, Some((_, HostOutcome::Completed)))
+    }
+
+    /// Whether it was asked to return and has not come to an end of that.
+    pub(super) fn is_on_its_way_back(&self) -> bool {
+        self.back.as_ref().is_some_and(|back| back.outcome.is_none())
+    }
+
+    fn returns_by(&self, request: &RequestId) -> bool {
+        self.back.as_ref().is_some_and(|back| back.request == *request)
+    }
+
+    /// Whether this was ever the id of something that it was asked.
+    pub(super) fn ever_knew(&self, request: &RequestId) -> bool {
+        let known = self.ended.iter().chain(&self.may_be_at);
+        self.ever_sent(request) || self.returns_by(request) || known.into_iter().any(|known| known == request)
+    }
+
+    fn was_found_on_its_way_back(&mut self, at: Duration) {
+        if let Some(back) = self.back.take_if(|back| back.outcome.is_none()) {
+            self.back = Some(Back::new(at, back.request));
+        }
+    }
+
+    fn answered_on_its_way_back(&mut self, response: &Response) {
+        if let Some(back) = self.back.as_mut().filter(|back| back.outcome.is_none())
+            && response.hostname == self.host.hostname
+        {
+            back.said.push(response.clone());
         }
     }
 
@@ -419,18 +536,40 @@ impl<'a> Seen<'a> {
         }
     }
 
-    fn answered(&mut self, request: &RequestId, response: &Response) {
+    /// Takes notice of an answer, and returns whether the host is at the request and not at its end.
+    fn answered(&mut self, request: &RequestId, response: &Response) -> bool {
         if response.hostname != self.host.hostname {
-            return;
+            return false;
         }
         self.knows_ids |= response.id.is_some();
-        if self.is_in_flight() && self.last_sent(request) {
-            self.said.push(response.clone());
-            if !response.status.is_final() && self.first_final().is_none() {
-                // It was given up, and takes itself back.
-                self.waiting_since = None;
-            }
+        if !self.is_in_flight() || !self.last_sent(request) {
+            return false;
         }
+        self.said.push(response.clone());
+        let is_at_it = !response.status.is_final() && self.first_final().is_none();
+        if is_at_it {
+            // It may have been given up, and takes itself back.
+            self.waiting_since = None;
+        }
+        is_at_it
+    }
+}
+
+impl Back {
+    fn new(at: Duration, request: RequestId) -> Self {
+        Self {
+            request,
+            sent_at: at,
+            was_sent_by_this_process: false,
+            said: Vec::new(),
+            deaf_for: Duration::ZERO,
+            heard_since: at,
+            outcome: None,
+        }
+    }
+
+    pub(super) fn first_final(&self) -> Option<&Response> {
+        self.said.iter().find(|response| response.status.is_final())
     }
 }
 

@@ -10,7 +10,7 @@ use proptest::sample::select;
 
 use super::fixture::{self, name, secs};
 use super::sim::Agenda;
-use crate::protocol::{ErrorCode, HostName, Phase, RequestId, Response, Status};
+use crate::protocol::{ErrorCode, HostName, Phase, Request, RequestId, Response, Status};
 use crate::rollout::{Connection, Input, Interrupt};
 
 /// What comes back for one request.
@@ -36,6 +36,12 @@ pub(super) struct Reply {
 pub(super) enum Said {
     /// The host's own answer.
     Status(Status),
+    /// The host waits to be told that it was heard from.
+    ToBeConfirmed,
+    /// The host returned to what it ran before, with this status.
+    Returned(Status),
+    /// It could not, with this status.
+    NotReturned(Status),
     /// The host is at another request.
     Busy,
     /// The server says that nobody is subscribed.
@@ -49,6 +55,8 @@ pub(super) struct Network<'a> {
     hosts: Vec<&'a HostName>,
     /// What each host says to its first request, its second and so on; the last of them to all that follow.
     scripts: &'a [Vec<Script>],
+    /// What each host says when it is asked to return.
+    returns: &'a [Script],
     /// How many requests each host was sent.
     sent: Vec<usize>,
     /// The requests that got through: when, and what is said to them.
@@ -56,41 +64,44 @@ pub(super) struct Network<'a> {
 }
 
 impl<'a> Network<'a> {
-    pub(super) fn new(hosts: Vec<&'a HostName>, scripts: &'a [Vec<Script>]) -> Self {
+    pub(super) fn new(hosts: Vec<&'a HostName>, scripts: &'a [Vec<Script>], returns: &'a [Script]) -> Self {
         let sent = vec![0; hosts.len()];
-        Self { hosts, scripts, sent, taken: BTreeMap::new() }
+        Self { hosts, scripts, returns, sent, taken: BTreeMap::new() }
     }
 
     /// A host is sent a request.
-    pub(super) fn sent(&mut self, now: Duration, host: usize, request: &RequestId, agenda: &mut Agenda) {
-        self.sent[host] += 1;
-        if !self.script(host).is_lost {
+    pub(super) fn sent(&mut self, now: Duration, host: usize, request: &Request, agenda: &mut Agenda) {
+        self.sent[host] += usize::from(request.returns.is_none());
+        if !self.script(host, request).is_lost {
             self.play(now, host, request, agenda);
         }
     }
 
     /// A host that knows the request says how far it is; one that does not takes it for new.
-    pub(super) fn asked(&mut self, now: Duration, host: usize, request: &RequestId, agenda: &mut Agenda) {
-        match self.taken.get(&(host, request.clone())) {
+    pub(super) fn asked(&mut self, now: Duration, host: usize, request: &Request, agenda: &mut Agenda) {
+        match self.taken.get(&(host, id_of(request))) {
             Some(&(since, script)) => {
                 let so_far = script.replies.iter().filter(|reply| since + reply.after <= now);
                 if let Some(reply) = so_far.max_by_key(|reply| reply.after) {
-                    agenda.over_the_bus(now, self.input(host, request, script, reply.said));
+                    agenda.over_the_bus(now, self.input(host, &id_of(request), script, reply.said));
                 }
             }
             None => self.play(now, host, request, agenda),
         }
     }
 
-    fn play(&mut self, now: Duration, host: usize, request: &RequestId, agenda: &mut Agenda) {
-        let script = self.script(host);
-        self.taken.insert((host, request.clone()), (now, script));
+    fn play(&mut self, now: Duration, host: usize, request: &Request, agenda: &mut Agenda) {
+        let script = self.script(host, request);
+        self.taken.insert((host, id_of(request)), (now, script));
         for reply in &script.replies {
-            agenda.over_the_bus(now + reply.after, self.input(host, request, script, reply.said));
+            agenda.over_the_bus(now + reply.after, self.input(host, &id_of(request), script, reply.said));
         }
     }
 
-    fn script(&self, host: usize) -> &'a Script {
+    fn script(&self, host: usize, request: &Request) -> &'a Script {
+        if request.returns.is_some() {
+            return &self.returns[host];
+        }
         let scripts = &self.scripts[host];
         &scripts[self.sent[host].saturating_sub(1).min(scripts.len() - 1)]
     }
@@ -98,15 +109,24 @@ impl<'a> Network<'a> {
     fn input(&self, index: usize, request: &RequestId, script: &Script, said: Said) -> Input {
         let host = self.hosts[index].clone();
         let (speaker, status, error) = match said {
-            Said::Status(status) => (host, status, None),
+            Said::Status(status) | Said::Returned(status) | Said::NotReturned(status) => (host, status, None),
+            Said::ToBeConfirmed => (host, Status::Started, None),
             Said::Busy => (host, Status::Rejected, Some(ErrorCode::AlreadyRunning)),
             Said::Nobody => return Input::NoResponders { request: request.clone() },
             Said::Forged(status) => (self.another_than(index), status, None),
         };
-        let phase = (status == Status::Started).then_some(Phase::Build);
+        let phase = match said {
+            Said::ToBeConfirmed => Some(Phase::Confirm),
+            _ => (status == Status::Started).then_some(Phase::Build),
+        };
+        let rolled_back = match said {
+            Said::Returned(_) => Some(true),
+            Said::NotReturned(_) => Some(false),
+            _ => None,
+        };
         let id = script.names_id.then(|| request.clone());
         let revision = script.names_commit.then(|| fixture::commit_of(index));
-        let response = Response { error, id, phase, revision, ..Response::new(speaker, status, "") };
+        let response = Response { error, id, phase, revision, rolled_back, ..Response::new(speaker, status, "") };
         Input::Response { request: request.clone(), response: Box::new(response) }
     }
 
@@ -116,6 +136,10 @@ impl<'a> Network<'a> {
             hosts => hosts[(index + 1) % hosts.len()].clone(),
         }
     }
+}
+
+fn id_of(request: &Request) -> RequestId {
+    request.id.clone().expect("each request has an id")
 }
 
 // -- strategies
@@ -142,6 +166,9 @@ fn said() -> impl Strategy<Value = Said> {
         4 => status().prop_map(Said::Status),
         1 => Just(Said::Busy),
         1 => Just(Said::Nobody),
+        2 => Just(Said::ToBeConfirmed),
+        1 => status().prop_map(Said::Returned),
+        1 => status().prop_map(Said::NotReturned),
         2 => status().prop_map(Said::Forged),
     ]
 }
@@ -150,12 +177,19 @@ fn reply() -> impl Strategy<Value = Reply> {
     (seconds(0..22), said()).prop_map(|(after, said)| Reply { after, said })
 }
 
-/// A listener as it should be: accepted, started, and how it ended.
-fn orderly(end: Status) -> impl Strategy<Value = Vec<Reply>> {
-    (seconds(0..3), seconds(0..2), seconds(0..5)).prop_map(move |(accepted, started, ended)| {
-        let times = [accepted, accepted + started, accepted + started + ended];
-        let statuses = [Status::Accepted, Status::Started, end].map(Said::Status);
-        times.into_iter().zip(statuses).map(|(after, said)| Reply { after, said }).collect()
+/// A listener as it should be: accepted, started, maybe waiting to be confirmed for a while, and how it ended.
+fn orderly(end: Said) -> impl Strategy<Value = Vec<Reply>> {
+    (seconds(0..3), seconds(0..2), 0..3usize, seconds(0..5)).prop_map(move |(accepted, started, waits, ended)| {
+        let statuses = [(accepted, Status::Accepted), (started, Status::Started)];
+        let begin = statuses.map(|(after, status)| (after, Said::Status(status)));
+        let waits = std::iter::repeat_n((secs(1), Said::ToBeConfirmed), waits);
+        let replies = begin.into_iter().chain(waits).chain([(ended, end)]);
+        replies
+            .scan(Duration::ZERO, |now, (after, said)| {
+                *now += after;
+                Some(Reply { after: *now, said })
+            })
+            .collect()
     })
 }
 
@@ -165,7 +199,9 @@ fn one(said: Said) -> impl Strategy<Value = Vec<Reply>> {
 
 fn trouble() -> impl Strategy<Value = Vec<Reply>> {
     prop_oneof![
-        3 => orderly(Status::Failed),
+        2 => orderly(Said::Status(Status::Failed)),
+        2 => orderly(Said::Returned(Status::Failed)),
+        1 => orderly(Said::NotReturned(Status::Failed)),
         2 => one(Said::Status(Status::Rejected)),
         3 => one(Said::Busy),
         2 => one(Said::Nobody),
@@ -176,7 +212,7 @@ fn trouble() -> impl Strategy<Value = Vec<Reply>> {
 }
 
 pub(super) fn script(reliability: u32) -> impl Strategy<Value = Script> {
-    let replies = mostly(reliability, orderly(Status::Completed), trouble());
+    let replies = mostly(reliability, orderly(Said::Status(Status::Completed)), trouble());
     let extra = mostly(reliability, Just(Vec::new()), vec(reply(), 1..3));
     let is_lost = mostly(90, Just(false), any::<bool>());
     let names_commit = mostly(80, Just(true), Just(false));
@@ -190,6 +226,24 @@ pub(super) fn script(reliability: u32) -> impl Strategy<Value = Script> {
 
 pub(super) fn scripts(hosts: usize) -> impl Strategy<Value = Vec<Vec<Script>>> {
     select(vec![50, 80, 95]).prop_flat_map(move |reliability| vec(vec(script(reliability), 1..3), hosts))
+}
+
+/// What a host says when it is asked to return. It may say that it completed, and not have returned.
+fn way_back() -> impl Strategy<Value = Script> {
+    let trouble = prop_oneof![
+        2 => orderly(Said::NotReturned(Status::Failed)),
+        2 => orderly(Said::NotReturned(Status::Completed)),
+        2 => orderly(Said::Status(Status::Completed)),
+        1 => one(Said::Status(Status::Rejected)),
+        3 => trouble(),
+    ];
+    let replies = mostly(60, orderly(Said::Returned(Status::Completed)), trouble);
+    let is_lost = mostly(90, Just(false), any::<bool>());
+    (replies, is_lost).prop_map(|(replies, is_lost)| Script { is_lost, names_id: true, names_commit: true, replies })
+}
+
+pub(super) fn ways_back(hosts: usize) -> impl Strategy<Value = Vec<Script>> {
+    vec(way_back(), hosts)
 }
 
 pub(super) fn connection() -> impl Strategy<Value = Vec<(Duration, Connection)>> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::fixture::EPOCH;
 use super::sim::{Entry, Log};
-use crate::protocol::{RequestId, Response};
+use crate::protocol::{Phase, RequestId, Response};
 use crate::rollout::{Anomaly, Cause, Dispatch, Effect, EventKind, HostOutcome, Input, WaveVerdict};
 
 /// Requests by the order in which they were first seen: `r1`, `r2` and so on.
@@ -58,10 +58,11 @@ fn told(input: &Input, names: &mut Names) -> String {
 }
 
 fn answer(response: &Response) -> String {
-    match &response.error {
-        Some(error) => format!("{} {} {error}", response.hostname, response.status),
-        None => format!("{} {}", response.hostname, response.status),
-    }
+    let phase = response.phase.filter(|phase| *phase == Phase::Confirm).map(|_| "to be confirmed".to_owned());
+    let rolled_back = response.rolled_back.map(|back| if back { "rolled back" } else { "not rolled back" }.to_owned());
+    let said = [Some(response.hostname.to_string()), Some(response.status.to_string())];
+    let more = [response.error.as_ref().map(ToString::to_string), phase, rolled_back];
+    said.into_iter().chain(more).flatten().collect::<Vec<_>>().join(" ")
 }
 
 fn did(effect: &Effect, names: &mut Names) -> String {
@@ -69,6 +70,7 @@ fn did(effect: &Effect, names: &mut Names) -> String {
         Effect::Report(event) => reported(&event.kind, names),
         Effect::Send(dispatch) => format!("-> {}", published(dispatch, names)),
         Effect::AskState(dispatch) => format!("-> {} again, for its state", published(dispatch, names)),
+        Effect::Confirm(dispatch) => format!("-> {} again, to confirm it", published(dispatch, names)),
         Effect::Ask(wave) => format!("-> ask the operator about wave {wave}"),
         Effect::RunCheck(wave) => format!("-> run the check of wave {wave}"),
         Effect::CallRoll => "-> call the roll".to_owned(),
@@ -79,7 +81,12 @@ fn published(dispatch: &Dispatch, names: &mut Names) -> String {
     let Dispatch { subject, request } = dispatch;
     let id = names.of(request.id.as_ref().unwrap());
     let expires = request.expires_at.unwrap().duration_since(EPOCH).as_secs();
-    format!("{subject}: {id} {} until {expires}s", request.action)
+    let confirm = request.confirm_timeout_s.map(|seconds| format!(", confirmed within {seconds}s"));
+    let what = match &request.returns {
+        Some(completed) => format!("back from {}", names.of(completed)),
+        None => request.action.to_string(),
+    };
+    format!("{subject}: {id} {what} until {expires}s{}", confirm.unwrap_or_default())
 }
 
 fn reported(event: &EventKind, names: &mut Names) -> String {
@@ -98,6 +105,8 @@ fn reported(event: &EventKind, names: &mut Names) -> String {
         EventKind::Retrying { host, outcome, delay } => format!("{host} {outcome}, retry in {}", seconds(*delay)),
         EventKind::Final { host, outcome: HostOutcome::Skipped(cause), .. } => format!("{host} SKIPPED: {cause:?}"),
         EventKind::Final { host, outcome, .. } => format!("{host} {}", outcome.as_str().to_uppercase()),
+        EventKind::Returning { host, request } => format!("{host} returning: {}", names.of(request)),
+        EventKind::Returned { host, outcome, .. } => format!("{host} return {}", outcome.as_str().to_uppercase()),
         EventKind::Draining { wave, cause } => format!("wave {wave} draining: {}", because(cause)),
         EventKind::Baking { wave, remaining } => format!("wave {wave} baking for {}", seconds(*remaining)),
         EventKind::Checking { wave } => format!("wave {wave} checking"),

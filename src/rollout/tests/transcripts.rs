@@ -6,3 +6,4 @@ mod network;
 mod operator;
 mod resuming;
 mod retries;
+mod rollback;

@@ -9,9 +9,9 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::fixture::{self, EPOCH, secs};
-use super::network::{Network, Script, connection, interrupts, losses, mostly, scripts, seconds};
+use super::network::{Network, Script, connection, interrupts, losses, mostly, scripts, seconds, ways_back};
 use super::sim::{self, Agenda, Log};
-use crate::plan::{CONFIRM_TIMEOUT, Check, FrozenHost, FrozenWave, Groups, Limits, Rollback};
+use crate::plan::{Check, FrozenHost, FrozenWave, Groups, Limits, Rollback};
 use crate::protocol::{Action, HostReport, Tier};
 use crate::rollout::{Answer, Connection, Dispatch, Effect, Executor, Input, Interrupt, Machine, Rollout};
 
@@ -23,6 +23,8 @@ pub(super) struct World {
     pub(super) is_unresolved: bool,
     /// What comes back from each host, in the order of the plan, for its first request, its second and so on.
     pub(super) scripts: Vec<Vec<Script>>,
+    /// What comes back from each host when it is asked to return.
+    pub(super) returns: Vec<Script>,
     pub(super) connection: Vec<(Duration, Connection)>,
     pub(super) losses: Vec<Range<Duration>>,
     pub(super) interrupts: Vec<(Duration, Interrupt)>,
@@ -78,7 +80,7 @@ impl World {
 
     /// The hosts, and the way to them.
     pub(super) fn network(&self) -> Network<'_> {
-        Network::new(self.hosts().map(|host| &host.hostname).collect(), &self.scripts)
+        Network::new(self.hosts().map(|host| &host.hostname).collect(), &self.scripts, &self.returns)
     }
 
     /// What happens whatever the machine does.
@@ -108,7 +110,8 @@ impl World {
                 let result = if passes { Ok(()) } else { Err("exit status 1".to_owned()) };
                 agenda.surely(now + after, Input::CheckDone(result));
             }
-            Effect::Report(_) => {}
+            // What a host makes of being confirmed is up to its script: the confirmation may be lost.
+            Effect::Confirm(_) | Effect::Report(_) => {}
         })
     }
 
@@ -117,7 +120,7 @@ impl World {
         let of = |Dispatch { subject, request }: &Dispatch| {
             let host = self.hosts().position(|host| host.subject == *subject);
             let host = host.expect("requests go to hosts of the plan");
-            (host, request.id.clone().expect("each request has an id"))
+            (host, request.clone())
         };
         match effect {
             Effect::Send(dispatch) => {
@@ -137,7 +140,7 @@ impl World {
                     agenda.over_the_bus(now + host.after, Input::Present(Box::new(host.report.clone())));
                 }
             }
-            Effect::Report(_) | Effect::Ask(_) | Effect::RunCheck(_) => {}
+            Effect::Confirm(_) | Effect::Report(_) | Effect::Ask(_) | Effect::RunCheck(_) => {}
         }
     }
 }
@@ -149,33 +152,38 @@ fn limits() -> impl Strategy<Value = Limits> {
     let patience = (seconds(2..6), seconds(1..16));
     let after = (mostly(50, Just(Duration::ZERO), seconds(1..6)), any::<[bool; 2]>(), any::<[bool; 2]>());
     let retry = (mostly(60, Just(0), 1..3u32), seconds(0..5));
-    (counts, patience, after, retry, any::<bool>()).prop_map(|(counts, patience, after, retry, ignore_unreachable)| {
-        let (bake_time, check, confirm) = after;
-        Limits {
-            max_parallel: counts.0,
-            max_failures: counts.1,
-            min_hosts: counts.2,
-            ignore_unreachable,
-            accept_timeout: patience.0,
-            timeout: patience.0 + patience.1,
-            bake_time,
-            check: (check == [true; 2]).then(|| Check { command: vec!["true".to_owned()], timeout: secs(4) }),
-            confirm: confirm == [true; 2],
-            retries: retry.0,
-            retry_delay: retry.1,
-            rollback: Rollback::None,
-            confirm_timeout: CONFIRM_TIMEOUT,
-        }
-    })
+    let rollback = (select(vec![Rollback::None, Rollback::None, Rollback::Auto, Rollback::Wave]), seconds(1..6));
+    let rest = (any::<bool>(), rollback);
+    (counts, patience, after, retry, rest).prop_map(
+        |(counts, patience, after, retry, (ignore_unreachable, rollback))| {
+            let (bake_time, check, confirm) = after;
+            Limits {
+                max_parallel: counts.0,
+                max_failures: counts.1,
+                min_hosts: counts.2,
+                ignore_unreachable,
+                accept_timeout: patience.0,
+                timeout: patience.0 + patience.1,
+                bake_time,
+                check: (check == [true; 2]).then(|| Check { command: vec!["true".to_owned()], timeout: secs(4) }),
+                confirm: confirm == [true; 2],
+                retries: retry.0,
+                retry_delay: retry.1,
+                rollback: rollback.0,
+                confirm_timeout: rollback.1,
+            }
+        },
+    )
 }
 
 fn waves() -> impl Strategy<Value = Vec<FrozenWave>> {
-    let wave = (vec(any::<bool>(), 0..7), limits(), select(Action::ALL.to_vec()), groups());
+    let host = (any::<bool>(), mostly(90, Just(true), Just(false)));
+    let wave = (vec(host, 0..7), limits(), select(Action::ALL.to_vec()), groups());
     vec(wave, 1..5).prop_map(|waves| {
         let mut count = 0;
-        let mut new_host = |knows_ids| {
+        let mut new_host = |(knows_ids, can_return)| {
             count += 1;
-            FrozenHost { knows_ids, ..fixture::host(&format!("h{count}")) }
+            FrozenHost { knows_ids, can_return, ..fixture::host(&format!("h{count}")) }
         };
         let mut frozen = Vec::new();
         for (number, (hosts, mut limits, action, groups)) in waves.into_iter().enumerate() {
@@ -221,17 +229,18 @@ pub(super) fn world(climate: Climate) -> impl Strategy<Value = World> {
     let waves = waves().prop_flat_map(|waves| {
         let hosts = waves.iter().map(|wave| wave.hosts.len()).sum();
         let count = waves.len();
-        (Just(waves), scripts(hosts), operator(count))
+        (Just(waves), scripts(hosts), ways_back(hosts), operator(count))
     });
     let is_unresolved = mostly(75, Just(false), Just(true));
     let outside = (latecomers(), is_unresolved, any::<bool>());
     (waves, connection, losses, interrupts, outside).prop_map(
-        |((waves, scripts, (answers, checks)), connection, losses, interrupts, outside)| {
+        |((waves, scripts, returns, (answers, checks)), connection, losses, interrupts, outside)| {
             let (latecomers, is_unresolved, deadline_first) = outside;
             World {
                 waves,
                 is_unresolved,
                 scripts,
+                returns,
                 connection,
                 losses,
                 interrupts,

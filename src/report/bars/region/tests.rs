@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::plan::Check;
+use crate::plan::{Check, Rollback};
 use crate::protocol::{Phase, Status};
 use crate::report::page::Memory;
 use crate::report::story::{Story, answer, build_failure, demo, name, request, rollout, wave};
@@ -228,5 +228,21 @@ fn a_deployment_shows_those_that_are_at_it() {
     ◌ dns-backup  sent        1m22s   of 45m
     --
     ◌ dns-backup  sent        1m22s   of 45m
+    ");
+}
+
+#[test]
+fn while_hosts_of_a_wave_that_failed_return_it_stands_in_place() {
+    let mut dns = wave("dns", &["ns1", "ns2"]);
+    dns.limits.rollback = Rollback::Wave;
+    let mut story = Story::begin(rollout("evening", vec![dns, wave("rest", &["ha"])]));
+    story.wave_starts(0).deploys("ns1").deploys("ns2");
+    story.wave_ends(0, WaveVerdict::Failed(Cause::CheckFailed { reason: "exit code 1".to_owned() }));
+    story.sent_back("ns2").wait(3);
+    insta::assert_snapshot!(shown(&story, 80, 24), @"
+    ✖ 1/2 dns    2/2   failed, and returns to what ran before
+        ✔ ns1  completed   12s     a91be77 -> 8c1f0e2
+        ◌ ns2  returning   12s     its wave has failed
+    ◷ 2/2 rest   1 host
     ");
 }

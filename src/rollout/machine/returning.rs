@@ -1,0 +1,160 @@
+//! The return of a wave that failed: the hosts of it that completed go back to what they ran before, one after another,
+//! the newest first.
+
+use std::time::Duration;
+
+use super::{Link, Machine};
+use crate::protocol::{Request, RequestId, Response};
+use crate::rollout::event::{EventKind, HostOutcome, Outcome, SkipCause};
+use crate::rollout::host::{ASK_AGAIN, Flight, Progress, impostor};
+use crate::rollout::{Dispatch, Effect};
+
+/// A host that was asked to return and has not come to an end.
+#[derive(Debug, Clone)]
+pub(super) struct Return {
+    pub(super) request: RequestId,
+    pub(super) flight: Flight,
+    index: usize,
+    /// The request that it completed.
+    returns: RequestId,
+}
+
+impl Machine {
+    /// Takes the next step of the return, and returns whether the wave is behind with it.
+    pub(super) fn go_on_returning(&mut self, now: Duration) -> bool {
+        if self.returning.is_some() {
+            return false;
+        }
+        match self.next_to_return() {
+            None => self.leave_failed_wave(now, Outcome::Failed),
+            Some(_) if self.interrupt.is_some() => self.leave_failed_wave(now, Outcome::Interrupted),
+            Some((index, returns)) => {
+                if let Link::Up { .. } = self.link {
+                    self.send_back(now, index, returns);
+                }
+                return false;
+            }
+        }
+        true
+    }
+
+    /// The host of the wave that completed last, of those that were not asked to return, and what it completed.
+    fn next_to_return(&self) -> Option<(usize, RequestId)> {
+        let wave = self.range();
+        let newest_first = self.completed.iter().rev().copied().filter(|index| wave.contains(index));
+        newest_first.filter(|&index| !self.host(index).is_sent_back).find_map(|index| {
+            let completed = self.host(index).request.clone()?;
+            Some((index, completed))
+        })
+    }
+
+    /// Whether this is the request of the host that returns.
+    pub(super) fn is_way_back(&self, request: &RequestId) -> bool {
+        self.returning.as_ref().is_some_and(|back| back.request == *request)
+    }
+
+    fn send_back(&mut self, now: Duration, index: usize, returns: RequestId) {
+        let request = self.begin_return(now, index, returns);
+        let host = self.frozen(index).hostname.clone();
+        self.report(now, EventKind::Returning { host, request });
+        let dispatch = self.way_back(now);
+        self.effects.extend(dispatch.map(Effect::Send));
+    }
+
+    /// A host may be returning since before the rollout was resumed. One that never heard that it should does so now.
+    pub(super) fn send_back_again(&mut self, now: Duration, index: usize, returns: RequestId) {
+        self.begin_return(now, index, returns);
+        self.ask_whether_returned(now);
+    }
+
+    fn begin_return(&mut self, now: Duration, index: usize, returns: RequestId) -> RequestId {
+        self.host_mut(index).is_sent_back = true;
+        let request = self.rollout.ids.return_from(&returns);
+        let flight = Flight::new(now, self.patience());
+        self.returning = Some(Return { request: request.clone(), flight, index, returns });
+        request
+    }
+
+    /// The request of the host that returns.
+    fn way_back(&self, now: Duration) -> Option<Dispatch> {
+        let Return { request, index, returns, .. } = self.returning.as_ref()?;
+        let Dispatch { subject, request: deployment } = self.dispatch(now, *index, request.clone());
+        let request = Request { confirm_timeout_s: None, returns: Some(returns.clone()), ..*deployment };
+        Some(Dispatch { subject, request: Box::new(request) })
+    }
+
+    /// Asks the host that returns how far it is, if there is one.
+    pub(super) fn ask_whether_returned(&mut self, now: Duration) {
+        if let Link::Up { .. } = self.link {
+            let dispatch = self.way_back(now);
+            self.effects.extend(dispatch.map(Effect::AskState));
+        }
+    }
+
+    /// Takes notice of what the host says that returns.
+    pub(super) fn return_answered(&mut self, now: Duration, response: Box<Response>) {
+        let patience = self.patience();
+        let Some(Return { index, .. }) = self.returning else {
+            return;
+        };
+        if let Some(anomaly) = impostor(&self.frozen(index).hostname, &response) {
+            return self.anomaly(now, index, anomaly);
+        }
+        match HostOutcome::of(response.status) {
+            // What completed without having returned is something else.
+            Some(HostOutcome::Completed) if response.rolled_back != Some(true) => {
+                self.returned(now, HostOutcome::Failed, Some(response));
+            }
+            Some(outcome) => self.returned(now, outcome, Some(response)),
+            None => {
+                if let (Some(progress), Some(back)) = (Progress::of(response.status), &mut self.returning) {
+                    back.flight.advance(progress, patience);
+                }
+            }
+        }
+    }
+
+    /// Nobody is subscribed for the host that returns. It was there a moment ago: its listener restarts.
+    pub(super) fn nobody_returns(&mut self, now: Duration) {
+        if let Some(Return { flight, .. }) = &mut self.returning
+            && flight.progress == Progress::Asked
+        {
+            flight.ask_at = Some(now + ASK_AGAIN);
+        }
+    }
+
+    /// The host that returns was to be asked again by now, or to have come to an end.
+    pub(super) fn return_due(&mut self, now: Duration) {
+        let Some(Return { flight, .. }) = &mut self.returning else {
+            return;
+        };
+        if now >= flight.deadline {
+            let outcome = flight.expired();
+            self.returned(now, outcome, None);
+        } else if now >= flight.due() {
+            flight.ask_at = None;
+            self.ask_whether_returned(now);
+        }
+    }
+
+    /// The bus was away for as long as a host may take: the others do not return any more, unless the rollout is resumed.
+    pub(super) fn give_up_returning(&mut self, now: Duration) {
+        if self.returning.is_some() {
+            self.returned(now, HostOutcome::TimedOut, None);
+        }
+        self.leave_failed_wave(now, Outcome::Failed);
+    }
+
+    fn returned(&mut self, now: Duration, outcome: HostOutcome, response: Option<Box<Response>>) {
+        if let Some(Return { index, .. }) = self.returning.take() {
+            let host = self.frozen(index).hostname.clone();
+            self.report(now, EventKind::Returned { host, outcome, response });
+        }
+    }
+
+    /// The verdict on the wave is known already.
+    pub(super) fn leave_failed_wave(&mut self, now: Duration, outcome: Outcome) {
+        self.wave += 1;
+        self.stop(now, SkipCause::EarlierWave, outcome);
+    }
+}

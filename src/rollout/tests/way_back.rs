@@ -1,0 +1,173 @@
+//! The invariants about hosts that are told to stay as they are, or return to what they ran before.
+
+use std::time::Duration;
+
+use super::invariants::finish_timeout;
+use super::ledger::{Back, Ledger, Seen};
+use super::sim::Entry;
+use crate::plan::Rollback;
+use crate::protocol::{Phase, RequestId, Response, Status};
+use crate::rollout::{Dispatch, Effect, EventKind, HostOutcome, Interrupt, Outcome, WaveVerdict};
+
+/// A host is told to stay as it is only while it says that it waits for that, about the request that it is at; and then
+/// every time that it says so.
+pub(super) fn confirmation(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
+    match entry {
+        Entry::Did(Effect::Confirm(dispatch)) => ledger.addressee(dispatch).is_some_and(|seen| {
+            let said_so = seen.said.iter().any(waits_to_be_confirmed);
+            let is_awaited = dispatch.request.id.as_ref().is_some_and(|id| ledger.to_be_confirmed.contains(id));
+            seen.is_open() && said_so && is_awaited && dispatch.request.id.as_ref().is_some_and(|id| seen.last_sent(id))
+        }),
+        Entry::Told(_) | Entry::Woken => ledger.to_be_confirmed.is_empty(),
+        Entry::Did(_) | Entry::Restarted => true,
+    }
+}
+
+pub(super) fn waits_to_be_confirmed(response: &Response) -> bool {
+    response.status == Status::Started && response.phase == Some(Phase::Confirm)
+}
+
+/// Only hosts that completed are asked to return, of a wave that failed and says so; each once, from what it completed.
+pub(super) fn who_returns(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
+    let Some((dispatch, completed)) = sent_back(entry) else {
+        return true;
+    };
+    ledger.addressee(dispatch).is_some_and(|seen| {
+        let course = &ledger.waves[seen.wave];
+        let wave_failed = matches!(course.verdict, Some(WaveVerdict::Failed(_)));
+        let is_asked_once =
+            seen.back.as_ref().is_some_and(|back| back.outcome.is_none() && !back.was_sent_by_this_process);
+        wave_failed
+            && course.wave.limits.rollback == Rollback::Wave
+            && seen.is_completed()
+            && seen.last_sent(completed)
+            && is_asked_once
+    })
+}
+
+/// A host has one id for its return, which is that of no deployment, before and after a crash.
+pub(super) fn one_way_back(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
+    match entry {
+        Entry::Did(Effect::Report(event)) => match &event.kind {
+            EventKind::Returning { host, request } => {
+                let seen = ledger.host(host);
+                seen.back.is_none() && ledger.hosts.iter().all(|other| !other.ever_knew(request))
+            }
+            EventKind::Returned { host, .. } => ledger.host(host).is_on_its_way_back(),
+            _ => true,
+        },
+        Entry::Did(Effect::Send(dispatch) | Effect::AskState(dispatch)) if dispatch.request.returns.is_some() => {
+            let back = ledger.addressee(dispatch).and_then(|seen| seen.back.as_ref());
+            back.is_some_and(|back| dispatch.request.id.as_ref() == Some(&back.request) && back.outcome.is_none())
+        }
+        _ => true,
+    }
+}
+
+/// The newest go first: when a host is asked to return, all that completed after it in its wave were.
+pub(super) fn newest_first(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
+    sent_back(entry).and_then(|(dispatch, _)| ledger.addressee(dispatch)).is_none_or(|seen| {
+        let newer = ledger.completions.iter().rev().take_while(|name| **name != seen.host.hostname);
+        let mut newer = newer.map(|name| ledger.host(name)).filter(|other| other.wave == seen.wave);
+        newer.all(|other| other.back.as_ref().is_some_and(|back| back.outcome.is_some()))
+    })
+}
+
+/// One at a time.
+pub(super) fn one_at_a_time(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
+    sent_back(entry).and_then(|(dispatch, _)| ledger.addressee(dispatch)).is_none_or(|seen| {
+        let mut others = ledger.hosts.iter().filter(|other| other.host.hostname != seen.host.hostname);
+        others.all(|other| !other.is_on_its_way_back())
+    })
+}
+
+/// A host has returned when it says so itself, and only then. It is given up neither too soon nor too late.
+pub(super) fn returned_is_what_hosts_said(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
+    match entry {
+        Entry::Did(Effect::Report(event)) => match &event.kind {
+            EventKind::Returned { host, outcome, response } => {
+                let seen = ledger.host(host);
+                let limits = &ledger.waves[seen.wave].wave.limits;
+                let Some(back) = &seen.back else {
+                    return false;
+                };
+                let finish = finish_timeout(limits);
+                let bus_was_lost = ledger.down_since.is_some_and(|since| since.max(back.sent_at) + finish <= at);
+                let is_true = match (back.first_final().map(outcome_of), outcome) {
+                    (Some(said), outcome) => said == *outcome,
+                    (None, HostOutcome::Unreachable) => {
+                        back.said.is_empty() && back.heard_since + limits.accept_timeout <= at
+                    }
+                    (None, HostOutcome::TimedOut) => {
+                        bus_was_lost || (!back.said.is_empty() && back.sent_at + back.deaf_for + finish <= at)
+                    }
+                    (None, _) => false,
+                };
+                is_true && response.as_deref() == back.first_final()
+            }
+            _ => true,
+        },
+        Entry::Told(_) | Entry::Woken => on_their_way_back(ledger).all(|(seen, back)| {
+            let limits = &ledger.waves[seen.wave].wave.limits;
+            let patience = if back.said.is_empty() { limits.accept_timeout } else { finish_timeout(limits) };
+            back.first_final().is_none() && (ledger.was_disturbed || at <= back.sent_at + patience)
+        }),
+        Entry::Did(_) | Entry::Restarted => true,
+    }
+}
+
+fn outcome_of(response: &Response) -> HostOutcome {
+    match response.status {
+        Status::Completed if response.rolled_back == Some(true) => HostOutcome::Completed,
+        Status::Rejected => HostOutcome::Rejected,
+        _ => HostOutcome::Failed,
+    }
+}
+
+/// A wave that failed and says so has all its completed hosts back, unless there was an interrupt or no connection.
+pub(super) fn everybody_returns(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
+    let Entry::Did(Effect::Report(event)) = entry else {
+        return true;
+    };
+    let EventKind::Ended { outcome } = event.kind else {
+        return true;
+    };
+    let mut left = ledger.hosts.iter().filter(|seen| {
+        let course = &ledger.waves[seen.wave];
+        let is_to_return = course.wave.limits.rollback == Rollback::Wave
+            && matches!(course.verdict, Some(WaveVerdict::Failed(_)))
+            && seen.is_completed();
+        is_to_return && seen.back.as_ref().is_none_or(|back| back.outcome.is_none())
+    });
+    match outcome {
+        Outcome::Interrupted => true,
+        _ => left.next().is_none() || ledger.down_since.is_some(),
+    }
+}
+
+/// Once a wave failed nothing is deployed any more, in that wave or another; and nobody is left on the way back, but by an
+/// operator who leaves at once.
+pub(super) fn nothing_after_a_failure(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
+    let failed = || ledger.waves.iter().any(|course| matches!(course.verdict, Some(WaveVerdict::Failed(_))));
+    match entry {
+        Entry::Did(Effect::Send(dispatch)) if dispatch.request.returns.is_none() => !failed(),
+        Entry::Did(Effect::Ask(_) | Effect::RunCheck(_)) => !failed(),
+        Entry::Did(Effect::Report(event)) if matches!(event.kind, EventKind::Ended { .. }) => {
+            ledger.interrupt == Some(Interrupt::Abort) || on_their_way_back(ledger).next().is_none()
+        }
+        _ => true,
+    }
+}
+
+fn on_their_way_back<'a, 'b>(ledger: &'b Ledger<'a>) -> impl Iterator<Item = (&'b Seen<'a>, &'b Back)> {
+    let hosts = ledger.hosts.iter().filter(|seen| seen.is_on_its_way_back());
+    hosts.filter_map(|seen| seen.back.as_ref().map(|back| (seen, back)))
+}
+
+/// The request to return that is sent now, and what it is to return from.
+fn sent_back(entry: &Entry) -> Option<(&Dispatch, &RequestId)> {
+    match entry {
+        Entry::Did(Effect::Send(dispatch)) => Some((dispatch, dispatch.request.returns.as_ref()?)),
+        _ => None,
+    }
+}
