@@ -13,6 +13,7 @@ mod operator;
 mod out;
 mod plan_file;
 mod preparation;
+mod rollback;
 mod runtime;
 mod session;
 mod state;

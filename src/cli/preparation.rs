@@ -6,6 +6,7 @@ use super::exit::{CommandError, Exit};
 use super::operator::OperatorArgs;
 use super::out;
 use super::plan_file::PlanArgs;
+use super::rollback::RollbackArgs;
 use super::state::StateArgs;
 use crate::bus::Bus;
 use crate::operator::plan_file::PlanFile;
@@ -40,6 +41,9 @@ pub(super) struct Preparation {
     from: Option<String>,
 
     #[command(flatten)]
+    rollback: RollbackArgs,
+
+    #[command(flatten)]
     pub(super) operator: OperatorArgs,
 
     #[command(flatten)]
@@ -56,7 +60,8 @@ pub(super) struct Previewed {
 impl Preparation {
     /// Reads the plan, asks who is there, and settles hosts and commit. Nothing is deployed.
     pub(super) async fn prepare(&self) -> Result<Previewed, CommandError> {
-        let file = self.plan.read()?;
+        let mut file = self.plan.read()?;
+        self.rollback.speak_for(&mut file.plan);
         let revision = file.plan.revision(self.revision.clone());
         let revision = revision.map_err(|mistakes| Exit::Usage.because(file.place(mistakes)))?;
         let wanted = Wanted {

@@ -18,6 +18,7 @@ mod outages;
 mod output;
 mod resolve_on_host;
 mod resume;
+mod rollback;
 mod selection;
 pub(crate) mod stage;
 mod waves;

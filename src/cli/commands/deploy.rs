@@ -1,5 +1,7 @@
 //! `deploy`: one request to one subject.
 
+mod returning;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,19 +11,22 @@ use miette::Diagnostic;
 use thiserror::Error;
 use uuid::Uuid;
 
+use crate::bus::Bus;
 use crate::cli::alias;
-use crate::cli::exit::{CommandResult, Exit};
+use crate::cli::exit::{CommandError, CommandResult, Exit};
 use crate::cli::operator::{DisplayArgs, OperatorArgs};
 use crate::cli::out;
+use crate::cli::rollback::RollbackArgs;
 use crate::cli::runtime::block_on;
 use crate::cli::session::Session;
 use crate::clock;
+use crate::operator::Progress;
 use crate::plan::{CONFIRM_TIMEOUT, FrozenPlan, FrozenWave, Groups, Limits, Rollback, Selector};
 use crate::protocol::{Action, HostReport, RequestIds, Revision, RolloutId, Subject};
 use crate::report;
 use crate::rollout::broadcast::Order;
 use crate::rollout::summary::HostState;
-use crate::rollout::{Answer, Broadcast, HostOutcome, Rollout, Summary};
+use crate::rollout::{Answer, Broadcast, Executor, HostOutcome, Rollout, Summary};
 
 /// From the request to the first status of a host that is there. Taking a request is a matter of milliseconds.
 const ACCEPT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -47,6 +52,9 @@ pub(in crate::cli) struct Deploy {
     timeout: u32,
 
     #[command(flatten)]
+    rollback: RollbackArgs,
+
+    #[command(flatten)]
     operator: OperatorArgs,
 
     #[command(flatten)]
@@ -56,7 +64,7 @@ pub(in crate::cli) struct Deploy {
 #[derive(Debug, Error, Diagnostic)]
 #[error("nobody answers on {subject}")]
 struct NobodyThere {
-    subject: Subject,
+    subject: String,
     #[help]
     help: String,
 }
@@ -64,6 +72,10 @@ struct NobodyThere {
 impl Deploy {
     pub(in crate::cli) fn run(self) -> CommandResult {
         let selector = Selector::parse(&self.target, &alias::lookup).map_err(|mistake| Exit::Usage.because(mistake))?;
+        // What changes nothing leaves nothing to return from.
+        if self.rollback.auto_rollback && self.action != Action::DryActivate {
+            return block_on(self.deploy_returning(selector))?;
+        }
         block_on(self.deploy(selector.target.subject()))?
     }
 
@@ -75,54 +87,37 @@ impl Deploy {
             accept_timeout: ACCEPT_TIMEOUT,
             timeout: Duration::from_secs(self.timeout.into()),
         };
-        let rollout = Arc::new(self.rollout(&order));
-        let discovery = self.operator.discovery(None);
+        let rollout = Arc::new(self.rollout(whoever_listens(&order)));
         let mut broadcast = Broadcast::new(Arc::clone(&rollout), order, clock::now());
+        let progress = self.drive(bus, &rollout, &mut broadcast).await?;
+
+        if is_deserted(&progress.summary) {
+            let help = who_answers(broadcast.present());
+            return Err(Exit::Failed.because(NobodyThere { subject: subject.to_string(), help }));
+        }
+        Ok(self.conclude(&progress))
+    }
+
+    async fn drive(&self, bus: Bus, rollout: &Rollout, executor: &mut impl Executor) -> Result<Progress, CommandError> {
         let session = Session {
             bus,
             rollout: rollout.id,
-            discovery,
+            discovery: self.operator.discovery(None),
             reporter: self.display.reporter(),
             confirm: Box::new(|_: &Summary, _| Box::pin(async { Answer::Unavailable })),
             record: None,
         };
-        let progress = session.drive(&mut broadcast).await?;
+        session.drive(executor).await
+    }
 
-        if is_deserted(&progress.summary) {
-            let help = who_answers(broadcast.present());
-            return Err(Exit::Failed.because(NobodyThere { subject, help }));
-        }
+    fn conclude(&self, progress: &Progress) -> Exit {
         if !self.display.json {
             out::note(&report::recap(&progress.summary, self.display.style()));
         }
-        Ok(progress.outcome.into())
+        progress.outcome.into()
     }
 
-    /// What is known before anybody has answered: a rollout of one wave whose hosts will turn up.
-    fn rollout(&self, order: &Order) -> Rollout {
-        let limits = Limits {
-            max_parallel: usize::MAX,
-            max_failures: 0,
-            min_hosts: 1,
-            ignore_unreachable: false,
-            accept_timeout: order.accept_timeout,
-            timeout: order.timeout,
-            bake_time: Duration::ZERO,
-            check: None,
-            confirm: false,
-            retries: 0,
-            retry_delay: Duration::ZERO,
-            rollback: Rollback::None,
-            confirm_timeout: CONFIRM_TIMEOUT,
-        };
-        let name = order.subject.to_string();
-        let wave = FrozenWave {
-            name: name.clone(),
-            action: order.action,
-            hosts: Vec::new(),
-            groups: Groups::default(),
-            limits,
-        };
+    fn rollout(&self, plan: FrozenPlan) -> Rollout {
         Rollout {
             id: RolloutId::from(Uuid::new_v4()),
             ids: RequestIds::new(Uuid::new_v4()),
@@ -131,9 +126,32 @@ impl Deploy {
             revision: self.branch.clone(),
             subject: None,
             source: None,
-            plan: FrozenPlan { name, waves: vec![wave], left_out: BTreeSet::new() },
+            plan,
         }
     }
+}
+
+/// What is known before anybody has answered: a wave whose hosts will turn up.
+fn whoever_listens(order: &Order) -> FrozenPlan {
+    let limits = Limits {
+        max_parallel: usize::MAX,
+        max_failures: 0,
+        min_hosts: 1,
+        ignore_unreachable: false,
+        accept_timeout: order.accept_timeout,
+        timeout: order.timeout,
+        bake_time: Duration::ZERO,
+        check: None,
+        confirm: false,
+        retries: 0,
+        retry_delay: Duration::ZERO,
+        rollback: Rollback::None,
+        confirm_timeout: CONFIRM_TIMEOUT,
+    };
+    let name = order.subject.to_string();
+    let wave =
+        FrozenWave { name: name.clone(), action: order.action, hosts: Vec::new(), groups: Groups::default(), limits };
+    FrozenPlan { name, waves: vec![wave], left_out: BTreeSet::new() }
 }
 
 /// Whether not one host has said anything.
