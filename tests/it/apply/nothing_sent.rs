@@ -38,7 +38,6 @@ async fn all_mistakes_of_a_plan_are_shown_with_their_places_and_nobody_is_asked_
     assert_eq!(ended.stdout, "");
     insta::assert_snapshot!(plain(&ended.stderr), @r#"
 × the plan has 3 mistakes
-Error:
 × unknown key `max_paralel`
 ╭─[plans/plan.toml:5:1]
 4 │ targets = "test.all"
@@ -48,7 +47,6 @@ Error:
 6 │
 ╰────
 help: did you mean `max_parallel`?
-Error:
 × `max_failures` is a string
 ╭─[plans/plan.toml:9:16]
 8 │ targets = "prod.all"
@@ -58,7 +56,6 @@ Error:
 10 │ timeout = 90
 ╰────
 help: write a number without quotes, such as max_failures = 1
-Error:
 × `timeout` is a bare number, which does not say its unit
 ╭─[plans/plan.toml:10:11]
 9 │ max_failures = "two"
@@ -131,7 +128,6 @@ async fn two_machines_of_one_name_are_refused() {
     let ended = without_a_request(&lab, command).await.expect(2);
     insta::assert_snapshot!(plain(&ended.stderr), @r"
 × the plan has a mistake
-Error:
 × two machines answer to the name `ns1`
 ╭─[plans/plan.toml:3:11]
 2 │ [[wave]]
