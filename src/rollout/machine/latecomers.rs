@@ -14,7 +14,7 @@ const MAX_NAMED: usize = 1000;
 /// Who is no news.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Latecomers {
-    /// The hosts of the plan, and those that were named; nobody until the roll is called for the first time.
+    /// The hosts of the plan, and those that were named; nobody until somebody answers the roll call.
     known: BTreeSet<HostName>,
     named: BTreeSet<HostName>,
 }
@@ -32,15 +32,16 @@ impl Machine {
         if !self.rollout.plan.has_groups() || matches!(self.link, Link::Down { .. }) {
             return;
         }
+        self.effects.push_back(Effect::CallRoll);
+    }
+
+    pub(super) fn present(&mut self, now: Duration, report: &HostReport) {
+        // Who answers may have been asked by the process before this one.
         if self.latecomers.known.is_empty() {
             let plan = &self.rollout.plan;
             let hosts = plan.hosts().map(|host| &host.hostname).chain(&plan.left_out);
             self.latecomers.known = hosts.cloned().collect();
         }
-        self.effects.push_back(Effect::CallRoll);
-    }
-
-    pub(super) fn present(&mut self, now: Duration, report: &HostReport) {
         let Latecomers { known, named } = &mut self.latecomers;
         let host = &report.hostname;
         if known.contains(host) || named.contains(host) || named.len() >= MAX_NAMED {

@@ -2,7 +2,7 @@
 
 use crate::protocol::Status::{Accepted, Completed, Failed, Started};
 use crate::rollout::tests::drive::Drive;
-use crate::rollout::tests::fixture::{check, secs, wave, wave_with};
+use crate::rollout::tests::fixture::{check, name, report, secs, wave, wave_with};
 use crate::rollout::{Answer, Input, Interrupt};
 
 #[test]
@@ -400,5 +400,35 @@ fn what_has_succeeded_only_has_to_say_so() {
     20s       < the operator's machine died and is back
     20s resumed
     20s the rollout Succeeded
+    ");
+}
+
+#[test]
+fn who_answers_the_roll_call_of_the_process_before_is_no_news_when_it_is_of_the_plan() {
+    let mut groups = wave_with("b", |limits| limits.confirm = true);
+    groups.groups.targets = vec!["deploy.prod.all".parse().unwrap()];
+    let mut drive = Drive::plan([wave("a"), groups]);
+    drive.says(1.0, "a", Completed).is_restarted(20.0);
+    drive.is_present(20.5, report(&name("b"), vec!["deploy.prod.all".parse().unwrap()]));
+    drive.at(21.0, Input::Answer(Answer::No));
+    insta::assert_snapshot!(drive.transcript(), @"
+       0s sunday begins
+       0s wave 1 started
+       0s a dispatched: r1, attempt 1
+       0s -> deploy.prod.a: r1 switch until 135s
+       1s       < r1: a completed
+       1s a COMPLETED
+       1s wave 1 succeeded
+       1s wave 2 awaits confirmation
+       1s -> ask the operator about wave 2
+      20s       < the operator's machine died and is back
+      20s resumed
+      20s wave 2 awaits confirmation
+      20s -> ask the operator about wave 2
+    20.5s       < b is there
+      21s       < the operator says No
+      21s b SKIPPED: NotConfirmed
+      21s wave 2 skipped
+      21s the rollout Declined
     ");
 }
