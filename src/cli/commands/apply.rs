@@ -122,6 +122,8 @@ impl Apply {
             out::note("Nothing was deployed.");
             return Ok(Exit::Declined);
         }
+        // What a large fleet has said of itself takes more memory than its rollout.
+        drop((prepared.roster, preview));
         let journals = self.preparation.state.journals();
         let rollout = Arc::new(prepared.rollout);
         if self.detach {
