@@ -159,7 +159,8 @@ pub async fn listen(
         () = &mut stop => return Ok(()),
     };
     let past = Past { memory, ledger, recalled };
-    Service::new(config, bus.client, past, Signs { pulse, metrics }).serve(bus.events, stop).await
+    // On the heap, since every future above would hold all of the loop's otherwise.
+    Box::pin(Service::new(config, bus.client, past, Signs { pulse, metrics }).serve(bus.events, stop)).await
 }
 
 /// Connects, however long it takes.

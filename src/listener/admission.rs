@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::ledger::Ledger;
 use crate::protocol::message::BadRequest;
-use crate::protocol::{ErrorCode, Holder, ReplySubject, Request, RequestId, Response};
+use crate::protocol::{ErrorCode, Holder, ReplySubject, Request, RequestId, Response, Status};
 
 /// What is to be done about a message on a deploy subject.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +13,8 @@ pub(super) enum Decision {
     Answer { reply_to: ReplySubject, state: Response },
     /// Tell that it will not be run.
     Reject(Refusal),
+    /// It runs, and its host was heard from: note that, and tell how far it is.
+    Confirm { key: String, reply_to: ReplySubject, state: Response },
     /// Run it.
     Accept(Request),
     /// Nobody can be told; the reason is for the log.
@@ -46,6 +48,7 @@ pub(super) fn decide(
     ledger: &Ledger,
     elsewhere: impl FnOnce() -> Option<Holder>,
 ) -> Decision {
+    let confirms = request.as_ref().is_ok_and(|request| request.confirmed);
     let refused = match request {
         Err(BadRequest::Unanswerable(why)) => return Decision::Drop(why),
         Err(BadRequest::Rejected { reply_to, id, error, message }) => {
@@ -63,8 +66,13 @@ pub(super) fn decide(
         Err(refusal) => (refusal.key(), &refusal.reply_to),
     };
     if let Some(state) = ledger.state(key, now) {
-        let reply_to = reply_to.clone();
-        return Decision::Answer { reply_to, state };
+        let (key, reply_to) = (key.to_owned(), reply_to.clone());
+        let goes_on = state.status == Status::Started;
+        return if confirms && goes_on {
+            Decision::Confirm { key, reply_to, state }
+        } else {
+            Decision::Answer { reply_to, state }
+        };
     }
     refused.map_or_else(Decision::Reject, Decision::Accept)
 }
@@ -76,14 +84,21 @@ fn objection(
     ledger: &Ledger,
     elsewhere: impl FnOnce() -> Option<Holder>,
 ) -> Option<(ErrorCode, String, Option<Holder>)> {
+    if request.confirmed {
+        let message = format!("{} is not known here, so there is nothing to confirm", request.key());
+        return Some((ErrorCode::InvalidRequest, message, None));
+    }
     if let Some(expired) = request.expires_at.filter(|&at| at < now) {
         let message = format!("the request was not wanted any more after {expired:.0}, and here it is {now:.0}");
         return Some((ErrorCode::Expired, message, None));
     }
-    let holder = ledger.holder().or_else(elsewhere)?;
-    let by = holder.operator.as_deref().map(|operator| format!(" of {operator}"));
-    let message = format!("busy with {}{} since {:.0}", holder.id, by.unwrap_or_default(), holder.since);
-    Some((ErrorCode::AlreadyRunning, message, Some(holder)))
+    if let Some(holder) = ledger.holder().or_else(elsewhere) {
+        let by = holder.operator.as_deref().map(|operator| format!(" of {operator}"));
+        let message = format!("busy with {}{} since {:.0}", holder.id, by.unwrap_or_default(), holder.since);
+        return Some((ErrorCode::AlreadyRunning, message, Some(holder)));
+    }
+    let why = ledger.returnable(request.returns.as_ref()?.as_str()).err()?;
+    Some((ErrorCode::InvalidRequest, format!("cannot return: {why}"), None))
 }
 
 #[cfg(test)]
@@ -93,7 +108,6 @@ mod tests {
     use super::*;
     use crate::listener::run::Spec;
     use crate::listener::run::tests::spec;
-    use crate::protocol::Status;
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(1_795_000_000 + second).unwrap()
@@ -119,6 +133,7 @@ mod tests {
             Decision::Answer { reply_to, state } => format!("to {reply_to}: {}", state.status),
             Decision::Reject(refusal) => format!("{}: {}", refusal.error, refusal.message),
             Decision::Accept(request) => format!("accept {}", request.key()),
+            Decision::Confirm { key, reply_to, state } => format!("confirm {key}, to {reply_to}: {}", state.status),
             Decision::Drop(why) => format!("drop: {why}"),
         }
     }
@@ -136,6 +151,48 @@ mod tests {
         insta::assert_snapshot!(said(&ask(r#"{"reply_to":"deploy.responses.z","action":"reboot","revision":"main"}"#, 60, &ledger)), @r#"invalid_action: "reboot" is not an action: the actions are switch, boot, test and dry-activate"#);
         insta::assert_snapshot!(said(&ask(r#"{"reply_to":"deploy.responses.z","action":"reboot","id":"a"}"#, 60, &ledger)), @"to deploy.responses.z: started");
         insta::assert_snapshot!(said(&ask(r#"{"reply_to":"deploy.prod.all","action":"switch","revision":"main"}"#, 60, &ledger)), @r#"drop: reply_to is refused: "deploy.prod.all" is not below deploy.responses."#);
+    }
+
+    fn with(request: &str, fields: &str) -> String {
+        request.replacen('{', &format!("{{{fields},"), 1)
+    }
+
+    #[test]
+    fn a_confirmation_confirms_and_never_runs_anything() {
+        let mut ledger = Ledger::new("ns1".parse().unwrap());
+        let confirmation = |id: &str| with(&request(id, 10), r#""confirmed":true"#);
+        insta::assert_snapshot!(said(&ask(&confirmation("a"), 5, &ledger)), @"invalid_request: a is not known here, so there is nothing to confirm");
+        ledger.accepted(spec("a"));
+        insta::assert_snapshot!(said(&ask(&confirmation("a"), 5, &ledger)), @"to deploy.responses.a: accepted");
+        ledger.started();
+        // However late: it is the host that decides how long it waits.
+        insta::assert_snapshot!(said(&ask(&confirmation("a"), 500, &ledger)), @"confirm a, to deploy.responses.a: started");
+        insta::assert_snapshot!(said(&ask(&confirmation("b"), 5, &ledger)), @"invalid_request: b is not known here, so there is nothing to confirm");
+        ledger.ended(spec("a"), Response::new("ns1".parse().unwrap(), Status::Completed, ""));
+        insta::assert_snapshot!(said(&ask(&confirmation("a"), 5, &ledger)), @"to deploy.responses.a: completed");
+    }
+
+    #[test]
+    fn a_host_returns_from_its_last_run_only() {
+        let mut ledger = Ledger::new("ns1".parse().unwrap());
+        let end = |status| Response::new("ns1".parse().unwrap(), status, "");
+        let failed = |error| Response { error: Some(error), ..end(Status::Failed) };
+        let back = |from: &str| with(&request("back", 10), &format!(r#""returns":"{from}""#));
+        insta::assert_snapshot!(said(&ask(&back("a"), 5, &ledger)), @"invalid_request: cannot return: this host does not know a");
+        ledger.accepted(spec("a"));
+        insta::assert_snapshot!(said(&ask(&back("a"), 5, &ledger)), @"already_running: busy with a of ops@desk since 2026-11-23T10:00:00Z");
+        ledger.ended(spec("a"), end(Status::Completed));
+        insta::assert_snapshot!(said(&ask(&back("a"), 5, &ledger)), @"accept back");
+        // What changed nothing is not in the way.
+        ledger.ended(Spec { action: crate::protocol::Action::DryActivate, ..spec("dry") }, end(Status::Completed));
+        ledger.ended(spec("unbuilt"), failed(ErrorCode::BuildFailed));
+        let returned = Response { rolled_back: Some(true), ..failed(ErrorCode::NotConfirmed) };
+        ledger.ended(spec("returned"), returned);
+        insta::assert_snapshot!(said(&ask(&back("a"), 5, &ledger)), @"accept back");
+        insta::assert_snapshot!(said(&ask(&back("dry"), 5, &ledger)), @"invalid_request: cannot return: dry is not what this host ran last: that was a");
+        ledger.ended(spec("b"), failed(ErrorCode::ActivationFailed));
+        insta::assert_snapshot!(said(&ask(&back("a"), 5, &ledger)), @"invalid_request: cannot return: a is not what this host ran last: that was b");
+        insta::assert_snapshot!(said(&ask(&back("b"), 5, &ledger)), @"invalid_request: cannot return: b did not complete");
     }
 
     #[test]
@@ -196,6 +253,7 @@ mod tests {
                         let response = Response::new("ns1".parse().unwrap(), Status::Rejected, "");
                         ledger.rejected(refusal.key().to_owned(), response);
                     }
+                    Decision::Confirm { .. } => prop_assert!(false, "nothing was confirmed"),
                     Decision::Answer { state, .. } => prop_assert!(ran.contains(&id) || state.status == Status::Rejected),
                     Decision::Drop(why) => prop_assert!(false, "{why}"),
                 }

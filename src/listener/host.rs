@@ -1,15 +1,20 @@
 //! What can be told of the host by looking at its files.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::NAMESPACE;
+use super::facts::Facts;
 
 /// The profile whose current generation is what boots next.
-const PROFILE: &str = "nix/var/nix/profiles/system";
+pub(super) const PROFILE: &str = "/nix/var/nix/profiles/system";
+
+/// What the garbage collector spares.
+const GC_ROOTS: &str = "/nix/var/nix/gcroots/homelab-deploy";
 
 /// A system, and what of it only a reboot can put in the place of another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,6 +82,20 @@ impl Host {
         })
     }
 
+    /// Keeps the garbage collector from what the host may have to return to: what ran, and what was to boot. A failure
+    /// changes nothing for now, and is none where there is no Nix.
+    pub(super) fn keep(&self, facts: &Facts) {
+        let roots = self.at(GC_ROOTS);
+        fs::create_dir(&roots).ok();
+        for (name, path) in [("current", facts.current_path()), ("profile", facts.profile_path())] {
+            if let Some(path) = path {
+                let (root, new) = (roots.join(name), roots.join(format!("{name}.new")));
+                fs::remove_file(&new).ok();
+                symlink(path, &new).and_then(|()| fs::rename(new, root)).ok();
+            }
+        }
+    }
+
     /// Whether units are to be had: whether systemd is the first process of the host.
     pub(super) fn has_systemd(&self) -> bool {
         self.at("run/systemd/system").is_dir()
@@ -120,8 +139,6 @@ impl Host {
 
 #[cfg(test)]
 pub(in crate::listener) mod tests {
-    use std::os::unix::fs::symlink;
-
     use super::*;
 
     /// Makes a system in the store of the host whose file system begins at `root`, and returns its path.
@@ -153,7 +170,7 @@ pub(in crate::listener) mod tests {
         fs::write(root.join("etc/machine-id"), "0123456789abcdef0123456789abcdef\n").unwrap();
         fs::write(root.join("proc/uptime"), "86400.53 171234.10\n").unwrap();
         let (old, new) = (make_system(root, "a-nixos", "linux-1"), make_system(root, "b-nixos", "linux-2"));
-        point(root, PROFILE, "system-42-link");
+        point(root, "nix/var/nix/profiles/system", "system-42-link");
         point(root, "nix/var/nix/profiles/system-42-link", &new);
         point(root, "run/current-system", &new);
         point(root, "run/booted-system", &old);

@@ -20,6 +20,8 @@ pub(super) struct Ledger {
     hostname: HostName,
     current: Option<Current>,
     last: Option<(Spec, Response)>,
+    /// The last run that may have changed the host: key, action and end.
+    standing: Option<(String, Action, Response)>,
     deployed: Option<Deployed>,
     finals: Recent,
     rejections: Recent,
@@ -55,6 +57,7 @@ impl Ledger {
             hostname,
             current: None,
             last: None,
+            standing: None,
             deployed: None,
             finals: Recent::new(FINALS),
             rejections: Recent::new(REJECTIONS),
@@ -143,18 +146,34 @@ impl Ledger {
         if matches!(spec.action, Action::Switch | Action::Test) {
             self.note_deployed(&response);
         }
+        if spec.action != Action::DryActivate && !changed_nothing(&response) {
+            self.standing = Some((spec.key.clone(), spec.action, response.clone()));
+        }
         self.finals.insert(spec.key.clone(), response.clone());
         self.last = Some((spec, response));
     }
 
-    /// A run that failed while it built has changed nothing; after any other failure nobody knows what runs.
+    /// What ran last on this host and may have changed it, if that was the run with this key and it completed: only
+    /// from there the host can return. Else the reason why it cannot.
+    pub(super) fn returnable(&self, key: &str) -> Result<(Action, &Response), String> {
+        match &self.standing {
+            Some((last, action, response)) if last == key && response.status == Status::Completed => {
+                Ok((*action, response))
+            }
+            Some((last, _, _)) if last == key => Err(format!("{key} did not complete")),
+            Some((last, _, _)) => Err(format!("{key} is not what this host ran last: that was {last}")),
+            None => Err(format!("this host does not know {key}")),
+        }
+    }
+
+    /// After a failure that may have changed something nobody knows what runs.
     fn note_deployed(&mut self, response: &Response) {
         self.deployed = match (response.status, &response.error) {
             (Status::Completed, _) => {
                 let system = response.system.clone();
                 response.revision.clone().map(|commit| Deployed { commit, system })
             }
-            (_, Some(ErrorCode::BuildFailed | ErrorCode::InvalidRevision)) => self.deployed.take(),
+            _ if changed_nothing(response) => self.deployed.take(),
             _ => None,
         };
     }
@@ -163,6 +182,12 @@ impl Ledger {
     pub(super) fn rejected(&mut self, key: String, response: Response) {
         self.rejections.insert(key, response);
     }
+}
+
+/// Whether a run left the host as it was: it failed before it changed anything, or the host returned.
+fn changed_nothing(response: &Response) -> bool {
+    let built_only = matches!(response.error, Some(ErrorCode::BuildFailed | ErrorCode::InvalidRevision));
+    response.status == Status::Failed && (built_only || response.rolled_back == Some(true))
 }
 
 impl Deployed {

@@ -64,7 +64,7 @@ impl PhaseFinder {
             let room = MAX_LINE_BYTES.saturating_sub(self.line.len());
             self.line.extend(piece.iter().take(room));
             if piece.ends_with(b"\n") {
-                let phase = phase_of(&String::from_utf8_lossy(&self.line)).filter(|&phase| phase != self.phase);
+                let phase = phase_of(&String::from_utf8_lossy(&self.line)).filter(|&phase| phase > self.phase);
                 if let Some(phase) = phase {
                     self.phase = phase;
                     begun = Some(phase);

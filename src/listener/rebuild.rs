@@ -94,6 +94,11 @@ impl Watch {
         Self { phase: dir.phase(), dir, abandoned: None }
     }
 
+    /// What the run is at.
+    pub(super) const fn phase(&self) -> Phase {
+        self.phase
+    }
+
     /// Waits until there is something new.
     pub(super) async fn news(mut self) -> News {
         loop {
@@ -128,7 +133,10 @@ pub(super) fn conclude(_over: &Over, dir: &RunDir, spec: &Spec, site: Site) -> R
         |result| result.verdict.clone(),
     );
     let mut response = compose(spec, verdict);
-    response.revision = dir.commit().or(response.revision);
+    response.revision = match &spec.return_to {
+        Some(to) => to.revision.clone(),
+        None => dir.commit().or(response.revision),
+    };
     response.previous_revision = dir.before().and_then(|before| before.revision).or(site.previous);
     if response.status == Status::Failed {
         let mut lines = clean_lines(&dir.output_tail());
@@ -137,7 +145,11 @@ pub(super) fn conclude(_over: &Over, dir: &RunDir, spec: &Spec, site: Site) -> R
     if let Some(RunResult { ended_at, after, .. }) = result {
         response.at = Some(ended_at);
         response.generation = after.generation();
-        let system = if spec.action == Action::Boot { after.profile_path() } else { after.current_path() };
+        let system = if spec.action == Action::Boot && response.rolled_back.is_none() {
+            after.profile_path()
+        } else {
+            after.current_path()
+        };
         response.system = system.map(str::to_owned);
     }
     keep(dir, &response);
@@ -159,6 +171,7 @@ fn compose(spec: &Spec, verdict: Verdict) -> Response {
         at: Some(clock::now()),
         revision: spec.revision.commit(),
         reboot_required: verdict.reboot_required,
+        rolled_back: verdict.rolled_back,
         failed_units: verdict.failed_units,
         ..Response::new(spec.host.clone(), verdict.status, verdict.message)
     }

@@ -7,11 +7,11 @@ use super::busy;
 use super::facts::configuration_revision;
 use super::host::{Host, System};
 use super::ledger::Ledger;
-use crate::protocol::discovery::{FEATURE_ID, FEATURE_RESOLVE};
+use crate::protocol::discovery::{FEATURE_ID, FEATURE_RESOLVE, FEATURE_ROLLBACK};
 use crate::protocol::{Commit, DiscoveryAnswer, HostReport};
 
 /// What this listener can do beyond the original protocol.
-const FEATURES: [&str; 4] = [FEATURE_ID, "expires", "heartbeat", FEATURE_RESOLVE];
+const FEATURES: [&str; 5] = [FEATURE_ID, "expires", "heartbeat", FEATURE_RESOLVE, FEATURE_ROLLBACK];
 
 /// Answers with what does not change, and with what is so right now.
 #[derive(Debug)]

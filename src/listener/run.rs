@@ -20,6 +20,9 @@ use crate::protocol::{
     Action, Commit, FlakeUrl, Holder, HostName, Phase, ReplySubject, Request, RequestId, Response, Revision,
 };
 
+/// The longest that a host waits to be confirmed, whatever it is asked for: it takes no other request meanwhile.
+const LONGEST_CONFIRMATION: Duration = Duration::from_hours(1);
+
 /// How much of the output is looked at to tell what went wrong, in bytes.
 const TAIL_BYTES: u64 = 64 * 1024;
 
@@ -51,10 +54,29 @@ pub struct Spec {
     pub host: HostName,
     /// Where the host's file system begins.
     pub root: PathBuf,
+    /// How long the host waits to be confirmed once it has activated what was asked for, in milliseconds; then, and when
+    /// that fails, it returns to what it ran before. Without it the host stays as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirm_timeout_ms: Option<u64>,
+    /// Instead of a deployment: what the host is to return to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub return_to: Option<Box<ReturnTo>>,
     /// How long it may take, in milliseconds.
     pub timeout_ms: u64,
     /// How long it may take to end after it was asked to, in milliseconds.
     pub grace_ms: u64,
+}
+
+/// What a host is to return to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReturnTo {
+    /// The run before which it was so.
+    pub run: String,
+    /// What was so.
+    pub facts: Facts,
+    /// The commit that ran then, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<Commit>,
 }
 
 /// How a run ended.
@@ -82,6 +104,8 @@ pub struct Limits {
 impl Spec {
     /// What the request comes down to.
     pub(super) fn new(request: Request, config: &Config, accepted_at: Timestamp) -> Self {
+        let confirm_timeout = request.confirm_timeout_s.map(Duration::from_secs);
+        let confirm_timeout = confirm_timeout.map(|timeout| timeout.min(LONGEST_CONFIRMATION));
         let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         Self {
             key: request.key().to_owned(),
@@ -96,6 +120,8 @@ impl Spec {
             flake: config.flake.clone(),
             host: config.hostname.clone(),
             root: config.root.clone(),
+            confirm_timeout_ms: confirm_timeout.map(milliseconds),
+            return_to: None,
             timeout_ms: milliseconds(config.limits.timeout),
             grace_ms: milliseconds(config.limits.grace),
         }
@@ -135,7 +161,8 @@ impl RunDir {
     /// Removes what a run of the same key may have left that could not be read any more.
     fn clear(&self) -> io::Result<()> {
         let (output, previous) = self.output_files();
-        let leftovers = ["phase", "commit", "before.json", "result.json", "unit.json", "final.json", "told"];
+        let leftovers =
+            ["phase", "commit", "before.json", "confirmed", "result.json", "unit.json", "final.json", "told"];
         let leftovers = leftovers.map(|name| self.0.join(name));
         for file in leftovers.into_iter().chain([output, previous]) {
             remove(&file)?;
@@ -248,6 +275,21 @@ impl RunDir {
     /// What was so on the host before the run; `None` when it did not get so far.
     pub(super) fn before(&self) -> Option<Facts> {
         self.read("before.json").ok()
+    }
+
+    /// Notes, durably, that the host was heard from after it activated what was asked for.
+    pub(super) fn write_confirmed(&self) -> io::Result<()> {
+        write_durably(&self.0.join("confirmed"), b"")
+    }
+
+    /// Whether the host was heard from.
+    pub(super) fn is_confirmed(&self) -> bool {
+        self.0.join("confirmed").exists()
+    }
+
+    /// Forgets that the host was heard from: that was before there was anything to confirm.
+    pub(super) fn forget_confirmed(&self) -> io::Result<()> {
+        remove(&self.0.join("confirmed"))
     }
 
     /// Notes how the run ended, durably.

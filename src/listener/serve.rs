@@ -21,17 +21,20 @@ use super::ledger::Ledger;
 use super::memory::{Memory, Recalled, Untold};
 use super::rebuild;
 use super::report::Reporter;
-use super::run::Spec;
+use super::run::{ReturnTo, Spec};
 use super::signs::Signs;
 use super::voice::{Link, Voice};
 use super::{Config, ListenerError};
 use crate::bus::BusEvent;
 use crate::clock;
 use crate::protocol::message::MAX_REQUEST_BYTES;
-use crate::protocol::{DiscoveryRequest, Request, Response, Status, Subject};
+use crate::protocol::{DiscoveryRequest, ErrorCode, Phase, ReplySubject, Request, Response, Status, Subject};
 
 /// How old a final may be to be told again after the connection was lost.
 const REPEAT_FINAL_FOR: jiff::SignedDuration = jiff::SignedDuration::from_hours(1);
+
+/// How often a run is told of that waits to be confirmed.
+const ASK_FOR_CONFIRMATION: Duration = Duration::from_secs(2);
 
 /// How long a listener that is told to stop waits for the server to have the end of a run; the next one tells it again.
 const DELIVER_WITHIN: Duration = Duration::from_secs(2);
@@ -159,6 +162,7 @@ impl Service {
                 let state = self.with_phase(state);
                 self.voice.say(&reply_to, &state).await;
             }
+            Decision::Confirm { key, reply_to, state } => self.confirm(&key, &reply_to, state).await,
             Decision::Reject(refusal) => self.reject(refusal).await,
             Decision::Drop(why) => tracing::warn!(subject = %message.subject, "message dropped: {why}"),
         }
@@ -169,13 +173,48 @@ impl Service {
             key = request.key(), action = %request.action, revision = %request.revision,
             operator = request.operator, rollout = request.rollout, wave = request.wave, "accepted"
         );
-        let spec = Spec { boot_id: self.boot_id.clone(), ..Spec::new(request, &self.config, clock::now()) };
+        let (reply_to, id) = (request.reply_to.clone(), request.id.clone());
+        let spec = match self.spec(request) {
+            Ok(spec) => spec,
+            Err(why) => {
+                let message = format!("cannot return: {why}");
+                return self
+                    .reject(Refusal { reply_to, id, error: ErrorCode::InvalidRequest, message, holder: None })
+                    .await;
+            }
+        };
         self.ledger.accepted(spec.clone());
         // Before anything that takes time: whoever waits shall know at once that it is heard.
         self.tell_progress().await;
         self.stage = Stage::Beginning;
         let (launcher, dir) = (self.launcher.clone(), self.memory.run_dir(&spec.key));
         self.steps.spawn_blocking(move || Step::Begun(rebuild::begin(&launcher, &dir, &spec)));
+    }
+
+    /// What a request comes down to here. An error is why there is nothing to return to.
+    fn spec(&self, request: Request) -> Result<Spec, String> {
+        let returns = request.returns.clone();
+        let spec = Spec { boot_id: self.boot_id.clone(), ..Spec::new(request, &self.config, clock::now()) };
+        let Some(run) = returns else { return Ok(spec) };
+        let (action, end) = self.ledger.returnable(run.as_str())?;
+        let facts = self.memory.run_dir(run.as_str()).before();
+        let facts = facts.ok_or_else(|| format!("what ran before {run} is not on record"))?;
+        let revision = facts.revision.clone().or_else(|| end.previous_revision.clone());
+        let return_to = Some(Box::new(ReturnTo { run: run.to_string(), facts, revision }));
+        Ok(Spec { action, return_to, ..spec })
+    }
+
+    /// Someone heard from the host after its activation, and says so.
+    async fn confirm(&mut self, key: &str, reply_to: &ReplySubject, state: Response) {
+        let dir = self.memory.run_dir(key);
+        if dir.phase() == Phase::Confirm {
+            tracing::info!(key, "confirmed");
+            if let Err(error) = dir.write_confirmed() {
+                tracing::error!(key, "cannot note that it is confirmed: {error}");
+            }
+        }
+        let state = self.with_phase(state);
+        self.voice.say(reply_to, &state).await;
     }
 
     async fn reject(&mut self, refusal: Refusal) {
@@ -277,6 +316,11 @@ impl Service {
         self.voice.flush().await;
         tracing::info!("stopped");
     }
+}
+
+/// How often a run is told of that is at this: one that waits to be confirmed has little time.
+fn pace(config: &Config, phase: Phase) -> Duration {
+    if phase == Phase::Confirm { config.heartbeat.min(ASK_FOR_CONFIRMATION) } else { config.heartbeat }
 }
 
 fn heartbeat(every: Duration) -> Interval {

@@ -1,5 +1,7 @@
 //! The process that stands over one run and outlives the listener: it finds the commit, starts `nixos-rebuild`, keeps its
-//! output, ends it when it takes too long, looks at what came of it, and leaves behind how it ended.
+//! output, ends it when it takes too long, looks at what came of it, and leaves behind how it ended. Where that is asked
+//! for it is also what waits to be told that the host was heard from, and returns it to what ran before: the listener and
+//! the network may be the very things that broke.
 //!
 //! It holds the lock of the run, and so does everything that it starts. The lock lives as long as any of these processes,
 //! which is how a listener, also one that was started later, knows that the run goes on: there is no pid that could be
@@ -7,10 +9,12 @@
 
 mod activation;
 mod bounds;
+mod confirmation;
 mod deployment;
 mod log;
 mod program;
 mod tree;
+mod way_back;
 
 use std::fs::File;
 use std::io;

@@ -44,8 +44,9 @@ pub struct UnitEnd {
 pub(super) fn arguments(supervisor: &Path, dir: &RunDir, spec: &Spec) -> Vec<OsString> {
     let grace = Duration::from_millis(spec.grace_ms);
     // The run keeps its own time. This is for one whose supervisor does not, and it has all that may come after the
-    // program, too: the return to what ran before takes as long as any activation.
-    let longest = 2 * (Duration::from_millis(spec.timeout_ms) + grace) + 10 * TIDY_UP;
+    // program, too: waiting to be confirmed, and the return to what ran before, which takes as long as any activation.
+    let confirmation = Duration::from_millis(spec.confirm_timeout_ms.unwrap_or_default());
+    let longest = 2 * (Duration::from_millis(spec.timeout_ms) + grace) + confirmation + 10 * TIDY_UP;
     let properties = [
         // The supervisor ends its processes in the order that makes sense. What is left when it is gone, or did not come
         // to that, has no claim to live on: all of the unit is killed.

@@ -12,7 +12,7 @@ use super::run::Spec;
 use crate::protocol::{Action, ErrorCode, Phase, Status};
 
 /// The exit code of `switch-to-configuration` when units failed.
-const UNITS_FAILED: i32 = 4;
+pub(super) const UNITS_FAILED: i32 = 4;
 
 /// Its exit code when the system needs a reboot; that of `nix build` when a build failed, too.
 const NEEDS_REBOOT: i32 = 100;
@@ -28,8 +28,10 @@ const REBOOT: &str = "deploy it with the action boot, and reboot";
 pub(super) enum End {
     /// The program ended by itself, with this code.
     Exited(i32),
-    /// A signal ended the program or its supervisor.
+    /// A signal ended the program.
     Killed(i32),
+    /// Someone wanted the supervisor to end, by this signal, and meant the program too.
+    Stopped(i32),
     /// It took too long, and was ended with all its descendants.
     TimedOut,
     /// The program could not be started, for this reason.
@@ -71,10 +73,22 @@ pub struct Verdict {
     /// The units that failed because of the run.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failed_units: Vec<String>,
+    /// Whether the host returned to what it ran before; `false` when it tried and could not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rolled_back: Option<bool>,
 }
 
 /// Judges a run.
 pub(super) fn judge(spec: &Spec, evidence: &Evidence<'_>) -> Verdict {
+    let verdict = judge_by_itself(spec, evidence);
+    match still_boots(evidence).filter(|_| verdict.error == Some(ErrorCode::ActivationFailed)) {
+        // One that has to be confirmed returns, and sets the profile back.
+        Some(boots) if spec.confirm_timeout_ms.is_none() => verdict.with(&boots),
+        _ => verdict,
+    }
+}
+
+fn judge_by_itself(spec: &Spec, evidence: &Evidence<'_>) -> Verdict {
     let Evidence { end, phase, lines, .. } = evidence;
     match end {
         End::Exited(0) => success(spec.action, evidence),
@@ -82,7 +96,7 @@ pub(super) fn judge(spec: &Spec, evidence: &Evidence<'_>) -> Verdict {
         End::Exited(code) if needs_reboot(*code, *phase, lines) => reboot(spec.action, evidence),
         End::Exited(code) if was_activating(*code, *phase, lines) => activation_failure(spec.action, *code, evidence),
         End::Exited(code) => build_failure(spec, *code, lines),
-        End::Killed(signal) => Verdict::interrupted(*signal, *phase),
+        End::Killed(signal) | End::Stopped(signal) => Verdict::interrupted(*signal, *phase),
         End::TimedOut => Verdict::failed(ErrorCode::Timeout, timeout(spec.timeout_ms, evidence)),
         End::NotStarted(why) => {
             Verdict::failed(ErrorCode::BuildFailed, format!("{why}: nixos-rebuild must be on the PATH of the listener"))
@@ -92,8 +106,17 @@ pub(super) fn judge(spec: &Spec, evidence: &Evidence<'_>) -> Verdict {
 }
 
 impl Verdict {
-    fn completed(message: String) -> Self {
-        Self { status: Status::Completed, error: None, message, reboot_required: None, failed_units: Vec::new() }
+    /// Done.
+    pub(super) fn completed(message: String) -> Self {
+        let (error, reboot_required, rolled_back) = (None, None, None);
+        Self { status: Status::Completed, error, message, reboot_required, failed_units: Vec::new(), rolled_back }
+    }
+
+    /// The same, and something more to say of it.
+    pub(super) fn with(mut self, addition: &str) -> Self {
+        self.message.push_str("; ");
+        self.message.push_str(addition);
+        self
     }
 
     /// Not done, for this reason.
@@ -204,7 +227,7 @@ fn reboot(action: Action, evidence: &Evidence<'_>) -> Verdict {
             Ok(_) => Verdict::completed("built, and takes effect with the next boot".to_owned()),
             Err(difference) => Verdict::failed(ErrorCode::VerifyFailed, difference),
         },
-        _ => not_activated(format!("the new system takes effect only after a reboot: {REBOOT}"), evidence),
+        _ => not_activated(format!("the new system takes effect only after a reboot: {REBOOT}")),
     };
     Verdict { reboot_required: Some(true), ..verdict }
 }
@@ -217,7 +240,7 @@ fn was_activating(code: i32, phase: Phase, lines: &[String]) -> bool {
 fn activation_failure(action: Action, code: i32, evidence: &Evidence<'_>) -> Verdict {
     let lines = evidence.lines;
     if let Some(check) = output::refusal(lines) {
-        return not_activated(format!("{check}: {REBOOT}"), evidence);
+        return not_activated(format!("{check}: {REBOOT}"));
     }
     let named = output::failed_units(lines);
     // The code for units stands for a failed activation script as well, when both fail.
@@ -226,13 +249,13 @@ fn activation_failure(action: Action, code: i32, evidence: &Evidence<'_>) -> Ver
         Some(units) if units.is_empty() && nothing_but_units => old_failures(action, evidence),
         Some(units) if !units.is_empty() => {
             let message = format!("the following units failed: {}", units.join(", "));
-            Verdict { failed_units: units, ..not_activated(message, evidence) }
+            Verdict { failed_units: units, ..not_activated(message) }
         }
         Some(_) | None => {
             let line = output::about_failed_units(lines).or_else(|| output::about_failed_script(lines));
             let line = line.or_else(|| output::essential(lines));
             let message = line.map_or_else(|| format!("the activation ended with code {code}"), str::to_owned);
-            Verdict { failed_units: named, ..not_activated(message, evidence) }
+            Verdict { failed_units: named, ..not_activated(message) }
         }
     }
 }
@@ -246,17 +269,25 @@ fn old_failures(action: Action, evidence: &Evidence<'_>) -> Verdict {
     } else {
         format!("failed before it already: {}", named.join(" "))
     };
-    Verdict { message: format!("{}; {note}", verdict.message), ..verdict }
+    verdict.with(&note)
 }
 
-/// A failure that leaves the new system in the profile: it is what runs after the next boot.
-fn not_activated(message: String, Evidence { before, after, .. }: &Evidence<'_>) -> Verdict {
-    let moved = before.profile_path() != after.profile_path();
-    let message = match after.generation().filter(|_| moved) {
-        Some(generation) => format!("{message}; generation {generation} is the one for the next boot all the same"),
-        None => message,
-    };
+fn not_activated(message: String) -> Verdict {
     Verdict::failed(ErrorCode::ActivationFailed, message)
+}
+
+/// Whether the profile points at the new system although it does not run: then it is what the next boot starts.
+fn still_boots(Evidence { before, after, .. }: &Evidence<'_>) -> Option<String> {
+    let generation = after.generation().filter(|_| before.profile_path() != after.profile_path())?;
+    Some(format!("generation {generation} is the one for the next boot all the same"))
+}
+
+/// Whether a run that did not do what was asked may have changed the host all the same.
+pub(super) fn left_traces(verdict: &Verdict, Evidence { phase, before, after, .. }: &Evidence<'_>) -> bool {
+    let moved = before.current_path() != after.current_path() || before.profile_path() != after.profile_path();
+    *phase == Phase::Activate
+        || moved
+        || matches!(verdict.error, Some(ErrorCode::ActivationFailed | ErrorCode::VerifyFailed))
 }
 
 fn timeout(timeout_ms: u64, Evidence { phase, .. }: &Evidence<'_>) -> String {

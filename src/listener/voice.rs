@@ -62,6 +62,14 @@ impl Voice {
         }
     }
 
+    /// Leaves the connection, and makes another one. Until that stands nothing is said.
+    pub(super) async fn connect_anew(&mut self) {
+        match self.client.force_reconnect().await {
+            Ok(()) => self.link = Link::Down,
+            Err(error) => tracing::error!("cannot connect anew: {error}"),
+        }
+    }
+
     /// Waits until all that was said is on its way.
     pub(super) async fn flush(&self) {
         if self.link == Link::Up {

@@ -19,6 +19,7 @@ mod mcp;
 mod module;
 mod permissions;
 mod predecessor;
+mod returning;
 mod runs;
 mod service;
 mod shell;

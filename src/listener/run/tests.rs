@@ -14,6 +14,8 @@ pub(in crate::listener) fn spec(key: &str) -> Spec {
         flake: "git+https://h/x".parse().unwrap(),
         host: "ns1".parse().unwrap(),
         root: "/nowhere".into(),
+        confirm_timeout_ms: None,
+        return_to: None,
         timeout_ms: 10_000,
         grace_ms: 1_000,
     }

@@ -4,12 +4,12 @@ use std::mem;
 
 use tokio::task::JoinError;
 
-use super::Service;
+use super::{Service, heartbeat, pace};
 use crate::listener::memory::Untold;
 use crate::listener::rebuild::{self, News, NotBegun, Over, Site, Watch};
 use crate::listener::run::{RunDir, Spec};
 use crate::listener::voice::{Delivery, Link};
-use crate::protocol::Response;
+use crate::protocol::{Phase, Response};
 
 /// How far the run is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,10 +70,7 @@ impl Service {
         };
         match step {
             Step::Begun(begun) => self.begun(begun).await,
-            Step::News(News::Phase(watch)) => {
-                self.follow(watch);
-                self.tell_progress().await;
-            }
+            Step::News(News::Phase(watch)) => self.next_phase(watch).await,
             Step::News(News::Over(over)) => self.conclude(over),
             Step::Concluded(response) => self.ended(*response),
             Step::Delivered(told) => {
@@ -113,11 +110,24 @@ impl Service {
     pub(super) fn watch(&mut self, watch: Watch) {
         self.ledger.started();
         self.stage = Stage::Running;
-        self.heartbeat.reset();
         self.follow(watch);
     }
 
+    /// The run has come to another phase.
+    async fn next_phase(&mut self, watch: Watch) {
+        let phase = watch.phase();
+        self.follow(watch);
+        if phase == Phase::Confirm {
+            // That the host can be reached is to be proven, and a connection from before the activation proves nothing:
+            // it may go on where no new one could be made. It is told once the new one stands.
+            self.voice.connect_anew().await;
+        } else {
+            self.tell_progress().await;
+        }
+    }
+
     fn follow(&mut self, watch: Watch) {
+        self.heartbeat = heartbeat(pace(&self.config, watch.phase()));
         self.steps.spawn(async { Step::News(watch.news().await) });
     }
 

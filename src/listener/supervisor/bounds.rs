@@ -26,12 +26,17 @@ impl Bounds {
         })
     }
 
+    /// Gives another such time, which begins now.
+    pub(super) fn renew(&mut self, limit: Duration) {
+        self.deadline = Instant::now() + limit;
+    }
+
     /// Waits until the run must end, and tells why. Cancel safe.
     pub(super) async fn reached(&mut self) -> End {
         tokio::select! {
             () = sleep_until(self.deadline) => End::TimedOut,
-            _ = self.terminate.recv() => End::Killed(Signal::TERM.as_raw()),
-            _ = self.interrupt.recv() => End::Killed(Signal::INT.as_raw()),
+            _ = self.terminate.recv() => End::Stopped(Signal::TERM.as_raw()),
+            _ = self.interrupt.recv() => End::Stopped(Signal::INT.as_raw()),
         }
     }
 }

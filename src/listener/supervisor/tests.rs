@@ -13,11 +13,13 @@ use crate::listener::run::tests::spec;
 use crate::listener::run::{RunResult, Spec};
 use crate::listener::verdict::Verdict;
 use crate::lookup::testing::{git, repository};
-use crate::protocol::{Action, ErrorCode, FlakeUrl, Response, Status};
+use crate::protocol::{Action, ErrorCode, FlakeUrl, Phase, Response, Status};
 
 const COMMIT: &str = "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b";
 
 const RUN_DIR: &str = "SUPERVISED_RUN_DIR";
+
+mod returning;
 
 #[test]
 fn be_the_supervisor() {

@@ -50,7 +50,7 @@ impl Run {
     }
 
     fn judged(&self) -> String {
-        let Verdict { status, error, message, reboot_required, failed_units } = self.verdict();
+        let Verdict { status, error, message, reboot_required, failed_units, .. } = self.verdict();
         let error = error.map(|error| format!(" {error}")).unwrap_or_default();
         let reboot = if reboot_required == Some(true) { " (reboot)" } else { "" };
         let units = if failed_units.is_empty() { String::new() } else { format!(" {failed_units:?}") };

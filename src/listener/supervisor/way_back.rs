@@ -1,0 +1,184 @@
+//! The way back to what a host ran before, as it was taken down then.
+//!
+//! Neither `nix-env --rollback` nor `nixos-rebuild --rollback` leads there: the one takes the generation before the
+//! current one, whatever that is, and the other evaluates. The recorded system activates itself.
+
+use std::process::Command;
+use std::time::Duration;
+
+use super::program::Keeper;
+use crate::listener::facts::Facts;
+use crate::listener::host::{Host, PROFILE};
+use crate::listener::verdict::{End, UNITS_FAILED};
+use crate::protocol::{Action, ErrorCode, Phase};
+
+/// A part of the way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Step {
+    /// Let the system profile point at this system.
+    SetProfile(String),
+    /// Let this system do this to the host.
+    Activate(String, Action),
+}
+
+/// Where the way has led.
+#[derive(Debug)]
+pub(super) struct Returned {
+    /// Why the host is not what it was before.
+    pub(super) problem: Option<(ErrorCode, String)>,
+    /// What is so on the host now.
+    pub(super) now: Facts,
+}
+
+/// Undoes what `action` may have done to a host that was like this before. It has as much time as the action had.
+pub(super) async fn go(keeper: &mut Keeper, host: &Host, action: Action, before: &Facts, limit: Duration) -> Returned {
+    keeper.log.enter(Phase::Return);
+    keeper.bounds.renew(limit);
+    let mut problem = None;
+    for step in steps(action, before, &Facts::seen(host)) {
+        let end = keeper.run(&mut command(&step, host)).await;
+        let stops = matches!(end, End::TimedOut | End::Stopped(_));
+        // What follows is tried all the same: a host that serves with the wrong profile is better than one that does not.
+        problem = problem.or_else(|| complaint(&step, &end));
+        if stops {
+            break;
+        }
+    }
+    let now = Facts::learned(host).await;
+    let difference = difference(before, &now).map(|text| (ErrorCode::VerifyFailed, text));
+    Returned { problem: problem.filter(|problem| !is_old_news(problem, before, &now)).or(difference), now }
+}
+
+/// The steps that undo what `action` may have done, on a host that is like this now. What was only built needs none.
+fn steps(action: Action, before: &Facts, now: &Facts) -> Vec<Step> {
+    let (Some(current), Some(profile)) = (before.current_path(), before.profile_path()) else { return Vec::new() };
+    let activate = |system: &str, how| Step::Activate(system.to_owned(), how);
+    let activations = match action {
+        Action::DryActivate => return Vec::new(),
+        // Nothing was activated; the boot loader follows the profile.
+        Action::Boot => vec![activate(profile, Action::Boot)],
+        Action::Switch | Action::Test if current == profile => vec![activate(current, Action::Switch)],
+        // What ran was to be gone after the next boot.
+        Action::Switch | Action::Test => vec![activate(profile, Action::Boot), activate(current, Action::Test)],
+    };
+    let set = (now.profile_path() != Some(profile)).then(|| Step::SetProfile(profile.to_owned()));
+    set.into_iter().chain(activations).collect()
+}
+
+fn command(step: &Step, host: &Host) -> Command {
+    match step {
+        Step::SetProfile(system) => {
+            let mut command = Command::new("nix-env");
+            command.arg("--profile").arg(host.at(PROFILE)).arg("--set").arg(system);
+            command
+        }
+        Step::Activate(system, how) => {
+            let mut command = Command::new(host.at(system).join("bin/switch-to-configuration"));
+            // Checks that speak against leaving the new system are no reason to stay with it.
+            command.arg(how.as_str()).env("NIXOS_NO_CHECK", "1").env("NIXOS_INSTALL_BOOTLOADER", "0");
+            command
+        }
+    }
+}
+
+/// What is wrong when a step ends like this.
+fn complaint(step: &Step, end: &End) -> Option<(ErrorCode, String)> {
+    let what = match step {
+        Step::SetProfile(system) => format!("setting the profile to {system}"),
+        Step::Activate(system, how) => format!("{system}/bin/switch-to-configuration {how}"),
+    };
+    match end {
+        End::Exited(0) => None,
+        End::Exited(code) => Some((ErrorCode::ActivationFailed, format!("{what} ended with code {code}"))),
+        End::Killed(signal) => Some((ErrorCode::ActivationFailed, format!("signal {signal} ended {what}"))),
+        End::Stopped(signal) => Some((ErrorCode::Interrupted, format!("signal {signal} came before {what} was done"))),
+        End::TimedOut => Some((ErrorCode::Timeout, format!("{what} took too long"))),
+        End::NotStarted(why) | End::Unresolved(_, why) => Some((ErrorCode::ActivationFailed, why.clone())),
+    }
+}
+
+/// Whether the only complaint is about units, and none has failed that had not before.
+fn is_old_news((_, complaint): &(ErrorCode, String), before: &Facts, now: &Facts) -> bool {
+    let about_units = complaint.ends_with(&format!("ended with code {UNITS_FAILED}"));
+    let units = before.failed_units.as_ref().zip(now.failed_units.as_ref());
+    about_units && units.is_some_and(|(before, now)| now.is_subset(before))
+}
+
+/// In what the host is not what it was.
+fn difference(before: &Facts, now: &Facts) -> Option<String> {
+    if before.current.is_none() || before.profile.is_none() {
+        return Some("what ran before is not on record".to_owned());
+    }
+    let is_not = |what: &str, now: Option<&str>, before: Option<&str>| {
+        let path = |path: Option<&str>| path.unwrap_or("nothing").to_owned();
+        (now != before).then(|| format!("{what} is {} and was {}", path(now), path(before)))
+    };
+    is_not("/run/current-system", now.current_path(), before.current_path())
+        .or_else(|| is_not("the system profile", now.profile_path(), before.profile_path()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::listener::host::{Profile, System};
+
+    fn facts(current: &str, profile: &str) -> Facts {
+        let system = |path: &str| System { path: path.to_owned(), kernel: [None, None, None] };
+        Facts {
+            current: Some(system(current)),
+            profile: Some(Profile { generation: Some(41), system: system(profile) }),
+            failed_units: Some(["old.service".to_owned()].into()),
+            ..Facts::default()
+        }
+    }
+
+    fn way(action: Action, before: &Facts, now: &Facts) -> String {
+        let words = steps(action, before, now).into_iter().map(|step| match step {
+            Step::SetProfile(system) => format!("set {system}"),
+            Step::Activate(system, how) => format!("{how} {system}"),
+        });
+        words.collect::<Vec<_>>().join(", ")
+    }
+
+    #[test]
+    fn the_recorded_system_activates_itself() {
+        let (old, new) = (facts("old", "old"), facts("new", "new"));
+        insta::assert_snapshot!(way(Action::Switch, &old, &new), @"set old, switch old");
+        // The profile may be right already, and the units are not for all that.
+        insta::assert_snapshot!(way(Action::Switch, &old, &facts("new", "old")), @"switch old");
+        insta::assert_snapshot!(way(Action::Test, &old, &facts("new", "old")), @"switch old");
+        insta::assert_snapshot!(way(Action::Boot, &old, &facts("old", "new")), @"set old, boot old");
+        insta::assert_snapshot!(way(Action::DryActivate, &old, &new), @"");
+    }
+
+    #[test]
+    fn what_was_only_tested_is_tested_again_and_what_was_to_boot_boots() {
+        let tested = facts("tried", "old");
+        insta::assert_snapshot!(way(Action::Switch, &tested, &facts("new", "new")), @"set old, boot old, test tried");
+        insta::assert_snapshot!(way(Action::Test, &tested, &facts("new", "old")), @"boot old, test tried");
+        insta::assert_snapshot!(way(Action::Boot, &tested, &facts("tried", "new")), @"set old, boot old");
+    }
+
+    #[test]
+    fn a_host_has_returned_when_it_is_what_it_was() {
+        let old = facts("old", "old");
+        assert_eq!(difference(&old, &old), None);
+        insta::assert_snapshot!(difference(&old, &facts("new", "old")).unwrap(), @"/run/current-system is new and was old");
+        insta::assert_snapshot!(difference(&old, &facts("old", "new")).unwrap(), @"the system profile is new and was old");
+        let gone = Facts { current: None, ..old.clone() };
+        insta::assert_snapshot!(difference(&old, &gone).unwrap(), @"/run/current-system is nothing and was old");
+        insta::assert_snapshot!(difference(&gone, &old).unwrap(), @"what ran before is not on record");
+    }
+
+    #[test]
+    fn units_that_had_failed_before_do_not_spoil_the_return() {
+        let old = facts("old", "old");
+        let step = Step::Activate("old".to_owned(), Action::Switch);
+        let units = complaint(&step, &End::Exited(4)).unwrap();
+        assert!(is_old_news(&units, &old, &old));
+        let worse = Facts { failed_units: Some(["x.service".to_owned()].into()), ..old.clone() };
+        assert!(!is_old_news(&units, &old, &worse));
+        assert!(!is_old_news(&units, &old, &Facts { failed_units: None, ..old.clone() }));
+        assert!(!is_old_news(&complaint(&step, &End::Exited(2)).unwrap(), &old, &old));
+    }
+}

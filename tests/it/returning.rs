@@ -1,0 +1,162 @@
+//! Hosts that stay with what they activated only when they are heard from, and that return when they are asked to. The
+//! operator is played by hand.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::deployer::Deployer;
+use crate::host;
+use crate::support::lab::Lab;
+use crate::support::wait;
+
+const NS1: &str = "deploy.prod.ns1";
+
+/// What `nixos-rebuild switch` comes down to on the host.
+const SWITCH: &str = r#"
+root=$here/../$host/root
+ln -sfn /nix/store/new "$root/nix/var/nix/profiles/system-42-link"
+ln -sfn system-42-link "$root/nix/var/nix/profiles/system"
+ln -sfn /nix/store/new "$root/run/current-system"
+echo activating the configuration...
+"#;
+
+/// A homelab with the host `ns1`, which runs the system `old` as generation 41, can switch to `new`, and listens.
+async fn lab() -> Lab {
+    let mut lab = Lab::start(super::program(), &["prod.ns1"]).await.unwrap();
+    let root = lab.folder().join("hosts/ns1/root");
+    for folder in ["run", "nix/var/nix/profiles", "nix/store/old/bin", "nix/store/new/bin"] {
+        fs::create_dir_all(root.join(folder)).unwrap();
+    }
+    for link in ["run/current-system", "nix/var/nix/profiles/system-41-link"] {
+        symlink("/nix/store/old", root.join(link)).unwrap();
+    }
+    symlink("system-41-link", root.join("nix/var/nix/profiles/system")).unwrap();
+    let activate = format!("ln -sfn /nix/store/old {}/run/current-system", root.display());
+    make_program(&root.join("nix/store/old/bin/switch-to-configuration"), &activate);
+    let set = "ln -sfn $4 $2-43-link; ln -sfn system-43-link $2";
+    make_program(&lab.fleet.rebuild().folder().join("nix-env"), set);
+    lab.fleet.rebuild().on(&host("ns1"), SWITCH).unwrap();
+    lab.listen(&host("ns1"), &[]).await.unwrap();
+    lab
+}
+
+fn make_program(path: &Path, script: &str) {
+    fs::write(path, format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// A request that has to be confirmed within so many seconds.
+fn request(deployer: &Deployer, seconds: u64) -> Value {
+    let mut request = deployer.request("r-1");
+    request["confirm_timeout_s"] = seconds.into();
+    request
+}
+
+fn confirmation(request: &Value) -> Value {
+    let mut request = request.clone();
+    request["confirmed"] = true.into();
+    request
+}
+
+/// Hears of the run until it waits to be confirmed.
+async fn waits(deployer: &mut Deployer) -> Value {
+    loop {
+        let answer = deployer.hear_status("started").await.unwrap();
+        if answer["phase"] == "confirm" {
+            return answer;
+        }
+    }
+}
+
+fn runs(lab: &Lab) -> String {
+    fs::read_link(lab.folder().join("hosts/ns1/root/run/current-system")).unwrap().display().to_string()
+}
+
+#[tokio::test]
+async fn a_host_that_is_heard_from_and_confirmed_stays() {
+    let mut lab = lab().await;
+    let mut deployer = Deployer::connect(&lab).await.unwrap();
+    let request = request(&deployer, 60);
+    deployer.say(NS1, &request).await.unwrap();
+    let waits = waits(&mut deployer).await;
+    assert_eq!(waits["revision"], lab.flake.resolve("main").unwrap());
+    // What it says, it says on a connection that was made after the activation.
+    let log = lab.fleet.listener(&host("ns1")).unwrap().output();
+    assert!(log.contains("connected again"), "{log}");
+
+    deployer.say(NS1, &confirmation(&request)).await.unwrap();
+    let end = deployer.hear_final().await.unwrap();
+    assert_eq!((&end["status"], &end["rolled_back"]), (&json!("completed"), &Value::Null), "{end}");
+    assert_eq!((runs(&lab).as_str(), &end["generation"]), ("/nix/store/new", &json!(42)));
+}
+
+#[tokio::test]
+async fn a_host_that_nobody_confirms_returns_and_says_so() {
+    let lab = lab().await;
+    let mut deployer = Deployer::connect(&lab).await.unwrap();
+    deployer.say(NS1, &request(&deployer, 3)).await.unwrap();
+    // It says again and again that it waits.
+    for _ in 0..2 {
+        waits(&mut deployer).await;
+    }
+    let end = deployer.hear_final().await.unwrap();
+    assert_eq!((&end["error"], &end["rolled_back"]), (&json!("not_confirmed"), &json!(true)), "{end}");
+    assert_eq!((&end["system"], &end["generation"]), (&json!("/nix/store/old"), &json!(43)));
+    assert_eq!(runs(&lab), "/nix/store/old");
+}
+
+#[tokio::test]
+async fn a_listener_that_takes_over_asks_to_be_confirmed_as_well() {
+    let mut lab = lab().await;
+    let mut deployer = Deployer::connect(&lab).await.unwrap();
+    let request = request(&deployer, 60);
+    deployer.say(NS1, &request).await.unwrap();
+    waits(&mut deployer).await;
+    lab.fleet.kill(&host("ns1"));
+    lab.listen(&host("ns1"), &[]).await.unwrap();
+    waits(&mut deployer).await;
+    deployer.say(NS1, &confirmation(&request)).await.unwrap();
+    assert_eq!(deployer.hear_final().await.unwrap()["status"], "completed");
+    assert_eq!(runs(&lab), "/nix/store/new");
+}
+
+#[tokio::test]
+async fn a_host_returns_to_what_it_ran_before_its_last_run() {
+    let lab = lab().await;
+    let mut deployer = Deployer::connect(&lab).await.unwrap();
+    let back = |from: &str, id: &str| {
+        let mut request = deployer.request(id);
+        request["returns"] = from.into();
+        request
+    };
+    let requests = [back("r-1", "back-0"), back("r-1", "back-1"), back("r-1", "back-2")];
+    deployer.say(NS1, &requests[0]).await.unwrap();
+    let end = deployer.hear_final().await.unwrap();
+    assert_eq!((&end["status"], &end["error"]), (&json!("rejected"), &json!("invalid_request")));
+
+    deployer.say(NS1, &deployer.request("r-1")).await.unwrap();
+    assert_eq!(deployer.hear_final().await.unwrap()["status"], "completed");
+    deployer.say(NS1, &requests[1]).await.unwrap();
+    let end = deployer.hear_final().await.unwrap();
+    assert_eq!((&end["status"], &end["rolled_back"]), (&json!("completed"), &json!(true)), "{end}");
+    assert_eq!((runs(&lab).as_str(), &end["system"]), ("/nix/store/old", &json!("/nix/store/old")));
+    assert_eq!(lab.fleet.rebuild().calls(&host("ns1")).len(), 1);
+
+    // That was its last run now.
+    deployer.say(NS1, &requests[2]).await.unwrap();
+    assert_eq!(deployer.hear_final().await.unwrap()["error"], "invalid_request");
+}
+
+#[tokio::test]
+async fn a_confirmation_of_what_nobody_asked_for_runs_nothing() {
+    let lab = lab().await;
+    let mut deployer = Deployer::connect(&lab).await.unwrap();
+    deployer.say(NS1, &confirmation(&request(&deployer, 60))).await.unwrap();
+    let end = deployer.hear_final().await.unwrap();
+    assert_eq!((&end["status"], &end["error"]), (&json!("rejected"), &json!("invalid_request")));
+    let quiet = async || Ok(lab.fleet.rebuild().record().is_empty().then_some(()));
+    wait::until("nothing was run", quiet).await.unwrap();
+}
