@@ -9,7 +9,9 @@ use serde_json::{Value, json};
 
 use crate::deployer::Deployer;
 use crate::host;
+use crate::operator;
 use crate::support::lab::Lab;
+use crate::support::rebuild::GATE;
 use crate::support::wait;
 
 const NS1: &str = "deploy.prod.ns1";
@@ -159,4 +161,29 @@ async fn a_confirmation_of_what_nobody_asked_for_runs_nothing() {
     assert_eq!((&end["status"], &end["error"]), (&json!("rejected"), &json!("invalid_request")));
     let quiet = async || Ok(lab.fleet.rebuild().record().is_empty().then_some(()));
     wait::until("nothing was run", quiet).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_operator_confirms_what_it_hears_from_and_what_it_leaves_alone_returns() {
+    let lab = lab().await;
+    let arguments = ["deploy", "--auto-rollback", "--confirm-timeout", "10s", NS1];
+    operator::run(&lab, &arguments).await.unwrap().expect(0).told("1 host completed");
+    assert_eq!(runs(&lab), "/nix/store/new");
+
+    lab.fleet.rebuild().on(&host("ns1"), &format!("{GATE}\n{SWITCH}")).unwrap();
+    let link = lab.folder().join("hosts/ns1/root/run/current-system");
+    fs::remove_file(&link).unwrap();
+    symlink("/nix/store/old", &link).unwrap();
+    let mut deploy = operator::start(&lab, &arguments).unwrap();
+    deploy.tells("building").await.unwrap();
+    deploy.interrupt().unwrap();
+    deploy.tells("A second interrupt leaves at once").await.unwrap();
+    deploy.interrupt().unwrap();
+    deploy.ended().await.unwrap().expect(130);
+    lab.fleet.rebuild().open(&host("ns1")).unwrap();
+    let returned = async || {
+        Ok(fs::read_to_string(lab.folder().join("hosts/ns1/log")).unwrap().contains("not_confirmed").then_some(()))
+    };
+    wait::until("the host gives up", returned).await.unwrap();
+    assert_eq!(runs(&lab), "/nix/store/old");
 }

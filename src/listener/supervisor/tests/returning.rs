@@ -147,7 +147,7 @@ fn a_supervisor_that_is_asked_to_end_while_it_waits_leaves_the_host_as_it_is() {
     run.reaches(Phase::Confirm);
     terminate(&run.supervisor.id().to_string());
     let (result, _, run) = run.ended();
-    insta::assert_snapshot!(verdict(&result), @"failed interrupted: signal 15 ended the run while waiting to be confirmed; what was deployed stays");
+    insta::assert_snapshot!(verdict(&result), @"failed interrupted: signal 15 ended the run while confirming; what was deployed stays");
     assert_eq!((result.verdict.rolled_back, run.record().as_str()), (None, ""));
 }
 
