@@ -19,6 +19,9 @@ use crate::listener::verdict::{End, Evidence, Verdict, judge, left_traces};
 use crate::lookup::{LookupError, commit_of};
 use crate::protocol::{Action, Commit, ErrorCode, Phase, Revision, Status};
 
+/// How long a return may take, where a deployment has more: a deployer waits this long for its end.
+const RETURN_WITHIN: Duration = Duration::from_mins(5);
+
 /// What is deployed, where, and under what.
 pub(super) struct Deployment {
     pub(super) dir: RunDir,
@@ -98,9 +101,9 @@ impl Deployment {
         (verdict, now)
     }
 
-    /// Undoes what an action did to a host that was like this before, in as much time as a deployment has.
+    /// Undoes what an action did to a host that was like this before.
     async fn go_back(&mut self, action: Action, before: &Facts) -> Returned {
-        let limit = Duration::from_millis(self.spec.timeout_ms);
+        let limit = RETURN_WITHIN.min(Duration::from_millis(self.spec.timeout_ms));
         way_back::go(&mut self.keeper, &self.host, action, before, limit).await
     }
 

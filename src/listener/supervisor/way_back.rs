@@ -30,7 +30,7 @@ pub(super) struct Returned {
     pub(super) now: Facts,
 }
 
-/// Undoes what `action` may have done to a host that was like this before. It has as much time as the action had.
+/// Undoes what `action` may have done to a host that was like this before. It may take so long.
 pub(super) async fn go(keeper: &mut Keeper, host: &Host, action: Action, before: &Facts, limit: Duration) -> Returned {
     keeper.log.enter(Phase::Return);
     keeper.bounds.renew(limit);
