@@ -72,6 +72,7 @@ impl Preparation {
             part: self.part(),
             finder: if self.resolve_on_host { Finder::OperatorOrHost } else { Finder::Operator },
             operator: self.operator.name(),
+            cache: self.state.cache(),
         };
         let mut bus = self.operator.connect().await?;
         let prepared = wanted.prepare(&mut bus, &self.operator.discovery(None)).await;

@@ -1,4 +1,4 @@
-//! Where the records of this operator are.
+//! Where this operator's records are, and what can be done without.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -18,6 +18,9 @@ pub(super) struct StateArgs {
     #[arg(long, env = "XDG_STATE_HOME", hide = true)]
     state_home: Option<OsString>,
 
+    #[arg(long, env = "XDG_CACHE_HOME", hide = true)]
+    cache_home: Option<OsString>,
+
     #[arg(long, env = "HOME", hide = true)]
     user_home: Option<OsString>,
 }
@@ -29,5 +32,11 @@ impl StateArgs {
             || home::folder(self.state_home.as_ref(), self.user_home.as_ref(), ".local/state").unwrap_or_default();
         let folder = || home().join("homelab-deploy");
         Journals::below(&self.state_dir.clone().unwrap_or_else(folder))
+    }
+
+    /// The folder for what may be lost at any time; `None` for an operator without a home.
+    pub(super) fn cache(&self) -> Option<PathBuf> {
+        let cache = home::folder(self.cache_home.as_ref(), self.user_home.as_ref(), ".cache")?;
+        Some(cache.join("homelab-deploy"))
     }
 }

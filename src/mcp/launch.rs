@@ -56,7 +56,7 @@ impl Server {
         let prepared = async {
             let mut bus = self.connect(access).await?;
             let called = wanted.call_roll(&mut bus, &self.settings.discovery(None)).await?;
-            judge(&called)?;
+            judge(&called.roll)?;
             let mut prepared = wanted.settle(called).await?;
             within_reach(access, &prepared.rollout.plan)?;
             prepared.warnings.extend(report::missed(&prepared.missed(&self.settings.journals)));

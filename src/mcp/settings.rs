@@ -40,6 +40,8 @@ pub struct Settings {
     pub plans: Plans,
     /// The records of rollouts.
     pub journals: Journals,
+    /// The folder for what the servers of repositories tell of commits; without one they are not asked.
+    pub cache: Option<PathBuf>,
     /// Finds the value of an environment variable that defines an alias, for plans that use one.
     pub aliases: fn(&str) -> Option<String>,
     /// This program, which carries rollouts out in a process of its own.

@@ -4,11 +4,12 @@ use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::Signal;
 use tokio::io::AsyncReadExt;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
+use super::group::Group;
 use crate::plan::{Check, FrozenWave};
 use crate::rollout::Rollout;
 
@@ -34,7 +35,8 @@ pub async fn run_check(rollout: &Rollout, wave: &FrozenWave, check: &Check) -> R
         // A group of its own, so that all that it started can be ended with it, and Ctrl-C is not for it.
         .process_group(0);
     let mut child = command.spawn().map_err(|error| format!("cannot run {program}: {error}"))?;
-    let group = Group(child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw));
+    // It ends with the rollout, or when it takes too long.
+    let group = Group::led_by(&child, Signal::KILL);
     let mut said = Tail::default();
     let outcome = timeout(check.timeout, said.follow(&mut child)).await;
     match outcome {
@@ -94,24 +96,6 @@ impl Tail {
     fn last_line(&self) -> Option<String> {
         let text = String::from_utf8_lossy(&self.0);
         text.lines().map(str::trim).rfind(|line| !line.is_empty()).map(str::to_owned)
-    }
-}
-
-/// The processes of a check that has not ended: they end with the rollout, or when it takes too long.
-struct Group(Option<Pid>);
-
-impl Group {
-    /// The check ended by itself. Its process id may soon be that of another program.
-    fn ended(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        if let Some(group) = self.0 {
-            kill_process_group(group, Signal::KILL).ok();
-        }
     }
 }
 

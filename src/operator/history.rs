@@ -1,60 +1,65 @@
-//! What a clone on this machine knows of commits. It is a courtesy: without one, or without git, nothing is known.
+//! What can be known of commits: from a clone on this machine, else from the server of the repository. It is a courtesy:
+//! where neither tells, nothing is known.
 
-use std::path::{Path, PathBuf};
-use std::process::{Output, Stdio};
-use std::time::Duration;
+mod repository;
+mod server;
 
-use tokio::process::Command;
-use tokio::time::timeout;
+use std::path::Path;
 
+use self::repository::Repository;
+use self::server::{Depth, Server};
 use crate::protocol::{Commit, FlakeUrl};
 
-/// How long git may take over a question whose answer is a courtesy.
-const ANSWER_WITHIN: Duration = Duration::from_secs(5);
-
-/// The clones that may know the commits of a fleet.
+/// Who may know the commits of a fleet.
 #[derive(Debug)]
 pub struct History {
-    clones: Vec<PathBuf>,
+    clones: Vec<Repository>,
+    server: Option<Server>,
 }
 
 impl History {
-    /// The clone that the operator stands in, and the repository itself where it is on this machine.
-    pub fn near(flake: Option<&FlakeUrl>) -> Self {
-        let local = flake.and_then(FlakeUrl::git_remote).and_then(|remote| remote.strip_prefix("file://"));
-        Self { clones: std::iter::once(PathBuf::from(".")).chain(local.map(PathBuf::from)).collect() }
+    /// Asks the clone that the operator stands in, and the repository itself where it is on this machine. Where it is not,
+    /// its server may be asked, if there is a folder to keep what it tells.
+    pub fn of(flake: Option<&FlakeUrl>, cache: Option<&Path>) -> Self {
+        let repository = flake.and_then(FlakeUrl::repository);
+        let local = repository.as_deref().and_then(|repository| repository.strip_prefix("file://"));
+        let clones = std::iter::once(".").chain(local).map(Repository::around).collect();
+        let server = match (flake, cache, &repository) {
+            (Some(flake), Some(cache), Some(repository)) if local.is_none() => {
+                Some(Server::new(repository.clone(), cache, &flake.public()))
+            }
+            _ => None,
+        };
+        Self { clones, server }
     }
 
     /// The first line of a commit's message.
-    pub async fn subject(&self, commit: &Commit) -> Option<String> {
+    pub async fn subject(&mut self, commit: &Commit) -> Option<String> {
         for clone in &self.clones {
-            let shown = git(clone, &["show", "--no-patch", "--format=%s", commit.as_str()]).await;
-            if let Some(output) = shown.filter(|output| output.status.success()) {
-                return Some(String::from_utf8_lossy(&output.stdout).trim().to_owned());
+            if let Some(subject) = clone.subject(commit).await {
+                return Some(subject);
             }
         }
-        None
+        let server = self.server.as_mut()?;
+        match server.kept().subject(commit).await {
+            Some(subject) => Some(subject),
+            None => server.fetch(commit, Depth::Alone).await?.subject(commit).await,
+        }
     }
 
-    /// Whether one commit is an ancestor of another, and so older; `None` where no clone knows both.
-    pub async fn is_ancestor(&self, old: &Commit, new: &Commit) -> Option<bool> {
+    /// Whether one commit is an ancestor of another, and so older; `None` where nobody knows both.
+    pub async fn is_ancestor(&mut self, old: &Commit, new: &Commit) -> Option<bool> {
         for clone in &self.clones {
-            let compared = git(clone, &["merge-base", "--is-ancestor", old.as_str(), new.as_str()]).await;
-            match compared.and_then(|output| output.status.code()) {
-                Some(0) => return Some(true),
-                Some(1) => return Some(false),
-                // This clone does not know one of them.
-                Some(_) | None => {}
+            if let Some(is_ancestor) = clone.is_ancestor(old, new).await {
+                return Some(is_ancestor);
             }
         }
-        None
+        let server = self.server.as_mut()?;
+        match server.kept().is_ancestor(old, new).await {
+            Some(is_ancestor) => Some(is_ancestor),
+            None => server.fetch(new, Depth::WithAncestors).await?.is_ancestor(old, new).await,
+        }
     }
-}
-
-async fn git(clone: &Path, arguments: &[&str]) -> Option<Output> {
-    let mut command = Command::new("git");
-    command.arg("-C").arg(clone).args(arguments).stdin(Stdio::null()).kill_on_drop(true);
-    timeout(ANSWER_WITHIN, command.output()).await.ok()?.ok()
 }
 
 #[cfg(test)]
@@ -67,7 +72,7 @@ mod tests {
         let (folder, flake) = repository();
         let commit = |name: &str| git(folder.path(), &["rev-parse", &format!("{name}^{{commit}}")]).parse().unwrap();
         let (old, new) = (commit("v1"), commit("main"));
-        let history = History::near(Some(&flake));
+        let mut history = History::of(Some(&flake), None);
         assert_eq!(history.subject(&new).await.as_deref(), Some("two"));
         assert_eq!(history.is_ancestor(&old, &new).await, Some(true));
         assert_eq!(history.is_ancestor(&new, &old).await, Some(false));

@@ -1,11 +1,13 @@
 //! What it takes to know what a plan comes down to now. Nothing is deployed.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use miette::Diagnostic;
 use thiserror::Error;
+use tokio::try_join;
 use uuid::Uuid;
 
 use super::fleet::{Discovery, FleetError, RollCall, RollCalled};
@@ -17,7 +19,7 @@ use crate::clock;
 use crate::lookup::LookupError;
 use crate::plan::{FrozenHost, FrozenPlan, Plan, PlanMistakes, Roster};
 use crate::protocol::discovery::FEATURE_RESOLVE;
-use crate::protocol::{Commit, HostName, RequestIds, Revision, RolloutId, RolloutReport, Tier};
+use crate::protocol::{Commit, FlakeUrl, HostName, RequestIds, Revision, RolloutId, RolloutReport, Tier};
 use crate::rollout::{PlanSource, Rollout};
 
 /// For how long a host is missed that no longer answers. One that is gone for good is not told of for ever.
@@ -40,6 +42,8 @@ pub struct Wanted {
     pub finder: Finder,
     /// Who wants it, as `user@machine`.
     pub operator: String,
+    /// The folder for what the servers of repositories tell of commits; without one they are not asked.
+    pub cache: Option<PathBuf>,
 }
 
 /// Who finds the commit that a branch or tag stands for.
@@ -60,6 +64,23 @@ pub enum Part {
     Only(Vec<String>),
     /// This one and all that come after it.
     From(String),
+}
+
+/// Who answered the roll call, and what was found out beside it.
+#[derive(Debug)]
+pub struct Called {
+    /// Who answered.
+    pub roll: RollCalled,
+    /// What the plan's own flake has for the revision. Where hosts name the flake, it was not known yet.
+    found: Option<Found>,
+}
+
+/// What a flake has for the revision that is wanted.
+#[derive(Debug)]
+struct Found {
+    commit: Result<Commit, UnresolvedError>,
+    subject: Option<String>,
+    history: History,
 }
 
 /// A rollout that could begin at once.
@@ -163,32 +184,53 @@ impl Wanted {
         self.settle(called).await
     }
 
-    /// Asks who is there of those that the plan may be for.
-    pub async fn call_roll(&self, bus: &mut Bus, discovery: &Discovery) -> Result<RollCalled, FleetError> {
+    /// Asks who is there of those that the plan may be for, and meanwhile the plan's flake for the revision.
+    pub async fn call_roll(&self, bus: &mut Bus, discovery: &Discovery) -> Result<Called, FleetError> {
         let only = self.plan.named_only();
         let tiers = self.plan.tiers();
         // One question asks for one tier or for all. Where all hosts are named, one that belongs to another tier than its
         // name in the plan says is worth hearing of.
         let tier = tiers.first().copied().filter(|_| tiers.len() == 1 && only.is_none());
         let discovery = Discovery { tier, ..discovery.clone() };
-        RollCall { discovery: &discovery, only }.call(bus).await
+        let roll_call = RollCall { discovery: &discovery, only };
+        let find = async {
+            Ok(match &self.plan.flake {
+                Some(flake) => Some(self.find(Some(flake)).await),
+                None => None,
+            })
+        };
+        let (roll, found) = try_join!(roll_call.call(bus), find)?;
+        Ok(Called { roll, found })
+    }
+
+    async fn find(&self, flake: Option<&FlakeUrl>) -> Found {
+        let commit = resolve_revision(&self.revision, flake).await;
+        let mut history = History::of(flake, self.cache.as_deref());
+        let subject = match &commit {
+            Ok(commit) => history.subject(commit).await,
+            Err(_) => None,
+        };
+        Found { commit, subject, history }
     }
 
     /// Settles which hosts are deployed in which wave, and the commit.
-    pub async fn settle(mut self, called: RollCalled) -> Result<Prepared, PrepareError> {
-        let roster = Roster::new(called.hosts);
+    pub async fn settle(mut self, called: Called) -> Result<Prepared, PrepareError> {
+        let Called { roll, found } = called;
+        let roster = Roster::new(roll.hosts);
         let waves: Vec<String> = self.plan.waves.iter().map(|wave| wave.name.value.clone()).collect();
         self.exclude_hosts(&roster)?;
         let (mut frozen, warnings) = self.plan.resolve(&roster)?;
         self.part.select(&mut frozen, waves)?;
         let flake = self.plan.flake(&roster, &frozen)?;
         let mut warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
-        let (mut subject, mut ahead) = (None, Vec::new());
-        let revision = match resolve_revision(&self.revision, flake.as_ref()).await {
+        let Found { commit, subject, mut history } = match found {
+            Some(found) => found,
+            None => self.find(flake.as_ref()).await,
+        };
+        let mut ahead = Vec::new();
+        let revision = match commit {
             Ok(commit) => {
-                let history = History::near(flake.as_ref());
-                subject = history.subject(&commit).await;
-                ahead = ahead_of(&commit, &frozen, &history).await;
+                ahead = ahead_of(&commit, &frozen, &mut history).await;
                 commit.into()
             }
             Err(error) => {
@@ -201,7 +243,7 @@ impl Wanted {
             let (hosts, commit) = (names(&ahead), short(&revision));
             warnings.push(format!("{hosts} would go back in history: what runs there comes after {commit}"));
         }
-        let others = called.rollouts.into_iter().filter(|other| shares_a_tier(other, &frozen)).collect();
+        let others = roll.rollouts.into_iter().filter(|other| shares_a_tier(other, &frozen)).collect();
         let rollout = Rollout {
             id: RolloutId::from(Uuid::new_v4()),
             ids: RequestIds::new(Uuid::new_v4()),
@@ -304,8 +346,8 @@ impl Prepared {
     }
 }
 
-/// The hosts that would go back in history, as far as a clone on this machine can tell.
-async fn ahead_of(commit: &Commit, plan: &FrozenPlan, history: &History) -> Vec<HostName> {
+/// The hosts that would go back in history, as far as can be told.
+async fn ahead_of(commit: &Commit, plan: &FrozenPlan, history: &mut History) -> Vec<HostName> {
     let mut known = BTreeMap::new();
     let mut ahead = Vec::new();
     for host in plan.hosts() {

@@ -82,6 +82,24 @@ impl FlakeUrl {
         let url = self.0.strip_prefix("git+").or_else(|| self.0.starts_with("git://").then_some(self.as_str()))?;
         Some(url.split('?').next().unwrap_or(url))
     }
+
+    /// The repository as `git fetch` takes it: that of [`git_remote`](Self::git_remote), and for a forge its https address.
+    pub fn repository(&self) -> Option<String> {
+        if let Some(remote) = self.git_remote() {
+            return Some(remote.to_owned());
+        }
+        let (location, query) = self.0.split_once('?').unwrap_or((&self.0, ""));
+        let (forge, path) = location.split_once(':')?;
+        let (usual, ending) = match forge {
+            "github" => ("github.com", ".git"),
+            "gitlab" => ("gitlab.com", ".git"),
+            "sourcehut" => ("git.sr.ht", ""),
+            _ => return None,
+        };
+        let host = query.split('&').find_map(|pair| pair.strip_prefix("host=")).unwrap_or(usual);
+        // The groups within groups of GitLab are written so that they are one part of the path.
+        Some(format!("https://{host}/{}{ending}", path.replace("%2F", "/")))
+    }
 }
 
 impl FromStr for FlakeUrl {
@@ -168,6 +186,17 @@ mod tests {
         assert_eq!(remote("git+https://h/x?dir=a").as_deref(), Some("https://h/x"));
         assert_eq!(remote("git://h/x").as_deref(), Some("git://h/x"));
         assert_eq!(remote("github:o/r"), None);
+    }
+
+    #[test]
+    fn forges_are_fetched_from_over_https() {
+        let repository = |url: &str| url.parse::<FlakeUrl>().unwrap().repository();
+        assert_eq!(repository("github:o/r?dir=a").as_deref(), Some("https://github.com/o/r.git"));
+        assert_eq!(repository("gitlab:o%2Fg/r").as_deref(), Some("https://gitlab.com/o/g/r.git"));
+        assert_eq!(repository("gitlab:o/r?host=git.example").as_deref(), Some("https://git.example/o/r.git"));
+        assert_eq!(repository("sourcehut:~o/r").as_deref(), Some("https://git.sr.ht/~o/r"));
+        assert_eq!(repository("git+ssh://git@h/r?dir=a").as_deref(), Some("ssh://git@h/r"));
+        assert_eq!(repository("hg+https://h/r"), None);
     }
 
     proptest! {

@@ -3,8 +3,8 @@
 use serde_json::json;
 
 use crate::deployer::{Deployer, each};
-use crate::git::Mood;
 use crate::stage::{CURRENT, NS1, Stage, ask};
+use crate::support::git::Mood;
 
 #[tokio::test]
 async fn what_is_pushed_within_the_hour_is_what_runs() {

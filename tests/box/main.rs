@@ -16,7 +16,6 @@ mod operator;
 #[expect(dead_code, reason = "the other tests need more of it")]
 mod support;
 
-mod git;
 mod machine;
 mod stage;
 

@@ -14,10 +14,10 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::deployer::{Deployer, is_final, message, subscribe};
-use crate::git::Git;
 use crate::machine::{self, Machine};
 use crate::operator::{self, Running};
 use crate::program;
+use crate::support::git::Git;
 use crate::support::lab::Lab;
 use crate::support::wait;
 

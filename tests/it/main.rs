@@ -12,6 +12,7 @@ mod stand_in;
 mod apply;
 mod deploy;
 mod harness;
+mod history;
 mod hosts;
 mod lifecycle;
 mod listener;

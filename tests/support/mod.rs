@@ -6,6 +6,7 @@
 
 pub mod flake;
 pub mod fleet;
+pub mod git;
 pub mod keys;
 pub mod lab;
 pub mod process;

@@ -98,6 +98,7 @@ impl Mcp {
             audit_file: self.audit_file.clone(),
             plans: Plans::new(self.plans_dir.clone().or_else(|| self.usual_plans_dir())),
             journals: self.state.journals(),
+            cache: self.state.cache(),
             flake: self.flake.clone(),
             aliases: alias::lookup,
             program: THIS_PROGRAM.into(),

@@ -117,6 +117,7 @@ async fn deploy(
         part: Part::Whole,
         finder: Finder::Operator,
         operator: server.settings.operator.clone(),
+        cache: server.settings.cache.clone(),
     };
     let prepared = server.prepare(access, wanted, until, |called| is_in_its_tier(&target, called)).await?;
     let launch = Launch { tool, arguments, access, phrase, plan_hash: None };

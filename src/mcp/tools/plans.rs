@@ -188,6 +188,7 @@ async fn settle(server: &Server, plan: &str, until: Instant) -> Result<Settled, 
         part: Part::Whole,
         finder: Finder::Operator,
         operator: server.settings.operator.clone(),
+        cache: server.settings.cache.clone(),
     };
     let prepared = server.prepare(access, wanted, until, |_| Ok(())).await?;
     let hash = plan_hash(&file.text, &prepared);

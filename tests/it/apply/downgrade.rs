@@ -7,11 +7,26 @@ use serde_json::json;
 
 use super::crowd::{Course, Crowd};
 use super::{fake, stage};
+use crate::support::git::{Git, Mood};
 use crate::support::lab::Lab;
 
 /// A homelab of two hosts, of which one runs a commit that comes after another; and the command to deploy that other one.
+/// The operator has the repository on this machine.
 async fn ahead() -> (Lab, Crowd, Command) {
     let lab = stage::empty(&[]).await;
+    let flake = lab.flake.url();
+    ahead_of(lab, &flake).await
+}
+
+/// The same with a repository on a server.
+async fn ahead_of_server() -> (Lab, Git, Crowd, Command) {
+    let lab = stage::empty(&[]).await;
+    let git = Git::serve(lab.folder()).unwrap();
+    let (lab, crowd, command) = ahead_of(lab, &format!("git+{}", git.url("flake"))).await;
+    (lab, git, crowd, command)
+}
+
+async fn ahead_of(lab: Lab, flake: &str) -> (Lab, Crowd, Command) {
     let old = lab.flake.commit("services: one").unwrap();
     let new = lab.flake.commit("services: one more").unwrap();
     let reports = [("ns1", &new), ("ns2", &old)].map(|(host, commit)| {
@@ -21,7 +36,7 @@ async fn ahead() -> (Lab, Crowd, Command) {
     });
     let course = |_: &str| Course { takes: Duration::ZERO, status: "completed" };
     let crowd = Crowd::start(&lab, reports.to_vec(), course).await;
-    let plan = format!("revision = '{old}'\n[[wave]]\ntargets = ['prod.ns1', 'prod.ns2']\n");
+    let plan = format!("flake = '{flake}'\nrevision = '{old}'\n[[wave]]\ntargets = ['prod.ns1', 'prod.ns2']\n");
     let mut command = stage::command(&lab, "apply", &plan);
     command.arg("--yes");
     (lab, crowd, command)
@@ -40,5 +55,22 @@ async fn a_host_may_be_sent_back_in_history() {
     let (_lab, mut crowd, mut command) = ahead().await;
     command.arg("--allow-downgrade");
     stage::start(command).ended().await.unwrap().expect(0);
+    assert_eq!(crowd.ids().len(), 2);
+}
+
+#[tokio::test]
+async fn the_server_tells_what_no_clone_does() {
+    let (_lab, _git, _crowd, mut command) = ahead_of_server().await;
+    command.arg("--allow-downgrade");
+    let ended = stage::start(command).ended().await.unwrap().expect(0);
+    ended.told("\"services: one\"").told("ns1 would go back in history").not_told("ns2 would");
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_answer_holds_a_rollout_up_for_seconds_at_most() {
+    let (_lab, mut git, mut crowd, command) = ahead_of_server().await;
+    git.set(Mood::Hanging);
+    let ended = stage::start(command).ended().await.unwrap().expect(0);
+    assert!(ended.took < Duration::from_secs(10), "it took {:?}", ended.took);
     assert_eq!(crowd.ids().len(), 2);
 }

@@ -64,6 +64,7 @@ pub fn settings(lab: &Lab) -> Settings {
         audit_file: None,
         plans: Plans::new(Some(lab.home().join("plans"))),
         journals: Journals::below(&lab.home().join("state/homelab-deploy")),
+        cache: None,
         flake: None,
         aliases: |_| None,
         program: crate::program().to_owned(),

@@ -118,7 +118,8 @@ fn http_backend(root: &Path, head: &[String], body: &[u8]) -> io::Result<Vec<u8>
     let (method, target) = (request.next().unwrap_or_default(), request.next().unwrap_or_default());
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let mut git = Command::new("git")
-        .args(["-c", "safe.directory=*", "-c", "uploadpack.allowReachableSHA1InWant=true", "http-backend"])
+        .args(["-c", "safe.directory=*", "-c", "uploadpack.allowReachableSHA1InWant=true"])
+        .args(["-c", "uploadpack.allowFilter=true", "http-backend"])
         .env("GIT_PROJECT_ROOT", root)
         .envs([("GIT_HTTP_EXPORT_ALL", "1"), ("REMOTE_ADDR", "127.0.0.1")])
         .envs([("REQUEST_METHOD", method), ("PATH_INFO", path), ("QUERY_STRING", query)])

@@ -1,0 +1,74 @@
+//! A repository on this machine.
+
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use crate::protocol::Commit;
+
+/// How long git may take over a question whose answer is a courtesy.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+/// A repository on this machine, which may not be there.
+#[derive(Debug)]
+pub(super) struct Repository {
+    /// How git is told where it is.
+    option: &'static str,
+    folder: PathBuf,
+}
+
+impl Repository {
+    /// The one that this folder is part of.
+    pub(super) fn around(folder: &str) -> Self {
+        Self { option: "-C", folder: folder.into() }
+    }
+
+    /// This very folder, which has no work tree.
+    pub(super) fn bare(folder: PathBuf) -> Self {
+        Self { option: "--git-dir", folder }
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The first line of a commit's message.
+    pub(super) async fn subject(&self, commit: &Commit) -> Option<String> {
+        // `git show` would look at the files of the commit, which need not be here.
+        let shown = self.ask(&["log", "--max-count=1", "--format=%s", commit.as_str()]).await?;
+        shown.status.success().then(|| String::from_utf8_lossy(&shown.stdout).trim().to_owned())
+    }
+
+    /// Whether one commit is an ancestor of another.
+    pub(super) async fn is_ancestor(&self, old: &Commit, new: &Commit) -> Option<bool> {
+        let compared = self.ask(&["merge-base", "--is-ancestor", old.as_str(), new.as_str()]).await?;
+        match compared.status.code() {
+            Some(0) => Some(true),
+            Some(1) if self.is_whole().await => Some(false),
+            // It does not know one of them, or not what lies between them.
+            Some(_) | None => None,
+        }
+    }
+
+    /// Whether it has all ancestors of its commits, which a shallow clone does not.
+    async fn is_whole(&self) -> bool {
+        let answer = self.ask(&["rev-parse", "--is-shallow-repository"]).await;
+        answer.is_some_and(|answer| answer.stdout.trim_ascii() == b"false")
+    }
+
+    /// git, for this repository.
+    pub(super) fn git(&self) -> Command {
+        let mut command = Command::new("git");
+        command.arg(self.option).arg(&self.folder).stdin(Stdio::null()).kill_on_drop(true);
+        command
+    }
+
+    /// Asks for what is here already.
+    async fn ask(&self, arguments: &[&str]) -> Option<Output> {
+        let output = self.git().args(arguments).env("GIT_NO_LAZY_FETCH", "1").output();
+        timeout(ANSWER_WITHIN, output).await.ok()?.ok()
+    }
+}

@@ -1,0 +1,95 @@
+//! The server of a repository, and what it told before.
+
+use std::fmt::Write;
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use sha2::{Digest, Sha256};
+use tokio::fs;
+use tokio::time::{Instant, timeout};
+
+use super::repository::Repository;
+use crate::operator::group::Group;
+use crate::protocol::{Commit, FlakeUrl};
+
+/// How long may be waited for a server in all.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Where git finds the URL. Other users of the machine can read the arguments of a process, and not its environment.
+const URL_VARIABLE: &str = "HOMELAB_DEPLOY_GIT_URL";
+
+/// The server of a repository. What it told is kept in a bare repository of commits without files.
+#[derive(Debug)]
+pub(super) struct Server {
+    url: String,
+    kept: Repository,
+    patience: Duration,
+}
+
+/// How much to fetch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Depth {
+    /// The commit alone.
+    Alone,
+    /// The commit with all that came before it.
+    WithAncestors,
+}
+
+impl Server {
+    /// The server at this URL, for which there is a folder below `cache`. Its name follows from the URL of the flake.
+    pub(super) fn new(url: String, cache: &Path, flake: &FlakeUrl) -> Self {
+        let digest = Sha256::digest(flake.as_str());
+        let name = digest.iter().take(16).fold(String::new(), |mut name, byte| {
+            write!(name, "{byte:02x}").ok();
+            name
+        });
+        Self { url, kept: Repository::bare(cache.join("commits").join(name)), patience: PATIENCE }
+    }
+
+    /// What it told before.
+    pub(super) fn kept(&self) -> &Repository {
+        &self.kept
+    }
+
+    /// Asks for a commit, and returns where it is then; `None` where the server does not tell or not in time.
+    pub(super) async fn fetch(&mut self, commit: &Commit, depth: Depth) -> Option<&Repository> {
+        if self.patience.is_zero() {
+            return None;
+        }
+        let began = Instant::now();
+        let fetched = timeout(self.patience, self.try_fetch(commit, depth)).await;
+        self.patience = self.patience.saturating_sub(began.elapsed());
+        if fetched.ok()??.success() {
+            return Some(&self.kept);
+        }
+        // It may be the folder that is broken, and will be made again the next time.
+        fs::remove_dir_all(self.kept.folder()).await.ok();
+        None
+    }
+
+    async fn try_fetch(&self, commit: &Commit, depth: Depth) -> Option<ExitStatus> {
+        fs::create_dir_all(self.kept.folder()).await.ok()?;
+        self.kept.git().args(["init", "--quiet", "--bare", "--template="]).output().await.ok()?;
+        let mut git = self.kept.git();
+        git.arg(format!("--config-env=remote.origin.url={URL_VARIABLE}")).env(URL_VARIABLE, &self.url);
+        // Nothing goes on in the background: not its housekeeping, and not a fetch whose operator is gone.
+        git.args(["-c", "gc.autoDetach=false", "-c", "maintenance.autoDetach=false"]);
+        git.args(["-c", "http.lowSpeedLimit=1", "-c", &format!("http.lowSpeedTime={}", PATIENCE.as_secs())]);
+        git.args(["fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--filter=tree:0"]);
+        // git's word for all of them, even if it had fewer before.
+        git.arg(if depth == Depth::Alone { "--depth=1" } else { "--depth=2147483647" });
+        // What has a name is not asked for again.
+        git.arg("origin").arg(format!("{commit}:refs/commits/{commit}"));
+        // A courtesy is not worth a question.
+        git.envs([("GIT_TERMINAL_PROMPT", "0"), ("SSH_ASKPASS", "false"), ("SSH_ASKPASS_REQUIRE", "force")]);
+        git.stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+        let mut child = git.spawn().ok()?;
+        // Asked to end, git takes its locks along.
+        let group = Group::led_by(&child, Signal::TERM);
+        let status = child.wait().await.ok()?;
+        group.ended();
+        Some(status)
+    }
+}

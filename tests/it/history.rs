@@ -1,0 +1,99 @@
+//! What the server of a repository tells of commits, in good times and in bad ones.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use homelab_deploy::operator::History;
+use homelab_deploy::protocol::Commit;
+use tempfile::TempDir;
+
+use crate::support::flake::Flake;
+use crate::support::git::{Git, Mood};
+use crate::support::wait;
+
+/// A server with a repository of three commits, and a machine that has no clone of it.
+struct Stage {
+    folder: TempDir,
+    git: Git,
+    commits: [Commit; 3],
+}
+
+impl Stage {
+    fn set() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let flake = Flake::create(&folder.path().join("flake")).unwrap();
+        let commits = ["one", "two", "three"].map(|subject| {
+            fs::write(folder.path().join("flake/file"), subject).unwrap();
+            flake.commit(subject).unwrap().parse().unwrap()
+        });
+        let git = Git::serve(folder.path()).unwrap();
+        Self { folder, git, commits }
+    }
+
+    fn cache(&self) -> PathBuf {
+        self.folder.path().join("cache")
+    }
+
+    /// As a command begins that has to know something of commits.
+    fn history(&self) -> History {
+        let flake = format!("git+{}", self.git.url("flake")).parse().unwrap();
+        History::of(Some(&flake), Some(&self.cache()))
+    }
+}
+
+#[tokio::test]
+async fn the_server_knows_subjects_and_ages() {
+    let mut stage = Stage::set();
+    let [one, two, three] = stage.commits.clone();
+    let unknown = "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b".parse().unwrap();
+    assert_eq!(stage.history().subject(&three).await.as_deref(), Some("three"));
+    assert_eq!(stage.history().subject(&unknown).await, None);
+    assert_eq!(stage.history().is_ancestor(&one, &unknown).await, None);
+
+    // Each of them alone says nothing of the other.
+    let mut history = stage.history();
+    assert_eq!(history.subject(&one).await.as_deref(), Some("one"));
+    assert_eq!(history.subject(&three).await.as_deref(), Some("three"));
+    assert_eq!(history.is_ancestor(&one, &three).await, Some(true));
+    assert_eq!(history.is_ancestor(&three, &one).await, Some(false));
+    assert_eq!(history.is_ancestor(&one, &two).await, Some(true));
+
+    stage.git.set(Mood::Gone);
+    assert_eq!(stage.history().subject(&two).await.as_deref(), Some("two"), "it was told before");
+    assert_eq!(stage.history().is_ancestor(&one, &two).await, Some(true));
+}
+
+#[tokio::test]
+async fn a_folder_that_is_broken_is_made_again() {
+    let stage = Stage::set();
+    let [one, two, three] = &stage.commits;
+    assert_eq!(stage.history().subject(one).await.as_deref(), Some("one"));
+    let [kept] = fs::read_dir(stage.cache().join("commits")).unwrap().collect::<Vec<_>>().try_into().unwrap();
+    // As a power cut leaves it.
+    fs::write(kept.unwrap().path().join("shallow.lock"), "").unwrap();
+    assert_eq!(stage.history().subject(two).await, None);
+    assert_eq!(stage.history().subject(three).await.as_deref(), Some("three"));
+}
+
+#[tokio::test]
+async fn a_server_in_trouble_is_waited_for_once_and_briefly() {
+    let mut stage = Stage::set();
+    let [one, two, _] = stage.commits.clone();
+    for mood in [Mood::Hanging, Mood::Distrustful, Mood::Gone] {
+        stage.git.set(mood);
+        let (began, mut history) = (Instant::now(), stage.history());
+        assert_eq!(history.subject(&one).await, None, "{mood:?}");
+        assert_eq!(history.is_ancestor(&one, &two).await, None, "{mood:?}");
+        assert!(began.elapsed() < Duration::from_secs(8), "{mood:?} took {:?}", began.elapsed());
+    }
+    let asking = stage.git.url("");
+    wait::until("git is gone", async || Ok((!is_running(&asking)).then_some(()))).await.unwrap();
+}
+
+/// Whether a program runs that was told this.
+fn is_running(argument: &str) -> bool {
+    let processes = fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path());
+    let said = |process: &Path| fs::read(process.join("cmdline")).unwrap_or_default();
+    processes.into_iter().any(|process| String::from_utf8_lossy(&said(&process)).contains(argument))
+}
