@@ -87,8 +87,9 @@ async fn a_server_in_trouble_is_waited_for_once_and_briefly() {
         assert_eq!(history.is_ancestor(&one, &two).await, None, "{mood:?}");
         assert!(began.elapsed() < Duration::from_secs(8), "{mood:?} took {:?}", began.elapsed());
     }
-    let asking = stage.git.url("");
+    let (began, asking) = (Instant::now(), stage.git.url(""));
     wait::until("git is gone", async || Ok((!is_running(&asking)).then_some(()))).await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(30), "it gave up by itself");
 }
 
 /// Whether a program runs that was told this.

@@ -74,9 +74,9 @@ impl Server {
         self.kept.git().args(["init", "--quiet", "--bare", "--template="]).output().await.ok()?;
         let mut git = self.kept.git();
         git.arg(format!("--config-env=remote.origin.url={URL_VARIABLE}")).env(URL_VARIABLE, &self.url);
-        // Nothing goes on in the background: not its housekeeping, and not a fetch whose operator is gone.
+        // Nothing goes on in the background: not its housekeeping, and not for ever a fetch whose operator has left.
         git.args(["-c", "gc.autoDetach=false", "-c", "maintenance.autoDetach=false"]);
-        git.args(["-c", "http.lowSpeedLimit=1", "-c", &format!("http.lowSpeedTime={}", PATIENCE.as_secs())]);
+        git.args(["-c", "http.lowSpeedLimit=1", "-c", "http.lowSpeedTime=60"]);
         git.args(["fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--filter=tree:0"]);
         // git's word for all of them, even if it had fewer before.
         git.arg(if depth == Depth::Alone { "--depth=1" } else { "--depth=2147483647" });
@@ -84,9 +84,9 @@ impl Server {
         git.arg("origin").arg(format!("{commit}:refs/commits/{commit}"));
         // A courtesy is not worth a question.
         git.envs([("GIT_TERMINAL_PROMPT", "0"), ("SSH_ASKPASS", "false"), ("SSH_ASKPASS_REQUIRE", "force")]);
-        git.stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+        // git that is asked to end takes its locks along, which one that is killed does not.
+        git.stdout(Stdio::null()).stderr(Stdio::null()).process_group(0).kill_on_drop(false);
         let mut child = git.spawn().ok()?;
-        // Asked to end, git takes its locks along.
         let group = Group::led_by(&child, Signal::TERM);
         let status = child.wait().await.ok()?;
         group.ended();
