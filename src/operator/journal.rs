@@ -218,6 +218,12 @@ impl Recorded {
 }
 
 impl Journal {
+    /// A journal that is written to a file of the test's choice.
+    #[cfg(test)]
+    pub(super) fn on(file: File) -> Self {
+        Self { file, unsynced: false }
+    }
+
     /// The journal that this process was given as its input. The lock came with it, so that there is no moment at which
     /// the rollout seems to be nobody's.
     pub fn inherited() -> io::Result<Self> {

@@ -1,11 +1,13 @@
 //! The loop over channels, in paused time: the network is a task of the test.
 
+use std::fs::File;
 use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
 
 use super::*;
 use crate::operator::fleet::FleetEnd;
+use crate::operator::journal::Journals;
 use crate::operator::testing::rollout;
 use crate::protocol::{HostName, Response, Status};
 use crate::rollout::{Connection, Dispatch, EventKind, HostOutcome, Machine, Rollout};
@@ -83,7 +85,20 @@ async fn drive<N>(
 where
     N: Future<Output = ()> + Send + 'static,
 {
-    let rollout = rollout(waves);
+    drive_on_record(None, rollout(waves), log, interrupts, network).await
+}
+
+/// Drives a rollout; `network` is the other end.
+async fn drive_on_record<N>(
+    journal: Option<Journal>,
+    rollout: Arc<Rollout>,
+    log: &Log,
+    interrupts: mpsc::Receiver<Interrupt>,
+    network: impl FnOnce(FleetEnd, Arc<Rollout>) -> N,
+) -> Result<Progress, DriveError>
+where
+    N: Future<Output = ()> + Send + 'static,
+{
     let (fleet, end) = Fleet::channels();
     let mut tasks = JoinSet::new();
     tasks.spawn(network(end, Arc::clone(&rollout)));
@@ -91,7 +106,7 @@ where
     let drive = Drive {
         fleet,
         summary: Summary::default(),
-        journal: None,
+        journal,
         reporters: vec![Box::new(Broken), Box::new(Recorder(log.clone()))],
         interrupts,
         confirm: Box::new(|_, _| Box::pin(async { Answer::Unavailable })),
@@ -135,6 +150,49 @@ async fn hosts_are_recorded_before_they_are_asked_and_waves_follow_each_other() 
     c completed
     ended Succeeded
     ");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_leaves_is_in_the_journal() {
+    let (folder, log) = (tempfile::tempdir().unwrap(), Log::default());
+    let (journals, rollout) = (Journals::below(folder.path()), rollout(&[&["a", "b"], &["c"]]));
+    let journal = journals.create(rollout.id).unwrap();
+    let id = rollout.id.to_string();
+    let (seen, record) = (log.clone(), journals.clone());
+    let network = |mut end: FleetEnd, rollout: Arc<Rollout>| async move {
+        while let Some(dispatch) = next_request(&mut end).await {
+            let known = record.read(&rollout.id.to_string()).unwrap().summary.counts();
+            seen.add(format!("sent to {}, {} in flight", dispatch.subject, known.in_flight));
+            end.news.send(answer(&dispatch, &rollout, Status::Completed)).await.ok();
+        }
+    };
+    let ended = drive_on_record(Some(journal), rollout, &log, nobody_interrupts(), network).await.unwrap();
+    assert_eq!(journals.read(&id).unwrap().summary, ended.summary);
+    insta::assert_snapshot!(log.text(), @r"
+    recorded a
+    sent to deploy.test.a, 1 in flight
+    a completed
+    recorded b
+    sent to deploy.test.b, 1 in flight
+    b completed
+    recorded c
+    sent to deploy.test.c, 1 in flight
+    c completed
+    ended Succeeded
+    ");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_recorded_does_not_leave() {
+    // The one takes nothing that is written to it; the other takes it and cannot be synced.
+    for file in ["/dev/full", "/dev/null"] {
+        let log = Log::default();
+        let journal = Journal::on(File::options().append(true).open(file).unwrap());
+        let waves = rollout(&[&["a"]]);
+        let ended = drive_on_record(Some(journal), waves, &log, nobody_interrupts(), obliging(&log)).await;
+        assert!(matches!(ended, Err(DriveError::Journal(_))), "{file}: {ended:?}");
+        assert!(!log.text().contains("sent"), "{file}: {}", log.text());
+    }
 }
 
 #[tokio::test(start_paused = true)]
