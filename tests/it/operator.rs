@@ -1,7 +1,9 @@
 //! The program as an operator runs it: its outputs, its end, and the signals that it is sent.
 
-use std::io::Read;
+use std::fs::File;
+use std::io::{self, Read};
 use std::process::{Child, Command, Stdio};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use miette::{IntoDiagnostic, Result, miette};
@@ -17,6 +19,8 @@ pub struct Running {
     stdout: NamedTempFile,
     stderr: NamedTempFile,
     began: Instant,
+    /// Takes down what is shown on a terminal, where there is one.
+    shown: Option<JoinHandle<()>>,
 }
 
 /// A command that has ended.
@@ -52,7 +56,20 @@ impl Running {
         command.stdin(stdin);
         command.stdout(stdout.reopen().into_diagnostic()?).stderr(stderr.reopen().into_diagnostic()?);
         let began = Instant::now();
-        Ok(Self { child: command.spawn().into_diagnostic()?, stdout, stderr, began })
+        Ok(Self { child: command.spawn().into_diagnostic()?, stdout, stderr, began, shown: None })
+    }
+
+    /// Starts a command at this terminal, which is all that it has but for its data. What it shows there is what it tells.
+    pub fn start_on(mut command: Command, terminal: File, mut screen: File) -> Result<Self> {
+        let (stdout, stderr) = (NamedTempFile::new().into_diagnostic()?, NamedTempFile::new().into_diagnostic()?);
+        let mut taken_down = stderr.reopen().into_diagnostic()?;
+        command.stdin(terminal.try_clone().into_diagnostic()?).stderr(terminal);
+        command.stdout(stdout.reopen().into_diagnostic()?);
+        let began = Instant::now();
+        let child = command.spawn().into_diagnostic()?;
+        // A terminal that nobody has open any more ends with an error.
+        let shown = thread::spawn(move || drop(io::copy(&mut screen, &mut taken_down)));
+        Ok(Self { child, stdout, stderr, began, shown: Some(shown) })
     }
 
     /// Presses Ctrl-C.
@@ -85,6 +102,9 @@ impl Running {
     pub async fn ended(mut self) -> Result<Ended> {
         let status = wait::until("the command ends", async || self.child.try_wait().into_diagnostic()).await;
         let took = self.began.elapsed();
+        if let Some(shown) = self.shown.take() {
+            shown.join().map_err(|_| miette!("what was shown could not be taken down"))?;
+        }
         let (stdout, stderr) = (read(&self.stdout)?, read(&self.stderr)?);
         let code = status.map_err(|error| miette!("{error}\n{stderr}"))?.code();
         Ok(Ended { code, stdout, stderr, took })

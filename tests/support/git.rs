@@ -4,7 +4,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use miette::{IntoDiagnostic, Result};
@@ -49,7 +49,7 @@ impl Git {
 
     /// Changes what becomes of the requests from now on.
     pub fn set(&mut self, mood: Mood) {
-        *self.mood.lock().unwrap() = mood;
+        *self.mood.lock().unwrap_or_else(PoisonError::into_inner) = mood;
         if mood == Mood::Gone
             && let Some(accepting) = self.accepting.take()
         {
@@ -68,7 +68,7 @@ impl Drop for Git {
 
 fn accept(listener: &TcpListener, root: &Path, moods: &Mutex<Mood>) {
     for stream in listener.incoming().flatten() {
-        let mood = *moods.lock().unwrap();
+        let mood = *moods.lock().unwrap_or_else(PoisonError::into_inner);
         if mood == Mood::Gone {
             return;
         }

@@ -5,12 +5,13 @@ use std::io::Write;
 use std::process::Command;
 
 use rustix::pty::{OpenptFlags, openpt, ptsname, unlockpt};
-use tokio::time::{Duration, Instant};
+use tokio::time::{Duration, Instant, sleep};
 
 use super::stage::{self, apply, ran, recap};
 use super::wiretap::Wiretap;
 use crate::operator::{Ended, Running};
 use crate::support::lab::Lab;
+use crate::support::rebuild::GATE;
 
 const QUESTION: &str = "Start this rollout? Only 'yes' is accepted:";
 
@@ -27,13 +28,27 @@ const CONFIRMED: &str = r#"
     confirm = true
 "#;
 
-/// Starts a command at a terminal; what is written to the terminal is typed.
+/// Starts a command with a terminal for its input; what is written to the terminal is typed.
 pub fn at_a_terminal(mut command: Command) -> (Running, File) {
+    let (keyboard, terminal) = terminal();
+    (Running::start_at(&mut command, terminal).unwrap(), keyboard)
+}
+
+/// Applies a plan whose second wave asks first, on a terminal that shows what goes on; what is written to it is typed.
+fn on_a_terminal(lab: &Lab) -> (Running, File) {
+    let mut command = stage::command(lab, "apply", CONFIRMED);
+    command.arg("--yes").env("TERM", "xterm-256color").env("NO_COLOR", "1");
+    let (keyboard, terminal) = terminal();
+    (Running::start_on(command, terminal, keyboard.try_clone().unwrap()).unwrap(), keyboard)
+}
+
+/// A terminal: the end of the one who sits there, and that of the programs.
+fn terminal() -> (File, File) {
     let keyboard = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
     unlockpt(&keyboard).unwrap();
     let name = ptsname(&keyboard, Vec::new()).unwrap();
     let terminal = File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
-    (Running::start_at(&mut command, terminal).unwrap(), File::from(keyboard))
+    (File::from(keyboard), terminal)
 }
 
 /// Applies a plan at a terminal, where somebody answers the question whether to start.
@@ -80,6 +95,35 @@ async fn a_wave_that_asks_goes_on_with_yes_and_not_with_no() {
         operator.ended().await.unwrap().expect(code);
         assert_eq!(ran(&lab), reached, "{answer}");
     }
+}
+
+#[tokio::test]
+async fn the_display_makes_room_for_a_question_and_comes_back() {
+    let lab = stage::lab(&["test.test1", "prod.ns1"]).await;
+    stage::order(&lab, &["test1", "ns1"], GATE);
+
+    let (mut operator, keyboard) = on_a_terminal(&lab);
+    operator.tells("2/2 dns asks first").await.unwrap();
+    stage::open(&lab, "test1");
+    answer(&mut operator, keyboard, "no").await;
+    let ended = operator.ended().await.unwrap().expect(4);
+    ended.told("Only 'yes' is accepted: no").told("was declined before wave 2/2 \"dns\"").not_told("◌ ns1");
+    assert_eq!(ran(&lab), ["test1"]);
+
+    let (mut operator, keyboard) = on_a_terminal(&lab);
+    answer(&mut operator, keyboard, "yes").await;
+    operator.tells("◌ ns1").await.unwrap();
+    stage::open(&lab, "ns1");
+    operator.ended().await.unwrap().expect(0).told("Only 'yes' is accepted: yes");
+    assert_eq!(ran(&lab), ["test1", "test1", "ns1"]);
+}
+
+/// Waits for the question of the second wave, and answers it.
+async fn answer(operator: &mut Running, mut keyboard: File, answer: &str) {
+    operator.tells("Start wave 2 \"dns\"? Only 'yes' is accepted:").await.unwrap();
+    // Within this time a display that did not know of the question would write over it.
+    sleep(Duration::from_millis(1200)).await;
+    writeln!(keyboard, "{answer}").unwrap();
 }
 
 #[tokio::test]
