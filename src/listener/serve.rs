@@ -258,7 +258,12 @@ impl Service {
         match self.ledger.current() {
             Some(current) if state.status == Status::Started => {
                 let dir = self.memory.run_dir(&current.spec.key);
-                Response { phase: Some(dir.phase()), revision: dir.commit().or(state.revision), ..state }
+                let phase = match dir.phase() {
+                    // Whoever is told of this phase confirms, and is answered: once is enough.
+                    Phase::Confirm if dir.is_confirmed() => Phase::Verify,
+                    phase => phase,
+                };
+                Response { phase: Some(phase), revision: dir.commit().or(state.revision), ..state }
             }
             _ => state,
         }

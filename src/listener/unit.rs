@@ -61,7 +61,8 @@ pub(super) fn arguments(supervisor: &Path, dir: &RunDir, spec: &Spec) -> Vec<OsS
     arguments.extend(["--collect", "--quiet", "--no-ask-password", "--service-type=notify"].map(str::to_owned));
     arguments.extend(properties.map(|property| format!("--property={property}")));
     let mut arguments: Vec<OsString> = arguments.into_iter().map(OsString::from).collect();
-    arguments.push(joined("--property=EnvironmentFile=", &dir.environment_file()));
+    // It is forgotten as soon as the run is judged, and ExecStopPost= may come after that: no reason for that to fail.
+    arguments.push(joined("--property=EnvironmentFile=-", &dir.environment_file()));
     let (program, path) = (word(supervisor), word(dir.path()));
     arguments.push(format!("--property=ExecStopPost={program} supervise --unit-ended {path}").into());
     arguments.extend(["--".into(), supervisor.into(), "supervise".into(), dir.path().into()]);
@@ -142,7 +143,7 @@ mod tests {
         --property=TimeoutStopSec=62
         --property=RuntimeMaxSec=622
         --property=OOMPolicy=continue
-        --property=EnvironmentFile=/var/lib/x/runs/the "run"/environment
+        --property=EnvironmentFile=-/var/lib/x/runs/the "run"/environment
         --property=ExecStopPost="/nix/store/x/bin/homelab-deploy" supervise --unit-ended "/var/lib/x/runs/the \"run\""
         --
         /nix/store/x/bin/homelab-deploy
