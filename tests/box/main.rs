@@ -22,6 +22,7 @@ mod stage;
 mod actions;
 mod fetching;
 mod limits;
+mod returning;
 mod survival;
 mod verdict;
 
