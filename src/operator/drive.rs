@@ -54,6 +54,13 @@ pub struct Drive<'a> {
 /// Asks the operator whether a wave may begin.
 pub type Confirm<'a> = Box<dyn FnMut(&Summary, WaveIndex) -> Pin<Box<dyn Future<Output = Answer> + Send>> + 'a>;
 
+/// Whether what happens can be recorded, where there is a record at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Record {
+    Kept,
+    Lost,
+}
+
 /// A rollout that came to its end.
 #[derive(Debug)]
 pub struct Progress {
@@ -96,7 +103,8 @@ impl Drive<'_> {
         let mut news = Vec::with_capacity(BATCH);
         let mut catching_up = None;
         loop {
-            match self.carry_out(executor, &mut summary, &mut chores) {
+            let record = if unrecorded.is_none() { Record::Kept } else { Record::Lost };
+            match self.carry_out(executor, &mut summary, &mut chores, record) {
                 Ok(()) => {}
                 Err(error @ DriveError::Journal(_)) => {
                     // What was not recorded was not sent. The hosts in flight are still worth waiting for.
@@ -154,6 +162,7 @@ impl Drive<'_> {
         executor: &mut impl Executor,
         summary: &mut Summary,
         chores: &mut JoinSet<Input>,
+        record: Record,
     ) -> Result<(), DriveError> {
         let mut events = Vec::new();
         let mut orders = Vec::new();
@@ -165,6 +174,8 @@ impl Drive<'_> {
                     orders.extend(announcement(&event, summary).map(Order::Announce));
                     events.push(event);
                 }
+                // To a host whose request was held back this would be the order itself.
+                Effect::AskState(_) if record == Record::Lost => {}
                 Effect::Send(dispatch) | Effect::AskState(dispatch) | Effect::Confirm(dispatch) => {
                     orders.push(Order::Publish(dispatch));
                 }

@@ -196,6 +196,24 @@ async fn what_cannot_be_recorded_does_not_leave() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_not_recorded_does_not_leave_as_a_question_either() {
+    let log = Log::default();
+    let journal = Journal::on(File::options().append(true).open("/dev/full").unwrap());
+    let sent = log.clone();
+    let back_at_once = |mut end: FleetEnd, _| async move {
+        for state in [Connection::Down, Connection::Up] {
+            end.news.send(News::Input(Input::Connection(state))).await.ok();
+        }
+        while let Some(dispatch) = next_request(&mut end).await {
+            sent.add(format!("sent to {}", dispatch.subject));
+        }
+    };
+    let ended = drive_on_record(Some(journal), rollout(&[&["a"]]), &log, nobody_interrupts(), back_at_once).await;
+    assert!(matches!(ended, Err(DriveError::Journal(_))), "{ended:?}");
+    assert!(!log.text().contains("sent"), "{}", log.text());
+}
+
+#[tokio::test(start_paused = true)]
 async fn silence_ends_by_the_deadline() {
     let log = Log::default();
     let began = Instant::now();
