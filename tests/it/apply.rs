@@ -22,4 +22,5 @@ mod rollback;
 mod selection;
 pub(crate) mod stage;
 mod waves;
+mod way_back;
 pub(crate) mod wiretap;

@@ -6,6 +6,7 @@
 mod support;
 
 mod deployer;
+mod generations;
 mod operator;
 mod stand_in;
 

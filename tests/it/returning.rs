@@ -2,12 +2,12 @@
 //! operator is played by hand.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::Path;
+use std::os::unix::fs::symlink;
 
 use serde_json::{Value, json};
 
 use crate::deployer::Deployer;
+use crate::generations::{self, NEW, OLD, SWITCH};
 use crate::host;
 use crate::operator;
 use crate::support::lab::Lab;
@@ -16,38 +16,12 @@ use crate::support::wait;
 
 const NS1: &str = "deploy.prod.ns1";
 
-/// What `nixos-rebuild switch` comes down to on the host.
-const SWITCH: &str = r#"
-root=$here/../$host/root
-ln -sfn /nix/store/new "$root/nix/var/nix/profiles/system-42-link"
-ln -sfn system-42-link "$root/nix/var/nix/profiles/system"
-ln -sfn /nix/store/new "$root/run/current-system"
-echo activating the configuration...
-"#;
-
 /// A homelab with the host `ns1`, which runs the system `old` as generation 41, can switch to `new`, and listens.
 async fn lab() -> Lab {
     let mut lab = Lab::start(super::program(), &["prod.ns1"]).await.unwrap();
-    let root = lab.folder().join("hosts/ns1/root");
-    for folder in ["run", "nix/var/nix/profiles", "nix/store/old/bin", "nix/store/new/bin"] {
-        fs::create_dir_all(root.join(folder)).unwrap();
-    }
-    for link in ["run/current-system", "nix/var/nix/profiles/system-41-link"] {
-        symlink("/nix/store/old", root.join(link)).unwrap();
-    }
-    symlink("system-41-link", root.join("nix/var/nix/profiles/system")).unwrap();
-    let activate = format!("ln -sfn /nix/store/old {}/run/current-system", root.display());
-    make_program(&root.join("nix/store/old/bin/switch-to-configuration"), &activate);
-    let set = "ln -sfn $4 $2-43-link; ln -sfn system-43-link $2";
-    make_program(&lab.fleet.rebuild().folder().join("nix-env"), set);
-    lab.fleet.rebuild().on(&host("ns1"), SWITCH).unwrap();
+    generations::install(&lab, "ns1");
     lab.listen(&host("ns1"), &[]).await.unwrap();
     lab
-}
-
-fn make_program(path: &Path, script: &str) {
-    fs::write(path, format!("#!/bin/sh\n{script}\n")).unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 /// A request that has to be confirmed within so many seconds.
@@ -74,7 +48,7 @@ async fn waits(deployer: &mut Deployer) -> Value {
 }
 
 fn runs(lab: &Lab) -> String {
-    fs::read_link(lab.folder().join("hosts/ns1/root/run/current-system")).unwrap().display().to_string()
+    generations::runs(lab, "ns1")
 }
 
 #[tokio::test]
@@ -95,7 +69,7 @@ async fn a_host_that_is_heard_from_and_confirmed_stays() {
     // One that went on asking would be answered, answer, and be answered again.
     assert_eq!(confirmed["phase"], "verify");
     assert_eq!((&end["status"], &end["rolled_back"]), (&json!("completed"), &Value::Null), "{end}");
-    assert_eq!((runs(&lab).as_str(), &end["generation"]), ("/nix/store/new", &json!(42)));
+    assert_eq!((runs(&lab).as_str(), &end["generation"]), (NEW, &json!(42)));
 }
 
 #[tokio::test]
@@ -109,8 +83,8 @@ async fn a_host_that_nobody_confirms_returns_and_says_so() {
     }
     let end = deployer.hear_final().await.unwrap();
     assert_eq!((&end["error"], &end["rolled_back"]), (&json!("not_confirmed"), &json!(true)), "{end}");
-    assert_eq!((&end["system"], &end["generation"]), (&json!("/nix/store/old"), &json!(43)));
-    assert_eq!(runs(&lab), "/nix/store/old");
+    assert_eq!((&end["system"], &end["generation"]), (&json!(OLD), &json!(43)));
+    assert_eq!(runs(&lab), OLD);
 }
 
 #[tokio::test]
@@ -125,7 +99,7 @@ async fn a_listener_that_takes_over_asks_to_be_confirmed_as_well() {
     waits(&mut deployer).await;
     deployer.say(NS1, &confirmation(&request)).await.unwrap();
     assert_eq!(deployer.hear_final().await.unwrap()["status"], "completed");
-    assert_eq!(runs(&lab), "/nix/store/new");
+    assert_eq!(runs(&lab), NEW);
 }
 
 #[tokio::test]
@@ -147,7 +121,7 @@ async fn a_host_returns_to_what_it_ran_before_its_last_run() {
     deployer.say(NS1, &requests[1]).await.unwrap();
     let end = deployer.hear_final().await.unwrap();
     assert_eq!((&end["status"], &end["rolled_back"]), (&json!("completed"), &json!(true)), "{end}");
-    assert_eq!((runs(&lab).as_str(), &end["system"]), ("/nix/store/old", &json!("/nix/store/old")));
+    assert_eq!((runs(&lab).as_str(), &end["system"]), (OLD, &json!(OLD)));
     assert_eq!(lab.fleet.rebuild().calls(&host("ns1")).len(), 1);
 
     // That was its last run now.
@@ -171,12 +145,12 @@ async fn the_operator_confirms_what_it_hears_from_and_what_it_leaves_alone_retur
     let lab = lab().await;
     let arguments = ["deploy", "--auto-rollback", "--confirm-timeout", "10s", NS1];
     operator::run(&lab, &arguments).await.unwrap().expect(0).told("1 host completed");
-    assert_eq!(runs(&lab), "/nix/store/new");
+    assert_eq!(runs(&lab), NEW);
 
     lab.fleet.rebuild().on(&host("ns1"), &format!("{GATE}\n{SWITCH}")).unwrap();
     let link = lab.folder().join("hosts/ns1/root/run/current-system");
     fs::remove_file(&link).unwrap();
-    symlink("/nix/store/old", &link).unwrap();
+    symlink(OLD, &link).unwrap();
     let mut deploy = operator::start(&lab, &arguments).unwrap();
     deploy.tells("building").await.unwrap();
     deploy.interrupt().unwrap();
@@ -188,5 +162,5 @@ async fn the_operator_confirms_what_it_hears_from_and_what_it_leaves_alone_retur
         Ok(fs::read_to_string(lab.folder().join("hosts/ns1/log")).unwrap().contains("not_confirmed").then_some(()))
     };
     wait::until("the host gives up", returned).await.unwrap();
-    assert_eq!(runs(&lab), "/nix/store/old");
+    assert_eq!(runs(&lab), OLD);
 }

@@ -1,7 +1,8 @@
 //! Someone who hears everything that is said about deployments.
 
-use async_nats::{Client, Subscriber};
+use async_nats::{Client, Message, Subscriber};
 use futures_util::StreamExt;
+use serde_json::Value;
 
 use crate::support::lab::Lab;
 use crate::support::wait;
@@ -26,21 +27,37 @@ impl Wiretap {
 
     /// The subjects on which something was said since the last time, in order.
     pub async fn heard(&mut self) -> Vec<String> {
+        self.take().await.into_iter().map(|message| message.subject.to_string()).collect()
+    }
+
+    async fn take(&mut self) -> Vec<Message> {
         self.client.publish(MARK, "".into()).await.unwrap();
-        let mut subjects = Vec::new();
+        let mut taken = Vec::new();
         loop {
             let message = wait::event("the witness hears itself", self.messages.next()).await.unwrap().unwrap();
             if message.subject.as_str() == MARK {
-                return subjects;
+                return taken;
             }
-            subjects.push(message.subject.to_string());
+            taken.push(message);
         }
     }
 
     /// The same without the answers, and without the roll call and its answers.
     pub async fn requests(&mut self) -> Vec<String> {
         let mut heard = self.heard().await;
-        heard.retain(|subject| subject.starts_with("deploy.test.") || subject.starts_with("deploy.prod."));
+        heard.retain(|subject| is_request(subject));
         heard
     }
+
+    /// The same with what was said: each request with its subject.
+    pub async fn requests_in_full(&mut self) -> Vec<(String, Value)> {
+        let mut heard = self.take().await;
+        heard.retain(|message| is_request(&message.subject));
+        let parse = |message: Message| (message.subject.to_string(), serde_json::from_slice(&message.payload).unwrap());
+        heard.into_iter().map(parse).collect()
+    }
+}
+
+fn is_request(subject: &str) -> bool {
+    subject.starts_with("deploy.test.") || subject.starts_with("deploy.prod.")
 }
