@@ -7,6 +7,7 @@
 //! - `server`: what a client sees, and the one way that every call goes;
 //! - `tools`: every tool, with what its users are told of it;
 //! - `launch`: from what is asked for to a rollout that runs; `wait` and `status`: what has become of it;
+//!   `tasks`: the same for clients that need not be answered at once;
 //! - `answer` and `error`: what a tool says when it did what was asked, and when it did not;
 //! - `call`: what of a call is no argument; `audit`: what is put on record of it; `scrub`: what leaves, without secrets;
 //! - `policy`: which revisions go where; `approval`: the person who is asked first;
@@ -31,6 +32,7 @@ mod scrub;
 mod server;
 mod settings;
 mod status;
+mod tasks;
 mod tools;
 mod wait;
 

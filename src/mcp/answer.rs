@@ -25,11 +25,7 @@ impl<T: Serialize> Answer<T> {
         result.content = vec![ContentBlock::text(self.text)];
         // Each part has its own bound. Should they not suffice, a client is not to pay for it.
         let bytes = serde_json::to_vec(&result).map_or(0, |json| json.len());
-        if bytes > MAX_BYTES {
-            CallToolResult::error(vec![ContentBlock::text(too_large(bytes).text())])
-        } else {
-            result
-        }
+        if bytes > MAX_BYTES { too_large(bytes).into_result() } else { result }
     }
 }
 

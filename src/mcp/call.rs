@@ -37,6 +37,8 @@ pub(super) struct About {
     pub(super) tier: Option<String>,
     /// The commit that it would deploy.
     pub(super) commit: Option<String>,
+    /// The rollout that it began, where its answer does not tell.
+    pub(super) id: Option<String>,
     /// How it was agreed to.
     pub(super) approval: Option<&'static str>,
 }
@@ -60,8 +62,8 @@ impl Call {
 
     /// What is put on record when the call ends with this answer.
     pub(super) fn ending(&self, answer: &Result<CallToolResponse, ErrorData>) -> Ending {
-        let About { tier, commit, approval } = self.about().clone();
-        let ending = Ending { tier, commit, approval, ..Ending::of(Outcome::Ok) };
+        let About { tier, commit, id, approval } = self.about().clone();
+        let ending = Ending { tier, id, commit, approval, ..Ending::of(Outcome::Ok) };
         match answer {
             Ok(CallToolResponse::Complete(result)) if result.is_error == Some(true) => {
                 Ending { outcome: Outcome::Error, code: code(result), ..ending }

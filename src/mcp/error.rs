@@ -46,6 +46,17 @@ impl ToolError {
         Self { code, what: error.to_string(), next: error.help().map(|help| help.to_string()) }
     }
 
+    /// What is said for a tool that panicked.
+    pub(super) fn broke_off() -> Self {
+        Self::new("internal_error", "the tool broke off, which is a bug of homelab-deploy")
+            .next("look at list_hosts and rollout_status for what was done before you try again")
+    }
+
+    /// The message to the client.
+    pub(super) fn into_result(self) -> CallToolResult {
+        CallToolResult::error(vec![ContentBlock::text(self.text())])
+    }
+
     /// The whole of it, as the assistant reads it.
     pub fn text(&self) -> String {
         let lines = self.what.lines().map(safe).collect::<Vec<_>>().join("\n");
@@ -91,7 +102,7 @@ impl From<FleetError> for ToolError {
 
 impl IntoCallToolResult for ToolError {
     fn into_call_tool_result(self) -> Result<CallToolResponse, ErrorData> {
-        Ok(CallToolResult::error(vec![ContentBlock::text(self.text())]).into())
+        Ok(self.into_result().into())
     }
 }
 

@@ -9,6 +9,7 @@ use super::error::ToolError;
 use super::plans::{PlanName, Plans};
 use super::server::Server;
 use super::status::Progress;
+use super::wait::Waiter;
 
 /// How much of a plan is shown, in bytes; a result has at most 20,000.
 const MAX_BYTES: usize = 16_000;
@@ -61,7 +62,7 @@ impl Server {
 
     async fn rollout(&self, id: &str, context: &RequestContext<RoleServer>) -> Result<String, ToolError> {
         let id = self.settings.journals.find(id)?;
-        let told = self.tell::<Progress>(&id, None, Instant::now(), context).await?;
+        let told = self.tell::<Progress>(&id, None, Waiter::Call(context, Instant::now())).await?;
         let told = serde_json::to_value(told.data).expect("results have string keys only, so this cannot fail");
         Ok(self.scrubber.clean_value(told).to_string())
     }

@@ -8,9 +8,10 @@ use miette::Diagnostic;
 use rmcp::handler::server::router::tool::ToolRouter;
 use rmcp::handler::server::tool::{IntoCallToolResult, ToolCallContext};
 use rmcp::model::{
-    CallToolRequestParams, CallToolResponse, CompleteRequestParams, CompleteResult, GetPromptRequestParams,
-    GetPromptResponse, Implementation, ListPromptsResult, ListResourceTemplatesResult, ListResourcesResult,
-    PaginatedRequestParams, ReadResourceRequestParams, ReadResourceResponse, ServerCapabilities, ServerConfig, Tool,
+    CallToolRequestParams, CallToolResponse, CancelTaskParams, CompleteRequestParams, CompleteResult,
+    GetPromptRequestParams, GetPromptResponse, GetTaskParams, GetTaskResult, Implementation, InitializeRequestParams,
+    InitializeResult, ListPromptsResult, ListResourceTemplatesResult, ListResourcesResult, PaginatedRequestParams,
+    ReadResourceRequestParams, ReadResourceResponse, ServerCapabilities, ServerConfig, Tool, UpdateTaskParams,
 };
 use rmcp::service::{RequestContext, ServerInitializeError};
 use rmcp::{ErrorData, RoleServer, ServerHandler, ServiceExt, tool_handler, transport};
@@ -23,6 +24,7 @@ use super::call::Call;
 use super::error::ToolError;
 use super::scrub::Scrubber;
 use super::settings::{Access, Exposure, Mode, Settings};
+use super::tasks::Tasks;
 use super::tools::ADMIN_TOOLS;
 use super::{completion, prompts, resources};
 use crate::bus::{self, Bus};
@@ -40,6 +42,7 @@ pub struct Server {
     approvals: Arc<Approvals>,
     audit: Arc<Audit>,
     pub(super) scrubber: Scrubber,
+    pub(super) tasks: Tasks,
     tool_router: ToolRouter<Self>,
 }
 
@@ -62,7 +65,8 @@ impl Server {
         let audit = Audit::open(settings.audit_file.clone(), scrubber.clone(), settings.clock)?;
         let approvals = Arc::new(Approvals::new(settings.asking, settings.clock));
         let tool_router = exposed(&settings);
-        Ok(Self { settings: Arc::new(settings), approvals, audit, scrubber, tool_router })
+        let tasks = Tasks::default();
+        Ok(Self { settings: Arc::new(settings), approvals, audit, scrubber, tasks, tool_router })
     }
 
     /// Whether something may be deployed: by the policy for revisions, and then by a person. Everything that deploys asks
@@ -100,8 +104,21 @@ impl ServerHandler for Server {
             .enable_prompts()
             .enable_resources()
             .enable_completions()
+            .enable_tasks()
             .build();
         ServerConfig::new(capabilities).with_server_info(program).with_instructions(INSTRUCTIONS)
+    }
+
+    /// Clients that begin with a handshake are not told of tasks, as theirs were others.
+    async fn initialize(
+        &self,
+        request: InitializeRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<InitializeResult, ErrorData> {
+        context.peer.set_peer_info(request.clone());
+        let mut info = self.negotiate_initialize(&request)?;
+        info.capabilities.extensions = None;
+        Ok(info)
     }
 
     async fn list_prompts(
@@ -152,6 +169,25 @@ impl ServerHandler for Server {
         Ok(CompleteResult::new(completion::complete(&request.argument, &self.settings)))
     }
 
+    async fn get_task(
+        &self,
+        request: GetTaskParams,
+        _: RequestContext<RoleServer>,
+    ) -> Result<GetTaskResult, ErrorData> {
+        let task = self.tasks.0.get_task(&request.task_id);
+        task.map(GetTaskResult::new).map_err(|error| self.scrubber.clean_error(error))
+    }
+
+    /// No task asks for anything, so there is nothing to take in.
+    async fn update_task(&self, request: UpdateTaskParams, _: RequestContext<RoleServer>) -> Result<(), ErrorData> {
+        let taken = self.tasks.0.update_task(&request.task_id, request.input_responses);
+        taken.map_err(|error| self.scrubber.clean_error(error))
+    }
+
+    async fn cancel_task(&self, request: CancelTaskParams, _: RequestContext<RoleServer>) -> Result<(), ErrorData> {
+        self.tasks.0.cancel_task(&request.task_id).map_err(|error| self.scrubber.clean_error(error))
+    }
+
     /// Every call goes this way: it is on record however it ends, and nothing leaves that was not cleaned.
     async fn call_tool(
         &self,
@@ -190,11 +226,7 @@ impl Server {
     ) -> Result<CallToolResponse, ErrorData> {
         let call = ToolCallContext::new(self, request, context);
         let answer = AssertUnwindSafe(self.tool_router.call(call)).catch_unwind().await;
-        answer.unwrap_or_else(|_| {
-            ToolError::new("internal_error", "the tool broke off, which is a bug of homelab-deploy")
-                .next("look at list_hosts and rollout_status for what was done before you try again")
-                .into_call_tool_result()
-        })
+        answer.unwrap_or_else(|_| ToolError::broke_off().into_call_tool_result())
     }
 
     /// The answer without secrets and without anything that a terminal obeys.

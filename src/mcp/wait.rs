@@ -8,6 +8,7 @@ use std::time::Duration;
 use rmcp::RoleServer;
 use rmcp::model::{ProgressNotificationParam, ProgressToken};
 use rmcp::service::RequestContext;
+use rmcp::task_manager::TaskContext;
 use tokio::time::{Instant, sleep};
 
 use super::answer::Answer;
@@ -24,29 +25,56 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How many bytes of what a process has said last are passed on.
 const MAX_OUTPUT_BYTES: u64 = 1_000;
 
+/// Who waits for a rollout.
+#[derive(Clone, Copy)]
+pub(super) enum Waiter<'a> {
+    /// A call, which has to be answered by then.
+    Call(&'a RequestContext<RoleServer>, Instant),
+    /// A task, which can wait as long as it takes.
+    Task(&'a TaskContext),
+}
+
+impl Waiter<'_> {
+    /// Whether the time has come.
+    fn is_due(self) -> bool {
+        match self {
+            Self::Call(_, until) => Instant::now() >= until,
+            Self::Task(_) => false,
+        }
+    }
+
+    /// Until the client has given the call or the task up.
+    async fn given_up(self) {
+        match self {
+            Self::Call(context, _) => context.ct.cancelled().await,
+            Self::Task(task) => task.cancelled().await,
+        }
+    }
+}
+
 impl Server {
-    /// Follows a rollout until it is over, the time has come, or the client has given the call up. The rollout does not
-    /// mind.
-    async fn follow(
-        &self,
-        id: &str,
-        until: Instant,
-        context: &RequestContext<RoleServer>,
-    ) -> Result<Follower, ToolError> {
+    /// Follows a rollout until it is over, the time has come, or the client has given up. The rollout does not mind.
+    async fn follow(&self, id: &str, waiter: Waiter<'_>) -> Result<Follower, ToolError> {
         let mut follower = self.settings.journals.follow(id)?;
-        let mut progress = Progress::towards(context, self.settings.pace.beat);
+        let mut progress = match waiter {
+            Waiter::Call(context, _) => Progress::towards(context, self.settings.pace.beat),
+            Waiter::Task(_) => None,
+        };
         loop {
             let news = follower.look()?;
             let told = news.iter().rev().find_map(|event| in_words(&event.kind));
-            if !follower.is_running() || Instant::now() >= until {
+            if !follower.is_running() || waiter.is_due() {
                 return Ok(follower);
+            }
+            if let (Waiter::Task(task), Some(news)) = (waiter, &told) {
+                task.set_status_message(self.scrubber.clean(&format!("{id}: {news}")));
             }
             if let Some(progress) = &mut progress {
                 progress.tell(told, follower.summary()).await;
             }
             tokio::select! {
                 () = sleep(LOOK_EVERY) => {}
-                () = context.ct.cancelled() => return Ok(follower),
+                () = waiter.given_up() => return Ok(follower),
             }
         }
     }
@@ -56,10 +84,9 @@ impl Server {
         &self,
         id: &str,
         cursor: Option<&str>,
-        until: Instant,
-        context: &RequestContext<RoleServer>,
+        waiter: Waiter<'_>,
     ) -> Result<Answer<T>, ToolError> {
-        let follower = self.follow(id, until, context).await?;
+        let follower = self.follow(id, waiter).await?;
         let status = Status::of(&follower, self.last_words(&follower), cursor)?;
         let text = status.text(id, T::BY, follower.summary());
         Ok(Answer { data: T::new(id.to_owned(), status, follower.summary()), text })

@@ -11,4 +11,5 @@ mod manual;
 mod plans;
 mod python;
 mod robust;
+mod tasks;
 mod tools;

@@ -122,10 +122,7 @@ async fn deploy(
     let prepared = server.prepare(access, wanted, until, |called| is_in_its_tier(&target, called)).await?;
     let launch = Launch { tool, arguments, access, phrase, plan_hash: None };
     match server.launch(launch, prepared, context).await? {
-        Launched::Begun(id) => {
-            let told = server.tell::<Deployment>(&id.to_string(), None, until, context).await?;
-            Ok(told.into_result().into())
-        }
+        Launched::Begun(id) => server.go_on::<Deployment>(id, until, context).await,
         Launched::Asked(question) => Ok((*question).into()),
     }
 }

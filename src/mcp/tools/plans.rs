@@ -161,10 +161,7 @@ pub(super) async fn apply(
         plan_hash: Some(&settled.hash),
     };
     match server.launch(launch, settled.prepared, &context).await? {
-        Launched::Begun(id) => {
-            let told = server.tell::<Progress>(&id.to_string(), None, until, &context).await?;
-            Ok(told.into_result().into())
-        }
+        Launched::Begun(id) => server.go_on::<Progress>(id, until, &context).await,
         Launched::Asked(question) => Ok((*question).into()),
     }
 }

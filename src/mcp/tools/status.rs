@@ -13,6 +13,7 @@ use crate::mcp::launch::within_reach;
 use crate::mcp::server::Server;
 use crate::mcp::settings::Access;
 use crate::mcp::status::{Deployment, Progress};
+use crate::mcp::wait::Waiter;
 
 /// What `deploy_status` takes.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -71,7 +72,8 @@ pub(super) async fn of_deployment(
     context: RequestContext<RoleServer>,
 ) -> Result<Answer<Deployment>, ToolError> {
     let id = server.settings.journals.find(&arguments.deploy_id)?;
-    server.tell(&id, arguments.cursor.as_deref(), until(server, arguments.wait_seconds)?, &context).await
+    let waiter = Waiter::Call(&context, until(server, arguments.wait_seconds)?);
+    server.tell(&id, arguments.cursor.as_deref(), waiter).await
 }
 
 pub(super) async fn of_rollout(
@@ -86,7 +88,8 @@ pub(super) async fn of_rollout(
             ToolError::new("unknown_id", "no rollout was run from here").next("deploy and apply_plan begin one")
         })?,
     };
-    server.tell(&id, arguments.cursor.as_deref(), until(server, arguments.wait_seconds)?, &context).await
+    let waiter = Waiter::Call(&context, until(server, arguments.wait_seconds)?);
+    server.tell(&id, arguments.cursor.as_deref(), waiter).await
 }
 
 pub(super) fn abort(server: &Server, arguments: &AbortArguments) -> Result<Answer<Stopping>, ToolError> {
