@@ -127,9 +127,9 @@ impl Plan {
         self.waves
             .iter()
             .flat_map(|wave| &wave.targets)
-            .flat_map(|selector| match &selector.value.target {
-                Target::Host(tier, _) | Target::Role(tier, _) | Target::All(tier) => vec![*tier],
-                Target::Custom(_) => Tier::ALL.to_vec(),
+            .flat_map(|selector| match selector.value.target.tier() {
+                Some(tier) => vec![tier],
+                None => Tier::ALL.to_vec(),
             })
             .collect()
     }

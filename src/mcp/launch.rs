@@ -18,7 +18,7 @@ use super::settings::Access;
 use crate::operator::detach::Background;
 use crate::operator::{Prepared, RollCalled, Wanted};
 use crate::plan::FrozenPlan;
-use crate::protocol::{RolloutId, Target, Tier};
+use crate::protocol::{RolloutId, Tier};
 use crate::report;
 
 /// What is to be launched, in the words in which it was asked for.
@@ -104,10 +104,7 @@ impl Server {
 pub(super) fn within_reach(access: Access, plan: &FrozenPlan) -> Result<(), ToolError> {
     let is_beyond = |tier: Tier| access == Access::Test && tier != Tier::Test;
     let beyond = plan.hosts().find(|host| {
-        let named = match host.subject.target() {
-            Ok(Target::Host(tier, _) | Target::Role(tier, _) | Target::All(tier)) => Some(tier),
-            Ok(Target::Custom(_)) | Err(_) => None,
-        };
+        let named = host.subject.target().ok().and_then(|target| target.tier());
         is_beyond(host.tier) || named.is_some_and(is_beyond)
     });
     match beyond {

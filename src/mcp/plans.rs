@@ -1,15 +1,14 @@
 //! The folder of plans, as far as an assistant may reach: plain names, and files that lie in it.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use super::error::ToolError;
+use crate::operator::plan_file::read_text;
 
 /// The longest name of a plan, in bytes.
 const MAX_NAME_BYTES: usize = 63;
-/// The largest plan that is read, in bytes.
-const MAX_PLAN_BYTES: u64 = 1024 * 1024;
 
 /// The name of a plan: small letters, digits and `-`, of which the first is no `-`. It is no path, whatever it is joined to.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,16 +62,11 @@ impl Plans {
 
     /// The text of a plan.
     pub(super) fn text(&self, name: &PlanName) -> Result<String, ToolError> {
-        read(&self.path(name)?).ok_or_else(|| {
+        read_text(&self.path(name)?).map_err(|_| {
             ToolError::new("plan_unreadable", format!("the plan {name} cannot be read, or is larger than 1 MiB"))
                 .next("ask whoever keeps the plans to look at its file")
         })
     }
-}
-
-fn read(path: &Path) -> Option<String> {
-    let size = path.metadata().ok()?.len();
-    if size > MAX_PLAN_BYTES { None } else { std::fs::read_to_string(path).ok() }
 }
 
 fn no_name(text: &str) -> ToolError {
@@ -92,10 +86,12 @@ fn unknown(name: &PlanName) -> ToolError {
 mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
+    use std::path::Path;
 
     use proptest::prelude::*;
 
     use super::*;
+    use crate::operator::plan_file::MAX_PLAN_BYTES;
 
     fn names(plans: &Plans) -> Vec<String> {
         plans.names().iter().map(ToString::to_string).collect()

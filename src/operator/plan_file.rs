@@ -11,7 +11,7 @@ use crate::plan::{Plan, PlanMistakes};
 use crate::rollout::PlanSource;
 
 /// The largest plan that is read, in bytes.
-const MAX_PLAN_BYTES: u64 = 1024 * 1024;
+pub(crate) const MAX_PLAN_BYTES: u64 = 1024 * 1024;
 
 /// A plan, and the text that its mistakes point into.
 #[derive(Debug)]
@@ -42,12 +42,7 @@ pub enum PlanFileError {
 impl PlanFile {
     /// Reads a plan. `aliases` finds the value of an environment variable by its name.
     pub fn read(path: &Path, aliases: &dyn Fn(&str) -> Option<String>) -> Result<Self, PlanFileError> {
-        let unreadable = |error| PlanFileError::Unreadable(path.to_owned(), error);
-        let size = path.metadata().map_err(unreadable)?.len();
-        if size > MAX_PLAN_BYTES {
-            return Err(PlanFileError::TooLarge(path.to_owned()));
-        }
-        let text = std::fs::read_to_string(path).map_err(unreadable)?;
+        let text = read_text(path)?;
         let name = path.display().to_string();
         let default_name = path.file_stem().unwrap_or_default().to_string_lossy();
         let plan = Plan::parse(&text, &default_name, aliases)
@@ -66,6 +61,16 @@ impl PlanFile {
     pub fn place(&self, mistakes: PlanMistakes) -> PlanMistakes {
         mistakes.named(&self.name, &self.text)
     }
+}
+
+/// The text in the file of a plan, whatever it says.
+pub fn read_text(path: &Path) -> Result<String, PlanFileError> {
+    let unreadable = |error| PlanFileError::Unreadable(path.to_owned(), error);
+    let size = path.metadata().map_err(unreadable)?.len();
+    if size > MAX_PLAN_BYTES {
+        return Err(PlanFileError::TooLarge(path.to_owned()));
+    }
+    std::fs::read_to_string(path).map_err(unreadable)
 }
 
 /// Whether the file of a plan is there and no longer says what it said.

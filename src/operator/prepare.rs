@@ -177,6 +177,13 @@ pub enum Obstacle {
     },
 }
 
+impl Obstacle {
+    /// That these hosts run something newer than this; nothing when there are none.
+    fn downgrade(ahead: &[HostName], revision: &Revision) -> Option<Self> {
+        (!ahead.is_empty()).then(|| Self::Downgrade { hosts: names(ahead), commit: short(revision) })
+    }
+}
+
 impl Wanted {
     /// Asks who is there, and settles hosts and commit.
     pub async fn prepare(self, bus: &mut Bus, discovery: &Discovery) -> Result<Prepared, PrepareError> {
@@ -239,10 +246,7 @@ impl Wanted {
                 self.revision.clone()
             }
         };
-        if !ahead.is_empty() {
-            let (hosts, commit) = (names(&ahead), short(&revision));
-            warnings.push(format!("{hosts} would go back in history: what runs there comes after {commit}"));
-        }
+        warnings.extend(Obstacle::downgrade(&ahead, &revision).map(|obstacle| obstacle.to_string()));
         let others = roll.rollouts.into_iter().filter(|other| shares_a_tier(other, &frozen)).collect();
         let rollout = Rollout {
             id: RolloutId::from(Uuid::new_v4()),
@@ -339,10 +343,7 @@ impl Prepared {
 
     /// Makes sure that no host goes back in history.
     pub fn go_forward(&self) -> Result<(), Obstacle> {
-        if self.ahead.is_empty() {
-            return Ok(());
-        }
-        Err(Obstacle::Downgrade { hosts: names(&self.ahead), commit: short(&self.rollout.revision) })
+        Obstacle::downgrade(&self.ahead, &self.rollout.revision).map_or(Ok(()), Err)
     }
 }
 

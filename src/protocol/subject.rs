@@ -96,6 +96,14 @@ impl Subject {
 }
 
 impl Target {
+    /// The tier whose hosts it reaches; a subject of the user's own does not say.
+    pub const fn tier(&self) -> Option<Tier> {
+        match self {
+            Self::Host(tier, _) | Self::Role(tier, _) | Self::All(tier) => Some(*tier),
+            Self::Custom(_) => None,
+        }
+    }
+
     /// The subject that reaches this target.
     pub fn subject(&self) -> Subject {
         match self {

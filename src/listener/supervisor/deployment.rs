@@ -17,10 +17,7 @@ use crate::listener::output::{built_system, clean, clean_lines};
 use crate::listener::run::{ReturnTo, RunDir, RunResult, Spec};
 use crate::listener::verdict::{End, Evidence, Verdict, judge, left_traces};
 use crate::lookup::{LookupError, commit_of};
-use crate::protocol::{Action, Commit, ErrorCode, Phase, Revision, Status};
-
-/// How long a return may take, where a deployment has more: a deployer waits this long for its end.
-const RETURN_WITHIN: Duration = Duration::from_mins(5);
+use crate::protocol::{Action, Commit, ErrorCode, Phase, RETURN_WITHIN, Revision, Status};
 
 /// What is deployed, where, and under what.
 pub(super) struct Deployment {
@@ -103,6 +100,7 @@ impl Deployment {
 
     /// Undoes what an action did to a host that was like this before.
     async fn go_back(&mut self, action: Action, before: &Facts) -> Returned {
+        // A deployer waits no longer for the end of it, where a deployment has more time than that.
         let limit = RETURN_WITHIN.min(Duration::from_millis(self.spec.timeout_ms));
         way_back::go(&mut self.keeper, &self.host, action, before, limit).await
     }

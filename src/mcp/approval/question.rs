@@ -7,7 +7,7 @@ use rmcp::model::JsonObject;
 use serde::Serialize;
 
 use crate::plan::{FrozenHost, FrozenWave};
-use crate::protocol::{HostName, Revision, Target, Tier};
+use crate::protocol::{HostName, Revision, Tier};
 use crate::rollout::Rollout;
 use crate::text::safe;
 
@@ -74,11 +74,8 @@ impl<'a> Question<'a> {
 /// The tiers that a request to a host may reach: what the host says of itself, and what the subject says, on which another
 /// may listen. A subject that says nothing may reach anybody.
 fn tiers_of(host: &FrozenHost) -> [Tier; 2] {
-    let by_subject = match host.subject.target() {
-        Ok(Target::Host(tier, _) | Target::Role(tier, _) | Target::All(tier)) => tier,
-        Ok(Target::Custom(_)) | Err(_) => Tier::Prod,
-    };
-    [host.tier, by_subject]
+    let by_subject = host.subject.target().ok().and_then(|target| target.tier());
+    [host.tier, by_subject.unwrap_or(Tier::Prod)]
 }
 
 /// What a wave does, with the command that would run beside this server.
