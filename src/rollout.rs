@@ -8,8 +8,10 @@ pub mod broadcast;
 pub mod event;
 pub mod host;
 pub mod machine;
+mod places;
 pub mod summary;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use broadcast::Broadcast;
@@ -30,7 +32,7 @@ pub enum Input {
         /// The request, by the subject on which the answer came.
         request: RequestId,
         /// The answer.
-        response: Box<Response>,
+        response: Arc<Response>,
     },
     /// The server says that nobody is subscribed to the subject of a request.
     NoResponders {

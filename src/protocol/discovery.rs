@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::flake::FlakeUrl;
 use super::ids::RolloutId;
-use super::message::{ErrorCode, Holder, Status, empty_is_none, to_json};
+use super::message::{ErrorCode, Holder, Status, empty_is_none, from_json, to_json};
 use super::names::{HostName, Role, Tier};
 use super::revision::Commit;
 use super::subject::{ReplySubject, Subject};
@@ -146,7 +146,7 @@ impl DiscoveryAnswer {
     /// Reads an answer of a listener or of a deployer.
     pub fn parse(bytes: &[u8]) -> Result<Self, serde_json::Error> {
         // Of an untagged enum serde makes a copy before it tries the variants, and nearly all answers are those of hosts.
-        serde_json::from_slice(bytes).map(Self::Host).or_else(|_| serde_json::from_slice(bytes))
+        from_json(bytes).map(Self::Host).or_else(|_| from_json(bytes))
     }
 
     /// The message as JSON.

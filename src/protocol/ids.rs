@@ -91,11 +91,6 @@ impl From<Uuid> for RolloutId {
 }
 
 impl RolloutId {
-    /// Whether this is what the wire spells it like.
-    pub(super) fn is(self, text: &str) -> bool {
-        *text == *self.0.hyphenated().encode_lower(&mut Uuid::encode_buffer())
-    }
-
     /// The first eight digits, enough for people to tell rollouts apart and for `--resume` to find one.
     pub fn short(self) -> String {
         let mut digits = self.0.simple().to_string();

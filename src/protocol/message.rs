@@ -408,7 +408,7 @@ impl Response {
 
     /// Reads a response; fields that are not known are ignored.
     pub fn parse(bytes: &[u8]) -> Result<Self, serde_json::Error> {
-        serde_json::from_slice(bytes)
+        from_json(bytes)
     }
 
     /// The message as JSON of at most `max_bytes`: first the oldest lines of the log go, then all but the beginning of
@@ -442,6 +442,15 @@ fn bounded_tail(lines: &[String]) -> Vec<String> {
     let mut tail: Vec<String> = kept.cloned().collect();
     tail.reverse();
     tail
+}
+
+/// Reads a message. The text is checked once as a whole, as serde would otherwise check each string in it by itself.
+pub(super) fn from_json<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, serde_json::Error> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => serde_json::from_str(text),
+        // What is wrong may be in a field that nobody reads.
+        Err(_) => serde_json::from_slice(bytes),
+    }
 }
 
 pub(super) fn to_json(message: &impl Serialize) -> Vec<u8> {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use thiserror::Error;
 
@@ -18,7 +19,10 @@ const COMMIT_DIGITS: usize = 40;
 /// git itself allows far more in a ref name, `& # = % ; ' " $ ( ) |` among it: `main&dir=sub` would deploy another
 /// flake, and a leading `-` reaches git as an option. What is accepted here can do neither.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Revision(String);
+pub struct Revision {
+    text: Arc<str>,
+    is_commit: bool,
+}
 
 /// A full commit id: forty lower-case hexadecimal digits.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -50,17 +54,22 @@ pub enum RevisionError {
 impl Revision {
     /// The revision as git and flake URLs spell it.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
+    }
+
+    /// Whether the revision is a full commit id.
+    pub const fn is_commit(&self) -> bool {
+        self.is_commit
     }
 
     /// The commit that the revision names by itself, when it is a full commit id.
     pub fn commit(&self) -> Option<Commit> {
-        self.0.parse().ok()
+        self.is_commit.then(|| self.text.parse().ok()).flatten()
     }
 
     /// Whether this looks like the beginning of a commit id. Neither git servers nor Nix can look such a one up.
     pub fn looks_like_short_commit(&self) -> bool {
-        (7..40).contains(&self.0.len()) && self.0.bytes().all(|b| b.is_ascii_hexdigit())
+        (7..40).contains(&self.text.len()) && self.text.bytes().all(|b| b.is_ascii_hexdigit())
     }
 }
 
@@ -96,7 +105,7 @@ impl FromStr for Revision {
         }
         match broken_ref_rule(text) {
             Some(rule) => Err(RevisionError::RefRule(text.to_owned(), rule)),
-            None => Ok(Self(text.to_owned())),
+            None => Ok(Self { text: text.into(), is_commit: text.parse::<Commit>().is_ok() }),
         }
     }
 }
@@ -139,7 +148,7 @@ impl FromStr for Commit {
 
 impl From<Commit> for Revision {
     fn from(commit: Commit) -> Self {
-        Self(commit.as_str().to_owned())
+        Self { text: commit.as_str().into(), is_commit: true }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Every NATS subject of the system is made and read here.
 
 use std::str::FromStr;
+use std::sync::Arc;
 
 use thiserror::Error;
 use uuid::Uuid;
@@ -20,11 +21,18 @@ const RESPONSES: &str = "deploy.responses.";
 
 /// A concrete subject: tokens without wildcards, joined by dots.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Subject(String);
+pub struct Subject(Arc<str>);
 
 /// A concrete subject below `deploy.responses.`: the only kind a listener publishes to.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReplySubject(Subject);
+
+/// The reply subjects of one rollout: each of its requests has its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replies {
+    /// All that comes before the id of a request.
+    prefix: String,
+}
 
 /// A subject with `<hostname>`, `<tier>` and `<role>` in the place of what differs between hosts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,6 +85,10 @@ impl Subject {
         &self.0
     }
 
+    fn joined(parts: &[&str]) -> Self {
+        Self(parts.concat().into())
+    }
+
     /// Whom the subject reaches, by its form.
     pub fn target(&self) -> Result<Target, SubjectError> {
         let tokens: Vec<&str> = self.0.split('.').collect();
@@ -107,9 +119,9 @@ impl Target {
     /// The subject that reaches this target.
     pub fn subject(&self) -> Subject {
         match self {
-            Self::Host(tier, host) => Subject(format!("deploy.{tier}.{host}")),
-            Self::Role(tier, role) => Subject(format!("deploy.{tier}.role.{role}")),
-            Self::All(tier) => Subject(format!("deploy.{tier}.all")),
+            Self::Host(tier, host) => Subject::joined(&["deploy.", tier.as_str(), ".", host.as_str()]),
+            Self::Role(tier, role) => Subject::joined(&["deploy.", tier.as_str(), ".role.", role.as_str()]),
+            Self::All(tier) => Subject::joined(&["deploy.", tier.as_str(), ".all"]),
             Self::Custom(subject) => subject.clone(),
         }
     }
@@ -123,23 +135,30 @@ impl ReplySubject {
 
     /// The reply subject of a single request or roll call.
     pub fn single(id: Uuid) -> Self {
-        Self(Subject(format!("{RESPONSES}{id}")))
+        Self(Subject(format!("{RESPONSES}{id}").into()))
     }
 
-    /// The reply subject of one request of a rollout.
-    pub fn of_request(rollout: RolloutId, request: &RequestId) -> Self {
-        Self(Subject(format!("{RESPONSES}{rollout}.{request}")))
+}
+
+impl Replies {
+    /// The reply subjects of this rollout.
+    pub fn of(rollout: RolloutId) -> Self {
+        Self { prefix: format!("{RESPONSES}{rollout}.") }
     }
 
-    /// The pattern that receives the answers to every request of a rollout.
-    pub fn pattern(rollout: RolloutId) -> String {
-        format!("{RESPONSES}{rollout}.*")
+    /// The pattern that receives the answers to every request of the rollout.
+    pub fn pattern(&self) -> String {
+        format!("{}*", self.prefix)
+    }
+
+    /// The reply subject of one request.
+    pub fn to(&self, request: &RequestId) -> ReplySubject {
+        ReplySubject(Subject::joined(&[&self.prefix, request.as_str()]))
     }
 
     /// The request that an answer on this subject belongs to, when it is of this rollout.
-    pub fn request_of(subject: &str, rollout: RolloutId) -> Option<RequestId> {
-        let (of, request) = subject.strip_prefix(RESPONSES)?.split_once('.')?;
-        if rollout.is(of) { request.parse().ok() } else { None }
+    pub fn request_of(&self, subject: &str) -> Option<RequestId> {
+        subject.strip_prefix(self.prefix.as_str())?.parse().ok()
     }
 }
 
@@ -207,7 +226,7 @@ impl FromStr for Subject {
     type Err = SubjectError;
     fn from_str(text: &str) -> Result<Self, SubjectError> {
         check_subject(text, text)?;
-        Ok(Self(text.to_owned()))
+        Ok(Self(text.into()))
     }
 }
 
@@ -291,9 +310,9 @@ mod tests {
     fn a_reply_is_traced_to_its_request() {
         let rollout = RolloutId::from(Uuid::from_u128(1));
         let request: RequestId = "r-1".parse().unwrap();
-        let subject = ReplySubject::of_request(rollout, &request);
-        assert_eq!(ReplySubject::request_of(subject.as_str(), rollout), Some(request));
-        assert_eq!(ReplySubject::request_of(subject.as_str(), RolloutId::from(Uuid::from_u128(2))), None);
+        let subject = Replies::of(rollout).to(&request);
+        assert_eq!(Replies::of(rollout).request_of(subject.as_str()), Some(request));
+        assert_eq!(Replies::of(RolloutId::from(Uuid::from_u128(2))).request_of(subject.as_str()), None);
     }
 
     proptest! {

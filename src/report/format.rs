@@ -31,15 +31,14 @@ impl Took {
 impl Display for Took {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (seconds, tenths) = (self.0.as_secs(), self.0.subsec_millis() / 100);
-        let text = match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
-            (0, 0, 0) if tenths > 0 => format!("0.{tenths}s"),
-            (0, 0, seconds) => format!("{seconds}s"),
-            (0, minutes, 0) => format!("{minutes}m"),
-            (0, minutes, seconds) => format!("{minutes}m{seconds:02}s"),
-            (hours, 0, _) => format!("{hours}h"),
-            (hours, minutes, _) => format!("{hours}h{minutes:02}m"),
-        };
-        f.pad(&text)
+        match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+            (0, 0, 0) if tenths > 0 => write!(f, "0.{tenths}s"),
+            (0, 0, seconds) => write!(f, "{seconds}s"),
+            (0, minutes, 0) => write!(f, "{minutes}m"),
+            (0, minutes, seconds) => write!(f, "{minutes}m{seconds:02}s"),
+            (hours, 0, _) => write!(f, "{hours}h"),
+            (hours, minutes, _) => write!(f, "{hours}h{minutes:02}m"),
+        }
     }
 }
 
@@ -79,12 +78,13 @@ impl Symbol {
         }
     }
 
-    /// The symbol as it is written.
-    pub(super) fn in_style(self, style: Style) -> String {
-        match style {
-            Style::Plain => self.as_str().to_owned(),
-            Style::Colored => format!("\x1b[{}m{}\x1b[0m", self.color(), self.as_str()),
-        }
+    /// Writes the symbol at the end of a line.
+    pub(super) fn push_to(self, line: &mut String, style: Style) {
+        let parts: &[&str] = match style {
+            Style::Plain => &[self.as_str()],
+            Style::Colored => &["\x1b[", self.color(), "m", self.as_str(), "\x1b[0m"],
+        };
+        line.extend(parts.iter().copied());
     }
 }
 
@@ -95,7 +95,8 @@ pub(super) fn count(number: usize, noun: &str) -> String {
 
 /// How many columns a terminal needs for a text.
 pub(super) fn columns(text: &str) -> usize {
-    text.width()
+    // Nearly all texts are of characters that take one column each.
+    if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) { text.len() } else { text.width() }
 }
 
 /// The widest of these texts, in columns.

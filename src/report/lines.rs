@@ -1,6 +1,5 @@
 //! For logs and pipes: one line for each thing that happens, and once a minute one for each host in flight.
 
-use std::collections::HashMap;
 use std::io::{self, Write};
 use std::time::Duration;
 
@@ -10,8 +9,7 @@ use super::format::Took;
 use super::page::{Line, Memory, Page};
 use super::pipe::Pipe;
 use super::{Reporter, Style, words};
-use crate::protocol::HostName;
-use crate::rollout::summary::{HostState, HostView};
+use crate::rollout::summary::HostState;
 use crate::rollout::{Event, EventKind, Summary};
 
 /// How often hosts in flight are shown while nothing happens to them.
@@ -23,11 +21,12 @@ pub struct Lines<W> {
     out: Pipe<W>,
     style: Style,
     memory: Memory,
-    told: HashMap<HostName, Told>,
+    /// By the places of the hosts in the summary.
+    told: Vec<Option<Told>>,
 }
 
 /// What was last told of a host.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 struct Told {
     at: Timestamp,
     state: HostState,
@@ -36,11 +35,12 @@ struct Told {
 impl<W: Write> Lines<W> {
     /// Writes to `out` in this style.
     pub fn new(out: W, style: Style) -> Self {
-        Self { out: Pipe::new(out), style, memory: Memory::default(), told: HashMap::new() }
+        Self { out: Pipe::new(out), style, memory: Memory::default(), told: Vec::new() }
     }
 
     fn write(&mut self, line: &Line) {
-        self.out.collect(format!("{}\n", line.in_style(self.style)).as_bytes());
+        self.out.collect(line.in_style(self.style).as_bytes());
+        self.out.collect(b"\n");
     }
 
     /// Whether an event is not just a host that repeats what it is at.
@@ -52,25 +52,30 @@ impl<W: Write> Lines<W> {
         else {
             return true;
         };
-        let Some(state) = summary.host(host).map(|host| host.state) else {
+        let Some((place, host)) = summary.place(host).and_then(|place| Some((place, summary.hosts.get(place)?))) else {
             return true;
         };
-        match self.told.get_mut(host) {
-            Some(told) if told.state == state => return false,
-            Some(told) => *told = Told { at: event.at, state },
-            None => _ = self.told.insert(host.clone(), Told { at: event.at, state }),
+        if self.told.len() <= place {
+            self.told.resize(summary.hosts.len(), None);
         }
+        let Some(told) = self.told.get_mut(place) else {
+            return true;
+        };
+        if told.is_some_and(|told| told.state == host.state) {
+            return false;
+        }
+        *told = Some(Told { at: event.at, state: host.state });
         true
     }
 
-    /// Whether nothing was told of a host for a while; from now on it was.
-    fn is_due(&mut self, host: &HostView, now: Timestamp) -> bool {
-        match self.told.get_mut(&host.name) {
-            Some(told) if Took::between(told.at, now) >= Took(REMINDER) => {
+    /// Whether nothing was told for a while of the host at this place; from now on it was.
+    fn is_due(&mut self, place: usize, now: Timestamp) -> bool {
+        match self.told.get_mut(place) {
+            Some(Some(told)) if Took::between(told.at, now) >= Took(REMINDER) => {
                 told.at = now;
                 true
             }
-            Some(_) | None => false,
+            Some(Some(_) | None) | None => false,
         }
     }
 }
@@ -91,8 +96,8 @@ impl<W: Write> Reporter for Lines<W> {
         let Some(page) = Page::new(summary, self.memory) else {
             return Ok(());
         };
-        for host in words::in_flight(summary) {
-            if self.is_due(host, now) {
+        for (place, host) in summary.hosts.iter().enumerate() {
+            if words::moves(host) && self.is_due(place, now) {
                 self.write(&page.host_now(host, now));
             }
         }

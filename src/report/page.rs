@@ -25,12 +25,15 @@ impl Memory {
             EventKind::Begun(_) | EventKind::Resumed => {
                 self.name_width = widest(summary.hosts.iter().map(|host| words::name(&host.name)));
             }
-            EventKind::Joined { host } => self.name_width = self.name_width.max(columns(&words::name(host))),
+            EventKind::Joined { host } => self.name_width = self.name_width.max(columns(words::name(host))),
             EventKind::Baking { remaining, .. } => self.bake_ends_at = event.at.checked_add(*remaining).ok(),
             _ => {}
         }
     }
 }
+
+/// How many bytes a symbol takes at most, with its color and the space behind it.
+const MAX_SYMBOL_BYTES: usize = 16;
 
 /// How many columns a symbol takes, with the space behind it.
 const SYMBOL_COLUMNS: usize = 2;
@@ -53,7 +56,12 @@ impl Line {
 
     /// The whole line.
     pub(super) fn in_style(&self, style: Style) -> String {
-        format!("{}{} {}", " ".repeat(self.indent), self.symbol.in_style(style), self.text)
+        let mut line = String::with_capacity(self.indent + MAX_SYMBOL_BYTES + self.text.len());
+        line.extend(std::iter::repeat_n(' ', self.indent));
+        self.symbol.push_to(&mut line, style);
+        line.push(' ');
+        line.push_str(&self.text);
+        line
     }
 
     /// The whole line, broken between words where it is wider than this.
@@ -239,8 +247,8 @@ impl<'a> Page<'a> {
 
     fn host(&self, symbol: Symbol, host: &HostName, state: &str, took: Option<Took>, detail: &str) -> Line {
         let name = words::name(host);
-        let text = words::host_row(&name, self.memory.name_width, state, took, detail);
-        Line { uncut: columns(&name), ..self.among_hosts(symbol, text) }
+        let text = words::host_row(name, self.memory.name_width, state, took, detail);
+        Line { uncut: columns(name), ..self.among_hosts(symbol, text) }
     }
 
     /// A line that stands where those of hosts do.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::format::{Symbol, Took, count, safe, shorten, widest};
+use super::page::Line;
 use super::{Style, words};
 use crate::plan::Rollback;
 use crate::rollout::summary::{HostState, HostView, WaveState};
@@ -27,7 +28,7 @@ pub fn recap(summary: &Summary, style: Style) -> String {
     };
     let recap = Recap { summary, rollout };
     let (symbol, headline) = recap.headline();
-    let headline = format!("{} {headline}", symbol.in_style(style));
+    let headline = Line::new(symbol, headline).in_style(style);
     let rows = recap.hosts();
     let remarks = [rows, recap.anomalies(), recap.turned_up()];
     if summary.outcome == Some(Outcome::Succeeded) && remarks.iter().all(Vec::is_empty) {
@@ -201,7 +202,7 @@ impl Recap<'_> {
             }
             _ => "left in flight: it goes on by itself".to_owned(),
         };
-        format!("  {}", words::host_row(&words::name(&host.name), width, words::doing(host), took, &detail))
+        format!("  {}", words::host_row(words::name(&host.name), width, words::doing(host), took, &detail))
     }
 
     /// The hosts that were skipped in waves that had begun; the headline tells of the others.
@@ -231,7 +232,7 @@ impl Recap<'_> {
     }
 
     fn turned_up(&self) -> Vec<String> {
-        let hosts: Vec<String> = self.summary.turned_up.keys().map(words::name).collect();
+        let hosts: Vec<&str> = self.summary.turned_up.keys().map(words::name).collect();
         if hosts.is_empty() {
             return Vec::new();
         }
@@ -269,7 +270,7 @@ fn evidence(host: &HostView) -> Vec<String> {
 fn skipped_rows(skipped: &[(&HostView, SkipCause)], width: usize) -> Vec<String> {
     if skipped.len() <= MAX_SKIPPED {
         let row = |(host, cause): &(&HostView, SkipCause)| {
-            words::host_row(&words::name(&host.name), width, "skipped", None, words::skipped(*cause))
+            words::host_row(words::name(&host.name), width, "skipped", None, words::skipped(*cause))
         };
         return skipped.iter().map(|skipped| format!("  {}", row(skipped))).collect();
     }

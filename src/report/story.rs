@@ -196,7 +196,7 @@ impl Story {
 
     pub(super) fn answered(&mut self, response: Response) -> &mut Self {
         let outcome = HostOutcome::of(response.status).unwrap();
-        self.event(EventKind::Final { host: response.hostname.clone(), outcome, response: Some(Box::new(response)) })
+        self.event(EventKind::Final { host: response.hostname.clone(), outcome, response: Some(Arc::new(response)) })
     }
 
     pub(super) fn given_up(&mut self, host: &str, outcome: HostOutcome) -> &mut Self {
@@ -211,7 +211,7 @@ impl Story {
     /// A host says what came of that.
     pub(super) fn back(&mut self, response: Response) -> &mut Self {
         let outcome = HostOutcome::of(response.status).unwrap();
-        self.event(EventKind::Returned { host: response.hostname.clone(), outcome, response: Some(Box::new(response)) })
+        self.event(EventKind::Returned { host: response.hostname.clone(), outcome, response: Some(Arc::new(response)) })
     }
 
     pub(super) fn not_back(&mut self, host: &str, outcome: HostOutcome) -> &mut Self {

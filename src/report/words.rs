@@ -1,5 +1,6 @@
 //! How things are said, the same in every display.
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
@@ -9,6 +10,9 @@ use crate::plan::FrozenPlan;
 use crate::protocol::{Action, Commit, ErrorCode, HostName, Response};
 use crate::rollout::summary::{Counts, HostState, HostView, ReturnView};
 use crate::rollout::{Anomaly, Cause, HostOutcome, Rollout, SkipCause, Summary, WaveIndex};
+
+/// What most rows of hosts have room in, in bytes.
+const ROW: usize = 96;
 
 /// More names than this are counted instead of listed.
 const MAX_NAMES: usize = 8;
@@ -27,13 +31,14 @@ pub(super) fn revision(rollout: &Rollout) -> String {
     }
 }
 
-/// The name of a host, which is another machine's text as well.
-pub(super) fn name(host: &HostName) -> String {
-    safe(host.as_str())
+/// The name of a host. It is another machine's text, but checked where it enters: nothing that a terminal obeys, or that
+/// cannot be seen, can be part of one.
+pub(super) fn name(host: &HostName) -> &str {
+    host.as_str()
 }
 
 /// The first names, and how many more there are.
-pub(super) fn names(names: &[String]) -> String {
+pub(super) fn names<T: Borrow<str>>(names: &[T]) -> String {
     match names.split_at_checked(MAX_NAMES) {
         Some((first, more)) if !more.is_empty() => format!("{} and {} more", first.join(" "), more.len()),
         Some(_) | None => names.join(" "),
@@ -42,11 +47,11 @@ pub(super) fn names(names: &[String]) -> String {
 
 /// One sentence for each day on which hosts were there last that are missed now.
 pub fn missed(hosts: &BTreeMap<HostName, Timestamp>) -> Vec<String> {
-    let mut by_day: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut by_day: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for (host, at) in hosts {
         by_day.entry(at.strftime("%Y-%m-%d").to_string()).or_default().push(name(host));
     }
-    let sentence = |(day, hosts): (String, Vec<String>)| {
+    let sentence = |(day, hosts): (String, Vec<&str>)| {
         let (was, does) = if hosts.len() == 1 { ("was", "does") } else { ("were", "do") };
         format!("{} {was} there on {day} and {does} not answer now", names(&hosts))
     };
@@ -55,9 +60,17 @@ pub fn missed(hosts: &BTreeMap<HostName, Timestamp>) -> Vec<String> {
 
 /// A host in columns: name, what it is at, for how long, and what else there is to say.
 pub(super) fn host_row(name: &str, name_width: usize, state: &str, took: Option<Took>, detail: &str) -> String {
-    let took = took.map(|took| took.to_string()).unwrap_or_default();
-    let gap = name_width.saturating_sub(columns(name));
-    format!("{name}{:gap$}  {state:<11} {took:<5}   {detail}", "").trim_end().to_owned()
+    let mut row = String::with_capacity(ROW);
+    let mut cell = |text: &str, width: usize| {
+        row.push_str(text);
+        row.extend(std::iter::repeat_n(' ', width.saturating_sub(columns(text))));
+    };
+    cell(name, name_width + 2);
+    cell(state, 12);
+    cell(&took.map(|took| took.to_string()).unwrap_or_default(), 8);
+    cell(detail, 0);
+    row.truncate(row.trim_end().len());
+    row
 }
 
 /// What a host is at, as a word.
@@ -135,25 +148,27 @@ pub(super) fn timeout(rollout: &Rollout, wave: WaveIndex) -> Option<Took> {
 fn change(host: &HostView, rollout: &Rollout) -> String {
     let response = host.response.as_deref();
     let action = rollout.plan.waves.get(host.wave.0).map(|wave| wave.action);
-    let after = response.and_then(|response| response.revision.clone()).or_else(|| rollout.revision.commit());
-    let mut said: Vec<String> = Vec::new();
-    if action != Some(Action::DryActivate) {
-        said.extend(before(host).zip(after).map(|(before, after)| {
-            if *before == after { format!("was on {} already", before.short()) } else { arrow(before, &after) }
-        }));
-    }
-    let message = response.map(|response| first_line(&response.message)).filter(|message| !message.is_empty());
-    if said.is_empty() || is_deployment(rollout) {
-        said.extend(message);
+    let pinned = rollout.revision.commit();
+    let after = response.and_then(|response| response.revision.as_ref()).or(pinned.as_ref());
+    let change = before(host).zip(after).filter(|_| action != Some(Action::DryActivate));
+    let mut said = match &change {
+        Some((before, after)) if before == after => ["was on ", before.short(), " already"].concat(),
+        Some((before, after)) => [before.short(), " -> ", after.short()].concat(),
+        None => String::new(),
+    };
+    let mut say = |more: &str| {
+        if !more.is_empty() {
+            said.push_str(if said.is_empty() { "" } else { "   " });
+            said.push_str(more);
+        }
+    };
+    if change.is_none() || is_deployment(rollout) {
+        say(&response.map(|response| first_line(&response.message)).unwrap_or_default());
     }
     if response.is_some_and(|response| response.reboot_required == Some(true)) {
-        said.push("reboot required".to_owned());
+        say("reboot required");
     }
-    said.join("   ")
-}
-
-fn arrow(before: &Commit, after: &Commit) -> String {
-    format!("{} -> {}", before.short(), after.short())
+    said
 }
 
 /// What the host ran before the request, by its own last word or by the roll call.
@@ -254,7 +269,7 @@ pub(super) fn moves(host: &HostView) -> bool {
 
 /// Whom the operator has to wait for, by name where they are few.
 pub(super) fn awaited(summary: &Summary) -> String {
-    let hosts: Vec<String> = in_flight(summary).map(|host| name(&host.name)).collect();
+    let hosts: Vec<&str> = in_flight(summary).map(|host| name(&host.name)).collect();
     match hosts.len() {
         0 => "nothing is in flight".to_owned(),
         1..=MAX_NAMES => format!("waiting for {}", hosts.join(" ")),

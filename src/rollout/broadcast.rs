@@ -4,7 +4,7 @@
 //! that answers it for this subject, or answers the request, is expected to come to an end. A subject that names one
 //! host needs no roll call, unless that host is silent.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,8 +15,9 @@ use super::event::{
 };
 use super::host::{Flight, MAX_ANOMALIES, Patience, Progress, after_final, impostor};
 use super::machine::CLOCK_DIFFERENCE;
+use super::places::Places;
 use super::{Dispatch, Effect, Executor, Input};
-use crate::protocol::{Action, HostName, HostReport, ReplySubject, Request, RequestId, Response, Subject, Target};
+use crate::protocol::{Action, HostName, HostReport, Replies, Request, RequestId, Response, Subject, Target};
 
 /// How long a single named host may be silent before it is asked whether it is there at all.
 const SILENCE: Duration = Duration::from_millis(500);
@@ -33,11 +34,12 @@ pub struct Broadcast {
     epoch: Timestamp,
     /// The host that the subject names, when it names one.
     named: Option<HostName>,
-    members: BTreeMap<HostName, Member>,
-    timers: BTreeSet<(Duration, HostName)>,
+    /// Every host that was heard of, in the order in which that was.
+    hosts: Vec<Host>,
+    places: Places<HostName>,
+    /// When something is to be done about a host in flight.
+    timers: BTreeSet<(Duration, usize)>,
     roll: Roll,
-    /// Every host that answered the roll call, of this subject or not.
-    present: BTreeMap<HostName, HostReport>,
     down_since: Option<Duration>,
     /// Since when every answer could be heard: the beginning, or the last time that the bus came back.
     heard_since: Duration,
@@ -60,16 +62,29 @@ pub struct Order {
 }
 
 #[derive(Debug)]
-struct Member {
+struct Host {
+    name: HostName,
     state: State,
+    address: Option<Address>,
     knows_ids: bool,
     anomalies: u8,
 }
 
 #[derive(Debug)]
 enum State {
+    /// It answered the roll call, and does not listen to this subject as far as is known.
+    Elsewhere,
     InFlight(Flight),
     Final(HostOutcome),
+}
+
+/// How a host can be reached, by its answer to the roll call.
+#[derive(Debug)]
+enum Address {
+    /// By a subject of its own.
+    Own(Subject),
+    /// Only together with others, or not at all.
+    Shared(Option<Subject>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,10 +107,10 @@ impl Broadcast {
         let mut broadcast = Self {
             request,
             epoch,
-            members: BTreeMap::new(),
+            hosts: Vec::new(),
+            places: Places::default(),
             timers: BTreeSet::new(),
             roll: Roll::CalledAt(SILENCE),
-            present: BTreeMap::new(),
             down_since: None,
             heard_since: Duration::ZERO,
             interrupt: None,
@@ -109,9 +124,12 @@ impl Broadcast {
         broadcast
     }
 
-    /// Every host that answered the roll call.
-    pub fn present(&self) -> impl Iterator<Item = &HostReport> {
-        self.present.values()
+    /// A subject of every host that answered the roll call, whether or not the request was for it.
+    pub fn present(&self) -> impl Iterator<Item = &Subject> {
+        self.hosts.iter().filter_map(|host| match host.address.as_ref()? {
+            Address::Own(subject) => Some(subject),
+            Address::Shared(subject) => subject.as_ref(),
+        })
     }
 
     fn begin(&mut self) {
@@ -123,13 +141,16 @@ impl Broadcast {
         let dispatch = self.dispatch(now, self.order.subject.clone());
         self.effects.push_back(Effect::Send(dispatch));
         match named {
-            Some(host) => self.join(now, host),
+            Some(host) => {
+                let place = self.place(&host);
+                self.join(now, place);
+            }
             None => self.call_roll(),
         }
     }
 
     fn dispatch(&self, now: Duration, subject: Subject) -> Dispatch {
-        let reply_to = ReplySubject::of_request(self.rollout.id, &self.request);
+        let reply_to = Replies::of(self.rollout.id).to(&self.request);
         let request = Box::new(Request {
             id: Some(self.request.clone()),
             expires_at: Some(self.wall_clock(now + self.order.accept_timeout + CLOCK_DIFFERENCE)),
@@ -144,91 +165,112 @@ impl Broadcast {
         self.effects.push_back(Effect::CallRoll);
     }
 
+    /// Where a host stands; it is heard of from now on.
+    fn place(&mut self, name: &HostName) -> usize {
+        self.places.get(name).unwrap_or_else(|| {
+            let place = self.hosts.len();
+            self.places.insert(name.clone(), place);
+            self.hosts.push(Host::new(name.clone()));
+            place
+        })
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "places are made from the same list, which only grows")]
+    fn host_mut(&mut self, place: usize) -> &mut Host {
+        &mut self.hosts[place]
+    }
+
     /// Expects a host to come to an end.
-    fn join(&mut self, now: Duration, host: HostName) {
-        if self.members.contains_key(&host) {
-            return;
-        }
-        self.report(now, EventKind::Joined { host: host.clone() });
+    fn join(&mut self, now: Duration, place: usize) {
         // The request went out at the very beginning, whenever it was that the host became known; what an outage took of
         // its time is given back to it, as it is to the others.
         let flight = Flight::new(self.heard_since, self.patience());
-        self.timers.insert((flight.due(), host.clone()));
-        self.members.insert(host, Member { state: State::InFlight(flight), knows_ids: false, anomalies: 0 });
+        let due = flight.due();
+        let host = self.host_mut(place);
+        if matches!(host.state, State::Elsewhere) {
+            host.state = State::InFlight(flight);
+            let host = host.name.clone();
+            self.timers.insert((due, place));
+            self.report(now, EventKind::Joined { host });
+        }
     }
 
-    fn respond(&mut self, now: Duration, response: Box<Response>) {
-        if let Some(host) = self.named.clone()
-            && let Some(anomaly) = impostor(&host, &response)
+    fn respond(&mut self, now: Duration, response: Arc<Response>) {
+        if let Some(named) = &self.named
+            && let Some(anomaly) = impostor(named, &response)
         {
-            return self.anomaly(now, host, anomaly);
+            // The host that was asked is the first that there is.
+            return self.anomaly(now, 0, anomaly);
         }
-        let host = response.hostname.clone();
-        self.join(now, host.clone());
+        let place = self.place(&response.hostname);
+        self.join(now, place);
         let patience = self.patience();
-        let Some(member) = self.members.get_mut(&host) else {
-            return;
-        };
-        member.knows_ids |= response.id.is_some();
-        let flight = match &mut member.state {
+        let host = self.host_mut(place);
+        host.knows_ids |= response.id.is_some();
+        let flight = match &mut host.state {
             State::InFlight(flight) => flight,
             State::Final(outcome) => {
                 if let Some(anomaly) = after_final(*outcome, response.status) {
-                    self.anomaly(now, host, anomaly);
+                    self.anomaly(now, place, anomaly);
                 }
                 return;
             }
+            State::Elsewhere => return,
         };
         let Some(progress) = Progress::of(response.status) else {
             let outcome = HostOutcome::of(response.status).unwrap_or(HostOutcome::Failed);
-            return self.settle(now, host, outcome, Some(response));
+            return self.settle(now, place, outcome, Some(response));
         };
         let was_due = flight.due();
-        let news = flight.heard(host.clone(), progress, response.phase, patience);
+        let news = flight.heard(host.name.clone(), progress, response.phase, patience);
         let due = flight.due();
         if due != was_due {
-            self.timers.remove(&(was_due, host.clone()));
-            self.timers.insert((due, host));
+            self.timers.remove(&(was_due, place));
+            self.timers.insert((due, place));
         }
         if let Some(news) = news {
             self.report(now, news);
         }
     }
 
-    fn anomaly(&mut self, now: Duration, host: HostName, anomaly: Anomaly) {
-        if let Some(member) = self.members.get_mut(&host).filter(|member| member.anomalies < MAX_ANOMALIES) {
-            member.anomalies += 1;
+    fn anomaly(&mut self, now: Duration, place: usize, anomaly: Anomaly) {
+        let host = self.host_mut(place);
+        if host.anomalies < MAX_ANOMALIES {
+            host.anomalies += 1;
+            let host = host.name.clone();
             self.report(now, EventKind::Anomaly { host, anomaly });
         }
     }
 
-    fn settle(&mut self, now: Duration, host: HostName, outcome: HostOutcome, response: Option<Box<Response>>) {
-        if let Some(member) = self.members.get_mut(&host) {
-            if let State::InFlight(flight) = &member.state {
-                self.timers.remove(&(flight.due(), host.clone()));
-            }
-            member.state = State::Final(outcome);
-            self.report(now, EventKind::Final { host, outcome, response });
-        }
+    fn settle(&mut self, now: Duration, place: usize, outcome: HostOutcome, response: Option<Arc<Response>>) {
+        let host = self.host_mut(place);
+        let State::InFlight(flight) = &host.state else {
+            return;
+        };
+        let due = flight.due();
+        host.state = State::Final(outcome);
+        let host = host.name.clone();
+        self.timers.remove(&(due, place));
+        self.report(now, EventKind::Final { host, outcome, response });
     }
 
     fn presence(&mut self, now: Duration, report: HostReport) {
-        let host = report.hostname.clone();
+        let place = self.place(&report.hostname);
         if self.named.is_none() && report.deploy_subjects.contains(&self.order.subject) {
-            self.join(now, host.clone());
+            self.join(now, place);
         }
-        if let Some(member) = self.members.get_mut(&host) {
-            member.knows_ids |= report.knows_ids();
-        }
-        self.present.insert(host, report);
+        let host = self.host_mut(place);
+        host.knows_ids |= report.knows_ids();
+        host.address = Some(Address::of(report));
     }
 
     /// A named host that is silent and did not answer the roll call either is not there.
     fn roll_call_over(&mut self, now: Duration) {
         self.roll = Roll::Over;
-        for host in self.in_flight(|flight| flight.progress == Progress::Asked) {
-            if !self.present.contains_key(&host) {
-                self.settle(now, host, HostOutcome::Unreachable, None);
+        for place in self.in_flight() {
+            let host = self.host_mut(place);
+            if host.address.is_none() && host.is_silent() {
+                self.settle(now, place, HostOutcome::Unreachable, None);
             }
         }
     }
@@ -240,12 +282,13 @@ impl Broadcast {
         self.report(now, EventKind::Connection { state: Connection::Up });
         self.heard_since = now;
         let patience = self.patience();
-        for member in self.members.values_mut() {
-            if let State::InFlight(flight) = &mut member.state {
+        self.timers.clear();
+        for (place, host) in self.hosts.iter_mut().enumerate() {
+            if let State::InFlight(flight) = &mut host.state {
                 flight.forgive(now, now.saturating_sub(since), patience);
+                self.timers.insert((flight.due(), place));
             }
         }
-        self.timers = self.members.iter().filter_map(|(host, member)| member.timer(host)).collect();
         self.answers_lost(now);
     }
 
@@ -260,19 +303,14 @@ impl Broadcast {
     /// Asks every host in flight how far it is, on its own subject: on that of the group, hosts that were not there at
     /// first would take it for an order.
     fn ask_state(&mut self, now: Duration) {
-        for host in self.in_flight(|_| true) {
-            if !self.members.get(&host).is_some_and(|member| member.knows_ids) {
-                continue;
-            }
-            let own = match (&self.named, self.present.get(&host)) {
-                (Some(_), _) => Some(self.order.subject.clone()),
-                (None, Some(report)) => {
-                    let own = Target::Host(report.tier, host).subject();
-                    report.deploy_subjects.contains(&own).then_some(own)
-                }
-                (None, None) => None,
+        for place in self.in_flight() {
+            let named = self.named.is_some().then(|| self.order.subject.clone());
+            let host = self.host_mut(place);
+            let own = match &host.address {
+                Some(Address::Own(own)) => named.or_else(|| Some(own.clone())),
+                Some(Address::Shared(_)) | None => named,
             };
-            if let Some(subject) = own {
+            if let Some(subject) = own.filter(|_| host.knows_ids) {
                 let dispatch = self.dispatch(now, subject);
                 self.effects.push_back(Effect::AskState(dispatch));
             }
@@ -299,9 +337,9 @@ impl Broadcast {
         if self.outcome.is_some() || !settled || !self.timers.is_empty() {
             return;
         }
-        let completed = |member: &&Member| matches!(member.state, State::Final(HostOutcome::Completed));
-        let done = self.members.values().filter(completed).count();
-        let failures = self.members.len() - done;
+        let finals = || self.hosts.iter().filter(|host| matches!(host.state, State::Final(_)));
+        let done = finals().filter(|host| matches!(host.state, State::Final(HostOutcome::Completed))).count();
+        let failures = finals().count() - done;
         if failures > 0 {
             let cause = Cause::TooManyFailures { failures, max_failures: 0 };
             self.finish(now, WaveVerdict::Failed(cause), Outcome::Failed);
@@ -321,12 +359,13 @@ impl Broadcast {
 
     /// Whether a host that is expected has not said anything yet.
     fn is_silent(&self) -> bool {
-        !self.in_flight(|flight| flight.progress == Progress::Asked).is_empty()
+        self.hosts.iter().any(Host::is_silent)
     }
 
-    fn in_flight(&self, matching: impl Fn(&Flight) -> bool) -> Vec<HostName> {
-        let in_flight = |member: &Member| matches!(&member.state, State::InFlight(flight) if matching(flight));
-        self.members.iter().filter(|(_, member)| in_flight(member)).map(|(host, _)| host.clone()).collect()
+    /// The places of the hosts in flight.
+    fn in_flight(&self) -> Vec<usize> {
+        let hosts = self.hosts.iter().enumerate();
+        hosts.filter(|(_, host)| matches!(host.state, State::InFlight(_))).map(|(place, _)| place).collect()
     }
 
     fn patience(&self) -> Patience {
@@ -342,11 +381,25 @@ impl Broadcast {
     }
 }
 
-impl Member {
-    fn timer(&self, host: &HostName) -> Option<(Duration, HostName)> {
-        match &self.state {
-            State::InFlight(flight) => Some((flight.due(), host.clone())),
-            State::Final(_) => None,
+impl Host {
+    /// A host that is not expected yet.
+    fn new(name: HostName) -> Self {
+        Self { name, state: State::Elsewhere, address: None, knows_ids: false, anomalies: 0 }
+    }
+
+    /// Whether it is expected and has not said anything yet.
+    fn is_silent(&self) -> bool {
+        matches!(&self.state, State::InFlight(flight) if flight.progress == Progress::Asked)
+    }
+}
+
+impl Address {
+    fn of(report: HostReport) -> Self {
+        let own = Target::Host(report.tier, report.hostname).subject();
+        if report.deploy_subjects.contains(&own) {
+            Self::Own(own)
+        } else {
+            Self::Shared(report.deploy_subjects.into_iter().next())
         }
     }
 }
@@ -389,22 +442,19 @@ impl Executor for Broadcast {
         }
         if self.down_since.is_some() {
             // The bus was away for as long as a whole deployment may take.
-            for host in self.in_flight(|_| true) {
-                self.settle(now, host, HostOutcome::TimedOut, None);
+            for place in self.in_flight() {
+                self.settle(now, place, HostOutcome::TimedOut, None);
             }
             self.roll = Roll::Over;
         } else {
             if matches!(self.roll, Roll::CalledAt(at) if now >= at) && self.is_silent() {
                 self.call_roll();
             }
-            while let Some((_, host)) = self.timers.first().filter(|(due, _)| *due <= now).cloned() {
-                let expired = self.members.get(&host).and_then(|member| match &member.state {
-                    State::InFlight(flight) => Some(flight.expired()),
-                    State::Final(_) => None,
-                });
+            while let Some((_, place)) = self.timers.first().copied().filter(|(due, _)| *due <= now) {
                 self.timers.pop_first();
-                if let Some(outcome) = expired {
-                    self.settle(now, host, outcome, None);
+                if let State::InFlight(flight) = &self.host_mut(place).state {
+                    let outcome = flight.expired();
+                    self.settle(now, place, outcome, None);
                 }
             }
         }

@@ -86,7 +86,7 @@ pub enum EventKind {
         outcome: HostOutcome,
         /// The host's own last word, where there was one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        response: Option<Box<Response>>,
+        response: Option<Arc<Response>>,
     },
     /// A request to return to what ran before is about to be published: the host completed, and its wave failed.
     Returning {
@@ -104,7 +104,7 @@ pub enum EventKind {
         outcome: HostOutcome,
         /// The host's own last word, where there was one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        response: Option<Box<Response>>,
+        response: Option<Arc<Response>>,
     },
     /// Too many hosts of the wave have failed: nothing new is sent, hosts in flight are awaited.
     Draining {
@@ -363,7 +363,7 @@ impl Rollout {
 
     /// Whether no host has named the commit yet that all others are to be sent.
     pub fn is_unresolved(&self) -> bool {
-        self.revision.commit().is_none()
+        !self.revision.is_commit()
     }
 
     /// The longest that it can take while the bus is connected and no answer to a question is awaited.

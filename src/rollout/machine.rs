@@ -11,7 +11,7 @@ mod resolving;
 mod returning;
 mod waves;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,10 +22,11 @@ use self::latecomers::Latecomers;
 use self::returning::Return;
 use super::event::{Connection, Event, EventKind, HostOutcome, Interrupt, Outcome, Rollout, SkipCause};
 use super::host::{Flight, Patience};
+use super::places::Places;
 use super::summary::{HostState, HostView, Summary};
 use super::{Effect, Executor, Input};
 use crate::plan::{FrozenHost, FrozenWave};
-use crate::protocol::{RequestId, Response};
+use crate::protocol::{Replies, RequestId, Response};
 
 /// How much later than its accept timeout a host may still take a request: clocks of a fleet differ by this much.
 pub const CLOCK_DIFFERENCE: Duration = Duration::from_mins(2);
@@ -35,10 +36,11 @@ pub const CLOCK_DIFFERENCE: Duration = Duration::from_mins(2);
 pub struct Machine {
     rollout: Arc<Rollout>,
     epoch: Timestamp,
+    replies: Replies,
     hosts: Vec<Host>,
     /// Where in `hosts` each wave lies.
     ranges: Vec<Range<usize>>,
-    by_request: BTreeMap<RequestId, usize>,
+    by_request: Places<RequestId>,
     /// When something is to be done about a host of the current wave.
     timers: BTreeSet<(Duration, usize)>,
     /// The hosts that completed, in the order in which they did.
@@ -78,7 +80,7 @@ enum State {
     Waiting {
         until: Duration,
         outcome: HostOutcome,
-        response: Option<Box<Response>>,
+        response: Option<Arc<Response>>,
     },
     Final(HostOutcome),
 }
@@ -180,9 +182,10 @@ impl Machine {
         });
         Self {
             epoch,
+            replies: Replies::of(rollout.id),
             hosts,
             ranges: ranges.collect(),
-            by_request: BTreeMap::new(),
+            by_request: Places::default(),
             timers: BTreeSet::new(),
             completed: Vec::new(),
             returning: None,
@@ -213,12 +216,20 @@ impl Machine {
     }
 
     fn cancel_timer(&mut self, index: usize) {
-        let due = match &self.host(index).state {
-            State::InFlight(flight) => flight.due(),
-            State::Waiting { until, .. } => *until,
-            State::Pending | State::Final(_) => return,
-        };
-        self.timers.remove(&(due, index));
+        if let Some(due) = self.host(index).due() {
+            self.timers.remove(&(due, index));
+        }
+    }
+
+    /// Lets a timer go off at another time.
+    fn move_timer(&mut self, index: usize, from: Option<Duration>, to: Duration) {
+        if from == Some(to) {
+            return;
+        }
+        if let Some(from) = from {
+            self.timers.remove(&(from, index));
+        }
+        self.timers.insert((to, index));
     }
 
     /// The hosts of the current wave that are in flight, in order.
@@ -326,6 +337,15 @@ impl Host {
             spent_ids: 0,
             anomalies: 0,
             is_sent_back: false,
+        }
+    }
+
+    /// When something is to be done about it.
+    fn due(&self) -> Option<Duration> {
+        match &self.state {
+            State::InFlight(flight) => Some(flight.due()),
+            State::Waiting { until, .. } => Some(*until),
+            State::Pending | State::Final(_) => None,
         }
     }
 

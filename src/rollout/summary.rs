@@ -6,6 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::event::{Anomaly, Event, EventKind, HostOutcome, Interrupt, Outcome, Rollout, WaveIndex, WaveVerdict};
+use super::places::Places;
 use crate::plan::Rollback;
 use crate::protocol::{Commit, HostName, Phase, RequestId, Response};
 
@@ -30,7 +31,7 @@ pub struct Summary {
     pub interrupt: Option<Interrupt>,
     /// How it ended, once it has.
     pub outcome: Option<Outcome>,
-    places: BTreeMap<HostName, usize>,
+    places: Places<HostName>,
     completed: Vec<usize>,
 }
 
@@ -86,7 +87,7 @@ pub struct HostView {
     /// What it ran when the rollout began, where it said so.
     pub before: Option<Commit>,
     /// Its own last word, where there was one.
-    pub response: Option<Box<Response>>,
+    pub response: Option<Arc<Response>>,
     /// How it went back to what it ran before, when it was asked to because its wave had failed.
     pub returning: Option<ReturnView>,
 }
@@ -99,7 +100,7 @@ pub struct ReturnView {
     /// What came of it, once it has: it completed when it returned.
     pub outcome: Option<HostOutcome>,
     /// The host's own last word about it, where there was one.
-    pub response: Option<Box<Response>>,
+    pub response: Option<Arc<Response>>,
 }
 
 /// What a host is at.
@@ -174,16 +175,18 @@ impl Summary {
             EventKind::Accepted { host } => self.host_is(host, HostState::Accepted),
             EventKind::Started { host, phase } => self.host_is(host, HostState::Started(*phase)),
             EventKind::Retrying { host, outcome, .. } => {
-                self.host_is(host, HostState::Waiting(*outcome));
-                self.spend_id(host, *outcome);
+                if let Some(view) = self.host_mut(host) {
+                    view.state = HostState::Waiting(*outcome);
+                    view.spend_id(*outcome);
+                }
             }
             EventKind::Final { host, outcome, response } => {
                 if let Some(view) = self.host_mut(host) {
                     view.state = HostState::Final(*outcome);
                     view.ended_at = Some(event.at);
                     view.response.clone_from(response);
+                    view.spend_id(*outcome);
                 }
-                self.spend_id(host, *outcome);
                 if *outcome == HostOutcome::Completed {
                     self.completed.extend(self.places.get(host));
                 }
@@ -228,7 +231,12 @@ impl Summary {
 
     /// The view of one host.
     pub fn host(&self, name: &HostName) -> Option<&HostView> {
-        self.places.get(name).and_then(|&place| self.hosts.get(place))
+        self.places.get(name).and_then(|place| self.hosts.get(place))
+    }
+
+    /// The place of one host among the hosts.
+    pub fn place(&self, name: &HostName) -> Option<usize> {
+        self.places.get(name)
     }
 
     /// The hosts of one wave, in the order of dispatch.
@@ -321,13 +329,6 @@ impl Summary {
         self.completed.retain(|place| hosts.get(*place).is_some_and(|host| host.state != HostState::Pending));
     }
 
-    /// A host that rejected or failed a request will say so again. One that was given up may still complete it.
-    fn spend_id(&mut self, name: &HostName, outcome: HostOutcome) {
-        if let (HostOutcome::Rejected | HostOutcome::Failed, Some(view)) = (outcome, self.host_mut(name)) {
-            view.spent_ids += 1;
-        }
-    }
-
     /// A host that became known after the one request for all had been sent.
     fn join(&mut self, name: &HostName) {
         self.add(name.clone(), WaveIndex(0), None);
@@ -340,7 +341,7 @@ impl Summary {
     }
 
     fn host_mut(&mut self, name: &HostName) -> Option<&mut HostView> {
-        self.places.get(name).and_then(|&place| self.hosts.get_mut(place))
+        self.places.get(name).and_then(|place| self.hosts.get_mut(place))
     }
 
     fn host_is(&mut self, name: &HostName, state: HostState) {
@@ -368,6 +369,11 @@ impl WaveView {
 }
 
 impl HostView {
+    /// A host that rejected or failed a request will say so again. One that was given up may still complete it.
+    fn spend_id(&mut self, outcome: HostOutcome) {
+        self.spent_ids += u32::from(matches!(outcome, HostOutcome::Rejected | HostOutcome::Failed));
+    }
+
     /// Whether it completed and was not asked to go back from that. One that was asked and could not may run anything.
     fn runs_what_was_asked(&self) -> bool {
         self.state == HostState::Final(HostOutcome::Completed) && self.returning.is_none()

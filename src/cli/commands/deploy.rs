@@ -22,7 +22,7 @@ use crate::cli::session::Session;
 use crate::clock;
 use crate::operator::Progress;
 use crate::plan::{CONFIRM_TIMEOUT, FrozenPlan, FrozenWave, Groups, Limits, Rollback, Selector};
-use crate::protocol::{Action, HostReport, RequestIds, Revision, RolloutId, Subject};
+use crate::protocol::{Action, RequestIds, Revision, RolloutId, Subject};
 use crate::report;
 use crate::rollout::broadcast::Order;
 use crate::rollout::summary::HostState;
@@ -160,11 +160,11 @@ fn is_deserted(summary: &Summary) -> bool {
         && summary.outcome.is_some()
 }
 
-fn who_answers<'a>(present: impl Iterator<Item = &'a HostReport>) -> String {
-    let subjects: Vec<&str> = present.filter_map(|host| host.deploy_subjects.first()).map(Subject::as_str).collect();
+fn who_answers<'a>(present: impl Iterator<Item = &'a Subject>) -> String {
+    let subjects: BTreeSet<&str> = present.map(Subject::as_str).collect();
     if subjects.is_empty() {
         "no listener answers at all: check that they run, and that they use the same NATS server".to_owned()
     } else {
-        format!("these do: {}; `homelab-deploy hosts` tells more", subjects.join(", "))
+        format!("these do: {}; `homelab-deploy hosts` tells more", subjects.into_iter().collect::<Vec<_>>().join(", "))
     }
 }

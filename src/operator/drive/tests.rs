@@ -62,7 +62,7 @@ fn answer(dispatch: &Dispatch, rollout: &Rollout, status: Status) -> News {
     let host: Vec<HostName> =
         hosts.filter(|host| host.subject == dispatch.subject).map(|host| host.hostname.clone()).collect();
     let response = Response::new(host.first().unwrap().clone(), status, "");
-    News::Input(Input::Response { request: dispatch.request.id.clone().unwrap(), response: Box::new(response) })
+    News::Input(Input::Response { request: dispatch.request.id.clone().unwrap(), response: Arc::new(response) })
 }
 
 /// The next request that is to be published.

@@ -1,5 +1,6 @@
 //! The task between the channels and the bus.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::connection::State;
@@ -10,7 +11,7 @@ use uuid::Uuid;
 
 use super::{Discovery, FleetEnd, FleetError, News, Order};
 use crate::bus::{Bus, BusEvent, Operation, Violation};
-use crate::protocol::{DiscoveryAnswer, DiscoveryRequest, ReplySubject, RequestId, Response, RolloutId, RolloutReport};
+use crate::protocol::{DiscoveryAnswer, DiscoveryRequest, Replies, ReplySubject, RequestId, Response, RolloutId, RolloutReport};
 use crate::rollout::{Connection, Input};
 
 /// How long the last requests may take to leave when the command ends.
@@ -23,8 +24,8 @@ const MAX_ANSWER_BYTES: usize = 32 * 1024;
 #[derive(Debug)]
 pub struct Link {
     bus: Bus,
-    rollout: RolloutId,
     discovery: Discovery,
+    reply_subjects: Replies,
     replies: Subscriber,
     /// The id under which the answers to the roll call come.
     roll_call: RequestId,
@@ -42,10 +43,10 @@ struct Presence {
 impl Link {
     /// Subscribes to the answers of a rollout, before anything is published.
     pub async fn subscribe(bus: Bus, rollout: RolloutId, discovery: Discovery) -> Result<Self, FleetError> {
-        let pattern = ReplySubject::pattern(rollout);
-        let replies = bus.client.subscribe(pattern).await.map_err(|_| FleetError::Disconnected)?;
+        let reply_subjects = Replies::of(rollout);
+        let replies = bus.client.subscribe(reply_subjects.pattern()).await.map_err(|_| FleetError::Disconnected)?;
         let roll_call = RequestId::from(Uuid::new_v4());
-        Ok(Self { bus, rollout, discovery, replies, roll_call, roll_call_ends: None, presence: None })
+        Ok(Self { bus, discovery, reply_subjects, replies, roll_call, roll_call_ends: None, presence: None })
     }
 
     /// Passes on what is said and heard until the executor has dropped its ends.
@@ -94,7 +95,7 @@ impl Link {
             Order::Announce(report) => return self.announce(*report).await,
             Order::CallRoll => {
                 self.roll_call_ends = Some(Instant::now() + self.discovery.window);
-                let reply_to = ReplySubject::of_request(self.rollout, &self.roll_call);
+                let reply_to = self.reply_subjects.to(&self.roll_call);
                 let question = DiscoveryRequest { reply_to: reply_to.clone(), tier: self.discovery.tier };
                 (self.discovery.subject.to_string(), reply_to, question.to_bytes())
             }
@@ -151,7 +152,7 @@ impl Link {
     }
 
     fn heard(&self, message: &Message) -> Option<News> {
-        let request = ReplySubject::request_of(&message.subject, self.rollout)?;
+        let request = self.reply_subjects.request_of(&message.subject)?;
         let nobody = message.status == Some(StatusCode::NO_RESPONDERS);
         let input = if request == self.roll_call {
             if nobody {
@@ -166,7 +167,7 @@ impl Link {
             Input::NoResponders { request }
         } else {
             match read(&message.payload) {
-                Ok(response) => Input::Response { request, response: Box::new(response) },
+                Ok(response) => Input::Response { request, response: Arc::new(response) },
                 Err(error) => return unreadable(message, &error),
             }
         };

@@ -37,9 +37,9 @@ fn every_kind() -> Vec<EventKind> {
         EventKind::Final {
             host: host(),
             outcome: HostOutcome::Completed,
-            response: Some(Box::new(answer("ns1", Status::Completed))),
+            response: Some(Arc::new(answer("ns1", Status::Completed))),
         },
-        EventKind::Final { host: host(), outcome: HostOutcome::Failed, response: Some(Box::new(build_failure("ns1"))) },
+        EventKind::Final { host: host(), outcome: HostOutcome::Failed, response: Some(Arc::new(build_failure("ns1"))) },
     ];
     let skips = [
         SkipCause::WaveHalted,

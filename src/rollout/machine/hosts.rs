@@ -1,9 +1,10 @@
 //! The course of one host within its wave.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{CLOCK_DIFFERENCE, Link, Machine, State};
-use crate::protocol::{ErrorCode, ReplySubject, Request, RequestId, Response};
+use crate::protocol::{ErrorCode, Request, RequestId, Response};
 use crate::rollout::event::{Anomaly, Cause, EventKind, HostOutcome, SkipCause, WaveIndex};
 use crate::rollout::host::{ASK_AGAIN, Flight, MAX_ANOMALIES, Progress, after_final, impostor, is_to_be_confirmed};
 use crate::rollout::{Dispatch, Effect};
@@ -31,7 +32,7 @@ impl Machine {
     pub(super) fn dispatch(&self, now: Duration, index: usize, id: RequestId) -> Dispatch {
         let wave = self.wave();
         let expires_at = self.wall_clock(now + wave.limits.accept_timeout + CLOCK_DIFFERENCE);
-        let reply_to = ReplySubject::of_request(self.rollout.id, &id);
+        let reply_to = self.replies.to(&id);
         let request = Box::new(Request {
             id: Some(id),
             expires_at: Some(expires_at),
@@ -67,11 +68,11 @@ impl Machine {
         }
     }
 
-    pub(super) fn respond(&mut self, now: Duration, request: &RequestId, response: Box<Response>) {
+    pub(super) fn respond(&mut self, now: Duration, request: &RequestId, response: Arc<Response>) {
         if self.is_way_back(request) {
             return self.return_answered(now, response);
         }
-        let Some(&index) = self.by_request.get(request) else {
+        let Some(index) = self.by_request.get(request) else {
             return;
         };
         let name = &self.frozen(index).hostname;
@@ -116,7 +117,7 @@ impl Machine {
             return;
         };
         let patience = self.patience();
-        self.cancel_timer(index);
+        let was_due = self.host(index).due();
         let state = &mut self.host_mut(index).state;
         if matches!(state, State::Waiting { .. }) {
             // It was given up and spoke after all, in time to be taken back instead of asked again.
@@ -127,7 +128,7 @@ impl Machine {
         };
         let news = flight.heard(response.hostname.clone(), progress, response.phase, patience);
         let due = flight.due();
-        self.timers.insert((due, index));
+        self.move_timer(index, was_due, due);
         if let Some(news) = news {
             self.report(now, news);
         }
@@ -137,7 +138,7 @@ impl Machine {
     }
 
     /// A request came to its end: it is asked again, or the host is final.
-    fn ended(&mut self, now: Duration, index: usize, outcome: HostOutcome, response: Option<Box<Response>>) {
+    fn ended(&mut self, now: Duration, index: usize, outcome: HostOutcome, response: Option<Arc<Response>>) {
         self.cancel_timer(index);
         if !self.may_retry(index, outcome, response.as_deref()) {
             return self.settle(now, index, outcome, response);
@@ -169,7 +170,7 @@ impl Machine {
         now: Duration,
         index: usize,
         outcome: HostOutcome,
-        response: Option<Box<Response>>,
+        response: Option<Arc<Response>>,
     ) {
         let limits = &self.wave().limits;
         let max_failures = limits.max_failures;
@@ -238,7 +239,7 @@ impl Machine {
         if self.is_way_back(request) {
             return self.nobody_returns(now);
         }
-        let Some(&index) = self.by_request.get(request) else {
+        let Some(index) = self.by_request.get(request) else {
             return;
         };
         if self.host(index).request.as_ref() != Some(request) {

@@ -1,6 +1,7 @@
 //! The return of a wave that failed: the hosts of it that completed go back to what they ran before, one after another,
 //! the newest first.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Link, Machine};
@@ -92,7 +93,7 @@ impl Machine {
     }
 
     /// Takes notice of what the host says that returns.
-    pub(super) fn return_answered(&mut self, now: Duration, response: Box<Response>) {
+    pub(super) fn return_answered(&mut self, now: Duration, response: Arc<Response>) {
         let patience = self.patience();
         let Some(Return { index, .. }) = self.returning else {
             return;
@@ -145,7 +146,7 @@ impl Machine {
         self.leave_failed_wave(now, Outcome::Failed);
     }
 
-    fn returned(&mut self, now: Duration, outcome: HostOutcome, response: Option<Box<Response>>) {
+    fn returned(&mut self, now: Duration, outcome: HostOutcome, response: Option<Arc<Response>>) {
         if let Some(Return { index, .. }) = self.returning.take() {
             let host = self.frozen(index).hostname.clone();
             self.report(now, EventKind::Returned { host, outcome, response });

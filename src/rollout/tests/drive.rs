@@ -101,7 +101,7 @@ impl<E: Executor> Drive<E> {
 
     /// After so many seconds this answer to this request comes.
     pub(super) fn answers(&mut self, seconds: f64, request: &RequestId, response: Response) -> &mut Self {
-        self.at(seconds, Input::Response { request: request.clone(), response: Box::new(response) })
+        self.at(seconds, Input::Response { request: request.clone(), response: Arc::new(response) })
     }
 
     /// After so many seconds the server says that nobody is subscribed to the last request of this host.

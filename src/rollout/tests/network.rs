@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::collection::vec;
@@ -127,7 +128,7 @@ impl<'a> Network<'a> {
         let id = script.names_id.then(|| request.clone());
         let revision = script.names_commit.then(|| fixture::commit_of(index));
         let response = Response { error, id, phase, revision, rolled_back, ..Response::new(speaker, status, "") };
-        Input::Response { request: request.clone(), response: Box::new(response) }
+        Input::Response { request: request.clone(), response: Arc::new(response) }
     }
 
     fn another_than(&self, index: usize) -> HostName {

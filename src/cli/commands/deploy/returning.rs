@@ -85,5 +85,6 @@ fn members<'a>(roster: &'a Roster, target: &Target) -> Vec<&'a HostReport> {
 }
 
 fn nobody_there(roster: &Roster, subject: &str) -> CommandError {
-    Exit::Failed.because(NobodyThere { subject: subject.to_owned(), help: who_answers(roster.hosts()) })
+    let subjects = roster.hosts().filter_map(|host| host.deploy_subjects.first());
+    Exit::Failed.because(NobodyThere { subject: subject.to_owned(), help: who_answers(subjects) })
 }
