@@ -25,6 +25,7 @@ pub mod mcp;
 pub mod nats_config;
 pub mod notify;
 pub mod operator;
+mod places;
 pub mod plan;
 pub mod protocol;
 pub mod report;

@@ -8,7 +8,6 @@ pub mod broadcast;
 pub mod event;
 pub mod host;
 pub mod machine;
-mod places;
 pub mod summary;
 
 use std::sync::Arc;

@@ -7,11 +7,7 @@ use super::busy;
 use super::facts::configuration_revision;
 use super::host::{Host, System};
 use super::ledger::Ledger;
-use crate::protocol::discovery::{FEATURE_ID, FEATURE_RESOLVE, FEATURE_ROLLBACK};
-use crate::protocol::{Commit, DiscoveryAnswer, HostReport};
-
-/// What this listener can do beyond the original protocol.
-const FEATURES: [&str; 5] = [FEATURE_ID, "expires", "heartbeat", FEATURE_RESOLVE, FEATURE_ROLLBACK];
+use crate::protocol::{Commit, DiscoveryAnswer, Feature, HostReport};
 
 /// Answers with what does not change, and with what is so right now.
 #[derive(Debug)]
@@ -32,7 +28,7 @@ impl Reporter {
             role: config.role.clone(),
             deploy_subjects: config.deploy_subjects.clone(),
             version: Some(env!("CARGO_PKG_VERSION").to_owned()),
-            features: FEATURES.map(str::to_owned).into(),
+            features: Feature::KNOWN.into(),
             flake: Some(config.flake.public()),
             machine: host.machine(),
             revision: None,

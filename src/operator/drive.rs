@@ -9,7 +9,7 @@ use std::time::Duration;
 use miette::Diagnostic;
 use thiserror::Error;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
 use super::check::run_check;
@@ -26,7 +26,8 @@ use crate::rollout::{
 /// How often a display is told that time passes.
 const TICK: Duration = Duration::from_secs(1);
 
-/// How many inputs are taken before their effects are carried out together: what they have to record shares one sync.
+/// How many inputs are taken before their effects are carried out, and how many effects are carried out together: what they
+/// have to record shares one sync.
 const BATCH: usize = 1024;
 
 /// A deadline that is noticed later than this means that the process was stopped or busy, and did not hear its hosts.
@@ -59,6 +60,13 @@ pub type Confirm<'a> = Box<dyn FnMut(&Summary, WaveIndex) -> Pin<Box<dyn Future<
 enum Record {
     Kept,
     Lost,
+}
+
+/// How much of what the executor wants done was done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Carried {
+    All,
+    Some,
 }
 
 /// A rollout that came to its end.
@@ -105,7 +113,12 @@ impl Drive<'_> {
         loop {
             let record = if unrecorded.is_none() { Record::Kept } else { Record::Lost };
             match self.carry_out(executor, &mut summary, &mut chores, record) {
-                Ok(()) => {}
+                Ok(Carried::All) => {}
+                Ok(Carried::Some) => {
+                    // What is on record now leaves before more is prepared.
+                    yield_now().await;
+                    continue;
+                }
                 Err(error @ DriveError::Journal(_)) => {
                     // What was not recorded was not sent. The hosts in flight are still worth waiting for.
                     self.journal = None;
@@ -156,17 +169,22 @@ impl Drive<'_> {
         }
     }
 
-    /// Does all that the executor wants done. Everything is recorded before anything is sent.
+    /// Does what the executor wants done, or a good part of it. Everything is recorded before anything is sent.
     fn carry_out(
         &mut self,
         executor: &mut impl Executor,
         summary: &mut Summary,
         chores: &mut JoinSet<Input>,
         record: Record,
-    ) -> Result<(), DriveError> {
+    ) -> Result<Carried, DriveError> {
         let mut events = Vec::new();
         let mut orders = Vec::new();
-        while let Some(effect) = executor.poll_effect() {
+        let mut carried = Carried::Some;
+        for _ in 0..BATCH {
+            let Some(effect) = executor.poll_effect() else {
+                carried = Carried::All;
+                break;
+            };
             match effect {
                 Effect::Report(event) => {
                     summary.apply(&event);
@@ -203,7 +221,7 @@ impl Drive<'_> {
             self.fleet.orders.send(order).map_err(|_| DriveError::Gone)?;
         }
         self.on_displays(|reporter| reporter.flush());
-        Ok(())
+        Ok(carried)
     }
 
     /// Has each display show something, and drops those that fail to.

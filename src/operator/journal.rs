@@ -235,7 +235,7 @@ impl Journal {
     pub fn record<'a>(&mut self, events: impl IntoIterator<Item = &'a Event>) -> io::Result<()> {
         let mut lines = Vec::new();
         for event in events.into_iter().filter(|event| event.kind.is_fact()) {
-            serde_json::to_writer(&mut lines, event)?;
+            event.write_json(&mut lines)?;
             lines.push(b'\n');
         }
         if lines.is_empty() {

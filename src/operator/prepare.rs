@@ -18,8 +18,7 @@ use crate::bus::Bus;
 use crate::clock;
 use crate::lookup::LookupError;
 use crate::plan::{FrozenHost, FrozenPlan, Plan, PlanMistakes, Roster};
-use crate::protocol::discovery::FEATURE_RESOLVE;
-use crate::protocol::{Commit, FlakeUrl, HostName, RequestIds, Revision, RolloutId, RolloutReport, Tier};
+use crate::protocol::{Commit, Feature, FlakeUrl, HostName, RequestIds, Revision, RolloutId, RolloutReport, Tier};
 use crate::rollout::{PlanSource, Rollout};
 
 /// For how long a host is missed that no longer answers. One that is gone for good is not told of for ever.
@@ -272,7 +271,7 @@ impl Wanted {
         if self.finder == Finder::Operator || matches!(error, UnresolvedError::Lookup(LookupError::NoSuchRef { .. })) {
             return Err(error.into());
         }
-        let can = |host: &FrozenHost| roster.host(&host.hostname).is_some_and(|host| host.has(FEATURE_RESOLVE));
+        let can = |host: &FrozenHost| roster.host(&host.hostname).is_some_and(|host| host.has(&Feature::Resolve));
         if plan.lead_with(can) {
             Ok(())
         } else {

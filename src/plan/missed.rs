@@ -1,6 +1,7 @@
 //! Hosts that were there for an earlier rollout of a plan and are not now. A group is who answers, and so nobody else would
 //! notice that one of them is gone.
 
+use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
@@ -18,7 +19,8 @@ impl FrozenPlan {
         earlier: impl IntoIterator<Item = (Timestamp, &'a Self)>,
     ) -> BTreeMap<HostName, Timestamp> {
         // A host that the plan names is in it whether or not it answers, and is shown as silent there.
-        let known: BTreeSet<&HostName> = self.hosts().map(|host| &host.hostname).chain(&self.left_out).collect();
+        let known: LazyCell<BTreeSet<&HostName>, _> =
+            LazyCell::new(|| self.hosts().map(|host| &host.hostname).chain(&self.left_out).collect());
         let mut missed = BTreeMap::new();
         for (at, plan) in earlier {
             for wave in &plan.waves {

@@ -5,7 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::protocol::{Action, FEATURE_ROLLBACK, FlakeUrl, HostName, Role, Target, Tier};
+use crate::places::ByName;
+use crate::protocol::{Action, Feature, FlakeUrl, HostName, Role, Target, Tier};
 
 use super::frozen::{Check, FrozenHost, FrozenPlan, FrozenWave, Groups, Limits};
 use super::mistake::{Finding, PlanMistakes, list};
@@ -15,7 +16,7 @@ use super::{At, CONFIRM_TIMEOUT, Plan, Rollback, Selector, Settings, Wave};
 /// What the waves have taken so far, and what was found on the way.
 struct Resolver<'a> {
     roster: &'a Roster,
-    taken: BTreeMap<HostName, Taken<'a>>,
+    taken: ByName<HostName, Taken<'a>>,
     mistakes: Vec<Finding>,
     warnings: Vec<Finding>,
 }
@@ -31,7 +32,7 @@ struct Taken<'a> {
 impl Plan {
     /// Settles which host is deployed in which wave, and on which subject. With it come warnings, which are for people.
     pub fn resolve(&self, roster: &Roster) -> Result<(FrozenPlan, Vec<Finding>), PlanMistakes> {
-        let mut resolver = Resolver { roster, taken: BTreeMap::new(), mistakes: Vec::new(), warnings: Vec::new() };
+        let mut resolver = Resolver { roster, taken: ByName::default(), mistakes: Vec::new(), warnings: Vec::new() };
         let waves: Vec<FrozenWave> = self.waves.iter().map(|wave| resolver.wave(wave)).collect();
         PlanMistakes::unless_none(resolver.mistakes)?;
         let mut warnings = resolver.warnings;
@@ -66,19 +67,20 @@ impl Plan {
 
 impl<'a> Resolver<'a> {
     fn wave(&mut self, wave: &'a Wave) -> FrozenWave {
-        let excluded: BTreeSet<_> = wave.exclude.iter().flat_map(|selector| self.matched(selector)).collect();
+        let excluded: BTreeSet<_> = wave.exclude.iter().flat_map(|selector| matched(self.roster, selector)).collect();
         let before = self.mistakes.len();
         let mut hosts = Vec::new();
         let mut nobody = Vec::new();
         for by in &wave.targets {
-            let matched = self.matched(by);
-            if matched.is_empty() {
-                nobody.push(by);
-            }
-            for (tier, name) in matched {
-                if !excluded.contains(&(tier, name.clone())) && self.take(&name, Taken { tier, wave, by }) {
-                    hosts.extend(self.freeze(name, tier, by));
+            let mut is_anybody = false;
+            for (tier, name) in matched(self.roster, by) {
+                is_anybody = true;
+                if !excluded.contains(&(tier, name)) && self.take(name, Taken { tier, wave, by }) {
+                    hosts.extend(self.freeze(name.clone(), tier, by));
                 }
+            }
+            if !is_anybody {
+                nobody.push(by);
             }
         }
         // Where a host could not be taken, it is told already why there are fewer of them.
@@ -90,19 +92,6 @@ impl<'a> Resolver<'a> {
             self.mistakes.extend(cannot_return(wave, &hosts));
         }
         FrozenWave { name: wave.name.value.clone(), action: wave.settings.action, limits, hosts, groups: groups(wave) }
-    }
-
-    /// The hosts that a selector matches, by name.
-    fn matched(&self, selector: &At<Selector>) -> Vec<(Tier, HostName)> {
-        match &selector.value.target {
-            Target::Host(tier, name) => vec![(*tier, name.clone())],
-            group => self
-                .roster
-                .members(&group.subject())
-                .iter()
-                .filter_map(|name| Some((self.roster.host(name)?.tier, name.clone())))
-                .collect(),
-        }
     }
 
     /// Puts a host into a wave, and says whether it was free. It is a mistake to name one that is not.
@@ -145,7 +134,7 @@ impl<'a> Resolver<'a> {
             subject,
             present: true,
             knows_ids: report.knows_ids(),
-            can_return: report.has(FEATURE_ROLLBACK),
+            can_return: report.has(&Feature::Rollback),
             revision: report.revision.clone(),
         })
     }
@@ -208,6 +197,15 @@ impl<'a> Resolver<'a> {
             },
         }
     }
+}
+
+/// The hosts that a selector matches, by name.
+fn matched<'a>(roster: &'a Roster, selector: &'a At<Selector>) -> impl Iterator<Item = (Tier, &'a HostName)> {
+    let (named, group) = match &selector.value.target {
+        Target::Host(tier, name) => (Some((*tier, name)), None),
+        group => (None, Some(roster.members(&group.subject()).map(|host| (host.tier, &host.hostname)))),
+    };
+    named.into_iter().chain(group.into_iter().flatten())
 }
 
 fn groups(wave: &Wave) -> Groups {

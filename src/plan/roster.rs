@@ -1,18 +1,27 @@
 //! Who answered the roll call, and who listens where.
 
-use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
+use crate::places::{ByName, Places};
 use crate::protocol::{HostName, HostReport, Role, Subject, Target, Tier};
 
 /// The hosts that answered, by name and by the subjects that reach them.
 #[derive(Debug, Clone, Default)]
 pub struct Roster {
-    hosts: BTreeMap<HostName, HostReport>,
+    /// Every host once, by name.
+    hosts: Vec<HostReport>,
+    places: Places<HostName>,
     /// Names under which different machines answered.
     ambiguous: BTreeSet<HostName>,
-    /// Who belongs to what a subject means, ordered by name.
-    groups: BTreeMap<Subject, Vec<HostName>>,
+    /// Who belongs to what a subject means.
+    groups: ByName<Subject, Members>,
+}
+
+/// The places of hosts, and so by name. Most subjects mean one.
+#[derive(Debug, Clone)]
+struct Members {
+    first: usize,
+    others: Vec<usize>,
 }
 
 /// The subjects that mean a host, though maybe not it alone. It belongs to its tier and its role whether or not it listens
@@ -20,47 +29,58 @@ pub struct Roster {
 pub(super) fn groups_of(host: &HostReport) -> impl Iterator<Item = Subject> {
     let tier = Target::All(host.tier);
     let role = host.role.clone().map(|role| Target::Role(host.tier, role));
-    let groups = role.into_iter().chain([tier]).map(|group| group.subject());
+    let listed = |group: &Target| host.deploy_subjects.iter().any(|subject| group.is_spelled(subject));
+    let groups = role.into_iter().chain([tier]).filter(move |group| !listed(group)).map(|group| group.subject());
     groups.chain(host.deploy_subjects.iter().cloned())
 }
 
 impl Roster {
-    /// Sorts the answers of a roll call. The same answer may come more than once.
-    pub fn new(reports: Vec<HostReport>) -> Self {
-        let mut roster = Self::default();
+    /// Sorts the answers of a roll call. The same answer may come more than once; of several under one name the first counts.
+    pub fn new(mut reports: Vec<HostReport>) -> Self {
+        reports.sort_by_cached_key(|report| report.hostname.clone());
+        let mut roster = Self { hosts: Vec::with_capacity(reports.len()), ..Self::default() };
         for report in reports {
-            let name = report.hostname.clone();
+            let place = roster.place(&report);
             for subject in groups_of(&report) {
-                roster.groups.entry(subject).or_default().push(name.clone());
+                roster.add_member(subject, place);
             }
-
-            match roster.hosts.entry(name) {
-                Entry::Vacant(free) => {
-                    free.insert(report);
-                }
-                Entry::Occupied(known) => {
-                    let first = known.get();
-                    if (first.tier, &first.machine) != (report.tier, &report.machine) {
-                        roster.ambiguous.insert(report.hostname);
-                    }
-                }
+            if place == roster.hosts.len() {
+                roster.places.insert(report.hostname.clone(), place);
+                roster.hosts.push(report);
             }
-        }
-        for members in roster.groups.values_mut() {
-            members.sort_unstable();
-            members.dedup();
         }
         roster
     }
 
+    /// The place of the next host, which is that of the last one when it goes by the same name.
+    fn place(&mut self, report: &HostReport) -> usize {
+        match self.hosts.last() {
+            Some(known) if known.hostname == report.hostname => {
+                if (known.tier, &known.machine) != (report.tier, &report.machine) {
+                    self.ambiguous.insert(report.hostname.clone());
+                }
+                self.hosts.len() - 1
+            }
+            Some(_) | None => self.hosts.len(),
+        }
+    }
+
+    fn add_member(&mut self, subject: Subject, place: usize) {
+        match self.groups.get_mut(&subject) {
+            Some(members) if members.last() != place => members.others.push(place),
+            Some(_) => {}
+            None => self.groups.insert(subject, Members { first: place, others: Vec::new() }),
+        }
+    }
+
     /// What a host said of itself, when it answered.
     pub fn host(&self, name: &HostName) -> Option<&HostReport> {
-        self.hosts.get(name)
+        self.places.place(name).and_then(|place| self.hosts.get(place))
     }
 
     /// Every host that answered, by name.
     pub fn hosts(&self) -> impl Iterator<Item = &HostReport> {
-        self.hosts.values()
+        self.hosts.iter()
     }
 
     /// The roles of a tier's hosts.
@@ -70,8 +90,10 @@ impl Roster {
     }
 
     /// The hosts that answered and that a subject reaches, by name.
-    pub fn members(&self, subject: &Subject) -> &[HostName] {
-        self.groups.get(subject).map_or(&[], Vec::as_slice)
+    pub fn members<'a>(&'a self, subject: &Subject) -> impl Iterator<Item = &'a HostReport> + use<'a> {
+        let members = self.groups.get(subject).into_iter();
+        let places = members.flat_map(|members| std::iter::once(&members.first).chain(&members.others));
+        places.filter_map(|place| self.hosts.get(*place))
     }
 
     /// Whether different machines answered under this name.
@@ -85,16 +107,22 @@ impl Roster {
     /// The subjects of a tier or a role are never a host's own, even where only one host answered: others of the group
     /// may be back when the request is sent. A host that does not say where it listens is taken to follow the rule.
     pub fn own_subject(&self, host: &HostReport) -> Option<Subject> {
-        let usual = Target::Host(host.tier, host.hostname.clone()).subject();
+        let usual = Target::Host(host.tier, host.hostname.clone());
         if host.deploy_subjects.is_empty() {
-            return Some(usual);
+            return Some(usual.subject());
         }
-        let by_name = host.deploy_subjects.iter().filter(|subject| **subject == usual);
+        let by_name = host.deploy_subjects.iter().filter(|subject| usual.is_spelled(subject));
         by_name.chain(&host.deploy_subjects).find(|subject| self.is_own(subject)).cloned()
     }
 
     fn is_own(&self, subject: &Subject) -> bool {
-        let is_group = || matches!(subject.target(), Ok(Target::All(_) | Target::Role(..)));
-        self.members(subject).len() == 1 && !is_group()
+        let is_alone = self.groups.get(subject).is_some_and(|members| members.others.is_empty());
+        is_alone && !matches!(subject.target(), Ok(Target::All(_) | Target::Role(..)))
+    }
+}
+
+impl Members {
+    fn last(&self) -> usize {
+        self.others.last().copied().unwrap_or(self.first)
     }
 }

@@ -1,5 +1,8 @@
 //! Who is there: what is asked on the discovery subject, and what listeners and running rollouts answer.
 
+use std::convert::Infallible;
+use std::str::FromStr;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -9,6 +12,7 @@ use super::message::{ErrorCode, Holder, Status, empty_is_none, from_json, to_jso
 use super::names::{HostName, Role, Tier};
 use super::revision::Commit;
 use super::subject::{ReplySubject, Subject};
+use super::text::checked_text;
 
 /// Asks who is there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,7 +55,7 @@ pub struct HostReport {
     pub version: Option<String>,
     /// What the listener can do beyond the original protocol.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub features: Vec<String>,
+    pub features: Vec<Feature>,
     /// The flake it deploys from, without user name and password.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flake: Option<FlakeUrl>,
@@ -81,24 +85,60 @@ pub struct HostReport {
     pub last: Option<LastRun>,
 }
 
-/// The feature of a listener that knows request ids, and so never runs a request twice.
-pub const FEATURE_ID: &str = "id";
+/// What a listener can do beyond the original protocol. Features that are not known here are kept as they are.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Feature {
+    /// It knows request ids, and so never runs a request twice.
+    Id,
+    /// It refuses a request that is older than its sender wanted it to become.
+    Expires,
+    /// While it is at work it says so again and again.
+    Heartbeat,
+    /// It finds the commit of a branch itself, and names it as soon as it is found.
+    Resolve,
+    /// It returns to what ran before: unless it is confirmed, and when it is asked to.
+    Rollback,
+    /// A feature of another version.
+    Other(Box<str>),
+}
 
-/// The feature of a listener that finds the commit of a branch itself, and names it as soon as it is found.
-pub const FEATURE_RESOLVE: &str = "resolve";
+impl Feature {
+    /// All that are known here, which a listener of this version has.
+    pub const KNOWN: [Self; 5] = [Self::Id, Self::Expires, Self::Heartbeat, Self::Resolve, Self::Rollback];
 
-/// The feature of a listener that returns to what ran before: unless it is confirmed, and when it is asked to.
-pub const FEATURE_ROLLBACK: &str = "rollback";
+    /// The feature as the wire spells it.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Id => "id",
+            Self::Expires => "expires",
+            Self::Heartbeat => "heartbeat",
+            Self::Resolve => "resolve",
+            Self::Rollback => "rollback",
+            Self::Other(name) => name,
+        }
+    }
+}
+
+impl FromStr for Feature {
+    type Err = Infallible;
+
+    fn from_str(name: &str) -> Result<Self, Infallible> {
+        let known = Self::KNOWN.into_iter().find(|known| known.as_str() == name);
+        Ok(known.unwrap_or_else(|| Self::Other(name.into())))
+    }
+}
+
+checked_text!(Feature);
 
 impl HostReport {
     /// Whether sending a request of the same id again is a question, and not a second order.
     pub fn knows_ids(&self) -> bool {
-        self.has(FEATURE_ID)
+        self.has(&Feature::Id)
     }
 
     /// Whether the listener has this feature.
-    pub fn has(&self, feature: &str) -> bool {
-        self.features.iter().any(|known| known == feature)
+    pub fn has(&self, feature: &Feature) -> bool {
+        self.features.contains(feature)
     }
 }
 
@@ -176,7 +216,7 @@ mod tests {
 
         let full = DiscoveryAnswer::Host(Box::new(HostReport {
             version: Some("0.1.0".to_owned()),
-            features: vec!["id".to_owned()],
+            features: vec![Feature::Id],
             flake: Some("git+https://git.example.com/nixos".parse().unwrap()),
             machine: Some("6f1c".to_owned()),
             revision: Some(COMMIT.parse().unwrap()),

@@ -20,6 +20,9 @@ use super::text::checked_text;
 /// The largest request that a listener reads, in bytes.
 pub const MAX_REQUEST_BYTES: usize = 64 * 1024;
 
+/// Most messages are shorter than this, in bytes.
+const USUAL_BYTES: usize = 512;
+
 /// The most lines of a log that a response carries.
 pub const MAX_LOG_TAIL_LINES: usize = 60;
 
@@ -454,7 +457,10 @@ pub(super) fn from_json<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T,
 }
 
 pub(super) fn to_json(message: &impl Serialize) -> Vec<u8> {
-    serde_json::to_vec(message).expect("messages have string keys only, so serializing one to memory cannot fail")
+    let mut bytes = Vec::with_capacity(USUAL_BYTES);
+    serde_json::to_writer(&mut bytes, message)
+        .expect("messages have string keys only, so serializing one to memory cannot fail");
+    bytes
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]

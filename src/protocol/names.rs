@@ -79,7 +79,11 @@ fn check_name(kind: &'static str, text: &str) -> Result<Arc<str>, NameError> {
 /// Whether a character may stand in a single token of a subject: one that cannot be seen would make two names look the
 /// same.
 pub(super) fn is_token_character(c: char) -> bool {
-    !matches!(c, '.' | '*' | '>') && !c.is_whitespace() && !c.is_control() && !is_invisible(c)
+    match c {
+        '.' | '*' | '>' => false,
+        _ if c.is_ascii() => c.is_ascii_graphic(),
+        _ => !c.is_whitespace() && !c.is_control() && !is_invisible(c),
+    }
 }
 
 macro_rules! name_type {

@@ -91,17 +91,17 @@ impl Subject {
 
     /// Whom the subject reaches, by its form.
     pub fn target(&self) -> Result<Target, SubjectError> {
-        let tokens: Vec<&str> = self.0.split('.').collect();
-        let ["deploy", tier, rest @ ..] = tokens.as_slice() else {
+        let mut tokens = self.0.split('.');
+        let (Some("deploy"), Some(tier)) = (tokens.next(), tokens.next()) else {
             return Ok(Target::Custom(self.clone()));
         };
         let Ok(tier) = tier.parse::<Tier>() else {
             return Ok(Target::Custom(self.clone()));
         };
-        Ok(match rest {
-            ["all"] => Target::All(tier),
-            ["role", role] => Target::Role(tier, role.parse()?),
-            [host] => Target::Host(tier, host.parse()?),
+        Ok(match (tokens.next(), tokens.next(), tokens.next()) {
+            (Some("all"), None, _) => Target::All(tier),
+            (Some("role"), Some(role), None) => Target::Role(tier, role.parse()?),
+            (Some(host), None, _) => Target::Host(tier, host.parse()?),
             _ => Target::Custom(self.clone()),
         })
     }
@@ -119,10 +119,25 @@ impl Target {
     /// The subject that reaches this target.
     pub fn subject(&self) -> Subject {
         match self {
-            Self::Host(tier, host) => Subject::joined(&["deploy.", tier.as_str(), ".", host.as_str()]),
-            Self::Role(tier, role) => Subject::joined(&["deploy.", tier.as_str(), ".role.", role.as_str()]),
-            Self::All(tier) => Subject::joined(&["deploy.", tier.as_str(), ".all"]),
             Self::Custom(subject) => subject.clone(),
+            Self::Host(..) | Self::Role(..) | Self::All(_) => Subject::joined(&self.parts()),
+        }
+    }
+
+    /// Whether this is the subject that reaches this target.
+    pub fn is_spelled(&self, subject: &Subject) -> bool {
+        let parts = self.parts();
+        let rest = parts.iter().try_fold(subject.as_str(), |rest, part| rest.strip_prefix(part));
+        rest == Some("")
+    }
+
+    /// What the subject is made of.
+    fn parts(&self) -> [&str; 4] {
+        match self {
+            Self::Host(tier, host) => ["deploy.", tier.as_str(), ".", host.as_str()],
+            Self::Role(tier, role) => ["deploy.", tier.as_str(), ".role.", role.as_str()],
+            Self::All(tier) => ["deploy.", tier.as_str(), ".all", ""],
+            Self::Custom(subject) => [subject.as_str(), "", "", ""],
         }
     }
 }
@@ -137,7 +152,6 @@ impl ReplySubject {
     pub fn single(id: Uuid) -> Self {
         Self(Subject(format!("{RESPONSES}{id}").into()))
     }
-
 }
 
 impl Replies {
@@ -213,7 +227,8 @@ fn check_subject(shown: &str, subject: &str) -> Result<(), SubjectError> {
     if subject.len() > MAX_SUBJECT_BYTES {
         return Err(SubjectError::TooLong);
     }
-    if let Some(character) = subject.chars().find(|&c| c != '.' && !is_token_character(c)) {
+    let is_part = |c: char| c == '.' || is_token_character(c);
+    if let Some(character) = subject.chars().find(|&c| !is_part(c)) {
         return Err(SubjectError::Character(shown.to_owned(), character));
     }
     if subject.split('.').any(str::is_empty) {

@@ -1,6 +1,6 @@
 //! What every display is made of: durations, symbols, columns and tables.
 
-use std::fmt::{self, Display};
+use std::fmt::{self, Display, Write as _};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -107,6 +107,51 @@ pub(super) fn widest<T: AsRef<str>>(texts: impl IntoIterator<Item = T>) -> usize
 /// The text filled up with spaces; a longer one is left as it is.
 pub(super) fn pad(text: &str, width: usize) -> String {
     format!("{text}{:1$}", "", width.saturating_sub(columns(text)))
+}
+
+/// Cells beside each other, without spaces at the end.
+#[derive(Debug)]
+pub(super) struct Row {
+    text: String,
+    /// How many spaces come before the next cell that is not empty.
+    gap: usize,
+}
+
+impl Row {
+    pub(super) fn with_capacity(bytes: usize) -> Self {
+        Self { text: String::with_capacity(bytes), gap: 0 }
+    }
+
+    /// Adds a cell that is filled up to a width, and the space that is between it and the next.
+    pub(super) fn cell(&mut self, text: &str, width: usize, space: usize) {
+        if !text.is_empty() {
+            fill(&mut self.text, std::mem::take(&mut self.gap));
+            self.text.push_str(text);
+        }
+        self.gap += width.saturating_sub(columns(text)) + space;
+    }
+
+    /// The same for what is shown in characters that take one column each.
+    pub(super) fn cell_of(&mut self, shown: impl Display, width: usize, space: usize) {
+        fill(&mut self.text, std::mem::take(&mut self.gap));
+        let before = self.text.len();
+        write!(self.text, "{shown}").expect("a string takes all that is written to it");
+        self.gap = width.saturating_sub(self.text.len() - before) + space;
+    }
+
+    pub(super) fn into_text(self) -> String {
+        self.text
+    }
+}
+
+/// Adds spaces.
+pub(super) fn fill(text: &mut String, mut spaces: usize) {
+    const SPACES: &str = "                                ";
+    while spaces > 0 {
+        let some = SPACES.get(..spaces).unwrap_or(SPACES);
+        text.push_str(some);
+        spaces -= some.len();
+    }
 }
 
 /// Words in lines of at most `width` columns. A longer word gets a line of its own: host names are never cut.

@@ -24,12 +24,11 @@ impl<W: Write> Json<W> {
 
 impl<W: Write> Reporter for Json<W> {
     fn event(&mut self, event: &Event, _: &Summary) -> io::Result<()> {
-        let mut line = match event.kind {
-            EventKind::Begun(_) => serde_json::to_vec(&without_secret(event)?)?,
-            _ => serde_json::to_vec(event)?,
-        };
-        line.push(b'\n');
-        self.out.collect(&line);
+        match event.kind {
+            EventKind::Begun(_) => self.out.collect(&serde_json::to_vec(&without_secret(event)?)?),
+            _ => event.write_json(self.out.waiting())?,
+        }
+        self.out.collect(b"\n");
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::format::{Symbol, Took, columns, count, pad, safe, shorten, widest, wrap};
+use super::format::{Symbol, Took, columns, count, fill, pad, safe, shorten, widest, wrap};
 use super::{Style, words};
 use crate::plan::FrozenWave;
 use crate::protocol::HostName;
@@ -57,7 +57,7 @@ impl Line {
     /// The whole line.
     pub(super) fn in_style(&self, style: Style) -> String {
         let mut line = String::with_capacity(self.indent + MAX_SYMBOL_BYTES + self.text.len());
-        line.extend(std::iter::repeat_n(' ', self.indent));
+        fill(&mut line, self.indent);
         self.symbol.push_to(&mut line, style);
         line.push(' ');
         line.push_str(&self.text);

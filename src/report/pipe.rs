@@ -16,6 +16,11 @@ impl<W: Write> Pipe<W> {
         Self { writer: Some(writer), waiting: Vec::new() }
     }
 
+    /// What is to be written with the next flush; whole lines are added to it.
+    pub(super) fn waiting(&mut self) -> &mut Vec<u8> {
+        &mut self.waiting
+    }
+
     /// Takes whole lines, to be written together with others.
     pub(super) fn collect(&mut self, lines: &[u8]) {
         self.waiting.extend_from_slice(lines);
@@ -29,11 +34,13 @@ impl<W: Write> Pipe<W> {
 
     /// Writes what was taken, so that it can be seen.
     pub(super) fn flush(&mut self) -> io::Result<()> {
-        let lines = std::mem::take(&mut self.waiting);
-        let Some(writer) = self.writer.as_mut().filter(|_| !lines.is_empty()) else {
+        let Some(writer) = self.writer.as_mut().filter(|_| !self.waiting.is_empty()) else {
+            self.waiting.clear();
             return Ok(());
         };
-        match writer.write_all(&lines).and_then(|()| writer.flush()) {
+        let written = writer.write_all(&self.waiting).and_then(|()| writer.flush());
+        self.waiting.clear();
+        match written {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
                 self.writer = None;
                 Ok(())

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use super::format::{Took, count, first_line, pad, safe, shorten, widest, wrap};
+use super::format::{Took, count, first_line, pad, shorten, widest, wrap};
 use super::words;
 use crate::plan::{FrozenHost, FrozenWave, Rollback};
+use crate::protocol::Commit;
 use crate::rollout::{Rollout, WaveIndex};
 
 /// The narrowest column of hosts, so that short plans look alike.
@@ -56,7 +57,10 @@ fn is_uniform(rollout: &Rollout) -> bool {
 /// A wave as it stands in the table.
 struct Row {
     wave: String,
+    /// The first hosts, as many as there can be room for.
     hosts: Vec<String>,
+    /// How many others there are.
+    others: usize,
     at_once: String,
     may_fail: String,
     then: String,
@@ -65,7 +69,7 @@ struct Row {
 fn table(rollout: &Rollout, width: usize) -> Vec<String> {
     let waves = &rollout.plan.waves;
     let rows: Vec<Row> =
-        waves.iter().enumerate().map(|(index, wave)| Row::of(rollout, WaveIndex(index), wave)).collect();
+        waves.iter().enumerate().map(|(index, wave)| Row::of(rollout, WaveIndex(index), wave, width)).collect();
     let wave_width = widest(rows.iter().map(|row| row.wave.as_str()).chain(["wave"]));
     let others = "  ".len()
         + wave_width
@@ -79,7 +83,7 @@ fn table(rollout: &Rollout, width: usize) -> Vec<String> {
     };
     let mut lines = vec![line("wave", "hosts", "at once  may fail  then")];
     for row in &rows {
-        let mut hosts = cells(&row.hosts, hosts_width).into_iter();
+        let mut hosts = cells(row, hosts_width).into_iter();
         let rest = format!("{:<7}  {:<8}  {}", row.at_once, row.may_fail, row.then);
         lines.push(line(&row.wave, &hosts.next().unwrap_or_default(), &rest));
         lines.extend(hosts.map(|hosts| line("", &hosts, "")));
@@ -88,12 +92,15 @@ fn table(rollout: &Rollout, width: usize) -> Vec<String> {
 }
 
 impl Row {
-    fn of(rollout: &Rollout, index: WaveIndex, wave: &FrozenWave) -> Self {
+    fn of(rollout: &Rollout, index: WaveIndex, wave: &FrozenWave, width: usize) -> Self {
+        let commit = rollout.revision.commit();
+        let first = wave.hosts.iter().take(most_names(width.max(MIN_HOSTS_COLUMNS)) + 1);
         let (number, digits) = (index.to_string(), rollout.plan.waves.len().to_string().len());
         let action = if is_uniform(rollout) { String::new() } else { format!(" ({})", wave.action) };
         Self {
             wave: format!("{number:>digits$} {}{action}", wave.name),
-            hosts: wave.hosts.iter().map(|host| marked(rollout, host)).collect(),
+            others: wave.hosts.len() - first.len(),
+            hosts: first.map(|host| marked(commit.as_ref(), host)).collect(),
             at_once: wave.limits.max_parallel.to_string(),
             may_fail: wave.limits.max_failures.to_string(),
             then: then(rollout, index, wave),
@@ -112,18 +119,26 @@ fn then(rollout: &Rollout, index: WaveIndex, wave: &FrozenWave) -> String {
 }
 
 /// The names in lines, and when there are too many, the first of them and how many more there are.
-fn cells(names: &[String], width: usize) -> Vec<String> {
+fn cells(row: &Row, width: usize) -> Vec<String> {
+    let names = &row.hosts;
     let all = wrap(names, width);
-    if all.len() <= MAX_HOST_LINES {
+    if row.others == 0 && all.len() <= MAX_HOST_LINES {
         return all;
     }
     let shortened = |shown: usize| {
-        let more = format!("… and {} more", names.len() - shown);
+        let more = format!("… and {} more", names.len() + row.others - shown);
         wrap(names.iter().take(shown).chain([&more]), width)
     };
-    // A name and the space after it take two columns at least, so that no more than this many can fit.
-    let most = names.len().min(MAX_HOST_LINES * width.div_ceil(2));
-    (0..most).rev().map(shortened).find(|lines| lines.len() <= MAX_HOST_LINES).unwrap_or(all)
+    (0..names.len().min(most_names(width)))
+        .rev()
+        .map(shortened)
+        .find(|lines| lines.len() <= MAX_HOST_LINES)
+        .unwrap_or(all)
+}
+
+/// A name and the space after it take two columns at least, so that no more than this many can fit.
+fn most_names(width: usize) -> usize {
+    MAX_HOST_LINES * width.div_ceil(2)
 }
 
 // -- what is known of the hosts
@@ -135,27 +150,29 @@ enum Standing {
     Absent,
 }
 
-fn standing(rollout: &Rollout, host: &FrozenHost) -> Standing {
+/// What a rollout of this commit means for a host; it may not be known yet which one that is.
+fn standing(commit: Option<&Commit>, host: &FrozenHost) -> Standing {
     match &host.revision {
         _ if !host.present => Standing::Absent,
-        Some(commit) if rollout.revision.commit().as_ref() == Some(commit) => Standing::Current,
+        Some(current) if commit == Some(current) => Standing::Current,
         Some(_) | None => Standing::ToChange,
     }
 }
 
 /// The name of a host, with a mark when there is something to say about it.
-fn marked(rollout: &Rollout, host: &FrozenHost) -> String {
-    let mark = match standing(rollout, host) {
+fn marked(commit: Option<&Commit>, host: &FrozenHost) -> String {
+    let mark = match standing(commit, host) {
         Standing::ToChange => "",
         Standing::Current => "=",
         Standing::Absent => "?",
     };
-    format!("{}{mark}", safe(host.hostname.as_str()))
+    format!("{}{mark}", words::name(&host.hostname))
 }
 
 fn marked_as<'a>(rollout: &Rollout, hosts: impl IntoIterator<Item = &'a FrozenHost>, wanted: Standing) -> Vec<String> {
-    let hosts = hosts.into_iter().filter(|host| standing(rollout, host) == wanted);
-    hosts.map(|host| marked(rollout, host)).collect()
+    let commit = rollout.revision.commit();
+    let hosts = hosts.into_iter().filter(|host| standing(commit.as_ref(), host) == wanted);
+    hosts.map(|host| marked(commit.as_ref(), host)).collect()
 }
 
 /// For each wave with hosts that did not answer, what that will mean.
@@ -191,12 +208,13 @@ fn current(rollout: &Rollout) -> Option<String> {
 /// Who finds the commit, where that could not be done before.
 fn unresolved(rollout: &Rollout) -> Option<String> {
     let first = rollout.plan.hosts().next().filter(|_| rollout.is_unresolved())?;
-    let (host, asked) = (safe(first.hostname.as_str()), &rollout.asked);
+    let (host, asked) = (words::name(&first.hostname), &rollout.asked);
     Some(format!("{host} goes first and finds the commit of {asked}; all others are sent that one."))
 }
 
 fn counting(rollout: &Rollout) -> String {
-    let number = |wanted| rollout.plan.hosts().filter(|host| standing(rollout, host) == wanted).count();
+    let commit = rollout.revision.commit();
+    let number = |wanted| rollout.plan.hosts().filter(|host| standing(commit.as_ref(), host) == wanted).count();
     let kinds = [
         (number(Standing::ToChange), "to change"),
         (number(Standing::Current), "current"),

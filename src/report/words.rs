@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::format::{Took, columns, count, first_line, safe, shorten};
+use super::format::{Row, Took, count, first_line, safe, shorten};
 use crate::plan::FrozenPlan;
 use crate::protocol::{Action, Commit, ErrorCode, HostName, Response};
 use crate::rollout::summary::{Counts, HostState, HostView, ReturnView};
@@ -60,17 +60,15 @@ pub fn missed(hosts: &BTreeMap<HostName, Timestamp>) -> Vec<String> {
 
 /// A host in columns: name, what it is at, for how long, and what else there is to say.
 pub(super) fn host_row(name: &str, name_width: usize, state: &str, took: Option<Took>, detail: &str) -> String {
-    let mut row = String::with_capacity(ROW);
-    let mut cell = |text: &str, width: usize| {
-        row.push_str(text);
-        row.extend(std::iter::repeat_n(' ', width.saturating_sub(columns(text))));
-    };
-    cell(name, name_width + 2);
-    cell(state, 12);
-    cell(&took.map(|took| took.to_string()).unwrap_or_default(), 8);
-    cell(detail, 0);
-    row.truncate(row.trim_end().len());
-    row
+    let mut row = Row::with_capacity(ROW);
+    row.cell(name, name_width, 2);
+    row.cell(state, 11, 1);
+    match took {
+        Some(took) => row.cell_of(took, 5, 3),
+        None => row.cell("", 5, 3),
+    }
+    row.cell(detail, 0, 0);
+    row.into_text()
 }
 
 /// What a host is at, as a word.

@@ -15,8 +15,8 @@ use super::event::{
 };
 use super::host::{Flight, MAX_ANOMALIES, Patience, Progress, after_final, impostor};
 use super::machine::CLOCK_DIFFERENCE;
-use super::places::Places;
 use super::{Dispatch, Effect, Executor, Input};
+use crate::places::Places;
 use crate::protocol::{Action, HostName, HostReport, Replies, Request, RequestId, Response, Subject, Target};
 
 /// How long a single named host may be silent before it is asked whether it is there at all.
@@ -167,7 +167,7 @@ impl Broadcast {
 
     /// Where a host stands; it is heard of from now on.
     fn place(&mut self, name: &HostName) -> usize {
-        self.places.get(name).unwrap_or_else(|| {
+        self.places.place(name).unwrap_or_else(|| {
             let place = self.hosts.len();
             self.places.insert(name.clone(), place);
             self.hosts.push(Host::new(name.clone()));

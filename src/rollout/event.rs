@@ -174,6 +174,21 @@ pub enum EventKind {
     },
 }
 
+impl Event {
+    /// Adds the event to `json` as an object: what serde makes of it, without the copies that a flattened field costs.
+    pub fn write_json(&self, json: &mut Vec<u8>) -> serde_json::Result<()> {
+        json.extend_from_slice(b"{\"at\":");
+        serde_json::to_writer(&mut *json, &self.at)?;
+        let kind_begins = json.len();
+        serde_json::to_writer(&mut *json, &self.kind)?;
+        // What happened is an object too, and never an empty one: its fields go on where the time ends.
+        if let Some(brace) = json.get_mut(kind_begins) {
+            *brace = b',';
+        }
+        Ok(())
+    }
+}
+
 impl EventKind {
     /// Whether a rollout cannot be understood or resumed without this event. All others show progress.
     pub const fn is_fact(&self) -> bool {

@@ -22,20 +22,25 @@ use self::latecomers::Latecomers;
 use self::returning::Return;
 use super::event::{Connection, Event, EventKind, HostOutcome, Interrupt, Outcome, Rollout, SkipCause};
 use super::host::{Flight, Patience};
-use super::places::Places;
 use super::summary::{HostState, HostView, Summary};
 use super::{Effect, Executor, Input};
+use crate::places::Places;
 use crate::plan::{FrozenHost, FrozenWave};
 use crate::protocol::{Replies, RequestId, Response};
 
 /// How much later than its accept timeout a host may still take a request: clocks of a fleet differ by this much.
 pub const CLOCK_DIFFERENCE: Duration = Duration::from_mins(2);
 
+/// How many effects are prepared at once: the requests of a large wave need not all be in memory before the first has left.
+const PREPARED: usize = 256;
+
 /// Carries out one rollout.
 #[derive(Debug, Clone)]
 pub struct Machine {
     rollout: Arc<Rollout>,
     epoch: Timestamp,
+    /// When something was noticed last.
+    now: Duration,
     replies: Replies,
     hosts: Vec<Host>,
     /// Where in `hosts` each wave lies.
@@ -182,6 +187,7 @@ impl Machine {
         });
         Self {
             epoch,
+            now: Duration::ZERO,
             replies: Replies::of(rollout.id),
             hosts,
             ranges: ranges.collect(),
@@ -269,6 +275,7 @@ impl Executor for Machine {
         if self.outcome.is_some() {
             return;
         }
+        self.now = now;
         match input {
             Input::Response { request, response } => self.respond(now, &request, response),
             Input::NoResponders { request } => self.no_responders(now, &request),
@@ -288,6 +295,7 @@ impl Executor for Machine {
         if self.outcome.is_some() {
             return;
         }
+        self.now = now;
         if let Link::Down { .. } = self.link {
             if self.deadline().is_some_and(|deadline| now >= deadline) {
                 self.bus_lost(now);
@@ -319,6 +327,10 @@ impl Executor for Machine {
     }
 
     fn poll_effect(&mut self) -> Option<Effect> {
+        if self.effects.is_empty() {
+            // There may be more to send than was prepared at once.
+            self.advance(self.now);
+        }
         self.effects.pop_front()
     }
 

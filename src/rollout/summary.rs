@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::event::{Anomaly, Event, EventKind, HostOutcome, Interrupt, Outcome, Rollout, WaveIndex, WaveVerdict};
-use super::places::Places;
+use crate::places::Places;
 use crate::plan::Rollback;
 use crate::protocol::{Commit, HostName, Phase, RequestId, Response};
 
@@ -188,7 +188,7 @@ impl Summary {
                     view.spend_id(*outcome);
                 }
                 if *outcome == HostOutcome::Completed {
-                    self.completed.extend(self.places.get(host));
+                    self.completed.extend(self.place(host));
                 }
             }
             EventKind::Returning { host, request } => {
@@ -231,12 +231,12 @@ impl Summary {
 
     /// The view of one host.
     pub fn host(&self, name: &HostName) -> Option<&HostView> {
-        self.places.get(name).and_then(|place| self.hosts.get(place))
+        self.place(name).and_then(|place| self.hosts.get(place))
     }
 
     /// The place of one host among the hosts.
     pub fn place(&self, name: &HostName) -> Option<usize> {
-        self.places.get(name)
+        self.places.place(name)
     }
 
     /// The hosts of one wave, in the order of dispatch.
@@ -341,7 +341,7 @@ impl Summary {
     }
 
     fn host_mut(&mut self, name: &HostName) -> Option<&mut HostView> {
-        self.places.get(name).and_then(|place| self.hosts.get_mut(place))
+        self.place(name).and_then(|place| self.hosts.get_mut(place))
     }
 
     fn host_is(&mut self, name: &HostName, state: HostState) {

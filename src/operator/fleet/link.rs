@@ -11,7 +11,9 @@ use uuid::Uuid;
 
 use super::{Discovery, FleetEnd, FleetError, News, Order};
 use crate::bus::{Bus, BusEvent, Operation, Violation};
-use crate::protocol::{DiscoveryAnswer, DiscoveryRequest, Replies, ReplySubject, RequestId, Response, RolloutId, RolloutReport};
+use crate::protocol::{
+    DiscoveryAnswer, DiscoveryRequest, Replies, ReplySubject, RequestId, Response, RolloutId, RolloutReport,
+};
 use crate::rollout::{Connection, Input};
 
 /// How long the last requests may take to leave when the command ends.

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use super::super::{Plan, Rollback, Roster};
 use super::{host, plan, report, roster, told};
-use crate::protocol::HostReport;
+use crate::protocol::{Feature, HostReport};
 
 /// The same host with a listener that knows nothing of returning.
 fn old(text: &str) -> HostReport {
-    HostReport { features: vec!["id".to_owned()], ..host(text) }
+    HostReport { features: vec![Feature::Id], ..host(text) }
 }
 
 fn waves(text: &str) -> String {

@@ -15,6 +15,7 @@ fn every_kind() -> Vec<EventKind> {
     let host = || name("ns1");
     let mut kinds = vec![
         EventKind::Begun(Arc::new(demo())),
+        EventKind::Resumed,
         EventKind::Joined { host: host() },
         EventKind::AwaitingConfirmation { wave },
         EventKind::WaveStarted { wave },
@@ -90,6 +91,11 @@ fn every_event_is_a_line_that_reads_back_as_the_same() {
     let text: Vec<String> = events.iter().map(|event| serde_json::to_string(event).unwrap()).collect();
     let read: Vec<Event> = text.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(read, events);
+    for (event, text) in events.iter().zip(&text) {
+        let mut json = Vec::new();
+        event.write_json(&mut json).unwrap();
+        assert_eq!(String::from_utf8(json).unwrap(), *text);
+    }
 }
 
 #[test]

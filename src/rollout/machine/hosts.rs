@@ -72,7 +72,7 @@ impl Machine {
         if self.is_way_back(request) {
             return self.return_answered(now, response);
         }
-        let Some(index) = self.by_request.get(request) else {
+        let Some(index) = self.by_request.place(request) else {
             return;
         };
         let name = &self.frozen(index).hostname;
@@ -239,7 +239,7 @@ impl Machine {
         if self.is_way_back(request) {
             return self.nobody_returns(now);
         }
-        let Some(index) = self.by_request.get(request) else {
+        let Some(index) = self.by_request.place(request) else {
             return;
         };
         if self.host(index).request.as_ref() != Some(request) {

@@ -3,13 +3,13 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use super::{Link, Machine, Stage, State, Tally};
+use super::{Link, Machine, PREPARED, Stage, State, Tally};
 use crate::plan::Rollback;
 use crate::rollout::Effect;
 use crate::rollout::event::{Cause, EventKind, HostOutcome, Outcome, SkipCause, WaveIndex, WaveVerdict};
 
 impl Machine {
-    /// Goes on for as long as there is something to do without waiting.
+    /// Goes on for as long as there is something to do without waiting and room for what comes of it.
     pub(super) fn advance(&mut self, now: Duration) {
         while self.outcome.is_none() && self.step(now) {}
     }
@@ -63,6 +63,7 @@ impl Machine {
 
     fn run_wave(&mut self, now: Duration) -> bool {
         while self.tally.in_flight < self.window()
+            && self.effects.len() < PREPARED
             && let Some(index) = self.next_to_send()
         {
             self.tally.in_flight += 1;

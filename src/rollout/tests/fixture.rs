@@ -9,7 +9,8 @@ use uuid::Uuid;
 
 use crate::plan::{CONFIRM_TIMEOUT, Check, FrozenHost, FrozenPlan, FrozenWave, Groups, Limits, Rollback};
 use crate::protocol::{
-    Action, Commit, HostName, HostReport, RequestId, RequestIds, Response, RolloutId, Status, Subject, Target, Tier,
+    Action, Commit, Feature, HostName, HostReport, RequestId, RequestIds, Response, RolloutId, Status, Subject, Target,
+    Tier,
 };
 use crate::rollout::Rollout;
 
@@ -113,7 +114,7 @@ pub(super) fn report(host: &HostName, subjects: Vec<Subject>) -> HostReport {
         role: None,
         deploy_subjects: subjects,
         version: None,
-        features: vec!["id".to_owned()],
+        features: vec![Feature::Id],
         flake: None,
         machine: None,
         revision: None,

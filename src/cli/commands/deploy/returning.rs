@@ -16,7 +16,7 @@ use crate::cli::exit::{CommandError, CommandResult, Exit};
 use crate::clock;
 use crate::operator::RollCall;
 use crate::plan::{At, FrozenPlan, Parallel, Plan, Roster, Selector, Settings, Wave};
-use crate::protocol::{FEATURE_ROLLBACK, HostReport, Target};
+use crate::protocol::{Feature, HostReport, Target};
 use crate::rollout::Machine;
 
 #[derive(Debug, Error, Diagnostic)]
@@ -56,7 +56,7 @@ impl Deploy {
             return Err(nobody_there(roster, &name));
         }
         let old: Vec<&str> =
-            members.iter().filter(|host| !host.has(FEATURE_ROLLBACK)).map(|host| host.hostname.as_str()).collect();
+            members.iter().filter(|host| !host.has(&Feature::Rollback)).map(|host| host.hostname.as_str()).collect();
         if !old.is_empty() {
             return Err(Exit::Usage.because(TooOld(old.join(" "))));
         }
@@ -80,7 +80,7 @@ impl Deploy {
 fn members<'a>(roster: &'a Roster, target: &Target) -> Vec<&'a HostReport> {
     match target {
         Target::Host(_, host) => roster.host(host).into_iter().collect(),
-        group => roster.members(&group.subject()).iter().filter_map(|host| roster.host(host)).collect(),
+        group => roster.members(&group.subject()).collect(),
     }
 }
 
