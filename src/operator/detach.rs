@@ -58,7 +58,7 @@ impl Background {
         let mut journal = journals.create(rollout.id)?;
         let begun = Event { at: clock::now(), kind: EventKind::Begun(Arc::clone(rollout)) };
         let unusable = |error| JournalError::Io(journals.folder().to_owned(), error);
-        journal.record([&begun]).map_err(unusable)?;
+        journal.record(&begun).and_then(|()| journal.sync()).map_err(unusable)?;
         self.start(&rollout.id.to_string(), journal, &journals.output_file(rollout.id)).map_err(DetachError::Process)
     }
 

@@ -1,5 +1,7 @@
 //! The one loop that drives an executor: effects out, then whatever happens next in.
 
+mod books;
+
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::io;
@@ -12,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
+use self::books::Books;
 use super::check::run_check;
 use super::fleet::{Fleet, News, Order};
 use super::journal::Journal;
@@ -55,13 +58,6 @@ pub struct Drive<'a> {
 /// Asks the operator whether a wave may begin.
 pub type Confirm<'a> = Box<dyn FnMut(&Summary, WaveIndex) -> Pin<Box<dyn Future<Output = Answer> + Send>> + 'a>;
 
-/// Whether what happens can be recorded, where there is a record at all.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Record {
-    Kept,
-    Lost,
-}
-
 /// How much of what the executor wants done was done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Carried {
@@ -99,20 +95,45 @@ pub enum DriveError {
     Gone,
 }
 
+/// A rollout on its way.
+struct Course<'a> {
+    fleet: Fleet,
+    books: Books<'a>,
+    interrupts: mpsc::Receiver<Interrupt>,
+    confirm: Confirm<'a>,
+    chores: JoinSet<Input>,
+    /// Why nothing can be recorded any more.
+    unrecorded: Option<DriveError>,
+}
+
 impl Drive<'_> {
     /// Drives the executor until it has come to an outcome.
-    pub async fn run(mut self, executor: &mut impl Executor) -> Result<Progress, DriveError> {
+    pub async fn run(self, executor: &mut impl Executor) -> Result<Progress, DriveError> {
+        let mut course = Course {
+            fleet: self.fleet,
+            books: Books::new(self.summary, self.journal, self.reporters),
+            interrupts: self.interrupts,
+            confirm: self.confirm,
+            chores: JoinSet::new(),
+            unrecorded: None,
+        };
+        let outcome = course.run(executor).await;
+        // What came before an error may have waited for more.
+        let written = course.books.write().map_err(DriveError::Journal);
+        let outcome = outcome?;
+        written.map(|()| Progress { outcome, summary: course.books.summary })
+    }
+}
+
+impl Course<'_> {
+    async fn run(&mut self, executor: &mut impl Executor) -> Result<Outcome, DriveError> {
         let began = Instant::now();
-        let mut summary = std::mem::take(&mut self.summary);
-        let mut unrecorded = None;
-        let mut chores = JoinSet::new();
         let mut ticks = interval_at(began + TICK, TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut news = Vec::with_capacity(BATCH);
         let mut catching_up = None;
         loop {
-            let record = if unrecorded.is_none() { Record::Kept } else { Record::Lost };
-            match self.carry_out(executor, &mut summary, &mut chores, record) {
+            match self.carry_out(executor) {
                 Ok(Carried::All) => {}
                 Ok(Carried::Some) => {
                     // What is on record now leaves before more is prepared.
@@ -121,15 +142,15 @@ impl Drive<'_> {
                 }
                 Err(error @ DriveError::Journal(_)) => {
                     // What was not recorded was not sent. The hosts in flight are still worth waiting for.
-                    self.journal = None;
-                    unrecorded = Some(error);
+                    self.books.lose_journal();
+                    self.unrecorded = Some(error);
                     executor.handle(began.elapsed(), Input::Interrupt(Interrupt::Drain));
                     continue;
                 }
                 Err(error) => return Err(error),
             }
             if let Some(outcome) = executor.outcome() {
-                return unrecorded.map_or(Ok(Progress { outcome, summary }), Err);
+                return self.unrecorded.take().map_or(Ok(outcome), Err);
             }
             let deadline = executor.deadline().map(|deadline| began + deadline);
             let wake_at = deadline.map(|deadline| catching_up.unwrap_or(deadline));
@@ -148,7 +169,7 @@ impl Drive<'_> {
                         }
                     }
                 }
-                Some(done) = chores.join_next() => {
+                Some(done) = self.chores.join_next() => {
                     let input = done.unwrap_or_else(|error| Input::CheckDone(Err(format!("it panicked: {error}"))));
                     executor.handle(began.elapsed(), input);
                 }
@@ -161,23 +182,14 @@ impl Drive<'_> {
                         executor.handle_deadline(began.elapsed());
                     }
                 }
-                _ = ticks.tick() => {
-                    let now = clock::now();
-                    self.on_displays(|reporter| reporter.tick(now, &summary));
-                }
+                () = sleep_until(self.books.due().unwrap_or(began)), if self.books.due().is_some() => {}
+                _ = ticks.tick() => self.books.tick(clock::now()),
             }
         }
     }
 
     /// Does what the executor wants done, or a good part of it. Everything is recorded before anything is sent.
-    fn carry_out(
-        &mut self,
-        executor: &mut impl Executor,
-        summary: &mut Summary,
-        chores: &mut JoinSet<Input>,
-        record: Record,
-    ) -> Result<Carried, DriveError> {
-        let mut events = Vec::new();
+    fn carry_out(&mut self, executor: &mut impl Executor) -> Result<Carried, DriveError> {
         let mut orders = Vec::new();
         let mut carried = Carried::Some;
         for _ in 0..BATCH {
@@ -187,59 +199,36 @@ impl Drive<'_> {
             };
             match effect {
                 Effect::Report(event) => {
-                    summary.apply(&event);
-                    self.on_displays(|reporter| reporter.event(&event, summary));
-                    orders.extend(announcement(&event, summary).map(Order::Announce));
-                    events.push(event);
+                    self.books.take(&event).map_err(DriveError::Journal)?;
+                    orders.extend(announcement(&event, &self.books.summary).map(Order::Announce));
                 }
                 // To a host whose request was held back this would be the order itself.
-                Effect::AskState(_) if record == Record::Lost => {}
+                Effect::AskState(_) if self.unrecorded.is_some() => {}
                 Effect::Send(dispatch) | Effect::AskState(dispatch) | Effect::Confirm(dispatch) => {
                     orders.push(Order::Publish(dispatch));
                 }
                 Effect::CallRoll => orders.push(Order::CallRoll),
                 Effect::Ask(wave) => {
-                    let answer = (self.confirm)(summary, wave);
-                    chores.spawn(async { Input::Answer(answer.await) });
+                    // What led to the question is seen before it.
+                    self.books.write().map_err(DriveError::Journal)?;
+                    let answer = (self.confirm)(&self.books.summary, wave);
+                    self.chores.spawn(async { Input::Answer(answer.await) });
                 }
                 Effect::RunCheck(wave) => {
-                    if let Some(rollout) = summary.rollout.clone() {
-                        chores.spawn(async move { Input::CheckDone(check_wave(&rollout, wave).await) });
+                    if let Some(rollout) = self.books.summary.rollout.clone() {
+                        self.chores.spawn(async move { Input::CheckDone(check_wave(&rollout, wave).await) });
                     }
                 }
             }
         }
-        if let Some(journal) = &mut self.journal {
-            journal.record(&events).map_err(DriveError::Journal)?;
-            // What hosts were asked is on disk before they hear it. What they answer may take until a moment in which
-            // nothing happens, which is the next tick at the latest: after a power cut they are asked for it again.
-            if !orders.is_empty() || events.is_empty() || executor.outcome().is_some() {
-                journal.sync().map_err(DriveError::Journal)?;
-            }
+        // What hosts are asked is on disk before they hear it.
+        if !orders.is_empty() || executor.outcome().is_some() || self.books.is_due() {
+            self.books.write().map_err(DriveError::Journal)?;
         }
         for order in orders {
             self.fleet.orders.send(order).map_err(|_| DriveError::Gone)?;
         }
-        self.on_displays(|reporter| reporter.flush());
         Ok(carried)
-    }
-
-    /// Has each display show something, and drops those that fail to.
-    fn on_displays(&mut self, mut show: impl FnMut(&mut dyn Reporter) -> io::Result<()>) {
-        self.reporters.retain_mut(|reporter| match show(reporter.as_mut()) {
-            Ok(()) => true,
-            Err(error) => {
-                report_lost_display(&error);
-                false
-            }
-        });
-    }
-}
-
-/// A closed pipe is no error: its reader has seen what it wanted to.
-fn report_lost_display(error: &io::Error) {
-    if error.kind() != io::ErrorKind::BrokenPipe {
-        tracing::warn!("a display is given up: {error}");
     }
 }
 

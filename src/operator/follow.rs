@@ -86,7 +86,7 @@ mod tests {
         let mut journal = journals.create(rollout.id).unwrap();
         let mut follower = journals.follow(&id).unwrap();
         assert_eq!(follower.look().unwrap(), []);
-        journal.record([&event(EventKind::Begun(rollout))]).unwrap();
+        journal.record(&event(EventKind::Begun(rollout))).and_then(|()| journal.write()).unwrap();
         assert_eq!(follower.look().unwrap().len(), 1);
         assert_eq!(follower.look().unwrap(), []);
         assert!(follower.is_running());
@@ -107,7 +107,8 @@ mod tests {
         let (journals, rollout) = (Journals::below(folder.path()), rollout(&[&["a"]]));
         let id = rollout.id;
         let mut journal = journals.create(id).unwrap();
-        journal.record([&Event { at: Timestamp::UNIX_EPOCH, kind: EventKind::Begun(rollout) }]).unwrap();
+        let begun = Event { at: Timestamp::UNIX_EPOCH, kind: EventKind::Begun(rollout) };
+        journal.record(&begun).and_then(|()| journal.write()).unwrap();
         let mut follower = journals.follow(&id.to_string()).unwrap();
         follower.look().unwrap();
         drop(journal);

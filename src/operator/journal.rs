@@ -31,6 +31,8 @@ pub struct Journals {
 #[derive(Debug)]
 pub struct Journal {
     file: File,
+    /// Whole lines that are not written yet.
+    lines: Vec<u8>,
     /// Whether something was written that may not be on disk yet.
     unsynced: bool,
 }
@@ -108,7 +110,7 @@ impl Journals {
         file.lock().map_err(failed)?;
         // The name of a file is on disk only when its folder is.
         File::open(&self.folder).and_then(|folder| folder.sync_all()).map_err(failed)?;
-        Ok(Journal { file, unsynced: false })
+        Ok(Journal::on(file))
     }
 
     /// The ids of all rollouts, in no particular order.
@@ -213,40 +215,45 @@ impl Recorded {
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
         file.set_len(self.whole).and_then(|()| file.seek(SeekFrom::End(0))).map_err(failed)?;
-        Ok(Journal { file, unsynced: false })
+        Ok(Journal::on(file))
     }
 }
 
 impl Journal {
-    /// A journal that is written to a file of the test's choice.
-    #[cfg(test)]
-    pub(super) fn on(file: File) -> Self {
-        Self { file, unsynced: false }
+    /// A journal that goes on at the end of a file.
+    pub(super) const fn on(file: File) -> Self {
+        Self { file, lines: Vec::new(), unsynced: false }
     }
 
     /// The journal that this process was given as its input. The lock came with it, so that there is no moment at which
     /// the rollout seems to be nobody's.
     pub fn inherited() -> io::Result<Self> {
-        io::stdin().as_fd().try_clone_to_owned().map(|file| Self { file: file.into(), unsynced: true })
+        io::stdin().as_fd().try_clone_to_owned().map(|file| Self { unsynced: true, ..Self::on(file.into()) })
     }
 
-    /// Records those of the events that are facts. They outlive this process from here on, and the machine once they are
-    /// [synced](Self::sync).
-    pub fn record<'a>(&mut self, events: impl IntoIterator<Item = &'a Event>) -> io::Result<()> {
-        let mut lines = Vec::new();
-        for event in events.into_iter().filter(|event| event.kind.is_fact()) {
-            event.write_json(&mut lines)?;
-            lines.push(b'\n');
+    /// Records an event if it is a fact. It outlives this process once it is [written](Self::write), and the machine once it
+    /// is [synced](Self::sync).
+    pub fn record(&mut self, event: &Event) -> io::Result<()> {
+        if event.kind.is_fact() {
+            event.write_json(&mut self.lines)?;
+            self.lines.push(b'\n');
         }
-        if lines.is_empty() {
-            return Ok(());
+        Ok(())
+    }
+
+    /// Writes what was recorded, which others can read from here on.
+    pub fn write(&mut self) -> io::Result<()> {
+        if !self.lines.is_empty() {
+            self.unsynced = true;
+            self.file.write_all(&self.lines)?;
+            self.lines.clear();
         }
-        self.unsynced = true;
-        self.file.write_all(&lines)
+        Ok(())
     }
 
     /// Waits until all that was recorded is on disk.
     pub fn sync(&mut self) -> io::Result<()> {
+        self.write()?;
         if self.unsynced {
             self.file.sync_data()?;
             self.unsynced = false;
@@ -300,6 +307,11 @@ mod tests {
         effects.filter_map(|effect| if let Effect::Report(event) = effect { Some(event) } else { None }).collect()
     }
 
+    fn write(journal: &mut Journal, events: &[Event]) {
+        events.iter().for_each(|event| journal.record(event).unwrap());
+        journal.write().unwrap();
+    }
+
     fn ended() -> Event {
         Event { at: Timestamp::UNIX_EPOCH, kind: EventKind::Ended { outcome: Outcome::Failed } }
     }
@@ -311,7 +323,7 @@ mod tests {
         let id = rollout.id.to_string();
         let mut journal = journals.create(rollout.id).unwrap();
         let events = begin(&rollout);
-        journal.record(&events).unwrap();
+        write(&mut journal, &events);
         assert!(journals.read(&id).unwrap().running, "its process holds the lock");
         drop(journal);
 
@@ -323,7 +335,7 @@ mod tests {
         assert_eq!(recorded.summary, Summary::of(&events));
         assert_eq!(recorded.whole, whole.len() as u64);
 
-        recorded.resume(rollout.id).unwrap().record([&ended()]).unwrap();
+        write(&mut recorded.resume(rollout.id).unwrap(), &[ended()]);
         let recorded = journals.read(&id).unwrap();
         assert_eq!(recorded.summary.outcome, Some(Outcome::Failed), "the torn line is gone");
     }
@@ -332,7 +344,7 @@ mod tests {
     fn every_cut_of_a_journal_can_be_read() {
         let folder = tempfile::tempdir().unwrap();
         let (journals, rollout) = (Journals::below(folder.path()), rollout(&[&["a", "b"]]));
-        journals.create(rollout.id).unwrap().record(&begin(&rollout)).unwrap();
+        write(&mut journals.create(rollout.id).unwrap(), &begin(&rollout));
         let path = journals.path(&rollout.id.to_string());
         let whole = std::fs::read(&path).unwrap();
         for length in 0..=whole.len() {
@@ -345,7 +357,7 @@ mod tests {
     fn a_line_in_the_middle_that_is_no_event_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let (journals, rollout) = (Journals::below(folder.path()), rollout(&[&["a"]]));
-        journals.create(rollout.id).unwrap().record(&begin(&rollout)).unwrap();
+        write(&mut journals.create(rollout.id).unwrap(), &begin(&rollout));
         let path = journals.path(&rollout.id.to_string());
         let whole = std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, whole.replacen('{', "x", 1)).unwrap();

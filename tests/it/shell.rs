@@ -97,7 +97,8 @@ fn record(state: &Path, number: u64, hosts: &str) {
         plan: plan.resolve(&Roster::new(Vec::new())).unwrap().0,
     };
     let event = Event { at: Timestamp::UNIX_EPOCH, kind: EventKind::Begun(Arc::new(rollout)) };
-    Journals::below(state).create(id).unwrap().record([&event]).unwrap();
+    let mut journal = Journals::below(state).create(id).unwrap();
+    journal.record(&event).and_then(|()| journal.write()).unwrap();
     let journal = fs::File::options().append(true).open(state.join(format!("rollouts/{id}.jsonl"))).unwrap();
     journal.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(number)).unwrap();
 }
