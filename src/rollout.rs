@@ -15,8 +15,8 @@ use std::time::Duration;
 
 pub use broadcast::Broadcast;
 pub use event::{
-    Anomaly, Cause, Connection, Event, EventKind, HostOutcome, Interrupt, Outcome, PlanSource, Rollout, SkipCause,
-    WaveIndex, WaveVerdict,
+    Anomaly, Cause, Connection, Event, EventKind, EventWriter, HostOutcome, Interrupt, Outcome, PlanSource, Rollout,
+    SkipCause, WaveIndex, WaveVerdict,
 };
 pub use machine::Machine;
 pub use summary::Summary;

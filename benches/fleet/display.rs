@@ -10,15 +10,22 @@ use miette::{IntoDiagnostic, Result};
 /// The time that the display takes for the events of a journal, without what the terminal makes of it.
 pub fn time(journal: &str) -> Result<Duration> {
     let events: Vec<Event> = journal.lines().map(serde_json::from_str).collect::<Result<_, _>>().into_diagnostic()?;
-    let (mut summary, mut lines) = (Summary::default(), Lines::new(io::sink(), Style::Colored));
-    let mut time = Duration::ZERO;
-    for event in events.into_iter().flat_map(with_progress) {
-        summary.apply(&event);
-        let began = Instant::now();
-        lines.event(&event, &summary).and_then(|()| lines.flush()).into_diagnostic()?;
-        time += began.elapsed();
+    let events: Vec<Event> = events.into_iter().flat_map(with_progress).collect();
+    let mut lines = Lines::new(io::sink(), Style::Colored);
+    let shown = replay(&events, |event, summary| lines.event(event, summary))?;
+    let not_shown = replay(&events, |_, _| Ok(()))?;
+    Ok(shown.saturating_sub(not_shown))
+}
+
+/// The time that it takes to sum the events up and to show each.
+fn replay(events: &[Event], mut show: impl FnMut(&Event, &Summary) -> io::Result<()>) -> Result<Duration> {
+    let began = Instant::now();
+    let mut summary = Summary::default();
+    for event in events {
+        summary.apply(event);
+        show(event, &summary).into_diagnostic()?;
     }
-    Ok(time)
+    Ok(began.elapsed())
 }
 
 /// A journal has no progress in it, but a display shows it.

@@ -23,8 +23,13 @@ use std::path::Path;
 
 use miette::{IntoDiagnostic, Result, bail};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
 use goals::Goals;
 use stage::{Scenario, Stage};
+
+/// How many open files the server of the largest fleet needs, with room to spare.
+const DESCRIPTORS: u64 = 11_000;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
@@ -46,6 +51,7 @@ async fn main() -> Result<()> {
 }
 
 async fn benchmark() -> Result<()> {
+    allow_many_connections()?;
     let mut stage = Stage::set().await?;
     let mut goals = Goals::default();
     goals.start(&stage.starts()?);
@@ -55,6 +61,15 @@ async fn benchmark() -> Result<()> {
     }
     say(&format!("\n{}", goals.figures()))?;
     say(&goals.table())
+}
+
+/// Lets this process, and those that it starts, have as many connections as the largest fleet has hosts.
+fn allow_many_connections() -> Result<()> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).into_diagnostic()?;
+    if most < DESCRIPTORS {
+        bail!("a process may have {most} open files here, and the benchmark needs {DESCRIPTORS}: see `ulimit -Hn`");
+    }
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).into_diagnostic()
 }
 
 /// Prints a line.

@@ -224,7 +224,7 @@ impl Service {
             error: Some(refusal.error),
             id: refusal.id,
             at: Some(clock::now()),
-            holder: refusal.holder,
+            holder: refusal.holder.map(Box::new),
             ..Response::new(self.config.hostname.clone(), Status::Rejected, refusal.message)
         };
         self.voice.say(&refusal.reply_to, &response).await;

@@ -16,7 +16,10 @@ use miette::Diagnostic;
 use thiserror::Error;
 
 use crate::protocol::RolloutId;
-use crate::rollout::{Event, EventKind, Rollout, Summary};
+use crate::rollout::{Event, EventKind, EventWriter, Rollout, Summary};
+
+/// How much of the room for lines is kept for the next, in bytes.
+const KEPT: usize = 64 * 1024;
 
 /// The folder of all journals, below the operator's state folder.
 const FOLDER: &str = "rollouts";
@@ -31,6 +34,7 @@ pub struct Journals {
 #[derive(Debug)]
 pub struct Journal {
     file: File,
+    writer: EventWriter,
     /// Whole lines that are not written yet.
     lines: Vec<u8>,
     /// Whether something was written that may not be on disk yet.
@@ -221,8 +225,8 @@ impl Recorded {
 
 impl Journal {
     /// A journal that goes on at the end of a file.
-    pub(super) const fn on(file: File) -> Self {
-        Self { file, lines: Vec::new(), unsynced: false }
+    pub(super) fn on(file: File) -> Self {
+        Self { file, writer: EventWriter::default(), lines: Vec::new(), unsynced: false }
     }
 
     /// The journal that this process was given as its input. The lock came with it, so that there is no moment at which
@@ -235,7 +239,7 @@ impl Journal {
     /// is [synced](Self::sync).
     pub fn record(&mut self, event: &Event) -> io::Result<()> {
         if event.kind.is_fact() {
-            event.write_json(&mut self.lines)?;
+            self.writer.write(event, &mut self.lines)?;
             self.lines.push(b'\n');
         }
         Ok(())
@@ -247,6 +251,8 @@ impl Journal {
             self.unsynced = true;
             self.file.write_all(&self.lines)?;
             self.lines.clear();
+            // The plan of a large fleet is longer than all that comes after it at once.
+            self.lines.shrink_to(KEPT);
         }
         Ok(())
     }
@@ -308,7 +314,9 @@ mod tests {
     }
 
     fn write(journal: &mut Journal, events: &[Event]) {
-        events.iter().for_each(|event| journal.record(event).unwrap());
+        for event in events {
+            journal.record(event).unwrap();
+        }
         journal.write().unwrap();
     }
 

@@ -87,6 +87,7 @@ impl<'a> Resolver<'a> {
         if self.mistakes.len() == before {
             self.check_size(wave, hosts.len(), &nobody);
         }
+        hosts.shrink_to_fit();
         let limits = wave.settings.limits(hosts.len());
         if limits.rollback != Rollback::None {
             self.mistakes.extend(cannot_return(wave, &hosts));

@@ -383,7 +383,7 @@ pub struct Response {
     pub log_tail: Vec<String>,
     /// What the host is busy with, on `rejected` with `already_running`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub holder: Option<Holder>,
+    pub holder: Option<Box<Holder>>,
 }
 
 impl Response {

@@ -7,18 +7,19 @@ use serde_json::Value;
 
 use super::Reporter;
 use super::pipe::Pipe;
-use crate::rollout::{Event, EventKind, Summary};
+use crate::rollout::{Event, EventKind, EventWriter, Summary};
 
 /// Writes every event as it is, at once.
 #[derive(Debug)]
 pub struct Json<W> {
     out: Pipe<W>,
+    writer: EventWriter,
 }
 
 impl<W: Write> Json<W> {
     /// Writes to `out`.
-    pub const fn new(out: W) -> Self {
-        Self { out: Pipe::new(out) }
+    pub fn new(out: W) -> Self {
+        Self { out: Pipe::new(out), writer: EventWriter::default() }
     }
 }
 
@@ -26,7 +27,7 @@ impl<W: Write> Reporter for Json<W> {
     fn event(&mut self, event: &Event, _: &Summary) -> io::Result<()> {
         match event.kind {
             EventKind::Begun(_) => self.out.collect(&serde_json::to_vec(&without_secret(event)?)?),
-            _ => event.write_json(self.out.waiting())?,
+            _ => self.writer.write(event, self.out.waiting())?,
         }
         self.out.collect(b"\n");
         Ok(())

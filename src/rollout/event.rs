@@ -174,13 +174,27 @@ pub enum EventKind {
     },
 }
 
-impl Event {
-    /// Adds the event to `json` as an object: what serde makes of it, without the copies that a flattened field costs.
-    pub fn write_json(&self, json: &mut Vec<u8>) -> serde_json::Result<()> {
-        json.extend_from_slice(b"{\"at\":");
-        serde_json::to_writer(&mut *json, &self.at)?;
+/// Writes events as JSON objects: what serde makes of them, without the copies that a flattened field costs. Many events
+/// happen at the same time, which is written out once.
+#[derive(Debug, Default)]
+pub struct EventWriter {
+    time: Option<Timestamp>,
+    /// All of an object that comes before what happened.
+    head: Vec<u8>,
+}
+
+impl EventWriter {
+    /// Adds an event to `json`.
+    pub fn write(&mut self, event: &Event, json: &mut Vec<u8>) -> serde_json::Result<()> {
+        if self.time != Some(event.at) {
+            self.time = Some(event.at);
+            self.head.clear();
+            self.head.extend_from_slice(b"{\"at\":");
+            serde_json::to_writer(&mut self.head, &event.at)?;
+        }
+        json.extend_from_slice(&self.head);
         let kind_begins = json.len();
-        serde_json::to_writer(&mut *json, &self.kind)?;
+        serde_json::to_writer(&mut *json, &event.kind)?;
         // What happened is an object too, and never an empty one: its fields go on where the time ends.
         if let Some(brace) = json.get_mut(kind_begins) {
             *brace = b',';

@@ -270,6 +270,7 @@ impl Summary {
 
     fn begin(&mut self, at: Timestamp, rollout: &Arc<Rollout>) {
         self.began_at = Some(at);
+        self.hosts.reserve_exact(rollout.plan.hosts().count());
         for (index, wave) in rollout.plan.waves.iter().enumerate() {
             self.waves.push(WaveView { state: WaveState::Pending, began_at: None, ended_at: None });
             for host in &wave.hosts {

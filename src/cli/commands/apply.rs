@@ -132,8 +132,8 @@ impl Apply {
         let id = rollout.id;
         let journal = journals.create(id).map_err(|error| Exit::Precondition.because(error))?;
         let record = Record { summary: Summary::default(), journal, stop_file: journals.stop_file(id) };
-        let mut machine = Machine::new(rollout, clock::now());
-        self.drive(bus, id, &mut machine, record).await
+        let machine = Machine::new(rollout, clock::now());
+        self.drive(bus, id, machine, record).await
     }
 
     fn start_in_background(&self, journals: &Journals, rollout: &Arc<Rollout>) -> CommandResult {
@@ -176,12 +176,12 @@ impl Apply {
 
     async fn go_on(&self, rollout: Arc<Rollout>, summary: Summary, journal: Journal) -> CommandResult {
         let bus = self.preparation.operator.connect().await?;
-        let mut machine = Machine::resume(Arc::clone(&rollout), &summary, clock::now());
+        let machine = Machine::resume(Arc::clone(&rollout), &summary, clock::now());
         let stop_file = self.preparation.state.journals().stop_file(rollout.id);
-        self.drive(bus, rollout.id, &mut machine, Record { summary, journal, stop_file }).await
+        self.drive(bus, rollout.id, machine, Record { summary, journal, stop_file }).await
     }
 
-    async fn drive(&self, bus: Bus, rollout: RolloutId, machine: &mut Machine, record: Record) -> CommandResult {
+    async fn drive(&self, bus: Bus, rollout: RolloutId, mut machine: Machine, record: Record) -> CommandResult {
         let session = Session {
             bus,
             rollout,
@@ -190,14 +190,17 @@ impl Apply {
             confirm: confirm::wave(self.display.audience()),
             record: Some(record),
         };
-        let progress = session.drive(machine).await?;
+        let progress = session.drive(&mut machine).await?;
         if self.display.audience() == Audience::Person {
             out::note(&report::recap(&progress.summary, self.display.style()));
             if progress.outcome != Outcome::Succeeded {
                 out::note(&next_steps(rollout));
             }
         }
-        Ok(progress.outcome.into())
+        let exit = progress.outcome.into();
+        // The command is at its end: taking a large fleet apart host by host would only hold that up.
+        std::mem::forget((machine, progress));
+        Ok(exit)
     }
 }
 

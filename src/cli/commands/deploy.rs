@@ -95,7 +95,10 @@ impl Deploy {
             let help = who_answers(broadcast.present());
             return Err(Exit::Failed.because(NobodyThere { subject: subject.to_string(), help }));
         }
-        Ok(self.conclude(&progress))
+        let exit = self.conclude(&progress);
+        // The command is at its end: taking a large fleet apart host by host would only hold that up.
+        std::mem::forget((broadcast, progress));
+        Ok(exit)
     }
 
     async fn drive(&self, bus: Bus, rollout: &Rollout, executor: &mut impl Executor) -> Result<Progress, CommandError> {

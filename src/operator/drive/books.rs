@@ -58,7 +58,7 @@ impl<'a> Books<'a> {
     pub(super) fn write(&mut self) -> io::Result<()> {
         self.due = None;
         self.journal.as_mut().map_or(Ok(()), Journal::sync)?;
-        on_displays(&mut self.reporters, |reporter| reporter.flush());
+        on_displays(&mut self.reporters, Reporter::flush);
         Ok(())
     }
 

@@ -87,13 +87,17 @@ fn written(events: &[Event]) -> String {
 
 #[test]
 fn every_event_is_a_line_that_reads_back_as_the_same() {
-    let events: Vec<Event> = every_kind().into_iter().map(|kind| Event { at: start(), kind }).collect();
+    // Some happen at the same time.
+    let at = |index: usize| start() + Duration::from_secs((index / 2) as u64);
+    let events = every_kind().into_iter().enumerate().map(|(index, kind)| Event { at: at(index), kind });
+    let events: Vec<Event> = events.collect();
     let text: Vec<String> = events.iter().map(|event| serde_json::to_string(event).unwrap()).collect();
     let read: Vec<Event> = text.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(read, events);
+    let mut writer = EventWriter::default();
     for (event, text) in events.iter().zip(&text) {
         let mut json = Vec::new();
-        event.write_json(&mut json).unwrap();
+        writer.write(event, &mut json).unwrap();
         assert_eq!(String::from_utf8(json).unwrap(), *text);
     }
 }
