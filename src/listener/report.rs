@@ -56,8 +56,8 @@ impl Reporter {
             system,
             booted_system_differs: self.host.booted_system_differs(),
             uptime_s: self.host.uptime_s(),
-            busy: ledger.holder().or_else(|| busy::activation(&self.root)),
-            last: ledger.last_run(),
+            busy: ledger.holder().or_else(|| busy::activation(&self.root)).map(Box::new),
+            last: ledger.last_run().map(Box::new),
             ..self.fixed.clone()
         }))
     }

@@ -38,31 +38,24 @@ impl Roster {
     /// Sorts the answers of a roll call. The same answer may come more than once; of several under one name the first counts.
     pub fn new(mut reports: Vec<HostReport>) -> Self {
         reports.sort_by_cached_key(|report| report.hostname.clone());
-        let mut roster = Self { hosts: Vec::with_capacity(reports.len()), ..Self::default() };
-        for report in reports {
-            let place = roster.place(&report);
-            for subject in groups_of(&report) {
-                roster.add_member(subject, place);
-            }
-            if place == roster.hosts.len() {
-                roster.places.insert(report.hostname.clone(), place);
-                roster.hosts.push(report);
-            }
-        }
-        roster
-    }
-
-    /// The place of the next host, which is that of the last one when it goes by the same name.
-    fn place(&mut self, report: &HostReport) -> usize {
-        match self.hosts.last() {
-            Some(known) if known.hostname == report.hostname => {
-                if (known.tier, &known.machine) != (report.tier, &report.machine) {
-                    self.ambiguous.insert(report.hostname.clone());
+        let mut roster = Self::default();
+        for (place, same_name) in reports.chunk_by(|one, next| one.hostname == next.hostname).enumerate() {
+            for report in same_name {
+                for subject in groups_of(report) {
+                    roster.add_member(subject, place);
                 }
-                self.hosts.len() - 1
             }
-            Some(_) | None => self.hosts.len(),
+            if let [first, others @ ..] = same_name {
+                roster.places.insert(first.hostname.clone(), place);
+                let is_other = |other: &HostReport| (other.tier, &other.machine) != (first.tier, &first.machine);
+                if others.iter().any(is_other) {
+                    roster.ambiguous.insert(first.hostname.clone());
+                }
+            }
         }
+        reports.dedup_by(|next, one| next.hostname == one.hostname);
+        roster.hosts = reports;
+        roster
     }
 
     fn add_member(&mut self, subject: Subject, place: usize) {

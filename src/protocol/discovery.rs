@@ -79,10 +79,10 @@ pub struct HostReport {
     pub uptime_s: Option<u64>,
     /// What the host is busy with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub busy: Option<Holder>,
+    pub busy: Option<Box<Holder>>,
     /// How the last run ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last: Option<LastRun>,
+    pub last: Option<Box<LastRun>>,
 }
 
 /// What a listener can do beyond the original protocol. Features that are not known here are kept as they are.
@@ -224,13 +224,17 @@ mod tests {
             system: Some("/nix/store/x".to_owned()),
             booted_system_differs: Some(false),
             uptime_s: Some(86_400),
-            busy: Some(Holder { id: "r-1".to_owned(), operator: None, since: at("2026-11-23T10:00:00Z") }),
-            last: Some(LastRun {
+            busy: Some(Box::new(Holder {
+                id: "r-1".to_owned(),
+                operator: None,
+                since: at("2026-11-23T10:00:00Z"),
+            })),
+            last: Some(Box::new(LastRun {
                 id: "r-0".to_owned(),
                 status: Status::Failed,
                 error: Some(ErrorCode::BuildFailed),
                 at: at("2026-11-23T10:00:00Z"),
-            }),
+            })),
             ..*host
         }));
         insta::assert_snapshot!(text(&full.to_bytes()), @r#"{"hostname":"ns1","tier":"prod","role":"dns","deploy_subjects":["deploy.prod.ns1","deploy.prod.all"],"version":"0.1.0","features":["id"],"flake":"git+https://git.example.com/nixos","machine":"6f1c","revision":"8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b","generation":42,"system":"/nix/store/x","booted_system_differs":false,"uptime_s":86400,"busy":{"id":"r-1","since":"2026-11-23T10:00:00Z"},"last":{"id":"r-0","status":"failed","error":"build_failed","at":"2026-11-23T10:00:00Z"}}"#);

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use async_nats::connection::State;
 use async_nats::{Message, StatusCode, Subscriber};
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::SendError;
 use tokio::time::{Instant, sleep_until, timeout};
 use uuid::Uuid;
 
@@ -62,7 +64,12 @@ impl Link {
                     }
                     None => break,
                 },
-                Some(message) = self.replies.next() => self.heard(&message),
+                Some(message) = self.replies.next() => {
+                    if self.pass_on(message, &end.news).await.is_err() {
+                        break;
+                    }
+                    continue;
+                }
                 Some(question) = asked(&mut self.presence) => {
                     self.answer(&question).await;
                     continue;
@@ -81,6 +88,18 @@ impl Link {
         }
         // What was published last may still be on its way out; a server that is gone must not hold up the end.
         timeout(LEAVE_WITHIN, self.bus.client.flush()).await.ok();
+    }
+
+    /// Passes on what an answer says, and all others that are here already: a crowd of them comes at once.
+    async fn pass_on(&mut self, first: Message, to: &mpsc::Sender<News>) -> Result<(), SendError<News>> {
+        let mut next = Some(first);
+        while let Some(message) = next {
+            if let Some(news) = self.heard(&message) {
+                to.send(news).await?;
+            }
+            next = self.replies.next().now_or_never().flatten();
+        }
+        Ok(())
     }
 
     async fn carry_out(&mut self, order: Order) {
