@@ -224,11 +224,7 @@ mod tests {
             system: Some("/nix/store/x".to_owned()),
             booted_system_differs: Some(false),
             uptime_s: Some(86_400),
-            busy: Some(Box::new(Holder {
-                id: "r-1".to_owned(),
-                operator: None,
-                since: at("2026-11-23T10:00:00Z"),
-            })),
+            busy: Some(Box::new(Holder { id: "r-1".to_owned(), operator: None, since: at("2026-11-23T10:00:00Z") })),
             last: Some(Box::new(LastRun {
                 id: "r-0".to_owned(),
                 status: Status::Failed,
