@@ -15,13 +15,6 @@ struct Goal {
     unit: Unit,
 }
 
-/// Whether a figure is one that a goal is about.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Judged {
-    Yes,
-    No,
-}
-
 #[derive(Clone, Copy)]
 enum Unit {
     TimesTheLimit,
@@ -44,7 +37,7 @@ impl Goals {
     pub fn start(&mut self, starts: &[[Cost; 2]]) {
         let process = |which: fn(&[Cost; 2]) -> &Cost| median(starts.iter().map(|pair| ms(which(pair).process)));
         let ratio = process(|[_, real]| real) / process(|[empty, _]| empty);
-        self.judge(Judged::Yes, "--version: process".to_owned(), ratio, 2.2, Unit::TimesEmpty);
+        self.judge("--version: process".to_owned(), ratio, Some(2.2), Unit::TimesEmpty);
     }
 
     /// Judges the runs of one fleet.
@@ -63,38 +56,42 @@ impl Goals {
     fn judge_run(&mut self, figures: &Figures, span: f64, cpu: f64, process: f64) {
         let Figures { scenario, program, .. } = figures;
         let name = format!("{program}, {scenario}");
-        let (hosts, judged) = (scenario.hosts, Judged::of(figures));
+        let hosts = scenario.hosts;
         if hosts == 1 && *program == Program::Deploy {
-            self.judge(judged, format!("{name}: process"), process, 1.3, Unit::TimesTheLimit);
+            self.judge(format!("{name}: process"), process, scenario.goal(1.3), Unit::TimesTheLimit);
         }
         let most = if *program == Program::Deploy { 1.2 } else { 1.5 };
         if hosts >= 1_000 || (hosts == 100 && *program == Program::Apply) {
-            self.judge(judged, format!("{name}: first request to last final"), span, most, Unit::TimesTheLimit);
+            self.judge(format!("{name}: first request to last final"), span, scenario.goal(most), Unit::TimesTheLimit);
         }
         if hosts >= 1_000 {
-            self.judge(judged, format!("{name}: CPU"), cpu, 2.0, Unit::TimesTheLimit);
+            self.judge(format!("{name}: CPU"), cpu, scenario.goal(2.0), Unit::TimesTheLimit);
         }
         let memory = [(100, 10.0), (1_000, 12.0), (10_000, 24.0)];
         if let Some((_, most)) = memory.into_iter().find(|(of, _)| *of == hosts) {
-            self.judge(judged, format!("{name}: peak memory"), figures.median(Sample::peak), most, Unit::Megabytes);
+            self.judge(
+                format!("{name}: peak memory"),
+                figures.median(Sample::peak),
+                scenario.goal(most),
+                Unit::Megabytes,
+            );
         }
         // A deployment to a group waits for whoever may still answer the roll call.
         if hosts == 1 || *program == Program::Apply {
             self.judge(
-                judged,
                 format!("{name}: last final to exit"),
                 figures.median(Sample::leave),
-                2.0,
+                scenario.goal(2.0),
                 Unit::Milliseconds,
             );
         }
         if hosts == 1_000 && *program == Program::Apply {
             let percent = 100.0 * figures.median(Sample::display) / figures.median(Sample::cpu);
-            self.judge(judged, format!("{name}: display's share of CPU"), percent, 5.0, Unit::Percent);
+            self.judge(format!("{name}: display's share of CPU"), percent, scenario.goal(5.0), Unit::Percent);
         }
     }
 
-    /// Judges what is added by each further host, with the same number of connections.
+    /// Judges what is added by each further host, with connections of the same kind.
     fn judge_growth(&mut self, large: &Figures) {
         let (hosts, is_real) = (large.scenario.hosts, large.scenario.is_real());
         let same = |figures: &&Figures| figures.scenario.is_real() == is_real && figures.scenario.hosts == 1_000;
@@ -109,10 +106,10 @@ impl Goals {
             |value: fn(&Sample) -> f64, large: &Figures, small: &Figures| large.median(value) - small.median(value);
         let slope = growth(Sample::span, large, small) / growth(Sample::span, limit, small_limit);
         let memory = growth(Sample::peak, large, small) * 1024.0 / 9_000.0;
-        let name = format!("{}, to {}", large.program, large.scenario);
-        let judged = Judged::of(large);
-        self.judge(judged, format!("{name}: slope from 1,000"), slope, 1.25, Unit::TimesTheLimit);
-        self.judge(judged, format!("{name}: memory"), memory, 1.2, Unit::KibibytesAHost);
+        let Figures { scenario, program, .. } = large;
+        let name = format!("{program}, to {scenario}");
+        self.judge(format!("{name}: slope from 1,000"), slope, scenario.goal(1.25), Unit::TimesTheLimit);
+        self.judge(format!("{name}: memory"), memory, scenario.goal(1.2), Unit::KibibytesAHost);
     }
 
     /// The figures of a program with the same fleet.
@@ -120,8 +117,7 @@ impl Goals {
         self.figures.iter().find(|figures| figures.program == program && figures.scenario == like.scenario)
     }
 
-    fn judge(&mut self, judged: Judged, what: String, measured: f64, most: f64, unit: Unit) {
-        let most = Some(most).filter(|_| judged == Judged::Yes);
+    fn judge(&mut self, what: String, measured: f64, most: Option<f64>, unit: Unit) {
         self.goals.push(Goal { what, measured, most, unit });
     }
 
@@ -160,12 +156,6 @@ impl Goals {
             }
         });
         lines.collect::<Vec<_>>().join("\n")
-    }
-}
-
-impl Judged {
-    fn of(figures: &Figures) -> Self {
-        if figures.scenario.is_real() { Self::Yes } else { Self::No }
     }
 }
 

@@ -87,7 +87,7 @@ pub struct Stage {
 }
 
 impl Scenario {
-    /// All of them, the smallest first.
+    /// All of them: real fleets, and then those that share connections.
     pub const ALL: [Self; 8] = [
         Self::new(1, 1, 31),
         Self::new(10, 10, 7),
@@ -102,6 +102,11 @@ impl Scenario {
     /// Whether each host has a connection of its own.
     pub const fn is_real(self) -> bool {
         self.hosts == self.connections
+    }
+
+    /// What is at most demanded of a fleet like this one; nothing of one that is there for comparison.
+    pub fn goal(self, most: f64) -> Option<f64> {
+        self.is_real().then_some(most)
     }
 
     const fn new(hosts: u32, connections: u32, rounds: usize) -> Self {

@@ -29,8 +29,7 @@ use crate::rollout::{
 /// How often a display is told that time passes.
 const TICK: Duration = Duration::from_secs(1);
 
-/// How many inputs are taken before their effects are carried out, and how many effects are carried out together: what they
-/// have to record shares one sync.
+/// How many inputs are taken before their effects are carried out together: what they have to record shares one sync.
 const BATCH: usize = 256;
 
 /// A deadline that is noticed later than this means that the process was stopped or busy, and did not hear its hosts.
@@ -57,13 +56,6 @@ pub struct Drive<'a> {
 
 /// Asks the operator whether a wave may begin.
 pub type Confirm<'a> = Box<dyn FnMut(&Summary, WaveIndex) -> Pin<Box<dyn Future<Output = Answer> + Send>> + 'a>;
-
-/// How much of what the executor wants done was done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Carried {
-    All,
-    Some,
-}
 
 /// A rollout that came to its end.
 #[derive(Debug)]
@@ -118,10 +110,9 @@ impl Drive<'_> {
             unrecorded: None,
         };
         let outcome = course.run(executor).await;
-        // What came before an error may have waited for more.
-        let written = course.books.write().map_err(DriveError::Journal);
-        let outcome = outcome?;
-        written.map(|()| Progress { outcome, summary: course.books.summary })
+        // What came before an error may still wait for more to be written with. There is no worse error than that one.
+        course.books.sync().ok();
+        outcome.map(|outcome| Progress { outcome, summary: course.books.summary })
     }
 }
 
@@ -134,17 +125,9 @@ impl Course<'_> {
         let mut catching_up = None;
         loop {
             match self.carry_out(executor) {
-                Ok(Carried::All) => {}
-                Ok(Carried::Some) => {
-                    // What is on record now leaves before more is prepared.
-                    yield_now().await;
-                    continue;
-                }
-                Err(error @ DriveError::Journal(_)) => {
-                    // What was not recorded was not sent. The hosts in flight are still worth waiting for.
-                    self.books.lose_journal();
-                    self.unrecorded = Some(error);
-                    executor.handle(began.elapsed(), Input::Interrupt(Interrupt::Drain));
+                Ok(()) => {}
+                Err(DriveError::Journal(error)) => {
+                    self.lose_journal(executor, began.elapsed(), error);
                     continue;
                 }
                 Err(error) => return Err(error),
@@ -183,34 +166,42 @@ impl Course<'_> {
                     }
                 }
                 () = sleep_until(self.books.due().unwrap_or(began)), if self.books.due().is_some() => {}
-                _ = ticks.tick() => self.books.tick(clock::now()),
+                _ = ticks.tick() => {
+                    if let Err(error) = self.books.tick(clock::now()) {
+                        self.lose_journal(executor, began.elapsed(), error);
+                    }
+                }
+                // What is prepared leaves before there is more of it.
+                () = yield_now(), if executor.has_more() => executor.handle_deadline(began.elapsed()),
             }
         }
     }
 
-    /// Does what the executor wants done, or a good part of it. Everything is recorded before anything is sent.
-    fn carry_out(&mut self, executor: &mut impl Executor) -> Result<Carried, DriveError> {
+    /// What was not recorded was not sent, and nothing further is. The hosts in flight are still worth waiting for.
+    fn lose_journal(&mut self, executor: &mut impl Executor, now: Duration, error: io::Error) {
+        self.books.lose_journal();
+        self.unrecorded.get_or_insert(DriveError::Journal(error));
+        executor.handle(now, Input::Interrupt(Interrupt::Drain));
+    }
+
+    /// Does all that the executor wants done. Everything is recorded before anything is sent.
+    fn carry_out(&mut self, executor: &mut impl Executor) -> Result<(), DriveError> {
         let mut orders = Vec::new();
-        let mut carried = Carried::Some;
-        for _ in 0..BATCH {
-            let Some(effect) = executor.poll_effect() else {
-                carried = Carried::All;
-                break;
-            };
+        while let Some(effect) = executor.poll_effect() {
             match effect {
                 Effect::Report(event) => {
                     self.books.take(&event).map_err(DriveError::Journal)?;
                     orders.extend(announcement(&event, &self.books.summary).map(Order::Announce));
                 }
-                // To a host whose request was held back this would be the order itself.
-                Effect::AskState(_) if self.unrecorded.is_some() => {}
+                // To a host whose request was held back a question would be the order itself.
+                Effect::Send(_) | Effect::AskState(_) if self.unrecorded.is_some() => {}
                 Effect::Send(dispatch) | Effect::AskState(dispatch) | Effect::Confirm(dispatch) => {
                     orders.push(Order::Publish(dispatch));
                 }
                 Effect::CallRoll => orders.push(Order::CallRoll),
                 Effect::Ask(wave) => {
                     // What led to the question is seen before it.
-                    self.books.write().map_err(DriveError::Journal)?;
+                    self.books.sync().map_err(DriveError::Journal)?;
                     let answer = (self.confirm)(&self.books.summary, wave);
                     self.chores.spawn(async { Input::Answer(answer.await) });
                 }
@@ -222,13 +213,15 @@ impl Course<'_> {
             }
         }
         // What hosts are asked is on disk before they hear it.
-        if !orders.is_empty() || executor.outcome().is_some() || self.books.is_due() {
+        if !orders.is_empty() || executor.outcome().is_some() {
+            self.books.sync().map_err(DriveError::Journal)?;
+        } else if self.books.is_due() {
             self.books.write().map_err(DriveError::Journal)?;
         }
         for order in orders {
             self.fleet.orders.send(order).map_err(|_| DriveError::Gone)?;
         }
-        Ok(carried)
+        Ok(())
     }
 }
 

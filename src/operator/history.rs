@@ -13,7 +13,6 @@ use crate::protocol::{Commit, FlakeUrl};
 /// Who may know the commits of a fleet.
 #[derive(Debug)]
 pub struct History {
-    /// The one to ask first is the last.
     clones: Vec<Repository>,
     server: Option<Server>,
 }
@@ -24,7 +23,7 @@ impl History {
     pub fn of(flake: Option<&FlakeUrl>, cache: Option<&Path>) -> Self {
         let repository = flake.and_then(FlakeUrl::repository);
         let local = repository.as_deref().and_then(|repository| repository.strip_prefix("file://"));
-        let clones = local.into_iter().chain(["."]).map(Repository::around).collect();
+        let clones = std::iter::once(".").chain(local).map(Repository::around).collect();
         let server = match (flake, cache, &repository) {
             (Some(flake), Some(cache), Some(repository)) if local.is_none() => {
                 Some(Server::new(repository.clone(), cache, &flake.public()))
@@ -34,12 +33,10 @@ impl History {
         Self { clones, server }
     }
 
-    /// The first line of the message of the commit that this is about. A clone that does not know it is not asked again:
-    /// it cannot tell of its age either.
+    /// The first line of a commit's message.
     pub async fn subject(&mut self, commit: &Commit) -> Option<String> {
-        while let Some(clone) = self.clones.pop() {
+        for clone in &self.clones {
             if let Some(subject) = clone.subject(commit).await {
-                self.clones.push(clone);
                 return Some(subject);
             }
         }
@@ -52,7 +49,7 @@ impl History {
 
     /// Whether one commit is an ancestor of another, and so older; `None` where nobody knows both.
     pub async fn is_ancestor(&mut self, old: &Commit, new: &Commit) -> Option<bool> {
-        for clone in self.clones.iter().rev() {
+        for clone in &self.clones {
             if let Some(is_ancestor) = clone.is_ancestor(old, new).await {
                 return Some(is_ancestor);
             }

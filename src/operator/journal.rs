@@ -21,6 +21,9 @@ use crate::rollout::{Event, EventKind, EventWriter, Rollout, Summary};
 /// How much of the room for lines is kept for the next, in bytes.
 const KEPT: usize = 64 * 1024;
 
+/// How much may be written before it is synced, in bytes.
+const MAX_UNSYNCED: usize = 256 * 1024;
+
 /// The folder of all journals, below the operator's state folder.
 const FOLDER: &str = "rollouts";
 
@@ -37,8 +40,8 @@ pub struct Journal {
     writer: EventWriter,
     /// Whole lines that are not written yet.
     lines: Vec<u8>,
-    /// Whether something was written that may not be on disk yet.
-    unsynced: bool,
+    /// How much was written that may not be on disk yet, in bytes.
+    unsynced: usize,
 }
 
 /// What a journal tells.
@@ -226,13 +229,13 @@ impl Recorded {
 impl Journal {
     /// A journal that goes on at the end of a file.
     pub(super) fn on(file: File) -> Self {
-        Self { file, writer: EventWriter::default(), lines: Vec::new(), unsynced: false }
+        Self { file, writer: EventWriter::default(), lines: Vec::new(), unsynced: 0 }
     }
 
     /// The journal that this process was given as its input. The lock came with it, so that there is no moment at which
     /// the rollout seems to be nobody's.
     pub fn inherited() -> io::Result<Self> {
-        io::stdin().as_fd().try_clone_to_owned().map(|file| Self { unsynced: true, ..Self::on(file.into()) })
+        io::stdin().as_fd().try_clone_to_owned().map(|file| Self { unsynced: 1, ..Self::on(file.into()) })
     }
 
     /// Records an event if it is a fact. It outlives this process once it is [written](Self::write), and the machine once it
@@ -245,26 +248,28 @@ impl Journal {
         Ok(())
     }
 
-    /// Writes what was recorded, which others can read from here on.
+    /// Writes what was recorded, which others can read from here on. When that has come to much, it is synced as well, so that
+    /// it need not be done all at once in the end.
     pub fn write(&mut self) -> io::Result<()> {
         if !self.lines.is_empty() {
-            self.unsynced = true;
+            self.unsynced += self.lines.len();
             self.file.write_all(&self.lines)?;
             self.lines.clear();
             // The plan of a large fleet is longer than all that comes after it at once.
             self.lines.shrink_to(KEPT);
         }
-        Ok(())
+        if self.unsynced > MAX_UNSYNCED { self.put_on_disk() } else { Ok(()) }
     }
 
     /// Waits until all that was recorded is on disk.
     pub fn sync(&mut self) -> io::Result<()> {
         self.write()?;
-        if self.unsynced {
-            self.file.sync_data()?;
-            self.unsynced = false;
-        }
-        Ok(())
+        if self.unsynced > 0 { self.put_on_disk() } else { Ok(()) }
+    }
+
+    fn put_on_disk(&mut self) -> io::Result<()> {
+        self.unsynced = 0;
+        self.file.sync_data()
     }
 }
 

@@ -15,7 +15,7 @@ pub fn hosts_table(reports: &[HostReport]) -> String {
 fn row(report: &HostReport) -> [String; 7] {
     let known = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
     [
-        safe(report.hostname.as_str()),
+        report.hostname.to_string(),
         report.tier.to_string(),
         known(report.role.as_ref().map(|role| safe(role.as_str()))),
         known(report.revision.as_ref().map(|commit| commit.short().to_owned())),

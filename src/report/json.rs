@@ -9,7 +9,7 @@ use super::Reporter;
 use super::pipe::Pipe;
 use crate::rollout::{Event, EventKind, EventWriter, Summary};
 
-/// Writes every event as it is, at once.
+/// Writes every event as it is.
 #[derive(Debug)]
 pub struct Json<W> {
     out: Pipe<W>,

@@ -2,6 +2,9 @@
 
 use std::io::{self, Write};
 
+/// How much room is kept for what comes next, in bytes.
+const KEPT: usize = 64 * 1024;
+
 /// A writer whose reader may leave. One that has left, as `head` does, has seen what it wanted to: that is no error, and
 /// nothing more is written.
 #[derive(Debug)]
@@ -40,6 +43,7 @@ impl<W: Write> Pipe<W> {
         };
         let written = writer.write_all(&self.waiting).and_then(|()| writer.flush());
         self.waiting.clear();
+        self.waiting.shrink_to(KEPT);
         match written {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
                 self.writer = None;

@@ -14,6 +14,9 @@ use crate::rollout::{Anomaly, Cause, HostOutcome, Rollout, SkipCause, Summary, W
 /// What most rows of hosts have room in, in bytes.
 const ROW: usize = 96;
 
+/// What is said of a host that went back.
+const RETURNED: &str = "returned to what ran before";
+
 /// More names than this are counted instead of listed.
 const MAX_NAMES: usize = 8;
 
@@ -110,7 +113,7 @@ pub(super) fn way_back(host: &HostView, back: &ReturnView) -> String {
 
 fn returned_to(host: &HostView) -> String {
     let before = before(host).map(|commit| format!(" ({})", commit.short()));
-    format!("returned to what ran before{}", before.unwrap_or_default())
+    format!("{RETURNED}{}", before.unwrap_or_default())
 }
 
 /// What a host that failed says of its return, if it was to return.
@@ -125,7 +128,10 @@ pub(super) fn outcome(host: &HostView, outcome: HostOutcome, rollout: &Rollout) 
         HostOutcome::Completed => change(host, rollout),
         HostOutcome::Failed | HostOutcome::Rejected => {
             let reason = host.response.as_deref().map(reason).filter(|reason| !reason.is_empty());
-            reason.into_iter().chain(rolled_back(host)).collect::<Vec<_>>().join("; ")
+            // The listener may have said so itself.
+            let is_said = reason.as_deref().is_some_and(|reason| reason.contains(RETURNED));
+            let returned = rolled_back(host).filter(|_| !is_said);
+            reason.into_iter().chain(returned).collect::<Vec<_>>().join("; ")
         }
         HostOutcome::Unreachable if host.spent_ids > 0 => "it answered before, and fell silent".to_owned(),
         HostOutcome::Unreachable => "it never answered".to_owned(),
@@ -229,7 +235,7 @@ pub(super) fn anomaly(host: &HostName, anomaly: &Anomaly, summary: &Summary) -> 
     match anomaly {
         Anomaly::Late { status } => format!("{name} said '{status}' too late{counted}"),
         Anomaly::Conflict { status } => format!("{name} said '{status}' after its final word{counted}"),
-        Anomaly::Impostor { said } => format!("{} answered for {name}; that does not count", safe(said.as_str())),
+        Anomaly::Impostor { said } => format!("{said} answered for {name}; that does not count"),
     }
 }
 

@@ -125,7 +125,7 @@ impl Broadcast {
     }
 
     /// A subject of every host that answered the roll call, whether or not the request was for it.
-    pub fn present(&self) -> impl Iterator<Item = &Subject> {
+    pub fn subjects_present(&self) -> impl Iterator<Item = &Subject> {
         self.hosts.iter().filter_map(|host| match host.address.as_ref()? {
             Address::Own(subject) => Some(subject),
             Address::Shared(subject) => subject.as_ref(),
@@ -199,8 +199,8 @@ impl Broadcast {
         if let Some(named) = &self.named
             && let Some(anomaly) = impostor(named, &response)
         {
-            // The host that was asked is the first that there is.
-            return self.anomaly(now, 0, anomaly);
+            let place = self.place(&named.clone());
+            return self.anomaly(now, place, anomaly);
         }
         let place = self.place(&response.hostname);
         self.join(now, place);
@@ -306,11 +306,8 @@ impl Broadcast {
         for place in self.in_flight() {
             let named = self.named.is_some().then(|| self.order.subject.clone());
             let host = self.host_mut(place);
-            let own = match &host.address {
-                Some(Address::Own(own)) => named.or_else(|| Some(own.clone())),
-                Some(Address::Shared(_)) | None => named,
-            };
-            if let Some(subject) = own.filter(|_| host.knows_ids) {
+            let own = named.or_else(|| host.own_subject()).filter(|_| host.knows_ids);
+            if let Some(subject) = own {
                 let dispatch = self.dispatch(now, subject);
                 self.effects.push_back(Effect::AskState(dispatch));
             }
@@ -385,6 +382,14 @@ impl Host {
     /// A host that is not expected yet.
     fn new(name: HostName) -> Self {
         Self { name, state: State::Elsewhere, address: None, knows_ids: false, anomalies: 0 }
+    }
+
+    /// The subject that reaches it alone, where it named that.
+    fn own_subject(&self) -> Option<Subject> {
+        match &self.address {
+            Some(Address::Own(subject)) => Some(subject.clone()),
+            Some(Address::Shared(_)) | None => None,
+        }
     }
 
     /// Whether it is expected and has not said anything yet.

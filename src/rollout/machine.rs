@@ -31,16 +31,15 @@ use crate::protocol::{Replies, RequestId, Response};
 /// How much later than its accept timeout a host may still take a request: clocks of a fleet differ by this much.
 pub const CLOCK_DIFFERENCE: Duration = Duration::from_mins(2);
 
-/// How many effects are prepared at once: the requests of a large wave need not all be in memory before the first has left.
-const PREPARED: usize = 256;
+/// The first requests of a large wave need not all be in memory before one has left: with so many effects waiting, no further
+/// one is prepared. In tests a few are many.
+const PREPARED: usize = if cfg!(test) { 3 } else { 512 };
 
 /// Carries out one rollout.
 #[derive(Debug, Clone)]
 pub struct Machine {
     rollout: Arc<Rollout>,
     epoch: Timestamp,
-    /// When something was noticed last.
-    now: Duration,
     replies: Replies,
     hosts: Vec<Host>,
     /// Where in `hosts` each wave lies.
@@ -187,7 +186,6 @@ impl Machine {
         });
         Self {
             epoch,
-            now: Duration::ZERO,
             replies: Replies::of(rollout.id),
             hosts,
             ranges: ranges.collect(),
@@ -275,7 +273,6 @@ impl Executor for Machine {
         if self.outcome.is_some() {
             return;
         }
-        self.now = now;
         match input {
             Input::Response { request, response } => self.respond(now, &request, response),
             Input::NoResponders { request } => self.no_responders(now, &request),
@@ -295,7 +292,6 @@ impl Executor for Machine {
         if self.outcome.is_some() {
             return;
         }
-        self.now = now;
         if let Link::Down { .. } = self.link {
             if self.deadline().is_some_and(|deadline| now >= deadline) {
                 self.bus_lost(now);
@@ -327,11 +323,12 @@ impl Executor for Machine {
     }
 
     fn poll_effect(&mut self) -> Option<Effect> {
-        if self.effects.is_empty() {
-            // There may be more to send than was prepared at once.
-            self.advance(self.now);
-        }
         self.effects.pop_front()
+    }
+
+    fn has_more(&self) -> bool {
+        let is_running = self.outcome.is_none() && matches!(self.stage, Stage::Running);
+        is_running && self.tally.in_flight < self.window() && self.next_to_send().is_some()
     }
 
     fn outcome(&self) -> Option<Outcome> {

@@ -92,7 +92,7 @@ impl Deploy {
         let progress = self.drive(bus, &rollout, &mut broadcast).await?;
 
         if is_deserted(&progress.summary) {
-            let help = who_answers(broadcast.present());
+            let help = who_answers(broadcast.subjects_present());
             return Err(Exit::Failed.because(NobodyThere { subject: subject.to_string(), help }));
         }
         let exit = self.conclude(&progress);

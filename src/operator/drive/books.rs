@@ -10,8 +10,9 @@ use crate::operator::journal::Journal;
 use crate::report::Reporter;
 use crate::rollout::{Event, Summary};
 
-/// How long what hosts answer may wait to be written and shown, together with what others answer meanwhile: a crowd of them
-/// answers at once, and each write costs more than what it writes. After a crash they are asked for it again.
+/// How long what happens may wait to be written and shown, together with what happens meanwhile: a crowd of hosts answers at
+/// once, and each write costs more than what it writes. What a crash keeps from being written is asked for again, or follows
+/// from the rest.
 const GATHER: Duration = Duration::from_millis(50);
 
 /// The record of a rollout and its displays.
@@ -38,10 +39,10 @@ impl<'a> Books<'a> {
     }
 
     /// Lets the displays know that time passes.
-    pub(super) fn tick(&mut self, now: Timestamp) {
+    pub(super) fn tick(&mut self, now: Timestamp) -> io::Result<()> {
         let summary = &self.summary;
         on_displays(&mut self.reporters, |reporter| reporter.tick(now, summary));
-        self.due = Some(Instant::now());
+        self.sync()
     }
 
     /// By when to write; never, when nothing waits for that.
@@ -54,12 +55,18 @@ impl<'a> Books<'a> {
         self.due.is_some_and(|due| due <= Instant::now())
     }
 
-    /// Puts all that was taken down on disk, and lets it be seen.
+    /// Lets others read what was taken down, and people see it.
     pub(super) fn write(&mut self) -> io::Result<()> {
         self.due = None;
-        self.journal.as_mut().map_or(Ok(()), Journal::sync)?;
         on_displays(&mut self.reporters, Reporter::flush);
-        Ok(())
+        self.journal.as_mut().map_or(Ok(()), Journal::write)
+    }
+
+    /// The same, and what was taken down is on disk as well.
+    pub(super) fn sync(&mut self) -> io::Result<()> {
+        self.due = None;
+        on_displays(&mut self.reporters, Reporter::flush);
+        self.journal.as_mut().map_or(Ok(()), Journal::sync)
     }
 
     /// Goes on without a record.

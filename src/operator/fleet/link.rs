@@ -21,6 +21,9 @@ use crate::rollout::{Connection, Input};
 /// How long the last requests may take to leave when the command ends.
 const LEAVE_WITHIN: Duration = Duration::from_secs(1);
 
+/// How many answers are passed on before anything else is looked at.
+const CROWD: usize = 256;
+
 /// The longest answer that is kept whole. The log that a listener of ours sends has at most half of that.
 const MAX_ANSWER_BYTES: usize = 32 * 1024;
 
@@ -90,14 +93,16 @@ impl Link {
         timeout(LEAVE_WITHIN, self.bus.client.flush()).await.ok();
     }
 
-    /// Passes on what an answer says, and all others that are here already: a crowd of them comes at once.
+    /// Passes on what an answer says, and those that are here already: a crowd of them comes at once.
     async fn pass_on(&mut self, first: Message, to: &mpsc::Sender<News>) -> Result<(), SendError<News>> {
         let mut next = Some(first);
+        let mut passed_on = 0;
         while let Some(message) = next {
             if let Some(news) = self.heard(&message) {
                 to.send(news).await?;
             }
-            next = self.replies.next().now_or_never().flatten();
+            passed_on += 1;
+            next = if passed_on < CROWD { self.replies.next().now_or_never().flatten() } else { None };
         }
         Ok(())
     }

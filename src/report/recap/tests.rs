@@ -311,7 +311,8 @@ fn hosts_that_were_not_asked_to_return_any_more_are_pointed_out() {
 fn a_host_that_failed_says_whether_it_returned() {
     let mut story = Story::begin(wave_that_returns());
     story.wave_starts(0);
-    let unconfirmed = final_of("ns1", Status::Failed, true, "nobody confirmed it within 60 s");
+    let unconfirmed =
+        final_of("ns1", Status::Failed, true, "nobody confirmed it within 60 s; the host returned to what ran before");
     story.sent("ns1").wait(80).at("ns1", Phase::Confirm).wait(5).at("ns1", Phase::Return).wait(2);
     story.answered(Response { error: Some(ErrorCode::NotConfirmed), ..unconfirmed });
     let broken = final_of("ns2", Status::Failed, false, "the old system does not activate; generation 42 runs");
@@ -326,7 +327,7 @@ fn a_host_that_failed_says_whether_it_returned() {
         ◌ ns1  sent        1m      of 51m
         ◌ ns1  confirming  1m20s
         ◌ ns1  returning   1m25s
-        ✖ ns1  failed      1m27s   not confirmed: nobody confirmed it within 60 s; returned to what ran before (a91be77)
+        ✖ ns1  failed      1m27s   not confirmed: nobody confirmed it within 60 s; the host returned to what ran before
         ◌ ns2  sent
         ◌ ns2  sent        1m      of 51m
         ✖ ns2  failed      1m30s   activation: the old system does not activate; generation 42 runs; could NOT return to what ran before
@@ -334,7 +335,7 @@ fn a_host_that_failed_says_whether_it_returned() {
 
     ✖ Rollout evening failed in wave 1/1 "dns": 2 failed, 0 may fail.
 
-      ns1  failed      1m27s   not confirmed: nobody confirmed it within 60 s; returned to what ran before (a91be77)
+      ns1  failed      1m27s   not confirmed: nobody confirmed it within 60 s; the host returned to what ran before
       ns2  failed      1m30s   activation: the old system does not activate; generation 42 runs; could NOT return to what ran before
       ns3  skipped             wave halted
 

@@ -9,7 +9,7 @@ use crate::rollout::Effect;
 use crate::rollout::event::{Cause, EventKind, HostOutcome, Outcome, SkipCause, WaveIndex, WaveVerdict};
 
 impl Machine {
-    /// Goes on for as long as there is something to do without waiting and room for what comes of it.
+    /// Goes on for as long as there is something to do without waiting.
     pub(super) fn advance(&mut self, now: Duration) {
         while self.outcome.is_none() && self.step(now) {}
     }
@@ -83,7 +83,7 @@ impl Machine {
     }
 
     /// The next host of the wave to be sent its request, as far as it depends on all but the window.
-    fn next_to_send(&self) -> Option<usize> {
+    pub(super) fn next_to_send(&self) -> Option<usize> {
         let may_send = !self.sends_no_more() && matches!(self.link, Link::Up { .. });
         self.next_pending().filter(|_| may_send)
     }

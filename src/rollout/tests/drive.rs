@@ -147,8 +147,14 @@ impl<E: Executor> Drive<E> {
     }
 
     fn drain(&mut self, now: Duration) {
-        while let Some(effect) = self.executor.poll_effect() {
-            self.log.push((now, Entry::Did(effect)));
+        loop {
+            while let Some(effect) = self.executor.poll_effect() {
+                self.log.push((now, Entry::Did(effect)));
+            }
+            if !self.executor.has_more() {
+                break;
+            }
+            self.executor.handle_deadline(now);
         }
     }
 }

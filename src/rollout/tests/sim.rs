@@ -127,6 +127,10 @@ impl<E: Executor> Executor for Begun<E> {
         self.executor.poll_effect()
     }
 
+    fn has_more(&self) -> bool {
+        self.executor.has_more()
+    }
+
     fn outcome(&self) -> Option<Outcome> {
         self.executor.outcome()
     }
@@ -147,6 +151,10 @@ pub(super) fn run(
         }
         if executor.outcome().is_some() {
             return log;
+        }
+        if executor.has_more() {
+            executor.handle_deadline(now);
+            continue;
         }
         let (at, item) = agenda.next(executor.deadline()).expect("an executor that has not ended waits for something");
         now = now.max(at);
