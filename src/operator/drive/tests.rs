@@ -188,7 +188,8 @@ async fn what_cannot_be_recorded_does_not_leave() {
     for file in ["/dev/full", "/dev/null"] {
         let log = Log::default();
         let journal = Journal::on(File::options().append(true).open(file).unwrap());
-        let waves = rollout(&[&["a"]]);
+        // These are more than are prepared at once.
+        let waves = rollout(&[&["a", "b", "c", "d", "e", "f", "g", "h"]]);
         let ended = drive_on_record(Some(journal), waves, &log, nobody_interrupts(), obliging(&log)).await;
         assert!(matches!(ended, Err(DriveError::Journal(_))), "{file}: {ended:?}");
         assert!(!log.text().contains("sent"), "{file}: {}", log.text());
