@@ -103,11 +103,13 @@ pub trait Executor {
     fn deadline(&self) -> Option<Duration>;
     /// The next thing to do, in order. To be drained after each call of `handle` and `handle_deadline`.
     fn poll_effect(&mut self) -> Option<Effect>;
-    /// Whether there is more to do at once than was prepared. [`Self::handle_deadline`] prepares it; until then, what is there
+    /// Whether there is more to do at once than was prepared. Until [`Self::prepare_more`] is called for it, what is there
     /// already can be done.
     fn has_more(&self) -> bool {
         false
     }
+    /// Prepares more.
+    fn prepare_more(&mut self, _now: Duration) {}
     /// How it ended, once it has.
     fn outcome(&self) -> Option<Outcome>;
 }

@@ -172,7 +172,7 @@ impl Course<'_> {
                     }
                 }
                 // What is prepared leaves before there is more of it.
-                () = yield_now(), if executor.has_more() => executor.handle_deadline(began.elapsed()),
+                () = yield_now(), if executor.has_more() => executor.prepare_more(began.elapsed()),
             }
         }
     }

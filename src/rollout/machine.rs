@@ -326,6 +326,10 @@ impl Executor for Machine {
         self.effects.pop_front()
     }
 
+    fn prepare_more(&mut self, now: Duration) {
+        self.advance(now);
+    }
+
     fn has_more(&self) -> bool {
         let is_running = self.outcome.is_none() && matches!(self.stage, Stage::Running);
         is_running && self.tally.in_flight < self.window() && self.next_to_send().is_some()

@@ -154,7 +154,7 @@ impl<E: Executor> Drive<E> {
             if !self.executor.has_more() {
                 break;
             }
-            self.executor.handle_deadline(now);
+            self.executor.prepare_more(now);
         }
     }
 }

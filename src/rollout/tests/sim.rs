@@ -131,6 +131,10 @@ impl<E: Executor> Executor for Begun<E> {
         self.executor.has_more()
     }
 
+    fn prepare_more(&mut self, now: Duration) {
+        self.executor.prepare_more(now.saturating_sub(self.at));
+    }
+
     fn outcome(&self) -> Option<Outcome> {
         self.executor.outcome()
     }
@@ -153,7 +157,7 @@ pub(super) fn run(
             return log;
         }
         if executor.has_more() {
-            executor.handle_deadline(now);
+            executor.prepare_more(now);
             continue;
         }
         let (at, item) = agenda.next(executor.deadline()).expect("an executor that has not ended waits for something");
