@@ -57,16 +57,18 @@ impl<'a> Books<'a> {
 
     /// Lets others read what was taken down, and people see it.
     pub(super) fn write(&mut self) -> io::Result<()> {
-        self.due = None;
-        on_displays(&mut self.reporters, Reporter::flush);
-        self.journal.as_mut().map_or(Ok(()), Journal::write)
+        self.catch_up(Journal::write)
     }
 
     /// The same, and what was taken down is on disk as well.
     pub(super) fn sync(&mut self) -> io::Result<()> {
+        self.catch_up(Journal::sync)
+    }
+
+    fn catch_up(&mut self, keep: impl FnOnce(&mut Journal) -> io::Result<()>) -> io::Result<()> {
         self.due = None;
         on_displays(&mut self.reporters, Reporter::flush);
-        self.journal.as_mut().map_or(Ok(()), Journal::sync)
+        self.journal.as_mut().map_or(Ok(()), keep)
     }
 
     /// Goes on without a record.

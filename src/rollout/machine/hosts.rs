@@ -139,10 +139,10 @@ impl Machine {
 
     /// A request came to its end: it is asked again, or the host is final.
     fn ended(&mut self, now: Duration, index: usize, outcome: HostOutcome, response: Option<Arc<Response>>) {
-        self.cancel_timer(index);
         if !self.may_retry(index, outcome, response.as_deref()) {
             return self.settle(now, index, outcome, response);
         }
+        self.cancel_timer(index);
         let delay = self.wave().limits.retry_delay;
         let host = self.host_mut(index);
         host.spent_ids += u32::from(outcome == HostOutcome::Rejected);
