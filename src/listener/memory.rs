@@ -160,7 +160,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::listener::run::tests::spec;
+    use crate::listener::run::tests::{give_back, spec};
     use crate::protocol::Status;
 
     fn conclude(memory: &mut Memory, key: &str, second: i64) {
@@ -175,6 +175,10 @@ mod tests {
         memory.ended(dir);
     }
 
+    fn close(Memory { _lock: lock, .. }: Memory) {
+        give_back(&lock);
+    }
+
     #[test]
     fn ended_runs_are_recalled_in_order_and_the_old_ones_forgotten() {
         let folder = tempfile::tempdir().unwrap();
@@ -182,7 +186,7 @@ mod tests {
         for number in 0..FINALS + 5 {
             conclude(&mut memory, &format!("r-{number}"), i64::try_from(number).unwrap());
         }
-        drop(memory);
+        close(memory);
         let (memory, recalled) = Memory::open(folder.path()).unwrap();
         let keys: Vec<&str> = recalled.finals.iter().map(|(spec, _)| spec.key.as_str()).collect();
         assert_eq!((keys.len(), keys[0], keys[FINALS - 1]), (FINALS, "r-5", "r-204"));
@@ -205,7 +209,7 @@ mod tests {
         fs::write(torn.path().join("request.json"), r#"{"key":"to"#).unwrap();
         fs::create_dir(memory.runs.join("foreign")).unwrap();
         fs::write(memory.runs.join("README"), "hello").unwrap();
-        drop(memory);
+        close(memory);
 
         let (memory, recalled) = Memory::open(folder.path()).unwrap();
         assert_eq!(recalled.finals.len(), 1);

@@ -78,8 +78,10 @@ pub(super) fn begin(launcher: &Launcher, dir: &RunDir, spec: &Spec) -> Result<Wa
 
 /// Whether a run from before is over, as far as that can be told at once.
 pub(super) fn over(dir: &RunDir, spec: &Spec, boot_id: Option<&str>) -> Option<Over> {
-    let lost = || dir.lock().ok().filter(|_| loss::rebooted(spec, boot_id)).map(|lock| Over { _lock: Some(lock) });
-    ended(dir).or_else(lost)
+    ended(dir).or_else(|| {
+        let lock = loss::rebooted(spec, boot_id).then(|| dir.lock().ok()).flatten()?;
+        Some(Over { _lock: Some(lock) })
+    })
 }
 
 /// Whether someone has said that the run ended. Then nobody is waited for who still has the lock: that may be a process
@@ -192,12 +194,12 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::listener::run::tests::spec;
+    use crate::listener::run::tests::{give_back, spec};
 
     fn run() -> (tempfile::TempDir, RunDir) {
         let folder = tempfile::tempdir().unwrap();
         let dir = RunDir::new(folder.path().join("run"));
-        drop(dir.create(&spec("r-1")).unwrap());
+        give_back(&dir.create(&spec("r-1")).unwrap());
         (folder, dir)
     }
 
