@@ -1,8 +1,8 @@
 //! One request to one subject, whoever listens there: what `deploy` does.
 //!
-//! Who is meant is not settled before the request, as it is in a plan: the roll call goes out beside it, and every host
-//! that answers it for this subject, or answers the request, is expected to come to an end. A subject that names one
-//! host needs no roll call, unless that host is silent.
+//! Who is meant is not settled before the request, as it is in a plan: the roll is called once the first crowd of answers
+//! has passed, and every host that answers it for this subject, or answers the request, is expected to come to an end. A
+//! subject that names one host needs no roll call, unless that host is silent.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -19,8 +19,15 @@ use super::{Dispatch, Effect, Executor, Input};
 use crate::places::Places;
 use crate::protocol::{Action, HostName, HostReport, Replies, Request, RequestId, Response, Subject, Target};
 
-/// How long a single named host may be silent before it is asked whether it is there at all.
+/// How long there may be silence before it is asked who is there at all.
 const SILENCE: Duration = Duration::from_millis(500);
+
+/// The roll of a group is called when no member has answered the request for this long: each of them would have two things
+/// to do at once, and the answers to the request are those that somebody waits for.
+const QUIET: Duration = Duration::from_millis(50);
+
+/// The longest that answers put the roll call off.
+const PUT_OFF: Duration = Duration::from_secs(1);
 
 /// The only wave there is.
 const WAVE: WaveIndex = WaveIndex(0);
@@ -89,7 +96,7 @@ enum Address {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Roll {
-    /// It is called if there is still silence then.
+    /// It is called then: to a group in any case, for a named host if that is still silent.
     CalledAt(Duration),
     Calling,
     Over,
@@ -140,12 +147,9 @@ impl Broadcast {
         self.report(now, EventKind::Dispatched { host: named.clone(), request: self.request.clone(), attempt: 1 });
         let dispatch = self.dispatch(now, self.order.subject.clone());
         self.effects.push_back(Effect::Send(dispatch));
-        match named {
-            Some(host) => {
-                let place = self.place(&host);
-                self.join(now, place);
-            }
-            None => self.call_roll(),
+        if let Some(host) = named {
+            let place = self.place(&host);
+            self.join(now, place);
         }
     }
 
@@ -201,6 +205,11 @@ impl Broadcast {
         {
             let place = self.place(&named.clone());
             return self.anomaly(now, place, anomaly);
+        }
+        if let Roll::CalledAt(at) = &mut self.roll
+            && self.named.is_none()
+        {
+            *at = (now + QUIET).min(PUT_OFF);
         }
         let place = self.place(&response.hostname);
         self.join(now, place);
@@ -359,6 +368,14 @@ impl Broadcast {
         self.hosts.iter().any(Host::is_silent)
     }
 
+    /// When the roll is to be called.
+    fn roll_due(&self) -> Option<Duration> {
+        match self.roll {
+            Roll::CalledAt(at) if self.named.is_none() || self.is_silent() => Some(at),
+            Roll::CalledAt(_) | Roll::Calling | Roll::Over => None,
+        }
+    }
+
     /// The places of the hosts in flight.
     fn in_flight(&self) -> Vec<usize> {
         let hosts = self.hosts.iter().enumerate();
@@ -418,9 +435,7 @@ impl Executor for Broadcast {
             Input::Response { request, response } if request == self.request => self.respond(now, response),
             // While the bus is away nothing is published, and nothing that was not heard means anything.
             Input::NoResponders { .. } | Input::RollCallOver | Input::AnswersLost if self.down_since.is_some() => {}
-            Input::NoResponders { request }
-                if request == self.request && self.named.is_some() && matches!(self.roll, Roll::CalledAt(_)) =>
-            {
+            Input::NoResponders { request } if request == self.request && matches!(self.roll, Roll::CalledAt(_)) => {
                 self.call_roll();
             }
             Input::Present(report) => self.presence(now, *report),
@@ -452,7 +467,7 @@ impl Executor for Broadcast {
             }
             self.roll = Roll::Over;
         } else {
-            if matches!(self.roll, Roll::CalledAt(at) if now >= at) && self.is_silent() {
+            if self.roll_due().is_some_and(|due| now >= due) {
                 self.call_roll();
             }
             while let Some((_, place)) = self.timers.first().copied().filter(|(due, _)| *due <= now) {
@@ -473,11 +488,7 @@ impl Executor for Broadcast {
         if let Some(since) = self.down_since {
             return Some(since + self.order.timeout);
         }
-        let roll = match self.roll {
-            Roll::CalledAt(at) if self.is_silent() => Some(at),
-            Roll::CalledAt(_) | Roll::Calling | Roll::Over => None,
-        };
-        roll.into_iter().chain(self.timers.first().map(|(due, _)| *due)).min()
+        self.roll_due().into_iter().chain(self.timers.first().map(|(due, _)| *due)).min()
     }
 
     fn poll_effect(&mut self) -> Option<Effect> {

@@ -151,110 +151,118 @@ fn another_host_cannot_answer_for_the_named_one() {
 #[test]
 fn a_group_completes_when_all_who_are_there_do() {
     let mut drive = Drive::deploy(to("deploy.prod.all"));
-    drive.is_present(0.1, member("a")).is_present(0.1, member("b")).is_present(0.2, loner("c"));
-    drive.says(0.3, "a", Completed).says(0.4, "b", Started).at(2.0, Input::RollCallOver);
+    drive.says(0.1, "a", Started).silence_until(0.15);
+    drive.is_present(0.2, member("a")).is_present(0.2, member("b")).is_present(0.2, loner("c"));
+    drive.says(0.3, "a", Completed).says(0.4, "b", Started).at(2.15, Input::RollCallOver);
     drive.says(3.0, "b", Completed);
     insta::assert_snapshot!(drive.transcript(), @r"
-      0s sunday begins
-      0s wave 1 started
-      0s dispatched to all: r1
-      0s -> deploy.prod.all: r1 switch until 135s
-      0s -> call the roll
-    0.1s       < a is there
-    0.1s a joined
-    0.1s       < b is there
-    0.1s b joined
-    0.2s       < c is there
-    0.3s       < r1: a completed
-    0.3s a COMPLETED
-    0.4s       < r1: b started
-    0.4s b started, None
-      2s       < the roll call is over
-      3s       < r1: b completed
-      3s b COMPLETED
-      3s wave 1 succeeded
-      3s the rollout Succeeded
+       0s sunday begins
+       0s wave 1 started
+       0s dispatched to all: r1
+       0s -> deploy.prod.all: r1 switch until 135s
+     0.1s       < r1: a started
+     0.1s a joined
+     0.1s a started, None
+    0.15s       < deadline
+    0.15s -> call the roll
+     0.2s       < a is there
+     0.2s       < b is there
+     0.2s b joined
+     0.2s       < c is there
+     0.3s       < r1: a completed
+     0.3s a COMPLETED
+     0.4s       < r1: b started
+     0.4s b started, None
+    2.15s       < the roll call is over
+       3s       < r1: b completed
+       3s b COMPLETED
+       3s wave 1 succeeded
+       3s the rollout Succeeded
     ");
 }
 
 #[test]
 fn a_member_that_answers_the_roll_call_only_has_failed() {
     let mut drive = Drive::deploy(to("deploy.prod.all"));
-    drive.is_present(0.1, member("a")).is_present(0.1, member("b")).says(0.3, "a", Completed);
-    drive.at(2.0, Input::RollCallOver);
+    drive.says(0.1, "a", Completed).silence_until(0.15);
+    drive.is_present(0.2, member("a")).is_present(0.2, member("b")).at(2.15, Input::RollCallOver);
     insta::assert_snapshot!(drive.transcript(), @r"
-      0s sunday begins
-      0s wave 1 started
-      0s dispatched to all: r1
-      0s -> deploy.prod.all: r1 switch until 135s
-      0s -> call the roll
-    0.1s       < a is there
-    0.1s a joined
-    0.1s       < b is there
-    0.1s b joined
-    0.3s       < r1: a completed
-    0.3s a COMPLETED
-      2s       < the roll call is over
-     15s       < deadline
-     15s b UNREACHABLE
-     15s wave 1 failed: 1 failed, 0 may
-     15s the rollout Failed
+       0s sunday begins
+       0s wave 1 started
+       0s dispatched to all: r1
+       0s -> deploy.prod.all: r1 switch until 135s
+     0.1s       < r1: a completed
+     0.1s a joined
+     0.1s a COMPLETED
+    0.15s       < deadline
+    0.15s -> call the roll
+     0.2s       < a is there
+     0.2s       < b is there
+     0.2s b joined
+    2.15s       < the roll call is over
+      15s       < deadline
+      15s b UNREACHABLE
+      15s wave 1 failed: 1 failed, 0 may
+      15s the rollout Failed
     ");
 }
 
 #[test]
 fn a_member_that_fails_is_not_hidden_by_those_that_complete() {
     let mut drive = Drive::deploy(to("deploy.prod.all"));
-    drive.says(0.1, "a", Failed).says(0.2, "b", Completed).at(2.0, Input::RollCallOver);
+    drive.says(0.1, "a", Failed).says(0.2, "b", Completed).at(2.15, Input::RollCallOver);
     insta::assert_snapshot!(drive.transcript(), @r"
-      0s sunday begins
-      0s wave 1 started
-      0s dispatched to all: r1
-      0s -> deploy.prod.all: r1 switch until 135s
-      0s -> call the roll
-    0.1s       < r1: a failed
-    0.1s a joined
-    0.1s a FAILED
-    0.2s       < r1: b completed
-    0.2s b joined
-    0.2s b COMPLETED
-      2s       < the roll call is over
-      2s wave 1 failed: 1 failed, 0 may
-      2s the rollout Failed
+       0s sunday begins
+       0s wave 1 started
+       0s dispatched to all: r1
+       0s -> deploy.prod.all: r1 switch until 135s
+     0.1s       < r1: a failed
+     0.1s a joined
+     0.1s a FAILED
+    0.15s       < deadline
+    0.15s -> call the roll
+     0.2s       < r1: b completed
+     0.2s b joined
+     0.2s b COMPLETED
+    2.15s       < the roll call is over
+    2.15s wave 1 failed: 1 failed, 0 may
+    2.15s the rollout Failed
     ");
 }
 
 #[test]
 fn nobody_there_is_a_failure() {
     let mut drive = Drive::deploy(to("deploy.prod.all"));
-    drive.is_present(0.1, loner("c")).at(2.0, Input::RollCallOver);
+    drive.silence_until(0.5).is_present(0.6, loner("c")).at(2.5, Input::RollCallOver);
     insta::assert_snapshot!(drive.transcript(), @r"
       0s sunday begins
       0s wave 1 started
       0s dispatched to all: r1
       0s -> deploy.prod.all: r1 switch until 135s
-      0s -> call the roll
-    0.1s       < c is there
-      2s       < the roll call is over
-      2s wave 1 failed: 0 completed, 1 must
-      2s the rollout Failed
+    0.5s       < deadline
+    0.5s -> call the roll
+    0.6s       < c is there
+    2.5s       < the roll call is over
+    2.5s wave 1 failed: 0 completed, 1 must
+    2.5s the rollout Failed
     ");
 }
 
 #[test]
 fn a_late_joiner_is_waited_for() {
     let mut drive = Drive::deploy(to("deploy.prod.all"));
-    drive.is_present(0.1, member("a")).at(2.0, Input::RollCallOver);
+    drive.silence_until(0.5).is_present(0.6, member("a")).at(2.5, Input::RollCallOver);
     drive.says(3.0, "late", Started).says(4.0, "a", Completed).says(50.0, "late", Failed);
     insta::assert_snapshot!(drive.transcript(), @r"
       0s sunday begins
       0s wave 1 started
       0s dispatched to all: r1
       0s -> deploy.prod.all: r1 switch until 135s
-      0s -> call the roll
-    0.1s       < a is there
-    0.1s a joined
-      2s       < the roll call is over
+    0.5s       < deadline
+    0.5s -> call the roll
+    0.6s       < a is there
+    0.6s a joined
+    2.5s       < the roll call is over
       3s       < r1: late started
       3s late joined
       3s late started, None
@@ -270,19 +278,20 @@ fn a_late_joiner_is_waited_for() {
 #[test]
 fn the_first_interrupt_waits_and_the_second_leaves() {
     let mut drive = Drive::deploy(to("deploy.prod.all"));
-    drive.is_present(0.1, member("a")).at(2.0, Input::RollCallOver).says(2.1, "a", Started);
+    drive.silence_until(0.5).is_present(0.6, member("a")).at(2.5, Input::RollCallOver).says(2.6, "a", Started);
     drive.at(3.0, Input::Interrupt(Interrupt::Drain)).at(4.0, Input::Interrupt(Interrupt::Abort));
     insta::assert_snapshot!(drive.transcript(), @r"
       0s sunday begins
       0s wave 1 started
       0s dispatched to all: r1
       0s -> deploy.prod.all: r1 switch until 135s
-      0s -> call the roll
-    0.1s       < a is there
-    0.1s a joined
-      2s       < the roll call is over
-    2.1s       < r1: a started
-    2.1s a started, None
+    0.5s       < deadline
+    0.5s -> call the roll
+    0.6s       < a is there
+    0.6s a joined
+    2.5s       < the roll call is over
+    2.6s       < r1: a started
+    2.6s a started, None
       3s       < interrupt: Drain
       3s interrupted: Drain
       4s       < interrupt: Abort
@@ -295,7 +304,7 @@ fn the_first_interrupt_waits_and_the_second_leaves() {
 #[test]
 fn after_an_outage_each_host_is_asked_on_its_own_subject() {
     let mut drive = Drive::deploy(to("deploy.prod.all"));
-    drive.is_present(0.1, member("a")).is_present(0.1, member("b")).at(2.0, Input::RollCallOver);
+    drive.silence_until(0.5).is_present(0.6, member("a")).is_present(0.6, member("b")).at(2.5, Input::RollCallOver);
     drive.says(3.0, "a", Started).says(3.0, "b", Completed);
     drive.at(4.0, Input::Connection(Connection::Down)).at(5.0, Input::AnswersLost);
     drive.at(40.0, Input::Connection(Connection::Up)).says(40.1, "a", Completed);
@@ -304,12 +313,13 @@ fn after_an_outage_each_host_is_asked_on_its_own_subject() {
        0s wave 1 started
        0s dispatched to all: r1
        0s -> deploy.prod.all: r1 switch until 135s
-       0s -> call the roll
-     0.1s       < a is there
-     0.1s a joined
-     0.1s       < b is there
-     0.1s b joined
-       2s       < the roll call is over
+     0.5s       < deadline
+     0.5s -> call the roll
+     0.6s       < a is there
+     0.6s a joined
+     0.6s       < b is there
+     0.6s b joined
+     2.5s       < the roll call is over
        3s       < r1: a started
        3s a started, None
        3s       < r1: b completed
@@ -330,7 +340,7 @@ fn after_an_outage_each_host_is_asked_on_its_own_subject() {
 #[test]
 fn a_roll_call_that_an_outage_cut_short_is_called_again() {
     let mut drive = Drive::deploy(to("deploy.prod.all"));
-    drive.at(0.1, Input::Connection(Connection::Down)).at(2.0, Input::RollCallOver);
+    drive.silence_until(0.5).at(0.6, Input::Connection(Connection::Down)).at(2.5, Input::RollCallOver);
     drive.at(30.0, Input::Connection(Connection::Up)).is_present(30.1, member("a")).at(32.0, Input::RollCallOver);
     drive.says(33.0, "a", Completed);
     insta::assert_snapshot!(drive.transcript(), @r"
@@ -338,10 +348,11 @@ fn a_roll_call_that_an_outage_cut_short_is_called_again() {
        0s wave 1 started
        0s dispatched to all: r1
        0s -> deploy.prod.all: r1 switch until 135s
-       0s -> call the roll
-     0.1s       < connection Down
-     0.1s connection Down
-       2s       < the roll call is over
+     0.5s       < deadline
+     0.5s -> call the roll
+     0.6s       < connection Down
+     0.6s connection Down
+     2.5s       < the roll call is over
       30s       < connection Up
       30s connection Up
       30s -> call the roll
@@ -352,6 +363,60 @@ fn a_roll_call_that_an_outage_cut_short_is_called_again() {
       33s a COMPLETED
       33s wave 1 succeeded
       33s the rollout Succeeded
+    ");
+}
+
+#[test]
+fn a_roll_call_that_was_due_during_an_outage_follows_it() {
+    let mut drive = Drive::deploy(to("deploy.prod.all"));
+    drive.at(0.1, Input::Connection(Connection::Down)).at(30.0, Input::Connection(Connection::Up));
+    drive.is_present(30.1, member("a")).says(31.0, "a", Completed).at(32.0, Input::RollCallOver);
+    insta::assert_snapshot!(drive.transcript(), @r"
+       0s sunday begins
+       0s wave 1 started
+       0s dispatched to all: r1
+       0s -> deploy.prod.all: r1 switch until 135s
+     0.1s       < connection Down
+     0.1s connection Down
+      30s       < connection Up
+      30s connection Up
+      30s       < deadline
+      30s -> call the roll
+    30.1s       < a is there
+    30.1s a joined
+      31s       < r1: a completed
+      31s a COMPLETED
+      32s       < the roll call is over
+      32s wave 1 succeeded
+      32s the rollout Succeeded
+    ");
+}
+
+#[test]
+fn answers_put_the_roll_call_off_but_not_for_long() {
+    let mut drive = Drive::deploy(to("deploy.prod.all"));
+    for seconds in [0.4, 0.44, 0.48, 0.52, 0.56, 0.6, 0.64, 0.68, 0.72, 0.76, 0.8, 0.84, 0.88, 0.92, 0.96, 0.99, 1.01] {
+        drive.says(seconds, &format!("after-{}ms", seconds * 1e3), Completed);
+    }
+    let transcript = drive.at(3.0, Input::RollCallOver).transcript();
+    let calls = transcript.lines().filter(|line| line.ends_with("call the roll")).map(str::trim);
+    assert_eq!(calls.collect::<Vec<_>>(), ["1s -> call the roll"]);
+}
+
+#[test]
+fn the_roll_of_a_group_that_nobody_is_subscribed_to_is_called_at_once() {
+    let mut drive = Drive::deploy(to("deploy.prod.all"));
+    drive.is_absent(0.001, "anyone").at(2.001, Input::RollCallOver);
+    insta::assert_snapshot!(drive.transcript(), @r"
+        0s sunday begins
+        0s wave 1 started
+        0s dispatched to all: r1
+        0s -> deploy.prod.all: r1 switch until 135s
+    0.001s       < r1: 503, nobody is there
+    0.001s -> call the roll
+    2.001s       < the roll call is over
+    2.001s wave 1 failed: 0 completed, 1 must
+    2.001s the rollout Failed
     ");
 }
 
