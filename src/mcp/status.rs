@@ -262,10 +262,7 @@ impl Host {
             message: response.filter(|_| is_failure).map(|response| complaint(&response.message, &response.log_tail)),
             duration_s: took.filter(|_| is_final),
             revision: response.and_then(|response| response.revision.as_ref()).map(ToString::to_string),
-            previous_revision: response
-                .and_then(|response| response.previous_revision.as_ref())
-                .or(host.before.as_ref())
-                .map(ToString::to_string),
+            previous_revision: host.ran_before(rollout).map(ToString::to_string),
             generation: response.and_then(|response| response.generation),
             reboot_required: response.and_then(|response| response.reboot_required),
         }

@@ -18,8 +18,8 @@ use thiserror::Error;
 use crate::protocol::RolloutId;
 use crate::rollout::{Event, EventKind, EventWriter, Rollout, Summary};
 
-/// How much of the room for lines is kept for the next, in bytes.
-const KEPT: usize = 64 * 1024;
+/// How much is recorded before it is written without being asked to, in bytes. More room than that is not kept.
+const FULL: usize = 64 * 1024;
 
 /// How much may be written before it is synced, in bytes.
 const MAX_UNSYNCED: usize = 256 * 1024;
@@ -245,7 +245,7 @@ impl Journal {
             self.writer.write(event, &mut self.lines)?;
             self.lines.push(b'\n');
         }
-        Ok(())
+        if self.lines.len() < FULL { Ok(()) } else { self.write() }
     }
 
     /// Writes what was recorded, which others can read from here on. When that has come to much, it is synced as well, so that
@@ -256,7 +256,7 @@ impl Journal {
             self.file.write_all(&self.lines)?;
             self.lines.clear();
             // The plan of a large fleet is longer than all that comes after it at once.
-            self.lines.shrink_to(KEPT);
+            self.lines.shrink_to(FULL);
         }
         if self.unsynced > MAX_UNSYNCED { self.put_on_disk() } else { Ok(()) }
     }

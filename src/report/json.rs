@@ -25,12 +25,11 @@ impl<W: Write> Json<W> {
 
 impl<W: Write> Reporter for Json<W> {
     fn event(&mut self, event: &Event, _: &Summary) -> io::Result<()> {
-        match event.kind {
-            EventKind::Begun(_) => self.out.collect(&serde_json::to_vec(&without_secret(event)?)?),
-            _ => self.writer.write(event, self.out.waiting())?,
-        }
-        self.out.collect(b"\n");
-        Ok(())
+        let Self { out, writer } = self;
+        out.line(|line| match event.kind {
+            EventKind::Begun(_) => Ok(serde_json::to_writer(line, &without_secret(event)?)?),
+            _ => Ok(writer.write(event, line)?),
+        })
     }
 
     fn tick(&mut self, _: Timestamp, _: &Summary) -> io::Result<()> {

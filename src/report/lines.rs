@@ -38,9 +38,8 @@ impl<W: Write> Lines<W> {
         Self { out: Pipe::new(out), style, memory: Memory::default(), told: Vec::new() }
     }
 
-    fn write(&mut self, line: &Line) {
-        self.out.collect(line.in_style(self.style).as_bytes());
-        self.out.collect(b"\n");
+    fn write(&mut self, line: &Line) -> io::Result<()> {
+        self.out.line(|out| out.write_all(line.in_style(self.style).as_bytes()))
     }
 
     /// Whether an event is not just a host that repeats what it is at.
@@ -86,10 +85,7 @@ impl<W: Write> Reporter for Lines<W> {
         let Some(page) = Page::new(summary, self.memory).filter(|_| self.is_news(event, summary)) else {
             return Ok(());
         };
-        if let Some(line) = page.event(event) {
-            self.write(&line);
-        }
-        Ok(())
+        page.event(event).map_or(Ok(()), |line| self.write(&line))
     }
 
     fn tick(&mut self, now: Timestamp, summary: &Summary) -> io::Result<()> {
@@ -98,7 +94,7 @@ impl<W: Write> Reporter for Lines<W> {
         };
         for (place, host) in summary.hosts.iter().enumerate() {
             if words::moves(host) && self.is_due(place, now) {
-                self.write(&page.host_now(host, now));
+                self.write(&page.host_now(host, now))?;
             }
         }
         Ok(())

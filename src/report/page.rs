@@ -266,7 +266,7 @@ impl<'a> Page<'a> {
     pub(super) fn host_now(&self, host: &HostView, now: Timestamp) -> Line {
         let (symbol, detail) = match host.state {
             HostState::Final(_) if let Some(back) = &host.returning => {
-                (back.outcome.map_or(Symbol::UnderWay, symbol), words::way_back(host, back))
+                (back.outcome.map_or(Symbol::UnderWay, symbol), words::way_back(host, back, self.rollout))
             }
             HostState::Pending => (Symbol::Waits, String::new()),
             HostState::Waiting(outcome) => (Symbol::Waits, format!("{outcome}, to be asked again")),

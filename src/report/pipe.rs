@@ -2,8 +2,8 @@
 
 use std::io::{self, Write};
 
-/// How much room is kept for what comes next, in bytes.
-const KEPT: usize = 64 * 1024;
+/// How much is taken before it is written without being asked to, in bytes. More room than that is not kept.
+const FULL: usize = 64 * 1024;
 
 /// A writer whose reader may leave. One that has left, as `head` does, has seen what it wanted to: that is no error, and
 /// nothing more is written.
@@ -19,19 +19,16 @@ impl<W: Write> Pipe<W> {
         Self { writer: Some(writer), waiting: Vec::new() }
     }
 
-    /// What is to be written with the next flush; whole lines are added to it.
-    pub(super) fn waiting(&mut self) -> &mut Vec<u8> {
-        &mut self.waiting
-    }
-
-    /// Takes whole lines, to be written together with others.
-    pub(super) fn collect(&mut self, lines: &[u8]) {
-        self.waiting.extend_from_slice(lines);
+    /// Takes a line, to be written together with others.
+    pub(super) fn line(&mut self, write: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> io::Result<()> {
+        write(&mut self.waiting)?;
+        self.waiting.push(b'\n');
+        if self.waiting.len() < FULL { Ok(()) } else { self.flush() }
     }
 
     /// Writes whole lines, so that they can be seen at once.
     pub(super) fn write(&mut self, lines: &[u8]) -> io::Result<()> {
-        self.collect(lines);
+        self.waiting.extend_from_slice(lines);
         self.flush()
     }
 
@@ -43,7 +40,7 @@ impl<W: Write> Pipe<W> {
         };
         let written = writer.write_all(&self.waiting).and_then(|()| writer.flush());
         self.waiting.clear();
-        self.waiting.shrink_to(KEPT);
+        self.waiting.shrink_to(FULL);
         match written {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
                 self.writer = None;

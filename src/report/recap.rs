@@ -192,13 +192,17 @@ impl Recap<'_> {
         let took = host.sent_at.zip(until).map(|(sent_at, until)| Took::between(sent_at, until));
         let detail = match host.state {
             HostState::Final(HostOutcome::Completed) => match &host.returning {
-                Some(back) if back.outcome.is_some() => words::way_back(host, back),
+                Some(back) if back.outcome.is_some() => words::way_back(host, back, self.rollout),
                 Some(_) => "left while it returns to what ran before".to_owned(),
                 None => "did NOT return: it was not asked to".to_owned(),
             },
             HostState::Final(outcome) => {
                 let said = words::outcome(host, outcome, self.rollout);
-                [Some(said), words::standing(host, outcome)].into_iter().flatten().collect::<Vec<_>>().join("   ")
+                [Some(said), words::standing(host, outcome, self.rollout)]
+                    .into_iter()
+                    .flatten()
+                    .collect::<Vec<_>>()
+                    .join("   ")
             }
             _ => "left in flight: it goes on by itself".to_owned(),
         };

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::format::{Row, Took, count, first_line, safe, shorten};
 use crate::plan::FrozenPlan;
-use crate::protocol::{Action, Commit, ErrorCode, HostName, Response};
+use crate::protocol::{Action, ErrorCode, HostName, Response};
 use crate::rollout::summary::{Counts, HostState, HostView, ReturnView};
 use crate::rollout::{Anomaly, Cause, HostOutcome, Rollout, SkipCause, Summary, WaveIndex};
 
@@ -98,10 +98,10 @@ pub(super) fn doing(host: &HostView) -> &'static str {
 }
 
 /// What there is to say of a host that went back because its wave failed.
-pub(super) fn way_back(host: &HostView, back: &ReturnView) -> String {
+pub(super) fn way_back(host: &HostView, back: &ReturnView, rollout: &Rollout) -> String {
     match back.outcome {
         None => "its wave has failed".to_owned(),
-        Some(HostOutcome::Completed) => returned_to(host),
+        Some(HostOutcome::Completed) => returned_to(host, rollout),
         Some(HostOutcome::Failed | HostOutcome::Rejected) => {
             let reason = back.response.as_deref().map(reason).filter(|reason| !reason.is_empty());
             format!("could NOT return: {}", reason.unwrap_or_else(|| "it does not say why".to_owned()))
@@ -111,15 +111,15 @@ pub(super) fn way_back(host: &HostView, back: &ReturnView) -> String {
     }
 }
 
-fn returned_to(host: &HostView) -> String {
-    let before = before(host).map(|commit| format!(" ({})", commit.short()));
+fn returned_to(host: &HostView, rollout: &Rollout) -> String {
+    let before = host.ran_before(rollout).map(|commit| format!(" ({})", commit.short()));
     format!("{RETURNED}{}", before.unwrap_or_default())
 }
 
 /// What a host that failed says of its return, if it was to return.
-fn rolled_back(host: &HostView) -> Option<String> {
+fn rolled_back(host: &HostView, rollout: &Rollout) -> Option<String> {
     let returned = host.response.as_deref()?.rolled_back?;
-    Some(if returned { returned_to(host) } else { "could NOT return to what ran before".to_owned() })
+    Some(if returned { returned_to(host, rollout) } else { "could NOT return to what ran before".to_owned() })
 }
 
 /// What there is to say of a host that is final.
@@ -130,7 +130,7 @@ pub(super) fn outcome(host: &HostView, outcome: HostOutcome, rollout: &Rollout) 
             let reason = host.response.as_deref().map(reason).filter(|reason| !reason.is_empty());
             // The listener may have said so itself.
             let is_said = reason.as_deref().is_some_and(|reason| reason.contains(RETURNED));
-            let returned = rolled_back(host).filter(|_| !is_said);
+            let returned = rolled_back(host, rollout).filter(|_| !is_said);
             reason.into_iter().chain(returned).collect::<Vec<_>>().join("; ")
         }
         HostOutcome::Unreachable if host.spent_ids > 0 => "it answered before, and fell silent".to_owned(),
@@ -154,7 +154,7 @@ fn change(host: &HostView, rollout: &Rollout) -> String {
     let action = rollout.plan.waves.get(host.wave.0).map(|wave| wave.action);
     let pinned = rollout.revision.commit();
     let after = response.and_then(|response| response.revision.as_ref()).or(pinned.as_ref());
-    let change = before(host).zip(after).filter(|_| action != Some(Action::DryActivate));
+    let change = host.ran_before(rollout).zip(after).filter(|_| action != Some(Action::DryActivate));
     let mut said = match &change {
         Some((before, after)) if before == after => ["was on ", before.short(), " already"].concat(),
         Some((before, after)) => [before.short(), " -> ", after.short()].concat(),
@@ -175,21 +175,16 @@ fn change(host: &HostView, rollout: &Rollout) -> String {
     said
 }
 
-/// What the host ran before the request, by its own last word or by the roll call.
-fn before(host: &HostView) -> Option<&Commit> {
-    host.response.as_deref().and_then(|response| response.previous_revision.as_ref()).or(host.before.as_ref())
-}
-
 /// What a host that did not complete is known to run now, or else to have run before.
-pub(super) fn standing(host: &HostView, outcome: HostOutcome) -> Option<String> {
+pub(super) fn standing(host: &HostView, outcome: HostOutcome, rollout: &Rollout) -> Option<String> {
     use ErrorCode::{BuildFailed, InvalidRevision};
-    if rolled_back(host).is_some() {
+    if rolled_back(host, rollout).is_some() {
         return None;
     }
     let error = host.response.as_deref().and_then(|response| response.error.as_ref());
     let untouched = outcome == HostOutcome::Rejected || matches!(error, Some(BuildFailed | InvalidRevision));
     let word = if untouched { "still" } else { "was" };
-    before(host).map(|commit| format!("({word} on {})", commit.short()))
+    host.ran_before(rollout).map(|commit| format!("({word} on {})", commit.short()))
 }
 
 /// Why a host failed or refused, in its own words. That it failed is said beside it, so `build_failed` is `build` here.

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use super::event::{
     Anomaly, Cause, Connection, Event, EventKind, HostOutcome, Interrupt, Outcome, Rollout, WaveIndex, WaveVerdict,
 };
-use super::host::{Flight, MAX_ANOMALIES, Patience, Progress, after_final, impostor};
+use super::host::{Flight, MAX_ANOMALIES, Patience, Progress, after_final, impostor, keep};
 use super::machine::CLOCK_DIFFERENCE;
 use super::{Dispatch, Effect, Executor, Input};
 use crate::places::Places;
@@ -24,7 +24,7 @@ const SILENCE: Duration = Duration::from_millis(500);
 
 /// The roll of a group is called when no member has answered the request for this long: each of them would have two things
 /// to do at once, and the answers to the request are those that somebody waits for.
-const QUIET: Duration = Duration::from_millis(50);
+const QUIET: Duration = Duration::from_millis(200);
 
 /// The longest that answers put the roll call off.
 const PUT_OFF: Duration = Duration::from_secs(1);
@@ -228,6 +228,8 @@ impl Broadcast {
         };
         let Some(progress) = Progress::of(response.status) else {
             let outcome = HostOutcome::of(response.status).unwrap_or(HostOutcome::Failed);
+            let name = host.name.clone();
+            let response = keep(response, &name, &self.request);
             return self.settle(now, place, outcome, Some(response));
         };
         let was_due = flight.due();

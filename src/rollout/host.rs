@@ -1,9 +1,10 @@
 //! The life of one host that was asked, as far as it does not depend on waves.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::event::{Anomaly, EventKind, HostOutcome};
-use crate::protocol::{HostName, Phase, Response, Status};
+use crate::protocol::{HostName, Phase, RequestId, Response, Status};
 
 /// How long after a reconnect a host is asked again that nobody seemed to be there for: its listener is reconnecting too.
 pub(super) const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -115,6 +116,15 @@ impl Progress {
 /// Whether the host waits to be told that it was heard from after its activation.
 pub(super) fn is_to_be_confirmed(response: &Response) -> bool {
     response.status == Status::Started && response.phase == Some(Phase::Confirm)
+}
+
+/// Gives a last word, which is kept, the name of its host and the id of its request that are in memory already.
+pub(super) fn keep(mut response: Arc<Response>, host: &HostName, request: &RequestId) -> Arc<Response> {
+    if let Some(own) = Arc::get_mut(&mut response) {
+        own.hostname.clone_from(host);
+        own.id = own.id.take().map(|id| if id == *request { request.clone() } else { id });
+    }
+    response
 }
 
 /// What is wrong with an answer, by the name under which it was given.

@@ -72,6 +72,8 @@ pub struct HostView {
     pub name: HostName,
     /// Its wave.
     pub wave: WaveIndex,
+    /// Which of the hosts of that wave it is.
+    pub index: usize,
     /// What it is at.
     pub state: HostState,
     /// The request that it was sent last.
@@ -84,12 +86,10 @@ pub struct HostView {
     pub sent_at: Option<Timestamp>,
     /// When it became final.
     pub ended_at: Option<Timestamp>,
-    /// What it ran when the rollout began, where it said so.
-    pub before: Option<Commit>,
     /// Its own last word, where there was one.
     pub response: Option<Arc<Response>>,
     /// How it went back to what it ran before, when it was asked to because its wave had failed.
-    pub returning: Option<ReturnView>,
+    pub returning: Option<Box<ReturnView>>,
 }
 
 /// The return of a host to what it ran before.
@@ -193,7 +193,8 @@ impl Summary {
             }
             EventKind::Returning { host, request } => {
                 if let Some(view) = self.host_mut(host) {
-                    view.returning = Some(ReturnView { request: request.clone(), outcome: None, response: None });
+                    let back = ReturnView { request: request.clone(), outcome: None, response: None };
+                    view.returning = Some(Box::new(back));
                     // It would say that it has completed what it goes back from.
                     view.spent_ids += 1;
                 }
@@ -273,25 +274,25 @@ impl Summary {
         self.hosts.reserve_exact(rollout.plan.hosts().count());
         for (index, wave) in rollout.plan.waves.iter().enumerate() {
             self.waves.push(WaveView { state: WaveState::Pending, began_at: None, ended_at: None });
-            for host in &wave.hosts {
-                self.add(host.hostname.clone(), WaveIndex(index), host.revision.clone());
+            for (place, host) in wave.hosts.iter().enumerate() {
+                self.add(host.hostname.clone(), WaveIndex(index), place);
             }
         }
         self.rollout = Some(Arc::clone(rollout));
     }
 
-    fn add(&mut self, name: HostName, wave: WaveIndex, before: Option<Commit>) {
+    fn add(&mut self, name: HostName, wave: WaveIndex, index: usize) {
         self.places.insert(name.clone(), self.hosts.len());
         self.hosts.push(HostView {
             name,
             wave,
+            index,
             state: HostState::Pending,
             request: None,
             attempts: 0,
             spent_ids: 0,
             sent_at: None,
             ended_at: None,
-            before,
             response: None,
             returning: None,
         });
@@ -332,7 +333,7 @@ impl Summary {
 
     /// A host that became known after the one request for all had been sent.
     fn join(&mut self, name: &HostName) {
-        self.add(name.clone(), WaveIndex(0), None);
+        self.add(name.clone(), WaveIndex(0), self.hosts.len());
         let sent_at = self.began_at;
         if let Some(view) = self.host_mut(name) {
             view.state = HostState::Dispatched;
@@ -373,6 +374,12 @@ impl HostView {
     /// A host that rejected or failed a request will say so again. One that was given up may still complete it.
     fn spend_id(&mut self, outcome: HostOutcome) {
         self.spent_ids += u32::from(matches!(outcome, HostOutcome::Rejected | HostOutcome::Failed));
+    }
+
+    /// What it ran before the request, by its own last word or by the roll call.
+    pub fn ran_before<'a>(&'a self, rollout: &'a Rollout) -> Option<&'a Commit> {
+        let said = self.response.as_deref().and_then(|response| response.previous_revision.as_ref());
+        said.or_else(|| rollout.plan.waves.get(self.wave.0)?.hosts.get(self.index)?.revision.as_ref())
     }
 
     /// Whether it completed and was not asked to go back from that. One that was asked and could not may run anything.

@@ -6,7 +6,9 @@ use std::time::Duration;
 use super::{CLOCK_DIFFERENCE, Link, Machine, State};
 use crate::protocol::{ErrorCode, Request, RequestId, Response};
 use crate::rollout::event::{Anomaly, Cause, EventKind, HostOutcome, SkipCause, WaveIndex};
-use crate::rollout::host::{ASK_AGAIN, Flight, MAX_ANOMALIES, Progress, after_final, impostor, is_to_be_confirmed};
+use crate::rollout::host::{
+    ASK_AGAIN, Flight, MAX_ANOMALIES, Progress, after_final, impostor, is_to_be_confirmed, keep,
+};
 use crate::rollout::{Dispatch, Effect};
 
 impl Machine {
@@ -81,10 +83,10 @@ impl Machine {
         }
         let host = self.host_mut(index);
         host.knows_ids |= response.id.is_some();
-        if host.request.as_ref() != Some(request) {
+        let Some(request) = host.request.clone().filter(|current| current == request) else {
             // The host rejected this request and was sent another since; only that one counts.
             return;
-        }
+        };
         match &host.state {
             State::Final(outcome) => {
                 if let Some(anomaly) = after_final(*outcome, response.status) {
@@ -95,7 +97,10 @@ impl Machine {
             State::Waiting { .. } | State::InFlight(_) => {
                 self.resolve(now, index, &response);
                 match HostOutcome::of(response.status) {
-                    Some(outcome) => self.ended(now, index, outcome, Some(response)),
+                    Some(outcome) => {
+                        let response = keep(response, &self.frozen(index).hostname, &request);
+                        self.ended(now, index, outcome, Some(response));
+                    }
                     None => self.progressed(now, index, &response),
                 }
             }
