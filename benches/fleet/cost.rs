@@ -33,7 +33,8 @@ pub struct Cost {
 /// parent held before the child became another program, so that parent is small.
 pub fn pay(report: &Path, program: &str, arguments: &[&str]) -> Result<()> {
     let began = Instant::now();
-    let status = Command::new(program).args(arguments).status();
+    // Outside of any clone: what git takes to tell of commits is not what is measured.
+    let status = Command::new(program).args(arguments).current_dir("/").status();
     let status = status.into_diagnostic().wrap_err_with(|| format!("cannot run {program}"))?;
     let (process, ended_at) = (began.elapsed(), clock::now());
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN).into_diagnostic()?;

@@ -30,7 +30,7 @@ use crate::rollout::{
 const TICK: Duration = Duration::from_secs(1);
 
 /// How many inputs are taken before their effects are carried out together: what they have to record shares one sync.
-const BATCH: usize = 256;
+const BATCH: usize = 64;
 
 /// A deadline that is noticed later than this means that the process was stopped or busy, and did not hear its hosts.
 const LATE: Duration = Duration::from_millis(100);

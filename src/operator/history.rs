@@ -23,7 +23,8 @@ impl History {
     pub fn of(flake: Option<&FlakeUrl>, cache: Option<&Path>) -> Self {
         let repository = flake.and_then(FlakeUrl::repository);
         let local = repository.as_deref().and_then(|repository| repository.strip_prefix("file://"));
-        let clones = std::iter::once(".").chain(local).map(Repository::around).collect();
+        let here = std::env::current_dir().ok();
+        let clones = here.as_deref().into_iter().chain(local.map(Path::new)).filter_map(Repository::around).collect();
         let server = match (flake, cache, &repository) {
             (Some(flake), Some(cache), Some(repository)) if local.is_none() => {
                 Some(Server::new(repository.clone(), cache, &flake.public()))
@@ -66,6 +67,19 @@ impl History {
 mod tests {
     use super::*;
     use crate::lookup::testing::{git, repository};
+
+    #[test]
+    fn a_repository_is_found_from_within_and_where_there_is_none_git_is_not_asked() {
+        let (folder, _) = repository();
+        let within = folder.path().join("within");
+        std::fs::create_dir(&within).unwrap();
+        assert!(Repository::around(&within).is_some());
+
+        let elsewhere = tempfile::tempdir().unwrap();
+        assert!(Repository::around(elsewhere.path()).is_none());
+        git(folder.path(), &["clone", "--quiet", "--bare", ".", elsewhere.path().to_str().unwrap()]);
+        assert!(Repository::around(&elsewhere.path().join("refs")).is_some());
+    }
 
     #[tokio::test]
     async fn a_clone_knows_subjects_and_ages() {

@@ -21,9 +21,14 @@ pub(super) struct Repository {
 }
 
 impl Repository {
-    /// The one that this folder is part of.
-    pub(super) fn around(folder: &str) -> Self {
-        Self { option: "-C", folder: folder.into() }
+    /// The one that this folder is part of, if there is one: git need not be started to say that there is none.
+    pub(super) fn around(folder: &Path) -> Option<Self> {
+        let is_one = |folder: &Path| {
+            let has = |name: &str| folder.join(name).exists();
+            has(".git") || (has("HEAD") && has("objects"))
+        };
+        let is_told = std::env::var_os("GIT_DIR").is_some();
+        (is_told || folder.ancestors().any(is_one)).then(|| Self { option: "-C", folder: folder.into() })
     }
 
     /// This very folder, which has no work tree.
