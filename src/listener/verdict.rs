@@ -254,7 +254,12 @@ fn activation_failure(action: Action, code: i32, evidence: &Evidence<'_>) -> Ver
         Some(_) | None => {
             let line = output::about_failed_units(lines).or_else(|| output::about_failed_script(lines));
             let line = line.or_else(|| output::essential(lines));
-            let message = line.map_or_else(|| format!("the activation ended with code {code}"), str::to_owned);
+            let message = match line {
+                // It says what was at hand, not what went wrong.
+                Some(line) if output::phase_of(line).is_some() => format!("ended with code {code} after: {line}"),
+                Some(line) => line.to_owned(),
+                None => format!("the activation ended with code {code}"),
+            };
             Verdict { failed_units: named, ..not_activated(message) }
         }
     }

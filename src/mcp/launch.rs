@@ -104,7 +104,7 @@ impl Server {
 pub(super) fn within_reach(access: Access, plan: &FrozenPlan) -> Result<(), ToolError> {
     let is_beyond = |tier: Tier| access == Access::Test && tier != Tier::Test;
     let beyond = plan.hosts().find(|host| {
-        let named = host.subject.target().ok().and_then(|target| target.tier());
+        let named = host.subject().target().ok().and_then(|target| target.tier());
         is_beyond(host.tier) || named.is_some_and(is_beyond)
     });
     match beyond {

@@ -153,8 +153,7 @@ pub(super) fn plan_hash(text: &str, prepared: &Prepared) -> String {
     let waves = prepared.rollout.plan.waves.iter();
     let waves: Vec<_> = waves
         .map(|wave| {
-            let hosts =
-                wave.hosts.iter().map(|host| (host.hostname.as_str(), host.tier.as_str(), host.subject.as_str()));
+            let hosts = wave.hosts.iter().map(|host| (&host.hostname, host.tier, host.subject()));
             (wave.name.as_str(), hosts.collect::<Vec<_>>())
         })
         .collect();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use crate::plan::{CONFIRM_TIMEOUT, FrozenHost, FrozenPlan, FrozenWave, Groups, Limits, Rollback};
-use crate::protocol::{Action, HostName, RequestIds, RolloutId, Target, Tier};
+use crate::protocol::{Action, RequestIds, RolloutId, Tier};
 use crate::rollout::Rollout;
 
 pub(super) const HOUR: Duration = Duration::from_hours(1);
@@ -34,9 +34,16 @@ pub(super) fn rollout(waves: &[&[&str]]) -> Arc<Rollout> {
 }
 
 fn frozen(host: &str) -> FrozenHost {
-    let hostname: HostName = host.parse().unwrap();
-    let subject = Target::Host(Tier::Test, hostname.clone()).subject();
-    FrozenHost { hostname, tier: Tier::Test, subject, present: true, knows_ids: true, can_return: true, revision: None }
+    let hostname = host.parse().unwrap();
+    FrozenHost {
+        hostname,
+        tier: Tier::Test,
+        own_subject: None,
+        present: true,
+        knows_ids: true,
+        can_return: true,
+        revision: None,
+    }
 }
 
 fn limits() -> Limits {

@@ -55,8 +55,9 @@ pub struct FrozenHost {
     pub hostname: HostName,
     /// Its tier.
     pub tier: Tier,
-    /// The subject that reaches it and no other host.
-    pub subject: Subject,
+    /// The subject that reaches it and no other host, where that is not the one of its name.
+    #[serde(rename = "subject", default, skip_serializing_if = "Option::is_none")]
+    pub own_subject: Option<Subject>,
     /// Whether it answered the roll call.
     pub present: bool,
     /// Whether its listener knows request ids, so that asking again is never deploying again.
@@ -205,6 +206,13 @@ impl FrozenPlan {
 impl Limits {
     fn longest_host(&self) -> Duration {
         self.finish_timeout() + (self.accept_timeout + self.retry_delay) * self.retries
+    }
+}
+
+impl FrozenHost {
+    /// The subject that reaches it and no other host.
+    pub fn subject(&self) -> Subject {
+        self.own_subject.clone().unwrap_or_else(|| Target::Host(self.tier, self.hostname.clone()).subject())
     }
 }
 

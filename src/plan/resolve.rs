@@ -111,9 +111,9 @@ impl<'a> Resolver<'a> {
     fn freeze(&mut self, hostname: HostName, tier: Tier, by: &At<Selector>) -> Option<FrozenHost> {
         let Some(report) = self.roster.host(&hostname) else {
             return Some(FrozenHost {
-                subject: Target::Host(tier, hostname.clone()).subject(),
                 hostname,
                 tier,
+                own_subject: None,
                 present: false,
                 knows_ids: false,
                 can_return: false,
@@ -129,10 +129,11 @@ impl<'a> Resolver<'a> {
         } else if report.tier != tier {
             self.mistakes.push(other_tier(&hostname, report.tier, by));
         }
+        let usual = Target::Host(tier, hostname.clone());
         Some(FrozenHost {
             hostname,
             tier,
-            subject,
+            own_subject: Some(subject).filter(|subject| !usual.is_spelled(subject)),
             present: true,
             knows_ids: report.knows_ids(),
             can_return: report.has(&Feature::Rollback),

@@ -9,7 +9,7 @@ mod schema;
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme};
 
 use super::{Finding, FrozenPlan, Plan, PlanMistakes, Roster};
-use crate::protocol::{HostReport, Target};
+use crate::protocol::HostReport;
 
 /// The only alias of these tests.
 fn aliases(variable: &str) -> Option<String> {
@@ -79,9 +79,8 @@ fn demo_roster() -> Roster {
 fn waves(frozen: &FrozenPlan) -> String {
     let told = frozen.waves.iter().map(|wave| {
         let hosts = wave.hosts.iter().map(|host| {
-            let usual = Target::Host(host.tier, host.hostname.clone()).subject();
             let absent = if host.present { "" } else { "?" };
-            let subject = if host.subject == usual { String::new() } else { format!(" ({})", host.subject) };
+            let subject = host.own_subject.as_ref().map(|subject| format!(" ({subject})")).unwrap_or_default();
             format!(" {}{absent}{subject}", host.hostname)
         });
         format!("{}:{} at once {}\n", wave.name, hosts.collect::<String>(), wave.limits.max_parallel)

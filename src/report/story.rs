@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::{Lines, Reporter, Style, recap};
 use crate::plan::{CONFIRM_TIMEOUT, FrozenHost, FrozenPlan, FrozenWave, Groups, Limits, Rollback};
 use crate::protocol::{
-    Action, Commit, ErrorCode, HostName, Phase, RequestId, RequestIds, Response, RolloutId, Status, Target, Tier,
+    Action, Commit, ErrorCode, HostName, Phase, RequestId, RequestIds, Response, RolloutId, Status, Tier,
 };
 use crate::rollout::{Event, EventKind, HostOutcome, Outcome, Rollout, SkipCause, Summary, WaveIndex, WaveVerdict};
 
@@ -38,19 +38,14 @@ pub(super) fn start() -> Timestamp {
 
 /// A wave with these hosts, all of them present on the old commit.
 pub(super) fn wave(name: &str, hosts: &[&str]) -> FrozenWave {
-    let host = |host: &&str| {
-        let hostname: HostName = host.parse().unwrap();
-        let tier = if host.starts_with("test") { Tier::Test } else { Tier::Prod };
-        let subject = Target::Host(tier, hostname.clone()).subject();
-        FrozenHost {
-            hostname,
-            tier,
-            subject,
-            present: true,
-            knows_ids: true,
-            can_return: true,
-            revision: Some(commit(OLD)),
-        }
+    let host = |host: &&str| FrozenHost {
+        hostname: host.parse().unwrap(),
+        tier: if host.starts_with("test") { Tier::Test } else { Tier::Prod },
+        own_subject: None,
+        present: true,
+        knows_ids: true,
+        can_return: true,
+        revision: Some(commit(OLD)),
     };
     let limits = Limits {
         max_parallel: 2,

@@ -118,7 +118,7 @@ fn is_alive(pid: &str) -> bool {
 fn the_end_and_the_output_are_kept_in_order() {
     let (result, output, _) =
         Supervised::new("echo one; echo two >&2; echo activating the configuration...; exit 7", |_| ()).ended();
-    assert_eq!(verdict(&result), "failed activation_failed: activating the configuration...");
+    assert_eq!(verdict(&result), "failed activation_failed: ended with code 7 after: activating the configuration...");
     assert!(result.started_at <= result.ended_at);
     assert_eq!(output, "one\ntwo\nactivating the configuration...\n");
 }

@@ -74,7 +74,7 @@ impl<'a> Question<'a> {
 /// The tiers that a request to a host may reach: what the host says of itself, and what the subject says, on which another
 /// may listen. A subject that says nothing may reach anybody.
 fn tiers_of(host: &FrozenHost) -> [Tier; 2] {
-    let by_subject = host.subject.target().ok().and_then(|target| target.tier());
+    let by_subject = host.subject().target().ok().and_then(|target| target.tier());
     [host.tier, by_subject.unwrap_or(Tier::Prod)]
 }
 

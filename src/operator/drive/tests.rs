@@ -60,7 +60,7 @@ impl Reporter for Broken {
 fn answer(dispatch: &Dispatch, rollout: &Rollout, status: Status) -> News {
     let hosts = rollout.plan.hosts();
     let host: Vec<HostName> =
-        hosts.filter(|host| host.subject == dispatch.subject).map(|host| host.hostname.clone()).collect();
+        hosts.filter(|host| host.subject() == dispatch.subject).map(|host| host.hostname.clone()).collect();
     let response = Response::new(host.first().unwrap().clone(), status, "");
     News::Input(Input::Response { request: dispatch.request.id.clone().unwrap(), response: Arc::new(response) })
 }

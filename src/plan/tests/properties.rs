@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
-use super::super::{At, Parallel, Plan, Rollback, Roster, Selector, Settings, Wave};
+use super::super::{At, FrozenHost, Parallel, Plan, Rollback, Roster, Selector, Settings, Wave};
 use super::{aliases, host, parse};
 use crate::protocol::{Action, HostReport, Target, Tier};
 
@@ -207,10 +207,10 @@ proptest! {
             let taken = frozen.waves.iter().position(|wave| wave.hosts.iter().any(|host| host.hostname == report.hostname));
             prop_assert_eq!(frozen.wave_of_group(report), taken, "a host that is late is missed where it would have been");
         }
-        let subjects: BTreeSet<_> = frozen.hosts().map(|host| &host.subject).collect();
+        let subjects: BTreeSet<_> = frozen.hosts().map(FrozenHost::subject).collect();
         prop_assert_eq!(subjects.len(), names.len(), "each host has a subject of its own");
         for report in &reports {
-            let heard = frozen.hosts().filter(|host| report.deploy_subjects.contains(&host.subject));
+            let heard = frozen.hosts().filter(|host| report.deploy_subjects.contains(&host.subject()));
             prop_assert!(heard.into_iter().all(|host| host.hostname == report.hostname), "nobody hears the request of another");
         }
     }

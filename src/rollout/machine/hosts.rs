@@ -44,7 +44,7 @@ impl Machine {
             confirm_timeout_s: wave.limits.confirms_within().map(|timeout| timeout.as_secs()),
             ..Request::new(wave.action, self.rollout.revision.clone(), reply_to)
         });
-        Dispatch { subject: self.frozen(index).subject.clone(), request }
+        Dispatch { subject: self.frozen(index).subject(), request }
     }
 
     /// Asks a host that may be at it since before the rollout was resumed: one that never heard of the request takes it

@@ -63,9 +63,15 @@ pub(super) fn check() -> Check {
 }
 
 pub(super) fn host(hostname: &str) -> FrozenHost {
-    let hostname = name(hostname);
-    let subject = subject_of(&hostname);
-    FrozenHost { hostname, tier: Tier::Prod, subject, present: true, knows_ids: true, can_return: true, revision: None }
+    FrozenHost {
+        hostname: name(hostname),
+        tier: Tier::Prod,
+        own_subject: None,
+        present: true,
+        knows_ids: true,
+        can_return: true,
+        revision: None,
+    }
 }
 
 /// A wave of these hosts, named with one word, all else by default.

@@ -136,7 +136,7 @@ impl<'a> Ledger<'a> {
 
     /// The host that a request goes to.
     pub(super) fn addressee(&self, dispatch: &Dispatch) -> Option<&Seen<'a>> {
-        self.hosts.iter().find(|seen| seen.host.subject == dispatch.subject)
+        self.hosts.iter().find(|seen| seen.host.subject() == dispatch.subject)
     }
 
     /// The hosts of a wave that count against its budget.
@@ -340,7 +340,7 @@ impl<'a> Ledger<'a> {
         match effect {
             Effect::Send(dispatch) => {
                 self.announced = None;
-                let index = self.hosts.iter().position(|seen| seen.host.subject == dispatch.subject);
+                let index = self.hosts.iter().position(|seen| seen.host.subject() == dispatch.subject);
                 if let (Some(index), Some(id)) = (index, &dispatch.request.id) {
                     match &mut self.hosts[index].back {
                         Some(back) if dispatch.request.returns.is_some() => back.was_sent_by_this_process = true,

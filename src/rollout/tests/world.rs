@@ -118,7 +118,7 @@ impl World {
     /// The network gets what the machine wants published.
     pub(super) fn publish(&self, now: Duration, effect: &Effect, network: &mut Network<'_>, agenda: &mut Agenda) {
         let of = |Dispatch { subject, request }: &Dispatch| {
-            let host = self.hosts().position(|host| host.subject == *subject);
+            let host = self.hosts().position(|host| host.subject() == *subject);
             let host = host.expect("requests go to hosts of the plan");
             (host, request.clone())
         };
@@ -133,7 +133,7 @@ impl World {
             }
             Effect::CallRoll => {
                 for host in self.hosts() {
-                    let report = fixture::report(&host.hostname, vec![host.subject.clone()]);
+                    let report = fixture::report(&host.hostname, vec![host.subject()]);
                     agenda.over_the_bus(now, Input::Present(Box::new(report)));
                 }
                 for host in self.latecomers.iter().filter(|host| host.since <= now) {

@@ -72,7 +72,7 @@ fn a_host_that_nobody_confirms_returns() {
 #[test]
 fn a_failed_activation_is_undone_and_a_failed_build_is_not() {
     let (result, _, run) = switch(&format!("{SWITCH}\necho activating the configuration...\nexit 2"), 20_000).ended();
-    insta::assert_snapshot!(verdict(&result), @"failed activation_failed: activating the configuration...; the host returned to what ran before; it runs /nix/store/old, generation 43 boots next");
+    insta::assert_snapshot!(verdict(&result), @"failed activation_failed: ended with code 2 after: activating the configuration...; the host returned to what ran before; it runs /nix/store/old, generation 43 boots next");
     insta::assert_snapshot!(run.record(), @"set old, switch old 1");
     assert_eq!(result.verdict.rolled_back, Some(true));
 
