@@ -11,7 +11,7 @@ use std::time::Duration;
 use miette::Diagnostic;
 use thiserror::Error;
 use tokio::sync::mpsc;
-use tokio::task::{JoinSet, yield_now};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
 use self::books::Books;
@@ -172,7 +172,7 @@ impl Course<'_> {
                     }
                 }
                 // What is prepared leaves before there is more of it.
-                () = yield_now(), if executor.has_more() => executor.prepare_more(began.elapsed()),
+                () = self.fleet.orders.all_taken(), if executor.has_more() => executor.prepare_more(began.elapsed()),
             }
         }
     }

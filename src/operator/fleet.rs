@@ -3,11 +3,13 @@
 mod link;
 mod roll_call;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use miette::Diagnostic;
 use thiserror::Error;
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::SendError;
+use tokio::sync::{Notify, mpsc};
 
 pub use self::link::Link;
 pub use self::roll_call::{RollCall, RollCalled};
@@ -21,19 +23,33 @@ const INPUTS: usize = 4096;
 /// The executor's ends of the two channels.
 #[derive(Debug)]
 pub struct Fleet {
-    /// What is to be said. Unbounded, so that the two sides never wait for each other; a rollout's window bounds it.
-    pub orders: mpsc::UnboundedSender<Order>,
+    /// What is to be said.
+    pub orders: OrderSender,
     /// What is heard.
     pub news: mpsc::Receiver<News>,
 }
 
-/// The other ends: those of [`serve`], or of a test.
+/// The other ends: those of [`Link::serve`], or of a test.
 #[derive(Debug)]
 pub struct FleetEnd {
     /// What is to be said.
-    pub orders: mpsc::UnboundedReceiver<Order>,
+    pub orders: OrderReceiver,
     /// What is heard.
     pub news: mpsc::Sender<News>,
+}
+
+/// Where the executor puts what is to be said. There is always room, so that the two sides never wait for each other.
+#[derive(Debug)]
+pub struct OrderSender {
+    orders: mpsc::UnboundedSender<Order>,
+    all_taken: Arc<Notify>,
+}
+
+/// Where it is taken from.
+#[derive(Debug)]
+pub struct OrderReceiver {
+    orders: mpsc::UnboundedReceiver<Order>,
+    all_taken: Arc<Notify>,
 }
 
 /// Something to be said.
@@ -70,9 +86,34 @@ pub struct Discovery {
 impl Fleet {
     /// Two channels that are not connected to anything yet.
     pub fn channels() -> (Self, FleetEnd) {
-        let (orders, orders_end) = mpsc::unbounded_channel();
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let all_taken = Arc::new(Notify::new());
+        let orders = OrderSender { orders: sender, all_taken: Arc::clone(&all_taken) };
+        let orders_end = OrderReceiver { orders: receiver, all_taken };
         let (news_end, news) = mpsc::channel(INPUTS);
         (Self { orders, news }, FleetEnd { orders: orders_end, news: news_end })
+    }
+}
+
+impl OrderSender {
+    /// Has something said; an error when there is nobody any more who would.
+    pub fn send(&self, order: Order) -> Result<(), SendError<Order>> {
+        self.orders.send(order)
+    }
+
+    /// Waits until nothing is left to be said. More than that is better prepared then than kept in memory.
+    pub async fn all_taken(&self) {
+        self.all_taken.notified().await;
+    }
+}
+
+impl OrderReceiver {
+    /// What is to be said next; nothing any more when the executor is gone.
+    pub async fn recv(&mut self) -> Option<Order> {
+        if self.orders.is_empty() {
+            self.all_taken.notify_one();
+        }
+        self.orders.recv().await
     }
 }
 
