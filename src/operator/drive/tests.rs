@@ -235,6 +235,50 @@ async fn silence_ends_by_the_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn requests_of_a_large_wave_are_prepared_as_they_are_taken() {
+    let log = Log::default();
+    let seen = log.clone();
+    let busy = move |mut end: FleetEnd, rollout: Arc<Rollout>| async move {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        seen.add("nothing was taken so far");
+        let mut taken = Vec::new();
+        while taken.len() < 8 {
+            taken.extend(next_request(&mut end).await);
+        }
+        seen.add("all were taken before the first answer");
+        for dispatch in taken {
+            end.news.send(answer(&dispatch, &rollout, Status::Completed)).await.unwrap();
+        }
+        while end.orders.recv().await.is_some() {}
+    };
+    let mut rollout = rollout(&[&["a", "b", "c", "d", "e", "f", "g", "h"]]);
+    Arc::make_mut(&mut rollout).plan.waves[0].limits.max_parallel = 8;
+    let progress = drive_on_record(None, rollout, &log, nobody_interrupts(), busy).await.unwrap();
+    assert_eq!(progress.outcome, Outcome::Succeeded);
+    insta::assert_snapshot!(log.text(), @r"
+    recorded a
+    nothing was taken so far
+    recorded b
+    recorded c
+    recorded d
+    recorded e
+    recorded f
+    recorded g
+    recorded h
+    all were taken before the first answer
+    a completed
+    b completed
+    c completed
+    d completed
+    e completed
+    f completed
+    g completed
+    h completed
+    ended Succeeded
+    ");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_interrupt_waits_for_what_is_in_flight() {
     let log = Log::default();
     let (sender, interrupts) = mpsc::channel(1);
