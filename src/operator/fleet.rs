@@ -4,6 +4,7 @@ mod link;
 mod roll_call;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use miette::Diagnostic;
@@ -42,14 +43,21 @@ pub struct FleetEnd {
 #[derive(Debug)]
 pub struct OrderSender {
     orders: mpsc::UnboundedSender<Order>,
-    all_taken: Arc<Notify>,
+    waiting: Arc<Waiting>,
 }
 
 /// Where it is taken from.
 #[derive(Debug)]
 pub struct OrderReceiver {
     orders: mpsc::UnboundedReceiver<Order>,
-    all_taken: Arc<Notify>,
+    waiting: Arc<Waiting>,
+}
+
+/// How many orders were put there and not taken yet.
+#[derive(Debug, Default)]
+struct Waiting {
+    count: AtomicUsize,
+    none: Notify,
 }
 
 /// Something to be said.
@@ -87,9 +95,9 @@ impl Fleet {
     /// Two channels that are not connected to anything yet.
     pub fn channels() -> (Self, FleetEnd) {
         let (sender, receiver) = mpsc::unbounded_channel();
-        let all_taken = Arc::new(Notify::new());
-        let orders = OrderSender { orders: sender, all_taken: Arc::clone(&all_taken) };
-        let orders_end = OrderReceiver { orders: receiver, all_taken };
+        let waiting = Arc::new(Waiting::default());
+        let orders = OrderSender { orders: sender, waiting: Arc::clone(&waiting) };
+        let orders_end = OrderReceiver { orders: receiver, waiting };
         let (news_end, news) = mpsc::channel(INPUTS);
         (Self { orders, news }, FleetEnd { orders: orders_end, news: news_end })
     }
@@ -98,22 +106,26 @@ impl Fleet {
 impl OrderSender {
     /// Has something said; an error when there is nobody any more who would.
     pub fn send(&self, order: Order) -> Result<(), SendError<Order>> {
+        self.waiting.count.fetch_add(1, Ordering::Relaxed);
         self.orders.send(order)
     }
 
-    /// Waits until nothing is left to be said. More than that is better prepared then than kept in memory.
+    /// Waits until all was taken that was to be said. More than that is better prepared then than kept in memory.
     pub async fn all_taken(&self) {
-        self.all_taken.notified().await;
+        while self.waiting.count.load(Ordering::Relaxed) > 0 {
+            self.waiting.none.notified().await;
+        }
     }
 }
 
 impl OrderReceiver {
     /// What is to be said next; nothing any more when the executor is gone.
     pub async fn recv(&mut self) -> Option<Order> {
-        if self.orders.is_empty() {
-            self.all_taken.notify_one();
+        let order = self.orders.recv().await?;
+        if self.waiting.count.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.waiting.none.notify_one();
         }
-        self.orders.recv().await
+        Some(order)
     }
 }
 

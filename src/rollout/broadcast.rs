@@ -47,6 +47,8 @@ pub struct Broadcast {
     /// When something is to be done about a host in flight.
     timers: BTreeSet<(Duration, usize)>,
     roll: Roll,
+    /// Whether answers to the request may have been lost before it was known how to ask for them.
+    has_missed: bool,
     down_since: Option<Duration>,
     /// Since when every answer could be heard: the beginning, or the last time that the bus came back.
     heard_since: Duration,
@@ -118,6 +120,7 @@ impl Broadcast {
             places: Places::default(),
             timers: BTreeSet::new(),
             roll: Roll::CalledAt(SILENCE),
+            has_missed: false,
             down_since: None,
             heard_since: Duration::ZERO,
             interrupt: None,
@@ -272,7 +275,10 @@ impl Broadcast {
         }
         let host = self.host_mut(place);
         host.knows_ids |= report.knows_ids();
-        host.address = Some(Address::of(report));
+        let was_known = host.address.replace(Address::of(report)).is_some();
+        if self.has_missed && !was_known && self.down_since.is_none() {
+            self.ask_state(now, place);
+        }
     }
 
     /// A named host that is silent and did not answer the roll call either is not there.
@@ -305,23 +311,24 @@ impl Broadcast {
 
     /// What was said and not heard has to be said again, by hosts in flight and by those who answered the roll call.
     fn answers_lost(&mut self, now: Duration) {
-        self.ask_state(now);
+        self.has_missed = true;
+        for place in self.in_flight() {
+            self.ask_state(now, place);
+        }
         if self.roll == Roll::Calling {
             self.call_roll();
         }
     }
 
-    /// Asks every host in flight how far it is, on its own subject: on that of the group, hosts that were not there at
-    /// first would take it for an order.
-    fn ask_state(&mut self, now: Duration) {
-        for place in self.in_flight() {
-            let named = self.named.is_some().then(|| self.order.subject.clone());
-            let host = self.host_mut(place);
-            let own = named.or_else(|| host.own_subject()).filter(|_| host.knows_ids);
-            if let Some(subject) = own {
-                let dispatch = self.dispatch(now, subject);
-                self.effects.push_back(Effect::AskState(dispatch));
-            }
+    /// Asks a host in flight how far it is, on its own subject: on that of the group, hosts that were not there at first
+    /// would take it for an order.
+    fn ask_state(&mut self, now: Duration, place: usize) {
+        let named = self.named.is_some().then(|| self.order.subject.clone());
+        let host = self.host_mut(place);
+        let own = named.or_else(|| host.own_subject());
+        if let Some(subject) = own.filter(|_| host.knows_ids && matches!(host.state, State::InFlight(_))) {
+            let dispatch = self.dispatch(now, subject);
+            self.effects.push_back(Effect::AskState(dispatch));
         }
     }
 
@@ -467,7 +474,10 @@ impl Executor for Broadcast {
             for place in self.in_flight() {
                 self.settle(now, place, HostOutcome::TimedOut, None);
             }
-            self.roll = Roll::Over;
+            if self.named.is_none() && self.roll != Roll::Over {
+                // Who was to be deployed to will never be known.
+                return self.finish(now, WaveVerdict::Failed(Cause::Disconnected), Outcome::Failed);
+            }
         } else {
             if self.roll_due().is_some_and(|due| now >= due) {
                 self.call_roll();

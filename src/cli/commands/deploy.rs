@@ -25,8 +25,8 @@ use crate::plan::{CONFIRM_TIMEOUT, FrozenPlan, FrozenWave, Groups, Limits, Rollb
 use crate::protocol::{Action, RequestIds, Revision, RolloutId, Subject};
 use crate::report;
 use crate::rollout::broadcast::Order;
-use crate::rollout::summary::HostState;
-use crate::rollout::{Answer, Broadcast, Executor, HostOutcome, Rollout, Summary};
+use crate::rollout::summary::{HostState, WaveState};
+use crate::rollout::{Answer, Broadcast, Cause, Executor, HostOutcome, Outcome, Rollout, Summary, WaveVerdict};
 
 /// From the request to the first status of a host that is there. Taking a request is a matter of milliseconds.
 const ACCEPT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -157,10 +157,11 @@ fn whoever_listens(order: &Order) -> FrozenPlan {
     FrozenPlan { name, waves: vec![wave], left_out: BTreeSet::new() }
 }
 
-/// Whether not one host has said anything.
+/// Whether every host that could have been there was looked for, and not one has said anything.
 fn is_deserted(summary: &Summary) -> bool {
-    summary.hosts.iter().all(|host| host.state == HostState::Final(HostOutcome::Unreachable))
-        && summary.outcome.is_some()
+    let looked = summary.outcome == Some(Outcome::Failed)
+        && !summary.waves.iter().any(|wave| wave.state == WaveState::Ended(WaveVerdict::Failed(Cause::Disconnected)));
+    looked && summary.hosts.iter().all(|host| host.state == HostState::Final(HostOutcome::Unreachable))
 }
 
 fn who_answers<'a>(present: impl Iterator<Item = &'a Subject>) -> String {

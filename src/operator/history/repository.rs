@@ -27,8 +27,9 @@ impl Repository {
             let has = |name: &str| folder.join(name).exists();
             has(".git") || (has("HEAD") && has("objects"))
         };
+        let folder = folder.canonicalize().ok()?;
         let is_told = std::env::var_os("GIT_DIR").is_some();
-        (is_told || folder.ancestors().any(is_one)).then(|| Self { option: "-C", folder: folder.into() })
+        (is_told || folder.ancestors().any(is_one)).then_some(Self { option: "-C", folder })
     }
 
     /// This very folder, which has no work tree.

@@ -109,6 +109,8 @@ struct Seen {
     joined: bool,
     /// Whether it answered the roll call.
     is_present: bool,
+    /// Whether it became known after answers had been lost, some of which may have been its.
+    is_to_be_asked: bool,
     /// What it said while it was expected to.
     said: Vec<Response>,
     outcome: Option<HostOutcome>,
@@ -131,6 +133,7 @@ struct Onlooker {
     deaf_for: Duration,
     heard_since: Duration,
     roll_is_over: bool,
+    has_missed: bool,
     interrupt: Option<Interrupt>,
     outcome: Option<Outcome>,
 }
@@ -192,6 +195,7 @@ impl Onlooker {
                 vec![
                     ("whoever is there is expected", self.hosts.values().all(|seen| seen.joined)),
                     ("a host is final once it says so", self.hosts.values().all(is_settled)),
+                    ("who may have answered is asked", !self.hosts.values().any(|seen| seen.is_to_be_asked)),
                 ]
             }
         };
@@ -226,18 +230,18 @@ impl Onlooker {
             EventKind::Ended { outcome } => {
                 let joined = || self.hosts.values().filter(|seen| seen.joined);
                 let completed = || joined().all(|seen| seen.outcome == Some(HostOutcome::Completed));
+                let known = deployment.is_named || self.roll_is_over;
                 let expected = match self.interrupt {
                     Some(Interrupt::Abort) => Outcome::Interrupted,
-                    _ if joined().count() > 0 && completed() => Outcome::Succeeded,
+                    _ if known && joined().count() > 0 && completed() => Outcome::Succeeded,
                     _ => Outcome::Failed,
                 };
                 let aborted = expected == Outcome::Interrupted;
                 let all_final = joined().all(|seen| seen.outcome.is_some());
-                let known = deployment.is_named || self.roll_is_over || bus_lost;
                 vec![
-                    ("it succeeds when someone is there and all complete", *outcome == expected),
+                    ("it succeeds when it is known who is there, someone is, and all complete", *outcome == expected),
                     ("it ends when all are final", all_final || aborted),
-                    ("it ends when all who are there are known", known || aborted),
+                    ("it ends when all who are there are known", known || aborted || bus_lost),
                     ("it ends once", self.outcome.is_none()),
                 ]
             }
@@ -255,18 +259,27 @@ impl Onlooker {
                 }
             }
             Entry::Told(Input::Present(report)) if report.deploy_subjects.contains(&deployment.subject()) => {
-                self.hosts.entry(report.hostname.clone()).or_default().is_present = true;
+                let seen = self.hosts.entry(report.hostname.clone()).or_default();
+                seen.is_to_be_asked = self.has_missed && !seen.is_present && seen.outcome.is_none();
+                seen.is_present = true;
             }
+            Entry::Told(Input::AnswersLost) => self.has_missed |= self.down_since.is_none(),
             Entry::Told(Input::Connection(Connection::Down)) => _ = self.down_since.get_or_insert(at),
             Entry::Told(Input::Connection(Connection::Up)) => {
                 if let Some(since) = self.down_since.take() {
                     self.deaf_for += at.saturating_sub(since);
                     self.heard_since = at;
+                    self.has_missed = true;
                 }
             }
             Entry::Told(Input::RollCallOver) => self.roll_is_over |= self.down_since.is_none(),
             Entry::Told(Input::Interrupt(how)) => self.interrupt = self.interrupt.max(Some(*how)),
             Entry::Did(Effect::Send(_)) => self.publishes += 1,
+            Entry::Did(Effect::AskState(dispatch)) => {
+                for (_, seen) in self.hosts.iter_mut().filter(|(host, _)| subject_of(host) == dispatch.subject) {
+                    seen.is_to_be_asked = false;
+                }
+            }
             Entry::Did(Effect::CallRoll) => self.roll_is_over = false,
             Entry::Did(Effect::Report(event)) => match &event.kind {
                 EventKind::Dispatched { .. } => self.announced = true,

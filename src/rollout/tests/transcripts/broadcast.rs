@@ -358,6 +358,7 @@ fn a_roll_call_that_an_outage_cut_short_is_called_again() {
       30s -> call the roll
     30.1s       < a is there
     30.1s a joined
+    30.1s -> deploy.prod.a: r1 switch until 165s again, for its state
       32s       < the roll call is over
       33s       < r1: a completed
       33s a COMPLETED
@@ -384,6 +385,7 @@ fn a_roll_call_that_was_due_during_an_outage_follows_it() {
       30s -> call the roll
     30.1s       < a is there
     30.1s a joined
+    30.1s -> deploy.prod.a: r1 switch until 165s again, for its state
       31s       < r1: a completed
       31s a COMPLETED
       32s       < the roll call is over
