@@ -9,6 +9,7 @@ use super::*;
 use crate::operator::fleet::FleetEnd;
 use crate::operator::journal::Journals;
 use crate::operator::testing::rollout;
+use crate::plan::{Limits, Rollback};
 use crate::protocol::{HostName, Response, Status};
 use crate::rollout::{Connection, Dispatch, EventKind, HostOutcome, Machine, Rollout};
 
@@ -276,6 +277,22 @@ async fn requests_of_a_large_wave_are_prepared_as_they_are_taken() {
     h completed
     ended Succeeded
     ");
+}
+
+#[tokio::test(start_paused = true)]
+async fn hosts_that_are_given_up_without_a_request_hold_nothing_up() {
+    let log = Log::default();
+    let hosts: Vec<String> = (0..50).map(|number| format!("h{number}")).collect();
+    let mut rollout = rollout(&[&hosts.iter().map(String::as_str).collect::<Vec<_>>()]);
+    let wave = &mut Arc::make_mut(&mut rollout).plan.waves[0];
+    wave.limits = Limits { rollback: Rollback::Auto, max_parallel: 50, max_failures: 50, ..wave.limits.clone() };
+    for host in &mut wave.hosts {
+        (host.present, host.can_return) = (false, false);
+    }
+    let began = Instant::now();
+    drive_on_record(None, rollout, &log, nobody_interrupts(), obliging(&log)).await.unwrap();
+    assert_eq!(began.elapsed(), Duration::ZERO);
+    assert_eq!(log.text().matches("unreachable").count(), 50);
 }
 
 #[tokio::test(start_paused = true)]
