@@ -116,6 +116,17 @@ async fn nobody_there_is_an_error_within_three_seconds_that_says_who_is() {
 }
 
 #[tokio::test]
+async fn who_is_not_waited_for_is_not_said_to_be_missing() {
+    let lab = lab().await;
+    let mut deploy = operator::start(&lab, &["deploy", "deploy.test.all"]).unwrap();
+    deploy.tells("deploy.test.all").await.unwrap();
+    deploy.interrupt().unwrap();
+    deploy.tells("interrupted").await.unwrap();
+    deploy.interrupt().unwrap();
+    deploy.ended().await.unwrap().expect(130).not_told("nobody answers");
+}
+
+#[tokio::test]
 async fn what_a_credential_may_not_do_ends_the_command_at_once() {
     let mut lab = Lab::start(super::program(), &["prod.ns1", "test.test1"]).await.unwrap();
     lab.listen_all().await.unwrap();
