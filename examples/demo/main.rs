@@ -102,8 +102,8 @@ async fn apply(lab: &Lab) -> Result<Option<i32>> {
 /// Says whether the rollout ended as it should have.
 fn judge(story: Story, code: Option<i32>) -> Result<ExitCode> {
     let (expected, verdict) = match story {
-        Story::Success => (0, "every wave succeeded. `make demo-failure` shows what happens when one does not."),
-        Story::Failure => (1, "the rollout halted, as it should: no host of the third wave was asked."),
+        Story::Success => (0, "every wave succeeded. `make demo-failure` shows one that does not."),
+        Story::Failure => (1, "the rollout halted, and no host of the third wave was asked."),
     };
     if code != Some(expected) {
         return Err(miette!("homelab-deploy ended with {code:?}, where {expected} was expected"));

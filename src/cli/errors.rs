@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt::{self, Debug, Display};
 
 use miette::{Diagnostic, LabeledSpan, MietteHandler, MietteHandlerOpts, ReportHandler, Severity, SourceCode};
+use textwrap::{WordSeparator, WordSplitter};
 
 /// Chooses how errors are shown.
 pub(super) fn choose_reports() {
@@ -12,9 +13,13 @@ pub(super) fn choose_reports() {
 }
 
 /// Without the chain of causes: each error says its cause in its own message, which is all that a log has, and the chain
-/// would say it once more.
+/// would say it once more. Lines are broken at spaces and nowhere else: an id, a flag or a path in two pieces cannot be copied.
 fn opts() -> MietteHandlerOpts {
-    MietteHandlerOpts::new().without_cause_chain()
+    MietteHandlerOpts::new()
+        .without_cause_chain()
+        .break_words(false)
+        .word_separator(WordSeparator::AsciiSpace)
+        .word_splitter(WordSplitter::NoHyphenation)
 }
 
 /// Shows errors that belong to another one below it, each as if it were alone. miette puts `Error:` over each of them, in
@@ -114,5 +119,16 @@ mod tests {
       help: write timeout = "30s" if you mean seconds; durations are written like
             "90s", "10m" or "1h30m"
     "#);
+    }
+
+    #[test]
+    fn what_may_be_copied_is_in_one_piece() {
+        let id = "1e737f6d-aa7f-4650-a479-de541b638240";
+        let path = "/a/path/of-more/than/sixty/columns/that-leads/to/a/key/and/is/called/operator.seed";
+        let error = miette::miette!(help = format!("see {path}"), "several rollouts begin with 1e737f6d: {id}, {id}");
+        let handler = OneByOne(opts().width(60).graphical_theme(GraphicalTheme::unicode_nocolor()).build());
+        let shown = format!("{:?}", Shown(&handler, error.as_ref()));
+        assert_eq!(shown.matches(id).count(), 2, "{shown}");
+        assert!(shown.contains(path), "{shown}");
     }
 }

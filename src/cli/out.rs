@@ -32,6 +32,11 @@ pub(super) fn size() -> Size {
     Size { columns: columns.into(), rows: rows.into() }
 }
 
+/// How wide lines may be that are written once and stay: a file has room for all.
+pub(super) fn room() -> usize {
+    terminal_size_of(io::stderr()).map_or(usize::MAX, |(Width(columns), _)| columns.into())
+}
+
 /// Prints prose for the person at the terminal.
 pub(super) fn note(text: &str) {
     writeln!(io::stderr().lock(), "{text}").ok();

@@ -227,7 +227,7 @@ impl Status {
             ),
             state => format!(
                 "{state}: {} (id {id})",
-                report::recap(summary, Style::Plain).lines().next().unwrap_or_default()
+                report::recap(summary, Style::Plain, usize::MAX).lines().next().unwrap_or_default()
             ),
         };
         let mut text = headline;

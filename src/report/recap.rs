@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::format::{Symbol, Took, count, safe, shorten, widest};
+use super::format::{Symbol, Took, columns, count, safe, shorten, widest, wrap};
 use super::page::Line;
 use super::{Style, words};
 use crate::plan::Rollback;
@@ -18,25 +18,42 @@ const TAIL_LINES: usize = 10;
 /// Of how many hosts: one broken revision fails all of them in the same way.
 const MAX_TAILS: usize = 3;
 
+/// What stands before each line of a log.
+const BAR: &str = "| ";
+
 /// The longest line of a log that is shown whole, in columns.
 const MAX_LOG_COLUMNS: usize = 200;
 
-/// What a rollout came to, without a line break at its end.
-pub fn recap(summary: &Summary, style: Style) -> String {
+/// How much further the rest of a broken line is indented.
+const HANGING: usize = 4;
+
+/// What a rollout came to, without a line break at its end. Lines of more than `width` columns are broken between words.
+pub fn recap(summary: &Summary, style: Style, width: usize) -> String {
     let Some(rollout) = summary.rollout.as_deref() else {
         return String::new();
     };
     let recap = Recap { summary, rollout };
-    let (symbol, headline) = recap.headline();
-    let headline = Line::new(symbol, headline).in_style(style);
-    let rows = recap.hosts();
-    let remarks = [rows, recap.anomalies(), recap.turned_up()];
+    let (symbol, text) = recap.headline();
+    let headline = |text| Line::new(symbol, text).wrapped(width, style);
+    let remarks = [recap.hosts(), recap.anomalies(), recap.turned_up()];
     if summary.outcome == Some(Outcome::Succeeded) && remarks.iter().all(Vec::is_empty) {
-        return format!("{headline}{}", recap.took());
+        return headline(text + &recap.took());
     }
-    let sections = remarks.into_iter().chain([vec![recap.counts()]]);
-    let sections = sections.filter(|section| !section.is_empty()).map(|section| section.join("\n"));
-    std::iter::once(headline).chain(sections).collect::<Vec<_>>().join("\n\n")
+    let sections = remarks.into_iter().chain([vec![recap.counts()]]).filter(|section| !section.is_empty());
+    let sections = sections.map(|rows| rows.iter().map(|row| broken(row, width)).collect::<Vec<_>>().join("\n"));
+    std::iter::once(headline(text)).chain(sections).collect::<Vec<_>>().join("\n\n")
+}
+
+/// A row that is too wide as several; the bar beside a log goes on.
+fn broken(row: &str, width: usize) -> String {
+    if columns(row) <= width {
+        return row.to_owned();
+    }
+    let text = row.trim_start().trim_start_matches(BAR);
+    let (margin, _) = row.split_at(row.len() - text.len());
+    let lines = wrap(text.split(' '), width.saturating_sub(columns(margin) + HANGING));
+    let lines = lines.iter().map(|line| line.trim());
+    format!("{margin}{}", lines.collect::<Vec<_>>().join(&format!("\n{margin}{:HANGING$}", "")))
 }
 
 struct Recap<'a> {
@@ -267,7 +284,7 @@ fn evidence(host: &HostView) -> Vec<String> {
     }
     let first = response.log_tail.len().saturating_sub(TAIL_LINES);
     let tail = response.log_tail.iter().skip(first);
-    rows.extend(tail.map(|line| format!("      | {}", shorten(&safe(line), MAX_LOG_COLUMNS)).trim_end().to_owned()));
+    rows.extend(tail.map(|line| format!("      {BAR}{}", shorten(&safe(line), MAX_LOG_COLUMNS)).trim_end().to_owned()));
     rows
 }
 

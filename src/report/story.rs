@@ -232,7 +232,12 @@ impl Story {
     }
 
     pub(super) fn recap(&self) -> String {
-        recap(&self.summary, Style::Plain)
+        self.recap_within(usize::MAX)
+    }
+
+    /// The same where there are so many columns.
+    pub(super) fn recap_within(&self, width: usize) -> String {
+        recap(&self.summary, Style::Plain, width)
     }
 
     /// The lines that were shown.

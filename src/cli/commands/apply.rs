@@ -154,7 +154,7 @@ impl Apply {
         let recorded = recorded.ok_or_else(|| Exit::Precondition.because(ApplyError::NothingToResume))?;
         let rollout = rollout_of(&recorded)?;
         if recorded.summary.outcome == Some(Outcome::Succeeded) {
-            out::note(&report::recap(&recorded.summary, self.display.style()));
+            out::note(&report::recap(&recorded.summary, self.display.style(), out::room()));
             return Ok(Exit::Success);
         }
         let journal = recorded.resume(rollout.id).map_err(|error| Exit::Precondition.because(error))?;
@@ -192,7 +192,7 @@ impl Apply {
         };
         let progress = session.drive(&mut machine).await?;
         if self.display.audience() == Audience::Person {
-            out::note(&report::recap(&progress.summary, self.display.style()));
+            out::note(&report::recap(&progress.summary, self.display.style(), out::room()));
             if progress.outcome != Outcome::Succeeded {
                 out::note(&next_steps(rollout));
             }

@@ -115,7 +115,7 @@ impl Deploy {
 
     fn conclude(&self, progress: &Progress) -> Exit {
         if !self.display.json {
-            out::note(&report::recap(&progress.summary, self.display.style()));
+            out::note(&report::recap(&progress.summary, self.display.style(), out::room()));
         }
         progress.outcome.into()
     }

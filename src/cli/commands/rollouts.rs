@@ -109,7 +109,7 @@ impl Status {
         }
         drop(reporter);
         if self.display.audience() == Audience::Person {
-            out::note(&report::recap(&summary, self.display.style()));
+            out::note(&report::recap(&summary, self.display.style(), out::room()));
         }
         Ok(Exit::Success)
     }

@@ -27,6 +27,33 @@ fn a_rollout_that_nobody_confirms_says_before_which_wave_it_stopped() {
 }
 
 #[test]
+fn lines_are_broken_between_words_where_there_is_no_room_for_them() {
+    let mut story = Story::begin(demo());
+    story.wave_starts(0).deploys("test1").deploys("test2").wave_ends(0, WaveVerdict::Succeeded).wave_starts(1);
+    story.sent("ns1").wait(3).answered(build_failure("ns1")).skipped(&["ns2"], SkipCause::WaveHalted);
+    let cause = Cause::TooManyFailures { failures: 1, max_failures: 0 };
+    story.wave_ends(1, WaveVerdict::Failed(cause)).skipped(&["jelly", "sonos"], SkipCause::EarlierWave);
+    story.wave_ends(2, WaveVerdict::Skipped).ends(Outcome::Failed);
+    insta::assert_snapshot!(story.recap_within(40), @r#"
+    ✖ Rollout demo failed in wave 2/3 "dns":
+      1 failed, 0 may fail. Wave 3 was not
+      started.
+
+      ns1  failed      3s      build:
+          attribute 'unboundd' missing
+          (still on a91be77)
+          | building the system
+          |     configuration...
+          | error: attribute 'unboundd'
+          |     missing
+      ns2  skipped             wave halted
+
+      6 hosts: 2 completed, 1 failed, 3
+          skipped   27s
+    "#);
+}
+
+#[test]
 fn many_failures_and_skipped_hosts_do_not_bury_the_reason() {
     let hosts: Vec<String> = (1..=40).map(|number| format!("web{number}")).collect();
     let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
@@ -176,7 +203,7 @@ fn a_rollout_that_goes_on_is_said_to() {
 
       6 hosts: 1 in flight, 5 not asked
     ");
-    assert_eq!(super::recap(&crate::rollout::Summary::default(), crate::report::Style::Plain), "");
+    assert_eq!(super::recap(&crate::rollout::Summary::default(), crate::report::Style::Plain, 80), "");
 }
 
 #[test]
