@@ -49,7 +49,7 @@ fn broken(row: &str, width: usize) -> String {
     if columns(row) <= width {
         return row.to_owned();
     }
-    let text = row.trim_start().trim_start_matches(BAR);
+    let text = row.trim_start().trim_start_matches(BAR).trim_start();
     let (margin, _) = row.split_at(row.len() - text.len());
     let lines = wrap(text.split(' '), width.saturating_sub(columns(margin) + HANGING));
     let lines = lines.iter().map(|line| line.trim());

@@ -30,7 +30,9 @@ fn a_rollout_that_nobody_confirms_says_before_which_wave_it_stopped() {
 fn lines_are_broken_between_words_where_there_is_no_room_for_them() {
     let mut story = Story::begin(demo());
     story.wave_starts(0).deploys("test1").deploys("test2").wave_ends(0, WaveVerdict::Succeeded).wave_starts(1);
-    story.sent("ns1").wait(3).answered(build_failure("ns1")).skipped(&["ns2"], SkipCause::WaveHalted);
+    let mut failure = build_failure("ns1");
+    failure.log_tail.push("       … while evaluating the option `services.unboundd'".to_owned());
+    story.sent("ns1").wait(3).answered(failure).skipped(&["ns2"], SkipCause::WaveHalted);
     let cause = Cause::TooManyFailures { failures: 1, max_failures: 0 };
     story.wave_ends(1, WaveVerdict::Failed(cause)).skipped(&["jelly", "sonos"], SkipCause::EarlierWave);
     story.wave_ends(2, WaveVerdict::Skipped).ends(Outcome::Failed);
@@ -46,6 +48,9 @@ fn lines_are_broken_between_words_where_there_is_no_room_for_them() {
           |     configuration...
           | error: attribute 'unboundd'
           |     missing
+          |        … while evaluating
+          |            the option
+          |            `services.unboundd'
       ns2  skipped             wave halted
 
       6 hosts: 2 completed, 1 failed, 3
