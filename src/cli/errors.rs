@@ -13,7 +13,8 @@ pub(super) fn choose_reports() {
 }
 
 /// Without the chain of causes: each error says its cause in its own message, which is all that a log has, and the chain
-/// would say it once more. Lines are broken at spaces and nowhere else: an id, a flag or a path in two pieces cannot be copied.
+/// would say it once more. Lines are broken at spaces and nowhere else: an id, a flag or a path in two pieces cannot be
+/// copied.
 fn opts() -> MietteHandlerOpts {
     MietteHandlerOpts::new()
         .without_cause_chain()
