@@ -170,6 +170,12 @@ pub(super) fn wrap<T: AsRef<str>>(words: impl IntoIterator<Item = T>, width: usi
     lines
 }
 
+/// A text, broken between words, with a margin before each line but the first, for which the same room is left.
+pub(super) fn hang(text: &str, width: usize, margin: &str) -> String {
+    let lines = wrap(text.split(' '), width.saturating_sub(columns(margin)));
+    lines.iter().map(|line| line.trim()).collect::<Vec<_>>().join(&format!("\n{margin}"))
+}
+
 /// The first line of a foreign text, made safe and not endless.
 pub(super) fn first_line(text: &str) -> String {
     shorten(&safe(text.trim_start().lines().next().unwrap_or_default()), MAX_TEXT)

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::format::{Symbol, Took, columns, count, fill, pad, safe, shorten, widest, wrap};
+use super::format::{Symbol, Took, columns, count, fill, hang, pad, safe, shorten, widest};
 use super::{Style, words};
 use crate::plan::FrozenWave;
 use crate::protocol::HostName;
@@ -67,9 +67,7 @@ impl Line {
     /// The whole line, broken between words where it is wider than this.
     pub(super) fn wrapped(&self, width: usize, style: Style) -> String {
         let hanging = " ".repeat(self.indent + SYMBOL_COLUMNS);
-        let lines = wrap(self.text.split(' '), width.saturating_sub(hanging.len()));
-        let text = lines.iter().map(|line| line.trim()).collect::<Vec<_>>().join(&format!("\n{hanging}"));
-        Self { text, ..self.clone() }.in_style(style)
+        Self { text: hang(&self.text, width, &hanging), ..self.clone() }.in_style(style)
     }
 
     /// The line, cut to a width. Only a longer name makes it wider.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::format::{Symbol, Took, columns, count, safe, shorten, widest, wrap};
+use super::format::{Symbol, Took, columns, count, hang, safe, shorten, widest};
 use super::page::Line;
 use super::{Style, words};
 use crate::plan::Rollback;
@@ -51,9 +51,7 @@ fn broken(row: &str, width: usize) -> String {
     }
     let text = row.trim_start().trim_start_matches(BAR).trim_start();
     let (margin, _) = row.split_at(row.len() - text.len());
-    let lines = wrap(text.split(' '), width.saturating_sub(columns(margin) + HANGING));
-    let lines = lines.iter().map(|line| line.trim());
-    format!("{margin}{}", lines.collect::<Vec<_>>().join(&format!("\n{margin}{:HANGING$}", "")))
+    format!("{margin}{}", hang(text, width, &format!("{margin}{:HANGING$}", "")))
 }
 
 struct Recap<'a> {

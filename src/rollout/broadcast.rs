@@ -232,7 +232,7 @@ impl Broadcast {
         let Some(progress) = Progress::of(response.status) else {
             let outcome = HostOutcome::of(response.status).unwrap_or(HostOutcome::Failed);
             let name = host.name.clone();
-            let response = keep(response, &name, &self.request);
+            let response = keep(response, &name, Some(&self.request));
             return self.settle(now, place, outcome, Some(response));
         };
         let was_due = flight.due();

@@ -119,10 +119,12 @@ pub(super) fn is_to_be_confirmed(response: &Response) -> bool {
 }
 
 /// Gives a last word, which is kept, the name of its host and the id of its request that are in memory already.
-pub(super) fn keep(mut response: Arc<Response>, host: &HostName, request: &RequestId) -> Arc<Response> {
+pub(super) fn keep(mut response: Arc<Response>, host: &HostName, request: Option<&RequestId>) -> Arc<Response> {
     if let Some(own) = Arc::get_mut(&mut response) {
         own.hostname.clone_from(host);
-        own.id = own.id.take().map(|id| if id == *request { request.clone() } else { id });
+        if own.id.as_ref() == request {
+            own.id = request.cloned();
+        }
     }
     response
 }

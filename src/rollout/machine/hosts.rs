@@ -83,10 +83,10 @@ impl Machine {
         }
         let host = self.host_mut(index);
         host.knows_ids |= response.id.is_some();
-        let Some(request) = host.request.clone().filter(|current| current == request) else {
+        if host.request.as_ref() != Some(request) {
             // The host rejected this request and was sent another since; only that one counts.
             return;
-        };
+        }
         match &host.state {
             State::Final(outcome) => {
                 if let Some(anomaly) = after_final(*outcome, response.status) {
@@ -98,7 +98,7 @@ impl Machine {
                 self.resolve(now, index, &response);
                 match HostOutcome::of(response.status) {
                     Some(outcome) => {
-                        let response = keep(response, &self.frozen(index).hostname, &request);
+                        let response = keep(response, &self.frozen(index).hostname, self.host(index).request.as_ref());
                         self.ended(now, index, outcome, Some(response));
                     }
                     None => self.progressed(now, index, &response),
