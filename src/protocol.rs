@@ -13,7 +13,7 @@ pub mod revision;
 pub mod subject;
 mod text;
 
-pub use discovery::{DiscoveryAnswer, DiscoveryRequest, Feature, HostReport, LastRun, Problem, RolloutReport};
+pub use discovery::{DiscoveryAnswer, DiscoveryRequest, Feature, HostAnswer, HostReport, LastRun, Problem, RolloutReport};
 pub use flake::FlakeUrl;
 pub use ids::{RequestId, RequestIds, RolloutId};
 pub use message::{ErrorCode, Holder, Phase, RETURN_WITHIN, Request, Response, Status};

@@ -21,14 +21,16 @@ pub use event::{
 pub use machine::Machine;
 pub use summary::Summary;
 
-use crate::protocol::{HostReport, Request, RequestId, Response, Subject};
+use crate::protocol::{HostReport, Request, RequestId, Response, Sender, Subject};
 
 /// What happened outside.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
     /// A host answered a request.
     Response {
-        /// The request, by the subject on which the answer came.
+        /// The host, by the subject on which the answer came.
+        from: Sender,
+        /// The request, by the same subject.
         request: RequestId,
         /// The answer.
         response: Arc<Response>,

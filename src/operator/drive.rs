@@ -2,7 +2,6 @@
 
 mod books;
 
-use std::collections::BTreeSet;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -20,7 +19,7 @@ use super::fleet::{Fleet, News, Order};
 use super::journal::Journal;
 use crate::bus::Violation;
 use crate::clock;
-use crate::protocol::{RolloutReport, Tier};
+use crate::protocol::RolloutReport;
 use crate::report::Reporter;
 use crate::rollout::{
     Answer, Effect, Event, EventKind, Executor, Input, Interrupt, Outcome, Rollout, Summary, WaveIndex,
@@ -225,22 +224,27 @@ impl Course<'_> {
     }
 }
 
-/// What other operators are told from here on; nothing of a deployment without a plan, which is over soon.
-fn announcement(event: &Event, summary: &Summary) -> Option<Box<RolloutReport>> {
+/// What other operators are told from here on, for each tier by itself: waves and names of one tier are nothing to those who
+/// may hear another one only.
+fn announcement(event: &Event, summary: &Summary) -> Option<Vec<RolloutReport>> {
     let (EventKind::WaveStarted { wave }, Some(rollout)) = (&event.kind, &summary.rollout) else {
         return None;
     };
-    let tiers: BTreeSet<Tier> = rollout.plan.hosts().map(|host| host.tier).collect();
-    let report = RolloutReport {
-        id: rollout.id,
-        name: rollout.name().to_owned(),
-        operator: rollout.operator.clone(),
-        tiers: tiers.into_iter().collect(),
-        wave: wave.0 + 1,
-        waves: rollout.plan.waves.len(),
-        since: summary.began_at.unwrap_or(event.at),
-    };
-    (!report.tiers.is_empty()).then(|| Box::new(report))
+    let reports = rollout.plan.tiers().into_iter().map(|tier| {
+        let waves = rollout.plan.waves.iter().map(|wave| wave.hosts.iter().any(|host| host.tier == tier));
+        let waves: Vec<bool> = waves.collect();
+        let count = |waves: &[bool]| waves.iter().filter(|has_tier| **has_tier).count();
+        RolloutReport {
+            id: rollout.id,
+            name: rollout.name().to_owned(),
+            operator: rollout.operator.clone(),
+            tiers: vec![tier],
+            wave: count(waves.get(..=wave.0).unwrap_or(&waves)),
+            waves: count(&waves),
+            since: summary.began_at.unwrap_or(event.at),
+        }
+    });
+    Some(reports.collect())
 }
 
 async fn check_wave(rollout: &Rollout, wave: WaveIndex) -> Result<(), String> {

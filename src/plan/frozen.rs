@@ -136,6 +136,11 @@ impl FrozenPlan {
         self.waves.iter().flat_map(|wave| &wave.hosts)
     }
 
+    /// The tiers of its hosts.
+    pub fn tiers(&self) -> BTreeSet<Tier> {
+        self.hosts().map(|host| host.tier).collect()
+    }
+
     /// Runs only those of the waves that are wanted. No other wave takes the hosts of one that is not.
     pub fn keep_waves(&mut self, mut wanted: impl FnMut(&FrozenWave) -> bool) {
         let waves = std::mem::take(&mut self.waves).into_iter();

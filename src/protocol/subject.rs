@@ -174,6 +174,16 @@ impl ReplySubject {
         Self(Subject::joined(&[RESPONSES, tier.as_str(), ".", host.as_str(), ".", roll_call]))
     }
 
+    /// The pattern that receives the answers of a tier's hosts to a roll call.
+    pub fn of_any_host(tier: Tier, roll_call: Uuid) -> String {
+        format!("{RESPONSES}{tier}.*.{roll_call}")
+    }
+
+    /// Where the server says that nobody is there to answer a roll call. No host has the name in it.
+    pub fn of_nobody(tier: Tier, roll_call: Uuid) -> Self {
+        Self(Subject(format!("{RESPONSES}{tier}.{roll_call}.{roll_call}").into()))
+    }
+
     /// The token behind `deploy.responses.` of a subject that has only one.
     pub fn single_token(&self) -> Option<&str> {
         self.as_str().strip_prefix(RESPONSES).filter(|token| !token.contains('.'))
@@ -287,6 +297,17 @@ impl Replies {
 /// The subject on which listeners of one tier are asked who is there, beside the one for all tiers.
 pub fn discover_tier(discover: &Subject, tier: Tier) -> Subject {
     Subject::joined(&[discover.as_str(), ".", tier.as_str()])
+}
+
+/// A subject of this tier that no host listens on, to try whether requests may be sent to its hosts.
+pub fn probe(tier: Tier, name: Uuid) -> Subject {
+    Subject(format!("deploy.{tier}.{name}").into())
+}
+
+/// The tier and roll call of a subject that [`operators`] makes.
+pub fn operators_tier(subject: &str, roll_call: Uuid) -> Option<Tier> {
+    let (tier, rest) = subject.strip_prefix(OPERATORS)?.split_once('.')?;
+    (rest.parse::<Uuid>() == Ok(roll_call)).then(|| tier.parse().ok())?
 }
 
 /// The subject on which deployers that run a rollout on this tier answer a roll call.

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::plan::FrozenPlan;
-use crate::protocol::{Commit, HostName, Phase, RequestId, RequestIds, Response, Revision, RolloutId, Status};
+use crate::protocol::{Commit, HostName, Phase, RequestId, RequestIds, Response, Revision, RolloutId, Status, Tier};
 
 /// Something that happened, and when by the operator's clock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -311,6 +311,11 @@ pub enum Cause {
     Disconnected,
     /// The host that was to find the commit did not name one.
     Unresolved,
+    /// A host of an earlier wave that had completed turned out to be two machines.
+    TwoMachines {
+        /// The name that both go by.
+        host: HostName,
+    },
 }
 
 /// What has become of a wave.
@@ -377,11 +382,18 @@ pub enum Anomaly {
         /// The second one.
         status: Status,
     },
-    /// Another host answered in its place.
+    /// Another host answered in its place: by the subject of the answer, or by the name in it.
     Impostor {
         /// The name under which it answered.
         said: HostName,
+        /// Its tier, where that is another one than the host's.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tier: Option<Tier>,
     },
+    /// The answer names another request than the one on whose subject it came, or none although the listener supports ids.
+    AnotherRequest,
+    /// Two machines answer under its name, so nobody knows what became of either: the host has failed.
+    TwoMachines,
 }
 
 impl Rollout {

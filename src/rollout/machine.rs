@@ -9,6 +9,7 @@ mod latecomers;
 mod outside;
 mod resolving;
 mod returning;
+mod twins;
 mod waves;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -20,13 +21,13 @@ use jiff::Timestamp;
 
 use self::latecomers::Latecomers;
 use self::returning::Return;
-use super::event::{Connection, Event, EventKind, HostOutcome, Interrupt, Outcome, Rollout, SkipCause};
-use super::host::{Flight, Patience};
+use super::event::{Cause, Connection, Event, EventKind, HostOutcome, Interrupt, Outcome, Rollout, SkipCause};
+use super::host::{Flight, Instances, Patience};
 use super::summary::{HostState, HostView, Summary};
 use super::{Effect, Executor, Input};
 use crate::places::Places;
 use crate::plan::{FrozenHost, FrozenWave};
-use crate::protocol::{RequestId, Response, SharedReplies};
+use crate::protocol::{Replies, RequestId, Response};
 
 /// How much later than its accept timeout a host may still take a request: clocks of a fleet differ by this much.
 pub const CLOCK_DIFFERENCE: Duration = Duration::from_mins(2);
@@ -40,7 +41,7 @@ const PREPARED: usize = if cfg!(test) { 3 } else { 512 };
 pub struct Machine {
     rollout: Arc<Rollout>,
     epoch: Timestamp,
-    replies: SharedReplies,
+    replies: Replies,
     hosts: Vec<Host>,
     /// Where in `hosts` each wave lies.
     ranges: Vec<Range<usize>>,
@@ -72,6 +73,9 @@ struct Host {
     /// How many of its ids it has been sent requests under that are of no use any more.
     spent_ids: u32,
     anomalies: u8,
+    instances: Instances,
+    /// Whether two machines go by its name.
+    is_contested: bool,
     /// Whether it was asked to return to what it ran before.
     is_sent_back: bool,
 }
@@ -117,6 +121,8 @@ struct Tally {
     last_final_at: Duration,
     /// Why nothing more is sent in this wave.
     halted: Option<SkipCause>,
+    /// Why the wave fails whatever becomes of its hosts.
+    doomed: Option<Cause>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -186,7 +192,7 @@ impl Machine {
         });
         Self {
             epoch,
-            replies: SharedReplies::of(rollout.id),
+            replies: Replies::of(rollout.id),
             hosts,
             ranges: ranges.collect(),
             by_request: Places::default(),
@@ -266,6 +272,7 @@ impl Machine {
         let host = hosts.and_then(|(wave, range)| wave.hosts.get(index - range.start));
         host.expect("indices are made from the waves of the same plan")
     }
+
 }
 
 impl Executor for Machine {
@@ -274,7 +281,7 @@ impl Executor for Machine {
             return;
         }
         match input {
-            Input::Response { request, response } => self.respond(now, &request, response),
+            Input::Response { from, request, response } => self.respond(now, &from, &request, response),
             Input::NoResponders { request } => self.no_responders(now, &request),
             Input::AnswersLost => self.answers_lost(now),
             Input::Connection(Connection::Down) => self.disconnected(now),
@@ -349,6 +356,8 @@ impl Host {
             attempts: 0,
             spent_ids: 0,
             anomalies: 0,
+            instances: Instances::default(),
+            is_contested: false,
             is_sent_back: false,
         }
     }

@@ -222,7 +222,12 @@ impl Summary {
                 }
             }
             EventKind::TurnedUp { host, wave } => _ = self.turned_up.insert(host.clone(), *wave),
-            EventKind::Anomaly { host, anomaly } => self.anomalies.push((host.clone(), anomaly.clone())),
+            EventKind::Anomaly { host, anomaly } => {
+                self.anomalies.push((host.clone(), anomaly.clone()));
+                if *anomaly == Anomaly::TwoMachines {
+                    self.take_back(host);
+                }
+            }
             EventKind::Ended { outcome } => {
                 self.outcome = Some(*outcome);
                 self.ended_at = Some(event.at);
@@ -339,6 +344,18 @@ impl Summary {
             view.state = HostState::Dispatched;
             view.sent_at = sent_at;
             view.attempts = 1;
+        }
+    }
+
+    /// A host that had completed turned out to be two machines.
+    fn take_back(&mut self, name: &HostName) {
+        let Some(place) = self.place(name) else { return };
+        if let Some(view) = self.hosts.get_mut(place)
+            && view.state == HostState::Final(HostOutcome::Completed)
+        {
+            view.state = HostState::Final(HostOutcome::Failed);
+            view.spend_id(HostOutcome::Failed);
+            self.completed.retain(|completed| *completed != place);
         }
     }
 

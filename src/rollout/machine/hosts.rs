@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{CLOCK_DIFFERENCE, Link, Machine, State};
-use crate::protocol::{ErrorCode, Request, RequestId, Response};
+use crate::protocol::{ErrorCode, Request, RequestId, Response, Sender};
 use crate::rollout::event::{Anomaly, Cause, EventKind, HostOutcome, SkipCause, WaveIndex};
 use crate::rollout::host::{
-    ASK_AGAIN, Flight, MAX_ANOMALIES, Progress, after_final, impostor, is_to_be_confirmed, keep,
+    ASK_AGAIN, Flight, Instances, MAX_ANOMALIES, Progress, after_final, is_to_be_confirmed, keep, unexpected,
 };
 use crate::rollout::{Dispatch, Effect};
 
@@ -21,7 +21,10 @@ impl Machine {
         let flight = Flight::new(now, patience);
         let due = flight.due();
         state.state = State::InFlight(flight);
-        state.request = Some(request.clone());
+        if state.request.as_ref() != Some(&request) {
+            state.request = Some(request.clone());
+            state.instances = Instances::default();
+        }
         state.attempts += 1;
         let attempt = state.attempts;
         self.by_request.insert(request.clone(), index);
@@ -34,7 +37,8 @@ impl Machine {
     pub(super) fn dispatch(&self, now: Duration, index: usize, id: RequestId) -> Dispatch {
         let wave = self.wave();
         let expires_at = self.wall_clock(now + wave.limits.accept_timeout + CLOCK_DIFFERENCE);
-        let reply_to = self.replies.to(&id);
+        let host = self.frozen(index);
+        let reply_to = self.replies.to(host.tier, &host.hostname, &id);
         let request = Box::new(Request {
             id: Some(id),
             expires_at: Some(expires_at),
@@ -44,7 +48,7 @@ impl Machine {
             confirm_timeout_s: wave.limits.confirms_within().map(|timeout| timeout.as_secs()),
             ..Request::new(wave.action, self.rollout.revision.clone(), reply_to)
         });
-        Dispatch { subject: self.frozen(index).subject(), request }
+        Dispatch { subject: host.subject(), request }
     }
 
     /// Asks a host that may be at it since before the rollout was resumed: one that never heard of the request takes it
@@ -70,22 +74,26 @@ impl Machine {
         }
     }
 
-    pub(super) fn respond(&mut self, now: Duration, request: &RequestId, response: Arc<Response>) {
-        if self.is_way_back(request) {
-            return self.return_answered(now, response);
-        }
-        let Some(index) = self.by_request.place(request) else {
+    pub(super) fn respond(&mut self, now: Duration, from: &Sender, request: &RequestId, response: Arc<Response>) {
+        let returning = self.returning.as_ref().filter(|back| back.request == *request).map(|back| back.index);
+        let Some(index) = returning.or_else(|| self.by_request.place(request)) else {
             return;
         };
-        let name = &self.frozen(index).hostname;
-        if let Some(anomaly) = impostor(name, &response) {
+        let supports_ids = self.host(index).knows_ids;
+        if let Some(anomaly) = unexpected(self.frozen(index), request, from, &response, supports_ids) {
             return self.anomaly(now, index, anomaly);
+        }
+        if returning.is_some() {
+            return self.return_answered(now, response);
         }
         let host = self.host_mut(index);
         host.knows_ids |= response.id.is_some();
         if host.request.as_ref() != Some(request) {
             // The host rejected this request and was sent another since; only that one counts.
             return;
+        }
+        if host.instances.are_two_machines(&response) {
+            return self.contest(now, index);
         }
         match &host.state {
             State::Final(outcome) => {

@@ -16,6 +16,13 @@ impl Machine {
 
     /// Takes one step, and returns whether there was one to take.
     fn step(&mut self, now: Duration) -> bool {
+        if let (Stage::Confirming | Stage::Baking { .. } | Stage::Checking, Some(cause)) =
+            (self.stage, &self.tally.doomed)
+        {
+            let verdict = WaveVerdict::Failed(cause.clone());
+            self.end_wave(now, verdict);
+            return true;
+        }
         match self.stage {
             Stage::Entering => self.enter_wave(now),
             Stage::Running => return self.run_wave(now),
@@ -108,6 +115,9 @@ impl Machine {
         let any_skipped = self.next_pending().is_some();
         self.skip(now, skipped, cause);
 
+        if let Some(cause) = self.tally.doomed.clone() {
+            return self.end_wave(now, WaveVerdict::Failed(cause));
+        }
         let limits = &self.wave().limits;
         let Tally { completed, failures, .. } = self.tally;
         if failures > limits.max_failures {
