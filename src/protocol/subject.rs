@@ -223,35 +223,6 @@ impl Sender {
     }
 }
 
-/// The reply subjects of one rollout in the form that names no host.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SharedReplies {
-    /// All that comes before the id of a request.
-    prefix: String,
-}
-
-impl SharedReplies {
-    /// The reply subjects of this rollout.
-    pub fn of(rollout: RolloutId) -> Self {
-        Self { prefix: format!("{RESPONSES}{rollout}.") }
-    }
-
-    /// The pattern that receives the answers to every request of the rollout.
-    pub fn pattern(&self) -> String {
-        format!("{}*", self.prefix)
-    }
-
-    /// The reply subject of one request.
-    pub fn to(&self, request: &RequestId) -> ReplySubject {
-        ReplySubject(Subject::joined(&[&self.prefix, request.as_str()]))
-    }
-
-    /// The request that an answer on this subject belongs to, when it is of this rollout.
-    pub fn request_of(&self, subject: &str) -> Option<RequestId> {
-        subject.strip_prefix(self.prefix.as_str())?.parse().ok()
-    }
-}
-
 impl Replies {
     /// The reply subjects of this rollout.
     pub const fn of(rollout: RolloutId) -> Self {
@@ -267,6 +238,11 @@ impl Replies {
     /// The reply subject of a request to one host.
     pub fn to(self, tier: Tier, host: &HostName, request: &RequestId) -> ReplySubject {
         self.below(tier.as_str(), host.as_str(), request.as_str())
+    }
+
+    /// Where listeners of the old form answer a request that several hosts hear.
+    pub fn of_all(self) -> ReplySubject {
+        ReplySubject(Subject(format!("{RESPONSES}{}", self.rollout).into()))
     }
 
     /// Where the server says that nobody listens to a probe of this tier.

@@ -134,14 +134,14 @@ pub(super) fn keep(mut response: Arc<Response>, host: &HostName, request: Option
 
 /// What is wrong with an answer about a request to this host, by who published it and by what it says of itself.
 ///
-/// The subject proves who published an answer, and what the answer says must agree. A listener without request ids names none,
-/// but once an answer to a request named one, the listener is known to support them.
+/// The subject proves who published an answer, and what the answer says must agree. A listener without request ids is excused
+/// from naming one, until an answer to this request did.
 pub(super) fn unexpected(
     asked: &FrozenHost,
     request: &RequestId,
     from: &Sender,
     response: &Response,
-    supports_ids: bool,
+    names_ids: bool,
 ) -> Option<Anomaly> {
     let impostor = |said: &HostName| {
         let tier = (from.tier != asked.tier).then_some(from.tier);
@@ -153,7 +153,7 @@ pub(super) fn unexpected(
     if response.hostname != asked.hostname {
         return impostor(&response.hostname);
     }
-    let is_about_it = response.id.as_ref().map_or(!supports_ids, |id| id == request);
+    let is_about_it = response.id.as_ref().map_or(!names_ids, |id| id == request);
     (!is_about_it).then_some(Anomaly::AnotherRequest)
 }
 
@@ -194,12 +194,7 @@ impl Instances {
 
 /// Whether a final only repeats another one. A listener may say it again at another time, and cut its log differently.
 fn is_same_final(one: &Response, other: &Response) -> bool {
-    let content = |response: &Response| Response {
-        instance: None,
-        at: None,
-        log_tail: Vec::new(),
-        ..response.clone()
-    };
+    let content = |response: &Response| Response { instance: None, at: None, log_tail: Vec::new(), ..response.clone() };
     content(one) == content(other)
 }
 

@@ -180,7 +180,9 @@ mod tests {
         let rollout = r#"{"rollout":{"id":"00000000-0000-0000-0000-000000000000","name":"sunday","operator":"ops@desk",
             "tiers":["test","prod"],"wave":1,"waves":2,"since":"2026-11-23T10:00:00Z"}}"#;
         let mut taken = Answers::new(CALL);
-        for subject in [format!("deploy.operators.test.{CALL}"), on("prod", "ns1"), "deploy.operators.prod.x".to_owned()] {
+        for subject in
+            [format!("deploy.operators.test.{CALL}"), on("prod", "ns1"), "deploy.operators.prod.x".to_owned()]
+        {
             taken.take(&message(&subject, rollout));
         }
         let (_, rollouts) = taken.into_parts();

@@ -1,22 +1,25 @@
 //! The task between the channels and the bus.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::connection::State;
 use async_nats::{Message, StatusCode, Subscriber};
+use futures_util::stream::SelectAll;
 use futures_util::{FutureExt, StreamExt};
+use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::SendError;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::timeout;
 use uuid::Uuid;
 
+use super::presence::Presence;
 use super::{Discovery, FleetEnd, FleetError, News, Order};
 use crate::bus::{Bus, BusEvent, Operation, Violation};
-use crate::protocol::{
-    DiscoveryAnswer, DiscoveryRequest, ReplySubject, RequestId, Response, RolloutId, RolloutReport, SharedReplies,
-};
-use crate::rollout::{Connection, Input};
+use crate::protocol::subject::discover_tier;
+use crate::protocol::{DiscoveryAnswer, DiscoveryRequest, Replies, ReplySubject, Response, RolloutId, Sender, Tier};
+use crate::rollout::{Connection, Dispatch, Input};
 
 /// How long the last requests may take to leave when the command ends.
 const LEAVE_WITHIN: Duration = Duration::from_secs(1);

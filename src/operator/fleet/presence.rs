@@ -26,7 +26,8 @@ impl Presence {
     /// From now on this is told. Where the credential may not hear questions, nobody asks.
     pub(super) async fn announce(&mut self, bus: &Bus, reports: Vec<RolloutReport>) {
         if self.questions.is_empty() {
-            let of_tiers = reports.iter().flat_map(|report| &report.tiers).map(|tier| discover_tier(&self.discover, *tier));
+            let of_tiers =
+                reports.iter().flat_map(|report| &report.tiers).map(|tier| discover_tier(&self.discover, *tier));
             let subjects: Vec<Subject> = of_tiers.chain([self.discover.clone()]).collect();
             for subject in subjects {
                 self.questions.extend(bus.client.subscribe(subject.to_string()).await);

@@ -42,8 +42,13 @@ pub struct RollCall<'a> {
 /// What a roll call is for, which decides what the credential must be allowed to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Purpose {
-    /// Hosts of these tiers are to be sent requests: they have to be reached and heard.
-    Deploy(BTreeSet<Tier>),
+    /// Hosts are to be sent requests.
+    Deploy {
+        /// The tiers of hosts that have to be reached and heard.
+        needed: BTreeSet<Tier>,
+        /// The tiers that are asked, those that are needed among them.
+        asked: BTreeSet<Tier>,
+    },
     /// Hosts are to be listed: those of this tier, or of every tier that may be heard.
     List(Option<Tier>),
 }
@@ -149,9 +154,22 @@ impl Awaited {
 }
 
 impl Purpose {
+    /// The tiers whose hosts will be sent requests for certain.
+    fn needed(&self) -> impl Iterator<Item = &Tier> {
+        let needed = if let Self::Deploy { needed, .. } = self { Some(needed) } else { None };
+        needed.into_iter().flatten()
+    }
+
+    fn must_hear(&self, tier: Tier) -> bool {
+        match self {
+            Self::Deploy { needed, .. } => needed.contains(&tier),
+            Self::List(only) => only.is_some(),
+        }
+    }
+
     fn tiers(&self) -> Vec<Tier> {
         match self {
-            Self::Deploy(tiers) => tiers.iter().copied().collect(),
+            Self::Deploy { asked, .. } => asked.iter().copied().collect(),
             Self::List(Some(tier)) => vec![*tier],
             Self::List(None) => Tier::ALL.to_vec(),
         }
@@ -184,9 +202,9 @@ impl<'a> Call<'a> {
         let mut subjects = vec![ReplySubject::single(self.id).to_string()];
         for tier in &self.tiers {
             subjects.push(ReplySubject::of_any_host(*tier, self.id));
-            if let Purpose::Deploy(_) = self.purpose {
-                subjects.extend([self.replies.pattern(*tier), operators(*tier, self.id).to_string()]);
-            }
+        }
+        for tier in self.purpose.needed() {
+            subjects.extend([self.replies.pattern(*tier), operators(*tier, self.id).to_string()]);
         }
         let mut messages = Vec::with_capacity(subjects.len());
         for subject in subjects {
@@ -198,11 +216,9 @@ impl<'a> Call<'a> {
     /// Tries whether the hosts of each tier can be reached, by an empty message to a name that no host has, and asks who is
     /// there. The server reads all of it in order: once an answer is here, each refusal is as well.
     async fn ask(&self, bus: &Bus) -> Result<(), FleetError> {
-        if let Purpose::Deploy(_) = self.purpose {
-            for tier in &self.tiers {
-                let reply_to = self.replies.of_probe(*tier, self.id);
-                publish(bus, &probe(*tier, self.id), Some(reply_to), Vec::new()).await?;
-            }
+        for tier in self.purpose.needed() {
+            let reply_to = self.replies.of_probe(*tier, self.id);
+            publish(bus, &probe(*tier, self.id), Some(reply_to), Vec::new()).await?;
         }
         let only = self.tiers.first().copied().filter(|_| self.tiers.len() == 1);
         let question = DiscoveryRequest { reply_to: ReplySubject::single(self.id), tier: only, per_host: true };
@@ -249,7 +265,7 @@ impl<'a> Call<'a> {
                 };
                 if let Some(tier) = self.tiers.iter().copied().find(is_of) {
                     self.unheard.insert(tier);
-                    if *self.purpose != Purpose::List(None) || self.unheard.len() == self.tiers.len() {
+                    if self.purpose.must_hear(tier) || self.unheard.len() == self.tiers.len() {
                         return Err(FleetError::Refused(violation));
                     }
                 }

@@ -26,7 +26,11 @@ impl Machine {
         self.host_mut(index).state = State::Final(HostOutcome::Failed);
         self.completed.retain(|completed| *completed != index);
         if !self.range().contains(&index) {
-            return self.doom(now, SkipCause::EarlierWave, Cause::TwoMachines { host: self.frozen(index).hostname.clone() });
+            return self.doom(
+                now,
+                SkipCause::EarlierWave,
+                Cause::TwoMachines { host: self.frozen(index).hostname.clone() },
+            );
         }
         let max_failures = self.wave().limits.max_failures;
         self.tally.completed -= 1;
