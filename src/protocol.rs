@@ -20,5 +20,5 @@ pub use message::{ErrorCode, Holder, Phase, RETURN_WITHIN, Request, Response, St
 pub use names::{Action, HostName, NameError, Role, Tier};
 pub use revision::{Commit, MAX_REVISION_BYTES, Revision, RevisionError};
 pub use subject::{
-    Replies, ReplySubject, Sender, SharedReplies, Subject, SubjectError, SubjectTemplate, Target, alias_variable,
+    Place, Replies, ReplySubject, Sender, SharedReplies, Subject, SubjectError, SubjectTemplate, Target, alias_variable,
 };
