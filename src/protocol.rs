@@ -21,4 +21,6 @@ pub use ids::{RequestId, RequestIds, RolloutId};
 pub use message::{ErrorCode, Holder, Phase, RETURN_WITHIN, Request, Response, Status};
 pub use names::{Action, HostName, NameError, Role, Tier};
 pub use revision::{Commit, MAX_REVISION_BYTES, Revision, RevisionError};
-pub use subject::{Replies, ReplySubject, Sender, Subject, SubjectError, SubjectTemplate, Target, alias_variable};
+pub use subject::{
+    Place, Replies, ReplySubject, Sender, Subject, SubjectError, SubjectTemplate, Target, alias_variable,
+};

@@ -2,6 +2,8 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use async_nats::{ClientError, Event, ServerError};
 use tokio::sync::mpsc::UnboundedSender;
@@ -75,15 +77,20 @@ impl fmt::Display for Violation {
     }
 }
 
+/// How often at most it is told that a subscription was full: it is so for each message that is lost, of which others may
+/// send any number.
+const FULL_EVERY: Duration = Duration::from_millis(10);
+
 /// Turns the client's events into ours.
 pub(super) struct Translator {
     events: UnboundedSender<BusEvent>,
     connected_before: AtomicBool,
+    full_told: Mutex<Option<Instant>>,
 }
 
 impl Translator {
     pub(super) fn new(events: UnboundedSender<BusEvent>) -> Self {
-        Self { events, connected_before: AtomicBool::new(false) }
+        Self { events, connected_before: AtomicBool::new(false), full_told: Mutex::new(None) }
     }
 
     pub(super) fn hear(&self, event: Event) {
@@ -99,7 +106,14 @@ impl Translator {
             Event::Connected if !self.connected_before.swap(true, Ordering::Relaxed) => return None,
             Event::Connected => BusEvent::Up,
             Event::Disconnected => BusEvent::Down,
-            Event::SlowConsumer(_) | Event::ServerError(ServerError::SlowConsumer(_)) => BusEvent::SlowConsumer,
+            Event::SlowConsumer(_) | Event::ServerError(ServerError::SlowConsumer(_)) => {
+                let mut told = self.full_told.lock().unwrap_or_else(PoisonError::into_inner);
+                if told.is_some_and(|told| told.elapsed() < FULL_EVERY) {
+                    return None;
+                }
+                *told = Some(Instant::now());
+                BusEvent::SlowConsumer
+            }
             Event::ServerError(ServerError::Other(text)) => match Violation::parse(&text) {
                 Some(violation) => BusEvent::Refused(violation),
                 None => BusEvent::Error(format!("the server says: {text}")),
@@ -164,6 +178,7 @@ mod tests {
             Event::Connected,
             Event::Disconnected,
             Event::Connected,
+            Event::SlowConsumer(3),
             Event::SlowConsumer(3),
             server("Stale Connection"),
             server(r#"Permissions Violation for Publish to "x""#),

@@ -49,6 +49,20 @@ pub struct Sender {
     pub host: HostName,
 }
 
+/// Who may answer on a reply subject, as one host sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// This host alone.
+    Own,
+    /// Any host: the subject has one token, the form that the first listeners know.
+    Shared,
+    /// Any host, by a form that names none with several tokens: a deployer made it that knew of no other way to tell the
+    /// requests of a rollout from each other. Nobody asks for an answer there any more.
+    Outdated,
+    /// Another host, or no host that there could be.
+    Foreign,
+}
+
 /// A subject with `<hostname>`, `<tier>` and `<role>` in the place of what differs between hosts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SubjectTemplate(String);
@@ -200,6 +214,20 @@ impl ReplySubject {
     /// Whether this host, and no other, may answer here.
     pub fn is_of(&self, tier: Tier, host: &HostName) -> bool {
         sender_and_rest(self.as_str()).is_some_and(|(of, name, _)| of == tier && name == host.as_str())
+    }
+
+    /// Who may answer here, as this host sees it.
+    pub fn place(&self, tier: Tier, host: &HostName) -> Place {
+        let names_a_tier = || {
+            let first = self.as_str().strip_prefix(RESPONSES).and_then(|rest| rest.split('.').next());
+            first.is_some_and(|token| token.parse::<Tier>().is_ok())
+        };
+        match self.single_token() {
+            Some(_) => Place::Shared,
+            None if self.is_of(tier, host) => Place::Own,
+            None if names_a_tier() => Place::Foreign,
+            None => Place::Outdated,
+        }
     }
 }
 
@@ -472,6 +500,21 @@ mod tests {
         assert_eq!(own.of_one_host(Tier::Prod, &ns1, &"r-1".parse().unwrap()), None);
         assert!(!single.is_of(Tier::Prod, &ns1));
         assert_eq!(single.single_token(), Some("00000000-0000-0000-0000-000000000000"));
+    }
+
+    #[test]
+    fn a_host_tells_its_own_place_from_those_of_others() {
+        let place = |subject: &str| {
+            let subject: ReplySubject = format!("deploy.responses.{subject}").parse().unwrap();
+            subject.place(Tier::Prod, &"ns1".parse().unwrap())
+        };
+        assert_eq!(place("prod.ns1.a"), Place::Own);
+        assert_eq!(place("prod.ns1.a.b"), Place::Own);
+        assert_eq!(place("4f"), Place::Shared);
+        assert_eq!(place("4f.r-1"), Place::Outdated);
+        for foreign in ["prod.ns2.a", "test.ns1.a", "prod.ns1", "prod.ns10.a", "prod.all.a", "test.x"] {
+            assert_eq!(place(foreign), Place::Foreign, "{foreign}");
+        }
     }
 
     proptest! {

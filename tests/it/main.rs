@@ -10,6 +10,7 @@ mod generations;
 mod operator;
 mod stand_in;
 
+mod answers;
 mod apply;
 mod deploy;
 mod harness;

@@ -7,10 +7,12 @@ use std::process::Command;
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use futures_util::stream::select;
 use homelab_deploy::nats_config::{Holder, ListenerName};
 use homelab_deploy::protocol::subject::DISCOVER;
-use homelab_deploy::protocol::{DiscoveryAnswer, DiscoveryRequest, HostName, ReplySubject};
+use homelab_deploy::protocol::{DiscoveryAnswer, HostName};
 use miette::{IntoDiagnostic, Result, miette};
+use serde_json::json;
 use tempfile::TempDir;
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -18,6 +20,7 @@ use uuid::Uuid;
 use super::flake::Flake;
 use super::fleet::{self, Fleet};
 use super::keys::Key;
+use super::permissions::Permissions;
 use super::server::Server;
 use super::wait;
 
@@ -47,6 +50,11 @@ impl Lab {
     /// A homelab with `hosts`, each as `<tier>.<host>[.<role>]`. The server runs, the listeners do not yet. `program` is
     /// homelab-deploy.
     pub async fn start(program: &Path, hosts: &[&str]) -> Result<Self> {
+        Self::start_with(program, hosts, Permissions::default()).await
+    }
+
+    /// The same under these permissions.
+    pub async fn start_with(program: &Path, hosts: &[&str], permissions: Permissions) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("homelab-deploy-").tempdir().into_diagnostic()?;
         let path = folder.path();
         fs::create_dir(path.join("operator")).into_diagnostic()?;
@@ -56,7 +64,7 @@ impl Lab {
 
         let mut users: Vec<_> = hosts.values().map(|(name, key)| key.user(Holder::Listener(name.clone()))).collect();
         users.extend([test_deployer.user(Holder::TestDeployer), admin.user(Holder::Admin)]);
-        let server = Server::start(&path.join("server"), &users).await?;
+        let server = Server::start_with(&path.join("server"), &permissions.authorization(&users)?).await?;
         let flake = Flake::create(&path.join("flake"))?;
         let fleet = Fleet::new(program, &path.join("hosts"), server.url(), &flake.url())?;
         Ok(Self { fleet, server, flake, admin, test_deployer, hosts, program: program.to_owned(), folder })
@@ -107,12 +115,14 @@ impl Lab {
     /// Calls the roll until every one of `hosts` has answered.
     async fn until_present(&mut self, mut hosts: BTreeSet<HostName>) -> Result<()> {
         let client = self.server.connect(&self.admin).await?;
-        let reply_to = ReplySubject::single(Uuid::new_v4());
-        let mut answers = client.subscribe(reply_to.to_string()).await.into_diagnostic()?;
-        let call = DiscoveryRequest { reply_to, tier: None, per_host: false }.to_bytes();
+        let call = Uuid::new_v4();
+        let old_form = client.subscribe(format!("deploy.responses.{call}")).await.into_diagnostic()?;
+        let own_subjects = client.subscribe(format!("deploy.responses.*.*.{call}")).await.into_diagnostic()?;
+        let mut answers = select(old_form, own_subjects);
+        let question = json!({ "reply_to": format!("deploy.responses.{call}"), "per_host": true }).to_string();
         wait::until("every listener answers the roll call", async || {
             self.fleet.check_alive()?;
-            client.publish(DISCOVER, call.clone().into()).await.into_diagnostic()?;
+            client.publish(DISCOVER, question.clone().into()).await.into_diagnostic()?;
             while let Ok(Some(answer)) = timeout(ROLL_CALL, answers.next()).await {
                 if let DiscoveryAnswer::Host(report) = DiscoveryAnswer::parse(&answer.payload).into_diagnostic()? {
                     hosts.remove(&report.hostname);

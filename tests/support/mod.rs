@@ -9,6 +9,7 @@ pub mod fleet;
 pub mod git;
 pub mod keys;
 pub mod lab;
+pub mod permissions;
 pub mod process;
 pub mod rebuild;
 pub mod server;

@@ -4,11 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use homelab_deploy::nats_config::{User, authorization};
+use homelab_deploy::nats_config::User;
 use miette::{IntoDiagnostic, Result, WrapErr, bail};
 use serde::Deserialize;
 
 use super::keys::Key;
+use super::permissions::Permissions;
 use super::process::Process;
 use super::wait;
 
@@ -30,8 +31,13 @@ struct Ports {
 impl Server {
     /// Starts a server that keeps its files in `folder`, and waits until it takes connections.
     pub async fn start(folder: &Path, users: &[User]) -> Result<Self> {
+        Self::start_with(folder, &Permissions::default().authorization(users)?).await
+    }
+
+    /// Starts a server with this configuration, and waits until it takes connections.
+    pub async fn start_with(folder: &Path, configuration: &str) -> Result<Self> {
         fs::create_dir_all(folder).into_diagnostic()?;
-        fs::write(folder.join("server.conf"), authorization(users).into_diagnostic()?).into_diagnostic()?;
+        fs::write(folder.join("server.conf"), configuration).into_diagnostic()?;
         let mut server = Self { folder: folder.to_owned(), url: String::new(), process: None };
         // -1 lets the server choose a free port, so that no two tests meet.
         server.url = server.run("-1").await?;
