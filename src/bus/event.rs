@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use async_nats::{ClientError, Event, ServerError};
 use tokio::sync::mpsc::UnboundedSender;
 
+use crate::text::safe;
+
 /// What the client calls it when a server refuses the key.
 const REFUSED: &str = "authorization violation";
 
@@ -29,7 +31,7 @@ pub enum BusEvent {
 pub struct Violation {
     /// What was tried.
     pub operation: Operation,
-    /// On which subject.
+    /// On which subject, as the server spells it, without what a terminal would obey.
     pub subject: String,
 }
 
@@ -56,7 +58,7 @@ impl Violation {
             Some((_, quoted)) => quoted.split('"').next(),
             None => rest.split_whitespace().nth(1),
         };
-        Some(Self { operation, subject: subject.unwrap_or_default().to_owned() })
+        Some(Self { operation, subject: safe(subject.unwrap_or_default()) })
     }
 }
 
@@ -102,7 +104,7 @@ impl Translator {
             Event::SlowConsumer(_) | Event::ServerError(ServerError::SlowConsumer(_)) => BusEvent::SlowConsumer,
             Event::ServerError(ServerError::Other(text)) => match Violation::parse(&text) {
                 Some(violation) => BusEvent::Refused(violation),
-                None => BusEvent::Error(format!("the server says: {text}")),
+                None => BusEvent::Error(format!("the server says: {}", safe(&text))),
             },
             Event::ServerError(ServerError::AuthorizationViolation) => {
                 BusEvent::Error("the server no longer accepts this key".to_owned())
@@ -110,8 +112,10 @@ impl Translator {
             Event::ClientError(ClientError::Other(error)) if error == REFUSED => {
                 BusEvent::Error("cannot connect again: the server refuses this key".to_owned())
             }
-            Event::ClientError(ClientError::Other(error)) => BusEvent::Error(format!("cannot connect again: {error}")),
-            Event::ClientError(error) => BusEvent::Error(error.to_string()),
+            Event::ClientError(ClientError::Other(error)) => {
+                BusEvent::Error(format!("cannot connect again: {}", safe(&error)))
+            }
+            Event::ClientError(error) => BusEvent::Error(safe(&error.to_string())),
             Event::LameDuckMode | Event::Draining | Event::Closed => return None,
         })
     }
@@ -149,6 +153,8 @@ mod tests {
         for (text, expected) in cases {
             assert_eq!(violation(text).as_deref(), Some(expected), "{text}");
         }
+        let escapes = "Permissions Violation for Publish to \"a\u{1b}[2J.\u{202e}b\"";
+        assert_eq!(violation(escapes).as_deref(), Some("this credential may not publish to a.b"));
         for other in ["", "Stale Connection", "permissions violation", "Permissions Violation for Ünsinn to x"] {
             assert_eq!(violation(other), None, "{other}");
         }
@@ -165,7 +171,7 @@ mod tests {
             Event::Disconnected,
             Event::Connected,
             Event::SlowConsumer(3),
-            server("Stale Connection"),
+            server("Stale\u{1b}]0;title\u{7} Connection"),
             server(r#"Permissions Violation for Publish to "x""#),
             client(async_nats::ConnectErrorKind::Io),
             client(async_nats::ConnectErrorKind::AuthorizationViolation),

@@ -26,6 +26,7 @@ mod runs;
 mod service;
 mod shell;
 mod tidy;
+mod tls;
 mod trouble;
 
 use std::path::Path;
