@@ -1,7 +1,7 @@
 //! When a connection must be encrypted.
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use async_nats::ConnectOptions;
 
@@ -50,7 +50,7 @@ impl Tls {
 /// The files that TLS needs, by the settings.
 fn files(settings: &Settings) -> impl Iterator<Item = &Path> {
     let client = settings.client_cert.iter().flat_map(|client| [&client.cert, &client.key]);
-    settings.ca_file.iter().chain(client).map(|file| file.as_path())
+    settings.ca_file.iter().chain(client).map(PathBuf::as_path)
 }
 
 /// What in the settings asks for TLS.

@@ -11,6 +11,7 @@ mod operator;
 mod stand_in;
 
 mod apply;
+mod attacks;
 mod deploy;
 mod harness;
 mod history;

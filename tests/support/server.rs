@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use async_nats::{Client, ConnectOptions};
 use homelab_deploy::nats_config::User;
 use miette::{IntoDiagnostic, Result, WrapErr, bail, miette};
 use serde::Deserialize;
@@ -73,9 +74,18 @@ impl Server {
     }
 
     /// A bare connection, for what no well-behaved program says.
-    pub async fn connect(&self, key: &Key) -> Result<async_nats::Client> {
+    pub async fn connect(&self, key: &Key) -> Result<Client> {
+        self.connect_with(key, |options| options).await
+    }
+
+    /// The same with further options.
+    pub async fn connect_with(
+        &self,
+        key: &Key,
+        further: impl FnOnce(ConnectOptions) -> ConnectOptions,
+    ) -> Result<Client> {
         let seed = fs::read_to_string(key.seed_file()).into_diagnostic()?;
-        let options = async_nats::ConnectOptions::with_nkey(seed.trim().to_owned());
+        let options = further(ConnectOptions::with_nkey(seed.trim().to_owned()));
         options.connect(&self.url).await.into_diagnostic().wrap_err("cannot connect to the server")
     }
 

@@ -45,6 +45,6 @@ impl Authority {
     /// What makes a nats-server require TLS.
     pub fn configuration(&self) -> String {
         let (certificate, key) = (self.server_certificate(), self.server_key());
-        format!("tls {{ cert_file: {certificate:?}, key_file: {key:?} }}\n")
+        format!("tls {{ cert_file: \"{}\", key_file: \"{}\" }}\n", certificate.display(), key.display())
     }
 }
