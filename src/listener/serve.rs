@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use async_nats::Client;
 use tokio::sync::Notify;
-use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until, timeout};
 
@@ -34,7 +33,7 @@ use super::signs::Signs;
 use super::surroundings::{compare_clocks, look_for_programs};
 use super::voice::Voice;
 use super::{Config, ListenerError};
-use crate::bus::BusEvent;
+use crate::bus::{BusEvent, Events};
 use crate::clock;
 use crate::protocol::message::is_acknowledgement;
 use crate::protocol::{ErrorCode, Phase, ReplySubject, Request, Response, Status};
@@ -148,7 +147,7 @@ impl Service {
     /// Serves until told to stop.
     pub(super) async fn serve(
         mut self,
-        mut events: UnboundedReceiver<BusEvent>,
+        mut events: Events,
         mut stop: Pin<&mut impl Future<Output = ()>>,
     ) -> Result<(), ListenerError> {
         let echo = self.echo.clone();

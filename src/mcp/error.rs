@@ -80,6 +80,10 @@ impl From<BusError> for ToolError {
             }
             BusError::TlsFile(..) => Self::new("tls_unusable", "a file that the TLS connection needs cannot be read")
                 .next("ask whoever started this server to check the files that its flags name"),
+            BusError::WithoutTls { .. } => {
+                Self::new("tls_unusable", "TLS is required, and an address of this server does without")
+                    .next("ask whoever started this server to check its flags")
+            }
         }
     }
 }

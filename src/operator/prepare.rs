@@ -226,7 +226,10 @@ impl Wanted {
         let roster = Roster::new(roll.hosts);
         let waves: Vec<String> = self.plan.waves.iter().map(|wave| wave.name.value.clone()).collect();
         self.exclude_hosts(&roster)?;
-        let (mut frozen, warnings) = self.plan.resolve(&roster)?;
+        let (mut frozen, mut warnings) = self.plan.resolve(&roster)?;
+        if self.source.is_some() {
+            warnings.extend(self.plan.advice(&frozen));
+        }
         self.part.select(&mut frozen, waves)?;
         let flake = self.plan.flake(&roster, &frozen)?;
         let mut warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();

@@ -35,11 +35,14 @@ impl Plan {
         let mut resolver = Resolver { roster, taken: ByName::default(), mistakes: Vec::new(), warnings: Vec::new() };
         let waves: Vec<FrozenWave> = self.waves.iter().map(|wave| resolver.wave(wave)).collect();
         PlanMistakes::unless_none(resolver.mistakes)?;
-        let mut warnings = resolver.warnings;
-        warnings.extend(prod_first(&self.waves, &waves));
-        warnings.extend(self.waves.iter().zip(&waves).filter_map(|(wave, frozen)| boundless(wave, frozen)));
         let name = self.name.clone();
-        Ok((FrozenPlan { name, waves, left_out: BTreeSet::new() }, warnings))
+        Ok((FrozenPlan { name, waves, left_out: BTreeSet::new() }, resolver.warnings))
+    }
+
+    /// What whoever wrote the plan down may not have meant.
+    pub fn advice(&self, frozen: &FrozenPlan) -> Vec<Finding> {
+        let boundless = self.waves.iter().zip(&frozen.waves).filter_map(|(wave, frozen)| boundless(wave, frozen));
+        prod_first(&self.waves, &frozen.waves).into_iter().chain(boundless).collect()
     }
 
     /// The flake to look the revision up in: the plan's own, else the one that its hosts named in the roll call.

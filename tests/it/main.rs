@@ -12,6 +12,7 @@ mod stand_in;
 
 mod answers;
 mod apply;
+mod attacks;
 mod deploy;
 mod harness;
 mod history;
@@ -27,6 +28,7 @@ mod runs;
 mod service;
 mod shell;
 mod tidy;
+mod tls;
 mod trouble;
 
 use std::path::Path;

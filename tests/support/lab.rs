@@ -1,6 +1,6 @@
 //! Server, keys, repository and fleet together.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,7 +10,7 @@ use futures_util::StreamExt;
 use futures_util::stream::select;
 use homelab_deploy::nats_config::{Holder, ListenerName};
 use homelab_deploy::protocol::subject::DISCOVER;
-use homelab_deploy::protocol::{DiscoveryAnswer, HostName};
+use homelab_deploy::protocol::{DiscoveryAnswer, HostName, Tier};
 use miette::{IntoDiagnostic, Result, miette};
 use serde_json::json;
 use tempfile::TempDir;
@@ -41,7 +41,7 @@ pub struct Lab {
     pub admin: Key,
     /// May deploy to hosts of the test tier.
     pub test_deployer: Key,
-    hosts: BTreeMap<HostName, (ListenerName, Key)>,
+    hosts: Vec<(ListenerName, Key)>,
     program: PathBuf,
     folder: TempDir,
 }
@@ -60,9 +60,9 @@ impl Lab {
         fs::create_dir(path.join("operator")).into_diagnostic()?;
         let admin = Key::generate(path, "admin")?;
         let test_deployer = Key::generate(path, "test-deployer")?;
-        let hosts = hosts.iter().map(|text| host(path, text)).collect::<Result<BTreeMap<_, _>>>()?;
+        let hosts = hosts.iter().map(|text| host(path, text)).collect::<Result<Vec<_>>>()?;
 
-        let mut users: Vec<_> = hosts.values().map(|(name, key)| key.user(Holder::Listener(name.clone()))).collect();
+        let mut users: Vec<_> = hosts.iter().map(|(name, key)| key.user(Holder::Listener(name.clone()))).collect();
         users.extend([test_deployer.user(Holder::TestDeployer), admin.user(Holder::Admin)]);
         let server = Server::start_with(&path.join("server"), &permissions.authorization(&users)?).await?;
         let flake = Flake::create(&path.join("flake"))?;
@@ -80,16 +80,29 @@ impl Lab {
         self.host(host).map(|(_, key)| key)
     }
 
+    /// The key of a host whose name another tier may use as well.
+    pub fn key_in(&self, tier: Tier, host: &HostName) -> Result<&Key> {
+        let mut hosts = self.hosts.iter().filter(|(name, _)| (name.tier, &name.hostname) == (tier, host));
+        hosts.next().map(|(_, key)| key).ok_or_else(|| miette!("the lab has no host {host} in {tier}"))
+    }
+
+    /// Further hosts on this server, whose files are in a folder of this name: machines of a name that is taken, or of one
+    /// that another tier uses as well.
+    pub fn another_fleet(&self, name: &str) -> Result<Fleet> {
+        Fleet::new(&self.program, &self.folder().join(name), self.server.url(), &self.flake.url())
+    }
+
     fn host(&self, host: &HostName) -> Result<&(ListenerName, Key)> {
-        self.hosts.get(host).ok_or_else(|| miette!("the lab has no host {host}"))
+        let known = self.hosts.iter().find(|(name, _)| name.hostname == *host);
+        known.ok_or_else(|| miette!("the lab has no host {host}"))
     }
 
     /// Starts the listeners of all hosts, and waits until each of them answers.
     pub async fn listen_all(&mut self) -> Result<()> {
-        for (name, key) in self.hosts.values() {
+        for (name, key) in &self.hosts {
             self.fleet.start(name, key, &[])?;
         }
-        let hosts = self.hosts.keys().cloned().collect();
+        let hosts = self.hosts.iter().map(|(name, _)| name.hostname.clone()).collect();
         self.until_present(hosts).await
     }
 
@@ -134,9 +147,9 @@ impl Lab {
     }
 }
 
-/// A host and its key, by name.
-fn host(folder: &Path, text: &str) -> Result<(HostName, (ListenerName, Key))> {
+/// A host and its key.
+fn host(folder: &Path, text: &str) -> Result<(ListenerName, Key)> {
     let name: ListenerName = text.parse().into_diagnostic()?;
-    let key = Key::generate(folder, name.hostname.as_str())?;
-    Ok((name.hostname.clone(), (name, key)))
+    let key = Key::generate(folder, &format!("{}.{}", name.tier, name.hostname))?;
+    Ok((name, key))
 }

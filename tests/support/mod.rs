@@ -13,4 +13,5 @@ pub mod permissions;
 pub mod process;
 pub mod rebuild;
 pub mod server;
+pub mod tls;
 pub mod wait;

@@ -1,6 +1,7 @@
 //! What the server allows each key.
 
 use homelab_deploy::nats_config::{Holder, Strictness, User, authorization};
+use homelab_deploy::protocol::Tier;
 use miette::{IntoDiagnostic, Result};
 
 /// Which permissions a server grants.
@@ -17,7 +18,7 @@ pub enum Permissions {
 impl Default for Permissions {
     /// What the tests of the program run under.
     fn default() -> Self {
-        Self::Predecessor
+        Self::Strict
     }
 }
 
@@ -37,14 +38,14 @@ fn predecessor(users: &[User]) -> String {
     let users = users.iter().map(|User { holder, key }| {
         let (publish, subscribe) = match holder {
             Holder::Listener(name) => {
-                let mut subscribe = format!("deploy.{0}.{1} deploy.{0}.all deploy.discover", name.tier, name.hostname);
+                let own = format!("deploy.{0}.{1} deploy.{0}.all deploy.discover", name.tier, name.hostname);
                 // The example is more generous to hosts of the test tier.
-                match (&name.role, name.tier.as_str()) {
-                    (_, "test") => subscribe.push_str(" deploy.test.role.>"),
-                    (Some(role), tier) => subscribe.push_str(&format!(" deploy.{tier}.role.{role}")),
-                    (None, _) => {}
-                }
-                ("deploy.responses.> deploy.discover", subscribe)
+                let role = match (&name.role, name.tier) {
+                    (_, Tier::Test) => " deploy.test.role.>".to_owned(),
+                    (Some(role), Tier::Prod) => format!(" deploy.prod.role.{role}"),
+                    (None, Tier::Prod) => String::new(),
+                };
+                ("deploy.responses.> deploy.discover", own + &role)
             }
             Holder::TestDeployer => ("deploy.test.> deploy.discover", "deploy.responses.> deploy.discover".to_owned()),
             Holder::Admin => ("deploy.>", "deploy.>".to_owned()),

@@ -119,7 +119,7 @@ impl RollCall<'_> {
         for _ in 0..2 {
             yield_now().await;
         }
-        while let Ok(event) = bus.events.try_recv() {
+        while let Some(event) = bus.events.try_recv() {
             call.notice(event)?;
         }
         let (hosts, rollouts) = answers.into_parts();

@@ -22,7 +22,10 @@ fn wrong(text: &str, roster: &Roster) -> String {
 }
 
 fn warned(text: &str, roster: &Roster) -> String {
-    told(&plan(text).resolve(roster).unwrap().1)
+    let plan = plan(text);
+    let (frozen, mut warnings) = plan.resolve(roster).unwrap();
+    warnings.extend(plan.advice(&frozen));
+    told(&warnings)
 }
 
 fn on_machine(text: &str, machine: &str) -> HostReport {
@@ -268,7 +271,8 @@ wave `w0` may fail on every one of its hosts: 2 may, of 2
 ");
     assert_eq!(warned(&format!("{}max_failures = 1", waves_of(&[&["test.all"]])), &there), "");
     let text = waves_of(&[&["prod.all"]]);
-    let (_, warnings) = plan(&text).resolve(&there).unwrap();
+    let plan = plan(&text);
+    let warnings = plan.advice(&plan.resolve(&there).unwrap().0);
     insta::assert_snapshot!(report(&warnings[0]), @r#"
 ⚠ wave `w0` deploys prod hosts before any test host
 help: let a wave of test hosts go first, such as targets = "test.all"
