@@ -230,6 +230,10 @@ fn announcement(event: &Event, summary: &Summary) -> Option<Vec<RolloutReport>> 
     let (EventKind::WaveStarted { wave }, Some(rollout)) = (&event.kind, &summary.rollout) else {
         return None;
     };
+    // A deployment to a single host is in nobody's way but its own, which its listener sees to.
+    if rollout.source.is_none() && summary.hosts.len() == 1 {
+        return None;
+    }
     let reports = rollout.plan.tiers().into_iter().map(|tier| {
         let waves = rollout.plan.waves.iter().map(|wave| wave.hosts.iter().any(|host| host.tier == tier));
         let waves: Vec<bool> = waves.collect();

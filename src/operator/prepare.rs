@@ -223,6 +223,7 @@ impl Wanted {
     /// Settles which hosts are deployed in which wave, and the commit.
     pub async fn settle(mut self, called: Called) -> Result<Prepared, PrepareError> {
         let Called { roll, found } = called;
+        let is_single = matches!(self.awaited(), Awaited::One(_));
         let roster = Roster::new(roll.hosts);
         let waves: Vec<String> = self.plan.waves.iter().map(|wave| wave.name.value.clone()).collect();
         self.exclude_hosts(&roster)?;
@@ -250,7 +251,8 @@ impl Wanted {
             }
         };
         warnings.extend(Obstacle::downgrade(&ahead, &revision).map(|obstacle| obstacle.to_string()));
-        let others = roll.rollouts.into_iter().filter(|other| shares_a_tier(other, &frozen)).collect();
+        // Deployments to single hosts are made side by side; each listener does one thing at a time.
+        let others = roll.rollouts.into_iter().filter(|other| !is_single && shares_a_tier(other, &frozen)).collect();
         let rollout = Rollout {
             id: RolloutId::from(Uuid::new_v4()),
             ids: RequestIds::new(Uuid::new_v4()),

@@ -8,9 +8,9 @@ use std::time::Duration;
 use miette::IntoDiagnostic;
 use serde_json::{Value, json};
 
+use crate::apply::fake::{self, Fake};
 use crate::host;
 use crate::operator::{self, Running};
-use crate::stand_in::StandIn;
 use crate::support::keys::Key;
 use crate::support::lab::Lab;
 use crate::support::rebuild::{FAIL, GATE};
@@ -65,12 +65,10 @@ async fn one_host_that_fails_is_named_with_its_reason_and_its_log() {
 async fn a_host_that_is_there_and_never_answers_the_request_is_named() {
     let mut lab = Lab::start(super::program(), &["prod.ns1.dns", "prod.ns2.dns"]).await.unwrap();
     lab.listen(&host("ns1"), &[]).await.unwrap();
-    let mut silent = StandIn::connect(&lab, "ns2", DNS).await.unwrap();
-    let deploy = operator::start(&lab, &["deploy", DNS, "--timeout", "3"]).unwrap();
-    let call = silent.roll_call().await.unwrap();
-    let report = json!({ "hostname": "ns2", "tier": "prod", "deploy_subjects": [DNS] });
-    silent.answer(&call, &report).await.unwrap();
-    let ended = deploy.ended().await.unwrap();
+    let mut report = fake::modern("prod", "ns2", &lab);
+    report["role"] = json!("dns");
+    let _silent = Fake::start(&lab, report, |_| Vec::new()).await;
+    let ended = operator::run(&lab, &deploy(&[DNS, "--timeout", "3"])).await.unwrap();
     ended.expect(1).told("ns2 unreachable").told("it never answered").told("1 completed, 1 unreachable");
 }
 
@@ -118,8 +116,9 @@ async fn nobody_there_is_an_error_within_three_seconds_that_says_who_is() {
 #[tokio::test]
 async fn who_is_not_waited_for_is_not_said_to_be_missing() {
     let lab = lab().await;
-    let mut deploy = operator::start(&lab, &["deploy", "deploy.test.all"]).unwrap();
-    deploy.tells("deploy.test.all").await.unwrap();
+    lab.fleet.rebuild().on(&host("nas"), GATE).unwrap();
+    let mut deploy = operator::start(&lab, &["deploy", "deploy.prod.nas"]).unwrap();
+    deploy.tells("building").await.unwrap();
     deploy.interrupt().unwrap();
     deploy.tells("interrupted").await.unwrap();
     deploy.interrupt().unwrap();
@@ -134,7 +133,7 @@ async fn what_a_credential_may_not_do_ends_the_command_at_once() {
         let mut command = lab.operator(&lab.test_deployer).unwrap();
         let ended = Running::start(command.args(["deploy", subject])).unwrap().ended().await.unwrap().expect(3);
         assert!(ended.took < Duration::from_secs(2), "{:?}", ended.took);
-        ended.told(&format!("this credential may not publish to {subject}")).not_told("never answered");
+        ended.told("this credential may not").told("deploy.prod.").not_told("never answered").told("nothing was sent");
     }
     let mut command = lab.operator(&lab.test_deployer).unwrap();
     let allowed = Running::start(command.args(["deploy", "deploy.test.test1"])).unwrap();

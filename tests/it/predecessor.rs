@@ -14,7 +14,7 @@ const DNS: &str = "deploy.prod.role.dns";
 
 /// A homelab whose hosts do not listen.
 async fn lab() -> Lab {
-    Lab::start(super::program(), &["prod.ns1.dns", "prod.ns2.dns"]).await.unwrap()
+    Lab::start_with(super::program(), &["prod.ns1.dns", "prod.ns2.dns"], Permissions::Predecessor).await.unwrap()
 }
 
 /// A response as the predecessor makes it.
@@ -91,22 +91,45 @@ async fn a_listener_without_ids_understands_the_request_and_is_judged_by_its_fin
 #[tokio::test]
 async fn a_started_beside_a_completed_is_no_failure() {
     let lab = lab().await;
-    let mut ns1 = StandIn::connect(&lab, "ns1", DNS).await.unwrap();
-    let mut ns2 = StandIn::connect(&lab, "ns2", DNS).await.unwrap();
+    let mut stand_ins = [
+        ("ns1", StandIn::connect(&lab, "ns1", NS1).await.unwrap(), ["accepted", "completed", "started"]),
+        ("ns2", StandIn::connect(&lab, "ns2", "deploy.prod.ns2").await.unwrap(), ["started", "accepted", "completed"]),
+    ];
     let deploy = operator::start(&lab, &["deploy", DNS, "--discover-window", "500ms"]).unwrap();
-    let request = ns1.request().await.unwrap();
-    let call = ns1.roll_call().await.unwrap();
-    for (stand_in, name) in [(&ns1, "ns1"), (&ns2, "ns2")] {
+    for (name, stand_in, _) in &mut stand_ins {
+        let call = stand_in.roll_call().await.unwrap();
         stand_in.answer(&call, &presence(name)).await.unwrap();
     }
-    for status in ["accepted", "completed", "started"] {
-        ns1.answer(&request, &response("ns1", status)).await.unwrap();
+    for (name, stand_in, statuses) in &mut stand_ins {
+        let request = stand_in.request().await.unwrap();
+        for status in statuses {
+            stand_in.answer(&request, &response(name, status)).await.unwrap();
+        }
     }
-    assert_eq!(ns2.request().await.unwrap(), request);
-    for status in ["started", "accepted", "completed"] {
-        ns2.answer(&request, &response("ns2", status)).await.unwrap();
+    deploy.ended().await.unwrap().expect(0).told("2 hosts completed");
+}
+
+#[tokio::test]
+async fn listeners_that_share_one_subject_are_sent_one_request() {
+    let lab = lab().await;
+    let shared = "deploy.prod.web.all";
+    let mut ns1 = StandIn::connect(&lab, "ns1", DNS).await.unwrap();
+    let ns2 = StandIn::connect(&lab, "ns2", DNS).await.unwrap();
+    let mut witness = Deployer::connect(&lab).await.unwrap().overhear().await.unwrap();
+    let deploy = operator::start(&lab, &["deploy", shared, "--discover-window", "500ms"]).unwrap();
+    let call = ns1.roll_call().await.unwrap();
+    for (stand_in, name) in [(&ns1, "ns1"), (&ns2, "ns2")] {
+        let report = json!({ "hostname": name, "tier": "prod", "role": "", "deploy_subjects": [shared] });
+        stand_in.answer(&call, &report).await.unwrap();
     }
-    deploy.ended().await.unwrap().expect(0).told("2 hosts completed").not_told("warning");
+    let (_, request) = witness.hear(shared).await.unwrap();
+    assert_eq!(request["per_host"], true);
+    for (stand_in, name) in [(&ns1, "ns1"), (&ns2, "ns2")] {
+        for status in ["accepted", "started", "completed"] {
+            stand_in.answer(&request, &response(name, status)).await.unwrap();
+        }
+    }
+    deploy.ended().await.unwrap().expect(0).told("2 hosts completed");
 }
 
 #[tokio::test]

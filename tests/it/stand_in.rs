@@ -27,7 +27,13 @@ impl StandIn {
 
     /// The next request.
     pub async fn request(&mut self) -> Result<Value> {
-        message(&next(&mut self.requests).await?)
+        loop {
+            let next = next(&mut self.requests).await?;
+            // An empty message is a probe of the server.
+            if !next.payload.is_empty() {
+                return message(&next);
+            }
+        }
     }
 
     /// The next roll call.

@@ -9,6 +9,7 @@ use crate::host;
 use crate::operator;
 use crate::stand_in::StandIn;
 use crate::support::lab::Lab;
+use crate::support::permissions::Permissions;
 use crate::support::rebuild::{FAIL, GATE};
 use crate::support::wait;
 
@@ -110,10 +111,13 @@ async fn nobody_answers_in_the_name_of_another_host() {
     let lab = lab().await;
     lab.fleet.rebuild().on(&host("ns1"), &format!("{GATE}; {FAIL}")).unwrap();
     let mut witness = Deployer::connect(&lab).await.unwrap().overhear().await.unwrap();
-    let forger = StandIn::connect(&lab, "ns2", DNS).await.unwrap();
+    let forger = lab.server.connect(lab.key(&host("ns2")).unwrap()).await.unwrap();
     let mut deploy = operator::start(&lab, &["deploy", NS1]).unwrap();
     let (_, request) = witness.hear(NS1).await.unwrap();
-    forger.answer(&request, &end("ns2", "completed")).await.unwrap();
+    // The server lets a key publish below its own prefix only, whatever the request and the answer are about.
+    let reply_to = request["reply_to"].as_str().unwrap().replace(".ns1.", ".ns2.");
+    let said = Value::from(end("ns2", "completed")).to_string();
+    forger.publish(reply_to, said.into()).await.unwrap();
     deploy.tells("ns2 answered for ns1; that does not count").await.unwrap();
     deploy.tells("building").await.unwrap();
 
@@ -123,19 +127,26 @@ async fn nobody_answers_in_the_name_of_another_host() {
 
 #[tokio::test]
 async fn the_first_final_word_stands_and_repeating_it_is_no_harm() {
-    let lab = Lab::start(super::program(), &["prod.ns1.dns", "prod.ns2.dns"]).await.unwrap();
-    let mut ns1 = StandIn::connect(&lab, "ns1", DNS).await.unwrap();
-    let ns2 = StandIn::connect(&lab, "ns2", DNS).await.unwrap();
+    let hosts = ["prod.ns1.dns", "prod.ns2.dns"];
+    let lab = Lab::start_with(super::program(), &hosts, Permissions::Predecessor).await.unwrap();
+    let mut ns1 = StandIn::connect(&lab, "ns1", NS1).await.unwrap();
+    let mut ns2 = StandIn::connect(&lab, "ns2", "deploy.prod.ns2").await.unwrap();
     let mut deploy = operator::start(&lab, &["deploy", DNS, "--discover-window", "500ms"]).unwrap();
-    let request = ns1.request().await.unwrap();
-    ns2.answer(&request, &end("ns2", "accepted")).await.unwrap();
-    for status in ["failed", "failed", "started", "completed"] {
-        ns1.answer(&request, &end("ns1", status)).await.unwrap();
+    for (stand_in, name) in [(&mut ns1, "ns1"), (&mut ns2, "ns2")] {
+        let call = stand_in.roll_call().await.unwrap();
+        let report = json!({ "hostname": name, "tier": "prod", "role": "dns", "deploy_subjects": [] });
+        stand_in.answer(&call, &report).await.unwrap();
     }
+    let request = ns2.request().await.unwrap();
+    ns2.answer(&request, &end("ns2", "accepted")).await.unwrap();
+    let failing = ns1.request().await.unwrap();
+    for status in ["failed", "failed", "started", "completed"] {
+        ns1.answer(&failing, &end("ns1", status)).await.unwrap();
+    }
+    deploy.tells("ns1 said 'completed' after its final word; it counts as failed").await.unwrap();
     for _ in 0..3 {
         ns2.answer(&request, &end("ns2", "completed")).await.unwrap();
     }
-    deploy.tells("ns1 said 'completed' after its final word; it counts as failed").await.unwrap();
     let ended = deploy.ended().await.unwrap().expect(1).told("1 completed, 1 failed");
     ended.not_told("ns2 said").not_told("said 'failed'");
 }
@@ -144,7 +155,7 @@ async fn the_first_final_word_stands_and_repeating_it_is_no_harm() {
 async fn answers_that_cannot_be_read_change_nothing() {
     let lab = lab().await;
     let mut witness = Deployer::connect(&lab).await.unwrap().overhear().await.unwrap();
-    let babbler = Deployer::connect_as(&lab, lab.key(&host("ns2")).unwrap()).await.unwrap();
+    let babbler = Deployer::connect_as(&lab, lab.key(&host("ns1")).unwrap()).await.unwrap();
     let deploy = operator::start(&lab, &["deploy", NS1]).unwrap();
     let (_, request) = witness.hear(NS1).await.unwrap();
     let reply_to = request["reply_to"].as_str().unwrap();

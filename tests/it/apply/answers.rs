@@ -9,6 +9,7 @@ use super::stage::{self, apply, expect_recap, open, order, ran, recap, until};
 use crate::host;
 use crate::operator::Ended;
 use crate::support::lab::Lab;
+use crate::support::permissions::Permissions;
 use crate::support::rebuild::{FAIL, GATE};
 
 /// One host in the hands of the test, and a real one after it.
@@ -37,12 +38,12 @@ fn course(statuses: &'static [&'static str]) -> impl FnMut(&Value) -> Vec<Said> 
 #[tokio::test]
 async fn listeners_of_the_predecessor_take_part() {
     let hosts = ["test.test1", "test.test2", "prod.ns1", "prod.ns2"];
-    let mut lab = stage::empty(&hosts).await;
+    let mut lab = Lab::start_with(crate::program(), &hosts, Permissions::Predecessor).await.unwrap();
     lab.listen(&host("test2"), &[]).await.unwrap();
     lab.listen(&host("ns2"), &[]).await.unwrap();
     let old = |host: &'static str| {
         move |request: &Value| {
-            ["accepted", "started", "completed"].map(|status| fake::says(request, host, status)).into()
+            ["accepted", "started", "completed"].map(|status| fake::says_bare(request, host, status)).into()
         }
     };
     let _fakes = [

@@ -57,7 +57,7 @@ impl Crowd {
     /// comes to.
     pub async fn start(lab: &Lab, reports: Vec<Value>, course: impl FnMut(&str) -> Course + Send + 'static) -> Self {
         let client = lab.server.connect(&lab.admin).await.unwrap();
-        let (deploys, discover) = subscribe(&client, &reports).await;
+        let (deploys, discover) = subscribe(lab, &client, &reports).await;
         let (sender, happened) = mpsc::unbounded_channel();
         let hosts = Hosts { client, course, happened: sender, runs: BTreeMap::new(), ends: JoinSet::new() };
         let mut task = JoinSet::new();
@@ -108,9 +108,9 @@ impl<C: FnMut(&str) -> Course> Hosts<C> {
                 Some(ended) = self.ends.join_next() => self.ended(ended.unwrap()).await,
                 Some(question) = discover.next() => {
                     let question = fake::read(&question.payload);
-                    let Value::String(reply_to) = &question["reply_to"] else { continue };
                     for report in &reports {
-                        self.client.publish(reply_to.clone(), report.to_string().into()).await.unwrap();
+                        let Some(subject) = fake::place(&question, report) else { break };
+                        self.client.publish(subject, report.to_string().into()).await.unwrap();
                     }
                 }
                 else => return,
@@ -119,6 +119,9 @@ impl<C: FnMut(&str) -> Course> Hosts<C> {
     }
 
     async fn asked(&mut self, message: &Message) {
+        if message.payload.is_empty() {
+            return;
+        }
         let request = fake::read(&message.payload);
         let host = message.subject.rsplit('.').next().unwrap().to_owned();
         let id = request["id"].as_str().unwrap().to_owned();
@@ -155,11 +158,11 @@ impl<C: FnMut(&str) -> Course> Hosts<C> {
 }
 
 /// Subscribes as the listeners of all these hosts do, each with subjects of its own, and waits until the server knows.
-async fn subscribe(client: &Client, reports: &[Value]) -> (SelectAll<Subscriber>, Subscriber) {
+async fn subscribe(lab: &Lab, client: &Client, reports: &[Value]) -> (SelectAll<Subscriber>, Subscriber) {
     let mut deploys = Vec::new();
     for report in reports {
         let subject = report["deploy_subjects"][0].as_str().unwrap();
         deploys.push(client.subscribe(subject.to_owned()).await.unwrap());
     }
-    (select_all(deploys), fake::subscribe_to_roll_call(client).await)
+    (select_all(deploys), fake::subscribe_to_roll_call(lab, client).await)
 }

@@ -1,11 +1,15 @@
 //! A listener of the test's own making, which says what no real one says. It holds the key of its host, and so may do no
 //! more than that host may.
 
+use std::time::Duration;
+
 use async_nats::{Client, Subscriber};
 use futures_util::StreamExt;
 use futures_util::stream::{SelectAll, select_all};
+use miette::IntoDiagnostic;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::host;
 use crate::support::lab::Lab;
@@ -26,15 +30,19 @@ impl Fake {
     pub async fn start(lab: &Lab, report: Value, mut answer: impl FnMut(&Value) -> Vec<Said> + Send + 'static) -> Self {
         let name = report["hostname"].as_str().unwrap();
         let client = lab.server.connect(lab.key(&host(name)).unwrap()).await.unwrap();
-        let (mut deploys, mut discover) = subscribe(&client, &report).await;
+        let (mut deploys, mut discover) = subscribe(lab, &client, &report).await;
         let mut task = JoinSet::new();
         task.spawn(async move {
             loop {
                 let said = tokio::select! {
-                    Some(message) = deploys.next() => answer(&read(&message.payload)),
-                    Some(message) = discover.next() => match &read(&message.payload)["reply_to"] {
-                        Value::String(reply_to) => vec![(reply_to.clone(), report.clone())],
-                        _ => continue,
+                    // An empty message is a probe of the server, and nothing to answer.
+                    Some(message) = deploys.next() => match read(&message.payload) {
+                        Value::Null => continue,
+                        request => answer(&request),
+                    },
+                    Some(message) = discover.next() => match place(&read(&message.payload), &report) {
+                        Some(subject) => vec![(subject, report.clone())],
+                        None => continue,
                     },
                     else => return,
                 };
@@ -47,20 +55,36 @@ impl Fake {
     }
 }
 
+/// Where a host answers a roll call: below its own prefix where it is one of ours, else in the old form.
+pub fn place(question: &Value, report: &Value) -> Option<String> {
+    let reply_to = question["reply_to"].as_str()?;
+    let (tier, host) = (report["tier"].as_str()?, report["hostname"].as_str()?);
+    if report["features"].is_null() || question["per_host"] != true {
+        return Some(reply_to.to_owned());
+    }
+    let call = reply_to.rsplit('.').next()?;
+    Some(format!("deploy.responses.{tier}.{host}.{call}"))
+}
+
 /// Subscribes as a listener does, and waits until the server knows.
-async fn subscribe(client: &Client, report: &Value) -> (SelectAll<Subscriber>, Subscriber) {
+async fn subscribe(lab: &Lab, client: &Client, report: &Value) -> (SelectAll<Subscriber>, Subscriber) {
     let mut deploys = Vec::new();
     for subject in report["deploy_subjects"].as_array().unwrap() {
         deploys.push(client.subscribe(subject.as_str().unwrap().to_owned()).await.unwrap());
     }
-    (select_all(deploys), subscribe_to_roll_call(client).await)
+    (select_all(deploys), subscribe_to_roll_call(lab, client).await)
 }
 
 /// Subscribes to the roll call, and waits until the server knows of this and all earlier subscriptions.
-pub async fn subscribe_to_roll_call(client: &Client) -> Subscriber {
+pub async fn subscribe_to_roll_call(lab: &Lab, client: &Client) -> Subscriber {
     let mut discover = client.subscribe(DISCOVER).await.unwrap();
-    client.publish(DISCOVER, "{}".into()).await.unwrap();
-    wait::event("the server knows the subscriptions", discover.next()).await.unwrap();
+    let speaker = lab.server.connect(&lab.admin).await.unwrap();
+    wait::until("the server knows the subscriptions", async || {
+        speaker.publish(DISCOVER, "{}".into()).await.into_diagnostic()?;
+        Ok(timeout(Duration::from_millis(50), discover.next()).await.ok())
+    })
+    .await
+    .unwrap();
     discover
 }
 
@@ -84,10 +108,16 @@ pub fn modern(tier: &str, host: &str, lab: &Lab) -> Value {
     report
 }
 
-/// An answer to a request, in its own place and with the original fields only.
+/// An answer to a request in its own place, as one of ours gives it.
 pub fn says(request: &Value, host: &str, status: &str) -> Said {
-    let reply_to = request["reply_to"].as_str().unwrap();
-    says_at(reply_to, host, status)
+    let (subject, mut answer) = says_bare(request, host, status);
+    answer["id"] = request["id"].clone();
+    (subject, answer)
+}
+
+/// The same with the original fields only.
+pub fn says_bare(request: &Value, host: &str, status: &str) -> Said {
+    says_at(request["reply_to"].as_str().unwrap(), host, status)
 }
 
 /// An answer in any place.

@@ -44,15 +44,14 @@ impl Wiretap {
 
     /// The same without the answers, and without the roll call and its answers.
     pub async fn requests(&mut self) -> Vec<String> {
-        let mut heard = self.heard().await;
-        heard.retain(|subject| is_request(subject));
-        heard
+        self.requests_in_full().await.into_iter().map(|(subject, _)| subject).collect()
     }
 
     /// The same with what was said: each request with its subject.
     pub async fn requests_in_full(&mut self) -> Vec<(String, Value)> {
         let mut heard = self.take().await;
-        heard.retain(|message| is_request(&message.subject));
+        // An empty message only tries whether one could be sent.
+        heard.retain(|message| is_request(&message.subject) && !message.payload.is_empty());
         let parse = |message: Message| (message.subject.to_string(), serde_json::from_slice(&message.payload).unwrap());
         heard.into_iter().map(parse).collect()
     }

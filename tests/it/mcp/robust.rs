@@ -151,7 +151,7 @@ const FLOOD: usize = 31_000;
 async fn talkative(lab: &Lab, hosts: usize) -> JoinSet<()> {
     let client: Client = lab.server.connect(&lab.admin).await.unwrap();
     let mut requests = client.subscribe("deploy.test.>").await.unwrap();
-    let mut questions = crate::apply::fake::subscribe_to_roll_call(&client).await;
+    let mut questions = crate::apply::fake::subscribe_to_roll_call(lab, &client).await;
     let complaint = |times| -> Arc<str> { "\u{1b}[31mno \u{202e}room\n".repeat(times).into() };
     let (flood, usual) = (complaint(FLOOD), complaint(FLOOD / 200));
     let flake = lab.flake.url();
@@ -161,16 +161,19 @@ async fn talkative(lab: &Lab, hosts: usize) -> JoinSet<()> {
             tokio::select! {
                 Some(question) = questions.next() => {
                     let question: Value = serde_json::from_slice(&question.payload).unwrap_or_default();
-                    let Some(reply_to) = question["reply_to"].as_str() else { continue };
                     for host in 0..hosts {
                         let name = format!("host{host:03}");
                         let subjects = [format!("deploy.test.{name}")];
                         let report = json!({ "hostname": name, "tier": "test", "deploy_subjects": subjects, "flake": flake,
                             "features": ["id"], "version": "0.1.0", "revision": "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b" });
-                        client.publish(reply_to.to_owned(), report.to_string().into()).await.unwrap();
+                        let Some(subject) = crate::apply::fake::place(&question, &report) else { break };
+                        client.publish(subject, report.to_string().into()).await.unwrap();
                     }
                 }
                 Some(request) = requests.next() => {
+                    if request.payload.is_empty() {
+                        continue;
+                    }
                     let host = request.subject.rsplit('.').next().unwrap().to_owned();
                     let request: Value = serde_json::from_slice(&request.payload).unwrap();
                     let complaint = if host.ends_with("00") { &flood } else { &usual };
