@@ -25,6 +25,11 @@ impl Process {
         Ok(Self { child, log: log.to_owned() })
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// How it ended, once it has.
     pub fn status(&mut self) -> Result<Option<ExitStatus>> {
         self.child.try_wait().into_diagnostic()
