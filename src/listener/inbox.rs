@@ -3,24 +3,29 @@
 //! Anyone who may publish on a subject decides how much arrives there. So each subject has a room of its own that does not
 //! grow, and what finds no place in it is gone: a flood on one subject takes nothing from another.
 //!
-//! The client puts what it reads into a channel for each subscription, and reads on. A task for each subject empties that
-//! channel and copies what is worth keeping: a message as the client has it keeps the whole buffer alive that it was read
-//! into.
+//! The client puts what it reads into a channel for each subscription, and reads on for as long as there is something to
+//! read. What it has put there may be as long as the server allows, and keeps the buffer alive that it was read into. A task
+//! that empties the channel comes too late for that. So it is emptied in the very moment when the client would wake such a
+//! task, and only what is worth keeping is copied: the listener never has more than one long message.
 
-use std::sync::Arc;
+use std::fmt;
+use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use async_nats::{Client, StatusCode, SubscribeError, Subscriber};
+use async_nats::{Client, Message, StatusCode, SubscribeError, Subscriber};
 use futures_util::StreamExt;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
-use tokio::task::JoinSet;
+use tokio::task::coop::unconstrained;
 
 use super::allowance::Allowance;
 use crate::protocol::Subject;
 use crate::protocol::message::MAX_REQUEST_BYTES;
 
-/// How many messages the client's own channel of a subscription holds. They may be as long as the server allows.
+/// How many messages the client's own channel of a subscription holds. It is emptied with each that arrives.
 pub const SUBSCRIPTION_CAPACITY: usize = 16;
 
 /// How many messages of one subject wait to be read.
@@ -38,7 +43,7 @@ pub(super) struct Inbox {
     letters: UnboundedReceiver<Letter>,
     sender: UnboundedSender<Letter>,
     echo: Arc<Notify>,
-    emptying: JoinSet<()>,
+    funnels: Vec<Arc<Funnel>>,
 }
 
 /// A message. Its place is free again when it is dropped.
@@ -56,20 +61,83 @@ impl Inbox {
     pub(super) fn new(echo: Arc<Notify>) -> Self {
         // Bounded by the rooms of the subjects.
         let (sender, letters) = mpsc::unbounded_channel();
-        Self { letters, sender, echo, emptying: JoinSet::new() }
+        Self { letters, sender, echo, funnels: Vec::new() }
     }
 
     /// Receives what is sent to this subject, too.
     pub(super) async fn subscribe(&mut self, client: &Client, subject: &Subject) -> Result<(), SubscribeError> {
         let subscriber = client.subscribe(subject.to_string()).await?;
         let room = Room::new(subject.clone(), self.sender.clone(), self.echo.clone());
-        self.emptying.spawn(room.fill(subscriber));
+        let funnel =
+            Arc::new(Funnel { mouth: Mutex::new(Some(Mouth { subscriber, room })), wakes: AtomicUsize::new(0) });
+        funnel.empty();
+        self.funnels.push(funnel);
         Ok(())
     }
 
     /// The next message.
     pub(super) async fn next(&mut self) -> Option<Letter> {
         self.letters.recv().await
+    }
+}
+
+impl Drop for Inbox {
+    fn drop(&mut self) {
+        // A funnel and its subscription know each other.
+        for funnel in &self.funnels {
+            funnel.mouth.lock().unwrap_or_else(PoisonError::into_inner).take();
+        }
+    }
+}
+
+/// What lets messages through from the client's channel.
+struct Funnel {
+    mouth: Mutex<Option<Mouth>>,
+    /// How often it was woken since it was last empty.
+    wakes: AtomicUsize,
+}
+
+struct Mouth {
+    subscriber: Subscriber,
+    room: Room,
+}
+
+impl Wake for Funnel {
+    fn wake(self: Arc<Self>) {
+        self.empty();
+    }
+}
+
+impl Funnel {
+    /// Takes all that is in the channel, and is woken by what comes next.
+    fn empty(self: &Arc<Self>) {
+        // Woken while it is at it, by another thread or by what it does itself, it looks once more.
+        let mut wakes = 1;
+        if self.wakes.fetch_add(1, Ordering::AcqRel) > 0 {
+            return;
+        }
+        let itself = Waker::from(self.clone());
+        loop {
+            let mut mouth = self.mouth.lock().unwrap_or_else(PoisonError::into_inner);
+            while let Some(Mouth { subscriber, room }) = mouth.as_mut() {
+                // The client's own share of the thread's time must not run out over this.
+                match pin!(unconstrained(subscriber.next())).poll(&mut Context::from_waker(&itself)) {
+                    Poll::Ready(Some(message)) => room.take(&message),
+                    Poll::Ready(None) | Poll::Pending => break,
+                }
+            }
+            drop(mouth);
+            match self.wakes.compare_exchange(wakes, 0, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return,
+                Err(more) => wakes = more,
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Funnel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Funnel")
     }
 }
 
@@ -90,14 +158,12 @@ impl Room {
         Self { subject, places: of(MAX_WAITING), bytes: of(MAX_WAITING_BYTES), sender, echo, complaints }
     }
 
-    async fn fill(mut self, mut subscriber: Subscriber) {
-        while let Some(message) = subscriber.next().await {
-            match message.status {
-                Some(StatusCode::NO_RESPONDERS) => self.echo.notify_one(),
-                // A deployer finds out with it whether it may send to this subject.
-                _ if message.payload.is_empty() => tracing::debug!(subject = %self.subject, "an empty message"),
-                _ => self.keep(&message.payload),
-            }
+    fn take(&mut self, message: &Message) {
+        match message.status {
+            Some(StatusCode::NO_RESPONDERS) => self.echo.notify_one(),
+            // A deployer finds out with it whether it may send to this subject.
+            _ if message.payload.is_empty() => tracing::debug!(subject = %self.subject, "an empty message"),
+            _ => self.keep(&message.payload),
         }
     }
 

@@ -11,8 +11,9 @@ use crate::protocol::{Action, Commit, ErrorCode, Holder, HostName, LastRun, Repl
 /// How many ended runs are remembered, on disk too.
 pub(super) const FINALS: usize = 200;
 
-/// How many rejections are remembered. They cost no run, and so may be asked for in any number.
-const REJECTIONS: usize = 1_000;
+/// How many rejections are remembered, and in how many bytes. They cost no run, so that others bring about any number of
+/// them, of any length.
+const REJECTIONS: Bound = Bound { responses: 1_000, bytes: 512 * 1024 };
 
 /// The requests that are known, each by its key.
 #[derive(Debug)]
@@ -46,9 +47,18 @@ pub(super) struct Current {
 /// The last so many responses, by key.
 #[derive(Debug)]
 struct Recent {
-    capacity: usize,
+    bound: Bound,
     by_key: HashMap<String, Response>,
-    oldest_first: VecDeque<String>,
+    /// The keys, each with how much it and its response take.
+    oldest_first: VecDeque<(String, usize)>,
+    bytes: usize,
+}
+
+/// How much is remembered.
+#[derive(Debug, Clone, Copy)]
+struct Bound {
+    responses: usize,
+    bytes: usize,
 }
 
 impl Ledger {
@@ -59,7 +69,7 @@ impl Ledger {
             last: None,
             standing: None,
             deployed: None,
-            finals: Recent::new(FINALS),
+            finals: Recent::new(Bound { responses: FINALS, bytes: usize::MAX }),
             rejections: Recent::new(REJECTIONS),
         }
     }
@@ -204,8 +214,8 @@ impl Deployed {
 }
 
 impl Recent {
-    fn new(capacity: usize) -> Self {
-        Self { capacity, by_key: HashMap::new(), oldest_first: VecDeque::new() }
+    fn new(bound: Bound) -> Self {
+        Self { bound, by_key: HashMap::new(), oldest_first: VecDeque::new(), bytes: 0 }
     }
 
     fn get(&self, key: &str) -> Option<&Response> {
@@ -213,13 +223,16 @@ impl Recent {
     }
 
     fn insert(&mut self, key: String, response: Response) {
+        let bytes = 2 * key.len() + response.to_bytes(usize::MAX).len();
         if self.by_key.insert(key.clone(), response).is_none() {
-            self.oldest_first.push_back(key);
+            self.oldest_first.push_back((key, bytes));
+            self.bytes += bytes;
         }
-        if self.oldest_first.len() > self.capacity
-            && let Some(oldest) = self.oldest_first.pop_front()
+        while (self.oldest_first.len() > self.bound.responses || self.bytes > self.bound.bytes)
+            && let Some((oldest, bytes)) = self.oldest_first.pop_front()
         {
             self.by_key.remove(&oldest);
+            self.bytes -= bytes;
         }
     }
 }
@@ -259,7 +272,16 @@ mod tests {
         let known = |key: &str| ledger.state(key, Timestamp::UNIX_EPOCH).is_some();
         assert!(known("ran") && known("r-4999") && known("r-4000"));
         assert!(!known("r-3999"));
-        assert_eq!(ledger.rejections.by_key.len(), REJECTIONS);
+        assert_eq!(ledger.rejections.by_key.len(), REJECTIONS.responses);
+
+        for number in 0..5_000 {
+            let response = Response { message: "x".repeat(1_000), ..ended(Status::Rejected) };
+            ledger.rejected(format!("{number}-{}", "k".repeat(1_000)), response);
+        }
+        let recent = &ledger.rejections;
+        let held: usize = recent.by_key.iter().map(|(key, response)| key.len() + response.message.len()).sum();
+        assert!(held <= REJECTIONS.bytes && recent.bytes <= REJECTIONS.bytes, "{held} bytes");
+        assert!(recent.by_key.len() > 100 && recent.by_key.len() == recent.oldest_first.len());
     }
 
     #[test]

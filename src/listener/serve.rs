@@ -55,6 +55,9 @@ const ANSWERS: (u32, Duration) = (100, Duration::from_millis(50));
 /// How many lines about messages of others are logged at once, and how soon another one is.
 const LINES: (u32, Duration) = (50, Duration::from_secs(5));
 
+/// How long the reason may be why a request is not run, in bytes.
+const REASON_BYTES: usize = 1_000;
+
 /// How much of a text of others is logged, in bytes.
 const SHOWN_BYTES: usize = 200;
 
@@ -219,7 +222,7 @@ impl Service {
             Decision::Reject(refusal) => self.reject(refusal).await,
             Decision::Drop(_) if is_acknowledgement(&letter.payload) => {}
             Decision::Drop(why) => {
-                self.complain(|| format!("a message on {} is dropped: {}", letter.subject, shown(&why)))
+                self.complain(|| format!("a message on {} is dropped: {}", letter.subject, shown(&why)));
             }
         }
     }
@@ -243,7 +246,7 @@ impl Service {
     async fn accept(&mut self, request: Request) {
         let who = |text: &Option<String>| text.as_deref().map(shown);
         tracing::info!(
-            key = shown(request.key()), action = %request.action, revision = shown(request.revision.as_str()),
+            key = shown(request.key()), action = %request.action, revision = %shown(request.revision.as_str()),
             operator = who(&request.operator), rollout = who(&request.rollout), wave = who(&request.wave), "accepted"
         );
         let (reply_to, id) = (request.reply_to.clone(), request.id.clone());
@@ -297,12 +300,15 @@ impl Service {
         let (refused, error, why) = (shown(refusal.key()), &refusal.error, shown(&refusal.message));
         self.complain(|| format!("{refused} is rejected: {error}: {why}"));
         let key = refusal.key().to_owned();
+        let mut message = refusal.message;
+        // It may repeat what was asked for.
+        message.truncate(message.floor_char_boundary(REASON_BYTES));
         let response = Response {
             error: Some(refusal.error),
             id: refusal.id,
             at: Some(clock::now()),
             holder: refusal.holder.map(Box::new),
-            ..Response::new(self.config.hostname.clone(), Status::Rejected, refusal.message)
+            ..Response::new(self.config.hostname.clone(), Status::Rejected, message)
         };
         self.voice.say(&refusal.reply_to, &response).await;
         self.ledger.rejected(key, response);

@@ -197,6 +197,7 @@ impl Request {
 
 impl BadRequest {
     /// The same with the place where this host answers, as in [`Request::reply_subject`].
+    #[must_use]
     pub fn answered_by(self, tier: Tier, host: &HostName) -> Self {
         match self {
             Self::Rejected { reply_to, id, per_host, error, message } => {

@@ -34,7 +34,8 @@ async fn gives_up(lab: &mut Lab, code: i32) -> String {
 }
 
 /// Asks who is there, and returns what the one host of the homelab says of itself.
-async fn report(deployer: &mut Deployer) -> Value {
+async fn report(lab: &Lab) -> Value {
+    let mut deployer = Deployer::connect(lab).await.unwrap();
     deployer.say(DISCOVER, &json!({ "reply_to": deployer.reply_to() })).await.unwrap();
     deployer.hear().await.unwrap()
 }
@@ -47,7 +48,7 @@ async fn what_a_listener_says_of_itself_is_what_others_may_know() {
     lab.listen_all().await.unwrap();
     let mut deployer = Deployer::connect(&lab).await.unwrap();
 
-    let idle = report(&mut deployer).await;
+    let idle = report(&lab).await;
     assert_eq!((&idle["hostname"], &idle["tier"], &idle["role"]), (&json!("ns1"), &json!("prod"), &json!("dns")));
     assert_eq!(idle["deploy_subjects"], json!(["deploy.prod.ns1", "deploy.prod.all", "deploy.prod.role.dns"]));
     assert_eq!(idle["flake"], "git+https://git.example.com/nixos");
@@ -61,11 +62,11 @@ async fn what_a_listener_says_of_itself_is_what_others_may_know() {
     request["revision"] = "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b".into();
     deployer.say(NS1, &request).await.unwrap();
     deployer.hear_status("started").await.unwrap();
-    assert_eq!(report(&mut deployer).await["busy"]["id"], "r-1");
+    assert_eq!(report(&lab).await["busy"]["id"], "r-1");
 
     lab.fleet.rebuild().open(&host("ns1")).unwrap();
     deployer.hear_final().await.unwrap();
-    let after = report(&mut deployer).await;
+    let after = report(&lab).await;
     assert!(after["busy"].is_null());
     let last = &after["last"];
     assert_eq!(
@@ -80,24 +81,24 @@ async fn only_hosts_of_the_tier_that_is_asked_for_answer() {
     lab.listen_all().await.unwrap();
     let deployer = Deployer::connect(&lab).await.unwrap();
     let mut witness = deployer.overhear().await.unwrap();
-    for (tier, reply_to) in [("test", "deploy.responses.of.test"), ("prod", "deploy.responses.of.prod")] {
+    for (tier, reply_to) in [("test", "deploy.responses.of-test"), ("prod", "deploy.responses.of-prod")] {
         deployer.say(DISCOVER, &json!({ "reply_to": reply_to, "tier": tier })).await.unwrap();
     }
-    deployer.say(DISCOVER, &json!({ "reply_to": "deploy.responses.of.any" })).await.unwrap();
+    deployer.say(DISCOVER, &json!({ "reply_to": "deploy.responses.of-any" })).await.unwrap();
 
     // Each host answers one question after the other, so all is said when both have answered the last one.
-    let heard = until_both_answered(&mut witness, "deploy.responses.of.any").await;
+    let heard = until_both_answered(&mut witness, "deploy.responses.of-any").await;
     let of = |subject: &str| -> Vec<&Value> {
         heard.iter().filter(|(to, _)| to == subject).map(|(_, answer)| &answer["hostname"]).collect()
     };
-    assert_eq!(of("deploy.responses.of.test"), ["test1"]);
-    assert_eq!(of("deploy.responses.of.prod"), ["ns1"]);
+    assert_eq!(of("deploy.responses.of-test"), ["test1"]);
+    assert_eq!(of("deploy.responses.of-prod"), ["ns1"]);
 }
 
 async fn until_both_answered(witness: &mut Witness, subject: &str) -> Vec<(String, Value)> {
     let mut heard = Vec::new();
     while heard.iter().filter(|(to, _)| to == subject).count() < 2 {
-        heard.push(witness.hear("deploy.responses.of.").await.unwrap());
+        heard.push(witness.hear("deploy.responses.of-").await.unwrap());
     }
     heard
 }

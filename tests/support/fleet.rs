@@ -48,13 +48,15 @@ impl Fleet {
     pub fn start(&mut self, name: &ListenerName, key: &Key, arguments: &[&str]) -> Result<()> {
         self.kill(&name.hostname);
         let folder = self.folder.join(name.hostname.as_str());
-        fs::create_dir_all(&folder).into_diagnostic()?;
+        fs::create_dir_all(folder.join("run")).into_diagnostic()?;
         let mut command = command(&self.program, &folder, &[self.rebuild.folder().to_owned()])?;
         command.arg("listener");
         command.args(["--hostname", name.hostname.as_str(), "--tier", name.tier.as_str()]);
         command.args(name.role.iter().flat_map(|role| ["--role", role.as_str()]));
         command.args(["--nats-url", &self.url, "--flake-url", &self.flake]);
         command.arg("--nkey-file").arg(key.seed_file()).arg("--state-dir").arg(folder.join("state"));
+        // It stays over restarts of the listener, as that of its unit does. A test that boots the host empties it.
+        command.arg("--runtime-directory").arg(folder.join("run"));
         // What this machine runs is not what the host runs.
         command.arg("--root").arg(folder.join("root"));
         command.args(arguments);

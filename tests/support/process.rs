@@ -25,14 +25,14 @@ impl Process {
         Ok(Self { child, log: log.to_owned() })
     }
 
-    /// How it ended, once it has.
-    pub fn status(&mut self) -> Result<Option<ExitStatus>> {
-        self.child.try_wait().into_diagnostic()
-    }
-
     /// Its process id.
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// How it ended, once it has.
+    pub fn status(&mut self) -> Result<Option<ExitStatus>> {
+        self.child.try_wait().into_diagnostic()
     }
 
     /// Asks it to end, as a service manager does: with SIGTERM.
