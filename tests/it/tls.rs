@@ -6,6 +6,7 @@ use std::process::Command;
 
 use async_nats::{Client, ConnectOptions, StatusCode};
 use futures_util::StreamExt;
+use futures_util::stream::select;
 use homelab_deploy::nats_config::{Holder, ListenerName};
 use miette::{IntoDiagnostic, Result, miette};
 use serde_json::json;
@@ -116,11 +117,13 @@ fn address(url: &str) -> &str {
 
 /// Whether a listener answers a roll call on this connection. The server says at once when there is none.
 async fn answers(client: &Client) -> Result<bool> {
-    let reply_to = format!("deploy.responses.{}", uuid::Uuid::new_v4());
-    let mut answers = client.subscribe(reply_to.clone()).await.into_diagnostic()?;
-    let question = json!({ "reply_to": reply_to }).to_string();
+    let call = uuid::Uuid::new_v4();
+    let reply_to = format!("deploy.responses.{call}");
+    let shared = client.subscribe(reply_to.clone()).await.into_diagnostic()?;
+    let own = client.subscribe(format!("deploy.responses.*.*.{call}")).await.into_diagnostic()?;
+    let question = json!({ "reply_to": reply_to, "per_host": true }).to_string();
     client.publish_with_reply("deploy.discover", reply_to, question.into()).await.into_diagnostic()?;
-    let answer = wait::event("the roll call is answered", answers.next()).await?;
+    let answer = wait::event("the roll call is answered", select(shared, own).next()).await?;
     let answer = answer.ok_or_else(|| miette!("the subscription has ended"))?;
     Ok(answer.status != Some(StatusCode::NO_RESPONDERS))
 }
