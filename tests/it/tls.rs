@@ -143,6 +143,32 @@ async fn a_server_with_a_known_certificate_is_used_and_any_other_is_refused() {
 }
 
 #[tokio::test]
+async fn a_server_that_wants_a_certificate_is_shown_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::create(&folder.path().join("tls")).unwrap();
+    let admin = Key::generate(folder.path(), "admin").unwrap();
+    let users = Permissions::default().authorization(&[admin.user(Holder::Admin)]).unwrap();
+    let configuration = authority.configuration_with_clients() + &users;
+    let server = Server::start_with(&folder.path().join("server"), &configuration).await.unwrap();
+    let (certificate, key) = authority.client();
+    for (with_certificate, code) in [(true, 0), (false, 3)] {
+        let mut command = fleet::command(super::program(), folder.path(), &[]).unwrap();
+        command.args([
+            "hosts",
+            "--discover-window",
+            "300ms",
+            "--nats-url",
+            &format!("tls://{}", address(server.url())),
+        ]);
+        command.arg("--nkey-file").arg(admin.seed_file()).arg("--tls-ca").arg(authority.certificate());
+        if with_certificate {
+            command.arg("--tls-cert").arg(&certificate).arg("--tls-key").arg(&key);
+        }
+        Running::start(&mut command).unwrap().ended().await.unwrap().expect(code);
+    }
+}
+
+#[tokio::test]
 async fn a_server_without_tls_is_not_used_where_tls_is_asked_for() {
     let stage = Stage::set(None).await.unwrap();
     let plain = address(stage.plain.url());
