@@ -3,8 +3,8 @@
 //! TLS is never lost: where an address or a file of the settings asks for it, every server must speak it, and servers that
 //! another server names are not used.
 //!
-//! The client reconnects by itself, for ever and with growing pauses. What a caller must know of that arrives as
-//! [`BusEvent`]s; a refused publish or subscription is one of them, as the server reports it only afterwards.
+//! The client keeps reconnecting by itself, with growing pauses. Callers learn of that from [`BusEvent`]s. A refused publish or
+//! subscription is one of them, because the server reports it only afterwards.
 
 mod backoff;
 mod error;

@@ -71,6 +71,24 @@ async fn a_test_deployer_of_the_predecessor_works_under_compatible_permissions()
     }
 }
 
+/// The other way round: a listener of the predecessor answers on the subject that the request names, under its own
+/// permissions and under ours for it.
+#[tokio::test]
+async fn a_listener_of_the_predecessor_answers_under_compatible_permissions() {
+    for permissions in [Permissions::Predecessor, Permissions::Compatible] {
+        let lab = Lab::start_with(super::program(), &["prod.ns1.dns"], permissions).await.unwrap();
+        let mut ns1 = StandIn::connect(&lab, "ns1", NS1).await.unwrap();
+        let deploy = operator::start(&lab, &["deploy", NS1]).unwrap();
+        let call = ns1.roll_call().await.unwrap();
+        ns1.answer(&call, &presence("ns1")).await.unwrap();
+        let request = ns1.request().await.unwrap();
+        for status in ["accepted", "started", "completed"] {
+            ns1.answer(&request, &response("ns1", status)).await.unwrap();
+        }
+        deploy.ended().await.unwrap().expect(0).told("1 host completed");
+    }
+}
+
 #[tokio::test]
 async fn a_listener_without_ids_understands_the_request_and_is_judged_by_its_final_word() {
     let lab = lab().await;

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use async_nats::{Client, ConnectOptions, StatusCode};
 use futures_util::StreamExt;
+use futures_util::stream::select;
 use homelab_deploy::nats_config::{Holder, ListenerName};
 use miette::{IntoDiagnostic, Result, miette};
 use serde_json::json;
@@ -116,11 +117,13 @@ fn address(url: &str) -> &str {
 
 /// Whether a listener answers a roll call on this connection. The server says at once when there is none.
 async fn answers(client: &Client) -> Result<bool> {
-    let reply_to = format!("deploy.responses.{}", uuid::Uuid::new_v4());
-    let mut answers = client.subscribe(reply_to.clone()).await.into_diagnostic()?;
-    let question = json!({ "reply_to": reply_to }).to_string();
+    let call = uuid::Uuid::new_v4();
+    let reply_to = format!("deploy.responses.{call}");
+    let shared = client.subscribe(reply_to.clone()).await.into_diagnostic()?;
+    let own = client.subscribe(format!("deploy.responses.*.*.{call}")).await.into_diagnostic()?;
+    let question = json!({ "reply_to": reply_to, "per_host": true }).to_string();
     client.publish_with_reply("deploy.discover", reply_to, question.into()).await.into_diagnostic()?;
-    let answer = wait::event("the roll call is answered", answers.next()).await?;
+    let answer = wait::event("the roll call is answered", select(shared, own).next()).await?;
     let answer = answer.ok_or_else(|| miette!("the subscription has ended"))?;
     Ok(answer.status != Some(StatusCode::NO_RESPONDERS))
 }
@@ -137,6 +140,32 @@ async fn a_server_with_a_known_certificate_is_used_and_any_other_is_refused() {
     command.env("HOMELAB_DEPLOY_TLS_CA", stranger.certificate());
     let refused = Running::start(&mut command).unwrap().ended().await.unwrap();
     refused.expect(3).told("invalid peer certificate");
+}
+
+#[tokio::test]
+async fn a_server_that_wants_a_certificate_is_shown_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::create(&folder.path().join("tls")).unwrap();
+    let admin = Key::generate(folder.path(), "admin").unwrap();
+    let users = Permissions::default().authorization(&[admin.user(Holder::Admin)]).unwrap();
+    let configuration = authority.configuration_with_clients() + &users;
+    let server = Server::start_with(&folder.path().join("server"), &configuration).await.unwrap();
+    let (certificate, key) = authority.client();
+    for (with_certificate, code) in [(true, 0), (false, 3)] {
+        let mut command = fleet::command(super::program(), folder.path(), &[]).unwrap();
+        command.args([
+            "hosts",
+            "--discover-window",
+            "300ms",
+            "--nats-url",
+            &format!("tls://{}", address(server.url())),
+        ]);
+        command.arg("--nkey-file").arg(admin.seed_file()).arg("--tls-ca").arg(authority.certificate());
+        if with_certificate {
+            command.arg("--tls-cert").arg(&certificate).arg("--tls-key").arg(&key);
+        }
+        Running::start(&mut command).unwrap().ended().await.unwrap().expect(code);
+    }
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use miette::{IntoDiagnostic, Result};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
-/// An authority, and a server on this machine with a certificate of it.
+/// An authority, and certificates of it for a server on this machine and for a client.
 #[derive(Debug)]
 pub struct Authority {
     folder: PathBuf,
@@ -20,31 +20,43 @@ impl Authority {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().into_diagnostic()?).into_diagnostic()?;
         let authority = Self { folder: folder.to_owned() };
-        let key = KeyPair::generate().into_diagnostic()?;
-        let server = CertificateParams::new(["127.0.0.1".to_owned()]).into_diagnostic()?;
-        let server = server.signed_by(&key, &issuer).into_diagnostic()?;
         fs::write(authority.certificate(), issuer.pem()).into_diagnostic()?;
-        fs::write(authority.server_certificate(), server.pem()).into_diagnostic()?;
-        fs::write(authority.server_key(), key.serialize_pem()).into_diagnostic()?;
+        for (name, address) in [("server", "127.0.0.1"), ("client", "client.example.com")] {
+            let key = KeyPair::generate().into_diagnostic()?;
+            let certificate = CertificateParams::new([address.to_owned()]).into_diagnostic()?;
+            let certificate = certificate.signed_by(&key, &issuer).into_diagnostic()?;
+            fs::write(authority.file(name, "pem"), certificate.pem()).into_diagnostic()?;
+            fs::write(authority.file(name, "key"), key.serialize_pem()).into_diagnostic()?;
+        }
         Ok(authority)
     }
 
     /// The file that clients trust.
     pub fn certificate(&self) -> PathBuf {
-        self.folder.join("ca.pem")
+        self.file("ca", "pem")
     }
 
-    fn server_certificate(&self) -> PathBuf {
-        self.folder.join("server.pem")
-    }
-
-    fn server_key(&self) -> PathBuf {
-        self.folder.join("server.key")
+    /// The files with a client's certificate and its key.
+    pub fn client(&self) -> (PathBuf, PathBuf) {
+        (self.file("client", "pem"), self.file("client", "key"))
     }
 
     /// What makes a nats-server require TLS.
     pub fn configuration(&self) -> String {
-        let (certificate, key) = (self.server_certificate(), self.server_key());
-        format!("tls {{ cert_file: \"{}\", key_file: \"{}\" }}\n", certificate.display(), key.display())
+        format!("tls {{ {} }}\n", self.server())
+    }
+
+    /// What makes a nats-server require TLS, and of its clients a certificate of this authority.
+    pub fn configuration_with_clients(&self) -> String {
+        format!("tls {{ {}, ca_file: \"{}\", verify: true }}\n", self.server(), self.certificate().display())
+    }
+
+    fn server(&self) -> String {
+        let (certificate, key) = (self.file("server", "pem"), self.file("server", "key"));
+        format!("cert_file: \"{}\", key_file: \"{}\"", certificate.display(), key.display())
+    }
+
+    fn file(&self, name: &str, kind: &str) -> PathBuf {
+        self.folder.join(format!("{name}.{kind}"))
     }
 }

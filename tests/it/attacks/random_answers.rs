@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use async_nats::Message;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -14,6 +15,7 @@ use tokio::time::{Duration, sleep};
 use super::{Attacker, lab};
 use crate::apply::stage;
 use crate::apply::wiretap::Wiretap;
+use crate::deployer::subscribe;
 use crate::host;
 use crate::support::keys::Key;
 use crate::support::lab::Lab;
@@ -27,6 +29,14 @@ const ROUNDS: u64 = 4;
 /// Numbers that are the same in every run.
 struct Dice(u64);
 
+/// What has been said so far that an answer could refer to.
+struct Heard {
+    /// Tokens of subjects that are ids.
+    tokens: Vec<String>,
+    /// The last two tokens of reply subjects, which name a rollout and a request, with the id of that request.
+    requests: Vec<(String, String)>,
+}
+
 impl Dice {
     fn below(&mut self, bound: usize) -> usize {
         // Xorshift; the bound is small, so that the rest of a division is even enough.
@@ -36,58 +46,67 @@ impl Dice {
         usize::try_from(self.0 >> 33).unwrap() % bound
     }
 
-    fn pick<'a, T: ?Sized>(&mut self, from: &[&'a T]) -> &'a T {
-        from[self.below(from.len())]
+    fn coin(&mut self) -> bool {
+        self.below(2) == 0
     }
 
-    fn token(&mut self, known: &[String]) -> String {
-        known.get(self.below(known.len().max(1))).cloned().unwrap_or_else(|| "x".to_owned())
+    fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
+        &from[self.below(from.len())]
     }
 
-    /// A subject below one of these prefixes, or one of them itself when it does not end in a dot.
-    fn subject(&mut self, prefixes: &[&str], known: &[String]) -> String {
-        let prefix = self.pick(prefixes);
-        if !prefix.ends_with('.') {
-            return prefix.to_owned();
-        }
-        let tokens: Vec<String> = (0..=self.below(3)).map(|_| self.token(known)).collect();
-        format!("{prefix}{}", tokens.join("."))
+    /// Something to say on a subject below one of these prefixes, or on one of them where it does not end in a dot.
+    fn message(&mut self, prefixes: &[&str], heard: &Heard, evil: &str) -> (String, Value) {
+        let (request, id) = match heard.requests.as_slice() {
+            [] => ("x.y".to_owned(), "y".to_owned()),
+            requests => self.pick(requests).clone(),
+        };
+        let prefix = *self.pick(prefixes);
+        let subject = match (prefix.strip_suffix('.'), self.coin()) {
+            (None, _) => prefix.to_owned(),
+            (Some(prefix), true) => format!("{prefix}.{request}"),
+            (Some(prefix), false) => {
+                let tokens = (0..=self.below(3)).map(|_| format!(".{}", self.pick(&heard.tokens)));
+                format!("{prefix}{}", tokens.collect::<String>())
+            }
+        };
+        let id = if self.coin() { id } else { self.pick(&heard.tokens).clone() };
+        (subject, self.payload(&id, heard, evil))
     }
 
-    fn message(&mut self, known: &[String], evil: &str) -> Value {
-        let name = self.pick(&["test1", "mole", "spy", "ns1", "ns2", "db", "ghost"]);
-        let tier = self.pick(&["test", "prod"]);
+    fn payload(&mut self, id: &str, heard: &Heard, evil: &str) -> Value {
+        let name = *self.pick(&["test1", "mole", "spy", "ns1", "ns2", "db", "ghost"]);
+        let tier = *self.pick(&["test", "prod"]);
         match self.below(8) {
-            0..4 => self.response(name, known, evil),
+            0..4 => self.response(name, id, evil),
             4 => json!({
                 "hostname": name, "tier": tier, "deploy_subjects": [format!("deploy.prod.{name}"), "deploy.prod.db"],
                 "features": ["id", "expires", "rollback", "log", "resolve"], "revision": evil,
-                "flake": "git+http://127.0.0.1:1/x", "machine": self.token(known),
-                "last": { "id": self.token(known), "status": "completed", "at": "2026-11-23T10:00:00Z" },
+                "flake": "git+http://127.0.0.1:1/x", "machine": self.pick(&heard.tokens),
+                "last": { "id": id, "status": "completed", "at": "2026-11-23T10:00:00Z" },
             }),
             5 => json!({ "rollout": {
-                "id": self.token(known), "name": "x", "operator": "x", "tiers": [tier], "wave": 1, "waves": 1,
+                "id": id, "name": "x", "operator": "x", "tiers": [tier], "wave": 1, "waves": 1,
                 "since": "2026-11-23T10:00:00Z",
             } }),
             6 => json!({ "stream": "deploy", "seq": self.below(100) }),
             _ => json!({
-                "action": "switch", "revision": evil, "id": self.token(known), "confirmed": self.below(2) == 0,
-                "reply_to": format!("deploy.responses.{}", self.token(known)),
+                "action": "switch", "revision": evil, "id": id, "confirmed": self.coin(),
+                "reply_to": format!("deploy.responses.{}", self.pick(&heard.tokens)),
             }),
         }
     }
 
-    fn response(&mut self, name: &str, known: &[String], evil: &str) -> Value {
+    fn response(&mut self, name: &str, id: &str, evil: &str) -> Value {
         let status = self.pick(&["accepted", "rejected", "started", "completed", "completed", "failed"]);
         let mut said = json!({ "hostname": name, "status": status, "message": "so it is", "revision": evil });
         for (field, value) in [
-            ("id", json!(self.token(known))),
+            ("id", json!(id)),
             ("instance", json!("11111111-1111-4111-8111-111111111111")),
             ("error", json!(self.pick(&["build_failed", "already_running", "moon_phase"]))),
             ("phase", json!(self.pick(&["build", "confirm", "return"]))),
-            ("rolled_back", json!(self.below(2) == 0)),
+            ("rolled_back", json!(self.coin())),
         ] {
-            if self.below(2) == 0 {
+            if self.coin() {
                 said[field] = value;
             }
         }
@@ -95,32 +114,49 @@ impl Dice {
     }
 }
 
-/// Says random things with this key for as long as the value is kept. It learns each id that anybody says.
+impl Heard {
+    fn nothing() -> Self {
+        let tokens = ["ns1", "ns2", "db", "test1", "mole", "probe"].map(str::to_owned).into();
+        Self { tokens, requests: Vec::new() }
+    }
+
+    fn hear(&mut self, message: &Message) {
+        for token in message.subject.split('.').filter(|token| token.len() > 8) {
+            if !self.tokens.iter().any(|known| known == token) {
+                self.tokens.push(token.to_owned());
+            }
+        }
+        let said: Value = serde_json::from_slice(&message.payload).unwrap_or_default();
+        if let (Some(reply_to), Some(id)) = (said["reply_to"].as_str(), said["id"].as_str()) {
+            let tokens: Vec<&str> = reply_to.rsplitn(3, '.').collect();
+            if let [request, rollout, ..] = tokens.as_slice() {
+                let request = (format!("{rollout}.{request}"), id.to_owned());
+                // What the attacker says itself is heard as well.
+                if !self.requests.contains(&request) && self.requests.len() < 16 {
+                    self.requests.push(request);
+                }
+            }
+        }
+    }
+}
+
+/// Says random things with this key for as long as the value is kept.
 async fn babble(lab: &Lab, key: &Key, prefixes: &'static [&'static str], evil: String, seed: u64) -> JoinSet<()> {
     let witness = lab.server.connect(&lab.admin).await.unwrap();
-    let mut heard = witness.subscribe("deploy.>").await.unwrap();
+    let mut messages = subscribe(&witness, "deploy.>").await.unwrap();
     let attacker = Attacker::connect(lab, key).await;
     let mut task = JoinSet::new();
     task.spawn(async move {
         let _witness = witness;
-        let mut dice = Dice(seed);
-        let mut known: Vec<String> = ["ns1", "ns2", "db", "test1", "mole", "probe"].map(str::to_owned).into();
+        let (mut dice, mut heard) = (Dice(seed), Heard::nothing());
         loop {
             tokio::select! {
                 biased;
-                Some(message) = heard.next() => {
-                    let id = serde_json::from_slice::<Value>(&message.payload).ok().and_then(|m| m["id"].as_str().map(str::to_owned));
-                    let tokens = message.subject.split('.').map(str::to_owned).chain(id);
-                    for token in tokens.filter(|token| token.len() > 8) {
-                        if !known.contains(&token) {
-                            known.push(token);
-                        }
-                    }
-                }
+                Some(message) = messages.next() => heard.hear(&message),
                 () = sleep(Duration::from_millis(1)) => {
                     for _ in 0..4 {
-                        let subject = dice.subject(prefixes, &known);
-                        attacker.say(&subject, &dice.message(&known, &evil)).await;
+                        let (subject, said) = dice.message(prefixes, &heard, &evil);
+                        attacker.say(&subject, &said).await;
                     }
                 }
             }

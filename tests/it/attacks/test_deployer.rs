@@ -41,7 +41,8 @@ async fn it_hears_nothing_that_prod_hosts_say() {
         operator::run(&lab, command).await.unwrap().expect(0);
     }
     // It does hear what it may, and by now all else that it hears at all.
-    lab.server.connect(&lab.admin).await.unwrap().publish("deploy.discover", "end".into()).await.unwrap();
+    let admin = Deployer::connect(&lab).await.unwrap();
+    admin.say_bytes("deploy.discover", b"end".to_vec()).await.unwrap();
     let end = async { while questions.next().await.unwrap().payload != "end" {} };
     wait::event("the end is heard", end).await.unwrap();
     for subscription in &mut subscriptions {
