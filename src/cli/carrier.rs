@@ -51,8 +51,7 @@ impl Carrier<'_> {
     ) -> Result<Progress, CommandError> {
         let session = Session {
             bus,
-            rollout: rollout.id,
-            tiers: rollout.plan.tiers(),
+            rollout,
             discovery: self.operator.discovery(),
             reporter: self.display.reporter(),
             confirm: confirm::wave(self.display.audience()),

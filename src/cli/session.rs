@@ -1,6 +1,5 @@
 //! Driving an executor in front of the operator's eyes.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -17,9 +16,8 @@ use crate::bus::Bus;
 use crate::operator::drive::Confirm;
 use crate::operator::journal::Journal;
 use crate::operator::{Discovery, Drive, Fleet, Link, Progress};
-use crate::protocol::{RolloutId, Tier};
 use crate::report::Reporter;
-use crate::rollout::{Interrupt, Machine, Summary};
+use crate::rollout::{Interrupt, Machine, Rollout, Summary};
 
 /// How often it is looked for the wish of another process that this rollout stops.
 const STOP_FILE_EVERY: Duration = Duration::from_secs(1);
@@ -27,9 +25,7 @@ const STOP_FILE_EVERY: Duration = Duration::from_secs(1);
 /// What an executor is driven with.
 pub(super) struct Session<'a> {
     pub(super) bus: Bus,
-    pub(super) rollout: RolloutId,
-    /// The tiers of its hosts.
-    pub(super) tiers: BTreeSet<Tier>,
+    pub(super) rollout: &'a Rollout,
     pub(super) discovery: Discovery,
     pub(super) reporter: Box<dyn Reporter>,
     pub(super) confirm: Confirm<'a>,
@@ -54,7 +50,7 @@ impl Session<'_> {
     /// Drives an executor to its end.
     pub(super) async fn drive(self, machine: &mut Machine) -> Result<Progress, CommandError> {
         let precondition = |error| Exit::Precondition.because(error);
-        let link = Link::subscribe(self.bus, self.rollout, self.tiers, self.discovery).await.map_err(precondition)?;
+        let link = Link::subscribe(self.bus, self.rollout, self.discovery).await.map_err(precondition)?;
         let (fleet, end) = Fleet::channels();
         let mut messages = JoinSet::new();
         messages.spawn(link.serve(end));

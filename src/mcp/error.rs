@@ -98,7 +98,7 @@ impl From<RevisionNotAllowed> for ToolError {
 impl From<FleetError> for ToolError {
     fn from(error: FleetError) -> Self {
         match &error {
-            FleetError::Refused(_) => Self::told("permission_denied", &error),
+            FleetError::Refused(_) | FleetError::NotForTier { .. } => Self::told("permission_denied", &error),
             FleetError::Disconnected => Self::told("bus_unreachable", &error),
         }
     }

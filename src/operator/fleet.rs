@@ -17,7 +17,7 @@ use tokio::sync::{Notify, mpsc};
 pub use self::link::Link;
 pub use self::roll_call::{Awaited, Purpose, RollCall, RollCalled};
 use crate::bus::Violation;
-use crate::protocol::{RolloutReport, Subject};
+use crate::protocol::{RolloutReport, Subject, Tier};
 use crate::rollout::{Dispatch, Input};
 
 /// How many inputs may wait for the executor. Beyond that they wait in the subscription, which is far larger.
@@ -139,6 +139,18 @@ pub enum FleetError {
          tier; `homelab-deploy nats-config` prints such permissions for the server's configuration"
     ))]
     Refused(Violation),
+    /// The credential is not one for this tier.
+    #[error("this credential may not deploy to {tier}: {violation}")]
+    #[diagnostic(help(
+        "nothing was sent. A deployer of a tier publishes to deploy.{tier}.>, and subscribes to deploy.responses.{tier}.>; \
+         `homelab-deploy nats-config` prints such permissions for the server's configuration"
+    ))]
+    NotForTier {
+        /// The tier.
+        tier: Tier,
+        /// What the server refused.
+        violation: Violation,
+    },
     /// The connection ended in the middle.
     #[error("the connection to NATS was lost while hosts were asked who is there")]
     #[diagnostic(help("nothing was deployed; try again when the server is back"))]

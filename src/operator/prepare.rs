@@ -194,9 +194,11 @@ impl Wanted {
         Ok(Called { roll, found })
     }
 
-    /// Where all hosts are named, one that answers in another tier than the plan says is worth a warning.
+    /// Where all hosts are named, one that answers in another tier than the plan says is worth a warning. Who makes a single
+    /// deployment that finds nobody is told who is there.
     fn asked_tiers(&self) -> BTreeSet<Tier> {
-        if self.plan.named_only().is_some() { Tier::ALL.into() } else { self.plan.tiers() }
+        let is_of_all = self.source.is_none() || self.plan.named_only().is_some();
+        if is_of_all { Tier::ALL.into() } else { self.plan.tiers() }
     }
 
     fn awaited(&self) -> Awaited {

@@ -41,6 +41,10 @@ pub(super) struct Listing {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String")]
     next_cursor: Option<String>,
+    /// The tiers whose hosts this server may not hear.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<String>")]
+    unheard: Vec<Tier>,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -86,15 +90,21 @@ struct Host {
 }
 
 pub(super) async fn list(server: &Server, arguments: Arguments) -> Result<Answer<Listing>, ToolError> {
-    let mut bus = server.connect(Access::Test).await?;
+    // Each key hears the hosts of its own tier; an administrator's hears all.
+    let is_admins = server.settings.admin.is_some() && arguments.tier != Some(Tier::Test);
+    let mut bus = server.connect(if is_admins { Access::Admin } else { Access::Test }).await?;
     let discovery = server.settings.discovery();
     let purpose = Purpose::List(arguments.tier);
     let called = RollCall { discovery: &discovery, purpose, awaited: Awaited::Anybody }.call(&mut bus).await?;
+    let unheard = called.unheard.clone();
     let page = Page::of(&called.sorted(), arguments.cursor.as_deref(), Host::of)?;
-    let text = in_words(&page);
+    let mut text = in_words(&page);
+    for tier in &unheard {
+        write!(text, "\nThis server's key may not hear hosts of {tier}.").expect("writing to memory cannot fail");
+    }
     let truncated = page.truncated();
     let Page { items: hosts, total, next_cursor } = page;
-    Ok(Answer { data: Listing { hosts, total, truncated, next_cursor }, text })
+    Ok(Answer { data: Listing { hosts, total, truncated, next_cursor, unheard }, text })
 }
 
 fn in_words(page: &Page<Host>) -> String {

@@ -18,8 +18,8 @@ use super::presence::Presence;
 use super::{Discovery, FleetEnd, FleetError, News, Order};
 use crate::bus::{Bus, BusEvent, Operation, Violation};
 use crate::protocol::subject::discover_tier;
-use crate::protocol::{DiscoveryAnswer, DiscoveryRequest, Replies, ReplySubject, Response, RolloutId, Sender, Tier};
-use crate::rollout::{Connection, Dispatch, Input};
+use crate::protocol::{DiscoveryAnswer, DiscoveryRequest, Replies, ReplySubject, Response, Sender, Tier};
+use crate::rollout::{Connection, Dispatch, Input, Rollout};
 
 /// How long the last requests may take to leave when the command ends.
 const LEAVE_WITHIN: Duration = Duration::from_secs(1);
@@ -45,17 +45,15 @@ pub struct Link {
 }
 
 impl Link {
-    /// Subscribes to the answers of a rollout on these tiers, before anything is published.
-    pub async fn subscribe(
-        bus: Bus,
-        rollout: RolloutId,
-        tiers: BTreeSet<Tier>,
-        discovery: Discovery,
-    ) -> Result<Self, FleetError> {
-        let replies = Replies::of(rollout);
+    /// Subscribes to the answers of a rollout, before anything is published.
+    pub async fn subscribe(bus: Bus, rollout: &Rollout, discovery: Discovery) -> Result<Self, FleetError> {
+        let (replies, tiers) = (Replies::of(rollout.id), rollout.plan.tiers());
+        // Only a request that several hosts hear is answered in the old form.
+        let is_shared = rollout.plan.hosts().any(|host| host.shared_subject.is_some());
+        let patterns = tiers.iter().map(|tier| replies.pattern(*tier));
         let mut answers = SelectAll::new();
-        for tier in &tiers {
-            answers.push(bus.client.subscribe(replies.pattern(*tier)).await.map_err(|_| FleetError::Disconnected)?);
+        for pattern in patterns.chain(is_shared.then(|| replies.of_all().to_string())) {
+            answers.push(bus.client.subscribe(pattern).await.map_err(|_| FleetError::Disconnected)?);
         }
         let presence = Presence::new(discovery.subject.clone());
         let (roll_call, roll_call_answers) = (Uuid::new_v4(), SelectAll::new());
@@ -185,6 +183,9 @@ impl Link {
             return Some(News::Input(Input::NoResponders { request }));
         }
         match read(&message.payload) {
+            Ok(response) if message.subject.as_str() == self.replies.of_all().as_str() => {
+                Some(News::Input(Input::OldResponse(Arc::new(response))))
+            }
             Ok(response) => {
                 let (from, request) = self.replies.read(&message.subject, Some(&response.hostname))?;
                 Some(News::Input(Input::Response { from, request, response: Arc::new(response) }))

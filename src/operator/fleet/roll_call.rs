@@ -252,8 +252,9 @@ impl<'a> Call<'a> {
         let subject = violation.subject.as_str();
         match violation.operation {
             Operation::Publish => {
-                if self.tiers.iter().any(|tier| probe(*tier, self.id).as_str() == subject) {
-                    return Err(FleetError::Refused(violation));
+                let is_probe = |tier: &&Tier| probe(**tier, self.id).as_str() == subject;
+                if let Some(&tier) = self.tiers.iter().find(is_probe) {
+                    return Err(FleetError::NotForTier { tier, violation });
                 }
                 if self.questions.remove(subject) && self.questions.is_empty() {
                     return Err(FleetError::Refused(violation));
@@ -266,7 +267,7 @@ impl<'a> Call<'a> {
                 if let Some(tier) = self.tiers.iter().copied().find(is_of) {
                     self.unheard.insert(tier);
                     if self.purpose.must_hear(tier) || self.unheard.len() == self.tiers.len() {
-                        return Err(FleetError::Refused(violation));
+                        return Err(FleetError::NotForTier { tier, violation });
                     }
                 }
             }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::client::{Assistant, ERAS, command, settings};
+use super::client::{Assistant, ERAS, administrator, command, settings};
 use crate::apply::stage;
 use crate::support::wait;
 
@@ -14,8 +14,9 @@ fn names(answer: &Value) -> Vec<&str> {
 async fn hosts_are_listed_in_both_eras_and_over_both_ways() {
     let lab = stage::lab(&["prod.ns1.dns", "test.test1"]).await;
     for era in ERAS {
-        let beside = Assistant::beside(settings(&lab), era).await;
-        let program = Assistant::spawn(&mut command(&lab, &[]), era).await;
+        let beside = Assistant::beside(administrator(&lab), era).await;
+        let admin = lab.admin.seed_file().display().to_string();
+        let program = Assistant::spawn(&mut command(&lab, &["--enable-admin", "--admin-nkey-file", &admin]), era).await;
         for assistant in [beside, program] {
             let all = assistant.ask("list_hosts", json!({})).await;
             assert_eq!(names(&all), ["test1", "ns1"]);
@@ -27,6 +28,12 @@ async fn hosts_are_listed_in_both_eras_and_over_both_ways() {
             assert_eq!(names(&prod), ["ns1"]);
         }
     }
+    // The server lets the key of a test deployer hear test hosts only, and that is said.
+    let assistant = Assistant::beside(settings(&lab), ERAS[0]).await;
+    let heard = assistant.ask("list_hosts", json!({})).await;
+    assert_eq!((names(&heard), &heard["unheard"]), (vec!["test1"], &json!(["prod"])));
+    let told = assistant.refused("list_hosts", json!({ "tier": "prod" })).await;
+    assert!(told.starts_with("permission_denied: "), "{told}");
 }
 
 #[tokio::test]
