@@ -8,7 +8,6 @@ pub mod detach;
 pub mod drive;
 pub mod fleet;
 pub mod follow;
-mod group;
 pub mod history;
 pub mod journal;
 pub mod plan_file;
