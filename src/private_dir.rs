@@ -286,7 +286,11 @@ mod tests {
         }
         symlink("real", dir.path().join("link")).unwrap();
         assert!(refusal(dir.read("link")).contains("is a link"));
-        assert!(refusal(dir.open_folder("link")).contains("is a link"));
+        symlink(".", dir.path().join("folder-link")).unwrap();
+        for link in ["link", "folder-link"] {
+            assert!(refusal(dir.open_folder(link)).contains("is a link"), "{link}");
+            assert!(refusal(dir.create_folder(link)).contains("is a link"), "{link}");
+        }
         fs::create_dir(dir.path().join("folder")).unwrap();
         assert!(refusal(dir.read("folder")).contains("where a file has to be"));
         assert!(refusal(dir.open_folder("real")).contains("where a folder has to be"));

@@ -214,12 +214,11 @@ impl Wanted {
         let (mut frozen, warnings) = self.plan.resolve(&roster)?;
         self.part.select(&mut frozen, waves)?;
         let mut warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
-        let Found { commit, subject, mut history } = match found {
-            Some(found) => found,
-            None => {
-                let flake = self.flake_of_hosts(&frozen, &roster).await?;
-                self.find(flake.as_ref()).await
-            }
+        let Found { commit, subject, mut history } = if let Some(found) = found {
+            found
+        } else {
+            let flake = self.flake_of_hosts(&frozen, &roster).await?;
+            self.find(flake.as_ref()).await
         };
         let commit = commit?;
         warnings.extend(history.problem());
