@@ -8,6 +8,7 @@ mod confirm;
 mod connection;
 mod errors;
 mod exit;
+mod flake;
 mod guards;
 mod home;
 mod log;

@@ -6,9 +6,9 @@
 pub mod check;
 pub mod detach;
 pub mod drive;
+pub mod flake;
 pub mod fleet;
 pub mod follow;
-mod group;
 pub mod history;
 pub mod journal;
 pub mod plan_file;

@@ -6,12 +6,14 @@ use std::io;
 use std::path::{self, Path, PathBuf};
 
 use miette::Diagnostic;
+use rustix::fs::OFlags;
 use thiserror::Error;
 use uuid::Uuid;
 
 use super::NAMESPACE;
 use super::ledger::FINALS;
-use super::run::{RunDir, Spec, private_directory};
+use super::run::{RunDir, Spec};
+use crate::private_dir::{PrivateDir, PrivateDirError};
 use crate::protocol::{ReplySubject, Response};
 
 /// How many ended runs keep their output.
@@ -66,6 +68,13 @@ pub enum StateError {
     #[error("cannot use the state directory {0}: {1}")]
     #[diagnostic(help("give one that the listener may write to with --state-dir, or StateDirectory= in its unit"))]
     Unusable(PathBuf, #[source] io::Error),
+    /// It cannot be opened, or somebody else may have written it: what is in it is what this host is told to have run.
+    #[error("cannot use the state directory: {0}")]
+    #[diagnostic(help(
+        "give one that nobody but the listener may write to, with --state-dir, or StateDirectory= in its unit; shut this one \
+         with chmod go-w when what is in it is the listener's"
+    ))]
+    Folder(#[from] PrivateDirError),
     /// Another listener works with it.
     #[error("another listener uses the state directory {0}")]
     #[diagnostic(help("two listeners on one machine need a --state-dir each"))]
@@ -79,8 +88,9 @@ impl Memory {
         let unusable = |error| StateError::Unusable(state_dir.to_owned(), error);
         // The processes over runs are started elsewhere, in the root directory for one.
         let runs = path::absolute(state_dir).map_err(unusable)?.join("runs");
-        private_directory(&runs).map_err(unusable)?;
-        let lock = File::create(state_dir.join("lock")).map_err(unusable)?;
+        let state = PrivateDir::create(state_dir)?;
+        state.create_folder("runs")?;
+        let lock = state.file("lock", OFlags::WRONLY | OFlags::CREATE)?;
         lock.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => StateError::InUse(state_dir.to_owned()),
             TryLockError::Error(error) => unusable(error),
@@ -225,7 +235,7 @@ mod tests {
         let file = folder.path().join("file");
         fs::write(&file, "").unwrap();
         let error = Memory::open(&file.join("state")).unwrap_err();
-        assert!(matches!(error, StateError::Unusable(..)) && error.help().is_some());
+        assert!(matches!(error, StateError::Folder(_)) && error.help().is_some());
 
         let _first = Memory::open(folder.path()).unwrap();
         assert!(matches!(Memory::open(folder.path()), Err(StateError::InUse(_))));

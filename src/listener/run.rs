@@ -348,7 +348,7 @@ impl RunDir {
 }
 
 /// Makes a directory that only its owner can look into: output may tell secrets. One that exists is fine.
-pub(super) fn private_directory(path: &Path) -> io::Result<()> {
+fn private_directory(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 

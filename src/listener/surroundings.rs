@@ -46,6 +46,7 @@ pub(super) async fn ask(flake: FlakeUrl, after: Duration) -> Option<String> {
         Ok(_) | Err(LookupError::NoSuchRef { .. }) => return None,
         Err(LookupError::Failed { reason, .. }) => reason,
         Err(LookupError::NoAnswer { .. }) => "no answer".to_owned(),
+        Err(error @ LookupError::Secret { .. }) => error.to_string(),
     };
     Some(clean(&format!("git cannot ask {}: {why}", flake.public())))
 }

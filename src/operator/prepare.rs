@@ -10,10 +10,11 @@ use thiserror::Error;
 use tokio::try_join;
 use uuid::Uuid;
 
+use super::flake::{FlakeError, FlakeRules, Need};
 use super::fleet::{Awaited, Discovery, FleetError, Purpose, RollCall, RollCalled};
 use super::history::History;
 use super::journal::Journals;
-use super::revision::{UnresolvedError, resolve_revision};
+use super::revision::{UnresolvedError, commits_at_hand, resolve_revision};
 use crate::bus::Bus;
 use crate::clock;
 use crate::lookup::LookupError;
@@ -42,6 +43,10 @@ pub struct Wanted {
     pub operator: String,
     /// What to do about a branch or tag whose commit is not found.
     pub unresolved: Unresolved,
+    /// What was deployed from here before.
+    pub journals: Journals,
+    /// Where it is looked up, where the plan does not say it.
+    pub flakes: FlakeRules,
     /// The folder for what the servers of repositories tell of commits; without one they are not asked.
     pub cache: Option<PathBuf>,
 }
@@ -71,7 +76,7 @@ pub enum Part {
 pub struct Called {
     /// Who answered.
     pub roll: RollCalled,
-    /// What the plan's own flake has for the revision. Where hosts name the flake, it was not known yet.
+    /// What the flake that the plan or the operator names has for the revision. Where hosts name it, it was not known yet.
     found: Option<Found>,
 }
 
@@ -113,6 +118,10 @@ pub enum PrepareError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Fleet(#[from] FleetError),
+    /// The flake that hosts name may not be contacted.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Flake(#[from] FlakeError),
     /// It is not known which commit to deploy.
     #[error(transparent)]
     #[diagnostic(transparent)]
@@ -180,12 +189,12 @@ impl Wanted {
         self.settle(called).await
     }
 
-    /// Asks who is there of those that the plan may be for, and meanwhile the plan's flake for the revision.
+    /// Asks who is there of those that the plan may be for, and meanwhile the flake for the revision, where it is known.
     pub async fn call_roll(&self, bus: &mut Bus, discovery: &Discovery) -> Result<Called, FleetError> {
         let purpose = Purpose::Deploy { needed: self.plan.needed_tiers(), asked: self.asked_tiers() };
         let roll_call = RollCall { discovery, purpose, awaited: self.awaited() };
         let find = async {
-            Ok(match &self.plan.flake {
+            Ok(match self.plan.flake.as_ref().or(self.flakes.given.as_ref()) {
                 Some(flake) => Some(self.find(Some(flake)).await),
                 None => None,
             })
@@ -213,8 +222,8 @@ impl Wanted {
     }
 
     async fn find(&self, flake: Option<&FlakeUrl>) -> Found {
-        let commit = resolve_revision(&self.revision, flake).await;
         let mut history = History::of(flake, self.cache.as_deref());
+        let commit = resolve_revision(&self.revision, flake, &history, &self.journals).await;
         let subject = match &commit {
             Ok(commit) => history.subject(commit).await,
             Err(_) => None,
@@ -234,24 +243,25 @@ impl Wanted {
             warnings.extend(self.plan.advice(&frozen));
         }
         self.part.select(&mut frozen, waves)?;
-        let flake = self.plan.flake(&roster, &frozen)?;
         let mut warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
         warnings.extend(doubts(&roster, &frozen));
-        let Found { commit, subject, mut history } = match found {
-            Some(found) => found,
-            None => self.find(flake.as_ref()).await,
+        let found = match found {
+            Some(found) => Ok(found),
+            None => self.find_where_hosts_say(&frozen, &roster).await,
         };
         let mut ahead = Vec::new();
-        let revision = match commit {
-            Ok(commit) => {
-                ahead = ahead_of(&commit, &frozen, &mut history).await;
-                commit.into()
-            }
-            Err(error) => {
-                warnings.push(self.leave_to_hosts(error)?);
-                self.revision.clone()
-            }
-        };
+        let (revision, subject) =
+            match found.and_then(|Found { commit, subject, history }| Ok((commit?, subject, history))) {
+                Ok((commit, subject, mut history)) => {
+                    warnings.extend(history.problem());
+                    ahead = ahead_of(&commit, &frozen, &mut history).await;
+                    (commit.into(), subject)
+                }
+                Err(error) => {
+                    warnings.push(self.leave_to_hosts(error)?);
+                    (self.revision.clone(), None)
+                }
+            };
         warnings.extend(Obstacle::downgrade(&ahead, &revision).map(|obstacle| obstacle.to_string()));
         // Deployments to single hosts are made side by side; each listener does one thing at a time.
         let others = roll.rollouts.into_iter().filter(|other| !is_single && shares_a_tier(other, &frozen)).collect();
@@ -269,13 +279,28 @@ impl Wanted {
     }
 
     /// Each host looks the branch up for itself, as listeners always could. None of them decides what another one runs.
-    fn leave_to_hosts(&self, error: UnresolvedError) -> Result<String, UnresolvedError> {
-        match (self.unresolved, &error) {
-            (Unresolved::Refuse, _) | (_, UnresolvedError::Lookup(LookupError::NoSuchRef { .. })) => Err(error),
-            (Unresolved::LeaveToHosts, _) => {
-                Ok(format!("each host looks up \"{}\" for itself, so hosts may differ: {error}", self.revision))
-            }
+    fn leave_to_hosts(&self, error: PrepareError) -> Result<String, PrepareError> {
+        let is_answer = matches!(error, PrepareError::Lookup(UnresolvedError::Lookup(LookupError::NoSuchRef { .. })));
+        if self.unresolved == Unresolved::Refuse || is_answer {
+            return Err(error);
         }
+        Ok(format!("each host looks up \"{}\" for itself, so hosts may differ: {error}", self.revision))
+    }
+
+    async fn find_where_hosts_say(&self, plan: &FrozenPlan, roster: &Roster) -> Result<Found, PrepareError> {
+        let flake = self.flake_of_hosts(plan, roster).await?;
+        Ok(self.find(flake.as_ref()).await)
+    }
+
+    /// The flake that hosts name, as far as it is needed or may be contacted.
+    async fn flake_of_hosts(&self, plan: &FrozenPlan, roster: &Roster) -> Result<Option<FlakeUrl>, PrepareError> {
+        let at_hand = commits_at_hand(&self.revision, &History::of(None, None), &self.journals).await;
+        let need = if at_hand.is_empty() { Need::Yes } else { Need::No };
+        let named = match plan.flake_of_hosts(roster) {
+            Err(_) if need == Need::No => None,
+            named => named?,
+        };
+        Ok(self.flakes.usable(named, &self.revision, need).await?)
     }
 
     fn exclude_hosts(&mut self, roster: &Roster) -> Result<(), SelectionError> {

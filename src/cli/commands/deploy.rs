@@ -12,6 +12,7 @@ use thiserror::Error;
 use crate::bus::Bus;
 use crate::cli::carrier::Carrier;
 use crate::cli::exit::{CommandError, CommandResult, Exit};
+use crate::cli::flake::FlakeArgs;
 use crate::cli::guards::GuardArgs;
 use crate::cli::operator::{Audience, DisplayArgs, OperatorArgs};
 use crate::cli::rollback::RollbackArgs;
@@ -51,6 +52,9 @@ pub(in crate::cli) struct Deploy {
 
     #[command(flatten)]
     guards: GuardArgs,
+
+    #[command(flatten)]
+    flake: FlakeArgs,
 
     #[command(flatten)]
     rollback: RollbackArgs,
@@ -118,11 +122,16 @@ impl Deploy {
             part: Part::Whole,
             operator: self.operator.name(),
             unresolved: Unresolved::LeaveToHosts,
+            journals: self.state.journals(),
+            // Nobody is asked about a flake: where it was not accepted, each host looks the branch up for itself.
+            flakes: self.flake.rules(&self.state, &self.operator.settings().servers, None),
             cache: self.state.cache(),
         };
         let failed = |error: PrepareError| match error {
             PrepareError::Plan(_) | PrepareError::Selection(_) => Exit::Usage.because(error),
-            PrepareError::Fleet(_) | PrepareError::Lookup(_) => Exit::Precondition.because(error),
+            PrepareError::Fleet(_) | PrepareError::Lookup(_) | PrepareError::Flake(_) => {
+                Exit::Precondition.because(error)
+            }
         };
         let called = wanted.call_roll(bus, &self.operator.discovery()).await.map_err(|error| failed(error.into()))?;
         let roster = Roster::new(called.roll.hosts.clone());

@@ -61,7 +61,7 @@ fn answer_to(question: &DiscoveryRequest, tier: Tier, host: &HostName) -> Option
 impl Service {
     /// A message on one of the discovery subjects.
     pub(super) async fn discover(&mut self, letter: Letter) {
-        let question = match serde_json::from_slice::<DiscoveryRequest>(&letter.payload) {
+        let question = match DiscoveryRequest::parse(&letter.payload) {
             Ok(question) => question,
             Err(_) if is_acknowledgement(&letter.payload) => return,
             Err(error) => return self.complain(|| format!("a roll call is dropped: {}", shown(&error.to_string()))),

@@ -185,6 +185,8 @@ async fn settle(server: &Server, plan: &str, until: Instant) -> Result<Settled, 
         part: Part::Whole,
         operator: server.settings.operator.clone(),
         unresolved: Unresolved::Refuse,
+        journals: server.settings.journals.clone(),
+        flakes: server.settings.flakes.clone(),
         cache: server.settings.cache.clone(),
     };
     let prepared = server.prepare(access, wanted, until, |_| Ok(())).await?;

@@ -46,7 +46,7 @@ impl Presence {
 
     /// Answers on a subject of each tier: whoever may hear one tier learns nothing of another.
     pub(super) async fn answer(&self, bus: &Bus, question: &Message) {
-        let Ok(question) = serde_json::from_slice::<DiscoveryRequest>(&question.payload) else { return };
+        let Ok(question) = DiscoveryRequest::parse(&question.payload) else { return };
         let roll_call = question.reply_to.single_token().and_then(|token| token.parse::<Uuid>().ok());
         let Some(roll_call) = roll_call else { return };
         for report in &self.reports {
