@@ -260,9 +260,11 @@ async fn a_run_that_was_to_be_answered_for_another_host_is_answered_nowhere() {
     lab.listen(&host("ns1"), &[]).await.unwrap();
     let mut admin = Admin::connect(&lab).await;
     lab.fleet.rebuild().open(&host("ns1")).unwrap();
+    // Questions are answered now and then only.
+    wait::until("the run is over", async || Ok(run_file(&lab, "final.json").exists().then_some(()))).await.unwrap();
     // The report is the next that is heard, whatever there was to say before.
     let over = async || Ok((admin.report().await["last"]["status"] == "completed").then_some(()));
-    wait::until("the run is over", over).await.unwrap();
+    wait::until("the listener knows it", over).await.unwrap();
 }
 
 /// A file of the one run of `ns1`.
