@@ -238,6 +238,7 @@ async fn a_run_from_before_an_update_of_the_listener_is_told_where_it_was_asked_
     lab.listen(&host("ns1"), &[]).await.unwrap();
     let mut admin = Admin::connect(&lab).await;
     admin.say(NS1, &request("r-1", "4f.r-1")).await;
+    logged(&mut lab, "asked again on deploy.responses.4f.r-1").await;
     let (subject, answer) = admin.hear().await;
     assert_eq!((subject.as_str(), &answer["status"]), ("deploy.responses.4f.r-1", &json!("started")));
     lab.fleet.rebuild().open(&host("ns1")).unwrap();
