@@ -222,7 +222,7 @@ async fn a_subject_that_the_server_does_not_let_a_host_hear_is_a_problem_until_i
 
 #[tokio::test]
 async fn a_run_from_before_an_update_of_the_listener_is_told_where_it_was_asked_for() {
-    let (mut lab, mut admin) = lab(Permissions::Predecessor).await;
+    let (mut lab, admin) = lab(Permissions::Predecessor).await;
     lab.fleet.rebuild().on(&host("ns1"), GATE).unwrap();
     admin.say(NS1, &request("r-1", "prod.ns1.4f.r-1")).await;
     // By now the process over the run has read what to do.
@@ -248,7 +248,7 @@ async fn a_run_from_before_an_update_of_the_listener_is_told_where_it_was_asked_
 
 #[tokio::test]
 async fn a_run_that_was_to_be_answered_for_another_host_is_answered_nowhere() {
-    let (mut lab, mut admin) = lab(Permissions::Predecessor).await;
+    let (mut lab, admin) = lab(Permissions::Predecessor).await;
     lab.fleet.rebuild().on(&host("ns1"), GATE).unwrap();
     admin.say(NS1, &request("r-1", "prod.ns1.4f.r-1")).await;
     // By now the process over the run has read what to do.
