@@ -101,7 +101,6 @@ async fn stays_small_and_deploys(lab: &mut Lab, texts: Vec<Vec<u8>>) {
 
     let sent: u64 = floods.join_all().await.into_iter().sum();
     let most = most_resident(lab, "ns1");
-    println!("{sent} messages; {before} KiB before, {most} KiB at most");
     assert!(most <= RESIDENT_KIB, "{most} KiB after {sent} messages, {before} KiB before");
     let log = lab.fleet.listener(&host("ns1")).unwrap().output();
     assert!(log.len() < 64 * 1024, "{} bytes of log", log.len());
@@ -139,7 +138,6 @@ async fn requests_without_end_make_no_host_large_and_no_log_long() {
     let sent = flood(client, vec!["deploy.test.test1"], many(request)).await;
     let runs = fs::read_dir(lab.folder().join("hosts/test1/state/runs")).unwrap().count();
     let most = most_resident(&mut lab, "test1");
-    println!("{sent} requests; {most} KiB at most, {runs} runs");
     assert!(most <= RESIDENT_KIB, "{most} KiB after {sent} requests");
     assert_eq!(runs, 0);
     let log = lab.fleet.listener(&host("test1")).unwrap().output();

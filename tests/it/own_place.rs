@@ -222,10 +222,12 @@ async fn a_subject_that_the_server_does_not_let_a_host_hear_is_a_problem_until_i
 
 #[tokio::test]
 async fn a_run_from_before_an_update_of_the_listener_is_told_where_it_was_asked_for() {
-    let (mut lab, mut admin) = lab(Permissions::Predecessor).await;
+    let (mut lab, admin) = lab(Permissions::Predecessor).await;
     lab.fleet.rebuild().on(&host("ns1"), GATE).unwrap();
     admin.say(NS1, &request("r-1", "prod.ns1.4f.r-1")).await;
-    while admin.hear().await.1["status"] != "started" {}
+    // By now the process over the run has read what to do.
+    let begun = async || Ok((lab.fleet.rebuild().calls(&host("ns1")).len() == 1).then_some(()));
+    wait::until("the run goes on", begun).await.unwrap();
     lab.fleet.kill(&host("ns1"));
     // What the listener before this one would have written down.
     let spec = run_file(&lab, "request.json");
@@ -236,6 +238,7 @@ async fn a_run_from_before_an_update_of_the_listener_is_told_where_it_was_asked_
     lab.listen(&host("ns1"), &[]).await.unwrap();
     let mut admin = Admin::connect(&lab).await;
     admin.say(NS1, &request("r-1", "4f.r-1")).await;
+    logged(&mut lab, "asked again on deploy.responses.4f.r-1").await;
     let (subject, answer) = admin.hear().await;
     assert_eq!((subject.as_str(), &answer["status"]), ("deploy.responses.4f.r-1", &json!("started")));
     lab.fleet.rebuild().open(&host("ns1")).unwrap();
@@ -245,10 +248,12 @@ async fn a_run_from_before_an_update_of_the_listener_is_told_where_it_was_asked_
 
 #[tokio::test]
 async fn a_run_that_was_to_be_answered_for_another_host_is_answered_nowhere() {
-    let (mut lab, mut admin) = lab(Permissions::Predecessor).await;
+    let (mut lab, admin) = lab(Permissions::Predecessor).await;
     lab.fleet.rebuild().on(&host("ns1"), GATE).unwrap();
     admin.say(NS1, &request("r-1", "prod.ns1.4f.r-1")).await;
-    while admin.hear().await.1["status"] != "started" {}
+    // By now the process over the run has read what to do.
+    let begun = async || Ok((lab.fleet.rebuild().calls(&host("ns1")).len() == 1).then_some(()));
+    wait::until("the run goes on", begun).await.unwrap();
     lab.fleet.kill(&host("ns1"));
     let spec = run_file(&lab, "request.json");
     let written = fs::read_to_string(&spec).unwrap().replace("responses.prod.ns1.", "responses.prod.ns2.");
@@ -256,8 +261,11 @@ async fn a_run_that_was_to_be_answered_for_another_host_is_answered_nowhere() {
     lab.listen(&host("ns1"), &[]).await.unwrap();
     let mut admin = Admin::connect(&lab).await;
     lab.fleet.rebuild().open(&host("ns1")).unwrap();
+    // Questions are answered now and then only.
     wait::until("the run is over", async || Ok(run_file(&lab, "final.json").exists().then_some(()))).await.unwrap();
-    assert_eq!(admin.report().await["last"]["status"], "completed");
+    // The report is the next that is heard, whatever there was to say before.
+    let over = async || Ok((admin.report().await["last"]["status"] == "completed").then_some(()));
+    wait::until("the listener knows it", over).await.unwrap();
 }
 
 /// A file of the one run of `ns1`.
