@@ -184,8 +184,10 @@ fn keep(dir: &RunDir, response: &Response) {
         // It is told all the same; only a listener that starts anew would not know it.
         tracing::error!("cannot keep how the run in {} ended: {error}", dir.path().display());
     }
-    if let Err(error) = dir.remove_environment() {
-        tracing::warn!("cannot remove the environment of the run in {}: {error}", dir.path().display());
+    for removed in [dir.remove_environment(), dir.forget_built()] {
+        if let Err(error) = removed {
+            tracing::warn!("cannot tidy up after the run in {}: {error}", dir.path().display());
+        }
     }
 }
 

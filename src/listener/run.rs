@@ -77,6 +77,9 @@ pub struct ReturnTo {
     /// The commit that ran then, where that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<Commit>,
+    /// The system that the run brought, where that is known. What somebody else has put in its place is not undone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made: Option<String>,
 }
 
 /// How a run ended.
@@ -162,7 +165,7 @@ impl RunDir {
     fn clear(&self) -> io::Result<()> {
         let (output, previous) = self.output_files();
         let leftovers =
-            ["phase", "commit", "before.json", "confirmed", "result.json", "unit.json", "final.json", "told"];
+            ["phase", "commit", "before.json", "confirmed", "result", "result.json", "unit.json", "final.json", "told"];
         let leftovers = leftovers.map(|name| self.0.join(name));
         for file in leftovers.into_iter().chain([output, previous]) {
             remove(&file)?;
@@ -275,6 +278,21 @@ impl RunDir {
     /// What was so on the host before the run; `None` when it did not get so far.
     pub(super) fn before(&self) -> Option<Facts> {
         self.read("before.json").ok()
+    }
+
+    /// What was built. `nixos-rebuild build` leaves a link to it, which keeps it from the garbage collector, too.
+    pub(super) fn built(&self) -> Option<String> {
+        let path = fs::read_link(self.built_link()).ok()?.into_os_string().into_string().ok()?;
+        Some(path).filter(|path| path.starts_with("/nix/store/"))
+    }
+
+    /// Lets the garbage collector have what was built, unless something else keeps it.
+    pub(super) fn forget_built(&self) -> io::Result<()> {
+        remove(&self.built_link())
+    }
+
+    fn built_link(&self) -> PathBuf {
+        self.0.join("result")
     }
 
     /// Notes, durably, that the host was heard from after it activated what was asked for.

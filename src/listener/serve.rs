@@ -200,7 +200,7 @@ impl Service {
         let facts = self.memory.run_dir(run.as_str()).before();
         let facts = facts.ok_or_else(|| format!("what ran before {run} is not on record"))?;
         let revision = facts.revision.clone().or_else(|| end.previous_revision.clone());
-        let return_to = Some(Box::new(ReturnTo { run: run.to_string(), facts, revision }));
+        let return_to = Some(Box::new(ReturnTo { run: run.to_string(), facts, revision, made: end.system.clone() }));
         Ok(Spec { action, return_to, ..spec })
     }
 

@@ -9,6 +9,7 @@
 
 mod activation;
 mod bounds;
+mod changes;
 mod confirmation;
 mod deployment;
 mod log;

@@ -20,6 +20,7 @@ mod machine;
 mod stage;
 
 mod actions;
+mod by_hand;
 mod fetching;
 mod limits;
 mod returning;
