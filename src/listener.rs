@@ -88,6 +88,9 @@ pub struct Config {
     pub metrics_listen: Option<SocketAddr>,
     /// Where runs and what is known of them are kept.
     pub state_dir: PathBuf,
+    /// Where is room, whatever fills the disks, for what must be known until the next boot; else the state directory
+    /// has it.
+    pub runtime_dir: Option<PathBuf>,
     /// The program that supervises a run; it is called with `supervise` and the directory of the run.
     pub supervisor: PathBuf,
     /// Where the host's file system begins; `/` but for tests.
@@ -139,10 +142,13 @@ pub async fn listen(
     mut pulse: Pulse,
     stop: impl Future<Output = ()>,
 ) -> Result<(), ListenerError> {
-    let (memory, mut recalled) = Memory::open(&config.state_dir)?;
+    let (memory, mut recalled) = Memory::open(&config.state_dir, config.runtime_dir.as_deref())?;
     let mut ledger = Ledger::new(config.hostname.clone());
     for (spec, response) in recalled.finals.drain(..) {
         ledger.ended(spec, response);
+    }
+    for (name, end) in recalled.damaged.drain(..) {
+        ledger.damaged(name, end);
     }
     let mut metrics = Metrics::new();
     metrics.recall(&ledger);

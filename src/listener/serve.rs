@@ -154,7 +154,7 @@ impl Service {
 
     /// A message on one of the deploy subjects.
     async fn deploy(&mut self, message: &Message) {
-        let elsewhere = || busy::activation(&self.config.root);
+        let elsewhere = || self.memory.damaged_holder().or_else(|| busy::activation(&self.config.root));
         match decide(Request::parse(&message.payload), clock::now(), &self.ledger, elsewhere) {
             Decision::Accept(request) => self.accept(request).await,
             Decision::Answer { reply_to, state } => {
@@ -175,7 +175,7 @@ impl Service {
         );
         let (reply_to, id) = (request.reply_to.clone(), request.id.clone());
         let spec = match self.spec(request) {
-            Ok(spec) => spec,
+            Ok(spec) => Spec { number: self.memory.next_number(), ..spec },
             Err(why) => {
                 let message = format!("cannot return: {why}");
                 return self
@@ -318,6 +318,7 @@ impl Service {
         {
             self.step(step).await;
         }
+        self.memory.settle();
         self.voice.flush().await;
         tracing::info!("stopped");
     }

@@ -22,6 +22,7 @@ mod stage;
 mod actions;
 mod by_hand;
 mod fetching;
+mod full_disk;
 mod limits;
 mod returning;
 mod survival;

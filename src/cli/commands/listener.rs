@@ -80,6 +80,10 @@ pub(in crate::cli) struct Listener {
     #[arg(long, env = "STATE_DIRECTORY", hide = true)]
     state_directory: Option<PathBuf>,
 
+    /// Set by systemd for a unit that has a directory in memory: what must be known for sure is there
+    #[arg(long, env = "RUNTIME_DIRECTORY", hide = true)]
+    runtime_directory: Option<PathBuf>,
+
     /// How often to report a deployment that goes on
     #[arg(long, env = "HOMELAB_DEPLOY_HEARTBEAT", hide = true, default_value = "30s", value_parser = humantime::parse_duration)]
     heartbeat: Duration,
@@ -153,6 +157,7 @@ impl Listener {
             heartbeat: self.heartbeat,
             metrics_listen: self.metrics_listen,
             state_dir: state_dir.unwrap_or_else(|| "/var/lib/homelab-deploy".into()),
+            runtime_dir: self.runtime_directory,
             // By its place and not as /proc/self/exe: systemd is to start it, too.
             supervisor: env::current_exe().map_err(UsageError::Program)?,
             root: self.root,

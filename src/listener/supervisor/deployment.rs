@@ -14,11 +14,15 @@ use super::way_back::{self, Returned, Undo};
 use crate::clock;
 use crate::listener::facts::Facts;
 use crate::listener::host::Host;
-use crate::listener::output::{built_system, clean, clean_lines};
+use crate::listener::output::{built_system, clean};
 use crate::listener::run::{ReturnTo, RunDir, RunResult, Spec};
 use crate::listener::verdict::{End, Evidence, Verdict, judge, left_traces};
 use crate::lookup::{LookupError, commit_of};
+use crate::protocol::message::MAX_LOG_TAIL_LINES;
 use crate::protocol::{Action, Commit, ErrorCode, Phase, RETURN_WITHIN, Status};
+
+/// How the system and the database of Nix say that there is no room left.
+const FULL_DISK: [&str; 2] = ["No space left on device", "database or disk is full"];
 
 /// What is deployed, where, and under what.
 pub(super) struct Deployment {
@@ -67,7 +71,9 @@ impl Deployment {
             None => self.deploy_for_good(found).await,
         };
         self.dir.forget_built().ok();
-        Ok(RunResult { verdict, started_at, ended_at: clock::now(), after })
+        let mut tail = self.keeper.log.lines();
+        tail.drain(..tail.len().saturating_sub(MAX_LOG_TAIL_LINES));
+        Ok(RunResult { verdict, started_at, ended_at: clock::now(), after, tail })
     }
 
     /// Deploys, and returns from what went wrong or was not confirmed, if that is asked for.
@@ -197,10 +203,10 @@ impl Deployment {
         }
         // One that was ended is not to start programs any more.
         let after = if by_itself { Facts::learned(&self.host).await } else { Facts::seen(&self.host) };
-        let lines = clean_lines(&self.dir.output_tail());
+        let lines = self.keeper.log.lines();
         let built = built_system(&lines).or(built.as_deref());
         let evidence = Evidence { end, phase, before, after: &after, built, lines: &lines };
-        let verdict = judge(&self.spec, &evidence);
+        let verdict = with_all(judge(&self.spec, &evidence), full_disk(&lines));
         let traces = *reach == Reach::Activation && left_traces(&verdict, &evidence);
         Outcome { traces, verdict, after }
     }
@@ -224,6 +230,12 @@ fn nixos_rebuild(action: &str, installable: &str) -> Command {
     command
 }
 
+/// That a disk is full, where a program says so. The line that says what went wrong may be one that only follows from it.
+fn full_disk(lines: &[String]) -> Option<String> {
+    let words = FULL_DISK.into_iter().find(|words| lines.iter().any(|line| line.contains(words)))?;
+    Some(format!("a disk of the host is full ({words})"))
+}
+
 fn with_all(verdict: Verdict, additions: impl IntoIterator<Item = String>) -> Verdict {
     additions.into_iter().fold(verdict, |verdict, addition| verdict.with(&addition))
 }
@@ -233,12 +245,7 @@ fn not_confirmed(limit: Duration) -> String {
 }
 
 /// A failure after which the host was to return.
-fn rolled_back(
-    verdict: Verdict,
-    problem: Option<(ErrorCode, String)>,
-    theirs: Option<String>,
-    now: &Facts,
-) -> Verdict {
+fn rolled_back(verdict: Verdict, problem: Option<(ErrorCode, String)>, theirs: Option<String>, now: &Facts) -> Verdict {
     let rolled_back = Some(problem.is_none());
     let verdict = match problem {
         None => verdict.with("the host returned to what ran before"),

@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
@@ -34,7 +34,7 @@ mod returning;
 fn be_the_supervisor() {
     let Some(dir) = std::env::var_os(RUN_DIR) else { return };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(supervise(Path::new(&dir), &Notifier::new(None).unwrap())).unwrap();
+    runtime.block_on(supervise(RunDir::in_one(dir.into()), &Notifier::new(None).unwrap())).unwrap();
 }
 
 /// A run whose `nixos-rebuild` is a shell script, and its supervisor. The script activates; what is built before that is
@@ -56,7 +56,7 @@ impl Supervised {
         make_program(&bin.join("nixos-rebuild"), &format!("{BUILD}\n{script}"));
         let path = std::env::var_os("PATH").unwrap();
         let path = std::iter::once(bin).chain(std::env::split_paths(&path));
-        let dir = RunDir::new(folder.path().join("run"));
+        let dir = RunDir::in_one(folder.path().join("run"));
         // A commit, which need not be looked up.
         let revision = COMMIT.parse().unwrap();
         let mut spec = Spec { revision, root: folder.path().join("root"), ..spec("r-1") };
@@ -211,7 +211,7 @@ fn the_run_is_locked_as_long_as_any_of_its_processes_lives_and_no_longer() {
 #[test]
 fn nobody_takes_a_run_in_hand_that_was_concluded_without_it() {
     let folder = tempfile::tempdir().unwrap();
-    let dir = RunDir::new(folder.path().join("run"));
+    let dir = RunDir::in_one(folder.path().join("run"));
     give_back(&dir.create(&spec("r-1")).unwrap());
     give_back(&take_in_hand(&dir).unwrap());
     dir.write_final(&Response::new("ns1".parse().unwrap(), Status::Failed, "given up")).unwrap();

@@ -61,7 +61,9 @@ fn what_was_switched_to_while_the_run_waits_to_be_confirmed_stays() {
     let switched = |confirms: bool| {
         let folder = host();
         make_activatable_by_hand(&folder);
-        let run = Supervised::on(folder, SWITCH, |spec| spec.confirm_timeout_ms = Some(if confirms { 60_000 } else { 1_500 }));
+        let run = Supervised::on(folder, SWITCH, |spec| {
+            spec.confirm_timeout_ms = Some(if confirms { 60_000 } else { 1_500 })
+        });
         run.reaches(Phase::Confirm);
         let by_hand = Command::new("sh").args(["-c", BY_HAND]).current_dir(run.folder.path()).status().unwrap();
         assert!(by_hand.success());
@@ -86,8 +88,7 @@ fn what_was_switched_to_after_another_run_is_not_returned_from() {
     assert!(Command::new("sh").args(["-c", BY_HAND]).current_dir(folder.path()).status().unwrap().success());
     let made = Some("/nix/store/new".to_owned());
     let return_to = ReturnTo { run: "r-1".to_owned(), facts, revision: None, made };
-    let (result, _, run) =
-        Supervised::on(folder, "exit 9", |spec| spec.return_to = Some(Box::new(return_to))).ended();
+    let (result, _, run) = Supervised::on(folder, "exit 9", |spec| spec.return_to = Some(Box::new(return_to))).ended();
     insta::assert_snapshot!(verdict(&result), @"failed verify_failed: not returned to what ran before r-1: meanwhile the host was switched to /nix/store/hand by other means; it runs /nix/store/hand, generation 50 boots next");
     assert_eq!((result.verdict.rolled_back, run.record().as_str()), (Some(false), ""));
 }
