@@ -116,9 +116,10 @@ impl Deployment {
         // and the action is one of ours.
         let installable = self.spec.flake.installable(&commit.into(), &self.spec.host);
         let mut command = Command::new("nixos-rebuild");
-        let started_at = clock::now();
+        activation::clear_away().await;
+        let began = clock::now();
         let end = self.keeper.run(command.args([self.spec.action.as_str(), "--flake", &installable])).await;
-        activation::checked(end, started_at).await
+        activation::settled(&mut self.keeper, end, began).await
     }
 
     /// Finds the commit, which is what is deployed: a branch given to Nix may be what it was an hour ago.

@@ -40,6 +40,18 @@ impl Log {
         self.dir.write_phase(phase).ok();
     }
 
+    /// The run is at this, if it was not at something later already.
+    pub(super) fn reach(&mut self, phase: Phase) {
+        if self.phase() < phase {
+            self.enter(phase);
+        }
+    }
+
+    /// The last part of the output.
+    pub(super) fn tail(&self) -> String {
+        self.dir.output_tail()
+    }
+
     /// What the run is at.
     pub(super) const fn phase(&self) -> Phase {
         self.finder.phase()
