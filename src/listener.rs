@@ -14,6 +14,7 @@ mod admission;
 mod busy;
 mod exporter;
 mod facts;
+mod failing;
 mod host;
 mod launch;
 mod ledger;
@@ -52,7 +53,7 @@ use self::memory::Memory;
 pub use self::memory::StateError;
 use self::metrics::Metrics;
 pub use self::pulse::Pulse;
-pub use self::run::Limits;
+pub use self::run::{Limits, UserUnits};
 use self::serve::{Past, Service};
 use self::signs::Signs;
 pub use self::unit::UnitEnd;
@@ -82,6 +83,8 @@ pub struct Config {
     pub discover_subject: Subject,
     /// How long a run may take.
     pub limits: Limits,
+    /// What becomes of a run after which units of a user fail.
+    pub user_units: UserUnits,
     /// How often a run that goes on is reported.
     pub heartbeat: Duration,
     /// Where to answer who asks for metrics; nowhere when absent.

@@ -131,7 +131,8 @@ fn told(metadata: &[u8], asked: &Revision) -> Result<Commit, &'static str> {
 async fn run(program: &str, arguments: &[&str], asked: &Revision) -> Result<(Output, String), LookupError> {
     let shown = format!("{program} {}", arguments.join(" "));
     let mut command = Command::new(program);
-    command.args(arguments).env("GIT_TERMINAL_PROMPT", "0").env("LC_ALL", "C");
+    in_plain_words(command.as_std_mut());
+    command.args(arguments).env("GIT_TERMINAL_PROMPT", "0");
     command.stdin(Stdio::null()).kill_on_drop(true);
     match timeout(LOOKUP_WITHIN, command.output()).await {
         Ok(Ok(output)) => Ok((output, shown)),
@@ -141,6 +142,12 @@ async fn run(program: &str, arguments: &[&str], asked: &Revision) -> Result<(Out
         Ok(Err(error)) => Err(failed(asked, shown, error.to_string().as_bytes())),
         Err(_) => Err(LookupError::NoAnswer { revision: asked.clone(), command: shown }),
     }
+}
+
+/// Makes a program speak as it is read here, whatever language the machine has: English, in UTF-8. `LANGUAGE` is heeded
+/// before the locale by whatever is not in plain `C`.
+pub fn in_plain_words(command: &mut std::process::Command) {
+    command.env("LC_ALL", "C.UTF-8").env_remove("LANGUAGE");
 }
 
 fn no_such_ref(remote: &str, asked: &Revision) -> LookupError {

@@ -1,5 +1,7 @@
 //! What the output of a rebuild says. Pure.
 
+pub(super) mod switch;
+
 use crate::protocol::Phase;
 use crate::text::safe;
 
@@ -17,14 +19,8 @@ const ACTIVATION: [&str; 10] = [
     "would stop the following units",
 ];
 
-/// What comes before the names of units that failed.
-const UNITS_FAILED: &str = "the following units failed:";
-
 /// How the bash program says that the activation failed.
 const SWITCHING_FAILED: &str = "error(s) occurred while switching to the new configuration";
-
-/// What the check for changes that cannot be made to a running system says.
-const CRITICAL: &str = "changes to critical components of the system";
 
 /// The longest part of a line that is looked at, in bytes.
 const MAX_LINE_BYTES: usize = 2_048;
@@ -82,48 +78,11 @@ pub(super) fn built_system(lines: &[String]) -> Option<&str> {
     named.filter(|path| path.starts_with("/nix/store/"))
 }
 
-/// The line in which `switch-to-configuration` names the units that failed.
-pub(super) fn about_failed_units(lines: &[String]) -> Option<&str> {
-    lines.iter().rev().find(|line| line.contains(UNITS_FAILED)).map(|line| without_label(line))
-}
-
-/// The units that `switch-to-configuration` names as failed, in their order.
-pub(super) fn failed_units(lines: &[String]) -> Vec<String> {
-    let names = about_failed_units(lines).and_then(|line| line.split_once(UNITS_FAILED)).map(|(_, names)| names);
-    names.unwrap_or_default().split([',', ' ']).filter(|name| !name.is_empty()).map(str::to_owned).collect()
-}
-
-/// The line that says that the activation script failed, which the exit code does not tell when units failed too.
-pub(super) fn about_failed_script(lines: &[String]) -> Option<&str> {
-    let tells = |line: &&String| {
-        line.starts_with("Activation script snippet ") && line.contains(" failed")
-            || line.starts_with("Failed to run activate script")
-    };
-    lines.iter().find(tells).map(String::as_str)
-}
-
 /// Whether `nixos-rebuild` says in this line that it was `switch-to-configuration` that failed.
 pub(super) fn tells_failed_activation(line: &str) -> bool {
     line.contains(SWITCHING_FAILED)
         || line.contains("switch-to-configuration") && line.contains("returned non-zero exit status")
-        || refuses(line)
-}
-
-/// Whether this is said by a check that comes before anything is changed.
-fn refuses(line: &str) -> bool {
-    line.starts_with("Pre-switch check") || line.contains(CRITICAL)
-}
-
-/// Why a system refuses to take the place of the running one.
-pub(super) fn refusal(lines: &[String]) -> Option<String> {
-    let refusing = lines.iter().position(|line| refuses(line))?;
-    let said = lines.get(refusing..).unwrap_or_default();
-    let changes = said.iter().map(|line| line.trim()).take_while(|line| !line.starts_with("Switching into"));
-    let changes: Vec<&str> = changes.filter(|line| line.contains(" -> ")).collect();
-    if changes.is_empty() {
-        return said.iter().find(|line| line.starts_with("Pre-switch check")).or(said.first()).cloned();
-    }
-    Some(format!("critical components of the system would change ({})", changes.join(", ")))
+        || switch::changed_nothing(line)
 }
 
 /// The line that says what went wrong: the first failed build, since all errors after it only follow from it; else the

@@ -58,6 +58,9 @@ pub struct Spec {
     /// Instead of a deployment: what the host is to return to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub return_to: Option<Box<ReturnTo>>,
+    /// What becomes of it when units of a user fail.
+    #[serde(default)]
+    pub user_units: UserUnits,
     /// How long it may take, in milliseconds.
     pub timeout_ms: u64,
     /// How long it may take to end after it was asked to, in milliseconds.
@@ -77,6 +80,17 @@ pub struct ReturnTo {
     /// The system that the run brought, where that is known. What somebody else has put in its place is not undone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub made: Option<String>,
+}
+
+/// What becomes of a run after which units of a user fail, and none of the system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UserUnits {
+    /// It has failed.
+    #[default]
+    Fail,
+    /// It has not, and tells of them.
+    Warn,
 }
 
 /// How a run ended.
@@ -126,6 +140,7 @@ impl Spec {
             root: config.root.clone(),
             confirm_timeout_ms: confirm_timeout.map(milliseconds),
             return_to: None,
+            user_units: config.user_units,
             timeout_ms: milliseconds(config.limits.timeout),
             grace_ms: milliseconds(config.limits.grace),
         }

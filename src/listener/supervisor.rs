@@ -51,6 +51,7 @@ pub async fn supervise(dir: RunDir, starter: &Notifier) -> io::Result<()> {
         tree: Tree::new()?,
         grace: Duration::from_millis(spec.grace_ms),
         log: Log::create(&dir),
+        activation: None,
     };
     let host = Host::new(spec.root.clone());
     let result = Deployment { dir: dir.clone(), spec, host, keeper }.carry_out().await?;

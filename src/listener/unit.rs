@@ -10,8 +10,14 @@ use uuid::Uuid;
 use super::NAMESPACE;
 use super::run::{RunDir, Spec};
 
-/// The unit in which `nixos-rebuild` activates a system, always under this name.
-pub(super) const ACTIVATION: &str = "nixos-rebuild-switch-to-configuration.service";
+/// How the name of the unit begins in which `nixos-rebuild` activates a system. Most releases use no more than that; some
+/// append a number of the activation.
+pub(super) const ACTIVATION: &str = "nixos-rebuild-switch-to-configuration";
+
+/// Whether a unit of this name is one in which `nixos-rebuild` activates a system.
+pub(super) fn is_activation(unit: &str) -> bool {
+    unit.strip_suffix(".service").is_some_and(|name| name.starts_with(ACTIVATION))
+}
 
 /// How long the process over a run may take to say that it has the run in hand.
 const START_WITHIN: Duration = Duration::from_secs(30);

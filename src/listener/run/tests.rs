@@ -22,6 +22,7 @@ pub(in crate::listener) fn spec(key: &str) -> Spec {
         root: "/nowhere".into(),
         confirm_timeout_ms: None,
         return_to: None,
+        user_units: UserUnits::Fail,
         timeout_ms: 10_000,
         grace_ms: 1_000,
     }
@@ -37,6 +38,7 @@ fn config() -> Config {
         deploy_subjects: Vec::new(),
         discover_subject: "deploy.discover".parse().unwrap(),
         limits: Limits { timeout: Duration::from_mins(10), grace: Duration::from_secs(10) },
+        user_units: UserUnits::Fail,
         heartbeat: Duration::from_secs(30),
         metrics_listen: None,
         state_dir: "/nowhere".into(),

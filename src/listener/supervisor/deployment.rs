@@ -180,9 +180,10 @@ impl Deployment {
             return untouched(End::Unresolved(ErrorCode::BuildFailed, why));
         }
         self.host.keep(&before);
-        let started_at = clock::now();
+        activation::clear_away().await;
+        let began = clock::now();
         let end = self.keeper.run(&mut nixos_rebuild(self.spec.action.as_str(), &installable)).await;
-        let end = activation::checked(end, started_at).await;
+        let end = activation::settled(&mut self.keeper, end, began).await;
         Attempt { end, before, built: self.dir.built(), reach: Reach::Activation }
     }
 

@@ -45,6 +45,19 @@ impl Log {
         self.dir.write_phase(phase).ok();
     }
 
+    /// The run is at this, if it was not at something later already.
+    pub(super) fn reach(&mut self, phase: Phase) {
+        if self.phase() < phase {
+            self.enter(phase);
+        }
+    }
+
+    /// The last part of the output.
+    pub(super) fn tail(&self) -> String {
+        let (front, back) = self.tail.as_slices();
+        String::from_utf8_lossy(&[front, back].concat()).into_owned()
+    }
+
     /// What the run is at.
     pub(super) const fn phase(&self) -> Phase {
         self.finder.phase()
@@ -52,8 +65,7 @@ impl Log {
 
     /// The cleaned lines of its end.
     pub(super) fn lines(&self) -> Vec<String> {
-        let (front, back) = self.tail.as_slices();
-        clean_lines(&String::from_utf8_lossy(&[front, back].concat()))
+        clean_lines(&self.tail())
     }
 
     /// Keeps this output. On a full disk all but its end is lost: that must not stop a rebuild, which may be what frees

@@ -367,6 +367,6 @@ fn units_are_asked_for_before_and_after() {
     );
     let activation = format!("{SWITCH}\necho 'dns.service loaded failed failed DNS' >failed; exit 4");
     let (result, _, _) = Supervised::on(folder, &activation, |_| ()).ended();
-    insta::assert_snapshot!(verdict(&result), @"failed activation_failed: the following units failed: dns.service; generation 42 is the one for the next boot all the same");
+    insta::assert_snapshot!(verdict(&result), @"failed activation_failed: the following units failed: dns.service; the next boot starts generation 42");
     assert_eq!(result.verdict.failed_units, ["dns.service"]);
 }
