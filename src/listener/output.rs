@@ -22,6 +22,12 @@ const ACTIVATION: [&str; 10] = [
 /// How the bash program says that the activation failed.
 const SWITCHING_FAILED: &str = "error(s) occurred while switching to the new configuration";
 
+/// What git says of a commit that a server does not give out by its id, as it is no tip of a branch or tag any more.
+const UNADVERTISED: &str = "Server does not allow request for unadvertised object";
+
+/// What git says when a repository cannot be reached. Why, ssh or the server has said right before.
+const UNREACHABLE: &str = "Could not read from remote repository";
+
 /// The longest part of a line that is looked at, in bytes.
 const MAX_LINE_BYTES: usize = 2_048;
 
@@ -70,6 +76,25 @@ impl PhaseFinder {
         }
         begun
     }
+}
+
+/// Whether git could not have a commit by its id.
+pub(super) fn tells_unadvertised(lines: &[String]) -> bool {
+    lines.iter().any(|line| line.contains(UNADVERTISED))
+}
+
+/// What git complained of first, and all of that: what follows only follows from it. Nix itself ends with one and the same
+/// line whatever it was.
+pub(super) fn git_complaint(lines: &[String]) -> Option<String> {
+    let complains = |line: &String| line.trim_start().starts_with("fatal: ") || line.contains(UNADVERTISED);
+    let at = lines.iter().position(complains)?;
+    let (before, complaint) = (lines.get(..at)?, lines.get(at)?.trim());
+    let complaint = complaint.split_once(": ").map_or(complaint, |(_, text)| text);
+    let said_before = before.last().filter(|line| complaint.starts_with(UNREACHABLE) && !line.ends_with("..."));
+    Some(match said_before {
+        Some(why) => format!("{} ({})", why.trim(), complaint.trim_end_matches('.')),
+        None => complaint.to_owned(),
+    })
 }
 
 /// The store path of what was built, as `nixos-rebuild-ng` names it when all is done. The program before it does not.
@@ -151,6 +176,21 @@ mod tests {
     fn lines_are_cleaned_for_people() {
         let output = "\u{1b}[31;1merror:\u{1b}[0m no\tattribute\r\n\r\n\u{1b}]8;;http://x\u{7}link\u{1b}]8;;\u{1b}\\!\n10%\r50%\rdone\n\u{7}x";
         assert_eq!(clean_lines(output), ["error: no attribute", "link!", "done", "x"]);
+    }
+
+    #[test]
+    fn git_complains_with_its_cause() {
+        let complaint = |output: &str| git_complaint(&clean_lines(output)).unwrap_or_default();
+        insta::assert_snapshot!(complaint("building the system configuration...
+ssh: connect to host git.example.com port 22: Connection refused
+fatal: Could not read from remote repository.
+
+Please make sure you have the correct access rights
+error: Failed to fetch git repository 'ssh://git.example.com/x'"), @"ssh: connect to host git.example.com port 22: Connection refused (Could not read from remote repository)");
+        insta::assert_snapshot!(complaint("building the system configuration...\nfatal: Could not read from remote repository."), @"Could not read from remote repository.");
+        insta::assert_snapshot!(complaint("fatal: unable to access 'https://h/x/': Could not resolve host: h\nfatal: later"), @"unable to access 'https://h/x/': Could not resolve host: h");
+        insta::assert_snapshot!(complaint("error: Server does not allow request for unadvertised object 8c1f\nerror: program 'git' failed"), @"Server does not allow request for unadvertised object 8c1f");
+        assert_eq!(complaint("error: attribute 'x' missing"), "");
     }
 
     #[test]

@@ -14,12 +14,12 @@ use super::way_back::{self, Returned, Undo};
 use crate::clock;
 use crate::listener::facts::Facts;
 use crate::listener::host::Host;
-use crate::listener::output::{built_system, clean};
+use crate::listener::output::{built_system, clean, tells_unadvertised};
 use crate::listener::run::{ReturnTo, RunDir, RunResult, Spec};
 use crate::listener::verdict::{End, Evidence, Verdict, judge, left_traces};
 use crate::lookup::{LookupError, commit_of};
 use crate::protocol::message::MAX_LOG_TAIL_LINES;
-use crate::protocol::{Action, Commit, ErrorCode, Phase, RETURN_WITHIN, Status};
+use crate::protocol::{Action, Commit, ErrorCode, Phase, RETURN_WITHIN, Revision, Status};
 
 /// How the system and the database of Nix say that there is no room left.
 const FULL_DISK: [&str; 2] = ["No space left on device", "database or disk is full"];
@@ -166,11 +166,7 @@ impl Deployment {
             Err(end) => return untouched(end),
         };
         self.keeper.log.enter(Phase::Build);
-        // No part of it is read by a shell, and none can be taken for an option: the flake URL begins with its scheme,
-        // and the action is one of ours.
-        let installable = self.spec.flake.installable(&commit.into(), &self.spec.host);
-        // It leaves a link to what it built where it is called.
-        let build = self.keeper.run(nixos_rebuild("build", &installable).current_dir(self.dir.path())).await;
+        let (build, installable) = self.build(&commit.into()).await;
         if build != End::Exited(0) {
             return untouched(build);
         }
@@ -185,6 +181,28 @@ impl Deployment {
         let end = self.keeper.run(&mut nixos_rebuild(self.spec.action.as_str(), &installable)).await;
         let end = activation::settled(&mut self.keeper, end, began).await;
         Attempt { end, before, built: self.dir.built(), reach: Reach::Activation }
+    }
+
+    /// Builds the system, and tells how that ended and what was built.
+    async fn build(&mut self, revision: &Revision) -> (End, String) {
+        let Spec { flake, host, .. } = &self.spec;
+        // No part of it is read by a shell, and none can be taken for an option: the flake URL begins with its scheme,
+        // and the action is one of ours.
+        let installable = flake.installable(revision, host);
+        let with_all_refs = flake.with_all_refs().map(|flake| flake.installable(revision, host));
+        let end = self.build_in_place(&installable).await;
+        match with_all_refs {
+            // Somebody has pushed since the commit was looked up, and by ssh many servers only give out what is new.
+            Some(installable) if matches!(end, End::Exited(1..)) && tells_unadvertised(&self.keeper.log.lines()) => {
+                (self.build_in_place(&installable).await, installable)
+            }
+            _ => (end, installable),
+        }
+    }
+
+    async fn build_in_place(&mut self, installable: &str) -> End {
+        // A link to what was built is left where it is called.
+        self.keeper.run(nixos_rebuild("build", installable).current_dir(self.dir.path())).await
     }
 
     /// Finds the commit, which is what is deployed: a branch given to Nix may be what it was an hour ago.

@@ -270,6 +270,30 @@ fn a_branch_is_deployed_as_the_commit_that_it_is_now() {
 }
 
 #[test]
+fn a_commit_that_is_no_tip_any_more_is_looked_for_among_all_refs() {
+    let fetch = "case $3 in *allRefs=1*) exit 0 ;; esac
+echo 'error: Server does not allow request for unadvertised object 8c1f' >&2; exit 1";
+    let folder = nixos();
+    fs::write(folder.path().join("build"), fetch).unwrap();
+    let (result, output, _) = Supervised::on(folder, &format!("echo \"$3\"\n{SWITCH}"), |_| ()).ended();
+    assert_eq!(verdict(&result), "completed: switched to generation 42");
+    assert!(output.ends_with(&format!("git+https://h/x?allRefs=1&rev={COMMIT}#ns1\n")), "{output}");
+
+    // It is tried once, and only where that may help.
+    let builds = |says: &str, flake: &str| {
+        let folder = nixos();
+        fs::write(folder.path().join("build"), format!("echo built >>builds; echo 'error: {says}' >&2; exit 1")).unwrap();
+        let (result, _, run) = Supervised::on(folder, "", |spec| spec.flake = flake.parse().unwrap()).ended();
+        (fs::read_to_string(run.path("builds")).unwrap().lines().count(), verdict(&result))
+    };
+    let unadvertised = "Server does not allow request for unadvertised object 8c1f";
+    let failed = |times, message: &str| (times, format!("failed build_failed: {message}"));
+    assert_eq!(builds(unadvertised, "git+ssh://h/x"), failed(2, &format!("git: {unadvertised}")));
+    assert_eq!(builds(unadvertised, "github:o/r"), failed(1, &format!("git: {unadvertised}")));
+    assert_eq!(builds("attribute 'x' missing", "git+ssh://h/x"), failed(1, "attribute 'x' missing"));
+}
+
+#[test]
 fn a_branch_that_is_not_there_and_a_server_that_is_not_are_told_apart() {
     let (_repository, flake) = repository();
     let resolve = |flake: &FlakeUrl, revision: &str| {

@@ -8,8 +8,7 @@ use crate::protocol::ErrorCode;
 /// Why nothing was activated.
 pub(super) fn failure(spec: &Spec, code: i32, lines: &[String]) -> Verdict {
     let Spec { revision, host, .. } = spec;
-    // Nix ends with one and the same line whether the commit is missing or the server: git's first complaint tells.
-    if let Some(complaint) = lines.iter().find_map(|line| line.trim_start().strip_prefix("fatal: ")) {
+    if let Some(complaint) = output::git_complaint(lines) {
         return if complaint.contains("couldn't find remote ref") || complaint.contains("not our ref") {
             let message = format!("{revision} is no branch, tag or commit that the server of the flake has");
             Verdict::failed(ErrorCode::InvalidRevision, message)

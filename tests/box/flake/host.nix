@@ -24,7 +24,7 @@ in
       tier = "prod";
       natsUrl = lib.mkDefault host.natsUrl;
       nkeyFile = "/root/listener.seed";
-      flakeUrl = host.flakeUrl;
+      flakeUrl = lib.mkDefault host.flakeUrl;
       timeout = lib.mkDefault 60;
     };
   };
