@@ -12,6 +12,7 @@
 //! - [`bus`]: the connection to NATS, for both ends;
 //! - [`lookup`]: the commit behind a branch or tag, for both ends;
 //! - [`nats_config`]: what the NATS server must know of both, pure;
+//! - [`private_dir`]: folders that nobody else can write to;
 //! - [`clock`]: where wall-clock time enters; [`notify`]: news for systemd; [`text`]: text that others wrote, made safe
 //!   to show;
 //! - [`cli`]: the command line.
@@ -27,6 +28,8 @@ pub mod notify;
 pub mod operator;
 mod places;
 pub mod plan;
+pub mod private_dir;
+mod process_group;
 pub mod protocol;
 pub mod report;
 pub mod rollout;

@@ -1,16 +1,20 @@
 //! Finding the one commit that a branch or tag stands for, by asking where the flake is from. Operators and listeners
 //! both do it, and mean the same by its failures: that there is no such ref is an answer, and everything else is none.
 
+mod remote;
+
 use std::io;
-use std::process::{Output, Stdio};
+use std::process::Output;
 use std::time::Duration;
 
 use miette::Diagnostic;
 use thiserror::Error;
 use tokio::process::Command;
-use tokio::time::timeout;
 
+pub(crate) use self::remote::Remote;
+use crate::process_group::output_within;
 use crate::protocol::{Commit, FlakeUrl, Revision};
+use crate::text::safe;
 
 /// How long git or Nix may take to answer.
 const LOOKUP_WITHIN: Duration = Duration::from_mins(1);
@@ -53,6 +57,17 @@ pub enum LookupError {
         /// What it said.
         reason: String,
     },
+    /// The program that would be asked shows its arguments to every user of the machine.
+    #[error("cannot look up \"{revision}\" in {flake}: its user name and password would stand on a command line")]
+    #[diagnostic(help(
+        "leave them off the URL and put them where Mercurial finds them, or give the full commit id of 40 digits"
+    ))]
+    Secret {
+        /// What was to be looked up.
+        revision: Revision,
+        /// Where, without the secret.
+        flake: FlakeUrl,
+    },
     /// The repository was asked, and has not answered.
     #[error("cannot look up \"{revision}\": `{command}` had no answer after {} s", LOOKUP_WITHIN.as_secs())]
     #[diagnostic(help("check that the server of the repository works, or give the full commit id of 40 digits"))]
@@ -70,19 +85,21 @@ pub async fn commit_of(asked: &Revision, flake: &FlakeUrl) -> Result<Commit, Loo
         return Ok(commit);
     }
     match flake.git_remote() {
-        Some(remote) => ask_git(remote, asked).await,
+        Some(remote) => ask_git(&Remote::at(remote), asked).await,
         None => ask_nix(flake, asked).await,
     }
 }
 
-async fn ask_git(remote: &str, asked: &Revision) -> Result<Commit, LookupError> {
+async fn ask_git(remote: &Remote, asked: &Revision) -> Result<Commit, LookupError> {
     let (branch, tag) = (format!("refs/heads/{asked}"), format!("refs/tags/{asked}"));
     let peeled = format!("{tag}^{{}}");
-    let arguments = ["ls-remote", "--exit-code", "--", remote, &branch, &tag, &peeled];
-    let (output, command) = run("git", &arguments, asked).await?;
+    let mut git = Command::new("git");
+    git.args(["ls-remote", "--exit-code", "--", remote.url(), &branch, &tag, &peeled]);
+    remote.introduce(&mut git);
+    let (output, command) = run(git, asked).await?;
     // git answers 2 when it could ask and there is no such ref, and 128 when it could not ask.
     if output.status.code() == Some(2) {
-        return Err(no_such_ref(remote, asked));
+        return Err(no_such_ref(remote.url(), asked));
     }
     if !output.status.success() {
         return Err(failed(asked, command, &output.stderr));
@@ -100,10 +117,13 @@ fn listed(listing: &str, wanted: &str) -> Option<Commit> {
 }
 
 async fn ask_nix(flake: &FlakeUrl, asked: &Revision) -> Result<Commit, LookupError> {
-    let url = flake.at(asked);
-    let features = ["--extra-experimental-features", "nix-command flakes"];
-    let arguments = [&features[..], &["flake", "metadata", "--refresh", "--json", "--", &url]].concat();
-    let (output, command) = run("nix", &arguments, asked).await?;
+    if *flake != flake.public() {
+        return Err(LookupError::Secret { revision: asked.clone(), flake: flake.public() });
+    }
+    let mut nix = Command::new("nix");
+    nix.args(["--extra-experimental-features", "nix-command flakes"]);
+    nix.args(["flake", "metadata", "--refresh", "--json", "--"]).arg(flake.at(asked));
+    let (output, command) = run(nix, asked).await?;
     let said = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() {
         let is_answer = NO_SUCH_REF.iter().any(|words| said.contains(words));
@@ -127,20 +147,22 @@ fn told(metadata: &[u8], asked: &Revision) -> Result<Commit, &'static str> {
     commit.ok_or("its answer names no revision")
 }
 
-/// Runs a program that may ask nothing and may not take for ever.
-async fn run(program: &str, arguments: &[&str], asked: &Revision) -> Result<(Output, String), LookupError> {
-    let shown = format!("{program} {}", arguments.join(" "));
-    let mut command = Command::new(program);
+/// Runs a program that may ask nothing and has a limit to its time.
+async fn run(mut command: Command, asked: &Revision) -> Result<(Output, String), LookupError> {
     in_plain_words(command.as_std_mut());
-    command.args(arguments).env("GIT_TERMINAL_PROMPT", "0");
-    command.stdin(Stdio::null()).kill_on_drop(true);
-    match timeout(LOOKUP_WITHIN, command.output()).await {
-        Ok(Ok(output)) => Ok((output, shown)),
-        Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => {
+    command.env("GIT_TERMINAL_PROMPT", "0");
+    let words = std::iter::once(command.as_std().get_program()).chain(command.as_std().get_args());
+    let shown = words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
+    match output_within(&mut command, LOOKUP_WITHIN).await {
+        Ok(output) => Ok((output, shown)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let program = command.as_std().get_program().to_string_lossy();
             Err(failed(asked, shown, format!("{program} is not on the PATH").as_bytes()))
         }
-        Ok(Err(error)) => Err(failed(asked, shown, error.to_string().as_bytes())),
-        Err(_) => Err(LookupError::NoAnswer { revision: asked.clone(), command: shown }),
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+            Err(LookupError::NoAnswer { revision: asked.clone(), command: shown })
+        }
+        Err(error) => Err(failed(asked, shown, error.to_string().as_bytes())),
     }
 }
 
@@ -163,7 +185,7 @@ fn failed(asked: &Revision, command: String, said: &[u8]) -> LookupError {
     // The last line that begins with `fatal:` or `error:` is the reason; what follows it is advice.
     let reason = said.lines().rfind(|line| line.starts_with("fatal:") || line.starts_with("error:"));
     let reason = reason.or_else(|| said.lines().rfind(|line| !line.trim().is_empty())).unwrap_or("it said nothing");
-    LookupError::Failed { revision: asked.clone(), command, reason: reason.trim().to_owned() }
+    LookupError::Failed { revision: asked.clone(), command, reason: safe(reason.trim()) }
 }
 
 #[cfg(test)]

@@ -56,3 +56,41 @@ fn what_nix_tells_is_compared_with_what_was_asked() {
     assert_eq!(told(about("main", "")).unwrap_err(), "its answer names no revision");
     assert_eq!(told("warning".to_owned()).unwrap_err(), "its answer is no JSON");
 }
+
+/// A git that writes down how it was called and what it was told, and answers.
+fn recording_git(folder: &std::path::Path) -> std::path::PathBuf {
+    use std::os::unix::fs::PermissionsExt;
+    let program = folder.join("git");
+    let script = "#!/bin/sh\n\
+                  tr '\\0' '\\n' <\"/proc/$$/cmdline\" >\"${0%/*}/cmdline\"\n\
+                  env >\"${0%/*}/environment\"\n\
+                  printf '8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b\\trefs/heads/main\\n'\n";
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    program
+}
+
+#[tokio::test]
+async fn the_password_of_a_repository_is_on_no_command_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let remote = Remote::at("https://user:token@git.example/x");
+    let mut git = Command::new(recording_git(folder.path()));
+    git.args(["ls-remote", "--", remote.url()]);
+    remote.introduce(&mut git);
+    let (_, shown) = run(git, &"main".parse().unwrap()).await.unwrap();
+    let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
+    assert!(shown.ends_with("ls-remote -- https://git.example/x"), "{shown}");
+    assert!(read("cmdline").ends_with("ls-remote\n--\nhttps://git.example/x\n"), "{}", read("cmdline"));
+    let environment = read("environment");
+    assert!(environment.contains("=Authorization: Basic dXNlcjp0b2tlbg==\n"), "{environment}");
+    assert!(environment.contains("=http.https://git.example/x.extraHeader\n"));
+    assert!(environment.contains("\nLC_ALL=C.UTF-8\n") && !environment.contains("\nLANGUAGE="));
+}
+
+#[tokio::test]
+async fn where_a_password_would_be_on_a_command_line_nothing_is_looked_up() {
+    let flake = "hg+https://user:token@h.example/x".parse().unwrap();
+    let error = lookup("main", &flake).await.unwrap_err();
+    assert!(matches!(error, LookupError::Secret { .. }), "{error}");
+    assert!(!format!("{error} {error:?}").contains("token"), "{error:?}");
+}

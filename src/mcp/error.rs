@@ -112,7 +112,7 @@ impl From<PrepareError> for ToolError {
             PrepareError::Plan(mistakes) => Self::from(mistakes),
             PrepareError::Selection(_) => Self::told("invalid_plan", &error),
             PrepareError::Fleet(error) => Self::from(error),
-            PrepareError::Lookup(_) | PrepareError::NoFinder { .. } => Self::told("revision_not_found", &error),
+            PrepareError::Lookup(_) => Self::told("revision_not_found", &error),
         }
     }
 }

@@ -9,8 +9,8 @@ use tokio::io::AsyncReadExt;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-use super::group::Group;
 use crate::plan::{Check, FrozenWave};
+use crate::process_group::Group;
 use crate::rollout::Rollout;
 
 /// How much of a check's output is kept, in bytes.

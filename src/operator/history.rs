@@ -27,7 +27,7 @@ impl History {
         let clones = here.as_deref().into_iter().chain(local.map(Path::new)).filter_map(Repository::around).collect();
         let server = match (flake, cache, &repository) {
             (Some(flake), Some(cache), Some(repository)) if local.is_none() => {
-                Some(Server::new(repository.clone(), cache, &flake.public()))
+                Some(Server::new(repository, cache, &flake.public()))
             }
             _ => None,
         };

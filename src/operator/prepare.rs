@@ -16,9 +16,8 @@ use super::journal::Journals;
 use super::revision::{UnresolvedError, resolve_revision};
 use crate::bus::Bus;
 use crate::clock;
-use crate::lookup::LookupError;
-use crate::plan::{FrozenHost, FrozenPlan, Plan, PlanMistakes, Roster};
-use crate::protocol::{Commit, Feature, FlakeUrl, HostName, RequestIds, Revision, RolloutId, RolloutReport, Tier};
+use crate::plan::{FrozenPlan, Plan, PlanMistakes, Roster};
+use crate::protocol::{Commit, FlakeUrl, HostName, RequestIds, Revision, RolloutId, RolloutReport, Tier};
 use crate::rollout::{PlanSource, Rollout};
 
 /// For how long a host is missed that no longer answers. One that is gone for good is not told of for ever.
@@ -37,21 +36,10 @@ pub struct Wanted {
     pub exclude: Vec<HostName>,
     /// The waves to run.
     pub part: Part,
-    /// Who finds the commit of a branch or tag.
-    pub finder: Finder,
     /// Who wants it, as `user@machine`.
     pub operator: String,
     /// The folder for what the servers of repositories tell of commits; without one they are not asked.
     pub cache: Option<PathBuf>,
-}
-
-/// Who finds the commit that a branch or tag stands for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Finder {
-    /// This machine.
-    Operator,
-    /// This machine, and where it cannot ask the repository, the first host of the rollout.
-    OperatorOrHost,
 }
 
 /// Some waves of a plan. Their hosts are those that they have in the whole of it.
@@ -116,17 +104,6 @@ pub enum PrepareError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Lookup(#[from] UnresolvedError),
-    /// It was left to a host to find out, and none of those that would go first can.
-    #[error(
-        "no host of the first wave can find the commit of \"{revision}\", and this machine cannot either: {reason}"
-    )]
-    #[diagnostic(help("update the listener of one of them, or give the full commit id of 40 digits"))]
-    NoFinder {
-        /// What was to be looked up.
-        revision: Revision,
-        /// Why it could not be looked up here.
-        reason: UnresolvedError,
-    },
 }
 
 /// What is wrong with how a plan is narrowed down.
@@ -233,18 +210,9 @@ impl Wanted {
             Some(found) => found,
             None => self.find(flake.as_ref()).await,
         };
-        let mut ahead = Vec::new();
-        let revision = match commit {
-            Ok(commit) => {
-                ahead = ahead_of(&commit, &frozen, &mut history).await;
-                commit.into()
-            }
-            Err(error) => {
-                warnings.push(error.to_string());
-                self.leave_to_host(error, &mut frozen, &roster)?;
-                self.revision.clone()
-            }
-        };
+        let commit = commit?;
+        let ahead = ahead_of(&commit, &frozen, &mut history).await;
+        let revision = commit.into();
         warnings.extend(Obstacle::downgrade(&ahead, &revision).map(|obstacle| obstacle.to_string()));
         let others = roll.rollouts.into_iter().filter(|other| shares_a_tier(other, &frozen)).collect();
         let rollout = Rollout {
@@ -258,25 +226,6 @@ impl Wanted {
             plan: frozen,
         };
         Ok(Prepared { rollout, warnings, roster, others, ahead })
-    }
-
-    /// Lets a host go first that can find the commit, where the repository cannot be asked from here. That it has no such
-    /// branch is an answer.
-    fn leave_to_host(
-        &self,
-        error: UnresolvedError,
-        plan: &mut FrozenPlan,
-        roster: &Roster,
-    ) -> Result<(), PrepareError> {
-        if self.finder == Finder::Operator || matches!(error, UnresolvedError::Lookup(LookupError::NoSuchRef { .. })) {
-            return Err(error.into());
-        }
-        let can = |host: &FrozenHost| roster.host(&host.hostname).is_some_and(|host| host.has(&Feature::Resolve));
-        if plan.lead_with(can) {
-            Ok(())
-        } else {
-            Err(PrepareError::NoFinder { revision: self.revision.clone(), reason: error })
-        }
     }
 
     fn exclude_hosts(&mut self, roster: &Roster) -> Result<(), SelectionError> {

@@ -159,25 +159,6 @@ impl FrozenPlan {
         (0..self.waves.len()).map(|index| self.longest_wave(index)).sum()
     }
 
-    /// The longest that the first host of all can take.
-    pub fn longest_first_host(&self) -> Duration {
-        let first = self.waves.iter().find(|wave| !wave.hosts.is_empty());
-        first.map_or(Duration::ZERO, |wave| wave.limits.longest_host())
-    }
-
-    /// Puts the first host of all that can do something in front of the others of its wave; `false` when none of that wave
-    /// can.
-    pub fn lead_with(&mut self, can: impl FnMut(&FrozenHost) -> bool) -> bool {
-        let Some(wave) = self.waves.iter_mut().find(|wave| !wave.hosts.is_empty()) else {
-            return false;
-        };
-        let leader = wave.hosts.iter().position(can);
-        if let Some(front) = leader.and_then(|leader| wave.hosts.get_mut(..=leader)) {
-            front.rotate_right(1);
-        }
-        leader.is_some()
-    }
-
     /// For how long the wave at this place is left running after it succeeded. After the last wave nothing is waited
     /// for, unless there is a check that the wait is for.
     pub fn bake_time(&self, wave: usize) -> Duration {

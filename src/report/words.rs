@@ -204,7 +204,6 @@ pub(super) const fn skipped(cause: SkipCause) -> &'static str {
         SkipCause::EarlierWave => "an earlier wave did not succeed",
         SkipCause::Interrupt => "interrupted",
         SkipCause::NotConfirmed => "not confirmed",
-        SkipCause::Unresolved => "no commit to deploy",
         SkipCause::Disconnected => "no connection",
     }
 }
@@ -215,7 +214,7 @@ pub(super) fn cause(cause: &Cause) -> String {
         Cause::TooManyFailures { failures, max_failures } => format!("{failures} failed, {max_failures} may fail"),
         Cause::TooFewCompleted { completed, min_hosts } => format!("{completed} completed, at least {min_hosts} must"),
         Cause::CheckFailed { reason } => format!("its check says: {}", first_line(reason)),
-        Cause::Unresolved => "its first host did not find the commit that all others would have been sent".to_owned(),
+        Cause::Unknown => "a cause that this version does not know".to_owned(),
         Cause::Disconnected => "no connection for longer than a host may take".to_owned(),
     }
 }

@@ -145,7 +145,8 @@ pub enum EventKind {
         /// Which of both.
         state: Connection,
     },
-    /// A host has found the commit of the revision that was asked for: every request from here on carries it.
+    /// A host has found the commit, which every later request carries. Only records of earlier versions have this: today a
+    /// host never chooses the commit of others.
     Resolved {
         /// The host, which was asked before all others.
         host: HostName,
@@ -222,8 +223,7 @@ pub struct Rollout {
     pub operator: String,
     /// What was asked for: a branch, tag or commit.
     pub asked: Revision,
-    /// What every request carries: a commit, unless it is left to the first host of the plan to find it. That host is
-    /// sent the branch or tag, and all others the commit that it names.
+    /// What every request carries: a commit wherever it is known, else the branch or tag, which each host looks up for itself.
     pub revision: Revision,
     /// The first line of the commit's message, where it could be had.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -270,7 +270,8 @@ pub enum HostOutcome {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SkipCause {
-    /// Too many hosts of its wave had failed.
+    /// Too many hosts of its wave had failed. Earlier versions also halted a wave whose first host named no commit.
+    #[serde(alias = "unresolved")]
     WaveHalted,
     /// An earlier wave did not succeed.
     EarlierWave,
@@ -280,8 +281,6 @@ pub enum SkipCause {
     NotConfirmed,
     /// The connection to the bus was gone for longer than a host may take.
     Disconnected,
-    /// The host that was to find the commit did not name one.
-    Unresolved,
 }
 
 /// Why a wave failed.
@@ -309,8 +308,9 @@ pub enum Cause {
     },
     /// The connection to the bus was gone for longer than a host may take.
     Disconnected,
-    /// The host that was to find the commit did not name one.
-    Unresolved,
+    /// A cause that only another version of this program knows.
+    #[serde(other)]
+    Unknown,
 }
 
 /// What has become of a wave.
@@ -390,15 +390,9 @@ impl Rollout {
         &self.plan.name
     }
 
-    /// Whether no host has named the commit yet that all others are to be sent.
-    pub fn is_unresolved(&self) -> bool {
-        !self.revision.is_commit()
-    }
-
     /// The longest that it can take while the bus is connected and no answer to a question is awaited.
     pub fn longest(&self) -> Duration {
-        let first = if self.is_unresolved() { self.plan.longest_first_host() } else { Duration::ZERO };
-        first + self.plan.longest()
+        self.plan.longest()
     }
 }
 

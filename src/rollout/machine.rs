@@ -7,7 +7,6 @@
 mod hosts;
 mod latecomers;
 mod outside;
-mod resolving;
 mod returning;
 mod waves;
 
@@ -332,7 +331,7 @@ impl Executor for Machine {
 
     fn has_more(&self) -> bool {
         let is_running = self.outcome.is_none() && matches!(self.stage, Stage::Running);
-        is_running && self.tally.in_flight < self.window() && self.next_to_send().is_some()
+        is_running && self.tally.in_flight < self.wave().limits.max_parallel && self.next_to_send().is_some()
     }
 
     fn outcome(&self) -> Option<Outcome> {

@@ -13,7 +13,7 @@ use crate::protocol::{Commit, HostName, Phase, RequestId, Response};
 /// The state of a rollout after the events that it was shown.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Summary {
-    /// What the rollout is about; none before it has begun. Once a host has found the commit, it is in here.
+    /// What the rollout is about; none before it has begun.
     pub rollout: Option<Arc<Rollout>>,
     /// When it began.
     pub began_at: Option<Timestamp>,

@@ -38,7 +38,14 @@ const NEVER: &[(&str, &[&str], &[&str])] = &[
     (
         "src",
         &["process::Command"],
-        &["src/listener", "src/operator/check", "src/operator/detach", "src/operator/history", "src/lookup"],
+        &[
+            "src/listener",
+            "src/operator/check",
+            "src/operator/detach",
+            "src/operator/history",
+            "src/lookup",
+            "src/process_group",
+        ],
     ),
 ];
 

@@ -77,12 +77,16 @@ enum ApplyError {
     #[error("the journal does not say what the rollout is about")]
     #[diagnostic(help("it ended before anything was recorded, and so nothing was sent: start anew"))]
     Empty,
+    #[error("rollout {} has no commit: an earlier version left it to the first host to find one", .0.short())]
+    #[diagnostic(help("a host never chooses the commit of others: start anew with `homelab-deploy apply`"))]
+    NeverResolved(RolloutId),
     #[error("this process was not given the journal that it is to go on with: {0}")]
     NoJournal(#[source] io::Error),
 }
 
 impl Plan {
     pub(in crate::cli) fn run(self) -> CommandResult {
+        self.preparation.refuse_what_is_gone()?;
         block_on(async {
             let previewed = self.preparation.prepare().await?;
             out::data(&format!("{}\n", previewed.preview));
@@ -93,6 +97,7 @@ impl Plan {
 
 impl Apply {
     pub(in crate::cli) fn run(self) -> CommandResult {
+        self.preparation.refuse_what_is_gone()?;
         if let Some(id) = &self.take_over {
             return block_on(self.take_over(id))?;
         }
@@ -156,6 +161,10 @@ impl Apply {
         if recorded.summary.outcome == Some(Outcome::Succeeded) {
             out::note(&report::recap(&recorded.summary, self.display.style(), out::room()));
             return Ok(Exit::Success);
+        }
+        // A rollout without a plan file may carry a branch, which each host looks up for itself.
+        if rollout.source.is_some() && !rollout.revision.is_commit() {
+            return Err(Exit::Precondition.because(ApplyError::NeverResolved(rollout.id)));
         }
         let journal = recorded.resume(rollout.id).map_err(|error| Exit::Precondition.because(error))?;
         // The wish to stop was for the process before this one, which was killed before it saw it.

@@ -281,7 +281,7 @@ fn what_runs(now: &Facts) -> String {
 fn unresolved(error: &LookupError) -> End {
     let code = match error {
         LookupError::NoSuchRef { .. } => ErrorCode::InvalidRevision,
-        LookupError::Failed { .. } => ErrorCode::BuildFailed,
+        LookupError::Failed { .. } | LookupError::Secret { .. } => ErrorCode::BuildFailed,
         LookupError::NoAnswer { .. } => ErrorCode::Timeout,
     };
     let help = error.help().filter(|_| code == ErrorCode::InvalidRevision).map(|help| format!("; {help}"));

@@ -290,7 +290,7 @@ echo 'error: Server does not allow request for unadvertised object 8c1f' >&2; ex
     let failed = |times, message: &str| (times, format!("failed build_failed: {message}"));
     assert_eq!(builds(unadvertised, "git+ssh://h/x"), failed(2, &format!("git: {unadvertised}")));
     assert_eq!(builds(unadvertised, "github:o/r"), failed(1, &format!("git: {unadvertised}")));
-    assert_eq!(builds("attribute 'x' missing", "git+ssh://h/x"), failed(1, "attribute 'x' missing"));
+    assert_eq!(builds("no attribute x", "git+ssh://h/x"), failed(1, "no attribute x"));
 }
 
 #[test]

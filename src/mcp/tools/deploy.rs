@@ -12,7 +12,7 @@ use crate::mcp::schema;
 use crate::mcp::server::Server;
 use crate::mcp::settings::Access;
 use crate::mcp::status::Deployment;
-use crate::operator::{Finder, Part, RollCalled, Wanted};
+use crate::operator::{Part, RollCalled, Wanted};
 use crate::plan::{At, Plan, Selector, Settings, Wave};
 use crate::protocol::{Action, HostName, Revision, Role, Target, Tier};
 
@@ -115,7 +115,6 @@ async fn deploy(
         revision: branch,
         exclude: Vec::new(),
         part: Part::Whole,
-        finder: Finder::Operator,
         operator: server.settings.operator.clone(),
         cache: server.settings.cache.clone(),
     };

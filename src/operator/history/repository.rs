@@ -1,13 +1,14 @@
 //! A repository on this machine.
 
 use std::path::{Path, PathBuf};
-use std::process::{Output, Stdio};
+use std::process::Output;
 use std::time::Duration;
 
 use tokio::process::Command;
-use tokio::time::timeout;
 
+use crate::process_group::output_within;
 use crate::protocol::Commit;
+use crate::text::safe;
 
 /// How long git may take over a question whose answer is a courtesy.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -45,7 +46,7 @@ impl Repository {
     pub(super) async fn subject(&self, commit: &Commit) -> Option<String> {
         // `git show` would look at the files of the commit, which need not be here.
         let shown = self.ask(&["log", "--max-count=1", "--format=%s", commit.as_str()]).await?;
-        shown.status.success().then(|| String::from_utf8_lossy(&shown.stdout).trim().to_owned())
+        shown.status.success().then(|| safe(String::from_utf8_lossy(&shown.stdout).trim()))
     }
 
     /// Whether one commit is an ancestor of another.
@@ -68,13 +69,12 @@ impl Repository {
     /// git, for this repository.
     pub(super) fn git(&self) -> Command {
         let mut command = Command::new("git");
-        command.arg(self.option).arg(&self.folder).stdin(Stdio::null()).kill_on_drop(true);
+        command.arg(self.option).arg(&self.folder).env("LC_ALL", "C.UTF-8").env_remove("LANGUAGE");
         command
     }
 
     /// Asks for what is here already.
-    async fn ask(&self, arguments: &[&str]) -> Option<Output> {
-        let output = self.git().args(arguments).env("GIT_NO_LAZY_FETCH", "1").output();
-        timeout(ANSWER_WITHIN, output).await.ok()?.ok()
+    pub(super) async fn ask(&self, arguments: &[&str]) -> Option<Output> {
+        output_within(self.git().args(arguments).env("GIT_NO_LAZY_FETCH", "1"), ANSWER_WITHIN).await.ok()
     }
 }

@@ -2,28 +2,25 @@
 
 use std::fmt::Write;
 use std::path::Path;
-use std::process::{ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::time::Duration;
 
-use rustix::process::Signal;
 use sha2::{Digest, Sha256};
 use tokio::fs;
 use tokio::time::{Instant, timeout};
 
 use super::repository::Repository;
-use crate::operator::group::Group;
+use crate::lookup::Remote;
+use crate::process_group::output_within;
 use crate::protocol::{Commit, FlakeUrl};
 
 /// How long may be waited for a server in all.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Where git finds the URL. Other users of the machine can read the arguments of a process, and not its environment.
-const URL_VARIABLE: &str = "HOMELAB_DEPLOY_GIT_URL";
-
 /// The server of a repository. What it told is kept in a bare repository of commits without files.
 #[derive(Debug)]
 pub(super) struct Server {
-    url: String,
+    remote: Remote,
     kept: Repository,
     patience: Duration,
 }
@@ -39,13 +36,13 @@ pub(super) enum Depth {
 
 impl Server {
     /// The server at this URL, for which there is a folder below `cache`. Its name follows from the URL of the flake.
-    pub(super) fn new(url: String, cache: &Path, flake: &FlakeUrl) -> Self {
+    pub(super) fn new(url: &str, cache: &Path, flake: &FlakeUrl) -> Self {
         let digest = Sha256::digest(flake.as_str());
         let name = digest.iter().take(16).fold(String::new(), |mut name, byte| {
             write!(name, "{byte:02x}").ok();
             name
         });
-        Self { url, kept: Repository::bare(cache.join("commits").join(name)), patience: PATIENCE }
+        Self { remote: Remote::at(url), kept: Repository::bare(cache.join("commits").join(name)), patience: PATIENCE }
     }
 
     /// What it told before.
@@ -70,10 +67,10 @@ impl Server {
     }
 
     async fn try_fetch(&self, commit: &Commit, depth: Depth) -> Option<ExitStatus> {
-        fs::create_dir_all(self.kept.folder()).await.ok()?;
-        self.kept.git().args(["init", "--quiet", "--bare", "--template="]).output().await.ok()?;
+        self.kept.ask(&["init", "--quiet", "--bare", "--template="]).await?;
         let mut git = self.kept.git();
-        git.arg(format!("--config-env=remote.origin.url={URL_VARIABLE}")).env(URL_VARIABLE, &self.url);
+        git.args(["-c", &format!("remote.origin.url={}", self.remote.url())]);
+        self.remote.introduce(&mut git);
         // Nothing goes on in the background: not its housekeeping, and not for ever a fetch whose operator has left.
         git.args(["-c", "gc.autoDetach=false", "-c", "maintenance.autoDetach=false"]);
         git.args(["-c", "http.lowSpeedLimit=1", "-c", "http.lowSpeedTime=60"]);
@@ -84,12 +81,6 @@ impl Server {
         git.arg("origin").arg(format!("{commit}:refs/commits/{commit}"));
         // A courtesy is not worth a question.
         git.envs([("GIT_TERMINAL_PROMPT", "0"), ("SSH_ASKPASS", "false"), ("SSH_ASKPASS_REQUIRE", "force")]);
-        // git that is asked to end takes its locks along, which one that is killed does not.
-        git.stdout(Stdio::null()).stderr(Stdio::null()).process_group(0).kill_on_drop(false);
-        let mut child = git.spawn().ok()?;
-        let group = Group::led_by(&child, Signal::TERM);
-        let status = child.wait().await.ok()?;
-        group.ended();
-        Some(status)
+        output_within(&mut git, PATIENCE).await.ok().map(|output| output.status)
     }
 }

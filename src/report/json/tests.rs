@@ -48,7 +48,6 @@ fn every_kind() -> Vec<EventKind> {
         SkipCause::Interrupt,
         SkipCause::NotConfirmed,
         SkipCause::Disconnected,
-        SkipCause::Unresolved,
     ];
     let outcomes = [HostOutcome::Unreachable, HostOutcome::TimedOut].into_iter().chain(skips.map(HostOutcome::Skipped));
     kinds.extend(outcomes.map(|outcome| EventKind::Final { host: host(), outcome, response: None }));
@@ -57,7 +56,7 @@ fn every_kind() -> Vec<EventKind> {
         Cause::TooFewCompleted { completed: 0, min_hosts: 1 },
         Cause::CheckFailed { reason: "exit code 1".to_owned() },
         Cause::Disconnected,
-        Cause::Unresolved,
+        Cause::Unknown,
     ];
     kinds.extend(causes.clone().map(|cause| EventKind::Draining { wave, cause }));
     let verdicts = [WaveVerdict::Succeeded, WaveVerdict::Interrupted, WaveVerdict::Skipped];

@@ -94,16 +94,13 @@ impl Machine {
                 }
             }
             State::Pending | State::Waiting { outcome: HostOutcome::Rejected, .. } => {}
-            State::Waiting { .. } | State::InFlight(_) => {
-                self.resolve(now, index, &response);
-                match HostOutcome::of(response.status) {
-                    Some(outcome) => {
-                        let response = keep(response, &self.frozen(index).hostname, self.host(index).request.as_ref());
-                        self.ended(now, index, outcome, Some(response));
-                    }
-                    None => self.progressed(now, index, &response),
+            State::Waiting { .. } | State::InFlight(_) => match HostOutcome::of(response.status) {
+                Some(outcome) => {
+                    let response = keep(response, &self.frozen(index).hostname, self.host(index).request.as_ref());
+                    self.ended(now, index, outcome, Some(response));
                 }
-            }
+                None => self.progressed(now, index, &response),
+            },
         }
     }
 
@@ -200,8 +197,6 @@ impl Machine {
         if failures > max_failures && tally.halted.is_none() {
             let cause = Cause::TooManyFailures { failures, max_failures };
             self.halt(now, SkipCause::WaveHalted, cause);
-        } else if self.rollout.is_unresolved() && self.tally.halted.is_none() {
-            self.halt(now, SkipCause::Unresolved, Cause::Unresolved);
         }
     }
 

@@ -40,8 +40,7 @@ impl Machine {
         let states = || range.clone().map(|index| &self.host(index).state);
         let completed = states().filter(|state| matches!(state, State::Final(_))).count();
         let in_flight = states().filter(|state| matches!(state, State::InFlight(_))).count();
-        let halted = self.is_unresolvable().then_some(SkipCause::Unresolved);
-        self.tally = Tally { next: range.start, last_final_at: now, completed, in_flight, halted, ..Tally::default() };
+        self.tally = Tally { next: range.start, last_final_at: now, completed, in_flight, ..Tally::default() };
         let begun = std::mem::take(&mut self.begun);
         if self.wave().limits.confirm && !begun {
             self.stage = Stage::Confirming;
@@ -62,7 +61,7 @@ impl Machine {
     }
 
     fn run_wave(&mut self, now: Duration) -> bool {
-        while self.tally.in_flight < self.window()
+        while self.tally.in_flight < self.wave().limits.max_parallel
             && self.effects.len() < PREPARED
             && let Some(index) = self.next_to_send()
         {
@@ -115,10 +114,8 @@ impl Machine {
             self.end_wave(now, WaveVerdict::Failed(cause));
         } else if any_skipped && cause == SkipCause::Disconnected {
             self.end_wave(now, WaveVerdict::Failed(Cause::Disconnected));
-        } else if any_skipped && cause != SkipCause::Unresolved {
+        } else if any_skipped {
             self.end_wave(now, WaveVerdict::Interrupted);
-        } else if self.rollout.is_unresolved() && !self.range().is_empty() {
-            self.end_wave(now, WaveVerdict::Failed(Cause::Unresolved));
         } else if completed < limits.min_hosts {
             let cause = Cause::TooFewCompleted { completed, min_hosts: limits.min_hosts };
             self.end_wave(now, WaveVerdict::Failed(cause));

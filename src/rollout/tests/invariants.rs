@@ -213,8 +213,6 @@ fn expected_verdict(ledger: &Ledger, number: usize) -> WaveVerdict {
         WaveVerdict::Failed(Cause::Disconnected)
     } else if skipped(SkipCause::Interrupt) {
         WaveVerdict::Interrupted
-    } else if ledger.is_unresolved && ledger.resolved.is_none() && outcomes().next().is_some() {
-        WaveVerdict::Failed(Cause::Unresolved)
     } else if completed < min_hosts {
         WaveVerdict::Failed(Cause::TooFewCompleted { completed, min_hosts })
     } else if let Some(Err(reason)) = &course.check {
@@ -250,11 +248,6 @@ fn skip_cause(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
         SkipCause::Interrupt => ledger.interrupt.is_some(),
         SkipCause::NotConfirmed => {
             ledger.waves.iter().any(|course| course.answered.is_some_and(|(_, answer)| answer != Answer::Yes))
-        }
-        SkipCause::Unresolved => {
-            let others = ledger.hosts.iter().filter(|other| other.host.hostname != seen.host.hostname);
-            let is_over = others.into_iter().any(|other| other.outcome.is_some());
-            ledger.is_unresolved && ledger.resolved.is_none() && is_over
         }
         SkipCause::Disconnected => {
             ledger.down_since.is_some_and(|since| since + finish_timeout(&course.wave.limits) <= at)
@@ -354,7 +347,7 @@ fn fold(ledger: &Ledger, summary: &Summary) -> bool {
         && sums(ledger, summary)
         && summary.outcome == ledger.outcome
         && summary.interrupt <= ledger.interrupt
-        && summary.rollout.as_ref().and_then(|rollout| rollout.revision.commit()) == ledger.commit()
+        && summary.rollout.as_ref().map(|rollout| &rollout.revision) == Some(ledger.revision)
         && summary.turned_up.keys().eq(BTreeSet::from_iter(&ledger.named))
 }
 

@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use super::fixture::COMMIT;
 use super::sim::Entry;
 use super::way_back::waits_to_be_confirmed;
 use super::world::World;
 use crate::plan::{FrozenHost, FrozenWave, Rollback};
-use crate::protocol::{Commit, ErrorCode, HostName, RequestId, Response, Status, Tier};
+use crate::protocol::{ErrorCode, HostName, RequestId, Response, Revision, Status, Tier};
 use crate::rollout::{
     Answer, Connection, Dispatch, Effect, Event, EventKind, HostOutcome, Input, Interrupt, Outcome, WaveVerdict,
 };
@@ -31,10 +30,8 @@ pub(super) struct Ledger<'a> {
     pub(super) to_be_asked: Vec<RequestId>,
     /// The dispatched event that was reported last, if its request was not sent yet.
     pub(super) announced: Option<RequestId>,
-    /// Whether the first host is to find the commit, what it has named, and what was taken for it.
-    pub(super) is_unresolved: bool,
-    pub(super) found: Option<(HostName, Commit)>,
-    pub(super) resolved: Option<(HostName, Commit)>,
+    /// What every request is to carry.
+    pub(super) revision: &'a Revision,
     /// The hosts that are not of the plan and should have been, as far as they were named, and those that are to be.
     pub(super) named: Vec<HostName>,
     pub(super) to_be_named: Vec<HostName>,
@@ -115,9 +112,7 @@ impl<'a> Ledger<'a> {
             last: None,
             to_be_asked: Vec::new(),
             announced: None,
-            is_unresolved: world.is_unresolved,
-            found: None,
-            resolved: None,
+            revision: &world.revision,
             named: Vec::new(),
             to_be_named: Vec::new(),
             begun_at: Duration::ZERO,
@@ -170,13 +165,7 @@ impl<'a> Ledger<'a> {
         match input {
             Input::Response { request, response } => {
                 if let Some(seen) = self.hosts.iter_mut().find(|seen| seen.ever_sent(request)) {
-                    let (said, is_over) = (seen.said.len(), seen.first_final().is_some());
                     let is_at_it = seen.answered(request, response) && self.down_since.is_none();
-                    let is_heard = seen.said.len() > said && !is_over;
-                    let runs = matches!(response.status, Status::Started | Status::Completed | Status::Failed);
-                    if let (true, true, true, Some(commit)) = (self.is_unresolved, is_heard, runs, &response.revision) {
-                        self.found.get_or_insert((response.hostname.clone(), commit.clone()));
-                    }
                     if is_at_it && waits_to_be_confirmed(response) {
                         self.to_be_confirmed.push(request.clone());
                     }
@@ -230,12 +219,6 @@ impl<'a> Ledger<'a> {
         }
     }
 
-    /// What is deployed, as far as it is known.
-    pub(super) fn commit(&self) -> Option<Commit> {
-        let settled = (!self.is_unresolved).then(|| COMMIT.parse().unwrap());
-        self.resolved.as_ref().map(|(_, commit)| commit.clone()).or(settled)
-    }
-
     /// Whether a wave takes all prod hosts; there is no other group.
     pub(super) fn has_groups(&self) -> bool {
         self.waves.iter().any(|course| !course.wave.groups.is_empty())
@@ -287,7 +270,6 @@ impl<'a> Ledger<'a> {
         self.events.retain(|event| event.kind.is_fact());
         self.begun_at = at;
         self.to_be_named.clear();
-        self.found.clone_from(&self.resolved);
         (self.down_since, self.interrupt, self.outcome, self.last) = (None, None, None, None);
         self.to_be_confirmed.clear();
         let on_their_way_back = self.on_their_way_back();
@@ -396,7 +378,6 @@ impl<'a> Ledger<'a> {
                 seen.came_to(*outcome);
             }
             EventKind::Ended { outcome } => self.outcome = Some(*outcome),
-            EventKind::Resolved { host, revision } => self.resolved = Some((host.clone(), revision.clone())),
             EventKind::TurnedUp { host, .. } => {
                 self.to_be_named.retain(|named| named != host);
                 self.named.push(host.clone());
@@ -411,6 +392,7 @@ impl<'a> Ledger<'a> {
             | EventKind::Checking { .. }
             | EventKind::Interrupted { .. }
             | EventKind::Connection { .. }
+            | EventKind::Resolved { .. }
             | EventKind::Anomaly { .. } => {}
         }
     }

@@ -134,7 +134,7 @@ fn because(cause: &Cause) -> String {
         Cause::TooManyFailures { failures, max_failures } => format!("{failures} failed, {max_failures} may"),
         Cause::TooFewCompleted { completed, min_hosts } => format!("{completed} completed, {min_hosts} must"),
         Cause::CheckFailed { reason } => format!("check: {reason}"),
-        Cause::Unresolved => "unresolved".to_owned(),
+        Cause::Unknown => "unknown".to_owned(),
         Cause::Disconnected => "disconnected".to_owned(),
     }
 }

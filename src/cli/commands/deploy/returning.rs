@@ -1,8 +1,7 @@
 //! `deploy --auto-rollback`: whoever listens there, provided that all of them can return to what they ran before.
 //!
 //! The roll call comes first, as in a plan: a listener that does not know of returning would deploy as ever. So each
-//! host that answered gets the request on its own subject, and who comes later is not sent any. Of a branch the first
-//! host finds the commit; who can return can name it, too.
+//! host that answered gets the request on its own subject, and who comes later is not sent any.
 
 use std::sync::Arc;
 use std::time::Duration;

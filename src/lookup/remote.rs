@@ -1,0 +1,101 @@
+//! A repository as git is told of it. Every user of a machine can read command lines, and those of the programs that git
+//! starts repeat the URL: user name and password go through the environment, which no other user can read.
+
+use std::fmt::Write;
+
+use data_encoding::BASE64;
+use percent_encoding::percent_decode_str;
+use tokio::process::Command;
+
+/// The kinds of URL that a user name and password go with. With ssh the name says whom to log in as, and is no secret.
+const WITH_PASSWORD: [&str; 2] = ["http", "https"];
+
+/// A repository without its secrets, and those.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Remote {
+    url: String,
+    /// What git's configuration says beside that of the user.
+    settings: Vec<(String, String)>,
+}
+
+impl Remote {
+    /// The repository at this URL, which may have a user name and password in it.
+    pub(crate) fn at(url: &str) -> Self {
+        let plain = || Self { url: url.to_owned(), settings: Vec::new() };
+        let Some((scheme, rest)) = url.split_once("://") else { return plain() };
+        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let Some((user, host)) = authority.rsplit_once('@') else { return plain() };
+        if !WITH_PASSWORD.contains(&scheme) {
+            let name = user.split(':').next().unwrap_or_default();
+            let at = if scheme == "ssh" && !name.is_empty() { format!("{name}@") } else { String::new() };
+            return Self { url: format!("{scheme}://{at}{host}{path}"), settings: Vec::new() };
+        }
+        let url = format!("{scheme}://{host}{path}");
+        let decoded = |text: &str| percent_decode_str(text).collect::<Vec<u8>>();
+        let setting = match user.split_once(':') {
+            Some((name, password)) => {
+                let credentials = BASE64.encode(&[&decoded(name)[..], b":", &decoded(password)].concat());
+                (format!("http.{url}.extraHeader"), format!("Authorization: Basic {credentials}"))
+            }
+            // git asks its credential helpers for the password of this user.
+            None => (format!("credential.{url}.username"), String::from_utf8_lossy(&decoded(user)).into_owned()),
+        };
+        Self { url, settings: vec![setting] }
+    }
+
+    /// The URL without secrets, for command lines and messages.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Lets a git know what it needs beside the URL.
+    pub(crate) fn introduce(&self, git: &mut Command) {
+        // The user may have settings of this kind as well.
+        let others = std::env::var("GIT_CONFIG_COUNT").ok().and_then(|count| count.parse().ok()).unwrap_or(0_usize);
+        for (index, (key, value)) in (others..).zip(&self.settings) {
+            git.env(format!("GIT_CONFIG_KEY_{index}"), key).env(format!("GIT_CONFIG_VALUE_{index}"), value);
+        }
+        git.env("GIT_CONFIG_COUNT", (others + self.settings.len()).to_string());
+    }
+}
+
+impl std::fmt::Debug for Remote {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Remote(")?;
+        f.write_str(&self.url)?;
+        f.write_char(')')
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn remote(url: &str) -> (String, String) {
+        let Remote { url, settings } = Remote::at(url);
+        (url, settings.into_iter().map(|(key, value)| format!("{key}={value}")).collect())
+    }
+
+    #[test]
+    fn a_password_is_no_part_of_the_url() {
+        let (url, setting) = remote("https://user:to%3Aken@git.example/x/y");
+        assert_eq!(url, "https://git.example/x/y");
+        let encoded = setting.strip_prefix("http.https://git.example/x/y.extraHeader=Authorization: Basic ").unwrap();
+        assert_eq!(BASE64.decode(encoded.as_bytes()).unwrap(), b"user:to:ken");
+        let shown = format!("{:?}", Remote::at("https://user:token@git.example/x"));
+        assert_eq!(shown, "Remote(https://git.example/x)");
+    }
+
+    #[test]
+    fn a_user_name_alone_is_for_the_credential_helpers() {
+        let (url, setting) = remote("http://bob@git.example/x");
+        assert_eq!(
+            (url.as_str(), setting.as_str()),
+            ("http://git.example/x", "credential.http://git.example/x.username=bob")
+        );
+        assert_eq!(remote("ssh://git:secret@h/x"), ("ssh://git@h/x".to_owned(), String::new()));
+        assert_eq!(remote("git://bob:secret@h/x"), ("git://h/x".to_owned(), String::new()));
+        assert_eq!(remote("https://h/x@y"), ("https://h/x@y".to_owned(), String::new()));
+        assert_eq!(remote("file:///srv/x"), ("file:///srv/x".to_owned(), String::new()));
+    }
+}

@@ -1,0 +1,292 @@
+//! Folders that belong to this user alone, and the files in them.
+//!
+//! What lies in them is believed: a journal names a command that is run. So a folder is opened once and held, is no link,
+//! belongs to this user or to root, and nobody else may write to it; the same holds for each file in it. The folders above
+//! it are not looked at: in one that everybody may write to, such as /tmp, another user can put a folder of their own in
+//! the place of ours, and it is refused for its owner.
+
+use std::fs::{DirBuilder, File};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use miette::Diagnostic;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
+use rustix::process::geteuid;
+use thiserror::Error;
+
+/// Who may do what with a folder: its owner all, nobody else anything.
+const FOR_US: Mode = Mode::RWXU;
+
+/// The same of a file.
+const FILE_FOR_US: Mode = Mode::RUSR.union(Mode::WUSR);
+
+/// A folder that is held open.
+#[derive(Debug)]
+pub struct PrivateDir {
+    handle: OwnedFd,
+    path: PathBuf,
+}
+
+/// Why a folder or a file in it is not used.
+#[derive(Debug, Error, Diagnostic)]
+pub enum PrivateDirError {
+    /// It cannot be opened, made, read or written.
+    #[error("{path} cannot be used: {error}", path = .0.display(), error = .1)]
+    Io(PathBuf, #[source] io::Error),
+    /// It is a link, or something else than it has to be.
+    #[error("{} is {found} where {expected} has to be", .path.display())]
+    #[diagnostic(help("links are not followed: name the place that it leads to, or remove it"))]
+    Kind {
+        /// Where.
+        path: PathBuf,
+        /// What is there.
+        found: &'static str,
+        /// What has to be there.
+        expected: &'static str,
+    },
+    /// Somebody else can have written it.
+    #[error("{} {why}", .path.display())]
+    #[diagnostic(help(
+        "what lies there could make this program run a command of somebody else: look at who wrote it, and {remedy}"
+    ))]
+    Untrusted {
+        /// Where.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+        /// What to do then.
+        remedy: String,
+    },
+}
+
+impl PrivateDirError {
+    /// Whether there is nothing at all.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Io(_, error) if error.kind() == io::ErrorKind::NotFound)
+    }
+}
+
+type Result<T> = std::result::Result<T, PrivateDirError>;
+
+impl PrivateDir {
+    /// Opens a folder. One that others can only read is shut to them.
+    pub fn open(path: &Path) -> Result<Self> {
+        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let opened = rustix::fs::open(path, flags, Mode::empty());
+        Self::checked(opened.map_err(|error| not_opened(path, error, "a folder"))?, path.to_owned())
+    }
+
+    /// The same, and makes it with the folders above it where they are missing.
+    pub fn create(path: &Path) -> Result<Self> {
+        match Self::open(path) {
+            Err(error) if error.is_missing() => {}
+            opened => return opened,
+        }
+        let made = DirBuilder::new().recursive(true).mode(FOR_US.bits()).create(path);
+        made.map_err(|error| PrivateDirError::Io(path.to_owned(), error))?;
+        Self::open(path)
+    }
+
+    /// Opens a folder in it.
+    pub fn open_folder(&self, name: &str) -> Result<Self> {
+        let (path, flags) = (self.path.join(name), OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC);
+        let opened = rustix::fs::openat(&self.handle, name, flags, Mode::empty());
+        Self::checked(opened.map_err(|error| not_opened(&path, error, "a folder"))?, path)
+    }
+
+    /// The same, and makes it where it is missing.
+    pub fn create_folder(&self, name: &str) -> Result<Self> {
+        match rustix::fs::mkdirat(&self.handle, name, FOR_US) {
+            Ok(()) | Err(rustix::io::Errno::EXIST) => self.open_folder(name),
+            Err(error) => Err(PrivateDirError::Io(self.path.join(name), error.into())),
+        }
+    }
+
+    fn checked(handle: OwnedFd, path: PathBuf) -> Result<Self> {
+        let status = status_of(&handle, &path)?;
+        is_trusted(&status, &path)?;
+        let readable = Mode::from_raw_mode(status.st_mode).intersects(Mode::RWXG | Mode::RWXO);
+        if readable && status.st_uid == geteuid().as_raw() {
+            // Only courtesy is lost where it cannot be: nobody else can write there.
+            rustix::fs::fchmod(&handle, FOR_US).ok();
+        }
+        Ok(Self { handle, path })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Opens a file in it. One that is made is for this user alone.
+    pub fn file(&self, name: &str, flags: OFlags) -> Result<File> {
+        let path = self.path.join(name);
+        // A named pipe would hold up who opens it.
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let opened = rustix::fs::openat(&self.handle, name, flags, FILE_FOR_US);
+        let file = File::from(opened.map_err(|error| not_opened(&path, error, "a file"))?);
+        let status = status_of(&file, &path)?;
+        if FileType::from_raw_mode(status.st_mode) != FileType::RegularFile {
+            return Err(PrivateDirError::Kind { path, found: "something else", expected: "a file" });
+        }
+        is_trusted(&status, &path)?;
+        Ok(file)
+    }
+
+    /// What a file in it says; `None` where there is none.
+    pub fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let mut file = match self.file(name, OFlags::RDONLY) {
+            Err(error) if error.is_missing() => return Ok(None),
+            opened => opened?,
+        };
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(|error| self.unusable(name, error))?;
+        Ok(Some(bytes))
+    }
+
+    /// Puts a file in its place at once and durably: whoever reads it sees the old or the new one.
+    pub fn replace(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let draft = format!(".{name}.{}", std::process::id());
+        rustix::fs::unlinkat(&self.handle, draft.as_str(), AtFlags::empty()).ok();
+        let mut file = self.file(&draft, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL)?;
+        let written = file.write_all(bytes).and_then(|()| file.sync_all());
+        written.map_err(|error| self.unusable(name, error))?;
+        let moved = rustix::fs::renameat(&self.handle, draft.as_str(), &self.handle, name);
+        moved.map_err(|error| self.unusable(name, error.into()))?;
+        self.sync()
+    }
+
+    /// Waits until the names of its files are on disk.
+    pub fn sync(&self) -> Result<()> {
+        rustix::fs::fsync(&self.handle).map_err(|error| PrivateDirError::Io(self.path.clone(), error.into()))
+    }
+
+    fn unusable(&self, name: &str, error: io::Error) -> PrivateDirError {
+        PrivateDirError::Io(self.path.join(name), error)
+    }
+}
+
+fn status_of(handle: impl AsFd, path: &Path) -> Result<Stat> {
+    rustix::fs::fstat(handle).map_err(|error| PrivateDirError::Io(path.to_owned(), error.into()))
+}
+
+/// Whether nobody but this user and root can have written it.
+fn is_trusted(status: &Stat, path: &Path) -> Result<()> {
+    let (us, owner) = (geteuid().as_raw(), status.st_uid);
+    let shown = path.display();
+    let untrusted =
+        |why: String, remedy: String| Err(PrivateDirError::Untrusted { path: path.to_owned(), why, remedy });
+    if owner != us && owner != 0 {
+        return untrusted(
+            format!("belongs to another user (uid {owner}, and this is uid {us})"),
+            format!("remove it, or make it yours: chown {us} {shown}"),
+        );
+    }
+    if Mode::from_raw_mode(status.st_mode).intersects(Mode::WGRP | Mode::WOTH) {
+        return untrusted("can be written to by other users".to_owned(), format!("shut it: chmod go-w {shown}"));
+    }
+    Ok(())
+}
+
+fn not_opened(path: &Path, error: rustix::io::Errno, expected: &'static str) -> PrivateDirError {
+    use rustix::io::Errno;
+    let kind = |found| PrivateDirError::Kind { path: path.to_owned(), found, expected };
+    match error {
+        Errno::LOOP => kind("a link"),
+        Errno::NOTDIR if path.is_symlink() => kind("a link"),
+        Errno::NOTDIR => kind("something else"),
+        Errno::ISDIR => kind("a folder"),
+        error => PrivateDirError::Io(path.to_owned(), error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    fn refusal<T: std::fmt::Debug>(result: Result<T>) -> String {
+        result.unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_is_made_is_for_us_alone() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("above/ours");
+        let within = PrivateDir::create(&path).unwrap().create_folder("within").unwrap();
+        within.replace("file", b"one").unwrap();
+        within.replace("file", b"two").unwrap();
+        assert_eq!(within.read("file").unwrap().unwrap(), b"two");
+        assert_eq!(within.read("missing").unwrap(), None);
+        let modes = ["above", "above/ours", "above/ours/within", "above/ours/within/file"]
+            .map(|name| mode(&place.path().join(name)));
+        assert_eq!(modes, [0o700, 0o700, 0o700, 0o600]);
+        assert_eq!(fs::read_dir(within.path()).unwrap().count(), 1, "no draft is left");
+    }
+
+    #[test]
+    fn what_others_can_read_is_shut_and_what_they_can_write_is_refused() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("ours");
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("file"), "text").unwrap();
+        for readable in [0o755, 0o750, 0o705] {
+            fs::set_permissions(&path, Permissions::from_mode(readable)).unwrap();
+            PrivateDir::open(&path).unwrap();
+            assert_eq!(mode(&path), 0o700, "{readable:o}");
+        }
+        for writable in [0o720, 0o702, 0o1777] {
+            fs::set_permissions(&path, Permissions::from_mode(writable)).unwrap();
+            assert!(refusal(PrivateDir::open(&path)).ends_with("can be written to by other users"), "{writable:o}");
+            assert!(refusal(PrivateDir::create(&path)).ends_with("can be written to by other users"), "{writable:o}");
+        }
+        fs::set_permissions(&path, Permissions::from_mode(0o700)).unwrap();
+        let dir = PrivateDir::open(&path).unwrap();
+        for writable in [0o620, 0o602] {
+            fs::set_permissions(path.join("file"), Permissions::from_mode(writable)).unwrap();
+            assert!(refusal(dir.read("file")).ends_with("can be written to by other users"), "{writable:o}");
+        }
+    }
+
+    #[test]
+    fn links_and_other_things_are_not_followed() {
+        let place = tempfile::tempdir().unwrap();
+        let dir = PrivateDir::create(&place.path().join("ours")).unwrap();
+        dir.replace("real", b"x").unwrap();
+        symlink(dir.path(), place.path().join("link")).unwrap();
+        assert!(refusal(PrivateDir::open(&place.path().join("link"))).contains("is a link"));
+        symlink("real", dir.path().join("link")).unwrap();
+        assert!(refusal(dir.read("link")).contains("is a link"));
+        assert!(refusal(dir.open_folder("link")).contains("is a link"));
+        fs::create_dir(dir.path().join("folder")).unwrap();
+        assert!(refusal(dir.read("folder")).contains("where a file has to be"));
+        assert!(refusal(dir.open_folder("real")).contains("where a folder has to be"));
+        let pipe = dir.path().join("pipe");
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, FileType::Fifo, FILE_FOR_US, 0).unwrap();
+        assert!(refusal(dir.read("pipe")).contains("where a file has to be"));
+    }
+
+    #[test]
+    fn what_belongs_to_somebody_else_is_refused() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("theirs");
+        let dir = PrivateDir::create(&path).unwrap();
+        dir.replace("file", b"x").unwrap();
+        // Only root can give files away; without that there is nothing of somebody else here to try.
+        if std::os::unix::fs::chown(path.join("file"), Some(12345), None).is_err() {
+            assert_ne!(fs::metadata(&path).unwrap().uid(), 0);
+            return;
+        }
+        assert!(refusal(dir.read("file")).contains("belongs to another user"));
+        std::os::unix::fs::chown(&path, Some(12345), None).unwrap();
+        assert!(refusal(PrivateDir::open(&path)).contains("belongs to another user"));
+    }
+}
