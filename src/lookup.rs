@@ -95,7 +95,7 @@ async fn ask_git(remote: &Remote, asked: &Revision) -> Result<Commit, LookupErro
     let peeled = format!("{tag}^{{}}");
     let mut git = Command::new("git");
     git.args(["ls-remote", "--exit-code", "--", remote.url(), &branch, &tag, &peeled]);
-    remote.introduce(&mut git);
+    remote.introduce(git.as_std_mut());
     let (output, command) = run(git, asked).await?;
     // git answers 2 when it could ask and there is no such ref, and 128 when it could not ask.
     if output.status.code() == Some(2) {

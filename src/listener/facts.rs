@@ -3,16 +3,15 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
-use std::process::Stdio;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
-use tokio::time::timeout;
 
 use super::failing;
 use super::host::{Host, Profile, System};
 use crate::lookup::in_plain_words;
+use crate::process_group::output_within;
 use crate::protocol::Commit;
 
 /// How long a program may take to answer. That one does not is no reason to stop a deployment.
@@ -90,8 +89,7 @@ pub(super) async fn configuration_revision(host: &Host, system: &System) -> Opti
 pub(super) async fn answer(program: impl AsRef<OsStr>, arguments: &[&str]) -> Option<String> {
     let mut command = Command::new(program);
     in_plain_words(command.as_std_mut());
-    command.args(arguments).stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
-    let output = timeout(ANSWER_WITHIN, command.output()).await.ok()?.ok()?;
+    let output = output_within(command.args(arguments), ANSWER_WITHIN).await.ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 

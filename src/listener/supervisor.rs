@@ -13,6 +13,7 @@ mod changes;
 mod confirmation;
 mod deployment;
 mod log;
+mod order;
 mod program;
 mod tree;
 mod way_back;

@@ -91,6 +91,15 @@ impl FlakeUrl {
         Some(url.split('?').next().unwrap_or(url))
     }
 
+    /// The same flake from the repository at another URL, such as the same one without a password.
+    #[must_use]
+    pub fn from_git_remote(&self, remote: &str) -> Self {
+        match self.git_remote() {
+            Some(own) => Self(self.0.replacen(own, remote, 1)),
+            None => self.clone(),
+        }
+    }
+
     /// The repository as `git fetch` takes it: that of [`git_remote`](Self::git_remote), and for a forge its https address.
     pub fn repository(&self) -> Option<String> {
         if let Some(remote) = self.git_remote() {
@@ -198,10 +207,19 @@ mod tests {
 
     #[test]
     fn all_refs_are_fetched_where_git_fetches() {
-        let all = |url: &str| url.parse::<FlakeUrl>().unwrap().with_all_refs().map(|url| url.at(&COMMIT.parse().unwrap()));
+        let all =
+            |url: &str| url.parse::<FlakeUrl>().unwrap().with_all_refs().map(|url| url.at(&COMMIT.parse().unwrap()));
         insta::assert_snapshot!(all("git+ssh://git@h/x").unwrap(), @"git+ssh://git@h/x?allRefs=1&rev=8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b");
         insta::assert_snapshot!(all("git+https://h/x?dir=a").unwrap(), @"git+https://h/x?dir=a&allRefs=1&rev=8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b");
         assert_eq!((all("github:o/r"), all("hg+https://h/x")), (None, None));
+    }
+
+    #[test]
+    fn the_repository_can_be_another_one() {
+        let url: FlakeUrl = "git+https://bob:s3cret@h/x?dir=a".parse().unwrap();
+        assert_eq!(url.from_git_remote("https://h/x").as_str(), "git+https://h/x?dir=a");
+        let url: FlakeUrl = "github:o/r".parse().unwrap();
+        assert_eq!(url.from_git_remote("https://h/x"), url);
     }
 
     #[test]

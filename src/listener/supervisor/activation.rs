@@ -15,6 +15,7 @@ use crate::listener::busy;
 use crate::listener::unit::{ACTIVATION, is_activation};
 use crate::listener::verdict::End;
 use crate::lookup::in_plain_words;
+use crate::process_group::output_within;
 use crate::protocol::Phase;
 
 /// What the journal marks the lines with that say that a unit is being stopped; see `journalctl --catalog`.
@@ -128,8 +129,7 @@ pub(super) async fn settled(keeper: &mut Keeper, end: End, began: Timestamp) -> 
 async fn output(program: &str, arguments: &[&str]) -> String {
     let mut command = Command::new(program);
     in_plain_words(command.as_std_mut());
-    let running = command.args(arguments).stdin(Stdio::null()).kill_on_drop(true).output();
-    let output = timeout(LOOKED_WITHIN, running).await.ok().and_then(Result::ok);
+    let output = output_within(command.args(arguments), LOOKED_WITHIN).await.ok();
     output.map(|output| String::from_utf8_lossy(&output.stdout).trim_matches('\n').to_owned()).unwrap_or_default()
 }
 

@@ -1,7 +1,6 @@
 //! A deployment from its beginning to its verdict.
 
 use std::io;
-use std::process::Command;
 use std::time::Duration;
 
 use miette::Diagnostic;
@@ -9,6 +8,7 @@ use miette::Diagnostic;
 use super::activation;
 use super::changes::{Change, Changes};
 use super::confirmation::confirmed;
+use super::order::Order;
 use super::program::Keeper;
 use super::way_back::{self, Returned, Undo};
 use crate::clock;
@@ -166,7 +166,7 @@ impl Deployment {
             Err(end) => return untouched(end),
         };
         self.keeper.log.enter(Phase::Build);
-        let (build, installable) = self.build(&commit.into()).await;
+        let (build, order) = self.build(&commit.into()).await;
         if build != End::Exited(0) {
             return untouched(build);
         }
@@ -178,31 +178,29 @@ impl Deployment {
         self.host.keep(&before);
         activation::clear_away().await;
         let began = clock::now();
-        let end = self.keeper.run(&mut nixos_rebuild(self.spec.action.as_str(), &installable)).await;
+        let end = self.keeper.run(&mut order.command(self.spec.action.as_str())).await;
         let end = activation::settled(&mut self.keeper, end, began).await;
         Attempt { end, before, built: self.dir.built(), reach: Reach::Activation }
     }
 
-    /// Builds the system, and tells how that ended and what was built.
-    async fn build(&mut self, revision: &Revision) -> (End, String) {
+    /// Builds the system, and tells how that ended and what can be activated then.
+    async fn build(&mut self, revision: &Revision) -> (End, Order) {
         let Spec { flake, host, .. } = &self.spec;
-        // No part of it is read by a shell, and none can be taken for an option: the flake URL begins with its scheme,
-        // and the action is one of ours.
-        let installable = flake.installable(revision, host);
-        let with_all_refs = flake.with_all_refs().map(|flake| flake.installable(revision, host));
-        let end = self.build_in_place(&installable).await;
+        let order = Order::new(flake, revision, host);
+        let with_all_refs = flake.with_all_refs().map(|flake| Order::new(&flake, revision, host));
+        let end = self.build_in_place(&order).await;
         match with_all_refs {
             // Somebody has pushed since the commit was looked up, and by ssh many servers only give out what is new.
-            Some(installable) if matches!(end, End::Exited(1..)) && tells_unadvertised(&self.keeper.log.lines()) => {
-                (self.build_in_place(&installable).await, installable)
+            Some(order) if matches!(end, End::Exited(1..)) && tells_unadvertised(&self.keeper.log.lines()) => {
+                (self.build_in_place(&order).await, order)
             }
-            _ => (end, installable),
+            _ => (end, order),
         }
     }
 
-    async fn build_in_place(&mut self, installable: &str) -> End {
+    async fn build_in_place(&mut self, order: &Order) -> End {
         // A link to what was built is left where it is called.
-        self.keeper.run(nixos_rebuild("build", installable).current_dir(self.dir.path())).await
+        self.keeper.run(order.command("build").current_dir(self.dir.path())).await
     }
 
     /// Finds the commit, which is what is deployed: a branch given to Nix may be what it was an hour ago.
@@ -240,13 +238,6 @@ impl Attempt {
         };
         with_all(verdict, changes.theirs(after))
     }
-}
-
-/// Calls the program that is deployed with.
-fn nixos_rebuild(action: &str, installable: &str) -> Command {
-    let mut command = Command::new("nixos-rebuild");
-    command.args([action, "--flake", installable]);
-    command
 }
 
 /// That a disk is full, where a program says so. The line that says what went wrong may be one that only follows from it.

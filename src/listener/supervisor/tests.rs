@@ -142,6 +142,17 @@ fn the_program_gets_nothing_to_read_and_the_commit_to_deploy() {
 }
 
 #[test]
+fn a_password_stands_on_no_command_line() {
+    let tells = "echo \"$*\"; tr '\\0' ' ' </proc/$$/cmdline; echo; git config --get-all http.https://h/x.extraHeader";
+    let (result, output, _) =
+        Supervised::new(tells, |spec| spec.flake = "git+https://bob:s3cret@h/x?dir=a".parse().unwrap()).ended();
+    assert_eq!(result.verdict.status, Status::Completed, "{output}");
+    assert!(output.starts_with(&format!("switch --flake git+https://h/x?dir=a&rev={COMMIT}#ns1\n")), "{output}");
+    assert!(!output.contains("s3cret"));
+    assert!(output.ends_with("Authorization: Basic Ym9iOnMzY3JldA==\n"), "{output}");
+}
+
+#[test]
 fn a_signal_and_a_missing_program_are_told() {
     let (result, _, _) = Supervised::new("kill -9 $$", |_| ()).ended();
     assert_eq!(verdict(&result), "failed interrupted: signal 9 ended the run while building");
@@ -282,7 +293,8 @@ echo 'error: Server does not allow request for unadvertised object 8c1f' >&2; ex
     // It is tried once, and only where that may help.
     let builds = |says: &str, flake: &str| {
         let folder = nixos();
-        fs::write(folder.path().join("build"), format!("echo built >>builds; echo 'error: {says}' >&2; exit 1")).unwrap();
+        fs::write(folder.path().join("build"), format!("echo built >>builds; echo 'error: {says}' >&2; exit 1"))
+            .unwrap();
         let (result, _, run) = Supervised::on(folder, "", |spec| spec.flake = flake.parse().unwrap()).ended();
         (fs::read_to_string(run.path("builds")).unwrap().lines().count(), verdict(&result))
     };
