@@ -11,9 +11,13 @@ use uuid::Uuid;
 
 use super::NAMESPACE;
 use super::ledger::FINALS;
-use super::run::{RunDir, Spec, private_directory};
+use super::run::{RunDir, Spec};
 use crate::clock;
+use crate::private_dir::{PrivateDir, PrivateDirError};
 use crate::protocol::{Holder, ReplySubject, Response};
+
+/// What the folder of all runs is called.
+const RUNS: &str = "runs";
 
 /// How many ended runs keep their output.
 const OUTPUTS: usize = 20;
@@ -76,10 +80,33 @@ pub enum StateError {
     #[error("cannot use the state directory {0}: {1}")]
     #[diagnostic(help("give one that the listener may write to with --state-dir, or StateDirectory= in its unit"))]
     Unusable(PathBuf, #[source] io::Error),
+    /// It is no folder of this user alone, and what lies in it is believed.
+    #[error("cannot use the state directory: {error}")]
+    Untrusted {
+        /// What is wrong with it.
+        #[source]
+        error: PrivateDirError,
+        /// What to do.
+        #[help]
+        help: String,
+    },
     /// Another listener works with it.
     #[error("another listener uses the state directory {0}")]
     #[diagnostic(help("two listeners on one machine need a --state-dir each"))]
     InUse(PathBuf),
+}
+
+impl From<PrivateDirError> for StateError {
+    fn from(error: PrivateDirError) -> Self {
+        let elsewhere = "or give another folder with --state-dir";
+        match error {
+            PrivateDirError::Io(path, error) => Self::Unusable(path, error),
+            error => {
+                let help = error.help().map_or_else(|| elsewhere.to_owned(), |help| format!("{help}; {elsewhere}"));
+                Self::Untrusted { error, help }
+            }
+        }
+    }
 }
 
 impl Memory {
@@ -87,18 +114,8 @@ impl Memory {
     /// the disk. What cannot be read is reported and left alone.
     pub(super) fn open(state_dir: &Path, runtime_dir: Option<&Path>) -> Result<(Self, Recalled), StateError> {
         let unusable = |error| StateError::Unusable(state_dir.to_owned(), error);
-        // The processes over runs are started elsewhere, in the root directory for one.
-        let runs_in = |folder: &Path| path::absolute(folder).map(|folder| folder.join("runs")).map_err(unusable);
         let kept = runs_in(state_dir)?;
-        private_directory(&kept).map_err(unusable)?;
-        let live = match runtime_dir {
-            Some(folder) => {
-                let live = runs_in(folder)?;
-                private_directory(&live).map_err(|error| StateError::Unusable(folder.to_owned(), error))?;
-                live
-            }
-            None => kept.clone(),
-        };
+        let live = runtime_dir.map_or_else(|| Ok(kept.clone()), runs_in)?;
         let lock = File::create(state_dir.join("lock")).map_err(unusable)?;
         lock.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => StateError::InUse(state_dir.to_owned()),
@@ -145,12 +162,12 @@ impl Memory {
             if !dir.was_told() {
                 untold.push(Untold::new(dir.clone(), spec.reply_to.clone(), response.clone()));
             }
-            self.ended(dir);
+            self.ended(dir).forget();
             finals.push((spec, response));
         }
         // How old they are nobody knows: they are forgotten last.
         for dir in self.damaged.clone() {
-            self.ended(dir);
+            self.ended(dir).forget();
         }
         Ok(Recalled { finals, untold, unfinished, damaged })
     }
@@ -161,10 +178,11 @@ impl Memory {
         for folder in [&self.live, &self.kept] {
             for entry in fs::read_dir(folder)? {
                 let name = entry?.file_name();
-                match name.to_str().and_then(|name| name.parse().ok()) {
-                    Some(name) => drop(names.insert(name)),
-                    None => tracing::warn!("{} is no run", folder.join(name).display()),
-                }
+                let Some(name) = name.to_str().and_then(|name| name.parse().ok()) else {
+                    tracing::warn!("{} is no run", folder.join(name).display());
+                    continue;
+                };
+                names.insert(name);
             }
         }
         Ok(names)
@@ -195,17 +213,13 @@ impl Memory {
         Some(Holder { id: "a run whose record is damaged".to_owned(), operator: None, since })
     }
 
-    /// A run was concluded: what is too old now is forgotten.
-    pub(super) fn ended(&mut self, dir: RunDir) {
+    /// A run was concluded. What comes back forgets what is too old now, which may wait for a slow disk.
+    #[must_use]
+    pub(super) fn ended(&mut self, dir: RunDir) -> Forgetting {
         self.ended.push_back(dir);
-        if let Some(old) = self.ended.len().checked_sub(OUTPUTS + 1).and_then(|index| self.ended.get(index)) {
-            forget(old.shrink(), old);
-        }
-        if self.ended.len() > FINALS
-            && let Some(oldest) = self.ended.pop_front()
-        {
-            forget(oldest.remove(), &oldest);
-        }
+        let old = self.ended.len().checked_sub(OUTPUTS + 1).and_then(|index| self.ended.get(index)).cloned();
+        let oldest = if self.ended.len() > FINALS { self.ended.pop_front() } else { None };
+        Forgetting { old, oldest }
     }
 
     /// Copies to the disk what it had no room for.
@@ -216,20 +230,44 @@ impl Memory {
     }
 }
 
+/// The folder of all runs, below a folder that nobody else can write to. The processes over runs are started elsewhere, in
+/// the root directory for one, and so its path begins there.
+fn runs_in(folder: &Path) -> Result<PathBuf, StateError> {
+    let folder = path::absolute(folder).map_err(|error| StateError::Unusable(folder.to_owned(), error))?;
+    Ok(PrivateDir::create(&folder)?.create_folder(RUNS)?.path().to_owned())
+}
+
 /// What the directory of a run with this key is called.
 pub(super) fn name_of(key: &str) -> Uuid {
     Uuid::new_v5(&NAMESPACE, key.as_bytes())
 }
 
-/// What could not be removed costs space and nothing else.
-fn forget(removed: io::Result<()>, dir: &RunDir) {
-    if let Err(error) = removed {
-        tracing::warn!("cannot remove what there is of the run in {}: {error}", dir.path().display());
+/// What is to be forgotten of ended runs.
+#[derive(Debug)]
+pub(super) struct Forgetting {
+    /// One that is too old for its output.
+    old: Option<RunDir>,
+    /// One that is too old to be known.
+    oldest: Option<RunDir>,
+}
+
+impl Forgetting {
+    /// Forgets it. What cannot be removed costs space and nothing else.
+    pub(super) fn forget(self) {
+        let shrunk = self.old.map(|dir| (dir.shrink(), dir));
+        let removed = self.oldest.map(|dir| (dir.remove(), dir));
+        for (done, dir) in shrunk.into_iter().chain(removed) {
+            if let Err(error) = done {
+                tracing::warn!("cannot remove what there is of the run in {}: {error}", dir.path().display());
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
     use jiff::Timestamp;
 
     use super::*;
@@ -245,7 +283,7 @@ mod tests {
             ..Response::new("ns1".parse().unwrap(), Status::Completed, key)
         };
         dir.write_final(&response).unwrap();
-        memory.ended(dir);
+        memory.ended(dir).forget();
     }
 
     fn close(Memory { _lock: lock, .. }: Memory) {
@@ -343,6 +381,16 @@ mod tests {
         fs::write(&file, "").unwrap();
         let error = Memory::open(&file.join("state"), None).unwrap_err();
         assert!(matches!(error, StateError::Unusable(..)) && error.help().is_some());
+
+        let ours = folder.path().join("ours");
+        fs::create_dir(&ours).unwrap();
+        fs::set_permissions(&ours, fs::Permissions::from_mode(0o777)).unwrap();
+        symlink(&ours, folder.path().join("link")).unwrap();
+        for folder in [&ours, &folder.path().join("link")] {
+            let error = Memory::open(folder, None).unwrap_err();
+            assert!(matches!(error, StateError::Untrusted { .. }), "{error}");
+            assert!(error.help().unwrap().to_string().contains("--state-dir"));
+        }
 
         let _first = Memory::open(folder.path(), None).unwrap();
         assert!(matches!(Memory::open(folder.path(), None), Err(StateError::InUse(_))));

@@ -86,12 +86,13 @@ pub(super) fn tells_unadvertised(lines: &[String]) -> bool {
 /// What git complained of first, and all of that: what follows only follows from it. Nix itself ends with one and the same
 /// line whatever it was.
 pub(super) fn git_complaint(lines: &[String]) -> Option<String> {
-    let complains = |line: &String| line.trim_start().starts_with("fatal: ") || line.contains(UNADVERTISED);
-    let at = lines.iter().position(complains)?;
-    let (before, complaint) = (lines.get(..at)?, lines.get(at)?.trim());
-    let complaint = complaint.split_once(": ").map_or(complaint, |(_, text)| text);
-    let said_before = before.last().filter(|line| complaint.starts_with(UNREACHABLE) && !line.ends_with("..."));
-    Some(match said_before {
+    let is_one = |line: &String| line.trim_start().starts_with("fatal: ") || line.contains(UNADVERTISED);
+    let at = lines.iter().position(is_one)?;
+    let line = lines.get(at)?.trim();
+    let complaint = line.split_once(": ").map_or(line, |(_, text)| text);
+    let said_before = lines.get(..at)?.last();
+    // Lines that end so tell of progress.
+    Some(match said_before.filter(|line| complaint.starts_with(UNREACHABLE) && !line.ends_with("...")) {
         Some(why) => format!("{} ({})", why.trim(), complaint.trim_end_matches('.')),
         None => complaint.to_owned(),
     })

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use self::dir::RunDir;
-pub(super) use self::dir::{TAIL_BYTES, private_directory};
+pub(super) use self::dir::TAIL_BYTES;
 use super::Config;
 use super::facts::Facts;
 use super::output::clean;

@@ -24,7 +24,7 @@ use crate::listener::unit::UnitEnd;
 use crate::protocol::{Commit, Phase, Response};
 
 /// How much of the output is looked at to tell what went wrong, in bytes.
-pub(in crate::listener) const TAIL_BYTES: u64 = 64 * 1024;
+pub(in crate::listener) const TAIL_BYTES: usize = 64 * 1024;
 
 const REQUEST: &str = "request.json";
 const BEFORE: &str = "before.json";
@@ -195,7 +195,7 @@ impl RunDir {
     pub(in crate::listener) fn output_tail(&self) -> String {
         let (current, previous) = self.output_files();
         let mut tail = tail_of(&current, TAIL_BYTES);
-        let room = TAIL_BYTES.saturating_sub(tail.len() as u64);
+        let room = TAIL_BYTES.saturating_sub(tail.len());
         if room > 0 {
             // The output may have been set aside just before the end.
             let mut before = tail_of(&previous, room);
@@ -298,7 +298,7 @@ impl RunDir {
     /// Notes that the server has been given what the deployer is told in the end. Not durable: in doubt it is told again.
     pub(in crate::listener) fn write_told(&self) -> io::Result<()> {
         fs::write(self.live.join(TOLD), "")?;
-        fs::write(self.kept.join(TOLD), "")
+        if self.live == self.kept { Ok(()) } else { fs::write(self.kept.join(TOLD), "") }
     }
 
     /// Whether the server has been given what the deployer is told in the end.
@@ -336,7 +336,7 @@ impl RunDir {
 }
 
 /// Makes a directory that only its owner can look into: output may tell secrets. One that exists is fine.
-pub(in crate::listener) fn private_directory(path: &Path) -> io::Result<()> {
+fn private_directory(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
@@ -383,7 +383,8 @@ fn sync_directory(path: &Path) -> io::Result<()> {
 }
 
 /// The last bytes of a file, at most so many; none when it cannot be read.
-fn tail_of(path: &Path, bytes: u64) -> Vec<u8> {
+fn tail_of(path: &Path, bytes: usize) -> Vec<u8> {
+    let bytes = bytes as u64;
     let read = || -> io::Result<Vec<u8>> {
         let mut file = File::open(path)?;
         let start = file.metadata()?.len().saturating_sub(bytes);

@@ -77,9 +77,9 @@ fn the_tail_reaches_back_into_what_was_set_aside() {
     fs::write(&current, "after\n").unwrap();
     let tail = dir.output_tail();
     assert!(tail.ends_with("xbefore\nafter\n"));
-    assert_eq!(tail.len() as u64, TAIL_BYTES);
+    assert_eq!(tail.len(), TAIL_BYTES);
     fs::write(current, "y".repeat(200_000)).unwrap();
-    assert_eq!(dir.output_tail().len() as u64, TAIL_BYTES);
+    assert_eq!(dir.output_tail().len(), TAIL_BYTES);
 }
 
 #[test]

@@ -225,7 +225,7 @@ impl Deployment {
         let evidence = Evidence { end, phase, before, after: &after, built, lines: &lines };
         let verdict = with_all(judge(&self.spec, &evidence), full_disk(&lines));
         let traces = *reach == Reach::Activation && left_traces(&verdict, &evidence);
-        Outcome { traces, verdict, after }
+        Outcome { verdict, after, traces }
     }
 }
 

@@ -75,7 +75,7 @@ impl Log {
             self.dir.write_phase(phase).ok();
         }
         self.tail.extend(bytes);
-        let surplus = self.tail.len().saturating_sub(TAIL_BYTES as usize);
+        let surplus = self.tail.len().saturating_sub(TAIL_BYTES);
         self.tail.drain(..surplus);
         self.try_write(bytes).ok();
     }

@@ -62,16 +62,16 @@ pub(super) async fn go(keeper: &mut Keeper, host: &Host, undo: Undo<'_>, limit: 
     let now = Facts::seen(host);
     let changes = Changes::between(before, &now, made);
     let theirs = changes.theirs(&now);
-    let steps = steps(action, before, &now, changes);
+    let way = steps(action, before, &now, changes);
     if let Some(theirs) = &theirs
-        && steps.is_empty()
+        && way.is_empty()
     {
         return Returned::Nowhere { theirs: theirs.clone(), now: Facts::learned(host).await };
     }
     keeper.log.enter(Phase::Return);
     keeper.bounds.renew(limit);
     let mut problem = None;
-    for step in steps {
+    for step in way {
         let end = keeper.run(&mut command(&step, host)).await;
         let stops = matches!(end, End::TimedOut | End::Stopped(_));
         // What follows is tried all the same: a host that serves with the wrong profile is better than one that does not.
