@@ -21,6 +21,8 @@ mod stage;
 
 mod actions;
 mod fetching;
+mod forms;
+mod languages;
 mod limits;
 mod returning;
 mod survival;
