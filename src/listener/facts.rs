@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use super::failing;
 use super::host::{Host, Profile, System};
+use super::output::clean;
 use crate::lookup::in_plain_words;
 use crate::protocol::Commit;
 
@@ -43,7 +44,7 @@ impl Facts {
             current: host.current(),
             booted: host.booted(),
             profile: host.profile(),
-            specialisation: host.specialisation(),
+            specialisation: host.specialisation().as_deref().map(clean),
             ..Self::default()
         }
     }

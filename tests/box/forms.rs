@@ -8,6 +8,9 @@ use crate::stage::{
     assert_failed, deploy,
 };
 
+/// Holds when there is no unit of an activation.
+const NO_UNITS: &str = r#"[ -z "$(systemctl list-units --plain --no-legend 'nixos-rebuild*')" ]"#;
+
 /// Stops the unit, whatever its name.
 const STOP: &str = "systemctl stop 'nixos-rebuild-switch-to-configuration*'";
 
@@ -32,9 +35,34 @@ async fn somebody_stops(program: &str) {
     let commit = stage.push(&format!("{program}{GATED_ACTIVATION}"));
     ask(&deployer, "r-1", &commit).await;
     stage.until_at_gate().await;
-    while deployer.hear().await.unwrap()["phase"] != "activate" {}
     stage.machine.run(STOP).unwrap();
-    assert_failed(&deployer.hear_final().await.unwrap(), "interrupted", &["activating"]);
+    assert_failed(&deployer.hear_final().await.unwrap(), "interrupted", &[]);
+}
+
+/// Stops the run itself, whatever its name.
+const STOP_RUN: &str = "systemctl stop 'homelab-deploy-run-*'";
+
+#[tokio::test]
+async fn a_run_that_somebody_stops_takes_the_activation_of_the_numbering_program_along() {
+    let Some(stage) = Stage::set(NUMBERING_PROGRAM).await else { return };
+    let mut deployer = Deployer::connect(&stage.lab).await.unwrap();
+    let commit = stage.push(&format!("{NUMBERING_PROGRAM}{GATED_ACTIVATION}"));
+    ask(&deployer, "r-1", &commit).await;
+    stage.until_at_gate().await;
+    stage.machine.run(STOP_RUN).unwrap();
+    assert_failed(&deployer.hear_final().await.unwrap(), "interrupted", &["activating", "points at generation 2"]);
+    stage.until("no unit is left", NO_UNITS).await;
+}
+
+#[tokio::test]
+async fn an_activation_of_the_numbering_program_is_seen_though_nothing_is_heard_of_it() {
+    let Some(stage) = Stage::set(NUMBERING_PROGRAM).await else { return };
+    let mut deployer = Deployer::connect(&stage.lab).await.unwrap();
+    let commit = stage.push(&format!("{NUMBERING_PROGRAM}{GATED_ACTIVATION}"));
+    ask(&deployer, "r-1", &commit).await;
+    while deployer.hear_status("started").await.unwrap()["phase"] != "activate" {}
+    stage.open_gate();
+    assert_completed(&deployer.hear_final().await.unwrap(), &[]);
 }
 
 #[tokio::test]

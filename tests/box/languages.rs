@@ -15,8 +15,9 @@ async fn a_french_host_says_why_it_cannot_fetch() {
 
 /// A commit need not be looked up, so that it is Nix whose git is refused.
 async fn says_why_it_cannot_fetch(language: &str) {
-    let speaks =
-        format!(r#"services.homelab-deploy.listener.environment = {{ LANG = "{language}"; LANGUAGE = "{language}"; }};"#);
+    let speaks = format!(
+        r#"services.homelab-deploy.listener.environment = {{ LANG = "{language}"; LANGUAGE = "{language}"; }};"#
+    );
     let Some(mut stage) = Stage::set(&speaks).await else { return };
     let said = stage.machine.run(&format!("LANG={language} git -C / log 2>&1 || true")).unwrap();
     assert!(!said.contains("fatal:") && !said.is_empty(), "{said}");

@@ -169,7 +169,8 @@ async fn a_boot_loader_without_room_is_known_not_to_start_what_was_deployed() {
     let full = r#"box.bootLoader = "echo 'cp: error writing /boot/kernel: No space left on device' >&2; exit 1";"#;
     let commit = stage.push(full);
     let end = deploy(&stage, "r-1", &commit).await;
-    let words = ["the profile points at generation 2, the boot loader does not: a reboot starts what runs now"];
+    let words =
+        ["No space left", "profile points at generation 2, the boot loader does not: a reboot starts what runs now"];
     assert_failed(&end, "activation_failed", &words);
     assert_eq!((stage.commit_of(CURRENT), stage.commit_of(PROFILE)), (before, commit));
 }

@@ -56,6 +56,8 @@ impl Supervised {
             .args(["--exact", "listener::supervisor::tests::be_the_supervisor"])
             .env(RUN_DIR, dir.path())
             .env("PATH", std::env::join_paths(path).unwrap())
+            // As on a German host.
+            .envs([("LC_ALL", "de_DE.UTF-8"), ("LANGUAGE", "de")])
             .current_dir(folder.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -129,6 +131,12 @@ fn the_program_gets_nothing_to_read_and_the_commit_to_deploy() {
     assert_eq!(verdict(&result), "completed: switch completed");
     assert_eq!(output, format!("switch|--flake|git+https://h/x?rev={COMMIT}#ns1|"));
     assert_eq!(run.dir.commit().unwrap().as_str(), COMMIT);
+}
+
+#[test]
+fn whatever_is_read_speaks_english() {
+    let (_, output, _) = Supervised::new("echo ${LC_ALL} ${LANGUAGE-none}", |_| ()).ended();
+    assert_eq!(output, "C.UTF-8 none\n");
 }
 
 #[test]
