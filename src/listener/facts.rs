@@ -10,6 +10,7 @@ use tokio::process::Command;
 
 use super::failing;
 use super::host::{Host, Profile, System};
+use super::output::clean;
 use crate::lookup::in_plain_words;
 use crate::process_group::output_within;
 use crate::protocol::Commit;
@@ -42,7 +43,7 @@ impl Facts {
             current: host.current(),
             booted: host.booted(),
             profile: host.profile(),
-            specialisation: host.specialisation(),
+            specialisation: host.specialisation().as_deref().map(clean),
             ..Self::default()
         }
     }

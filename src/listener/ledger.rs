@@ -213,7 +213,8 @@ impl Ledger {
 
 /// Whether a run left the host as it was: it failed before it changed anything, or the host returned.
 fn changed_nothing(response: &Response) -> bool {
-    let built_only = matches!(response.error, Some(ErrorCode::BuildFailed | ErrorCode::InvalidRevision));
+    let built_only =
+        matches!(response.error, Some(ErrorCode::BuildFailed | ErrorCode::InvalidRevision | ErrorCode::AlreadyRunning));
     response.status == Status::Failed && (built_only || response.rolled_back == Some(true))
 }
 

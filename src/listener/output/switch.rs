@@ -1,6 +1,6 @@
 //! What `switch-to-configuration` says of itself: the program that makes a system the one that runs. Pure.
 
-use super::without_label;
+use super::{phase_of, without_label};
 
 /// What comes before the names of the system's units that failed, and of a user's.
 const UNITS_FAILED: &str = "the following units failed:";
@@ -19,8 +19,11 @@ const LOCKED: &str = "Could not acquire lock";
 /// What the check for changes that cannot be made to a running system says.
 const CRITICAL: &str = "changes to critical components of the system";
 
+/// What is said when the boot loader could not be told of the new system.
+const NO_BOOT_LOADER: &str = "Failed to install bootloader";
+
 /// How systemd refuses a unit that it has already.
-const LEFT_OVER: &str = " was already loaded or has a fragment file";
+const TAKEN: &str = " was already loaded or has a fragment file";
 
 /// Lines after which the boot loader starts the new system: what comes behind the boot loader in the order of things.
 const AFTER_THE_BOOT_LOADER: [&str; 9] = [
@@ -107,9 +110,15 @@ pub(in crate::listener) fn about_failed_script(lines: &[String]) -> Option<&str>
     let tells = |line: &&String| {
         line.starts_with("Activation script snippet ") && line.contains(" failed")
             || line.starts_with("Failed to run activate script")
-            || line.starts_with("Failed to install bootloader")
     };
     lines.iter().find(tells).map(String::as_str)
+}
+
+/// That the boot loader could not be told of the new system, and what it said of that last: a full disk, as a rule.
+pub(in crate::listener) fn about_boot_loader(lines: &[String]) -> Option<String> {
+    let failed = lines.iter().position(|line| line.starts_with(NO_BOOT_LOADER))?;
+    let why = lines.get(..failed).unwrap_or_default().last().filter(|line| phase_of(line).is_none());
+    Some(why.map_or_else(|| NO_BOOT_LOADER.to_owned(), |why| format!("{NO_BOOT_LOADER}: {}", why.trim())))
 }
 
 /// What it died of: the error and all that caused it, the first cause last. What one of its processes for a user died of
@@ -142,9 +151,9 @@ pub(in crate::listener) fn is_locked_out(lines: &[String]) -> bool {
     lines.iter().any(|line| without_label(line) == LOCKED)
 }
 
-/// The unit of an earlier activation that is in the way.
-pub(in crate::listener) fn left_over_unit(lines: &[String]) -> Option<&str> {
-    let before = lines.iter().find_map(|line| line.split_once(LEFT_OVER))?.0;
+/// The unit that the activation was to have, where it is another one's.
+pub(in crate::listener) fn taken_unit(lines: &[String]) -> Option<&str> {
+    let before = lines.iter().find_map(|line| line.split_once(TAKEN))?.0;
     before.split_whitespace().next_back()
 }
 
@@ -167,7 +176,7 @@ pub(in crate::listener) fn refusal(lines: &[String]) -> Option<String> {
 
 /// Whether this line says that it ended before anything was changed.
 pub(in crate::listener) fn changed_nothing(line: &str) -> bool {
-    refuses(line) || without_label(line) == LOCKED || line.contains(LEFT_OVER)
+    refuses(line) || without_label(line) == LOCKED || line.contains(TAKEN)
 }
 
 /// Whether this says that the system is for the next boot only, as when its `init` is another one.
@@ -177,7 +186,7 @@ pub(in crate::listener) fn needs_reboot(line: &str) -> bool {
 
 /// What the boot loader starts, as far as this tells.
 pub(in crate::listener) fn boot_loader(lines: &[String]) -> Option<BootLoader> {
-    let is_before = |line: &String| changed_nothing(line) || line.starts_with("Failed to install bootloader");
+    let is_before = |line: &String| changed_nothing(line) || line.starts_with(NO_BOOT_LOADER);
     let is_after = |line: &String| {
         AFTER_THE_BOOT_LOADER.iter().any(|start| line.starts_with(start))
             || line.contains(UNITS_FAILED)
@@ -243,8 +252,8 @@ mod tests {
     }
 
     #[test]
-    fn a_unit_that_is_in_the_way_is_named() {
+    fn a_unit_that_is_taken_is_named() {
         let line = "Failed to start transient service unit: Unit nixos-rebuild-switch-to-configuration.service was already loaded or has a fragment file.";
-        assert_eq!(left_over_unit(&clean_lines(line)), Some("nixos-rebuild-switch-to-configuration.service"));
+        assert_eq!(taken_unit(&clean_lines(line)), Some("nixos-rebuild-switch-to-configuration.service"));
     }
 }

@@ -107,21 +107,24 @@ pub(super) async fn settled(keeper: &mut Keeper, end: End, began: Timestamp) -> 
         return broken_off;
     }
     let unit = keeper.activation.clone().or_else(|| named(&keeper.log.tail()));
-    let unit = unit.unwrap_or_else(|| full_name(ACTIVATION));
     // To the millisecond: a run right before this one may have had to be stopped.
     let since = format!("--since=@{}.{:03}", began.as_second(), began.as_millisecond().rem_euclid(1_000));
     let journal = async |unit: &str, kind: &str| {
-        output("journalctl", &["--quiet", "--output=cat", LINES, &since, unit, kind]).await
+        output("journalctl", &["--quiet", "--output=cat", LINES, &since, "--unit", unit, kind]).await
     };
     // What is on its way to the journal is to be found, too.
     output("journalctl", &["--sync"]).await;
-    // Some releases give the activation no pipe to them, and what it says goes to the journal.
-    let said = journal(&format!("_SYSTEMD_UNIT={unit}"), "_TRANSPORT=stdout").await;
-    if !said.is_empty() {
-        keeper.log.reach(Phase::Activate);
-        keeper.log.write(format!("{said}\n").as_bytes());
+    if let Some(unit) = &unit {
+        // Some releases give the activation no pipe to them, and what it says goes to the journal.
+        let said = journal(unit, "_TRANSPORT=stdout").await;
+        if !said.is_empty() {
+            keeper.log.reach(Phase::Activate);
+            keeper.log.write(format!("{said}\n").as_bytes());
+        }
     }
-    let was_stopped = end == End::Exited(0) && !journal(&format!("UNIT={unit}"), IS_STOPPED).await.is_empty();
+    // One that was over before it was seen had any of these names.
+    let unit = unit.unwrap_or_else(|| format!("{ACTIVATION}*"));
+    let was_stopped = end == End::Exited(0) && !journal(&unit, IS_STOPPED).await.is_empty();
     if was_stopped { broken_off } else { end }
 }
 

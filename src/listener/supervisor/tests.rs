@@ -66,6 +66,8 @@ impl Supervised {
             .args(["--exact", "listener::supervisor::tests::be_the_supervisor"])
             .env(RUN_DIR, dir.path())
             .env("PATH", std::env::join_paths(path).unwrap())
+            // As on a German host.
+            .envs([("LC_ALL", "de_DE.UTF-8"), ("LANGUAGE", "de")])
             .current_dir(folder.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -150,6 +152,12 @@ fn a_password_stands_on_no_command_line() {
     assert!(output.starts_with(&format!("switch --flake git+https://h/x?dir=a&rev={COMMIT}#ns1\n")), "{output}");
     assert!(!output.contains("s3cret"));
     assert!(output.ends_with("Authorization: Basic Ym9iOnMzY3JldA==\n"), "{output}");
+}
+
+#[test]
+fn whatever_is_read_speaks_english() {
+    let (_, output, _) = Supervised::new("echo ${LC_ALL} ${LANGUAGE-none}", |_| ()).ended();
+    assert_eq!(output, "C.UTF-8 none\n");
 }
 
 #[test]

@@ -48,15 +48,18 @@ pub(super) fn failure(spec: &Spec, code: i32, evidence: &Evidence<'_>) -> Verdic
         return failed(format!("{check}{advice}"));
     }
     if switch::is_locked_out(lines) {
-        return locked_out(evidence);
+        return shut_out("another activation goes on, and holds the lock of switch-to-configuration", evidence);
     }
-    if let Some(unit) = switch::left_over_unit(lines) {
-        return failed(format!(
-            "{unit} of an earlier activation is in the way: `systemctl stop {unit}; systemctl reset-failed {unit}` removes it"
-        ));
+    // One that is over was cleared away before.
+    if let Some(unit) = switch::taken_unit(lines) {
+        let remedy = format!("`systemctl stop {unit}; systemctl reset-failed {unit}`");
+        return shut_out(
+            &format!("{unit} is there already: another activation goes on, or else {remedy} removes it"),
+            evidence,
+        );
     }
     let death = (code == DIED).then(|| switch::cause_of_death(lines)).flatten();
-    let script = switch::about_failed_script(lines).map(str::to_owned);
+    let script = switch::about_boot_loader(lines).or_else(|| switch::about_failed_script(lines).map(str::to_owned));
     let failed_units = units_that_failed(evidence).unwrap_or_default();
     let units = listed("the following units failed", &failed_units);
     let users = switch::user_failures(lines);
@@ -95,10 +98,10 @@ fn old_failures(Evidence { before, lines, .. }: &Evidence<'_>) -> Option<String>
 }
 
 /// Another activation went on. `nixos-rebuild` sets the profile before it finds out.
-fn locked_out(Evidence { before, after, .. }: &Evidence<'_>) -> Verdict {
+fn shut_out(why: &str, Evidence { before, after, .. }: &Evidence<'_>) -> Verdict {
     let untouched = before.profile_path() == after.profile_path();
     let error = if untouched { ErrorCode::AlreadyRunning } else { ErrorCode::ActivationFailed };
-    Verdict::failed(error, "another activation goes on, and holds the lock of switch-to-configuration")
+    Verdict::failed(error, why)
 }
 
 fn unexplained(code: i32, lines: &[String]) -> String {

@@ -8,8 +8,11 @@ use crate::listener::output::switch::{self, BootLoader};
 
 /// What is to be said of it; nothing where the profile has not moved.
 pub(super) fn after(evidence: &Evidence<'_>) -> Option<String> {
-    let Evidence { before, after, .. } = evidence;
-    let generation = after.generation().filter(|_| before.profile_path() != after.profile_path())?;
+    let Evidence { before, after, built, .. } = evidence;
+    let moved = before.profile_path() != after.profile_path();
+    // What somebody else set the profile to is not in the words of this run.
+    let ours = built.is_none_or(|built| after.profile_path() == Some(built));
+    let generation = after.generation().filter(|_| moved && ours)?;
     let profile = format!("the profile points at generation {generation}");
     Some(match known(evidence) {
         Some(BootLoader::New) => format!("the next boot starts generation {generation}"),

@@ -297,18 +297,18 @@ fn who_finds_the_lock_taken_has_failed_only_if_something_moved() {
 #[test]
 fn what_the_next_boot_starts_is_said_when_it_is_known() {
     let full = "updating GRUB 2 menu...\ncp: error writing '/boot/kernel': No space left on device\nFailed to install bootloader\nCommand 'x/switch-to-configuration switch' returned non-zero exit status 1.";
-    insta::assert_snapshot!(refused(1, full), @"failed activation_failed: Failed to install bootloader; the profile points at generation 42, the boot loader does not: a reboot starts what runs now");
+    insta::assert_snapshot!(refused(1, full), @"failed activation_failed: Failed to install bootloader: cp: error writing '/boot/kernel': No space left on device; the profile points at generation 42, the boot loader does not: a reboot starts what runs now");
     // What runs was only tested.
     let tested = Run {
         before: host("/nix/store/tried", 41, OLD),
         after: host("/nix/store/tried", 42, NEW),
         ..switch(1, Phase::Activate, full)
     };
-    insta::assert_snapshot!(tested.judged(), @"failed activation_failed: Failed to install bootloader; the profile points at generation 42, the boot loader does not: a reboot starts generation 41");
+    insta::assert_snapshot!(tested.judged(), @"failed activation_failed: Failed to install bootloader: cp: error writing '/boot/kernel': No space left on device; the profile points at generation 42, the boot loader does not: a reboot starts generation 41");
     let stopped = |output| Run { end: End::TimedOut, ..switch(0, Phase::Activate, output) }.judged();
     insta::assert_snapshot!(stopped("activating the configuration..."), @"failed timeout: not over after 10 s, and ended while activating; the system may be half switched; the next boot starts generation 42");
     insta::assert_snapshot!(stopped("updating GRUB 2 menu..."), @"failed timeout: not over after 10 s, and ended while activating; the system may be half switched; the profile points at generation 42, and it is not known whether the boot loader does");
-    insta::assert_snapshot!(refused(1, "Failed to start transient service unit: Unit nixos-rebuild-switch-to-configuration.service was already loaded or has a fragment file.\nCommand 'x/switch-to-configuration' returned non-zero exit status 1."), @"failed activation_failed: nixos-rebuild-switch-to-configuration.service of an earlier activation is in the way: `systemctl stop nixos-rebuild-switch-to-configuration.service; systemctl reset-failed nixos-rebuild-switch-to-configuration.service` removes it; the profile points at generation 42, the boot loader does not: a reboot starts what runs now");
+    insta::assert_snapshot!(refused(1, "Failed to start transient service unit: Unit nixos-rebuild-switch-to-configuration.service was already loaded or has a fragment file.\nCommand 'x/switch-to-configuration' returned non-zero exit status 1."), @"failed activation_failed: nixos-rebuild-switch-to-configuration.service is there already: another activation goes on, or else `systemctl stop nixos-rebuild-switch-to-configuration.service; systemctl reset-failed nixos-rebuild-switch-to-configuration.service` removes it; the profile points at generation 42, the boot loader does not: a reboot starts what runs now");
 }
 
 #[test]
