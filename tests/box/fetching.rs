@@ -83,3 +83,40 @@ async fn a_server_in_trouble_is_no_branch_that_does_not_exist() {
     assert_eq!(stage.finals(&mut wire).await.len(), 5);
     stage.machine.run("! grep --quiet --no-messages '^git' /proc/[0-9]*/comm").unwrap();
 }
+
+/// Holds when no process of a run has the password on its command line, and fails when there is no such process.
+const NO_PASSWORD_SHOWN: &str = "
+    processes=$(cat /sys/fs/cgroup/system.slice/homelab-deploy-run-*.service/cgroup.procs)
+    lines=$(for process in $processes; do tr '\\0' ' ' </proc/$process/cmdline; done)
+    [[ $lines == *nixos-rebuild* && $lines == *git-remote-http* && $lines != *s3cret* ]]";
+
+#[tokio::test]
+async fn the_password_of_a_repository_reaches_git_and_is_shown_to_nobody() {
+    let Some(mut stage) = Stage::set("").await else { return };
+    let with_password = stage.flake_url().replace("http://", "http://bob:s3cret@");
+    let configuration =
+        format!("services.homelab-deploy.listener = {{ flakeUrl = \"{with_password}\"; timeout = 8; }};");
+    let mut deployer = Deployer::connect(&stage.lab).await.unwrap();
+    let commit = stage.push(&configuration);
+    ask(&deployer, "r-1", &commit).await;
+    assert_eq!(deployer.hear_final().await.unwrap()["status"], "completed");
+
+    stage.git.set(Mood::Guarded);
+    for (id, revision) in [("r-2", None), ("r-3", Some("main"))] {
+        let commit = stage.push(&format!("{configuration}\n# {id}"));
+        ask(&deployer, id, revision.unwrap_or(&commit)).await;
+        let end = deployer.hear_final().await.unwrap();
+        assert_eq!(end["status"], "completed", "{end}");
+        assert_eq!(stage.commit_of(CURRENT), commit);
+    }
+
+    // Everybody is there to be looked at while the server does not answer.
+    let commit = stage.push("");
+    stage.git.set(Mood::Hanging);
+    ask(&deployer, "r-4", &commit).await;
+    stage.until("git asks", "grep --quiet --no-messages git-remote-http /proc/[0-9]*/comm").await;
+    stage.machine.run(NO_PASSWORD_SHOWN).unwrap();
+    let end = deployer.hear_final().await.unwrap();
+    assert_eq!(end["error"], "timeout", "{end}");
+    assert!(!end.to_string().contains("s3cret"), "{end}");
+}
