@@ -7,6 +7,7 @@ mod confirm;
 mod connection;
 mod errors;
 mod exit;
+mod flake;
 mod home;
 mod log;
 mod operator;

@@ -3,6 +3,7 @@
 
 mod remote;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::process::Output;
 use std::time::Duration;
@@ -110,6 +111,28 @@ async fn ask_git(remote: &Remote, asked: &Revision) -> Result<Commit, LookupErro
     found.ok_or_else(|| failed(asked, command, b"its answer has no commit in it"))
 }
 
+/// The commits of all branches and tags, where git can ask for them. A forge that only Nix can ask has none to name.
+pub async fn tips(flake: &FlakeUrl, asked: &Revision) -> Result<Vec<Commit>, LookupError> {
+    let Some(repository) = flake.repository() else { return Ok(Vec::new()) };
+    let remote = Remote::at(&repository);
+    let mut git = Command::new("git");
+    git.args(["ls-remote", "--", remote.url(), "refs/heads/*", "refs/tags/*"]);
+    remote.introduce(git.as_std_mut());
+    match run(git, asked).await {
+        Ok((output, _)) if output.status.success() => Ok(commits(&String::from_utf8_lossy(&output.stdout))),
+        _ if flake.git_remote().is_none() => Ok(Vec::new()),
+        Ok((output, command)) => Err(failed(asked, command, &output.stderr)),
+        Err(error) => Err(error),
+    }
+}
+
+/// The commits in the output of `git ls-remote`. A tag that is an object of its own is followed by the commit that it names.
+fn commits(listing: &str) -> Vec<Commit> {
+    let lines: Vec<(&str, &str)> = listing.lines().filter_map(|line| line.split_once('\t')).collect();
+    let peeled: BTreeSet<&str> = lines.iter().filter_map(|(_, name)| name.strip_suffix("^{}")).collect();
+    lines.iter().filter(|(_, name)| !peeled.contains(name)).filter_map(|(commit, _)| commit.parse().ok()).collect()
+}
+
 /// The commit of one ref in the output of `git ls-remote`.
 fn listed(listing: &str, wanted: &str) -> Option<Commit> {
     let mut lines = listing.lines().filter_map(|line| line.split_once('\t'));
@@ -173,9 +196,9 @@ pub fn in_plain_words(command: &mut std::process::Command) {
 }
 
 fn no_such_ref(remote: &str, asked: &Revision) -> LookupError {
-    let help = asked
-        .looks_like_short_commit()
-        .then(|| "servers cannot look up the beginning of a commit id: give all 40 digits".to_owned());
+    let help = asked.looks_like_short_commit().then(|| {
+        "no branch, tag, clone or earlier rollout has a commit that begins like this: give all 40 digits".to_owned()
+    });
     LookupError::NoSuchRef { remote: remote.to_owned(), revision: asked.clone(), help }
 }
 

@@ -6,6 +6,7 @@
 pub mod check;
 pub mod detach;
 pub mod drive;
+pub mod flake;
 pub mod fleet;
 pub mod follow;
 pub mod history;

@@ -10,8 +10,9 @@
 //! - `resolve`: a plan and a roster to a [`FrozenPlan`];
 //! - `missed`: who was there for an earlier rollout and is not now.
 
+pub mod flake;
 mod format;
-pub mod frozen;
+mod frozen;
 mod key;
 mod keys;
 mod missed;

@@ -34,6 +34,7 @@ pub struct PrivateDir {
 pub enum PrivateDirError {
     /// It cannot be opened, made, read or written.
     #[error("{path} cannot be used: {error}", path = .0.display(), error = .1)]
+    #[diagnostic(help("it has to be a place that this user may write to; --state-dir names another folder"))]
     Io(PathBuf, #[source] io::Error),
     /// It is a link, or something else than it has to be.
     #[error("{} is {found} where {expected} has to be", .path.display())]
@@ -73,9 +74,11 @@ type Result<T> = std::result::Result<T, PrivateDirError>;
 impl PrivateDir {
     /// Opens a folder. One that others can only read is shut to them.
     pub fn open(path: &Path) -> Result<Self> {
+        // With a slash behind its name a link would be followed.
+        let path: PathBuf = path.components().collect();
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let opened = rustix::fs::open(path, flags, Mode::empty());
-        Self::checked(opened.map_err(|error| not_opened(path, error, "a folder"))?, path.to_owned())
+        let opened = rustix::fs::open(&path, flags, Mode::empty());
+        Self::checked(opened.map_err(|error| not_opened(&path, error, "a folder"))?, path)
     }
 
     /// The same, and makes it with the folders above it where they are missing.
@@ -172,6 +175,22 @@ fn status_of(handle: impl AsFd, path: &Path) -> Result<Stat> {
     rustix::fs::fstat(handle).map_err(|error| PrivateDirError::Io(path.to_owned(), error.into()))
 }
 
+/// Opens a file that is to be written by this user alone, in a folder of somebody's choice. One that is made is for this
+/// user alone. In a folder that others can write to they could put another one in its place.
+pub fn file(path: &Path, flags: OFlags) -> Result<File> {
+    let above = path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let opened = rustix::fs::open(above, OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::PATH, Mode::empty());
+    let handle = opened.map_err(|error| PrivateDirError::Io(above.to_owned(), error.into()))?;
+    let folder = PrivateDir { handle, path: above.to_owned() };
+    let status = status_of(&folder.handle, above)?;
+    // Where only owners can remove what is theirs, the file's own owner tells all.
+    if !Mode::from_raw_mode(status.st_mode).contains(Mode::SVTX) {
+        is_trusted(&status, above)?;
+    }
+    let name = path.file_name().and_then(std::ffi::OsStr::to_str).unwrap_or(".");
+    folder.file(name, flags)
+}
+
 /// Whether nobody but this user and root can have written it.
 fn is_trusted(status: &Stat, path: &Path) -> Result<()> {
     let (us, owner) = (geteuid().as_raw(), status.st_uid);
@@ -262,10 +281,16 @@ mod tests {
         let dir = PrivateDir::create(&place.path().join("ours")).unwrap();
         dir.replace("real", b"x").unwrap();
         symlink(dir.path(), place.path().join("link")).unwrap();
-        assert!(refusal(PrivateDir::open(&place.path().join("link"))).contains("is a link"));
+        for link in ["link", "link/", "link/."] {
+            assert!(refusal(PrivateDir::open(&place.path().join(link))).contains("is a link"), "{link}");
+        }
         symlink("real", dir.path().join("link")).unwrap();
         assert!(refusal(dir.read("link")).contains("is a link"));
-        assert!(refusal(dir.open_folder("link")).contains("is a link"));
+        symlink(".", dir.path().join("folder-link")).unwrap();
+        for link in ["link", "folder-link"] {
+            assert!(refusal(dir.open_folder(link)).contains("is a link"), "{link}");
+            assert!(refusal(dir.create_folder(link)).contains("is a link"), "{link}");
+        }
         fs::create_dir(dir.path().join("folder")).unwrap();
         assert!(refusal(dir.read("folder")).contains("where a file has to be"));
         assert!(refusal(dir.open_folder("real")).contains("where a folder has to be"));

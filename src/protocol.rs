@@ -6,6 +6,8 @@
 
 pub mod discovery;
 pub mod flake;
+#[cfg(test)]
+mod hostile;
 pub mod ids;
 pub mod message;
 pub mod names;

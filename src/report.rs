@@ -56,4 +56,6 @@ pub enum Style {
 }
 
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod story;

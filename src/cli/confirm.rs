@@ -13,6 +13,11 @@ pub(super) async fn start() -> bool {
     ask("Start this rollout? Only 'yes' is accepted: ".to_owned()).await == Answer::Yes
 }
 
+/// Asks whether a flake that the hosts name may be contacted.
+pub(super) async fn flake(question: String) -> bool {
+    ask(format!("{question} Only 'yes' is accepted: ")).await == Answer::Yes
+}
+
 /// Asks before each wave that wants it. With JSON on stdout, or without a terminal, there is nobody to ask.
 pub(super) fn wave(audience: Audience) -> Confirm<'static> {
     Box::new(move |summary: &Summary, wave: WaveIndex| {

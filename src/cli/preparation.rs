@@ -1,11 +1,13 @@
 //! What it takes to know what a plan comes down to now.
 
 use clap::Args;
+use clap::builder::FalseyValueParser;
 use miette::Diagnostic;
 use thiserror::Error;
 
 use super::exit::{CommandError, Exit};
-use super::operator::OperatorArgs;
+use super::flake::{self, FlakeArgs};
+use super::operator::{Audience, OperatorArgs};
 use super::out;
 use super::plan_file::PlanArgs;
 use super::rollback::RollbackArgs;
@@ -27,7 +29,7 @@ pub(super) struct Preparation {
     revision: Option<Revision>,
 
     // It is gone, and stays as an error that says why.
-    #[arg(long, env = "HOMELAB_DEPLOY_RESOLVE_ON_HOST", hide = true)]
+    #[arg(long, env = "HOMELAB_DEPLOY_RESOLVE_ON_HOST", hide = true, value_parser = FalseyValueParser::new())]
     resolve_on_host: bool,
 
     /// Leave out this host; may be repeated
@@ -43,6 +45,9 @@ pub(super) struct Preparation {
     from: Option<String>,
 
     #[command(flatten)]
+    flake: FlakeArgs,
+
+    #[command(flatten)]
     rollback: RollbackArgs,
 
     #[command(flatten)]
@@ -55,7 +60,7 @@ pub(super) struct Preparation {
 #[derive(Debug, Error, Diagnostic)]
 #[error("--resolve-on-host is gone: a host never chooses the commit of others")]
 #[diagnostic(help(
-    "one host could make all others run what it likes; set `flake` in the plan so that this machine looks the branch up, \
+    "one host could make all others run what it likes; set `flake` in the plan or --flake so that this machine looks the branch up, \
      or give the full commit id of 40 digits"
 ))]
 struct ResolveOnHostIsGone;
@@ -74,7 +79,7 @@ impl Preparation {
     }
 
     /// Reads the plan, asks who is there, and settles hosts and commit. Nothing is deployed.
-    pub(super) async fn prepare(&self) -> Result<Previewed, CommandError> {
+    pub(super) async fn prepare(&self, audience: Audience) -> Result<Previewed, CommandError> {
         let mut file = self.plan.read()?;
         self.rollback.speak_for(&mut file.plan);
         let revision = file.plan.revision(self.revision.clone());
@@ -86,7 +91,9 @@ impl Preparation {
             exclude: self.exclude.clone(),
             part: self.part(),
             operator: self.operator.name(),
+            journals: self.state.journals(),
             cache: self.state.cache(),
+            flakes: self.flake.rules(&self.state, &self.operator.settings().servers, flake::consent(audience)),
         };
         let mut bus = self.operator.connect().await?;
         let prepared = wanted.prepare(&mut bus, &self.operator.discovery(None)).await;
@@ -109,6 +116,6 @@ fn unprepared(error: PrepareError, file: &PlanFile) -> CommandError {
     match error {
         PrepareError::Plan(mistakes) => Exit::Usage.because(file.place(mistakes)),
         PrepareError::Selection(_) => Exit::Usage.because(error),
-        PrepareError::Fleet(_) | PrepareError::Lookup(_) => Exit::Precondition.because(error),
+        PrepareError::Fleet(_) | PrepareError::Flake(_) | PrepareError::Lookup(_) => Exit::Precondition.because(error),
     }
 }

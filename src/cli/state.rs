@@ -28,10 +28,14 @@ pub(super) struct StateArgs {
 impl StateArgs {
     /// The journals of this operator.
     pub(super) fn journals(&self) -> Journals {
+        Journals::below(&self.folder())
+    }
+
+    /// The folder of all that this operator's commands remember.
+    pub(super) fn folder(&self) -> PathBuf {
         let home =
             || home::folder(self.state_home.as_ref(), self.user_home.as_ref(), ".local/state").unwrap_or_default();
-        let folder = || home().join("homelab-deploy");
-        Journals::below(&self.state_dir.clone().unwrap_or_else(folder))
+        self.state_dir.clone().unwrap_or_else(|| home().join("homelab-deploy"))
     }
 
     /// The folder for what may be lost at any time; `None` for an operator without a home.

@@ -6,6 +6,7 @@ use std::io;
 use std::path::{self, Path, PathBuf};
 
 use miette::Diagnostic;
+use rustix::fs::OFlags;
 use thiserror::Error;
 use uuid::Uuid;
 
@@ -80,33 +81,17 @@ pub enum StateError {
     #[error("cannot use the state directory {0}: {1}")]
     #[diagnostic(help("give one that the listener may write to with --state-dir, or StateDirectory= in its unit"))]
     Unusable(PathBuf, #[source] io::Error),
-    /// It is no folder of this user alone, and what lies in it is believed.
-    #[error("cannot use the state directory: {error}")]
-    Untrusted {
-        /// What is wrong with it.
-        #[source]
-        error: PrivateDirError,
-        /// What to do.
-        #[help]
-        help: String,
-    },
+    /// It cannot be opened, or somebody else may have written it: what is in it is what this host is told to have run.
+    #[error("cannot use the state directory: {0}")]
+    #[diagnostic(help(
+        "give one that nobody but the listener may write to, with --state-dir, or StateDirectory= in its unit; shut this one \
+         with chmod go-w when what is in it is the listener's"
+    ))]
+    Folder(#[from] PrivateDirError),
     /// Another listener works with it.
     #[error("another listener uses the state directory {0}")]
     #[diagnostic(help("two listeners on one machine need a --state-dir each"))]
     InUse(PathBuf),
-}
-
-impl From<PrivateDirError> for StateError {
-    fn from(error: PrivateDirError) -> Self {
-        let elsewhere = "or give another folder with --state-dir";
-        match error {
-            PrivateDirError::Io(path, error) => Self::Unusable(path, error),
-            error => {
-                let help = error.help().map_or_else(|| elsewhere.to_owned(), |help| format!("{help}; {elsewhere}"));
-                Self::Untrusted { error, help }
-            }
-        }
-    }
 }
 
 impl Memory {
@@ -116,7 +101,7 @@ impl Memory {
         let unusable = |error| StateError::Unusable(state_dir.to_owned(), error);
         let kept = runs_in(state_dir)?;
         let live = runtime_dir.map_or_else(|| Ok(kept.clone()), runs_in)?;
-        let lock = File::create(state_dir.join("lock")).map_err(unusable)?;
+        let lock = PrivateDir::open(state_dir)?.file("lock", OFlags::WRONLY | OFlags::CREATE)?;
         lock.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => StateError::InUse(state_dir.to_owned()),
             TryLockError::Error(error) => unusable(error),
@@ -388,7 +373,7 @@ mod tests {
         symlink(&ours, folder.path().join("link")).unwrap();
         for folder in [&ours, &folder.path().join("link")] {
             let error = Memory::open(folder, None).unwrap_err();
-            assert!(matches!(error, StateError::Untrusted { .. }), "{error}");
+            assert!(matches!(error, StateError::Folder(_)), "{error}");
             assert!(advice(error).contains("--state-dir"));
         }
 

@@ -236,7 +236,7 @@ impl Service {
         if message.payload.len() > MAX_REQUEST_BYTES {
             return tracing::warn!("roll call of {} bytes dropped", message.payload.len());
         }
-        match serde_json::from_slice::<DiscoveryRequest>(&message.payload) {
+        match DiscoveryRequest::parse(&message.payload) {
             Ok(request) if request.tier.is_none_or(|tier| tier == self.config.tier) => {
                 let answer = self.reporter.answer(&self.ledger).await;
                 self.voice.publish(&request.reply_to, answer.to_bytes()).await;

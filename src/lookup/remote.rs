@@ -51,7 +51,8 @@ impl Remote {
     /// Lets a git know what it needs beside the URL.
     pub(crate) fn introduce(&self, git: &mut Command) {
         // The user may have settings of this kind as well.
-        let others = std::env::var("GIT_CONFIG_COUNT").ok().and_then(|count| count.parse().ok()).unwrap_or(0_usize);
+        let count = std::env::var_os("GIT_CONFIG_COUNT");
+        let others: usize = count.and_then(|count| count.to_str()?.parse().ok()).unwrap_or_default();
         for (index, (key, value)) in (others..).zip(&self.settings) {
             git.env(format!("GIT_CONFIG_KEY_{index}"), key).env(format!("GIT_CONFIG_VALUE_{index}"), value);
         }
@@ -73,7 +74,8 @@ mod tests {
 
     fn remote(url: &str) -> (String, String) {
         let Remote { url, settings } = Remote::at(url);
-        (url, settings.into_iter().map(|(key, value)| format!("{key}={value}")).collect())
+        let settings: Vec<String> = settings.into_iter().map(|(key, value)| format!("{key}={value}")).collect();
+        (url, settings.concat())
     }
 
     #[test]

@@ -3,21 +3,23 @@
 //! The file is opened anew for each line, so that it may be moved away while the server runs, and each line is one write,
 //! so that several servers can share it. A line tells of a call that is over: its outcome is part of it.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use jiff::Timestamp;
 use miette::Diagnostic;
+use rustix::fs::OFlags;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use thiserror::Error;
 use tokio::time::Instant;
 
 use super::scrub::Scrubber;
+use crate::private_dir::{self, PrivateDirError};
 
 /// The longest string that is recorded of an argument, in characters; a host name may have 253.
 const MAX_TEXT: usize = 256;
@@ -46,6 +48,10 @@ pub enum AuditError {
     #[error("the audit file {0} cannot be written: {1}")]
     #[diagnostic(help("no call is answered that could not be recorded: --audit-file names another file"))]
     Unwritable(PathBuf, #[source] io::Error),
+    /// Somebody else could put another file in its place, or write to it.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Untrusted(PrivateDirError),
     /// Others than its owner may read or change the file.
     #[error("others than its owner may read or change the audit file {0}")]
     #[diagnostic(help("chmod 600 {}", .0.display()))]
@@ -125,7 +131,7 @@ impl Audit {
     pub fn open(file: Option<PathBuf>, scrubber: Scrubber, clock: fn() -> Timestamp) -> Result<Arc<Self>, AuditError> {
         if let Some(path) = &file {
             let unwritable = |error| AuditError::Unwritable(path.clone(), error);
-            let permissions = append_to(path).and_then(|file| file.metadata()).map_err(unwritable)?.permissions();
+            let permissions = append_to(path)?.metadata().map_err(unwritable)?.permissions();
             if permissions.mode() & OTHERS != 0 {
                 return Err(AuditError::Shared(path.clone()));
             }
@@ -163,7 +169,8 @@ impl Audit {
         // Not a map with keys that are no strings, and so it cannot fail; an empty line would say that it did.
         let mut text = serde_json::to_string(line).unwrap_or_default();
         text.push('\n');
-        let written = append_to(path).and_then(|mut file| file.write_all(text.as_bytes()));
+        let unwritable = |error| AuditError::Unwritable(path.clone(), error);
+        let written = append_to(path).and_then(|mut file| file.write_all(text.as_bytes()).map_err(unwritable));
         self.is_failing.store(written.is_err(), Ordering::Relaxed);
         if let Err(error) = written {
             tracing::error!(
@@ -217,8 +224,12 @@ impl Drop for Entry {
     }
 }
 
-fn append_to(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
+fn append_to(path: &Path) -> Result<File, AuditError> {
+    let opened = private_dir::file(path, OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE);
+    opened.map_err(|error| match error {
+        PrivateDirError::Io(path, error) => AuditError::Unwritable(path, error),
+        error => AuditError::Untrusted(error),
+    })
 }
 
 #[cfg(test)]
@@ -303,8 +314,16 @@ mod tests {
         fs::set_permissions(&shared, fs::Permissions::from_mode(0o640)).unwrap();
         let shown = |error: String| error.replace(folder.path().to_str().unwrap(), "FOLDER");
         insta::assert_snapshot!(shown(open(shared)), @"others than its owner may read or change the audit file FOLDER/shared");
-        insta::assert_snapshot!(shown(open(folder.path().join("missing/audit"))), @"the audit file FOLDER/missing/audit cannot be written: No such file or directory (os error 2)");
-        insta::assert_snapshot!(shown(open(folder.path().to_owned())), @"the audit file FOLDER cannot be written: Is a directory (os error 21)");
+        insta::assert_snapshot!(shown(open(folder.path().join("missing/audit"))), @"the audit file FOLDER/missing cannot be written: No such file or directory (os error 2)");
+        insta::assert_snapshot!(shown(open(folder.path().to_owned())), @"FOLDER is a folder where a file has to be");
+        let open_to_all = folder.path().join("open");
+        fs::create_dir(&open_to_all).unwrap();
+        fs::set_permissions(&open_to_all, fs::Permissions::from_mode(0o777)).unwrap();
+        insta::assert_snapshot!(shown(open(open_to_all.join("audit"))), @"FOLDER/open can be written to by other users");
+        fs::set_permissions(&open_to_all, fs::Permissions::from_mode(0o1777)).unwrap();
+        Audit::open(Some(open_to_all.join("audit")), Scrubber::default(), noon).unwrap();
+        std::os::unix::fs::symlink(open_to_all.join("audit"), folder.path().join("link")).unwrap();
+        insta::assert_snapshot!(shown(open(folder.path().join("link"))), @"FOLDER/link is a link where a file has to be");
     }
 
     #[test]

@@ -112,6 +112,7 @@ impl From<PrepareError> for ToolError {
             PrepareError::Plan(mistakes) => Self::from(mistakes),
             PrepareError::Selection(_) => Self::told("invalid_plan", &error),
             PrepareError::Fleet(error) => Self::from(error),
+            PrepareError::Flake(_) => Self::told("flake_not_accepted", &error),
             PrepareError::Lookup(_) => Self::told("revision_not_found", &error),
         }
     }
@@ -154,9 +155,10 @@ impl From<JournalError> for ToolError {
         match &error {
             JournalError::Unknown(_) | JournalError::Ambiguous { .. } => Self::new("unknown_id", error.to_string())
                 .next("give the whole id as a deploy or apply_plan returned it"),
-            JournalError::Io(..) | JournalError::Corrupt { .. } | JournalError::Running(_) => {
-                Self::told("journal_unusable", &error)
-            }
+            JournalError::Io(..)
+            | JournalError::Folder(_)
+            | JournalError::Corrupt { .. }
+            | JournalError::Running(_) => Self::told("journal_unusable", &error),
         }
     }
 }

@@ -12,8 +12,9 @@ use super::plans::Plans;
 use super::policy::RevisionPolicy;
 use crate::bus::{self, ServerUrl};
 use crate::operator::Discovery;
+use crate::operator::flake::FlakeRules;
 use crate::operator::journal::Journals;
-use crate::protocol::{FlakeUrl, Subject, Tier};
+use crate::protocol::{Subject, Tier};
 
 /// What the server is started with. A client cannot change any of it.
 #[derive(Debug, Clone)]
@@ -28,8 +29,8 @@ pub struct Settings {
     pub discover_window: Duration,
     /// Who deploys, as hosts and other operators are told.
     pub operator: String,
-    /// Where the branch of a single deployment is looked up, instead of in the flake that its hosts name.
-    pub flake: Option<FlakeUrl>,
+    /// Where a branch or tag is looked up. Nobody is asked: what hosts name has to be accepted before.
+    pub flakes: FlakeRules,
     /// Which revisions may be deployed to which tier.
     pub revisions: RevisionPolicy,
     /// Whether a person is asked before anything is deployed outside the test tier.
@@ -126,7 +127,7 @@ impl Settings {
             ("HOMELAB_DEPLOY_TLS_CA", connection.ca_file.as_deref()),
             ("HOMELAB_DEPLOY_TLS_CERT", client_cert.map(|client| client.cert.as_path())),
             ("HOMELAB_DEPLOY_TLS_KEY", client_cert.map(|client| client.key.as_path())),
-            ("HOMELAB_DEPLOY_STATE_DIR", self.journals.folder().parent()),
+            ("HOMELAB_DEPLOY_STATE_DIR", Some(self.journals.state_dir())),
         ];
         let texts = [
             ("HOMELAB_DEPLOY_NATS_URL", servers.join(",")),

@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
-use std::path::Path;
 use std::time::Duration;
 
 use rmcp::RoleServer;
@@ -95,7 +94,7 @@ impl Server {
     /// The end of what the process of a rollout has printed, where it ran in the background.
     fn last_words(&self, follower: &Follower) -> Option<String> {
         let id = follower.summary().rollout.as_ref()?.id;
-        last_words(&self.settings.journals.output_file(id))
+        last_words(self.settings.journals.open_output(id).ok()?)
     }
 
     /// When a call has to be answered that began now.
@@ -160,8 +159,7 @@ const fn count(hosts: usize) -> f64 {
     hosts as f64
 }
 
-fn last_words(output: &Path) -> Option<String> {
-    let mut file = File::open(output).ok()?;
+fn last_words(mut file: File) -> Option<String> {
     let length = file.metadata().ok()?.len();
     file.seek(SeekFrom::Start(length.saturating_sub(MAX_OUTPUT_BYTES))).ok()?;
     let mut text = Vec::new();

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use crate::plan::{Check, FrozenWave};
 use crate::process_group::Group;
 use crate::rollout::Rollout;
+use crate::text::safe;
 
 /// How much of a check's output is kept, in bytes.
 const TAIL_BYTES: usize = 1024;
@@ -95,7 +96,7 @@ impl Tail {
 
     fn last_line(&self) -> Option<String> {
         let text = String::from_utf8_lossy(&self.0);
-        text.lines().map(str::trim).rfind(|line| !line.is_empty()).map(str::to_owned)
+        text.lines().map(str::trim).rfind(|line| !line.is_empty()).map(safe)
     }
 }
 

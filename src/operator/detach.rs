@@ -1,10 +1,9 @@
 //! Rollouts in the background: another process of this program, out of reach of whoever prepared them.
 
 use std::ffi::OsString;
-use std::fs::OpenOptions;
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use miette::Diagnostic;
@@ -59,13 +58,12 @@ impl Background {
         let begun = Event { at: clock::now(), kind: EventKind::Begun(Arc::clone(rollout)) };
         let unusable = |error| JournalError::Io(journals.folder().to_owned(), error);
         journal.record(&begun).and_then(|()| journal.sync()).map_err(unusable)?;
-        self.start(&rollout.id.to_string(), journal, &journals.output_file(rollout.id)).map_err(DetachError::Process)
+        self.start(&rollout.id.to_string(), journal, journals.create_output(rollout.id)?).map_err(DetachError::Process)
     }
 
     /// Starts the process for the rollout with this id, whose [journal](Journal::inherited) is handed over; what it prints
     /// goes to `output`.
-    fn start(&self, id: &str, journal: Journal, output: &Path) -> io::Result<()> {
-        let output = OpenOptions::new().create(true).append(true).mode(0o600).open(output)?;
+    fn start(&self, id: &str, journal: Journal, output: File) -> io::Result<()> {
         let mut command = Command::new(&self.program);
         command.args(&self.arguments).args(["--take-over", id]);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));

@@ -4,6 +4,8 @@ use std::fs::{File, TryLockError};
 use std::io::{self, Read};
 use std::path::PathBuf;
 
+use rustix::fs::OFlags;
+
 use super::journal::{JournalError, Journals, read_events};
 use crate::rollout::{Event, Summary};
 
@@ -24,7 +26,7 @@ impl Journals {
     /// Follows the rollout with this whole id. Nothing of it was read yet.
     pub fn follow(&self, id: &str) -> Result<Follower, JournalError> {
         let path = self.path(id);
-        let file = File::open(&path).map_err(|error| JournalError::Io(path.clone(), error))?;
+        let file = self.file(&format!("{id}.jsonl"), OFlags::RDONLY)?;
         Ok(Follower { path, file, begun: Vec::new(), lines: 0, summary: Summary::default(), is_running: true })
     }
 }

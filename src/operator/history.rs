@@ -4,17 +4,21 @@
 mod repository;
 mod server;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use self::repository::Repository;
 use self::server::{Depth, Server};
-use crate::protocol::{Commit, FlakeUrl};
+use crate::private_dir::PrivateDirError;
+use crate::protocol::{Commit, FlakeUrl, Revision};
 
 /// Who may know the commits of a fleet.
 #[derive(Debug)]
 pub struct History {
     clones: Vec<Repository>,
     server: Option<Server>,
+    /// Why the server cannot be asked.
+    problem: Option<PrivateDirError>,
 }
 
 impl History {
@@ -31,7 +35,26 @@ impl History {
             }
             _ => None,
         };
-        Self { clones, server }
+        let (server, problem) = match server {
+            Some(Ok(server)) => (Some(server), None),
+            Some(Err(problem)) => (None, Some(problem)),
+            None => (None, None),
+        };
+        Self { clones, server, problem }
+    }
+
+    /// Why less is known than could be, for people.
+    pub fn problem(&self) -> Option<String> {
+        self.problem.as_ref().map(|problem| format!("the git server was not asked about commits: {problem}"))
+    }
+
+    /// The commits of the clones whose ids begin like this.
+    pub(super) async fn commits_beginning_with(&self, beginning: &Revision) -> BTreeSet<Commit> {
+        let mut commits = BTreeSet::new();
+        for clone in &self.clones {
+            commits.extend(clone.commits_beginning_with(beginning).await);
+        }
+        commits
     }
 
     /// The first line of a commit's message.

@@ -3,18 +3,19 @@
 //! What a rollout has come to is the fold of its journal, so that another process can show it, or take it up where a
 //! crash left it. While a rollout runs, its process holds a lock on the file.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use miette::Diagnostic;
+use rustix::fs::OFlags;
 use thiserror::Error;
 
+use crate::private_dir::{PrivateDir, PrivateDirError};
 use crate::protocol::RolloutId;
 use crate::rollout::{Event, EventKind, EventWriter, Rollout, Summary};
 
@@ -30,6 +31,7 @@ const FOLDER: &str = "rollouts";
 /// Where the journals of an operator are kept.
 #[derive(Debug, Clone)]
 pub struct Journals {
+    state_dir: PathBuf,
     folder: PathBuf,
 }
 
@@ -55,7 +57,8 @@ pub struct Recorded {
     pub whole: u64,
     /// Whether a process is running it.
     pub running: bool,
-    path: PathBuf,
+    journals: Journals,
+    name: String,
 }
 
 /// What is wrong with a journal.
@@ -65,6 +68,10 @@ pub enum JournalError {
     #[error("the journal {0} cannot be used: {1}")]
     #[diagnostic(help("rollouts are recorded so that they can be resumed; --state-dir names another folder for that"))]
     Io(PathBuf, #[source] io::Error),
+    /// Its folder or file cannot be opened, or somebody else may have written it. A journal names a command that is run.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Folder(#[from] PrivateDirError),
     /// A line is no event.
     #[error("line {line} of the journal {path} cannot be read: {reason}")]
     #[diagnostic(help(
@@ -100,7 +107,7 @@ pub enum JournalError {
 impl Journals {
     /// The journals below a state folder.
     pub fn below(state_dir: &Path) -> Self {
-        Self { folder: state_dir.join(FOLDER) }
+        Self { state_dir: state_dir.to_owned(), folder: state_dir.join(FOLDER) }
     }
 
     /// Where they are.
@@ -108,25 +115,35 @@ impl Journals {
         &self.folder
     }
 
+    /// The operator's state folder.
+    pub fn state_dir(&self) -> &Path {
+        &self.state_dir
+    }
+
+    /// Opens a file beside or among the journals.
+    pub(super) fn file(&self, name: &str, flags: OFlags) -> Result<File, JournalError> {
+        Ok(PrivateDir::open(&self.state_dir)?.open_folder(FOLDER)?.file(name, flags)?)
+    }
+
     /// Starts the journal of a new rollout.
     pub fn create(&self, id: RolloutId) -> Result<Journal, JournalError> {
-        let path = self.path(&id.to_string());
-        let failed = |error| JournalError::Io(path.clone(), error);
-        std::fs::create_dir_all(&self.folder).map_err(failed)?;
-        let file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&path).map_err(failed)?;
+        let failed = |error| JournalError::Io(self.path(&id.to_string()), error);
+        let folder = PrivateDir::create(&self.state_dir)?.create_folder(FOLDER)?;
+        let new = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::EXCL;
+        let file = folder.file(&journal_name(&id.to_string()), new)?;
         file.lock().map_err(failed)?;
         // The name of a file is on disk only when its folder is.
-        File::open(&self.folder).and_then(|folder| folder.sync_all()).map_err(failed)?;
+        folder.sync()?;
         Ok(Journal::on(file))
     }
 
     /// The ids of all rollouts, in no particular order.
     pub fn ids(&self) -> Result<Vec<String>, JournalError> {
-        let entries = match std::fs::read_dir(&self.folder) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(JournalError::Io(self.folder.clone(), error)),
+        match PrivateDir::open(&self.state_dir).and_then(|state| state.open_folder(FOLDER)) {
+            Err(error) if error.is_missing() => return Ok(Vec::new()),
+            opened => opened?,
         };
+        let entries = std::fs::read_dir(&self.folder).map_err(|error| JournalError::Io(self.folder.clone(), error))?;
         let paths = entries.filter_map(|entry| entry.ok().map(|entry| entry.path()));
         let journals = paths.filter(|path| path.extension().is_some_and(|extension| extension == "jsonl"));
         Ok(journals.filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned())).collect())
@@ -154,7 +171,7 @@ impl Journals {
     pub fn read(&self, id: &str) -> Result<Recorded, JournalError> {
         let path = self.path(id);
         let failed = |error| JournalError::Io(path.clone(), error);
-        let file = File::open(&path).map_err(failed)?;
+        let file = self.file(&journal_name(id), OFlags::RDONLY)?;
         let running = match file.try_lock_shared() {
             Ok(()) => false,
             Err(TryLockError::WouldBlock) => true,
@@ -165,7 +182,8 @@ impl Journals {
             let path = path.clone();
             JournalError::Corrupt { path, line, reason }
         })?;
-        Ok(Recorded { summary: Summary::of(&events), events, whole, running, path })
+        let (journals, name) = (self.clone(), journal_name(id));
+        Ok(Recorded { summary: Summary::of(&events), events, whole, running, journals, name })
     }
 
     /// Every rollout with what became of it, the latest last. One that cannot be read is left out; its error is returned
@@ -185,9 +203,9 @@ impl Journals {
     /// What the rollouts were about that were still recorded after this time, each with when it began. A journal that
     /// cannot be read is passed over.
     pub fn since(&self, time: Timestamp) -> Vec<(Timestamp, Arc<Rollout>)> {
-        let paths = self.ids().unwrap_or_default().into_iter().map(|id| self.path(&id));
-        let modified = |path: &PathBuf| Timestamp::try_from(path.metadata().ok()?.modified().ok()?).ok();
-        paths.filter(|path| modified(path) >= Some(time)).filter_map(|path| beginning(&path)).collect()
+        let modified = |id: &String| Timestamp::try_from(self.path(id).metadata().ok()?.modified().ok()?).ok();
+        let ids = self.ids().unwrap_or_default().into_iter().filter(|id| modified(id) >= Some(time));
+        ids.filter_map(|id| beginning(self.file(&journal_name(&id), OFlags::RDONLY).ok()?)).collect()
     }
 
     /// The file by which another process says that a rollout is to stop.
@@ -197,25 +215,29 @@ impl Journals {
 
     /// Says to the process that runs a rollout that it is to stop: nothing new is sent, hosts in flight are awaited.
     pub fn stop(&self, id: RolloutId) -> Result<(), JournalError> {
-        let file = self.stop_file(id);
-        File::create(&file).map(drop).map_err(|error| JournalError::Io(file, error))
+        self.file(&format!("{id}.stop"), OFlags::WRONLY | OFlags::CREATE).map(drop)
+    }
+
+    /// What a rollout in the background has printed.
+    pub fn open_output(&self, id: RolloutId) -> Result<File, JournalError> {
+        self.file(&format!("{id}.log"), OFlags::RDONLY)
     }
 
     /// The file that takes what a rollout in the background prints.
-    pub fn output_file(&self, id: RolloutId) -> PathBuf {
-        self.folder.join(format!("{id}.log"))
+    pub fn create_output(&self, id: RolloutId) -> Result<File, JournalError> {
+        self.file(&format!("{id}.log"), OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE)
     }
 
     pub(super) fn path(&self, id: &str) -> PathBuf {
-        self.folder.join(format!("{id}.jsonl"))
+        self.folder.join(journal_name(id))
     }
 }
 
 impl Recorded {
     /// Goes on writing where the journal ends. A line that a crash has torn is cut off.
     pub fn resume(&self, id: RolloutId) -> Result<Journal, JournalError> {
-        let failed = |error| JournalError::Io(self.path.clone(), error);
-        let mut file = OpenOptions::new().read(true).write(true).open(&self.path).map_err(failed)?;
+        let failed = |error| JournalError::Io(self.journals.folder.join(&self.name), error);
+        let mut file = self.journals.file(&self.name, OFlags::RDWR)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(JournalError::Running(id)),
@@ -279,10 +301,15 @@ impl From<Journal> for Stdio {
     }
 }
 
+/// The name of the journal of the rollout with this whole id.
+fn journal_name(id: &str) -> String {
+    format!("{id}.jsonl")
+}
+
 /// What the first line of a journal says, which is as much as a plan is long. What follows may be a lot more.
-fn beginning(path: &Path) -> Option<(Timestamp, Arc<Rollout>)> {
+fn beginning(journal: File) -> Option<(Timestamp, Arc<Rollout>)> {
     let mut line = String::new();
-    BufReader::new(File::open(path).ok()?).read_line(&mut line).ok()?;
+    BufReader::new(journal).read_line(&mut line).ok()?;
     match serde_json::from_str(&line).ok()? {
         Event { at, kind: EventKind::Begun(rollout) } => Some((at, rollout)),
         _ => None,
@@ -372,7 +399,7 @@ mod tests {
             r#"{"at":"2026-11-23T10:00:00Z","event":"wave_ended","wave":1,"verdict":"failed","cause":"unresolved"}"#
                 .to_owned(),
         ];
-        let mut journal = OpenOptions::new().append(true).open(journals.path(&id)).unwrap();
+        let mut journal = File::options().append(true).open(journals.path(&id)).unwrap();
         writeln!(journal, "{}", lines.join("\n")).unwrap();
         assert_eq!(revision(&journals).as_str(), found);
     }
@@ -400,6 +427,38 @@ mod tests {
         std::fs::write(&path, whole.replacen('{', "x", 1)).unwrap();
         let error = journals.read(&rollout.id.to_string()).unwrap_err();
         assert!(matches!(error, JournalError::Corrupt { line: 1, .. }), "{error}");
+    }
+
+    #[test]
+    fn what_others_can_have_written_is_not_read() {
+        use std::os::unix::fs::PermissionsExt;
+        let place = tempfile::tempdir().unwrap();
+        let state = place.path().join("state");
+        let (journals, rollout) = (Journals::below(&state), rollout(&[&["a"]]));
+        let id = rollout.id.to_string();
+        write(&mut journals.create(rollout.id).unwrap(), &begin(&rollout));
+        journals.stop(rollout.id).unwrap();
+        let mode = |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        let bits = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+        let (folder, journal, stop) = (state.join(FOLDER), journals.path(&id), journals.stop_file(rollout.id));
+        assert_eq!([&state, &folder, &journal, &stop].map(|path| bits(path)), [0o700, 0o700, 0o600, 0o600]);
+
+        for (path, private) in [(&state, 0o700), (&folder, 0o700), (&journal, 0o600)] {
+            mode(path, private | 0o020);
+            let error = journals.read(&id).unwrap_err();
+            assert!(matches!(error, JournalError::Folder(PrivateDirError::Untrusted { .. })), "{error}");
+            assert!(journals.since(Timestamp::MIN).is_empty());
+            assert!(path == &journal || journals.create(RolloutId::from(uuid::Uuid::max())).is_err());
+            mode(path, private);
+        }
+        mode(&folder, 0o755);
+        journals.read(&id).unwrap();
+        assert_eq!(bits(&folder), 0o700, "it was only readable");
+
+        std::fs::rename(&folder, place.path().join("elsewhere")).unwrap();
+        std::os::unix::fs::symlink(place.path().join("elsewhere"), &folder).unwrap();
+        assert!(matches!(journals.read(&id), Err(JournalError::Folder(PrivateDirError::Kind { .. }))));
+        assert!(journals.ids().is_err());
     }
 
     #[test]

@@ -10,10 +10,11 @@ use thiserror::Error;
 use tokio::try_join;
 use uuid::Uuid;
 
+use super::flake::{FlakeError, FlakeRules, Need};
 use super::fleet::{Discovery, FleetError, RollCall, RollCalled};
 use super::history::History;
 use super::journal::Journals;
-use super::revision::{UnresolvedError, resolve_revision};
+use super::revision::{UnresolvedError, commits_at_hand, resolve_revision};
 use crate::bus::Bus;
 use crate::clock;
 use crate::plan::{FrozenPlan, Plan, PlanMistakes, Roster};
@@ -38,6 +39,10 @@ pub struct Wanted {
     pub part: Part,
     /// Who wants it, as `user@machine`.
     pub operator: String,
+    /// What was deployed from here before.
+    pub journals: Journals,
+    /// Where it is looked up, where the plan does not say it.
+    pub flakes: FlakeRules,
     /// The folder for what the servers of repositories tell of commits; without one they are not asked.
     pub cache: Option<PathBuf>,
 }
@@ -58,7 +63,7 @@ pub enum Part {
 pub struct Called {
     /// Who answered.
     pub roll: RollCalled,
-    /// What the plan's own flake has for the revision. Where hosts name the flake, it was not known yet.
+    /// What the flake that the plan or the operator names has for the revision. Where hosts name it, it was not known yet.
     found: Option<Found>,
 }
 
@@ -100,6 +105,10 @@ pub enum PrepareError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Fleet(#[from] FleetError),
+    /// The flake that hosts name may not be contacted.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Flake(#[from] FlakeError),
     /// It is not known which commit to deploy.
     #[error(transparent)]
     #[diagnostic(transparent)]
@@ -167,7 +176,7 @@ impl Wanted {
         self.settle(called).await
     }
 
-    /// Asks who is there of those that the plan may be for, and meanwhile the plan's flake for the revision.
+    /// Asks who is there of those that the plan may be for, and meanwhile the flake for the revision, where it is known.
     pub async fn call_roll(&self, bus: &mut Bus, discovery: &Discovery) -> Result<Called, FleetError> {
         let only = self.plan.named_only();
         let tiers = self.plan.tiers();
@@ -177,7 +186,7 @@ impl Wanted {
         let discovery = Discovery { tier, ..discovery.clone() };
         let roll_call = RollCall { discovery: &discovery, only };
         let find = async {
-            Ok(match &self.plan.flake {
+            Ok(match self.plan.flake.as_ref().or(self.flakes.given.as_ref()) {
                 Some(flake) => Some(self.find(Some(flake)).await),
                 None => None,
             })
@@ -187,8 +196,8 @@ impl Wanted {
     }
 
     async fn find(&self, flake: Option<&FlakeUrl>) -> Found {
-        let commit = resolve_revision(&self.revision, flake).await;
         let mut history = History::of(flake, self.cache.as_deref());
+        let commit = resolve_revision(&self.revision, flake, &history, &self.journals).await;
         let subject = match &commit {
             Ok(commit) => history.subject(commit).await,
             Err(_) => None,
@@ -204,13 +213,15 @@ impl Wanted {
         self.exclude_hosts(&roster)?;
         let (mut frozen, warnings) = self.plan.resolve(&roster)?;
         self.part.select(&mut frozen, waves)?;
-        let flake = self.plan.flake(&roster, &frozen)?;
         let mut warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
-        let Found { commit, subject, mut history } = match found {
-            Some(found) => found,
-            None => self.find(flake.as_ref()).await,
+        let Found { commit, subject, mut history } = if let Some(found) = found {
+            found
+        } else {
+            let flake = self.flake_of_hosts(&frozen, &roster).await?;
+            self.find(flake.as_ref()).await
         };
         let commit = commit?;
+        warnings.extend(history.problem());
         let ahead = ahead_of(&commit, &frozen, &mut history).await;
         let revision = commit.into();
         warnings.extend(Obstacle::downgrade(&ahead, &revision).map(|obstacle| obstacle.to_string()));
@@ -226,6 +237,17 @@ impl Wanted {
             plan: frozen,
         };
         Ok(Prepared { rollout, warnings, roster, others, ahead })
+    }
+
+    /// The flake that hosts name, as far as it is needed or may be contacted.
+    async fn flake_of_hosts(&self, plan: &FrozenPlan, roster: &Roster) -> Result<Option<FlakeUrl>, PrepareError> {
+        let at_hand = commits_at_hand(&self.revision, &History::of(None, None), &self.journals).await;
+        let need = if at_hand.is_empty() { Need::Yes } else { Need::No };
+        let named = match plan.flake_of_hosts(roster) {
+            Err(_) if need == Need::No => None,
+            named => named?,
+        };
+        Ok(self.flakes.usable(named, &self.revision, need).await?)
     }
 
     fn exclude_hosts(&mut self, roster: &Roster) -> Result<(), SelectionError> {

@@ -67,7 +67,7 @@ pub(super) const TOP_KEYS: [Key; 6] = [
         takes: Takes::Flake,
         usual: nothing,
         meaning: "The flake in which `revision` is looked up, such as \"git+https://git.example.com/nixos\". \
-                  Without it: the one that the hosts name.",
+                  Without it: --flake, else the one that the hosts name, once it was accepted.",
     },
     Key {
         name: "defaults",

@@ -3,10 +3,10 @@
 //! A host that the plan names is in whether or not it answered; a group is who answered. A host belongs to the first
 //! wave that matches it, and is deployed once.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use crate::places::ByName;
-use crate::protocol::{Action, Feature, FlakeUrl, HostName, Role, Target, Tier};
+use crate::protocol::{Action, Feature, HostName, Role, Target, Tier};
 
 use super::frozen::{Check, FrozenHost, FrozenPlan, FrozenWave, Groups, Limits};
 use super::mistake::{Finding, PlanMistakes, list};
@@ -40,28 +40,6 @@ impl Plan {
         warnings.extend(self.waves.iter().zip(&waves).filter_map(|(wave, frozen)| boundless(wave, frozen)));
         let name = self.name.clone();
         Ok((FrozenPlan { name, waves, left_out: BTreeSet::new() }, warnings))
-    }
-
-    /// The flake to look the revision up in: the plan's own, else the one that its hosts named in the roll call.
-    /// `None` when none of them named one.
-    pub fn flake(&self, roster: &Roster, frozen: &FrozenPlan) -> Result<Option<FlakeUrl>, PlanMistakes> {
-        if self.flake.is_some() {
-            return Ok(self.flake.clone());
-        }
-        let mut flakes: BTreeMap<&FlakeUrl, &HostName> = BTreeMap::new();
-        for host in frozen.hosts().filter_map(|host| roster.host(&host.hostname)) {
-            if let Some(flake) = &host.flake {
-                flakes.entry(flake).or_insert(&host.hostname);
-            }
-        }
-        if flakes.len() <= 1 {
-            return Ok(flakes.into_keys().next().cloned());
-        }
-        let examples: Vec<_> = flakes.iter().map(|(flake, host)| format!("{flake} ({host})")).collect();
-        let examples = list(examples.iter().map(String::as_str)).unwrap_or_default();
-        Err(Finding::mistake(format!("the hosts deploy from different flakes: {examples}"))
-            .help("say which one the revision is looked up in: flake = \"…\" at the top of the plan")
-            .into())
     }
 }
 

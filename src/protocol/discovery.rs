@@ -1,10 +1,11 @@
 //! Who is there: what is asked on the discovery subject, and what listeners and running rollouts answer.
 
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::str::FromStr;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::flake::FlakeUrl;
 use super::ids::RolloutId;
@@ -12,7 +13,7 @@ use super::message::{ErrorCode, Holder, Status, empty_is_none, from_json, to_jso
 use super::names::{HostName, Role, Tier};
 use super::revision::Commit;
 use super::subject::{ReplySubject, Subject};
-use super::text::checked_text;
+use super::text::{self, checked_text, clean_line};
 
 /// Asks who is there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,16 +52,16 @@ pub struct HostReport {
     #[serde(default)]
     pub deploy_subjects: Vec<Subject>,
     /// The version of the listener.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "text::optional_line", skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
     /// What the listener can do beyond the original protocol.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub features: Vec<Feature>,
-    /// The flake it deploys from, without user name and password.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The flake it deploys from, without user name and password. One that nothing can be looked up in counts as none.
+    #[serde(default, deserialize_with = "if_possible", skip_serializing_if = "Option::is_none")]
     pub flake: Option<FlakeUrl>,
     /// Tells machines apart that go by the same name: a hash of the machine id.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "text::optional_line", skip_serializing_if = "Option::is_none")]
     pub machine: Option<String>,
     /// The commit that runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -69,7 +70,7 @@ pub struct HostReport {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<u64>,
     /// The store path of the system that runs.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "text::optional_line", skip_serializing_if = "Option::is_none")]
     pub system: Option<String>,
     /// Whether a reboot would change what runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -124,7 +125,7 @@ impl FromStr for Feature {
 
     fn from_str(name: &str) -> Result<Self, Infallible> {
         let known = Self::KNOWN.into_iter().find(|known| known.as_str() == name);
-        Ok(known.unwrap_or_else(|| Self::Other(name.into())))
+        Ok(known.unwrap_or_else(|| Self::Other(clean_line(name).into())))
     }
 }
 
@@ -146,6 +147,7 @@ impl HostReport {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastRun {
     /// The id of the request, or its reply subject when it had none.
+    #[serde(deserialize_with = "text::line")]
     pub id: String,
     /// The final status.
     pub status: Status,
@@ -162,8 +164,10 @@ pub struct RolloutReport {
     /// Its id.
     pub id: RolloutId,
     /// Its name.
+    #[serde(deserialize_with = "text::line")]
     pub name: String,
     /// Who runs it, as `user@machine`.
+    #[serde(deserialize_with = "text::line")]
     pub operator: String,
     /// The tiers it touches.
     pub tiers: Vec<Tier>,
@@ -175,7 +179,18 @@ pub struct RolloutReport {
     pub since: Timestamp,
 }
 
+/// What another version may spell in a way that is not known here, and that can be done without.
+fn if_possible<'de, D: Deserializer<'de>, T: FromStr>(deserializer: D) -> Result<Option<T>, D::Error> {
+    let text = Option::<Cow<'de, str>>::deserialize(deserializer)?;
+    Ok(text.and_then(|text| text.parse().ok()))
+}
+
 impl DiscoveryRequest {
+    /// Reads a question.
+    pub fn parse(bytes: &[u8]) -> Result<Self, serde_json::Error> {
+        from_json(bytes)
+    }
+
     /// The message as JSON.
     pub fn to_bytes(&self) -> Vec<u8> {
         to_json(self)

@@ -1,5 +1,6 @@
 //! Flake URLs, and how a revision becomes part of one.
 
+use std::borrow::Cow;
 use std::str::FromStr;
 
 use thiserror::Error;
@@ -15,8 +16,8 @@ pub struct FlakeUrl(String);
 /// Why a text is not a flake URL that a revision can be added to.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum FlakeUrlError {
-    /// White space or control characters, or nothing at all.
-    #[error("the flake URL {0:?} is empty or contains white space or control characters")]
+    /// White space, control characters or what is not ASCII, or nothing at all.
+    #[error("the flake URL {0:?} is empty or contains white space, control characters or characters beyond ASCII")]
     Text(String),
     /// It names an output: that place is for the host name.
     #[error("the flake URL {0:?} already names an output after '#': leave it off, the host name goes there")]
@@ -29,6 +30,9 @@ pub enum FlakeUrlError {
         "the flake URL {0:?} already names a branch after the repository: leave it off, every request brings its own"
     )]
     ForgeBranch(String),
+    /// A host that ssh or Mercurial would take for an option.
+    #[error("the flake URL {0:?} has a host that begins with '-'")]
+    Host(String),
     /// A kind of flake that has no revisions, or none that can be asked for.
     #[error(
         "the flake URL {0:?} cannot carry a revision: use git+https://, git+ssh://, git+file:///, github: or gitlab:"
@@ -75,14 +79,12 @@ impl FlakeUrl {
     /// The URL without user name and password, for telling others.
     #[must_use]
     pub fn public(&self) -> Self {
-        let Some((scheme, rest)) = self.0.split_once("://") else {
-            return self.clone();
-        };
-        let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-        match authority.rsplit_once('@') {
-            Some((_, host)) => Self(format!("{scheme}://{host}{path}")),
-            None => self.clone(),
-        }
+        Self(without_credentials(&self.0).into_owned())
+    }
+
+    /// Whether it is a place on the disk of whoever reads it.
+    pub fn is_local(&self) -> bool {
+        self.0.starts_with("git+file:")
     }
 
     /// The repository as `git ls-remote` takes it, for the kinds of URL that git can ask.
@@ -119,12 +121,23 @@ impl FlakeUrl {
     }
 }
 
+/// A URL without user name and password.
+fn without_credentials(url: &str) -> Cow<'_, str> {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.into() };
+    let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    match authority.rsplit_once('@') {
+        Some((_, host)) => format!("{scheme}://{host}{path}").into(),
+        None => url.into(),
+    }
+}
+
 impl FromStr for FlakeUrl {
     type Err = FlakeUrlError;
 
     fn from_str(text: &str) -> Result<Self, FlakeUrlError> {
-        let whole = || text.to_owned();
-        if text.is_empty() || text.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        // What is wrong is told, and a password is no part of that.
+        let whole = || without_credentials(text).into_owned();
+        if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(FlakeUrlError::Text(whole()));
         }
         if text.contains('#') {
@@ -138,14 +151,18 @@ impl FromStr for FlakeUrl {
         let Some((scheme, path)) = location.split_once(':') else {
             return Err(FlakeUrlError::Scheme(whole()));
         };
-        if REPOSITORIES.contains(&scheme) && path.starts_with("//") && path.len() > 2 {
-            return Ok(Self(whole()));
+        if REPOSITORIES.contains(&scheme)
+            && let Some(rest) = path.strip_prefix("//").filter(|rest| !rest.is_empty())
+        {
+            let authority = rest.split('/').next().unwrap_or_default();
+            let is_option = authority.starts_with('-') || authority.contains("@-");
+            return if is_option { Err(FlakeUrlError::Host(whole())) } else { Ok(Self(text.to_owned())) };
         }
         if !FORGES.contains(&scheme) {
             return Err(FlakeUrlError::Scheme(whole()));
         }
         match path.split('/').filter(|segment| !segment.is_empty()).count() {
-            2 => Ok(Self(whole())),
+            2 => Ok(Self(text.to_owned())),
             3.. => Err(FlakeUrlError::ForgeBranch(whole())),
             _ => Err(FlakeUrlError::Scheme(whole())),
         }
@@ -185,7 +202,24 @@ mod tests {
         insta::assert_snapshot!(refusal("github:o/r/main"), @r#"the flake URL "github:o/r/main" already names a branch after the repository: leave it off, every request brings its own"#);
         insta::assert_snapshot!(refusal("/etc/nixos"), @r#"the flake URL "/etc/nixos" cannot carry a revision: use git+https://, git+ssh://, git+file:///, github: or gitlab:"#);
         insta::assert_snapshot!(refusal("path:/etc/nixos"), @r#"the flake URL "path:/etc/nixos" cannot carry a revision: use git+https://, git+ssh://, git+file:///, github: or gitlab:"#);
-        insta::assert_snapshot!(refusal("git+ssh://h/x y"), @r#"the flake URL "git+ssh://h/x y" is empty or contains white space or control characters"#);
+        insta::assert_snapshot!(refusal("git+ssh://h/x y"), @r#"the flake URL "git+ssh://h/x y" is empty or contains white space, control characters or characters beyond ASCII"#);
+        insta::assert_snapshot!(refusal("git+https://bob:s3cret@h/x#web"), @r##"the flake URL "git+https://h/x#web" already names an output after '#': leave it off, the host name goes there"##);
+        insta::assert_snapshot!(refusal("git+ssh://-oProxyCommand=id/x"), @r#"the flake URL "git+ssh://-oProxyCommand=id/x" has a host that begins with '-'"#);
+        for dangerous in [
+            "git+ssh://git@-oProxyCommand=id/x",
+            "hg+ssh://-oProxyCommand=id/x",
+            "ext::sh -c id",
+            "git+ext::id",
+            "--upload-pack=id",
+            "-c",
+            "file:///x",
+            "path:.",
+            "./x",
+            "git+https://h/\u{202e}x",
+            "tarball+file:///x",
+        ] {
+            assert!(dangerous.parse::<FlakeUrl>().is_err(), "{dangerous}");
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::ids::RequestId;
 use super::names::{Action, HostName};
 use super::revision::{Commit, Revision};
 use super::subject::ReplySubject;
-use super::text::checked_text;
+use super::text::{self, checked_text, clean_line};
 
 /// The largest request that a listener reads, in bytes.
 pub const MAX_REQUEST_BYTES: usize = 64 * 1024;
@@ -115,8 +115,9 @@ impl Request {
             return Err(BadRequest::Unanswerable(message));
         }
         let fields: Map<String, Value> = serde_json::from_slice(bytes)
-            .map_err(|e| BadRequest::Unanswerable(format!("the request is not a JSON object: {e}")))?;
+            .map_err(|e| BadRequest::Unanswerable(clean_line(&format!("the request is not a JSON object: {e}"))))?;
         let text = |key: &str| fields.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
+        let line = |key: &str| text(key).map(clean_line).filter(|line| !line.is_empty());
         let reply_to = text("reply_to")
             .ok_or_else(|| BadRequest::Unanswerable("the request has no reply_to".to_owned()))?
             .parse::<ReplySubject>()
@@ -157,9 +158,9 @@ impl Request {
         Ok(Self {
             id: known_id,
             expires_at,
-            operator: text("operator").map(str::to_owned),
-            rollout: text("rollout").map(str::to_owned),
-            wave: text("wave").map(str::to_owned),
+            operator: line("operator"),
+            rollout: line("rollout"),
+            wave: line("wave"),
             confirm_timeout_s,
             confirmed: fields.get("confirmed") == Some(&Value::Bool(true)),
             returns,
@@ -310,7 +311,7 @@ impl FromStr for ErrorCode {
             Self::VerifyFailed,
             Self::NotConfirmed,
         ];
-        Ok(known.into_iter().find(|known| known.as_str() == code).unwrap_or_else(|| Self::Other(code.to_owned())))
+        Ok(known.into_iter().find(|known| known.as_str() == code).unwrap_or_else(|| Self::Other(clean_line(code))))
     }
 }
 
@@ -326,9 +327,10 @@ impl fmt::Display for Status {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
     /// Its id, or its reply subject when it has none.
+    #[serde(deserialize_with = "text::line")]
     pub id: String,
     /// Who asked for it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "text::optional_line", skip_serializing_if = "Option::is_none")]
     pub operator: Option<String>,
     /// Since when the host is at it.
     pub since: Timestamp,
@@ -345,7 +347,7 @@ pub struct Response {
     #[serde(default, deserialize_with = "empty_is_none")]
     pub error: Option<ErrorCode>,
     /// The same in words.
-    #[serde(default, deserialize_with = "null_is_empty")]
+    #[serde(default, deserialize_with = "text::text_or_null")]
     pub message: String,
     /// The id of the request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -366,7 +368,7 @@ pub struct Response {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<u64>,
     /// The store path of the system that was built.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "text::optional_line", skip_serializing_if = "Option::is_none")]
     pub system: Option<String>,
     /// Whether what was deployed takes effect only after a reboot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -376,10 +378,10 @@ pub struct Response {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rolled_back: Option<bool>,
     /// The units that failed because of this run.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "text::lines", skip_serializing_if = "Vec::is_empty")]
     pub failed_units: Vec<String>,
     /// The last lines of the log, on `failed`: at most [`MAX_LOG_TAIL_LINES`] and [`MAX_LOG_TAIL_BYTES`].
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "text::lines", skip_serializing_if = "Vec::is_empty")]
     pub log_tail: Vec<String>,
     /// What the host is busy with, on `rejected` with `already_running`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -449,11 +451,13 @@ fn bounded_tail(lines: &[String]) -> Vec<String> {
 
 /// Reads a message. The text is checked once as a whole, as serde would otherwise check each string in it by itself.
 pub(super) fn from_json<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, serde_json::Error> {
-    match std::str::from_utf8(bytes) {
+    let read = match std::str::from_utf8(bytes) {
         Ok(text) => serde_json::from_str(text),
         // What is wrong may be in a field that nobody reads.
         Err(_) => serde_json::from_slice(bytes),
-    }
+    };
+    // What is wrong is told with the words of the message.
+    read.map_err(|error| serde::de::Error::custom(clean_line(&error.to_string())))
 }
 
 pub(super) fn to_json(message: &impl Serialize) -> Vec<u8> {
@@ -474,10 +478,6 @@ pub(super) fn empty_is_none<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Disp
 ) -> Result<Option<T>, D::Error> {
     let text = Option::<Cow<'de, str>>::deserialize(deserializer)?.filter(|text| !text.is_empty());
     text.map(|text| text.parse()).transpose().map_err(serde::de::Error::custom)
-}
-
-fn null_is_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::text::checked_text;
-use crate::text::is_invisible;
+use crate::text::{is_invisible, safe};
 
 /// The longest host or role name, in bytes. DNS allows 253; the bound keeps every subject well under the server's own.
 pub const MAX_NAME_BYTES: usize = 253;
@@ -26,7 +26,7 @@ pub enum NameError {
         kind: &'static str,
     },
     /// It is longer than [`MAX_NAME_BYTES`].
-    #[error("the {kind} name {name:.40}… is longer than {MAX_NAME_BYTES} bytes")]
+    #[error("the {kind} name {name}… is longer than {MAX_NAME_BYTES} bytes")]
     TooLong {
         /// What was being named.
         kind: &'static str,
@@ -65,7 +65,8 @@ fn check_name(kind: &'static str, text: &str) -> Result<Arc<str>, NameError> {
         return Err(NameError::Empty { kind });
     }
     if text.len() > MAX_NAME_BYTES {
-        return Err(NameError::TooLong { kind, name: name() });
+        let beginning: String = text.chars().take(40).collect();
+        return Err(NameError::TooLong { kind, name: safe(&beginning) });
     }
     if let Some(character) = text.chars().find(|&c| !is_token_character(c)) {
         return Err(NameError::Character { kind, name: name(), character });

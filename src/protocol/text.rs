@@ -24,13 +24,64 @@ macro_rules! checked_text {
     )+};
 }
 
+use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
 use std::str::FromStr;
 
 use serde::de::{Error, Visitor};
+use serde::{Deserialize, Deserializer};
+
+use crate::text::safe;
 
 pub(super) use checked_text;
+
+/// The longest line that is read of what others wrote, in bytes. The names of rollouts, operators and units are shorter.
+const MAX_LINE_BYTES: usize = 1024;
+
+/// The longest text of several lines, in bytes.
+const MAX_TEXT_BYTES: usize = 64 * 1024;
+
+/// One line of what others wrote, as it may be shown anywhere: without anything that a terminal obeys, that cannot be seen
+/// or that reorders what can, and not too long. All free text of a message comes through here or through [`clean_text`].
+pub(super) fn clean_line(text: &str) -> String {
+    let mut line = safe(text);
+    cut(&mut line, MAX_LINE_BYTES);
+    line
+}
+
+/// The same of several lines.
+pub(super) fn clean_text(text: &str) -> String {
+    let mut text = text.lines().map(safe).collect::<Vec<_>>().join("\n");
+    cut(&mut text, MAX_TEXT_BYTES);
+    text
+}
+
+fn cut(text: &mut String, bound: usize) {
+    if text.len() > bound {
+        text.truncate(text.floor_char_boundary(bound));
+    }
+}
+
+/// For fields of messages: [`clean_line`].
+pub(super) fn line<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    Cow::<'de, str>::deserialize(deserializer).map(|text| clean_line(&text))
+}
+
+/// For fields of messages: [`clean_line`], where there is one.
+pub(super) fn optional_line<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    Ok(Option::<Cow<'de, str>>::deserialize(deserializer)?.map(|text| clean_line(&text)))
+}
+
+/// For fields of messages: [`clean_line`] for each.
+pub(super) fn lines<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    Ok(Vec::<Cow<'de, str>>::deserialize(deserializer)?.iter().map(|text| clean_line(text)).collect())
+}
+
+/// For fields of messages: [`clean_text`]; other programs write an absent text as null.
+pub(super) fn text_or_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    Ok(Option::<Cow<'de, str>>::deserialize(deserializer)?.map_or_else(String::new, |text| clean_text(&text)))
+}
 
 /// Reads a text of the type `T`.
 pub(super) struct Checked<T>(PhantomData<T>);

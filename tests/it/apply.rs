@@ -10,6 +10,7 @@ mod crashes;
 mod crowd;
 mod downgrade;
 pub(crate) mod fake;
+mod flake;
 mod halting;
 mod interrupts;
 mod nothing_sent;

@@ -1,11 +1,15 @@
 //! What the server of a repository tells of commits, in good times and in bad ones.
 
 use std::fs;
+use std::io::Read;
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
+use homelab_deploy::lookup::commit_of;
 use homelab_deploy::operator::History;
-use homelab_deploy::protocol::Commit;
+use homelab_deploy::protocol::{Commit, FlakeUrl};
 use tempfile::TempDir;
 
 use crate::support::flake::Flake;
@@ -97,4 +101,51 @@ fn is_running(argument: &str) -> bool {
     let processes = fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path());
     let said = |process: &Path| fs::read(process.join("cmdline")).unwrap_or_default();
     processes.into_iter().any(|process| String::from_utf8_lossy(&said(&process)).contains(argument))
+}
+
+/// Whom the first request that comes is from, as HTTP tells it; it is never answered.
+fn first_request(socket: TcpListener) -> std::thread::JoinHandle<(String, TcpStream)> {
+    std::thread::spawn(move || {
+        let (mut stream, _) = socket.accept().unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            head.extend(byte);
+        }
+        (String::from_utf8(head).unwrap(), stream)
+    })
+}
+
+#[tokio::test]
+async fn a_password_reaches_the_server_and_no_command_line() {
+    let folder = tempfile::tempdir().unwrap();
+    for asks_for_history in [true, false] {
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        let server = socket.local_addr().unwrap().to_string();
+        let request = first_request(socket);
+        let flake: FlakeUrl = format!("git+http://bob:s3cr3t@{server}/x").parse().unwrap();
+        let commit: Commit = "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b".parse().unwrap();
+        let cache = folder.path().join("cache");
+        let asking = async {
+            if asks_for_history {
+                History::of(Some(&flake), Some(&cache)).subject(&commit).await;
+            } else {
+                commit_of(&"main".parse().unwrap(), &flake).await.ok();
+            }
+        };
+        let watching = async {
+            wait::until("git asks", async || Ok(request.is_finished().then_some(()))).await.unwrap();
+            assert!(is_running(&server), "git is there to be looked at");
+            assert!(!is_running("s3cr3t"), "the password is on a command line");
+        };
+        tokio::select! {
+            () = asking => panic!("it was not answered"),
+            () = watching => {}
+        }
+        let (head, _stream) = request.join().unwrap();
+        assert!(head.contains("Authorization: Basic Ym9iOnMzY3IzdA=="), "{head}");
+    }
+    let kept = Command::new("grep").args(["-r", "s3cr3t"]).arg(folder.path()).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&kept.stdout), "", "the password is in a file");
 }

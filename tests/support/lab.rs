@@ -96,6 +96,8 @@ impl Lab {
     pub fn operator(&self, key: &Key) -> Result<Command> {
         let mut command = fleet::command(&self.program, &self.home(), &[])?;
         command.env("HOMELAB_DEPLOY_NATS_URL", self.server.url()).env("HOMELAB_DEPLOY_NKEY_FILE", key.seed_file());
+        // A repository on a disk is not for hosts to name.
+        command.env("HOMELAB_DEPLOY_FLAKE", self.flake.url());
         Ok(command)
     }
 

@@ -88,7 +88,7 @@ impl Plan {
     pub(in crate::cli) fn run(self) -> CommandResult {
         self.preparation.refuse_what_is_gone()?;
         block_on(async {
-            let previewed = self.preparation.prepare().await?;
+            let previewed = self.preparation.prepare(Audience::Person).await?;
             out::data(&format!("{}\n", previewed.preview));
             Ok(Exit::Success)
         })?
@@ -112,7 +112,7 @@ impl Apply {
 
     /// Begins a new rollout.
     async fn start(&self) -> CommandResult {
-        let Previewed { bus, prepared, preview } = self.preparation.prepare().await?;
+        let Previewed { bus, prepared, preview } = self.preparation.prepare(self.display.audience()).await?;
         let precondition = |error| Exit::Precondition.because(error);
         if !self.force {
             prepared.yield_to_others().map_err(precondition)?;

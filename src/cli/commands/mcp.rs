@@ -9,6 +9,7 @@ use clap::builder::PossibleValuesParser;
 use crate::bus;
 use crate::cli::alias;
 use crate::cli::exit::{CommandResult, Exit};
+use crate::cli::flake::FlakeArgs;
 use crate::cli::home;
 use crate::cli::log::Log;
 use crate::cli::operator::OperatorArgs;
@@ -17,7 +18,6 @@ use crate::cli::state::StateArgs;
 use crate::clock;
 use crate::mcp::{AllowRef, Asking, Exposure, Mode, Pace, Plans, RevisionPolicy, Server, Settings, TOOLS, serve_stdio};
 use crate::operator::detach::THIS_PROGRAM;
-use crate::protocol::FlakeUrl;
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Mcp {
@@ -38,9 +38,8 @@ pub(in crate::cli) struct Mcp {
     #[arg(value_parser = PossibleValuesParser::new(TOOLS))]
     tools: Vec<String>,
 
-    /// Flake in which the branch of a single deployment is looked up [default: the one that its hosts name]
-    #[arg(long, env = "HOMELAB_DEPLOY_FLAKE", value_name = "URL")]
-    flake: Option<FlakeUrl>,
+    #[command(flatten)]
+    flake: FlakeArgs,
 
     /// A branch or tag that may be deployed to a tier, with * for any characters; may be repeated [default: test=*, and
     /// prod=main and prod=master]
@@ -85,6 +84,7 @@ impl Mcp {
 
     fn settings(&self) -> Settings {
         let test = self.operator.settings();
+        let servers = test.servers.clone();
         let admin_key = self.admin_nkey_file.clone().filter(|_| self.enable_admin);
         let discovery = self.operator.discovery(None);
         Settings {
@@ -99,7 +99,7 @@ impl Mcp {
             plans: Plans::new(self.plans_dir.clone().or_else(|| self.usual_plans_dir())),
             journals: self.state.journals(),
             cache: self.state.cache(),
-            flake: self.flake.clone(),
+            flakes: self.flake.rules(&self.state, &servers, None),
             aliases: alias::lookup,
             program: THIS_PROGRAM.into(),
             exposure: self.exposure(),

@@ -110,12 +110,14 @@ async fn deploy(
     let Asked { tool, access, target, branch, action } = asked;
     let phrase = short_form(&target);
     let wanted = Wanted {
-        plan: one_wave(&phrase, target.clone(), action, server),
+        plan: one_wave(&phrase, target.clone(), action),
         source: None,
         revision: branch,
         exclude: Vec::new(),
         part: Part::Whole,
         operator: server.settings.operator.clone(),
+        journals: server.settings.journals.clone(),
+        flakes: server.settings.flakes.clone(),
         cache: server.settings.cache.clone(),
     };
     let prepared = server.prepare(access, wanted, until, |called| is_in_its_tier(&target, called)).await?;
@@ -163,7 +165,7 @@ fn short_form(target: &Target) -> String {
 }
 
 /// The plan that a single deployment comes down to.
-fn one_wave(name: &str, target: Target, action: Action, server: &Server) -> Plan {
+fn one_wave(name: &str, target: Target, action: Action) -> Plan {
     let selector = Selector { text: name.to_owned(), target };
     let wave = Wave {
         name: At::nowhere(name.to_owned()),
@@ -171,7 +173,7 @@ fn one_wave(name: &str, target: Target, action: Action, server: &Server) -> Plan
         exclude: Vec::new(),
         settings: Settings { action, ..Settings::default() },
     };
-    Plan { name: name.to_owned(), revision: None, flake: server.settings.flake.clone(), waves: vec![wave] }
+    Plan { name: name.to_owned(), revision: None, flake: None, waves: vec![wave] }
 }
 
 fn master() -> Revision {

@@ -184,6 +184,8 @@ async fn settle(server: &Server, plan: &str, until: Instant) -> Result<Settled, 
         exclude: Vec::new(),
         part: Part::Whole,
         operator: server.settings.operator.clone(),
+        journals: server.settings.journals.clone(),
+        flakes: server.settings.flakes.clone(),
         cache: server.settings.cache.clone(),
     };
     let prepared = server.prepare(access, wanted, until, |_| Ok(())).await?;

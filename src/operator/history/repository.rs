@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::process::Command;
 
 use crate::process_group::output_within;
-use crate::protocol::Commit;
+use crate::protocol::{Commit, Revision};
 use crate::text::safe;
 
 /// How long git may take over a question whose answer is a courtesy.
@@ -47,6 +47,22 @@ impl Repository {
         // `git show` would look at the files of the commit, which need not be here.
         let shown = self.ask(&["log", "--max-count=1", "--format=%s", commit.as_str()]).await?;
         shown.status.success().then(|| safe(String::from_utf8_lossy(&shown.stdout).trim()))
+    }
+
+    /// The commits whose ids begin like this, which is hexadecimal.
+    pub(super) async fn commits_beginning_with(&self, beginning: &Revision) -> Vec<Commit> {
+        let mut commits = Vec::new();
+        let Some(listed) = self.ask(&["rev-parse", &format!("--disambiguate={beginning}")]).await else {
+            return commits;
+        };
+        let objects = String::from_utf8_lossy(&listed.stdout).into_owned();
+        for object in objects.lines().filter_map(|id| id.parse::<Commit>().ok()) {
+            let kind = self.ask(&["cat-file", "-t", object.as_str()]).await;
+            if kind.is_some_and(|kind| kind.stdout.trim_ascii() == b"commit") {
+                commits.push(object);
+            }
+        }
+        commits
     }
 
     /// Whether one commit is an ancestor of another.

@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout};
 
 use super::repository::Repository;
 use crate::lookup::Remote;
+use crate::private_dir::{PrivateDir, PrivateDirError};
 use crate::process_group::output_within;
 use crate::protocol::{Commit, FlakeUrl};
 
@@ -36,13 +37,16 @@ pub(super) enum Depth {
 
 impl Server {
     /// The server at this URL, for which there is a folder below `cache`. Its name follows from the URL of the flake.
-    pub(super) fn new(url: &str, cache: &Path, flake: &FlakeUrl) -> Self {
+    pub(super) fn new(url: &str, cache: &Path, flake: &FlakeUrl) -> Result<Self, PrivateDirError> {
         let digest = Sha256::digest(flake.as_str());
         let name = digest.iter().take(16).fold(String::new(), |mut name, byte| {
             write!(name, "{byte:02x}").ok();
             name
         });
-        Self { remote: Remote::at(url), kept: Repository::bare(cache.join("commits").join(name)), patience: PATIENCE }
+        // git believes what the configuration of a repository says, which can name programs.
+        let folder = PrivateDir::create(cache)?.create_folder("commits")?.create_folder(&name)?;
+        let kept = Repository::bare(folder.path().to_owned());
+        Ok(Self { remote: Remote::at(url), kept, patience: PATIENCE })
     }
 
     /// What it told before.
@@ -67,6 +71,8 @@ impl Server {
     }
 
     async fn try_fetch(&self, commit: &Commit, depth: Depth) -> Option<ExitStatus> {
+        // It may have been removed, as below.
+        PrivateDir::create(self.kept.folder()).ok()?;
         self.kept.ask(&["init", "--quiet", "--bare", "--template="]).await?;
         let mut git = self.kept.git();
         git.args(["-c", &format!("remote.origin.url={}", self.remote.url())]);

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::super::{Plan, Roster};
+use super::super::Roster;
 use super::{demo_roster, host, listening, plan, report, roster, told, waves};
 use crate::protocol::{HostReport, Tier};
 
@@ -247,11 +247,12 @@ fn the_roll_call_asks_for_the_tiers_of_the_plan() {
 }
 
 #[test]
-fn the_flake_is_the_plans_or_the_one_that_all_hosts_name() {
+fn the_flake_is_the_one_that_all_hosts_name_and_of_prod_only_prod_hosts_are_heard() {
     let from = |name: &str, flake: &str| HostReport { flake: Some(flake.parse().unwrap()), ..host(name) };
-    let flake = |plan: &Plan, roster: &Roster| plan.flake(roster, &plan.resolve(roster).unwrap().0);
-    let text = waves_of(&[&["prod.all"]]);
-    let (bare, keyed) = (plan(&text), plan(&format!("flake = 'github:o/r'\n{text}")));
+    let flake = |targets: &[&[&str]], roster: &Roster| {
+        plan(&waves_of(targets)).resolve(roster).unwrap().0.flake_of_hosts(roster)
+    };
+    let [prod, test, both]: [&[&[&str]]; 3] = [&[&["prod.all"]], &[&["test.all"]], &[&["test.all"], &["prod.all"]]];
 
     let same = Roster::new(vec![
         from("prod.a", "github:a/a"),
@@ -259,14 +260,22 @@ fn the_flake_is_the_plans_or_the_one_that_all_hosts_name() {
         host("prod.c"),
         from("test.x", "github:x/x"),
     ]);
-    assert_eq!(flake(&bare, &same).unwrap().unwrap().as_str(), "github:a/a");
-    assert_eq!(flake(&bare, &roster(&["prod.a"])).unwrap(), None);
+    for plan in [prod, both] {
+        assert_eq!(flake(plan, &same).unwrap().unwrap().as_str(), "github:a/a");
+    }
+    assert_eq!(flake(test, &same).unwrap().unwrap().as_str(), "github:x/x");
+    assert_eq!(flake(prod, &roster(&["prod.a"])).unwrap(), None);
+    // A test host chooses nothing for prod hosts that name none, not even for those that are silent.
+    let silent = Roster::new(vec![from("test.x", "github:x/x")]);
+    assert_eq!(flake(&[&["test.all"], &["prod.a"]], &silent).unwrap(), None);
+
+    let secret = Roster::new(vec![from("prod.a", "git+https://bob:s3cret@h/x"), from("prod.b", "git+https://h/x")]);
+    assert_eq!(flake(prod, &secret).unwrap().unwrap().as_str(), "git+https://h/x");
 
     let two = Roster::new(vec![from("prod.a", "github:a/a"), from("prod.b", "github:b/b")]);
-    assert_eq!(flake(&keyed, &two).unwrap().unwrap().as_str(), "github:o/r");
-    insta::assert_snapshot!(told(flake(&bare, &two).unwrap_err().iter()), @r#"
+    insta::assert_snapshot!(told(flake(prod, &two).unwrap_err().iter()), @r#"
 the hosts deploy from different flakes: github:a/a (a) and github:b/b (b)
-  say which one the revision is looked up in: flake = "…" at the top of the plan
+  say which one the revision is looked up in: flake = "…" at the top of the plan, or --flake
 "#);
 }
 

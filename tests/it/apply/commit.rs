@@ -52,13 +52,13 @@ async fn a_host_is_never_asked_to_choose_the_commit_of_others() {
         let mut by_flag = stage::command(&lab, verb, plan);
         by_flag.arg("--resolve-on-host");
         let mut by_variable = stage::command(&lab, verb, plan);
-        by_variable.env("HOMELAB_DEPLOY_RESOLVE_ON_HOST", "true");
+        by_variable.env("HOMELAB_DEPLOY_RESOLVE_ON_HOST", "1");
         for command in [by_flag, by_variable] {
             let ended = stage::start(command).ended().await.unwrap().expect(2);
             ended.told("a host never chooses the commit of others").told("set `flake` in the plan");
         }
         let mut unset = stage::command(&lab, verb, plan);
-        unset.env("HOMELAB_DEPLOY_RESOLVE_ON_HOST", "false").env("HOMELAB_DEPLOY_YES", "true");
+        unset.env("HOMELAB_DEPLOY_RESOLVE_ON_HOST", "0").env("HOMELAB_DEPLOY_YES", "true");
         stage::start(unset).ended().await.unwrap().expect(0);
     }
 }

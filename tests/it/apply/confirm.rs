@@ -34,12 +34,18 @@ pub fn at_a_terminal(mut command: Command) -> (Running, File) {
     (Running::start_at(&mut command, terminal).unwrap(), keyboard)
 }
 
+/// Starts a command on a terminal that shows what it says, too.
+pub fn at_a_terminal_that_shows(mut command: Command) -> (Running, File) {
+    command.env("TERM", "xterm-256color").env("NO_COLOR", "1");
+    let (keyboard, terminal) = terminal();
+    (Running::start_on(command, terminal, keyboard.try_clone().unwrap()).unwrap(), keyboard)
+}
+
 /// Applies a plan whose second wave asks first, on a terminal that shows what goes on; what is written to it is typed.
 fn on_a_terminal(lab: &Lab) -> (Running, File) {
     let mut command = stage::command(lab, "apply", CONFIRMED);
-    command.arg("--yes").env("TERM", "xterm-256color").env("NO_COLOR", "1");
-    let (keyboard, terminal) = terminal();
-    (Running::start_on(command, terminal, keyboard.try_clone().unwrap()).unwrap(), keyboard)
+    command.arg("--yes");
+    at_a_terminal_that_shows(command)
 }
 
 /// A terminal: the end of the one who sits there, and that of the programs.

@@ -4,6 +4,7 @@ use std::process::Stdio;
 
 use boon::{Compiler, Schemas};
 use homelab_deploy::mcp::{Asking, Exposure, Pace, Plans, RevisionPolicy, Server, Settings};
+use homelab_deploy::operator::flake::{Accepted, FlakeRules};
 use homelab_deploy::operator::journal::Journals;
 use rmcp::model::{
     CallToolRequestParams, CallToolResult, ClientCapabilities, ClientConfig, Implementation, JsonObject,
@@ -65,7 +66,12 @@ pub fn settings(lab: &Lab) -> Settings {
         plans: Plans::new(Some(lab.home().join("plans"))),
         journals: Journals::below(&lab.home().join("state/homelab-deploy")),
         cache: None,
-        flake: None,
+        flakes: FlakeRules {
+            given: Some(lab.flake.url().parse().unwrap()),
+            accept: None,
+            accepted: Accepted::of(lab.home().join("state/homelab-deploy"), [lab.server.url().to_owned()]),
+            consent: None,
+        },
         aliases: |_| None,
         program: crate::program().to_owned(),
         exposure: Exposure::default(),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use homelab_deploy::mcp::{Pace, Settings};
+use homelab_deploy::operator::flake::FlakeRules;
 use serde_json::{Value, json};
 
 use super::client::{Assistant, ERAS, Era, administrator, command, settings};
@@ -62,6 +63,19 @@ async fn the_defaults_are_those_of_the_predecessor() {
     assert!(stage::calls(&lab)[1].starts_with("boot "), "{:?}", stage::calls(&lab));
     let told = assistant.refused("deploy", json!({ "hostname": "test1", "branch": "mian" })).await;
     assert!(told.starts_with("revision_not_found: ") && told.contains("\"mian\""), "{told}");
+}
+
+#[tokio::test]
+async fn nobody_is_asked_about_a_flake_that_only_hosts_name() {
+    let lab = stage::empty(&["test.test1"]).await;
+    let mut report = fake::modern("test", "test1", &lab);
+    report["flake"] = json!("git+https://127.0.0.1:1/nixos");
+    let _test1 = Fake::start(&lab, report, |_| Vec::new()).await;
+    let settings = settings(&lab);
+    let flakes = FlakeRules { given: None, ..settings.flakes.clone() };
+    let assistant = Assistant::beside(Settings { flakes, ..settings }, Era::Handshake).await;
+    let told = assistant.refused("deploy", json!({ "hostname": "test1" })).await;
+    assert!(told.starts_with("flake_not_accepted: ") && told.contains("git+https://127.0.0.1:1/nixos"), "{told}");
 }
 
 #[tokio::test]

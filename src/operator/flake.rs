@@ -1,0 +1,273 @@
+//! The flake in which a revision is looked up, where neither the plan nor the operator names one: that of the hosts.
+//!
+//! What hosts name is not contacted before somebody on this side has accepted it: whoever chooses the flake chooses what
+//! all hosts run, and which server the operator's machine talks to. An accepted URL is remembered for the fleet.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::pin::Pin;
+
+use miette::Diagnostic;
+use thiserror::Error;
+
+use crate::private_dir::{PrivateDir, PrivateDirError};
+use crate::protocol::{FlakeUrl, Revision};
+
+/// The file of what was accepted, in the operator's state folder.
+const FILE: &str = "flakes.json";
+
+/// Asks a person whether the question's URL may be contacted.
+pub type Consent = fn(String) -> Pin<Box<dyn Future<Output = bool> + Send>>;
+
+/// What is known about flakes beside what the plan and the hosts name.
+#[derive(Debug, Clone)]
+pub struct FlakeRules {
+    /// The one that the operator names.
+    pub given: Option<FlakeUrl>,
+    /// The one that hosts may name.
+    pub accept: Option<FlakeUrl>,
+    /// What was accepted before.
+    pub accepted: Accepted,
+    /// Asks a person; none where nobody can answer.
+    pub consent: Option<Consent>,
+}
+
+/// The flakes that were accepted, one for each fleet. A fleet is known by its servers.
+#[derive(Debug, Clone)]
+pub struct Accepted {
+    folder: PathBuf,
+    fleet: String,
+}
+
+/// Why a flake that hosts name is not contacted.
+#[derive(Debug, Error, Diagnostic)]
+pub enum FlakeError {
+    /// Nobody has accepted it.
+    #[error("the hosts name the flake {url}, which was not accepted{}", before(.was.as_ref()))]
+    #[diagnostic(help(
+        "whoever chooses the flake chooses what the hosts run: look at the URL, then add --accept-flake {url}, or set `flake` \
+         in the plan; a full commit id of 40 digits needs no lookup"
+    ))]
+    NotAccepted {
+        /// What the hosts name.
+        url: FlakeUrl,
+        /// What was accepted before.
+        was: Option<FlakeUrl>,
+    },
+    /// Another one was accepted just now.
+    #[error("the hosts name the flake {url}, and --accept-flake accepts {accepted}")]
+    #[diagnostic(help(
+        "find out which of both is right; a full commit id of 40 digits needs no lookup, and `flake` in the plan goes before \
+         what hosts name"
+    ))]
+    Another {
+        /// What the hosts name.
+        url: FlakeUrl,
+        /// What was accepted.
+        accepted: FlakeUrl,
+    },
+    /// It is a file of the hosts, and would be one of this machine.
+    #[error("the hosts name the flake {0}, which is a place on their own disks")]
+    #[diagnostic(help(
+        "where this machine looks revisions up is said by `flake` in the plan or by --flake; a full commit id of 40 digits \
+         needs no lookup"
+    ))]
+    Local(FlakeUrl),
+    /// What was accepted cannot be read or recorded.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Folder(#[from] PrivateDirError),
+    /// The record of what was accepted is no such record.
+    #[error("{} is not what this program wrote there", .0.display())]
+    #[diagnostic(help("remove it; then each fleet's flake has to be accepted once more"))]
+    Damaged(PathBuf),
+}
+
+fn before(was: Option<&FlakeUrl>) -> String {
+    was.map(|was| format!("; it was {was} before")).unwrap_or_default()
+}
+
+impl FlakeRules {
+    /// The flake to look `revision` up in, of what hosts name: `None` where it need not be contacted and may not be.
+    pub(super) async fn usable(
+        &self,
+        named: Option<FlakeUrl>,
+        revision: &Revision,
+        need: Need,
+    ) -> Result<Option<FlakeUrl>, FlakeError> {
+        let Some(url) = named else { return Ok(None) };
+        match self.judge(url) {
+            Err(_) if need == Need::No => Ok(None),
+            Err(FlakeError::NotAccepted { url, was }) => self.ask(url, was, revision).await.map(Some),
+            judged => judged.map(Some),
+        }
+    }
+
+    fn judge(&self, url: FlakeUrl) -> Result<FlakeUrl, FlakeError> {
+        if url.is_local() {
+            return Err(FlakeError::Local(url));
+        }
+        let was = self.accepted.read()?;
+        if was.as_ref() == Some(&url) {
+            return Ok(url);
+        }
+        match &self.accept {
+            Some(accepted) if accepted.public() == url => {
+                self.accepted.record(&url)?;
+                Ok(url)
+            }
+            Some(accepted) => Err(FlakeError::Another { url, accepted: accepted.public() }),
+            None => Err(FlakeError::NotAccepted { url, was }),
+        }
+    }
+
+    async fn ask(&self, url: FlakeUrl, was: Option<FlakeUrl>, revision: &Revision) -> Result<FlakeUrl, FlakeError> {
+        let Some(consent) = self.consent else { return Err(FlakeError::NotAccepted { url, was }) };
+        let before = before(was.as_ref());
+        let question = format!("The hosts name the flake {url}{before}. Look up {revision} there, now and later?");
+        if consent(question).await {
+            self.accepted.record(&url)?;
+            Ok(url)
+        } else {
+            Err(FlakeError::NotAccepted { url, was })
+        }
+    }
+}
+
+/// Whether a flake has to be contacted to know the commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Need {
+    /// Nothing else tells.
+    Yes,
+    /// The commit is known.
+    No,
+}
+
+impl Accepted {
+    /// What was accepted for the fleet of these servers, whose URLs come without credentials. `folder` is the operator's
+    /// state folder.
+    pub fn of(folder: PathBuf, servers: impl IntoIterator<Item = String>) -> Self {
+        let mut servers: Vec<String> = servers.into_iter().collect();
+        servers.sort();
+        servers.dedup();
+        Self { folder, fleet: servers.join(",") }
+    }
+
+    fn read(&self) -> Result<Option<FlakeUrl>, FlakeError> {
+        match PrivateDir::open(&self.folder) {
+            Err(error) if error.is_missing() => Ok(None),
+            folder => Ok(self.all(&folder?)?.remove(&self.fleet)),
+        }
+    }
+
+    fn record(&self, url: &FlakeUrl) -> Result<(), FlakeError> {
+        let folder = PrivateDir::create(&self.folder)?;
+        let mut all = self.all(&folder)?;
+        all.insert(self.fleet.clone(), url.clone());
+        let text = serde_json::to_vec_pretty(&all).expect("texts can be written as JSON");
+        Ok(folder.replace(FILE, &text)?)
+    }
+
+    fn all(&self, folder: &PrivateDir) -> Result<BTreeMap<String, FlakeUrl>, FlakeError> {
+        let Some(text) = folder.read(FILE)? else { return Ok(BTreeMap::new()) };
+        serde_json::from_slice(&text).map_err(|_| FlakeError::Damaged(self.folder.join(FILE)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn url(text: &str) -> FlakeUrl {
+        text.parse().unwrap()
+    }
+
+    fn rules(folder: &tempfile::TempDir) -> FlakeRules {
+        let accepted = Accepted::of(folder.path().join("state"), ["nats://b:4222", "nats://a:4222"].map(str::to_owned));
+        FlakeRules { given: None, accept: None, accepted, consent: None }
+    }
+
+    async fn usable(rules: &FlakeRules, named: &str, need: Need) -> String {
+        match rules.usable(Some(url(named)), &"main".parse().unwrap(), need).await {
+            Ok(Some(url)) => url.to_string(),
+            Ok(None) => "none".to_owned(),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_accepted_is_remembered_and_a_change_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let asking = rules(&folder);
+        let [ours, theirs] = ["git+https://h/ours", "git+https://h/theirs"];
+        assert_eq!(
+            usable(&asking, ours, Need::Yes).await,
+            format!("the hosts name the flake {ours}, which was not accepted")
+        );
+        assert_eq!(usable(&asking, ours, Need::No).await, "none");
+
+        let accepting = FlakeRules { accept: Some(url(ours)), ..asking.clone() };
+        assert_eq!(
+            usable(&accepting, theirs, Need::Yes).await,
+            format!("the hosts name the flake {theirs}, and --accept-flake accepts {ours}")
+        );
+        assert_eq!(usable(&asking, ours, Need::No).await, "none", "nothing was accepted by that");
+        assert_eq!(usable(&accepting, ours, Need::Yes).await, ours);
+        assert_eq!(usable(&asking, ours, Need::Yes).await, ours);
+        assert_eq!(
+            usable(&asking, theirs, Need::Yes).await,
+            format!("the hosts name the flake {theirs}, which was not accepted; it was {ours} before")
+        );
+        let elsewhere = Accepted::of(folder.path().join("state"), ["nats://a:4222".to_owned()]);
+        assert_eq!(
+            usable(&FlakeRules { accepted: elsewhere, ..asking }, ours, Need::No).await,
+            "none",
+            "another fleet"
+        );
+    }
+
+    #[tokio::test]
+    async fn only_a_person_who_says_yes_accepts() {
+        let folder = tempfile::tempdir().unwrap();
+        let ours = "git+https://h/ours";
+        let no: Consent = |_| Box::pin(async { false });
+        let yes: Consent = |question| {
+            Box::pin(async move {
+                question == "The hosts name the flake git+https://h/ours. Look up main there, now and later?"
+            })
+        };
+        assert!(
+            usable(&FlakeRules { consent: Some(no), ..rules(&folder) }, ours, Need::Yes).await.contains("not accepted")
+        );
+        assert_eq!(
+            usable(&FlakeRules { consent: Some(yes), ..rules(&folder) }, ours, Need::No).await,
+            "none",
+            "no question"
+        );
+        assert_eq!(usable(&FlakeRules { consent: Some(yes), ..rules(&folder) }, ours, Need::Yes).await, ours);
+        assert_eq!(usable(&rules(&folder), ours, Need::Yes).await, ours);
+    }
+
+    #[tokio::test]
+    async fn what_is_on_a_disk_is_not_for_hosts_to_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let local = "git+file:///home/ops/secrets";
+        let accepting = FlakeRules { accept: Some(url(local)), ..rules(&folder) };
+        let refused = format!("the hosts name the flake {local}, which is a place on their own disks");
+        assert_eq!(usable(&accepting, local, Need::Yes).await, refused);
+    }
+
+    #[tokio::test]
+    async fn a_record_that_others_can_write_or_that_is_none_is_not_believed() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let (rules, ours) = (rules(&folder), "git+https://h/ours");
+        rules.accepted.record(&url(ours)).unwrap();
+        let file = folder.path().join("state").join(FILE);
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o606)).unwrap();
+        assert!(usable(&rules, ours, Need::Yes).await.contains("can be written to by other users"));
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        std::fs::write(&file, "[]").unwrap();
+        assert!(usable(&rules, ours, Need::Yes).await.contains("is not what this program wrote"));
+    }
+}
