@@ -272,6 +272,11 @@ in
         LoadCredential = map ({ flag, path, ... }: "${flag}:${toString path}") credentials;
         StateDirectory = "homelab-deploy";
         StateDirectoryMode = "0700";
+        # What must be known for sure while the machine is up is in memory, whatever fills the disk. A run that goes on has
+        # its lock there, and outlives the listener.
+        RuntimeDirectory = "homelab-deploy";
+        RuntimeDirectoryMode = "0700";
+        RuntimeDirectoryPreserve = true;
 
         Restart = "always";
         RestartSec = 5;

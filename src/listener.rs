@@ -15,6 +15,7 @@ mod allowance;
 mod busy;
 mod exporter;
 mod facts;
+mod failing;
 mod host;
 mod inbox;
 mod instance;
@@ -59,7 +60,7 @@ use self::memory::Memory;
 pub use self::memory::StateError;
 use self::metrics::Metrics;
 pub use self::pulse::Pulse;
-pub use self::run::Limits;
+pub use self::run::{Limits, UserUnits};
 use self::serve::{Past, Service};
 use self::signs::Signs;
 pub use self::unit::UnitEnd;
@@ -89,13 +90,16 @@ pub struct Config {
     pub discover_subject: Subject,
     /// How long a run may take.
     pub limits: Limits,
+    /// What becomes of a run after which units of a user fail.
+    pub user_units: UserUnits,
     /// How often a run that goes on is reported.
     pub heartbeat: Duration,
     /// Where to answer who asks for metrics; nowhere when absent.
     pub metrics_listen: Option<SocketAddr>,
     /// Where runs and what is known of them are kept.
     pub state_dir: PathBuf,
-    /// A directory that is emptied at each boot of the host, where there is one.
+    /// A directory in memory, which is emptied at each boot of the host and has room whatever fills the disks: for what must be
+    /// known for sure. Without one the state directory has it.
     pub runtime_dir: Option<PathBuf>,
     /// The program that supervises a run; it is called with `supervise` and the directory of the run.
     pub supervisor: PathBuf,
@@ -148,10 +152,13 @@ pub async fn listen(
     mut pulse: Pulse,
     stop: impl Future<Output = ()>,
 ) -> Result<(), ListenerError> {
-    let (memory, mut recalled) = Memory::open(&config.state_dir)?;
+    let (memory, mut recalled) = Memory::open(&config.state_dir, config.runtime_dir.as_deref())?;
     let mut ledger = Ledger::new(config.hostname.clone());
     for (spec, response) in recalled.finals.drain(..) {
         ledger.ended(spec, response);
+    }
+    for (name, end) in recalled.damaged.drain(..) {
+        ledger.damaged(name, end);
     }
     let mut metrics = Metrics::new();
     metrics.recall(&ledger);

@@ -96,7 +96,7 @@ async fn ask_git(remote: &Remote, asked: &Revision) -> Result<Commit, LookupErro
     let peeled = format!("{tag}^{{}}");
     let mut git = Command::new("git");
     git.args(["ls-remote", "--exit-code", "--", remote.url(), &branch, &tag, &peeled]);
-    remote.introduce(&mut git);
+    remote.introduce(git.as_std_mut());
     let (output, command) = run(git, asked).await?;
     // git answers 2 when it could ask and there is no such ref, and 128 when it could not ask.
     if output.status.code() == Some(2) {
@@ -117,7 +117,7 @@ pub async fn tips(flake: &FlakeUrl, asked: &Revision) -> Result<Vec<Commit>, Loo
     let remote = Remote::at(&repository);
     let mut git = Command::new("git");
     git.args(["ls-remote", "--", remote.url(), "refs/heads/*", "refs/tags/*"]);
-    remote.introduce(&mut git);
+    remote.introduce(git.as_std_mut());
     match run(git, asked).await {
         Ok((output, _)) if output.status.success() => Ok(commits(&String::from_utf8_lossy(&output.stdout))),
         _ if flake.git_remote().is_none() => Ok(Vec::new()),
@@ -170,10 +170,10 @@ fn told(metadata: &[u8], asked: &Revision) -> Result<Commit, &'static str> {
     commit.ok_or("its answer names no revision")
 }
 
-/// Runs a program that may ask nothing and has a limit to its time. Its words are those that this program knows how to read,
-/// in any locale.
+/// Runs a program that may ask nothing and has a limit to its time.
 async fn run(mut command: Command, asked: &Revision) -> Result<(Output, String), LookupError> {
-    command.env("GIT_TERMINAL_PROMPT", "0").env("LC_ALL", "C.UTF-8").env_remove("LANGUAGE");
+    in_plain_words(command.as_std_mut());
+    command.env("GIT_TERMINAL_PROMPT", "0");
     let words = std::iter::once(command.as_std().get_program()).chain(command.as_std().get_args());
     let shown = words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
     match output_within(&mut command, LOOKUP_WITHIN).await {
@@ -187,6 +187,12 @@ async fn run(mut command: Command, asked: &Revision) -> Result<(Output, String),
         }
         Err(error) => Err(failed(asked, shown, error.to_string().as_bytes())),
     }
+}
+
+/// Makes a program speak as it is read here, whatever language the machine has: English, in UTF-8. `LANGUAGE` is heeded
+/// before the locale by whatever is not in plain `C`.
+pub fn in_plain_words(command: &mut std::process::Command) {
+    command.env("LC_ALL", "C.UTF-8").env_remove("LANGUAGE");
 }
 
 fn no_such_ref(remote: &str, asked: &Revision) -> LookupError {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use rustix::fs::{major, minor};
 
-use super::unit::ACTIVATION;
+use super::unit::is_activation;
 use crate::clock;
 use crate::protocol::Holder;
 
@@ -23,10 +23,23 @@ pub(super) fn activation(root: &Path) -> Option<Holder> {
     Some(Holder { id: HOLDER.to_owned(), operator: None, since })
 }
 
-/// Since when there are processes in the unit in which `nixos-rebuild` activates; by its control group, which needs no
+/// Since when there are processes in a unit in which `nixos-rebuild` activates; by its control group, which needs no
 /// question to systemd.
 fn unit_runs_since(root: &Path) -> Option<Timestamp> {
-    let group = root.join("sys/fs/cgroup/system.slice").join(ACTIVATION);
+    activation_groups(root).filter_map(|group| populated_since(&group)).min()
+}
+
+/// Whether there is a unit in which `nixos-rebuild` activates, or may have.
+pub(super) fn has_activation_unit(root: &Path) -> bool {
+    activation_groups(root).next().is_some()
+}
+
+fn activation_groups(root: &Path) -> impl Iterator<Item = PathBuf> {
+    let groups = fs::read_dir(root.join("sys/fs/cgroup/system.slice")).into_iter().flatten().flatten();
+    groups.filter(|group| group.file_name().to_str().is_some_and(is_activation)).map(|group| group.path())
+}
+
+fn populated_since(group: &Path) -> Option<Timestamp> {
     let events = fs::read_to_string(group.join("cgroup.events")).ok()?;
     if !events.lines().any(|line| line == "populated 1") {
         return None;
@@ -65,9 +78,17 @@ mod tests {
 
     #[test]
     fn an_activation_in_its_unit_is_seen_while_it_has_processes() {
+        for unit in
+            ["nixos-rebuild-switch-to-configuration.service", "nixos-rebuild-switch-to-configuration-9767bc07.service"]
+        {
+            seen_while_it_has_processes(unit);
+        }
+    }
+
+    fn seen_while_it_has_processes(unit: &str) {
         let root = host();
         assert_eq!(activation(root.path()), None);
-        let group = root.path().join("sys/fs/cgroup/system.slice").join(ACTIVATION);
+        let group = root.path().join("sys/fs/cgroup/system.slice").join(unit);
         fs::create_dir(&group).unwrap();
         fs::write(group.join("cgroup.events"), "populated 1\nfrozen 0\n").unwrap();
         let holder = activation(root.path()).unwrap();

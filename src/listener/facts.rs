@@ -3,24 +3,20 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
-use std::process::Stdio;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
-use tokio::time::timeout;
 
+use super::failing;
 use super::host::{Host, Profile, System};
-use super::unit::ACTIVATION;
+use super::output::clean;
+use crate::lookup::in_plain_words;
+use crate::process_group::output_within;
 use crate::protocol::Commit;
 
 /// How long a program may take to answer. That one does not is no reason to stop a deployment.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
-
-/// Lists units that have failed, and those that fail again and again: while such a one waits to be started once more it
-/// is not `failed`, and `switch-to-configuration` counts it as failed all the same.
-const LIST_FAILED: [&str; 6] =
-    ["list-units", "--state=failed,auto-restart,auto-restart-queued", "--plain", "--no-legend", "--no-pager", "--full"];
 
 /// What is so on the host.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +30,8 @@ pub struct Facts {
     pub profile: Option<Profile>,
     /// The commit of what runs, where its configuration tells.
     pub revision: Option<Commit>,
+    /// The name of the specialisation that runs, where it is one of the system that the profile points at.
+    pub specialisation: Option<String>,
     /// The units that have failed; unknown where there is no systemd.
     pub failed_units: Option<BTreeSet<String>>,
 }
@@ -41,7 +39,13 @@ pub struct Facts {
 impl Facts {
     /// What can be seen at once.
     pub(super) fn seen(host: &Host) -> Self {
-        Self { current: host.current(), booted: host.booted(), profile: host.profile(), ..Self::default() }
+        Self {
+            current: host.current(),
+            booted: host.booted(),
+            profile: host.profile(),
+            specialisation: host.specialisation().as_deref().map(clean),
+            ..Self::default()
+        }
     }
 
     /// The same, and what has to be asked for.
@@ -51,7 +55,7 @@ impl Facts {
             Some(system) => configuration_revision(host, system).await,
             None => None,
         };
-        Self { revision, failed_units: failed_units(host).await, ..seen }
+        Self { revision, failed_units: failing::failed_units(host).await, ..seen }
     }
 
     /// Whether this is a host that can be told from its links at all.
@@ -82,25 +86,11 @@ pub(super) async fn configuration_revision(host: &Host, system: &System) -> Opti
     answer(nixos_version, &["--configuration-revision"]).await?.trim().parse().ok()
 }
 
-async fn failed_units(host: &Host) -> Option<BTreeSet<String>> {
-    if !host.has_systemd() {
-        return None;
-    }
-    answer("systemctl", &LIST_FAILED).await.map(|listing| units_in(&listing))
-}
-
-/// The units of a listing, which begins each line with one.
-fn units_in(listing: &str) -> BTreeSet<String> {
-    let units = listing.lines().filter_map(|line| line.split_whitespace().next());
-    // That the unit of an activation failed says no more than its exit code.
-    units.filter(|&unit| unit != ACTIVATION).map(str::to_owned).collect()
-}
-
 /// What a program says, if it succeeds and does so soon.
 pub(super) async fn answer(program: impl AsRef<OsStr>, arguments: &[&str]) -> Option<String> {
     let mut command = Command::new(program);
-    command.args(arguments).stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
-    let output = timeout(ANSWER_WITHIN, command.output()).await.ok()?.ok()?;
+    in_plain_words(command.as_std_mut());
+    let output = output_within(command.args(arguments), ANSWER_WITHIN).await.ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
@@ -139,16 +129,6 @@ mod tests {
         assert_eq!(Facts::learned(&host).await.revision, None);
         says("echo configuration revision is unknown >&2; exit 1");
         assert_eq!(Facts::learned(&host).await.revision, None);
-    }
-
-    #[test]
-    fn units_are_the_first_words_of_a_listing() {
-        let listing = "unbound.service loaded failed failed Unbound DNS resolver\n\
-                       tunnel.service  loaded activating auto-restart SSH tunnel\n\
-                       nixos-rebuild-switch-to-configuration.service loaded failed failed x\n\n";
-        let units: Vec<String> = units_in(listing).into_iter().collect();
-        assert_eq!(units, ["tunnel.service", "unbound.service"]);
-        assert!(units_in("").is_empty());
     }
 
     #[test]

@@ -70,6 +70,14 @@ impl Host {
         self.system("run/booted-system")
     }
 
+    /// The name of the specialisation that runs, where it is one of the system that the profile points at.
+    pub(super) fn specialisation(&self) -> Option<String> {
+        let (current, profile) = (self.current()?.path, self.profile()?.system.path);
+        let specialisations = fs::read_dir(self.at(&profile).join("specialisation")).ok()?;
+        let mut names = specialisations.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        names.find(|name| self.link(&format!("{profile}/specialisation/{name}")) == Some(current.clone()))
+    }
+
     /// What the system profile points at.
     pub(super) fn profile(&self) -> Option<Profile> {
         // The profile is a link to `system-42-link`, beside it, and that one to the system.
@@ -183,6 +191,12 @@ pub(in crate::listener) mod tests {
         assert_eq!(host.booted_system_differs(), Some(true));
         assert_eq!(host.uptime_s(), Some(86_400));
         assert!(host.has_systemd());
+        assert_eq!(host.specialisation(), None);
+        fs::create_dir_all(host.at(&new).join("specialisation")).unwrap();
+        point(root, &format!("{}/specialisation/gaming", new.trim_start_matches('/')), "/nix/store/c-nixos");
+        assert_eq!(host.specialisation(), None);
+        point(root, "run/current-system", "/nix/store/c-nixos");
+        assert_eq!(host.specialisation().as_deref(), Some("gaming"));
         let machine = host.machine().unwrap();
         assert!(Uuid::parse_str(&machine).is_ok() && !machine.replace('-', "").contains("0123456789abcdef"));
     }

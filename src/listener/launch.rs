@@ -62,7 +62,7 @@ impl Launcher {
         // Not waited for: the files tell how it goes. The runtime reaps it once it has ended.
         tokio::process::Command::new(&self.supervisor)
             .arg("supervise")
-            .arg(dir.path())
+            .args(dir.arguments())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(dir.supervisor_log()?)

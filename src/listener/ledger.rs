@@ -3,9 +3,10 @@
 use std::collections::{HashMap, VecDeque};
 
 use jiff::Timestamp;
+use uuid::Uuid;
 
+use super::memory::name_of;
 use super::run::Spec;
-
 use crate::protocol::{Action, Commit, ErrorCode, Holder, HostName, LastRun, ReplySubject, Response, Status};
 
 /// How many ended runs are remembered, on disk too.
@@ -26,6 +27,8 @@ pub(super) struct Ledger {
     deployed: Option<Deployed>,
     finals: Recent,
     rejections: Recent,
+    /// Runs whose key cannot be read any more, by what every key leads to.
+    damaged: HashMap<Uuid, Response>,
 }
 
 /// What was brought to run, and the system that this made.
@@ -71,6 +74,7 @@ impl Ledger {
             deployed: None,
             finals: Recent::new(Bound { responses: FINALS, bytes: usize::MAX }),
             rejections: Recent::new(REJECTIONS),
+            damaged: HashMap::new(),
         }
     }
 
@@ -78,8 +82,16 @@ impl Ledger {
     pub(super) fn state(&self, key: &str, now: Timestamp) -> Option<Response> {
         match &self.current {
             Some(current) if current.spec.key == key => Some(self.progress(current, now)),
-            _ => self.finals.get(key).or_else(|| self.rejections.get(key)).cloned(),
+            _ => {
+                let known = self.finals.get(key).or_else(|| self.rejections.get(key)).cloned();
+                known.or_else(|| self.damaged_state(key))
+            }
         }
+    }
+
+    fn damaged_state(&self, key: &str) -> Option<Response> {
+        let response = self.damaged.get(&name_of(key))?;
+        Some(Response { id: key.parse().ok(), ..response.clone() })
     }
 
     /// The state of the run that goes on.
@@ -194,6 +206,21 @@ impl Ledger {
         };
     }
 
+    /// There was a run whose key leads to this name, and its record is damaged: what became of it is not known, unless
+    /// that can be read. It is not run again.
+    pub(super) fn damaged(&mut self, name: Uuid, end: Option<Response>) {
+        let lost = || Response {
+            error: Some(ErrorCode::Interrupted),
+            ..Response::new(
+                self.hostname.clone(),
+                Status::Failed,
+                "it was begun, and its record on this host is damaged: what became of it is not known",
+            )
+        };
+        let end = end.unwrap_or_else(lost);
+        self.damaged.insert(name, end);
+    }
+
     /// A request was rejected.
     pub(super) fn rejected(&mut self, key: String, response: Response) {
         self.rejections.insert(key, response);
@@ -202,7 +229,8 @@ impl Ledger {
 
 /// Whether a run left the host as it was: it failed before it changed anything, or the host returned.
 fn changed_nothing(response: &Response) -> bool {
-    let built_only = matches!(response.error, Some(ErrorCode::BuildFailed | ErrorCode::InvalidRevision));
+    let built_only =
+        matches!(response.error, Some(ErrorCode::BuildFailed | ErrorCode::InvalidRevision | ErrorCode::AlreadyRunning));
     response.status == Status::Failed && (built_only || response.rolled_back == Some(true))
 }
 
@@ -260,6 +288,20 @@ mod tests {
         assert_eq!(status(&ledger), Some(Status::Failed));
         assert!(ledger.holder().is_none());
         assert_eq!(ledger.last_run().unwrap().id, "r-1");
+    }
+
+    #[test]
+    fn a_run_whose_record_is_damaged_is_known_by_its_key() {
+        let mut ledger = Ledger::new("ns1".parse().unwrap());
+        ledger.damaged(name_of("r-1"), None);
+        ledger.damaged(name_of("r-2"), Some(ended(Status::Completed)));
+        let state = |key: &str| ledger.state(key, Timestamp::UNIX_EPOCH);
+        let lost = state("r-1").unwrap();
+        assert_eq!((lost.status, lost.error), (Status::Failed, Some(ErrorCode::Interrupted)));
+        assert_eq!(lost.id.unwrap().as_str(), "r-1");
+        assert_eq!(state("r-2").unwrap().status, Status::Completed);
+        assert_eq!(state("r-3"), None);
+        assert!(ledger.last_run().is_none());
     }
 
     #[test]

@@ -1,6 +1,6 @@
-//! What a listener keeps on disk: one directory for each run.
+//! What a listener remembers: one directory for each run.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{self, Path, PathBuf};
@@ -13,18 +13,29 @@ use uuid::Uuid;
 use super::NAMESPACE;
 use super::ledger::FINALS;
 use super::run::{RunDir, Spec};
+use crate::clock;
 use crate::private_dir::{PrivateDir, PrivateDirError};
-use crate::protocol::{ReplySubject, Response};
+use crate::protocol::{Holder, ReplySubject, Response};
+
+/// What the folder of all runs is called.
+const RUNS: &str = "runs";
 
 /// How many ended runs keep their output.
 const OUTPUTS: usize = 20;
 
-/// The state directory.
+/// The state directory, and the one in memory where there is one.
 #[derive(Debug)]
 pub(super) struct Memory {
-    runs: PathBuf,
+    /// Where runs are that were begun since the machine was booted.
+    live: PathBuf,
+    /// Where runs are kept; the same folder where none is in memory.
+    kept: PathBuf,
     /// Ended runs, oldest first.
     ended: VecDeque<RunDir>,
+    /// Runs that nobody knows any more what they are.
+    damaged: Vec<RunDir>,
+    /// The number of the last run.
+    number: u64,
     /// Held as long as this listener lives, so that no other one uses the directory.
     _lock: File,
 }
@@ -36,8 +47,10 @@ pub(super) struct Recalled {
     pub(super) finals: Vec<(Spec, Response)>,
     /// The ends of runs that the server may not have been given, oldest first.
     pub(super) untold: Vec<Untold>,
-    /// Runs that were not concluded.
+    /// Runs that were not concluded, oldest first.
     pub(super) unfinished: Vec<(RunDir, Spec)>,
+    /// Runs whose request cannot be read, each by what its directory is called, and how it ended if that can be read.
+    pub(super) damaged: Vec<(Uuid, Option<Response>)>,
 }
 
 /// How a run ended, and whom that still has to be told.
@@ -82,91 +95,164 @@ pub enum StateError {
 }
 
 impl Memory {
-    /// Opens the state directory, and makes it where it is missing. What cannot be read in it is reported and left
-    /// alone.
-    pub(super) fn open(state_dir: &Path) -> Result<(Self, Recalled), StateError> {
+    /// Opens the state directory, and makes it where it is missing. `runtime_dir` is in memory, and has room whatever fills
+    /// the disk. What cannot be read is reported and left alone.
+    pub(super) fn open(state_dir: &Path, runtime_dir: Option<&Path>) -> Result<(Self, Recalled), StateError> {
         let unusable = |error| StateError::Unusable(state_dir.to_owned(), error);
-        // The processes over runs are started elsewhere, in the root directory for one.
-        let runs = path::absolute(state_dir).map_err(unusable)?.join("runs");
-        let state = PrivateDir::create(state_dir)?;
-        state.create_folder("runs")?;
-        let lock = state.file("lock", OFlags::WRONLY | OFlags::CREATE)?;
+        let kept = runs_in(state_dir)?;
+        let live = runtime_dir.map_or_else(|| Ok(kept.clone()), runs_in)?;
+        let lock = PrivateDir::open(state_dir)?.file("lock", OFlags::WRONLY | OFlags::CREATE)?;
         lock.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => StateError::InUse(state_dir.to_owned()),
             TryLockError::Error(error) => unusable(error),
         })?;
 
-        let mut ended = Vec::new();
-        let mut unfinished = Vec::new();
-        for entry in fs::read_dir(&runs).map_err(unusable)? {
-            let dir = RunDir::new(entry.map_err(unusable)?.path());
-            let spec = match dir.spec() {
-                Ok(spec) => spec,
-                Err(error) => {
-                    tracing::warn!("{} is no run that can be read: {error}", dir.path().display());
-                    continue;
-                }
-            };
-            match dir.final_response() {
-                Ok(Some(response)) => ended.push((dir, spec, response)),
-                Ok(None) => unfinished.push((dir, spec)),
-                Err(error) => {
+        let mut memory = Self { live, kept, ended: VecDeque::new(), damaged: Vec::new(), number: 0, _lock: lock };
+        let recalled = memory.recall().map_err(unusable)?;
+        Ok((memory, recalled))
+    }
+
+    fn recall(&mut self) -> io::Result<Recalled> {
+        let (mut ended, mut unfinished, mut damaged) = (Vec::new(), Vec::new(), Vec::new());
+        for name in self.names()? {
+            let dir = self.dir(&name.to_string());
+            if let Err(error) = dir.settle() {
+                tracing::warn!("what is known of the run in {} cannot be kept: {error}", dir.path().display());
+            }
+            match (dir.spec(), dir.final_response()) {
+                (Ok(spec), Ok(Some(response))) => ended.push((dir, spec, response)),
+                (Ok(spec), Ok(None)) => unfinished.push((dir, spec)),
+                (Ok(spec), Err(error)) => {
                     // The request must stay known, or it could be run a second time.
                     tracing::warn!("{} is judged anew, as its end cannot be read: {error}", dir.path().display());
                     unfinished.push((dir, spec));
                 }
+                (Err(error), response) => {
+                    // So must this one: its key is not known, but every key leads to one name.
+                    tracing::error!("{} is a run whose request cannot be read: {error}", dir.path().display());
+                    damaged.push((name, response.unwrap_or_default()));
+                    self.damaged.push(dir);
+                }
             }
         }
-        ended.sort_by_key(|(_, _, response)| response.at);
-        unfinished.sort_by_key(|(_, spec)| spec.accepted_at);
+        // Those from before runs had numbers have none.
+        ended.sort_by_key(|(_, spec, response)| (spec.number, response.at));
+        unfinished.sort_by_key(|(_, spec)| (spec.number, spec.accepted_at));
+        let numbers =
+            ended.iter().map(|(_, spec, _)| spec.number).chain(unfinished.iter().map(|(_, spec)| spec.number));
+        self.number = numbers.max().unwrap_or_default();
 
-        let mut memory = Self { runs, ended: VecDeque::new(), _lock: lock };
         let (mut finals, mut untold) = (Vec::new(), Vec::new());
         for (dir, spec, response) in ended {
             if !dir.was_told() {
                 untold.push(Untold::new(dir.clone(), spec.reply_to.clone(), response.clone()));
             }
-            memory.ended(dir);
+            self.ended(dir).forget();
             finals.push((spec, response));
         }
-        Ok((memory, Recalled { finals, untold, unfinished }))
+        // How old they are nobody knows: they are forgotten last.
+        for dir in self.damaged.clone() {
+            self.ended(dir).forget();
+        }
+        Ok(Recalled { finals, untold, unfinished, damaged })
+    }
+
+    /// What the directories of runs are called, wherever they are. Something else may lie beside them.
+    fn names(&self) -> io::Result<BTreeSet<Uuid>> {
+        let mut names = BTreeSet::new();
+        for folder in [&self.live, &self.kept] {
+            for entry in fs::read_dir(folder)? {
+                let name = entry?.file_name();
+                let Some(name) = name.to_str().and_then(|name| name.parse().ok()) else {
+                    tracing::warn!("{} is no run", folder.join(name).display());
+                    continue;
+                };
+                names.insert(name);
+            }
+        }
+        Ok(names)
     }
 
     /// Where the run of this key has its place. The key is anyone's text, so it does not name the directory itself.
     pub(super) fn run_dir(&self, key: &str) -> RunDir {
-        let name = Uuid::new_v5(&NAMESPACE, key.as_bytes()).to_string();
-        RunDir::new(self.runs.join(name))
+        self.dir(&name_of(key).to_string())
     }
 
-    /// A run was concluded: what is too old now is forgotten.
-    pub(super) fn ended(&mut self, dir: RunDir) {
+    fn dir(&self, name: &str) -> RunDir {
+        let (live, kept) = (self.live.join(name), self.kept.join(name));
+        // From before a reboot, or from a listener that knew of no folder in memory: that is where its lock is, too.
+        if !live.exists() && kept.exists() { RunDir::in_one(kept) } else { RunDir::new(live, kept) }
+    }
+
+    /// The number of the run that is accepted now.
+    pub(super) const fn next_number(&mut self) -> u64 {
+        self.number += 1;
+        self.number
+    }
+
+    /// A run that goes on although nobody knows any more what it is.
+    pub(super) fn damaged_holder(&self) -> Option<Holder> {
+        let dir = self.damaged.iter().find(|dir| dir.is_in_hand())?;
+        let since = fs::metadata(dir.path()).and_then(|dir| dir.created()).ok();
+        let since = since.and_then(|since| since.try_into().ok()).unwrap_or_else(clock::now);
+        Some(Holder { id: "a run whose record is damaged".to_owned(), operator: None, since })
+    }
+
+    /// A run was concluded. What comes back forgets what is too old now, which may wait for a slow disk.
+    #[must_use]
+    pub(super) fn ended(&mut self, dir: RunDir) -> Forgetting {
         self.ended.push_back(dir);
-        if let Some(old) = self.ended.len().checked_sub(OUTPUTS + 1).and_then(|index| self.ended.get(index)) {
-            let (current, previous) = old.output_files();
-            for file in [current, previous] {
-                forget(fs::remove_file(&file), &file);
-            }
-        }
-        if self.ended.len() > FINALS
-            && let Some(oldest) = self.ended.pop_front()
-        {
-            forget(fs::remove_dir_all(oldest.path()), oldest.path());
+        let old = self.ended.len().checked_sub(OUTPUTS + 1).and_then(|index| self.ended.get(index)).cloned();
+        let oldest = if self.ended.len() > FINALS { self.ended.pop_front() } else { None };
+        Forgetting { old, oldest }
+    }
+
+    /// Copies to the disk what it had no room for.
+    pub(super) fn settle(&self) {
+        for dir in &self.ended {
+            dir.settle().ok();
         }
     }
 }
 
-/// What could not be removed costs space and nothing else.
-fn forget(removed: io::Result<()>, path: &Path) {
-    match removed {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            tracing::warn!("cannot remove {}: {error}", path.display());
+/// The folder of all runs, below a folder that nobody else can write to. The processes over runs are started elsewhere, in
+/// the root directory for one, and so its path begins there.
+fn runs_in(folder: &Path) -> Result<PathBuf, StateError> {
+    let folder = path::absolute(folder).map_err(|error| StateError::Unusable(folder.to_owned(), error))?;
+    Ok(PrivateDir::create(&folder)?.create_folder(RUNS)?.path().to_owned())
+}
+
+/// What the directory of a run with this key is called.
+pub(super) fn name_of(key: &str) -> Uuid {
+    Uuid::new_v5(&NAMESPACE, key.as_bytes())
+}
+
+/// What is to be forgotten of ended runs.
+#[derive(Debug)]
+pub(super) struct Forgetting {
+    /// One that is too old for its output.
+    old: Option<RunDir>,
+    /// One that is too old to be known.
+    oldest: Option<RunDir>,
+}
+
+impl Forgetting {
+    /// Forgets it. What cannot be removed costs space and nothing else.
+    pub(super) fn forget(self) {
+        let shrunk = self.old.map(|dir| (dir.shrink(), dir));
+        let removed = self.oldest.map(|dir| (dir.remove(), dir));
+        for (done, dir) in shrunk.into_iter().chain(removed) {
+            if let Err(error) = done {
+                tracing::warn!("cannot remove what there is of the run in {}: {error}", dir.path().display());
+            }
         }
-        _ => {}
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
     use jiff::Timestamp;
 
     use super::*;
@@ -175,14 +261,14 @@ mod tests {
 
     fn conclude(memory: &mut Memory, key: &str, second: i64) {
         let dir = memory.run_dir(key);
-        dir.create(&spec(key)).unwrap();
+        dir.create(&Spec { number: memory.next_number(), ..spec(key) }).unwrap();
         fs::write(dir.output_files().0, "output").unwrap();
         let response = Response {
             at: Some(Timestamp::from_second(second).unwrap()),
             ..Response::new("ns1".parse().unwrap(), Status::Completed, key)
         };
         dir.write_final(&response).unwrap();
-        memory.ended(dir);
+        memory.ended(dir).forget();
     }
 
     fn close(Memory { _lock: lock, .. }: Memory) {
@@ -192,41 +278,85 @@ mod tests {
     #[test]
     fn ended_runs_are_recalled_in_order_and_the_old_ones_forgotten() {
         let folder = tempfile::tempdir().unwrap();
-        let (mut memory, _) = Memory::open(folder.path()).unwrap();
+        let (mut memory, _) = Memory::open(folder.path(), None).unwrap();
         for number in 0..FINALS + 5 {
-            conclude(&mut memory, &format!("r-{number}"), i64::try_from(number).unwrap());
+            // The clock goes backwards.
+            conclude(&mut memory, &format!("r-{number}"), 1_000_000 - i64::try_from(number).unwrap());
         }
         close(memory);
-        let (memory, recalled) = Memory::open(folder.path()).unwrap();
+        let (memory, recalled) = Memory::open(folder.path(), None).unwrap();
         let keys: Vec<&str> = recalled.finals.iter().map(|(spec, _)| spec.key.as_str()).collect();
         assert_eq!((keys.len(), keys[0], keys[FINALS - 1]), (FINALS, "r-5", "r-204"));
+        assert_eq!(memory.number, FINALS as u64 + 5);
         let outputs = memory.ended.iter().filter(|dir| dir.output_files().0.exists()).count();
         assert_eq!(outputs, OUTPUTS);
     }
 
     #[test]
-    fn what_cannot_be_read_is_skipped_and_left_alone() {
+    fn what_cannot_be_read_is_left_alone_and_known_for_all_that() {
         let folder = tempfile::tempdir().unwrap();
-        let (mut memory, _) = Memory::open(folder.path()).unwrap();
+        let (mut memory, _) = Memory::open(folder.path(), None).unwrap();
         conclude(&mut memory, "good", 1);
         let unfinished = memory.run_dir("unfinished");
         unfinished.create(&spec("unfinished")).unwrap();
         let spoilt = memory.run_dir("spoilt");
         spoilt.create(&spec("spoilt")).unwrap();
         fs::write(spoilt.path().join("final.json"), "").unwrap();
-        let torn = memory.run_dir("torn");
-        torn.create(&spec("torn")).unwrap();
-        fs::write(torn.path().join("request.json"), r#"{"key":"to"#).unwrap();
-        fs::create_dir(memory.runs.join("foreign")).unwrap();
-        fs::write(memory.runs.join("README"), "hello").unwrap();
+        let spoil_request = |key: &str| {
+            let dir = memory.run_dir(key);
+            fs::write(dir.path().join("request.json"), r#"{"key":"to"#).unwrap();
+            dir
+        };
+        memory.run_dir("torn").create(&spec("torn")).unwrap();
+        let torn = spoil_request("torn");
+        conclude_only(&memory, "ended");
+        spoil_request("ended");
+        fs::create_dir(memory.kept.join("foreign")).unwrap();
+        fs::write(memory.kept.join("README"), "hello").unwrap();
         close(memory);
 
-        let (memory, recalled) = Memory::open(folder.path()).unwrap();
+        let (memory, recalled) = Memory::open(folder.path(), None).unwrap();
         assert_eq!(recalled.finals.len(), 1);
         assert_eq!(recalled.unfinished.len(), 2);
         assert!(recalled.unfinished.contains(&(unfinished, spec("unfinished"))));
         assert!(recalled.unfinished.contains(&(spoilt, spec("spoilt"))));
-        assert_eq!(fs::read_dir(memory.runs).unwrap().count(), 6);
+        let damaged: BTreeSet<_> =
+            recalled.damaged.iter().map(|(name, end)| (*name, end.as_ref().map(|end| end.status))).collect();
+        assert_eq!(damaged, [(name_of("torn"), None), (name_of("ended"), Some(Status::Completed))].into());
+        assert_eq!(fs::read_dir(&memory.kept).unwrap().count(), 7);
+
+        assert_eq!(memory.damaged_holder(), None);
+        let lock = torn.lock().unwrap();
+        assert!(memory.damaged_holder().is_some());
+        give_back(&lock);
+    }
+
+    fn conclude_only(memory: &Memory, key: &str) {
+        let dir = memory.run_dir(key);
+        dir.create(&spec(key)).unwrap();
+        dir.write_final(&Response::new("ns1".parse().unwrap(), Status::Completed, key)).unwrap();
+    }
+
+    #[test]
+    fn after_a_reboot_the_disk_knows_what_ran() {
+        let folder = tempfile::tempdir().unwrap();
+        let (state, runtime) = (folder.path().join("state"), folder.path().join("run"));
+        let (mut memory, _) = Memory::open(&state, Some(&runtime)).unwrap();
+        conclude(&mut memory, "ended", 1);
+        memory.run_dir("unfinished").create(&spec("unfinished")).unwrap();
+        assert!(memory.run_dir("unfinished").path().starts_with(&runtime));
+        close(memory);
+
+        let (memory, recalled) = Memory::open(&state, Some(&runtime)).unwrap();
+        assert_eq!((recalled.finals.len(), recalled.unfinished.len()), (1, 1));
+        assert!(memory.run_dir("ended").path().starts_with(&runtime));
+        close(memory);
+
+        fs::remove_dir_all(&runtime).unwrap();
+        let (memory, recalled) = Memory::open(&state, Some(&runtime)).unwrap();
+        assert_eq!((recalled.finals.len(), recalled.unfinished.len()), (1, 1));
+        assert!(memory.run_dir("ended").path().starts_with(&state));
+        assert!(memory.run_dir("new").path().starts_with(&runtime));
     }
 
     #[test]
@@ -234,19 +364,29 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("file");
         fs::write(&file, "").unwrap();
-        let error = Memory::open(&file.join("state")).unwrap_err();
-        assert!(matches!(error, StateError::Folder(_)) && error.help().is_some());
+        let advice = |error: StateError| error.help().unwrap().to_string();
+        assert!(advice(Memory::open(&file.join("state"), None).unwrap_err()).contains("--state-dir"));
 
-        let _first = Memory::open(folder.path()).unwrap();
-        assert!(matches!(Memory::open(folder.path()), Err(StateError::InUse(_))));
+        let ours = folder.path().join("ours");
+        fs::create_dir(&ours).unwrap();
+        fs::set_permissions(&ours, fs::Permissions::from_mode(0o777)).unwrap();
+        symlink(&ours, folder.path().join("link")).unwrap();
+        for folder in [&ours, &folder.path().join("link")] {
+            let error = Memory::open(folder, None).unwrap_err();
+            assert!(matches!(error, StateError::Folder(_)), "{error}");
+            assert!(advice(error).contains("--state-dir"));
+        }
+
+        let _first = Memory::open(folder.path(), None).unwrap();
+        assert!(matches!(Memory::open(folder.path(), None), Err(StateError::InUse(_))));
     }
 
     #[test]
     fn no_key_leads_out_of_the_directory() {
         let folder = tempfile::tempdir().unwrap();
-        let (memory, _) = Memory::open(folder.path()).unwrap();
+        let (memory, _) = Memory::open(folder.path(), None).unwrap();
         for key in ["../../etc", "/etc", "deploy.responses.x", ""] {
-            assert_eq!(memory.run_dir(key).path().parent(), Some(memory.runs.as_path()));
+            assert_eq!(memory.run_dir(key).path().parent(), Some(memory.kept.as_path()));
         }
     }
 }

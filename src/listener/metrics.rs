@@ -15,9 +15,9 @@ pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8"
 
 /// How runs can fail. Each is there from the start with a zero, since what appears with a one has never increased.
 #[rustfmt::skip]
-const FAILURES: [ErrorCode; 7] = [
+const FAILURES: [ErrorCode; 8] = [
     ErrorCode::InvalidRevision, ErrorCode::BuildFailed, ErrorCode::Timeout, ErrorCode::ActivationFailed,
-    ErrorCode::Interrupted, ErrorCode::VerifyFailed, ErrorCode::NotConfirmed,
+    ErrorCode::Interrupted, ErrorCode::VerifyFailed, ErrorCode::NotConfirmed, ErrorCode::AlreadyRunning,
 ];
 
 /// What the loop that serves NATS knows. The counters begin with the process, the last run is known from disk.
@@ -162,6 +162,7 @@ mod tests {
         # TYPE homelab_deploy_runs_total counter
         homelab_deploy_runs_total{status="completed",error=""} 0
         homelab_deploy_runs_total{status="failed",error="invalid_revision"} 0
+        homelab_deploy_runs_total{status="failed",error="already_running"} 0
         homelab_deploy_runs_total{status="failed",error="build_failed"} 0
         homelab_deploy_runs_total{status="failed",error="timeout"} 0
         homelab_deploy_runs_total{status="failed",error="activation_failed"} 0
@@ -193,6 +194,7 @@ mod tests {
         homelab_deploy_connected 1
         homelab_deploy_runs_total{status="completed",error=""} 2
         homelab_deploy_runs_total{status="failed",error="invalid_revision"} 0
+        homelab_deploy_runs_total{status="failed",error="already_running"} 0
         homelab_deploy_runs_total{status="failed",error="build_failed"} 1
         homelab_deploy_runs_total{status="failed",error="timeout"} 0
         homelab_deploy_runs_total{status="failed",error="activation_failed"} 0

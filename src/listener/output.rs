@@ -1,5 +1,7 @@
 //! What the output of a rebuild says. Pure.
 
+pub(super) mod switch;
+
 use crate::protocol::Phase;
 use crate::text::safe;
 
@@ -17,14 +19,14 @@ const ACTIVATION: [&str; 10] = [
     "would stop the following units",
 ];
 
-/// What comes before the names of units that failed.
-const UNITS_FAILED: &str = "the following units failed:";
-
 /// How the bash program says that the activation failed.
 const SWITCHING_FAILED: &str = "error(s) occurred while switching to the new configuration";
 
-/// What the check for changes that cannot be made to a running system says.
-const CRITICAL: &str = "changes to critical components of the system";
+/// What git says of a commit that a server does not give out by its id, as it is no tip of a branch or tag any more.
+const UNADVERTISED: &str = "Server does not allow request for unadvertised object";
+
+/// What git says when a repository cannot be reached. Why, ssh or the server has said right before.
+const UNREACHABLE: &str = "Could not read from remote repository";
 
 /// The longest part of a line that is looked at, in bytes.
 const MAX_LINE_BYTES: usize = 2_048;
@@ -76,54 +78,37 @@ impl PhaseFinder {
     }
 }
 
+/// Whether git could not have a commit by its id.
+pub(super) fn tells_unadvertised(lines: &[String]) -> bool {
+    lines.iter().any(|line| line.contains(UNADVERTISED))
+}
+
+/// What git complained of first, and all of that: what follows only follows from it. Nix itself ends with one and the same
+/// line whatever it was.
+pub(super) fn git_complaint(lines: &[String]) -> Option<String> {
+    let is_one = |line: &String| line.trim_start().starts_with("fatal: ") || line.contains(UNADVERTISED);
+    let at = lines.iter().position(is_one)?;
+    let line = lines.get(at)?.trim();
+    let complaint = line.split_once(": ").map_or(line, |(_, text)| text);
+    let said_before = lines.get(..at)?.last();
+    // Lines that end so tell of progress.
+    Some(match said_before.filter(|line| complaint.starts_with(UNREACHABLE) && !line.ends_with("...")) {
+        Some(why) => format!("{} ({})", why.trim(), complaint.trim_end_matches('.')),
+        None => complaint.to_owned(),
+    })
+}
+
 /// The store path of what was built, as `nixos-rebuild-ng` names it when all is done. The program before it does not.
 pub(super) fn built_system(lines: &[String]) -> Option<&str> {
     let named = lines.iter().rev().find_map(|line| line.strip_prefix("Done. The new configuration is "));
     named.filter(|path| path.starts_with("/nix/store/"))
 }
 
-/// The line in which `switch-to-configuration` names the units that failed.
-pub(super) fn about_failed_units(lines: &[String]) -> Option<&str> {
-    lines.iter().rev().find(|line| line.contains(UNITS_FAILED)).map(|line| without_label(line))
-}
-
-/// The units that `switch-to-configuration` names as failed, in their order.
-pub(super) fn failed_units(lines: &[String]) -> Vec<String> {
-    let names = about_failed_units(lines).and_then(|line| line.split_once(UNITS_FAILED)).map(|(_, names)| names);
-    names.unwrap_or_default().split([',', ' ']).filter(|name| !name.is_empty()).map(str::to_owned).collect()
-}
-
-/// The line that says that the activation script failed, which the exit code does not tell when units failed too.
-pub(super) fn about_failed_script(lines: &[String]) -> Option<&str> {
-    let tells = |line: &&String| {
-        line.starts_with("Activation script snippet ") && line.contains(" failed")
-            || line.starts_with("Failed to run activate script")
-    };
-    lines.iter().find(tells).map(String::as_str)
-}
-
 /// Whether `nixos-rebuild` says in this line that it was `switch-to-configuration` that failed.
 pub(super) fn tells_failed_activation(line: &str) -> bool {
     line.contains(SWITCHING_FAILED)
         || line.contains("switch-to-configuration") && line.contains("returned non-zero exit status")
-        || refuses(line)
-}
-
-/// Whether this is said by a check that comes before anything is changed.
-fn refuses(line: &str) -> bool {
-    line.starts_with("Pre-switch check") || line.contains(CRITICAL)
-}
-
-/// Why a system refuses to take the place of the running one.
-pub(super) fn refusal(lines: &[String]) -> Option<String> {
-    let refusing = lines.iter().position(|line| refuses(line))?;
-    let said = lines.get(refusing..).unwrap_or_default();
-    let changes = said.iter().map(|line| line.trim()).take_while(|line| !line.starts_with("Switching into"));
-    let changes: Vec<&str> = changes.filter(|line| line.contains(" -> ")).collect();
-    if changes.is_empty() {
-        return said.iter().find(|line| line.starts_with("Pre-switch check")).or(said.first()).cloned();
-    }
-    Some(format!("critical components of the system would change ({})", changes.join(", ")))
+        || switch::changed_nothing(line)
 }
 
 /// The line that says what went wrong: the first failed build, since all errors after it only follow from it; else the
@@ -192,6 +177,21 @@ mod tests {
     fn lines_are_cleaned_for_people() {
         let output = "\u{1b}[31;1merror:\u{1b}[0m no\tattribute\r\n\r\n\u{1b}]8;;http://x\u{7}link\u{1b}]8;;\u{1b}\\!\n10%\r50%\rdone\n\u{7}x";
         assert_eq!(clean_lines(output), ["error: no attribute", "link!", "done", "x"]);
+    }
+
+    #[test]
+    fn git_complains_with_its_cause() {
+        let complaint = |output: &str| git_complaint(&clean_lines(output)).unwrap_or_default();
+        insta::assert_snapshot!(complaint("building the system configuration...
+ssh: connect to host git.example.com port 22: Connection refused
+fatal: Could not read from remote repository.
+
+Please make sure you have the correct access rights
+error: Failed to fetch git repository 'ssh://git.example.com/x'"), @"ssh: connect to host git.example.com port 22: Connection refused (Could not read from remote repository)");
+        insta::assert_snapshot!(complaint("building the system configuration...\nfatal: Could not read from remote repository."), @"Could not read from remote repository.");
+        insta::assert_snapshot!(complaint("fatal: unable to access 'https://h/x/': Could not resolve host: h\nfatal: later"), @"unable to access 'https://h/x/': Could not resolve host: h");
+        insta::assert_snapshot!(complaint("error: Server does not allow request for unadvertised object 8c1f\nerror: program 'git' failed"), @"Server does not allow request for unadvertised object 8c1f");
+        assert_eq!(complaint("error: attribute 'x' missing"), "");
     }
 
     #[test]

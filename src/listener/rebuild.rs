@@ -141,7 +141,7 @@ pub(super) fn conclude(_over: &Over, dir: &RunDir, spec: &Spec, site: Site) -> R
     };
     response.previous_revision = dir.before().and_then(|before| before.revision).or(site.previous);
     if response.status == Status::Failed {
-        let mut lines = clean_lines(&dir.output_tail());
+        let mut lines = result.as_ref().map_or_else(|| clean_lines(&dir.output_tail()), |result| result.tail.clone());
         response.log_tail = lines.split_off(lines.len().saturating_sub(MAX_LOG_TAIL_LINES));
     }
     if let Some(RunResult { ended_at, after, .. }) = result {
@@ -181,11 +181,13 @@ fn compose(spec: &Spec, verdict: Verdict) -> Response {
 
 fn keep(dir: &RunDir, response: &Response) {
     if let Err(error) = dir.write_final(response) {
-        // It is told all the same; only a listener that starts anew would not know it.
+        // It is told anyway; only a listener that starts anew would not know it.
         tracing::error!("cannot keep how the run in {} ended: {error}", dir.path().display());
     }
-    if let Err(error) = dir.remove_environment() {
-        tracing::warn!("cannot remove the environment of the run in {}: {error}", dir.path().display());
+    for tidied in [dir.settle(), dir.remove_environment(), dir.forget_built()] {
+        if let Err(error) = tidied {
+            tracing::warn!("cannot tidy up after the run in {}: {error}", dir.path().display());
+        }
     }
 }
 
@@ -198,7 +200,7 @@ mod tests {
 
     fn run() -> (tempfile::TempDir, RunDir) {
         let folder = tempfile::tempdir().unwrap();
-        let dir = RunDir::new(folder.path().join("run"));
+        let dir = RunDir::in_one(folder.path().join("run"));
         give_back(&dir.create(&spec("r-1")).unwrap());
         (folder, dir)
     }

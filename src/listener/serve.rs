@@ -208,7 +208,7 @@ impl Service {
             compare_clocks(*at, clock::now(), &mut self.problems);
         }
         let request = addressed(request, host, self.voice.rights, &self.ledger);
-        let elsewhere = || busy::activation(&self.config.root);
+        let elsewhere = || self.memory.damaged_holder().or_else(|| busy::activation(&self.config.root));
         match decide(request, clock::now(), &self.ledger, elsewhere) {
             Decision::Accept(request) => self.accept(request).await,
             Decision::Answer { reply_to, state } => {
@@ -251,7 +251,7 @@ impl Service {
         );
         let (reply_to, id) = (request.reply_to.clone(), request.id.clone());
         let spec = match self.spec(request) {
-            Ok(spec) => spec,
+            Ok(spec) => Spec { number: self.memory.next_number(), ..spec },
             Err(why) => {
                 let message = format!("cannot return: {why}");
                 return self
@@ -276,7 +276,7 @@ impl Service {
         let facts = self.memory.run_dir(run.as_str()).before();
         let facts = facts.ok_or_else(|| format!("what ran before {run} is not on record"))?;
         let revision = facts.revision.clone().or_else(|| end.previous_revision.clone());
-        let return_to = Some(Box::new(ReturnTo { run: run.to_string(), facts, revision }));
+        let return_to = Some(Box::new(ReturnTo { run: run.to_string(), facts, revision, made: end.system.clone() }));
         Ok(Spec { action, return_to, ..spec })
     }
 
@@ -353,6 +353,7 @@ impl Service {
         {
             self.step(step).await;
         }
+        self.memory.settle();
         self.voice.flush().await;
         tracing::info!("stopped");
     }

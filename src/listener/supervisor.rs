@@ -9,16 +9,17 @@
 
 mod activation;
 mod bounds;
+mod changes;
 mod confirmation;
 mod deployment;
 mod log;
+mod order;
 mod program;
 mod tree;
 mod way_back;
 
 use std::fs::File;
 use std::io;
-use std::path::Path;
 use std::time::Duration;
 
 use rustix::io::{FdFlags, fcntl_setfd};
@@ -29,14 +30,13 @@ use self::log::Log;
 use self::program::Keeper;
 use self::tree::Tree;
 use super::host::Host;
-use super::run::RunDir;
+pub use super::run::RunDir;
 use super::unit::UnitEnd;
 use crate::notify::Notifier;
 
-/// Runs what is written down in this directory, and writes down how it ended. Whoever started this process is told once
-/// it has the run in hand.
-pub async fn supervise(dir: &Path, starter: &Notifier) -> io::Result<()> {
-    let dir = RunDir::new(dir.to_owned());
+/// Carries out a run that is written down, and writes down how it ended. Whoever started this process is told once it has
+/// the run in hand.
+pub async fn supervise(dir: RunDir, starter: &Notifier) -> io::Result<()> {
     let spec = dir.spec()?;
     let _lock = take_in_hand(&dir)?;
     starter.ready();
@@ -51,16 +51,17 @@ pub async fn supervise(dir: &Path, starter: &Notifier) -> io::Result<()> {
         bounds: Bounds::of(Duration::from_millis(spec.timeout_ms))?,
         tree: Tree::new()?,
         grace: Duration::from_millis(spec.grace_ms),
-        log: Log::create(&dir)?,
+        log: Log::create(&dir),
+        activation: None,
     };
     let host = Host::new(spec.root.clone());
     let result = Deployment { dir: dir.clone(), spec, host, keeper }.carry_out().await?;
     dir.write_result(&result)
 }
 
-/// Notes how the unit of the run in this directory ended.
-pub fn note_unit_end(dir: &Path, end: &UnitEnd) -> io::Result<()> {
-    RunDir::new(dir.to_owned()).write_unit_end(end)
+/// Notes how the unit of a run ended.
+pub fn note_unit_end(dir: &RunDir, end: &UnitEnd) -> io::Result<()> {
+    dir.write_unit_end(end)
 }
 
 /// Takes the lock of the run, for this process and all that it starts. An error when nobody waits for the run any more.

@@ -1,6 +1,6 @@
 //! The transient unit of a run: what is asked of systemd for it, and what systemd says of its end. Pure.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,8 +10,14 @@ use uuid::Uuid;
 use super::NAMESPACE;
 use super::run::{RunDir, Spec};
 
-/// The unit in which `nixos-rebuild` activates a system, always under this name.
-pub(super) const ACTIVATION: &str = "nixos-rebuild-switch-to-configuration.service";
+/// How the name of the unit begins in which `nixos-rebuild` activates a system. Most releases use no more than that; some
+/// append a number of the activation.
+pub(super) const ACTIVATION: &str = "nixos-rebuild-switch-to-configuration";
+
+/// Whether a unit of this name is one in which `nixos-rebuild` activates a system.
+pub(super) fn is_activation(unit: &str) -> bool {
+    unit.strip_suffix(".service").is_some_and(|name| name.starts_with(ACTIVATION))
+}
 
 /// How long the process over a run may take to say that it has the run in hand.
 const START_WITHIN: Duration = Duration::from_secs(30);
@@ -63,9 +69,11 @@ pub(super) fn arguments(supervisor: &Path, dir: &RunDir, spec: &Spec) -> Vec<OsS
     let mut arguments: Vec<OsString> = arguments.into_iter().map(OsString::from).collect();
     // It is forgotten as soon as the run is judged, and ExecStopPost= may come after that: no reason for that to fail.
     arguments.push(joined("--property=EnvironmentFile=-", &dir.environment_file()));
-    let (program, path) = (word(supervisor), word(dir.path()));
-    arguments.push(format!("--property=ExecStopPost={program} supervise --unit-ended {path}").into());
-    arguments.extend(["--".into(), supervisor.into(), "supervise".into(), dir.path().into()]);
+    let run: Vec<String> = dir.arguments().iter().map(word).collect();
+    let end = format!("{} supervise --unit-ended {}", word(supervisor), run.join(" "));
+    arguments.push(format!("--property=ExecStopPost={end}").into());
+    arguments.extend(["--".into(), supervisor.into(), "supervise".into()]);
+    arguments.extend(dir.arguments());
     arguments
 }
 
@@ -103,9 +111,9 @@ fn is_name(name: &str) -> bool {
         && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
-/// A path as one word of a command line that systemd reads.
-fn word(path: &Path) -> String {
-    format!("\"{}\"", path.to_string_lossy().replace('\\', "\\\\").replace('"', "\\\""))
+/// One word of a command line that systemd reads.
+fn word(text: impl AsRef<OsStr>) -> String {
+    format!("\"{}\"", text.as_ref().to_string_lossy().replace('\\', "\\\\").replace('"', "\\\""))
 }
 
 /// A value as systemd reads it in an environment file, which it does like a shell.
@@ -128,7 +136,7 @@ mod tests {
 
     #[test]
     fn a_run_is_a_unit_of_its_own_that_nothing_ties_to_the_listener() {
-        let dir = RunDir::new("/var/lib/x/runs/the \"run\"".into());
+        let dir = RunDir::in_one("/var/lib/x/runs/the \"run\"".into());
         let arguments = arguments(Path::new("/nix/store/x/bin/homelab-deploy"), &dir, &spec("r-1"));
         let lines: Vec<_> = arguments.iter().map(|argument| argument.to_str().unwrap()).collect();
         insta::assert_snapshot!(lines.join("\n"), @r#"
@@ -157,7 +165,7 @@ mod tests {
 
     #[test]
     fn the_same_request_at_two_listeners_is_two_units() {
-        assert_ne!(name(&RunDir::new("/a/runs/x".into())), name(&RunDir::new("/b/runs/x".into())));
+        assert_ne!(name(&RunDir::in_one("/a/runs/x".into())), name(&RunDir::in_one("/b/runs/x".into())));
     }
 
     #[test]

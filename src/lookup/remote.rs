@@ -2,10 +2,10 @@
 //! starts repeat the URL: user name and password go through the environment, which no other user can read.
 
 use std::fmt::Write;
+use std::process::Command;
 
 use data_encoding::BASE64;
 use percent_encoding::percent_decode_str;
-use tokio::process::Command;
 
 /// The kinds of URL that a user name and password go with. With ssh the name says whom to log in as, and is no secret.
 const WITH_PASSWORD: [&str; 2] = ["http", "https"];

@@ -63,6 +63,14 @@ impl FlakeUrl {
         }
     }
 
+    /// The URL that makes Nix fetch all refs of the repository, for the kinds of URL that git fetches; `None` for others.
+    /// That costs more, and finds a commit of a server that gives out none but the tips of branches by their ids.
+    pub fn with_all_refs(&self) -> Option<Self> {
+        self.git_remote()?;
+        let separator = if self.0.contains('?') { '&' } else { '?' };
+        Some(Self(format!("{}{separator}allRefs=1", self.0)))
+    }
+
     /// What `nixos-rebuild --flake` takes for one host.
     pub fn installable(&self, revision: &Revision, host: &HostName) -> String {
         format!("{}#{host}", self.at(revision))
@@ -83,6 +91,15 @@ impl FlakeUrl {
     pub fn git_remote(&self) -> Option<&str> {
         let url = self.0.strip_prefix("git+").or_else(|| self.0.starts_with("git://").then_some(self.as_str()))?;
         Some(url.split('?').next().unwrap_or(url))
+    }
+
+    /// The same flake from the repository at another URL, such as the same one without a password.
+    #[must_use]
+    pub fn from_git_remote(&self, remote: &str) -> Self {
+        match self.git_remote() {
+            Some(own) => Self(self.0.replacen(own, remote, 1)),
+            None => self.clone(),
+        }
     }
 
     /// The repository as `git fetch` takes it: that of [`git_remote`](Self::git_remote), and for a forge its https address.
@@ -220,6 +237,23 @@ mod tests {
         assert_eq!(remote("git+https://h/x?dir=a").as_deref(), Some("https://h/x"));
         assert_eq!(remote("git://h/x").as_deref(), Some("git://h/x"));
         assert_eq!(remote("github:o/r"), None);
+    }
+
+    #[test]
+    fn all_refs_are_fetched_where_git_fetches() {
+        let all =
+            |url: &str| url.parse::<FlakeUrl>().unwrap().with_all_refs().map(|url| url.at(&COMMIT.parse().unwrap()));
+        insta::assert_snapshot!(all("git+ssh://git@h/x").unwrap(), @"git+ssh://git@h/x?allRefs=1&rev=8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b");
+        insta::assert_snapshot!(all("git+https://h/x?dir=a").unwrap(), @"git+https://h/x?dir=a&allRefs=1&rev=8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b");
+        assert_eq!((all("github:o/r"), all("hg+https://h/x")), (None, None));
+    }
+
+    #[test]
+    fn the_repository_can_be_another_one() {
+        let url: FlakeUrl = "git+https://bob:s3cret@h/x?dir=a".parse().unwrap();
+        assert_eq!(url.from_git_remote("https://h/x").as_str(), "git+https://h/x?dir=a");
+        let url: FlakeUrl = "github:o/r".parse().unwrap();
+        assert_eq!(url.from_git_remote("https://h/x"), url);
     }
 
     #[test]

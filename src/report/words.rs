@@ -177,12 +177,13 @@ fn change(host: &HostView, rollout: &Rollout) -> String {
 
 /// What a host that did not complete is known to run now, or else to have run before.
 pub(super) fn standing(host: &HostView, outcome: HostOutcome, rollout: &Rollout) -> Option<String> {
-    use ErrorCode::{BuildFailed, InvalidRevision};
+    use ErrorCode::{AlreadyRunning, BuildFailed, InvalidRevision};
     if rolled_back(host, rollout).is_some() {
         return None;
     }
     let error = host.response.as_deref().and_then(|response| response.error.as_ref());
-    let untouched = outcome == HostOutcome::Rejected || matches!(error, Some(BuildFailed | InvalidRevision));
+    let untouched =
+        outcome == HostOutcome::Rejected || matches!(error, Some(BuildFailed | InvalidRevision | AlreadyRunning));
     let word = if untouched { "still" } else { "was" };
     host.ran_before(rollout).map(|commit| format!("({word} on {})", commit.short()))
 }

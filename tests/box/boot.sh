@@ -13,7 +13,7 @@ mount -t overlay overlay -o "lowerdir=$tree,upperdir=$folder/upper,workdir=$fold
 root=$folder/root
 install -D -m 600 "$seed" "$root/root/listener.seed"
 echo "$name" >"$root/etc/hostname"
-for style in nixos-rebuild nixos-rebuild-bash; do
+for style in nixos-rebuild nixos-rebuild-bash nixos-rebuild-numbered; do
     install -D "$rebuild" "$root/packages/$style/bin/nixos-rebuild"
 done
 

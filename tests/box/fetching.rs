@@ -20,6 +20,38 @@ async fn what_is_pushed_within_the_hour_is_what_runs() {
     assert_eq!(each(&stage.finals(&mut wire).await, "revision"), commits);
 }
 
+/// What ssh comes to for a server that takes no `GIT_PROTOCOL` from its clients, as sshd is when it is installed: the command,
+/// run by a shell that does not know of it.
+const PLAIN_SSH: &str = "for command; do :; done; exec env -u GIT_PROTOCOL /bin/sh -c \"$command\"";
+
+#[tokio::test]
+async fn what_somebody_pushes_between_two_waves_does_not_hold_up_the_second() {
+    let fetched = "git+ssh://git.example.com/root/flake.git";
+    let plain_ssh = format!(
+        r#"services.homelab-deploy.listener = {{ flakeUrl = "{fetched}"; environment.GIT_SSH_COMMAND = "/root/plain-ssh"; }};"#
+    );
+    let Some(mut stage) = Stage::set(&plain_ssh).await else { return };
+    let mut wire = stage.overhear().await.unwrap();
+    let mut deployer = Deployer::connect(&stage.lab).await.unwrap();
+    let commit = stage.push(&plain_ssh);
+    stage.push(&format!("{plain_ssh}\n# pushed meanwhile"));
+    let served = stage.git.url("flake/.git");
+    let program = format!("printf '#!/bin/sh\\n%s\\n' '{PLAIN_SSH}' >/root/plain-ssh && chmod +x /root/plain-ssh");
+    stage.machine.run(&format!("{program} && git clone --quiet --bare {served} /root/flake.git")).unwrap();
+
+    // Nix alone does not get it.
+    let alone = format!("GIT_SSH_COMMAND=/root/plain-ssh nix flake metadata '{fetched}?rev={commit}' 2>&1");
+    let refused = stage.machine.try_run(&alone).unwrap();
+    let said = String::from_utf8_lossy(&refused.stdout).into_owned();
+    assert!(!refused.status.success() && said.contains("unadvertised object"), "{said}");
+
+    ask(&deployer, "r-1", &commit).await;
+    let end = deployer.hear_final().await.unwrap();
+    assert_eq!(end["status"], "completed", "{end}");
+    assert_eq!(stage.commit_of(CURRENT), commit);
+    assert_eq!(stage.finals(&mut wire).await.len(), 1);
+}
+
 #[tokio::test]
 async fn a_server_in_trouble_is_no_branch_that_does_not_exist() {
     let patience = "services.homelab-deploy.listener.timeout = 8;";
@@ -50,4 +82,41 @@ async fn a_server_in_trouble_is_no_branch_that_does_not_exist() {
     assert_eq!(stage.commit_of(CURRENT), seen);
     assert_eq!(stage.finals(&mut wire).await.len(), 5);
     stage.machine.run("! grep --quiet --no-messages '^git' /proc/[0-9]*/comm").unwrap();
+}
+
+/// Holds when no process of a run has the password on its command line, and fails when there is no such process.
+const NO_PASSWORD_SHOWN: &str = "
+    processes=$(cat /sys/fs/cgroup/system.slice/homelab-deploy-run-*.service/cgroup.procs)
+    lines=$(for process in $processes; do tr '\\0' ' ' </proc/$process/cmdline; done)
+    [[ $lines == *nixos-rebuild* && $lines == *git-remote-http* && $lines != *s3cret* ]]";
+
+#[tokio::test]
+async fn the_password_of_a_repository_reaches_git_and_is_shown_to_nobody() {
+    let Some(mut stage) = Stage::set("").await else { return };
+    let with_password = stage.flake_url().replace("http://", "http://bob:s3cret@");
+    let configuration =
+        format!("services.homelab-deploy.listener = {{ flakeUrl = \"{with_password}\"; timeout = 8; }};");
+    let mut deployer = Deployer::connect(&stage.lab).await.unwrap();
+    let commit = stage.push(&configuration);
+    ask(&deployer, "r-1", &commit).await;
+    assert_eq!(deployer.hear_final().await.unwrap()["status"], "completed");
+
+    stage.git.set(Mood::Guarded);
+    for (id, revision) in [("r-2", None), ("r-3", Some("main"))] {
+        let commit = stage.push(&format!("{configuration}\n# {id}"));
+        ask(&deployer, id, revision.unwrap_or(&commit)).await;
+        let end = deployer.hear_final().await.unwrap();
+        assert_eq!(end["status"], "completed", "{end}");
+        assert_eq!(stage.commit_of(CURRENT), commit);
+    }
+
+    // Everybody is there to be looked at while the server does not answer.
+    let commit = stage.push("");
+    stage.git.set(Mood::Hanging);
+    ask(&deployer, "r-4", &commit).await;
+    stage.until("git asks", "grep --quiet --no-messages git-remote-http /proc/[0-9]*/comm").await;
+    stage.machine.run(NO_PASSWORD_SHOWN).unwrap();
+    let end = deployer.hear_final().await.unwrap();
+    assert_eq!(end["error"], "timeout", "{end}");
+    assert!(!end.to_string().contains("s3cret"), "{end}");
 }

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::deployer::{Deployer, each};
-use crate::stage::{CURRENT, GATED_ACTIVATION, Stage, ask};
+use crate::stage::{CURRENT, GATED_ACTIVATION, NEWER_PROGRAM, NUMBERING_PROGRAM, OLDER_PROGRAM, Stage, ask};
 
 /// Holds while some process sleeps.
 const SLEEPS: &str = "grep --quiet --no-messages --line-regexp sleep /proc/[0-9]*/comm";
@@ -13,17 +13,27 @@ const NO_UNITS: &str = r#"[ -z "$(systemctl list-units --plain --no-legend 'home
 
 #[tokio::test]
 async fn a_build_that_takes_too_long_leaves_nothing_behind() {
-    takes_too_long(r#"box.build = "sleep 1000";"#, "building").await;
+    takes_too_long(NEWER_PROGRAM, r#"box.build = "sleep 1000";"#, "building").await;
 }
 
 #[tokio::test]
 async fn an_activation_that_takes_too_long_leaves_nothing_behind() {
-    takes_too_long(r#"box.activation = "sleep 1000";"#, "activating").await;
+    takes_too_long(NEWER_PROGRAM, r#"box.activation = "sleep 1000";"#, "activating").await;
+}
+
+#[tokio::test]
+async fn an_activation_of_the_numbering_program_that_takes_too_long_leaves_nothing_behind() {
+    takes_too_long(NUMBERING_PROGRAM, r#"box.activation = "sleep 1000";"#, "activating").await;
+}
+
+#[tokio::test]
+async fn an_activation_of_the_older_program_that_takes_too_long_leaves_nothing_behind() {
+    takes_too_long(OLDER_PROGRAM, r#"box.activation = "sleep 1000";"#, "activating").await;
 }
 
 /// Deploys something that never ends, to a host that waits for 8 seconds.
-async fn takes_too_long(configuration: &str, meanwhile: &str) {
-    let patience = "services.homelab-deploy.listener.timeout = 8;";
+async fn takes_too_long(program: &str, configuration: &str, meanwhile: &str) {
+    let patience = &format!("services.homelab-deploy.listener.timeout = 8;{program}");
     let Some(mut stage) = Stage::set(patience).await else { return };
     let mut wire = stage.overhear().await.unwrap();
     let mut deployer = Deployer::connect(&stage.lab).await.unwrap();

@@ -20,7 +20,11 @@ mod machine;
 mod stage;
 
 mod actions;
+mod by_hand;
 mod fetching;
+mod forms;
+mod full_disk;
+mod languages;
 mod limits;
 mod returning;
 mod survival;

@@ -13,15 +13,15 @@ use crate::stage::{CURRENT, GATED_ACTIVATION, NS1, PROFILE, Stage, Wire, ask, re
 const CUT_OFF: &str = r#"services.homelab-deploy.listener.natsUrl = "nats://127.0.0.1:1";"#;
 
 /// What a host runs and what it boots.
-type Runs = (String, String);
+pub type Runs = (String, String);
 
 impl Stage {
-    fn runs(&self) -> Runs {
+    pub fn runs(&self) -> Runs {
         (self.commit_of(CURRENT), self.commit_of(PROFILE))
     }
 
     /// Applies a plan by which the host has 5 seconds to be heard from again.
-    fn apply(&self, commit: &str) -> Running {
+    pub fn apply(&self, commit: &str) -> Running {
         let wave = "targets = \"prod.ns1\"\nrollback = \"auto\"\nconfirm_timeout = \"5s\"\n";
         let plan = self.lab.home().join("plan.toml");
         fs::write(&plan, format!("revision = \"{commit}\"\n[[wave]]\n{wave}")).unwrap();

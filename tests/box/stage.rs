@@ -35,6 +35,14 @@ pub const GATED_BUILD: &str = r#"box.build = "touch /run/at-gate; until [ -e /ru
 pub const GATED_ACTIVATION: &str = r#"
 box.activation = "touch /run/at-gate; until [ $1 = boot ] || [ -e /run/gate-open ]; do sleep 0.05; done";"#;
 
+/// The programs of the name `nixos-rebuild`: the one of today, the one in bash before it, and the one of some months that
+/// activates in a unit with a number and without a pipe.
+pub const NEWER_PROGRAM: &str = "";
+pub const OLDER_PROGRAM: &str =
+    r#"system.build.nixos-rebuild = { type = "derivation"; outPath = "/packages/nixos-rebuild-bash"; };"#;
+pub const NUMBERING_PROGRAM: &str =
+    r#"system.build.nixos-rebuild = { type = "derivation"; outPath = "/packages/nixos-rebuild-numbered"; };"#;
+
 /// How long one roll call collects answers before the next goes out.
 const ROLL_CALL: Duration = Duration::from_millis(50);
 
@@ -163,6 +171,30 @@ impl Stage {
     pub fn commit_of(&self, path: &str) -> String {
         self.machine.run(&format!("cat {path}/nixos-version")).unwrap()
     }
+}
+
+/// Switches to a commit, and returns how that ended.
+pub async fn deploy(stage: &Stage, id: &str, commit: &str) -> Value {
+    let mut deployer = Deployer::connect(&stage.lab).await.unwrap();
+    ask(&deployer, id, commit).await;
+    deployer.hear_final().await.unwrap()
+}
+
+/// Fails unless the answer says that a run failed with this error, and each of these words.
+pub fn assert_failed(end: &Value, error: &str, words: &[&str]) {
+    assert_eq!((&end["status"], &end["error"]), (&json!("failed"), &json!(error)), "{end}");
+    assert_says(end, words);
+}
+
+/// Fails unless the answer says that a run completed, and each of these words.
+pub fn assert_completed(end: &Value, words: &[&str]) {
+    assert_eq!((&end["status"], &end["error"]), (&json!("completed"), &Value::Null), "{end}");
+    assert_says(end, words);
+}
+
+fn assert_says(end: &Value, words: &[&str]) {
+    let message = end["message"].as_str().unwrap_or_default();
+    assert!(words.iter().all(|words| message.contains(words)), "{words:?}: {end}");
 }
 
 /// A request to switch to this revision, with this id.

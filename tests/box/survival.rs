@@ -72,20 +72,6 @@ async fn killed_at_the_gate_of(configuration: &str) {
 }
 
 #[tokio::test]
-async fn an_activation_that_somebody_stops_is_no_success_though_nixos_rebuild_says_so() {
-    let Some(mut stage) = Stage::set("").await else { return };
-    let mut wire = stage.overhear().await.unwrap();
-    let mut deployer = Deployer::connect(&stage.lab).await.unwrap();
-    let commit = stage.push(GATED_ACTIVATION);
-    ask(&deployer, "r-1", &commit).await;
-    stage.until_at_gate().await;
-    stage.machine.run("systemctl stop nixos-rebuild-switch-to-configuration").unwrap();
-    let end = deployer.hear_final().await.unwrap();
-    assert_eq!((&end["status"], &end["error"]), (&json!("failed"), &json!("interrupted")), "{end}");
-    assert_eq!(stage.finals(&mut wire).await.len(), 1);
-}
-
-#[tokio::test]
 async fn a_host_that_reboots_during_the_activation_says_that_it_was_interrupted() {
     let Some(mut stage) = Stage::set("").await else { return };
     let mut wire = stage.overhear().await.unwrap();

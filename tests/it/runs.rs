@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
+use homelab_deploy::protocol::subject::DISCOVER;
 use serde_json::json;
 
 use crate::deployer::{Deployer, statuses};
@@ -278,4 +280,69 @@ fn parent(process: &Path) -> String {
 
 fn kill(pid: &str) {
     assert!(Command::new("kill").args(["-KILL", pid]).status().unwrap().success());
+}
+
+#[tokio::test]
+async fn a_run_whose_record_is_damaged_is_not_run_again_and_keeps_the_host_busy_while_it_goes_on() {
+    let mut lab = lab(GATE, &[]).await;
+    let mut deployer = Deployer::connect(&lab).await.unwrap();
+    begin(&lab, &mut deployer).await;
+    lab.fleet.kill(&host("ns1"));
+    fs::write(only_run(&lab).join("request.json"), r#"{"key":"r-"#).unwrap();
+    lab.listen(&host("ns1"), &[]).await.unwrap();
+
+    let mut other = Deployer::connect(&lab).await.unwrap();
+    other.say(NS1, &other.request("r-1")).await.unwrap();
+    let known = other.hear().await.unwrap();
+    assert_eq!(
+        (&known["status"], &known["error"], &known["id"]),
+        (&json!("failed"), &json!("interrupted"), &json!("r-1"))
+    );
+    other.say(NS1, &other.request("r-2")).await.unwrap();
+    assert_eq!(other.hear().await.unwrap()["error"], "already_running");
+    assert_eq!(lab.fleet.rebuild().calls(&host("ns1")).len(), 1);
+
+    lab.fleet.rebuild().open(&host("ns1")).unwrap();
+    let ended = async || Ok(only_run(&lab).join("result.json").exists().then_some(()));
+    wait::until("the run ends", ended).await.unwrap();
+    let free = async || {
+        let id = uuid::Uuid::new_v4().to_string();
+        other.say(NS1, &other.request(&id)).await?;
+        Ok((other.hear_final().await?["status"] == "completed").then_some(()))
+    };
+    wait::until("the host is free", free).await.unwrap();
+    assert_eq!(lab.fleet.rebuild().calls(&host("ns1")).len(), 2);
+}
+
+/// The directory of the one run of `ns1`.
+fn only_run(lab: &Lab) -> PathBuf {
+    fs::read_dir(lab.folder().join("hosts/ns1/state/runs")).unwrap().next().unwrap().unwrap().path()
+}
+
+#[tokio::test]
+async fn a_disk_that_takes_its_time_holds_up_nobody_who_asks() {
+    let lab = lab(GATE, &[]).await;
+    let mut deployer = Deployer::connect(&lab).await.unwrap();
+    begin(&lab, &mut deployer).await;
+    // Whoever opens a pipe to write waits until somebody reads, as if a disk did not answer.
+    let slow = ["final.json.new", "told"].map(|name| only_run(&lab).join(name));
+    assert!(Command::new("mkfifo").args(&slow).status().unwrap().success());
+    lab.fleet.rebuild().open(&host("ns1")).unwrap();
+    let ended = async || Ok(only_run(&lab).join("result.json").exists().then_some(()));
+    wait::until("the run ends", ended).await.unwrap();
+    let [final_answer, told] = slow;
+    answers_for(&mut deployer, Duration::from_secs(1)).await;
+    fs::read(final_answer).unwrap();
+    assert_eq!(deployer.hear_final().await.unwrap()["status"], "completed");
+    answers_for(&mut deployer, Duration::from_secs(1)).await;
+    fs::read(told).unwrap();
+}
+
+/// Calls the roll again and again, which has to be answered, for so long.
+async fn answers_for(deployer: &mut Deployer, time: Duration) {
+    let until = Instant::now() + time;
+    while Instant::now() < until {
+        deployer.say(DISCOVER, &json!({ "reply_to": deployer.reply_to() })).await.unwrap();
+        while deployer.hear().await.unwrap()["deploy_subjects"].is_null() {}
+    }
 }

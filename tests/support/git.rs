@@ -18,6 +18,8 @@ pub enum Mood {
     Hanging,
     /// Their sender is asked who he is.
     Distrustful,
+    /// They are answered if their sender is bob, and gives his password s3cret.
+    Guarded,
     /// Nobody is there any more; this is the end of the server.
     Gone,
 }
@@ -90,9 +92,10 @@ fn answer(mut stream: TcpStream, root: &Path, mood: Mood) -> io::Result<()> {
             line => head.push(line.to_owned()),
         }
     }
+    let is_bob = header(&head, "authorization") == "Basic Ym9iOnMzY3JldA==";
     match mood {
         Mood::Hanging => reader.read_to_end(&mut Vec::new()).map(drop),
-        Mood::Distrustful => stream.write_all(
+        Mood::Distrustful | Mood::Guarded if !(mood == Mood::Guarded && is_bob) => stream.write_all(
             b"HTTP/1.0 401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"git\"\r\nContent-Length: 0\r\n\r\n",
         ),
         _ => {

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use miette::Diagnostic;
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
@@ -17,7 +17,7 @@ use crate::cli::connection::{Connection, HEADING};
 use crate::cli::exit::{CommandError, CommandResult, Exit};
 use crate::cli::log::Log;
 use crate::cli::runtime;
-use crate::listener::{self, Config, Limits, Pulse, deploy_subjects};
+use crate::listener::{self, Config, Limits, Pulse, UserUnits, deploy_subjects};
 use crate::notify::Notifier;
 use crate::protocol::subject::DISCOVER;
 use crate::protocol::{FlakeUrl, HostName, Role, Subject, SubjectError, SubjectTemplate, Tier};
@@ -50,6 +50,16 @@ pub(in crate::cli) struct Listener {
     )]
     timeout: u64,
 
+    /// What a deployment is after which units of a user fail, and none of the system
+    #[arg(
+        long,
+        env = "HOMELAB_DEPLOY_USER_UNITS",
+        value_name = "fail|warn",
+        default_value = "fail",
+        hide_default_value = true
+    )]
+    user_units: OnUserUnits,
+
     /// Subject to take requests on; repeatable; <hostname>, <tier> and <role> are filled in
     /// [default: deploy.<tier>.<hostname>, deploy.<tier>.all and deploy.<tier>.role.<role>]
     #[arg(long, env = "HOMELAB_DEPLOY_DEPLOY_SUBJECT", value_name = "SUBJECT", value_delimiter = ',')]
@@ -80,7 +90,7 @@ pub(in crate::cli) struct Listener {
     #[arg(long, env = "STATE_DIRECTORY", hide = true)]
     state_directory: Option<PathBuf>,
 
-    /// Set by systemd for a unit that has a runtime directory
+    /// Set by systemd for a unit that has a directory in memory: what must be known for sure is there
     #[arg(long, env = "RUNTIME_DIRECTORY", hide = true)]
     runtime_directory: Option<PathBuf>,
 
@@ -98,6 +108,24 @@ pub(in crate::cli) struct Listener {
 
     #[command(flatten)]
     log: Log,
+}
+
+/// What a deployment is when units of a user fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum OnUserUnits {
+    /// It has failed
+    Fail,
+    /// It has completed, and names them
+    Warn,
+}
+
+impl From<OnUserUnits> for UserUnits {
+    fn from(on: OnUserUnits) -> Self {
+        match on {
+            OnUserUnits::Fail => Self::Fail,
+            OnUserUnits::Warn => Self::Warn,
+        }
+    }
 }
 
 #[derive(Debug, Error, Diagnostic)]
@@ -157,6 +185,7 @@ impl Listener {
             deploy_subjects,
             discover_subject: self.discover_subject,
             limits: Limits { timeout: Duration::from_secs(self.timeout), grace: self.grace },
+            user_units: self.user_units.into(),
             heartbeat: self.heartbeat,
             metrics_listen: self.metrics_listen,
             state_dir: state_dir.unwrap_or_else(|| "/var/lib/homelab-deploy".into()),
@@ -223,6 +252,7 @@ mod tests {
         let config = config(&[]).unwrap();
         assert_eq!(config.limits.timeout, Duration::from_mins(10));
         assert_eq!(config.discover_subject.as_str(), "deploy.discover");
+        assert_eq!(config.user_units, UserUnits::Fail);
         assert_eq!(config.state_dir, PathBuf::from("/var/lib/homelab-deploy"));
         assert_eq!(subjects(&[]), ["deploy.prod.ns1", "deploy.prod.all"]);
         assert_eq!(subjects(&["--role", "dns"])[2], "deploy.prod.role.dns");

@@ -11,13 +11,17 @@ use thiserror::Error;
 use crate::cli::exit::{CommandResult, Exit};
 use crate::cli::runtime;
 use crate::listener::UnitEnd;
-use crate::listener::supervisor::{note_unit_end, supervise};
+use crate::listener::supervisor::{RunDir, note_unit_end, supervise};
 use crate::notify::Notifier;
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Supervise {
     /// The directory of the run
     run_dir: PathBuf,
+
+    /// Where on the disk is kept what outlives a reboot, unless that is the same directory
+    #[arg(long, value_name = "DIR")]
+    kept: Option<PathBuf>,
 
     /// Only note how the unit of the run ended, as systemd tells it in the environment of `ExecStopPost=`
     #[arg(long)]
@@ -46,12 +50,16 @@ struct SuperviseError(PathBuf, #[source] io::Error);
 
 impl Supervise {
     pub(in crate::cli) fn run(self) -> CommandResult {
+        let dir = match self.kept {
+            Some(kept) => RunDir::new(self.run_dir.clone(), kept),
+            None => RunDir::in_one(self.run_dir.clone()),
+        };
         let supervised = if self.unit_ended {
             let end = UnitEnd { result: self.service_result, code: self.exit_code, status: self.exit_status };
-            note_unit_end(&self.run_dir, &end)
+            note_unit_end(&dir, &end)
         } else {
             let starter = Notifier::new(self.notify_socket.as_deref());
-            runtime::block_on(async { supervise(&self.run_dir, &starter?).await })?
+            runtime::block_on(async { supervise(dir, &starter?).await })?
         };
         supervised.map_err(|error| Exit::Failed.because(SuperviseError(self.run_dir, error)))?;
         Ok(Exit::Success)

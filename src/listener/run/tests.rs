@@ -1,4 +1,9 @@
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
+
 use super::*;
+use crate::protocol::{Phase, Response};
 
 /// A run of this key that nobody waits for.
 pub(in crate::listener) fn spec(key: &str) -> Spec {
@@ -10,12 +15,14 @@ pub(in crate::listener) fn spec(key: &str) -> Spec {
         revision: "main".parse().unwrap(),
         operator: Some("ops@desk".to_owned()),
         accepted_at: "2026-11-23T10:00:00Z".parse().unwrap(),
+        number: 0,
         boot_id: None,
         flake: "git+https://h/x".parse().unwrap(),
         host: "ns1".parse().unwrap(),
         root: "/nowhere".into(),
         confirm_timeout_ms: None,
         return_to: None,
+        user_units: UserUnits::Fail,
         timeout_ms: 10_000,
         grace_ms: 1_000,
     }
@@ -31,6 +38,7 @@ fn config() -> Config {
         deploy_subjects: Vec::new(),
         discover_subject: "deploy.discover".parse().unwrap(),
         limits: Limits { timeout: Duration::from_mins(10), grace: Duration::from_secs(10) },
+        user_units: UserUnits::Fail,
         heartbeat: Duration::from_secs(30),
         metrics_listen: None,
         state_dir: "/nowhere".into(),
@@ -49,7 +57,7 @@ pub(in crate::listener) fn give_back(lock: &File) {
 #[test]
 fn a_run_is_locked_from_the_moment_it_exists() {
     let folder = tempfile::tempdir().unwrap();
-    let dir = RunDir::new(folder.path().join("runs/a"));
+    let dir = RunDir::in_one(folder.path().join("runs/a"));
     let lock = dir.create(&spec("a")).unwrap();
     assert_eq!(dir.lock().unwrap_err().kind(), io::ErrorKind::WouldBlock);
     give_back(&lock);
@@ -62,26 +70,27 @@ fn a_run_is_locked_from_the_moment_it_exists() {
 #[test]
 fn the_tail_reaches_back_into_what_was_set_aside() {
     let folder = tempfile::tempdir().unwrap();
-    let dir = RunDir::new(folder.path().to_owned());
+    let dir = RunDir::in_one(folder.path().to_owned());
     let (current, previous) = dir.output_files();
     assert_eq!(dir.output_tail(), "");
     fs::write(previous, format!("{}before\n", "x".repeat(200_000))).unwrap();
     fs::write(&current, "after\n").unwrap();
     let tail = dir.output_tail();
     assert!(tail.ends_with("xbefore\nafter\n"));
-    assert_eq!(tail.len() as u64, TAIL_BYTES);
+    assert_eq!(tail.len(), TAIL_BYTES);
     fs::write(current, "y".repeat(200_000)).unwrap();
-    assert_eq!(dir.output_tail().len() as u64, TAIL_BYTES);
+    assert_eq!(dir.output_tail().len(), TAIL_BYTES);
 }
 
 #[test]
 fn nothing_of_an_earlier_run_is_taken_for_this_ones() {
     let folder = tempfile::tempdir().unwrap();
-    let dir = RunDir::new(folder.path().join("run"));
+    let dir = RunDir::in_one(folder.path().join("run"));
     drop(dir.create(&spec("a")).unwrap());
     let now = Timestamp::UNIX_EPOCH;
     let verdict = Verdict::failed(crate::protocol::ErrorCode::Timeout, "");
-    dir.write_result(&RunResult { verdict, started_at: now, ended_at: now, after: Facts::default() }).unwrap();
+    dir.write_result(&RunResult { verdict, started_at: now, ended_at: now, after: Facts::default(), tail: Vec::new() })
+        .unwrap();
     dir.write_before(&Facts::default()).unwrap();
     dir.write_commit(&"8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b".parse().unwrap()).unwrap();
     fs::write(dir.output_files().0, "old").unwrap();
@@ -108,8 +117,83 @@ fn the_operator_is_shown_without_anything_that_steers_a_terminal() {
 #[test]
 fn a_spoilt_final_is_an_error_and_a_missing_one_is_not() {
     let folder = tempfile::tempdir().unwrap();
-    let dir = RunDir::new(folder.path().to_owned());
+    let dir = RunDir::in_one(folder.path().to_owned());
     assert!(dir.final_response().unwrap().is_none());
     fs::write(folder.path().join("final.json"), "{\"host").unwrap();
     assert!(dir.final_response().is_err());
+}
+
+/// A run whose disk takes nothing: neither a file nor a directory.
+fn on_a_full_disk(folder: &Path) -> RunDir {
+    RunDir::new(folder.join("run"), "/dev/full/run".into())
+}
+
+#[test]
+fn what_must_be_known_needs_no_room_on_the_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = on_a_full_disk(folder.path());
+    let lock = dir.create(&spec("a")).unwrap();
+    assert_eq!(dir.lock().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    drop(lock);
+    dir.write_before(&Facts::default()).unwrap();
+    dir.write_phase(Phase::Confirm).unwrap();
+    dir.write_confirmed().unwrap();
+    dir.write_environment("A=1").unwrap();
+    let now = Timestamp::UNIX_EPOCH;
+    let verdict = Verdict::failed(crate::protocol::ErrorCode::Timeout, "");
+    let result = RunResult { verdict, started_at: now, ended_at: now, after: Facts::default(), tail: Vec::new() };
+    dir.write_result(&result).unwrap();
+    let response = Response::new("ns1".parse().unwrap(), crate::protocol::Status::Completed, "");
+    dir.write_final(&response).unwrap();
+    assert_eq!((dir.spec().unwrap(), dir.before()), (spec("a"), Some(Facts::default())));
+    assert_eq!((dir.phase(), dir.is_confirmed(), dir.result()), (Phase::Confirm, true, Some(result)));
+    assert_eq!(dir.final_response().unwrap(), Some(response));
+    assert!(dir.settle().is_err());
+}
+
+#[test]
+fn what_outlives_a_reboot_is_copied_as_soon_as_there_is_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let (live, kept) = (folder.path().join("live"), folder.path().join("disk/run"));
+    fs::write(folder.path().join("disk"), "in the way").unwrap();
+    let dir = RunDir::new(live.clone(), kept.clone());
+    drop(dir.create(&spec("a")).unwrap());
+    dir.write_before(&Facts::default()).unwrap();
+    dir.settle().unwrap_err();
+    fs::remove_file(folder.path().join("disk")).unwrap();
+    dir.write_final(&Response::new("ns1".parse().unwrap(), crate::protocol::Status::Completed, "")).unwrap();
+    dir.settle().unwrap();
+
+    // The reboot.
+    fs::remove_dir_all(live).unwrap();
+    let dir = RunDir::in_one(kept);
+    assert_eq!((dir.spec().unwrap(), dir.before()), (spec("a"), Some(Facts::default())));
+    assert!(dir.final_response().unwrap().is_some());
+}
+
+#[test]
+fn a_request_that_is_damaged_in_one_place_is_read_in_the_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let (live, kept) = (folder.path().join("live"), folder.path().join("kept"));
+    let dir = RunDir::new(live.clone(), kept.clone());
+    drop(dir.create(&spec("a")).unwrap());
+    fs::write(live.join("request.json"), "").unwrap();
+    assert_eq!(dir.spec().unwrap(), spec("a"));
+    fs::write(kept.join("request.json"), "").unwrap();
+    assert!(dir.spec().is_err());
+}
+
+#[test]
+fn memory_is_given_back_once_the_disk_has_it_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let (live, kept) = (folder.path().join("live"), folder.path().join("kept"));
+    let dir = RunDir::new(live.clone(), kept.clone());
+    drop(dir.create(&spec("a")).unwrap());
+    dir.shrink().unwrap();
+    assert!(live.exists(), "the disk does not have its end");
+    dir.write_final(&Response::new("ns1".parse().unwrap(), crate::protocol::Status::Completed, "")).unwrap();
+    dir.shrink().unwrap();
+    assert!(!live.exists() && kept.join("final.json").exists());
+    dir.remove().unwrap();
+    assert!(!kept.exists());
 }

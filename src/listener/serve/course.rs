@@ -3,7 +3,7 @@
 use std::mem;
 use std::time::Duration;
 
-use tokio::task::JoinError;
+use tokio::task::{JoinError, spawn_blocking};
 
 use super::{Service, heartbeat, pace};
 use crate::listener::memory::Untold;
@@ -36,12 +36,14 @@ pub(super) enum Step {
     Begun(Result<Watch, NotBegun>),
     News(News),
     Concluded(Box<Response>),
-    /// The server has been given these.
-    Delivered(Vec<Untold>),
+    /// The server has been given all that were on their way.
+    Delivered,
     /// Nobody knows whether the server has been given these.
     Lost(Vec<Untold>),
     /// It was tried to ask where the flake is from; why it was not possible.
     FlakeAsked(Option<String>),
+    /// What was too old is forgotten.
+    Forgotten,
 }
 
 impl Service {
@@ -78,11 +80,11 @@ impl Service {
             Step::News(News::Phase(watch)) => self.next_phase(watch).await,
             Step::News(News::Over(over)) => self.conclude(over),
             Step::Concluded(response) => self.ended(*response),
-            Step::Delivered(told) => {
+            Step::Delivered => {
                 self.mail = Mail::Idle;
-                told.iter().for_each(Untold::told);
                 self.deliver();
             }
+            Step::Forgotten => {}
             Step::Lost(untold) => {
                 self.mail = Mail::Idle;
                 self.untold.splice(..0, untold);
@@ -172,7 +174,11 @@ impl Service {
         self.untold.push(Untold::new(dir.clone(), spec.reply_to.clone(), response.clone()));
         self.ledger.ended(spec, response);
         self.signs.run_ended(&self.ledger);
-        self.memory.ended(dir);
+        let too_old = self.memory.ended(dir);
+        self.steps.spawn_blocking(move || {
+            too_old.forget();
+            Step::Forgotten
+        });
     }
 
     /// Hands the server the ends of runs that it does not have yet. Without a connection that waits for the next one.
@@ -185,7 +191,11 @@ impl Service {
         let voice = self.voice.clone();
         self.steps.spawn(async move {
             match voice.deliver(&untold).await {
-                Delivery::Certain => Step::Delivered(untold),
+                Delivery::Certain => {
+                    // It is told again in doubt, and no slow disk holds up the loop.
+                    spawn_blocking(move || untold.iter().for_each(Untold::told)).await.ok();
+                    Step::Delivered
+                }
                 Delivery::Unknown => Step::Lost(untold),
             }
         });

@@ -1,5 +1,6 @@
 //! The activation that a run started in a unit of its own, out of reach of signals to the run's processes.
 
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -8,11 +9,20 @@ use rustix::process::Signal;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use crate::listener::unit::ACTIVATION;
+use super::program::Keeper;
+use super::tree;
+use crate::listener::busy;
+use crate::listener::unit::{ACTIVATION, is_activation};
 use crate::listener::verdict::End;
+use crate::lookup::in_plain_words;
+use crate::process_group::output_within;
+use crate::protocol::Phase;
 
 /// What the journal marks the lines with that say that a unit is being stopped; see `journalctl --catalog`.
 const IS_STOPPED: &str = "MESSAGE_ID=de5b426a63be47a7b6ac3eaac82e2f6f";
+
+/// How much of what an activation says is read from the journal, in lines.
+const LINES: &str = "--lines=5000";
 
 /// How long a program may take that only looks.
 const LOOKED_WITHIN: Duration = Duration::from_secs(10);
@@ -20,46 +30,110 @@ const LOOKED_WITHIN: Duration = Duration::from_secs(10);
 /// How long systemd may take to see the end of processes that it has killed.
 const KILLED_WITHIN: Duration = Duration::from_secs(10);
 
-/// Whether this command line, with its words ended by NUL, is that of the process which waits for the unit.
-pub(super) fn waits(command_line: &[u8]) -> bool {
-    let unit = ACTIVATION.trim_end_matches(".service");
-    command_line.split(|&byte| byte == 0).any(|word| word.strip_prefix(b"--unit=") == Some(unit.as_bytes()))
+/// The unit that a descendant of this process waits for. It is this run's: others activate in units of that name, too.
+pub(super) fn awaited() -> Option<String> {
+    tree::in_descendants(awaited_by)
+}
+
+/// The same, for who looks often: nearly always there is no such unit at all.
+pub(super) fn seen() -> Option<String> {
+    if busy::has_activation_unit(Path::new("/")) { awaited() } else { None }
+}
+
+/// The unit of an activation that the process with this command line waits for. Each of its words ends with NUL.
+fn awaited_by(command_line: &[u8]) -> Option<String> {
+    let words = command_line.split(|&byte| byte == 0).map(|word| std::str::from_utf8(word).unwrap_or_default());
+    let mut words = words.peekable();
+    let program = Path::new(words.next()?).file_name()?.to_str()?;
+    if !["systemd-run", "systemctl"].contains(&program) {
+        return None;
+    }
+    let names = words.map(|word| word.rsplit('=').next().unwrap_or(word));
+    names.map(full_name).find(|name| is_activation(name))
+}
+
+/// The name of a unit as systemd has it, where it may be written without its kind.
+fn full_name(name: &str) -> String {
+    if name.ends_with(".service") { name.to_owned() } else { format!("{name}.service") }
+}
+
+/// The unit that `nixos-rebuild` names when it says which of its commands failed.
+fn named(output: &str) -> Option<String> {
+    let (_, after) = output.rsplit_once(&format!("--unit={ACTIVATION}"))?;
+    let end = after.find(|c: char| !(c.is_ascii_alphanumeric() || c == '-')).unwrap_or(after.len());
+    Some(full_name(&format!("{ACTIVATION}{}", after.get(..end)?)))
 }
 
 /// Ends it: asks, waits for at most this long, and then forces it.
-pub(super) async fn stop(grace: Duration) {
-    if timeout(grace, systemctl(&["stop", ACTIVATION])).await.is_err() {
-        systemctl(&["kill", "--signal=KILL", ACTIVATION]).await;
+pub(super) async fn stop(unit: &str, grace: Duration) {
+    if timeout(grace, systemctl(&["stop", unit])).await.is_err() {
+        systemctl(&["kill", "--signal=KILL", unit]).await;
         // Returns at once when the unit has gone, and its end is what the result of the run waits for.
-        timeout(KILLED_WITHIN, systemctl(&["stop", ACTIVATION])).await.ok();
+        timeout(KILLED_WITHIN, systemctl(&["stop", unit])).await.ok();
     }
 }
 
-/// The end of the program, unless it takes an activation that was broken off for one that is done. When its unit is
-/// stopped, by a shutdown or by hand, that counts as a clean end, and `nixos-rebuild` exits with 0.
-pub(super) async fn checked(end: End, started_at: Timestamp) -> End {
-    if end == End::Exited(0) && was_stopped(started_at).await { End::Killed(Signal::TERM.as_raw()) } else { end }
+/// Removes the units of activations that are over, and that systemd has kept: none can begin under a name that is taken.
+pub(super) async fn clear_away() {
+    let pattern = format!("{ACTIVATION}*");
+    let listing = ["list-units", "--all", "--plain", "--no-legend", "--no-pager", "--full", &pattern];
+    for unit in left_over(&output("systemctl", &listing).await) {
+        output("systemctl", &["stop", unit]).await;
+        output("systemctl", &["reset-failed", unit]).await;
+    }
 }
 
-/// Whether the unit was told to stop since then. Where there is no systemd, none was.
-async fn was_stopped(since: Timestamp) -> bool {
-    if output("systemctl", &["is-system-running"]).await == "stopping" {
-        return true;
+/// The units of a listing in which nothing goes on: each line has the unit, whether it is loaded, its state, and its state
+/// in detail.
+fn left_over(listing: &str) -> Vec<&str> {
+    let units = listing.lines().filter_map(|line| {
+        let mut words = line.split_whitespace();
+        let unit = words.next().filter(|unit| is_activation(unit))?;
+        let (state, detail) = (words.nth(1)?, words.next()?);
+        (["failed", "inactive"].contains(&state) || detail == "exited").then_some(unit)
+    });
+    units.collect()
+}
+
+/// The end of a program that was begun then, once what its activation said is with the program's own words. It is another
+/// one if the program takes an activation that was broken off for one that is done: when its unit is stopped, by a
+/// shutdown or by hand, that counts as a clean end, and `nixos-rebuild` exits with 0.
+pub(super) async fn settled(keeper: &mut Keeper, end: End, began: Timestamp) -> End {
+    if !matches!(end, End::Exited(_) | End::Killed(_) | End::TimedOut) {
+        return end;
     }
+    let broken_off = End::Killed(Signal::TERM.as_raw());
+    if end == End::Exited(0) && output("systemctl", &["is-system-running"]).await == "stopping" {
+        return broken_off;
+    }
+    let unit = keeper.activation.clone().or_else(|| named(&keeper.log.tail()));
+    // To the millisecond: a run right before this one may have had to be stopped.
+    let since = format!("--since=@{}.{:03}", began.as_second(), began.as_millisecond().rem_euclid(1_000));
+    let journal = async |unit: &str, kind: &str| {
+        output("journalctl", &["--quiet", "--output=cat", LINES, &since, "--unit", unit, kind]).await
+    };
     // What is on its way to the journal is to be found, too.
     output("journalctl", &["--sync"]).await;
-    // To the millisecond: a run right before this one may have had to be stopped.
-    let since = format!("--since=@{}.{:03}", since.as_second(), since.as_millisecond().rem_euclid(1_000));
-    !output("journalctl", &["--quiet", "--output=cat", &since, &format!("UNIT={ACTIVATION}"), IS_STOPPED])
-        .await
-        .is_empty()
+    if let Some(unit) = &unit {
+        // Some releases give the activation no pipe to them, and what it says goes to the journal.
+        let said = journal(unit, "_TRANSPORT=stdout").await;
+        if !said.is_empty() {
+            keeper.log.reach(Phase::Activate);
+            keeper.log.write(format!("{said}\n").as_bytes());
+        }
+    }
+    // One that was over before it was seen had any of these names.
+    let unit = unit.unwrap_or_else(|| format!("{ACTIVATION}*"));
+    let was_stopped = end == End::Exited(0) && !journal(&unit, IS_STOPPED).await.is_empty();
+    if was_stopped { broken_off } else { end }
 }
 
-/// What a program prints, without the white space around it; nothing where it cannot be run.
+/// What a program prints, without the line breaks around it; nothing where it cannot be run.
 async fn output(program: &str, arguments: &[&str]) -> String {
-    let running = Command::new(program).args(arguments).stdin(Stdio::null()).kill_on_drop(true).output();
-    let output = timeout(LOOKED_WITHIN, running).await.ok().and_then(Result::ok);
-    output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default()
+    let mut command = Command::new(program);
+    in_plain_words(command.as_std_mut());
+    let output = output_within(command.args(arguments), LOOKED_WITHIN).await.ok();
+    output.map(|output| String::from_utf8_lossy(&output.stdout).trim_matches('\n').to_owned()).unwrap_or_default()
 }
 
 /// What cannot be stopped is left: the run has ended for all that, and says what it was at.
@@ -73,11 +147,39 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_waits_for_the_activation_is_told_from_who_mentions_it() {
+    fn who_waits_for_an_activation_is_told_from_who_mentions_it() {
         let line =
             |words: &[&str]| words.iter().flat_map(|word| [word.as_bytes(), b"\0"].concat()).collect::<Vec<u8>>();
-        assert!(waits(&line(&["systemd-run", "--pipe", "--unit=nixos-rebuild-switch-to-configuration", "/x"])));
-        assert!(!waits(&line(&["systemd-run", "--unit=nixos-rebuild-switch-to-configuration-2", "/x"])));
-        assert!(!waits(&line(&["grep", "nixos-rebuild-switch-to-configuration"])));
+        let awaited = |words: &[&str]| awaited_by(&line(words)).unwrap_or_default();
+        let fixed = "--unit=nixos-rebuild-switch-to-configuration";
+        assert_eq!(awaited(&["systemd-run", "--pipe", fixed, "/x"]), "nixos-rebuild-switch-to-configuration.service");
+        let numbered = "--unit=nixos-rebuild-switch-to-configuration-9767bc07";
+        let number = "nixos-rebuild-switch-to-configuration-9767bc07.service";
+        assert_eq!(awaited(&["/run/current-system/sw/bin/systemd-run", "--wait", numbered, "/x"]), number);
+        assert_eq!(awaited(&["systemctl", "start", "--wait", number]), number);
+        assert_eq!(awaited(&["systemd-run", "-u", "nixos-rebuild-switch-to-configuration-9767bc07", "/x"]), number);
+        assert_eq!(awaited(&["grep", "nixos-rebuild-switch-to-configuration"]), "");
+        assert_eq!(awaited(&["systemd-run", "--unit=homelab-deploy-run-1", "/x"]), "");
+        assert_eq!(awaited(&[]), "");
+    }
+
+    #[test]
+    fn the_unit_is_named_with_the_command_that_failed() {
+        let as_text = "Command 'systemd-run -E X --wait --unit=nixos-rebuild-switch-to-configuration-9767bc07 /x switch' returned non-zero exit status 1.";
+        assert_eq!(named(as_text).unwrap(), "nixos-rebuild-switch-to-configuration-9767bc07.service");
+        let as_list = "Command '['systemd-run', '--unit=nixos-rebuild-switch-to-configuration', '/x']' returned non-zero exit status 1.";
+        assert_eq!(named(as_list).unwrap(), "nixos-rebuild-switch-to-configuration.service");
+        assert_eq!(named("nothing"), None);
+    }
+
+    #[test]
+    fn units_in_which_nothing_goes_on_are_left_over() {
+        let unit = "nixos-rebuild-switch-to-configuration";
+        let listing = format!(
+            "{unit}.service loaded active running x\n{unit}-1.service loaded failed failed x\n\
+             {unit}-2.service loaded active exited x\n{unit}-3.service loaded activating start x\n\
+             {unit}-4.service loaded inactive dead x\nother.service loaded failed failed x\n"
+        );
+        assert_eq!(left_over(&listing), ["-1", "-2", "-4"].map(|number| format!("{unit}{number}.service")));
     }
 }

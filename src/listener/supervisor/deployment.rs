@@ -1,23 +1,28 @@
 //! A deployment from its beginning to its verdict.
 
 use std::io;
-use std::process::Command;
 use std::time::Duration;
 
 use miette::Diagnostic;
 
 use super::activation;
+use super::changes::{Change, Changes};
 use super::confirmation::confirmed;
+use super::order::Order;
 use super::program::Keeper;
-use super::way_back::{self, Returned};
+use super::way_back::{self, Returned, Undo};
 use crate::clock;
-use crate::listener::facts::{Facts, answer};
+use crate::listener::facts::Facts;
 use crate::listener::host::Host;
-use crate::listener::output::{built_system, clean, clean_lines};
+use crate::listener::output::{built_system, clean, tells_unadvertised};
 use crate::listener::run::{ReturnTo, RunDir, RunResult, Spec};
 use crate::listener::verdict::{End, Evidence, Verdict, judge, left_traces};
 use crate::lookup::{LookupError, commit_of};
+use crate::protocol::message::MAX_LOG_TAIL_LINES;
 use crate::protocol::{Action, Commit, ErrorCode, Phase, RETURN_WITHIN, Revision, Status};
+
+/// How the system and the database of Nix say that there is no room left.
+const FULL_DISK: [&str; 2] = ["No space left on device", "database or disk is full"];
 
 /// What is deployed, where, and under what.
 pub(super) struct Deployment {
@@ -25,6 +30,25 @@ pub(super) struct Deployment {
     pub(super) spec: Spec,
     pub(super) host: Host,
     pub(super) keeper: Keeper,
+}
+
+/// What came of an attempt to deploy.
+struct Attempt {
+    end: End,
+    /// What was so on the host right before anything moved; where nothing did, when the run began.
+    before: Facts,
+    /// The system that was built, where that is known.
+    built: Option<String>,
+    reach: Reach,
+}
+
+/// How far an attempt came.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    /// It touched nothing on the host.
+    Build,
+    /// It may have touched everything.
+    Activation,
 }
 
 /// What a run has come to, unless the host returns from there.
@@ -40,37 +64,49 @@ impl Deployment {
     /// Deploys or returns, and tells how it ended. An error is that nothing was begun.
     pub(super) async fn carry_out(mut self) -> io::Result<RunResult> {
         let started_at = clock::now();
-        let before = Facts::learned(&self.host).await;
-        self.dir.write_before(&before)?;
+        let found = Facts::learned(&self.host).await;
+        self.dir.write_before(&found)?;
         let (verdict, after) = match self.spec.return_to.clone() {
             Some(to) => self.return_to(&to).await,
-            None => self.deploy_for_good(&before).await,
+            None => self.deploy_for_good(found).await,
         };
-        Ok(RunResult { verdict, started_at, ended_at: clock::now(), after })
+        self.dir.forget_built().ok();
+        let mut tail = self.keeper.log.lines();
+        tail.drain(..tail.len().saturating_sub(MAX_LOG_TAIL_LINES));
+        Ok(RunResult { verdict, started_at, ended_at: clock::now(), after, tail })
     }
 
     /// Deploys, and returns from what went wrong or was not confirmed, if that is asked for.
-    async fn deploy_for_good(&mut self, before: &Facts) -> (Verdict, Facts) {
-        self.host.keep(before);
-        let end = self.deploy().await;
-        let Outcome { verdict, after, traces } = self.judge(&end, before).await;
-        let Some(limit) = self.spec.confirm_timeout_ms.map(Duration::from_millis) else { return (verdict, after) };
+    async fn deploy_for_good(&mut self, found: Facts) -> (Verdict, Facts) {
+        let attempt = self.deploy(found).await;
+        let Outcome { verdict, after, traces } = self.judge(&attempt).await;
+        let Some(limit) = self.spec.confirm_timeout_ms.map(Duration::from_millis) else {
+            return (attempt.with_theirs(verdict, &after), after);
+        };
         let activates = matches!(self.spec.action, Action::Switch | Action::Test);
         let failure = if verdict.status == Status::Completed {
             let heard = if activates { self.confirmed(limit).await } else { Ok(()) };
             match heard {
-                Ok(()) => return (verdict, after),
+                Ok(()) => return self.still_so(verdict, after).await,
                 Err(End::TimedOut) => Verdict::failed(ErrorCode::NotConfirmed, not_confirmed(limit)),
-                // Whoever ends this process gets no further activation from it.
-                Err(end) => return (self.judge(&end, before).await.verdict.with("what was deployed stays"), after),
+                // A supervisor that is told to end starts no further activation.
+                Err(end) => {
+                    let verdict = self.judge(&Attempt { end, ..attempt }).await.verdict;
+                    return (verdict.with("what was deployed stays"), after);
+                }
             }
-        } else if !traces || matches!(end, End::Stopped(_)) || self.spec.action == Action::DryActivate {
-            return (verdict, after);
+        } else if !traces || matches!(attempt.end, End::Stopped(_)) || self.spec.action == Action::DryActivate {
+            return (attempt.with_theirs(verdict, &after), after);
         } else {
             verdict
         };
-        let Returned { problem, now } = self.go_back(self.spec.action, before).await;
-        (rolled_back(failure, problem.as_ref(), &now), now)
+        let undo = Undo { action: self.spec.action, before: &attempt.before, made: attempt.built.as_deref() };
+        match self.go_back(undo).await {
+            Returned::Back { problem, theirs, now } => (rolled_back(failure, problem, theirs, &now), now),
+            Returned::Nowhere { theirs, now } => {
+                (failure.with(&format!("nothing is undone: {theirs}")).with(&what_runs(&now)), now)
+            }
+        }
     }
 
     /// Waits to be told that the host was heard from.
@@ -82,43 +118,89 @@ impl Deployment {
         confirmed(&self.dir, &mut self.keeper.bounds).await
     }
 
+    /// A deployment that was confirmed, unless somebody switched the host to something else before that.
+    async fn still_so(&self, verdict: Verdict, after: Facts) -> (Verdict, Facts) {
+        let now = Facts::seen(&self.host);
+        let changes = Changes::by_others(&after, &now);
+        let Some(theirs) = changes.theirs(&now) else { return (verdict, after) };
+        let spoilt = match self.spec.action {
+            Action::Switch => true,
+            Action::Test => changes.current == Change::Theirs,
+            Action::Boot | Action::DryActivate => false,
+        };
+        let verdict = if spoilt { Verdict::failed(ErrorCode::VerifyFailed, theirs) } else { verdict.with(&theirs) };
+        (verdict, Facts::learned(&self.host).await)
+    }
+
     /// Returns to what ran before another run, which is all that there is to do.
     async fn return_to(&mut self, to: &ReturnTo) -> (Verdict, Facts) {
-        let Returned { problem, now } = self.go_back(self.spec.action, &to.facts).await;
-        let verdict = match problem {
-            None => {
-                let verdict = Verdict::completed(format!("returned to what ran before {}", to.run));
-                Verdict { rolled_back: Some(true), ..verdict.with(&what_runs(&now)) }
-            }
-            Some((error, why)) => {
-                let verdict = Verdict::failed(error, format!("not returned to what ran before {}: {why}", to.run));
-                Verdict { rolled_back: Some(false), ..verdict.with(&what_runs(&now)) }
-            }
+        let undo = Undo { action: self.spec.action, before: &to.facts, made: to.made.as_deref() };
+        let not_returned = |error, why: &str, now: &Facts| {
+            let verdict = Verdict::failed(error, format!("not returned to what ran before {}: {why}", to.run));
+            Verdict { rolled_back: Some(false), ..verdict.with(&what_runs(now)) }
         };
-        (verdict, now)
+        match self.go_back(undo).await {
+            Returned::Back { problem: None, theirs, now } => {
+                let verdict = Verdict::completed(format!("returned to what ran before {}", to.run));
+                let verdict = with_all(verdict, theirs).with(&what_runs(&now));
+                (Verdict { rolled_back: Some(true), ..verdict }, now)
+            }
+            Returned::Back { problem: Some((error, why)), now, .. } => (not_returned(error, &why, &now), now),
+            Returned::Nowhere { theirs, now } => (not_returned(ErrorCode::VerifyFailed, &theirs, &now), now),
+        }
     }
 
-    /// Undoes what an action did to a host that was like this before.
-    async fn go_back(&mut self, action: Action, before: &Facts) -> Returned {
+    async fn go_back(&mut self, undo: Undo<'_>) -> Returned {
         // A deployer waits no longer for the end of it, where a deployment has more time than that.
         let limit = RETURN_WITHIN.min(Duration::from_millis(self.spec.timeout_ms));
-        way_back::go(&mut self.keeper, &self.host, action, before, limit).await
+        way_back::go(&mut self.keeper, &self.host, undo, limit).await
     }
 
-    async fn deploy(&mut self) -> End {
+    /// Builds first and activates then. What the host can return to is what was so in between: a build takes long, and
+    /// what somebody else switched to meanwhile is not this run's to undo.
+    async fn deploy(&mut self, found: Facts) -> Attempt {
+        let untouched = |end| Attempt { end, before: found.clone(), built: None, reach: Reach::Build };
         self.keeper.log.enter(Phase::Resolve);
         let commit = match self.resolve().await {
             Ok(commit) => commit,
-            Err(end) => return end,
+            Err(end) => return untouched(end),
         };
         self.keeper.log.enter(Phase::Build);
-        // No part of it is read by a shell, and none can be taken for an option: the flake URL begins with its scheme,
-        // and the action is one of ours.
-        let installable = self.spec.flake.installable(&commit.into(), &self.spec.host);
-        let mut command = Command::new("nixos-rebuild");
-        let started_at = clock::now();
-        let end = self.keeper.run(command.args([self.spec.action.as_str(), "--flake", &installable])).await;
-        activation::checked(end, started_at).await
+        let (build, order) = self.build(&commit.into()).await;
+        if build != End::Exited(0) {
+            return untouched(build);
+        }
+        let before = Facts::learned(&self.host).await;
+        if let Err(error) = self.dir.write_before(&before) {
+            let why = format!("cannot note what runs now, and so could not return to it: {error}");
+            return untouched(End::Unresolved(ErrorCode::BuildFailed, why));
+        }
+        self.host.keep(&before);
+        activation::clear_away().await;
+        let began = clock::now();
+        let end = self.keeper.run(&mut order.command(self.spec.action.as_str())).await;
+        let end = activation::settled(&mut self.keeper, end, began).await;
+        Attempt { end, before, built: self.dir.built(), reach: Reach::Activation }
+    }
+
+    /// Builds the system, and tells how that ended and what can be activated then.
+    async fn build(&mut self, revision: &Revision) -> (End, Order) {
+        let Spec { flake, host, .. } = &self.spec;
+        let order = Order::new(flake, revision, host);
+        let with_all_refs = flake.with_all_refs().map(|flake| Order::new(&flake, revision, host));
+        let end = self.build_in_place(&order).await;
+        match with_all_refs {
+            // Somebody has pushed since the commit was looked up, and by ssh many servers only give out what is new.
+            Some(order) if matches!(end, End::Exited(1..)) && tells_unadvertised(&self.keeper.log.lines()) => {
+                (self.build_in_place(&order).await, order)
+            }
+            _ => (end, order),
+        }
+    }
+
+    async fn build_in_place(&mut self, order: &Order) -> End {
+        // A link to what was built is left where it is called.
+        self.keeper.run(order.command("build").current_dir(self.dir.path())).await
     }
 
     /// Finds the commit, which is what is deployed: a branch given to Nix may be what it was an hour ago.
@@ -130,7 +212,7 @@ impl Deployment {
         Ok(commit)
     }
 
-    async fn judge(&mut self, end: &End, before: &Facts) -> Outcome {
+    async fn judge(&mut self, Attempt { end, before, built, reach }: &Attempt) -> Outcome {
         let phase = self.keeper.log.phase();
         let by_itself = matches!(end, End::Exited(_));
         if by_itself {
@@ -138,28 +220,34 @@ impl Deployment {
         }
         // One that was ended is not to start programs any more.
         let after = if by_itself { Facts::learned(&self.host).await } else { Facts::seen(&self.host) };
-        let lines = clean_lines(&self.dir.output_tail());
-        let built = match built_system(&lines) {
-            Some(path) => Some(path.to_owned()),
-            // Only here nothing on the host tells whether there was anything to activate.
-            None if *end == End::Exited(0) && self.spec.action == Action::Test && after.current == before.current => {
-                self.ask_what_was_built().await
-            }
-            None => None,
-        };
-        let evidence = Evidence { end, phase, before, after: &after, built: built.as_deref(), lines: &lines };
-        let verdict = judge(&self.spec, &evidence);
-        Outcome { traces: left_traces(&verdict, &evidence), verdict, after }
+        let lines = self.keeper.log.lines();
+        let built = built_system(&lines).or(built.as_deref());
+        let evidence = Evidence { end, phase, before, after: &after, built, lines: &lines };
+        let verdict = with_all(judge(&self.spec, &evidence), full_disk(&lines));
+        let traces = *reach == Reach::Activation && left_traces(&verdict, &evidence);
+        Outcome { verdict, after, traces }
     }
+}
 
-    /// What Nix says that the configuration of the host comes down to. It has just evaluated it, and remembers.
-    async fn ask_what_was_built(&self) -> Option<String> {
-        let flake = self.spec.flake.at(&Revision::from(self.dir.commit()?));
-        let system = format!("{flake}#nixosConfigurations.\"{}\".config.system.build.toplevel.outPath", self.spec.host);
-        let features = ["--extra-experimental-features", "nix-command flakes"];
-        let said = answer("nix", &[&features[..], &["eval", "--raw", &system]].concat()).await?;
-        Some(said.trim().to_owned()).filter(|path| path.starts_with("/nix/store/"))
+impl Attempt {
+    /// The verdict on it, with what somebody else did to the host meanwhile.
+    fn with_theirs(&self, verdict: Verdict, after: &Facts) -> Verdict {
+        let changes = match self.reach {
+            Reach::Build => Changes::by_others(&self.before, after),
+            Reach::Activation => Changes::between(&self.before, after, self.built.as_deref()),
+        };
+        with_all(verdict, changes.theirs(after))
     }
+}
+
+/// That a disk is full, where a program says so. The line that says what went wrong may be one that only follows from it.
+fn full_disk(lines: &[String]) -> Option<String> {
+    let words = FULL_DISK.into_iter().find(|words| lines.iter().any(|line| line.contains(words)))?;
+    Some(format!("a disk of the host is full ({words})"))
+}
+
+fn with_all(verdict: Verdict, additions: impl IntoIterator<Item = String>) -> Verdict {
+    additions.into_iter().fold(verdict, |verdict, addition| verdict.with(&addition))
 }
 
 fn not_confirmed(limit: Duration) -> String {
@@ -167,12 +255,13 @@ fn not_confirmed(limit: Duration) -> String {
 }
 
 /// A failure after which the host was to return.
-fn rolled_back(verdict: Verdict, problem: Option<&(ErrorCode, String)>, now: &Facts) -> Verdict {
+fn rolled_back(verdict: Verdict, problem: Option<(ErrorCode, String)>, theirs: Option<String>, now: &Facts) -> Verdict {
+    let rolled_back = Some(problem.is_none());
     let verdict = match problem {
         None => verdict.with("the host returned to what ran before"),
         Some((_, why)) => verdict.with(&format!("the host could not return to what ran before: {why}")),
     };
-    Verdict { rolled_back: Some(problem.is_none()), ..verdict.with(&what_runs(now)) }
+    Verdict { rolled_back, ..with_all(verdict, theirs).with(&what_runs(now)) }
 }
 
 fn what_runs(now: &Facts) -> String {

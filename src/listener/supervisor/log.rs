@@ -1,10 +1,12 @@
-//! The output of a run on disk: bounded, and with an eye on the phase.
+//! The output of a run: all of it on the disk, within bounds; its end in memory, by which the run is judged; and with an
+//! eye on the phase.
 
+use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{self, Write};
 
-use crate::listener::output::PhaseFinder;
-use crate::listener::run::RunDir;
+use crate::listener::output::{PhaseFinder, clean_lines};
+use crate::listener::run::{RunDir, TAIL_BYTES};
 use crate::protocol::Phase;
 
 /// The size at which the output is set aside and begun anew, in bytes. One part that was set aside is kept.
@@ -13,25 +15,28 @@ const PART_BYTES: usize = 8 * 1024 * 1024;
 /// Takes the output of a run.
 pub(super) struct Log {
     dir: RunDir,
-    file: File,
+    /// None where the disk has no room for one.
+    file: Option<File>,
     written: usize,
     part_bytes: usize,
+    tail: VecDeque<u8>,
     finder: PhaseFinder,
 }
 
 impl Log {
-    pub(super) fn create(dir: &RunDir) -> io::Result<Self> {
+    pub(super) fn create(dir: &RunDir) -> Self {
         Self::with_parts_of(PART_BYTES, dir)
     }
 
-    fn with_parts_of(part_bytes: usize, dir: &RunDir) -> io::Result<Self> {
-        Ok(Self {
-            file: File::create(dir.output_files().0)?,
+    fn with_parts_of(part_bytes: usize, dir: &RunDir) -> Self {
+        Self {
+            file: File::create(dir.output_files().0).ok(),
             dir: dir.clone(),
             written: 0,
             part_bytes,
+            tail: VecDeque::new(),
             finder: PhaseFinder::new(),
-        })
+        }
     }
 
     /// The run is at this from here on. Who cannot read it misses nothing but how far it is.
@@ -40,16 +45,38 @@ impl Log {
         self.dir.write_phase(phase).ok();
     }
 
+    /// The run is at this, if it was not at something later already.
+    pub(super) fn reach(&mut self, phase: Phase) {
+        if self.phase() < phase {
+            self.enter(phase);
+        }
+    }
+
+    /// The last part of the output.
+    pub(super) fn tail(&self) -> String {
+        let (front, back) = self.tail.as_slices();
+        String::from_utf8_lossy(&[front, back].concat()).into_owned()
+    }
+
     /// What the run is at.
     pub(super) const fn phase(&self) -> Phase {
         self.finder.phase()
     }
 
-    /// Keeps this output. On a full disk it is lost: that must not stop a rebuild, which may be what frees the disk.
+    /// The cleaned lines of its end.
+    pub(super) fn lines(&self) -> Vec<String> {
+        clean_lines(&self.tail())
+    }
+
+    /// Keeps this output. On a full disk all but its end is lost: that must not stop a rebuild, which may be what frees
+    /// the disk.
     pub(super) fn write(&mut self, bytes: &[u8]) {
         if let Some(phase) = self.finder.read(bytes) {
             self.dir.write_phase(phase).ok();
         }
+        self.tail.extend(bytes);
+        let surplus = self.tail.len().saturating_sub(TAIL_BYTES);
+        self.tail.drain(..surplus);
         self.try_write(bytes).ok();
     }
 
@@ -57,11 +84,13 @@ impl Log {
         if self.written > 0 && self.written + bytes.len() > self.part_bytes {
             let (current, previous) = self.dir.output_files();
             fs::rename(&current, previous)?;
-            self.file = File::create(current)?;
+            self.file = Some(File::create(current)?);
             self.written = 0;
         }
-        self.file.write_all(bytes)?;
-        self.written += bytes.len();
+        if let Some(file) = &mut self.file {
+            file.write_all(bytes)?;
+            self.written += bytes.len();
+        }
         Ok(())
     }
 }
@@ -73,8 +102,8 @@ mod tests {
     #[test]
     fn output_is_bounded_and_its_end_is_kept() {
         let folder = tempfile::tempdir().unwrap();
-        let dir = RunDir::new(folder.path().to_owned());
-        let mut log = Log::with_parts_of(100, &dir).unwrap();
+        let dir = RunDir::in_one(folder.path().to_owned());
+        let mut log = Log::with_parts_of(100, &dir);
         for number in 0..1_000 {
             log.write(format!("line {number:05}\n").as_bytes());
         }
@@ -84,5 +113,19 @@ mod tests {
         assert!(size(current) <= 100 && size(previous) <= 100);
         assert!(dir.output_tail().ends_with("line 00998\nline 00999\nactivating the configuration...\n"));
         assert_eq!((log.phase(), dir.phase()), (Phase::Activate, Phase::Activate));
+    }
+
+    #[test]
+    fn the_end_is_there_without_a_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = RunDir::new(folder.path().to_owned(), "/dev/full/run".into());
+        let mut log = Log::create(&dir);
+        for number in 0..20_000 {
+            log.write(format!("line {number:05}\n").as_bytes());
+        }
+        let lines = log.lines();
+        assert_eq!(lines.last().unwrap(), "line 19999");
+        assert!((5_000..6_000).contains(&lines.len()), "{}", lines.len());
+        assert_eq!(dir.output_tail(), "");
     }
 }

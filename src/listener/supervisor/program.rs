@@ -10,18 +10,24 @@ use std::time::Duration;
 use rustix::process::Pid;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
+use tokio::time::interval;
 
 use super::activation;
 use super::bounds::Bounds;
 use super::log::Log;
-use super::tree::{Tree, has_descendant};
+use super::tree::Tree;
 use crate::listener::verdict::End;
+use crate::lookup::in_plain_words;
+use crate::protocol::Phase;
 
 /// How much output is taken at once, in bytes.
 const PIECE_BYTES: usize = 8 * 1024;
 
 /// What a pipe holds, in bytes, unless someone made it larger.
 const PIPE_BYTES: u64 = 64 * 1024;
+
+/// How often it is looked whether the program has come to the activation, of which it need not say a word.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// What a program runs under.
 pub(super) struct Keeper {
@@ -31,6 +37,8 @@ pub(super) struct Keeper {
     pub(super) grace: Duration,
     /// Takes the output.
     pub(super) log: Log,
+    /// The unit in which the program was seen to activate.
+    pub(super) activation: Option<String>,
 }
 
 impl Keeper {
@@ -57,11 +65,11 @@ impl Keeper {
 
     /// Keeps the output until the program has ended.
     async fn follow(&mut self, program: Pid, output: PipeReader) -> io::Result<End> {
-        let Self { tree, bounds, grace, log } = self;
+        let Self { tree, bounds, grace, log, activation } = self;
         let mut output = pipe::Receiver::from_owned_fd(OwnedFd::from(output))?;
         let end = tokio::select! {
             end = watch(program, tree, bounds, *grace) => end,
-            never = keep(&mut output, log) => match never {},
+            never = keep(&mut output, log, activation) => match never {},
         };
         // What the program wrote last is in the pipe, which is read itself: the runtime may not have noticed yet that
         // there is something in it. Who else still writes to it is not waited for.
@@ -79,6 +87,7 @@ fn start(command: &mut Command) -> io::Result<(Pid, PipeReader)> {
     let (output, input) = io::pipe()?;
     // Only this process has news for whoever started it.
     command.env_remove("NOTIFY_SOCKET");
+    in_plain_words(command);
     let child = command.stdin(Stdio::null()).stdout(input.try_clone()?).stderr(input).spawn()?;
     // The command holds the end of the pipe that the program writes to, and is not needed any more.
     command.stdout(Stdio::null()).stderr(Stdio::null());
@@ -93,18 +102,28 @@ async fn watch(program: Pid, tree: &mut Tree, bounds: &mut Bounds, grace: Durati
     };
     // Where there are units, the activation is in one of its own and no descendant. It is this run's when the process
     // that waits for it is.
-    if has_descendant(activation::waits) {
-        activation::stop(grace).await;
+    if let Some(unit) = activation::awaited() {
+        activation::stop(&unit, grace).await;
     }
     tree.end(grace).await;
     end
 }
 
-/// Keeps all output; waits for ever once there is no more.
-async fn keep(output: &mut pipe::Receiver, log: &mut Log) -> Infallible {
+/// Keeps all output, and looks out for the activation.
+async fn keep(output: &mut pipe::Receiver, log: &mut Log, activation: &mut Option<String>) -> Infallible {
     let mut piece = [0; PIECE_BYTES];
-    while let Ok(length @ 1..) = output.read(&mut piece).await {
-        log.write(piece.get(..length).unwrap_or_default());
+    let mut is_open = true;
+    let mut looks = interval(LOOK_EVERY);
+    loop {
+        tokio::select! {
+            read = output.read(&mut piece), if is_open => match read {
+                Ok(length @ 1..) => log.write(piece.get(..length).unwrap_or_default()),
+                Ok(0) | Err(_) => is_open = false,
+            },
+            _ = looks.tick() => if let Some(unit) = activation::seen() {
+                log.reach(Phase::Activate);
+                *activation = Some(unit);
+            },
+        }
     }
-    std::future::pending().await
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
@@ -19,16 +19,26 @@ const COMMIT: &str = "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b";
 
 const RUN_DIR: &str = "SUPERVISED_RUN_DIR";
 
+/// Builds, when that is what it is called for: in the directory of the run, which is in the folder of the host.
+const BUILD: &str = "if [ $1 = build ]; then
+    ln -sfn /nix/store/new result
+    cd ..
+    [ ! -e build ] || . ./build
+    exit
+fi";
+
+mod by_hand;
 mod returning;
 
 #[test]
 fn be_the_supervisor() {
     let Some(dir) = std::env::var_os(RUN_DIR) else { return };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(supervise(Path::new(&dir), &Notifier::new(None).unwrap())).unwrap();
+    runtime.block_on(supervise(RunDir::in_one(dir.into()), &Notifier::new(None).unwrap())).unwrap();
 }
 
-/// A run whose `nixos-rebuild` is a shell script, and its supervisor.
+/// A run whose `nixos-rebuild` is a shell script, and its supervisor. The script activates; what is built before that is
+/// the system `new`, and the script `build` in the folder of the host says what else happens meanwhile.
 struct Supervised {
     folder: tempfile::TempDir,
     dir: RunDir,
@@ -43,10 +53,10 @@ impl Supervised {
     /// The same on a host whose file system is in `folder/root`, and whose programs are in `folder/bin`.
     fn on(folder: tempfile::TempDir, script: &str, adjust: impl FnOnce(&mut Spec)) -> Self {
         let bin = folder.path().join("bin");
-        make_program(&bin.join("nixos-rebuild"), script);
+        make_program(&bin.join("nixos-rebuild"), &format!("{BUILD}\n{script}"));
         let path = std::env::var_os("PATH").unwrap();
         let path = std::iter::once(bin).chain(std::env::split_paths(&path));
-        let dir = RunDir::new(folder.path().join("run"));
+        let dir = RunDir::in_one(folder.path().join("run"));
         // A commit, which need not be looked up.
         let revision = COMMIT.parse().unwrap();
         let mut spec = Spec { revision, root: folder.path().join("root"), ..spec("r-1") };
@@ -56,6 +66,8 @@ impl Supervised {
             .args(["--exact", "listener::supervisor::tests::be_the_supervisor"])
             .env(RUN_DIR, dir.path())
             .env("PATH", std::env::join_paths(path).unwrap())
+            // As on a German host.
+            .envs([("LC_ALL", "de_DE.UTF-8"), ("LANGUAGE", "de")])
             .current_dir(folder.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -132,6 +144,23 @@ fn the_program_gets_nothing_to_read_and_the_commit_to_deploy() {
 }
 
 #[test]
+fn a_password_stands_on_no_command_line() {
+    let tells = "echo \"$*\"; tr '\\0' ' ' </proc/$$/cmdline; echo; git config --get-all http.https://h/x.extraHeader";
+    let (result, output, _) =
+        Supervised::new(tells, |spec| spec.flake = "git+https://bob:s3cret@h/x?dir=a".parse().unwrap()).ended();
+    assert_eq!(result.verdict.status, Status::Completed, "{output}");
+    assert!(output.starts_with(&format!("switch --flake git+https://h/x?dir=a&rev={COMMIT}#ns1\n")), "{output}");
+    assert!(!output.contains("s3cret"));
+    assert!(output.ends_with("Authorization: Basic Ym9iOnMzY3JldA==\n"), "{output}");
+}
+
+#[test]
+fn whatever_is_read_speaks_english() {
+    let (_, output, _) = Supervised::new("echo ${LC_ALL} ${LANGUAGE-none}", |_| ()).ended();
+    assert_eq!(output, "C.UTF-8 none\n");
+}
+
+#[test]
 fn a_signal_and_a_missing_program_are_told() {
     let (result, _, _) = Supervised::new("kill -9 $$", |_| ()).ended();
     assert_eq!(verdict(&result), "failed interrupted: signal 9 ended the run while building");
@@ -201,7 +230,7 @@ fn the_run_is_locked_as_long_as_any_of_its_processes_lives_and_no_longer() {
 #[test]
 fn nobody_takes_a_run_in_hand_that_was_concluded_without_it() {
     let folder = tempfile::tempdir().unwrap();
-    let dir = RunDir::new(folder.path().join("run"));
+    let dir = RunDir::in_one(folder.path().join("run"));
     give_back(&dir.create(&spec("r-1")).unwrap());
     give_back(&take_in_hand(&dir).unwrap());
     dir.write_final(&Response::new("ns1".parse().unwrap(), Status::Failed, "given up")).unwrap();
@@ -257,6 +286,31 @@ fn a_branch_is_deployed_as_the_commit_that_it_is_now() {
     let commit = git(repository.path(), &["rev-parse", "main"]);
     assert_eq!(output, format!("{flake}?rev={commit}#ns1\n"));
     assert_eq!(run.dir.commit().unwrap().as_str(), commit);
+}
+
+#[test]
+fn a_commit_that_is_no_tip_any_more_is_looked_for_among_all_refs() {
+    let fetch = "case $3 in *allRefs=1*) exit 0 ;; esac
+echo 'error: Server does not allow request for unadvertised object 8c1f' >&2; exit 1";
+    let folder = nixos();
+    fs::write(folder.path().join("build"), fetch).unwrap();
+    let (result, output, _) = Supervised::on(folder, &format!("echo \"$3\"\n{SWITCH}"), |_| ()).ended();
+    assert_eq!(verdict(&result), "completed: switched to generation 42");
+    assert!(output.ends_with(&format!("git+https://h/x?allRefs=1&rev={COMMIT}#ns1\n")), "{output}");
+
+    // It is tried once, and only where that may help.
+    let builds = |says: &str, flake: &str| {
+        let folder = nixos();
+        fs::write(folder.path().join("build"), format!("echo built >>builds; echo 'error: {says}' >&2; exit 1"))
+            .unwrap();
+        let (result, _, run) = Supervised::on(folder, "", |spec| spec.flake = flake.parse().unwrap()).ended();
+        (fs::read_to_string(run.path("builds")).unwrap().lines().count(), verdict(&result))
+    };
+    let unadvertised = "Server does not allow request for unadvertised object 8c1f";
+    let failed = |times, message: &str| (times, format!("failed build_failed: {message}"));
+    assert_eq!(builds(unadvertised, "git+ssh://h/x"), failed(2, &format!("git: {unadvertised}")));
+    assert_eq!(builds(unadvertised, "github:o/r"), failed(1, &format!("git: {unadvertised}")));
+    assert_eq!(builds("no attribute x", "git+ssh://h/x"), failed(1, "no attribute x"));
 }
 
 #[test]
@@ -338,20 +392,13 @@ fn a_switch_that_only_says_so_is_none() {
     let lie = "echo 'Done. The new configuration is /nix/store/new'";
     let (result, _, _) = Supervised::on(nixos(), lie, |_| ()).ended();
     insta::assert_snapshot!(verdict(&result), @"failed verify_failed: /nix/store/new was built, and the system profile points at /nix/store/old");
-    // The older program does not name what it built, and Nix is asked.
-    let test = |says: &str| {
-        let folder = nixos();
-        make_program(&folder.path().join("bin/nix"), &format!("echo \"$@\" >asked\necho {says}"));
-        let (result, _, run) = Supervised::on(folder, "", |spec| spec.action = Action::Test).ended();
-        assert!(
-            fs::read_to_string(run.path("asked"))
-                .unwrap()
-                .contains(&format!("?rev={COMMIT}#nixosConfigurations.\"ns1\"."))
-        );
+    // The older program does not name what it built: what the build before left tells.
+    let test = |script: &str| {
+        let (result, _, _) = Supervised::on(nixos(), script, |spec| spec.action = Action::Test).ended();
         verdict(&result)
     };
-    insta::assert_snapshot!(test("/nix/store/new"), @"failed verify_failed: /nix/store/new was built, and /run/current-system is /nix/store/old");
-    insta::assert_snapshot!(test("/nix/store/old"), @"completed: activated until the next boot");
+    insta::assert_snapshot!(test(""), @"failed verify_failed: /nix/store/new was built, and /run/current-system is /nix/store/old");
+    insta::assert_snapshot!(test("ln -sfn /nix/store/new root/run/current-system"), @"completed: activated until the next boot");
 }
 
 #[test]
@@ -364,6 +411,6 @@ fn units_are_asked_for_before_and_after() {
     );
     let activation = format!("{SWITCH}\necho 'dns.service loaded failed failed DNS' >failed; exit 4");
     let (result, _, _) = Supervised::on(folder, &activation, |_| ()).ended();
-    insta::assert_snapshot!(verdict(&result), @"failed activation_failed: the following units failed: dns.service; generation 42 is the one for the next boot all the same");
+    insta::assert_snapshot!(verdict(&result), @"failed activation_failed: the following units failed: dns.service; the next boot starts generation 42");
     assert_eq!(result.verdict.failed_units, ["dns.service"]);
 }

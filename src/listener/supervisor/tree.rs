@@ -88,10 +88,10 @@ fn end_of(status: WaitStatus) -> End {
     }
 }
 
-/// Whether a descendant of this process was called in such a way, by its words with a NUL after each.
-pub(super) fn has_descendant(called: impl Fn(&[u8]) -> bool) -> bool {
+/// What is found first in how a descendant of this process was called: its words with a NUL after each.
+pub(super) fn in_descendants<T>(found: impl Fn(&[u8]) -> Option<T>) -> Option<T> {
     let pids = descendants(rustix::process::getpid().as_raw_pid(), &parents());
-    pids.into_iter().any(|pid| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|words| called(&words)))
+    pids.into_iter().find_map(|pid| found(&fs::read(format!("/proc/{pid}/cmdline")).ok()?))
 }
 
 /// Sends a signal to every descendant of this process.

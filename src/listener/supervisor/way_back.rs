@@ -1,11 +1,14 @@
 //! The way back to what a host ran before, as it was taken down then.
 //!
+//! Only what the run itself did is undone: what somebody else switched to meanwhile stays.
+//!
 //! Neither `nix-env --rollback` nor `nixos-rebuild --rollback` leads there: the one takes the generation before the
 //! current one, whatever that is, and the other evaluates. The recorded system activates itself.
 
 use std::process::Command;
 use std::time::Duration;
 
+use super::changes::{Change, Changes};
 use super::program::Keeper;
 use crate::listener::facts::Facts;
 use crate::listener::host::{Host, PROFILE};
@@ -21,21 +24,54 @@ enum Step {
     Activate(String, Action),
 }
 
-/// Where the way has led.
-#[derive(Debug)]
-pub(super) struct Returned {
-    /// Why the host is not what it was before.
-    pub(super) problem: Option<(ErrorCode, String)>,
-    /// What is so on the host now.
-    pub(super) now: Facts,
+/// What is to be undone.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Undo<'a> {
+    /// What the run did.
+    pub(super) action: Action,
+    /// What was so on the host before.
+    pub(super) before: &'a Facts,
+    /// The system that the run brought, where that is known.
+    pub(super) made: Option<&'a str>,
 }
 
-/// Undoes what `action` may have done to a host that was like this before. It may take so long.
-pub(super) async fn go(keeper: &mut Keeper, host: &Host, action: Action, before: &Facts, limit: Duration) -> Returned {
+/// Where the way has led.
+#[derive(Debug)]
+pub(super) enum Returned {
+    /// Nothing was done: what there was to undo has been replaced by somebody else meanwhile, with this.
+    Nowhere {
+        /// What somebody else did.
+        theirs: String,
+        /// What is so on the host now.
+        now: Facts,
+    },
+    /// The way was gone.
+    Back {
+        /// Why the host is not what it was before.
+        problem: Option<(ErrorCode, String)>,
+        /// What somebody else did, which stays.
+        theirs: Option<String>,
+        /// What is so on the host now.
+        now: Facts,
+    },
+}
+
+/// Undoes what a run did. It may take so long.
+pub(super) async fn go(keeper: &mut Keeper, host: &Host, undo: Undo<'_>, limit: Duration) -> Returned {
+    let Undo { action, before, made } = undo;
+    let now = Facts::seen(host);
+    let changes = Changes::between(before, &now, made);
+    let theirs = changes.theirs(&now);
+    let way = steps(action, before, &now, changes);
+    if let Some(theirs) = &theirs
+        && way.is_empty()
+    {
+        return Returned::Nowhere { theirs: theirs.clone(), now: Facts::learned(host).await };
+    }
     keeper.log.enter(Phase::Return);
     keeper.bounds.renew(limit);
     let mut problem = None;
-    for step in steps(action, before, &Facts::seen(host)) {
+    for step in way {
         let end = keeper.run(&mut command(&step, host)).await;
         let stops = matches!(end, End::TimedOut | End::Stopped(_));
         // What follows is tried all the same: a host that serves with the wrong profile is better than one that does not.
@@ -45,24 +81,32 @@ pub(super) async fn go(keeper: &mut Keeper, host: &Host, action: Action, before:
         }
     }
     let now = Facts::learned(host).await;
-    let difference = difference(before, &now).map(|text| (ErrorCode::VerifyFailed, text));
-    Returned { problem: problem.filter(|problem| !is_old_news(problem, before, &now)).or(difference), now }
+    let difference = difference(before, &now, changes).map(|text| (ErrorCode::VerifyFailed, text));
+    let problem = problem.filter(|problem| !is_old_news(problem, before, &now)).or(difference);
+    Returned::Back { problem, theirs, now }
 }
 
-/// The steps that undo what `action` may have done, on a host that is like this now. What was only built needs none.
-fn steps(action: Action, before: &Facts, now: &Facts) -> Vec<Step> {
+/// The steps that undo what `action` may have done, on a host that is like this now. What was only built needs none, and
+/// neither does what somebody else has replaced since.
+fn steps(action: Action, before: &Facts, now: &Facts, changes: Changes) -> Vec<Step> {
     let (Some(current), Some(profile)) = (before.current_path(), before.profile_path()) else { return Vec::new() };
     let activate = |system: &str, how| Step::Activate(system.to_owned(), how);
-    let activations = match action {
-        Action::DryActivate => return Vec::new(),
-        // Nothing was activated; the boot loader follows the profile.
-        Action::Boot => vec![activate(profile, Action::Boot)],
-        Action::Switch | Action::Test if current == profile => vec![activate(current, Action::Switch)],
-        // What ran was to be gone after the next boot.
-        Action::Switch | Action::Test => vec![activate(profile, Action::Boot), activate(current, Action::Test)],
-    };
     let set = (now.profile_path() != Some(profile)).then(|| Step::SetProfile(profile.to_owned()));
-    set.into_iter().chain(activations).collect()
+    let boot = || set.iter().cloned().chain([activate(profile, Action::Boot)]).collect();
+    let activated = matches!(action, Action::Switch | Action::Test);
+    match (changes.current, changes.profile) {
+        _ if action == Action::DryActivate => Vec::new(),
+        // Nothing was activated; the boot loader follows the profile.
+        (_, Change::None | Change::Ours) if !activated => boot(),
+        // What somebody else runs stays, and what was ours is not to come back with the next boot.
+        (Change::Theirs, Change::Ours) => boot(),
+        (Change::Theirs, _) => Vec::new(),
+        (_, Change::Theirs) if activated => vec![activate(current, Action::Test)],
+        (_, Change::Theirs) => Vec::new(),
+        _ if current == profile => set.into_iter().chain([activate(current, Action::Switch)]).collect(),
+        // What ran was to be gone after the next boot.
+        _ => boot().into_iter().chain([activate(current, Action::Test)]).collect(),
+    }
 }
 
 fn command(step: &Step, host: &Host) -> Command {
@@ -104,36 +148,28 @@ fn is_old_news((_, complaint): &(ErrorCode, String), before: &Facts, now: &Facts
     about_units && units.is_some_and(|(before, now)| now.is_subset(before))
 }
 
-/// In what the host is not what it was.
-fn difference(before: &Facts, now: &Facts) -> Option<String> {
+/// In what the host is not what it was, but for what somebody else changed.
+fn difference(before: &Facts, now: &Facts, changes: Changes) -> Option<String> {
     if before.current.is_none() || before.profile.is_none() {
         return Some("what ran before is not on record".to_owned());
     }
-    let is_not = |what: &str, now: Option<&str>, before: Option<&str>| {
+    let is_not = |what: &str, change: Change, now: Option<&str>, before: Option<&str>| {
         let path = |path: Option<&str>| path.unwrap_or("nothing").to_owned();
-        (now != before).then(|| format!("{what} is {} and was {}", path(now), path(before)))
+        (change != Change::Theirs && now != before).then(|| format!("{what} is {} and was {}", path(now), path(before)))
     };
-    is_not("/run/current-system", now.current_path(), before.current_path())
-        .or_else(|| is_not("the system profile", now.profile_path(), before.profile_path()))
+    is_not("/run/current-system", changes.current, now.current_path(), before.current_path())
+        .or_else(|| is_not("the system profile", changes.profile, now.profile_path(), before.profile_path()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::listener::host::{Profile, System};
+    use crate::listener::supervisor::changes::tests::facts;
 
-    fn facts(current: &str, profile: &str) -> Facts {
-        let system = |path: &str| System { path: path.to_owned(), kernel: [None, None, None] };
-        Facts {
-            current: Some(system(current)),
-            profile: Some(Profile { generation: Some(41), system: system(profile) }),
-            failed_units: Some(["old.service".to_owned()].into()),
-            ..Facts::default()
-        }
-    }
-
+    /// The way from what a run of the system `new` left.
     fn way(action: Action, before: &Facts, now: &Facts) -> String {
-        let words = steps(action, before, now).into_iter().map(|step| match step {
+        let changes = Changes::between(before, now, Some("new"));
+        let words = steps(action, before, now, changes).into_iter().map(|step| match step {
             Step::SetProfile(system) => format!("set {system}"),
             Step::Activate(system, how) => format!("{how} {system}"),
         });
@@ -160,14 +196,28 @@ mod tests {
     }
 
     #[test]
-    fn a_host_has_returned_when_it_is_what_it_was() {
+    fn what_somebody_else_switched_to_stays() {
         let old = facts("old", "old");
-        assert_eq!(difference(&old, &old), None);
-        insta::assert_snapshot!(difference(&old, &facts("new", "old")).unwrap(), @"/run/current-system is new and was old");
-        insta::assert_snapshot!(difference(&old, &facts("old", "new")).unwrap(), @"the system profile is new and was old");
+        insta::assert_snapshot!(way(Action::Switch, &old, &facts("hand", "hand")), @"");
+        insta::assert_snapshot!(way(Action::Test, &old, &facts("hand", "hand")), @"");
+        insta::assert_snapshot!(way(Action::Boot, &old, &facts("hand", "hand")), @"");
+        // They only tried theirs, or only set it to boot: the other half is still ours.
+        insta::assert_snapshot!(way(Action::Switch, &old, &facts("hand", "new")), @"set old, boot old");
+        insta::assert_snapshot!(way(Action::Switch, &old, &facts("new", "hand")), @"test old");
+        insta::assert_snapshot!(way(Action::Boot, &old, &facts("hand", "new")), @"set old, boot old");
+        insta::assert_snapshot!(way(Action::Test, &old, &facts("hand", "old")), @"");
+    }
+
+    #[test]
+    fn a_host_has_returned_when_it_is_what_it_was() {
+        let differs = |before: &Facts, now: &Facts| difference(before, now, Changes::between(before, now, Some("new")));
+        let old = facts("old", "old");
+        assert_eq!(differs(&old, &old), None);
+        insta::assert_snapshot!(differs(&old, &facts("new", "old")).unwrap(), @"/run/current-system is new and was old");
+        insta::assert_snapshot!(differs(&old, &facts("old", "new")).unwrap(), @"the system profile is new and was old");
         let gone = Facts { current: None, ..old.clone() };
-        insta::assert_snapshot!(difference(&old, &gone).unwrap(), @"/run/current-system is nothing and was old");
-        insta::assert_snapshot!(difference(&gone, &old).unwrap(), @"what ran before is not on record");
+        insta::assert_snapshot!(differs(&old, &gone).unwrap(), @"/run/current-system is nothing and was old");
+        insta::assert_snapshot!(differs(&gone, &old).unwrap(), @"what ran before is not on record");
     }
 
     #[test]

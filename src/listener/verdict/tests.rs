@@ -1,7 +1,9 @@
 use super::*;
 use crate::listener::host::{Profile, System};
 use crate::listener::output::{built_system, clean_lines};
+use crate::listener::run::UserUnits;
 use crate::listener::run::tests::spec;
+use crate::protocol::Action;
 
 const OLD: &str = "/nix/store/old-nixos";
 const NEW: &str = "/nix/store/new-nixos";
@@ -14,6 +16,7 @@ struct Run {
     before: Facts,
     after: Facts,
     output: &'static str,
+    user_units: UserUnits,
 }
 
 fn system(path: &str, kernel: &str) -> System {
@@ -33,7 +36,7 @@ fn host(current: &str, generation: u64, next: &str) -> Facts {
 
 fn switch(code: i32, phase: Phase, output: &'static str) -> Run {
     let (before, after) = (host(OLD, 41, OLD), host(NEW, 42, NEW));
-    Run { action: Action::Switch, end: End::Exited(code), phase, before, after, output }
+    Run { action: Action::Switch, end: End::Exited(code), phase, before, after, output, user_units: UserUnits::Fail }
 }
 
 /// The run of another action, with what it leaves behind.
@@ -43,10 +46,19 @@ fn action(action: Action, after: Facts) -> Run {
 
 impl Run {
     fn verdict(&self) -> Verdict {
-        let spec = Spec { action: self.action, ..spec("r-1") };
+        self.with_evidence(|evidence| {
+            judge(&Spec { action: self.action, user_units: self.user_units, ..spec("r-1") }, evidence)
+        })
+    }
+
+    fn leaves_traces(&self) -> bool {
+        self.with_evidence(|evidence| left_traces(&self.verdict(), evidence))
+    }
+
+    fn with_evidence<T>(&self, judge: impl Fn(&Evidence<'_>) -> T) -> T {
         let lines = clean_lines(self.output);
         let Self { end, phase, before, after, .. } = self;
-        judge(&spec, &Evidence { end, phase: *phase, before, after, built: built_system(&lines), lines: &lines })
+        judge(&Evidence { end, phase: *phase, before, after, built: built_system(&lines), lines: &lines })
     }
 
     fn judged(&self) -> String {
@@ -56,6 +68,11 @@ impl Run {
         let units = if failed_units.is_empty() { String::new() } else { format!(" {failed_units:?}") };
         format!("{status}{error}{reboot}{units}: {message}")
     }
+}
+
+/// A switch that ended before the new system was activated.
+fn refused(code: i32, output: &'static str) -> String {
+    Run { after: host(OLD, 42, NEW), ..switch(code, Phase::Activate, output) }.judged()
 }
 
 fn judged(code: i32, phase: Phase, output: &'static str) -> String {
@@ -158,7 +175,7 @@ fn units_that_fail_now_and_did_not_before_fail_the_activation() {
     // One waits to be started once more: it is named, and not on the list of those that have failed.
     for code in [4, 1] {
         insta::allow_duplicates! {
-            insta::assert_snapshot!(judged(code, Phase::Activate, UNITS), @r#"failed activation_failed ["unbound.service"]: the following units failed: unbound.service; generation 42 is the one for the next boot all the same"#);
+            insta::assert_snapshot!(judged(code, Phase::Activate, UNITS), @r#"failed activation_failed ["unbound.service"]: the following units failed: unbound.service; the next boot starts generation 42"#);
         }
     }
     let failed = |unit: &str| Some(["old.service".to_owned(), unit.to_owned()].into());
@@ -166,7 +183,7 @@ fn units_that_fail_now_and_did_not_before_fail_the_activation() {
         after: Facts { failed_units: failed("x.service"), ..host(NEW, 42, NEW) },
         ..switch(4, Phase::Activate, "")
     };
-    insta::assert_snapshot!(listed.judged(), @r#"failed activation_failed ["x.service"]: the following units failed: x.service; generation 42 is the one for the next boot all the same"#);
+    insta::assert_snapshot!(listed.judged(), @r#"failed activation_failed ["x.service"]: the following units failed: x.service; the next boot starts generation 42"#);
     // One fails after the activation looked: it is told, and the activation's own word stands.
     let late = Run {
         after: Facts { failed_units: failed("x.service"), ..host(NEW, 42, NEW) },
@@ -179,23 +196,23 @@ fn units_that_fail_now_and_did_not_before_fail_the_activation() {
 fn units_that_had_failed_before_are_a_note() {
     insta::assert_snapshot!(judged(4, Phase::Activate, UNITS_NG), @"completed: switched to generation 42; failed before it already: old.service");
     insta::assert_snapshot!(judged(1, Phase::Build, UNITS_BASH), @"completed: switched to generation 42; failed before it already: old.service");
-    insta::assert_snapshot!(judged(4, Phase::Activate, "warning: user activation for alice failed"), @"completed: switched to generation 42; user activation for alice failed");
+    insta::assert_snapshot!(judged(4, Phase::Activate, "warning: user activation for alice failed"), @"failed activation_failed: user units failed: the activation of alice; the next boot starts generation 42");
     // It is verified all the same.
     let not_switched = Run { after: host(OLD, 42, NEW), ..switch(4, Phase::Activate, UNITS_NG) };
     insta::assert_snapshot!(not_switched.judged(), @"failed verify_failed: /nix/store/new-nixos was built, and /run/current-system is /nix/store/old-nixos; failed before it already: old.service");
     // Code 4 hides that the activation script failed, too.
     let script = "Activation script snippet 'users' failed (1)\nwarning: the following units failed: old.service";
-    insta::assert_snapshot!(judged(4, Phase::Activate, script), @r#"failed activation_failed ["old.service"]: the following units failed: old.service; generation 42 is the one for the next boot all the same"#);
+    insta::assert_snapshot!(judged(4, Phase::Activate, script), @r#"failed activation_failed: Activation script snippet 'users' failed (1); the next boot starts generation 42"#);
     // Nobody knows what had failed before.
     let unknown =
         Run { before: Facts { failed_units: None, ..host(OLD, 41, OLD) }, ..switch(4, Phase::Activate, UNITS_NG) };
-    insta::assert_snapshot!(unknown.judged(), @r#"failed activation_failed ["old.service"]: the following units failed: old.service; generation 42 is the one for the next boot all the same"#);
+    insta::assert_snapshot!(unknown.judged(), @r#"failed activation_failed ["old.service"]: the following units failed: old.service; the next boot starts generation 42"#);
 }
 
 #[test]
 fn a_failed_activation_is_told_from_a_failed_build() {
-    insta::assert_snapshot!(judged(2, Phase::Activate, "activating the configuration...\nActivation script snippet 'users' failed (1)\nsetting up /etc...\nFailed to run activate script\nCommand 'x' returned non-zero exit status 2."), @"failed activation_failed: Activation script snippet 'users' failed (1); generation 42 is the one for the next boot all the same");
-    insta::assert_snapshot!(judged(1, Phase::Build, "error: Could not acquire lock\nwarning: error(s) occurred while switching to the new configuration"), @"failed activation_failed: Could not acquire lock; generation 42 is the one for the next boot all the same");
+    insta::assert_snapshot!(judged(2, Phase::Activate, "activating the configuration...\nActivation script snippet 'users' failed (1)\nsetting up /etc...\nFailed to run activate script\nCommand 'x' returned non-zero exit status 2."), @"failed activation_failed: Activation script snippet 'users' failed (1); the next boot starts generation 42");
+    insta::assert_snapshot!(refused(1, "error: Could not acquire lock\nwarning: error(s) occurred while switching to the new configuration"), @"failed activation_failed: another activation goes on, and holds the lock of switch-to-configuration; the profile points at generation 42, the boot loader does not: a reboot starts what runs now");
     let unmoved = Run { after: host(OLD, 41, OLD), ..action(Action::Test, Facts::default()) };
     let unmoved = Run { end: End::Exited(2), ..unmoved };
     insta::assert_snapshot!(unmoved.judged(), @"failed activation_failed: the activation ended with code 2");
@@ -206,7 +223,7 @@ fn a_needed_reboot_is_success_for_boot_only() {
     let output = "Warning: the new configuration won't take effect until you reboot the system.";
     for code in [100, 1] {
         insta::allow_duplicates! {
-            insta::assert_snapshot!(judged(code, Phase::Build, output), @"failed activation_failed (reboot): the new system takes effect only after a reboot: deploy it with the action boot, and reboot; generation 42 is the one for the next boot all the same");
+            insta::assert_snapshot!(judged(code, Phase::Build, output), @r#"failed activation_failed (reboot): the new system takes effect only after a reboot: deploy it with action = "boot", and reboot the host; the next boot starts generation 42"#);
         }
     }
     let boot = |after| Run { end: End::Exited(100), ..action(Action::Boot, after) }.judged();
@@ -217,16 +234,94 @@ fn a_needed_reboot_is_success_for_boot_only() {
 #[test]
 fn a_system_that_refuses_to_be_switched_to_says_what_to_do() {
     let inhibited = "Checking switch inhibitors...\nThere are changes to critical components of the system:\n\ndbus-implementation : dbus -> broker\n\nSwitching into this system is not recommended.\nYou probably want to run 'nixos-rebuild boot' and reboot your system instead.\n\nPre-switch check 'switchInhibitors' failed\nPre-switch checks failed\n";
-    insta::assert_snapshot!(judged(1, Phase::Build, inhibited), @"failed activation_failed: critical components of the system would change (dbus-implementation : dbus -> broker): deploy it with the action boot, and reboot; generation 42 is the one for the next boot all the same");
-    insta::assert_snapshot!(judged(1, Phase::Build, "curl: (7) Failed to connect\nPre-switch check 'blogIsUp' failed\nPre-switch checks failed"), @"failed activation_failed: Pre-switch check 'blogIsUp' failed: deploy it with the action boot, and reboot; generation 42 is the one for the next boot all the same");
+    insta::assert_snapshot!(refused(1, inhibited), @r#"failed activation_failed: critical components of the system would change (dbus-implementation : dbus -> broker): deploy it with action = "boot", and reboot the host; the profile points at generation 42, the boot loader does not: a reboot starts what runs now"#);
+    insta::assert_snapshot!(refused(1, "curl: (7) Failed to connect\nPre-switch check 'blogIsUp' failed\nPre-switch checks failed"), @r#"failed activation_failed: Pre-switch check 'blogIsUp' failed: deploy it with action = "boot", and reboot the host; the profile points at generation 42, the boot loader does not: a reboot starts what runs now"#);
 }
 
 #[test]
 fn runs_that_were_ended_say_by_what() {
-    let ended = |end, phase| Run { end, ..switch(0, phase, "") }.judged();
+    let ended = |end, phase| Run { end, after: host(OLD, 41, OLD), ..switch(0, phase, "") }.judged();
     insta::assert_snapshot!(ended(End::TimedOut, Phase::Resolve), @"failed timeout: not over after 10 s, and ended while resolving");
     insta::assert_snapshot!(ended(End::TimedOut, Phase::Build), @"failed timeout: not over after 10 s, and ended while building");
     insta::assert_snapshot!(ended(End::TimedOut, Phase::Activate), @"failed timeout: not over after 10 s, and ended while activating; the system may be half switched");
     insta::assert_snapshot!(ended(End::Killed(9), Phase::Build), @"failed interrupted: signal 9 ended the run while building");
-    insta::assert_snapshot!(judged(137, Phase::Activate, ""), @"failed interrupted: signal 9 ended the run while activating");
+    insta::assert_snapshot!(judged(137, Phase::Activate, ""), @"failed interrupted: signal 9 ended the run while activating; the profile points at generation 42, and it is not known whether the boot loader does");
+}
+
+#[test]
+fn units_of_a_user_are_held_against_the_run_unless_the_host_says_otherwise() {
+    let output = "activating the configuration...\nreloading user units for alice...\nwarning: the following user units failed: dbus.service\nwarning: user activation for alice failed\n";
+    insta::assert_snapshot!(judged(4, Phase::Activate, output), @"failed activation_failed: user units failed: dbus.service of alice; the next boot starts generation 42");
+    let warns = |output| Run { user_units: UserUnits::Warn, ..switch(4, Phase::Activate, output) }.judged();
+    insta::assert_snapshot!(warns(output), @"completed: switched to generation 42; user units failed: dbus.service of alice");
+    // What else failed is held against it for all that.
+    let both =
+        "reloading user units for alice...\nwarning: user activation for alice failed\nFailed to start dns.service\n";
+    insta::assert_snapshot!(warns(both), @r#"failed activation_failed ["dns.service"]: the following units failed: dns.service; the next boot starts generation 42"#);
+    insta::assert_snapshot!(judged(4, Phase::Activate, both), @r#"failed activation_failed ["dns.service"]: the following units failed: dns.service; user units failed: the activation of alice; the next boot starts generation 42"#);
+    let script = "Activation script snippet 'users' failed (1)\nFailed to run activate script\nwarning: user activation for alice failed\n";
+    insta::assert_snapshot!(warns(script), @"failed activation_failed: Activation script snippet 'users' failed (1); the next boot starts generation 42");
+    // And it is verified.
+    let not_switched =
+        Run { user_units: UserUnits::Warn, after: host(OLD, 42, NEW), ..switch(4, Phase::Activate, output) };
+    insta::assert_snapshot!(not_switched.judged(), @"failed verify_failed: /nix/store/new-nixos was built, and /run/current-system is /nix/store/old-nixos; user units failed: dbus.service of alice");
+}
+
+#[test]
+fn an_exit_code_that_nothing_explains_is_a_failure() {
+    insta::assert_snapshot!(judged(4, Phase::Activate, "activating the configuration...\nsetting up /etc...\n"), @"failed activation_failed: switch-to-configuration ended with code 4 and named no unit that failed; its last line: setting up /etc...; the next boot starts generation 42");
+    insta::assert_snapshot!(judged(4, Phase::Activate, ""), @"failed activation_failed: the activation ended with code 4; the next boot starts generation 42");
+    // A job that failed is no unit that did: it may lack what it depends on.
+    insta::assert_snapshot!(judged(4, Phase::Activate, "Failed to start dns.service\nwarning: the following units failed: old.service"), @r#"failed activation_failed ["dns.service"]: the following units failed: dns.service; the next boot starts generation 42"#);
+    insta::assert_snapshot!(judged(4, Phase::Activate, "Failed to start old.service\nwarning: the following units failed: old.service"), @"completed: switched to generation 42; failed before it already: old.service");
+}
+
+#[test]
+fn a_death_is_told_with_all_its_causes() {
+    let died = "activating the configuration...\nError: Failed to reset failed units\n\nCaused by:\n    0: Failed to call\n    1: Connection timed out\nCommand 'x' returned non-zero exit status 1.";
+    insta::assert_snapshot!(judged(1, Phase::Activate, died), @"failed activation_failed: Failed to reset failed units: Failed to call: Connection timed out; the next boot starts generation 42");
+    let early = "Error: Failed to read /etc/os-release\n\nCaused by:\n    No such file or directory (os error 2)\nwarning: error(s) occurred while switching to the new configuration";
+    insta::assert_snapshot!(refused(1, early), @"failed activation_failed: Failed to read /etc/os-release: No such file or directory (os error 2); the profile points at generation 42, and it is not known whether the boot loader does");
+}
+
+#[test]
+fn who_finds_the_lock_taken_has_failed_only_if_something_moved() {
+    let locked = "Could not acquire lock\nCommand 'x/switch-to-configuration test' returned non-zero exit status 11.";
+    insta::assert_snapshot!(refused(11, locked), @"failed activation_failed: another activation goes on, and holds the lock of switch-to-configuration; the profile points at generation 42, the boot loader does not: a reboot starts what runs now");
+    let test = Run { end: End::Exited(11), output: locked, ..action(Action::Test, host(OLD, 41, OLD)) };
+    insta::assert_snapshot!(test.judged(), @"failed already_running: another activation goes on, and holds the lock of switch-to-configuration");
+    assert!(!test.leaves_traces());
+    assert!(Run { after: host(OLD, 42, NEW), ..test }.leaves_traces());
+}
+
+#[test]
+fn what_the_next_boot_starts_is_said_when_it_is_known() {
+    let full = "updating GRUB 2 menu...\ncp: error writing '/boot/kernel': No space left on device\nFailed to install bootloader\nCommand 'x/switch-to-configuration switch' returned non-zero exit status 1.";
+    insta::assert_snapshot!(refused(1, full), @"failed activation_failed: Failed to install bootloader: cp: error writing '/boot/kernel': No space left on device; the profile points at generation 42, the boot loader does not: a reboot starts what runs now");
+    // What runs was only tested.
+    let tested = Run {
+        before: host("/nix/store/tried", 41, OLD),
+        after: host("/nix/store/tried", 42, NEW),
+        ..switch(1, Phase::Activate, full)
+    };
+    insta::assert_snapshot!(tested.judged(), @"failed activation_failed: Failed to install bootloader: cp: error writing '/boot/kernel': No space left on device; the profile points at generation 42, the boot loader does not: a reboot starts generation 41");
+    let stopped = |output| Run { end: End::TimedOut, ..switch(0, Phase::Activate, output) }.judged();
+    insta::assert_snapshot!(stopped("activating the configuration..."), @"failed timeout: not over after 10 s, and ended while activating; the system may be half switched; the next boot starts generation 42");
+    insta::assert_snapshot!(stopped("updating GRUB 2 menu..."), @"failed timeout: not over after 10 s, and ended while activating; the system may be half switched; the profile points at generation 42, and it is not known whether the boot loader does");
+    insta::assert_snapshot!(refused(1, "Failed to start transient service unit: Unit nixos-rebuild-switch-to-configuration.service was already loaded or has a fragment file.\nCommand 'x/switch-to-configuration' returned non-zero exit status 1."), @"failed activation_failed: nixos-rebuild-switch-to-configuration.service is there already: another activation goes on, or else `systemctl stop nixos-rebuild-switch-to-configuration.service; systemctl reset-failed nixos-rebuild-switch-to-configuration.service` removes it; the profile points at generation 42, the boot loader does not: a reboot starts what runs now");
+}
+
+#[test]
+fn a_switch_leaves_the_specialisation_that_ran() {
+    let gaming = Facts { specialisation: Some("gaming".to_owned()), ..host("/nix/store/gaming", 41, OLD) };
+    let left = |action| Run { before: gaming.clone(), action, ..switch(0, Phase::Activate, "") }.judged();
+    insta::assert_snapshot!(left(Action::Switch), @"completed: switched to generation 42; the specialisation gaming ran before, and does not any more");
+    insta::assert_snapshot!(left(Action::Boot), @"completed: generation 42 is the one for the next boot");
+}
+
+#[test]
+fn a_check_that_forbids_a_boot_is_not_got_around_by_one() {
+    let output = "Pre-switch check 'blogIsUp' failed\nPre-switch checks failed";
+    let boot = Run { end: End::Exited(1), output, ..action(Action::Boot, host(OLD, 42, NEW)) };
+    insta::assert_snapshot!(boot.judged(), @"failed activation_failed: Pre-switch check 'blogIsUp' failed; the profile points at generation 42, the boot loader does not: a reboot starts what runs now");
 }

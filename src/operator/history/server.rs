@@ -76,7 +76,7 @@ impl Server {
         self.kept.ask(&["init", "--quiet", "--bare", "--template="]).await?;
         let mut git = self.kept.git();
         git.args(["-c", &format!("remote.origin.url={}", self.remote.url())]);
-        self.remote.introduce(&mut git);
+        self.remote.introduce(git.as_std_mut());
         // Nothing goes on in the background: not its housekeeping, and not for ever a fetch whose operator has left.
         git.args(["-c", "gc.autoDetach=false", "-c", "maintenance.autoDetach=false"]);
         git.args(["-c", "http.lowSpeedLimit=1", "-c", "http.lowSpeedTime=60"]);

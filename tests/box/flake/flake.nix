@@ -47,7 +47,10 @@
             mkdir -p $out/bin $out/etc/systemd/system
             ${lib.concatStringsSep "" (units ++ wants)}
             ${write "check" config.box.check}
+            ${write "boot-loader" config.box.bootLoader}
             ${write "activate" config.box.activation}
+            ${write "user" config.box.user}
+            ${write "late" config.box.late}
             install ${./init} $out/init
             install ${./switch-to-configuration} $out/bin/switch-to-configuration
             mkdir -p $out/sw/bin

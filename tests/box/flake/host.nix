@@ -13,8 +13,14 @@ in
     build = script;
     # Run before anything is changed; an exit that is not 0 is the last word.
     check = script;
+    # Told of the system after that, where the action is one that is to boot.
+    bootLoader = script;
     # Run when everything but the units is as it shall be.
     activation = script;
+    # Run for the one user who is logged in, once the units are known to systemd.
+    user = script;
+    # Run after that; an exit that is not 0 is the last word.
+    late = script;
   };
 
   config = {
@@ -24,7 +30,7 @@ in
       tier = "prod";
       natsUrl = lib.mkDefault host.natsUrl;
       nkeyFile = "/root/listener.seed";
-      flakeUrl = host.flakeUrl;
+      flakeUrl = lib.mkDefault host.flakeUrl;
       timeout = lib.mkDefault 60;
     };
   };

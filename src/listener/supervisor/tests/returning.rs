@@ -6,7 +6,7 @@ use super::*;
 use crate::listener::run::ReturnTo;
 
 /// A host like [`nixos`] whose systems can be activated and whose profile can be set. What is done to it is on record.
-fn host() -> tempfile::TempDir {
+pub(super) fn host() -> tempfile::TempDir {
     let folder = nixos();
     for system in ["old", "new"] {
         make_activatable(folder.path(), system);
@@ -20,7 +20,7 @@ ln -sfn system-43-link $2";
 }
 
 /// Lets a system activate itself, in the folder of its host.
-fn make_activatable(folder: &Path, system: &str) {
+pub(super) fn make_activatable(folder: &Path, system: &str) {
     let activate = format!(
         "echo \"$1 {system} $NIXOS_NO_CHECK\" >>record
 [ ! -e hang ] || {{ echo > hangs; sleep 600; }}
@@ -37,12 +37,12 @@ fn switch(script: &str, confirm_timeout_ms: u64) -> Supervised {
 }
 
 impl Supervised {
-    fn reaches(&self, phase: Phase) {
+    pub(super) fn reaches(&self, phase: Phase) {
         eventually("the phase is reached", || (self.dir.phase() == phase).then_some(()));
     }
 
     /// What was done to the host beside `nixos-rebuild`.
-    fn record(&self) -> String {
+    pub(super) fn record(&self) -> String {
         fs::read_to_string(self.path("record")).unwrap_or_default().lines().collect::<Vec<_>>().join(", ")
     }
 }
@@ -158,7 +158,7 @@ fn a_host_returns_to_what_ran_before_another_run() {
     let roots = run.path("root/nix/var/nix/gcroots");
     fs::create_dir_all(&roots).unwrap();
     let Supervised { folder, .. } = run;
-    let return_to = ReturnTo { run: "r-1".to_owned(), facts, revision: None };
+    let return_to = ReturnTo { run: "r-1".to_owned(), facts, revision: None, made: Some("/nix/store/new".to_owned()) };
     let (result, _, run) = Supervised::on(folder, "echo rebuilt; exit 9", |spec| {
         spec.return_to = Some(Box::new(return_to));
     })

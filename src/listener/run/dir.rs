@@ -1,0 +1,397 @@
+//! The directories of one run. What must be known for sure while the machine is up is where it always has room, in memory;
+//! what must outlive a reboot is copied to the disk, as soon as the disk has room for it. A build fills a disk more often
+//! than anything else does.
+//!
+//! ```text
+//! in memory   everything but the output: request, lock, phase, baseline, confirmation, result, final answer
+//! on disk     a copy of the request, the baseline, the result and the final answer; the output
+//! ```
+//!
+//! Where there is no folder in memory, the disk has it all.
+
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{RunResult, Spec};
+use crate::listener::facts::Facts;
+use crate::listener::unit::UnitEnd;
+use crate::protocol::{Commit, Phase, Response};
+
+/// How much of the output is looked at to tell what went wrong, in bytes.
+pub(in crate::listener) const TAIL_BYTES: usize = 64 * 1024;
+
+const REQUEST: &str = "request.json";
+const BEFORE: &str = "before.json";
+const RESULT: &str = "result.json";
+const UNIT: &str = "unit.json";
+const FINAL: &str = "final.json";
+const TOLD: &str = "told";
+
+/// What is copied to the disk, in the order in which it comes about.
+const COPIED: [&str; 5] = [REQUEST, BEFORE, RESULT, UNIT, FINAL];
+
+/// The directories of one run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunDir {
+    /// Gone after a reboot.
+    live: PathBuf,
+    /// On the disk; the same one where nothing is in memory.
+    kept: PathBuf,
+}
+
+impl RunDir {
+    /// The run in these directories: the one in memory, and the one on the disk.
+    pub const fn new(live: PathBuf, kept: PathBuf) -> Self {
+        Self { live, kept }
+    }
+
+    /// The run that has everything in this directory.
+    pub fn in_one(path: PathBuf) -> Self {
+        Self { kept: path.clone(), live: path }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.live
+    }
+
+    /// How a process over the run is told where it is.
+    pub(in crate::listener) fn arguments(&self) -> Vec<OsString> {
+        let mut arguments = vec![self.live.clone().into_os_string()];
+        if self.live != self.kept {
+            arguments.extend(["--kept".into(), self.kept.clone().into_os_string()]);
+        }
+        arguments
+    }
+
+    /// Makes the directories with what to run in them. The lock that comes back keeps everyone else from it.
+    pub(in crate::listener) fn create(&self, spec: &Spec) -> io::Result<File> {
+        private_directory(&self.live)?;
+        let lock = self.lock()?;
+        self.clear()?;
+        self.keep(REQUEST, spec)?;
+        Ok(lock)
+    }
+
+    /// Removes what a run of the same key may have left that could not be read any more.
+    fn clear(&self) -> io::Result<()> {
+        let (output, previous) = self.output_files();
+        let leftovers = ["phase", "commit", BEFORE, "confirmed", "result", RESULT, UNIT, FINAL, TOLD];
+        for file in leftovers.iter().flat_map(|name| [self.live.join(name), self.kept.join(name)]) {
+            remove(&file)?;
+        }
+        remove(&output)?;
+        remove(&previous)
+    }
+
+    /// Takes the lock of the run: its supervisor has it as long as the run goes on, and with it all that it starts. An
+    /// error of the kind [`io::ErrorKind::WouldBlock`] means that someone else has it.
+    pub(in crate::listener) fn lock(&self) -> io::Result<File> {
+        let file = self.lock_file()?;
+        file.try_lock()?;
+        Ok(file)
+    }
+
+    /// The same for the supervisor, which waits: whoever looks whether the run is in anybody's hands has the lock for a
+    /// moment.
+    pub(in crate::listener) fn wait_for_lock(&self) -> io::Result<File> {
+        let file = self.lock_file()?;
+        file.lock()?;
+        Ok(file)
+    }
+
+    fn lock_file(&self) -> io::Result<File> {
+        File::create(self.live.join("lock"))
+    }
+
+    /// Whether some process has the lock.
+    pub(in crate::listener) fn is_in_hand(&self) -> bool {
+        self.lock().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Writes down what must be known for sure: here at once, and on the disk unless that is full. What is missing there
+    /// is copied [later](Self::settle).
+    fn keep(&self, name: &str, value: &impl Serialize) -> io::Result<()> {
+        let bytes = serde_json::to_vec(value)?;
+        if self.live == self.kept {
+            return write_durably(&self.kept, name, &bytes);
+        }
+        write(&self.live, name, &bytes)?;
+        if let Err(error) = self.copy(name, &bytes) {
+            tracing::warn!("{name} of the run in {} cannot be kept over a reboot: {error}", self.live.display());
+        }
+        Ok(())
+    }
+
+    /// Writes down what nobody needs after a reboot.
+    fn note(&self, name: &str, value: &impl Serialize) -> io::Result<()> {
+        write(&self.live, name, &serde_json::to_vec(value)?)
+    }
+
+    fn read<T: DeserializeOwned>(&self, name: &str) -> io::Result<T> {
+        Ok(serde_json::from_slice(&fs::read(self.live.join(name))?)?)
+    }
+
+    fn copy(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        private_directory(&self.kept)?;
+        write_durably(&self.kept, name, bytes)
+    }
+
+    /// Copies to the disk what is not there yet, for it was full.
+    pub(in crate::listener) fn settle(&self) -> io::Result<()> {
+        for name in COPIED {
+            if !self.kept.join(name).exists()
+                && let Some(bytes) = fs::read(self.live.join(name)).ok()
+            {
+                self.copy(name, &bytes)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What to run.
+    pub fn spec(&self) -> io::Result<Spec> {
+        // One of the two may be damaged.
+        self.read(REQUEST).or_else(|error| {
+            let copy = fs::read(self.kept.join(REQUEST)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+            copy.ok_or(error)
+        })
+    }
+
+    /// The file with the environment of the run, where it does not inherit one.
+    pub(in crate::listener) fn environment_file(&self) -> PathBuf {
+        self.live.join("environment")
+    }
+
+    /// Writes the environment of the run down, for its owner's eyes only.
+    pub(in crate::listener) fn write_environment(&self, environment: &str) -> io::Result<()> {
+        let mut file =
+            File::options().create(true).write(true).truncate(true).mode(0o600).open(self.environment_file())?;
+        file.write_all(environment.as_bytes())
+    }
+
+    /// Forgets the environment of a run that is over: it may hold secrets.
+    pub(in crate::listener) fn remove_environment(&self) -> io::Result<()> {
+        remove(&self.environment_file())
+    }
+
+    /// Where the supervisor's own complaints go.
+    pub(in crate::listener) fn supervisor_log(&self) -> io::Result<File> {
+        File::create(self.live.join("supervisor.log"))
+    }
+
+    /// The output of the program, and the part of it that was set aside to bound it.
+    pub(in crate::listener) fn output_files(&self) -> (PathBuf, PathBuf) {
+        (self.kept.join("output.log"), self.kept.join("output.log.1"))
+    }
+
+    /// The last part of the output, as far as the disk took it.
+    pub(in crate::listener) fn output_tail(&self) -> String {
+        let (current, previous) = self.output_files();
+        let mut tail = tail_of(&current, TAIL_BYTES);
+        let room = TAIL_BYTES.saturating_sub(tail.len());
+        if room > 0 {
+            // The output may have been set aside just before the end.
+            let mut before = tail_of(&previous, room);
+            before.append(&mut tail);
+            tail = before;
+        }
+        String::from_utf8_lossy(&tail).into_owned()
+    }
+
+    /// Notes what the run is at.
+    pub(in crate::listener) fn write_phase(&self, phase: Phase) -> io::Result<()> {
+        self.note("phase", &phase)
+    }
+
+    /// What the run is at.
+    pub(in crate::listener) fn phase(&self) -> Phase {
+        self.read("phase").unwrap_or(Phase::Resolve)
+    }
+
+    /// Notes which commit the revision of the request stands for.
+    pub(in crate::listener) fn write_commit(&self, commit: &Commit) -> io::Result<()> {
+        self.note("commit", commit)
+    }
+
+    /// The commit that is deployed, once it is known.
+    pub(in crate::listener) fn commit(&self) -> Option<Commit> {
+        self.read("commit").ok()
+    }
+
+    /// Notes what was so on the host before the run: it is what the host can return to.
+    pub(in crate::listener) fn write_before(&self, facts: &Facts) -> io::Result<()> {
+        self.keep(BEFORE, facts)
+    }
+
+    /// What was so on the host before the run; `None` when it did not get so far.
+    pub(in crate::listener) fn before(&self) -> Option<Facts> {
+        self.read(BEFORE).ok()
+    }
+
+    /// What was built. `nixos-rebuild build` leaves a link to it, which keeps it from the garbage collector, too.
+    pub(in crate::listener) fn built(&self) -> Option<String> {
+        let path = fs::read_link(self.built_link()).ok()?.into_os_string().into_string().ok()?;
+        Some(path).filter(|path| path.starts_with("/nix/store/"))
+    }
+
+    /// Lets the garbage collector have what was built, unless something else keeps it.
+    pub(in crate::listener) fn forget_built(&self) -> io::Result<()> {
+        remove(&self.built_link())
+    }
+
+    fn built_link(&self) -> PathBuf {
+        self.live.join("result")
+    }
+
+    /// Notes that the host was heard from after it activated what was asked for. After a reboot nobody waits for that.
+    pub(in crate::listener) fn write_confirmed(&self) -> io::Result<()> {
+        fs::write(self.live.join("confirmed"), "")
+    }
+
+    /// Whether the host was heard from.
+    pub(in crate::listener) fn is_confirmed(&self) -> bool {
+        self.live.join("confirmed").exists()
+    }
+
+    /// Forgets that the host was heard from: that was before there was anything to confirm.
+    pub(in crate::listener) fn forget_confirmed(&self) -> io::Result<()> {
+        remove(&self.live.join("confirmed"))
+    }
+
+    /// Notes how the run ended.
+    pub(in crate::listener) fn write_result(&self, result: &RunResult) -> io::Result<()> {
+        self.keep(RESULT, result)
+    }
+
+    /// How the run ended; `None` when it did not get to say so.
+    pub(in crate::listener) fn result(&self) -> Option<RunResult> {
+        self.read(RESULT).ok()
+    }
+
+    /// Notes how the unit of the run ended.
+    pub(in crate::listener) fn write_unit_end(&self, end: &UnitEnd) -> io::Result<()> {
+        self.keep(UNIT, end)
+    }
+
+    /// How the unit of the run ended; `None` when it has not, or when the run had none.
+    pub(in crate::listener) fn unit_end(&self) -> Option<UnitEnd> {
+        self.read(UNIT).ok()
+    }
+
+    /// Whether the run, or its unit, has noted how it ended.
+    pub(in crate::listener) fn has_ended(&self) -> bool {
+        [RESULT, UNIT].iter().any(|file| self.live.join(file).exists())
+    }
+
+    /// Whether it has been concluded. Whoever asks should have the lock.
+    pub(in crate::listener) fn is_concluded(&self) -> bool {
+        [RESULT, FINAL].iter().any(|file| self.live.join(file).exists())
+    }
+
+    /// Notes that the server has been given what the deployer is told in the end. Not durable: in doubt it is told again.
+    pub(in crate::listener) fn write_told(&self) -> io::Result<()> {
+        fs::write(self.live.join(TOLD), "")?;
+        if self.live == self.kept { Ok(()) } else { fs::write(self.kept.join(TOLD), "") }
+    }
+
+    /// Whether the server has been given what the deployer is told in the end.
+    pub(in crate::listener) fn was_told(&self) -> bool {
+        self.live.join(TOLD).exists()
+    }
+
+    /// Notes what the deployer is told in the end.
+    pub(in crate::listener) fn write_final(&self, response: &Response) -> io::Result<()> {
+        self.keep(FINAL, response)
+    }
+
+    /// What the deployer is told in the end; `None` when the run was not concluded yet.
+    pub(in crate::listener) fn final_response(&self) -> io::Result<Option<Response>> {
+        match self.read(FINAL) {
+            Ok(response) => Ok(Some(response)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes the output, which is what takes room on the disk; and from memory what the disk has all of.
+    pub(in crate::listener) fn shrink(&self) -> io::Result<()> {
+        let (current, previous) = self.output_files();
+        remove(&current)?;
+        remove(&previous)?;
+        if self.live != self.kept && self.kept.join(FINAL).exists() { remove_all(&self.live) } else { Ok(()) }
+    }
+
+    /// Removes all of the run.
+    pub(in crate::listener) fn remove(&self) -> io::Result<()> {
+        remove_all(&self.live)?;
+        remove_all(&self.kept)
+    }
+}
+
+/// Makes a directory that only its owner can look into: output may tell secrets. One that exists is fine.
+fn private_directory(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Removes a file that may not be there.
+fn remove(file: &Path) -> io::Result<()> {
+    unless_missing(fs::remove_file(file))
+}
+
+/// Removes a directory that may not be there, with all that is in it.
+fn remove_all(directory: &Path) -> io::Result<()> {
+    unless_missing(fs::remove_dir_all(directory))
+}
+
+fn unless_missing(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        // Where the disk has no room for a directory, what would be in it is not there either.
+        Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Writes a file so that nobody reads half of it.
+fn write(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let new = directory.join(format!("{name}.new"));
+    fs::write(&new, bytes)?;
+    fs::rename(new, directory.join(name))
+}
+
+/// Writes a file so that after a power cut it is there whole or not at all. This waits for the disk, which may take
+/// seconds: the loop that serves NATS does not call it.
+fn write_durably(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let new = directory.join(format!("{name}.new"));
+    let mut file = File::create(&new)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&new, directory.join(name))?;
+    sync_directory(directory)?;
+    // The directory is as new as its first file.
+    directory.parent().map_or(Ok(()), sync_directory)
+}
+
+fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// The last bytes of a file, at most so many; none when it cannot be read.
+fn tail_of(path: &Path, bytes: usize) -> Vec<u8> {
+    let bytes = bytes as u64;
+    let read = || -> io::Result<Vec<u8>> {
+        let mut file = File::open(path)?;
+        let start = file.metadata()?.len().saturating_sub(bytes);
+        file.seek(SeekFrom::Start(start))?;
+        let mut tail = Vec::new();
+        file.take(bytes).read_to_end(&mut tail)?;
+        Ok(tail)
+    };
+    read().unwrap_or_default()
+}

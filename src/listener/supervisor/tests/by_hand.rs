@@ -1,0 +1,101 @@
+//! Somebody who switches the host by hand while a run goes on, or after it.
+
+use super::returning::host;
+use super::*;
+use crate::listener::run::ReturnTo;
+
+/// What somebody at the keyboard does: a switch to the system `hand`, in the words of a shell in the folder of the host.
+const BY_HAND: &str = "ln -sfn /nix/store/hand root/nix/var/nix/profiles/system-50-link
+ln -sfn system-50-link root/nix/var/nix/profiles/system
+ln -sfn /nix/store/hand root/run/current-system";
+
+/// The same, but only for the next boot.
+const TO_BOOT_BY_HAND: &str = "ln -sfn /nix/store/hand root/nix/var/nix/profiles/system-50-link
+ln -sfn system-50-link root/nix/var/nix/profiles/system";
+
+/// A run that has to be confirmed, where this happens during the build.
+fn meanwhile(build: &str, script: &str) -> Supervised {
+    let folder = host();
+    make_activatable_by_hand(&folder);
+    fs::write(folder.path().join("build"), build).unwrap();
+    Supervised::on(folder, script, |spec| spec.confirm_timeout_ms = Some(300))
+}
+
+fn make_activatable_by_hand(folder: &tempfile::TempDir) {
+    make_system(&folder.path().join("root"), "hand", "linux");
+    returning::make_activatable(folder.path(), "hand");
+}
+
+#[test]
+fn a_build_that_fails_undoes_nothing() {
+    let (result, _, run) = meanwhile(&format!("{BY_HAND}\necho 'error: no'; exit 1"), "").ended();
+    insta::assert_snapshot!(verdict(&result), @"failed build_failed: no; meanwhile the host was switched to /nix/store/hand by other means");
+    assert_eq!((result.verdict.rolled_back, run.record().as_str()), (None, ""));
+    assert_eq!(result.after.current_path(), Some("/nix/store/hand"));
+}
+
+#[test]
+fn what_was_switched_to_during_the_build_is_what_the_host_returns_to() {
+    let (result, _, run) = meanwhile(BY_HAND, SWITCH).ended();
+    insta::assert_snapshot!(verdict(&result), @"failed not_confirmed: nobody confirmed within 0 s that the host was heard from; the host returned to what ran before; it runs /nix/store/hand, generation 43 boots next");
+    insta::assert_snapshot!(run.record(), @"set hand, switch hand 1");
+    assert_eq!(run.dir.before().unwrap().current_path(), Some("/nix/store/hand"));
+}
+
+#[test]
+fn what_was_switched_to_during_the_activation_stays() {
+    let failing = format!("{SWITCH}\necho activating the configuration...\n{BY_HAND}\nexit 2");
+    let (result, _, run) = meanwhile("", &failing).ended();
+    insta::assert_snapshot!(verdict(&result), @"failed activation_failed: ended with code 2 after: activating the configuration...; nothing is undone: meanwhile the host was switched to /nix/store/hand by other means; it runs /nix/store/hand, generation 50 boots next");
+    assert_eq!((result.verdict.rolled_back, run.record().as_str()), (None, ""));
+
+    // A profile that somebody set while it was locked is theirs, what runs is the run's.
+    let (result, _, run) = meanwhile("", &format!("{SWITCH}\n{TO_BOOT_BY_HAND}")).ended();
+    insta::assert_snapshot!(verdict(&result), @"failed verify_failed: /nix/store/new was built, and the system profile points at /nix/store/hand; the host returned to what ran before; meanwhile /nix/store/hand was set to boot next by other means; it runs /nix/store/old, generation 50 boots next");
+    insta::assert_snapshot!(run.record(), @"test old 1");
+    assert_eq!(result.after.profile_path(), Some("/nix/store/hand"));
+}
+
+#[test]
+fn what_was_switched_to_while_the_run_waits_to_be_confirmed_stays() {
+    let switched = |confirms: bool| {
+        let folder = host();
+        make_activatable_by_hand(&folder);
+        let run = Supervised::on(folder, SWITCH, |spec| {
+            spec.confirm_timeout_ms = Some(if confirms { 60_000 } else { 1_500 });
+        });
+        run.reaches(Phase::Confirm);
+        let by_hand = Command::new("sh").args(["-c", BY_HAND]).current_dir(run.folder.path()).status().unwrap();
+        assert!(by_hand.success());
+        if confirms {
+            run.dir.write_confirmed().unwrap();
+        }
+        let (result, _, run) = run.ended();
+        assert_eq!((result.verdict.rolled_back, run.record().as_str()), (None, ""));
+        assert_eq!(result.after.current_path(), Some("/nix/store/hand"));
+        verdict(&result)
+    };
+    insta::assert_snapshot!(switched(false), @"failed not_confirmed: nobody confirmed within 1 s that the host was heard from; nothing is undone: meanwhile the host was switched to /nix/store/hand by other means; it runs /nix/store/hand, generation 50 boots next");
+    insta::assert_snapshot!(switched(true), @"failed verify_failed: meanwhile the host was switched to /nix/store/hand by other means");
+}
+
+#[test]
+fn what_was_switched_to_after_another_run_is_not_returned_from() {
+    let (_, _, run) = Supervised::on(host(), SWITCH, |_| ()).ended();
+    let facts = run.dir.before().unwrap();
+    let Supervised { folder, .. } = run;
+    make_activatable_by_hand(&folder);
+    assert!(Command::new("sh").args(["-c", BY_HAND]).current_dir(folder.path()).status().unwrap().success());
+    let made = Some("/nix/store/new".to_owned());
+    let return_to = ReturnTo { run: "r-1".to_owned(), facts, revision: None, made };
+    let (result, _, run) = Supervised::on(folder, "exit 9", |spec| spec.return_to = Some(Box::new(return_to))).ended();
+    insta::assert_snapshot!(verdict(&result), @"failed verify_failed: not returned to what ran before r-1: meanwhile the host was switched to /nix/store/hand by other means; it runs /nix/store/hand, generation 50 boots next");
+    assert_eq!((result.verdict.rolled_back, run.record().as_str()), (Some(false), ""));
+}
+
+#[test]
+fn the_link_to_what_was_built_goes_with_the_run() {
+    let (result, _, run) = Supervised::on(host(), SWITCH, |_| ()).ended();
+    assert_eq!(result.verdict.status, Status::Completed);
+    assert_eq!(run.dir.built(), None);
+}
