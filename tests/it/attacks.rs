@@ -20,6 +20,7 @@ use tokio::time::{Duration, timeout};
 use uuid::Uuid;
 
 use self::attacker::Attacker;
+use crate::deployer::subscribe;
 use crate::host;
 use crate::operator::Ended;
 use crate::support::lab::Lab;
@@ -42,11 +43,12 @@ async fn lab_with(hosts: &[&str], listening: &[&str], permissions: Permissions) 
 /// Waits until so many machines answer one roll call.
 async fn until_answering(lab: &Lab, count: usize) {
     let client = lab.server.connect(&lab.admin).await.unwrap();
-    let call = Uuid::new_v4();
-    let mut answers = client.subscribe(format!("deploy.responses.*.*.{call}")).await.unwrap();
-    let question = json!({ "reply_to": format!("deploy.responses.{call}"), "per_host": true }).to_string();
     wait::until("all machines answer", async || {
-        client.publish("deploy.discover", question.clone().into()).await.into_diagnostic()?;
+        // A listener answers a roll call once, however often it is asked.
+        let call = Uuid::new_v4();
+        let mut answers = subscribe(&client, &format!("deploy.responses.*.*.{call}")).await?;
+        let question = json!({ "reply_to": format!("deploy.responses.{call}"), "per_host": true }).to_string();
+        client.publish("deploy.discover", question.into()).await.into_diagnostic()?;
         let mut heard = 0;
         while let Ok(Some(_)) = timeout(Duration::from_millis(200), answers.next()).await {
             heard += 1;

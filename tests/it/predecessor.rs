@@ -14,7 +14,8 @@ const DNS: &str = "deploy.prod.role.dns";
 
 /// A homelab whose hosts do not listen.
 async fn lab() -> Lab {
-    Lab::start(super::program(), &["prod.ns1.dns", "prod.ns2.dns"]).await.unwrap()
+    let hosts = ["prod.ns1.dns", "prod.ns2.dns"];
+    Lab::start_with(super::program(), &hosts, Permissions::Predecessor).await.unwrap()
 }
 
 /// A response as the predecessor makes it.

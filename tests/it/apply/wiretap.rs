@@ -44,20 +44,22 @@ impl Wiretap {
 
     /// The same without the answers, and without the roll call and its answers.
     pub async fn requests(&mut self) -> Vec<String> {
-        let mut heard = self.heard().await;
-        heard.retain(|subject| is_request(subject));
-        heard
+        let mut heard = self.take().await;
+        heard.retain(is_request);
+        heard.into_iter().map(|message| message.subject.to_string()).collect()
     }
 
     /// The same with what was said: each request with its subject.
     pub async fn requests_in_full(&mut self) -> Vec<(String, Value)> {
         let mut heard = self.take().await;
-        heard.retain(|message| is_request(&message.subject));
+        heard.retain(is_request);
         let parse = |message: Message| (message.subject.to_string(), serde_json::from_slice(&message.payload).unwrap());
         heard.into_iter().map(parse).collect()
     }
 }
 
-fn is_request(subject: &str) -> bool {
-    subject.starts_with("deploy.test.") || subject.starts_with("deploy.prod.")
+/// An empty message is a probe, which is no request for any listener.
+fn is_request(message: &Message) -> bool {
+    let subject = message.subject.as_str();
+    !message.payload.is_empty() && (subject.starts_with("deploy.test.") || subject.starts_with("deploy.prod."))
 }
