@@ -94,10 +94,11 @@ mod tests {
         assert_eq!(all, ["READY=1", "STATUS=switching STOPPING=1", "WATCHDOG=1", "STOPPING=1"]);
     }
 
+    #[cfg(target_os = "linux")]
     #[test]
     fn the_socket_may_be_an_abstract_one() {
         let name = format!("homelab-deploy-test-{}", uuid::Uuid::new_v4());
-        let systemd = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+        let systemd = UnixDatagram::bind_addr(&abstract_address(name.as_bytes()).unwrap()).unwrap();
         Notifier::new(Some(OsStr::new(&format!("@{name}")))).unwrap().ready();
         assert_eq!(heard(&systemd), "READY=1");
     }

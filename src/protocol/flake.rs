@@ -4,7 +4,6 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
-use super::names::HostName;
 use super::revision::Revision;
 use super::text::checked_text;
 
@@ -59,9 +58,9 @@ impl FlakeUrl {
         }
     }
 
-    /// What `nixos-rebuild --flake` takes for one host.
-    pub fn installable(&self, revision: &Revision, host: &HostName) -> String {
-        format!("{}#{host}", self.at(revision))
+    /// What `nixos-rebuild --flake` takes for one configuration, by its name in `nixosConfigurations`.
+    pub fn installable(&self, revision: &Revision, configuration: &str) -> String {
+        format!("{}#{configuration}", self.at(revision))
     }
 
     /// The URL without user name and password, for telling others.
@@ -135,7 +134,37 @@ impl FromStr for FlakeUrl {
     }
 }
 
-checked_text!(FlakeUrl);
+/// The name of a configuration in `nixosConfigurations`, where it is not the name of the host. It may have dots.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FlakeAttr(String);
+
+/// A text that cannot be the name of a configuration: `nixos-rebuild` and Nix take it for more than that.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error(
+    "{0:?} is no name in nixosConfigurations: it must not be empty, begin with '-', or contain white space, quotes or any of \\ $ # ? ^ *"
+)]
+pub struct FlakeAttrError(String);
+
+impl FlakeAttr {
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for FlakeAttr {
+    type Err = FlakeAttrError;
+
+    fn from_str(text: &str) -> Result<Self, FlakeAttrError> {
+        let forbidden = |c: char| c.is_whitespace() || c.is_control() || "\"'\\$#?^*".contains(c);
+        if text.is_empty() || text.starts_with('-') || text.contains(forbidden) {
+            return Err(FlakeAttrError(text.to_owned()));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+checked_text!(FlakeUrl, FlakeAttr);
 
 #[cfg(test)]
 mod tests {
@@ -145,7 +174,7 @@ mod tests {
 
     fn at(url: &str, revision: &str) -> String {
         let url: FlakeUrl = url.parse().unwrap();
-        url.installable(&revision.parse().unwrap(), &"ns1".parse().unwrap())
+        url.installable(&revision.parse().unwrap(), "ns1")
     }
 
     fn refusal(url: &str) -> String {
@@ -181,6 +210,17 @@ mod tests {
     }
 
     #[test]
+    fn a_configuration_may_be_called_like_a_domain_and_not_like_an_expression() {
+        let name = |text: &str| text.parse::<FlakeAttr>().map(|name| name.as_str().to_owned());
+        assert_eq!(name("ns1.example.com").unwrap(), "ns1.example.com");
+        assert_eq!(name("web+v2_x-1").unwrap(), "web+v2_x-1");
+        for text in ["", "-v", "a b", "a\"b", "a'b", "a\\b", "${a}", "a#b", "a?ref=x", "a^*", "a\nb"] {
+            assert!(name(text).is_err(), "{text:?}");
+        }
+        insta::assert_snapshot!(name("a\"b").unwrap_err(), @r#""a\"b" is no name in nixosConfigurations: it must not be empty, begin with '-', or contain white space, quotes or any of \ $ # ? ^ *"#);
+    }
+
+    #[test]
     fn git_is_asked_where_it_can_be() {
         let remote = |url: &str| url.parse::<FlakeUrl>().unwrap().git_remote().map(str::to_owned);
         assert_eq!(remote("git+https://h/x?dir=a").as_deref(), Some("https://h/x"));
@@ -207,7 +247,7 @@ mod tests {
         ) {
             let Ok(revision) = text.parse::<Revision>() else { return Ok(()) };
             let url: FlakeUrl = url.parse().unwrap();
-            let whole = url.installable(&revision, &"ns1".parse().unwrap());
+            let whole = url.installable(&revision, "ns1");
             let (before, host) = whole.split_once('#').unwrap();
             prop_assert_eq!(host, "ns1");
             let added = before.strip_prefix(url.as_str()).unwrap();

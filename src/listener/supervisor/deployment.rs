@@ -14,6 +14,7 @@ use crate::clock;
 use crate::listener::facts::{Facts, answer};
 use crate::listener::host::Host;
 use crate::listener::output::{built_system, clean, clean_lines};
+use crate::listener::rebuild_flag::RebuildFlag;
 use crate::listener::run::{ReturnTo, RunDir, RunResult, Spec};
 use crate::listener::verdict::{End, Evidence, Verdict, judge, left_traces};
 use crate::lookup::{LookupError, commit_of};
@@ -114,10 +115,12 @@ impl Deployment {
         self.keeper.log.enter(Phase::Build);
         // No part of it is read by a shell, and none can be taken for an option: the flake URL begins with its scheme,
         // and the action is one of ours.
-        let installable = self.spec.flake.installable(&commit.into(), &self.spec.host);
+        let installable = self.spec.flake.installable(&commit.into(), self.spec.configuration());
         let mut command = Command::new("nixos-rebuild");
         let started_at = clock::now();
-        let end = self.keeper.run(command.args([self.spec.action.as_str(), "--flake", &installable])).await;
+        command.args([self.spec.action.as_str(), "--flake", &installable]);
+        command.args(self.spec.rebuild_flags.iter().map(RebuildFlag::as_str));
+        let end = self.keeper.run(&mut command).await;
         activation::checked(end, started_at).await
     }
 
@@ -155,7 +158,10 @@ impl Deployment {
     /// What Nix says that the configuration of the host comes down to. It has just evaluated it, and remembers.
     async fn ask_what_was_built(&self) -> Option<String> {
         let flake = self.spec.flake.at(&Revision::from(self.dir.commit()?));
-        let system = format!("{flake}#nixosConfigurations.\"{}\".config.system.build.toplevel.outPath", self.spec.host);
+        let system = format!(
+            "{flake}#nixosConfigurations.\"{}\".config.system.build.toplevel.outPath",
+            self.spec.configuration()
+        );
         let features = ["--extra-experimental-features", "nix-command flakes"];
         let said = answer("nix", &[&features[..], &["eval", "--raw", &system]].concat()).await?;
         Some(said.trim().to_owned()).filter(|path| path.starts_with("/nix/store/"))
