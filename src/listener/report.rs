@@ -30,6 +30,7 @@ impl Reporter {
             version: Some(env!("CARGO_PKG_VERSION").to_owned()),
             features: Feature::KNOWN.into(),
             flake: Some(config.flake.public()),
+            instance: None,
             machine: host.machine(),
             revision: None,
             generation: None,
@@ -38,6 +39,7 @@ impl Reporter {
             uptime_s: None,
             busy: None,
             last: None,
+            problems: Vec::new(),
         };
         Self { host, root: config.root.clone(), fixed, said: None }
     }

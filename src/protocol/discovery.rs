@@ -4,15 +4,22 @@ use std::convert::Infallible;
 use std::str::FromStr;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+use uuid::Uuid;
 
 use super::flake::FlakeUrl;
 use super::ids::RolloutId;
-use super::message::{ErrorCode, Holder, Status, empty_is_none, from_json, to_json};
+use super::message::{ErrorCode, Holder, Status, empty_is_none, from_json, is_false, to_json};
 use super::names::{HostName, Role, Tier};
 use super::revision::Commit;
 use super::subject::{ReplySubject, Subject};
 use super::text::checked_text;
+
+/// The most problems that one host reports.
+pub const MAX_PROBLEMS: usize = 8;
+
+/// The longest text of a problem, in bytes.
+pub const MAX_PROBLEM_BYTES: usize = 200;
 
 /// Asks who is there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +29,10 @@ pub struct DiscoveryRequest {
     /// Only hosts of this tier answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tier: Option<Tier>,
+    /// Each host answers on a subject of its own, `deploy.responses.<tier>.<host>.<the last token of reply_to>`: the server
+    /// lets no other key publish there. A listener that does not know this field answers on `reply_to`.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub per_host: bool,
 }
 
 /// Who is there.
@@ -59,7 +70,10 @@ pub struct HostReport {
     /// The flake it deploys from, without user name and password.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flake: Option<FlakeUrl>,
-    /// Tells machines apart that go by the same name: a hash of the machine id.
+    /// Tells machines apart that go by the same name: a random id, made once a boot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<Uuid>,
+    /// Tells machines apart that go by the same name: a hash of the machine id, which a cloned machine shares.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machine: Option<String>,
     /// The commit that runs.
@@ -83,6 +97,18 @@ pub struct HostReport {
     /// How the last run ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last: Option<Box<LastRun>>,
+    /// What the host lacks or found wrong: at most [`MAX_PROBLEMS`] of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "first_problems")]
+    pub problems: Vec<Problem>,
+}
+
+/// Something that a listener lacks or found wrong, told before it spoils a deployment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// What kind of problem it is, as one word with underscores.
+    pub code: String,
+    /// The same in words, at most [`MAX_PROBLEM_BYTES`] long.
+    pub message: String,
 }
 
 /// What a listener can do beyond the original protocol. Features that are not known here are kept as they are.
@@ -175,6 +201,21 @@ pub struct RolloutReport {
     pub since: Timestamp,
 }
 
+impl Problem {
+    /// A problem with a text that is cut where it is too long.
+    pub fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
+        let mut message = message.into();
+        message.truncate(message.floor_char_boundary(MAX_PROBLEM_BYTES));
+        Self { code: code.into(), message }
+    }
+}
+
+/// Reads the problems that are worth showing: another program may send any number of any length.
+fn first_problems<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Problem>, D::Error> {
+    let problems = Vec::<Problem>::deserialize(deserializer)?;
+    Ok(problems.into_iter().take(MAX_PROBLEMS).map(|problem| Problem::new(problem.code, problem.message)).collect())
+}
+
 impl DiscoveryRequest {
     /// The message as JSON.
     pub fn to_bytes(&self) -> Vec<u8> {
@@ -197,14 +238,13 @@ impl DiscoveryAnswer {
 
 #[cfg(test)]
 mod tests {
-    use uuid::Uuid;
-
     use super::*;
     use crate::protocol::message::tests::{COMMIT, at, text};
 
     #[test]
     fn golden_discovery() {
-        let request = DiscoveryRequest { reply_to: ReplySubject::single(Uuid::nil()), tier: Some(Tier::Prod) };
+        let request =
+            DiscoveryRequest { reply_to: ReplySubject::single(Uuid::nil()), tier: Some(Tier::Prod), per_host: false };
         insta::assert_snapshot!(text(&request.to_bytes()), @r#"{"reply_to":"deploy.responses.00000000-0000-0000-0000-000000000000","tier":"prod"}"#);
 
         let bare =
@@ -218,6 +258,7 @@ mod tests {
             version: Some("0.1.0".to_owned()),
             features: vec![Feature::Id],
             flake: Some("git+https://git.example.com/nixos".parse().unwrap()),
+            instance: Some(Uuid::nil()),
             machine: Some("6f1c".to_owned()),
             revision: Some(COMMIT.parse().unwrap()),
             generation: Some(42),
@@ -231,9 +272,10 @@ mod tests {
                 error: Some(ErrorCode::BuildFailed),
                 at: at("2026-11-23T10:00:00Z"),
             })),
+            problems: vec![Problem::new("no_git", "git is not on the PATH")],
             ..*host
         }));
-        insta::assert_snapshot!(text(&full.to_bytes()), @r#"{"hostname":"ns1","tier":"prod","role":"dns","deploy_subjects":["deploy.prod.ns1","deploy.prod.all"],"version":"0.1.0","features":["id"],"flake":"git+https://git.example.com/nixos","machine":"6f1c","revision":"8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b","generation":42,"system":"/nix/store/x","booted_system_differs":false,"uptime_s":86400,"busy":{"id":"r-1","since":"2026-11-23T10:00:00Z"},"last":{"id":"r-0","status":"failed","error":"build_failed","at":"2026-11-23T10:00:00Z"}}"#);
+        insta::assert_snapshot!(text(&full.to_bytes()), @r#"{"hostname":"ns1","tier":"prod","role":"dns","deploy_subjects":["deploy.prod.ns1","deploy.prod.all"],"version":"0.1.0","features":["id"],"flake":"git+https://git.example.com/nixos","instance":"00000000-0000-0000-0000-000000000000","machine":"6f1c","revision":"8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b","generation":42,"system":"/nix/store/x","booted_system_differs":false,"uptime_s":86400,"busy":{"id":"r-1","since":"2026-11-23T10:00:00Z"},"last":{"id":"r-0","status":"failed","error":"build_failed","at":"2026-11-23T10:00:00Z"},"problems":[{"code":"no_git","message":"git is not on the PATH"}]}"#);
         assert_eq!(DiscoveryAnswer::parse(&full.to_bytes()).unwrap(), full);
     }
 

@@ -10,9 +10,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 use thiserror::Error;
+use uuid::Uuid;
 
 use super::ids::RequestId;
-use super::names::{Action, HostName};
+use super::names::{Action, HostName, Tier};
 use super::revision::{Commit, Revision};
 use super::subject::ReplySubject;
 use super::text::checked_text;
@@ -67,6 +68,10 @@ pub struct Request {
     /// Instead of a deployment: return to what ran before the run of this id, which must be the host's last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub returns: Option<RequestId>,
+    /// Several hosts hear this request, whose `reply_to` is `deploy.responses.<rollout>`. Each answers on
+    /// `deploy.responses.<tier>.<host>.<rollout>.<id>`; a listener that does not know this field answers on `reply_to`.
+    #[serde(skip_serializing_if = "is_false")]
+    pub per_host: bool,
 }
 
 /// Why a message on a deploy subject is not a request that could be run.
@@ -104,6 +109,7 @@ impl Request {
             confirm_timeout_s: None,
             confirmed: false,
             returns: None,
+            per_host: false,
         }
     }
 
@@ -163,6 +169,7 @@ impl Request {
             confirm_timeout_s,
             confirmed: fields.get("confirmed") == Some(&Value::Bool(true)),
             returns,
+            per_host: fields.get("per_host") == Some(&Value::Bool(true)),
             ..Self::new(action, revision, reply_to)
         })
     }
@@ -175,6 +182,13 @@ impl Request {
     /// The message as JSON.
     pub fn to_bytes(&self) -> Vec<u8> {
         to_json(self)
+    }
+
+    /// Where this host answers: on `reply_to`, or, where several hosts hear the request, on a subject of its own below which
+    /// no other host may publish.
+    pub fn reply_subject(&self, tier: Tier, host: &HostName) -> ReplySubject {
+        let own = || self.reply_to.of_one_host(tier, host, self.id.as_ref()?);
+        self.per_host.then(own).flatten().unwrap_or_else(|| self.reply_to.clone())
     }
 }
 
@@ -350,6 +364,9 @@ pub struct Response {
     /// The id of the request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<RequestId>,
+    /// The boot of the machine that says it: tells two machines apart that go by the same name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<Uuid>,
     /// When the host said it, by its own clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<Timestamp>,
@@ -395,6 +412,7 @@ impl Response {
             message: message.into(),
             error: None,
             id: None,
+            instance: None,
             at: None,
             phase: None,
             revision: None,
@@ -464,7 +482,7 @@ pub(super) fn to_json(message: &impl Serialize) -> Vec<u8> {
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
-const fn is_false(value: &bool) -> bool {
+pub(super) const fn is_false(value: &bool) -> bool {
     !*value
 }
 

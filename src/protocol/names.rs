@@ -14,7 +14,7 @@ use crate::text::is_invisible;
 pub const MAX_NAME_BYTES: usize = 253;
 
 /// Words that have a meaning of their own in a subject, and so can name neither a host nor a role.
-pub const RESERVED: [&str; 4] = ["all", "role", "responses", "discover"];
+pub const RESERVED: [&str; 5] = ["all", "role", "responses", "discover", "operators"];
 
 /// Why a text is not a name.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]

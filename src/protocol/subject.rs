@@ -19,6 +19,12 @@ pub const DISCOVER: &str = "deploy.discover";
 /// Below this, listeners answer; nothing else may be named in a `reply_to`.
 const RESPONSES: &str = "deploy.responses.";
 
+/// Below this, deployers that run a rollout answer.
+const OPERATORS: &str = "deploy.operators.";
+
+/// The last token of the subject on which the server reports that nobody listens to a probe.
+const PROBE: &str = "probe";
+
 /// A concrete subject: tokens without wildcards, joined by dots.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Subject(Arc<str>);
@@ -27,11 +33,20 @@ pub struct Subject(Arc<str>);
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReplySubject(Subject);
 
-/// The reply subjects of one rollout: each of its requests has its own.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The reply subjects of one rollout: `deploy.responses.<tier>.<host>.<rollout>.<request>`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Replies {
-    /// All that comes before the id of a request.
-    prefix: String,
+    rollout: RolloutId,
+}
+
+/// The host that published an answer, as the subject of the answer names it. The server lets each key publish below its own
+/// prefix only, so no other host can have published there.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Sender {
+    /// Its tier.
+    pub tier: Tier,
+    /// Its name.
+    pub host: HostName,
 }
 
 /// A subject with `<hostname>`, `<tier>` and `<role>` in the place of what differs between hosts.
@@ -148,13 +163,64 @@ impl ReplySubject {
         self.0.as_str()
     }
 
-    /// The reply subject of a single request or roll call.
+    /// The reply subject of a single request or roll call, in the form that the first listeners know. Its one token names
+    /// no host, so it does not tell who answers there.
     pub fn single(id: Uuid) -> Self {
         Self(Subject(format!("{RESPONSES}{id}").into()))
     }
+
+    /// The subject on which this host, and no other, answers a roll call.
+    pub fn of_host(tier: Tier, host: &HostName, roll_call: &str) -> Self {
+        Self(Subject::joined(&[RESPONSES, tier.as_str(), ".", host.as_str(), ".", roll_call]))
+    }
+
+    /// The token behind `deploy.responses.` of a subject that has only one.
+    pub fn single_token(&self) -> Option<&str> {
+        self.as_str().strip_prefix(RESPONSES).filter(|token| !token.contains('.'))
+    }
+
+    /// Where one of several hosts answers a request that all of them hear; `None` when this is no subject with one token, or
+    /// the id would be more than one.
+    pub(super) fn of_one_host(&self, tier: Tier, host: &HostName, request: &RequestId) -> Option<Self> {
+        let rollout = self.single_token()?;
+        let text = format!("{RESPONSES}{tier}.{host}.{rollout}.{request}");
+        request.as_str().chars().all(is_token_character).then(|| text.parse().ok())?
+    }
+
+    /// Whether this host, and no other, may answer here.
+    pub fn is_of(&self, tier: Tier, host: &HostName) -> bool {
+        sender_and_rest(self.as_str()).is_some_and(|(of, name, _)| of == tier && name == host.as_str())
+    }
 }
 
-impl Replies {
+/// The tier and host that a subject below `deploy.responses.` names, and what comes after them.
+fn sender_and_rest(subject: &str) -> Option<(Tier, &str, &str)> {
+    let (tier, rest) = subject.strip_prefix(RESPONSES)?.split_once('.')?;
+    let (host, rest) = rest.split_once('.')?;
+    Some((tier.parse().ok()?, host, rest))
+}
+
+impl Sender {
+    /// Who published an answer to a roll call, when its subject is `deploy.responses.<tier>.<host>.<roll call>`.
+    pub fn of_roll_call(subject: &str, roll_call: &str) -> Option<Self> {
+        let (tier, host, rest) = sender_and_rest(subject)?;
+        (rest == roll_call).then_some(Self { tier, host: host.parse().ok()? })
+    }
+
+    /// The subject of requests to this host alone.
+    pub fn subject(&self) -> Subject {
+        Target::Host(self.tier, self.host.clone()).subject()
+    }
+}
+
+/// The reply subjects of one rollout in the form that names no host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SharedReplies {
+    /// All that comes before the id of a request.
+    prefix: String,
+}
+
+impl SharedReplies {
     /// The reply subjects of this rollout.
     pub fn of(rollout: RolloutId) -> Self {
         Self { prefix: format!("{RESPONSES}{rollout}.") }
@@ -174,6 +240,58 @@ impl Replies {
     pub fn request_of(&self, subject: &str) -> Option<RequestId> {
         subject.strip_prefix(self.prefix.as_str())?.parse().ok()
     }
+}
+
+impl Replies {
+    /// The reply subjects of this rollout.
+    pub const fn of(rollout: RolloutId) -> Self {
+        Self { rollout }
+    }
+
+    /// The pattern that receives the answers of a tier's hosts to every request of the rollout. A server that lets a key hear
+    /// one tier refuses a pattern for all of them.
+    pub fn pattern(self, tier: Tier) -> String {
+        format!("{RESPONSES}{tier}.*.{}.*", self.rollout)
+    }
+
+    /// The reply subject of a request to one host.
+    pub fn to(self, tier: Tier, host: &HostName, request: &RequestId) -> ReplySubject {
+        self.below(tier.as_str(), host.as_str(), request.as_str())
+    }
+
+    /// Where the server says that nobody listens to a probe of this tier.
+    pub fn of_probe(self, tier: Tier, probe: Uuid) -> ReplySubject {
+        self.below(tier.as_str(), &probe.to_string(), PROBE)
+    }
+
+    fn below(self, tier: &str, host: &str, last: &str) -> ReplySubject {
+        ReplySubject(Subject(format!("{RESPONSES}{tier}.{host}.{}.{last}", self.rollout).into()))
+    }
+
+    /// The host that an answer comes from and the request that it is about; `None` when it is not about this rollout. A name
+    /// that is known already, as the answer repeats it, is shared instead of copied.
+    pub fn read(self, subject: &str, known: Option<&HostName>) -> Option<(Sender, RequestId)> {
+        let (tier, name, rest) = sender_and_rest(subject)?;
+        let (rollout, request) = rest.split_once('.')?;
+        if rollout.parse::<Uuid>().map(RolloutId::from) != Ok(self.rollout) {
+            return None;
+        }
+        let host = match known.filter(|known| known.as_str() == name) {
+            Some(known) => known.clone(),
+            None => name.parse().ok()?,
+        };
+        Some((Sender { tier, host }, request.parse().ok()?))
+    }
+}
+
+/// The subject on which listeners of one tier are asked who is there, beside the one for all tiers.
+pub fn discover_tier(discover: &Subject, tier: Tier) -> Subject {
+    Subject::joined(&[discover.as_str(), ".", tier.as_str()])
+}
+
+/// The subject on which deployers that run a rollout on this tier answer a roll call.
+pub fn operators(tier: Tier, roll_call: Uuid) -> Subject {
+    Subject(format!("{OPERATORS}{tier}.{roll_call}").into())
 }
 
 impl SubjectTemplate {
@@ -323,11 +441,40 @@ mod tests {
 
     #[test]
     fn a_reply_is_traced_to_its_request() {
-        let rollout = RolloutId::from(Uuid::from_u128(1));
+        let replies = Replies::of(RolloutId::from(Uuid::from_u128(1)));
         let request: RequestId = "r-1".parse().unwrap();
-        let subject = Replies::of(rollout).to(&request);
-        assert_eq!(Replies::of(rollout).request_of(subject.as_str()), Some(request));
-        assert_eq!(Replies::of(RolloutId::from(Uuid::from_u128(2))).request_of(subject.as_str()), None);
+        let ns1 = Sender { tier: Tier::Prod, host: "ns1".parse().unwrap() };
+        let subject = replies.to(ns1.tier, &ns1.host, &request);
+        insta::assert_snapshot!(subject, @"deploy.responses.prod.ns1.00000000-0000-0000-0000-000000000001.r-1");
+        insta::assert_snapshot!(replies.pattern(Tier::Prod), @"deploy.responses.prod.*.00000000-0000-0000-0000-000000000001.*");
+        for known in [None, Some(&ns1.host), Some(&"ns2".parse().unwrap())] {
+            assert_eq!(replies.read(subject.as_str(), known), Some((ns1.clone(), request.clone())));
+        }
+        let another = Replies::of(RolloutId::from(Uuid::from_u128(2)));
+        assert_eq!(another.read(subject.as_str(), None), None);
+        for foreign in ["deploy.responses.prod.ns1", "deploy.responses.staging.ns1.x.y", "deploy.prod.ns1", ""] {
+            assert_eq!(replies.read(foreign, None), None, "{foreign}");
+        }
+    }
+
+    #[test]
+    fn a_reply_subject_says_which_host_may_answer_there() {
+        let (ns1, ns2): (HostName, HostName) = ("ns1".parse().unwrap(), "ns2".parse().unwrap());
+        let own = ReplySubject::of_host(Tier::Prod, &ns1, "call");
+        insta::assert_snapshot!(own, @"deploy.responses.prod.ns1.call");
+        assert!(own.is_of(Tier::Prod, &ns1));
+        assert!(!own.is_of(Tier::Test, &ns1) && !own.is_of(Tier::Prod, &ns2));
+        assert_eq!(own.single_token(), None);
+        assert_eq!(Sender::of_roll_call(own.as_str(), "call").unwrap().host, ns1);
+        assert_eq!(Sender::of_roll_call(own.as_str(), "another"), None);
+        let single = ReplySubject::single(Uuid::nil());
+        let request = |id: &str| single.of_one_host(Tier::Prod, &ns1, &id.parse().unwrap());
+        let replies = Replies::of(RolloutId::from(Uuid::nil()));
+        assert_eq!(request("r-1"), Some(replies.to(Tier::Prod, &ns1, &"r-1".parse().unwrap())));
+        assert_eq!((request("r.1"), request("*")), (None, None));
+        assert_eq!(own.of_one_host(Tier::Prod, &ns1, &"r-1".parse().unwrap()), None);
+        assert!(!single.is_of(Tier::Prod, &ns1));
+        assert_eq!(single.single_token(), Some("00000000-0000-0000-0000-000000000000"));
     }
 
     proptest! {

@@ -17,7 +17,7 @@ use super::host::{Flight, MAX_ANOMALIES, Patience, Progress, after_final, impost
 use super::machine::CLOCK_DIFFERENCE;
 use super::{Dispatch, Effect, Executor, Input};
 use crate::places::Places;
-use crate::protocol::{Action, HostName, HostReport, Replies, Request, RequestId, Response, Subject, Target};
+use crate::protocol::{Action, HostName, HostReport, Request, RequestId, Response, SharedReplies, Subject, Target};
 
 /// How long there may be silence before it is asked who is there at all.
 const SILENCE: Duration = Duration::from_millis(500);
@@ -157,7 +157,7 @@ impl Broadcast {
     }
 
     fn dispatch(&self, now: Duration, subject: Subject) -> Dispatch {
-        let reply_to = Replies::of(self.rollout.id).to(&self.request);
+        let reply_to = SharedReplies::of(self.rollout.id).to(&self.request);
         let request = Box::new(Request {
             id: Some(self.request.clone()),
             expires_at: Some(self.wall_clock(now + self.order.accept_timeout + CLOCK_DIFFERENCE)),

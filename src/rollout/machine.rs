@@ -26,7 +26,7 @@ use super::summary::{HostState, HostView, Summary};
 use super::{Effect, Executor, Input};
 use crate::places::Places;
 use crate::plan::{FrozenHost, FrozenWave};
-use crate::protocol::{Replies, RequestId, Response};
+use crate::protocol::{RequestId, Response, SharedReplies};
 
 /// How much later than its accept timeout a host may still take a request: clocks of a fleet differ by this much.
 pub const CLOCK_DIFFERENCE: Duration = Duration::from_mins(2);
@@ -40,7 +40,7 @@ const PREPARED: usize = if cfg!(test) { 3 } else { 512 };
 pub struct Machine {
     rollout: Arc<Rollout>,
     epoch: Timestamp,
-    replies: Replies,
+    replies: SharedReplies,
     hosts: Vec<Host>,
     /// Where in `hosts` each wave lies.
     ranges: Vec<Range<usize>>,
@@ -186,7 +186,7 @@ impl Machine {
         });
         Self {
             epoch,
-            replies: Replies::of(rollout.id),
+            replies: SharedReplies::of(rollout.id),
             hosts,
             ranges: ranges.collect(),
             by_request: Places::default(),

@@ -78,7 +78,7 @@ impl Stage {
         let client = self.lab.server.connect(&self.lab.admin).await?;
         let reply_to = ReplySubject::single(Uuid::new_v4());
         let mut answers = client.subscribe(reply_to.to_string()).await.into_diagnostic()?;
-        let call = DiscoveryRequest { reply_to, tier: None }.to_bytes();
+        let call = DiscoveryRequest { reply_to, tier: None, per_host: false }.to_bytes();
         wait::until("the host answers the roll call", async || {
             self.machine.check_alive()?;
             client.publish(DISCOVER, call.clone().into()).await.into_diagnostic()?;

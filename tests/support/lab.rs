@@ -109,7 +109,7 @@ impl Lab {
         let client = self.server.connect(&self.admin).await?;
         let reply_to = ReplySubject::single(Uuid::new_v4());
         let mut answers = client.subscribe(reply_to.to_string()).await.into_diagnostic()?;
-        let call = DiscoveryRequest { reply_to, tier: None }.to_bytes();
+        let call = DiscoveryRequest { reply_to, tier: None, per_host: false }.to_bytes();
         wait::until("every listener answers the roll call", async || {
             self.fleet.check_alive()?;
             client.publish(DISCOVER, call.clone().into()).await.into_diagnostic()?;

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::{Discovery, FleetEnd, FleetError, News, Order};
 use crate::bus::{Bus, BusEvent, Operation, Violation};
 use crate::protocol::{
-    DiscoveryAnswer, DiscoveryRequest, Replies, ReplySubject, RequestId, Response, RolloutId, RolloutReport,
+    DiscoveryAnswer, DiscoveryRequest, ReplySubject, RequestId, Response, RolloutId, RolloutReport, SharedReplies,
 };
 use crate::rollout::{Connection, Input};
 
@@ -32,7 +32,7 @@ const MAX_ANSWER_BYTES: usize = 32 * 1024;
 pub struct Link {
     bus: Bus,
     discovery: Discovery,
-    reply_subjects: Replies,
+    reply_subjects: SharedReplies,
     replies: Subscriber,
     /// The id under which the answers to the roll call come.
     roll_call: RequestId,
@@ -50,7 +50,7 @@ struct Presence {
 impl Link {
     /// Subscribes to the answers of a rollout, before anything is published.
     pub async fn subscribe(bus: Bus, rollout: RolloutId, discovery: Discovery) -> Result<Self, FleetError> {
-        let reply_subjects = Replies::of(rollout);
+        let reply_subjects = SharedReplies::of(rollout);
         let replies = bus.client.subscribe(reply_subjects.pattern()).await.map_err(|_| FleetError::Disconnected)?;
         let roll_call = RequestId::from(Uuid::new_v4());
         Ok(Self { bus, discovery, reply_subjects, replies, roll_call, roll_call_ends: None, presence: None })
@@ -122,7 +122,8 @@ impl Link {
             Order::CallRoll => {
                 self.roll_call_ends = Some(Instant::now() + self.discovery.window);
                 let reply_to = self.reply_subjects.to(&self.roll_call);
-                let question = DiscoveryRequest { reply_to: reply_to.clone(), tier: self.discovery.tier };
+                let question =
+                    DiscoveryRequest { reply_to: reply_to.clone(), tier: self.discovery.tier, per_host: false };
                 (self.discovery.subject.to_string(), reply_to, question.to_bytes())
             }
         };

@@ -50,7 +50,7 @@ impl RollCall<'_> {
     pub async fn call(&self, bus: &mut Bus) -> Result<RollCalled, FleetError> {
         let mut ends = Instant::now() + self.discovery.window;
         let reply_to = ReplySubject::single(Uuid::new_v4());
-        let question = DiscoveryRequest { reply_to: reply_to.clone(), tier: self.discovery.tier };
+        let question = DiscoveryRequest { reply_to: reply_to.clone(), tier: self.discovery.tier, per_host: false };
         let mut answers = bus.client.subscribe(reply_to.to_string()).await.map_err(|_| FleetError::Disconnected)?;
         let subject = self.discovery.subject.to_string();
         let payload = question.to_bytes().into();

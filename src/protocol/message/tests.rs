@@ -24,6 +24,7 @@ fn full_request() -> Request {
         confirm_timeout_s: Some(60),
         confirmed: true,
         returns: Some("r-0".parse().unwrap()),
+        per_host: true,
         ..Request::new(Action::DryActivate, "main".parse().unwrap(), "deploy.responses.4f.1".parse().unwrap())
     }
 }
@@ -32,6 +33,7 @@ fn full_response() -> Response {
     Response {
         error: Some(ErrorCode::ActivationFailed),
         id: Some("r-1".parse().unwrap()),
+        instance: Some(Uuid::nil()),
         at: Some(at("2026-11-23T10:00:00Z")),
         phase: Some(Phase::Activate),
         revision: Some(COMMIT.parse().unwrap()),
@@ -53,7 +55,7 @@ fn full_response() -> Response {
 
 #[test]
 fn golden_request() {
-    insta::assert_snapshot!(text(&full_request().to_bytes()), @r#"{"action":"dry-activate","revision":"main","reply_to":"deploy.responses.4f.1","id":"r-1","expires_at":"2026-11-23T10:00:00Z","operator":"ops@desk","rollout":"sunday","wave":"dns","confirm_timeout_s":60,"confirmed":true,"returns":"r-0"}"#);
+    insta::assert_snapshot!(text(&full_request().to_bytes()), @r#"{"action":"dry-activate","revision":"main","reply_to":"deploy.responses.4f.1","id":"r-1","expires_at":"2026-11-23T10:00:00Z","operator":"ops@desk","rollout":"sunday","wave":"dns","confirm_timeout_s":60,"confirmed":true,"returns":"r-0","per_host":true}"#);
     assert_eq!(Request::parse(&full_request().to_bytes()), Ok(full_request()));
 }
 
@@ -67,7 +69,7 @@ fn golden_bare_request_of_the_predecessor() {
 
 #[test]
 fn golden_response() {
-    insta::assert_snapshot!(text(&full_response().to_bytes(1 << 20)), @r#"{"hostname":"ns1","status":"failed","error":"activation_failed","message":"unbound.service failed","id":"r-1","at":"2026-11-23T10:00:00Z","phase":"activate","revision":"8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b","previous_revision":"8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b","generation":42,"system":"/nix/store/x-nixos","reboot_required":false,"rolled_back":true,"failed_units":["unbound.service"],"log_tail":["starting unbound","failed"],"holder":{"id":"r-0","operator":"ops@desk","since":"2026-11-23T09:00:00Z"}}"#);
+    insta::assert_snapshot!(text(&full_response().to_bytes(1 << 20)), @r#"{"hostname":"ns1","status":"failed","error":"activation_failed","message":"unbound.service failed","id":"r-1","instance":"00000000-0000-0000-0000-000000000000","at":"2026-11-23T10:00:00Z","phase":"activate","revision":"8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b","previous_revision":"8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b","generation":42,"system":"/nix/store/x-nixos","reboot_required":false,"rolled_back":true,"failed_units":["unbound.service"],"log_tail":["starting unbound","failed"],"holder":{"id":"r-0","operator":"ops@desk","since":"2026-11-23T09:00:00Z"}}"#);
     assert_eq!(Response::parse(&full_response().to_bytes(1 << 20)).unwrap(), full_response());
 }
 

@@ -122,6 +122,7 @@ pub(super) fn report(host: &HostName, subjects: Vec<Subject>) -> HostReport {
         version: None,
         features: vec![Feature::Id],
         flake: None,
+        instance: None,
         machine: None,
         revision: None,
         generation: None,
@@ -130,5 +131,6 @@ pub(super) fn report(host: &HostName, subjects: Vec<Subject>) -> HostReport {
         uptime_s: None,
         busy: None,
         last: None,
+        problems: Vec::new(),
     }
 }

@@ -12,7 +12,7 @@ use super::sim::{Entry, Log};
 use super::way_back;
 use super::world::World;
 use crate::plan::{Limits, Rollback};
-use crate::protocol::{RETURN_WITHIN, Replies, Request};
+use crate::protocol::{RETURN_WITHIN, Request};
 use crate::rollout::summary::{HostState, WaveState};
 use crate::rollout::{
     Answer, Cause, Dispatch, Effect, EventKind, HostOutcome, Interrupt, Outcome, SkipCause, Summary, WaveVerdict,
@@ -166,7 +166,7 @@ fn frozen(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
         && dispatch.request.confirm_timeout_s == confirm_timeout.map(|timeout| timeout.as_secs())
         && dispatch.request.confirmed == matches!(effect, Effect::Confirm(_))
         && *action == wave.wave.action
-        && id.as_ref().is_some_and(|id| *reply_to == Replies::of(rollout.id).to(id))
+        && id.as_ref().is_some_and(|id| *reply_to == crate::protocol::SharedReplies::of(rollout.id).to(id))
         && expires_at.is_some_and(|expires_at| expires_at > EPOCH + at)
         && named.as_deref() == Some("sunday")
         && wave_name.as_ref() == Some(&wave.wave.name)
