@@ -14,8 +14,10 @@ pub struct FlakeUrl(String);
 /// Why a text is not a flake URL that a revision can be added to.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum FlakeUrlError {
-    /// White space or control characters, or nothing at all.
-    #[error("the flake URL {0:?} is empty or contains white space or control characters")]
+    /// Characters that no URL has, or nothing at all.
+    #[error(
+        "the flake URL {0:?} is empty or contains characters that no URL has: write them as % and two digits, as in %20"
+    )]
     Text(String),
     /// It names an output: that place is for the host name.
     #[error("the flake URL {0:?} already names an output after '#': leave it off, the host name goes there")]
@@ -106,7 +108,7 @@ impl FromStr for FlakeUrl {
 
     fn from_str(text: &str) -> Result<Self, FlakeUrlError> {
         let whole = || text.to_owned();
-        if text.is_empty() || text.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        if text.is_empty() || text.contains(|c: char| !c.is_ascii_graphic()) {
             return Err(FlakeUrlError::Text(whole()));
         }
         if text.contains('#') {
@@ -138,10 +140,10 @@ impl FromStr for FlakeUrl {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FlakeAttr(String);
 
-/// A text that cannot be the name of a configuration: `nixos-rebuild` and Nix take it for more than that.
+/// A text that Nix or `nixos-rebuild` would take for more than the name of a configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error(
-    "{0:?} is no name in nixosConfigurations: it must not be empty, begin with '-', or contain white space, quotes or any of \\ $ # ? ^ *"
+    "{0:?} is no name in nixosConfigurations: it consists of letters, digits, '_', '.', '+' and '-', and begins with none of the last three"
 )]
 pub struct FlakeAttrError(String);
 
@@ -156,11 +158,12 @@ impl FromStr for FlakeAttr {
     type Err = FlakeAttrError;
 
     fn from_str(text: &str) -> Result<Self, FlakeAttrError> {
-        let forbidden = |c: char| c.is_whitespace() || c.is_control() || "\"'\\$#?^*".contains(c);
-        if text.is_empty() || text.starts_with('-') || text.contains(forbidden) {
-            return Err(FlakeAttrError(text.to_owned()));
+        let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        if text.starts_with(is_word) && text.chars().all(|c| is_word(c) || ".+-".contains(c)) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(FlakeAttrError(text.to_owned()))
         }
-        Ok(Self(text.to_owned()))
     }
 }
 
@@ -197,7 +200,7 @@ mod tests {
         insta::assert_snapshot!(refusal("github:o/r/main"), @r#"the flake URL "github:o/r/main" already names a branch after the repository: leave it off, every request brings its own"#);
         insta::assert_snapshot!(refusal("/etc/nixos"), @r#"the flake URL "/etc/nixos" cannot carry a revision: use git+https://, git+ssh://, git+file:///, github: or gitlab:"#);
         insta::assert_snapshot!(refusal("path:/etc/nixos"), @r#"the flake URL "path:/etc/nixos" cannot carry a revision: use git+https://, git+ssh://, git+file:///, github: or gitlab:"#);
-        insta::assert_snapshot!(refusal("git+ssh://h/x y"), @r#"the flake URL "git+ssh://h/x y" is empty or contains white space or control characters"#);
+        insta::assert_snapshot!(refusal("git+ssh://h/x y"), @r#"the flake URL "git+ssh://h/x y" is empty or contains characters that no URL has: write them as % and two digits, as in %20"#);
     }
 
     #[test]
@@ -217,7 +220,7 @@ mod tests {
         for text in ["", "-v", "a b", "a\"b", "a'b", "a\\b", "${a}", "a#b", "a?ref=x", "a^*", "a\nb"] {
             assert!(name(text).is_err(), "{text:?}");
         }
-        insta::assert_snapshot!(name("a\"b").unwrap_err(), @r#""a\"b" is no name in nixosConfigurations: it must not be empty, begin with '-', or contain white space, quotes or any of \ $ # ? ^ *"#);
+        insta::assert_snapshot!(name("a\"b").unwrap_err(), @r#""a\"b" is no name in nixosConfigurations: it consists of letters, digits, '_', '.', '+' and '-', and begins with none of the last three"#);
     }
 
     #[test]
