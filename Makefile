@@ -1,5 +1,5 @@
 # A fresh clone needs a Rust toolchain and nothing else: scripts/nats-server finds or fetches the server.
-.PHONY: demo demo-failure test mutants bench lint cargo
+.PHONY: demo demo-failure test nix mutants bench lint archive cargo
 
 demo: cargo
 	cargo build --bins --example demo
@@ -13,6 +13,15 @@ test: cargo
 	scripts/mcp-client >/dev/null || true
 	NATS_SERVER=$$(scripts/nats-server) && export NATS_SERVER && cargo test
 
+# The flake by its URL, with both versions of Nix that hosts have, and the tests in an environment as bare as that of its
+# builds. Takes minutes; where no Nix can be had, that part is skipped.
+nix: cargo
+	scripts/sparse-tests
+	for suite in trixie forky; do \
+		nix=$$(scripts/nix $$suite) || [ $$? = 3 ] || exit 1; \
+		NIX=$$nix cargo test --test nix || exit 1; \
+	done
+
 # Plants bugs one by one; each must be noticed by a test.
 mutants: cargo
 	scripts/mutants
@@ -24,6 +33,10 @@ bench: cargo
 lint: cargo
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
+
+# For machines without Nix, in target/archive.
+archive: cargo
+	scripts/release-archive
 
 cargo:
 	@command -v cargo >/dev/null || { echo 'cargo not found: install Rust from https://rustup.rs, or enter `nix develop`' >&2; exit 1; }
