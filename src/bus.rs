@@ -1,5 +1,8 @@
 //! The connection to NATS: who connects, to which servers, and what becomes of it.
 //!
+//! TLS is never lost: where an address or a file of the settings asks for it, every server must speak it, and servers that
+//! another server names are not used.
+//!
 //! The client reconnects by itself, for ever and with growing pauses. What a caller must know of that arrives as
 //! [`BusEvent`]s; a refused publish or subscription is one of them, as the server reports it only afterwards.
 
@@ -7,20 +10,23 @@ mod backoff;
 mod error;
 mod event;
 mod seed;
+mod tls;
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, ServerAddr};
-use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
 use self::backoff::Backoff;
 pub use self::error::{Attempt, BusError};
-pub use self::event::{BusEvent, Operation, Violation};
+use self::event::Translator;
+pub use self::event::{BusEvent, Events, Operation, Violation};
 pub use self::seed::SeedReaders;
 use self::seed::UserKey;
+use self::tls::Tls;
+use crate::text::safe;
 
 /// How long [`Bus::connect`] tries, all servers taken together.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
@@ -76,7 +82,7 @@ pub struct Bus {
     /// Publishes and subscribes.
     pub client: Client,
     /// What becomes of the connection. That it was made is no event: the first [`BusEvent::Up`] is a reconnect.
-    pub events: UnboundedReceiver<BusEvent>,
+    pub events: Events,
     /// What the user should know although it works.
     pub warnings: Vec<String>,
 }
@@ -109,6 +115,7 @@ impl Bus {
 struct Dialer<'a> {
     settings: &'a Settings,
     key: UserKey,
+    tls: Tls,
     warnings: Vec<String>,
     longest_pause: Duration,
 }
@@ -116,11 +123,8 @@ struct Dialer<'a> {
 impl<'a> Dialer<'a> {
     fn prepare(settings: &'a Settings, longest_pause: Duration) -> Result<Self, BusError> {
         let (key, warning) = UserKey::read(&settings.nkey_file, settings.seed_readers)?;
-        for file in tls_files(settings) {
-            // The client would report a missing file only as a TLS error of each connection.
-            std::fs::File::open(file).map_err(|error| BusError::TlsFile(file.to_owned(), error))?;
-        }
-        Ok(Self { settings, key, warnings: warning.into_iter().collect(), longest_pause })
+        let tls = Tls::of(settings)?;
+        Ok(Self { settings, key, tls, warnings: warning.into_iter().collect(), longest_pause })
     }
 
     /// Tries each server once.
@@ -130,9 +134,9 @@ impl<'a> Dialer<'a> {
         let mut attempts = Vec::new();
         let mut refused = None;
         for (position, server) in servers.iter().enumerate() {
-            let (sender, events) = mpsc::unbounded_channel();
+            let (translator, events) = Translator::new();
             let addresses: Vec<ServerAddr> = servers.iter().map(|server| server.0.clone()).collect();
-            let connecting = self.options(position, patience, sender).connect(addresses);
+            let connecting = self.options(position, patience, translator).connect(addresses);
             let why = match tokio::time::timeout(patience, connecting).await {
                 Ok(Ok(client)) => {
                     let warnings = self.warnings.clone();
@@ -142,7 +146,7 @@ impl<'a> Dialer<'a> {
                     if error.kind() == ConnectErrorKind::AuthorizationViolation {
                         refused.get_or_insert_with(|| server.clone());
                     }
-                    error::plain(&error)
+                    safe(&error::plain(&error))
                 }
                 Err(_) => format!("no answer within {} ms", patience.as_millis()),
             };
@@ -155,32 +159,19 @@ impl<'a> Dialer<'a> {
     }
 
     /// The options of a client whose first attempt goes to the server at this position.
-    fn options(&self, position: usize, patience: Duration, events: UnboundedSender<BusEvent>) -> ConnectOptions {
+    fn options(&self, position: usize, patience: Duration, translator: Translator) -> ConnectOptions {
         let backoff = Backoff::starting_at(position, self.longest_pause);
-        let listener = event::Translator::new(events);
-        let mut options = ConnectOptions::with_nkey(self.key.seed())
+        let options = ConnectOptions::with_nkey(self.key.seed())
             .name(&self.settings.name)
             .subscription_capacity(self.settings.subscription_capacity)
             .connection_timeout(patience)
             .reconnect_to_server_callback(move |pool, _| std::future::ready(backoff.choose(&pool)))
             .event_callback(move |event| {
-                listener.hear(event);
+                translator.hear(event);
                 std::future::ready(())
             });
-        if let Some(ca) = &self.settings.ca_file {
-            options = options.add_root_certificates(ca.clone());
-        }
-        if let Some(ClientCert { cert, key }) = &self.settings.client_cert {
-            options = options.add_client_certificate(cert.clone(), key.clone());
-        }
-        options
+        self.tls.apply(self.settings, options)
     }
-}
-
-/// The files that TLS needs, by the settings.
-fn tls_files(settings: &Settings) -> impl Iterator<Item = &Path> {
-    let client = settings.client_cert.iter().flat_map(|c| [&c.cert, &c.key]);
-    settings.ca_file.iter().chain(client).map(PathBuf::as_path)
 }
 
 impl FromStr for ServerUrl {
@@ -200,6 +191,16 @@ impl FromStr for ServerUrl {
 }
 
 impl ServerUrl {
+    /// Whether the address asks for TLS.
+    fn is_tls(&self) -> bool {
+        self.0.tls_required()
+    }
+
+    fn host_and_port(&self) -> String {
+        let (host, port) = (self.0.host(), self.0.port());
+        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    }
+
     /// The whole address. It may carry a password, and is for programs only.
     pub fn with_password(&self) -> &str {
         self.0.as_url_str()
@@ -208,8 +209,7 @@ impl ServerUrl {
 
 impl fmt::Display for ServerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (scheme, host, port) = (self.0.scheme(), self.0.host(), self.0.port());
-        if host.contains(':') { write!(f, "{scheme}://[{host}]:{port}") } else { write!(f, "{scheme}://{host}:{port}") }
+        write!(f, "{}://{}", self.0.scheme(), self.host_and_port())
     }
 }
 

@@ -1,12 +1,14 @@
 //! The command line: arguments to settings, settings to a command, its result to an exit code.
 
 mod alias;
+mod carrier;
 mod commands;
 mod completion;
 mod confirm;
 mod connection;
 mod errors;
 mod exit;
+mod guards;
 mod home;
 mod log;
 mod operator;

@@ -11,24 +11,30 @@
 //! ```
 
 mod admission;
+mod allowance;
 mod busy;
 mod exporter;
 mod facts;
 mod host;
+mod inbox;
+mod instance;
 mod launch;
 mod ledger;
 mod loss;
 mod memory;
 mod metrics;
 mod output;
+mod problems;
 mod pulse;
 mod rebuild;
 mod rebuild_flag;
 mod report;
+mod rights;
 mod run;
 mod serve;
 mod signs;
 pub mod supervisor;
+mod surroundings;
 mod unit;
 mod verdict;
 mod voice;
@@ -48,6 +54,7 @@ use uuid::Uuid;
 
 use self::exporter::Exporter;
 use self::host::Host;
+pub use self::inbox::SUBSCRIPTION_CAPACITY;
 use self::ledger::Ledger;
 use self::memory::Memory;
 pub use self::memory::StateError;
@@ -94,6 +101,8 @@ pub struct Config {
     pub metrics_listen: Option<SocketAddr>,
     /// Where runs and what is known of them are kept.
     pub state_dir: PathBuf,
+    /// A directory that is emptied at each boot of the host, where there is one.
+    pub runtime_dir: Option<PathBuf>,
     /// The program that supervises a run; it is called with `supervise` and the directory of the run.
     pub supervisor: PathBuf,
     /// Where the host's file system begins; `/` but for tests.

@@ -1,6 +1,8 @@
-//! The NATS server's `authorization` block: for each key what it needs, and nothing else.
+//! The NATS server's `authorization` block: what each key may publish and subscribe to.
 //!
-//! Pure: credentials go in, text comes out. The seeds behind the keys never come here.
+//! The server proves who answers: each host may publish below its own prefix only, and no wildcard stands in a list that
+//! a subscription is checked against, except `>` at its end. With `*` there, nats-server takes a subscription to `>` as
+//! well. Pure: credentials go in, text comes out. The seeds behind the keys never come here.
 
 use std::fmt::{self, Write};
 use std::str::FromStr;
@@ -11,12 +13,29 @@ use thiserror::Error;
 use crate::protocol::subject::DISCOVER;
 use crate::protocol::{HostName, NameError, Role, Subject, SubjectError, SubjectTemplate, Tier};
 
-/// Everything that listeners answer on.
-const RESPONSES: &str = "deploy.responses.>";
-/// Everything that makes hosts of the test tier deploy.
-const TEST_TIER: &str = "deploy.test.>";
 /// The whole system.
 const EVERYTHING: &str = "deploy.>";
+/// Where the predecessor's deployers wait for answers: a single token of their own making.
+const OLD_ANSWERS: &str = "deploy.responses.*";
+/// All answers, old and new.
+const ALL_ANSWERS: &str = "deploy.responses.>";
+
+/// What the strict permissions prove.
+const STRICT: &str = "\
+# Each host answers below deploy.responses.<tier>.<host> only, so the server proves which key answered. It proves no more:
+# a host can lie about itself, and an admin key may publish everything.
+";
+/// What the compatible permissions do not prove.
+const COMPATIBLE: &str = "\
+# Compatible with the predecessor's deployers, which wait for answers on deploy.responses.<one token>. Every host may
+# publish there, so hosts can answer such a deployer, and old-form discovery questions, in the name of another host, and
+# test deployers can read those answers. Print this block without --compatible once the predecessor is gone.
+";
+/// What bounds the cost of one message. The longest of ours is a page of a log: 32 KiB, six times that in JSON at worst.
+const MAX_PAYLOAD: &str = "\
+# The longest message of homelab-deploy has less than 256 KiB. On a server that serves nothing else, set at the top level:
+#   max_payload: 262144
+";
 
 /// The public half of a user's `NKey`; it starts with `U` and is no secret.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -78,10 +97,21 @@ pub enum ListenerNameError {
     Name(#[from] NameError),
 }
 
+/// How much the permissions allow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Strictness {
+    /// What homelab-deploy needs.
+    Strict,
+    /// Also what the predecessor's deployers need.
+    Compatible,
+}
+
 /// What a user may do: lists of subjects and patterns.
 struct Permissions {
     publish: Vec<String>,
     subscribe: Vec<String>,
+    /// Exceptions from `subscribe`.
+    never_subscribe: Vec<String>,
 }
 
 /// The server's `authorization` block with exactly these users, in this order. Include it in the server's configuration.
@@ -89,11 +119,18 @@ struct Permissions {
 /// # Errors
 ///
 /// When a name is too long to be part of a subject.
-pub fn authorization(users: &[User]) -> Result<String, SubjectError> {
-    let mut text = String::from("authorization {\n  users = [\n");
+pub fn authorization(users: &[User], strictness: Strictness) -> Result<String, SubjectError> {
+    let proof = match strictness {
+        Strictness::Strict => STRICT,
+        Strictness::Compatible => COMPATIBLE,
+    };
+    let mut text = format!("{proof}{MAX_PAYLOAD}authorization {{\n  users = [\n");
     for User { holder, key } in users {
-        let Permissions { publish, subscribe } = holder.permissions()?;
-        let (publish, subscribe) = (quoted_list(&publish), quoted_list(&subscribe));
+        let Permissions { publish, subscribe, never_subscribe } = holder.permissions(strictness)?;
+        let (publish, mut subscribe) = (quoted_list(&publish), quoted_list(&subscribe));
+        if !never_subscribe.is_empty() {
+            subscribe = format!("{{ allow: {subscribe}, deny: {} }}", quoted_list(&never_subscribe));
+        }
         // Writing to a String cannot fail.
         let _ = write!(
             text,
@@ -112,29 +149,57 @@ fn quoted_list(subjects: &[String]) -> String {
     format!("[{}]", quoted.join(", "))
 }
 
+/// Where deployers ask which hosts of a tier are there.
+fn discover(tier: Tier) -> String {
+    format!("{DISCOVER}.{tier}")
+}
+
+/// The answers of all hosts of a tier.
+fn answers_of(tier: Tier) -> String {
+    format!("deploy.responses.{tier}.>")
+}
+
 impl Holder {
-    /// The four patterns of use; whatever is missing here, nobody relies upon.
-    fn permissions(&self) -> Result<Permissions, SubjectError> {
-        let list = |subjects: &[&str]| subjects.iter().map(ToString::to_string).collect();
+    /// The permissions that the program relies on; it relies on no others.
+    fn permissions(&self, strictness: Strictness) -> Result<Permissions, SubjectError> {
         Ok(match self {
-            Self::Listener(listener) => Permissions {
-                publish: list(&[RESPONSES, DISCOVER]),
-                subscribe: listener
-                    .subjects()?
-                    .into_iter()
-                    .map(|subject| subject.to_string())
-                    .chain([DISCOVER.to_owned()])
-                    .collect(),
-            },
-            Self::TestDeployer => {
-                Permissions { publish: list(&[TEST_TIER, DISCOVER]), subscribe: list(&[RESPONSES, DISCOVER]) }
+            Self::Listener(listener) => listener.permissions(strictness)?,
+            Self::TestDeployer => test_deployer(strictness),
+            Self::Admin => {
+                let everything = vec![EVERYTHING.to_owned()];
+                Permissions { publish: everything.clone(), subscribe: everything, never_subscribe: Vec::new() }
             }
-            Self::Admin => Permissions { publish: list(&[EVERYTHING]), subscribe: list(&[EVERYTHING]) },
         })
     }
 }
 
+fn test_deployer(strictness: Strictness) -> Permissions {
+    let questions = [DISCOVER.to_owned(), discover(Tier::Test), "deploy.operators.test.>".to_owned()];
+    let with_questions = |first: String| [first].into_iter().chain(questions.clone()).collect();
+    let (answers, never_subscribe) = match strictness {
+        Strictness::Strict => (answers_of(Tier::Test), Vec::new()),
+        // `deploy.responses.*` would be enough for the old form, and would allow a subscription to `deploy.responses.>`.
+        Strictness::Compatible => (ALL_ANSWERS.to_owned(), vec![answers_of(Tier::Prod)]),
+    };
+    Permissions {
+        publish: with_questions("deploy.test.>".to_owned()),
+        subscribe: with_questions(answers),
+        never_subscribe,
+    }
+}
+
 impl ListenerName {
+    fn permissions(&self, strictness: Strictness) -> Result<Permissions, SubjectError> {
+        let Self { tier, hostname, .. } = self;
+        let mut publish = vec![format!("deploy.responses.{tier}.{hostname}.>")];
+        if strictness == Strictness::Compatible {
+            publish.extend([OLD_ANSWERS, DISCOVER].map(str::to_owned));
+        }
+        let subjects = self.subjects()?.into_iter().map(|subject| subject.to_string());
+        let subscribe = subjects.chain([DISCOVER.to_owned(), discover(*tier)]).collect();
+        Ok(Permissions { publish, subscribe, never_subscribe: Vec::new() })
+    }
+
     /// The subjects that a listener of this name subscribes to, unless it is told otherwise.
     fn subjects(&self) -> Result<Vec<Subject>, SubjectError> {
         SubjectTemplate::defaults()
@@ -212,39 +277,94 @@ mod tests {
         Holder::Listener(text.parse().unwrap())
     }
 
-    #[test]
-    fn each_user_gets_what_its_holder_needs() {
-        let users = [
+    /// One user of each kind, a listener with a role and one without.
+    fn users() -> [User; 4] {
+        [
             user(1, listener("prod.ns1.dns")),
             user(2, listener("test.test1")),
             user(3, Holder::TestDeployer),
             user(4, Holder::Admin),
-        ];
-        insta::assert_snapshot!(authorization(&users).unwrap(), @r#"
+        ]
+    }
+
+    #[test]
+    fn each_user_gets_what_its_holder_needs() {
+        insta::assert_snapshot!(authorization(&users(), Strictness::Strict).unwrap(), @r#"
+        # Each host answers below deploy.responses.<tier>.<host> only, so the server proves which key answered. It proves no more:
+        # a host can lie about itself, and an admin key may publish everything.
+        # The longest message of homelab-deploy has less than 256 KiB. On a server that serves nothing else, set at the top level:
+        #   max_payload: 262144
         authorization {
           users = [
             # listener ns1, tier prod, role dns
             {
               nkey: "UCFIRY65OQE7DFP5KLNS2PF2LVZMUZYJX4OZIEQ36N2IQANUB5XVZ45L"
               permissions: {
-                publish: ["deploy.responses.>", "deploy.discover"]
-                subscribe: ["deploy.prod.ns1", "deploy.prod.all", "deploy.prod.role.dns", "deploy.discover"]
+                publish: ["deploy.responses.prod.ns1.>"]
+                subscribe: ["deploy.prod.ns1", "deploy.prod.all", "deploy.prod.role.dns", "deploy.discover", "deploy.discover.prod"]
               }
             }
             # listener test1, tier test
             {
               nkey: "UCATS5YOVB6ROX2WUNKGNQ2MP3GMXDMKSG2O4N5CLX3A6W4PZGZZJPJO"
               permissions: {
-                publish: ["deploy.responses.>", "deploy.discover"]
-                subscribe: ["deploy.test.test1", "deploy.test.all", "deploy.discover"]
+                publish: ["deploy.responses.test.test1.>"]
+                subscribe: ["deploy.test.test1", "deploy.test.all", "deploy.discover", "deploy.discover.test"]
               }
             }
             # test deployer
             {
               nkey: "UDWUSKGGFDI4FRXK5EBTRECZSVQSSWJHHJOGH6JWG3AUMFFMQ435C2U4"
               permissions: {
-                publish: ["deploy.test.>", "deploy.discover"]
-                subscribe: ["deploy.responses.>", "deploy.discover"]
+                publish: ["deploy.test.>", "deploy.discover", "deploy.discover.test", "deploy.operators.test.>"]
+                subscribe: ["deploy.responses.test.>", "deploy.discover", "deploy.discover.test", "deploy.operators.test.>"]
+              }
+            }
+            # admin deployer
+            {
+              nkey: "UDFJHLAXAUMHA4OWPOB4P7YO72AQR2HMIUYFOXLXE2DZGM633K7HYREV"
+              permissions: {
+                publish: ["deploy.>"]
+                subscribe: ["deploy.>"]
+              }
+            }
+          ]
+        }
+        "#);
+    }
+
+    #[test]
+    fn compatible_permissions_let_the_predecessors_deployers_work_too() {
+        insta::assert_snapshot!(authorization(&users(), Strictness::Compatible).unwrap(), @r#"
+        # Compatible with the predecessor's deployers, which wait for answers on deploy.responses.<one token>. Every host may
+        # publish there, so hosts can answer such a deployer, and old-form discovery questions, in the name of another host, and
+        # test deployers can read those answers. Print this block without --compatible once the predecessor is gone.
+        # The longest message of homelab-deploy has less than 256 KiB. On a server that serves nothing else, set at the top level:
+        #   max_payload: 262144
+        authorization {
+          users = [
+            # listener ns1, tier prod, role dns
+            {
+              nkey: "UCFIRY65OQE7DFP5KLNS2PF2LVZMUZYJX4OZIEQ36N2IQANUB5XVZ45L"
+              permissions: {
+                publish: ["deploy.responses.prod.ns1.>", "deploy.responses.*", "deploy.discover"]
+                subscribe: ["deploy.prod.ns1", "deploy.prod.all", "deploy.prod.role.dns", "deploy.discover", "deploy.discover.prod"]
+              }
+            }
+            # listener test1, tier test
+            {
+              nkey: "UCATS5YOVB6ROX2WUNKGNQ2MP3GMXDMKSG2O4N5CLX3A6W4PZGZZJPJO"
+              permissions: {
+                publish: ["deploy.responses.test.test1.>", "deploy.responses.*", "deploy.discover"]
+                subscribe: ["deploy.test.test1", "deploy.test.all", "deploy.discover", "deploy.discover.test"]
+              }
+            }
+            # test deployer
+            {
+              nkey: "UDWUSKGGFDI4FRXK5EBTRECZSVQSSWJHHJOGH6JWG3AUMFFMQ435C2U4"
+              permissions: {
+                publish: ["deploy.test.>", "deploy.discover", "deploy.discover.test", "deploy.operators.test.>"]
+                subscribe: { allow: ["deploy.responses.>", "deploy.discover", "deploy.discover.test", "deploy.operators.test.>"], deny: ["deploy.responses.prod.>"] }
               }
             }
             # admin deployer
@@ -297,6 +417,15 @@ mod tests {
         fn parsing_never_panics(text in "\\PC{0,60}|[SU][A-Z2-7]{50,60}") {
             let _ = text.parse::<PublicKey>();
             let _ = text.parse::<ListenerName>();
+        }
+
+        #[test]
+        fn no_name_gives_a_user_a_wildcard_of_its_own(name in "\\PC{1,12}|[a-z.*>]{1,9}", role in "[a-z*>.]{1,5}") {
+            let Ok(listener) = format!("prod.{name}.{role}").parse::<ListenerName>() else { return Ok(()) };
+            let Permissions { publish, subscribe, .. } = listener.permissions(Strictness::Strict).unwrap();
+            let prefix = format!("deploy.responses.prod.{}.>", listener.hostname);
+            prop_assert_eq!(publish, [prefix]);
+            prop_assert!(subscribe.iter().all(|subject| subject.parse::<Subject>().is_ok()), "{:?}", subscribe);
         }
     }
 }

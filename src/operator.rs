@@ -18,7 +18,7 @@ pub mod revision;
 mod testing;
 
 pub use drive::{Drive, DriveError, Progress};
-pub use fleet::{Discovery, Fleet, FleetError, Link, RollCall, RollCalled};
+pub use fleet::{Awaited, Discovery, Fleet, FleetError, Link, Purpose, RollCall, RollCalled};
 pub use history::History;
-pub use prepare::{Called, Finder, Obstacle, Part, PrepareError, Prepared, Wanted};
+pub use prepare::{Called, Obstacle, Part, PrepareError, Prepared, Unresolved, Wanted};
 pub use revision::{UnresolvedError, resolve_revision};

@@ -38,7 +38,7 @@ pub use self::roster::Roster;
 pub use self::schema::schema;
 pub use self::target::Selector;
 
-use crate::protocol::{Action, FlakeUrl, HostName, Revision, Target, Tier};
+use crate::protocol::{Action, FlakeUrl, HostName, Revision, Sender, Target, Tier};
 
 /// What a plan file says, with `[defaults]` worked into its waves.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,6 +120,14 @@ pub struct At<T> {
 }
 
 impl Plan {
+    /// A plan that was never written down: one wave, named like the plan after whom it reaches.
+    pub fn of_one_wave(selector: Selector, settings: Settings) -> Self {
+        let name = selector.target.subject().to_string();
+        let targets = vec![At::nowhere(selector)];
+        let wave = Wave { name: At::nowhere(name.clone()), targets, exclude: Vec::new(), settings };
+        Self { name, revision: None, flake: None, waves: vec![wave] }
+    }
+
     /// The tiers whose hosts have to be asked for before the plan can be resolved.
     ///
     /// A subject of the user's own says nothing about tiers, so a plan that uses one has to ask all of them.
@@ -134,12 +142,18 @@ impl Plan {
             .collect()
     }
 
+    /// The tiers that the plan's targets name: their hosts have to be reached.
+    pub fn needed_tiers(&self) -> BTreeSet<Tier> {
+        let targets = self.waves.iter().flat_map(|wave| &wave.targets);
+        targets.filter_map(|selector| selector.value.target.tier()).collect()
+    }
+
     /// The hosts that the plan names, when it selects no others: then who else is there does not matter.
-    pub fn named_only(&self) -> Option<BTreeSet<HostName>> {
+    pub fn named_only(&self) -> Option<BTreeSet<Sender>> {
         let targets = self.waves.iter().flat_map(|wave| &wave.targets);
         targets
             .map(|selector| match &selector.value.target {
-                Target::Host(_, host) => Some(host.clone()),
+                Target::Host(tier, host) => Some(Sender { tier: *tier, host: host.clone() }),
                 Target::Role(..) | Target::All(_) | Target::Custom(_) => None,
             })
             .collect()

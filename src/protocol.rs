@@ -13,12 +13,14 @@ pub mod revision;
 pub mod subject;
 mod text;
 
-pub use discovery::{DiscoveryAnswer, DiscoveryRequest, Feature, HostReport, LastRun, Problem, RolloutReport};
+pub use discovery::{
+    DiscoveryAnswer, DiscoveryRequest, Feature, HostAnswer, HostReport, LastRun, Problem, RolloutReport,
+};
 pub use flake::{FlakeAttr, FlakeUrl};
 pub use ids::{RequestId, RequestIds, RolloutId};
 pub use message::{ErrorCode, Holder, Phase, RETURN_WITHIN, Request, Response, Status};
 pub use names::{Action, HostName, NameError, Role, Tier};
 pub use revision::{Commit, MAX_REVISION_BYTES, Revision, RevisionError};
 pub use subject::{
-    Replies, ReplySubject, Sender, SharedReplies, Subject, SubjectError, SubjectTemplate, Target, alias_variable,
+    Place, Replies, ReplySubject, Sender, Subject, SubjectError, SubjectTemplate, Target, alias_variable,
 };

@@ -4,16 +4,13 @@
 //! rollout began, so that a test can live through an hour in a microsecond. The invariants that hold for every plan and
 //! every behaviour of the network are the property tests of this module.
 
-pub mod broadcast;
 pub mod event;
 pub mod host;
 pub mod machine;
 pub mod summary;
 
 use std::sync::Arc;
-use std::time::Duration;
 
-pub use broadcast::Broadcast;
 pub use event::{
     Anomaly, Cause, Connection, Event, EventKind, EventWriter, HostOutcome, Interrupt, Outcome, PlanSource, Rollout,
     SkipCause, WaveIndex, WaveVerdict,
@@ -21,18 +18,22 @@ pub use event::{
 pub use machine::Machine;
 pub use summary::Summary;
 
-use crate::protocol::{HostReport, Request, RequestId, Response, Subject};
+use crate::protocol::{HostReport, Request, RequestId, Response, Sender, Subject};
 
 /// What happened outside.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
     /// A host answered a request.
     Response {
-        /// The request, by the subject on which the answer came.
+        /// The host, by the subject on which the answer came.
+        from: Sender,
+        /// The request, by the same subject.
         request: RequestId,
         /// The answer.
         response: Arc<Response>,
     },
+    /// A listener of the old form answered a request that several hosts hear. Its subject proves nothing.
+    OldResponse(Arc<Response>),
     /// The server says that nobody is subscribed to the subject of a request.
     NoResponders {
         /// The request.
@@ -48,8 +49,6 @@ pub enum Input {
     CheckDone(Result<(), String>),
     /// A host answered the roll call.
     Present(Box<HostReport>),
-    /// Whoever did not answer the roll call by now does not count as there.
-    RollCallOver,
     /// The operator wants to stop.
     Interrupt(Interrupt),
 }
@@ -91,27 +90,6 @@ pub struct Dispatch {
     pub subject: Subject,
     /// What to publish.
     pub request: Box<Request>,
-}
-
-/// Something that decides what happens next: [`Machine`] for a plan, [`Broadcast`] for a single subject.
-pub trait Executor {
-    /// Takes notice of something that happened.
-    fn handle(&mut self, now: Duration, input: Input);
-    /// Takes notice that the time that [`Self::deadline`] named has come.
-    fn handle_deadline(&mut self, now: Duration);
-    /// When [`Self::handle_deadline`] wants to be called, if nothing happens before.
-    fn deadline(&self) -> Option<Duration>;
-    /// The next thing to do, in order. To be drained after each call of `handle` and `handle_deadline`.
-    fn poll_effect(&mut self) -> Option<Effect>;
-    /// Whether there is more to do at once than was prepared. Until [`Self::prepare_more`] is called for it, what is there
-    /// already can be done.
-    fn has_more(&self) -> bool {
-        false
-    }
-    /// Prepares more.
-    fn prepare_more(&mut self, _now: Duration) {}
-    /// How it ended, once it has.
-    fn outcome(&self) -> Option<Outcome>;
 }
 
 #[cfg(test)]

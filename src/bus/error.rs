@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-use async_nats::{ConnectError, ConnectErrorKind};
+use async_nats::{ConnectError, ConnectErrorKind, rustls};
 use miette::Diagnostic;
 use thiserror::Error;
 
@@ -48,6 +48,18 @@ pub enum BusError {
     #[error("cannot read {0}: {1}")]
     #[diagnostic(help("--tls-ca, --tls-cert and --tls-key name files in PEM format"))]
     TlsFile(PathBuf, #[source] io::Error),
+    /// TLS is asked for, and an address does without.
+    #[error("{server} is an address without TLS, but {required_by} requires TLS")]
+    #[diagnostic(help(
+        "write tls://{}: once an address begins with tls:// or a file for TLS is given, every server must use TLS",
+        server.host_and_port()
+    ))]
+    WithoutTls {
+        /// The server.
+        server: ServerUrl,
+        /// The address or file that asks for TLS.
+        required_by: String,
+    },
 }
 
 /// A server that was tried in vain.
@@ -69,10 +81,17 @@ fn list(attempts: &[Attempt]) -> String {
     attempts.iter().map(Attempt::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// The client's error in words, without the label that says no more than that it is one.
+/// The client's error in words, without the label that says no more than that it is one. Some of the words are the server's.
 pub(super) fn plain(error: &ConnectError) -> String {
     match (error.kind(), error.source()) {
+        (ConnectErrorKind::Io, Some(source)) if is_plain_text(source) => "the server does not speak TLS".to_owned(),
         (ConnectErrorKind::Io, Some(source)) => source.to_string(),
         _ => error.to_string(),
     }
+}
+
+/// Whether what came was no TLS at all.
+fn is_plain_text(error: &(dyn std::error::Error + 'static)) -> bool {
+    let tls = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref).and_then(|error| error.downcast_ref());
+    matches!(tls, Some(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)))
 }

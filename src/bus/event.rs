@@ -1,10 +1,13 @@
 //! What becomes of a connection, in our own words.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_nats::{ClientError, Event, ServerError};
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+
+use crate::text::safe;
 
 /// What the client calls it when a server refuses the key.
 const REFUSED: &str = "authorization violation";
@@ -29,7 +32,7 @@ pub enum BusEvent {
 pub struct Violation {
     /// What was tried.
     pub operation: Operation,
-    /// On which subject.
+    /// On which subject, as the server spells it, without what a terminal would obey.
     pub subject: String,
 }
 
@@ -56,7 +59,7 @@ impl Violation {
             Some((_, quoted)) => quoted.split('"').next(),
             None => rest.split_whitespace().nth(1),
         };
-        Some(Self { operation, subject: subject.unwrap_or_default().to_owned() })
+        Some(Self { operation, subject: safe(subject.unwrap_or_default()) })
     }
 }
 
@@ -75,15 +78,53 @@ impl fmt::Display for Violation {
     }
 }
 
+/// The events of a connection, in order.
+#[derive(Debug)]
+pub struct Events {
+    events: UnboundedReceiver<BusEvent>,
+    is_full: Arc<AtomicBool>,
+}
+
+impl Events {
+    /// The next event; nothing any more when the client is gone.
+    pub async fn recv(&mut self) -> Option<BusEvent> {
+        let event = self.events.recv().await;
+        self.taken(event.as_ref());
+        event
+    }
+
+    /// The next event that is here already.
+    pub fn try_recv(&mut self) -> Option<BusEvent> {
+        let event = self.events.try_recv().ok();
+        self.taken(event.as_ref());
+        event
+    }
+
+    /// A message that is lost after this is told again.
+    fn taken(&self, event: Option<&BusEvent>) {
+        if event == Some(&BusEvent::SlowConsumer) {
+            self.is_full.store(false, Ordering::Relaxed);
+        }
+    }
+}
+
 /// Turns the client's events into ours.
 pub(super) struct Translator {
     events: UnboundedSender<BusEvent>,
     connected_before: AtomicBool,
+    /// Whether the owner of the connection has yet to hear that a subscription was full. The client says so for each message
+    /// that is lost, of which others may send any number.
+    is_full: Arc<AtomicBool>,
 }
 
 impl Translator {
-    pub(super) fn new(events: UnboundedSender<BusEvent>) -> Self {
-        Self { events, connected_before: AtomicBool::new(false) }
+    /// A translator and the events that it makes.
+    pub(super) fn new() -> (Self, Events) {
+        let (sender, events) = mpsc::unbounded_channel();
+        let is_full = Arc::new(AtomicBool::new(false));
+        let translator =
+            Self { events: sender, connected_before: AtomicBool::new(false), is_full: Arc::clone(&is_full) };
+        (translator, Events { events, is_full })
     }
 
     pub(super) fn hear(&self, event: Event) {
@@ -99,10 +140,12 @@ impl Translator {
             Event::Connected if !self.connected_before.swap(true, Ordering::Relaxed) => return None,
             Event::Connected => BusEvent::Up,
             Event::Disconnected => BusEvent::Down,
-            Event::SlowConsumer(_) | Event::ServerError(ServerError::SlowConsumer(_)) => BusEvent::SlowConsumer,
+            Event::SlowConsumer(_) | Event::ServerError(ServerError::SlowConsumer(_)) => {
+                return (!self.is_full.swap(true, Ordering::Relaxed)).then_some(BusEvent::SlowConsumer);
+            }
             Event::ServerError(ServerError::Other(text)) => match Violation::parse(&text) {
                 Some(violation) => BusEvent::Refused(violation),
-                None => BusEvent::Error(format!("the server says: {text}")),
+                None => BusEvent::Error(format!("the server says: {}", safe(&text))),
             },
             Event::ServerError(ServerError::AuthorizationViolation) => {
                 BusEvent::Error("the server no longer accepts this key".to_owned())
@@ -110,8 +153,10 @@ impl Translator {
             Event::ClientError(ClientError::Other(error)) if error == REFUSED => {
                 BusEvent::Error("cannot connect again: the server refuses this key".to_owned())
             }
-            Event::ClientError(ClientError::Other(error)) => BusEvent::Error(format!("cannot connect again: {error}")),
-            Event::ClientError(error) => BusEvent::Error(error.to_string()),
+            Event::ClientError(ClientError::Other(error)) => {
+                BusEvent::Error(format!("cannot connect again: {}", safe(&error)))
+            }
+            Event::ClientError(error) => BusEvent::Error(safe(&error.to_string())),
             Event::LameDuckMode | Event::Draining | Event::Closed => return None,
         })
     }
@@ -119,8 +164,6 @@ impl Translator {
 
 #[cfg(test)]
 mod tests {
-    use tokio::sync::mpsc;
-
     use super::*;
 
     fn violation(text: &str) -> Option<String> {
@@ -149,15 +192,28 @@ mod tests {
         for (text, expected) in cases {
             assert_eq!(violation(text).as_deref(), Some(expected), "{text}");
         }
+        let escapes = "Permissions Violation for Publish to \"a\u{1b}[2J.\u{202e}b\"";
+        assert_eq!(violation(escapes).as_deref(), Some("this credential may not publish to a.b"));
         for other in ["", "Stale Connection", "permissions violation", "Permissions Violation for Ünsinn to x"] {
             assert_eq!(violation(other), None, "{other}");
         }
     }
 
     #[test]
+    fn that_a_subscription_was_full_is_told_once_until_it_is_heard() {
+        let (translator, mut events) = Translator::new();
+        for _ in 0..3 {
+            translator.hear(Event::SlowConsumer(1));
+        }
+        assert_eq!(events.try_recv(), Some(BusEvent::SlowConsumer));
+        assert_eq!(events.try_recv(), None);
+        translator.hear(Event::SlowConsumer(1));
+        assert_eq!(events.try_recv(), Some(BusEvent::SlowConsumer));
+    }
+
+    #[test]
     fn only_reconnects_are_up_and_nothing_is_lost() {
-        let (sender, mut events) = mpsc::unbounded_channel();
-        let translator = Translator::new(sender);
+        let (translator, mut events) = Translator::new();
         let server = |text: &str| Event::ServerError(ServerError::Other(text.to_owned()));
         let client = |kind: async_nats::ConnectErrorKind| Event::ClientError(ClientError::Other(kind.to_string()));
         for event in [
@@ -165,14 +221,15 @@ mod tests {
             Event::Disconnected,
             Event::Connected,
             Event::SlowConsumer(3),
-            server("Stale Connection"),
+            Event::SlowConsumer(3),
+            server("Stale\u{1b}]0;title\u{7} Connection"),
             server(r#"Permissions Violation for Publish to "x""#),
             client(async_nats::ConnectErrorKind::Io),
             client(async_nats::ConnectErrorKind::AuthorizationViolation),
         ] {
             translator.hear(event);
         }
-        let heard: Vec<_> = std::iter::from_fn(|| events.try_recv().ok()).collect();
+        let heard: Vec<_> = std::iter::from_fn(|| events.try_recv()).collect();
         let refused = Violation { operation: Operation::Publish, subject: "x".to_owned() };
         assert_eq!(
             heard,

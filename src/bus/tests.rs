@@ -1,4 +1,5 @@
 use std::net::TcpListener;
+use std::path::Path;
 
 use miette::Diagnostic;
 use nkeys::KeyPair;
@@ -47,9 +48,34 @@ async fn an_unreachable_server_is_named_with_the_reason() {
 #[tokio::test]
 async fn a_missing_certificate_is_named_before_anything_is_tried() {
     let folder = tempfile::tempdir().unwrap();
-    let settings = Settings { ca_file: Some("/nowhere/ca.pem".into()), ..settings(folder.path(), &["127.0.0.1:1"]) };
+    let ca_file = Some("/nowhere/ca.pem".into());
+    let settings = Settings { ca_file, ..settings(folder.path(), &["tls://127.0.0.1:1"]) };
     let error = Bus::connect_patiently(&settings).await.unwrap_err();
     insta::assert_snapshot!(error, @"cannot read /nowhere/ca.pem: No such file or directory (os error 2)");
+}
+
+#[test]
+fn tls_is_required_of_all_servers_or_of_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("key");
+    let tls = |settings: &Settings| Tls::of(settings).map_err(|error| error.to_string());
+    assert_eq!(tls(&settings(folder.path(), &["a", "nats://b"])), Ok(Tls::AsTheServerAsks));
+
+    let both = settings(folder.path(), &["tls://a", "tls://b"]);
+    assert_eq!(tls(&both), Ok(Tls::Required));
+    let (ca, cert) = (Some(file.clone()), Some(ClientCert { cert: file.clone(), key: file.clone() }));
+    assert_eq!(tls(&Settings { ca_file: ca.clone(), client_cert: cert.clone(), ..both }), Ok(Tls::Required));
+
+    let mixed = settings(folder.path(), &["tls://a", "[::1]:4333"]);
+    insta::assert_snapshot!(tls(&mixed).unwrap_err(), @"nats://[::1]:4333 is an address without TLS, but tls://a:4222 requires TLS");
+    let plain = settings(folder.path(), &["nats://u:p@b"]);
+    for with_file in [Settings { ca_file: ca, ..plain.clone() }, Settings { client_cert: cert, ..plain }] {
+        let error = Tls::of(&with_file).unwrap_err();
+        let file = file.display();
+        assert_eq!(error.to_string(), format!("nats://b:4222 is an address without TLS, but {file} requires TLS"));
+        let help = error.help().unwrap().to_string();
+        assert!(help.starts_with("write tls://b:4222: "), "{help}");
+    }
 }
 
 #[test]

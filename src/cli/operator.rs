@@ -10,7 +10,7 @@ use super::exit::{CommandError, Exit};
 use super::out;
 use crate::bus::{Bus, SeedReaders, Settings};
 use crate::operator::Discovery;
-use crate::protocol::{Subject, Tier, subject};
+use crate::protocol::{Subject, subject};
 use crate::report::{Bars, Json, Lines, Reporter, Style};
 
 /// More answers than the largest fleet gives at once. Unused places cost nothing; a full subscription loses answers.
@@ -76,8 +76,8 @@ impl OperatorArgs {
     }
 
     /// Where to ask who is there.
-    pub(super) fn discovery(&self, tier: Option<Tier>) -> Discovery {
-        Discovery { subject: self.discover_subject.clone(), tier, window: self.discover_window }
+    pub(super) fn discovery(&self) -> Discovery {
+        Discovery { subject: self.discover_subject.clone(), window: self.discover_window }
     }
 }
 

@@ -1,6 +1,8 @@
 //! What it takes to know what a plan comes down to now.
 
 use clap::Args;
+use miette::Diagnostic;
+use thiserror::Error;
 
 use super::exit::{CommandError, Exit};
 use super::operator::OperatorArgs;
@@ -10,7 +12,7 @@ use super::rollback::RollbackArgs;
 use super::state::StateArgs;
 use crate::bus::Bus;
 use crate::operator::plan_file::PlanFile;
-use crate::operator::{Finder, Part, PrepareError, Prepared, Wanted};
+use crate::operator::{Part, PrepareError, Prepared, Unresolved, Wanted};
 use crate::protocol::{HostName, Revision};
 use crate::report;
 
@@ -24,8 +26,8 @@ pub(super) struct Preparation {
     #[arg(long, env = "HOMELAB_DEPLOY_REVISION")]
     revision: Option<Revision>,
 
-    /// Let the first host find the commit of a branch or tag where this machine cannot; all others are sent that commit
-    #[arg(long, env = "HOMELAB_DEPLOY_RESOLVE_ON_HOST")]
+    // It is gone, and stays as an error that says why.
+    #[arg(long, env = "HOMELAB_DEPLOY_RESOLVE_ON_HOST", hide = true)]
     resolve_on_host: bool,
 
     /// Leave out this host; may be repeated
@@ -50,6 +52,14 @@ pub(super) struct Preparation {
     pub(super) state: StateArgs,
 }
 
+#[derive(Debug, Error, Diagnostic)]
+#[error("--resolve-on-host is gone: a host never chooses the commit of others")]
+#[diagnostic(help(
+    "one host could make all others run what it likes; set `flake` in the plan so that this machine looks the branch up, \
+     or give the full commit id of 40 digits"
+))]
+struct ResolveOnHostIsGone;
+
 /// A rollout that could begin at once, how it is shown, and the connection that it was prepared over.
 pub(super) struct Previewed {
     pub(super) bus: Bus,
@@ -58,6 +68,11 @@ pub(super) struct Previewed {
 }
 
 impl Preparation {
+    /// Refuses what earlier versions took and this one must not do.
+    pub(super) fn refuse_what_is_gone(&self) -> Result<(), CommandError> {
+        if self.resolve_on_host { Err(Exit::Usage.because(ResolveOnHostIsGone)) } else { Ok(()) }
+    }
+
     /// Reads the plan, asks who is there, and settles hosts and commit. Nothing is deployed.
     pub(super) async fn prepare(&self) -> Result<Previewed, CommandError> {
         let mut file = self.plan.read()?;
@@ -70,12 +85,12 @@ impl Preparation {
             revision,
             exclude: self.exclude.clone(),
             part: self.part(),
-            finder: if self.resolve_on_host { Finder::OperatorOrHost } else { Finder::Operator },
             operator: self.operator.name(),
+            unresolved: Unresolved::Refuse,
             cache: self.state.cache(),
         };
         let mut bus = self.operator.connect().await?;
-        let prepared = wanted.prepare(&mut bus, &self.operator.discovery(None)).await;
+        let prepared = wanted.prepare(&mut bus, &self.operator.discovery()).await;
         let mut prepared = prepared.map_err(|error| unprepared(error, &file))?;
         prepared.warnings.extend(report::missed(&prepared.missed(&self.state.journals())));
         let preview = report::preview(&prepared.rollout, &prepared.warnings, out::width());
@@ -95,8 +110,6 @@ fn unprepared(error: PrepareError, file: &PlanFile) -> CommandError {
     match error {
         PrepareError::Plan(mistakes) => Exit::Usage.because(file.place(mistakes)),
         PrepareError::Selection(_) => Exit::Usage.because(error),
-        PrepareError::Fleet(_) | PrepareError::Lookup(_) | PrepareError::NoFinder { .. } => {
-            Exit::Precondition.because(error)
-        }
+        PrepareError::Fleet(_) | PrepareError::Lookup(_) => Exit::Precondition.because(error),
     }
 }

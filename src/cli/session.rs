@@ -1,5 +1,6 @@
 //! Driving an executor in front of the operator's eyes.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,9 +17,9 @@ use crate::bus::Bus;
 use crate::operator::drive::Confirm;
 use crate::operator::journal::Journal;
 use crate::operator::{Discovery, Drive, Fleet, Link, Progress};
-use crate::protocol::RolloutId;
+use crate::protocol::{RolloutId, Tier};
 use crate::report::Reporter;
-use crate::rollout::{Executor, Interrupt, Summary};
+use crate::rollout::{Interrupt, Machine, Summary};
 
 /// How often it is looked for the wish of another process that this rollout stops.
 const STOP_FILE_EVERY: Duration = Duration::from_secs(1);
@@ -27,11 +28,12 @@ const STOP_FILE_EVERY: Duration = Duration::from_secs(1);
 pub(super) struct Session<'a> {
     pub(super) bus: Bus,
     pub(super) rollout: RolloutId,
+    /// The tiers of its hosts.
+    pub(super) tiers: BTreeSet<Tier>,
     pub(super) discovery: Discovery,
     pub(super) reporter: Box<dyn Reporter>,
     pub(super) confirm: Confirm<'a>,
-    /// None for what is not recorded.
-    pub(super) record: Option<Record>,
+    pub(super) record: Record,
 }
 
 /// The record of a rollout, as far as a session needs it.
@@ -50,9 +52,9 @@ struct SignalError(#[source] io::Error);
 
 impl Session<'_> {
     /// Drives an executor to its end.
-    pub(super) async fn drive(self, executor: &mut impl Executor) -> Result<Progress, CommandError> {
+    pub(super) async fn drive(self, machine: &mut Machine) -> Result<Progress, CommandError> {
         let precondition = |error| Exit::Precondition.because(error);
-        let link = Link::subscribe(self.bus, self.rollout, self.discovery).await.map_err(precondition)?;
+        let link = Link::subscribe(self.bus, self.rollout, self.tiers, self.discovery).await.map_err(precondition)?;
         let (fleet, end) = Fleet::channels();
         let mut messages = JoinSet::new();
         messages.spawn(link.serve(end));
@@ -60,17 +62,12 @@ impl Session<'_> {
         let (interrupt, interrupts) = mpsc::channel(4);
         let mut wishes = JoinSet::new();
         wishes.spawn(hear_signals(Signals::new()?, interrupt.clone()));
-        let (summary, journal) = match self.record {
-            Some(Record { summary, journal, stop_file }) => {
-                wishes.spawn(watch_for(stop_file, interrupt));
-                (summary, Some(journal))
-            }
-            None => (Summary::default(), None),
-        };
+        let Record { summary, journal, stop_file } = self.record;
+        wishes.spawn(watch_for(stop_file, interrupt));
 
         let reporters = vec![self.reporter];
-        let drive = Drive { fleet, summary, journal, reporters, interrupts, confirm: self.confirm };
-        let result = drive.run(executor).await.map_err(|error| Exit::Precondition.because(error));
+        let drive = Drive { fleet, summary, journal: Some(journal), reporters, interrupts, confirm: self.confirm };
+        let result = drive.run(machine).await.map_err(|error| Exit::Precondition.because(error));
         // The drive has let go of its ends of the channels; what it published last is flushed before the command ends.
         messages.join_all().await;
         result

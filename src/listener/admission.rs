@@ -3,8 +3,9 @@
 use jiff::Timestamp;
 
 use super::ledger::Ledger;
+use super::rights::Rights;
 use crate::protocol::message::BadRequest;
-use crate::protocol::{ErrorCode, Holder, ReplySubject, Request, RequestId, Response, Status};
+use crate::protocol::{ErrorCode, Holder, HostName, Place, ReplySubject, Request, RequestId, Response, Status, Tier};
 
 /// What is to be done about a message on a deploy subject.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +40,39 @@ impl Refusal {
     }
 }
 
+/// Settles where the answer to a request goes. What this host is not to answer, or cannot, is not run either: nobody would
+/// hear how it ended, and who asks for an answer in the name of another host means no good.
+pub(super) fn addressed(
+    request: Result<Request, BadRequest>,
+    (tier, host): (Tier, &HostName),
+    rights: Rights,
+    ledger: &Ledger,
+) -> Result<Request, BadRequest> {
+    let request = match request {
+        Ok(request) => Ok(Request { reply_to: request.reply_subject(tier, host), ..request }),
+        Err(bad) => Err(bad.answered_by(tier, host)),
+    };
+    let (reply_to, id) = match &request {
+        Ok(Request { reply_to, id, .. }) | Err(BadRequest::Rejected { reply_to, id, .. }) => (reply_to, id),
+        Err(BadRequest::Unanswerable(_)) => return request,
+    };
+    let place = reply_to.place(tier, host);
+    let key = id.as_ref().map_or(reply_to.as_str(), RequestId::as_str);
+    // A rollout may update the listener in the middle of its own run, and then confirm that run in the way it knows.
+    let why = if place == Place::Foreign || (place == Place::Outdated && !ledger.answers(key, reply_to)) {
+        format!("an answer to {reply_to} is not this host's to give")
+    } else if rights.allow(place) {
+        return request;
+    } else if place == Place::Own {
+        format!("the server does not let this host answer on {reply_to}")
+    } else {
+        format!(
+            "permissions are strict, and this deployer is older: the server does not let hosts answer on {reply_to}"
+        )
+    };
+    Err(BadRequest::Unanswerable(why))
+}
+
 /// Decides. That the key is known comes before all else, so that nothing is run or judged twice; then that the sender
 /// no longer wants it; and last that the host is busy, which is the only answer that may be another one later.
 /// `elsewhere` tells what keeps the host busy that no request began; it is asked for only when that matters.
@@ -51,7 +85,7 @@ pub(super) fn decide(
     let confirms = request.as_ref().is_ok_and(|request| request.confirmed);
     let refused = match request {
         Err(BadRequest::Unanswerable(why)) => return Decision::Drop(why),
-        Err(BadRequest::Rejected { reply_to, id, error, message }) => {
+        Err(BadRequest::Rejected { reply_to, id, error, message, .. }) => {
             Err(Refusal { reply_to, id, error, message, holder: None })
         }
         Ok(request) => match objection(&request, now, ledger, elsewhere) {
@@ -106,6 +140,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::listener::rights::May;
     use crate::listener::run::Spec;
     use crate::listener::run::tests::spec;
 
@@ -151,6 +186,55 @@ mod tests {
         insta::assert_snapshot!(said(&ask(r#"{"reply_to":"deploy.responses.z","action":"reboot","revision":"main"}"#, 60, &ledger)), @r#"invalid_action: "reboot" is not an action: the actions are switch, boot, test and dry-activate"#);
         insta::assert_snapshot!(said(&ask(r#"{"reply_to":"deploy.responses.z","action":"reboot","id":"a"}"#, 60, &ledger)), @"to deploy.responses.z: started");
         insta::assert_snapshot!(said(&ask(r#"{"reply_to":"deploy.prod.all","action":"switch","revision":"main"}"#, 60, &ledger)), @r#"drop: reply_to is refused: "deploy.prod.all" is not below deploy.responses."#);
+    }
+
+    /// Where a request that asks for an answer there is answered, or why it is dropped.
+    fn answered_on(reply_to: &str, fields: &str, rights: Rights, ledger: &Ledger) -> String {
+        let json =
+            format!(r#"{{"action":"switch","revision":"main","reply_to":"deploy.responses.{reply_to}"{fields}}}"#);
+        let ns1 = "ns1".parse().unwrap();
+        match addressed(Request::parse(json.as_bytes()), (Tier::Prod, &ns1), rights, ledger) {
+            Ok(Request { reply_to, .. }) => reply_to.to_string(),
+            Err(BadRequest::Rejected { reply_to, error, .. }) => format!("{reply_to}: {error}"),
+            Err(BadRequest::Unanswerable(why)) => why,
+        }
+    }
+
+    #[test]
+    fn only_what_this_host_may_answer_is_looked_at() {
+        let mut ledger = Ledger::new("ns1".parse().unwrap());
+        let free =
+            |reply_to: &str, fields: &str, ledger: &Ledger| answered_on(reply_to, fields, Rights::UNKNOWN, ledger);
+        insta::assert_snapshot!(free("prod.ns1.a.b", "", &ledger), @"deploy.responses.prod.ns1.a.b");
+        insta::assert_snapshot!(free("a", "", &ledger), @"deploy.responses.a");
+        let shared = r#","id":"r-1","per_host":true"#;
+        insta::assert_snapshot!(free("a", shared, &ledger), @"deploy.responses.prod.ns1.a.r-1");
+        let bad = r#","id":"r-1","per_host":true,"expires_at":"soon""#;
+        insta::assert_snapshot!(free("a", bad, &ledger), @"deploy.responses.prod.ns1.a.r-1: invalid_request");
+        for foreign in ["prod.ns2.a.b", "test.ns1.a.b", "prod.ns1", "prod.ns10.a"] {
+            let why = format!("an answer to deploy.responses.{foreign} is not this host's to give");
+            assert_eq!(free(foreign, "", &ledger), why);
+            assert_eq!(free(foreign, shared, &ledger), why);
+        }
+
+        // A run that a listener of an older version took on, and what is asked about it.
+        let outdated = "deploy.responses.4f.r-1".parse().unwrap();
+        insta::assert_snapshot!(free("4f.r-1", r#","id":"r-1""#, &ledger), @"an answer to deploy.responses.4f.r-1 is not this host's to give");
+        ledger.accepted(Spec { reply_to: outdated, ..spec("r-1") });
+        insta::assert_snapshot!(free("4f.r-1", r#","id":"r-1""#, &ledger), @"deploy.responses.4f.r-1");
+        insta::assert_snapshot!(free("4f.r-1", r#","id":"r-2""#, &ledger), @"an answer to deploy.responses.4f.r-1 is not this host's to give");
+        insta::assert_snapshot!(free("4f.r-2", r#","id":"r-1""#, &ledger), @"an answer to deploy.responses.4f.r-2 is not this host's to give");
+    }
+
+    #[test]
+    fn what_could_not_be_answered_is_not_run() {
+        let ledger = Ledger::new("ns1".parse().unwrap());
+        let strict = Rights { own: May::Yes, shared: May::No, others: May::No };
+        insta::assert_snapshot!(answered_on("prod.ns1.a.b", "", strict, &ledger), @"deploy.responses.prod.ns1.a.b");
+        insta::assert_snapshot!(answered_on("a", "", strict, &ledger), @"permissions are strict, and this deployer is older: the server does not let hosts answer on deploy.responses.a");
+        insta::assert_snapshot!(answered_on("a", r#","expires_at":"soon""#, strict, &ledger), @"permissions are strict, and this deployer is older: the server does not let hosts answer on deploy.responses.a");
+        let other = Rights { own: May::No, ..Rights::UNKNOWN };
+        insta::assert_snapshot!(answered_on("prod.ns1.a.b", "", other, &ledger), @"the server does not let this host answer on deploy.responses.prod.ns1.a.b");
     }
 
     fn with(request: &str, fields: &str) -> String {

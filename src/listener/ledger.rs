@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::run::Spec;
 
-use crate::protocol::{Action, Commit, ErrorCode, Holder, HostName, LastRun, Response, Status};
+use crate::protocol::{Action, Commit, ErrorCode, Holder, HostName, LastRun, ReplySubject, Response, Status};
 
 /// How many ended runs are remembered, on disk too.
 pub(super) const FINALS: usize = 200;
@@ -98,6 +98,12 @@ impl Ledger {
     /// What keeps the host busy.
     pub(super) fn holder(&self) -> Option<Holder> {
         self.current.as_ref().map(|current| current.spec.holder())
+    }
+
+    /// Whether the run that goes on, or the last one, was asked for with this key and is answered there.
+    pub(super) fn answers(&self, key: &str, reply_to: &ReplySubject) -> bool {
+        let specs = self.current.iter().map(|current| &current.spec).chain(self.last.iter().map(|(spec, _)| spec));
+        specs.into_iter().any(|spec| spec.key == key && spec.reply_to == *reply_to)
     }
 
     /// The last run that ended, and how.

@@ -2,12 +2,14 @@
 
 use std::path::PathBuf;
 
+use uuid::Uuid;
+
 use super::Config;
 use super::busy;
 use super::facts::configuration_revision;
 use super::host::{Host, System};
 use super::ledger::Ledger;
-use crate::protocol::{Commit, DiscoveryAnswer, Feature, HostReport};
+use crate::protocol::{Commit, DiscoveryAnswer, Feature, HostReport, Problem};
 
 /// Answers with what does not change, and with what is so right now.
 #[derive(Debug)]
@@ -20,7 +22,7 @@ pub(super) struct Reporter {
 }
 
 impl Reporter {
-    pub(super) fn new(config: &Config) -> Self {
+    pub(super) fn new(config: &Config, instance: Uuid) -> Self {
         let host = Host::new(config.root.clone());
         let fixed = HostReport {
             hostname: config.hostname.clone(),
@@ -30,7 +32,7 @@ impl Reporter {
             version: Some(env!("CARGO_PKG_VERSION").to_owned()),
             features: Feature::KNOWN.into(),
             flake: Some(config.flake.public()),
-            instance: None,
+            instance: Some(instance),
             machine: host.machine(),
             revision: None,
             generation: None,
@@ -45,7 +47,7 @@ impl Reporter {
     }
 
     /// The answer as of now.
-    pub(super) async fn answer(&mut self, ledger: &Ledger) -> DiscoveryAnswer {
+    pub(super) async fn answer(&mut self, ledger: &Ledger, problems: Vec<Problem>) -> DiscoveryAnswer {
         let system = self.host.current();
         let said = match &system {
             Some(system) => self.revision_of(system).await,
@@ -60,6 +62,7 @@ impl Reporter {
             uptime_s: self.host.uptime_s(),
             busy: ledger.holder().or_else(|| busy::activation(&self.root)).map(Box::new),
             last: ledger.last_run().map(Box::new),
+            problems,
             ..self.fixed.clone()
         }))
     }

@@ -1,34 +1,43 @@
 //! The loop that serves NATS: one input after another, and nothing in between that takes long.
 
 mod course;
+mod link;
+mod roll_call;
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::{Client, Message, Subscriber};
-use futures_util::StreamExt;
-use futures_util::stream::{SelectAll, select_all};
-use tokio::sync::mpsc::UnboundedReceiver;
+use async_nats::Client;
+use tokio::sync::Notify;
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{Interval, MissedTickBehavior, interval_at, timeout};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until, timeout};
 
 use self::course::{Mail, Stage, Step};
-use super::admission::{Decision, Refusal, decide};
+use self::roll_call::RollCalls;
+use super::admission::{Decision, Refusal, addressed, decide};
+use super::allowance::Allowance;
 use super::busy;
 use super::host::Host;
+use super::inbox::{Inbox, Letter};
+use super::instance::Shelf;
 use super::launch::Launcher;
 use super::ledger::Ledger;
 use super::memory::{Memory, Recalled, Untold};
+use super::problems::Problems;
 use super::rebuild;
 use super::report::Reporter;
+use super::rights::Trial;
 use super::run::{ReturnTo, Spec};
 use super::signs::Signs;
-use super::voice::{Link, Voice};
+use super::surroundings::{compare_clocks, look_for_programs};
+use super::voice::Voice;
 use super::{Config, ListenerError};
-use crate::bus::BusEvent;
+use crate::bus::{BusEvent, Events};
 use crate::clock;
-use crate::protocol::message::MAX_REQUEST_BYTES;
-use crate::protocol::{DiscoveryRequest, ErrorCode, Phase, ReplySubject, Request, Response, Status, Subject};
+use crate::protocol::message::is_acknowledgement;
+use crate::protocol::{ErrorCode, Phase, ReplySubject, Request, Response, Status};
+use crate::text::safe;
 
 /// How old a final may be to be told again after the connection was lost.
 const REPEAT_FINAL_FOR: jiff::SignedDuration = jiff::SignedDuration::from_hours(1);
@@ -39,10 +48,30 @@ const ASK_FOR_CONFIRMATION: Duration = Duration::from_secs(2);
 /// How long a listener that is told to stop waits for the server to have the end of a run; the next one tells it again.
 const DELIVER_WITHIN: Duration = Duration::from_secs(2);
 
+/// How many answers to requests that are not run are given at once, and how soon another one is. They cost a deployer
+/// nothing, and it asks again where it hears nothing.
+const ANSWERS: (u32, Duration) = (100, Duration::from_millis(50));
+
+/// How many lines about messages of others are logged at once, and how soon another one is.
+const LINES: (u32, Duration) = (50, Duration::from_secs(5));
+
+/// How much of a text of others is logged, in bytes.
+const SHOWN_BYTES: usize = 200;
+
 /// A listener at work.
 pub(super) struct Service {
     config: Config,
     voice: Voice,
+    requests: Inbox,
+    questions: Inbox,
+    /// The server has answered by itself.
+    echo: Arc<Notify>,
+    /// What the server permits is being tried.
+    trial: Option<Trial>,
+    roll_calls: RollCalls,
+    problems: Problems,
+    answers: Allowance,
+    lines: Allowance,
     ledger: Ledger,
     memory: Memory,
     launcher: Launcher,
@@ -68,12 +97,14 @@ pub(super) struct Past {
 
 /// What the loop waits for.
 enum Input {
-    Deploy(Message),
-    Discover(Message),
+    Deploy(Letter),
+    Discover(Letter),
     Step(Result<Step, JoinError>),
     Heartbeat,
     Pulse,
     Bus(BusEvent),
+    Echo,
+    RightsKnown,
     Stop,
 }
 
@@ -81,13 +112,24 @@ impl Service {
     /// A service that knows what was found on disk; runs that go on are watched, those that are over concluded.
     pub(super) fn new(config: Config, client: Client, past: Past, signs: Signs) -> Self {
         let Past { memory, ledger, recalled } = past;
+        let boot_id = Host::new(config.root.clone()).boot_id();
+        let instance = Shelf::of(&config, boot_id.as_deref()).instance();
+        let echo = Arc::new(Notify::new());
         let mut service = Self {
             ledger,
-            reporter: Reporter::new(&config),
+            reporter: Reporter::new(&config, instance),
             heartbeat: heartbeat(config.heartbeat),
-            voice: Voice::new(client, config.discover_subject.clone()),
+            voice: Voice::new(client, &config, instance),
+            requests: Inbox::new(echo.clone()),
+            questions: Inbox::new(echo.clone()),
+            echo,
+            trial: None,
+            roll_calls: RollCalls::default(),
+            problems: Problems::default(),
+            answers: Allowance::new(ANSWERS.0, ANSWERS.1),
+            lines: Allowance::new(LINES.0, LINES.1),
             launcher: Launcher::new(config.supervisor.clone(), &config.root),
-            boot_id: Host::new(config.root.clone()).boot_id(),
+            boot_id,
             untold: recalled.untold,
             mail: Mail::Idle,
             signs,
@@ -105,73 +147,104 @@ impl Service {
     /// Serves until told to stop.
     pub(super) async fn serve(
         mut self,
-        mut events: UnboundedReceiver<BusEvent>,
+        mut events: Events,
         mut stop: Pin<&mut impl Future<Output = ()>>,
     ) -> Result<(), ListenerError> {
-        let (mut deploys, mut discovery) = self.subscribe().await?;
+        let echo = self.echo.clone();
+        self.hear_requests().await?;
+        while let Some(trial) = &self.trial {
+            tokio::select! {
+                () = sleep_until(trial.over_at) => self.rights_known(),
+                () = echo.notified() => self.echo(),
+                Some(event) = events.recv() => self.bus(event).await,
+            }
+        }
+        self.hear_questions().await?;
+        look_for_programs(&self.config.flake, &mut self.problems);
+        self.ask_flake(Duration::ZERO);
         // Whoever waits may have missed what happened while nobody listened.
         self.tell_progress().await;
         self.deliver();
         self.signs.show(&self.ledger, self.voice.link);
         self.signs.pulse.up();
         loop {
+            let trial_over = self.trial.as_ref().map_or_else(Instant::now, |trial| trial.over_at);
             let input = tokio::select! {
-                Some(message) = deploys.next() => Input::Deploy(message),
-                Some(message) = discovery.next() => Input::Discover(message),
+                Some(letter) = self.requests.next() => Input::Deploy(letter),
+                Some(letter) = self.questions.next() => Input::Discover(letter),
                 Some(over) = self.steps.join_next() => Input::Step(over),
                 _ = self.heartbeat.tick(), if self.stage == Stage::Running => Input::Heartbeat,
                 () = self.signs.pulse.due() => Input::Pulse,
                 Some(event) = events.recv() => Input::Bus(event),
+                () = echo.notified() => Input::Echo,
+                () = sleep_until(trial_over), if self.trial.is_some() => Input::RightsKnown,
                 () = &mut stop => Input::Stop,
             };
             match input {
-                Input::Deploy(message) => self.deploy(&message).await,
-                Input::Discover(message) => self.discover(&message).await,
+                Input::Deploy(letter) => self.deploy(&letter).await,
+                Input::Discover(letter) => self.discover(letter).await,
                 Input::Step(over) => self.step(over).await,
                 Input::Heartbeat => self.tell_progress().await,
                 Input::Pulse => self.signs.pulse.beat(),
                 Input::Bus(event) => self.bus(event).await,
+                Input::Echo => self.echo(),
+                Input::RightsKnown => self.rights_known(),
                 Input::Stop => break,
             }
             self.signs.show(&self.ledger, self.voice.link);
         }
-        drop((deploys, discovery));
         self.finish().await;
         Ok(())
     }
 
-    async fn subscribe(&self) -> Result<(SelectAll<Subscriber>, Subscriber), ListenerError> {
-        let mut deploys = Vec::new();
-        for subject in &self.config.deploy_subjects {
-            deploys.push(self.voice.subscribe(subject).await?);
-        }
-        let discovery = self.voice.subscribe(&self.config.discover_subject).await?;
-        self.voice.flush().await;
-        let subjects: Vec<&str> = self.config.deploy_subjects.iter().map(Subject::as_str).collect();
-        tracing::info!("listening on {}", subjects.join(", "));
-        Ok((select_all(deploys), discovery))
-    }
-
     /// A message on one of the deploy subjects.
-    async fn deploy(&mut self, message: &Message) {
+    async fn deploy(&mut self, letter: &Letter) {
+        let host = (self.config.tier, &self.config.hostname);
+        let request = Request::parse(&letter.payload);
+        if let Ok(Request { expires_at: Some(at), .. }) = &request {
+            compare_clocks(*at, clock::now(), &mut self.problems);
+        }
+        let request = addressed(request, host, self.voice.rights, &self.ledger);
         let elsewhere = || busy::activation(&self.config.root);
-        match decide(Request::parse(&message.payload), clock::now(), &self.ledger, elsewhere) {
+        match decide(request, clock::now(), &self.ledger, elsewhere) {
             Decision::Accept(request) => self.accept(request).await,
             Decision::Answer { reply_to, state } => {
-                tracing::info!(%reply_to, status = %state.status, "asked again");
-                let state = self.with_phase(state);
-                self.voice.say(&reply_to, &state).await;
+                if self.answers.take().is_some() {
+                    self.remark(|| format!("asked again on {}: {}", shown(reply_to.as_str()), state.status));
+                    let state = self.with_phase(state);
+                    self.voice.say(&reply_to, &state).await;
+                }
             }
             Decision::Confirm { key, reply_to, state } => self.confirm(&key, &reply_to, state).await,
             Decision::Reject(refusal) => self.reject(refusal).await,
-            Decision::Drop(why) => tracing::warn!(subject = %message.subject, "message dropped: {why}"),
+            Decision::Drop(_) if is_acknowledgement(&letter.payload) => {}
+            Decision::Drop(why) => {
+                self.complain(|| format!("a message on {} is dropped: {}", letter.subject, shown(&why)))
+            }
+        }
+    }
+
+    /// Logs something that others bring about as often as they like.
+    fn complain(&mut self, line: impl FnOnce() -> String) {
+        match self.lines.take() {
+            Some(0) => tracing::warn!("{}", line()),
+            Some(more) => tracing::warn!("{} ({more} more lines like this were left out)", line()),
+            None => {}
+        }
+    }
+
+    /// The same for what is in order.
+    fn remark(&mut self, line: impl FnOnce() -> String) {
+        if self.lines.take().is_some() {
+            tracing::info!("{}", line());
         }
     }
 
     async fn accept(&mut self, request: Request) {
+        let who = |text: &Option<String>| text.as_deref().map(shown);
         tracing::info!(
-            key = request.key(), action = %request.action, revision = %request.revision,
-            operator = request.operator, rollout = request.rollout, wave = request.wave, "accepted"
+            key = shown(request.key()), action = %request.action, revision = shown(request.revision.as_str()),
+            operator = who(&request.operator), rollout = who(&request.rollout), wave = who(&request.wave), "accepted"
         );
         let (reply_to, id) = (request.reply_to.clone(), request.id.clone());
         let spec = match self.spec(request) {
@@ -207,8 +280,8 @@ impl Service {
     /// Someone heard from the host after its activation, and says so.
     async fn confirm(&mut self, key: &str, reply_to: &ReplySubject, state: Response) {
         let dir = self.memory.run_dir(key);
-        if dir.phase() == Phase::Confirm {
-            tracing::info!(key, "confirmed");
+        if dir.phase() == Phase::Confirm && !dir.is_confirmed() {
+            tracing::info!(key = shown(key), "confirmed");
             if let Err(error) = dir.write_confirmed() {
                 tracing::error!(key, "cannot note that it is confirmed: {error}");
             }
@@ -218,7 +291,11 @@ impl Service {
     }
 
     async fn reject(&mut self, refusal: Refusal) {
-        tracing::warn!(key = refusal.key(), error = %refusal.error, "rejected: {}", refusal.message);
+        if self.answers.take().is_none() {
+            return;
+        }
+        let (refused, error, why) = (shown(refusal.key()), &refusal.error, shown(&refusal.message));
+        self.complain(|| format!("{refused} is rejected: {error}: {why}"));
         let key = refusal.key().to_owned();
         let response = Response {
             error: Some(refusal.error),
@@ -229,21 +306,6 @@ impl Service {
         };
         self.voice.say(&refusal.reply_to, &response).await;
         self.ledger.rejected(key, response);
-    }
-
-    /// A message on the discovery subject.
-    async fn discover(&mut self, message: &Message) {
-        if message.payload.len() > MAX_REQUEST_BYTES {
-            return tracing::warn!("roll call of {} bytes dropped", message.payload.len());
-        }
-        match serde_json::from_slice::<DiscoveryRequest>(&message.payload) {
-            Ok(request) if request.tier.is_none_or(|tier| tier == self.config.tier) => {
-                let answer = self.reporter.answer(&self.ledger).await;
-                self.voice.publish(&request.reply_to, answer.to_bytes()).await;
-            }
-            Ok(_) => {}
-            Err(error) => tracing::warn!("roll call dropped: {error}"),
-        }
     }
 
     /// Tells how far the run is, to whoever asked for it.
@@ -269,39 +331,6 @@ impl Service {
         }
     }
 
-    /// Tells again what may have been lost with the connection: the state of the run, and how the last one ended.
-    async fn repeat_state(&mut self) {
-        self.tell_progress().await;
-        if self.untold.is_empty()
-            && let Some((spec, response)) = self.ledger.last()
-            && response.at.is_some_and(|at| clock::now().duration_since(at) < REPEAT_FINAL_FOR)
-        {
-            self.voice.say(&spec.reply_to, response).await;
-        }
-        self.deliver();
-    }
-
-    /// Something happened to the connection.
-    async fn bus(&mut self, event: BusEvent) {
-        match event {
-            BusEvent::Up => {
-                tracing::info!("connected again");
-                self.voice.link = Link::Up;
-                self.repeat_state().await;
-            }
-            BusEvent::Down => {
-                tracing::warn!("connection lost");
-                self.voice.link = Link::Down;
-            }
-            // The server's configuration may be put right without this listener: it goes on with what it may do.
-            BusEvent::Refused(violation) => {
-                tracing::error!("{violation}: see the permissions of its user on the server");
-            }
-            BusEvent::SlowConsumer => tracing::error!("too many messages at once: some are lost"),
-            BusEvent::Error(error) => tracing::warn!("{error}"),
-        }
-    }
-
     /// Ends: what is about to be said is said, and a run that goes on is left running.
     async fn finish(mut self) {
         self.signs.pulse.stopping();
@@ -323,13 +352,20 @@ impl Service {
     }
 }
 
+/// A text of others as it is logged: clean, and not long.
+fn shown(text: &str) -> String {
+    let mut shown = safe(text);
+    shown.truncate(shown.floor_char_boundary(SHOWN_BYTES));
+    shown
+}
+
 /// How often a run is told of that is at this: one that waits to be confirmed has little time.
 fn pace(config: &Config, phase: Phase) -> Duration {
     if phase == Phase::Confirm { config.heartbeat.min(ASK_FOR_CONFIRMATION) } else { config.heartbeat }
 }
 
 fn heartbeat(every: Duration) -> Interval {
-    let mut ticks = interval_at(tokio::time::Instant::now() + every, every);
+    let mut ticks = interval_at(Instant::now() + every, every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks
 }

@@ -3,10 +3,14 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use async_nats::{Client, SubscribeError, Subscriber};
+use async_nats::{Client, SubscribeError};
+use uuid::Uuid;
 
+use super::Config;
+use super::inbox::Inbox;
 use super::memory::Untold;
-use crate::protocol::{ReplySubject, Response, Subject};
+use super::rights::{Rights, Trial};
+use crate::protocol::{HostName, Place, ReplySubject, Response, Subject, Tier};
 
 /// How long it may take until all that was said is on its way.
 const FLUSH_WITHIN: Duration = Duration::from_secs(2);
@@ -18,8 +22,13 @@ const LOOK_AFTER: [Duration; 2] = [Duration::from_millis(2), Duration::from_secs
 #[derive(Debug, Clone)]
 pub(super) struct Voice {
     client: Client,
+    tier: Tier,
+    host: HostName,
+    instance: Uuid,
     /// A subject that the listener may subscribe to.
     permitted: Subject,
+    /// What the server lets it publish, as far as is known.
+    pub(super) rights: Rights,
     /// Whether the connection stands.
     pub(super) link: Link,
 }
@@ -40,21 +49,47 @@ pub(super) enum Delivery {
 }
 
 impl Voice {
-    pub(super) const fn new(client: Client, permitted: Subject) -> Self {
-        Self { client, permitted, link: Link::Up }
+    pub(super) fn new(client: Client, config: &Config, instance: Uuid) -> Self {
+        Self {
+            client,
+            tier: config.tier,
+            host: config.hostname.clone(),
+            instance,
+            permitted: config.discover_subject.clone(),
+            rights: Rights::UNKNOWN,
+            link: Link::Up,
+        }
     }
 
-    pub(super) async fn subscribe(&self, subject: &Subject) -> Result<Subscriber, SubscribeError> {
-        self.client.subscribe(subject.to_string()).await
+    /// Hears what is sent to this subject, in this inbox.
+    pub(super) async fn hear(&self, subject: &Subject, inbox: &mut Inbox) -> Result<(), SubscribeError> {
+        inbox.subscribe(&self.client, subject).await
+    }
+
+    /// Tries what the server lets this listener publish. It hears the end of that on `echo`.
+    pub(super) async fn try_rights(&self, echo: &Subject) -> Trial {
+        Trial::begin(&self.client, self.tier, &self.host, echo).await
+    }
+
+    /// Who may answer on this subject.
+    pub(super) fn place(&self, subject: &ReplySubject) -> Place {
+        subject.place(self.tier, &self.host)
+    }
+
+    /// Whether an answer there is this host's to give, and the server passes it on as far as is known.
+    pub(super) fn may_answer(&self, subject: &ReplySubject) -> bool {
+        self.rights.allow(self.place(subject))
     }
 
     /// Says how far a request is.
     pub(super) async fn say(&self, to: &ReplySubject, response: &Response) {
+        let response = Response { instance: Some(self.instance), ..response.clone() };
         self.publish(to, response.to_bytes(self.client.max_payload())).await;
     }
 
+    /// Publishes an answer; in no place of another host, whoever asked for it there.
     pub(super) async fn publish(&self, to: &ReplySubject, message: Vec<u8>) {
-        if self.link == Link::Down {
+        if self.link == Link::Down || !self.may_answer(to) {
             return;
         }
         if let Err(error) = self.client.publish(to.to_string(), message.into()).await {
@@ -76,6 +111,7 @@ impl Voice {
             tokio::time::timeout(FLUSH_WITHIN, self.client.flush()).await.ok();
         }
     }
+
     /// Says how these runs ended, and waits until the server has it for certain or the connection is another one.
     ///
     /// That it was sent is not enough: when the network went away, with the very switch that is to be told of, whole
@@ -104,7 +140,7 @@ impl Voice {
 
     /// Makes the client send a ping, which it has no call for: it does so when a subscription is drained.
     async fn ask_for_a_sign_of_life(&self) -> Result<(), Silence> {
-        let mut subscription = self.subscribe(&self.permitted).await.map_err(|_| Silence)?;
+        let mut subscription = self.client.subscribe(self.permitted.to_string()).await.map_err(|_| Silence)?;
         subscription.drain().await.map_err(|_| Silence)
     }
 

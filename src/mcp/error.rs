@@ -80,6 +80,10 @@ impl From<BusError> for ToolError {
             }
             BusError::TlsFile(..) => Self::new("tls_unusable", "a file that the TLS connection needs cannot be read")
                 .next("ask whoever started this server to check the files that its flags name"),
+            BusError::WithoutTls { .. } => {
+                Self::new("tls_unusable", "TLS is required, and an address of this server does without")
+                    .next("ask whoever started this server to check its flags")
+            }
         }
     }
 }
@@ -112,7 +116,7 @@ impl From<PrepareError> for ToolError {
             PrepareError::Plan(mistakes) => Self::from(mistakes),
             PrepareError::Selection(_) => Self::told("invalid_plan", &error),
             PrepareError::Fleet(error) => Self::from(error),
-            PrepareError::Lookup(_) | PrepareError::NoFinder { .. } => Self::told("revision_not_found", &error),
+            PrepareError::Lookup(_) => Self::told("revision_not_found", &error),
         }
     }
 }

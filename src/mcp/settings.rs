@@ -13,7 +13,7 @@ use super::policy::RevisionPolicy;
 use crate::bus::{self, ServerUrl};
 use crate::operator::Discovery;
 use crate::operator::journal::Journals;
-use crate::protocol::{FlakeUrl, Subject, Tier};
+use crate::protocol::{FlakeUrl, Subject};
 
 /// What the server is started with. A client cannot change any of it.
 #[derive(Debug, Clone)]
@@ -138,7 +138,7 @@ impl Settings {
     }
 
     /// Where to ask who is there.
-    pub fn discovery(&self, tier: Option<Tier>) -> Discovery {
-        Discovery { subject: self.discover_subject.clone(), tier, window: self.discover_window }
+    pub fn discovery(&self) -> Discovery {
+        Discovery { subject: self.discover_subject.clone(), window: self.discover_window }
     }
 }

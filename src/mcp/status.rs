@@ -350,7 +350,6 @@ const fn skipped(cause: SkipCause) -> &'static str {
         SkipCause::Interrupt => "interrupt",
         SkipCause::NotConfirmed => "not_confirmed",
         SkipCause::Disconnected => "disconnected",
-        SkipCause::Unresolved => "unresolved",
     }
 }
 

@@ -141,7 +141,7 @@ impl<'a> Progress<'a> {
 fn in_words(event: &EventKind) -> Option<String> {
     Some(match event {
         EventKind::WaveStarted { wave } => format!("wave {wave} began"),
-        EventKind::Dispatched { host: Some(host), .. } => format!("{} was asked", safe(host.as_str())),
+        EventKind::Dispatched { host, .. } => format!("{} was asked", safe(host.as_str())),
         EventKind::Retrying { host, outcome, .. } => {
             format!("{} is {outcome} and will be asked again", safe(host.as_str()))
         }

@@ -1,8 +1,7 @@
-//! The one loop that drives an executor: effects out, then whatever happens next in.
+//! The one loop that drives an machine: effects out, then whatever happens next in.
 
 mod books;
 
-use std::collections::BTreeSet;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -20,10 +19,10 @@ use super::fleet::{Fleet, News, Order};
 use super::journal::Journal;
 use crate::bus::Violation;
 use crate::clock;
-use crate::protocol::{RolloutReport, Tier};
+use crate::protocol::RolloutReport;
 use crate::report::Reporter;
 use crate::rollout::{
-    Answer, Effect, Event, EventKind, Executor, Input, Interrupt, Outcome, Rollout, Summary, WaveIndex,
+    Answer, Effect, Event, EventKind, Input, Interrupt, Machine, Outcome, Rollout, Summary, WaveIndex,
 };
 
 /// How often a display is told that time passes.
@@ -38,7 +37,7 @@ const LATE: Duration = Duration::from_millis(100);
 /// For how long it then hears what was said meanwhile, before hosts are given up for their silence.
 const CATCH_UP: Duration = Duration::from_millis(250);
 
-/// Everything that an executor needs around it.
+/// Everything that an machine needs around it.
 pub struct Drive<'a> {
     /// The way to the hosts.
     pub fleet: Fleet,
@@ -99,8 +98,8 @@ struct Course<'a> {
 }
 
 impl Drive<'_> {
-    /// Drives the executor until it has come to an outcome.
-    pub async fn run(self, executor: &mut impl Executor) -> Result<Progress, DriveError> {
+    /// Drives the machine until it has come to an outcome.
+    pub async fn run(self, machine: &mut Machine) -> Result<Progress, DriveError> {
         let mut course = Course {
             fleet: self.fleet,
             books: Books::new(self.summary, self.journal, self.reporters),
@@ -109,7 +108,7 @@ impl Drive<'_> {
             chores: JoinSet::new(),
             unrecorded: None,
         };
-        let outcome = course.run(executor).await;
+        let outcome = course.run(machine).await;
         // What came before an error may still wait for more to be written with. There is no worse error than that one.
         course.books.sync().ok();
         outcome.map(|outcome| Progress { outcome, summary: course.books.summary })
@@ -117,29 +116,29 @@ impl Drive<'_> {
 }
 
 impl Course<'_> {
-    async fn run(&mut self, executor: &mut impl Executor) -> Result<Outcome, DriveError> {
+    async fn run(&mut self, machine: &mut Machine) -> Result<Outcome, DriveError> {
         let began = Instant::now();
         let mut ticks = interval_at(began + TICK, TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut news = Vec::with_capacity(BATCH);
         let mut catching_up = None;
         loop {
-            match self.carry_out(executor) {
+            match self.carry_out(machine) {
                 Ok(()) => {}
                 Err(DriveError::Journal(error)) => {
-                    self.lose_journal(executor, began.elapsed(), error);
+                    self.lose_journal(machine, began.elapsed(), error);
                     continue;
                 }
                 Err(error) => return Err(error),
             }
-            if let Some(outcome) = executor.outcome() {
+            if let Some(outcome) = machine.outcome() {
                 return self.unrecorded.take().map_or(Ok(outcome), Err);
             }
-            let deadline = executor.deadline().map(|deadline| began + deadline);
+            let deadline = machine.deadline().map(|deadline| began + deadline);
             let wake_at = deadline.map(|deadline| catching_up.unwrap_or(deadline));
             tokio::select! {
                 biased;
-                Some(how) = self.interrupts.recv() => executor.handle(began.elapsed(), Input::Interrupt(how)),
+                Some(how) = self.interrupts.recv() => machine.handle(began.elapsed(), Input::Interrupt(how)),
                 count = self.fleet.news.recv_many(&mut news, BATCH) => {
                     if count == 0 {
                         return Err(DriveError::Gone);
@@ -147,14 +146,14 @@ impl Course<'_> {
                     let now = began.elapsed();
                     for item in news.drain(..) {
                         match item {
-                            News::Input(input) => executor.handle(now, input),
+                            News::Input(input) => machine.handle(now, input),
                             News::Refused(violation) => return Err(DriveError::Refused(violation)),
                         }
                     }
                 }
                 Some(done) = self.chores.join_next() => {
                     let input = done.unwrap_or_else(|error| Input::CheckDone(Err(format!("it panicked: {error}"))));
-                    executor.handle(began.elapsed(), input);
+                    machine.handle(began.elapsed(), input);
                 }
                 () = sleep_until(wake_at.unwrap_or(began)), if wake_at.is_some() => {
                     let late = deadline.is_some_and(|deadline| deadline.elapsed() > LATE);
@@ -162,32 +161,32 @@ impl Course<'_> {
                         catching_up = Some(Instant::now() + CATCH_UP);
                     } else {
                         catching_up = None;
-                        executor.handle_deadline(began.elapsed());
+                        machine.handle_deadline(began.elapsed());
                     }
                 }
                 () = sleep_until(self.books.due().unwrap_or(began)), if self.books.due().is_some() => {}
                 _ = ticks.tick() => {
                     if let Err(error) = self.books.tick(clock::now()) {
-                        self.lose_journal(executor, began.elapsed(), error);
+                        self.lose_journal(machine, began.elapsed(), error);
                     }
                 }
                 // What is prepared leaves before there is more of it.
-                () = self.fleet.orders.all_taken(), if executor.has_more() => executor.prepare_more(began.elapsed()),
+                () = self.fleet.orders.all_taken(), if machine.has_more() => machine.prepare_more(began.elapsed()),
             }
         }
     }
 
     /// What was not recorded was not sent, and nothing further is. The hosts in flight are still worth waiting for.
-    fn lose_journal(&mut self, executor: &mut impl Executor, now: Duration, error: io::Error) {
+    fn lose_journal(&mut self, machine: &mut Machine, now: Duration, error: io::Error) {
         self.books.lose_journal();
         self.unrecorded.get_or_insert(DriveError::Journal(error));
-        executor.handle(now, Input::Interrupt(Interrupt::Drain));
+        machine.handle(now, Input::Interrupt(Interrupt::Drain));
     }
 
-    /// Does all that the executor wants done. Everything is recorded before anything is sent.
-    fn carry_out(&mut self, executor: &mut impl Executor) -> Result<(), DriveError> {
+    /// Does all that the machine wants done. Everything is recorded before anything is sent.
+    fn carry_out(&mut self, machine: &mut Machine) -> Result<(), DriveError> {
         let mut orders = Vec::new();
-        while let Some(effect) = executor.poll_effect() {
+        while let Some(effect) = machine.poll_effect() {
             match effect {
                 Effect::Report(event) => {
                     self.books.take(&event).map_err(DriveError::Journal)?;
@@ -213,7 +212,7 @@ impl Course<'_> {
             }
         }
         // What hosts are asked is on disk before they hear it.
-        if !orders.is_empty() || executor.outcome().is_some() {
+        if !orders.is_empty() || machine.outcome().is_some() {
             self.books.sync().map_err(DriveError::Journal)?;
         } else if self.books.is_due() {
             self.books.write().map_err(DriveError::Journal)?;
@@ -225,22 +224,27 @@ impl Course<'_> {
     }
 }
 
-/// What other operators are told from here on; nothing of a deployment without a plan, which is over soon.
-fn announcement(event: &Event, summary: &Summary) -> Option<Box<RolloutReport>> {
+/// What other operators are told from here on, for each tier by itself: waves and names of one tier are nothing to those who
+/// may hear another one only.
+fn announcement(event: &Event, summary: &Summary) -> Option<Vec<RolloutReport>> {
     let (EventKind::WaveStarted { wave }, Some(rollout)) = (&event.kind, &summary.rollout) else {
         return None;
     };
-    let tiers: BTreeSet<Tier> = rollout.plan.hosts().map(|host| host.tier).collect();
-    let report = RolloutReport {
-        id: rollout.id,
-        name: rollout.name().to_owned(),
-        operator: rollout.operator.clone(),
-        tiers: tiers.into_iter().collect(),
-        wave: wave.0 + 1,
-        waves: rollout.plan.waves.len(),
-        since: summary.began_at.unwrap_or(event.at),
-    };
-    (!report.tiers.is_empty()).then(|| Box::new(report))
+    let reports = rollout.plan.tiers().into_iter().map(|tier| {
+        let waves = rollout.plan.waves.iter().map(|wave| wave.hosts.iter().any(|host| host.tier == tier));
+        let waves: Vec<bool> = waves.collect();
+        let count = |waves: &[bool]| waves.iter().filter(|has_tier| **has_tier).count();
+        RolloutReport {
+            id: rollout.id,
+            name: rollout.name().to_owned(),
+            operator: rollout.operator.clone(),
+            tiers: vec![tier],
+            wave: count(waves.get(..=wave.0).unwrap_or(&waves)),
+            waves: count(&waves),
+            since: summary.began_at.unwrap_or(event.at),
+        }
+    });
+    Some(reports.collect())
 }
 
 async fn check_wave(rollout: &Rollout, wave: WaveIndex) -> Result<(), String> {

@@ -1,6 +1,8 @@
 //! NATS behind two channels: what the executor wants said goes in, what the hosts say comes out.
 
+mod answers;
 mod link;
+mod presence;
 mod roll_call;
 
 use std::sync::Arc;
@@ -13,9 +15,9 @@ use tokio::sync::mpsc::error::SendError;
 use tokio::sync::{Notify, mpsc};
 
 pub use self::link::Link;
-pub use self::roll_call::{RollCall, RollCalled};
+pub use self::roll_call::{Awaited, Purpose, RollCall, RollCalled};
 use crate::bus::Violation;
-use crate::protocol::{RolloutReport, Subject, Tier};
+use crate::protocol::{RolloutReport, Subject};
 use crate::rollout::{Dispatch, Input};
 
 /// How many inputs may wait for the executor. Beyond that they wait in the subscription, which is far larger.
@@ -67,8 +69,8 @@ pub enum Order {
     Publish(Dispatch),
     /// Ask every host whether it is there.
     CallRoll,
-    /// Tell other operators who ask who is there that this rollout runs.
-    Announce(Box<RolloutReport>),
+    /// Tell other operators who ask who is there that this rollout runs: for each of its tiers what concerns that one.
+    Announce(Vec<RolloutReport>),
 }
 
 /// Something that was heard.
@@ -83,10 +85,8 @@ pub enum News {
 /// Where a rollout asks who is there, and for how long it listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Discovery {
-    /// The subject to ask on.
+    /// The subject to ask on; hosts of one tier are asked on one below it as well.
     pub subject: Subject,
-    /// Only hosts of this tier are asked.
-    pub tier: Option<Tier>,
     /// How long answers are waited for.
     pub window: Duration,
 }
@@ -135,8 +135,8 @@ pub enum FleetError {
     /// The credential is not allowed to ask, or to hear the answers.
     #[error("{0}")]
     #[diagnostic(help(
-        "a deployer publishes to the subjects of its tier and to deploy.discover, and subscribes to deploy.responses.>; \
-         `homelab-deploy nats-config` prints such permissions for the server's configuration"
+        "nothing was sent. A deployer publishes to the subjects of its tier and to deploy.discover, and hears the answers of that \
+         tier; `homelab-deploy nats-config` prints such permissions for the server's configuration"
     ))]
     Refused(Violation),
     /// The connection ended in the middle.

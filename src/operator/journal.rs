@@ -310,7 +310,7 @@ mod tests {
 
     use super::*;
     use crate::operator::testing::rollout;
-    use crate::rollout::{Effect, EventKind, Executor, Machine, Outcome, Rollout};
+    use crate::rollout::{Effect, EventKind, Machine, Outcome, Rollout};
 
     fn begin(rollout: &Arc<Rollout>) -> Vec<Event> {
         let mut machine = Machine::new(Arc::clone(rollout), Timestamp::UNIX_EPOCH);
@@ -351,6 +351,30 @@ mod tests {
         write(&mut recorded.resume(rollout.id).unwrap(), &[ended()]);
         let recorded = journals.read(&id).unwrap();
         assert_eq!(recorded.summary.outcome, Some(Outcome::Failed), "the torn line is gone");
+    }
+
+    #[test]
+    fn a_journal_of_a_version_in_which_a_host_found_the_commit_can_be_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut rollout = rollout(&[&["a", "b"]]);
+        Arc::make_mut(&mut rollout).revision = "main".parse().unwrap();
+        let (journals, id) = (Journals::below(folder.path()), rollout.id.to_string());
+        write(&mut journals.create(rollout.id).unwrap(), &begin(&rollout));
+        let revision = |journals: &Journals| journals.read(&id).unwrap().summary.rollout.unwrap().revision.clone();
+        assert_eq!(revision(&journals), rollout.revision, "nobody has found it");
+
+        let found = "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b";
+        let lines = [
+            format!(r#"{{"at":"2026-11-23T10:00:00Z","event":"resolved","host":"a","revision":"{found}"}}"#),
+            r#"{"at":"2026-11-23T10:00:00Z","event":"draining","wave":1,"cause":"unresolved"}"#.to_owned(),
+            r#"{"at":"2026-11-23T10:00:00Z","event":"final","host":"b","outcome":"skipped","cause":"unresolved"}"#
+                .to_owned(),
+            r#"{"at":"2026-11-23T10:00:00Z","event":"wave_ended","wave":1,"verdict":"failed","cause":"unresolved"}"#
+                .to_owned(),
+        ];
+        let mut journal = OpenOptions::new().append(true).open(journals.path(&id)).unwrap();
+        writeln!(journal, "{}", lines.join("\n")).unwrap();
+        assert_eq!(revision(&journals).as_str(), found);
     }
 
     #[test]

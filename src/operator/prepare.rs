@@ -1,6 +1,6 @@
 //! What it takes to know what a plan comes down to now. Nothing is deployed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,16 +10,17 @@ use thiserror::Error;
 use tokio::try_join;
 use uuid::Uuid;
 
-use super::fleet::{Discovery, FleetError, RollCall, RollCalled};
+use super::fleet::{Awaited, Discovery, FleetError, Purpose, RollCall, RollCalled};
 use super::history::History;
 use super::journal::Journals;
 use super::revision::{UnresolvedError, resolve_revision};
 use crate::bus::Bus;
 use crate::clock;
 use crate::lookup::LookupError;
-use crate::plan::{FrozenHost, FrozenPlan, Plan, PlanMistakes, Roster};
-use crate::protocol::{Commit, Feature, FlakeUrl, HostName, RequestIds, Revision, RolloutId, RolloutReport, Tier};
+use crate::plan::{FrozenPlan, Plan, PlanMistakes, Roster};
+use crate::protocol::{Commit, FlakeUrl, HostName, RequestIds, Revision, RolloutId, RolloutReport, Tier};
 use crate::rollout::{PlanSource, Rollout};
+use crate::text::safe;
 
 /// For how long a host is missed that no longer answers. One that is gone for good is not told of for ever.
 const MISSED_FOR: Duration = Duration::from_hours(30 * 24);
@@ -37,21 +38,21 @@ pub struct Wanted {
     pub exclude: Vec<HostName>,
     /// The waves to run.
     pub part: Part,
-    /// Who finds the commit of a branch or tag.
-    pub finder: Finder,
     /// Who wants it, as `user@machine`.
     pub operator: String,
+    /// What to do about a branch or tag whose commit is not found.
+    pub unresolved: Unresolved,
     /// The folder for what the servers of repositories tell of commits; without one they are not asked.
     pub cache: Option<PathBuf>,
 }
 
-/// Who finds the commit that a branch or tag stands for.
+/// What becomes of a branch or tag whose commit this machine cannot find.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Finder {
-    /// This machine.
-    Operator,
-    /// This machine, and where it cannot ask the repository, the first host of the rollout.
-    OperatorOrHost,
+pub enum Unresolved {
+    /// There is no rollout: all of its hosts get one commit.
+    Refuse,
+    /// The branch is sent as it is, and each host finds its commit.
+    LeaveToHosts,
 }
 
 /// Some waves of a plan. Their hosts are those that they have in the whole of it.
@@ -116,17 +117,6 @@ pub enum PrepareError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Lookup(#[from] UnresolvedError),
-    /// It was left to a host to find out, and none of those that would go first can.
-    #[error(
-        "no host of the first wave can find the commit of \"{revision}\", and this machine cannot either: {reason}"
-    )]
-    #[diagnostic(help("update the listener of one of them, or give the full commit id of 40 digits"))]
-    NoFinder {
-        /// What was to be looked up.
-        revision: Revision,
-        /// Why it could not be looked up here.
-        reason: UnresolvedError,
-    },
 }
 
 /// What is wrong with how a plan is narrowed down.
@@ -192,13 +182,8 @@ impl Wanted {
 
     /// Asks who is there of those that the plan may be for, and meanwhile the plan's flake for the revision.
     pub async fn call_roll(&self, bus: &mut Bus, discovery: &Discovery) -> Result<Called, FleetError> {
-        let only = self.plan.named_only();
-        let tiers = self.plan.tiers();
-        // One question asks for one tier or for all. Where all hosts are named, one that belongs to another tier than its
-        // name in the plan says is worth hearing of.
-        let tier = tiers.first().copied().filter(|_| tiers.len() == 1 && only.is_none());
-        let discovery = Discovery { tier, ..discovery.clone() };
-        let roll_call = RollCall { discovery: &discovery, only };
+        let purpose = Purpose::Deploy { needed: self.plan.needed_tiers(), asked: self.asked_tiers() };
+        let roll_call = RollCall { discovery, purpose, awaited: self.awaited() };
         let find = async {
             Ok(match &self.plan.flake {
                 Some(flake) => Some(self.find(Some(flake)).await),
@@ -207,6 +192,22 @@ impl Wanted {
         };
         let (roll, found) = try_join!(roll_call.call(bus), find)?;
         Ok(Called { roll, found })
+    }
+
+    /// Where all hosts are named, one that answers in another tier than the plan says is worth a warning.
+    fn asked_tiers(&self) -> BTreeSet<Tier> {
+        if self.plan.named_only().is_some() { Tier::ALL.into() } else { self.plan.tiers() }
+    }
+
+    fn awaited(&self) -> Awaited {
+        let Some(mut hosts) = self.plan.named_only() else {
+            return Awaited::Anybody;
+        };
+        match hosts.pop_first() {
+            // A single deployment is not worth the wait for other operators' rollouts.
+            Some(host) if hosts.is_empty() && self.source.is_none() => Awaited::One(host),
+            first => Awaited::Only(hosts.into_iter().chain(first).collect()),
+        }
     }
 
     async fn find(&self, flake: Option<&FlakeUrl>) -> Found {
@@ -225,10 +226,14 @@ impl Wanted {
         let roster = Roster::new(roll.hosts);
         let waves: Vec<String> = self.plan.waves.iter().map(|wave| wave.name.value.clone()).collect();
         self.exclude_hosts(&roster)?;
-        let (mut frozen, warnings) = self.plan.resolve(&roster)?;
+        let (mut frozen, mut warnings) = self.plan.resolve(&roster)?;
+        if self.source.is_some() {
+            warnings.extend(self.plan.advice(&frozen));
+        }
         self.part.select(&mut frozen, waves)?;
         let flake = self.plan.flake(&roster, &frozen)?;
         let mut warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+        warnings.extend(doubts(&roster, &frozen));
         let Found { commit, subject, mut history } = match found {
             Some(found) => found,
             None => self.find(flake.as_ref()).await,
@@ -240,8 +245,7 @@ impl Wanted {
                 commit.into()
             }
             Err(error) => {
-                warnings.push(error.to_string());
-                self.leave_to_host(error, &mut frozen, &roster)?;
+                warnings.push(self.leave_to_hosts(error)?);
                 self.revision.clone()
             }
         };
@@ -260,28 +264,19 @@ impl Wanted {
         Ok(Prepared { rollout, warnings, roster, others, ahead })
     }
 
-    /// Lets a host go first that can find the commit, where the repository cannot be asked from here. That it has no such
-    /// branch is an answer.
-    fn leave_to_host(
-        &self,
-        error: UnresolvedError,
-        plan: &mut FrozenPlan,
-        roster: &Roster,
-    ) -> Result<(), PrepareError> {
-        if self.finder == Finder::Operator || matches!(error, UnresolvedError::Lookup(LookupError::NoSuchRef { .. })) {
-            return Err(error.into());
-        }
-        let can = |host: &FrozenHost| roster.host(&host.hostname).is_some_and(|host| host.has(&Feature::Resolve));
-        if plan.lead_with(can) {
-            Ok(())
-        } else {
-            Err(PrepareError::NoFinder { revision: self.revision.clone(), reason: error })
+    /// Each host looks the branch up for itself, as listeners always could. None of them decides what another one runs.
+    fn leave_to_hosts(&self, error: UnresolvedError) -> Result<String, UnresolvedError> {
+        match (self.unresolved, &error) {
+            (Unresolved::Refuse, _) | (_, UnresolvedError::Lookup(LookupError::NoSuchRef { .. })) => Err(error),
+            (Unresolved::LeaveToHosts, _) => {
+                Ok(format!("each host looks up \"{}\" for itself, so hosts may differ: {error}", self.revision))
+            }
         }
     }
 
     fn exclude_hosts(&mut self, roster: &Roster) -> Result<(), SelectionError> {
         for host in &self.exclude {
-            let is_known = roster.host(host).is_some() || self.plan.names(host);
+            let is_known = roster.knows(host) || self.plan.names(host);
             if !is_known {
                 return Err(SelectionError::NoSuchHost(host.clone()));
             }
@@ -344,6 +339,27 @@ impl Prepared {
     pub fn go_forward(&self) -> Result<(), Obstacle> {
         Obstacle::downgrade(&self.ahead, &self.rollout.revision).map_or(Ok(()), Err)
     }
+}
+
+/// What is not proved of the hosts, or what they themselves found wrong.
+fn doubts(roster: &Roster, plan: &FrozenPlan) -> Vec<String> {
+    let answers = || plan.hosts().filter_map(|host| roster.answer(host.tier, &host.hostname));
+    let unproved: Vec<HostName> =
+        answers().filter(|answer| !answer.proved).map(|answer| answer.report.hostname.clone()).collect();
+    let unproved = (!unproved.is_empty()).then(|| {
+        format!(
+            "answers in the old form, which other hosts could have sent: {}; update their listeners",
+            names(&unproved)
+        )
+    });
+    let mut problems: BTreeMap<&str, Vec<HostName>> = BTreeMap::new();
+    for report in answers().map(|answer| &answer.report) {
+        for problem in &report.problems {
+            problems.entry(&problem.message).or_default().push(report.hostname.clone());
+        }
+    }
+    let problems = problems.into_iter().map(|(message, hosts)| format!("{}: {}", names(&hosts), safe(message)));
+    unproved.into_iter().chain(problems).collect()
 }
 
 /// The hosts that would go back in history, as far as can be told.

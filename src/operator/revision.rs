@@ -11,9 +11,7 @@ use crate::protocol::{Commit, FlakeUrl, Revision};
 pub enum UnresolvedError {
     /// It is not known where to look.
     #[error("it is not known in which repository to look up \"{0}\"")]
-    #[diagnostic(help(
-        "set `flake` in the plan, give the full commit id of 40 digits, or let the first host look: --resolve-on-host"
-    ))]
+    #[diagnostic(help("set `flake` in the plan, or give the full commit id of 40 digits"))]
     NoFlake(Revision),
     /// Looking did not help.
     #[error(transparent)]

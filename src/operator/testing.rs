@@ -38,7 +38,7 @@ fn frozen(host: &str) -> FrozenHost {
     FrozenHost {
         hostname,
         tier: Tier::Test,
-        own_subject: None,
+        shared_subject: None,
         present: true,
         knows_ids: true,
         can_return: true,

@@ -55,9 +55,10 @@ pub struct FrozenHost {
     pub hostname: HostName,
     /// Its tier.
     pub tier: Tier,
-    /// The subject that reaches it and no other host, where that is not the one of its name.
+    /// The subject that the plan spells for it, where it does not listen on the one of its name. Others may listen there too:
+    /// all of a wave that have the same one are sent a single request.
     #[serde(rename = "subject", default, skip_serializing_if = "Option::is_none")]
-    pub own_subject: Option<Subject>,
+    pub shared_subject: Option<Subject>,
     /// Whether it answered the roll call.
     pub present: bool,
     /// Whether its listener knows request ids, so that asking again is never deploying again.
@@ -136,6 +137,11 @@ impl FrozenPlan {
         self.waves.iter().flat_map(|wave| &wave.hosts)
     }
 
+    /// The tiers of its hosts.
+    pub fn tiers(&self) -> BTreeSet<Tier> {
+        self.hosts().map(|host| host.tier).collect()
+    }
+
     /// Runs only those of the waves that are wanted. No other wave takes the hosts of one that is not.
     pub fn keep_waves(&mut self, mut wanted: impl FnMut(&FrozenWave) -> bool) {
         let waves = std::mem::take(&mut self.waves).into_iter();
@@ -157,25 +163,6 @@ impl FrozenPlan {
     /// The longest that the rollout can take while the bus is connected and no answer to a question is awaited.
     pub fn longest(&self) -> Duration {
         (0..self.waves.len()).map(|index| self.longest_wave(index)).sum()
-    }
-
-    /// The longest that the first host of all can take.
-    pub fn longest_first_host(&self) -> Duration {
-        let first = self.waves.iter().find(|wave| !wave.hosts.is_empty());
-        first.map_or(Duration::ZERO, |wave| wave.limits.longest_host())
-    }
-
-    /// Puts the first host of all that can do something in front of the others of its wave; `false` when none of that wave
-    /// can.
-    pub fn lead_with(&mut self, can: impl FnMut(&FrozenHost) -> bool) -> bool {
-        let Some(wave) = self.waves.iter_mut().find(|wave| !wave.hosts.is_empty()) else {
-            return false;
-        };
-        let leader = wave.hosts.iter().position(can);
-        if let Some(front) = leader.and_then(|leader| wave.hosts.get_mut(..=leader)) {
-            front.rotate_right(1);
-        }
-        leader.is_some()
     }
 
     /// For how long the wave at this place is left running after it succeeded. After the last wave nothing is waited
@@ -210,9 +197,9 @@ impl Limits {
 }
 
 impl FrozenHost {
-    /// The subject that reaches it and no other host.
+    /// The subject that reaches it, and no other host unless it is a shared one.
     pub fn subject(&self) -> Subject {
-        self.own_subject.clone().unwrap_or_else(|| Target::Host(self.tier, self.hostname.clone()).subject())
+        self.shared_subject.clone().unwrap_or_else(|| Target::Host(self.tier, self.hostname.clone()).subject())
     }
 }
 

@@ -24,7 +24,8 @@ impl FrozenPlan {
         let mut missed = BTreeMap::new();
         for (at, plan) in earlier {
             for wave in &plan.waves {
-                let gone = wave.hosts.iter().filter(|host| host.present && roster.host(&host.hostname).is_none());
+                let gone =
+                    wave.hosts.iter().filter(|host| host.present && roster.host(host.tier, &host.hostname).is_none());
                 for host in gone.filter(|host| !known.contains(&host.hostname) && self.would_take(host, wave)) {
                     let last = missed.entry(host.hostname.clone()).or_insert(at);
                     *last = at.max(*last);

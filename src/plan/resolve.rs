@@ -10,7 +10,7 @@ use crate::protocol::{Action, Feature, FlakeUrl, HostName, Role, Target, Tier};
 
 use super::frozen::{Check, FrozenHost, FrozenPlan, FrozenWave, Groups, Limits};
 use super::mistake::{Finding, PlanMistakes, list};
-use super::roster::Roster;
+use super::roster::{Address, Roster};
 use super::{At, CONFIRM_TIMEOUT, Plan, Rollback, Selector, Settings, Wave};
 
 /// What the waves have taken so far, and what was found on the way.
@@ -35,11 +35,14 @@ impl Plan {
         let mut resolver = Resolver { roster, taken: ByName::default(), mistakes: Vec::new(), warnings: Vec::new() };
         let waves: Vec<FrozenWave> = self.waves.iter().map(|wave| resolver.wave(wave)).collect();
         PlanMistakes::unless_none(resolver.mistakes)?;
-        let mut warnings = resolver.warnings;
-        warnings.extend(prod_first(&self.waves, &waves));
-        warnings.extend(self.waves.iter().zip(&waves).filter_map(|(wave, frozen)| boundless(wave, frozen)));
         let name = self.name.clone();
-        Ok((FrozenPlan { name, waves, left_out: BTreeSet::new() }, warnings))
+        Ok((FrozenPlan { name, waves, left_out: BTreeSet::new() }, resolver.warnings))
+    }
+
+    /// What whoever wrote the plan down may not have meant.
+    pub fn advice(&self, frozen: &FrozenPlan) -> Vec<Finding> {
+        let boundless = self.waves.iter().zip(&frozen.waves).filter_map(|(wave, frozen)| boundless(wave, frozen));
+        prod_first(&self.waves, &frozen.waves).into_iter().chain(boundless).collect()
     }
 
     /// The flake to look the revision up in: the plan's own, else the one that its hosts named in the roll call.
@@ -49,7 +52,7 @@ impl Plan {
             return Ok(self.flake.clone());
         }
         let mut flakes: BTreeMap<&FlakeUrl, &HostName> = BTreeMap::new();
-        for host in frozen.hosts().filter_map(|host| roster.host(&host.hostname)) {
+        for host in frozen.hosts().filter_map(|host| roster.host(host.tier, &host.hostname)) {
             if let Some(flake) = &host.flake {
                 flakes.entry(flake).or_insert(&host.hostname);
             }
@@ -83,6 +86,7 @@ impl<'a> Resolver<'a> {
                 nobody.push(by);
             }
         }
+        self.check_together(wave, &mut hosts);
         // Where a host could not be taken, it is told already why there are fewer of them.
         if self.mistakes.len() == before {
             self.check_size(wave, hosts.len(), &nobody);
@@ -95,13 +99,14 @@ impl<'a> Resolver<'a> {
         FrozenWave { name: wave.name.value.clone(), action: wave.settings.action, limits, hosts, groups: groups(wave) }
     }
 
-    /// Puts a host into a wave, and says whether it was free. It is a mistake to name one that is not.
+    /// Puts a host into a wave, and says whether it was free. It is a mistake to name one that is not, and to have one of the
+    /// same name in both tiers: nobody would notice that one of them is left out.
     fn take(&mut self, name: &HostName, new: Taken<'a>) -> bool {
         let Some(&old) = self.taken.get(name) else {
             self.taken.insert(name.clone(), new);
             return true;
         };
-        if is_named(new.by) && (new.tier != old.tier || new.wave.name != old.wave.name) {
+        if new.tier != old.tier || (is_named(new.by) && new.wave.name != old.wave.name) {
             self.mistakes.push(taken_twice(name, &old, &new));
         }
         false
@@ -109,36 +114,68 @@ impl<'a> Resolver<'a> {
 
     /// The host with the subject that reaches it alone; `None` when it cannot be addressed, which is then on record.
     fn freeze(&mut self, hostname: HostName, tier: Tier, by: &At<Selector>) -> Option<FrozenHost> {
-        let Some(report) = self.roster.host(&hostname) else {
+        let Some(report) = self.roster.host(tier, &hostname) else {
+            self.warnings.extend(self.other_tier(&hostname, tier, by));
             return Some(FrozenHost {
                 hostname,
                 tier,
-                own_subject: None,
+                shared_subject: None,
                 present: false,
                 knows_ids: false,
                 can_return: false,
                 revision: None,
             });
         };
-        let Some(subject) = self.roster.own_subject(report) else {
-            self.mistakes.push(only_with_others(&hostname, tier, by));
-            return None;
+        let shared_subject = match Address::of(report, &by.value.target) {
+            Address::Own => None,
+            Address::Spelled(subject) => Some(subject),
+            Address::Nowhere => {
+                self.mistakes.push(not_by_name(&hostname, tier, by));
+                return None;
+            }
         };
-        if self.roster.is_ambiguous(&hostname) {
+        if self.roster.is_ambiguous(tier, &hostname) {
             self.mistakes.push(two_machines(&hostname, by));
-        } else if report.tier != tier {
-            self.mistakes.push(other_tier(&hostname, report.tier, by));
         }
-        let usual = Target::Host(tier, hostname.clone());
         Some(FrozenHost {
             hostname,
             tier,
-            own_subject: Some(subject).filter(|subject| !usual.is_spelled(subject)),
+            shared_subject,
             present: true,
             knows_ids: report.knows_ids(),
             can_return: report.has(&Feature::Rollback),
             revision: report.revision.clone(),
         })
+    }
+
+    /// A host that does not answer in its tier, while one of its name answers in another. Nothing that the other says counts.
+    fn other_tier(&self, name: &HostName, tier: Tier, by: &At<Selector>) -> Option<Finding> {
+        let other = Tier::ALL.into_iter().find(|other| *other != tier && self.roster.host(*other, name).is_some())?;
+        let warning = Finding::warning(format!(
+            "the host `{name}` did not answer, and one of that name did as a host of {other}"
+        ));
+        let help = format!("write {other}.{name} if that is the one, or correct the --tier of its listener");
+        Some(warning.at(&by.span, "named here").help(help))
+    }
+
+    /// Hosts that are reached by the same subject are sent one request, so they come last, together, and all at once.
+    fn check_together(&mut self, wave: &Wave, hosts: &mut [FrozenHost]) {
+        hosts.sort_by(|one, other| one.shared_subject.cmp(&other.shared_subject));
+        for together in hosts.chunk_by(|one, other| one.shared_subject == other.shared_subject) {
+            let [FrozenHost { shared_subject: Some(subject), .. }, ..] = together else { continue };
+            let names = list(together.iter().map(|host| host.hostname.as_str())).unwrap_or_default();
+            let help =
+                "let each listener listen on a subject of its own as well: --deploy-subject deploy.<tier>.<hostname>";
+            if together.len() > wave.settings.max_parallel.of(hosts.len()) {
+                let what =
+                    format!("{names} are reached by {subject} only, so no fewer than {} at once", together.len());
+                self.mistakes.push(with_targets(Finding::mistake(what), wave, "reached together").help(help));
+            } else if wave.settings.rollback() != Rollback::None {
+                // One confirmation would confirm all of them.
+                let what = format!("{names} are reached by {subject} only, so none of them can be confirmed by itself");
+                self.mistakes.push(with_targets(Finding::mistake(what), wave, "cannot roll back").help(help));
+            }
+        }
     }
 
     /// Compares the hosts of a wave with how many it wants, and tells of targets that found `nobody`.
@@ -244,9 +281,9 @@ fn two_machines(name: &HostName, by: &At<Selector>) -> Finding {
         .help("a cloned machine keeps the name of the first: stop one listener, or give it another --hostname")
 }
 
-fn only_with_others(name: &HostName, tier: Tier, by: &At<Selector>) -> Finding {
+fn not_by_name(name: &HostName, tier: Tier, by: &At<Selector>) -> Finding {
     let own = Target::Host(tier, name.clone()).subject();
-    Finding::mistake(format!("the host `{name}` can only be reached together with others"))
+    Finding::mistake(format!("the host `{name}` does not listen on the subject of its name"))
         .at(&by.span, "matched here")
         .help(format!("let its listener listen on a subject of its own as well: --deploy-subject {own}"))
 }
@@ -265,12 +302,6 @@ fn cannot_return(wave: &Wave, hosts: &[FrozenHost]) -> Option<Finding> {
     Some(with_targets(mistake, wave, "too old").help(
         "update them first, in a wave or deployment without a rollback; or write rollback = \"none\" in this wave",
     ))
-}
-
-fn other_tier(name: &HostName, tier: Tier, by: &At<Selector>) -> Finding {
-    Finding::mistake(format!("the host `{name}` answered as a host of {tier}"))
-        .at(&by.span, "named here")
-        .help(format!("write {tier}.{name}, or correct the --tier of its listener"))
 }
 
 fn prod_first(waves: &[Wave], frozen: &[FrozenWave]) -> Option<Finding> {

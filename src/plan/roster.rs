@@ -3,16 +3,16 @@
 use std::collections::BTreeSet;
 
 use crate::places::{ByName, Places};
-use crate::protocol::{HostName, HostReport, Role, Subject, Target, Tier};
+use crate::protocol::{HostAnswer, HostName, HostReport, Role, Sender, Subject, Target, Tier};
 
-/// The hosts that answered, by name and by the subjects that reach them.
+/// The hosts that answered, by tier and name and by the groups that they belong to.
 #[derive(Debug, Clone, Default)]
 pub struct Roster {
     /// Every host once, by name.
-    hosts: Vec<HostReport>,
-    places: Places<HostName>,
-    /// Names under which different machines answered.
-    ambiguous: BTreeSet<HostName>,
+    hosts: Vec<HostAnswer>,
+    places: Places<Sender>,
+    /// Hosts under whose name different machines answered.
+    ambiguous: BTreeSet<Sender>,
     /// Who belongs to what a subject means.
     groups: ByName<Subject, Members>,
 }
@@ -31,30 +31,39 @@ pub(super) fn groups_of(host: &HostReport) -> impl Iterator<Item = Subject> {
     let role = host.role.clone().map(|role| Target::Role(host.tier, role));
     let listed = |group: &Target| host.deploy_subjects.iter().any(|subject| group.is_spelled(subject));
     let groups = role.into_iter().chain([tier]).filter(move |group| !listed(group)).map(|group| group.subject());
-    groups.chain(host.deploy_subjects.iter().cloned())
+    // What a host says of other hosts, roles and tiers than its own means nothing.
+    let is_its_own = |subject: &&Subject| match subject.target() {
+        Ok(Target::All(tier)) => tier == host.tier,
+        Ok(Target::Role(tier, role)) => tier == host.tier && Some(&role) == host.role.as_ref(),
+        Ok(Target::Host(tier, name)) => (tier, &name) == (host.tier, &host.hostname),
+        Ok(Target::Custom(_)) => true,
+        Err(_) => false,
+    };
+    groups.chain(host.deploy_subjects.iter().filter(is_its_own).cloned().collect::<Vec<_>>())
+}
+
+fn sender_of(report: &HostReport) -> Sender {
+    Sender { tier: report.tier, host: report.hostname.clone() }
 }
 
 impl Roster {
-    /// Sorts the answers of a roll call. The same answer may come more than once; of several under one name the first counts.
-    pub fn new(mut reports: Vec<HostReport>) -> Self {
-        reports.sort_by_cached_key(|report| report.hostname.clone());
+    /// Sorts the answers of a roll call. The same answer may come more than once; of several of one host the first counts.
+    pub fn new(mut answers: Vec<HostAnswer>) -> Self {
+        answers.sort_by_cached_key(|answer| (answer.report.hostname.clone(), answer.report.tier));
         let mut roster = Self::default();
-        for (place, same_name) in reports.chunk_by(|one, next| one.hostname == next.hostname).enumerate() {
-            for report in same_name {
-                for subject in groups_of(report) {
-                    roster.add_member(subject, place);
-                }
+        let is_same = |one: &HostAnswer, other: &HostAnswer| sender_of(&one.report) == sender_of(&other.report);
+        for (place, same_host) in answers.chunk_by(is_same).enumerate() {
+            let [HostAnswer { report: first, .. }, others @ ..] = same_host else { continue };
+            for subject in groups_of(first) {
+                roster.add_member(subject, place);
             }
-            if let [first, others @ ..] = same_name {
-                roster.places.insert(first.hostname.clone(), place);
-                let is_other = |other: &HostReport| (other.tier, &other.machine) != (first.tier, &first.machine);
-                if others.iter().any(is_other) {
-                    roster.ambiguous.insert(first.hostname.clone());
-                }
+            roster.places.insert(sender_of(first), place);
+            if others.iter().any(|other| other.report.is_of_another_machine(first)) {
+                roster.ambiguous.insert(sender_of(first));
             }
         }
-        reports.dedup_by(|next, one| next.hostname == one.hostname);
-        roster.hosts = reports;
+        answers.dedup_by(|next, one| is_same(next, one));
+        roster.hosts = answers;
         roster
     }
 
@@ -66,14 +75,25 @@ impl Roster {
         }
     }
 
-    /// What a host said of itself, when it answered.
-    pub fn host(&self, name: &HostName) -> Option<&HostReport> {
-        self.places.place(name).and_then(|place| self.hosts.get(place))
+    /// What a host of this tier said of itself, when it answered.
+    pub fn host(&self, tier: Tier, name: &HostName) -> Option<&HostReport> {
+        self.answer(tier, name).map(|answer| &answer.report)
+    }
+
+    /// The same, with whether it is proved that this host said it.
+    pub fn answer(&self, tier: Tier, name: &HostName) -> Option<&HostAnswer> {
+        let place = self.places.place(&Sender { tier, host: name.clone() })?;
+        self.hosts.get(place)
+    }
+
+    /// Whether a host of this name answered, in whatever tier.
+    pub fn knows(&self, name: &HostName) -> bool {
+        Tier::ALL.iter().any(|tier| self.host(*tier, name).is_some())
     }
 
     /// Every host that answered, by name.
     pub fn hosts(&self) -> impl Iterator<Item = &HostReport> {
-        self.hosts.iter()
+        self.hosts.iter().map(|answer| &answer.report)
     }
 
     /// The roles of a tier's hosts.
@@ -86,31 +106,42 @@ impl Roster {
     pub fn members<'a>(&'a self, subject: &Subject) -> impl Iterator<Item = &'a HostReport> + use<'a> {
         let members = self.groups.get(subject).into_iter();
         let places = members.flat_map(|members| std::iter::once(&members.first).chain(&members.others));
-        places.filter_map(|place| self.hosts.get(*place))
+        places.filter_map(|place| self.hosts.get(*place)).map(|answer| &answer.report)
     }
 
-    /// Whether different machines answered under this name.
-    pub fn is_ambiguous(&self, name: &HostName) -> bool {
-        self.ambiguous.contains(name)
+    /// Whether different machines answered as this host.
+    pub fn is_ambiguous(&self, tier: Tier, name: &HostName) -> bool {
+        self.ambiguous.contains(&Sender { tier, host: name.clone() })
     }
+}
 
-    /// The subject that reaches this host and no other one that answered: the one of its name, if it listens there,
-    /// or one of its others. `None` when there is none.
+/// How requests reach a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Address {
+    /// By the subject of its name, on which no other host listens.
+    Own,
+    /// By this subject, which the plan or command line spells and on which others may listen too.
+    Spelled(Subject),
+    /// Not at all, as far as it says.
+    Nowhere,
+}
+
+impl Address {
+    /// How to reach a host that a target selects.
     ///
-    /// The subjects of a tier or a role are never a host's own, even where only one host answered: others of the group
-    /// may be back when the request is sent. A host that does not say where it listens is taken to follow the rule.
-    pub fn own_subject(&self, host: &HostReport) -> Option<Subject> {
+    /// The subjects that a host lists tell whether it listens on the one of its name, and no more: any other of them may be
+    /// one of somebody else. So one is used only where whoever deploys wrote that very subject. A host that does not say
+    /// where it listens is taken to follow the rule.
+    pub(super) fn of(host: &HostReport, target: &Target) -> Self {
         let usual = Target::Host(host.tier, host.hostname.clone());
-        if host.deploy_subjects.is_empty() {
-            return Some(usual.subject());
+        let subjects = &host.deploy_subjects;
+        if subjects.is_empty() || subjects.iter().any(|subject| usual.is_spelled(subject)) {
+            return Self::Own;
         }
-        let by_name = host.deploy_subjects.iter().filter(|subject| usual.is_spelled(subject));
-        by_name.chain(&host.deploy_subjects).find(|subject| self.is_own(subject)).cloned()
-    }
-
-    fn is_own(&self, subject: &Subject) -> bool {
-        let is_alone = self.groups.get(subject).is_some_and(|members| members.others.is_empty());
-        is_alone && !matches!(subject.target(), Ok(Target::All(_) | Target::Role(..)))
+        match target {
+            Target::Custom(subject) if subjects.contains(subject) => Self::Spelled(subject.clone()),
+            _ => Self::Nowhere,
+        }
     }
 }
 

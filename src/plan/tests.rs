@@ -9,7 +9,7 @@ mod schema;
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme};
 
 use super::{Finding, FrozenPlan, Plan, PlanMistakes, Roster};
-use crate::protocol::HostReport;
+use crate::protocol::{HostAnswer, HostReport};
 
 /// The only alias of these tests.
 fn aliases(variable: &str) -> Option<String> {
@@ -67,7 +67,12 @@ fn listening(text: &str, subjects: &[impl AsRef<str>]) -> HostReport {
 }
 
 fn roster(hosts: &[&str]) -> Roster {
-    Roster::new(hosts.iter().map(|text| host(text)).collect())
+    answered_by(hosts.iter().map(|text| host(text)).collect())
+}
+
+/// These answered, each on a subject of its own.
+fn answered_by(reports: Vec<HostReport>) -> Roster {
+    Roster::new(reports.into_iter().map(|report| HostAnswer { report, proved: true }).collect())
 }
 
 /// The hosts of the demonstration.
@@ -80,7 +85,7 @@ fn waves(frozen: &FrozenPlan) -> String {
     let told = frozen.waves.iter().map(|wave| {
         let hosts = wave.hosts.iter().map(|host| {
             let absent = if host.present { "" } else { "?" };
-            let subject = host.own_subject.as_ref().map(|subject| format!(" ({subject})")).unwrap_or_default();
+            let subject = host.shared_subject.as_ref().map(|subject| format!(" ({subject})")).unwrap_or_default();
             format!(" {}{absent}{subject}", host.hostname)
         });
         format!("{}:{} at once {}\n", wave.name, hosts.collect::<String>(), wave.limits.max_parallel)

@@ -48,6 +48,17 @@ pub enum DiscoveryAnswer {
     Host(Box<HostReport>),
 }
 
+/// What a listener says of its host, and whether it is proved that the host says it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HostAnswer {
+    /// What it says.
+    #[serde(flatten)]
+    pub report: HostReport,
+    /// Whether the answer came on a subject on which no other key may publish. Listeners of the old form answer on one that
+    /// any of them may use.
+    pub proved: bool,
+}
+
 /// What a listener says of its host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostReport {
@@ -160,6 +171,15 @@ impl HostReport {
     /// Whether sending a request of the same id again is a question, and not a second order.
     pub fn knows_ids(&self) -> bool {
         self.has(&Feature::Id)
+    }
+
+    /// Whether another machine says this, which goes by the same name.
+    ///
+    /// A clone has the machine id of the first, but boots by itself; listeners that know nothing of instances have only that id.
+    pub fn is_of_another_machine(&self, other: &Self) -> bool {
+        let differ = |one: Option<&str>, two: Option<&str>| one.zip(two).is_some_and(|(one, two)| one != two);
+        let instances = self.instance.zip(other.instance).is_some_and(|(one, two)| one != two);
+        instances || differ(self.machine.as_deref(), other.machine.as_deref())
     }
 
     /// Whether the listener has this feature.

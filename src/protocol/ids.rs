@@ -9,6 +9,7 @@ use thiserror::Error;
 use uuid::Uuid;
 
 use super::names::HostName;
+use super::subject::Subject;
 use super::text::checked_text;
 
 /// The longest request id that is taken from the wire, in bytes.
@@ -57,9 +58,9 @@ impl RequestIds {
         Uuid::new_v5(&self.secret, format!("{completed}/return").as_bytes()).into()
     }
 
-    /// The id of the one request that goes to a subject that many hosts may listen to.
-    pub fn single(&self) -> RequestId {
-        Uuid::new_v5(&self.secret, b"").into()
+    /// The id of the request that is sent to all hosts that are reached by this subject, at this attempt, counted from 1.
+    pub fn together(&self, subject: &Subject, attempt: u32) -> RequestId {
+        Uuid::new_v5(&self.secret, format!("{subject}/together/{attempt}").as_bytes()).into()
     }
 }
 

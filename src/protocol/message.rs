@@ -87,6 +87,8 @@ pub enum BadRequest {
         reply_to: ReplySubject,
         /// The id of the request, when it had one.
         id: Option<RequestId>,
+        /// Whether each host that hears the request answers on a subject of its own.
+        per_host: bool,
         /// What kind of mistake it is.
         error: ErrorCode,
         /// What is wrong, in words.
@@ -130,9 +132,11 @@ impl Request {
 
         let id = text("id").map(str::parse::<RequestId>);
         let known_id = id.clone().and_then(Result::ok);
+        let per_host = fields.get("per_host") == Some(&Value::Bool(true));
         let reject = |error, message: String| BadRequest::Rejected {
             reply_to: reply_to.clone(),
             id: known_id.clone(),
+            per_host,
             error,
             message,
         };
@@ -169,7 +173,7 @@ impl Request {
             confirm_timeout_s,
             confirmed: fields.get("confirmed") == Some(&Value::Bool(true)),
             returns,
-            per_host: fields.get("per_host") == Some(&Value::Bool(true)),
+            per_host,
             ..Self::new(action, revision, reply_to)
         })
     }
@@ -187,9 +191,39 @@ impl Request {
     /// Where this host answers: on `reply_to`, or, where several hosts hear the request, on a subject of its own below which
     /// no other host may publish.
     pub fn reply_subject(&self, tier: Tier, host: &HostName) -> ReplySubject {
-        let own = || self.reply_to.of_one_host(tier, host, self.id.as_ref()?);
-        self.per_host.then(own).flatten().unwrap_or_else(|| self.reply_to.clone())
+        reply_subject(&self.reply_to, self.id.as_ref().filter(|_| self.per_host), tier, host)
     }
+}
+
+impl BadRequest {
+    /// The same with the place where this host answers, as in [`Request::reply_subject`].
+    pub fn answered_by(self, tier: Tier, host: &HostName) -> Self {
+        match self {
+            Self::Rejected { reply_to, id, per_host, error, message } => {
+                let reply_to = reply_subject(&reply_to, id.as_ref().filter(|_| per_host), tier, host);
+                Self::Rejected { reply_to, id, per_host, error, message }
+            }
+            Self::Unanswerable(why) => Self::Unanswerable(why),
+        }
+    }
+}
+
+/// Where a host answers; `shared` is the id of a request that several hosts hear.
+fn reply_subject(reply_to: &ReplySubject, shared: Option<&RequestId>, tier: Tier, host: &HostName) -> ReplySubject {
+    shared.and_then(|id| reply_to.of_one_host(tier, host, id)).unwrap_or_else(|| reply_to.clone())
+}
+
+/// Whether this is what a `JetStream` stream says to whoever published: `{"stream": …, "seq": …}`. It goes to the reply
+/// subject of what the stream has stored, so it arrives where answers and requests do, and is neither.
+pub fn is_acknowledgement(bytes: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Acknowledgement {
+        #[serde(rename = "stream")]
+        _stream: String,
+        #[serde(rename = "seq")]
+        _seq: u64,
+    }
+    bytes.len() <= MAX_REQUEST_BYTES && serde_json::from_slice::<Acknowledgement>(bytes).is_ok()
 }
 
 /// How far a host is with a request.

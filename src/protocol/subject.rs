@@ -49,6 +49,20 @@ pub struct Sender {
     pub host: HostName,
 }
 
+/// Who may answer on a reply subject, as one host sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// This host alone.
+    Own,
+    /// Any host: the subject has one token, the form that the first listeners know.
+    Shared,
+    /// Any host, by a form that names none with several tokens: a deployer made it that knew of no other way to tell the
+    /// requests of a rollout from each other. Nobody asks for an answer there any more.
+    Outdated,
+    /// Another host, or no host that there could be.
+    Foreign,
+}
+
 /// A subject with `<hostname>`, `<tier>` and `<role>` in the place of what differs between hosts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SubjectTemplate(String);
@@ -174,6 +188,16 @@ impl ReplySubject {
         Self(Subject::joined(&[RESPONSES, tier.as_str(), ".", host.as_str(), ".", roll_call]))
     }
 
+    /// The pattern that receives the answers of a tier's hosts to a roll call.
+    pub fn of_any_host(tier: Tier, roll_call: Uuid) -> String {
+        format!("{RESPONSES}{tier}.*.{roll_call}")
+    }
+
+    /// Where the server says that nobody is there to answer a roll call. No host has the name in it.
+    pub fn of_nobody(tier: Tier, roll_call: Uuid) -> Self {
+        Self(Subject(format!("{RESPONSES}{tier}.{roll_call}.{roll_call}").into()))
+    }
+
     /// The token behind `deploy.responses.` of a subject that has only one.
     pub fn single_token(&self) -> Option<&str> {
         self.as_str().strip_prefix(RESPONSES).filter(|token| !token.contains('.'))
@@ -190,6 +214,20 @@ impl ReplySubject {
     /// Whether this host, and no other, may answer here.
     pub fn is_of(&self, tier: Tier, host: &HostName) -> bool {
         sender_and_rest(self.as_str()).is_some_and(|(of, name, _)| of == tier && name == host.as_str())
+    }
+
+    /// Who may answer here, as this host sees it.
+    pub fn place(&self, tier: Tier, host: &HostName) -> Place {
+        let names_a_tier = || {
+            let first = self.as_str().strip_prefix(RESPONSES).and_then(|rest| rest.split('.').next());
+            first.is_some_and(|token| token.parse::<Tier>().is_ok())
+        };
+        match self.single_token() {
+            Some(_) => Place::Shared,
+            None if self.is_of(tier, host) => Place::Own,
+            None if names_a_tier() => Place::Foreign,
+            None => Place::Outdated,
+        }
     }
 }
 
@@ -213,35 +251,6 @@ impl Sender {
     }
 }
 
-/// The reply subjects of one rollout in the form that names no host.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SharedReplies {
-    /// All that comes before the id of a request.
-    prefix: String,
-}
-
-impl SharedReplies {
-    /// The reply subjects of this rollout.
-    pub fn of(rollout: RolloutId) -> Self {
-        Self { prefix: format!("{RESPONSES}{rollout}.") }
-    }
-
-    /// The pattern that receives the answers to every request of the rollout.
-    pub fn pattern(&self) -> String {
-        format!("{}*", self.prefix)
-    }
-
-    /// The reply subject of one request.
-    pub fn to(&self, request: &RequestId) -> ReplySubject {
-        ReplySubject(Subject::joined(&[&self.prefix, request.as_str()]))
-    }
-
-    /// The request that an answer on this subject belongs to, when it is of this rollout.
-    pub fn request_of(&self, subject: &str) -> Option<RequestId> {
-        subject.strip_prefix(self.prefix.as_str())?.parse().ok()
-    }
-}
-
 impl Replies {
     /// The reply subjects of this rollout.
     pub const fn of(rollout: RolloutId) -> Self {
@@ -257,6 +266,11 @@ impl Replies {
     /// The reply subject of a request to one host.
     pub fn to(self, tier: Tier, host: &HostName, request: &RequestId) -> ReplySubject {
         self.below(tier.as_str(), host.as_str(), request.as_str())
+    }
+
+    /// Where listeners of the old form answer a request that several hosts hear.
+    pub fn of_all(self) -> ReplySubject {
+        ReplySubject(Subject(format!("{RESPONSES}{}", self.rollout).into()))
     }
 
     /// Where the server says that nobody listens to a probe of this tier.
@@ -287,6 +301,17 @@ impl Replies {
 /// The subject on which listeners of one tier are asked who is there, beside the one for all tiers.
 pub fn discover_tier(discover: &Subject, tier: Tier) -> Subject {
     Subject::joined(&[discover.as_str(), ".", tier.as_str()])
+}
+
+/// A subject of this tier that no host listens on, to try whether requests may be sent to its hosts.
+pub fn probe(tier: Tier, name: Uuid) -> Subject {
+    Subject(format!("deploy.{tier}.{name}").into())
+}
+
+/// The tier and roll call of a subject that [`operators`] makes.
+pub fn operators_tier(subject: &str, roll_call: Uuid) -> Option<Tier> {
+    let (tier, rest) = subject.strip_prefix(OPERATORS)?.split_once('.')?;
+    (rest.parse::<Uuid>() == Ok(roll_call)).then(|| tier.parse().ok())?
 }
 
 /// The subject on which deployers that run a rollout on this tier answer a roll call.
@@ -475,6 +500,21 @@ mod tests {
         assert_eq!(own.of_one_host(Tier::Prod, &ns1, &"r-1".parse().unwrap()), None);
         assert!(!single.is_of(Tier::Prod, &ns1));
         assert_eq!(single.single_token(), Some("00000000-0000-0000-0000-000000000000"));
+    }
+
+    #[test]
+    fn a_host_tells_its_own_place_from_those_of_others() {
+        let place = |subject: &str| {
+            let subject: ReplySubject = format!("deploy.responses.{subject}").parse().unwrap();
+            subject.place(Tier::Prod, &"ns1".parse().unwrap())
+        };
+        assert_eq!(place("prod.ns1.a"), Place::Own);
+        assert_eq!(place("prod.ns1.a.b"), Place::Own);
+        assert_eq!(place("4f"), Place::Shared);
+        assert_eq!(place("4f.r-1"), Place::Outdated);
+        for foreign in ["prod.ns2.a", "test.ns1.a", "prod.ns1", "prod.ns10.a", "prod.all.a", "test.x"] {
+            assert_eq!(place(foreign), Place::Foreign, "{foreign}");
+        }
     }
 
     proptest! {

@@ -154,8 +154,7 @@ fn fact(page: &Page<'_>, event: &Event) -> Option<Line> {
         | EventKind::Interrupted { .. }
         | EventKind::Connection { .. }
         | EventKind::Anomaly { .. } => page.event(event),
-        EventKind::Joined { .. }
-        | EventKind::TurnedUp { .. }
+        EventKind::TurnedUp { .. }
         | EventKind::AwaitingConfirmation { .. }
         | EventKind::WaveStarted { .. }
         | EventKind::Dispatched { .. }

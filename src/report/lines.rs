@@ -44,10 +44,8 @@ impl<W: Write> Lines<W> {
 
     /// Whether an event is not just a host that repeats what it is at.
     fn is_news(&mut self, event: &Event, summary: &Summary) -> bool {
-        let (EventKind::Joined { host }
-        | EventKind::Dispatched { host: Some(host), .. }
-        | EventKind::Started { host, .. }
-        | EventKind::Retrying { host, .. }) = &event.kind
+        let (EventKind::Dispatched { host, .. } | EventKind::Started { host, .. } | EventKind::Retrying { host, .. }) =
+            &event.kind
         else {
             return true;
         };

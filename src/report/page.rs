@@ -25,7 +25,6 @@ impl Memory {
             EventKind::Begun(_) | EventKind::Resumed => {
                 self.name_width = widest(summary.hosts.iter().map(|host| words::name(&host.name)));
             }
-            EventKind::Joined { host } => self.name_width = self.name_width.max(columns(words::name(host))),
             EventKind::Baking { remaining, .. } => self.bake_ends_at = event.at.checked_add(*remaining).ok(),
             _ => {}
         }
@@ -101,12 +100,9 @@ impl<'a> Page<'a> {
             EventKind::Resumed => Some(self.resumed()),
             EventKind::AwaitingConfirmation { wave } => self.wave(Waits, *wave, "asks first"),
             EventKind::WaveStarted { wave } => self.wave_started(*wave),
-            EventKind::Joined { host } => Some(self.host(UnderWay, host, "sent", None, "")),
-            // Of the hosts of a deployment each one is told of when it joins.
-            EventKind::Dispatched { .. } if words::is_deployment(self.rollout) => None,
             EventKind::Dispatched { host, attempt, .. } => {
                 let again = if *attempt > 1 { format!("attempt {attempt}") } else { String::new() };
-                host.as_ref().map(|host| self.host(UnderWay, host, "sent", None, &again))
+                Some(self.host(UnderWay, host, "sent", None, &again))
             }
             EventKind::Started { host, .. } => {
                 self.summary.host(host).map(|view| self.host_at(UnderWay, view, event.at, ""))

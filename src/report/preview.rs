@@ -23,7 +23,6 @@ pub fn preview(rollout: &Rollout, warnings: &[String], width: usize) -> String {
     let mut notes: Vec<String> = warnings.iter().map(|warning| format!("⚠ warning: {}", first_line(warning))).collect();
     notes.extend(absent(rollout));
     notes.extend(current(rollout));
-    notes.extend(unresolved(rollout));
     notes.push(counting(rollout));
     let notes = notes.iter().flat_map(|note| {
         let lines = wrap(note.split_whitespace(), width.saturating_sub(4));
@@ -203,13 +202,6 @@ fn current(rollout: &Rollout) -> Option<String> {
         1 => Some(format!("{} already runs {}.", words::names(&hosts), commit.short())),
         _ => Some(format!("{} already run {}.", words::names(&hosts), commit.short())),
     }
-}
-
-/// Who finds the commit, where that could not be done before.
-fn unresolved(rollout: &Rollout) -> Option<String> {
-    let first = rollout.plan.hosts().next().filter(|_| rollout.is_unresolved())?;
-    let (host, asked) = (words::name(&first.hostname), &rollout.asked);
-    Some(format!("{host} goes first and finds the commit of {asked}; all others are sent that one."))
 }
 
 fn counting(rollout: &Rollout) -> String {

@@ -15,7 +15,9 @@ use crate::plan::{CONFIRM_TIMEOUT, FrozenHost, FrozenPlan, FrozenWave, Groups, L
 use crate::protocol::{
     Action, Commit, ErrorCode, HostName, Phase, RequestId, RequestIds, Response, RolloutId, Status, Tier,
 };
-use crate::rollout::{Event, EventKind, HostOutcome, Outcome, Rollout, SkipCause, Summary, WaveIndex, WaveVerdict};
+use crate::rollout::{
+    Event, EventKind, HostOutcome, Outcome, PlanSource, Rollout, SkipCause, Summary, WaveIndex, WaveVerdict,
+};
 
 pub(super) const OLD: &str = "a91be77a91be77a91be77a91be77a91be77a91be";
 pub(super) const NEW: &str = "8c1f0e28c1f0e28c1f0e28c1f0e28c1f0e28c1f0";
@@ -41,7 +43,7 @@ pub(super) fn wave(name: &str, hosts: &[&str]) -> FrozenWave {
     let host = |host: &&str| FrozenHost {
         hostname: host.parse().unwrap(),
         tier: if host.starts_with("test") { Tier::Test } else { Tier::Prod },
-        own_subject: None,
+        shared_subject: None,
         present: true,
         knows_ids: true,
         can_return: true,
@@ -79,9 +81,14 @@ pub(super) fn rollout(name: &str, waves: Vec<FrozenWave>) -> Rollout {
         asked: "main".parse().unwrap(),
         revision: commit(NEW).into(),
         subject: Some("flake: bump nixpkgs".to_owned()),
-        source: None,
+        source: Some(PlanSource { path: format!("/plans/{name}.toml"), digest: "0".to_owned() }),
         plan: FrozenPlan { name: name.to_owned(), waves, left_out: BTreeSet::new() },
     }
+}
+
+/// A single deployment, of which no plan was written down.
+pub(super) fn deployment(name: &str, wave: FrozenWave) -> Rollout {
+    Rollout { source: None, ..rollout(name, vec![wave]) }
 }
 
 /// The rollout of the demo: test1 and test2, then ns1 and ns2 one after the other, then jelly and sonos.
@@ -182,7 +189,7 @@ impl Story {
     }
 
     pub(super) fn sent(&mut self, host: &str) -> &mut Self {
-        self.event(EventKind::Dispatched { host: Some(name(host)), request: request(1), attempt: 1 })
+        self.event(EventKind::Dispatched { host: name(host), request: request(1), attempt: 1 })
     }
 
     pub(super) fn at(&mut self, host: &str, phase: Phase) -> &mut Self {

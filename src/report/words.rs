@@ -20,9 +20,9 @@ const RETURNED: &str = "returned to what ran before";
 /// More names than this are counted instead of listed.
 const MAX_NAMES: usize = 8;
 
-/// Whether this is a single request to a subject, whose hosts become known only while it goes on.
+/// Whether no plan was written down for this: it is a single deployment, whose one wave is nothing to speak of.
 pub(super) fn is_deployment(rollout: &Rollout) -> bool {
-    matches!(rollout.plan.waves.as_slice(), [wave] if wave.hosts.is_empty())
+    rollout.source.is_none()
 }
 
 /// What is deployed: `main -> 8c1f0e2`, or just one of both where there is no other.
@@ -204,7 +204,6 @@ pub(super) const fn skipped(cause: SkipCause) -> &'static str {
         SkipCause::EarlierWave => "an earlier wave did not succeed",
         SkipCause::Interrupt => "interrupted",
         SkipCause::NotConfirmed => "not confirmed",
-        SkipCause::Unresolved => "no commit to deploy",
         SkipCause::Disconnected => "no connection",
     }
 }
@@ -215,7 +214,8 @@ pub(super) fn cause(cause: &Cause) -> String {
         Cause::TooManyFailures { failures, max_failures } => format!("{failures} failed, {max_failures} may fail"),
         Cause::TooFewCompleted { completed, min_hosts } => format!("{completed} completed, at least {min_hosts} must"),
         Cause::CheckFailed { reason } => format!("its check says: {}", first_line(reason)),
-        Cause::Unresolved => "its first host did not find the commit that all others would have been sent".to_owned(),
+        Cause::Unknown => "a cause that this version does not know".to_owned(),
+        Cause::TwoMachines { host } => format!("two machines answer to the name {}", name(host)),
         Cause::Disconnected => "no connection for longer than a host may take".to_owned(),
     }
 }
@@ -230,7 +230,12 @@ pub(super) fn anomaly(host: &HostName, anomaly: &Anomaly, summary: &Summary) -> 
     match anomaly {
         Anomaly::Late { status } => format!("{name} said '{status}' too late{counted}"),
         Anomaly::Conflict { status } => format!("{name} said '{status}' after its final word{counted}"),
-        Anomaly::Impostor { said } => format!("{said} answered for {name}; that does not count"),
+        Anomaly::Impostor { said, tier: None } => format!("{said} answered for {name}; that does not count"),
+        Anomaly::Impostor { said, tier: Some(tier) } => {
+            format!("{said} of {tier} answered for {name}; that does not count")
+        }
+        Anomaly::AnotherRequest => format!("{name} answered about another request; that does not count"),
+        Anomaly::TwoMachines => format!("two machines answer to the name {name}: stop one listener, or rename it"),
     }
 }
 

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::plan::FrozenPlan;
-use crate::protocol::{Commit, HostName, Phase, RequestId, RequestIds, Response, Revision, RolloutId, Status};
+use crate::protocol::{Commit, HostName, Phase, RequestId, RequestIds, Response, Revision, RolloutId, Status, Tier};
 
 /// Something that happened, and when by the operator's clock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,11 +28,6 @@ pub enum EventKind {
     Begun(Arc<Rollout>),
     /// The rollout is taken up again where it was left. What is not completed and not in flight is to be done anew.
     Resumed,
-    /// A host turned out to be reached by the subject of a deployment that has no plan.
-    Joined {
-        /// The host.
-        host: HostName,
-    },
     /// The operator is asked whether the wave may begin.
     AwaitingConfirmation {
         /// The wave.
@@ -45,9 +40,8 @@ pub enum EventKind {
     },
     /// A request is about to be published.
     Dispatched {
-        /// The host that it is for; none when it goes to a subject that many may listen to.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        host: Option<HostName>,
+        /// The host that it is for.
+        host: HostName,
         /// Its id.
         request: RequestId,
         /// How many requests the host has been sent with this one.
@@ -145,7 +139,8 @@ pub enum EventKind {
         /// Which of both.
         state: Connection,
     },
-    /// A host has found the commit of the revision that was asked for: every request from here on carries it.
+    /// A host has found the commit, which every later request carries. Only records of earlier versions have this: today a
+    /// host never chooses the commit of others.
     Resolved {
         /// The host, which was asked before all others.
         host: HostName,
@@ -222,8 +217,7 @@ pub struct Rollout {
     pub operator: String,
     /// What was asked for: a branch, tag or commit.
     pub asked: Revision,
-    /// What every request carries: a commit, unless it is left to the first host of the plan to find it. That host is
-    /// sent the branch or tag, and all others the commit that it names.
+    /// What every request carries: a commit wherever it is known, else the branch or tag, which each host looks up for itself.
     pub revision: Revision,
     /// The first line of the commit's message, where it could be had.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -270,7 +264,8 @@ pub enum HostOutcome {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SkipCause {
-    /// Too many hosts of its wave had failed.
+    /// Too many hosts of its wave had failed. Earlier versions also halted a wave whose first host named no commit.
+    #[serde(alias = "unresolved")]
     WaveHalted,
     /// An earlier wave did not succeed.
     EarlierWave,
@@ -280,8 +275,6 @@ pub enum SkipCause {
     NotConfirmed,
     /// The connection to the bus was gone for longer than a host may take.
     Disconnected,
-    /// The host that was to find the commit did not name one.
-    Unresolved,
 }
 
 /// Why a wave failed.
@@ -309,8 +302,14 @@ pub enum Cause {
     },
     /// The connection to the bus was gone for longer than a host may take.
     Disconnected,
-    /// The host that was to find the commit did not name one.
-    Unresolved,
+    /// A host of an earlier wave that had completed turned out to be two machines.
+    TwoMachines {
+        /// The name that both go by.
+        host: HostName,
+    },
+    /// A cause that only another version of this program knows.
+    #[serde(other)]
+    Unknown,
 }
 
 /// What has become of a wave.
@@ -377,11 +376,18 @@ pub enum Anomaly {
         /// The second one.
         status: Status,
     },
-    /// Another host answered in its place.
+    /// Another host answered in its place: by the subject of the answer, or by the name in it.
     Impostor {
         /// The name under which it answered.
         said: HostName,
+        /// Its tier, where that is another one than the host's.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tier: Option<Tier>,
     },
+    /// The answer names another request than the one on whose subject it came, or none although the listener supports ids.
+    AnotherRequest,
+    /// Two machines answer under its name, so nobody knows what became of either: the host has failed.
+    TwoMachines,
 }
 
 impl Rollout {
@@ -390,15 +396,9 @@ impl Rollout {
         &self.plan.name
     }
 
-    /// Whether no host has named the commit yet that all others are to be sent.
-    pub fn is_unresolved(&self) -> bool {
-        !self.revision.is_commit()
-    }
-
     /// The longest that it can take while the bus is connected and no answer to a question is awaited.
     pub fn longest(&self) -> Duration {
-        let first = if self.is_unresolved() { self.plan.longest_first_host() } else { Duration::ZERO };
-        first + self.plan.longest()
+        self.plan.longest()
     }
 }
 

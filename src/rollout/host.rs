@@ -3,8 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use uuid::Uuid;
+
 use super::event::{Anomaly, EventKind, HostOutcome};
-use crate::protocol::{HostName, Phase, RequestId, Response, Status};
+use crate::plan::FrozenHost;
+use crate::protocol::{HostName, Phase, RequestId, Response, Sender, Status};
 
 /// How long after a reconnect a host is asked again that nobody seemed to be there for: its listener is reconnecting too.
 pub(super) const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -129,9 +132,70 @@ pub(super) fn keep(mut response: Arc<Response>, host: &HostName, request: Option
     response
 }
 
-/// What is wrong with an answer, by the name under which it was given.
-pub(super) fn impostor(asked: &HostName, response: &Response) -> Option<Anomaly> {
-    (response.hostname != *asked).then(|| Anomaly::Impostor { said: response.hostname.clone() })
+/// What is wrong with an answer about a request to this host, by who published it and by what it says of itself.
+///
+/// The subject proves who published an answer, and what the answer says must agree. A listener without request ids is excused
+/// from naming one, until an answer to this request did.
+pub(super) fn unexpected(
+    asked: &FrozenHost,
+    request: &RequestId,
+    from: &Sender,
+    response: &Response,
+    names_ids: bool,
+) -> Option<Anomaly> {
+    let impostor = |said: &HostName| {
+        let tier = (from.tier != asked.tier).then_some(from.tier);
+        Some(Anomaly::Impostor { said: said.clone(), tier })
+    };
+    if from.tier != asked.tier || from.host != asked.hostname {
+        return impostor(&from.host);
+    }
+    if response.hostname != asked.hostname {
+        return impostor(&response.hostname);
+    }
+    let is_about_it = response.id.as_ref().map_or(!names_ids, |id| id == request);
+    (!is_about_it).then_some(Anomaly::AnotherRequest)
+}
+
+/// The machines that answer one request, told apart by their boot.
+///
+/// A machine that reboots answers as another instance afterwards, and never again as the one it was. So an instance that
+/// speaks again after another one did is a second machine of the same name, and so is one whose final differs.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Instances {
+    latest: Option<Uuid>,
+    earlier: Vec<Uuid>,
+    final_by: Option<(Uuid, Arc<Response>)>,
+}
+
+/// A machine reboots at most so often while it is deployed. With more, the oldest are forgotten.
+const MAX_INSTANCES: usize = 4;
+
+impl Instances {
+    /// Takes notice of an answer, and returns whether it proves that two machines answer.
+    pub(super) fn are_two_machines(&mut self, response: &Arc<Response>) -> bool {
+        let Some(instance) = response.instance else {
+            return false;
+        };
+        if self.earlier.contains(&instance) {
+            return true;
+        }
+        if let Some(before) = self.latest.replace(instance).filter(|before| *before != instance) {
+            self.earlier.truncate(MAX_INSTANCES - 1);
+            self.earlier.insert(0, before);
+        }
+        if !response.status.is_final() {
+            return false;
+        }
+        let (first, said) = self.final_by.get_or_insert_with(|| (instance, Arc::clone(response)));
+        *first != instance && !is_same_final(said, response)
+    }
+}
+
+/// Whether a final only repeats another one. A listener may say it again at another time, and cut its log differently.
+fn is_same_final(one: &Response, other: &Response) -> bool {
+    let content = |response: &Response| Response { instance: None, at: None, log_tail: Vec::new(), ..response.clone() };
+    content(one) == content(other)
 }
 
 /// What is wrong with an answer that came after the host was final. The first final stands; repeating it is no harm, and

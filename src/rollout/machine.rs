@@ -7,8 +7,9 @@
 mod hosts;
 mod latecomers;
 mod outside;
-mod resolving;
 mod returning;
+mod shared;
+mod twins;
 mod waves;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -20,13 +21,13 @@ use jiff::Timestamp;
 
 use self::latecomers::Latecomers;
 use self::returning::Return;
-use super::event::{Connection, Event, EventKind, HostOutcome, Interrupt, Outcome, Rollout, SkipCause};
-use super::host::{Flight, Patience};
+use super::event::{Cause, Connection, Event, EventKind, HostOutcome, Interrupt, Outcome, Rollout, SkipCause};
+use super::host::{Flight, Instances, Patience};
 use super::summary::{HostState, HostView, Summary};
-use super::{Effect, Executor, Input};
+use super::{Effect, Input};
 use crate::places::Places;
 use crate::plan::{FrozenHost, FrozenWave};
-use crate::protocol::{RequestId, Response, SharedReplies};
+use crate::protocol::{Replies, RequestId, Response};
 
 /// How much later than its accept timeout a host may still take a request: clocks of a fleet differ by this much.
 pub const CLOCK_DIFFERENCE: Duration = Duration::from_mins(2);
@@ -40,7 +41,7 @@ const PREPARED: usize = if cfg!(test) { 3 } else { 512 };
 pub struct Machine {
     rollout: Arc<Rollout>,
     epoch: Timestamp,
-    replies: SharedReplies,
+    replies: Replies,
     hosts: Vec<Host>,
     /// Where in `hosts` each wave lies.
     ranges: Vec<Range<usize>>,
@@ -72,6 +73,11 @@ struct Host {
     /// How many of its ids it has been sent requests under that are of no use any more.
     spent_ids: u32,
     anomalies: u8,
+    /// Whether an answer to its last request named that, so that all have to.
+    names_ids: bool,
+    instances: Instances,
+    /// Whether two machines go by its name.
+    is_contested: bool,
     /// Whether it was asked to return to what it ran before.
     is_sent_back: bool,
 }
@@ -117,6 +123,8 @@ struct Tally {
     last_final_at: Duration,
     /// Why nothing more is sent in this wave.
     halted: Option<SkipCause>,
+    /// Why the wave fails whatever becomes of its hosts.
+    doomed: Option<Cause>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -186,7 +194,7 @@ impl Machine {
         });
         Self {
             epoch,
-            replies: SharedReplies::of(rollout.id),
+            replies: Replies::of(rollout.id),
             hosts,
             ranges: ranges.collect(),
             by_request: Places::default(),
@@ -268,13 +276,15 @@ impl Machine {
     }
 }
 
-impl Executor for Machine {
-    fn handle(&mut self, now: Duration, input: Input) {
+impl Machine {
+    /// Takes notice of something that happened.
+    pub fn handle(&mut self, now: Duration, input: Input) {
         if self.outcome.is_some() {
             return;
         }
         match input {
-            Input::Response { request, response } => self.respond(now, &request, response),
+            Input::Response { from, request, response } => self.respond(now, &from, &request, response),
+            Input::OldResponse(response) => self.respond_in_old_form(now, response),
             Input::NoResponders { request } => self.no_responders(now, &request),
             Input::AnswersLost => self.answers_lost(now),
             Input::Connection(Connection::Down) => self.disconnected(now),
@@ -283,12 +293,12 @@ impl Executor for Machine {
             Input::CheckDone(result) => self.checked(now, result),
             Input::Interrupt(how) => self.interrupted(now, how),
             Input::Present(report) => self.present(now, &report),
-            Input::RollCallOver => {}
         }
         self.advance(now);
     }
 
-    fn handle_deadline(&mut self, now: Duration) {
+    /// Takes notice that the time that [`Self::deadline`] named has come.
+    pub fn handle_deadline(&mut self, now: Duration) {
         if self.outcome.is_some() {
             return;
         }
@@ -306,7 +316,8 @@ impl Executor for Machine {
         self.advance(now);
     }
 
-    fn deadline(&self) -> Option<Duration> {
+    /// When [`Self::handle_deadline`] wants to be called, if nothing happens before.
+    pub fn deadline(&self) -> Option<Duration> {
         if self.outcome.is_some() {
             return None;
         }
@@ -322,20 +333,25 @@ impl Executor for Machine {
         }
     }
 
-    fn poll_effect(&mut self) -> Option<Effect> {
+    /// The next thing to do, in order. To be drained after each call of `handle` and `handle_deadline`.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
         self.effects.pop_front()
     }
 
-    fn prepare_more(&mut self, now: Duration) {
+    /// Prepares more.
+    pub fn prepare_more(&mut self, now: Duration) {
         self.advance(now);
     }
 
-    fn has_more(&self) -> bool {
+    /// Whether there is more to do at once than was prepared. Until [`Self::prepare_more`] is called for it, what is there
+    /// already can be done.
+    pub fn has_more(&self) -> bool {
         let is_running = self.outcome.is_none() && matches!(self.stage, Stage::Running);
-        is_running && self.tally.in_flight < self.window() && self.next_to_send().is_some()
+        is_running && self.tally.in_flight < self.wave().limits.max_parallel && self.next_to_send().is_some()
     }
 
-    fn outcome(&self) -> Option<Outcome> {
+    /// How it ended, once it has.
+    pub fn outcome(&self) -> Option<Outcome> {
         self.outcome
     }
 }
@@ -349,6 +365,9 @@ impl Host {
             attempts: 0,
             spent_ids: 0,
             anomalies: 0,
+            names_ids: false,
+            instances: Instances::default(),
+            is_contested: false,
             is_sent_back: false,
         }
     }

@@ -13,7 +13,7 @@ use crate::protocol::{Commit, HostName, Phase, RequestId, Response};
 /// The state of a rollout after the events that it was shown.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Summary {
-    /// What the rollout is about; none before it has begun. Once a host has found the commit, it is in here.
+    /// What the rollout is about; none before it has begun.
     pub rollout: Option<Arc<Rollout>>,
     /// When it began.
     pub began_at: Option<Timestamp>,
@@ -156,7 +156,6 @@ impl Summary {
         match &event.kind {
             EventKind::Begun(rollout) => self.begin(event.at, rollout),
             EventKind::Resumed => self.resume(),
-            EventKind::Joined { host } => self.join(host),
             EventKind::AwaitingConfirmation { wave } => self.wave_is(*wave, WaveState::AwaitingConfirmation),
             EventKind::WaveStarted { wave } => {
                 self.wave_is(*wave, WaveState::Running);
@@ -164,7 +163,7 @@ impl Summary {
                     view.began_at = Some(event.at);
                 }
             }
-            EventKind::Dispatched { host: Some(host), request, attempt } => {
+            EventKind::Dispatched { host, request, attempt } => {
                 if let Some(view) = self.host_mut(host) {
                     view.state = HostState::Dispatched;
                     view.request = Some(request.clone());
@@ -215,14 +214,19 @@ impl Summary {
                 }
             }
             EventKind::Interrupted { how } => self.interrupt = self.interrupt.max(Some(*how)),
-            EventKind::Dispatched { host: None, .. } | EventKind::Connection { .. } => {}
+            EventKind::Connection { .. } => {}
             EventKind::Resolved { revision, .. } => {
                 if let Some(rollout) = &mut self.rollout {
                     Arc::make_mut(rollout).revision = revision.clone().into();
                 }
             }
             EventKind::TurnedUp { host, wave } => _ = self.turned_up.insert(host.clone(), *wave),
-            EventKind::Anomaly { host, anomaly } => self.anomalies.push((host.clone(), anomaly.clone())),
+            EventKind::Anomaly { host, anomaly } => {
+                self.anomalies.push((host.clone(), anomaly.clone()));
+                if *anomaly == Anomaly::TwoMachines {
+                    self.take_back(host);
+                }
+            }
             EventKind::Ended { outcome } => {
                 self.outcome = Some(*outcome);
                 self.ended_at = Some(event.at);
@@ -331,14 +335,15 @@ impl Summary {
         self.completed.retain(|place| hosts.get(*place).is_some_and(|host| host.state != HostState::Pending));
     }
 
-    /// A host that became known after the one request for all had been sent.
-    fn join(&mut self, name: &HostName) {
-        self.add(name.clone(), WaveIndex(0), self.hosts.len());
-        let sent_at = self.began_at;
-        if let Some(view) = self.host_mut(name) {
-            view.state = HostState::Dispatched;
-            view.sent_at = sent_at;
-            view.attempts = 1;
+    /// A host that had completed turned out to be two machines.
+    fn take_back(&mut self, name: &HostName) {
+        let Some(place) = self.place(name) else { return };
+        if let Some(view) = self.hosts.get_mut(place)
+            && view.state == HostState::Final(HostOutcome::Completed)
+        {
+            view.state = HostState::Final(HostOutcome::Failed);
+            view.spend_id(HostOutcome::Failed);
+            self.completed.retain(|completed| *completed != place);
         }
     }
 

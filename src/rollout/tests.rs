@@ -2,7 +2,6 @@
 
 mod commit_invariants;
 mod crash;
-mod deployment;
 mod drive;
 mod fixture;
 mod host_invariants;

@@ -16,7 +16,6 @@ mod nothing_sent;
 mod operators;
 mod outages;
 mod output;
-mod resolve_on_host;
 mod resume;
 mod rollback;
 mod selection;

@@ -10,7 +10,9 @@ mod generations;
 mod operator;
 mod stand_in;
 
+mod answers;
 mod apply;
+mod attacks;
 mod deploy;
 mod harness;
 mod history;
@@ -26,6 +28,7 @@ mod runs;
 mod service;
 mod shell;
 mod tidy;
+mod tls;
 mod trouble;
 
 use std::path::Path;

@@ -1,96 +1,374 @@
-//! The authorization block, as a real server understands it.
+//! What a real server makes of the permissions: what must work works, and what must not does not arrive.
+//!
+//! Each list here is written out and not taken from the program, so that a change of the permissions is a change here too.
 
-use async_nats::{Client, Subscriber};
+use async_nats::{Client, StatusCode, Subscriber};
 use futures_util::{FutureExt, StreamExt};
+use homelab_deploy::nats_config::Holder;
 use miette::{IntoDiagnostic, Result, miette};
+use tempfile::TempDir;
+use tokio::task::unconstrained;
+use tokio::time::{Duration, timeout};
 
 use crate::support::keys::Key;
 use crate::support::lab::Lab;
+use crate::support::permissions::Permissions::{self, Compatible, Predecessor, Strict};
+use crate::support::server::Server;
 use crate::support::wait;
 
-const SUBJECTS: [&str; 9] = [
+/// One subject of each kind that there is; `r` is a rollout and `q` a request.
+const SUBJECTS: [&str; 27] = [
     "deploy.test.test1",
+    "deploy.test.test2",
     "deploy.test.all",
+    "deploy.test.role.dns",
     "deploy.prod.ns1",
     "deploy.prod.jelly",
     "deploy.prod.all",
     "deploy.prod.role.dns",
     "deploy.prod.role.media",
-    "deploy.responses.x",
+    "deploy.responses.old",
+    "deploy.responses.prod",
+    "deploy.responses.r.q",
+    "deploy.responses.test.test1.d",
+    "deploy.responses.test.test1.r.q",
+    "deploy.responses.test.ns1.r.q",
+    "deploy.responses.prod.ns1.d",
+    "deploy.responses.prod.ns1.r.q",
+    "deploy.responses.prod.jelly.r.q",
+    "deploy.responses.prod.test1.r.q",
+    "deploy.discover",
+    "deploy.discover.test",
+    "deploy.discover.prod",
+    "deploy.operators.test.d",
+    "deploy.operators.prod.d",
+    "deploy.elsewhere",
+    "elsewhere",
+    "_INBOX.a.b",
+];
+
+/// Subscriptions that hear more than one subject, where they are allowed.
+const WILDCARDS: [&str; 32] = [
+    ">",
+    "*",
+    "*.>",
+    "*.*",
+    "*.*.*",
+    "*.*.*.*.*.*",
+    "deploy.>",
+    "deploy.*",
+    "deploy.*.>",
+    "deploy.*.*",
+    "deploy.*.*.>",
+    "deploy.test.>",
+    "deploy.test.*",
+    "deploy.test.role.*",
+    "deploy.prod.>",
+    "deploy.prod.*",
+    "deploy.*.ns1",
+    "deploy.*.all",
+    "deploy.responses.>",
+    "deploy.responses.*",
+    "deploy.responses.*.>",
+    "deploy.responses.*.*.*.*",
+    "deploy.responses.*.*.r.*",
+    "deploy.responses.*.ns1.>",
+    "deploy.responses.test.>",
+    "deploy.responses.test.*.r.*",
+    "deploy.responses.prod.>",
+    "deploy.responses.prod.*.r.*",
+    "deploy.discover.*",
+    "deploy.operators.>",
+    "deploy.operators.*.*",
+    "_INBOX.>",
+];
+
+/// What the server passes on of what an admin says and hears: all but what is not below `deploy.`.
+const ALL: &[&str] = SUBJECTS.first_chunk::<25>().unwrap();
+
+/// What one key may do.
+struct Expected {
+    permissions: Permissions,
+    who: Who,
+    publishes: &'static [&'static str],
+    hears: &'static [&'static str],
+    /// Subscriptions with a wildcard that must be taken; others may be refused.
+    needs: &'static [&'static str],
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Who {
+    Ns1,
+    Test1,
+    TestDeployer,
+    Admin,
+}
+
+#[rustfmt::skip]
+const EXPECTED: [Expected; 12] = [
+    Expected {
+        permissions: Strict, who: Who::Ns1,
+        publishes: &["deploy.responses.prod.ns1.d", "deploy.responses.prod.ns1.r.q"],
+        hears: &["deploy.prod.ns1", "deploy.prod.all", "deploy.prod.role.dns", "deploy.discover", "deploy.discover.prod"],
+        needs: &[],
+    },
+    Expected {
+        permissions: Strict, who: Who::Test1,
+        publishes: &["deploy.responses.test.test1.d", "deploy.responses.test.test1.r.q"],
+        hears: &["deploy.test.test1", "deploy.test.all", "deploy.discover", "deploy.discover.test"],
+        needs: &[],
+    },
+    Expected {
+        permissions: Strict, who: Who::TestDeployer,
+        publishes: &[
+            "deploy.test.test1", "deploy.test.test2", "deploy.test.all", "deploy.test.role.dns",
+            "deploy.discover", "deploy.discover.test", "deploy.operators.test.d",
+        ],
+        hears: &[
+            "deploy.responses.test.test1.d", "deploy.responses.test.test1.r.q", "deploy.responses.test.ns1.r.q",
+            "deploy.discover", "deploy.discover.test", "deploy.operators.test.d",
+        ],
+        needs: &["deploy.responses.test.*.r.*"],
+    },
+    Expected { permissions: Strict, who: Who::Admin, publishes: ALL, hears: ALL, needs: ADMIN_NEEDS },
+    Expected {
+        permissions: Compatible, who: Who::Ns1,
+        publishes: &[
+            "deploy.responses.old", "deploy.responses.prod", "deploy.responses.prod.ns1.d",
+            "deploy.responses.prod.ns1.r.q", "deploy.discover",
+        ],
+        hears: &["deploy.prod.ns1", "deploy.prod.all", "deploy.prod.role.dns", "deploy.discover", "deploy.discover.prod"],
+        needs: &[],
+    },
+    Expected {
+        permissions: Compatible, who: Who::Test1,
+        publishes: &[
+            "deploy.responses.old", "deploy.responses.prod", "deploy.responses.test.test1.d",
+            "deploy.responses.test.test1.r.q", "deploy.discover",
+        ],
+        hears: &["deploy.test.test1", "deploy.test.all", "deploy.discover", "deploy.discover.test"],
+        needs: &[],
+    },
+    Expected {
+        permissions: Compatible, who: Who::TestDeployer,
+        publishes: &[
+            "deploy.test.test1", "deploy.test.test2", "deploy.test.all", "deploy.test.role.dns",
+            "deploy.discover", "deploy.discover.test", "deploy.operators.test.d",
+        ],
+        hears: &[
+            "deploy.responses.old", "deploy.responses.prod", "deploy.responses.r.q", "deploy.responses.test.test1.d",
+            "deploy.responses.test.test1.r.q", "deploy.responses.test.ns1.r.q",
+            "deploy.discover", "deploy.discover.test", "deploy.operators.test.d",
+        ],
+        needs: &["deploy.responses.test.*.r.*"],
+    },
+    Expected { permissions: Compatible, who: Who::Admin, publishes: ALL, hears: ALL, needs: ADMIN_NEEDS },
+    Expected {
+        permissions: Predecessor, who: Who::Ns1,
+        publishes: ANSWERS_AND_DISCOVER,
+        hears: &["deploy.prod.ns1", "deploy.prod.all", "deploy.prod.role.dns", "deploy.discover"],
+        needs: &[],
+    },
+    Expected {
+        permissions: Predecessor, who: Who::Test1,
+        publishes: ANSWERS_AND_DISCOVER,
+        hears: &["deploy.test.test1", "deploy.test.all", "deploy.test.role.dns", "deploy.discover"],
+        needs: &[],
+    },
+    Expected {
+        permissions: Predecessor, who: Who::TestDeployer,
+        publishes: &["deploy.test.test1", "deploy.test.test2", "deploy.test.all", "deploy.test.role.dns", "deploy.discover"],
+        hears: ANSWERS_AND_DISCOVER,
+        needs: &["deploy.responses.test.*.r.*"],
+    },
+    Expected { permissions: Predecessor, who: Who::Admin, publishes: ALL, hears: ALL, needs: ADMIN_NEEDS },
+];
+
+/// What an admin's rollout subscribes to.
+const ADMIN_NEEDS: &[&str] =
+    &["deploy.responses.test.*.r.*", "deploy.responses.prod.*.r.*", "deploy.operators.*.*", "deploy.>"];
+
+/// All answers, whoever gives them: the predecessor's example cannot tell them apart.
+const ANSWERS_AND_DISCOVER: &[&str] = &[
+    "deploy.responses.old",
+    "deploy.responses.prod",
+    "deploy.responses.r.q",
+    "deploy.responses.test.test1.d",
+    "deploy.responses.test.test1.r.q",
+    "deploy.responses.test.ns1.r.q",
+    "deploy.responses.prod.ns1.d",
+    "deploy.responses.prod.ns1.r.q",
+    "deploy.responses.prod.jelly.r.q",
+    "deploy.responses.prod.test1.r.q",
     "deploy.discover",
 ];
 
-/// Every user may say and hear this one; what is sent there last is known to come last.
-const DISCOVER: usize = 8;
+/// A server with a user of each kind, and one that the permissions do not concern.
+struct Stage {
+    server: Server,
+    ns1: Key,
+    test1: Key,
+    test_deployer: Key,
+    admin: Key,
+    unbound: Key,
+    // Removed last.
+    _folder: TempDir,
+}
+
+impl Stage {
+    async fn set(permissions: Permissions) -> Result<Self> {
+        let folder = tempfile::tempdir().into_diagnostic()?;
+        let key = |name: &str| Key::generate(folder.path(), name);
+        let listener = |name: &str| name.parse().map(Holder::Listener).into_diagnostic();
+        let [ns1, test1, test_deployer, admin, unbound] =
+            [key("ns1")?, key("test1")?, key("test-deployer")?, key("admin")?, key("unbound")?];
+        let users = [
+            ns1.user(listener("prod.ns1.dns")?),
+            test1.user(listener("test.test1")?),
+            test_deployer.user(Holder::TestDeployer),
+            admin.user(Holder::Admin),
+        ];
+        let block = permissions.authorization(&users)?;
+        let public = unbound.user(Holder::Admin).key;
+        let with_unbound = block.replacen("users = [", &format!("users = [ {{ nkey: \"{public}\" }},"), 1);
+        let server = Server::start_with(&folder.path().join("server"), &with_unbound).await?;
+        Ok(Self { server, ns1, test1, test_deployer, admin, unbound, _folder: folder })
+    }
+
+    async fn connect(&self, who: Who) -> Result<Client> {
+        let key = match who {
+            Who::Ns1 => &self.ns1,
+            Who::Test1 => &self.test1,
+            Who::TestDeployer => &self.test_deployer,
+            Who::Admin => &self.admin,
+        };
+        self.server.connect(key).await
+    }
+
+    /// The subjects on which the server passes on what `who` publishes. The last of `expected` must be among them: it
+    /// shows that all others have been dealt with.
+    async fn publishes(&self, who: Who, expected: &[&str]) -> Result<Vec<String>> {
+        let (user, witness) = (self.connect(who).await?, self.server.connect(&self.unbound).await?);
+        let mut heard = witness.subscribe(">").await.into_diagnostic()?;
+        wait_for_subscription(&witness, &mut heard).await?;
+        for subject in SUBJECTS {
+            user.publish(subject, "".into()).await.into_diagnostic()?;
+        }
+        let last = expected.last().ok_or_else(|| miette!("{who:?} may publish nothing"))?;
+        user.publish((*last).to_owned(), "end".into()).await.into_diagnostic()?;
+        let mut passed = Vec::new();
+        loop {
+            let message = next(&mut heard).await?;
+            match &message.payload[..] {
+                b"" => passed.push(message.subject.to_string()),
+                b"end" => return Ok(passed),
+                _ => {}
+            }
+        }
+    }
+
+    /// What `who` hears of one message on each subject, by subscription: to each subject, and to each of the wildcards,
+    /// once alone and once as a member of a queue group.
+    async fn hears(&self, who: Who) -> Result<Vec<(String, Vec<String>)>> {
+        let (user, speaker) = (self.connect(who).await?, self.server.connect(&self.unbound).await?);
+        let mut subscriptions = Vec::new();
+        for (index, pattern) in SUBJECTS.into_iter().chain(WILDCARDS).enumerate() {
+            let alone = user.subscribe(pattern).await.into_diagnostic()?;
+            let queue = user.queue_subscribe(pattern, format!("q{index}")).await.into_diagnostic()?;
+            subscriptions.extend([(pattern.to_owned(), alone), (format!("{pattern} in a queue group"), queue)]);
+        }
+        // Everyone may hear this one. It comes after all other subscriptions, and its last message after all others.
+        let mut last = user.subscribe("deploy.discover").await.into_diagnostic()?;
+        wait_for_subscription(&speaker, &mut last).await?;
+        for subject in SUBJECTS {
+            speaker.publish(subject, "".into()).await.into_diagnostic()?;
+        }
+        speaker.publish("deploy.discover", "end".into()).await.into_diagnostic()?;
+        while next(&mut last).await?.payload != "end" {}
+        let heard = subscriptions.iter_mut().map(|(pattern, subscription)| {
+            // Unconstrained: the runtime would make a task that has read enough wait, and that looks like silence.
+            let messages = std::iter::from_fn(|| unconstrained(subscription.next()).now_or_never().flatten());
+            let subjects =
+                messages.filter(|message| message.payload.is_empty()).map(|message| message.subject.to_string());
+            (pattern.clone(), subjects.collect())
+        });
+        Ok(heard.collect())
+    }
+}
+
+/// Waits until the server knows a subscription that hears `deploy.discover`.
+async fn wait_for_subscription(speaker: &Client, subscription: &mut Subscriber) -> Result<()> {
+    wait::until("the server knows the subscription", async || {
+        speaker.publish("deploy.discover", "is it there?".into()).await.into_diagnostic()?;
+        let heard = timeout(Duration::from_millis(50), subscription.next()).await;
+        Ok(heard.is_ok_and(|message| message.is_some()).then_some(()))
+    })
+    .await
+}
 
 /// The next message, which must come.
-async fn next(subscription: &mut Subscriber) -> Result<String> {
-    let message = wait::event("a message arrives", subscription.next()).await?;
-    message.map(|message| message.subject.to_string()).ok_or_else(|| miette!("the subscription has ended"))
+async fn next(subscription: &mut Subscriber) -> Result<async_nats::Message> {
+    wait::event("a message arrives", subscription.next()).await?.ok_or_else(|| miette!("the subscription has ended"))
 }
 
-/// Makes sure that the server knows every subscription of `user`: what the user says to itself was sent after them.
-async fn settle(user: &Client, discover: &mut Subscriber) -> Result<()> {
-    user.publish(SUBJECTS[DISCOVER], "".into()).await.into_diagnostic()?;
-    next(discover).await.map(drop)
-}
-
-/// The subjects on which the server passes on what the holder of `key` publishes.
-async fn publishes(lab: &Lab, key: &Key) -> Result<Vec<String>> {
-    let (user, witness) = (lab.server.connect(key).await?, lab.server.connect(&lab.admin).await?);
-    let mut heard = witness.subscribe("deploy.>").await.into_diagnostic()?;
-    settle(&witness, &mut heard).await?;
-    for subject in SUBJECTS {
-        user.publish(subject, "".into()).await.into_diagnostic()?;
+/// Whether a subscription to `pattern` is one to `subject` among others.
+fn matches(pattern: &str, subject: &str) -> bool {
+    let mut tokens = subject.split('.');
+    for part in pattern.split('.') {
+        match (part, tokens.next()) {
+            (">", Some(_)) => return true,
+            ("*", Some(_)) => {}
+            (part, Some(token)) if part == token => {}
+            _ => return false,
+        }
     }
-    let mut passed = Vec::new();
-    while passed.last().is_none_or(|subject| subject != SUBJECTS[DISCOVER]) {
-        passed.push(next(&mut heard).await?);
-    }
-    Ok(passed)
-}
-
-/// The subjects on which the holder of `key` hears what an admin publishes.
-async fn hears(lab: &Lab, key: &Key) -> Result<Vec<String>> {
-    let (user, speaker) = (lab.server.connect(key).await?, lab.server.connect(&lab.admin).await?);
-    let mut subscriptions = Vec::new();
-    for subject in SUBJECTS {
-        subscriptions.push(user.subscribe(subject).await.into_diagnostic()?);
-    }
-    settle(&user, &mut subscriptions[DISCOVER]).await?;
-    for subject in SUBJECTS {
-        speaker.publish(subject, "".into()).await.into_diagnostic()?;
-    }
-    // Once the last one is here, so is all that comes at all.
-    let last = next(&mut subscriptions[DISCOVER]).await?;
-    let others = subscriptions.iter_mut().take(DISCOVER);
-    let heard = others.filter_map(|subscription| subscription.next().now_or_never().flatten());
-    Ok(heard.map(|message| message.subject.to_string()).chain([last]).collect())
+    tokens.next().is_none()
 }
 
 #[tokio::test]
-async fn each_user_may_do_what_its_holder_needs_and_nothing_else() {
-    let hosts = ["prod.ns1.dns", "test.test1"];
-    let lab = Lab::start(super::program(), &hosts).await.unwrap();
-    let (ns1, test1) = (lab.key(&"ns1".parse().unwrap()).unwrap(), lab.key(&"test1".parse().unwrap()).unwrap());
-
-    for host in [ns1, test1] {
-        assert_eq!(publishes(&lab, host).await.unwrap(), ["deploy.responses.x", "deploy.discover"]);
+async fn each_key_publishes_what_it_needs_and_nothing_else() {
+    for permissions in [Strict, Compatible, Predecessor] {
+        let stage = Stage::set(permissions).await.unwrap();
+        for Expected { who, publishes, .. } in EXPECTED.iter().filter(|expected| expected.permissions == permissions) {
+            let passed = stage.publishes(*who, publishes).await.unwrap();
+            assert_eq!(passed, *publishes, "{permissions:?}, {who:?}");
+        }
     }
-    assert_eq!(
-        hears(&lab, ns1).await.unwrap(),
-        ["deploy.prod.ns1", "deploy.prod.all", "deploy.prod.role.dns", "deploy.discover"]
-    );
-    assert_eq!(hears(&lab, test1).await.unwrap(), ["deploy.test.test1", "deploy.test.all", "deploy.discover"]);
+}
 
-    assert_eq!(
-        publishes(&lab, &lab.test_deployer).await.unwrap(),
-        ["deploy.test.test1", "deploy.test.all", "deploy.discover"]
-    );
-    assert_eq!(hears(&lab, &lab.test_deployer).await.unwrap(), ["deploy.responses.x", "deploy.discover"]);
+#[tokio::test]
+async fn each_key_hears_what_it_needs_and_nothing_else_by_whatever_subscription() {
+    for permissions in [Strict, Compatible, Predecessor] {
+        let stage = Stage::set(permissions).await.unwrap();
+        for expected in EXPECTED.iter().filter(|expected| expected.permissions == permissions) {
+            let Expected { who, hears, needs, .. } = expected;
+            for (subscription, heard) in stage.hears(*who).await.unwrap() {
+                let context = format!("{permissions:?}, {who:?}, subscription to {subscription}");
+                let foreign = heard.iter().find(|subject| !hears.contains(&subject.as_str()));
+                assert_eq!(foreign, None, "{context}");
+                let pattern = subscription.split(' ').next().unwrap();
+                if hears.contains(&pattern) || needs.contains(&pattern) {
+                    let all: Vec<&str> = SUBJECTS.into_iter().filter(|subject| matches(pattern, subject)).collect();
+                    assert_eq!(heard, all, "{context}");
+                }
+            }
+        }
+    }
+}
 
-    assert_eq!(publishes(&lab, &lab.admin).await.unwrap(), SUBJECTS);
-    assert_eq!(hears(&lab, &lab.admin).await.unwrap(), SUBJECTS);
+#[tokio::test]
+async fn that_nobody_is_there_arrives_where_answers_are_heard() {
+    for permissions in [Strict, Compatible, Predecessor] {
+        let stage = Stage::set(permissions).await.unwrap();
+        for (who, tier) in [(Who::TestDeployer, "test"), (Who::Admin, "test"), (Who::Admin, "prod")] {
+            let user = stage.connect(who).await.unwrap();
+            let mut answers = user.subscribe(format!("deploy.responses.{tier}.*.r.*")).await.unwrap();
+            let probe = format!("deploy.responses.{tier}.nobody.r.probe");
+            user.publish_with_reply(format!("deploy.{tier}.nobody"), probe.clone(), "".into()).await.unwrap();
+            let answer = next(&mut answers).await.unwrap();
+            assert_eq!((answer.subject.as_str(), answer.status), (probe.as_str(), Some(StatusCode::NO_RESPONDERS)));
+        }
+    }
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use crate::host;
 use crate::operator;
 use crate::stand_in::StandIn;
 use crate::support::lab::Lab;
+use crate::support::permissions::Permissions;
 
 const NS1: &str = "deploy.prod.ns1";
 const DNS: &str = "deploy.prod.role.dns";
@@ -48,6 +49,26 @@ async fn a_deployer_without_ids_is_served_by_the_subject_of_its_request() {
     another.say(NS1, &another.bare_request()).await.unwrap();
     assert_eq!(another.hear_final().await.unwrap()["status"], "completed");
     assert_eq!(lab.fleet.rebuild().calls(&host("ns1")).len(), 2);
+}
+
+/// What the predecessor's documentation says a test deployer does, under the permissions that it documents and under ours
+/// for it.
+#[tokio::test]
+async fn a_test_deployer_of_the_predecessor_works_under_compatible_permissions() {
+    for permissions in [Permissions::Predecessor, Permissions::Compatible] {
+        let mut lab = Lab::start_with(super::program(), &["test.test1"], permissions).await.unwrap();
+        lab.listen_all().await.unwrap();
+        let mut deployer = Deployer::connect_as(&lab, &lab.test_deployer).await.unwrap();
+        deployer.say("deploy.discover", &json!({ "reply_to": deployer.reply_to() })).await.unwrap();
+        let report = deployer.hear().await.unwrap();
+        assert_eq!((&report["hostname"], &report["tier"]), (&json!("test1"), &json!("test")));
+        deployer.say("deploy.test.test1", &deployer.bare_request()).await.unwrap();
+        assert_eq!(
+            statuses(&deployer.hear_out().await.unwrap()),
+            ["accepted", "started", "completed"],
+            "{permissions:?}"
+        );
+    }
 }
 
 #[tokio::test]

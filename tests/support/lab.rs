@@ -1,16 +1,18 @@
 //! Server, keys, repository and fleet together.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use futures_util::stream::select;
 use homelab_deploy::nats_config::{Holder, ListenerName};
 use homelab_deploy::protocol::subject::DISCOVER;
-use homelab_deploy::protocol::{DiscoveryAnswer, DiscoveryRequest, HostName, ReplySubject};
+use homelab_deploy::protocol::{DiscoveryAnswer, HostName, Tier};
 use miette::{IntoDiagnostic, Result, miette};
+use serde_json::json;
 use tempfile::TempDir;
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -18,6 +20,7 @@ use uuid::Uuid;
 use super::flake::Flake;
 use super::fleet::{self, Fleet};
 use super::keys::Key;
+use super::permissions::Permissions;
 use super::server::Server;
 use super::wait;
 
@@ -38,7 +41,7 @@ pub struct Lab {
     pub admin: Key,
     /// May deploy to hosts of the test tier.
     pub test_deployer: Key,
-    hosts: BTreeMap<HostName, (ListenerName, Key)>,
+    hosts: Vec<(ListenerName, Key)>,
     program: PathBuf,
     folder: TempDir,
 }
@@ -47,16 +50,21 @@ impl Lab {
     /// A homelab with `hosts`, each as `<tier>.<host>[.<role>]`. The server runs, the listeners do not yet. `program` is
     /// homelab-deploy.
     pub async fn start(program: &Path, hosts: &[&str]) -> Result<Self> {
+        Self::start_with(program, hosts, Permissions::default()).await
+    }
+
+    /// The same under these permissions.
+    pub async fn start_with(program: &Path, hosts: &[&str], permissions: Permissions) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("homelab-deploy-").tempdir().into_diagnostic()?;
         let path = folder.path();
         fs::create_dir(path.join("operator")).into_diagnostic()?;
         let admin = Key::generate(path, "admin")?;
         let test_deployer = Key::generate(path, "test-deployer")?;
-        let hosts = hosts.iter().map(|text| host(path, text)).collect::<Result<BTreeMap<_, _>>>()?;
+        let hosts = hosts.iter().map(|text| host(path, text)).collect::<Result<Vec<_>>>()?;
 
-        let mut users: Vec<_> = hosts.values().map(|(name, key)| key.user(Holder::Listener(name.clone()))).collect();
+        let mut users: Vec<_> = hosts.iter().map(|(name, key)| key.user(Holder::Listener(name.clone()))).collect();
         users.extend([test_deployer.user(Holder::TestDeployer), admin.user(Holder::Admin)]);
-        let server = Server::start(&path.join("server"), &users).await?;
+        let server = Server::start_with(&path.join("server"), &permissions.authorization(&users)?).await?;
         let flake = Flake::create(&path.join("flake"))?;
         let fleet = Fleet::new(program, &path.join("hosts"), server.url(), &flake.url())?;
         Ok(Self { fleet, server, flake, admin, test_deployer, hosts, program: program.to_owned(), folder })
@@ -72,16 +80,29 @@ impl Lab {
         self.host(host).map(|(_, key)| key)
     }
 
+    /// The key of a host whose name another tier may use as well.
+    pub fn key_in(&self, tier: Tier, host: &HostName) -> Result<&Key> {
+        let mut hosts = self.hosts.iter().filter(|(name, _)| (name.tier, &name.hostname) == (tier, host));
+        hosts.next().map(|(_, key)| key).ok_or_else(|| miette!("the lab has no host {host} in {tier}"))
+    }
+
+    /// Further hosts on this server, whose files are in a folder of this name: machines of a name that is taken, or of one
+    /// that another tier uses as well.
+    pub fn another_fleet(&self, name: &str) -> Result<Fleet> {
+        Fleet::new(&self.program, &self.folder().join(name), self.server.url(), &self.flake.url())
+    }
+
     fn host(&self, host: &HostName) -> Result<&(ListenerName, Key)> {
-        self.hosts.get(host).ok_or_else(|| miette!("the lab has no host {host}"))
+        let known = self.hosts.iter().find(|(name, _)| name.hostname == *host);
+        known.ok_or_else(|| miette!("the lab has no host {host}"))
     }
 
     /// Starts the listeners of all hosts, and waits until each of them answers.
     pub async fn listen_all(&mut self) -> Result<()> {
-        for (name, key) in self.hosts.values() {
+        for (name, key) in &self.hosts {
             self.fleet.start(name, key, &[])?;
         }
-        let hosts = self.hosts.keys().cloned().collect();
+        let hosts = self.hosts.iter().map(|(name, _)| name.hostname.clone()).collect();
         self.until_present(hosts).await
     }
 
@@ -107,12 +128,14 @@ impl Lab {
     /// Calls the roll until every one of `hosts` has answered.
     async fn until_present(&mut self, mut hosts: BTreeSet<HostName>) -> Result<()> {
         let client = self.server.connect(&self.admin).await?;
-        let reply_to = ReplySubject::single(Uuid::new_v4());
-        let mut answers = client.subscribe(reply_to.to_string()).await.into_diagnostic()?;
-        let call = DiscoveryRequest { reply_to, tier: None, per_host: false }.to_bytes();
+        let call = Uuid::new_v4();
+        let old_form = client.subscribe(format!("deploy.responses.{call}")).await.into_diagnostic()?;
+        let own_subjects = client.subscribe(format!("deploy.responses.*.*.{call}")).await.into_diagnostic()?;
+        let mut answers = select(old_form, own_subjects);
+        let question = json!({ "reply_to": format!("deploy.responses.{call}"), "per_host": true }).to_string();
         wait::until("every listener answers the roll call", async || {
             self.fleet.check_alive()?;
-            client.publish(DISCOVER, call.clone().into()).await.into_diagnostic()?;
+            client.publish(DISCOVER, question.clone().into()).await.into_diagnostic()?;
             while let Ok(Some(answer)) = timeout(ROLL_CALL, answers.next()).await {
                 if let DiscoveryAnswer::Host(report) = DiscoveryAnswer::parse(&answer.payload).into_diagnostic()? {
                     hosts.remove(&report.hostname);
@@ -124,9 +147,9 @@ impl Lab {
     }
 }
 
-/// A host and its key, by name.
-fn host(folder: &Path, text: &str) -> Result<(HostName, (ListenerName, Key))> {
+/// A host and its key.
+fn host(folder: &Path, text: &str) -> Result<(ListenerName, Key)> {
     let name: ListenerName = text.parse().into_diagnostic()?;
-    let key = Key::generate(folder, name.hostname.as_str())?;
-    Ok((name.hostname.clone(), (name, key)))
+    let key = Key::generate(folder, &format!("{}.{}", name.tier, name.hostname))?;
+    Ok((name, key))
 }

@@ -30,6 +30,11 @@ impl Process {
         self.child.try_wait().into_diagnostic()
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Asks it to end, as a service manager does: with SIGTERM.
     pub fn terminate(&self) -> Result<()> {
         let pid = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw);

@@ -4,11 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use homelab_deploy::nats_config::{User, authorization};
-use miette::{IntoDiagnostic, Result, WrapErr, bail};
+use async_nats::{Client, ConnectOptions};
+use homelab_deploy::nats_config::User;
+use miette::{IntoDiagnostic, Result, WrapErr, bail, miette};
 use serde::Deserialize;
 
 use super::keys::Key;
+use super::permissions::Permissions;
 use super::process::Process;
 use super::wait;
 
@@ -17,6 +19,7 @@ use super::wait;
 pub struct Server {
     folder: PathBuf,
     url: String,
+    cluster_url: Option<String>,
     /// `None` while it is stopped.
     process: Option<Process>,
 }
@@ -25,22 +28,36 @@ pub struct Server {
 #[derive(Deserialize)]
 struct Ports {
     nats: Vec<String>,
+    #[serde(default)]
+    cluster: Vec<String>,
 }
 
 impl Server {
     /// Starts a server that keeps its files in `folder`, and waits until it takes connections.
     pub async fn start(folder: &Path, users: &[User]) -> Result<Self> {
+        Self::start_with(folder, &Permissions::default().authorization(users)?).await
+    }
+
+    /// Starts a server with this configuration, and waits until it takes connections.
+    pub async fn start_with(folder: &Path, configuration: &str) -> Result<Self> {
         fs::create_dir_all(folder).into_diagnostic()?;
-        fs::write(folder.join("server.conf"), authorization(users).into_diagnostic()?).into_diagnostic()?;
-        let mut server = Self { folder: folder.to_owned(), url: String::new(), process: None };
+        fs::write(folder.join("server.conf"), configuration).into_diagnostic()?;
+        let mut server = Self { folder: folder.to_owned(), url: String::new(), cluster_url: None, process: None };
         // -1 lets the server choose a free port, so that no two tests meet.
-        server.url = server.run("-1").await?;
+        let ports = server.run("-1").await?;
+        server.url = ports.nats.into_iter().next().ok_or_else(|| miette!("the server takes no connections"))?;
+        server.cluster_url = ports.cluster.into_iter().next();
         Ok(server)
     }
 
     /// Where it takes connections; the same after a restart.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Where other servers of its cluster reach it, when its configuration has one.
+    pub fn cluster_url(&self) -> Option<&str> {
+        self.cluster_url.as_deref()
     }
 
     /// Ends it at once, as a power cut would.
@@ -57,14 +74,23 @@ impl Server {
     }
 
     /// A bare connection, for what no well-behaved program says.
-    pub async fn connect(&self, key: &Key) -> Result<async_nats::Client> {
+    pub async fn connect(&self, key: &Key) -> Result<Client> {
+        self.connect_with(key, |options| options).await
+    }
+
+    /// The same with further options.
+    pub async fn connect_with(
+        &self,
+        key: &Key,
+        further: impl FnOnce(ConnectOptions) -> ConnectOptions,
+    ) -> Result<Client> {
         let seed = fs::read_to_string(key.seed_file()).into_diagnostic()?;
-        let options = async_nats::ConnectOptions::with_nkey(seed.trim().to_owned());
+        let options = further(ConnectOptions::with_nkey(seed.trim().to_owned()));
         options.connect(&self.url).await.into_diagnostic().wrap_err("cannot connect to the server")
     }
 
     /// Runs the program until it has said where it takes connections.
-    async fn run(&mut self, port: &str) -> Result<String> {
+    async fn run(&mut self, port: &str) -> Result<Ports> {
         let ports = self.folder.join("ports");
         // A server that was killed has left its file behind.
         fs::remove_dir_all(&ports).ok();
@@ -77,17 +103,16 @@ impl Server {
             if let Some(status) = process.status()? {
                 bail!("nats-server ended with {status}:\n{}", process.output());
             }
-            Ok(first_url(&ports))
+            Ok(read_ports(&ports))
         })
         .await
     }
 }
 
-/// The address in the file below `folder`, once it is there and whole.
-fn first_url(folder: &Path) -> Option<String> {
+/// The addresses in the file below `folder`, once it is there and whole.
+fn read_ports(folder: &Path) -> Option<Ports> {
     let file = fs::read_dir(folder).ok()?.next()?.ok()?;
-    let ports: Ports = serde_json::from_slice(&fs::read(file.path()).ok()?).ok()?;
-    ports.nats.into_iter().next()
+    serde_json::from_slice(&fs::read(file.path()).ok()?).ok()
 }
 
 /// The nats-server to run: the one that `NATS_SERVER` names, else the one that the project's script finds or fetches.

@@ -8,21 +8,21 @@ use clap::Args;
 use miette::Diagnostic;
 use thiserror::Error;
 
-use crate::bus::Bus;
+use crate::cli::carrier::Carrier;
 use crate::cli::confirm;
 use crate::cli::exit::{CommandError, CommandResult, Exit};
+use crate::cli::guards::GuardArgs;
 use crate::cli::operator::{Audience, DisplayArgs};
 use crate::cli::out;
 use crate::cli::preparation::{Preparation, Previewed};
 use crate::cli::runtime::block_on;
-use crate::cli::session::{Record, Session};
-use crate::clock;
+use crate::operator::Progress;
 use crate::operator::detach::Background;
 use crate::operator::journal::{Journal, JournalError, Journals, Recorded};
 use crate::operator::plan_file::has_changed;
 use crate::protocol::RolloutId;
 use crate::report;
-use crate::rollout::{Machine, Outcome, Rollout, Summary};
+use crate::rollout::{Outcome, Rollout, Summary};
 
 #[derive(Debug, Args)]
 #[command(mut_arg("plan", |plan| plan.required(true)))]
@@ -42,13 +42,8 @@ pub(in crate::cli) struct Apply {
     #[arg(long, short, env = "HOMELAB_DEPLOY_YES")]
     yes: bool,
 
-    /// Start although another operator's rollout is under way; hosts that are busy with that one will reject this one
-    #[arg(long, env = "HOMELAB_DEPLOY_FORCE")]
-    force: bool,
-
-    /// Deploy although hosts run a later commit than this one
-    #[arg(long, env = "HOMELAB_DEPLOY_ALLOW_DOWNGRADE")]
-    allow_downgrade: bool,
+    #[command(flatten)]
+    guards: GuardArgs,
 
     /// Take up a rollout where it was left: the one with this id, or the last that is not done
     #[arg(long, value_name = "ID", num_args = 0..=1, default_missing_value = "")]
@@ -77,12 +72,16 @@ enum ApplyError {
     #[error("the journal does not say what the rollout is about")]
     #[diagnostic(help("it ended before anything was recorded, and so nothing was sent: start anew"))]
     Empty,
+    #[error("rollout {} has no commit: an earlier version left it to the first host to find one", .0.short())]
+    #[diagnostic(help("a host never chooses the commit of others: start anew with `homelab-deploy apply`"))]
+    NeverResolved(RolloutId),
     #[error("this process was not given the journal that it is to go on with: {0}")]
     NoJournal(#[source] io::Error),
 }
 
 impl Plan {
     pub(in crate::cli) fn run(self) -> CommandResult {
+        self.preparation.refuse_what_is_gone()?;
         block_on(async {
             let previewed = self.preparation.prepare().await?;
             out::data(&format!("{}\n", previewed.preview));
@@ -93,6 +92,7 @@ impl Plan {
 
 impl Apply {
     pub(in crate::cli) fn run(self) -> CommandResult {
+        self.preparation.refuse_what_is_gone()?;
         if let Some(id) = &self.take_over {
             return block_on(self.take_over(id))?;
         }
@@ -108,13 +108,7 @@ impl Apply {
     /// Begins a new rollout.
     async fn start(&self) -> CommandResult {
         let Previewed { bus, prepared, preview } = self.preparation.prepare().await?;
-        let precondition = |error| Exit::Precondition.because(error);
-        if !self.force {
-            prepared.yield_to_others().map_err(precondition)?;
-        }
-        if !self.allow_downgrade {
-            prepared.go_forward().map_err(precondition)?;
-        }
+        self.guards.check(&prepared)?;
         if self.display.audience() == Audience::Person {
             out::note(&preview);
         }
@@ -130,10 +124,8 @@ impl Apply {
             return self.start_in_background(&journals, &rollout);
         }
         let id = rollout.id;
-        let journal = journals.create(id).map_err(|error| Exit::Precondition.because(error))?;
-        let record = Record { summary: Summary::default(), journal, stop_file: journals.stop_file(id) };
-        let machine = Machine::new(rollout, clock::now());
-        self.drive(bus, id, machine, record).await
+        let progress = self.carrier().begin(bus, rollout).await?;
+        Ok(self.conclude(id, progress))
     }
 
     fn start_in_background(&self, journals: &Journals, rollout: &Arc<Rollout>) -> CommandResult {
@@ -157,6 +149,10 @@ impl Apply {
             out::note(&report::recap(&recorded.summary, self.display.style(), out::room()));
             return Ok(Exit::Success);
         }
+        // A rollout without a plan file may carry a branch, which each host looks up for itself.
+        if rollout.source.is_some() && !rollout.revision.is_commit() {
+            return Err(Exit::Precondition.because(ApplyError::NeverResolved(rollout.id)));
+        }
         let journal = recorded.resume(rollout.id).map_err(|error| Exit::Precondition.because(error))?;
         // The wish to stop was for the process before this one, which was killed before it saw it.
         fs::remove_file(journals.stop_file(rollout.id)).ok();
@@ -175,22 +171,17 @@ impl Apply {
     }
 
     async fn go_on(&self, rollout: Arc<Rollout>, summary: Summary, journal: Journal) -> CommandResult {
-        let bus = self.preparation.operator.connect().await?;
-        let machine = Machine::resume(Arc::clone(&rollout), &summary, clock::now());
-        let stop_file = self.preparation.state.journals().stop_file(rollout.id);
-        self.drive(bus, rollout.id, machine, Record { summary, journal, stop_file }).await
+        let id = rollout.id;
+        let progress = self.carrier().go_on(rollout, summary, journal).await?;
+        Ok(self.conclude(id, progress))
     }
 
-    async fn drive(&self, bus: Bus, rollout: RolloutId, mut machine: Machine, record: Record) -> CommandResult {
-        let session = Session {
-            bus,
-            rollout,
-            discovery: self.preparation.operator.discovery(None),
-            reporter: self.display.reporter(),
-            confirm: confirm::wave(self.display.audience()),
-            record: Some(record),
-        };
-        let progress = session.drive(&mut machine).await?;
+    fn carrier(&self) -> Carrier<'_> {
+        let Preparation { operator, state, .. } = &self.preparation;
+        Carrier { operator, state, display: &self.display }
+    }
+
+    fn conclude(&self, rollout: RolloutId, progress: Progress) -> Exit {
         if self.display.audience() == Audience::Person {
             out::note(&report::recap(&progress.summary, self.display.style(), out::room()));
             if progress.outcome != Outcome::Succeeded {
@@ -199,8 +190,8 @@ impl Apply {
         }
         let exit = progress.outcome.into();
         // The command is at its end: taking a large fleet apart host by host would only hold that up.
-        std::mem::forget((machine, progress));
-        Ok(exit)
+        std::mem::forget(progress);
+        exit
     }
 }
 

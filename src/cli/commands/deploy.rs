@@ -1,35 +1,29 @@
-//! `deploy`: one request to one subject.
-
-mod returning;
+//! `deploy`: a rollout of one wave, said in one line.
 
 use std::collections::BTreeSet;
+use std::io::{self, IsTerminal};
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use miette::Diagnostic;
 use thiserror::Error;
-use uuid::Uuid;
 
 use crate::bus::Bus;
-use crate::cli::alias;
+use crate::cli::carrier::Carrier;
 use crate::cli::exit::{CommandError, CommandResult, Exit};
-use crate::cli::operator::{DisplayArgs, OperatorArgs};
-use crate::cli::out;
+use crate::cli::guards::GuardArgs;
+use crate::cli::operator::{Audience, DisplayArgs, OperatorArgs};
 use crate::cli::rollback::RollbackArgs;
 use crate::cli::runtime::block_on;
-use crate::cli::session::Session;
-use crate::clock;
-use crate::operator::Progress;
-use crate::plan::{CONFIRM_TIMEOUT, FrozenPlan, FrozenWave, Groups, Limits, Rollback, Selector};
-use crate::protocol::{Action, RequestIds, Revision, RolloutId, Subject};
+use crate::cli::state::StateArgs;
+use crate::cli::{alias, confirm, out};
+use crate::operator::{Part, PrepareError, Prepared, Unresolved, Wanted};
+use crate::plan::{At, FrozenPlan, Plan, Roster, Selector, Settings};
+use crate::protocol::{Action, Revision, Subject, Target, Tier};
 use crate::report;
-use crate::rollout::broadcast::Order;
-use crate::rollout::summary::{HostState, WaveState};
-use crate::rollout::{Answer, Broadcast, Cause, Executor, HostOutcome, Outcome, Rollout, Summary, WaveVerdict};
-
-/// From the request to the first status of a host that is there. Taking a request is a matter of milliseconds.
-const ACCEPT_TIMEOUT: Duration = Duration::from_secs(15);
+use crate::rollout::summary::HostState;
+use crate::rollout::{HostOutcome, Outcome, Summary};
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Deploy {
@@ -51,11 +45,21 @@ pub(in crate::cli) struct Deploy {
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     timeout: u32,
 
+    /// Start without asking, where several prod hosts would be asked about on a terminal
+    #[arg(long, short, env = "HOMELAB_DEPLOY_YES")]
+    yes: bool,
+
+    #[command(flatten)]
+    guards: GuardArgs,
+
     #[command(flatten)]
     rollback: RollbackArgs,
 
     #[command(flatten)]
     operator: OperatorArgs,
+
+    #[command(flatten)]
+    state: StateArgs,
 
     #[command(flatten)]
     display: DisplayArgs,
@@ -64,7 +68,7 @@ pub(in crate::cli) struct Deploy {
 #[derive(Debug, Error, Diagnostic)]
 #[error("nobody answers on {subject}")]
 struct NobodyThere {
-    subject: String,
+    subject: Subject,
     #[help]
     help: String,
 }
@@ -72,103 +76,107 @@ struct NobodyThere {
 impl Deploy {
     pub(in crate::cli) fn run(self) -> CommandResult {
         let selector = Selector::parse(&self.target, &alias::lookup).map_err(|mistake| Exit::Usage.because(mistake))?;
-        // What changes nothing leaves nothing to return from.
-        if self.rollback.auto_rollback && self.action != Action::DryActivate {
-            return block_on(self.deploy_returning(selector))?;
-        }
-        block_on(self.deploy(selector.target.subject()))?
+        block_on(self.deploy(selector))?
     }
 
-    async fn deploy(self, subject: Subject) -> CommandResult {
-        let bus = self.operator.connect().await?;
-        let order = Order {
-            subject: subject.clone(),
-            action: self.action,
-            accept_timeout: ACCEPT_TIMEOUT,
-            timeout: Duration::from_secs(self.timeout.into()),
-        };
-        let rollout = Arc::new(self.rollout(whoever_listens(&order)));
-        let mut broadcast = Broadcast::new(Arc::clone(&rollout), order, clock::now());
-        let progress = self.drive(bus, &rollout, &mut broadcast).await?;
-
-        if is_deserted(&progress.summary) {
-            let help = who_answers(broadcast.subjects_present());
-            return Err(Exit::Failed.because(NobodyThere { subject: subject.to_string(), help }));
+    async fn deploy(self, selector: Selector) -> CommandResult {
+        let subject = selector.target.subject();
+        let mut bus = self.operator.connect().await?;
+        let prepared = self.prepare(&mut bus, selector).await?;
+        self.guards.check(&prepared)?;
+        if !self.may_start(&prepared).await {
+            out::note("Nothing was deployed.");
+            return Ok(Exit::Declined);
         }
-        let exit = self.conclude(&progress);
+        let Prepared { rollout, roster, .. } = prepared;
+        let id = rollout.id;
+        let carrier = Carrier { operator: &self.operator, state: &self.state, display: &self.display };
+        let progress = carrier.begin(bus, Arc::new(rollout)).await?;
+        if is_deserted(&progress.summary) {
+            return Err(nobody_there(&roster, subject));
+        }
+        if self.display.audience() == Audience::Person {
+            out::note(&report::recap(&progress.summary, self.display.style(), out::room()));
+            if progress.outcome != Outcome::Succeeded {
+                out::note(&format!("  details:  homelab-deploy status {}", id.short()));
+            }
+        }
+        let exit = progress.outcome.into();
         // The command is at its end: taking a large fleet apart host by host would only hold that up.
-        std::mem::forget((broadcast, progress));
+        std::mem::forget((progress, roster));
         Ok(exit)
     }
 
-    async fn drive(&self, bus: Bus, rollout: &Rollout, executor: &mut impl Executor) -> Result<Progress, CommandError> {
-        let session = Session {
-            bus,
-            rollout: rollout.id,
-            discovery: self.operator.discovery(None),
-            reporter: self.display.reporter(),
-            confirm: Box::new(|_: &Summary, _| Box::pin(async { Answer::Unavailable })),
-            record: None,
-        };
-        session.drive(executor).await
-    }
-
-    fn conclude(&self, progress: &Progress) -> Exit {
-        if !self.display.json {
-            out::note(&report::recap(&progress.summary, self.display.style(), out::room()));
-        }
-        progress.outcome.into()
-    }
-
-    fn rollout(&self, plan: FrozenPlan) -> Rollout {
-        Rollout {
-            id: RolloutId::from(Uuid::new_v4()),
-            ids: RequestIds::new(Uuid::new_v4()),
-            operator: self.operator.name(),
-            asked: self.branch.clone(),
-            revision: self.branch.clone(),
-            subject: None,
+    /// Asks who is there, and settles hosts and commit.
+    async fn prepare(&self, bus: &mut Bus, selector: Selector) -> Result<Prepared, CommandError> {
+        let target = selector.target.clone();
+        let wanted = Wanted {
+            plan: self.plan(selector),
             source: None,
-            plan,
+            revision: self.branch.clone(),
+            exclude: Vec::new(),
+            part: Part::Whole,
+            operator: self.operator.name(),
+            unresolved: Unresolved::LeaveToHosts,
+            cache: self.state.cache(),
+        };
+        let failed = |error: PrepareError| match error {
+            PrepareError::Plan(_) | PrepareError::Selection(_) => Exit::Usage.because(error),
+            PrepareError::Fleet(_) | PrepareError::Lookup(_) => Exit::Precondition.because(error),
+        };
+        let called = wanted.call_roll(bus, &self.operator.discovery()).await.map_err(|error| failed(error.into()))?;
+        let roster = Roster::new(called.roll.hosts.clone());
+        let is_group = !matches!(target, Target::Host(..));
+        if is_group && roster.members(&target.subject()).next().is_none() {
+            return Err(nobody_there(&roster, target.subject()));
         }
+        wanted.settle(called).await.map_err(failed)
+    }
+
+    fn plan(&self, selector: Selector) -> Plan {
+        let settings = Settings {
+            action: self.action,
+            timeout: At::nowhere(Duration::from_secs(self.timeout.into())),
+            ..Settings::default()
+        };
+        let mut plan = Plan::of_one_wave(selector, settings);
+        self.rollback.speak_for(&mut plan);
+        plan
+    }
+
+    /// Shows what is about to happen, and asks where much could go wrong and a person is there.
+    async fn may_start(&self, prepared: &Prepared) -> bool {
+        let is_person = self.display.audience() == Audience::Person;
+        let asks = is_person && !self.yes && reaches_several_prod_hosts(&prepared.rollout.plan);
+        if asks && io::stdin().is_terminal() && io::stderr().is_terminal() {
+            out::note(&report::preview(&prepared.rollout, &prepared.warnings, out::width()));
+            return confirm::start().await;
+        }
+        if is_person {
+            out::warnings(&prepared.warnings);
+        }
+        true
     }
 }
 
-/// What is known before anybody has answered: a wave whose hosts will turn up.
-fn whoever_listens(order: &Order) -> FrozenPlan {
-    let limits = Limits {
-        max_parallel: usize::MAX,
-        max_failures: 0,
-        min_hosts: 1,
-        ignore_unreachable: false,
-        accept_timeout: order.accept_timeout,
-        timeout: order.timeout,
-        bake_time: Duration::ZERO,
-        check: None,
-        confirm: false,
-        retries: 0,
-        retry_delay: Duration::ZERO,
-        rollback: Rollback::None,
-        confirm_timeout: CONFIRM_TIMEOUT,
-    };
-    let name = order.subject.to_string();
-    let wave =
-        FrozenWave { name: name.clone(), action: order.action, hosts: Vec::new(), groups: Groups::default(), limits };
-    FrozenPlan { name, waves: vec![wave], left_out: BTreeSet::new() }
+fn reaches_several_prod_hosts(plan: &FrozenPlan) -> bool {
+    plan.hosts().filter(|host| host.tier == Tier::Prod).nth(1).is_some()
 }
 
 /// Whether every host that could have been there was looked for, and not one has said anything.
 fn is_deserted(summary: &Summary) -> bool {
-    let looked = summary.outcome == Some(Outcome::Failed)
-        && !summary.waves.iter().any(|wave| wave.state == WaveState::Ended(WaveVerdict::Failed(Cause::Disconnected)));
-    looked && summary.hosts.iter().all(|host| host.state == HostState::Final(HostOutcome::Unreachable))
+    let is_unreachable = HostState::Final(HostOutcome::Unreachable);
+    summary.outcome == Some(Outcome::Failed) && summary.hosts.iter().all(|host| host.state == is_unreachable)
 }
 
-fn who_answers<'a>(present: impl Iterator<Item = &'a Subject>) -> String {
-    let subjects: BTreeSet<&str> = present.map(Subject::as_str).collect();
-    if subjects.is_empty() {
+fn nobody_there(roster: &Roster, subject: Subject) -> CommandError {
+    let subjects: BTreeSet<Subject> =
+        roster.hosts().map(|host| Target::Host(host.tier, host.hostname.clone()).subject()).collect();
+    let help = if subjects.is_empty() {
         "no listener answers at all: check that they run, and that they use the same NATS server".to_owned()
     } else {
-        format!("these do: {}; `homelab-deploy hosts` tells more", subjects.into_iter().collect::<Vec<_>>().join(", "))
-    }
+        let subjects: Vec<&str> = subjects.iter().map(Subject::as_str).collect();
+        format!("these do: {}; `homelab-deploy hosts` tells more", subjects.join(", "))
+    };
+    Exit::Failed.because(NobodyThere { subject, help })
 }

@@ -6,7 +6,7 @@ use crate::cli::exit::{CommandResult, Exit};
 use crate::cli::operator::OperatorArgs;
 use crate::cli::out;
 use crate::cli::runtime::block_on;
-use crate::operator::RollCall;
+use crate::operator::{Awaited, Purpose, RollCall};
 use crate::protocol::Tier;
 use crate::report;
 
@@ -31,10 +31,13 @@ impl Hosts {
 
     async fn list(self) -> CommandResult {
         let mut bus = self.operator.connect().await?;
-        let discovery = self.operator.discovery(self.tier);
-        let call = RollCall { discovery: &discovery, only: None };
+        let discovery = self.operator.discovery();
+        let call = RollCall { discovery: &discovery, purpose: Purpose::List(self.tier), awaited: Awaited::Anybody };
         let called = call.call(&mut bus).await.map_err(|error| Exit::Precondition.because(error))?;
-        let hosts = called.hosts_of(self.tier);
+        for tier in &called.unheard {
+            out::note(&format!("{tier}: this key may not hear it"));
+        }
+        let hosts = called.sorted();
         if self.json {
             out::json(&hosts);
         } else if hosts.is_empty() {

@@ -12,7 +12,7 @@ use miette::Diagnostic;
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::bus::SeedReaders;
+use crate::bus::{SeedReaders, Settings};
 use crate::cli::connection::{Connection, HEADING};
 use crate::cli::exit::{CommandError, CommandResult, Exit};
 use crate::cli::log::Log;
@@ -88,6 +88,10 @@ pub(in crate::cli) struct Listener {
     #[arg(long, env = "STATE_DIRECTORY", hide = true)]
     state_directory: Option<PathBuf>,
 
+    /// Set by systemd for a unit that has a runtime directory
+    #[arg(long, env = "RUNTIME_DIRECTORY", hide = true)]
+    runtime_directory: Option<PathBuf>,
+
     /// How often to report a deployment that goes on
     #[arg(long, env = "HOMELAB_DEPLOY_HEARTBEAT", hide = true, default_value = "30s", value_parser = humantime::parse_duration)]
     heartbeat: Duration,
@@ -124,8 +128,11 @@ struct SetupError(#[from] io::Error);
 impl Listener {
     pub(in crate::cli) fn run(self) -> CommandResult {
         self.log.start();
-        let settings =
-            self.connection.settings(format!("homelab-deploy listener {}", self.hostname), SeedReaders::Refuse);
+        let name = format!("homelab-deploy listener {}", self.hostname);
+        let settings = Settings {
+            subscription_capacity: listener::SUBSCRIPTION_CAPACITY,
+            ..self.connection.settings(name, SeedReaders::Refuse)
+        };
         let notifier = Notifier::new(self.notify_socket.as_deref()).map_err(setup)?;
         let watchdog = self.watchdog_usec.map(Duration::from_micros);
         let config = self.config().map_err(|error| Exit::Usage.because(error))?;
@@ -163,6 +170,7 @@ impl Listener {
             heartbeat: self.heartbeat,
             metrics_listen: self.metrics_listen,
             state_dir: state_dir.unwrap_or_else(|| "/var/lib/homelab-deploy".into()),
+            runtime_dir: self.runtime_directory,
             // By its place and not as /proc/self/exe: systemd is to start it, too.
             supervisor: env::current_exe().map_err(UsageError::Program)?,
             root: self.root,

@@ -86,7 +86,7 @@ impl Mcp {
     fn settings(&self) -> Settings {
         let test = self.operator.settings();
         let admin_key = self.admin_nkey_file.clone().filter(|_| self.enable_admin);
-        let discovery = self.operator.discovery(None);
+        let discovery = self.operator.discovery();
         Settings {
             admin: admin_key.map(|nkey_file| bus::Settings { nkey_file, ..test.clone() }),
             test,

@@ -2,28 +2,34 @@
 
 use std::collections::BTreeMap;
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use miette::Diagnostic;
 use thiserror::Error;
 
 use crate::cli::exit::{CommandResult, Exit};
 use crate::cli::out;
-use crate::nats_config::{Holder, ListenerName, ListenerNameError, PublicKey, PublicKeyError, User, authorization};
+use crate::nats_config::{
+    Holder, ListenerName, ListenerNameError, PublicKey, PublicKeyError, Strictness, User, authorization,
+};
 use crate::protocol::SubjectError;
 
 #[derive(Debug, Args)]
-#[group(required = true, multiple = true)]
+#[group(skip)]
+#[command(group(ArgGroup::new("users").required(true).multiple(true)))]
 pub(in crate::cli) struct NatsConfig {
     /// A host and its public key; may be repeated
     // The values are text until `run`: an error of clap's would repeat them, and one of them may be a seed.
-    #[arg(long = "listener", value_name = "TIER.HOST[.ROLE]=PUBLIC_KEY")]
+    #[arg(long = "listener", group = "users", value_name = "TIER.HOST[.ROLE]=PUBLIC_KEY")]
     listeners: Vec<String>,
     /// The public key of somebody who may deploy to hosts of the test tier; may be repeated
-    #[arg(long = "test-deployer", value_name = "PUBLIC_KEY")]
+    #[arg(long = "test-deployer", group = "users", value_name = "PUBLIC_KEY")]
     test_deployers: Vec<String>,
     /// The public key of somebody who may deploy to every host; may be repeated
-    #[arg(long = "admin", value_name = "PUBLIC_KEY")]
+    #[arg(long = "admin", group = "users", value_name = "PUBLIC_KEY")]
     admins: Vec<String>,
+    /// Also allow what the predecessor's deployers need; hosts can then answer them for each other
+    #[arg(long)]
+    compatible: bool,
 }
 
 #[derive(Debug, Error, Diagnostic)]
@@ -61,7 +67,8 @@ impl NatsConfig {
         let admins = self.admins.iter().map(|key| user(Holder::Admin, key));
         let users: Vec<User> = listeners.chain(test_deployers).chain(admins).collect::<Result<_, _>>()?;
         refuse_shared_keys(&users)?;
-        Ok(authorization(&users)?)
+        let strictness = if self.compatible { Strictness::Compatible } else { Strictness::Strict };
+        Ok(authorization(&users, strictness)?)
     }
 }
 
@@ -117,7 +124,8 @@ mod tests {
         let host = format!("prod.ns1.dns={host}");
         let text = run(&["--admin", &admin, "--test-deployer", &tester, "--listener", &host]).unwrap();
         let comments: Vec<_> = text.lines().filter(|line| line.contains('#')).map(str::trim).collect();
-        assert_eq!(comments, ["# listener ns1, tier prod, role dns", "# test deployer", "# admin deployer"]);
+        let users = &comments[comments.len() - 3..];
+        assert_eq!(users, ["# listener ns1, tier prod, role dns", "# test deployer", "# admin deployer"]);
     }
 
     #[test]
@@ -129,6 +137,8 @@ mod tests {
         insta::assert_snapshot!(refusal(&["--listener", &format!("prod.ns1={seed}")]), @"the key of listener ns1, tier prod: this is a seed, which is secret: give the public key that goes with it, which starts with U");
         insta::assert_snapshot!(refusal(&["--admin", &seed]), @"the key of admin deployer: this is a seed, which is secret: give the public key that goes with it, which starts with U");
         insta::assert_snapshot!(refusal(&["--admin", &public, "--test-deployer", &public]), @"two users have the key UCFIRY65OQE7DFP5KLNS2PF2LVZMUZYJX4OZIEQ36N2IQANUB5XVZ45L: test deployer, and admin deployer");
-        assert!(Alone::try_parse_from(["nats-config"]).is_err(), "a server that lets nobody in is no use");
+        for nobody in [&["nats-config"][..], &["nats-config", "--compatible"]] {
+            assert!(Alone::try_parse_from(nobody).is_err(), "a server that lets nobody in is no use");
+        }
     }
 }

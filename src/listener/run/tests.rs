@@ -38,6 +38,7 @@ fn config() -> Config {
         heartbeat: Duration::from_secs(30),
         metrics_listen: None,
         state_dir: "/nowhere".into(),
+        runtime_dir: None,
         supervisor: "/nowhere".into(),
         root: "/".into(),
     }

@@ -1,13 +1,16 @@
 //! The course of a run, as far as this process has a part in it: begun, watched, concluded, told.
 
 use std::mem;
+use std::time::Duration;
 
 use tokio::task::JoinError;
 
 use super::{Service, heartbeat, pace};
 use crate::listener::memory::Untold;
+use crate::listener::problems::Kind;
 use crate::listener::rebuild::{self, News, NotBegun, Over, Site, Watch};
 use crate::listener::run::{RunDir, Spec};
+use crate::listener::surroundings::{self, ASK_AGAIN};
 use crate::listener::voice::{Delivery, Link};
 use crate::protocol::{Phase, Response};
 
@@ -37,6 +40,8 @@ pub(super) enum Step {
     Delivered(Vec<Untold>),
     /// Nobody knows whether the server has been given these.
     Lost(Vec<Untold>),
+    /// It was tried to ask where the flake is from; why it was not possible.
+    FlakeAsked(Option<String>),
 }
 
 impl Service {
@@ -83,7 +88,18 @@ impl Service {
                 self.untold.splice(..0, untold);
                 self.deliver();
             }
+            Step::FlakeAsked(None) => self.problems.solved(Kind::FlakeUnreachable),
+            Step::FlakeAsked(Some(why)) => {
+                self.problems.found(Kind::FlakeUnreachable, why);
+                self.ask_flake(ASK_AGAIN);
+            }
         }
+    }
+
+    /// Asks, after a while, where the flake is from.
+    pub(super) fn ask_flake(&mut self, after: Duration) {
+        let flake = self.config.flake.clone();
+        self.steps.spawn(async move { Step::FlakeAsked(surroundings::ask(flake, after).await) });
     }
 
     /// The accepted run has been begun, or not.

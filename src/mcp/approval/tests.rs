@@ -214,7 +214,7 @@ fn only_the_test_tier_goes_without_asking() {
     assert!(!about(&["test.a", "prod.b", "test.c"]));
     let mut deed = Deed { rollout: rollout(&["test.a"]), ..Deed::dns() };
     for subject in ["deploy.prod.a", "deploy.elsewhere"] {
-        deed.wave().hosts[0].own_subject = Some(subject.parse().unwrap());
+        deed.wave().hosts[0].shared_subject = Some(subject.parse().unwrap());
         assert!(
             !deed.question().is_about_tests_only(),
             "a host that says test, and a subject that may be somebody else's"

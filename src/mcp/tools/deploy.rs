@@ -12,7 +12,7 @@ use crate::mcp::schema;
 use crate::mcp::server::Server;
 use crate::mcp::settings::Access;
 use crate::mcp::status::Deployment;
-use crate::operator::{Finder, Part, RollCalled, Wanted};
+use crate::operator::{Part, RollCalled, Unresolved, Wanted};
 use crate::plan::{At, Plan, Selector, Settings, Wave};
 use crate::protocol::{Action, HostName, Revision, Role, Target, Tier};
 
@@ -115,8 +115,8 @@ async fn deploy(
         revision: branch,
         exclude: Vec::new(),
         part: Part::Whole,
-        finder: Finder::Operator,
         operator: server.settings.operator.clone(),
+        unresolved: Unresolved::Refuse,
         cache: server.settings.cache.clone(),
     };
     let prepared = server.prepare(access, wanted, until, |called| is_in_its_tier(&target, called)).await?;
@@ -142,7 +142,9 @@ fn one_target(tier: Tier, hostname: Option<HostName>, all: bool, role: Option<Ro
 /// A named host may belong to another tier than the one that the tool or its argument is for.
 fn is_in_its_tier(target: &Target, called: &RollCalled) -> Result<(), ToolError> {
     let Target::Host(tier, name) = target else { return Ok(()) };
-    match called.hosts.iter().find(|host| host.hostname == *name) {
+    let mut hosts = called.hosts.iter().map(|answer| &answer.report).filter(|host| host.hostname == *name);
+    // What a host of another tier says counts only where none of this tier answers.
+    match hosts.clone().find(|host| host.tier == *tier).or_else(|| hosts.next()) {
         Some(host) if host.tier != *tier => {
             let what = format!("{name} is a host of {}, and this would deploy to {tier}", host.tier);
             Err(ToolError::new("wrong_tier", what).next(

@@ -11,8 +11,8 @@ use crate::mcp::page::Page;
 use crate::mcp::schema;
 use crate::mcp::server::Server;
 use crate::mcp::settings::Access;
-use crate::operator::RollCall;
-use crate::protocol::{HostReport, Tier};
+use crate::operator::{Awaited, Purpose, RollCall};
+use crate::protocol::{HostAnswer, Tier};
 use crate::text::safe;
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -87,9 +87,10 @@ struct Host {
 
 pub(super) async fn list(server: &Server, arguments: Arguments) -> Result<Answer<Listing>, ToolError> {
     let mut bus = server.connect(Access::Test).await?;
-    let discovery = server.settings.discovery(arguments.tier);
-    let called = RollCall { discovery: &discovery, only: None }.call(&mut bus).await?;
-    let page = Page::of(&called.hosts_of(arguments.tier), arguments.cursor.as_deref(), Host::of)?;
+    let discovery = server.settings.discovery();
+    let purpose = Purpose::List(arguments.tier);
+    let called = RollCall { discovery: &discovery, purpose, awaited: Awaited::Anybody }.call(&mut bus).await?;
+    let page = Page::of(&called.sorted(), arguments.cursor.as_deref(), Host::of)?;
     let text = in_words(&page);
     let truncated = page.truncated();
     let Page { items: hosts, total, next_cursor } = page;
@@ -115,7 +116,7 @@ fn in_words(page: &Page<Host>) -> String {
 }
 
 impl Host {
-    fn of(report: &HostReport) -> Self {
+    fn of(HostAnswer { report, .. }: &HostAnswer) -> Self {
         Self {
             hostname: safe(report.hostname.as_str()),
             tier: report.tier,

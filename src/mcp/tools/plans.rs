@@ -19,7 +19,7 @@ use crate::mcp::server::Server;
 use crate::mcp::settings::Access;
 use crate::mcp::status::Progress;
 use crate::operator::plan_file::PlanFile;
-use crate::operator::{Finder, Part, Prepared, Wanted};
+use crate::operator::{Part, Prepared, Unresolved, Wanted};
 use crate::protocol::Tier;
 use crate::text::safe;
 use tokio::time::Instant;
@@ -183,8 +183,8 @@ async fn settle(server: &Server, plan: &str, until: Instant) -> Result<Settled, 
         source: Some(file.source()),
         exclude: Vec::new(),
         part: Part::Whole,
-        finder: Finder::Operator,
         operator: server.settings.operator.clone(),
+        unresolved: Unresolved::Refuse,
         cache: server.settings.cache.clone(),
     };
     let prepared = server.prepare(access, wanted, until, |_| Ok(())).await?;

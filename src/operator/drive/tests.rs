@@ -10,7 +10,7 @@ use crate::operator::fleet::FleetEnd;
 use crate::operator::journal::Journals;
 use crate::operator::testing::rollout;
 use crate::plan::{Limits, Rollback};
-use crate::protocol::{HostName, Response, Status};
+use crate::protocol::{Response, Sender, Status};
 use crate::rollout::{Connection, Dispatch, EventKind, HostOutcome, Machine, Rollout};
 
 /// What was seen, in order: events by a reporter, requests by the network.
@@ -32,7 +32,7 @@ struct Recorder(Log);
 impl Reporter for Recorder {
     fn event(&mut self, event: &Event, _: &Summary) -> io::Result<()> {
         match &event.kind {
-            EventKind::Dispatched { host: Some(host), .. } => self.0.add(format!("recorded {host}")),
+            EventKind::Dispatched { host, .. } => self.0.add(format!("recorded {host}")),
             EventKind::Final { host, outcome, .. } => self.0.add(format!("{host} {outcome}")),
             EventKind::Ended { outcome } => self.0.add(format!("ended {outcome:?}")),
             _ => {}
@@ -59,11 +59,11 @@ impl Reporter for Broken {
 }
 
 fn answer(dispatch: &Dispatch, rollout: &Rollout, status: Status) -> News {
-    let hosts = rollout.plan.hosts();
-    let host: Vec<HostName> =
-        hosts.filter(|host| host.subject() == dispatch.subject).map(|host| host.hostname.clone()).collect();
-    let response = Response::new(host.first().unwrap().clone(), status, "");
-    News::Input(Input::Response { request: dispatch.request.id.clone().unwrap(), response: Arc::new(response) })
+    let host = rollout.plan.hosts().find(|host| host.subject() == dispatch.subject).unwrap();
+    let from = Sender { tier: host.tier, host: host.hostname.clone() };
+    let request = dispatch.request.id.clone().unwrap();
+    let response = Response { id: Some(request.clone()), ..Response::new(host.hostname.clone(), status, "") };
+    News::Input(Input::Response { from, request, response: Arc::new(response) })
 }
 
 /// The next request that is to be published.

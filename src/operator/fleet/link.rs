@@ -1,22 +1,25 @@
 //! The task between the channels and the bus.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::connection::State;
 use async_nats::{Message, StatusCode, Subscriber};
+use futures_util::stream::SelectAll;
 use futures_util::{FutureExt, StreamExt};
+use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::SendError;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::timeout;
 use uuid::Uuid;
 
+use super::presence::Presence;
 use super::{Discovery, FleetEnd, FleetError, News, Order};
 use crate::bus::{Bus, BusEvent, Operation, Violation};
-use crate::protocol::{
-    DiscoveryAnswer, DiscoveryRequest, ReplySubject, RequestId, Response, RolloutId, RolloutReport, SharedReplies,
-};
-use crate::rollout::{Connection, Input};
+use crate::protocol::subject::discover_tier;
+use crate::protocol::{DiscoveryAnswer, DiscoveryRequest, Replies, ReplySubject, Response, RolloutId, Sender, Tier};
+use crate::rollout::{Connection, Dispatch, Input};
 
 /// How long the last requests may take to leave when the command ends.
 const LEAVE_WITHIN: Duration = Duration::from_secs(1);
@@ -32,28 +35,31 @@ const MAX_ANSWER_BYTES: usize = 32 * 1024;
 pub struct Link {
     bus: Bus,
     discovery: Discovery,
-    reply_subjects: SharedReplies,
-    replies: Subscriber,
-    /// The id under which the answers to the roll call come.
-    roll_call: RequestId,
-    roll_call_ends: Option<Instant>,
-    presence: Option<Presence>,
-}
-
-/// What other operators are told when they ask who is there.
-#[derive(Debug)]
-struct Presence {
-    questions: Subscriber,
-    report: RolloutReport,
+    tiers: BTreeSet<Tier>,
+    replies: Replies,
+    /// The answers of all tiers of the rollout.
+    answers: SelectAll<Subscriber>,
+    roll_call: Uuid,
+    roll_call_answers: SelectAll<Subscriber>,
+    presence: Presence,
 }
 
 impl Link {
-    /// Subscribes to the answers of a rollout, before anything is published.
-    pub async fn subscribe(bus: Bus, rollout: RolloutId, discovery: Discovery) -> Result<Self, FleetError> {
-        let reply_subjects = SharedReplies::of(rollout);
-        let replies = bus.client.subscribe(reply_subjects.pattern()).await.map_err(|_| FleetError::Disconnected)?;
-        let roll_call = RequestId::from(Uuid::new_v4());
-        Ok(Self { bus, discovery, reply_subjects, replies, roll_call, roll_call_ends: None, presence: None })
+    /// Subscribes to the answers of a rollout on these tiers, before anything is published.
+    pub async fn subscribe(
+        bus: Bus,
+        rollout: RolloutId,
+        tiers: BTreeSet<Tier>,
+        discovery: Discovery,
+    ) -> Result<Self, FleetError> {
+        let replies = Replies::of(rollout);
+        let mut answers = SelectAll::new();
+        for tier in &tiers {
+            answers.push(bus.client.subscribe(replies.pattern(*tier)).await.map_err(|_| FleetError::Disconnected)?);
+        }
+        let presence = Presence::new(discovery.subject.clone());
+        let (roll_call, roll_call_answers) = (Uuid::new_v4(), SelectAll::new());
+        Ok(Self { bus, discovery, tiers, replies, answers, roll_call, roll_call_answers, presence })
     }
 
     /// Passes on what is said and heard until the executor has dropped its ends.
@@ -67,21 +73,18 @@ impl Link {
                     }
                     None => break,
                 },
-                Some(message) = self.replies.next() => {
+                Some(message) = self.answers.next() => {
                     if self.pass_on(message, &end.news).await.is_err() {
                         break;
                     }
                     continue;
                 }
-                Some(question) = asked(&mut self.presence) => {
-                    self.answer(&question).await;
+                Some(message) = self.roll_call_answers.next() => self.present(&message),
+                Some(question) = self.presence.asked() => {
+                    self.presence.answer(&self.bus, &question).await;
                     continue;
                 }
                 Some(event) = self.bus.events.recv() => self.became(event),
-                () = sleep_until(self.roll_call_ends.unwrap_or_else(Instant::now)), if self.roll_call_ends.is_some() => {
-                    self.roll_call_ends = None;
-                    Some(News::Input(Input::RollCallOver))
-                }
             };
             if let Some(news) = news
                 && end.news.send(news).await.is_err()
@@ -102,7 +105,7 @@ impl Link {
                 to.send(news).await?;
             }
             passed_on += 1;
-            next = if passed_on < CROWD { self.replies.next().now_or_never().flatten() } else { None };
+            next = if passed_on < CROWD { self.answers.next().now_or_never().flatten() } else { None };
         }
         Ok(())
     }
@@ -113,42 +116,40 @@ impl Link {
         if self.bus.client.connection_state() != State::Connected {
             return;
         }
-        let (subject, reply_to, payload) = match order {
-            Order::Publish(dispatch) => {
-                let payload = dispatch.request.to_bytes();
-                (dispatch.subject.to_string(), dispatch.request.reply_to, payload)
+        match order {
+            Order::Publish(Dispatch { subject, request }) => {
+                let (reply_to, payload) = (request.reply_to.to_string(), request.to_bytes());
+                // The reply header makes the server say at once when nobody is subscribed. An error can only mean that the
+                // client is being closed, which the executor learns as a lost connection.
+                self.bus.client.publish_with_reply(subject.to_string(), reply_to, payload.into()).await.ok();
             }
-            Order::Announce(report) => return self.announce(*report).await,
-            Order::CallRoll => {
-                self.roll_call_ends = Some(Instant::now() + self.discovery.window);
-                let reply_to = self.reply_subjects.to(&self.roll_call);
-                let question =
-                    DiscoveryRequest { reply_to: reply_to.clone(), tier: self.discovery.tier, per_host: false };
-                (self.discovery.subject.to_string(), reply_to, question.to_bytes())
-            }
-        };
-        // The reply header makes the server say at once when nobody is subscribed. An error can only mean that the client
-        // is being closed, which the executor learns as a lost connection.
-        self.bus.client.publish_with_reply(subject, reply_to.to_string(), payload.into()).await.ok();
-    }
-
-    async fn announce(&mut self, report: RolloutReport) {
-        if let Some(presence) = &mut self.presence {
-            presence.report = report;
-            return;
+            Order::Announce(reports) => self.presence.announce(&self.bus, reports).await,
+            Order::CallRoll => self.call_roll().await,
         }
-        let questions = self.bus.client.subscribe(self.discovery.subject.to_string()).await;
-        self.presence = questions.ok().map(|questions| Presence { questions, report });
     }
 
-    async fn answer(&self, question: &Message) {
-        // Listeners answer on the same subject to what is no question; that is not for this end.
-        let Ok(question) = serde_json::from_slice::<DiscoveryRequest>(&question.payload) else { return };
-        if let Some(Presence { report, .. }) = &self.presence
-            && question.tier.is_none_or(|tier| report.tiers.contains(&tier))
-        {
-            let answer = DiscoveryAnswer::Operator { rollout: report.clone() };
-            self.bus.client.publish(question.reply_to.to_string(), answer.to_bytes().into()).await.ok();
+    /// Asks who is there meanwhile. Only who answers as itself counts: it is a courtesy to name hosts that came late.
+    async fn call_roll(&mut self) {
+        let question = DiscoveryRequest { reply_to: ReplySubject::single(self.roll_call), tier: None, per_host: true };
+        for tier in &self.tiers {
+            if self.roll_call_answers.len() < self.tiers.len() {
+                let pattern = ReplySubject::of_any_host(*tier, self.roll_call);
+                self.roll_call_answers.extend(self.bus.client.subscribe(pattern).await);
+            }
+            let subject = discover_tier(&self.discovery.subject, *tier).to_string();
+            self.bus.client.publish(subject, question.to_bytes().into()).await.ok();
+        }
+        self.bus.client.publish(self.discovery.subject.to_string(), question.to_bytes().into()).await.ok();
+    }
+
+    fn present(&self, message: &Message) -> Option<News> {
+        let sender = Sender::of_roll_call(&message.subject, &self.roll_call.to_string())?;
+        match DiscoveryAnswer::parse(&message.payload) {
+            Ok(DiscoveryAnswer::Host(report)) if (report.tier, &report.hostname) == (sender.tier, &sender.host) => {
+                Some(News::Input(Input::Present(report)))
+            }
+            Ok(_) => None,
+            Err(error) => unreadable(message, &error),
         }
     }
 
@@ -158,7 +159,7 @@ impl Link {
             BusEvent::Down => News::Input(Input::Connection(Connection::Down)),
             BusEvent::SlowConsumer => News::Input(Input::AnswersLost),
             BusEvent::Refused(violation) if self.is_dispensable(&violation) => {
-                tracing::debug!("other operators are not told of this rollout: {violation}");
+                tracing::debug!("a rollout does without this: {violation}");
                 return None;
             }
             BusEvent::Refused(violation) => News::Refused(violation),
@@ -169,37 +170,34 @@ impl Link {
         })
     }
 
-    /// The credential of a deployer to the test tier may not publish answers. Being seen by other operators is a courtesy;
-    /// that two of them do not collide is up to the listeners.
+    /// Hearing the answers and sending requests is what a rollout needs. Being seen by other operators, and seeing hosts that
+    /// come late, is a courtesy; that two operators do not collide is up to the listeners.
     fn is_dispensable(&self, violation: &Violation) -> bool {
         match violation.operation {
-            Operation::Publish => violation.subject.parse::<ReplySubject>().is_ok(),
-            Operation::Subscribe => violation.subject == self.discovery.subject.as_str(),
+            Operation::Publish => is_courtesy(&violation.subject, self.discovery.subject.as_str()),
+            Operation::Subscribe => !self.tiers.iter().any(|tier| self.replies.pattern(*tier) == violation.subject),
         }
     }
 
     fn heard(&self, message: &Message) -> Option<News> {
-        let request = self.reply_subjects.request_of(&message.subject)?;
-        let nobody = message.status == Some(StatusCode::NO_RESPONDERS);
-        let input = if request == self.roll_call {
-            if nobody {
-                return None;
+        if message.status == Some(StatusCode::NO_RESPONDERS) {
+            let (_, request) = self.replies.read(&message.subject, None)?;
+            return Some(News::Input(Input::NoResponders { request }));
+        }
+        match read(&message.payload) {
+            Ok(response) => {
+                let (from, request) = self.replies.read(&message.subject, Some(&response.hostname))?;
+                Some(News::Input(Input::Response { from, request, response: Arc::new(response) }))
             }
-            match DiscoveryAnswer::parse(&message.payload) {
-                Ok(DiscoveryAnswer::Host(report)) => Input::Present(report),
-                Ok(DiscoveryAnswer::Operator { .. }) => return None,
-                Err(error) => return unreadable(message, &error),
-            }
-        } else if nobody {
-            Input::NoResponders { request }
-        } else {
-            match read(&message.payload) {
-                Ok(response) => Input::Response { request, response: Arc::new(response) },
-                Err(error) => return unreadable(message, &error),
-            }
-        };
-        Some(News::Input(input))
+            Err(error) => unreadable(message, &error),
+        }
     }
+}
+
+/// Whether something is published there that nobody has to hear.
+fn is_courtesy(subject: &str, discovery: &str) -> bool {
+    let is_question = subject.strip_prefix(discovery).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+    is_question || subject.starts_with("deploy.operators.")
 }
 
 /// Reads an answer, and keeps of its words what is worth recording: a host that talks without end is not to fill the disk
@@ -212,16 +210,20 @@ fn read(payload: &[u8]) -> Result<Response, serde_json::Error> {
     Response::parse(&response.to_bytes(MAX_ANSWER_BYTES))
 }
 
-/// An answer that cannot be read is none: the host is judged by its timeout.
+/// An answer that cannot be read is none: the host is judged by its timeout. A stream that records these subjects
+/// acknowledges each request where its answer is awaited, which is nothing to warn of.
 fn unreadable(message: &Message, error: &serde_json::Error) -> Option<News> {
-    tracing::warn!(subject = %message.subject, "an answer cannot be read: {error}");
+    if is_acknowledgement(&message.payload) {
+        tracing::debug!(subject = %message.subject, "acknowledged by a stream");
+    } else {
+        tracing::warn!(subject = %message.subject, "an answer cannot be read: {error}");
+    }
     None
 }
 
-/// The next question of another operator; never, where this rollout was not announced.
-async fn asked(presence: &mut Option<Presence>) -> Option<Message> {
-    match presence {
-        Some(presence) => presence.questions.next().await,
-        None => std::future::pending().await,
-    }
+fn is_acknowledgement(payload: &[u8]) -> bool {
+    let Ok(fields) = serde_json::from_slice::<Map<String, Value>>(payload) else {
+        return payload.is_empty();
+    };
+    fields.contains_key("stream") && fields.contains_key("seq")
 }

@@ -1,9 +1,10 @@
 //! What a plan comes down to, and what is said where it does not.
 
 use jiff::Timestamp;
+use uuid::Uuid;
 
 use super::super::{Plan, Roster};
-use super::{demo_roster, host, listening, plan, report, roster, told, waves};
+use super::{answered_by, demo_roster, host, listening, plan, report, roster, told, waves};
 use crate::protocol::{HostReport, Tier};
 
 const SUNDAY: &str = include_str!("../../../plans/sunday.toml");
@@ -21,7 +22,10 @@ fn wrong(text: &str, roster: &Roster) -> String {
 }
 
 fn warned(text: &str, roster: &Roster) -> String {
-    told(&plan(text).resolve(roster).unwrap().1)
+    let plan = plan(text);
+    let (frozen, mut warnings) = plan.resolve(roster).unwrap();
+    warnings.extend(plan.advice(&frozen));
+    told(&warnings)
 }
 
 fn on_machine(text: &str, machine: &str) -> HostReport {
@@ -90,26 +94,59 @@ w1: a at once 1
 }
 
 #[test]
-fn each_host_is_reached_on_a_subject_of_its_own() {
-    let there = Roster::new(vec![
+fn each_host_is_reached_on_the_subject_of_its_name_or_on_one_that_the_plan_spells() {
+    let there = answered_by(vec![
         host("prod.a"),
         listening("prod.b", &["fleet.all", "fleet.b"]),
         listening("prod.c", &["fleet.all", "fleet.c"]),
         listening("prod.d", &[] as &[&str]),
     ]);
     insta::assert_snapshot!(frozen(&waves_of(&[&["fleet.all"], &["prod.all"]]), &there), @"
-w0: b (fleet.b) c (fleet.c) at once 2
-w1: a d at once 2
+    w0: b (fleet.all) c (fleet.all) at once 2
+    w1: a d at once 2
+    ");
+    insta::assert_snapshot!(frozen(&waves_of(&[&["fleet.b"], &["fleet.c"]]), &there), @"
+w0: b (fleet.b) at once 1
+w1: c (fleet.c) at once 1
+");
+    insta::assert_snapshot!(wrong(&waves_of(&[&["prod.b"]]), &there), @"
+the host `b` does not listen on the subject of its name
+  let its listener listen on a subject of its own as well: --deploy-subject deploy.prod.b
+");
+    insta::assert_snapshot!(wrong(&format!("{}max_parallel = 1", waves_of(&[&["fleet.all"]])), &there), @"
+b and c are reached by fleet.all only, so no fewer than 2 at once
+  let each listener listen on a subject of its own as well: --deploy-subject deploy.<tier>.<hostname>
+");
+    insta::assert_snapshot!(wrong(&format!("{}rollback = 'auto'", waves_of(&[&["fleet.all"]])), &there), @"
+b and c are reached by fleet.all only, so none of them can be confirmed by itself
+  let each listener listen on a subject of its own as well: --deploy-subject deploy.<tier>.<hostname>
 ");
 
-    let there = Roster::new(vec![
+    // The subjects of other hosts, tiers and roles are nothing that a host can have.
+    let there = answered_by(vec![
+        listening(
+            "test.mallory",
+            &["deploy.test.mallory", "deploy.prod.db", "deploy.prod.all", "deploy.test.role.web"],
+        ),
+        host("prod.db"),
+    ]);
+    insta::assert_snapshot!(frozen(&waves_of(&[&["test.all"], &["prod.all"]]), &there), @"
+w0: mallory at once 1
+w1: db at once 1
+");
+    insta::assert_snapshot!(wrong(&waves_of(&[&["test.role.web"]]), &there), @"
+    wave `w0` matches no host
+      no test host has a role; those that answered are mallory; min_hosts = 0 lets a wave be empty
+    ");
+
+    let there = answered_by(vec![
         listening("prod.b", &["fleet.all", "deploy.prod.all"]),
         listening("prod.c/dns", &["fleet.all", "deploy.prod.role.dns"]),
     ]);
     insta::assert_snapshot!(wrong(&waves_of(&[&["prod.all"]]), &there), @"
-the host `b` can only be reached together with others
+the host `b` does not listen on the subject of its name
   let its listener listen on a subject of its own as well: --deploy-subject deploy.prod.b
-the host `c` can only be reached together with others
+the host `c` does not listen on the subject of its name
   let its listener listen on a subject of its own as well: --deploy-subject deploy.prod.c
 ");
 }
@@ -129,9 +166,9 @@ the host `ns1` is in wave `w0` already, as one of `prod.all`
 the host `laptop` is in both tiers
   a host name stands for one machine: rename one of the two, or remove the wrong one
 ");
-    insta::assert_snapshot!(wrong(&waves_of(&[&["test.ns1"]]), &there), @"
-the host `ns1` answered as a host of prod
-  write prod.ns1, or correct the --tier of its listener
+    insta::assert_snapshot!(warned(&waves_of(&[&["test.ns1"]]), &there), @"
+the host `ns1` did not answer, and one of that name did as a host of prod
+  write prod.ns1 if that is the one, or correct the --tier of its listener
 ");
     insta::assert_snapshot!(frozen(&waves_of(&[&["prod.ns1", "prod.role.dns", "prod.ns1"]]), &there), @"w0: ns1 ns2 at once 2");
 }
@@ -139,17 +176,20 @@ the host `ns1` answered as a host of prod
 #[test]
 fn one_name_is_one_machine() {
     let waves = waves_of(&[&["prod.all"]]);
-    let clones = Roster::new(vec![on_machine("prod.a", "1"), on_machine("prod.a", "2")]);
+    let clones = answered_by(vec![on_machine("prod.a", "1"), on_machine("prod.a", "2")]);
     insta::assert_snapshot!(wrong(&waves, &clones), @"
 two machines answer to the name `a`
   a cloned machine keeps the name of the first: stop one listener, or give it another --hostname
 ");
-    let tiers = Roster::new(vec![host("test.a"), host("prod.a")]);
-    insta::assert_snapshot!(wrong(&waves, &tiers), @"
+    let instance = |number| HostReport { instance: Some(Uuid::from_u128(number)), ..on_machine("prod.a", "1") };
+    insta::assert_snapshot!(wrong(&waves, &answered_by(vec![instance(1), instance(2)])), @"
 two machines answer to the name `a`
   a cloned machine keeps the name of the first: stop one listener, or give it another --hostname
 ");
-    let twice = Roster::new(vec![on_machine("prod.a", "1"), on_machine("prod.a", "1")]);
+    // A host of another tier is another host, whatever it says.
+    let tiers = answered_by(vec![host("test.a"), host("prod.a")]);
+    insta::assert_snapshot!(frozen(&waves, &tiers), @"w0: a at once 1");
+    let twice = answered_by(vec![on_machine("prod.a", "1"), on_machine("prod.a", "1")]);
     insta::assert_snapshot!(frozen(&waves, &twice), @"w0: a at once 1");
 }
 
@@ -231,7 +271,8 @@ wave `w0` may fail on every one of its hosts: 2 may, of 2
 ");
     assert_eq!(warned(&format!("{}max_failures = 1", waves_of(&[&["test.all"]])), &there), "");
     let text = waves_of(&[&["prod.all"]]);
-    let (_, warnings) = plan(&text).resolve(&there).unwrap();
+    let plan = plan(&text);
+    let warnings = plan.advice(&plan.resolve(&there).unwrap().0);
     insta::assert_snapshot!(report(&warnings[0]), @r#"
 ⚠ wave `w0` deploys prod hosts before any test host
 help: let a wave of test hosts go first, such as targets = "test.all"
@@ -253,7 +294,7 @@ fn the_flake_is_the_plans_or_the_one_that_all_hosts_name() {
     let text = waves_of(&[&["prod.all"]]);
     let (bare, keyed) = (plan(&text), plan(&format!("flake = 'github:o/r'\n{text}")));
 
-    let same = Roster::new(vec![
+    let same = answered_by(vec![
         from("prod.a", "github:a/a"),
         from("prod.b", "github:a/a"),
         host("prod.c"),
@@ -262,7 +303,7 @@ fn the_flake_is_the_plans_or_the_one_that_all_hosts_name() {
     assert_eq!(flake(&bare, &same).unwrap().unwrap().as_str(), "github:a/a");
     assert_eq!(flake(&bare, &roster(&["prod.a"])).unwrap(), None);
 
-    let two = Roster::new(vec![from("prod.a", "github:a/a"), from("prod.b", "github:b/b")]);
+    let two = answered_by(vec![from("prod.a", "github:a/a"), from("prod.b", "github:b/b")]);
     assert_eq!(flake(&keyed, &two).unwrap().unwrap().as_str(), "github:o/r");
     insta::assert_snapshot!(told(flake(&bare, &two).unwrap_err().iter()), @r#"
 the hosts deploy from different flakes: github:a/a (a) and github:b/b (b)

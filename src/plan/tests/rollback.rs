@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::super::{Plan, Rollback, Roster};
-use super::{host, plan, report, roster, told};
+use super::super::{Plan, Rollback};
+use super::{answered_by, host, plan, report, roster, told};
 use crate::protocol::{Feature, HostReport};
 
 /// The same host with a listener that knows nothing of returning.
@@ -71,7 +71,7 @@ fn the_command_line_speaks_for_waves_that_say_nothing() {
 
 #[test]
 fn a_listener_that_cannot_return_is_a_mistake_of_the_wave_that_wants_it_to() {
-    let there = Roster::new(vec![old("test.test1"), old("test.test2"), host("test.test3"), old("prod.ns1")]);
+    let there = answered_by(vec![old("test.test1"), old("test.test2"), host("test.test3"), old("prod.ns1")]);
     let text = "[defaults]\nrollback = 'auto'\n[[wave]]\ntargets = 'test.all'\n[[wave]]\ntargets = 'prod.all'\nrollback = 'none'\n";
     let mistakes = plan(text).resolve(&there).unwrap_err();
     insta::assert_snapshot!(report(&mistakes.named("plan.toml", text)), @r#"
@@ -99,7 +99,7 @@ fn a_listener_that_cannot_return_is_a_mistake_of_the_wave_that_wants_it_to() {
 fn it_is_told_of_the_command_line_as_well() {
     let mut plan = plan("[[wave]]\ntargets = 'test.all'\n");
     plan.roll_back(Rollback::Auto);
-    let mistakes = plan.resolve(&Roster::new(vec![old("test.test1")])).unwrap_err();
+    let mistakes = plan.resolve(&answered_by(vec![old("test.test1")])).unwrap_err();
     insta::assert_snapshot!(told(mistakes.iter()), @r#"
     wave `test-all` rolls back, which the listeners of test1 cannot
       update them first, in a wave or deployment without a rollback; or write rollback = "none" in this wave

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::Size;
-use crate::report::format::{Symbol, Took, count};
+use crate::report::format::{Symbol, count};
 use crate::report::page::{Line, Page};
 use crate::report::{Style, words};
 use crate::rollout::summary::{Counts, HostState, HostView, WaveState};
@@ -72,9 +72,6 @@ fn wave_to_come(page: &Page<'_>, wave: WaveIndex) -> Option<Line> {
 
 /// The hosts of a wave: all of them where there is room, else those that move, and how many others there are.
 fn hosts(page: &Page<'_>, wave: WaveIndex, now: Timestamp, room: usize) -> Vec<Line> {
-    if page.summary.hosts.is_empty() && words::is_deployment(page.rollout) {
-        return vec![nobody(page, now)];
-    }
     let hosts: Vec<&HostView> = page.summary.hosts_of(wave).filter(|host| !is_told_above(page, host)).collect();
     if hosts.len() <= room {
         return hosts.into_iter().map(|host| page.host_now(host, now)).collect();
@@ -85,12 +82,6 @@ fn hosts(page: &Page<'_>, wave: WaveIndex, now: Timestamp, room: usize) -> Vec<L
     let unseen = moving.skip(room).chain(hosts.iter().filter(|host| !words::moves(host)));
     lines.push(page.among_hosts(Symbol::Others, words::counts(&Counts::of(unseen.copied()))));
     lines
-}
-
-/// A deployment whose hosts are not known yet.
-fn nobody(page: &Page<'_>, now: Timestamp) -> Line {
-    let took = page.summary.began_at.map(|began_at| format!("   {}", Took::between(began_at, now).so_far()));
-    Line::new(Symbol::UnderWay, format!("nobody has answered yet{}", took.unwrap_or_default()))
 }
 
 /// Whether a line that scrolled by has said the last word on a host.

@@ -4,7 +4,7 @@ use indicatif::{InMemoryTerm, TermLike};
 
 use super::*;
 use crate::protocol::{Phase, Status};
-use crate::report::story::{Story, answer, build_failure, demo, name, rollout, wave};
+use crate::report::story::{Story, answer, build_failure, demo, deployment, rollout, wave};
 use crate::rollout::{Cause, Connection, Outcome, SkipCause, WaveIndex, WaveVerdict};
 
 const HALTED: Cause = Cause::TooManyFailures { failures: 1, max_failures: 0 };
@@ -202,12 +202,9 @@ fn a_display_that_is_dropped_leaves_nothing_in_place() {
 
 #[test]
 fn a_deployment_tells_of_each_host() {
-    let mut watched = Watched::new(Story::begin(rollout("deploy.prod.role.dns", vec![wave("dns", &[])])));
+    let mut watched = Watched::new(Story::begin(deployment("deploy.prod.role.dns", wave("dns", &["ns1", "ns2"]))));
     let shown = watched.after(|story| {
-        story
-            .wave_starts(0)
-            .event(EventKind::Joined { host: name("ns1") })
-            .event(EventKind::Joined { host: name("ns2") });
+        story.wave_starts(0).sent("ns1").sent("ns2");
         story.wait(20).answered(answer("ns1", Status::Completed)).at("ns2", Phase::Activate);
     });
     insta::assert_snapshot!(shown, @"

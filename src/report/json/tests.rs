@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
-use crate::protocol::{Phase, Status};
+use crate::protocol::{Phase, Status, Tier};
 use crate::report::story::{Paper, Story, answer, build_failure, demo, name, request, start};
 use crate::rollout::{
     Anomaly, Cause, Connection, EventKind, HostOutcome, Interrupt, Outcome, SkipCause, WaveIndex, WaveVerdict,
@@ -16,11 +16,9 @@ fn every_kind() -> Vec<EventKind> {
     let mut kinds = vec![
         EventKind::Begun(Arc::new(demo())),
         EventKind::Resumed,
-        EventKind::Joined { host: host() },
         EventKind::AwaitingConfirmation { wave },
         EventKind::WaveStarted { wave },
-        EventKind::Dispatched { host: Some(host()), request: request(1), attempt: 2 },
-        EventKind::Dispatched { host: None, request: request(1), attempt: 1 },
+        EventKind::Dispatched { host: host(), request: request(1), attempt: 2 },
         EventKind::Accepted { host: host() },
         EventKind::Started { host: host(), phase: None },
         EventKind::Started { host: host(), phase: Some(Phase::Build) },
@@ -48,7 +46,6 @@ fn every_kind() -> Vec<EventKind> {
         SkipCause::Interrupt,
         SkipCause::NotConfirmed,
         SkipCause::Disconnected,
-        SkipCause::Unresolved,
     ];
     let outcomes = [HostOutcome::Unreachable, HostOutcome::TimedOut].into_iter().chain(skips.map(HostOutcome::Skipped));
     kinds.extend(outcomes.map(|outcome| EventKind::Final { host: host(), outcome, response: None }));
@@ -57,7 +54,7 @@ fn every_kind() -> Vec<EventKind> {
         Cause::TooFewCompleted { completed: 0, min_hosts: 1 },
         Cause::CheckFailed { reason: "exit code 1".to_owned() },
         Cause::Disconnected,
-        Cause::Unresolved,
+        Cause::Unknown,
     ];
     kinds.extend(causes.clone().map(|cause| EventKind::Draining { wave, cause }));
     let verdicts = [WaveVerdict::Succeeded, WaveVerdict::Interrupted, WaveVerdict::Skipped];
@@ -66,7 +63,9 @@ fn every_kind() -> Vec<EventKind> {
     let anomalies = [
         Anomaly::Late { status: Status::Completed },
         Anomaly::Conflict { status: Status::Failed },
-        Anomaly::Impostor { said: name("mallory") },
+        Anomaly::Impostor { said: name("mallory"), tier: Some(Tier::Test) },
+        Anomaly::AnotherRequest,
+        Anomaly::TwoMachines,
     ];
     kinds.extend(anomalies.map(|anomaly| EventKind::Anomaly { host: host(), anomaly }));
     let ends = [Outcome::Succeeded, Outcome::Failed, Outcome::Interrupted, Outcome::Declined, Outcome::Paused];

@@ -3,7 +3,7 @@ use std::time::Duration;
 use crate::plan::Check;
 use crate::protocol::{ErrorCode, Phase, Status};
 use crate::report::Style;
-use crate::report::story::{Story, answer, build_failure, demo, name, request, rollout, wave};
+use crate::report::story::{Story, answer, build_failure, demo, deployment, name, request, rollout, wave};
 use crate::rollout::{
     Anomaly, Cause, Connection, EventKind, HostOutcome, Interrupt, Outcome, SkipCause, WaveIndex, WaveVerdict,
 };
@@ -193,7 +193,7 @@ fn a_host_that_was_silent_is_asked_again() {
     let delay = Duration::from_secs(30);
     story.wave_starts(0).sent("jelly").wait(15);
     story.event(EventKind::Retrying { host: name("jelly"), outcome: HostOutcome::Unreachable, delay }).wait(30);
-    story.event(EventKind::Dispatched { host: Some(name("jelly")), request: request(1), attempt: 2 }).wait(12);
+    story.event(EventKind::Dispatched { host: name("jelly"), request: request(1), attempt: 2 }).wait(12);
     story.answered(answer("jelly", Status::Completed)).wave_ends(0, WaveVerdict::Succeeded).ends(Outcome::Succeeded);
     insta::assert_snapshot!(story.told(), @"
     ◌ Rollout evening 01f92b3c begins: main -> 8c1f0e2, 1 host in 1 wave
@@ -214,7 +214,7 @@ fn what_should_not_be_is_a_warning_and_stands_in_the_recap() {
     let anomaly = |host: &str, anomaly| EventKind::Anomaly { host: name(host), anomaly };
     story.wave_starts(0).sent("jelly").sent("sonos").wait(5).answered(answer("jelly", Status::Completed));
     story.event(anomaly("jelly", Anomaly::Conflict { status: Status::Failed }));
-    story.event(anomaly("sonos", Anomaly::Impostor { said: name("mallory") })).wait(10);
+    story.event(anomaly("sonos", Anomaly::Impostor { said: name("mallory"), tier: None })).wait(10);
     story.given_up("sonos", HostOutcome::Unreachable);
     story.event(EventKind::Draining { wave: WaveIndex(0), cause: HALTED }).wait(1);
     story.event(anomaly("sonos", Anomaly::Late { status: Status::Completed }));
@@ -296,23 +296,22 @@ fn once_a_minute_hosts_in_flight_are_shown() {
 
 #[test]
 fn a_deployment_to_a_subject() {
-    let mut story = Story::begin(rollout("deploy.prod.role.dns", vec![wave("dns", &[])]));
+    let mut story = Story::begin(deployment("deploy.prod.role.dns", wave("dns", &["ns1", "dns-backup"])));
     let mut done = answer("ns1", Status::Completed);
     done.previous_revision = None;
     done.message = "Switched to generation 42".to_owned();
-    story.wave_starts(0).event(EventKind::Dispatched { host: None, request: request(1), attempt: 1 });
-    story.event(EventKind::Joined { host: name("ns1") }).event(EventKind::Accepted { host: name("ns1") }).wait(2);
-    story.event(EventKind::Joined { host: name("dns-backup") }).at("ns1", Phase::Build).wait(80).answered(done);
+    story.wave_starts(0).sent("ns1").sent("dns-backup").event(EventKind::Accepted { host: name("ns1") }).wait(2);
+    story.at("ns1", Phase::Build).wait(80).answered(done);
     story.answered(answer("dns-backup", Status::Completed)).wave_ends(0, WaveVerdict::Succeeded);
     story.ends(Outcome::Succeeded);
     insta::assert_snapshot!(story.told(), @"
     ◌ deploy.prod.role.dns: switch main -> 8c1f0e2
-    ◌ ns1  sent
+    ◌ ns1         sent
     ◌ dns-backup  sent
     ◌ ns1         building    2s
+    ◌ dns-backup  sent        1m      of 45m
     ◌ ns1         building    1m02s   of 45m
-    ◌ dns-backup  sent        1m02s   of 45m
-    ✔ ns1         completed   1m22s   Switched to generation 42
+    ✔ ns1         completed   1m22s   a91be77 -> 8c1f0e2   Switched to generation 42
     ✔ dns-backup  completed   1m22s   a91be77 -> 8c1f0e2
 
     ✔ deploy.prod.role.dns: 2 hosts completed, main -> 8c1f0e2   1m22s
@@ -321,11 +320,11 @@ fn a_deployment_to_a_subject() {
 
 #[test]
 fn a_deployment_to_one_host() {
-    let mut story = Story::begin(rollout("deploy.prod.ns1", vec![wave("ns1", &[])]));
+    let mut story = Story::begin(deployment("deploy.prod.ns1", wave("ns1", &["ns1"])));
     let mut done = answer("ns1", Status::Completed);
     done.message = "Switched to generation 42".to_owned();
     done.reboot_required = Some(true);
-    story.wave_starts(0).sent("ns1").event(EventKind::Joined { host: name("ns1") }).wait(2).at("ns1", Phase::Build);
+    story.wave_starts(0).sent("ns1").wait(2).at("ns1", Phase::Build);
     story.event(EventKind::Interrupted { how: Interrupt::Drain }).wait(40).answered(done);
     story.wave_ends(0, WaveVerdict::Succeeded).ends(Outcome::Succeeded);
     insta::assert_snapshot!(story.told(), @"

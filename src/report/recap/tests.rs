@@ -1,6 +1,6 @@
 use crate::plan::Rollback;
 use crate::protocol::{ErrorCode, Phase, Response, Status};
-use crate::report::story::{Story, answer, build_failure, demo, name, request, rollout, wave};
+use crate::report::story::{Story, answer, build_failure, demo, deployment, name, rollout, wave};
 use crate::rollout::{Cause, EventKind, HostOutcome, Interrupt, Outcome, Rollout, SkipCause, WaveIndex, WaveVerdict};
 
 #[test]
@@ -174,9 +174,8 @@ fn each_cause_of_a_failed_wave_has_its_words() {
 
 #[test]
 fn a_deployment_that_fails_says_who_and_why() {
-    let mut story = Story::begin(rollout("deploy.prod.role.dns", vec![wave("dns", &[])]));
-    story.wave_starts(0).event(EventKind::Dispatched { host: None, request: request(1), attempt: 1 });
-    story.event(EventKind::Joined { host: name("ns1") }).event(EventKind::Joined { host: name("ns2") }).wait(61);
+    let mut story = Story::begin(deployment("deploy.prod.role.dns", wave("dns", &["ns1", "ns2"])));
+    story.wave_starts(0).sent("ns1").sent("ns2").wait(61);
     story.answered(answer("ns2", Status::Completed)).answered(build_failure("ns1"));
     story.wave_ends(0, WaveVerdict::Failed(Cause::TooManyFailures { failures: 1, max_failures: 0 }));
     story.ends(Outcome::Failed);

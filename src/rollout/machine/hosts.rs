@@ -4,37 +4,50 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{CLOCK_DIFFERENCE, Link, Machine, State};
-use crate::protocol::{ErrorCode, Request, RequestId, Response};
+use crate::protocol::{ErrorCode, Request, RequestId, Response, Sender};
 use crate::rollout::event::{Anomaly, Cause, EventKind, HostOutcome, SkipCause, WaveIndex};
 use crate::rollout::host::{
-    ASK_AGAIN, Flight, MAX_ANOMALIES, Progress, after_final, impostor, is_to_be_confirmed, keep,
+    ASK_AGAIN, Flight, Instances, MAX_ANOMALIES, Progress, after_final, is_to_be_confirmed, keep, unexpected,
 };
 use crate::rollout::{Dispatch, Effect};
 
 impl Machine {
+    /// Sends a host its request; where it has no subject of its own, those that hear it too are sent theirs with it.
     pub(super) fn send(&mut self, now: Duration, index: usize) {
+        if self.frozen(index).shared_subject.is_some() {
+            return self.send_together(now, index);
+        }
+        let request = self.rollout.ids.id(&self.frozen(index).hostname, self.host(index).spent_ids + 1);
+        let dispatch = self.dispatch(now, index, request.clone());
+        self.is_sent(now, index, request);
+        self.effects.push_back(Effect::Send(dispatch));
+    }
+
+    /// Notes that a host is about to be sent this request.
+    pub(super) fn is_sent(&mut self, now: Duration, index: usize, request: RequestId) {
         let host = self.frozen(index).hostname.clone();
-        let patience = self.patience();
-        let ids = self.rollout.ids;
-        let state = self.host_mut(index);
-        let request = ids.id(&host, state.spent_ids + 1);
-        let flight = Flight::new(now, patience);
+        let flight = Flight::new(now, self.patience());
         let due = flight.due();
+        let state = self.host_mut(index);
         state.state = State::InFlight(flight);
-        state.request = Some(request.clone());
+        if state.request.as_ref() != Some(&request) {
+            state.request = Some(request.clone());
+            state.names_ids = false;
+            state.instances = Instances::default();
+        }
         state.attempts += 1;
         let attempt = state.attempts;
         self.by_request.insert(request.clone(), index);
         self.timers.insert((due, index));
-        let dispatch = self.dispatch(now, index, request.clone());
-        self.report(now, EventKind::Dispatched { host: Some(host), request, attempt });
-        self.effects.push_back(Effect::Send(dispatch));
+        self.report(now, EventKind::Dispatched { host, request, attempt });
     }
 
     pub(super) fn dispatch(&self, now: Duration, index: usize, id: RequestId) -> Dispatch {
         let wave = self.wave();
         let expires_at = self.wall_clock(now + wave.limits.accept_timeout + CLOCK_DIFFERENCE);
-        let reply_to = self.replies.to(&id);
+        let host = self.frozen(index);
+        let per_host = host.shared_subject.is_some();
+        let reply_to = if per_host { self.replies.of_all() } else { self.replies.to(host.tier, &host.hostname, &id) };
         let request = Box::new(Request {
             id: Some(id),
             expires_at: Some(expires_at),
@@ -42,9 +55,10 @@ impl Machine {
             rollout: Some(self.rollout.name().to_owned()),
             wave: Some(wave.name.clone()),
             confirm_timeout_s: wave.limits.confirms_within().map(|timeout| timeout.as_secs()),
+            per_host,
             ..Request::new(wave.action, self.rollout.revision.clone(), reply_to)
         });
-        Dispatch { subject: self.frozen(index).subject(), request }
+        Dispatch { subject: host.subject(), request }
     }
 
     /// Asks a host that may be at it since before the rollout was resumed: one that never heard of the request takes it
@@ -53,39 +67,47 @@ impl Machine {
         let flight = Flight::new(now, self.patience());
         self.timers.insert((flight.due(), index));
         self.by_request.insert(request.clone(), index);
-        let dispatch = self.dispatch(now, index, request.clone());
-        self.effects.push_back(Effect::AskState(dispatch));
         let host = self.host_mut(index);
         host.state = State::InFlight(flight);
-        host.request = Some(request);
+        host.request = Some(request.clone());
+        if self.may_be_asked(index) {
+            let dispatch = self.dispatch(now, index, request);
+            self.effects.push_back(Effect::AskState(dispatch));
+        }
     }
 
     /// Asks a host in flight how far it is, if its listener takes that for a question and not for a new order.
     pub(super) fn ask_state(&mut self, now: Duration, index: usize) {
         let host = self.host(index);
         let is_up = matches!(self.link, Link::Up { .. });
-        if let (true, true, Some(request)) = (is_up, host.knows_ids, host.request.clone()) {
+        if let (true, true, Some(request)) = (is_up && self.may_be_asked(index), host.knows_ids, host.request.clone()) {
             let dispatch = self.dispatch(now, index, request);
             self.effects.push_back(Effect::AskState(dispatch));
         }
     }
 
-    pub(super) fn respond(&mut self, now: Duration, request: &RequestId, response: Arc<Response>) {
-        if self.is_way_back(request) {
-            return self.return_answered(now, response);
-        }
-        let Some(index) = self.by_request.place(request) else {
+    pub(super) fn respond(&mut self, now: Duration, from: &Sender, request: &RequestId, response: Arc<Response>) {
+        let returning = self.returning.as_ref().filter(|back| back.request == *request).map(|back| back.index);
+        let Some(index) = returning.or_else(|| self.by_request.place(request)) else {
             return;
         };
-        let name = &self.frozen(index).hostname;
-        if let Some(anomaly) = impostor(name, &response) {
+        let index = self.one_of_those_sharing(index, from);
+        let names_ids = self.frozen(index).knows_ids || self.host(index).names_ids;
+        if let Some(anomaly) = unexpected(self.frozen(index), request, from, &response, names_ids) {
             return self.anomaly(now, index, anomaly);
+        }
+        if returning.is_some() {
+            return self.return_answered(now, response);
         }
         let host = self.host_mut(index);
         host.knows_ids |= response.id.is_some();
         if host.request.as_ref() != Some(request) {
             // The host rejected this request and was sent another since; only that one counts.
             return;
+        }
+        host.names_ids |= response.id.is_some();
+        if host.instances.are_two_machines(&response) {
+            return self.contest(now, index);
         }
         match &host.state {
             State::Final(outcome) => {
@@ -94,16 +116,13 @@ impl Machine {
                 }
             }
             State::Pending | State::Waiting { outcome: HostOutcome::Rejected, .. } => {}
-            State::Waiting { .. } | State::InFlight(_) => {
-                self.resolve(now, index, &response);
-                match HostOutcome::of(response.status) {
-                    Some(outcome) => {
-                        let response = keep(response, &self.frozen(index).hostname, self.host(index).request.as_ref());
-                        self.ended(now, index, outcome, Some(response));
-                    }
-                    None => self.progressed(now, index, &response),
+            State::Waiting { .. } | State::InFlight(_) => match HostOutcome::of(response.status) {
+                Some(outcome) => {
+                    let response = keep(response, &self.frozen(index).hostname, self.host(index).request.as_ref());
+                    self.ended(now, index, outcome, Some(response));
                 }
-            }
+                None => self.progressed(now, index, &response),
+            },
         }
     }
 
@@ -166,7 +185,9 @@ impl Machine {
         };
         let busy = response.is_some_and(|response| response.error == Some(ErrorCode::AlreadyRunning));
         let worth_it = outcome == HostOutcome::Unreachable || (outcome == HostOutcome::Rejected && busy);
-        untouched && worth_it && host.attempts <= self.wave().limits.retries && !self.sends_no_more()
+        // Others that hear its requests may have completed theirs.
+        let is_alone = self.frozen(index).shared_subject.is_none();
+        is_alone && untouched && worth_it && host.attempts <= self.wave().limits.retries && !self.sends_no_more()
     }
 
     /// Makes a host final.
@@ -200,8 +221,6 @@ impl Machine {
         if failures > max_failures && tally.halted.is_none() {
             let cause = Cause::TooManyFailures { failures, max_failures };
             self.halt(now, SkipCause::WaveHalted, cause);
-        } else if self.rollout.is_unresolved() && self.tally.halted.is_none() {
-            self.halt(now, SkipCause::Unresolved, Cause::Unresolved);
         }
     }
 
@@ -247,6 +266,12 @@ impl Machine {
         let Some(index) = self.by_request.place(request) else {
             return;
         };
+        for index in self.all_sharing(index) {
+            self.nobody_listens(now, index, request);
+        }
+    }
+
+    fn nobody_listens(&mut self, now: Duration, index: usize, request: &RequestId) {
         if self.host(index).request.as_ref() != Some(request) {
             // It comes late, about a request that the host has answered and that was replaced since.
             return;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{Link, Machine};
 use crate::protocol::{Request, RequestId, Response};
 use crate::rollout::event::{EventKind, HostOutcome, Outcome, SkipCause};
-use crate::rollout::host::{ASK_AGAIN, Flight, Progress, impostor};
+use crate::rollout::host::{ASK_AGAIN, Flight, Progress};
 use crate::rollout::{Dispatch, Effect};
 
 /// A host that was asked to return and has not come to an end.
@@ -15,7 +15,7 @@ use crate::rollout::{Dispatch, Effect};
 pub(super) struct Return {
     pub(super) request: RequestId,
     pub(super) flight: Flight,
-    index: usize,
+    pub(super) index: usize,
     /// The request that it completed.
     returns: RequestId,
 }
@@ -95,12 +95,6 @@ impl Machine {
     /// Takes notice of what the host says that returns.
     pub(super) fn return_answered(&mut self, now: Duration, response: Arc<Response>) {
         let patience = self.patience();
-        let Some(Return { index, .. }) = self.returning else {
-            return;
-        };
-        if let Some(anomaly) = impostor(&self.frozen(index).hostname, &response) {
-            return self.anomaly(now, index, anomaly);
-        }
         match HostOutcome::of(response.status) {
             // What completed without having returned is something else.
             Some(HostOutcome::Completed) if response.rolled_back != Some(true) => {

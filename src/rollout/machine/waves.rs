@@ -16,6 +16,13 @@ impl Machine {
 
     /// Takes one step, and returns whether there was one to take.
     fn step(&mut self, now: Duration) -> bool {
+        if let (Stage::Confirming | Stage::Baking { .. } | Stage::Checking, Some(cause)) =
+            (self.stage, &self.tally.doomed)
+        {
+            let verdict = WaveVerdict::Failed(cause.clone());
+            self.end_wave(now, verdict);
+            return true;
+        }
         match self.stage {
             Stage::Entering => self.enter_wave(now),
             Stage::Running => return self.run_wave(now),
@@ -40,8 +47,7 @@ impl Machine {
         let states = || range.clone().map(|index| &self.host(index).state);
         let completed = states().filter(|state| matches!(state, State::Final(_))).count();
         let in_flight = states().filter(|state| matches!(state, State::InFlight(_))).count();
-        let halted = self.is_unresolvable().then_some(SkipCause::Unresolved);
-        self.tally = Tally { next: range.start, last_final_at: now, completed, in_flight, halted, ..Tally::default() };
+        self.tally = Tally { next: range.start, last_final_at: now, completed, in_flight, ..Tally::default() };
         let begun = std::mem::take(&mut self.begun);
         if self.wave().limits.confirm && !begun {
             self.stage = Stage::Confirming;
@@ -62,7 +68,7 @@ impl Machine {
     }
 
     fn run_wave(&mut self, now: Duration) -> bool {
-        while self.tally.in_flight < self.window()
+        while self.tally.in_flight < self.wave().limits.max_parallel
             && self.effects.len() < PREPARED
             && let Some(index) = self.next_to_send()
         {
@@ -88,9 +94,11 @@ impl Machine {
         self.next_pending().filter(|_| may_send)
     }
 
-    /// A host that was silent when the roll was called may have a listener that would deploy and never return.
+    /// A host that was silent when the roll was called may have a listener that would deploy and never return. One without a
+    /// subject of its own may share it with hosts that are done.
     fn is_safe_to_send(&self, index: usize) -> bool {
-        self.wave().limits.rollback == Rollback::None || self.frozen(index).can_return
+        let may_deploy = self.wave().limits.rollback == Rollback::None || self.frozen(index).can_return;
+        may_deploy && !self.would_reach_others(index)
     }
 
     fn next_pending(&self) -> Option<usize> {
@@ -108,6 +116,9 @@ impl Machine {
         let any_skipped = self.next_pending().is_some();
         self.skip(now, skipped, cause);
 
+        if let Some(cause) = self.tally.doomed.clone() {
+            return self.end_wave(now, WaveVerdict::Failed(cause));
+        }
         let limits = &self.wave().limits;
         let Tally { completed, failures, .. } = self.tally;
         if failures > limits.max_failures {
@@ -115,10 +126,8 @@ impl Machine {
             self.end_wave(now, WaveVerdict::Failed(cause));
         } else if any_skipped && cause == SkipCause::Disconnected {
             self.end_wave(now, WaveVerdict::Failed(Cause::Disconnected));
-        } else if any_skipped && cause != SkipCause::Unresolved {
+        } else if any_skipped {
             self.end_wave(now, WaveVerdict::Interrupted);
-        } else if self.rollout.is_unresolved() && !self.range().is_empty() {
-            self.end_wave(now, WaveVerdict::Failed(Cause::Unresolved));
         } else if completed < limits.min_hosts {
             let cause = Cause::TooFewCompleted { completed, min_hosts: limits.min_hosts };
             self.end_wave(now, WaveVerdict::Failed(cause));

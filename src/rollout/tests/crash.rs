@@ -25,7 +25,7 @@ pub(super) fn facts(log: &Log) -> impl Iterator<Item = usize> {
 }
 
 /// The machine that takes up the record of this log.
-pub(super) fn taken_up(log: &Log, at: Duration) -> Begun<Machine> {
+pub(super) fn taken_up(log: &Log, at: Duration) -> Begun {
     let events = log.iter().filter_map(|(_, entry)| match entry {
         Entry::Did(Effect::Report(event)) => Some(event),
         _ => None,

@@ -8,17 +8,16 @@ use super::fixture::{self, EPOCH, name, response, subject_of};
 use super::sim::{Begun, Entry, Log};
 use super::transcript::transcript;
 use crate::plan::FrozenWave;
-use crate::protocol::{ErrorCode, HostReport, Phase, RequestId, Response, Status, Subject};
-use crate::rollout::broadcast::Order;
-use crate::rollout::{Broadcast, Dispatch, Effect, Executor, Input, Machine};
+use crate::protocol::{ErrorCode, HostReport, Phase, RequestId, Response, Sender, Status, Tier};
+use crate::rollout::{Dispatch, Effect, Input, Machine};
 
 /// An executor and the log of its life so far.
-pub(super) struct Drive<E> {
-    executor: E,
+pub(super) struct Drive {
+    executor: Begun,
     log: Log,
 }
 
-impl Drive<Begun<Machine>> {
+impl Drive {
     /// Begins a plan of these waves.
     pub(super) fn plan(waves: impl Into<Vec<FrozenWave>>) -> Self {
         let executor = Machine::new(fixture::rollout(waves), EPOCH);
@@ -42,15 +41,8 @@ impl Drive<Begun<Machine>> {
     }
 }
 
-impl Drive<Broadcast> {
-    /// Begins a deployment to this subject.
-    pub(super) fn deploy(order: Order) -> Self {
-        Self::begin(Broadcast::new(Arc::clone(&fixture::rollout([])), order, EPOCH))
-    }
-}
-
-impl<E: Executor> Drive<E> {
-    fn begin(executor: E) -> Self {
+impl Drive {
+    fn begin(executor: Begun) -> Self {
         let mut drive = Self { executor, log: Log::new() };
         drive.drain(Duration::ZERO);
         drive
@@ -101,7 +93,19 @@ impl<E: Executor> Drive<E> {
 
     /// After so many seconds this answer to this request comes.
     pub(super) fn answers(&mut self, seconds: f64, request: &RequestId, response: Response) -> &mut Self {
-        self.at(seconds, Input::Response { request: request.clone(), response: Arc::new(response) })
+        let from = Sender { tier: Tier::Prod, host: response.hostname.clone() };
+        self.answers_as(seconds, from, request, response)
+    }
+
+    /// After so many seconds this answer to this request comes, on the subject of this sender.
+    pub(super) fn answers_as(
+        &mut self,
+        seconds: f64,
+        from: Sender,
+        request: &RequestId,
+        response: Response,
+    ) -> &mut Self {
+        self.at(seconds, Input::Response { from, request: request.clone(), response: Arc::new(response) })
     }
 
     /// After so many seconds the server says that nobody is subscribed to the last request of this host.
@@ -164,12 +168,4 @@ fn sent(entry: &Entry) -> Option<&Dispatch> {
         Entry::Did(Effect::Send(dispatch)) => Some(dispatch),
         _ => None,
     }
-}
-
-/// A deployment to this subject with the usual patience.
-pub(super) fn to(subject: &str) -> Order {
-    let subject: Subject = subject.parse().unwrap();
-    let limits = fixture::limits();
-    let action = crate::protocol::Action::Switch;
-    Order { subject, action, accept_timeout: limits.accept_timeout, timeout: limits.timeout }
 }

@@ -20,10 +20,10 @@ pub(super) const EPOCH: Timestamp = Timestamp::UNIX_EPOCH;
 /// The commit of every rollout of the tests.
 pub(super) const COMMIT: &str = "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b";
 
-/// The branch of a rollout whose first host finds the commit.
+/// The branch that is asked for.
 pub(super) const BRANCH: &str = "main";
 
-/// The commit that the host at this place in the plan would find.
+/// The commit that the host at this place in the plan says it runs. Nobody else is to run it for that.
 pub(super) fn commit_of(host: usize) -> Commit {
     format!("{host:040x}").parse().unwrap()
 }
@@ -66,7 +66,7 @@ pub(super) fn host(hostname: &str) -> FrozenHost {
     FrozenHost {
         hostname: name(hostname),
         tier: Tier::Prod,
-        own_subject: None,
+        shared_subject: None,
         present: true,
         knows_ids: true,
         can_return: true,
@@ -98,13 +98,6 @@ pub(super) fn rollout(waves: impl Into<Vec<FrozenWave>>) -> Arc<Rollout> {
         source: None,
         plan: FrozenPlan { name: "sunday".to_owned(), waves: waves.into(), left_out: BTreeSet::new() },
     })
-}
-
-/// The same, with its commit left to the first host to find.
-pub(super) fn unresolved(waves: impl Into<Vec<FrozenWave>>) -> Arc<Rollout> {
-    let mut rollout = rollout(waves);
-    Arc::make_mut(&mut rollout).revision = BRANCH.parse().unwrap();
-    rollout
 }
 
 /// The answer of a host to a request; its listener knows request ids.

@@ -51,7 +51,7 @@ pub(super) fn same_id(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
     let asked = match entry {
         // The record comes before its request, and changes what the host may be at.
         Entry::Did(Effect::Report(event)) => match &event.kind {
-            EventKind::Dispatched { host: Some(host), request, .. } => Some((ledger.host(host), request)),
+            EventKind::Dispatched { host, request, .. } => Some((ledger.host(host), request)),
             _ => return true,
         },
         Entry::Did(Effect::AskState(dispatch)) if dispatch.request.returns.is_none() => {
@@ -78,7 +78,7 @@ pub(super) fn one_final(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
         EventKind::Final { host, .. }
         | EventKind::Started { host, .. }
         | EventKind::Retrying { host, .. }
-        | EventKind::Dispatched { host: Some(host), .. } => ledger.host(host).outcome.is_none(),
+        | EventKind::Dispatched { host, .. } => ledger.host(host).outcome.is_none(),
         _ => true,
     }
 }

@@ -12,7 +12,7 @@ use super::sim::{Entry, Log};
 use super::way_back;
 use super::world::World;
 use crate::plan::{Limits, Rollback};
-use crate::protocol::{RETURN_WITHIN, Request};
+use crate::protocol::{RETURN_WITHIN, Replies, Request};
 use crate::rollout::summary::{HostState, WaveState};
 use crate::rollout::{
     Answer, Cause, Dispatch, Effect, EventKind, HostOutcome, Interrupt, Outcome, SkipCause, Summary, WaveVerdict,
@@ -166,7 +166,9 @@ fn frozen(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
         && dispatch.request.confirm_timeout_s == confirm_timeout.map(|timeout| timeout.as_secs())
         && dispatch.request.confirmed == matches!(effect, Effect::Confirm(_))
         && *action == wave.wave.action
-        && id.as_ref().is_some_and(|id| *reply_to == crate::protocol::SharedReplies::of(rollout.id).to(id))
+        && id
+            .as_ref()
+            .is_some_and(|id| *reply_to == Replies::of(rollout.id).to(seen.host.tier, &seen.host.hostname, id))
         && expires_at.is_some_and(|expires_at| expires_at > EPOCH + at)
         && named.as_deref() == Some("sunday")
         && wave_name.as_ref() == Some(&wave.wave.name)
@@ -213,8 +215,6 @@ fn expected_verdict(ledger: &Ledger, number: usize) -> WaveVerdict {
         WaveVerdict::Failed(Cause::Disconnected)
     } else if skipped(SkipCause::Interrupt) {
         WaveVerdict::Interrupted
-    } else if ledger.is_unresolved && ledger.resolved.is_none() && outcomes().next().is_some() {
-        WaveVerdict::Failed(Cause::Unresolved)
     } else if completed < min_hosts {
         WaveVerdict::Failed(Cause::TooFewCompleted { completed, min_hosts })
     } else if let Some(Err(reason)) = &course.check {
@@ -250,11 +250,6 @@ fn skip_cause(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
         SkipCause::Interrupt => ledger.interrupt.is_some(),
         SkipCause::NotConfirmed => {
             ledger.waves.iter().any(|course| course.answered.is_some_and(|(_, answer)| answer != Answer::Yes))
-        }
-        SkipCause::Unresolved => {
-            let others = ledger.hosts.iter().filter(|other| other.host.hostname != seen.host.hostname);
-            let is_over = others.into_iter().any(|other| other.outcome.is_some());
-            ledger.is_unresolved && ledger.resolved.is_none() && is_over
         }
         SkipCause::Disconnected => {
             ledger.down_since.is_some_and(|since| since + finish_timeout(&course.wave.limits) <= at)
@@ -354,7 +349,7 @@ fn fold(ledger: &Ledger, summary: &Summary) -> bool {
         && sums(ledger, summary)
         && summary.outcome == ledger.outcome
         && summary.interrupt <= ledger.interrupt
-        && summary.rollout.as_ref().and_then(|rollout| rollout.revision.commit()) == ledger.commit()
+        && summary.rollout.as_ref().map(|rollout| &rollout.revision) == Some(ledger.revision)
         && summary.turned_up.keys().eq(BTreeSet::from_iter(&ledger.named))
 }
 

@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use super::fixture::COMMIT;
 use super::sim::Entry;
 use super::way_back::waits_to_be_confirmed;
 use super::world::World;
 use crate::plan::{FrozenHost, FrozenWave, Rollback};
-use crate::protocol::{Commit, ErrorCode, HostName, RequestId, Response, Status, Tier};
+use crate::protocol::{ErrorCode, HostName, RequestId, Response, Revision, Sender, Status, Tier};
 use crate::rollout::{
     Answer, Connection, Dispatch, Effect, Event, EventKind, HostOutcome, Input, Interrupt, Outcome, WaveVerdict,
 };
@@ -31,10 +30,8 @@ pub(super) struct Ledger<'a> {
     pub(super) to_be_asked: Vec<RequestId>,
     /// The dispatched event that was reported last, if its request was not sent yet.
     pub(super) announced: Option<RequestId>,
-    /// Whether the first host is to find the commit, what it has named, and what was taken for it.
-    pub(super) is_unresolved: bool,
-    pub(super) found: Option<(HostName, Commit)>,
-    pub(super) resolved: Option<(HostName, Commit)>,
+    /// What every request is to carry.
+    pub(super) revision: &'a Revision,
     /// The hosts that are not of the plan and should have been, as far as they were named, and those that are to be.
     pub(super) named: Vec<HostName>,
     pub(super) to_be_named: Vec<HostName>,
@@ -115,9 +112,7 @@ impl<'a> Ledger<'a> {
             last: None,
             to_be_asked: Vec::new(),
             announced: None,
-            is_unresolved: world.is_unresolved,
-            found: None,
-            resolved: None,
+            revision: &world.revision,
             named: Vec::new(),
             to_be_named: Vec::new(),
             begun_at: Duration::ZERO,
@@ -168,23 +163,18 @@ impl<'a> Ledger<'a> {
 
     fn told(&mut self, at: Duration, input: &Input) {
         match input {
-            Input::Response { request, response } => {
+            Input::Response { from, request, response } => {
                 if let Some(seen) = self.hosts.iter_mut().find(|seen| seen.ever_sent(request)) {
-                    let (said, is_over) = (seen.said.len(), seen.first_final().is_some());
-                    let is_at_it = seen.answered(request, response) && self.down_since.is_none();
-                    let is_heard = seen.said.len() > said && !is_over;
-                    let runs = matches!(response.status, Status::Started | Status::Completed | Status::Failed);
-                    if let (true, true, true, Some(commit)) = (self.is_unresolved, is_heard, runs, &response.revision) {
-                        self.found.get_or_insert((response.hostname.clone(), commit.clone()));
-                    }
+                    let is_at_it = seen.answered(from, request, response) && self.down_since.is_none();
                     if is_at_it && waits_to_be_confirmed(response) {
                         self.to_be_confirmed.push(request.clone());
                     }
                 }
                 if let Some(seen) = self.hosts.iter_mut().find(|seen| seen.returns_by(request)) {
-                    seen.answered_on_its_way_back(response);
+                    seen.answered_on_its_way_back(from, request, response);
                 }
             }
+            Input::OldResponse(_) => {}
             Input::NoResponders { request } => {
                 let is_believed = self.down_since.is_none() && self.settled_at <= at;
                 if let Some(seen) = self.hosts.iter_mut().find(|seen| seen.is_open() && seen.last_sent(request)) {
@@ -226,14 +216,7 @@ impl<'a> Ledger<'a> {
                     self.to_be_named.push(host.clone());
                 }
             }
-            Input::RollCallOver => {}
         }
-    }
-
-    /// What is deployed, as far as it is known.
-    pub(super) fn commit(&self) -> Option<Commit> {
-        let settled = (!self.is_unresolved).then(|| COMMIT.parse().unwrap());
-        self.resolved.as_ref().map(|(_, commit)| commit.clone()).or(settled)
     }
 
     /// Whether a wave takes all prod hosts; there is no other group.
@@ -287,7 +270,6 @@ impl<'a> Ledger<'a> {
         self.events.retain(|event| event.kind.is_fact());
         self.begun_at = at;
         self.to_be_named.clear();
-        self.found.clone_from(&self.resolved);
         (self.down_since, self.interrupt, self.outcome, self.last) = (None, None, None, None);
         self.to_be_confirmed.clear();
         let on_their_way_back = self.on_their_way_back();
@@ -369,9 +351,7 @@ impl<'a> Ledger<'a> {
             EventKind::WaveEnded { wave, verdict } => self.waves[wave.0].verdict = Some(verdict.clone()),
             EventKind::Dispatched { host, request, .. } => {
                 self.announced = Some(request.clone());
-                if let Some(host) = host {
-                    self.host_mut(host).may_be_at = Some(request.clone());
-                }
+                self.host_mut(host).may_be_at = Some(request.clone());
             }
             EventKind::Retrying { host, outcome, .. } => {
                 let seen = self.host_mut(host);
@@ -396,14 +376,12 @@ impl<'a> Ledger<'a> {
                 seen.came_to(*outcome);
             }
             EventKind::Ended { outcome } => self.outcome = Some(*outcome),
-            EventKind::Resolved { host, revision } => self.resolved = Some((host.clone(), revision.clone())),
             EventKind::TurnedUp { host, .. } => {
                 self.to_be_named.retain(|named| named != host);
                 self.named.push(host.clone());
             }
             EventKind::Begun(_)
             | EventKind::Resumed
-            | EventKind::Joined { .. }
             | EventKind::AwaitingConfirmation { .. }
             | EventKind::Accepted { .. }
             | EventKind::Started { .. }
@@ -411,6 +389,7 @@ impl<'a> Ledger<'a> {
             | EventKind::Checking { .. }
             | EventKind::Interrupted { .. }
             | EventKind::Connection { .. }
+            | EventKind::Resolved { .. }
             | EventKind::Anomaly { .. } => {}
         }
     }
@@ -479,9 +458,10 @@ impl<'a> Seen<'a> {
         }
     }
 
-    fn answered_on_its_way_back(&mut self, response: &Response) {
+    fn answered_on_its_way_back(&mut self, from: &Sender, request: &RequestId, response: &Response) {
+        let is_genuine = self.is_genuine(from, request, response);
         if let Some(back) = self.back.as_mut().filter(|back| back.outcome.is_none())
-            && response.hostname == self.host.hostname
+            && is_genuine
         {
             back.said.push(response.clone());
         }
@@ -536,9 +516,21 @@ impl<'a> Seen<'a> {
         }
     }
 
+    /// Whether this host, and no other key, can have published an answer, and it is about this request.
+    fn is_genuine(&self, from: &Sender, request: &RequestId, response: &Response) -> bool {
+        let is_proved = (from.tier, &from.host) == (self.host.tier, &self.host.hostname);
+        let agrees = response.hostname == from.host;
+        let named_before = self.last_sent(request) && self.said.iter().any(|response| response.id.is_some());
+        let is_about_it = match &response.id {
+            Some(id) => id == request,
+            None => !self.host.knows_ids && !named_before,
+        };
+        is_proved && agrees && is_about_it
+    }
+
     /// Takes notice of an answer, and returns whether the host is at the request and not at its end.
-    fn answered(&mut self, request: &RequestId, response: &Response) -> bool {
-        if response.hostname != self.host.hostname {
+    fn answered(&mut self, from: &Sender, request: &RequestId, response: &Response) -> bool {
+        if !self.is_genuine(from, request, response) {
             return false;
         }
         self.knows_ids |= response.id.is_some();

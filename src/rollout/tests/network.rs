@@ -11,7 +11,8 @@ use proptest::sample::select;
 
 use super::fixture::{self, name, secs};
 use super::sim::Agenda;
-use crate::protocol::{ErrorCode, HostName, Phase, Request, RequestId, Response, Status};
+use crate::plan::FrozenHost;
+use crate::protocol::{ErrorCode, HostName, Phase, Request, RequestId, Response, Sender, Status, Tier};
 use crate::rollout::{Connection, Input, Interrupt};
 
 /// What comes back for one request.
@@ -47,13 +48,28 @@ pub(super) enum Said {
     Busy,
     /// The server says that nobody is subscribed.
     Nobody,
-    /// Another host answers in its place.
-    Forged(Status),
+    /// An answer that the host did not give, or gave about something else.
+    Forged(Forgery, Status),
+}
+
+/// What another key can publish, and how the answer gives that away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Forgery {
+    /// Another host answers below its own prefix, in its own name.
+    Impostor,
+    /// Another host answers below its own prefix, in the name of this one.
+    Subject,
+    /// A host of the same name and another tier answers.
+    Tier,
+    /// The host answers under another name.
+    Name,
+    /// The host answers about another request.
+    Request,
 }
 
 /// The hosts and the way to them.
 pub(super) struct Network<'a> {
-    hosts: Vec<&'a HostName>,
+    hosts: Vec<&'a FrozenHost>,
     /// What each host says to its first request, its second and so on; the last of them to all that follow.
     scripts: &'a [Vec<Script>],
     /// What each host says when it is asked to return.
@@ -65,7 +81,7 @@ pub(super) struct Network<'a> {
 }
 
 impl<'a> Network<'a> {
-    pub(super) fn new(hosts: Vec<&'a HostName>, scripts: &'a [Vec<Script>], returns: &'a [Script]) -> Self {
+    pub(super) fn new(hosts: Vec<&'a FrozenHost>, scripts: &'a [Vec<Script>], returns: &'a [Script]) -> Self {
         let sent = vec![0; hosts.len()];
         Self { hosts, scripts, returns, sent, taken: BTreeMap::new() }
     }
@@ -108,13 +124,19 @@ impl<'a> Network<'a> {
     }
 
     fn input(&self, index: usize, request: &RequestId, script: &Script, said: Said) -> Input {
-        let host = self.hosts[index].clone();
-        let (speaker, status, error) = match said {
-            Said::Status(status) | Said::Returned(status) | Said::NotReturned(status) => (host, status, None),
-            Said::ToBeConfirmed => (host, Status::Started, None),
-            Said::Busy => (host, Status::Rejected, Some(ErrorCode::AlreadyRunning)),
+        let FrozenHost { hostname: host, tier, knows_ids, .. } = self.hosts[index];
+        let own = Sender { tier: *tier, host: host.clone() };
+        let another = Sender { host: self.another_than(index), ..own.clone() };
+        let (from, speaker, status, error) = match said {
+            Said::Status(status) | Said::Returned(status) | Said::NotReturned(status) => (own, host, status, None),
+            Said::ToBeConfirmed => (own, host, Status::Started, None),
+            Said::Busy => (own, host, Status::Rejected, Some(ErrorCode::AlreadyRunning)),
             Said::Nobody => return Input::NoResponders { request: request.clone() },
-            Said::Forged(status) => (self.another_than(index), status, None),
+            Said::Forged(Forgery::Impostor, status) => (another.clone(), &another.host, status, None),
+            Said::Forged(Forgery::Subject, status) => (another.clone(), host, status, None),
+            Said::Forged(Forgery::Tier, status) => (Sender { tier: Tier::Test, ..own }, host, status, None),
+            Said::Forged(Forgery::Name, status) => (own, &another.host, status, None),
+            Said::Forged(Forgery::Request, status) => (own, host, status, None),
         };
         let phase = match said {
             Said::ToBeConfirmed => Some(Phase::Confirm),
@@ -125,16 +147,21 @@ impl<'a> Network<'a> {
             Said::NotReturned(_) => Some(false),
             _ => None,
         };
-        let id = script.names_id.then(|| request.clone());
+        let id = match said {
+            Said::Forged(Forgery::Request, _) => Some("of-another-request".parse().expect("it is an id")),
+            // A listener that supports ids always names them.
+            _ => (*knows_ids || script.names_id).then(|| request.clone()),
+        };
         let revision = script.names_commit.then(|| fixture::commit_of(index));
-        let response = Response { error, id, phase, revision, rolled_back, ..Response::new(speaker, status, "") };
-        Input::Response { request: request.clone(), response: Arc::new(response) }
+        let response =
+            Response { error, id, phase, revision, rolled_back, ..Response::new(speaker.clone(), status, "") };
+        Input::Response { from, request: request.clone(), response: Arc::new(response) }
     }
 
     fn another_than(&self, index: usize) -> HostName {
         match self.hosts.as_slice() {
             [_] => name("stranger"),
-            hosts => hosts[(index + 1) % hosts.len()].clone(),
+            hosts => hosts[(index + 1) % hosts.len()].hostname.clone(),
         }
     }
 }
@@ -162,6 +189,10 @@ fn status() -> impl Strategy<Value = Status> {
     select(vec![Status::Accepted, Status::Started, Status::Rejected, Status::Completed, Status::Failed])
 }
 
+fn forgery() -> impl Strategy<Value = Forgery> {
+    select(vec![Forgery::Impostor, Forgery::Subject, Forgery::Tier, Forgery::Name, Forgery::Request])
+}
+
 fn said() -> impl Strategy<Value = Said> {
     prop_oneof![
         4 => status().prop_map(Said::Status),
@@ -170,7 +201,7 @@ fn said() -> impl Strategy<Value = Said> {
         2 => Just(Said::ToBeConfirmed),
         1 => status().prop_map(Said::Returned),
         1 => status().prop_map(Said::NotReturned),
-        2 => status().prop_map(Said::Forged),
+        3 => (forgery(), status()).prop_map(|(forgery, status)| Said::Forged(forgery, status)),
     ]
 }
 

@@ -112,7 +112,7 @@ fn verdicts(world: &World, log: &Log) -> (Option<Outcome>, Vec<&'static str>) {
         WaveVerdict::Failed(Cause::TooManyFailures { .. }) => "too many failures",
         WaveVerdict::Failed(Cause::TooFewCompleted { .. }) => "too few completed",
         WaveVerdict::Failed(Cause::CheckFailed { .. }) => "check failed",
-        WaveVerdict::Failed(Cause::Unresolved) => "unresolved",
+        WaveVerdict::Failed(Cause::Unknown | Cause::TwoMachines { .. }) => "unknown",
         WaveVerdict::Failed(Cause::Disconnected) => "disconnected",
         WaveVerdict::Interrupted => "interrupted",
         WaveVerdict::Skipped => "skipped",

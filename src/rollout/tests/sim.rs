@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
-use crate::rollout::{Connection, Effect, Executor, Input, Outcome};
+use crate::rollout::{Connection, Effect, Input, Machine, Outcome};
 
 /// More than any rollout of the tests needs; one that reaches it runs in circles.
 const MAX_ENTRIES: usize = 20_000;
@@ -41,9 +41,9 @@ pub(super) struct Agenda {
 
 /// An executor that begins at some time of the log, from which its own time counts.
 #[derive(Debug)]
-pub(super) struct Begun<E> {
+pub(super) struct Begun {
     pub(super) at: Duration,
-    pub(super) executor: E,
+    pub(super) executor: Machine,
 }
 
 #[derive(Debug)]
@@ -110,39 +110,39 @@ impl Agenda {
     }
 }
 
-impl<E: Executor> Executor for Begun<E> {
-    fn handle(&mut self, now: Duration, input: Input) {
+impl Begun {
+    pub(super) fn handle(&mut self, now: Duration, input: Input) {
         self.executor.handle(now.saturating_sub(self.at), input);
     }
 
-    fn handle_deadline(&mut self, now: Duration) {
+    pub(super) fn handle_deadline(&mut self, now: Duration) {
         self.executor.handle_deadline(now.saturating_sub(self.at));
     }
 
-    fn deadline(&self) -> Option<Duration> {
+    pub(super) fn deadline(&self) -> Option<Duration> {
         self.executor.deadline().map(|deadline| self.at + deadline)
     }
 
-    fn poll_effect(&mut self) -> Option<Effect> {
+    pub(super) fn poll_effect(&mut self) -> Option<Effect> {
         self.executor.poll_effect()
     }
 
-    fn has_more(&self) -> bool {
+    pub(super) fn has_more(&self) -> bool {
         self.executor.has_more()
     }
 
-    fn prepare_more(&mut self, now: Duration) {
+    pub(super) fn prepare_more(&mut self, now: Duration) {
         self.executor.prepare_more(now.saturating_sub(self.at));
     }
 
-    fn outcome(&self) -> Option<Outcome> {
+    pub(super) fn outcome(&self) -> Option<Outcome> {
         self.executor.outcome()
     }
 }
 
 /// Runs the executor to its end. `react` says what follows outside from an effect.
 pub(super) fn run(
-    executor: &mut impl Executor,
+    executor: &mut Begun,
     mut agenda: Agenda,
     mut react: impl FnMut(Duration, &Effect, &mut Agenda),
 ) -> Log {

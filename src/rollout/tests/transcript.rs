@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::fixture::EPOCH;
 use super::sim::{Entry, Log};
-use crate::protocol::{Phase, RequestId, Response};
+use crate::protocol::{Phase, RequestId, Response, Tier};
 use crate::rollout::{Anomaly, Cause, Dispatch, Effect, EventKind, HostOutcome, Input, WaveVerdict};
 
 /// Requests by the order in which they were first seen: `r1`, `r2` and so on.
@@ -45,14 +45,21 @@ fn seconds(duration: Duration) -> String {
 
 fn told(input: &Input, names: &mut Names) -> String {
     match input {
-        Input::Response { request, response } => format!("{}: {}", names.of(request), answer(response)),
+        Input::Response { from, request, response } => {
+            let origin = if from.host == response.hostname && from.tier == Tier::Prod {
+                String::new()
+            } else {
+                format!(", on the subject of {}.{}", from.tier, from.host)
+            };
+            format!("{}: {}{origin}", names.of(request), answer(response))
+        }
+        Input::OldResponse(response) => format!("in the old form: {}", answer(response)),
         Input::NoResponders { request } => format!("{}: 503, nobody is there", names.of(request)),
         Input::AnswersLost => "answers were lost".to_owned(),
         Input::Connection(connection) => format!("connection {connection:?}"),
         Input::Answer(answer) => format!("the operator says {answer:?}"),
         Input::CheckDone(result) => format!("the check says {result:?}"),
         Input::Present(report) => format!("{} is there", report.hostname),
-        Input::RollCallOver => "the roll call is over".to_owned(),
         Input::Interrupt(how) => format!("interrupt: {how:?}"),
     }
 }
@@ -93,13 +100,11 @@ fn reported(event: &EventKind, names: &mut Names) -> String {
     match event {
         EventKind::Begun(rollout) => format!("{} begins", rollout.name()),
         EventKind::Resumed => "resumed".to_owned(),
-        EventKind::Joined { host } => format!("{host} joined"),
         EventKind::AwaitingConfirmation { wave } => format!("wave {wave} awaits confirmation"),
         EventKind::WaveStarted { wave } => format!("wave {wave} started"),
-        EventKind::Dispatched { host: Some(host), request, attempt } => {
+        EventKind::Dispatched { host, request, attempt } => {
             format!("{host} dispatched: {}, attempt {attempt}", names.of(request))
         }
-        EventKind::Dispatched { host: None, request, .. } => format!("dispatched to all: {}", names.of(request)),
         EventKind::Accepted { host } => format!("{host} accepted"),
         EventKind::Started { host, phase } => format!("{host} started, {phase:?}"),
         EventKind::Retrying { host, outcome, delay } => format!("{host} {outcome}, retry in {}", seconds(*delay)),
@@ -134,7 +139,8 @@ fn because(cause: &Cause) -> String {
         Cause::TooManyFailures { failures, max_failures } => format!("{failures} failed, {max_failures} may"),
         Cause::TooFewCompleted { completed, min_hosts } => format!("{completed} completed, {min_hosts} must"),
         Cause::CheckFailed { reason } => format!("check: {reason}"),
-        Cause::Unresolved => "unresolved".to_owned(),
+        Cause::Unknown => "unknown".to_owned(),
+        Cause::TwoMachines { host } => format!("{host} is two machines"),
         Cause::Disconnected => "disconnected".to_owned(),
     }
 }
@@ -143,6 +149,9 @@ fn odd(anomaly: &Anomaly) -> String {
     match anomaly {
         Anomaly::Late { status } => format!("late {status}"),
         Anomaly::Conflict { status } => format!("conflicting {status}"),
-        Anomaly::Impostor { said } => format!("{said} answered in its place"),
+        Anomaly::Impostor { said, tier: None } => format!("{said} answered in its place"),
+        Anomaly::Impostor { said, tier: Some(tier) } => format!("{said} of {tier} answered in its place"),
+        Anomaly::AnotherRequest => "an answer to another request".to_owned(),
+        Anomaly::TwoMachines => "two machines".to_owned(),
     }
 }

@@ -1,7 +1,7 @@
 //! Single rollouts, step by step.
 
-mod broadcast;
 mod halting;
+mod identity;
 mod network;
 mod operator;
 mod resuming;

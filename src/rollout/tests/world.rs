@@ -10,17 +10,17 @@ use proptest::sample::select;
 
 use super::fixture::{self, EPOCH, secs};
 use super::network::{Network, Script, connection, interrupts, losses, mostly, scripts, seconds, ways_back};
-use super::sim::{self, Agenda, Log};
+use super::sim::{self, Agenda, Begun, Log};
 use crate::plan::{Check, FrozenHost, FrozenWave, Groups, Limits, Rollback};
-use crate::protocol::{Action, HostReport, Tier};
-use crate::rollout::{Answer, Connection, Dispatch, Effect, Executor, Input, Interrupt, Machine, Rollout};
+use crate::protocol::{Action, HostReport, Revision, Tier};
+use crate::rollout::{Answer, Connection, Dispatch, Effect, Input, Interrupt, Machine, Rollout};
 
 /// Everything that the machine cannot decide.
 #[derive(Debug, Clone)]
 pub(super) struct World {
     pub(super) waves: Vec<FrozenWave>,
-    /// Whether the first host is to find the commit.
-    pub(super) is_unresolved: bool,
+    /// What is deployed: a commit, or a branch that each host looks up for itself.
+    pub(super) revision: Revision,
     /// What comes back from each host, in the order of the plan, for its first request, its second and so on.
     pub(super) scripts: Vec<Vec<Script>>,
     /// What comes back from each host when it is asked to return.
@@ -69,18 +69,20 @@ impl World {
 
     /// What is rolled out.
     pub(super) fn rollout(&self) -> Arc<Rollout> {
-        if self.is_unresolved { fixture::unresolved(self.waves.clone()) } else { fixture::rollout(self.waves.clone()) }
+        let mut rollout = fixture::rollout(self.waves.clone());
+        Arc::make_mut(&mut rollout).revision = self.revision.clone();
+        rollout
     }
 
     /// Lives through the whole rollout.
     pub(super) fn run(&self) -> Log {
-        let machine = Machine::new(self.rollout(), EPOCH);
-        self.live(machine, self.network(), self.agenda())
+        let executor = Machine::new(self.rollout(), EPOCH);
+        self.live(Begun { at: Duration::ZERO, executor }, self.network(), self.agenda())
     }
 
     /// The hosts, and the way to them.
     pub(super) fn network(&self) -> Network<'_> {
-        Network::new(self.hosts().map(|host| &host.hostname).collect(), &self.scripts, &self.returns)
+        Network::new(self.hosts().collect(), &self.scripts, &self.returns)
     }
 
     /// What happens whatever the machine does.
@@ -96,7 +98,7 @@ impl World {
     }
 
     /// Lives on until the machine has come to an end.
-    pub(super) fn live(&self, mut machine: impl Executor, mut network: Network<'_>, agenda: Agenda) -> Log {
+    pub(super) fn live(&self, mut machine: Begun, mut network: Network<'_>, agenda: Agenda) -> Log {
         sim::run(&mut machine, agenda, |now, effect, agenda| match effect {
             Effect::Send(_) | Effect::AskState(_) | Effect::CallRoll => {
                 self.publish(now, effect, &mut network, agenda);
@@ -231,14 +233,14 @@ pub(super) fn world(climate: Climate) -> impl Strategy<Value = World> {
         let count = waves.len();
         (Just(waves), scripts(hosts), ways_back(hosts), operator(count))
     });
-    let is_unresolved = mostly(75, Just(false), Just(true));
-    let outside = (latecomers(), is_unresolved, any::<bool>());
+    let revision = mostly(75, Just(fixture::COMMIT), Just(fixture::BRANCH)).prop_map(|text| text.parse().unwrap());
+    let outside = (latecomers(), revision, any::<bool>());
     (waves, connection, losses, interrupts, outside).prop_map(
         |((waves, scripts, returns, (answers, checks)), connection, losses, interrupts, outside)| {
-            let (latecomers, is_unresolved, deadline_first) = outside;
+            let (latecomers, revision, deadline_first) = outside;
             World {
                 waves,
-                is_unresolved,
+                revision,
                 scripts,
                 returns,
                 connection,

@@ -45,6 +45,25 @@ async fn a_repository_that_is_gone_is_told_with_the_words_of_git() {
 }
 
 #[tokio::test]
+async fn a_host_is_never_asked_to_choose_the_commit_of_others() {
+    let lab = stage::lab(&["prod.ns1"]).await;
+    for verb in ["plan", "apply"] {
+        let plan = "revision = 'main'\n[[wave]]\ntargets = 'prod.ns1'\n";
+        let mut by_flag = stage::command(&lab, verb, plan);
+        by_flag.arg("--resolve-on-host");
+        let mut by_variable = stage::command(&lab, verb, plan);
+        by_variable.env("HOMELAB_DEPLOY_RESOLVE_ON_HOST", "true");
+        for command in [by_flag, by_variable] {
+            let ended = stage::start(command).ended().await.unwrap().expect(2);
+            ended.told("a host never chooses the commit of others").told("set `flake` in the plan");
+        }
+        let mut unset = stage::command(&lab, verb, plan);
+        unset.env("HOMELAB_DEPLOY_RESOLVE_ON_HOST", "false").env("HOMELAB_DEPLOY_YES", "true");
+        stage::start(unset).ended().await.unwrap().expect(0);
+    }
+}
+
+#[tokio::test]
 async fn a_full_commit_id_needs_no_repository() {
     let lab = stage::lab(&["prod.ns1"]).await;
     lose_repository(&lab);

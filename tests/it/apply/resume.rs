@@ -64,6 +64,19 @@ async fn cut_off() -> Lab {
 }
 
 #[tokio::test]
+async fn a_rollout_that_waited_for_a_host_to_find_its_commit_is_to_be_started_anew() {
+    let lab = cut_off().await;
+    let [journal] = journals(&lab).try_into().unwrap();
+    let text = fs::read_to_string(&journal).unwrap();
+    let commit = text.split_once("\"revision\":\"").unwrap().1.get(..40).unwrap().to_owned();
+    fs::write(&journal, text.replace(&commit, "main")).unwrap();
+    let ran_before = ran(&lab);
+    let ended = resume(&lab, &[&only_id(&lab)]).await.expect(3);
+    ended.told("has no commit").told("start anew");
+    assert_eq!(ran(&lab), ran_before);
+}
+
+#[tokio::test]
 async fn a_host_that_was_done_meanwhile_is_believed_and_the_others_follow() {
     let lab = cut_off().await;
     assert!(listed(&lab).await[0].contains("cut off"));

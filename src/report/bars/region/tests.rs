@@ -4,7 +4,7 @@ use super::*;
 use crate::plan::{Check, Rollback};
 use crate::protocol::{Phase, Status};
 use crate::report::page::Memory;
-use crate::report::story::{Story, answer, build_failure, demo, name, request, rollout, wave};
+use crate::report::story::{Story, answer, build_failure, demo, deployment, name, rollout, wave};
 use crate::rollout::{Cause, EventKind, Interrupt, Summary, WaveVerdict};
 
 const HALTED: Cause = Cause::TooManyFailures { failures: 1, max_failures: 0 };
@@ -214,16 +214,12 @@ fn a_name_is_never_cut_and_anything_else_is() {
 
 #[test]
 fn a_deployment_shows_those_that_are_at_it() {
-    let mut story = Story::begin(rollout("deploy.prod.role.dns", vec![wave("dns", &[])]));
-    story.wave_starts(0).event(EventKind::Dispatched { host: None, request: request(1), attempt: 1 }).wait(2);
-    let silent = shown(&story, 80, 24);
-    story.event(EventKind::Joined { host: name("ns1") }).event(EventKind::Joined { host: name("dns-backup") });
+    let mut story = Story::begin(deployment("deploy.prod.role.dns", wave("dns", &["ns1", "dns-backup"])));
+    story.wave_starts(0).sent("ns1").sent("dns-backup").wait(2);
     story.at("ns1", Phase::Build).wait(80);
     let both = shown(&story, 80, 24);
     story.answered(answer("ns1", Status::Completed));
-    insta::assert_snapshot!(format!("{silent}\n--\n{both}\n--\n{}", shown(&story, 80, 24)), @"
-    ◌ nobody has answered yet   2s
-    --
+    insta::assert_snapshot!(format!("{both}\n--\n{}", shown(&story, 80, 24)), @"
     ◌ ns1         building    1m22s   of 45m
     ◌ dns-backup  sent        1m22s   of 45m
     --

@@ -1,0 +1,32 @@
+//! The flags by which an operator goes past a good reason not to begin.
+
+use clap::Args;
+
+use super::exit::{CommandError, Exit};
+use crate::operator::Prepared;
+
+/// Which reasons do not count.
+#[derive(Debug, Args)]
+pub(super) struct GuardArgs {
+    /// Start although another operator's rollout is under way; hosts that are busy with that one will reject this one
+    #[arg(long, env = "HOMELAB_DEPLOY_FORCE")]
+    force: bool,
+
+    /// Deploy although hosts run a later commit than this one
+    #[arg(long, env = "HOMELAB_DEPLOY_ALLOW_DOWNGRADE")]
+    allow_downgrade: bool,
+}
+
+impl GuardArgs {
+    /// Refuses to begin where there is a reason that counts.
+    pub(super) fn check(&self, prepared: &Prepared) -> Result<(), CommandError> {
+        let precondition = |error| Exit::Precondition.because(error);
+        if !self.force {
+            prepared.yield_to_others().map_err(precondition)?;
+        }
+        if !self.allow_downgrade {
+            prepared.go_forward().map_err(precondition)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,175 @@
+//! What others send to the listener, and how much of it is kept until there is time for it.
+//!
+//! Anyone who may publish on a subject decides how much arrives there. So each subject has a room of its own that does not
+//! grow, and what finds no place in it is gone: a flood on one subject takes nothing from another.
+//!
+//! The client puts what it reads into a channel for each subscription, and reads on. A task for each subject empties that
+//! channel and copies what is worth keeping: a message as the client has it keeps the whole buffer alive that it was read
+//! into.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::{Client, StatusCode, SubscribeError, Subscriber};
+use futures_util::StreamExt;
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+
+use super::allowance::Allowance;
+use crate::protocol::Subject;
+use crate::protocol::message::MAX_REQUEST_BYTES;
+
+/// How many messages the client's own channel of a subscription holds. They may be as long as the server allows.
+pub const SUBSCRIPTION_CAPACITY: usize = 16;
+
+/// How many messages of one subject wait to be read.
+const MAX_WAITING: usize = 256;
+
+/// How many bytes those may have together. A usual request has 500.
+const MAX_WAITING_BYTES: usize = 1024 * 1024;
+
+/// How often it is logged, for each subject, that messages were dropped.
+const COMPLAIN_EVERY: Duration = Duration::from_mins(5);
+
+/// Messages of several subjects, in the order of their arrival.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    letters: UnboundedReceiver<Letter>,
+    sender: UnboundedSender<Letter>,
+    echo: Arc<Notify>,
+    emptying: JoinSet<()>,
+}
+
+/// A message. Its place is free again when it is dropped.
+#[derive(Debug)]
+pub(super) struct Letter {
+    /// Where it was sent to.
+    pub(super) subject: Subject,
+    /// What it says.
+    pub(super) payload: Vec<u8>,
+    _place: [OwnedSemaphorePermit; 2],
+}
+
+impl Inbox {
+    /// An inbox that receives nothing yet. `echo` hears of each answer of the server itself to what was published.
+    pub(super) fn new(echo: Arc<Notify>) -> Self {
+        // Bounded by the rooms of the subjects.
+        let (sender, letters) = mpsc::unbounded_channel();
+        Self { letters, sender, echo, emptying: JoinSet::new() }
+    }
+
+    /// Receives what is sent to this subject, too.
+    pub(super) async fn subscribe(&mut self, client: &Client, subject: &Subject) -> Result<(), SubscribeError> {
+        let subscriber = client.subscribe(subject.to_string()).await?;
+        let room = Room::new(subject.clone(), self.sender.clone(), self.echo.clone());
+        self.emptying.spawn(room.fill(subscriber));
+        Ok(())
+    }
+
+    /// The next message.
+    pub(super) async fn next(&mut self) -> Option<Letter> {
+        self.letters.recv().await
+    }
+}
+
+/// What is kept of the messages to one subject.
+struct Room {
+    subject: Subject,
+    places: Arc<Semaphore>,
+    bytes: Arc<Semaphore>,
+    sender: UnboundedSender<Letter>,
+    echo: Arc<Notify>,
+    complaints: Allowance,
+}
+
+impl Room {
+    fn new(subject: Subject, sender: UnboundedSender<Letter>, echo: Arc<Notify>) -> Self {
+        let of = |size| Arc::new(Semaphore::new(size));
+        let complaints = Allowance::new(1, COMPLAIN_EVERY);
+        Self { subject, places: of(MAX_WAITING), bytes: of(MAX_WAITING_BYTES), sender, echo, complaints }
+    }
+
+    async fn fill(mut self, mut subscriber: Subscriber) {
+        while let Some(message) = subscriber.next().await {
+            match message.status {
+                Some(StatusCode::NO_RESPONDERS) => self.echo.notify_one(),
+                // A deployer finds out with it whether it may send to this subject.
+                _ if message.payload.is_empty() => tracing::debug!(subject = %self.subject, "an empty message"),
+                _ => self.keep(&message.payload),
+            }
+        }
+    }
+
+    fn keep(&mut self, payload: &[u8]) {
+        match self.place(payload.len()) {
+            Some(place) => {
+                let letter = Letter { subject: self.subject.clone(), payload: payload.to_vec(), _place: place };
+                // Nobody reads any more when the listener is about to end.
+                self.sender.send(letter).ok();
+            }
+            None => {
+                if let Some(before) = self.complaints.take() {
+                    let (subject, bytes) = (&self.subject, payload.len());
+                    tracing::warn!(
+                        %subject, bytes, dropped_before = before,
+                        "a message is dropped: it is over {MAX_REQUEST_BYTES} bytes, or too many wait already"
+                    );
+                }
+            }
+        }
+    }
+
+    /// A place for so many bytes, if there is one.
+    fn place(&self, bytes: usize) -> Option<[OwnedSemaphorePermit; 2]> {
+        let bytes = u32::try_from(bytes).ok().filter(|_| bytes <= MAX_REQUEST_BYTES)?;
+        let place = self.places.clone().try_acquire_owned().ok()?;
+        Some([place, self.bytes.clone().try_acquire_many_owned(bytes).ok()?])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn room(inbox: &Inbox, subject: &str) -> Room {
+        Room::new(subject.parse().unwrap(), inbox.sender.clone(), inbox.echo.clone())
+    }
+
+    fn waiting(inbox: &mut Inbox) -> Vec<Letter> {
+        std::iter::from_fn(|| inbox.letters.try_recv().ok()).collect()
+    }
+
+    #[tokio::test]
+    async fn each_subject_has_a_room_of_its_own_that_does_not_grow() {
+        let mut inbox = Inbox::new(Arc::default());
+        let (mut flooded, mut quiet) = (room(&inbox, "deploy.discover"), room(&inbox, "deploy.discover.prod"));
+        for _ in 0..10_000 {
+            flooded.keep(b"x");
+        }
+        quiet.keep(b"who is there?");
+        let letters = waiting(&mut inbox);
+        assert_eq!(letters.len(), MAX_WAITING + 1);
+        assert_eq!(letters.last().unwrap().subject.as_str(), "deploy.discover.prod");
+        drop(letters);
+        flooded.keep(b"room again");
+        assert_eq!(waiting(&mut inbox).len(), 1);
+    }
+
+    #[tokio::test]
+    async fn long_messages_are_bounded_by_their_bytes_and_too_long_ones_are_not_kept() {
+        let mut inbox = Inbox::new(Arc::default());
+        let mut room = room(&inbox, "deploy.discover");
+        room.keep(&vec![b'x'; MAX_REQUEST_BYTES + 1]);
+        assert!(waiting(&mut inbox).is_empty());
+        for _ in 0..1_000 {
+            room.keep(&vec![b'x'; MAX_REQUEST_BYTES]);
+        }
+        let letters = waiting(&mut inbox);
+        assert_eq!(letters.iter().map(|letter| letter.payload.len()).sum::<usize>(), MAX_WAITING_BYTES);
+        // A place without bytes is given back at once.
+        drop(letters);
+        (0..1_000).for_each(|_| room.keep(b"x"));
+        assert_eq!(waiting(&mut inbox).len(), MAX_WAITING);
+    }
+}

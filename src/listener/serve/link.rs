@@ -1,0 +1,146 @@
+//! What becomes of the connection, and what the server lets this listener do.
+
+use super::{REPEAT_FINAL_FOR, Service, shown};
+use crate::bus::{BusEvent, Operation, Violation};
+use crate::clock;
+use crate::listener::ListenerError;
+use crate::listener::problems::Kind;
+use crate::listener::rights::{May, Rights};
+use crate::listener::voice::Link;
+use crate::protocol::subject::discover_tier;
+use crate::protocol::{Place, ReplySubject, Subject};
+
+impl Service {
+    /// Hears requests, which wait until it is known where they can be answered.
+    pub(super) async fn hear_requests(&mut self) -> Result<(), ListenerError> {
+        for subject in &self.config.deploy_subjects {
+            self.voice.hear(subject, &mut self.requests).await?;
+        }
+        self.try_rights().await;
+        Ok(())
+    }
+
+    /// Hears who asks who is there. Not before the rights are known: anyone may ask, and in a flood of questions the
+    /// refusals could get lost.
+    pub(super) async fn hear_questions(&mut self) -> Result<(), ListenerError> {
+        let discover = &self.config.discover_subject;
+        for subject in [discover, &discover_tier(discover, self.config.tier)] {
+            self.voice.hear(subject, &mut self.questions).await?;
+        }
+        self.voice.flush().await;
+        let subjects: Vec<&str> = self.config.deploy_subjects.iter().map(Subject::as_str).collect();
+        tracing::info!("listening on {}", subjects.join(", "));
+        Ok(())
+    }
+
+    /// Something happened to the connection.
+    pub(super) async fn bus(&mut self, event: BusEvent) {
+        match event {
+            BusEvent::Up => {
+                tracing::info!("connected again");
+                self.voice.link = Link::Up;
+                self.problems.solved(Kind::CannotHear);
+                self.try_rights().await;
+                self.repeat_state().await;
+            }
+            BusEvent::Down => {
+                tracing::warn!("connection lost");
+                self.voice.link = Link::Down;
+                self.trial = None;
+            }
+            BusEvent::Refused(violation) => self.refused(&violation),
+            BusEvent::SlowConsumer => {
+                if let Some(trial) = &mut self.trial {
+                    trial.muddle();
+                }
+                self.complain(|| "too many messages at once: some are lost".to_owned());
+            }
+            BusEvent::Error(error) => self.complain(|| shown(&error)),
+        }
+    }
+
+    /// Tries what the server lets this listener publish.
+    async fn try_rights(&mut self) {
+        if let Some(echo) = self.config.deploy_subjects.first() {
+            self.trial = Some(self.voice.try_rights(echo).await);
+        }
+    }
+
+    /// The server has answered by itself to what was published.
+    pub(super) fn echo(&mut self) {
+        if let Some(trial) = &mut self.trial {
+            trial.read();
+        }
+    }
+
+    /// It is known what the server lets this listener publish.
+    pub(super) fn rights_known(&mut self) {
+        let Some(trial) = self.trial.take() else { return };
+        let (before, rights) = (self.voice.rights, trial.outcome(self.voice.rights));
+        self.voice.rights = rights;
+        let Rights { own, shared, others } = rights;
+        let prefix = format!("deploy.responses.{}.{}.>", self.config.tier, self.config.hostname);
+        match own {
+            May::No => {
+                let message =
+                    format!("the server does not let this host publish {prefix}: no deployer hears its answers");
+                self.problems.found(Kind::MayNotAnswer, message);
+            }
+            May::Yes => self.problems.solved(Kind::MayNotAnswer),
+            May::Unknown => {}
+        }
+        match others {
+            May::Yes => {
+                let message =
+                    format!("the server lets this host answer for others: {prefix} is enough, see `nats-config`");
+                self.problems.found(Kind::PermissionsTooWide, message);
+            }
+            May::No => self.problems.solved(Kind::PermissionsTooWide),
+            May::Unknown => {}
+        }
+        if shared == May::No && before.shared != May::No {
+            tracing::info!("permissions are strict: deployers that know only the old form of answers are not served");
+        }
+    }
+
+    /// The server's configuration may be put right without this listener: it goes on with what it may do.
+    fn refused(&mut self, violation: &Violation) {
+        if self.trial.as_mut().is_some_and(|trial| trial.refused(violation)) {
+            return tracing::debug!("tried: {violation}");
+        }
+        let subject = violation.subject.as_str();
+        match violation.operation {
+            // A courtesy, which the permissions of the predecessor do not know.
+            Operation::Subscribe if subject == self.tiers_questions().as_str() => tracing::debug!("{violation}"),
+            Operation::Subscribe => {
+                let message =
+                    format!("{violation}: nothing that is sent there arrives; see its permissions on the server");
+                self.problems.found_with(Kind::CannotHear, subject, message);
+            }
+            Operation::Publish => {
+                if subject.parse::<ReplySubject>().is_ok_and(|subject| self.voice.place(&subject) == Place::Shared) {
+                    self.voice.rights.shared = May::No;
+                }
+                self.complain(|| {
+                    format!("{}: see the permissions of its user on the server", shown(&violation.to_string()))
+                });
+            }
+        }
+    }
+
+    fn tiers_questions(&self) -> Subject {
+        discover_tier(&self.config.discover_subject, self.config.tier)
+    }
+
+    /// Tells again what may have been lost with the connection: the state of the run, and how the last one ended.
+    async fn repeat_state(&mut self) {
+        self.tell_progress().await;
+        if self.untold.is_empty()
+            && let Some((spec, response)) = self.ledger.last()
+            && response.at.is_some_and(|at| clock::now().duration_since(at) < REPEAT_FINAL_FOR)
+        {
+            self.voice.say(&spec.reply_to, response).await;
+        }
+        self.deliver();
+    }
+}

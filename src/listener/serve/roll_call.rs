@@ -1,0 +1,125 @@
+//! Who is there: questions on the discovery subjects, and how many of them are answered.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::time::Duration;
+
+use super::{Service, shown};
+use crate::listener::allowance::Allowance;
+use crate::listener::inbox::Letter;
+use crate::protocol::message::is_acknowledgement;
+use crate::protocol::{DiscoveryRequest, HostName, Place, ReplySubject, Subject, Tier};
+
+/// How many questions of one subject are answered at once, and how soon another one is.
+const ANSWERS: (u32, Duration) = (10, Duration::from_millis(100));
+
+/// How many answers are remembered: those of half a minute at least.
+const REMEMBERED: usize = 1_000;
+
+/// Which questions were answered, and how many more may be.
+#[derive(Debug, Default)]
+pub(super) struct RollCalls {
+    answered: HashSet<ReplySubject>,
+    oldest_first: VecDeque<ReplySubject>,
+    /// For each subject by itself, so that a flood on one does not hide the host from who asks on another.
+    allowances: HashMap<Subject, Allowance>,
+}
+
+impl RollCalls {
+    /// Whether this question is to be answered, which arrived on this subject and asks for an answer on that one.
+    fn take(&mut self, subject: &Subject, answer_to: &ReplySubject) -> bool {
+        let (most, each) = ANSWERS;
+        // By the place of the answer and not by what is asked for: a copy of the question that somebody else sends, with
+        // an answer elsewhere, does not use up the answer to the question.
+        if self.answered.contains(answer_to) {
+            return false;
+        }
+        let allowance = self.allowances.entry(subject.clone()).or_insert_with(|| Allowance::new(most, each));
+        if allowance.take().is_none() {
+            return false;
+        }
+        self.answered.insert(answer_to.clone());
+        self.oldest_first.push_back(answer_to.clone());
+        if self.oldest_first.len() > REMEMBERED
+            && let Some(oldest) = self.oldest_first.pop_front()
+        {
+            self.answered.remove(&oldest);
+        }
+        true
+    }
+}
+
+/// Where this host answers a question; `None` when that is no place of its own.
+fn answer_to(question: &DiscoveryRequest, tier: Tier, host: &HostName) -> Option<ReplySubject> {
+    let reply_to = &question.reply_to;
+    match (reply_to.place(tier, host), reply_to.single_token()) {
+        (Place::Shared, Some(token)) if question.per_host => Some(ReplySubject::of_host(tier, host, token)),
+        (Place::Shared | Place::Own, _) => Some(reply_to.clone()),
+        (Place::Outdated | Place::Foreign, _) => None,
+    }
+}
+
+impl Service {
+    /// A message on one of the discovery subjects.
+    pub(super) async fn discover(&mut self, letter: Letter) {
+        let question = match serde_json::from_slice::<DiscoveryRequest>(&letter.payload) {
+            Ok(question) => question,
+            Err(_) if is_acknowledgement(&letter.payload) => return,
+            Err(error) => return self.complain(|| format!("a roll call is dropped: {}", shown(&error.to_string()))),
+        };
+        let (tier, host) = (self.config.tier, &self.config.hostname);
+        if question.tier.is_some_and(|asked| asked != tier) {
+            return;
+        }
+        let Some(answer_to) = answer_to(&question, tier, host) else {
+            let reply_to = shown(question.reply_to.as_str());
+            return self
+                .complain(|| format!("a roll call is dropped: an answer to {reply_to} is not this host's to give"));
+        };
+        if self.voice.may_answer(&answer_to) && self.roll_calls.take(&letter.subject, &answer_to) {
+            let answer = self.reporter.answer(&self.ledger, self.problems.told()).await;
+            self.voice.publish(&answer_to, answer.to_bytes()).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn question(reply_to: &str, per_host: bool) -> DiscoveryRequest {
+        DiscoveryRequest { reply_to: format!("deploy.responses.{reply_to}").parse().unwrap(), tier: None, per_host }
+    }
+
+    fn answered_on(reply_to: &str, per_host: bool) -> Option<String> {
+        let answer_to = answer_to(&question(reply_to, per_host), Tier::Prod, &"ns1".parse().unwrap())?;
+        Some(answer_to.to_string())
+    }
+
+    #[test]
+    fn a_host_answers_in_its_own_place_or_in_the_old_form() {
+        assert_eq!(answered_on("4f", true).as_deref(), Some("deploy.responses.prod.ns1.4f"));
+        assert_eq!(answered_on("4f", false).as_deref(), Some("deploy.responses.4f"));
+        assert_eq!(answered_on("prod.ns1.4f", false).as_deref(), Some("deploy.responses.prod.ns1.4f"));
+        for foreign in ["prod.ns2.4f", "test.ns1.4f", "4f.5a", "prod.ns1"] {
+            assert_eq!((answered_on(foreign, true), answered_on(foreign, false)), (None, None), "{foreign}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_question_is_answered_once_and_a_flood_of_them_now_and_then() {
+        let mut calls = RollCalls::default();
+        let (all, prod): (Subject, Subject) =
+            ("deploy.discover".parse().unwrap(), "deploy.discover.prod".parse().unwrap());
+        let reply = |number: u32| question(&number.to_string(), false).reply_to;
+        assert!(calls.take(&all, &reply(0)) && !calls.take(&prod, &reply(0)) && !calls.take(&all, &reply(0)));
+        let flooded = (1..100_000).filter(|&number| calls.take(&all, &reply(number))).count();
+        assert_eq!(flooded, 9);
+        // What the flood kept from being answered on one subject is answered on the other.
+        assert!(calls.take(&prod, &reply(99_999)));
+        for number in 100_000..110_000 {
+            tokio::time::advance(Duration::from_millis(100)).await;
+            assert!(calls.take(&all, &reply(number)));
+        }
+        assert_eq!((calls.answered.len(), calls.oldest_first.len()), (REMEMBERED, REMEMBERED));
+    }
+}

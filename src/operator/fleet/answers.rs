@@ -1,0 +1,191 @@
+//! The answers to a roll call, each with who gave it.
+
+use std::collections::BTreeMap;
+
+use async_nats::Message;
+use uuid::Uuid;
+
+use crate::protocol::subject::operators_tier;
+use crate::protocol::{DiscoveryAnswer, HostAnswer, HostReport, ReplySubject, RolloutReport, Sender};
+
+/// The largest answer that is read, in bytes. A host that lists all it can lists a tenth of that.
+const MAX_ANSWER_BYTES: usize = 32 * 1024;
+
+/// The most hosts that are taken by name. The largest fleets have a third of them; any number of names can be made up where
+/// answers come in the old form.
+const MAX_HOSTS: usize = 100_000;
+
+/// The most rollouts of others that are shown.
+const MAX_ROLLOUTS: usize = 16;
+
+/// What was answered so far.
+#[derive(Debug)]
+pub(super) struct Answers {
+    roll_call: Uuid,
+    token: String,
+    single: String,
+    proved: BTreeMap<Sender, Reports>,
+    old_form: BTreeMap<Sender, Reports>,
+    rollouts: Vec<RolloutReport>,
+}
+
+/// What was said under one name, and what a second machine said under it.
+#[derive(Debug)]
+struct Reports {
+    first: HostReport,
+    second: Option<HostReport>,
+}
+
+impl Answers {
+    pub(super) fn new(roll_call: Uuid) -> Self {
+        Self {
+            roll_call,
+            token: roll_call.to_string(),
+            single: ReplySubject::single(roll_call).to_string(),
+            proved: BTreeMap::new(),
+            old_form: BTreeMap::new(),
+            rollouts: Vec::new(),
+        }
+    }
+
+    /// Takes an answer, if it is one and its subject agrees with what it says.
+    pub(super) fn take(&mut self, message: &Message) {
+        let (subject, payload) = (message.subject.as_str(), &message.payload);
+        // What the server says by itself has no text.
+        if payload.is_empty() || payload.len() > MAX_ANSWER_BYTES {
+            return;
+        }
+        let answer = match DiscoveryAnswer::parse(payload) {
+            Ok(answer) => answer,
+            // A stream that records these subjects acknowledges what it recorded, which is no answer.
+            Err(error) => return tracing::debug!(subject, "an answer to the roll call cannot be read: {error}"),
+        };
+        match answer {
+            DiscoveryAnswer::Host(report) => self.take_host(subject, *report),
+            DiscoveryAnswer::Operator { rollout } => self.take_rollout(subject, rollout),
+        }
+    }
+
+    fn take_host(&mut self, subject: &str, report: HostReport) {
+        let said = Sender { tier: report.tier, host: report.hostname.clone() };
+        let reports = match Sender::of_roll_call(subject, &self.token) {
+            Some(sender) if sender == said => &mut self.proved,
+            None if subject == self.single => &mut self.old_form,
+            _ => return tracing::debug!(subject, host = %said.host, "an answer names another host than its subject"),
+        };
+        let is_full = reports.len() >= MAX_HOSTS;
+        match reports.get_mut(&said) {
+            Some(reports) => reports.add(report),
+            None if is_full => {}
+            None => _ = reports.insert(said, Reports { first: report, second: None }),
+        }
+    }
+
+    /// A rollout is believed for the tier whose subject it was told on, and for no other.
+    fn take_rollout(&mut self, subject: &str, rollout: RolloutReport) {
+        let Some(tier) = operators_tier(subject, self.roll_call) else { return };
+        let rollout = RolloutReport { tiers: vec![tier], ..rollout };
+        let is_known = self.rollouts.iter().any(|known| (known.id, &known.tiers) == (rollout.id, &rollout.tiers));
+        if !is_known && self.rollouts.len() < MAX_ROLLOUTS {
+            self.rollouts.push(rollout);
+        }
+    }
+
+    /// Whether a host has answered.
+    pub(super) fn has(&self, host: &Sender) -> bool {
+        self.proved.contains_key(host) || self.old_form.contains_key(host)
+    }
+
+    /// The hosts by tier and name, and the rollouts. What came in the old form counts where nothing else did.
+    pub(super) fn into_parts(self) -> (Vec<HostAnswer>, Vec<RolloutReport>) {
+        let Self { proved, mut old_form, rollouts, .. } = self;
+        old_form.retain(|sender, _| !proved.contains_key(sender));
+        let answers = |reports: BTreeMap<Sender, Reports>, proved: bool| {
+            let reports = reports.into_values().flat_map(|reports| [Some(reports.first), reports.second]);
+            reports.flatten().map(move |report| HostAnswer { report, proved })
+        };
+        (answers(proved, true).chain(answers(old_form, false)).collect(), rollouts)
+    }
+}
+
+impl Reports {
+    /// A repetition changes nothing. An answer of another machine is kept beside the first.
+    fn add(&mut self, report: HostReport) {
+        if report.is_of_another_machine(&self.first) {
+            self.second.get_or_insert(report);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::Tier;
+
+    const CALL: Uuid = Uuid::from_u128(7);
+
+    fn message(subject: &str, payload: &str) -> Message {
+        Message {
+            subject: subject.into(),
+            reply: None,
+            payload: payload.to_owned().into(),
+            headers: None,
+            status: None,
+            description: None,
+            length: 0,
+        }
+    }
+
+    fn on(tier: &str, host: &str) -> String {
+        format!("deploy.responses.{tier}.{host}.{CALL}")
+    }
+
+    fn report(tier: &str, host: &str, instance: u128) -> String {
+        format!(r#"{{"hostname":"{host}","tier":"{tier}","instance":"{}"}}"#, Uuid::from_u128(instance))
+    }
+
+    /// The hosts that count after these answers, a line each.
+    fn counted(answers: &[(String, String)]) -> String {
+        let mut taken = Answers::new(CALL);
+        for (subject, payload) in answers {
+            taken.take(&message(subject, payload));
+        }
+        let (hosts, _) = taken.into_parts();
+        let line = |host: &HostAnswer| format!("{}.{} {}", host.report.tier, host.report.hostname, host.proved);
+        hosts.iter().map(line).collect::<Vec<_>>().join(", ")
+    }
+
+    #[test]
+    fn an_answer_counts_for_the_host_that_its_subject_names() {
+        let old_form = || ReplySubject::single(CALL).to_string();
+        let honest = (on("prod", "ns1"), report("prod", "ns1", 1));
+        let another_name = (on("prod", "ns2"), report("prod", "ns1", 2));
+        let another_tier = (on("test", "ns1"), report("prod", "ns1", 2));
+        let another_call = ("deploy.responses.prod.ns3.x".to_owned(), report("prod", "ns3", 3));
+        insta::assert_snapshot!(counted(&[another_name, another_tier, another_call, honest.clone()]), @"prod.ns1 true");
+        let forged = (old_form(), report("prod", "ns1", 2));
+        insta::assert_snapshot!(counted(&[forged.clone(), honest, forged.clone()]), @"prod.ns1 true");
+        insta::assert_snapshot!(counted(&[forged.clone(), forged]), @"prod.ns1 false");
+    }
+
+    #[test]
+    fn a_second_machine_is_kept_and_a_repetition_is_not() {
+        let says = |instance| (on("prod", "ns1"), report("prod", "ns1", instance));
+        insta::assert_snapshot!(counted(&[says(1), says(1), says(1)]), @"prod.ns1 true");
+        insta::assert_snapshot!(counted(&[says(1), says(2), says(3)]), @"prod.ns1 true, prod.ns1 true");
+    }
+
+    #[test]
+    fn a_rollout_is_believed_for_the_tier_of_its_subject() {
+        let rollout = r#"{"rollout":{"id":"00000000-0000-0000-0000-000000000000","name":"sunday","operator":"ops@desk",
+            "tiers":["test","prod"],"wave":1,"waves":2,"since":"2026-11-23T10:00:00Z"}}"#;
+        let mut taken = Answers::new(CALL);
+        for subject in
+            [format!("deploy.operators.test.{CALL}"), on("prod", "ns1"), "deploy.operators.prod.x".to_owned()]
+        {
+            taken.take(&message(&subject, rollout));
+        }
+        let (_, rollouts) = taken.into_parts();
+        assert_eq!(rollouts.iter().map(|rollout| rollout.tiers.clone()).collect::<Vec<_>>(), [[Tier::Test]]);
+    }
+}

@@ -1,0 +1,60 @@
+//! Being seen by other operators: the answers of a rollout to those who ask who is there.
+
+use async_nats::{Message, Subscriber};
+use futures_util::StreamExt;
+use futures_util::stream::SelectAll;
+use uuid::Uuid;
+
+use crate::bus::Bus;
+use crate::protocol::subject::{discover_tier, operators};
+use crate::protocol::{DiscoveryAnswer, DiscoveryRequest, RolloutReport, Subject};
+
+/// What other operators are told when they ask who is there; nothing before this rollout was announced.
+#[derive(Debug)]
+pub(super) struct Presence {
+    discover: Subject,
+    questions: SelectAll<Subscriber>,
+    /// What is told on each tier, which says nothing of the others.
+    reports: Vec<RolloutReport>,
+}
+
+impl Presence {
+    pub(super) fn new(discover: Subject) -> Self {
+        Self { discover, questions: SelectAll::new(), reports: Vec::new() }
+    }
+
+    /// From now on this is told. Where the credential may not hear questions, nobody asks.
+    pub(super) async fn announce(&mut self, bus: &Bus, reports: Vec<RolloutReport>) {
+        if self.questions.is_empty() {
+            let of_tiers =
+                reports.iter().flat_map(|report| &report.tiers).map(|tier| discover_tier(&self.discover, *tier));
+            let subjects: Vec<Subject> = of_tiers.chain([self.discover.clone()]).collect();
+            for subject in subjects {
+                self.questions.extend(bus.client.subscribe(subject.to_string()).await);
+            }
+        }
+        self.reports = reports;
+    }
+
+    /// The next question; never, where this rollout was not announced.
+    pub(super) async fn asked(&mut self) -> Option<Message> {
+        match self.questions.next().await {
+            Some(question) => Some(question),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Answers on a subject of each tier: whoever may hear one tier learns nothing of another.
+    pub(super) async fn answer(&self, bus: &Bus, question: &Message) {
+        let Ok(question) = serde_json::from_slice::<DiscoveryRequest>(&question.payload) else { return };
+        let roll_call = question.reply_to.single_token().and_then(|token| token.parse::<Uuid>().ok());
+        let Some(roll_call) = roll_call else { return };
+        for report in &self.reports {
+            for tier in report.tiers.iter().filter(|tier| question.tier.is_none_or(|asked| asked == **tier)) {
+                let answer = DiscoveryAnswer::Operator { rollout: report.clone() };
+                let subject = operators(*tier, roll_call).to_string();
+                bus.client.publish(subject, answer.to_bytes().into()).await.ok();
+            }
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Hosts that have no subject of their own. Those of a wave that the plan reaches by the same subject are sent one request,
+//! and each answers for itself.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Machine, State};
+use crate::protocol::{Response, Sender};
+use crate::rollout::Effect;
+
+impl Machine {
+    /// Sends one request to all hosts of the wave that hear it. `index` is in the window already.
+    pub(super) fn send_together(&mut self, now: Duration, index: usize) {
+        let Some(subject) = self.frozen(index).shared_subject.clone() else { return };
+        let hears_it = |index: &usize| self.frozen(*index).shared_subject.as_ref() == Some(&subject);
+        let together: Vec<usize> = self.range().filter(hears_it).collect();
+        let spent = together.iter().map(|index| self.host(*index).spent_ids).max().unwrap_or_default();
+        let request = self.rollout.ids.together(&subject, spent + 1);
+        let dispatch = self.dispatch(now, index, request.clone());
+        for host in
+            together.into_iter().filter(|host| matches!(self.host(*host).state, State::Pending)).collect::<Vec<_>>()
+        {
+            self.tally.in_flight += usize::from(host != index);
+            self.is_sent(now, host, request.clone());
+        }
+        self.effects.push_back(Effect::Send(dispatch));
+    }
+
+    /// Whether a request may be repeated under its id: all who hear it must take that for a question. One of them asks for all.
+    pub(super) fn may_be_asked(&self, index: usize) -> bool {
+        let sharing = self.all_sharing(index);
+        let in_flight = sharing.iter().find(|index| matches!(self.host(**index).state, State::InFlight(_)));
+        sharing.len() == 1 || (in_flight == Some(&index) && sharing.iter().all(|index| self.host(*index).knows_ids))
+    }
+
+    /// Whether a host of the same subject has come to an end that a further request would change.
+    pub(super) fn would_reach_others(&self, index: usize) -> bool {
+        let Some(subject) = &self.frozen(index).shared_subject else { return false };
+        let is_final = |index: usize| matches!(self.host(index).state, State::Final(_));
+        self.range().any(|other| self.frozen(other).shared_subject.as_ref() == Some(subject) && is_final(other))
+    }
+
+    /// The hosts that were sent the request of this one.
+    pub(super) fn all_sharing(&self, index: usize) -> Vec<usize> {
+        if self.frozen(index).shared_subject.is_none() {
+            return vec![index];
+        }
+        let request = self.host(index).request.as_ref();
+        (0..self.hosts.len()).filter(|other| self.host(*other).request.as_ref() == request).collect()
+    }
+
+    /// Of the hosts that were sent the request of this one, the one that answers.
+    pub(super) fn one_of_those_sharing(&self, index: usize, from: &Sender) -> usize {
+        let is_it = |index: &usize| {
+            let host = self.frozen(*index);
+            host.tier == from.tier && host.hostname == from.host
+        };
+        self.all_sharing(index).into_iter().find(is_it).unwrap_or(index)
+    }
+
+    /// An answer whose subject names no host counts for one that was sent a shared request and is not known to do better.
+    pub(super) fn respond_in_old_form(&mut self, now: Duration, response: Arc<Response>) {
+        let is_excused = |index: &usize| {
+            let (host, state) = (self.frozen(*index), self.host(*index));
+            host.shared_subject.is_some() && !state.knows_ids && host.hostname == response.hostname
+        };
+        let Some(index) = (0..self.hosts.len()).find(is_excused).filter(|_| response.id.is_none()) else { return };
+        let from = Sender { tier: self.frozen(index).tier, host: response.hostname.clone() };
+        if let Some(request) = self.host(index).request.clone() {
+            self.respond(now, &from, &request, response);
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! What the server allows each key.
+
+use homelab_deploy::nats_config::{Holder, Strictness, User, authorization};
+use homelab_deploy::protocol::Tier;
+use miette::{IntoDiagnostic, Result};
+
+/// Which permissions a server grants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Permissions {
+    /// What `nats-config` prints.
+    Strict,
+    /// What `nats-config --compatible` prints.
+    Compatible,
+    /// The example of the predecessor's documentation, which is in use out there.
+    Predecessor,
+}
+
+impl Default for Permissions {
+    /// What the tests of the program run under.
+    fn default() -> Self {
+        Self::Strict
+    }
+}
+
+impl Permissions {
+    /// The server's `authorization` block.
+    pub fn authorization(self, users: &[User]) -> Result<String> {
+        match self {
+            Self::Strict => authorization(users, Strictness::Strict).into_diagnostic(),
+            Self::Compatible => authorization(users, Strictness::Compatible).into_diagnostic(),
+            Self::Predecessor => Ok(predecessor(users)),
+        }
+    }
+}
+
+/// The predecessor's example, for these users.
+fn predecessor(users: &[User]) -> String {
+    let users = users.iter().map(|User { holder, key }| {
+        let (publish, subscribe) = match holder {
+            Holder::Listener(name) => {
+                let own = format!("deploy.{0}.{1} deploy.{0}.all deploy.discover", name.tier, name.hostname);
+                // The example is more generous to hosts of the test tier.
+                let role = match (&name.role, name.tier) {
+                    (_, Tier::Test) => " deploy.test.role.>".to_owned(),
+                    (Some(role), Tier::Prod) => format!(" deploy.prod.role.{role}"),
+                    (None, Tier::Prod) => String::new(),
+                };
+                ("deploy.responses.> deploy.discover", own + &role)
+            }
+            Holder::TestDeployer => ("deploy.test.> deploy.discover", "deploy.responses.> deploy.discover".to_owned()),
+            Holder::Admin => ("deploy.>", "deploy.>".to_owned()),
+        };
+        let list = |subjects: &str| format!("{:?}", subjects.split(' ').collect::<Vec<_>>());
+        let (publish, subscribe) = (list(publish), list(&subscribe));
+        format!("{{ nkey: \"{key}\", permissions: {{ publish: {publish}, subscribe: {subscribe} }} }}\n")
+    });
+    format!("authorization {{ users = [\n{}] }}\n", users.collect::<String>())
+}
