@@ -52,7 +52,7 @@ let
       publish = [ "deploy.responses.${tier}.${host.hostname}.>" ];
       subscribe = subjects host ++ [
         host.discoverSubject
-        "deploy.discover.${tier}"
+        "${host.discoverSubject}.${tier}"
       ];
     };
 

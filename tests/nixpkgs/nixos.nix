@@ -109,7 +109,7 @@ let
             value.text = unitText service;
           }) config.systemd.services
         );
-        system.build.nixos-rebuild = pkgs.nixos-rebuild;
+        system.build.nixos-rebuild = lib.mkDefault pkgs.nixos-rebuild;
         system.build.toplevel =
           let
             failed = map (a: "- ${a.message}") (lib.filter (a: !a.assertion) config.assertions);
