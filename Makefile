@@ -1,5 +1,5 @@
 # A fresh clone needs a Rust toolchain and nothing else: scripts/nats-server finds or fetches the server.
-.PHONY: demo demo-failure test nix mutants bench lint archive cargo
+.PHONY: demo demo-failure test nix sparse mutants bench lint archive cargo
 
 demo: cargo
 	cargo build --bins --example demo
@@ -13,14 +13,16 @@ test: cargo
 	scripts/mcp-client >/dev/null || true
 	NATS_SERVER=$$(scripts/nats-server) && export NATS_SERVER && cargo test
 
-# The flake by its URL, with both versions of Nix that hosts have, and the tests in an environment as bare as that of its
-# builds. Takes minutes; where no Nix can be had, that part is skipped.
+# The flake by its URL, with both versions of Nix that hosts have. Takes minutes; where no Nix can be had, it is skipped.
 nix: cargo
-	scripts/sparse-tests
 	for suite in trixie forky; do \
 		nix=$$(scripts/nix $$suite) || [ $$? = 3 ] || exit 1; \
 		NIX=$$nix cargo test --test nix || exit 1; \
 	done
+
+# Tests in an environment as bare as that of the flake's builds.
+sparse: cargo
+	scripts/sparse-tests
 
 # Plants bugs one by one; each must be noticed by a test.
 mutants: cargo
