@@ -1,5 +1,5 @@
 # A fresh clone needs a Rust toolchain and nothing else: scripts/nats-server finds or fetches the server.
-.PHONY: demo demo-failure test mutants bench lint cargo
+.PHONY: demo demo-failure test nix sparse mutants bench lint archive cargo
 
 demo: cargo
 	cargo build --bins --example demo
@@ -13,6 +13,17 @@ test: cargo
 	scripts/mcp-client >/dev/null || true
 	NATS_SERVER=$$(scripts/nats-server) && export NATS_SERVER && cargo test
 
+# The flake by its URL, with both versions of Nix that hosts have. Takes minutes; where no Nix can be had, it is skipped.
+nix: cargo
+	for suite in trixie forky; do \
+		nix=$$(scripts/nix $$suite) || [ $$? = 3 ] || exit 1; \
+		NIX=$$nix cargo test --test nix || exit 1; \
+	done
+
+# Tests in an environment as bare as that of the flake's builds.
+sparse: cargo
+	scripts/sparse-tests
+
 # Plants bugs one by one; each must be noticed by a test.
 mutants: cargo
 	scripts/mutants
@@ -24,6 +35,10 @@ bench: cargo
 lint: cargo
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
+
+# For machines without Nix, in target/archive.
+archive: cargo
+	scripts/release-archive
 
 cargo:
 	@command -v cargo >/dev/null || { echo 'cargo not found: install Rust from https://rustup.rs, or enter `nix develop`' >&2; exit 1; }

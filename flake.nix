@@ -1,42 +1,52 @@
 {
   description = "Deploys NixOS fleets over NATS, one at a time or in waves that halt when one fails";
 
-  inputs.nixpkgs.url = "github:NixOS/nixpkgs/nixos-25.11";
+  inputs.nixpkgs.url = "github:NixOS/nixpkgs/nixos-26.05";
 
   outputs =
     { self, nixpkgs }:
     let
       inherit (nixpkgs) lib;
-      forAllSystems =
-        f: lib.genAttrs [ "x86_64-linux" "aarch64-linux" ] (system: f nixpkgs.legacyPackages.${system});
+      linux = [
+        "x86_64-linux"
+        "aarch64-linux"
+      ];
+      forSystems = systems: f: lib.genAttrs systems (system: f nixpkgs.legacyPackages.${system});
+      forHosts = forSystems linux;
+      # From here one can deploy, too.
+      forOperators = forSystems (linux ++ [ "aarch64-darwin" ]);
+      packagesOf = pkgs: self.packages.${pkgs.stdenv.hostPlatform.system};
+      app = program: description: {
+        type = "app";
+        inherit program;
+        meta = { inherit description; };
+      };
       evaluation =
         system:
         import ./nixos/evaluation.nix {
           inherit lib system;
           inherit (lib) nixosSystem;
-          module = self.nixosModules.default;
+          modules = self.nixosModules;
         };
     in
     {
-      packages = forAllSystems (pkgs: {
-        default = pkgs.callPackage ./nixos/package.nix { };
-        demo = pkgs.callPackage ./nixos/package.nix { withDemo = true; };
-      });
-
-      apps = forAllSystems (
+      packages = forOperators (
         pkgs:
-        let
-          packages = self.packages.${pkgs.stdenv.hostPlatform.system};
-        in
         {
-          default = {
-            type = "app";
-            program = "${packages.default}/bin/homelab-deploy";
-          };
-          demo = {
-            type = "app";
-            program = "${packages.demo}/bin/homelab-deploy-demo";
-          };
+          default = pkgs.callPackage ./nixos/package.nix { };
+        }
+        // lib.optionalAttrs pkgs.stdenv.hostPlatform.isLinux {
+          demo = pkgs.callPackage ./nixos/package.nix { withDemo = true; };
+        }
+      );
+
+      apps = forOperators (
+        pkgs:
+        {
+          default = app "${(packagesOf pkgs).default}/bin/homelab-deploy" "Deploys NixOS fleets over NATS";
+        }
+        // lib.optionalAttrs pkgs.stdenv.hostPlatform.isLinux {
+          demo = app "${(packagesOf pkgs).demo}/bin/homelab-deploy-demo" "A server, six listeners and a rollout, to look at";
         }
       );
 
@@ -44,9 +54,16 @@
         homelab-deploy = final.callPackage ./nixos/package.nix { };
       };
 
-      nixosModules.default = import ./nixos/module.nix self.packages;
+      nixosModules = {
+        default = import ./nixos/module.nix self.packages;
+        operator = import ./nixos/operator.nix self.packages;
+      };
 
-      devShells = forAllSystems (pkgs: {
+      lib.natsAuthorization = import ./nixos/authorization.nix { inherit lib; };
+
+      formatter = forOperators (pkgs: pkgs.nixfmt-tree);
+
+      devShells = forOperators (pkgs: {
         default = pkgs.mkShell {
           packages = [
             pkgs.cargo
@@ -55,7 +72,7 @@
             pkgs.git
             pkgs.nats-server
             pkgs.natscli
-            pkgs.nixfmt-rfc-style
+            pkgs.nixfmt
             pkgs.rust-analyzer
             pkgs.rustc
             pkgs.rustfmt
@@ -63,10 +80,10 @@
         };
       });
 
-      checks = forAllSystems (pkgs: {
+      checks = forHosts (pkgs: {
         # Its build runs the tests, the integration tests among them.
-        package = self.packages.${pkgs.stdenv.hostPlatform.system}.default;
-        clippy = pkgs.callPackage ./nixos/package.nix { lintOnly = true; };
+        package = pkgs.callPackage ./nixos/package.nix { purpose = "tests"; };
+        clippy = pkgs.callPackage ./nixos/package.nix { purpose = "lint"; };
         fmt =
           pkgs.runCommand "homelab-deploy-fmt"
             {

@@ -15,25 +15,22 @@ let
   isAbsolute = path: lib.hasPrefix "/" (toString path);
   isInStore = path: lib.hasPrefix builtins.storeDir (toString path);
 
-  tiers = [
-    "test"
-    "prod"
-  ];
+  rules = import ./rules.nix { inherit lib; };
 
-  # Names that subjects use for themselves.
-  reserved = [
-    "all"
-    "role"
-    "responses"
-    "discover"
-  ];
-
-  tokenAssertion = option: name: {
-    assertion = builtins.match "[^.*>[:space:][:cntrl:]]+" name != null && !(lib.elem name reserved);
-    message = "services.homelab-deploy.listener.${option} is \"${name}\", which cannot be part of a NATS subject: it must not be empty, contain dots, wildcards or white space, or be one of ${lib.concatStringsSep ", " reserved}.";
+  refusal = option: text: assertion: why: {
+    inherit assertion;
+    message = "services.homelab-deploy.listener.${option} is \"${text}\", ${why}.";
   };
 
-  isPinned = url: lib.hasInfix "#" url || builtins.match ".*[?&](ref|rev)=.*" url != null;
+  token =
+    option: name:
+    refusal option name (rules.isToken name)
+      "which cannot be part of a NATS subject: it must not be empty, contain dots, wildcards or white space, or be one of ${lib.concatStringsSep ", " rules.reserved}";
+
+  subject =
+    option: text:
+    refusal option text (rules.isSubjectTemplate text)
+      "which is no NATS subject: it consists of words with dots between them, and the only ones in angle brackets are ${lib.concatStringsSep ", " rules.placeholders}";
 
   # As a word of ExecStart, in which systemd expands % and $.
   word = text: lib.replaceStrings [ "%" "$" ] [ "%%" "$$" ] (builtins.toJSON (toString text));
@@ -60,12 +57,23 @@ let
     "--metrics-listen"
     cfg.metrics.listen
   ]
+  ++ lib.optionals (cfg.flakeAttr != null) [
+    "--flake-attr"
+    cfg.flakeAttr
+  ]
+  ++ lib.optionals (cfg.userUnits != "fail") [
+    "--user-units"
+    cfg.userUnits
+  ]
+  # In one word: they begin with hyphens themselves.
+  ++ map (flag: "--nixos-rebuild-flag=${flag}") cfg.nixosRebuildFlags
   ++ lib.concatMap (subject: [
     "--deploy-subject"
     subject
   ]) cfg.deploySubjects;
 
-  # Handed over by systemd, which reads them as root: the listener finds them under names that it chose itself.
+  # Handed over by systemd, which reads them as root: the listener finds them under names that it chose itself. Where
+  # systemd cannot do that, the listener reads them where they are.
   credentials =
     let
       credential = option: flag: path: { inherit option flag path; };
@@ -92,11 +100,14 @@ in
       type = types.str;
       default = config.networking.hostName;
       defaultText = lib.literalExpression "config.networking.hostName";
-      description = "The name of this host in subjects, and in `nixosConfigurations` of the flake.";
+      description = "The name of this host in subjects and, unless `flakeAttr` says another, in `nixosConfigurations` of the flake.";
     };
 
     tier = mkOption {
-      type = types.str;
+      type = types.enum [
+        "test"
+        "prod"
+      ];
       example = "prod";
       description = "`test` for a host that is there to try changes on, `prod` for one that is relied upon.";
     };
@@ -126,6 +137,39 @@ in
       description = "The flake with the configuration of this host. Each request brings the revision.";
     };
 
+    flakeAttr = mkOption {
+      type = types.nullOr types.str;
+      default = null;
+      example = "ns1.example.com";
+      description = "The name of this host's configuration in `nixosConfigurations`; null for `hostname`.";
+    };
+
+    nixosRebuildFlags = mkOption {
+      type = types.listOf types.str;
+      default = [ ];
+      example = [
+        "--option"
+        "cores"
+        "2"
+      ];
+      description = "Words to add to each call of `nixos-rebuild`. Those that choose another system or another host are refused.";
+    };
+
+    userUnits = mkOption {
+      type = types.enum [
+        "fail"
+        "warn"
+      ];
+      default = "fail";
+      description = "What a deployment is after which units of a user fail: failed, or completed with a warning.";
+    };
+
+    publicKey = mkOption {
+      type = types.nullOr (types.strMatching "U[A-Z2-7]{55}");
+      default = null;
+      description = "The public key that goes with `nkeyFile`. The listener does not need it; `lib.natsAuthorization` of the flake makes the server's permissions of it.";
+    };
+
     timeout = mkOption {
       type = types.ints.positive;
       default = 600;
@@ -149,10 +193,25 @@ in
     };
 
     environment = mkOption {
-      type = types.attrsOf types.str;
+      type = types.attrsOf (
+        types.nullOr (
+          types.oneOf [
+            types.str
+            types.path
+            types.package
+          ]
+        )
+      );
       default = { };
       example.GIT_SSH_COMMAND = "ssh -i /run/secrets/deploy-key";
-      description = "Further environment variables, for the listener and for `nixos-rebuild`.";
+      description = "Further environment variables, for the listener and for `nixos-rebuild`; null removes one. They can be read by everyone on this host.";
+    };
+
+    useCredentials = mkOption {
+      type = types.bool;
+      default = !config.boot.isContainer;
+      defaultText = lib.literalExpression "!config.boot.isContainer";
+      description = "Whether systemd hands the files with keys over (`LoadCredential=`). Images for LXC and Incus have none of that: there the listener reads the files itself, and they must belong to root.";
     };
 
     tls = {
@@ -173,11 +232,18 @@ in
       };
     };
 
-    metrics.listen = mkOption {
-      type = types.nullOr types.str;
-      default = null;
-      example = "127.0.0.1:9811";
-      description = "The address on which to answer who asks for metrics, at `/metrics` for Prometheus; null for nowhere.";
+    metrics = {
+      listen = mkOption {
+        type = types.nullOr types.str;
+        default = null;
+        example = "127.0.0.1:9811";
+        description = "The address on which to serve metrics, at `/metrics` for Prometheus; null for nowhere.";
+      };
+      openFirewall = mkOption {
+        type = types.bool;
+        default = false;
+        description = "Whether to let others reach the port of `metrics.listen`.";
+      };
     };
 
     extraFlags = mkOption {
@@ -189,15 +255,11 @@ in
 
   config = lib.mkIf cfg.enable {
     assertions = [
-      {
-        assertion = lib.elem cfg.tier tiers;
-        message = "services.homelab-deploy.listener.tier is \"${cfg.tier}\": a host is of the tier test, to try changes on, or prod.";
-      }
-      (tokenAssertion "hostname" cfg.hostname)
-      {
-        assertion = !(isPinned cfg.flakeUrl);
-        message = "services.homelab-deploy.listener.flakeUrl is \"${cfg.flakeUrl}\", which names an output or a revision: leave off what follows # and the parameters ref and rev, as each request brings its own.";
-      }
+      (token "hostname" cfg.hostname)
+      (subject "discoverSubject" cfg.discoverSubject)
+      (refusal "flakeUrl" cfg.flakeUrl (rules.isFlakeUrl cfg.flakeUrl)
+        "which no revision can be added to: give one that begins with git+https://, git+ssh://, git+http://, git+file:///, github:, gitlab: or sourcehut:, without #, ref or rev, and with % and two digits for characters that no URL has"
+      )
       {
         assertion = lib.any (
           subject: cfg.role != null || !(lib.hasInfix "<role>" subject)
@@ -205,8 +267,8 @@ in
         message = "services.homelab-deploy.listener.deploySubjects leaves nothing to listen on: set role, or a subject without <role>.";
       }
       {
-        assertion = cfg.metrics.listen == null || builtins.match ".+:[0-9]+" cfg.metrics.listen != null;
-        message = "services.homelab-deploy.listener.metrics.listen is \"${toString cfg.metrics.listen}\", which is no address with a port, as 127.0.0.1:9811 is.";
+        assertion = cfg.metrics.openFirewall -> cfg.metrics.listen != null;
+        message = "services.homelab-deploy.listener.metrics.openFirewall opens no port: set metrics.listen, too.";
       }
       {
         assertion = (cfg.tls.cert == null) == (cfg.tls.key == null);
@@ -223,7 +285,21 @@ in
         message = "services.homelab-deploy.listener.nkeyFile and tls.key must not be in the Nix store, where everyone can read them: give the path as a string, of a file that only root can read.";
       }
     ]
-    ++ lib.optional (cfg.role != null) (tokenAssertion "role" cfg.role)
+    ++ lib.optional (cfg.role != null) (token "role" cfg.role)
+    ++ lib.optional (cfg.flakeAttr != null) (
+      refusal "flakeAttr" cfg.flakeAttr (rules.isFlakeAttr cfg.flakeAttr)
+        "which is no name in nixosConfigurations: it consists of letters, digits, _, ., + and -, and begins with none of the last three"
+    )
+    ++ lib.optional (cfg.metrics.listen != null) (
+      refusal "metrics.listen" cfg.metrics.listen (rules.isSocketAddress cfg.metrics.listen)
+        "which is no IP address with a port, as 127.0.0.1:9811 and [::]:9811 are"
+    )
+    ++ map (subject "deploySubjects") cfg.deploySubjects
+    ++ map (
+      flag:
+      refusal "nixosRebuildFlags" flag (rules.isRebuildFlag flag)
+        "which makes nixos-rebuild deploy something else than a request asks for, or somewhere else"
+    ) cfg.nixosRebuildFlags
     ++ map (
       { option, path, ... }:
       {
@@ -231,6 +307,10 @@ in
         message = "services.homelab-deploy.listener.${option} is \"${toString path}\", which is relative, and a service starts in no folder of yours: give an absolute path.";
       }
     ) credentials;
+
+    networking.firewall.allowedTCPPorts = lib.optional (
+      cfg.metrics.openFirewall && cfg.metrics.listen != null
+    ) (lib.toIntBase10 (lib.last (lib.splitString ":" cfg.metrics.listen)));
 
     systemd.services.homelab-deploy-listener = {
       description = "homelab-deploy listener";
@@ -245,18 +325,20 @@ in
       startLimitIntervalSec = 0;
 
       # systemd sets no HOME for root's services, and git and nix look for their settings and caches there.
-      environment = {
-        HOME = "/root";
-      }
-      // cfg.environment;
+      environment =
+        config.nix.envVars
+        // config.networking.proxy.envVars
+        // {
+          HOME = "/root";
+        }
+        // cfg.environment;
       # nixos-rebuild calls all of these; without git, fetching fails with a line that does not say so.
       path = [
-        (config.system.build.nixos-rebuild or pkgs.nixos-rebuild)
+        config.system.build.nixos-rebuild
         config.nix.package
-        pkgs.coreutils
-        pkgs.git
-        pkgs.openssh
-        pkgs.systemd
+        config.programs.ssh.package
+        config.systemd.package
+        pkgs.gitMinimal
       ];
 
       serviceConfig = {
@@ -266,20 +348,30 @@ in
         ExecStart = lib.concatStringsSep " " (
           [ "${cfg.package}/bin/homelab-deploy listener" ]
           ++ map word flags
-          ++ map ({ flag, ... }: "--${flag} %d/${flag}") credentials
+          ++ map (
+            { flag, path, ... }: "--${flag} ${if cfg.useCredentials then "%d/${flag}" else word path}"
+          ) credentials
           ++ map word cfg.extraFlags
         );
-        LoadCredential = map ({ flag, path, ... }: "${flag}:${toString path}") credentials;
+        LoadCredential = lib.optionals cfg.useCredentials (
+          map ({ flag, path, ... }: "${flag}:${toString path}") credentials
+        );
         StateDirectory = "homelab-deploy";
         StateDirectoryMode = "0700";
-        # What must be known for sure while the machine is up is in memory, whatever fills the disk. A run that goes on has
-        # its lock there, and outlives the listener.
+        # What must be known for sure is kept in memory, off the disk that a build fills, and over restarts of the listener.
         RuntimeDirectory = "homelab-deploy";
         RuntimeDirectoryMode = "0700";
-        RuntimeDirectoryPreserve = true;
+        RuntimeDirectoryPreserve = "yes";
 
         Restart = "always";
         RestartSec = 5;
+
+        # The listener stays below 32 MB, whatever is asked of it. The rest is room for the git or nix that it starts for a
+        # moment to ask about a revision, and for the pages of files, which are given back. A run has its own unit and none of
+        # these limits. If something ever does grow, it is slowed down at first, and then it is not the listener that ends.
+        MemoryHigh = "128M";
+        MemoryMax = "256M";
+        OOMPolicy = "continue";
 
         # The run is a unit of its own, to which none of this applies: nixos-rebuild needs the whole machine. The
         # listener itself asks systemd for that unit, for which it has to be root, but with no capability. It writes its
@@ -293,7 +385,7 @@ in
         PrivateTmp = true;
         ProtectClock = true;
         ProtectControlGroups = true;
-        ProtectHome = true;
+        ProtectHome = if cfg.useCredentials then true else "read-only";
         ProtectHostname = true;
         ProtectKernelLogs = true;
         ProtectKernelModules = true;

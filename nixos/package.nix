@@ -1,43 +1,76 @@
-# The program; with `withDemo` the demo beside it, with `lintOnly` nothing but what clippy says.
+# The program, with completions and manual pages; with `withDemo` also the demo. `purpose` makes a check of it: "tests" also
+# runs all tests, and "lint" does nothing but clippy. Hosts build the program alone, which takes long enough.
 {
   lib,
+  stdenv,
   rustPlatform,
   bash,
   clippy,
   git,
   nats-server,
+  util-linux,
   withDemo ? false,
-  lintOnly ? false,
+  purpose ? "program",
 }:
 let
   manifest = (lib.importTOML ../Cargo.toml).package;
+
+  # Nothing else makes anybody build anew: a host is not to compile for an hour because of a word in a README.
+  program = [
+    ../Cargo.lock
+    ../Cargo.toml
+    ../benches
+    ../plans
+    ../scripts/install-extras
+    ../src
+  ];
+  withTests = program ++ [
+    ../clippy.toml
+    ../docs
+    ../examples
+    ../nixos
+    ../scripts
+    ../tests
+  ];
+
+  installExtras = lib.optionalString (stdenv.buildPlatform.canExecute stdenv.hostPlatform) ''
+    sh scripts/install-extras $out/bin/${manifest.name} $out
+  '';
 in
 rustPlatform.buildRustPackage (
   {
     pname = manifest.name;
     inherit (manifest) version;
-    src = lib.cleanSource ../.;
+    src = lib.fileset.toSource {
+      root = ../.;
+      fileset = lib.fileset.unions (if purpose == "program" && !withDemo then program else withTests);
+    };
     cargoLock.lockFile = ../Cargo.lock;
-
-    # The integration tests start a server and look revisions up in a repository.
-    nativeCheckInputs = [
-      git
-      nats-server
-    ];
+    strictDeps = true;
+    doCheck = purpose == "tests";
+    postInstall = installExtras;
 
     meta = {
       inherit (manifest) description;
       license = lib.licenses.mit;
       mainProgram = manifest.name;
-      platforms = lib.platforms.linux;
+      # The listener is for NixOS. Whoever deploys may sit at a Mac.
+      platforms = lib.platforms.linux ++ lib.platforms.darwin;
     };
   }
-  // lib.optionalAttrs lintOnly {
+  // lib.optionalAttrs (purpose == "tests") {
+    # The tests start a server, look revisions up in a repository, and call setsid, which a stdenv does not have.
+    nativeCheckInputs = [
+      git
+      nats-server
+      util-linux
+    ];
+  }
+  // lib.optionalAttrs (purpose == "lint") {
     pname = "${manifest.name}-clippy";
     nativeBuildInputs = [ clippy ];
     buildPhase = "cargo clippy --all-targets --offline -- -D warnings";
     installPhase = "touch $out";
-    doCheck = false;
   }
   // lib.optionalAttrs withDemo {
     cargoBuildFlags = [
@@ -45,9 +78,8 @@ rustPlatform.buildRustPackage (
       "--example"
       "demo"
     ];
-    doCheck = false;
     # The demo looks for the program beside itself. There is no script in the store that could find it a server.
-    postInstall = ''
+    postInstall = installExtras + ''
       install -D "$(find target -path '*/release/examples/demo')" $out/libexec/demo
       ln -s $out/bin/homelab-deploy $out/libexec/homelab-deploy
       cat > $out/bin/homelab-deploy-demo <<END

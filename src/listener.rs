@@ -28,6 +28,7 @@ mod output;
 mod problems;
 mod pulse;
 mod rebuild;
+mod rebuild_flag;
 mod report;
 mod rights;
 mod run;
@@ -60,12 +61,13 @@ use self::memory::Memory;
 pub use self::memory::StateError;
 use self::metrics::Metrics;
 pub use self::pulse::Pulse;
+pub use self::rebuild_flag::RebuildFlag;
 pub use self::run::{Limits, UserUnits};
 use self::serve::{Past, Service};
 use self::signs::Signs;
 pub use self::unit::UnitEnd;
 use crate::bus::{Bus, BusError, Settings};
-use crate::protocol::{FlakeUrl, HostName, Role, Subject, SubjectError, SubjectTemplate, Tier};
+use crate::protocol::{FlakeAttr, FlakeUrl, HostName, Role, Subject, SubjectError, SubjectTemplate, Tier};
 
 /// Where the names that are made up here come from, so that they meet no others.
 const NAMESPACE: Uuid = Uuid::from_u128(0x7d3c_2c52_54a1_4c0e_9d5f_686f_6d65_6c61);
@@ -76,7 +78,7 @@ const UP_WITHIN: Duration = Duration::from_secs(5);
 /// What a listener is told.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The host, and the name of its configuration in the flake.
+    /// The host.
     pub hostname: HostName,
     /// The tier of the host.
     pub tier: Tier,
@@ -84,6 +86,10 @@ pub struct Config {
     pub role: Option<Role>,
     /// The flake that is deployed.
     pub flake: FlakeUrl,
+    /// The name of the configuration in the flake; absent where it is that of the host.
+    pub flake_attr: Option<FlakeAttr>,
+    /// What is added to each call of `nixos-rebuild`.
+    pub rebuild_flags: Vec<RebuildFlag>,
     /// The subjects on which requests are taken.
     pub deploy_subjects: Vec<Subject>,
     /// The subject on which it is asked who is there.

@@ -2,7 +2,6 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
@@ -16,7 +15,7 @@ impl Notifier {
     pub fn new(notify_socket: Option<&OsStr>) -> io::Result<Self> {
         let Some(address) = notify_socket.filter(|address| !address.is_empty()) else { return Ok(Self(None)) };
         let address = match address.as_bytes().strip_prefix(b"@") {
-            Some(name) => SocketAddr::from_abstract_name(name)?,
+            Some(name) => abstract_address(name)?,
             None => SocketAddr::from_pathname(address)?,
         };
         let socket = UnixDatagram::unbound()?;
@@ -56,6 +55,18 @@ impl Notifier {
     }
 }
 
+#[cfg(target_os = "linux")]
+fn abstract_address(name: &[u8]) -> io::Result<SocketAddr> {
+    use std::os::linux::net::SocketAddrExt;
+    SocketAddr::from_abstract_name(name)
+}
+
+/// Only Linux has such names, and only Linux has systemd.
+#[cfg(not(target_os = "linux"))]
+fn abstract_address(_name: &[u8]) -> io::Result<SocketAddr> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -83,10 +94,11 @@ mod tests {
         assert_eq!(all, ["READY=1", "STATUS=switching STOPPING=1", "WATCHDOG=1", "STOPPING=1"]);
     }
 
+    #[cfg(target_os = "linux")]
     #[test]
     fn the_socket_may_be_an_abstract_one() {
         let name = format!("homelab-deploy-test-{}", uuid::Uuid::new_v4());
-        let systemd = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+        let systemd = UnixDatagram::bind_addr(&abstract_address(name.as_bytes()).unwrap()).unwrap();
         Notifier::new(Some(OsStr::new(&format!("@{name}")))).unwrap().ready();
         assert_eq!(heard(&systemd), "READY=1");
     }

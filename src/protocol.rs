@@ -18,7 +18,7 @@ mod text;
 pub use discovery::{
     DiscoveryAnswer, DiscoveryRequest, Feature, HostAnswer, HostReport, LastRun, Problem, RolloutReport,
 };
-pub use flake::FlakeUrl;
+pub use flake::{FlakeAttr, FlakeUrl};
 pub use ids::{RequestId, RequestIds, RolloutId};
 pub use message::{ErrorCode, Holder, Phase, RETURN_WITHIN, Request, Response, Status};
 pub use names::{Action, HostName, NameError, Role, Tier};

@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use rustix::fs::{major, minor};
+use rustix::fs::{major, minor, stat};
 
 use super::unit::is_activation;
 use crate::clock;
@@ -51,9 +51,9 @@ fn populated_since(group: &Path) -> Option<Timestamp> {
 /// Whether some process has the lock that `switch-to-configuration` takes, in a unit or not.
 fn is_locked(root: &Path) -> bool {
     let file: PathBuf = root.join("run/nixos/switch-to-configuration.lock");
-    let Ok(file) = fs::metadata(file) else { return false };
+    let Ok(file) = stat(&file) else { return false };
     let locks = fs::read_to_string(root.join("proc/locks")).unwrap_or_default();
-    let id = format!("{:02x}:{:02x}:{}", major(file.dev()), minor(file.dev()), file.ino());
+    let id = format!("{:02x}:{:02x}:{}", major(file.st_dev), minor(file.st_dev), file.st_ino);
     locks.lines().any(|line| is_held(line, &id))
 }
 

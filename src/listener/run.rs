@@ -14,8 +14,11 @@ pub(super) use self::dir::TAIL_BYTES;
 use super::Config;
 use super::facts::Facts;
 use super::output::clean;
+use super::rebuild_flag::RebuildFlag;
 use super::verdict::Verdict;
-use crate::protocol::{Action, Commit, FlakeUrl, Holder, HostName, ReplySubject, Request, RequestId, Revision};
+use crate::protocol::{
+    Action, Commit, FlakeAttr, FlakeUrl, Holder, HostName, ReplySubject, Request, RequestId, Revision,
+};
 
 /// The longest that a host waits to be confirmed, whatever it is asked for: it takes no other request meanwhile.
 const LONGEST_CONFIRMATION: Duration = Duration::from_hours(1);
@@ -47,8 +50,14 @@ pub struct Spec {
     pub boot_id: Option<String>,
     /// The flake that is deployed.
     pub flake: FlakeUrl,
-    /// The host, and the name of its configuration in the flake.
+    /// The host.
     pub host: HostName,
+    /// The name of its configuration in the flake, where it is not that of the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attr: Option<FlakeAttr>,
+    /// What is added to each call of `nixos-rebuild`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rebuild_flags: Vec<RebuildFlag>,
     /// Where the host's file system begins.
     pub root: PathBuf,
     /// How long the host waits to be confirmed once it has activated what was asked for, in milliseconds; then, and when
@@ -137,6 +146,8 @@ impl Spec {
             boot_id: None,
             flake: config.flake.clone(),
             host: config.hostname.clone(),
+            attr: config.flake_attr.clone(),
+            rebuild_flags: config.rebuild_flags.clone(),
             root: config.root.clone(),
             confirm_timeout_ms: confirm_timeout.map(milliseconds),
             return_to: None,
@@ -144,6 +155,11 @@ impl Spec {
             timeout_ms: milliseconds(config.limits.timeout),
             grace_ms: milliseconds(config.limits.grace),
         }
+    }
+
+    /// The name of the host's configuration in `nixosConfigurations`.
+    pub(super) fn configuration(&self) -> &str {
+        self.attr.as_ref().map_or(self.host.as_str(), FlakeAttr::as_str)
     }
 
     /// The run as the reason why another one is refused.

@@ -43,7 +43,9 @@ pub async fn supervise(dir: RunDir, starter: &Notifier) -> io::Result<()> {
     // A session of its own: no terminal or process group through which the listener's end could reach it. Who starts it
     // by hand may have given it one already.
     rustix::process::setsid().ok();
-    // Descendants that lose their parent become children of this process, so that none escapes a timeout.
+    // Descendants that lose their parent become children of this process, so that none escapes a timeout. Other systems
+    // cannot do that, and no host of a fleet has one: there the operator's half of this program has to build, and no more.
+    #[cfg(target_os = "linux")]
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
 
     let keeper = Keeper {

@@ -15,7 +15,16 @@ use crate::clock;
 use crate::rollout::{Event, EventKind, Rollout};
 
 /// This very program, even when its file was replaced by an update.
-pub const THIS_PROGRAM: &str = "/proc/self/exe";
+#[cfg(target_os = "linux")]
+pub fn this_program() -> PathBuf {
+    PathBuf::from("/proc/self/exe")
+}
+
+/// This program where it lies: only Linux has a name for a file that an update replaced.
+#[cfg(not(target_os = "linux"))]
+pub fn this_program() -> PathBuf {
+    std::env::current_exe().unwrap_or_else(|_| PathBuf::from(env!("CARGO_PKG_NAME")))
+}
 
 /// How to start the process that takes over.
 #[derive(Debug, Clone)]
@@ -44,12 +53,12 @@ impl Background {
     /// This command once more.
     pub fn same_command() -> Self {
         let arguments = std::env::args_os().skip(1).filter(|argument| argument != "--detach").collect();
-        Self { program: PathBuf::from(THIS_PROGRAM), arguments, environment: Vec::new() }
+        Self { program: this_program(), arguments, environment: Vec::new() }
     }
 
     /// `apply`, which finds its settings in the environment.
     pub fn apply(environment: Vec<(&'static str, OsString)>) -> Self {
-        Self { program: PathBuf::from(THIS_PROGRAM), arguments: vec!["apply".into()], environment }
+        Self { program: this_program(), arguments: vec!["apply".into()], environment }
     }
 
     /// Records what is to be done, and leaves it to another process to take it up.

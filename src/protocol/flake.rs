@@ -5,7 +5,6 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
-use super::names::HostName;
 use super::revision::Revision;
 use super::text::checked_text;
 
@@ -16,8 +15,10 @@ pub struct FlakeUrl(String);
 /// Why a text is not a flake URL that a revision can be added to.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum FlakeUrlError {
-    /// White space, control characters or what is not ASCII, or nothing at all.
-    #[error("the flake URL {0:?} is empty or contains white space, control characters or characters beyond ASCII")]
+    /// Characters that no URL has, or nothing at all.
+    #[error(
+        "the flake URL {0:?} is empty or contains characters that no URL has: write them as % and two digits, as in %20"
+    )]
     Text(String),
     /// It names an output: that place is for the host name.
     #[error("the flake URL {0:?} already names an output after '#': leave it off, the host name goes there")]
@@ -71,9 +72,9 @@ impl FlakeUrl {
         Some(Self(format!("{}{separator}allRefs=1", self.0)))
     }
 
-    /// What `nixos-rebuild --flake` takes for one host.
-    pub fn installable(&self, revision: &Revision, host: &HostName) -> String {
-        format!("{}#{host}", self.at(revision))
+    /// What `nixos-rebuild --flake` takes for one configuration, by its name in `nixosConfigurations`.
+    pub fn installable(&self, revision: &Revision, configuration: &str) -> String {
+        format!("{}#{configuration}", self.at(revision))
     }
 
     /// The URL without user name and password, for telling others.
@@ -169,7 +170,38 @@ impl FromStr for FlakeUrl {
     }
 }
 
-checked_text!(FlakeUrl);
+/// The name of a configuration in `nixosConfigurations`, where it is not the name of the host. It may have dots.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FlakeAttr(String);
+
+/// A text that Nix or `nixos-rebuild` would take for more than the name of a configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error(
+    "{0:?} is no name in nixosConfigurations: it consists of letters, digits, '_', '.', '+' and '-', and begins with none of the last three"
+)]
+pub struct FlakeAttrError(String);
+
+impl FlakeAttr {
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for FlakeAttr {
+    type Err = FlakeAttrError;
+
+    fn from_str(text: &str) -> Result<Self, FlakeAttrError> {
+        let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        if text.starts_with(is_word) && text.chars().all(|c| is_word(c) || ".+-".contains(c)) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(FlakeAttrError(text.to_owned()))
+        }
+    }
+}
+
+checked_text!(FlakeUrl, FlakeAttr);
 
 #[cfg(test)]
 mod tests {
@@ -179,7 +211,7 @@ mod tests {
 
     fn at(url: &str, revision: &str) -> String {
         let url: FlakeUrl = url.parse().unwrap();
-        url.installable(&revision.parse().unwrap(), &"ns1".parse().unwrap())
+        url.installable(&revision.parse().unwrap(), "ns1")
     }
 
     fn refusal(url: &str) -> String {
@@ -202,7 +234,7 @@ mod tests {
         insta::assert_snapshot!(refusal("github:o/r/main"), @r#"the flake URL "github:o/r/main" already names a branch after the repository: leave it off, every request brings its own"#);
         insta::assert_snapshot!(refusal("/etc/nixos"), @r#"the flake URL "/etc/nixos" cannot carry a revision: use git+https://, git+ssh://, git+file:///, github: or gitlab:"#);
         insta::assert_snapshot!(refusal("path:/etc/nixos"), @r#"the flake URL "path:/etc/nixos" cannot carry a revision: use git+https://, git+ssh://, git+file:///, github: or gitlab:"#);
-        insta::assert_snapshot!(refusal("git+ssh://h/x y"), @r#"the flake URL "git+ssh://h/x y" is empty or contains white space, control characters or characters beyond ASCII"#);
+        insta::assert_snapshot!(refusal("git+ssh://h/x y"), @r#"the flake URL "git+ssh://h/x y" is empty or contains characters that no URL has: write them as % and two digits, as in %20"#);
         insta::assert_snapshot!(refusal("git+https://bob:s3cret@h/x#web"), @r##"the flake URL "git+https://h/x#web" already names an output after '#': leave it off, the host name goes there"##);
         insta::assert_snapshot!(refusal("git+ssh://-oProxyCommand=id/x"), @r#"the flake URL "git+ssh://-oProxyCommand=id/x" has a host that begins with '-'"#);
         for dangerous in [
@@ -229,6 +261,17 @@ mod tests {
         assert_eq!(public("git+https://t@ken@h.example"), "git+https://h.example");
         assert_eq!(public("git+https://h.example/x@y"), "git+https://h.example/x@y");
         assert_eq!(public("github:o/r"), "github:o/r");
+    }
+
+    #[test]
+    fn a_configuration_may_be_called_like_a_domain_and_not_like_an_expression() {
+        let name = |text: &str| text.parse::<FlakeAttr>().map(|name| name.as_str().to_owned());
+        assert_eq!(name("ns1.example.com").unwrap(), "ns1.example.com");
+        assert_eq!(name("web+v2_x-1").unwrap(), "web+v2_x-1");
+        for text in ["", "-v", "a b", "a\"b", "a'b", "a\\b", "${a}", "a#b", "a?ref=x", "a^*", "a\nb"] {
+            assert!(name(text).is_err(), "{text:?}");
+        }
+        insta::assert_snapshot!(name("a\"b").unwrap_err(), @r#""a\"b" is no name in nixosConfigurations: it consists of letters, digits, '_', '.', '+' and '-', and begins with none of the last three"#);
     }
 
     #[test]
@@ -275,7 +318,7 @@ mod tests {
         ) {
             let Ok(revision) = text.parse::<Revision>() else { return Ok(()) };
             let url: FlakeUrl = url.parse().unwrap();
-            let whole = url.installable(&revision, &"ns1".parse().unwrap());
+            let whole = url.installable(&revision, "ns1");
             let (before, host) = whole.split_once('#').unwrap();
             prop_assert_eq!(host, "ns1");
             let added = before.strip_prefix(url.as_str()).unwrap();

@@ -118,7 +118,7 @@ macro_rules! name_type {
 }
 
 name_type! {
-    /// The name of a host: one token of a NATS subject, and the attribute in `nixosConfigurations`.
+    /// The name of a host: one token of a NATS subject, and its name in `nixosConfigurations` unless it says another.
     HostName, "host"
 }
 

@@ -231,7 +231,7 @@ fn prepare(lab: &Lab, git: &Git) -> Result<()> {
     write(lab, "host.json", host.to_string())?;
     copy(lab, &project.join("tests/box/flake"), "")?;
     copy(lab, &project.join("tests/nixpkgs"), "nixpkgs/")?;
-    write(lab, "module.nix", fs::read(project.join("nixos/module.nix")).into_diagnostic()?)
+    copy(lab, &project.join("nixos"), "nixos/")
 }
 
 /// Copies the files of a folder into the repository, each behind this prefix.

@@ -55,6 +55,23 @@ async fn every_action_and_a_commit_reach_nixos_rebuild_as_they_are() {
 }
 
 #[tokio::test]
+async fn the_configuration_may_have_another_name_and_nixos_rebuild_more_flags() {
+    let mut lab = Lab::start(super::program(), &["prod.ns1"]).await.unwrap();
+    let flags =
+        ["--nixos-rebuild-flag", "--show-trace", "--nixos-rebuild-flag=--option", "--nixos-rebuild-flag", "cores"];
+    lab.listen(&host("ns1"), &[&["--flake-attr", "web"], &flags[..]].concat()).await.unwrap();
+    let mut deployer = Deployer::connect(&lab).await.unwrap();
+    let commit = lab.flake.commit("another").unwrap();
+    let request = deployer.request("r-1");
+    deployer.say(NS1, &with(request, "revision", commit.as_str())).await.unwrap();
+    assert_eq!(deployer.hear_final().await.unwrap()["status"], "completed");
+    // The stand-in calls a host what its configuration is called.
+    let calls = lab.fleet.rebuild().calls(&host("web"));
+    let url = lab.flake.url();
+    assert_eq!(calls, [format!("switch --flake {url}?rev={commit}#web --show-trace --option cores")]);
+}
+
+#[tokio::test]
 async fn what_cannot_be_run_is_rejected_with_the_reason() {
     let lab = lab().await;
     let mut deployer = Deployer::connect(&lab).await.unwrap();

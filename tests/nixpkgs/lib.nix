@@ -66,7 +66,8 @@ let
 
   # --- Types: what they take, and what several definitions come down to
 
-  type = name: check: merge: { inherit name check merge; };
+  # Described in the words of nixpkgs.
+  type = description: check: merge: { inherit description check merge; };
   simple = name: check: type name check one;
   one =
     path: values:
@@ -77,6 +78,13 @@ let
 
   isDerivation = value: isAttrs value && value.type or "" == "derivation";
   hasPrefix = prefix: text: substring 0 (stringLength prefix) text == prefix;
+
+  composed =
+    inner:
+    if builtins.match ".* or .*" inner.description == null then
+      inner.description
+    else
+      "(${inner.description})";
 
   types = rec {
     bool = simple "boolean" isBool;
@@ -91,20 +99,26 @@ let
     port = simple "16 bit unsigned integer" (value: isInt value && value >= 0 && value < 65536);
     enum =
       values: simple "one of ${concatStringsSep ", " (map toJSON values)}" (value: elem value values);
-    either = a: b: simple "${a.name} or ${b.name}" (value: a.check value || b.check value);
+    strMatching =
+      pattern:
+      simple "string matching the pattern ${pattern}" (
+        value: isString value && builtins.match pattern value != null
+      );
+    either = a: b: simple "${a.description} or ${b.description}" (value: a.check value || b.check value);
+    oneOf = choices: foldl' either (head choices) (builtins.tail choices);
     nullOr =
       inner:
-      type "null or ${inner.name}" (value: value == null || inner.check value) (
+      type "null or ${inner.description}" (value: value == null || inner.check value) (
         path: values: if elem null values then one path values else inner.merge path values
       );
     listOf =
       inner:
-      type "list of ${inner.name}" isList (
+      type "list of ${composed inner}" isList (
         path: values: map (value: mergeDefinitions inner path [ value ]) (concatLists values)
       );
     attrsOf =
       inner:
-      type "attribute set of ${inner.name}" isAttrs (
+      type "attribute set of ${composed inner}" isAttrs (
         path: values:
         let
           sets = map spread values;
@@ -114,7 +128,7 @@ let
         in
         genAttrs present (name: mergeDefinitions inner (path ++ [ name ]) (member name))
       );
-    submodule = options: type "submodule" isAttrs (path: values: assemble path [ options ] values);
+    submodule = module: type "submodule" isAttrs (path: values: assemble path [ module.options ] values);
   };
 
   mergeDefinitions =
@@ -131,7 +145,7 @@ let
         if inner.check value then
           value
         else
-          throw "A definition for option `${written path}' is not of type `${inner.name}'. Definition values: ${toJSON value}";
+          throw "A definition for option `${written path}' is not of type `${inner.description}'. Definition values: ${toJSON value}";
     in
     if found == [ ] then
       throw "The option `${written path}' was accessed but has no value defined. Try setting the option."
@@ -224,7 +238,17 @@ let
       optional
       replaceStrings
       types
+      unique
       ;
+    last = list: builtins.elemAt list (length list - 1);
+    toIntBase10 = builtins.fromJSON;
+    toUpper =
+      replaceStrings
+        [ "a" "b" "c" "d" "e" "f" "g" "h" "i" "j" "k" "l" "m" "n" "o" "p" "q" "r" "s" "t" "u" "v" "w" "x" "y" "z" ]
+        [ "A" "B" "C" "D" "E" "F" "G" "H" "I" "J" "K" "L" "M" "N" "O" "P" "Q" "R" "S" "T" "U" "V" "W" "X" "Y" "Z" ];
+    concatStrings = concatStringsSep "";
+    nameValuePair = name: value: { inherit name value; };
+    mapAttrs' = f: set: listToAttrs (map (name: f name set.${name}) (attrNames set));
     optionals = condition: values: if condition then values else [ ];
     optionalAttrs = condition: set: if condition then set else { };
     optionalString = condition: text: if condition then text else "";
@@ -259,12 +283,27 @@ let
     literalMD = text: { inherit text; };
 
     importTOML = file: builtins.fromTOML (builtins.readFile file);
-    cleanSource = path: path;
+    # The parts of a folder that a package is built of. Only what builds looks at them.
+    fileset = {
+      unions = parts: parts;
+      toSource =
+        { root, fileset }:
+        builtins.path {
+          name = "source";
+          path = root;
+          filter =
+            path: _:
+            any (
+              part: path == toString part || hasPrefix "${toString part}/" path || hasPrefix "${path}/" (toString part)
+            ) fileset;
+        };
+    };
     licenses.mit.spdxId = "MIT";
     platforms.linux = [
       "x86_64-linux"
       "aarch64-linux"
     ];
+    platforms.darwin = [ "aarch64-darwin" ];
   };
 in
 lib

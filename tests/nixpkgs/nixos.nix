@@ -1,8 +1,7 @@
 # NixOS as far as a service is concerned: the options that this project sets, and the text of its units.
-{ packagesFor }:
+{ lib, packagesFor }:
 { system, modules }:
 let
-  lib = import ./lib.nix;
   inherit (lib) mkOption types;
   pkgs = packagesFor system;
 
@@ -18,7 +17,15 @@ let
     after = strings;
     stopIfChanged = option types.bool true;
     startLimitIntervalSec = mkOption { type = types.int; };
-    environment = option (types.attrsOf types.str) { };
+    environment = option (types.attrsOf (
+      types.nullOr (
+        types.oneOf [
+          types.str
+          types.path
+          types.package
+        ]
+      )
+    )) { };
     path = option (types.listOf types.package) [ ];
     unitConfig = section;
     serviceConfig = section;
@@ -49,10 +56,12 @@ let
         pkgs.systemd
       ];
       folders = folder: map (package: "${package}/${folder}") path;
-      environment = {
-        PATH = lib.concatStringsSep ":" (folders "bin" ++ folders "sbin");
-      }
-      // service.environment;
+      environment = lib.filterAttrs (_: value: value != null) (
+        {
+          PATH = lib.concatStringsSep ":" (folders "bin" ++ folders "sbin");
+        }
+        // service.environment
+      );
       unit = {
         Description = service.description;
       }
@@ -67,7 +76,7 @@ let
     + "\n"
     + lines "Service" (
       {
-        Environment = lib.mapAttrsToList (name: value: builtins.toJSON "${name}=${value}") environment;
+        Environment = lib.mapAttrsToList (name: value: builtins.toJSON "${name}=${toString value}") environment;
       }
       // lib.optionalAttrs (!service.stopIfChanged) { X-StopIfChanged = false; }
       // service.serviceConfig
@@ -83,9 +92,14 @@ let
         environment.etc = option (types.attrsOf types.raw) { };
         environment.systemPackages = option (types.listOf types.package) [ ];
         environment.variables = option (types.attrsOf types.str) { };
+        boot.isContainer = option types.bool false;
+        networking.proxy.envVars = option (types.attrsOf types.str) { };
+        nix.envVars = option (types.attrsOf types.str) { };
         nix.package = option types.package pkgs.nix;
+        programs.ssh.package = option types.package pkgs.openssh;
         system.build = option (types.attrsOf types.raw) { };
-        systemd.services = option (types.attrsOf (types.submodule service)) { };
+        systemd.package = option types.package pkgs.systemd;
+        systemd.services = option (types.attrsOf (types.submodule { options = service; })) { };
         systemd.units = option (types.attrsOf types.raw) { };
       };
       config = {
@@ -95,6 +109,7 @@ let
             value.text = unitText service;
           }) config.systemd.services
         );
+        system.build.nixos-rebuild = lib.mkDefault pkgs.nixos-rebuild;
         system.build.toplevel =
           let
             failed = map (a: "- ${a.message}") (lib.filter (a: !a.assertion) config.assertions);
@@ -106,7 +121,10 @@ let
       };
     };
 in
-lib.evalModules {
+{
+  inherit pkgs;
+}
+// lib.evalModules {
   modules = [ nixos ] ++ modules;
   specialArgs = { inherit pkgs; };
 }

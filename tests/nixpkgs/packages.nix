@@ -1,6 +1,10 @@
 # Packages that have nothing but a name. They can be evaluated and not be built, and are where one says: a unit that
 # refers to them reads the same on every machine, and its programs can be put there.
-{ lib, root }:
+{
+  lib,
+  root,
+  build,
+}:
 system:
 let
   package =
@@ -16,6 +20,31 @@ let
   # A package that can only be built where all of this evaluates.
   made = parts: name: package name // { drvPath = builtins.deepSeq parts (package name).drvPath; };
 
+  # Rust packages are built as nixpkgs does it, step by step, but by this machine's cargo with what it has already fetched
+  # and compiled, and without optimizations.
+  built =
+    { postInstall ? "", ... }@arguments:
+    derivation {
+      name = "${arguments.pname}-${arguments.version}";
+      inherit system postInstall;
+      inherit (arguments) src;
+      inherit (build) PATH CARGO_HOME CARGO_TARGET_DIR RUSTUP_HOME;
+      cargoBuildFlags = arguments.cargoBuildFlags or [ ];
+      builder = "/bin/sh";
+      args = [
+        "-euc"
+        ''
+          cp -R "$src" source
+          chmod -R u+w source
+          cd source
+          cargo build --offline --locked $cargoBuildFlags
+          mkdir -p "$out/bin"
+          cp "$CARGO_TARGET_DIR/debug/homelab-deploy" "$out/bin/"
+          eval "$postInstall"
+        ''
+      ];
+    };
+
   packages =
     lib.genAttrs [
       "bash"
@@ -25,23 +54,37 @@ let
       "deadnix"
       "findutils"
       "git"
+      "gitMinimal"
       "gnugrep"
       "gnused"
       "nats-server"
       "natscli"
       "nix"
-      "nixfmt-rfc-style"
+      "nixfmt"
+      "nixfmt-tree"
       "nixos-rebuild"
       "openssh"
       "rust-analyzer"
       "rustc"
       "rustfmt"
       "systemd"
+      "util-linux"
     ] package
     // {
       inherit lib;
-      stdenv.hostPlatform.system = system;
-      rustPlatform.buildRustPackage = arguments: made arguments arguments.pname;
+      stdenv = {
+        buildPlatform.canExecute = _: true;
+        hostPlatform = {
+          inherit system;
+          isLinux = lib.hasSuffix "-linux" system;
+        };
+      };
+      rustPlatform.buildRustPackage =
+        arguments:
+        if build == null then
+          made (removeAttrs arguments [ "src" ]) arguments.pname
+        else
+          built arguments // { inherit (arguments) meta; };
       mkShell = arguments: made arguments "shell";
       runCommand =
         name: arguments: script:

@@ -1,9 +1,10 @@
 # What becomes of this project with these packages: the outputs of its flake, and what its module makes of settings.
 {
   root ? "/nix/store",
+  lib ? import ./lib.nix,
 }:
 let
-  nixpkgs = import ./. { inherit root; };
+  nixpkgs = import ./. { inherit root lib; };
 in
 rec {
   outputs = (import ../../flake.nix).outputs {
@@ -16,14 +17,20 @@ rec {
     inherit (nixpkgs) lib;
     inherit (nixpkgs.lib) nixosSystem;
     system = "x86_64-linux";
-    module = outputs.nixosModules.default;
+    modules = outputs.nixosModules;
   };
 
   # The names of what the flake has for a system, all of it evaluated down to what would be built or run.
   names =
     let
       evaluated = name: output: builtins.seq (output.drvPath or output.program) name;
-      namesOf = kind: nixpkgs.lib.mapAttrsToList evaluated outputs.${kind}.x86_64-linux;
+      namesOf = system: kind: nixpkgs.lib.mapAttrsToList evaluated (outputs.${kind}.${system} or { });
+      kinds = [
+        "apps"
+        "checks"
+        "devShells"
+        "packages"
+      ];
     in
-    nixpkgs.lib.genAttrs [ "apps" "checks" "devShells" "packages" ] namesOf;
+    nixpkgs.lib.mapAttrs (system: _: nixpkgs.lib.genAttrs kinds (namesOf system)) outputs.packages;
 }

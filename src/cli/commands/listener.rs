@@ -17,17 +17,17 @@ use crate::cli::connection::{Connection, HEADING};
 use crate::cli::exit::{CommandError, CommandResult, Exit};
 use crate::cli::log::Log;
 use crate::cli::runtime;
-use crate::listener::{self, Config, Limits, Pulse, UserUnits, deploy_subjects};
+use crate::listener::{self, Config, Limits, Pulse, RebuildFlag, UserUnits, deploy_subjects};
 use crate::notify::Notifier;
 use crate::protocol::subject::DISCOVER;
-use crate::protocol::{FlakeUrl, HostName, Role, Subject, SubjectError, SubjectTemplate, Tier};
+use crate::protocol::{FlakeAttr, FlakeUrl, HostName, Role, Subject, SubjectError, SubjectTemplate, Tier};
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Listener {
     #[command(flatten)]
     connection: Connection,
 
-    /// Name of this host, in subjects and in nixosConfigurations
+    /// Name of this host, in subjects and, unless --flake-attr says another, in nixosConfigurations
     #[arg(long, env = "HOMELAB_DEPLOY_HOSTNAME", value_name = "HOST")]
     hostname: HostName,
 
@@ -42,6 +42,14 @@ pub(in crate::cli) struct Listener {
     /// Flake with the configuration of this host, without a revision
     #[arg(long, env = "HOMELAB_DEPLOY_FLAKE_URL", value_name = "URL")]
     flake_url: FlakeUrl,
+
+    /// Name of the configuration of this host in nixosConfigurations [default: the name of the host]
+    #[arg(long, env = "HOMELAB_DEPLOY_FLAKE_ATTR", value_name = "NAME")]
+    flake_attr: Option<FlakeAttr>,
+
+    /// Word to add to each call of nixos-rebuild, such as --show-trace; repeatable
+    #[arg(long, value_name = "FLAG", allow_hyphen_values = true)]
+    nixos_rebuild_flag: Vec<RebuildFlag>,
 
     /// How long a deployment may take, in seconds
     #[arg(
@@ -182,6 +190,8 @@ impl Listener {
             tier: self.tier,
             role: self.role,
             flake: self.flake_url,
+            flake_attr: self.flake_attr,
+            rebuild_flags: self.nixos_rebuild_flag,
             deploy_subjects,
             discover_subject: self.discover_subject,
             limits: Limits { timeout: Duration::from_secs(self.timeout), grace: self.grace },

@@ -17,7 +17,7 @@ use crate::cli::runtime::block_on;
 use crate::cli::state::StateArgs;
 use crate::clock;
 use crate::mcp::{AllowRef, Asking, Exposure, Mode, Pace, Plans, RevisionPolicy, Server, Settings, TOOLS, serve_stdio};
-use crate::operator::detach::THIS_PROGRAM;
+use crate::operator::detach::this_program;
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Mcp {
@@ -101,7 +101,7 @@ impl Mcp {
             cache: self.state.cache(),
             flakes: self.flake.rules(&self.state, &servers, None),
             aliases: alias::lookup,
-            program: THIS_PROGRAM.into(),
+            program: this_program(),
             exposure: self.exposure(),
             pace: Pace::default(),
             clock: clock::now,

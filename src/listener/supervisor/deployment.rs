@@ -185,9 +185,8 @@ impl Deployment {
 
     /// Builds the system, and tells how that ended and what can be activated then.
     async fn build(&mut self, revision: &Revision) -> (End, Order) {
-        let Spec { flake, host, .. } = &self.spec;
-        let order = Order::new(flake, revision, host);
-        let with_all_refs = flake.with_all_refs().map(|flake| Order::new(&flake, revision, host));
+        let order = Order::new(&self.spec, &self.spec.flake, revision);
+        let with_all_refs = self.spec.flake.with_all_refs().map(|flake| Order::new(&self.spec, &flake, revision));
         let end = self.build_in_place(&order).await;
         match with_all_refs {
             // Somebody has pushed since the commit was looked up, and by ssh many servers only give out what is new.

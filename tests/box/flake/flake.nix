@@ -16,7 +16,7 @@
       evaluated = lib.nixosSystem {
         inherit system;
         modules = [
-          (import ./module.nix { ${system}.default = release 1; })
+          (import ./nixos/module.nix { ${system}.default = release 1; })
           ./host.nix
           (import ./configuration.nix { inherit lib release; })
         ];
