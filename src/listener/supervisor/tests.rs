@@ -325,7 +325,7 @@ fn a_branch_that_is_not_there_and_a_server_that_is_not_are_told_apart() {
         verdict(&result).replace(flake.git_remote().unwrap(), "URL")
     };
     insta::assert_snapshot!(resolve(&flake, "nothere"), @r#"failed invalid_revision: URL has no branch or tag "nothere""#);
-    insta::assert_snapshot!(resolve(&flake, "abcdef1"), @r#"failed invalid_revision: URL has no branch or tag "abcdef1"; servers cannot look up the beginning of a commit id: give all 40 digits"#);
+    insta::assert_snapshot!(resolve(&flake, "abcdef1"), @r#"failed invalid_revision: URL has no branch or tag "abcdef1"; no branch, tag, clone or earlier rollout has a commit that begins like this: give all 40 digits"#);
 
     // Nobody listens there any more.
     let (server, flake) = silent_server();
