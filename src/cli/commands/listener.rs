@@ -48,7 +48,7 @@ pub(in crate::cli) struct Listener {
     flake_attr: Option<FlakeAttr>,
 
     /// Word to add to each call of nixos-rebuild, such as --show-trace; repeatable
-    #[arg(long, value_name = "FLAG", allow_hyphen_values = true)]
+    #[arg(long, env = "HOMELAB_DEPLOY_NIXOS_REBUILD_FLAG", value_name = "FLAG", allow_hyphen_values = true)]
     nixos_rebuild_flag: Vec<RebuildFlag>,
 
     /// How long a deployment may take, in seconds

@@ -7,7 +7,7 @@ use crate::protocol::ErrorCode;
 
 /// Why nothing was activated.
 pub(super) fn failure(spec: &Spec, code: i32, lines: &[String]) -> Verdict {
-    let Spec { revision, host, .. } = spec;
+    let revision = &spec.revision;
     if let Some(complaint) = output::git_complaint(lines) {
         return if complaint.contains("couldn't find remote ref") || complaint.contains("not our ref") {
             let message = format!("{revision} is no branch, tag or commit that the server of the flake has");
@@ -18,7 +18,7 @@ pub(super) fn failure(spec: &Spec, code: i32, lines: &[String]) -> Verdict {
     }
     let not_there = |line: &String| line.contains("does not provide attribute") && line.contains("nixosConfigurations");
     if lines.iter().any(not_there) {
-        let message = format!("{host} is not in nixosConfigurations of the flake at {revision}");
+        let message = format!("{} is not in nixosConfigurations of the flake at {revision}", spec.configuration());
         return Verdict::failed(ErrorCode::BuildFailed, message);
     }
     let message = match output::essential(lines) {
