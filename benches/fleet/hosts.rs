@@ -43,6 +43,8 @@ struct Request<'a> {
 #[derive(Deserialize)]
 struct Question {
     reply_to: String,
+    #[serde(default)]
+    per_host: bool,
 }
 
 /// The subject of one host.
@@ -86,6 +88,10 @@ impl Station {
         let own = own.filter(|message| std::future::ready(message.subject.as_str() != GROUP));
         let mut messages = select_all([own.boxed(), group.boxed(), discover.boxed()]);
         while let Some(message) = messages.next().await {
+            // An empty message tries whether one could be sent.
+            if message.payload.is_empty() {
+                continue;
+            }
             match message.subject.as_str() {
                 DISCOVER => present(&self.client, self.hosts.clone(), &message).await?,
                 GROUP => deploy(&self.client, self.hosts.clone(), &message).await?,
@@ -125,14 +131,15 @@ async fn deploy(client: &Client, hosts: Range<usize>, message: &Message) -> Resu
 
 /// Answers the roll call.
 async fn present(client: &Client, hosts: Range<usize>, message: &Message) -> Result<()> {
-    // Whoever answers that it is running a rollout does so elsewhere.
-    let Question { reply_to } = serde_json::from_slice(&message.payload).into_diagnostic()?;
+    let Question { reply_to, per_host } = serde_json::from_slice(&message.payload).into_diagnostic()?;
+    let call = reply_to.rsplit('.').next().unwrap_or_default();
     for host in hosts {
         let report = format!(
             r#"{{"hostname":"h{host}","tier":"prod","role":null,"deploy_subjects":["{}","{GROUP}"],"version":"0.1.0","features":["id","expires","heartbeat"],"revision":"{PREVIOUS}","generation":41,"system":"/nix/store/00000000000000000000000000000000-nixos-system-h{host}-25.11","booted_system_differs":false,"uptime_s":86400}}"#,
             subject(host)
         );
-        client.publish(reply_to.clone(), report.into()).await.into_diagnostic()?;
+        let answer_to = if per_host { format!("deploy.responses.prod.h{host}.{call}") } else { reply_to.clone() };
+        client.publish(answer_to, report.into()).await.into_diagnostic()?;
     }
     Ok(())
 }

@@ -43,9 +43,7 @@ async fn main() -> Result<()> {
             let (hosts, connections) = (hosts.parse().into_diagnostic()?, connections.parse().into_diagnostic()?);
             hosts::run(url, Path::new(seed), hosts, connections).await
         }
-        ["limit", url, seed, requests, hosts] => {
-            limit::run(url, Path::new(seed), requests.parse()?, hosts.parse().into_diagnostic()?).await
-        }
+        ["limit", url, seed, hosts] => limit::run(url, Path::new(seed), hosts.parse().into_diagnostic()?).await,
         _ => bail!("the arguments of this program are its own affair: run it without any, by `make bench`"),
     }
 }

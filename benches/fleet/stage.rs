@@ -13,7 +13,6 @@ use tempfile::TempDir;
 use super::cost::Cost;
 use super::display;
 use super::hosts;
-use super::limit::Requests;
 use super::support::fleet;
 use super::support::keys::Key;
 use super::support::process::Process;
@@ -44,12 +43,10 @@ pub struct Scenario {
 /// What runs in turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Program {
-    /// The bare one, with one request to all.
-    BareGroup,
+    /// The bare one, with one request to each.
+    Bare,
     /// `deploy`: to the host's own name where there is but one, else to all.
     Deploy,
-    /// The bare one, with one request to each.
-    BareEach,
     /// `apply`: all hosts in one wave.
     Apply,
 }
@@ -115,14 +112,11 @@ impl Scenario {
 }
 
 impl Program {
-    const ALL: [Self; 4] = [Self::BareGroup, Self::Deploy, Self::BareEach, Self::Apply];
+    const ALL: [Self; 3] = [Self::Bare, Self::Deploy, Self::Apply];
 
-    /// The program beside which this one is measured.
-    pub fn limit(self) -> Self {
-        match self {
-            Self::BareGroup | Self::Deploy => Self::BareGroup,
-            Self::BareEach | Self::Apply => Self::BareEach,
-        }
+    /// Whether it is the one that is to meet goals.
+    pub fn is_real(self) -> bool {
+        self != Self::Bare
     }
 }
 
@@ -158,8 +152,7 @@ impl Stage {
     fn sample(&self, figures: &mut Figures) -> Result<()> {
         let hosts = figures.scenario.hosts;
         let sample = match figures.program {
-            Program::BareGroup => self.bare(Requests::Group, hosts)?,
-            Program::BareEach => self.bare(Requests::Each, hosts)?,
+            Program::Bare => self.bare(hosts)?,
             Program::Deploy => {
                 let target = if hosts == 1 { "prod.h0" } else { "prod.all" };
                 let (cost, events) = self.operator(&["deploy", target, "--branch", hosts::REVISION, "--json"])?;
@@ -174,9 +167,9 @@ impl Stage {
         Ok(())
     }
 
-    fn bare(&self, requests: Requests, hosts: u32) -> Result<Sample> {
+    fn bare(&self, hosts: u32) -> Result<Sample> {
         let (this, seed) = (this_program()?, self.admin.seed_file().to_string_lossy());
-        let arguments = ["limit", self.server.url(), &seed, requests.as_str(), &hosts.to_string()];
+        let arguments = ["limit", self.server.url(), &seed, &hosts.to_string()];
         let (cost, microseconds) = self.run(&this, &arguments)?;
         let span = Duration::from_micros(microseconds.trim().parse().into_diagnostic()?);
         Ok(Sample { span, leave: None, display: None, cost })
@@ -278,9 +271,8 @@ impl fmt::Display for Scenario {
 impl fmt::Display for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
-            Self::BareGroup => "limit, one request",
+            Self::Bare => "limit",
             Self::Deploy => "deploy",
-            Self::BareEach => "limit, one each",
             Self::Apply => "apply",
         })
     }

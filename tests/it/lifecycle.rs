@@ -12,6 +12,7 @@ use crate::host;
 use crate::support::fleet::Fleet;
 use crate::support::keys::Key;
 use crate::support::lab::Lab;
+use crate::support::permissions::Permissions;
 use crate::support::process::Process;
 use crate::support::rebuild::{FAIL, GATE};
 use crate::support::wait;
@@ -20,7 +21,7 @@ const NS1: &str = "deploy.prod.ns1";
 
 /// A homelab with the one host `ns1`, which does not listen yet.
 async fn lab() -> Lab {
-    Lab::start(super::program(), &["prod.ns1.dns"]).await.unwrap()
+    Lab::start_with(super::program(), &["prod.ns1.dns"], Permissions::Compatible).await.unwrap()
 }
 
 /// Starts the listener of `ns1` and waits until it has given up; returns what it said.
@@ -77,7 +78,8 @@ async fn what_a_listener_says_of_itself_is_what_others_may_know() {
 
 #[tokio::test]
 async fn only_hosts_of_the_tier_that_is_asked_for_answer() {
-    let mut lab = Lab::start(super::program(), &["prod.ns1", "test.test1"]).await.unwrap();
+    let mut lab =
+        Lab::start_with(super::program(), &["prod.ns1", "test.test1"], Permissions::Compatible).await.unwrap();
     lab.listen_all().await.unwrap();
     let deployer = Deployer::connect(&lab).await.unwrap();
     let mut witness = deployer.overhear().await.unwrap();
@@ -105,7 +107,8 @@ async fn until_both_answered(witness: &mut Witness, subject: &str) -> Vec<(Strin
 
 #[tokio::test]
 async fn subjects_of_the_users_own_are_filled_in_and_left_out_without_a_role() {
-    let mut lab = Lab::start(super::program(), &["prod.ns1.dns", "prod.nas"]).await.unwrap();
+    let mut lab =
+        Lab::start_with(super::program(), &["prod.ns1.dns", "prod.nas"], Permissions::Compatible).await.unwrap();
     let own = ["--deploy-subject", "deploy.<tier>.<hostname>", "--deploy-subject", "deploy.<tier>.role.<role>"];
     lab.listen(&host("ns1"), &own).await.unwrap();
     lab.listen(&host("nas"), &own).await.unwrap();
@@ -141,7 +144,7 @@ async fn a_run_that_cannot_be_written_down_fails_and_the_next_one_does_not() {
     let mut lab = lab().await;
     lab.listen_all().await.unwrap();
     let mut deployer = Deployer::connect(&lab).await.unwrap();
-    let runs = lab.folder().join("hosts/ns1/state/runs");
+    let runs = lab.folder().join("hosts/ns1/run/runs");
     fs::remove_dir(&runs).unwrap();
     fs::write(&runs, "").unwrap();
     deployer.say(NS1, &deployer.request("r-1")).await.unwrap();

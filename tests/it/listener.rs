@@ -5,13 +5,14 @@ use serde_json::{Value, json};
 use crate::deployer::{Deployer, each, statuses};
 use crate::host;
 use crate::support::lab::Lab;
+use crate::support::permissions::Permissions;
 use crate::support::rebuild::GATE;
 
 const NS1: &str = "deploy.prod.ns1";
 
 /// A homelab with the one host `ns1`, which listens.
 async fn lab() -> Lab {
-    let mut lab = Lab::start(super::program(), &["prod.ns1.dns"]).await.unwrap();
+    let mut lab = Lab::start_with(super::program(), &["prod.ns1.dns"], Permissions::Compatible).await.unwrap();
     lab.listen_all().await.unwrap();
     lab
 }
@@ -56,7 +57,7 @@ async fn every_action_and_a_commit_reach_nixos_rebuild_as_they_are() {
 
 #[tokio::test]
 async fn the_configuration_may_have_another_name_and_nixos_rebuild_more_flags() {
-    let mut lab = Lab::start(super::program(), &["prod.ns1"]).await.unwrap();
+    let mut lab = Lab::start_with(super::program(), &["prod.ns1"], Permissions::Compatible).await.unwrap();
     let flags =
         ["--nixos-rebuild-flag", "--show-trace", "--nixos-rebuild-flag=--option", "--nixos-rebuild-flag", "cores"];
     lab.listen(&host("ns1"), &[&["--flake-attr", "web"], &flags[..]].concat()).await.unwrap();

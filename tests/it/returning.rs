@@ -11,6 +11,7 @@ use crate::generations::{self, NEW, OLD, SWITCH};
 use crate::host;
 use crate::operator;
 use crate::support::lab::Lab;
+use crate::support::permissions::Permissions;
 use crate::support::rebuild::GATE;
 use crate::support::wait;
 
@@ -18,7 +19,7 @@ const NS1: &str = "deploy.prod.ns1";
 
 /// A homelab with the host `ns1`, which runs the system `old` as generation 41, can switch to `new`, and listens.
 async fn lab() -> Lab {
-    let mut lab = Lab::start(super::program(), &["prod.ns1"]).await.unwrap();
+    let mut lab = Lab::start_with(super::program(), &["prod.ns1"], Permissions::Compatible).await.unwrap();
     generations::install(&lab, "ns1");
     lab.listen(&host("ns1"), &[]).await.unwrap();
     lab

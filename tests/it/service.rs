@@ -12,6 +12,7 @@ use tokio::net::{TcpStream, UnixDatagram};
 use crate::deployer::Deployer;
 use crate::host;
 use crate::support::lab::Lab;
+use crate::support::permissions::Permissions;
 use crate::support::rebuild::{FAIL, GATE};
 use crate::support::wait;
 
@@ -19,7 +20,7 @@ const NS1: &str = "deploy.prod.ns1";
 
 /// A homelab with the one host `ns1`, which does not listen yet.
 async fn lab() -> Lab {
-    Lab::start(super::program(), &["prod.ns1.dns"]).await.unwrap()
+    Lab::start_with(super::program(), &["prod.ns1.dns"], Permissions::Compatible).await.unwrap()
 }
 
 /// Starts the listener of `ns1`, and waits for nothing.

@@ -7,7 +7,7 @@ use crate::cli::operator::OperatorArgs;
 use crate::cli::out;
 use crate::cli::runtime::block_on;
 use crate::operator::{Awaited, Purpose, RollCall};
-use crate::protocol::Tier;
+use crate::protocol::{HostAnswer, HostName, Tier};
 use crate::report;
 
 #[derive(Debug, Args)]
@@ -24,6 +24,12 @@ pub(in crate::cli) struct Hosts {
     operator: OperatorArgs,
 }
 
+/// The names under which different machines answered.
+fn twins(hosts: &[HostAnswer]) -> impl Iterator<Item = &HostName> {
+    let pairs = hosts.iter().zip(hosts.iter().skip(1)).map(|(one, next)| (&one.report, &next.report));
+    pairs.filter(|(one, next)| (one.tier, &one.hostname) == (next.tier, &next.hostname)).map(|(one, _)| &one.hostname)
+}
+
 impl Hosts {
     pub(in crate::cli) fn run(self) -> CommandResult {
         block_on(self.list())?
@@ -38,6 +44,11 @@ impl Hosts {
             out::note(&format!("{tier}: this key may not hear it"));
         }
         let hosts = called.sorted();
+        for twin in twins(&hosts) {
+            out::note(&format!(
+                "two machines answer to the name {twin}: stop one listener, or give it another --hostname"
+            ));
+        }
         if self.json {
             out::json(&hosts);
         } else if hosts.is_empty() {

@@ -32,7 +32,7 @@ async fn halted(lab: &Lab, plan: &str) -> Ended {
 async fn keep_busy(lab: &Lab, host: &str) {
     order(lab, &[host], GATE);
     let request = json!({
-        "action": "switch", "revision": "main", "reply_to": "deploy.responses.other", "id": "other", "operator": "eve@desk"
+        "action": "switch", "revision": "main", "reply_to": format!("deploy.responses.test.{host}.other"), "id": "other", "operator": "eve@desk"
     });
     let admin = lab.server.connect(&lab.admin).await.unwrap();
     admin.publish(format!("deploy.test.{host}"), request.to_string().into()).await.unwrap();

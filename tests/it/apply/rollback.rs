@@ -198,7 +198,7 @@ async fn a_listener_that_cannot_return_is_told_of_before_anything_is_sent() {
     }
     for target in ["deploy.test.test1", "deploy.test.all"] {
         let ended = operator::run(&lab, &["deploy", target, "--auto-rollback", "--discover-window", "500ms"]).await;
-        ended.unwrap().expect(2).told("the listeners of test1 cannot return to what ran before");
+        ended.unwrap().expect(2).told("rolls back, which the listeners of test1 cannot");
     }
     assert!(tap.requests().await.is_empty());
 }

@@ -93,6 +93,7 @@ async fn a_repository_that_only_an_answer_names_is_not_contacted() {
     let plan = "revision = 'main'\n[[wave]]\ntargets = 'test.all'\n";
     for verb in ["plan", "apply"] {
         let mut command = stage::command(&lab, verb, plan);
+        command.env_remove("HOMELAB_DEPLOY_FLAKE");
         command.args(if verb == "apply" { &["--yes"][..] } else { &[] });
         stage::start(command).ended().await.unwrap().expect(3).told("--accept-flake").told(&url);
     }
@@ -110,7 +111,9 @@ async fn a_test_host_does_not_say_where_prods_commit_is_looked_up() {
     let _mole = mole(&lab, report, &evil).await;
     let plan = "revision = 'main'\n[[wave]]\ntargets = 'test.all'\n[[wave]]\ntargets = 'prod.all'\n";
     let mut command = stage::command(&lab, "apply", plan);
-    command.args(["--yes", "--accept-flake", &lab.flake.url()]);
+    command.env_remove("HOMELAB_DEPLOY_FLAKE");
+    // Where hosts name a repository on their own disks, the operator has to say where it is.
+    command.args(["--yes", "--flake", &lab.flake.url()]);
     stage::start(command).ended().await.unwrap().expect(0);
     assert_not_contacted(&server);
     assert_eq!(ran_sorted(&lab), ["db", "ns1"]);
