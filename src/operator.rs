@@ -20,5 +20,5 @@ mod testing;
 pub use drive::{Drive, DriveError, Progress};
 pub use fleet::{Awaited, Discovery, Fleet, FleetError, Link, Purpose, RollCall, RollCalled};
 pub use history::History;
-pub use prepare::{Called, Obstacle, Part, PrepareError, Prepared, Unresolved, Wanted};
+pub use prepare::{Called, Kind, Obstacle, Part, PrepareError, Prepared, Wanted};
 pub use revision::{UnresolvedError, resolve_revision};

@@ -14,7 +14,7 @@ use super::rollback::RollbackArgs;
 use super::state::StateArgs;
 use crate::bus::Bus;
 use crate::operator::plan_file::PlanFile;
-use crate::operator::{Part, PrepareError, Prepared, Unresolved, Wanted};
+use crate::operator::{Kind, Part, PrepareError, Prepared, Wanted};
 use crate::protocol::{HostName, Revision};
 use crate::report;
 
@@ -91,7 +91,7 @@ impl Preparation {
             exclude: self.exclude.clone(),
             part: self.part(),
             operator: self.operator.name(),
-            unresolved: Unresolved::Refuse,
+            kind: Kind::Rollout,
             journals: self.state.journals(),
             cache: self.state.cache(),
             flakes: self.flake.rules(&self.state, &self.operator.settings().servers, flake::consent(audience)),

@@ -41,8 +41,8 @@ pub struct Wanted {
     pub part: Part,
     /// Who wants it, as `user@machine`.
     pub operator: String,
-    /// What to do about a branch or tag whose commit is not found.
-    pub unresolved: Unresolved,
+    /// How it came about.
+    pub kind: Kind,
     /// What was deployed from here before.
     pub journals: Journals,
     /// Where it is looked up, where the plan does not say it.
@@ -51,13 +51,14 @@ pub struct Wanted {
     pub cache: Option<PathBuf>,
 }
 
-/// What becomes of a branch or tag whose commit this machine cannot find.
+/// How a rollout came about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unresolved {
-    /// There is no rollout: all of its hosts get one commit.
-    Refuse,
-    /// The branch is sent as it is, and each host finds its commit.
-    LeaveToHosts,
+pub enum Kind {
+    /// It was planned: all of its hosts get one commit, and a tier is for one operator at a time.
+    Rollout,
+    /// It was said in one line. A branch whose commit this machine cannot find is sent as it is, and each host finds it. To a
+    /// single host it starts as soon as that has answered, whatever others roll out: the listener does one thing at a time.
+    Deployment,
 }
 
 /// Some waves of a plan. Their hosts are those that they have in the whole of it.
@@ -215,8 +216,7 @@ impl Wanted {
             return Awaited::Anybody;
         };
         match hosts.pop_first() {
-            // A single deployment is not worth the wait for other operators' rollouts.
-            Some(host) if hosts.is_empty() && self.source.is_none() => Awaited::One(host),
+            Some(host) if hosts.is_empty() && self.kind == Kind::Deployment => Awaited::One(host),
             first => Awaited::Only(hosts.into_iter().chain(first).collect()),
         }
     }
@@ -281,7 +281,7 @@ impl Wanted {
     /// Each host looks the branch up for itself, as listeners always could. None of them decides what another one runs.
     fn leave_to_hosts(&self, error: PrepareError) -> Result<String, PrepareError> {
         let is_answer = matches!(error, PrepareError::Lookup(UnresolvedError::Lookup(LookupError::NoSuchRef { .. })));
-        if self.unresolved == Unresolved::Refuse || is_answer {
+        if self.kind == Kind::Rollout || is_answer {
             return Err(error);
         }
         Ok(format!("each host looks up \"{}\" for itself, so hosts may differ: {error}", self.revision))

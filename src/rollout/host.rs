@@ -166,14 +166,21 @@ pub(super) struct Instances {
     latest: Option<Uuid>,
     earlier: Vec<Uuid>,
     final_by: Option<(Uuid, Arc<Response>)>,
+    /// Whether it is known already that they are two machines.
+    is_known: bool,
 }
 
 /// A machine reboots at most so often while it is deployed. With more, the oldest are forgotten.
 const MAX_INSTANCES: usize = 4;
 
 impl Instances {
-    /// Takes notice of an answer, and returns whether it proves that two machines answer.
-    pub(super) fn are_two_machines(&mut self, response: &Arc<Response>) -> bool {
+    /// Takes notice of an answer, and returns whether it is the first proof that two machines answer.
+    pub(super) fn turn_out_to_be_two(&mut self, response: &Arc<Response>) -> bool {
+        let is_proof = self.prove_two(response);
+        is_proof && !std::mem::replace(&mut self.is_known, true)
+    }
+
+    fn prove_two(&mut self, response: &Arc<Response>) -> bool {
         let Some(instance) = response.instance else {
             return false;
         };

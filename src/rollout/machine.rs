@@ -76,8 +76,6 @@ struct Host {
     /// Whether an answer to its last request named that, so that all have to.
     names_ids: bool,
     instances: Instances,
-    /// Whether two machines go by its name.
-    is_contested: bool,
     /// Whether it was asked to return to what it ran before.
     is_sent_back: bool,
 }
@@ -367,7 +365,6 @@ impl Host {
             anomalies: 0,
             names_ids: false,
             instances: Instances::default(),
-            is_contested: false,
             is_sent_back: false,
         }
     }

@@ -268,9 +268,9 @@ async fn a_run_that_was_to_be_answered_for_another_host_is_answered_nowhere() {
     wait::until("the listener knows it", over).await.unwrap();
 }
 
-/// A file of the one run of `ns1`.
+/// A file of the one run of `ns1`, in memory.
 fn run_file(lab: &Lab, name: &str) -> PathBuf {
-    let runs = lab.folder().join("hosts/ns1/state/runs");
+    let runs = lab.folder().join("hosts/ns1/run/runs");
     fs::read_dir(runs).unwrap().next().unwrap().unwrap().path().join(name)
 }
 

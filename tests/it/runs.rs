@@ -337,7 +337,10 @@ async fn a_disk_that_takes_its_time_holds_up_nobody_who_asks() {
     wait::until("the run ends", ended).await.unwrap();
     let [final_answer, told] = slow;
     answers_for(&lab, Duration::from_secs(1)).await;
-    fs::read(final_answer).unwrap();
+    // What could not be copied at once is tried once more.
+    for _ in 0..2 {
+        fs::read(&final_answer).unwrap();
+    }
     assert_eq!(deployer.hear_final().await.unwrap()["status"], "completed");
     answers_for(&lab, Duration::from_secs(1)).await;
     fs::read(told).unwrap();

@@ -116,7 +116,7 @@ async fn nobody_answers_in_the_name_of_another_host() {
     let (_, request) = witness.hear(NS1).await.unwrap();
     // The server lets a key publish below its own prefix only, whatever the request and the answer are about.
     let reply_to = request["reply_to"].as_str().unwrap().replace(".ns1.", ".ns2.");
-    let said = Value::from(end("ns2", "completed")).to_string();
+    let said = end("ns2", "completed").to_string();
     forger.publish(reply_to, said.into()).await.unwrap();
     deploy.tells("ns2 answered for ns1; that does not count").await.unwrap();
     deploy.tells("building").await.unwrap();

@@ -3,6 +3,8 @@
 //! It builds the package, which takes minutes where nothing is compiled yet, so it is not part of `make test`: `make nix` runs it
 //! with several versions of Nix. Without the variable `NIX`, the path of one, it is skipped and says so.
 
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed, and says where")]
+
 #[path = "../support/git.rs"]
 #[expect(dead_code, reason = "the box makes this server ill, which is nobody's wish here")]
 mod git;

@@ -33,7 +33,6 @@ pub(in crate::cli) struct Plan {
 
 #[derive(Debug, Args)]
 #[command(mut_arg("plan", |plan| plan.required_unless_present_any(["resume", "take_over"]).conflicts_with("resume")))]
-#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(in crate::cli) struct Apply {
     #[command(flatten)]
     preparation: Preparation,

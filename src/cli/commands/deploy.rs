@@ -19,7 +19,7 @@ use crate::cli::rollback::RollbackArgs;
 use crate::cli::runtime::block_on;
 use crate::cli::state::StateArgs;
 use crate::cli::{alias, confirm, out};
-use crate::operator::{Part, PrepareError, Prepared, Unresolved, Wanted};
+use crate::operator::{Kind, Part, PrepareError, Prepared, Wanted};
 use crate::plan::{At, FrozenPlan, Plan, Roster, Selector, Settings};
 use crate::protocol::{Action, Revision, Subject, Target, Tier};
 use crate::report;
@@ -121,7 +121,7 @@ impl Deploy {
             exclude: Vec::new(),
             part: Part::Whole,
             operator: self.operator.name(),
-            unresolved: Unresolved::LeaveToHosts,
+            kind: Kind::Deployment,
             journals: self.state.journals(),
             // Nobody is asked about a flake: where it was not accepted, each host looks the branch up for itself.
             flakes: self.flake.rules(&self.state, &self.operator.settings().servers, None),

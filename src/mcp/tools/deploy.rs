@@ -12,7 +12,7 @@ use crate::mcp::schema;
 use crate::mcp::server::Server;
 use crate::mcp::settings::Access;
 use crate::mcp::status::Deployment;
-use crate::operator::{Part, RollCalled, Unresolved, Wanted};
+use crate::operator::{Kind, Part, RollCalled, Wanted};
 use crate::plan::{At, Plan, Selector, Settings, Wave};
 use crate::protocol::{Action, HostName, Revision, Role, Target, Tier};
 
@@ -116,7 +116,7 @@ async fn deploy(
         exclude: Vec::new(),
         part: Part::Whole,
         operator: server.settings.operator.clone(),
-        unresolved: Unresolved::Refuse,
+        kind: Kind::Rollout,
         journals: server.settings.journals.clone(),
         flakes: server.settings.flakes.clone(),
         cache: server.settings.cache.clone(),

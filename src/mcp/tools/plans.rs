@@ -19,7 +19,7 @@ use crate::mcp::server::Server;
 use crate::mcp::settings::Access;
 use crate::mcp::status::Progress;
 use crate::operator::plan_file::PlanFile;
-use crate::operator::{Part, Prepared, Unresolved, Wanted};
+use crate::operator::{Kind, Part, Prepared, Wanted};
 use crate::protocol::Tier;
 use crate::text::safe;
 use tokio::time::Instant;
@@ -184,7 +184,7 @@ async fn settle(server: &Server, plan: &str, until: Instant) -> Result<Settled, 
         exclude: Vec::new(),
         part: Part::Whole,
         operator: server.settings.operator.clone(),
-        unresolved: Unresolved::Refuse,
+        kind: Kind::Rollout,
         journals: server.settings.journals.clone(),
         flakes: server.settings.flakes.clone(),
         cache: server.settings.cache.clone(),

@@ -106,7 +106,7 @@ impl Machine {
             return;
         }
         host.names_ids |= response.id.is_some();
-        if host.instances.are_two_machines(&response) {
+        if host.instances.turn_out_to_be_two(&response) {
             return self.contest(now, index);
         }
         match &host.state {

@@ -8,9 +8,6 @@ use crate::rollout::event::{Anomaly, Cause, EventKind, HostOutcome, SkipCause};
 impl Machine {
     /// A host turns out to be two machines. It has failed, whatever either of them said or will say.
     pub(super) fn contest(&mut self, now: Duration, index: usize) {
-        if std::mem::replace(&mut self.host_mut(index).is_contested, true) {
-            return;
-        }
         let host = self.frozen(index).hostname.clone();
         self.report(now, EventKind::Anomaly { host, anomaly: Anomaly::TwoMachines });
         match self.host(index).state {

@@ -128,7 +128,10 @@ impl<'a> Network<'a> {
         let own = Sender { tier: *tier, host: host.clone() };
         let another = Sender { host: self.another_than(index), ..own.clone() };
         let (from, speaker, status, error) = match said {
-            Said::Status(status) | Said::Returned(status) | Said::NotReturned(status) => (own, host, status, None),
+            Said::Status(status)
+            | Said::Returned(status)
+            | Said::NotReturned(status)
+            | Said::Forged(Forgery::Request, status) => (own, host, status, None),
             Said::ToBeConfirmed => (own, host, Status::Started, None),
             Said::Busy => (own, host, Status::Rejected, Some(ErrorCode::AlreadyRunning)),
             Said::Nobody => return Input::NoResponders { request: request.clone() },
@@ -136,7 +139,6 @@ impl<'a> Network<'a> {
             Said::Forged(Forgery::Subject, status) => (another.clone(), host, status, None),
             Said::Forged(Forgery::Tier, status) => (Sender { tier: Tier::Test, ..own }, host, status, None),
             Said::Forged(Forgery::Name, status) => (own, &another.host, status, None),
-            Said::Forged(Forgery::Request, status) => (own, host, status, None),
         };
         let phase = match said {
             Said::ToBeConfirmed => Some(Phase::Confirm),

@@ -177,7 +177,7 @@ async fn talkative(lab: &Lab, hosts: usize) -> JoinSet<()> {
                     let host = request.subject.rsplit('.').next().unwrap().to_owned();
                     let request: Value = serde_json::from_slice(&request.payload).unwrap();
                     let complaint = if host.ends_with("00") { &flood } else { &usual };
-                    let failed = json!({ "hostname": host, "status": "failed", "error": "build_failed", "message": &**complaint });
+                    let failed = json!({ "hostname": host, "status": "failed", "error": "build_failed", "id": request["id"], "message": &**complaint });
                     let reply_to = request["reply_to"].as_str().unwrap().to_owned();
                     client.publish(reply_to, failed.to_string().into()).await.unwrap();
                     client.flush().await.unwrap();
@@ -211,7 +211,7 @@ async fn five_hundred_hosts_that_talk_without_end_are_told_page_by_page() {
         let page = result.structured_content.clone().unwrap();
         assert_eq!((&page["state"], &page["total"]), (&json!("failed"), &json!(500)), "{}", text(&result));
         for host in page["hosts"].as_array().unwrap() {
-            let message = host["message"].as_str().unwrap();
+            let message = host["message"].as_str().unwrap_or_else(|| panic!("{host:#}"));
             assert!(message.len() <= 2_000 && message.starts_with("no room\nno room"), "{message:?}");
             seen.push(host["hostname"].clone());
         }

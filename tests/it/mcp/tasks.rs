@@ -7,7 +7,7 @@ use rmcp::model::{
 };
 use serde_json::{Value, json};
 
-use super::client::{Assistant, Era, config, params, settings, text};
+use super::client::{Assistant, Era, administrator, config, params, settings, text};
 use super::deploy::hasty;
 use crate::apply::stage::{self, open, order, ran, until};
 use crate::support::lab::Lab;
@@ -116,8 +116,9 @@ async fn a_task_that_is_cancelled_leaves_its_rollout_alone() {
 #[tokio::test]
 async fn what_begins_no_rollout_is_no_task() {
     let lab = stage::lab(&["prod.ns1"]).await;
-    let assistant = knowing(settings(&lab), Era::Stateless).await;
-    let told = assistant.refused("deploy", json!({ "hostname": "ns1", "branch": "main" })).await;
+    let assistant = knowing(administrator(&lab), Era::Stateless).await;
+    let test = json!({ "tier": "test", "hostname": "ns1", "branch": "main" });
+    let told = assistant.refused("deploy_admin", test).await;
     assert!(told.starts_with("wrong_tier: "), "{told}");
     assistant.client.get_task(GetTaskParams::new("x")).await.unwrap_err();
 }
