@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_nats::{Client, Subscriber};
 use futures_util::{FutureExt, StreamExt};
 use homelab_deploy::protocol::subject::DISCOVER;
-use homelab_deploy::protocol::{DiscoveryAnswer, DiscoveryRequest, HostReport, ReplySubject};
+use homelab_deploy::protocol::{DiscoveryAnswer, DiscoveryRequest, HostReport, ReplySubject, Tier};
 use miette::{IntoDiagnostic, Result};
 use serde_json::{Value, json};
 use tokio::time::timeout;
@@ -19,6 +19,7 @@ use crate::operator::{self, Running};
 use crate::program;
 use crate::support::git::Git;
 use crate::support::lab::Lab;
+use crate::support::permissions::Permissions;
 use crate::support::wait;
 
 /// The subject of the host.
@@ -44,7 +45,7 @@ pub const NUMBERING_PROGRAM: &str =
     r#"system.build.nixos-rebuild = { type = "derivation"; outPath = "/packages/nixos-rebuild-numbered"; };"#;
 
 /// How long one roll call collects answers before the next goes out.
-const ROLL_CALL: Duration = Duration::from_millis(50);
+const ROLL_CALL: Duration = Duration::from_millis(200);
 
 /// Everything that a deployment needs.
 pub struct Stage {
@@ -63,7 +64,7 @@ impl Stage {
     }
 
     async fn make(tree: &Path, configuration: &str) -> Result<Self> {
-        let lab = Lab::start(program(), &["prod.ns1"]).await?;
+        let lab = Lab::start_with(program(), &["prod.ns1"], Permissions::Compatible).await?;
         let git = Git::serve(lab.folder())?;
         prepare(&lab, &git)?;
         let commit = push(&lab, configuration)?;
@@ -84,12 +85,13 @@ impl Stage {
     /// Waits until the host answers the roll call, and returns what it says.
     pub async fn until_present(&mut self) -> Result<HostReport> {
         let client = self.lab.server.connect(&self.lab.admin).await?;
-        let reply_to = ReplySubject::single(Uuid::new_v4());
-        let mut answers = client.subscribe(reply_to.to_string()).await.into_diagnostic()?;
-        let call = DiscoveryRequest { reply_to, tier: None, per_host: false }.to_bytes();
         wait::until("the host answers the roll call", async || {
             self.machine.check_alive()?;
-            client.publish(DISCOVER, call.clone().into()).await.into_diagnostic()?;
+            // A listener answers each roll call once.
+            let call = Uuid::new_v4();
+            let mut answers = client.subscribe(ReplySubject::of_any_host(Tier::Prod, call)).await.into_diagnostic()?;
+            let question = DiscoveryRequest { reply_to: ReplySubject::single(call), tier: None, per_host: true };
+            client.publish(DISCOVER, question.to_bytes().into()).await.into_diagnostic()?;
             while let Ok(Some(answer)) = timeout(ROLL_CALL, answers.next()).await {
                 if let DiscoveryAnswer::Host(report) = DiscoveryAnswer::parse(&answer.payload).into_diagnostic()? {
                     return Ok(Some(*report));
@@ -159,6 +161,10 @@ impl Stage {
         wire.client.flush().await.unwrap();
         let mut finals = Vec::new();
         while let Some(Some(answer)) = wire.answers.next().now_or_never() {
+            // An empty message only tries what may be published.
+            if answer.payload.is_empty() {
+                continue;
+            }
             let answer = message(&answer).unwrap();
             if is_final(&answer) {
                 finals.push(answer);
