@@ -244,6 +244,9 @@ impl Wanted {
         }
         self.part.select(&mut frozen, waves)?;
         let mut warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+        if let Some(silent) = frozen.hosts().find(|host| is_single && !host.present) {
+            warnings.push(format!("guards not checked: {} did not answer", silent.hostname));
+        }
         warnings.extend(doubts(&roster, &frozen));
         let found = match found {
             Some(found) => Ok(found),
