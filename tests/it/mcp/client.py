@@ -34,8 +34,8 @@ async def main(mode, program, *arguments):
         said["resources"] = [str(resource.uri) for resource in (await client.list_resources()).resources]
         said["hosts"] = told(await client.call_tool("list_hosts", {}))
         said["deploy"] = told(await client.call_tool("deploy", {"hostname": "test1", "branch": "main"}))
-        said["wrong_tier"] = told(await client.call_tool("deploy", {"hostname": "ns1", "branch": "main"}))
         production = {"tier": "prod", "hostname": "ns1", "branch": "main"}
+        said["wrong_tier"] = told(await client.call_tool("deploy_admin", {**production, "hostname": "test1"}))
         said["deploy_admin"] = told(await client.call_tool("deploy_admin", production))
         preview = told(await client.call_tool("preview_plan", {"plan": "plan"}))
         plan = {"plan": "plan", "plan_hash": preview["structuredContent"]["plan_hash"]}

@@ -31,6 +31,7 @@ async fn a_client_in_python_finds_its_way_in_both_eras() {
         client.arg(Path::new(ROOT).join("tests/it/mcp/client.py")).arg(mode).arg(crate::program());
         client.args(["mcp", "--enable-admin", "--discover-window", "500ms", "--nats-url", lab.server.url()]);
         client.arg("--nkey-file").arg(test).arg("--admin-nkey-file").arg(admin);
+        client.args(["--flake", &lab.flake.url()]);
         client.arg("--plans-dir").arg(home.join("plans")).arg("--state-dir").arg(home.join("state"));
         client.stdin(Stdio::null()).kill_on_drop(true);
         let output = wait::event("the client has asked everything", client.output()).await.unwrap().unwrap();
