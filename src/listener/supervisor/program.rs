@@ -67,10 +67,15 @@ impl Keeper {
     async fn follow(&mut self, program: Pid, output: PipeReader) -> io::Result<End> {
         let Self { tree, bounds, grace, log, activation } = self;
         let mut output = pipe::Receiver::from_owned_fd(OwnedFd::from(output))?;
-        let end = tokio::select! {
+        let (end, stopped) = tokio::select! {
             end = watch(program, tree, bounds, *grace) => end,
             never = keep(&mut output, log, activation) => match never {},
         };
+        // It may have begun since the last look.
+        if let Some(unit) = stopped {
+            log.reach(Phase::Activate);
+            *activation = Some(unit);
+        }
         // What the program wrote last is in the pipe, which is read itself: the runtime may not have noticed yet that
         // there is something in it. Who else still writes to it is not waited for.
         let mut rest = File::from(output.into_nonblocking_fd()?).take(PIPE_BYTES);
@@ -94,19 +99,20 @@ fn start(command: &mut Command) -> io::Result<(Pid, PipeReader)> {
     Ok((Pid::from_child(&child), output))
 }
 
-/// Waits for the program, but not longer than it may take.
-async fn watch(program: Pid, tree: &mut Tree, bounds: &mut Bounds, grace: Duration) -> End {
+/// Waits for the program, but not longer than it may take. Returns the unit of an activation that had to be stopped, too.
+async fn watch(program: Pid, tree: &mut Tree, bounds: &mut Bounds, grace: Duration) -> (End, Option<String>) {
     let end = tokio::select! {
-        end = tree.ended(program) => return end,
+        end = tree.ended(program) => return (end, None),
         end = bounds.reached() => end,
     };
     // Where there are units, the activation is in one of its own and no descendant. It is this run's when the process
     // that waits for it is.
-    if let Some(unit) = activation::awaited() {
-        activation::stop(&unit, grace).await;
+    let unit = activation::awaited();
+    if let Some(unit) = &unit {
+        activation::stop(unit, grace).await;
     }
     tree.end(grace).await;
-    end
+    (end, unit)
 }
 
 /// Keeps all output, and looks out for the activation.
