@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::NAMESPACE;
 use super::ledger::FINALS;
-use super::run::{RunDir, Spec};
+use super::run::{RunDir, Spec, is_spare, prepare_spares};
 use crate::clock;
 use crate::private_dir::{PrivateDir, PrivateDirError};
 use crate::protocol::{Holder, ReplySubject, Response};
@@ -109,6 +109,7 @@ impl Memory {
 
         let mut memory = Self { live, kept, ended: VecDeque::new(), damaged: Vec::new(), number: 0, _lock: lock };
         let recalled = memory.recall().map_err(unusable)?;
+        prepare(&memory.kept);
         Ok((memory, recalled))
     }
 
@@ -163,6 +164,9 @@ impl Memory {
         for folder in [&self.live, &self.kept] {
             for entry in fs::read_dir(folder)? {
                 let name = entry?.file_name();
+                if name.to_str().is_some_and(is_spare) {
+                    continue;
+                }
                 let Some(name) = name.to_str().and_then(|name| name.parse().ok()) else {
                     tracing::warn!("{} is no run", folder.join(name).display());
                     continue;
@@ -204,7 +208,7 @@ impl Memory {
         self.ended.push_back(dir);
         let old = self.ended.len().checked_sub(OUTPUTS + 1).and_then(|index| self.ended.get(index)).cloned();
         let oldest = if self.ended.len() > FINALS { self.ended.pop_front() } else { None };
-        Forgetting { old, oldest }
+        Forgetting { old, oldest, runs: self.kept.clone() }
     }
 
     /// Copies to the disk what it had no room for.
@@ -222,6 +226,13 @@ fn runs_in(folder: &Path) -> Result<PathBuf, StateError> {
     Ok(PrivateDir::create(&folder)?.create_folder(RUNS)?.path().to_owned())
 }
 
+/// Takes room on the disk for the next runs.
+fn prepare(runs: &Path) {
+    if let Err(error) = prepare_spares(runs) {
+        tracing::warn!("there is no room in {} for the next runs: {error}", runs.display());
+    }
+}
+
 /// What the directory of a run with this key is called.
 pub(super) fn name_of(key: &str) -> Uuid {
     Uuid::new_v5(&NAMESPACE, key.as_bytes())
@@ -234,6 +245,8 @@ pub(super) struct Forgetting {
     old: Option<RunDir>,
     /// One that is too old to be known.
     oldest: Option<RunDir>,
+    /// Where there is room on the disk then for others.
+    runs: PathBuf,
 }
 
 impl Forgetting {
@@ -246,6 +259,7 @@ impl Forgetting {
                 tracing::warn!("cannot remove what there is of the run in {}: {error}", dir.path().display());
             }
         }
+        prepare(&self.runs);
     }
 }
 
@@ -323,7 +337,8 @@ mod tests {
         let damaged: BTreeSet<_> =
             recalled.damaged.iter().map(|(name, end)| (*name, end.as_ref().map(|end| end.status))).collect();
         assert_eq!(damaged, [(name_of("torn"), None), (name_of("ended"), Some(Status::Completed))].into());
-        assert_eq!(fs::read_dir(&memory.kept).unwrap().count(), 7);
+        let names = fs::read_dir(&memory.kept).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        assert_eq!(names.filter(|name| !is_spare(name)).count(), 7);
 
         assert_eq!(memory.damaged_holder(), None);
         let lock = torn.lock().unwrap();
