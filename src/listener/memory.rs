@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::NAMESPACE;
 use super::ledger::FINALS;
-use super::run::{RunDir, Spec, is_spare, prepare_spares};
+use super::run::{RunDir, Spec, prepare_spares};
 use crate::clock;
 use crate::private_dir::{PrivateDir, PrivateDirError};
 use crate::protocol::{Holder, ReplySubject, Response};
@@ -164,9 +164,6 @@ impl Memory {
         for folder in [&self.live, &self.kept] {
             for entry in fs::read_dir(folder)? {
                 let name = entry?.file_name();
-                if name.to_str().is_some_and(is_spare) {
-                    continue;
-                }
                 let Some(name) = name.to_str().and_then(|name| name.parse().ok()) else {
                     tracing::warn!("{} is no run", folder.join(name).display());
                     continue;
@@ -337,8 +334,7 @@ mod tests {
         let damaged: BTreeSet<_> =
             recalled.damaged.iter().map(|(name, end)| (*name, end.as_ref().map(|end| end.status))).collect();
         assert_eq!(damaged, [(name_of("torn"), None), (name_of("ended"), Some(Status::Completed))].into());
-        let names = fs::read_dir(&memory.kept).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        assert_eq!(names.filter(|name| !is_spare(name)).count(), 7);
+        assert_eq!(fs::read_dir(&memory.kept).unwrap().count(), 7);
 
         assert_eq!(memory.damaged_holder(), None);
         let lock = torn.lock().unwrap();

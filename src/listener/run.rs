@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::dir::RunDir;
 pub(super) use self::dir::TAIL_BYTES;
-pub(super) use self::spare::{is_spare, prepare as prepare_spares};
+pub(super) use self::spare::prepare as prepare_spares;
 use super::Config;
 use super::facts::Facts;
 use super::output::clean;

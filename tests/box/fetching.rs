@@ -45,6 +45,12 @@ async fn what_somebody_pushes_between_two_waves_does_not_hold_up_the_second() {
     let served = stage.git.url("flake/.git");
     stage.machine.run(&format!("git clone --quiet --bare {served} /root/flake.git\n{}", serve_by_ssh(port))).unwrap();
 
+    // The listener looks where it fetches from, with root's own key, as a run does.
+    let heard = "journalctl --unit ssh | grep --count 'Accepted publickey'";
+    let before = stage.machine.run(heard).unwrap();
+    stage.machine.run("systemctl restart homelab-deploy-listener").unwrap();
+    stage.until("the listener has asked the server", &format!("[ $({heard}) -gt {before} ]")).await;
+
     // Nix alone does not get it.
     let alone = format!("nix flake metadata '{fetched}?rev={commit}' 2>&1");
     let refused = stage.machine.try_run(&alone).unwrap();

@@ -11,8 +11,8 @@ use super::dir::{BEFORE, FINAL, LOCK, REQUEST, RESULT, UNIT, draft, private_dire
 /// How many runs in a row can be kept on a full disk.
 const SPARES: usize = 3;
 
-/// How the names of these directories begin.
-const NAME: &str = "spare";
+/// The folder of these directories, beside that of all runs.
+const FOLDER: &str = "spares";
 
 const KIB: usize = 1024;
 
@@ -20,14 +20,9 @@ const KIB: usize = 1024;
 const ROOM: [(&str, usize); 5] =
     [(REQUEST, 8 * KIB), (BEFORE, 8 * KIB), (RESULT, 40 * KIB), (UNIT, KIB), (FINAL, 40 * KIB)];
 
-/// Whether a directory of this name is one.
-pub(in crate::listener) fn is_spare(name: &str) -> bool {
-    name.starts_with(NAME)
-}
-
-/// Makes those that are missing, in the folder of all runs.
+/// Makes those that are missing, for the runs in this folder.
 pub(in crate::listener) fn prepare(runs: &Path) -> io::Result<()> {
-    let new = runs.join(format!("{NAME}.new"));
+    let new = runs.with_file_name(FOLDER).join("new");
     for spare in spares(runs).filter(|spare| !spare.exists()) {
         make(&new).and_then(|()| fs::rename(&new, spare)).inspect_err(|_| drop(remove_all(&new)))?;
     }
@@ -54,5 +49,6 @@ pub(super) fn take(directory: &Path) -> io::Result<()> {
 }
 
 fn spares(runs: &Path) -> impl Iterator<Item = PathBuf> {
-    (1..=SPARES).map(move |number| runs.join(format!("{NAME}-{number}")))
+    let folder = runs.with_file_name(FOLDER);
+    (1..=SPARES).map(move |number| folder.join(number.to_string()))
 }

@@ -211,9 +211,10 @@ fn a_run_is_written_over_room_that_was_there_before() {
         ["request.json", "before.json", "result.json", "final.json"]
             .map(|name| fs::metadata(at(directory).join(format!("{name}{end}"))).unwrap().ino())
     };
-    prepare_spares(folder.path()).unwrap();
-    let room = inodes("spare-1", ".new");
-    let dir = RunDir::new(at("live"), at("kept"));
+    fs::create_dir(at("runs")).unwrap();
+    prepare_spares(&at("runs")).unwrap();
+    let room = inodes("spares/1", ".new");
+    let dir = RunDir::new(at("live"), at("runs/a"));
     drop(dir.create(&spec("a")).unwrap());
     dir.write_before(&Facts::default()).unwrap();
     let now = Timestamp::UNIX_EPOCH;
@@ -221,15 +222,15 @@ fn a_run_is_written_over_room_that_was_there_before() {
     dir.write_result(&RunResult { verdict, started_at: now, ended_at: now, after: Facts::default(), tail: Vec::new() })
         .unwrap();
     dir.write_final(&Response::new("ns1".parse().unwrap(), crate::protocol::Status::Completed, "")).unwrap();
-    assert_eq!(inodes("kept", ""), room);
-    let kept = RunDir::in_one(at("kept"));
+    assert_eq!(inodes("runs/a", ""), room);
+    let kept = RunDir::in_one(at("runs/a"));
     assert!(kept.spec().is_ok() && kept.before().is_some() && kept.result().is_some() && kept.lock().is_ok());
 
     // What was not used is given back with the output, and the next run has its room.
-    assert!(at("kept/unit.json.new").exists() && !at("spare-1").exists());
+    assert!(at("runs/a/unit.json.new").exists() && !at("spares/1").exists());
     dir.shrink().unwrap();
-    prepare_spares(folder.path()).unwrap();
-    assert!(!at("kept/unit.json.new").exists() && at("spare-1").exists());
+    prepare_spares(&at("runs")).unwrap();
+    assert!(!at("runs/a/unit.json.new").exists() && at("spares/1").exists());
     drop(dir.create(&spec("a")).unwrap());
-    assert!(at("spare-1").exists(), "a run that has its directory needs none");
+    assert!(at("spares/1").exists(), "a run that has its directory needs none");
 }
