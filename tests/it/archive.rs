@@ -35,7 +35,28 @@ fn an_archive_has_all_that_goes_with_the_program_and_is_the_same_each_time() {
 
     shell(one.path(), &format!("rm -r {folder}; sha256sum --check --strict {name}.sha256; tar xf {name}"));
     let files = shell(&one.path().join(&folder), "find . -type f | sort");
-    insta::assert_snapshot!(files, @"");
+    insta::assert_snapshot!(files, @"
+    ./LICENSE
+    ./README.md
+    ./bin/homelab-deploy
+    ./share/bash-completion/completions/homelab-deploy
+    ./share/fish/vendor_completions.d/homelab-deploy.fish
+    ./share/man/man1/homelab-deploy-abort.1
+    ./share/man/man1/homelab-deploy-apply.1
+    ./share/man/man1/homelab-deploy-completions.1
+    ./share/man/man1/homelab-deploy-deploy.1
+    ./share/man/man1/homelab-deploy-hosts.1
+    ./share/man/man1/homelab-deploy-keygen.1
+    ./share/man/man1/homelab-deploy-listener.1
+    ./share/man/man1/homelab-deploy-man.1
+    ./share/man/man1/homelab-deploy-mcp.1
+    ./share/man/man1/homelab-deploy-nats-config.1
+    ./share/man/man1/homelab-deploy-plan.1
+    ./share/man/man1/homelab-deploy-rollouts.1
+    ./share/man/man1/homelab-deploy-status.1
+    ./share/man/man1/homelab-deploy.1
+    ./share/zsh/site-functions/_homelab-deploy
+    ");
     let read = |file: &str| fs::read_to_string(one.path().join(&folder).join(file)).unwrap();
     assert_eq!(read("bin/homelab-deploy"), STAND_IN);
     assert!(read("share/man/man1/homelab-deploy.1").contains(version));
