@@ -11,6 +11,7 @@ mod operator;
 mod stand_in;
 
 mod apply;
+mod archive;
 mod attacks;
 mod deploy;
 mod docs;
