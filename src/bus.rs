@@ -25,6 +25,7 @@ use self::event::Translator;
 pub use self::event::{BusEvent, Events, Operation, Violation};
 pub use self::seed::SeedReaders;
 use self::seed::UserKey;
+pub use self::seed::public_key;
 use self::tls::Tls;
 use crate::text::safe;
 

@@ -6,6 +6,7 @@ mod commands;
 mod completion;
 mod confirm;
 mod connection;
+mod context;
 mod errors;
 mod exit;
 mod flake;
@@ -28,7 +29,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use self::commands::{
     apply, completions, deploy, hosts, keygen, listener, man, mcp, nats_config, plan, rollouts, supervise,
 };
-use self::exit::{CommandResult, Exit};
+use self::exit::{CommandError, CommandResult, Exit};
 
 /// Deploy NixOS fleets over NATS.
 #[derive(Debug, Parser)]
@@ -81,32 +82,38 @@ enum Command {
 /// Runs the program with the arguments of this process.
 pub fn run() -> ExitCode {
     errors::choose_reports();
-    let cli = match parse() {
-        Ok(Some(cli)) => cli,
-        Ok(None) => return Exit::Success.into(),
+    match completion::answer(Cli::command) {
+        Ok(false) => {}
+        Ok(true) => return Exit::Success.into(),
+        Err(error) => error.exit(),
+    }
+    let words = match context::settle(&Cli::command(), std::env::args_os().collect()) {
+        Ok(words) => words,
+        Err(error) => return tell(&error),
+    };
+    let cli = match Cli::try_parse_from(words) {
+        Ok(cli) => cli,
         Err(error) => {
             // Help and version end here as well, on stdout and with success; clap knows which is which.
             let exit = if error.use_stderr() { Exit::Usage } else { Exit::Success };
             // A reader that has closed its end, as `head` does, has seen what it wanted to.
             error.print().ok();
+            if let Some(places) = context::elsewhere(&error) {
+                out::note(&places);
+            }
             return exit.into();
         }
     };
     match cli.command.run() {
         Ok(exit) => exit.into(),
-        Err(error) => {
-            out::error(&error.report);
-            error.exit.into()
-        }
+        Err(error) => tell(&error),
     }
 }
 
-/// What the arguments say; nothing when a shell asked how they can go on, and has its answer.
-fn parse() -> Result<Option<Cli>, clap::Error> {
-    if completion::answer(Cli::command)? {
-        return Ok(None);
-    }
-    Cli::try_parse().map(Some)
+/// Tells the user why a command did not come to its end.
+fn tell(error: &CommandError) -> ExitCode {
+    out::error(&error.report);
+    error.exit.into()
 }
 
 impl Command {
