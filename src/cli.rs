@@ -27,7 +27,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use self::commands::{
-    apply, completions, deploy, hosts, keygen, listener, man, mcp, nats_config, plan, rollouts, supervise,
+    apply, completions, deploy, hosts, init, keygen, listener, man, mcp, nats_config, plan, rollouts, supervise,
 };
 use self::exit::{CommandError, CommandResult, Exit};
 
@@ -43,6 +43,8 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 #[command(defer = true)]
 enum Command {
+    /// Write the files of a fleet: keys, the server's configuration, a plan, settings for NixOS and for you.
+    Init(init::Init),
     /// Carry out a plan: wave after wave, halting when one fails.
     Apply(Box<apply::Apply>),
     /// List the rollouts that were run from here, the latest last.
@@ -119,6 +121,7 @@ fn tell(error: &CommandError) -> ExitCode {
 impl Command {
     fn run(self) -> CommandResult {
         match self {
+            Self::Init(init) => init.run(),
             Self::Apply(apply) => apply.run(),
             Self::Plan(plan) => plan.run(),
             Self::Rollouts(rollouts) => rollouts.run(),
