@@ -2,6 +2,7 @@
 
 mod alias;
 mod carrier;
+mod checkup;
 mod commands;
 mod completion;
 mod confirm;
@@ -27,7 +28,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use self::commands::{
-    apply, completions, deploy, hosts, init, keygen, listener, man, mcp, nats_config, plan, rollouts, supervise,
+    apply, completions, deploy, doctor, hosts, init, keygen, listener, man, mcp, nats_config, plan, rollouts, supervise,
 };
 use self::exit::{CommandError, CommandResult, Exit};
 
@@ -45,6 +46,10 @@ struct Cli {
 enum Command {
     /// Write the files of a fleet: keys, the server's configuration, a plan, settings for NixOS and for you.
     Init(init::Init),
+    /// Find out what is wrong: with this machine, the key, the server's permissions, the hosts, the plans.
+    ///
+    /// Nothing is deployed, and no host is sent a request. With a FILE nothing is connected to.
+    Doctor(Box<doctor::Doctor>),
     /// Carry out a plan: wave after wave, halting when one fails.
     Apply(Box<apply::Apply>),
     /// List the rollouts that were run from here, the latest last.
@@ -122,6 +127,7 @@ impl Command {
     fn run(self) -> CommandResult {
         match self {
             Self::Init(init) => init.run(),
+            Self::Doctor(doctor) => doctor.run(),
             Self::Apply(apply) => apply.run(),
             Self::Plan(plan) => plan.run(),
             Self::Rollouts(rollouts) => rollouts.run(),

@@ -14,6 +14,7 @@ mod apply;
 mod attacks;
 mod deploy;
 mod docs;
+mod doctor;
 mod floods;
 mod harness;
 mod history;

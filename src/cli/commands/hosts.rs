@@ -29,7 +29,7 @@ pub(in crate::cli) struct Hosts {
 }
 
 /// The names under which different machines answered.
-fn twins(hosts: &[HostAnswer]) -> impl Iterator<Item = &HostName> {
+pub(in crate::cli) fn twins(hosts: &[HostAnswer]) -> impl Iterator<Item = &HostName> {
     let pairs = hosts.iter().zip(hosts.iter().skip(1)).map(|(one, next)| (&one.report, &next.report));
     pairs.filter(|(one, next)| (one.tier, &one.hostname) == (next.tier, &next.hostname)).map(|(one, _)| &one.hostname)
 }
