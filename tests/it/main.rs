@@ -15,6 +15,7 @@ mod attacks;
 mod deploy;
 mod docs;
 mod doctor;
+mod first_hour;
 mod floods;
 mod harness;
 mod history;
