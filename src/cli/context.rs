@@ -69,6 +69,8 @@ struct Config {
 pub(super) struct Context {
     pub(super) server: Option<String>,
     key: Option<PathBuf>,
+    /// What `mcp` connects with in the place of `key`: an assistant never has the key of its user by accident.
+    assistant_key: Option<PathBuf>,
     tls_ca: Option<PathBuf>,
     tls_cert: Option<PathBuf>,
     tls_key: Option<PathBuf>,
@@ -88,7 +90,7 @@ pub(super) enum ContextError {
     #[diagnostic(help("its settings decide what is deployed where: if you trust it, name it with --config"))]
     NotOurs(PathBuf),
     #[error("{path} is not a list of contexts: {why}", path = .0.display(), why = .1)]
-    #[diagnostic(help("a context is a table [context.NAME] with the keys {}, aliases", keys()))]
+    #[diagnostic(help("a context is a table [context.NAME] with the keys {}, assistant-key, aliases", keys()))]
     Malformed(PathBuf, String),
     #[error("there is no context {name:?}")]
     #[diagnostic(help("{known}"))]
@@ -133,7 +135,7 @@ fn added(command: &str, written: &ArgMatches) -> Result<Vec<OsString>, ContextEr
     };
     let Some((name, context)) = choose(&file, wanted)? else { return Ok(Vec::new()) };
     let folder = file.parent().unwrap_or(Path::new(""));
-    let mut values = context.values(folder);
+    let mut values = context.values(command, folder);
     values.push(("context", name.into()));
     alias::remember(context.aliases);
     let is_open = |flag: &str| {
@@ -146,13 +148,13 @@ fn added(command: &str, written: &ArgMatches) -> Result<Vec<OsString>, ContextEr
 }
 
 impl Context {
-    /// The flags that it stands for with their values. Paths are relative to the folder of the file.
-    fn values(&self, folder: &Path) -> Vec<(&'static str, OsString)> {
+    /// The flags of a command that it stands for, with their values. Paths are relative to the folder of the file.
+    fn values(&self, command: &str, folder: &Path) -> Vec<(&'static str, OsString)> {
         let path = |path: &Option<PathBuf>| path.as_ref().map(|path| folder.join(path).into_os_string());
         let text = |text: &Option<String>| text.as_ref().map(OsString::from);
         let values = [
             text(&self.server),
-            path(&self.key),
+            path(if command == "mcp" { &self.assistant_key } else { &self.key }),
             path(&self.tls_ca),
             path(&self.tls_cert),
             path(&self.tls_key),
@@ -222,7 +224,8 @@ pub(super) fn elsewhere(error: &clap::Error) -> Option<String> {
     let lines = KEYS.iter().filter_map(|(key, flag)| {
         missing.iter().find(|argument| argument.starts_with(&format!("--{flag} ")))?;
         let variable = flag.to_uppercase().replace('-', "_");
-        Some(format!("  --{flag}, or HOMELAB_DEPLOY_{variable}, or `{key}` in a context of {LOCAL_FILE}"))
+        let for_mcp = if *key == "key" { " (for mcp `assistant-key`)" } else { "" };
+        Some(format!("  --{flag}, or HOMELAB_DEPLOY_{variable}, or `{key}`{for_mcp} in a context of {LOCAL_FILE}"))
     });
     let lines: Vec<String> = lines.collect();
     (!lines.is_empty()).then(|| format!("\nSettings can be given in three places:\n{}", lines.join("\n")))

@@ -19,6 +19,7 @@ plans = "/plans"
 [context.lab]
 server = "nats://lab-a,nats://lab-b"
 key = "/lab.seed"
+assistant-key = "assistant.seed"
 "#;
 
 /// The words of a command line with what the context in this text adds, but for those that name its file.
@@ -46,6 +47,9 @@ fn what_no_flag_gives_comes_from_the_context() {
     insta::assert_snapshot!(settled(TWO, &["hosts"]).unwrap(), @"hosts --nats-url=nats://home:4222 --nkey-file=FOLDER/keys/ops.seed --context=home");
     insta::assert_snapshot!(settled(TWO, &["apply", "sunday", "--nkey-file", "k", "--flake=github:a/b"]).unwrap(), @"apply --nats-url=nats://home:4222 --plans-dir=/plans --context=home sunday --nkey-file k --flake=github:a/b");
     insta::assert_snapshot!(settled(TWO, &["hosts", "--context", "lab"]).unwrap(), @"hosts --nats-url=nats://lab-a,nats://lab-b --nkey-file=/lab.seed --context lab");
+    // An assistant has a key of its own, or none.
+    insta::assert_snapshot!(settled(TWO, &["mcp", "--context", "lab"]).unwrap(), @"mcp --nats-url=nats://lab-a,nats://lab-b --nkey-file=FOLDER/assistant.seed --context lab");
+    insta::assert_snapshot!(settled(TWO, &["mcp"]).unwrap(), @"mcp --nats-url=nats://home:4222 --flake=git+https://h/home --plans-dir=/plans --context=home");
     // Neither knows of a connection, and the second not of a context.
     insta::assert_snapshot!(settled(TWO, &["rollouts"]).unwrap(), @"rollouts --context=home");
     insta::assert_snapshot!(settled(TWO, &["keygen", "x"]).unwrap(), @"keygen x");
@@ -74,13 +78,13 @@ fn a_file_that_says_nothing_clear_is_refused() {
       |
     2 | sever = 'x'
       | ^^^^^
-    unknown field `sever`, expected one of `server`, `key`, `tls-ca`, `tls-cert`, `tls-key`, `flake`, `plans`, `fleet`, `aliases`
+    unknown field `sever`, expected one of `server`, `key`, `assistant-key`, `tls-ca`, `tls-cert`, `tls-key`, `flake`, `plans`, `fleet`, `aliases`
 
-    a context is a table [context.NAME] with the keys server, key, tls-ca, tls-cert, tls-key, flake, plans, fleet, aliases
+    a context is a table [context.NAME] with the keys server, key, tls-ca, tls-cert, tls-key, flake, plans, fleet, assistant-key, aliases
     ");
     insta::assert_snapshot!(settled("[context.'../a']", &["hosts"]).unwrap_err(), @r#"
     FOLDER/contexts.toml is not a list of contexts: "../a" is no name of a context: use letters, digits, - and _
-    a context is a table [context.NAME] with the keys server, key, tls-ca, tls-cert, tls-key, flake, plans, fleet, aliases
+    a context is a table [context.NAME] with the keys server, key, tls-ca, tls-cert, tls-key, flake, plans, fleet, assistant-key, aliases
     "#);
 }
 

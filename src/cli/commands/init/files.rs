@@ -83,7 +83,8 @@ impl Site {
         format!(
             "# The settings of homelab-deploy for this fleet, used by each command that runs in this folder. From elsewhere:\n\
              # --config FILE, or HOMELAB_DEPLOY_CONFIG. Paths are relative to this file.\n\
-             [context.{context}]\nserver = {server:?}\nkey = \"keys/operator.seed\"\nflake = {flake:?}\nplans = \"plans\"\n\
+             [context.{context}]\nserver = {server:?}\nkey = \"keys/operator.seed\"\n\
+             assistant-key = \"keys/assistant.seed\"\nflake = {flake:?}\nplans = \"plans\"\n\
              fleet = \"fleet.toml\"\n\n[context.{context}.aliases]\ntests = \"deploy.test.all\"\n{}",
             aliases.concat()
         )
@@ -151,12 +152,8 @@ mod tests {
         let hosts = ["test.test1", "prod.ns1.dns", "prod.jelly.media", "prod.ns2.dns", "prod.nas"];
         let hosts = hosts.iter().zip(1..).map(|(name, number)| (name.parse().unwrap(), key(number))).collect();
         let operators = vec![("operator".to_owned(), Holder::Admin, key(9))];
-        let flake = "git+https://git.example.com/nixos?dir=${x}".parse();
-        let site = Site {
-            context: "home".to_owned(),
-            server: "nats://nats.example.com".parse().unwrap(),
-            flake: flake.unwrap_or_else(|_| "git+https://git.example.com/nixos".parse().unwrap()),
-        };
+        let flake = "git+https://git.example.com/nixos?dir=${x}".parse().unwrap();
+        let site = Site { context: "home".to_owned(), server: "nats://nats.example.com".parse().unwrap(), flake };
         (site, Fleet { hosts, operators })
     }
 
@@ -229,6 +226,7 @@ mod tests {
         [context.home]
         server = "nats://nats.example.com:4222"
         key = "keys/operator.seed"
+        assistant-key = "keys/assistant.seed"
         flake = "git+https://git.example.com/nixos?dir=${x}"
         plans = "plans"
         fleet = "fleet.toml"
