@@ -133,6 +133,9 @@ impl Settings {
             ("HOMELAB_DEPLOY_NATS_URL", servers.join(",")),
             ("HOMELAB_DEPLOY_DISCOVER_SUBJECT", self.discover_subject.to_string()),
             ("HOMELAB_DEPLOY_OPERATOR", self.operator.clone()),
+            // No context: all of its settings are here, and another file of them may lie where this server was started.
+            ("HOMELAB_DEPLOY_CONFIG", "/dev/null".to_owned()),
+            ("HOMELAB_DEPLOY_CONTEXT", String::new()),
         ];
         let files = files.into_iter().filter_map(|(name, file)| Some((name, Path::as_os_str(file?).to_owned())));
         files.chain(texts.map(|(name, text)| (name, text.into()))).collect()

@@ -15,6 +15,8 @@ mod archive;
 mod attacks;
 mod deploy;
 mod docs;
+mod doctor;
+mod first_hour;
 mod floods;
 mod harness;
 mod history;

@@ -116,7 +116,7 @@ fn read_ports(folder: &Path) -> Option<Ports> {
 }
 
 /// The nats-server to run: the one that `NATS_SERVER` names, else the one that the project's script finds or fetches.
-fn program() -> Result<PathBuf> {
+pub fn program() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("NATS_SERVER") {
         return Ok(path.into());
     }
