@@ -15,7 +15,7 @@ const MAX_BYTES: usize = 19_500;
 /// The members that stand first in the text.
 const FIRST: [&str; 3] = ["state", "summary", "next"];
 
-/// A result: an object without members that are null or empty.
+/// A result: an object without members that are null.
 #[derive(Debug, Clone)]
 pub(super) struct Answer(Value);
 
@@ -51,13 +51,21 @@ impl Answer {
     }
 }
 
+/// Takes out what is null, and lists without items below the lists of the result.
 fn remove_empty(value: &mut Value) {
     match value {
         Value::Object(members) => {
             members.values_mut().for_each(remove_empty);
-            members.retain(|_, member| !(member.is_null() || member.as_array().is_some_and(Vec::is_empty)));
+            members.retain(|_, member| !member.is_null());
         }
-        Value::Array(items) => items.iter_mut().for_each(remove_empty),
+        Value::Array(items) => {
+            for item in items {
+                remove_empty(item);
+                if let Value::Object(members) = item {
+                    members.retain(|_, member| member.as_array().is_none_or(|list| !list.is_empty()));
+                }
+            }
+        }
         _ => {}
     }
 }
@@ -97,6 +105,7 @@ fn write_member(name: &str, value: &Value, indent: &str, text: &mut String) {
             put(text, "");
             lines.lines().for_each(|line| writeln!(text, "{deeper}{line}").expect("writing to memory cannot fail"));
         }
+        Value::Array(items) if items.is_empty() => put(text, "none"),
         Value::Array(items) => {
             put(text, "");
             for item in items {
@@ -159,9 +168,9 @@ mod tests {
     }
 
     #[test]
-    fn a_list_is_cut_until_the_whole_fits_and_what_is_empty_is_left_out() {
+    fn a_list_is_cut_until_the_whole_fits() {
         let list: Vec<String> = (0..500).map(|number| format!("{number:0>100}")).collect();
-        let answer = Answer::fitting(json!({ "list": list, "more": 3, "none": null, "empty": [] }), "list");
+        let answer = Answer::fitting(json!({ "list": list, "more": 3, "none": null }), "list");
         assert!(answer.bytes() <= MAX_BYTES && answer.bytes() > MAX_BYTES - 1_000, "{}", answer.bytes());
         let listed = answer.0["list"].as_array().unwrap().len();
         assert_eq!(answer.0["more"], 503 - listed);

@@ -27,6 +27,7 @@ use self::tokens::ApprovalTokens;
 use super::call::AuditContext;
 use super::error::ToolError;
 use super::progress::Progress;
+use super::redact::Redactor;
 
 /// How long an approval holds, and how long the server waits for one.
 const HOLDS_FOR: Duration = Duration::from_mins(10);
@@ -61,11 +62,12 @@ pub(super) enum ApprovalOutcome {
 pub(super) struct Approvals {
     mode: ApprovalMode,
     tokens: ApprovalTokens,
+    redactor: Redactor,
 }
 
 impl Approvals {
-    pub(super) fn new(mode: ApprovalMode, clock: fn() -> Timestamp) -> Self {
-        Self { mode, tokens: ApprovalTokens::new(clock) }
+    pub(super) fn new(mode: ApprovalMode, clock: fn() -> Timestamp, redactor: Redactor) -> Self {
+        Self { mode, tokens: ApprovalTokens::new(clock), redactor }
     }
 
     /// Asks for what the question says, in the way that the client of this call supports. Without a yes, the error says why.
@@ -106,7 +108,7 @@ impl Approvals {
         if context.protocol_version() >= Some(ProtocolVersion::V_2026_07_28) {
             return self.take_answer(question, AuditContext::of(context));
         }
-        let answer = elicit(question, progress, context).await?;
+        let answer = elicit(self.form(question), progress, context).await?;
         judge(question, &answer)?;
         Ok(ApprovalOutcome::GivenMeanwhile)
     }
@@ -126,8 +128,18 @@ impl Approvals {
 
     fn sealed(&self, question: &Question<'_>) -> InputRequiredResult {
         let state = self.tokens.seal(&question.binding(), HOLDS_FOR);
-        let request = InputRequest::Elicitation(ElicitRequest::new(form(question)));
+        let request = InputRequest::Elicitation(ElicitRequest::new(self.form(question)));
         InputRequiredResult::new(Some(BTreeMap::from([(FIELD.to_owned(), request)])), Some(state))
+    }
+
+    fn form(&self, question: &Question<'_>) -> ElicitRequestParams {
+        let title = format!("Type {} to approve", question.phrase);
+        let schema = ElicitationSchema::builder()
+            .required_string_with(FIELD, |field| field.title(title).max_length(256))
+            .build()
+            .expect("its one property is required and there");
+        let message = self.redactor.clean(&question.to_string());
+        ElicitRequestParams::FormElicitationParams { meta: None, message, requested_schema: schema }
     }
 }
 
@@ -138,11 +150,11 @@ fn can_ask(client: ClientCapabilities) -> bool {
 
 /// Asks over the connection. The call waits, and its client hears that it does.
 async fn elicit(
-    question: &Question<'_>,
+    form: ElicitRequestParams,
     progress: &mut Option<Progress<'_>>,
     context: &RequestContext<RoleServer>,
 ) -> Result<ElicitResult, ToolError> {
-    let mut asked = std::pin::pin!(context.peer.create_elicitation_with_timeout(form(question), Some(HOLDS_FOR)));
+    let mut asked = std::pin::pin!(context.peer.create_elicitation_with_timeout(form, Some(HOLDS_FOR)));
     let every = progress.as_ref().map_or(HOLDS_FOR, |progress| progress.every);
     let mut ticks = interval_at(Instant::now() + every, every);
     let answer = loop {
@@ -161,15 +173,6 @@ async fn elicit(
         _ => ToolError::new("approval_unavailable", "the client could not put the question to a person")
             .next("nothing was done; ask the person you work for, who can deploy without you"),
     })
-}
-
-fn form(question: &Question<'_>) -> ElicitRequestParams {
-    let phrase = question.phrase.clone();
-    let schema = ElicitationSchema::builder()
-        .required_string_with(FIELD, |field| field.title(format!("Type {phrase} to approve")).max_length(256))
-        .build()
-        .expect("its one property is required and there");
-    ElicitRequestParams::FormElicitationParams { meta: None, message: question.to_string(), requested_schema: schema }
 }
 
 /// Makes sure that an answer is the word that was asked for.

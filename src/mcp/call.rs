@@ -2,11 +2,19 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rmcp::model::{CallToolRequestParams, CallToolResponse, CallToolResult, InputResponses};
+use rmcp::model::{CallToolRequestParams, CallToolResponse, CallToolResult, InputResponses, JsonObject};
 use rmcp::service::RequestContext;
 use rmcp::{ErrorData, RoleServer};
 
 use super::audit::{CallEnd, CallOutcome};
+
+/// A call of a tool that begins a rollout.
+#[derive(Clone, Copy)]
+pub(super) struct ToolCall<'a> {
+    pub(super) tool: &'static str,
+    pub(super) arguments: &'a JsonObject,
+    pub(super) context: &'a RequestContext<RoleServer>,
+}
 
 /// What a tool finds in the context of its request.
 #[derive(Debug, Clone)]

@@ -29,7 +29,7 @@ impl Context {
     pub(super) fn new(settings: Settings) -> Result<Self, AuditError> {
         let redactor = Redactor::new(settings.key_files());
         let audit = Audit::open(settings.audit_file.clone(), redactor.clone(), settings.clock)?;
-        let approvals = Approvals::new(settings.approval, settings.clock);
+        let approvals = Approvals::new(settings.approval, settings.clock, redactor.clone());
         Ok(Self { settings, approvals, audit, redactor })
     }
 

@@ -30,6 +30,8 @@ pub(super) struct WaitUntil<'a> {
     pub(super) context: &'a RequestContext<RoleServer>,
     pub(super) until: Instant,
     pub(super) progress: Option<Progress<'a>>,
+    /// What was to be said before the rollout began.
+    pub(super) warnings: Vec<String>,
 }
 
 impl Context {
@@ -54,10 +56,10 @@ impl Context {
                 () = wait.context.ct.cancelled() => break,
             }
         }
-        self.report(&follower)
+        self.report(&follower, wait.warnings)
     }
 
-    fn report(&self, follower: &Follower) -> Result<Answer, ToolError> {
+    fn report(&self, follower: &Follower, warnings: Vec<String>) -> Result<Answer, ToolError> {
         let summary = follower.summary();
         let rollout = summary.rollout.as_deref().ok_or_else(|| {
             ToolError::new("nothing_recorded", "the rollout ended before anything was recorded, so nothing was sent")
@@ -67,7 +69,7 @@ impl Context {
         let output = self.settings.journals.open_output(rollout.id).ok().and_then(read_output);
         let (phases, words) = output.unwrap_or_default();
         let (now, redactor) = ((self.settings.clock)(), &self.redactor);
-        let report = StatusReport { rollout, summary, state, phases, words, now, redactor };
+        let report = StatusReport { rollout, summary, state, warnings, phases, words, now, redactor };
         Ok(Answer::fitting(report.told(), "hosts"))
     }
 }

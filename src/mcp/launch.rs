@@ -7,14 +7,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use rmcp::RoleServer;
 use rmcp::handler::server::tool::IntoCallToolResult;
-use rmcp::model::{CallToolResponse, JsonObject};
-use rmcp::service::RequestContext;
+use rmcp::model::CallToolResponse;
 use tokio::time::{Instant, timeout_at};
 
 use super::approval::{ApprovalOutcome, Question, outdated};
-use super::call::AuditContext;
+use super::call::{AuditContext, ToolCall};
 use super::context::{Context, within_reach, wrong_tier};
 use super::error::ToolError;
 use super::follow::WaitUntil;
@@ -23,15 +21,13 @@ use super::settings::Credential;
 use crate::operator::detach::{Background, DetachError};
 use crate::operator::{Kind, Part, Prepared, RollCalled, Wanted};
 use crate::plan::{Plan, Selector, Settings, Wave};
-use crate::protocol::{HostName, Revision, Role, RolloutId, Target, Tier};
+use crate::protocol::{Revision, Role, RolloutId, Target, Tier};
 use crate::report;
 use crate::rollout::PlanSource;
 
-/// A call of a tool that begins a rollout.
+/// How a rollout is begun.
 pub(super) struct Launch<'a> {
-    pub(super) tool: &'static str,
-    pub(super) arguments: &'a JsonObject,
-    pub(super) context: &'a RequestContext<RoleServer>,
+    pub(super) call: ToolCall<'a>,
     /// What to type where a person is asked: the target as plans write it, or the name of the plan.
     pub(super) phrase: String,
     pub(super) credential: Credential,
@@ -129,11 +125,12 @@ impl Context {
 
     /// Begins what is intended, unless there is a reason not to or a person has to be asked first, and waits for it.
     pub(super) async fn launch(&self, launch: Launch<'_>, intent: impl Intent) -> Result<CallToolResponse, ToolError> {
+        let context = launch.call.context;
         let mut until = self.deadline();
-        let mut progress = Progress::towards(launch.context, self.settings.timeouts.progress);
+        let mut progress = Progress::towards(context, self.settings.timeouts.progress);
         let mut prepared = intent.settle(self, until).await?;
         let question = self.question(&launch, &prepared, &intent)?;
-        match self.approvals.obtain(&question, &mut progress, launch.context).await? {
+        match self.approvals.obtain(&question, &mut progress, context).await? {
             ApprovalOutcome::NotNeeded | ApprovalOutcome::GivenBefore => {}
             ApprovalOutcome::Asked(question) => return Ok((*question).into()),
             ApprovalOutcome::GivenMeanwhile => {
@@ -146,11 +143,12 @@ impl Context {
                 prepared = settled;
             }
         }
+        let warnings = prepared.warnings.clone();
         let id = intent.begin(&self.background(launch.credential)?, prepared, self)?.to_string();
-        if let Some(mut end) = AuditContext::of(launch.context).map(AuditContext::end) {
+        if let Some(mut end) = AuditContext::of(context).map(AuditContext::end) {
             end.id = Some(id.clone());
         }
-        let answer = self.wait(&id, WaitUntil { context: launch.context, until, progress }).await?;
+        let answer = self.wait(&id, WaitUntil { context, until, progress, warnings }).await?;
         answer.into_call_tool_result().map_err(|error| ToolError::new("internal_error", error.message.into_owned()))
     }
 
@@ -165,7 +163,7 @@ impl Context {
         if launch.downgrade == Downgrade::Refused {
             prepared.go_forward()?;
         }
-        let Launch { tool, arguments, phrase, plan_hash, .. } = launch;
+        let Launch { call: ToolCall { tool, arguments, .. }, phrase, plan_hash, .. } = launch;
         let question = Question::about(tool, arguments, phrase, &prepared.rollout, &prepared.ahead);
         let question = intent.ask(question.previewed(plan_hash.as_deref()));
         let allowed = self.settings.revisions.check(question.asked, question.tiers.iter().copied());
@@ -228,7 +226,8 @@ fn check_targets(plan: &Plan, called: &RollCalled) -> Result<(), ToolError> {
     Ok(())
 }
 
-fn nobody<'a>(code: &'static str, what: &str, known: impl Iterator<Item = &'a str>) -> ToolError {
+/// That no such host answers, with the names to choose from.
+pub(super) fn nobody<'a>(code: &'static str, what: &str, known: impl Iterator<Item = &'a str>) -> ToolError {
     let known: BTreeSet<&str> = known.collect();
     let known: Vec<&str> = known.into_iter().take(30).collect();
     let known = if known.is_empty() { "none does".to_owned() } else { format!("those that do: {}", known.join(", ")) };
@@ -238,11 +237,6 @@ fn nobody<'a>(code: &'static str, what: &str, known: impl Iterator<Item = &'a st
 /// The key for hosts of these tiers: the administrator's, unless all of them are test hosts.
 pub(super) fn credential_for(tiers: &BTreeSet<Tier>) -> Credential {
     if tiers.iter().all(|tier| *tier == Tier::Test) { Credential::Test } else { Credential::Admin }
-}
-
-/// The target of one host.
-pub(super) fn host_target(tier: Tier, host: &HostName) -> Target {
-    Target::Host(tier, host.clone())
 }
 
 impl From<DetachError> for ToolError {

@@ -21,6 +21,19 @@ pub(super) fn input<T: JsonSchema + Any>() -> Arc<JsonObject> {
     plain(&schema)
 }
 
+/// The same without one of them.
+pub(super) fn input_without<T: JsonSchema + Any>(name: &str) -> Arc<JsonObject> {
+    let mut schema = JsonObject::clone(&input::<T>());
+    for member in ["properties", "required"] {
+        match schema.get_mut(member) {
+            Some(Value::Object(properties)) => drop(properties.remove(name)),
+            Some(Value::Array(required)) => required.retain(|known| known != name),
+            _ => {}
+        }
+    }
+    Arc::new(schema)
+}
+
 /// Reads the arguments of a tool. The error says which of them is wrong, so that an assistant can correct it.
 pub(super) fn arguments<T: DeserializeOwned>(arguments: &JsonObject) -> Result<T, ToolError> {
     let read = |arguments: JsonObject| {
@@ -42,6 +55,7 @@ fn plain(schema: &Arc<JsonObject>) -> Arc<JsonObject> {
     for name in ["$schema", "title", "description"] {
         schema.remove(name);
     }
+    schema.entry("properties").or_insert_with(|| json!({}));
     let mut schema = Value::Object(schema);
     close(&mut schema);
     match schema {

@@ -31,6 +31,8 @@ pub(super) struct StatusReport<'a> {
     pub(super) rollout: &'a Rollout,
     pub(super) summary: &'a Summary,
     pub(super) state: &'static str,
+    /// What was to be said before it began.
+    pub(super) warnings: Vec<String>,
     /// The last phase of each host, as the process of the rollout printed it.
     pub(super) phases: BTreeMap<HostName, Phase>,
     /// What that process said beside its events: why it ended too early.
@@ -45,8 +47,9 @@ impl StatusReport<'_> {
         let Self { rollout, summary, redactor, .. } = self;
         let actions: BTreeSet<&str> = rollout.plan.waves.iter().map(|wave| wave.action.as_str()).collect();
         let turned_up = summary.turned_up.keys().take(5);
-        let mut warnings: Vec<String> =
-            turned_up.map(|host| format!("{host} turned up meanwhile and was not deployed")).collect();
+        let turned_up = turned_up.map(|host| format!("{host} turned up meanwhile and was not deployed"));
+        let warned = self.warnings.iter().take(10).map(|warning| redactor.first(warning, 300));
+        let mut warnings: Vec<String> = warned.chain(turned_up).collect();
         if self.state == "cut_off" && !self.words.is_empty() {
             warnings.push(format!("its process said: {}", redactor.last(&self.words, 1_000)));
         }
@@ -128,7 +131,10 @@ impl StatusReport<'_> {
             }
             _ => {
                 let recap = report::recap(self.summary, Style::Plain, usize::MAX);
-                format!("{}{note}", recap.lines().next().unwrap_or_default().trim())
+                format!(
+                    "{}{note}",
+                    recap.lines().next().unwrap_or_default().trim_start_matches(|c: char| !c.is_alphanumeric())
+                )
             }
         }
     }

@@ -14,6 +14,7 @@ use rmcp::service::RequestContext;
 use rmcp::{RoleServer, tool, tool_router};
 
 use super::answer::Answer;
+use super::call::ToolCall;
 use super::context::Context;
 use super::error::ToolError;
 use super::schema::{self, arguments as read};
@@ -57,21 +58,21 @@ impl Tools {
         description = "Deploy a revision to one test host, the test hosts of a role, or all test hosts. Waits up to 45 \
                        seconds; state running means that it goes on: call rollout_status. It also goes on when the call is \
                        cancelled.",
-        input_schema = schema::input::<deploy::DeployArguments>(),
+        input_schema = schema::input_without::<deploy::DeployArguments>("tier"),
         annotations(read_only_hint = false, destructive_hint = true, idempotent_hint = false, open_world_hint = true)
     )]
     async fn deploy(&self, arguments: JsonObject, call: Call) -> Result<CallToolResponse, ToolError> {
-        deploy::to_test(&self.context, &arguments, &call).await
+        deploy::to_test(&self.context, ToolCall { tool: "deploy", arguments: &arguments, context: &call }).await
     }
 
     #[tool(
         description = "Deploy to one host, the hosts of a role, or all hosts of a tier, production included. Outside test a \
                        person is asked to approve. Otherwise like deploy.",
-        input_schema = schema::input::<deploy::AdminDeployArguments>(),
+        input_schema = schema::input::<deploy::DeployArguments>(),
         annotations(read_only_hint = false, destructive_hint = true, idempotent_hint = false, open_world_hint = true)
     )]
     async fn deploy_admin(&self, arguments: JsonObject, call: Call) -> Result<CallToolResponse, ToolError> {
-        deploy::to_any(&self.context, &arguments, &call).await
+        deploy::to_any(&self.context, ToolCall { tool: "deploy_admin", arguments: &arguments, context: &call }).await
     }
 
     #[tool(
@@ -81,7 +82,7 @@ impl Tools {
         annotations(read_only_hint = false, destructive_hint = true, idempotent_hint = false, open_world_hint = true)
     )]
     async fn rollback(&self, arguments: JsonObject, call: Call) -> Result<CallToolResponse, ToolError> {
-        back::roll_back(&self.context, &arguments, &call).await
+        back::roll_back(&self.context, ToolCall { tool: "rollback", arguments: &arguments, context: &call }).await
     }
 
     #[tool(
@@ -111,7 +112,7 @@ impl Tools {
         annotations(read_only_hint = false, destructive_hint = true, idempotent_hint = false, open_world_hint = true)
     )]
     async fn apply_plan(&self, arguments: JsonObject, call: Call) -> Result<CallToolResponse, ToolError> {
-        plans::apply(&self.context, &arguments, &call).await
+        plans::apply(&self.context, ToolCall { tool: "apply_plan", arguments: &arguments, context: &call }).await
     }
 
     #[tool(
@@ -121,7 +122,7 @@ impl Tools {
         annotations(read_only_hint = false, destructive_hint = true, idempotent_hint = false, open_world_hint = true)
     )]
     async fn resume_rollout(&self, arguments: JsonObject, call: Call) -> Result<CallToolResponse, ToolError> {
-        resume::resume(&self.context, &arguments, &call).await
+        resume::resume(&self.context, ToolCall { tool: "resume_rollout", arguments: &arguments, context: &call }).await
     }
 
     #[tool(

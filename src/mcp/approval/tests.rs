@@ -77,7 +77,7 @@ fn host(text: &str) -> Value {
 
 fn approvals() -> Approvals {
     AFTER_NOON.set(0);
-    Approvals::new(ApprovalMode::Person, clock)
+    Approvals::new(ApprovalMode::Person, clock, Redactor::default())
 }
 
 fn call(state: Option<&str>, answer: Option<Value>) -> AuditContext {

@@ -2,22 +2,21 @@
 
 use std::collections::BTreeMap;
 
-use rmcp::RoleServer;
-use rmcp::model::{CallToolResponse, JsonObject};
+use rmcp::model::CallToolResponse;
 use rmcp::schemars::{self, JsonSchema};
-use rmcp::service::RequestContext;
 use serde::Deserialize;
 
+use crate::mcp::call::ToolCall;
 use crate::mcp::context::Context;
 use crate::mcp::error::ToolError;
-use crate::mcp::launch::{Downgrade, Launch, Unwritten, credential_for, host_target, one_wave};
+use crate::mcp::launch::{Downgrade, Launch, Unwritten, credential_for, one_wave};
 use crate::mcp::schema;
 use crate::operator::journal::Recorded;
 use crate::plan::{Plan, Settings};
 use crate::protocol::{Commit, HostName, Target};
 use crate::report::describe;
+use crate::rollout::HostOutcome;
 use crate::rollout::summary::{HostState, HostView};
-use crate::rollout::{HostOutcome, Rollout};
 
 /// What `rollback` takes.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -40,12 +39,8 @@ struct Undo {
     waves: Vec<(String, Vec<Target>)>,
 }
 
-pub(super) async fn roll_back(
-    context: &Context,
-    arguments: &JsonObject,
-    call: &RequestContext<RoleServer>,
-) -> Result<CallToolResponse, ToolError> {
-    let undo = match schema::arguments(arguments)? {
+pub(super) async fn roll_back(context: &Context, call: ToolCall<'_>) -> Result<CallToolResponse, ToolError> {
+    let undo = match schema::arguments(call.arguments)? {
         RollbackArguments { hostname: Some(host), rollout_id: None } => {
             let id = context
                 .find_where(None, |recorded| {
@@ -67,15 +62,7 @@ pub(super) async fn roll_back(
     let waves = undo.waves.iter();
     let waves = waves.map(|(name, targets)| one_wave(name, targets.clone(), Settings::default())).collect();
     let plan = Plan { name: undo.name.clone(), revision: None, flake: None, waves };
-    let launch = Launch {
-        tool: "rollback",
-        arguments,
-        context: call,
-        phrase: undo.name,
-        credential,
-        downgrade: Downgrade::Allowed,
-        plan_hash: None,
-    };
+    let launch = Launch { call, phrase: undo.name, credential, downgrade: Downgrade::Allowed, plan_hash: None };
     context.launch(launch, Unwritten { credential, plan, revision: undo.commit.into() }).await
 }
 
@@ -103,27 +90,21 @@ fn undo(recorded: &Recorded, only: Option<&HostName>) -> Result<Undo, ToolError>
     let Some((commit, views)) = by_commit.pop_first() else {
         return Err(unchanged("rollout_id: the rollout changed no host whose earlier commit is known"));
     };
-    let name = match only {
-        Some(_) => views.first().map(|view| target(view, rollout)).map_or_else(String::new, |target| match target {
-            Target::Host(tier, host) => format!("{tier}.{host}"),
-            _ => String::new(),
-        }),
-        None => format!("rollback-{}", rollout.id.short()),
-    };
+    let mut name = format!("rollback-{}", rollout.id.short());
     let mut waves: Vec<(String, Vec<Target>)> = Vec::new();
     for view in views.into_iter().rev() {
-        let wave = rollout.plan.waves.get(view.wave.0).map(|wave| wave.name.clone()).unwrap_or_default();
-        match waves.last_mut().filter(|(name, _)| *name == wave) {
-            Some((_, targets)) => targets.push(target(view, rollout)),
-            None => waves.push((wave, vec![target(view, rollout)])),
+        let Some(wave) = rollout.plan.waves.get(view.wave.0) else { continue };
+        let Some(host) = wave.hosts.get(view.index) else { continue };
+        if only.is_some() {
+            name = format!("{}.{}", host.tier, host.hostname);
+        }
+        let target = Target::Host(host.tier, host.hostname.clone());
+        match waves.last_mut().filter(|(name, _)| *name == wave.name) {
+            Some((_, targets)) => targets.push(target),
+            None => waves.push((wave.name.clone(), vec![target])),
         }
     }
     Ok(Undo { name, commit: commit.clone(), waves })
-}
-
-fn target(view: &HostView, rollout: &Rollout) -> Target {
-    let host = rollout.plan.waves.get(view.wave.0).and_then(|wave| wave.hosts.get(view.index));
-    host_target(host.map_or(crate::protocol::Tier::Prod, |host| host.tier), &view.name)
 }
 
 /// Whether a rollout left a host with something else than it ran before, or may have.

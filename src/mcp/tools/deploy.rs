@@ -1,11 +1,10 @@
 //! `deploy` and `deploy_admin`: one deployment to a host, a role or a tier.
 
-use rmcp::RoleServer;
-use rmcp::model::{CallToolResponse, JsonObject};
+use rmcp::model::CallToolResponse;
 use rmcp::schemars::{self, JsonSchema};
-use rmcp::service::RequestContext;
 use serde::Deserialize;
 
+use crate::mcp::call::ToolCall;
 use crate::mcp::context::Context;
 use crate::mcp::error::ToolError;
 use crate::mcp::launch::{Downgrade, Launch, Unwritten, one_wave};
@@ -14,38 +13,10 @@ use crate::mcp::settings::Credential;
 use crate::plan::{Plan, Settings};
 use crate::protocol::{Action, HostName, Revision, Role, Target, Tier};
 
-/// What `deploy` takes.
+/// What `deploy_admin` takes; `deploy` takes the same without `tier`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct DeployArguments {
-    /// The host. Give exactly one of hostname, all and role.
-    #[serde(default)]
-    #[schemars(with = "String")]
-    hostname: Option<HostName>,
-    /// true: every test host that answers.
-    #[serde(default)]
-    all: bool,
-    /// The test hosts of this role that answer.
-    #[serde(default)]
-    #[schemars(with = "String")]
-    role: Option<Role>,
-    /// Branch, tag or commit id.
-    #[serde(default = "master")]
-    #[schemars(schema_with = "branch")]
-    branch: Revision,
-    /// What nixos-rebuild does.
-    #[serde(default = "switch")]
-    #[schemars(schema_with = "action")]
-    action: Action,
-    /// true: also to hosts that run a later commit.
-    #[serde(default)]
-    allow_downgrade: bool,
-}
-
-/// What `deploy_admin` takes.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct AdminDeployArguments {
     /// The tier of the target.
     #[schemars(schema_with = "schema::tier")]
     tier: Tier,
@@ -73,32 +44,24 @@ pub(super) struct AdminDeployArguments {
     allow_downgrade: bool,
 }
 
-pub(super) async fn to_test(
-    context: &Context,
-    arguments: &JsonObject,
-    call: &RequestContext<RoleServer>,
-) -> Result<CallToolResponse, ToolError> {
-    let asked: DeployArguments = schema::arguments(arguments)?;
-    let DeployArguments { hostname, all, role, branch, action, allow_downgrade } = asked;
-    let asked = AdminDeployArguments { tier: Tier::Test, hostname, all, role, branch, action, allow_downgrade };
-    deploy(context, "deploy", Credential::Test, asked, arguments, call).await
+pub(super) async fn to_test(context: &Context, call: ToolCall<'_>) -> Result<CallToolResponse, ToolError> {
+    let mut arguments = call.arguments.clone();
+    if arguments.insert("tier".to_owned(), Tier::Test.as_str().into()).is_some() {
+        return Err(ToolError::new("invalid_arguments", "unknown field `tier`")
+            .next("deploy is for test hosts; deploy_admin deploys to any tier, where this server offers it"));
+    }
+    deploy(context, Credential::Test, schema::arguments(&arguments)?, call).await
 }
 
-pub(super) async fn to_any(
-    context: &Context,
-    arguments: &JsonObject,
-    call: &RequestContext<RoleServer>,
-) -> Result<CallToolResponse, ToolError> {
-    deploy(context, "deploy_admin", Credential::Admin, schema::arguments(arguments)?, arguments, call).await
+pub(super) async fn to_any(context: &Context, call: ToolCall<'_>) -> Result<CallToolResponse, ToolError> {
+    deploy(context, Credential::Admin, schema::arguments(call.arguments)?, call).await
 }
 
 async fn deploy(
     context: &Context,
-    tool: &'static str,
     credential: Credential,
-    asked: AdminDeployArguments,
-    arguments: &JsonObject,
-    call: &RequestContext<RoleServer>,
+    asked: DeployArguments,
+    call: ToolCall<'_>,
 ) -> Result<CallToolResponse, ToolError> {
     let target = match (&asked.hostname, asked.all, &asked.role) {
         (Some(host), false, None) => Target::Host(asked.tier, host.clone()),
@@ -111,7 +74,7 @@ async fn deploy(
     let waves = vec![one_wave(&phrase, vec![target], settings)];
     let plan = Plan { name: phrase.clone(), revision: None, flake: None, waves };
     let downgrade = Downgrade::of(asked.allow_downgrade);
-    let launch = Launch { tool, arguments, context: call, phrase, credential, downgrade, plan_hash: None };
+    let launch = Launch { call, phrase, credential, downgrade, plan_hash: None };
     context.launch(launch, Unwritten { credential, plan, revision: asked.branch }).await
 }
 

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::mcp::answer::Answer;
 use crate::mcp::context::Context;
 use crate::mcp::error::ToolError;
+use crate::mcp::launch::nobody;
 use crate::mcp::schema;
 use crate::mcp::settings::Credential;
 use crate::mcp::status::{BY_HOST, BY_REPOSITORY, MAX_HOSTS};
@@ -135,17 +136,15 @@ async fn behind(
 
 /// That no host is called so or has this role, with the names to choose from.
 fn unknown(asked: &HostsArguments, all: &[HostAnswer]) -> ToolError {
-    let (code, what, known): (_, _, BTreeSet<&str>) = match (&asked.hostname, &asked.role) {
-        (Some(host), _) if !all.iter().any(|answer| answer.report.hostname == *host) => {
-            ("unknown_host", format!("hostname: no host {:?} answers", host.as_str()), hostnames(all))
+    match (&asked.hostname, &asked.role) {
+        (Some(host), _) if !hostnames(all).contains(host.as_str()) => {
+            nobody("unknown_host", &format!("host {:?}", host.as_str()), hostnames(all).into_iter())
         }
         (_, role) => {
-            let role = role.as_ref().map_or("", |role| role.as_str());
-            ("unknown_role", format!("role: no such host of the role {role:?} answers"), roles(all))
+            let role = role.as_ref().map_or("", Role::as_str);
+            nobody("unknown_role", &format!("such host of the role {role:?}"), roles(all).into_iter())
         }
-    };
-    let known: Vec<&str> = known.into_iter().take(30).collect();
-    ToolError::new(code, format!("{what}; those that do: {}", known.join(", "))).next("correct the name and call again")
+    }
 }
 
 fn hostnames(all: &[HostAnswer]) -> BTreeSet<&str> {

@@ -1,14 +1,13 @@
 //! `list_plans`, `preview_plan` and `apply_plan`: rollouts that a person wrote down.
 
-use rmcp::RoleServer;
-use rmcp::model::{CallToolResponse, JsonObject};
+use rmcp::model::CallToolResponse;
 use rmcp::schemars::{self, JsonSchema};
-use rmcp::service::RequestContext;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::mcp::answer::Answer;
+use crate::mcp::call::ToolCall;
 use crate::mcp::context::Context;
 use crate::mcp::error::ToolError;
 use crate::mcp::launch::{Downgrade, Intent, Launch, credential_for};
@@ -93,23 +92,12 @@ pub(super) async fn show(context: &Context, asked: PreviewArguments) -> Result<A
     Ok(preview(&prepared, &hash, &context.redactor))
 }
 
-pub(super) async fn apply(
-    context: &Context,
-    arguments: &JsonObject,
-    call: &RequestContext<RoleServer>,
-) -> Result<CallToolResponse, ToolError> {
-    let ApplyArguments { plan, plan_hash, until, exclude } = schema::arguments(arguments)?;
+pub(super) async fn apply(context: &Context, call: ToolCall<'_>) -> Result<CallToolResponse, ToolError> {
+    let ApplyArguments { plan, plan_hash, until, exclude } = schema::arguments(call.arguments)?;
     let name: PlanName = plan.parse()?;
     let credential = credential_for(&read(context, &name)?.plan.tiers());
-    let launch = Launch {
-        tool: "apply_plan",
-        arguments,
-        context: call,
-        phrase: plan,
-        credential,
-        downgrade: Downgrade::Refused,
-        plan_hash: Some(plan_hash.clone()),
-    };
+    let launch =
+        Launch { call, phrase: plan, credential, downgrade: Downgrade::Refused, plan_hash: Some(plan_hash.clone()) };
     context.launch(launch, Previewed { name, plan_hash, until, exclude }).await
 }
 

@@ -2,23 +2,22 @@
 
 use std::sync::Arc;
 
-use rmcp::RoleServer;
-use rmcp::model::{CallToolResponse, JsonObject};
+use rmcp::model::CallToolResponse;
 use rmcp::schemars::{self, JsonSchema};
-use rmcp::service::RequestContext;
 use serde::Deserialize;
 use tokio::time::Instant;
 
 use crate::mcp::approval::{Question, outdated};
+use crate::mcp::call::ToolCall;
 use crate::mcp::context::{Context, is_resumable, touches_test_only};
 use crate::mcp::error::ToolError;
-use crate::mcp::launch::{Downgrade, Intent, Launch, host_target, one_wave};
+use crate::mcp::launch::{Downgrade, Intent, Launch, one_wave};
 use crate::mcp::schema;
 use crate::mcp::settings::Credential;
 use crate::operator::Prepared;
 use crate::operator::detach::Background;
 use crate::plan::{Plan, Settings};
-use crate::protocol::RolloutId;
+use crate::protocol::{RolloutId, Target};
 use crate::rollout::summary::{HostState, Summary};
 use crate::rollout::{Event, EventKind, HostOutcome, Rollout, WaveIndex};
 
@@ -32,12 +31,8 @@ pub(super) struct ResumeArguments {
     rollout_id: Option<String>,
 }
 
-pub(super) async fn resume(
-    context: &Context,
-    arguments: &JsonObject,
-    call: &RequestContext<RoleServer>,
-) -> Result<CallToolResponse, ToolError> {
-    let ResumeArguments { rollout_id } = schema::arguments(arguments)?;
+pub(super) async fn resume(context: &Context, call: ToolCall<'_>) -> Result<CallToolResponse, ToolError> {
+    let ResumeArguments { rollout_id } = schema::arguments(call.arguments)?;
     let id = context.find_where(rollout_id.as_deref(), is_resumable)?;
     let recorded = context.settings.journals.read(&id)?;
     let rollout = match &recorded.summary.rollout {
@@ -49,15 +44,8 @@ pub(super) async fn resume(
     };
     let credential = if touches_test_only(&rollout.plan) { Credential::Test } else { Credential::Admin };
     let plan = rest(&recorded.summary, &rollout);
-    let launch = Launch {
-        tool: "resume_rollout",
-        arguments,
-        context: call,
-        phrase: rollout.name().to_owned(),
-        credential,
-        downgrade: Downgrade::Refused,
-        plan_hash: None,
-    };
+    let launch =
+        Launch { call, phrase: rollout.name().to_owned(), credential, downgrade: Downgrade::Refused, plan_hash: None };
     context.launch(launch, Resumed { credential, plan, rollout, summary: recorded.summary }).await
 }
 
@@ -68,7 +56,7 @@ fn rest(summary: &Summary, rollout: &Rollout) -> Plan {
     let waves = waves.filter_map(|(index, wave)| {
         let left = summary.hosts_of(WaveIndex(index)).filter(|host| !is_done(host.state));
         let left = left.filter_map(|host| wave.hosts.get(host.index));
-        let targets: Vec<_> = left.map(|host| host_target(host.tier, &host.hostname)).collect();
+        let targets: Vec<_> = left.map(|host| Target::Host(host.tier, host.hostname.clone())).collect();
         let settings = Settings { action: wave.action, min_hosts: 0, ..Settings::default() };
         (!targets.is_empty()).then(|| one_wave(&wave.name, targets, settings))
     });
@@ -117,14 +105,18 @@ impl Intent for Resumed {
         if journals.read(&id.to_string())?.summary != self.summary {
             return Err(outdated());
         }
-        if let Some((wave, _)) = self.unconfirmed() {
-            // A wave that is on record as begun is a confirmed one.
-            let started = Event { at: (context.settings.clock)(), kind: EventKind::WaveStarted { wave } };
-            journal.record(&started).and_then(|()| journal.sync()).map_err(|error| {
-                ToolError::new("journal_unusable", format!("the journal cannot be written: {error}"))
-            })?;
+        let at = (context.settings.clock)();
+        // A wave that is on record as begun is a confirmed one.
+        let confirmed = self.unconfirmed().map(|(wave, _)| EventKind::WaveStarted { wave });
+        for kind in std::iter::once(EventKind::Resumed).chain(confirmed) {
+            journal.record(&Event { at, kind }).map_err(|error| unwritable(&error))?;
         }
+        journal.sync().map_err(|error| unwritable(&error))?;
         background.resume(id, journal, journals)?;
         Ok(id)
     }
+}
+
+fn unwritable(error: &std::io::Error) -> ToolError {
+    ToolError::new("journal_unusable", format!("the journal cannot be written: {error}"))
 }

@@ -56,7 +56,7 @@ pub(super) struct AbortArguments {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct LogArguments {
-    /// The host.
+    /// The name of the host.
     #[schemars(with = "String")]
     hostname: HostName,
     /// The rollout. Without it: the latest in which the host failed.
@@ -80,7 +80,7 @@ pub(super) async fn status(
     let id = context.find(asked.rollout_id.as_deref())?;
     let until = (Instant::now() + Duration::from_secs(asked.wait_seconds)).min(context.deadline());
     let progress = Progress::towards(call, context.settings.timeouts.progress);
-    context.wait(&id, WaitUntil { context: call, until, progress }).await
+    context.wait(&id, WaitUntil { context: call, until, progress, warnings: Vec::new() }).await
 }
 
 fn list(context: &Context) -> Result<Answer, ToolError> {
@@ -147,6 +147,7 @@ pub(super) fn log(context: &Context, asked: &LogArguments) -> Result<Answer, Too
         rollout,
         summary,
         state: "",
+        warnings: Vec::new(),
         phases: BTreeMap::new(),
         words: String::new(),
         now: (context.settings.clock)(),

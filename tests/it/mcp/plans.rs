@@ -160,14 +160,12 @@ async fn without_the_administrators_key_a_rollout_of_prod_does_not_exist() {
     }
     let told = weak.refused("rollout_status", json!({})).await;
     assert!(told.starts_with("unknown_id: "), "{told}");
-    assert_eq!(weak.ask("rollout_status", json!({ "list": true })).await.get("rollouts"), None);
+    assert_eq!(weak.ask("rollout_status", json!({ "list": true })).await["rollouts"], json!([]));
     let told = weak.refused("host_log", json!({ "hostname": "test1", "rollout_id": id })).await;
     assert!(told.starts_with("unknown_id: "), "{told}");
     let told = weak.refused("deploy", json!({ "hostname": "test2", "branch": "main" })).await;
     assert!(told.starts_with("another_rollout: "), "{told}");
     open(&lab, "test1");
-    let answer = strong.ask("rollout_status", json!({ "rollout_id": id, "wait_seconds": 45 })).await;
-    assert_eq!(answer["state"], "running", "a call of this server waits two seconds at most: {answer:#}");
     let patient = Assistant::beside(administrator(&lab), Era::Handshake).await;
     let answer = patient.ask("rollout_status", json!({ "wait_seconds": 45 })).await;
     assert_eq!(answer["state"], "succeeded", "{answer:#}");

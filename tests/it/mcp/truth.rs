@@ -108,10 +108,9 @@ async fn a_host_in_flight_is_told_with_its_phase_and_how_long_it_takes() {
             let answer = assistant.ask("rollout_status", json!({})).await;
             let host = answer["hosts"][0].clone();
             assert_eq!(host["status"], "in_flight", "{answer:#}");
-            Ok(host["phase"].is_string().then_some(host))
+            Ok((host["phase"] == "building").then_some(host))
         };
         let host = wait::until("the phase is told", moving).await.unwrap();
-        assert_eq!(host["phase"], "activating", "{host:#}");
         assert!(host["seconds"].is_i64(), "{host:#}");
         open(&lab, "test1");
         over(&lab).await;
