@@ -39,6 +39,13 @@ pub fn install(lab: &Lab, name: &str) {
     lab.fleet.rebuild().on(&host(name), SWITCH).unwrap();
 }
 
+/// Has a system of a host say which commit it was built from.
+pub fn is_of_commit(lab: &Lab, name: &str, system: &str, commit: &str) {
+    let folder = root(lab, name).join(system.trim_start_matches('/')).join("sw/bin");
+    fs::create_dir_all(&folder).unwrap();
+    make_program(&folder.join("nixos-version"), &format!("echo {commit}"));
+}
+
 fn make_program(path: &Path, script: &str) {
     fs::write(path, format!("#!/bin/sh\n{script}\n")).unwrap();
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
