@@ -6,12 +6,14 @@
 mod support;
 
 mod deployer;
+mod dice;
 mod generations;
 mod operator;
 mod stand_in;
 
 mod apply;
 mod attacks;
+mod chaos;
 mod deploy;
 mod docs;
 mod floods;

@@ -43,6 +43,11 @@ impl Fleet {
         &self.rebuild
     }
 
+    /// Listeners that are started from now on reach the server at this URL.
+    pub fn reach_at(&mut self, url: &str) {
+        url.clone_into(&mut self.url);
+    }
+
     /// Starts the listener of a host, in the place of the one that may be there; it finds the state of that one.
     /// `arguments` come after the usual ones.
     pub fn start(&mut self, name: &ListenerName, key: &Key, arguments: &[&str]) -> Result<()> {
