@@ -14,7 +14,7 @@ use std::ops::AddAssign;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use self::oracle::{Deed, Told};
+use self::oracle::Deed;
 use self::rollout::{Deployment, Rollout};
 use self::schedule::Schedule;
 use self::site::Site;
@@ -28,6 +28,7 @@ const SECONDS: u64 = 15;
 #[derive(Debug, Default)]
 struct Figures {
     rounds: u64,
+    rollouts: u64,
     runs: u64,
     kills: u64,
     stops: u64,
@@ -38,56 +39,56 @@ struct Figures {
 }
 
 #[tokio::test]
-#[expect(clippy::print_stderr, reason = "a failure can be had again with the number of its round")]
 async fn whatever_breaks_no_report_says_what_no_rebuild_did() {
-    let time = std::env::var("SECONDS").map_or(SECONDS, |seconds| seconds.parse().unwrap());
+    let time = Duration::from_secs(dice::wanted("SECONDS").unwrap_or(SECONDS));
     let (first, began) = (dice::seed(), Instant::now());
     let mut all = Figures::default();
     for seed in first.. {
         let figures = round(seed).await;
         eprintln!("SEED={seed}: {figures:?}");
         all += figures;
-        if began.elapsed() > Duration::from_secs(time) {
+        if began.elapsed() > time {
             break;
         }
     }
     eprintln!("{all:?} in {:?}", began.elapsed());
 }
 
-/// One rollout from its first request until it has succeeded, and all that breaks meanwhile.
+/// One rollout after another, all that breaks meanwhile, and the end of the last one in calm.
 async fn round(seed: u64) -> Figures {
     let schedule = Schedule::of(seed);
     let site = Site::start(&schedule).await;
     let mut storm = Storm::new(&schedule, site);
     let calmed = storm.rage().await;
-    let Storm { site, rollout, deployments, mut figures, .. } = storm;
+    let Storm { site, rollouts, deployments, mut figures, .. } = storm;
 
     let deeds = oracle::deeds(&site.lab.fleet.rebuild().record());
-    let mut faults = check(&site, &rollout, &deployments, &deeds);
+    let mut faults = check(&site, &rollouts, &deployments, &deeds);
     faults.extend(calmed.err());
     if !faults.is_empty() {
         let kept = keep(&site, seed);
         panic!("SEED={seed}: {faults:#?}\n{schedule:#?}\n{deeds:#?}\nall files are in {kept}");
     }
     figures.rounds = 1;
-    figures.attempts = rollout.attempts;
+    figures.rollouts = u64::try_from(rollouts.len()).unwrap();
+    figures.attempts = rollouts.iter().map(|rollout| rollout.attempts).sum();
     figures.runs = u64::try_from(deeds.iter().filter(|deed| matches!(deed, Deed::Begun { .. })).count()).unwrap();
     figures
 }
 
 /// All that is not as it must be.
-fn check(site: &Site, rollout: &Rollout, deployments: &[Deployment], deeds: &[Deed]) -> Vec<String> {
-    let commits = deployments.iter().map(|deployment| &deployment.commit).chain([&rollout.commit]);
+fn check(site: &Site, rollouts: &[Rollout], deployments: &[Deployment], deeds: &[Deed]) -> Vec<String> {
+    let commits = rollouts.iter().map(|rollout| &rollout.commit);
+    let commits = commits.chain(deployments.iter().map(|deployment| &deployment.commit));
     let mut faults = oracle::run_twice(deeds);
     faults.extend(oracle::of_no_rollout(deeds, &commits.cloned().collect::<Vec<_>>()));
     faults.extend(site.panics());
-    faults.extend(rollout.odd_ends());
-    let told = rollout.told(site);
-    faults.extend(if rollout.is_done { told.faults_of_success(deeds) } else { told.faults(deeds) });
-    for deployment in deployments {
-        let told = Told::read(&deployment.running.output());
-        faults.extend(told.faults(deeds));
+    for rollout in rollouts {
+        let told = rollout.told(site);
+        faults.extend(rollout.odd_ends());
+        faults.extend(if rollout.is_done { told.faults_of_success(deeds) } else { told.faults(deeds) });
     }
+    faults.extend(deployments.iter().flat_map(|deployment| deployment.told(site).faults(deeds)));
     faults
 }
 
@@ -101,6 +102,7 @@ fn keep(site: &Site, seed: u64) -> String {
 impl AddAssign for Figures {
     fn add_assign(&mut self, more: Self) {
         self.rounds += more.rounds;
+        self.rollouts += more.rollouts;
         self.runs += more.runs;
         self.kills += more.kills;
         self.stops += more.stops;

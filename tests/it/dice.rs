@@ -28,9 +28,13 @@ impl Dice {
 /// The seed of this run: the one that the environment asks for, else a new one.
 #[expect(clippy::print_stderr, reason = "a failure can be had again with this number")]
 pub fn seed() -> u64 {
-    let wanted = std::env::var_os("SEED").map(|seed| seed.into_string().unwrap().parse().unwrap());
     // Short enough to be typed.
-    let seed = wanted.unwrap_or_else(|| Uuid::new_v4().as_u64_pair().0 % 1_000_000);
+    let seed = wanted("SEED").unwrap_or_else(|| Uuid::new_v4().as_u64_pair().0 % 1_000_000);
     eprintln!("SEED={seed}");
     seed
+}
+
+/// The number that the environment asks for.
+pub fn wanted(variable: &str) -> Option<u64> {
+    std::env::var_os(variable).map(|number| number.into_string().unwrap().parse().unwrap())
 }

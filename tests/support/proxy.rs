@@ -114,7 +114,7 @@ async fn carry(
     let reading = async move {
         let mut buffer = vec![0; 64 * 1024];
         while let Ok(count @ 1..) = from.read(&mut buffer).await {
-            sender.send((Instant::now() + delay, buffer[..count].to_vec())).ok();
+            sender.send((Instant::now() + delay, buffer.get(..count).unwrap_or_default().to_vec())).ok();
         }
         sender.send((Instant::now() + delay, Vec::new())).ok();
     };

@@ -2,15 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
+
+/// How far the times of two programs may be apart that have the same clock.
+const ROUNDED: SignedDuration = SignedDuration::from_millis(5);
 
 /// What a rebuild wrote down while it was at it, as the orders of the hosts have it.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Deed {
     /// It begins on a host, for the request with this id and with this commit.
     Begun { host: String, id: String, commit: String },
-    /// It is through.
-    Done { host: String, id: String },
+    /// It is through, at this time.
+    Done { host: String, id: String, at: Timestamp },
 }
 
 /// What the events of a rollout say: its journal, or what was printed with `--json`.
@@ -21,8 +25,8 @@ pub struct Told {
     waves: Vec<(Vec<String>, usize)>,
     /// The host of each request.
     requests: BTreeMap<String, String>,
-    /// The requests that a host is said to have completed, each with its host.
-    completed: Vec<(String, String)>,
+    /// The requests that a host is said to have completed, each with its host, and when that was said.
+    completed: Vec<(String, String, Timestamp)>,
     /// What became of each host at last.
     outcomes: BTreeMap<String, String>,
     outcome: Option<String>,
@@ -32,7 +36,10 @@ pub struct Told {
 pub fn deeds(record: &[String]) -> Vec<Deed> {
     let deed = |line: &String| match line.split(' ').collect::<Vec<_>>()[..] {
         [host, "begins", id, commit] => Some(Deed::Begun { host: host.into(), id: id.into(), commit: commit.into() }),
-        [host, "did", id] => Some(Deed::Done { host: host.into(), id: id.into() }),
+        [host, "did", id, at] => {
+            let at = Timestamp::from_millisecond(at.parse().unwrap()).unwrap();
+            Some(Deed::Done { host: host.into(), id: id.into(), at })
+        }
         _ => None,
     };
     record.iter().filter_map(deed).collect()
@@ -56,7 +63,8 @@ impl Told {
                 }
                 "final" => {
                     if field("outcome") == "completed" {
-                        told.completed.push((field("host"), last.get(&field("host")).cloned().unwrap_or_default()));
+                        let request = last.get(&field("host")).cloned().unwrap_or_default();
+                        told.completed.push((field("host"), request, field("at").parse().unwrap()));
                     }
                     told.outcomes.insert(field("host"), field("outcome"));
                 }
@@ -108,7 +116,7 @@ impl Told {
         let mut faults = Vec::new();
         for deed in deeds {
             match deed {
-                Deed::Done { host, id } if self.requests.get(id) == Some(host) => drop(done.insert(host)),
+                Deed::Done { host, id, .. } if self.requests.get(id) == Some(host) => drop(done.insert(host)),
                 Deed::Begun { host, commit, .. } if *commit == self.commit => {
                     let before = self.waves.iter().take_while(|(hosts, _)| !hosts.contains(host));
                     for (hosts, may_fail) in before {
@@ -124,14 +132,17 @@ impl Told {
         faults
     }
 
-    /// Successes without a run.
+    /// Successes without a run that was through by then.
     fn made_up(&self, deeds: &[Deed]) -> Vec<String> {
-        let ran = |(host, id): &&(String, String)| {
-            let begun = self.begun(deeds).any(|begun| begun == (host, id));
-            begun && deeds.contains(&Deed::Done { host: host.clone(), id: id.clone() })
+        let ran = |(host, id, said_at): &&(String, String, Timestamp)| {
+            let done = |deed: &Deed| match deed {
+                Deed::Done { host: at_host, id: ran, at } => at_host == host && ran == id && *at <= *said_at + ROUNDED,
+                Deed::Begun { .. } => false,
+            };
+            self.begun(deeds).any(|begun| begun == (host, id)) && deeds.iter().any(done)
         };
         let made_up = self.completed.iter().filter(|completed| !ran(completed));
-        made_up.map(|(host, id)| format!("{host} is said to have completed {id}, and did not run it")).collect()
+        made_up.map(|(host, id, at)| format!("{host} is said at {at} to have completed {id}, and had not")).collect()
     }
 
     /// The runs of this commit: host and id.
@@ -167,4 +178,70 @@ fn wave(wave: &Value) -> (Vec<String>, usize) {
     let hosts = wave["hosts"].as_array().into_iter().flatten().filter_map(|host| host["host"].as_str());
     let may_fail = wave["max_failures"].as_u64().unwrap_or_default();
     (hosts.map(str::to_owned).collect(), usize::try_from(may_fail).unwrap())
+}
+
+mod tests {
+    use super::*;
+
+    /// Two waves, of whose hosts none may fail.
+    const BEGUN: &str = r#"{"event":"begun","revision":"c","plan":{"waves":[
+        {"hosts":[{"host":"a"},{"host":"b"}],"max_failures":0},{"hosts":[{"host":"c"}],"max_failures":0}]}}"#;
+
+    const GOOD: [&str; 6] =
+        ["a begins 1 c", "b begins 2 c", "a did 1 100", "b did 2 100", "c begins 3 c", "c did 3 200"];
+
+    fn told(events: &[&str]) -> Told {
+        let words = |event: &&str| match event.split(' ').collect::<Vec<_>>()[..] {
+            [host, "asked", id] => format!(r#"{{"event":"dispatched","host":"{host}","request":"{id}"}}"#),
+            [host, outcome] => {
+                format!(r#"{{"event":"final","at":"1970-01-01T00:00:00.2Z","host":"{host}","outcome":"{outcome}"}}"#)
+            }
+            [outcome] => format!(r#"{{"event":"ended","outcome":"{outcome}"}}"#),
+            _ => panic!("{event}"),
+        };
+        let events: Vec<String> = events.iter().map(words).collect();
+        Told::read(&[&[BEGUN.replace('\n', "")], &events[..]].concat().join("\n"))
+    }
+
+    fn happened(record: &[&str]) -> Vec<Deed> {
+        deeds(&record.iter().map(|&line| line.to_owned()).collect::<Vec<_>>())
+    }
+
+    fn all() -> Told {
+        told(&["a asked 1", "b asked 2", "a completed", "b completed", "c asked 3", "c completed", "succeeded"])
+    }
+
+    #[test]
+    fn a_rollout_that_did_what_it_says_is_in_order() {
+        assert_eq!(all().faults_of_success(&happened(&GOOD)), [""; 0]);
+        assert!(run_twice(&happened(&GOOD)).is_empty() && of_no_rollout(&happened(&GOOD), &["c".into()]).is_empty());
+    }
+
+    #[test]
+    fn each_fault_is_seen() {
+        let not_c = "c is said at 1970-01-01T00:00:00.2Z to have completed 3, and had not";
+        let mut early = GOOD;
+        early.swap(3, 4);
+        assert_eq!(all().faults(&happened(&early)), [r#"c ran before ["b"], of which 0 may fail"#]);
+        assert_eq!(all().faults(&happened(&GOOD[..5])), [not_c]);
+        let late = [&GOOD[..5], &["c did 3 1000"]].concat();
+        assert_eq!(all().faults(&happened(&late)), [not_c]);
+        let stray = [&GOOD[..], &["d begins 4 c", "a begins 3 c"]].concat();
+        assert_eq!(
+            all().asked_for(&happened(&stray)),
+            ["d ran 4, which was not asked of it", "a ran 3, which was not asked of it"]
+        );
+        let twice = [&GOOD[..], &["a begins 1 c"]].concat();
+        assert_eq!(run_twice(&happened(&twice)), ["a ran 1 twice"]);
+        assert_eq!(of_no_rollout(&happened(&["a begins 9 x"]), &["c".into()]), ["a ran x"]);
+        let without = told(&["a asked 1", "b asked 2", "a completed", "b failed", "failed"]);
+        assert_eq!(
+            without.faults_of_success(&happened(&GOOD[..4])),
+            [
+                r#"it ended with 0, and the journal says Some("failed")"#,
+                r#"it succeeded without ["b"], of which 0 may fail"#,
+                r#"it succeeded without ["c"], of which 0 may fail"#,
+            ]
+        );
+    }
 }

@@ -33,12 +33,14 @@ pub struct Rollout {
 /// A deployment by somebody else.
 pub struct Deployment {
     pub commit: String,
+    operator: String,
     pub running: Process,
 }
 
 impl Rollout {
-    pub fn new() -> Self {
-        let commit = "c0".repeat(20);
+    /// One of a commit of its own; `number` tells one from another.
+    pub fn new(number: usize) -> Self {
+        let commit = format!("a{number:039x}");
         Self { commit, is_done: false, attempts: 0, command: None, away_until: Instant::now(), ends: Vec::new() }
     }
 
@@ -77,7 +79,7 @@ impl Rollout {
 
     /// What its journal says.
     pub fn told(&self, site: &Site) -> Told {
-        Told::read(&self.journal(site).map(|path| fs::read_to_string(path).unwrap()).unwrap_or_default())
+        self.journal(site).map(|path| Told::read(&fs::read_to_string(path).unwrap())).unwrap_or_default()
     }
 
     /// Ends of commands that should not be.
@@ -86,23 +88,33 @@ impl Rollout {
         odd.map(|end| format!("the operator's command ended with {end:?}")).collect()
     }
 
-    /// Its journal, once there is something in it to go on with.
     fn journal(&self, site: &Site) -> Option<PathBuf> {
-        let folder = fs::read_dir(site.lab.home().join("anna/rollouts")).ok()?;
-        let mut paths = folder.map(|entry| entry.unwrap().path()).filter(|path| path.extension() == Some("jsonl".as_ref()));
-        paths.find(|path| Told::read(&fs::read_to_string(path).unwrap_or_default()).is_of(&self.commit))
+        journal(site, "anna", &self.commit)
     }
+}
+
+/// The journal of an operator that is about this commit, once there is something in it to go on with.
+fn journal(site: &Site, operator: &str, commit: &str) -> Option<PathBuf> {
+    let folder = fs::read_dir(site.lab.home().join(operator).join("rollouts")).ok()?;
+    let mut paths = folder.map(|entry| entry.unwrap().path()).filter(|path| path.extension() == Some("jsonl".as_ref()));
+    paths.find(|path| Told::read(&fs::read_to_string(path).unwrap_or_default()).is_of(commit))
 }
 
 impl Deployment {
     /// Starts to deploy a commit of its own to a whole tier; `number` tells one from another.
     pub fn start(site: &Site, tier: &str, number: usize) -> Self {
-        let commit = format!("{number:040x}");
-        let name = format!("bert{number}");
+        let commit = format!("b{number:039x}");
+        let operator = format!("bert{number}");
         let target = format!("{tier}.all");
         let arguments = ["deploy", &target, "--branch", &commit, "--timeout", "20", "--json"];
-        let mut command = site.operator(&name, &arguments);
-        let running = Process::start(&mut command, &site.lab.home().join(format!("{name}.log"))).unwrap();
-        Self { commit, running }
+        let mut command = site.operator(&operator, &arguments);
+        let running = Process::start(&mut command, &site.lab.home().join(format!("{operator}.log"))).unwrap();
+        Self { commit, operator, running }
+    }
+
+    /// What its journal says, or what it printed where it has none.
+    pub fn told(&self, site: &Site) -> Told {
+        let journal = journal(site, &self.operator, &self.commit).map(|path| fs::read_to_string(path).unwrap());
+        Told::read(&journal.unwrap_or_else(|| self.running.output()))
     }
 }

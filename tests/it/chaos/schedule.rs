@@ -7,8 +7,8 @@ use crate::dice::Dice;
 /// For how long things go wrong.
 const STORM: u64 = 6_000;
 
-/// The longest that one fault lasts. Nobody may give up a host because of a single one.
-const AT_MOST: u64 = 2_000;
+/// The longest that one fault lasts: longer than a host may be silent, so that some are given up.
+const AT_MOST: u64 = 3_000;
 
 /// What one round comes down to.
 #[derive(Debug)]
@@ -55,14 +55,15 @@ pub struct Stroke {
 pub enum Fault {
     Process(Victim, Blow),
     Link(Link, Trouble),
-    /// Another operator deploys another commit to a whole tier.
-    Deployment(&'static str),
+    /// Another operator deploys another commit to a whole tier, and may be hit at the end of this.
+    Deployment(&'static str, Option<Blow>),
 }
 
 /// Whose processes are hit.
 #[derive(Debug, Clone, Copy)]
 pub enum Victim {
     Server,
+    /// The one who does not rest; when that machine is suspended, all commands on it are.
     Operator,
     Listener(usize),
     /// All that runs on a host.
@@ -135,7 +136,7 @@ impl Schedule {
                  max_failures = {max_failures}\nretries = {retries}\n"
             )
         });
-        let defaults = "accept_timeout = '4s'\ntimeout = '20s'\nretry_delay = '500ms'\n";
+        let defaults = "accept_timeout = '1s'\ntimeout = '5s'\nretry_delay = '500ms'\n";
         format!("name = 'chaos'\nrevision = '{commit}'\n[defaults]\n{defaults}{}", waves.collect::<String>())
     }
 }
@@ -157,8 +158,8 @@ fn stroke(dice: &mut Dice, hosts: usize) -> Stroke {
     let link = if dice.below(3) == 0 { Link::Operators } else { Link::Host(host) };
     let trouble = dice.pick(&[Trouble::Cut, Trouble::Stalled, Trouble::Deaf, Trouble::Mute, Trouble::HalfOpen]);
     let fault = match dice.below(20) {
-        0 => Fault::Deployment(dice.pick(&["test", "prod"])),
-        1..=6 => Fault::Link(link, trouble),
+        0 | 1 => Fault::Deployment(dice.pick(&["test", "prod"]), dice.pick(&[None, Some(Blow::Kill), Some(Blow::End)])),
+        2..=7 => Fault::Link(link, trouble),
         _ => Fault::Process(victim, blow),
     };
     let millis = Duration::from_millis;

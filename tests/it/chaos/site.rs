@@ -43,10 +43,10 @@ impl Site {
         for (name, (_, host)) in names.iter().zip(schedule.hosts()) {
             lab.fleet.rebuild().on(&hostname(name), &order(host)).unwrap();
             let link = Proxy::start(&server, Duration::ZERO).await.unwrap();
-            lab.fleet.reach_at(&link.url());
-            lab.listen(&hostname(name), &[]).await.unwrap();
+            lab.fleet.reach(&hostname(name), &link.url());
             links.push(link);
         }
+        lab.listen_all().await.unwrap();
         let operators = Proxy::start(&server, Duration::ZERO).await.unwrap();
         Self { lab, links, operators, hosts: names.iter().map(|name| name.parse().unwrap()).collect() }
     }
@@ -64,7 +64,6 @@ impl Site {
     pub fn start_listener(&mut self, host: usize) {
         let name = &self.hosts[host];
         let key = self.lab.key(&name.hostname).unwrap().clone();
-        self.lab.fleet.reach_at(&self.links[host].url());
         self.lab.fleet.start(name, &key, &[]).unwrap();
     }
 
@@ -117,7 +116,10 @@ fn order(host: &Member) -> String {
         let end = if run.fails { "echo 'error: no luck' >&2; exit 1" } else { ":" };
         format!("{index}) sleep {}; {end} ;;\n", Duration::from_millis(run.takes).as_secs_f64())
     });
-    format!("{BEGIN}case $earlier in\n{}esac\necho \"$host did $id\" >>\"$here/record\"\n", runs.collect::<String>())
+    format!(
+        "{BEGIN}case $earlier in\n{}esac\necho \"$host did $id $(date +%s%3N)\" >>\"$here/record\"\n",
+        runs.collect::<String>()
+    )
 }
 
 fn hostname(name: &str) -> HostName {

@@ -23,7 +23,8 @@ const ATTEMPTS: u64 = 10;
 
 pub struct Storm<'a> {
     pub site: Site,
-    pub rollout: Rollout,
+    /// One after the other; the last one is under way.
+    pub rollouts: Vec<Rollout>,
     pub deployments: Vec<Deployment>,
     pub figures: Figures,
     schedule: &'a Schedule,
@@ -38,7 +39,7 @@ impl<'a> Storm<'a> {
         Self {
             site,
             schedule,
-            rollout: Rollout::new(),
+            rollouts: vec![Rollout::new(0)],
             deployments: Vec::new(),
             figures: Figures::default(),
             aimed: Vec::new(),
@@ -46,16 +47,18 @@ impl<'a> Storm<'a> {
         }
     }
 
-    /// Strikes and heals until all is over, and then waits for the end of the rollout. An error is that it does not come.
+    /// Strikes and heals until all is over, and then waits for the end of the last rollout. An error is that it does not come.
     pub async fn rage(&mut self) -> Result<(), String> {
         let strokes = self.schedule.strokes.iter().enumerate();
-        let moments = strokes.flat_map(|(index, Stroke { at, lasts, .. })| [(*at, index, true), (*at + *lasts, index, false)]);
+        let moments =
+            strokes.flat_map(|(index, Stroke { at, lasts, .. })| [(*at, index, true), (*at + *lasts, index, false)]);
         let mut moments: Vec<(Duration, usize, bool)> = moments.collect();
         moments.sort();
         let began = Instant::now();
         for (at, index, begins) in moments {
             while began.elapsed() < at {
                 self.look().await;
+                self.go_on();
             }
             let stroke = self.schedule.strokes[index];
             if begins { self.strike(index, stroke) } else { self.heal(index, stroke).await }
@@ -65,11 +68,14 @@ impl<'a> Storm<'a> {
     }
 
     async fn calm(&mut self) -> Result<(), String> {
-        let (since, attempts) = (Instant::now(), self.rollout.attempts);
-        while !self.rollout.is_done || self.deploying() {
-            if since.elapsed() > PATIENCE || self.rollout.attempts > attempts + ATTEMPTS {
-                let more = self.rollout.attempts - attempts;
-                return Err(format!("nothing breaks any more, and {more} commands in {:?} did not do it", since.elapsed()));
+        let (since, attempts) = (Instant::now(), self.rollout().attempts);
+        while !self.rollout().is_done || self.deploying() {
+            let more = self.rollout().attempts - attempts;
+            if since.elapsed() > PATIENCE || more > ATTEMPTS {
+                return Err(format!(
+                    "nothing breaks any more, and {more} commands in {:?} did not do it",
+                    since.elapsed()
+                ));
             }
             self.look().await;
         }
@@ -80,8 +86,19 @@ impl<'a> Storm<'a> {
         self.deployments.iter_mut().any(|deployment| deployment.running.status().unwrap().is_none())
     }
 
+    /// Begins the next rollout where the last one has succeeded.
+    fn go_on(&mut self) {
+        if self.rollout().is_done {
+            self.rollouts.push(Rollout::new(self.rollouts.len()));
+        }
+    }
+
+    fn rollout(&mut self) -> &mut Rollout {
+        self.rollouts.last_mut().unwrap()
+    }
+
     async fn look(&mut self) {
-        self.rollout.tend(&self.site, self.schedule);
+        self.rollouts.last_mut().unwrap().tend(&self.site, self.schedule);
         if let Some((index, blow)) = self.aimed.pop() {
             match self.site.supervisors().first() {
                 Some(supervisor) => self.hit(index, blow, &[*supervisor]),
@@ -111,7 +128,7 @@ impl<'a> Storm<'a> {
                     Trouble::Mute => link.let_pass(Passes::ToClient),
                 }
             }
-            Fault::Deployment(tier) => {
+            Fault::Deployment(tier, _) => {
                 self.figures.deployments += 1;
                 self.deployments.push(Deployment::start(&self.site, tier, self.deployments.len()));
             }
@@ -124,7 +141,7 @@ impl<'a> Storm<'a> {
             (Victim::Server, Blow::Kill | Blow::End) => self.site.lab.server.stop(),
             (Victim::Operator, _) => {
                 if blow == Blow::Kill {
-                    self.rollout.leave_for(lasts);
+                    self.rollout().leave_for(lasts);
                 }
                 self.signal_operator(signal(blow));
             }
@@ -157,7 +174,8 @@ impl<'a> Storm<'a> {
                 }
                 link.let_pass(Passes::Both);
             }
-            Fault::Process(..) | Fault::Deployment(_) => {}
+            Fault::Deployment(_, Some(blow)) => self.signal_deployments(signal(blow)),
+            Fault::Process(..) | Fault::Deployment(_, None) => {}
         }
     }
 
@@ -177,9 +195,20 @@ impl<'a> Storm<'a> {
         }
     }
 
-    fn signal_operator(&self, signal: Signal) {
-        if let Some(command) = self.rollout.command() {
+    fn signal_operator(&mut self, signal: Signal) {
+        if let Some(command) = self.rollout().command() {
             command.signal(signal).unwrap();
+        }
+        if [Signal::STOP, Signal::CONT].contains(&signal) {
+            self.signal_deployments(signal);
+        }
+    }
+
+    fn signal_deployments(&mut self, signal: Signal) {
+        for Deployment { running, .. } in &mut self.deployments {
+            if running.status().unwrap().is_none() {
+                running.signal(signal).unwrap();
+            }
         }
     }
 
