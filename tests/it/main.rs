@@ -14,6 +14,7 @@ mod stand_in;
 mod apply;
 mod attacks;
 mod chaos;
+mod cluster;
 mod deploy;
 mod docs;
 mod floods;
