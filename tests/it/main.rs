@@ -32,6 +32,7 @@ mod returning;
 mod runs;
 mod service;
 mod shell;
+mod slow_link;
 mod tidy;
 mod tls;
 mod trouble;
