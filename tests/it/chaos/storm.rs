@@ -18,9 +18,6 @@ const LOOK: Duration = Duration::from_millis(10);
 /// How long it may take until the rollout has succeeded once nothing breaks any more.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// How many commands that may take.
-const ATTEMPTS: u64 = 10;
-
 pub struct Storm<'a> {
     pub site: Site,
     /// One after the other; the last one is under way.
@@ -28,7 +25,7 @@ pub struct Storm<'a> {
     pub deployments: Vec<Deployment>,
     pub figures: Figures,
     schedule: &'a Schedule,
-    /// What waits for a supervisor to hit: which stroke that is, and how.
+    /// What waits for a supervisor to hit, as long as it lasts: which stroke that is, and how.
     aimed: Vec<(usize, Blow)>,
     /// What each stroke has suspended.
     suspended: BTreeMap<usize, Vec<Pid>>,
@@ -63,18 +60,16 @@ impl<'a> Storm<'a> {
             let stroke = self.schedule.strokes[index];
             if begins { self.strike(index, stroke) } else { self.heal(index, stroke).await }
         }
-        self.aimed.clear();
         self.calm().await
     }
 
     async fn calm(&mut self) -> Result<(), String> {
         let (since, attempts) = (Instant::now(), self.rollout().attempts);
         while !self.rollout().is_done || self.deploying() {
-            let more = self.rollout().attempts - attempts;
-            if since.elapsed() > PATIENCE || more > ATTEMPTS {
+            if since.elapsed() > PATIENCE {
+                let more = self.rollout().attempts - attempts;
                 return Err(format!(
-                    "nothing breaks any more, and {more} commands in {:?} did not do it",
-                    since.elapsed()
+                    "nothing breaks for {PATIENCE:?}, and {more} more commands did not come to an end"
                 ));
             }
             self.look().await;
@@ -156,6 +151,7 @@ impl<'a> Storm<'a> {
     }
 
     async fn heal(&mut self, index: usize, Stroke { fault, .. }: Stroke) {
+        self.aimed.retain(|(aimed, _)| *aimed != index);
         for pid in self.suspended.remove(&index).unwrap_or_default() {
             site::signal(pid, Signal::CONT);
         }
