@@ -15,6 +15,8 @@ pub enum Deed {
     Begun { host: String, id: String, commit: String },
     /// It is through, at this time.
     Done { host: String, id: String, at: Timestamp },
+    /// The host returns to what it ran before the last of them.
+    Returned { host: String, id: String },
 }
 
 /// What the events of a rollout say: its journal, or what was printed with `--json`.
@@ -27,6 +29,8 @@ pub struct Told {
     requests: BTreeMap<String, String>,
     /// The requests that a host is said to have completed, each with its host, and when that was said.
     completed: Vec<(String, String, Timestamp)>,
+    /// The requests after which a host is said to run again what it ran before, each with its host.
+    returned: Vec<(String, String)>,
     /// What became of each host at last.
     outcomes: BTreeMap<String, String>,
     outcome: Option<String>,
@@ -34,12 +38,17 @@ pub struct Told {
 
 /// The deeds in a record, in order; other lines are passed over.
 pub fn deeds(record: &[String]) -> Vec<Deed> {
+    let mut last = BTreeMap::new();
     let deed = |line: &String| match line.split(' ').collect::<Vec<_>>()[..] {
-        [host, "begins", id, commit] => Some(Deed::Begun { host: host.into(), id: id.into(), commit: commit.into() }),
+        [host, "begins", id, commit] => {
+            last.insert(host.to_owned(), id.to_owned());
+            Some(Deed::Begun { host: host.into(), id: id.into(), commit: commit.into() })
+        }
         [host, "did", id, at] => {
             let at = Timestamp::from_millisecond(at.parse().unwrap()).unwrap();
             Some(Deed::Done { host: host.into(), id: id.into(), at })
         }
+        [host, "returns"] => Some(Deed::Returned { host: host.into(), id: last.get(host)?.clone() }),
         _ => None,
     };
     record.iter().filter_map(deed).collect()
@@ -62,8 +71,11 @@ impl Told {
                     told.requests.insert(field("request"), field("host"));
                 }
                 "final" => {
+                    let request = last.get(&field("host")).cloned().unwrap_or_default();
+                    if event["response"]["rolled_back"] == true {
+                        told.returned.push((field("host"), request.clone()));
+                    }
                     if field("outcome") == "completed" {
-                        let request = last.get(&field("host")).cloned().unwrap_or_default();
                         told.completed.push((field("host"), request, field("at").parse().unwrap()));
                     }
                     told.outcomes.insert(field("host"), field("outcome"));
@@ -81,7 +93,7 @@ impl Told {
 
     /// All that is not as it must be, so far.
     pub fn faults(&self, deeds: &[Deed]) -> Vec<String> {
-        [self.asked_for(deeds), self.too_early(deeds), self.made_up(deeds)].concat()
+        [self.asked_for(deeds), self.too_early(deeds), self.made_up(deeds), self.stayed(deeds)].concat()
     }
 
     /// All that is not as it must be of a rollout whose command ended with 0.
@@ -117,6 +129,7 @@ impl Told {
         for deed in deeds {
             match deed {
                 Deed::Done { host, id, .. } if self.requests.get(id) == Some(host) => drop(done.insert(host)),
+                Deed::Returned { host, id } if self.requests.get(id) == Some(host) => drop(done.remove(host)),
                 Deed::Begun { host, commit, .. } if *commit == self.commit => {
                     let before = self.waves.iter().take_while(|(hosts, _)| !hosts.contains(host));
                     for (hosts, may_fail) in before {
@@ -132,17 +145,26 @@ impl Told {
         faults
     }
 
-    /// Successes without a run that was through by then.
+    /// Successes without a run that was through by then, and that stayed.
     fn made_up(&self, deeds: &[Deed]) -> Vec<String> {
         let ran = |(host, id, said_at): &&(String, String, Timestamp)| {
             let done = |deed: &Deed| match deed {
                 Deed::Done { host: at_host, id: ran, at } => at_host == host && ran == id && *at <= *said_at + ROUNDED,
-                Deed::Begun { .. } => false,
+                Deed::Begun { .. } | Deed::Returned { .. } => false,
             };
-            self.begun(deeds).any(|begun| begun == (host, id)) && deeds.iter().any(done)
+            let returned = deeds.contains(&Deed::Returned { host: host.clone(), id: id.clone() });
+            self.begun(deeds).any(|begun| begun == (host, id)) && deeds.iter().any(done) && !returned
         };
         let made_up = self.completed.iter().filter(|completed| !ran(completed));
-        made_up.map(|(host, id, at)| format!("{host} is said at {at} to have completed {id}, and had not")).collect()
+        made_up.map(|(host, id, at)| format!("{host} is said at {at} to have completed {id}, and has not")).collect()
+    }
+
+    /// Returns that were told of and did not happen.
+    fn stayed(&self, deeds: &[Deed]) -> Vec<String> {
+        let returned =
+            |(host, id): &&(String, String)| deeds.contains(&Deed::Returned { host: host.clone(), id: id.clone() });
+        let stayed = self.returned.iter().filter(|told| !returned(told));
+        stayed.map(|(host, id)| format!("{host} is said to have returned after {id}, and has not")).collect()
     }
 
     /// The runs of this commit: host and id.
@@ -159,7 +181,7 @@ pub fn run_twice(deeds: &[Deed]) -> Vec<String> {
     let mut seen = BTreeSet::new();
     let begun = deeds.iter().filter_map(|deed| match deed {
         Deed::Begun { host, id, .. } => Some((host, id)),
-        Deed::Done { .. } => None,
+        Deed::Done { .. } | Deed::Returned { .. } => None,
     });
     let twice = begun.filter(|begun| !seen.insert(*begun));
     twice.map(|(host, id)| format!("{host} ran {id} twice")).collect()
@@ -219,13 +241,15 @@ mod tests {
 
     #[test]
     fn each_fault_is_seen() {
-        let not_c = "c is said at 1970-01-01T00:00:00.2Z to have completed 3, and had not";
+        let not_c = "c is said at 1970-01-01T00:00:00.2Z to have completed 3, and has not";
         let mut early = GOOD;
         early.swap(3, 4);
         assert_eq!(all().faults(&happened(&early)), [r#"c ran before ["b"], of which 0 may fail"#]);
         assert_eq!(all().faults(&happened(&GOOD[..5])), [not_c]);
         let late = [&GOOD[..5], &["c did 3 1000"]].concat();
         assert_eq!(all().faults(&happened(&late)), [not_c]);
+        let back = [&GOOD[..], &["c returns"]].concat();
+        assert_eq!(all().faults(&happened(&back)), [not_c]);
         let stray = [&GOOD[..], &["d begins 4 c", "a begins 3 c"]].concat();
         assert_eq!(
             all().asked_for(&happened(&stray)),

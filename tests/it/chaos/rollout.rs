@@ -107,6 +107,9 @@ impl Deployment {
         let operator = format!("bert{number}");
         let target = format!("{tier}.all");
         let arguments = ["deploy", &target, "--branch", &commit, "--timeout", "20", "--json"];
+        // Every other one has to be confirmed.
+        let confirmed = ["--auto-rollback", "--confirm-timeout", "5s"];
+        let arguments = [&arguments[..], if number % 2 == 0 { &confirmed } else { &[] }].concat();
         let mut command = site.operator(&operator, &arguments);
         let running = Process::start(&mut command, &site.lab.home().join(format!("{operator}.log"))).unwrap();
         Self { commit, operator, running }

@@ -13,6 +13,8 @@ const AT_MOST: u64 = 3_000;
 /// What one round comes down to.
 #[derive(Debug)]
 pub struct Schedule {
+    /// Whether hosts return to what they ran before unless they are heard from.
+    pub returns: bool,
     pub waves: Vec<Wave>,
     /// What happens when, in order.
     pub strokes: Vec<Stroke>,
@@ -68,7 +70,7 @@ pub enum Victim {
     Listener(usize),
     /// All that runs on a host.
     Host(usize),
-    /// The supervisor of some run, the next one where none goes on at that moment.
+    /// The supervisor of some run, or of the next one where none goes on at that moment.
     Supervisor,
 }
 
@@ -116,9 +118,10 @@ impl Schedule {
             Wave { tier, hosts, max_parallel: 1 + dice.below(size), max_failures, retries }
         });
         let count = waves.iter().map(|wave| wave.hosts.len()).sum();
+        let returns = dice.below(2) == 0;
         let mut strokes: Vec<Stroke> = (0..8 + dice.below(8)).map(|_| stroke(&mut dice, count)).collect();
         strokes.sort_by_key(|stroke| stroke.at);
-        Self { waves: waves.into(), strokes }
+        Self { returns, waves: waves.into(), strokes }
     }
 
     /// All hosts, in the order of the waves, with their tiers.
@@ -136,7 +139,8 @@ impl Schedule {
                  max_failures = {max_failures}\nretries = {retries}\n"
             )
         });
-        let defaults = "accept_timeout = '1s'\ntimeout = '5s'\nretry_delay = '500ms'\n";
+        let returns = if self.returns { "rollback = 'auto'\nconfirm_timeout = '5s'\n" } else { "" };
+        let defaults = format!("accept_timeout = '1s'\ntimeout = '5s'\nretry_delay = '500ms'\n{returns}");
         format!("name = 'chaos'\nrevision = '{commit}'\n[defaults]\n{defaults}{}", waves.collect::<String>())
     }
 }

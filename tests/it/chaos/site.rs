@@ -10,6 +10,7 @@ use homelab_deploy::protocol::HostName;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::schedule::{Member, Schedule};
+use crate::generations::{self, OLD};
 use crate::support::lab::Lab;
 use crate::support::proxy::Proxy;
 
@@ -21,6 +22,24 @@ dir=$(ls -l "/proc/$$/fd" | sed -n 's|.* -> \(.*\)/lock$|\1|p')
 id=$(sed -n 's/.*"key":"\([^"]*\)".*/\1/p' "$dir/request.json")
 earlier=$(grep -c "^$host begins " "$here/record")
 echo "$host begins $id $commit" >>"$here/record"
+"#;
+
+/// Brings a system of its own, which writes down that the host returns to it.
+const END: &str = r#"
+root=$here/../$host/root
+new=/nix/store/$id
+cp -r "$root/nix/store/old" "$root$new"
+sed -i "s|store/old|store/$id|" "$root$new/bin/switch-to-configuration"
+nix-env --profile "$root/nix/var/nix/profiles/system" --set "$new"
+ln -sfn "$new" "$root/run/current-system"
+echo "$host did $id $(date +%s%3N)" >>"$here/record"
+"#;
+
+/// Adds a generation.
+const NIX_ENV: &str = r#"
+number=$(ls "${2%/*}" | wc -l)
+ln -sfn "$4" "$2-$number-link"
+ln -sfn "system-$number-link" "$2"
 "#;
 
 pub struct Site {
@@ -41,7 +60,7 @@ impl Site {
         let server = lab.server.url().to_owned();
         let mut links = Vec::new();
         for (name, (_, host)) in names.iter().zip(schedule.hosts()) {
-            lab.fleet.rebuild().on(&hostname(name), &order(host)).unwrap();
+            furnish(&lab, host);
             let link = Proxy::start(&server, Duration::ZERO).await.unwrap();
             lab.fleet.reach(&hostname(name), &link.url());
             links.push(link);
@@ -110,16 +129,25 @@ pub fn signal(pid: Pid, signal: Signal) {
     kill_process(pid, signal).ok();
 }
 
-/// What the runs of a host do, one after the other.
-fn order(host: &Member) -> String {
+/// Gives a host a system that it can return to, and its orders: what its runs do, one after the other.
+fn furnish(lab: &Lab, host: &Member) {
+    generations::install(lab, &host.name);
+    let (root, tools) = (generations::root(lab, &host.name), lab.fleet.rebuild().folder());
+    generations::make_program(&tools.join("nix-env"), NIX_ENV);
+    let record = tools.join("record");
+    let activate = format!(
+        "echo '{} returns' >>{}\nln -sfn {OLD} {}/run/current-system",
+        host.name,
+        record.display(),
+        root.display()
+    );
+    generations::make_program(&root.join("nix/store/old/bin/switch-to-configuration"), &activate);
     let runs = host.runs.iter().enumerate().map(|(index, run)| {
         let end = if run.fails { "echo 'error: no luck' >&2; exit 1" } else { ":" };
         format!("{index}) sleep {}; {end} ;;\n", Duration::from_millis(run.takes).as_secs_f64())
     });
-    format!(
-        "{BEGIN}case $earlier in\n{}esac\necho \"$host did $id $(date +%s%3N)\" >>\"$here/record\"\n",
-        runs.collect::<String>()
-    )
+    let order = format!("{BEGIN}case $earlier in\n{}esac\n{END}", runs.collect::<String>());
+    lab.fleet.rebuild().on(&host.name.parse().unwrap(), &order).unwrap();
 }
 
 fn hostname(name: &str) -> HostName {
