@@ -109,7 +109,7 @@ impl Deployment {
         let arguments = ["deploy", &target, "--branch", &commit, "--timeout", "20", "--json"];
         // Every other one has to be confirmed.
         let confirmed = ["--auto-rollback", "--confirm-timeout", "5s"];
-        let arguments = [&arguments[..], if number % 2 == 0 { &confirmed } else { &[] }].concat();
+        let arguments = [&arguments[..], if number.is_multiple_of(2) { &confirmed } else { &[] }].concat();
         let mut command = site.operator(&operator, &arguments);
         let running = Process::start(&mut command, &site.lab.home().join(format!("{operator}.log"))).unwrap();
         Self { commit, operator, running }

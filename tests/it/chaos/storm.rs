@@ -136,7 +136,8 @@ impl<'a> Storm<'a> {
             (Victim::Server, Blow::Kill | Blow::End) => self.site.lab.server.stop(),
             (Victim::Operator, _) => {
                 if blow == Blow::Kill {
-                    self.rollout().leave_for(lasts);
+                    // Somebody has to notice first; hosts that wait to be confirmed may return meanwhile.
+                    self.rollout().leave_for(2 * lasts);
                 }
                 self.signal_operator(signal(blow));
             }
