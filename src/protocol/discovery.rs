@@ -10,10 +10,12 @@ use uuid::Uuid;
 
 use super::flake::FlakeUrl;
 use super::ids::RolloutId;
-use super::message::{ErrorCode, Holder, Status, empty_is_none, from_json, is_false, to_json};
+use super::json::{empty_is_none, from_json, is_false, to_json};
 use super::names::{HostName, Role, Tier};
+use super::reply_subject::ReplySubject;
+use super::response::{ErrorCode, Holder, Status};
 use super::revision::Commit;
-use super::subject::{ReplySubject, Subject};
+use super::subject::Subject;
 use super::text::{self, checked_text, clean_line};
 
 /// The most problems that one host reports.
@@ -274,7 +276,7 @@ impl DiscoveryAnswer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::message::tests::{COMMIT, at, text};
+    use crate::protocol::tests::{COMMIT, at, text};
 
     #[test]
     fn golden_discovery() {

@@ -18,7 +18,7 @@ use crate::listener::output::{built_system, clean, tells_unadvertised};
 use crate::listener::run::{ReturnTo, RunDir, RunResult, Spec};
 use crate::listener::verdict::{End, Evidence, Verdict, judge, left_traces};
 use crate::lookup::{LookupError, commit_of};
-use crate::protocol::message::MAX_LOG_TAIL_LINES;
+use crate::protocol::response::MAX_LOG_TAIL_LINES;
 use crate::protocol::{Action, Commit, ErrorCode, Phase, RETURN_WITHIN, Revision, Status};
 
 /// How the system and the database of Nix say that there is no room left.
