@@ -46,7 +46,8 @@ pub fn is_of_commit(lab: &Lab, name: &str, system: &str, commit: &str) {
     make_program(&folder.join("nixos-version"), &format!("echo {commit}"));
 }
 
-fn make_program(path: &Path, script: &str) {
+/// Makes a program of a script.
+pub fn make_program(path: &Path, script: &str) {
     fs::write(path, format!("#!/bin/sh\n{script}\n")).unwrap();
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
 }
@@ -62,7 +63,8 @@ pub fn boots(lab: &Lab, name: &str) -> String {
     target(&profiles.join(target(&profiles.join("system"))))
 }
 
-fn root(lab: &Lab, name: &str) -> PathBuf {
+/// Where the file system of a host begins.
+pub fn root(lab: &Lab, name: &str) -> PathBuf {
     lab.folder().join("hosts").join(name).join("root")
 }
 

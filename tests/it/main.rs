@@ -6,6 +6,7 @@
 mod support;
 
 mod deployer;
+mod dice;
 mod generations;
 mod operator;
 mod stand_in;
@@ -13,6 +14,8 @@ mod stand_in;
 mod apply;
 mod archive;
 mod attacks;
+mod chaos;
+mod cluster;
 mod deploy;
 mod docs;
 mod doctor;
@@ -32,6 +35,7 @@ mod returning;
 mod runs;
 mod service;
 mod shell;
+mod slow_link;
 mod tidy;
 mod tls;
 mod trouble;

@@ -60,6 +60,11 @@ impl Server {
         self.cluster_url.as_deref()
     }
 
+    /// Its process; none while it is stopped.
+    pub fn process(&self) -> Option<&Process> {
+        self.process.as_ref()
+    }
+
     /// Ends it at once, as a power cut would.
     pub fn stop(&mut self) {
         self.process = None;
