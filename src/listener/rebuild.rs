@@ -12,7 +12,7 @@ use super::output::clean_lines;
 use super::run::{RunDir, RunResult, Spec};
 use super::verdict::Verdict;
 use crate::clock;
-use crate::protocol::message::bounded_tail;
+use crate::protocol::response::bounded_tail;
 use crate::protocol::{Action, Commit, ErrorCode, Phase, Response, Status};
 
 /// How often it is looked how far a run is.

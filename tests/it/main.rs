@@ -6,6 +6,7 @@
 mod support;
 
 mod deployer;
+mod dice;
 mod generations;
 mod operator;
 mod stand_in;
@@ -13,8 +14,12 @@ mod stand_in;
 mod apply;
 mod archive;
 mod attacks;
+mod chaos;
+mod cluster;
 mod deploy;
 mod docs;
+mod doctor;
+mod first_hour;
 mod floods;
 mod harness;
 mod history;
@@ -30,6 +35,7 @@ mod returning;
 mod runs;
 mod service;
 mod shell;
+mod slow_link;
 mod tidy;
 mod tls;
 mod trouble;

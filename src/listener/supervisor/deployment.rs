@@ -19,7 +19,7 @@ use crate::listener::output::{clean, tells_unadvertised};
 use crate::listener::run::{ReturnTo, RunDir, RunResult, Spec};
 use crate::listener::verdict::{End, Evidence, Verdict, judge, left_traces};
 use crate::lookup::{LookupError, commit_of};
-use crate::protocol::message::bounded_tail;
+use crate::protocol::response::bounded_tail;
 use crate::protocol::{Action, Commit, ErrorCode, Phase, RETURN_WITHIN, Revision, Status};
 
 /// How the system and the database of Nix say that there is no room left.

@@ -1,7 +1,13 @@
 //! Golden JSON of every message, the original bare forms, and what may not get through.
 
-use proptest::prelude::*;
+mod hostile;
 
+use jiff::Timestamp;
+use proptest::prelude::*;
+use uuid::Uuid;
+
+use super::request::BadRequest;
+use super::response::MAX_LOG_TAIL_BYTES;
 use super::*;
 
 pub(in crate::protocol) const COMMIT: &str = "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b";
@@ -137,7 +143,7 @@ proptest! {
         for message in [bytes.as_slice(), json.as_bytes()] {
             let _ = Request::parse(message);
             let _ = Response::parse(message);
-            let _ = crate::protocol::DiscoveryAnswer::parse(message);
+            let _ = DiscoveryAnswer::parse(message);
         }
     }
 

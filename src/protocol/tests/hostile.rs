@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::{DiscoveryAnswer, DiscoveryRequest, Request, Response};
+use crate::protocol::{DiscoveryAnswer, DiscoveryRequest, Request, Response};
 use crate::text::is_invisible;
 
 const COMMIT: &str = "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b";
