@@ -60,8 +60,8 @@ impl Server {
             Waiter::Task(_) => None,
         };
         loop {
-            let news = follower.look()?;
-            let told = news.iter().rev().find_map(|event| in_words(&event.kind));
+            let mut told = None;
+            follower.look(|event, _| told = in_words(&event.kind).or_else(|| told.take()))?;
             if !follower.is_running() || waiter.is_due() {
                 return Ok(follower);
             }

@@ -8,6 +8,7 @@ use clap::Args;
 use miette::Diagnostic;
 use thiserror::Error;
 
+use crate::bus::Bus;
 use crate::cli::carrier::Carrier;
 use crate::cli::confirm;
 use crate::cli::exit::{CommandError, CommandResult, Exit};
@@ -16,13 +17,13 @@ use crate::cli::operator::{Audience, DisplayArgs};
 use crate::cli::out;
 use crate::cli::preparation::{Preparation, Previewed};
 use crate::cli::runtime::block_on;
-use crate::operator::Progress;
+use crate::clock;
 use crate::operator::detach::Background;
 use crate::operator::journal::{Journal, JournalError, Journals, Recorded};
 use crate::operator::plan_file::has_changed;
 use crate::protocol::RolloutId;
 use crate::report;
-use crate::rollout::{Outcome, Rollout, Summary};
+use crate::rollout::{Machine, Outcome, Rollout, Summary};
 
 #[derive(Debug, Args)]
 #[command(mut_arg("plan", |plan| plan.required(true)))]
@@ -122,9 +123,8 @@ impl Apply {
         if self.detach {
             return self.start_in_background(&journals, &rollout);
         }
-        let id = rollout.id;
-        let progress = self.carrier().begin(bus, rollout).await?;
-        Ok(self.conclude(id, progress))
+        let journal = journals.create(rollout.id).map_err(|error| Exit::Precondition.because(error))?;
+        self.carry_out(bus, Machine::new(rollout, clock::now()), journal).await
     }
 
     fn start_in_background(&self, journals: &Journals, rollout: &Arc<Rollout>) -> CommandResult {
@@ -158,39 +158,31 @@ impl Apply {
         if let Some(source) = rollout.source.as_ref().filter(|source| has_changed(source)) {
             out::note(&format!("{} was changed since; this goes on with the plan as it was.", source.path));
         }
-        self.go_on(rollout, recorded.summary, journal).await
+        self.go_on(recorded.summary, journal).await
     }
 
     /// Begins, in the background, with a rollout that was prepared in front of the operator.
     async fn take_over(&self, id: &str) -> CommandResult {
         let recorded = self.preparation.state.journals().read(id).map_err(|error| Exit::Precondition.because(error))?;
-        let rollout = rollout_of(&recorded)?;
         let journal = Journal::inherited().map_err(|error| Exit::Precondition.because(ApplyError::NoJournal(error)))?;
-        self.go_on(rollout, recorded.summary, journal).await
+        self.go_on(recorded.summary, journal).await
     }
 
-    async fn go_on(&self, rollout: Arc<Rollout>, summary: Summary, journal: Journal) -> CommandResult {
-        let id = rollout.id;
-        let progress = self.carrier().go_on(rollout, summary, journal).await?;
-        Ok(self.conclude(id, progress))
+    async fn go_on(&self, recorded: Summary, journal: Journal) -> CommandResult {
+        let bus = self.preparation.operator.connect().await?;
+        let machine = Machine::resume(recorded, clock::now());
+        let machine = machine.ok_or_else(|| Exit::Precondition.because(ApplyError::Empty))?;
+        self.carry_out(bus, machine, journal).await
     }
 
-    fn carrier(&self) -> Carrier<'_> {
+    async fn carry_out(&self, bus: Bus, mut machine: Machine, journal: Journal) -> CommandResult {
         let Preparation { operator, state, .. } = &self.preparation;
-        Carrier { operator, state, display: &self.display }
-    }
-
-    fn conclude(&self, rollout: RolloutId, progress: Progress) -> Exit {
-        if self.display.audience() == Audience::Person {
-            out::note(&report::recap(&progress.summary, self.display.style(), out::room()));
-            if progress.outcome != Outcome::Succeeded {
-                out::note(&next_steps(rollout));
-            }
-        }
-        let exit = progress.outcome.into();
+        let carrier = Carrier { operator, state, display: &self.display };
+        carrier.carry_out(bus, &mut machine, journal).await?;
+        let exit = carrier.conclude(machine.state());
         // The command is at its end: taking a large fleet apart host by host would only hold that up.
-        std::mem::forget(progress);
-        exit
+        std::mem::forget(machine);
+        Ok(exit)
     }
 }
 
@@ -207,10 +199,4 @@ fn recorded(journals: &Journals, id: &str) -> Result<Option<Recorded>, JournalEr
 /// What a journal is about.
 fn rollout_of(recorded: &Recorded) -> Result<Arc<Rollout>, CommandError> {
     recorded.summary.rollout.clone().ok_or_else(|| Exit::Precondition.because(ApplyError::Empty))
-}
-
-/// What the operator can do about a rollout that did not succeed.
-fn next_steps(id: RolloutId) -> String {
-    let id = id.short();
-    format!("  resume:   homelab-deploy apply --resume {id}\n  details:  homelab-deploy status {id}")
 }

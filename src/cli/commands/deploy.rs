@@ -19,12 +19,13 @@ use crate::cli::rollback::RollbackArgs;
 use crate::cli::runtime::block_on;
 use crate::cli::state::StateArgs;
 use crate::cli::{alias, confirm, out};
+use crate::clock;
 use crate::operator::{Kind, Part, PrepareError, Prepared, Wanted};
 use crate::plan::{At, FrozenPlan, Plan, Roster, Selector, Settings};
 use crate::protocol::{Action, Revision, Subject, Target, Tier};
 use crate::report;
 use crate::rollout::summary::HostState;
-use crate::rollout::{HostOutcome, Outcome, Summary};
+use crate::rollout::{HostOutcome, Machine, Outcome, Summary};
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Deploy {
@@ -93,21 +94,16 @@ impl Deploy {
             return Ok(Exit::Declined);
         }
         let Prepared { rollout, roster, .. } = prepared;
-        let id = rollout.id;
+        let journal = self.state.journals().create(rollout.id).map_err(|error| Exit::Precondition.because(error))?;
+        let mut machine = Machine::new(Arc::new(rollout), clock::now());
         let carrier = Carrier { operator: &self.operator, state: &self.state, display: &self.display };
-        let progress = carrier.begin(bus, Arc::new(rollout)).await?;
-        if is_deserted(&progress.summary) {
+        carrier.carry_out(bus, &mut machine, journal).await?;
+        if is_deserted(machine.state()) {
             return Err(nobody_there(&roster, subject));
         }
-        if self.display.audience() == Audience::Person {
-            out::note(&report::recap(&progress.summary, self.display.style(), out::room()));
-            if progress.outcome != Outcome::Succeeded {
-                out::note(&format!("  details:  homelab-deploy status {}", id.short()));
-            }
-        }
-        let exit = progress.outcome.into();
+        let exit = carrier.conclude(machine.state());
         // The command is at its end: taking a large fleet apart host by host would only hold that up.
-        std::mem::forget((progress, roster));
+        std::mem::forget((machine, roster));
         Ok(exit)
     }
 

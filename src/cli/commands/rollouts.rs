@@ -14,7 +14,6 @@ use crate::cli::state::StateArgs;
 use crate::clock;
 use crate::operator::journal::{JournalError, Journals, Recorded};
 use crate::report::{self, Liveness};
-use crate::rollout::Summary;
 
 /// How often the journal of a rollout that runs is read again.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -93,25 +92,22 @@ impl Status {
         let precondition = |error| Exit::Precondition.because(error);
         let mut follower = journals.follow(id).map_err(precondition)?;
         let mut reporter = self.display.reporter();
-        let mut summary = Summary::default();
         loop {
-            for event in follower.look().map_err(precondition)? {
-                summary.apply(&event);
-                // A closed pipe has seen what it wanted to.
-                reporter.event(&event, &summary).ok();
-            }
+            // A closed pipe has seen what it wanted to.
+            follower.look(|event, summary| _ = reporter.event(event, summary).ok()).map_err(precondition)?;
             reporter.flush().ok();
             if !follower.is_running() {
                 break;
             }
-            reporter.tick(clock::now(), &summary).ok();
+            reporter.tick(clock::now(), follower.summary()).ok();
             tokio::time::sleep(LOOK_EVERY).await;
         }
         drop(reporter);
+        let summary = follower.summary();
         if self.display.audience() == Audience::Person {
-            out::note(&report::recap(&summary, self.display.style(), out::room()));
+            out::note(&report::recap(summary, self.display.style(), out::room()));
         }
-        Ok(Exit::Success)
+        Ok(summary.outcome.map_or(Exit::Success, Exit::from))
     }
 }
 
