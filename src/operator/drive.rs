@@ -116,12 +116,12 @@ impl<'a> Drive<'a> {
             let wake_at = deadline.map(|deadline| catching_up.unwrap_or(deadline));
             tokio::select! {
                 biased;
-                Some(how) = self.interrupts.recv() => machine.handle(began.elapsed(), Input::Interrupt(how)),
+                Some(how) = self.interrupts.recv() => self.tell(machine, Input::Interrupt(how)),
                 count = self.fleet.news.recv_many(&mut news, BATCH) => {
                     if count == 0 {
                         return Err(DriveError::Gone);
                     }
-                    let now = began.elapsed();
+                    let now = self.now(machine);
                     for item in news.drain(..) {
                         match item {
                             News::Input(input) => machine.handle(now, input),
@@ -131,7 +131,7 @@ impl<'a> Drive<'a> {
                 }
                 Some(done) = self.chores.join_next() => {
                     let input = done.unwrap_or_else(|error| Input::CheckDone(Err(format!("it panicked: {error}"))));
-                    machine.handle(began.elapsed(), input);
+                    self.tell(machine, input);
                 }
                 () = sleep_until(wake_at.unwrap_or(began)), if wake_at.is_some() => {
                     let late = deadline.is_some_and(|deadline| deadline.elapsed() > LATE);
@@ -139,7 +139,8 @@ impl<'a> Drive<'a> {
                         catching_up = Some(Instant::now() + CATCH_UP);
                     } else {
                         catching_up = None;
-                        machine.handle_deadline(began.elapsed());
+                        let now = self.now(machine);
+                        machine.handle_deadline(now);
                     }
                 }
                 () = sleep_until(self.books.due().unwrap_or(began)), if self.books.due().is_some() => {}
@@ -149,16 +150,31 @@ impl<'a> Drive<'a> {
                     }
                 }
                 // What is prepared leaves before there is more of it.
-                () = self.fleet.orders.all_taken(), if machine.has_more() => machine.prepare_more(began.elapsed()),
+                () = self.fleet.orders.all_taken(), if machine.has_more() => {
+                    let now = self.now(machine);
+                    machine.prepare_more(now);
+                }
             }
         }
+    }
+
+    /// The time since the rollout began, without what this computer slept. The machine is told the wall clock with it.
+    fn now(&self, machine: &mut Machine) -> Duration {
+        let now = self.began.elapsed();
+        machine.set_clock(now, clock::now());
+        now
+    }
+
+    fn tell(&self, machine: &mut Machine, input: Input) {
+        let now = self.now(machine);
+        machine.handle(now, input);
     }
 
     /// What was not recorded was not sent, and nothing further is. The hosts in flight are still worth waiting for.
     fn lose_journal(&mut self, machine: &mut Machine, error: io::Error) {
         self.books.lose_journal();
         self.unrecorded.get_or_insert(DriveError::Journal(error));
-        machine.handle(self.began.elapsed(), Input::Interrupt(Interrupt::Drain));
+        self.tell(machine, Input::Interrupt(Interrupt::Drain));
     }
 
     /// Does all that the machine wants done. Everything is recorded before anything is sent.

@@ -160,12 +160,11 @@ impl Machine {
         }
     }
 
-    /// Changes when something is to be done about a host in flight; nothing happens for any other.
-    fn change_flight<T>(&mut self, index: usize, change: impl FnOnce(&mut Flight) -> T) -> Option<T> {
-        let mut flight = *self.contact(index).flight()?;
-        let changed = change(&mut flight);
-        self.set_timer(index, Timer::Flight(flight));
-        Some(changed)
+    /// Changes when something is to be done about a host in flight.
+    fn change_flight(&mut self, index: usize, change: impl FnOnce(Flight) -> Flight) {
+        if let Timer::Flight(flight) = self.contact(index).timer {
+            self.set_timer(index, Timer::Flight(change(flight)));
+        }
     }
 
     /// The hosts of the current wave that are in flight, in order.
@@ -232,6 +231,12 @@ impl Machine {
     /// How it ended, once it has.
     pub const fn outcome(&self) -> Option<Outcome> {
         self.state.outcome
+    }
+
+    /// What the wall clock shows now: it goes on while this machine sleeps, and people set it. Requests expire by it, and nothing
+    /// waits for it.
+    pub fn set_clock(&mut self, now: Duration, wall_clock: Timestamp) {
+        self.epoch = wall_clock.saturating_sub(now).unwrap_or(wall_clock);
     }
 
     /// Takes notice of something that happened.

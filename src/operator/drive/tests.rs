@@ -114,13 +114,14 @@ fn nobody_interrupts() -> mpsc::Receiver<Interrupt> {
     mpsc::channel(1).1
 }
 
-/// Completes every request after ten seconds.
+/// Takes every request at once, and completes it after ten seconds.
 fn obliging(log: &Log) -> impl FnOnce(FleetEnd, Arc<Rollout>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
     let log = log.clone();
     move |mut end, rollout| {
         Box::pin(async move {
             while let Some(dispatch) = next_request(&mut end).await {
                 log.add(format!("sent to {}", dispatch.subject));
+                end.news.send(answer(&dispatch, &rollout, Status::Accepted)).await.ok();
                 tokio::time::sleep(Duration::from_secs(10)).await;
                 end.news.send(answer(&dispatch, &rollout, Status::Completed)).await.ok();
             }
@@ -235,7 +236,7 @@ async fn requests_of_a_large_wave_are_prepared_as_they_are_taken() {
     let log = Log::default();
     let seen = log.clone();
     let busy = move |mut end: FleetEnd, rollout: Arc<Rollout>| async move {
-        tokio::time::sleep(Duration::from_secs(3)).await;
+        tokio::time::sleep(Duration::from_millis(900)).await;
         seen.add("nothing was taken so far");
         let mut taken = Vec::new();
         while taken.len() < 8 {

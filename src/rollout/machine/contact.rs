@@ -40,6 +40,10 @@ impl Contact {
         }
     }
 
+    pub(super) fn is_to_be_asked(&self, now: Duration) -> bool {
+        self.flight().is_some_and(|flight| flight.is_to_be_asked(now))
+    }
+
     pub(super) const fn flight(&self) -> Option<&Flight> {
         if let Timer::Flight(flight) = &self.timer { Some(flight) } else { None }
     }

@@ -7,7 +7,7 @@ use super::contact::Timer;
 use super::{CLOCK_DIFFERENCE, Link, Machine};
 use crate::protocol::{ErrorCode, Request, RequestId, Response, Sender, Status};
 use crate::rollout::event::{Anomaly, Cause, EventKind, HostOutcome, SkipCause, WaveIndex};
-use crate::rollout::flight::{ASK_AGAIN, Flight};
+use crate::rollout::flight::Flight;
 use crate::rollout::host::{Instances, MAX_ANOMALIES, after_final, is_to_be_confirmed, keep, unexpected};
 use crate::rollout::summary::{HostState, HostView};
 use crate::rollout::{Dispatch, Effect};
@@ -72,6 +72,7 @@ impl Machine {
 
     /// Asks a host in flight how far it is, if its listener takes that for a question and not for a new order.
     pub(super) fn ask_state(&mut self, now: Duration, index: usize) {
+        self.change_flight(index, |flight| flight.asked(now));
         let is_question = self.is_up() && self.contact(index).knows_ids && self.may_be_asked(index);
         if let Some(request) = self.host(index).request.clone().filter(|_| is_question) {
             let dispatch = self.dispatch(now, index, request);
@@ -137,7 +138,7 @@ impl Machine {
             // It was given up and spoke after all, in time to be taken back instead of asked again.
             self.set_timer(index, Timer::Flight(Flight::new(now, patience)));
         }
-        self.change_flight(index, |flight| flight.hear(patience));
+        self.change_flight(index, |flight| flight.heard(patience));
         let HostView { name, state, .. } = self.host(index);
         let (host, phase) = (name.clone(), response.phase);
         match (response.status, state) {
@@ -216,10 +217,7 @@ impl Machine {
     pub(super) fn due(&mut self, now: Duration, index: usize) {
         match self.contact(index).timer {
             Timer::Flight(flight) if now >= flight.deadline => self.ended(now, index, flight.expired(), None),
-            Timer::Flight(_) => {
-                self.change_flight(index, |flight| flight.ask_at = None);
-                self.ask_state(now, index);
-            }
+            Timer::Flight(_) => self.ask_state(now, index),
             Timer::Retry { .. } => self.send(now, index),
             Timer::Off => {}
         }
@@ -250,7 +248,7 @@ impl Machine {
         if settled {
             self.ended(now, index, HostOutcome::Unreachable, None);
         } else {
-            self.change_flight(index, |flight| flight.ask_at = Some(now + ASK_AGAIN));
+            self.change_flight(index, |flight| flight.missed(now));
         }
     }
 

@@ -18,7 +18,12 @@ impl Machine {
         }
     }
 
+    /// Takes notice of a host that is there. One that was asked and says nothing has not heard it.
     pub(super) fn present(&mut self, now: Duration, report: &HostReport) {
+        let asked = self.state.place(&report.hostname).filter(|index| self.frozen(*index).tier == report.tier);
+        if let Some(index) = asked.filter(|index| self.contact(*index).is_to_be_asked(now)) {
+            self.ask_state(now, index);
+        }
         let (host, named) = (&report.hostname, &self.state.turned_up);
         let is_of_plan = self.state.place(host).is_some() || self.rollout.plan.left_out.contains(host);
         if is_of_plan || named.contains_key(host) || named.len() >= MAX_NAMED {

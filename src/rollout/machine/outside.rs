@@ -26,11 +26,11 @@ impl Machine {
         let patience = self.patience();
         self.link = Link::Up { settled_at: now + patience.accept };
         for index in self.in_flight() {
-            self.change_flight(index, |flight| flight.forgive(now, now.saturating_sub(since), patience));
+            self.change_flight(index, |flight| flight.forgiven(now, now.saturating_sub(since), patience));
             self.ask_state(now, index);
         }
         if let Some(back) = &mut self.returning {
-            back.flight.forgive(now, now.saturating_sub(since), patience);
+            back.flight = back.flight.forgiven(now, now.saturating_sub(since), patience);
             self.ask_whether_returned(now);
         }
     }

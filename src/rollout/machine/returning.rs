@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::Machine;
 use crate::protocol::{Request, RequestId, Response};
 use crate::rollout::event::{EventKind, HostOutcome, Outcome, SkipCause};
-use crate::rollout::flight::{ASK_AGAIN, Flight};
+use crate::rollout::flight::Flight;
 use crate::rollout::summary::HostView;
 use crate::rollout::{Dispatch, Effect};
 
@@ -78,6 +78,9 @@ impl Machine {
 
     /// Asks the host that returns how far it is, if there is one.
     pub(super) fn ask_whether_returned(&mut self, now: Duration) {
+        if let Some(back) = &mut self.returning {
+            back.flight = back.flight.asked(now);
+        }
         if self.is_up() {
             let dispatch = self.way_back(now);
             self.effects.extend(dispatch.map(Effect::AskState));
@@ -95,7 +98,7 @@ impl Machine {
             Some(outcome) => self.returned(now, outcome, Some(response)),
             None => {
                 if let Some(back) = &mut self.returning {
-                    back.flight.hear(patience);
+                    back.flight = back.flight.heard(patience);
                 }
             }
         }
@@ -106,7 +109,7 @@ impl Machine {
         if let Some(Return { flight, .. }) = &mut self.returning
             && !flight.is_heard
         {
-            flight.ask_at = Some(now + ASK_AGAIN);
+            *flight = flight.missed(now);
         }
     }
 
@@ -119,7 +122,6 @@ impl Machine {
             let outcome = flight.expired();
             self.returned(now, outcome, None);
         } else if now >= flight.due() {
-            flight.ask_at = None;
             self.ask_whether_returned(now);
         }
     }

@@ -180,7 +180,7 @@ impl HostView {
     }
 
     /// Whether it completed and was not asked to go back from that. One that was asked and could not may run anything.
-    pub(super) fn runs_what_was_asked(&self) -> bool {
+    pub fn runs_what_was_asked(&self) -> bool {
         self.state == HostState::Final(HostOutcome::Completed) && self.returning.is_none()
     }
 
