@@ -13,6 +13,7 @@ pub mod history;
 pub mod journal;
 pub mod plan_file;
 pub mod prepare;
+pub mod resumption;
 pub mod revision;
 #[cfg(test)]
 mod testing;

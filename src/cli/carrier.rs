@@ -1,6 +1,10 @@
 //! Carrying out a rollout that is settled, on record and in front of the operator's eyes: `deploy` and `apply` are the same
 //! from here on.
 
+use std::sync::Arc;
+
+use miette::Diagnostic;
+use thiserror::Error;
 use tokio::task::JoinSet;
 
 use super::display::Display;
@@ -9,10 +13,11 @@ use super::operator::{Audience, DisplayArgs, OperatorArgs};
 use super::state::StateArgs;
 use super::{confirm, interrupts, out};
 use crate::bus::Bus;
+use crate::clock;
 use crate::operator::journal::Journal;
 use crate::operator::{Drive, DriveError, Fleet, Link};
 use crate::report;
-use crate::rollout::{Machine, Outcome, Summary};
+use crate::rollout::{Machine, Outcome, Rollout, Summary};
 
 /// What a rollout is carried out with.
 pub(super) struct Carrier<'a> {
@@ -21,14 +26,34 @@ pub(super) struct Carrier<'a> {
     pub(super) display: &'a DisplayArgs,
 }
 
+#[derive(Debug, Error, Diagnostic)]
+#[error("the journal does not say what the rollout is about")]
+#[diagnostic(help("it ended before anything was recorded, and so nothing was sent: start anew"))]
+pub(super) struct NothingRecorded;
+
 impl Carrier<'_> {
-    /// Carries out a rollout until it has ended. Nothing is sent that could not be recorded.
-    pub(super) async fn carry_out(
+    /// Begins a rollout, and carries it out until it has ended. Nothing is sent that could not be recorded.
+    pub(super) async fn begin(&self, bus: Bus, rollout: Rollout) -> Result<Machine, CommandError> {
+        let journal = self.state.journals().create(rollout.id).map_err(|error| Exit::Precondition.because(error))?;
+        let machine = Machine::new(Arc::new(rollout), clock::now());
+        self.carry_out(bus, machine, Summary::default(), journal).await
+    }
+
+    /// Goes on with a rollout where its record ends, and carries it out until it has ended.
+    pub(super) async fn resume(&self, bus: Bus, recorded: Summary, journal: Journal) -> Result<Machine, CommandError> {
+        let machine = Machine::resume(recorded.clone(), clock::now());
+        let machine = machine.ok_or_else(|| Exit::Precondition.because(NothingRecorded))?;
+        self.carry_out(bus, machine, recorded, journal).await
+    }
+
+    /// `recorded` is what the rollout had come to before.
+    async fn carry_out(
         &self,
         bus: Bus,
-        machine: &mut Machine,
+        mut machine: Machine,
+        recorded: Summary,
         journal: Journal,
-    ) -> Result<(), CommandError> {
+    ) -> Result<Machine, CommandError> {
         let rollout = machine.rollout();
         let precondition = |error| Exit::Precondition.because(error);
         let link = Link::subscribe(bus, rollout, self.operator.discovery()).await.map_err(precondition)?;
@@ -36,13 +61,16 @@ impl Carrier<'_> {
         let (fleet, end) = Fleet::channels();
         let mut messages = JoinSet::new();
         messages.spawn(link.serve(end));
-        let display = Display::start(self.display.reporter());
+        let display = Display::start(self.display.reporter(), recorded);
         let confirm = confirm::wave(self.display.audience(), display.shown());
         let drive = Drive::new(fleet, Some(journal), vec![Box::new(display)], interrupts, confirm);
-        let ended = drive.run(machine).await;
+        let ended = drive.run(&mut machine).await;
         // The drive has let go of its ends of the channels; what it published last is flushed before the command ends.
         messages.join_all().await;
-        ended.map_err(|error| self.stopped(machine.state(), error))
+        match ended {
+            Ok(()) => Ok(machine),
+            Err(error) => Err(self.stopped(machine.state(), error)),
+        }
     }
 
     /// Says what became of a rollout that has ended, and what to do about it.

@@ -34,12 +34,12 @@ enum Show {
 }
 
 impl Display {
-    /// Shows everything by this reporter.
-    pub(super) fn start(reporter: Box<dyn Reporter + Send>) -> Self {
+    /// Shows by this reporter what happens to a rollout that had come to this.
+    pub(super) fn start(reporter: Box<dyn Reporter + Send>, state: Summary) -> Self {
         let (to, from) = channel();
         let (ends, over) = channel();
         let thread = thread::spawn(move || {
-            show(reporter, &from);
+            show(reporter, state, &from);
             ends.send(()).ok();
         });
         Self { to, thread: Some(thread), over, leaves_at_once: false }
@@ -94,8 +94,7 @@ impl Drop for Display {
 }
 
 /// Shows what comes until the end, or until the reporter fails. Each event is shown with what the rollout had come to by it.
-fn show(mut reporter: Box<dyn Reporter + Send>, from: &Receiver<Show>) {
-    let mut state = Summary::default();
+fn show(mut reporter: Box<dyn Reporter + Send>, mut state: Summary, from: &Receiver<Show>) {
     for show in from {
         let shown = match show {
             Show::Event(event) => {

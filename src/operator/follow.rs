@@ -38,9 +38,9 @@ impl Follower {
         self.is_running = self.is_held().map_err(|error| JournalError::Io(self.path.clone(), error))?;
         self.file.read_to_end(&mut self.begun).map_err(|error| JournalError::Io(self.path.clone(), error))?;
         let text = String::from_utf8_lossy(&self.begun);
-        let (events, whole) = read_events(&text).map_err(|(line, reason)| {
+        let (events, whole) = read_events(&text, self.lines + 1).map_err(|(line, reason)| {
             let path = self.path.clone();
-            JournalError::Corrupt { path, line: self.lines + line, reason }
+            JournalError::Corrupt { path, line, reason }
         })?;
         let whole = usize::try_from(whole).unwrap_or(usize::MAX).min(self.begun.len());
         self.begun.drain(..whole);
@@ -123,7 +123,7 @@ mod tests {
         drop(journal);
         look(&mut follower);
         assert!(!follower.is_running());
-        let _journal = journals.read(&id.to_string()).unwrap().resume(id).unwrap();
+        let _taken_up = journals.take_up(&id.to_string()).unwrap();
         look(&mut follower);
         assert!(follower.is_running());
     }

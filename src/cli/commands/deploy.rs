@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, IsTerminal};
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -19,13 +18,12 @@ use crate::cli::rollback::RollbackArgs;
 use crate::cli::runtime::block_on;
 use crate::cli::state::StateArgs;
 use crate::cli::{alias, confirm, out};
-use crate::clock;
 use crate::operator::{Kind, Part, PrepareError, Prepared, Wanted};
 use crate::plan::{At, FrozenPlan, Plan, Roster, Selector, Settings};
 use crate::protocol::{Action, Revision, Subject, Target, Tier};
 use crate::report;
 use crate::rollout::summary::HostState;
-use crate::rollout::{HostOutcome, Machine, Outcome, Summary};
+use crate::rollout::{HostOutcome, Outcome, Summary};
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Deploy {
@@ -94,16 +92,14 @@ impl Deploy {
             return Ok(Exit::Declined);
         }
         let Prepared { rollout, roster, .. } = prepared;
-        let journal = self.state.journals().create(rollout.id).map_err(|error| Exit::Precondition.because(error))?;
-        let mut machine = Machine::new(Arc::new(rollout), clock::now());
         let carrier = Carrier { operator: &self.operator, state: &self.state, display: &self.display };
-        carrier.carry_out(bus, &mut machine, journal).await?;
-        if is_deserted(machine.state()) {
+        let ended = carrier.begin(bus, rollout).await?;
+        if is_deserted(ended.state()) {
             return Err(nobody_there(&roster, subject));
         }
-        let exit = carrier.conclude(machine.state());
+        let exit = carrier.conclude(ended.state());
         // The command is at its end: taking a large fleet apart host by host would only hold that up.
-        std::mem::forget((machine, roster));
+        std::mem::forget((ended, roster));
         Ok(exit)
     }
 
@@ -125,9 +121,10 @@ impl Deploy {
         };
         let failed = |error: PrepareError| match error {
             PrepareError::Plan(_) | PrepareError::Selection(_) => Exit::Usage.because(error),
-            PrepareError::Fleet(_) | PrepareError::Lookup(_) | PrepareError::Flake(_) => {
-                Exit::Precondition.because(error)
-            }
+            PrepareError::Fleet(_)
+            | PrepareError::Lookup(_)
+            | PrepareError::Flake(_)
+            | PrepareError::TwoMachines(_) => Exit::Precondition.because(error),
         };
         let called = wanted.call_roll(bus, &self.operator.discovery()).await.map_err(|error| failed(error.into()))?;
         let roster = Roster::new(called.roll.hosts.clone());

@@ -20,6 +20,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Rollouts {
+    /// Remove records that are older than 90 days and not among the last 200, as each new rollout does
+    #[arg(long)]
+    prune: bool,
+
     #[command(flatten)]
     state: StateArgs,
 }
@@ -57,6 +61,12 @@ enum StatusError {
 
 impl Rollouts {
     pub(in crate::cli) fn run(self) -> CommandResult {
+        if self.prune {
+            let removed =
+                self.state.journals().prune(clock::now()).map_err(|error| Exit::Precondition.because(error))?;
+            out::note(&format!("{removed} removed."));
+            return Ok(Exit::Success);
+        }
         let (all, errors) = self.state.journals().all().map_err(|error| Exit::Precondition.because(error))?;
         out::warnings(&errors);
         if all.is_empty() {
@@ -81,9 +91,7 @@ impl Status {
     fn find(&self, journals: &Journals) -> Result<Option<String>, JournalError> {
         match &self.id {
             Some(id) => journals.find(id).map(Some),
-            None => {
-                Ok(journals.all()?.0.pop().and_then(|last| last.summary.rollout).map(|rollout| rollout.id.to_string()))
-            }
+            None => journals.latest(),
         }
     }
 
