@@ -11,6 +11,7 @@ mod error;
 mod event;
 mod seed;
 mod tls;
+mod trial;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -25,7 +26,9 @@ use self::event::Translator;
 pub use self::event::{BusEvent, Events, Operation, Violation};
 pub use self::seed::SeedReaders;
 use self::seed::UserKey;
+pub use self::seed::public_key;
 use self::tls::Tls;
+pub use self::trial::Tried;
 use crate::text::safe;
 
 /// How long [`Bus::connect`] tries, all servers taken together.

@@ -6,13 +6,16 @@
 
 pub mod discovery;
 pub mod flake;
-#[cfg(test)]
-mod hostile;
 pub mod ids;
-pub mod message;
+mod json;
 pub mod names;
+pub mod reply_subject;
+pub mod request;
+pub mod response;
 pub mod revision;
 pub mod subject;
+#[cfg(test)]
+mod tests;
 mod text;
 
 pub use discovery::{
@@ -20,9 +23,9 @@ pub use discovery::{
 };
 pub use flake::{FlakeAttr, FlakeUrl};
 pub use ids::{RequestId, RequestIds, RolloutId};
-pub use message::{ErrorCode, Holder, Phase, RETURN_WITHIN, Request, Response, Status};
 pub use names::{Action, HostName, NameError, Role, Tier};
+pub use reply_subject::{Place, Replies, ReplySubject, Sender};
+pub use request::{RETURN_WITHIN, Request};
+pub use response::{ErrorCode, Holder, Phase, Response, Status};
 pub use revision::{Commit, MAX_REVISION_BYTES, Revision, RevisionError};
-pub use subject::{
-    Place, Replies, ReplySubject, Sender, Subject, SubjectError, SubjectTemplate, Target, alias_variable,
-};
+pub use subject::{Subject, SubjectError, SubjectTemplate, Target, alias_variable};

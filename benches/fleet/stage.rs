@@ -203,6 +203,8 @@ impl Stage {
         let (report, errors) = (self.path("cost"), self.path("errors"));
         let mut command = fleet::command(Path::new(&this_program()?), self.folder.path(), &[])?;
         command.arg("cost").arg(&report).arg(program).args(arguments).stdin(Stdio::null());
+        // In no repository: git would be asked about the commits of a clone, and the bare program looks up nothing.
+        command.current_dir("/");
         command.stderr(fs::File::create(&errors).into_diagnostic()?);
         let printed = fs::File::create(self.path("printed")).into_diagnostic()?;
         let status = command.stdout(printed).status().into_diagnostic()?;

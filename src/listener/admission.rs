@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::ledger::Ledger;
 use super::rights::Rights;
-use crate::protocol::message::BadRequest;
+use crate::protocol::request::BadRequest;
 use crate::protocol::{ErrorCode, Holder, HostName, Place, ReplySubject, Request, RequestId, Response, Status, Tier};
 
 /// What is to be done about a message on a deploy subject.

@@ -23,7 +23,7 @@ use tokio::task::coop::unconstrained;
 
 use super::allowance::Allowance;
 use crate::protocol::Subject;
-use crate::protocol::message::MAX_REQUEST_BYTES;
+use crate::protocol::request::MAX_REQUEST_BYTES;
 
 /// How many messages the client's own channel of a subscription holds. It is emptied with each that arrives.
 pub const SUBSCRIPTION_CAPACITY: usize = 16;

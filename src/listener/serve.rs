@@ -35,7 +35,7 @@ use super::voice::Voice;
 use super::{Config, ListenerError};
 use crate::bus::{BusEvent, Events};
 use crate::clock;
-use crate::protocol::message::is_acknowledgement;
+use crate::protocol::request::is_acknowledgement;
 use crate::protocol::{ErrorCode, Phase, ReplySubject, Request, Response, Status};
 use crate::text::safe;
 

@@ -10,10 +10,12 @@ use uuid::Uuid;
 
 use super::flake::FlakeUrl;
 use super::ids::RolloutId;
-use super::message::{ErrorCode, Holder, Status, empty_is_none, from_json, is_false, to_json};
+use super::json::{empty_is_none, from_json, is_false, to_json};
 use super::names::{HostName, Role, Tier};
+use super::reply_subject::ReplySubject;
+use super::response::{ErrorCode, Holder, Status};
 use super::revision::Commit;
-use super::subject::{ReplySubject, Subject};
+use super::subject::Subject;
 use super::text::{self, checked_text, clean_line};
 
 /// The most problems that one host reports.
@@ -103,6 +105,9 @@ pub struct HostReport {
     /// Since when the machine is up, in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uptime_s: Option<u64>,
+    /// The time by the clock of the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub now: Option<Timestamp>,
     /// What the host is busy with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub busy: Option<Box<Holder>>,
@@ -274,7 +279,7 @@ impl DiscoveryAnswer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::message::tests::{COMMIT, at, text};
+    use crate::protocol::tests::{COMMIT, at, text};
 
     #[test]
     fn golden_discovery() {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Service, shown};
 use crate::listener::allowance::Allowance;
 use crate::listener::inbox::Letter;
-use crate::protocol::message::is_acknowledgement;
+use crate::protocol::request::is_acknowledgement;
 use crate::protocol::{DiscoveryRequest, HostName, Place, ReplySubject, Subject, Tier};
 
 /// How many questions of one subject are answered at once, and how soon another one is.

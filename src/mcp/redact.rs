@@ -1,0 +1,197 @@
+//! What leaves this server, without secrets and without anything that a terminal obeys. Pure.
+//!
+//! Nothing that is said here should hold a secret in the first place. This is the one gate behind all those places: the
+//! output of git, the log of a host and the arguments of an assistant are written by others. A text is cleaned before it is
+//! cut: half a seed is no longer recognised, and is still most of a secret.
+
+use rmcp::ErrorData;
+use rmcp::model::{CallToolResult, ContentBlock};
+use serde_json::Value;
+
+use crate::text;
+
+/// How many characters follow the two letters that a seed begins with, at the least: its beginning is a secret too.
+const SEED_CHARACTERS: usize = 16;
+
+/// What of a query may be a secret: the ends of its keys.
+const SECRET_KEYS: [&str; 4] = ["token", "password", "secret", "key"];
+
+/// Takes secrets and control characters out of text.
+#[derive(Debug, Clone, Default)]
+pub struct Redactor {
+    /// The paths of key files: where a key lies is the first thing that a thief needs to know.
+    key_files: Vec<String>,
+}
+
+impl Redactor {
+    /// Hides the paths of these files, besides what is a secret anywhere.
+    pub fn new(key_files: impl IntoIterator<Item = String>) -> Self {
+        Self { key_files: key_files.into_iter().filter(|path| !path.is_empty()).collect() }
+    }
+
+    /// The text as it may be shown: every line [safe](text::safe), without seeds, passwords of URLs and paths of keys.
+    pub fn clean(&self, text: &str) -> String {
+        let lines: Vec<String> = text.lines().map(text::safe).collect();
+        let mut clean = lines.join("\n").trim_end().to_owned();
+        for path in &self.key_files {
+            clean = clean.replace(path, "<key file>");
+        }
+        without_seeds(&without_url_secrets(&clean))
+    }
+
+    /// The beginning of a text as it may be shown.
+    pub(super) fn first(&self, text: &str, bytes: usize) -> String {
+        let clean = self.clean(text);
+        match clean.get(..clean.floor_char_boundary(bytes)) {
+            Some(first) if first.len() < clean.len() => format!("{first}…"),
+            Some(_) | None => clean,
+        }
+    }
+
+    /// The end of a text as it may be shown.
+    pub(super) fn last(&self, text: &str, bytes: usize) -> String {
+        let clean = self.clean(text);
+        let from = clean.ceil_char_boundary(clean.len().saturating_sub(bytes));
+        clean.get(from..).unwrap_or_default().to_owned()
+    }
+
+    /// Cleans every string in a JSON value, the names of its members too.
+    #[must_use]
+    pub fn clean_value(&self, value: Value) -> Value {
+        match value {
+            Value::String(text) => Value::String(self.clean(&text)),
+            Value::Array(values) => values.into_iter().map(|value| self.clean_value(value)).collect(),
+            Value::Object(members) => {
+                members.into_iter().map(|(name, value)| (self.clean(&name), self.clean_value(value))).collect()
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) => value,
+        }
+    }
+
+    /// Cleans all that a tool answers.
+    pub(super) fn clean_result(&self, mut result: CallToolResult) -> CallToolResult {
+        for block in &mut result.content {
+            if let ContentBlock::Text(text) = block {
+                text.text = self.clean(&text.text);
+            }
+        }
+        result.structured_content = result.structured_content.map(|value| self.clean_value(value));
+        result
+    }
+
+    /// Cleans an error of the protocol.
+    pub(super) fn clean_error(&self, error: ErrorData) -> ErrorData {
+        ErrorData::new(error.code, self.clean(&error.message), error.data.map(|data| self.clean_value(data)))
+    }
+}
+
+/// The text without anything like a seed: `S`, the letter of a kind of key, and base32.
+fn without_seeds(text: &str) -> String {
+    let is_base32 = |c: char| matches!(c, 'A'..='Z' | '2'..='7');
+    let mut clean = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(start) = rest.find('S') {
+        let (before, run) = rest.split_at(start);
+        let (run, after) = run.split_at(run.find(|c| !is_base32(c)).unwrap_or(run.len()));
+        let is_kind = run.as_bytes().get(1).is_some_and(|kind| b"UANOC".contains(kind));
+        clean.push_str(before);
+        if is_kind && run.len() >= SEED_CHARACTERS + 2 {
+            clean.push_str("<seed>");
+            rest = after;
+        } else {
+            clean.push('S');
+            rest = rest.get(start + 1..).unwrap_or_default();
+        }
+    }
+    clean + rest
+}
+
+/// The text with URLs that have lost their user and password, and the values of telling keys in their queries.
+fn without_url_secrets(text: &str) -> String {
+    let mut clean = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(start) = rest.find("://") {
+        let (before, url) = rest.split_at(start + "://".len());
+        // Of several in a row each has a turn of its own.
+        let end = url.find(ends_url).into_iter().chain(url.find("://")).min();
+        let (url, after) = url.split_at(end.unwrap_or(url.len()));
+        clean.push_str(before);
+        clean.push_str(&public(url));
+        rest = after;
+    }
+    clean + rest
+}
+
+fn ends_url(c: char) -> bool {
+    c.is_whitespace() || matches!(c, '"' | '\'' | '<' | '>' | '`')
+}
+
+/// What follows the scheme of a URL, as far as it may be told.
+fn public(url: &str) -> String {
+    let (authority, path) = url.split_at(url.find(['/', '?', '#']).unwrap_or(url.len()));
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let (path, query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
+    let query = query.map(|query| query.split('&').map(public_pair).collect::<Vec<_>>().join("&"));
+    match query {
+        Some(query) => format!("{host}{path}?{query}"),
+        None => format!("{host}{path}"),
+    }
+}
+
+fn public_pair(pair: &str) -> String {
+    match pair.split_once('=') {
+        Some((key, _)) if SECRET_KEYS.iter().any(|secret| key.to_ascii_lowercase().ends_with(secret)) => {
+            format!("{key}=hidden")
+        }
+        _ => pair.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn redactor() -> Redactor {
+        Redactor::new(["/run/secrets/admin.seed".to_owned()])
+    }
+
+    #[test]
+    fn secrets_are_hidden_and_the_rest_stays() {
+        let seed = nkeys::KeyPair::new_user().seed().unwrap();
+        let public = nkeys::KeyPair::new_user().public_key();
+        let clean = |text: &str| redactor().clean(text).replace(&public, "PUBLIC");
+        insta::assert_snapshot!(clean(&format!("the seed {seed}, of {public}")), @"the seed <seed>, of PUBLIC");
+        insta::assert_snapshot!(clean(&format!("{}\u{200b}{}", &seed[..20], &seed[20..])), @"<seed>");
+        insta::assert_snapshot!(clean("cannot read /run/secrets/admin.seed: no"), @"cannot read <key file>: no");
+        insta::assert_snapshot!(clean("git ls-remote -- https://bob:s3cr@t@git.example/x?dir=a&private_token=abc failed"), @"git ls-remote -- https://git.example/x?dir=a&private_token=hidden failed");
+        insta::assert_snapshot!(clean("nats://u:p@a:4222,nats://v:q@b 'ssh://git@h/x'"), @"nats://a:4222,nats://b 'ssh://h/x'");
+        insta::assert_snapshot!(clean("mail bob@example.com, https://h/x@y?ref=main#ns1"), @"mail bob@example.com, https://h/x@y?ref=main#ns1");
+        insta::assert_snapshot!(clean("\x1b[31mred\x1b[0m\nsecond \u{202e}line\r\n"), @"
+        red
+        second line
+        ");
+    }
+
+    #[test]
+    fn every_string_of_a_value_is_cleaned() {
+        let value = json!({"a": ["x\x1b[2J", {"https://u:p@h\u{7}": 1}], "n": null, "b": true});
+        assert_eq!(redactor().clean_value(value), json!({"a": ["x", {"https://h": 1}], "n": null, "b": true}));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_clean_stays_so(text in "(\\PC|\n|\\x1b\\[|://|@|\\?a_token=|&|[A-Z2-7]{20}){0,12}") {
+            let once = redactor().clean(&text);
+            prop_assert_eq!(redactor().clean(&once), once);
+        }
+
+        #[test]
+        fn no_password_survives(user in "[a-z:@]{0,6}", before in "\\PC{0,5}", after in "[ /?a-z]{0,8}") {
+            let clean = redactor().clean(&format!("{before}https://{user}:s3cret@host{after}"));
+            prop_assert!(!clean.contains("s3cret"), "{}", clean);
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! The subjects of answers, which tell who answers.
+
+use std::str::FromStr;
+
+use uuid::Uuid;
+
+use super::ids::{RequestId, RolloutId};
+use super::names::{HostName, Tier, is_token_character};
+use super::subject::{Subject, SubjectError, Target};
+use super::text::checked_text;
+
+/// Below this, listeners answer; nothing else may be named in a `reply_to`.
+const RESPONSES: &str = "deploy.responses.";
+
+/// The last token of the subject on which the server reports that nobody listens to a probe.
+const PROBE: &str = "probe";
+
+/// A concrete subject below `deploy.responses.`: the only kind a listener publishes to.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ReplySubject(Subject);
+
+/// The reply subjects of one rollout: `deploy.responses.<tier>.<host>.<rollout>.<request>`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Replies {
+    rollout: RolloutId,
+}
+
+/// The host that published an answer, as the subject of the answer names it. The server lets each key publish below its own
+/// prefix only, so no other host can have published there.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Sender {
+    /// Its tier.
+    pub tier: Tier,
+    /// Its name.
+    pub host: HostName,
+}
+
+/// Who may answer on a reply subject, as one host sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// This host alone.
+    Own,
+    /// Any host: the subject has one token, the form that the first listeners know.
+    Shared,
+    /// Any host, by a form that names none with several tokens: a deployer made it that knew of no other way to tell the
+    /// requests of a rollout from each other. Nobody asks for an answer there any more.
+    Outdated,
+    /// Another host, or no host that there could be.
+    Foreign,
+}
+
+impl ReplySubject {
+    /// The subject as the wire spells it.
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+
+    /// The reply subject of a single request or roll call, in the form that the first listeners know. Its one token names
+    /// no host, so it does not tell who answers there.
+    pub fn single(id: Uuid) -> Self {
+        Self(Subject::made(format!("{RESPONSES}{id}")))
+    }
+
+    /// The subject on which this host, and no other, answers a roll call.
+    pub fn of_host(tier: Tier, host: &HostName, roll_call: &str) -> Self {
+        Self(Subject::joined(&[RESPONSES, tier.as_str(), ".", host.as_str(), ".", roll_call]))
+    }
+
+    /// The pattern that receives the answers of a tier's hosts to a roll call.
+    pub fn of_any_host(tier: Tier, roll_call: Uuid) -> String {
+        format!("{RESPONSES}{tier}.*.{roll_call}")
+    }
+
+    /// Where the server says that nobody is there to answer a roll call. No host has the name in it.
+    pub fn of_nobody(tier: Tier, roll_call: Uuid) -> Self {
+        Self(Subject::made(format!("{RESPONSES}{tier}.{roll_call}.{roll_call}")))
+    }
+
+    /// The token behind `deploy.responses.` of a subject that has only one.
+    pub fn single_token(&self) -> Option<&str> {
+        self.as_str().strip_prefix(RESPONSES).filter(|token| !token.contains('.'))
+    }
+
+    /// Where one of several hosts answers a request that all of them hear; `None` when this is no subject with one token, or
+    /// the id would be more than one.
+    pub(super) fn of_one_host(&self, tier: Tier, host: &HostName, request: &RequestId) -> Option<Self> {
+        let rollout = self.single_token()?;
+        let text = format!("{RESPONSES}{tier}.{host}.{rollout}.{request}");
+        request.as_str().chars().all(is_token_character).then(|| text.parse().ok())?
+    }
+
+    /// Whether this host, and no other, may answer here.
+    pub fn is_of(&self, tier: Tier, host: &HostName) -> bool {
+        sender_and_rest(self.as_str()).is_some_and(|(of, name, _)| of == tier && name == host.as_str())
+    }
+
+    /// Who may answer here, as this host sees it.
+    pub fn place(&self, tier: Tier, host: &HostName) -> Place {
+        let names_a_tier = || {
+            let first = self.as_str().strip_prefix(RESPONSES).and_then(|rest| rest.split('.').next());
+            first.is_some_and(|token| token.parse::<Tier>().is_ok())
+        };
+        match self.single_token() {
+            Some(_) => Place::Shared,
+            None if self.is_of(tier, host) => Place::Own,
+            None if names_a_tier() => Place::Foreign,
+            None => Place::Outdated,
+        }
+    }
+}
+
+/// The tier and host that a subject below `deploy.responses.` names, and what comes after them.
+fn sender_and_rest(subject: &str) -> Option<(Tier, &str, &str)> {
+    let (tier, rest) = subject.strip_prefix(RESPONSES)?.split_once('.')?;
+    let (host, rest) = rest.split_once('.')?;
+    Some((tier.parse().ok()?, host, rest))
+}
+
+impl Sender {
+    /// Who published an answer to a roll call, when its subject is `deploy.responses.<tier>.<host>.<roll call>`.
+    pub fn of_roll_call(subject: &str, roll_call: &str) -> Option<Self> {
+        let (tier, host, rest) = sender_and_rest(subject)?;
+        (rest == roll_call).then_some(Self { tier, host: host.parse().ok()? })
+    }
+
+    /// The subject of requests to this host alone.
+    pub fn subject(&self) -> Subject {
+        Target::Host(self.tier, self.host.clone()).subject()
+    }
+}
+
+impl Replies {
+    /// The reply subjects of this rollout.
+    pub const fn of(rollout: RolloutId) -> Self {
+        Self { rollout }
+    }
+
+    /// The pattern that receives the answers of a tier's hosts to every request of the rollout. A server that lets a key hear
+    /// one tier refuses a pattern for all of them.
+    pub fn pattern(self, tier: Tier) -> String {
+        format!("{RESPONSES}{tier}.*.{}.*", self.rollout)
+    }
+
+    /// The reply subject of a request to one host.
+    pub fn to(self, tier: Tier, host: &HostName, request: &RequestId) -> ReplySubject {
+        self.below(tier.as_str(), host.as_str(), request.as_str())
+    }
+
+    /// Where listeners of the old form answer a request that several hosts hear.
+    pub fn of_all(self) -> ReplySubject {
+        ReplySubject(Subject::made(format!("{RESPONSES}{}", self.rollout)))
+    }
+
+    /// Where the server says that nobody listens to a probe of this tier.
+    pub fn of_probe(self, tier: Tier, probe: Uuid) -> ReplySubject {
+        self.below(tier.as_str(), &probe.to_string(), PROBE)
+    }
+
+    fn below(self, tier: &str, host: &str, last: &str) -> ReplySubject {
+        ReplySubject(Subject::made(format!("{RESPONSES}{tier}.{host}.{}.{last}", self.rollout)))
+    }
+
+    /// The host that an answer comes from and the request that it is about; `None` when it is not about this rollout. A name
+    /// that is known already, as the answer repeats it, is shared instead of copied.
+    pub fn read(self, subject: &str, known: Option<&HostName>) -> Option<(Sender, RequestId)> {
+        let (tier, name, rest) = sender_and_rest(subject)?;
+        let (rollout, request) = rest.split_once('.')?;
+        if rollout.parse::<Uuid>().map(RolloutId::from) != Ok(self.rollout) {
+            return None;
+        }
+        let host = match known.filter(|known| known.as_str() == name) {
+            Some(known) => known.clone(),
+            None => name.parse().ok()?,
+        };
+        Some((Sender { tier, host }, request.parse().ok()?))
+    }
+}
+
+impl FromStr for ReplySubject {
+    type Err = SubjectError;
+    fn from_str(text: &str) -> Result<Self, SubjectError> {
+        let subject: Subject = text.parse()?;
+        if !text.starts_with(RESPONSES) {
+            return Err(SubjectError::NotAReply(text.to_owned()));
+        }
+        Ok(Self(subject))
+    }
+}
+
+checked_text!(ReplySubject);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_concrete_subjects_below_responses_are_replied_to() {
+        assert!("deploy.responses.4f".parse::<ReplySubject>().is_ok());
+        for foreign in [
+            "deploy.prod.all",
+            "deploy.responses.>",
+            "deploy.responses.",
+            "deploy.responses",
+            "_INBOX.x",
+            "deploy.responses.a b",
+            "deploy.responses.a\r\nPUB x",
+        ] {
+            assert!(foreign.parse::<ReplySubject>().is_err(), "{foreign:?}");
+        }
+    }
+
+    #[test]
+    fn a_reply_is_traced_to_its_request() {
+        let replies = Replies::of(RolloutId::from(Uuid::from_u128(1)));
+        let request: RequestId = "r-1".parse().unwrap();
+        let ns1 = Sender { tier: Tier::Prod, host: "ns1".parse().unwrap() };
+        let subject = replies.to(ns1.tier, &ns1.host, &request);
+        insta::assert_snapshot!(subject, @"deploy.responses.prod.ns1.00000000-0000-0000-0000-000000000001.r-1");
+        insta::assert_snapshot!(replies.pattern(Tier::Prod), @"deploy.responses.prod.*.00000000-0000-0000-0000-000000000001.*");
+        for known in [None, Some(&ns1.host), Some(&"ns2".parse().unwrap())] {
+            assert_eq!(replies.read(subject.as_str(), known), Some((ns1.clone(), request.clone())));
+        }
+        let another = Replies::of(RolloutId::from(Uuid::from_u128(2)));
+        assert_eq!(another.read(subject.as_str(), None), None);
+        for foreign in ["deploy.responses.prod.ns1", "deploy.responses.staging.ns1.x.y", "deploy.prod.ns1", ""] {
+            assert_eq!(replies.read(foreign, None), None, "{foreign}");
+        }
+    }
+
+    #[test]
+    fn a_reply_subject_says_which_host_may_answer_there() {
+        let (ns1, ns2): (HostName, HostName) = ("ns1".parse().unwrap(), "ns2".parse().unwrap());
+        let own = ReplySubject::of_host(Tier::Prod, &ns1, "call");
+        insta::assert_snapshot!(own, @"deploy.responses.prod.ns1.call");
+        assert!(own.is_of(Tier::Prod, &ns1));
+        assert!(!own.is_of(Tier::Test, &ns1) && !own.is_of(Tier::Prod, &ns2));
+        assert_eq!(own.single_token(), None);
+        assert_eq!(Sender::of_roll_call(own.as_str(), "call").unwrap().host, ns1);
+        assert_eq!(Sender::of_roll_call(own.as_str(), "another"), None);
+        let single = ReplySubject::single(Uuid::nil());
+        let request = |id: &str| single.of_one_host(Tier::Prod, &ns1, &id.parse().unwrap());
+        let replies = Replies::of(RolloutId::from(Uuid::nil()));
+        assert_eq!(request("r-1"), Some(replies.to(Tier::Prod, &ns1, &"r-1".parse().unwrap())));
+        assert_eq!((request("r.1"), request("*")), (None, None));
+        assert_eq!(own.of_one_host(Tier::Prod, &ns1, &"r-1".parse().unwrap()), None);
+        assert!(!single.is_of(Tier::Prod, &ns1));
+        assert_eq!(single.single_token(), Some("00000000-0000-0000-0000-000000000000"));
+    }
+
+    #[test]
+    fn a_host_tells_its_own_place_from_those_of_others() {
+        let place = |subject: &str| {
+            let subject: ReplySubject = format!("deploy.responses.{subject}").parse().unwrap();
+            subject.place(Tier::Prod, &"ns1".parse().unwrap())
+        };
+        assert_eq!(place("prod.ns1.a"), Place::Own);
+        assert_eq!(place("prod.ns1.a.b"), Place::Own);
+        assert_eq!(place("4f"), Place::Shared);
+        assert_eq!(place("4f.r-1"), Place::Outdated);
+        for foreign in ["prod.ns2.a", "test.ns1.a", "prod.ns1", "prod.ns10.a", "prod.all.a", "test.x"] {
+            assert_eq!(place(foreign), Place::Foreign, "{foreign}");
+        }
+    }
+}

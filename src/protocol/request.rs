@@ -1,0 +1,217 @@
+//! What deployers ask of hosts. Fields after the original ones are optional, and left out when they are absent.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use thiserror::Error;
+
+use super::ids::RequestId;
+use super::json::{is_false, to_json};
+use super::names::{Action, HostName, Tier};
+use super::reply_subject::ReplySubject;
+use super::response::ErrorCode;
+use super::revision::Revision;
+use super::text::clean_line;
+
+/// The largest request that a listener reads, in bytes.
+pub const MAX_REQUEST_BYTES: usize = 64 * 1024;
+
+/// The longest that a host may take to return to what it ran before. Nothing is evaluated or built for that.
+pub const RETURN_WITHIN: Duration = Duration::from_mins(5);
+
+/// Asks the hosts that hear it to deploy a revision.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Request {
+    /// What `nixos-rebuild` shall do.
+    pub action: Action,
+    /// What to deploy.
+    pub revision: Revision,
+    /// Where the answers go.
+    pub reply_to: ReplySubject,
+    /// The same id is never run twice. Without one, `reply_to` is the key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<RequestId>,
+    /// A listener that reads the request later than this refuses it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+    /// Who asks, as `user@machine`; for logs and for telling others who is at it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub operator: Option<String>,
+    /// The name of the rollout that this request is part of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<String>,
+    /// The name of the wave that this request is part of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wave: Option<String>,
+    /// A host that has activated what was asked for waits this long, in seconds, to be told that it was heard from
+    /// again; then, and when the activation fails, it returns to what it ran before. Absent: it stays as it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub confirm_timeout_s: Option<u64>,
+    /// The same request once more, to say that the host was heard from after its activation and shall stay as it is.
+    /// Never a reason to run anything.
+    #[serde(skip_serializing_if = "is_false")]
+    pub confirmed: bool,
+    /// Instead of a deployment: return to what ran before the run of this id, which must be the host's last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub returns: Option<RequestId>,
+    /// Several hosts hear this request, whose `reply_to` is `deploy.responses.<rollout>`. Each answers on
+    /// `deploy.responses.<tier>.<host>.<rollout>.<id>`; a listener that does not know this field answers on `reply_to`.
+    #[serde(skip_serializing_if = "is_false")]
+    pub per_host: bool,
+}
+
+/// Why a message on a deploy subject is not a request that could be run.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum BadRequest {
+    /// Nobody can be told: there is no acceptable place to answer to. It is logged and dropped.
+    #[error("{0}")]
+    Unanswerable(String),
+    /// The sender is told.
+    #[error("{message}")]
+    Rejected {
+        /// Where to.
+        reply_to: ReplySubject,
+        /// The id of the request, when it had one.
+        id: Option<RequestId>,
+        /// Whether each host that hears the request answers on a subject of its own.
+        per_host: bool,
+        /// What kind of mistake it is.
+        error: ErrorCode,
+        /// What is wrong, in words.
+        message: String,
+    },
+}
+
+impl Request {
+    /// A request of which nothing but the original fields is given.
+    pub const fn new(action: Action, revision: Revision, reply_to: ReplySubject) -> Self {
+        Self {
+            action,
+            revision,
+            reply_to,
+            id: None,
+            expires_at: None,
+            operator: None,
+            rollout: None,
+            wave: None,
+            confirm_timeout_s: None,
+            confirmed: false,
+            returns: None,
+            per_host: false,
+        }
+    }
+
+    /// Reads a request as tolerantly as is safe: unknown fields are ignored, `reply_to` is not negotiable.
+    pub fn parse(bytes: &[u8]) -> Result<Self, BadRequest> {
+        if bytes.len() > MAX_REQUEST_BYTES {
+            // Reading it to find out whom to tell is the very work that the bound is there to spare.
+            let message = format!("a request of {} bytes is over the bound of {MAX_REQUEST_BYTES}", bytes.len());
+            return Err(BadRequest::Unanswerable(message));
+        }
+        let fields: Map<String, Value> = serde_json::from_slice(bytes)
+            .map_err(|e| BadRequest::Unanswerable(clean_line(&format!("the request is not a JSON object: {e}"))))?;
+        let text = |key: &str| fields.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
+        let line = |key: &str| text(key).map(clean_line).filter(|line| !line.is_empty());
+        let reply_to = text("reply_to")
+            .ok_or_else(|| BadRequest::Unanswerable("the request has no reply_to".to_owned()))?
+            .parse::<ReplySubject>()
+            .map_err(|e| BadRequest::Unanswerable(format!("reply_to is refused: {e}")))?;
+
+        let id = text("id").map(str::parse::<RequestId>);
+        let known_id = id.clone().and_then(Result::ok);
+        let per_host = fields.get("per_host") == Some(&Value::Bool(true));
+        let reject = |error, message: String| BadRequest::Rejected {
+            reply_to: reply_to.clone(),
+            id: known_id.clone(),
+            per_host,
+            error,
+            message,
+        };
+        if let Some(Err(e)) = id {
+            return Err(reject(ErrorCode::InvalidRequest, e.to_string()));
+        }
+        let action = text("action")
+            .unwrap_or_default()
+            .parse::<Action>()
+            .map_err(|e| reject(ErrorCode::InvalidAction, e.to_string()))?;
+        let revision = text("revision")
+            .unwrap_or_default()
+            .parse::<Revision>()
+            .map_err(|e| reject(ErrorCode::InvalidRevision, e.to_string()))?;
+        let expires_at = text("expires_at").map(str::parse::<Timestamp>).transpose().map_err(|_| {
+            reject(ErrorCode::InvalidRequest, "expires_at is not a time like 2026-11-23T10:00:00Z".to_owned())
+        })?;
+        let confirm_timeout_s = fields.get("confirm_timeout_s").filter(|value| !value.is_null());
+        let confirm_timeout_s = confirm_timeout_s.map(|value| value.as_u64().filter(|&seconds| seconds > 0));
+        let confirm_timeout_s = confirm_timeout_s
+            .map(|seconds| seconds.ok_or_else(|| "confirm_timeout_s is not a number of seconds above 0".to_owned()))
+            .transpose()
+            .map_err(|message| reject(ErrorCode::InvalidRequest, message))?;
+        let returns = text("returns")
+            .map(str::parse::<RequestId>)
+            .transpose()
+            .map_err(|e| reject(ErrorCode::InvalidRequest, format!("returns: {e}")))?;
+        Ok(Self {
+            id: known_id,
+            expires_at,
+            operator: line("operator"),
+            rollout: line("rollout"),
+            wave: line("wave"),
+            confirm_timeout_s,
+            confirmed: fields.get("confirmed") == Some(&Value::Bool(true)),
+            returns,
+            per_host,
+            ..Self::new(action, revision, reply_to)
+        })
+    }
+
+    /// What makes two deliveries the same request: the id, or the reply subject of a sender that knows no ids.
+    pub fn key(&self) -> &str {
+        self.id.as_ref().map_or(self.reply_to.as_str(), RequestId::as_str)
+    }
+
+    /// The message as JSON.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        to_json(self)
+    }
+
+    /// Where this host answers: on `reply_to`, or, where several hosts hear the request, on a subject of its own below which
+    /// no other host may publish.
+    pub fn reply_subject(&self, tier: Tier, host: &HostName) -> ReplySubject {
+        reply_subject(&self.reply_to, self.id.as_ref().filter(|_| self.per_host), tier, host)
+    }
+}
+
+impl BadRequest {
+    /// The same with the place where this host answers, as in [`Request::reply_subject`].
+    #[must_use]
+    pub fn answered_by(self, tier: Tier, host: &HostName) -> Self {
+        match self {
+            Self::Rejected { reply_to, id, per_host, error, message } => {
+                let reply_to = reply_subject(&reply_to, id.as_ref().filter(|_| per_host), tier, host);
+                Self::Rejected { reply_to, id, per_host, error, message }
+            }
+            Self::Unanswerable(why) => Self::Unanswerable(why),
+        }
+    }
+}
+
+/// Where a host answers; `shared` is the id of a request that several hosts hear.
+fn reply_subject(reply_to: &ReplySubject, shared: Option<&RequestId>, tier: Tier, host: &HostName) -> ReplySubject {
+    shared.and_then(|id| reply_to.of_one_host(tier, host, id)).unwrap_or_else(|| reply_to.clone())
+}
+
+/// Whether this is what a `JetStream` stream says to whoever published: `{"stream": …, "seq": …}`. It goes to the reply
+/// subject of what the stream has stored, so it arrives where answers and requests do, and is neither.
+pub fn is_acknowledgement(bytes: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Acknowledgement {
+        #[serde(rename = "stream")]
+        _stream: String,
+        #[serde(rename = "seq")]
+        _seq: u64,
+    }
+    bytes.len() <= MAX_REQUEST_BYTES && serde_json::from_slice::<Acknowledgement>(bytes).is_ok()
+}
