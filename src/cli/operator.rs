@@ -103,7 +103,7 @@ impl DisplayArgs {
     }
 
     /// What shows the rollout while it goes on.
-    pub(super) fn reporter(&self) -> Box<dyn Reporter> {
+    pub(super) fn reporter(&self) -> Box<dyn Reporter + Send> {
         if self.json {
             Box::new(Json::new(io::stdout()))
         } else if io::stderr().is_terminal() && self.can_move_the_cursor() {

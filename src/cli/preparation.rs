@@ -45,7 +45,7 @@ pub(super) struct Preparation {
     from: Option<String>,
 
     #[command(flatten)]
-    flake: FlakeArgs,
+    pub(super) flake: FlakeArgs,
 
     #[command(flatten)]
     rollback: RollbackArgs,
@@ -117,6 +117,8 @@ fn unprepared(error: PrepareError, file: &PlanFile) -> CommandError {
     match error {
         PrepareError::Plan(mistakes) => Exit::Usage.because(file.place(mistakes)),
         PrepareError::Selection(_) => Exit::Usage.because(error),
-        PrepareError::Fleet(_) | PrepareError::Flake(_) | PrepareError::Lookup(_) => Exit::Precondition.because(error),
+        PrepareError::Fleet(_) | PrepareError::Flake(_) | PrepareError::Lookup(_) | PrepareError::TwoMachines(_) => {
+            Exit::Precondition.because(error)
+        }
     }
 }

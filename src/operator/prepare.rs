@@ -127,6 +127,10 @@ pub enum PrepareError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Lookup(#[from] UnresolvedError),
+    /// Two machines answer as a host of a rollout that is to go on.
+    #[error("two machines answer to the name {0}")]
+    #[diagnostic(help("stop one listener, or rename it; `homelab-deploy hosts` shows both"))]
+    TwoMachines(HostName),
 }
 
 /// What is wrong with how a plan is narrowed down.
@@ -395,7 +399,7 @@ fn doubts(roster: &Roster, plan: &FrozenPlan) -> Vec<String> {
 }
 
 /// The hosts that would go back in history, as far as can be told. A dry run takes none back.
-async fn ahead_of(commit: &Commit, plan: &FrozenPlan, history: &mut History) -> Vec<HostName> {
+pub(super) async fn ahead_of(commit: &Commit, plan: &FrozenPlan, history: &mut History) -> Vec<HostName> {
     let mut known = BTreeMap::new();
     let mut ahead = Vec::new();
     let waves = plan.waves.iter().filter(|wave| wave.action != Action::DryActivate);
@@ -412,7 +416,7 @@ async fn ahead_of(commit: &Commit, plan: &FrozenPlan, history: &mut History) -> 
     ahead
 }
 
-fn shares_a_tier(other: &RolloutReport, plan: &FrozenPlan) -> bool {
+pub(super) fn shares_a_tier(other: &RolloutReport, plan: &FrozenPlan) -> bool {
     let tiers: Vec<Tier> = plan.hosts().map(|host| host.tier).collect();
     other.tiers.iter().any(|tier| tiers.contains(tier))
 }

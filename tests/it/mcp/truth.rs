@@ -58,9 +58,9 @@ async fn a_host_that_was_rolled_back_runs_what_it_ran_before() {
 
     // The terminal and --json say the same.
     let id = result["rollout_id"].as_str().unwrap();
-    let terminal = operator::run(&lab, &["status", id]).await.unwrap().expect(0);
+    let terminal = operator::run(&lab, &["status", id]).await.unwrap().expect(1);
     assert!(terminal.stderr.contains(&format!("returned to what ran before ({})", &old[..7])), "{}", terminal.stderr);
-    let lines = operator::run(&lab, &["status", id, "--json"]).await.unwrap().expect(0).stdout;
+    let lines = operator::run(&lab, &["status", id, "--json"]).await.unwrap().expect(1).stdout;
     let events: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let of =
         |name: &str, event: &str| events.iter().find(|line| line["event"] == event && line["host"] == name).unwrap();
