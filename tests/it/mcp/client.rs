@@ -213,7 +213,7 @@ fn is_whole(text: &str, value: &Value) {
         }),
         Value::Array(items) => items.iter().for_each(|item| is_whole(text, item)),
         Value::String(said) => {
-            said.lines().for_each(|line| assert!(text.contains(line), "{line:?} is missing in\n{text}"))
+            said.lines().for_each(|line| assert!(text.contains(line), "{line:?} is missing in\n{text}"));
         }
         other => assert!(text.contains(&other.to_string()), "{other} is missing in\n{text}"),
     }
