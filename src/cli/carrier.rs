@@ -52,7 +52,7 @@ impl Carrier<'_> {
         let session = Session {
             bus,
             rollout,
-            discovery: self.operator.discovery(),
+            discovery: self.operator.discovery(self.state),
             reporter: self.display.reporter(),
             confirm: confirm::wave(self.display.audience()),
             record: Record { summary, journal, stop_file: self.state.journals().stop_file(rollout.id) },

@@ -55,7 +55,7 @@ impl Server {
     ) -> Result<Prepared, ToolError> {
         let prepared = async {
             let mut bus = self.connect(access).await?;
-            let called = wanted.call_roll(&mut bus, &self.settings.discovery()).await?;
+            let called = wanted.call_roll(&mut bus, &self.settings.discovery).await?;
             judge(&called.roll)?;
             let mut prepared = wanted.settle(called).await?;
             within_reach(access, &prepared.rollout.plan)?;

@@ -14,7 +14,6 @@ use crate::bus::{self, ServerUrl};
 use crate::operator::Discovery;
 use crate::operator::flake::FlakeRules;
 use crate::operator::journal::Journals;
-use crate::protocol::Subject;
 
 /// What the server is started with. A client cannot change any of it.
 #[derive(Debug, Clone)]
@@ -23,10 +22,8 @@ pub struct Settings {
     pub test: bus::Settings,
     /// How the tools for administrators connect; without it there are no such tools.
     pub admin: Option<bus::Settings>,
-    /// The subject on which hosts are asked whether they are there.
-    pub discover_subject: Subject,
-    /// How long answers to that are waited for.
-    pub discover_window: Duration,
+    /// Where to ask who is there.
+    pub discovery: Discovery,
     /// Who deploys, as hosts and other operators are told.
     pub operator: String,
     /// Where a branch or tag is looked up. Nobody is asked: what hosts name has to be accepted before.
@@ -131,15 +128,10 @@ impl Settings {
         ];
         let texts = [
             ("HOMELAB_DEPLOY_NATS_URL", servers.join(",")),
-            ("HOMELAB_DEPLOY_DISCOVER_SUBJECT", self.discover_subject.to_string()),
+            ("HOMELAB_DEPLOY_DISCOVER_SUBJECT", self.discovery.subject.to_string()),
             ("HOMELAB_DEPLOY_OPERATOR", self.operator.clone()),
         ];
         let files = files.into_iter().filter_map(|(name, file)| Some((name, Path::as_os_str(file?).to_owned())));
         files.chain(texts.map(|(name, text)| (name, text.into()))).collect()
-    }
-
-    /// Where to ask who is there.
-    pub fn discovery(&self) -> Discovery {
-        Discovery { subject: self.discover_subject.clone(), window: self.discover_window }
     }
 }

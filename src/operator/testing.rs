@@ -40,6 +40,7 @@ fn frozen(host: &str) -> FrozenHost {
         tier: Tier::Test,
         shared_subject: None,
         present: true,
+        remembered: false,
         knows_ids: true,
         can_return: true,
         revision: None,

@@ -45,6 +45,7 @@ pub(super) fn wave(name: &str, hosts: &[&str]) -> FrozenWave {
         tier: if host.starts_with("test") { Tier::Test } else { Tier::Prod },
         shared_subject: None,
         present: true,
+        remembered: false,
         knows_ids: true,
         can_return: true,
         revision: Some(commit(OLD)),

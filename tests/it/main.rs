@@ -12,7 +12,9 @@ mod stand_in;
 
 mod apply;
 mod attacks;
+mod connection;
 mod deploy;
+mod discovery;
 mod docs;
 mod floods;
 mod harness;

@@ -93,9 +93,8 @@ pub(super) async fn list(server: &Server, arguments: Arguments) -> Result<Answer
     // Each key hears the hosts of its own tier; an administrator's hears all.
     let is_admins = server.settings.admin.is_some() && arguments.tier != Some(Tier::Test);
     let mut bus = server.connect(if is_admins { Access::Admin } else { Access::Test }).await?;
-    let discovery = server.settings.discovery();
-    let purpose = Purpose::List(arguments.tier);
-    let called = RollCall { discovery: &discovery, purpose, awaited: Awaited::Anybody }.call(&mut bus).await?;
+    let (purpose, awaited) = (Purpose::List(arguments.tier), Awaited::everybody(arguments.tier));
+    let called = RollCall { discovery: &server.settings.discovery, purpose, awaited }.call(&mut bus).await?;
     let unheard = called.unheard.clone();
     let page = Page::of(&called.sorted(), arguments.cursor.as_deref(), Host::of)?;
     let mut text = in_words(&page);

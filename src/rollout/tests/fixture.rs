@@ -68,6 +68,7 @@ pub(super) fn host(hostname: &str) -> FrozenHost {
         tier: Tier::Prod,
         shared_subject: None,
         present: true,
+        remembered: false,
         knows_ids: true,
         can_return: true,
         revision: None,
