@@ -247,9 +247,7 @@ impl Wanted {
             Kind::Rollout => BTreeSet::new(),
         };
         let (mut frozen, mut warnings) = self.plan.resolve(&roster)?;
-        for host in frozen.waves.iter_mut().flat_map(|wave| &mut wave.hosts) {
-            host.remembered = remembered.contains(&host.hostname);
-        }
+        frozen.remembered = remembered;
         if self.source.is_some() {
             warnings.extend(self.plan.advice(&frozen));
         }

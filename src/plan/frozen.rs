@@ -19,6 +19,10 @@ pub struct FrozenPlan {
     /// The hosts of waves that are not run this time.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub left_out: BTreeSet<HostName>,
+    /// The hosts of which nothing but an earlier roll call tells that they belong to a group. One that stays silent is reported
+    /// and not charged.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub remembered: BTreeSet<HostName>,
 }
 
 /// A wave with its hosts settled.
@@ -61,10 +65,6 @@ pub struct FrozenHost {
     pub shared_subject: Option<Subject>,
     /// Whether it answered the roll call.
     pub present: bool,
-    /// Whether nothing but an earlier roll call tells that it belongs to a group. If it stays silent, it is reported and not
-    /// charged.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub remembered: bool,
     /// Whether its listener knows request ids, so that asking again is never deploying again.
     pub knows_ids: bool,
     /// Whether its listener is known to return to what it ran before when it is asked to.
@@ -218,11 +218,6 @@ impl Groups {
         groups_of(host).any(|group| self.targets.contains(&group))
             && !groups_of(host).chain([own]).any(|subject| self.exclude.contains(&subject))
     }
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
-const fn is_false(value: &bool) -> bool {
-    !*value
 }
 
 /// What a record means that was made before there was another.

@@ -36,7 +36,7 @@ impl Plan {
         let waves: Vec<FrozenWave> = self.waves.iter().map(|wave| resolver.wave(wave)).collect();
         PlanMistakes::unless_none(resolver.mistakes)?;
         let name = self.name.clone();
-        Ok((FrozenPlan { name, waves, left_out: BTreeSet::new() }, resolver.warnings))
+        Ok((FrozenPlan { name, waves, left_out: BTreeSet::new(), remembered: BTreeSet::new() }, resolver.warnings))
     }
 
     /// What whoever wrote the plan down may not have meant.
@@ -99,7 +99,6 @@ impl<'a> Resolver<'a> {
                 tier,
                 shared_subject: None,
                 present: false,
-                remembered: false,
                 knows_ids: false,
                 can_return: false,
                 revision: None,
@@ -121,7 +120,6 @@ impl<'a> Resolver<'a> {
             tier,
             shared_subject,
             present: true,
-            remembered: false,
             knows_ids: report.knows_ids(),
             can_return: report.has(&Feature::Rollback),
             revision: report.revision.clone(),

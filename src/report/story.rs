@@ -45,7 +45,6 @@ pub(super) fn wave(name: &str, hosts: &[&str]) -> FrozenWave {
         tier: if host.starts_with("test") { Tier::Test } else { Tier::Prod },
         shared_subject: None,
         present: true,
-        remembered: false,
         knows_ids: true,
         can_return: true,
         revision: Some(commit(OLD)),
@@ -83,7 +82,7 @@ pub(super) fn rollout(name: &str, waves: Vec<FrozenWave>) -> Rollout {
         revision: commit(NEW).into(),
         subject: Some("flake: bump nixpkgs".to_owned()),
         source: Some(PlanSource { path: format!("/plans/{name}.toml"), digest: "0".to_owned() }),
-        plan: FrozenPlan { name: name.to_owned(), waves, left_out: BTreeSet::new() },
+        plan: FrozenPlan { name: name.to_owned(), waves, left_out: BTreeSet::new(), remembered: BTreeSet::new() },
     }
 }
 

@@ -38,7 +38,9 @@ async fn run(lab: &Lab, servers: &[&str], arguments: &[&str]) -> Ended {
 async fn a_server_that_swallows_packets_costs_a_moment() {
     let lab = stage::lab(&["prod.ns1"]).await;
     let silent = [proxy(&lab, NONE).await, proxy(&lab, NONE).await];
-    silent.iter().for_each(|proxy| proxy.let_pass(Passes::ToServer));
+    for proxy in &silent {
+        proxy.let_pass(Passes::ToServer);
+    }
     let servers = [&silent[0].url(), DEAD, &silent[1].url(), lab.server.url()];
     let ended = run(&lab, &servers, &["hosts", "--discover-window", "100ms"]).await.expect(0);
     // The patience with a single one is five seconds.

@@ -84,25 +84,25 @@ async fn a_proxy_is_slow_stands_still_and_breaks_as_it_is_told() {
     let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let proxy = Proxy::start(&format!("nats://{}", server.local_addr().unwrap()), delay).await.unwrap();
     let mut client = TcpStream::connect(proxy.url().strip_prefix("nats://").unwrap()).await.unwrap();
-    let (mut served, _) = server.accept().await.unwrap();
+    let (mut accepted, _) = server.accept().await.unwrap();
     let mut byte = [0];
 
     let sent = Instant::now();
     client.write_all(b"a").await.unwrap();
-    served.read_exact(&mut byte).await.unwrap();
+    accepted.read_exact(&mut byte).await.unwrap();
     assert!(sent.elapsed() >= delay);
 
     // What overtakes proves that the other is held.
     proxy.let_pass(Passes::ToClient);
     client.write_all(b"b").await.unwrap();
-    served.write_all(b"c").await.unwrap();
+    accepted.write_all(b"c").await.unwrap();
     client.read_exact(&mut byte).await.unwrap();
-    assert_eq!((&byte, served.try_read(&mut [0]).unwrap_err().kind()), (b"c", std::io::ErrorKind::WouldBlock));
+    assert_eq!((&byte, accepted.try_read(&mut [0]).unwrap_err().kind()), (b"c", std::io::ErrorKind::WouldBlock));
     proxy.let_pass(Passes::Both);
-    served.read_exact(&mut byte).await.unwrap();
+    accepted.read_exact(&mut byte).await.unwrap();
     assert_eq!(&byte, b"b");
 
     proxy.cut();
     assert_eq!(client.read(&mut byte).await.unwrap(), 0);
-    assert_eq!(served.read(&mut byte).await.unwrap(), 0);
+    assert_eq!(accepted.read(&mut byte).await.unwrap(), 0);
 }

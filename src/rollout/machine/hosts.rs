@@ -202,7 +202,8 @@ impl Machine {
         let max_failures = limits.max_failures;
         // A host that has rejected a request has answered, and fell silent afterwards.
         let never_answered = outcome == HostOutcome::Unreachable && self.host(index).spent_ids == 0;
-        let excused = (limits.ignore_unreachable || self.frozen(index).remembered) && never_answered;
+        let is_remembered = self.rollout.plan.remembered.contains(&self.frozen(index).hostname);
+        let excused = (limits.ignore_unreachable || is_remembered) && never_answered;
         self.cancel_timer(index);
         self.host_mut(index).state = State::Final(outcome);
         let host = self.frozen(index).hostname.clone();

@@ -68,7 +68,6 @@ pub(super) fn host(hostname: &str) -> FrozenHost {
         tier: Tier::Prod,
         shared_subject: None,
         present: true,
-        remembered: false,
         knows_ids: true,
         can_return: true,
         revision: None,
@@ -97,7 +96,12 @@ pub(super) fn rollout(waves: impl Into<Vec<FrozenWave>>) -> Arc<Rollout> {
         revision: COMMIT.parse().unwrap(),
         subject: None,
         source: None,
-        plan: FrozenPlan { name: "sunday".to_owned(), waves: waves.into(), left_out: BTreeSet::new() },
+        plan: FrozenPlan {
+            name: "sunday".to_owned(),
+            waves: waves.into(),
+            left_out: BTreeSet::new(),
+            remembered: BTreeSet::new(),
+        },
     })
 }
 
