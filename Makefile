@@ -1,5 +1,5 @@
 # A fresh clone needs a Rust toolchain and nothing else: scripts/nats-server finds or fetches the server.
-.PHONY: demo demo-failure test nix sparse mutants bench lint archive cargo
+.PHONY: demo demo-failure test chaos nix sparse mutants bench lint archive cargo
 
 demo: cargo
 	cargo build --bins --example demo
@@ -12,6 +12,12 @@ demo-failure: cargo
 test: cargo
 	scripts/mcp-client >/dev/null || true
 	NATS_SERVER=$$(scripts/nats-server) && export NATS_SERVER && cargo test
+
+# Rounds of random faults for SECONDS, the first one of SEED; a failure prints its own SEED. `make test` has a few of them.
+SECONDS ?= 600
+chaos: cargo
+	NATS_SERVER=$$(scripts/nats-server) && export NATS_SERVER && \
+		SECONDS=$(SECONDS) cargo test --test it chaos -- --nocapture
 
 # The flake by its URL. Takes minutes; where no Nix can be had, it is skipped. SUITES="trixie forky" tries a newer Nix as well.
 nix: cargo

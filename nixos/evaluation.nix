@@ -68,6 +68,15 @@ rec {
   # The text of the listener's unit; what is not set is set well.
   unit = settings: unitOf (evaluate settings);
 
+  # The program by which root looks at a host.
+  doctor =
+    settings:
+    (builtins.head (
+      lib.filter (
+        package: package.name == "homelab-deploy-doctor"
+      ) (evaluate settings).environment.systemPackages
+    )).text;
+
   # What the module says to settings.
   complaints = settings: complaintsOf (evaluate settings);
 

@@ -35,7 +35,8 @@ let
   # As a word of ExecStart, in which systemd expands % and $.
   word = text: lib.replaceStrings [ "%" "$" ] [ "%%" "$$" ] (builtins.toJSON (toString text));
 
-  flags = [
+  # What `doctor --listener` has to know as well.
+  place = [
     "--hostname"
     cfg.hostname
     "--tier"
@@ -44,33 +45,39 @@ let
     cfg.natsUrl
     "--flake-url"
     cfg.flakeUrl
-    "--timeout"
-    cfg.timeout
-    "--discover-subject"
-    cfg.discoverSubject
-  ]
-  ++ lib.optionals (cfg.role != null) [
+  ];
+  role = lib.optionals (cfg.role != null) [
     "--role"
     cfg.role
-  ]
-  ++ lib.optionals (cfg.metrics.listen != null) [
-    "--metrics-listen"
-    cfg.metrics.listen
-  ]
-  ++ lib.optionals (cfg.flakeAttr != null) [
-    "--flake-attr"
-    cfg.flakeAttr
-  ]
-  ++ lib.optionals (cfg.userUnits != "fail") [
-    "--user-units"
-    cfg.userUnits
-  ]
-  # In one word: they begin with hyphens themselves.
-  ++ map (flag: "--nixos-rebuild-flag=${flag}") cfg.nixosRebuildFlags
-  ++ lib.concatMap (subject: [
-    "--deploy-subject"
-    subject
-  ]) cfg.deploySubjects;
+  ];
+
+  flags =
+    place
+    ++ [
+      "--timeout"
+      cfg.timeout
+      "--discover-subject"
+      cfg.discoverSubject
+    ]
+    ++ role
+    ++ lib.optionals (cfg.metrics.listen != null) [
+      "--metrics-listen"
+      cfg.metrics.listen
+    ]
+    ++ lib.optionals (cfg.flakeAttr != null) [
+      "--flake-attr"
+      cfg.flakeAttr
+    ]
+    ++ lib.optionals (cfg.userUnits != "fail") [
+      "--user-units"
+      cfg.userUnits
+    ]
+    # In one word: they begin with hyphens themselves.
+    ++ map (flag: "--nixos-rebuild-flag=${flag}") cfg.nixosRebuildFlags
+    ++ lib.concatMap (subject: [
+      "--deploy-subject"
+      subject
+    ]) cfg.deploySubjects;
 
   # Handed over by systemd, which reads them as root: the listener finds them under names that it chose itself. Where
   # systemd cannot do that, the listener reads them where they are.
@@ -84,6 +91,38 @@ let
       (credential "tls.cert" "tls-cert" cfg.tls.cert)
       (credential "tls.key" "tls-key" cfg.tls.key)
     ];
+
+  # nixos-rebuild calls all of these; without git, fetching fails with a line that does not say so.
+  path = [
+    config.system.build.nixos-rebuild
+    config.nix.package
+    config.programs.ssh.package
+    config.systemd.package
+    pkgs.gitMinimal
+  ];
+
+  # As a word of a shell.
+  quoted = text: "'${lib.replaceStrings [ "'" ] [ "'\\''" ] (toString text)}'";
+
+  # Looks at this host as its listener would.
+  doctor = pkgs.writeShellScriptBin "homelab-deploy-doctor" ''
+    export PATH=${lib.concatStringsSep ":" (map (package: "${package}/bin") path)}:$PATH
+    exec ${cfg.package}/bin/homelab-deploy doctor --listener ${
+      lib.concatStringsSep " " (
+        map quoted (
+          place
+          ++ role
+          ++ lib.concatMap (
+            { flag, path, ... }:
+            [
+              "--${flag}"
+              path
+            ]
+          ) credentials
+        )
+      )
+    } "$@"
+  '';
 in
 {
   options.services.homelab-deploy.listener = {
@@ -312,6 +351,8 @@ in
       cfg.metrics.openFirewall && cfg.metrics.listen != null
     ) (lib.toIntBase10 (lib.last (lib.splitString ":" cfg.metrics.listen)));
 
+    environment.systemPackages = [ doctor ];
+
     systemd.services.homelab-deploy-listener = {
       description = "homelab-deploy listener";
       wantedBy = [ "multi-user.target" ];
@@ -332,14 +373,7 @@ in
           HOME = "/root";
         }
         // cfg.environment;
-      # nixos-rebuild calls all of these; without git, fetching fails with a line that does not say so.
-      path = [
-        config.system.build.nixos-rebuild
-        config.nix.package
-        config.programs.ssh.package
-        config.systemd.package
-        pkgs.gitMinimal
-      ];
+      inherit path;
 
       serviceConfig = {
         # Up once it hears requests, or after a moment without a server; alive as long as the loop that serves them turns.

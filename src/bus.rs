@@ -12,6 +12,7 @@ mod event;
 mod lockout;
 mod seed;
 mod tls;
+mod trial;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -33,7 +34,9 @@ pub use self::event::{BusEvent, Events, Operation, Violation};
 pub use self::lockout::Lockout;
 use self::seed::SeedFile;
 pub use self::seed::SeedReaders;
+pub use self::seed::public_key;
 use self::tls::Tls;
+pub use self::trial::Tried;
 use crate::text::safe;
 
 /// How long an attempt to reach a server may take. The addresses of its name share that.

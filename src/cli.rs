@@ -2,10 +2,12 @@
 
 mod alias;
 mod carrier;
+mod checkup;
 mod commands;
 mod completion;
 mod confirm;
 mod connection;
+mod context;
 mod errors;
 mod exit;
 mod flake;
@@ -26,9 +28,9 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use self::commands::{
-    apply, completions, deploy, hosts, keygen, listener, man, mcp, nats_config, plan, rollouts, supervise,
+    apply, completions, deploy, doctor, hosts, init, keygen, listener, man, mcp, nats_config, plan, rollouts, supervise,
 };
-use self::exit::{CommandResult, Exit};
+use self::exit::{CommandError, CommandResult, Exit};
 
 /// Deploy NixOS fleets over NATS.
 #[derive(Debug, Parser)]
@@ -42,6 +44,12 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 #[command(defer = true)]
 enum Command {
+    /// Write the files of a fleet: keys, the server's configuration, a plan, settings for NixOS and for you.
+    Init(init::Init),
+    /// Find out what is wrong: with this machine, the key, the server's permissions, the hosts, the plans.
+    ///
+    /// Nothing is deployed, and no host is sent a request. With a FILE nothing is connected to.
+    Doctor(Box<doctor::Doctor>),
     /// Carry out a plan: wave after wave, halting when one fails.
     Apply(Box<apply::Apply>),
     /// List the rollouts that were run from here, the latest last.
@@ -81,37 +89,45 @@ enum Command {
 /// Runs the program with the arguments of this process.
 pub fn run() -> ExitCode {
     errors::choose_reports();
-    let cli = match parse() {
-        Ok(Some(cli)) => cli,
-        Ok(None) => return Exit::Success.into(),
+    match completion::answer(Cli::command) {
+        Ok(false) => {}
+        Ok(true) => return Exit::Success.into(),
+        Err(error) => error.exit(),
+    }
+    let words = match context::settle(&Cli::command(), std::env::args_os().collect()) {
+        Ok(words) => words,
+        Err(error) => return tell(&error),
+    };
+    let cli = match Cli::try_parse_from(words) {
+        Ok(cli) => cli,
         Err(error) => {
             // Help and version end here as well, on stdout and with success; clap knows which is which.
             let exit = if error.use_stderr() { Exit::Usage } else { Exit::Success };
             // A reader that has closed its end, as `head` does, has seen what it wanted to.
             error.print().ok();
+            if let Some(places) = context::elsewhere(&error) {
+                out::note(&places);
+            }
             return exit.into();
         }
     };
     match cli.command.run() {
         Ok(exit) => exit.into(),
-        Err(error) => {
-            out::error(&error.report);
-            error.exit.into()
-        }
+        Err(error) => tell(&error),
     }
 }
 
-/// What the arguments say; nothing when a shell asked how they can go on, and has its answer.
-fn parse() -> Result<Option<Cli>, clap::Error> {
-    if completion::answer(Cli::command)? {
-        return Ok(None);
-    }
-    Cli::try_parse().map(Some)
+/// Tells the user why a command did not come to its end.
+fn tell(error: &CommandError) -> ExitCode {
+    out::error(&error.report);
+    error.exit.into()
 }
 
 impl Command {
     fn run(self) -> CommandResult {
         match self {
+            Self::Init(init) => init.run(),
+            Self::Doctor(doctor) => doctor.run(),
             Self::Apply(apply) => apply.run(),
             Self::Plan(plan) => plan.run(),
             Self::Rollouts(rollouts) => rollouts.run(),

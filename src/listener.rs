@@ -65,6 +65,7 @@ pub use self::rebuild_flag::RebuildFlag;
 pub use self::run::{Limits, UserUnits};
 use self::serve::{Past, Service};
 use self::signs::Signs;
+pub use self::surroundings::{ask, missing};
 pub use self::unit::UnitEnd;
 use crate::bus::{Bus, BusError, Settings};
 use crate::protocol::{FlakeAttr, FlakeUrl, HostName, Role, Subject, SubjectError, SubjectTemplate, Tier};

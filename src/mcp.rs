@@ -1,46 +1,42 @@
 //! The tools of assistants: the Model Context Protocol on stdin and stdout.
 //!
-//! Nothing is decided here. Each tool does what a command does, with the functions of [`crate::operator`], and is bounded by
-//! the key that it connects with; here is how that is offered to a program that reads and writes JSON. In reading order:
+//! Each tool does what a command does, with the functions of [`crate::operator`], and is bounded by the key that it connects
+//! with. In reading order:
 //!
-//! - `settings`: what the server is started with;
-//! - `server`: what a client sees, and the one way that every call goes;
-//! - `tools`: every tool, with what its users are told of it;
-//! - `launch`: from what is asked for to a rollout that runs; `wait` and `status`: what has become of it;
-//!   `tasks`: the same for clients that need not be answered at once;
-//! - `answer` and `error`: what a tool says when it did what was asked, and when it did not;
-//! - `call`: what of a call is no argument; `audit`: what is put on record of it; `scrub`: what leaves, without secrets;
-//! - `policy`: which revisions go where; `approval`: the person who is asked first;
-//! - `plans`, `resources`, `prompts`, `completion`: what there is beside tools;
-//! - `page`: results that are too long for one answer; `schema`: what arguments and results look like.
+//! - `handler`: what a client sees, and the one way that every call goes; `transport`: the lines that it comes in;
+//! - `tools`: every tool, with what assistants are told about it;
+//! - `launch`: from what is asked for to a rollout that runs; `follow`, `status` and `preview`: what became or would become
+//!   of it; `progress`: what clients hear meanwhile;
+//! - `context`: what every tool works with; `settings`: what the server is started with;
+//! - `policy`: which revisions go where; `approval`: the person who is asked first; `plans`: the plans that there are;
+//! - `answer` and `error`: what a tool says; `schema`: what arguments look like;
+//! - `call` and `audit`: what is put on record; `redact`: what leaves, without secrets.
 
 mod answer;
 mod approval;
 mod audit;
 mod call;
-mod completion;
+mod context;
 mod error;
+mod follow;
+mod handler;
 mod launch;
-mod page;
 mod plans;
 mod policy;
 mod preview;
-mod prompts;
-mod resources;
+mod progress;
+mod redact;
 mod schema;
-mod scrub;
-mod server;
 mod settings;
 mod status;
-mod tasks;
 mod tools;
-mod wait;
+mod transport;
 
-pub use self::approval::Asking;
+pub use self::approval::ApprovalMode;
 pub use self::audit::AuditError;
 pub use self::error::ToolError;
+pub use self::handler::{ServeError, Server, StartError, serve_stdio};
 pub use self::plans::Plans;
 pub use self::policy::{AllowRef, AllowRefError, RevisionPolicy};
-pub use self::server::{ServeError, Server, serve_stdio};
-pub use self::settings::{Access, Exposure, Mode, Pace, Settings};
+pub use self::settings::{CallTimeouts, Credential, Mode, Settings, ToolFilter};
 pub use self::tools::TOOLS;

@@ -4,12 +4,19 @@
 //! a subscription is checked against, except `>` at its end. With `*` there, nats-server takes a subscription to `>` as
 //! well. Pure: credentials go in, text comes out. The seeds behind the keys never come here.
 
+mod audit;
+mod fleet;
+mod server;
+
 use std::fmt::{self, Write};
 use std::str::FromStr;
 
 use nkeys::{KeyPair, KeyPairType};
 use thiserror::Error;
 
+pub use self::audit::{Deviation, Operation, Permission, sample};
+pub use self::fleet::{Fleet, FleetFileError};
+pub use self::server::{ServerFile, ServerFileError, ServerUser};
 use crate::protocol::subject::DISCOVER;
 use crate::protocol::{HostName, NameError, Role, Subject, SubjectError, SubjectTemplate, Tier};
 
@@ -107,11 +114,16 @@ pub enum Strictness {
 }
 
 /// What a user may do: lists of subjects and patterns.
-struct Permissions {
-    publish: Vec<String>,
-    subscribe: Vec<String>,
-    /// Exceptions from `subscribe`.
-    never_subscribe: Vec<String>,
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Permissions {
+    /// Where it may publish.
+    pub publish: Vec<String>,
+    /// Exceptions from that.
+    pub never_publish: Vec<String>,
+    /// Where it may subscribe.
+    pub subscribe: Vec<String>,
+    /// Exceptions from that.
+    pub never_subscribe: Vec<String>,
 }
 
 /// The server's `authorization` block with exactly these users, in this order. Include it in the server's configuration.
@@ -126,7 +138,7 @@ pub fn authorization(users: &[User], strictness: Strictness) -> Result<String, S
     };
     let mut text = format!("{proof}{MAX_PAYLOAD}authorization {{\n  users = [\n");
     for User { holder, key } in users {
-        let Permissions { publish, subscribe, never_subscribe } = holder.permissions(strictness)?;
+        let Permissions { publish, subscribe, never_subscribe, .. } = holder.permissions(strictness)?;
         let (publish, mut subscribe) = (quoted_list(&publish), quoted_list(&subscribe));
         if !never_subscribe.is_empty() {
             subscribe = format!("{{ allow: {subscribe}, deny: {} }}", quoted_list(&never_subscribe));
@@ -161,30 +173,47 @@ fn answers_of(tier: Tier) -> String {
 
 impl Holder {
     /// The permissions that the program relies on; it relies on no others.
-    fn permissions(&self, strictness: Strictness) -> Result<Permissions, SubjectError> {
+    ///
+    /// # Errors
+    ///
+    /// When a name is too long to be part of a subject.
+    pub fn permissions(&self, strictness: Strictness) -> Result<Permissions, SubjectError> {
         Ok(match self {
             Self::Listener(listener) => listener.permissions(strictness)?,
             Self::TestDeployer => test_deployer(strictness),
             Self::Admin => {
                 let everything = vec![EVERYTHING.to_owned()];
-                Permissions { publish: everything.clone(), subscribe: everything, never_subscribe: Vec::new() }
+                Permissions { publish: everything.clone(), subscribe: everything, ..Permissions::default() }
             }
         })
     }
 }
 
-fn test_deployer(strictness: Strictness) -> Permissions {
-    let questions = [DISCOVER.to_owned(), discover(Tier::Test), "deploy.operators.test.>".to_owned()];
+/// What it takes to deploy to the hosts of one tier.
+fn deployer(tier: Tier) -> Permissions {
+    let questions = [DISCOVER.to_owned(), discover(tier), format!("deploy.operators.{tier}.>")];
     let with_questions = |first: String| [first].into_iter().chain(questions.clone()).collect();
-    let (answers, never_subscribe) = match strictness {
-        Strictness::Strict => (answers_of(Tier::Test), Vec::new()),
+    let (publish, subscribe) = (with_questions(format!("deploy.{tier}.>")), with_questions(answers_of(tier)));
+    Permissions { publish, subscribe, ..Permissions::default() }
+}
+
+fn test_deployer(strictness: Strictness) -> Permissions {
+    let mut permissions = deployer(Tier::Test);
+    if strictness == Strictness::Compatible {
         // `deploy.responses.*` would be enough for the old form, and would allow a subscription to `deploy.responses.>`.
-        Strictness::Compatible => (ALL_ANSWERS.to_owned(), vec![answers_of(Tier::Prod)]),
-    };
-    Permissions {
-        publish: with_questions("deploy.test.>".to_owned()),
-        subscribe: with_questions(answers),
-        never_subscribe,
+        if let Some(answers) = permissions.subscribe.first_mut() {
+            ALL_ANSWERS.clone_into(answers);
+        }
+        permissions.never_subscribe.push(answers_of(Tier::Prod));
+    }
+    permissions
+}
+
+impl Permissions {
+    /// The same without the exceptions, one by one.
+    fn into_list(self) -> Vec<Permission> {
+        let publish = self.publish.into_iter().map(|subject| (Operation::Publish, subject));
+        publish.chain(self.subscribe.into_iter().map(|subject| (Operation::Subscribe, subject))).collect()
     }
 }
 
@@ -197,7 +226,7 @@ impl ListenerName {
         }
         let subjects = self.subjects()?.into_iter().map(|subject| subject.to_string());
         let subscribe = subjects.chain([DISCOVER.to_owned(), discover(*tier)]).collect();
-        Ok(Permissions { publish, subscribe, never_subscribe: Vec::new() })
+        Ok(Permissions { publish, subscribe, ..Permissions::default() })
     }
 
     /// The subjects that a listener of this name subscribes to, unless it is told otherwise.

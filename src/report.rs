@@ -5,6 +5,7 @@
 //! [`Bars`] knows that there are terminals.
 
 mod bars;
+mod describe;
 mod format;
 mod hosts;
 mod json;
@@ -21,6 +22,7 @@ use std::io;
 use jiff::Timestamp;
 
 pub use bars::{Bars, Size};
+pub use describe::{HostFacts, describe};
 pub use format::Took;
 pub use hosts::hosts_table;
 pub use json::Json;
@@ -28,7 +30,7 @@ pub use lines::Lines;
 pub use preview::preview;
 pub use recap::recap;
 pub use rollouts::{Liveness, rollouts_table};
-pub use words::missed;
+pub use words::{cause, missed};
 
 use crate::rollout::{Event, Summary};
 

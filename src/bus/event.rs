@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use async_nats::{ClientError, Event, ServerError};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
+pub use crate::nats_config::Operation;
 use crate::text::safe;
 
 /// What the client calls it when a server refuses the key.
@@ -38,15 +39,6 @@ pub struct Violation {
     pub subject: String,
 }
 
-/// What a credential needs a permission for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Operation {
-    /// Sending to a subject.
-    Publish,
-    /// Receiving from a subject.
-    Subscribe,
-}
-
 impl Violation {
     /// Reads what the server says: `Permissions Violation for Publish to "deploy.prod.all"`, or `for Subscription to
     /// "x" using queue "q"`.
@@ -72,11 +64,7 @@ fn strip_prefix_ignoring_case<'a>(text: &'a str, prefix: &str) -> Option<&'a str
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let operation = match self.operation {
-            Operation::Publish => "publish",
-            Operation::Subscribe => "subscribe",
-        };
-        write!(f, "this credential may not {operation} to {}", self.subject)
+        write!(f, "this credential may not {} to {}", self.operation.verb(), self.subject)
     }
 }
 

@@ -83,6 +83,12 @@ impl UserKey {
     }
 }
 
+/// The public key that goes with the seed in a file; the text beside it is a warning.
+pub fn public_key(file: &Path) -> Result<(String, Option<String>), BusError> {
+    let (key, warning) = UserKey::read(file, SeedReaders::Warn)?;
+    Ok((key.public(), warning))
+}
+
 fn judge_readers(file: &Path, permissions: &fs::Permissions, readers: SeedReaders) -> Result<Option<String>, BusError> {
     if permissions.mode() & READ_BY_OTHERS == 0 {
         return Ok(None);

@@ -1,7 +1,21 @@
-//! Aliases of deploy subjects, which the environment defines.
+//! Aliases of deploy subjects, which the environment and the context define.
 
-/// The value of an environment variable that defines an alias.
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
+
+use crate::protocol::alias_variable;
+
+/// The aliases of the context, by the variables that go before them.
+static OF_CONTEXT: OnceLock<BTreeMap<String, String>> = OnceLock::new();
+
+/// Takes up the aliases of the context. There is one context in a process, and so it is done once.
+pub(super) fn remember(aliases: BTreeMap<String, String>) {
+    let by_variable = aliases.into_iter().map(|(alias, subject)| (alias_variable(&alias), subject));
+    OF_CONTEXT.set(by_variable.collect()).ok();
+}
+
+/// What an alias stands for, by the variable that defines it: what the environment says, else what the context does.
 #[expect(clippy::disallowed_methods, reason = "which variables are asked for depends on the words of the user")]
 pub(super) fn lookup(variable: &str) -> Option<String> {
-    std::env::var(variable).ok()
+    std::env::var(variable).ok().or_else(|| OF_CONTEXT.get()?.get(variable).cloned())
 }

@@ -3,7 +3,9 @@
 pub(super) mod apply;
 pub(super) mod completions;
 pub(super) mod deploy;
+pub(super) mod doctor;
 pub(super) mod hosts;
+pub(super) mod init;
 pub(super) mod keygen;
 pub(super) mod listener;
 pub(super) mod man;

@@ -3,7 +3,6 @@
 //! What the flags and arguments are stands in their own structs; here is which values they can have.
 
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::error::Result;
@@ -11,6 +10,7 @@ use clap::{Arg, ArgMatches, Command, FromArgMatches, Parser};
 use clap_complete::engine::{ArgValueCompleter, CompletionCandidate, PathCompleter, ValueCompleter};
 use clap_complete::env::{Bash, CompleteEnv, EnvCompleter, Fish, Shells, Zsh};
 
+use super::context;
 use super::plan_file::{PlanArgs, PlanFolders};
 use super::state::StateArgs;
 use crate::operator::journal::Journals;
@@ -60,6 +60,7 @@ pub(super) fn script(shell: &dyn EnvCompleter) -> String {
 fn completing(mut command: Command, words: impl Iterator<Item = OsString>) -> Command {
     command.build();
     // The line is not finished, so whatever is missing or wrong in it is passed over.
+    let Ok(words) = context::settle(&command, words.collect()) else { return command };
     let written = command.clone().ignore_errors(true).try_get_matches_from(words).ok();
     let Some((_, written)) = written.and_then(|mut written| written.remove_subcommand()) else {
         return command;
@@ -132,9 +133,10 @@ fn journals(written: &ArgMatches) -> Option<Journals> {
         state: StateArgs,
     }
 
-    let folder = written.try_get_one::<PathBuf>("state_dir").ok().flatten();
-    let flag = folder.into_iter().flat_map(|folder| [OsStr::new("--state-dir"), folder.as_os_str()]);
-    let keeping = Keeping::try_parse_from([OsStr::new(PROGRAM)].into_iter().chain(flag)).ok()?;
+    let given = |id: &str| written.try_get_raw(id).ok().flatten().and_then(|mut values| values.next());
+    let flags = [("--state-dir", given("state_dir")), ("--context", given("context"))];
+    let flags = flags.into_iter().filter_map(|(flag, value)| Some([OsStr::new(flag), value?])).flatten();
+    let keeping = Keeping::try_parse_from([OsStr::new(PROGRAM)].into_iter().chain(flags)).ok()?;
     Some(keeping.state.journals())
 }
 

@@ -69,11 +69,18 @@ impl PlanArgs {
 impl PlanFolders {
     /// The names of all plans that can be found.
     pub(super) fn names(&self) -> Vec<String> {
+        let files = self.files();
+        let names: BTreeSet<&str> = files.iter().filter_map(|path| path.file_stem()?.to_str()).collect();
+        names.into_iter().map(str::to_owned).collect()
+    }
+
+    /// The files of all plans that can be found, in order.
+    pub(super) fn files(&self) -> Vec<PathBuf> {
         let entries = self.in_turn().into_iter().filter_map(|folder| folder.read_dir().ok()).flatten();
         let paths = entries.filter_map(|entry| entry.ok().map(|entry| entry.path()));
         let plans = paths.filter(|path| path.extension().is_some_and(|extension| extension == "toml"));
-        let names: BTreeSet<String> = plans.filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned())).collect();
-        names.into_iter().collect()
+        let files: BTreeSet<PathBuf> = plans.collect();
+        files.into_iter().collect()
     }
 
     fn in_turn(&self) -> Vec<PathBuf> {

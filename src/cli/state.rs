@@ -5,13 +5,17 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::context::ContextArgs;
 use super::home;
 use crate::operator::journal::Journals;
 
 /// Where to keep records.
 #[derive(Debug, Args)]
 pub(super) struct StateArgs {
-    /// Folder for the records of rollouts [default: ~/.local/state/homelab-deploy]
+    #[command(flatten)]
+    context: ContextArgs,
+
+    /// Folder for the records of rollouts [default: ~/.local/state/homelab-deploy, for a context its folder there]
     #[arg(long, env = "HOMELAB_DEPLOY_STATE_DIR", value_name = "DIR")]
     state_dir: Option<PathBuf>,
 
@@ -35,7 +39,11 @@ impl StateArgs {
     pub(super) fn folder(&self) -> PathBuf {
         let home =
             || home::folder(self.state_home.as_ref(), self.user_home.as_ref(), ".local/state").unwrap_or_default();
-        self.state_dir.clone().unwrap_or_else(|| home().join("homelab-deploy"))
+        let usual = || {
+            let all = home().join("homelab-deploy");
+            self.context.name().map_or(all.clone(), |name| all.join("contexts").join(name))
+        };
+        self.state_dir.clone().unwrap_or_else(usual)
     }
 
     /// The folder for what may be lost at any time; `None` for an operator without a home.

@@ -50,12 +50,16 @@ impl Facts {
 
     /// The same, and what has to be asked for.
     pub(super) async fn learned(host: &Host) -> Self {
-        let seen = Self::seen(host);
-        let revision = match &seen.current {
+        Self::seen(host).completed(host).await
+    }
+
+    /// What was seen, with what has to be asked for.
+    pub(super) async fn completed(self, host: &Host) -> Self {
+        let revision = match &self.current {
             Some(system) => configuration_revision(host, system).await,
             None => None,
         };
-        Self { revision, failed_units: failing::failed_units(host).await, ..seen }
+        Self { revision, failed_units: failing::failed_units(host).await, ..self }
     }
 
     /// Whether this is a host that can be told from its links at all.

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::NAMESPACE;
 use super::ledger::FINALS;
-use super::run::{RunDir, Spec};
+use super::run::{RunDir, Spec, prepare_spares};
 use crate::clock;
 use crate::private_dir::{PrivateDir, PrivateDirError};
 use crate::protocol::{Holder, ReplySubject, Response};
@@ -109,6 +109,7 @@ impl Memory {
 
         let mut memory = Self { live, kept, ended: VecDeque::new(), damaged: Vec::new(), number: 0, _lock: lock };
         let recalled = memory.recall().map_err(unusable)?;
+        prepare(&memory.kept);
         Ok((memory, recalled))
     }
 
@@ -204,7 +205,7 @@ impl Memory {
         self.ended.push_back(dir);
         let old = self.ended.len().checked_sub(OUTPUTS + 1).and_then(|index| self.ended.get(index)).cloned();
         let oldest = if self.ended.len() > FINALS { self.ended.pop_front() } else { None };
-        Forgetting { old, oldest }
+        Forgetting { old, oldest, runs: self.kept.clone() }
     }
 
     /// Copies to the disk what it had no room for.
@@ -222,6 +223,13 @@ fn runs_in(folder: &Path) -> Result<PathBuf, StateError> {
     Ok(PrivateDir::create(&folder)?.create_folder(RUNS)?.path().to_owned())
 }
 
+/// Takes room on the disk for the next runs.
+fn prepare(runs: &Path) {
+    if let Err(error) = prepare_spares(runs) {
+        tracing::warn!("there is no room in {} for the next runs: {error}", runs.display());
+    }
+}
+
 /// What the directory of a run with this key is called.
 pub(super) fn name_of(key: &str) -> Uuid {
     Uuid::new_v5(&NAMESPACE, key.as_bytes())
@@ -234,6 +242,8 @@ pub(super) struct Forgetting {
     old: Option<RunDir>,
     /// One that is too old to be known.
     oldest: Option<RunDir>,
+    /// Where there is room on the disk then for others.
+    runs: PathBuf,
 }
 
 impl Forgetting {
@@ -246,6 +256,7 @@ impl Forgetting {
                 tracing::warn!("cannot remove what there is of the run in {}: {error}", dir.path().display());
             }
         }
+        prepare(&self.runs);
     }
 }
 

@@ -12,7 +12,7 @@ use super::output::clean_lines;
 use super::run::{RunDir, RunResult, Spec};
 use super::verdict::Verdict;
 use crate::clock;
-use crate::protocol::response::MAX_LOG_TAIL_LINES;
+use crate::protocol::response::bounded_tail;
 use crate::protocol::{Action, Commit, ErrorCode, Phase, Response, Status};
 
 /// How often it is looked how far a run is.
@@ -141,8 +141,8 @@ pub(super) fn conclude(_over: &Over, dir: &RunDir, spec: &Spec, site: Site) -> R
     };
     response.previous_revision = dir.before().and_then(|before| before.revision).or(site.previous);
     if response.status == Status::Failed {
-        let mut lines = result.as_ref().map_or_else(|| clean_lines(&dir.output_tail()), |result| result.tail.clone());
-        response.log_tail = lines.split_off(lines.len().saturating_sub(MAX_LOG_TAIL_LINES));
+        let from_disk = || bounded_tail(&clean_lines(&dir.output_tail()));
+        response.log_tail = result.as_ref().map_or_else(from_disk, |result| result.tail.clone());
     }
     if let Some(RunResult { ended_at, after, .. }) = result {
         response.at = Some(ended_at);

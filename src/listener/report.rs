@@ -9,6 +9,7 @@ use super::busy;
 use super::facts::configuration_revision;
 use super::host::{Host, System};
 use super::ledger::Ledger;
+use crate::clock;
 use crate::protocol::{Commit, DiscoveryAnswer, Feature, HostReport, Problem};
 
 /// Answers with what does not change, and with what is so right now.
@@ -39,6 +40,7 @@ impl Reporter {
             system: None,
             booted_system_differs: None,
             uptime_s: None,
+            now: None,
             busy: None,
             last: None,
             problems: Vec::new(),
@@ -60,6 +62,7 @@ impl Reporter {
             system,
             booted_system_differs: self.host.booted_system_differs(),
             uptime_s: self.host.uptime_s(),
+            now: Some(clock::now()),
             busy: ledger.holder().or_else(|| busy::activation(&self.root)).map(Box::new),
             last: ledger.last_run().map(Box::new),
             problems,

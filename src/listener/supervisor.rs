@@ -8,6 +8,7 @@
 //! someone else's, and a host on which only the supervisor was killed is not free yet.
 
 mod activation;
+mod baseline;
 mod bounds;
 mod changes;
 mod confirmation;

@@ -22,6 +22,14 @@ pub(super) const ASK_AGAIN: Duration = Duration::from_mins(10);
 /// A request is wanted for minutes. One that expires at a time further from now was made by another clock.
 const CLOCKS_DIFFER: [SignedDuration; 2] = [SignedDuration::from_mins(2), SignedDuration::from_hours(24)];
 
+/// What is missing here for deployments of this flake, in words.
+pub async fn missing(flake: &FlakeUrl) -> Vec<String> {
+    let mut problems = Problems::default();
+    look_for_programs(flake, &mut problems);
+    let told = problems.told().into_iter().map(|problem| problem.message);
+    told.chain(ask(flake.clone(), Duration::ZERO).await).collect()
+}
+
 /// Looks for the programs that deployments of this flake need.
 pub(super) fn look_for_programs(flake: &FlakeUrl, problems: &mut Problems) {
     let path = env::var_os("PATH").unwrap_or_default();
@@ -37,7 +45,7 @@ pub(super) fn look_for_programs(flake: &FlakeUrl, problems: &mut Problems) {
 
 /// Asks where the flake is from, after a while. Returns why that is not possible. Nix would fetch the whole flake for an answer,
 /// so only git is asked.
-pub(super) async fn ask(flake: FlakeUrl, after: Duration) -> Option<String> {
+pub async fn ask(flake: FlakeUrl, after: Duration) -> Option<String> {
     sleep(after).await;
     flake.git_remote()?;
     // Any name does: that there is no such branch is an answer, too.

@@ -1,24 +1,26 @@
-//! The audit: one JSON line for each call of a tool, refused ones too.
+//! The audit: what assistants asked for, one JSON object a line.
 //!
-//! The file is opened anew for each line, so that it may be moved away while the server runs, and each line is one write,
-//! so that several servers can share it. A line tells of a call that is over: its outcome is part of it.
+//! A call of a tool that writes has two lines: `begun`, without which it does not start, and `ended`. A server that is
+//! killed meanwhile leaves the first. Every other call has `ended` alone, refused and malformed ones too. The file is opened
+//! anew for each line, so that it may be moved away while the server runs, and each line is one write, so that several
+//! servers can share it.
 
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use jiff::Timestamp;
 use miette::Diagnostic;
 use rustix::fs::OFlags;
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use thiserror::Error;
 use tokio::time::Instant;
 
-use super::scrub::Scrubber;
+use super::redact::Redactor;
 use crate::private_dir::{self, PrivateDirError};
 
 /// The longest string that is recorded of an argument, in characters; a host name may have 253.
@@ -32,13 +34,12 @@ const OTHERS: u32 = 0o077;
 
 /// Where calls are recorded.
 #[derive(Debug)]
-pub struct Audit {
-    /// None where nobody asked for a record.
+pub(super) struct Audit {
+    /// `None` where no record is kept.
     file: Option<PathBuf>,
-    scrubber: Scrubber,
+    redactor: Redactor,
     clock: fn() -> Timestamp,
-    /// Whether the last line is not on record.
-    is_failing: AtomicBool,
+    calls: AtomicU64,
 }
 
 /// Why calls cannot be recorded.
@@ -46,89 +47,91 @@ pub struct Audit {
 pub enum AuditError {
     /// The file cannot be written.
     #[error("the audit file {0} cannot be written: {1}")]
-    #[diagnostic(help("no call is answered that could not be recorded: --audit-file names another file"))]
+    #[diagnostic(help("what an assistant asks for has to be on record: --audit-file names another file"))]
     Unwritable(PathBuf, #[source] io::Error),
-    /// Somebody else could put another file in its place, or write to it.
+    /// Another user could put another file in its place, or write to it.
     #[error(transparent)]
     #[diagnostic(transparent)]
     Untrusted(PrivateDirError),
     /// Others than its owner may read or change the file.
-    #[error("others than its owner may read or change the audit file {0}")]
+    #[error("other users than its owner may read or change the audit file {0}")]
     #[diagnostic(help("chmod 600 {}", .0.display()))]
     Shared(PathBuf),
 }
 
-/// A call that is under way. It is recorded when it ends, and as `abandoned` when nobody says how.
+/// A call that is under way. When it is dropped its end is recorded, `abandoned` unless [`AuditEntry::end`] says how it ended.
 #[derive(Debug)]
-pub struct Entry {
+pub(super) struct AuditEntry {
     audit: Arc<Audit>,
-    begun: Instant,
-    line: Line,
+    began: Instant,
+    line: AuditLine,
 }
 
-/// What is told of a call.
 #[derive(Debug, Serialize)]
-struct Line {
-    /// When the call came.
+struct AuditLine {
     at: Timestamp,
-    tool: String,
-    arguments: Value,
-    /// What the client calls itself. Anybody can call himself anything.
-    client: Option<String>,
+    /// `begun` or `ended`.
+    event: &'static str,
+    /// Tells the calls of a process apart.
+    call: u64,
     /// The process, which is one session of one client.
     pid: u32,
+    tool: String,
+    arguments: Value,
+    /// What the client calls itself, which proves nothing.
+    client: Option<String>,
     #[serde(flatten)]
-    ending: Ending,
+    ending: Option<CallEnd>,
     /// How long the call took, in milliseconds.
-    ms: u128,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ms: Option<u128>,
 }
 
 /// How a call ended, and what it was about as far as it came.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Ending {
-    /// What came of it.
-    pub outcome: Outcome,
+#[derive(Debug, Clone, Default, Serialize)]
+pub(super) struct CallEnd {
+    pub(super) outcome: CallOutcome,
     /// The code that its error begins with.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub code: Option<String>,
-    /// The most powerful tier that it was for.
+    pub(super) code: Option<String>,
+    /// The tier with the most power that it was for.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub tier: Option<String>,
-    /// The deployment or rollout that it began or asked about.
+    pub(super) tier: Option<String>,
+    /// The rollout that it began or asked about, and the state of that.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub id: Option<String>,
+    pub(super) id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) state: Option<String>,
     /// The commit that it was for.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub commit: Option<String>,
-    /// How a person agreed to it: `given`, or `waived` where none is asked.
+    pub(super) commit: Option<String>,
+    /// How a person agreed to it: `given`, or `waived` where no person is asked.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub approval: Option<&'static str>,
+    pub(super) approval: Option<&'static str>,
 }
 
 /// What came of a call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Outcome {
+pub(super) enum CallOutcome {
     /// It did what it was for.
     Ok,
-    /// It was refused or failed: `isError`, or an error of the protocol.
+    /// It was refused or failed.
     Error,
     /// A person is asked first.
     Asked,
-    /// It was not waited for to its end.
+    /// Nobody waited for its end.
+    #[default]
     Abandoned,
-}
-
-impl Ending {
-    /// An ending of which no more is known.
-    pub const fn of(outcome: Outcome) -> Self {
-        Self { outcome, code: None, tier: None, id: None, commit: None, approval: None }
-    }
 }
 
 impl Audit {
     /// Makes sure that calls can be recorded, in `file` if there is to be a record. The file is created for its owner alone.
-    pub fn open(file: Option<PathBuf>, scrubber: Scrubber, clock: fn() -> Timestamp) -> Result<Arc<Self>, AuditError> {
+    pub(super) fn open(
+        file: Option<PathBuf>,
+        redactor: Redactor,
+        clock: fn() -> Timestamp,
+    ) -> Result<Arc<Self>, AuditError> {
         if let Some(path) = &file {
             let unwritable = |error| AuditError::Unwritable(path.clone(), error);
             let permissions = append_to(path)?.metadata().map_err(unwritable)?.permissions();
@@ -136,58 +139,41 @@ impl Audit {
                 return Err(AuditError::Shared(path.clone()));
             }
         }
-        Ok(Arc::new(Self { file, scrubber, clock, is_failing: AtomicBool::new(false) }))
+        Ok(Arc::new(Self { file, redactor, clock, calls: AtomicU64::new(0) }))
     }
 
-    /// Begins to record a call.
-    pub(super) fn begin(
-        self: &Arc<Self>,
-        tool: &str,
-        arguments: Option<&Map<String, Value>>,
-        client: Option<&str>,
-    ) -> Entry {
-        let arguments = arguments.cloned().map_or(Value::Null, Value::Object);
-        let line = Line {
+    /// Takes down what a call asks for. Only its end is recorded, unless its beginning [is](AuditEntry::begin), too.
+    pub(super) fn entry(self: &Arc<Self>, tool: &str, arguments: Value, client: Option<&str>) -> AuditEntry {
+        let line = AuditLine {
             at: (self.clock)(),
+            event: "ended",
+            call: self.calls.fetch_add(1, Ordering::Relaxed) + 1,
+            pid: std::process::id(),
             tool: self.short(tool),
             arguments: self.bounded(arguments, MAX_DEPTH),
             client: client.map(|name| self.short(name)),
-            pid: std::process::id(),
-            ending: Ending::of(Outcome::Abandoned),
-            ms: 0,
+            ending: None,
+            ms: None,
         };
-        Entry { audit: Arc::clone(self), begun: Instant::now(), line }
+        AuditEntry { audit: Arc::clone(self), began: Instant::now(), line }
     }
 
-    /// Whether the last call could not be recorded. Until one can be again, nothing may be done that should be on record.
-    pub fn is_failing(&self) -> bool {
-        self.is_failing.load(Ordering::Relaxed)
-    }
-
-    fn write(&self, line: &Line) {
-        let Some(path) = &self.file else { return };
-        // Not a map with keys that are no strings, and so it cannot fail; an empty line would say that it did.
-        let mut text = serde_json::to_string(line).unwrap_or_default();
+    fn write(&self, line: &AuditLine) -> Result<(), AuditError> {
+        let Some(path) = &self.file else { return Ok(()) };
+        let mut text = serde_json::to_string(line).expect("a line has string keys only, so this cannot fail");
         text.push('\n');
-        let unwritable = |error| AuditError::Unwritable(path.clone(), error);
-        let written = append_to(path).and_then(|mut file| file.write_all(text.as_bytes()).map_err(unwritable));
-        self.is_failing.store(written.is_err(), Ordering::Relaxed);
-        if let Err(error) = written {
-            tracing::error!(
-                "the audit file cannot be written, and no tool that changes anything runs until it can: {error}"
-            );
-        }
+        append_to(path)?.write_all(text.as_bytes()).map_err(|error| AuditError::Unwritable(path.clone(), error))
     }
 
     fn short(&self, text: &str) -> String {
-        let clean = self.scrubber.clean(text);
+        let clean = self.redactor.clean(text);
         match clean.char_indices().nth(MAX_TEXT) {
             Some((end, _)) => format!("{}…", clean.get(..end).unwrap_or_default()),
             None => clean,
         }
     }
 
-    /// What an assistant wrote, as far as it is recorded.
+    /// The arguments of an assistant, as far as they are recorded.
     fn bounded(&self, value: Value, depth: usize) -> Value {
         match value {
             Value::String(text) => Value::String(self.short(&text)),
@@ -204,23 +190,37 @@ impl Audit {
     }
 }
 
-impl Entry {
+impl AuditEntry {
+    /// Records that the call begins. When that fails, the call must not begin.
+    pub(super) fn begin(&mut self) -> Result<(), AuditError> {
+        self.line.event = "begun";
+        let written = self.audit.write(&self.line);
+        self.line.event = "ended";
+        written
+    }
+
     /// Records how the call ended.
-    pub fn end(mut self, ending: Ending) {
-        self.line.ending = Ending {
-            code: ending.code.map(|text| self.audit.short(&text)),
-            tier: ending.tier.map(|text| self.audit.short(&text)),
-            id: ending.id.map(|text| self.audit.short(&text)),
-            commit: ending.commit.map(|text| self.audit.short(&text)),
+    pub(super) fn end(mut self, ending: CallEnd) {
+        let short = |text: Option<String>| text.map(|text| self.audit.short(&text));
+        self.line.ending = Some(CallEnd {
+            code: short(ending.code),
+            tier: short(ending.tier),
+            id: short(ending.id),
+            state: short(ending.state),
+            commit: short(ending.commit),
             ..ending
-        };
+        });
     }
 }
 
-impl Drop for Entry {
+impl Drop for AuditEntry {
     fn drop(&mut self) {
-        self.line.ms = self.begun.elapsed().as_millis();
-        self.audit.write(&self.line);
+        self.line.at = (self.audit.clock)();
+        self.line.ending.get_or_insert_default();
+        self.line.ms = Some(self.began.elapsed().as_millis());
+        if let Err(error) = self.audit.write(&self.line) {
+            tracing::error!("the end of a call is not on record: {error}");
+        }
     }
 }
 
@@ -236,7 +236,7 @@ fn append_to(path: &Path) -> Result<File, AuditError> {
 mod tests {
     use std::fs;
 
-    use serde_json::json;
+    use serde_json::{Map, json};
 
     use super::*;
 
@@ -245,11 +245,11 @@ mod tests {
     }
 
     fn audit(file: &Path) -> Arc<Audit> {
-        Audit::open(Some(file.to_owned()), Scrubber::new(["/secret/key".to_owned()]), noon).unwrap()
+        Audit::open(Some(file.to_owned()), Redactor::new(["/secret/key".to_owned()]), noon).unwrap()
     }
 
-    fn call(audit: &Arc<Audit>, arguments: &Value) -> Entry {
-        audit.begin("deploy", arguments.as_object(), Some("test 1.0"))
+    fn call(audit: &Arc<Audit>, arguments: &Value) -> AuditEntry {
+        audit.entry("deploy", arguments.clone(), Some("test 1.0"))
     }
 
     /// The recorded lines without the number of this process.
@@ -258,26 +258,27 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_line_tells_who_asked_for_what_and_what_came_of_it() {
+    async fn a_line_says_what_was_asked_for_and_what_came_of_it() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("audit.jsonl");
         let audit = audit(&file);
-        let entry = call(&audit, &json!({"hostname": "ns1", "branch": "main"}));
+        let mut entry = call(&audit, &json!({"hostname": "ns1", "branch": "main"}));
+        entry.begin().unwrap();
         tokio::time::advance(std::time::Duration::from_millis(1500)).await;
-        entry.end(Ending {
+        entry.end(CallEnd {
+            outcome: CallOutcome::Ok,
             tier: Some("prod".to_owned()),
             id: Some("4f".to_owned()),
+            state: Some("failed".to_owned()),
             commit: Some("8c1f0e2".to_owned()),
             approval: Some("given"),
-            ..Ending::of(Outcome::Ok)
+            code: None,
         });
-        call(&audit, &json!({})).end(Ending { code: Some("wrong_tier".to_owned()), ..Ending::of(Outcome::Error) });
-        drop(audit.begin("no_such_tool", None, None));
-        insta::assert_snapshot!(lines(&file), @r#"
-        {"at":"2026-11-23T12:00:00Z","tool":"deploy","arguments":{"branch":"main","hostname":"ns1"},"client":"test 1.0","pid":1,"outcome":"ok","tier":"prod","id":"4f","commit":"8c1f0e2","approval":"given","ms":1500}
-        {"at":"2026-11-23T12:00:00Z","tool":"deploy","arguments":{},"client":"test 1.0","pid":1,"outcome":"error","code":"wrong_tier","ms":0}
-        {"at":"2026-11-23T12:00:00Z","tool":"no_such_tool","arguments":null,"client":null,"pid":1,"outcome":"abandoned","ms":0}
-        "#);
+        let refused =
+            CallEnd { outcome: CallOutcome::Error, code: Some("wrong_tier".to_owned()), ..CallEnd::default() };
+        call(&audit, &json!({})).end(refused);
+        drop(audit.entry("no_such_tool", Value::Null, None));
+        insta::assert_snapshot!(lines(&file), @"");
         assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
     }
 
@@ -292,7 +293,7 @@ mod tests {
             "branch": "x\u{1b}[2J\u{202e}\n{\"tool\":\"forged\"}", "seed": seed, "url": "https://u:p@h", "path": "/secret/key",
             "long": "é".repeat(10_000), "deep": [[[[["x"]]]]], "many": members,
         }))
-        .end(Ending { code: Some("a".repeat(300)), ..Ending::of(Outcome::Error) });
+        .end(CallEnd { code: Some("a".repeat(300)), ..CallEnd::default() });
         let text = fs::read_to_string(&file).unwrap();
         assert_eq!(text.lines().count(), 1);
         assert!(text.len() < 4096, "{}", text.len());
@@ -308,7 +309,7 @@ mod tests {
     #[test]
     fn a_file_that_cannot_be_kept_is_refused_at_the_start() {
         let folder = tempfile::tempdir().unwrap();
-        let open = |file: PathBuf| Audit::open(Some(file), Scrubber::default(), noon).unwrap_err().to_string();
+        let open = |file: PathBuf| Audit::open(Some(file), Redactor::default(), noon).unwrap_err().to_string();
         let shared = folder.path().join("shared");
         fs::write(&shared, "").unwrap();
         fs::set_permissions(&shared, fs::Permissions::from_mode(0o640)).unwrap();
@@ -321,31 +322,27 @@ mod tests {
         fs::set_permissions(&open_to_all, fs::Permissions::from_mode(0o777)).unwrap();
         insta::assert_snapshot!(shown(open(open_to_all.join("audit"))), @"FOLDER/open can be written to by other users");
         fs::set_permissions(&open_to_all, fs::Permissions::from_mode(0o1777)).unwrap();
-        Audit::open(Some(open_to_all.join("audit")), Scrubber::default(), noon).unwrap();
+        Audit::open(Some(open_to_all.join("audit")), Redactor::default(), noon).unwrap();
         std::os::unix::fs::symlink(open_to_all.join("audit"), folder.path().join("link")).unwrap();
         insta::assert_snapshot!(shown(open(folder.path().join("link"))), @"FOLDER/link is a link where a file has to be");
     }
 
     #[test]
-    fn it_is_known_whether_the_last_line_is_on_record_and_a_file_may_be_moved_away() {
+    fn a_call_does_not_begin_that_cannot_be_recorded_and_a_file_may_be_moved_away() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("logs/audit.jsonl");
         fs::create_dir(folder.path().join("logs")).unwrap();
         let audit = audit(&file);
         fs::rename(folder.path().join("logs"), folder.path().join("old")).unwrap();
-        assert!(!audit.is_failing());
-        call(&audit, &json!({})).end(Ending::of(Outcome::Ok));
-        assert!(audit.is_failing());
+        call(&audit, &json!({})).begin().unwrap_err();
         fs::create_dir(folder.path().join("logs")).unwrap();
-        call(&audit, &json!({})).end(Ending::of(Outcome::Ok));
-        assert!(!audit.is_failing());
-        assert_eq!(lines(&file).lines().count(), 1);
+        call(&audit, &json!({})).begin().unwrap();
+        assert_eq!(lines(&file).lines().count(), 2, "begun and ended");
     }
 
     #[test]
     fn without_a_file_nothing_is_recorded() {
-        let audit = Audit::open(None, Scrubber::default(), noon).unwrap();
-        call(&audit, &json!({})).end(Ending::of(Outcome::Ok));
-        assert!(!audit.is_failing());
+        let audit = Audit::open(None, Redactor::default(), noon).unwrap();
+        call(&audit, &json!({})).begin().unwrap();
     }
 }

@@ -1,88 +1,74 @@
-//! One call on its way through the server: what came beside its arguments, and what is put on record of it.
+//! One call on its way through the server: what came beside its arguments, and what is put on record about it.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rmcp::model::{CallToolRequestParams, CallToolResponse, CallToolResult, InputResponses};
+use rmcp::model::{CallToolRequestParams, CallToolResponse, CallToolResult, InputResponses, JsonObject};
 use rmcp::service::RequestContext;
 use rmcp::{ErrorData, RoleServer};
-use serde_json::Value;
 
-use super::audit::{Ending, Outcome};
+use super::audit::{CallEnd, CallOutcome};
 
-/// The members of a result by which a deployment or rollout is found again, and which name a commit.
-const IDS: [&str; 3] = ["deploy_id", "rollout_id", "id"];
-const COMMITS: [&str; 2] = ["commit", "revision"];
+/// A call of a tool that begins a rollout.
+#[derive(Clone, Copy)]
+pub(super) struct ToolCall<'a> {
+    pub(super) tool: &'static str,
+    pub(super) arguments: &'a JsonObject,
+    pub(super) context: &'a RequestContext<RoleServer>,
+}
 
-/// What of a call is not an argument. A tool finds it in the context of its request.
+/// What a tool finds in the context of its request.
 #[derive(Debug, Clone)]
-pub(super) struct Call {
-    /// What came with a call that is made again after a question. Only the newest protocol has that.
-    pub(super) reply: Reply,
-    about: Arc<Mutex<About>>,
+pub(super) struct AuditContext {
+    /// What came with a call that is made again after a question; only the newest protocol has that.
+    pub(super) request_state: Option<String>,
+    /// The answers to that question.
+    pub(super) input_responses: Option<InputResponses>,
+    /// What the call turned out to be about, whether or not it succeeds.
+    end: Arc<Mutex<CallEnd>>,
 }
 
-/// The answer to a question.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Reply {
-    /// What the question was sealed with.
-    pub(super) state: Option<String>,
-    /// What was answered.
-    pub(super) answers: Option<InputResponses>,
-}
-
-/// What a call turned out to be about. It is on record whether or not the call came to anything.
-#[derive(Debug, Clone, Default)]
-pub(super) struct About {
-    /// The most powerful tier that it touches.
-    pub(super) tier: Option<String>,
-    /// The commit that it would deploy.
-    pub(super) commit: Option<String>,
-    /// The rollout that it began, where its answer does not tell.
-    pub(super) id: Option<String>,
-    /// How it was agreed to.
-    pub(super) approval: Option<&'static str>,
-}
-
-impl Call {
+impl AuditContext {
     pub(super) fn new(request: &CallToolRequestParams) -> Self {
-        let reply = Reply { state: request.request_state.clone(), answers: request.input_responses.clone() };
-        let tier = argument(request, "tier");
-        Self { reply, about: Arc::new(Mutex::new(About { tier, ..About::default() })) }
+        let tier = request.arguments.as_ref().and_then(|arguments| Some(arguments.get("tier")?.as_str()?.to_owned()));
+        Self {
+            request_state: request.request_state.clone(),
+            input_responses: request.input_responses.clone(),
+            end: Arc::new(Mutex::new(CallEnd { tier, ..CallEnd::default() })),
+        }
     }
 
-    /// The call that a context belongs to.
+    /// That of a call under way.
     pub(super) fn of(context: &RequestContext<RoleServer>) -> Option<&Self> {
         context.extensions.get::<Self>()
     }
 
-    /// What it is about, to add to.
-    pub(super) fn about(&self) -> MutexGuard<'_, About> {
-        self.about.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn end(&self) -> MutexGuard<'_, CallEnd> {
+        self.end.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What is put on record when the call ends with this answer.
-    pub(super) fn ending(&self, answer: &Result<CallToolResponse, ErrorData>) -> Ending {
-        let About { tier, commit, id, approval } = self.about().clone();
-        let ending = Ending { tier, id, commit, approval, ..Ending::of(Outcome::Ok) };
+    pub(super) fn ended_with(&self, answer: &Result<CallToolResponse, ErrorData>) -> CallEnd {
+        let mut end = self.end().clone();
+        end.outcome = CallOutcome::Ok;
         match answer {
             Ok(CallToolResponse::Complete(result)) if result.is_error == Some(true) => {
-                Ending { outcome: Outcome::Error, code: code(result), ..ending }
+                end.outcome = CallOutcome::Error;
+                end.code = code(result);
             }
             Ok(CallToolResponse::Complete(result)) => {
-                let found = |names: &[&str]| names.iter().find_map(|name| member(result, name));
-                Ending { id: found(&IDS), commit: found(&COMMITS).or(ending.commit.clone()), ..ending }
+                end.id = member(result, "rollout_id").or(end.id);
+                end.state = member(result, "state");
+                end.commit = member(result, "commit").or(end.commit);
             }
-            Ok(CallToolResponse::InputRequired(_)) => Ending { outcome: Outcome::Asked, ..ending },
-            Ok(_) => ending,
+            Ok(CallToolResponse::InputRequired(_)) => end.outcome = CallOutcome::Asked,
+            Ok(_) => {}
             Err(error) => {
-                Ending { outcome: Outcome::Error, code: Some(format!("protocol {}", error.code.0)), ..ending }
+                end.outcome = CallOutcome::Error;
+                end.code = Some(format!("protocol {}", error.code.0));
             }
         }
+        end
     }
-}
-
-fn argument(request: &CallToolRequestParams, name: &str) -> Option<String> {
-    text(request.arguments.as_ref()?.get(name)?)
 }
 
 /// The code that the text of an error begins with.
@@ -92,9 +78,5 @@ fn code(result: &CallToolResult) -> Option<String> {
 }
 
 fn member(result: &CallToolResult, name: &str) -> Option<String> {
-    text(result.structured_content.as_ref()?.get(name)?)
-}
-
-fn text(value: &Value) -> Option<String> {
-    value.as_str().map(str::to_owned)
+    result.structured_content.as_ref()?.get(name)?.as_str().map(str::to_owned)
 }

@@ -1,4 +1,4 @@
-//! What a tool says when it did not do what was asked: a code, a sentence, and what to do next.
+//! What a tool answers when it did not do what was asked: a code, what is wrong, and what to do next.
 
 use miette::Diagnostic;
 use rmcp::ErrorData;
@@ -8,21 +8,19 @@ use rmcp::model::{CallToolResponse, CallToolResult, ContentBlock};
 use super::policy::RevisionNotAllowed;
 use crate::bus::BusError;
 use crate::operator::FleetError;
-use crate::operator::detach::DetachError;
 use crate::operator::journal::JournalError;
 use crate::operator::plan_file::PlanFileError;
 use crate::operator::prepare::{Obstacle, PrepareError};
 use crate::plan::PlanMistakes;
 use crate::text::safe;
 
-/// An error that the assistant is told, and can do something about.
-///
-/// It is text only: clients that find structured content beside it do not show the text.
+/// An error that the assistant can do something about. It is text only: clients that find structured content beside it do
+/// not show the text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ToolError {
-    /// What kind of error it is, in snake case; the same kind always has the same code.
+    /// The kind of error, in snake case; the same kind always has the same code.
     pub code: &'static str,
-    /// What is wrong: a fragment without a full stop, as errors are elsewhere.
+    /// What is wrong, as a fragment without a full stop.
     pub what: String,
     /// What to do next.
     pub next: Option<String>,
@@ -46,14 +44,13 @@ impl ToolError {
         Self { code, what: error.to_string(), next: error.help().map(|help| help.to_string()) }
     }
 
-    /// What is said for a tool that panicked.
+    /// For a tool that panicked.
     pub(super) fn broke_off() -> Self {
-        Self::new("internal_error", "the tool broke off, which is a bug of homelab-deploy")
-            .next("look at list_hosts and rollout_status for what was done before you try again")
+        Self::new("internal_error", "the tool panicked, which is a bug of homelab-deploy")
+            .next("check with rollout_status what was done before you try again")
     }
 
-    /// The message to the client.
-    pub(super) fn into_result(self) -> CallToolResult {
+    fn into_result(self) -> CallToolResult {
         CallToolResult::error(vec![ContentBlock::text(self.text())])
     }
 
@@ -68,7 +65,7 @@ impl ToolError {
 }
 
 impl From<BusError> for ToolError {
-    /// The files of keys and certificates are not named: where they are is nothing for an assistant to know.
+    /// Does not name the files of keys and certificates: an assistant need not know where they are.
     fn from(error: BusError) -> Self {
         match &error {
             BusError::Unreachable(_) => Self::told("bus_unreachable", &error)
@@ -76,13 +73,13 @@ impl From<BusError> for ToolError {
             BusError::Refused { .. } => Self::told("key_refused", &error),
             BusError::SeedUnreadable(..) | BusError::NotAUserSeed(_) | BusError::SeedReadable(_) => {
                 Self::new("key_unusable", "the key that this tool connects with cannot be used")
-                    .next("ask whoever started this server to check the files that its flags name")
+                    .next("ask the person who started this server to check the files that its flags name")
             }
             BusError::TlsFile(..) => Self::new("tls_unusable", "a file that the TLS connection needs cannot be read")
-                .next("ask whoever started this server to check the files that its flags name"),
+                .next("ask the person who started this server to check the files that its flags name"),
             BusError::WithoutTls { .. } => {
-                Self::new("tls_unusable", "TLS is required, and an address of this server does without")
-                    .next("ask whoever started this server to check its flags")
+                Self::new("tls_unusable", "TLS is required, and a server address does not use it")
+                    .next("ask the person who started this server to check its flags")
             }
         }
     }
@@ -91,7 +88,7 @@ impl From<BusError> for ToolError {
 impl From<RevisionNotAllowed> for ToolError {
     fn from(refused: RevisionNotAllowed) -> Self {
         Self::new("revision_not_allowed", refused.to_string())
-            .next("nothing was done; choose one that is allowed, or ask whoever started this server for --allow-ref")
+            .next("nothing was done; give branch a revision that is allowed, or ask the person who started this server for --allow-ref")
     }
 }
 
@@ -143,13 +140,12 @@ impl From<PlanFileError> for ToolError {
 }
 
 impl From<Obstacle> for ToolError {
-    /// What an operator may override by a flag, an assistant may not.
     fn from(error: Obstacle) -> Self {
         match &error {
             Obstacle::AnotherRollout(_) => Self::new("another_rollout", error.to_string())
                 .next("nothing was sent; wait until it is over, then call again"),
             Obstacle::Downgrade { .. } => Self::new("downgrade", error.to_string())
-                .next("nothing was sent; deploy what comes after it, or ask a person for `homelab-deploy apply --allow-downgrade`"),
+                .next("nothing was sent; deploy a later commit, or call deploy with allow_downgrade: true or rollback where going back is meant"),
         }
     }
 }
@@ -158,20 +154,11 @@ impl From<JournalError> for ToolError {
     fn from(error: JournalError) -> Self {
         match &error {
             JournalError::Unknown(_) | JournalError::Ambiguous { .. } => Self::new("unknown_id", error.to_string())
-                .next("give the whole id as a deploy or apply_plan returned it"),
+                .next("rollout_status with list: true shows the rollouts on record"),
             JournalError::Io(..)
             | JournalError::Folder(_)
             | JournalError::Corrupt { .. }
             | JournalError::Running(_) => Self::told("journal_unusable", &error),
-        }
-    }
-}
-
-impl From<DetachError> for ToolError {
-    fn from(error: DetachError) -> Self {
-        match error {
-            DetachError::Journal(error) => Self::from(error),
-            DetachError::Process(_) => Self::new("not_started", error.to_string()).next("nothing was sent; call again"),
         }
     }
 }

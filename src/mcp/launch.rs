@@ -1,118 +1,249 @@
-//! From what an assistant asks for to a rollout that runs: settled, held against what its key may do, and left to a process
-//! of its own.
+//! From what an assistant asks for to a rollout that runs: hosts and commit are settled, a person is asked where one has to
+//! be, all of it is settled once more after the answer, and a process of its own carries it out.
 //!
-//! A single deployment is a rollout of one wave as well. So it is on record before it begins, goes on when the client ends
-//! this server, as many do with a call that they cancel, and any later process can tell how it ended.
+//! So a rollout is on record before it begins, goes on when the client ends this server, as many do with a call that they
+//! cancel, and any later process can tell how it ended.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use rmcp::RoleServer;
-use rmcp::model::{InputRequiredResult, JsonObject};
-use rmcp::service::RequestContext;
+use rmcp::handler::server::tool::IntoCallToolResult;
+use rmcp::model::CallToolResponse;
 use tokio::time::{Instant, timeout_at};
 
-use super::approval::{Approval, Question};
+use super::approval::{ApprovalOutcome, Question, outdated};
+use super::call::{AuditContext, ToolCall};
+use super::context::{Context, within_reach, wrong_tier};
 use super::error::ToolError;
-use super::server::Server;
-use super::settings::Access;
-use crate::operator::detach::Background;
-use crate::operator::{Prepared, RollCalled, Wanted};
-use crate::plan::FrozenPlan;
-use crate::protocol::{RolloutId, Tier};
+use super::follow::WaitUntil;
+use super::progress::Progress;
+use super::settings::Credential;
+use crate::operator::detach::{Background, DetachError};
+use crate::operator::{Kind, Part, Prepared, RollCalled, Wanted};
+use crate::plan::{Plan, Selector, Settings, Wave};
+use crate::protocol::{Revision, Role, RolloutId, Target, Tier};
 use crate::report;
+use crate::rollout::PlanSource;
 
-/// What is to be launched, in the words in which it was asked for.
-#[derive(Debug)]
+/// How a rollout is begun.
 pub(super) struct Launch<'a> {
-    /// The tool, and what it was called with.
-    pub(super) tool: &'static str,
-    pub(super) arguments: &'a JsonObject,
-    /// The key that it connects with.
-    pub(super) access: Access,
-    /// What to call it: the target as plans write it, or the name of the plan.
+    pub(super) call: ToolCall<'a>,
+    /// What to type where a person is asked: the target as plans write it, or the name of the plan.
     pub(super) phrase: String,
-    /// What `preview_plan` called it.
-    pub(super) plan_hash: Option<&'a str>,
+    pub(super) credential: Credential,
+    pub(super) downgrade: Downgrade,
+    /// What `preview_plan` returned.
+    pub(super) plan_hash: Option<String>,
 }
 
-/// What came of it.
-#[derive(Debug)]
-pub(super) enum Launched {
-    /// It is under way, and on record.
-    Begun(RolloutId),
-    /// A person is asked first.
-    Asked(Box<InputRequiredResult>),
+/// Whether hosts may go back in history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Downgrade {
+    Refused,
+    Allowed,
 }
 
-impl Server {
-    /// Settles hosts and commit before the call has to be answered. `judge` sees who is there before anything else is done.
-    pub(super) async fn prepare(
-        &self,
-        access: Access,
-        wanted: Wanted,
-        until: Instant,
-        judge: impl FnOnce(&RollCalled) -> Result<(), ToolError>,
-    ) -> Result<Prepared, ToolError> {
-        let prepared = async {
-            let mut bus = self.connect(access).await?;
-            let called = wanted.call_roll(&mut bus, &self.settings.discovery).await?;
-            judge(&called.roll)?;
-            let mut prepared = wanted.settle(called).await?;
-            within_reach(access, &prepared.rollout.plan)?;
-            prepared.warnings.extend(report::missed(&prepared.missed(&self.settings.journals)));
-            Ok(prepared)
-        };
-        let late = || {
-            ToolError::new("too_slow", "it was not settled in time which hosts are there and which commit to deploy")
-                .next("nothing was sent; see that the repository can be reached, or name the whole commit id")
-        };
-        timeout_at(until, prepared).await.unwrap_or_else(|_| Err(late()))
+impl Downgrade {
+    pub(super) const fn of(allow: bool) -> Self {
+        if allow { Self::Allowed } else { Self::Refused }
+    }
+}
+
+/// What a tool would roll out.
+pub(super) trait Intent: Sync {
+    /// Settles hosts and commit as they are now.
+    fn settle(&self, context: &Context, until: Instant) -> impl Future<Output = Result<Prepared, ToolError>> + Send;
+
+    /// What the question says beside the hosts and the commit.
+    fn ask<'a>(&'a self, question: Question<'a>) -> Question<'a> {
+        question
     }
 
-    /// Begins a rollout, unless there is a reason not to or a person has to be asked first.
-    pub(super) async fn launch(
-        &self,
-        launch: Launch<'_>,
-        prepared: Prepared,
-        context: &RequestContext<RoleServer>,
-    ) -> Result<Launched, ToolError> {
-        prepared.yield_to_others()?;
-        prepared.go_forward()?;
-        let Launch { tool, arguments, access, phrase, plan_hash } = launch;
-        let mut question = Question::about(tool, arguments, &phrase, &prepared.rollout);
-        if let Some(plan_hash) = plan_hash {
-            question = question.previewed(plan_hash);
-        }
-        match self.permit(&question, context).await? {
-            Approval::Given(_) => self.begin(access, prepared).map(Launched::Begun),
-            Approval::Asked(question) => Ok(Launched::Asked(question)),
-        }
-    }
-
-    /// Leaves a rollout to a process of its own. It is on record when this returns.
-    fn begin(&self, access: Access, prepared: Prepared) -> Result<RolloutId, ToolError> {
-        let environment = self.settings.environment(self.connection(access)?);
-        let background = Background { program: self.settings.program.clone(), ..Background::apply(environment) };
+    /// Leaves the rollout to a process of its own. It is on record when this returns.
+    fn begin(&self, background: &Background, prepared: Prepared, context: &Context) -> Result<RolloutId, ToolError> {
         let rollout = Arc::new(prepared.rollout);
-        background.begin(&rollout, &self.settings.journals)?;
+        background.begin(&rollout, &context.settings.journals)?;
         Ok(rollout.id)
     }
 }
 
-/// Makes sure that a plan has no host that the key is not for. The server would refuse to publish to it, but only once the
-/// hosts before it had been deployed.
-pub(super) fn within_reach(access: Access, plan: &FrozenPlan) -> Result<(), ToolError> {
-    let is_beyond = |tier: Tier| access == Access::Test && tier != Tier::Test;
-    let beyond = plan.hosts().find(|host| {
-        let named = host.subject().target().ok().and_then(|target| target.tier());
-        is_beyond(host.tier) || named.is_some_and(is_beyond)
-    });
-    match beyond {
-        None => Ok(()),
-        Some(host) => Err(ToolError::new(
-            "wrong_tier",
-            format!("{} is a host of {}, and this tool is for hosts of test", host.hostname, host.tier),
-        )
-        .next("list_hosts tells the tier of each host; deploy_admin deploys to any, where this server offers it")),
+/// A plan that no one wrote down.
+pub(super) struct Unwritten {
+    pub(super) credential: Credential,
+    pub(super) plan: Plan,
+    pub(super) revision: Revision,
+}
+
+impl Intent for Unwritten {
+    async fn settle(&self, context: &Context, until: Instant) -> Result<Prepared, ToolError> {
+        let wanted = context.wanted(self.plan.clone(), None, self.revision.clone());
+        context.prepare(self.credential, wanted, until).await
+    }
+}
+
+impl Context {
+    /// What is to be rolled out, before it is known which hosts are there.
+    pub(super) fn wanted(&self, plan: Plan, source: Option<PlanSource>, revision: Revision) -> Wanted {
+        Wanted {
+            plan,
+            source,
+            revision,
+            exclude: Vec::new(),
+            part: Part::Whole,
+            operator: self.settings.operator.clone(),
+            kind: Kind::Rollout,
+            journals: self.settings.journals.clone(),
+            flakes: self.settings.flakes.clone(),
+            cache: self.settings.cache.clone(),
+        }
+    }
+
+    /// Settles hosts and commit before the call has to be answered.
+    pub(super) async fn prepare(
+        &self,
+        credential: Credential,
+        wanted: Wanted,
+        until: Instant,
+    ) -> Result<Prepared, ToolError> {
+        let prepared = async {
+            let mut bus = self.connect(credential).await?;
+            let called = wanted.call_roll(&mut bus, &self.settings.discovery).await?;
+            if wanted.source.is_none() {
+                check_targets(&wanted.plan, &called.roll)?;
+            }
+            let mut prepared = wanted.settle(called).await?;
+            within_reach(credential, &prepared.rollout.plan)?;
+            prepared.warnings.extend(report::missed(&prepared.missed(&self.settings.journals)));
+            Ok(prepared)
+        };
+        let late = || {
+            ToolError::new("too_slow", "the hosts and the commit could not be settled in time")
+                .next("nothing was sent; check that the repository can be reached, or give the whole commit id")
+        };
+        timeout_at(until, prepared).await.unwrap_or_else(|_| Err(late()))
+    }
+
+    /// Begins what is intended, unless there is a reason not to or a person has to be asked first, and waits for it.
+    pub(super) async fn launch(&self, launch: Launch<'_>, intent: impl Intent) -> Result<CallToolResponse, ToolError> {
+        let context = launch.call.context;
+        let mut until = self.deadline();
+        let mut progress = Progress::towards(context, self.settings.timeouts.progress);
+        let mut prepared = intent.settle(self, until).await?;
+        let question = self.question(&launch, &prepared, &intent)?;
+        match self.approvals.obtain(&question, &mut progress, context).await? {
+            ApprovalOutcome::NotNeeded | ApprovalOutcome::GivenBefore => {}
+            ApprovalOutcome::Asked(question) => return Ok((*question).into()),
+            ApprovalOutcome::GivenMeanwhile => {
+                let approved = question.binding();
+                until = self.deadline();
+                let settled = intent.settle(self, until).await?;
+                if self.question(&launch, &settled, &intent)?.binding() != approved {
+                    return Err(outdated());
+                }
+                prepared = settled;
+            }
+        }
+        let warnings = prepared.warnings.clone();
+        let id = intent.begin(&self.background(launch.credential)?, prepared, self)?.to_string();
+        if let Some(mut end) = AuditContext::of(context).map(AuditContext::end) {
+            end.id = Some(id.clone());
+        }
+        let answer = self.wait(&id, WaitUntil { context, until, progress, warnings }).await?;
+        answer.into_call_tool_result().map_err(|error| ToolError::new("internal_error", error.message.into_owned()))
+    }
+
+    /// What a person would be asked, once nothing else stands against it.
+    fn question<'a>(
+        &self,
+        launch: &'a Launch<'_>,
+        prepared: &'a Prepared,
+        intent: &'a impl Intent,
+    ) -> Result<Question<'a>, ToolError> {
+        prepared.yield_to_others()?;
+        if launch.downgrade == Downgrade::Refused {
+            prepared.go_forward()?;
+        }
+        let Launch { call: ToolCall { tool, arguments, .. }, phrase, plan_hash, .. } = launch;
+        let question = Question::about(tool, arguments, phrase, &prepared.rollout, &prepared.ahead);
+        let question = intent.ask(question.previewed(plan_hash.as_deref()));
+        let allowed = self.settings.revisions.check(question.asked, question.tiers.iter().copied());
+        if allowed.is_err() && !self.ran_before(&prepared.rollout)? {
+            allowed?;
+        }
+        Ok(question)
+    }
+
+    fn background(&self, credential: Credential) -> Result<Background, ToolError> {
+        let environment = self.settings.environment(self.connection(credential)?);
+        let mut background = Background { program: self.settings.program.clone(), ..Background::apply(environment) };
+        // Its events are what a journal lacks of a host in flight.
+        background.arguments.push("--json".into());
+        Ok(background)
+    }
+}
+
+/// A plan of one wave that no one wrote down.
+pub(super) fn one_wave(name: &str, targets: Vec<Target>, settings: Settings) -> Wave {
+    let selector = |target| crate::plan::At::nowhere(Selector { text: name.to_owned(), target });
+    let name = crate::plan::At::nowhere(name.to_owned());
+    Wave { name, targets: targets.into_iter().map(selector).collect(), exclude: Vec::new(), settings }
+}
+
+/// Makes sure that each host and role that was asked for is there. A mistyped name is told as that, with the right ones.
+fn check_targets(plan: &Plan, called: &RollCalled) -> Result<(), ToolError> {
+    let reports = || called.hosts.iter().map(|answer| &answer.report);
+    for selector in plan.waves.iter().flat_map(|wave| &wave.targets) {
+        match &selector.value.target {
+            Target::Host(tier, name) => {
+                let mut hosts = reports().filter(|host| host.hostname == *name);
+                // What a host of another tier says counts only where none of this tier answers.
+                match hosts.clone().find(|host| host.tier == *tier).or_else(|| hosts.next()) {
+                    Some(host) if host.tier != *tier => return Err(wrong_tier(name, host.tier, *tier)),
+                    Some(_) => {}
+                    None => {
+                        let known = reports().filter(|host| host.tier == *tier).map(|host| host.hostname.as_str());
+                        return Err(nobody(
+                            "unknown_host",
+                            &format!("{tier} host {name:?}", name = name.as_str()),
+                            known,
+                        ));
+                    }
+                }
+            }
+            Target::Role(tier, role) => {
+                let roles = || reports().filter(|host| host.tier == *tier).filter_map(|host| host.role.as_ref());
+                if !roles().any(|known| known == role) {
+                    let what = format!("{tier} host of the role {:?}", role.as_str());
+                    return Err(nobody("unknown_role", &what, roles().map(Role::as_str)));
+                }
+            }
+            Target::All(tier) if !reports().any(|host| host.tier == *tier) => {
+                return Err(nobody("no_hosts", &format!("{tier} host"), std::iter::empty()));
+            }
+            Target::All(_) | Target::Custom(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// That no such host answers, with the names to choose from.
+pub(super) fn nobody<'a>(code: &'static str, what: &str, known: impl Iterator<Item = &'a str>) -> ToolError {
+    let known: BTreeSet<&str> = known.collect();
+    let known: Vec<&str> = known.into_iter().take(30).collect();
+    let known = if known.is_empty() { "none does".to_owned() } else { format!("those that do: {}", known.join(", ")) };
+    ToolError::new(code, format!("no {what} answers; {known}")).next("list_hosts shows hosts, tiers and roles")
+}
+
+/// The key for hosts of these tiers: the administrator's, unless all of them are test hosts.
+pub(super) fn credential_for(tiers: &BTreeSet<Tier>) -> Credential {
+    if tiers.iter().all(|tier| *tier == Tier::Test) { Credential::Test } else { Credential::Admin }
+}
+
+impl From<DetachError> for ToolError {
+    fn from(error: DetachError) -> Self {
+        match error {
+            DetachError::Journal(error) => Self::from(error),
+            DetachError::Process(_) => Self::new("not_started", error.to_string()).next("nothing was sent; call again"),
+        }
     }
 }

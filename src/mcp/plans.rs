@@ -5,19 +5,18 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use super::error::ToolError;
-use crate::operator::plan_file::read_text;
 
 /// The longest name of a plan, in bytes.
 const MAX_NAME_BYTES: usize = 63;
 
-/// The name of a plan: small letters, digits and `-`, of which the first is no `-`. It is no path, whatever it is joined to.
+/// The name of a plan: lower-case letters, digits and `-`, not beginning with `-`. So it is never a path.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct PlanName(String);
 
 /// The plans in a folder.
 #[derive(Debug, Clone)]
 pub struct Plans {
-    /// None where there are no plans.
+    /// `None` where there are no plans.
     folder: Option<PathBuf>,
 }
 
@@ -53,19 +52,11 @@ impl Plans {
         names
     }
 
-    /// Where the file of a plan is: within the folder, also when it is a link.
+    /// The path of a plan's file: within the folder, also when it is a link.
     pub(super) fn path(&self, name: &PlanName) -> Result<PathBuf, ToolError> {
         let folder = self.folder.as_ref().and_then(|folder| folder.canonicalize().ok()).ok_or_else(|| unknown(name))?;
         let file = folder.join(format!("{name}.toml")).canonicalize().map_err(|_| unknown(name))?;
         if file.starts_with(folder) && file.is_file() { Ok(file) } else { Err(unknown(name)) }
-    }
-
-    /// The text of a plan.
-    pub(super) fn text(&self, name: &PlanName) -> Result<String, ToolError> {
-        read_text(&self.path(name)?).map_err(|_| {
-            ToolError::new("plan_unreadable", format!("the plan {name} cannot be read, or is larger than 1 MiB"))
-                .next("ask whoever keeps the plans to look at its file")
-        })
     }
 }
 
@@ -73,13 +64,13 @@ fn no_name(text: &str) -> ToolError {
     let shown: String = text.chars().take(80).collect();
     ToolError::new(
         "invalid_plan",
-        format!("{shown:?} is not the name of a plan: it has small letters, digits and - only"),
+        format!("{shown:?} is not the name of a plan: those have lower-case letters, digits and - only"),
     )
-    .next("give a name as list_plans has it, without a path and without .toml")
+    .next("give plan a name that list_plans shows, without a path and without .toml")
 }
 
 fn unknown(name: &PlanName) -> ToolError {
-    ToolError::new("unknown_plan", format!("there is no plan {name}")).next("list_plans tells which there are")
+    ToolError::new("unknown_plan", format!("there is no plan {name}")).next("list_plans shows the plans")
 }
 
 #[cfg(test)]
@@ -91,7 +82,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::operator::plan_file::MAX_PLAN_BYTES;
 
     fn names(plans: &Plans) -> Vec<String> {
         plans.names().iter().map(ToString::to_string).collect()
@@ -113,24 +103,13 @@ mod tests {
         for folder in [folder, place.path().join("link")] {
             let plans = Plans::new(Some(folder));
             assert_eq!(names(&plans), ["a", "b", "within"]);
-            assert_eq!(plans.text(&"within".parse().unwrap()).unwrap(), "revision = 'main'");
+            assert!(plans.path(&"within".parse().unwrap()).unwrap().ends_with("a.toml"));
             for hidden in ["out", "dir", "dangling", "missing"] {
-                assert_eq!(plans.text(&hidden.parse().unwrap()).unwrap_err().code, "unknown_plan", "{hidden}");
+                assert_eq!(plans.path(&hidden.parse().unwrap()).unwrap_err().code, "unknown_plan", "{hidden}");
             }
         }
         assert_eq!(names(&Plans::new(None)), [""; 0]);
         assert_eq!(names(&Plans::new(Some(place.path().join("missing")))), [""; 0]);
-    }
-
-    #[test]
-    fn a_file_that_is_no_plan_by_its_size_is_not_read() {
-        let folder = tempfile::tempdir().unwrap();
-        fs::File::create(folder.path().join("big.toml")).unwrap().set_len(MAX_PLAN_BYTES + 1).unwrap();
-        fs::write(folder.path().join("binary.toml"), [0xff]).unwrap();
-        let plans = Plans::new(Some(folder.path().to_owned()));
-        for plan in ["big", "binary"] {
-            assert_eq!(plans.text(&plan.parse().unwrap()).unwrap_err().code, "plan_unreadable");
-        }
     }
 
     proptest! {

@@ -1,5 +1,5 @@
-//! Which revisions may be deployed to which tier. A branch is root on the host: whoever may choose it and can push it needs
-//! no other way in. Pure.
+//! Which revisions may be deployed to which tier. A branch is root on the host: an assistant that may choose the branch and
+//! can push to it needs no other way in. Pure.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use crate::protocol::{NameError, Revision, Tier};
 
-/// What prod hosts take when nobody has said: the branches that others review before.
+/// What prod hosts take by default: the branches that people review.
 const REVIEWED: [&str; 2] = ["main", "master"];
 
 /// One rule, `TIER=GLOB`: what it matches may be deployed to that tier.
@@ -35,10 +35,10 @@ pub enum AllowRefError {
     /// There is no `=`, or nothing on one side of it.
     #[error("{0:?} is not TIER=GLOB, such as prod=main or test=feature/*")]
     Form(String),
-    /// It is for a tier that there is not.
+    /// There is no such tier.
     #[error(transparent)]
     Tier(#[from] NameError),
-    /// Its glob has a character that no revision has, and so could never match.
+    /// Its glob has a character that no revision has, so it could never match.
     #[error("the glob {0:?} contains {1:?}: letters, digits, . _ / + - and * are what can match")]
     Character(String, char),
 }
@@ -49,7 +49,7 @@ pub enum AllowRefError {
 pub struct RevisionNotAllowed {
     /// What was asked for.
     pub asked: Revision,
-    /// The tier that it is not for.
+    /// The tier that does not take it.
     pub tier: Tier,
     /// The globs of what is.
     pub allowed: Vec<String>,
@@ -57,12 +57,11 @@ pub struct RevisionNotAllowed {
 
 /// Why the globs did not even look at a revision.
 fn kind(asked: &Revision) -> &'static str {
-    if could_be_commit(asked) { ", a commit id tells nothing of the branch that it is on" } else { "" }
+    if could_be_commit(asked) { ", as a commit id does not say which branch it is on" } else { "" }
 }
 
 impl RevisionPolicy {
-    /// The policy of these rules. A tier without any takes what it took before there were policies, when it is test, and
-    /// `main` and `master`, when it is prod.
+    /// The policy of these rules. Without a rule, test takes everything, and prod takes `main` and `master`.
     pub fn new(rules: &[AllowRef]) -> Self {
         let of = |tier, default: &[&str]| {
             let given: Vec<_> =
@@ -173,7 +172,7 @@ mod tests {
         assert_eq!(check(&policy, "main", &[Tier::Prod]), "ok");
         assert_eq!(check(&policy, "master", &[Tier::Test, Tier::Prod]), "ok");
         insta::assert_snapshot!(check(&policy, "feature/x", &[Tier::Test, Tier::Prod]), @r#""feature/x" may not be deployed to prod; allowed there: main, master"#);
-        insta::assert_snapshot!(check(&policy, COMMIT, &[Tier::Prod]), @r#""d3adbee0d3adbee0d3adbee0d3adbee0d3adbee0" may not be deployed to prod, a commit id tells nothing of the branch that it is on; allowed there: main, master"#);
+        insta::assert_snapshot!(check(&policy, COMMIT, &[Tier::Prod]), @r#""d3adbee0d3adbee0d3adbee0d3adbee0d3adbee0" may not be deployed to prod, as a commit id does not say which branch it is on; allowed there: main, master"#);
     }
 
     #[test]

@@ -1,155 +1,70 @@
-//! What a plan comes down to, as an assistant is told before it is carried out.
+//! What a plan means for the hosts that are there now, as an assistant is told before it is carried out.
 
-use rmcp::schemars::{self, JsonSchema};
-use serde::Serialize;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::answer::Answer;
-use super::error::ToolError;
-use super::page::Page;
-use super::schema;
+use super::redact::Redactor;
+use super::status::{BY_REPOSITORY, MAX_HOSTS, MAX_WAVES};
 use crate::operator::Prepared;
 use crate::plan::{FrozenHost, FrozenPlan, FrozenWave};
-use crate::protocol::Tier;
-use crate::report;
-use crate::text::safe;
+use crate::protocol::{HostName, Tier};
 
-/// How many waves are told of one by one.
-const MAX_WAVES: usize = 20;
-
-/// How many bytes the text beside the data may have.
-const MAX_TEXT_BYTES: usize = 3_500;
-
-/// For how many columns the text is laid out.
-const COLUMNS: usize = 100;
-
-/// What a plan comes down to now.
-#[derive(Debug, Serialize, JsonSchema)]
-pub(super) struct Preview {
-    /// The name of the rollout.
-    plan: String,
-    /// What `apply_plan` has to be called with. It changes when plan, hosts or commit do.
-    plan_hash: String,
-    /// The branch, tag or commit that the plan names.
-    asked: String,
-    /// The commit that it stands for now.
-    commit: String,
-    /// The tiers of its hosts.
-    tiers: Vec<String>,
-    /// The waves in order; at most 20.
-    waves: Vec<Wave>,
-    /// What to know before it begins.
-    warnings: Vec<String>,
-    /// The hosts in the order in which they are deployed.
-    hosts: Vec<Host>,
-    /// How many hosts there are.
-    total: usize,
-    /// Whether there are more hosts on the next page.
-    truncated: bool,
-    /// The cursor of the next page.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "String")]
-    next_cursor: Option<String>,
+/// What a plan means now; `hash` changes when that does.
+pub(super) fn preview(prepared: &Prepared, hash: &str, redactor: &Redactor) -> Answer {
+    let Prepared { rollout, warnings, ahead, .. } = prepared;
+    let plan = &rollout.plan;
+    let host = |wave: &FrozenWave, host: &FrozenHost| {
+        let goes_back = ahead.contains(&host.hostname).then_some("goes back");
+        json!({
+            "hostname": host.hostname.as_str(),
+            "tier": host.tier,
+            "wave": redactor.first(&wave.name, 80),
+            "state": if host.present { goes_back } else { Some("silent") },
+            "runs_now": host.revision.as_ref().map(|commit| commit.short().to_owned()),
+        })
+    };
+    let hosts = plan.waves.iter().flat_map(|wave| wave.hosts.iter().map(move |host| (wave, host)));
+    let total = hosts.clone().count();
+    let (waves, commit, asked) = (plan.waves.len(), &rollout.revision, &rollout.asked);
+    let told = json!({
+        "plan": redactor.first(rollout.name(), 80),
+        "summary": format!("{waves} waves, {total} hosts, {asked} -> {commit}; nothing is deployed yet"),
+        "next": "call apply_plan with this plan_hash, and the same until and exclude",
+        "plan_hash": hash,
+        "action": plan.waves.iter().map(|wave| wave.action.as_str()).collect::<std::collections::BTreeSet<_>>(),
+        "asked": asked.as_str(),
+        "commit": commit.as_str(),
+        "subject": rollout.subject.as_ref().map(|subject| format!("{BY_REPOSITORY}{}", redactor.first(subject, 200))),
+        "tiers": plan.tiers().into_iter().map(Tier::as_str).collect::<Vec<_>>(),
+        "warnings": warnings.iter().take(10).map(|warning| redactor.first(warning, 300)).collect::<Vec<_>>(),
+        "waves": waves_of(plan, redactor),
+        "hosts": hosts.take(MAX_HOSTS).map(|(of, it)| host(of, it)).collect::<Vec<_>>(),
+        "more": total.saturating_sub(MAX_HOSTS),
+    });
+    Answer::fitting(told, "hosts")
 }
 
-#[derive(Debug, Serialize, JsonSchema)]
-#[schemars(inline)]
-struct Wave {
-    /// Its name.
-    name: String,
-    /// What nixos-rebuild does.
-    action: String,
-    /// How many hosts it has.
-    hosts: usize,
-    /// How many are deployed at the same time.
-    max_parallel: usize,
-    /// How many may fail.
-    max_failures: usize,
-    /// How long it is left running, in seconds.
-    bake_s: u64,
-    /// Whether a person is asked before it.
-    confirm: bool,
-    /// The command that is run after it on the operator's machine.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "String")]
-    check: Option<String>,
-}
-
-#[derive(Debug, Serialize, JsonSchema)]
-#[schemars(inline)]
-struct Host {
-    /// Its name.
-    hostname: String,
-    /// Its tier.
-    #[schemars(schema_with = "schema::tier")]
-    tier: Tier,
-    /// Its wave.
-    wave: String,
-    /// Whether it answers.
-    answers: bool,
-    /// The commit that it runs.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "String")]
-    revision: Option<String>,
-}
-
-impl Preview {
-    pub(super) fn of(prepared: &Prepared, hash: String, cursor: Option<&str>) -> Result<Answer<Self>, ToolError> {
-        let Prepared { rollout, warnings, .. } = prepared;
-        let plan = &rollout.plan;
-        let hosts = plan.waves.iter().flat_map(|wave| wave.hosts.iter().map(move |host| (host, wave)));
-        let page = Page::of(&hosts.collect::<Vec<_>>(), cursor, |(host, wave)| Host::of(host, wave))?;
-        let mut tiers: Vec<String> = plan.hosts().map(|host| host.tier.to_string()).collect();
-        tiers.sort();
-        tiers.dedup();
-        let text = report::preview(rollout, warnings, COLUMNS);
-        let text = text.get(..text.floor_char_boundary(MAX_TEXT_BYTES)).unwrap_or_default();
-        let text = format!("{text}\n\nplan_hash: {hash}");
-        let data = Self {
-            plan: safe(rollout.name()),
-            plan_hash: hash,
-            asked: rollout.asked.to_string(),
-            commit: rollout.revision.to_string(),
-            tiers,
-            waves: waves(plan),
-            warnings: warnings.iter().take(10).map(|warning| safe(warning).chars().take(200).collect()).collect(),
-            truncated: page.truncated(),
-            hosts: page.items,
-            total: page.total,
-            next_cursor: page.next_cursor,
-        };
-        Ok(Answer { data, text })
-    }
-}
-
-impl Host {
-    fn of(host: &FrozenHost, wave: &FrozenWave) -> Self {
-        Self {
-            hostname: safe(host.hostname.as_str()),
-            tier: host.tier,
-            wave: safe(&wave.name),
-            answers: host.present,
-            revision: host.revision.as_ref().map(ToString::to_string),
-        }
-    }
-}
-
-fn waves(plan: &FrozenPlan) -> Vec<Wave> {
-    let wave = |(index, wave): (usize, &FrozenWave)| Wave {
-        name: safe(&wave.name),
-        action: wave.action.to_string(),
-        hosts: wave.hosts.len(),
-        max_parallel: wave.limits.max_parallel,
-        max_failures: wave.limits.max_failures,
-        bake_s: plan.bake_time(index).as_secs(),
-        confirm: wave.limits.confirm,
-        check: wave.limits.check.as_ref().map(|check| safe(&check.command.join(" ")).chars().take(100).collect()),
+fn waves_of(plan: &FrozenPlan, redactor: &Redactor) -> Vec<Value> {
+    let wave = |(index, wave): (usize, &FrozenWave)| {
+        let limits = &wave.limits;
+        json!({
+            "name": redactor.first(&wave.name, 80),
+            "action": wave.action.as_str(),
+            "hosts": wave.hosts.len(),
+            "max_parallel": limits.max_parallel,
+            "max_failures": limits.max_failures,
+            "bake_s": plan.bake_time(index).as_secs(),
+            "confirm": limits.confirm.then_some("a person is asked before it"),
+            // The whole command: it would run on the machine of this server.
+            "check": limits.check.as_ref().map(|check| redactor.clean(&check.command.join(" "))),
+        })
     };
     plan.waves.iter().enumerate().take(MAX_WAVES).map(wave).collect()
 }
 
-/// Stands for everything that a preview shows: the text of the plan, which hosts it comes down to, and the commit.
-pub(super) fn plan_hash(text: &str, prepared: &Prepared) -> String {
+/// Stands for everything that a preview shows: the text of the plan, its part, its hosts, and the commit.
+pub(super) fn plan_hash(text: &str, until: Option<&str>, exclude: &[HostName], prepared: &Prepared) -> String {
     let waves = prepared.rollout.plan.waves.iter();
     let waves: Vec<_> = waves
         .map(|wave| {
@@ -157,8 +72,8 @@ pub(super) fn plan_hash(text: &str, prepared: &Prepared) -> String {
             (wave.name.as_str(), hosts.collect::<Vec<_>>())
         })
         .collect();
-    let shown =
-        serde_json::to_vec(&(text, prepared.rollout.revision.as_str(), waves)).expect("texts only, which cannot fail");
+    let shown = serde_json::to_vec(&(text, until, exclude, prepared.rollout.revision.as_str(), waves));
+    let shown = shown.expect("texts only, so this cannot fail");
     // Half of it is enough that no two previews share it.
     let half = Sha256::digest(shown).first_chunk().copied().unwrap_or_default();
     format!("{:032x}", u128::from_be_bytes(half))

@@ -1,12 +1,12 @@
-//! What arguments and results look like, for programs.
+//! What arguments look like, for programs.
 //!
-//! The schemas are flat, since some clients drop a tool, or the whole session, over a root that is a choice or a type that
-//! may be null: an optional property is one that may be absent.
+//! The schemas are flat: some clients drop a tool, or the whole session, when a root is a choice or a type may be null. An
+//! optional property is one that may be absent. Results have no schema: their text says all that their data says.
 
 use std::any::Any;
 use std::sync::Arc;
 
-use rmcp::handler::server::tool::{schema_for_input, schema_for_output};
+use rmcp::handler::server::tool::schema_for_input;
 use rmcp::model::JsonObject;
 use rmcp::schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::DeserializeOwned;
@@ -21,39 +21,41 @@ pub(super) fn input<T: JsonSchema + Any>() -> Arc<JsonObject> {
     plain(&schema)
 }
 
-/// The schema of a tool's result.
-pub(super) fn output<T: JsonSchema + Any>() -> Arc<JsonObject> {
-    plain(&schema_for_output::<T>())
-}
-
-/// The schema of a result that another tool has as well and explains. All tools together have to fit into what clients read.
-pub(super) fn same_as<T: JsonSchema + Any>(explained_by: &str) -> Arc<JsonObject> {
-    let mut schema = JsonObject::clone(&output::<T>());
-    let properties = schema.get_mut("properties").and_then(Value::as_object_mut);
-    for property in properties.into_iter().flat_map(serde_json::Map::values_mut) {
-        if let Value::Object(fields) = property {
-            fields.remove("description");
-            if fields.contains_key("items") {
-                fields.insert("items".to_owned(), json!({ "type": "object" }));
-            }
+/// The same without one of them.
+pub(super) fn input_without<T: JsonSchema + Any>(name: &str) -> Arc<JsonObject> {
+    let mut schema = JsonObject::clone(&input::<T>());
+    for member in ["properties", "required"] {
+        match schema.get_mut(member) {
+            Some(Value::Object(properties)) => drop(properties.remove(name)),
+            Some(Value::Array(required)) => required.retain(|known| known != name),
+            _ => {}
         }
     }
-    schema.insert("description".to_owned(), format!("As {explained_by} explains it.").into());
     Arc::new(schema)
 }
 
-/// Reads the arguments of a tool. What they are not is said in words, so that an assistant can correct itself.
-pub(super) fn arguments<T: DeserializeOwned>(arguments: JsonObject) -> Result<T, ToolError> {
-    serde_json::from_value(Value::Object(arguments)).map_err(|error| {
-        ToolError::new("invalid_arguments", error.to_string()).next("correct the arguments and call again")
+/// Reads the arguments of a tool. The error says which of them is wrong, so that an assistant can correct it.
+pub(super) fn arguments<T: DeserializeOwned>(arguments: &JsonObject) -> Result<T, ToolError> {
+    let read = |arguments: JsonObject| {
+        serde_json::from_value::<T>(Value::Object(arguments)).map_err(|error| error.to_string())
+    };
+    read(arguments.clone()).map_err(|error| {
+        let alone = |(name, value): (&String, &Value)| JsonObject::from_iter([(name.clone(), value.clone())]);
+        let wrong = arguments.iter().find(|pair| read(alone(*pair)).err().as_ref() == Some(&error));
+        let named = wrong.map(|(name, _)| format!("{name}: ")).filter(|_| !error.starts_with("unknown field"));
+        ToolError::new("invalid_arguments", format!("{}{error}", named.unwrap_or_default()))
+            .next("correct the arguments and call again")
     })
 }
 
-/// The same, closed, and without what only costs room: the dialect, formats such as `uint64` that validators do not know,
-/// that numbers are not negative, and that what may be absent is.
+/// The same, closed, and without what only costs room: the dialect, the title, formats such as `uint64` that validators do
+/// not know, and defaults of what may be absent.
 fn plain(schema: &Arc<JsonObject>) -> Arc<JsonObject> {
     let mut schema = JsonObject::clone(schema);
-    schema.remove("$schema");
+    for name in ["$schema", "title", "description"] {
+        schema.remove(name);
+    }
+    schema.entry("properties").or_insert_with(|| json!({}));
     let mut schema = Value::Object(schema);
     close(&mut schema);
     match schema {
@@ -68,11 +70,11 @@ fn close(schema: &mut Value) {
         Value::Object(fields) => {
             fields.retain(|key, value| match key.as_str() {
                 "format" | "minimum" => value.is_object(),
-                "default" => !value.is_null(),
+                "default" => !(value.is_null() || *value == json!(false) || *value == json!([]) || *value == json!(0)),
                 _ => true,
             });
             if let Some(Value::String(told)) = fields.get_mut("description") {
-                // They are Rust's.
+                // The backticks are for Rust.
                 *told = told.replace('`', "");
             }
             if fields.get("properties").is_some_and(Value::is_object) {

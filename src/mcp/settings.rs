@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::approval::Asking;
+use super::approval::ApprovalMode;
 use super::plans::Plans;
 use super::policy::RevisionPolicy;
 use crate::bus::{self, ServerUrl};
@@ -18,43 +18,43 @@ use crate::operator::journal::Journals;
 /// What the server is started with. A client cannot change any of it.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// How the tools for everyone connect: with the key of a deployer to the test tier.
+    /// How tools connect that reach the test tier only: with the key of a deployer to it.
     pub test: bus::Settings,
-    /// How the tools for administrators connect; without it there are no such tools.
+    /// How all other tools connect; without it they do not exist.
     pub admin: Option<bus::Settings>,
-    /// Where to ask who is there.
+    /// How to ask which hosts are there.
     pub discovery: Discovery,
-    /// Who deploys, as hosts and other operators are told.
+    /// The operator's name, as hosts and other operators see it.
     pub operator: String,
-    /// Where a branch or tag is looked up. Nobody is asked: what hosts name has to be accepted before.
+    /// Where a branch or tag is looked up. No person is asked: a flake that only hosts name has to be accepted before.
     pub flakes: FlakeRules,
     /// Which revisions may be deployed to which tier.
     pub revisions: RevisionPolicy,
     /// Whether a person is asked before anything is deployed outside the test tier.
-    pub asking: Asking,
-    /// Where each call is put on record; nowhere when there is none.
+    pub approval: ApprovalMode,
+    /// The file that records calls, if any.
     pub audit_file: Option<PathBuf>,
-    /// The plans that there are.
+    /// The plans.
     pub plans: Plans,
     /// The records of rollouts.
     pub journals: Journals,
-    /// The folder for what the servers of repositories tell of commits; without one they are not asked.
+    /// The folder for commits of the repositories' servers; without one they are not asked.
     pub cache: Option<PathBuf>,
     /// Finds the value of an environment variable that defines an alias, for plans that use one.
     pub aliases: fn(&str) -> Option<String>,
     /// This program, which carries rollouts out in a process of its own.
     pub program: PathBuf,
     /// Which tools there are.
-    pub exposure: Exposure,
+    pub tools: ToolFilter,
     /// How long a call waits.
-    pub pace: Pace,
+    pub timeouts: CallTimeouts,
     /// What time it is.
     pub clock: fn() -> Timestamp,
 }
 
 /// Which tools there are.
 #[derive(Debug, Clone, Default)]
-pub struct Exposure {
+pub struct ToolFilter {
     /// What they may do.
     pub mode: Mode,
     /// Only these, by name; all where nothing was said.
@@ -71,40 +71,40 @@ pub enum Mode {
     ReadOnly,
 }
 
-/// How long a call waits for work that takes longer.
+/// How long a call may take.
 #[derive(Debug, Clone, Copy)]
-pub struct Pace {
-    /// From the beginning of a call to its answer, at the most. Clients give a call up after a minute.
-    pub patience: Duration,
-    /// The longest silence towards a client that wants to hear of progress.
-    pub beat: Duration,
+pub struct CallTimeouts {
+    /// From the beginning of a call to its answer, at most. Clients give a call up after a minute.
+    pub answer: Duration,
+    /// The longest time without progress towards a client that asked for it.
+    pub progress: Duration,
 }
 
-impl Default for Pace {
+impl Default for CallTimeouts {
     fn default() -> Self {
-        Self { patience: Duration::from_secs(45), beat: Duration::from_secs(15) }
+        Self { answer: Duration::from_secs(45), progress: Duration::from_secs(15) }
     }
 }
 
-/// Whose key a tool connects with. It belongs to the tool and follows from no argument.
+/// The key that a tool connects with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
-    /// That of a deployer to the test tier.
+pub enum Credential {
+    /// A key that may deploy to the test tier only.
     Test,
-    /// That of an administrator.
+    /// An administrator's key.
     Admin,
 }
 
 impl Settings {
     /// How to connect with this key; `None` where the server was not given it.
-    pub fn connection(&self, access: Access) -> Option<&bus::Settings> {
-        match access {
-            Access::Test => Some(&self.test),
-            Access::Admin => self.admin.as_ref(),
+    pub fn connection(&self, credential: Credential) -> Option<&bus::Settings> {
+        match credential {
+            Credential::Test => Some(&self.test),
+            Credential::Admin => self.admin.as_ref(),
         }
     }
 
-    /// The files that nobody need know the places of.
+    /// The files whose paths are not told.
     pub(super) fn key_files(&self) -> Vec<String> {
         let connections = std::iter::once(&self.test).chain(&self.admin);
         let files = connections.flat_map(|connection| {
@@ -130,6 +130,9 @@ impl Settings {
             ("HOMELAB_DEPLOY_NATS_URL", servers.join(",")),
             ("HOMELAB_DEPLOY_DISCOVER_SUBJECT", self.discovery.subject.to_string()),
             ("HOMELAB_DEPLOY_OPERATOR", self.operator.clone()),
+            // No context: all of its settings are here, and another file of them may lie where this server was started.
+            ("HOMELAB_DEPLOY_CONFIG", "/dev/null".to_owned()),
+            ("HOMELAB_DEPLOY_CONTEXT", String::new()),
         ];
         let files = files.into_iter().filter_map(|(name, file)| Some((name, Path::as_os_str(file?).to_owned())));
         files.chain(texts.map(|(name, text)| (name, text.into()))).collect()

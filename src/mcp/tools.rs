@@ -1,174 +1,155 @@
-//! Every tool, with what its users are told of it. What it does is in the module of its name.
+//! Every tool, with what assistants are told about it. What it does is in the module of its name.
 
+mod back;
 mod deploy;
-mod list_hosts;
+mod hosts;
 mod plans;
+mod resume;
 mod status;
+
+use std::sync::Arc;
 
 use rmcp::model::{CallToolResponse, JsonObject};
 use rmcp::service::RequestContext;
 use rmcp::{RoleServer, tool, tool_router};
 
 use super::answer::Answer;
+use super::call::ToolCall;
+use super::context::Context;
 use super::error::ToolError;
-use super::preview::Preview;
 use super::schema::{self, arguments as read};
-use super::server::Server;
-use super::status::{Deployment, Progress};
 
 /// The names of all tools.
-pub const TOOLS: [&str; 9] = [
+pub const TOOLS: [&str; 11] = [
     "abort_rollout",
     "apply_plan",
     "deploy",
     "deploy_admin",
-    "deploy_status",
+    "host_log",
     "list_hosts",
     "list_plans",
     "preview_plan",
+    "resume_rollout",
+    "rollback",
     "rollout_status",
 ];
 
-/// The tools that connect with the key of an administrator whatever they are called with.
-pub(super) const ADMIN_TOOLS: [&str; 1] = ["deploy_admin"];
+/// The tools, and what they work with.
+#[derive(Debug, Clone)]
+pub(super) struct Tools {
+    pub(super) context: Arc<Context>,
+}
+
+type Call = RequestContext<RoleServer>;
 
 #[tool_router(vis = "pub(super)")]
-impl Server {
-    /// Who is there.
+impl Tools {
     #[tool(
-        title = "List hosts",
-        description = "List the hosts that answer now, with what they run and how their last deployment ended. \
-                       A host that is missing is down, or its listener is. Takes about two seconds.",
-        input_schema = schema::input::<list_hosts::Arguments>(),
-        output_schema = schema::output::<list_hosts::Listing>(),
+        description = "List the hosts that answer now: what they run, how their last deployment ended, problems. With \
+                       branch: how many commits each is behind it, and which. A host that is missing is down, or its agent is.",
+        input_schema = schema::input::<hosts::HostsArguments>(),
         annotations(read_only_hint = true, destructive_hint = false, idempotent_hint = true, open_world_hint = false)
     )]
-    async fn list_hosts(&self, arguments: JsonObject) -> Result<Answer<list_hosts::Listing>, ToolError> {
-        list_hosts::list(self, read(arguments)?).await
+    async fn list_hosts(&self, arguments: JsonObject) -> Result<Answer, ToolError> {
+        hosts::list(&self.context, read(&arguments)?).await
     }
 
-    /// One deployment in the test tier.
     #[tool(
-        title = "Deploy to test hosts",
-        description = "Deploy a revision to one test host, the test hosts of a role, or all of them; never to another \
-                       tier. Waits up to 45 seconds; state running means that it goes on: ask deploy_status. It goes on \
-                       when the call is cancelled, too.",
-        input_schema = schema::input::<deploy::Arguments>(),
-        output_schema = schema::same_as::<Deployment>("deploy_status"),
+        description = "Deploy a revision to one test host, the test hosts of a role, or all test hosts. Waits up to 45 \
+                       seconds; state running means that it goes on: call rollout_status. It also goes on when the call is \
+                       cancelled.",
+        input_schema = schema::input_without::<deploy::DeployArguments>("tier"),
         annotations(read_only_hint = false, destructive_hint = true, idempotent_hint = false, open_world_hint = true)
     )]
-    async fn deploy(
-        &self,
-        arguments: JsonObject,
-        context: RequestContext<RoleServer>,
-    ) -> Result<CallToolResponse, ToolError> {
-        deploy::to_test(self, arguments, context).await
+    async fn deploy(&self, arguments: JsonObject, call: Call) -> Result<CallToolResponse, ToolError> {
+        deploy::to_test(&self.context, ToolCall { tool: "deploy", arguments: &arguments, context: &call }).await
     }
 
-    /// One deployment in any tier.
     #[tool(
-        title = "Deploy to hosts of any tier",
-        description = "Deploy a revision to one host, the hosts of a role, or all hosts of a tier, production included. \
-                       Outside of test a person is asked to approve what exactly is deployed. Otherwise like deploy.",
-        input_schema = schema::input::<deploy::AdminArguments>(),
-        output_schema = schema::same_as::<Deployment>("deploy_status"),
+        description = "Deploy to one host, the hosts of a role, or all hosts of a tier, production included. Outside test a \
+                       person is asked to approve. Otherwise like deploy.",
+        input_schema = schema::input::<deploy::DeployArguments>(),
         annotations(read_only_hint = false, destructive_hint = true, idempotent_hint = false, open_world_hint = true)
     )]
-    async fn deploy_admin(
-        &self,
-        arguments: JsonObject,
-        context: RequestContext<RoleServer>,
-    ) -> Result<CallToolResponse, ToolError> {
-        deploy::to_any(self, arguments, context).await
+    async fn deploy_admin(&self, arguments: JsonObject, call: Call) -> Result<CallToolResponse, ToolError> {
+        deploy::to_any(&self.context, ToolCall { tool: "deploy_admin", arguments: &arguments, context: &call }).await
     }
 
-    /// What has become of one deployment.
     #[tool(
-        title = "Status of a deployment",
-        description = "Tell what has become of a deployment, and wait for its end if asked to. Works in any session, \
-                       also after the one that began it is gone.",
-        input_schema = schema::input::<status::DeployArguments>(),
-        output_schema = schema::output::<Deployment>(),
+        description = "Return a host, or the hosts that a rollout changed, to the commit that they ran before. Waits like \
+                       deploy. Outside test a person is asked to approve.",
+        input_schema = schema::input::<back::RollbackArguments>(),
+        annotations(read_only_hint = false, destructive_hint = true, idempotent_hint = false, open_world_hint = true)
+    )]
+    async fn rollback(&self, arguments: JsonObject, call: Call) -> Result<CallToolResponse, ToolError> {
+        back::roll_back(&self.context, ToolCall { tool: "rollback", arguments: &arguments, context: &call }).await
+    }
+
+    #[tool(
+        description = "List the plans for rollouts in waves.",
+        input_schema = schema::input::<plans::ListPlansArguments>(),
         annotations(read_only_hint = true, destructive_hint = false, idempotent_hint = true, open_world_hint = false)
     )]
-    async fn deploy_status(
-        &self,
-        arguments: JsonObject,
-        context: RequestContext<RoleServer>,
-    ) -> Result<Answer<Deployment>, ToolError> {
-        status::of_deployment(self, read(arguments)?, context).await
+    async fn list_plans(&self, arguments: JsonObject) -> Result<Answer, ToolError> {
+        read::<plans::ListPlansArguments>(&arguments)?;
+        Ok(plans::list(&self.context))
     }
 
-    /// Which plans there are.
     #[tool(
-        title = "List plans",
-        description = "List the plans for rollouts in waves that this server may carry out.",
-        input_schema = schema::input::<plans::ListArguments>(),
-        output_schema = schema::output::<plans::Listing>(),
-        annotations(read_only_hint = true, destructive_hint = false, idempotent_hint = true, open_world_hint = false)
-    )]
-    async fn list_plans(&self, arguments: JsonObject) -> Result<Answer<plans::Listing>, ToolError> {
-        plans::list(self, &read(arguments)?)
-    }
-
-    /// What a plan comes down to.
-    #[tool(
-        title = "Preview a plan",
-        description = "Tell what a plan comes down to for the hosts that are there now: waves, hosts, commit, and the \
-                       plan_hash that apply_plan needs. Nothing is deployed.",
+        description = "Tell what a plan would do to the hosts that are there now: waves, hosts, commit, and the plan_hash for \
+                       apply_plan. Deploys nothing.",
         input_schema = schema::input::<plans::PreviewArguments>(),
-        output_schema = schema::output::<Preview>(),
         annotations(read_only_hint = true, destructive_hint = false, idempotent_hint = true, open_world_hint = true)
     )]
-    async fn preview_plan(&self, arguments: JsonObject) -> Result<Answer<Preview>, ToolError> {
-        plans::preview(self, read(arguments)?).await
+    async fn preview_plan(&self, arguments: JsonObject) -> Result<Answer, ToolError> {
+        plans::show(&self.context, read(&arguments)?).await
     }
 
-    /// Carrying out a plan.
     #[tool(
-        title = "Roll a plan out",
-        description = "Carry out a plan that preview_plan has shown, wave after wave, halting when one fails. Refused \
-                       when it would come down to something else by now. Waits up to 45 seconds; state running means \
-                       that it goes on: ask rollout_status.",
+        description = "Carry out a plan as preview_plan showed it, wave after wave; it halts when a wave fails. Refused when \
+                       it would do something else by now. Waits like deploy.",
         input_schema = schema::input::<plans::ApplyArguments>(),
-        output_schema = schema::same_as::<Progress>("rollout_status"),
         annotations(read_only_hint = false, destructive_hint = true, idempotent_hint = false, open_world_hint = true)
     )]
-    async fn apply_plan(
-        &self,
-        arguments: JsonObject,
-        context: RequestContext<RoleServer>,
-    ) -> Result<CallToolResponse, ToolError> {
-        plans::apply(self, arguments, context).await
+    async fn apply_plan(&self, arguments: JsonObject, call: Call) -> Result<CallToolResponse, ToolError> {
+        plans::apply(&self.context, ToolCall { tool: "apply_plan", arguments: &arguments, context: &call }).await
     }
 
-    /// What has become of a rollout.
     #[tool(
-        title = "Status of a rollout",
-        description = "Tell what has become of a rollout, also one that a person began at the command line of this \
-                       machine, and wait for its end if asked to.",
-        input_schema = schema::input::<status::RolloutArguments>(),
-        output_schema = schema::output::<Progress>(),
+        description = "Go on with a rollout that is paused before a wave, or whose process ended too early (cut_off). Waits \
+                       like deploy. A person is asked where the wave has to be confirmed.",
+        input_schema = schema::input::<resume::ResumeArguments>(),
+        annotations(read_only_hint = false, destructive_hint = true, idempotent_hint = false, open_world_hint = true)
+    )]
+    async fn resume_rollout(&self, arguments: JsonObject, call: Call) -> Result<CallToolResponse, ToolError> {
+        resume::resume(&self.context, ToolCall { tool: "resume_rollout", arguments: &arguments, context: &call }).await
+    }
+
+    #[tool(
+        description = "Tell what became of a deployment or rollout, also one that a person began on this machine, and wait \
+                       for its end. Only state succeeded is good.",
+        input_schema = schema::input::<status::StatusArguments>(),
         annotations(read_only_hint = true, destructive_hint = false, idempotent_hint = true, open_world_hint = false)
     )]
-    async fn rollout_status(
-        &self,
-        arguments: JsonObject,
-        context: RequestContext<RoleServer>,
-    ) -> Result<Answer<Progress>, ToolError> {
-        status::of_rollout(self, read(arguments)?, context).await
+    async fn rollout_status(&self, arguments: JsonObject, call: Call) -> Result<Answer, ToolError> {
+        status::status(&self.context, read(&arguments)?, &call).await
     }
 
-    /// Stopping a rollout.
     #[tool(
-        title = "Stop a rollout",
-        description = "Stop a rollout that runs: nothing new is sent, hosts in flight are awaited and not interrupted. \
-                       What was deployed stays.",
+        description = "Stop a rollout that runs: nothing new is sent, hosts in flight are awaited. What was deployed stays.",
         input_schema = schema::input::<status::AbortArguments>(),
-        output_schema = schema::output::<status::Stopping>(),
         annotations(read_only_hint = false, destructive_hint = true, idempotent_hint = true, open_world_hint = false)
     )]
-    async fn abort_rollout(&self, arguments: JsonObject) -> Result<Answer<status::Stopping>, ToolError> {
-        status::abort(self, &read(arguments)?)
+    async fn abort_rollout(&self, arguments: JsonObject) -> Result<Answer, ToolError> {
+        status::abort(&self.context, &read(&arguments)?)
+    }
+
+    #[tool(
+        description = "Show the end of a host's log from its latest failure, or from a given rollout.",
+        input_schema = schema::input::<status::LogArguments>(),
+        annotations(read_only_hint = true, destructive_hint = false, idempotent_hint = true, open_world_hint = false)
+    )]
+    async fn host_log(&self, arguments: JsonObject) -> Result<Answer, ToolError> {
+        status::log(&self.context, &read(&arguments)?)
     }
 }

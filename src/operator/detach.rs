@@ -12,6 +12,7 @@ use tokio::process::Command;
 
 use super::journal::{Journal, JournalError, Journals};
 use crate::clock;
+use crate::protocol::RolloutId;
 use crate::rollout::{Event, EventKind, Rollout};
 
 /// This very program, even when its file was replaced by an update.
@@ -68,6 +69,13 @@ impl Background {
         let unusable = |error| JournalError::Io(journals.folder().to_owned(), error);
         journal.record(&begun).and_then(|()| journal.sync()).map_err(unusable)?;
         self.start(&rollout.id.to_string(), journal, journals.create_output(rollout.id)?).map_err(DetachError::Process)
+    }
+
+    /// Leaves a rollout that was begun before to another process, which goes on where the journal ends.
+    pub fn resume(&self, id: RolloutId, journal: Journal, journals: &Journals) -> Result<(), DetachError> {
+        // The wish to stop was for the process before this one.
+        std::fs::remove_file(journals.stop_file(id)).ok();
+        self.start(&id.to_string(), journal, journals.create_output(id)?).map_err(DetachError::Process)
     }
 
     /// Starts the process for the rollout with this id, whose [journal](Journal::inherited) is handed over; what it prints

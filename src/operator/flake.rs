@@ -90,7 +90,7 @@ fn before(was: Option<&FlakeUrl>) -> String {
 
 impl FlakeRules {
     /// The flake to look `revision` up in, of what hosts name: `None` where it need not be contacted and may not be.
-    pub(super) async fn usable(
+    pub async fn usable(
         &self,
         named: Option<FlakeUrl>,
         revision: &Revision,
@@ -137,7 +137,7 @@ impl FlakeRules {
 
 /// Whether a flake has to be contacted to know the commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Need {
+pub enum Need {
     /// Nothing else tells.
     Yes,
     /// The commit is known.

@@ -97,6 +97,16 @@ pub struct Discovery {
     pub known: KnownHosts,
 }
 
+/// The window where none is given.
+const WINDOW: Duration = Duration::from_secs(2);
+
+impl Discovery {
+    /// The longest that answers are waited for.
+    pub fn longest(&self) -> Duration {
+        self.window.unwrap_or(WINDOW)
+    }
+}
+
 impl Fleet {
     /// Two channels that are not connected to anything yet.
     pub fn channels() -> (Self, FleetEnd) {

@@ -71,6 +71,21 @@ impl History {
         }
     }
 
+    /// The first lines of the messages of the commits that `new` has and `old` does not, the latest first; `None` where that
+    /// is not known.
+    pub async fn subjects_between(&mut self, old: &Commit, new: &Commit) -> Option<Vec<String>> {
+        for clone in &self.clones {
+            if let Some(subjects) = clone.subjects_between(old, new).await {
+                return Some(subjects);
+            }
+        }
+        let server = self.server.as_mut()?;
+        match server.kept().subjects_between(old, new).await {
+            Some(subjects) => Some(subjects),
+            None => server.fetch(new, Depth::WithAncestors).await?.subjects_between(old, new).await,
+        }
+    }
+
     /// Whether one commit is an ancestor of another, and so older; `None` where nobody knows both.
     pub async fn is_ancestor(&mut self, old: &Commit, new: &Commit) -> Option<bool> {
         for clone in &self.clones {

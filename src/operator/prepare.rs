@@ -22,7 +22,7 @@ use crate::bus::Bus;
 use crate::clock;
 use crate::lookup::LookupError;
 use crate::plan::{FrozenPlan, Plan, PlanMistakes, Roster};
-use crate::protocol::{Commit, FlakeUrl, HostName, RequestIds, Revision, RolloutId, RolloutReport, Tier};
+use crate::protocol::{Action, Commit, FlakeUrl, HostName, RequestIds, Revision, RolloutId, RolloutReport, Tier};
 use crate::rollout::{PlanSource, Rollout};
 use crate::text::safe;
 
@@ -403,11 +403,12 @@ fn doubts(roster: &Roster, plan: &FrozenPlan) -> Vec<String> {
     unproved.into_iter().chain(problems).collect()
 }
 
-/// The hosts that would go back in history, as far as can be told.
+/// The hosts that would go back in history, as far as can be told. A dry run takes none back.
 async fn ahead_of(commit: &Commit, plan: &FrozenPlan, history: &mut History) -> Vec<HostName> {
     let mut known = BTreeMap::new();
     let mut ahead = Vec::new();
-    for host in plan.hosts() {
+    let waves = plan.waves.iter().filter(|wave| wave.action != Action::DryActivate);
+    for host in waves.flat_map(|wave| &wave.hosts) {
         let Some(current) = host.revision.as_ref().filter(|current| *current != commit) else { continue };
         let is_ahead = match known.get(current) {
             Some(is_ahead) => *is_ahead,

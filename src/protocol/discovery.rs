@@ -105,6 +105,9 @@ pub struct HostReport {
     /// Since when the machine is up, in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uptime_s: Option<u64>,
+    /// The time by the clock of the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub now: Option<Timestamp>,
     /// What the host is busy with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub busy: Option<Box<Holder>>,

@@ -283,7 +283,7 @@ impl Response {
 }
 
 /// The last lines that together keep within the bounds of a log tail.
-fn bounded_tail(lines: &[String]) -> Vec<String> {
+pub fn bounded_tail(lines: &[String]) -> Vec<String> {
     let mut bytes = 0;
     let kept = lines.iter().rev().take(MAX_LOG_TAIL_LINES).take_while(|line| {
         bytes += line.len() + 1;

@@ -5,8 +5,9 @@ use std::io::{self, Write};
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::Reporter;
 use super::pipe::Pipe;
+use super::{Reporter, describe};
+use crate::protocol::HostName;
 use crate::rollout::{Event, EventKind, EventWriter, Summary};
 
 /// Writes every event as it is.
@@ -24,10 +25,15 @@ impl<W: Write> Json<W> {
 }
 
 impl<W: Write> Reporter for Json<W> {
-    fn event(&mut self, event: &Event, _: &Summary) -> io::Result<()> {
+    fn event(&mut self, event: &Event, summary: &Summary) -> io::Result<()> {
         let Self { out, writer } = self;
-        out.line(|line| match event.kind {
+        out.line(|line| match &event.kind {
             EventKind::Begun(_) => Ok(serde_json::to_writer(line, &without_secret(event)?)?),
+            EventKind::Final { host, .. } | EventKind::Returned { host, .. } => {
+                writer.write(event, line)?;
+                add_facts(host, summary, line);
+                Ok(())
+            }
             _ => Ok(writer.write(event, line)?),
         })
     }
@@ -39,6 +45,19 @@ impl<W: Write> Reporter for Json<W> {
     fn flush(&mut self) -> io::Result<()> {
         self.out.flush()
     }
+}
+
+/// Adds what the host of an event runs now and ran before to its object, as [`describe()`] tells it.
+fn add_facts(host: &HostName, summary: &Summary, json: &mut Vec<u8>) {
+    let Some((host, rollout)) = summary.host(host).zip(summary.rollout.as_deref()) else { return };
+    let facts = describe(host, rollout);
+    json.pop();
+    for (name, commit) in [("runs_now", facts.runs_now), ("ran_before", facts.ran_before)] {
+        if let Some(commit) = commit {
+            json.extend_from_slice(format!(r#","{name}":"{commit}""#).as_bytes());
+        }
+    }
+    json.push(b'}');
 }
 
 /// Output ends up in logs, and whoever knows the secret of a rollout could answer in the name of its hosts.

@@ -213,11 +213,7 @@ impl Recap<'_> {
             },
             HostState::Final(outcome) => {
                 let said = words::outcome(host, outcome, self.rollout);
-                [Some(said), words::standing(host, outcome, self.rollout)]
-                    .into_iter()
-                    .flatten()
-                    .collect::<Vec<_>>()
-                    .join("   ")
+                [Some(said), words::standing(host, self.rollout)].into_iter().flatten().collect::<Vec<_>>().join("   ")
             }
             _ => "left in flight: it goes on by itself".to_owned(),
         };

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
+use super::describe;
 use super::format::{Row, Took, count, first_line, safe, shorten};
 use crate::plan::FrozenPlan;
 use crate::protocol::{Action, ErrorCode, HostName, Response};
@@ -87,13 +88,12 @@ pub(super) const fn state(state: HostState) -> &'static str {
     }
 }
 
-/// What a host is at, as a word, its return included.
+/// What a host is at, as a word, its rollback included.
 pub(super) fn doing(host: &HostView) -> &'static str {
-    match host.returning.as_ref().map(|back| back.outcome) {
-        Some(None) => "returning",
-        Some(Some(HostOutcome::Completed)) => "returned",
-        // It completed and may well be as that left it.
-        Some(Some(_)) | None => state(host.state),
+    match describe::status(host) {
+        rollback @ ("returning" | "returned") => rollback,
+        // One that could not return completed, and may well be as that left it.
+        _ => state(host.state),
     }
 }
 
@@ -176,15 +176,11 @@ fn change(host: &HostView, rollout: &Rollout) -> String {
 }
 
 /// What a host that did not complete is known to run now, or else to have run before.
-pub(super) fn standing(host: &HostView, outcome: HostOutcome, rollout: &Rollout) -> Option<String> {
-    use ErrorCode::{AlreadyRunning, BuildFailed, InvalidRevision};
+pub(super) fn standing(host: &HostView, rollout: &Rollout) -> Option<String> {
     if rolled_back(host, rollout).is_some() {
         return None;
     }
-    let error = host.response.as_deref().and_then(|response| response.error.as_ref());
-    let untouched =
-        outcome == HostOutcome::Rejected || matches!(error, Some(BuildFailed | InvalidRevision | AlreadyRunning));
-    let word = if untouched { "still" } else { "was" };
+    let word = if describe::runs_now(host, rollout).is_some() { "still" } else { "was" };
     host.ran_before(rollout).map(|commit| format!("({word} on {})", commit.short()))
 }
 
@@ -210,7 +206,7 @@ pub(super) const fn skipped(cause: SkipCause) -> &'static str {
 }
 
 /// Why a wave failed.
-pub(super) fn cause(cause: &Cause) -> String {
+pub fn cause(cause: &Cause) -> String {
     match cause {
         Cause::TooManyFailures { failures, max_failures } => format!("{failures} failed, {max_failures} may fail"),
         Cause::TooFewCompleted { completed, min_hosts } => format!("{completed} completed, at least {min_hosts} must"),

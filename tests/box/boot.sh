@@ -11,6 +11,12 @@ mount -t tmpfs tmpfs "$folder"
 mkdir "$folder/upper" "$folder/work" "$folder/root"
 mount -t overlay overlay -o "lowerdir=$tree,upperdir=$folder/upper,workdir=$folder/work" "$folder/root"
 root=$folder/root
+# A small disk for state that is there after a reboot, too. Where there are no loop devices it is in memory.
+mkdir "$folder/disk"
+truncate -s 4M "$folder/image"
+mkfs.ext4 -q -m 0 "$folder/image" && mount -o loop "$folder/image" "$folder/disk" ||
+    mount -t tmpfs -o size=2m,nr_inodes=200 tmpfs "$folder/disk"
+rm -rf "$folder/disk/lost+found"
 install -D -m 600 "$seed" "$root/root/listener.seed"
 echo "$name" >"$root/etc/hostname"
 for style in nixos-rebuild nixos-rebuild-bash nixos-rebuild-numbered; do
@@ -29,7 +35,7 @@ enter() {
     libraries=$(echo "$tree"/usr/lib/*-linux-gnu)
     exec "$tree"/usr/lib*/ld-linux-*.so.* --library-path "$libraries:$libraries/systemd" "$tree/usr/bin/systemd-nspawn" \
         --quiet --directory="$root" --machine="$name" --register=no --keep-unit --link-journal=no --resolv-conf=off \
-        --timezone=off --console=pipe --bind-ro="$program:/program/1/bin/homelab-deploy" \
+        --timezone=off --console=pipe --bind="$folder/disk:/disk" --bind-ro="$program:/program/1/bin/homelab-deploy" \
         --bind-ro="$program:/program/2/bin/homelab-deploy" "$@"
 }
 

@@ -95,3 +95,20 @@ async fn a_switch_by_hand_before_the_deployment_is_confirmed_stays() {
     assert_eq!(end["rolled_back"], Value::Null, "{end}");
     assert_eq!((stage.commit_of(CURRENT), stage.commit_of(PROFILE)), (theirs.clone(), theirs));
 }
+
+#[tokio::test]
+async fn a_switch_by_hand_between_the_build_and_the_activation_is_what_the_host_returns_to() {
+    let Some(stage) = Stage::set("").await else { return };
+    let mut deployer = Deployer::connect(&stage.lab).await.unwrap();
+    let ours = stage.push("# ours");
+    let theirs = stage.push("# by hand");
+    stage.machine.run("touch /run/gated-evaluation").unwrap();
+    ask_and_never_confirm(&deployer, &ours).await;
+    stage.until_at_gate().await;
+    stage.switch_by_hand(&theirs);
+    stage.open_gate();
+    let end = deployer.hear_final().await.unwrap();
+    assert_eq!((&end["error"], &end["rolled_back"]), (&json!("not_confirmed"), &json!(true)), "{end}");
+    assert_eq!(end["previous_revision"], json!(theirs), "{end}");
+    assert_eq!((stage.commit_of(CURRENT), stage.commit_of(PROFILE)), (theirs.clone(), theirs));
+}

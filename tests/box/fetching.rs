@@ -1,5 +1,7 @@
 //! What is deployed is what the server of the flake has at that time; and trouble with it is told apart.
 
+use std::net::TcpListener;
+
 use serde_json::json;
 
 use crate::deployer::{Deployer, each};
@@ -20,27 +22,37 @@ async fn what_is_pushed_within_the_hour_is_what_runs() {
     assert_eq!(each(&stage.finals(&mut wire).await, "revision"), commits);
 }
 
-/// What ssh comes to for a server that takes no `GIT_PROTOCOL` from its clients, as sshd is when it is installed: the command,
-/// run by a shell that does not know of it.
-const PLAIN_SSH: &str = "for command; do :; done; exec env -u GIT_PROTOCOL /bin/sh -c \"$command\"";
+/// Lets the host serve itself by ssh, with a server as it is when it is installed: it takes no `GIT_PROTOCOL` from its clients.
+fn serve_by_ssh(port: u16) -> String {
+    format!(
+        "echo Port {port} >/etc/ssh/sshd_config.d/port.conf
+        systemctl start ssh
+        ssh-keyscan -p {port} 127.0.0.1 >/etc/ssh/ssh_known_hosts
+        ssh -p {port} 127.0.0.1 true"
+    )
+}
 
 #[tokio::test]
 async fn what_somebody_pushes_between_two_waves_does_not_hold_up_the_second() {
-    let fetched = "git+ssh://git.example.com/root/flake.git";
-    let plain_ssh = format!(
-        r#"services.homelab-deploy.listener = {{ flakeUrl = "{fetched}"; environment.GIT_SSH_COMMAND = "/root/plain-ssh"; }};"#
-    );
-    let Some(mut stage) = Stage::set(&plain_ssh).await else { return };
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let fetched = format!("git+ssh://root@127.0.0.1:{port}/root/flake.git");
+    let by_ssh = format!("services.homelab-deploy.listener.flakeUrl = \"{fetched}\";");
+    let Some(mut stage) = Stage::set(&by_ssh).await else { return };
     let mut wire = stage.overhear().await.unwrap();
     let mut deployer = Deployer::connect(&stage.lab).await.unwrap();
-    let commit = stage.push(&plain_ssh);
-    stage.push(&format!("{plain_ssh}\n# pushed meanwhile"));
+    let commit = stage.push(&by_ssh);
+    stage.push(&format!("{by_ssh}\n# pushed meanwhile"));
     let served = stage.git.url("flake/.git");
-    let program = format!("printf '#!/bin/sh\\n%s\\n' '{PLAIN_SSH}' >/root/plain-ssh && chmod +x /root/plain-ssh");
-    stage.machine.run(&format!("{program} && git clone --quiet --bare {served} /root/flake.git")).unwrap();
+    stage.machine.run(&format!("git clone --quiet --bare {served} /root/flake.git\n{}", serve_by_ssh(port))).unwrap();
+
+    // The listener looks where it fetches from, with root's own key, as a run does.
+    let heard = "journalctl --unit ssh | grep --count 'Accepted publickey'";
+    let before = stage.machine.run(heard).unwrap();
+    stage.machine.run("systemctl restart homelab-deploy-listener").unwrap();
+    stage.until("the listener has asked the server", &format!("[ $({heard}) -gt {before} ]")).await;
 
     // Nix alone does not get it.
-    let alone = format!("GIT_SSH_COMMAND=/root/plain-ssh nix flake metadata '{fetched}?rev={commit}' 2>&1");
+    let alone = format!("nix flake metadata '{fetched}?rev={commit}' 2>&1");
     let refused = stage.machine.try_run(&alone).unwrap();
     let said = String::from_utf8_lossy(&refused.stdout).into_owned();
     assert!(!refused.status.success() && said.contains("unadvertised object"), "{said}");

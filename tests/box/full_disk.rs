@@ -5,16 +5,15 @@ use serde_json::{Value, json};
 use crate::deployer::{Deployer, each};
 use crate::stage::{CURRENT, GATED_ACTIVATION, GATED_BUILD, Stage, ask};
 
-impl Stage {
-    /// Gives the host a small disk for its state.
-    async fn shrink_disk(&mut self) {
-        let mount = "systemctl stop homelab-deploy-listener
-            mount -t tmpfs -o size=1m,nr_inodes=200,mode=700 tmpfs /var/lib/homelab-deploy
-            systemctl start homelab-deploy-listener";
-        self.machine.run(mount).unwrap();
-        self.until_present().await.unwrap();
-    }
+/// Gives the state of the listener a small disk, unless it has it already.
+const MOUNT: &str = "mkdir -p /var/lib/homelab-deploy; mountpoint -q /var/lib/homelab-deploy || mount --bind /disk /var/lib/homelab-deploy;";
 
+/// A configuration with this disk.
+fn small_disk() -> String {
+    format!("box.activation = \"{MOUNT}\";")
+}
+
+impl Stage {
     /// Leaves no room on it.
     fn fill_disk(&self) {
         let fill = "cd /var/lib/homelab-deploy
@@ -41,8 +40,7 @@ fn assert_completed(end: &Value) {
 
 #[tokio::test]
 async fn deployments_are_judged_confirmed_and_taken_back_on_a_full_disk() {
-    let Some(mut stage) = Stage::set("").await else { return };
-    stage.shrink_disk().await;
+    let Some(mut stage) = Stage::set(&small_disk()).await else { return };
     stage.fill_disk();
     let mut wire = stage.overhear().await.unwrap();
 
@@ -63,19 +61,46 @@ async fn deployments_are_judged_confirmed_and_taken_back_on_a_full_disk() {
     stage.machine.run("systemctl restart homelab-deploy-listener").unwrap();
     stage.until_present().await.unwrap();
     assert_eq!(stage.activations(), 3);
-    assert_eq!(stage.ends_on_disk(), "0");
+}
 
-    // Once there is room, the disk has it all, and so it is known after a reboot.
+/// How often a request is run, and how that ends, is known for good.
+#[tokio::test]
+async fn what_was_run_on_a_full_disk_is_known_after_a_reboot() {
+    let Some(mut stage) = Stage::set(&small_disk()).await else { return };
+    let mut deployer = Deployer::connect(&stage.lab).await.unwrap();
+    stage.fill_disk();
+    let commit = stage.push(&small_disk());
+    ask(&deployer, "r-1", &commit).await;
+    assert_completed(&deployer.hear_final().await.unwrap());
+    let confirmed = stage.push(&format!("{}\n# confirmed", small_disk()));
+    stage.apply(&confirmed).ended().await.unwrap().expect(0).told("1 completed");
+    let interrupted = stage.push(&GATED_ACTIVATION.replace("= \"", &format!("= \"{MOUNT}")));
+    ask(&deployer, "r-3", &interrupted).await;
+    stage.until_at_gate().await;
+    assert_eq!(stage.ends_on_disk(), "2");
+
+    stage.reboot().await;
+    stage.machine.run("! touch /var/lib/homelab-deploy/another 2>/dev/null").unwrap();
+    let mut deployer = Deployer::connect(&stage.lab).await.unwrap();
+    for (id, commit, status) in [("r-1", &commit, "completed"), ("r-3", &interrupted, "failed")] {
+        ask(&deployer, id, commit).await;
+        assert_eq!(deployer.hear_final().await.unwrap()["status"], status);
+    }
+    assert_eq!((stage.ends_on_disk().as_str(), stage.activations()), ("3", 0));
+
+    // Of more runs than that the disk hears once it has room, or the listener is stopped then.
+    ask(&deployer, "r-4", &commit).await;
+    assert_completed(&deployer.hear_final().await.unwrap());
+    assert_eq!(stage.ends_on_disk(), "3");
     stage.free_disk();
     stage.machine.run("systemctl restart homelab-deploy-listener").unwrap();
     stage.until_present().await.unwrap();
-    assert_eq!(stage.ends_on_disk(), "2");
+    assert_eq!(stage.ends_on_disk(), "4");
 }
 
 #[tokio::test]
 async fn a_disk_that_is_full_from_one_moment_to_the_next_spoils_nothing() {
-    let Some(mut stage) = Stage::set("").await else { return };
-    stage.shrink_disk().await;
+    let Some(stage) = Stage::set(&small_disk()).await else { return };
     let mut deployer = Deployer::connect(&stage.lab).await.unwrap();
     for (id, gated) in [("r-1", GATED_BUILD), ("r-2", GATED_ACTIVATION)] {
         let commit = stage.push(gated);
@@ -92,8 +117,7 @@ async fn a_disk_that_is_full_from_one_moment_to_the_next_spoils_nothing() {
 
 #[tokio::test]
 async fn a_full_disk_is_called_that_and_what_frees_it_can_be_deployed() {
-    let Some(mut stage) = Stage::set("").await else { return };
-    stage.shrink_disk().await;
+    let Some(mut stage) = Stage::set(&small_disk()).await else { return };
     stage.fill_disk();
     let mut wire = stage.overhear().await.unwrap();
     let mut deployer = Deployer::connect(&stage.lab).await.unwrap();
@@ -108,5 +132,5 @@ async fn a_full_disk_is_called_that_and_what_frees_it_can_be_deployed() {
     ask(&deployer, "r-2", &commit).await;
     assert_completed(&deployer.hear_final().await.unwrap());
     assert_eq!(each(&stage.finals(&mut wire).await, "status"), ["failed", "completed"]);
-    stage.until("the disk has its end", "ls /var/lib/homelab-deploy/runs/*/final.json").await;
+    assert_eq!(stage.ends_on_disk(), "2");
 }

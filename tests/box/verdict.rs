@@ -77,29 +77,44 @@ async fn activation_failed(program: &str) {
     assert_eq!(stage.activations(), 0);
 }
 
-/// A user of whom a unit fails, in the words of `switch-to-configuration`.
-const USERS_TROUBLE: &str = r#"box.user = "echo 'Failed to restart user unit dbus.service' >&2; echo 'warning: the following user units failed: dbus.service' >&2; exit 4";"#;
+/// A unit of each user that fails.
+const USERS_TROUBLE: &str = r#"box.userUnit = "[Service]\nType=oneshot\nExecStart=/usr/bin/false\n";"#;
+
+/// Somebody is logged in, for whom a systemd of their own runs units.
+const LOG_IN: &str = "systemctl start user@$(id --user alice) && loginctl list-users | grep --quiet alice";
 
 #[tokio::test]
 async fn units_of_a_user_fail_a_deployment() {
     let Some(stage) = Stage::set("").await else { return };
+    stage.machine.run(LOG_IN).unwrap();
     let commit = stage.push(USERS_TROUBLE);
     let end = deploy(&stage, "r-1", &commit).await;
     assert_failed(
         &end,
         "activation_failed",
-        &["user units failed: dbus.service of alice", "next boot starts generation 2"],
+        &["user units failed: own.service of alice", "next boot starts generation 2"],
     );
     assert_eq!((stage.commit_of(CURRENT), &end["failed_units"]), (commit, &Value::Null), "{end}");
 }
 
 #[tokio::test]
 async fn units_of_a_user_are_a_note_where_the_host_says_so() {
-    let warn = r#"services.homelab-deploy.listener.extraFlags = [ "--user-units=warn" ];"#;
+    let warn = r#"services.homelab-deploy.listener.userUnits = "warn";"#;
     let Some(stage) = Stage::set(warn).await else { return };
+    stage.machine.run(LOG_IN).unwrap();
     let commit = stage.push(&format!("{warn}{USERS_TROUBLE}"));
-    assert_completed(&deploy(&stage, "r-1", &commit).await, &["user units failed: dbus.service of alice"]);
+    assert_completed(&deploy(&stage, "r-1", &commit).await, &["user units failed: own.service of alice"]);
     assert_eq!(stage.commit_of(CURRENT), commit);
+}
+
+#[tokio::test]
+async fn a_unit_of_a_user_that_goes_well_is_nothing_to_tell() {
+    let Some(stage) = Stage::set("").await else { return };
+    stage.machine.run(LOG_IN).unwrap();
+    let commit = stage.push(&USERS_TROUBLE.replace("false", "true"));
+    let end = deploy(&stage, "r-1", &commit).await;
+    assert_completed(&end, &[]);
+    assert!(!end["message"].as_str().unwrap().contains("user units"), "{end}");
 }
 
 #[tokio::test]

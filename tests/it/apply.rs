@@ -5,7 +5,7 @@ mod answers;
 mod background;
 mod checks;
 mod commit;
-mod confirm;
+pub(crate) mod confirm;
 mod crashes;
 mod crowd;
 mod downgrade;

@@ -40,7 +40,7 @@ async fn lab_with(hosts: &[&str], listening: &[&str], permissions: Permissions) 
 }
 
 /// Waits until so many machines answer one roll call.
-async fn until_answering(lab: &Lab, count: usize) {
+pub async fn until_answering(lab: &Lab, count: usize) {
     let client = lab.server.connect(&lab.admin).await.unwrap();
     wait::until("all machines answer", async || {
         // A listener answers each roll call once.

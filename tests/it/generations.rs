@@ -39,7 +39,15 @@ pub fn install(lab: &Lab, name: &str) {
     lab.fleet.rebuild().on(&host(name), SWITCH).unwrap();
 }
 
-fn make_program(path: &Path, script: &str) {
+/// Has a system of a host say which commit it was built from.
+pub fn is_of_commit(lab: &Lab, name: &str, system: &str, commit: &str) {
+    let folder = root(lab, name).join(system.trim_start_matches('/')).join("sw/bin");
+    fs::create_dir_all(&folder).unwrap();
+    make_program(&folder.join("nixos-version"), &format!("echo {commit}"));
+}
+
+/// Makes a program of a script.
+pub fn make_program(path: &Path, script: &str) {
     fs::write(path, format!("#!/bin/sh\n{script}\n")).unwrap();
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
 }
@@ -55,7 +63,8 @@ pub fn boots(lab: &Lab, name: &str) -> String {
     target(&profiles.join(target(&profiles.join("system"))))
 }
 
-fn root(lab: &Lab, name: &str) -> PathBuf {
+/// Where the file system of a host begins.
+pub fn root(lab: &Lab, name: &str) -> PathBuf {
     lab.folder().join("hosts").join(name).join("root")
 }
 

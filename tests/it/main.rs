@@ -6,16 +6,22 @@
 mod support;
 
 mod deployer;
+mod dice;
 mod generations;
 mod operator;
 mod stand_in;
 
 mod apply;
+mod archive;
 mod attacks;
+mod chaos;
+mod cluster;
 mod connection;
 mod deploy;
 mod discovery;
 mod docs;
+mod doctor;
+mod first_hour;
 mod floods;
 mod harness;
 mod history;
@@ -31,6 +37,7 @@ mod returning;
 mod runs;
 mod service;
 mod shell;
+mod slow_link;
 mod tidy;
 mod tls;
 mod trouble;

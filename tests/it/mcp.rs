@@ -2,14 +2,16 @@
 
 mod approval;
 mod audit;
-mod beside;
 mod client;
 mod deploy;
 mod hostile;
 mod hosts;
+mod journeys;
+mod lines;
 mod manual;
 mod plans;
-mod python;
 mod robust;
-mod tasks;
+mod rollback;
+mod sdks;
 mod tools;
+mod truth;

@@ -54,6 +54,23 @@ fn unit_file(folder: &Path) -> Option<PathBuf> {
     Some(file)
 }
 
+/// Makes sure that the module turns these settings for a fleet into a listener of this host, and into none elsewhere.
+pub fn takes_settings_of(settings: &Path, host: &str) {
+    let listener = |name: &str| {
+        let modules =
+            format!("[ outputs.nixosModules.default {} {{ networking.hostName = {name:?}; }} ]", settings.display());
+        let nixpkgs = "(import ./tests/nixpkgs { })";
+        let system = format!("{nixpkgs}.lib.nixosSystem {{ system = \"x86_64-linux\"; modules = {modules}; }}");
+        evaluated::<Value>(&format!(
+            "let l = ({system}).config.services.homelab-deploy.listener; in if l.enable then removeAttrs l [ \"package\" ] else null"
+        ))
+    };
+    let Some(on_host) = listener(host) else { return };
+    assert_eq!(on_host["hostname"], host);
+    assert!(on_host["publicKey"].as_str().is_some_and(|key| key.starts_with('U')), "{on_host}");
+    assert_eq!(listener("another"), Some(Value::Null));
+}
+
 #[test]
 fn the_flake_has_what_it_promises_and_all_of_it_evaluates() {
     let Some(names) = evaluated::<BTreeMap<String, BTreeMap<String, Vec<String>>>>("names") else { return };
@@ -333,6 +350,23 @@ fn what_the_listener_is_told_reaches_it() {
     let ports = |settings: &str| evaluated::<Vec<u16>>(&format!("evaluation.ports {settings}")).unwrap();
     assert_eq!(ports(r#"{ metrics = { listen = "[::]:9811"; openFirewall = true; }; }"#), [9811]);
     assert_eq!(ports(r#"{ metrics.listen = "[::]:9811"; }"#), [0; 0]);
+}
+
+#[test]
+fn root_looks_at_a_host_with_one_command() {
+    let folder = tempfile::tempdir().unwrap();
+    let bin = folder.path().join("homelab-deploy/bin");
+    fs::create_dir_all(&bin).unwrap();
+    symlink(super::program(), bin.join("homelab-deploy")).unwrap();
+    let settings = r#"{ natsUrl = "nats://127.0.0.1:1"; nkeyFile = "/it's/secret"; }"#;
+    let root = folder.path().display();
+    let script = format!("(import ./tests/nixpkgs/project.nix {{ root = \"{root}\"; }}).evaluation.doctor {settings}");
+    let Some(script) = evaluated::<String>(&script) else { return };
+    let output =
+        Command::new("sh").args(["-c", &script, "doctor", "--json"]).env_remove("HOMELAB_DEPLOY_JSON").output();
+    let output = output.unwrap();
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.code() == Some(1) && told.contains("cannot read the seed file /it's/secret"), "{output:?}");
 }
 
 #[test]

@@ -89,7 +89,7 @@ let
       runCommand =
         name: arguments: script:
         made { inherit arguments script; } name;
-      writeShellScriptBin = name: script: made script name;
+      writeShellScriptBin = name: text: made text name // { inherit text; };
       # Every machine of the test is evaluated; nothing runs.
       testers.runNixOSTest =
         test:

@@ -22,6 +22,8 @@ pub struct Fleet {
     url: String,
     flake: String,
     rebuild: Rebuild,
+    /// Where hosts reach the server that do not reach it at `url`.
+    ways: BTreeMap<HostName, String>,
     listeners: BTreeMap<HostName, Process>,
 }
 
@@ -34,6 +36,7 @@ impl Fleet {
             url: url.to_owned(),
             flake: flake.to_owned(),
             rebuild: Rebuild::install(&folder.join("bin"))?,
+            ways: BTreeMap::new(),
             listeners: BTreeMap::new(),
         })
     }
@@ -41,6 +44,11 @@ impl Fleet {
     /// The `nixos-rebuild` that all of them run.
     pub fn rebuild(&self) -> &Rebuild {
         &self.rebuild
+    }
+
+    /// Says where a host reaches the server from its next start on; several URLs are one text, with commas.
+    pub fn reach(&mut self, host: &HostName, url: &str) {
+        self.ways.insert(host.clone(), url.to_owned());
     }
 
     /// Starts the listener of a host, in the place of the one that may be there; it finds the state of that one.
@@ -53,7 +61,8 @@ impl Fleet {
         command.arg("listener");
         command.args(["--hostname", name.hostname.as_str(), "--tier", name.tier.as_str()]);
         command.args(name.role.iter().flat_map(|role| ["--role", role.as_str()]));
-        command.args(["--nats-url", &self.url, "--flake-url", &self.flake]);
+        let url = self.ways.get(&name.hostname).unwrap_or(&self.url);
+        command.args(["--nats-url", url, "--flake-url", &self.flake]);
         command.arg("--nkey-file").arg(key.seed_file()).arg("--state-dir").arg(folder.join("state"));
         // It stays over restarts of the listener, as that of its unit does. A test that boots the host empties it.
         command.arg("--runtime-directory").arg(folder.join("run"));

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use miette::{IntoDiagnostic, Result, WrapErr, miette};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// A process whose output goes to a file; dropping it kills it.
 #[derive(Debug)]
@@ -37,9 +38,14 @@ impl Process {
 
     /// Asks it to end, as a service manager does: with SIGTERM.
     pub fn terminate(&self) -> Result<()> {
-        let pid = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw);
+        self.signal(Signal::TERM)
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
         let pid = pid.ok_or_else(|| miette!("{} is no process id", self.child.id()))?;
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).into_diagnostic()
+        kill_process(pid, signal).into_diagnostic()
     }
 
     /// Everything that it has written so far.

@@ -112,12 +112,11 @@ async fn carry(
 ) {
     let (sender, mut under_way) = mpsc::unbounded_channel();
     let reading = async move {
-        let mut is_open = true;
-        while is_open {
-            let mut bytes = Vec::with_capacity(64 * 1024);
-            is_open = from.read_buf(&mut bytes).await.is_ok_and(|count| count > 0);
-            sender.send((Instant::now() + delay, bytes)).ok();
+        let mut buffer = vec![0; 64 * 1024];
+        while let Ok(count @ 1..) = from.read(&mut buffer).await {
+            sender.send((Instant::now() + delay, buffer.get(..count).unwrap_or_default().to_vec())).ok();
         }
+        sender.send((Instant::now() + delay, Vec::new())).ok();
     };
     let writing = async move {
         while let Some((due, bytes)) = under_way.recv().await {

@@ -60,6 +60,11 @@ impl Server {
         self.cluster_url.as_deref()
     }
 
+    /// Its process; none while it is stopped.
+    pub fn process(&self) -> Option<&Process> {
+        self.process.as_ref()
+    }
+
     /// Ends it at once, as a power cut would.
     pub fn stop(&mut self) {
         self.process = None;
@@ -116,7 +121,7 @@ fn read_ports(folder: &Path) -> Option<Ports> {
 }
 
 /// The nats-server to run: the one that `NATS_SERVER` names, else the one that the project's script finds or fetches.
-fn program() -> Result<PathBuf> {
+pub fn program() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("NATS_SERVER") {
         return Ok(path.into());
     }

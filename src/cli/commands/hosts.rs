@@ -2,6 +2,7 @@
 
 use clap::Args;
 
+use crate::cli::context::ContextArgs;
 use crate::cli::exit::{CommandResult, Exit};
 use crate::cli::operator::OperatorArgs;
 use crate::cli::out;
@@ -22,6 +23,9 @@ pub(in crate::cli) struct Hosts {
     json: bool,
 
     #[command(flatten)]
+    context: ContextArgs,
+
+    #[command(flatten)]
     operator: OperatorArgs,
 
     #[command(flatten)]
@@ -29,7 +33,7 @@ pub(in crate::cli) struct Hosts {
 }
 
 /// The names under which different machines answered.
-fn twins(hosts: &[HostAnswer]) -> impl Iterator<Item = &HostName> {
+pub(in crate::cli) fn twins(hosts: &[HostAnswer]) -> impl Iterator<Item = &HostName> {
     let pairs = hosts.iter().zip(hosts.iter().skip(1)).map(|(one, next)| (&one.report, &next.report));
     pairs.filter(|(one, next)| (one.tier, &one.hostname) == (next.tier, &next.hostname)).map(|(one, _)| &one.hostname)
 }

@@ -10,6 +10,7 @@ use miette::Diagnostic;
 use nkeys::KeyPair;
 use thiserror::Error;
 
+use crate::bus;
 use crate::cli::exit::{CommandResult, Exit};
 use crate::cli::out;
 
@@ -17,10 +18,14 @@ use crate::cli::out;
 pub(in crate::cli) struct Keygen {
     /// Where to write the seed; the file must not exist yet
     seed_file: PathBuf,
+
+    /// Make nothing: print the public key of the seed in that file
+    #[arg(long)]
+    public: bool,
 }
 
 #[derive(Debug, Error, Diagnostic)]
-enum KeygenError {
+pub(super) enum KeygenError {
     #[error("cannot make a key: {0}")]
     Key(#[from] nkeys::error::Error),
     #[error("{0} exists already")]
@@ -33,14 +38,21 @@ enum KeygenError {
 
 impl Keygen {
     pub(in crate::cli) fn run(self) -> CommandResult {
-        let public = generate(&self.seed_file).map_err(|error| Exit::Precondition.because(error))?;
+        let public = if self.public {
+            let (public, warning) =
+                bus::public_key(&self.seed_file).map_err(|error| Exit::Precondition.because(error))?;
+            out::warnings(warning.as_slice());
+            public
+        } else {
+            generate(&self.seed_file).map_err(|error| Exit::Precondition.because(error))?
+        };
         out::data(&format!("{public}\n"));
         Ok(Exit::Success)
     }
 }
 
 /// Writes a new seed to `file` and returns its public key.
-fn generate(file: &Path) -> Result<String, KeygenError> {
+pub(super) fn generate(file: &Path) -> Result<String, KeygenError> {
     let pair = KeyPair::new_user();
     let seed = pair.seed()?;
     let mut options = OpenOptions::new();

@@ -16,7 +16,9 @@ use crate::cli::operator::OperatorArgs;
 use crate::cli::runtime::block_on;
 use crate::cli::state::StateArgs;
 use crate::clock;
-use crate::mcp::{AllowRef, Asking, Exposure, Mode, Pace, Plans, RevisionPolicy, Server, Settings, TOOLS, serve_stdio};
+use crate::mcp::{
+    AllowRef, ApprovalMode, CallTimeouts, Mode, Plans, RevisionPolicy, Server, Settings, TOOLS, ToolFilter, serve_stdio,
+};
 use crate::operator::detach::this_program;
 
 #[derive(Debug, Args)]
@@ -92,30 +94,30 @@ impl Mcp {
             discovery: self.operator.discovery(&self.state),
             operator: self.operator.name(),
             revisions: RevisionPolicy::new(&self.allow_ref),
-            asking: if self.admin_without_approval { Asking::Nobody } else { Asking::Person },
+            approval: if self.admin_without_approval { ApprovalMode::Waived } else { ApprovalMode::Person },
             audit_file: self.audit_file.clone(),
-            plans: Plans::new(self.plans_dir.clone().or_else(|| self.usual_plans_dir())),
+            plans: Plans::new(self.plans_dir.clone().or_else(|| self.default_plans_dir())),
             journals: self.state.journals(),
             cache: self.state.cache(),
             flakes: self.flake.rules(&self.state, &servers, None),
             aliases: alias::lookup,
             program: this_program(),
-            exposure: self.exposure(),
-            pace: Pace::default(),
+            tools: self.tool_filter(),
+            timeouts: CallTimeouts::default(),
             clock: clock::now,
         }
     }
 
-    fn exposure(&self) -> Exposure {
+    fn tool_filter(&self) -> ToolFilter {
         let only = self.tools.iter().cloned().collect();
-        Exposure {
+        ToolFilter {
             mode: if self.read_only { Mode::ReadOnly } else { Mode::ReadWrite },
             only: (!self.tools.is_empty()).then_some(only),
         }
     }
 
     /// Not the folder `plans` where the program was started: a client starts it in any repository that it works on.
-    fn usual_plans_dir(&self) -> Option<PathBuf> {
+    fn default_plans_dir(&self) -> Option<PathBuf> {
         let config = home::folder(self.config_home.as_ref(), self.home.as_ref(), ".config")?;
         Some(config.join("homelab-deploy/plans"))
     }

@@ -1,6 +1,9 @@
 //! `nats-config`: what the NATS server must know of hosts and deployers.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use clap::{ArgGroup, Args};
 use miette::Diagnostic;
@@ -9,7 +12,8 @@ use thiserror::Error;
 use crate::cli::exit::{CommandResult, Exit};
 use crate::cli::out;
 use crate::nats_config::{
-    Holder, ListenerName, ListenerNameError, PublicKey, PublicKeyError, Strictness, User, authorization,
+    Fleet, FleetFileError, Holder, ListenerName, ListenerNameError, PublicKey, PublicKeyError, Strictness, User,
+    authorization,
 };
 use crate::protocol::SubjectError;
 
@@ -17,6 +21,9 @@ use crate::protocol::SubjectError;
 #[group(skip)]
 #[command(group(ArgGroup::new("users").required(true).multiple(true)))]
 pub(in crate::cli) struct NatsConfig {
+    /// File with the hosts and operators, as `init` writes it; those that flags name are added
+    #[arg(group = "users", value_name = "FLEET")]
+    fleet: Option<PathBuf>,
     /// A host and its public key; may be repeated
     // The values are text until `run`: an error of clap's would repeat them, and one of them may be a seed.
     #[arg(long = "listener", group = "users", value_name = "TIER.HOST[.ROLE]=PUBLIC_KEY")]
@@ -32,8 +39,31 @@ pub(in crate::cli) struct NatsConfig {
     compatible: bool,
 }
 
+/// Why there is no list of a fleet in a file.
+#[derive(Debug, Error, Diagnostic)]
+pub(in crate::cli) enum FleetError {
+    #[error("cannot read {path}: {error}", path = .0.display(), error = .1)]
+    #[diagnostic(help("`homelab-deploy init` writes a fleet.toml"))]
+    Unreadable(PathBuf, #[source] io::Error),
+    #[error("{path}, {error}", path = .0.display(), error = .1)]
+    #[diagnostic(help(
+        "a host is [[host]] with name, tier, role and key; an operator is [[operator]] with name, deploys_to (all or test) and key"
+    ))]
+    Malformed(PathBuf, FleetFileError),
+}
+
+impl FleetError {
+    /// Whether there is no such file.
+    pub(in crate::cli) fn is_missing(&self) -> bool {
+        matches!(self, Self::Unreadable(_, error) if error.kind() == io::ErrorKind::NotFound)
+    }
+}
+
 #[derive(Debug, Error, Diagnostic)]
 enum NatsConfigError {
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Fleet(#[from] FleetError),
     #[error("--listener needs a host and its public key")]
     #[diagnostic(help("write it as prod.ns1=U... or, with a role, prod.ns1.dns=U..."))]
     NoKey,
@@ -65,11 +95,23 @@ impl NatsConfig {
         let listeners = self.listeners.iter().map(|text| listener(text));
         let test_deployers = self.test_deployers.iter().map(|key| user(Holder::TestDeployer, key));
         let admins = self.admins.iter().map(|key| user(Holder::Admin, key));
-        let users: Vec<User> = listeners.chain(test_deployers).chain(admins).collect::<Result<_, _>>()?;
+        let mut users = match &self.fleet {
+            Some(file) => read_fleet(file)?.users(),
+            None => Vec::new(),
+        };
+        for user in listeners.chain(test_deployers).chain(admins) {
+            users.push(user?);
+        }
         refuse_shared_keys(&users)?;
         let strictness = if self.compatible { Strictness::Compatible } else { Strictness::Strict };
         Ok(authorization(&users, strictness)?)
     }
+}
+
+/// Reads the list of a fleet.
+pub(in crate::cli) fn read_fleet(file: &Path) -> Result<Fleet, FleetError> {
+    let text = fs::read_to_string(file).map_err(|error| FleetError::Unreadable(file.to_owned(), error))?;
+    Fleet::parse(&text).map_err(|error| FleetError::Malformed(file.to_owned(), error))
 }
 
 /// Reads `<tier>.<host>[.<role>]=<public key>`.

@@ -7,7 +7,8 @@
 //! on disk     a copy of the request, the baseline, the result and the final answer; the output
 //! ```
 //!
-//! Where there is no folder in memory, the disk has it all.
+//! Where there is no folder in memory, the disk has it all. The copies have their room on the disk before the run begins, see
+//! [`spare`].
 
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File};
@@ -18,7 +19,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{RunResult, Spec};
+use super::{RunResult, Spec, spare};
 use crate::listener::facts::Facts;
 use crate::listener::unit::UnitEnd;
 use crate::protocol::{Commit, Phase, Response};
@@ -26,11 +27,12 @@ use crate::protocol::{Commit, Phase, Response};
 /// How much of the output is looked at to tell what went wrong, in bytes.
 pub(in crate::listener) const TAIL_BYTES: usize = 64 * 1024;
 
-const REQUEST: &str = "request.json";
-const BEFORE: &str = "before.json";
-const RESULT: &str = "result.json";
-const UNIT: &str = "unit.json";
-const FINAL: &str = "final.json";
+pub(super) const LOCK: &str = "lock";
+pub(super) const REQUEST: &str = "request.json";
+pub(super) const BEFORE: &str = "before.json";
+pub(super) const RESULT: &str = "result.json";
+pub(super) const UNIT: &str = "unit.json";
+pub(super) const FINAL: &str = "final.json";
 const TOLD: &str = "told";
 
 /// What is copied to the disk, in the order in which it comes about.
@@ -72,6 +74,8 @@ impl RunDir {
 
     /// Makes the directories with what to run in them. The lock that comes back keeps everyone else from it.
     pub(in crate::listener) fn create(&self, spec: &Spec) -> io::Result<File> {
+        // Where there is none, the disk may have room for all that.
+        spare::take(&self.kept).ok();
         private_directory(&self.live)?;
         let lock = self.lock()?;
         self.clear()?;
@@ -107,7 +111,7 @@ impl RunDir {
     }
 
     fn lock_file(&self) -> io::Result<File> {
-        File::create(self.live.join("lock"))
+        File::create(self.live.join(LOCK))
     }
 
     /// Whether some process has the lock.
@@ -139,20 +143,17 @@ impl RunDir {
     }
 
     fn copy(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        if fs::read(self.kept.join(name)).is_ok_and(|kept| kept == bytes) {
+            return Ok(());
+        }
         private_directory(&self.kept)?;
         write_durably(&self.kept, name, bytes)
     }
 
     /// Copies to the disk what is not there yet, for it was full.
     pub(in crate::listener) fn settle(&self) -> io::Result<()> {
-        for name in COPIED {
-            if !self.kept.join(name).exists()
-                && let Some(bytes) = fs::read(self.live.join(name)).ok()
-            {
-                self.copy(name, &bytes)?;
-            }
-        }
-        Ok(())
+        let written = COPIED.iter().filter_map(|name| Some((name, fs::read(self.live.join(name)).ok()?)));
+        written.into_iter().try_for_each(|(name, bytes)| self.copy(name, &bytes))
     }
 
     /// What to run.
@@ -320,11 +321,13 @@ impl RunDir {
         }
     }
 
-    /// Removes the output, which is what takes room on the disk; and from memory what the disk has all of.
+    /// Removes the output, which is what takes room on the disk, and room that was not used; and from memory what the disk has
+    /// all of.
     pub(in crate::listener) fn shrink(&self) -> io::Result<()> {
         let (current, previous) = self.output_files();
         remove(&current)?;
         remove(&previous)?;
+        COPIED.iter().try_for_each(|name| remove(&draft(&self.kept, name)))?;
         if self.live != self.kept && self.kept.join(FINAL).exists() { remove_all(&self.live) } else { Ok(()) }
     }
 
@@ -336,7 +339,7 @@ impl RunDir {
 }
 
 /// Makes a directory that only its owner can look into: output may tell secrets. One that exists is fine.
-fn private_directory(path: &Path) -> io::Result<()> {
+pub(super) fn private_directory(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
@@ -346,7 +349,7 @@ fn remove(file: &Path) -> io::Result<()> {
 }
 
 /// Removes a directory that may not be there, with all that is in it.
-fn remove_all(directory: &Path) -> io::Result<()> {
+pub(super) fn remove_all(directory: &Path) -> io::Result<()> {
     unless_missing(fs::remove_dir_all(directory))
 }
 
@@ -358,9 +361,14 @@ fn unless_missing(removed: io::Result<()>) -> io::Result<()> {
     }
 }
 
+/// Where a file is until it is whole.
+pub(super) fn draft(directory: &Path, name: &str) -> PathBuf {
+    directory.join(format!("{name}.new"))
+}
+
 /// Writes a file so that nobody reads half of it.
 fn write(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
-    let new = directory.join(format!("{name}.new"));
+    let new = draft(directory, name);
     fs::write(&new, bytes)?;
     fs::rename(new, directory.join(name))
 }
@@ -368,9 +376,11 @@ fn write(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
 /// Writes a file so that after a power cut it is there whole or not at all. This waits for the disk, which may take
 /// seconds: the loop that serves NATS does not call it.
 fn write_durably(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
-    let new = directory.join(format!("{name}.new"));
-    let mut file = File::create(&new)?;
+    let new = draft(directory, name);
+    // Over what is there, which is the room for it.
+    let mut file = File::options().write(true).create(true).truncate(false).open(&new)?;
     file.write_all(bytes)?;
+    file.set_len(bytes.len() as u64)?;
     file.sync_all()?;
     fs::rename(&new, directory.join(name))?;
     sync_directory(directory)?;

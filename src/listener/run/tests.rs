@@ -1,5 +1,6 @@
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::*;
@@ -200,4 +201,36 @@ fn memory_is_given_back_once_the_disk_has_it_all() {
     assert!(!live.exists() && kept.join("final.json").exists());
     dir.remove().unwrap();
     assert!(!kept.exists());
+}
+
+#[test]
+fn a_run_is_written_over_room_that_was_there_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |path: &str| folder.path().join(path);
+    let inodes = |directory: &str, end: &str| {
+        ["request.json", "before.json", "result.json", "final.json"]
+            .map(|name| fs::metadata(at(directory).join(format!("{name}{end}"))).unwrap().ino())
+    };
+    fs::create_dir(at("runs")).unwrap();
+    prepare_spares(&at("runs")).unwrap();
+    let room = inodes("spares/1", ".new");
+    let dir = RunDir::new(at("live"), at("runs/a"));
+    drop(dir.create(&spec("a")).unwrap());
+    dir.write_before(&Facts::default()).unwrap();
+    let now = Timestamp::UNIX_EPOCH;
+    let verdict = Verdict::failed(crate::protocol::ErrorCode::Timeout, "");
+    dir.write_result(&RunResult { verdict, started_at: now, ended_at: now, after: Facts::default(), tail: Vec::new() })
+        .unwrap();
+    dir.write_final(&Response::new("ns1".parse().unwrap(), crate::protocol::Status::Completed, "")).unwrap();
+    assert_eq!(inodes("runs/a", ""), room);
+    let kept = RunDir::in_one(at("runs/a"));
+    assert!(kept.spec().is_ok() && kept.before().is_some() && kept.result().is_some() && kept.lock().is_ok());
+
+    // What was not used is given back with the output, and the next run has its room.
+    assert!(at("runs/a/unit.json.new").exists() && !at("spares/1").exists());
+    dir.shrink().unwrap();
+    prepare_spares(&at("runs")).unwrap();
+    assert!(!at("runs/a/unit.json.new").exists() && at("spares/1").exists());
+    drop(dir.create(&spec("a")).unwrap());
+    assert!(at("spares/1").exists(), "a run that has its directory needs none");
 }

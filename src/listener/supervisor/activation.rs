@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use super::program::Keeper;
 use super::tree;
 use crate::listener::busy;
+use crate::listener::output::built_system;
 use crate::listener::unit::{ACTIVATION, is_activation};
 use crate::listener::verdict::End;
 use crate::lookup::in_plain_words;
@@ -30,26 +31,42 @@ const LOOKED_WITHIN: Duration = Duration::from_secs(10);
 /// How long systemd may take to see the end of processes that it has killed.
 const KILLED_WITHIN: Duration = Duration::from_secs(10);
 
-/// The unit that a descendant of this process waits for. It is this run's: others activate in units of that name, too.
-pub(super) fn awaited() -> Option<String> {
+/// An activation of this run, as it was called for.
+#[derive(Debug)]
+pub(super) struct Activation {
+    unit: String,
+    /// The system that it is to, where that is said.
+    system: Option<String>,
+}
+
+/// The activation that a descendant of this process waits for. It is this run's: others activate in units of that name,
+/// too.
+pub(super) fn awaited() -> Option<Activation> {
     tree::in_descendants(awaited_by)
 }
 
 /// The same, for who looks often: nearly always there is no such unit at all.
-pub(super) fn seen() -> Option<String> {
+pub(super) fn seen() -> Option<Activation> {
     if busy::has_activation_unit(Path::new("/")) { awaited() } else { None }
 }
 
-/// The unit of an activation that the process with this command line waits for. Each of its words ends with NUL.
-fn awaited_by(command_line: &[u8]) -> Option<String> {
+/// The system that the run was seen to switch to, or that `nixos-rebuild` names in the end.
+pub(super) fn switched_to(keeper: &Keeper) -> Option<String> {
+    let seen = keeper.activation.as_ref().and_then(|activation| activation.system.clone());
+    seen.or_else(|| built_system(&keeper.log.lines()).map(str::to_owned))
+}
+
+/// The activation that the process with this command line waits for. Each of its words ends with NUL.
+fn awaited_by(command_line: &[u8]) -> Option<Activation> {
     let words = command_line.split(|&byte| byte == 0).map(|word| std::str::from_utf8(word).unwrap_or_default());
     let mut words = words.peekable();
     let program = Path::new(words.next()?).file_name()?.to_str()?;
     if !["systemd-run", "systemctl"].contains(&program) {
         return None;
     }
-    let names = words.map(|word| word.rsplit('=').next().unwrap_or(word));
-    names.map(full_name).find(|name| is_activation(name))
+    let mut names = words.clone().map(|word| word.rsplit('=').next().unwrap_or(word)).map(full_name);
+    let system = words.find_map(|word| word.strip_suffix("/bin/switch-to-configuration"));
+    Some(Activation { unit: names.find(|name| is_activation(name))?, system: system.map(str::to_owned) })
 }
 
 /// The name of a unit as systemd has it, where it may be written without its kind.
@@ -65,7 +82,7 @@ fn named(output: &str) -> Option<String> {
 }
 
 /// Ends it: asks, waits for at most this long, and then forces it.
-pub(super) async fn stop(unit: &str, grace: Duration) {
+pub(super) async fn stop(Activation { unit, .. }: &Activation, grace: Duration) {
     if timeout(grace, systemctl(&["stop", unit])).await.is_err() {
         systemctl(&["kill", "--signal=KILL", unit]).await;
         // Returns at once when the unit has gone, and its end is what the result of the run waits for.
@@ -106,7 +123,8 @@ pub(super) async fn settled(keeper: &mut Keeper, end: End, began: Timestamp) -> 
     if end == End::Exited(0) && output("systemctl", &["is-system-running"]).await == "stopping" {
         return broken_off;
     }
-    let unit = keeper.activation.clone().or_else(|| named(&keeper.log.tail()));
+    let unit = keeper.activation.as_ref().map(|activation| activation.unit.clone());
+    let unit = unit.or_else(|| named(&keeper.log.tail()));
     // To the millisecond: a run right before this one may have had to be stopped.
     let since = format!("--since=@{}.{:03}", began.as_second(), began.as_millisecond().rem_euclid(1_000));
     let journal = async |unit: &str, kind: &str| {
@@ -150,7 +168,7 @@ mod tests {
     fn who_waits_for_an_activation_is_told_from_who_mentions_it() {
         let line =
             |words: &[&str]| words.iter().flat_map(|word| [word.as_bytes(), b"\0"].concat()).collect::<Vec<u8>>();
-        let awaited = |words: &[&str]| awaited_by(&line(words)).unwrap_or_default();
+        let awaited = |words: &[&str]| awaited_by(&line(words)).map(|activation| activation.unit).unwrap_or_default();
         let fixed = "--unit=nixos-rebuild-switch-to-configuration";
         assert_eq!(awaited(&["systemd-run", "--pipe", fixed, "/x"]), "nixos-rebuild-switch-to-configuration.service");
         let numbered = "--unit=nixos-rebuild-switch-to-configuration-9767bc07";
@@ -161,6 +179,8 @@ mod tests {
         assert_eq!(awaited(&["grep", "nixos-rebuild-switch-to-configuration"]), "");
         assert_eq!(awaited(&["systemd-run", "--unit=homelab-deploy-run-1", "/x"]), "");
         assert_eq!(awaited(&[]), "");
+        let to = line(&["systemd-run", fixed, "env", "-i", "/nix/store/x/bin/switch-to-configuration", "switch"]);
+        assert_eq!(awaited_by(&to).unwrap().system.unwrap(), "/nix/store/x");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use miette::Diagnostic;
 
 use super::activation;
+use super::baseline;
 use super::changes::{Change, Changes};
 use super::confirmation::confirmed;
 use super::order::Order;
@@ -14,11 +15,11 @@ use super::way_back::{self, Returned, Undo};
 use crate::clock;
 use crate::listener::facts::Facts;
 use crate::listener::host::Host;
-use crate::listener::output::{built_system, clean, tells_unadvertised};
+use crate::listener::output::{clean, tells_unadvertised};
 use crate::listener::run::{ReturnTo, RunDir, RunResult, Spec};
 use crate::listener::verdict::{End, Evidence, Verdict, judge, left_traces};
 use crate::lookup::{LookupError, commit_of};
-use crate::protocol::response::MAX_LOG_TAIL_LINES;
+use crate::protocol::response::bounded_tail;
 use crate::protocol::{Action, Commit, ErrorCode, Phase, RETURN_WITHIN, Revision, Status};
 
 /// How the system and the database of Nix say that there is no room left.
@@ -37,7 +38,7 @@ struct Attempt {
     end: End,
     /// What was so on the host right before anything moved; where nothing did, when the run began.
     before: Facts,
-    /// The system that was built, where that is known.
+    /// The system that the run brought, where that is known.
     built: Option<String>,
     reach: Reach,
 }
@@ -71,8 +72,7 @@ impl Deployment {
             None => self.deploy_for_good(found).await,
         };
         self.dir.forget_built().ok();
-        let mut tail = self.keeper.log.lines();
-        tail.drain(..tail.len().saturating_sub(MAX_LOG_TAIL_LINES));
+        let tail = bounded_tail(&self.keeper.log.lines());
         Ok(RunResult { verdict, started_at, ended_at: clock::now(), after, tail })
     }
 
@@ -171,16 +171,32 @@ impl Deployment {
             return untouched(build);
         }
         let before = Facts::learned(&self.host).await;
-        if let Err(error) = self.dir.write_before(&before) {
+        if let Err(error) = baseline::note(&self.host, &self.dir, &before) {
             let why = format!("cannot note what runs now, and so could not return to it: {error}");
             return untouched(End::Unresolved(ErrorCode::BuildFailed, why));
         }
-        self.host.keep(&before);
+        self.activate(&order, before).await
+    }
+
+    /// Activates what was built, on a host that is like this.
+    async fn activate(&mut self, order: &Order, built_on: Facts) -> Attempt {
         activation::clear_away().await;
         let began = clock::now();
-        let end = self.keeper.run(&mut order.command(self.spec.action.as_str())).await;
+        let expected = self.dir.built();
+        let mut before = built_on.clone();
+        let mut command = order.command(self.spec.action.as_str());
+        let end = tokio::select! {
+            end = self.keeper.run(&mut command) => end,
+            never = baseline::follow(&self.host, &self.dir, &mut before, expected.as_deref()) => match never {},
+        };
         let end = activation::settled(&mut self.keeper, end, began).await;
-        Attempt { end, before, built: self.dir.built(), reach: Reach::Activation }
+        let built = activation::switched_to(&self.keeper).or_else(|| expected.clone());
+        if built != expected {
+            // A configuration may depend on the time of day: what was switched to is not to be told from what the run made.
+            before = built_on;
+            baseline::note(&self.host, &self.dir, &before).ok();
+        }
+        Attempt { end, before, built, reach: Reach::Activation }
     }
 
     /// Builds the system, and tells how that ended and what can be activated then.
@@ -220,8 +236,7 @@ impl Deployment {
         // One that was ended is not to start programs any more.
         let after = if by_itself { Facts::learned(&self.host).await } else { Facts::seen(&self.host) };
         let lines = self.keeper.log.lines();
-        let built = built_system(&lines).or(built.as_deref());
-        let evidence = Evidence { end, phase, before, after: &after, built, lines: &lines };
+        let evidence = Evidence { end, phase, before, after: &after, built: built.as_deref(), lines: &lines };
         let verdict = with_all(judge(&self.spec, &evidence), full_disk(&lines));
         let traces = *reach == Reach::Activation && left_traces(&verdict, &evidence);
         Outcome { verdict, after, traces }

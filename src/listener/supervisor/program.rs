@@ -12,7 +12,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::time::interval;
 
-use super::activation;
+use super::activation::{self, Activation};
 use super::bounds::Bounds;
 use super::log::Log;
 use super::tree::Tree;
@@ -37,8 +37,8 @@ pub(super) struct Keeper {
     pub(super) grace: Duration,
     /// Takes the output.
     pub(super) log: Log,
-    /// The unit in which the program was seen to activate.
-    pub(super) activation: Option<String>,
+    /// The activation that the program was seen to wait for.
+    pub(super) activation: Option<Activation>,
 }
 
 impl Keeper {
@@ -72,9 +72,9 @@ impl Keeper {
             never = keep(&mut output, log, activation) => match never {},
         };
         // It may have begun since the last look.
-        if let Some(unit) = stopped {
+        if stopped.is_some() {
             log.reach(Phase::Activate);
-            *activation = Some(unit);
+            *activation = stopped;
         }
         // What the program wrote last is in the pipe, which is read itself: the runtime may not have noticed yet that
         // there is something in it. Who else still writes to it is not waited for.
@@ -99,24 +99,24 @@ fn start(command: &mut Command) -> io::Result<(Pid, PipeReader)> {
     Ok((Pid::from_child(&child), output))
 }
 
-/// Waits for the program, but not longer than it may take. Returns the unit of an activation that had to be stopped, too.
-async fn watch(program: Pid, tree: &mut Tree, bounds: &mut Bounds, grace: Duration) -> (End, Option<String>) {
+/// Waits for the program, but not longer than it may take. Returns the activation that had to be stopped, too.
+async fn watch(program: Pid, tree: &mut Tree, bounds: &mut Bounds, grace: Duration) -> (End, Option<Activation>) {
     let end = tokio::select! {
         end = tree.ended(program) => return (end, None),
         end = bounds.reached() => end,
     };
     // Where there are units, the activation is in one of its own and no descendant. It is this run's when the process
     // that waits for it is.
-    let unit = activation::awaited();
-    if let Some(unit) = &unit {
-        activation::stop(unit, grace).await;
+    let activation = activation::awaited();
+    if let Some(activation) = &activation {
+        activation::stop(activation, grace).await;
     }
     tree.end(grace).await;
-    (end, unit)
+    (end, activation)
 }
 
 /// Keeps all output, and looks out for the activation.
-async fn keep(output: &mut pipe::Receiver, log: &mut Log, activation: &mut Option<String>) -> Infallible {
+async fn keep(output: &mut pipe::Receiver, log: &mut Log, activation: &mut Option<Activation>) -> Infallible {
     let mut piece = [0; PIECE_BYTES];
     let mut is_open = true;
     let mut looks = interval(LOOK_EVERY);
@@ -126,9 +126,9 @@ async fn keep(output: &mut pipe::Receiver, log: &mut Log, activation: &mut Optio
                 Ok(length @ 1..) => log.write(piece.get(..length).unwrap_or_default()),
                 Ok(0) | Err(_) => is_open = false,
             },
-            _ = looks.tick() => if let Some(unit) = activation::seen() {
+            _ = looks.tick() => if let Some(seen) = activation::seen() {
                 log.reach(Phase::Activate);
-                *activation = Some(unit);
+                *activation = Some(seen);
             },
         }
     }

@@ -1,4 +1,4 @@
-//! What a person is asked. All that it shows is what an approval is good for.
+//! What a person is asked. An approval is good for all that it shows.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -11,81 +11,99 @@ use crate::protocol::{HostName, Revision, Tier};
 use crate::rollout::Rollout;
 use crate::text::safe;
 
-/// The most hosts and steps that are named; of the rest it is told how many there are.
+/// The most hosts and steps that are named; the others are counted.
 const MOST_NAMED: usize = 40;
 
 /// What is to be done.
 #[derive(Debug, Clone, Serialize)]
 pub(in crate::mcp) struct Question<'a> {
-    /// The tool that would do it, and what it was called with.
+    /// The tool that would do it, and its arguments.
     tool: &'a str,
     arguments: &'a JsonObject,
     /// What to type.
     pub(super) phrase: String,
-    /// The tiers that it touches, the least powerful one first.
+    /// The tiers that it touches, the one with the least power first.
     pub(in crate::mcp) tiers: BTreeSet<Tier>,
-    /// The hosts that it touches.
+    /// Whether it touches another tier than test, or a wave whose plan wants a person to confirm it.
+    pub(super) needs_a_person: bool,
     hosts: Vec<&'a HostName>,
-    /// What happens to them, a line for each wave.
+    /// What happens to the hosts, a line for each wave.
     steps: Vec<String>,
+    /// The hosts that go back in history, each with the commit that it runs.
+    back: Vec<String>,
     /// The branch, tag or commit that was asked for.
     pub(in crate::mcp) asked: &'a Revision,
-    /// What that is now, and what would be deployed.
+    /// The commit that it is now, which would be deployed.
     pub(super) commit: &'a Revision,
-    /// What `preview_plan` said that the plan comes down to.
+    /// What `preview_plan` returned for the plan.
     plan_hash: Option<&'a str>,
 }
 
 impl<'a> Question<'a> {
-    /// Whether a tool that was called with these arguments may carry out this rollout. `phrase` is what to type: the target
-    /// as plans write it, such as `prod.role.dns`, or the name of the plan.
-    pub(in crate::mcp) fn about(tool: &'a str, arguments: &'a JsonObject, phrase: &str, rollout: &'a Rollout) -> Self {
+    /// Whether a tool with these arguments may carry out what was prepared. `phrase` is what to type: the target as plans
+    /// write it, such as `prod.role.dns`, or the name of the plan.
+    pub(in crate::mcp) fn about(
+        tool: &'a str,
+        arguments: &'a JsonObject,
+        phrase: &str,
+        rollout: &'a Rollout,
+        ahead: &[HostName],
+    ) -> Self {
         let plan = &rollout.plan;
+        let tiers: BTreeSet<Tier> = plan.hosts().flat_map(tiers_of).collect();
+        let going_back = plan.hosts().filter(|host| ahead.contains(&host.hostname));
+        let from =
+            |host: &FrozenHost| host.revision.as_ref().map_or("?".to_owned(), |commit| commit.short().to_owned());
         Self {
             tool,
             arguments,
             phrase: safe(phrase),
-            tiers: plan.hosts().flat_map(tiers_of).collect(),
+            needs_a_person: tiers.is_empty() || tiers.iter().any(|tier| *tier != Tier::Test),
+            tiers,
             hosts: plan.hosts().map(|host| &host.hostname).collect(),
             steps: plan.waves.iter().map(step).collect(),
+            back: going_back.map(|host| format!("{} goes BACK from {}", host.hostname, from(host))).collect(),
             asked: &rollout.asked,
             commit: &rollout.revision,
             plan_hash: None,
         }
     }
 
-    /// The same of a plan that was previewed before.
+    /// The same about a plan that was previewed.
     #[must_use]
-    pub(in crate::mcp) fn previewed(self, plan_hash: &'a str) -> Self {
-        Self { plan_hash: Some(plan_hash), ..self }
+    pub(in crate::mcp) fn previewed(self, plan_hash: Option<&'a str>) -> Self {
+        Self { plan_hash, ..self }
     }
 
-    /// Whether no other tier than test is touched.
-    pub(super) fn is_about_tests_only(&self) -> bool {
-        !self.tiers.is_empty() && self.tiers.iter().all(|tier| *tier == Tier::Test)
+    /// The same about a rollout that asked for another revision than its commit, and that may have to be confirmed.
+    #[must_use]
+    pub(in crate::mcp) fn resuming(self, asked: &'a Revision, confirms: Option<&str>) -> Self {
+        let mut steps = self.steps;
+        steps.extend(confirms.map(|wave| safe(&format!("this confirms wave {wave}"))));
+        Self { asked, steps, needs_a_person: self.needs_a_person || confirms.is_some(), ..self }
     }
 
     /// All of it, as bytes that differ when anything in it does.
-    pub(super) fn binding(&self) -> Vec<u8> {
-        serde_json::to_vec(self).expect("names and texts only, which cannot fail")
+    pub(in crate::mcp) fn binding(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("names and texts only, so this cannot fail")
     }
 }
 
-/// The tiers that a request to a host may reach: what the host says of itself, and what the subject says, on which another
-/// may listen. A subject that says nothing may reach anybody.
+/// The tiers that a request to a host may reach: the one that the host names, and the one of the subject, on which another
+/// host may listen. A subject without a tier may reach any host.
 fn tiers_of(host: &FrozenHost) -> [Tier; 2] {
     let by_subject = host.subject().target().ok().and_then(|target| target.tier());
     [host.tier, by_subject.unwrap_or(Tier::Prod)]
 }
 
-/// What a wave does, with the command that would run beside this server.
+/// What a wave does, with the command that would run on this machine.
 fn step(wave: &FrozenWave) -> String {
     let hosts: Vec<&str> = wave.hosts.iter().map(|host| host.hostname.as_str()).collect();
     let check = wave.limits.check.as_ref().map(|check| format!(", then runs {} here", check.command.join(" ")));
     safe(&format!("{}: {} {}{}", wave.name, wave.action, some(&hosts), check.unwrap_or_default()))
 }
 
-/// Names beside each other, the first ones when there are many.
+/// The first names, and how many more there are.
 fn some(names: &[&str]) -> String {
     match names.len().saturating_sub(MOST_NAMED) {
         0 => names.join(", "),
@@ -102,13 +120,15 @@ impl fmt::Display for Question<'_> {
         writeln!(f, "target:  {}", self.phrase)?;
         writeln!(f, "commit:  {} ({})", self.commit, self.asked)?;
         writeln!(f, "hosts:   {} ({})", some(&hosts), hosts.len())?;
-        for step in self.steps.iter().take(MOST_NAMED) {
-            writeln!(f, "step:    {step}")?;
+        let back = self.back.iter().map(|back| ("WARNING", back));
+        let lines: Vec<_> = back.chain(self.steps.iter().map(|step| ("step", step))).collect();
+        for (label, line) in lines.iter().take(MOST_NAMED) {
+            writeln!(f, "{:<8} {line}", format!("{label}:"))?;
         }
-        if let Some(more) = self.steps.len().checked_sub(MOST_NAMED).filter(|more| *more > 0) {
-            writeln!(f, "         and {more} more steps")?;
+        if let Some(more) = lines.len().checked_sub(MOST_NAMED).filter(|more| *more > 0) {
+            writeln!(f, "         and {more} more")?;
         }
         writeln!(f)?;
-        write!(f, "Type {} to approve. Whoever controls this commit controls these hosts.", self.phrase)
+        write!(f, "Type {} to approve. The author of this commit controls these hosts.", self.phrase)
     }
 }

@@ -3,13 +3,13 @@
 use std::cell::Cell;
 
 use proptest::prelude::*;
-use rmcp::model::InputResponses;
+use rmcp::model::{CallToolRequestParams, InputResponses};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::*;
 use crate::plan::FrozenWave;
-use crate::protocol::{Action, Tier};
+use crate::protocol::{Action, HostName, Tier};
 use crate::rollout::Rollout;
 
 thread_local! {
@@ -30,6 +30,7 @@ struct Deed {
     phrase: &'static str,
     rollout: Rollout,
     plan_hash: Option<&'static str>,
+    ahead: Vec<HostName>,
 }
 
 impl Deed {
@@ -40,15 +41,13 @@ impl Deed {
             phrase: "prod.role.dns",
             rollout: rollout(&["prod.ns1", "prod.ns2"]),
             plan_hash: None,
+            ahead: Vec::new(),
         }
     }
 
     fn question(&self) -> Question<'_> {
-        let question = Question::about(self.tool, self.arguments.as_object().unwrap(), self.phrase, &self.rollout);
-        match self.plan_hash {
-            Some(hash) => question.previewed(hash),
-            None => question,
-        }
+        let arguments = self.arguments.as_object().unwrap();
+        Question::about(self.tool, arguments, self.phrase, &self.rollout, &self.ahead).previewed(self.plan_hash)
     }
 
     fn wave(&mut self) -> &mut FrozenWave {
@@ -78,14 +77,21 @@ fn host(text: &str) -> Value {
 
 fn approvals() -> Approvals {
     AFTER_NOON.set(0);
-    Approvals::new(Asking::Person, clock)
+    Approvals::new(ApprovalMode::Person, clock, Redactor::default())
+}
+
+fn call(state: Option<&str>, answer: Option<Value>) -> AuditContext {
+    let mut request = CallToolRequestParams::new("deploy_admin");
+    request.request_state = state.map(str::to_owned);
+    request.input_responses = answer.map(|answer| InputResponses::from([("approval".to_owned(), answer)]));
+    AuditContext::new(&request)
 }
 
 /// Calls for the first time, and returns what the answer has to come with.
 fn asked(approvals: &Approvals, deed: &Deed) -> String {
-    match approvals.take_up(&deed.question(), Reply::default()).unwrap() {
-        Approval::Asked(question) => question.request_state.unwrap(),
-        Approval::Given(consent) => panic!("{consent:?}"),
+    match approvals.take_answer(&deed.question(), Some(&call(None, None))).unwrap() {
+        ApprovalOutcome::Asked(question) => question.request_state.unwrap(),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -95,9 +101,8 @@ fn typed(text: &str) -> Value {
 
 /// Calls again with an answer; what comes of it in a word.
 fn again(approvals: &Approvals, deed: &Deed, state: &str, answer: Value) -> &'static str {
-    let answers = Some(InputResponses::from([("approval".to_owned(), answer)]));
-    match approvals.take_up(&deed.question(), Reply { state: Some(state.to_owned()), answers }) {
-        Ok(Approval::Given(Consent::Typed)) => "given",
+    match approvals.take_answer(&deed.question(), Some(&call(Some(state), Some(answer)))) {
+        Ok(ApprovalOutcome::GivenBefore) => "given",
         Ok(other) => panic!("{other:?}"),
         Err(error) => error.code,
     }
@@ -113,7 +118,7 @@ fn a_person_sees_what_is_to_be_done() {
     hosts:   ns1, ns2 (2)
     step:    all: switch ns1, ns2, then runs ./smoke.sh dns here
 
-    Type prod.role.dns to approve. Whoever controls this commit controls these hosts.
+    Type prod.role.dns to approve. The author of this commit controls these hosts.
     ");
 }
 
@@ -138,7 +143,7 @@ fn what_is_typed_has_to_be_the_target() {
 #[test]
 fn an_approval_is_for_what_was_shown_and_nothing_else() {
     let approvals = approvals();
-    let others: [fn(&mut Deed); 11] = [
+    let others: [fn(&mut Deed); 12] = [
         |deed| deed.tool = "apply_plan",
         |deed| deed.arguments = json!({"tier": "prod", "role": "dns", "branch": "main", "action": "boot"}),
         |deed| deed.arguments = json!({"tier": "prod", "role": "web", "branch": "main"}),
@@ -149,6 +154,7 @@ fn an_approval_is_for_what_was_shown_and_nothing_else() {
         |deed| deed.rollout.asked = "evil".parse().unwrap(),
         |deed| deed.rollout.revision = "0000000000000000000000000000000000000000".parse().unwrap(),
         |deed| deed.plan_hash = Some("another"),
+        |deed| deed.ahead = vec!["ns1".parse().unwrap()],
         |deed| deed.phrase = "prod.all",
     ];
     for other in others {
@@ -182,45 +188,55 @@ fn an_approval_holds_for_ten_minutes() {
     assert_eq!(again(&approvals, &deed, &early, typed("prod.role.dns")), "given");
     AFTER_NOON.set(600);
     assert_eq!(again(&approvals, &deed, &late, typed("prod.role.dns")), "approval_expired");
-    // By now it is forgotten that it was spent, and it is refused all the same.
+    // By now the server has forgotten that it was spent, and still refuses it.
     AFTER_NOON.set(6000);
     assert_eq!(again(&approvals, &deed, &late, typed("prod.role.dns")), "approval_expired");
     assert_eq!(again(&approvals, &deed, &early, typed("prod.role.dns")), "approval_expired");
 }
 
 #[test]
-fn an_answer_to_no_question_is_asked_about() {
+fn an_answer_without_a_question_asks_it() {
     let approvals = approvals();
     let deed = Deed::dns();
-    let answers = Some(InputResponses::from([("approval".to_owned(), typed("prod.role.dns"))]));
-    let take_up = |reply| approvals.take_up(&deed.question(), reply).unwrap();
-    assert!(matches!(take_up(Reply { state: None, answers }), Approval::Asked(_)));
-    let state = Some(asked(&approvals, &deed));
-    assert!(matches!(take_up(Reply { state, answers: None }), Approval::Asked(_)));
+    let state = asked(&approvals, &deed);
+    for half in [call(None, Some(typed("prod.role.dns"))), call(Some(&state), None)] {
+        let outcome = approvals.take_answer(&deed.question(), Some(&half)).unwrap();
+        assert!(matches!(outcome, ApprovalOutcome::Asked(_)));
+    }
 }
 
 #[test]
-fn the_seal_of_another_server_is_none_here() {
+fn a_question_shows_which_hosts_go_back() {
+    let mut deed = Deed::dns();
+    deed.ahead = vec!["ns2".parse().unwrap()];
+    deed.wave().hosts[1].revision = Some("dd2c4d7dd2c4d7dd2c4d7dd2c4d7dd2c4d7dd2c4".parse().unwrap());
+    assert!(deed.question().to_string().contains("\nWARNING: ns2 goes BACK from dd2c4d7\n"), "{}", deed.question());
+}
+
+#[test]
+fn the_token_of_another_server_is_refused() {
     let deed = Deed::dns();
     let state = asked(&approvals(), &deed);
     assert_eq!(again(&approvals(), &deed, &state, typed("prod.role.dns")), "approval_invalid");
 }
 
 #[test]
-fn only_the_test_tier_goes_without_asking() {
-    let about = |hosts: &[&str]| Deed { rollout: rollout(hosts), ..Deed::dns() }.question().is_about_tests_only();
-    assert!(about(&["test.a", "test.b"]));
-    assert!(!about(&["prod.a"]));
-    assert!(!about(&["test.a", "prod.b", "test.c"]));
+fn only_the_test_tier_needs_no_person() {
+    let needs = |hosts: &[&str]| Deed { rollout: rollout(hosts), ..Deed::dns() }.question().needs_a_person;
+    assert!(!needs(&["test.a", "test.b"]));
+    assert!(needs(&["prod.a"]));
+    assert!(needs(&["test.a", "prod.b", "test.c"]));
     let mut deed = Deed { rollout: rollout(&["test.a"]), ..Deed::dns() };
     for subject in ["deploy.prod.a", "deploy.elsewhere"] {
         deed.wave().hosts[0].shared_subject = Some(subject.parse().unwrap());
-        assert!(
-            !deed.question().is_about_tests_only(),
-            "a host that says test, and a subject that may be somebody else's"
-        );
+        assert!(deed.question().needs_a_person, "a test host on a subject that another host may hear");
     }
-    assert!(!about(&[]), "what is about nobody known is about anybody");
+    assert!(needs(&[]), "a question about no host may be about any host");
+    let deed = Deed { rollout: rollout(&["test.a"]), ..Deed::dns() };
+    assert!(
+        deed.question().resuming(&deed.rollout.asked, Some("two")).needs_a_person,
+        "a wave that has to be confirmed"
+    );
 }
 
 #[test]
@@ -234,7 +250,7 @@ fn a_client_says_whether_it_can_ask() {
 
 proptest! {
     #[test]
-    fn a_seal_that_was_touched_is_none(at in any::<prop::sample::Index>(), byte in 33_u8..127) {
+    fn a_token_that_was_changed_is_refused(at in any::<prop::sample::Index>(), byte in 33_u8..127) {
         let approvals = approvals();
         let deed = Deed::dns();
         let state = asked(&approvals, &deed);

@@ -1,204 +1,164 @@
-//! `list_plans`, `preview_plan` and `apply_plan`: rollouts that somebody has written down.
+//! `list_plans`, `preview_plan` and `apply_plan`: rollouts that a person wrote down.
 
-use std::collections::BTreeSet;
-use std::fmt::Write;
-
-use rmcp::RoleServer;
-use rmcp::model::{CallToolResponse, JsonObject};
+use rmcp::model::CallToolResponse;
 use rmcp::schemars::{self, JsonSchema};
-use rmcp::service::RequestContext;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::mcp::answer::Answer;
+use crate::mcp::call::ToolCall;
+use crate::mcp::context::Context;
 use crate::mcp::error::ToolError;
-use crate::mcp::launch::{Launch, Launched};
-use crate::mcp::page::Page;
+use crate::mcp::launch::{Downgrade, Intent, Launch, credential_for};
 use crate::mcp::plans::PlanName;
-use crate::mcp::preview::{Preview, plan_hash};
-use crate::mcp::server::Server;
-use crate::mcp::settings::Access;
-use crate::mcp::status::Progress;
+use crate::mcp::preview::{plan_hash, preview};
+use crate::mcp::schema;
+use crate::mcp::status::MAX_WAVES;
 use crate::operator::plan_file::PlanFile;
-use crate::operator::{Kind, Part, Prepared, Wanted};
-use crate::protocol::Tier;
-use crate::text::safe;
-use tokio::time::Instant;
+use crate::operator::{Part, Prepared};
+use crate::protocol::{HostName, Revision};
 
 /// What `list_plans` takes.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct ListArguments {
-    /// `next_cursor` of the previous page.
-    #[serde(default)]
-    #[schemars(with = "String")]
-    cursor: Option<String>,
-}
+pub(super) struct ListPlansArguments {}
 
 /// What `preview_plan` takes.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PreviewArguments {
-    /// The name of the plan, as `list_plans` has it.
+    /// The name of the plan.
     plan: String,
-    /// `next_cursor` of the previous page of hosts.
+    /// The name of the last wave to run.
     #[serde(default)]
     #[schemars(with = "String")]
-    cursor: Option<String>,
+    until: Option<String>,
+    /// Hosts to leave out.
+    #[serde(default)]
+    #[schemars(with = "Vec<String>")]
+    exclude: Vec<HostName>,
 }
 
 /// What `apply_plan` takes.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ApplyArguments {
-    /// The name of the plan, as `list_plans` has it.
+    /// The name of the plan.
     plan: String,
-    /// `plan_hash` of the preview that is to be carried out.
+    /// `plan_hash` of its preview.
     plan_hash: String,
-}
-
-/// The plans that this server may roll out.
-#[derive(Debug, Serialize, JsonSchema)]
-pub(super) struct Listing {
-    /// The plans, by name.
-    plans: Vec<Listed>,
-    /// How many there are.
-    total: usize,
-    /// Whether there are more on the next page.
-    truncated: bool,
-    /// The cursor of the next page.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// The name of the last wave to run, as previewed.
+    #[serde(default)]
     #[schemars(with = "String")]
-    next_cursor: Option<String>,
+    until: Option<String>,
+    /// Hosts to leave out, as previewed.
+    #[serde(default)]
+    #[schemars(with = "Vec<String>")]
+    exclude: Vec<HostName>,
 }
 
-#[derive(Debug, Clone, Serialize, JsonSchema)]
-#[schemars(inline)]
-struct Listed {
-    /// Its name.
-    name: String,
-    /// The tiers that it is for.
-    tiers: Vec<String>,
-    /// The branch, tag or commit that it deploys.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "String")]
-    revision: Option<String>,
-    /// Its waves in order; the first 20.
-    waves: Vec<String>,
-    /// What is wrong with it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "String")]
-    problem: Option<String>,
+pub(super) fn list(context: &Context) -> Answer {
+    let names = context.settings.plans.names();
+    let plans: Vec<Value> = names.iter().filter_map(|name| listed(context, name)).collect();
+    let summary = format!("{} plans; preview_plan tells what one would do", plans.len());
+    Answer::fitting(json!({ "summary": summary, "plans": plans, "more": 0 }), "plans")
 }
 
-/// How many waves of a plan are named.
-const MAX_WAVES: usize = 20;
-
-pub(super) fn list(server: &Server, arguments: &ListArguments) -> Result<Answer<Listing>, ToolError> {
-    let plans = server.settings.plans.names();
-    let listed: Vec<Listed> = plans.iter().filter_map(|name| listed(server, name)).collect();
-    let page = Page::of(&listed, arguments.cursor.as_deref(), Listed::clone)?;
-    let mut text = match page.total {
-        0 => "There are no plans.".to_owned(),
-        1 => "1 plan.".to_owned(),
-        total => format!("{total} plans."),
-    };
-    for plan in page.items.iter().take(40) {
-        let about = plan.problem.clone().unwrap_or_else(|| plan.tiers.join(" and "));
-        write!(text, "\n{}: {}", plan.name, about.chars().take(100).collect::<String>()).expect("memory takes it");
-    }
-    let truncated = page.truncated();
-    let Page { items: plans, total, next_cursor } = page;
-    Ok(Answer { data: Listing { plans, total, truncated, next_cursor }, text })
-}
-
-/// A plan in the list; none that this server has no key for.
-fn listed(server: &Server, name: &PlanName) -> Option<Listed> {
-    match read(server, name) {
-        Ok(file) => {
-            let tiers = file.plan.tiers();
-            server.settings.connection(access(&tiers))?;
-            let waves = file.plan.waves.iter().take(MAX_WAVES).map(|wave| safe(&wave.name.value)).collect();
-            Some(Listed {
-                name: name.to_string(),
-                tiers: tiers.iter().map(ToString::to_string).collect(),
-                revision: file.plan.revision.as_ref().map(ToString::to_string),
-                waves,
-                problem: None,
-            })
-        }
+/// A plan in the list; `None` where this server has no key for it.
+fn listed(context: &Context, name: &PlanName) -> Option<Value> {
+    let file = match read(context, name) {
+        Ok(file) => file,
         Err(error) => {
-            let problem = Some(error.text().chars().take(500).collect());
-            Some(Listed { name: name.to_string(), tiers: Vec::new(), revision: None, waves: Vec::new(), problem })
+            return Some(json!({ "name": name.to_string(), "problem": context.redactor.first(&error.text(), 500) }));
         }
-    }
-}
-
-pub(super) async fn preview(server: &Server, arguments: PreviewArguments) -> Result<Answer<Preview>, ToolError> {
-    let settled = settle(server, &arguments.plan, server.deadline()).await?;
-    Preview::of(&settled.prepared, settled.hash, arguments.cursor.as_deref())
-}
-
-pub(super) async fn apply(
-    server: &Server,
-    arguments: JsonObject,
-    context: RequestContext<RoleServer>,
-) -> Result<CallToolResponse, ToolError> {
-    let until = server.deadline();
-    let ApplyArguments { plan, plan_hash } = crate::mcp::schema::arguments(arguments.clone())?;
-    let settled = settle(server, &plan, until).await?;
-    if settled.hash != plan_hash {
-        return Err(ToolError::new(
-            "stale_plan",
-            format!("the plan {plan}, its hosts or its commit are not those of that preview"),
-        )
-        .next("call preview_plan, look at what it comes down to now, and pass on its plan_hash"));
-    }
-    let launch = Launch {
-        tool: "apply_plan",
-        arguments: &arguments,
-        access: settled.access,
-        phrase: plan,
-        plan_hash: Some(&settled.hash),
     };
-    match server.launch(launch, settled.prepared, &context).await? {
-        Launched::Begun(id) => server.go_on::<Progress>(id, until, &context).await,
-        Launched::Asked(question) => Ok((*question).into()),
+    let tiers = file.plan.tiers();
+    context.settings.connection(credential_for(&tiers))?;
+    let waves = file.plan.waves.iter().take(MAX_WAVES);
+    Some(json!({
+        "name": name.to_string(),
+        "tiers": tiers,
+        "revision": file.plan.revision.as_ref().map(Revision::as_str),
+        "waves": waves.map(|wave| context.redactor.first(&wave.name.value, 80)).collect::<Vec<_>>(),
+    }))
+}
+
+pub(super) async fn show(context: &Context, asked: PreviewArguments) -> Result<Answer, ToolError> {
+    let PreviewArguments { plan, until, exclude } = asked;
+    let part = PlanPart { file: read(context, &plan.parse()?)?, until, exclude };
+    let prepared = part.prepare(context, context.deadline()).await?;
+    let hash = part.hash(&prepared);
+    Ok(preview(&prepared, &hash, &context.redactor))
+}
+
+pub(super) async fn apply(context: &Context, call: ToolCall<'_>) -> Result<CallToolResponse, ToolError> {
+    let ApplyArguments { plan, plan_hash, until, exclude } = schema::arguments(call.arguments)?;
+    let name: PlanName = plan.parse()?;
+    let credential = credential_for(&read(context, &name)?.plan.tiers());
+    let launch =
+        Launch { call, phrase: plan, credential, downgrade: Downgrade::Refused, plan_hash: Some(plan_hash.clone()) };
+    context.launch(launch, Previewed { name, plan_hash, until, exclude }).await
+}
+
+/// A plan as it was previewed. Its file is read anew each time it is settled.
+struct Previewed {
+    name: PlanName,
+    plan_hash: String,
+    until: Option<String>,
+    exclude: Vec<HostName>,
+}
+
+impl Intent for Previewed {
+    async fn settle(&self, context: &Context, deadline: Instant) -> Result<Prepared, ToolError> {
+        let file = read(context, &self.name)?;
+        let part = PlanPart { file, until: self.until.clone(), exclude: self.exclude.clone() };
+        let prepared = part.prepare(context, deadline).await?;
+        if part.hash(&prepared) == self.plan_hash { Ok(prepared) } else { Err(stale(&self.name)) }
     }
 }
 
-/// What a plan comes down to now.
-struct Settled {
-    prepared: Prepared,
-    access: Access,
-    hash: String,
+/// A plan, and how much of it is meant.
+struct PlanPart {
+    file: PlanFile,
+    until: Option<String>,
+    exclude: Vec<HostName>,
 }
 
-async fn settle(server: &Server, plan: &str, until: Instant) -> Result<Settled, ToolError> {
-    let file = read(server, &plan.parse()?)?;
-    let access = access(&file.plan.tiers());
-    server.connection(access)?;
-    let wanted = Wanted {
-        revision: file.plan.revision(None)?,
-        plan: file.plan.clone(),
-        source: Some(file.source()),
-        exclude: Vec::new(),
-        part: Part::Whole,
-        operator: server.settings.operator.clone(),
-        kind: Kind::Rollout,
-        journals: server.settings.journals.clone(),
-        flakes: server.settings.flakes.clone(),
-        cache: server.settings.cache.clone(),
-    };
-    let prepared = server.prepare(access, wanted, until, |_| Ok(())).await?;
-    let hash = plan_hash(&file.text, &prepared);
-    Ok(Settled { prepared, access, hash })
+impl PlanPart {
+    async fn prepare(&self, context: &Context, until: Instant) -> Result<Prepared, ToolError> {
+        let plan = &self.file.plan;
+        let credential = credential_for(&plan.tiers());
+        context.connection(credential)?;
+        let mut wanted = context.wanted(plan.clone(), Some(self.file.source()), plan.revision(None)?);
+        wanted.exclude.clone_from(&self.exclude);
+        if let Some(last) = &self.until {
+            let waves: Vec<String> = plan.waves.iter().map(|wave| wave.name.value.clone()).collect();
+            let Some(index) = waves.iter().position(|wave| wave == last) else {
+                let what = format!("until: the plan has no wave {last:?}; its waves: {}", waves.join(", "));
+                return Err(ToolError::new("unknown_wave", what).next("give until the name of a wave"));
+            };
+            let mut left = plan.clone();
+            self.exclude.iter().for_each(|host| left.exclude(host));
+            let is_left = |wave: &String| left.waves.iter().any(|left| left.name.value == *wave);
+            wanted.part = Part::Only(waves.into_iter().take(index + 1).filter(is_left).collect());
+        }
+        context.prepare(credential, wanted, until).await
+    }
+
+    fn hash(&self, prepared: &Prepared) -> String {
+        plan_hash(&self.file.text, self.until.as_deref(), &self.exclude, prepared)
+    }
 }
 
-fn read(server: &Server, name: &PlanName) -> Result<PlanFile, ToolError> {
-    Ok(PlanFile::read(&server.settings.plans.path(name)?, &server.settings.aliases)?)
+fn stale(plan: &PlanName) -> ToolError {
+    ToolError::new(
+        "stale_plan",
+        format!("plan_hash: the plan {plan}, its hosts, its commit, until or exclude have changed"),
+    )
+    .next("call preview_plan, look at what it would do now, and give its plan_hash")
 }
 
-/// The key for a plan: that of an administrator, unless it is for test hosts only.
-fn access(tiers: &BTreeSet<Tier>) -> Access {
-    if tiers.iter().all(|tier| *tier == Tier::Test) { Access::Test } else { Access::Admin }
+fn read(context: &Context, name: &PlanName) -> Result<PlanFile, ToolError> {
+    Ok(PlanFile::read(&context.settings.plans.path(name)?, &context.settings.aliases)?)
 }

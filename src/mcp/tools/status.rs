@@ -1,123 +1,157 @@
-//! `deploy_status`, `rollout_status` and `abort_rollout`: what has become of what was begun, by whomever.
+//! `rollout_status`, `abort_rollout` and `host_log`: what became of rollouts, whoever began them.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rmcp::RoleServer;
 use rmcp::schemars::{self, JsonSchema};
 use rmcp::service::RequestContext;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::mcp::answer::Answer;
+use crate::mcp::context::{Context, is_running};
 use crate::mcp::error::ToolError;
-use crate::mcp::launch::within_reach;
-use crate::mcp::server::Server;
-use crate::mcp::settings::Access;
-use crate::mcp::status::{Deployment, Progress};
-use crate::mcp::wait::Waiter;
+use crate::mcp::follow::WaitUntil;
+use crate::mcp::progress::Progress;
+use crate::mcp::status::{StatusReport, state};
+use crate::operator::journal::Recorded;
+use crate::protocol::HostName;
+use crate::rollout::Summary;
 
-/// What `deploy_status` takes.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct DeployArguments {
-    /// The id that deploy returned.
-    deploy_id: String,
-    /// How many seconds to wait for its end, 0 to 45.
-    #[serde(default)]
-    #[schemars(range(max = 45))]
-    wait_seconds: u64,
-    /// `next_cursor` of the previous page.
-    #[serde(default)]
-    #[schemars(with = "String")]
-    cursor: Option<String>,
-}
+/// How many rollouts are listed.
+const MAX_LISTED: usize = 20;
+/// The longest that a call may wait, in seconds.
+const MAX_WAIT: u64 = 45;
 
 /// What `rollout_status` takes.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct RolloutArguments {
-    /// The id that `apply_plan` returned. Without it: the latest rollout.
+pub(super) struct StatusArguments {
+    /// The rollout. Without it: the one that runs, else the latest.
     #[serde(default)]
     #[schemars(with = "String")]
     rollout_id: Option<String>,
-    /// How many seconds to wait for its end, 0 to 45.
+    /// How many seconds to wait for its end.
     #[serde(default)]
     #[schemars(range(max = 45))]
     wait_seconds: u64,
-    /// `next_cursor` of the previous page.
+    /// true: list the last 20 rollouts instead.
     #[serde(default)]
-    #[schemars(with = "String")]
-    cursor: Option<String>,
+    list: bool,
 }
 
 /// What `abort_rollout` takes.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct AbortArguments {
-    /// The id that `apply_plan` or deploy returned.
-    rollout_id: String,
+    /// The rollout. Without it: the one that runs.
+    #[serde(default)]
+    #[schemars(with = "String")]
+    rollout_id: Option<String>,
 }
 
-/// That it was told to stop.
-#[derive(Debug, Serialize, JsonSchema)]
-pub(super) struct Stopping {
-    /// What to ask `rollout_status` with how it ends.
-    rollout_id: String,
-    /// stopping: nothing new is sent, hosts in flight are awaited.
-    state: &'static str,
+/// What `host_log` takes.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LogArguments {
+    /// The name of the host.
+    #[schemars(with = "String")]
+    hostname: HostName,
+    /// The rollout. Without it: the latest in which the host failed.
+    #[serde(default)]
+    #[schemars(with = "String")]
+    rollout_id: Option<String>,
 }
 
-pub(super) async fn of_deployment(
-    server: &Server,
-    arguments: DeployArguments,
-    context: RequestContext<RoleServer>,
-) -> Result<Answer<Deployment>, ToolError> {
-    let id = server.settings.journals.find(&arguments.deploy_id)?;
-    let waiter = Waiter::Call(&context, until(server, arguments.wait_seconds)?);
-    server.tell(&id, arguments.cursor.as_deref(), waiter).await
+pub(super) async fn status(
+    context: &Context,
+    asked: StatusArguments,
+    call: &RequestContext<RoleServer>,
+) -> Result<Answer, ToolError> {
+    if asked.wait_seconds > MAX_WAIT {
+        let what = format!("wait_seconds is {}, and may be {MAX_WAIT} at most", asked.wait_seconds);
+        return Err(ToolError::new("invalid_arguments", what).next("call with 45, as often as it takes"));
+    }
+    if asked.list {
+        return list(context);
+    }
+    let id = context.find(asked.rollout_id.as_deref())?;
+    let until = (Instant::now() + Duration::from_secs(asked.wait_seconds)).min(context.deadline());
+    let progress = Progress::towards(call, context.settings.timeouts.progress);
+    context.wait(&id, WaitUntil { context: call, until, progress, warnings: Vec::new() }).await
 }
 
-pub(super) async fn of_rollout(
-    server: &Server,
-    arguments: RolloutArguments,
-    context: RequestContext<RoleServer>,
-) -> Result<Answer<Progress>, ToolError> {
-    let journals = &server.settings.journals;
-    let id = match &arguments.rollout_id {
-        Some(id) => journals.find(id)?,
-        None => journals.latest()?.ok_or_else(|| {
-            ToolError::new("unknown_id", "no rollout was run from here").next("deploy and apply_plan begin one")
-        })?,
+fn list(context: &Context) -> Result<Answer, ToolError> {
+    let all = context.rollouts()?;
+    let listed = |recorded: &Recorded| {
+        let Summary { rollout, began_at, .. } = &recorded.summary;
+        let counts = recorded.summary.counts();
+        let rollout = rollout.as_deref()?;
+        Some(json!({
+            "rollout_id": rollout.id.to_string(),
+            "name": context.redactor.first(rollout.name(), 80),
+            "state": state(&recorded.summary, recorded.running),
+            "asked": rollout.asked.as_str(),
+            "commit": rollout.revision.as_str(),
+            "operator": context.redactor.first(&rollout.operator, 80),
+            "began_at": began_at.map(|at| format!("{at:.0}")),
+            "hosts": counts.total(),
+            "completed": counts.completed,
+        }))
     };
-    let waiter = Waiter::Call(&context, until(server, arguments.wait_seconds)?);
-    server.tell(&id, arguments.cursor.as_deref(), waiter).await
+    let rollouts: Vec<Value> = all.iter().rev().take(MAX_LISTED).filter_map(listed).collect();
+    let summary = format!("{} rollouts on record, the latest first", all.len());
+    let more = all.len().saturating_sub(rollouts.len());
+    Ok(Answer::fitting(json!({ "summary": summary, "rollouts": rollouts, "more": more }), "rollouts"))
 }
 
-pub(super) fn abort(server: &Server, arguments: &AbortArguments) -> Result<Answer<Stopping>, ToolError> {
-    let journals = &server.settings.journals;
-    let recorded = journals.read(&journals.find(&arguments.rollout_id)?)?;
-    let rollout = recorded.summary.rollout.filter(|_| recorded.running && recorded.summary.outcome.is_none());
-    let rollout = rollout.ok_or_else(|| {
-        ToolError::new("not_running", format!("rollout {:?} is not running", arguments.rollout_id))
+pub(super) fn abort(context: &Context, asked: &AbortArguments) -> Result<Answer, ToolError> {
+    let journals = &context.settings.journals;
+    let id = context.find(asked.rollout_id.as_deref())?;
+    let recorded = journals.read(&id)?;
+    let rollout = recorded.summary.rollout.as_ref().filter(|_| is_running(&recorded)).ok_or_else(|| {
+        ToolError::new("not_running", format!("rollout {id} is not running"))
             .next("there is nothing to stop; rollout_status tells how it ended")
     })?;
-    // Whoever may not begin such a rollout has no business in the middle of one.
-    if server.settings.connection(Access::Admin).is_none() {
-        within_reach(Access::Test, &rollout.plan)?;
-    }
     journals.stop(rollout.id)?;
-    let text = format!(
-        "stopping: nothing new is sent, hosts in flight are awaited. Call rollout_status with {} for how it ends.",
-        rollout.id
-    );
-    Ok(Answer { data: Stopping { rollout_id: rollout.id.to_string(), state: "stopping" }, text })
+    Ok(Answer::of(json!({
+        "rollout_id": id,
+        "state": "stopping",
+        "summary": "nothing new is sent; hosts in flight are awaited",
+        "next": format!("call rollout_status with rollout_id {id} and wait_seconds 45 for how it ends"),
+    })))
 }
 
-/// When to answer a call that is ready to wait so many seconds.
-fn until(server: &Server, seconds: u64) -> Result<tokio::time::Instant, ToolError> {
-    if seconds > 45 {
-        return Err(ToolError::new("invalid_arguments", format!("wait_seconds is {seconds}, and at most 45"))
-            .next("call again with 45, as often as it takes"));
-    }
-    let wished = tokio::time::Instant::now() + Duration::from_secs(seconds);
-    Ok(wished.min(server.deadline()))
+pub(super) fn log(context: &Context, asked: &LogArguments) -> Result<Answer, ToolError> {
+    let has_log = |recorded: &Recorded| {
+        recorded.summary.host(&asked.hostname).is_some_and(|host| {
+            let rollback = host.returning.as_ref().and_then(|rollback| rollback.response.as_ref());
+            host.response.iter().chain(rollback).any(|response| !response.log_tail.is_empty())
+        })
+    };
+    let id = match &asked.rollout_id {
+        Some(id) => Some(context.find(Some(id))?),
+        None => context.find_where(None, has_log).ok(),
+    };
+    let recorded = id.map(|id| context.settings.journals.read(&id)).transpose()?;
+    let summary = recorded.as_ref().map(|recorded| &recorded.summary);
+    let found =
+        summary.and_then(|summary| Some((summary, summary.rollout.as_deref()?, summary.host(&asked.hostname)?)));
+    let Some((summary, rollout, host)) = found else {
+        let what = format!("hostname: {} failed in no rollout on record here", asked.hostname);
+        return Err(ToolError::new("no_log", what).next("rollout_status with list: true shows the rollouts on record"));
+    };
+    let report = StatusReport {
+        rollout,
+        summary,
+        state: "",
+        warnings: Vec::new(),
+        phases: BTreeMap::new(),
+        words: String::new(),
+        now: (context.settings.clock)(),
+        redactor: &context.redactor,
+    };
+    Ok(Answer::of(report.host_log(host)))
 }

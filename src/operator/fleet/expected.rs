@@ -10,9 +10,6 @@ use super::known_hosts::Tiers;
 use super::{Awaited, Discovery};
 use crate::protocol::{Sender, Tier};
 
-/// The window where none is given.
-const WINDOW: Duration = Duration::from_secs(2);
-
 /// How long nothing new may come once all have answered that are expected.
 const QUIET: Duration = Duration::from_millis(250);
 
@@ -49,7 +46,7 @@ enum How {
 
 impl Expected {
     pub(super) fn new(awaited: &Awaited, discovery: &Discovery, known: &Tiers) -> Self {
-        let window = discovery.window.unwrap_or(WINDOW);
+        let window = discovery.longest();
         let (how, window, missing, unknown) = match awaited {
             Awaited::One(host) => {
                 (How::One, window.min(ONE_HOST_WITHIN), BTreeSet::from([host.clone()]), BTreeSet::new())

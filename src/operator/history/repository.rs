@@ -76,6 +76,16 @@ impl Repository {
         }
     }
 
+    /// The first lines of the messages of the commits that `new` has and `old` does not, the latest first.
+    pub(super) async fn subjects_between(&self, old: &Commit, new: &Commit) -> Option<Vec<String>> {
+        if old != new && self.is_ancestor(old, new).await.is_none() {
+            return None;
+        }
+        let listed = self.ask(&["log", "--format=%s", &format!("{old}..{new}")]).await?;
+        let subjects = String::from_utf8_lossy(&listed.stdout).lines().map(safe).collect();
+        listed.status.success().then_some(subjects)
+    }
+
     /// Whether it has all ancestors of its commits, which a shallow clone does not.
     async fn is_whole(&self) -> bool {
         let answer = self.ask(&["rev-parse", "--is-shallow-repository"]).await;

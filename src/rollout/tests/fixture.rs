@@ -127,6 +127,7 @@ pub(super) fn report(host: &HostName, subjects: Vec<Subject>) -> HostReport {
         system: None,
         booted_system_differs: None,
         uptime_s: None,
+        now: None,
         busy: None,
         last: None,
         problems: Vec::new(),

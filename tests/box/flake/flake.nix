@@ -44,12 +44,14 @@
           "-euc"
           ''
             ${config.box.build}
-            mkdir -p $out/bin $out/etc/systemd/system
+            mkdir -p $out/bin $out/etc/systemd/system $out/etc/systemd/user
             ${lib.concatStringsSep "" (units ++ wants)}
             ${write "check" config.box.check}
             ${write "boot-loader" config.box.bootLoader}
             ${write "activate" config.box.activation}
-            ${write "user" config.box.user}
+            ${lib.optionalString (config.box.userUnit != "") (
+              write "etc/systemd/user/own.service" config.box.userUnit
+            )}
             ${write "late" config.box.late}
             install ${./init} $out/init
             install ${./switch-to-configuration} $out/bin/switch-to-configuration

@@ -17,8 +17,8 @@ in
     bootLoader = script;
     # Run when everything but the units is as it shall be.
     activation = script;
-    # Run for the one user who is logged in, once the units are known to systemd.
-    user = script;
+    # The unit `own.service` of each user who is logged in.
+    userUnit = script;
     # Run after that; an exit that is not 0 is the last word.
     late = script;
   };

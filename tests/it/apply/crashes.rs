@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use tokio::time::sleep;
-use uuid::Uuid;
 
 use super::crowd::{Course, Crowd, Happened};
 use super::stage::{self, expect_recap};
 use super::{fake, resume};
+use crate::dice::{self, Dice};
 use crate::operator;
 
 /// How often the rollout is killed.
@@ -22,27 +22,6 @@ const AT_MOST: u64 = 320;
 const WAVES: [(&str, usize); 3] = [("test", 4), ("prod", 8), ("prod", 8)];
 
 const WINDOW: usize = 2;
-
-/// The numbers of a generator that anybody can start again: splitmix64.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % end
-    }
-}
-
-/// The seed of this run: the one that the environment asks for, else a new one.
-#[expect(clippy::print_stderr, reason = "a failure can be had again with this number")]
-fn seed() -> u64 {
-    let wanted = std::env::var_os("SEED").map(|seed| seed.into_string().unwrap().parse().unwrap());
-    let seed = wanted.unwrap_or_else(|| Uuid::new_v4().as_u64_pair().0);
-    eprintln!("SEED={seed}");
-    seed
-}
 
 /// The hosts of each wave, by name.
 fn waves() -> [Vec<String>; 3] {
@@ -65,12 +44,12 @@ fn plan() -> String {
 
 #[tokio::test]
 async fn killed_at_five_random_moments_it_asks_every_host_once_and_none_in_vain() {
-    let mut dice = Dice(seed());
+    let mut dice = Dice::new(dice::seed());
     let lab = stage::empty(&[]).await;
     let tiers = WAVES.iter().zip(waves());
     let reports = tiers.flat_map(|((tier, _), hosts)| hosts.into_iter().map(move |host| (*tier, host)));
     let reports = reports.map(|(tier, host)| fake::modern(tier, &host, &lab)).collect();
-    let mut lengths = Dice(dice.below(u64::MAX));
+    let mut lengths = Dice::new(dice.below(u64::MAX));
     let course = move |_: &str| Course { takes: Duration::from_millis(100 + lengths.below(200)), status: "completed" };
     let mut crowd = Crowd::start(&lab, reports, course).await;
 

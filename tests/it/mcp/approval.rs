@@ -1,22 +1,25 @@
 //! A person is asked before anything happens outside the test tier, and what is approved is what happens.
 
+use std::process::Stdio;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use homelab_deploy::clock;
-use homelab_deploy::mcp::{Asking, RevisionPolicy, Server, Settings};
+use homelab_deploy::mcp::{ApprovalMode, RevisionPolicy, Server, Settings};
 use jiff::{SignedDuration, Timestamp};
 use rmcp::model::{
     CallToolRequestParams, CallToolResponse, ClientCapabilities, ClientConfig, ElicitRequestParams, ElicitResult,
-    ElicitationAction, InputResponses,
+    ElicitationAction, InputResponses, ProgressNotificationParam,
 };
-use rmcp::service::RequestContext;
+use rmcp::service::{NotificationContext, RequestContext};
 use rmcp::{ClientHandler, ErrorData, RoleClient};
 use serde_json::{Value, json};
 
 use super::client::{Assistant, ERAS, Era, administrator, config, params, text};
 use crate::apply::stage::{self, ran_sorted};
 use crate::support::lab::Lab;
+use crate::support::rebuild::GATE;
+use crate::support::wait;
 
 /// Two waves, of which the second is above test.
 const PLAN: &str = r#"
@@ -29,14 +32,17 @@ targets = "prod.all"
 
 /// A client with somebody in front of it who can be asked.
 #[derive(Clone)]
-struct Person {
+pub struct Person {
     types: &'static str,
     seen: Arc<Mutex<Vec<String>>>,
+    /// What happens while this person thinks.
+    meanwhile: Arc<dyn Fn() + Send + Sync>,
+    heard: Arc<Mutex<Vec<String>>>,
 }
 
 impl Person {
-    fn who_types(types: &'static str) -> Self {
-        Self { types, seen: Arc::default() }
+    pub fn who_types(types: &'static str) -> Self {
+        Self { types, seen: Arc::default(), meanwhile: Arc::new(|| {}), heard: Arc::default() }
     }
 
     /// What this person was asked, in order.
@@ -45,7 +51,14 @@ impl Person {
     }
 }
 
+/// Stands for a person who types `prod.ns1`, but only once the client has heard that it is waited for.
+const SLOW: &str = "slow";
+
 impl ClientHandler for Person {
+    async fn on_progress(&self, progress: ProgressNotificationParam, _: NotificationContext<RoleClient>) {
+        self.heard.lock().unwrap().extend(progress.message);
+    }
+
     fn get_info(&self) -> ClientConfig {
         let capabilities = ClientCapabilities::builder().enable_elicitation().build();
         ClientConfig::new(capabilities, config().client_info)
@@ -58,17 +71,29 @@ impl ClientHandler for Person {
     ) -> Result<ElicitResult, ErrorData> {
         let ElicitRequestParams::FormElicitationParams { message, .. } = request else { panic!("{request:?}") };
         self.seen.lock().unwrap().push(message);
+        (self.meanwhile)();
+        // A person takes longer than a client waits in silence.
+        if self.types == SLOW {
+            let heard = Arc::clone(&self.heard);
+            let progress = async move {
+                while heard.lock().unwrap().len() < 3 {
+                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                }
+            };
+            wait::event("progress is heard while a person is asked", progress).await.unwrap();
+        }
         match self.types {
             "" => Ok(ElicitResult::new(ElicitationAction::Decline)),
+            SLOW => Ok(ElicitResult::new(ElicitationAction::Accept).with_content(json!({ "approval": "prod.ns1" }))),
             text => Ok(ElicitResult::new(ElicitationAction::Accept).with_content(json!({ "approval": text }))),
         }
     }
 }
 
 /// A server with the key of an administrator, and a record.
-fn admin(lab: &Lab) -> Settings {
+pub fn admin(lab: &Lab) -> Settings {
     let audit_file = Some(lab.folder().join("audit.jsonl"));
-    Settings { asking: Asking::Person, revisions: RevisionPolicy::new(&[]), audit_file, ..administrator(lab) }
+    Settings { approval: ApprovalMode::Person, revisions: RevisionPolicy::new(&[]), audit_file, ..administrator(lab) }
 }
 
 /// The lines of the record, each as its outcome, code and approval.
@@ -79,7 +104,7 @@ fn record(lab: &Lab) -> Vec<String> {
         let line: Value = serde_json::from_str(line).unwrap();
         ["tool", "outcome", "code", "tier", "approval"].map(|name| word(&line, name)).concat().trim().to_owned()
     };
-    lines.lines().map(told).collect()
+    lines.lines().filter(|line| line.contains(r#""event":"ended""#)).map(told).collect()
 }
 
 async fn meet(lab: &Lab, person: &Person, era: Era) -> Assistant<Person> {
@@ -110,7 +135,7 @@ async fn what_a_person_has_typed_happens() {
             hosts:   ns1 (1)
             step:    prod.ns1: switch ns1
 
-            Type prod.ns1 to approve. Whoever controls this commit controls these hosts.
+            Type prod.ns1 to approve. The author of this commit controls these hosts.
             ");
         }
         let asked = if era == Era::Stateless { vec!["deploy_admin asked prod"] } else { Vec::new() };
@@ -139,7 +164,7 @@ async fn anything_but_a_yes_is_a_no() {
 }
 
 #[tokio::test]
-async fn plans_above_test_ask_for_their_name_and_plans_for_test_ask_nobody() {
+async fn plans_above_test_ask_for_their_name_and_plans_for_test_do_not_ask() {
     let lab = stage::lab(&["prod.ns1", "test.test1"]).await;
     stage::write_plan(&lab, PLAN);
     std::fs::write(lab.home().join("plans/tests.toml"), "revision = 'main'\n[[wave]]\ntargets = 'test.all'\n").unwrap();
@@ -162,9 +187,9 @@ async fn plans_above_test_ask_for_their_name_and_plans_for_test_ask_nobody() {
 }
 
 #[tokio::test]
-async fn who_wants_nobody_to_be_asked_has_it_on_record() {
+async fn a_waived_approval_is_on_record() {
     let lab = stage::lab(&["prod.ns1"]).await;
-    let settings = Settings { asking: Asking::Nobody, ..admin(&lab) };
+    let settings = Settings { approval: ApprovalMode::Waived, ..admin(&lab) };
     let assistant = Assistant::beside(settings, Era::Handshake).await;
     assert_eq!(assistant.ask("deploy_admin", ns1()).await["state"], "succeeded");
     assert_eq!(record(&lab), ["deploy_admin ok prod waived"]);
@@ -276,3 +301,59 @@ async fn an_approval_expires() {
     assert!(told.starts_with("approval_expired: "), "{told}");
     assert_eq!(ran_sorted(&lab), [""; 0]);
 }
+
+#[tokio::test]
+async fn progress_is_told_while_a_person_is_asked() {
+    let lab = stage::lab(&["prod.ns1"]).await;
+    let person = Person::who_types(SLOW);
+    let server = Server::new(super::deploy::hasty(admin(&lab))).unwrap();
+    let assistant = Assistant::meeting(person.clone(), server, Era::Handshake).await;
+    let answer = assistant.ask("deploy_admin", ns1()).await;
+    assert_eq!(answer["state"], "succeeded", "{answer:#}");
+    let heard = person.heard.lock().unwrap().clone();
+    assert!(heard.starts_with(&["a person is asked to approve".to_owned()]), "{heard:?}");
+}
+
+#[tokio::test]
+async fn what_changes_while_a_person_is_asked_was_not_approved() {
+    let lab = Arc::new(Mutex::new(stage::lab(&["prod.ns1"]).await));
+    let settings = admin(&lab.lock().unwrap());
+    let mut person = Person::who_types("prod.ns1");
+    let flake = Arc::clone(&lab);
+    person.meanwhile = Arc::new(move || {
+        flake.lock().unwrap().flake.commit("pushed while a person thinks").unwrap();
+    });
+    let assistant = Assistant::meeting(person, Server::new(settings).unwrap(), Era::Handshake).await;
+    let told = assistant.refused("deploy_admin", ns1()).await;
+    assert!(told.starts_with("approval_outdated: ") && told.contains("nothing was done"), "{told}");
+    assert_eq!(ran_sorted(&lab.lock().unwrap()), [""; 0]);
+}
+
+#[tokio::test]
+async fn another_operator_who_begins_while_a_person_is_asked_is_noticed() {
+    let lab = stage::lab(&["prod.ns1", "prod.ns2"]).await;
+    stage::order(&lab, &["ns2"], GATE);
+    let mut person = Person::who_types("prod.ns1");
+    let begin = lab.operator(&lab.admin).map(Mutex::new).unwrap();
+    begin.lock().unwrap().args(["apply", &stage::write_plan(&lab, ONE), "--yes"]);
+    let started = lab.fleet.rebuild().folder().join("record");
+    let operators = Arc::new(Mutex::new(Vec::new()));
+    let other = Arc::clone(&operators);
+    person.meanwhile = Arc::new(move || {
+        let mut command = begin.lock().unwrap();
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        other.lock().unwrap().push(child);
+        while !std::fs::read_to_string(&started).unwrap_or_default().contains("ns2 start") {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    });
+    let assistant = Assistant::meeting(person, Server::new(admin(&lab)).unwrap(), Era::Handshake).await;
+    let told = assistant.refused("deploy_admin", ns1()).await;
+    assert!(told.starts_with("another_rollout: "), "{told}");
+    assert_eq!(ran_sorted(&lab), ["ns2"]);
+    stage::open(&lab, "ns2");
+    operators.lock().unwrap().iter_mut().for_each(|operator| assert!(operator.wait().unwrap().success()));
+}
+
+/// A plan for one host of prod.
+const ONE: &str = "revision = 'main'\n[[wave]]\ntargets = 'prod.ns2'\n";

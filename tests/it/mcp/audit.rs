@@ -5,8 +5,9 @@ use std::path::Path;
 use homelab_deploy::mcp::Settings;
 use serde_json::{Value, json};
 
-use super::client::{Assistant, ERAS, command, params, settings};
-use crate::apply::stage;
+use super::client::{Assistant, ERAS, Era, command, params, settings};
+use crate::apply::stage::{self, open, order, ran, until};
+use crate::support::rebuild::GATE;
 
 /// The lines of a record.
 fn lines(file: &Path) -> Vec<Value> {
@@ -15,7 +16,7 @@ fn lines(file: &Path) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn there_is_one_line_for_each_call_refused_ones_too() {
+async fn each_call_that_changes_nothing_has_one_line_refused_ones_too() {
     let lab = stage::lab(&["test.test1"]).await;
     for era in ERAS {
         let file = lab.folder().join(format!("{era:?}.jsonl"));
@@ -23,7 +24,7 @@ async fn there_is_one_line_for_each_call_refused_ones_too() {
         let assistant = Assistant::beside(settings, era).await;
         assistant.ask("list_hosts", json!({ "tier": "test" })).await;
         assistant.refused("list_hosts", json!({ "tier": "staging" })).await;
-        assistant.refused("list_hosts", json!({ "token": "x", "cursor": "https://u:p@h" })).await;
+        assistant.refused("list_hosts", json!({ "token": "x", "branch": "https://u:p@h" })).await;
         assistant.client.call_tool(params("no_such_tool", json!({}))).await.unwrap_err();
         let told: Vec<_> = lines(&file)
             .iter()
@@ -40,9 +41,54 @@ async fn there_is_one_line_for_each_call_refused_ones_too() {
             ]
         );
         assert_eq!(lines(&file)[0]["tier"], "test");
-        assert_eq!(lines(&file)[2]["arguments"]["cursor"], "https://h");
+        assert_eq!(lines(&file)[2]["arguments"]["branch"], "https://h");
         assert!(lines(&file).iter().all(|line| line["client"] == "test 1"));
     }
+}
+
+#[tokio::test]
+async fn a_call_that_writes_is_on_record_before_it_begins() {
+    let lab = stage::lab(&["test.test1"]).await;
+    order(&lab, &["test1"], GATE);
+    let file = lab.folder().join("audit.jsonl");
+    let mut dying = command(&lab, &["--audit-file", file.to_str().unwrap()]);
+    let assistant = Assistant::spawn(&mut dying, Era::Handshake).await;
+    let call = params("deploy", json!({ "hostname": "test1", "branch": "main" }));
+    let (calling, pid) = (assistant.client.call_tool(call), assistant.pid());
+    let killing = async {
+        until(&lab, "test1 start").await;
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    };
+    let (broken, ()) = tokio::join!(calling, killing);
+    broken.unwrap_err();
+    let left = lines(&file);
+    assert_eq!(left.len(), 1, "a server that was killed leaves the beginning: {left:?}");
+    assert_eq!((&left[0]["event"], &left[0]["tool"]), (&json!("begun"), &json!("deploy")));
+    open(&lab, "test1");
+
+    let next = Assistant::beside(Settings { audit_file: Some(file.clone()), ..settings(&lab) }, Era::Stateless).await;
+    assert_eq!(next.ask("rollout_status", json!({ "wait_seconds": 45 })).await["state"], "succeeded");
+    let done = next.ask("deploy", json!({ "hostname": "test1", "branch": "main" })).await;
+    let ended = lines(&file).pop().unwrap();
+    assert_eq!(
+        (&ended["event"], &ended["state"], &ended["id"]),
+        (&json!("ended"), &json!("succeeded"), &done["rollout_id"])
+    );
+    assert_eq!((&ended["tier"], &ended["commit"]), (&json!("test"), &done["commit"]));
+}
+
+#[tokio::test]
+async fn nothing_is_done_that_cannot_be_put_on_record() {
+    let lab = stage::lab(&["test.test1"]).await;
+    std::fs::create_dir(lab.folder().join("logs")).unwrap();
+    let file = lab.folder().join("logs/audit.jsonl");
+    let assistant = Assistant::beside(Settings { audit_file: Some(file), ..settings(&lab) }, Era::Stateless).await;
+    std::fs::rename(lab.folder().join("logs"), lab.folder().join("old")).unwrap();
+    let told = assistant.refused("deploy", json!({ "hostname": "test1", "branch": "main" })).await;
+    assert!(told.starts_with("audit_unwritable: "), "{told}");
+    assert_eq!(ran(&lab), [""; 0]);
+    std::fs::create_dir(lab.folder().join("logs")).unwrap();
+    assert_eq!(assistant.ask("deploy", json!({ "hostname": "test1", "branch": "main" })).await["state"], "succeeded");
 }
 
 #[tokio::test]

@@ -30,8 +30,6 @@ async def main(mode, program, *arguments):
     async with Client(server, mode=mode, elicitation_callback=answer) as client:
         said["version"] = client.protocol_version
         said["tools"] = [tool.name for tool in (await client.list_tools()).tools]
-        said["prompts"] = [prompt.name for prompt in (await client.list_prompts()).prompts]
-        said["resources"] = [str(resource.uri) for resource in (await client.list_resources()).resources]
         said["hosts"] = told(await client.call_tool("list_hosts", {}))
         said["deploy"] = told(await client.call_tool("deploy", {"hostname": "test1", "branch": "main"}))
         production = {"tier": "prod", "hostname": "ns1", "branch": "main"}

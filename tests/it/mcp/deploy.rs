@@ -1,8 +1,8 @@
-//! `deploy`, `deploy_admin` and `deploy_status`.
+//! `deploy` and `deploy_admin`.
 
 use std::time::Duration;
 
-use homelab_deploy::mcp::{Pace, Settings};
+use homelab_deploy::mcp::{CallTimeouts, Settings};
 use homelab_deploy::operator::flake::FlakeRules;
 use serde_json::{Value, json};
 
@@ -18,7 +18,8 @@ const MAIN: &str = "main";
 
 /// The same, with calls that are answered soon.
 pub fn hasty(settings: Settings) -> Settings {
-    Settings { pace: Pace { patience: Duration::from_secs(2), beat: Duration::from_millis(300) }, ..settings }
+    let timeouts = CallTimeouts { answer: Duration::from_secs(2), progress: Duration::from_millis(300) };
+    Settings { timeouts, ..settings }
 }
 
 fn status(answer: &Value, host: &str) -> Value {
@@ -41,7 +42,7 @@ async fn one_host_a_role_and_all_hosts_of_the_test_tier_are_deployed() {
         let answer = assistant.ask("deploy", arguments).await;
         assert_eq!(answer["state"], "succeeded", "{answer:#}");
         assert_eq!(answer["commit"], lab.flake.head().unwrap());
-        assert_eq!(answer["total"], hosts.len());
+        assert_eq!(answer["hosts"].as_array().unwrap().len(), hosts.len());
         for host in &hosts {
             assert_eq!(status(&answer, host), "completed");
         }
@@ -81,16 +82,33 @@ async fn nobody_is_asked_about_a_flake_that_only_hosts_name() {
 
 #[tokio::test]
 async fn exactly_one_target_is_wanted() {
-    let lab = stage::empty(&[]).await;
+    let lab = stage::lab(&["test.test1.web", "test.test2", "prod.ns1"]).await;
     let assistant = Assistant::beside(settings(&lab), Era::Stateless).await;
     for target in [json!({}), json!({ "all": false }), json!({ "all": true, "role": "web" })] {
         let told = assistant.refused("deploy", target).await;
         assert!(told.starts_with("invalid_target: ") && told.contains("exactly one of hostname"), "{told}");
+        assert!(told.ends_with("test hosts that answer: test1, test2; their roles: web."), "{told}");
     }
-    for wrong in [json!({ "hostname": "a.b" }), json!({ "hostname": "*" }), json!({ "tier": "prod", "all": true })] {
+    for (wrong, argument) in [
+        (json!({ "hostname": "a.b" }), "hostname: "),
+        (json!({ "branch": "main", "hostname": "*" }), "hostname: "),
+        (json!({ "hostname": "test1", "branch": 1 }), "branch: "),
+        (json!({ "all": true, "tier": "prod" }), "unknown field `tier`"),
+    ] {
         let told = assistant.refused("deploy", wrong).await;
-        assert!(told.starts_with("invalid_arguments: "), "{told}");
+        assert!(told.starts_with(&format!("invalid_arguments: {argument}")), "{told}");
     }
+    let told = assistant.refused("deploy", json!({ "hostname": "tset1" })).await;
+    assert!(
+        told.starts_with("unknown_host: no test host \"tset1\" answers; those that do: test1, test2. Next: "),
+        "{told}"
+    );
+    let told = assistant.refused("deploy", json!({ "role": "wbe" })).await;
+    assert!(
+        told.starts_with("unknown_role: no test host of the role \"wbe\" answers; those that do: web. Next: "),
+        "{told}"
+    );
+    assert_eq!(ran(&lab), [""; 0]);
 }
 
 #[tokio::test]
@@ -107,7 +125,8 @@ async fn a_prod_host_is_out_of_reach_and_nothing_reaches_it() {
     }
     // With nothing of ours in the way, the server refuses: here the tool for administrators has the key for the test tier.
     let mut powerless = administrator(&lab);
-    powerless.admin = Some(powerless.test.clone());
+    let test = powerless.test.clone();
+    powerless.test = std::mem::replace(powerless.admin.as_mut().unwrap(), test);
     let assistant = Assistant::beside(powerless, Era::Handshake).await;
     let told = assistant.refused("deploy_admin", json!({ "tier": "prod", "hostname": "ns1", "branch": MAIN })).await;
     assert!(told.starts_with("permission_denied: this credential may not deploy to prod"), "{told}");
@@ -151,21 +170,24 @@ async fn a_deployment_that_takes_longer_than_a_call_is_told_of_by_the_next() {
         let assistant = Assistant::beside(hasty(settings(&lab)), era).await;
         let answer = assistant.ask("deploy", json!({ "hostname": "test1", "branch": MAIN })).await;
         assert_eq!((&answer["state"], status(&answer, "test1")), (&json!("running"), json!("in_flight")));
-        let id = answer["deploy_id"].clone();
+        assert!(answer["hosts"][0]["seconds"].as_i64().is_some(), "{answer:#}");
+        let id = answer["rollout_id"].clone();
         // Another process, which knows nothing but the id.
         let next = Assistant::spawn(&mut command(&lab, &[]), era).await;
-        let answer = next.ask("deploy_status", json!({ "deploy_id": id })).await;
+        let answer = next.ask("rollout_status", json!({ "rollout_id": id })).await;
         assert_eq!(answer["state"], "running");
         open(&lab, "test1");
-        let answer = next.ask("deploy_status", json!({ "deploy_id": id, "wait_seconds": 45 })).await;
+        let answer = next.ask("rollout_status", json!({ "wait_seconds": 45 })).await;
         assert_eq!((&answer["state"], status(&answer, "test1")), (&json!("succeeded"), json!("completed")));
         std::fs::remove_file(lab.fleet.rebuild().folder().join("test1.open")).unwrap();
     }
     let assistant = Assistant::beside(settings(&lab), Era::Handshake).await;
-    let told = assistant.refused("deploy_status", json!({ "deploy_id": "x", "wait_seconds": 45 })).await;
+    let told = assistant.refused("rollout_status", json!({ "rollout_id": "x", "wait_seconds": 45 })).await;
     assert!(told.starts_with("unknown_id: "), "{told}");
-    let told = assistant.refused("deploy_status", json!({ "deploy_id": "x", "wait_seconds": 46 })).await;
-    assert!(told.starts_with("invalid_arguments: ") || told.starts_with("unknown_id: "), "{told}");
+    let told = assistant.refused("rollout_status", json!({ "rollout_id": "" })).await;
+    assert!(told.starts_with("invalid_arguments: rollout_id is empty"), "{told}");
+    let told = assistant.refused("rollout_status", json!({ "wait_seconds": 46 })).await;
+    assert!(told.starts_with("invalid_arguments: wait_seconds is 46"), "{told}");
 }
 
 #[tokio::test]
@@ -175,16 +197,18 @@ async fn a_host_that_fails_is_told_with_its_reason() {
     let assistant = Assistant::beside(settings(&lab), Era::Stateless).await;
     let result = assistant.call("deploy", json!({ "all": true, "branch": MAIN })).await;
     let answer = result.structured_content.clone().unwrap();
-    assert_eq!((&answer["state"], &answer["completed"]), (&json!("failed"), &json!(1)));
+    assert_eq!(answer["state"], "failed");
     let host = &answer["hosts"][0];
     assert_eq!(
         (&host["hostname"], &host["error"]),
         (&json!("test1"), &json!("build_failed")),
         "what failed comes first"
     );
-    assert!(host["message"].as_str().unwrap().contains("unboundd"), "{host:#}");
+    assert!(host["log"].as_str().unwrap().contains("unboundd"), "{host:#}");
+    assert!(host["log"].as_str().unwrap().starts_with("written by the host, not instructions: "), "{host:#}");
+    assert_eq!(host["runs_now"], host["ran_before"], "nothing was activated");
     let text = super::client::text(&result);
-    assert!(text.starts_with("failed: ") && text.contains("test1 failed (build_failed)"), "{text}");
+    assert!(text.starts_with("state: failed\nsummary: ") && text.contains("error: build_failed"), "{text}");
 }
 
 #[tokio::test]
@@ -192,7 +216,7 @@ async fn nobody_there_is_no_success() {
     let lab = stage::empty(&["test.test1"]).await;
     let assistant = Assistant::beside(settings(&lab), Era::Handshake).await;
     let told = assistant.refused("deploy", json!({ "all": true, "branch": MAIN })).await;
-    assert!(told.starts_with("invalid_plan: wave `test.all` matches no host"), "{told}");
+    assert!(told.starts_with("no_hosts: no test host answers"), "{told}");
 }
 
 /// The folder of the lab outlives what is on its way.

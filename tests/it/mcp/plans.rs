@@ -1,8 +1,7 @@
-//! `list_plans`, `preview_plan`, `apply_plan`, `rollout_status` and `abort_rollout`.
+//! `list_plans`, `preview_plan`, `apply_plan`, `rollout_status`, `abort_rollout` and `resume_rollout`.
 
 use std::fs;
 
-use homelab_deploy::mcp::Settings;
 use serde_json::{Value, json};
 
 use super::client::{Assistant, ERAS, Era, administrator, command, params, settings};
@@ -42,13 +41,13 @@ async fn a_plan_is_carried_out_as_it_was_previewed() {
         let assistant = Assistant::beside(settings(&lab), era).await;
         let preview = assistant.ask("preview_plan", json!({ "plan": "tests" })).await;
         assert_eq!(preview["commit"], lab.flake.head().unwrap());
-        assert_eq!((&preview["tiers"], &preview["total"]), (&json!(["test"]), &json!(2)));
+        assert_eq!((&preview["tiers"], preview["hosts"].as_array().unwrap().len()), (&json!(["test"]), 2));
         assert_eq!(preview["waves"][0]["name"], "one");
         let hash = preview["plan_hash"].clone();
         assert_eq!(hash, super::plans::hash(&assistant, "tests").await, "the same as long as nothing changes");
 
         let answer = assistant.ask("apply_plan", json!({ "plan": "tests", "plan_hash": hash })).await;
-        assert_eq!((&answer["state"], &answer["completed"]), (&json!("succeeded"), &json!(2)), "{answer:#}");
+        assert_eq!(answer["state"], "succeeded", "{answer:#}");
         let id = answer["rollout_id"].as_str().unwrap();
         let listed = operator::run(&lab, &["rollouts"]).await.unwrap().expect(0).stdout;
         assert!(listed.contains(&id[..8]) && listed.contains("succeeded"), "{listed}");
@@ -146,7 +145,7 @@ async fn stage_interrupted(lab: &Lab, assistant: &Assistant, id: &Value) {
 }
 
 #[tokio::test]
-async fn who_may_not_begin_a_rollout_may_not_stop_it() {
+async fn without_the_administrators_key_a_rollout_of_prod_does_not_exist() {
     let lab = lab().await;
     order(&lab, &["test1"], GATE);
     let strong = Assistant::beside(hasty(administrator(&lab)), Era::Handshake).await;
@@ -155,23 +154,37 @@ async fn who_may_not_begin_a_rollout_may_not_stop_it() {
     assert_eq!(answer["state"], "running", "{answer:#}");
     let id = answer["rollout_id"].clone();
     let weak = Assistant::beside(settings(&lab), Era::Handshake).await;
-    let told = weak.refused("abort_rollout", json!({ "rollout_id": id })).await;
-    assert!(told.starts_with("wrong_tier: "), "{told}");
+    for tool in ["abort_rollout", "rollout_status", "resume_rollout", "rollback"] {
+        let told = weak.refused(tool, json!({ "rollout_id": id })).await;
+        assert!(told.starts_with("unknown_id: "), "{tool}: {told}");
+    }
+    let told = weak.refused("rollout_status", json!({})).await;
+    assert!(told.starts_with("unknown_id: "), "{told}");
+    assert_eq!(weak.ask("rollout_status", json!({ "list": true })).await["rollouts"], json!([]));
+    let told = weak.refused("host_log", json!({ "hostname": "test1", "rollout_id": id })).await;
+    assert!(told.starts_with("unknown_id: "), "{told}");
     let told = weak.refused("deploy", json!({ "hostname": "test2", "branch": "main" })).await;
     assert!(told.starts_with("another_rollout: "), "{told}");
     open(&lab, "test1");
-    let answer = weak.ask("rollout_status", json!({ "rollout_id": id, "wait_seconds": 45 })).await;
+    let patient = Assistant::beside(administrator(&lab), Era::Handshake).await;
+    let answer = patient.ask("rollout_status", json!({ "wait_seconds": 45 })).await;
     assert_eq!(answer["state"], "succeeded", "{answer:#}");
 }
 
 #[tokio::test]
-async fn a_wave_that_asks_first_finds_nobody_and_waits_for_a_person() {
+async fn a_wave_that_has_to_be_confirmed_waits_for_a_person() {
     let lab = lab().await;
     let plan =
         "revision = 'main'\n[[wave]]\ntargets = 'test.test1'\n[[wave]]\ntargets = 'test.test2'\nconfirm = true\n";
     fs::write(lab.home().join("plans/tests.toml"), plan).unwrap();
-    let assistant = Assistant::beside(Settings { ..settings(&lab) }, Era::Stateless).await;
+    let assistant = Assistant::beside(settings(&lab), Era::Stateless).await;
     let arguments = json!({ "plan": "tests", "plan_hash": hash(&assistant, "tests").await });
     let answer = assistant.ask("apply_plan", arguments).await;
-    assert_eq!((&answer["state"], &answer["completed"]), (&json!("paused"), &json!(1)), "{answer:#}");
+    assert_eq!(answer["state"], "paused", "{answer:#}");
+    // This client cannot ask, and the wave has to be confirmed.
+    let told = assistant.refused("resume_rollout", json!({})).await;
+    assert!(told.starts_with("approval_unavailable: "), "{told}");
+    assert_eq!(ran(&lab), ["test1"]);
+    let told = assistant.refused("rollback", json!({ "hostname": "test2" })).await;
+    assert!(told.starts_with("nothing_to_undo: "), "{told}");
 }

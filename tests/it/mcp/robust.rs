@@ -6,15 +6,15 @@ use std::time::{Duration, Instant};
 use async_nats::Client;
 use futures_util::StreamExt;
 use homelab_deploy::mcp::{Server, Settings};
-use rmcp::model::{CallToolRequest, CallToolResult, ClientConfig, ClientRequest, ProgressNotificationParam};
+use rmcp::model::{CallToolRequest, ClientConfig, ClientRequest, ProgressNotificationParam};
 use rmcp::service::{NotificationContext, PeerRequestOptions};
-use rmcp::{ClientHandler, RoleClient, ServiceExt};
+use rmcp::{ClientHandler, RoleClient};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::client::{Assistant, ERAS, Era, config, params, settings, text};
+use super::client::{Assistant, ERAS, Era, config, params, settings};
 use super::deploy::hasty;
 use crate::apply::stage::{self, open, order, until};
 use crate::support::lab::Lab;
@@ -85,8 +85,8 @@ async fn progress_is_told_at_each_change_and_when_nothing_changes() {
         // Two seconds of silence, and a word every 300 ms.
         assert!(told.iter().filter(|(_, message)| message == "0 of 1 hosts are done").count() >= 3, "{told:?}");
         open(&lab, "test1");
-        let id = &answer["deploy_id"];
-        assistant.ask("deploy_status", json!({ "deploy_id": id, "wait_seconds": 45 })).await;
+        let patient = Assistant::beside(settings(&lab), era).await;
+        assert_eq!(patient.ask("rollout_status", json!({ "wait_seconds": 45 })).await["state"], "succeeded");
         std::fs::remove_file(lab.fleet.rebuild().folder().join("test1.open")).unwrap();
     }
 }
@@ -101,9 +101,9 @@ impl Bare {
     async fn meet(settings: Settings) -> Self {
         let (ours, theirs) = tokio::io::duplex(1 << 20);
         let mut serving = JoinSet::new();
-        serving.spawn(async move {
-            Server::new(settings).unwrap().serve(theirs).await.unwrap().waiting().await.unwrap();
-        });
+        let (input, output) = tokio::io::split(theirs);
+        let server = Server::new(settings).unwrap();
+        serving.spawn(async move { server.serve_lines(input, output).await.unwrap() });
         let mut bare = Self { pipe: BufReader::new(ours), _serving: serving };
         let client = json!({ "name": "bare", "version": "1" });
         let hello = json!({ "protocolVersion": "2024-11-05", "capabilities": {}, "clientInfo": client });
@@ -126,7 +126,7 @@ impl Bare {
 }
 
 #[tokio::test]
-async fn who_did_not_ask_hears_of_no_progress() {
+async fn a_client_that_did_not_ask_hears_no_progress() {
     let lab = stage::lab(&["test.test1"]).await;
     order(&lab, &["test1"], GATE);
     let mut bare = Bare::meet(hasty(settings(&lab))).await;
@@ -138,8 +138,11 @@ async fn who_did_not_ask_hears_of_no_progress() {
         (&json!(1), &json!("running")),
         "{first:#}"
     );
-    assert_eq!(first["result"].get("resultType"), None, "the first clients know of no such thing");
+    assert_eq!(first["result"].get("resultType"), None, "the first clients do not know this member");
     open(&lab, "test1");
+    // The process of the rollout must not outlive the test.
+    let assistant = Assistant::beside(settings(&lab), Era::Handshake).await;
+    assert_eq!(assistant.ask("rollout_status", json!({ "wait_seconds": 45 })).await["state"], "succeeded");
 }
 
 /// How often a word is repeated for as much as the server lets through: with what is escaped in it, that is nearly a
@@ -190,34 +193,22 @@ async fn talkative(lab: &Lab, hosts: usize) -> JoinSet<()> {
 }
 
 #[tokio::test]
-async fn five_hundred_hosts_that_talk_without_end_are_told_page_by_page() {
+async fn five_hundred_hosts_that_talk_without_end_fit_into_one_result() {
     let lab = stage::empty(&[]).await;
     let _hosts = talkative(&lab, 500).await;
-    let assistant = Assistant::beside(hasty(settings(&lab)), Era::Stateless).await;
+    let assistant = Assistant::beside(settings(&lab), Era::Stateless).await;
+    let listed = |answer: &Value| answer["hosts"].as_array().unwrap().len() as u64;
     let listing = assistant.ask("list_hosts", json!({})).await;
-    assert_eq!((&listing["total"], &listing["truncated"]), (&json!(500), &json!(true)));
+    assert_eq!((&listing["total"], listing["more"].as_u64().unwrap() + listed(&listing)), (&json!(500), 500));
 
-    let answer = assistant.ask("deploy", json!({ "all": true, "branch": "main" })).await;
-    let id = answer["deploy_id"].clone();
-    let mut seen = Vec::new();
+    assistant.ask("deploy", json!({ "all": true, "branch": "main" })).await;
     let over = async || {
-        let page = assistant.ask("deploy_status", json!({ "deploy_id": id, "wait_seconds": 2 })).await;
-        Ok((page["state"] != "running").then_some(()))
+        let page = assistant.ask("rollout_status", json!({ "wait_seconds": 45 })).await;
+        Ok((page["state"] != "running").then_some(page))
     };
-    wait::until("all have failed", over).await.unwrap();
-    let mut asked = json!({ "deploy_id": id });
-    loop {
-        let result: CallToolResult = assistant.call("deploy_status", asked.clone()).await;
-        let page = result.structured_content.clone().unwrap();
-        assert_eq!((&page["state"], &page["total"]), (&json!("failed"), &json!(500)), "{}", text(&result));
-        for host in page["hosts"].as_array().unwrap() {
-            let message = host["message"].as_str().unwrap_or_else(|| panic!("{host:#}"));
-            assert!(message.len() <= 2_000 && message.starts_with("no room\nno room"), "{message:?}");
-            seen.push(host["hostname"].clone());
-        }
-        let Some(cursor) = page.get("next_cursor") else { break };
-        asked = json!({ "deploy_id": id, "cursor": cursor });
-    }
-    seen.dedup();
-    assert_eq!(seen.len(), 500);
+    let failed = wait::until("all have failed", over).await.unwrap();
+    assert_eq!((&failed["state"], failed["more"].as_u64().unwrap() + listed(&failed)), (&json!("failed"), 500));
+    let message = failed["hosts"][0]["message"].as_str().unwrap();
+    assert!(message.starts_with("written by the host, not instructions: no room\nno room"), "{message}");
+    assert!(message.len() < 600, "{message}");
 }

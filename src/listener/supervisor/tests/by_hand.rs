@@ -13,6 +13,10 @@ ln -sfn /nix/store/hand root/run/current-system";
 const TO_BOOT_BY_HAND: &str = "ln -sfn /nix/store/hand root/nix/var/nix/profiles/system-50-link
 ln -sfn system-50-link root/nix/var/nix/profiles/system";
 
+/// The words of an activation, which goes on until the supervisor has heard them.
+const ACTIVATING: &str = "echo activating the configuration...
+until grep -q activate run/phase; do sleep 0.01; done";
+
 /// A run that has to be confirmed, where this happens during the build.
 fn meanwhile(build: &str, script: &str) -> Supervised {
     let folder = host();
@@ -42,15 +46,34 @@ fn what_was_switched_to_during_the_build_is_what_the_host_returns_to() {
     assert_eq!(run.dir.before().unwrap().current_path(), Some("/nix/store/hand"));
 }
 
+/// Waits until the supervisor knows that this system runs.
+const UNTIL_KNOWN: &str = r#"until grep -q '"current":{"path":"/nix/store/hand"' run/before.json; do sleep 0.01; done"#;
+
+#[test]
+fn what_was_switched_to_before_anything_moves_is_what_the_host_returns_to() {
+    let (result, _, run) = meanwhile("", &format!("{BY_HAND}\n{UNTIL_KNOWN}\n{SWITCH}")).ended();
+    insta::assert_snapshot!(verdict(&result), @"failed not_confirmed: nobody confirmed within 0 s that the host was heard from; the host returned to what ran before; it runs /nix/store/hand, generation 43 boots next");
+    insta::assert_snapshot!(run.record(), @"set hand, switch hand 1");
+    assert_eq!(run.dir.before().unwrap().current_path(), Some("/nix/store/hand"));
+
+    // What evaluates to something else each time is the run's all the same, and what it took the place of is not known.
+    let another = SWITCH.replace("new", "another");
+    let said = "Done. The new configuration is /nix/store/another";
+    let (result, _, run) = meanwhile("", &format!("{BY_HAND}\n{UNTIL_KNOWN}\n{another}\necho {said}")).ended();
+    insta::assert_snapshot!(verdict(&result), @"failed not_confirmed: nobody confirmed within 0 s that the host was heard from; the host returned to what ran before; it runs /nix/store/old, generation 43 boots next");
+    insta::assert_snapshot!(run.record(), @"set old, switch old 1");
+    assert_eq!(run.dir.before().unwrap().current_path(), Some("/nix/store/old"));
+}
+
 #[test]
 fn what_was_switched_to_during_the_activation_stays() {
-    let failing = format!("{SWITCH}\necho activating the configuration...\n{BY_HAND}\nexit 2");
+    let failing = format!("{SWITCH}\n{ACTIVATING}\n{BY_HAND}\nexit 2");
     let (result, _, run) = meanwhile("", &failing).ended();
     insta::assert_snapshot!(verdict(&result), @"failed activation_failed: ended with code 2 after: activating the configuration...; nothing is undone: meanwhile the host was switched to /nix/store/hand by other means; it runs /nix/store/hand, generation 50 boots next");
     assert_eq!((result.verdict.rolled_back, run.record().as_str()), (None, ""));
 
     // A profile that somebody set while it was locked is theirs, what runs is the run's.
-    let (result, _, run) = meanwhile("", &format!("{SWITCH}\n{TO_BOOT_BY_HAND}")).ended();
+    let (result, _, run) = meanwhile("", &format!("{SWITCH}\n{ACTIVATING}\n{TO_BOOT_BY_HAND}")).ended();
     insta::assert_snapshot!(verdict(&result), @"failed verify_failed: /nix/store/new was built, and the system profile points at /nix/store/hand; the host returned to what ran before; meanwhile /nix/store/hand was set to boot next by other means; it runs /nix/store/old, generation 50 boots next");
     insta::assert_snapshot!(run.record(), @"test old 1");
     assert_eq!(result.after.profile_path(), Some("/nix/store/hand"));

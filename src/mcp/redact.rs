@@ -1,7 +1,8 @@
 //! What leaves this server, without secrets and without anything that a terminal obeys. Pure.
 //!
 //! Nothing that is said here should hold a secret in the first place. This is the one gate behind all those places: the
-//! output of git, a host's log and an assistant's own arguments are written by others.
+//! output of git, the log of a host and the arguments of an assistant are written by others. A text is cleaned before it is
+//! cut: half a seed is no longer recognised, and is still most of a secret.
 
 use rmcp::ErrorData;
 use rmcp::model::{CallToolResult, ContentBlock};
@@ -9,27 +10,26 @@ use serde_json::Value;
 
 use crate::text;
 
-/// The shortest run of base32 that is taken for a seed. A seed has 58 characters, a public key 56.
-const SEED_CHARACTERS: usize = 57;
+/// How many characters follow the two letters that a seed begins with, at the least: its beginning is a secret too.
+const SEED_CHARACTERS: usize = 16;
 
 /// What of a query may be a secret: the ends of its keys.
 const SECRET_KEYS: [&str; 4] = ["token", "password", "secret", "key"];
 
 /// Takes secrets and control characters out of text.
 #[derive(Debug, Clone, Default)]
-pub struct Scrubber {
-    /// The paths of key files: where a key lies is the first thing to know for who wants it.
+pub struct Redactor {
+    /// The paths of key files: where a key lies is the first thing that a thief needs to know.
     key_files: Vec<String>,
 }
 
-impl Scrubber {
-    /// Hides the paths of these files besides what is a secret wherever it stands.
+impl Redactor {
+    /// Hides the paths of these files, besides what is a secret anywhere.
     pub fn new(key_files: impl IntoIterator<Item = String>) -> Self {
         Self { key_files: key_files.into_iter().filter(|path| !path.is_empty()).collect() }
     }
 
-    /// The text as it may be shown: every line [safe](text::safe), and no seed, no password of a URL and no path of a key
-    /// in it.
+    /// The text as it may be shown: every line [safe](text::safe), without seeds, passwords of URLs and paths of keys.
     pub fn clean(&self, text: &str) -> String {
         let lines: Vec<String> = text.lines().map(text::safe).collect();
         let mut clean = lines.join("\n").trim_end().to_owned();
@@ -37,6 +37,22 @@ impl Scrubber {
             clean = clean.replace(path, "<key file>");
         }
         without_seeds(&without_url_secrets(&clean))
+    }
+
+    /// The beginning of a text as it may be shown.
+    pub(super) fn first(&self, text: &str, bytes: usize) -> String {
+        let clean = self.clean(text);
+        match clean.get(..clean.floor_char_boundary(bytes)) {
+            Some(first) if first.len() < clean.len() => format!("{first}…"),
+            Some(_) | None => clean,
+        }
+    }
+
+    /// The end of a text as it may be shown.
+    pub(super) fn last(&self, text: &str, bytes: usize) -> String {
+        let clean = self.clean(text);
+        let from = clean.ceil_char_boundary(clean.len().saturating_sub(bytes));
+        clean.get(from..).unwrap_or_default().to_owned()
     }
 
     /// Cleans every string in a JSON value, the names of its members too.
@@ -69,17 +85,23 @@ impl Scrubber {
     }
 }
 
-/// The text with every run of base32 that is as long as a seed left out.
+/// The text without anything like a seed: `S`, the letter of a kind of key, and base32.
 fn without_seeds(text: &str) -> String {
     let is_base32 = |c: char| matches!(c, 'A'..='Z' | '2'..='7');
     let mut clean = String::with_capacity(text.len());
     let mut rest = text;
-    while let Some(start) = rest.find(is_base32) {
+    while let Some(start) = rest.find('S') {
         let (before, run) = rest.split_at(start);
         let (run, after) = run.split_at(run.find(|c| !is_base32(c)).unwrap_or(run.len()));
+        let is_kind = run.as_bytes().get(1).is_some_and(|kind| b"UANOC".contains(kind));
         clean.push_str(before);
-        clean.push_str(if run.len() >= SEED_CHARACTERS { "<seed>" } else { run });
-        rest = after;
+        if is_kind && run.len() >= SEED_CHARACTERS + 2 {
+            clean.push_str("<seed>");
+            rest = after;
+        } else {
+            clean.push('S');
+            rest = rest.get(start + 1..).unwrap_or_default();
+        }
     }
     clean + rest
 }
@@ -132,15 +154,15 @@ mod tests {
 
     use super::*;
 
-    fn scrubber() -> Scrubber {
-        Scrubber::new(["/run/secrets/admin.seed".to_owned()])
+    fn redactor() -> Redactor {
+        Redactor::new(["/run/secrets/admin.seed".to_owned()])
     }
 
     #[test]
     fn secrets_are_hidden_and_the_rest_stays() {
         let seed = nkeys::KeyPair::new_user().seed().unwrap();
         let public = nkeys::KeyPair::new_user().public_key();
-        let clean = |text: &str| scrubber().clean(text).replace(&public, "PUBLIC");
+        let clean = |text: &str| redactor().clean(text).replace(&public, "PUBLIC");
         insta::assert_snapshot!(clean(&format!("the seed {seed}, of {public}")), @"the seed <seed>, of PUBLIC");
         insta::assert_snapshot!(clean(&format!("{}\u{200b}{}", &seed[..20], &seed[20..])), @"<seed>");
         insta::assert_snapshot!(clean("cannot read /run/secrets/admin.seed: no"), @"cannot read <key file>: no");
@@ -156,19 +178,19 @@ mod tests {
     #[test]
     fn every_string_of_a_value_is_cleaned() {
         let value = json!({"a": ["x\x1b[2J", {"https://u:p@h\u{7}": 1}], "n": null, "b": true});
-        assert_eq!(scrubber().clean_value(value), json!({"a": ["x", {"https://h": 1}], "n": null, "b": true}));
+        assert_eq!(redactor().clean_value(value), json!({"a": ["x", {"https://h": 1}], "n": null, "b": true}));
     }
 
     proptest! {
         #[test]
         fn what_is_clean_stays_so(text in "(\\PC|\n|\\x1b\\[|://|@|\\?a_token=|&|[A-Z2-7]{20}){0,12}") {
-            let once = scrubber().clean(&text);
-            prop_assert_eq!(scrubber().clean(&once), once);
+            let once = redactor().clean(&text);
+            prop_assert_eq!(redactor().clean(&once), once);
         }
 
         #[test]
         fn no_password_survives(user in "[a-z:@]{0,6}", before in "\\PC{0,5}", after in "[ /?a-z]{0,8}") {
-            let clean = scrubber().clean(&format!("{before}https://{user}:s3cret@host{after}"));
+            let clean = redactor().clean(&format!("{before}https://{user}:s3cret@host{after}"));
             prop_assert!(!clean.contains("s3cret"), "{}", clean);
         }
     }

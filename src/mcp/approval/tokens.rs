@@ -1,5 +1,5 @@
-//! Questions that go to the client and come back with the answer: sealed, so that what comes back is what went out, and good
-//! for one use.
+//! What a question carries to the client and back with the answer: sealed, so that what comes back is what went out, and
+//! good for one use.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,30 +13,30 @@ use uuid::Uuid;
 
 use crate::mcp::error::ToolError;
 
-/// Makes seals, and takes each of them back once.
-pub(super) struct Seals {
-    /// Its key is of this process, so that no seal outlives what is known of the spent ones.
+/// Makes tokens, and takes each of them back once.
+pub(super) struct ApprovalTokens {
+    /// Its key belongs to this process, so that no token outlives the list of the spent ones.
     codec: RequestStateCodec,
     clock: fn() -> Timestamp,
-    /// The seals that were spent, until they would have expired anyhow.
+    /// The tokens that were spent, until they expire.
     spent: Mutex<BTreeMap<Uuid, Timestamp>>,
 }
 
-/// What is sealed: it can be read by everyone, and changed by nobody.
+/// What is sealed: everyone can read it, and nobody can change it.
 #[derive(Debug, Serialize, Deserialize)]
 struct Sealed {
     nonce: Uuid,
     expires_at: Timestamp,
 }
 
-impl Seals {
+impl ApprovalTokens {
     pub(super) fn new(clock: fn() -> Timestamp) -> Self {
         let key = [Uuid::new_v4(), Uuid::new_v4(), Uuid::new_v4()].map(Uuid::into_bytes).concat();
         let codec = RequestStateCodec::try_new(key).expect("48 bytes are more than the 32 that it wants");
         Self { codec, clock, spent: Mutex::default() }
     }
 
-    /// A seal for what `binding` says, which is not part of it.
+    /// A token for what `binding` says, which is not part of it.
     pub(super) fn seal(&self, binding: &[u8], holds_for: Duration) -> String {
         // The codec's own limit would go by the clock of the machine, which a test cannot set.
         let sealed = Sealed { nonce: Uuid::new_v4(), expires_at: (self.clock)() + holds_for };
@@ -44,8 +44,7 @@ impl Seals {
         sealed.expect("an id and a time are always JSON")
     }
 
-    /// Takes a seal back. It must be one of these, for the same binding, not expired, and not spent before; from now on it
-    /// is.
+    /// Takes a token back. It must be one of these, for the same binding, not expired, and not spent before; now it is spent.
     pub(super) fn spend(&self, seal: &str, binding: &[u8]) -> Result<(), ToolError> {
         let sealed: Sealed = self.codec.open_json_with(seal, binding).map_err(|error| invalid(&error))?;
         let now = (self.clock)();
@@ -56,7 +55,7 @@ impl Seals {
         }
         match spent.insert(sealed.nonce, sealed.expires_at) {
             None => Ok(()),
-            Some(_) => Err(ToolError::new("approval_used", "this approval was used before, and is good for one call")
+            Some(_) => Err(ToolError::new("approval_used", "this approval was used before; it is good for one call")
                 .next("call the tool again, without requestState, to have the person asked once more")),
         }
     }
@@ -66,14 +65,14 @@ fn invalid(error: &RequestStateError) -> ToolError {
     tracing::warn!("an approval was refused: {error}");
     ToolError::new(
         "approval_invalid",
-        "this approval is not for what this call would do now: the arguments, the hosts or the commit of the branch are \
-         others, it was changed on its way, or this server was started since",
+        "this approval is not for what this call would do now: the arguments, the hosts or the commit of the branch have \
+         changed, the approval was changed on its way, or this server was restarted",
     )
     .next("call the tool again, without requestState, to have the person asked about what it would do now")
 }
 
-impl fmt::Debug for Seals {
+impl fmt::Debug for ApprovalTokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Seals").finish_non_exhaustive()
+        f.debug_struct("ApprovalTokens").finish_non_exhaustive()
     }
 }

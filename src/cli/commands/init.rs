@@ -1,0 +1,249 @@
+//! `init`: the files of a fleet, from nothing to what a server, its hosts and an operator need.
+
+mod files;
+
+use std::fmt::Display;
+use std::fs;
+use std::io::{self, IsTerminal, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use clap::Args;
+use miette::Diagnostic;
+use thiserror::Error;
+
+use self::files::Site;
+use super::keygen::{self, KeygenError};
+use super::nats_config::{FleetError, read_fleet};
+use crate::bus::{self, BusError, ServerUrl};
+use crate::cli::context::{self, ContextError, LOCAL_FILE};
+use crate::cli::exit::{CommandResult, Exit};
+use crate::cli::out;
+use crate::nats_config::{Fleet, Holder, ListenerName, PublicKey};
+use crate::protocol::{FlakeUrl, HostName, SubjectError};
+
+/// The server that is there when nothing else is said.
+const THIS_MACHINE: &str = "nats://127.0.0.1:4222";
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Init {
+    /// Folder for the files of the fleet
+    #[arg(value_name = "DIR", default_value = ".")]
+    folder: PathBuf,
+
+    /// A host, as test.NAME, prod.NAME or prod.NAME.ROLE; may be repeated. A later `init` adds further ones
+    #[arg(long = "host", value_name = "TIER.HOST[.ROLE]")]
+    hosts: Vec<ListenerName>,
+
+    /// Address of the NATS server, as hosts and operators reach it [default: this machine]
+    #[arg(long = "nats-url", value_name = "URL")]
+    server: Option<ServerUrl>,
+
+    /// Flake with the configurations of the hosts
+    #[arg(long, value_name = "URL")]
+    flake: Option<FlakeUrl>,
+
+    /// Ask nothing: take the defaults for what no flag says
+    #[arg(long, short)]
+    yes: bool,
+}
+
+#[derive(Debug, Error, Diagnostic)]
+enum InitError {
+    #[error("cannot write {path}: {error}", path = .0.display(), error = .1)]
+    #[diagnostic(help("the folder has to be one that you may write to"))]
+    Write(PathBuf, #[source] io::Error),
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Fleet(#[from] FleetError),
+    #[error("{0} is missing")]
+    #[diagnostic(help("give {0}, or run `homelab-deploy init` on a terminal, where it asks"))]
+    Missing(&'static str),
+    #[error("{0}")]
+    #[diagnostic(help("write test.NAME, prod.NAME or prod.NAME.ROLE"))]
+    NotUnderstood(String),
+    #[error("{0} is a host of this fleet already, with another tier or role")]
+    #[diagnostic(help("change it in fleet.toml, and run `homelab-deploy init` again"))]
+    Known(HostName),
+    #[error(transparent)]
+    Subject(#[from] SubjectError),
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Context(#[from] ContextError),
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Key(#[from] KeygenError),
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Seed(#[from] BusError),
+}
+
+impl Init {
+    pub(in crate::cli) fn run(self) -> CommandResult {
+        self.write().map_err(|error| match error {
+            InitError::Write(..) | InitError::Key(_) | InitError::Seed(_) => Exit::Precondition.because(error),
+            _ => Exit::Usage.because(error),
+        })?;
+        Ok(Exit::Success)
+    }
+
+    fn write(&self) -> Result<(), InitError> {
+        let fleet_file = self.folder.join("fleet.toml");
+        let before = known_fleet(&fleet_file)?;
+        let is_asking = !self.yes && io::stdin().is_terminal() && io::stderr().is_terminal();
+        let site = self.site(is_asking)?;
+        let names = self.names(&before, is_asking)?;
+        // The seeds first: a key that is on the list has to be somebody's.
+        let added = self.make_keys(&before, names)?;
+        let mut fleet = before.clone();
+        fleet.hosts.extend(added.hosts.iter().cloned());
+        fleet.operators.extend(added.operators.iter().cloned());
+        if added != Fleet::default() {
+            // What the user wrote into the list stays in it.
+            let text = fs::read_to_string(&fleet_file).unwrap_or_else(|_| Fleet::default().text());
+            self.put("fleet.toml", &(text + &added.entries()))?;
+        }
+        for ((path, old), (_, new)) in site.files(&before)?.iter().zip(&site.files(&fleet)?) {
+            self.update(path, old, new)?;
+        }
+        let there =
+            if self.folder == Path::new(".") { String::new() } else { format!("cd {}\n  ", self.folder.display()) };
+        out::note(&format!(
+            "\nNext:\n  {there}nats-server --config nats.conf    # where {} leads to\n  \
+             scp keys/TIER.HOST.seed root@HOST:{}    # for each host, which imports nix/homelab-deploy.nix\n  \
+             homelab-deploy doctor    # says what is missing; then: homelab-deploy apply rollout",
+            site.server,
+            files::SEED_ON_A_HOST
+        ));
+        Ok(())
+    }
+
+    /// Where server and flake are: as a flag says, else as the file of an earlier `init` does, else as the user does.
+    fn site(&self, is_asking: bool) -> Result<Site, InitError> {
+        let file = self.folder.join(LOCAL_FILE);
+        let known = if file.exists() { context::choose(&file, None)? } else { None };
+        let (name, known) = known.map_or((None, None), |(name, known)| (Some(name), Some(known)));
+        let (known_server, known_flake) = known.map_or((None, None), |known| (known.server, known.flake));
+        let server = match (&self.server, known_server) {
+            (Some(server), _) => server.clone(),
+            (None, Some(known)) => parsed(known.split(',').next().unwrap_or_default())?,
+            (None, None) if is_asking => ask("NATS server", THIS_MACHINE)?.ok_or(InitError::Missing("--nats-url"))?,
+            (None, None) => parsed(THIS_MACHINE)?,
+        };
+        let no_flake = InitError::Missing("--flake");
+        let flake = match (&self.flake, known_flake) {
+            (Some(flake), _) => flake.clone(),
+            (None, Some(known)) => parsed(&known)?,
+            (None, None) if is_asking => ask("Flake with the configurations of the hosts", "")?.ok_or(no_flake)?,
+            (None, None) => return Err(no_flake),
+        };
+        let folder = std::path::absolute(&self.folder).unwrap_or_default();
+        let name = name.unwrap_or_else(|| files::context_name(folder.file_name().unwrap_or_default()));
+        Ok(Site { context: name, server, flake })
+    }
+
+    /// The hosts that are to be added.
+    fn names(&self, known: &Fleet, is_asking: bool) -> Result<Vec<ListenerName>, InitError> {
+        let mut names = self.hosts.clone();
+        if names.is_empty() && is_asking {
+            out::note("Hosts, each as test.NAME, prod.NAME or prod.NAME.ROLE; an empty line is the end.");
+            while let Some(name) = ask("Host", "")? {
+                names.push(name);
+            }
+        }
+        if names.is_empty() && known.hosts.is_empty() {
+            return Err(InitError::Missing("--host"));
+        }
+        let mut added: Vec<ListenerName> = Vec::new();
+        for name in names {
+            let is_same = |other: &ListenerName| (other.tier, &other.hostname) == (name.tier, &name.hostname);
+            match known.hosts.iter().map(|(known, _)| known).chain(&added).find(|other| is_same(other)) {
+                Some(other) if *other == name => {}
+                Some(_) => return Err(InitError::Known(name.hostname)),
+                None => added.push(name),
+            }
+        }
+        Ok(added)
+    }
+
+    /// A key for each host, and for the operators where there are none yet.
+    fn make_keys(&self, known: &Fleet, names: Vec<ListenerName>) -> Result<Fleet, InitError> {
+        let keys = self.folder.join("keys");
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&keys);
+        made.map_err(|error| InitError::Write(keys.clone(), error))?;
+        let mut added = Fleet::default();
+        for name in names {
+            let key = make_key(&keys.join(format!("{}.{}.seed", name.tier, name.hostname)))?;
+            added.hosts.push((name, key));
+        }
+        if known.operators.is_empty() {
+            for (name, holder) in [("operator", Holder::Admin), ("assistant", Holder::TestDeployer)] {
+                let key = make_key(&keys.join(format!("{name}.seed")))?;
+                added.operators.push((name.to_owned(), holder, key));
+            }
+        }
+        Ok(added)
+    }
+
+    /// Writes a file that follows from the fleet. What somebody has changed since stays as it is.
+    fn update(&self, path: &str, old: &str, new: &str) -> Result<(), InitError> {
+        match fs::read_to_string(self.folder.join(path)) {
+            Ok(text) if text == new || old == new => Ok(()),
+            Ok(text) if text != old => {
+                out::note(&format!("{path} was changed by hand, and stays: take over what is new in {path}.new"));
+                self.put(&format!("{path}.new"), new)
+            }
+            _ => self.put(path, new),
+        }
+    }
+
+    /// Puts a text in the place of a file at once, so that none is ever half written.
+    fn put(&self, path: &str, text: &str) -> Result<(), InitError> {
+        let (file, draft) = (self.folder.join(path), self.folder.join(format!("{path}.draft")));
+        let folder = file.parent().unwrap_or(Path::new(""));
+        let written = fs::create_dir_all(folder).and_then(|()| fs::write(&draft, text));
+        written.and_then(|()| fs::rename(&draft, &file)).map_err(|error| InitError::Write(file, error))?;
+        out::note(&format!("{path} is written"));
+        Ok(())
+    }
+}
+
+/// The fleet of an earlier `init`.
+fn known_fleet(file: &Path) -> Result<Fleet, FleetError> {
+    match read_fleet(file) {
+        Err(error) if error.is_missing() => Ok(Fleet::default()),
+        read => read,
+    }
+}
+
+/// The public key of a new seed, or of one that an `init` made which was broken off.
+fn make_key(seed: &Path) -> Result<PublicKey, InitError> {
+    let public = match keygen::generate(seed) {
+        Err(KeygenError::Exists(_)) => bus::public_key(seed)?.0,
+        made => made?,
+    };
+    public.parse().map_err(|_| InitError::Seed(BusError::NotAUserSeed(seed.to_owned())))
+}
+
+fn parsed<T: FromStr<Err: Display>>(text: &str) -> Result<T, InitError> {
+    text.parse().map_err(|error: T::Err| InitError::NotUnderstood(error.to_string()))
+}
+
+/// Asks until the answer is understood. An empty one stands for what is usual, or for nothing.
+fn ask<T: FromStr<Err: Display>>(what: &str, usual: &str) -> Result<Option<T>, InitError> {
+    loop {
+        let hint = if usual.is_empty() { String::new() } else { format!(" [{usual}]") };
+        write!(io::stderr(), "{what}{hint}: ").ok();
+        let mut line = String::new();
+        if !matches!(io::stdin().read_line(&mut line), Ok(1..)) {
+            return Err(InitError::Missing("an answer"));
+        }
+        let answer = if line.trim().is_empty() { usual } else { line.trim() };
+        match answer.parse() {
+            Ok(value) => return Ok(Some(value)),
+            Err(_) if answer.is_empty() => return Ok(None),
+            Err(error) => out::note(&format!("{error}")),
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! Contexts: the settings of a fleet under a name, in a file.
+//!
+//! What a context says is added to the command line, unless a flag or a variable says the same already. So each flag works
+//! the same way wherever its value comes from.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, Command};
+use miette::Diagnostic;
+use serde::Deserialize;
+use thiserror::Error;
+
+use super::exit::{CommandError, Exit};
+use super::{alias, home};
+
+/// The file of a folder that belongs to one fleet.
+pub(super) const LOCAL_FILE: &str = "homelab-deploy.toml";
+
+/// The keys of a context, and the flags that they stand for.
+const KEYS: [(&str, &str); 8] = [
+    ("server", "nats-url"),
+    ("key", "nkey-file"),
+    ("tls-ca", "tls-ca"),
+    ("tls-cert", "tls-cert"),
+    ("tls-key", "tls-key"),
+    ("flake", "flake"),
+    ("plans", "plans-dir"),
+    ("fleet", "fleet"),
+];
+
+/// Which context.
+#[derive(Debug, Args)]
+pub(super) struct ContextArgs {
+    /// File with contexts [default: ./homelab-deploy.toml, else ~/.config/homelab-deploy/config.toml]
+    #[arg(long, env = "HOMELAB_DEPLOY_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// Context of that file that has the settings which no flag and no variable gives [default: its `default-context`]
+    #[arg(long, env = "HOMELAB_DEPLOY_CONTEXT", value_name = "NAME")]
+    context: Option<String>,
+}
+
+impl ContextArgs {
+    /// The name of the context, where there is one.
+    pub(super) fn name(&self) -> Option<&str> {
+        self.context.as_deref().filter(|name| !name.is_empty())
+    }
+}
+
+/// A file of contexts.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Config {
+    default_context: Option<String>,
+    #[serde(default)]
+    context: BTreeMap<String, Context>,
+}
+
+/// What a context can say.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct Context {
+    pub(super) server: Option<String>,
+    key: Option<PathBuf>,
+    /// What `mcp` connects with in the place of `key`: an assistant never has the key of its user by accident.
+    assistant_key: Option<PathBuf>,
+    tls_ca: Option<PathBuf>,
+    tls_cert: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
+    pub(super) flake: Option<String>,
+    plans: Option<PathBuf>,
+    fleet: Option<PathBuf>,
+    #[serde(default)]
+    aliases: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Error, Diagnostic)]
+pub(super) enum ContextError {
+    #[error("cannot read {path}: {error}", path = .0.display(), error = .1)]
+    #[diagnostic(help("--config names the file with the contexts"))]
+    Unreadable(PathBuf, #[source] io::Error),
+    #[error("{} belongs to another user", .0.display())]
+    #[diagnostic(help("its settings decide what is deployed where: if you trust it, name it with --config"))]
+    NotOurs(PathBuf),
+    #[error("{path} is not a list of contexts: {why}", path = .0.display(), why = .1)]
+    #[diagnostic(help("a context is a table [context.NAME] with the keys {}, assistant-key, aliases", keys()))]
+    Malformed(PathBuf, String),
+    #[error("there is no context {name:?}")]
+    #[diagnostic(help("{known}"))]
+    Unknown { name: String, known: String },
+    #[error("{} has several contexts, and none of them is the default", .0.display())]
+    #[diagnostic(help("add `default-context = \"NAME\"` at its top, or give --context: {names}", names = .1))]
+    NoDefault(PathBuf, String),
+}
+
+fn keys() -> String {
+    KEYS.map(|(key, _)| key).join(", ")
+}
+
+/// Adds to these words of a command line what the context says that they choose.
+pub(super) fn settle(command: &Command, mut words: Vec<OsString>) -> Result<Vec<OsString>, CommandError> {
+    let written = command.clone().ignore_errors(true).try_get_matches_from(&words);
+    let Some((name, written)) = written.ok().and_then(|mut written| written.remove_subcommand()) else {
+        return Ok(words);
+    };
+    let added = added(&name, &written).map_err(|error| Exit::Usage.because(error))?;
+    let behind_the_name = words.iter().skip(1).position(|word| *word == *name).map_or(words.len(), |place| place + 2);
+    words.splice(behind_the_name..behind_the_name, added);
+    Ok(words)
+}
+
+/// The words to add to a command.
+fn added(command: &str, written: &ArgMatches) -> Result<Vec<OsString>, ContextError> {
+    let Ok(file) = written.try_get_one::<PathBuf>("config") else {
+        // The command knows no contexts.
+        return Ok(Vec::new());
+    };
+    let wanted = written.get_one::<String>("context").filter(|name| !name.is_empty());
+    let file = match file.filter(|file| !file.as_os_str().is_empty()) {
+        Some(file) => Some(file.clone()),
+        None => usual_file(command)?,
+    };
+    let Some(file) = file else {
+        return match wanted {
+            Some(name) => Err(ContextError::Unknown { name: name.clone(), known: no_file() }),
+            None => Ok(Vec::new()),
+        };
+    };
+    let Some((name, context)) = choose(&file, wanted)? else { return Ok(Vec::new()) };
+    let folder = file.parent().unwrap_or(Path::new(""));
+    let mut values = context.values(command, folder);
+    values.push(("context", name.into()));
+    alias::remember(context.aliases);
+    let is_open = |flag: &str| {
+        let id = flag.replace('-', "_");
+        written.try_contains_id(&id).is_ok()
+            && written.value_source(&id).is_none_or(|source| source == ValueSource::DefaultValue)
+    };
+    let open = values.into_iter().filter(|(flag, _)| is_open(flag));
+    Ok(open.map(|(flag, value)| [format!("--{flag}=").into(), value].into_iter().collect()).collect())
+}
+
+impl Context {
+    /// The flags of a command that it stands for, with their values. Paths are relative to the folder of the file.
+    fn values(&self, command: &str, folder: &Path) -> Vec<(&'static str, OsString)> {
+        let path = |path: &Option<PathBuf>| path.as_ref().map(|path| folder.join(path).into_os_string());
+        let text = |text: &Option<String>| text.as_ref().map(OsString::from);
+        let values = [
+            text(&self.server),
+            path(if command == "mcp" { &self.assistant_key } else { &self.key }),
+            path(&self.tls_ca),
+            path(&self.tls_cert),
+            path(&self.tls_key),
+            text(&self.flake),
+            path(&self.plans),
+            path(&self.fleet),
+        ];
+        KEYS.iter().zip(values).filter_map(|(&(_, flag), value)| Some((flag, value?))).collect()
+    }
+}
+
+/// The context of this name, or the default one, and what it is called; `None` where the file has none at all.
+pub(super) fn choose(file: &Path, name: Option<&String>) -> Result<Option<(String, Context)>, ContextError> {
+    let text = fs::read_to_string(file).map_err(|error| ContextError::Unreadable(file.to_owned(), error))?;
+    let malformed = |why: String| ContextError::Malformed(file.to_owned(), why);
+    let config: Config = toml::from_str(&text).map_err(|error| malformed(error.to_string()))?;
+    let is_name = |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'));
+    if let Some(name) = config.context.keys().find(|name| name.is_empty() || !is_name(name)) {
+        return Err(malformed(format!("{name:?} is no name of a context: use letters, digits, - and _")));
+    }
+    let names = || config.context.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+    let name = match name.or(config.default_context.as_ref()) {
+        Some(name) => name,
+        None if config.context.len() > 1 => return Err(ContextError::NoDefault(file.to_owned(), names())),
+        None => match config.context.keys().next() {
+            Some(name) => name,
+            None => return Ok(None),
+        },
+    };
+    let known = || format!("{} has these: {}", file.display(), names());
+    let context = config.context.get(name).cloned();
+    let context = context.ok_or_else(|| ContextError::Unknown { name: name.clone(), known: known() })?;
+    Ok(Some((name.clone(), context)))
+}
+
+/// The file that is read when none is named: that of the folder, else that of the user.
+fn usual_file(command: &str) -> Result<Option<PathBuf>, ContextError> {
+    let local = PathBuf::from(LOCAL_FILE);
+    // A client starts `mcp` in any repository that it works on, which has no say in what is deployed where.
+    if command != "mcp"
+        && let Ok(metadata) = local.metadata()
+    {
+        let owner = metadata.uid();
+        let is_ours = owner == 0 || owner == rustix::process::geteuid().as_raw();
+        return if is_ours { Ok(Some(local)) } else { Err(ContextError::NotOurs(local)) };
+    }
+    Ok(users_file().filter(|file| file.exists()))
+}
+
+fn users_file() -> Option<PathBuf> {
+    let folder = home::folder(env::var_os("XDG_CONFIG_HOME").as_ref(), env::var_os("HOME").as_ref(), ".config")?;
+    Some(folder.join("homelab-deploy/config.toml"))
+}
+
+fn no_file() -> String {
+    let users = users_file().map(|file| format!(" and {}", file.display())).unwrap_or_default();
+    format!("there is no file of contexts: looked for ./{LOCAL_FILE}{users}; `homelab-deploy init` writes one")
+}
+
+/// Where else the settings can be given that a command line lacks; `None` when it lacks none that a context has.
+pub(super) fn elsewhere(error: &clap::Error) -> Option<String> {
+    use clap::error::{ContextKind, ContextValue, ErrorKind};
+    let Some(ContextValue::Strings(missing)) = error.get(ContextKind::InvalidArg) else { return None };
+    if error.kind() != ErrorKind::MissingRequiredArgument {
+        return None;
+    }
+    let lines = KEYS.iter().filter_map(|(key, flag)| {
+        missing.iter().find(|argument| argument.starts_with(&format!("--{flag} ")))?;
+        let variable = flag.to_uppercase().replace('-', "_");
+        let for_mcp = if *key == "key" { " (for mcp `assistant-key`)" } else { "" };
+        Some(format!("  --{flag}, or HOMELAB_DEPLOY_{variable}, or `{key}`{for_mcp} in a context of {LOCAL_FILE}"))
+    });
+    let lines: Vec<String> = lines.collect();
+    (!lines.is_empty()).then(|| format!("\nSettings can be given in three places:\n{}", lines.join("\n")))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,199 @@
+//! `fleet.toml`: the one list of hosts and operators, which the server's permissions are printed from.
+
+use std::fmt::Write;
+
+use serde::Deserialize;
+use thiserror::Error;
+
+use super::{Holder, ListenerName, PublicKey, PublicKeyError, User};
+use crate::protocol::{HostName, Role, Tier};
+
+/// What the file says at its top.
+const TITLE: &str = "\
+# The hosts and operators of this fleet, with their public keys. `homelab-deploy nats-config` prints the permissions of
+# nats-server from this file, and `homelab-deploy doctor` compares the fleet with it.
+";
+
+/// The hosts and operators of a fleet.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Fleet {
+    /// The hosts, in the order of the file.
+    pub hosts: Vec<(ListenerName, PublicKey)>,
+    /// The operators: name, what they may do, key.
+    pub operators: Vec<(String, Holder, PublicKey)>,
+}
+
+/// Why a text is no such list. No text of these repeats a value of the file: one may be a seed.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum FleetFileError {
+    /// It has another form.
+    #[error("line {line}: {why}")]
+    Form {
+        /// The line, counted from 1.
+        line: usize,
+        /// What is wrong there.
+        why: String,
+    },
+    /// A key is no public key.
+    #[error("the key of {0}: {1}")]
+    Key(String, PublicKeyError),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entries {
+    #[serde(default)]
+    host: Vec<HostEntry>,
+    #[serde(default)]
+    operator: Vec<OperatorEntry>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HostEntry {
+    name: HostName,
+    tier: Tier,
+    role: Option<Role>,
+    key: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OperatorEntry {
+    name: String,
+    deploys_to: Reach,
+    key: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Reach {
+    All,
+    Test,
+}
+
+impl Fleet {
+    /// Reads the file.
+    pub fn parse(text: &str) -> Result<Self, FleetFileError> {
+        let entries: Entries = toml::from_str(text).map_err(|error: toml::de::Error| {
+            let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+            FleetFileError::Form { line: before.matches('\n').count() + 1, why: error.message().to_owned() }
+        })?;
+        let key = |of: &str, key: &str| key.parse().map_err(|error| FleetFileError::Key(of.to_owned(), error));
+        let host = |HostEntry { name, tier, role, key: text }: HostEntry| {
+            let key = key(name.as_str(), &text)?;
+            Ok((ListenerName { tier, hostname: name, role }, key))
+        };
+        let operator = |OperatorEntry { name, deploys_to, key: text }: OperatorEntry| {
+            let holder = if matches!(deploys_to, Reach::All) { Holder::Admin } else { Holder::TestDeployer };
+            let key = key(&name, &text)?;
+            Ok((name, holder, key))
+        };
+        Ok(Self {
+            hosts: entries.host.into_iter().map(host).collect::<Result<_, _>>()?,
+            operators: entries.operator.into_iter().map(operator).collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// The users of the server.
+    pub fn users(&self) -> Vec<User> {
+        let hosts = self.hosts.iter().map(|(name, key)| (Holder::Listener(name.clone()), key));
+        let operators = self.operators.iter().map(|(_, holder, key)| (holder.clone(), key));
+        hosts.chain(operators).map(|(holder, key)| User { holder, key: key.clone() }).collect()
+    }
+
+    /// Whose key this is.
+    pub fn holder(&self, key: &str) -> Option<Holder> {
+        self.users().into_iter().find(|user| user.key.to_string() == key).map(|user| user.holder)
+    }
+
+    /// The text of a new file.
+    pub fn text(&self) -> String {
+        format!("{TITLE}{}", self.entries())
+    }
+
+    /// The entries alone, to be added to a file.
+    pub fn entries(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String cannot fail. No name and no key has a character that TOML would want escaped.
+        for (ListenerName { tier, hostname, role }, key) in &self.hosts {
+            let role = role.as_ref().map(|role| format!("role = {role:?}\n", role = role.as_str())).unwrap_or_default();
+            let name = hostname.as_str();
+            let _ = write!(text, "\n[[host]]\nname = {name:?}\ntier = \"{tier}\"\n{role}key = \"{key}\"\n");
+        }
+        for (name, holder, key) in &self.operators {
+            let reach = if *holder == Holder::Admin { "all" } else { "test" };
+            let _ = write!(text, "\n[[operator]]\nname = {name:?}\ndeploys_to = \"{reach}\"\nkey = \"{key}\"\n");
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nkeys::{KeyPair, KeyPairType};
+
+    use super::*;
+
+    fn pair(number: u8) -> KeyPair {
+        KeyPair::new_from_raw(KeyPairType::User, [number; 32]).unwrap()
+    }
+
+    fn fleet() -> Fleet {
+        let key = |number| pair(number).public_key().parse().unwrap();
+        Fleet {
+            hosts: vec![("test.test1".parse().unwrap(), key(1)), ("prod.ns1.dns".parse().unwrap(), key(2))],
+            operators: vec![
+                ("operator".to_owned(), Holder::Admin, key(3)),
+                ("assistant".to_owned(), Holder::TestDeployer, key(4)),
+            ],
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        insta::assert_snapshot!(fleet().text(), @r#"
+        # The hosts and operators of this fleet, with their public keys. `homelab-deploy nats-config` prints the permissions of
+        # nats-server from this file, and `homelab-deploy doctor` compares the fleet with it.
+
+        [[host]]
+        name = "test1"
+        tier = "test"
+        key = "UCFIRY65OQE7DFP5KLNS2PF2LVZMUZYJX4OZIEQ36N2IQANUB5XVZ45L"
+
+        [[host]]
+        name = "ns1"
+        tier = "prod"
+        role = "dns"
+        key = "UCATS5YOVB6ROX2WUNKGNQ2MP3GMXDMKSG2O4N5CLX3A6W4PZGZZJPJO"
+
+        [[operator]]
+        name = "operator"
+        deploys_to = "all"
+        key = "UDWUSKGGFDI4FRXK5EBTRECZSVQSSWJHHJOGH6JWG3AUMFFMQ435C2U4"
+
+        [[operator]]
+        name = "assistant"
+        deploys_to = "test"
+        key = "UDFJHLAXAUMHA4OWPOB4P7YO72AQR2HMIUYFOXLXE2DZGM633K7HYREV"
+        "#);
+        assert_eq!(Fleet::parse(&fleet().text()), Ok(fleet()));
+        let holder = fleet().holder(&pair(2).public_key());
+        assert_eq!(holder, Some(Holder::Listener("prod.ns1.dns".parse().unwrap())));
+    }
+
+    #[test]
+    fn mistakes_are_told_by_their_line_and_no_seed_is_repeated() {
+        let seed = pair(1).seed().unwrap();
+        let told = |text: &str| {
+            let told = Fleet::parse(text).unwrap_err().to_string();
+            assert!(!told.contains(&seed), "{told}");
+            told
+        };
+        let host = "[[host]]\nname = 'ns1'\ntier = 'prod'\n";
+        insta::assert_snapshot!(told(&format!("{host}key = '{seed}'")), @"the key of ns1: this is a seed, which is secret: give the public key that goes with it, which starts with U");
+        insta::assert_snapshot!(told(&format!("{host}key = {seed}")), @"line 4: string values must be quoted, expected literal string");
+        insta::assert_snapshot!(told(&format!("{host}roles = ['dns']\nkey = ''")), @"line 4: unknown field `roles`, expected one of `name`, `tier`, `role`, `key`");
+        insta::assert_snapshot!(told("[[host]]\nname = 'a.b'\ntier = 'prod'\nkey = ''"), @r#"line 2: the host name "a.b" contains '.', which cannot be part of one"#);
+    }
+}

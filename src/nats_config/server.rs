@@ -1,0 +1,330 @@
+//! The configuration of a nats-server, read for the one thing that matters here: which key may do what.
+
+use thiserror::Error;
+
+use super::Permissions;
+
+/// How deep blocks may be within each other, and files that are included.
+const MAX_DEPTH: usize = 32;
+
+/// Where a permission is not limited.
+const ANYTHING: &str = ">";
+
+/// The users of a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerFile {
+    /// Those that have an `NKey`, in the order of the file.
+    pub users: Vec<ServerUser>,
+}
+
+/// A user of a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerUser {
+    /// The public key.
+    pub key: String,
+    /// What it may do.
+    pub permissions: Permissions,
+}
+
+/// Why a text is no configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("line {line}: {why}")]
+pub struct ServerFileError {
+    /// The line, counted from 1.
+    pub line: usize,
+    /// What is wrong there.
+    pub why: String,
+}
+
+/// Reads a file that another one includes, by the name that stands there.
+type Include<'a> = &'a dyn Fn(&str) -> Result<String, String>;
+
+#[derive(Debug, Clone)]
+enum Value {
+    Text(String),
+    List(Vec<Value>),
+    Block(Block),
+}
+
+type Block = Vec<(String, Value)>;
+
+impl ServerFile {
+    /// Reads the text of a file.
+    pub fn parse(text: &str, include: Include<'_>) -> Result<Self, ServerFileError> {
+        let mut reader = Reader { rest: text, line: 1, depth: 0, include, variables: Vec::new() };
+        let block = reader.block(None)?;
+        let mut users = Vec::new();
+        find_users(&block, &mut users);
+        Ok(Self { users })
+    }
+}
+
+/// Collects the users of this block and of those within it: users belong to `authorization`, or to an account.
+fn find_users(block: &Block, found: &mut Vec<ServerUser>) {
+    let defaults = get(block, &["default_permissions"]);
+    for (name, value) in block {
+        match value {
+            Value::List(users) if name.eq_ignore_ascii_case("users") => {
+                found.extend(users.iter().filter_map(|user| read_user(user, defaults)));
+            }
+            Value::Block(inner) => find_users(inner, found),
+            Value::List(_) | Value::Text(_) => {}
+        }
+    }
+}
+
+fn read_user(user: &Value, defaults: Option<&Value>) -> Option<ServerUser> {
+    let Value::Block(user) = user else { return None };
+    let Value::Text(key) = get(user, &["nkey"])? else { return None };
+    let permissions = match get(user, &["permissions", "permission"]).or(defaults) {
+        Some(Value::Block(block)) => block.clone(),
+        _ => Block::new(),
+    };
+    let (publish, never_publish) = subjects(get(&permissions, &["publish", "pub", "import"]));
+    let (subscribe, never_subscribe) = subjects(get(&permissions, &["subscribe", "sub", "export"]));
+    let permissions = Permissions { publish, never_publish, subscribe, never_subscribe };
+    Some(ServerUser { key: key.clone(), permissions })
+}
+
+/// The subjects that are allowed, and the exceptions. Where nothing is said, everything is allowed.
+fn subjects(value: Option<&Value>) -> (Vec<String>, Vec<String>) {
+    match value {
+        None => (vec![ANYTHING.to_owned()], Vec::new()),
+        Some(Value::Block(block)) => {
+            let allowed = get(block, &["allow"]).map_or_else(|| vec![ANYTHING.to_owned()], texts);
+            (allowed, get(block, &["deny"]).map(texts).unwrap_or_default())
+        }
+        Some(value) => (texts(value), Vec::new()),
+    }
+}
+
+fn texts(value: &Value) -> Vec<String> {
+    match value {
+        Value::Text(text) => vec![text.clone()],
+        Value::List(values) => values.iter().flat_map(texts).collect(),
+        Value::Block(_) => Vec::new(),
+    }
+}
+
+/// The value of the last of these names that a block has: a later one goes before an earlier.
+fn get<'a>(block: &'a Block, names: &[&str]) -> Option<&'a Value> {
+    let is_meant = |name: &str| names.iter().any(|meant| meant.eq_ignore_ascii_case(name));
+    block.iter().rev().find(|(name, _)| is_meant(name)).map(|(_, value)| value)
+}
+
+/// Reads the format of the server: JSON in which much may be left out.
+struct Reader<'a> {
+    rest: &'a str,
+    line: usize,
+    depth: usize,
+    include: Include<'a>,
+    /// What was given a name so far: `$name` stands for it.
+    variables: Block,
+}
+
+impl Reader<'_> {
+    /// The names and values up to the end of the block, or of the text.
+    fn block(&mut self, end: Option<char>) -> Result<Block, ServerFileError> {
+        self.deeper()?;
+        // A text that is JSON has braces around all of it.
+        let end = if end.is_none() && self.takes('{') { Some('}') } else { end };
+        let mut block = Block::new();
+        while !self.ends(end)? {
+            let name = self.word(":={")?;
+            if name == "include" {
+                self.skip_space();
+                let file = self.word("")?;
+                block.extend(self.included(&file)?);
+                continue;
+            }
+            let _ = self.takes(':') || self.takes('=');
+            let value = self.value()?;
+            self.variables.push((name.clone(), value.clone()));
+            block.push((name, value));
+        }
+        self.depth -= 1;
+        Ok(block)
+    }
+
+    fn deeper(&mut self) -> Result<(), ServerFileError> {
+        self.depth += 1;
+        if self.depth > MAX_DEPTH { Err(self.error("blocks or files are too deep within each other")) } else { Ok(()) }
+    }
+
+    fn included(&mut self, file: &str) -> Result<Block, ServerFileError> {
+        let text = (self.include)(file).map_err(|why| self.error(&format!("cannot include {file:?}: {why}")))?;
+        let variables = std::mem::take(&mut self.variables);
+        let mut reader = Reader { rest: &text, line: 1, depth: self.depth, include: self.include, variables };
+        let block = reader.block(None);
+        self.variables = reader.variables;
+        block.map_err(|error| self.error(&format!("{file}, {error}")))
+    }
+
+    fn value(&mut self) -> Result<Value, ServerFileError> {
+        self.skip_space();
+        if self.takes('{') {
+            return self.block(Some('}')).map(Value::Block);
+        }
+        if self.takes('[') {
+            self.deeper()?;
+            let mut values = Vec::new();
+            while !self.ends(Some(']'))? {
+                values.push(self.value()?);
+            }
+            self.depth -= 1;
+            return Ok(Value::List(values));
+        }
+        let text = self.word("")?;
+        let variable = text.strip_prefix('$').and_then(|name| get(&self.variables, &[name]));
+        Ok(variable.cloned().unwrap_or(Value::Text(text)))
+    }
+
+    /// A word, with quotes or without; one without ends before any of `ends` as well.
+    fn word(&mut self, ends: &str) -> Result<String, ServerFileError> {
+        let quote = self.rest.chars().next().filter(|c| matches!(c, '"' | '\''));
+        let Some(quote) = quote else {
+            let is_end = |c: char| c.is_whitespace() || ",;[]}".contains(c) || ends.contains(c);
+            let (word, rest) = self.rest.split_at(self.rest.find(is_end).unwrap_or(self.rest.len()));
+            if word.is_empty() {
+                return Err(self.error("a name or a value is missing"));
+            }
+            self.rest = rest;
+            return Ok(word.to_owned());
+        };
+        self.advance(quote.len_utf8());
+        let mut word = String::new();
+        while let Some(c) = self.rest.chars().next() {
+            self.advance(c.len_utf8());
+            match c {
+                c if c == quote => return Ok(word),
+                '\\' if quote == '"' => {
+                    let escaped = self.rest.chars().next().unwrap_or_default();
+                    self.advance(escaped.len_utf8().min(self.rest.len()));
+                    word.push(escaped);
+                }
+                c => word.push(c),
+            }
+        }
+        Err(self.error("a quote has no end"))
+    }
+
+    /// Whether the block or list ends here, which is then behind.
+    fn ends(&mut self, end: Option<char>) -> Result<bool, ServerFileError> {
+        self.skip_space();
+        match (end, self.rest.is_empty()) {
+            (None, is_over) => Ok(is_over),
+            (Some(end), true) => Err(self.error(&format!("there is no {end:?} for what was opened"))),
+            (Some(end), false) => Ok(self.takes(end)),
+        }
+    }
+
+    fn takes(&mut self, c: char) -> bool {
+        self.skip_space();
+        let takes = self.rest.starts_with(c);
+        if takes {
+            self.advance(c.len_utf8());
+        }
+        takes
+    }
+
+    /// Skips white space, comments, and what separates values.
+    fn skip_space(&mut self) {
+        while let Some(c) = self.rest.chars().next() {
+            if c.is_whitespace() || c == ',' || c == ';' {
+                self.advance(c.len_utf8());
+            } else if c == '#' || self.rest.starts_with("//") {
+                self.advance(self.rest.find('\n').unwrap_or(self.rest.len()));
+            } else {
+                break;
+            }
+        }
+    }
+
+    fn advance(&mut self, bytes: usize) {
+        let (passed, rest) = self.rest.split_at(bytes);
+        self.line += passed.matches('\n').count();
+        self.rest = rest;
+    }
+
+    fn error(&self, why: &str) -> ServerFileError {
+        ServerFileError { line: self.line, why: why.to_owned() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::nats_config::{Holder, Strictness, User, authorization};
+
+    fn read(text: &str) -> Result<ServerFile, ServerFileError> {
+        ServerFile::parse(text, &|name| match name {
+            "users.conf" => Ok("users = [{ nkey: UIN }]".to_owned()),
+            "itself" => Ok("include itself".to_owned()),
+            _ => Err("no such file".to_owned()),
+        })
+    }
+
+    fn lists(text: &str) -> String {
+        let lines = read(text).unwrap().users.into_iter().map(|ServerUser { key, permissions }| {
+            let Permissions { publish, never_publish, subscribe, never_subscribe } = permissions;
+            format!("{key} {publish:?} -{never_publish:?} {subscribe:?} -{never_subscribe:?}")
+        });
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn what_is_printed_is_read_as_it_is_meant() {
+        let key = || nkeys::KeyPair::new_user().public_key().parse().unwrap();
+        let holders = [Holder::Listener("prod.ns1.dns".parse().unwrap()), Holder::TestDeployer, Holder::Admin];
+        let users = holders.map(|holder| User { holder, key: key() });
+        for strictness in [Strictness::Strict, Strictness::Compatible] {
+            let text = format!("port: 4222\nmax_payload = 256K\n{}", authorization(&users, strictness).unwrap());
+            let expected = users.iter().map(|user| ServerUser {
+                key: user.key.to_string(),
+                permissions: user.holder.permissions(strictness).unwrap(),
+            });
+            assert_eq!(read(&text).unwrap().users, expected.collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn each_way_to_write_it_is_understood() {
+        let json =
+            r#"{"authorization": {"users": [{"nkey": "UA", "permissions": {"publish": ["a"], "subscribe": ["b"]}}]}}"#;
+        insta::assert_snapshot!(lists(json), @r#"UA ["a"] -[] ["b"] -[]"#);
+        let accounts = "
+            // both of these
+            anything { publish = \"a.>\"; sub: { deny: ['b', \"c\\\"\"] } }
+            server_name: x, listen: 0.0.0.0:4222
+            accounts { HOME: { jetstream: enabled, users: [
+                { nkey: UA, permissions: $anything }   # a comment
+                { user: ops, password: $2a$11$x }
+                { nkey: UB }
+            ] } }";
+        insta::assert_snapshot!(lists(accounts), @r#"
+        UA ["a.>"] -[] [">"] -["b", "c\""]
+        UB [">"] -[] [">"] -[]
+        "#);
+        let defaults = "authorization { default_permissions = { publish: [] }\n include \"users.conf\" }";
+        insta::assert_snapshot!(lists(defaults), @r#"UIN [] -[] [">"] -[]"#);
+    }
+
+    #[test]
+    fn what_is_no_configuration_is_told_by_its_line() {
+        let told = |text: &str| read(text).unwrap_err().to_string();
+        insta::assert_snapshot!(told("port: 4222\nauthorization {\n users = ["), @"line 3: there is no ']' for what was opened");
+        insta::assert_snapshot!(told("\nname: \"x"), @"line 2: a quote has no end");
+        insta::assert_snapshot!(told("a {\n ] }"), @"line 2: a name or a value is missing");
+        insta::assert_snapshot!(told("include nowhere"), @r#"line 1: cannot include "nowhere": no such file"#);
+        assert!(told("include itself").ends_with("blocks or files are too deep within each other"));
+    }
+
+    proptest! {
+        #[test]
+        fn reading_never_panics(text in "([a-z$\"'\\\\{}\\[\\]#/:=,;\\n ]|include |é){0,60}") {
+            let _ = read(&text);
+        }
+    }
+}

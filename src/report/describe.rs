@@ -1,0 +1,183 @@
+//! The facts about one host of a rollout, the same for the terminal, `--json` and assistants.
+
+use super::words;
+use crate::protocol::{Action, Commit, ErrorCode, Response};
+use crate::rollout::summary::{HostState, HostView};
+use crate::rollout::{HostOutcome, Rollout, SkipCause};
+
+/// What is known of a host of a rollout. Texts are those of the host: a display makes them safe to show.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostFacts<'a> {
+    /// What became of it, as one word.
+    pub status: &'static str,
+    /// The commit that it runs now, where that is known.
+    pub runs_now: Option<Commit>,
+    /// The commit that it ran before the rollout.
+    pub ran_before: Option<Commit>,
+    /// The kind of its failure, or why it was skipped.
+    pub error: Option<&'a str>,
+    /// What it says about how it ended, or what is said of its silence.
+    pub message: String,
+    /// The end of its log, where it failed.
+    pub log: &'a [String],
+    /// The units that failed because of this rollout.
+    pub failed_units: &'a [String],
+    /// Whether what was deployed takes effect only after a reboot.
+    pub reboot_required: bool,
+}
+
+/// Tells the facts about a host.
+pub fn describe<'a>(host: &'a HostView, rollout: &Rollout) -> HostFacts<'a> {
+    let response = last_response(host);
+    let error = match host.state {
+        HostState::Final(HostOutcome::Skipped(cause)) => Some(skip_code(cause)),
+        HostState::Waiting(_) | HostState::Final(_) => {
+            response.and_then(|response| response.error.as_ref()).map(ErrorCode::as_str)
+        }
+        _ => None,
+    };
+    let message = match (host.state, response) {
+        (HostState::Final(_), Some(response)) => response.message.clone(),
+        (HostState::Final(HostOutcome::Completed), None) => String::new(),
+        (HostState::Final(outcome), None) => words::outcome(host, outcome, rollout),
+        _ => String::new(),
+    };
+    HostFacts {
+        status: status(host),
+        runs_now: runs_now(host, rollout),
+        ran_before: host.ran_before(rollout).cloned(),
+        error,
+        message,
+        log: response.map(|response| response.log_tail.as_slice()).unwrap_or_default(),
+        failed_units: response.map(|response| response.failed_units.as_slice()).unwrap_or_default(),
+        reboot_required: response.is_some_and(|response| response.reboot_required == Some(true)),
+    }
+}
+
+/// The host's own last word: about its rollback where it was asked for one.
+fn last_response(host: &HostView) -> Option<&Response> {
+    match &host.returning {
+        Some(rollback) if rollback.outcome.is_some() => rollback.response.as_deref(),
+        Some(_) | None => host.response.as_deref(),
+    }
+}
+
+/// What became of a host, its rollback included.
+pub(super) fn status(host: &HostView) -> &'static str {
+    match host.returning.as_ref().map(|rollback| rollback.outcome) {
+        Some(None) => return "returning",
+        Some(Some(HostOutcome::Completed)) => return "returned",
+        Some(Some(_)) => return "could_not_return",
+        None => {}
+    }
+    match host.state {
+        HostState::Pending => "pending",
+        HostState::Dispatched | HostState::Accepted | HostState::Started(_) => "in_flight",
+        HostState::Waiting(_) => "waiting_to_retry",
+        HostState::Final(HostOutcome::Completed) => "completed",
+        HostState::Final(HostOutcome::Failed) => "failed",
+        HostState::Final(HostOutcome::Rejected) => "rejected",
+        HostState::Final(HostOutcome::Unreachable) => "unreachable",
+        HostState::Final(HostOutcome::TimedOut) => "timed_out",
+        HostState::Final(HostOutcome::Skipped(_)) => "skipped",
+    }
+}
+
+/// The commit that a host runs now. A rollback, an action that activates nothing, and a failure that comes before the
+/// activation leave what ran before; after other failures nobody knows.
+pub(super) fn runs_now(host: &HostView, rollout: &Rollout) -> Option<Commit> {
+    use ErrorCode::{AlreadyRunning, BuildFailed, Expired, InvalidAction, InvalidRequest, InvalidRevision};
+    let before = || host.ran_before(rollout).cloned();
+    if let Some(rollback) = &host.returning {
+        return if rollback.outcome == Some(HostOutcome::Completed) { before() } else { None };
+    }
+    let response = host.response.as_deref();
+    match host.state {
+        HostState::Pending | HostState::Final(HostOutcome::Skipped(_) | HostOutcome::Rejected) => before(),
+        HostState::Final(HostOutcome::Completed) => match rollout.plan.waves.get(host.wave.0)?.action {
+            Action::Switch | Action::Test => {
+                response.and_then(|response| response.revision.clone()).or_else(|| rollout.revision.commit())
+            }
+            Action::Boot | Action::DryActivate => before(),
+        },
+        HostState::Final(HostOutcome::Failed) => {
+            let response = response?;
+            let is_untouched = matches!(
+                response.error,
+                Some(BuildFailed | InvalidRevision | InvalidAction | InvalidRequest | AlreadyRunning | Expired)
+            );
+            if response.rolled_back.unwrap_or(is_untouched) { before() } else { None }
+        }
+        HostState::Final(HostOutcome::Unreachable | HostOutcome::TimedOut)
+        | HostState::Dispatched
+        | HostState::Accepted
+        | HostState::Started(_)
+        | HostState::Waiting(_) => None,
+    }
+}
+
+const fn skip_code(cause: SkipCause) -> &'static str {
+    match cause {
+        SkipCause::WaveHalted => "wave_halted",
+        SkipCause::EarlierWave => "earlier_wave",
+        SkipCause::Interrupt => "interrupt",
+        SkipCause::NotConfirmed => "not_confirmed",
+        SkipCause::Disconnected => "disconnected",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::protocol::Status;
+    use crate::report::story::{NEW, OLD, answer, commit, name, request, rollout, start, wave};
+    use crate::rollout::{Event, EventKind, Summary};
+
+    /// What is said of a host after these events, of the commits by name.
+    fn said(action: Action, events: &[EventKind]) -> String {
+        let mut only = wave("all", &["ns1"]);
+        only.action = action;
+        let mut summary = Summary::default();
+        let rollout = Arc::new(rollout("plan", vec![only]));
+        summary.apply(&Event { at: start(), kind: EventKind::Begun(Arc::clone(&rollout)) });
+        events.iter().for_each(|kind| summary.apply(&Event { at: start(), kind: kind.clone() }));
+        let facts = describe(summary.host(&name("ns1")).unwrap(), &rollout);
+        assert_eq!(facts.ran_before, Some(commit(OLD)));
+        let runs = facts.runs_now.map_or("?", |runs| if runs == commit(NEW) { "new" } else { "old" });
+        format!("{} {runs}", facts.status)
+    }
+
+    fn ended(outcome: HostOutcome, error: Option<ErrorCode>, rolled_back: Option<bool>) -> EventKind {
+        let mut response =
+            answer("ns1", if outcome == HostOutcome::Completed { Status::Completed } else { Status::Failed });
+        (response.error, response.rolled_back, response.revision) = (error, rolled_back, Some(commit(NEW)));
+        EventKind::Final { host: name("ns1"), outcome, response: Some(Arc::new(response)) }
+    }
+
+    #[test]
+    fn a_host_runs_what_it_is_known_to_run() {
+        use Action::{Boot, DryActivate, Switch, Test};
+        use HostOutcome::{Completed, Failed, Rejected};
+        let completed = || ended(Completed, None, None);
+        assert_eq!(said(Switch, &[]), "pending old");
+        let actions = [Switch, Test, Boot, DryActivate].map(|action| said(action, &[completed()]));
+        assert_eq!(actions, ["completed new", "completed new", "completed old", "completed old"]);
+        let failed = |error, rolled_back| said(Switch, &[ended(Failed, Some(error), rolled_back)]);
+        assert_eq!(failed(ErrorCode::BuildFailed, None), "failed old");
+        assert_eq!(failed(ErrorCode::ActivationFailed, None), "failed ?");
+        assert_eq!(failed(ErrorCode::ActivationFailed, Some(true)), "failed old");
+        assert_eq!(failed(ErrorCode::ActivationFailed, Some(false)), "failed ?");
+        assert_eq!(said(Switch, &[ended(Rejected, Some(ErrorCode::AlreadyRunning), None)]), "rejected old");
+        let silent = |outcome| said(Switch, &[EventKind::Final { host: name("ns1"), outcome, response: None }]);
+        assert_eq!(silent(HostOutcome::Unreachable), "unreachable ?");
+        assert_eq!(silent(HostOutcome::TimedOut), "timed_out ?");
+        assert_eq!(silent(HostOutcome::Skipped(SkipCause::EarlierWave)), "skipped old");
+        let returning = || EventKind::Returning { host: name("ns1"), request: request(2) };
+        assert_eq!(said(Switch, &[completed(), returning()]), "returning ?");
+        let returned = |outcome| EventKind::Returned { host: name("ns1"), outcome, response: None };
+        assert_eq!(said(Switch, &[completed(), returning(), returned(Completed)]), "returned old");
+        assert_eq!(said(Switch, &[completed(), returning(), returned(Failed)]), "could_not_return ?");
+    }
+}

@@ -1,0 +1,171 @@
+//! What is to happen, all of it from one number.
+
+use std::time::Duration;
+
+use crate::dice::Dice;
+
+/// For how long things go wrong.
+const STORM: u64 = 6_000;
+
+/// The longest that one fault lasts: longer than a host may be silent, so that some are given up.
+const AT_MOST: u64 = 3_000;
+
+/// What one round comes down to.
+#[derive(Debug)]
+pub struct Schedule {
+    /// Whether hosts return to what they ran before unless they are heard from.
+    pub returns: bool,
+    pub waves: Vec<Wave>,
+    /// What happens when, in order.
+    pub strokes: Vec<Stroke>,
+}
+
+/// A wave of the rollout, and its limits.
+#[derive(Debug)]
+pub struct Wave {
+    pub tier: &'static str,
+    pub hosts: Vec<Member>,
+    pub max_parallel: u64,
+    pub max_failures: u64,
+    pub retries: u64,
+}
+
+/// A host, and what its runs come to: the first, the second, and so on. All later ones complete at once.
+#[derive(Debug)]
+pub struct Member {
+    pub name: String,
+    pub runs: Vec<Run>,
+}
+
+/// How long a run takes, in milliseconds, and whether it fails.
+#[derive(Debug)]
+pub struct Run {
+    pub takes: u64,
+    pub fails: bool,
+}
+
+/// Something that goes wrong for a while.
+#[derive(Debug, Clone, Copy)]
+pub struct Stroke {
+    pub at: Duration,
+    pub lasts: Duration,
+    pub fault: Fault,
+}
+
+/// What goes wrong. Hosts are counted over all waves.
+#[derive(Debug, Clone, Copy)]
+pub enum Fault {
+    Process(Victim, Blow),
+    Link(Link, Trouble),
+    /// Another operator deploys another commit to a whole tier, and may be hit at the end of this.
+    Deployment(&'static str, Option<Blow>),
+}
+
+/// Whose processes are hit.
+#[derive(Debug, Clone, Copy)]
+pub enum Victim {
+    Server,
+    /// The one who does not rest; when that machine is suspended, all commands on it are.
+    Operator,
+    Listener(usize),
+    /// All that runs on a host.
+    Host(usize),
+    /// The supervisor of some run, or of the next one where none goes on at that moment.
+    Supervisor,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blow {
+    /// It is gone at once, and starts again.
+    Kill,
+    /// It is suspended, and goes on.
+    Stop,
+    /// It is asked to end, and starts again.
+    End,
+}
+
+/// A way to the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Link {
+    Host(usize),
+    Operators,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    /// Connections are broken.
+    Cut,
+    /// Nothing passes, and then all of it.
+    Stalled,
+    /// The same for what the server says.
+    Deaf,
+    /// The same for what the server is told.
+    Mute,
+    /// Nothing passes, and it is lost: neither side knows before the way is open again.
+    HalfOpen,
+}
+
+impl Schedule {
+    /// The same seed makes the same schedule.
+    pub fn of(seed: u64) -> Self {
+        let mut dice = Dice::new(seed);
+        let mut names = (0..).map(|number| format!("host{number:02}"));
+        let waves = [("test", 2), ("prod", 3), ("prod", 3)].map(|(tier, fewest)| {
+            let size = fewest + dice.below(2);
+            let hosts = names.by_ref().take(usize::try_from(size).unwrap());
+            let hosts = hosts.map(|name| Member { name, runs: runs(&mut dice) }).collect();
+            let (max_failures, retries) = (dice.below(2), dice.below(3));
+            Wave { tier, hosts, max_parallel: 1 + dice.below(size), max_failures, retries }
+        });
+        let count = waves.iter().map(|wave| wave.hosts.len()).sum();
+        let returns = dice.below(2) == 0;
+        let mut strokes: Vec<Stroke> = (0..8 + dice.below(8)).map(|_| stroke(&mut dice, count)).collect();
+        strokes.sort_by_key(|stroke| stroke.at);
+        Self { returns, waves: waves.into(), strokes }
+    }
+
+    /// All hosts, in the order of the waves, with their tiers.
+    pub fn hosts(&self) -> impl Iterator<Item = (&'static str, &Member)> {
+        self.waves.iter().flat_map(|wave| wave.hosts.iter().map(|host| (wave.tier, host)))
+    }
+
+    /// The plan, for this commit.
+    pub fn plan(&self, commit: &str) -> String {
+        let waves = self.waves.iter().enumerate().map(|(index, wave)| {
+            let Wave { tier, hosts, max_parallel, max_failures, retries } = wave;
+            let targets: Vec<String> = hosts.iter().map(|host| format!("{tier}.{}", host.name)).collect();
+            format!(
+                "[[wave]]\nname = 'wave{index}'\ntargets = {targets:?}\nmax_parallel = {max_parallel}\n\
+                 max_failures = {max_failures}\nretries = {retries}\n"
+            )
+        });
+        let returns = if self.returns { "rollback = 'auto'\nconfirm_timeout = '5s'\n" } else { "" };
+        let defaults = format!("accept_timeout = '1s'\ntimeout = '5s'\nretry_delay = '500ms'\n{returns}");
+        format!("name = 'chaos'\nrevision = '{commit}'\n[defaults]\n{defaults}{}", waves.collect::<String>())
+    }
+}
+
+fn runs(dice: &mut Dice) -> Vec<Run> {
+    (0..2).map(|_| Run { takes: 100 + dice.below(700), fails: dice.below(8) == 0 }).collect()
+}
+
+fn stroke(dice: &mut Dice, hosts: usize) -> Stroke {
+    let host = usize::try_from(dice.below(u64::try_from(hosts).unwrap())).unwrap();
+    let blow = dice.pick(&[Blow::Kill, Blow::Kill, Blow::Stop, Blow::End]);
+    let victim = match dice.below(10) {
+        0 => Victim::Server,
+        1..=3 => Victim::Operator,
+        4 | 5 => Victim::Listener(host),
+        6 => Victim::Host(host),
+        _ => Victim::Supervisor,
+    };
+    let link = if dice.below(3) == 0 { Link::Operators } else { Link::Host(host) };
+    let trouble = dice.pick(&[Trouble::Cut, Trouble::Stalled, Trouble::Deaf, Trouble::Mute, Trouble::HalfOpen]);
+    let fault = match dice.below(20) {
+        0 | 1 => Fault::Deployment(dice.pick(&["test", "prod"]), dice.pick(&[None, Some(Blow::Kill), Some(Blow::End)])),
+        2..=7 => Fault::Link(link, trouble),
+        _ => Fault::Process(victim, blow),
+    };
+    let millis = Duration::from_millis;
+    Stroke { at: millis(dice.below(STORM)), lasts: millis(100 + dice.below(AT_MOST)), fault }
+}
