@@ -56,8 +56,14 @@ pub fn settings(lab: &Lab) -> Settings {
     Settings {
         test: connect(&lab.test_deployer),
         admin: None,
-        discover_subject: homelab_deploy::protocol::subject::DISCOVER.parse().unwrap(),
-        discover_window: std::time::Duration::from_millis(500),
+        discovery: homelab_deploy::operator::Discovery {
+            subject: homelab_deploy::protocol::subject::DISCOVER.parse().unwrap(),
+            window: Some(std::time::Duration::from_millis(500)),
+            known: homelab_deploy::operator::KnownHosts::of(
+                lab.home().join("state/homelab-deploy"),
+                [lab.server.url().to_owned()],
+            ),
+        },
         operator: "ops@desk".to_owned(),
         revisions: RevisionPolicy::new(&[]),
         approval: ApprovalMode::Person,
