@@ -18,7 +18,7 @@ pub mod revision;
 mod testing;
 
 pub use drive::{Drive, DriveError, Progress};
-pub use fleet::{Awaited, Discovery, Fleet, FleetError, Link, Purpose, RollCall, RollCalled};
+pub use fleet::{Awaited, Discovery, Fleet, FleetError, Link, LogError, LogReader, Purpose, RollCall, RollCalled};
 pub use history::History;
 pub use prepare::{Called, Kind, Obstacle, Part, PrepareError, Prepared, Wanted};
 pub use revision::{UnresolvedError, resolve_revision};

@@ -2,6 +2,7 @@
 
 mod answers;
 mod link;
+mod log;
 mod presence;
 mod roll_call;
 
@@ -15,6 +16,7 @@ use tokio::sync::mpsc::error::SendError;
 use tokio::sync::{Notify, mpsc};
 
 pub use self::link::Link;
+pub use self::log::{LogError, LogReader};
 pub use self::roll_call::{Awaited, Purpose, RollCall, RollCalled};
 use crate::bus::Violation;
 use crate::protocol::{RolloutReport, Subject, Tier};
