@@ -419,7 +419,8 @@ in
         PrivateTmp = true;
         ProtectClock = true;
         ProtectControlGroups = true;
-        ProtectHome = if cfg.useCredentials then true else "read-only";
+        # git and ssh have root's keys and settings there: where a run may fetch from, the listener may look.
+        ProtectHome = "read-only";
         ProtectHostname = true;
         ProtectKernelLogs = true;
         ProtectKernelModules = true;

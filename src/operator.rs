@@ -1,4 +1,4 @@
-//! What drives a deployment from the operator's machine: the pure executors of [`crate::rollout`] decide, and here it is
+//! What drives a deployment from the operator's machine: the pure machine of [`crate::rollout`] decides, and here it is
 //! done: requests are published, hosts are asked who is there, revisions are looked up, checks are run.
 //!
 //! Knows nothing of listeners, of the command line or of any particular display.
@@ -13,12 +13,15 @@ pub mod history;
 pub mod journal;
 pub mod plan_file;
 pub mod prepare;
+pub mod resumption;
 pub mod revision;
 #[cfg(test)]
 mod testing;
 
-pub use drive::{Drive, DriveError, Progress};
-pub use fleet::{Awaited, Discovery, Fleet, FleetError, Link, LogError, LogReader, Purpose, RollCall, RollCalled};
+pub use drive::{Drive, DriveError};
+pub use fleet::{
+    Awaited, Discovery, Fleet, FleetError, KnownHosts, Link, LogError, LogReader, Purpose, RollCall, RollCalled,
+};
 pub use history::History;
 pub use prepare::{Called, Kind, Obstacle, Part, PrepareError, Prepared, Wanted};
 pub use revision::{UnresolvedError, resolve_revision};

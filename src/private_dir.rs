@@ -87,8 +87,12 @@ impl PrivateDir {
             Err(error) if error.is_missing() => {}
             opened => return opened,
         }
+        let missing = path.ancestors().take_while(|folder| !folder.exists()).count();
         let made = DirBuilder::new().recursive(true).mode(FOR_US.bits()).create(path);
-        made.map_err(|error| PrivateDirError::Io(path.to_owned(), error))?;
+        // The name of a folder is on disk only when the one above it is.
+        let mut above = path.ancestors().skip(1).take(missing).filter(|folder| *folder != Path::new(""));
+        let synced = made.and_then(|()| above.try_for_each(|folder| File::open(folder)?.sync_all()));
+        synced.map_err(|error| PrivateDirError::Io(path.to_owned(), error))?;
         Self::open(path)
     }
 
@@ -102,7 +106,8 @@ impl PrivateDir {
     /// The same, and makes it where it is missing.
     pub fn create_folder(&self, name: &str) -> Result<Self> {
         match rustix::fs::mkdirat(&self.handle, name, FOR_US) {
-            Ok(()) | Err(rustix::io::Errno::EXIST) => self.open_folder(name),
+            Ok(()) => self.sync().and_then(|()| self.open_folder(name)),
+            Err(rustix::io::Errno::EXIST) => self.open_folder(name),
             Err(error) => Err(PrivateDirError::Io(self.path.join(name), error.into())),
         }
     }

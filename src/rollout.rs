@@ -4,16 +4,19 @@
 //! rollout began, so that a test can live through an hour in a microsecond. The invariants that hold for every plan and
 //! every behaviour of the network are the property tests of this module.
 
+pub mod description;
 pub mod event;
-pub mod host;
+mod flight;
+mod host;
 pub mod machine;
 pub mod summary;
 
 use std::sync::Arc;
 
+pub use description::{PlanSource, Rollout};
 pub use event::{
-    Anomaly, Cause, Connection, Event, EventKind, EventWriter, HostOutcome, Interrupt, Outcome, PlanSource, Rollout,
-    SkipCause, WaveIndex, WaveVerdict,
+    Anomaly, Cause, Connection, Event, EventKind, EventWriter, HostOutcome, Interrupt, Outcome, SkipCause, WaveIndex,
+    WaveVerdict,
 };
 pub use machine::Machine;
 pub use summary::Summary;

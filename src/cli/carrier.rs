@@ -3,16 +3,21 @@
 
 use std::sync::Arc;
 
-use super::confirm;
+use miette::Diagnostic;
+use thiserror::Error;
+use tokio::task::JoinSet;
+
+use super::display::Display;
 use super::exit::{CommandError, Exit};
-use super::operator::{DisplayArgs, OperatorArgs};
-use super::session::{Record, Session};
+use super::operator::{Audience, DisplayArgs, OperatorArgs};
 use super::state::StateArgs;
+use super::{confirm, interrupts, out};
 use crate::bus::Bus;
 use crate::clock;
-use crate::operator::Progress;
 use crate::operator::journal::Journal;
-use crate::rollout::{Machine, Rollout, Summary};
+use crate::operator::{Drive, DriveError, Fleet, Link};
+use crate::report;
+use crate::rollout::{Machine, Outcome, Rollout, Summary};
 
 /// What a rollout is carried out with.
 pub(super) struct Carrier<'a> {
@@ -21,45 +26,80 @@ pub(super) struct Carrier<'a> {
     pub(super) display: &'a DisplayArgs,
 }
 
+#[derive(Debug, Error, Diagnostic)]
+#[error("the journal does not say what the rollout is about")]
+#[diagnostic(help("it ended before anything was recorded, and so nothing was sent: start anew"))]
+pub(super) struct NothingRecorded;
+
 impl Carrier<'_> {
-    /// Begins a rollout. Nothing is sent that could not be recorded.
-    pub(super) async fn begin(&self, bus: Bus, rollout: Arc<Rollout>) -> Result<Progress, CommandError> {
+    /// Begins a rollout, and carries it out until it has ended. Nothing is sent that could not be recorded.
+    pub(super) async fn begin(&self, bus: Bus, rollout: Rollout) -> Result<Machine, CommandError> {
         let journal = self.state.journals().create(rollout.id).map_err(|error| Exit::Precondition.because(error))?;
-        let machine = Machine::new(Arc::clone(&rollout), clock::now());
-        self.drive(bus, &rollout, machine, Summary::default(), journal).await
+        let machine = Machine::new(Arc::new(rollout), clock::now());
+        self.carry_out(bus, machine, Summary::default(), journal).await
     }
 
-    /// Goes on where the record of a rollout ends.
-    pub(super) async fn go_on(
-        &self,
-        rollout: Arc<Rollout>,
-        summary: Summary,
-        journal: Journal,
-    ) -> Result<Progress, CommandError> {
-        let bus = self.operator.connect().await?;
-        let machine = Machine::resume(Arc::clone(&rollout), &summary, clock::now());
-        self.drive(bus, &rollout, machine, summary, journal).await
+    /// Goes on with a rollout where its record ends, and carries it out until it has ended.
+    pub(super) async fn resume(&self, bus: Bus, recorded: Summary, journal: Journal) -> Result<Machine, CommandError> {
+        let machine = Machine::resume(recorded.clone(), clock::now());
+        let machine = machine.ok_or_else(|| Exit::Precondition.because(NothingRecorded))?;
+        self.carry_out(bus, machine, recorded, journal).await
     }
 
-    async fn drive(
+    /// `recorded` is what the rollout had come to before.
+    async fn carry_out(
         &self,
         bus: Bus,
-        rollout: &Rollout,
         mut machine: Machine,
-        summary: Summary,
+        recorded: Summary,
         journal: Journal,
-    ) -> Result<Progress, CommandError> {
-        let session = Session {
-            bus,
-            rollout,
-            discovery: self.operator.discovery(),
-            reporter: self.display.reporter(),
-            confirm: confirm::wave(self.display.audience()),
-            record: Record { summary, journal, stop_file: self.state.journals().stop_file(rollout.id) },
+    ) -> Result<Machine, CommandError> {
+        let rollout = machine.rollout();
+        let precondition = |error| Exit::Precondition.because(error);
+        let link = Link::subscribe(bus, rollout, self.operator.discovery(self.state)).await.map_err(precondition)?;
+        let (interrupts, _listening) = interrupts::listen(self.state.journals().stop_file(rollout.id))?;
+        let (fleet, end) = Fleet::channels();
+        let mut messages = JoinSet::new();
+        messages.spawn(link.serve(end));
+        let display = Display::start(self.display.reporter(), recorded);
+        let confirm = confirm::wave(self.display.audience(), display.shown());
+        let drive = Drive::new(fleet, Some(journal), vec![Box::new(display)], interrupts, confirm);
+        let ended = drive.run(&mut machine).await;
+        // The drive has let go of its ends of the channels; what it published last is flushed before the command ends.
+        messages.join_all().await;
+        match ended {
+            Ok(()) => Ok(machine),
+            Err(error) => Err(self.stopped(machine.state(), error)),
+        }
+    }
+
+    /// Says what became of a rollout that has ended, and what to do about it.
+    pub(super) fn conclude(&self, state: &Summary) -> Exit {
+        self.recap(state);
+        state.outcome.map_or(Exit::Failed, Exit::from)
+    }
+
+    /// A rollout that could not be driven to its end may have reached hosts before.
+    fn stopped(&self, state: &Summary, error: DriveError) -> CommandError {
+        if state.hosts.iter().all(|host| host.request.is_none()) {
+            return Exit::Precondition.because(error);
+        }
+        self.recap(state);
+        Exit::Failed.because(error)
+    }
+
+    fn recap(&self, state: &Summary) {
+        let Some(rollout) = state.rollout.as_deref().filter(|_| self.display.audience() == Audience::Person) else {
+            return;
         };
-        let progress = session.drive(&mut machine).await;
-        // The command is at its end: taking a large fleet apart host by host would only hold that up.
-        std::mem::forget(machine);
-        progress
+        out::note(&report::recap(state, self.display.style(), out::room()));
+        if state.outcome != Some(Outcome::Succeeded) {
+            let id = rollout.id.short();
+            // Who has deployed in one line does so once more.
+            if rollout.source.is_some() {
+                out::note(&format!("  resume:   homelab-deploy apply --resume {id}"));
+            }
+            out::note(&format!("  details:  homelab-deploy status {id}"));
+        }
     }
 }

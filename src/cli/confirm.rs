@@ -4,6 +4,7 @@ use std::io::{self, BufRead, IsTerminal, Write};
 
 use tokio::task::spawn_blocking;
 
+use super::display::Shown;
 use super::operator::Audience;
 use crate::operator::drive::Confirm;
 use crate::rollout::{Answer, Summary, WaveIndex};
@@ -19,7 +20,8 @@ pub(super) async fn flake(question: String) -> bool {
 }
 
 /// Asks before each wave that wants it. With JSON on stdout, or without a terminal, there is nobody to ask.
-pub(super) fn wave(audience: Audience) -> Confirm<'static> {
+/// What led to the question is seen before it.
+pub(super) fn wave(audience: Audience, shown: Shown) -> Confirm<'static> {
     Box::new(move |summary: &Summary, wave: WaveIndex| {
         if audience == Audience::Program || !io::stdin().is_terminal() {
             return Box::pin(async { Answer::Unavailable });
@@ -27,7 +29,11 @@ pub(super) fn wave(audience: Audience) -> Confirm<'static> {
         let waves = summary.rollout.iter().flat_map(|rollout| &rollout.plan.waves);
         let name = waves.map(|wave| wave.name.as_str()).nth(wave.0).unwrap_or_default();
         let question = format!("Start wave {wave} {name:?}? Only 'yes' is accepted: ");
-        Box::pin(ask(question))
+        let all_shown = shown.all();
+        Box::pin(async {
+            all_shown.await;
+            ask(question).await
+        })
     })
 }
 

@@ -45,7 +45,7 @@ pub(super) struct Preparation {
     from: Option<String>,
 
     #[command(flatten)]
-    flake: FlakeArgs,
+    pub(super) flake: FlakeArgs,
 
     #[command(flatten)]
     rollback: RollbackArgs,
@@ -97,7 +97,7 @@ impl Preparation {
             flakes: self.flake.rules(&self.state, &self.operator.settings().servers, flake::consent(audience)),
         };
         let mut bus = self.operator.connect().await?;
-        let prepared = wanted.prepare(&mut bus, &self.operator.discovery()).await;
+        let prepared = wanted.prepare(&mut bus, &self.operator.discovery(&self.state)).await;
         let mut prepared = prepared.map_err(|error| unprepared(error, &file))?;
         prepared.warnings.extend(report::missed(&prepared.missed(&self.state.journals())));
         let preview = report::preview(&prepared.rollout, &prepared.warnings, out::width());
@@ -117,6 +117,8 @@ fn unprepared(error: PrepareError, file: &PlanFile) -> CommandError {
     match error {
         PrepareError::Plan(mistakes) => Exit::Usage.because(file.place(mistakes)),
         PrepareError::Selection(_) => Exit::Usage.because(error),
-        PrepareError::Fleet(_) | PrepareError::Flake(_) | PrepareError::Lookup(_) => Exit::Precondition.because(error),
+        PrepareError::Fleet(_) | PrepareError::Flake(_) | PrepareError::Lookup(_) | PrepareError::TwoMachines(_) => {
+            Exit::Precondition.because(error)
+        }
     }
 }

@@ -278,7 +278,12 @@ mod tests {
             CallEnd { outcome: CallOutcome::Error, code: Some("wrong_tier".to_owned()), ..CallEnd::default() };
         call(&audit, &json!({})).end(refused);
         drop(audit.entry("no_such_tool", Value::Null, None));
-        insta::assert_snapshot!(lines(&file), @"");
+        insta::assert_snapshot!(lines(&file), @r#"
+        {"at":"2026-11-23T12:00:00Z","event":"begun","call":1,"pid":1,"tool":"deploy","arguments":{"branch":"main","hostname":"ns1"},"client":"test 1.0"}
+        {"at":"2026-11-23T12:00:00Z","event":"ended","call":1,"pid":1,"tool":"deploy","arguments":{"branch":"main","hostname":"ns1"},"client":"test 1.0","outcome":"ok","tier":"prod","id":"4f","state":"failed","commit":"8c1f0e2","approval":"given","ms":1500}
+        {"at":"2026-11-23T12:00:00Z","event":"ended","call":2,"pid":1,"tool":"deploy","arguments":{},"client":"test 1.0","outcome":"error","code":"wrong_tier","ms":0}
+        {"at":"2026-11-23T12:00:00Z","event":"ended","call":3,"pid":1,"tool":"no_such_tool","arguments":null,"client":null,"outcome":"abandoned","ms":0}
+        "#);
         assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
     }
 
@@ -314,7 +319,7 @@ mod tests {
         fs::write(&shared, "").unwrap();
         fs::set_permissions(&shared, fs::Permissions::from_mode(0o640)).unwrap();
         let shown = |error: String| error.replace(folder.path().to_str().unwrap(), "FOLDER");
-        insta::assert_snapshot!(shown(open(shared)), @"others than its owner may read or change the audit file FOLDER/shared");
+        insta::assert_snapshot!(shown(open(shared)), @"other users than its owner may read or change the audit file FOLDER/shared");
         insta::assert_snapshot!(shown(open(folder.path().join("missing/audit"))), @"the audit file FOLDER/missing cannot be written: No such file or directory (os error 2)");
         insta::assert_snapshot!(shown(open(folder.path().to_owned())), @"FOLDER is a folder where a file has to be");
         let open_to_all = folder.path().join("open");

@@ -39,13 +39,13 @@ impl Context {
     pub(super) async fn wait(&self, id: &str, mut wait: WaitUntil<'_>) -> Result<Answer, ToolError> {
         let mut follower = self.settings.journals.follow(id)?;
         loop {
-            let events = follower.look()?;
+            let mut news = None;
+            follower.look(|event, _| news = in_words(&event.kind).or_else(|| news.take()))?;
             if !follower.is_running() || Instant::now() >= wait.until {
                 break;
             }
             if let Some(progress) = &mut wait.progress {
                 let (done, total) = (done(follower.summary()), follower.summary().hosts.len());
-                let news = events.iter().rev().find_map(|event| in_words(&event.kind));
                 let still = || progress.is_due().then(|| format!("{done} of {total} hosts are done"));
                 if let Some(message) = news.or_else(still) {
                     progress.say(self.redactor.clean(&message), done, total).await;

@@ -31,6 +31,7 @@ pub(super) fn input_without<T: JsonSchema + Any>(name: &str) -> Arc<JsonObject> 
             _ => {}
         }
     }
+    schema.retain(|_, member| member.as_array().is_none_or(|list| !list.is_empty()));
     Arc::new(schema)
 }
 

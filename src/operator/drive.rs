@@ -1,4 +1,4 @@
-//! The one loop that drives an machine: effects out, then whatever happens next in.
+//! The one loop that drives a machine: effects out, then whatever happens next in.
 
 mod books;
 
@@ -21,9 +21,7 @@ use crate::bus::Violation;
 use crate::clock;
 use crate::protocol::RolloutReport;
 use crate::report::Reporter;
-use crate::rollout::{
-    Answer, Effect, Event, EventKind, Input, Interrupt, Machine, Outcome, Rollout, Summary, WaveIndex,
-};
+use crate::rollout::{Answer, Effect, Event, EventKind, Input, Interrupt, Machine, Rollout, Summary, WaveIndex};
 
 /// How often a display is told that time passes.
 const TICK: Duration = Duration::from_secs(1);
@@ -37,33 +35,20 @@ const LATE: Duration = Duration::from_millis(100);
 /// For how long it then hears what was said meanwhile, before hosts are given up for their silence.
 const CATCH_UP: Duration = Duration::from_millis(250);
 
-/// Everything that an machine needs around it.
+/// Everything that a machine needs around it.
 pub struct Drive<'a> {
-    /// The way to the hosts.
-    pub fleet: Fleet,
-    /// What was recorded of the rollout before; nothing when it begins now.
-    pub summary: Summary,
-    /// The record, when the rollout is one that can be resumed. A request leaves only after it was recorded.
-    pub journal: Option<Journal>,
-    /// What is shown. A display that fails is dropped; the rollout goes on.
-    pub reporters: Vec<Box<dyn Reporter + 'a>>,
-    /// The operator's wish to stop.
-    pub interrupts: mpsc::Receiver<Interrupt>,
-    /// Asks the operator whether a wave may begin.
-    pub confirm: Confirm<'a>,
+    fleet: Fleet,
+    books: Books<'a>,
+    interrupts: mpsc::Receiver<Interrupt>,
+    confirm: Confirm<'a>,
+    chores: JoinSet<Input>,
+    began: Instant,
+    /// Why nothing can be recorded any more.
+    unrecorded: Option<DriveError>,
 }
 
 /// Asks the operator whether a wave may begin.
 pub type Confirm<'a> = Box<dyn FnMut(&Summary, WaveIndex) -> Pin<Box<dyn Future<Output = Answer> + Send>> + 'a>;
-
-/// A rollout that came to its end.
-#[derive(Debug)]
-pub struct Progress {
-    /// How it ended.
-    pub outcome: Outcome,
-    /// What has become of everything in it.
-    pub summary: Summary,
-}
 
 /// Why a rollout could not be driven to its end.
 #[derive(Debug, Error, Diagnostic)]
@@ -86,38 +71,31 @@ pub enum DriveError {
     Gone,
 }
 
-/// A rollout on its way.
-struct Course<'a> {
-    fleet: Fleet,
-    books: Books<'a>,
-    interrupts: mpsc::Receiver<Interrupt>,
-    confirm: Confirm<'a>,
-    chores: JoinSet<Input>,
-    /// Why nothing can be recorded any more.
-    unrecorded: Option<DriveError>,
-}
-
-impl Drive<'_> {
-    /// Drives the machine until it has come to an outcome.
-    pub async fn run(self, machine: &mut Machine) -> Result<Progress, DriveError> {
-        let mut course = Course {
-            fleet: self.fleet,
-            books: Books::new(self.summary, self.journal, self.reporters),
-            interrupts: self.interrupts,
-            confirm: self.confirm,
-            chores: JoinSet::new(),
-            unrecorded: None,
-        };
-        let outcome = course.run(machine).await;
-        // What came before an error may still wait for more to be written with. There is no worse error than that one.
-        course.books.sync().ok();
-        outcome.map(|outcome| Progress { outcome, summary: course.books.summary })
+impl<'a> Drive<'a> {
+    /// What is recorded in the journal can be resumed, and a request leaves only after it was recorded. A display that fails
+    /// is dropped; the rollout goes on.
+    pub fn new(
+        fleet: Fleet,
+        journal: Option<Journal>,
+        reporters: Vec<Box<dyn Reporter + 'a>>,
+        interrupts: mpsc::Receiver<Interrupt>,
+        confirm: Confirm<'a>,
+    ) -> Self {
+        let (books, chores) = (Books::new(journal, reporters), JoinSet::new());
+        Self { fleet, books, interrupts, confirm, chores, began: Instant::now(), unrecorded: None }
     }
-}
 
-impl Course<'_> {
-    async fn run(&mut self, machine: &mut Machine) -> Result<Outcome, DriveError> {
-        let began = Instant::now();
+    /// Drives the machine until its rollout has ended.
+    pub async fn run(mut self, machine: &mut Machine) -> Result<(), DriveError> {
+        self.began = Instant::now();
+        let ended = self.go_on(machine).await;
+        // What came before an error may still wait for more to be written with. There is no worse error than that one.
+        self.books.sync().ok();
+        ended
+    }
+
+    async fn go_on(&mut self, machine: &mut Machine) -> Result<(), DriveError> {
+        let began = self.began;
         let mut ticks = interval_at(began + TICK, TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut news = Vec::with_capacity(BATCH);
@@ -126,24 +104,24 @@ impl Course<'_> {
             match self.carry_out(machine) {
                 Ok(()) => {}
                 Err(DriveError::Journal(error)) => {
-                    self.lose_journal(machine, began.elapsed(), error);
+                    self.lose_journal(machine, error);
                     continue;
                 }
                 Err(error) => return Err(error),
             }
-            if let Some(outcome) = machine.outcome() {
-                return self.unrecorded.take().map_or(Ok(outcome), Err);
+            if machine.outcome().is_some() {
+                return self.unrecorded.take().map_or(Ok(()), Err);
             }
             let deadline = machine.deadline().map(|deadline| began + deadline);
             let wake_at = deadline.map(|deadline| catching_up.unwrap_or(deadline));
             tokio::select! {
                 biased;
-                Some(how) = self.interrupts.recv() => machine.handle(began.elapsed(), Input::Interrupt(how)),
+                Some(how) = self.interrupts.recv() => self.tell(machine, Input::Interrupt(how)),
                 count = self.fleet.news.recv_many(&mut news, BATCH) => {
                     if count == 0 {
                         return Err(DriveError::Gone);
                     }
-                    let now = began.elapsed();
+                    let now = self.now(machine);
                     for item in news.drain(..) {
                         match item {
                             News::Input(input) => machine.handle(now, input),
@@ -153,7 +131,7 @@ impl Course<'_> {
                 }
                 Some(done) = self.chores.join_next() => {
                     let input = done.unwrap_or_else(|error| Input::CheckDone(Err(format!("it panicked: {error}"))));
-                    machine.handle(began.elapsed(), input);
+                    self.tell(machine, input);
                 }
                 () = sleep_until(wake_at.unwrap_or(began)), if wake_at.is_some() => {
                     let late = deadline.is_some_and(|deadline| deadline.elapsed() > LATE);
@@ -161,26 +139,42 @@ impl Course<'_> {
                         catching_up = Some(Instant::now() + CATCH_UP);
                     } else {
                         catching_up = None;
-                        machine.handle_deadline(began.elapsed());
+                        let now = self.now(machine);
+                        machine.handle_deadline(now);
                     }
                 }
                 () = sleep_until(self.books.due().unwrap_or(began)), if self.books.due().is_some() => {}
                 _ = ticks.tick() => {
-                    if let Err(error) = self.books.tick(clock::now()) {
-                        self.lose_journal(machine, began.elapsed(), error);
+                    if let Err(error) = self.books.tick(clock::now(), machine.state()) {
+                        self.lose_journal(machine, error);
                     }
                 }
                 // What is prepared leaves before there is more of it.
-                () = self.fleet.orders.all_taken(), if machine.has_more() => machine.prepare_more(began.elapsed()),
+                () = self.fleet.orders.all_taken(), if machine.has_more() => {
+                    let now = self.now(machine);
+                    machine.prepare_more(now);
+                }
             }
         }
     }
 
+    /// The time since the rollout began, without what this computer slept. The machine is told the wall clock with it.
+    fn now(&self, machine: &mut Machine) -> Duration {
+        let now = self.began.elapsed();
+        machine.set_clock(now, clock::now());
+        now
+    }
+
+    fn tell(&self, machine: &mut Machine, input: Input) {
+        let now = self.now(machine);
+        machine.handle(now, input);
+    }
+
     /// What was not recorded was not sent, and nothing further is. The hosts in flight are still worth waiting for.
-    fn lose_journal(&mut self, machine: &mut Machine, now: Duration, error: io::Error) {
+    fn lose_journal(&mut self, machine: &mut Machine, error: io::Error) {
         self.books.lose_journal();
         self.unrecorded.get_or_insert(DriveError::Journal(error));
-        machine.handle(now, Input::Interrupt(Interrupt::Drain));
+        self.tell(machine, Input::Interrupt(Interrupt::Drain));
     }
 
     /// Does all that the machine wants done. Everything is recorded before anything is sent.
@@ -189,8 +183,8 @@ impl Course<'_> {
         while let Some(effect) = machine.poll_effect() {
             match effect {
                 Effect::Report(event) => {
-                    self.books.take(&event).map_err(DriveError::Journal)?;
-                    orders.extend(announcement(&event, &self.books.summary).map(Order::Announce));
+                    self.books.take(&event, machine.state()).map_err(DriveError::Journal)?;
+                    orders.extend(announcement(&event, machine.state()).map(Order::Announce));
                 }
                 // To a host whose request was held back a question would be the order itself.
                 Effect::Send(_) | Effect::AskState(_) if self.unrecorded.is_some() => {}
@@ -201,11 +195,11 @@ impl Course<'_> {
                 Effect::Ask(wave) => {
                     // What led to the question is seen before it.
                     self.books.sync().map_err(DriveError::Journal)?;
-                    let answer = (self.confirm)(&self.books.summary, wave);
+                    let answer = (self.confirm)(machine.state(), wave);
                     self.chores.spawn(async { Input::Answer(answer.await) });
                 }
                 Effect::RunCheck(wave) => {
-                    if let Some(rollout) = self.books.summary.rollout.clone() {
+                    if let Some(rollout) = machine.state().rollout.clone() {
                         self.chores.spawn(async move { Input::CheckDone(check_wave(&rollout, wave).await) });
                     }
                 }

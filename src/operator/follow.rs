@@ -32,23 +32,24 @@ impl Journals {
 }
 
 impl Follower {
-    /// What was recorded since the last look.
-    pub fn look(&mut self) -> Result<Vec<Event>, JournalError> {
+    /// Shows what was recorded since the last look, each event with what the rollout has come to by it.
+    pub fn look(&mut self, mut each: impl FnMut(&Event, &Summary)) -> Result<(), JournalError> {
         // First, so that what a process has left behind is all read when it is known to be gone.
         self.is_running = self.is_held().map_err(|error| JournalError::Io(self.path.clone(), error))?;
         self.file.read_to_end(&mut self.begun).map_err(|error| JournalError::Io(self.path.clone(), error))?;
         let text = String::from_utf8_lossy(&self.begun);
-        let (events, whole) = read_events(&text).map_err(|(line, reason)| {
+        let (events, whole) = read_events(&text, self.lines + 1).map_err(|(line, reason)| {
             let path = self.path.clone();
-            JournalError::Corrupt { path, line: self.lines + line, reason }
+            JournalError::Corrupt { path, line, reason }
         })?;
         let whole = usize::try_from(whole).unwrap_or(usize::MAX).min(self.begun.len());
         self.begun.drain(..whole);
         self.lines += events.len();
         for event in &events {
             self.summary.apply(event);
+            each(event, &self.summary);
         }
-        Ok(events)
+        Ok(())
     }
 
     /// The rollout, after all that was read.
@@ -79,6 +80,12 @@ mod tests {
     use crate::operator::testing::rollout;
     use crate::rollout::{EventKind, Outcome};
 
+    fn look(follower: &mut Follower) -> Vec<Event> {
+        let mut events = Vec::new();
+        follower.look(|event, _| events.push(event.clone())).unwrap();
+        events
+    }
+
     #[test]
     fn what_is_added_is_read_once_and_a_line_only_when_it_is_whole() {
         let folder = tempfile::tempdir().unwrap();
@@ -87,19 +94,19 @@ mod tests {
         let event = |kind| Event { at: Timestamp::UNIX_EPOCH, kind };
         let mut journal = journals.create(rollout.id).unwrap();
         let mut follower = journals.follow(&id).unwrap();
-        assert_eq!(follower.look().unwrap(), []);
+        assert_eq!(look(&mut follower), []);
         journal.record(&event(EventKind::Begun(rollout))).and_then(|()| journal.write()).unwrap();
-        assert_eq!(follower.look().unwrap().len(), 1);
-        assert_eq!(follower.look().unwrap(), []);
+        assert_eq!(look(&mut follower).len(), 1);
+        assert_eq!(look(&mut follower), []);
         assert!(follower.is_running());
 
         let ended = event(EventKind::Ended { outcome: Outcome::Failed });
         let line = serde_json::to_vec(&ended).unwrap();
         let mut torn = File::options().append(true).open(journals.path(&id)).unwrap();
         io::Write::write_all(&mut torn, &line[..10]).unwrap();
-        assert_eq!(follower.look().unwrap(), []);
+        assert_eq!(look(&mut follower), []);
         io::Write::write_all(&mut torn, &[&line[10..], b"\n"].concat()).unwrap();
-        assert_eq!(follower.look().unwrap(), [ended]);
+        assert_eq!(look(&mut follower), [ended]);
         assert_eq!(follower.summary().outcome, Some(Outcome::Failed));
     }
 
@@ -112,12 +119,12 @@ mod tests {
         let begun = Event { at: Timestamp::UNIX_EPOCH, kind: EventKind::Begun(rollout) };
         journal.record(&begun).and_then(|()| journal.write()).unwrap();
         let mut follower = journals.follow(&id.to_string()).unwrap();
-        follower.look().unwrap();
+        look(&mut follower);
         drop(journal);
-        follower.look().unwrap();
+        look(&mut follower);
         assert!(!follower.is_running());
-        let _journal = journals.read(&id.to_string()).unwrap().resume(id).unwrap();
-        follower.look().unwrap();
+        let _taken_up = journals.take_up(&id.to_string()).unwrap();
+        look(&mut follower);
         assert!(follower.is_running());
     }
 }

@@ -3,11 +3,13 @@
 //! What a rollout has come to is the fold of its journal, so that another process can show it, or take it up where a
 //! crash left it. While a rollout runs, its process holds a lock on the file.
 
+mod prune;
+mod reader;
+mod writer;
+
 use std::fs::{File, TryLockError};
-use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
-use std::os::fd::AsFd;
+use std::io::{self, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -15,15 +17,13 @@ use miette::Diagnostic;
 use rustix::fs::OFlags;
 use thiserror::Error;
 
+pub(super) use self::reader::read_events;
+use self::reader::{began_at, beginning};
+pub use self::writer::Journal;
+use crate::clock;
 use crate::private_dir::{PrivateDir, PrivateDirError};
 use crate::protocol::RolloutId;
-use crate::rollout::{Event, EventKind, EventWriter, Rollout, Summary};
-
-/// How much is recorded before it is written without being asked to, in bytes. More room than that is not kept.
-const FULL: usize = 64 * 1024;
-
-/// How much may be written before it is synced, in bytes.
-const MAX_UNSYNCED: usize = 256 * 1024;
+use crate::rollout::{Rollout, Summary};
 
 /// The folder of all journals, below the operator's state folder.
 const FOLDER: &str = "rollouts";
@@ -35,30 +35,13 @@ pub struct Journals {
     folder: PathBuf,
 }
 
-/// The journal of a rollout that this process runs.
-#[derive(Debug)]
-pub struct Journal {
-    file: File,
-    writer: EventWriter,
-    /// Whole lines that are not written yet.
-    lines: Vec<u8>,
-    /// How much was written that may not be on disk yet, in bytes.
-    unsynced: usize,
-}
-
 /// What a journal tells.
 #[derive(Debug)]
 pub struct Recorded {
     /// The rollout, after all that was recorded.
     pub summary: Summary,
-    /// All events, in order.
-    pub events: Vec<Event>,
-    /// Where the last whole line ends, in bytes; what follows is a line that a crash has torn.
-    pub whole: u64,
     /// Whether a process is running it.
     pub running: bool,
-    journals: Journals,
-    name: String,
 }
 
 /// What is wrong with a journal.
@@ -100,8 +83,8 @@ pub enum JournalError {
     },
     /// Another process runs it.
     #[error("rollout {0} is running")]
-    #[diagnostic(help("`homelab-deploy status {}` shows how far it is", .0.short()))]
-    Running(RolloutId),
+    #[diagnostic(help("`homelab-deploy status {0}` shows how far it is"))]
+    Running(String),
 }
 
 impl Journals {
@@ -134,6 +117,8 @@ impl Journals {
         file.lock().map_err(failed)?;
         // The name of a file is on disk only when its folder is.
         folder.sync()?;
+        // The new one is not worth less where an old one cannot be removed.
+        self.prune(clock::now()).ok();
         Ok(Journal::on(file))
     }
 
@@ -149,10 +134,17 @@ impl Journals {
         Ok(journals.filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned())).collect())
     }
 
-    /// The rollout that was recorded last.
+    /// The rollout that began last.
     pub fn latest(&self) -> Result<Option<String>, JournalError> {
-        let ids = self.ids()?.into_iter();
-        Ok(ids.max_by_key(|id| self.path(id).metadata().and_then(|journal| journal.modified()).ok()))
+        Ok(self.by_age()?.pop().map(|(_, id)| id))
+    }
+
+    /// The ids of all rollouts, each with when it began, the latest last. One of which nothing was recorded is none.
+    fn by_age(&self) -> Result<Vec<(Timestamp, String)>, JournalError> {
+        let began_at = |id: &str| began_at(self.file(&journal_name(id), OFlags::RDONLY).ok()?);
+        let mut rollouts: Vec<_> = self.ids()?.into_iter().filter_map(|id| Some((began_at(&id)?, id))).collect();
+        rollouts.sort();
+        Ok(rollouts)
     }
 
     /// The one rollout whose id begins with this.
@@ -169,21 +161,36 @@ impl Journals {
 
     /// Reads the journal of the rollout with this whole id.
     pub fn read(&self, id: &str) -> Result<Recorded, JournalError> {
-        let path = self.path(id);
-        let failed = |error| JournalError::Io(path.clone(), error);
         let file = self.file(&journal_name(id), OFlags::RDONLY)?;
         let running = match file.try_lock_shared() {
             Ok(()) => false,
             Err(TryLockError::WouldBlock) => true,
-            Err(TryLockError::Error(error)) => return Err(failed(error)),
+            Err(TryLockError::Error(error)) => return Err(JournalError::Io(self.path(id), error)),
         };
-        let text = io::read_to_string(&file).map_err(failed)?;
-        let (events, whole) = read_events(&text).map_err(|(line, reason)| {
-            let path = path.clone();
-            JournalError::Corrupt { path, line, reason }
-        })?;
-        let (journals, name) = (self.clone(), journal_name(id));
-        Ok(Recorded { summary: Summary::of(&events), events, whole, running, journals, name })
+        self.read_file(id, &file).map(|(summary, _)| Recorded { summary, running })
+    }
+
+    /// Takes up the rollout with this whole id: from here on it is this process that runs it, and what was recorded before is
+    /// what it has come to. A line that a crash has torn is cut off.
+    pub fn take_up(&self, id: &str) -> Result<(Summary, Journal), JournalError> {
+        let failed = |error| JournalError::Io(self.path(id), error);
+        let mut file = self.file(&journal_name(id), OFlags::RDWR)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(JournalError::Running(id.to_owned())),
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+        }
+        let (summary, whole) = self.read_file(id, &file)?;
+        file.set_len(whole).and_then(|()| file.seek(SeekFrom::End(0))).map_err(failed)?;
+        Ok((summary, Journal::on(file)))
+    }
+
+    /// What a journal tells, and where its last whole line ends, in bytes.
+    fn read_file(&self, id: &str, file: &File) -> Result<(Summary, u64), JournalError> {
+        let text = io::read_to_string(file).map_err(|error| JournalError::Io(self.path(id), error))?;
+        let corrupt = |(line, reason)| JournalError::Corrupt { path: self.path(id), line, reason };
+        let (events, whole) = read_events(&text, 1).map_err(corrupt)?;
+        Ok((Summary::of(&events), whole))
     }
 
     /// Every rollout with what became of it, the latest last. One that cannot be read is left out; its error is returned
@@ -233,243 +240,10 @@ impl Journals {
     }
 }
 
-impl Recorded {
-    /// Goes on writing where the journal ends. A line that a crash has torn is cut off.
-    pub fn resume(&self, id: RolloutId) -> Result<Journal, JournalError> {
-        let failed = |error| JournalError::Io(self.journals.folder.join(&self.name), error);
-        let mut file = self.journals.file(&self.name, OFlags::RDWR)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(JournalError::Running(id)),
-            Err(TryLockError::Error(error)) => return Err(failed(error)),
-        }
-        file.set_len(self.whole).and_then(|()| file.seek(SeekFrom::End(0))).map_err(failed)?;
-        Ok(Journal::on(file))
-    }
-}
-
-impl Journal {
-    /// A journal that goes on at the end of a file.
-    pub(super) fn on(file: File) -> Self {
-        Self { file, writer: EventWriter::default(), lines: Vec::new(), unsynced: 0 }
-    }
-
-    /// The journal that this process was given as its input. The lock came with it, so that there is no moment at which
-    /// the rollout seems to be nobody's.
-    pub fn inherited() -> io::Result<Self> {
-        io::stdin().as_fd().try_clone_to_owned().map(|file| Self { unsynced: 1, ..Self::on(file.into()) })
-    }
-
-    /// Records an event if it is a fact. It outlives this process once it is [written](Self::write), and the machine once it
-    /// is [synced](Self::sync).
-    pub fn record(&mut self, event: &Event) -> io::Result<()> {
-        if event.kind.is_fact() {
-            self.writer.write(event, &mut self.lines)?;
-            self.lines.push(b'\n');
-        }
-        if self.lines.len() < FULL { Ok(()) } else { self.write() }
-    }
-
-    /// Writes what was recorded, which others can read from here on. When that has come to much, it is synced as well, so that
-    /// it need not be done all at once in the end.
-    pub fn write(&mut self) -> io::Result<()> {
-        if !self.lines.is_empty() {
-            self.unsynced += self.lines.len();
-            self.file.write_all(&self.lines)?;
-            self.lines.clear();
-            // The plan of a large fleet is longer than all that comes after it at once.
-            self.lines.shrink_to(FULL);
-        }
-        if self.unsynced > MAX_UNSYNCED { self.put_on_disk() } else { Ok(()) }
-    }
-
-    /// Waits until all that was recorded is on disk.
-    pub fn sync(&mut self) -> io::Result<()> {
-        self.write()?;
-        if self.unsynced > 0 { self.put_on_disk() } else { Ok(()) }
-    }
-
-    fn put_on_disk(&mut self) -> io::Result<()> {
-        self.unsynced = 0;
-        self.file.sync_data()
-    }
-}
-
-impl From<Journal> for Stdio {
-    fn from(journal: Journal) -> Self {
-        journal.file.into()
-    }
-}
-
 /// The name of the journal of the rollout with this whole id.
 fn journal_name(id: &str) -> String {
     format!("{id}.jsonl")
 }
 
-/// What the first line of a journal says, which is as much as a plan is long. What follows may be a lot more.
-fn beginning(journal: File) -> Option<(Timestamp, Arc<Rollout>)> {
-    let mut line = String::new();
-    BufReader::new(journal).read_line(&mut line).ok()?;
-    match serde_json::from_str(&line).ok()? {
-        Event { at, kind: EventKind::Begun(rollout) } => Some((at, rollout)),
-        _ => None,
-    }
-}
-
-/// The events of all whole lines, and where they end. An error names the line that cannot be read, and why.
-pub(super) fn read_events(text: &str) -> Result<(Vec<Event>, u64), (usize, String)> {
-    let mut events = Vec::new();
-    let mut whole = 0;
-    for (index, line) in text.split_inclusive('\n').enumerate() {
-        // Only what is in front of a line's end is known to be all of it.
-        let Some(object) = line.strip_suffix('\n') else {
-            break;
-        };
-        events.push(serde_json::from_str(object).map_err(|error| (index + 1, error.to_string()))?);
-        whole += line.len() as u64;
-    }
-    Ok((events, whole))
-}
-
 #[cfg(test)]
-mod tests {
-    use jiff::Timestamp;
-
-    use super::*;
-    use crate::operator::testing::rollout;
-    use crate::rollout::{Effect, EventKind, Machine, Outcome, Rollout};
-
-    fn begin(rollout: &Arc<Rollout>) -> Vec<Event> {
-        let mut machine = Machine::new(Arc::clone(rollout), Timestamp::UNIX_EPOCH);
-        let effects = std::iter::from_fn(|| machine.poll_effect());
-        effects.filter_map(|effect| if let Effect::Report(event) = effect { Some(event) } else { None }).collect()
-    }
-
-    fn write(journal: &mut Journal, events: &[Event]) {
-        for event in events {
-            journal.record(event).unwrap();
-        }
-        journal.write().unwrap();
-    }
-
-    fn ended() -> Event {
-        Event { at: Timestamp::UNIX_EPOCH, kind: EventKind::Ended { outcome: Outcome::Failed } }
-    }
-
-    #[test]
-    fn what_was_recorded_is_read_again_and_a_torn_line_is_not() {
-        let folder = tempfile::tempdir().unwrap();
-        let (journals, rollout) = (Journals::below(folder.path()), rollout(&[&["a"]]));
-        let id = rollout.id.to_string();
-        let mut journal = journals.create(rollout.id).unwrap();
-        let events = begin(&rollout);
-        write(&mut journal, &events);
-        assert!(journals.read(&id).unwrap().running, "its process holds the lock");
-        drop(journal);
-
-        let path = journals.path(&id);
-        let whole = std::fs::read(&path).unwrap();
-        std::fs::write(&path, [&whole[..], b"{\"at\":\"2026-"].concat()).unwrap();
-        let recorded = journals.read(&id).unwrap();
-        assert!(!recorded.running);
-        assert_eq!(recorded.summary, Summary::of(&events));
-        assert_eq!(recorded.whole, whole.len() as u64);
-
-        write(&mut recorded.resume(rollout.id).unwrap(), &[ended()]);
-        let recorded = journals.read(&id).unwrap();
-        assert_eq!(recorded.summary.outcome, Some(Outcome::Failed), "the torn line is gone");
-    }
-
-    #[test]
-    fn a_journal_of_a_version_in_which_a_host_found_the_commit_can_be_read() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut rollout = rollout(&[&["a", "b"]]);
-        Arc::make_mut(&mut rollout).revision = "main".parse().unwrap();
-        let (journals, id) = (Journals::below(folder.path()), rollout.id.to_string());
-        write(&mut journals.create(rollout.id).unwrap(), &begin(&rollout));
-        let revision = |journals: &Journals| journals.read(&id).unwrap().summary.rollout.unwrap().revision.clone();
-        assert_eq!(revision(&journals), rollout.revision, "nobody has found it");
-
-        let found = "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b";
-        let lines = [
-            format!(r#"{{"at":"2026-11-23T10:00:00Z","event":"resolved","host":"a","revision":"{found}"}}"#),
-            r#"{"at":"2026-11-23T10:00:00Z","event":"draining","wave":1,"cause":"unresolved"}"#.to_owned(),
-            r#"{"at":"2026-11-23T10:00:00Z","event":"final","host":"b","outcome":"skipped","cause":"unresolved"}"#
-                .to_owned(),
-            r#"{"at":"2026-11-23T10:00:00Z","event":"wave_ended","wave":1,"verdict":"failed","cause":"unresolved"}"#
-                .to_owned(),
-        ];
-        let mut journal = File::options().append(true).open(journals.path(&id)).unwrap();
-        writeln!(journal, "{}", lines.join("\n")).unwrap();
-        assert_eq!(revision(&journals).as_str(), found);
-    }
-
-    #[test]
-    fn every_cut_of_a_journal_can_be_read() {
-        let folder = tempfile::tempdir().unwrap();
-        let (journals, rollout) = (Journals::below(folder.path()), rollout(&[&["a", "b"]]));
-        write(&mut journals.create(rollout.id).unwrap(), &begin(&rollout));
-        let path = journals.path(&rollout.id.to_string());
-        let whole = std::fs::read(&path).unwrap();
-        for length in 0..=whole.len() {
-            std::fs::write(&path, &whole[..length]).unwrap();
-            journals.read(&rollout.id.to_string()).unwrap();
-        }
-    }
-
-    #[test]
-    fn a_line_in_the_middle_that_is_no_event_is_an_error() {
-        let folder = tempfile::tempdir().unwrap();
-        let (journals, rollout) = (Journals::below(folder.path()), rollout(&[&["a"]]));
-        write(&mut journals.create(rollout.id).unwrap(), &begin(&rollout));
-        let path = journals.path(&rollout.id.to_string());
-        let whole = std::fs::read_to_string(&path).unwrap();
-        std::fs::write(&path, whole.replacen('{', "x", 1)).unwrap();
-        let error = journals.read(&rollout.id.to_string()).unwrap_err();
-        assert!(matches!(error, JournalError::Corrupt { line: 1, .. }), "{error}");
-    }
-
-    #[test]
-    fn what_others_can_have_written_is_not_read() {
-        use std::os::unix::fs::PermissionsExt;
-        let place = tempfile::tempdir().unwrap();
-        let state = place.path().join("state");
-        let (journals, rollout) = (Journals::below(&state), rollout(&[&["a"]]));
-        let id = rollout.id.to_string();
-        write(&mut journals.create(rollout.id).unwrap(), &begin(&rollout));
-        journals.stop(rollout.id).unwrap();
-        let mode = |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
-        let bits = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
-        let (folder, journal, stop) = (state.join(FOLDER), journals.path(&id), journals.stop_file(rollout.id));
-        assert_eq!([&state, &folder, &journal, &stop].map(|path| bits(path)), [0o700, 0o700, 0o600, 0o600]);
-
-        for (path, private) in [(&state, 0o700), (&folder, 0o700), (&journal, 0o600)] {
-            mode(path, private | 0o020);
-            let error = journals.read(&id).unwrap_err();
-            assert!(matches!(error, JournalError::Folder(PrivateDirError::Untrusted { .. })), "{error}");
-            assert!(journals.since(Timestamp::MIN).is_empty());
-            assert!(path == &journal || journals.create(RolloutId::from(uuid::Uuid::max())).is_err());
-            mode(path, private);
-        }
-        mode(&folder, 0o755);
-        journals.read(&id).unwrap();
-        assert_eq!(bits(&folder), 0o700, "it was only readable");
-
-        std::fs::rename(&folder, place.path().join("elsewhere")).unwrap();
-        std::os::unix::fs::symlink(place.path().join("elsewhere"), &folder).unwrap();
-        assert!(matches!(journals.read(&id), Err(JournalError::Folder(PrivateDirError::Kind { .. }))));
-        assert!(journals.ids().is_err());
-    }
-
-    #[test]
-    fn a_rollout_is_found_by_the_beginning_of_its_id() {
-        let folder = tempfile::tempdir().unwrap();
-        let journals = Journals::below(folder.path());
-        assert!(matches!(journals.find("0"), Err(JournalError::Unknown(_))));
-        for id in [1, 2 << 100] {
-            journals.create(RolloutId::from(uuid::Uuid::from_u128(id))).unwrap();
-        }
-        assert_eq!(journals.find("00000000").unwrap(), "00000000-0000-0000-0000-000000000001");
-        assert!(matches!(journals.find("0"), Err(JournalError::Ambiguous { .. })));
-    }
-}
+mod tests;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::plan::FrozenPlan;
-use crate::protocol::{Commit, HostName, Phase, RequestId, RequestIds, Response, Revision, RolloutId, Status, Tier};
+use super::description::Rollout;
+use crate::protocol::{Commit, HostName, Phase, RequestId, Response, Status, Tier};
 
 /// Something that happened, and when by the operator's clock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -205,39 +205,6 @@ impl EventKind {
     }
 }
 
-/// What a rollout is about, settled before its first request.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rollout {
-    /// Its id.
-    pub id: RolloutId,
-    /// What its request ids follow from.
-    #[serde(rename = "secret")]
-    pub ids: RequestIds,
-    /// Who runs it, as `user@machine`.
-    pub operator: String,
-    /// What was asked for: a branch, tag or commit.
-    pub asked: Revision,
-    /// What every request carries: a commit wherever it is known, else the branch or tag, which each host looks up for itself.
-    pub revision: Revision,
-    /// The first line of the commit's message, where it could be had.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub subject: Option<String>,
-    /// The file that the plan was read from, where there was one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub source: Option<PlanSource>,
-    /// The waves and their hosts.
-    pub plan: FrozenPlan,
-}
-
-/// The file of a plan, as it was when the rollout began.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PlanSource {
-    /// Where it is, as an absolute path.
-    pub path: String,
-    /// A digest of its text, to tell whether it was changed since.
-    pub digest: String,
-}
-
 /// A wave by its place in the plan. People and JSON count from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WaveIndex(pub usize);
@@ -388,18 +355,6 @@ pub enum Anomaly {
     AnotherRequest,
     /// Two machines answer under its name, so nobody knows what became of either: the host has failed.
     TwoMachines,
-}
-
-impl Rollout {
-    /// The subject prefix and secret aside, two rollouts differ by this.
-    pub fn name(&self) -> &str {
-        &self.plan.name
-    }
-
-    /// The longest that it can take while the bus is connected and no answer to a question is awaited.
-    pub fn longest(&self) -> Duration {
-        self.plan.longest()
-    }
 }
 
 impl HostOutcome {

@@ -1,120 +1,15 @@
-//! The life of one host that was asked, as far as it does not depend on waves.
+//! What an answer of a host means, and who gave it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::event::{Anomaly, EventKind, HostOutcome};
+use super::event::{Anomaly, HostOutcome};
 use crate::plan::FrozenHost;
 use crate::protocol::{HostName, Phase, RequestId, Response, Sender, Status};
 
-/// How long after a reconnect a host is asked again that nobody seemed to be there for: its listener is reconnecting too.
-pub(super) const ASK_AGAIN: Duration = Duration::from_secs(1);
-
 /// The most anomalies that are reported of one host: what repeats for ever must fill neither the memory nor the journal.
 pub(super) const MAX_ANOMALIES: u8 = 3;
-
-/// How far a host in flight is. It only ever goes forward.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Progress {
-    /// The request was sent, nothing was heard.
-    Asked,
-    /// The host took it.
-    Accepted,
-    /// The host is at it.
-    Started,
-}
-
-/// A host that was asked and is not final.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Flight {
-    /// When the request was sent, moved on by every outage since: the host is judged by the time it could be heard.
-    pub(super) sent_at: Duration,
-    /// How far it is.
-    pub(super) progress: Progress,
-    /// When it is given up.
-    pub(super) deadline: Duration,
-    /// When to ask it again for its state.
-    pub(super) ask_at: Option<Duration>,
-}
-
-/// The patience that a host is given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Patience {
-    /// From the request to the first status.
-    pub(super) accept: Duration,
-    /// From the request to the final status.
-    pub(super) finish: Duration,
-}
-
-impl Flight {
-    /// The flight of a host that is sent a request now.
-    pub(super) fn new(now: Duration, patience: Patience) -> Self {
-        let deadline = now + patience.accept.min(patience.finish);
-        Self { sent_at: now, progress: Progress::Asked, deadline, ask_at: None }
-    }
-
-    /// When something is to be done about it.
-    pub(super) fn due(&self) -> Duration {
-        self.ask_at.map_or(self.deadline, |ask_at| ask_at.min(self.deadline))
-    }
-
-    /// Takes notice of a status that is not final; returns whether it brought the host forward.
-    pub(super) fn advance(&mut self, progress: Progress, patience: Patience) -> bool {
-        let forward = progress > self.progress;
-        self.progress = self.progress.max(progress);
-        self.deadline = self.sent_at + patience.finish;
-        self.ask_at = None;
-        forward
-    }
-
-    /// The same; returns what there is to tell of it.
-    pub(super) fn heard(
-        &mut self,
-        host: HostName,
-        progress: Progress,
-        phase: Option<Phase>,
-        patience: Patience,
-    ) -> Option<EventKind> {
-        let forward = self.advance(progress, patience);
-        match progress {
-            Progress::Started if forward || phase.is_some() => Some(EventKind::Started { host, phase }),
-            Progress::Accepted if forward => Some(EventKind::Accepted { host }),
-            Progress::Asked | Progress::Accepted | Progress::Started => None,
-        }
-    }
-
-    /// Gives back the time during which the host could not be heard.
-    pub(super) fn forgive(&mut self, now: Duration, outage: Duration, patience: Patience) {
-        self.sent_at += outage;
-        self.ask_at = None;
-        self.deadline = match self.progress {
-            // Whether the request got through is not known: the host may take its whole time once more.
-            Progress::Asked => now + patience.accept.min(patience.finish),
-            Progress::Accepted | Progress::Started => self.sent_at + patience.finish,
-        };
-    }
-
-    /// What it means that the deadline has come.
-    pub(super) fn expired(&self) -> HostOutcome {
-        match self.progress {
-            Progress::Asked => HostOutcome::Unreachable,
-            Progress::Accepted | Progress::Started => HostOutcome::TimedOut,
-        }
-    }
-}
-
-impl Progress {
-    /// The progress that a status shows that is not final.
-    pub(super) fn of(status: Status) -> Option<Self> {
-        match status {
-            Status::Accepted => Some(Self::Accepted),
-            Status::Started => Some(Self::Started),
-            Status::Rejected | Status::Completed | Status::Failed => None,
-        }
-    }
-}
 
 /// Whether the host waits to be told that it was heard from after its activation.
 pub(super) fn is_to_be_confirmed(response: &Response) -> bool {

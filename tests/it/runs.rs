@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use homelab_deploy::protocol::subject::DISCOVER;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
 use crate::deployer::{Deployer, statuses};
@@ -280,7 +281,8 @@ fn parent(process: &Path) -> String {
 }
 
 fn kill(pid: &str) {
-    assert!(Command::new("kill").args(["-KILL", pid]).status().unwrap().success());
+    // There is no program for that where the package is built.
+    kill_process(Pid::from_raw(pid.parse().unwrap()).unwrap(), Signal::KILL).unwrap();
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use clap::Args;
 use miette::Diagnostic;
 use thiserror::Error;
 
-use crate::cli::carrier::Carrier;
+use crate::cli::carrier::{Carrier, NothingRecorded};
 use crate::cli::confirm;
 use crate::cli::exit::{CommandError, CommandResult, Exit};
 use crate::cli::guards::GuardArgs;
@@ -16,13 +16,13 @@ use crate::cli::operator::{Audience, DisplayArgs};
 use crate::cli::out;
 use crate::cli::preparation::{Preparation, Previewed};
 use crate::cli::runtime::block_on;
-use crate::operator::Progress;
 use crate::operator::detach::Background;
-use crate::operator::journal::{Journal, JournalError, Journals, Recorded};
+use crate::operator::journal::{Journal, Journals};
 use crate::operator::plan_file::has_changed;
+use crate::operator::resumption::{Sources, prepare_again};
 use crate::protocol::RolloutId;
 use crate::report;
-use crate::rollout::{Outcome, Rollout, Summary};
+use crate::rollout::{Machine, Outcome, Rollout, Summary};
 
 #[derive(Debug, Args)]
 #[command(mut_arg("plan", |plan| plan.required(true)))]
@@ -44,7 +44,7 @@ pub(in crate::cli) struct Apply {
     #[command(flatten)]
     guards: GuardArgs,
 
-    /// Take up a rollout where it was left: the one with this id, or the last that is not done
+    /// Take up a rollout where it was left: the one with this id, or the latest if it is not done
     #[arg(long, value_name = "ID", num_args = 0..=1, default_missing_value = "")]
     resume: Option<String>,
 
@@ -68,9 +68,9 @@ enum ApplyError {
     #[error("there is no rollout to resume")]
     #[diagnostic(help("`homelab-deploy rollouts` lists those that were run from here"))]
     NothingToResume,
-    #[error("the journal does not say what the rollout is about")]
-    #[diagnostic(help("it ended before anything was recorded, and so nothing was sent: start anew"))]
-    Empty,
+    #[error("the latest rollout is done: {0}")]
+    #[diagnostic(help("an older one is resumed by its id; `homelab-deploy rollouts` lists them"))]
+    LatestIsDone(String),
     #[error("rollout {} has no commit: an earlier version left it to the first host to find one", .0.short())]
     #[diagnostic(help("a host never chooses the commit of others: start anew with `homelab-deploy apply`"))]
     NeverResolved(RolloutId),
@@ -118,17 +118,16 @@ impl Apply {
         // What a large fleet has said of itself takes more memory than its rollout.
         drop((prepared.roster, preview));
         let journals = self.preparation.state.journals();
-        let rollout = Arc::new(prepared.rollout);
+        let rollout = prepared.rollout;
         if self.detach {
-            return self.start_in_background(&journals, &rollout);
+            return self.start_in_background(&journals, rollout);
         }
-        let id = rollout.id;
-        let progress = self.carrier().begin(bus, rollout).await?;
-        Ok(self.conclude(id, progress))
+        Ok(self.conclude(self.carrier().begin(bus, rollout).await?))
     }
 
-    fn start_in_background(&self, journals: &Journals, rollout: &Arc<Rollout>) -> CommandResult {
-        let begun = Background::same_command().begin(rollout, journals);
+    fn start_in_background(&self, journals: &Journals, rollout: Rollout) -> CommandResult {
+        let rollout = Arc::new(rollout);
+        let begun = Background::same_command().begin(&rollout, journals);
         begun.map_err(|error| Exit::Precondition.because(error))?;
         out::data(&format!("{}\n", rollout.id));
         if self.display.audience() == Audience::Person {
@@ -138,41 +137,40 @@ impl Apply {
         Ok(Exit::Success)
     }
 
-    /// Goes on with a rollout that ended before it was done.
+    /// Goes on with a rollout that ended before it was done, if the fleet is still as it was for it.
     async fn resume(&self, id: &str) -> CommandResult {
-        let journals = self.preparation.state.journals();
-        let recorded = recorded(&journals, id).map_err(|error| Exit::Precondition.because(error))?;
-        let recorded = recorded.ok_or_else(|| Exit::Precondition.because(ApplyError::NothingToResume))?;
-        let rollout = rollout_of(&recorded)?;
-        if recorded.summary.outcome == Some(Outcome::Succeeded) {
-            out::note(&report::recap(&recorded.summary, self.display.style(), out::room()));
+        let Preparation { operator, state, flake, .. } = &self.preparation;
+        let journals = state.journals();
+        let precondition = |error| Exit::Precondition.because(error);
+        let (left, journal) = take_up(&journals, id)?;
+        let rollout = left.rollout.clone().ok_or_else(|| Exit::Precondition.because(NothingRecorded))?;
+        if left.outcome == Some(Outcome::Succeeded) {
+            out::note(&report::recap(&left, self.display.style(), out::room()));
             return Ok(Exit::Success);
         }
         // A rollout without a plan file may carry a branch, which each host looks up for itself.
         if rollout.source.is_some() && !rollout.revision.is_commit() {
             return Err(Exit::Precondition.because(ApplyError::NeverResolved(rollout.id)));
         }
-        let journal = recorded.resume(rollout.id).map_err(|error| Exit::Precondition.because(error))?;
+        let mut bus = operator.connect().await?;
+        let (flakes, cache) = (flake.rules(state, &operator.settings().servers, None), state.cache());
+        let sources = Sources { flakes: &flakes, cache: cache.as_deref() };
+        let prepared = prepare_again(&left, &rollout, &mut bus, &operator.discovery(state), sources).await;
+        self.guards.check(&prepared.map_err(precondition)?)?;
         // The wish to stop was for the process before this one, which was killed before it saw it.
         fs::remove_file(journals.stop_file(rollout.id)).ok();
         if let Some(source) = rollout.source.as_ref().filter(|source| has_changed(source)) {
             out::note(&format!("{} was changed since; this goes on with the plan as it was.", source.path));
         }
-        self.go_on(rollout, recorded.summary, journal).await
+        Ok(self.conclude(self.carrier().resume(bus, left, journal).await?))
     }
 
     /// Begins, in the background, with a rollout that was prepared in front of the operator.
     async fn take_over(&self, id: &str) -> CommandResult {
         let recorded = self.preparation.state.journals().read(id).map_err(|error| Exit::Precondition.because(error))?;
-        let rollout = rollout_of(&recorded)?;
         let journal = Journal::inherited().map_err(|error| Exit::Precondition.because(ApplyError::NoJournal(error)))?;
-        self.go_on(rollout, recorded.summary, journal).await
-    }
-
-    async fn go_on(&self, rollout: Arc<Rollout>, summary: Summary, journal: Journal) -> CommandResult {
-        let id = rollout.id;
-        let progress = self.carrier().go_on(rollout, summary, journal).await?;
-        Ok(self.conclude(id, progress))
+        let bus = self.preparation.operator.connect().await?;
+        Ok(self.conclude(self.carrier().resume(bus, recorded.summary, journal).await?))
     }
 
     fn carrier(&self) -> Carrier<'_> {
@@ -180,37 +178,22 @@ impl Apply {
         Carrier { operator, state, display: &self.display }
     }
 
-    fn conclude(&self, rollout: RolloutId, progress: Progress) -> Exit {
-        if self.display.audience() == Audience::Person {
-            out::note(&report::recap(&progress.summary, self.display.style(), out::room()));
-            if progress.outcome != Outcome::Succeeded {
-                out::note(&next_steps(rollout));
-            }
-        }
-        let exit = progress.outcome.into();
+    fn conclude(&self, ended: Machine) -> Exit {
+        let exit = self.carrier().conclude(ended.state());
         // The command is at its end: taking a large fleet apart host by host would only hold that up.
-        std::mem::forget(progress);
+        std::mem::forget(ended);
         exit
     }
 }
 
-/// The rollout with this id, or without one the last that is not done.
-fn recorded(journals: &Journals, id: &str) -> Result<Option<Recorded>, JournalError> {
-    if !id.is_empty() {
-        return journals.read(&journals.find(id)?).map(Some);
+/// Takes up the rollout with this id, or without one the latest, unless that is done.
+fn take_up(journals: &Journals, id: &str) -> Result<(Summary, Journal), CommandError> {
+    let precondition = |error| Exit::Precondition.because(error);
+    let found = if id.is_empty() { journals.latest() } else { journals.find(id).map(Some) };
+    let found = found.map_err(precondition)?.ok_or_else(|| Exit::Precondition.because(ApplyError::NothingToResume))?;
+    let (left, journal) = journals.take_up(&found).map_err(precondition)?;
+    if id.is_empty() && left.outcome == Some(Outcome::Succeeded) {
+        return Err(Exit::Precondition.because(ApplyError::LatestIsDone(found)));
     }
-    let (all, errors) = journals.all()?;
-    out::warnings(&errors);
-    Ok(all.into_iter().rev().find(|recorded| recorded.summary.outcome != Some(Outcome::Succeeded)))
-}
-
-/// What a journal is about.
-fn rollout_of(recorded: &Recorded) -> Result<Arc<Rollout>, CommandError> {
-    recorded.summary.rollout.clone().ok_or_else(|| Exit::Precondition.because(ApplyError::Empty))
-}
-
-/// What the operator can do about a rollout that did not succeed.
-fn next_steps(id: RolloutId) -> String {
-    let id = id.short();
-    format!("  resume:   homelab-deploy apply --resume {id}\n  details:  homelab-deploy status {id}")
+    Ok((left, journal))
 }

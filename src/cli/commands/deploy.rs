@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, IsTerminal};
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -93,21 +92,14 @@ impl Deploy {
             return Ok(Exit::Declined);
         }
         let Prepared { rollout, roster, .. } = prepared;
-        let id = rollout.id;
         let carrier = Carrier { operator: &self.operator, state: &self.state, display: &self.display };
-        let progress = carrier.begin(bus, Arc::new(rollout)).await?;
-        if is_deserted(&progress.summary) {
+        let ended = carrier.begin(bus, rollout).await?;
+        if is_deserted(ended.state()) {
             return Err(nobody_there(&roster, subject));
         }
-        if self.display.audience() == Audience::Person {
-            out::note(&report::recap(&progress.summary, self.display.style(), out::room()));
-            if progress.outcome != Outcome::Succeeded {
-                out::note(&format!("  details:  homelab-deploy status {}", id.short()));
-            }
-        }
-        let exit = progress.outcome.into();
+        let exit = carrier.conclude(ended.state());
         // The command is at its end: taking a large fleet apart host by host would only hold that up.
-        std::mem::forget((progress, roster));
+        std::mem::forget((ended, roster));
         Ok(exit)
     }
 
@@ -129,11 +121,13 @@ impl Deploy {
         };
         let failed = |error: PrepareError| match error {
             PrepareError::Plan(_) | PrepareError::Selection(_) => Exit::Usage.because(error),
-            PrepareError::Fleet(_) | PrepareError::Lookup(_) | PrepareError::Flake(_) => {
-                Exit::Precondition.because(error)
-            }
+            PrepareError::Fleet(_)
+            | PrepareError::Lookup(_)
+            | PrepareError::Flake(_)
+            | PrepareError::TwoMachines(_) => Exit::Precondition.because(error),
         };
-        let called = wanted.call_roll(bus, &self.operator.discovery()).await.map_err(|error| failed(error.into()))?;
+        let discovery = self.operator.discovery(&self.state);
+        let called = wanted.call_roll(bus, &discovery).await.map_err(|error| failed(error.into()))?;
         let roster = Roster::new(called.roll.hosts.clone());
         let is_group = !matches!(target, Target::Host(..));
         if is_group && roster.members(&target.subject()).next().is_none() {

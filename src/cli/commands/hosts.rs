@@ -7,6 +7,7 @@ use crate::cli::exit::{CommandResult, Exit};
 use crate::cli::operator::OperatorArgs;
 use crate::cli::out;
 use crate::cli::runtime::block_on;
+use crate::cli::state::StateArgs;
 use crate::operator::{Awaited, Purpose, RollCall};
 use crate::protocol::{HostAnswer, HostName, Tier};
 use crate::report;
@@ -26,6 +27,9 @@ pub(in crate::cli) struct Hosts {
 
     #[command(flatten)]
     operator: OperatorArgs,
+
+    #[command(flatten)]
+    state: StateArgs,
 }
 
 /// The names under which different machines answered.
@@ -41,9 +45,12 @@ impl Hosts {
 
     async fn list(self) -> CommandResult {
         let mut bus = self.operator.connect().await?;
-        let discovery = self.operator.discovery();
-        let call = RollCall { discovery: &discovery, purpose: Purpose::List(self.tier), awaited: Awaited::Anybody };
-        let called = call.call(&mut bus).await.map_err(|error| Exit::Precondition.because(error))?;
+        let discovery = self.operator.discovery(&self.state);
+        let (purpose, awaited) = (Purpose::List(self.tier), Awaited::everybody(self.tier));
+        let called = RollCall { discovery: &discovery, purpose, awaited }
+            .call(&mut bus)
+            .await
+            .map_err(|error| Exit::Precondition.because(error))?;
         for tier in &called.unheard {
             out::note(&format!("{tier}: this key may not hear it"));
         }

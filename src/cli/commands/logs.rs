@@ -8,10 +8,10 @@ use miette::Diagnostic;
 use thiserror::Error;
 
 use crate::bus::Bus;
-use crate::cli::context::ContextArgs;
 use crate::cli::exit::{CommandError, CommandResult, Exit};
 use crate::cli::operator::OperatorArgs;
 use crate::cli::runtime::block_on;
+use crate::cli::state::StateArgs;
 use crate::cli::{alias, out};
 use crate::operator::{Awaited, LogReader, Purpose, RollCall};
 use crate::plan::Selector;
@@ -39,10 +39,10 @@ pub(in crate::cli) struct Logs {
     follow: bool,
 
     #[command(flatten)]
-    context: ContextArgs,
+    operator: OperatorArgs,
 
     #[command(flatten)]
-    operator: OperatorArgs,
+    state: StateArgs,
 }
 
 #[derive(Debug, Error, Diagnostic)]
@@ -114,9 +114,9 @@ impl Logs {
                 Purpose::Deploy { needed: [tier].into(), asked: [tier].into() },
                 Awaited::Only([Sender { tier, host: host.clone() }].into()),
             ),
-            None => (Purpose::List(None), Awaited::Anybody),
+            None => (Purpose::List(None), Awaited::everybody(None)),
         };
-        let discovery = self.operator.discovery();
+        let discovery = self.operator.discovery(&self.state);
         let called = RollCall { discovery: &discovery, purpose, awaited }.call(bus).await;
         let called = called.map_err(|error| Exit::Precondition.because(error))?;
         for tier in &called.unheard {

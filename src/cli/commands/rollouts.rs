@@ -14,13 +14,16 @@ use crate::cli::state::StateArgs;
 use crate::clock;
 use crate::operator::journal::{JournalError, Journals, Recorded};
 use crate::report::{self, Liveness};
-use crate::rollout::Summary;
 
 /// How often the journal of a rollout that runs is read again.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Rollouts {
+    /// Remove records that are older than 90 days and not among the last 200, as each new rollout does
+    #[arg(long)]
+    prune: bool,
+
     #[command(flatten)]
     state: StateArgs,
 }
@@ -58,6 +61,12 @@ enum StatusError {
 
 impl Rollouts {
     pub(in crate::cli) fn run(self) -> CommandResult {
+        if self.prune {
+            let removed =
+                self.state.journals().prune(clock::now()).map_err(|error| Exit::Precondition.because(error))?;
+            out::note(&format!("{removed} removed."));
+            return Ok(Exit::Success);
+        }
         let (all, errors) = self.state.journals().all().map_err(|error| Exit::Precondition.because(error))?;
         out::warnings(&errors);
         if all.is_empty() {
@@ -82,9 +91,7 @@ impl Status {
     fn find(&self, journals: &Journals) -> Result<Option<String>, JournalError> {
         match &self.id {
             Some(id) => journals.find(id).map(Some),
-            None => {
-                Ok(journals.all()?.0.pop().and_then(|last| last.summary.rollout).map(|rollout| rollout.id.to_string()))
-            }
+            None => journals.latest(),
         }
     }
 
@@ -93,25 +100,22 @@ impl Status {
         let precondition = |error| Exit::Precondition.because(error);
         let mut follower = journals.follow(id).map_err(precondition)?;
         let mut reporter = self.display.reporter();
-        let mut summary = Summary::default();
         loop {
-            for event in follower.look().map_err(precondition)? {
-                summary.apply(&event);
-                // A closed pipe has seen what it wanted to.
-                reporter.event(&event, &summary).ok();
-            }
+            // A closed pipe has seen what it wanted to.
+            follower.look(|event, summary| _ = reporter.event(event, summary).ok()).map_err(precondition)?;
             reporter.flush().ok();
             if !follower.is_running() {
                 break;
             }
-            reporter.tick(clock::now(), &summary).ok();
+            reporter.tick(clock::now(), follower.summary()).ok();
             tokio::time::sleep(LOOK_EVERY).await;
         }
         drop(reporter);
+        let summary = follower.summary();
         if self.display.audience() == Audience::Person {
-            out::note(&report::recap(&summary, self.display.style(), out::room()));
+            out::note(&report::recap(summary, self.display.style(), out::room()));
         }
-        Ok(Exit::Success)
+        Ok(summary.outcome.map_or(Exit::Success, Exit::from))
     }
 }
 

@@ -187,7 +187,7 @@ impl Deployment {
         let mut command = order.command(self.spec.action.as_str());
         let end = tokio::select! {
             end = self.keeper.run(&mut command) => end,
-            never = baseline::follow(&self.host, &self.dir, &mut before, expected.as_deref()) => match never {},
+            never = Box::pin(baseline::follow(&self.host, &self.dir, &mut before, expected.as_deref())) => match never {},
         };
         let end = activation::settled(&mut self.keeper, end, began).await;
         let built = activation::switched_to(&self.keeper).or_else(|| expected.clone());

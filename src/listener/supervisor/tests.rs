@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use super::*;
 use crate::listener::host::tests::{make_system, point};
 use crate::listener::run::tests::{give_back, spec};
@@ -118,7 +120,8 @@ fn verdict(result: &RunResult) -> String {
 }
 
 fn terminate(pid: &str) {
-    assert!(Command::new("kill").arg(pid.trim()).status().unwrap().success());
+    // There is no program for that where the package is built.
+    kill_process(Pid::from_raw(pid.trim().parse().unwrap()).unwrap(), Signal::TERM).unwrap();
 }
 
 fn is_alive(pid: &str) -> bool {
@@ -218,7 +221,7 @@ fn the_run_is_locked_as_long_as_any_of_its_processes_lives_and_no_longer() {
     let mut run = Supervised::new("sleep 600 & echo $! > left; echo > ready; wait", |_| ());
     run.file("ready");
     assert!(run.dir.lock().is_err());
-    Command::new("kill").args(["-KILL", &run.supervisor.id().to_string()]).status().unwrap();
+    run.supervisor.kill().unwrap();
     run.supervisor.wait().unwrap();
     assert!(run.dir.lock().is_err(), "the host is not free as long as its program goes on");
     assert_eq!(run.dir.result(), None);

@@ -100,9 +100,9 @@ impl Intent for Resumed {
     fn begin(&self, background: &Background, _: Prepared, context: &Context) -> Result<RolloutId, ToolError> {
         let journals = &context.settings.journals;
         let id = self.rollout.id;
-        let mut journal = journals.read(&id.to_string())?.resume(id)?;
+        let (left, mut journal) = journals.take_up(&id.to_string())?;
         // With the lock in hand: nothing may have happened since the person was asked.
-        if journals.read(&id.to_string())?.summary != self.summary {
+        if left != self.summary {
             return Err(outdated());
         }
         let at = (context.settings.clock)();

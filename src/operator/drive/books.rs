@@ -17,31 +17,26 @@ const GATHER: Duration = Duration::from_millis(50);
 
 /// The record of a rollout and its displays.
 pub(super) struct Books<'a> {
-    /// What it has come to.
-    pub(super) summary: Summary,
     journal: Option<Journal>,
     reporters: Vec<Box<dyn Reporter + 'a>>,
     due: Option<Instant>,
 }
 
 impl<'a> Books<'a> {
-    pub(super) fn new(summary: Summary, journal: Option<Journal>, reporters: Vec<Box<dyn Reporter + 'a>>) -> Self {
-        Self { summary, journal, reporters, due: None }
+    pub(super) fn new(journal: Option<Journal>, reporters: Vec<Box<dyn Reporter + 'a>>) -> Self {
+        Self { journal, reporters, due: None }
     }
 
     /// Takes an event down, to be [written](Self::write) in time.
-    pub(super) fn take(&mut self, event: &Event) -> io::Result<()> {
-        self.summary.apply(event);
-        let summary = &self.summary;
-        on_displays(&mut self.reporters, |reporter| reporter.event(event, summary));
+    pub(super) fn take(&mut self, event: &Event, state: &Summary) -> io::Result<()> {
+        on_displays(&mut self.reporters, |reporter| reporter.event(event, state));
         self.due.get_or_insert_with(|| Instant::now() + GATHER);
         self.journal.as_mut().map_or(Ok(()), |journal| journal.record(event))
     }
 
     /// Lets the displays know that time passes.
-    pub(super) fn tick(&mut self, now: Timestamp) -> io::Result<()> {
-        let summary = &self.summary;
-        on_displays(&mut self.reporters, |reporter| reporter.tick(now, summary));
+    pub(super) fn tick(&mut self, now: Timestamp, state: &Summary) -> io::Result<()> {
+        on_displays(&mut self.reporters, |reporter| reporter.tick(now, state));
         self.sync()
     }
 

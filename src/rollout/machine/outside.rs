@@ -2,17 +2,18 @@
 
 use std::time::Duration;
 
-use super::{Link, Machine, Stage, State};
+use super::{Link, Machine};
 use crate::rollout::Answer;
 use crate::rollout::event::{
     Cause, Connection, EventKind, HostOutcome, Interrupt, Outcome, SkipCause, WaveIndex, WaveVerdict,
 };
+use crate::rollout::summary::WaveState;
 
 impl Machine {
     pub(super) fn disconnected(&mut self, now: Duration) {
-        if let Link::Up { .. } = self.link {
+        if self.is_up() {
             self.link = Link::Down { since: now };
-            self.report(now, EventKind::Connection { state: Connection::Down });
+            self.record(now, EventKind::Connection { state: Connection::Down });
         }
     }
 
@@ -21,20 +22,15 @@ impl Machine {
         let Link::Down { since } = self.link else {
             return;
         };
-        self.report(now, EventKind::Connection { state: Connection::Up });
+        self.record(now, EventKind::Connection { state: Connection::Up });
         let patience = self.patience();
         self.link = Link::Up { settled_at: now + patience.accept };
         for index in self.in_flight() {
-            self.cancel_timer(index);
-            if let State::InFlight(flight) = &mut self.host_mut(index).state {
-                flight.forgive(now, now.saturating_sub(since), patience);
-                let due = flight.due();
-                self.timers.insert((due, index));
-            }
+            self.change_flight(index, |flight| flight.forgiven(now, now.saturating_sub(since), patience));
             self.ask_state(now, index);
         }
         if let Some(back) = &mut self.returning {
-            back.flight.forgive(now, now.saturating_sub(since), patience);
+            back.flight = back.flight.forgiven(now, now.saturating_sub(since), patience);
             self.ask_whether_returned(now);
         }
     }
@@ -47,7 +43,7 @@ impl Machine {
 
     /// The bus was away for as long as a whole deployment may take: nobody knows what the hosts in flight came to.
     pub(super) fn bus_lost(&mut self, now: Duration) {
-        if let Stage::Returning { .. } = self.stage {
+        if let WaveState::Ended(_) = self.phase() {
             return self.give_up_returning(now);
         }
         self.halt(now, SkipCause::Disconnected, Cause::Disconnected);
@@ -57,24 +53,25 @@ impl Machine {
     }
 
     pub(super) fn interrupted(&mut self, now: Duration, how: Interrupt) {
-        if self.interrupt >= Some(how) {
+        if self.state.interrupt >= Some(how) {
             return;
         }
-        self.interrupt = Some(how);
-        self.report(now, EventKind::Interrupted { how });
+        self.record(now, EventKind::Interrupted { how });
         self.settle_waiting(now);
-        if let (Interrupt::Abort, Stage::Returning { .. }) = (how, self.stage) {
-            self.leave_failed_wave(now, Outcome::Interrupted);
-        } else if how == Interrupt::Abort {
-            self.skip(now, self.tally.next..self.range().end, SkipCause::Interrupt);
-            self.report(now, EventKind::WaveEnded { wave: WaveIndex(self.wave), verdict: WaveVerdict::Interrupted });
-            self.wave += 1;
-            self.stop(now, SkipCause::Interrupt, Outcome::Interrupted);
+        if how == Interrupt::Drain {
+            return;
         }
+        if let WaveState::Ended(_) = self.phase() {
+            return self.leave_failed_wave(now, Outcome::Interrupted);
+        }
+        self.skip(now, self.range(), SkipCause::Interrupt);
+        let wave = WaveIndex(self.state.current());
+        self.record(now, EventKind::WaveEnded { wave, verdict: WaveVerdict::Interrupted });
+        self.stop(now, SkipCause::Interrupt, Outcome::Interrupted);
     }
 
     pub(super) fn answered(&mut self, now: Duration, answer: Answer) {
-        if !matches!(self.stage, Stage::Confirming) {
+        if *self.phase() != WaveState::AwaitingConfirmation {
             return;
         }
         match answer {
@@ -85,7 +82,7 @@ impl Machine {
     }
 
     pub(super) fn checked(&mut self, now: Duration, result: Result<(), String>) {
-        if let Stage::Checking = self.stage {
+        if *self.phase() == WaveState::Checking {
             let verdict = match result {
                 Ok(()) => WaveVerdict::Succeeded,
                 Err(reason) => WaveVerdict::Failed(Cause::CheckFailed { reason }),

@@ -4,20 +4,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Link, Machine};
+use super::Machine;
 use crate::protocol::{Request, RequestId, Response};
 use crate::rollout::event::{EventKind, HostOutcome, Outcome, SkipCause};
-use crate::rollout::host::{ASK_AGAIN, Flight, Progress};
+use crate::rollout::flight::Flight;
+use crate::rollout::summary::HostView;
 use crate::rollout::{Dispatch, Effect};
 
 /// A host that was asked to return and has not come to an end.
 #[derive(Debug, Clone)]
 pub(super) struct Return {
-    pub(super) request: RequestId,
-    pub(super) flight: Flight,
     pub(super) index: usize,
-    /// The request that it completed.
-    returns: RequestId,
+    pub(super) flight: Flight,
 }
 
 impl Machine {
@@ -28,10 +26,10 @@ impl Machine {
         }
         match self.next_to_return() {
             None => self.leave_failed_wave(now, Outcome::Failed),
-            Some(_) if self.interrupt.is_some() => self.leave_failed_wave(now, Outcome::Interrupted),
-            Some((index, returns)) => {
-                if let Link::Up { .. } = self.link {
-                    self.send_back(now, index, returns);
+            Some(_) if self.state.interrupt.is_some() => self.leave_failed_wave(now, Outcome::Interrupted),
+            Some((index, completed)) => {
+                if self.is_up() {
+                    self.send_back(now, index, &completed);
                 }
                 return false;
             }
@@ -42,8 +40,8 @@ impl Machine {
     /// The host of the wave that completed last, of those that were not asked to return, and what it completed.
     fn next_to_return(&self) -> Option<(usize, RequestId)> {
         let wave = self.range();
-        let newest_first = self.completed.iter().rev().copied().filter(|index| wave.contains(index));
-        newest_first.filter(|&index| !self.host(index).is_sent_back).find_map(|index| {
+        let newest_first = self.state.completed().iter().rev().copied().filter(|index| wave.contains(index));
+        newest_first.filter(|&index| self.host(index).returning.is_none()).find_map(|index| {
             let completed = self.host(index).request.clone()?;
             Some((index, completed))
         })
@@ -51,42 +49,39 @@ impl Machine {
 
     /// Whether this is the request of the host that returns.
     pub(super) fn is_way_back(&self, request: &RequestId) -> bool {
-        self.returning.as_ref().is_some_and(|back| back.request == *request)
+        let back = self.returning.as_ref().and_then(|back| self.host(back.index).returning.as_ref());
+        back.is_some_and(|back| back.request == *request)
     }
 
-    fn send_back(&mut self, now: Duration, index: usize, returns: RequestId) {
-        let request = self.begin_return(now, index, returns);
-        let host = self.frozen(index).hostname.clone();
-        self.report(now, EventKind::Returning { host, request });
+    fn send_back(&mut self, now: Duration, index: usize, completed: &RequestId) {
+        let request = self.rollout.ids.return_from(completed);
+        self.record(now, EventKind::Returning { host: self.host(index).name.clone(), request });
+        self.returning = Some(Return { index, flight: Flight::new(now, self.patience()) });
         let dispatch = self.way_back(now);
         self.effects.extend(dispatch.map(Effect::Send));
     }
 
     /// A host may be returning since before the rollout was resumed. One that never heard that it should does so now.
-    pub(super) fn send_back_again(&mut self, now: Duration, index: usize, returns: RequestId) {
-        self.begin_return(now, index, returns);
+    pub(super) fn send_back_again(&mut self, now: Duration, index: usize) {
+        self.returning = Some(Return { index, flight: Flight::new(now, self.patience()) });
         self.ask_whether_returned(now);
-    }
-
-    fn begin_return(&mut self, now: Duration, index: usize, returns: RequestId) -> RequestId {
-        self.host_mut(index).is_sent_back = true;
-        let request = self.rollout.ids.return_from(&returns);
-        let flight = Flight::new(now, self.patience());
-        self.returning = Some(Return { request: request.clone(), flight, index, returns });
-        request
     }
 
     /// The request of the host that returns.
     fn way_back(&self, now: Duration) -> Option<Dispatch> {
-        let Return { request, index, returns, .. } = self.returning.as_ref()?;
-        let Dispatch { subject, request: deployment } = self.dispatch(now, *index, request.clone());
-        let request = Request { confirm_timeout_s: None, returns: Some(returns.clone()), ..*deployment };
+        let index = self.returning.as_ref()?.index;
+        let HostView { request: completed, returning, .. } = self.host(index);
+        let Dispatch { subject, request: deployment } = self.dispatch(now, index, returning.as_ref()?.request.clone());
+        let request = Request { confirm_timeout_s: None, returns: completed.clone(), ..*deployment };
         Some(Dispatch { subject, request: Box::new(request) })
     }
 
     /// Asks the host that returns how far it is, if there is one.
     pub(super) fn ask_whether_returned(&mut self, now: Duration) {
-        if let Link::Up { .. } = self.link {
+        if let Some(back) = &mut self.returning {
+            back.flight = back.flight.asked(now);
+        }
+        if self.is_up() {
             let dispatch = self.way_back(now);
             self.effects.extend(dispatch.map(Effect::AskState));
         }
@@ -102,8 +97,8 @@ impl Machine {
             }
             Some(outcome) => self.returned(now, outcome, Some(response)),
             None => {
-                if let (Some(progress), Some(back)) = (Progress::of(response.status), &mut self.returning) {
-                    back.flight.advance(progress, patience);
+                if let Some(back) = &mut self.returning {
+                    back.flight = back.flight.heard(patience);
                 }
             }
         }
@@ -112,9 +107,9 @@ impl Machine {
     /// Nobody is subscribed for the host that returns. It was there a moment ago: its listener restarts.
     pub(super) fn nobody_returns(&mut self, now: Duration) {
         if let Some(Return { flight, .. }) = &mut self.returning
-            && flight.progress == Progress::Asked
+            && !flight.is_heard
         {
-            flight.ask_at = Some(now + ASK_AGAIN);
+            *flight = flight.missed(now);
         }
     }
 
@@ -127,7 +122,6 @@ impl Machine {
             let outcome = flight.expired();
             self.returned(now, outcome, None);
         } else if now >= flight.due() {
-            flight.ask_at = None;
             self.ask_whether_returned(now);
         }
     }
@@ -142,14 +136,13 @@ impl Machine {
 
     fn returned(&mut self, now: Duration, outcome: HostOutcome, response: Option<Arc<Response>>) {
         if let Some(Return { index, .. }) = self.returning.take() {
-            let host = self.frozen(index).hostname.clone();
-            self.report(now, EventKind::Returned { host, outcome, response });
+            let host = self.host(index).name.clone();
+            self.record(now, EventKind::Returned { host, outcome, response });
         }
     }
 
     /// The verdict on the wave is known already.
     pub(super) fn leave_failed_wave(&mut self, now: Duration, outcome: Outcome) {
-        self.wave += 1;
         self.stop(now, SkipCause::EarlierWave, outcome);
     }
 }

@@ -4,9 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Machine, State};
+use super::Machine;
 use crate::protocol::{Response, Sender};
 use crate::rollout::Effect;
+use crate::rollout::summary::HostState;
 
 impl Machine {
     /// Sends one request to all hosts of the wave that hear it. `index` is in the window already.
@@ -17,11 +18,10 @@ impl Machine {
         let spent = together.iter().map(|index| self.host(*index).spent_ids).max().unwrap_or_default();
         let request = self.rollout.ids.together(&subject, spent + 1);
         let dispatch = self.dispatch(now, index, request.clone());
-        for host in
-            together.into_iter().filter(|host| matches!(self.host(*host).state, State::Pending)).collect::<Vec<_>>()
-        {
-            self.tally.in_flight += usize::from(host != index);
-            self.is_sent(now, host, request.clone());
+        for host in together {
+            if self.host(host).state == HostState::Pending {
+                self.is_sent(now, host, request.clone());
+            }
         }
         self.effects.push_back(Effect::Send(dispatch));
     }
@@ -29,14 +29,14 @@ impl Machine {
     /// Whether a request may be repeated under its id: all who hear it must take that for a question. One of them asks for all.
     pub(super) fn may_be_asked(&self, index: usize) -> bool {
         let sharing = self.all_sharing(index);
-        let in_flight = sharing.iter().find(|index| matches!(self.host(**index).state, State::InFlight(_)));
-        sharing.len() == 1 || (in_flight == Some(&index) && sharing.iter().all(|index| self.host(*index).knows_ids))
+        let in_flight = sharing.iter().find(|index| self.contact(**index).flight().is_some());
+        sharing.len() == 1 || (in_flight == Some(&index) && sharing.iter().all(|index| self.contact(*index).knows_ids))
     }
 
     /// Whether a host of the same subject has come to an end that a further request would change.
     pub(super) fn would_reach_others(&self, index: usize) -> bool {
         let Some(subject) = &self.frozen(index).shared_subject else { return false };
-        let is_final = |index: usize| matches!(self.host(index).state, State::Final(_));
+        let is_final = |index: usize| matches!(self.host(index).state, HostState::Final(_));
         self.range().any(|other| self.frozen(other).shared_subject.as_ref() == Some(subject) && is_final(other))
     }
 
@@ -46,7 +46,7 @@ impl Machine {
             return vec![index];
         }
         let request = self.host(index).request.as_ref();
-        (0..self.hosts.len()).filter(|other| self.host(*other).request.as_ref() == request).collect()
+        (0..self.contacts.len()).filter(|other| self.host(*other).request.as_ref() == request).collect()
     }
 
     /// Of the hosts that were sent the request of this one, the one that answers.
@@ -61,10 +61,10 @@ impl Machine {
     /// An answer whose subject names no host counts for one that was sent a shared request and is not known to do better.
     pub(super) fn respond_in_old_form(&mut self, now: Duration, response: Arc<Response>) {
         let is_excused = |index: &usize| {
-            let (host, state) = (self.frozen(*index), self.host(*index));
-            host.shared_subject.is_some() && !state.knows_ids && host.hostname == response.hostname
+            let (host, contact) = (self.frozen(*index), self.contact(*index));
+            host.shared_subject.is_some() && !contact.knows_ids && host.hostname == response.hostname
         };
-        let Some(index) = (0..self.hosts.len()).find(is_excused).filter(|_| response.id.is_none()) else { return };
+        let Some(index) = (0..self.contacts.len()).find(is_excused).filter(|_| response.id.is_none()) else { return };
         let from = Sender { tier: self.frozen(index).tier, host: response.hostname.clone() };
         if let Some(request) = self.host(index).request.clone() {
             self.respond(now, &from, &request, response);

@@ -31,8 +31,7 @@ pub(super) fn taken_up(log: &Log, at: Duration) -> Begun {
         _ => None,
     });
     let recorded = Summary::of(events.filter(|event| event.kind.is_fact()));
-    let rollout = recorded.rollout.clone().expect("what is resumed has begun");
-    Begun { at, executor: Machine::resume(rollout, &recorded, EPOCH + at) }
+    Begun { at, executor: Machine::resume(recorded, EPOCH + at).expect("what is resumed has begun") }
 }
 
 impl World {

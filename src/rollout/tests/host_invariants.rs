@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::fixture::secs;
 use super::invariants::{deployment, finish_timeout, is_not_asked, limits_of};
 use super::ledger::{Ledger, Seen, is_busy};
 use super::sim::Entry;
@@ -156,6 +157,33 @@ fn given_up<'a, 'b>(ledger: &'b Ledger<'a>, entry: &Entry) -> Option<(&'b Seen<'
         _ => None,
     }
 }
+
+/// A host that knows ids and says nothing is asked again after one, three and seven seconds, each time once. A listener that
+/// is not back yet after an outage is looked for once a second.
+pub(super) fn repeats(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
+    let is_silent = |seen: &Seen| seen.is_open() && seen.knows_ids && seen.said.is_empty();
+    match entry {
+        Entry::Did(Effect::AskState(dispatch)) if dispatch.request.returns.is_none() => {
+            let has_to_be = dispatch.request.id.as_ref().is_some_and(|id| ledger.to_be_asked.contains(id));
+            has_to_be
+                || ledger.addressee(dispatch).is_some_and(|seen| {
+                    let before = seen.asked_again.last().copied().unwrap_or(seen.heard_since);
+                    let is_due = REPEATS.iter().any(|after| seen.heard_since + *after == at);
+                    is_silent(seen) && before < at && (is_due || before + secs(1) <= at)
+                })
+        }
+        Entry::Told(_) | Entry::Woken => ledger.hosts.iter().filter(|seen| is_silent(seen)).all(|seen| {
+            let accept = limits_of(ledger, seen).accept_timeout;
+            let due = REPEATS.iter().filter(|after| **after < accept).map(|after| seen.heard_since + *after);
+            ledger.down_since.is_some()
+                || due.filter(|due| *due < at).all(|due| seen.asked_again.iter().any(|asked| *asked >= due))
+        }),
+        Entry::Did(_) | Entry::Restarted => true,
+    }
+}
+
+/// When a silent host is asked again.
+const REPEATS: [Duration; 3] = [secs(1), secs(3), secs(7)];
 
 /// Once the bus is back, or answers were lost, every host in flight that understands it is asked how far it is.
 pub(super) fn outage_asks(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {

@@ -21,13 +21,14 @@ use crate::rollout::{
 /// Whether what happens now may follow what was seen before.
 type Invariant = fn(&Ledger, Duration, &Entry) -> bool;
 
-const INVARIANTS: [(&str, Invariant); 32] = [
+const INVARIANTS: [(&str, Invariant); 33] = [
     ("P1 barrier", barrier),
     ("P2 budget", budget),
     ("P3 bound", bound),
     ("P4 window", window),
     ("P5 once", host_invariants::once),
     ("P5 retries", retries),
+    ("P5 repeats", host_invariants::repeats),
     ("P6 frozen", frozen),
     ("P6 one commit", one_commit),
     ("P6 latecomers", latecomers_are_named),

@@ -68,6 +68,8 @@ pub(super) struct Seen<'a> {
     /// How long it could not be heard since then, and since when it could.
     pub(super) deaf_for: Duration,
     pub(super) heard_since: Duration,
+    /// When it was asked again since then.
+    pub(super) asked_again: Vec<Duration>,
     /// Whether the server said since then that nobody is there.
     pub(super) nobody: bool,
     pub(super) knows_ids: bool,
@@ -230,6 +232,7 @@ impl<'a> Ledger<'a> {
         for seen in self.hosts.iter_mut().filter(|seen| seen.is_open()) {
             seen.deaf_for += at.saturating_sub(since);
             seen.heard_since = at;
+            seen.asked_again.clear();
         }
         for seen in self.hosts.iter_mut().filter(|seen| seen.is_on_its_way_back()) {
             seen.back = seen.back.take().map(|back| Back {
@@ -335,7 +338,13 @@ impl<'a> Ledger<'a> {
             Effect::Confirm(dispatch) => {
                 self.to_be_confirmed.retain(|id| dispatch.request.id.as_ref() != Some(id));
             }
-            Effect::AskState(dispatch) => self.to_be_asked.retain(|id| dispatch.request.id.as_ref() != Some(id)),
+            Effect::AskState(dispatch) => {
+                self.to_be_asked.retain(|id| dispatch.request.id.as_ref() != Some(id));
+                let seen = self.hosts.iter_mut().find(|seen| seen.host.subject() == dispatch.subject);
+                if let Some(seen) = seen.filter(|_| dispatch.request.returns.is_none()) {
+                    seen.asked_again.push(at);
+                }
+            }
             Effect::CallRoll => {}
             Effect::Report(event) => {
                 self.reported(at, &event.kind);
@@ -423,6 +432,7 @@ impl<'a> Seen<'a> {
             said: Vec::new(),
             deaf_for: Duration::ZERO,
             heard_since: Duration::ZERO,
+            asked_again: Vec::new(),
             nobody: false,
             knows_ids: host.knows_ids,
             waiting_since: None,
@@ -498,6 +508,7 @@ impl<'a> Seen<'a> {
         self.said.clear();
         self.deaf_for = Duration::ZERO;
         self.heard_since = at;
+        self.asked_again.clear();
         self.nobody = false;
         self.waiting_since = None;
     }

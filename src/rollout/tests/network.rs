@@ -18,8 +18,8 @@ use crate::rollout::{Connection, Input, Interrupt};
 /// What comes back for one request.
 #[derive(Debug, Clone)]
 pub(super) struct Script {
-    /// Whether the request does not get through; the host takes it when it is asked again.
-    pub(super) is_lost: bool,
+    /// How often the request does not get through; the host takes it when it is asked once more.
+    pub(super) lost: usize,
     /// Whether the listener names the request in its answers.
     pub(super) names_id: bool,
     /// Whether it names the commit that it deploys.
@@ -76,6 +76,8 @@ pub(super) struct Network<'a> {
     returns: &'a [Script],
     /// How many requests each host was sent.
     sent: Vec<usize>,
+    /// How many publishes of each request got lost.
+    lost: BTreeMap<(usize, RequestId), usize>,
     /// The requests that got through: when, and what is said to them.
     taken: BTreeMap<(usize, RequestId), (Duration, &'a Script)>,
 }
@@ -83,26 +85,36 @@ pub(super) struct Network<'a> {
 impl<'a> Network<'a> {
     pub(super) fn new(hosts: Vec<&'a FrozenHost>, scripts: &'a [Vec<Script>], returns: &'a [Script]) -> Self {
         let sent = vec![0; hosts.len()];
-        Self { hosts, scripts, returns, sent, taken: BTreeMap::new() }
+        Self { hosts, scripts, returns, sent, lost: BTreeMap::new(), taken: BTreeMap::new() }
     }
 
     /// A host is sent a request.
     pub(super) fn sent(&mut self, now: Duration, host: usize, request: &Request, agenda: &mut Agenda) {
         self.sent[host] += usize::from(request.returns.is_none());
-        if !self.script(host, request).is_lost {
+        if !self.loses(host, request) {
             self.play(now, host, request, agenda);
         }
     }
 
+    /// Whether the request gets lost this time.
+    fn loses(&mut self, host: usize, request: &Request) -> bool {
+        let script = self.script(host, request);
+        let lost = self.lost.entry((host, id_of(request))).or_default();
+        let loses = *lost < script.lost;
+        *lost += usize::from(loses);
+        loses
+    }
+
     /// A host that knows the request says how far it is; one that does not takes it for new.
     pub(super) fn asked(&mut self, now: Duration, host: usize, request: &Request, agenda: &mut Agenda) {
-        match self.taken.get(&(host, id_of(request))) {
-            Some(&(since, script)) => {
+        match self.taken.get(&(host, id_of(request))).copied() {
+            Some((since, script)) => {
                 let so_far = script.replies.iter().filter(|reply| since + reply.after <= now);
                 if let Some(reply) = so_far.max_by_key(|reply| reply.after) {
                     agenda.over_the_bus(now, self.input(host, &id_of(request), script, reply.said));
                 }
             }
+            None if self.loses(host, request) => {}
             None => self.play(now, host, request, agenda),
         }
     }
@@ -248,12 +260,12 @@ fn trouble() -> impl Strategy<Value = Vec<Reply>> {
 pub(super) fn script(reliability: u32) -> impl Strategy<Value = Script> {
     let replies = mostly(reliability, orderly(Said::Status(Status::Completed)), trouble());
     let extra = mostly(reliability, Just(Vec::new()), vec(reply(), 1..3));
-    let is_lost = mostly(90, Just(false), any::<bool>());
+    let lost = mostly(85, Just(0), 1..5usize);
     let names_commit = mostly(80, Just(true), Just(false));
-    (replies, extra, is_lost, any::<bool>(), names_commit).prop_map(
-        |(mut replies, extra, is_lost, names_id, names_commit)| {
+    (replies, extra, lost, any::<bool>(), names_commit).prop_map(
+        |(mut replies, extra, lost, names_id, names_commit)| {
             replies.extend(extra);
-            Script { is_lost, names_id, names_commit, replies }
+            Script { lost, names_id, names_commit, replies }
         },
     )
 }
@@ -272,8 +284,8 @@ fn way_back() -> impl Strategy<Value = Script> {
         3 => trouble(),
     ];
     let replies = mostly(60, orderly(Said::Returned(Status::Completed)), trouble);
-    let is_lost = mostly(90, Just(false), any::<bool>());
-    (replies, is_lost).prop_map(|(replies, is_lost)| Script { is_lost, names_id: true, names_commit: true, replies })
+    let lost = mostly(85, Just(0), 1..5usize);
+    (replies, lost).prop_map(|(replies, lost)| Script { lost, names_id: true, names_commit: true, replies })
 }
 
 pub(super) fn ways_back(hosts: usize) -> impl Strategy<Value = Vec<Script>> {

@@ -101,7 +101,7 @@ fn fate() -> impl Strategy<Value = Option<Said>> {
 
 fn script_of(fate: Option<Said>, delay: u64) -> Script {
     let replies = fate.map(|said| Reply { after: secs(delay), said });
-    Script { is_lost: false, names_id: true, names_commit: true, replies: replies.into_iter().collect() }
+    Script { lost: 0, names_id: true, names_commit: true, replies: replies.into_iter().collect() }
 }
 
 /// The outcome, and what became of each wave, without the number of hosts that it happened to.

@@ -76,7 +76,7 @@ async fn abort_drains_it_and_resume_completes_it() {
     let mut status = operator::start(&lab, &["status", &id]).unwrap();
     status.tells("interrupted").await.unwrap();
     open(&lab, "test1");
-    let ended = status.ended().await.unwrap().expect(0);
+    let ended = status.ended().await.unwrap().expect(130);
     expect_recap(&ended, "Rollout plan was interrupted");
     assert!(!ran(&lab).contains(&"ns1".to_owned()));
     operator::run(&lab, &["abort", &id]).await.unwrap().expect(3).told("is not running");
@@ -115,15 +115,19 @@ async fn the_end_of_the_terminal_is_not_the_end_of_the_rollout() {
 }
 
 #[tokio::test]
-async fn a_terminal_that_goes_away_ends_what_is_not_detached() {
+async fn a_terminal_that_goes_away_lets_the_hosts_in_flight_come_to_their_end() {
     let lab = held().await;
     let mut command = stage::command(&lab, "apply", PLAN);
     command.arg("--yes");
     let (operator, terminal) = at_a_terminal(leading(&lab, &command));
     until(&lab, "test1 start").await;
     drop(terminal);
-    assert_eq!(operator.ended().await.unwrap().code, None, "SIGHUP ended it");
+    // What is recorded is read by others: SIGHUP has come.
+    let mut status = operator::start(&lab, &["status"]).unwrap();
+    status.tells("interrupted: nothing new is sent").await.unwrap();
     open(&lab, "test1");
+    assert_eq!(operator.ended().await.unwrap().code, Some(130));
+    status.ended().await.unwrap().expect(130).told("1 completed");
     operator::run(&lab, &["apply", "--resume"]).await.unwrap().expect(0);
     assert_eq!(ran(&lab), ["test1", "test2", "ns1"]);
 }

@@ -85,6 +85,32 @@ async fn a_host_that_was_done_meanwhile_is_believed_and_the_others_follow() {
 }
 
 #[tokio::test]
+async fn an_older_rollout_is_not_taken_up_without_its_id() {
+    let lab = cut_off().await;
+    let older = only_id(&lab);
+    apply(&lab, "revision = 'main'\n[[wave]]\ntargets = 'prod.ns1'\n").ended().await.unwrap().expect(0);
+    let ran_before = ran(&lab);
+    resume(&lab, &[]).await.expect(3).told("the latest rollout is done");
+    assert_eq!(ran(&lab), ran_before, "nothing was sent");
+    resume(&lab, &[&older]).await.expect(0);
+}
+
+#[tokio::test]
+async fn a_host_that_went_ahead_meanwhile_is_not_brought_back_without_a_question() {
+    let lab = cut_off().await;
+    let older = only_id(&lab);
+    lab.flake.commit("services: one more").unwrap();
+    let newer = format!("flake = '{}'\nrevision = 'main'\n[[wave]]\ntargets = 'prod.ns1'\n", lab.flake.url());
+    apply(&lab, &newer).ended().await.unwrap().expect(0);
+    let ran_before = ran(&lab);
+    let flake = lab.flake.url();
+    let again = [older.as_str(), "--flake", &flake];
+    resume(&lab, &again).await.expect(3).told("ns1 would go back in history");
+    assert_eq!(ran(&lab), ran_before, "nothing was sent");
+    resume(&lab, &[&again[..], &["--allow-downgrade"]].concat()).await.expect(0);
+}
+
+#[tokio::test]
 async fn a_plan_that_was_changed_meanwhile_is_named_and_not_used() {
     let lab = cut_off().await;
     write_plan(&lab, "revision = 'nowhere'\n[[wave]]\ntargets = 'prod.ns1'\n");

@@ -1,5 +1,6 @@
 //! A person is asked before anything happens outside the test tier, and what is approved is what happens.
 
+use std::pin::Pin;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -36,13 +37,13 @@ pub struct Person {
     types: &'static str,
     seen: Arc<Mutex<Vec<String>>>,
     /// What happens while this person thinks.
-    meanwhile: Arc<dyn Fn() + Send + Sync>,
+    meanwhile: Arc<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>,
     heard: Arc<Mutex<Vec<String>>>,
 }
 
 impl Person {
     pub fn who_types(types: &'static str) -> Self {
-        Self { types, seen: Arc::default(), meanwhile: Arc::new(|| {}), heard: Arc::default() }
+        Self { types, seen: Arc::default(), meanwhile: Arc::new(|| Box::pin(async {})), heard: Arc::default() }
     }
 
     /// What this person was asked, in order.
@@ -71,7 +72,7 @@ impl ClientHandler for Person {
     ) -> Result<ElicitResult, ErrorData> {
         let ElicitRequestParams::FormElicitationParams { message, .. } = request else { panic!("{request:?}") };
         self.seen.lock().unwrap().push(message);
-        (self.meanwhile)();
+        (self.meanwhile)().await;
         // A person takes longer than a client waits in silence.
         if self.types == SLOW {
             let heard = Arc::clone(&self.heard);
@@ -322,6 +323,7 @@ async fn what_changes_while_a_person_is_asked_was_not_approved() {
     let flake = Arc::clone(&lab);
     person.meanwhile = Arc::new(move || {
         flake.lock().unwrap().flake.commit("pushed while a person thinks").unwrap();
+        Box::pin(async {})
     });
     let assistant = Assistant::meeting(person, Server::new(settings).unwrap(), Era::Handshake).await;
     let told = assistant.refused("deploy_admin", ns1()).await;
@@ -343,9 +345,15 @@ async fn another_operator_who_begins_while_a_person_is_asked_is_noticed() {
         let mut command = begin.lock().unwrap();
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         other.lock().unwrap().push(child);
-        while !std::fs::read_to_string(&started).unwrap_or_default().contains("ns2 start") {
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
+        let started = started.clone();
+        Box::pin(async move {
+            let other_begins = async {
+                while !std::fs::read_to_string(&started).unwrap_or_default().contains("ns2 start") {
+                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                }
+            };
+            wait::event("the other rollout begins", other_begins).await.unwrap();
+        })
     });
     let assistant = Assistant::meeting(person, Server::new(admin(&lab)).unwrap(), Era::Handshake).await;
     let told = assistant.refused("deploy_admin", ns1()).await;

@@ -43,6 +43,9 @@ fn only_the_host_itself_answers_for_it() {
       0s -> deploy.prod.b: r2 switch until 135s
       1s       < r1: b completed
       1s a anomaly: b answered in its place
+      1s       < deadline
+      1s -> deploy.prod.a: r1 switch until 136s again, for its state
+      1s -> deploy.prod.b: r2 switch until 136s again, for its state
     1.1s       < r1: a completed, on the subject of prod.b
     1.1s a anomaly: b answered in its place
     1.2s       < r1: a completed, on the subject of test.a
@@ -73,6 +76,8 @@ fn a_listener_that_supports_ids_has_to_name_them() {
     0s -> deploy.prod.a: r1 switch until 135s
     1s       < r1: a completed
     1s a anomaly: an answer to another request
+    1s       < deadline
+    1s -> deploy.prod.a: r1 switch until 136s again, for its state
     2s       < r1: a failed
     2s a FAILED
     2s wave 1 failed: 1 failed, 0 may
@@ -142,6 +147,8 @@ fn another_final_of_another_machine_takes_a_completion_back() {
       0s -> deploy.prod.b: r2 switch until 135s
       1s       < r1: a completed
       1s a COMPLETED
+      1s       < deadline
+      1s -> deploy.prod.b: r2 switch until 136s again, for its state
     1.1s       < r1: a completed
       2s       < r1: a failed
       2s a anomaly: two machines
@@ -170,6 +177,8 @@ fn the_same_final_of_another_machine_is_a_repetition() {
     0s -> deploy.prod.b: r2 switch until 135s
     1s       < r1: a completed
     1s a COMPLETED
+    1s       < deadline
+    1s -> deploy.prod.b: r2 switch until 136s again, for its state
     2s       < r1: a completed
     3s       < r2: b completed
     3s b COMPLETED
@@ -198,6 +207,8 @@ fn a_completion_of_an_earlier_wave_that_is_taken_back_ends_the_rollout() {
     2s       < r1: a failed
     2s a anomaly: two machines
     2s wave 2 draining: a is two machines
+    2s       < deadline
+    2s -> deploy.prod.b: r2 switch until 137s again, for its state
     3s       < r2: b completed
     3s b COMPLETED
     3s c SKIPPED: EarlierWave
@@ -238,9 +249,11 @@ fn hosts_without_subjects_of_their_own_are_sent_one_request() {
       1s b started, None
       1s       < r1: a started
       1s a started, None
+      1s       < deadline
       2s       < r1: b completed
       2s b COMPLETED
       3s       < in the old form: a failed
+      3s       < deadline
     3.1s       < in the old form: c completed
     3.1s c COMPLETED
       4s       < r1: a completed

@@ -11,7 +11,7 @@ fn after_an_outage_hosts_are_asked_how_far_they_are() {
     drive.says(1.0, "a", Started);
     drive.at(2.0, Input::Connection(Connection::Down)).at(40.0, Input::Connection(Connection::Up));
     drive.says(40.5, "a", Completed).says(42.0, "b", Completed);
-    insta::assert_snapshot!(drive.transcript(), @r"
+    insta::assert_snapshot!(drive.transcript(), @"
        0s sunday begins
        0s wave 1 started
        0s a dispatched: r1, attempt 1
@@ -27,6 +27,8 @@ fn after_an_outage_hosts_are_asked_how_far_they_are() {
     40.5s a COMPLETED
     40.5s b dispatched: r2, attempt 1
     40.5s -> deploy.prod.b: r2 switch until 175s
+    41.5s       < deadline
+    41.5s -> deploy.prod.b: r2 switch until 176s again, for its state
       42s       < r2: b completed
       42s b COMPLETED
       42s wave 1 succeeded
@@ -69,7 +71,7 @@ fn right_after_an_outage_a_503_is_not_believed() {
     let mut drive = Drive::plan([wave("a")]);
     drive.at(1.0, Input::Connection(Connection::Down)).at(2.0, Input::Connection(Connection::Up));
     drive.is_absent(2.001, "a").says(4.0, "a", Completed);
-    insta::assert_snapshot!(drive.transcript(), @r"
+    insta::assert_snapshot!(drive.transcript(), @"
         0s sunday begins
         0s wave 1 started
         0s a dispatched: r1, attempt 1
@@ -80,8 +82,8 @@ fn right_after_an_outage_a_503_is_not_believed() {
         2s connection Up
         2s -> deploy.prod.a: r1 switch until 137s again, for its state
     2.001s       < r1: 503, nobody is there
-    3.001s       < deadline
-    3.001s -> deploy.prod.a: r1 switch until 138s again, for its state
+        3s       < deadline
+        3s -> deploy.prod.a: r1 switch until 138s again, for its state
         4s       < r1: a completed
         4s a COMPLETED
         4s wave 1 succeeded
@@ -118,7 +120,7 @@ fn a_bus_that_stays_away_fails_the_wave() {
 fn when_answers_were_lost_hosts_are_asked_how_far_they_are() {
     let mut drive = Drive::plan([wave("a b")]);
     drive.says(1.0, "b", Completed).at(2.0, Input::AnswersLost).says(2.1, "a", Completed);
-    insta::assert_snapshot!(drive.transcript(), @r"
+    insta::assert_snapshot!(drive.transcript(), @"
       0s sunday begins
       0s wave 1 started
       0s a dispatched: r1, attempt 1
@@ -127,6 +129,8 @@ fn when_answers_were_lost_hosts_are_asked_how_far_they_are() {
       0s -> deploy.prod.b: r2 switch until 135s
       1s       < r2: b completed
       1s b COMPLETED
+      1s       < deadline
+      1s -> deploy.prod.a: r1 switch until 136s again, for its state
       2s       < answers were lost
       2s -> deploy.prod.a: r1 switch until 137s again, for its state
     2.1s       < r1: a completed
@@ -140,7 +144,7 @@ fn when_answers_were_lost_hosts_are_asked_how_far_they_are() {
 fn a_started_beside_a_completed_is_no_failure() {
     let mut drive = Drive::plan([wave("a b")]);
     drive.says(1.0, "a", Completed).says(1.1, "a", Started).says(2.0, "b", Started).says(3.0, "b", Completed);
-    insta::assert_snapshot!(drive.transcript(), @r"
+    insta::assert_snapshot!(drive.transcript(), @"
       0s sunday begins
       0s wave 1 started
       0s a dispatched: r1, attempt 1
@@ -149,6 +153,8 @@ fn a_started_beside_a_completed_is_no_failure() {
       0s -> deploy.prod.b: r2 switch until 135s
       1s       < r1: a completed
       1s a COMPLETED
+      1s       < deadline
+      1s -> deploy.prod.b: r2 switch until 136s again, for its state
     1.1s       < r1: a started
       2s       < r2: b started
       2s b started, None
@@ -164,7 +170,7 @@ fn the_first_final_stands_and_repeating_it_is_no_harm() {
     let mut drive = Drive::plan([wave("a b")]);
     drive.says(1.0, "a", Completed).says(1.1, "a", Completed).says(1.2, "a", Failed);
     drive.says(2.0, "b", Completed);
-    insta::assert_snapshot!(drive.transcript(), @r"
+    insta::assert_snapshot!(drive.transcript(), @"
       0s sunday begins
       0s wave 1 started
       0s a dispatched: r1, attempt 1
@@ -173,6 +179,8 @@ fn the_first_final_stands_and_repeating_it_is_no_harm() {
       0s -> deploy.prod.b: r2 switch until 135s
       1s       < r1: a completed
       1s a COMPLETED
+      1s       < deadline
+      1s -> deploy.prod.b: r2 switch until 136s again, for its state
     1.1s       < r1: a completed
     1.2s       < r1: a failed
     1.2s a anomaly: conflicting failed
@@ -188,7 +196,7 @@ fn a_final_that_comes_too_late_changes_nothing() {
     let mut drive = Drive::plan([wave_with("a b", |limits| limits.max_failures = 1)]);
     drive.says(1.0, "b", Accepted).silence_until(15.0);
     drive.says(16.0, "a", Completed).says(17.0, "b", Completed);
-    insta::assert_snapshot!(drive.transcript(), @r"
+    insta::assert_snapshot!(drive.transcript(), @"
      0s sunday begins
      0s wave 1 started
      0s a dispatched: r1, attempt 1
@@ -197,6 +205,12 @@ fn a_final_that_comes_too_late_changes_nothing() {
      0s -> deploy.prod.b: r2 switch until 135s
      1s       < r2: b accepted
      1s b accepted
+     1s       < deadline
+     1s -> deploy.prod.a: r1 switch until 136s again, for its state
+     3s       < deadline
+     3s -> deploy.prod.a: r1 switch until 138s again, for its state
+     7s       < deadline
+     7s -> deploy.prod.a: r1 switch until 142s again, for its state
     15s       < deadline
     15s a UNREACHABLE
     16s       < r1: a completed
@@ -217,7 +231,7 @@ fn an_answer_in_the_name_of_another_is_not_counted() {
     }
     drive.answers(1.4, &"unknown".parse().unwrap(), response(&name("a"), &of_a, Failed));
     drive.says(2.0, "a", Completed).says(3.0, "b", Completed);
-    insta::assert_snapshot!(drive.transcript(), @r"
+    insta::assert_snapshot!(drive.transcript(), @"
       0s sunday begins
       0s wave 1 started
       0s a dispatched: r1, attempt 1
@@ -226,6 +240,9 @@ fn an_answer_in_the_name_of_another_is_not_counted() {
       0s -> deploy.prod.b: r2 switch until 135s
       1s       < r1: b completed
       1s a anomaly: b answered in its place
+      1s       < deadline
+      1s -> deploy.prod.a: r1 switch until 136s again, for its state
+      1s -> deploy.prod.b: r2 switch until 136s again, for its state
     1.1s       < r1: b completed
     1.1s a anomaly: b answered in its place
     1.2s       < r1: b completed

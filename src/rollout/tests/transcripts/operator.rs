@@ -1,10 +1,13 @@
 //! What the operator has a say in: the bake, the check, the confirmation, the interrupt.
 
+use std::sync::Arc;
+
 use crate::plan::Groups;
 use crate::protocol::Status::Completed;
+use crate::protocol::{Sender, Tier};
 use crate::rollout::tests::drive::Drive;
-use crate::rollout::tests::fixture::{check, name, report, secs, wave, wave_with};
-use crate::rollout::{Answer, Input, Interrupt};
+use crate::rollout::tests::fixture::{EPOCH, check, name, report, response, rollout, secs, wave, wave_with};
+use crate::rollout::{Answer, Effect, Input, Interrupt, Machine};
 
 #[test]
 fn a_wave_bakes_and_is_checked() {
@@ -15,11 +18,15 @@ fn a_wave_bakes_and_is_checked() {
     let mut drive = Drive::plan([careful, wave("b")]);
     drive.says(5.0, "a", Completed);
     drive.at(127.0, Input::CheckDone(Ok(()))).says(130.0, "b", Completed);
-    insta::assert_snapshot!(drive.transcript(), @r"
+    insta::assert_snapshot!(drive.transcript(), @"
       0s sunday begins
       0s wave 1 started
       0s a dispatched: r1, attempt 1
       0s -> deploy.prod.a: r1 switch until 135s
+      1s       < deadline
+      1s -> deploy.prod.a: r1 switch until 136s again, for its state
+      3s       < deadline
+      3s -> deploy.prod.a: r1 switch until 138s again, for its state
       5s       < r1: a completed
       5s a COMPLETED
       5s wave 1 baking for 120s
@@ -31,6 +38,8 @@ fn a_wave_bakes_and_is_checked() {
     127s wave 2 started
     127s b dispatched: r2, attempt 1
     127s -> deploy.prod.b: r2 switch until 262s
+    128s       < deadline
+    128s -> deploy.prod.b: r2 switch until 263s again, for its state
     130s       < r2: b completed
     130s b COMPLETED
     130s wave 2 succeeded
@@ -47,6 +56,10 @@ fn a_check_that_fails_halts() {
     0s wave 1 started
     0s a dispatched: r1, attempt 1
     0s -> deploy.prod.a: r1 switch until 135s
+    1s       < deadline
+    1s -> deploy.prod.a: r1 switch until 136s again, for its state
+    3s       < deadline
+    3s -> deploy.prod.a: r1 switch until 138s again, for its state
     5s       < r1: a completed
     5s a COMPLETED
     5s wave 1 checking
@@ -63,11 +76,15 @@ fn a_check_that_fails_halts() {
 fn nothing_is_baked_after_the_last_wave() {
     let mut drive = Drive::plan([wave_with("a", |limits| limits.bake_time = secs(120))]);
     drive.says(5.0, "a", Completed);
-    insta::assert_snapshot!(drive.transcript(), @r"
+    insta::assert_snapshot!(drive.transcript(), @"
     0s sunday begins
     0s wave 1 started
     0s a dispatched: r1, attempt 1
     0s -> deploy.prod.a: r1 switch until 135s
+    1s       < deadline
+    1s -> deploy.prod.a: r1 switch until 136s again, for its state
+    3s       < deadline
+    3s -> deploy.prod.a: r1 switch until 138s again, for its state
     5s       < r1: a completed
     5s a COMPLETED
     5s wave 1 succeeded
@@ -157,13 +174,17 @@ fn an_interrupt_between_waves_is_not_lost() {
 fn the_first_interrupt_awaits_hosts_in_flight() {
     let mut drive = Drive::plan([wave_with("a b", |limits| limits.max_parallel = 1), wave("c")]);
     drive.at(1.0, Input::Interrupt(Interrupt::Drain)).says(5.0, "a", Completed);
-    insta::assert_snapshot!(drive.transcript(), @r"
+    insta::assert_snapshot!(drive.transcript(), @"
     0s sunday begins
     0s wave 1 started
     0s a dispatched: r1, attempt 1
     0s -> deploy.prod.a: r1 switch until 135s
     1s       < interrupt: Drain
     1s interrupted: Drain
+    1s       < deadline
+    1s -> deploy.prod.a: r1 switch until 136s again, for its state
+    3s       < deadline
+    3s -> deploy.prod.a: r1 switch until 138s again, for its state
     5s       < r1: a completed
     5s a COMPLETED
     5s b SKIPPED: Interrupt
@@ -178,13 +199,15 @@ fn the_first_interrupt_awaits_hosts_in_flight() {
 fn the_second_interrupt_leaves_at_once() {
     let mut drive = Drive::plan([wave_with("a b", |limits| limits.max_parallel = 1), wave("c")]);
     drive.at(1.0, Input::Interrupt(Interrupt::Drain)).at(2.0, Input::Interrupt(Interrupt::Abort));
-    insta::assert_snapshot!(drive.transcript(), @r"
+    insta::assert_snapshot!(drive.transcript(), @"
     0s sunday begins
     0s wave 1 started
     0s a dispatched: r1, attempt 1
     0s -> deploy.prod.a: r1 switch until 135s
     1s       < interrupt: Drain
     1s interrupted: Drain
+    1s       < deadline
+    1s -> deploy.prod.a: r1 switch until 136s again, for its state
     2s       < interrupt: Abort
     2s interrupted: Abort
     2s b SKIPPED: Interrupt
@@ -199,13 +222,17 @@ fn the_second_interrupt_leaves_at_once() {
 fn an_interrupt_while_the_last_hosts_complete_stops_the_check() {
     let mut drive = Drive::plan([wave_with("a", |limits| limits.check = Some(check()))]);
     drive.at(1.0, Input::Interrupt(Interrupt::Drain)).says(5.0, "a", Completed);
-    insta::assert_snapshot!(drive.transcript(), @r"
+    insta::assert_snapshot!(drive.transcript(), @"
     0s sunday begins
     0s wave 1 started
     0s a dispatched: r1, attempt 1
     0s -> deploy.prod.a: r1 switch until 135s
     1s       < interrupt: Drain
     1s interrupted: Drain
+    1s       < deadline
+    1s -> deploy.prod.a: r1 switch until 136s again, for its state
+    3s       < deadline
+    3s -> deploy.prod.a: r1 switch until 138s again, for its state
     5s       < r1: a completed
     5s a COMPLETED
     5s wave 1 interrupted
@@ -229,34 +256,58 @@ fn who_turns_up_late_is_named_and_not_asked() {
     drive.is_present(7.2, report(&name("later"), Vec::new()));
     drive.says(9.0, "b", Completed);
     insta::assert_snapshot!(drive.transcript(), @"
-        0s sunday begins
-        0s wave 1 started
-        0s a dispatched: r1, attempt 1
-        0s -> deploy.prod.a: r1 switch until 135s
-        5s       < r1: a completed
-        5s a COMPLETED
-        5s wave 1 succeeded
-        5s wave 2 started
-        5s -> call the roll
-        5s b dispatched: r2, attempt 1
-        5s -> deploy.prod.b: r2 switch until 140s
-      5.1s       < a is there
-      5.2s       < late is there
-      5.2s late turned up too late for wave 2
-      5.3s       < late is there
-      5.4s       < gone is there
-      5.5s       < b is there
-        7s       < the operator's machine died and is back
-        7s resumed
-        7s -> deploy.prod.b: r2 switch until 142s again, for its state
-        7s wave 2 started
-        7s -> call the roll
-      7.1s       < late is there
-      7.2s       < later is there
-      7.2s later turned up too late for wave 2
-        9s       < r2: b completed
-        9s b COMPLETED
-        9s wave 2 succeeded
-        9s the rollout Succeeded
+      0s sunday begins
+      0s wave 1 started
+      0s a dispatched: r1, attempt 1
+      0s -> deploy.prod.a: r1 switch until 135s
+      1s       < deadline
+      1s -> deploy.prod.a: r1 switch until 136s again, for its state
+      3s       < deadline
+      3s -> deploy.prod.a: r1 switch until 138s again, for its state
+      5s       < r1: a completed
+      5s a COMPLETED
+      5s wave 1 succeeded
+      5s wave 2 started
+      5s -> call the roll
+      5s b dispatched: r2, attempt 1
+      5s -> deploy.prod.b: r2 switch until 140s
+    5.1s       < a is there
+    5.2s       < late is there
+    5.2s late turned up too late for wave 2
+    5.3s       < late is there
+    5.4s       < gone is there
+    5.5s       < b is there
+      7s       < the operator's machine died and is back
+      7s resumed
+      7s -> deploy.prod.b: r2 switch until 142s again, for its state
+      7s wave 2 started
+      7s -> call the roll
+    7.1s       < late is there
+    7.2s       < later is there
+    7.2s later turned up too late for wave 2
+      8s       < deadline
+      8s -> deploy.prod.b: r2 switch until 143s again, for its state
+      9s       < r2: b completed
+      9s b COMPLETED
+      9s wave 2 succeeded
+      9s the rollout Succeeded
     ");
+}
+
+/// The operator's computer slept for ten minutes: what is sent then does not expire before it leaves.
+#[test]
+fn requests_expire_by_the_wall_clock_at_the_moment_in_which_they_are_sent() {
+    let mut machine = Machine::new(rollout([wave_with("a b", |limits| limits.max_parallel = 1)]), EPOCH);
+    let sent = |machine: &mut Machine| {
+        std::iter::from_fn(|| machine.poll_effect())
+            .find_map(|effect| if let Effect::Send(dispatch) = effect { dispatch.request.expires_at } else { None })
+            .map(|expires_at| expires_at.duration_since(EPOCH).as_secs())
+    };
+    assert_eq!(sent(&mut machine), Some(15 + 120));
+    let request = machine.state().hosts[0].request.clone().unwrap();
+    machine.set_clock(secs(5), EPOCH + secs(605));
+    let response = Arc::new(response(&name("a"), &request, Completed));
+    let from = Sender { tier: Tier::Prod, host: name("a") };
+    machine.handle(secs(5), Input::Response { from, request, response });
+    assert_eq!(sent(&mut machine), Some(605 + 15 + 120));
 }

@@ -28,7 +28,7 @@ fn a_host_in_flight_that_completed_meanwhile_says_so() {
     let mut drive = Drive::plan([wave("a"), wave("b")]);
     drive.says(1.0, "a", Started).is_restarted(20.0);
     drive.says(20.5, "a", Completed).says(22.0, "b", Completed);
-    insta::assert_snapshot!(drive.transcript(), @r"
+    insta::assert_snapshot!(drive.transcript(), @"
        0s sunday begins
        0s wave 1 started
        0s a dispatched: r1, attempt 1
@@ -45,6 +45,8 @@ fn a_host_in_flight_that_completed_meanwhile_says_so() {
     20.5s wave 2 started
     20.5s b dispatched: r2, attempt 1
     20.5s -> deploy.prod.b: r2 switch until 155s
+    21.5s       < deadline
+    21.5s -> deploy.prod.b: r2 switch until 156s again, for its state
       22s       < r2: b completed
       22s b COMPLETED
       22s wave 2 succeeded
@@ -82,7 +84,7 @@ fn a_host_in_flight_that_never_heard_of_it_takes_it_now() {
 fn a_host_in_flight_that_nobody_is_subscribed_for_may_be_restarting_its_listener() {
     let mut drive = Drive::plan([wave("a")]);
     drive.is_restarted(20.0).is_absent(20.1, "a").silence_until(21.2).says(21.3, "a", Completed);
-    insta::assert_snapshot!(drive.transcript(), @r"
+    insta::assert_snapshot!(drive.transcript(), @"
        0s sunday begins
        0s wave 1 started
        0s a dispatched: r1, attempt 1
@@ -92,8 +94,8 @@ fn a_host_in_flight_that_nobody_is_subscribed_for_may_be_restarting_its_listener
       20s -> deploy.prod.a: r1 switch until 155s again, for its state
       20s wave 1 started
     20.1s       < r1: 503, nobody is there
-    21.1s       < deadline
-    21.1s -> deploy.prod.a: r1 switch until 156s again, for its state
+      21s       < deadline
+      21s -> deploy.prod.a: r1 switch until 156s again, for its state
     21.3s       < r1: a completed
     21.3s a COMPLETED
     21.3s wave 1 succeeded
@@ -109,7 +111,7 @@ fn completed_hosts_of_a_wave_are_not_asked_again_and_count() {
     })]);
     drive.says(1.0, "b", Completed).is_restarted(20.0);
     drive.says(21.0, "a", Completed).says(22.0, "c", Completed);
-    insta::assert_snapshot!(drive.transcript(), @r"
+    insta::assert_snapshot!(drive.transcript(), @"
      0s sunday begins
      0s wave 1 started
      0s a dispatched: r1, attempt 1
@@ -127,6 +129,8 @@ fn completed_hosts_of_a_wave_are_not_asked_again_and_count() {
     20s wave 1 started
     21s       < r1: a completed
     21s a COMPLETED
+    21s       < deadline
+    21s -> deploy.prod.c: r3 switch until 156s again, for its state
     22s       < r3: c completed
     22s c COMPLETED
     22s wave 1 succeeded
@@ -139,7 +143,7 @@ fn a_failed_host_is_asked_under_a_new_id_and_a_timed_out_one_under_its_old() {
     let mut drive = Drive::plan([wave_with("a b", |limits| limits.max_failures = 0), wave("c")]);
     drive.says(1.0, "b", Started).says(2.0, "a", Failed).silence_until(60.0).is_restarted(100.0);
     drive.says(101.0, "b", Completed).says(102.0, "a", Completed).says(103.0, "c", Completed);
-    insta::assert_snapshot!(drive.transcript(), @r"
+    insta::assert_snapshot!(drive.transcript(), @"
       0s sunday begins
       0s wave 1 started
       0s a dispatched: r1, attempt 1
@@ -148,6 +152,8 @@ fn a_failed_host_is_asked_under_a_new_id_and_a_timed_out_one_under_its_old() {
       0s -> deploy.prod.b: r2 switch until 135s
       1s       < r2: b started
       1s b started, None
+      1s       < deadline
+      1s -> deploy.prod.a: r1 switch until 136s again, for its state
       2s       < r1: a failed
       2s a FAILED
       2s wave 1 draining: 1 failed, 0 may
@@ -166,6 +172,8 @@ fn a_failed_host_is_asked_under_a_new_id_and_a_timed_out_one_under_its_old() {
     100s -> deploy.prod.b: r2 switch until 235s
     101s       < r2: b completed
     101s b COMPLETED
+    101s       < deadline
+    101s -> deploy.prod.a: r3 switch until 236s again, for its state
     102s       < r3: a completed
     102s a COMPLETED
     102s wave 1 succeeded
@@ -184,7 +192,7 @@ fn a_host_that_failed_within_the_budget_of_a_wave_behind_is_left_alone() {
     let tolerant = wave_with("a b", |limits| limits.max_failures = 1);
     let mut drive = Drive::plan([tolerant, wave("c")]);
     drive.says(1.0, "a", Failed).says(2.0, "b", Completed).is_restarted(20.0).says(21.0, "c", Completed);
-    insta::assert_snapshot!(drive.transcript(), @r"
+    insta::assert_snapshot!(drive.transcript(), @"
      0s sunday begins
      0s wave 1 started
      0s a dispatched: r1, attempt 1
@@ -193,6 +201,8 @@ fn a_host_that_failed_within_the_budget_of_a_wave_behind_is_left_alone() {
      0s -> deploy.prod.b: r2 switch until 135s
      1s       < r1: a failed
      1s a FAILED
+     1s       < deadline
+     1s -> deploy.prod.b: r2 switch until 136s again, for its state
      2s       < r2: b completed
      2s b COMPLETED
      2s wave 1 succeeded
@@ -219,7 +229,7 @@ fn a_wave_that_was_complete_bakes_and_is_checked() {
     let mut drive = Drive::plan([careful]);
     drive.says(1.0, "a", Completed).says(2.0, "b", Completed).is_restarted(20.0);
     drive.silence_until(30.0).is_restarted(40.0).silence_until(50.0).at(51.0, Input::CheckDone(Ok(())));
-    insta::assert_snapshot!(drive.transcript(), @r"
+    insta::assert_snapshot!(drive.transcript(), @"
      0s sunday begins
      0s wave 1 started
      0s a dispatched: r1, attempt 1
@@ -228,6 +238,8 @@ fn a_wave_that_was_complete_bakes_and_is_checked() {
      0s -> deploy.prod.b: r2 switch until 135s
      1s       < r1: a completed
      1s a COMPLETED
+     1s       < deadline
+     1s -> deploy.prod.b: r2 switch until 136s again, for its state
      2s       < r2: b completed
      2s b COMPLETED
      2s wave 1 baking for 10s

@@ -144,6 +144,9 @@ fn the_hosts_of_a_wave_that_failed_return_newest_first() {
       0s -> deploy.prod.c: r3 switch until 135s, confirmed within 60s
       1s       < r2: b completed
       1s b COMPLETED
+      1s       < deadline
+      1s -> deploy.prod.a: r1 switch until 136s, confirmed within 60s again, for its state
+      1s -> deploy.prod.c: r3 switch until 136s, confirmed within 60s again, for its state
       2s       < r3: c completed
       2s c COMPLETED
       3s       < r1: a completed
@@ -163,8 +166,8 @@ fn the_hosts_of_a_wave_that_failed_return_newest_first() {
       6s b returning: r6
       6s -> deploy.prod.b: r6 back from r2 until 141s
     6.1s       < r6: 503, nobody is there
-    7.1s       < deadline
-    7.1s -> deploy.prod.b: r6 back from r2 until 142s again, for its state
+      7s       < deadline
+      7s -> deploy.prod.b: r6 back from r2 until 142s again, for its state
     7.5s       < r6: b started
       8s       < r6: b completed
       8s b return FAILED
@@ -189,6 +192,8 @@ fn a_return_that_a_crash_interrupts_goes_on_and_only_then_is_the_wave_done_anew(
      0s -> deploy.prod.b: r2 switch until 135s, confirmed within 60s
      1s       < r1: a completed
      1s a COMPLETED
+     1s       < deadline
+     1s -> deploy.prod.b: r2 switch until 136s, confirmed within 60s again, for its state
      2s       < r2: b completed
      2s b COMPLETED
      2s wave 1 checking
@@ -241,6 +246,8 @@ fn after_an_interrupt_nobody_else_returns_until_the_rollout_is_resumed() {
      0s -> deploy.prod.b: r2 switch until 135s, confirmed within 60s
      1s       < r1: a completed
      1s a COMPLETED
+     1s       < deadline
+     1s -> deploy.prod.b: r2 switch until 136s, confirmed within 60s again, for its state
      2s       < r2: b completed
      2s b COMPLETED
      2s wave 1 checking
@@ -251,6 +258,8 @@ fn after_an_interrupt_nobody_else_returns_until_the_rollout_is_resumed() {
      4s -> deploy.prod.b: r3 back from r2 until 139s
      5s       < interrupt: Drain
      5s interrupted: Drain
+     5s       < deadline
+     5s -> deploy.prod.b: r3 back from r2 until 140s again, for its state
      6s       < r3: b completed rolled back
      6s b return COMPLETED
      6s the rollout Interrupted
@@ -279,6 +288,8 @@ fn nobody_is_asked_to_return_while_the_bus_is_away() {
       0s -> deploy.prod.b: r2 switch until 135s, confirmed within 60s
       1s       < r1: a completed
       1s a COMPLETED
+      1s       < deadline
+      1s -> deploy.prod.b: r2 switch until 136s, confirmed within 60s again, for its state
       2s       < r2: b completed
       2s b COMPLETED
       2s wave 1 checking

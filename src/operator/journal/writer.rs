@@ -1,0 +1,78 @@
+//! Writing the record of a rollout.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::process::Stdio;
+
+use crate::rollout::{Event, EventWriter};
+
+/// How much is recorded before it is written without being asked to, in bytes. More room than that is not kept.
+const FULL: usize = 64 * 1024;
+
+/// How much may be written before it is synced, in bytes.
+const MAX_UNSYNCED: usize = 256 * 1024;
+
+/// The journal of a rollout that this process runs.
+#[derive(Debug)]
+pub struct Journal {
+    file: File,
+    writer: EventWriter,
+    /// Whole lines that are not written yet.
+    lines: Vec<u8>,
+    /// How much was written that may not be on disk yet, in bytes.
+    unsynced: usize,
+}
+
+impl Journal {
+    /// A journal that goes on at the end of a file.
+    pub(in crate::operator) fn on(file: File) -> Self {
+        Self { file, writer: EventWriter::default(), lines: Vec::new(), unsynced: 0 }
+    }
+
+    /// The journal that this process was given as its input. The lock came with it, so that there is no moment at which
+    /// the rollout seems to be nobody's.
+    pub fn inherited() -> io::Result<Self> {
+        io::stdin().as_fd().try_clone_to_owned().map(|file| Self { unsynced: 1, ..Self::on(file.into()) })
+    }
+
+    /// Records an event if it is a fact. It outlives this process once it is [written](Self::write), and the machine once it
+    /// is [synced](Self::sync).
+    pub fn record(&mut self, event: &Event) -> io::Result<()> {
+        if event.kind.is_fact() {
+            self.writer.write(event, &mut self.lines)?;
+            self.lines.push(b'\n');
+        }
+        if self.lines.len() < FULL { Ok(()) } else { self.write() }
+    }
+
+    /// Writes what was recorded, which others can read from here on. When that has come to much, it is synced as well, so that
+    /// it need not be done all at once in the end.
+    pub fn write(&mut self) -> io::Result<()> {
+        if !self.lines.is_empty() {
+            self.unsynced += self.lines.len();
+            self.file.write_all(&self.lines)?;
+            self.lines.clear();
+            // The plan of a large fleet is longer than all that comes after it at once.
+            self.lines.shrink_to(FULL);
+        }
+        if self.unsynced > MAX_UNSYNCED { self.put_on_disk() } else { Ok(()) }
+    }
+
+    /// Waits until all that was recorded is on disk.
+    pub fn sync(&mut self) -> io::Result<()> {
+        self.write()?;
+        if self.unsynced > 0 { self.put_on_disk() } else { Ok(()) }
+    }
+
+    fn put_on_disk(&mut self) -> io::Result<()> {
+        self.unsynced = 0;
+        self.file.sync_data()
+    }
+}
+
+impl From<Journal> for Stdio {
+    fn from(journal: Journal) -> Self {
+        journal.file.into()
+    }
+}

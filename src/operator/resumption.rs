@@ -1,0 +1,62 @@
+//! Whether a rollout that was left may still go on: the fleet has not waited for it.
+
+use std::path::Path;
+
+use super::flake::{FlakeRules, Need};
+use super::fleet::{Awaited, Discovery, Purpose, RollCall};
+use super::history::History;
+use super::prepare::{PrepareError, Prepared, ahead_of, shares_a_tier};
+use crate::bus::Bus;
+use crate::plan::Roster;
+use crate::protocol::{HostName, Sender};
+use crate::rollout::{Rollout, Summary};
+
+/// What the flake of a fleet may be asked, and where that is kept.
+#[derive(Debug, Clone, Copy)]
+pub struct Sources<'a> {
+    /// Where commits are looked up.
+    pub flakes: &'a FlakeRules,
+    /// The folder for what the servers of repositories tell of commits.
+    pub cache: Option<&'a Path>,
+}
+
+/// Calls the roll for a rollout that was left like this, and finds out what speaks against going on with it, as before a new
+/// one.
+pub async fn prepare_again(
+    left: &Summary,
+    rollout: &Rollout,
+    bus: &mut Bus,
+    discovery: &Discovery,
+    sources: Sources<'_>,
+) -> Result<Prepared, PrepareError> {
+    let (plan, tiers) = (&rollout.plan, rollout.plan.tiers());
+    let hosts = plan.hosts().map(|host| Sender { tier: host.tier, host: host.hostname.clone() });
+    let roll_call = RollCall {
+        discovery,
+        purpose: Purpose::Deploy { needed: tiers.clone(), asked: tiers },
+        awaited: Awaited::Only(hosts.collect()),
+    };
+    let roll = roll_call.call(bus).await?;
+    let roster = Roster::new(roll.hosts);
+    if let Some(twin) = plan.hosts().find(|host| roster.is_ambiguous(host.tier, &host.hostname)) {
+        return Err(PrepareError::TwoMachines(twin.hostname.clone()));
+    }
+    let mut ahead = Vec::new();
+    if let Some(commit) = rollout.revision.commit() {
+        let named = plan.flake_of_hosts(&roster).unwrap_or_default();
+        let usable = sources.flakes.usable(named, &rollout.asked, Need::No).await?;
+        let mut history = History::of(sources.flakes.given.as_ref().or(usable.as_ref()), sources.cache);
+        let is_left = |name: &HostName| left.host(name).is_some_and(|host| !host.runs_what_was_asked());
+        // What counts is what the hosts run now.
+        let mut now = plan.clone();
+        for wave in &mut now.waves {
+            wave.hosts.retain(|host| is_left(&host.hostname));
+            for host in &mut wave.hosts {
+                host.revision = roster.host(host.tier, &host.hostname).and_then(|report| report.revision.clone());
+            }
+        }
+        ahead = ahead_of(&commit, &now, &mut history).await;
+    }
+    let others = roll.rollouts.into_iter().filter(|other| shares_a_tier(other, plan)).collect();
+    Ok(Prepared { rollout: rollout.clone(), warnings: Vec::new(), roster, others, ahead })
+}

@@ -1,0 +1,60 @@
+//! What a record does not say of a host: when something is due about it, and who was heard.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::plan::FrozenHost;
+use crate::protocol::Response;
+use crate::rollout::flight::Flight;
+use crate::rollout::host::Instances;
+
+#[derive(Debug, Clone)]
+pub(super) struct Contact {
+    pub(super) timer: Timer,
+    pub(super) knows_ids: bool,
+    /// Whether an answer to its last request named that, so that all have to.
+    pub(super) names_ids: bool,
+    pub(super) instances: Instances,
+    pub(super) anomalies: u8,
+}
+
+/// What happens to a host when nothing else does.
+#[derive(Debug, Clone)]
+pub(super) enum Timer {
+    /// Nothing.
+    Off,
+    /// It is in flight: it is asked again, and given up in the end.
+    Flight(Flight),
+    /// It was asked in vain, which stands when it is not asked again.
+    Retry { at: Duration, response: Option<Arc<Response>> },
+}
+
+impl Contact {
+    pub(super) fn new(frozen: &FrozenHost) -> Self {
+        Self {
+            timer: Timer::Off,
+            knows_ids: frozen.knows_ids,
+            names_ids: false,
+            instances: Instances::default(),
+            anomalies: 0,
+        }
+    }
+
+    pub(super) fn is_to_be_asked(&self, now: Duration) -> bool {
+        self.flight().is_some_and(|flight| flight.is_to_be_asked(now))
+    }
+
+    pub(super) const fn flight(&self) -> Option<&Flight> {
+        if let Timer::Flight(flight) = &self.timer { Some(flight) } else { None }
+    }
+}
+
+impl Timer {
+    pub(super) fn due(&self) -> Option<Duration> {
+        match self {
+            Self::Off => None,
+            Self::Flight(flight) => Some(flight.due()),
+            Self::Retry { at, .. } => Some(*at),
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! What is known of one wave and of one host.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use crate::protocol::{Commit, HostName, Phase, RequestId, Response};
+use crate::rollout::description::Rollout;
+use crate::rollout::event::{HostOutcome, WaveIndex, WaveVerdict};
+
+/// The state of a wave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WaveView {
+    /// What it is at.
+    pub state: WaveState,
+    /// When its first request could be sent.
+    pub began_at: Option<Timestamp>,
+    /// When its verdict fell.
+    pub ended_at: Option<Timestamp>,
+    /// How many of its hosts are in flight, or wait to be asked again.
+    pub in_flight: usize,
+    /// How many of its hosts completed.
+    pub completed: usize,
+    /// How many of its hosts count against its budget.
+    pub failures: usize,
+}
+
+/// What a wave is at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WaveState {
+    /// Not begun.
+    Pending,
+    /// The operator is asked whether it may begin.
+    AwaitingConfirmation,
+    /// Requests are sent.
+    Running,
+    /// No more requests are sent, hosts in flight are awaited.
+    Draining,
+    /// Its hosts are done, and it is left running for a while.
+    Baking,
+    /// Its check runs.
+    Checking,
+    /// It is over.
+    Ended(WaveVerdict),
+}
+
+/// The state of a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostView {
+    /// The host.
+    pub name: HostName,
+    /// Its wave.
+    pub wave: WaveIndex,
+    /// Which of the hosts of that wave it is.
+    pub index: usize,
+    /// What it is at.
+    pub state: HostState,
+    /// The request that it was sent last.
+    pub request: Option<RequestId>,
+    /// How many requests it was sent since it was last pending.
+    pub attempts: u32,
+    /// How many of its ids have come to an end that the host would only repeat: what is done anew needs another one.
+    pub spent_ids: u32,
+    /// When it was sent the first.
+    pub sent_at: Option<Timestamp>,
+    /// When it became final.
+    pub ended_at: Option<Timestamp>,
+    /// Its own last word, where there was one.
+    pub response: Option<Arc<Response>>,
+    /// How it went back to what it ran before, when it was asked to because its wave had failed.
+    pub returning: Option<Box<ReturnView>>,
+}
+
+/// The return of a host to what it ran before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReturnView {
+    /// The request that it was sent for that.
+    pub request: RequestId,
+    /// What came of it, once it has: it completed when it returned.
+    pub outcome: Option<HostOutcome>,
+    /// The host's own last word about it, where there was one.
+    pub response: Option<Arc<Response>>,
+}
+
+/// What a host is at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostState {
+    /// It was not asked.
+    Pending,
+    /// It was asked and has not answered.
+    Dispatched,
+    /// It has taken the request.
+    Accepted,
+    /// It is at it.
+    Started(Option<Phase>),
+    /// It was asked in vain, with this result, and will be asked again.
+    Waiting(HostOutcome),
+    /// It is final.
+    Final(HostOutcome),
+}
+
+/// How many hosts there are of each kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Not asked yet.
+    pub pending: usize,
+    /// Asked and not final.
+    pub in_flight: usize,
+    /// Final and as they should be.
+    pub completed: usize,
+    /// Completed, and returned from that to what they ran before.
+    pub returned: usize,
+    /// Tried and failed.
+    pub failed: usize,
+    /// Refused.
+    pub rejected: usize,
+    /// Never answered.
+    pub unreachable: usize,
+    /// Answered and did not come to an end in time.
+    pub timed_out: usize,
+    /// Will not be asked.
+    pub skipped: usize,
+}
+
+impl WaveView {
+    pub(super) const PENDING: Self =
+        Self { state: WaveState::Pending, began_at: None, ended_at: None, in_flight: 0, completed: 0, failures: 0 };
+
+    /// The number that counts a host in this state; `None` where no number does.
+    pub(super) fn count_of(&mut self, host: &HostView, ignore_unreachable: bool) -> Option<&mut usize> {
+        match host.state {
+            HostState::Pending | HostState::Final(HostOutcome::Skipped(_)) => None,
+            HostState::Dispatched | HostState::Accepted | HostState::Started(_) | HostState::Waiting(_) => {
+                Some(&mut self.in_flight)
+            }
+            HostState::Final(HostOutcome::Completed) => Some(&mut self.completed),
+            // A host that has rejected a request has answered, and fell silent afterwards.
+            HostState::Final(HostOutcome::Unreachable) if ignore_unreachable && host.spent_ids == 0 => None,
+            HostState::Final(_) => Some(&mut self.failures),
+        }
+    }
+
+    /// Whether it is over and its hosts are as they should be.
+    pub fn succeeded(&self) -> bool {
+        self.state == WaveState::Ended(WaveVerdict::Succeeded)
+    }
+}
+
+impl HostView {
+    pub(super) const fn new(name: HostName, wave: WaveIndex, index: usize) -> Self {
+        Self {
+            name,
+            wave,
+            index,
+            state: HostState::Pending,
+            request: None,
+            attempts: 0,
+            spent_ids: 0,
+            sent_at: None,
+            ended_at: None,
+            response: None,
+            returning: None,
+        }
+    }
+
+    /// The host as if it had not been asked. The ids that it has used up stay so.
+    pub(super) fn anew(&self) -> Self {
+        Self { spent_ids: self.spent_ids, ..Self::new(self.name.clone(), self.wave, self.index) }
+    }
+
+    /// A host that rejected or failed a request will say so again. One that was given up may still complete it.
+    pub(super) fn spend_id(&mut self, outcome: HostOutcome) {
+        self.spent_ids += u32::from(matches!(outcome, HostOutcome::Rejected | HostOutcome::Failed));
+    }
+
+    /// What it ran before the request, by its own last word or by the roll call.
+    pub fn ran_before<'a>(&'a self, rollout: &'a Rollout) -> Option<&'a Commit> {
+        let said = self.response.as_deref().and_then(|response| response.previous_revision.as_ref());
+        said.or_else(|| rollout.plan.waves.get(self.wave.0)?.hosts.get(self.index)?.revision.as_ref())
+    }
+
+    /// Whether it completed and was not asked to go back from that. One that was asked and could not may run anything.
+    pub fn runs_what_was_asked(&self) -> bool {
+        self.state == HostState::Final(HostOutcome::Completed) && self.returning.is_none()
+    }
+
+    /// Whether it completed, and has not come to an end of returning from that.
+    pub(super) fn is_to_return(&self) -> bool {
+        self.runs_what_was_asked() || self.is_returning()
+    }
+
+    /// Whether it was asked to return and has not come to an end of that.
+    pub fn is_returning(&self) -> bool {
+        self.returning.as_ref().is_some_and(|back| back.outcome.is_none())
+    }
+
+    /// Whether it was asked to return and did.
+    pub fn has_returned(&self) -> bool {
+        self.returning.as_ref().is_some_and(|back| back.outcome == Some(HostOutcome::Completed))
+    }
+}
+
+impl HostState {
+    /// Whether the host was asked and may be at it. One that was silent and will be asked again may have heard it.
+    pub const fn is_in_flight(self) -> bool {
+        matches!(self, Self::Dispatched | Self::Accepted | Self::Started(_) | Self::Waiting(HostOutcome::Unreachable))
+    }
+}
+
+impl Counts {
+    /// How many of these hosts are of each kind.
+    pub fn of<'a>(hosts: impl IntoIterator<Item = &'a HostView>) -> Self {
+        let mut counts = Self::default();
+        for host in hosts {
+            *match host.state {
+                HostState::Pending => &mut counts.pending,
+                HostState::Dispatched | HostState::Accepted | HostState::Started(_) | HostState::Waiting(_) => {
+                    &mut counts.in_flight
+                }
+                HostState::Final(HostOutcome::Completed) if host.has_returned() => &mut counts.returned,
+                HostState::Final(HostOutcome::Completed) => &mut counts.completed,
+                HostState::Final(HostOutcome::Failed) => &mut counts.failed,
+                HostState::Final(HostOutcome::Rejected) => &mut counts.rejected,
+                HostState::Final(HostOutcome::Unreachable) => &mut counts.unreachable,
+                HostState::Final(HostOutcome::TimedOut) => &mut counts.timed_out,
+                HostState::Final(HostOutcome::Skipped(_)) => &mut counts.skipped,
+            } += 1;
+        }
+        counts
+    }
+
+    /// All hosts.
+    pub const fn total(&self) -> usize {
+        self.pending
+            + self.in_flight
+            + self.completed
+            + self.returned
+            + self.failed
+            + self.rejected
+            + self.unreachable
+            + self.timed_out
+            + self.skipped
+    }
+}
