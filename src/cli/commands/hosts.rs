@@ -2,7 +2,6 @@
 
 use clap::Args;
 
-use crate::cli::context::ContextArgs;
 use crate::cli::exit::{CommandResult, Exit};
 use crate::cli::operator::OperatorArgs;
 use crate::cli::out;
@@ -21,9 +20,6 @@ pub(in crate::cli) struct Hosts {
     /// Print one JSON array with everything that the hosts say of themselves
     #[arg(long, env = "HOMELAB_DEPLOY_JSON")]
     json: bool,
-
-    #[command(flatten)]
-    context: ContextArgs,
 
     #[command(flatten)]
     operator: OperatorArgs,

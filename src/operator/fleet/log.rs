@@ -107,7 +107,7 @@ impl LogReader {
                 event = self.bus.events.recv() => match event {
                     Some(BusEvent::Refused(violation)) => return Err(LogError::Refused(violation)),
                     Some(BusEvent::Up) => return Ok(None),
-                    Some(BusEvent::Down | BusEvent::SlowConsumer | BusEvent::Error(_)) => {}
+                    Some(BusEvent::Down | BusEvent::LockedOut | BusEvent::SlowConsumer | BusEvent::Error(_)) => {}
                     None => return Err(LogError::Silent(self.host.clone())),
                 },
             }
