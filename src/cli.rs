@@ -29,7 +29,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use self::commands::{
-    apply, completions, deploy, doctor, hosts, init, keygen, listener, man, mcp, nats_config, plan, rollouts, supervise,
+    apply, completions, deploy, doctor, hosts, init, keygen, listener, logs, man, mcp, nats_config, plan, rollouts,
+    supervise,
 };
 use self::exit::{CommandError, CommandResult, Exit};
 
@@ -68,6 +69,11 @@ enum Command {
     Deploy(Box<deploy::Deploy>),
     /// List the hosts that answer, and what they run.
     Hosts(hosts::Hosts),
+    /// Print the log of a run on a host: of the one that goes on, else of the latest.
+    ///
+    /// Whoever may deploy to a host may read its logs. The log goes to stdout, and ends with 0; a host that does not answer, a
+    /// run that the host does not know and a log that it no longer has end with 3.
+    Logs(Box<logs::Logs>),
     /// Make an NKey pair: the seed into a new file that only you can read, the public key to stdout.
     Keygen(keygen::Keygen),
     /// Print the NATS server's authorization block for a list of hosts and deployers: for each key what it needs, no more
@@ -136,6 +142,7 @@ impl Command {
             Self::Abort(abort) => abort.run(),
             Self::Deploy(deploy) => deploy.run(),
             Self::Hosts(hosts) => hosts.run(),
+            Self::Logs(logs) => logs.run(),
             Self::Keygen(keygen) => keygen.run(),
             Self::NatsConfig(nats_config) => nats_config.run(),
             Self::Listener(listener) => listener.run(),

@@ -8,6 +8,7 @@ pub mod discovery;
 pub mod flake;
 pub mod ids;
 mod json;
+pub mod log;
 pub mod names;
 pub mod reply_subject;
 pub mod request;
@@ -23,6 +24,7 @@ pub use discovery::{
 };
 pub use flake::{FlakeAttr, FlakeUrl};
 pub use ids::{RequestId, RequestIds, RolloutId};
+pub use log::{LogAnswer, LogPage, LogPlace, LogRequest, NoLog};
 pub use names::{Action, HostName, NameError, Role, Tier};
 pub use reply_subject::{Place, Replies, ReplySubject, Sender};
 pub use request::{RETURN_WITHIN, Request};

@@ -8,6 +8,7 @@ pub(super) mod hosts;
 pub(super) mod init;
 pub(super) mod keygen;
 pub(super) mod listener;
+pub(super) mod logs;
 pub(super) mod man;
 pub(super) mod mcp;
 pub(super) mod nats_config;

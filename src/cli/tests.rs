@@ -28,7 +28,7 @@ fn every_flag_of_who_connects_has_its_variable() {
         for flag in flags(&command) {
             let name = flag.get_long().unwrap();
             // Those that do something else instead are for this one call.
-            if matches!(name, "help" | "resume" | "schema" | "listener") {
+            if matches!(name, "help" | "resume" | "schema" | "listener" | "id" | "follow") {
                 continue;
             }
             let variable = format!("HOMELAB_DEPLOY_{}", name.to_uppercase().replace('-', "_"));

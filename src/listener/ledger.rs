@@ -133,6 +133,12 @@ impl Ledger {
         self.last.as_ref()
     }
 
+    /// Whether the run of this key goes on; `None` when there is no such run.
+    pub(super) fn goes_on(&self, key: &str) -> Option<bool> {
+        let goes_on = self.current.as_ref().is_some_and(|current| current.spec.key == key);
+        (goes_on || self.finals.get(key).is_some()).then_some(goes_on)
+    }
+
     /// How the last run ended, for others.
     pub(super) fn last_run(&self) -> Option<LastRun> {
         let (spec, response) = self.last()?;

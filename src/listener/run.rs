@@ -2,6 +2,7 @@
 //! the other in any other way.
 
 mod dir;
+mod page;
 mod spare;
 
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::dir::RunDir;
 pub(super) use self::dir::TAIL_BYTES;
+pub(super) use self::page::{Page, Part};
 pub(super) use self::spare::prepare as prepare_spares;
 use super::Config;
 use super::facts::Facts;

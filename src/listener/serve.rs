@@ -2,6 +2,7 @@
 
 mod course;
 mod link;
+mod log;
 mod roll_call;
 
 use std::pin::Pin;
@@ -14,6 +15,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until, timeout};
 
 use self::course::{Mail, Stage, Step};
+use self::log::LogReaders;
 use self::roll_call::RollCalls;
 use super::admission::{Decision, Refusal, addressed, decide};
 use super::allowance::Allowance;
@@ -36,7 +38,7 @@ use super::{Config, ListenerError};
 use crate::bus::{BusEvent, Events, Lockout, Renewal};
 use crate::clock;
 use crate::protocol::request::is_acknowledgement;
-use crate::protocol::{ErrorCode, Phase, ReplySubject, Request, Response, Status};
+use crate::protocol::{ErrorCode, LogRequest, Phase, ReplySubject, Request, Response, Status};
 use crate::text::safe;
 
 /// How old a final may be to be told again after the connection was lost.
@@ -74,6 +76,7 @@ pub(super) struct Service {
     /// What the server permits is being tried.
     trial: Option<Trial>,
     roll_calls: RollCalls,
+    log_readers: LogReaders,
     problems: Problems,
     answers: Allowance,
     lines: Allowance,
@@ -131,6 +134,7 @@ impl Service {
             lockout: Lockout::default(),
             trial: None,
             roll_calls: RollCalls::default(),
+            log_readers: LogReaders::default(),
             problems: Problems::default(),
             answers: Allowance::new(ANSWERS.0, ANSWERS.1),
             lines: Allowance::new(LINES.0, LINES.1),
@@ -228,9 +232,10 @@ impl Service {
             Decision::Confirm { key, reply_to, state } => self.confirm(&key, &reply_to, state).await,
             Decision::Reject(refusal) => self.reject(refusal).await,
             Decision::Drop(_) if is_acknowledgement(&letter.payload) => {}
-            Decision::Drop(why) => {
-                self.complain(|| format!("a message on {} is dropped: {}", letter.subject, shown(&why)));
-            }
+            Decision::Drop(why) => match LogRequest::parse(&letter.payload) {
+                Some(question) => self.give_log(&letter.subject, question),
+                None => self.complain(|| format!("a message on {} is dropped: {}", letter.subject, shown(&why))),
+            },
         }
     }
 

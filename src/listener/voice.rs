@@ -90,6 +90,11 @@ impl Voice {
         self.publish(to, response.to_bytes(self.client.max_payload())).await;
     }
 
+    /// The longest message that the server takes, in bytes.
+    pub(super) fn max_payload(&self) -> usize {
+        self.client.max_payload()
+    }
+
     /// Publishes an answer; in no place of another host, whoever asked for it there.
     pub(super) async fn publish(&self, to: &ReplySubject, message: Vec<u8>) {
         if self.link == Link::Down || !self.may_answer(to) {

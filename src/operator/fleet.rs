@@ -4,6 +4,7 @@ mod answers;
 mod expected;
 mod known_hosts;
 mod link;
+mod log;
 mod presence;
 mod roll_call;
 
@@ -18,6 +19,7 @@ use tokio::sync::{Notify, mpsc};
 
 pub use self::known_hosts::{KnownHosts, fleet_name};
 pub use self::link::Link;
+pub use self::log::{LogError, LogReader};
 pub use self::roll_call::{Awaited, Purpose, RollCall, RollCalled, SilentHost};
 use crate::bus::Violation;
 use crate::protocol::{RolloutReport, Subject, Tier};

@@ -141,13 +141,15 @@ pub enum Feature {
     Resolve,
     /// It returns to what ran before: unless it is confirmed, and when it is asked to.
     Rollback,
+    /// It gives out the logs of its runs.
+    Log,
     /// A feature of another version.
     Other(Box<str>),
 }
 
 impl Feature {
     /// All that are known here, which a listener of this version has.
-    pub const KNOWN: [Self; 5] = [Self::Id, Self::Expires, Self::Heartbeat, Self::Resolve, Self::Rollback];
+    pub const KNOWN: [Self; 6] = [Self::Id, Self::Expires, Self::Heartbeat, Self::Resolve, Self::Rollback, Self::Log];
 
     /// The feature as the wire spells it.
     pub fn as_str(&self) -> &str {
@@ -157,6 +159,7 @@ impl Feature {
             Self::Heartbeat => "heartbeat",
             Self::Resolve => "resolve",
             Self::Rollback => "rollback",
+            Self::Log => "log",
             Self::Other(name) => name,
         }
     }

@@ -112,6 +112,9 @@ impl Request {
         }
         let fields: Map<String, Value> = serde_json::from_slice(bytes)
             .map_err(|e| BadRequest::Unanswerable(clean_line(&format!("the request is not a JSON object: {e}"))))?;
+        if fields.contains_key("log") {
+            return Err(BadRequest::Unanswerable("a question for a log is no request".to_owned()));
+        }
         let text = |key: &str| fields.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
         let line = |key: &str| text(key).map(clean_line).filter(|line| !line.is_empty());
         let reply_to = text("reply_to")

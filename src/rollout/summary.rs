@@ -242,7 +242,8 @@ impl Summary {
     fn change_at(&mut self, place: usize, change: impl FnOnce(&mut HostView)) {
         let Some(host) = self.hosts.get_mut(place) else { return };
         let plan = self.rollout.as_ref().map(|rollout| &rollout.plan);
-        let ignores = |plan: &FrozenPlan| plan.waves.get(host.wave.0).is_some_and(|wave| wave.limits.ignore_unreachable);
+        let ignores =
+            |plan: &FrozenPlan| plan.waves.get(host.wave.0).is_some_and(|wave| wave.limits.ignore_unreachable);
         let ignore_unreachable = plan.is_some_and(|plan| ignores(plan) || plan.remembered.contains(&host.name));
         let Some(wave) = self.waves.get_mut(host.wave.0) else { return };
         if let Some(count) = wave.count_of(host, ignore_unreachable) {

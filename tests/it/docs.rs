@@ -1,6 +1,6 @@
 //! The pages about the protocol say what the program does.
 
-use homelab_deploy::protocol::{DiscoveryAnswer, DiscoveryRequest, Request, Response};
+use homelab_deploy::protocol::{DiscoveryAnswer, DiscoveryRequest, LogAnswer, LogRequest, Request, Response};
 use serde_json::Value;
 
 const PAGE: &str = include_str!("../../docs/protocol.md");
@@ -28,8 +28,10 @@ fn the_examples_of_the_protocol_are_read_as_they_are_meant() {
     assert_read("response", |bytes| Response::parse(bytes).unwrap().to_bytes(usize::MAX));
     assert_read("question", |bytes| serde_json::from_slice::<DiscoveryRequest>(bytes).unwrap().to_bytes());
     assert_read("answer", |bytes| DiscoveryAnswer::parse(bytes).unwrap().to_bytes());
+    assert_read("log", |bytes| LogRequest::parse(bytes).unwrap().to_bytes());
+    assert_read("page", |bytes| LogAnswer::parse(bytes).unwrap().to_bytes());
     let fences = PAGE.matches("```json").count();
-    let kinds = ["request", "response", "question", "answer"];
+    let kinds = ["request", "response", "question", "answer", "log", "page"];
     assert_eq!(kinds.map(|kind| examples(kind).len()).iter().sum::<usize>(), fences, "an example of another kind");
 }
 

@@ -28,6 +28,7 @@ mod history;
 mod hosts;
 mod lifecycle;
 mod listener;
+mod logs;
 mod mcp;
 mod module;
 mod own_place;

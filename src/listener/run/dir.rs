@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::page::Part;
 use super::{RunResult, Spec, spare};
 use crate::listener::facts::Facts;
 use crate::listener::unit::UnitEnd;
@@ -86,7 +87,7 @@ impl RunDir {
     /// Removes what a run of the same key may have left that could not be read any more.
     fn clear(&self) -> io::Result<()> {
         let (output, previous) = self.output_files();
-        let leftovers = ["phase", "commit", BEFORE, "confirmed", "result", RESULT, UNIT, FINAL, TOLD];
+        let leftovers = ["phase", "commit", "part", BEFORE, "confirmed", "result", RESULT, UNIT, FINAL, TOLD];
         for file in leftovers.iter().flat_map(|name| [self.live.join(name), self.kept.join(name)]) {
             remove(&file)?;
         }
@@ -190,6 +191,16 @@ impl RunDir {
     /// The output of the program, and the part of it that was set aside to bound it.
     pub(in crate::listener) fn output_files(&self) -> (PathBuf, PathBuf) {
         (self.kept.join("output.log"), self.kept.join("output.log.1"))
+    }
+
+    /// Notes where the part of the output begins that is about to become the current one.
+    pub(in crate::listener) fn write_part(&self, part: &Part) -> io::Result<()> {
+        self.note("part", part)
+    }
+
+    /// Where the current part of the output begins, or the one that is about to become it.
+    pub(in crate::listener) fn part(&self) -> Option<Part> {
+        self.read("part").ok()
     }
 
     /// The last part of the output, as far as the disk took it.

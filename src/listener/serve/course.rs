@@ -44,6 +44,8 @@ pub(super) enum Step {
     FlakeAsked(Option<String>),
     /// What was too old is forgotten.
     Forgotten,
+    /// A page of a log was given out.
+    PageGiven,
 }
 
 impl Service {
@@ -84,7 +86,7 @@ impl Service {
                 self.mail = Mail::Idle;
                 self.deliver();
             }
-            Step::Forgotten => {}
+            Step::Forgotten | Step::PageGiven => {}
             Step::Lost(untold) => {
                 self.mail = Mail::Idle;
                 self.untold.splice(..0, untold);

@@ -4,9 +4,10 @@
 use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 
 use crate::listener::output::{PhaseFinder, clean_lines};
-use crate::listener::run::{RunDir, TAIL_BYTES};
+use crate::listener::run::{Part, RunDir, TAIL_BYTES};
 use crate::protocol::Phase;
 
 /// The size at which the output is set aside and begun anew, in bytes. One part that was set aside is kept.
@@ -18,6 +19,8 @@ pub(super) struct Log {
     /// None where the disk has no room for one.
     file: Option<File>,
     written: usize,
+    /// How much was set aside so far.
+    start: u64,
     part_bytes: usize,
     tail: VecDeque<u8>,
     finder: PhaseFinder,
@@ -33,6 +36,7 @@ impl Log {
             file: File::create(dir.output_files().0).ok(),
             dir: dir.clone(),
             written: 0,
+            start: 0,
             part_bytes,
             tail: VecDeque::new(),
             finder: PhaseFinder::new(),
@@ -82,15 +86,27 @@ impl Log {
 
     fn try_write(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.written > 0 && self.written + bytes.len() > self.part_bytes {
-            let (current, previous) = self.dir.output_files();
-            fs::rename(&current, previous)?;
-            self.file = Some(File::create(current)?);
-            self.written = 0;
+            self.set_aside()?;
         }
         if let Some(file) = &mut self.file {
             file.write_all(bytes)?;
             self.written += bytes.len();
         }
+        Ok(())
+    }
+
+    /// Begins the output anew. Where it begins is on record before the files change their names, so that a reader knows it at
+    /// any moment.
+    fn set_aside(&mut self) -> io::Result<()> {
+        let (current, previous) = self.dir.output_files();
+        self.start += fs::metadata(&current)?.len();
+        let next = current.with_extension("next");
+        let file = File::create(&next)?;
+        self.dir.write_part(&Part { inode: file.metadata()?.ino(), start: self.start })?;
+        fs::rename(&current, previous)?;
+        fs::rename(next, current)?;
+        self.file = Some(file);
+        self.written = 0;
         Ok(())
     }
 }

@@ -1,0 +1,222 @@
+//! `logs`: what a run on a host has written.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use clap::Args;
+use miette::Diagnostic;
+use thiserror::Error;
+
+use crate::bus::Bus;
+use crate::cli::exit::{CommandError, CommandResult, Exit};
+use crate::cli::operator::OperatorArgs;
+use crate::cli::runtime::block_on;
+use crate::cli::state::StateArgs;
+use crate::cli::{alias, out};
+use crate::operator::{Awaited, LogReader, Purpose, RollCall};
+use crate::plan::Selector;
+use crate::protocol::{Feature, HostName, HostReport, RequestId, Sender, Target, Tier};
+use crate::text::safe;
+
+/// How long to wait for more after nothing new was written.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// A line that is longer than this is broken, in bytes.
+const MAX_LINE_BYTES: usize = 64 * 1024;
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Logs {
+    /// The host: ns1, or prod.ns1 where two tiers have one of that name
+    #[arg(value_name = "HOST")]
+    target: String,
+
+    /// Id of the run [default: the one that goes on, else the latest]
+    #[arg(long = "id", value_name = "ID")]
+    run: Option<RequestId>,
+
+    /// Go on with what is written from now on, until the run has ended
+    #[arg(long, short)]
+    follow: bool,
+
+    #[command(flatten)]
+    operator: OperatorArgs,
+
+    #[command(flatten)]
+    state: StateArgs,
+}
+
+#[derive(Debug, Error, Diagnostic)]
+enum LogsError {
+    #[error("{0} is not one host")]
+    #[diagnostic(help("name one host, such as prod.ns1: `homelab-deploy hosts` lists them"))]
+    NotOneHost(String),
+    #[error("{0} does not answer")]
+    #[diagnostic(help(
+        "check the name with `homelab-deploy hosts`, and that the listener runs there; on the host itself, the listener keeps \
+         the logs in its state directory, as runs/*/output.log"
+    ))]
+    NotThere(String),
+    #[error("several machines go by the name {0}")]
+    #[diagnostic(help("write the tier as well, such as prod.ns1; within a tier, stop one of the listeners"))]
+    Several(String),
+    #[error("the listener of {0} does not give out logs yet")]
+    #[diagnostic(help(
+        "update it; until then, the logs are on the host, in the state directory of the listener, as runs/*/output.log"
+    ))]
+    TooOld(String),
+    #[error("{0} has not run anything yet")]
+    #[diagnostic(help("`homelab-deploy deploy` begins a run; --id names one"))]
+    NothingRun(String),
+    #[error("the log cannot be written to stdout: {0}")]
+    Output(#[source] io::Error),
+}
+
+impl Logs {
+    pub(in crate::cli) fn run(self) -> CommandResult {
+        let (tier, host) = self.host()?;
+        block_on(self.print(tier, host))?
+    }
+
+    /// Which host is meant. A name alone may be that of any tier.
+    fn host(&self) -> Result<(Option<Tier>, HostName), CommandError> {
+        if let Ok(name) = self.target.parse()
+            && alias::lookup(&self.target).is_none()
+        {
+            return Ok((None, name));
+        }
+        let selector = Selector::parse(&self.target, &alias::lookup).map_err(|mistake| Exit::Usage.because(mistake))?;
+        match selector.target {
+            Target::Host(tier, host) => Ok((Some(tier), host)),
+            _ => Err(Exit::Usage.because(LogsError::NotOneHost(self.target.clone()))),
+        }
+    }
+
+    async fn print(self, tier: Option<Tier>, host: HostName) -> CommandResult {
+        let mut bus = self.operator.connect().await?;
+        let report = self.find(&mut bus, tier, host).await?;
+        let name = format!("{}.{}", report.tier, report.hostname);
+        let precondition = |error| Exit::Precondition.because(error);
+        if !report.has(&Feature::Log) {
+            return Err(precondition(LogsError::TooOld(name)));
+        }
+        let run = self.run.clone().or_else(|| latest(&report));
+        let run = run.ok_or_else(|| precondition(LogsError::NothingRun(name.clone())))?;
+        out::note(&format!("{name}: run {run}"));
+        let host = Sender { tier: report.tier, host: report.hostname };
+        let reader = LogReader::open(bus, host, run).await.map_err(|error| Exit::Precondition.because(error))?;
+        self.copy(reader).await
+    }
+
+    /// The one host of the roll call that is meant.
+    async fn find(&self, bus: &mut Bus, tier: Option<Tier>, host: HostName) -> Result<HostReport, CommandError> {
+        let (purpose, awaited) = match tier {
+            Some(tier) => (
+                Purpose::Deploy { needed: [tier].into(), asked: [tier].into() },
+                Awaited::Only([Sender { tier, host: host.clone() }].into()),
+            ),
+            None => (Purpose::List(None), Awaited::everybody(None)),
+        };
+        let discovery = self.operator.discovery(&self.state);
+        let called = RollCall { discovery: &discovery, purpose, awaited }.call(bus).await;
+        let called = called.map_err(|error| Exit::Precondition.because(error))?;
+        for tier in &called.unheard {
+            out::note(&format!("{tier}: this key may not hear it"));
+        }
+        let is_meant = |report: &HostReport| report.hostname == host && tier.is_none_or(|tier| tier == report.tier);
+        let mut found = called.hosts.into_iter().map(|answer| answer.report).filter(is_meant);
+        match (found.next(), found.next()) {
+            (Some(report), None) => Ok(report),
+            (None, _) => Err(Exit::Precondition.because(LogsError::NotThere(self.target.clone()))),
+            (Some(_), Some(_)) => Err(Exit::Precondition.because(LogsError::Several(self.target.clone()))),
+        }
+    }
+
+    /// Prints page after page.
+    async fn copy(&self, mut reader: LogReader) -> CommandResult {
+        let mut lines = Lines::default();
+        let mut offset = 0;
+        loop {
+            let page = reader.page(offset).await.map_err(|error| Exit::Precondition.because(error))?;
+            if page.offset > offset {
+                out::note(&format!("{} bytes are not kept any more", page.offset - offset));
+            }
+            offset = page.next;
+            let is_over = page.end || page.data.is_empty() && !self.follow;
+            let text = if is_over { lines.take_all(&page.data) } else { lines.take(&page.data) };
+            match write(&text) {
+                Ok(()) => {}
+                // Who has read enough of it closes the pipe.
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(Exit::Success),
+                Err(error) => return Err(Exit::Failed.because(LogsError::Output(error))),
+            }
+            if is_over {
+                if !page.end {
+                    out::note("The run goes on; --follow shows the rest as it is written.");
+                }
+                return Ok(Exit::Success);
+            }
+            if page.data.is_empty() {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        }
+    }
+}
+
+/// The run that goes on, else the one that ended last. Somebody at the keyboard keeps a host busy without one.
+fn latest(report: &HostReport) -> Option<RequestId> {
+    let current = report.busy.as_ref().and_then(|busy| busy.id.parse().ok());
+    current.or_else(|| report.last.as_ref()?.id.parse().ok())
+}
+
+fn write(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    stdout.flush()
+}
+
+/// Makes whole lines out of pages, clean enough for a terminal.
+#[derive(Debug, Default)]
+struct Lines {
+    rest: String,
+}
+
+impl Lines {
+    /// The lines that are whole now. One that is too long does not wait for its end.
+    fn take(&mut self, data: &str) -> String {
+        self.rest.push_str(data);
+        let whole = match self.rest.rfind('\n') {
+            Some(end) => end + 1,
+            None if self.rest.len() > MAX_LINE_BYTES => self.rest.len(),
+            None => 0,
+        };
+        clean(self.rest.drain(..whole).as_str())
+    }
+
+    /// All that is left, after which nothing comes.
+    fn take_all(&mut self, data: &str) -> String {
+        self.rest.push_str(data);
+        clean(&std::mem::take(&mut self.rest))
+    }
+}
+
+fn clean(text: &str) -> String {
+    text.lines().map(|line| safe(line) + "\n").collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_whole_and_clean_wherever_a_page_ends() {
+        let text = "one\n\x1b[31mtwo\x1b[0m\r\nthree \u{202e}x\n\nlast";
+        for at in (0..=text.len()).filter(|&at| text.is_char_boundary(at)) {
+            let (first, second) = text.split_at(at);
+            let mut lines = Lines::default();
+            let shown = lines.take(first) + &lines.take_all(second);
+            assert_eq!(shown, "one\ntwo\nthree x\n\nlast\n", "cut at {at}");
+        }
+        let mut lines = Lines::default();
+        assert_eq!(lines.take(&"x".repeat(MAX_LINE_BYTES + 1)).len(), MAX_LINE_BYTES + 2);
+    }
+}

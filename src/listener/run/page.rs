@@ -1,0 +1,134 @@
+//! A page of the output of a run, which may be written to, and set aside, at this very moment.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::RunDir;
+
+/// Where a part of the output begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// The file of the part.
+    pub inode: u64,
+    /// How much of the output comes before it, in bytes.
+    pub start: u64,
+}
+
+/// A page of the output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// Where it begins.
+    pub offset: u64,
+    /// What is there.
+    pub bytes: Vec<u8>,
+    /// Whether nothing was written after it when it was read.
+    pub is_last: bool,
+}
+
+impl Page {
+    /// The page that begins there, or where the output that is kept begins; `None` when nothing is kept.
+    pub(in crate::listener) fn read(dir: &RunDir, offset: u64, most: usize) -> io::Result<Option<Self>> {
+        let (current, previous) = dir.output_files();
+        let (current, part) = (open(&current)?, dir.part());
+        let previous = open(&previous)?;
+        if current.is_none() && previous.is_none() {
+            return Ok(None);
+        }
+        // Its length is asked for after the note was read: a part that the note does not name is complete by then.
+        let (inode, length) = facts(current.as_ref())?;
+        let (previous_inode, previous_length) = facts(previous.as_ref())?;
+        // In between, the part that was current may have been set aside.
+        let kept_before = if previous_inode == inode { 0 } else { previous_length };
+        let start = match part {
+            Some(part) if Some(part.inode) == inode => part.start,
+            Some(part) => part.start.saturating_sub(length),
+            None => kept_before,
+        };
+        let first = start.saturating_sub(kept_before);
+        let offset = offset.clamp(first, start + length);
+        let (file, at) = if offset < start { (previous, offset - first) } else { (current, offset - start) };
+        let mut bytes = Vec::new();
+        if let Some(mut file) = file {
+            file.seek(SeekFrom::Start(at))?;
+            file.take(most as u64).read_to_end(&mut bytes)?;
+        }
+        Ok(Some(Self { is_last: offset >= start && bytes.len() < most, offset, bytes }))
+    }
+
+    /// Leaves a character at its end for the next page that is not whole.
+    pub(in crate::listener) fn leave_half_character(&mut self) {
+        let rest = self.bytes.utf8_chunks().last().map_or(&[][..], |chunk| chunk.invalid());
+        if std::str::from_utf8(rest).is_err_and(|error| error.error_len().is_none()) {
+            let whole = self.bytes.len() - rest.len();
+            self.bytes.truncate(whole);
+        }
+    }
+}
+
+fn open(path: &Path) -> io::Result<Option<File>> {
+    match File::open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The inode and the length of a file.
+fn facts(file: Option<&File>) -> io::Result<(Option<u64>, u64)> {
+    let metadata = file.map(File::metadata).transpose()?;
+    Ok(metadata.map_or((None, 0), |metadata| (Some(metadata.ino()), metadata.len())))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn page(dir: &RunDir, offset: u64, most: usize) -> (u64, String, bool) {
+        let page = Page::read(dir, offset, most).unwrap().unwrap();
+        (page.offset, String::from_utf8(page.bytes).unwrap(), page.is_last)
+    }
+
+    /// The output "0123456789", of which the first two bytes are forgotten, at each step of setting a part aside.
+    #[test]
+    fn a_place_means_the_same_while_a_part_is_set_aside() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = RunDir::in_one(folder.path().to_owned());
+        assert_eq!(Page::read(&dir, 0, 8).unwrap(), None);
+        let (current, previous) = dir.output_files();
+        let next = current.with_extension("next");
+        fs::write(&current, "23456").unwrap();
+        let inode = |path: &Path| fs::metadata(path).unwrap().ino();
+        let asked = |place| page(&dir, place, 3);
+        dir.write_part(&Part { inode: inode(&current), start: 2 }).unwrap();
+        assert_eq!([asked(0), asked(5)], [(2, "234".to_owned(), false), (5, "56".to_owned(), true)]);
+
+        fs::write(&next, "").unwrap();
+        dir.write_part(&Part { inode: inode(&next), start: 7 }).unwrap();
+        assert_eq!([asked(0), asked(5)], [(2, "234".to_owned(), false), (5, "56".to_owned(), true)]);
+        fs::rename(&current, &previous).unwrap();
+        assert_eq!([asked(0), asked(5)], [(2, "234".to_owned(), false), (5, "56".to_owned(), false)]);
+        assert_eq!(asked(7), (7, String::new(), true));
+        fs::rename(&next, &current).unwrap();
+        fs::write(&current, "789").unwrap();
+        assert_eq!([asked(4), asked(7)], [(4, "456".to_owned(), false), (7, "789".to_owned(), false)]);
+        assert_eq!([asked(10), asked(99)], [(10, String::new(), true), (10, String::new(), true)]);
+        // After a reboot nobody knows any more what was forgotten.
+        fs::remove_file(dir.path().join("part")).unwrap();
+        assert_eq!(page(&dir, 5, 9), (5, "789".to_owned(), true));
+    }
+
+    #[test]
+    fn a_half_character_is_left_for_the_next_page_and_garbage_is_not() {
+        for (bytes, left) in [(&b"a\xc3"[..], 1), (b"a\xc3\xa4", 3), (b"a\xff", 2), (b"\xffa\xe2\x82", 2), (b"", 0)] {
+            let mut page = Page { offset: 0, bytes: bytes.to_owned(), is_last: false };
+            page.leave_half_character();
+            assert_eq!(page.bytes.len(), left, "{bytes:?}");
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Reading the log of a run on a host, page by page.
+
+use std::time::Duration;
+
+use async_nats::Subscriber;
+use async_nats::connection::State;
+use futures_util::StreamExt;
+use miette::Diagnostic;
+use thiserror::Error;
+use tokio::time::{Instant, timeout};
+use uuid::Uuid;
+
+use crate::bus::{Bus, BusEvent, Violation};
+use crate::protocol::{
+    LogAnswer, LogPage, LogPlace, LogRequest, NoLog, Replies, ReplySubject, RequestId, RolloutId, Sender,
+};
+
+/// How long an answer is awaited before the question is asked again.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// How long a host may be silent, or the server away.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// Reads the log of one run.
+#[derive(Debug)]
+pub struct LogReader {
+    bus: Bus,
+    host: Sender,
+    id: RequestId,
+    replies: Replies,
+    answers: Subscriber,
+    questions: u64,
+}
+
+/// Why there is no log to read.
+#[derive(Debug, Error, Diagnostic)]
+pub enum LogError {
+    /// The server does not let this key read it.
+    #[error("{0}")]
+    #[diagnostic(help("whoever may deploy to a host may read its logs: use the key of a deployer to its tier"))]
+    Refused(Violation),
+    /// No page came.
+    #[error("{tier}.{host} gave no page of its log for {} s", PATIENCE.as_secs(), tier = .0.tier, host = .0.host)]
+    #[diagnostic(help("check that the server and the host are up; `homelab-deploy hosts` shows who answers"))]
+    Silent(Sender),
+    /// The host does not know the run.
+    #[error("{tier}.{host} does not know the run {id}", tier = .0.tier, host = .0.host, id = .1)]
+    #[diagnostic(help("a host remembers its last 200 runs; without --id you see the log of its latest one"))]
+    Unknown(Sender, RequestId),
+    /// The host has no log of the run.
+    #[error("{tier}.{host} has no log of the run {id}", tier = .0.tier, host = .0.host, id = .1)]
+    #[diagnostic(help("a host keeps the logs of its last 20 runs, and has none of a run that it could not begin"))]
+    NotKept(Sender, RequestId),
+}
+
+impl LogReader {
+    /// A reader of the log of this run.
+    pub async fn open(bus: Bus, host: Sender, id: RequestId) -> Result<Self, LogError> {
+        let replies = Replies::of(RolloutId::from(Uuid::new_v4()));
+        let answers = bus.client.subscribe(replies.pattern(host.tier)).await;
+        let answers = answers.map_err(|_| LogError::Silent(host.clone()))?;
+        Ok(Self { bus, host, id, replies, answers, questions: 0 })
+    }
+
+    /// The page that begins there. It is asked for again and again, as the server or the listener may be started anew.
+    pub async fn page(&mut self, offset: u64) -> Result<LogPage, LogError> {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            let reply_to = self.ask(offset).await;
+            let Ok(answer) = timeout(ASK_AGAIN, self.answer(&reply_to)).await else { continue };
+            let Some(page) = answer? else { continue };
+            return match page.error {
+                None => Ok(page),
+                Some(NoLog::UnknownRun) => Err(LogError::Unknown(self.host.clone(), page.id)),
+                Some(NoLog::NotKept) => Err(LogError::NotKept(self.host.clone(), page.id)),
+            };
+        }
+        Err(LogError::Silent(self.host.clone()))
+    }
+
+    /// Asks for a page, and returns where it is to come. Without a connection nothing is asked.
+    async fn ask(&mut self, offset: u64) -> ReplySubject {
+        self.questions += 1;
+        let token = RequestId::from(Uuid::from_u128(self.questions.into()));
+        let reply_to = self.replies.to(self.host.tier, &self.host.host, &token);
+        let log = LogPlace { id: self.id.clone(), offset };
+        let question = LogRequest { log, reply_to: reply_to.clone() }.to_bytes();
+        if self.bus.client.connection_state() == State::Connected {
+            // What is lost is asked for again.
+            self.bus.client.publish(self.host.subject().to_string(), question.into()).await.ok();
+        }
+        reply_to
+    }
+
+    /// The page that comes there; `None` when it is to be asked for again.
+    async fn answer(&mut self, reply_to: &ReplySubject) -> Result<Option<LogPage>, LogError> {
+        loop {
+            tokio::select! {
+                message = self.answers.next() => {
+                    let Some(message) = message else { return Err(LogError::Silent(self.host.clone())) };
+                    let page = LogAnswer::parse(&message.payload).ok().map(|answer| answer.log);
+                    let is_expected = |page: &LogPage| page.id == self.id && page.offset <= page.next;
+                    if message.subject.as_str() == reply_to.as_str() && let Some(page) = page.filter(is_expected) {
+                        return Ok(Some(page));
+                    }
+                }
+                event = self.bus.events.recv() => match event {
+                    Some(BusEvent::Refused(violation)) => return Err(LogError::Refused(violation)),
+                    Some(BusEvent::Up) => return Ok(None),
+                    Some(BusEvent::Down | BusEvent::LockedOut | BusEvent::SlowConsumer | BusEvent::Error(_)) => {}
+                    None => return Err(LogError::Silent(self.host.clone())),
+                },
+            }
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! The log of a run, which a host gives out a page at a time. To ask for one is no request to run anything.
+
+use serde::{Deserialize, Serialize};
+
+use super::ids::RequestId;
+use super::json::{from_json, to_json};
+use super::reply_subject::ReplySubject;
+use super::request::MAX_REQUEST_BYTES;
+
+/// The most of a log that one page has, in bytes.
+pub const MAX_PAGE_BYTES: usize = 32 * 1024;
+
+/// Asks a host, on its own subject, for a page of the log of a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogRequest {
+    /// Which page.
+    pub log: LogPlace,
+    /// Where the page goes: below the host's own prefix.
+    pub reply_to: ReplySubject,
+}
+
+/// A place in the log of a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogPlace {
+    /// The id of the request that began the run.
+    pub id: RequestId,
+    /// How many bytes of the log come before it.
+    #[serde(default)]
+    pub offset: u64,
+}
+
+/// Answers with a page.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogAnswer {
+    /// The page.
+    pub log: LogPage,
+}
+
+/// A page of the log of a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogPage {
+    /// The run.
+    pub id: RequestId,
+    /// Where the page begins: later than asked for, where the host no longer has what comes before.
+    pub offset: u64,
+    /// The text as the run wrote it. Clean it before a terminal shows it.
+    pub data: String,
+    /// Where the next page begins.
+    pub next: u64,
+    /// Whether the run has ended and this is the last page.
+    pub end: bool,
+    /// Why there is no log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<NoLog>,
+}
+
+/// Why there is no log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NoLog {
+    /// The host does not know the run.
+    UnknownRun,
+    /// The host knows the run, and has no log of it.
+    NotKept,
+}
+
+impl LogRequest {
+    /// Reads a question for a log.
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
+        if bytes.len() > MAX_REQUEST_BYTES { None } else { from_json(bytes).ok() }
+    }
+
+    /// The message as JSON.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        to_json(self)
+    }
+}
+
+impl LogAnswer {
+    /// Reads a page.
+    pub fn parse(bytes: &[u8]) -> Result<Self, serde_json::Error> {
+        from_json(bytes)
+    }
+
+    /// The message as JSON.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        to_json(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::protocol::Request;
+    use crate::protocol::tests::text;
+
+    #[test]
+    fn golden_log() {
+        let question = LogRequest {
+            log: LogPlace { id: "r-1".parse().unwrap(), offset: 7 },
+            reply_to: "deploy.responses.prod.ns1.4f.1".parse().unwrap(),
+        };
+        insta::assert_snapshot!(text(&question.to_bytes()), @r#"{"log":{"id":"r-1","offset":7},"reply_to":"deploy.responses.prod.ns1.4f.1"}"#);
+        assert_eq!(LogRequest::parse(&question.to_bytes()), Some(question));
+        let id = "r-1".parse().unwrap();
+        let page = LogPage { id, offset: 7, data: "built\n".to_owned(), next: 13, end: true, error: None };
+        let answer = LogAnswer { log: page };
+        insta::assert_snapshot!(text(&answer.to_bytes()), @r#"{"log":{"id":"r-1","offset":7,"data":"built\n","next":13,"end":true}}"#);
+        assert_eq!(LogAnswer::parse(&answer.to_bytes()).unwrap(), answer);
+    }
+
+    proptest! {
+        /// Whatever else a question for a log says, it is no request.
+        #[test]
+        fn a_question_for_a_log_is_never_a_request(log in 0_usize..5, confirmed: bool, returns: bool, per_host: bool) {
+            let log = [json!({"id": "r-1", "offset": 0}), Value::Null, json!("r-1"), json!(false), json!([])][log].clone();
+            let mut message = json!({
+                "action": "switch", "revision": "main", "id": "r-1", "reply_to": "deploy.responses.prod.ns1.4f.1",
+                "confirmed": confirmed, "per_host": per_host, "log": log,
+            });
+            if returns {
+                message["returns"] = json!("r-0");
+            }
+            prop_assert!(Request::parse(message.to_string().as_bytes()).is_err());
+            message.as_object_mut().unwrap().remove("log");
+            prop_assert!(Request::parse(message.to_string().as_bytes()).is_ok());
+        }
+    }
+}
