@@ -29,7 +29,7 @@ pub use json::Json;
 pub use lines::Lines;
 pub use preview::preview;
 pub use recap::recap;
-pub use rollouts::{Liveness, rollouts_table};
+pub use rollouts::{Liveness, rollouts_json, rollouts_table};
 pub use words::{cause, missed};
 
 use crate::rollout::{Event, Summary};

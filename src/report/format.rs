@@ -42,6 +42,17 @@ impl Display for Took {
     }
 }
 
+/// How long ago something was, in its largest unit: `12s ago`, `3m ago`, `5h ago`, `9d ago`.
+pub(super) fn ago(at: Timestamp, now: Timestamp) -> String {
+    let seconds = Took::between(at, now).0.as_secs();
+    match seconds {
+        0..60 => format!("{seconds}s ago"),
+        60..3600 => format!("{}m ago", seconds / 60),
+        3600..172_800 => format!("{}h ago", seconds / 3600),
+        172_800.. => format!("{}d ago", seconds / 86_400),
+    }
+}
+
 /// What a line is about, at a glance. It never stands without a word that says the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Symbol {
