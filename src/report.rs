@@ -24,7 +24,7 @@ use jiff::Timestamp;
 pub use bars::{Bars, Size};
 pub use describe::{HostFacts, describe};
 pub use format::Took;
-pub use hosts::hosts_table;
+pub use hosts::{HostsView, hosts_table};
 pub use json::Json;
 pub use lines::Lines;
 pub use preview::preview;

@@ -4,7 +4,7 @@
 mod repository;
 mod server;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use self::repository::Repository;
@@ -86,6 +86,20 @@ impl History {
         }
     }
 
+    /// How many commits each of these is behind what is checked out where the operator stands. Those that a clone there does
+    /// not know are left out.
+    pub async fn behind_here<'a>(&self, commits: impl IntoIterator<Item = &'a Commit>) -> BTreeMap<Commit, usize> {
+        let mut behind = BTreeMap::new();
+        let Some(clone) = self.clones.first() else { return behind };
+        let Some(head) = clone.head().await else { return behind };
+        for commit in commits.into_iter().collect::<BTreeSet<_>>() {
+            if let Some(missing) = clone.subjects_between(commit, &head).await {
+                behind.insert(commit.clone(), missing.len());
+            }
+        }
+        behind
+    }
+
     /// Whether one commit is an ancestor of another, and so older; `None` where nobody knows both.
     pub async fn is_ancestor(&mut self, old: &Commit, new: &Commit) -> Option<bool> {
         for clone in &self.clones {
@@ -130,6 +144,8 @@ mod tests {
         assert_eq!(history.is_ancestor(&new, &old).await, Some(false));
 
         let unknown = "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b".parse().unwrap();
+        let behind = history.behind_here([&old, &new, &unknown]).await;
+        assert_eq!(behind, BTreeMap::from([(old.clone(), 1), (new.clone(), 0)]));
         assert_eq!(history.subject(&unknown).await, None);
         assert_eq!(history.is_ancestor(&unknown, &new).await, None);
     }
