@@ -30,7 +30,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use self::commands::{
-    apply, completions, deploy, doctor, hosts, init, keygen, listener, man, mcp, nats_config, plan, rollouts, supervise,
+    apply, completions, deploy, doctor, hosts, init, keygen, listener, man, mcp, nats_config, plan, report, rollouts,
+    supervise,
 };
 use self::exit::{CommandError, CommandResult, Exit};
 
@@ -63,6 +64,9 @@ enum Command {
     /// Show what a rollout has come to; one that runs is followed to its end.
     #[command(after_help = help::STATUS)]
     Status(rollouts::Status),
+    /// Write a rollout down as one document: an HTML page that needs nothing else, or Markdown, JUnit or JSON.
+    #[command(after_help = help::REPORT)]
+    Report(report::Report),
     /// Stop a rollout: nothing new is sent, hosts in flight are awaited. What runs on the hosts goes on.
     #[command(after_help = help::ABORT)]
     Abort(rollouts::Abort),
@@ -149,6 +153,7 @@ impl Command {
             Self::Plan(plan) => plan.run(),
             Self::Rollouts(rollouts) => rollouts.run(),
             Self::Status(status) => status.run(),
+            Self::Report(report) => report.run(),
             Self::Abort(abort) => abort.run(),
             Self::Deploy(deploy) => deploy.run(),
             Self::Hosts(hosts) => hosts.run(),

@@ -6,6 +6,7 @@
 
 mod bars;
 mod describe;
+mod document;
 mod format;
 mod hosts;
 mod json;
@@ -23,6 +24,7 @@ use jiff::Timestamp;
 
 pub use bars::{Bars, Size};
 pub use describe::{HostFacts, describe};
+pub use document::{Document, html, junit, markdown};
 pub use format::Took;
 pub use hosts::{HostsView, hosts_table};
 pub use json::Json;

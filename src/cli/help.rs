@@ -61,6 +61,11 @@ pub(super) const STATUS: &str = help_of_rollout!(
     "  homelab-deploy status
   homelab-deploy status 01J9ZK3V --json"
 );
+pub(super) const REPORT: &str = help!(
+    "  homelab-deploy report > rollout.html
+  homelab-deploy report 01J9ZK3V --format markdown
+  homelab-deploy report --format junit --out results.xml",
+);
 pub(super) const ABORT: &str = help!(
     "  homelab-deploy abort
   homelab-deploy abort 01J9ZK3V",

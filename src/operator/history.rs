@@ -86,15 +86,18 @@ impl History {
         }
     }
 
-    /// How many commits each of these is behind what is checked out where the operator stands. Those that a clone there does
-    /// not know are left out.
+    /// How many commits each of these is behind what a clone of it has checked out. Those that no clone knows are left out.
     pub async fn behind_here<'a>(&self, commits: impl IntoIterator<Item = &'a Commit>) -> BTreeMap<Commit, usize> {
+        let commits: BTreeSet<&Commit> = commits.into_iter().collect();
         let mut behind = BTreeMap::new();
-        let Some(clone) = self.clones.first() else { return behind };
-        let Some(head) = clone.head().await else { return behind };
-        for commit in commits.into_iter().collect::<BTreeSet<_>>() {
-            if let Some(missing) = clone.subjects_between(commit, &head).await {
-                behind.insert(commit.clone(), missing.len());
+        for clone in &self.clones {
+            let Some(head) = clone.head().await else { continue };
+            for commit in &commits {
+                if !behind.contains_key(*commit)
+                    && let Some(missing) = clone.subjects_between(commit, &head).await
+                {
+                    behind.insert((*commit).clone(), missing.len());
+                }
             }
         }
         behind

@@ -13,7 +13,7 @@ pub(super) use crate::text::safe;
 const MAX_TEXT: usize = 200;
 
 /// A duration as people say it: `0.4s`, `12s`, `4m02s`, `45m`, `1h05m`. What is shorter than the last digit is cut off.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Took(pub Duration);
 
 impl Took {

@@ -30,7 +30,8 @@ pub struct HostsView<'a> {
 /// the next line.
 pub fn hosts_table(answers: &[HostAnswer], view: &HostsView<'_>) -> String {
     let titles = TITLES.map(str::to_owned);
-    let rows: Vec<[String; 5]> = std::iter::once(titles).chain(answers.iter().map(|answer| row(answer, view))).collect();
+    let rows: Vec<[String; 5]> =
+        std::iter::once(titles).chain(answers.iter().map(|answer| row(answer, view))).collect();
     let widths: [usize; 4] = std::array::from_fn(|column| widest(rows.iter().filter_map(|row| row.get(column))));
     let left = widths.iter().map(|width| width + 2).sum::<usize>();
     let line = |[cells @ .., state]: &[String; 5]| {
@@ -142,8 +143,33 @@ mod tests {
 
     #[test]
     fn a_terminal_is_never_too_narrow() {
-        insta::assert_snapshot!(shown(120), @"");
-        insta::assert_snapshot!(shown(80), @"");
-        insta::assert_snapshot!(shown(60), @"");
+        insta::assert_snapshot!(shown(120), @"
+        host   tier  role   commit             state
+        test1  test  -      a91be77 behind 12  failed (build_failed) 3m ago, reboot required
+        jelly  prod  media  8c1f0e2            busy for ops@desk, began 3m ago
+        nas    prod  -      -                  idle, not what was deployed, boots something else, answers in the old form: not
+                                               proved, ⚠ git is not on the PATH of the listener
+        ");
+        insta::assert_snapshot!(shown(80), @"
+        host   tier  role   commit             state
+        test1  test  -      a91be77 behind 12  failed (build_failed) 3m ago, reboot
+                                               required
+        jelly  prod  media  8c1f0e2            busy for ops@desk, began 3m ago
+        nas    prod  -      -                  idle, not what was deployed, boots
+                                               something else, answers in the old form:
+                                               not proved, ⚠ git is not on the PATH of
+                                               the listener
+        ");
+        insta::assert_snapshot!(shown(60), @"
+        host   tier  role   commit             state
+        test1  test  -      a91be77 behind 12
+            failed (build_failed) 3m ago, reboot required
+        jelly  prod  media  8c1f0e2
+            busy for ops@desk, began 3m ago
+        nas    prod  -      -
+            idle, not what was deployed, boots something else,
+            answers in the old form: not proved, ⚠ git is not on the
+            PATH of the listener
+        ");
     }
 }

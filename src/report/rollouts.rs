@@ -42,7 +42,8 @@ fn row(summary: &Summary, liveness: Liveness, now: Timestamp) -> Option<[String;
     ])
 }
 
-fn object(summary: &Summary, liveness: Liveness) -> Option<Value> {
+/// A rollout as a JSON object, once it has begun.
+pub(super) fn object(summary: &Summary, liveness: Liveness) -> Option<Value> {
     let rollout = summary.rollout.as_deref()?;
     let counts = summary.counts();
     Some(json!({

@@ -52,6 +52,7 @@ fn an_archive_has_all_that_goes_with_the_program_and_is_the_same_each_time() {
     ./share/man/man1/homelab-deploy-mcp.1
     ./share/man/man1/homelab-deploy-nats-config.1
     ./share/man/man1/homelab-deploy-plan.1
+    ./share/man/man1/homelab-deploy-report.1
     ./share/man/man1/homelab-deploy-rollouts.1
     ./share/man/man1/homelab-deploy-status.1
     ./share/man/man1/homelab-deploy.1

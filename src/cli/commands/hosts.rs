@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use clap::Args;
 
+use crate::bus::Bus;
 use crate::cli::context::ContextArgs;
 use crate::cli::exit::{CommandResult, Exit};
 use crate::cli::operator::OperatorArgs;
 use crate::cli::out;
 use crate::cli::runtime::block_on;
-use crate::bus::Bus;
 use crate::clock;
 use crate::operator::{Awaited, FleetError, History, Purpose, RollCall, RollCalled};
 use crate::protocol::{HostAnswer, HostName, Tier};

@@ -66,6 +66,16 @@ async fn a_detached_rollout_is_followed_to_its_end_by_another_process() {
     expect_recap(&status.ended().await.unwrap().expect(0), "3 hosts completed in 2 waves");
     assert_eq!(ran(&lab), ["test1", "test2", "ns1"]);
     assert!(listed(&lab).await[0].contains("succeeded"));
+    for (format, told) in [
+        ("html", "<td>ns1</td>"),
+        ("markdown", "| ns1 | completed |"),
+        ("junit", "tests=\"3\" failures=\"0\""),
+        ("json", "\"outcome\":\"succeeded\""),
+    ] {
+        let report = operator::run(&lab, &["report", "--format", format]).await.unwrap().expect(0).stdout;
+        assert!(report.contains(told), "{report}");
+    }
+    operator::run(&lab, &["report", "--out", "/nowhere/page.html"]).await.unwrap().expect(3).told("cannot write");
 }
 
 #[tokio::test]
