@@ -9,6 +9,7 @@
 mod backoff;
 mod error;
 mod event;
+mod lockout;
 mod seed;
 mod tls;
 mod trial;
@@ -16,30 +17,51 @@ mod trial;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::{Client, ConnectErrorKind, ConnectOptions, ServerAddr};
+use async_nats::client::ReconnectError;
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, ServerAddr, Subscriber};
+use futures_util::StreamExt;
+use futures_util::stream::{FuturesUnordered, SelectAll};
+use tokio::time::{sleep, timeout};
+use uuid::Uuid;
 
 use self::backoff::Backoff;
 pub use self::error::{Attempt, BusError};
 use self::event::Translator;
 pub use self::event::{BusEvent, Events, Operation, Violation};
+pub use self::lockout::Lockout;
+use self::seed::SeedFile;
 pub use self::seed::SeedReaders;
-use self::seed::UserKey;
 pub use self::seed::public_key;
 use self::tls::Tls;
 pub use self::trial::Tried;
 use crate::text::safe;
 
-/// How long [`Bus::connect`] tries, all servers taken together.
+/// How long an attempt to reach a server may take. The addresses of its name share that.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
-/// The longest pause between two attempts of an operator's command: a person waits for it.
-const OPERATOR_PAUSE: Duration = Duration::from_secs(2);
+/// The least time that each address of a name gets.
+const LEAST_SHARE: Duration = Duration::from_secs(1);
 
-/// The longest pause between two attempts of a listener: it has all day, and a server that comes back must not be
-/// met by a crowd.
-const LISTENER_PAUSE: Duration = Duration::from_secs(30);
+/// How long a server is tried before the next one is tried as well: all are alive as a rule, and the first one is meant.
+const HEAD_START: Duration = Duration::from_millis(250);
+
+/// How a connection is kept.
+#[derive(Debug, Clone, Copy)]
+struct Temper {
+    /// The longest pause between two attempts to connect.
+    longest_pause: Duration,
+    /// How long the server may be silent before it is asked for a sign of life. Three times that, and the connection is down.
+    ping_after: Duration,
+}
+
+/// A person waits: a connection that stands still is noticed before its hosts are called unreachable.
+const OPERATOR: Temper = Temper { longest_pause: Duration::from_secs(2), ping_after: Duration::from_secs(2) };
+
+/// A listener has all day, and a server that comes back must not be met by a crowd.
+const LISTENER: Temper = Temper { longest_pause: Duration::from_secs(30), ping_after: Duration::from_mins(1) };
 
 /// How many messages a subscription holds before it drops some, unless the caller knows how many to expect.
 pub const SUBSCRIPTION_CAPACITY: usize = 65_536;
@@ -86,25 +108,46 @@ pub struct Bus {
     pub client: Client,
     /// What becomes of the connection. That it was made is no event: the first [`BusEvent::Up`] is a reconnect.
     pub events: Events,
+    /// Makes the connection anew.
+    pub renewal: Renewal,
     /// What the user should know although it works.
     pub warnings: Vec<String>,
+    /// The answers to a roll call that may still come, with its id: for whoever goes on with this connection.
+    pub late_answers: Option<(Uuid, SelectAll<Subscriber>)>,
+}
+
+/// Makes a connection anew.
+#[derive(Debug, Clone)]
+pub struct Renewal {
+    client: Client,
+    backoff: Arc<Backoff>,
+}
+
+impl Renewal {
+    /// Leaves the connection, and makes another one at once: this is no failure, after which there would be a pause.
+    pub async fn connect_anew(&self) -> Result<(), ReconnectError> {
+        self.backoff.reconnect_on_purpose();
+        self.client.force_reconnect().await
+    }
 }
 
 impl Bus {
-    /// Connects for a command that someone waits for: each server is tried once, all within five seconds.
+    /// Connects for a command that someone waits for: each server is tried once.
     pub async fn connect(settings: &Settings) -> Result<Self, BusError> {
-        Dialer::prepare(settings, OPERATOR_PAUSE)?.connect().await
+        Dialer::prepare(settings, OPERATOR)?.connect().await
     }
 
-    /// Connects for a service: tries for ever, with growing pauses, and logs each failure. An error means that trying
-    /// again would not help, since it is about the files of the settings.
+    /// Connects for a service: tries again and again, with growing pauses, and logs each failure. An error means that trying
+    /// again does not help: it is about the files of the settings, or about a key that was refused for a minute.
     pub async fn connect_patiently(settings: &Settings) -> Result<Self, BusError> {
-        let dialer = Dialer::prepare(settings, LISTENER_PAUSE)?;
-        let rounds = Backoff::new(LISTENER_PAUSE);
+        let dialer = Dialer::prepare(settings, LISTENER)?;
+        let rounds = Backoff::new(LISTENER.longest_pause);
+        let mut lockout = Lockout::default();
         loop {
-            tokio::time::sleep(rounds.next(1).pause).await;
+            sleep(rounds.next_pause()).await;
             match dialer.connect().await {
                 Ok(bus) => return Ok(bus),
+                Err(error @ BusError::Refused { .. }) if lockout.refused() => return Err(error),
                 Err(error) => {
                     let help = miette::Diagnostic::help(&error).map(|help| help.to_string());
                     tracing::error!(help, "{error}; trying again");
@@ -117,57 +160,85 @@ impl Bus {
 /// Settings that were checked as far as is possible without a server.
 struct Dialer<'a> {
     settings: &'a Settings,
-    key: UserKey,
+    seed: Arc<SeedFile>,
     tls: Tls,
     warnings: Vec<String>,
-    longest_pause: Duration,
+    temper: Temper,
+}
+
+/// What came of an attempt in vain.
+enum Failure {
+    Refused,
+    Other(String),
 }
 
 impl<'a> Dialer<'a> {
-    fn prepare(settings: &'a Settings, longest_pause: Duration) -> Result<Self, BusError> {
-        let (key, warning) = UserKey::read(&settings.nkey_file, settings.seed_readers)?;
+    fn prepare(settings: &'a Settings, temper: Temper) -> Result<Self, BusError> {
+        let (seed, warning) = SeedFile::read(&settings.nkey_file, settings.seed_readers)?;
         let tls = Tls::of(settings)?;
-        Ok(Self { settings, key, tls, warnings: warning.into_iter().collect(), longest_pause })
+        Ok(Self { settings, seed: Arc::new(seed), tls, warnings: warning.into_iter().collect(), temper })
     }
 
-    /// Tries each server once.
+    /// Tries each server once, in their order. One that is silent does not hold up the others, and the first to take us in
+    /// is the one.
     async fn connect(&self) -> Result<Bus, BusError> {
-        let servers = &self.settings.servers;
-        let patience = CONNECT_WITHIN / u32::try_from(servers.len().max(1)).unwrap_or(u32::MAX);
-        let mut attempts = Vec::new();
-        let mut refused = None;
-        for (position, server) in servers.iter().enumerate() {
-            let (translator, events) = Translator::new();
-            let addresses: Vec<ServerAddr> = servers.iter().map(|server| server.0.clone()).collect();
-            let connecting = self.options(position, patience, translator).connect(addresses);
-            let why = match tokio::time::timeout(patience, connecting).await {
-                Ok(Ok(client)) => {
-                    let warnings = self.warnings.clone();
-                    return Ok(Bus { client, events, warnings });
-                }
-                Ok(Err(error)) => {
-                    if error.kind() == ConnectErrorKind::AuthorizationViolation {
-                        refused.get_or_insert_with(|| server.clone());
-                    }
-                    safe(&error::plain(&error))
-                }
-                Err(_) => format!("no answer within {} ms", patience.as_millis()),
-            };
-            attempts.push(Attempt { server: server.clone(), why });
+        let mut untried = self.settings.servers.iter().enumerate();
+        let mut under_way = FuturesUnordered::new();
+        let mut failures = Vec::new();
+        loop {
+            under_way.extend(untried.next().map(|(position, server)| self.try_server(position, server)));
+            tokio::select! {
+                ended = under_way.next() => match ended {
+                    Some(Ok(bus)) => return Ok(bus),
+                    Some(Err(failure)) => failures.push(failure),
+                    None => return Err(self.in_vain(failures)),
+                },
+                () = sleep(HEAD_START), if untried.len() > 0 => {}
+            }
         }
-        Err(match refused {
-            Some(server) => BusError::Refused { server, public_key: self.key.public() },
-            None => BusError::Unreachable(attempts),
-        })
     }
 
-    /// The options of a client whose first attempt goes to the server at this position.
-    fn options(&self, position: usize, patience: Duration, translator: Translator) -> ConnectOptions {
-        let backoff = Backoff::starting_at(position, self.longest_pause);
-        let options = ConnectOptions::with_nkey(self.key.seed())
+    async fn try_server(&self, position: usize, server: &'a ServerUrl) -> Result<Bus, (usize, Failure)> {
+        let failed = |failure| (position, failure);
+        let addresses = count_addresses(server).await.map_err(|why| failed(Failure::Other(why)))?;
+        let share = share(addresses);
+        let (translator, events) = Translator::new();
+        let backoff = Arc::new(Backoff::starting_at(position, self.temper.longest_pause));
+        let servers: Vec<ServerAddr> = self.settings.servers.iter().map(|server| server.0.clone()).collect();
+        match self.options(&backoff, share, translator).connect(servers).await {
+            Ok(client) => {
+                let renewal = Renewal { client: client.clone(), backoff };
+                Ok(Bus { client, events, renewal, warnings: self.warnings.clone(), late_answers: None })
+            }
+            Err(error) => Err(failed(match error.kind() {
+                ConnectErrorKind::AuthorizationViolation => Failure::Refused,
+                ConnectErrorKind::TimedOut => Failure::Other(format!("no answer within {} ms", share.as_millis())),
+                _ => Failure::Other(safe(&error::plain(&error))),
+            })),
+        }
+    }
+
+    /// Why no server took us in. That one knows the key no more says most.
+    fn in_vain(&self, mut failures: Vec<(usize, Failure)>) -> BusError {
+        failures.sort_by_key(|(position, _)| *position);
+        let mut attempts = Vec::new();
+        for (server, (_, failure)) in self.settings.servers.iter().zip(failures) {
+            let server = server.clone();
+            match failure {
+                Failure::Refused => return BusError::Refused { server, public_key: self.seed.key().public() },
+                Failure::Other(why) => attempts.push(Attempt { server, why }),
+            }
+        }
+        BusError::Unreachable(attempts)
+    }
+
+    fn options(&self, backoff: &Arc<Backoff>, share: Duration, translator: Translator) -> ConnectOptions {
+        let (seed, backoff) = (Arc::clone(&self.seed), Arc::clone(backoff));
+        let options = ConnectOptions::with_auth_callback(move |nonce| std::future::ready(seed.key().prove(&nonce)))
             .name(&self.settings.name)
             .subscription_capacity(self.settings.subscription_capacity)
-            .connection_timeout(patience)
+            .connection_timeout(share)
+            .ping_interval(self.temper.ping_after)
             .reconnect_to_server_callback(move |pool, _| std::future::ready(backoff.choose(&pool)))
             .event_callback(move |event| {
                 translator.hear(event);
@@ -175,6 +246,20 @@ impl<'a> Dialer<'a> {
             });
         self.tls.apply(self.settings, options)
     }
+}
+
+/// How many addresses the name of a server has. An error is why that is not known.
+async fn count_addresses(server: &ServerUrl) -> Result<usize, String> {
+    match timeout(CONNECT_WITHIN, server.0.socket_addrs()).await {
+        Ok(Ok(addresses)) => Ok(addresses.count()),
+        Ok(Err(error)) => Err(safe(&format!("its name cannot be looked up: {error}"))),
+        Err(_) => Err("its name cannot be looked up: no answer".to_owned()),
+    }
+}
+
+/// How long each of so many addresses of a name may take: they are tried one after another.
+fn share(addresses: usize) -> Duration {
+    (CONNECT_WITHIN / u32::try_from(addresses.max(1)).unwrap_or(u32::MAX)).max(LEAST_SHARE)
 }
 
 impl FromStr for ServerUrl {

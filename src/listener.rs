@@ -125,6 +125,13 @@ pub enum ListenerError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Bus(#[from] BusError),
+    /// The server refuses the key.
+    #[error("the server has refused this key for a minute")]
+    #[diagnostic(help(
+        "the key was changed on the server, or the user removed: a listener that is started again reads the seed file anew, as \
+         systemd does for its service"
+    ))]
+    LockedOut,
     /// It cannot answer who asks for metrics.
     #[error("cannot listen on {0} for who asks for metrics: {1}")]
     #[diagnostic(help("--metrics-listen takes a free address of this machine, as in 127.0.0.1:9811"))]
@@ -183,7 +190,8 @@ pub async fn listen(
     };
     let past = Past { memory, ledger, recalled };
     // On the heap, since every future above would hold all of the loop's otherwise.
-    Box::pin(Service::new(config, bus.client, past, Signs { pulse, metrics }).serve(bus.events, stop)).await
+    Box::pin(Service::new(config, bus.client, bus.renewal, past, Signs { pulse, metrics }).serve(bus.events, stop))
+        .await
 }
 
 /// Connects, however long it takes.

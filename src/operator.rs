@@ -19,7 +19,7 @@ pub mod revision;
 mod testing;
 
 pub use drive::{Drive, DriveError};
-pub use fleet::{Awaited, Discovery, Fleet, FleetError, Link, Purpose, RollCall, RollCalled};
+pub use fleet::{Awaited, Discovery, Fleet, FleetError, KnownHosts, Link, Purpose, RollCall, RollCalled};
 pub use history::History;
 pub use prepare::{Called, Kind, Obstacle, Part, PrepareError, Prepared, Wanted};
 pub use revision::{UnresolvedError, resolve_revision};

@@ -130,17 +130,23 @@ impl Plan {
     }
 
     /// The tiers whose hosts have to be asked for before the plan can be resolved.
-    ///
-    /// A subject of the user's own says nothing about tiers, so a plan that uses one has to ask all of them.
     pub fn tiers(&self) -> BTreeSet<Tier> {
-        self.waves
-            .iter()
-            .flat_map(|wave| &wave.targets)
-            .flat_map(|selector| match selector.value.target.tier() {
-                Some(tier) => vec![tier],
-                None => Tier::ALL.to_vec(),
-            })
-            .collect()
+        self.tiers_of(|_| true)
+    }
+
+    /// The tiers of the groups that the plan selects. Where there are none, who else is there does not matter.
+    pub fn group_tiers(&self) -> BTreeSet<Tier> {
+        self.tiers_of(|target| !matches!(target, Target::Host(..)))
+    }
+
+    /// A subject of the user's own says nothing about tiers, so a plan that uses one has to ask all of them.
+    fn tiers_of(&self, wanted: impl Fn(&Target) -> bool) -> BTreeSet<Tier> {
+        let targets = self.waves.iter().flat_map(|wave| &wave.targets).map(|selector| &selector.value.target);
+        let tiers = targets.filter(|target| wanted(target)).flat_map(|target| match target.tier() {
+            Some(tier) => vec![tier],
+            None => Tier::ALL.to_vec(),
+        });
+        tiers.collect()
     }
 
     /// The tiers that the plan's targets name: their hosts have to be reached.
@@ -149,15 +155,14 @@ impl Plan {
         targets.filter_map(|selector| selector.value.target.tier()).collect()
     }
 
-    /// The hosts that the plan names, when it selects no others: then who else is there does not matter.
-    pub fn named_only(&self) -> Option<BTreeSet<Sender>> {
+    /// The hosts that the plan names.
+    pub fn named(&self) -> BTreeSet<Sender> {
         let targets = self.waves.iter().flat_map(|wave| &wave.targets);
-        targets
-            .map(|selector| match &selector.value.target {
-                Target::Host(tier, host) => Some(Sender { tier: *tier, host: host.clone() }),
-                Target::Role(..) | Target::All(_) | Target::Custom(_) => None,
-            })
-            .collect()
+        let hosts = targets.filter_map(|selector| match &selector.value.target {
+            Target::Host(tier, host) => Some(Sender { tier: *tier, host: host.clone() }),
+            Target::Role(..) | Target::All(_) | Target::Custom(_) => None,
+        });
+        hosts.collect()
     }
 
     /// Whether the plan names this host itself, and not only a group that it may be in.

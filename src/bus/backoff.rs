@@ -1,6 +1,6 @@
 //! Which server is tried next, and after what pause.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_nats::{ReconnectToServer, Server};
@@ -8,34 +8,46 @@ use async_nats::{ReconnectToServer, Server};
 /// The pause after the first round of failures; it doubles with every further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
+/// How long a connection has to stand until it counts as a good one, after which the backoff begins anew.
+const STOOD: Duration = Duration::from_secs(5);
+
 /// Goes round the servers; the first round has no pauses, each later one has longer ones.
 ///
-/// A series of attempts ends by itself: an attempt that comes long after the last one begins anew. Neither success nor
-/// the client's own count of failures ends it. A server that accepts a connection only to close it would be met in a
-/// tight loop by the one, and a name that cannot be resolved, which the client does not count, by the other.
+/// That a connection was made is no reason to begin anew: a server that accepts each one only to close it would be met in a
+/// tight loop. One that stood for a while is.
+#[derive(Debug)]
 pub(super) struct Backoff {
     longest: Duration,
     // The client's callback is shared, so the counting needs a lock; nothing waits while it is held.
     series: Mutex<Series>,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Series {
-    /// Where the next attempt goes, counted on and on.
+    /// Where the last attempt went, counted on and on; where the first one goes.
     position: usize,
     /// Attempts since the series began.
     attempts: usize,
     /// When the last attempt was to be made.
     last: Option<Instant>,
+    /// Whether the next attempt is made although the connection stands.
+    on_purpose: bool,
 }
 
 /// The next attempt.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Next {
+struct Next {
     /// Which server, by its position in the pool.
-    pub(super) server: usize,
+    server: usize,
     /// How long to wait before.
-    pub(super) pause: Duration,
+    pause: Duration,
+}
+
+/// What came of the last attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Last {
+    Connected,
+    Failed,
 }
 
 impl Backoff {
@@ -48,23 +60,43 @@ impl Backoff {
         Self { longest, series: Mutex::new(Series { position, ..Series::default() }) }
     }
 
-    /// The next attempt, with this many servers to choose from.
-    pub(super) fn next(&self, servers: usize) -> Next {
-        self.next_at(Instant::now(), servers.max(1))
+    /// The next attempt is no answer to a failure: it is made at once, where the connection is now, and counts for nothing.
+    pub(super) fn reconnect_on_purpose(&self) {
+        self.series().on_purpose = true;
     }
 
-    fn next_at(&self, now: Instant, servers: usize) -> Next {
-        let mut series = self.series.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let over = |last: Instant| now.saturating_duration_since(last) > 2 * self.longest;
-        if series.last.is_none_or(over) {
+    /// The pause before the next of many attempts in vain.
+    pub(super) fn next_pause(&self) -> Duration {
+        self.next(Instant::now(), 1, Last::Failed).pause
+    }
+
+    /// The answer to the client, which asks before each attempt.
+    pub(super) fn choose(&self, pool: &[Server]) -> Option<ReconnectToServer> {
+        let last = pool.get(self.series().position % pool.len().max(1));
+        let last = if last.is_some_and(|server| server.failed_attempts == 0) { Last::Connected } else { Last::Failed };
+        let Next { server, pause } = self.next(Instant::now(), pool.len().max(1), last);
+        pool.get(server).map(|server| ReconnectToServer { addr: server.addr.clone(), delay: Some(pause) })
+    }
+
+    /// The next attempt, with this many servers to choose from.
+    fn next(&self, now: Instant, servers: usize, last: Last) -> Next {
+        let mut series = self.series();
+        let stood = series.last.is_some_and(|at| last == Last::Connected && now.saturating_duration_since(at) >= STOOD);
+        let on_purpose = std::mem::take(&mut series.on_purpose);
+        if stood || on_purpose {
             series.attempts = 0;
         }
+        if series.last.is_some() && !on_purpose {
+            series.position += 1;
+        }
         let pause = self.pause(series.attempts / servers);
-        let server = series.position % servers;
-        series.position += 1;
-        series.attempts += 1;
+        series.attempts += usize::from(!on_purpose);
         series.last = Some(now + pause);
-        Next { server, pause }
+        Next { server: series.position % servers, pause }
+    }
+
+    fn series(&self) -> MutexGuard<'_, Series> {
+        self.series.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The pause before each attempt of a round, counted from 0.
@@ -75,12 +107,6 @@ impl Backoff {
         };
         let factor = u32::try_from(doublings).ok().and_then(|n| 2_u32.checked_pow(n)).unwrap_or(u32::MAX);
         FIRST_PAUSE.saturating_mul(factor).min(self.longest)
-    }
-
-    /// The answer to the client, which asks before each attempt.
-    pub(super) fn choose(&self, pool: &[Server]) -> Option<ReconnectToServer> {
-        let Next { server, pause } = self.next(pool.len());
-        pool.get(server).map(|server| ReconnectToServer { addr: server.addr.clone(), delay: Some(pause) })
     }
 }
 
@@ -95,7 +121,7 @@ mod tests {
         let backoff = Backoff::starting_at(1, LONGEST);
         let mut now = Instant::now();
         let mut next = || {
-            let next = backoff.next_at(now, 3);
+            let next = backoff.next(now, 3, Last::Failed);
             now += next.pause;
             (next.server, next.pause.as_millis())
         };
@@ -107,12 +133,31 @@ mod tests {
     }
 
     #[test]
-    fn a_series_ends_with_time_and_not_with_success() {
+    fn a_connection_that_stood_begins_anew_and_one_that_was_closed_at_once_does_not() {
         let backoff = Backoff::new(LONGEST);
         let start = Instant::now();
+        let pause = |after: Duration, last| backoff.next(start + after, 1, last).pause.as_millis();
         // Accepted and thrown out at once, over and over: this must not become a tight loop.
-        let pauses: Vec<_> = (0..4).map(|_| backoff.next_at(start, 1).pause.as_millis()).collect();
-        assert_eq!(pauses, [0, 100, 200, 400]);
-        assert_eq!(backoff.next_at(start + Duration::from_hours(1), 1).pause, Duration::ZERO);
+        let closed = [0; 4].map(|_| pause(Duration::ZERO, Last::Connected));
+        assert_eq!(closed, [0, 100, 200, 400]);
+        // A server that swallows each attempt for a while is no connection that stood.
+        assert_eq!(pause(Duration::from_secs(10), Last::Failed), 800);
+        assert_eq!(pause(Duration::from_secs(15), Last::Connected), 1_600);
+        assert_eq!(pause(Duration::from_secs(22), Last::Connected), 0);
+    }
+
+    #[test]
+    fn the_hundredth_reconnect_on_purpose_is_as_quick_as_the_first_and_goes_to_the_same_server() {
+        let backoff = Backoff::starting_at(1, LONGEST);
+        let now = Instant::now();
+        let next = |last| backoff.next(now, 2, last);
+        assert_eq!(next(Last::Failed), Next { server: 1, pause: Duration::ZERO });
+        for _ in 0..100 {
+            backoff.reconnect_on_purpose();
+            assert_eq!(next(Last::Connected), Next { server: 1, pause: Duration::ZERO });
+        }
+        // One that fails is followed by a whole round without pauses.
+        let rounds = [0; 3].map(|_| next(Last::Failed)).map(|next| (next.server, next.pause.as_millis()));
+        assert_eq!(rounds, [(0, 0), (1, 0), (0, 100)]);
     }
 }

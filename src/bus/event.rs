@@ -24,6 +24,8 @@ pub enum BusEvent {
     Refused(Violation),
     /// A subscription was full, and at least one message for it is lost.
     SlowConsumer,
+    /// The server does not take the key in any more.
+    LockedOut,
     /// Anything else that went wrong, in words: an attempt to reconnect, for one.
     Error(String),
 }
@@ -138,9 +140,7 @@ impl Translator {
             Event::ServerError(ServerError::AuthorizationViolation) => {
                 BusEvent::Error("the server no longer accepts this key".to_owned())
             }
-            Event::ClientError(ClientError::Other(error)) if error == REFUSED => {
-                BusEvent::Error("cannot connect again: the server refuses this key".to_owned())
-            }
+            Event::ClientError(ClientError::Other(error)) if error == REFUSED => BusEvent::LockedOut,
             Event::ClientError(ClientError::Other(error)) => {
                 BusEvent::Error(format!("cannot connect again: {}", safe(&error)))
             }
@@ -228,7 +228,7 @@ mod tests {
                 BusEvent::Error("the server says: Stale Connection".to_owned()),
                 BusEvent::Refused(refused),
                 BusEvent::Error("cannot connect again: IO error".to_owned()),
-                BusEvent::Error("cannot connect again: the server refuses this key".to_owned()),
+                BusEvent::LockedOut,
             ]
         );
     }

@@ -3,8 +3,9 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use async_nats::{Auth, AuthError};
 use nkeys::{KeyPair, KeyPairType};
 
 use super::error::BusError;
@@ -27,12 +28,36 @@ pub enum SeedReaders {
     Refuse,
 }
 
+/// The file with the seed, which may change while this program runs.
+pub(super) struct SeedFile {
+    file: PathBuf,
+    readers: SeedReaders,
+    first: UserKey,
+}
+
+impl SeedFile {
+    /// Reads the seed file; the text beside it is a warning.
+    pub(super) fn read(file: &Path, readers: SeedReaders) -> Result<(Self, Option<String>), BusError> {
+        let (first, warning) = UserKey::read(file, readers)?;
+        Ok((Self { file: file.to_owned(), readers, first }, warning))
+    }
+
+    /// The key that the file holds now. Where it holds none any more, the first one: what is no ordinary file, such as a
+    /// pipe of the shell, can be read only once.
+    pub(super) fn key(&self) -> UserKey {
+        let is_ordinary = fs::metadata(&self.file).is_ok_and(|file| file.is_file());
+        let now = is_ordinary.then(|| UserKey::read(&self.file, self.readers).ok()).flatten();
+        now.map_or_else(|| self.first.clone(), |(key, _)| key)
+    }
+}
+
 /// The key of a NATS user. Not `Debug`, so that the seed gets into no message.
+#[derive(Clone)]
 pub(super) struct UserKey(KeyPair);
 
 impl UserKey {
     /// Reads the seed file; the text beside the key is a warning.
-    pub(super) fn read(file: &Path, readers: SeedReaders) -> Result<(Self, Option<String>), BusError> {
+    fn read(file: &Path, readers: SeedReaders) -> Result<(Self, Option<String>), BusError> {
         let unreadable = |error| BusError::SeedUnreadable(file.to_owned(), error);
         // Through one open file, so that what is judged is what is read.
         let seed_file = File::open(file).map_err(unreadable)?;
@@ -49,11 +74,12 @@ impl UserKey {
         self.0.public_key()
     }
 
-    /// The secret half, for the client alone.
-    pub(super) fn seed(&self) -> String {
-        // Only a pair that was made from a public key has no seed; such a one cannot get here, and the client
-        // refuses an empty seed.
-        self.0.seed().unwrap_or_default()
+    /// Proves to a server that chose this nonce that the secret half is here.
+    pub(super) fn prove(&self, nonce: &[u8]) -> Result<Auth, AuthError> {
+        let mut auth = Auth::new();
+        auth.nkey = Some(self.public());
+        auth.signature = Some(self.0.sign(nonce).map_err(AuthError::new)?);
+        Ok(auth)
     }
 }
 
@@ -89,7 +115,7 @@ mod tests {
 
     use super::*;
 
-    fn file_with(text: &str, mode: u32) -> (tempfile::TempDir, std::path::PathBuf) {
+    fn file_with(text: &str, mode: u32) -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("key");
         fs::write(&file, text).unwrap();
@@ -109,8 +135,7 @@ mod tests {
         ] {
             let (_folder, file) = file_with(&text, 0o400);
             let (key, warning) = UserKey::read(&file, SeedReaders::Refuse).unwrap_or_else(|error| panic!("{error}"));
-            assert_eq!((key.public(), key.seed()), (pair.public_key(), seed.clone()));
-            assert_eq!(warning, None);
+            assert_eq!((key.public(), warning), (pair.public_key(), None));
         }
     }
 
@@ -139,6 +164,22 @@ mod tests {
 
         let (_folder, credential) = file_with(&seed, 0o440);
         assert!(UserKey::read(&credential, SeedReaders::Refuse).is_ok());
+    }
+
+    #[test]
+    fn a_key_that_was_changed_is_taken_up_and_one_that_is_gone_is_not_missed() {
+        let [first, second] = [KeyPair::new_user(), KeyPair::new_user()];
+        let (folder, file) = file_with(&first.seed().unwrap(), 0o600);
+        let (seed, _) = SeedFile::read(&file, SeedReaders::Refuse).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(seed.key().public(), first.public_key());
+        fs::write(&file, second.seed().unwrap()).unwrap();
+        assert_eq!(seed.key().public(), second.public_key());
+        fs::remove_file(&file).unwrap();
+        assert_eq!(seed.key().public(), first.public_key());
+        // Whoever opens a pipe that nobody writes to waits without end.
+        rustix::fs::mknodat(rustix::fs::CWD, &file, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+        assert_eq!(seed.key().public(), first.public_key());
+        drop(folder);
     }
 
     #[test]

@@ -45,6 +45,14 @@ async fn an_unreachable_server_is_named_with_the_reason() {
     assert!(whys[0].contains("refused"), "{whys:?}");
 }
 
+#[test]
+fn the_addresses_of_a_name_share_the_time() {
+    assert_eq!(
+        [0, 1, 2, 4, 5, 100].map(|addresses| share(addresses).as_millis()),
+        [5000, 5000, 2500, 1250, 1000, 1000]
+    );
+}
+
 #[tokio::test]
 async fn a_missing_certificate_is_named_before_anything_is_tried() {
     let folder = tempfile::tempdir().unwrap();

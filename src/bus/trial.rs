@@ -56,7 +56,7 @@ impl Bus {
                     event = self.events.recv() => match event {
                         Some(BusEvent::Refused(violation)) if violation.subject == last => return Ok(()),
                         Some(BusEvent::Refused(violation)) => tried.refused.push((violation.operation, violation.subject)),
-                        Some(BusEvent::Up | BusEvent::SlowConsumer | BusEvent::Error(_)) => {}
+                        Some(BusEvent::Up | BusEvent::SlowConsumer | BusEvent::LockedOut | BusEvent::Error(_)) => {}
                         Some(BusEvent::Down) | None => return Err("the connection was lost".to_owned()),
                     },
                 }

@@ -56,7 +56,7 @@ impl Carrier<'_> {
     ) -> Result<Machine, CommandError> {
         let rollout = machine.rollout();
         let precondition = |error| Exit::Precondition.because(error);
-        let link = Link::subscribe(bus, rollout, self.operator.discovery()).await.map_err(precondition)?;
+        let link = Link::subscribe(bus, rollout, self.operator.discovery(self.state)).await.map_err(precondition)?;
         let (interrupts, _listening) = interrupts::listen(self.state.journals().stop_file(rollout.id))?;
         let (fleet, end) = Fleet::channels();
         let mut messages = JoinSet::new();

@@ -8,8 +8,9 @@ use clap::Args;
 use super::connection::{Connection, HEADING};
 use super::exit::{CommandError, Exit};
 use super::out;
-use crate::bus::{Bus, SeedReaders, Settings};
-use crate::operator::Discovery;
+use super::state::StateArgs;
+use crate::bus::{Bus, SeedReaders, ServerUrl, Settings};
+use crate::operator::{Discovery, KnownHosts};
 use crate::protocol::{Subject, subject};
 use crate::report::{Bars, Json, Lines, Reporter, Style};
 
@@ -27,10 +28,10 @@ pub(super) struct OperatorArgs {
     #[arg(help_heading = HEADING)]
     discover_subject: Subject,
 
-    /// How long answers to that are waited for
-    #[arg(long, env = "HOMELAB_DEPLOY_DISCOVER_WINDOW", value_name = "DURATION", default_value = "2s")]
+    /// How long answers to that are waited for [default: 2s, and less once every host has answered that did before]
+    #[arg(long, env = "HOMELAB_DEPLOY_DISCOVER_WINDOW", value_name = "DURATION")]
     #[arg(help_heading = HEADING, value_parser = humantime::parse_duration)]
-    discover_window: Duration,
+    discover_window: Option<Duration>,
 
     /// Who deploys, as the hosts and other operators are told [default: USER@MACHINE]
     #[arg(long, env = "HOMELAB_DEPLOY_OPERATOR", value_name = "NAME")]
@@ -76,8 +77,13 @@ impl OperatorArgs {
     }
 
     /// Where to ask who is there.
-    pub(super) fn discovery(&self) -> Discovery {
-        Discovery { subject: self.discover_subject.clone(), window: self.discover_window }
+    pub(super) fn discovery(&self, state: &StateArgs) -> Discovery {
+        let servers = self.settings().servers;
+        Discovery {
+            subject: self.discover_subject.clone(),
+            window: self.discover_window,
+            known: KnownHosts::of(state.folder(), servers.iter().map(ServerUrl::to_string)),
+        }
     }
 }
 

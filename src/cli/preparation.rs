@@ -97,7 +97,7 @@ impl Preparation {
             flakes: self.flake.rules(&self.state, &self.operator.settings().servers, flake::consent(audience)),
         };
         let mut bus = self.operator.connect().await?;
-        let prepared = wanted.prepare(&mut bus, &self.operator.discovery()).await;
+        let prepared = wanted.prepare(&mut bus, &self.operator.discovery(&self.state)).await;
         let mut prepared = prepared.map_err(|error| unprepared(error, &file))?;
         prepared.warnings.extend(report::missed(&prepared.missed(&self.state.journals())));
         let preview = report::preview(&prepared.rollout, &prepared.warnings, out::width());

@@ -33,7 +33,7 @@ use super::signs::Signs;
 use super::surroundings::{compare_clocks, look_for_programs};
 use super::voice::Voice;
 use super::{Config, ListenerError};
-use crate::bus::{BusEvent, Events};
+use crate::bus::{BusEvent, Events, Lockout, Renewal};
 use crate::clock;
 use crate::protocol::request::is_acknowledgement;
 use crate::protocol::{ErrorCode, Phase, ReplySubject, Request, Response, Status};
@@ -69,6 +69,8 @@ pub(super) struct Service {
     questions: Inbox,
     /// The server has answered by itself.
     echo: Arc<Notify>,
+    /// Since when the server refuses the key.
+    lockout: Lockout,
     /// What the server permits is being tried.
     trial: Option<Trial>,
     roll_calls: RollCalls,
@@ -113,7 +115,7 @@ enum Input {
 
 impl Service {
     /// A service that knows what was found on disk; runs that go on are watched, those that are over concluded.
-    pub(super) fn new(config: Config, client: Client, past: Past, signs: Signs) -> Self {
+    pub(super) fn new(config: Config, client: Client, renewal: Renewal, past: Past, signs: Signs) -> Self {
         let Past { memory, ledger, recalled } = past;
         let boot_id = Host::new(config.root.clone()).boot_id();
         let instance = Shelf::of(&config, boot_id.as_deref()).instance();
@@ -122,10 +124,11 @@ impl Service {
             ledger,
             reporter: Reporter::new(&config, instance),
             heartbeat: heartbeat(config.heartbeat),
-            voice: Voice::new(client, &config, instance),
+            voice: Voice::new(client, renewal, &config, instance),
             requests: Inbox::new(echo.clone()),
             questions: Inbox::new(echo.clone()),
             echo,
+            lockout: Lockout::default(),
             trial: None,
             roll_calls: RollCalls::default(),
             problems: Problems::default(),
@@ -159,7 +162,7 @@ impl Service {
             tokio::select! {
                 () = sleep_until(trial.over_at) => self.rights_known(),
                 () = echo.notified() => self.echo(),
-                Some(event) = events.recv() => self.bus(event).await,
+                Some(event) = events.recv() => self.bus(event).await?,
             }
         }
         self.hear_questions().await?;
@@ -170,7 +173,7 @@ impl Service {
         self.deliver();
         self.signs.show(&self.ledger, self.voice.link);
         self.signs.pulse.up();
-        loop {
+        let end = loop {
             let trial_over = self.trial.as_ref().map_or_else(Instant::now, |trial| trial.over_at);
             let input = tokio::select! {
                 Some(letter) = self.requests.next() => Input::Deploy(letter),
@@ -189,15 +192,19 @@ impl Service {
                 Input::Step(over) => self.step(over).await,
                 Input::Heartbeat => self.tell_progress().await,
                 Input::Pulse => self.signs.pulse.beat(),
-                Input::Bus(event) => self.bus(event).await,
+                Input::Bus(event) => {
+                    if let Err(error) = self.bus(event).await {
+                        break Err(error);
+                    }
+                }
                 Input::Echo => self.echo(),
                 Input::RightsKnown => self.rights_known(),
-                Input::Stop => break,
+                Input::Stop => break Ok(()),
             }
             self.signs.show(&self.ledger, self.voice.link);
-        }
+        };
         self.finish().await;
-        Ok(())
+        end
     }
 
     /// A message on one of the deploy subjects.

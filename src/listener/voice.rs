@@ -10,6 +10,7 @@ use super::Config;
 use super::inbox::Inbox;
 use super::memory::Untold;
 use super::rights::{Rights, Trial};
+use crate::bus::Renewal;
 use crate::protocol::{HostName, Place, ReplySubject, Response, Subject, Tier};
 
 /// How long it may take until all that was said is on its way.
@@ -22,6 +23,7 @@ const LOOK_AFTER: [Duration; 2] = [Duration::from_millis(2), Duration::from_secs
 #[derive(Debug, Clone)]
 pub(super) struct Voice {
     client: Client,
+    renewal: Renewal,
     tier: Tier,
     host: HostName,
     instance: Uuid,
@@ -49,9 +51,10 @@ pub(super) enum Delivery {
 }
 
 impl Voice {
-    pub(super) fn new(client: Client, config: &Config, instance: Uuid) -> Self {
+    pub(super) fn new(client: Client, renewal: Renewal, config: &Config, instance: Uuid) -> Self {
         Self {
             client,
+            renewal,
             tier: config.tier,
             host: config.hostname.clone(),
             instance,
@@ -99,7 +102,7 @@ impl Voice {
 
     /// Leaves the connection, and makes another one. Until that stands nothing is said.
     pub(super) async fn connect_anew(&mut self) {
-        match self.client.force_reconnect().await {
+        match self.renewal.connect_anew().await {
             Ok(()) => self.link = Link::Down,
             Err(error) => tracing::error!("cannot connect anew: {error}"),
         }

@@ -107,7 +107,7 @@ impl Context {
     ) -> Result<Prepared, ToolError> {
         let prepared = async {
             let mut bus = self.connect(credential).await?;
-            let called = wanted.call_roll(&mut bus, &self.settings.discovery()).await?;
+            let called = wanted.call_roll(&mut bus, &self.settings.discovery).await?;
             if wanted.source.is_none() {
                 check_targets(&wanted.plan, &called.roll)?;
             }

@@ -14,7 +14,6 @@ use crate::bus::{self, ServerUrl};
 use crate::operator::Discovery;
 use crate::operator::flake::FlakeRules;
 use crate::operator::journal::Journals;
-use crate::protocol::Subject;
 
 /// What the server is started with. A client cannot change any of it.
 #[derive(Debug, Clone)]
@@ -23,10 +22,8 @@ pub struct Settings {
     pub test: bus::Settings,
     /// How all other tools connect; without it they do not exist.
     pub admin: Option<bus::Settings>,
-    /// The subject on which hosts are asked whether they are there.
-    pub discover_subject: Subject,
-    /// How long to wait for their answers.
-    pub discover_window: Duration,
+    /// How to ask which hosts are there.
+    pub discovery: Discovery,
     /// The operator's name, as hosts and other operators see it.
     pub operator: String,
     /// Where a branch or tag is looked up. No person is asked: a flake that only hosts name has to be accepted before.
@@ -131,7 +128,7 @@ impl Settings {
         ];
         let texts = [
             ("HOMELAB_DEPLOY_NATS_URL", servers.join(",")),
-            ("HOMELAB_DEPLOY_DISCOVER_SUBJECT", self.discover_subject.to_string()),
+            ("HOMELAB_DEPLOY_DISCOVER_SUBJECT", self.discovery.subject.to_string()),
             ("HOMELAB_DEPLOY_OPERATOR", self.operator.clone()),
             // No context: all of its settings are here, and another file of them may lie where this server was started.
             ("HOMELAB_DEPLOY_CONFIG", "/dev/null".to_owned()),
@@ -139,10 +136,5 @@ impl Settings {
         ];
         let files = files.into_iter().filter_map(|(name, file)| Some((name, Path::as_os_str(file?).to_owned())));
         files.chain(texts.map(|(name, text)| (name, text.into()))).collect()
-    }
-
-    /// How to ask which hosts are there.
-    pub fn discovery(&self) -> Discovery {
-        Discovery { subject: self.discover_subject.clone(), window: self.discover_window }
     }
 }

@@ -10,6 +10,7 @@ use std::pin::Pin;
 use miette::Diagnostic;
 use thiserror::Error;
 
+use super::fleet::fleet_name;
 use crate::private_dir::{PrivateDir, PrivateDirError};
 use crate::protocol::{FlakeUrl, Revision};
 
@@ -147,10 +148,7 @@ impl Accepted {
     /// What was accepted for the fleet of these servers, whose URLs come without credentials. `folder` is the operator's
     /// state folder.
     pub fn of(folder: PathBuf, servers: impl IntoIterator<Item = String>) -> Self {
-        let mut servers: Vec<String> = servers.into_iter().collect();
-        servers.sort();
-        servers.dedup();
-        Self { folder, fleet: servers.join(",") }
+        Self { folder, fleet: fleet_name(servers) }
     }
 
     fn read(&self) -> Result<Option<FlakeUrl>, FlakeError> {

@@ -1,6 +1,8 @@
 //! NATS behind two channels: what the executor wants said goes in, what the hosts say comes out.
 
 mod answers;
+mod expected;
+mod known_hosts;
 mod link;
 mod presence;
 mod roll_call;
@@ -14,8 +16,9 @@ use thiserror::Error;
 use tokio::sync::mpsc::error::SendError;
 use tokio::sync::{Notify, mpsc};
 
+pub use self::known_hosts::{KnownHosts, fleet_name};
 pub use self::link::Link;
-pub use self::roll_call::{Awaited, Purpose, RollCall, RollCalled};
+pub use self::roll_call::{Awaited, Purpose, RollCall, RollCalled, SilentHost};
 use crate::bus::Violation;
 use crate::protocol::{RolloutReport, Subject, Tier};
 use crate::rollout::{Dispatch, Input};
@@ -87,8 +90,21 @@ pub enum News {
 pub struct Discovery {
     /// The subject to ask on; hosts of one tier are asked on one below it as well.
     pub subject: Subject,
-    /// How long answers are waited for.
-    pub window: Duration,
+    /// How long answers are waited for, where that was said. Else it is two seconds, or less where all have answered that
+    /// are expected.
+    pub window: Option<Duration>,
+    /// The hosts that answered before.
+    pub known: KnownHosts,
+}
+
+/// The window where none is given.
+const WINDOW: Duration = Duration::from_secs(2);
+
+impl Discovery {
+    /// The longest that answers are waited for.
+    pub fn longest(&self) -> Duration {
+        self.window.unwrap_or(WINDOW)
+    }
 }
 
 impl Fleet {

@@ -1,5 +1,7 @@
 //! What it takes to know what a plan comes down to now. Nothing is deployed.
 
+mod remembered;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,6 +12,7 @@ use thiserror::Error;
 use tokio::try_join;
 use uuid::Uuid;
 
+use self::remembered::remember;
 use super::flake::{FlakeError, FlakeRules, Need};
 use super::fleet::{Awaited, Discovery, FleetError, Purpose, RollCall, RollCalled};
 use super::history::History;
@@ -211,17 +214,18 @@ impl Wanted {
     /// Where all hosts are named, one that answers in another tier than the plan says is worth a warning. Who makes a single
     /// deployment that finds nobody is told who is there.
     fn asked_tiers(&self) -> BTreeSet<Tier> {
-        let is_of_all = self.source.is_none() || self.plan.named_only().is_some();
+        let is_of_all = self.source.is_none() || self.plan.group_tiers().is_empty();
         if is_of_all { Tier::ALL.into() } else { self.plan.tiers() }
     }
 
     fn awaited(&self) -> Awaited {
-        let Some(mut hosts) = self.plan.named_only() else {
-            return Awaited::Anybody;
-        };
-        match hosts.pop_first() {
-            Some(host) if hosts.is_empty() && self.kind == Kind::Deployment => Awaited::One(host),
-            first => Awaited::Only(hosts.into_iter().chain(first).collect()),
+        let (tiers, mut named) = (self.plan.group_tiers(), self.plan.named());
+        if !tiers.is_empty() {
+            return Awaited::Everybody { tiers, named };
+        }
+        match named.pop_first() {
+            Some(host) if named.is_empty() && self.kind == Kind::Deployment => Awaited::One(host),
+            first => Awaited::Only(named.into_iter().chain(first).collect()),
         }
     }
 
@@ -242,7 +246,12 @@ impl Wanted {
         let roster = Roster::new(roll.hosts);
         let waves: Vec<String> = self.plan.waves.iter().map(|wave| wave.name.value.clone()).collect();
         self.exclude_hosts(&roster)?;
+        let remembered = match self.kind {
+            Kind::Deployment => remember(&mut self.plan, &roster, &roll.silent),
+            Kind::Rollout => BTreeSet::new(),
+        };
         let (mut frozen, mut warnings) = self.plan.resolve(&roster)?;
+        frozen.remembered = remembered;
         if self.source.is_some() {
             warnings.extend(self.plan.advice(&frozen));
         }

@@ -29,7 +29,12 @@ pub(super) fn rollout(waves: &[&[&str]]) -> Arc<Rollout> {
         revision: "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b".parse().unwrap(),
         subject: None,
         source: None,
-        plan: FrozenPlan { name: "sunday".to_owned(), waves: waves.collect(), left_out: BTreeSet::new() },
+        plan: FrozenPlan {
+            name: "sunday".to_owned(),
+            waves: waves.collect(),
+            left_out: BTreeSet::new(),
+            remembered: BTreeSet::new(),
+        },
     })
 }
 

@@ -19,6 +19,10 @@ pub struct FrozenPlan {
     /// The hosts of waves that are not run this time.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub left_out: BTreeSet<HostName>,
+    /// The hosts of which nothing but an earlier roll call tells that they belong to a group. One that stays silent is reported
+    /// and not charged.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub remembered: BTreeSet<HostName>,
 }
 
 /// A wave with its hosts settled.

@@ -36,7 +36,7 @@ impl Plan {
         let waves: Vec<FrozenWave> = self.waves.iter().map(|wave| resolver.wave(wave)).collect();
         PlanMistakes::unless_none(resolver.mistakes)?;
         let name = self.name.clone();
-        Ok((FrozenPlan { name, waves, left_out: BTreeSet::new() }, resolver.warnings))
+        Ok((FrozenPlan { name, waves, left_out: BTreeSet::new(), remembered: BTreeSet::new() }, resolver.warnings))
     }
 
     /// What whoever wrote the plan down may not have meant.

@@ -146,6 +146,11 @@ pub fn probe(tier: Tier, name: Uuid) -> Subject {
     Subject(format!("deploy.{tier}.{name}").into())
 }
 
+/// The subject on which deployers that run a rollout on this tier hear of others. Where there are none, the server says so.
+pub fn operators_call(tier: Tier) -> Subject {
+    Subject(format!("{OPERATORS}{tier}.call").into())
+}
+
 /// The tier and roll call of a subject that [`operators`] makes.
 pub fn operators_tier(subject: &str, roll_call: Uuid) -> Option<Tier> {
     let (tier, rest) = subject.strip_prefix(OPERATORS)?.split_once('.')?;

@@ -142,7 +142,9 @@ mod tests {
         let mut summary = Summary::default();
         let rollout = Arc::new(rollout("plan", vec![only]));
         summary.apply(&Event { at: start(), kind: EventKind::Begun(Arc::clone(&rollout)) });
-        events.iter().for_each(|kind| summary.apply(&Event { at: start(), kind: kind.clone() }));
+        for kind in events {
+            summary.apply(&Event { at: start(), kind: kind.clone() });
+        }
         let facts = describe(summary.host(&name("ns1")).unwrap(), &rollout);
         assert_eq!(facts.ran_before, Some(commit(OLD)));
         let runs = facts.runs_now.map_or("?", |runs| if runs == commit(NEW) { "new" } else { "old" });

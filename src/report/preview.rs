@@ -187,6 +187,7 @@ fn absent(rollout: &Rollout) -> impl Iterator<Item = String> {
                 format!("not known to be able to return, so not asked in wave {index}, which is {then}")
             }
             _ if wave.limits.ignore_unreachable => format!("wave {index} ignores unreachable hosts"),
+            _ if !rollout.plan.remembered.is_empty() => "asked in any case, and ignored if silent".to_owned(),
             1 => format!("if it stays silent, it counts as failed in wave {index}"),
             _ => format!("those that stay silent count as failed in wave {index}"),
         };

@@ -35,7 +35,7 @@ pub fn recap(summary: &Summary, style: Style, width: usize) -> String {
     let recap = Recap { summary, rollout };
     let (symbol, text) = recap.headline();
     let headline = |text| Line::new(symbol, text).wrapped(width, style);
-    let remarks = [recap.hosts(), recap.anomalies(), recap.turned_up()];
+    let remarks = [recap.turned_up(), recap.hosts(), recap.anomalies()];
     if summary.outcome == Some(Outcome::Succeeded) && remarks.iter().all(Vec::is_empty) {
         return headline(text + &recap.took());
     }

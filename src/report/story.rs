@@ -82,7 +82,7 @@ pub(super) fn rollout(name: &str, waves: Vec<FrozenWave>) -> Rollout {
         revision: commit(NEW).into(),
         subject: Some("flake: bump nixpkgs".to_owned()),
         source: Some(PlanSource { path: format!("/plans/{name}.toml"), digest: "0".to_owned() }),
-        plan: FrozenPlan { name: name.to_owned(), waves, left_out: BTreeSet::new() },
+        plan: FrozenPlan { name: name.to_owned(), waves, left_out: BTreeSet::new(), remembered: BTreeSet::new() },
     }
 }
 

@@ -11,7 +11,7 @@ pub use self::view::{Counts, HostState, HostView, ReturnView, WaveState, WaveVie
 use super::description::Rollout;
 use super::event::{Anomaly, Event, EventKind, HostOutcome, Interrupt, Outcome, WaveIndex, WaveVerdict};
 use crate::places::Places;
-use crate::plan::Rollback;
+use crate::plan::{FrozenPlan, Rollback};
 use crate::protocol::HostName;
 
 /// The state of a rollout after the events that it was shown.
@@ -241,8 +241,10 @@ impl Summary {
     /// Changes a host, and the numbers of its wave with it.
     fn change_at(&mut self, place: usize, change: impl FnOnce(&mut HostView)) {
         let Some(host) = self.hosts.get_mut(place) else { return };
-        let limits = self.rollout.as_ref().and_then(|rollout| rollout.plan.waves.get(host.wave.0));
-        let ignore_unreachable = limits.is_some_and(|wave| wave.limits.ignore_unreachable);
+        let plan = self.rollout.as_ref().map(|rollout| &rollout.plan);
+        let ignores =
+            |plan: &FrozenPlan| plan.waves.get(host.wave.0).is_some_and(|wave| wave.limits.ignore_unreachable);
+        let ignore_unreachable = plan.is_some_and(|plan| ignores(plan) || plan.remembered.contains(&host.name));
         let Some(wave) = self.waves.get_mut(host.wave.0) else { return };
         if let Some(count) = wave.count_of(host, ignore_unreachable) {
             *count -= 1;

@@ -2,11 +2,15 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use homelab_deploy::protocol::HostName;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::keys::Key;
 use crate::support::lab::Lab;
+use crate::support::proxy::{Passes, Proxy};
 use crate::support::rebuild::{self, Rebuild};
 use crate::support::wait;
 
@@ -72,4 +76,33 @@ fn seeds_are_for_their_owner_only() {
     let folder = tempfile::tempdir().unwrap();
     let key = Key::generate(folder.path(), "ops").unwrap();
     assert_eq!(key.seed_file().metadata().unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[tokio::test]
+async fn a_proxy_is_slow_stands_still_and_breaks_as_it_is_told() {
+    let delay = Duration::from_millis(50);
+    let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let proxy = Proxy::start(&format!("nats://{}", server.local_addr().unwrap()), delay).await.unwrap();
+    let mut client = TcpStream::connect(proxy.url().strip_prefix("nats://").unwrap()).await.unwrap();
+    let (mut accepted, _) = server.accept().await.unwrap();
+    let mut byte = [0];
+
+    let sent = Instant::now();
+    client.write_all(b"a").await.unwrap();
+    accepted.read_exact(&mut byte).await.unwrap();
+    assert!(sent.elapsed() >= delay);
+
+    // What overtakes proves that the other is held.
+    proxy.let_pass(Passes::ToClient);
+    client.write_all(b"b").await.unwrap();
+    accepted.write_all(b"c").await.unwrap();
+    client.read_exact(&mut byte).await.unwrap();
+    assert_eq!((&byte, accepted.try_read(&mut [0]).unwrap_err().kind()), (b"c", std::io::ErrorKind::WouldBlock));
+    proxy.let_pass(Passes::Both);
+    accepted.read_exact(&mut byte).await.unwrap();
+    assert_eq!(&byte, b"b");
+
+    proxy.cut();
+    assert_eq!(client.read(&mut byte).await.unwrap(), 0);
+    assert_eq!(accepted.read(&mut byte).await.unwrap(), 0);
 }

@@ -85,7 +85,8 @@ impl Operator<'_> {
         if !self.permissions(&mut bus, known, findings).await? {
             return Ok(None);
         }
-        let call = RollCall { discovery: &self.discovery, purpose: Purpose::List(None), awaited: Awaited::Anybody };
+        let call =
+            RollCall { discovery: &self.discovery, purpose: Purpose::List(None), awaited: Awaited::everybody(None) };
         let asked_at = clock::now();
         let called = call.call(&mut bus).await.map_err(|error| findings.error("hosts", &error));
         Ok(called.ok().map(|called| (called, asked_at)))
@@ -168,7 +169,7 @@ impl Operator<'_> {
             findings.problem(name, safe(&problem.message), next);
         }
         let apart = report.now.map_or(SignedDuration::ZERO, |now| now.duration_since(asked_at));
-        let window = SignedDuration::try_from(self.discovery.window).unwrap_or(SignedDuration::MAX);
+        let window = SignedDuration::try_from(self.discovery.longest()).unwrap_or(SignedDuration::MAX);
         if apart.abs() > CLOCKS_APART.saturating_add(window) {
             // Rounded, since nobody knows how long the answer took.
             let seconds = (apart.abs().as_secs().unsigned_abs() + 2) / 5 * 5;

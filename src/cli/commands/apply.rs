@@ -155,7 +155,7 @@ impl Apply {
         let mut bus = operator.connect().await?;
         let (flakes, cache) = (flake.rules(state, &operator.settings().servers, None), state.cache());
         let sources = Sources { flakes: &flakes, cache: cache.as_deref() };
-        let prepared = prepare_again(&left, &rollout, &mut bus, &operator.discovery(), sources).await;
+        let prepared = prepare_again(&left, &rollout, &mut bus, &operator.discovery(state), sources).await;
         self.guards.check(&prepared.map_err(precondition)?)?;
         // The wish to stop was for the process before this one, which was killed before it saw it.
         fs::remove_file(journals.stop_file(rollout.id)).ok();

@@ -126,7 +126,8 @@ impl Deploy {
             | PrepareError::Flake(_)
             | PrepareError::TwoMachines(_) => Exit::Precondition.because(error),
         };
-        let called = wanted.call_roll(bus, &self.operator.discovery()).await.map_err(|error| failed(error.into()))?;
+        let discovery = self.operator.discovery(&self.state);
+        let called = wanted.call_roll(bus, &discovery).await.map_err(|error| failed(error.into()))?;
         let roster = Roster::new(called.roll.hosts.clone());
         let is_group = !matches!(target, Target::Host(..));
         if is_group && roster.members(&target.subject()).next().is_none() {

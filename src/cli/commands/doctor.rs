@@ -135,7 +135,7 @@ impl FleetArgs {
     fn examine(self, fleet: Option<&Fleet>) -> Result<Findings, CommandError> {
         let operator = Operator {
             settings: self.operator.settings(),
-            discovery: self.operator.discovery(),
+            discovery: self.operator.discovery(&self.state),
             fleet,
             flake: self.flake,
             plans: self.plans.files(),

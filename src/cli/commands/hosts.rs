@@ -10,6 +10,7 @@ use crate::cli::exit::{CommandResult, Exit};
 use crate::cli::operator::OperatorArgs;
 use crate::cli::out;
 use crate::cli::runtime::block_on;
+use crate::cli::state::StateArgs;
 use crate::clock;
 use crate::operator::{Awaited, FleetError, History, Purpose, RollCall, RollCalled};
 use crate::protocol::{HostAnswer, HostName, Tier};
@@ -37,6 +38,9 @@ pub(in crate::cli) struct Hosts {
 
     #[command(flatten)]
     operator: OperatorArgs,
+
+    #[command(flatten)]
+    state: StateArgs,
 }
 
 /// The names under which different machines answered.
@@ -86,9 +90,9 @@ impl Hosts {
     }
 
     async fn call(&self, bus: &mut Bus) -> Result<RollCalled, FleetError> {
-        let discovery = self.operator.discovery();
-        let call = RollCall { discovery: &discovery, purpose: Purpose::List(self.tier), awaited: Awaited::Anybody };
-        call.call(bus).await
+        let discovery = self.operator.discovery(&self.state);
+        let (purpose, awaited) = (Purpose::List(self.tier), Awaited::everybody(self.tier));
+        RollCall { discovery: &discovery, purpose, awaited }.call(bus).await
     }
 }
 

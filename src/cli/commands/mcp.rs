@@ -88,12 +88,10 @@ impl Mcp {
         let test = self.operator.settings();
         let servers = test.servers.clone();
         let admin_key = self.admin_nkey_file.clone().filter(|_| self.enable_admin);
-        let discovery = self.operator.discovery();
         Settings {
             admin: admin_key.map(|nkey_file| bus::Settings { nkey_file, ..test.clone() }),
             test,
-            discover_subject: discovery.subject,
-            discover_window: discovery.window,
+            discovery: self.operator.discovery(&self.state),
             operator: self.operator.name(),
             revisions: RevisionPolicy::new(&self.allow_ref),
             approval: if self.admin_without_approval { ApprovalMode::Waived } else { ApprovalMode::Person },

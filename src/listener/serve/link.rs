@@ -33,11 +33,12 @@ impl Service {
         Ok(())
     }
 
-    /// Something happened to the connection.
-    pub(super) async fn bus(&mut self, event: BusEvent) {
+    /// Something happened to the connection. An error is that there will be none any more.
+    pub(super) async fn bus(&mut self, event: BusEvent) -> Result<(), ListenerError> {
         match event {
             BusEvent::Up => {
                 tracing::info!("connected again");
+                self.lockout.over();
                 self.voice.link = Link::Up;
                 self.problems.solved(Kind::CannotHear);
                 self.try_rights().await;
@@ -55,8 +56,13 @@ impl Service {
                 }
                 self.complain(|| "too many messages at once: some are lost".to_owned());
             }
+            BusEvent::LockedOut if self.lockout.refused() => return Err(ListenerError::LockedOut),
+            BusEvent::LockedOut => {
+                self.complain(|| "cannot connect again: the server refuses this key".to_owned());
+            }
             BusEvent::Error(error) => self.complain(|| shown(&error)),
         }
+        Ok(())
     }
 
     /// Tries what the server lets this listener publish.

@@ -159,8 +159,8 @@ impl Context {
     /// Asks which hosts are there.
     async fn roll_call(&self, credential: Credential, tier: Option<Tier>) -> Result<RollCalled, ToolError> {
         let mut bus = self.connect(credential).await?;
-        let discovery = self.settings.discovery();
-        let roll_call = RollCall { discovery: &discovery, purpose: Purpose::List(tier), awaited: Awaited::Anybody };
+        let (purpose, awaited) = (Purpose::List(tier), Awaited::everybody(tier));
+        let roll_call = RollCall { discovery: &self.settings.discovery, purpose, awaited };
         Ok(roll_call.call(&mut bus).await?)
     }
 

@@ -6,7 +6,7 @@ use async_nats::Message;
 use uuid::Uuid;
 
 use crate::protocol::subject::operators_tier;
-use crate::protocol::{DiscoveryAnswer, HostAnswer, HostReport, ReplySubject, RolloutReport, Sender};
+use crate::protocol::{DiscoveryAnswer, HostAnswer, HostReport, ReplySubject, RolloutReport, Sender, Tier};
 
 /// The largest answer that is read, in bytes. A host that lists all it can lists a tenth of that.
 const MAX_ANSWER_BYTES: usize = 32 * 1024;
@@ -29,6 +29,19 @@ pub(super) struct Answers {
     rollouts: Vec<RolloutReport>,
 }
 
+/// What an answer brought that was not known.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Heard {
+    /// That this host is there.
+    Host(Sender),
+    /// That this host is there, as far as an answer in the old form tells.
+    OldForm(Sender),
+    /// That another operator runs a rollout on this tier.
+    Operator(Tier),
+    /// Nothing.
+    Nothing,
+}
+
 /// What was said under one name, and what a second machine said under it.
 #[derive(Debug)]
 struct Reports {
@@ -49,16 +62,19 @@ impl Answers {
     }
 
     /// Takes an answer, if it is one and its subject agrees with what it says.
-    pub(super) fn take(&mut self, message: &Message) {
+    pub(super) fn take(&mut self, message: &Message) -> Heard {
         let (subject, payload) = (message.subject.as_str(), &message.payload);
         // What the server says by itself has no text.
         if payload.is_empty() || payload.len() > MAX_ANSWER_BYTES {
-            return;
+            return Heard::Nothing;
         }
         let answer = match DiscoveryAnswer::parse(payload) {
             Ok(answer) => answer,
             // A stream that records these subjects acknowledges what it recorded, which is no answer.
-            Err(error) => return tracing::debug!(subject, "an answer to the roll call cannot be read: {error}"),
+            Err(error) => {
+                tracing::debug!(subject, "an answer to the roll call cannot be read: {error}");
+                return Heard::Nothing;
+            }
         };
         match answer {
             DiscoveryAnswer::Host(report) => self.take_host(subject, *report),
@@ -66,34 +82,37 @@ impl Answers {
         }
     }
 
-    fn take_host(&mut self, subject: &str, report: HostReport) {
+    fn take_host(&mut self, subject: &str, report: HostReport) -> Heard {
         let said = Sender { tier: report.tier, host: report.hostname.clone() };
-        let reports = match Sender::of_roll_call(subject, &self.token) {
-            Some(sender) if sender == said => &mut self.proved,
-            None if subject == self.single => &mut self.old_form,
-            _ => return tracing::debug!(subject, host = %said.host, "an answer names another host than its subject"),
+        let (reports, heard) = match Sender::of_roll_call(subject, &self.token) {
+            Some(sender) if sender == said => (&mut self.proved, Heard::Host(sender)),
+            None if subject == self.single => (&mut self.old_form, Heard::OldForm(said.clone())),
+            _ => {
+                tracing::debug!(subject, host = %said.host, "an answer names another host than its subject");
+                return Heard::Nothing;
+            }
         };
         let is_full = reports.len() >= MAX_HOSTS;
         match reports.get_mut(&said) {
             Some(reports) => reports.add(report),
             None if is_full => {}
-            None => _ = reports.insert(said, Reports { first: report, second: None }),
+            None => {
+                reports.insert(said, Reports { first: report, second: None });
+                return heard;
+            }
         }
+        Heard::Nothing
     }
 
     /// A rollout is believed for the tier whose subject it was told on, and for no other.
-    fn take_rollout(&mut self, subject: &str, rollout: RolloutReport) {
-        let Some(tier) = operators_tier(subject, self.roll_call) else { return };
+    fn take_rollout(&mut self, subject: &str, rollout: RolloutReport) -> Heard {
+        let Some(tier) = operators_tier(subject, self.roll_call) else { return Heard::Nothing };
         let rollout = RolloutReport { tiers: vec![tier], ..rollout };
         let is_known = self.rollouts.iter().any(|known| (known.id, &known.tiers) == (rollout.id, &rollout.tiers));
         if !is_known && self.rollouts.len() < MAX_ROLLOUTS {
             self.rollouts.push(rollout);
         }
-    }
-
-    /// Whether a host has answered.
-    pub(super) fn has(&self, host: &Sender) -> bool {
-        self.proved.contains_key(host) || self.old_form.contains_key(host)
+        Heard::Operator(tier)
     }
 
     /// The hosts by tier and name, and the rollouts. What came in the old form counts where nothing else did.
@@ -120,7 +139,6 @@ impl Reports {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::Tier;
 
     const CALL: Uuid = Uuid::from_u128(7);
 

@@ -18,7 +18,7 @@ use super::presence::Presence;
 use super::{Discovery, FleetEnd, FleetError, News, Order};
 use crate::bus::{Bus, BusEvent, Operation, Violation};
 use crate::protocol::subject::discover_tier;
-use crate::protocol::{DiscoveryAnswer, DiscoveryRequest, Replies, ReplySubject, Response, Sender, Tier};
+use crate::protocol::{DiscoveryAnswer, DiscoveryRequest, HostAnswer, Replies, ReplySubject, Response, Sender, Tier};
 use crate::rollout::{Connection, Dispatch, Input, Rollout};
 
 /// How long the last requests may take to leave when the command ends.
@@ -26,6 +26,9 @@ const LEAVE_WITHIN: Duration = Duration::from_secs(1);
 
 /// How many answers are passed on before anything else is looked at.
 const CROWD: usize = 256;
+
+/// How many hosts are remembered that answered late.
+const MAX_LATE: usize = 1_000;
 
 /// The longest answer that is kept whole. The log that a listener of ours sends has at most half of that.
 const MAX_ANSWER_BYTES: usize = 32 * 1024;
@@ -39,14 +42,20 @@ pub struct Link {
     replies: Replies,
     /// The answers of all tiers of the rollout.
     answers: SelectAll<Subscriber>,
-    roll_call: Uuid,
+    /// The roll call before the rollout.
+    called_before: Uuid,
+    /// The one in the middle of it.
+    roll_call: Option<Uuid>,
+    /// The answers to both.
     roll_call_answers: SelectAll<Subscriber>,
+    /// Who answered late.
+    late: Vec<HostAnswer>,
     presence: Presence,
 }
 
 impl Link {
     /// Subscribes to the answers of a rollout, before anything is published.
-    pub async fn subscribe(bus: Bus, rollout: &Rollout, discovery: Discovery) -> Result<Self, FleetError> {
+    pub async fn subscribe(mut bus: Bus, rollout: &Rollout, discovery: Discovery) -> Result<Self, FleetError> {
         let (replies, tiers) = (Replies::of(rollout.id), rollout.plan.tiers());
         // Only a request that several hosts hear is answered in the old form.
         let is_shared = rollout.plan.hosts().any(|host| host.shared_subject.is_some());
@@ -56,8 +65,20 @@ impl Link {
             answers.push(bus.client.subscribe(pattern).await.map_err(|_| FleetError::Disconnected)?);
         }
         let presence = Presence::new(discovery.subject.clone());
-        let (roll_call, roll_call_answers) = (Uuid::new_v4(), SelectAll::new());
-        Ok(Self { bus, discovery, tiers, replies, answers, roll_call, roll_call_answers, presence })
+        let (called_before, roll_call_answers) = bus.late_answers.take().unwrap_or_default();
+        let (roll_call, late) = (None, Vec::new());
+        Ok(Self {
+            bus,
+            discovery,
+            tiers,
+            replies,
+            answers,
+            called_before,
+            roll_call,
+            roll_call_answers,
+            late,
+            presence,
+        })
     }
 
     /// Passes on what is said and heard until the executor has dropped its ends.
@@ -89,6 +110,9 @@ impl Link {
             {
                 break;
             }
+        }
+        if !self.late.is_empty() {
+            self.discovery.known.record(&self.late, []);
         }
         // What was published last may still be on its way out; a server that is gone must not hold up the end.
         timeout(LEAVE_WITHIN, self.bus.client.flush()).await.ok();
@@ -128,10 +152,12 @@ impl Link {
 
     /// Asks who is there meanwhile. Only who answers as itself counts: it is a courtesy to name hosts that came late.
     async fn call_roll(&mut self) {
-        let question = DiscoveryRequest { reply_to: ReplySubject::single(self.roll_call), tier: None, per_host: true };
+        let is_first = self.roll_call.is_none();
+        let roll_call = *self.roll_call.get_or_insert_with(Uuid::new_v4);
+        let question = DiscoveryRequest { reply_to: ReplySubject::single(roll_call), tier: None, per_host: true };
         for tier in &self.tiers {
-            if self.roll_call_answers.len() < self.tiers.len() {
-                let pattern = ReplySubject::of_any_host(*tier, self.roll_call);
+            if is_first {
+                let pattern = ReplySubject::of_any_host(*tier, roll_call);
                 self.roll_call_answers.extend(self.bus.client.subscribe(pattern).await);
             }
             let subject = discover_tier(&self.discovery.subject, *tier).to_string();
@@ -140,10 +166,15 @@ impl Link {
         self.bus.client.publish(self.discovery.subject.to_string(), question.to_bytes().into()).await.ok();
     }
 
-    fn present(&self, message: &Message) -> Option<News> {
-        let sender = Sender::of_roll_call(&message.subject, &self.roll_call.to_string())?;
+    fn present(&mut self, message: &Message) -> Option<News> {
+        let late = Sender::of_roll_call(&message.subject, &self.called_before.to_string());
+        let meanwhile = || Sender::of_roll_call(&message.subject, &self.roll_call?.to_string());
+        let sender = late.clone().or_else(meanwhile)?;
         match DiscoveryAnswer::parse(&message.payload) {
             Ok(DiscoveryAnswer::Host(report)) if (report.tier, &report.hostname) == (sender.tier, &sender.host) => {
+                if late.is_some() && self.late.len() < MAX_LATE {
+                    self.late.push(HostAnswer { report: (*report).clone(), proved: true });
+                }
                 Some(News::Input(Input::Present(report)))
             }
             Ok(_) => None,
@@ -161,6 +192,8 @@ impl Link {
                 return None;
             }
             BusEvent::Refused(violation) => News::Refused(violation),
+            // The client goes on trying.
+            BusEvent::LockedOut => return None,
             BusEvent::Error(error) => {
                 tracing::debug!("{error}");
                 return None;

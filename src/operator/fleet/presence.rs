@@ -6,7 +6,7 @@ use futures_util::stream::SelectAll;
 use uuid::Uuid;
 
 use crate::bus::Bus;
-use crate::protocol::subject::{discover_tier, operators};
+use crate::protocol::subject::{discover_tier, operators, operators_call};
 use crate::protocol::{DiscoveryAnswer, DiscoveryRequest, RolloutReport, Subject};
 
 /// What other operators are told when they ask who is there; nothing before this rollout was announced.
@@ -26,8 +26,8 @@ impl Presence {
     /// From now on this is told. Where the credential may not hear questions, nobody asks.
     pub(super) async fn announce(&mut self, bus: &Bus, reports: Vec<RolloutReport>) {
         if self.questions.is_empty() {
-            let of_tiers =
-                reports.iter().flat_map(|report| &report.tiers).map(|tier| discover_tier(&self.discover, *tier));
+            let tiers = reports.iter().flat_map(|report| &report.tiers);
+            let of_tiers = tiers.flat_map(|tier| [discover_tier(&self.discover, *tier), operators_call(*tier)]);
             let subjects: Vec<Subject> = of_tiers.chain([self.discover.clone()]).collect();
             for subject in subjects {
                 self.questions.extend(bus.client.subscribe(subject.to_string()).await);

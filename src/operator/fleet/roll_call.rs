@@ -1,32 +1,24 @@
 //! Asking who is there, and trying what the rollout will need before anything is sent.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use async_nats::{Message, StatusCode, Subscriber};
 use futures_util::StreamExt;
 use futures_util::stream::{SelectAll, select_all};
 use tokio::task::yield_now;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
 use uuid::Uuid;
 
 use super::answers::Answers;
+use super::expected::Expected;
+use super::known_hosts::Tiers;
 use super::{Discovery, FleetError};
 use crate::bus::{Bus, BusEvent, Operation, Violation};
-use crate::protocol::subject::{discover_tier, operators, probe};
+use crate::protocol::subject::{discover_tier, operators, operators_call, probe};
 use crate::protocol::{
-    DiscoveryRequest, HostAnswer, Replies, ReplySubject, RolloutId, RolloutReport, Sender, Subject, Tier,
+    DiscoveryRequest, HostAnswer, HostName, Replies, ReplySubject, Role, RolloutId, RolloutReport, Sender, Subject,
+    Tier,
 };
-
-/// How long other operators may take to answer once all hosts have. Their programs wait for such a question; a host that is
-/// at work may be slow.
-const OPERATORS_WITHIN: Duration = Duration::from_millis(250);
-
-/// How long a single named host may be silent before it is sent its request all the same.
-const ONE_HOST_WITHIN: Duration = Duration::from_millis(250);
-
-/// The least time that a second machine of the same name gets to answer as well.
-const TWIN_WITHIN: Duration = Duration::from_millis(1);
 
 /// A roll call.
 #[derive(Debug)]
@@ -56,8 +48,14 @@ pub enum Purpose {
 /// When a roll call is over.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Awaited {
-    /// After its whole window: how many will answer is not known.
-    Anybody,
+    /// Soon after all hosts of some tiers have answered that are known, and some others that are named. Where it is not known
+    /// who belongs to a tier, after the window.
+    Everybody {
+        /// The tiers.
+        tiers: BTreeSet<Tier>,
+        /// The hosts that are expected beside.
+        named: BTreeSet<Sender>,
+    },
     /// Soon after all of these have answered, and after the window at the latest.
     Only(BTreeSet<Sender>),
     /// As soon as this host has answered, or has been silent for a moment.
@@ -73,6 +71,19 @@ pub struct RollCalled {
     pub rollouts: Vec<RolloutReport>,
     /// The tiers whose hosts this credential may not hear.
     pub unheard: Vec<Tier>,
+    /// The hosts of the tiers that were awaited that answered an earlier roll call, and not this one.
+    pub silent: Vec<SilentHost>,
+}
+
+/// A host that is known from an earlier roll call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SilentHost {
+    /// Its tier.
+    pub tier: Tier,
+    /// Its name.
+    pub hostname: HostName,
+    /// Its role.
+    pub role: Option<Role>,
 }
 
 impl RollCalled {
@@ -87,14 +98,13 @@ impl RollCalled {
 impl RollCall<'_> {
     /// Asks, and listens for as long as somebody may still answer.
     pub async fn call(&self, bus: &mut Bus) -> Result<RollCalled, FleetError> {
-        let mut call = Call::new(self.discovery, &self.purpose);
-        let asked_at = Instant::now();
+        let known = self.recall();
+        let mut call = Call::new(self);
+        let mut expected = Expected::new(&self.awaited, self.discovery, &known);
         let mut messages = call.subscribe(bus).await?;
         call.ask(bus).await?;
 
         let mut answers = Answers::new(call.id);
-        let mut ends = asked_at + self.window();
-        let mut is_complete = false;
         loop {
             let next = async {
                 tokio::select! {
@@ -102,17 +112,16 @@ impl RollCall<'_> {
                     Some(event) = bus.events.recv() => Some(Err(event)),
                 }
             };
-            match timeout_at(ends, next).await {
-                // The window has passed.
+            match timeout_at(expected.ends(), next).await {
                 Err(_) => break,
                 Ok(None) => return Err(FleetError::Disconnected),
-                Ok(Some(Err(event))) => call.notice(event)?,
-                Ok(Some(Ok(message))) if call.is_nobody_there(&message) => break,
-                Ok(Some(Ok(message))) => answers.take(&message),
-            }
-            if !is_complete && self.awaited.have_answered(&answers) {
-                is_complete = true;
-                ends = ends.min(Instant::now() + self.awaited.then_wait(asked_at.elapsed()));
+                Ok(Some(Err(event))) => call.notice(event, &mut expected)?,
+                Ok(Some(Ok(message))) if message.status == Some(StatusCode::NO_RESPONDERS) => {
+                    if call.nobody(&message, &mut expected) == Nobody::AtAll {
+                        break;
+                    }
+                }
+                Ok(Some(Ok(message))) => expected.heard(answers.take(&message)),
             }
         }
         // The client hands a refusal to another task than the message that the server sent after it.
@@ -120,36 +129,54 @@ impl RollCall<'_> {
             yield_now().await;
         }
         while let Some(event) = bus.events.try_recv() {
-            call.notice(event)?;
+            call.notice(event, &mut expected)?;
         }
-        let (hosts, rollouts) = answers.into_parts();
-        Ok(RollCalled { hosts, rollouts, unheard: call.unheard.into_iter().collect() })
+        let (mut hosts, rollouts) = answers.into_parts();
+        hosts.retain(|answer| is_believed(answer, &known));
+        self.record(&hosts, &call, &expected);
+        bus.late_answers = Some((call.id, messages));
+        let silent = silent(known, &hosts);
+        Ok(RollCalled { hosts, rollouts, unheard: call.unheard.into_iter().collect(), silent })
     }
 
-    fn window(&self) -> Duration {
-        match self.awaited {
-            Awaited::One(_) => self.discovery.window.min(ONE_HOST_WITHIN),
-            Awaited::Anybody | Awaited::Only(_) => self.discovery.window,
+    /// The hosts that are known of the tiers that are awaited.
+    fn recall(&self) -> Tiers {
+        let Awaited::Everybody { tiers, .. } = &self.awaited else { return Tiers::new() };
+        let mut known = self.discovery.known.recall();
+        known.retain(|tier, _| tiers.contains(tier));
+        known
+    }
+
+    fn record(&self, hosts: &[HostAnswer], call: &Call<'_>, expected: &Expected) {
+        if let Awaited::Everybody { .. } = &self.awaited {
+            let heard = call.tiers.iter().copied().filter(|tier| !call.unheard.contains(tier));
+            self.discovery.known.record(hosts, heard.filter(|_| expected.was_whole()));
         }
     }
 }
 
-impl Awaited {
-    fn have_answered(&self, answers: &Answers) -> bool {
-        match self {
-            Self::Anybody => false,
-            Self::Only(hosts) => hosts.iter().all(|host| answers.has(host)),
-            Self::One(host) => answers.has(host),
-        }
+/// Whether an answer counts. In the old form others could have sent it, in the name of a host that answers as itself.
+fn is_believed(answer: &HostAnswer, known: &Tiers) -> bool {
+    let HostAnswer { report, proved } = answer;
+    let is_believed = *proved || !known.get(&report.tier).is_some_and(|hosts| hosts.contains_key(&report.hostname));
+    if !is_believed {
+        tracing::warn!(host = %report.hostname, "an answer in the old form does not count: this host gave a better one before");
     }
+    is_believed
+}
 
-    /// How long answers are awaited after that, which took so long.
-    fn then_wait(&self, took: Duration) -> Duration {
-        match self {
-            // A second machine of the same name is as far away as the first, or nearly so.
-            Self::One(_) => took.clamp(TWIN_WITHIN, ONE_HOST_WITHIN),
-            Self::Anybody | Self::Only(_) => OPERATORS_WITHIN,
-        }
+fn silent(known: Tiers, hosts: &[HostAnswer]) -> Vec<SilentHost> {
+    let answered: BTreeSet<_> = hosts.iter().map(|answer| (answer.report.tier, &answer.report.hostname)).collect();
+    let known =
+        known.into_iter().flat_map(|(tier, hosts)| hosts.into_iter().map(move |(name, known)| (tier, name, known)));
+    let silent = known.filter(|(tier, name, _)| !answered.contains(&(*tier, name)));
+    silent.map(|(tier, hostname, known)| SilentHost { tier, hostname, role: known.role }).collect()
+}
+
+impl Awaited {
+    /// Everybody of this tier, or of all.
+    pub fn everybody(tier: Option<Tier>) -> Self {
+        Self::Everybody { tiers: tier.map_or_else(|| Tier::ALL.into(), |tier| [tier].into()), named: BTreeSet::new() }
     }
 }
 
@@ -176,6 +203,15 @@ impl Purpose {
     }
 }
 
+/// Of whom the server says that they are not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Nobody {
+    /// Of those that one message was for.
+    There,
+    /// Of all listeners.
+    AtAll,
+}
+
 /// A roll call under way.
 struct Call<'a> {
     discovery: &'a Discovery,
@@ -184,17 +220,21 @@ struct Call<'a> {
     id: Uuid,
     replies: Replies,
     unheard: BTreeSet<Tier>,
+    /// The tiers on which no other operator runs a rollout, or none that matters or would be heard.
+    alone: BTreeSet<Tier>,
     /// The subjects to ask on that are not refused.
     questions: BTreeSet<String>,
 }
 
 impl<'a> Call<'a> {
-    fn new(discovery: &'a Discovery, purpose: &'a Purpose) -> Self {
+    fn new(RollCall { discovery, purpose, awaited }: &'a RollCall<'_>) -> Self {
         let (id, tiers) = (Uuid::new_v4(), purpose.tiers());
         let of_tiers = tiers.iter().map(|tier| discover_tier(&discovery.subject, *tier));
         let questions = of_tiers.chain([discovery.subject.clone()]).map(|subject| subject.to_string()).collect();
         let replies = Replies::of(RolloutId::from(id));
-        Self { discovery, purpose, tiers, id, replies, unheard: BTreeSet::new(), questions }
+        // A deployment to a single host is in nobody's way.
+        let alone = tiers.iter().copied().filter(|_| matches!(awaited, Awaited::One(_))).collect();
+        Self { discovery, purpose, tiers, id, replies, unheard: BTreeSet::new(), alone, questions }
     }
 
     /// Subscribes to all answers. What is refused of that is [noticed](Self::notice) later.
@@ -216,45 +256,67 @@ impl<'a> Call<'a> {
     /// Tries whether the hosts of each tier can be reached, by an empty message to a name that no host has, and asks who is
     /// there. The server reads all of it in order: once an answer is here, each refusal is as well.
     async fn ask(&self, bus: &Bus) -> Result<(), FleetError> {
-        for tier in self.purpose.needed() {
-            let reply_to = self.replies.of_probe(*tier, self.id);
-            publish(bus, &probe(*tier, self.id), Some(reply_to), Vec::new()).await?;
-        }
         let only = self.tiers.first().copied().filter(|_| self.tiers.len() == 1);
         let question = DiscoveryRequest { reply_to: ReplySubject::single(self.id), tier: only, per_host: true };
+        for tier in self.purpose.needed() {
+            if !self.alone.contains(tier) {
+                let nobody = operators(*tier, self.id).to_string();
+                publish(bus, &operators_call(*tier), Some(nobody), question.to_bytes()).await?;
+            }
+            let reply_to = self.replies.of_probe(*tier, self.id).to_string();
+            publish(bus, &probe(*tier, self.id), Some(reply_to), Vec::new()).await?;
+        }
         for tier in &self.tiers {
             let subject = discover_tier(&self.discovery.subject, *tier);
             publish(bus, &subject, None, question.to_bytes()).await?;
         }
         // All listeners subscribe to this one: when nobody is subscribed, nobody will answer.
-        let nobody = self.tiers.first().map(|tier| ReplySubject::of_nobody(*tier, self.id));
+        let nobody = self.tiers.first().map(|tier| ReplySubject::of_nobody(*tier, self.id).to_string());
         publish(bus, &self.discovery.subject, nobody, question.to_bytes()).await
     }
 
-    /// Whether the server says that no listener is subscribed.
-    fn is_nobody_there(&self, message: &Message) -> bool {
-        let is_about_it = |tier: &Tier| ReplySubject::of_nobody(*tier, self.id).as_str() == message.subject.as_str();
-        message.status == Some(StatusCode::NO_RESPONDERS) && self.tiers.iter().any(is_about_it)
+    /// The server says that nobody is subscribed to a subject. Where it says so of the one that no host has, and not of the
+    /// operators', somebody is there. Both come on subscriptions of their own, and so in any order.
+    fn nobody(&mut self, message: &Message, expected: &mut Expected) -> Nobody {
+        let subject = message.subject.as_str();
+        for tier in self.tiers.clone() {
+            if subject == operators(tier, self.id).as_str() {
+                self.is_alone(tier, expected);
+            } else if subject == self.replies.of_probe(tier, self.id).as_str() {
+                expected.operator(tier, !self.alone.contains(&tier));
+            } else if subject == ReplySubject::of_nobody(tier, self.id).as_str() {
+                return Nobody::AtAll;
+            }
+        }
+        Nobody::There
+    }
+
+    fn is_alone(&mut self, tier: Tier, expected: &mut Expected) {
+        self.alone.insert(tier);
+        expected.operator(tier, false);
     }
 
     /// Takes notice of what happens to the connection. An error means that there is no point in asking.
-    fn notice(&mut self, event: BusEvent) -> Result<(), FleetError> {
+    fn notice(&mut self, event: BusEvent, expected: &mut Expected) -> Result<(), FleetError> {
         match event {
             BusEvent::Down => Err(FleetError::Disconnected),
-            BusEvent::Refused(violation) => self.refused(violation),
-            BusEvent::Up | BusEvent::SlowConsumer | BusEvent::Error(_) => Ok(()),
+            BusEvent::Refused(violation) => self.refused(violation, expected),
+            BusEvent::Up | BusEvent::SlowConsumer | BusEvent::LockedOut | BusEvent::Error(_) => Ok(()),
         }
     }
 
     /// Some things are needed. Others are done without: asking on both subjects, hearing listeners of the old form, being seen
     /// by other operators.
-    fn refused(&mut self, violation: Violation) -> Result<(), FleetError> {
+    fn refused(&mut self, violation: Violation, expected: &mut Expected) -> Result<(), FleetError> {
         let subject = violation.subject.as_str();
         match violation.operation {
             Operation::Publish => {
                 let is_probe = |tier: &&Tier| probe(**tier, self.id).as_str() == subject;
                 if let Some(&tier) = self.tiers.iter().find(is_probe) {
                     return Err(FleetError::NotForTier { tier, violation });
+                }
+                if let Some(&tier) = self.tiers.iter().find(|tier| operators_call(**tier).as_str() == subject) {
+                    self.is_alone(tier, expected);
                 }
                 if self.questions.remove(subject) && self.questions.is_empty() {
                     return Err(FleetError::Refused(violation));
@@ -266,6 +328,7 @@ impl<'a> Call<'a> {
                 };
                 if let Some(tier) = self.tiers.iter().copied().find(is_of) {
                     self.unheard.insert(tier);
+                    expected.unheard(tier);
                     if self.purpose.must_hear(tier) || self.unheard.len() == self.tiers.len() {
                         return Err(FleetError::NotForTier { tier, violation });
                     }
@@ -276,15 +339,10 @@ impl<'a> Call<'a> {
     }
 }
 
-async fn publish(
-    bus: &Bus,
-    subject: &Subject,
-    reply_to: Option<ReplySubject>,
-    payload: Vec<u8>,
-) -> Result<(), FleetError> {
+async fn publish(bus: &Bus, subject: &Subject, reply_to: Option<String>, payload: Vec<u8>) -> Result<(), FleetError> {
     let (client, subject) = (&bus.client, subject.to_string());
     match reply_to {
-        Some(reply_to) => client.publish_with_reply(subject, reply_to.to_string(), payload.into()).await,
+        Some(reply_to) => client.publish_with_reply(subject, reply_to, payload.into()).await,
         None => client.publish(subject, payload.into()).await,
     }
     .map_err(|_| FleetError::Disconnected)

@@ -96,7 +96,12 @@ pub(super) fn rollout(waves: impl Into<Vec<FrozenWave>>) -> Arc<Rollout> {
         revision: COMMIT.parse().unwrap(),
         subject: None,
         source: None,
-        plan: FrozenPlan { name: "sunday".to_owned(), waves: waves.into(), left_out: BTreeSet::new() },
+        plan: FrozenPlan {
+            name: "sunday".to_owned(),
+            waves: waves.into(),
+            left_out: BTreeSet::new(),
+            remembered: BTreeSet::new(),
+        },
     })
 }
 

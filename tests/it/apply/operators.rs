@@ -1,17 +1,25 @@
 //! Two operators at once.
 
+use std::time::Duration;
+
 use super::stage::{self, open, order, ran_sorted, until};
 use crate::operator::Running;
 use crate::support::lab::Lab;
+use crate::support::proxy::Proxy;
 use crate::support::rebuild::GATE;
 
 const HOSTS: [&str; 4] = ["test.test1", "prod.ns1", "prod.ns2.dns", "prod.jelly.media"];
 
 /// Starts to apply a plan with a name of its own, for an operator with a name.
 fn apply_as(lab: &Lab, operator: &str, target: &str, flags: &[&str]) -> Running {
+    apply_over(lab, lab.server.url(), operator, target, flags)
+}
+
+/// The same over this way to the server.
+fn apply_over(lab: &Lab, url: &str, operator: &str, target: &str, flags: &[&str]) -> Running {
     let plan = format!("name = '{operator}s-plan'\nrevision = 'main'\n[[wave]]\ntargets = '{target}'\n");
     let mut command = stage::command(lab, "apply", &plan);
-    command.args(["--yes", "--operator", operator]).args(flags);
+    command.args(["--yes", "--operator", operator]).args(flags).env("HOMELAB_DEPLOY_NATS_URL", url);
     stage::start(command)
 }
 
@@ -63,4 +71,19 @@ async fn who_was_killed_holds_nobody_up() {
     apply_as(&lab, "bert", "prod.role.dns", &[]).ended().await.unwrap().expect(0);
     open(&lab, "ns1");
     assert_eq!(ran_sorted(&lab), ["ns1", "ns2"]);
+}
+
+#[tokio::test]
+async fn an_operator_who_is_far_away_is_seen_by_one_who_is_near_and_by_one_who_is_far() {
+    let lab = stage::lab(&HOSTS).await;
+    let far = Proxy::start(lab.server.url(), Duration::from_millis(500)).await.unwrap();
+    order(&lab, &["ns1"], GATE);
+    let first = apply_over(&lab, &far.url(), "anna", "prod.ns1", &[]);
+    until(&lab, "ns1 start").await;
+    for url in [lab.server.url(), &far.url()] {
+        let ended = apply_over(&lab, url, "bert", "prod.jelly", &[]).ended().await.unwrap().expect(3);
+        ended.told("anna is rolling out \"annas-plan\" since 20");
+    }
+    leave(&lab, first).await;
+    assert_eq!(ran_sorted(&lab), ["ns1"]);
 }

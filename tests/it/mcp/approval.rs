@@ -347,12 +347,12 @@ async fn another_operator_who_begins_while_a_person_is_asked_is_noticed() {
         other.lock().unwrap().push(child);
         let started = started.clone();
         Box::pin(async move {
-            let begun = async {
+            let other_begins = async {
                 while !std::fs::read_to_string(&started).unwrap_or_default().contains("ns2 start") {
                     tokio::time::sleep(std::time::Duration::from_millis(20)).await;
                 }
             };
-            wait::event("the other rollout begins", begun).await.unwrap();
+            wait::event("the other rollout begins", other_begins).await.unwrap();
         })
     });
     let assistant = Assistant::meeting(person, Server::new(admin(&lab)).unwrap(), Era::Handshake).await;

@@ -56,8 +56,14 @@ pub fn settings(lab: &Lab) -> Settings {
     Settings {
         test: connect(&lab.test_deployer),
         admin: None,
-        discover_subject: homelab_deploy::protocol::subject::DISCOVER.parse().unwrap(),
-        discover_window: std::time::Duration::from_millis(500),
+        discovery: homelab_deploy::operator::Discovery {
+            subject: homelab_deploy::protocol::subject::DISCOVER.parse().unwrap(),
+            window: Some(std::time::Duration::from_millis(500)),
+            known: homelab_deploy::operator::KnownHosts::of(
+                lab.home().join("state/homelab-deploy"),
+                [lab.server.url().to_owned()],
+            ),
+        },
         operator: "ops@desk".to_owned(),
         revisions: RevisionPolicy::new(&[]),
         approval: ApprovalMode::Person,
@@ -213,7 +219,7 @@ fn is_whole(text: &str, value: &Value) {
         }),
         Value::Array(items) => items.iter().for_each(|item| is_whole(text, item)),
         Value::String(said) => {
-            said.lines().for_each(|line| assert!(text.contains(line), "{line:?} is missing in\n{text}"))
+            said.lines().for_each(|line| assert!(text.contains(line), "{line:?} is missing in\n{text}"));
         }
         other => assert!(text.contains(&other.to_string()), "{other} is missing in\n{text}"),
     }

@@ -68,6 +68,7 @@ fn word(value: &Value) -> &str {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "it is one story of twelve tasks")]
 async fn twelve_tasks_take_two_calls_each_and_what_is_told_is_true() {
     for era in ERAS {
         let lab = stage::lab(&["test.test1.web", "test.test2", "prod.ns1"]).await;

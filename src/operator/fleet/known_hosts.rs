@@ -1,0 +1,210 @@
+//! The hosts that answered an earlier roll call from this machine, so that the next one ends when all of them have.
+//!
+//! What is known here makes a roll call shorter and never longer. Nothing depends on it, so that a record that is damaged, or
+//! that somebody else may have written, is one that does not exist.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::clock;
+use crate::private_dir::PrivateDir;
+use crate::protocol::{HostAnswer, HostName, Role, Tier};
+
+/// The file of what is known, in the operator's state folder.
+const FILE: &str = "hosts.json";
+
+/// For how long a host is known that does not answer any more.
+const KNOWN_FOR_DAYS: i64 = 30;
+
+/// The most hosts of a tier that are known. Where the permissions are wide, a host can make up any number of names.
+const MAX_HOSTS: usize = 50_000;
+
+const SECONDS_A_DAY: i64 = 24 * 60 * 60;
+
+/// What this machine knows of the hosts of a fleet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownHosts {
+    folder: PathBuf,
+    fleet: String,
+}
+
+/// The hosts of each tier that was asked for its whole window at least once.
+pub(super) type Tiers = BTreeMap<Tier, BTreeMap<HostName, Known>>;
+
+/// What is known of a host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Known {
+    /// On which day it answered last, counted from that of the epoch.
+    seen: i64,
+    /// What its role was then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) role: Option<Role>,
+}
+
+/// The name of a fleet: it is known by its servers, whose URLs come without credentials.
+pub fn fleet_name(servers: impl IntoIterator<Item = String>) -> String {
+    let mut servers: Vec<String> = servers.into_iter().collect();
+    servers.sort();
+    servers.dedup();
+    servers.join(",")
+}
+
+impl KnownHosts {
+    /// What is known of the fleet of these servers. `folder` is the operator's state folder.
+    pub fn of(folder: PathBuf, servers: impl IntoIterator<Item = String>) -> Self {
+        Self { folder, fleet: fleet_name(servers) }
+    }
+
+    /// The hosts of this fleet.
+    pub(super) fn recall(&self) -> Tiers {
+        self.read(today(clock::now())).remove(&self.fleet).unwrap_or_default()
+    }
+
+    /// Takes note of who answered. `whole` are the tiers of which every host had the time to.
+    pub(super) fn record(&self, answers: &[HostAnswer], whole: impl IntoIterator<Item = Tier>) {
+        let today = today(clock::now());
+        let mut fleets = self.read(today);
+        let tiers = fleets.entry(self.fleet.clone()).or_default();
+        let before = tiers.clone();
+        for tier in whole {
+            tiers.entry(tier).or_default();
+        }
+        // What came in the old form any key may have sent.
+        for HostAnswer { report, .. } in answers.iter().filter(|answer| answer.proved) {
+            let Some(hosts) = tiers.get_mut(&report.tier) else { continue };
+            if hosts.len() < MAX_HOSTS || hosts.contains_key(&report.hostname) {
+                hosts.insert(report.hostname.clone(), Known { seen: today, role: report.role.clone() });
+            }
+        }
+        if *tiers == before {
+            return;
+        }
+        let text = serde_json::to_vec(&fleets).expect("names can be written as JSON");
+        let written = PrivateDir::create(&self.folder).and_then(|folder| folder.replace(FILE, &text));
+        if let Err(error) = written {
+            tracing::debug!("who answers cannot be remembered: {error}");
+        }
+    }
+
+    /// The hosts of all fleets, without those that are not known any more.
+    fn read(&self, today: i64) -> BTreeMap<String, Tiers> {
+        let text = match PrivateDir::open(&self.folder).and_then(|folder| folder.read(FILE)) {
+            Ok(text) => text.unwrap_or_default(),
+            Err(error) => {
+                if !error.is_missing() {
+                    tracing::warn!("who answered before is not known: {error}");
+                }
+                return BTreeMap::new();
+            }
+        };
+        let mut fleets: BTreeMap<String, Tiers> = serde_json::from_slice(&text).unwrap_or_default();
+        for hosts in fleets.values_mut().flat_map(BTreeMap::values_mut) {
+            // A clock that was ahead has made marks of days to come.
+            hosts.retain(|_, known| (known.seen - today).abs() <= KNOWN_FOR_DAYS);
+        }
+        fleets.retain(|_, tiers| tiers.values().any(|hosts| !hosts.is_empty()));
+        fleets
+    }
+}
+
+fn today(now: Timestamp) -> i64 {
+    now.as_second().div_euclid(SECONDS_A_DAY)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::path::Path;
+
+    use super::*;
+    use crate::protocol::HostReport;
+
+    fn known(state: &Path) -> KnownHosts {
+        KnownHosts::of(state.to_owned(), ["nats://b:4222", "nats://a:4222"].map(str::to_owned))
+    }
+
+    fn answer(tier: Tier, host: &str, proved: bool) -> HostAnswer {
+        let report = format!(r#"{{"hostname":"{host}","tier":"{tier}","role":"dns"}}"#);
+        HostAnswer { report: serde_json::from_str::<HostReport>(&report).unwrap(), proved }
+    }
+
+    fn recalled(hosts: &KnownHosts) -> String {
+        let tier = |(tier, hosts): (Tier, BTreeMap<HostName, Known>)| {
+            let hosts: Vec<String> = hosts.into_keys().map(|host| host.to_string()).collect();
+            format!("{tier}: {}", hosts.join(" "))
+        };
+        hosts.recall().into_iter().map(tier).collect::<Vec<_>>().join(", ")
+    }
+
+    #[test]
+    fn who_answered_is_known_for_this_fleet_and_a_tier_once_it_was_heard_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("state");
+        let hosts = known(&state);
+        hosts.record(&[answer(Tier::Test, "test1", true)], []);
+        assert_eq!(recalled(&hosts), "");
+        let answers = [answer(Tier::Test, "test1", true), answer(Tier::Prod, "ns1", true)];
+        hosts.record(&answers, [Tier::Test]);
+        assert_eq!(recalled(&hosts), "test: test1");
+        hosts.record(&[answer(Tier::Test, "test2", true), answer(Tier::Test, "forged", false)], []);
+        assert_eq!(recalled(&hosts), "test: test1 test2");
+        assert_eq!(hosts.recall()[&Tier::Test].values().next().unwrap().role, Some("dns".parse().unwrap()));
+        let another = KnownHosts::of(state, ["nats://a:4222".to_owned()]);
+        assert_eq!(recalled(&another), "");
+    }
+
+    #[test]
+    fn the_file_is_written_where_something_is_new_and_a_host_is_forgotten_after_a_month() {
+        let folder = tempfile::tempdir().unwrap();
+        let hosts = known(folder.path());
+        let (file, answers) = (folder.path().join(FILE), [answer(Tier::Test, "test1", true)]);
+        hosts.record(&answers, [Tier::Test]);
+        let text = fs::read_to_string(&file).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o400)).unwrap();
+        hosts.record(&answers, [Tier::Test]);
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o400, "the same file");
+        let now = today(clock::now());
+        for (seen, is_known) in [(now - 29, true), (now - 31, false), (now + 31, false)] {
+            fs::remove_file(&file).unwrap();
+            fs::write(&file, text.replace(&now.to_string(), &seen.to_string())).unwrap();
+            assert_eq!(!recalled(&hosts).is_empty(), is_known, "{seen}");
+        }
+    }
+
+    #[test]
+    fn a_record_that_is_damaged_or_not_ours_is_none_and_is_written_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let hosts = known(folder.path());
+        let (file, answers) = (folder.path().join(FILE), [answer(Tier::Test, "test1", true)]);
+        hosts.record(&answers, [Tier::Test]);
+        let text = fs::read_to_string(&file).unwrap();
+        let elsewhere = folder.path().join("elsewhere");
+        fs::write(&elsewhere, &text).unwrap();
+        for damage in ["", "[]", "\0", &text.replace("test1", "a.b"), &text.replace("test\"", "tset\"")] {
+            fs::write(&file, damage).unwrap();
+            assert_eq!(recalled(&hosts), "", "{damage}");
+            hosts.record(&answers, [Tier::Test]);
+            assert_eq!(recalled(&hosts), "test: test1");
+        }
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o606)).unwrap();
+        assert_eq!(recalled(&hosts), "", "others can write it");
+        hosts.record(&answers, [Tier::Test]);
+        assert_eq!(recalled(&hosts), "test: test1");
+        fs::remove_file(&file).unwrap();
+        symlink(&elsewhere, &file).unwrap();
+        assert_eq!(recalled(&hosts), "", "a link");
+    }
+
+    #[test]
+    fn made_up_names_are_not_remembered_without_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let hosts = known(folder.path());
+        let flood: Vec<_> = (0..MAX_HOSTS + 10).map(|number| answer(Tier::Test, &format!("h{number}"), true)).collect();
+        hosts.record(&flood, [Tier::Test]);
+        assert_eq!(hosts.recall()[&Tier::Test].len(), MAX_HOSTS);
+    }
+}

@@ -1,0 +1,147 @@
+//! Networks that are slow, stand still or lead nowhere, servers that are down, and keys that change.
+
+use std::fs;
+use std::time::Duration;
+
+use nkeys::KeyPair;
+
+use crate::apply::stage::{self, open, order, ran_sorted, until};
+use crate::deployer::{Deployer, is_final};
+use crate::generations::{self, SWITCH};
+use crate::host;
+use crate::operator::{Ended, Running};
+use crate::support::lab::Lab;
+use crate::support::permissions::Permissions;
+use crate::support::proxy::{Passes, Proxy};
+use crate::support::rebuild::GATE;
+use crate::support::wait;
+
+/// Nobody listens there.
+const DEAD: &str = "nats://127.0.0.1:1";
+
+/// Takes no time.
+const NONE: Duration = Duration::ZERO;
+
+/// A way to the lab's server.
+async fn proxy(lab: &Lab, delay: Duration) -> Proxy {
+    Proxy::start(lab.server.url(), delay).await.unwrap()
+}
+
+/// Runs the program as the admin, who knows these servers.
+async fn run(lab: &Lab, servers: &[&str], arguments: &[&str]) -> Ended {
+    let mut command = lab.operator(&lab.admin).unwrap();
+    command.env("HOMELAB_DEPLOY_NATS_URL", servers.join(",")).args(arguments);
+    Running::start(&mut command).unwrap().ended().await.unwrap()
+}
+
+#[tokio::test]
+async fn a_server_that_swallows_packets_costs_a_moment() {
+    let lab = stage::lab(&["prod.ns1"]).await;
+    let silent = [proxy(&lab, NONE).await, proxy(&lab, NONE).await];
+    for proxy in &silent {
+        proxy.let_pass(Passes::ToServer);
+    }
+    let servers = [&silent[0].url(), DEAD, &silent[1].url(), lab.server.url()];
+    let ended = run(&lab, &servers, &["hosts", "--discover-window", "100ms"]).await.expect(0);
+    // The patience with a single one is five seconds.
+    assert!(ended.took < Duration::from_secs(3), "{:?}", ended.took);
+
+    let ended = run(&lab, &[&silent[0].url(), DEAD], &["hosts"]).await.expect(3);
+    ended.told("(no answer within 5000 ms)").told("127.0.0.1:1");
+}
+
+#[tokio::test]
+async fn three_servers_are_reached_through_a_slow_network() {
+    let lab = stage::lab(&["prod.ns1"]).await;
+    let delay = Duration::from_millis(800);
+    let ways = [proxy(&lab, delay).await, proxy(&lab, delay).await, proxy(&lab, delay).await];
+    let urls = ways.each_ref().map(Proxy::url);
+    run(&lab, &urls.each_ref().map(String::as_str), &["deploy", "prod.ns1"]).await.expect(0);
+    assert_eq!(ran_sorted(&lab), ["ns1"]);
+}
+
+/// The operator's network stands still in the middle of a rollout, and what passes meanwhile is told.
+async fn rollout_over(stalled: Passes) {
+    let lab = stage::lab(&["test.test1", "test.test2", "test.test3"]).await;
+    order(&lab, &["test1", "test2"], GATE);
+    let way = proxy(&lab, NONE).await;
+    let plan = "revision = 'main'\n[[wave]]\ntargets = ['test.test1', 'test.test2', 'test.test3']\nmax_parallel = 2";
+    let mut command = stage::command(&lab, "apply", plan);
+    command.arg("--yes").env("HOMELAB_DEPLOY_NATS_URL", way.url());
+    let mut rollout = stage::start(command);
+    until(&lab, "test1 start").await;
+    until(&lab, "test2 start").await;
+    way.let_pass(stalled);
+    // Where that is heard, the third is asked, and the request goes nowhere.
+    open(&lab, "test1");
+    rollout.tells("connection lost").await.unwrap();
+    way.let_pass(Passes::Both);
+    rollout.tells("reconnected").await.unwrap();
+    open(&lab, "test2");
+    rollout.ended().await.unwrap().expect(0).not_told("unreachable");
+    assert_eq!(ran_sorted(&lab), ["test1", "test2", "test3"]);
+}
+
+#[tokio::test]
+async fn a_network_that_stands_still_is_an_outage() {
+    rollout_over(Passes::Nothing).await;
+}
+
+#[tokio::test]
+async fn requests_that_go_nowhere_are_no_silence_of_hosts() {
+    rollout_over(Passes::ToClient).await;
+}
+
+#[tokio::test]
+async fn answers_that_come_from_nowhere_are_no_silence_of_hosts() {
+    rollout_over(Passes::ToServer).await;
+}
+
+#[tokio::test]
+async fn the_twelfth_confirmation_is_as_quick_as_the_first_though_a_server_is_down() {
+    let mut lab = Lab::start_with(super::program(), &["prod.ns1"], Permissions::Compatible).await.unwrap();
+    generations::install(&lab, "ns1");
+    lab.listen(&host("ns1"), &["--nats-url", DEAD]).await.unwrap();
+    let mut deployer = Deployer::connect(&lab).await.unwrap();
+    let back = SWITCH.replace("new", "old").replace("42", "41");
+    for (number, script) in [SWITCH, &back].into_iter().cycle().take(12).enumerate() {
+        lab.fleet.rebuild().on(&host("ns1"), script).unwrap();
+        let mut request = deployer.request(&format!("r-{number}"));
+        request["confirm_timeout_s"] = 5.into();
+        deployer.say("deploy.prod.ns1", &request).await.unwrap();
+        // How the last one ended may be told once more.
+        let heard = async |deployer: &mut Deployer| loop {
+            let answer = deployer.hear().await.unwrap();
+            if answer["id"] == request["id"] && (answer["phase"] == "confirm" || is_final(&answer)) {
+                return answer;
+            }
+        };
+        let waits = heard(&mut deployer).await;
+        assert_eq!(waits["status"], "started", "{number}: {waits}");
+        let mut confirmation = request.clone();
+        confirmation["confirmed"] = true.into();
+        deployer.say("deploy.prod.ns1", &confirmation).await.unwrap();
+        let mut end = waits;
+        while !is_final(&end) {
+            end = heard(&mut deployer).await;
+        }
+        assert_eq!(end["status"], "completed", "{number}: {end}");
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_was_changed_is_taken_up_with_the_next_connection() {
+    let mut lab = stage::lab(&["prod.ns1"]).await;
+    let seed_file = lab.key(&host("ns1")).unwrap().seed_file().to_owned();
+    let old = KeyPair::from_seed(fs::read_to_string(&seed_file).unwrap().trim()).unwrap();
+    let new = KeyPair::new_user();
+    let configuration = lab.folder().join("server/server.conf");
+    let text = fs::read_to_string(&configuration).unwrap().replace(&old.public_key(), &new.public_key());
+    fs::write(&configuration, text).unwrap();
+    fs::write(&seed_file, new.seed().unwrap()).unwrap();
+    lab.server.restart().await.unwrap();
+    let listener = lab.fleet.listener(&host("ns1")).unwrap();
+    let again = async || Ok(listener.output().contains("connected again").then_some(()));
+    wait::until("the listener connects again", again).await.unwrap();
+    run(&lab, &[lab.server.url()], &["deploy", "prod.ns1"]).await.expect(0);
+}
