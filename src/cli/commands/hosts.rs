@@ -5,7 +5,6 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::bus::Bus;
-use crate::cli::context::ContextArgs;
 use crate::cli::exit::{CommandResult, Exit};
 use crate::cli::operator::OperatorArgs;
 use crate::cli::out;
@@ -32,9 +31,6 @@ pub(in crate::cli) struct Hosts {
     /// Ask again and again, and show what is so now
     #[arg(long, env = "HOMELAB_DEPLOY_WATCH", conflicts_with = "json")]
     watch: bool,
-
-    #[command(flatten)]
-    context: ContextArgs,
 
     #[command(flatten)]
     operator: OperatorArgs,
