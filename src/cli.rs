@@ -64,7 +64,7 @@ enum Command {
     /// Show what a rollout has come to; one that runs is followed to its end.
     #[command(after_help = help::STATUS)]
     Status(rollouts::Status),
-    /// Write a rollout down as one document: an HTML page that needs nothing else, or Markdown, JUnit or JSON.
+    /// Write a rollout down as one document: an HTML page that needs nothing else, or Markdown, XML or JSON.
     #[command(after_help = help::REPORT)]
     Report(report::Report),
     /// Stop a rollout: nothing new is sent, hosts in flight are awaited. What runs on the hosts goes on.

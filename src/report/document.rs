@@ -134,7 +134,8 @@ impl<'a> Document<'a> {
                 "hosts": self.hosts(wave.index).map(host).collect::<Vec<_>>(),
             })
         });
-        document["waves"] = waves.collect();
+        let waves = waves.collect();
+        document.as_object_mut().map(|fields| fields.insert("waves".to_owned(), waves));
         document
     }
 }
