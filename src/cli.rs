@@ -13,6 +13,7 @@ mod errors;
 mod exit;
 mod flake;
 mod guards;
+mod help;
 mod home;
 mod interrupts;
 mod log;
@@ -29,8 +30,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use self::commands::{
-    apply, completions, deploy, doctor, hosts, init, keygen, listener, logs, man, mcp, nats_config, plan, rollouts,
-    supervise,
+    apply, completions, deploy, doctor, hosts, init, keygen, listener, logs, man, mcp, nats_config, plan, report,
+    rollouts, supervise,
 };
 use self::exit::{CommandError, CommandResult, Exit};
 
@@ -47,27 +48,39 @@ struct Cli {
 #[command(defer = true)]
 enum Command {
     /// Write the files of a fleet: keys, the server's configuration, a plan, settings for NixOS and for you.
+    #[command(after_help = help::INIT)]
     Init(init::Init),
     /// Find out what is wrong: with this machine, the key, the server's permissions, the hosts, the plans.
     ///
     /// Nothing is deployed, and no host is sent a request. With a FILE nothing is connected to.
+    #[command(after_help = help::DOCTOR)]
     Doctor(Box<doctor::Doctor>),
     /// Carry out a plan: wave after wave, halting when one fails.
+    #[command(after_help = help::APPLY)]
     Apply(Box<apply::Apply>),
     /// List the rollouts that were run from here, the latest last.
+    #[command(after_help = help::ROLLOUTS)]
     Rollouts(rollouts::Rollouts),
     /// Show what a rollout has come to; one that runs is followed to its end.
+    #[command(after_help = help::STATUS)]
     Status(rollouts::Status),
+    /// Write a rollout down as one document: an HTML page that needs nothing else, or Markdown, XML or JSON.
+    #[command(after_help = help::REPORT)]
+    Report(report::Report),
     /// Stop a rollout: nothing new is sent, hosts in flight are awaited. What runs on the hosts goes on.
+    #[command(after_help = help::ABORT)]
     Abort(rollouts::Abort),
     /// Show what a plan comes down to for the hosts that are there now. Nothing is deployed.
+    #[command(after_help = help::PLAN)]
     Plan(plan::Plan),
-    /// Deploy to whoever listens on a subject, and wait until every host has come to an end.
+    /// Deploy to the hosts that listen on a subject, and wait for each of them.
     ///
     /// Succeeds only when at least one host answered and every host that did, or that the roll call found on the subject,
     /// completed.
+    #[command(after_help = help::DEPLOY)]
     Deploy(Box<deploy::Deploy>),
     /// List the hosts that answer, and what they run.
+    #[command(after_help = help::HOSTS)]
     Hosts(hosts::Hosts),
     /// Print the log of a run on a host: of the one that goes on, else of the latest.
     ///
@@ -75,18 +88,24 @@ enum Command {
     /// run that the host does not know and a log that it no longer has end with 3.
     Logs(Box<logs::Logs>),
     /// Make an NKey pair: the seed into a new file that only you can read, the public key to stdout.
+    #[command(after_help = help::KEYGEN)]
     Keygen(keygen::Keygen),
     /// Print the NATS server's authorization block for a list of hosts and deployers: for each key what it needs, no more
+    #[command(after_help = help::NATS_CONFIG)]
     NatsConfig(nats_config::NatsConfig),
     /// Take deployments of this host; runs until it is stopped.
+    #[command(after_help = help::LISTENER)]
     Listener(Box<listener::Listener>),
     /// Serve the tools of an assistant over stdin and stdout, as the Model Context Protocol has it.
     ///
     /// The key is what bounds them: with that of a deployer to the test tier, nothing else can be reached.
+    #[command(after_help = help::MCP)]
     Mcp(Box<mcp::Mcp>),
     /// Print the script that makes a shell complete commands, flags, plans, waves and hosts.
+    #[command(after_help = help::COMPLETIONS)]
     Completions(completions::Completions),
     /// Print the manual page homelab-deploy(1), or write the pages of all commands.
+    #[command(after_help = help::MAN)]
     Man(man::Man),
     /// Supervise a run that the listener has written down.
     #[command(hide = true)]
@@ -139,6 +158,7 @@ impl Command {
             Self::Plan(plan) => plan.run(),
             Self::Rollouts(rollouts) => rollouts.run(),
             Self::Status(status) => status.run(),
+            Self::Report(report) => report.run(),
             Self::Abort(abort) => abort.run(),
             Self::Deploy(deploy) => deploy.run(),
             Self::Hosts(hosts) => hosts.run(),

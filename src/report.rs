@@ -6,6 +6,7 @@
 
 mod bars;
 mod describe;
+mod document;
 mod format;
 mod hosts;
 mod json;
@@ -23,13 +24,14 @@ use jiff::Timestamp;
 
 pub use bars::{Bars, Size};
 pub use describe::{HostFacts, describe};
+pub use document::{Document, html, junit, markdown};
 pub use format::Took;
-pub use hosts::hosts_table;
+pub use hosts::{HostsView, hosts_table};
 pub use json::Json;
 pub use lines::Lines;
 pub use preview::preview;
 pub use recap::recap;
-pub use rollouts::{Liveness, rollouts_table};
+pub use rollouts::{Liveness, rollouts_json, rollouts_table};
 pub use words::{cause, missed};
 
 use crate::rollout::{Event, Summary};

@@ -10,7 +10,7 @@ use crate::bus::{ClientCert, SUBSCRIPTION_CAPACITY, SeedReaders, ServerUrl, Sett
 /// in the flags of whoever has these among its own.
 pub(in crate::cli) const HEADING: &str = "Connection";
 
-/// How to reach NATS, and as whom.
+// How to reach NATS, and as whom.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Connection {
     /// NATS server, nats://HOST:PORT or tls://HOST:PORT; several are tried in turn

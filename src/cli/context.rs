@@ -35,7 +35,7 @@ const KEYS: [(&str, &str); 8] = [
     ("fleet", "fleet"),
 ];
 
-/// Which context.
+// Which context.
 #[derive(Debug, Args)]
 pub(super) struct ContextArgs {
     /// File with contexts [default: ./homelab-deploy.toml, else ~/.config/homelab-deploy/config.toml]

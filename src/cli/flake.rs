@@ -11,7 +11,7 @@ use crate::bus::ServerUrl;
 use crate::operator::flake::{Accepted, Consent, FlakeRules};
 use crate::protocol::FlakeUrl;
 
-/// Where a revision is looked up, where the plan does not say it.
+// Where a revision is looked up, where the plan does not say it.
 #[derive(Debug, Args)]
 pub(super) struct FlakeArgs {
     /// Flake in which a branch or tag is looked up where the plan names none [default: the one that the hosts name, once it

@@ -5,7 +5,7 @@ use clap::Args;
 use super::exit::{CommandError, Exit};
 use crate::operator::Prepared;
 
-/// Which reasons do not count.
+// Which reasons do not count.
 #[derive(Debug, Args)]
 pub(super) struct GuardArgs {
     /// Start although another operator's rollout is under way; hosts that are busy with that one will reject this one

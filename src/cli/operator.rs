@@ -17,7 +17,7 @@ use crate::report::{Bars, Json, Lines, Reporter, Style};
 /// More answers than the largest fleet gives at once. Unused places cost nothing; a full subscription loses answers.
 const SUBSCRIPTION_CAPACITY: usize = 1 << 20;
 
-/// What every command of an operator takes.
+// What every command of an operator takes.
 #[derive(Debug, Args)]
 pub(super) struct OperatorArgs {
     #[command(flatten)]
@@ -41,7 +41,7 @@ pub(super) struct OperatorArgs {
     login_name: String,
 }
 
-/// How a rollout is shown.
+// How a rollout is shown.
 #[derive(Debug, Args)]
 pub(super) struct DisplayArgs {
     /// Print one JSON object for each event to stdout, and nothing else there

@@ -37,6 +37,23 @@ pub(super) fn room() -> usize {
     terminal_size_of(io::stderr()).map_or(usize::MAX, |(Width(columns), _)| columns.into())
 }
 
+/// The same for data.
+pub(super) fn data_room() -> usize {
+    terminal_size_of(io::stdout()).map_or(usize::MAX, |(Width(columns), _)| columns.into())
+}
+
+/// Prints data in place of what was printed before, as far as a terminal has room for it; below that where there is no
+/// terminal.
+pub(super) fn in_place(text: &str) {
+    match terminal_size_of(io::stdout()) {
+        Some((_, Height(rows))) if std::env::var_os("TERM").is_some_and(|term| term != "dumb") => {
+            let shown: String = text.split_inclusive('\n').take(usize::from(rows).saturating_sub(1)).collect();
+            data(&format!("\x1b[H\x1b[2J{shown}"));
+        }
+        Some(_) | None => data(&format!("{text}\n")),
+    }
+}
+
 /// Prints prose for the person at the terminal.
 pub(super) fn note(text: &str) {
     writeln!(io::stderr().lock(), "{text}").ok();

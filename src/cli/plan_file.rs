@@ -12,7 +12,7 @@ use super::exit::{CommandError, Exit};
 use super::{alias, home};
 use crate::operator::plan_file::PlanFile;
 
-/// Which plan.
+// Which plan.
 #[derive(Debug, Args)]
 pub(super) struct PlanArgs {
     /// The plan: a path when it contains a slash or ends in .toml, else the name of a file in the plans folder
@@ -23,7 +23,7 @@ pub(super) struct PlanArgs {
     folders: PlanFolders,
 }
 
-/// Where plans are looked up by name.
+// Where plans are looked up by name.
 #[derive(Debug, Args)]
 pub(super) struct PlanFolders {
     /// Folder in which plans are looked up by name [default: ./plans, then ~/.config/homelab-deploy/plans]

@@ -18,7 +18,7 @@ use crate::operator::{Kind, Part, PrepareError, Prepared, Wanted};
 use crate::protocol::{HostName, Revision};
 use crate::report;
 
-/// Which plan, for what and for whom.
+// Which plan, for what and for whom.
 #[derive(Debug, Args)]
 pub(super) struct Preparation {
     #[command(flatten)]

@@ -6,7 +6,7 @@ use clap::Args;
 
 use crate::plan::{Plan, Rollback, parse_confirm_timeout};
 
-/// Whether hosts return.
+// Whether hosts return.
 #[derive(Debug, Args)]
 pub(super) struct RollbackArgs {
     /// Hosts return to what they ran before when their deployment fails, and when it cuts them off; in a plan that is

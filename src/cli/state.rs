@@ -9,7 +9,7 @@ use super::context::ContextArgs;
 use super::home;
 use crate::operator::journal::Journals;
 
-/// Where to keep records.
+// Where to keep records.
 #[derive(Debug, Args)]
 pub(super) struct StateArgs {
     #[command(flatten)]

@@ -55,3 +55,22 @@ fn help_fits_a_terminal_of_80_columns_and_hides_what_is_not_for_people() {
         }
     }
 }
+
+#[test]
+fn help_begins_with_what_the_command_does_and_ends_with_examples_and_exit_codes() {
+    const VERBS: [&str; 11] =
+        ["Write", "Find", "Carry", "List", "Show", "Stop", "Deploy", "Make", "Print", "Take", "Serve"];
+    // `help` is one of clap's.
+    for mut command in commands().into_iter().filter(|command| command.get_name() != "help") {
+        let name = command.get_name().to_owned();
+        for help in [command.render_help(), command.render_long_help()].map(|help| help.to_string()) {
+            let verb = help.split_whitespace().next().unwrap();
+            assert!(VERBS.contains(&verb), "{name} begins with {verb}: {help}");
+            let examples = help.split_once("Examples:\n").unwrap_or_else(|| panic!("{name} has no examples: {help}")).1;
+            let (examples, codes) =
+                examples.split_once("\n\nExit codes:\n").unwrap_or_else(|| panic!("{name}: {help}"));
+            assert!(examples.contains(&format!("homelab-deploy {name}")), "{name}: {examples}");
+            assert!(codes.trim_start().starts_with("0 "), "{name}: {codes}");
+        }
+    }
+}

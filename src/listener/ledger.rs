@@ -241,6 +241,11 @@ fn changed_nothing(response: &Response) -> bool {
 }
 
 impl Deployed {
+    /// Whether another system runs than this one; unknown where it is not known which one this is.
+    pub(super) fn differs_from(&self, running: &str) -> Option<bool> {
+        self.system.as_deref().map(|deployed| deployed != running)
+    }
+
     /// The commit, if this is the system that runs.
     pub(super) fn commit_of(&self, running: Option<&str>) -> Option<&Commit> {
         (self.system.as_deref() == running).then_some(&self.commit)
@@ -345,6 +350,8 @@ mod tests {
         switch(&mut ledger, COMMIT, Status::Completed, None);
         assert_eq!(ledger.deployed(Some("/nix/store/a")).unwrap().as_str(), COMMIT);
         assert_eq!(ledger.deployed(Some("/nix/store/by-hand")), None);
+        let differs = |running| ledger.last_deployed().unwrap().differs_from(running);
+        assert_eq!((differs("/nix/store/a"), differs("/nix/store/by-hand")), (Some(false), Some(true)));
         switch(&mut ledger, "broken", Status::Failed, Some(ErrorCode::BuildFailed));
         assert!(ledger.deployed(Some("/nix/store/a")).is_some());
         switch(&mut ledger, "half", Status::Failed, Some(ErrorCode::Timeout));

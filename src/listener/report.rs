@@ -39,6 +39,9 @@ impl Reporter {
             generation: None,
             system: None,
             booted_system_differs: None,
+            reboot_required: None,
+            next_boot_differs: None,
+            deployed_differs: None,
             uptime_s: None,
             now: None,
             busy: None,
@@ -56,9 +59,14 @@ impl Reporter {
             None => None,
         };
         let system = system.map(|system| system.path);
+        let profile = self.host.profile();
+        let next_boot = profile.as_ref().map(|profile| profile.system.path.as_str());
         DiscoveryAnswer::Host(Box::new(HostReport {
             revision: said.or_else(|| ledger.deployed(system.as_deref()).cloned()),
-            generation: self.host.profile().and_then(|profile| profile.generation),
+            generation: profile.as_ref().and_then(|profile| profile.generation),
+            reboot_required: self.host.reboot_required(),
+            next_boot_differs: next_boot.zip(system.as_deref()).map(|(next_boot, running)| next_boot != running),
+            deployed_differs: ledger.last_deployed().and_then(|deployed| deployed.differs_from(system.as_deref()?)),
             system,
             booted_system_differs: self.host.booted_system_differs(),
             uptime_s: self.host.uptime_s(),

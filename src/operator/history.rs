@@ -4,7 +4,7 @@
 mod repository;
 mod server;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use self::repository::Repository;
@@ -86,6 +86,23 @@ impl History {
         }
     }
 
+    /// How many commits each of these is behind what a clone of it has checked out. Those that no clone knows are left out.
+    pub async fn behind_here<'a>(&self, commits: impl IntoIterator<Item = &'a Commit>) -> BTreeMap<Commit, usize> {
+        let commits: BTreeSet<&Commit> = commits.into_iter().collect();
+        let mut behind = BTreeMap::new();
+        for clone in &self.clones {
+            let Some(head) = clone.head().await else { continue };
+            for commit in &commits {
+                if !behind.contains_key(*commit)
+                    && let Some(missing) = clone.subjects_between(commit, &head).await
+                {
+                    behind.insert((*commit).clone(), missing.len());
+                }
+            }
+        }
+        behind
+    }
+
     /// Whether one commit is an ancestor of another, and so older; `None` where nobody knows both.
     pub async fn is_ancestor(&mut self, old: &Commit, new: &Commit) -> Option<bool> {
         for clone in &self.clones {
@@ -130,6 +147,8 @@ mod tests {
         assert_eq!(history.is_ancestor(&new, &old).await, Some(false));
 
         let unknown = "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b".parse().unwrap();
+        let behind = history.behind_here([&old, &new, &unknown]).await;
+        assert_eq!(behind, BTreeMap::from([(old.clone(), 1), (new.clone(), 0)]));
         assert_eq!(history.subject(&unknown).await, None);
         assert_eq!(history.is_ancestor(&unknown, &new).await, None);
     }

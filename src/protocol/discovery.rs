@@ -102,6 +102,16 @@ pub struct HostReport {
     /// Whether a reboot would change what runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub booted_system_differs: Option<bool>,
+    /// Whether the last boot was of another kernel, initrd or kernel modules than the next, or the next is of another system than
+    /// the one that runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reboot_required: Option<bool>,
+    /// Whether the next boot starts another system than the one that runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_boot_differs: Option<bool>,
+    /// Whether another system runs than the one that was deployed last: somebody has switched the host by hand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deployed_differs: Option<bool>,
     /// Since when the machine is up, in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uptime_s: Option<u64>,

@@ -13,7 +13,7 @@ pub(super) use crate::text::safe;
 const MAX_TEXT: usize = 200;
 
 /// A duration as people say it: `0.4s`, `12s`, `4m02s`, `45m`, `1h05m`. What is shorter than the last digit is cut off.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Took(pub Duration);
 
 impl Took {
@@ -39,6 +39,17 @@ impl Display for Took {
             (hours, 0, _) => write!(f, "{hours}h"),
             (hours, minutes, _) => write!(f, "{hours}h{minutes:02}m"),
         }
+    }
+}
+
+/// How long ago something was, in its largest unit: `12s ago`, `3m ago`, `5h ago`, `9d ago`.
+pub(super) fn ago(at: Timestamp, now: Timestamp) -> String {
+    let seconds = Took::between(at, now).0.as_secs();
+    match seconds {
+        0..60 => format!("{seconds}s ago"),
+        60..3600 => format!("{}m ago", seconds / 60),
+        3600..172_800 => format!("{}h ago", seconds / 3600),
+        172_800.. => format!("{}d ago", seconds / 86_400),
     }
 }
 

@@ -1,13 +1,16 @@
 //! What hosts and other operators write reaches no display in a form that a terminal obeys, that cannot be seen, or that
 //! makes other text look different.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use proptest::prelude::*;
 use serde_json::json;
 
 use super::story::{NEW, OLD, Paper, Story, demo, name, start};
-use super::{Json, Liveness, Reporter, hosts_table, preview, rollouts_table};
+use super::{
+    Document, HostsView, Json, Liveness, Reporter, hosts_table, html, junit, markdown, preview, rollouts_table,
+};
 use crate::protocol::{DiscoveryAnswer, HostAnswer, HostReport, Phase, Response};
 use crate::rollout::{Anomaly, Cause, EventKind, HostOutcome, Outcome, Rollout, Summary, WaveIndex, WaveVerdict};
 use crate::text::is_invisible;
@@ -28,6 +31,7 @@ fn report(host: &str, said: &str) -> HostReport {
         "hostname": host, "tier": "test", "deploy_subjects": [], "version": said, "features": [said], "flake": said,
         "machine": said, "system": said, "busy": { "id": said, "operator": said, "since": at },
         "last": { "id": said, "status": "failed", "error": said, "at": at },
+        "problems": [{ "code": said, "message": said }],
     });
     match DiscoveryAnswer::parse(json.to_string().as_bytes()).unwrap() {
         DiscoveryAnswer::Host(report) => *report,
@@ -51,11 +55,14 @@ fn shown(said: &str) -> String {
     story.sent_back("test2").back(response("test2", "failed", said));
     story.given_up("ns1", HostOutcome::Rejected).ends(Outcome::Failed);
     page += &story.told();
-    page += &rollouts_table(&[(&story.summary, Liveness::Over)]);
-    page += &hosts_table(&[
+    page += &rollouts_table(&[(&story.summary, Liveness::Over)], start());
+    let hosts = [
         HostAnswer { report: report("test1", said), proved: true },
         HostAnswer { report: HostReport { busy: None, ..report("test2", said) }, proved: false },
-    ]);
+    ];
+    page += &hosts_table(&hosts, &HostsView { behind: &BTreeMap::new(), now: start(), width: 60 });
+    let document = Document::of(&story.summary, Liveness::Over, start()).unwrap();
+    page += &[html(&document), markdown(&document), junit(&document)].concat();
 
     let (paper, host) = (Paper::default(), name("test1"));
     let mut json = Json::new(paper.clone());

@@ -1,43 +1,91 @@
 //! Who answered the roll call.
 
-use super::format::{safe, table};
-use crate::protocol::{HostAnswer, HostReport};
+use std::collections::BTreeMap;
 
-const TITLES: [&str; 7] = ["host", "tier", "role", "revision", "generation", "version", "state"];
+use jiff::Timestamp;
 
-/// The hosts as a table with a title, in their order; every line ends with a line break.
-pub fn hosts_table(answers: &[HostAnswer]) -> String {
-    table(TITLES, answers.iter().map(row))
+use super::format::{ago, columns, first_line, hang, pad, safe, widest};
+use crate::protocol::{Commit, HostAnswer, HostReport};
+
+const TITLES: [&str; 5] = ["host", "tier", "role", "commit", "state"];
+
+/// The state of a host that has fewer columns than this beside the rest stands below it.
+const MIN_STATE: usize = 24;
+
+/// How far it is indented there.
+const INDENT: usize = 4;
+
+/// What the table is made with.
+#[derive(Debug, Clone, Copy)]
+pub struct HostsView<'a> {
+    /// How many commits each commit is behind, where that is known.
+    pub behind: &'a BTreeMap<Commit, usize>,
+    /// The time that ages are counted from.
+    pub now: Timestamp,
+    /// How many columns there are.
+    pub width: usize,
 }
 
-fn row(HostAnswer { report, proved }: &HostAnswer) -> [String; 7] {
+/// The hosts as a table with a title, in their order; every line ends with a line break. A state that does not fit goes on in
+/// the next line.
+pub fn hosts_table(answers: &[HostAnswer], view: &HostsView<'_>) -> String {
+    let titles = TITLES.map(str::to_owned);
+    let rows: Vec<[String; 5]> =
+        std::iter::once(titles).chain(answers.iter().map(|answer| row(answer, view))).collect();
+    let widths: [usize; 4] = std::array::from_fn(|column| widest(rows.iter().filter_map(|row| row.get(column))));
+    let left = widths.iter().map(|width| width + 2).sum::<usize>();
+    let line = |[cells @ .., state]: &[String; 5]| {
+        let cells: String = cells.iter().zip(widths).map(|(cell, width)| pad(cell, width) + "  ").collect();
+        if left + MIN_STATE.min(columns(state)) <= view.width {
+            let margin = " ".repeat(left);
+            return format!("{cells}{}\n", hang(state, view.width, &margin));
+        }
+        let margin = " ".repeat(INDENT);
+        format!("{}\n{margin}{}\n", cells.trim_end(), hang(state, view.width, &margin))
+    };
+    rows.iter().map(line).collect()
+}
+
+fn row(answer @ HostAnswer { report, .. }: &HostAnswer, view: &HostsView<'_>) -> [String; 5] {
     let known = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    let commit = |commit: &Commit| match view.behind.get(commit) {
+        Some(behind @ 1..) => format!("{} behind {behind}", commit.short()),
+        Some(0) | None => commit.short().to_owned(),
+    };
     [
         report.hostname.to_string(),
         report.tier.to_string(),
         known(report.role.as_ref().map(|role| safe(role.as_str()))),
-        known(report.revision.as_ref().map(|commit| commit.short().to_owned())),
-        known(report.generation.map(|generation| generation.to_string())),
-        known(report.version.as_deref().map(safe)),
-        state(report) + if *proved { "" } else { ", answers in the old form: not proved" },
+        known(report.revision.as_ref().map(commit)),
+        state(answer, view.now),
     ]
 }
 
-/// What the host is busy with, or else how its last run ended.
-fn state(report: &HostReport) -> String {
-    let doing = match (&report.busy, &report.last) {
+/// What the host is busy with, or else how its last run ended, and all that is not as it should be.
+fn state(HostAnswer { report, proved }: &HostAnswer, now: Timestamp) -> String {
+    let remarks = [
+        (report.deployed_differs, "not what was deployed"),
+        (report.next_boot_differs, "boots something else"),
+        (report.reboot_required.filter(|_| report.next_boot_differs != Some(true)), "reboot required"),
+        (Some(!proved), "answers in the old form: not proved"),
+    ];
+    let remarks = remarks.into_iter().filter(|(is_so, _)| *is_so == Some(true)).map(|(_, remark)| remark.to_owned());
+    let problems = report.problems.iter().map(|problem| format!("⚠ {}", first_line(&problem.message)));
+    std::iter::once(doing(report, now)).chain(remarks).chain(problems).collect::<Vec<_>>().join(", ")
+}
+
+fn doing(report: &HostReport, now: Timestamp) -> String {
+    match (&report.busy, &report.last) {
         (Some(holder), _) => {
             let operator = holder.operator.as_deref().map(|operator| format!(" for {}", safe(operator)));
-            format!("busy{} since {:.0}", operator.unwrap_or_default(), holder.since)
+            format!("busy{}, began {}", operator.unwrap_or_default(), ago(holder.since, now))
         }
         (None, Some(last)) => {
             let error = last.error.as_ref().map(|error| format!(" ({})", safe(error.as_str())));
-            format!("{}{} at {:.0}", last.status, error.unwrap_or_default(), last.at)
+            format!("{}{} {}", last.status, error.unwrap_or_default(), ago(last.at, now))
         }
         (None, None) => "idle".to_owned(),
-    };
-    let reboot = if report.booted_system_differs == Some(true) { ", reboot pending" } else { "" };
-    format!("{doing}{reboot}")
+    }
 }
 
 #[cfg(test)]
@@ -52,26 +100,76 @@ mod tests {
         }
     }
 
-    #[test]
-    fn hosts_are_aligned() {
-        let nas = answer(r#"{"hostname":"nas","tier":"prod","booted_system_differs":true}"#);
-        let answers = [
+    fn answers() -> [HostAnswer; 3] {
+        let nas = answer(
+            r#"{"hostname":"nas","tier":"prod","reboot_required":true,"next_boot_differs":true,"deployed_differs":true,
+                "problems":[{"code":"no_git","message":"git is not on the\u001b[31m PATH of the listener"}]}"#,
+        );
+        [
             answer(
-                r#"{"hostname":"test1","tier":"test","version":"0.1\u001b[31m.0","last":{"id":"x","status":"failed",
+                r#"{"hostname":"test1","tier":"test","reboot_required":true,"next_boot_differs":false,
+                    "revision":"a91be77a91be77a91be77a91be77a91be77a91be","last":{"id":"x","status":"failed",
                     "error":"build_failed","at":"2026-11-23T10:00:00Z"}}"#,
             ),
             answer(
-                r#"{"hostname":"jelly","tier":"prod","role":"media","version":"0.1.0","generation":7,
-                    "revision":"a91be77a91be77a91be77a91be77a91be77a91be","busy":{"id":"x","operator":"ops@desk",
-                    "since":"2026-11-23T10:00:00.123Z"}}"#,
+                r#"{"hostname":"jelly","tier":"prod","role":"media","revision":"8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b",
+                    "busy":{"id":"x","operator":"ops@desk","since":"2026-11-23T10:00:00.123Z"}}"#,
             ),
             HostAnswer { proved: false, ..nas },
-        ];
-        insta::assert_snapshot!(hosts_table(&answers), @"
-        host   tier  role   revision  generation  version  state
-        test1  test  -      -         -           0.1.0    failed (build_failed) at 2026-11-23T10:00:00Z
-        jelly  prod  media  a91be77   7           0.1.0    busy for ops@desk since 2026-11-23T10:00:00Z
-        nas    prod  -      -         -           -        idle, reboot pending, answers in the old form: not proved
+        ]
+    }
+
+    fn shown(width: usize) -> String {
+        let commit = |text: &str| text.parse::<Commit>().unwrap();
+        let behind = BTreeMap::from([
+            (commit("a91be77a91be77a91be77a91be77a91be77a91be"), 12),
+            (commit("8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b"), 0),
+        ]);
+        let now = "2026-11-23T10:03:10Z".parse().unwrap();
+        let table = hosts_table(&answers(), &HostsView { behind: &behind, now, width });
+        assert!(table.lines().all(|line| columns(line) <= width), "{table}");
+        table
+    }
+
+    #[test]
+    fn a_file_has_a_line_for_each_host() {
+        insta::assert_snapshot!(shown(usize::MAX), @"
+        host   tier  role   commit             state
+        test1  test  -      a91be77 behind 12  failed (build_failed) 3m ago, reboot required
+        jelly  prod  media  8c1f0e2            busy for ops@desk, began 3m ago
+        nas    prod  -      -                  idle, not what was deployed, boots something else, answers in the old form: not proved, ⚠ git is not on the PATH of the listener
+        ");
+    }
+
+    #[test]
+    fn a_terminal_is_never_too_narrow() {
+        insta::assert_snapshot!(shown(120), @"
+        host   tier  role   commit             state
+        test1  test  -      a91be77 behind 12  failed (build_failed) 3m ago, reboot required
+        jelly  prod  media  8c1f0e2            busy for ops@desk, began 3m ago
+        nas    prod  -      -                  idle, not what was deployed, boots something else, answers in the old form: not
+                                               proved, ⚠ git is not on the PATH of the listener
+        ");
+        insta::assert_snapshot!(shown(80), @"
+        host   tier  role   commit             state
+        test1  test  -      a91be77 behind 12  failed (build_failed) 3m ago, reboot
+                                               required
+        jelly  prod  media  8c1f0e2            busy for ops@desk, began 3m ago
+        nas    prod  -      -                  idle, not what was deployed, boots
+                                               something else, answers in the old form:
+                                               not proved, ⚠ git is not on the PATH of
+                                               the listener
+        ");
+        insta::assert_snapshot!(shown(60), @"
+        host   tier  role   commit             state
+        test1  test  -      a91be77 behind 12
+            failed (build_failed) 3m ago, reboot required
+        jelly  prod  media  8c1f0e2
+            busy for ops@desk, began 3m ago
+        nas    prod  -      -
+            idle, not what was deployed, boots something else,
+            answers in the old form: not proved, ⚠ git is not on the
+            PATH of the listener
         ");
     }
 }

@@ -45,13 +45,16 @@ fn an_archive_has_all_that_goes_with_the_program_and_is_the_same_each_time() {
     ./share/man/man1/homelab-deploy-apply.1
     ./share/man/man1/homelab-deploy-completions.1
     ./share/man/man1/homelab-deploy-deploy.1
+    ./share/man/man1/homelab-deploy-doctor.1
     ./share/man/man1/homelab-deploy-hosts.1
+    ./share/man/man1/homelab-deploy-init.1
     ./share/man/man1/homelab-deploy-keygen.1
     ./share/man/man1/homelab-deploy-listener.1
     ./share/man/man1/homelab-deploy-man.1
     ./share/man/man1/homelab-deploy-mcp.1
     ./share/man/man1/homelab-deploy-nats-config.1
     ./share/man/man1/homelab-deploy-plan.1
+    ./share/man/man1/homelab-deploy-report.1
     ./share/man/man1/homelab-deploy-rollouts.1
     ./share/man/man1/homelab-deploy-status.1
     ./share/man/man1/homelab-deploy.1

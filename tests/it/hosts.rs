@@ -50,9 +50,21 @@ async fn the_table_tells_how_the_last_run_of_each_host_ended() {
     let lab = lab().await;
     operator::run(&lab, &["deploy", "deploy.test.test1"]).await.unwrap().expect(0);
     let table = operator::run(&lab, &hosts(&[])).await.unwrap().expect(0).stdout;
-    let states: Vec<bool> = table.lines().skip(1).map(|line| line.contains("completed at")).collect();
+    let states: Vec<bool> =
+        table.lines().skip(1).map(|line| line.contains("completed ") && line.contains("s ago")).collect();
     assert_eq!(states, [true, false, false], "{table}");
     assert_eq!(table.matches("idle").count(), 2, "{table}");
+}
+
+#[tokio::test]
+async fn a_list_that_is_watched_shows_what_changes() {
+    let lab = lab().await;
+    let mut watching = operator::start(&lab, &hosts(&["--watch", "--tier", "test"])).unwrap();
+    watching.shows("idle").await.unwrap();
+    operator::run(&lab, &["deploy", "deploy.test.test1"]).await.unwrap().expect(0);
+    watching.shows("completed ").await.unwrap();
+    watching.interrupt().unwrap();
+    assert_eq!(watching.ended().await.unwrap().code, None, "it does not end by itself");
 }
 
 #[tokio::test]

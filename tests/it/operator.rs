@@ -83,6 +83,14 @@ impl Running {
         kill_process(pid.ok_or_else(|| miette!("no process"))?, signal).into_diagnostic()
     }
 
+    /// Waits until the command has printed this to stdout.
+    pub async fn shows(&mut self, text: &str) -> Result<()> {
+        wait::until(&format!("the operator is shown {text:?}"), async || {
+            Ok(read(&self.stdout)?.contains(text).then_some(()))
+        })
+        .await
+    }
+
     /// Waits until it has told this to the operator.
     pub async fn tells(&mut self, text: &str) -> Result<()> {
         wait::until(&format!("the operator is told {text:?}"), async || {

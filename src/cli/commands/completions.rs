@@ -7,16 +7,7 @@ use crate::cli::completion;
 use crate::cli::exit::Exit;
 use crate::cli::out;
 
-/// How each shell is told.
-const SETUP: &str = r#"In ~/.bashrc:
-  eval "$(homelab-deploy completions bash)"
-In ~/.zshrc, below compinit:
-  eval "$(homelab-deploy completions zsh)"
-In ~/.config/fish/config.fish:
-  homelab-deploy completions fish | source"#;
-
 #[derive(Debug, Args)]
-#[command(after_help = SETUP)]
 pub(in crate::cli) struct Completions {
     /// For which shell
     shell: Shell,

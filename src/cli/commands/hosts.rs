@@ -1,15 +1,22 @@
 //! `hosts`: who is there.
 
+use std::time::Duration;
+
 use clap::Args;
 
+use crate::bus::Bus;
 use crate::cli::exit::{CommandResult, Exit};
 use crate::cli::operator::OperatorArgs;
 use crate::cli::out;
 use crate::cli::runtime::block_on;
 use crate::cli::state::StateArgs;
-use crate::operator::{Awaited, Purpose, RollCall};
+use crate::clock;
+use crate::operator::{Awaited, FleetError, History, Purpose, RollCall, RollCalled};
 use crate::protocol::{HostAnswer, HostName, Tier};
-use crate::report;
+use crate::report::{self, HostsView};
+
+/// How long a list stands before the hosts are asked anew.
+const WATCH_EVERY: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Hosts {
@@ -20,6 +27,10 @@ pub(in crate::cli) struct Hosts {
     /// Print one JSON array with everything that the hosts say of themselves
     #[arg(long, env = "HOMELAB_DEPLOY_JSON")]
     json: bool,
+
+    /// Ask again and again, and show what is so now
+    #[arg(long, env = "HOMELAB_DEPLOY_WATCH", conflicts_with = "json")]
+    watch: bool,
 
     #[command(flatten)]
     operator: OperatorArgs,
@@ -41,28 +52,61 @@ impl Hosts {
 
     async fn list(self) -> CommandResult {
         let mut bus = self.operator.connect().await?;
-        let discovery = self.operator.discovery(&self.state);
-        let (purpose, awaited) = (Purpose::List(self.tier), Awaited::everybody(self.tier));
-        let called = RollCall { discovery: &discovery, purpose, awaited }
-            .call(&mut bus)
-            .await
-            .map_err(|error| Exit::Precondition.because(error))?;
-        for tier in &called.unheard {
-            out::note(&format!("{tier}: this key may not hear it"));
+        if self.watch {
+            return self.watch(&mut bus).await;
+        }
+        let called = self.call(&mut bus).await.map_err(|error| Exit::Precondition.because(error))?;
+        for remark in remarks(&called) {
+            out::note(&remark);
         }
         let hosts = called.sorted();
-        for twin in twins(&hosts) {
-            out::note(&format!(
-                "two machines answer to the name {twin}: stop one listener, or give it another --hostname"
-            ));
-        }
         if self.json {
             out::json(&hosts);
-        } else if hosts.is_empty() {
-            out::note("No host answers. Check that the listeners run, and that they use the same NATS server.");
-        } else {
-            out::data(&report::hosts_table(&hosts));
+        } else if !hosts.is_empty() {
+            out::data(&table(&hosts).await);
         }
         Ok(Exit::Success)
     }
+
+    /// Shows the list in place, until the operator has seen enough.
+    async fn watch(&self, bus: &mut Bus) -> CommandResult {
+        loop {
+            let list = match self.call(bus).await {
+                Ok(called) => {
+                    let remarks: String = remarks(&called).map(|remark| remark + "\n").collect();
+                    remarks + &table(&called.sorted()).await
+                }
+                // The connection comes back by itself.
+                Err(FleetError::Disconnected) => "the connection to NATS was lost\n".to_owned(),
+                Err(error) => return Err(Exit::Precondition.because(error)),
+            };
+            out::in_place(&list);
+            tokio::time::sleep(WATCH_EVERY).await;
+        }
+    }
+
+    async fn call(&self, bus: &mut Bus) -> Result<RollCalled, FleetError> {
+        let discovery = self.operator.discovery(&self.state);
+        let (purpose, awaited) = (Purpose::List(self.tier), Awaited::everybody(self.tier));
+        RollCall { discovery: &discovery, purpose, awaited }.call(bus).await
+    }
+}
+
+async fn table(hosts: &[HostAnswer]) -> String {
+    let commits = hosts.iter().filter_map(|answer| answer.report.revision.as_ref());
+    let behind = History::of(None, None).behind_here(commits).await;
+    report::hosts_table(hosts, &HostsView { behind: &behind, now: clock::now(), width: out::data_room() })
+}
+
+/// What there is to say beside the list.
+fn remarks(called: &RollCalled) -> impl Iterator<Item = String> {
+    let unheard = called.unheard.iter().map(|tier| format!("{tier}: this key may not hear it"));
+    let hosts = called.clone().sorted();
+    let twin =
+        |twin| format!("two machines answer to the name {twin}: stop one listener, or give it another --hostname");
+    let mut told: Vec<String> = unheard.chain(twins(&hosts).map(twin)).collect();
+    if hosts.is_empty() {
+        told.push("No host answers. Check that the listeners run, and that they use the same NATS server.".to_owned());
+    }
+    told.into_iter()
 }

@@ -6,7 +6,7 @@ use clap::Args;
 use miette::Diagnostic;
 use thiserror::Error;
 
-use crate::cli::exit::{CommandResult, Exit};
+use crate::cli::exit::{CommandError, CommandResult, Exit};
 use crate::cli::operator::{Audience, DisplayArgs};
 use crate::cli::out;
 use crate::cli::runtime::block_on;
@@ -24,13 +24,17 @@ pub(in crate::cli) struct Rollouts {
     #[arg(long)]
     prune: bool,
 
+    /// Print one JSON array with what became of each
+    #[arg(long, env = "HOMELAB_DEPLOY_JSON")]
+    json: bool,
+
     #[command(flatten)]
     state: StateArgs,
 }
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Status {
-    /// The beginning of the rollout's id [default: the latest]
+    /// The beginning of the rollout's id [default: the one that runs, else the latest]
     id: Option<String>,
 
     #[command(flatten)]
@@ -42,8 +46,8 @@ pub(in crate::cli) struct Status {
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Abort {
-    /// The beginning of the rollout's id
-    id: String,
+    /// The beginning of the rollout's id [default: the one that runs]
+    id: Option<String>,
 
     #[command(flatten)]
     state: StateArgs,
@@ -57,6 +61,12 @@ enum StatusError {
     #[error("rollout {0} is not running")]
     #[diagnostic(help("there is nothing to stop"))]
     NotRunning(String),
+    #[error("no rollout is running")]
+    #[diagnostic(help("there is nothing to stop; `homelab-deploy rollouts` lists those that were run from here"))]
+    NoneRuns,
+    #[error("several rollouts are running: {}", .0.join(", "))]
+    #[diagnostic(help("name the one to stop: `homelab-deploy abort ID`"))]
+    SeveralRun(Vec<String>),
 }
 
 impl Rollouts {
@@ -69,12 +79,14 @@ impl Rollouts {
         }
         let (all, errors) = self.state.journals().all().map_err(|error| Exit::Precondition.because(error))?;
         out::warnings(&errors);
-        if all.is_empty() {
+        let liveness = |recorded: &Recorded| if recorded.running { Liveness::Running } else { Liveness::Over };
+        let rows: Vec<_> = all.iter().map(|recorded| (&recorded.summary, liveness(recorded))).collect();
+        if self.json {
+            out::json(&report::rollouts_json(&rows));
+        } else if rows.is_empty() {
             out::note("No rollout was run from here.");
         } else {
-            let liveness = |recorded: &Recorded| if recorded.running { Liveness::Running } else { Liveness::Over };
-            let rows: Vec<_> = all.iter().map(|recorded| (&recorded.summary, liveness(recorded))).collect();
-            out::data(&report::rollouts_table(&rows));
+            out::data(&report::rollouts_table(&rows, clock::now()));
         }
         Ok(Exit::Success)
     }
@@ -83,16 +95,8 @@ impl Rollouts {
 impl Status {
     pub(in crate::cli) fn run(self) -> CommandResult {
         let journals = self.state.journals();
-        let id = self.find(&journals).map_err(|error| Exit::Precondition.because(error))?;
-        let id = id.ok_or_else(|| Exit::Precondition.because(StatusError::None))?;
+        let id = meant(&journals, self.id.as_deref())?;
         block_on(self.show(&journals, &id))?
-    }
-
-    fn find(&self, journals: &Journals) -> Result<Option<String>, JournalError> {
-        match &self.id {
-            Some(id) => journals.find(id).map(Some),
-            None => journals.latest(),
-        }
     }
 
     /// Shows all events so far, then those that come while the rollout runs.
@@ -123,10 +127,13 @@ impl Abort {
     pub(in crate::cli) fn run(self) -> CommandResult {
         let journals = self.state.journals();
         let precondition = |error| Exit::Precondition.because(error);
-        let id = journals.find(&self.id).map_err(precondition)?;
+        let id = match &self.id {
+            Some(id) => journals.find(id).map_err(precondition)?,
+            None => only_running(&journals)?,
+        };
         let recorded = journals.read(&id).map_err(precondition)?;
         let rollout = recorded.summary.rollout.filter(|_| recorded.running);
-        let rollout = rollout.ok_or_else(|| Exit::Precondition.because(StatusError::NotRunning(self.id)))?;
+        let rollout = rollout.ok_or_else(|| Exit::Precondition.because(StatusError::NotRunning(id)))?;
         journals.stop(rollout.id).map_err(precondition)?;
         out::note(&format!(
             "Rollout {} sends nothing new. `homelab-deploy status {}` shows how it ends.",
@@ -135,4 +142,32 @@ impl Abort {
         ));
         Ok(Exit::Success)
     }
+}
+
+/// The rollout whose id begins like this; without one the latest that runs, or else the latest.
+pub(in crate::cli) fn meant(journals: &Journals, id: Option<&str>) -> Result<String, CommandError> {
+    let found = match id {
+        Some(id) => journals.find(id).map(Some),
+        None => match running(journals) {
+            Ok(mut running) if !running.is_empty() => Ok(running.pop()),
+            _ => journals.latest(),
+        },
+    };
+    let found = found.map_err(|error| Exit::Precondition.because(error))?;
+    found.ok_or_else(|| Exit::Precondition.because(StatusError::None))
+}
+
+fn only_running(journals: &Journals) -> Result<String, CommandError> {
+    let mut running = running(journals).map_err(|error| Exit::Precondition.because(error))?;
+    match running.len() {
+        0 | 1 => running.pop().ok_or_else(|| Exit::Precondition.because(StatusError::NoneRuns)),
+        _ => Err(Exit::Precondition.because(StatusError::SeveralRun(running))),
+    }
+}
+
+/// The ids of the rollouts that run, the latest last.
+fn running(journals: &Journals) -> Result<Vec<String>, JournalError> {
+    let (all, _) = journals.all()?;
+    let running = all.into_iter().filter(|recorded| recorded.running);
+    Ok(running.filter_map(|recorded| Some(recorded.summary.rollout?.id.to_string())).collect())
 }

@@ -65,6 +65,12 @@ impl Repository {
         commits
     }
 
+    /// The commit that is checked out.
+    pub(super) async fn head(&self) -> Option<Commit> {
+        let head = self.ask(&["rev-parse", "--verify", "--quiet", "HEAD^{commit}"]).await?;
+        String::from_utf8_lossy(&head.stdout).trim().parse().ok()
+    }
+
     /// Whether one commit is an ancestor of another.
     pub(super) async fn is_ancestor(&self, old: &Commit, new: &Commit) -> Option<bool> {
         let compared = self.ask(&["merge-base", "--is-ancestor", old.as_str(), new.as_str()]).await?;

@@ -66,20 +66,35 @@ async fn a_detached_rollout_is_followed_to_its_end_by_another_process() {
     expect_recap(&status.ended().await.unwrap().expect(0), "3 hosts completed in 2 waves");
     assert_eq!(ran(&lab), ["test1", "test2", "ns1"]);
     assert!(listed(&lab).await[0].contains("succeeded"));
+    for (format, told) in [
+        ("html", "<td>ns1</td>"),
+        ("markdown", "| ns1 | completed |"),
+        ("junit", "tests=\"3\" failures=\"0\""),
+        ("json", "\"outcome\":\"succeeded\""),
+    ] {
+        let report = operator::run(&lab, &["report", "--format", format]).await.unwrap().expect(0).stdout;
+        assert!(report.contains(told), "{report}");
+    }
+    operator::run(&lab, &["report", "--out", "/nowhere/page.html"]).await.unwrap().expect(3).told("cannot write");
 }
 
 #[tokio::test]
 async fn abort_drains_it_and_resume_completes_it() {
     let lab = held().await;
     let id = detach(&lab).await;
-    operator::run(&lab, &["abort", &id]).await.unwrap().expect(0).told("sends nothing new");
-    let mut status = operator::start(&lab, &["status", &id]).unwrap();
+    let told = operator::run(&lab, &["rollouts", "--json"]).await.unwrap().expect(0).stdout;
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+    assert_eq!((&told[0]["id"], &told[0]["outcome"]), (&id.as_str().into(), &"running".into()));
+    // Without an ID it is the one that runs.
+    operator::run(&lab, &["abort"]).await.unwrap().expect(0).told("sends nothing new");
+    let mut status = operator::start(&lab, &["status"]).unwrap();
     status.tells("interrupted").await.unwrap();
     open(&lab, "test1");
     let ended = status.ended().await.unwrap().expect(130);
     expect_recap(&ended, "Rollout plan was interrupted");
     assert!(!ran(&lab).contains(&"ns1".to_owned()));
     operator::run(&lab, &["abort", &id]).await.unwrap().expect(3).told("is not running");
+    operator::run(&lab, &["abort"]).await.unwrap().expect(3).told("no rollout is running");
 
     let ended = operator::run(&lab, &["apply", "--resume", &id]).await.unwrap().expect(0);
     expect_recap(&ended, "3 hosts completed in 2 waves");

@@ -1,0 +1,199 @@
+//! A rollout as one document: for a browser, for a page of text, for a CI system and for programs.
+
+mod html;
+mod junit;
+mod markdown;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::describe::{HostFacts, describe};
+use super::format::{Took, first_line, safe};
+use super::rollouts::{object, outcome};
+use super::{Liveness, words};
+use crate::protocol::Commit;
+use crate::rollout::summary::{HostState, HostView, WaveState, WaveView};
+use crate::rollout::{HostOutcome, Rollout, Summary, WaveIndex, WaveVerdict};
+
+pub use self::html::html;
+pub use self::junit::junit;
+pub use self::markdown::markdown;
+
+/// A rollout that is documented.
+#[derive(Debug, Clone, Copy)]
+pub struct Document<'a> {
+    summary: &'a Summary,
+    rollout: &'a Rollout,
+    liveness: Liveness,
+    now: Timestamp,
+}
+
+/// A wave in a document.
+struct Wave<'a> {
+    index: WaveIndex,
+    name: String,
+    view: &'a WaveView,
+}
+
+/// A host in a document.
+struct Host<'a> {
+    view: &'a HostView,
+    facts: HostFacts<'a>,
+}
+
+impl<'a> Document<'a> {
+    /// The document of a rollout, once it has begun.
+    pub fn of(summary: &'a Summary, liveness: Liveness, now: Timestamp) -> Option<Self> {
+        summary.rollout.as_deref().map(|rollout| Self { summary, rollout, liveness, now })
+    }
+
+    fn name(&self) -> String {
+        safe(self.rollout.name())
+    }
+
+    fn outcome(&self) -> &'static str {
+        outcome(self.summary, self.liveness)
+    }
+
+    /// What is deployed, with the first line of the commit's message.
+    fn revision(&self) -> String {
+        let subject = self.rollout.subject.as_deref().map(|subject| format!(" \"{}\"", first_line(subject)));
+        words::revision(self.rollout) + &subject.unwrap_or_default()
+    }
+
+    /// What is said of the whole, each with its title.
+    fn facts(&self) -> Vec<(&'static str, String)> {
+        let at = |at: Timestamp| format!("{at:.0}");
+        let facts = [
+            ("revision", Some(self.revision())),
+            ("operator", Some(safe(&self.rollout.operator))),
+            ("began", self.summary.began_at.map(at)),
+            ("ended", self.summary.ended_at.map(at)),
+            (
+                "took",
+                self.summary.began_at.zip(self.summary.ended_at).map(|(from, to)| Took::between(from, to).to_string()),
+            ),
+            ("hosts", Some(words::counts(&self.summary.counts()))),
+            ("id", Some(self.rollout.id.to_string())),
+        ];
+        facts.into_iter().filter_map(|(title, fact)| Some((title, fact?))).collect()
+    }
+
+    fn waves(&self) -> impl Iterator<Item = Wave<'a>> {
+        let frozen = self.rollout.plan.waves.iter().map(|wave| safe(&wave.name));
+        let waves = self.summary.waves.iter().zip(frozen).enumerate();
+        waves.map(|(index, (view, name))| Wave { index: WaveIndex(index), name, view })
+    }
+
+    fn hosts(&self, wave: WaveIndex) -> impl Iterator<Item = Host<'a>> {
+        let rollout = self.rollout;
+        self.summary.hosts_of(wave).map(move |view| Host { view, facts: describe(view, rollout) })
+    }
+
+    /// How long something took that began then, or has taken so far.
+    fn took(&self, began_at: Option<Timestamp>, ended_at: Option<Timestamp>) -> Option<Took> {
+        let until = ended_at.unwrap_or_else(|| self.last());
+        began_at.map(|began_at| Took::between(began_at, until))
+    }
+
+    /// The latest moment that is known of.
+    fn last(&self) -> Timestamp {
+        let hosts = self.summary.hosts.iter().flat_map(|host| [host.sent_at, host.ended_at]);
+        let waves = self.summary.waves.iter().flat_map(|wave| [wave.began_at, wave.ended_at]);
+        let running = (self.liveness == Liveness::Running).then_some(self.now);
+        let known = hosts.chain(waves).chain([running, self.summary.ended_at, self.summary.began_at]);
+        known.flatten().max().unwrap_or(self.now)
+    }
+
+    /// The same for programs.
+    pub fn json(&self) -> Value {
+        let mut document = object(self.summary, self.liveness).unwrap_or_default();
+        let host = |Host { view, facts }: Host<'_>| {
+            json!({
+                "host": view.name.as_str(),
+                "status": facts.status,
+                "error": facts.error,
+                "message": facts.message,
+                "ran_before": facts.ran_before.as_ref().map(Commit::as_str),
+                "runs_now": facts.runs_now.as_ref().map(Commit::as_str),
+                "reboot_required": facts.reboot_required,
+                "failed_units": facts.failed_units,
+                "attempts": view.attempts,
+                "sent_at": view.sent_at,
+                "ended_at": view.ended_at,
+                "log": facts.log,
+            })
+        };
+        let waves = self.waves().map(|wave| {
+            json!({
+                "wave": wave.index,
+                "name": wave.name,
+                "verdict": wave.verdict(),
+                "began_at": wave.view.began_at,
+                "ended_at": wave.view.ended_at,
+                "hosts": self.hosts(wave.index).map(host).collect::<Vec<_>>(),
+            })
+        });
+        let waves = waves.collect();
+        document.as_object_mut().map(|fields| fields.insert("waves".to_owned(), waves));
+        document
+    }
+}
+
+impl Wave<'_> {
+    /// What became of it.
+    fn verdict(&self) -> String {
+        match &self.view.state {
+            WaveState::Pending => "not begun".to_owned(),
+            WaveState::AwaitingConfirmation => "asks first".to_owned(),
+            WaveState::Running => "running".to_owned(),
+            WaveState::Draining => "halted".to_owned(),
+            WaveState::Baking => "baking".to_owned(),
+            WaveState::Checking => "checking".to_owned(),
+            WaveState::Ended(WaveVerdict::Succeeded) => "succeeded".to_owned(),
+            WaveState::Ended(WaveVerdict::Failed(cause)) => format!("failed: {}", words::cause(cause)),
+            WaveState::Ended(WaveVerdict::Interrupted) => "interrupted".to_owned(),
+            WaveState::Ended(WaveVerdict::Skipped) => "skipped".to_owned(),
+        }
+    }
+}
+
+impl Host<'_> {
+    /// What became of it, as words.
+    fn status(&self) -> String {
+        self.facts.status.replace('_', " ")
+    }
+
+    /// `a91be77 -> 8c1f0e2`, as far as both are known.
+    fn commits(&self) -> String {
+        let short = |commit: &Option<Commit>| commit.as_ref().map(|commit| commit.short().to_owned());
+        match (short(&self.facts.ran_before), short(&self.facts.runs_now)) {
+            (Some(before), Some(now)) if before != now => format!("{before} -> {now}"),
+            (before, now) => now.or(before).unwrap_or_default(),
+        }
+    }
+
+    /// What it says, in a line.
+    fn says(&self) -> String {
+        // Why a host was skipped is in the message as well.
+        let was_skipped = matches!(self.view.state, HostState::Final(HostOutcome::Skipped(_)));
+        let error = self.facts.error.filter(|_| !was_skipped).map(safe);
+        let message = Some(first_line(&self.facts.message)).filter(|message| !message.is_empty());
+        let units = Some(self.facts.failed_units.iter().map(|unit| safe(unit)).collect::<Vec<_>>().join(" "));
+        let units = units.filter(|units| !units.is_empty()).map(|units| format!("failed units: {units}"));
+        let reboot = self.facts.reboot_required.then(|| "reboot required".to_owned());
+        error.into_iter().chain(message).chain(units).chain(reboot).collect::<Vec<_>>().join("; ")
+    }
+
+    /// The end of its log, where it failed.
+    fn log(&self) -> String {
+        self.facts.log.iter().map(|line| safe(line)).collect::<Vec<_>>().join("\n")
+    }
+
+    fn was_asked(&self) -> bool {
+        self.view.sent_at.is_some() && self.view.state != HostState::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,164 @@
+//! One page that needs nothing else: no script, no network, no font.
+
+use std::fmt::Write as _;
+
+use super::{Document, Host, Took, Wave};
+
+const STYLE: &str = "
+:root{color-scheme:light dark;--ink:#1c2024;--dim:#60646c;--page:#fff;--line:#d9d9e0;--good:#1f7a43;--bad:#c62a2f;--wait:#9a5b00;--band:#eef0f3}
+@media(prefers-color-scheme:dark){:root{--ink:#edeef0;--dim:#a3a7b0;--page:#111113;--line:#363a3f;--good:#4cc38a;--bad:#ff6369;--wait:#ffb224;--band:#202225}}
+*{box-sizing:border-box}
+body{margin:0;background:var(--page);color:var(--ink);font:16px/1.5 system-ui,sans-serif}
+main{max-width:1100px;margin:0 auto;padding:1rem}
+h1{font-size:1.5rem;margin:.5rem 0}h2{font-size:1.1rem;margin:2rem 0 .5rem}
+h1,h2,td,dd,p{overflow-wrap:anywhere}
+dl{display:grid;grid-template-columns:max-content 1fr;gap:.1rem 1rem;margin:0}
+dt,th,.dim{color:var(--dim);font-weight:400}dd{margin:0}
+svg{display:block;width:100%;margin-top:.5rem}svg text{fill:var(--ink);font-size:13px}svg .dim{fill:var(--dim)}
+.band{fill:var(--band)}.good{color:var(--good);fill:var(--good)}.bad{color:var(--bad);fill:var(--bad)}.wait{color:var(--wait);fill:var(--wait)}
+table{border-collapse:collapse;width:100%}th{text-align:left}
+th,td{padding:.3rem .8rem .3rem 0;border-bottom:1px solid var(--line);vertical-align:top}
+pre{overflow-x:auto;background:var(--band);padding:.6rem;margin:.3rem 0;font-size:.85rem}
+summary{cursor:pointer;margin-top:.5rem}
+@media(max-width:600px){thead{display:none}tr{display:block;padding:.4rem 0;border-bottom:1px solid var(--line)}td{display:block;border:0;padding:0}td:empty{display:none}td:first-child{font-weight:600}}
+";
+
+/// How high the row of a wave or host is on the time line, in pixels.
+const ROW: usize = 32;
+
+/// The page.
+pub fn html(document: &Document<'_>) -> String {
+    let title = format!("Rollout {}", document.name());
+    let mut page = format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none';style-src 'unsafe-inline'\">\n\
+         <title>{} {}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{} {}</h1>\n<dl>\n",
+        escape(&title),
+        document.outcome(),
+        escape(&title),
+        marked(document.outcome())
+    );
+    for (title, fact) in document.facts() {
+        write(&mut page, format_args!("<dt>{title}</dt><dd>{}</dd>\n", escape(&fact)));
+    }
+    page.push_str("</dl>\n<h2>Time line</h2>\n");
+    page.push_str(&time_line(document));
+    for wave in document.waves() {
+        page.push_str(&section(document, &wave));
+    }
+    page.push_str("</main>\n</body>\n</html>\n");
+    page
+}
+
+/// The waves and the hosts that were asked, each with a bar from when it began to when it ended.
+fn time_line(document: &Document<'_>) -> String {
+    let took = document.took(document.summary.began_at, None).map(|took| took.to_string()).unwrap_or_default();
+    let mut rows = String::new();
+    let mut count = 0;
+    for wave in document.waves().filter(|wave| wave.view.began_at.is_some()) {
+        let label = format!("{} {}: {}", wave.index, wave.name, wave.verdict());
+        let span = (wave.view.began_at, wave.view.ended_at);
+        rows.push_str(&bar(document, &mut count, &label, "band", span));
+        for host in document.hosts(wave.index).filter(Host::was_asked) {
+            let took = document.took(host.view.sent_at, host.view.ended_at).unwrap_or_default();
+            let label = format!("{} {}, {took}", host.view.name, host.status());
+            let span = (host.view.sent_at, host.view.ended_at);
+            rows.push_str(&bar(document, &mut count, &label, class(host.facts.status), span));
+        }
+    }
+    format!(
+        "<svg role=\"img\" aria-label=\"Time line of waves and hosts\" height=\"{}\">\n\
+         <text class=\"dim\" x=\"0\" y=\"12\">0s</text><text class=\"dim\" x=\"100%\" y=\"12\" text-anchor=\"end\">{took}</text>\n{rows}</svg>\n",
+        (count + 1) * ROW
+    )
+}
+
+fn bar(
+    document: &Document<'_>,
+    count: &mut usize,
+    label: &str,
+    class: &str,
+    (from, to): (Option<jiff::Timestamp>, Option<jiff::Timestamp>),
+) -> String {
+    let seconds = |took: Option<Took>| took.map_or(0.0, |took| took.0.as_secs_f64());
+    let whole = seconds(document.took(document.summary.began_at, None)).max(0.001);
+    let percent = |part: f64| (part / whole * 100.0).clamp(0.0, 100.0);
+    let x = percent(seconds(document.took(document.summary.began_at, from)));
+    let width = percent(seconds(document.took(from, to))).max(0.3);
+    *count += 1;
+    let y = *count * ROW + 8;
+    format!(
+        "<text x=\"0\" y=\"{}\">{}</text><rect class=\"{class}\" x=\"{x:.2}%\" y=\"{y}\" width=\"{width:.2}%\" height=\"8\" rx=\"2\"/>\n",
+        y - 6,
+        escape(label)
+    )
+}
+
+fn section(document: &Document<'_>, wave: &Wave<'_>) -> String {
+    let waves = document.summary.waves.len();
+    let mut section = format!(
+        "<section>\n<h2>{}/{waves} {} {}</h2>\n<table>\n<thead><tr><th>host<th>state<th>took<th>commit<th>says</tr></thead>\n<tbody>\n",
+        wave.index,
+        escape(&wave.name),
+        marked(&wave.verdict())
+    );
+    let mut logs = String::new();
+    for host in document.hosts(wave.index) {
+        let took = document.took(host.view.sent_at, host.view.ended_at).map(|took| took.to_string());
+        let name = escape(host.view.name.as_str());
+        write(
+            &mut section,
+            format_args!(
+                "<tr><td>{name}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>\n",
+                marked(&host.status()),
+                took.unwrap_or_default(),
+                escape(&host.commits()),
+                escape(&host.says())
+            ),
+        );
+        let log = escape(&host.log());
+        if !log.is_empty() {
+            write(
+                &mut logs,
+                format_args!("<details open><summary>log of {name}</summary><pre>{log}</pre></details>\n"),
+            );
+        }
+    }
+    section + "</tbody>\n</table>\n" + &logs + "</section>\n"
+}
+
+/// A state in its color.
+fn marked(state: &str) -> String {
+    format!("<span class=\"{}\">{}</span>", class(state), escape(state))
+}
+
+/// The class of a state, which begins with its word.
+fn class(state: &str) -> &'static str {
+    match state.split([':', ' ', '_']).next().unwrap_or_default() {
+        "completed" | "succeeded" => "good",
+        "failed" | "rejected" | "unreachable" | "timed" | "could" | "interrupted" | "cut" => "bad",
+        "skipped" | "pending" | "not" => "dim",
+        _ => "wait",
+    }
+}
+
+/// Text of others in HTML, be it between tags or in an attribute.
+pub(super) fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\'' => escaped.push_str("&#39;"),
+            _ => escaped.push(character),
+        }
+    }
+    escaped
+}
+
+pub(super) fn write(page: &mut String, text: std::fmt::Arguments<'_>) {
+    page.write_fmt(text).expect("a string takes all that is written to it");
+}

@@ -1,0 +1,70 @@
+//! What CI systems read: a wave is a suite, and a host a test case.
+
+use super::html::{escape, write};
+use super::{Document, Host, Wave};
+use crate::rollout::HostOutcome;
+use crate::rollout::summary::HostState;
+
+/// What a host is to a CI system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Passed,
+    Failed,
+    Skipped,
+}
+
+/// The XML document.
+pub fn junit(document: &Document<'_>) -> String {
+    let suites: String = document.waves().map(|wave| suite(document, &wave)).collect();
+    let counted = count(document.waves().flat_map(|wave| document.hosts(wave.index)));
+    format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites name=\"{}\" {counted}>\n{suites}</testsuites>\n",
+        xml(&document.name())
+    )
+}
+
+fn suite(document: &Document<'_>, wave: &Wave<'_>) -> String {
+    let name = xml(&wave.name);
+    let mut suite = format!("  <testsuite name=\"{name}\" {}>\n", count(document.hosts(wave.index)));
+    for host in document.hosts(wave.index) {
+        let took = document.took(host.view.sent_at, host.view.ended_at).unwrap_or_default();
+        let (says, log) = (xml(&format!("{}: {}", host.status(), host.says())), xml(&host.log()));
+        let inside = match verdict(&host) {
+            Verdict::Passed => String::new(),
+            Verdict::Skipped => format!("<skipped message=\"{says}\"/>"),
+            Verdict::Failed => format!("<failure message=\"{says}\">{log}</failure>"),
+        };
+        let host = xml(host.view.name.as_str());
+        let seconds = took.0.as_secs_f64();
+        write(
+            &mut suite,
+            format_args!(
+                "    <testcase classname=\"{name}\" name=\"{host}\" time=\"{seconds:.3}\">{inside}</testcase>\n"
+            ),
+        );
+    }
+    suite + "  </testsuite>\n"
+}
+
+fn count<'a>(hosts: impl Iterator<Item = Host<'a>>) -> String {
+    let verdicts: Vec<Verdict> = hosts.map(|host| verdict(&host)).collect();
+    let number = |wanted| verdicts.iter().filter(|verdict| **verdict == wanted).count();
+    let (failed, skipped) = (number(Verdict::Failed), number(Verdict::Skipped));
+    format!("tests=\"{}\" failures=\"{failed}\" errors=\"0\" skipped=\"{skipped}\"", verdicts.len())
+}
+
+/// A host that was not asked, or has not come to an end, has neither passed nor failed.
+fn verdict(host: &Host<'_>) -> Verdict {
+    match host.view.state {
+        HostState::Final(HostOutcome::Completed) if host.view.runs_what_was_asked() => Verdict::Passed,
+        HostState::Final(HostOutcome::Skipped(_)) => Verdict::Skipped,
+        HostState::Final(_) => Verdict::Failed,
+        _ => Verdict::Skipped,
+    }
+}
+
+/// Text of others in XML, which has no place for some characters at all.
+fn xml(text: &str) -> String {
+    let is_allowed = |character: &char| matches!(character, '\t' | '\n' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..);
+    escape(&text.chars().filter(is_allowed).collect::<String>())
+}

@@ -1,0 +1,65 @@
+//! For issues, pull requests and chat.
+
+use super::html::write;
+use super::{Document, Wave};
+
+/// The page of text.
+pub fn markdown(document: &Document<'_>) -> String {
+    let mut page = format!("# Rollout {}: {}\n\n", escape(&document.name()), document.outcome());
+    for (title, fact) in document.facts() {
+        write(&mut page, format_args!("- {title}: {}\n", escape(&fact)));
+    }
+    for wave in document.waves() {
+        page.push_str(&section(document, &wave));
+    }
+    page
+}
+
+fn section(document: &Document<'_>, wave: &Wave<'_>) -> String {
+    let mut section = format!(
+        "\n## {}/{} {}: {}\n\n| host | state | took | commit | says |\n| --- | --- | --- | --- | --- |\n",
+        wave.index,
+        document.summary.waves.len(),
+        escape(&wave.name),
+        escape(&wave.verdict())
+    );
+    let mut logs = String::new();
+    for host in document.hosts(wave.index) {
+        let took = document.took(host.view.sent_at, host.view.ended_at).map(|took| took.to_string());
+        let name = escape(host.view.name.as_str());
+        write(
+            &mut section,
+            format_args!(
+                "| {name} | {} | {} | {} | {} |\n",
+                host.status(),
+                took.unwrap_or_default(),
+                escape(&host.commits()),
+                escape(&host.says())
+            ),
+        );
+        let log = host.log();
+        if !log.is_empty() {
+            let fence = fence(&log);
+            write(&mut logs, format_args!("\nLog of {name}:\n\n{fence}\n{log}\n{fence}\n"));
+        }
+    }
+    section + &logs
+}
+
+/// Text of others: whatever could mean something in Markdown or HTML has a backslash before it.
+fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_ascii_punctuation() && !matches!(character, ',' | '\'' | ';') {
+            escaped.push('\\');
+        }
+        escaped.push(if character.is_control() { ' ' } else { character });
+    }
+    escaped
+}
+
+/// More backticks than the text has in a row.
+fn fence(text: &str) -> String {
+    let longest = text.split(|character| character != '`').map(str::len).max().unwrap_or(0);
+    "`".repeat(longest.max(2) + 1)
+}

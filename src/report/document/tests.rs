@@ -1,0 +1,142 @@
+//! What others wrote is text in every form, and each form is whole.
+
+use super::*;
+use crate::protocol::Status;
+use crate::report::story::{Story, answer, build_failure, demo, rollout, start, wave};
+use crate::rollout::{Cause, Outcome, SkipCause};
+
+/// What could leave its place in HTML, XML or Markdown.
+const HOSTILE: &str =
+    "</title></text></script>\"' ]]> <script>x()</script> | [a](javascript:x) `b` **c** &amp; \u{1b}[31m";
+
+/// A rollout whose second wave fails.
+fn failed() -> Story {
+    let mut story = Story::begin(demo());
+    story.wave_starts(0).deploys("test1").deploys("test2").wave_ends(0, WaveVerdict::Succeeded);
+    story.wave_starts(1).sent("ns1").wait(30).answered(build_failure("ns1"));
+    story.skipped(&["ns2"], SkipCause::WaveHalted);
+    story.wave_ends(1, WaveVerdict::Failed(Cause::TooManyFailures { failures: 1, max_failures: 0 }));
+    story.skipped(&["jelly", "sonos"], SkipCause::EarlierWave).wave_ends(2, WaveVerdict::Skipped);
+    story.ends(Outcome::Failed);
+    story
+}
+
+fn hostile() -> Story {
+    let rollout = Rollout {
+        operator: HOSTILE.to_owned(),
+        subject: Some(HOSTILE.to_owned()),
+        ..rollout(HOSTILE, vec![wave(HOSTILE, &["ns1"])])
+    };
+    let mut response = answer("ns1", Status::Failed);
+    response.message = HOSTILE.to_owned();
+    response.failed_units = vec![HOSTILE.to_owned()];
+    response.log_tail = vec![HOSTILE.to_owned(), "```".to_owned()];
+    let mut story = Story::begin(rollout);
+    let cause = Cause::CheckFailed { reason: HOSTILE.to_owned() };
+    story.wave_starts(0).sent("ns1").answered(response).wave_ends(0, WaveVerdict::Failed(cause));
+    story.ends(Outcome::Failed);
+    story
+}
+
+fn document(story: &Story) -> Document<'_> {
+    Document::of(&story.summary, Liveness::Over, start()).unwrap()
+}
+
+/// The tags of a document, in their order, without their attributes.
+fn tags(text: &str) -> Vec<&str> {
+    let after = text.split('<').skip(1);
+    after.map(|tag| tag.split([' ', '>', '\n']).next().unwrap()).collect()
+}
+
+#[test]
+fn the_page_needs_nothing_else_and_has_a_bar_for_each_wave_and_host() {
+    let story = failed();
+    let page = html(&document(&story));
+    for needed in ["<script", "src=", "href=", "url(", "http:", "https:", "@import"] {
+        assert!(!page.contains(needed), "{needed}");
+    }
+    // Two waves began, and three hosts were asked.
+    assert_eq!(page.matches("<rect ").count(), 5, "{page}");
+    assert_eq!(page.matches("<tr><td>").count(), 6);
+    for told in [
+        "ns1 failed, 30s",
+        "a91be77 -&gt; 8c1f0e2",
+        "failed: 1 failed, 0 may fail",
+        "attribute &#39;unboundd&#39; missing",
+    ] {
+        assert!(page.contains(told), "{told}: {page}");
+    }
+}
+
+#[test]
+fn text_of_others_leaves_its_place_in_no_form() {
+    let story = hostile();
+    let document = document(&story);
+    let page = html(&document);
+    assert!(!tags(&page).contains(&"script") && !page.contains('\u{1b}'), "{page}");
+    assert_eq!(page.matches("</title>").count(), 1);
+    assert!(page.contains("&lt;script&gt;x()&lt;/script&gt;"));
+
+    let xml = junit(&document);
+    let expected = [
+        "?xml",
+        "testsuites",
+        "testsuite",
+        "testcase",
+        "failure",
+        "/failure",
+        "/testcase",
+        "/testsuite",
+        "/testsuites",
+    ];
+    assert_eq!(tags(&xml), expected);
+    assert!(!xml.contains('\u{1b}') && !xml.contains("]]>"), "{xml}");
+
+    let text = markdown(&document);
+    let (said, log) = text.split_once("\n````\n").unwrap_or_else(|| panic!("no fence of four: {text}"));
+    assert!(log.ends_with("\n````\n"), "{log}");
+    for row in said.lines().filter(|line| line.starts_with("| ns1")) {
+        assert_eq!(row.replace("\\|", "").matches('|').count(), 6, "{row}");
+    }
+    let mut before = ' ';
+    for character in said.replace("| --- ", "").chars() {
+        assert!(
+            !matches!(character, '<' | '[' | '*' | '`' | '&') || before == '\\',
+            "{character} after {before}: {said}"
+        );
+        before = character;
+    }
+}
+
+#[test]
+fn a_ci_system_and_a_program_are_told_the_same() {
+    let story = failed();
+    let document = document(&story);
+    insta::assert_snapshot!(junit(&document), @r#"
+    <?xml version="1.0" encoding="UTF-8"?>
+    <testsuites name="demo" tests="6" failures="1" errors="0" skipped="3">
+      <testsuite name="test" tests="2" failures="0" errors="0" skipped="0">
+        <testcase classname="test" name="test1" time="12.000"></testcase>
+        <testcase classname="test" name="test2" time="12.000"></testcase>
+      </testsuite>
+      <testsuite name="dns" tests="2" failures="1" errors="0" skipped="1">
+        <testcase classname="dns" name="ns1" time="30.000"><failure message="failed: build_failed; attribute &#39;unboundd&#39; missing">building the system configuration...
+    error: attribute &#39;unboundd&#39; missing</failure></testcase>
+        <testcase classname="dns" name="ns2" time="0.000"><skipped message="skipped: wave halted"/></testcase>
+      </testsuite>
+      <testsuite name="media" tests="2" failures="0" errors="0" skipped="2">
+        <testcase classname="media" name="jelly" time="0.000"><skipped message="skipped: an earlier wave did not succeed"/></testcase>
+        <testcase classname="media" name="sonos" time="0.000"><skipped message="skipped: an earlier wave did not succeed"/></testcase>
+      </testsuite>
+    </testsuites>
+    "#);
+    let json = document.json();
+    assert_eq!(json["outcome"], "failed");
+    let host = &json["waves"][1]["hosts"][0];
+    assert_eq!(
+        (&host["host"], &host["status"], &host["error"]),
+        (&json!("ns1"), &json!("failed"), &json!("build_failed"))
+    );
+    assert_eq!(json["waves"][2]["verdict"], "skipped");
+    assert!(!json.to_string().contains("secret"));
+}
