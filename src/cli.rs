@@ -82,10 +82,10 @@ enum Command {
     /// List the hosts that answer, and what they run.
     #[command(after_help = help::HOSTS)]
     Hosts(hosts::Hosts),
-    /// Print the log of a run on a host: of the one that goes on, else of the latest.
+    /// Print the log of a run on a host: of the one in progress, else of the latest.
     ///
-    /// Whoever may deploy to a host may read its logs. The log goes to stdout, and ends with 0; a host that does not answer, a
-    /// run that the host does not know and a log that it no longer has end with 3.
+    /// A key that may deploy to a host may read its logs. The log goes to stdout.
+    #[command(after_help = help::LOGS)]
     Logs(Box<logs::Logs>),
     /// Make an NKey pair: the seed into a new file that only you can read, the public key to stdout.
     #[command(after_help = help::KEYGEN)]

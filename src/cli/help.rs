@@ -53,6 +53,10 @@ pub(super) const HOSTS: &str = help!(
   homelab-deploy hosts --tier prod --watch
   homelab-deploy hosts --json | jq -r '.[].hostname'",
 );
+pub(super) const LOGS: &str = help!(
+    "  homelab-deploy logs ns1 --follow
+  homelab-deploy logs prod.ns1 --id 6f1c2a8e-8e0f-4a43-9a39-2f1f3c1d2b11",
+);
 pub(super) const ROLLOUTS: &str = help!(
     "  homelab-deploy rollouts
   homelab-deploy rollouts --json | jq '.[-1].outcome'",

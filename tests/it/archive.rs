@@ -50,6 +50,7 @@ fn an_archive_has_all_that_goes_with_the_program_and_is_the_same_each_time() {
     ./share/man/man1/homelab-deploy-init.1
     ./share/man/man1/homelab-deploy-keygen.1
     ./share/man/man1/homelab-deploy-listener.1
+    ./share/man/man1/homelab-deploy-logs.1
     ./share/man/man1/homelab-deploy-man.1
     ./share/man/man1/homelab-deploy-mcp.1
     ./share/man/man1/homelab-deploy-nats-config.1

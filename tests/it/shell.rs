@@ -15,8 +15,8 @@ use uuid::Uuid;
 
 /// The commands that somebody may call.
 #[rustfmt::skip]
-const COMMANDS: [&str; 16] = [
-    "init", "doctor", "apply", "plan", "rollouts", "status", "report", "abort", "deploy", "hosts", "keygen", "nats-config", "listener", "mcp", "completions", "man",
+const COMMANDS: [&str; 17] = [
+    "init", "doctor", "apply", "plan", "rollouts", "status", "report", "abort", "deploy", "hosts", "logs", "keygen", "nats-config", "listener", "mcp", "completions", "man",
 ];
 
 /// The program at home in a folder, with nothing in the environment.
