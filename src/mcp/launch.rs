@@ -161,7 +161,7 @@ impl Context {
     ) -> Result<Question<'a>, ToolError> {
         prepared.yield_to_others()?;
         if launch.downgrade == Downgrade::Refused {
-            prepared.go_forward()?;
+            prepared.go_forward(&Tier::ALL)?;
         }
         let Launch { call: ToolCall { tool, arguments, .. }, phrase, plan_hash, .. } = launch;
         let question = Question::about(tool, arguments, phrase, &prepared.rollout, &prepared.ahead);

@@ -371,9 +371,11 @@ impl Prepared {
         }
     }
 
-    /// Makes sure that no host goes back in history.
-    pub fn go_forward(&self) -> Result<(), Obstacle> {
-        Obstacle::downgrade(&self.ahead, &self.rollout.revision).map_or(Ok(()), Err)
+    /// Makes sure that no host of these tiers goes back in history.
+    pub fn go_forward(&self, tiers: &[Tier]) -> Result<(), Obstacle> {
+        let hosts = self.rollout.plan.hosts().filter(|host| tiers.contains(&host.tier)).map(|host| &host.hostname);
+        let ahead: Vec<HostName> = hosts.filter(|host| self.ahead.contains(host)).cloned().collect();
+        Obstacle::downgrade(&ahead, &self.rollout.revision).map_or(Ok(()), Err)
     }
 }
 

@@ -186,7 +186,10 @@ impl FrozenPlan {
             Rollback::Wave => limits.finish_timeout() * u32::try_from(hosts.len()).unwrap_or(u32::MAX),
             Rollback::None | Rollback::Auto => Duration::ZERO,
         };
-        limits.longest_host() * rounds + self.bake_time(index) + check.unwrap_or_default() + returns
+        // A host that may be unable to return is waited for when the roll is called again.
+        let is_awaited = limits.rollback != Rollback::None && hosts.iter().any(|host| !host.can_return);
+        let roll_call = if is_awaited { limits.accept_timeout } else { Duration::ZERO };
+        roll_call + limits.longest_host() * rounds + self.bake_time(index) + check.unwrap_or_default() + returns
     }
 }
 

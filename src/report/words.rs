@@ -133,6 +133,9 @@ pub(super) fn outcome(host: &HostView, outcome: HostOutcome, rollout: &Rollout) 
             let returned = rolled_back(host, rollout).filter(|_| !is_said);
             reason.into_iter().chain(returned).collect::<Vec<_>>().join("; ")
         }
+        HostOutcome::Unreachable if host.request.is_none() => {
+            "it was not asked: it did not answer the roll call".to_owned()
+        }
         HostOutcome::Unreachable if host.spent_ids > 0 => "it answered before, and fell silent".to_owned(),
         HostOutcome::Unreachable => "it never answered".to_owned(),
         HostOutcome::TimedOut => match timeout(rollout, host.wave) {

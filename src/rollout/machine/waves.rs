@@ -74,7 +74,12 @@ impl Machine {
         self.record(now, EventKind::WaveStarted { wave: WaveIndex(self.state.current()) });
         // The hosts were settled a moment before the first one.
         if self.state.current() > 0 {
-            self.call_roll();
+            self.call_roll(now);
+        }
+        for index in self.range() {
+            if self.host(index).state.is_in_flight() {
+                self.ask_anew(now, index);
+            }
         }
     }
 
@@ -117,14 +122,17 @@ impl Machine {
     /// The next host of the wave to be sent its request, as far as it depends on all but the window.
     pub(super) fn next_to_send(&self) -> Option<usize> {
         let may_send = !self.sends_no_more() && self.is_up();
-        self.next_pending().filter(|_| may_send)
+        self.next_pending().filter(|&index| may_send && (self.roll_until.is_none() || self.may_deploy(index)))
     }
 
-    /// A host that was silent when the roll was called may have a listener that would deploy and never return. One without a
-    /// subject of its own may share it with hosts that are done.
+    /// A host without a subject of its own may share it with hosts that are done.
     fn is_safe_to_send(&self, index: usize) -> bool {
-        let may_deploy = self.wave().limits.rollback == Rollback::None || self.frozen(index).can_return;
-        may_deploy && !self.would_reach_others(index)
+        self.may_deploy(index) && !self.would_reach_others(index)
+    }
+
+    /// A host that was silent whenever the roll was called may have a listener that would deploy and never return.
+    pub(super) fn may_deploy(&self, index: usize) -> bool {
+        self.wave().limits.rollback == Rollback::None || self.contact(index).can_return
     }
 
     fn next_pending(&self) -> Option<usize> {

@@ -163,7 +163,7 @@ fn frozen(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
     let Request { action, reply_to, id, expires_at, rollout: named, wave: wave_name, .. } = &*dispatch.request;
     wave.started_at.is_some()
         && wave.verdict.is_none() == dispatch.request.returns.is_none()
-        && (seen.host.can_return || !rolls_back)
+        && (seen.can_return || !rolls_back)
         && dispatch.request.confirm_timeout_s == confirm_timeout.map(|timeout| timeout.as_secs())
         && dispatch.request.confirmed == matches!(effect, Effect::Confirm(_))
         && *action == wave.wave.action
@@ -181,7 +181,7 @@ fn prefix(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
         let mut before = ledger.hosts_of(seen.wave).take_while(|other| other.host.hostname != seen.host.hostname);
         // What was in flight at a crash may be asked again before what failed in front of it is done anew.
         let is_retry = !seen.sent.is_empty();
-        is_retry || before.all(|other| !other.sent.is_empty() || is_not_asked(ledger, other))
+        is_retry || before.all(|other| !other.sent.is_empty() || other.outcome.is_some())
     })
 }
 
@@ -396,9 +396,9 @@ pub(super) fn deployment(entry: &Entry) -> Option<&Dispatch> {
     }
 }
 
-/// Whether nothing is sent to a host, since it may not be able to return.
+/// Whether nothing may be sent to a host, since it may not be able to return.
 pub(super) fn is_not_asked(ledger: &Ledger, seen: &Seen) -> bool {
-    limits_of(ledger, seen).rollback != Rollback::None && !seen.host.can_return
+    limits_of(ledger, seen).rollback != Rollback::None && !seen.can_return
 }
 
 fn has_returned(seen: &Seen) -> bool {

@@ -6,7 +6,7 @@ use super::sim::Entry;
 use super::way_back::waits_to_be_confirmed;
 use super::world::World;
 use crate::plan::{FrozenHost, FrozenWave, Rollback};
-use crate::protocol::{ErrorCode, HostName, RequestId, Response, Revision, Sender, Status, Tier};
+use crate::protocol::{ErrorCode, Feature, HostName, RequestId, Response, Revision, Sender, Status, Tier};
 use crate::rollout::{
     Answer, Connection, Dispatch, Effect, Event, EventKind, HostOutcome, Input, Interrupt, Outcome, WaveVerdict,
 };
@@ -41,6 +41,8 @@ pub(super) struct Ledger<'a> {
     pub(super) completions: Vec<HostName>,
     /// The requests whose hosts have to be told that they were heard from before anything else happens.
     pub(super) to_be_confirmed: Vec<RequestId>,
+    /// When this process called the roll last.
+    pub(super) rolled_at: Option<Duration>,
 }
 
 /// What was seen of a wave.
@@ -65,6 +67,8 @@ pub(super) struct Seen<'a> {
     pub(super) sent: Vec<(Duration, RequestId)>,
     /// What it said to the last request, since that was sent and while it was in flight.
     pub(super) said: Vec<Response>,
+    /// When it said the last of that.
+    pub(super) said_at: Duration,
     /// How long it could not be heard since then, and since when it could.
     pub(super) deaf_for: Duration,
     pub(super) heard_since: Duration,
@@ -73,6 +77,7 @@ pub(super) struct Seen<'a> {
     /// Whether the server said since then that nobody is there.
     pub(super) nobody: bool,
     pub(super) knows_ids: bool,
+    pub(super) can_return: bool,
     /// Since when it is to be asked again.
     pub(super) waiting_since: Option<Duration>,
     pub(super) outcome: Option<(Duration, HostOutcome)>,
@@ -120,6 +125,7 @@ impl<'a> Ledger<'a> {
             begun_at: Duration::ZERO,
             completions: Vec::new(),
             to_be_confirmed: Vec::new(),
+            rolled_at: None,
         }
     }
 
@@ -167,7 +173,7 @@ impl<'a> Ledger<'a> {
         match input {
             Input::Response { from, request, response } => {
                 if let Some(seen) = self.hosts.iter_mut().find(|seen| seen.ever_sent(request)) {
-                    let is_at_it = seen.answered(from, request, response) && self.down_since.is_none();
+                    let is_at_it = seen.answered(at, from, request, response) && self.down_since.is_none();
                     if is_at_it && waits_to_be_confirmed(response) {
                         self.to_be_confirmed.push(request.clone());
                     }
@@ -212,6 +218,9 @@ impl<'a> Ledger<'a> {
             Input::Interrupt(how) => self.interrupt = self.interrupt.max(Some(*how)),
             Input::Present(report) => {
                 let host = &report.hostname;
+                if let Some(seen) = self.hosts.iter_mut().find(|seen| seen.host.hostname == *host) {
+                    seen.can_return |= report.has(&Feature::Rollback);
+                }
                 let of_plan = self.hosts.iter().any(|seen| seen.host.hostname == *host);
                 let belongs = self.has_groups() && report.tier == Tier::Prod;
                 if !of_plan && belongs && !self.named.contains(host) {
@@ -275,6 +284,7 @@ impl<'a> Ledger<'a> {
         self.to_be_named.clear();
         (self.down_since, self.interrupt, self.outcome, self.last) = (None, None, None, None);
         self.to_be_confirmed.clear();
+        self.rolled_at = None;
         let on_their_way_back = self.on_their_way_back();
         let courses = self.waves.iter_mut().enumerate().filter(|(number, _)| !on_their_way_back.contains(number));
         for (_, course) in courses.filter(|(_, course)| course.verdict != Some(WaveVerdict::Succeeded)) {
@@ -345,7 +355,7 @@ impl<'a> Ledger<'a> {
                     seen.asked_again.push(at);
                 }
             }
-            Effect::CallRoll => {}
+            Effect::CallRoll => self.rolled_at = Some(at),
             Effect::Report(event) => {
                 self.reported(at, &event.kind);
                 self.events.push(event.clone());
@@ -430,11 +440,13 @@ impl<'a> Seen<'a> {
             wave,
             sent: Vec::new(),
             said: Vec::new(),
+            said_at: Duration::ZERO,
             deaf_for: Duration::ZERO,
             heard_since: Duration::ZERO,
             asked_again: Vec::new(),
             nobody: false,
             knows_ids: host.knows_ids,
+            can_return: host.can_return,
             waiting_since: None,
             outcome: None,
             may_be_at: None,
@@ -540,7 +552,7 @@ impl<'a> Seen<'a> {
     }
 
     /// Takes notice of an answer, and returns whether the host is at the request and not at its end.
-    fn answered(&mut self, from: &Sender, request: &RequestId, response: &Response) -> bool {
+    fn answered(&mut self, at: Duration, from: &Sender, request: &RequestId, response: &Response) -> bool {
         if !self.is_genuine(from, request, response) {
             return false;
         }
@@ -549,6 +561,7 @@ impl<'a> Seen<'a> {
             return false;
         }
         self.said.push(response.clone());
+        self.said_at = at;
         let is_at_it = !response.status.is_final() && self.first_final().is_none();
         if is_at_it {
             // It may have been given up, and takes itself back.
