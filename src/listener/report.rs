@@ -56,15 +56,17 @@ impl Reporter {
             None => None,
         };
         let system = system.map(|system| system.path);
+        let profile = self.host.profile();
+        let next_boot = profile.as_ref().map(|profile| profile.system.path.as_str());
         DiscoveryAnswer::Host(Box::new(HostReport {
+            last: ledger.last_run(system.as_deref(), next_boot).map(Box::new),
             revision: said.or_else(|| ledger.deployed(system.as_deref()).cloned()),
-            generation: self.host.profile().and_then(|profile| profile.generation),
+            generation: profile.and_then(|profile| profile.generation),
             system,
             booted_system_differs: self.host.booted_system_differs(),
             uptime_s: self.host.uptime_s(),
             now: Some(clock::now()),
             busy: ledger.holder().or_else(|| busy::activation(&self.root)).map(Box::new),
-            last: ledger.last_run().map(Box::new),
             problems,
             ..self.fixed.clone()
         }))

@@ -86,6 +86,8 @@ impl Context {
     pub(super) fn wanted(&self, plan: Plan, source: Option<PlanSource>, revision: Revision) -> Wanted {
         Wanted {
             plan,
+            // What is no plan is said in one line, as `deploy` says it.
+            even_if_current: source.is_none(),
             source,
             revision,
             exclude: Vec::new(),

@@ -42,6 +42,7 @@ fn frozen(host: &str) -> FrozenHost {
         present: true,
         knows_ids: true,
         can_return: true,
+        is_current: false,
         revision: None,
     }
 }

@@ -49,6 +49,7 @@ pub struct Groups {
 
 /// A host as the plan found it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "it is a record of what is known of a host")]
 pub struct FrozenHost {
     /// Its name.
     #[serde(rename = "host")]
@@ -66,6 +67,9 @@ pub struct FrozenHost {
     /// Whether its listener is known to return to what it ran before when it is asked to.
     #[serde(default)]
     pub can_return: bool,
+    /// Whether it is not asked, since it runs and boots what it would be asked for.
+    #[serde(rename = "current", default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_current: bool,
     /// What it ran then, where it said so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<Commit>,

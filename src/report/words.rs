@@ -101,7 +101,7 @@ pub(super) fn doing(host: &HostView) -> &'static str {
 pub(super) fn way_back(host: &HostView, back: &ReturnView, rollout: &Rollout) -> String {
     match back.outcome {
         None => "its wave has failed".to_owned(),
-        Some(HostOutcome::Completed) => returned_to(host, rollout),
+        Some(HostOutcome::Completed | HostOutcome::Current) => returned_to(host, rollout),
         Some(HostOutcome::Failed | HostOutcome::Rejected) => {
             let reason = back.response.as_deref().map(reason).filter(|reason| !reason.is_empty());
             format!("could NOT return: {}", reason.unwrap_or_else(|| "it does not say why".to_owned()))
@@ -126,6 +126,7 @@ fn rolled_back(host: &HostView, rollout: &Rollout) -> Option<String> {
 pub(super) fn outcome(host: &HostView, outcome: HostOutcome, rollout: &Rollout) -> String {
     match outcome {
         HostOutcome::Completed => change(host, rollout),
+        HostOutcome::Current => "it was not asked: it runs and boots this already".to_owned(),
         HostOutcome::Failed | HostOutcome::Rejected => {
             let reason = host.response.as_deref().map(reason).filter(|reason| !reason.is_empty());
             // The listener may have said so itself.
@@ -243,6 +244,7 @@ pub(super) fn anomaly(host: &HostName, anomaly: &Anomaly, summary: &Summary) -> 
 pub(super) fn counts(counts: &Counts) -> String {
     let kinds = [
         (counts.completed, "completed"),
+        (counts.current, "current"),
         (counts.returned, "returned to what ran before"),
         (counts.failed, "failed"),
         (counts.rejected, "rejected"),

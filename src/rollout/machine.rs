@@ -60,6 +60,8 @@ pub struct Machine {
     course: Course,
     /// Until when a host that was silent when the hosts were settled may still answer the roll call.
     roll_until: Option<Duration>,
+    /// Whether it was seen just now who is current.
+    knows_current: bool,
     /// The host that was asked to return, while it has not come to an end.
     returning: Option<Return>,
     link: Link,
@@ -91,7 +93,11 @@ impl Machine {
     /// are as if they had not been asked.
     pub fn resume(recorded: Summary, epoch: Timestamp) -> Option<Self> {
         let now = Duration::ZERO;
+        let has_begun = recorded.waves.iter().any(|wave| wave.state != WaveState::Pending);
+        let was_left = has_begun || recorded.was_resumed || recorded.outcome.is_some();
         let mut machine = Self::assemble(Arc::clone(recorded.rollout.as_ref()?), recorded, epoch);
+        // Hosts may have changed since it was seen who is current.
+        machine.knows_current = !was_left;
         machine.record(now, EventKind::Resumed);
         if machine.state.current() == 0 {
             machine.call_roll(now);
@@ -120,6 +126,7 @@ impl Machine {
             timers: BTreeSet::new(),
             course: Course::default(),
             roll_until: None,
+            knows_current: true,
             returning: None,
             link: Link::Up { settled_at: Duration::ZERO },
             effects: VecDeque::new(),

@@ -89,7 +89,9 @@ impl Machine {
             && let Some(index) = self.next_to_send()
         {
             self.course.next = index + 1;
-            if self.is_safe_to_send(index) {
+            if self.knows_current && self.frozen(index).is_current {
+                self.settle(now, index, HostOutcome::Current, None);
+            } else if self.is_safe_to_send(index) {
                 self.send(now, index);
             } else {
                 self.settle(now, index, HostOutcome::Unreachable, None);
@@ -165,7 +167,11 @@ impl Machine {
 
     fn bake(&mut self, now: Duration) {
         let wave = self.state.current();
-        self.course.bakes_until = self.course.last_final_at + self.rollout.plan.bake_time(wave);
+        // A wave of only current hosts has changed nothing.
+        let is_current = |index| self.host(index).state == HostState::Final(HostOutcome::Current);
+        let is_unchanged = !self.range().is_empty() && self.range().all(is_current);
+        let bake_time = if is_unchanged { Duration::ZERO } else { self.rollout.plan.bake_time(wave) };
+        self.course.bakes_until = self.course.last_final_at + bake_time;
         let remaining = self.course.bakes_until.saturating_sub(now);
         if remaining.is_zero() {
             self.check_or_succeed(now);

@@ -94,6 +94,10 @@ pub(super) fn finals_are_what_hosts_said(ledger: &Ledger, _: Duration, entry: &E
                 let said = first_final.and_then(|response| outcome_of(response.status));
                 let is_answer = !matches!(outcome, HostOutcome::Unreachable | HostOutcome::TimedOut);
                 let is_skipped = matches!(outcome, HostOutcome::Skipped(_));
+                let seen = ledger.host(host);
+                if *outcome == HostOutcome::Current {
+                    return ledger.knows_current && seen.host.is_current && seen.sent.is_empty() && response.is_none();
+                }
                 is_skipped
                     || (response.as_deref() == first_final && is_answer == first_final.is_some())
                         && (!is_answer || said == Some(*outcome))

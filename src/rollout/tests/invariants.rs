@@ -121,7 +121,9 @@ fn barrier(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
 fn is_behind(ledger: &Ledger, number: usize, course: &Course, now: Duration) -> bool {
     let limits = &course.wave.limits;
     let mut finals = ledger.hosts_of(number).map(|seen| seen.outcome);
-    let all_final_and_baked = finals.all(|outcome| outcome.is_some_and(|(at, _)| at + limits.bake_time <= now));
+    let is_current = |seen: &Seen| matches!(seen.outcome, Some((_, HostOutcome::Current)));
+    let bake_time = if ledger.hosts_of(number).all(is_current) { Duration::ZERO } else { limits.bake_time };
+    let all_final_and_baked = finals.all(|outcome| outcome.is_some_and(|(at, _)| at + bake_time <= now));
     let checked = limits.check.is_none() || course.check == Some(Ok(()));
     all_final_and_baked && checked && course.verdict == Some(WaveVerdict::Succeeded)
 }
@@ -201,7 +203,8 @@ fn expected_verdict(ledger: &Ledger, number: usize) -> WaveVerdict {
     let outcomes = || ledger.hosts_of(number).filter_map(|seen| seen.outcome.map(|(_, outcome)| outcome));
     let Limits { max_failures, min_hosts, .. } = course.wave.limits;
     let failures = ledger.charged(number);
-    let completed = outcomes().filter(|outcome| *outcome == HostOutcome::Completed).count();
+    let is_good = |outcome: &HostOutcome| matches!(outcome, HostOutcome::Completed | HostOutcome::Current);
+    let completed = outcomes().filter(is_good).count();
     let declined = course.answered.is_some_and(|(_, answer)| answer != Answer::Yes);
     let skipped = |cause| outcomes().any(|outcome| outcome == HostOutcome::Skipped(cause));
     let is_under_way = course.asked_at.is_some() || course.started_at.is_some();
@@ -363,6 +366,7 @@ fn sums(ledger: &Ledger, summary: &Summary) -> bool {
     counts.total() == ledger.hosts.len()
         && counts.completed + counts.returned == count(|outcome| *outcome == HostOutcome::Completed)
         && counts.returned == ledger.hosts.iter().filter(|seen| has_returned(seen)).count()
+        && counts.current == count(|outcome| *outcome == HostOutcome::Current)
         && counts.failed == count(|outcome| *outcome == HostOutcome::Failed)
         && counts.rejected == count(|outcome| *outcome == HostOutcome::Rejected)
         && counts.unreachable == count(|outcome| *outcome == HostOutcome::Unreachable)

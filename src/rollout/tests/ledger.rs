@@ -43,6 +43,8 @@ pub(super) struct Ledger<'a> {
     pub(super) to_be_confirmed: Vec<RequestId>,
     /// When this process called the roll last.
     pub(super) rolled_at: Option<Duration>,
+    /// Whether it was seen just now who is current.
+    pub(super) knows_current: bool,
 }
 
 /// What was seen of a wave.
@@ -126,6 +128,7 @@ impl<'a> Ledger<'a> {
             completions: Vec::new(),
             to_be_confirmed: Vec::new(),
             rolled_at: None,
+            knows_current: true,
         }
     }
 
@@ -146,7 +149,7 @@ impl<'a> Ledger<'a> {
     pub(super) fn charged(&self, wave: usize) -> usize {
         let limits = &self.waves[wave].wave.limits;
         let is_charged = |seen: &&Seen| match seen.outcome {
-            None | Some((_, HostOutcome::Completed | HostOutcome::Skipped(_))) => false,
+            None | Some((_, HostOutcome::Completed | HostOutcome::Current | HostOutcome::Skipped(_))) => false,
             // One that has rejected or failed a request did answer.
             Some((_, HostOutcome::Unreachable)) => !limits.ignore_unreachable || !seen.ended.is_empty(),
             Some((_, HostOutcome::Failed | HostOutcome::Rejected | HostOutcome::TimedOut)) => true,
@@ -285,6 +288,7 @@ impl<'a> Ledger<'a> {
         (self.down_since, self.interrupt, self.outcome, self.last) = (None, None, None, None);
         self.to_be_confirmed.clear();
         self.rolled_at = None;
+        self.knows_current &= self.events.len() == 1;
         let on_their_way_back = self.on_their_way_back();
         let courses = self.waves.iter_mut().enumerate().filter(|(number, _)| !on_their_way_back.contains(number));
         for (_, course) in courses.filter(|(_, course)| course.verdict != Some(WaveVerdict::Succeeded)) {
@@ -309,7 +313,8 @@ impl<'a> Ledger<'a> {
                 seen.ended.extend(seen.may_be_at.take());
             }
             let succeeded = self.waves[seen.wave].verdict == Some(WaveVerdict::Succeeded);
-            let completed = seen.is_completed() && seen.back.is_none();
+            let is_current = matches!(seen.outcome, Some((_, HostOutcome::Current)));
+            let completed = is_current || (seen.is_completed() && seen.back.is_none());
             if seen.is_in_flight() && seen.may_be_at.is_some() {
                 seen.was_found_in_flight(at);
             } else if !succeeded && !completed {

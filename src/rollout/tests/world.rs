@@ -185,13 +185,13 @@ fn limits() -> impl Strategy<Value = Limits> {
 }
 
 fn waves() -> impl Strategy<Value = Vec<FrozenWave>> {
-    let host = (any::<bool>(), mostly(90, Just(true), Just(false)));
+    let host = (any::<bool>(), mostly(90, Just(true), Just(false)), mostly(90, Just(false), Just(true)));
     let wave = (vec(host, 0..7), limits(), select(Action::ALL.to_vec()), groups());
     vec(wave, 1..5).prop_map(|waves| {
         let mut count = 0;
-        let mut new_host = |(knows_ids, can_return)| {
+        let mut new_host = |(knows_ids, can_return, is_current)| {
             count += 1;
-            FrozenHost { knows_ids, can_return, ..fixture::host(&format!("h{count}")) }
+            FrozenHost { knows_ids, can_return, is_current, ..fixture::host(&format!("h{count}")) }
         };
         let mut frozen = Vec::new();
         for (number, (hosts, mut limits, action, groups)) in waves.into_iter().enumerate() {
