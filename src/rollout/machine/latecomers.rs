@@ -16,14 +16,14 @@ impl Machine {
     /// Asks who is there meanwhile, where it depends on that whom the plan is for, or who of this wave may be sent anything:
     /// for such a host the wave waits as long as for an answer to a request.
     pub(super) fn call_roll(&mut self, now: Duration) {
-        self.roll_until = self.awaits_answers().then(|| now + self.patience().accept);
+        self.roll_until = self.lacks_answers().then(|| now + self.patience().accept);
         if self.is_up() && (self.roll_until.is_some() || self.rollout.plan.has_groups()) {
             self.effects.push_back(Effect::CallRoll);
         }
     }
 
     /// Whether a host of the wave may be sent nothing before it answers.
-    pub(super) fn awaits_answers(&self) -> bool {
+    pub(super) fn lacks_answers(&self) -> bool {
         self.range().any(|index| self.host(index).state == HostState::Pending && !self.may_deploy(index))
     }
 
