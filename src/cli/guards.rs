@@ -4,6 +4,7 @@ use clap::Args;
 
 use super::exit::{CommandError, Exit};
 use crate::operator::Prepared;
+use crate::protocol::Tier;
 
 // Which reasons do not count.
 #[derive(Debug, Args)]
@@ -12,7 +13,7 @@ pub(super) struct GuardArgs {
     #[arg(long, env = "HOMELAB_DEPLOY_FORCE")]
     force: bool,
 
-    /// Deploy although hosts run a later commit than this one
+    /// Deploy although prod hosts run a later commit than this one
     #[arg(long, env = "HOMELAB_DEPLOY_ALLOW_DOWNGRADE")]
     allow_downgrade: bool,
 }
@@ -25,7 +26,8 @@ impl GuardArgs {
             prepared.yield_to_others().map_err(precondition)?;
         }
         if !self.allow_downgrade {
-            prepared.go_forward().map_err(precondition)?;
+            // Test hosts are there to try branches and to come back.
+            prepared.go_forward(&[Tier::Prod]).map_err(precondition)?;
         }
         Ok(())
     }

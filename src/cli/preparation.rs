@@ -44,6 +44,10 @@ pub(super) struct Preparation {
     #[arg(long, env = "HOMELAB_DEPLOY_FROM", value_name = "WAVE")]
     from: Option<String>,
 
+    /// Ask hosts as well that are current: they run and boot what the last deployment of this commit made
+    #[arg(long, env = "HOMELAB_DEPLOY_EVEN_IF_CURRENT")]
+    even_if_current: bool,
+
     #[command(flatten)]
     pub(super) flake: FlakeArgs,
 
@@ -92,6 +96,7 @@ impl Preparation {
             part: self.part(),
             operator: self.operator.name(),
             kind: Kind::Rollout,
+            even_if_current: self.even_if_current,
             journals: self.state.journals(),
             cache: self.state.cache(),
             flakes: self.flake.rules(&self.state, &self.operator.settings().servers, flake::consent(audience)),

@@ -139,10 +139,19 @@ impl Ledger {
         (goes_on || self.finals.get(key).is_some()).then_some(goes_on)
     }
 
-    /// How the last run ended, for others.
-    pub(super) fn last_run(&self) -> Option<LastRun> {
+    /// How the last run ended, for others, given the systems that run and boot next.
+    pub(super) fn last_run(&self, running: Option<&str>, next_boot: Option<&str>) -> Option<LastRun> {
         let (spec, response) = self.last()?;
-        Some(LastRun { id: spec.key.clone(), status: response.status, error: response.error.clone(), at: response.at? })
+        let is_switch = spec.action == Action::Switch && response.rolled_back.is_none();
+        let made = response.system.as_deref().filter(|_| is_switch && response.status == Status::Completed);
+        Some(LastRun {
+            id: spec.key.clone(),
+            status: response.status,
+            error: response.error.clone(),
+            at: response.at?,
+            revision: response.revision.clone(),
+            current: made.map(|made| running == Some(made) && next_boot == Some(made)),
+        })
     }
 
     /// The commit that was last brought to run, if the system that runs now is still the one that this made.
@@ -298,7 +307,7 @@ mod tests {
         ledger.ended(spec("r-1"), ended(Status::Failed));
         assert_eq!(status(&ledger), Some(Status::Failed));
         assert!(ledger.holder().is_none());
-        assert_eq!(ledger.last_run().unwrap().id, "r-1");
+        assert_eq!(ledger.last_run(None, None).unwrap().id, "r-1");
     }
 
     #[test]
@@ -312,7 +321,7 @@ mod tests {
         assert_eq!(lost.id.unwrap().as_str(), "r-1");
         assert_eq!(state("r-2").unwrap().status, Status::Completed);
         assert_eq!(state("r-3"), None);
-        assert!(ledger.last_run().is_none());
+        assert!(ledger.last_run(None, None).is_none());
     }
 
     #[test]

@@ -62,6 +62,7 @@ impl Reporter {
         let profile = self.host.profile();
         let next_boot = profile.as_ref().map(|profile| profile.system.path.as_str());
         DiscoveryAnswer::Host(Box::new(HostReport {
+            last: ledger.last_run(system.as_deref(), next_boot).map(Box::new),
             revision: said.or_else(|| ledger.deployed(system.as_deref()).cloned()),
             generation: profile.as_ref().and_then(|profile| profile.generation),
             reboot_required: self.host.reboot_required(),
@@ -72,7 +73,6 @@ impl Reporter {
             uptime_s: self.host.uptime_s(),
             now: Some(clock::now()),
             busy: ledger.holder().or_else(|| busy::activation(&self.root)).map(Box::new),
-            last: ledger.last_run().map(Box::new),
             problems,
             ..self.fixed.clone()
         }))

@@ -86,6 +86,8 @@ impl Context {
     pub(super) fn wanted(&self, plan: Plan, source: Option<PlanSource>, revision: Revision) -> Wanted {
         Wanted {
             plan,
+            // What is no plan is said in one line, as `deploy` says it.
+            even_if_current: source.is_none(),
             source,
             revision,
             exclude: Vec::new(),
@@ -161,7 +163,7 @@ impl Context {
     ) -> Result<Question<'a>, ToolError> {
         prepared.yield_to_others()?;
         if launch.downgrade == Downgrade::Refused {
-            prepared.go_forward()?;
+            prepared.go_forward(&Tier::ALL)?;
         }
         let Launch { call: ToolCall { tool, arguments, .. }, phrase, plan_hash, .. } = launch;
         let question = Question::about(tool, arguments, phrase, &prepared.rollout, &prepared.ahead);

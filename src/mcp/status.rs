@@ -173,7 +173,7 @@ pub(super) const fn state(summary: &Summary, is_running: bool) -> &'static str {
 fn urgency(host: &HostView) -> u8 {
     match host.state {
         _ if host.returning.is_some() => 0,
-        HostState::Final(HostOutcome::Completed) => 3,
+        HostState::Final(HostOutcome::Completed | HostOutcome::Current) => 3,
         HostState::Final(HostOutcome::Skipped(_)) => 4,
         HostState::Final(_) => 0,
         HostState::Dispatched | HostState::Accepted | HostState::Started(_) | HostState::Waiting(_) => 1,

@@ -46,6 +46,8 @@ pub struct Wanted {
     pub operator: String,
     /// How it came about.
     pub kind: Kind,
+    /// Whether a plan asks hosts as well that are current.
+    pub even_if_current: bool,
     /// What was deployed from here before.
     pub journals: Journals,
     /// Where it is looked up, where the plan does not say it.
@@ -271,6 +273,9 @@ impl Wanted {
                 Ok((commit, subject, mut history)) => {
                     warnings.extend(history.problem());
                     ahead = ahead_of(&commit, &frozen, &mut history).await;
+                    if self.kind == Kind::Rollout && !self.even_if_current {
+                        leave_current(&commit, &mut frozen, &roster);
+                    }
                     (commit.into(), subject)
                 }
                 Err(error) => {
@@ -380,9 +385,11 @@ impl Prepared {
         }
     }
 
-    /// Makes sure that no host goes back in history.
-    pub fn go_forward(&self) -> Result<(), Obstacle> {
-        Obstacle::downgrade(&self.ahead, &self.rollout.revision).map_or(Ok(()), Err)
+    /// Makes sure that no host of these tiers goes back in history.
+    pub fn go_forward(&self, tiers: &[Tier]) -> Result<(), Obstacle> {
+        let hosts = self.rollout.plan.hosts().filter(|host| tiers.contains(&host.tier)).map(|host| &host.hostname);
+        let ahead: Vec<HostName> = hosts.filter(|host| self.ahead.contains(host)).cloned().collect();
+        Obstacle::downgrade(&ahead, &self.rollout.revision).map_or(Ok(()), Err)
     }
 }
 
@@ -405,6 +412,15 @@ fn doubts(roster: &Roster, plan: &FrozenPlan) -> Vec<String> {
     }
     let problems = problems.into_iter().map(|(message, hosts)| format!("{}: {}", names(&hosts), safe(message)));
     unproved.into_iter().chain(problems).collect()
+}
+
+/// Hosts that would only switch to what they run and boot are not asked.
+fn leave_current(commit: &Commit, plan: &mut FrozenPlan, roster: &Roster) {
+    let waves = plan.waves.iter_mut().filter(|wave| wave.action == Action::Switch);
+    for host in waves.flat_map(|wave| &mut wave.hosts) {
+        let report = roster.host(host.tier, &host.hostname);
+        host.is_current = report.is_some_and(|report| report.is_current(commit));
+    }
 }
 
 /// The hosts that would go back in history, as far as can be told. A dry run takes none back.

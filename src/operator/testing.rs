@@ -47,6 +47,7 @@ fn frozen(host: &str) -> FrozenHost {
         present: true,
         knows_ids: true,
         can_return: true,
+        is_current: false,
         revision: None,
     }
 }

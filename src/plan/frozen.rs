@@ -53,6 +53,7 @@ pub struct Groups {
 
 /// A host as the plan found it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "it is a record of what is known of a host")]
 pub struct FrozenHost {
     /// Its name.
     #[serde(rename = "host")]
@@ -70,6 +71,9 @@ pub struct FrozenHost {
     /// Whether its listener is known to return to what it ran before when it is asked to.
     #[serde(default)]
     pub can_return: bool,
+    /// Whether it is not asked, since it runs and boots what it would be asked for.
+    #[serde(rename = "current", default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_current: bool,
     /// What it ran then, where it said so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<Commit>,
@@ -190,7 +194,10 @@ impl FrozenPlan {
             Rollback::Wave => limits.finish_timeout() * u32::try_from(hosts.len()).unwrap_or(u32::MAX),
             Rollback::None | Rollback::Auto => Duration::ZERO,
         };
-        limits.longest_host() * rounds + self.bake_time(index) + check.unwrap_or_default() + returns
+        // A host that may be unable to return is waited for when the roll is called again.
+        let is_awaited = limits.rollback != Rollback::None && hosts.iter().any(|host| !host.can_return);
+        let roll_call = if is_awaited { limits.accept_timeout } else { Duration::ZERO };
+        roll_call + limits.longest_host() * rounds + self.bake_time(index) + check.unwrap_or_default() + returns
     }
 }
 

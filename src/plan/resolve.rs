@@ -101,6 +101,7 @@ impl<'a> Resolver<'a> {
                 present: false,
                 knows_ids: false,
                 can_return: false,
+                is_current: false,
                 revision: None,
             });
         };
@@ -122,6 +123,7 @@ impl<'a> Resolver<'a> {
             present: true,
             knows_ids: report.knows_ids(),
             can_return: report.has(&Feature::Rollback),
+            is_current: false,
             revision: report.revision.clone(),
         })
     }

@@ -201,6 +201,14 @@ impl HostReport {
         instances || differ(self.machine.as_deref(), other.machine.as_deref())
     }
 
+    /// Whether a switch to this commit would change nothing: the last run was one, and nothing happened since.
+    pub fn is_current(&self, commit: &Commit) -> bool {
+        let is_it = |last: &LastRun| {
+            last.status == Status::Completed && last.current == Some(true) && last.revision.as_ref() == Some(commit)
+        };
+        self.busy.is_none() && self.last.as_deref().is_some_and(is_it)
+    }
+
     /// Whether the listener has this feature.
     pub fn has(&self, feature: &Feature) -> bool {
         self.features.contains(feature)
@@ -220,6 +228,12 @@ pub struct LastRun {
     pub error: Option<ErrorCode>,
     /// When it ended.
     pub at: Timestamp,
+    /// What it deployed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<Commit>,
+    /// Whether the system that it switched to runs and is what boots next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub current: Option<bool>,
 }
 
 /// What a deployer says of the rollout that it is running.
@@ -324,11 +338,13 @@ mod tests {
                 status: Status::Failed,
                 error: Some(ErrorCode::BuildFailed),
                 at: at("2026-11-23T10:00:00Z"),
+                revision: Some(COMMIT.parse().unwrap()),
+                current: Some(false),
             })),
             problems: vec![Problem::new("no_git", "git is not on the PATH")],
             ..*host
         }));
-        insta::assert_snapshot!(text(&full.to_bytes()), @r#"{"hostname":"ns1","tier":"prod","role":"dns","deploy_subjects":["deploy.prod.ns1","deploy.prod.all"],"version":"0.1.0","features":["id"],"flake":"git+https://git.example.com/nixos","instance":"00000000-0000-0000-0000-000000000000","machine":"6f1c","revision":"8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b","generation":42,"system":"/nix/store/x","booted_system_differs":false,"uptime_s":86400,"busy":{"id":"r-1","since":"2026-11-23T10:00:00Z"},"last":{"id":"r-0","status":"failed","error":"build_failed","at":"2026-11-23T10:00:00Z"},"problems":[{"code":"no_git","message":"git is not on the PATH"}]}"#);
+        insta::assert_snapshot!(text(&full.to_bytes()), @r#"{"hostname":"ns1","tier":"prod","role":"dns","deploy_subjects":["deploy.prod.ns1","deploy.prod.all"],"version":"0.1.0","features":["id"],"flake":"git+https://git.example.com/nixos","instance":"00000000-0000-0000-0000-000000000000","machine":"6f1c","revision":"8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b","generation":42,"system":"/nix/store/x","booted_system_differs":false,"uptime_s":86400,"busy":{"id":"r-1","since":"2026-11-23T10:00:00Z"},"last":{"id":"r-0","status":"failed","error":"build_failed","at":"2026-11-23T10:00:00Z","revision":"8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b","current":false},"problems":[{"code":"no_git","message":"git is not on the PATH"}]}"#);
         assert_eq!(DiscoveryAnswer::parse(&full.to_bytes()).unwrap(), full);
     }
 

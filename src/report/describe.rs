@@ -75,6 +75,7 @@ pub(super) fn status(host: &HostView) -> &'static str {
         HostState::Dispatched | HostState::Accepted | HostState::Started(_) => "in_flight",
         HostState::Waiting(_) => "waiting_to_retry",
         HostState::Final(HostOutcome::Completed) => "completed",
+        HostState::Final(HostOutcome::Current) => "current",
         HostState::Final(HostOutcome::Failed) => "failed",
         HostState::Final(HostOutcome::Rejected) => "rejected",
         HostState::Final(HostOutcome::Unreachable) => "unreachable",
@@ -100,6 +101,7 @@ pub(super) fn runs_now(host: &HostView, rollout: &Rollout) -> Option<Commit> {
             }
             Action::Boot | Action::DryActivate => before(),
         },
+        HostState::Final(HostOutcome::Current) => rollout.revision.commit(),
         HostState::Final(HostOutcome::Failed) => {
             let response = response?;
             let is_untouched = matches!(

@@ -165,7 +165,11 @@ impl<'a> Page<'a> {
     fn resumed(&self) -> Line {
         let counts = self.summary.counts();
         let at_it = if counts.in_flight > 0 { format!(", {} may be at it", counts.in_flight) } else { String::new() };
-        let left = format!("{} of {} completed before{at_it}", counts.completed, count(counts.total(), "host"));
+        let left = format!(
+            "{} of {} completed before{at_it}",
+            counts.completed + counts.current,
+            count(counts.total(), "host")
+        );
         Line::new(
             Symbol::UnderWay,
             format!("Rollout {} {} resumes: {left}", self.rollout.name(), self.rollout.id.short()),
@@ -223,7 +227,7 @@ impl<'a> Page<'a> {
                 (Symbol::Good, baked, not_completed)
             }
         };
-        let mut parts = vec![format!("{}/{}", counts.completed, counts.total())];
+        let mut parts = vec![format!("{}/{}", counts.completed + counts.current, counts.total())];
         parts.extend(self.busy_for(wave).map(|took| took.to_string()));
         parts.extend(verdict);
         parts.extend(Some(words::counts(&others)).filter(|others| !others.is_empty()));
@@ -279,7 +283,7 @@ impl<'a> Page<'a> {
 
     /// Hosts that were not asked are counted where their wave ends.
     fn ended(&self, host: &HostName, outcome: HostOutcome, at: Timestamp) -> Option<Line> {
-        if matches!(outcome, HostOutcome::Skipped(_)) {
+        if matches!(outcome, HostOutcome::Skipped(_) | HostOutcome::Current) {
             return None;
         }
         self.summary.host(host).map(|host| self.host_now(host, at))
@@ -288,7 +292,7 @@ impl<'a> Page<'a> {
 
 const fn symbol(outcome: HostOutcome) -> Symbol {
     match outcome {
-        HostOutcome::Completed => Symbol::Good,
+        HostOutcome::Completed | HostOutcome::Current => Symbol::Good,
         HostOutcome::Skipped(_) => Symbol::Skipped,
         HostOutcome::Failed | HostOutcome::Rejected | HostOutcome::Unreachable | HostOutcome::TimedOut => Symbol::Bad,
     }

@@ -23,6 +23,7 @@ pub fn preview(rollout: &Rollout, warnings: &[String], width: usize) -> String {
     let mut notes: Vec<String> = warnings.iter().map(|warning| format!("⚠ warning: {}", first_line(warning))).collect();
     notes.extend(absent(rollout));
     notes.extend(current(rollout));
+    notes.extend(unasked(rollout));
     notes.push(counting(rollout));
     let notes = notes.iter().flat_map(|note| {
         let lines = wrap(note.split_whitespace(), width.saturating_sub(4));
@@ -145,6 +146,7 @@ fn most_names(width: usize) -> usize {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Standing {
     ToChange,
+    Unasked,
     Current,
     Absent,
 }
@@ -153,6 +155,7 @@ enum Standing {
 fn standing(commit: Option<&Commit>, host: &FrozenHost) -> Standing {
     match &host.revision {
         _ if !host.present => Standing::Absent,
+        _ if host.is_current => Standing::Unasked,
         Some(current) if commit == Some(current) => Standing::Current,
         Some(_) | None => Standing::ToChange,
     }
@@ -162,7 +165,7 @@ fn standing(commit: Option<&Commit>, host: &FrozenHost) -> Standing {
 fn marked(commit: Option<&Commit>, host: &FrozenHost) -> String {
     let mark = match standing(commit, host) {
         Standing::ToChange => "",
-        Standing::Current => "=",
+        Standing::Unasked | Standing::Current => "=",
         Standing::Absent => "?",
     };
     format!("{}{mark}", words::name(&host.hostname))
@@ -205,12 +208,18 @@ fn current(rollout: &Rollout) -> Option<String> {
     }
 }
 
+fn unasked(rollout: &Rollout) -> Option<String> {
+    let hosts = marked_as(rollout, rollout.plan.hosts(), Standing::Unasked);
+    let is = if hosts.len() == 1 { "is" } else { "are" };
+    (!hosts.is_empty()).then(|| format!("{} {is} current and not asked; --even-if-current asks.", words::names(&hosts)))
+}
+
 fn counting(rollout: &Rollout) -> String {
     let commit = rollout.revision.commit();
     let number = |wanted| rollout.plan.hosts().filter(|host| standing(commit.as_ref(), host) == wanted).count();
     let kinds = [
         (number(Standing::ToChange), "to change"),
-        (number(Standing::Current), "current"),
+        (number(Standing::Current) + number(Standing::Unasked), "current"),
         (number(Standing::Absent), "unreachable"),
     ];
     let said = kinds.into_iter().filter(|(number, _)| *number > 0).map(|(number, kind)| format!("{number} {kind}"));

@@ -72,7 +72,7 @@ impl Recap<'_> {
                 (Symbol::Good, format!("{name}: {} completed, {revision}", count(counts.completed, "host")))
             }
             Some(Outcome::Failed) => {
-                let missing = counts.total() - counts.completed;
+                let missing = counts.total() - counts.completed - counts.current;
                 (Symbol::Bad, format!("{name} failed: {missing} of {} did not complete", count(counts.total(), "host")))
             }
             Some(Outcome::Interrupted | Outcome::Declined | Outcome::Paused) => {
@@ -110,11 +110,16 @@ impl Recap<'_> {
     }
 
     fn success(&self) -> String {
-        let (completed, total) = (self.summary.counts().completed, self.summary.hosts.len());
+        let (counts, total) = (self.summary.counts(), self.summary.hosts.len());
         let hosts = count(total, "host");
-        let hosts = if completed == total { hosts } else { format!("{completed} of {hosts}") };
+        let done = match (counts.completed, counts.current) {
+            (completed, _) if completed == total => format!("{hosts} completed"),
+            (_, current) if current == total => format!("{hosts} current"),
+            (completed, 0) => format!("{completed} of {hosts} completed"),
+            (completed, current) => format!("{completed} of {hosts} completed and {current} current"),
+        };
         let waves = count(self.summary.waves.len(), "wave");
-        format!("{hosts} completed in {waves}, {}", words::revision(self.rollout))
+        format!("{done} in {waves}, {}", words::revision(self.rollout))
     }
 
     /// `wave 2/5 "dns"`.
@@ -180,7 +185,7 @@ impl Recap<'_> {
     fn hosts(&self) -> Vec<String> {
         let asked = |host: &&HostView| match host.state {
             HostState::Final(HostOutcome::Completed) => self.was_to_return(host),
-            HostState::Pending | HostState::Final(HostOutcome::Skipped(_)) => false,
+            HostState::Pending | HostState::Final(HostOutcome::Skipped(_) | HostOutcome::Current) => false,
             HostState::Final(_) => true,
             // Of a rollout that goes on, hosts in flight are nothing to remark on.
             _ => self.summary.outcome.is_some(),

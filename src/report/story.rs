@@ -47,6 +47,7 @@ pub(super) fn wave(name: &str, hosts: &[&str]) -> FrozenWave {
         present: true,
         knows_ids: true,
         can_return: true,
+        is_current: false,
         revision: Some(commit(OLD)),
     };
     let limits = Limits {

@@ -101,7 +101,7 @@ pub(super) fn doing(host: &HostView) -> &'static str {
 pub(super) fn way_back(host: &HostView, back: &ReturnView, rollout: &Rollout) -> String {
     match back.outcome {
         None => "its wave has failed".to_owned(),
-        Some(HostOutcome::Completed) => returned_to(host, rollout),
+        Some(HostOutcome::Completed | HostOutcome::Current) => returned_to(host, rollout),
         Some(HostOutcome::Failed | HostOutcome::Rejected) => {
             let reason = back.response.as_deref().map(reason).filter(|reason| !reason.is_empty());
             format!("could NOT return: {}", reason.unwrap_or_else(|| "it does not say why".to_owned()))
@@ -126,12 +126,16 @@ fn rolled_back(host: &HostView, rollout: &Rollout) -> Option<String> {
 pub(super) fn outcome(host: &HostView, outcome: HostOutcome, rollout: &Rollout) -> String {
     match outcome {
         HostOutcome::Completed => change(host, rollout),
+        HostOutcome::Current => "it was not asked: it runs and boots this already".to_owned(),
         HostOutcome::Failed | HostOutcome::Rejected => {
             let reason = host.response.as_deref().map(reason).filter(|reason| !reason.is_empty());
             // The listener may have said so itself.
             let is_said = reason.as_deref().is_some_and(|reason| reason.contains(RETURNED));
             let returned = rolled_back(host, rollout).filter(|_| !is_said);
             reason.into_iter().chain(returned).collect::<Vec<_>>().join("; ")
+        }
+        HostOutcome::Unreachable if host.request.is_none() => {
+            "it was not asked: it did not answer the roll call".to_owned()
         }
         HostOutcome::Unreachable if host.spent_ids > 0 => "it answered before, and fell silent".to_owned(),
         HostOutcome::Unreachable => "it never answered".to_owned(),
@@ -240,6 +244,7 @@ pub(super) fn anomaly(host: &HostName, anomaly: &Anomaly, summary: &Summary) -> 
 pub(super) fn counts(counts: &Counts) -> String {
     let kinds = [
         (counts.completed, "completed"),
+        (counts.current, "current"),
         (counts.returned, "returned to what ran before"),
         (counts.failed, "failed"),
         (counts.rejected, "rejected"),

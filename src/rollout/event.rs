@@ -213,8 +213,10 @@ pub struct WaveIndex(pub usize);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(tag = "outcome", content = "cause", rename_all = "snake_case")]
 pub enum HostOutcome {
-    /// It runs what it was asked to. The only good one.
+    /// It runs what it was asked to.
     Completed,
+    /// It was not asked, since it runs and boots already what it would have been asked for. As good as completed.
+    Current,
     /// It tried and failed.
     Failed,
     /// It refused.
@@ -372,6 +374,7 @@ impl HostOutcome {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Completed => "completed",
+            Self::Current => "current",
             Self::Failed => "failed",
             Self::Rejected => "rejected",
             Self::Unreachable => "unreachable",

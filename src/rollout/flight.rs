@@ -7,6 +7,10 @@ use super::event::HostOutcome;
 /// How long after a request a silent host is asked again: the request may have been lost on the way.
 const REPEATS: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(3), Duration::from_secs(7)];
 
+/// How long a host that has answered may say nothing until it is asked again: its last word may have been lost on the way. A
+/// host at work says so every 30 s.
+const QUIET: Duration = Duration::from_secs(75);
+
 /// How long after a reconnect a host is asked again that nobody seemed to be there for: its listener is reconnecting too.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -52,7 +56,8 @@ impl Flight {
     pub(super) fn asked(mut self, now: Duration) -> Self {
         self.asked_at = now;
         let repeats = REPEATS.map(|after| self.silent_since + after);
-        self.ask_at = repeats.into_iter().find(|at| *at > now && !self.is_heard);
+        let repeats = repeats.into_iter().find(|at| *at > now);
+        self.ask_at = if self.is_heard { Some(now + QUIET) } else { repeats };
         self
     }
 
@@ -69,10 +74,10 @@ impl Flight {
     }
 
     /// Takes notice of an answer that is not final.
-    pub(super) fn heard(mut self, patience: Patience) -> Self {
+    pub(super) fn heard(mut self, now: Duration, patience: Patience) -> Self {
         self.is_heard = true;
         self.deadline = self.sent_at + patience.finish;
-        self.ask_at = None;
+        self.ask_at = Some(now + QUIET);
         self
     }
 

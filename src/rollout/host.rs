@@ -107,6 +107,7 @@ pub(super) fn after_final(outcome: HostOutcome, status: Status) -> Option<Anomal
         HostOutcome::Completed | HostOutcome::Failed | HostOutcome::Rejected => {
             (status.is_final() && HostOutcome::of(status) != Some(outcome)).then_some(Anomaly::Conflict { status })
         }
+        HostOutcome::Current => None,
         HostOutcome::Unreachable | HostOutcome::TimedOut | HostOutcome::Skipped(_) => Some(Anomaly::Late { status }),
     }
 }

@@ -58,6 +58,10 @@ pub struct Machine {
     /// When something is to be done about a host of the current wave.
     timers: BTreeSet<(Duration, usize)>,
     course: Course,
+    /// Until when a host that was silent when the hosts were settled may still answer the roll call.
+    roll_until: Option<Duration>,
+    /// Whether it was seen just now who is current.
+    knows_current: bool,
     /// The host that was asked to return, while it has not come to an end.
     returning: Option<Return>,
     link: Link,
@@ -89,15 +93,14 @@ impl Machine {
     /// are as if they had not been asked.
     pub fn resume(recorded: Summary, epoch: Timestamp) -> Option<Self> {
         let now = Duration::ZERO;
+        let has_begun = recorded.waves.iter().any(|wave| wave.state != WaveState::Pending);
+        let was_left = has_begun || recorded.was_resumed || recorded.outcome.is_some();
         let mut machine = Self::assemble(Arc::clone(recorded.rollout.as_ref()?), recorded, epoch);
+        // Hosts may have changed since it was seen who is current.
+        machine.knows_current = !was_left;
         machine.record(now, EventKind::Resumed);
         if machine.state.current() == 0 {
-            machine.call_roll();
-        }
-        for index in machine.places(|host| host.state.is_in_flight()) {
-            machine.ask_anew(now, index);
-            // Its listener may be restarting, as a switch makes it do.
-            machine.link = Link::Up { settled_at: machine.patience().accept };
+            machine.call_roll(now);
         }
         for index in machine.places(HostView::is_returning) {
             machine.send_back_again(now, index);
@@ -122,6 +125,8 @@ impl Machine {
             by_request: Places::default(),
             timers: BTreeSet::new(),
             course: Course::default(),
+            roll_until: None,
+            knows_current: true,
             returning: None,
             link: Link::Up { settled_at: Duration::ZERO },
             effects: VecDeque::new(),
@@ -270,6 +275,7 @@ impl Machine {
             }
         } else {
             self.return_due(now);
+            self.roll_until = self.roll_until.filter(|until| now < *until);
             while let Some(&(_, index)) = self.timers.first().filter(|(due, _)| *due <= now) {
                 self.due(now, index);
             }
@@ -285,7 +291,9 @@ impl Machine {
         match (self.phase(), self.link) {
             (WaveState::Baking, _) => Some(self.course.bakes_until),
             (WaveState::Running | WaveState::Draining, Link::Down { since }) => Some(since + self.patience().finish),
-            (WaveState::Running | WaveState::Draining, Link::Up { .. }) => self.timers.first().map(|(due, _)| *due),
+            (WaveState::Running | WaveState::Draining, Link::Up { .. }) => {
+                self.timers.first().map(|(due, _)| *due).into_iter().chain(self.roll_until).min()
+            }
             (WaveState::Ended(_), Link::Down { since }) => {
                 Some(self.course.returns_since.max(since) + self.patience().finish)
             }

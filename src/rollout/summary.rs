@@ -35,6 +35,8 @@ pub struct Summary {
     pub interrupt: Option<Interrupt>,
     /// How it ended, once it has.
     pub outcome: Option<Outcome>,
+    /// Whether it was taken up again where it was left.
+    pub(super) was_resumed: bool,
     places: Places<HostName>,
     completed: Vec<usize>,
     /// The first wave that did not succeed.
@@ -191,6 +193,7 @@ impl Summary {
     /// A wave that failed and whose hosts were on their way back is behind once they all are; only who then resumes the
     /// rollout once more has it done anew.
     fn resume(&mut self) {
+        self.was_resumed = true;
         self.outcome = None;
         self.ended_at = None;
         self.interrupt = None;

@@ -8,6 +8,7 @@ mod commit;
 pub(crate) mod confirm;
 mod crashes;
 mod crowd;
+mod current;
 mod downgrade;
 pub(crate) mod fake;
 mod flake;

@@ -114,6 +114,7 @@ impl Deploy {
             part: Part::Whole,
             operator: self.operator.name(),
             kind: Kind::Deployment,
+            even_if_current: true,
             journals: self.state.journals(),
             // Nobody is asked about a flake: where it was not accepted, each host looks the branch up for itself.
             flakes: self.flake.rules(&self.state, &self.operator.settings().servers, None),

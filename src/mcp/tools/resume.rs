@@ -51,7 +51,7 @@ pub(super) async fn resume(context: &Context, call: ToolCall<'_>) -> Result<Call
 
 /// The hosts that are still to be deployed, in their waves: what the guards are about.
 fn rest(summary: &Summary, rollout: &Rollout) -> Plan {
-    let is_done = |state| state == HostState::Final(HostOutcome::Completed);
+    let is_done = |state| matches!(state, HostState::Final(HostOutcome::Completed | HostOutcome::Current));
     let waves = rollout.plan.waves.iter().enumerate().filter(|(index, _)| !is_over(summary, *index));
     let waves = waves.filter_map(|(index, wave)| {
         let left = summary.hosts_of(WaveIndex(index)).filter(|host| !is_done(host.state));

@@ -98,7 +98,7 @@ fn list(context: &Context) -> Result<Answer, ToolError> {
             "operator": context.redactor.first(&rollout.operator, 80),
             "began_at": began_at.map(|at| format!("{at:.0}")),
             "hosts": counts.total(),
-            "completed": counts.completed,
+            "completed": counts.completed + counts.current,
         }))
     };
     let rollouts: Vec<Value> = all.iter().rev().take(MAX_LISTED).filter_map(listed).collect();

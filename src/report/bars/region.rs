@@ -44,7 +44,7 @@ fn header(page: &Page<'_>, wave: WaveIndex, now: Timestamp) -> Option<Line> {
     };
     let counts = Counts::of(page.summary.hosts_of(wave));
     let lost = Counts { completed: 0, in_flight: 0, pending: 0, ..counts };
-    let mut parts = vec![format!("{}/{}", counts.completed, counts.total())];
+    let mut parts = vec![format!("{}/{}", counts.completed + counts.current, counts.total())];
     parts.extend(Some(words::counts(&lost)).filter(|lost| !lost.is_empty()));
     parts.extend(doing);
     page.wave(symbol, wave, &parts.join("   "))

@@ -12,6 +12,8 @@ use crate::rollout::host::Instances;
 pub(super) struct Contact {
     pub(super) timer: Timer,
     pub(super) knows_ids: bool,
+    /// Whether its listener is known to return to what it ran before when it is asked to.
+    pub(super) can_return: bool,
     /// Whether an answer to its last request named that, so that all have to.
     pub(super) names_ids: bool,
     pub(super) instances: Instances,
@@ -34,6 +36,7 @@ impl Contact {
         Self {
             timer: Timer::Off,
             knows_ids: frozen.knows_ids,
+            can_return: frozen.can_return,
             names_ids: false,
             instances: Instances::default(),
             anomalies: 0,

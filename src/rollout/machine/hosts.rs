@@ -59,11 +59,15 @@ impl Machine {
     }
 
     /// Asks a host that may be at it since before the rollout was resumed: one that never heard of the request takes it
-    /// now, and one that did says how far it is.
+    /// now, and one that did says how far it is. Its listener may be restarting, as a switch makes it do.
     pub(super) fn ask_anew(&mut self, now: Duration, index: usize) {
         let Some(request) = self.host(index).request.clone() else { return };
         self.set_timer(index, Timer::Flight(Flight::new(now, self.patience())));
         self.by_request.insert(request.clone(), index);
+        if !self.is_up() {
+            return;
+        }
+        self.link = Link::Up { settled_at: now + self.patience().accept };
         if self.may_be_asked(index) {
             let dispatch = self.dispatch(now, index, request);
             self.effects.push_back(Effect::AskState(dispatch));
@@ -138,7 +142,7 @@ impl Machine {
             // It was given up and spoke after all, in time to be taken back instead of asked again.
             self.set_timer(index, Timer::Flight(Flight::new(now, patience)));
         }
-        self.change_flight(index, |flight| flight.heard(patience));
+        self.change_flight(index, |flight| flight.heard(now, patience));
         let HostView { name, state, .. } = self.host(index);
         let (host, phase) = (name.clone(), response.phase);
         match (response.status, state) {

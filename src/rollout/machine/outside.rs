@@ -29,6 +29,9 @@ impl Machine {
             self.change_flight(index, |flight| flight.forgiven(now, now.saturating_sub(since), patience));
             self.ask_state(now, index);
         }
+        if self.roll_until.is_some() && self.lacks_answers() {
+            self.call_roll(now);
+        }
         if let Some(back) = &mut self.returning {
             back.flight = back.flight.forgiven(now, now.saturating_sub(since), patience);
             self.ask_whether_returned(now);

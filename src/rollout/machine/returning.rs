@@ -98,7 +98,7 @@ impl Machine {
             Some(outcome) => self.returned(now, outcome, Some(response)),
             None => {
                 if let Some(back) = &mut self.returning {
-                    back.flight = back.flight.heard(patience);
+                    back.flight = back.flight.heard(now, patience);
                 }
             }
         }

@@ -74,7 +74,12 @@ impl Machine {
         self.record(now, EventKind::WaveStarted { wave: WaveIndex(self.state.current()) });
         // The hosts were settled a moment before the first one.
         if self.state.current() > 0 {
-            self.call_roll();
+            self.call_roll(now);
+        }
+        for index in self.range() {
+            if self.host(index).state.is_in_flight() {
+                self.ask_anew(now, index);
+            }
         }
     }
 
@@ -84,7 +89,9 @@ impl Machine {
             && let Some(index) = self.next_to_send()
         {
             self.course.next = index + 1;
-            if self.is_safe_to_send(index) {
+            if self.knows_current && self.frozen(index).is_current {
+                self.settle(now, index, HostOutcome::Current, None);
+            } else if self.is_safe_to_send(index) {
                 self.send(now, index);
             } else {
                 self.settle(now, index, HostOutcome::Unreachable, None);
@@ -117,14 +124,17 @@ impl Machine {
     /// The next host of the wave to be sent its request, as far as it depends on all but the window.
     pub(super) fn next_to_send(&self) -> Option<usize> {
         let may_send = !self.sends_no_more() && self.is_up();
-        self.next_pending().filter(|_| may_send)
+        self.next_pending().filter(|&index| may_send && (self.roll_until.is_none() || self.may_deploy(index)))
     }
 
-    /// A host that was silent when the roll was called may have a listener that would deploy and never return. One without a
-    /// subject of its own may share it with hosts that are done.
+    /// A host without a subject of its own may share it with hosts that are done.
     fn is_safe_to_send(&self, index: usize) -> bool {
-        let may_deploy = self.wave().limits.rollback == Rollback::None || self.frozen(index).can_return;
-        may_deploy && !self.would_reach_others(index)
+        self.may_deploy(index) && !self.would_reach_others(index)
+    }
+
+    /// A host that was silent whenever the roll was called may have a listener that would deploy and never return.
+    pub(super) fn may_deploy(&self, index: usize) -> bool {
+        self.wave().limits.rollback == Rollback::None || self.contact(index).can_return
     }
 
     fn next_pending(&self) -> Option<usize> {
@@ -157,7 +167,11 @@ impl Machine {
 
     fn bake(&mut self, now: Duration) {
         let wave = self.state.current();
-        self.course.bakes_until = self.course.last_final_at + self.rollout.plan.bake_time(wave);
+        // A wave of only current hosts has changed nothing.
+        let is_current = |index| self.host(index).state == HostState::Final(HostOutcome::Current);
+        let is_unchanged = !self.range().is_empty() && self.range().all(is_current);
+        let bake_time = if is_unchanged { Duration::ZERO } else { self.rollout.plan.bake_time(wave) };
+        self.course.bakes_until = self.course.last_final_at + bake_time;
         let remaining = self.course.bakes_until.saturating_sub(now);
         if remaining.is_zero() {
             self.check_or_succeed(now);

@@ -19,7 +19,7 @@ pub struct WaveView {
     pub ended_at: Option<Timestamp>,
     /// How many of its hosts are in flight, or wait to be asked again.
     pub in_flight: usize,
-    /// How many of its hosts completed.
+    /// How many of its hosts completed or are current.
     pub completed: usize,
     /// How many of its hosts count against its budget.
     pub failures: usize,
@@ -108,6 +108,8 @@ pub struct Counts {
     pub in_flight: usize,
     /// Final and as they should be.
     pub completed: usize,
+    /// Not asked, since they are as they should be.
+    pub current: usize,
     /// Completed, and returned from that to what they ran before.
     pub returned: usize,
     /// Tried and failed.
@@ -133,7 +135,7 @@ impl WaveView {
             HostState::Dispatched | HostState::Accepted | HostState::Started(_) | HostState::Waiting(_) => {
                 Some(&mut self.in_flight)
             }
-            HostState::Final(HostOutcome::Completed) => Some(&mut self.completed),
+            HostState::Final(HostOutcome::Completed | HostOutcome::Current) => Some(&mut self.completed),
             // A host that has rejected a request has answered, and fell silent afterwards.
             HostState::Final(HostOutcome::Unreachable) if ignore_unreachable && host.spent_ids == 0 => None,
             HostState::Final(_) => Some(&mut self.failures),
@@ -179,14 +181,19 @@ impl HostView {
         said.or_else(|| rollout.plan.waves.get(self.wave.0)?.hosts.get(self.index)?.revision.as_ref())
     }
 
-    /// Whether it completed and was not asked to go back from that. One that was asked and could not may run anything.
+    /// Whether it is current, or completed and was not asked to go back from that. One that was asked and could not may run
+    /// anything.
     pub fn runs_what_was_asked(&self) -> bool {
+        self.state == HostState::Final(HostOutcome::Current) || self.has_completed()
+    }
+
+    fn has_completed(&self) -> bool {
         self.state == HostState::Final(HostOutcome::Completed) && self.returning.is_none()
     }
 
     /// Whether it completed, and has not come to an end of returning from that.
     pub(super) fn is_to_return(&self) -> bool {
-        self.runs_what_was_asked() || self.is_returning()
+        self.has_completed() || self.is_returning()
     }
 
     /// Whether it was asked to return and has not come to an end of that.
@@ -219,6 +226,7 @@ impl Counts {
                 }
                 HostState::Final(HostOutcome::Completed) if host.has_returned() => &mut counts.returned,
                 HostState::Final(HostOutcome::Completed) => &mut counts.completed,
+                HostState::Final(HostOutcome::Current) => &mut counts.current,
                 HostState::Final(HostOutcome::Failed) => &mut counts.failed,
                 HostState::Final(HostOutcome::Rejected) => &mut counts.rejected,
                 HostState::Final(HostOutcome::Unreachable) => &mut counts.unreachable,
@@ -234,6 +242,7 @@ impl Counts {
         self.pending
             + self.in_flight
             + self.completed
+            + self.current
             + self.returned
             + self.failed
             + self.rejected

@@ -70,6 +70,7 @@ pub(super) fn host(hostname: &str) -> FrozenHost {
         present: true,
         knows_ids: true,
         can_return: true,
+        is_current: false,
         revision: None,
     }
 }

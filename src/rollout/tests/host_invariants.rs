@@ -94,6 +94,10 @@ pub(super) fn finals_are_what_hosts_said(ledger: &Ledger, _: Duration, entry: &E
                 let said = first_final.and_then(|response| outcome_of(response.status));
                 let is_answer = !matches!(outcome, HostOutcome::Unreachable | HostOutcome::TimedOut);
                 let is_skipped = matches!(outcome, HostOutcome::Skipped(_));
+                let seen = ledger.host(host);
+                if *outcome == HostOutcome::Current {
+                    return ledger.knows_current && seen.host.is_current && seen.sent.is_empty() && response.is_none();
+                }
                 is_skipped
                     || (response.as_deref() == first_final && is_answer == first_final.is_some())
                         && (!is_answer || said == Some(*outcome))
@@ -123,7 +127,10 @@ pub(super) fn silence(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
     let given_up_rightly = match given_up(ledger, entry) {
         Some((seen, HostOutcome::Unreachable)) => {
             let waited = seen.heard_since + limits_of(ledger, seen).accept_timeout <= at;
-            let is_known_to_be_silent = is_not_asked(ledger, seen) && seen.sent.is_empty();
+            let had_time = |rolled_at| rolled_at + limits_of(ledger, seen).accept_timeout <= at;
+            let is_first = ledger.begun_at == Duration::ZERO && seen.wave == 0;
+            let was_called = ledger.rolled_at.map_or(is_first, had_time);
+            let is_known_to_be_silent = is_not_asked(ledger, seen) && seen.sent.is_empty() && was_called;
             seen.said.is_empty() && (waited || seen.nobody || seen.waiting_since.is_some() || is_known_to_be_silent)
         }
         Some((seen, HostOutcome::TimedOut)) => {
@@ -158,10 +165,15 @@ fn given_up<'a, 'b>(ledger: &'b Ledger<'a>, entry: &Entry) -> Option<(&'b Seen<'
     }
 }
 
-/// A host that knows ids and says nothing is asked again after one, three and seven seconds, each time once. A listener that
-/// is not back yet after an outage is looked for once a second.
+/// A host that knows ids and says nothing is asked again after one, three and seven seconds, each time once, and one that
+/// answered after 75 s of silence. A listener that is not back yet after an outage is looked for once a second.
 pub(super) fn repeats(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
     let is_silent = |seen: &Seen| seen.is_open() && seen.knows_ids && seen.said.is_empty();
+    let is_at_it = |seen: &Seen| seen.is_open() && seen.knows_ids && !seen.said.is_empty();
+    let quiet_since = |seen: &Seen| {
+        let asked = seen.asked_again.last().copied().unwrap_or(seen.heard_since);
+        asked.max(seen.said_at)
+    };
     match entry {
         Entry::Did(Effect::AskState(dispatch)) if dispatch.request.returns.is_none() => {
             let has_to_be = dispatch.request.id.as_ref().is_some_and(|id| ledger.to_be_asked.contains(id));
@@ -169,8 +181,15 @@ pub(super) fn repeats(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
                 || ledger.addressee(dispatch).is_some_and(|seen| {
                     let before = seen.asked_again.last().copied().unwrap_or(seen.heard_since);
                     let is_due = REPEATS.iter().any(|after| seen.heard_since + *after == at);
-                    is_silent(seen) && before < at && (is_due || before + secs(1) <= at)
+                    let is_quiet = is_at_it(seen) && quiet_since(seen) + QUIET <= at;
+                    is_quiet || (is_silent(seen) && before < at && (is_due || before + secs(1) <= at))
                 })
+        }
+        Entry::Told(_) | Entry::Woken
+            if ledger.down_since.is_none()
+                && ledger.hosts.iter().any(|seen| is_at_it(seen) && quiet_since(seen) + QUIET < at) =>
+        {
+            false
         }
         Entry::Told(_) | Entry::Woken => ledger.hosts.iter().filter(|seen| is_silent(seen)).all(|seen| {
             let accept = limits_of(ledger, seen).accept_timeout;
@@ -184,6 +203,9 @@ pub(super) fn repeats(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
 
 /// When a silent host is asked again.
 const REPEATS: [Duration; 3] = [secs(1), secs(3), secs(7)];
+
+/// How long one that has answered may say nothing until it is asked again.
+const QUIET: Duration = secs(75);
 
 /// Once the bus is back, or answers were lost, every host in flight that understands it is asked how far it is.
 pub(super) fn outage_asks(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {

@@ -121,7 +121,9 @@ fn barrier(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
 fn is_behind(ledger: &Ledger, number: usize, course: &Course, now: Duration) -> bool {
     let limits = &course.wave.limits;
     let mut finals = ledger.hosts_of(number).map(|seen| seen.outcome);
-    let all_final_and_baked = finals.all(|outcome| outcome.is_some_and(|(at, _)| at + limits.bake_time <= now));
+    let is_current = |seen: &Seen| matches!(seen.outcome, Some((_, HostOutcome::Current)));
+    let bake_time = if ledger.hosts_of(number).all(is_current) { Duration::ZERO } else { limits.bake_time };
+    let all_final_and_baked = finals.all(|outcome| outcome.is_some_and(|(at, _)| at + bake_time <= now));
     let checked = limits.check.is_none() || course.check == Some(Ok(()));
     all_final_and_baked && checked && course.verdict == Some(WaveVerdict::Succeeded)
 }
@@ -163,7 +165,7 @@ fn frozen(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
     let Request { action, reply_to, id, expires_at, rollout: named, wave: wave_name, .. } = &*dispatch.request;
     wave.started_at.is_some()
         && wave.verdict.is_none() == dispatch.request.returns.is_none()
-        && (seen.host.can_return || !rolls_back)
+        && (seen.can_return || !rolls_back)
         && dispatch.request.confirm_timeout_s == confirm_timeout.map(|timeout| timeout.as_secs())
         && dispatch.request.confirmed == matches!(effect, Effect::Confirm(_))
         && *action == wave.wave.action
@@ -181,7 +183,7 @@ fn prefix(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
         let mut before = ledger.hosts_of(seen.wave).take_while(|other| other.host.hostname != seen.host.hostname);
         // What was in flight at a crash may be asked again before what failed in front of it is done anew.
         let is_retry = !seen.sent.is_empty();
-        is_retry || before.all(|other| !other.sent.is_empty() || is_not_asked(ledger, other))
+        is_retry || before.all(|other| !other.sent.is_empty() || other.outcome.is_some())
     })
 }
 
@@ -201,7 +203,8 @@ fn expected_verdict(ledger: &Ledger, number: usize) -> WaveVerdict {
     let outcomes = || ledger.hosts_of(number).filter_map(|seen| seen.outcome.map(|(_, outcome)| outcome));
     let Limits { max_failures, min_hosts, .. } = course.wave.limits;
     let failures = ledger.charged(number);
-    let completed = outcomes().filter(|outcome| *outcome == HostOutcome::Completed).count();
+    let is_good = |outcome: &HostOutcome| matches!(outcome, HostOutcome::Completed | HostOutcome::Current);
+    let completed = outcomes().filter(is_good).count();
     let declined = course.answered.is_some_and(|(_, answer)| answer != Answer::Yes);
     let skipped = |cause| outcomes().any(|outcome| outcome == HostOutcome::Skipped(cause));
     let is_under_way = course.asked_at.is_some() || course.started_at.is_some();
@@ -363,6 +366,7 @@ fn sums(ledger: &Ledger, summary: &Summary) -> bool {
     counts.total() == ledger.hosts.len()
         && counts.completed + counts.returned == count(|outcome| *outcome == HostOutcome::Completed)
         && counts.returned == ledger.hosts.iter().filter(|seen| has_returned(seen)).count()
+        && counts.current == count(|outcome| *outcome == HostOutcome::Current)
         && counts.failed == count(|outcome| *outcome == HostOutcome::Failed)
         && counts.rejected == count(|outcome| *outcome == HostOutcome::Rejected)
         && counts.unreachable == count(|outcome| *outcome == HostOutcome::Unreachable)
@@ -396,9 +400,9 @@ pub(super) fn deployment(entry: &Entry) -> Option<&Dispatch> {
     }
 }
 
-/// Whether nothing is sent to a host, since it may not be able to return.
+/// Whether nothing may be sent to a host, since it may not be able to return.
 pub(super) fn is_not_asked(ledger: &Ledger, seen: &Seen) -> bool {
-    limits_of(ledger, seen).rollback != Rollback::None && !seen.host.can_return
+    limits_of(ledger, seen).rollback != Rollback::None && !seen.can_return
 }
 
 fn has_returned(seen: &Seen) -> bool {

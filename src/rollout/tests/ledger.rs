@@ -6,7 +6,7 @@ use super::sim::Entry;
 use super::way_back::waits_to_be_confirmed;
 use super::world::World;
 use crate::plan::{FrozenHost, FrozenWave, Rollback};
-use crate::protocol::{ErrorCode, HostName, RequestId, Response, Revision, Sender, Status, Tier};
+use crate::protocol::{ErrorCode, Feature, HostName, RequestId, Response, Revision, Sender, Status, Tier};
 use crate::rollout::{
     Answer, Connection, Dispatch, Effect, Event, EventKind, HostOutcome, Input, Interrupt, Outcome, WaveVerdict,
 };
@@ -41,6 +41,10 @@ pub(super) struct Ledger<'a> {
     pub(super) completions: Vec<HostName>,
     /// The requests whose hosts have to be told that they were heard from before anything else happens.
     pub(super) to_be_confirmed: Vec<RequestId>,
+    /// When this process called the roll last.
+    pub(super) rolled_at: Option<Duration>,
+    /// Whether it was seen just now who is current.
+    pub(super) knows_current: bool,
 }
 
 /// What was seen of a wave.
@@ -65,6 +69,8 @@ pub(super) struct Seen<'a> {
     pub(super) sent: Vec<(Duration, RequestId)>,
     /// What it said to the last request, since that was sent and while it was in flight.
     pub(super) said: Vec<Response>,
+    /// When it said the last of that.
+    pub(super) said_at: Duration,
     /// How long it could not be heard since then, and since when it could.
     pub(super) deaf_for: Duration,
     pub(super) heard_since: Duration,
@@ -73,6 +79,7 @@ pub(super) struct Seen<'a> {
     /// Whether the server said since then that nobody is there.
     pub(super) nobody: bool,
     pub(super) knows_ids: bool,
+    pub(super) can_return: bool,
     /// Since when it is to be asked again.
     pub(super) waiting_since: Option<Duration>,
     pub(super) outcome: Option<(Duration, HostOutcome)>,
@@ -120,6 +127,8 @@ impl<'a> Ledger<'a> {
             begun_at: Duration::ZERO,
             completions: Vec::new(),
             to_be_confirmed: Vec::new(),
+            rolled_at: None,
+            knows_current: true,
         }
     }
 
@@ -140,7 +149,7 @@ impl<'a> Ledger<'a> {
     pub(super) fn charged(&self, wave: usize) -> usize {
         let limits = &self.waves[wave].wave.limits;
         let is_charged = |seen: &&Seen| match seen.outcome {
-            None | Some((_, HostOutcome::Completed | HostOutcome::Skipped(_))) => false,
+            None | Some((_, HostOutcome::Completed | HostOutcome::Current | HostOutcome::Skipped(_))) => false,
             // One that has rejected or failed a request did answer.
             Some((_, HostOutcome::Unreachable)) => !limits.ignore_unreachable || !seen.ended.is_empty(),
             Some((_, HostOutcome::Failed | HostOutcome::Rejected | HostOutcome::TimedOut)) => true,
@@ -167,7 +176,7 @@ impl<'a> Ledger<'a> {
         match input {
             Input::Response { from, request, response } => {
                 if let Some(seen) = self.hosts.iter_mut().find(|seen| seen.ever_sent(request)) {
-                    let is_at_it = seen.answered(from, request, response) && self.down_since.is_none();
+                    let is_at_it = seen.answered(at, from, request, response) && self.down_since.is_none();
                     if is_at_it && waits_to_be_confirmed(response) {
                         self.to_be_confirmed.push(request.clone());
                     }
@@ -212,6 +221,9 @@ impl<'a> Ledger<'a> {
             Input::Interrupt(how) => self.interrupt = self.interrupt.max(Some(*how)),
             Input::Present(report) => {
                 let host = &report.hostname;
+                if let Some(seen) = self.hosts.iter_mut().find(|seen| seen.host.hostname == *host) {
+                    seen.can_return |= report.has(&Feature::Rollback);
+                }
                 let of_plan = self.hosts.iter().any(|seen| seen.host.hostname == *host);
                 let belongs = self.has_groups() && report.tier == Tier::Prod;
                 if !of_plan && belongs && !self.named.contains(host) {
@@ -275,6 +287,8 @@ impl<'a> Ledger<'a> {
         self.to_be_named.clear();
         (self.down_since, self.interrupt, self.outcome, self.last) = (None, None, None, None);
         self.to_be_confirmed.clear();
+        self.rolled_at = None;
+        self.knows_current &= self.events.len() == 1;
         let on_their_way_back = self.on_their_way_back();
         let courses = self.waves.iter_mut().enumerate().filter(|(number, _)| !on_their_way_back.contains(number));
         for (_, course) in courses.filter(|(_, course)| course.verdict != Some(WaveVerdict::Succeeded)) {
@@ -299,7 +313,8 @@ impl<'a> Ledger<'a> {
                 seen.ended.extend(seen.may_be_at.take());
             }
             let succeeded = self.waves[seen.wave].verdict == Some(WaveVerdict::Succeeded);
-            let completed = seen.is_completed() && seen.back.is_none();
+            let is_current = matches!(seen.outcome, Some((_, HostOutcome::Current)));
+            let completed = is_current || (seen.is_completed() && seen.back.is_none());
             if seen.is_in_flight() && seen.may_be_at.is_some() {
                 seen.was_found_in_flight(at);
             } else if !succeeded && !completed {
@@ -345,7 +360,7 @@ impl<'a> Ledger<'a> {
                     seen.asked_again.push(at);
                 }
             }
-            Effect::CallRoll => {}
+            Effect::CallRoll => self.rolled_at = Some(at),
             Effect::Report(event) => {
                 self.reported(at, &event.kind);
                 self.events.push(event.clone());
@@ -430,11 +445,13 @@ impl<'a> Seen<'a> {
             wave,
             sent: Vec::new(),
             said: Vec::new(),
+            said_at: Duration::ZERO,
             deaf_for: Duration::ZERO,
             heard_since: Duration::ZERO,
             asked_again: Vec::new(),
             nobody: false,
             knows_ids: host.knows_ids,
+            can_return: host.can_return,
             waiting_since: None,
             outcome: None,
             may_be_at: None,
@@ -540,7 +557,7 @@ impl<'a> Seen<'a> {
     }
 
     /// Takes notice of an answer, and returns whether the host is at the request and not at its end.
-    fn answered(&mut self, from: &Sender, request: &RequestId, response: &Response) -> bool {
+    fn answered(&mut self, at: Duration, from: &Sender, request: &RequestId, response: &Response) -> bool {
         if !self.is_genuine(from, request, response) {
             return false;
         }
@@ -549,6 +566,7 @@ impl<'a> Seen<'a> {
             return false;
         }
         self.said.push(response.clone());
+        self.said_at = at;
         let is_at_it = !response.status.is_final() && self.first_final().is_none();
         if is_at_it {
             // It may have been given up, and takes itself back.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::invariants::is_not_asked;
 use super::ledger::Ledger;
 use super::sim::Entry;
 use crate::rollout::{Effect, EventKind, WaveIndex};
@@ -21,8 +22,8 @@ pub(super) fn latecomers_are_named(ledger: &Ledger, _: Duration, entry: &Entry) 
     }
 }
 
-/// The roll is called when a later wave begins and when a rollout is resumed, where there are groups, and never else: an
-/// answer must not be waited for.
+/// The roll is called when a later wave begins, when a rollout is resumed and after an outage, where there are groups or
+/// hosts that may be unable to return, and never else.
 pub(super) fn roll_is_called(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
     let before = match &ledger.last {
         Some(Effect::Report(event)) => Some(&event.kind),
@@ -30,7 +31,11 @@ pub(super) fn roll_is_called(ledger: &Ledger, _: Duration, entry: &Entry) -> boo
     };
     let wave_began = matches!(before, Some(EventKind::WaveStarted { wave }) if *wave > WaveIndex(0));
     match entry {
-        Entry::Did(Effect::CallRoll) => ledger.has_groups() && (wave_began || before == Some(&EventKind::Resumed)),
+        Entry::Did(Effect::CallRoll) => {
+            let is_awaited = ledger.hosts.iter().any(|seen| seen.outcome.is_none() && is_not_asked(ledger, seen));
+            let resumed = before == Some(&EventKind::Resumed);
+            (ledger.has_groups() && (wave_began || resumed)) || is_awaited
+        }
         Entry::Restarted => true,
         _ => !(wave_began && ledger.has_groups() && ledger.down_since.is_none()),
     }

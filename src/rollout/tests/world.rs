@@ -12,7 +12,7 @@ use super::fixture::{self, EPOCH, secs};
 use super::network::{Network, Script, connection, interrupts, losses, mostly, scripts, seconds, ways_back};
 use super::sim::{self, Agenda, Begun, Log};
 use crate::plan::{Check, FrozenHost, FrozenWave, Groups, Limits, Rollback};
-use crate::protocol::{Action, HostReport, Revision, Tier};
+use crate::protocol::{Action, Feature, HostReport, Revision, Tier};
 use crate::rollout::{Answer, Connection, Dispatch, Effect, Input, Interrupt, Machine, Rollout};
 
 /// Everything that the machine cannot decide.
@@ -32,6 +32,8 @@ pub(super) struct World {
     pub(super) answers: Vec<(Duration, Answer)>,
     pub(super) checks: Vec<Checked>,
     pub(super) latecomers: Vec<Latecomer>,
+    /// Whether those that were silent when the hosts were settled are there later, and how long they take to answer.
+    pub(super) late_answer: Option<Duration>,
     pub(super) deadline_first: bool,
 }
 
@@ -135,8 +137,12 @@ impl World {
             }
             Effect::CallRoll => {
                 for host in self.hosts() {
-                    let report = fixture::report(&host.hostname, vec![host.subject()]);
-                    agenda.over_the_bus(now, Input::Present(Box::new(report)));
+                    let mut report = fixture::report(&host.hostname, vec![host.subject()]);
+                    report.features.push(Feature::Rollback);
+                    let after = if host.can_return { Some(Duration::ZERO) } else { self.late_answer };
+                    if let Some(after) = after {
+                        agenda.over_the_bus(now + after, Input::Present(Box::new(report)));
+                    }
                 }
                 for host in self.latecomers.iter().filter(|host| host.since <= now) {
                     agenda.over_the_bus(now + host.after, Input::Present(Box::new(host.report.clone())));
@@ -179,13 +185,13 @@ fn limits() -> impl Strategy<Value = Limits> {
 }
 
 fn waves() -> impl Strategy<Value = Vec<FrozenWave>> {
-    let host = (any::<bool>(), mostly(90, Just(true), Just(false)));
+    let host = (any::<bool>(), mostly(90, Just(true), Just(false)), mostly(90, Just(false), Just(true)));
     let wave = (vec(host, 0..7), limits(), select(Action::ALL.to_vec()), groups());
     vec(wave, 1..5).prop_map(|waves| {
         let mut count = 0;
-        let mut new_host = |(knows_ids, can_return)| {
+        let mut new_host = |(knows_ids, can_return, is_current)| {
             count += 1;
-            FrozenHost { knows_ids, can_return, ..fixture::host(&format!("h{count}")) }
+            FrozenHost { knows_ids, can_return, is_current, ..fixture::host(&format!("h{count}")) }
         };
         let mut frozen = Vec::new();
         for (number, (hosts, mut limits, action, groups)) in waves.into_iter().enumerate() {
@@ -234,10 +240,11 @@ pub(super) fn world(climate: Climate) -> impl Strategy<Value = World> {
         (Just(waves), scripts(hosts), ways_back(hosts), operator(count))
     });
     let revision = mostly(75, Just(fixture::COMMIT), Just(fixture::BRANCH)).prop_map(|text| text.parse().unwrap());
-    let outside = (latecomers(), revision, any::<bool>());
+    let late_answer = proptest::option::of(seconds(0..6));
+    let outside = ((latecomers(), late_answer), revision, any::<bool>());
     (waves, connection, losses, interrupts, outside).prop_map(
         |((waves, scripts, returns, (answers, checks)), connection, losses, interrupts, outside)| {
-            let (latecomers, revision, deadline_first) = outside;
+            let ((latecomers, late_answer), revision, deadline_first) = outside;
             World {
                 waves,
                 revision,
@@ -249,6 +256,7 @@ pub(super) fn world(climate: Climate) -> impl Strategy<Value = World> {
                 answers,
                 checks,
                 latecomers,
+                late_answer,
                 deadline_first,
             }
         },

@@ -51,6 +51,23 @@ async fn no_host_goes_back_in_history_unasked() {
 }
 
 #[tokio::test]
+async fn a_test_host_is_there_to_come_back_from_a_branch() {
+    let lab = stage::empty(&[]).await;
+    let old = lab.flake.commit("services: one").unwrap();
+    let new = lab.flake.commit("services: one more").unwrap();
+    let mut report = fake::modern("test", "test1", &lab);
+    report["revision"] = json!(new);
+    let course = |_: &str| Course { takes: Duration::ZERO, status: "completed" };
+    let mut crowd = Crowd::start(&lab, vec![report], course).await;
+    let flake = lab.flake.url();
+    let plan = format!("flake = '{flake}'\nrevision = '{old}'\n[[wave]]\ntargets = 'test.test1'\n");
+    let mut command = stage::command(&lab, "apply", &plan);
+    command.arg("--yes");
+    stage::start(command).ended().await.unwrap().expect(0).told("test1 would go back in history");
+    assert_eq!(crowd.ids().len(), 1);
+}
+
+#[tokio::test]
 async fn a_host_may_be_sent_back_in_history() {
     let (_lab, mut crowd, mut command) = ahead().await;
     command.arg("--allow-downgrade");

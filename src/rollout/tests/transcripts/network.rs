@@ -37,6 +37,29 @@ fn after_an_outage_hosts_are_asked_how_far_they_are() {
 }
 
 #[test]
+fn a_host_that_answered_and_falls_silent_is_asked_how_far_it_is() {
+    let mut drive = Drive::plan([wave_with("a", |limits| limits.timeout = secs(300))]);
+    drive.says(1.0, "a", Started).says(31.0, "a", Started).silence_until(190.0).says(190.5, "a", Completed);
+    insta::assert_snapshot!(drive.transcript(), @"
+        0s sunday begins
+        0s wave 1 started
+        0s a dispatched: r1, attempt 1
+        0s -> deploy.prod.a: r1 switch until 135s
+        1s       < r1: a started
+        1s a started, None
+       31s       < r1: a started
+      106s       < deadline
+      106s -> deploy.prod.a: r1 switch until 241s again, for its state
+      181s       < deadline
+      181s -> deploy.prod.a: r1 switch until 316s again, for its state
+    190.5s       < r1: a completed
+    190.5s a COMPLETED
+    190.5s wave 1 succeeded
+    190.5s the rollout Succeeded
+    ");
+}
+
+#[test]
 fn nothing_is_sent_before_the_bus_is_back() {
     let mut drive = Drive::plan([wave_with("a", |limits| limits.bake_time = secs(10)), wave("b")]);
     drive.says(1.0, "a", Completed).at(5.0, Input::Connection(Connection::Down)).silence_until(20.0);

@@ -279,9 +279,9 @@ fn who_turns_up_late_is_named_and_not_asked() {
     5.5s       < b is there
       7s       < the operator's machine died and is back
       7s resumed
-      7s -> deploy.prod.b: r2 switch until 142s again, for its state
       7s wave 2 started
       7s -> call the roll
+      7s -> deploy.prod.b: r2 switch until 142s again, for its state
     7.1s       < late is there
     7.2s       < later is there
     7.2s later turned up too late for wave 2

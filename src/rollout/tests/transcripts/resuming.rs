@@ -37,8 +37,8 @@ fn a_host_in_flight_that_completed_meanwhile_says_so() {
        1s a started, None
       20s       < the operator's machine died and is back
       20s resumed
-      20s -> deploy.prod.a: r1 switch until 155s again, for its state
       20s wave 1 started
+      20s -> deploy.prod.a: r1 switch until 155s again, for its state
     20.5s       < r1: a completed
     20.5s a COMPLETED
     20.5s wave 1 succeeded
@@ -58,15 +58,15 @@ fn a_host_in_flight_that_completed_meanwhile_says_so() {
 fn a_host_in_flight_that_never_heard_of_it_takes_it_now() {
     let mut drive = Drive::plan([wave_with("a b", |limits| limits.max_parallel = 1)]);
     drive.is_restarted(20.0).says(21.0, "a", Accepted).says(50.0, "a", Completed).says(51.0, "b", Completed);
-    insta::assert_snapshot!(drive.transcript(), @r"
+    insta::assert_snapshot!(drive.transcript(), @"
      0s sunday begins
      0s wave 1 started
      0s a dispatched: r1, attempt 1
      0s -> deploy.prod.a: r1 switch until 135s
     20s       < the operator's machine died and is back
     20s resumed
-    20s -> deploy.prod.a: r1 switch until 155s again, for its state
     20s wave 1 started
+    20s -> deploy.prod.a: r1 switch until 155s again, for its state
     21s       < r1: a accepted
     21s a accepted
     50s       < r1: a completed
@@ -91,8 +91,8 @@ fn a_host_in_flight_that_nobody_is_subscribed_for_may_be_restarting_its_listener
        0s -> deploy.prod.a: r1 switch until 135s
       20s       < the operator's machine died and is back
       20s resumed
-      20s -> deploy.prod.a: r1 switch until 155s again, for its state
       20s wave 1 started
+      20s -> deploy.prod.a: r1 switch until 155s again, for its state
     20.1s       < r1: 503, nobody is there
       21s       < deadline
       21s -> deploy.prod.a: r1 switch until 156s again, for its state
@@ -124,9 +124,9 @@ fn completed_hosts_of_a_wave_are_not_asked_again_and_count() {
      1s -> deploy.prod.c: r3 switch until 136s
     20s       < the operator's machine died and is back
     20s resumed
+    20s wave 1 started
     20s -> deploy.prod.a: r1 switch until 155s again, for its state
     20s -> deploy.prod.c: r3 switch until 155s again, for its state
-    20s wave 1 started
     21s       < r1: a completed
     21s a COMPLETED
     21s       < deadline
@@ -211,8 +211,8 @@ fn a_host_that_failed_within_the_budget_of_a_wave_behind_is_left_alone() {
      2s -> deploy.prod.c: r3 switch until 137s
     20s       < the operator's machine died and is back
     20s resumed
-    20s -> deploy.prod.c: r3 switch until 155s again, for its state
     20s wave 2 started
+    20s -> deploy.prod.c: r3 switch until 155s again, for its state
     21s       < r3: c completed
     21s c COMPLETED
     21s wave 2 succeeded
@@ -271,7 +271,7 @@ fn a_wave_that_was_confirmed_is_not_asked_about_again() {
     })]);
     drive.at(1.0, Input::Answer(Answer::Yes)).says(2.0, "a", Completed).is_restarted(20.0);
     drive.says(21.0, "b", Completed);
-    insta::assert_snapshot!(drive.transcript(), @r"
+    insta::assert_snapshot!(drive.transcript(), @"
      0s sunday begins
      0s wave 1 awaits confirmation
      0s -> ask the operator about wave 1
@@ -285,8 +285,8 @@ fn a_wave_that_was_confirmed_is_not_asked_about_again() {
      2s -> deploy.prod.b: r2 switch until 137s
     20s       < the operator's machine died and is back
     20s resumed
-    20s -> deploy.prod.b: r2 switch until 155s again, for its state
     20s wave 1 started
+    20s -> deploy.prod.b: r2 switch until 155s again, for its state
     21s       < r2: b completed
     21s b COMPLETED
     21s wave 1 succeeded
@@ -330,7 +330,7 @@ fn a_host_in_flight_fills_the_window_before_those_that_come_first() {
     })]);
     drive.says(1.0, "a", Failed).is_restarted(20.0);
     drive.says(21.0, "b", Completed).says(22.0, "a", Completed).says(23.0, "c", Completed);
-    insta::assert_snapshot!(drive.transcript(), @r"
+    insta::assert_snapshot!(drive.transcript(), @"
      0s sunday begins
      0s wave 1 started
      0s a dispatched: r1, attempt 1
@@ -341,8 +341,8 @@ fn a_host_in_flight_fills_the_window_before_those_that_come_first() {
      1s -> deploy.prod.b: r2 switch until 136s
     20s       < the operator's machine died and is back
     20s resumed
-    20s -> deploy.prod.b: r2 switch until 155s again, for its state
     20s wave 1 started
+    20s -> deploy.prod.b: r2 switch until 155s again, for its state
     21s       < r2: b completed
     21s b COMPLETED
     21s a dispatched: r3, attempt 1
@@ -363,7 +363,7 @@ fn a_rollout_that_was_left_in_a_hurry_goes_on() {
     let mut drive = Drive::plan([wave_with("a b", |limits| limits.max_parallel = 1), wave("c")]);
     drive.at(1.0, Input::Interrupt(Interrupt::Abort)).is_restarted(20.0);
     drive.says(21.0, "a", Completed).says(22.0, "b", Completed).says(23.0, "c", Completed);
-    insta::assert_snapshot!(drive.transcript(), @r"
+    insta::assert_snapshot!(drive.transcript(), @"
      0s sunday begins
      0s wave 1 started
      0s a dispatched: r1, attempt 1
@@ -377,8 +377,8 @@ fn a_rollout_that_was_left_in_a_hurry_goes_on() {
      1s the rollout Interrupted
     20s       < the operator's machine died and is back
     20s resumed
-    20s -> deploy.prod.a: r1 switch until 155s again, for its state
     20s wave 1 started
+    20s -> deploy.prod.a: r1 switch until 155s again, for its state
     21s       < r1: a completed
     21s a COMPLETED
     21s b dispatched: r2, attempt 1

@@ -2,8 +2,9 @@
 
 use crate::plan::{FrozenWave, Rollback};
 use crate::protocol::Status::{Completed, Failed, Started};
+use crate::protocol::{Feature, HostReport};
 use crate::rollout::tests::drive::Drive;
-use crate::rollout::tests::fixture::{check, wave, wave_with};
+use crate::rollout::tests::fixture::{check, name, report, wave, wave_with};
 use crate::rollout::{Connection, Input, Interrupt};
 
 /// A wave whose hosts return when it fails.
@@ -61,12 +62,23 @@ fn a_host_is_given_the_time_to_wait_and_to_return_and_is_not_confirmed_once_it_w
       1s a started, None
       1s       < r2: b started
       1s b started, None
+     76s       < deadline
+     76s -> deploy.prod.a: r1 switch until 211s, confirmed within 60s again, for its state
+     76s -> deploy.prod.b: r2 switch until 211s, confirmed within 60s again, for its state
     100s       < r1: a started to be confirmed
     100s a started, Some(Confirm)
     100s -> deploy.prod.a: r1 switch until 235s, confirmed within 60s again, to confirm it
+    151s       < deadline
+    151s -> deploy.prod.b: r2 switch until 286s, confirmed within 60s again, for its state
     170s       < r1: a failed rolled back
     170s a FAILED
     170s wave 1 draining: 1 failed, 0 may
+    226s       < deadline
+    226s -> deploy.prod.b: r2 switch until 361s, confirmed within 60s again, for its state
+    301s       < deadline
+    301s -> deploy.prod.b: r2 switch until 436s, confirmed within 60s again, for its state
+    376s       < deadline
+    376s -> deploy.prod.b: r2 switch until 511s, confirmed within 60s again, for its state
     420s       < deadline
     420s b TIMED OUT
     420s wave 1 failed: 2 failed, 0 may
@@ -93,8 +105,8 @@ fn hosts_in_flight_are_confirmed_while_a_rollout_drains_and_after_it_is_resumed(
        3s -> deploy.prod.a: r1 switch until 138s, confirmed within 60s again, to confirm it
       20s       < the operator's machine died and is back
       20s resumed
-      20s -> deploy.prod.a: r1 switch until 155s, confirmed within 60s again, for its state
       20s wave 1 started
+      20s -> deploy.prod.a: r1 switch until 155s, confirmed within 60s again, for its state
     20.5s       < r1: a started to be confirmed
     20.5s a started, Some(Confirm)
     20.5s -> deploy.prod.a: r1 switch until 155s, confirmed within 60s again, to confirm it
@@ -125,6 +137,63 @@ fn nothing_is_sent_to_a_host_that_may_not_be_able_to_return() {
     1s wave 1 succeeded
     1s the rollout Succeeded
     ");
+}
+
+#[test]
+fn a_silent_host_that_answers_the_next_roll_call_can_return_and_is_deployed() {
+    let later = || {
+        let mut wave = wave_with("b c", |limits| limits.rollback = Rollback::Auto);
+        wave.hosts[0].can_return = false;
+        wave.hosts[1].can_return = false;
+        wave.limits.max_failures = 1;
+        wave
+    };
+    let mut drive = Drive::plan([wave("a"), later()]);
+    drive.says(1.0, "a", Completed).is_present(1.2, able("b")).says(2.0, "b", Completed);
+    insta::assert_snapshot!(drive.transcript(), @"
+      0s sunday begins
+      0s wave 1 started
+      0s a dispatched: r1, attempt 1
+      0s -> deploy.prod.a: r1 switch until 135s
+      1s       < r1: a completed
+      1s a COMPLETED
+      1s wave 1 succeeded
+      1s wave 2 started
+      1s -> call the roll
+    1.2s       < b is there
+    1.2s b dispatched: r2, attempt 1
+    1.2s -> deploy.prod.b: r2 switch until 136s, confirmed within 60s
+      2s       < r2: b completed
+      2s b COMPLETED
+     16s       < deadline
+     16s c UNREACHABLE
+     16s wave 2 succeeded
+     16s the rollout Succeeded
+    ");
+
+    let mut drive = Drive::plan([later()]);
+    drive.is_restarted_after(1, 20.0).is_present(20.2, able("c")).silence_until(35.0).says(36.0, "c", Completed);
+    insta::assert_snapshot!(drive.transcript(), @"
+       0s sunday begins
+      20s       < the operator's machine died and is back
+      20s resumed
+      20s -> call the roll
+      20s wave 1 started
+    20.2s       < c is there
+      35s       < deadline
+      35s b UNREACHABLE
+      35s c dispatched: r1, attempt 1
+      35s -> deploy.prod.c: r1 switch until 170s, confirmed within 60s
+      36s       < r1: c completed
+      36s c COMPLETED
+      36s wave 1 succeeded
+      36s the rollout Succeeded
+    ");
+}
+
+/// A host says that it can return.
+fn able(host: &str) -> HostReport {
+    HostReport { features: vec![Feature::Id, Feature::Rollback], ..report(&name(host), Vec::new()) }
 }
 
 #[test]
