@@ -70,7 +70,7 @@ enum Command {
     /// Stop a rollout: nothing new is sent, hosts in flight are awaited. What runs on the hosts goes on.
     #[command(after_help = help::ABORT)]
     Abort(rollouts::Abort),
-    /// Show what a plan comes down to for the hosts that are there now. Nothing is deployed.
+    /// Show what a plan would do with the hosts that answer now. Nothing is deployed.
     #[command(after_help = help::PLAN)]
     Plan(plan::Plan),
     /// Deploy to the hosts that listen on a subject, and wait for each of them.

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-/// The time by this machine's clock, to the millisecond: nobody who reads it needs more.
+/// The time by this machine's clock, to the millisecond, which is enough for every reader.
 #[expect(clippy::disallowed_methods, reason = "this is the one place that the rule points to")]
 pub fn now() -> Timestamp {
     let now = Timestamp::now();

@@ -3,7 +3,7 @@
 //! The library exists so that tests and examples can use it; the program is `homelab-deploy`. In reading order:
 //!
 //! - [`protocol`]: the messages and subjects, pure;
-//! - [`plan`]: what a plan says and what it comes down to, pure;
+//! - [`plan`]: what a plan says and what it resolves to, pure;
 //! - [`rollout`]: how a plan is carried out, pure;
 //! - [`operator`]: what drives a rollout from the operator's machine, and what it records of it;
 //! - [`mcp`]: the same for assistants;

@@ -10,35 +10,35 @@
 //!             ledger ◄───── phase, commit, result ◄───┘
 //! ```
 
+mod activation_lock;
 mod admission;
 mod allowance;
-mod busy;
 mod exporter;
-mod facts;
 mod failing;
+mod history;
 mod host;
 mod inbox;
 mod instance;
 mod launch;
-mod ledger;
-mod loss;
-mod memory;
 mod metrics;
+mod missing_result;
 mod output;
 mod problems;
-mod pulse;
+mod publisher;
 mod rebuild;
 mod rebuild_flag;
 mod report;
 mod rights;
 mod run;
 mod serve;
-mod signs;
+mod snapshot;
+mod state_dir;
+mod status_reporting;
 pub mod supervisor;
 mod surroundings;
 mod unit;
 mod verdict;
-mod voice;
+mod watchdog;
 
 use std::io;
 use std::net::SocketAddr;
@@ -54,19 +54,19 @@ use tokio::time::sleep;
 use uuid::Uuid;
 
 use self::exporter::Exporter;
+use self::history::RequestHistory;
 use self::host::Host;
 pub use self::inbox::SUBSCRIPTION_CAPACITY;
-use self::ledger::Ledger;
-use self::memory::Memory;
-pub use self::memory::StateError;
 use self::metrics::Metrics;
-pub use self::pulse::Pulse;
 pub use self::rebuild_flag::RebuildFlag;
 pub use self::run::{Limits, UserUnits};
 use self::serve::{Past, Service};
-use self::signs::Signs;
+use self::state_dir::StateDir;
+pub use self::state_dir::StateError;
+use self::status_reporting::StatusReporting;
 pub use self::surroundings::{ask, missing};
 pub use self::unit::UnitEnd;
+pub use self::watchdog::Watchdog;
 use crate::bus::{Bus, BusError, Settings};
 use crate::protocol::{FlakeAttr, FlakeUrl, HostName, Role, Subject, SubjectError, SubjectTemplate, Tier};
 
@@ -93,7 +93,7 @@ pub struct Config {
     pub rebuild_flags: Vec<RebuildFlag>,
     /// The subjects on which requests are taken.
     pub deploy_subjects: Vec<Subject>,
-    /// The subject on which it is asked who is there.
+    /// The discovery subject.
     pub discover_subject: Subject,
     /// How long a run may take.
     pub limits: Limits,
@@ -101,7 +101,7 @@ pub struct Config {
     pub user_units: UserUnits,
     /// How often a run that goes on is reported.
     pub heartbeat: Duration,
-    /// Where to answer who asks for metrics; nowhere when absent.
+    /// The address to serve Prometheus metrics on; off when absent.
     pub metrics_listen: Option<SocketAddr>,
     /// Where runs and what is known of them are kept.
     pub state_dir: PathBuf,
@@ -132,8 +132,8 @@ pub enum ListenerError {
          systemd does for its service"
     ))]
     LockedOut,
-    /// It cannot answer who asks for metrics.
-    #[error("cannot listen on {0} for who asks for metrics: {1}")]
+    /// The metrics address cannot be bound.
+    #[error("cannot bind the metrics address {0}: {1}")]
     #[diagnostic(help("--metrics-listen takes a free address of this machine, as in 127.0.0.1:9811"))]
     Metrics(SocketAddr, #[source] io::Error),
     /// The connection cannot be used.
@@ -163,11 +163,11 @@ pub fn deploy_subjects(
 pub async fn listen(
     config: Config,
     settings: &Settings,
-    mut pulse: Pulse,
+    mut pulse: Watchdog,
     stop: impl Future<Output = ()>,
 ) -> Result<(), ListenerError> {
-    let (memory, mut recalled) = Memory::open(&config.state_dir, config.runtime_dir.as_deref())?;
-    let mut ledger = Ledger::new(config.hostname.clone());
+    let (memory, mut recalled) = StateDir::open(&config.state_dir, config.runtime_dir.as_deref())?;
+    let mut ledger = RequestHistory::new(config.hostname.clone());
     for (spec, response) in recalled.finals.drain(..) {
         ledger.ended(spec, response);
     }
@@ -190,15 +190,17 @@ pub async fn listen(
     };
     let past = Past { memory, ledger, recalled };
     // On the heap, since every future above would hold all of the loop's otherwise.
-    Box::pin(Service::new(config, bus.client, bus.renewal, past, Signs { pulse, metrics }).serve(bus.events, stop))
-        .await
+    Box::pin(
+        Service::new(config, bus.client, bus.renewal, past, StatusReporting { pulse, metrics }).serve(bus.events, stop),
+    )
+    .await
 }
 
 /// Connects, however long it takes.
 ///
-/// For systemd the service is up after a moment all the same. A listener that waits for its server does all that it can;
+/// systemd takes the service for up after a moment anyway. A listener that waits for its server does all that it can;
 /// were it not up, the boot and every switch would wait with it, and the server may well be what they are about to start.
-async fn connect(settings: &Settings, pulse: &mut Pulse) -> Result<Bus, BusError> {
+async fn connect(settings: &Settings, pulse: &mut Watchdog) -> Result<Bus, BusError> {
     let mut connecting = pin!(Bus::connect_patiently(settings));
     let mut moment = pin!(sleep(UP_WITHIN));
     loop {

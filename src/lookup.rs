@@ -1,5 +1,5 @@
 //! Finding the one commit that a branch or tag stands for, by asking where the flake is from. Operators and listeners
-//! both do it, and mean the same by its failures: that there is no such ref is an answer, and everything else is none.
+//! both do it, and mean the same by its failures: only "there is no such ref" is an answer.
 
 mod remote;
 

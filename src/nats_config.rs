@@ -61,7 +61,7 @@ pub struct ListenerName {
 
 /// Whom a key belongs to, which decides what it may do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Holder {
+pub enum Principal {
     /// A host: takes its own requests and answers them.
     Listener(ListenerName),
     /// Somebody who deploys to hosts of the test tier only.
@@ -74,7 +74,7 @@ pub enum Holder {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
     /// Whom the key belongs to.
-    pub holder: Holder,
+    pub holder: Principal,
     /// How the user is recognised.
     pub key: PublicKey,
 }
@@ -171,7 +171,7 @@ fn answers_of(tier: Tier) -> String {
     format!("deploy.responses.{tier}.>")
 }
 
-impl Holder {
+impl Principal {
     /// The permissions that the program relies on; it relies on no others.
     ///
     /// # Errors
@@ -238,7 +238,7 @@ impl ListenerName {
     }
 }
 
-impl fmt::Display for Holder {
+impl fmt::Display for Principal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Listener(ListenerName { tier, hostname, role }) => {
@@ -297,13 +297,13 @@ mod tests {
         KeyPair::new_from_raw(kind, [number; 32]).unwrap()
     }
 
-    fn user(number: u8, holder: Holder) -> User {
+    fn user(number: u8, holder: Principal) -> User {
         let key = pair(KeyPairType::User, number).public_key().parse().unwrap();
         User { holder, key }
     }
 
-    fn listener(text: &str) -> Holder {
-        Holder::Listener(text.parse().unwrap())
+    fn listener(text: &str) -> Principal {
+        Principal::Listener(text.parse().unwrap())
     }
 
     /// One user of each kind, a listener with a role and one without.
@@ -311,8 +311,8 @@ mod tests {
         [
             user(1, listener("prod.ns1.dns")),
             user(2, listener("test.test1")),
-            user(3, Holder::TestDeployer),
-            user(4, Holder::Admin),
+            user(3, Principal::TestDeployer),
+            user(4, Principal::Admin),
         ]
     }
 

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
-/// The way to whoever started this process and wants to know how it is. Where nobody does, nothing is sent.
+/// The socket on which systemd wants to be told how this service is. Without one nothing is sent.
 #[derive(Debug)]
 pub struct Notifier(Option<(UnixDatagram, SocketAddr)>);
 
@@ -19,7 +19,7 @@ impl Notifier {
             None => SocketAddr::from_pathname(address)?,
         };
         let socket = UnixDatagram::unbound()?;
-        // Whoever serves others must not wait for one that does not read.
+        // A service must not wait for a supervisor that does not read.
         socket.set_nonblocking(true)?;
         Ok(Self(Some((socket, address))))
     }

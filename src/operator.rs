@@ -1,5 +1,5 @@
 //! What drives a deployment from the operator's machine: the pure machine of [`crate::rollout`] decides, and here it is
-//! done: requests are published, hosts are asked who is there, revisions are looked up, checks are run.
+//! done: requests are published, the roll is called, revisions are looked up, checks are run.
 //!
 //! Knows nothing of listeners, of the command line or of any particular display.
 
@@ -20,8 +20,8 @@ mod testing;
 
 pub use drive::{Drive, DriveError};
 pub use fleet::{
-    Awaited, Discovery, Fleet, FleetError, KnownHosts, Link, LogError, LogReader, Purpose, RollCall, RollCalled,
+    Awaited, Discovered, Discovery, Fleet, FleetError, FleetTask, KnownHosts, LogError, LogReader, Purpose, RollCall,
 };
 pub use history::History;
-pub use prepare::{Called, Kind, Obstacle, Part, PrepareError, Prepared, Wanted};
+pub use prepare::{Called, Kind, Part, PreflightError, PrepareError, PrepareOptions, Prepared};
 pub use revision::{UnresolvedError, resolve_revision};

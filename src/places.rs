@@ -7,7 +7,7 @@ use std::hash::Hash;
 use rustc_hash::FxBuildHasher;
 
 /// Things by name. It answers for one name at a time and shows no order, so that nothing can come to depend on one. The hash is
-/// the same in every process: names are those of hosts and requests, and who may choose them has the key of a host.
+/// the same in every process: names are those of hosts and requests, and choosing one takes the key of a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ByName<K: Eq + Hash, V>(HashMap<K, V, FxBuildHasher>);
 

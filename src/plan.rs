@@ -1,24 +1,24 @@
-//! Plans: what a person writes, and the frozen waves that it comes down to for the hosts that are there.
+//! Plans: what a person writes, and the waves of hosts that it resolves to.
 //!
-//! Pure: reading the file and asking who is there happen elsewhere; here is what the text means. In reading order:
+//! Pure: reading the file and the roll call happen elsewhere; here is what the text means. In reading order:
 //!
 //! - `key`: every key of a plan; `schema` tells editors of them;
 //! - `format`: TOML to a [`Plan`], with every mistake of the file at its place; `print` is the way back;
 //! - `rollback`: when hosts return to what they ran before;
 //! - `target`: the words that select hosts;
 //! - `roster`: who answered the roll call;
-//! - `resolve`: a plan and a roster to a [`FrozenPlan`];
-//! - `missed`: who was there for an earlier rollout and is not now.
+//! - `resolve`: a plan and a roster to a [`ResolvedPlan`];
+//! - `missed`: hosts that answered for an earlier rollout and do not now.
 
+mod diagnostic;
 pub mod flake;
 mod format;
-mod frozen;
 mod key;
 mod keys;
 mod missed;
-mod mistake;
 mod print;
 mod resolve;
+mod resolved;
 mod rollback;
 mod roster;
 mod schema;
@@ -32,8 +32,8 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::time::Duration;
 
-pub use self::frozen::{Check, FrozenHost, FrozenPlan, FrozenWave, Groups, Limits};
-pub use self::mistake::{Finding, PlanMistakes};
+pub use self::diagnostic::{PlanDiagnostic, PlanErrors};
+pub use self::resolved::{Check, Groups, Limits, ResolvedHost, ResolvedPlan, ResolvedWave};
 pub use self::rollback::{BadConfirmTimeout, CONFIRM_TIMEOUT, Rollback, parse_confirm_timeout};
 pub use self::roster::Roster;
 pub use self::schema::schema;
@@ -58,11 +58,11 @@ pub struct Plan {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wave {
     /// What the wave is called: lower-case letters, digits and hyphens, and no other wave's name.
-    pub name: At<String>,
+    pub name: Spanned<String>,
     /// The hosts, in the order in which they are sent requests; at least one selector.
-    pub targets: Vec<At<Selector>>,
+    pub targets: Vec<Spanned<Selector>>,
     /// Hosts that this wave leaves to later ones.
-    pub exclude: Vec<At<Selector>>,
+    pub exclude: Vec<Spanned<Selector>>,
     /// How it runs.
     pub settings: Settings,
 }
@@ -81,9 +81,9 @@ pub struct Settings {
     /// Whether a host that never answered is reported without being charged as a failure.
     pub ignore_unreachable: bool,
     /// From the request to the first status; shorter than `timeout`.
-    pub accept_timeout: At<Duration>,
+    pub accept_timeout: Spanned<Duration>,
     /// From the request to the final status.
-    pub timeout: At<Duration>,
+    pub timeout: Spanned<Duration>,
     /// How long to wait after the wave succeeded.
     pub bake_time: Duration,
     /// A program and its arguments, to be run after the bake.
@@ -97,7 +97,7 @@ pub struct Settings {
     /// How long to wait before it is asked again.
     pub retry_delay: Duration,
     /// When its hosts return to what they ran before; `None` where the plan does not say.
-    pub rollback: Option<At<Rollback>>,
+    pub rollback: Option<Spanned<Rollback>>,
     /// How long a host that may return waits to be confirmed; `None` where the plan does not say.
     pub confirm_timeout: Option<Duration>,
 }
@@ -113,7 +113,7 @@ pub enum Parallel {
 
 /// A value and where in the file it stands, as a range of bytes. Plans that say the same are equal wherever they say it.
 #[derive(Debug, Clone)]
-pub struct At<T> {
+pub struct Spanned<T> {
     /// The value.
     pub value: T,
     /// Its place; empty for a default, which stands nowhere.
@@ -124,8 +124,8 @@ impl Plan {
     /// A plan that was never written down: one wave, named like the plan after whom it reaches.
     pub fn of_one_wave(selector: Selector, settings: Settings) -> Self {
         let name = selector.target.subject().to_string();
-        let targets = vec![At::nowhere(selector)];
-        let wave = Wave { name: At::nowhere(name.clone()), targets, exclude: Vec::new(), settings };
+        let targets = vec![Spanned::nowhere(selector)];
+        let wave = Wave { name: Spanned::nowhere(name.clone()), targets, exclude: Vec::new(), settings };
         Self { name, revision: None, flake: None, waves: vec![wave] }
     }
 
@@ -177,7 +177,7 @@ impl Plan {
             Tier::ALL.map(|tier| Selector { text: format!("{tier}.{host}"), target: Target::Host(tier, host.clone()) });
         for wave in &mut self.waves {
             wave.targets.retain(|selector| !selectors.iter().any(|other| other.target == selector.value.target));
-            wave.exclude.extend(selectors.iter().cloned().map(At::nowhere));
+            wave.exclude.extend(selectors.iter().cloned().map(Spanned::nowhere));
         }
         self.waves.retain(|wave| !wave.targets.is_empty());
     }
@@ -185,7 +185,7 @@ impl Plan {
     /// Has hosts return unless they are confirmed, in the waves that do not say what they do.
     pub fn roll_back(&mut self, rollback: Rollback) {
         for wave in &mut self.waves {
-            wave.settings.rollback.get_or_insert(At::nowhere(rollback));
+            wave.settings.rollback.get_or_insert(Spanned::nowhere(rollback));
         }
     }
 
@@ -197,10 +197,10 @@ impl Plan {
     }
 
     /// The revision to deploy: the one that was given with the command, else the one that the plan names.
-    pub fn revision(&self, given: Option<Revision>) -> Result<Revision, PlanMistakes> {
+    pub fn revision(&self, given: Option<Revision>) -> Result<Revision, PlanErrors> {
         given.or_else(|| self.revision.clone()).ok_or_else(|| {
-            PlanMistakes::from(
-                Finding::mistake("there is no revision to deploy")
+            PlanErrors::from(
+                PlanDiagnostic::mistake("there is no revision to deploy")
                     .help("add a line such as revision = \"main\" to the top of the plan, or give --revision"),
             )
         })
@@ -226,8 +226,8 @@ impl Default for Settings {
             max_failures: 0,
             min_hosts: 1,
             ignore_unreachable: false,
-            accept_timeout: At::nowhere(Duration::from_secs(15)),
-            timeout: At::nowhere(Duration::from_mins(30)),
+            accept_timeout: Spanned::nowhere(Duration::from_secs(15)),
+            timeout: Spanned::nowhere(Duration::from_mins(30)),
             bake_time: Duration::ZERO,
             check: None,
             check_timeout: Duration::from_mins(1),
@@ -240,17 +240,17 @@ impl Default for Settings {
     }
 }
 
-impl<T> At<T> {
+impl<T> Spanned<T> {
     /// A value that the file does not contain.
     pub fn nowhere(value: T) -> Self {
         Self { value, span: 0..0 }
     }
 }
 
-impl<T: PartialEq> PartialEq for At<T> {
+impl<T: PartialEq> PartialEq for Spanned<T> {
     fn eq(&self, other: &Self) -> bool {
         self.value == other.value
     }
 }
 
-impl<T: Eq> Eq for At<T> {}
+impl<T: Eq> Eq for Spanned<T> {}

@@ -16,7 +16,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::process::geteuid;
 use thiserror::Error;
 
-/// Who may do what with a folder: its owner all, nobody else anything.
+/// The mode of a folder: its owner may do all, others nothing.
 const FOR_US: Mode = Mode::RWXU;
 
 /// The same of a file.
@@ -143,7 +143,7 @@ impl PrivateDir {
         Ok(file)
     }
 
-    /// What a file in it says; `None` where there is none.
+    /// What a file in it says; `None` where there is no such file.
     pub fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
         let mut file = match self.file(name, OFlags::RDONLY) {
             Err(error) if error.is_missing() => return Ok(None),
@@ -154,7 +154,7 @@ impl PrivateDir {
         Ok(Some(bytes))
     }
 
-    /// Puts a file in its place at once and durably: whoever reads it sees the old or the new one.
+    /// Replaces a file at once and durably: a reader sees the old or the new one.
     pub fn replace(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let draft = format!(".{name}.{}", std::process::id());
         rustix::fs::unlinkat(&self.handle, draft.as_str(), AtFlags::empty()).ok();

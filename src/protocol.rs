@@ -28,6 +28,6 @@ pub use log::{LogAnswer, LogPage, LogPlace, LogRequest, NoLog};
 pub use names::{Action, HostName, NameError, Role, Tier};
 pub use reply_subject::{Place, Replies, ReplySubject, Sender};
 pub use request::{RETURN_WITHIN, Request};
-pub use response::{ErrorCode, Holder, Phase, Response, Status};
+pub use response::{BusyWith, ErrorCode, Phase, Response, Status};
 pub use revision::{Commit, MAX_REVISION_BYTES, Revision, RevisionError};
 pub use subject::{Subject, SubjectError, SubjectTemplate, Target, alias_variable};

@@ -10,13 +10,13 @@ mod document;
 mod format;
 mod hosts;
 mod json;
+mod layout;
+mod line_writer;
 mod lines;
-mod page;
-mod pipe;
 mod preview;
 mod recap;
 mod rollouts;
-mod words;
+mod wording;
 
 use std::io;
 
@@ -25,14 +25,14 @@ use jiff::Timestamp;
 pub use bars::{Bars, Size};
 pub use describe::{HostFacts, describe};
 pub use document::{Document, html, junit, markdown};
-pub use format::Took;
+pub use format::DisplayDuration;
 pub use hosts::{HostsView, hosts_table};
 pub use json::Json;
 pub use lines::Lines;
 pub use preview::preview;
 pub use recap::recap;
 pub use rollouts::{Liveness, rollouts_json, rollouts_table};
-pub use words::{cause, missed};
+pub use wording::{cause, missed};
 
 use crate::rollout::{Event, Summary};
 
@@ -62,4 +62,4 @@ pub enum Style {
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
-mod story;
+mod scenario;

@@ -15,8 +15,8 @@ use std::sync::Arc;
 
 pub use description::{PlanSource, Rollout};
 pub use event::{
-    Anomaly, Cause, Connection, Event, EventKind, EventWriter, HostOutcome, Interrupt, Outcome, SkipCause, WaveIndex,
-    WaveVerdict,
+    Connection, Event, EventKind, EventWriter, FailureReason, HostOutcome, Interrupt, Outcome, SkipReason,
+    UnexpectedResponse, WaveIndex, WaveVerdict,
 };
 pub use machine::Machine;
 pub use summary::Summary;

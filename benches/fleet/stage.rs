@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use homelab_deploy::nats_config::Holder;
+use homelab_deploy::nats_config::Principal;
 use miette::{IntoDiagnostic, Result, WrapErr, bail};
 use tempfile::TempDir;
 
@@ -126,7 +126,7 @@ impl Stage {
         // On a disk, as the journal of an operator is; a temporary folder may be in memory.
         let folder = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).into_diagnostic()?;
         let admin = Key::generate(folder.path(), "admin")?;
-        let server = Server::start(&folder.path().join("server"), &[admin.user(Holder::Admin)]).await?;
+        let server = Server::start(&folder.path().join("server"), &[admin.user(Principal::Admin)]).await?;
         Ok(Self { server, admin, folder })
     }
 

@@ -15,7 +15,7 @@ use super::{confirm, interrupts, out};
 use crate::bus::Bus;
 use crate::clock;
 use crate::operator::journal::Journal;
-use crate::operator::{Drive, DriveError, Fleet, Link};
+use crate::operator::{Drive, DriveError, Fleet, FleetTask};
 use crate::report;
 use crate::rollout::{Machine, Outcome, Rollout, Summary};
 
@@ -34,7 +34,7 @@ pub(super) struct NothingRecorded;
 impl Carrier<'_> {
     /// Begins a rollout, and carries it out until it has ended. Nothing is sent that could not be recorded.
     pub(super) async fn begin(&self, bus: Bus, rollout: Rollout) -> Result<Machine, CommandError> {
-        let journal = self.state.journals().create(rollout.id).map_err(|error| Exit::Precondition.because(error))?;
+        let journal = self.state.journals().create(rollout.id).map_err(|error| Exit::Precondition.with(error))?;
         let machine = Machine::new(Arc::new(rollout), clock::now());
         self.carry_out(bus, machine, Summary::default(), journal).await
     }
@@ -42,7 +42,7 @@ impl Carrier<'_> {
     /// Goes on with a rollout where its record ends, and carries it out until it has ended.
     pub(super) async fn resume(&self, bus: Bus, recorded: Summary, journal: Journal) -> Result<Machine, CommandError> {
         let machine = Machine::resume(recorded.clone(), clock::now());
-        let machine = machine.ok_or_else(|| Exit::Precondition.because(NothingRecorded))?;
+        let machine = machine.ok_or_else(|| Exit::Precondition.with(NothingRecorded))?;
         self.carry_out(bus, machine, recorded, journal).await
     }
 
@@ -55,8 +55,9 @@ impl Carrier<'_> {
         journal: Journal,
     ) -> Result<Machine, CommandError> {
         let rollout = machine.rollout();
-        let precondition = |error| Exit::Precondition.because(error);
-        let link = Link::subscribe(bus, rollout, self.operator.discovery(self.state)).await.map_err(precondition)?;
+        let precondition = |error| Exit::Precondition.with(error);
+        let link =
+            FleetTask::subscribe(bus, rollout, self.operator.discovery(self.state)).await.map_err(precondition)?;
         let (interrupts, _listening) = interrupts::listen(self.state.journals().stop_file(rollout.id))?;
         let (fleet, end) = Fleet::channels();
         let mut messages = JoinSet::new();
@@ -82,10 +83,10 @@ impl Carrier<'_> {
     /// A rollout that could not be driven to its end may have reached hosts before.
     fn stopped(&self, state: &Summary, error: DriveError) -> CommandError {
         if state.hosts.iter().all(|host| host.request.is_none()) {
-            return Exit::Precondition.because(error);
+            return Exit::Precondition.with(error);
         }
         self.recap(state);
-        Exit::Failed.because(error)
+        Exit::Failed.with(error)
     }
 
     fn recap(&self, state: &Summary) {

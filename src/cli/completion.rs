@@ -14,7 +14,7 @@ use super::context;
 use super::plan_file::{PlanArgs, PlanFolders};
 use super::state::StateArgs;
 use crate::operator::journal::Journals;
-use crate::plan::FrozenHost;
+use crate::plan::ResolvedHost;
 use crate::protocol::{Action, Tier};
 
 /// The variable in which a shell says that it asks, and what it is.
@@ -113,8 +113,8 @@ fn host_targets(written: &ArgMatches) -> Vec<String> {
     last_hosts(written).iter().map(|host| format!("{}.{}", host.tier, host.hostname)).collect()
 }
 
-/// The hosts of the last rollout: who is there now could only be asked over the network, while somebody waits.
-fn last_hosts(written: &ArgMatches) -> Vec<FrozenHost> {
+/// The hosts of the last rollout: asking for those of today takes a roll call, while a person waits for the completion.
+fn last_hosts(written: &ArgMatches) -> Vec<ResolvedHost> {
     let Some(journals) = journals(written) else { return Vec::new() };
     let last = journals.latest().ok().flatten().and_then(|id| journals.read(&id).ok());
     let rollout = last.and_then(|recorded| recorded.summary.rollout);

@@ -7,7 +7,7 @@ use clap::Args;
 use crate::bus::{ClientCert, SUBSCRIPTION_CAPACITY, SeedReaders, ServerUrl, Settings};
 
 /// Under which the flags of a connection stand in the help. Each flag says it: a heading for "what comes next" would take
-/// in the flags of whoever has these among its own.
+/// in the flags of the commands that include these.
 pub(in crate::cli) const HEADING: &str = "Connection";
 
 // How to reach NATS, and as whom.

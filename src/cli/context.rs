@@ -110,7 +110,7 @@ pub(super) fn settle(command: &Command, mut words: Vec<OsString>) -> Result<Vec<
     let Some((name, written)) = written.ok().and_then(|mut written| written.remove_subcommand()) else {
         return Ok(words);
     };
-    let added = added(&name, &written).map_err(|error| Exit::Usage.because(error))?;
+    let added = added(&name, &written).map_err(|error| Exit::Usage.with(error))?;
     let behind_the_name = words.iter().skip(1).position(|word| *word == *name).map_or(words.len(), |place| place + 2);
     words.splice(behind_the_name..behind_the_name, added);
     Ok(words)

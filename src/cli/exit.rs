@@ -34,7 +34,7 @@ pub(super) type CommandResult = Result<Exit, CommandError>;
 
 impl Exit {
     /// Ends the command with this error.
-    pub(super) fn because(self, error: impl Diagnostic + Send + Sync + 'static) -> CommandError {
+    pub(super) fn with(self, error: impl Diagnostic + Send + Sync + 'static) -> CommandError {
         CommandError { exit: self, report: Report::new(error) }
     }
 }

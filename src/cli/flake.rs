@@ -36,7 +36,7 @@ impl FlakeArgs {
     }
 }
 
-/// Who can be asked about a flake that hosts name: a person who sees the question and can answer it.
+/// Whether a person is there who can be asked about a flake that hosts name.
 pub(super) fn consent(audience: Audience) -> Option<Consent> {
     let is_there = audience == Audience::Person && io::stdin().is_terminal() && io::stderr().is_terminal();
     is_there.then_some(|question| Box::pin(confirm::flake(question)))

@@ -21,13 +21,13 @@ pub(super) struct GuardArgs {
 impl GuardArgs {
     /// Refuses to begin where there is a reason that counts.
     pub(super) fn check(&self, prepared: &Prepared) -> Result<(), CommandError> {
-        let precondition = |error| Exit::Precondition.because(error);
+        let precondition = |error| Exit::Precondition.with(error);
         if !self.force {
-            prepared.yield_to_others().map_err(precondition)?;
+            prepared.check_no_other_rollout().map_err(precondition)?;
         }
         if !self.allow_downgrade {
             // Test hosts are there to try branches and to come back.
-            prepared.go_forward(&[Tier::Prod]).map_err(precondition)?;
+            prepared.check_not_downgrade(&[Tier::Prod]).map_err(precondition)?;
         }
         Ok(())
     }

@@ -39,7 +39,7 @@ struct Signals {
 
 impl Signals {
     fn new() -> Result<Self, CommandError> {
-        let on = |kind| signal(kind).map_err(|error| Exit::Precondition.because(SignalError(error)));
+        let on = |kind| signal(kind).map_err(|error| Exit::Precondition.with(SignalError(error)));
         Ok(Self {
             interrupt: on(SignalKind::interrupt())?,
             terminate: on(SignalKind::terminate())?,

@@ -59,7 +59,7 @@ pub(super) struct DisplayArgs {
 impl OperatorArgs {
     /// Connects, and tells the user what is not as it should be.
     pub(super) async fn connect(&self) -> Result<Bus, CommandError> {
-        let bus = Bus::connect(&self.settings()).await.map_err(|error| Exit::Precondition.because(error))?;
+        let bus = Bus::connect(&self.settings()).await.map_err(|error| Exit::Precondition.with(error))?;
         out::warnings(&bus.warnings);
         Ok(bus)
     }
@@ -76,7 +76,7 @@ impl OperatorArgs {
         self.operator.clone().unwrap_or_else(|| format!("{}@{}", self.login_name, machine()))
     }
 
-    /// Where to ask who is there.
+    /// Where and how long the roll is called.
     pub(super) fn discovery(&self, state: &StateArgs) -> Discovery {
         let servers = self.settings().servers;
         Discovery {
@@ -87,7 +87,7 @@ impl OperatorArgs {
     }
 }
 
-/// Who reads what a command prints.
+/// The reader of what a command prints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Audience {
     /// A person, who can be asked.
@@ -97,7 +97,7 @@ pub(super) enum Audience {
 }
 
 impl DisplayArgs {
-    /// Who reads what is printed.
+    /// The reader of what is printed.
     pub(super) fn audience(&self) -> Audience {
         if self.json { Audience::Program } else { Audience::Person }
     }

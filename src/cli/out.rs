@@ -26,7 +26,7 @@ pub(super) fn width() -> usize {
     size().columns
 }
 
-/// The room for text: that of the terminal, and what has been usual since the VT100 where there is none.
+/// The room for text: that of the terminal, or 80 columns where there is no terminal.
 pub(super) fn size() -> Size {
     let (Width(columns), Height(rows)) = terminal_size_of(io::stderr()).unwrap_or((Width(80), Height(24)));
     Size { columns: columns.into(), rows: rows.into() }

@@ -1,4 +1,4 @@
-//! What it takes to know what a plan comes down to now.
+//! Preparing what `plan` shows and `apply` carries out.
 
 use clap::Args;
 use clap::builder::FalseyValueParser;
@@ -14,7 +14,7 @@ use super::rollback::RollbackArgs;
 use super::state::StateArgs;
 use crate::bus::Bus;
 use crate::operator::plan_file::PlanFile;
-use crate::operator::{Kind, Part, PrepareError, Prepared, Wanted};
+use crate::operator::{Kind, Part, PrepareError, PrepareOptions, Prepared};
 use crate::protocol::{HostName, Revision};
 use crate::report;
 
@@ -79,16 +79,16 @@ pub(super) struct Previewed {
 impl Preparation {
     /// Refuses what earlier versions took and this one must not do.
     pub(super) fn refuse_what_is_gone(&self) -> Result<(), CommandError> {
-        if self.resolve_on_host { Err(Exit::Usage.because(ResolveOnHostIsGone)) } else { Ok(()) }
+        if self.resolve_on_host { Err(Exit::Usage.with(ResolveOnHostIsGone)) } else { Ok(()) }
     }
 
-    /// Reads the plan, asks who is there, and settles hosts and commit. Nothing is deployed.
+    /// Reads the plan, calls the roll, and decides on hosts and commit. Nothing is deployed.
     pub(super) async fn prepare(&self, audience: Audience) -> Result<Previewed, CommandError> {
         let mut file = self.plan.read()?;
-        self.rollback.speak_for(&mut file.plan);
+        self.rollback.apply_defaults_to(&mut file.plan);
         let revision = file.plan.revision(self.revision.clone());
-        let revision = revision.map_err(|mistakes| Exit::Usage.because(file.place(mistakes)))?;
-        let wanted = Wanted {
+        let revision = revision.map_err(|mistakes| Exit::Usage.with(file.place(mistakes)))?;
+        let wanted = PrepareOptions {
             plan: file.plan.clone(),
             source: Some(file.source()),
             revision,
@@ -120,10 +120,10 @@ impl Preparation {
 
 fn unprepared(error: PrepareError, file: &PlanFile) -> CommandError {
     match error {
-        PrepareError::Plan(mistakes) => Exit::Usage.because(file.place(mistakes)),
-        PrepareError::Selection(_) => Exit::Usage.because(error),
+        PrepareError::Plan(mistakes) => Exit::Usage.with(file.place(mistakes)),
+        PrepareError::Selection(_) => Exit::Usage.with(error),
         PrepareError::Fleet(_) | PrepareError::Flake(_) | PrepareError::Lookup(_) | PrepareError::TwoMachines(_) => {
-            Exit::Precondition.because(error)
+            Exit::Precondition.with(error)
         }
     }
 }

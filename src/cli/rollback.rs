@@ -23,7 +23,7 @@ pub(super) struct RollbackArgs {
 
 impl RollbackArgs {
     /// Lets a plan say the same where it says nothing.
-    pub(super) fn speak_for(&self, plan: &mut Plan) {
+    pub(super) fn apply_defaults_to(&self, plan: &mut Plan) {
         if self.auto_rollback {
             plan.roll_back(Rollback::Auto);
         }

@@ -2,10 +2,10 @@
 
 use jiff::Timestamp;
 
-use super::ledger::Ledger;
+use super::history::RequestHistory;
 use super::rights::Rights;
 use crate::protocol::request::BadRequest;
-use crate::protocol::{ErrorCode, Holder, HostName, Place, ReplySubject, Request, RequestId, Response, Status, Tier};
+use crate::protocol::{BusyWith, ErrorCode, HostName, Place, ReplySubject, Request, RequestId, Response, Status, Tier};
 
 /// What is to be done about a message on a deploy subject.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub(super) struct Refusal {
     pub(super) error: ErrorCode,
     pub(super) message: String,
     /// What the host is busy with.
-    pub(super) holder: Option<Holder>,
+    pub(super) holder: Option<BusyWith>,
 }
 
 impl Refusal {
@@ -41,12 +41,12 @@ impl Refusal {
 }
 
 /// Settles where the answer to a request goes. What this host is not to answer, or cannot, is not run either: nobody would
-/// hear how it ended, and who asks for an answer in the name of another host means no good.
+/// hear how it ended, and a request for an answer in the name of another host is an attack.
 pub(super) fn addressed(
     request: Result<Request, BadRequest>,
     (tier, host): (Tier, &HostName),
     rights: Rights,
-    ledger: &Ledger,
+    ledger: &RequestHistory,
 ) -> Result<Request, BadRequest> {
     let request = match request {
         Ok(request) => Ok(Request { reply_to: request.reply_subject(tier, host), ..request }),
@@ -79,8 +79,8 @@ pub(super) fn addressed(
 pub(super) fn decide(
     request: Result<Request, BadRequest>,
     now: Timestamp,
-    ledger: &Ledger,
-    elsewhere: impl FnOnce() -> Option<Holder>,
+    ledger: &RequestHistory,
+    elsewhere: impl FnOnce() -> Option<BusyWith>,
 ) -> Decision {
     let confirms = request.as_ref().is_ok_and(|request| request.confirmed);
     let refused = match request {
@@ -115,9 +115,9 @@ pub(super) fn decide(
 fn objection(
     request: &Request,
     now: Timestamp,
-    ledger: &Ledger,
-    elsewhere: impl FnOnce() -> Option<Holder>,
-) -> Option<(ErrorCode, String, Option<Holder>)> {
+    ledger: &RequestHistory,
+    elsewhere: impl FnOnce() -> Option<BusyWith>,
+) -> Option<(ErrorCode, String, Option<BusyWith>)> {
     if request.confirmed {
         let message = format!("{} is not known here, so there is nothing to confirm", request.key());
         return Some((ErrorCode::InvalidRequest, message, None));
@@ -148,7 +148,7 @@ mod tests {
         Timestamp::from_second(1_795_000_000 + second).unwrap()
     }
 
-    fn ask(json: &str, now: i64, ledger: &Ledger) -> Decision {
+    fn ask(json: &str, now: i64, ledger: &RequestHistory) -> Decision {
         decide(Request::parse(json.as_bytes()), at(now), ledger, || None)
     }
 
@@ -175,7 +175,7 @@ mod tests {
 
     #[test]
     fn a_transcript() {
-        let mut ledger = Ledger::new("ns1".parse().unwrap());
+        let mut ledger = RequestHistory::new("ns1".parse().unwrap());
         insta::assert_snapshot!(said(&ask(&request("a", 10), 5, &ledger)), @"accept a");
         ledger.accepted(spec("a"));
         insta::assert_snapshot!(said(&ask(&request("a", 10), 6, &ledger)), @"to deploy.responses.a: accepted");
@@ -189,7 +189,7 @@ mod tests {
     }
 
     /// Where a request that asks for an answer there is answered, or why it is dropped.
-    fn answered_on(reply_to: &str, fields: &str, rights: Rights, ledger: &Ledger) -> String {
+    fn answered_on(reply_to: &str, fields: &str, rights: Rights, ledger: &RequestHistory) -> String {
         let json =
             format!(r#"{{"action":"switch","revision":"main","reply_to":"deploy.responses.{reply_to}"{fields}}}"#);
         let ns1 = "ns1".parse().unwrap();
@@ -202,9 +202,10 @@ mod tests {
 
     #[test]
     fn only_what_this_host_may_answer_is_looked_at() {
-        let mut ledger = Ledger::new("ns1".parse().unwrap());
-        let free =
-            |reply_to: &str, fields: &str, ledger: &Ledger| answered_on(reply_to, fields, Rights::UNKNOWN, ledger);
+        let mut ledger = RequestHistory::new("ns1".parse().unwrap());
+        let free = |reply_to: &str, fields: &str, ledger: &RequestHistory| {
+            answered_on(reply_to, fields, Rights::UNKNOWN, ledger)
+        };
         insta::assert_snapshot!(free("prod.ns1.a.b", "", &ledger), @"deploy.responses.prod.ns1.a.b");
         insta::assert_snapshot!(free("a", "", &ledger), @"deploy.responses.a");
         let shared = r#","id":"r-1","per_host":true"#;
@@ -228,7 +229,7 @@ mod tests {
 
     #[test]
     fn what_could_not_be_answered_is_not_run() {
-        let ledger = Ledger::new("ns1".parse().unwrap());
+        let ledger = RequestHistory::new("ns1".parse().unwrap());
         let strict = Rights { own: May::Yes, shared: May::No, others: May::No };
         insta::assert_snapshot!(answered_on("prod.ns1.a.b", "", strict, &ledger), @"deploy.responses.prod.ns1.a.b");
         insta::assert_snapshot!(answered_on("a", "", strict, &ledger), @"permissions are strict, and this deployer is older: the server does not let hosts answer on deploy.responses.a");
@@ -243,7 +244,7 @@ mod tests {
 
     #[test]
     fn a_confirmation_confirms_and_never_runs_anything() {
-        let mut ledger = Ledger::new("ns1".parse().unwrap());
+        let mut ledger = RequestHistory::new("ns1".parse().unwrap());
         let confirmation = |id: &str| with(&request(id, 10), r#""confirmed":true"#);
         insta::assert_snapshot!(said(&ask(&confirmation("a"), 5, &ledger)), @"invalid_request: a is not known here, so there is nothing to confirm");
         ledger.accepted(spec("a"));
@@ -258,7 +259,7 @@ mod tests {
 
     #[test]
     fn a_host_returns_from_its_last_run_only() {
-        let mut ledger = Ledger::new("ns1".parse().unwrap());
+        let mut ledger = RequestHistory::new("ns1".parse().unwrap());
         let end = |status| Response::new("ns1".parse().unwrap(), status, "");
         let failed = |error| Response { error: Some(error), ..end(Status::Failed) };
         let back = |from: &str| with(&request("back", 10), &format!(r#""returns":"{from}""#));
@@ -281,8 +282,8 @@ mod tests {
 
     #[test]
     fn a_host_that_somebody_else_is_at_takes_nothing_but_knows_what_it_did() {
-        let by_hand = || Some(Holder { id: "nixos-rebuild".to_owned(), operator: None, since: at(3) });
-        let mut ledger = Ledger::new("ns1".parse().unwrap());
+        let by_hand = || Some(BusyWith { id: "nixos-rebuild".to_owned(), operator: None, since: at(3) });
+        let mut ledger = RequestHistory::new("ns1".parse().unwrap());
         ledger.ended(spec("a"), Response::new("ns1".parse().unwrap(), Status::Completed, ""));
         let ask = |id| decide(Request::parse(request(id, 10).as_bytes()), at(5), &ledger, by_hand);
         insta::assert_snapshot!(said(&ask("b")), @"already_running: busy with nixos-rebuild since 2026-11-18T11:06:43Z");
@@ -292,7 +293,7 @@ mod tests {
     #[test]
     fn a_sender_without_ids_is_known_by_its_reply_subject() {
         let bare = r#"{"action":"switch","revision":"main","reply_to":"deploy.responses.x"}"#;
-        let mut ledger = Ledger::new("ns1".parse().unwrap());
+        let mut ledger = RequestHistory::new("ns1".parse().unwrap());
         let Decision::Accept(request) = ask(bare, 0, &ledger) else { panic!("not accepted") };
         ledger.accepted(accepted(&request));
         assert!(matches!(ask(bare, 1, &ledger), Decision::Answer { .. }));
@@ -300,7 +301,7 @@ mod tests {
 
     #[test]
     fn a_rejected_request_stays_rejected_when_the_host_is_free_again() {
-        let mut ledger = Ledger::new("ns1".parse().unwrap());
+        let mut ledger = RequestHistory::new("ns1".parse().unwrap());
         ledger.accepted(spec("a"));
         let Decision::Reject(refusal) = ask(&request("b", 70), 60, &ledger) else { panic!("not rejected") };
         let response = Response::new("ns1".parse().unwrap(), Status::Rejected, refusal.message.clone());
@@ -316,7 +317,7 @@ mod tests {
         fn no_key_runs_twice_nor_two_at_once_nor_too_late(
             steps in prop::collection::vec((0..6u8, -5..20i64, prop::bool::weighted(0.3)), 0..60),
         ) {
-            let mut ledger = Ledger::new("ns1".parse().unwrap());
+            let mut ledger = RequestHistory::new("ns1".parse().unwrap());
             let mut ran = Vec::new();
             for (now, (key, lifetime, ends)) in (0..).zip(steps) {
                 let running = ledger.holder().map(|holder| holder.id);

@@ -28,7 +28,7 @@ const REQUEST_BYTES: u64 = 8 * 1024;
 /// How long to wait after a client could not be accepted, as it is with too many open files.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Answers whoever asks for the metrics.
+/// Serves the metrics.
 #[derive(Debug)]
 pub(super) struct Exporter {
     socket: TcpListener,
@@ -50,7 +50,7 @@ impl Exporter {
         Ok(Self { socket, source: Source { metrics, host } })
     }
 
-    /// Answers for ever.
+    /// Never returns.
     pub(super) async fn serve(self) {
         let mut clients = JoinSet::new();
         loop {

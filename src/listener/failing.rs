@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::facts::answer;
 use super::host::Host;
+use super::snapshot::answer;
 use super::unit::is_activation;
 
 /// Lists units that have failed, and those that wait to be started once more.
@@ -31,7 +31,7 @@ pub(super) async fn failed_units(host: &Host) -> Option<BTreeSet<String>> {
     Some(failed)
 }
 
-/// What the listing tells of.
+/// What the listing shows.
 struct Listed {
     /// Units that have failed.
     failed: BTreeSet<String>,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::NAMESPACE;
-use super::facts::Facts;
+use super::snapshot::SystemSnapshot;
 
 /// The profile whose current generation is what boots next.
 pub(super) const PROFILE: &str = "/nix/var/nix/profiles/system";
@@ -91,8 +91,8 @@ impl Host {
     }
 
     /// Keeps the garbage collector from what the host may have to return to: what ran, and what was to boot. A failure
-    /// changes nothing for now, and is none where there is no Nix.
-    pub(super) fn keep(&self, facts: &Facts) {
+    /// changes nothing for now, and does not exist where there is no Nix.
+    pub(super) fn keep(&self, facts: &SystemSnapshot) {
         let roots = self.at(GC_ROOTS);
         fs::create_dir(&roots).ok();
         for (name, path) in [("current", facts.current_path()), ("profile", facts.profile_path())] {

@@ -111,7 +111,7 @@ impl Wake for Funnel {
 impl Funnel {
     /// Takes all that is in the channel, and is woken by what comes next.
     fn empty(self: &Arc<Self>) {
-        // Woken while it is at it, by another thread or by what it does itself, it looks once more.
+        // When it is woken while it works, by another thread or by itself, it looks once more.
         let mut wakes = 1;
         if self.wakes.fetch_add(1, Ordering::AcqRel) > 0 {
             return;

@@ -15,12 +15,12 @@ use super::unit;
 #[derive(Debug, Clone)]
 pub(super) struct Launcher {
     supervisor: PathBuf,
-    home: Home,
+    home: LaunchMode,
 }
 
 /// Where such a process lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Home {
+enum LaunchMode {
     /// In a unit of its own. A control group is what systemd ends a service by, the listener's as well as this one's.
     Unit,
     /// In a session of its own, which it makes itself: no terminal and no process group are shared with the listener.
@@ -32,15 +32,15 @@ impl Launcher {
     pub(super) fn new(supervisor: PathBuf, root: &Path) -> Self {
         // See sd_booted(3). Only root may ask for a unit of the system.
         let has_units = root.join("run/systemd/system").is_dir() && geteuid().is_root();
-        Self { supervisor, home: if has_units { Home::Unit } else { Home::Session } }
+        Self { supervisor, home: if has_units { LaunchMode::Unit } else { LaunchMode::Session } }
     }
 
     /// Starts the process over the run in this directory. Blocks, in a unit until the process has the run in hand. An
     /// error does not mean for sure that there is no such process: its lock tells.
     pub(super) fn launch(&self, dir: &RunDir, spec: &Spec) -> io::Result<()> {
         match self.home {
-            Home::Unit => self.in_a_unit(dir, spec),
-            Home::Session => self.in_a_session(dir),
+            LaunchMode::Unit => self.in_a_unit(dir, spec),
+            LaunchMode::Session => self.in_a_session(dir),
         }
     }
 

@@ -1,13 +1,13 @@
-//! What a listener counts and knows for whoever watches the host, as Prometheus reads it. Pure.
+//! The listener's metrics, in the text form that Prometheus reads. Pure.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display};
 
 use jiff::Timestamp;
 
-use super::ledger::{Deployed, Ledger};
+use super::history::{Deployed, RequestHistory};
+use super::publisher::Link;
 use super::run::Spec;
-use super::voice::Link;
 use crate::protocol::{Commit, ErrorCode, Response, Status};
 
 /// The content type of [`Metrics::page`].
@@ -57,7 +57,7 @@ impl Metrics {
     }
 
     /// A run has ended, as the ledger has it.
-    pub(super) fn count_last(&mut self, ledger: &Ledger) {
+    pub(super) fn count_last(&mut self, ledger: &RequestHistory) {
         if let Some((_, Response { status, error, .. })) = ledger.last() {
             *self.runs.entry((*status, error.clone())).or_default() += 1;
         }
@@ -65,7 +65,7 @@ impl Metrics {
     }
 
     /// What is known of earlier runs, be they from before this process.
-    pub(super) fn recall(&mut self, ledger: &Ledger) {
+    pub(super) fn recall(&mut self, ledger: &RequestHistory) {
         self.deployed = ledger.last_deployed().cloned();
         self.last = ledger.last().and_then(|(spec, response)| LastRun::new(spec, response));
     }
@@ -77,7 +77,7 @@ impl Metrics {
 
     /// The text that Prometheus reads.
     pub(super) fn page(&self, seen: &Seen) -> String {
-        let mut page = Page(String::new());
+        let mut page = PrometheusText(String::new());
         page.gauge("build_info", "The listener that runs.", &[("version", env!("CARGO_PKG_VERSION"))], 1);
         page.gauge("connected", "Whether the connection to NATS stands.", &[], u8::from(self.link == Link::Up));
         page.family("runs_total", "counter", "Runs that have ended since the listener was started.");
@@ -114,9 +114,9 @@ impl LastRun {
 }
 
 /// Text in the format of Prometheus, with the name of this program before each metric.
-struct Page(String);
+struct PrometheusText(String);
 
-impl Page {
+impl PrometheusText {
     /// A metric that has but one value.
     fn gauge(&mut self, name: &str, help: &str, labels: &[(&str, &str)], value: impl Display) {
         self.family(name, "gauge", help);
@@ -175,7 +175,7 @@ mod tests {
     #[test]
     fn runs_are_counted_by_how_they_ended_and_the_last_one_is_shown() {
         let mut metrics = Metrics { link: Link::Up, ..Metrics::new() };
-        let mut ledger = Ledger::new("ns1".parse().unwrap());
+        let mut ledger = RequestHistory::new("ns1".parse().unwrap());
         let odd = ErrorCode::Other("a\"b\\\nc".to_owned());
         let runs =
             [(Status::Completed, None), (Status::Failed, Some(ErrorCode::BuildFailed)), (Status::Failed, Some(odd))];

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::launch::Launcher;
-use super::loss;
+use super::missing_result;
 use super::output::clean_lines;
 use super::run::{RunDir, RunResult, Spec};
 use super::verdict::Verdict;
@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 
 /// A run that goes on, as its files show it.
 #[derive(Debug)]
-pub(super) struct Watch {
+pub(super) struct Watcher {
     dir: RunDir,
     /// What it was at when it was last looked at.
     phase: Phase,
@@ -34,63 +34,63 @@ pub(super) struct Watch {
 
 /// What is new about a run.
 #[derive(Debug)]
-pub(super) enum News {
+pub(super) enum RunEvent {
     /// It came to another phase.
-    Phase(Watch),
+    Phase(Watcher),
     /// It is over.
-    Over(Over),
+    Finished(Finished),
 }
 
 /// That a run is over, or was never begun. As long as this exists, no process that comes too late takes it in hand.
 #[derive(Debug)]
-pub(super) struct Over {
+pub(super) struct Finished {
     _lock: Option<File>,
 }
 
 /// Why a run was not begun.
 #[derive(Debug)]
-pub(super) struct NotBegun {
+pub(super) struct StartError {
     error: io::Error,
-    _over: Over,
+    _over: Finished,
 }
 
 /// What is known about the host of a run when it is concluded.
 #[derive(Debug)]
-pub(super) struct Site {
+pub(super) struct HostContext {
     pub(super) boot_id: Option<String>,
     /// The commit that this listener brought to run before, for a system that does not say its own.
     pub(super) previous: Option<Commit>,
 }
 
 /// Makes the run durable, and then begins it. Blocks.
-pub(super) fn begin(launcher: &Launcher, dir: &RunDir, spec: &Spec) -> Result<Watch, NotBegun> {
+pub(super) fn begin(launcher: &Launcher, dir: &RunDir, spec: &Spec) -> Result<Watcher, StartError> {
     // The lock is given back before the launch: from there on it is the supervisor's.
     let begun = dir.create(spec).map(drop).and_then(|()| launcher.launch(dir, spec));
     match begun {
-        Ok(()) => Ok(Watch::new(dir.clone())),
+        Ok(()) => Ok(Watcher::new(dir.clone())),
         Err(error) => match dir.lock() {
-            // The run has been taken in hand all the same.
-            Err(held) if held.kind() == io::ErrorKind::WouldBlock => Ok(Watch::new(dir.clone())),
-            lock => Err(NotBegun { error, _over: Over { _lock: lock.ok() } }),
+            // The supervisor has taken the run anyway.
+            Err(held) if held.kind() == io::ErrorKind::WouldBlock => Ok(Watcher::new(dir.clone())),
+            lock => Err(StartError { error, _over: Finished { _lock: lock.ok() } }),
         },
     }
 }
 
 /// Whether a run from before is over, as far as that can be told at once.
-pub(super) fn over(dir: &RunDir, spec: &Spec, boot_id: Option<&str>) -> Option<Over> {
+pub(super) fn over(dir: &RunDir, spec: &Spec, boot_id: Option<&str>) -> Option<Finished> {
     ended(dir).or_else(|| {
-        let lock = loss::rebooted(spec, boot_id).then(|| dir.lock().ok()).flatten()?;
-        Some(Over { _lock: Some(lock) })
+        let lock = missing_result::rebooted(spec, boot_id).then(|| dir.lock().ok()).flatten()?;
+        Some(Finished { _lock: Some(lock) })
     })
 }
 
 /// Whether someone has said that the run ended. Then nobody is waited for who still has the lock: that may be a process
 /// which the program left behind on purpose.
-fn ended(dir: &RunDir) -> Option<Over> {
-    dir.has_ended().then(|| Over { _lock: dir.lock().ok() })
+fn ended(dir: &RunDir) -> Option<Finished> {
+    dir.has_ended().then(|| Finished { _lock: dir.lock().ok() })
 }
 
-impl Watch {
+impl Watcher {
     /// Watches the run in this directory.
     pub(super) fn new(dir: RunDir) -> Self {
         Self { phase: dir.phase(), dir, abandoned: None }
@@ -102,36 +102,36 @@ impl Watch {
     }
 
     /// Waits until there is something new.
-    pub(super) async fn news(mut self) -> News {
+    pub(super) async fn news(mut self) -> RunEvent {
         loop {
             if let Some(over) = ended(&self.dir).or_else(|| self.lost()) {
-                return News::Over(over);
+                return RunEvent::Finished(over);
             }
             let phase = self.dir.phase();
             if phase != self.phase {
                 self.phase = phase;
-                return News::Phase(self);
+                return RunEvent::Phase(self);
             }
             tokio::time::sleep(POLL).await;
         }
     }
 
     /// Whether nobody has had the run in hand for long enough.
-    fn lost(&mut self) -> Option<Over> {
+    fn lost(&mut self) -> Option<Finished> {
         let Ok(lock) = self.dir.lock() else {
             self.abandoned = None;
             return None;
         };
         let since = *self.abandoned.get_or_insert_with(Instant::now);
-        (since.elapsed() >= PATIENCE).then_some(Over { _lock: Some(lock) })
+        (since.elapsed() >= PATIENCE).then_some(Finished { _lock: Some(lock) })
     }
 }
 
 /// Puts together what is told of a run that is over, and keeps it.
-pub(super) fn conclude(_over: &Over, dir: &RunDir, spec: &Spec, site: Site) -> Response {
+pub(super) fn conclude(_over: &Finished, dir: &RunDir, spec: &Spec, site: HostContext) -> Response {
     let result = dir.result();
     let verdict = result.as_ref().map_or_else(
-        || Verdict::lost(loss::explain(spec, dir.phase(), site.boot_id.as_deref(), dir.unit_end().as_ref())),
+        || Verdict::lost(missing_result::explain(spec, dir.phase(), site.boot_id.as_deref(), dir.unit_end().as_ref())),
         |result| result.verdict.clone(),
     );
     let mut response = compose(spec, verdict);
@@ -159,7 +159,7 @@ pub(super) fn conclude(_over: &Over, dir: &RunDir, spec: &Spec, site: Site) -> R
 }
 
 /// What is told of a run that could not be begun.
-pub(super) fn not_begun(why: &NotBegun, dir: &RunDir, spec: &Spec) -> Response {
+pub(super) fn not_begun(why: &StartError, dir: &RunDir, spec: &Spec) -> Response {
     let verdict = Verdict::failed(ErrorCode::BuildFailed, format!("the run cannot be started: {}", why.error));
     let response = compose(spec, verdict);
     keep(dir, &response);
@@ -209,11 +209,11 @@ mod tests {
     async fn each_phase_is_news_and_the_end_is_the_last() {
         let (_folder, dir) = run();
         let lock = dir.lock().unwrap();
-        let watch = Watch::new(dir.clone());
+        let watch = Watcher::new(dir.clone());
         dir.write_phase(Phase::Activate).unwrap();
-        let News::Phase(watch) = watch.news().await else { panic!("it is not over") };
+        let RunEvent::Phase(watch) = watch.news().await else { panic!("it is not over") };
         fs::write(dir.path().join("result.json"), "").unwrap();
-        let News::Over(_over) = watch.news().await else { panic!("it has a result") };
+        let RunEvent::Finished(_over) = watch.news().await else { panic!("it has a result") };
         drop(lock);
     }
 
@@ -221,7 +221,7 @@ mod tests {
     async fn a_run_in_nobodys_hands_is_given_time_to_be_taken_up_and_is_then_over_for_good() {
         let (_folder, dir) = run();
         let began = Instant::now();
-        let News::Over(over) = Watch::new(dir.clone()).news().await else { panic!("nobody has it") };
+        let RunEvent::Finished(over) = Watcher::new(dir.clone()).news().await else { panic!("nobody has it") };
         assert!(began.elapsed() >= PATIENCE);
         assert!(dir.lock().is_err(), "who comes too late waits until it is concluded");
         drop(over);
@@ -231,7 +231,7 @@ mod tests {
     async fn a_run_in_somebodys_hands_goes_on_however_long_it_takes() {
         let (_folder, dir) = run();
         let _lock = dir.lock().unwrap();
-        tokio::time::timeout(100 * PATIENCE, Watch::new(dir).news()).await.unwrap_err();
+        tokio::time::timeout(100 * PATIENCE, Watcher::new(dir).news()).await.unwrap_err();
     }
 
     #[test]

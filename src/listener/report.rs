@@ -1,14 +1,14 @@
-//! What a listener answers when it is asked who is there.
+//! What a listener answers to a roll call.
 
 use std::path::PathBuf;
 
 use uuid::Uuid;
 
 use super::Config;
-use super::busy;
-use super::facts::configuration_revision;
+use super::activation_lock;
+use super::history::RequestHistory;
 use super::host::{Host, System};
-use super::ledger::Ledger;
+use super::snapshot::configuration_revision;
 use crate::clock;
 use crate::protocol::{Commit, DiscoveryAnswer, Feature, HostReport, Problem};
 
@@ -52,7 +52,7 @@ impl Reporter {
     }
 
     /// The answer as of now.
-    pub(super) async fn answer(&mut self, ledger: &Ledger, problems: Vec<Problem>) -> DiscoveryAnswer {
+    pub(super) async fn answer(&mut self, ledger: &RequestHistory, problems: Vec<Problem>) -> DiscoveryAnswer {
         let system = self.host.current();
         let said = match &system {
             Some(system) => self.revision_of(system).await,
@@ -72,7 +72,7 @@ impl Reporter {
             booted_system_differs: self.host.booted_system_differs(),
             uptime_s: self.host.uptime_s(),
             now: Some(clock::now()),
-            busy: ledger.holder().or_else(|| busy::activation(&self.root)).map(Box::new),
+            busy: ledger.holder().or_else(|| activation_lock::activation(&self.root)).map(Box::new),
             problems,
             ..self.fixed.clone()
         }))

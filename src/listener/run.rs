@@ -13,15 +13,15 @@ use serde::{Deserialize, Serialize};
 
 pub use self::dir::RunDir;
 pub(super) use self::dir::TAIL_BYTES;
-pub(super) use self::page::{Page, Part};
+pub(super) use self::page::{Part, PrometheusText};
 pub(super) use self::spare::prepare as prepare_spares;
 use super::Config;
-use super::facts::Facts;
 use super::output::clean;
 use super::rebuild_flag::RebuildFlag;
+use super::snapshot::SystemSnapshot;
 use super::verdict::Verdict;
 use crate::protocol::{
-    Action, Commit, FlakeAttr, FlakeUrl, Holder, HostName, ReplySubject, Request, RequestId, Revision,
+    Action, BusyWith, Commit, FlakeAttr, FlakeUrl, HostName, ReplySubject, Request, RequestId, Revision,
 };
 
 /// The longest that a host waits to be confirmed, whatever it is asked for: it takes no other request meanwhile.
@@ -70,7 +70,7 @@ pub struct Spec {
     pub confirm_timeout_ms: Option<u64>,
     /// Instead of a deployment: what the host is to return to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub return_to: Option<Box<ReturnTo>>,
+    pub return_to: Option<Box<RollbackTarget>>,
     /// What becomes of it when units of a user fail.
     #[serde(default)]
     pub user_units: UserUnits,
@@ -82,11 +82,11 @@ pub struct Spec {
 
 /// What a host is to return to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ReturnTo {
+pub struct RollbackTarget {
     /// The run before which it was so.
     pub run: String,
     /// What was so.
-    pub facts: Facts,
+    pub facts: SystemSnapshot,
     /// The commit that ran then, where that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<Commit>,
@@ -102,7 +102,7 @@ pub enum UserUnits {
     /// It has failed.
     #[default]
     Fail,
-    /// It has not, and tells of them.
+    /// It has not, and names them.
     Warn,
 }
 
@@ -116,7 +116,7 @@ pub struct RunResult {
     /// When it had ended.
     pub ended_at: Timestamp,
     /// What was so on the host at that time.
-    pub after: Facts,
+    pub after: SystemSnapshot,
     /// The last lines of the output, cleaned: the disk may have had no room for them.
     #[serde(default)]
     pub tail: Vec<String>,
@@ -132,7 +132,7 @@ pub struct Limits {
 }
 
 impl Spec {
-    /// What the request comes down to.
+    /// What the request asks for.
     pub(super) fn new(request: Request, config: &Config, accepted_at: Timestamp) -> Self {
         let confirm_timeout = request.confirm_timeout_s.map(Duration::from_secs);
         let confirm_timeout = confirm_timeout.map(|timeout| timeout.min(LONGEST_CONFIRMATION));
@@ -167,8 +167,8 @@ impl Spec {
     }
 
     /// The run as the reason why another one is refused.
-    pub(super) fn holder(&self) -> Holder {
-        Holder { id: self.key.clone(), operator: self.operator.clone(), since: self.accepted_at }
+    pub(super) fn holder(&self) -> BusyWith {
+        BusyWith { id: self.key.clone(), operator: self.operator.clone(), since: self.accepted_at }
     }
 }
 

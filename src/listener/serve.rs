@@ -14,26 +14,26 @@ use tokio::sync::Notify;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until, timeout};
 
-use self::course::{Mail, Stage, Step};
+use self::course::{DeliveryState, Stage, Step};
 use self::log::LogReaders;
 use self::roll_call::RollCalls;
+use super::activation_lock;
 use super::admission::{Decision, Refusal, addressed, decide};
 use super::allowance::Allowance;
-use super::busy;
+use super::history::RequestHistory;
 use super::host::Host;
 use super::inbox::{Inbox, Letter};
 use super::instance::Shelf;
 use super::launch::Launcher;
-use super::ledger::Ledger;
-use super::memory::{Memory, Recalled, Untold};
 use super::problems::Problems;
+use super::publisher::Publisher;
 use super::rebuild;
 use super::report::Reporter;
 use super::rights::Trial;
-use super::run::{ReturnTo, Spec};
-use super::signs::Signs;
+use super::run::{RollbackTarget, Spec};
+use super::state_dir::{RecoveredState, StateDir, Undelivered};
+use super::status_reporting::StatusReporting;
 use super::surroundings::{compare_clocks, look_for_programs};
-use super::voice::Voice;
 use super::{Config, ListenerError};
 use crate::bus::{BusEvent, Events, Lockout, Renewal};
 use crate::clock;
@@ -66,7 +66,7 @@ const SHOWN_BYTES: usize = 200;
 /// A listener at work.
 pub(super) struct Service {
     config: Config,
-    voice: Voice,
+    voice: Publisher,
     requests: Inbox,
     questions: Inbox,
     /// The server has answered by itself.
@@ -80,16 +80,16 @@ pub(super) struct Service {
     problems: Problems,
     answers: Allowance,
     lines: Allowance,
-    ledger: Ledger,
-    memory: Memory,
+    ledger: RequestHistory,
+    memory: StateDir,
     launcher: Launcher,
     boot_id: Option<String>,
     /// The ends of runs that the server does not have yet.
-    untold: Vec<Untold>,
+    untold: Vec<Undelivered>,
     /// Whether some of them are on their way.
-    mail: Mail,
+    mail: DeliveryState,
     reporter: Reporter,
-    signs: Signs,
+    signs: StatusReporting,
     stage: Stage,
     steps: JoinSet<Step>,
     heartbeat: Interval,
@@ -98,9 +98,9 @@ pub(super) struct Service {
 /// What was found on disk.
 #[derive(Debug)]
 pub(super) struct Past {
-    pub(super) memory: Memory,
-    pub(super) ledger: Ledger,
-    pub(super) recalled: Recalled,
+    pub(super) memory: StateDir,
+    pub(super) ledger: RequestHistory,
+    pub(super) recalled: RecoveredState,
 }
 
 /// What the loop waits for.
@@ -109,7 +109,7 @@ enum Input {
     Discover(Letter),
     Step(Result<Step, JoinError>),
     Heartbeat,
-    Pulse,
+    Watchdog,
     Bus(BusEvent),
     Echo,
     RightsKnown,
@@ -118,7 +118,7 @@ enum Input {
 
 impl Service {
     /// A service that knows what was found on disk; runs that go on are watched, those that are over concluded.
-    pub(super) fn new(config: Config, client: Client, renewal: Renewal, past: Past, signs: Signs) -> Self {
+    pub(super) fn new(config: Config, client: Client, renewal: Renewal, past: Past, signs: StatusReporting) -> Self {
         let Past { memory, ledger, recalled } = past;
         let boot_id = Host::new(config.root.clone()).boot_id();
         let instance = Shelf::of(&config, boot_id.as_deref()).instance();
@@ -127,7 +127,7 @@ impl Service {
             ledger,
             reporter: Reporter::new(&config, instance),
             heartbeat: heartbeat(config.heartbeat),
-            voice: Voice::new(client, renewal, &config, instance),
+            voice: Publisher::new(client, renewal, &config, instance),
             requests: Inbox::new(echo.clone()),
             questions: Inbox::new(echo.clone()),
             echo,
@@ -141,7 +141,7 @@ impl Service {
             launcher: Launcher::new(config.supervisor.clone(), &config.root),
             boot_id,
             untold: recalled.untold,
-            mail: Mail::Idle,
+            mail: DeliveryState::Idle,
             signs,
             stage: Stage::Idle,
             steps: JoinSet::new(),
@@ -172,7 +172,7 @@ impl Service {
         self.hear_questions().await?;
         look_for_programs(&self.config.flake, &mut self.problems);
         self.ask_flake(Duration::ZERO);
-        // Whoever waits may have missed what happened while nobody listened.
+        // The operators that wait may have missed what happened while no listener ran.
         self.tell_progress().await;
         self.deliver();
         self.signs.show(&self.ledger, self.voice.link);
@@ -184,7 +184,7 @@ impl Service {
                 Some(letter) = self.questions.next() => Input::Discover(letter),
                 Some(over) = self.steps.join_next() => Input::Step(over),
                 _ = self.heartbeat.tick(), if self.stage == Stage::Running => Input::Heartbeat,
-                () = self.signs.pulse.due() => Input::Pulse,
+                () = self.signs.pulse.due() => Input::Watchdog,
                 Some(event) = events.recv() => Input::Bus(event),
                 () = echo.notified() => Input::Echo,
                 () = sleep_until(trial_over), if self.trial.is_some() => Input::RightsKnown,
@@ -195,7 +195,7 @@ impl Service {
                 Input::Discover(letter) => self.discover(letter).await,
                 Input::Step(over) => self.step(over).await,
                 Input::Heartbeat => self.tell_progress().await,
-                Input::Pulse => self.signs.pulse.beat(),
+                Input::Watchdog => self.signs.pulse.beat(),
                 Input::Bus(event) => {
                     if let Err(error) = self.bus(event).await {
                         break Err(error);
@@ -219,7 +219,7 @@ impl Service {
             compare_clocks(*at, clock::now(), &mut self.problems);
         }
         let request = addressed(request, host, self.voice.rights, &self.ledger);
-        let elsewhere = || self.memory.damaged_holder().or_else(|| busy::activation(&self.config.root));
+        let elsewhere = || self.memory.damaged_holder().or_else(|| activation_lock::activation(&self.config.root));
         match decide(request, clock::now(), &self.ledger, elsewhere) {
             Decision::Accept(request) => self.accept(request).await,
             Decision::Answer { reply_to, state } => {
@@ -272,14 +272,14 @@ impl Service {
             }
         };
         self.ledger.accepted(spec.clone());
-        // Before anything that takes time: whoever waits shall know at once that it is heard.
+        // Before anything that takes time, so that the operator knows at once that the host has heard.
         self.tell_progress().await;
         self.stage = Stage::Beginning;
         let (launcher, dir) = (self.launcher.clone(), self.memory.run_dir(&spec.key));
         self.steps.spawn_blocking(move || Step::Begun(rebuild::begin(&launcher, &dir, &spec)));
     }
 
-    /// What a request comes down to here. An error is why there is nothing to return to.
+    /// The run that a request asks for on this host. The error says why there is nothing to return to.
     fn spec(&self, request: Request) -> Result<Spec, String> {
         let returns = request.returns.clone();
         let spec = Spec { boot_id: self.boot_id.clone(), ..Spec::new(request, &self.config, clock::now()) };
@@ -288,7 +288,8 @@ impl Service {
         let facts = self.memory.run_dir(run.as_str()).before();
         let facts = facts.ok_or_else(|| format!("what ran before {run} is not on record"))?;
         let revision = facts.revision.clone().or_else(|| end.previous_revision.clone());
-        let return_to = Some(Box::new(ReturnTo { run: run.to_string(), facts, revision, made: end.system.clone() }));
+        let return_to =
+            Some(Box::new(RollbackTarget { run: run.to_string(), facts, revision, made: end.system.clone() }));
         Ok(Spec { action, return_to, ..spec })
     }
 
@@ -326,7 +327,7 @@ impl Service {
         self.ledger.rejected(key, response);
     }
 
-    /// Tells how far the run is, to whoever asked for it.
+    /// Reports how far the run is to the operator that asked for it.
     async fn tell_progress(&self) {
         if let (Some(current), Some(state)) = (self.ledger.current(), self.ledger.current_state(clock::now())) {
             self.voice.say(&current.spec.reply_to, &self.with_phase(state)).await;
@@ -339,7 +340,7 @@ impl Service {
             Some(current) if state.status == Status::Started => {
                 let dir = self.memory.run_dir(&current.spec.key);
                 let phase = match dir.phase() {
-                    // Whoever is told of this phase confirms, and is answered: once is enough.
+                    // The operator that hears of this phase confirms, and is answered: once is enough.
                     Phase::Confirm if dir.is_confirmed() => Phase::Verify,
                     phase => phase,
                 };
@@ -360,7 +361,7 @@ impl Service {
         if let Some(current) = self.ledger.current() {
             tracing::info!(key = current.spec.key, "the run goes on without this listener");
         }
-        while self.mail == Mail::OnItsWay
+        while self.mail == DeliveryState::OnItsWay
             && let Ok(Some(step)) = timeout(DELIVER_WITHIN, self.steps.join_next()).await
         {
             self.step(step).await;

@@ -9,15 +9,15 @@
 
 mod activation;
 mod baseline;
-mod bounds;
 mod changes;
 mod confirmation;
 mod deployment;
 mod log;
 mod order;
+mod process_tree;
 mod program;
-mod tree;
-mod way_back;
+mod rollback;
+mod stop_signal;
 
 use std::fs::File;
 use std::io;
@@ -25,18 +25,18 @@ use std::time::Duration;
 
 use rustix::io::{FdFlags, fcntl_setfd};
 
-use self::bounds::Bounds;
 use self::deployment::Deployment;
 use self::log::Log;
-use self::program::Keeper;
-use self::tree::Tree;
+use self::process_tree::ProcessTree;
+use self::program::ProcessRunner;
+use self::stop_signal::StopSignal;
 use super::host::Host;
 pub use super::run::RunDir;
 use super::unit::UnitEnd;
 use crate::notify::Notifier;
 
-/// Carries out a run that is written down, and writes down how it ended. Whoever started this process is told once it has
-/// the run in hand.
+/// Carries out a run that is written down, and writes down how it ended. The process that started this one is told once it
+/// has the run in hand.
 pub async fn supervise(dir: RunDir, starter: &Notifier) -> io::Result<()> {
     let spec = dir.spec()?;
     let _lock = take_in_hand(&dir)?;
@@ -49,10 +49,10 @@ pub async fn supervise(dir: RunDir, starter: &Notifier) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
 
-    let keeper = Keeper {
-        // Heard from before any program runs: whoever ends this process means what it has started too.
-        bounds: Bounds::of(Duration::from_millis(spec.timeout_ms))?,
-        tree: Tree::new()?,
+    let keeper = ProcessRunner {
+        // Heard from before any program runs: a signal to this process is meant for what it has started, too.
+        bounds: StopSignal::of(Duration::from_millis(spec.timeout_ms))?,
+        tree: ProcessTree::new()?,
         grace: Duration::from_millis(spec.grace_ms),
         log: Log::create(&dir),
         activation: None,

@@ -11,9 +11,9 @@ mod success;
 
 use serde::{Deserialize, Serialize};
 
-use super::facts::Facts;
 use super::output::switch::{self, BootLoader};
 use super::run::Spec;
+use super::snapshot::SystemSnapshot;
 use crate::protocol::{ErrorCode, Phase, Status};
 
 /// The exit code of `switch-to-configuration` when units failed.
@@ -50,9 +50,9 @@ pub(super) struct Evidence<'a> {
     /// What it was at.
     pub(super) phase: Phase,
     /// What was so on the host before.
-    pub(super) before: &'a Facts,
+    pub(super) before: &'a SystemSnapshot,
     /// What was so on the host after it.
-    pub(super) after: &'a Facts,
+    pub(super) after: &'a SystemSnapshot,
     /// The store path of what was built, where that is known.
     pub(super) built: Option<&'a str>,
     /// The cleaned lines of its output.
@@ -141,7 +141,7 @@ impl Verdict {
     }
 }
 
-/// Whether a run that did not do what was asked may have changed the host all the same.
+/// Whether a run that did not do what was asked may still have changed the host.
 pub(super) fn left_traces(verdict: &Verdict, Evidence { phase, before, after, lines, .. }: &Evidence<'_>) -> bool {
     let moved = before.current_path() != after.current_path() || before.profile_path() != after.profile_path();
     let judged = matches!(verdict.error, Some(ErrorCode::ActivationFailed | ErrorCode::VerifyFailed));

@@ -11,7 +11,7 @@ use super::redact::Redactor;
 use super::settings::{Credential, Settings};
 use crate::bus::{self, Bus};
 use crate::operator::journal::{JournalError, Recorded};
-use crate::plan::FrozenPlan;
+use crate::plan::ResolvedPlan;
 use crate::protocol::Tier;
 use crate::rollout::{Outcome, Rollout, Summary};
 
@@ -127,12 +127,12 @@ pub(super) fn is_resumable(recorded: &Recorded) -> bool {
 }
 
 /// Whether a plan has hosts of the test tier only, by what they say and by the subjects that reach them.
-pub(super) fn touches_test_only(plan: &FrozenPlan) -> bool {
+pub(super) fn touches_test_only(plan: &ResolvedPlan) -> bool {
     beyond_test(plan).next().is_none()
 }
 
 /// The tiers other than test that a plan reaches, with a host of each.
-pub(super) fn beyond_test(plan: &FrozenPlan) -> impl Iterator<Item = (&crate::protocol::HostName, Tier)> {
+pub(super) fn beyond_test(plan: &ResolvedPlan) -> impl Iterator<Item = (&crate::protocol::HostName, Tier)> {
     plan.hosts().flat_map(|host| {
         let by_subject = host.subject().target().ok().and_then(|target| target.tier());
         let tiers = std::iter::once(host.tier).chain(by_subject);
@@ -142,7 +142,7 @@ pub(super) fn beyond_test(plan: &FrozenPlan) -> impl Iterator<Item = (&crate::pr
 
 /// Makes sure that a plan has no host that the credential is not for. The NATS server would refuse such a request, but only
 /// after the hosts before it were deployed.
-pub(super) fn within_reach(credential: Credential, plan: &FrozenPlan) -> Result<(), ToolError> {
+pub(super) fn within_reach(credential: Credential, plan: &ResolvedPlan) -> Result<(), ToolError> {
     match beyond_test(plan).next().filter(|_| credential == Credential::Test) {
         None => Ok(()),
         Some((host, tier)) => Err(wrong_tier(host, tier, Tier::Test)),

@@ -10,8 +10,8 @@ use crate::bus::BusError;
 use crate::operator::FleetError;
 use crate::operator::journal::JournalError;
 use crate::operator::plan_file::PlanFileError;
-use crate::operator::prepare::{Obstacle, PrepareError};
-use crate::plan::PlanMistakes;
+use crate::operator::prepare::{PreflightError, PrepareError};
+use crate::plan::PlanErrors;
 use crate::text::safe;
 
 /// An error that the assistant can do something about. It is text only: clients that find structured content beside it do
@@ -120,9 +120,9 @@ impl From<PrepareError> for ToolError {
     }
 }
 
-impl From<PlanMistakes> for ToolError {
+impl From<PlanErrors> for ToolError {
     /// All mistakes at once, each with what to do about it.
-    fn from(mistakes: PlanMistakes) -> Self {
+    fn from(mistakes: PlanErrors) -> Self {
         let told = mistakes.iter().map(|mistake| match mistake.help() {
             Some(help) => format!("{mistake} ({help})"),
             None => mistake.to_string(),
@@ -140,12 +140,12 @@ impl From<PlanFileError> for ToolError {
     }
 }
 
-impl From<Obstacle> for ToolError {
-    fn from(error: Obstacle) -> Self {
+impl From<PreflightError> for ToolError {
+    fn from(error: PreflightError) -> Self {
         match &error {
-            Obstacle::AnotherRollout(_) => Self::new("another_rollout", error.to_string())
+            PreflightError::AnotherRollout(_) => Self::new("another_rollout", error.to_string())
                 .next("nothing was sent; wait until it is over, then call again"),
-            Obstacle::Downgrade { .. } => Self::new("downgrade", error.to_string())
+            PreflightError::Downgrade { .. } => Self::new("downgrade", error.to_string())
                 .next("nothing was sent; deploy a later commit, or call deploy with allow_downgrade: true or rollback where going back is meant"),
         }
     }

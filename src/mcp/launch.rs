@@ -19,7 +19,7 @@ use super::follow::WaitUntil;
 use super::progress::Progress;
 use super::settings::Credential;
 use crate::operator::detach::{Background, DetachError};
-use crate::operator::{Kind, Part, Prepared, RollCalled, Wanted};
+use crate::operator::{Discovered, Kind, Part, PrepareOptions, Prepared};
 use crate::plan::{Plan, Selector, Settings, Wave};
 use crate::protocol::{Revision, Role, RolloutId, Target, Tier};
 use crate::report;
@@ -83,8 +83,8 @@ impl Intent for Unwritten {
 
 impl Context {
     /// What is to be rolled out, before it is known which hosts are there.
-    pub(super) fn wanted(&self, plan: Plan, source: Option<PlanSource>, revision: Revision) -> Wanted {
-        Wanted {
+    pub(super) fn wanted(&self, plan: Plan, source: Option<PlanSource>, revision: Revision) -> PrepareOptions {
+        PrepareOptions {
             plan,
             // What is no plan is said in one line, as `deploy` says it.
             even_if_current: source.is_none(),
@@ -104,7 +104,7 @@ impl Context {
     pub(super) async fn prepare(
         &self,
         credential: Credential,
-        wanted: Wanted,
+        wanted: PrepareOptions,
         until: Instant,
     ) -> Result<Prepared, ToolError> {
         let prepared = async {
@@ -161,9 +161,9 @@ impl Context {
         prepared: &'a Prepared,
         intent: &'a impl Intent,
     ) -> Result<Question<'a>, ToolError> {
-        prepared.yield_to_others()?;
+        prepared.check_no_other_rollout()?;
         if launch.downgrade == Downgrade::Refused {
-            prepared.go_forward(&Tier::ALL)?;
+            prepared.check_not_downgrade(&Tier::ALL)?;
         }
         let Launch { call: ToolCall { tool, arguments, .. }, phrase, plan_hash, .. } = launch;
         let question = Question::about(tool, arguments, phrase, &prepared.rollout, &prepared.ahead);
@@ -186,13 +186,13 @@ impl Context {
 
 /// A plan of one wave that no one wrote down.
 pub(super) fn one_wave(name: &str, targets: Vec<Target>, settings: Settings) -> Wave {
-    let selector = |target| crate::plan::At::nowhere(Selector { text: name.to_owned(), target });
-    let name = crate::plan::At::nowhere(name.to_owned());
+    let selector = |target| crate::plan::Spanned::nowhere(Selector { text: name.to_owned(), target });
+    let name = crate::plan::Spanned::nowhere(name.to_owned());
     Wave { name, targets: targets.into_iter().map(selector).collect(), exclude: Vec::new(), settings }
 }
 
 /// Makes sure that each host and role that was asked for is there. A mistyped name is told as that, with the right ones.
-fn check_targets(plan: &Plan, called: &RollCalled) -> Result<(), ToolError> {
+fn check_targets(plan: &Plan, called: &Discovered) -> Result<(), ToolError> {
     let reports = || called.hosts.iter().map(|answer| &answer.report);
     for selector in plan.waves.iter().flat_map(|wave| &wave.targets) {
         match &selector.value.target {

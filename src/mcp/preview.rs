@@ -7,14 +7,14 @@ use super::answer::Answer;
 use super::redact::Redactor;
 use super::status::{BY_REPOSITORY, MAX_HOSTS, MAX_WAVES};
 use crate::operator::Prepared;
-use crate::plan::{FrozenHost, FrozenPlan, FrozenWave};
+use crate::plan::{ResolvedHost, ResolvedPlan, ResolvedWave};
 use crate::protocol::{HostName, Tier};
 
 /// What a plan means now; `hash` changes when that does.
 pub(super) fn preview(prepared: &Prepared, hash: &str, redactor: &Redactor) -> Answer {
     let Prepared { rollout, warnings, ahead, .. } = prepared;
     let plan = &rollout.plan;
-    let host = |wave: &FrozenWave, host: &FrozenHost| {
+    let host = |wave: &ResolvedWave, host: &ResolvedHost| {
         let goes_back = ahead.contains(&host.hostname).then_some("goes back");
         json!({
             "hostname": host.hostname.as_str(),
@@ -45,8 +45,8 @@ pub(super) fn preview(prepared: &Prepared, hash: &str, redactor: &Redactor) -> A
     Answer::fitting(told, "hosts")
 }
 
-fn waves_of(plan: &FrozenPlan, redactor: &Redactor) -> Vec<Value> {
-    let wave = |(index, wave): (usize, &FrozenWave)| {
+fn waves_of(plan: &ResolvedPlan, redactor: &Redactor) -> Vec<Value> {
+    let wave = |(index, wave): (usize, &ResolvedWave)| {
         let limits = &wave.limits;
         json!({
             "name": redactor.first(&wave.name, 80),

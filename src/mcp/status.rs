@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::redact::Redactor;
-use crate::plan::FrozenWave;
+use crate::plan::ResolvedWave;
 use crate::protocol::{Action, HostName, Phase};
 use crate::report::{self, Style, describe};
 use crate::rollout::summary::{HostState, HostView, WaveState, WaveView};
@@ -181,7 +181,7 @@ fn urgency(host: &HostView) -> u8 {
     }
 }
 
-fn told_wave(view: &WaveView, wave: &FrozenWave, redactor: &Redactor) -> Value {
+fn told_wave(view: &WaveView, wave: &ResolvedWave, redactor: &Redactor) -> Value {
     let (state, why) = match &view.state {
         WaveState::Pending => ("pending", None),
         WaveState::AwaitingConfirmation => ("awaiting_confirmation", None),

@@ -1,6 +1,6 @@
 //! How what a key may do differs from what it needs.
 
-use super::{Holder, Permissions, Strictness, answers_of, deployer};
+use super::{Permissions, Principal, Strictness, answers_of, deployer};
 use crate::protocol::{SubjectError, Tier};
 
 /// What a credential needs a permission for.
@@ -60,7 +60,7 @@ impl Permissions {
     }
 }
 
-impl Holder {
+impl Principal {
     /// What a key of this holder has to be allowed, one by one.
     pub fn needs(&self) -> Result<Vec<Permission>, SubjectError> {
         let permissions = match self {
@@ -152,8 +152,8 @@ mod tests {
         Permissions { publish: list(publish), subscribe: list(subscribe), ..Permissions::default() }
     }
 
-    fn ns1() -> Holder {
-        Holder::Listener("prod.ns1.dns".parse().unwrap())
+    fn ns1() -> Principal {
+        Principal::Listener("prod.ns1.dns".parse().unwrap())
     }
 
     #[test]
@@ -169,11 +169,12 @@ mod tests {
 
     #[test]
     fn what_is_printed_has_no_deviations_and_is_known_by_its_holder() {
-        for holder in [ns1(), Holder::TestDeployer, Holder::Admin, Holder::Listener("test.a".parse().unwrap())] {
+        for holder in [ns1(), Principal::TestDeployer, Principal::Admin, Principal::Listener("test.a".parse().unwrap())]
+        {
             for strictness in [Strictness::Strict, Strictness::Compatible] {
                 let printed = holder.permissions(strictness).unwrap();
                 assert_eq!(printed.deviations_from(&printed), [], "{holder} {strictness:?}");
-                assert_eq!(Holder::guess(&printed), Some(holder.clone()), "{strictness:?}");
+                assert_eq!(Principal::guess(&printed), Some(holder.clone()), "{strictness:?}");
             }
         }
     }
@@ -185,7 +186,7 @@ mod tests {
             &["deploy.responses.>", "deploy.discover"],
             &["deploy.prod.ns1", "deploy.prod.all", "deploy.discover", "deploy.prod.role.dns"],
         );
-        assert_eq!(Holder::guess(&predecessors), Some(ns1()));
+        assert_eq!(Principal::guess(&predecessors), Some(ns1()));
         insta::assert_debug_snapshot!(predecessors.deviations_from(&strict), @r#"
         [
             Exceeds(
@@ -208,9 +209,9 @@ mod tests {
             ),
         ]
         "#);
-        let mut open = Holder::TestDeployer.permissions(Strictness::Compatible).unwrap();
+        let mut open = Principal::TestDeployer.permissions(Strictness::Compatible).unwrap();
         open.never_subscribe.clear();
-        let needed = Holder::TestDeployer.permissions(Strictness::Compatible).unwrap();
+        let needed = Principal::TestDeployer.permissions(Strictness::Compatible).unwrap();
         insta::assert_debug_snapshot!(open.deviations_from(&needed), @r#"
         [
             Exceeds(
@@ -225,7 +226,7 @@ mod tests {
 
     #[test]
     fn what_a_key_needs_is_never_what_it_must_not_have() {
-        for holder in [ns1(), Holder::TestDeployer, Holder::Admin] {
+        for holder in [ns1(), Principal::TestDeployer, Principal::Admin] {
             let (needs, must_not) = (holder.needs().unwrap(), holder.must_not().unwrap());
             let permitted = holder.permissions(Strictness::Strict).unwrap();
             for (operation, subject) in &needs {
@@ -234,7 +235,7 @@ mod tests {
             for (operation, subject) in &must_not {
                 assert!(!any_covers(permitted.of(*operation).0, &sample(subject, "x")), "{holder} {subject}");
             }
-            assert_eq!(must_not.is_empty(), holder == Holder::Admin);
+            assert_eq!(must_not.is_empty(), holder == Principal::Admin);
         }
     }
 }

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use serde::Deserialize;
 use thiserror::Error;
 
-use super::{Holder, ListenerName, PublicKey, PublicKeyError, User};
+use super::{ListenerName, Principal, PublicKey, PublicKeyError, User};
 use crate::protocol::{HostName, Role, Tier};
 
 /// What the file says at its top.
@@ -20,7 +20,7 @@ pub struct Fleet {
     /// The hosts, in the order of the file.
     pub hosts: Vec<(ListenerName, PublicKey)>,
     /// The operators: name, what they may do, key.
-    pub operators: Vec<(String, Holder, PublicKey)>,
+    pub operators: Vec<(String, Principal, PublicKey)>,
 }
 
 /// Why a text is no such list. No text of these repeats a value of the file: one may be a seed.
@@ -85,7 +85,7 @@ impl Fleet {
             Ok((ListenerName { tier, hostname: name, role }, key))
         };
         let operator = |OperatorEntry { name, deploys_to, key: text }: OperatorEntry| {
-            let holder = if matches!(deploys_to, Reach::All) { Holder::Admin } else { Holder::TestDeployer };
+            let holder = if matches!(deploys_to, Reach::All) { Principal::Admin } else { Principal::TestDeployer };
             let key = key(&name, &text)?;
             Ok((name, holder, key))
         };
@@ -97,13 +97,13 @@ impl Fleet {
 
     /// The users of the server.
     pub fn users(&self) -> Vec<User> {
-        let hosts = self.hosts.iter().map(|(name, key)| (Holder::Listener(name.clone()), key));
+        let hosts = self.hosts.iter().map(|(name, key)| (Principal::Listener(name.clone()), key));
         let operators = self.operators.iter().map(|(_, holder, key)| (holder.clone(), key));
         hosts.chain(operators).map(|(holder, key)| User { holder, key: key.clone() }).collect()
     }
 
     /// Whose key this is.
-    pub fn holder(&self, key: &str) -> Option<Holder> {
+    pub fn holder(&self, key: &str) -> Option<Principal> {
         self.users().into_iter().find(|user| user.key.to_string() == key).map(|user| user.holder)
     }
 
@@ -122,7 +122,7 @@ impl Fleet {
             let _ = write!(text, "\n[[host]]\nname = {name:?}\ntier = \"{tier}\"\n{role}key = \"{key}\"\n");
         }
         for (name, holder, key) in &self.operators {
-            let reach = if *holder == Holder::Admin { "all" } else { "test" };
+            let reach = if *holder == Principal::Admin { "all" } else { "test" };
             let _ = write!(text, "\n[[operator]]\nname = {name:?}\ndeploys_to = \"{reach}\"\nkey = \"{key}\"\n");
         }
         text
@@ -144,8 +144,8 @@ mod tests {
         Fleet {
             hosts: vec![("test.test1".parse().unwrap(), key(1)), ("prod.ns1.dns".parse().unwrap(), key(2))],
             operators: vec![
-                ("operator".to_owned(), Holder::Admin, key(3)),
-                ("assistant".to_owned(), Holder::TestDeployer, key(4)),
+                ("operator".to_owned(), Principal::Admin, key(3)),
+                ("assistant".to_owned(), Principal::TestDeployer, key(4)),
             ],
         }
     }
@@ -179,7 +179,7 @@ mod tests {
         "#);
         assert_eq!(Fleet::parse(&fleet().text()), Ok(fleet()));
         let holder = fleet().holder(&pair(2).public_key());
-        assert_eq!(holder, Some(Holder::Listener("prod.ns1.dns".parse().unwrap())));
+        assert_eq!(holder, Some(Principal::Listener("prod.ns1.dns".parse().unwrap())));
     }
 
     #[test]

@@ -256,7 +256,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::nats_config::{Holder, Strictness, User, authorization};
+    use crate::nats_config::{Principal, Strictness, User, authorization};
 
     fn read(text: &str) -> Result<ServerFile, ServerFileError> {
         ServerFile::parse(text, &|name| match name {
@@ -277,7 +277,7 @@ mod tests {
     #[test]
     fn what_is_printed_is_read_as_it_is_meant() {
         let key = || nkeys::KeyPair::new_user().public_key().parse().unwrap();
-        let holders = [Holder::Listener("prod.ns1.dns".parse().unwrap()), Holder::TestDeployer, Holder::Admin];
+        let holders = [Principal::Listener("prod.ns1.dns".parse().unwrap()), Principal::TestDeployer, Principal::Admin];
         let users = holders.map(|holder| User { holder, key: key() });
         for strictness in [Strictness::Strict, Strictness::Compatible] {
             let text = format!("port: 4222\nmax_payload = 256K\n{}", authorization(&users, strictness).unwrap());

@@ -9,7 +9,7 @@ use tokio::io::AsyncReadExt;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-use crate::plan::{Check, FrozenWave};
+use crate::plan::{Check, ResolvedWave};
 use crate::process_group::Group;
 use crate::rollout::Rollout;
 use crate::text::safe;
@@ -18,7 +18,7 @@ use crate::text::safe;
 const TAIL_BYTES: usize = 1024;
 
 /// Runs the check of a wave; an error says in words why the wave is not healthy.
-pub async fn run_check(rollout: &Rollout, wave: &FrozenWave, check: &Check) -> Result<(), String> {
+pub async fn run_check(rollout: &Rollout, wave: &ResolvedWave, check: &Check) -> Result<(), String> {
     let Some((program, arguments)) = check.command.split_first() else {
         return Err("the check names no program".to_owned());
     };

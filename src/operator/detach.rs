@@ -1,4 +1,4 @@
-//! Rollouts in the background: another process of this program, out of reach of whoever prepared them.
+//! Rollouts in the background: another process of this program, out of reach of the process that prepared them.
 
 use std::ffi::OsString;
 use std::fs::File;

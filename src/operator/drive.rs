@@ -1,6 +1,6 @@
 //! The one loop that drives a machine: effects out, then whatever happens next in.
 
-mod books;
+mod recorder;
 
 use std::future::Future;
 use std::io;
@@ -13,9 +13,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
-use self::books::Books;
+use self::recorder::Recorder;
 use super::check::run_check;
-use super::fleet::{Fleet, News, Order};
+use super::fleet::{Fleet, FleetEvent, Outbound};
 use super::journal::Journal;
 use crate::bus::Violation;
 use crate::clock;
@@ -38,10 +38,10 @@ const CATCH_UP: Duration = Duration::from_millis(250);
 /// Everything that a machine needs around it.
 pub struct Drive<'a> {
     fleet: Fleet,
-    books: Books<'a>,
+    books: Recorder<'a>,
     interrupts: mpsc::Receiver<Interrupt>,
     confirm: Confirm<'a>,
-    chores: JoinSet<Input>,
+    tasks: JoinSet<Input>,
     began: Instant,
     /// Why nothing can be recorded any more.
     unrecorded: Option<DriveError>,
@@ -81,8 +81,8 @@ impl<'a> Drive<'a> {
         interrupts: mpsc::Receiver<Interrupt>,
         confirm: Confirm<'a>,
     ) -> Self {
-        let (books, chores) = (Books::new(journal, reporters), JoinSet::new());
-        Self { fleet, books, interrupts, confirm, chores, began: Instant::now(), unrecorded: None }
+        let (books, tasks) = (Recorder::new(journal, reporters), JoinSet::new());
+        Self { fleet, books, interrupts, confirm, tasks, began: Instant::now(), unrecorded: None }
     }
 
     /// Drives the machine until its rollout has ended.
@@ -124,12 +124,12 @@ impl<'a> Drive<'a> {
                     let now = self.now(machine);
                     for item in news.drain(..) {
                         match item {
-                            News::Input(input) => machine.handle(now, input),
-                            News::Refused(violation) => return Err(DriveError::Refused(violation)),
+                            FleetEvent::Input(input) => machine.handle(now, input),
+                            FleetEvent::Refused(violation) => return Err(DriveError::Refused(violation)),
                         }
                     }
                 }
-                Some(done) = self.chores.join_next() => {
+                Some(done) = self.tasks.join_next() => {
                     let input = done.unwrap_or_else(|error| Input::CheckDone(Err(format!("it panicked: {error}"))));
                     self.tell(machine, input);
                 }
@@ -184,23 +184,23 @@ impl<'a> Drive<'a> {
             match effect {
                 Effect::Report(event) => {
                     self.books.take(&event, machine.state()).map_err(DriveError::Journal)?;
-                    orders.extend(announcement(&event, machine.state()).map(Order::Announce));
+                    orders.extend(announcement(&event, machine.state()).map(Outbound::Announce));
                 }
                 // To a host whose request was held back a question would be the order itself.
                 Effect::Send(_) | Effect::AskState(_) if self.unrecorded.is_some() => {}
                 Effect::Send(dispatch) | Effect::AskState(dispatch) | Effect::Confirm(dispatch) => {
-                    orders.push(Order::Publish(dispatch));
+                    orders.push(Outbound::Publish(dispatch));
                 }
-                Effect::CallRoll => orders.push(Order::CallRoll),
+                Effect::CallRoll => orders.push(Outbound::CallRoll),
                 Effect::Ask(wave) => {
                     // What led to the question is seen before it.
                     self.books.sync().map_err(DriveError::Journal)?;
                     let answer = (self.confirm)(machine.state(), wave);
-                    self.chores.spawn(async { Input::Answer(answer.await) });
+                    self.tasks.spawn(async { Input::Answer(answer.await) });
                 }
                 Effect::RunCheck(wave) => {
                     if let Some(rollout) = machine.state().rollout.clone() {
-                        self.chores.spawn(async move { Input::CheckDone(check_wave(&rollout, wave).await) });
+                        self.tasks.spawn(async move { Input::CheckDone(check_wave(&rollout, wave).await) });
                     }
                 }
             }

@@ -1,6 +1,6 @@
 //! The flake in which a revision is looked up, where neither the plan nor the operator names one: that of the hosts.
 //!
-//! What hosts name is not contacted before somebody on this side has accepted it: whoever chooses the flake chooses what
+//! The operator's machine contacts no URL that hosts name before the operator has accepted it: the flake decides what
 //! all hosts run, and which server the operator's machine talks to. An accepted URL is remembered for the fleet.
 
 use std::collections::BTreeMap;
@@ -46,7 +46,7 @@ pub enum FlakeError {
     /// Nobody has accepted it.
     #[error("the hosts name the flake {url}, which was not accepted{}", before(.was.as_ref()))]
     #[diagnostic(help(
-        "whoever chooses the flake chooses what the hosts run: look at the URL, then add --accept-flake {url}, or set `flake` \
+        "the flake decides what the hosts run: look at the URL, then add --accept-flake {url}, or set `flake` \
          in the plan; a full commit id of 40 digits needs no lookup"
     ))]
     NotAccepted {

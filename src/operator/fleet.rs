@@ -3,10 +3,10 @@
 mod answers;
 mod expected;
 mod known_hosts;
-mod link;
 mod log;
 mod presence;
 mod roll_call;
+mod task;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,9 +18,9 @@ use tokio::sync::mpsc::error::SendError;
 use tokio::sync::{Notify, mpsc};
 
 pub use self::known_hosts::{KnownHosts, fleet_name};
-pub use self::link::Link;
 pub use self::log::{LogError, LogReader};
-pub use self::roll_call::{Awaited, Purpose, RollCall, RollCalled, SilentHost};
+pub use self::roll_call::{Awaited, Discovered, Purpose, RollCall, SilentHost};
+pub use self::task::FleetTask;
 use crate::bus::Violation;
 use crate::protocol::{RolloutReport, Subject, Tier};
 use crate::rollout::{Dispatch, Input};
@@ -34,29 +34,29 @@ pub struct Fleet {
     /// What is to be said.
     pub orders: OrderSender,
     /// What is heard.
-    pub news: mpsc::Receiver<News>,
+    pub news: mpsc::Receiver<FleetEvent>,
 }
 
-/// The other ends: those of [`Link::serve`], or of a test.
+/// The other ends: those of [`FleetTask::serve`], or of a test.
 #[derive(Debug)]
 pub struct FleetEnd {
     /// What is to be said.
     pub orders: OrderReceiver,
     /// What is heard.
-    pub news: mpsc::Sender<News>,
+    pub news: mpsc::Sender<FleetEvent>,
 }
 
 /// Where the executor puts what is to be said. There is always room, so that the two sides never wait for each other.
 #[derive(Debug)]
 pub struct OrderSender {
-    orders: mpsc::UnboundedSender<Order>,
+    orders: mpsc::UnboundedSender<Outbound>,
     waiting: Arc<Waiting>,
 }
 
 /// Where it is taken from.
 #[derive(Debug)]
 pub struct OrderReceiver {
-    orders: mpsc::UnboundedReceiver<Order>,
+    orders: mpsc::UnboundedReceiver<Outbound>,
     waiting: Arc<Waiting>,
 }
 
@@ -69,25 +69,25 @@ struct Waiting {
 
 /// Something to be said.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Order {
+pub enum Outbound {
     /// Publish a request.
     Publish(Dispatch),
     /// Ask every host whether it is there.
     CallRoll,
-    /// Tell other operators who ask who is there that this rollout runs: for each of its tiers what concerns that one.
+    /// Tell other operators, when they call the roll, that this rollout runs: for each tier what concerns that one.
     Announce(Vec<RolloutReport>),
 }
 
 /// Something that was heard.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum News {
+pub enum FleetEvent {
     /// It is for the executor.
     Input(Input),
     /// The server refuses something that the rollout cannot do without.
     Refused(Violation),
 }
 
-/// Where a rollout asks who is there, and for how long it listens.
+/// Where the roll is called, and for how long answers are awaited.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Discovery {
     /// The subject to ask on; hosts of one tier are asked on one below it as well.
@@ -123,7 +123,7 @@ impl Fleet {
 
 impl OrderSender {
     /// Has something said; an error when there is nobody any more who would.
-    pub fn send(&self, order: Order) -> Result<(), SendError<Order>> {
+    pub fn send(&self, order: Outbound) -> Result<(), SendError<Outbound>> {
         self.waiting.count.fetch_add(1, Ordering::Relaxed);
         self.orders.send(order)
     }
@@ -138,7 +138,7 @@ impl OrderSender {
 
 impl OrderReceiver {
     /// What is to be said next; nothing any more when the executor is gone.
-    pub async fn recv(&mut self) -> Option<Order> {
+    pub async fn recv(&mut self) -> Option<Outbound> {
         let order = self.orders.recv().await?;
         if self.waiting.count.fetch_sub(1, Ordering::Relaxed) == 1 {
             self.waiting.none.notify_one();
@@ -170,7 +170,7 @@ pub enum FleetError {
         violation: Violation,
     },
     /// The connection ended in the middle.
-    #[error("the connection to NATS was lost while hosts were asked who is there")]
+    #[error("the connection to NATS was lost during the roll call")]
     #[diagnostic(help("nothing was deployed; try again when the server is back"))]
     Disconnected,
 }

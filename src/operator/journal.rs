@@ -1,4 +1,4 @@
-//! The record of a rollout: one JSON object a line, written and synced before anything that it tells of leaves.
+//! The record of a rollout: one JSON object a line, written and synced before anything that it describes is sent.
 //!
 //! What a rollout has come to is the fold of its journal, so that another process can show it, or take it up where a
 //! crash left it. While a rollout runs, its process holds a lock on the file.

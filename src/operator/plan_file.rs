@@ -7,7 +7,7 @@ use miette::Diagnostic;
 use thiserror::Error;
 use uuid::Uuid;
 
-use crate::plan::{Plan, PlanMistakes};
+use crate::plan::{Plan, PlanErrors};
 use crate::rollout::PlanSource;
 
 /// The largest plan that is read, in bytes.
@@ -36,7 +36,7 @@ pub enum PlanFileError {
     /// It says something else than a plan does.
     #[error(transparent)]
     #[diagnostic(transparent)]
-    Mistakes(PlanMistakes),
+    Mistakes(PlanErrors),
 }
 
 impl PlanFile {
@@ -58,7 +58,7 @@ impl PlanFile {
 
     /// Mistakes that were found only when the hosts were known, with their places in the file.
     #[must_use]
-    pub fn place(&self, mistakes: PlanMistakes) -> PlanMistakes {
+    pub fn place(&self, mistakes: PlanErrors) -> PlanErrors {
         mistakes.named(&self.name, &self.text)
     }
 }

@@ -1,4 +1,4 @@
-//! What it takes to know what a plan comes down to now. Nothing is deployed.
+//! Preparing a rollout: which hosts, which commit, which warnings. Nothing is deployed.
 
 mod remembered;
 
@@ -14,24 +14,24 @@ use uuid::Uuid;
 
 use self::remembered::remember;
 use super::flake::{FlakeError, FlakeRules, Need};
-use super::fleet::{Awaited, Discovery, FleetError, Purpose, RollCall, RollCalled};
+use super::fleet::{Awaited, Discovered, Discovery, FleetError, Purpose, RollCall};
 use super::history::History;
 use super::journal::Journals;
 use super::revision::{UnresolvedError, commits_at_hand, resolve_revision};
 use crate::bus::Bus;
 use crate::clock;
 use crate::lookup::LookupError;
-use crate::plan::{FrozenPlan, Plan, PlanMistakes, Roster};
+use crate::plan::{Plan, PlanErrors, ResolvedPlan, Roster};
 use crate::protocol::{Action, Commit, FlakeUrl, HostName, RequestIds, Revision, RolloutId, RolloutReport, Tier};
 use crate::rollout::{PlanSource, Rollout};
 use crate::text::safe;
 
-/// For how long a host is missed that no longer answers. One that is gone for good is not told of for ever.
+/// How long a host that no longer answers is reported as missing. After that it is taken to be gone for good.
 const MISSED_FOR: Duration = Duration::from_hours(30 * 24);
 
 /// A plan that is to be rolled out, and how it is narrowed down.
 #[derive(Debug, Clone)]
-pub struct Wanted {
+pub struct PrepareOptions {
     /// The plan.
     pub plan: Plan,
     /// The file that it was read from, where there was one.
@@ -81,7 +81,7 @@ pub enum Part {
 #[derive(Debug)]
 pub struct Called {
     /// Who answered.
-    pub roll: RollCalled,
+    pub roll: Discovered,
     /// What the flake that the plan or the operator names has for the revision. Where hosts name it, it was not known yet.
     found: Option<Found>,
 }
@@ -115,7 +115,7 @@ pub enum PrepareError {
     /// The plan does not fit the hosts that are there.
     #[error(transparent)]
     #[diagnostic(transparent)]
-    Plan(#[from] PlanMistakes),
+    Plan(#[from] PlanErrors),
     /// What was left out, or asked for alone, is not in it.
     #[error(transparent)]
     #[diagnostic(transparent)]
@@ -166,7 +166,7 @@ pub enum SelectionError {
 
 /// A good reason not to begin, which an operator may override.
 #[derive(Debug, Error, Diagnostic)]
-pub enum Obstacle {
+pub enum PreflightError {
     /// Another operator is at hosts of the same tier.
     #[error("{} is rolling out {:?} since {:.0}, and is in wave {} of {}", .0.operator, .0.name, .0.since, .0.wave, .0.waves)]
     #[diagnostic(help(
@@ -185,21 +185,21 @@ pub enum Obstacle {
     },
 }
 
-impl Obstacle {
+impl PreflightError {
     /// That these hosts run something newer than this; nothing when there are none.
     fn downgrade(ahead: &[HostName], revision: &Revision) -> Option<Self> {
         (!ahead.is_empty()).then(|| Self::Downgrade { hosts: names(ahead), commit: short(revision) })
     }
 }
 
-impl Wanted {
-    /// Asks who is there, and settles hosts and commit.
+impl PrepareOptions {
+    /// Calls the roll, and decides on hosts and commit.
     pub async fn prepare(self, bus: &mut Bus, discovery: &Discovery) -> Result<Prepared, PrepareError> {
         let called = self.call_roll(bus, discovery).await?;
         self.settle(called).await
     }
 
-    /// Asks who is there of those that the plan may be for, and meanwhile the flake for the revision, where it is known.
+    /// Calls the roll of the plan's tiers, and meanwhile looks the revision up in the flake, where that is known.
     pub async fn call_roll(&self, bus: &mut Bus, discovery: &Discovery) -> Result<Called, FleetError> {
         let purpose = Purpose::Deploy { needed: self.plan.needed_tiers(), asked: self.asked_tiers() };
         let roll_call = RollCall { discovery, purpose, awaited: self.awaited() };
@@ -214,7 +214,7 @@ impl Wanted {
     }
 
     /// Where all hosts are named, one that answers in another tier than the plan says is worth a warning. Who makes a single
-    /// deployment that finds nobody is told who is there.
+    /// deployment that reaches no host is told which hosts answer.
     fn asked_tiers(&self) -> BTreeSet<Tier> {
         let is_of_all = self.source.is_none() || self.plan.group_tiers().is_empty();
         if is_of_all { Tier::ALL.into() } else { self.plan.tiers() }
@@ -283,7 +283,7 @@ impl Wanted {
                     (self.revision.clone(), None)
                 }
             };
-        warnings.extend(Obstacle::downgrade(&ahead, &revision).map(|obstacle| obstacle.to_string()));
+        warnings.extend(PreflightError::downgrade(&ahead, &revision).map(|obstacle| obstacle.to_string()));
         // Deployments to single hosts are made side by side; each listener does one thing at a time.
         let others = roll.rollouts.into_iter().filter(|other| !is_single && shares_a_tier(other, &frozen)).collect();
         let rollout = Rollout {
@@ -308,13 +308,13 @@ impl Wanted {
         Ok(format!("each host looks up \"{}\" for itself, so hosts may differ: {error}", self.revision))
     }
 
-    async fn find_where_hosts_say(&self, plan: &FrozenPlan, roster: &Roster) -> Result<Found, PrepareError> {
+    async fn find_where_hosts_say(&self, plan: &ResolvedPlan, roster: &Roster) -> Result<Found, PrepareError> {
         let flake = self.flake_of_hosts(plan, roster).await?;
         Ok(self.find(flake.as_ref()).await)
     }
 
     /// The flake that hosts name, as far as it is needed or may be contacted.
-    async fn flake_of_hosts(&self, plan: &FrozenPlan, roster: &Roster) -> Result<Option<FlakeUrl>, PrepareError> {
+    async fn flake_of_hosts(&self, plan: &ResolvedPlan, roster: &Roster) -> Result<Option<FlakeUrl>, PrepareError> {
         let at_hand = commits_at_hand(&self.revision, &History::of(None, None), &self.journals).await;
         let need = if at_hand.is_empty() { Need::Yes } else { Need::No };
         let named = match plan.flake_of_hosts(roster) {
@@ -338,7 +338,7 @@ impl Wanted {
 
 impl Part {
     /// Keeps these of the waves; `all` are the names of those that the file has.
-    fn select(&self, plan: &mut FrozenPlan, all: Vec<String>) -> Result<(), SelectionError> {
+    fn select(&self, plan: &mut ResolvedPlan, all: Vec<String>) -> Result<(), SelectionError> {
         let asked = match self {
             Self::Whole => return Ok(()),
             Self::Only(waves) => waves.as_slice(),
@@ -378,23 +378,23 @@ impl Prepared {
     }
 
     /// Gives way to another operator's rollout on the same tier.
-    pub fn yield_to_others(&self) -> Result<(), Obstacle> {
+    pub fn check_no_other_rollout(&self) -> Result<(), PreflightError> {
         match self.others.first() {
-            Some(other) => Err(Obstacle::AnotherRollout(Box::new(other.clone()))),
+            Some(other) => Err(PreflightError::AnotherRollout(Box::new(other.clone()))),
             None => Ok(()),
         }
     }
 
     /// Makes sure that no host of these tiers goes back in history.
-    pub fn go_forward(&self, tiers: &[Tier]) -> Result<(), Obstacle> {
+    pub fn check_not_downgrade(&self, tiers: &[Tier]) -> Result<(), PreflightError> {
         let hosts = self.rollout.plan.hosts().filter(|host| tiers.contains(&host.tier)).map(|host| &host.hostname);
         let ahead: Vec<HostName> = hosts.filter(|host| self.ahead.contains(host)).cloned().collect();
-        Obstacle::downgrade(&ahead, &self.rollout.revision).map_or(Ok(()), Err)
+        PreflightError::downgrade(&ahead, &self.rollout.revision).map_or(Ok(()), Err)
     }
 }
 
 /// What is not proved of the hosts, or what they themselves found wrong.
-fn doubts(roster: &Roster, plan: &FrozenPlan) -> Vec<String> {
+fn doubts(roster: &Roster, plan: &ResolvedPlan) -> Vec<String> {
     let answers = || plan.hosts().filter_map(|host| roster.answer(host.tier, &host.hostname));
     let unproved: Vec<HostName> =
         answers().filter(|answer| !answer.proved).map(|answer| answer.report.hostname.clone()).collect();
@@ -415,7 +415,7 @@ fn doubts(roster: &Roster, plan: &FrozenPlan) -> Vec<String> {
 }
 
 /// Hosts that would only switch to what they run and boot are not asked.
-fn leave_current(commit: &Commit, plan: &mut FrozenPlan, roster: &Roster) {
+fn leave_current(commit: &Commit, plan: &mut ResolvedPlan, roster: &Roster) {
     let waves = plan.waves.iter_mut().filter(|wave| wave.action == Action::Switch);
     for host in waves.flat_map(|wave| &mut wave.hosts) {
         let report = roster.host(host.tier, &host.hostname);
@@ -424,7 +424,7 @@ fn leave_current(commit: &Commit, plan: &mut FrozenPlan, roster: &Roster) {
 }
 
 /// The hosts that would go back in history, as far as can be told. A dry run takes none back.
-pub(super) async fn ahead_of(commit: &Commit, plan: &FrozenPlan, history: &mut History) -> Vec<HostName> {
+pub(super) async fn ahead_of(commit: &Commit, plan: &ResolvedPlan, history: &mut History) -> Vec<HostName> {
     let mut known = BTreeMap::new();
     let mut ahead = Vec::new();
     let waves = plan.waves.iter().filter(|wave| wave.action != Action::DryActivate);
@@ -441,7 +441,7 @@ pub(super) async fn ahead_of(commit: &Commit, plan: &FrozenPlan, history: &mut H
     ahead
 }
 
-pub(super) fn shares_a_tier(other: &RolloutReport, plan: &FrozenPlan) -> bool {
+pub(super) fn shares_a_tier(other: &RolloutReport, plan: &ResolvedPlan) -> bool {
     let tiers: Vec<Tier> = plan.hosts().map(|host| host.tier).collect();
     other.tiers.iter().any(|tier| tiers.contains(tier))
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use crate::plan::{CONFIRM_TIMEOUT, FrozenHost, FrozenPlan, FrozenWave, Groups, Limits, Rollback};
+use crate::plan::{CONFIRM_TIMEOUT, Groups, Limits, ResolvedHost, ResolvedPlan, ResolvedWave, Rollback};
 use crate::protocol::{Action, RequestIds, RolloutId, Tier};
 use crate::rollout::Rollout;
 
@@ -14,7 +14,7 @@ pub(super) const HOUR: Duration = Duration::from_hours(1);
 
 /// A rollout of these waves, each with one host at once and no tolerance.
 pub(super) fn rollout(waves: &[&[&str]]) -> Arc<Rollout> {
-    let waves = waves.iter().enumerate().map(|(index, hosts)| FrozenWave {
+    let waves = waves.iter().enumerate().map(|(index, hosts)| ResolvedWave {
         name: format!("wave{}", index + 1),
         action: Action::Switch,
         hosts: hosts.iter().map(|host| frozen(host)).collect(),
@@ -29,7 +29,7 @@ pub(super) fn rollout(waves: &[&[&str]]) -> Arc<Rollout> {
         revision: "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b".parse().unwrap(),
         subject: None,
         source: None,
-        plan: FrozenPlan {
+        plan: ResolvedPlan {
             name: "sunday".to_owned(),
             waves: waves.collect(),
             left_out: BTreeSet::new(),
@@ -38,15 +38,15 @@ pub(super) fn rollout(waves: &[&[&str]]) -> Arc<Rollout> {
     })
 }
 
-fn frozen(host: &str) -> FrozenHost {
+fn frozen(host: &str) -> ResolvedHost {
     let hostname = host.parse().unwrap();
-    FrozenHost {
+    ResolvedHost {
         hostname,
         tier: Tier::Test,
         shared_subject: None,
         present: true,
-        knows_ids: true,
-        can_return: true,
+        supports_ids: true,
+        supports_rollback: true,
         is_current: false,
         revision: None,
     }

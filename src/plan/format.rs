@@ -10,20 +10,16 @@ use toml::de::{DeTable, DeValue};
 
 use crate::protocol::Action;
 
+use super::diagnostic::{PlanDiagnostic, PlanErrors};
 use super::keys::{Keys, Place};
-use super::mistake::{Finding, PlanMistakes};
 use super::target::Aliases;
 use super::value::{self, Value};
-use super::{At, Plan, Settings, Wave};
+use super::{Plan, Settings, Spanned, Wave};
 
 impl Plan {
     /// Reads a plan. A plan that does not name itself is called after `default_name`, the stem of its file;
     /// `aliases` finds the value of an environment variable by its name.
-    pub fn parse(
-        text: &str,
-        default_name: &str,
-        aliases: &dyn Fn(&str) -> Option<String>,
-    ) -> Result<Self, PlanMistakes> {
+    pub fn parse(text: &str, default_name: &str, aliases: &dyn Fn(&str) -> Option<String>) -> Result<Self, PlanErrors> {
         let (document, errors) = DeTable::parse_recoverable(text);
         let mut mistakes = Vec::new();
         let plan = Self::read(document.get_ref(), default_name, aliases, &mut mistakes);
@@ -34,10 +30,15 @@ impl Plan {
             mistakes.retain(|mistake| !mistake.is_absence() && mistake.span().is_none_or(is_known));
             mistakes.extend(errors.iter().map(not_toml));
         }
-        PlanMistakes::unless_none(mistakes).map(|()| plan)
+        PlanErrors::unless_none(mistakes).map(|()| plan)
     }
 
-    fn read(document: &DeTable<'_>, default_name: &str, aliases: Aliases<'_>, mistakes: &mut Vec<Finding>) -> Self {
+    fn read(
+        document: &DeTable<'_>,
+        default_name: &str,
+        aliases: Aliases<'_>,
+        mistakes: &mut Vec<PlanDiagnostic>,
+    ) -> Self {
         let mut top = Keys::new(document, Place::Top, mistakes);
         let name = top.read("name", value::name);
         let revision = top.read("revision", |value, key| value::parsed(value, key, "main"));
@@ -59,17 +60,17 @@ impl Plan {
     }
 }
 
-fn action(value: &Value<'_>, key: &str) -> Result<Action, Finding> {
+fn action(value: &Value<'_>, key: &str) -> Result<Action, PlanDiagnostic> {
     value::parsed(value, key, "switch")
 }
 
 /// The tables of the waves, each with the place of its header.
-fn wave_tables<'a, 'i>(document: &'a DeTable<'i>, mistakes: &mut Vec<Finding>) -> Vec<At<&'a DeTable<'i>>> {
+fn wave_tables<'a, 'i>(document: &'a DeTable<'i>, mistakes: &mut Vec<PlanDiagnostic>) -> Vec<Spanned<&'a DeTable<'i>>> {
     let list = match document.get("wave").map(|value| (value, value.get_ref())) {
         Some((_, DeValue::Array(list))) if !list.is_empty() => list,
         None | Some((_, DeValue::Array(_))) => {
             let help = "add one: a line [[wave]], and below it targets = \"test.all\"";
-            mistakes.push(Finding::absence("the plan has no wave").help(help));
+            mistakes.push(PlanDiagnostic::absence("the plan has no wave").help(help));
             return Vec::new();
         }
         Some((value, _)) => {
@@ -80,15 +81,15 @@ fn wave_tables<'a, 'i>(document: &'a DeTable<'i>, mistakes: &mut Vec<Finding>) -
     let mut tables = Vec::with_capacity(list.len());
     for value in list {
         match value.get_ref().as_table() {
-            Some(table) => tables.push(At { value: table, span: value.span() }),
+            Some(table) => tables.push(Spanned { value: table, span: value.span() }),
             None => mistakes.push(not_a_wave(value)),
         }
     }
     tables
 }
 
-fn not_a_wave(value: &Value<'_>) -> Finding {
-    Finding::mistake("`wave` is not a list of waves")
+fn not_a_wave(value: &Value<'_>) -> PlanDiagnostic {
+    PlanDiagnostic::mistake("`wave` is not a list of waves")
         .at(&value.span(), "expected [[wave]]")
         .help("begin each wave with a line [[wave]], in two pairs of brackets")
 }
@@ -99,21 +100,21 @@ impl Wave {
         header: &Range<usize>,
         defaults: &Settings,
         aliases: Aliases<'_>,
-        mistakes: &mut Vec<Finding>,
+        mistakes: &mut Vec<PlanDiagnostic>,
     ) -> Self {
         let mut keys = Keys::new(table, Place::Wave, mistakes);
-        let name =
-            keys.read("name", |value, key| value::name(value, key).map(|name| At { value: name, span: value.span() }));
+        let name = keys
+            .read("name", |value, key| value::name(value, key).map(|name| Spanned { value: name, span: value.span() }));
         let settings = Settings::read(&mut keys, defaults);
         let targets = keys.selectors("targets", value::some_texts, aliases);
         let exclude = keys.selectors("exclude", value::texts, aliases);
         if !table.contains_key("targets") {
             let help = "say which hosts it is for, such as targets = \"test.all\"";
-            mistakes.push(Finding::absence("the wave has no `targets`").at(header, "this wave").help(help));
+            mistakes.push(PlanDiagnostic::absence("the wave has no `targets`").at(header, "this wave").help(help));
         }
         let first = targets.first().map_or("", |selector| &selector.value.text);
         Self {
-            name: name.unwrap_or_else(|| At { value: value::slug(first), span: header.clone() }),
+            name: name.unwrap_or_else(|| Spanned { value: value::slug(first), span: header.clone() }),
             targets,
             exclude,
             settings,
@@ -149,7 +150,7 @@ impl Settings {
         if accept_timeout.value >= timeout.value {
             let (accept, whole) = [accept_timeout, timeout].map(|at| humantime::format_duration(at.value)).into();
             keys.mistake(
-                Finding::mistake(format!("`accept_timeout` ({accept}) is not shorter than `timeout` ({whole})"))
+                PlanDiagnostic::mistake(format!("`accept_timeout` ({accept}) is not shorter than `timeout` ({whole})"))
                     .at(&accept_timeout.span, "until the first sign of life")
                     .at(&timeout.span, "until the end of the run")
                     .help("a host that has not begun in time is unreachable: give it seconds, and the run minutes"),
@@ -159,15 +160,15 @@ impl Settings {
     }
 }
 
-fn names_used_twice(waves: &[Wave]) -> Vec<Finding> {
+fn names_used_twice(waves: &[Wave]) -> Vec<PlanDiagnostic> {
     let mut first: BTreeMap<&str, &Range<usize>> = BTreeMap::new();
     let mut mistakes = Vec::new();
     // A wave whose targets are all wrong may have got its name for want of a better one.
     for wave in waves.iter().filter(|wave| !wave.targets.is_empty()) {
-        let At { value: name, span } = &wave.name;
+        let Spanned { value: name, span } = &wave.name;
         if let Some(first) = first.get(name.as_str()) {
             mistakes.push(
-                Finding::mistake(format!("two waves are called `{name}`"))
+                PlanDiagnostic::mistake(format!("two waves are called `{name}`"))
                     .at(span, "this one")
                     .at(first, "and this one")
                     .help("give one of them another `name`; a wave without one is called after its first target"),
@@ -187,8 +188,8 @@ fn lines_of(text: &str, span: Option<Range<usize>>) -> Range<usize> {
     from..to + 1
 }
 
-fn not_toml(error: &toml::de::Error) -> Finding {
-    let mistake = Finding::mistake("this is not TOML").help("https://toml.io shows the format on one page");
+fn not_toml(error: &toml::de::Error) -> PlanDiagnostic {
+    let mistake = PlanDiagnostic::mistake("this is not TOML").help("https://toml.io shows the format on one page");
     let Some(span) = error.span() else {
         return mistake;
     };

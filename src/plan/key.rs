@@ -12,16 +12,16 @@ use super::{CONFIRM_TIMEOUT, Parallel, Rollback, Settings};
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Key {
     pub(super) name: &'static str,
-    pub(super) takes: Takes,
+    pub(super) takes: ValueKind,
     /// What holds where the key is absent, as JSON; null where that is nothing, or is said by `meaning`.
-    pub(super) usual: fn(&Settings) -> Value,
-    /// What it means, in sentences for whoever writes a plan.
+    pub(super) default: fn(&Settings) -> Value,
+    /// What it means, in sentences for the author of a plan.
     pub(super) meaning: &'static str,
 }
 
 /// What a key takes. The functions that read it are those of `value` with the same names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Takes {
+pub(super) enum ValueKind {
     Action,
     Boolean,
     Command,
@@ -49,36 +49,36 @@ pub(super) enum Takes {
 pub(super) const TOP_KEYS: [Key; 6] = [
     Key {
         name: "name",
-        takes: Takes::Name,
-        usual: nothing,
+        takes: ValueKind::Name,
+        default: nothing,
         meaning: "What the rollout is called: lower-case letters, digits and hyphens. \
                   Without it: the name of the file.",
     },
     Key {
         name: "revision",
-        takes: Takes::Revision,
-        usual: nothing,
+        takes: ValueKind::Revision,
+        default: nothing,
         meaning: "The branch, tag or commit to deploy. It is looked up once, before the first wave, so that every \
                   host gets the same commit. Required unless --revision is given.",
     },
     ACTION,
     Key {
         name: "flake",
-        takes: Takes::Flake,
-        usual: nothing,
+        takes: ValueKind::Flake,
+        default: nothing,
         meaning: "The flake in which `revision` is looked up, such as \"git+https://git.example.com/nixos\". \
                   Without it: --flake, else the one that the hosts name, once it was accepted.",
     },
     Key {
         name: "defaults",
-        takes: Takes::Defaults,
-        usual: nothing,
+        takes: ValueKind::Defaults,
+        default: nothing,
         meaning: "What every wave starts from. A wave that has the same key overrides it as a whole.",
     },
     Key {
         name: "wave",
-        takes: Takes::Waves,
-        usual: nothing,
+        takes: ValueKind::Waves,
+        default: nothing,
         meaning: "Hosts that are deployed together. A wave begins when every host of the one before has come to its \
                   end and that wave has succeeded; when a wave fails, no later one begins.",
     },
@@ -88,23 +88,23 @@ pub(super) const TOP_KEYS: [Key; 6] = [
 pub(super) const WAVE_KEYS: [Key; 3] = [
     Key {
         name: "name",
-        takes: Takes::Name,
-        usual: nothing,
+        takes: ValueKind::Name,
+        default: nothing,
         meaning: "What the wave is called: lower-case letters, digits and hyphens, and no other wave's name. \
                   Without it: its first target.",
     },
     Key {
         name: "targets",
-        takes: Takes::SomeTexts,
-        usual: nothing,
+        takes: ValueKind::SomeTexts,
+        default: nothing,
         meaning: "The hosts, one target or a list: <tier>.<host>, <tier>.role.<role>, <tier>.all, a whole subject, \
                   or an alias. Named hosts are expected; of groups those are taken that answer. A host belongs to \
                   the first wave that matches it.",
     },
     Key {
         name: "exclude",
-        takes: Takes::Texts,
-        usual: no_targets,
+        takes: ValueKind::Texts,
+        default: no_targets,
         meaning: "Hosts that this wave leaves to later ones, written like `targets`.",
     },
 ];
@@ -114,8 +114,8 @@ pub(super) const SETTING_KEYS: [Key; 15] = [
     ACTION,
     Key {
         name: "max_parallel",
-        takes: Takes::Parallel,
-        usual: |settings| match settings.max_parallel {
+        takes: ValueKind::Parallel,
+        default: |settings| match settings.max_parallel {
             Parallel::Hosts(hosts) => json!(hosts),
             Parallel::Percent(percent) => json!(format!("{percent}%")),
         },
@@ -124,89 +124,89 @@ pub(super) const SETTING_KEYS: [Key; 15] = [
     },
     Key {
         name: "max_failures",
-        takes: Takes::Count,
-        usual: |settings| json!(settings.max_failures),
+        takes: ValueKind::Count,
+        default: |settings| json!(settings.max_failures),
         meaning: "The wave fails once more hosts than this have failed; then no further host is begun, and those at \
                   work are waited for. Failed is whatever did not complete.",
     },
     Key {
         name: "min_hosts",
-        takes: Takes::Count,
-        usual: |settings| json!(settings.min_hosts),
+        takes: ValueKind::Count,
+        default: |settings| json!(settings.min_hosts),
         meaning: "With fewer hosts the plan is refused, and when fewer complete the wave has failed. \
                   0 allows an empty wave.",
     },
     Key {
         name: "ignore_unreachable",
-        takes: Takes::Boolean,
-        usual: |settings| json!(settings.ignore_unreachable),
+        takes: ValueKind::Boolean,
+        default: |settings| json!(settings.ignore_unreachable),
         meaning: "Whether a host that never answers is told of without being counted as a failure. A host that began \
                   and fell silent is always counted.",
     },
     Key {
         name: "accept_timeout",
-        takes: Takes::Timeout,
-        usual: |settings| duration(settings.accept_timeout.value),
+        takes: ValueKind::Timeout,
+        default: |settings| duration(settings.accept_timeout.value),
         meaning: "How long a host may take to give a first sign; then it is unreachable. Shorter than `timeout`.",
     },
     Key {
         name: "timeout",
-        takes: Takes::Timeout,
-        usual: |settings| duration(settings.timeout.value),
+        takes: ValueKind::Timeout,
+        default: |settings| duration(settings.timeout.value),
         meaning: "How long a host may take from the request to its end; then it has timed out.",
     },
     Key {
         name: "bake_time",
-        takes: Takes::Duration,
-        usual: |settings| duration(settings.bake_time),
+        takes: ValueKind::Duration,
+        default: |settings| duration(settings.bake_time),
         meaning: "How long the hosts run the new system, from the end of the last one, before the wave counts as \
                   good. After the last wave only when it has a `check`.",
     },
     Key {
         name: "check",
-        takes: Takes::Command,
-        usual: |settings| json!(settings.check),
+        takes: ValueKind::Command,
+        default: |settings| json!(settings.check),
         meaning: "A program and its arguments, run after the bake on the machine of the operator, without a shell. \
                   An exit code other than 0 fails the wave. It finds HOMELAB_DEPLOY_ROLLOUT, HOMELAB_DEPLOY_WAVE, \
                   HOMELAB_DEPLOY_REVISION and HOMELAB_DEPLOY_HOSTS in its environment.",
     },
     Key {
         name: "check_timeout",
-        takes: Takes::Timeout,
-        usual: |settings| duration(settings.check_timeout),
+        takes: ValueKind::Timeout,
+        default: |settings| duration(settings.check_timeout),
         meaning: "How long `check` may take; then it is killed and the wave has failed.",
     },
     Key {
         name: "confirm",
-        takes: Takes::Boolean,
-        usual: |settings| json!(settings.confirm),
+        takes: ValueKind::Boolean,
+        default: |settings| json!(settings.confirm),
         meaning: "Whether to ask before the first host of the wave; only `yes` goes on.",
     },
     Key {
         name: "retries",
-        takes: Takes::Retries,
-        usual: |settings| json!(settings.retries),
+        takes: ValueKind::Retries,
+        default: |settings| json!(settings.retries),
         meaning: "How often a host is asked again that was unreachable, or busy with another deployment. \
                   A deployment that failed is never repeated.",
     },
     Key {
         name: "retry_delay",
-        takes: Takes::Duration,
-        usual: |settings| duration(settings.retry_delay),
+        takes: ValueKind::Duration,
+        default: |settings| duration(settings.retry_delay),
         meaning: "How long to wait before a host is asked again.",
     },
     Key {
         name: "rollback",
-        takes: Takes::Rollback,
-        usual: |settings| json!(settings.rollback.as_ref().map_or(Rollback::None, |at| at.value).as_str()),
+        takes: ValueKind::Rollback,
+        default: |settings| json!(settings.rollback.as_ref().map_or(Rollback::None, |at| at.value).as_str()),
         meaning: "When a host returns to what it ran before: never; \"auto\": when its deployment fails, or when it \
                   cannot be reached any more after its activation; \"wave\": then, and when its wave fails, newest \
                   first. After `boot` a host is not waited for, and `dry-activate` leaves nothing to return from.",
     },
     Key {
         name: "confirm_timeout",
-        takes: Takes::ConfirmTimeout,
-        usual: |settings| duration(settings.confirm_timeout.unwrap_or(CONFIRM_TIMEOUT)),
+        takes: ValueKind::ConfirmTimeout,
+        default: |settings| duration(settings.confirm_timeout.unwrap_or(CONFIRM_TIMEOUT)),
         meaning: "With `rollback`: how long a host that was activated may take to be reached again, from 5 seconds to \
                   an hour. Then it returns.",
     },
@@ -215,8 +215,8 @@ pub(super) const SETTING_KEYS: [Key; 15] = [
 /// The one key that stands at the top as well, where it is the default of every wave.
 const ACTION: Key = Key {
     name: "action",
-    takes: Takes::Action,
-    usual: |settings| json!(settings.action.as_str()),
+    takes: ValueKind::Action,
+    default: |settings| json!(settings.action.as_str()),
     meaning: "What nixos-rebuild does on each host: switch to the new system now, boot it next time, test it until \
               the next boot, or only show what it would do.",
 };

@@ -2,11 +2,11 @@
 
 use toml::de::DeTable;
 
+use super::diagnostic::PlanDiagnostic;
 use super::key::{Key, SETTING_KEYS, TOP_KEYS, WAVE_KEYS};
-use super::mistake::Finding;
 use super::target::Aliases;
 use super::value::Value;
-use super::{At, Selector};
+use super::{Selector, Spanned};
 
 /// A table of the file: each has keys of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,19 +20,19 @@ pub(super) enum Place {
 pub(super) struct Keys<'t, 'i, 'm> {
     table: &'t DeTable<'i>,
     place: Place,
-    mistakes: &'m mut Vec<Finding>,
+    mistakes: &'m mut Vec<PlanDiagnostic>,
 }
 
 impl<'t, 'i, 'm> Keys<'t, 'i, 'm> {
     /// Begins to read a table; keys that it cannot have are mistakes.
-    pub(super) fn new(table: &'t DeTable<'i>, place: Place, mistakes: &'m mut Vec<Finding>) -> Self {
+    pub(super) fn new(table: &'t DeTable<'i>, place: Place, mistakes: &'m mut Vec<PlanDiagnostic>) -> Self {
         let unknown = table.keys().filter(|key| !place.has(key.get_ref()));
         mistakes.extend(unknown.map(|key| place.refuse(key.get_ref()).at(&key.span(), place.label())));
         Self { table, place, mistakes }
     }
 
     /// Puts a mistake on record.
-    pub(super) fn mistake(&mut self, mistake: Finding) {
+    pub(super) fn mistake(&mut self, mistake: PlanDiagnostic) {
         self.mistakes.push(mistake);
     }
 
@@ -40,7 +40,7 @@ impl<'t, 'i, 'm> Keys<'t, 'i, 'm> {
     pub(super) fn read<T>(
         &mut self,
         key: &str,
-        read: impl FnOnce(&'t Value<'i>, &str) -> Result<T, Finding>,
+        read: impl FnOnce(&'t Value<'i>, &str) -> Result<T, PlanDiagnostic>,
     ) -> Option<T> {
         debug_assert!(self.place.has(key), "`{key}` is read, but is in no list of keys and so in no schema");
         read(self.table.get(key)?, key).map_err(|mistake| self.mistakes.push(mistake)).ok()
@@ -50,7 +50,7 @@ impl<'t, 'i, 'm> Keys<'t, 'i, 'm> {
     pub(super) fn setting<T: Clone>(
         &mut self,
         key: &str,
-        read: impl FnOnce(&'t Value<'i>, &str) -> Result<T, Finding>,
+        read: impl FnOnce(&'t Value<'i>, &str) -> Result<T, PlanDiagnostic>,
         base: &T,
     ) -> T {
         self.read(key, read).unwrap_or_else(|| base.clone())
@@ -60,14 +60,14 @@ impl<'t, 'i, 'm> Keys<'t, 'i, 'm> {
     pub(super) fn selectors(
         &mut self,
         key: &str,
-        read: impl FnOnce(&'t Value<'i>, &str) -> Result<Vec<At<&'t str>>, Finding>,
+        read: impl FnOnce(&'t Value<'i>, &str) -> Result<Vec<Spanned<&'t str>>, PlanDiagnostic>,
         aliases: Aliases<'_>,
-    ) -> Vec<At<Selector>> {
+    ) -> Vec<Spanned<Selector>> {
         let texts = self.read(key, read).unwrap_or_default();
         let mut selectors = Vec::with_capacity(texts.len());
-        for At { value: text, span } in texts {
+        for Spanned { value: text, span } in texts {
             match Selector::parse(text, aliases) {
-                Ok(value) => selectors.push(At { value, span }),
+                Ok(value) => selectors.push(Spanned { value, span }),
                 Err(mistake) => self.mistakes.push(mistake.at(&span, "this target")),
             }
         }
@@ -98,11 +98,11 @@ impl Place {
     }
 
     /// What to say of a key that this table does not have: where it belongs, or what its author may have meant.
-    fn refuse(self, key: &str) -> Finding {
+    fn refuse(self, key: &str) -> PlanDiagnostic {
         if let Some(home) = home(key) {
-            return Finding::mistake(format!("`{key}` does not belong here")).help(format!("it belongs {home}"));
+            return PlanDiagnostic::mistake(format!("`{key}` does not belong here")).help(format!("it belongs {home}"));
         }
-        let unknown = Finding::mistake(format!("unknown key `{key}`"));
+        let unknown = PlanDiagnostic::mistake(format!("unknown key `{key}`"));
         // Of two keys that are equally near the later one is taken, and that shall be one of this table.
         let known = [Self::Top, Self::Wave, self].into_iter().flat_map(Self::keys);
         let Some(near) = nearest(key, known) else {

@@ -1,16 +1,16 @@
-//! Hosts that were there for an earlier rollout of a plan and are not now. A group is who answers, and so nobody else would
-//! notice that one of them is gone.
+//! Hosts that were there for an earlier rollout of a plan and are not now. Groups are those that answer: nothing else
+//! would notice that one of them is gone.
 
 use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-use super::frozen::{FrozenHost, FrozenPlan, FrozenWave};
+use super::resolved::{ResolvedHost, ResolvedPlan, ResolvedWave};
 use super::roster::Roster;
 use crate::protocol::{HostName, Target};
 
-impl FrozenPlan {
+impl ResolvedPlan {
     /// The hosts that belonged to a group of this plan in one of these earlier rollouts and do not answer now, each with
     /// when it was there last.
     pub fn missed<'a>(
@@ -37,7 +37,7 @@ impl FrozenPlan {
 
     /// Whether a host that an earlier wave had would be in this plan again, as far as that can be told: its role is not
     /// known, but which groups that wave drew from.
-    fn would_take(&self, host: &FrozenHost, earlier: &FrozenWave) -> bool {
+    fn would_take(&self, host: &ResolvedHost, earlier: &ResolvedWave) -> bool {
         let own = Target::Host(host.tier, host.hostname.clone()).subject();
         self.waves.iter().map(|wave| &wave.groups).any(|groups| {
             let same_group = groups.targets.iter().any(|group| earlier.groups.targets.contains(group));

@@ -3,7 +3,7 @@
 use std::fmt::{self, Display, Formatter};
 use std::time::Duration;
 
-use super::{At, Parallel, Plan, Selector, Settings, Wave};
+use super::{Parallel, Plan, Selector, Settings, Spanned, Wave};
 
 /// A string as TOML writes it.
 struct Quoted<'a>(&'a str);
@@ -38,30 +38,30 @@ impl Display for Wave {
 /// Only what differs from the defaults is worth a line.
 impl Display for Settings {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let usual = Self::default();
+        let default = Self::default();
         let mut line = |key: &str, changed: bool, value: &dyn Display| {
             if changed { writeln!(f, "{key} = {value}") } else { Ok(()) }
         };
-        line("action", self.action != usual.action, &Quoted(self.action.as_str()))?;
-        line("max_parallel", self.max_parallel != usual.max_parallel, &self.max_parallel)?;
-        line("max_failures", self.max_failures != usual.max_failures, &self.max_failures)?;
-        line("min_hosts", self.min_hosts != usual.min_hosts, &self.min_hosts)?;
+        line("action", self.action != default.action, &Quoted(self.action.as_str()))?;
+        line("max_parallel", self.max_parallel != default.max_parallel, &self.max_parallel)?;
+        line("max_failures", self.max_failures != default.max_failures, &self.max_failures)?;
+        line("min_hosts", self.min_hosts != default.min_hosts, &self.min_hosts)?;
         let ignore = self.ignore_unreachable;
-        line("ignore_unreachable", ignore != usual.ignore_unreachable, &ignore)?;
+        line("ignore_unreachable", ignore != default.ignore_unreachable, &ignore)?;
         let durations = [
-            ("accept_timeout", self.accept_timeout.value, usual.accept_timeout.value),
-            ("timeout", self.timeout.value, usual.timeout.value),
-            ("bake_time", self.bake_time, usual.bake_time),
-            ("check_timeout", self.check_timeout, usual.check_timeout),
-            ("retry_delay", self.retry_delay, usual.retry_delay),
+            ("accept_timeout", self.accept_timeout.value, default.accept_timeout.value),
+            ("timeout", self.timeout.value, default.timeout.value),
+            ("bake_time", self.bake_time, default.bake_time),
+            ("check_timeout", self.check_timeout, default.check_timeout),
+            ("retry_delay", self.retry_delay, default.retry_delay),
         ];
-        for (key, duration, usual) in durations {
-            line(key, duration != usual, &quoted_duration(duration))?;
+        for (key, duration, default) in durations {
+            line(key, duration != default, &quoted_duration(duration))?;
         }
         let check = self.check.as_deref().unwrap_or_default();
-        line("check", self.check != usual.check, &List(check))?;
-        line("confirm", self.confirm != usual.confirm, &self.confirm)?;
-        line("retries", self.retries != usual.retries, &self.retries)?;
+        line("check", self.check != default.check, &List(check))?;
+        line("confirm", self.confirm != default.confirm, &self.confirm)?;
+        line("retries", self.retries != default.retries, &self.retries)?;
         if let Some(rollback) = &self.rollback {
             line("rollback", true, &Quoted(rollback.value.as_str()))?;
         }
@@ -85,7 +85,7 @@ impl Display for Parallel {
     }
 }
 
-impl AsRef<str> for At<Selector> {
+impl AsRef<str> for Spanned<Selector> {
     fn as_ref(&self) -> &str {
         &self.value.text
     }

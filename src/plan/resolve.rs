@@ -8,17 +8,17 @@ use std::collections::BTreeSet;
 use crate::places::ByName;
 use crate::protocol::{Action, Feature, HostName, Role, Target, Tier};
 
-use super::frozen::{Check, FrozenHost, FrozenPlan, FrozenWave, Groups, Limits};
-use super::mistake::{Finding, PlanMistakes, list};
+use super::diagnostic::{PlanDiagnostic, PlanErrors, list};
+use super::resolved::{Check, Groups, Limits, ResolvedHost, ResolvedPlan, ResolvedWave};
 use super::roster::{Address, Roster};
-use super::{At, CONFIRM_TIMEOUT, Plan, Rollback, Selector, Settings, Wave};
+use super::{CONFIRM_TIMEOUT, Plan, Rollback, Selector, Settings, Spanned, Wave};
 
 /// What the waves have taken so far, and what was found on the way.
 struct Resolver<'a> {
     roster: &'a Roster,
     taken: ByName<HostName, Taken<'a>>,
-    mistakes: Vec<Finding>,
-    warnings: Vec<Finding>,
+    mistakes: Vec<PlanDiagnostic>,
+    warnings: Vec<PlanDiagnostic>,
 }
 
 /// How a host came to be in the plan.
@@ -26,28 +26,28 @@ struct Resolver<'a> {
 struct Taken<'a> {
     tier: Tier,
     wave: &'a Wave,
-    by: &'a At<Selector>,
+    by: &'a Spanned<Selector>,
 }
 
 impl Plan {
     /// Settles which host is deployed in which wave, and on which subject. With it come warnings, which are for people.
-    pub fn resolve(&self, roster: &Roster) -> Result<(FrozenPlan, Vec<Finding>), PlanMistakes> {
+    pub fn resolve(&self, roster: &Roster) -> Result<(ResolvedPlan, Vec<PlanDiagnostic>), PlanErrors> {
         let mut resolver = Resolver { roster, taken: ByName::default(), mistakes: Vec::new(), warnings: Vec::new() };
-        let waves: Vec<FrozenWave> = self.waves.iter().map(|wave| resolver.wave(wave)).collect();
-        PlanMistakes::unless_none(resolver.mistakes)?;
+        let waves: Vec<ResolvedWave> = self.waves.iter().map(|wave| resolver.wave(wave)).collect();
+        PlanErrors::unless_none(resolver.mistakes)?;
         let name = self.name.clone();
-        Ok((FrozenPlan { name, waves, left_out: BTreeSet::new(), remembered: BTreeSet::new() }, resolver.warnings))
+        Ok((ResolvedPlan { name, waves, left_out: BTreeSet::new(), remembered: BTreeSet::new() }, resolver.warnings))
     }
 
-    /// What whoever wrote the plan down may not have meant.
-    pub fn advice(&self, frozen: &FrozenPlan) -> Vec<Finding> {
+    /// What the author of the plan may not have meant.
+    pub fn advice(&self, frozen: &ResolvedPlan) -> Vec<PlanDiagnostic> {
         let boundless = self.waves.iter().zip(&frozen.waves).filter_map(|(wave, frozen)| boundless(wave, frozen));
         prod_first(&self.waves, &frozen.waves).into_iter().chain(boundless).collect()
     }
 }
 
 impl<'a> Resolver<'a> {
-    fn wave(&mut self, wave: &'a Wave) -> FrozenWave {
+    fn wave(&mut self, wave: &'a Wave) -> ResolvedWave {
         let excluded: BTreeSet<_> = wave.exclude.iter().flat_map(|selector| matched(self.roster, selector)).collect();
         let before = self.mistakes.len();
         let mut hosts = Vec::new();
@@ -74,7 +74,13 @@ impl<'a> Resolver<'a> {
         if limits.rollback != Rollback::None {
             self.mistakes.extend(cannot_return(wave, &hosts));
         }
-        FrozenWave { name: wave.name.value.clone(), action: wave.settings.action, limits, hosts, groups: groups(wave) }
+        ResolvedWave {
+            name: wave.name.value.clone(),
+            action: wave.settings.action,
+            limits,
+            hosts,
+            groups: groups(wave),
+        }
     }
 
     /// Puts a host into a wave, and says whether it was free. It is a mistake to name one that is not, and to have one of the
@@ -91,16 +97,16 @@ impl<'a> Resolver<'a> {
     }
 
     /// The host with the subject that reaches it alone; `None` when it cannot be addressed, which is then on record.
-    fn freeze(&mut self, hostname: HostName, tier: Tier, by: &At<Selector>) -> Option<FrozenHost> {
+    fn freeze(&mut self, hostname: HostName, tier: Tier, by: &Spanned<Selector>) -> Option<ResolvedHost> {
         let Some(report) = self.roster.host(tier, &hostname) else {
             self.warnings.extend(self.other_tier(&hostname, tier, by));
-            return Some(FrozenHost {
+            return Some(ResolvedHost {
                 hostname,
                 tier,
                 shared_subject: None,
                 present: false,
-                knows_ids: false,
-                can_return: false,
+                supports_ids: false,
+                supports_rollback: false,
                 is_current: false,
                 revision: None,
             });
@@ -116,22 +122,22 @@ impl<'a> Resolver<'a> {
         if self.roster.is_ambiguous(tier, &hostname) {
             self.mistakes.push(two_machines(&hostname, by));
         }
-        Some(FrozenHost {
+        Some(ResolvedHost {
             hostname,
             tier,
             shared_subject,
             present: true,
-            knows_ids: report.knows_ids(),
-            can_return: report.has(&Feature::Rollback),
+            supports_ids: report.supports_ids(),
+            supports_rollback: report.has(&Feature::Rollback),
             is_current: false,
             revision: report.revision.clone(),
         })
     }
 
     /// A host that does not answer in its tier, while one of its name answers in another. Nothing that the other says counts.
-    fn other_tier(&self, name: &HostName, tier: Tier, by: &At<Selector>) -> Option<Finding> {
+    fn other_tier(&self, name: &HostName, tier: Tier, by: &Spanned<Selector>) -> Option<PlanDiagnostic> {
         let other = Tier::ALL.into_iter().find(|other| *other != tier && self.roster.host(*other, name).is_some())?;
-        let warning = Finding::warning(format!(
+        let warning = PlanDiagnostic::warning(format!(
             "the host `{name}` did not answer, and one of that name did as a host of {other}"
         ));
         let help = format!("write {other}.{name} if that is the one, or correct the --tier of its listener");
@@ -139,27 +145,27 @@ impl<'a> Resolver<'a> {
     }
 
     /// Hosts that are reached by the same subject are sent one request, so they come last, together, and all at once.
-    fn check_together(&mut self, wave: &Wave, hosts: &mut [FrozenHost]) {
+    fn check_together(&mut self, wave: &Wave, hosts: &mut [ResolvedHost]) {
         hosts.sort_by(|one, other| one.shared_subject.cmp(&other.shared_subject));
         for together in hosts.chunk_by(|one, other| one.shared_subject == other.shared_subject) {
-            let [FrozenHost { shared_subject: Some(subject), .. }, ..] = together else { continue };
+            let [ResolvedHost { shared_subject: Some(subject), .. }, ..] = together else { continue };
             let names = list(together.iter().map(|host| host.hostname.as_str())).unwrap_or_default();
             let help =
                 "let each listener listen on a subject of its own as well: --deploy-subject deploy.<tier>.<hostname>";
             if together.len() > wave.settings.max_parallel.of(hosts.len()) {
                 let what =
                     format!("{names} are reached by {subject} only, so no fewer than {} at once", together.len());
-                self.mistakes.push(with_targets(Finding::mistake(what), wave, "reached together").help(help));
+                self.mistakes.push(with_targets(PlanDiagnostic::mistake(what), wave, "reached together").help(help));
             } else if wave.settings.rollback() != Rollback::None {
                 // One confirmation would confirm all of them.
                 let what = format!("{names} are reached by {subject} only, so none of them can be confirmed by itself");
-                self.mistakes.push(with_targets(Finding::mistake(what), wave, "cannot roll back").help(help));
+                self.mistakes.push(with_targets(PlanDiagnostic::mistake(what), wave, "cannot roll back").help(help));
             }
         }
     }
 
-    /// Compares the hosts of a wave with how many it wants, and tells of targets that found `nobody`.
-    fn check_size(&mut self, wave: &Wave, found: usize, nobody: &[&At<Selector>]) {
+    /// Compares the hosts of a wave with how many it wants, and reports the targets that found `nobody`.
+    fn check_size(&mut self, wave: &Wave, found: usize, nobody: &[&Spanned<Selector>]) {
         let wanted = wave.settings.min_hosts;
         let name = &wave.name.value;
         if found >= wanted {
@@ -170,22 +176,22 @@ impl<'a> Resolver<'a> {
             return;
         }
         let mistake = if found > 0 {
-            Finding::mistake(format!("wave `{name}` matches {found} of the {wanted} hosts that it wants"))
-                .help("see `homelab-deploy hosts` for who answers, or lower `min_hosts`")
+            PlanDiagnostic::mistake(format!("wave `{name}` matches {found} of the {wanted} hosts that it wants"))
+                .help("see `homelab-deploy hosts` for the hosts that answer, or lower `min_hosts`")
         } else if nobody.len() == wave.targets.len() {
             let there: BTreeSet<_> = nobody.iter().map(|by| self.who_is_there(&by.value.target)).collect();
             let there: Vec<_> = there.into_iter().collect();
-            Finding::mistake(format!("wave `{name}` matches no host"))
+            PlanDiagnostic::mistake(format!("wave `{name}` matches no host"))
                 .help(format!("{}; min_hosts = 0 lets a wave be empty", there.join("; ")))
         } else {
-            Finding::mistake(format!("wave `{name}` has no host left"))
+            PlanDiagnostic::mistake(format!("wave `{name}` has no host left"))
                 .help("all that it matches are in earlier waves or excluded: remove it, or exclude them earlier")
         };
         self.mistakes.push(with_targets(mistake, wave, "too few"));
     }
 
-    fn matches_nobody(&self, by: &At<Selector>) -> Finding {
-        Finding::warning(format!("`{}` matches no host", by.value.text))
+    fn matches_nobody(&self, by: &Spanned<Selector>) -> PlanDiagnostic {
+        PlanDiagnostic::warning(format!("`{}` matches no host", by.value.text))
             .at(&by.span, "nobody")
             .help(self.who_is_there(&by.value.target))
     }
@@ -219,7 +225,7 @@ impl<'a> Resolver<'a> {
 }
 
 /// The hosts that a selector matches, by name.
-fn matched<'a>(roster: &'a Roster, selector: &'a At<Selector>) -> impl Iterator<Item = (Tier, &'a HostName)> {
+fn matched<'a>(roster: &'a Roster, selector: &'a Spanned<Selector>) -> impl Iterator<Item = (Tier, &'a HostName)> {
     let (named, group) = match &selector.value.target {
         Target::Host(tier, name) => (Some((*tier, name)), None),
         group => (None, Some(roster.members(&group.subject()).map(|host| (host.tier, &host.hostname)))),
@@ -228,53 +234,55 @@ fn matched<'a>(roster: &'a Roster, selector: &'a At<Selector>) -> impl Iterator<
 }
 
 fn groups(wave: &Wave) -> Groups {
-    let subject = |by: &At<Selector>| by.value.target.subject();
+    let subject = |by: &Spanned<Selector>| by.value.target.subject();
     let targets = wave.targets.iter().filter(|by| !is_named(by)).map(subject).collect();
     Groups { targets, exclude: wave.exclude.iter().map(subject).collect() }
 }
 
-fn is_named(by: &At<Selector>) -> bool {
+fn is_named(by: &Spanned<Selector>) -> bool {
     matches!(by.value.target, Target::Host(..))
 }
 
-fn taken_twice(name: &HostName, old: &Taken<'_>, new: &Taken<'_>) -> Finding {
+fn taken_twice(name: &HostName, old: &Taken<'_>, new: &Taken<'_>) -> PlanDiagnostic {
     let (first, second) = (&old.wave.name.value, &new.wave.name.value);
     let mistake = if old.tier != new.tier {
-        Finding::mistake(format!("the host `{name}` is in both tiers"))
+        PlanDiagnostic::mistake(format!("the host `{name}` is in both tiers"))
             .help("a host name stands for one machine: rename one of the two, or remove the wrong one")
     } else if is_named(old.by) {
-        Finding::mistake(format!("the host `{name}` is named in two waves"))
+        PlanDiagnostic::mistake(format!("the host `{name}` is named in two waves"))
             .help(format!("a host is deployed once: remove it from `{first}` or `{second}`"))
     } else {
         let group = &old.by.value.text;
-        Finding::mistake(format!("the host `{name}` is in wave `{first}` already, as one of `{group}`")).help(format!(
-            "a host is deployed once: give `{first}` the line exclude = \"{}\", or remove it from `{second}`",
-            new.by.value.text
-        ))
+        PlanDiagnostic::mistake(format!("the host `{name}` is in wave `{first}` already, as one of `{group}`")).help(
+            format!(
+                "a host is deployed once: give `{first}` the line exclude = \"{}\", or remove it from `{second}`",
+                new.by.value.text
+            ),
+        )
     };
     mistake.at(&new.by.span, "named here").at(&old.by.span, "taken here")
 }
 
-fn two_machines(name: &HostName, by: &At<Selector>) -> Finding {
-    Finding::mistake(format!("two machines answer to the name `{name}`"))
+fn two_machines(name: &HostName, by: &Spanned<Selector>) -> PlanDiagnostic {
+    PlanDiagnostic::mistake(format!("two machines answer to the name `{name}`"))
         .at(&by.span, "matched here")
         .help("a cloned machine keeps the name of the first: stop one listener, or give it another --hostname")
 }
 
-fn not_by_name(name: &HostName, tier: Tier, by: &At<Selector>) -> Finding {
+fn not_by_name(name: &HostName, tier: Tier, by: &Spanned<Selector>) -> PlanDiagnostic {
     let own = Target::Host(tier, name.clone()).subject();
-    Finding::mistake(format!("the host `{name}` does not listen on the subject of its name"))
+    PlanDiagnostic::mistake(format!("the host `{name}` does not listen on the subject of its name"))
         .at(&by.span, "matched here")
         .help(format!("let its listener listen on a subject of its own as well: --deploy-subject {own}"))
 }
 
 /// A listener that does not know of it would deploy as ever, and nothing would bring its host back. Of a host that did not
 /// answer nothing is known; it is not sent anything.
-fn cannot_return(wave: &Wave, hosts: &[FrozenHost]) -> Option<Finding> {
-    let old = hosts.iter().filter(|host| host.present && !host.can_return);
+fn cannot_return(wave: &Wave, hosts: &[ResolvedHost]) -> Option<PlanDiagnostic> {
+    let old = hosts.iter().filter(|host| host.present && !host.supports_rollback);
     let old = list(old.map(|host| host.hostname.as_str()))?;
     let name = &wave.name.value;
-    let mistake = Finding::mistake(format!("wave `{name}` rolls back, which the listeners of {old} cannot"));
+    let mistake = PlanDiagnostic::mistake(format!("wave `{name}` rolls back, which the listeners of {old} cannot"));
     let mistake = match &wave.settings.rollback {
         Some(rollback) => mistake.at(&rollback.span, "asked for here"),
         None => mistake,
@@ -284,29 +292,31 @@ fn cannot_return(wave: &Wave, hosts: &[FrozenHost]) -> Option<Finding> {
     ))
 }
 
-fn prod_first(waves: &[Wave], frozen: &[FrozenWave]) -> Option<Finding> {
-    let has = |tier: Tier| move |wave: &FrozenWave| wave.hosts.iter().any(|host| host.tier == tier);
+fn prod_first(waves: &[Wave], frozen: &[ResolvedWave]) -> Option<PlanDiagnostic> {
+    let has = |tier: Tier| move |wave: &ResolvedWave| wave.hosts.iter().any(|host| host.tier == tier);
     let first = frozen.iter().position(has(Tier::Prod))?;
     if frozen.iter().take(first).any(has(Tier::Test)) {
         return None;
     }
     let wave = waves.get(first)?;
-    let warning = Finding::warning(format!("wave `{}` deploys prod hosts before any test host", wave.name.value));
+    let warning =
+        PlanDiagnostic::warning(format!("wave `{}` deploys prod hosts before any test host", wave.name.value));
     Some(with_targets(warning, wave, "prod").help("let a wave of test hosts go first, such as targets = \"test.all\""))
 }
 
-fn boundless(wave: &Wave, frozen: &FrozenWave) -> Option<Finding> {
+fn boundless(wave: &Wave, frozen: &ResolvedWave) -> Option<PlanDiagnostic> {
     let (hosts, failures) = (frozen.hosts.len(), frozen.limits.max_failures);
     if hosts == 0 || failures < hosts {
         return None;
     }
     let name = &wave.name.value;
-    let warning =
-        Finding::warning(format!("wave `{name}` may fail on every one of its hosts: {failures} may, of {hosts}"));
+    let warning = PlanDiagnostic::warning(format!(
+        "wave `{name}` may fail on every one of its hosts: {failures} may, of {hosts}"
+    ));
     Some(with_targets(warning, wave, "its hosts").help("a smaller `max_failures` stops at a bad revision"))
 }
 
-fn with_targets(finding: Finding, wave: &Wave, label: &str) -> Finding {
+fn with_targets(finding: PlanDiagnostic, wave: &Wave, label: &str) -> PlanDiagnostic {
     wave.targets.iter().fold(finding, |finding, by| finding.at(&by.span, label))
 }
 

@@ -1,4 +1,4 @@
-//! Who answered the roll call, and who listens where.
+//! The hosts that answered the roll call, and the subjects that each listens on.
 
 use std::collections::BTreeSet;
 
@@ -130,7 +130,7 @@ impl Address {
     /// How to reach a host that a target selects.
     ///
     /// The subjects that a host lists tell whether it listens on the one of its name, and no more: any other of them may be
-    /// one of somebody else. So one is used only where whoever deploys wrote that very subject. A host that does not say
+    /// one of somebody else. So one is used only where the operator wrote that very subject. A host that does not say
     /// where it listens is taken to follow the rule.
     pub(super) fn of(host: &HostReport, target: &Target) -> Self {
         let usual = Target::Host(host.tier, host.hostname.clone());

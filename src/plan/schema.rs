@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::key::{Key, SETTING_KEYS, TOP_KEYS, Takes, WAVE_KEYS};
+use super::key::{Key, SETTING_KEYS, TOP_KEYS, ValueKind, WAVE_KEYS};
 use super::value::MAX_RETRIES;
 use super::{Rollback, Settings};
 use crate::protocol::{Action, MAX_REVISION_BYTES};
@@ -31,13 +31,13 @@ pub fn schema() -> String {
 
 /// A table that has these keys and no others.
 fn table<'a>(keys: impl IntoIterator<Item = &'a Key>, required: &[&str]) -> Value {
-    let usual = Settings::default();
-    let properties: Map<_, _> = keys.into_iter().map(|key| (key.name.to_owned(), property(key, &usual))).collect();
+    let default = Settings::default();
+    let properties: Map<_, _> = keys.into_iter().map(|key| (key.name.to_owned(), property(key, &default))).collect();
     json!({ "type": "object", "properties": properties, "required": required, "additionalProperties": false })
 }
 
-fn property(key: &Key, usual: &Settings) -> Value {
-    both(json!({ "description": key.meaning, "default": (key.usual)(usual) }), values(key.takes))
+fn property(key: &Key, default: &Settings) -> Value {
+    both(json!({ "description": key.meaning, "default": (key.default)(default) }), values(key.takes))
 }
 
 /// What two objects say, less what is null.
@@ -50,38 +50,38 @@ fn both(one: Value, other: Value) -> Value {
 }
 
 /// The values that a key can have.
-fn values(takes: Takes) -> Value {
+fn values(takes: ValueKind) -> Value {
     match takes {
-        Takes::Action => json!({ "enum": Action::ALL.map(Action::as_str) }),
-        Takes::Boolean => json!({ "type": "boolean" }),
-        Takes::Command => json!({
+        ValueKind::Action => json!({ "enum": Action::ALL.map(Action::as_str) }),
+        ValueKind::Boolean => json!({ "type": "boolean" }),
+        ValueKind::Command => json!({
             "type": "array",
             "minItems": 1,
             "items": [{ "type": "string", "minLength": 1 }],
             "additionalItems": { "type": "string" },
         }),
-        Takes::Count => json!({ "type": "integer", "minimum": 0 }),
-        Takes::Duration => json!({ "type": "string", "pattern": DURATION }),
-        Takes::Flake => json!({ "type": "string", "pattern": FLAKE }),
-        Takes::Name => json!({ "type": "string", "pattern": "^[a-z0-9-]+$" }),
-        Takes::Parallel => json!({
+        ValueKind::Count => json!({ "type": "integer", "minimum": 0 }),
+        ValueKind::Duration => json!({ "type": "string", "pattern": DURATION }),
+        ValueKind::Flake => json!({ "type": "string", "pattern": FLAKE }),
+        ValueKind::Name => json!({ "type": "string", "pattern": "^[a-z0-9-]+$" }),
+        ValueKind::Parallel => json!({
             "anyOf": [{ "type": "integer", "minimum": 1 }, { "type": "string", "pattern": "^0*(100|[1-9][0-9]?)%$" }],
         }),
-        Takes::Retries => json!({ "type": "integer", "minimum": 0, "maximum": MAX_RETRIES }),
-        Takes::Rollback => json!({ "enum": Rollback::ALL.map(Rollback::as_str) }),
-        Takes::Revision => json!({
+        ValueKind::Retries => json!({ "type": "integer", "minimum": 0, "maximum": MAX_RETRIES }),
+        ValueKind::Rollback => json!({ "enum": Rollback::ALL.map(Rollback::as_str) }),
+        ValueKind::Revision => json!({
             "type": "string",
             "pattern": "^[A-Za-z0-9][A-Za-z0-9._/+-]*$",
             "maxLength": MAX_REVISION_BYTES,
         }),
-        Takes::Texts => targets(0),
-        Takes::SomeTexts => targets(1),
+        ValueKind::Texts => targets(0),
+        ValueKind::SomeTexts => targets(1),
         // Some digit is not 0, so that there is time at all.
-        Takes::ConfirmTimeout | Takes::Timeout => {
+        ValueKind::ConfirmTimeout | ValueKind::Timeout => {
             json!({ "type": "string", "allOf": [{ "pattern": DURATION }, { "pattern": "[1-9]" }] })
         }
-        Takes::Defaults => table(&SETTING_KEYS, &[]),
-        Takes::Waves => json!({
+        ValueKind::Defaults => table(&SETTING_KEYS, &[]),
+        ValueKind::Waves => json!({
             "type": "array",
             "minItems": 1,
             "items": table(WAVE_KEYS.iter().chain(&SETTING_KEYS), &["targets"]),

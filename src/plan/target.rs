@@ -2,7 +2,7 @@
 
 use crate::protocol::{HostName, NameError, Subject, Target, Tier, alias_variable};
 
-use super::mistake::Finding;
+use super::diagnostic::PlanDiagnostic;
 
 /// Finds the value of an environment variable by its name.
 pub(super) type Aliases<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -24,12 +24,12 @@ impl Selector {
     ///
     /// A first word that is a tier makes it a short form, so that a dotted host name is never taken for a subject of
     /// the user's own.
-    pub fn parse(text: &str, aliases: &dyn Fn(&str) -> Option<String>) -> Result<Self, Finding> {
+    pub fn parse(text: &str, aliases: &dyn Fn(&str) -> Option<String>) -> Result<Self, PlanDiagnostic> {
         let target = match text.split_once('.') {
             None => of_alias(text, aliases)?,
             Some((first, rest)) => match first.parse::<Tier>() {
                 Ok(tier) => of_short_form(tier, rest).map_err(|error| refused(text, &error))?,
-                Err(_) => of_subject(text).map_err(|error| Finding::mistake(error).help(HELP))?,
+                Err(_) => of_subject(text).map_err(|error| PlanDiagnostic::mistake(error).help(HELP))?,
             },
         };
         Ok(Self { text: text.to_owned(), target })
@@ -49,23 +49,23 @@ fn of_subject(text: &str) -> Result<Target, String> {
     text.parse::<Subject>().and_then(|subject| subject.target()).map_err(|error| error.to_string())
 }
 
-fn of_alias(word: &str, aliases: Aliases<'_>) -> Result<Target, Finding> {
+fn of_alias(word: &str, aliases: Aliases<'_>) -> Result<Target, PlanDiagnostic> {
     let is_alias = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
     if word.is_empty() || !word.chars().all(is_alias) {
-        return Err(Finding::mistake(format!("{word:?} is not a target")).help(HELP));
+        return Err(PlanDiagnostic::mistake(format!("{word:?} is not a target")).help(HELP));
     }
     let variable = alias_variable(word);
     let Some(subject) = aliases(&variable) else {
-        return Err(Finding::mistake(format!("there is no alias `{word}`"))
+        return Err(PlanDiagnostic::mistake(format!("there is no alias `{word}`"))
             .help(format!("set {variable} to a subject; if `{word}` is a host, write test.{word} or prod.{word}")));
     };
     of_subject(&subject).map_err(|error| {
-        Finding::mistake(format!("the alias `{word}` stands for no subject: {error}"))
+        PlanDiagnostic::mistake(format!("the alias `{word}` stands for no subject: {error}"))
             .help(format!("set {variable} to a subject such as deploy.prod.all"))
     })
 }
 
-fn refused(text: &str, error: &NameError) -> Finding {
+fn refused(text: &str, error: &NameError) -> PlanDiagnostic {
     let help = match error {
         NameError::Character { kind, name, character: '.' } => {
             let first = name.split('.').next().unwrap_or_default();
@@ -75,5 +75,5 @@ fn refused(text: &str, error: &NameError) -> Finding {
         NameError::Reserved { .. } | NameError::Empty { .. } => HELP.to_owned(),
         _ => "names are single words without wildcards or white space".to_owned(),
     };
-    Finding::mistake(error.to_string()).help(help)
+    PlanDiagnostic::mistake(error.to_string()).help(help)
 }

@@ -8,7 +8,7 @@ mod schema;
 
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme};
 
-use super::{Finding, FrozenPlan, Plan, PlanMistakes, Roster};
+use super::{Plan, PlanDiagnostic, PlanErrors, ResolvedPlan, Roster};
 use crate::protocol::{HostAnswer, HostReport};
 
 /// The only alias of these tests.
@@ -16,7 +16,7 @@ fn aliases(variable: &str) -> Option<String> {
     (variable == "HOMELAB_DEPLOY_ALIAS_MY_LAB").then(|| "deploy.prod.role.lab".to_owned())
 }
 
-fn parse(text: &str) -> Result<Plan, PlanMistakes> {
+fn parse(text: &str) -> Result<Plan, PlanErrors> {
     Plan::parse(text, "Weekly Update", &aliases)
 }
 
@@ -29,7 +29,7 @@ fn plan(text: &str) -> Plan {
 }
 
 /// Each finding on two lines: what is wrong, and what to do.
-fn told<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> String {
+fn told<'a>(findings: impl IntoIterator<Item = &'a PlanDiagnostic>) -> String {
     let told = findings.into_iter().map(|finding| {
         let help = finding.help().expect("every finding says what to do").to_string();
         format!("{finding}\n  {help}\n")
@@ -81,7 +81,7 @@ fn demo_roster() -> Roster {
 }
 
 /// Each wave on a line, hosts that did not answer with a question mark; where a subject is not the usual one, with it.
-fn waves(frozen: &FrozenPlan) -> String {
+fn waves(frozen: &ResolvedPlan) -> String {
     let told = frozen.waves.iter().map(|wave| {
         let hosts = wave.hosts.iter().map(|host| {
             let absent = if host.present { "" } else { "?" };

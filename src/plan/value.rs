@@ -5,14 +5,13 @@ use std::ops::{Range, RangeInclusive};
 use std::str::FromStr;
 use std::time::Duration;
 
-use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::mistake::Finding;
+use super::diagnostic::PlanDiagnostic;
 use super::rollback::{self, Rollback};
-use super::{At, Parallel};
+use super::{Parallel, Spanned};
 
-pub(super) type Value<'i> = Spanned<DeValue<'i>>;
+pub(super) type Value<'i> = toml::Spanned<DeValue<'i>>;
 
 /// The longest duration: beyond it a plan has a typing error, and adding durations up could overflow.
 const MAX_DURATION: Duration = Duration::from_hours(30 * 24);
@@ -24,7 +23,7 @@ pub(super) const MAX_RETRIES: usize = 1000;
 const DURATION_HELP: &str = "durations are written like \"90s\", \"10m\" or \"1h30m\"";
 
 /// A value of the wrong type.
-fn wrong_type(value: &Value<'_>, key: &str, wanted: &str) -> Finding {
+fn wrong_type(value: &Value<'_>, key: &str, wanted: &str) -> PlanDiagnostic {
     let found = match value.get_ref() {
         DeValue::Array(_) => "a list",
         DeValue::Boolean(_) => "true or false",
@@ -34,45 +33,47 @@ fn wrong_type(value: &Value<'_>, key: &str, wanted: &str) -> Finding {
         DeValue::String(_) => "a string",
         DeValue::Table(_) => "a table",
     };
-    Finding::mistake(format!("`{key}` is {found}")).at(&value.span(), format!("expected {wanted}"))
+    PlanDiagnostic::mistake(format!("`{key}` is {found}")).at(&value.span(), format!("expected {wanted}"))
 }
 
-pub(super) fn table<'a, 'i>(value: &'a Value<'i>, key: &str) -> Result<&'a DeTable<'i>, Finding> {
+pub(super) fn table<'a, 'i>(value: &'a Value<'i>, key: &str) -> Result<&'a DeTable<'i>, PlanDiagnostic> {
     let table = value.get_ref().as_table();
     table.ok_or_else(|| wrong_type(value, key, "a table").help(format!("write [{key}] on a line of its own")))
 }
 
-pub(super) fn text<'a>(value: &'a Value<'_>, key: &str) -> Result<&'a str, Finding> {
+pub(super) fn text<'a>(value: &'a Value<'_>, key: &str) -> Result<&'a str, PlanDiagnostic> {
     let text = value.get_ref().as_str();
     text.ok_or_else(|| wrong_type(value, key, "a string").help(format!("write {key} = \"…\"")))
 }
 
 /// A string that `T` can be read from; what `T` says of it is the message.
-pub(super) fn parsed<T>(value: &Value<'_>, key: &str, example: &str) -> Result<T, Finding>
+pub(super) fn parsed<T>(value: &Value<'_>, key: &str, example: &str) -> Result<T, PlanDiagnostic>
 where
     T: FromStr<Err: Display>,
 {
     text(value, key)?.parse().map_err(|error: T::Err| {
-        Finding::mistake(error.to_string()).at(&value.span(), "refused").help(format!("such as {key} = \"{example}\""))
+        PlanDiagnostic::mistake(error.to_string())
+            .at(&value.span(), "refused")
+            .help(format!("such as {key} = \"{example}\""))
     })
 }
 
-pub(super) fn boolean(value: &Value<'_>, key: &str) -> Result<bool, Finding> {
+pub(super) fn boolean(value: &Value<'_>, key: &str) -> Result<bool, PlanDiagnostic> {
     let boolean = value.get_ref().as_bool();
     boolean.ok_or_else(|| {
         wrong_type(value, key, "true or false").help(format!("write {key} = true or {key} = false, without quotes"))
     })
 }
 
-pub(super) fn count(value: &Value<'_>, key: &str) -> Result<usize, Finding> {
+pub(super) fn count(value: &Value<'_>, key: &str) -> Result<usize, PlanDiagnostic> {
     whole(value, key, 0..=usize::MAX)
 }
 
-pub(super) fn retries(value: &Value<'_>, key: &str) -> Result<u32, Finding> {
+pub(super) fn retries(value: &Value<'_>, key: &str) -> Result<u32, PlanDiagnostic> {
     whole(value, key, 0..=MAX_RETRIES).map(|count| u32::try_from(count).unwrap_or(u32::MAX))
 }
 
-fn whole(value: &Value<'_>, key: &str, allowed: RangeInclusive<usize>) -> Result<usize, Finding> {
+fn whole(value: &Value<'_>, key: &str, allowed: RangeInclusive<usize>) -> Result<usize, PlanDiagnostic> {
     let (least, most) = (allowed.start(), allowed.end());
     let wanted = if *most == usize::MAX {
         format!("a whole number, {least} or more")
@@ -84,29 +85,29 @@ fn whole(value: &Value<'_>, key: &str, allowed: RangeInclusive<usize>) -> Result
     };
     let number = usize::from_str_radix(integer.as_str(), integer.radix()).ok();
     number.filter(|number| allowed.contains(number)).ok_or_else(|| {
-        Finding::mistake(format!("`{key}` is out of range"))
+        PlanDiagnostic::mistake(format!("`{key}` is out of range"))
             .at(&value.span(), "out of range")
             .help(format!("write {wanted}"))
     })
 }
 
 /// A number of hosts, or a share of them in percent.
-pub(super) fn parallel(value: &Value<'_>, key: &str) -> Result<Parallel, Finding> {
+pub(super) fn parallel(value: &Value<'_>, key: &str) -> Result<Parallel, PlanDiagnostic> {
     let Some(text) = value.get_ref().as_str() else {
         return whole(value, key, 1..=usize::MAX).map(Parallel::Hosts);
     };
     let percent = text.strip_suffix('%').filter(|number| number.bytes().all(|b| b.is_ascii_digit()));
     let percent = percent.and_then(|number| number.parse().ok());
     percent.filter(|percent| (1..=100).contains(percent)).map(Parallel::Percent).ok_or_else(|| {
-        Finding::mistake(format!("`{key}` is neither a number of hosts nor a percentage"))
+        PlanDiagnostic::mistake(format!("`{key}` is neither a number of hosts nor a percentage"))
             .at(&value.span(), "expected 1 or more, or \"1%\" to \"100%\"")
             .help(format!("write a number without quotes, such as {key} = 2, or a percentage such as {key} = \"25%\""))
     })
 }
 
-pub(super) fn duration(value: &Value<'_>, key: &str) -> Result<Duration, Finding> {
+pub(super) fn duration(value: &Value<'_>, key: &str) -> Result<Duration, PlanDiagnostic> {
     if let Some(number) = value.get_ref().as_integer() {
-        return Err(Finding::mistake(format!("`{key}` is a bare number, which does not say its unit"))
+        return Err(PlanDiagnostic::mistake(format!("`{key}` is a bare number, which does not say its unit"))
             .at(&value.span(), "expected a duration")
             .help(format!("write {key} = \"{number}s\" if you mean seconds; {DURATION_HELP}")));
     }
@@ -115,20 +116,20 @@ pub(super) fn duration(value: &Value<'_>, key: &str) -> Result<Duration, Finding
     };
     match humantime::parse_duration(text) {
         Ok(duration) if duration <= MAX_DURATION => Ok(duration),
-        Ok(_) => Err(Finding::mistake(format!("`{key}` is longer than 30 days"))
+        Ok(_) => Err(PlanDiagnostic::mistake(format!("`{key}` is longer than 30 days"))
             .at(&value.span(), "too long")
             .help(DURATION_HELP)),
-        Err(error) => Err(Finding::mistake(format!("`{key}` is not a duration"))
+        Err(error) => Err(PlanDiagnostic::mistake(format!("`{key}` is not a duration"))
             .at(&value.span(), error.to_string())
             .help(DURATION_HELP)),
     }
 }
 
 /// A duration in which something is to happen.
-pub(super) fn timeout(value: &Value<'_>, key: &str) -> Result<Duration, Finding> {
+pub(super) fn timeout(value: &Value<'_>, key: &str) -> Result<Duration, PlanDiagnostic> {
     let duration = duration(value, key)?;
     if duration.is_zero() {
-        return Err(Finding::mistake(format!("`{key}` leaves no time at all"))
+        return Err(PlanDiagnostic::mistake(format!("`{key}` leaves no time at all"))
             .at(&value.span(), "expected more than nothing")
             .help(DURATION_HELP));
     }
@@ -136,32 +137,32 @@ pub(super) fn timeout(value: &Value<'_>, key: &str) -> Result<Duration, Finding>
 }
 
 /// The same with its place.
-pub(super) fn timeout_at(value: &Value<'_>, key: &str) -> Result<At<Duration>, Finding> {
-    timeout(value, key).map(|duration| At { value: duration, span: value.span() })
+pub(super) fn timeout_at(value: &Value<'_>, key: &str) -> Result<Spanned<Duration>, PlanDiagnostic> {
+    timeout(value, key).map(|duration| Spanned { value: duration, span: value.span() })
 }
 
 /// The same for how long a host waits to be confirmed.
-pub(super) fn confirm_timeout(value: &Value<'_>, key: &str) -> Result<Duration, Finding> {
+pub(super) fn confirm_timeout(value: &Value<'_>, key: &str) -> Result<Duration, PlanDiagnostic> {
     rollback::confirm_timeout(duration(value, key)?).map_err(|error| {
-        Finding::mistake(format!("`{key}` cannot be kept to"))
+        PlanDiagnostic::mistake(format!("`{key}` cannot be kept to"))
             .at(&value.span(), error.to_string())
             .help(format!("write {key} = \"1m\", or what a host needs to be reached again after its activation"))
     })
 }
 
 /// When hosts return to what they ran before, with its place.
-pub(super) fn rollback(value: &Value<'_>, key: &str) -> Result<At<Rollback>, Finding> {
-    parsed(value, key, "auto").map(|rollback| At { value: rollback, span: value.span() })
+pub(super) fn rollback(value: &Value<'_>, key: &str) -> Result<Spanned<Rollback>, PlanDiagnostic> {
+    parsed(value, key, "auto").map(|rollback| Spanned { value: rollback, span: value.span() })
 }
 
 /// A name of a plan or a wave.
-pub(super) fn name(value: &Value<'_>, key: &str) -> Result<String, Finding> {
+pub(super) fn name(value: &Value<'_>, key: &str) -> Result<String, PlanDiagnostic> {
     let name = text(value, key)?;
     let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     if !name.is_empty() && name.chars().all(allowed) {
         return Ok(name.to_owned());
     }
-    Err(Finding::mistake(format!("{name:?} cannot be a name"))
+    Err(PlanDiagnostic::mistake(format!("{name:?} cannot be a name"))
         .at(&value.span(), "expected lower-case letters, digits and hyphens")
         .help(format!("write {key} = \"{}\"", slug(name))))
 }
@@ -179,7 +180,7 @@ pub(super) fn slug(text: &str) -> String {
 }
 
 /// A program and its arguments.
-pub(super) fn command(value: &Value<'_>, key: &str) -> Result<Vec<String>, Finding> {
+pub(super) fn command(value: &Value<'_>, key: &str) -> Result<Vec<String>, PlanDiagnostic> {
     let help =
         |words: &[String]| format!("no shell reads it: write each word as a string of its own, {key} = {words:?}");
     let Some(list) = value.get_ref().as_array() else {
@@ -195,7 +196,7 @@ pub(super) fn command(value: &Value<'_>, key: &str) -> Result<Vec<String>, Findi
         .collect::<Result<Vec<_>, _>>()
         .map_err(|mistake| mistake.help(format!("every word of `{key}` is a string")))?;
     if words.first().is_none_or(String::is_empty) {
-        return Err(Finding::mistake(format!("`{key}` names no program"))
+        return Err(PlanDiagnostic::mistake(format!("`{key}` names no program"))
             .at(&value.span(), "the first word is the program")
             .help(help(&["./smoke.sh".to_owned(), "dns".to_owned()])));
     }
@@ -203,8 +204,8 @@ pub(super) fn command(value: &Value<'_>, key: &str) -> Result<Vec<String>, Findi
 }
 
 /// One string, or a list of them; each with its place.
-pub(super) fn texts<'a>(value: &'a Value<'_>, key: &str) -> Result<Vec<At<&'a str>>, Finding> {
-    let at = |span: Range<usize>, value: &'a str| At { value, span };
+pub(super) fn texts<'a>(value: &'a Value<'_>, key: &str) -> Result<Vec<Spanned<&'a str>>, PlanDiagnostic> {
+    let at = |span: Range<usize>, value: &'a str| Spanned { value, span };
     match value.get_ref() {
         DeValue::String(text) => Ok(vec![at(value.span(), text)]),
         DeValue::Array(list) => list.iter().map(|item| Ok(at(item.span(), text(item, key)?))).collect(),
@@ -213,10 +214,10 @@ pub(super) fn texts<'a>(value: &'a Value<'_>, key: &str) -> Result<Vec<At<&'a st
 }
 
 /// The same, where an empty list makes no sense.
-pub(super) fn some_texts<'a>(value: &'a Value<'_>, key: &str) -> Result<Vec<At<&'a str>>, Finding> {
+pub(super) fn some_texts<'a>(value: &'a Value<'_>, key: &str) -> Result<Vec<Spanned<&'a str>>, PlanDiagnostic> {
     let texts = texts(value, key)?;
     if texts.is_empty() {
-        return Err(Finding::mistake(format!("`{key}` is empty"))
+        return Err(PlanDiagnostic::mistake(format!("`{key}` is empty"))
             .at(&value.span(), "expected at least one")
             .help(format!("write {key} = \"test.all\"")));
     }

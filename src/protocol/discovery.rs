@@ -1,4 +1,4 @@
-//! Who is there: what is asked on the discovery subject, and what listeners and running rollouts answer.
+//! Discovery: the question on the discovery subject, and what listeners and running rollouts answer.
 
 use std::borrow::Cow;
 use std::convert::Infallible;
@@ -13,7 +13,7 @@ use super::ids::RolloutId;
 use super::json::{empty_is_none, from_json, is_false, to_json};
 use super::names::{HostName, Role, Tier};
 use super::reply_subject::ReplySubject;
-use super::response::{ErrorCode, Holder, Status};
+use super::response::{BusyWith, ErrorCode, Status};
 use super::revision::Commit;
 use super::subject::Subject;
 use super::text::{self, checked_text, clean_line};
@@ -24,7 +24,7 @@ pub const MAX_PROBLEMS: usize = 8;
 /// The longest text of a problem, in bytes.
 pub const MAX_PROBLEM_BYTES: usize = 200;
 
-/// Asks who is there.
+/// Asks which hosts are there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiscoveryRequest {
     /// Where the answers go.
@@ -38,7 +38,7 @@ pub struct DiscoveryRequest {
     pub per_host: bool,
 }
 
-/// Who is there.
+/// One answer to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum DiscoveryAnswer {
@@ -120,7 +120,7 @@ pub struct HostReport {
     pub now: Option<Timestamp>,
     /// What the host is busy with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub busy: Option<Box<Holder>>,
+    pub busy: Option<Box<BusyWith>>,
     /// How the last run ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last: Option<Box<LastRun>>,
@@ -188,7 +188,7 @@ checked_text!(Feature);
 
 impl HostReport {
     /// Whether sending a request of the same id again is a question, and not a second order.
-    pub fn knows_ids(&self) -> bool {
+    pub fn supports_ids(&self) -> bool {
         self.has(&Feature::Id)
     }
 
@@ -244,7 +244,7 @@ pub struct RolloutReport {
     /// Its name.
     #[serde(deserialize_with = "text::line")]
     pub name: String,
-    /// Who runs it, as `user@machine`.
+    /// The operator, as `user@machine`.
     #[serde(deserialize_with = "text::line")]
     pub operator: String,
     /// The tiers it touches.
@@ -332,7 +332,7 @@ mod tests {
             system: Some("/nix/store/x".to_owned()),
             booted_system_differs: Some(false),
             uptime_s: Some(86_400),
-            busy: Some(Box::new(Holder { id: "r-1".to_owned(), operator: None, since: at("2026-11-23T10:00:00Z") })),
+            busy: Some(Box::new(BusyWith { id: "r-1".to_owned(), operator: None, since: at("2026-11-23T10:00:00Z") })),
             last: Some(Box::new(LastRun {
                 id: "r-0".to_owned(),
                 status: Status::Failed,

@@ -83,7 +83,7 @@ impl FlakeUrl {
         Self(without_credentials(&self.0).into_owned())
     }
 
-    /// Whether it is a place on the disk of whoever reads it.
+    /// Whether it is a path on the reader's own disk.
     pub fn is_local(&self) -> bool {
         self.0.starts_with("git+file:")
     }

@@ -1,4 +1,4 @@
-//! The subjects of answers, which tell who answers.
+//! The subjects of answers, which name the host that answers.
 
 use std::str::FromStr;
 
@@ -35,7 +35,7 @@ pub struct Sender {
     pub host: HostName,
 }
 
-/// Who may answer on a reply subject, as one host sees it.
+/// Which hosts may answer on a reply subject, as one host sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
     /// This host alone.
@@ -56,7 +56,7 @@ impl ReplySubject {
     }
 
     /// The reply subject of a single request or roll call, in the form that the first listeners know. Its one token names
-    /// no host, so it does not tell who answers there.
+    /// no host, so it does not say which one answers there.
     pub fn single(id: Uuid) -> Self {
         Self(Subject::made(format!("{RESPONSES}{id}")))
     }
@@ -94,7 +94,7 @@ impl ReplySubject {
         sender_and_rest(self.as_str()).is_some_and(|(of, name, _)| of == tier && name == host.as_str())
     }
 
-    /// Who may answer here, as this host sees it.
+    /// Which hosts may answer here, as this host sees it.
     pub fn place(&self, tier: Tier, host: &HostName) -> Place {
         let names_a_tier = || {
             let first = self.as_str().strip_prefix(RESPONSES).and_then(|rest| rest.split('.').next());

@@ -36,7 +36,7 @@ pub struct Request {
     /// A listener that reads the request later than this refuses it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
-    /// Who asks, as `user@machine`; for logs and for telling others who is at it.
+    /// The operator, as `user@machine`; for logs, and for the answer to others while the host is busy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub operator: Option<String>,
     /// The name of the rollout that this request is part of.
@@ -206,7 +206,7 @@ fn reply_subject(reply_to: &ReplySubject, shared: Option<&RequestId>, tier: Tier
     shared.and_then(|id| reply_to.of_one_host(tier, host, id)).unwrap_or_else(|| reply_to.clone())
 }
 
-/// Whether this is what a `JetStream` stream says to whoever published: `{"stream": …, "seq": …}`. It goes to the reply
+/// Whether this is what a `JetStream` stream answers to a publisher: `{"stream": …, "seq": …}`. It goes to the reply
 /// subject of what the stream has stored, so it arrives where answers and requests do, and is neither.
 pub fn is_acknowledgement(bytes: &[u8]) -> bool {
     #[derive(Deserialize)]

@@ -91,7 +91,7 @@ impl Phase {
 pub enum ErrorCode {
     /// The revision is impossible, or does not exist.
     InvalidRevision,
-    /// The action is none of [`Action`].
+    /// The action is not one of [`Action`].
     InvalidAction,
     /// The host is busy with another request.
     AlreadyRunning,
@@ -166,21 +166,21 @@ impl fmt::Display for Status {
 
 /// The request that keeps a host busy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Holder {
+pub struct BusyWith {
     /// Its id, or its reply subject when it has none.
     #[serde(deserialize_with = "text::line")]
     pub id: String,
     /// Who asked for it.
     #[serde(default, deserialize_with = "text::optional_line", skip_serializing_if = "Option::is_none")]
     pub operator: Option<String>,
-    /// Since when the host is at it.
+    /// When the host began.
     pub since: Timestamp,
 }
 
 /// What one host says about one request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Response {
-    /// Who says it.
+    /// The host that answers.
     pub hostname: HostName,
     /// How far it is.
     pub status: Status,
@@ -229,7 +229,7 @@ pub struct Response {
     pub log_tail: Vec<String>,
     /// What the host is busy with, on `rejected` with `already_running`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub holder: Option<Box<Holder>>,
+    pub holder: Option<Box<BusyWith>>,
 }
 
 impl Response {

@@ -40,7 +40,7 @@ pub enum RevisionError {
     /// It begins with something else than a letter or digit: a command would take `-…` for an option.
     #[error("the revision {0:?} does not begin with a letter or digit")]
     Start(String),
-    /// A character that has a meaning of its own in a flake URL or is none that git allows.
+    /// A character that has a meaning of its own in a flake URL, or that git does not allow.
     #[error("the revision {0:?} contains {1:?}: only letters, digits and . _ / + - are allowed")]
     Character(String, char),
     /// A sequence that git's own rules for ref names exclude.

@@ -12,7 +12,7 @@ use super::text::checked_text;
 /// The longest subject, in bytes; a server's own bound on a protocol line is 4,096.
 pub const MAX_SUBJECT_BYTES: usize = 1024;
 
-/// Where deployers ask who is there, unless they are told otherwise.
+/// The default discovery subject.
 pub const DISCOVER: &str = "deploy.discover";
 
 /// Below this, deployers that run a rollout answer.
@@ -136,7 +136,7 @@ impl Target {
     }
 }
 
-/// The subject on which listeners of one tier are asked who is there, beside the one for all tiers.
+/// The discovery subject of one tier, beside the one for all tiers.
 pub fn discover_tier(discover: &Subject, tier: Tier) -> Subject {
     Subject::joined(&[discover.as_str(), ".", tier.as_str()])
 }

@@ -50,7 +50,7 @@ fn full_response() -> Response {
         rolled_back: Some(true),
         failed_units: vec!["unbound.service".to_owned()],
         log_tail: vec!["starting unbound".to_owned(), "failed".to_owned()],
-        holder: Some(Box::new(Holder {
+        holder: Some(Box::new(BusyWith {
             id: "r-0".to_owned(),
             operator: Some("ops@desk".to_owned()),
             since: at("2026-11-23T09:00:00Z"),

@@ -3,7 +3,7 @@
 //! What the place at the bottom shows is decided in [`region`]; here it is only drawn, and not more often than anybody
 //! can read.
 
-mod pace;
+mod rate_limiter;
 mod region;
 
 use std::io::{self, Write};
@@ -12,11 +12,11 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use jiff::Timestamp;
 
-use self::pace::Pace;
-use super::format::Took;
-use super::page::{Line, Memory, Page};
-use super::pipe::Pipe;
-use super::{Reporter, Style, words};
+use self::rate_limiter::RateLimiter;
+use super::format::DisplayDuration;
+use super::layout::{Layout, LayoutState, Line};
+use super::line_writer::LineWriter;
+use super::{Reporter, Style, wording};
 use crate::rollout::summary::WaveState;
 use crate::rollout::{Event, EventKind, HostOutcome, Summary};
 
@@ -35,12 +35,12 @@ pub struct Size {
 /// Draws on a terminal, which nobody else writes to unless a question is asked there.
 #[derive(Debug)]
 pub struct Bars<W: Write> {
-    out: Pipe<W>,
+    out: LineWriter<W>,
     style: Style,
     size: fn() -> Size,
     bar: ProgressBar,
-    pace: Pace,
-    memory: Memory,
+    pace: RateLimiter,
+    memory: LayoutState,
     /// When the first event came, which for a rollout that is resumed is not when it began.
     since: Option<Timestamp>,
     /// What has to scroll by and was not written yet.
@@ -50,7 +50,7 @@ pub struct Bars<W: Write> {
 impl Bars<io::Stderr> {
     /// Draws on the terminal behind standard error, whose size may change at any time.
     pub fn stderr(style: Style, size: fn() -> Size) -> Self {
-        Self::new(io::stderr(), ProgressDrawTarget::stderr_with_hz(pace::PER_SECOND), style, size)
+        Self::new(io::stderr(), ProgressDrawTarget::stderr_with_hz(rate_limiter::PER_SECOND), style, size)
     }
 }
 
@@ -60,12 +60,12 @@ impl<W: Write> Bars<W> {
         let bar = ProgressBar::with_draw_target(None, target).with_style(template);
         bar.finish_and_clear();
         Self {
-            out: Pipe::new(out),
+            out: LineWriter::new(out),
             style,
             size,
             bar,
-            pace: Pace::default(),
-            memory: Memory::default(),
+            pace: RateLimiter::default(),
+            memory: LayoutState::default(),
             since: None,
             facts: Vec::new(),
         }
@@ -77,8 +77,8 @@ impl<W: Write> Bars<W> {
         if is_asking(summary) {
             return Ok(());
         }
-        let is_early = self.since.is_none_or(|since| Took::between(since, now) < Took(QUIET));
-        let page = Page::new(summary, self.memory).filter(|_| !is_early);
+        let is_early = self.since.is_none_or(|since| DisplayDuration::between(since, now) < DisplayDuration(QUIET));
+        let page = Layout::new(summary, self.memory).filter(|_| !is_early);
         let region = page.map(|page| region::region(&page, now, (self.size)(), self.style)).unwrap_or_default();
         if region.is_empty() || !self.facts.is_empty() {
             self.clear()?;
@@ -100,7 +100,7 @@ impl<W: Write> Bars<W> {
         if self.bar.is_finished() {
             self.bar.reset();
         }
-        // From the end of a full line, the `^C` that a terminal shows would begin another that the next draw knows not of.
+        // From the end of a full line, the `^C` that a terminal shows would begin one that the next draw does not know.
         self.out.write(b"\r")
     }
 }
@@ -109,7 +109,7 @@ impl<W: Write> Reporter for Bars<W> {
     fn event(&mut self, event: &Event, summary: &Summary) -> io::Result<()> {
         self.since.get_or_insert(event.at);
         self.memory.learn(event, summary);
-        if let Some(fact) = Page::new(summary, self.memory).and_then(|page| fact(&page, event)) {
+        if let Some(fact) = Layout::new(summary, self.memory).and_then(|page| fact(&page, event)) {
             self.facts.push(fact.wrapped((self.size)().columns, self.style));
         }
         match event.kind {
@@ -136,11 +136,11 @@ fn is_asking(summary: &Summary) -> bool {
     summary.waves.iter().any(|wave| wave.state == WaveState::AwaitingConfirmation)
 }
 
-/// The line that an event leaves behind. Where it tells of a host, it names the wave, which may be long gone from sight.
-fn fact(page: &Page<'_>, event: &Event) -> Option<Line> {
+/// The line that an event leaves behind. Where it is about a host, it names the wave, which may have scrolled away.
+fn fact(page: &Layout<'_>, event: &Event) -> Option<Line> {
     match &event.kind {
         // A host that completed stands in place until its wave is over. A deployment without a plan has nothing else.
-        EventKind::Final { outcome: HostOutcome::Completed, .. } if !words::is_deployment(page.rollout) => None,
+        EventKind::Final { outcome: HostOutcome::Completed, .. } if !wording::is_deployment(page.rollout) => None,
         EventKind::Final { host, .. } | EventKind::Retrying { host, .. } | EventKind::Returned { host, .. } => {
             let line = page.event(event)?;
             let wave = page.summary.host(host)?.wave;
@@ -153,7 +153,7 @@ fn fact(page: &Page<'_>, event: &Event) -> Option<Line> {
         | EventKind::WaveEnded { .. }
         | EventKind::Interrupted { .. }
         | EventKind::Connection { .. }
-        | EventKind::Anomaly { .. } => page.event(event),
+        | EventKind::UnexpectedResponse { .. } => page.event(event),
         EventKind::TurnedUp { .. }
         | EventKind::AwaitingConfirmation { .. }
         | EventKind::WaveStarted { .. }

@@ -1,9 +1,9 @@
 //! The facts about one host of a rollout, the same for the terminal, `--json` and assistants.
 
-use super::words;
+use super::wording;
 use crate::protocol::{Action, Commit, ErrorCode, Response};
 use crate::rollout::summary::{HostState, HostView};
-use crate::rollout::{HostOutcome, Rollout, SkipCause};
+use crate::rollout::{HostOutcome, Rollout, SkipReason};
 
 /// What is known of a host of a rollout. Texts are those of the host: a display makes them safe to show.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub fn describe<'a>(host: &'a HostView, rollout: &Rollout) -> HostFacts<'a> {
     let message = match (host.state, response) {
         (HostState::Final(_), Some(response)) => response.message.clone(),
         (HostState::Final(HostOutcome::Completed), None) => String::new(),
-        (HostState::Final(outcome), None) => words::outcome(host, outcome, rollout),
+        (HostState::Final(outcome), None) => wording::outcome(host, outcome, rollout),
         _ => String::new(),
     };
     HostFacts {
@@ -118,13 +118,13 @@ pub(super) fn runs_now(host: &HostView, rollout: &Rollout) -> Option<Commit> {
     }
 }
 
-const fn skip_code(cause: SkipCause) -> &'static str {
+const fn skip_code(cause: SkipReason) -> &'static str {
     match cause {
-        SkipCause::WaveHalted => "wave_halted",
-        SkipCause::EarlierWave => "earlier_wave",
-        SkipCause::Interrupt => "interrupt",
-        SkipCause::NotConfirmed => "not_confirmed",
-        SkipCause::Disconnected => "disconnected",
+        SkipReason::WaveHalted => "wave_halted",
+        SkipReason::EarlierWave => "earlier_wave",
+        SkipReason::Interrupt => "interrupt",
+        SkipReason::NotConfirmed => "not_confirmed",
+        SkipReason::Disconnected => "disconnected",
     }
 }
 
@@ -134,7 +134,7 @@ mod tests {
 
     use super::*;
     use crate::protocol::Status;
-    use crate::report::story::{NEW, OLD, answer, commit, name, request, rollout, start, wave};
+    use crate::report::scenario::{NEW, OLD, answer, commit, name, request, rollout, start, wave};
     use crate::rollout::{Event, EventKind, Summary};
 
     /// What is said of a host after these events, of the commits by name.
@@ -177,7 +177,7 @@ mod tests {
         let silent = |outcome| said(Switch, &[EventKind::Final { host: name("ns1"), outcome, response: None }]);
         assert_eq!(silent(HostOutcome::Unreachable), "unreachable ?");
         assert_eq!(silent(HostOutcome::TimedOut), "timed_out ?");
-        assert_eq!(silent(HostOutcome::Skipped(SkipCause::EarlierWave)), "skipped old");
+        assert_eq!(silent(HostOutcome::Skipped(SkipReason::EarlierWave)), "skipped old");
         let returning = || EventKind::Returning { host: name("ns1"), request: request(2) };
         assert_eq!(said(Switch, &[completed(), returning()]), "returning ?");
         let returned = |outcome| EventKind::Returned { host: name("ns1"), outcome, response: None };

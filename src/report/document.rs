@@ -8,9 +8,9 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::describe::{HostFacts, describe};
-use super::format::{Took, first_line, safe};
+use super::format::{DisplayDuration, first_line, safe};
 use super::rollouts::{object, outcome};
-use super::{Liveness, words};
+use super::{Liveness, wording};
 use crate::protocol::Commit;
 use crate::rollout::summary::{HostState, HostView, WaveState, WaveView};
 use crate::rollout::{HostOutcome, Rollout, Summary, WaveIndex, WaveVerdict};
@@ -58,7 +58,7 @@ impl<'a> Document<'a> {
     /// What is deployed, with the first line of the commit's message.
     fn revision(&self) -> String {
         let subject = self.rollout.subject.as_deref().map(|subject| format!(" \"{}\"", first_line(subject)));
-        words::revision(self.rollout) + &subject.unwrap_or_default()
+        wording::revision(self.rollout) + &subject.unwrap_or_default()
     }
 
     /// What is said of the whole, each with its title.
@@ -71,9 +71,12 @@ impl<'a> Document<'a> {
             ("ended", self.summary.ended_at.map(at)),
             (
                 "took",
-                self.summary.began_at.zip(self.summary.ended_at).map(|(from, to)| Took::between(from, to).to_string()),
+                self.summary
+                    .began_at
+                    .zip(self.summary.ended_at)
+                    .map(|(from, to)| DisplayDuration::between(from, to).to_string()),
             ),
-            ("hosts", Some(words::counts(&self.summary.counts()))),
+            ("hosts", Some(wording::counts(&self.summary.counts()))),
             ("id", Some(self.rollout.id.to_string())),
         ];
         facts.into_iter().filter_map(|(title, fact)| Some((title, fact?))).collect()
@@ -91,9 +94,9 @@ impl<'a> Document<'a> {
     }
 
     /// How long something took that began then, or has taken so far.
-    fn took(&self, began_at: Option<Timestamp>, ended_at: Option<Timestamp>) -> Option<Took> {
+    fn took(&self, began_at: Option<Timestamp>, ended_at: Option<Timestamp>) -> Option<DisplayDuration> {
         let until = ended_at.unwrap_or_else(|| self.last());
-        began_at.map(|began_at| Took::between(began_at, until))
+        began_at.map(|began_at| DisplayDuration::between(began_at, until))
     }
 
     /// The latest moment that is known of.
@@ -151,7 +154,7 @@ impl Wave<'_> {
             WaveState::Baking => "baking".to_owned(),
             WaveState::Checking => "checking".to_owned(),
             WaveState::Ended(WaveVerdict::Succeeded) => "succeeded".to_owned(),
-            WaveState::Ended(WaveVerdict::Failed(cause)) => format!("failed: {}", words::cause(cause)),
+            WaveState::Ended(WaveVerdict::Failed(cause)) => format!("failed: {}", wording::cause(cause)),
             WaveState::Ended(WaveVerdict::Interrupted) => "interrupted".to_owned(),
             WaveState::Ended(WaveVerdict::Skipped) => "skipped".to_owned(),
         }

@@ -14,9 +14,9 @@ const MAX_TEXT: usize = 200;
 
 /// A duration as people say it: `0.4s`, `12s`, `4m02s`, `45m`, `1h05m`. What is shorter than the last digit is cut off.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Took(pub Duration);
+pub struct DisplayDuration(pub Duration);
 
-impl Took {
+impl DisplayDuration {
     /// The time from one moment to another; none at all when the clock was set back in between.
     pub fn between(from: Timestamp, to: Timestamp) -> Self {
         Self(Duration::try_from(to.duration_since(from)).unwrap_or_default())
@@ -28,7 +28,7 @@ impl Took {
     }
 }
 
-impl Display for Took {
+impl Display for DisplayDuration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (seconds, tenths) = (self.0.as_secs(), self.0.subsec_millis() / 100);
         match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
@@ -44,7 +44,7 @@ impl Display for Took {
 
 /// How long ago something was, in its largest unit: `12s ago`, `3m ago`, `5h ago`, `9d ago`.
 pub(super) fn ago(at: Timestamp, now: Timestamp) -> String {
-    let seconds = Took::between(at, now).0.as_secs();
+    let seconds = DisplayDuration::between(at, now).0.as_secs();
     match seconds {
         0..60 => format!("{seconds}s ago"),
         60..3600 => format!("{}m ago", seconds / 60),
@@ -182,7 +182,7 @@ pub(super) fn wrap<T: AsRef<str>>(words: impl IntoIterator<Item = T>, width: usi
 }
 
 /// A text, broken between words, with a margin before each line but the first, for which the same room is left.
-pub(super) fn hang(text: &str, width: usize, margin: &str) -> String {
+pub(super) fn wrap_indented(text: &str, width: usize, margin: &str) -> String {
     let lines = wrap(text.split(' '), width.saturating_sub(columns(margin)));
     lines.iter().map(|line| line.trim()).collect::<Vec<_>>().join(&format!("\n{margin}"))
 }
@@ -229,10 +229,10 @@ mod tests {
 
     #[test]
     fn durations_are_said_as_people_say_them() {
-        let said = |millis| Took(Duration::from_millis(millis)).to_string();
+        let said = |millis| DisplayDuration(Duration::from_millis(millis)).to_string();
         let seconds = [0, 40, 400, 12_900, 60_000, 242_000, 2_700_000, 3_600_000, 3_900_000, 19_680_000];
         insta::assert_snapshot!(seconds.map(said).join(" "), @"0s 0s 0.4s 12s 1m 4m02s 45m 1h 1h05m 5h28m");
-        assert_eq!(Took::between(Timestamp::UNIX_EPOCH, Timestamp::MIN), Took(Duration::ZERO));
+        assert_eq!(DisplayDuration::between(Timestamp::UNIX_EPOCH, Timestamp::MIN), DisplayDuration(Duration::ZERO));
     }
 
     #[test]

@@ -7,12 +7,14 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::story::{NEW, OLD, Paper, Story, demo, name, start};
+use super::scenario::{NEW, OLD, Scenario, SharedBuffer, demo, name, start};
 use super::{
     Document, HostsView, Json, Liveness, Reporter, hosts_table, html, junit, markdown, preview, rollouts_table,
 };
 use crate::protocol::{DiscoveryAnswer, HostAnswer, HostReport, Phase, Response};
-use crate::rollout::{Anomaly, Cause, EventKind, HostOutcome, Outcome, Rollout, Summary, WaveIndex, WaveVerdict};
+use crate::rollout::{
+    EventKind, FailureReason, HostOutcome, Outcome, Rollout, Summary, UnexpectedResponse, WaveIndex, WaveVerdict,
+};
 use crate::text::is_invisible;
 
 /// A host that says this wherever it may say what it likes.
@@ -43,15 +45,18 @@ fn report(host: &str, said: &str) -> HostReport {
 fn shown(said: &str) -> String {
     let rollout = Rollout { subject: Some(said.to_owned()), operator: said.to_owned(), ..demo() };
     let mut page = preview(&rollout, &[said.to_owned()], 80);
-    let mut story = Story::begin(rollout);
+    let mut story = Scenario::begin(rollout);
     story.wave_starts(0).sent("test1").sent("test2").at("test1", Phase::Build).wait(60);
     story.answered(response("test1", "failed", said)).answered(response("test2", "completed", said));
-    story.event(EventKind::Anomaly {
+    story.event(EventKind::UnexpectedResponse {
         host: name("test1"),
-        anomaly: Anomaly::Late { status: crate::protocol::Status::Completed },
+        anomaly: UnexpectedResponse::Late { status: crate::protocol::Status::Completed },
     });
-    story.event(EventKind::Draining { wave: WaveIndex(0), cause: Cause::CheckFailed { reason: said.to_owned() } });
-    story.wave_ends(0, WaveVerdict::Failed(Cause::CheckFailed { reason: said.to_owned() }));
+    story.event(EventKind::Draining {
+        wave: WaveIndex(0),
+        cause: FailureReason::CheckFailed { reason: said.to_owned() },
+    });
+    story.wave_ends(0, WaveVerdict::Failed(FailureReason::CheckFailed { reason: said.to_owned() }));
     story.sent_back("test2").back(response("test2", "failed", said));
     story.given_up("ns1", HostOutcome::Rejected).ends(Outcome::Failed);
     page += &story.told();
@@ -64,7 +69,7 @@ fn shown(said: &str) -> String {
     let document = Document::of(&story.summary, Liveness::Over, start()).unwrap();
     page += &[html(&document), markdown(&document), junit(&document)].concat();
 
-    let (paper, host) = (Paper::default(), name("test1"));
+    let (paper, host) = (SharedBuffer::default(), name("test1"));
     let mut json = Json::new(paper.clone());
     for status in ["failed", "rejected", "completed"] {
         let response = Arc::new(response("test1", status, said));
@@ -84,7 +89,7 @@ proptest! {
         let page = shown(&said);
         for line in page.lines() {
             prop_assert!(!line.chars().any(|c| c.is_control() || is_invisible(c)), "{line:?}");
-            // In JSON a control character is written as an escape, and whoever reads it has it back.
+            // In JSON a control character is written as an escape, and a reader of it decodes it again.
             prop_assert!(!line.contains("\\u00"), "{line:?}");
         }
     }

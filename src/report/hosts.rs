@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::format::{ago, columns, first_line, hang, pad, safe, widest};
+use super::format::{ago, columns, first_line, pad, safe, widest, wrap_indented};
 use crate::protocol::{Commit, HostAnswer, HostReport};
 
 const TITLES: [&str; 5] = ["host", "tier", "role", "commit", "state"];
@@ -38,10 +38,10 @@ pub fn hosts_table(answers: &[HostAnswer], view: &HostsView<'_>) -> String {
         let cells: String = cells.iter().zip(widths).map(|(cell, width)| pad(cell, width) + "  ").collect();
         if left + MIN_STATE.min(columns(state)) <= view.width {
             let margin = " ".repeat(left);
-            return format!("{cells}{}\n", hang(state, view.width, &margin));
+            return format!("{cells}{}\n", wrap_indented(state, view.width, &margin));
         }
         let margin = " ".repeat(INDENT);
-        format!("{}\n{margin}{}\n", cells.trim_end(), hang(state, view.width, &margin))
+        format!("{}\n{margin}{}\n", cells.trim_end(), wrap_indented(state, view.width, &margin))
     };
     rows.iter().map(line).collect()
 }

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::pipe::Pipe;
+use super::line_writer::LineWriter;
 use super::{Reporter, describe};
 use crate::protocol::HostName;
 use crate::rollout::{Event, EventKind, EventWriter, Summary};
@@ -13,14 +13,14 @@ use crate::rollout::{Event, EventKind, EventWriter, Summary};
 /// Writes every event as it is.
 #[derive(Debug)]
 pub struct Json<W> {
-    out: Pipe<W>,
+    out: LineWriter<W>,
     writer: EventWriter,
 }
 
 impl<W: Write> Json<W> {
     /// Writes to `out`.
     pub fn new(out: W) -> Self {
-        Self { out: Pipe::new(out), writer: EventWriter::default() }
+        Self { out: LineWriter::new(out), writer: EventWriter::default() }
     }
 }
 
@@ -60,7 +60,7 @@ fn add_facts(host: &HostName, summary: &Summary, json: &mut Vec<u8>) {
     json.push(b'}');
 }
 
-/// Output ends up in logs, and whoever knows the secret of a rollout could answer in the name of its hosts.
+/// Output ends up in logs, and a reader who knows the secret of a rollout could answer in the name of its hosts.
 fn without_secret(event: &Event) -> serde_json::Result<Value> {
     let mut value = serde_json::to_value(event)?;
     value.as_object_mut().map(|fields| fields.remove("secret"));

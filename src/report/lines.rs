@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::format::Took;
-use super::page::{Line, Memory, Page};
-use super::pipe::Pipe;
-use super::{Reporter, Style, words};
+use super::format::DisplayDuration;
+use super::layout::{Layout, LayoutState, Line};
+use super::line_writer::LineWriter;
+use super::{Reporter, Style, wording};
 use crate::rollout::summary::HostState;
 use crate::rollout::{Event, EventKind, Summary};
 
@@ -18,9 +18,9 @@ const REMINDER: Duration = Duration::from_mins(1);
 /// Writes lines that are never taken back.
 #[derive(Debug)]
 pub struct Lines<W> {
-    out: Pipe<W>,
+    out: LineWriter<W>,
     style: Style,
-    memory: Memory,
+    memory: LayoutState,
     /// By the places of the hosts in the summary.
     told: Vec<Option<Told>>,
 }
@@ -35,7 +35,7 @@ struct Told {
 impl<W: Write> Lines<W> {
     /// Writes to `out` in this style.
     pub fn new(out: W, style: Style) -> Self {
-        Self { out: Pipe::new(out), style, memory: Memory::default(), told: Vec::new() }
+        Self { out: LineWriter::new(out), style, memory: LayoutState::default(), told: Vec::new() }
     }
 
     fn write(&mut self, line: &Line) -> io::Result<()> {
@@ -68,7 +68,7 @@ impl<W: Write> Lines<W> {
     /// Whether nothing was told for a while of the host at this place; from now on it was.
     fn is_due(&mut self, place: usize, now: Timestamp) -> bool {
         match self.told.get_mut(place) {
-            Some(Some(told)) if Took::between(told.at, now) >= Took(REMINDER) => {
+            Some(Some(told)) if DisplayDuration::between(told.at, now) >= DisplayDuration(REMINDER) => {
                 told.at = now;
                 true
             }
@@ -80,18 +80,18 @@ impl<W: Write> Lines<W> {
 impl<W: Write> Reporter for Lines<W> {
     fn event(&mut self, event: &Event, summary: &Summary) -> io::Result<()> {
         self.memory.learn(event, summary);
-        let Some(page) = Page::new(summary, self.memory).filter(|_| self.is_news(event, summary)) else {
+        let Some(page) = Layout::new(summary, self.memory).filter(|_| self.is_news(event, summary)) else {
             return Ok(());
         };
         page.event(event).map_or(Ok(()), |line| self.write(&line))
     }
 
     fn tick(&mut self, now: Timestamp, summary: &Summary) -> io::Result<()> {
-        let Some(page) = Page::new(summary, self.memory) else {
+        let Some(page) = Layout::new(summary, self.memory) else {
             return Ok(());
         };
         for (place, host) in summary.hosts.iter().enumerate() {
-            if words::moves(host) && self.is_due(place, now) {
+            if wording::moves(host) && self.is_due(place, now) {
                 self.write(&page.host_now(host, now))?;
             }
         }

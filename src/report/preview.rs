@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::format::{Took, count, first_line, pad, shorten, widest, wrap};
-use super::words;
-use crate::plan::{FrozenHost, FrozenWave, Rollback};
+use super::format::{DisplayDuration, count, first_line, pad, shorten, widest, wrap};
+use super::wording;
+use crate::plan::{ResolvedHost, ResolvedWave, Rollback};
 use crate::protocol::Commit;
 use crate::rollout::{Rollout, WaveIndex};
 
@@ -45,7 +45,7 @@ fn title(rollout: &Rollout) -> String {
         Some(wave) if is_uniform(rollout) => format!("   {}", wave.action),
         Some(_) | None => String::new(),
     };
-    format!("Rollout {}   {}{}{action}", rollout.name(), words::revision(rollout), subject.unwrap_or_default())
+    format!("Rollout {}   {}{}{action}", rollout.name(), wording::revision(rollout), subject.unwrap_or_default())
 }
 
 fn is_uniform(rollout: &Rollout) -> bool {
@@ -92,7 +92,7 @@ fn table(rollout: &Rollout, width: usize) -> Vec<String> {
 }
 
 impl Row {
-    fn of(rollout: &Rollout, index: WaveIndex, wave: &FrozenWave, width: usize) -> Self {
+    fn of(rollout: &Rollout, index: WaveIndex, wave: &ResolvedWave, width: usize) -> Self {
         let commit = rollout.revision.commit();
         let first = wave.hosts.iter().take(most_names(width.max(MIN_HOSTS_COLUMNS)) + 1);
         let (number, digits) = (index.to_string(), rollout.plan.waves.len().to_string().len());
@@ -109,9 +109,9 @@ impl Row {
 }
 
 /// What comes with a wave beside its requests.
-fn then(rollout: &Rollout, index: WaveIndex, wave: &FrozenWave) -> String {
+fn then(rollout: &Rollout, index: WaveIndex, wave: &ResolvedWave) -> String {
     let confirm = wave.limits.confirm.then(|| "asks first".to_owned());
-    let bake = words::bake(&rollout.plan, index).map(|bake| format!("bake {bake}"));
+    let bake = wording::bake(&rollout.plan, index).map(|bake| format!("bake {bake}"));
     let check = wave.limits.check.as_ref().map(|_| "check".to_owned());
     let rollback = (wave.limits.rollback != Rollback::None).then(|| format!("rollback {}", wave.limits.rollback));
     let parts: Vec<String> = [confirm, bake, check, rollback].into_iter().flatten().collect();
@@ -144,7 +144,7 @@ fn most_names(width: usize) -> usize {
 // -- what is known of the hosts
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Standing {
+enum HostStatus {
     ToChange,
     Unasked,
     Current,
@@ -152,26 +152,30 @@ enum Standing {
 }
 
 /// What a rollout of this commit means for a host; it may not be known yet which one that is.
-fn standing(commit: Option<&Commit>, host: &FrozenHost) -> Standing {
+fn standing(commit: Option<&Commit>, host: &ResolvedHost) -> HostStatus {
     match &host.revision {
-        _ if !host.present => Standing::Absent,
-        _ if host.is_current => Standing::Unasked,
-        Some(current) if commit == Some(current) => Standing::Current,
-        Some(_) | None => Standing::ToChange,
+        _ if !host.present => HostStatus::Absent,
+        _ if host.is_current => HostStatus::Unasked,
+        Some(current) if commit == Some(current) => HostStatus::Current,
+        Some(_) | None => HostStatus::ToChange,
     }
 }
 
 /// The name of a host, with a mark when there is something to say about it.
-fn marked(commit: Option<&Commit>, host: &FrozenHost) -> String {
+fn marked(commit: Option<&Commit>, host: &ResolvedHost) -> String {
     let mark = match standing(commit, host) {
-        Standing::ToChange => "",
-        Standing::Unasked | Standing::Current => "=",
-        Standing::Absent => "?",
+        HostStatus::ToChange => "",
+        HostStatus::Unasked | HostStatus::Current => "=",
+        HostStatus::Absent => "?",
     };
-    format!("{}{mark}", words::name(&host.hostname))
+    format!("{}{mark}", wording::name(&host.hostname))
 }
 
-fn marked_as<'a>(rollout: &Rollout, hosts: impl IntoIterator<Item = &'a FrozenHost>, wanted: Standing) -> Vec<String> {
+fn marked_as<'a>(
+    rollout: &Rollout,
+    hosts: impl IntoIterator<Item = &'a ResolvedHost>,
+    wanted: HostStatus,
+) -> Vec<String> {
     let commit = rollout.revision.commit();
     let hosts = hosts.into_iter().filter(|host| standing(commit.as_ref(), host) == wanted);
     hosts.map(|host| marked(commit.as_ref(), host)).collect()
@@ -180,7 +184,7 @@ fn marked_as<'a>(rollout: &Rollout, hosts: impl IntoIterator<Item = &'a FrozenHo
 /// For each wave with hosts that did not answer, what that will mean.
 fn absent(rollout: &Rollout) -> impl Iterator<Item = String> {
     rollout.plan.waves.iter().enumerate().filter_map(|(index, wave)| {
-        let hosts = marked_as(rollout, &wave.hosts, Standing::Absent);
+        let hosts = marked_as(rollout, &wave.hosts, HostStatus::Absent);
         let index = WaveIndex(index);
         let meaning = match hosts.len() {
             0 => return None,
@@ -194,40 +198,41 @@ fn absent(rollout: &Rollout) -> impl Iterator<Item = String> {
             1 => format!("if it stays silent, it counts as failed in wave {index}"),
             _ => format!("those that stay silent count as failed in wave {index}"),
         };
-        Some(format!("{} did not answer; {meaning}.", words::names(&hosts)))
+        Some(format!("{} did not answer; {meaning}.", wording::names(&hosts)))
     })
 }
 
 fn current(rollout: &Rollout) -> Option<String> {
     let commit = rollout.revision.commit()?;
-    let hosts = marked_as(rollout, rollout.plan.hosts(), Standing::Current);
+    let hosts = marked_as(rollout, rollout.plan.hosts(), HostStatus::Current);
     match hosts.len() {
         0 => None,
-        1 => Some(format!("{} already runs {}.", words::names(&hosts), commit.short())),
-        _ => Some(format!("{} already run {}.", words::names(&hosts), commit.short())),
+        1 => Some(format!("{} already runs {}.", wording::names(&hosts), commit.short())),
+        _ => Some(format!("{} already run {}.", wording::names(&hosts), commit.short())),
     }
 }
 
 fn unasked(rollout: &Rollout) -> Option<String> {
-    let hosts = marked_as(rollout, rollout.plan.hosts(), Standing::Unasked);
+    let hosts = marked_as(rollout, rollout.plan.hosts(), HostStatus::Unasked);
     let is = if hosts.len() == 1 { "is" } else { "are" };
-    (!hosts.is_empty()).then(|| format!("{} {is} current and not asked; --even-if-current asks.", words::names(&hosts)))
+    (!hosts.is_empty())
+        .then(|| format!("{} {is} current and not asked; --even-if-current asks.", wording::names(&hosts)))
 }
 
 fn counting(rollout: &Rollout) -> String {
     let commit = rollout.revision.commit();
     let number = |wanted| rollout.plan.hosts().filter(|host| standing(commit.as_ref(), host) == wanted).count();
     let kinds = [
-        (number(Standing::ToChange), "to change"),
-        (number(Standing::Current) + number(Standing::Unasked), "current"),
-        (number(Standing::Absent), "unreachable"),
+        (number(HostStatus::ToChange), "to change"),
+        (number(HostStatus::Current) + number(HostStatus::Unasked), "current"),
+        (number(HostStatus::Absent), "unreachable"),
     ];
     let said = kinds.into_iter().filter(|(number, _)| *number > 0).map(|(number, kind)| format!("{number} {kind}"));
     let said = said.collect::<Vec<_>>().join(", ");
     let hosts = count(rollout.plan.hosts().count(), "host");
     let waves = count(rollout.plan.waves.len(), "wave");
     let separator = if said.is_empty() { "" } else { ": " };
-    format!("{hosts} in {waves}{separator}{said}. At most {}.", Took(rounded_up(rollout.longest())))
+    format!("{hosts} in {waves}{separator}{said}. At most {}.", DisplayDuration(rounded_up(rollout.longest())))
 }
 
 /// A bound that is shown in hours and minutes must not lose its seconds.

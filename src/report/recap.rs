@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use super::format::{Symbol, Took, columns, count, hang, safe, shorten, widest};
-use super::page::Line;
-use super::{Style, words};
+use super::format::{DisplayDuration, Symbol, columns, count, safe, shorten, widest, wrap_indented};
+use super::layout::Line;
+use super::{Style, wording};
 use crate::plan::Rollback;
 use crate::rollout::summary::{HostState, HostView, WaveState};
-use crate::rollout::{HostOutcome, Outcome, Rollout, SkipCause, Summary, WaveIndex, WaveVerdict};
+use crate::rollout::{HostOutcome, Outcome, Rollout, SkipReason, Summary, WaveIndex, WaveVerdict};
 
 /// More skipped hosts than this are counted instead of listed.
 const MAX_SKIPPED: usize = 8;
@@ -51,7 +51,7 @@ fn broken(row: &str, width: usize) -> String {
     }
     let text = row.trim_start().trim_start_matches(BAR).trim_start();
     let (margin, _) = row.split_at(row.len() - text.len());
-    format!("{margin}{}", hang(text, width, &format!("{margin}{:HANGING$}", "")))
+    format!("{margin}{}", wrap_indented(text, width, &format!("{margin}{:HANGING$}", "")))
 }
 
 struct Recap<'a> {
@@ -61,12 +61,12 @@ struct Recap<'a> {
 
 impl Recap<'_> {
     fn headline(&self) -> (Symbol, String) {
-        if words::is_deployment(self.rollout) { self.deployment() } else { self.rollout() }
+        if wording::is_deployment(self.rollout) { self.deployment() } else { self.rollout() }
     }
 
     fn deployment(&self) -> (Symbol, String) {
         let counts = self.summary.counts();
-        let (name, revision) = (self.rollout.name(), words::revision(self.rollout));
+        let (name, revision) = (self.rollout.name(), wording::revision(self.rollout));
         match self.summary.outcome {
             Some(Outcome::Succeeded) => {
                 (Symbol::Good, format!("{name}: {} completed, {revision}", count(counts.completed, "host")))
@@ -119,7 +119,7 @@ impl Recap<'_> {
             (completed, current) => format!("{completed} of {hosts} completed and {current} current"),
         };
         let waves = count(self.summary.waves.len(), "wave");
-        format!("{done} in {waves}, {}", words::revision(self.rollout))
+        format!("{done} in {waves}, {}", wording::revision(self.rollout))
     }
 
     /// `wave 2/5 "dns"`.
@@ -131,7 +131,7 @@ impl Recap<'_> {
 
     fn cause(&self) -> Option<String> {
         self.summary.waves.iter().find_map(|wave| match &wave.state {
-            WaveState::Ended(WaveVerdict::Failed(cause)) => Some(words::cause(cause)),
+            WaveState::Ended(WaveVerdict::Failed(cause)) => Some(wording::cause(cause)),
             _ => None,
         })
     }
@@ -193,7 +193,7 @@ impl Recap<'_> {
         let asked: Vec<&HostView> = self.summary.hosts.iter().filter(asked).collect();
         let skipped = self.skipped();
         let listed = skipped.iter().filter(|_| skipped.len() <= MAX_SKIPPED).map(|(host, _)| *host);
-        let width = widest(asked.iter().copied().chain(listed).map(|host| words::name(&host.name)));
+        let width = widest(asked.iter().copied().chain(listed).map(|host| wording::name(&host.name)));
 
         let mut rows = Vec::new();
         let mut tails = 0;
@@ -209,24 +209,28 @@ impl Recap<'_> {
 
     fn row(&self, host: &HostView, width: usize) -> String {
         let until = host.ended_at.or(self.summary.ended_at);
-        let took = host.sent_at.zip(until).map(|(sent_at, until)| Took::between(sent_at, until));
+        let took = host.sent_at.zip(until).map(|(sent_at, until)| DisplayDuration::between(sent_at, until));
         let detail = match host.state {
             HostState::Final(HostOutcome::Completed) => match &host.returning {
-                Some(back) if back.outcome.is_some() => words::way_back(host, back, self.rollout),
+                Some(back) if back.outcome.is_some() => wording::way_back(host, back, self.rollout),
                 Some(_) => "left while it returns to what ran before".to_owned(),
                 None => "did NOT return: it was not asked to".to_owned(),
             },
             HostState::Final(outcome) => {
-                let said = words::outcome(host, outcome, self.rollout);
-                [Some(said), words::standing(host, self.rollout)].into_iter().flatten().collect::<Vec<_>>().join("   ")
+                let said = wording::outcome(host, outcome, self.rollout);
+                [Some(said), wording::standing(host, self.rollout)]
+                    .into_iter()
+                    .flatten()
+                    .collect::<Vec<_>>()
+                    .join("   ")
             }
             _ => "left in flight: it goes on by itself".to_owned(),
         };
-        format!("  {}", words::host_row(words::name(&host.name), width, words::doing(host), took, &detail))
+        format!("  {}", wording::host_row(wording::name(&host.name), width, wording::doing(host), took, &detail))
     }
 
-    /// The hosts that were skipped in waves that had begun; the headline tells of the others.
-    fn skipped(&self) -> Vec<(&HostView, SkipCause)> {
+    /// The hosts that were skipped in waves that had begun; the headline counts the others.
+    fn skipped(&self) -> Vec<(&HostView, SkipReason)> {
         let begun = |host: &HostView| {
             let state = self.summary.waves.get(host.wave.0).map(|wave| &wave.state);
             state != Some(&WaveState::Ended(WaveVerdict::Skipped))
@@ -242,7 +246,7 @@ impl Recap<'_> {
 
     fn anomalies(&self) -> Vec<String> {
         let mut sentences = self.summary.anomalies.iter().map(|(host, anomaly)| {
-            let sentence = words::anomaly(host, anomaly, self.summary);
+            let sentence = wording::anomaly(host, anomaly, self.summary);
             format!("    {sentence}")
         });
         let Some(first) = sentences.next() else {
@@ -252,22 +256,24 @@ impl Recap<'_> {
     }
 
     fn turned_up(&self) -> Vec<String> {
-        let hosts: Vec<&str> = self.summary.turned_up.keys().map(words::name).collect();
+        let hosts: Vec<&str> = self.summary.turned_up.keys().map(wording::name).collect();
         if hosts.is_empty() {
             return Vec::new();
         }
-        let hosts = words::names(&hosts);
+        let hosts = wording::names(&hosts);
         vec![format!("  turned up meanwhile and not deployed: {hosts}   (apply the plan again for them)")]
     }
 
     fn counts(&self) -> String {
         let counts = self.summary.counts();
-        format!("  {}: {}{}", count(counts.total(), "host"), words::counts(&counts), self.took())
+        format!("  {}: {}{}", count(counts.total(), "host"), wording::counts(&counts), self.took())
     }
 
     fn took(&self) -> String {
         let times = self.summary.began_at.zip(self.summary.ended_at);
-        times.map(|(began_at, ended_at)| format!("   {}", Took::between(began_at, ended_at))).unwrap_or_default()
+        times
+            .map(|(began_at, ended_at)| format!("   {}", DisplayDuration::between(began_at, ended_at)))
+            .unwrap_or_default()
     }
 }
 
@@ -279,7 +285,7 @@ fn evidence(host: &HostView) -> Vec<String> {
     let mut rows = Vec::new();
     if !response.failed_units.is_empty() {
         let units: Vec<String> = response.failed_units.iter().map(|unit| safe(unit)).collect();
-        rows.push(format!("      failed units: {}", words::names(&units)));
+        rows.push(format!("      failed units: {}", wording::names(&units)));
     }
     let first = response.log_tail.len().saturating_sub(TAIL_LINES);
     let tail = response.log_tail.iter().skip(first);
@@ -287,18 +293,18 @@ fn evidence(host: &HostView) -> Vec<String> {
     rows
 }
 
-fn skipped_rows(skipped: &[(&HostView, SkipCause)], width: usize) -> Vec<String> {
+fn skipped_rows(skipped: &[(&HostView, SkipReason)], width: usize) -> Vec<String> {
     if skipped.len() <= MAX_SKIPPED {
-        let row = |(host, cause): &(&HostView, SkipCause)| {
-            words::host_row(words::name(&host.name), width, "skipped", None, words::skipped(*cause))
+        let row = |(host, cause): &(&HostView, SkipReason)| {
+            wording::host_row(wording::name(&host.name), width, "skipped", None, wording::skipped(*cause))
         };
         return skipped.iter().map(|skipped| format!("  {}", row(skipped))).collect();
     }
-    let mut per_cause: BTreeMap<SkipCause, usize> = BTreeMap::new();
+    let mut per_cause: BTreeMap<SkipReason, usize> = BTreeMap::new();
     for (_, cause) in skipped {
         *per_cause.entry(*cause).or_default() += 1;
     }
-    let row = |(cause, number)| format!("  {} skipped: {}", count(number, "host"), words::skipped(cause));
+    let row = |(cause, number)| format!("  {} skipped: {}", count(number, "host"), wording::skipped(cause));
     per_cause.into_iter().map(row).collect()
 }
 

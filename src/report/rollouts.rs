@@ -3,8 +3,8 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::format::{Took, ago, safe, table};
-use super::words;
+use super::format::{DisplayDuration, ago, safe, table};
+use super::wording;
 use crate::rollout::{Outcome, Summary};
 
 const TITLES: [&str; 7] = ["rollout", "name", "revision", "began", "by", "outcome", "hosts"];
@@ -30,15 +30,18 @@ pub fn rollouts_json(rollouts: &[(&Summary, Liveness)]) -> Value {
 
 fn row(summary: &Summary, liveness: Liveness, now: Timestamp) -> Option<[String; 7]> {
     let rollout = summary.rollout.as_deref()?;
-    let took = summary.began_at.zip(summary.ended_at).map(|(began, ended)| format!(" {}", Took::between(began, ended)));
+    let took = summary
+        .began_at
+        .zip(summary.ended_at)
+        .map(|(began, ended)| format!(" {}", DisplayDuration::between(began, ended)));
     Some([
         rollout.id.short(),
         safe(rollout.name()),
-        words::revision(rollout),
+        wording::revision(rollout),
         summary.began_at.map(|at| ago(at, now)).unwrap_or_default(),
         safe(&rollout.operator),
         format!("{}{}", outcome(summary, liveness), took.unwrap_or_default()),
-        words::counts(&summary.counts()),
+        wording::counts(&summary.counts()),
     ])
 }
 
@@ -89,7 +92,7 @@ pub(super) const fn outcome(summary: &Summary, liveness: Liveness) -> &'static s
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::story::{demo, start};
+    use crate::report::scenario::{demo, start};
     use crate::rollout::{Event, EventKind};
 
     fn summary(events: Vec<EventKind>) -> Summary {

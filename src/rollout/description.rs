@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::plan::FrozenPlan;
+use crate::plan::ResolvedPlan;
 use crate::protocol::{RequestIds, Revision, RolloutId};
 
 /// What a rollout is about, settled before its first request.
@@ -15,7 +15,7 @@ pub struct Rollout {
     /// What its request ids follow from.
     #[serde(rename = "secret")]
     pub ids: RequestIds,
-    /// Who runs it, as `user@machine`.
+    /// The operator, as `user@machine`.
     pub operator: String,
     /// What was asked for: a branch, tag or commit.
     pub asked: Revision,
@@ -28,7 +28,7 @@ pub struct Rollout {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<PlanSource>,
     /// The waves and their hosts.
-    pub plan: FrozenPlan,
+    pub plan: ResolvedPlan,
 }
 
 /// The file of a plan, as it was when the rollout began.

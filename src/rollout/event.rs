@@ -52,7 +52,7 @@ pub enum EventKind {
         /// The host.
         host: HostName,
     },
-    /// The host is at it; repeated when the phase changes.
+    /// The host runs it; repeated when the phase changes.
     Started {
         /// The host.
         host: HostName,
@@ -106,7 +106,7 @@ pub enum EventKind {
         wave: WaveIndex,
         /// Why.
         #[serde(flatten)]
-        cause: Cause,
+        cause: FailureReason,
     },
     /// The wave's hosts are done, and it is left running for a while.
     Baking {
@@ -155,12 +155,13 @@ pub enum EventKind {
         wave: WaveIndex,
     },
     /// Something that should not be, and that changed nothing.
-    Anomaly {
+    #[serde(rename = "anomaly")]
+    UnexpectedResponse {
         /// The host whose request it concerns.
         host: HostName,
         /// What it is.
         #[serde(flatten)]
-        anomaly: Anomaly,
+        anomaly: UnexpectedResponse,
     },
     /// The rollout is over.
     Ended {
@@ -223,16 +224,16 @@ pub enum HostOutcome {
     Rejected,
     /// It never answered.
     Unreachable,
-    /// It answered, and did not come to an end in time.
+    /// It answered, and did not finish in time.
     TimedOut,
     /// It was not asked.
-    Skipped(SkipCause),
+    Skipped(SkipReason),
 }
 
 /// Why a host was not asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum SkipCause {
+pub enum SkipReason {
     /// Too many hosts of its wave had failed. Earlier versions also halted a wave whose first host named no commit.
     #[serde(alias = "unresolved")]
     WaveHalted,
@@ -249,7 +250,7 @@ pub enum SkipCause {
 /// Why a wave failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "cause", rename_all = "snake_case")]
-pub enum Cause {
+pub enum FailureReason {
     /// More hosts failed than may.
     TooManyFailures {
         /// How many failed.
@@ -288,7 +289,7 @@ pub enum WaveVerdict {
     /// Its hosts are as they should be.
     Succeeded,
     /// They are not.
-    Failed(Cause),
+    Failed(FailureReason),
     /// The operator stopped it.
     Interrupted,
     /// It was not begun.
@@ -334,7 +335,7 @@ pub enum Connection {
 /// Something that should not be, and that changed nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "anomaly", rename_all = "snake_case")]
-pub enum Anomaly {
+pub enum UnexpectedResponse {
     /// The host answered after it had been given up.
     Late {
         /// What it said.
@@ -346,7 +347,8 @@ pub enum Anomaly {
         status: Status,
     },
     /// Another host answered in its place: by the subject of the answer, or by the name in it.
-    Impostor {
+    #[serde(rename = "impostor")]
+    WrongHost {
         /// The name under which it answered.
         said: HostName,
         /// Its tier, where that is another one than the host's.

@@ -16,7 +16,7 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// When something is to be done about a host that was asked and is not final.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Flight {
+pub(super) struct InFlight {
     /// When the request was sent, moved on by every outage since: the host is judged by the time it could be heard.
     sent_at: Duration,
     /// Whether the host has answered.
@@ -33,17 +33,17 @@ pub(super) struct Flight {
 
 /// The patience that a host is given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Patience {
+pub(super) struct Timeouts {
     /// From the request to the first status.
     pub(super) accept: Duration,
     /// From the request to the final status.
     pub(super) finish: Duration,
 }
 
-impl Flight {
+impl InFlight {
     /// The flight of a host that is sent a request now.
-    pub(super) fn new(now: Duration, patience: Patience) -> Self {
-        let deadline = now + patience.accept.min(patience.finish);
+    pub(super) fn new(now: Duration, timeouts: Timeouts) -> Self {
+        let deadline = now + timeouts.accept.min(timeouts.finish);
         Self { sent_at: now, is_heard: false, deadline, silent_since: now, asked_at: now, ask_at: None }.asked(now)
     }
 
@@ -74,22 +74,22 @@ impl Flight {
     }
 
     /// Takes notice of an answer that is not final.
-    pub(super) fn heard(mut self, now: Duration, patience: Patience) -> Self {
+    pub(super) fn heard(mut self, now: Duration, timeouts: Timeouts) -> Self {
         self.is_heard = true;
-        self.deadline = self.sent_at + patience.finish;
+        self.deadline = self.sent_at + timeouts.finish;
         self.ask_at = Some(now + QUIET);
         self
     }
 
     /// Gives back the time during which the host could not be heard.
-    pub(super) fn forgiven(mut self, now: Duration, outage: Duration, patience: Patience) -> Self {
+    pub(super) fn forgiven(mut self, now: Duration, outage: Duration, timeouts: Timeouts) -> Self {
         self.sent_at += outage;
         self.silent_since = now;
         self.deadline = if self.is_heard {
-            self.sent_at + patience.finish
+            self.sent_at + timeouts.finish
         } else {
             // Whether the request got through is not known: the host may take its whole time once more.
-            now + patience.accept.min(patience.finish)
+            now + timeouts.accept.min(timeouts.finish)
         };
         self
     }

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::event::{Anomaly, HostOutcome};
-use crate::plan::FrozenHost;
+use super::event::{HostOutcome, UnexpectedResponse};
+use crate::plan::ResolvedHost;
 use crate::protocol::{HostName, Phase, RequestId, Response, Sender, Status};
 
-/// The most anomalies that are reported of one host: what repeats for ever must fill neither the memory nor the journal.
+/// The most anomalies that are reported of one host: repetition must fill neither the memory nor the journal.
 pub(super) const MAX_ANOMALIES: u8 = 3;
 
 /// Whether the host waits to be told that it was heard from after its activation.
@@ -32,24 +32,24 @@ pub(super) fn keep(mut response: Arc<Response>, host: &HostName, request: Option
 /// The subject proves who published an answer, and what the answer says must agree. A listener without request ids is excused
 /// from naming one, until an answer to this request did.
 pub(super) fn unexpected(
-    asked: &FrozenHost,
+    asked: &ResolvedHost,
     request: &RequestId,
     from: &Sender,
     response: &Response,
-    names_ids: bool,
-) -> Option<Anomaly> {
-    let impostor = |said: &HostName| {
+    answers_with_ids: bool,
+) -> Option<UnexpectedResponse> {
+    let wrong_host = |said: &HostName| {
         let tier = (from.tier != asked.tier).then_some(from.tier);
-        Some(Anomaly::Impostor { said: said.clone(), tier })
+        Some(UnexpectedResponse::WrongHost { said: said.clone(), tier })
     };
     if from.tier != asked.tier || from.host != asked.hostname {
-        return impostor(&from.host);
+        return wrong_host(&from.host);
     }
     if response.hostname != asked.hostname {
-        return impostor(&response.hostname);
+        return wrong_host(&response.hostname);
     }
-    let is_about_it = response.id.as_ref().map_or(!names_ids, |id| id == request);
-    (!is_about_it).then_some(Anomaly::AnotherRequest)
+    let is_about_it = response.id.as_ref().map_or(!answers_with_ids, |id| id == request);
+    (!is_about_it).then_some(UnexpectedResponse::AnotherRequest)
 }
 
 /// The machines that answer one request, told apart by their boot.
@@ -101,13 +101,15 @@ fn is_same_final(one: &Response, other: &Response) -> bool {
 }
 
 /// What is wrong with an answer that came after the host was final. The first final stands; repeating it is no harm, and
-/// a status that was overtaken on its way is none either.
-pub(super) fn after_final(outcome: HostOutcome, status: Status) -> Option<Anomaly> {
+/// nor is a status that was overtaken on its way.
+pub(super) fn after_final(outcome: HostOutcome, status: Status) -> Option<UnexpectedResponse> {
     match outcome {
-        HostOutcome::Completed | HostOutcome::Failed | HostOutcome::Rejected => {
-            (status.is_final() && HostOutcome::of(status) != Some(outcome)).then_some(Anomaly::Conflict { status })
-        }
+        HostOutcome::Completed | HostOutcome::Failed | HostOutcome::Rejected => (status.is_final()
+            && HostOutcome::of(status) != Some(outcome))
+        .then_some(UnexpectedResponse::Conflict { status }),
         HostOutcome::Current => None,
-        HostOutcome::Unreachable | HostOutcome::TimedOut | HostOutcome::Skipped(_) => Some(Anomaly::Late { status }),
+        HostOutcome::Unreachable | HostOutcome::TimedOut | HostOutcome::Skipped(_) => {
+            Some(UnexpectedResponse::Late { status })
+        }
     }
 }

@@ -9,9 +9,9 @@
 
 mod contact;
 mod hosts;
-mod latecomers;
+mod late_hosts;
 mod outside;
-mod returning;
+mod rollback;
 mod shared;
 mod twins;
 mod waves;
@@ -24,15 +24,15 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use self::contact::{Contact, Timer};
-use self::returning::Return;
+use self::rollback::Return;
 use self::waves::Course;
 use super::description::Rollout;
 use super::event::{Connection, Event, EventKind, Outcome};
-use super::flight::{Flight, Patience};
+use super::flight::{InFlight, Timeouts};
 use super::summary::{HostView, Summary, WaveState};
 use super::{Effect, Input};
 use crate::places::Places;
-use crate::plan::{FrozenHost, FrozenWave};
+use crate::plan::{ResolvedHost, ResolvedWave};
 use crate::protocol::{Replies, RequestId};
 
 /// How much later than its accept timeout a host may still take a request: clocks of a fleet differ by this much.
@@ -62,14 +62,14 @@ pub struct Machine {
     roll_until: Option<Duration>,
     /// Whether it was seen just now who is current.
     knows_current: bool,
-    /// The host that was asked to return, while it has not come to an end.
+    /// The host that was asked to return, until it has finished.
     returning: Option<Return>,
-    link: Link,
+    link: ConnectionState,
     effects: VecDeque<Effect>,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Link {
+enum ConnectionState {
     /// Since a reconnect less than an accept timeout ago, listeners may still be on their way back.
     Up {
         settled_at: Duration,
@@ -128,7 +128,7 @@ impl Machine {
             roll_until: None,
             knows_current: true,
             returning: None,
-            link: Link::Up { settled_at: Duration::ZERO },
+            link: ConnectionState::Up { settled_at: Duration::ZERO },
             effects: VecDeque::new(),
             rollout,
         }
@@ -145,13 +145,13 @@ impl Machine {
         self.epoch.saturating_add(now).unwrap_or(Timestamp::MAX)
     }
 
-    fn patience(&self) -> Patience {
+    fn timeouts(&self) -> Timeouts {
         let limits = &self.wave().limits;
-        Patience { accept: limits.accept_timeout, finish: limits.finish_timeout() }
+        Timeouts { accept: limits.accept_timeout, finish: limits.finish_timeout() }
     }
 
     fn is_up(&self) -> bool {
-        matches!(self.link, Link::Up { .. })
+        matches!(self.link, ConnectionState::Up { .. })
     }
 
     /// Gives a host another timer, or none.
@@ -166,9 +166,9 @@ impl Machine {
     }
 
     /// Changes when something is to be done about a host in flight.
-    fn change_flight(&mut self, index: usize, change: impl FnOnce(Flight) -> Flight) {
-        if let Timer::Flight(flight) = self.contact(index).timer {
-            self.set_timer(index, Timer::Flight(change(flight)));
+    fn change_flight(&mut self, index: usize, change: impl FnOnce(InFlight) -> InFlight) {
+        if let Timer::InFlight(flight) = self.contact(index).timer {
+            self.set_timer(index, Timer::InFlight(change(flight)));
         }
     }
 
@@ -192,7 +192,7 @@ impl Machine {
     }
 
     #[expect(clippy::indexing_slicing, reason = "asked only while a wave is under way, and so there is one")]
-    fn wave(&self) -> &FrozenWave {
+    fn wave(&self) -> &ResolvedWave {
         &self.rollout.plan.waves[self.state.current()]
     }
 
@@ -215,7 +215,7 @@ impl Machine {
         &mut self.contacts[index]
     }
 
-    fn frozen(&self, index: usize) -> &FrozenHost {
+    fn frozen(&self, index: usize) -> &ResolvedHost {
         let host = self.host(index);
         let wave = self.rollout.plan.waves.get(host.wave.0);
         wave.and_then(|wave| wave.hosts.get(host.index)).expect("indices are made from the waves of the same plan")
@@ -269,7 +269,7 @@ impl Machine {
         if self.outcome().is_some() {
             return;
         }
-        if let Link::Down { .. } = self.link {
+        if let ConnectionState::Down { .. } = self.link {
             if self.deadline().is_some_and(|deadline| now >= deadline) {
                 self.bus_lost(now);
             }
@@ -290,14 +290,16 @@ impl Machine {
         }
         match (self.phase(), self.link) {
             (WaveState::Baking, _) => Some(self.course.bakes_until),
-            (WaveState::Running | WaveState::Draining, Link::Down { since }) => Some(since + self.patience().finish),
-            (WaveState::Running | WaveState::Draining, Link::Up { .. }) => {
+            (WaveState::Running | WaveState::Draining, ConnectionState::Down { since }) => {
+                Some(since + self.timeouts().finish)
+            }
+            (WaveState::Running | WaveState::Draining, ConnectionState::Up { .. }) => {
                 self.timers.first().map(|(due, _)| *due).into_iter().chain(self.roll_until).min()
             }
-            (WaveState::Ended(_), Link::Down { since }) => {
-                Some(self.course.returns_since.max(since) + self.patience().finish)
+            (WaveState::Ended(_), ConnectionState::Down { since }) => {
+                Some(self.course.returns_since.max(since) + self.timeouts().finish)
             }
-            (WaveState::Ended(_), Link::Up { .. }) => self.returning.as_ref().map(|back| back.flight.due()),
+            (WaveState::Ended(_), ConnectionState::Up { .. }) => self.returning.as_ref().map(|back| back.flight.due()),
             (WaveState::Pending | WaveState::AwaitingConfirmation | WaveState::Checking, _) => None,
         }
     }

@@ -9,9 +9,9 @@ use jiff::Timestamp;
 
 pub use self::view::{Counts, HostState, HostView, ReturnView, WaveState, WaveView};
 use super::description::Rollout;
-use super::event::{Anomaly, Event, EventKind, HostOutcome, Interrupt, Outcome, WaveIndex, WaveVerdict};
+use super::event::{Event, EventKind, HostOutcome, Interrupt, Outcome, UnexpectedResponse, WaveIndex, WaveVerdict};
 use crate::places::Places;
-use crate::plan::{FrozenPlan, Rollback};
+use crate::plan::{ResolvedPlan, Rollback};
 use crate::protocol::HostName;
 
 /// The state of a rollout after the events that it was shown.
@@ -30,7 +30,7 @@ pub struct Summary {
     /// The hosts of the plan's groups that turned up too late to be deployed, and the waves that they would have been in.
     pub turned_up: BTreeMap<HostName, WaveIndex>,
     /// What should not be and changed nothing.
-    pub anomalies: Vec<(HostName, Anomaly)>,
+    pub anomalies: Vec<(HostName, UnexpectedResponse)>,
     /// How urgently the operator wanted to stop.
     pub interrupt: Option<Interrupt>,
     /// How it ended, once it has.
@@ -90,7 +90,7 @@ impl Summary {
                 let back = ReturnView { request: request.clone(), outcome: None, response: None };
                 view.returning = Some(Box::new(back));
                 // It would say that it has completed what it goes back from.
-                view.spent_ids += 1;
+                view.used_ids += 1;
             }),
             EventKind::Returned { host, outcome, response } => self.change(host, |view| {
                 if let Some(back) = &mut view.returning {
@@ -118,9 +118,9 @@ impl Summary {
                 }
             }
             EventKind::TurnedUp { host, wave } => _ = self.turned_up.insert(host.clone(), *wave),
-            EventKind::Anomaly { host, anomaly } => {
+            EventKind::UnexpectedResponse { host, anomaly } => {
                 self.anomalies.push((host.clone(), anomaly.clone()));
-                if *anomaly == Anomaly::TwoMachines {
+                if *anomaly == UnexpectedResponse::TwoMachines {
                     self.take_back(host);
                 }
             }
@@ -246,7 +246,7 @@ impl Summary {
         let Some(host) = self.hosts.get_mut(place) else { return };
         let plan = self.rollout.as_ref().map(|rollout| &rollout.plan);
         let ignores =
-            |plan: &FrozenPlan| plan.waves.get(host.wave.0).is_some_and(|wave| wave.limits.ignore_unreachable);
+            |plan: &ResolvedPlan| plan.waves.get(host.wave.0).is_some_and(|wave| wave.limits.ignore_unreachable);
         let ignore_unreachable = plan.is_some_and(|plan| ignores(plan) || plan.remembered.contains(&host.name));
         let Some(wave) = self.waves.get_mut(host.wave.0) else { return };
         if let Some(count) = wave.count_of(host, ignore_unreachable) {

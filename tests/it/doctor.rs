@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use homelab_deploy::nats_config::{Fleet, Holder, ListenerName, User};
+use homelab_deploy::nats_config::{Fleet, ListenerName, Principal, User};
 use miette::{IntoDiagnostic, Result};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -43,9 +43,12 @@ impl Stage {
         let key = |name: &str| Key::generate(folder.path(), name);
         let [ns1, test_deployer, admin] = [key("ns1")?, key("test-deployer")?, key("admin")?];
         let name: ListenerName = "prod.ns1.dns".parse().into_diagnostic()?;
-        let (tester, of_all) = (Holder::TestDeployer, Holder::Admin);
-        let users =
-            [ns1.user(Holder::Listener(name.clone())), test_deployer.user(tester.clone()), admin.user(of_all.clone())];
+        let (tester, of_all) = (Principal::TestDeployer, Principal::Admin);
+        let users = [
+            ns1.user(Principal::Listener(name.clone())),
+            test_deployer.user(tester.clone()),
+            admin.user(of_all.clone()),
+        ];
         let [of_ns1, of_tester, of_admin] = users.clone().map(|user| user.key);
         let operators = vec![("ops".to_owned(), of_all, of_admin), ("tester".to_owned(), tester, of_tester)];
         let fleet = Fleet { hosts: vec![(name, of_ns1)], operators };
@@ -162,7 +165,7 @@ async fn eleven_mutations_are_named_by_the_end_that_can_see_them() {
 #[tokio::test]
 async fn a_file_that_lets_in_strangers_or_forgets_somebody_is_told() {
     let stage = Stage::set().unwrap();
-    let stranger = Key::generate(stage.folder.path(), "stranger").unwrap().user(Holder::Admin);
+    let stranger = Key::generate(stage.folder.path(), "stranger").unwrap().user(Principal::Admin);
     let print = |permissions: Permissions, users: &[User]| permissions.authorization(users).unwrap();
     let more = [&stage.users[..], &[stranger]].concat();
     let found = stage.looks_at_file(&print(Permissions::Strict, &more), "").await.unwrap();

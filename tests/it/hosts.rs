@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use homelab_deploy::nats_config::{Holder, User};
+use homelab_deploy::nats_config::{Principal, User};
 use serde_json::Value;
 
 use crate::operator::{self, Running};
@@ -97,7 +97,7 @@ async fn a_key_of_keygen_opens_the_server() {
     let made = keygen().await.unwrap().expect(0);
     assert_eq!(fs::metadata(&seed).unwrap().permissions().mode() & 0o777, 0o600);
 
-    let ops = User { holder: Holder::Admin, key: made.stdout.trim_end().parse().unwrap() };
+    let ops = User { holder: Principal::Admin, key: made.stdout.trim_end().parse().unwrap() };
     let server = Server::start(&folder.path().join("server"), &[ops]).await.unwrap();
     let mut command = fleet::command(super::program(), folder.path(), &[]).unwrap();
     command.args(["hosts", "--nats-url", server.url(), "--nkey-file"]).arg(&seed);

@@ -4,7 +4,7 @@
 
 use async_nats::{Client, StatusCode, Subscriber};
 use futures_util::{FutureExt, StreamExt};
-use homelab_deploy::nats_config::Holder;
+use homelab_deploy::nats_config::Principal;
 use miette::{IntoDiagnostic, Result, miette};
 use tempfile::TempDir;
 use tokio::task::unconstrained;
@@ -219,17 +219,17 @@ impl Stage {
     async fn set(permissions: Permissions) -> Result<Self> {
         let folder = tempfile::tempdir().into_diagnostic()?;
         let key = |name: &str| Key::generate(folder.path(), name);
-        let listener = |name: &str| name.parse().map(Holder::Listener).into_diagnostic();
+        let listener = |name: &str| name.parse().map(Principal::Listener).into_diagnostic();
         let [ns1, test1, test_deployer, admin, unbound] =
             [key("ns1")?, key("test1")?, key("test-deployer")?, key("admin")?, key("unbound")?];
         let users = [
             ns1.user(listener("prod.ns1.dns")?),
             test1.user(listener("test.test1")?),
-            test_deployer.user(Holder::TestDeployer),
-            admin.user(Holder::Admin),
+            test_deployer.user(Principal::TestDeployer),
+            admin.user(Principal::Admin),
         ];
         let block = permissions.authorization(&users)?;
-        let public = unbound.user(Holder::Admin).key;
+        let public = unbound.user(Principal::Admin).key;
         let with_unbound = block.replacen("users = [", &format!("users = [ {{ nkey: \"{public}\" }},"), 1);
         let server = Server::start_with(&folder.path().join("server"), &with_unbound).await?;
         Ok(Self { server, ns1, test1, test_deployer, admin, unbound, _folder: folder })

@@ -7,7 +7,7 @@ use std::process::Command;
 use async_nats::{Client, ConnectOptions, StatusCode};
 use futures_util::StreamExt;
 use futures_util::stream::select;
-use homelab_deploy::nats_config::{Holder, ListenerName};
+use homelab_deploy::nats_config::{ListenerName, Principal};
 use miette::{IntoDiagnostic, Result, miette};
 use serde_json::json;
 use tempfile::TempDir;
@@ -43,7 +43,7 @@ impl Stage {
         let path = folder.path();
         let name: ListenerName = "prod.ns1".parse().into_diagnostic()?;
         let (ns1, admin) = (Key::generate(path, "ns1")?, Key::generate(path, "admin")?);
-        let users = [ns1.user(Holder::Listener(name.clone())), admin.user(Holder::Admin)];
+        let users = [ns1.user(Principal::Listener(name.clone())), admin.user(Principal::Admin)];
         let users = Permissions::default().authorization(&users)?;
 
         let advertised = another.map(|address| format!("client_advertise: {address:?}\n")).unwrap_or_default();
@@ -147,7 +147,7 @@ async fn a_server_that_wants_a_certificate_is_shown_one() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::create(&folder.path().join("tls")).unwrap();
     let admin = Key::generate(folder.path(), "admin").unwrap();
-    let users = Permissions::default().authorization(&[admin.user(Holder::Admin)]).unwrap();
+    let users = Permissions::default().authorization(&[admin.user(Principal::Admin)]).unwrap();
     let configuration = authority.configuration_with_clients() + &users;
     let server = Server::start_with(&folder.path().join("server"), &configuration).await.unwrap();
     let (certificate, key) = authority.client();

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use homelab_deploy::nats_config::{Holder, PublicKey, User};
+use homelab_deploy::nats_config::{Principal, PublicKey, User};
 use miette::{IntoDiagnostic, Result};
 use nkeys::KeyPair;
 
@@ -34,7 +34,7 @@ impl Key {
     }
 
     /// The user whom the server knows by this key.
-    pub fn user(&self, holder: Holder) -> User {
+    pub fn user(&self, holder: Principal) -> User {
         User { holder, key: self.public.clone() }
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::select;
-use homelab_deploy::nats_config::{Holder, ListenerName};
+use homelab_deploy::nats_config::{ListenerName, Principal};
 use homelab_deploy::protocol::subject::DISCOVER;
 use homelab_deploy::protocol::{DiscoveryAnswer, HostName, Tier};
 use miette::{IntoDiagnostic, Result, miette};
@@ -62,8 +62,8 @@ impl Lab {
         let test_deployer = Key::generate(path, "test-deployer")?;
         let hosts = hosts.iter().map(|text| host(path, text)).collect::<Result<Vec<_>>>()?;
 
-        let mut users: Vec<_> = hosts.iter().map(|(name, key)| key.user(Holder::Listener(name.clone()))).collect();
-        users.extend([test_deployer.user(Holder::TestDeployer), admin.user(Holder::Admin)]);
+        let mut users: Vec<_> = hosts.iter().map(|(name, key)| key.user(Principal::Listener(name.clone()))).collect();
+        users.extend([test_deployer.user(Principal::TestDeployer), admin.user(Principal::Admin)]);
         let server = Server::start_with(&path.join("server"), &permissions.authorization(&users)?).await?;
         let flake = Flake::create(&path.join("flake"))?;
         let fleet = Fleet::new(program, &path.join("hosts"), server.url(), &flake.url())?;

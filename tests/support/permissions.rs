@@ -1,6 +1,6 @@
 //! What the server allows each key.
 
-use homelab_deploy::nats_config::{Holder, Strictness, User, authorization};
+use homelab_deploy::nats_config::{Principal, Strictness, User, authorization};
 use homelab_deploy::protocol::Tier;
 use miette::{IntoDiagnostic, Result};
 
@@ -37,7 +37,7 @@ impl Permissions {
 fn predecessor(users: &[User]) -> String {
     let users = users.iter().map(|User { holder, key }| {
         let (publish, subscribe) = match holder {
-            Holder::Listener(name) => {
+            Principal::Listener(name) => {
                 let own = format!("deploy.{0}.{1} deploy.{0}.all deploy.discover", name.tier, name.hostname);
                 // The example is more generous to hosts of the test tier.
                 let role = match (&name.role, name.tier) {
@@ -47,8 +47,10 @@ fn predecessor(users: &[User]) -> String {
                 };
                 ("deploy.responses.> deploy.discover", own + &role)
             }
-            Holder::TestDeployer => ("deploy.test.> deploy.discover", "deploy.responses.> deploy.discover".to_owned()),
-            Holder::Admin => ("deploy.>", "deploy.>".to_owned()),
+            Principal::TestDeployer => {
+                ("deploy.test.> deploy.discover", "deploy.responses.> deploy.discover".to_owned())
+            }
+            Principal::Admin => ("deploy.>", "deploy.>".to_owned()),
         };
         let list = |subjects: &str| format!("{:?}", subjects.split(' ').collect::<Vec<_>>());
         let (publish, subscribe) = (list(publish), list(&subscribe));

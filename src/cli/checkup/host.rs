@@ -6,7 +6,7 @@ use super::Findings;
 use super::operator::deviations;
 use crate::bus::{self, Bus, Settings};
 use crate::listener;
-use crate::nats_config::{Fleet, Holder, ListenerName};
+use crate::nats_config::{Fleet, ListenerName, Principal};
 use crate::protocol::{FlakeUrl, SubjectError};
 
 /// What is looked at.
@@ -36,7 +36,7 @@ impl Host<'_> {
             }
             None => findings.note("flake", "it was not looked at", "give --flake-url as the listener has it"),
         }
-        let holder = Holder::Listener(self.name);
+        let holder = Principal::Listener(self.name);
         let known = bus::public_key(&self.settings.nkey_file).ok().and_then(|(key, _)| self.fleet?.holder(&key));
         if let Some(other) = known.filter(|known| *known != holder) {
             findings.problem(

@@ -12,10 +12,10 @@ use crate::cli::alias;
 use crate::cli::commands::hosts::twins;
 use crate::clock;
 use crate::listener;
-use crate::nats_config::{Deviation, Fleet, Holder, Permission, sample};
+use crate::nats_config::{Deviation, Fleet, Permission, Principal, sample};
 use crate::operator::journal::Journals;
 use crate::operator::plan_file::PlanFile;
-use crate::operator::{Awaited, Discovery, Purpose, RollCall, RollCalled};
+use crate::operator::{Awaited, Discovered, Discovery, Purpose, RollCall};
 use crate::private_dir::PrivateDir;
 use crate::protocol::{Feature, FlakeUrl, HostAnswer, SubjectError, Target, Tier};
 use crate::text::safe;
@@ -59,7 +59,7 @@ impl Operator<'_> {
     }
 
     /// Connects, tries what the key may do, and calls the roll at the time that is told; `None` where that makes no sense.
-    async fn server(&self, findings: &mut Findings) -> Result<Option<(RollCalled, Timestamp)>, SubjectError> {
+    async fn server(&self, findings: &mut Findings) -> Result<Option<(Discovered, Timestamp)>, SubjectError> {
         let mut bus = match Bus::connect(&self.settings).await {
             Ok(bus) => bus,
             Err(error) => {
@@ -74,7 +74,7 @@ impl Operator<'_> {
         }
         let key = bus::public_key(&self.settings.nkey_file).map(|(key, _)| key).unwrap_or_default();
         let known = self.fleet.and_then(|fleet| fleet.holder(&key));
-        if let Some(Holder::Listener(_)) = known {
+        if let Some(Principal::Listener(_)) = known {
             let what = format!("this is the key of the {}", known.map(|holder| holder.to_string()).unwrap_or_default());
             findings.problem("key", what, "use that of an operator, as in keys/operator.seed: hosts cannot deploy");
             return Ok(None);
@@ -96,10 +96,10 @@ impl Operator<'_> {
     async fn permissions(
         &self,
         bus: &mut Bus,
-        known: Option<Holder>,
+        known: Option<Principal>,
         findings: &mut Findings,
     ) -> Result<bool, SubjectError> {
-        let (all, beyond) = (Holder::Admin.needs()?, Holder::TestDeployer.must_not()?);
+        let (all, beyond) = (Principal::Admin.needs()?, Principal::TestDeployer.must_not()?);
         let token = Uuid::new_v4().to_string();
         let tried = match try_out(bus, all.iter().chain(&beyond), &token).await {
             Ok(tried) => tried,
@@ -112,9 +112,9 @@ impl Operator<'_> {
         let reaches = |tier: Tier| may(Operation::Publish, format!("deploy.{tier}.>"));
         let hears = |tier: Tier| may(Operation::Subscribe, format!("deploy.responses.{tier}.>"));
         let guess = if reaches(Tier::Prod) || hears(Tier::Prod) {
-            Some(Holder::Admin)
+            Some(Principal::Admin)
         } else {
-            (reaches(Tier::Test) || hears(Tier::Test)).then_some(Holder::TestDeployer)
+            (reaches(Tier::Test) || hears(Tier::Test)).then_some(Principal::TestDeployer)
         };
         let Some(holder) = known.or(guess) else {
             let next = "use the key of an operator, or see that the server has its permissions: `homelab-deploy nats-config` prints them";
@@ -137,7 +137,7 @@ impl Operator<'_> {
         Ok(hears(Tier::Test) || hears(Tier::Prod))
     }
 
-    fn hosts(&self, called: &RollCalled, asked_at: Timestamp, findings: &mut Findings) {
+    fn hosts(&self, called: &Discovered, asked_at: Timestamp, findings: &mut Findings) {
         let hosts = called.clone().sorted();
         for twin in twins(&hosts) {
             let next = "stop one listener, or give it a name and a key of its own";

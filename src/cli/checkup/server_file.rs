@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::Findings;
-use crate::nats_config::{Deviation, Fleet, Holder, ServerFile, ServerUser, Strictness};
+use crate::nats_config::{Deviation, Fleet, Principal, ServerFile, ServerUser, Strictness};
 use crate::text::safe;
 
 const RELOAD: &str = "print the permissions anew with `homelab-deploy nats-config`, and reload the server";
@@ -28,7 +28,7 @@ pub(in crate::cli) fn examine(file: &Path, fleet: Option<&Fleet>) -> Findings {
         );
     }
     let known = |user: &ServerUser| fleet.map(|fleet| fleet.holder(&user.key));
-    let holder = |user: &ServerUser| known(user).flatten().or_else(|| Holder::guess(&user.permissions));
+    let holder = |user: &ServerUser| known(user).flatten().or_else(|| Principal::guess(&user.permissions));
     let deviations = |strictness: Strictness| -> Vec<(String, Vec<Deviation>)> {
         let of_user = |user: &ServerUser| {
             let holder = holder(user)?;
@@ -55,7 +55,7 @@ pub(in crate::cli) fn examine(file: &Path, fleet: Option<&Fleet>) -> Findings {
     }
     for user in users.iter().filter(|user| known(user) == Some(None)) {
         let key = safe(&user.key);
-        match Holder::guess(&user.permissions) {
+        match Principal::guess(&user.permissions) {
             Some(holder) => {
                 findings.problem(key, format!("is not in fleet.toml, and has the permissions of: {holder}"), RELOAD);
             }

@@ -1,4 +1,4 @@
-//! `plan` and `apply`: what a plan comes down to now, and carrying it out.
+//! `apply`: carrying a plan out, and resuming it.
 
 use std::fs;
 use std::io::{self, IsTerminal};
@@ -99,7 +99,7 @@ impl Apply {
             return block_on(self.resume(id))?;
         }
         if !self.yes && (self.display.json || !io::stdin().is_terminal()) {
-            return Err(Exit::Usage.because(ApplyError::NobodyToAsk));
+            return Err(Exit::Usage.with(ApplyError::NobodyToAsk));
         }
         block_on(self.start())?
     }
@@ -128,7 +128,7 @@ impl Apply {
     fn start_in_background(&self, journals: &Journals, rollout: Rollout) -> CommandResult {
         let rollout = Arc::new(rollout);
         let begun = Background::same_command().begin(&rollout, journals);
-        begun.map_err(|error| Exit::Precondition.because(error))?;
+        begun.map_err(|error| Exit::Precondition.with(error))?;
         out::data(&format!("{}\n", rollout.id));
         if self.display.audience() == Audience::Person {
             let id = rollout.id.short();
@@ -141,16 +141,16 @@ impl Apply {
     async fn resume(&self, id: &str) -> CommandResult {
         let Preparation { operator, state, flake, .. } = &self.preparation;
         let journals = state.journals();
-        let precondition = |error| Exit::Precondition.because(error);
+        let precondition = |error| Exit::Precondition.with(error);
         let (left, journal) = take_up(&journals, id)?;
-        let rollout = left.rollout.clone().ok_or_else(|| Exit::Precondition.because(NothingRecorded))?;
+        let rollout = left.rollout.clone().ok_or_else(|| Exit::Precondition.with(NothingRecorded))?;
         if left.outcome == Some(Outcome::Succeeded) {
             out::note(&report::recap(&left, self.display.style(), out::room()));
             return Ok(Exit::Success);
         }
         // A rollout without a plan file may carry a branch, which each host looks up for itself.
         if rollout.source.is_some() && !rollout.revision.is_commit() {
-            return Err(Exit::Precondition.because(ApplyError::NeverResolved(rollout.id)));
+            return Err(Exit::Precondition.with(ApplyError::NeverResolved(rollout.id)));
         }
         let mut bus = operator.connect().await?;
         let (flakes, cache) = (flake.rules(state, &operator.settings().servers, None), state.cache());
@@ -167,8 +167,8 @@ impl Apply {
 
     /// Begins, in the background, with a rollout that was prepared in front of the operator.
     async fn take_over(&self, id: &str) -> CommandResult {
-        let recorded = self.preparation.state.journals().read(id).map_err(|error| Exit::Precondition.because(error))?;
-        let journal = Journal::inherited().map_err(|error| Exit::Precondition.because(ApplyError::NoJournal(error)))?;
+        let recorded = self.preparation.state.journals().read(id).map_err(|error| Exit::Precondition.with(error))?;
+        let journal = Journal::inherited().map_err(|error| Exit::Precondition.with(ApplyError::NoJournal(error)))?;
         let bus = self.preparation.operator.connect().await?;
         Ok(self.conclude(self.carrier().resume(bus, recorded.summary, journal).await?))
     }
@@ -188,12 +188,12 @@ impl Apply {
 
 /// Takes up the rollout with this id, or without one the latest, unless that is done.
 fn take_up(journals: &Journals, id: &str) -> Result<(Summary, Journal), CommandError> {
-    let precondition = |error| Exit::Precondition.because(error);
+    let precondition = |error| Exit::Precondition.with(error);
     let found = if id.is_empty() { journals.latest() } else { journals.find(id).map(Some) };
-    let found = found.map_err(precondition)?.ok_or_else(|| Exit::Precondition.because(ApplyError::NothingToResume))?;
+    let found = found.map_err(precondition)?.ok_or_else(|| Exit::Precondition.with(ApplyError::NothingToResume))?;
     let (left, journal) = journals.take_up(&found).map_err(precondition)?;
     if id.is_empty() && left.outcome == Some(Outcome::Succeeded) {
-        return Err(Exit::Precondition.because(ApplyError::LatestIsDone(found)));
+        return Err(Exit::Precondition.with(ApplyError::LatestIsDone(found)));
     }
     Ok((left, journal))
 }

@@ -18,8 +18,8 @@ use crate::cli::rollback::RollbackArgs;
 use crate::cli::runtime::block_on;
 use crate::cli::state::StateArgs;
 use crate::cli::{alias, confirm, out};
-use crate::operator::{Kind, Part, PrepareError, Prepared, Wanted};
-use crate::plan::{At, FrozenPlan, Plan, Roster, Selector, Settings};
+use crate::operator::{Kind, Part, PrepareError, PrepareOptions, Prepared};
+use crate::plan::{Plan, ResolvedPlan, Roster, Selector, Settings, Spanned};
 use crate::protocol::{Action, Revision, Subject, Target, Tier};
 use crate::report;
 use crate::rollout::summary::HostState;
@@ -78,7 +78,7 @@ struct NobodyThere {
 
 impl Deploy {
     pub(in crate::cli) fn run(self) -> CommandResult {
-        let selector = Selector::parse(&self.target, &alias::lookup).map_err(|mistake| Exit::Usage.because(mistake))?;
+        let selector = Selector::parse(&self.target, &alias::lookup).map_err(|mistake| Exit::Usage.with(mistake))?;
         block_on(self.deploy(selector))?
     }
 
@@ -103,10 +103,10 @@ impl Deploy {
         Ok(exit)
     }
 
-    /// Asks who is there, and settles hosts and commit.
+    /// Calls the roll, and decides on hosts and commit.
     async fn prepare(&self, bus: &mut Bus, selector: Selector) -> Result<Prepared, CommandError> {
         let target = selector.target.clone();
-        let wanted = Wanted {
+        let wanted = PrepareOptions {
             plan: self.plan(selector),
             source: None,
             revision: self.branch.clone(),
@@ -121,11 +121,11 @@ impl Deploy {
             cache: self.state.cache(),
         };
         let failed = |error: PrepareError| match error {
-            PrepareError::Plan(_) | PrepareError::Selection(_) => Exit::Usage.because(error),
+            PrepareError::Plan(_) | PrepareError::Selection(_) => Exit::Usage.with(error),
             PrepareError::Fleet(_)
             | PrepareError::Lookup(_)
             | PrepareError::Flake(_)
-            | PrepareError::TwoMachines(_) => Exit::Precondition.because(error),
+            | PrepareError::TwoMachines(_) => Exit::Precondition.with(error),
         };
         let discovery = self.operator.discovery(&self.state);
         let called = wanted.call_roll(bus, &discovery).await.map_err(|error| failed(error.into()))?;
@@ -140,11 +140,11 @@ impl Deploy {
     fn plan(&self, selector: Selector) -> Plan {
         let settings = Settings {
             action: self.action,
-            timeout: At::nowhere(Duration::from_secs(self.timeout.into())),
+            timeout: Spanned::nowhere(Duration::from_secs(self.timeout.into())),
             ..Settings::default()
         };
         let mut plan = Plan::of_one_wave(selector, settings);
-        self.rollback.speak_for(&mut plan);
+        self.rollback.apply_defaults_to(&mut plan);
         plan
     }
 
@@ -163,7 +163,7 @@ impl Deploy {
     }
 }
 
-fn reaches_several_prod_hosts(plan: &FrozenPlan) -> bool {
+fn reaches_several_prod_hosts(plan: &ResolvedPlan) -> bool {
     plan.hosts().filter(|host| host.tier == Tier::Prod).nth(1).is_some()
 }
 
@@ -182,5 +182,5 @@ fn nobody_there(roster: &Roster, subject: Subject) -> CommandError {
         let subjects: Vec<&str> = subjects.iter().map(Subject::as_str).collect();
         format!("these do: {}; `homelab-deploy hosts` tells more", subjects.join(", "))
     };
-    Exit::Failed.because(NobodyThere { subject, help })
+    Exit::Failed.with(NobodyThere { subject, help })
 }

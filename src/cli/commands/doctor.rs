@@ -99,7 +99,7 @@ struct FleetArgs {
 impl Doctor {
     pub(in crate::cli) fn run(self) -> CommandResult {
         let fleet = self.fleet_file().map(|file| read_fleet(&file)).transpose();
-        let fleet = fleet.map_err(|error| Exit::Usage.because(error))?;
+        let fleet = fleet.map_err(|error| Exit::Usage.with(error))?;
         let findings = match self.patient {
             Patient::ServerFile(file) => server_file::examine(&file, fleet.as_ref()),
             Patient::Host(host, connection) => host.examine(&connection, fleet.as_ref())?,
@@ -127,7 +127,7 @@ impl HostArgs {
         let settings = connection.settings(format!("homelab-deploy doctor {}", self.hostname), SeedReaders::Refuse);
         let name = ListenerName { tier: self.tier, hostname: self.hostname, role: self.role };
         let host = Host { name, settings, flake: self.flake_url, fleet };
-        block_on(host.examine())?.map_err(|error| Exit::Usage.because(TooLong(error)))
+        block_on(host.examine())?.map_err(|error| Exit::Usage.with(TooLong(error)))
     }
 }
 
@@ -141,7 +141,7 @@ impl FleetArgs {
             plans: self.plans.files(),
             journals: self.state.journals(),
         };
-        block_on(operator.examine())?.map_err(|error| Exit::Usage.because(TooLong(error)))
+        block_on(operator.examine())?.map_err(|error| Exit::Usage.with(TooLong(error)))
     }
 }
 

@@ -1,4 +1,4 @@
-//! `hosts`: who is there.
+//! `hosts`: the hosts that answer.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::cli::out;
 use crate::cli::runtime::block_on;
 use crate::cli::state::StateArgs;
 use crate::clock;
-use crate::operator::{Awaited, FleetError, History, Purpose, RollCall, RollCalled};
+use crate::operator::{Awaited, Discovered, FleetError, History, Purpose, RollCall};
 use crate::protocol::{HostAnswer, HostName, Tier};
 use crate::report::{self, HostsView};
 
@@ -55,7 +55,7 @@ impl Hosts {
         if self.watch {
             return self.watch(&mut bus).await;
         }
-        let called = self.call(&mut bus).await.map_err(|error| Exit::Precondition.because(error))?;
+        let called = self.call(&mut bus).await.map_err(|error| Exit::Precondition.with(error))?;
         for remark in remarks(&called) {
             out::note(&remark);
         }
@@ -78,14 +78,14 @@ impl Hosts {
                 }
                 // The connection comes back by itself.
                 Err(FleetError::Disconnected) => "the connection to NATS was lost\n".to_owned(),
-                Err(error) => return Err(Exit::Precondition.because(error)),
+                Err(error) => return Err(Exit::Precondition.with(error)),
             };
             out::in_place(&list);
             tokio::time::sleep(WATCH_EVERY).await;
         }
     }
 
-    async fn call(&self, bus: &mut Bus) -> Result<RollCalled, FleetError> {
+    async fn call(&self, bus: &mut Bus) -> Result<Discovered, FleetError> {
         let discovery = self.operator.discovery(&self.state);
         let (purpose, awaited) = (Purpose::List(self.tier), Awaited::everybody(self.tier));
         RollCall { discovery: &discovery, purpose, awaited }.call(bus).await
@@ -99,7 +99,7 @@ async fn table(hosts: &[HostAnswer]) -> String {
 }
 
 /// What there is to say beside the list.
-fn remarks(called: &RollCalled) -> impl Iterator<Item = String> {
+fn remarks(called: &Discovered) -> impl Iterator<Item = String> {
     let unheard = called.unheard.iter().map(|tier| format!("{tier}: this key may not hear it"));
     let hosts = called.clone().sorted();
     let twin =

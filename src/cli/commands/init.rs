@@ -20,7 +20,7 @@ use crate::bus::{self, BusError, ServerUrl};
 use crate::cli::context::{self, ContextError, LOCAL_FILE};
 use crate::cli::exit::{CommandResult, Exit};
 use crate::cli::out;
-use crate::nats_config::{Fleet, Holder, ListenerName, PublicKey};
+use crate::nats_config::{Fleet, ListenerName, Principal, PublicKey};
 use crate::protocol::{FlakeUrl, HostName, SubjectError};
 
 /// The server that is there when nothing else is said.
@@ -82,8 +82,8 @@ enum InitError {
 impl Init {
     pub(in crate::cli) fn run(self) -> CommandResult {
         self.write().map_err(|error| match error {
-            InitError::Write(..) | InitError::Key(_) | InitError::Seed(_) => Exit::Precondition.because(error),
-            _ => Exit::Usage.because(error),
+            InitError::Write(..) | InitError::Key(_) | InitError::Seed(_) => Exit::Precondition.with(error),
+            _ => Exit::Usage.with(error),
         })?;
         Ok(Exit::Success)
     }
@@ -178,7 +178,7 @@ impl Init {
             added.hosts.push((name, key));
         }
         if known.operators.is_empty() {
-            for (name, holder) in [("operator", Holder::Admin), ("assistant", Holder::TestDeployer)] {
+            for (name, holder) in [("operator", Principal::Admin), ("assistant", Principal::TestDeployer)] {
                 let key = make_key(&keys.join(format!("{name}.seed")))?;
                 added.operators.push((name.to_owned(), holder, key));
             }

@@ -17,7 +17,7 @@ use crate::cli::connection::{Connection, HEADING};
 use crate::cli::exit::{CommandError, CommandResult, Exit};
 use crate::cli::log::Log;
 use crate::cli::runtime;
-use crate::listener::{self, Config, Limits, Pulse, RebuildFlag, UserUnits, deploy_subjects};
+use crate::listener::{self, Config, Limits, RebuildFlag, UserUnits, Watchdog, deploy_subjects};
 use crate::notify::Notifier;
 use crate::protocol::subject::DISCOVER;
 use crate::protocol::{FlakeAttr, FlakeUrl, HostName, Role, Subject, SubjectError, SubjectTemplate, Tier};
@@ -73,7 +73,7 @@ pub(in crate::cli) struct Listener {
     #[arg(long, env = "HOMELAB_DEPLOY_DEPLOY_SUBJECT", value_name = "SUBJECT", value_delimiter = ',')]
     deploy_subject: Vec<SubjectTemplate>,
 
-    /// Subject on which to be asked who is there
+    /// Subject of roll calls
     #[arg(long, env = "HOMELAB_DEPLOY_DISCOVER_SUBJECT", value_name = "SUBJECT", default_value = DISCOVER)]
     #[arg(help_heading = HEADING)]
     discover_subject: Subject,
@@ -82,7 +82,7 @@ pub(in crate::cli) struct Listener {
     #[arg(long, env = "HOMELAB_DEPLOY_STATE_DIR", value_name = "DIR")]
     state_dir: Option<PathBuf>,
 
-    /// Address on which to answer who asks for metrics, at /metrics for Prometheus; nowhere by default
+    /// Serve Prometheus metrics on this address, at /metrics (off by default)
     #[arg(long, env = "HOMELAB_DEPLOY_METRICS_LISTEN", value_name = "IP:PORT")]
     metrics_listen: Option<SocketAddr>,
 
@@ -163,11 +163,11 @@ impl Listener {
         };
         let notifier = Notifier::new(self.notify_socket.as_deref()).map_err(setup)?;
         let watchdog = self.watchdog_usec.map(Duration::from_micros);
-        let config = self.config().map_err(|error| Exit::Usage.because(error))?;
+        let config = self.config().map_err(|error| Exit::Usage.with(error))?;
         runtime::block_on(async {
             let stop = stop_signal().map_err(setup)?;
-            let listened = listener::listen(config, &settings, Pulse::new(notifier, watchdog), stop).await;
-            listened.map_err(|error| Exit::Precondition.because(error))
+            let listened = listener::listen(config, &settings, Watchdog::new(notifier, watchdog), stop).await;
+            listened.map_err(|error| Exit::Precondition.with(error))
         })??;
         Ok(Exit::Success)
     }
@@ -208,7 +208,7 @@ impl Listener {
 }
 
 fn setup(error: io::Error) -> CommandError {
-    Exit::Precondition.because(SetupError(error))
+    Exit::Precondition.with(SetupError(error))
 }
 
 /// Waits for a signal that asks the listener to stop.

@@ -84,10 +84,10 @@ impl Logs {
         {
             return Ok((None, name));
         }
-        let selector = Selector::parse(&self.target, &alias::lookup).map_err(|mistake| Exit::Usage.because(mistake))?;
+        let selector = Selector::parse(&self.target, &alias::lookup).map_err(|mistake| Exit::Usage.with(mistake))?;
         match selector.target {
             Target::Host(tier, host) => Ok((Some(tier), host)),
-            _ => Err(Exit::Usage.because(LogsError::NotOneHost(self.target.clone()))),
+            _ => Err(Exit::Usage.with(LogsError::NotOneHost(self.target.clone()))),
         }
     }
 
@@ -95,7 +95,7 @@ impl Logs {
         let mut bus = self.operator.connect().await?;
         let report = self.find(&mut bus, tier, host).await?;
         let name = format!("{}.{}", report.tier, report.hostname);
-        let precondition = |error| Exit::Precondition.because(error);
+        let precondition = |error| Exit::Precondition.with(error);
         if !report.has(&Feature::Log) {
             return Err(precondition(LogsError::TooOld(name)));
         }
@@ -103,7 +103,7 @@ impl Logs {
         let run = run.ok_or_else(|| precondition(LogsError::NothingRun(name.clone())))?;
         out::note(&format!("{name}: run {run}"));
         let host = Sender { tier: report.tier, host: report.hostname };
-        let reader = LogReader::open(bus, host, run).await.map_err(|error| Exit::Precondition.because(error))?;
+        let reader = LogReader::open(bus, host, run).await.map_err(|error| Exit::Precondition.with(error))?;
         self.copy(reader).await
     }
 
@@ -118,7 +118,7 @@ impl Logs {
         };
         let discovery = self.operator.discovery(&self.state);
         let called = RollCall { discovery: &discovery, purpose, awaited }.call(bus).await;
-        let called = called.map_err(|error| Exit::Precondition.because(error))?;
+        let called = called.map_err(|error| Exit::Precondition.with(error))?;
         for tier in &called.unheard {
             out::note(&format!("{tier}: this key may not hear it"));
         }
@@ -126,8 +126,8 @@ impl Logs {
         let mut found = called.hosts.into_iter().map(|answer| answer.report).filter(is_meant);
         match (found.next(), found.next()) {
             (Some(report), None) => Ok(report),
-            (None, _) => Err(Exit::Precondition.because(LogsError::NotThere(self.target.clone()))),
-            (Some(_), Some(_)) => Err(Exit::Precondition.because(LogsError::Several(self.target.clone()))),
+            (None, _) => Err(Exit::Precondition.with(LogsError::NotThere(self.target.clone()))),
+            (Some(_), Some(_)) => Err(Exit::Precondition.with(LogsError::Several(self.target.clone()))),
         }
     }
 
@@ -136,7 +136,7 @@ impl Logs {
         let mut lines = Lines::default();
         let mut offset = 0;
         loop {
-            let page = reader.page(offset).await.map_err(|error| Exit::Precondition.because(error))?;
+            let page = reader.page(offset).await.map_err(|error| Exit::Precondition.with(error))?;
             if page.offset > offset {
                 out::note(&format!("{} bytes are not kept any more", page.offset - offset));
             }
@@ -147,7 +147,7 @@ impl Logs {
                 Ok(()) => {}
                 // Who has read enough of it closes the pipe.
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(Exit::Success),
-                Err(error) => return Err(Exit::Failed.because(LogsError::Output(error))),
+                Err(error) => return Err(Exit::Failed.with(LogsError::Output(error))),
             }
             if is_over {
                 if !page.end {

@@ -79,8 +79,8 @@ pub(in crate::cli) struct Mcp {
 impl Mcp {
     pub(in crate::cli) fn run(self) -> CommandResult {
         self.log.start();
-        let server = Server::new(self.settings()).map_err(|error| Exit::Precondition.because(error))?;
-        block_on(serve_stdio(server))?.map_err(|error| Exit::Precondition.because(error))?;
+        let server = Server::new(self.settings()).map_err(|error| Exit::Precondition.with(error))?;
+        block_on(serve_stdio(server))?.map_err(|error| Exit::Precondition.with(error))?;
         Ok(Exit::Success)
     }
 

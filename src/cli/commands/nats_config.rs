@@ -12,7 +12,7 @@ use thiserror::Error;
 use crate::cli::exit::{CommandResult, Exit};
 use crate::cli::out;
 use crate::nats_config::{
-    Fleet, FleetFileError, Holder, ListenerName, ListenerNameError, PublicKey, PublicKeyError, Strictness, User,
+    Fleet, FleetFileError, ListenerName, ListenerNameError, Principal, PublicKey, PublicKeyError, Strictness, User,
     authorization,
 };
 use crate::protocol::SubjectError;
@@ -28,10 +28,10 @@ pub(in crate::cli) struct NatsConfig {
     // The values are text until `run`: an error of clap's would repeat them, and one of them may be a seed.
     #[arg(long = "listener", group = "users", value_name = "TIER.HOST[.ROLE]=PUBLIC_KEY")]
     listeners: Vec<String>,
-    /// The public key of somebody who may deploy to hosts of the test tier; may be repeated
+    /// Public key of a deployer to the test tier; may be repeated
     #[arg(long = "test-deployer", group = "users", value_name = "PUBLIC_KEY")]
     test_deployers: Vec<String>,
-    /// The public key of somebody who may deploy to every host; may be repeated
+    /// Public key of a deployer to every host; may be repeated
     #[arg(long = "admin", group = "users", value_name = "PUBLIC_KEY")]
     admins: Vec<String>,
     /// Also allow what the predecessor's deployers need; hosts can then answer them for each other
@@ -72,19 +72,19 @@ enum NatsConfigError {
     Listener(ListenerNameError),
     #[error("the key of {0}: {1}")]
     #[diagnostic(help("`homelab-deploy keygen FILE` makes a pair and prints the public key"))]
-    Key(Holder, PublicKeyError),
+    Key(Principal, PublicKeyError),
     #[error("two users have the key {0}: {1}, and {2}")]
     #[diagnostic(help(
         "the server tells users apart by their keys: make one for each with `homelab-deploy keygen FILE`"
     ))]
-    SharedKey(PublicKey, Holder, Holder),
+    SharedKey(PublicKey, Principal, Principal),
     #[error(transparent)]
     Subject(#[from] SubjectError),
 }
 
 impl NatsConfig {
     pub(in crate::cli) fn run(self) -> CommandResult {
-        let text = self.authorization().map_err(|error| Exit::Usage.because(error))?;
+        let text = self.authorization().map_err(|error| Exit::Usage.with(error))?;
         out::data(&format!(
             "# Made by `homelab-deploy nats-config`; include it in the server's configuration.\n{text}"
         ));
@@ -93,8 +93,8 @@ impl NatsConfig {
 
     fn authorization(&self) -> Result<String, NatsConfigError> {
         let listeners = self.listeners.iter().map(|text| listener(text));
-        let test_deployers = self.test_deployers.iter().map(|key| user(Holder::TestDeployer, key));
-        let admins = self.admins.iter().map(|key| user(Holder::Admin, key));
+        let test_deployers = self.test_deployers.iter().map(|key| user(Principal::TestDeployer, key));
+        let admins = self.admins.iter().map(|key| user(Principal::Admin, key));
         let mut users = match &self.fleet {
             Some(file) => read_fleet(file)?.users(),
             None => Vec::new(),
@@ -118,10 +118,10 @@ pub(in crate::cli) fn read_fleet(file: &Path) -> Result<Fleet, FleetError> {
 fn listener(text: &str) -> Result<User, NatsConfigError> {
     let (name, key) = text.rsplit_once('=').ok_or(NatsConfigError::NoKey)?;
     let name: ListenerName = name.parse().map_err(NatsConfigError::Listener)?;
-    user(Holder::Listener(name), key)
+    user(Principal::Listener(name), key)
 }
 
-fn user(holder: Holder, key: &str) -> Result<User, NatsConfigError> {
+fn user(holder: Principal, key: &str) -> Result<User, NatsConfigError> {
     match key.parse() {
         Ok(key) => Ok(User { holder, key }),
         Err(error) => Err(NatsConfigError::Key(holder, error)),

@@ -1,4 +1,4 @@
-//! `plan`: what a plan comes down to now, or what a plan can say at all.
+//! `plan`: what a plan would do now, or all that a plan can say.
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, Error, FromArgMatches};
 

@@ -54,10 +54,10 @@ impl Report {
     pub(in crate::cli) fn run(self) -> CommandResult {
         let journals = self.state.journals();
         let id = meant(&journals, self.id.as_deref())?;
-        let recorded = journals.read(&id).map_err(|error| Exit::Precondition.because(error))?;
+        let recorded = journals.read(&id).map_err(|error| Exit::Precondition.with(error))?;
         let liveness = if recorded.running { Liveness::Running } else { Liveness::Over };
         let document = Document::of(&recorded.summary, liveness, clock::now());
-        let document = document.ok_or_else(|| Exit::Precondition.because(ReportError::Empty(id)))?;
+        let document = document.ok_or_else(|| Exit::Precondition.with(ReportError::Empty(id)))?;
         let text = match self.format {
             Format::Html => html(&document),
             Format::Markdown => markdown(&document),
@@ -67,7 +67,7 @@ impl Report {
         match self.out {
             Some(path) => {
                 let written = fs::write(&path, text);
-                written.map_err(|error| Exit::Precondition.because(ReportError::Unwritable(path, error)))?;
+                written.map_err(|error| Exit::Precondition.with(ReportError::Unwritable(path, error)))?;
             }
             None => out::data(&text),
         }

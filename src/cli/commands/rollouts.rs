@@ -72,12 +72,11 @@ enum StatusError {
 impl Rollouts {
     pub(in crate::cli) fn run(self) -> CommandResult {
         if self.prune {
-            let removed =
-                self.state.journals().prune(clock::now()).map_err(|error| Exit::Precondition.because(error))?;
+            let removed = self.state.journals().prune(clock::now()).map_err(|error| Exit::Precondition.with(error))?;
             out::note(&format!("{removed} removed."));
             return Ok(Exit::Success);
         }
-        let (all, errors) = self.state.journals().all().map_err(|error| Exit::Precondition.because(error))?;
+        let (all, errors) = self.state.journals().all().map_err(|error| Exit::Precondition.with(error))?;
         out::warnings(&errors);
         let liveness = |recorded: &Recorded| if recorded.running { Liveness::Running } else { Liveness::Over };
         let rows: Vec<_> = all.iter().map(|recorded| (&recorded.summary, liveness(recorded))).collect();
@@ -101,7 +100,7 @@ impl Status {
 
     /// Shows all events so far, then those that come while the rollout runs.
     async fn show(&self, journals: &Journals, id: &str) -> CommandResult {
-        let precondition = |error| Exit::Precondition.because(error);
+        let precondition = |error| Exit::Precondition.with(error);
         let mut follower = journals.follow(id).map_err(precondition)?;
         let mut reporter = self.display.reporter();
         loop {
@@ -126,14 +125,14 @@ impl Status {
 impl Abort {
     pub(in crate::cli) fn run(self) -> CommandResult {
         let journals = self.state.journals();
-        let precondition = |error| Exit::Precondition.because(error);
+        let precondition = |error| Exit::Precondition.with(error);
         let id = match &self.id {
             Some(id) => journals.find(id).map_err(precondition)?,
             None => only_running(&journals)?,
         };
         let recorded = journals.read(&id).map_err(precondition)?;
         let rollout = recorded.summary.rollout.filter(|_| recorded.running);
-        let rollout = rollout.ok_or_else(|| Exit::Precondition.because(StatusError::NotRunning(id)))?;
+        let rollout = rollout.ok_or_else(|| Exit::Precondition.with(StatusError::NotRunning(id)))?;
         journals.stop(rollout.id).map_err(precondition)?;
         out::note(&format!(
             "Rollout {} sends nothing new. `homelab-deploy status {}` shows how it ends.",
@@ -153,15 +152,15 @@ pub(in crate::cli) fn meant(journals: &Journals, id: Option<&str>) -> Result<Str
             _ => journals.latest(),
         },
     };
-    let found = found.map_err(|error| Exit::Precondition.because(error))?;
-    found.ok_or_else(|| Exit::Precondition.because(StatusError::None))
+    let found = found.map_err(|error| Exit::Precondition.with(error))?;
+    found.ok_or_else(|| Exit::Precondition.with(StatusError::None))
 }
 
 fn only_running(journals: &Journals) -> Result<String, CommandError> {
-    let mut running = running(journals).map_err(|error| Exit::Precondition.because(error))?;
+    let mut running = running(journals).map_err(|error| Exit::Precondition.with(error))?;
     match running.len() {
-        0 | 1 => running.pop().ok_or_else(|| Exit::Precondition.because(StatusError::NoneRuns)),
-        _ => Err(Exit::Precondition.because(StatusError::SeveralRun(running))),
+        0 | 1 => running.pop().ok_or_else(|| Exit::Precondition.with(StatusError::NoneRuns)),
+        _ => Err(Exit::Precondition.with(StatusError::SeveralRun(running))),
     }
 }
 

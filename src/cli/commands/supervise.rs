@@ -61,7 +61,7 @@ impl Supervise {
             let starter = Notifier::new(self.notify_socket.as_deref());
             runtime::block_on(async { supervise(dir, &starter?).await })?
         };
-        supervised.map_err(|error| Exit::Failed.because(SuperviseError(self.run_dir, error)))?;
+        supervised.map_err(|error| Exit::Failed.with(SuperviseError(self.run_dir, error)))?;
         Ok(Exit::Success)
     }
 }

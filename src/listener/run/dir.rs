@@ -21,7 +21,7 @@ use serde::de::DeserializeOwned;
 
 use super::page::Part;
 use super::{RunResult, Spec, spare};
-use crate::listener::facts::Facts;
+use crate::listener::snapshot::SystemSnapshot;
 use crate::listener::unit::UnitEnd;
 use crate::protocol::{Commit, Phase, Response};
 
@@ -103,7 +103,7 @@ impl RunDir {
         Ok(file)
     }
 
-    /// The same for the supervisor, which waits: whoever looks whether the run is in anybody's hands has the lock for a
+    /// The same for the supervisor, which waits: a check whether the run has a supervisor holds the lock for a
     /// moment.
     pub(in crate::listener) fn wait_for_lock(&self) -> io::Result<File> {
         let file = self.lock_file()?;
@@ -238,12 +238,12 @@ impl RunDir {
     }
 
     /// Notes what was so on the host before the run: it is what the host can return to.
-    pub(in crate::listener) fn write_before(&self, facts: &Facts) -> io::Result<()> {
+    pub(in crate::listener) fn write_before(&self, facts: &SystemSnapshot) -> io::Result<()> {
         self.keep(BEFORE, facts)
     }
 
     /// What was so on the host before the run; `None` when it did not get so far.
-    pub(in crate::listener) fn before(&self) -> Option<Facts> {
+    pub(in crate::listener) fn before(&self) -> Option<SystemSnapshot> {
         self.read(BEFORE).ok()
     }
 
@@ -302,7 +302,7 @@ impl RunDir {
         [RESULT, UNIT].iter().any(|file| self.live.join(file).exists())
     }
 
-    /// Whether it has been concluded. Whoever asks should have the lock.
+    /// Whether it has been concluded. The caller should have the lock.
     pub(in crate::listener) fn is_concluded(&self) -> bool {
         [RESULT, FINAL].iter().any(|file| self.live.join(file).exists())
     }

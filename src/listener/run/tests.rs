@@ -94,9 +94,15 @@ fn nothing_of_an_earlier_run_is_taken_for_this_ones() {
     drop(dir.create(&spec("a")).unwrap());
     let now = Timestamp::UNIX_EPOCH;
     let verdict = Verdict::failed(crate::protocol::ErrorCode::Timeout, "");
-    dir.write_result(&RunResult { verdict, started_at: now, ended_at: now, after: Facts::default(), tail: Vec::new() })
-        .unwrap();
-    dir.write_before(&Facts::default()).unwrap();
+    dir.write_result(&RunResult {
+        verdict,
+        started_at: now,
+        ended_at: now,
+        after: SystemSnapshot::default(),
+        tail: Vec::new(),
+    })
+    .unwrap();
+    dir.write_before(&SystemSnapshot::default()).unwrap();
     dir.write_commit(&"8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b".parse().unwrap()).unwrap();
     fs::write(dir.output_files().0, "old").unwrap();
     dir.write_phase(Phase::Activate).unwrap();
@@ -140,17 +146,18 @@ fn what_must_be_known_needs_no_room_on_the_disk() {
     let lock = dir.create(&spec("a")).unwrap();
     assert_eq!(dir.lock().unwrap_err().kind(), io::ErrorKind::WouldBlock);
     drop(lock);
-    dir.write_before(&Facts::default()).unwrap();
+    dir.write_before(&SystemSnapshot::default()).unwrap();
     dir.write_phase(Phase::Confirm).unwrap();
     dir.write_confirmed().unwrap();
     dir.write_environment("A=1").unwrap();
     let now = Timestamp::UNIX_EPOCH;
     let verdict = Verdict::failed(crate::protocol::ErrorCode::Timeout, "");
-    let result = RunResult { verdict, started_at: now, ended_at: now, after: Facts::default(), tail: Vec::new() };
+    let result =
+        RunResult { verdict, started_at: now, ended_at: now, after: SystemSnapshot::default(), tail: Vec::new() };
     dir.write_result(&result).unwrap();
     let response = Response::new("ns1".parse().unwrap(), crate::protocol::Status::Completed, "");
     dir.write_final(&response).unwrap();
-    assert_eq!((dir.spec().unwrap(), dir.before()), (spec("a"), Some(Facts::default())));
+    assert_eq!((dir.spec().unwrap(), dir.before()), (spec("a"), Some(SystemSnapshot::default())));
     assert_eq!((dir.phase(), dir.is_confirmed(), dir.result()), (Phase::Confirm, true, Some(result)));
     assert_eq!(dir.final_response().unwrap(), Some(response));
     assert!(dir.settle().is_err());
@@ -163,7 +170,7 @@ fn what_outlives_a_reboot_is_copied_as_soon_as_there_is_room() {
     fs::write(folder.path().join("disk"), "in the way").unwrap();
     let dir = RunDir::new(live.clone(), kept.clone());
     drop(dir.create(&spec("a")).unwrap());
-    dir.write_before(&Facts::default()).unwrap();
+    dir.write_before(&SystemSnapshot::default()).unwrap();
     dir.settle().unwrap_err();
     fs::remove_file(folder.path().join("disk")).unwrap();
     dir.write_final(&Response::new("ns1".parse().unwrap(), crate::protocol::Status::Completed, "")).unwrap();
@@ -172,7 +179,7 @@ fn what_outlives_a_reboot_is_copied_as_soon_as_there_is_room() {
     // The reboot.
     fs::remove_dir_all(live).unwrap();
     let dir = RunDir::in_one(kept);
-    assert_eq!((dir.spec().unwrap(), dir.before()), (spec("a"), Some(Facts::default())));
+    assert_eq!((dir.spec().unwrap(), dir.before()), (spec("a"), Some(SystemSnapshot::default())));
     assert!(dir.final_response().unwrap().is_some());
 }
 
@@ -216,11 +223,17 @@ fn a_run_is_written_over_room_that_was_there_before() {
     let room = inodes("spares/1", ".new");
     let dir = RunDir::new(at("live"), at("runs/a"));
     drop(dir.create(&spec("a")).unwrap());
-    dir.write_before(&Facts::default()).unwrap();
+    dir.write_before(&SystemSnapshot::default()).unwrap();
     let now = Timestamp::UNIX_EPOCH;
     let verdict = Verdict::failed(crate::protocol::ErrorCode::Timeout, "");
-    dir.write_result(&RunResult { verdict, started_at: now, ended_at: now, after: Facts::default(), tail: Vec::new() })
-        .unwrap();
+    dir.write_result(&RunResult {
+        verdict,
+        started_at: now,
+        ended_at: now,
+        after: SystemSnapshot::default(),
+        tail: Vec::new(),
+    })
+    .unwrap();
     dir.write_final(&Response::new("ns1".parse().unwrap(), crate::protocol::Status::Completed, "")).unwrap();
     assert_eq!(inodes("runs/a", ""), room);
     let kept = RunDir::in_one(at("runs/a"));

@@ -6,12 +6,12 @@ use std::time::Duration;
 use tokio::task::{JoinError, spawn_blocking};
 
 use super::{Service, heartbeat, pace};
-use crate::listener::memory::Untold;
 use crate::listener::problems::Kind;
-use crate::listener::rebuild::{self, News, NotBegun, Over, Site, Watch};
+use crate::listener::publisher::{Delivery, Link};
+use crate::listener::rebuild::{self, Finished, HostContext, RunEvent, StartError, Watcher};
 use crate::listener::run::{RunDir, Spec};
+use crate::listener::state_dir::Undelivered;
 use crate::listener::surroundings::{self, ASK_AGAIN};
-use crate::listener::voice::{Delivery, Link};
 use crate::protocol::{Phase, Response};
 
 /// How far the run is.
@@ -25,7 +25,7 @@ pub(super) enum Stage {
 
 /// Whether ends of runs are on their way to the server. One batch at a time: the next one may be the same again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Mail {
+pub(super) enum DeliveryState {
     Idle,
     OnItsWay,
 }
@@ -33,13 +33,13 @@ pub(super) enum Mail {
 /// A part of a run that takes time, and is over.
 #[derive(Debug)]
 pub(super) enum Step {
-    Begun(Result<Watch, NotBegun>),
-    News(News),
+    Begun(Result<Watcher, StartError>),
+    RunEvent(RunEvent),
     Concluded(Box<Response>),
     /// The server has been given all that were on their way.
     Delivered,
     /// Nobody knows whether the server has been given these.
-    Lost(Vec<Untold>),
+    Lost(Vec<Undelivered>),
     /// It was tried to ask where the flake is from; why it was not possible.
     FlakeAsked(Option<String>),
     /// What was too old is forgotten.
@@ -55,7 +55,7 @@ impl Service {
             None if self.stage == Stage::Idle => {
                 tracing::info!(key = spec.key, "taking up the run that goes on");
                 self.ledger.accepted(spec);
-                self.watch(Watch::new(dir));
+                self.watch(Watcher::new(dir));
             }
             None => tracing::error!(key = spec.key, "a second run goes on; it is concluded at the next start"),
             Some(over) => {
@@ -66,8 +66,8 @@ impl Service {
     }
 
     /// What a run is concluded with.
-    fn site(&self) -> Site {
-        Site { boot_id: self.boot_id.clone(), previous: self.ledger.deployed_last().cloned() }
+    fn site(&self) -> HostContext {
+        HostContext { boot_id: self.boot_id.clone(), previous: self.ledger.deployed_last().cloned() }
     }
 
     /// A part of the run is over.
@@ -79,16 +79,16 @@ impl Service {
         };
         match step {
             Step::Begun(begun) => self.begun(begun).await,
-            Step::News(News::Phase(watch)) => self.next_phase(watch).await,
-            Step::News(News::Over(over)) => self.conclude(over),
+            Step::RunEvent(RunEvent::Phase(watch)) => self.next_phase(watch).await,
+            Step::RunEvent(RunEvent::Finished(over)) => self.conclude(over),
             Step::Concluded(response) => self.ended(*response),
             Step::Delivered => {
-                self.mail = Mail::Idle;
+                self.mail = DeliveryState::Idle;
                 self.deliver();
             }
             Step::Forgotten | Step::PageGiven => {}
             Step::Lost(untold) => {
-                self.mail = Mail::Idle;
+                self.mail = DeliveryState::Idle;
                 self.untold.splice(..0, untold);
                 self.deliver();
             }
@@ -107,7 +107,7 @@ impl Service {
     }
 
     /// The accepted run has been begun, or not.
-    async fn begun(&mut self, begun: Result<Watch, NotBegun>) {
+    async fn begun(&mut self, begun: Result<Watcher, StartError>) {
         match begun {
             Ok(watch) => {
                 self.watch(watch);
@@ -127,14 +127,14 @@ impl Service {
     }
 
     /// The run goes on.
-    pub(super) fn watch(&mut self, watch: Watch) {
+    pub(super) fn watch(&mut self, watch: Watcher) {
         self.ledger.started();
         self.stage = Stage::Running;
         self.follow(watch);
     }
 
     /// The run has come to another phase.
-    async fn next_phase(&mut self, watch: Watch) {
+    async fn next_phase(&mut self, watch: Watcher) {
         let phase = watch.phase();
         self.follow(watch);
         if phase == Phase::Confirm {
@@ -146,13 +146,13 @@ impl Service {
         }
     }
 
-    fn follow(&mut self, watch: Watch) {
+    fn follow(&mut self, watch: Watcher) {
         self.heartbeat = heartbeat(pace(&self.config, watch.phase()));
-        self.steps.spawn(async { Step::News(watch.news().await) });
+        self.steps.spawn(async { Step::RunEvent(watch.news().await) });
     }
 
     /// The run is over.
-    fn conclude(&mut self, over: Over) {
+    fn conclude(&mut self, over: Finished) {
         let Some((dir, spec)) = self.current() else { return };
         self.stage = Stage::Concluding;
         let site = self.site();
@@ -173,7 +173,7 @@ impl Service {
             key = spec.key, status = %response.status, error = response.error.as_ref().map(ToString::to_string),
             "{}", response.message
         );
-        self.untold.push(Untold::new(dir.clone(), spec.reply_to.clone(), response.clone()));
+        self.untold.push(Undelivered::new(dir.clone(), spec.reply_to.clone(), response.clone()));
         self.ledger.ended(spec, response);
         self.signs.run_ended(&self.ledger);
         let too_old = self.memory.ended(dir);
@@ -185,17 +185,17 @@ impl Service {
 
     /// Hands the server the ends of runs that it does not have yet. Without a connection that waits for the next one.
     pub(super) fn deliver(&mut self) {
-        if self.untold.is_empty() || self.mail == Mail::OnItsWay || self.voice.link == Link::Down {
+        if self.untold.is_empty() || self.mail == DeliveryState::OnItsWay || self.voice.link == Link::Down {
             return;
         }
-        self.mail = Mail::OnItsWay;
+        self.mail = DeliveryState::OnItsWay;
         let untold = mem::take(&mut self.untold);
         let voice = self.voice.clone();
         self.steps.spawn(async move {
             match voice.deliver(&untold).await {
                 Delivery::Certain => {
                     // It is told again in doubt, and no slow disk holds up the loop.
-                    spawn_blocking(move || untold.iter().for_each(Untold::told)).await.ok();
+                    spawn_blocking(move || untold.iter().for_each(Undelivered::told)).await.ok();
                     Step::Delivered
                 }
                 Delivery::Unknown => Step::Lost(untold),

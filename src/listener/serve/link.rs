@@ -5,8 +5,8 @@ use crate::bus::{BusEvent, Operation, Violation};
 use crate::clock;
 use crate::listener::ListenerError;
 use crate::listener::problems::Kind;
+use crate::listener::publisher::Link;
 use crate::listener::rights::{May, Rights};
-use crate::listener::voice::Link;
 use crate::protocol::subject::discover_tier;
 use crate::protocol::{Place, ReplySubject, Subject};
 
@@ -20,7 +20,7 @@ impl Service {
         Ok(())
     }
 
-    /// Hears who asks who is there. Not before the rights are known: anyone may ask, and in a flood of questions the
+    /// Subscribes to roll calls. Not before the rights are known: anyone may ask, and in a flood of questions the
     /// refusals could get lost.
     pub(super) async fn hear_questions(&mut self) -> Result<(), ListenerError> {
         let discover = &self.config.discover_subject;

@@ -1,4 +1,4 @@
-//! Who is there: questions on the discovery subjects, and how many of them are answered.
+//! Answering roll calls: questions on the discovery subjects, and how many of them are answered.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
@@ -20,7 +20,7 @@ const REMEMBERED: usize = 1_000;
 pub(super) struct RollCalls {
     answered: HashSet<ReplySubject>,
     oldest_first: VecDeque<ReplySubject>,
-    /// For each subject by itself, so that a flood on one does not hide the host from who asks on another.
+    /// For each subject by itself, so that a flood on one does not hide the host from questions on another.
     allowances: HashMap<Subject, Allowance>,
 }
 

@@ -9,9 +9,9 @@ use rustix::process::Signal;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use super::program::Keeper;
-use super::tree;
-use crate::listener::busy;
+use super::process_tree;
+use super::program::ProcessRunner;
+use crate::listener::activation_lock;
 use crate::listener::output::built_system;
 use crate::listener::unit::{ACTIVATION, is_activation};
 use crate::listener::verdict::End;
@@ -42,16 +42,16 @@ pub(super) struct Activation {
 /// The activation that a descendant of this process waits for. It is this run's: others activate in units of that name,
 /// too.
 pub(super) fn awaited() -> Option<Activation> {
-    tree::in_descendants(awaited_by)
+    process_tree::in_descendants(awaited_by)
 }
 
-/// The same, for who looks often: nearly always there is no such unit at all.
+/// The same, cheap enough to be called often: nearly always there is no such unit at all.
 pub(super) fn seen() -> Option<Activation> {
-    if busy::has_activation_unit(Path::new("/")) { awaited() } else { None }
+    if activation_lock::has_activation_unit(Path::new("/")) { awaited() } else { None }
 }
 
 /// The system that the run was seen to switch to, or that `nixos-rebuild` names in the end.
-pub(super) fn switched_to(keeper: &Keeper) -> Option<String> {
+pub(super) fn switched_to(keeper: &ProcessRunner) -> Option<String> {
     let seen = keeper.activation.as_ref().and_then(|activation| activation.system.clone());
     seen.or_else(|| built_system(&keeper.log.lines()).map(str::to_owned))
 }
@@ -115,7 +115,7 @@ fn left_over(listing: &str) -> Vec<&str> {
 /// The end of a program that was begun then, once what its activation said is with the program's own words. It is another
 /// one if the program takes an activation that was broken off for one that is done: when its unit is stopped, by a
 /// shutdown or by hand, that counts as a clean end, and `nixos-rebuild` exits with 0.
-pub(super) async fn settled(keeper: &mut Keeper, end: End, began: Timestamp) -> End {
+pub(super) async fn settled(keeper: &mut ProcessRunner, end: End, began: Timestamp) -> End {
     if !matches!(end, End::Exited(_) | End::Killed(_) | End::TimedOut) {
         return end;
     }

@@ -11,9 +11,9 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::changes::{Change, Changes};
-use crate::listener::facts::Facts;
 use crate::listener::host::Host;
 use crate::listener::run::RunDir;
+use crate::listener::snapshot::SystemSnapshot;
 use crate::protocol::Phase;
 
 /// How often it is looked whether somebody else has changed it.
@@ -21,9 +21,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Keeps `before` up to date until the run changes something: it activates, or the system `made` takes the place of
 /// another.
-pub(super) async fn follow(host: &Host, dir: &RunDir, before: &mut Facts, made: Option<&str>) -> Infallible {
+pub(super) async fn follow(host: &Host, dir: &RunDir, before: &mut SystemSnapshot, made: Option<&str>) -> Infallible {
     loop {
-        let now = Facts::seen(host);
+        let now = SystemSnapshot::seen(host);
         let Changes { current, profile } = Changes::between(before, &now, made);
         // The phase is read last: what was seen before an activation is not the activation's doing.
         if [current, profile].contains(&Change::Ours) || dir.phase() >= Phase::Activate {
@@ -39,7 +39,7 @@ pub(super) async fn follow(host: &Host, dir: &RunDir, before: &mut Facts, made: 
 }
 
 /// Puts it on record, and keeps it from the garbage collector.
-pub(super) fn note(host: &Host, dir: &RunDir, before: &Facts) -> io::Result<()> {
+pub(super) fn note(host: &Host, dir: &RunDir, before: &SystemSnapshot) -> io::Result<()> {
     host.keep(before);
     dir.write_before(before)
 }

@@ -3,7 +3,7 @@
 //! Somebody may switch the host by hand at any moment. What a run undoes is its own doing and nothing else: the system
 //! that it built, in the places where it may have put it.
 
-use crate::listener::facts::Facts;
+use crate::listener::snapshot::SystemSnapshot;
 
 /// Who made one thing on the host what it is now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub(super) struct Changes {
 impl Changes {
     /// What has changed between these two moments, where the run brought the system `made`. Where that is not known,
     /// every change counts as the run's: it was at work all the time.
-    pub(super) fn between(before: &Facts, now: &Facts, made: Option<&str>) -> Self {
+    pub(super) fn between(before: &SystemSnapshot, now: &SystemSnapshot, made: Option<&str>) -> Self {
         let change = |before: Option<&str>, now: Option<&str>| match made {
             _ if now == before => Change::None,
             Some(made) if now.is_some_and(|now| now != made) => Change::Theirs,
@@ -41,7 +41,7 @@ impl Changes {
     }
 
     /// The same for a run that built and did no more: none of it is its doing.
-    pub(super) fn by_others(before: &Facts, now: &Facts) -> Self {
+    pub(super) fn by_others(before: &SystemSnapshot, now: &SystemSnapshot) -> Self {
         let change = |moved| if moved { Change::Theirs } else { Change::None };
         Self {
             current: change(before.current_path() != now.current_path()),
@@ -50,7 +50,7 @@ impl Changes {
     }
 
     /// What somebody else did, in words; `None` when nobody did anything.
-    pub(super) fn theirs(self, now: &Facts) -> Option<String> {
+    pub(super) fn theirs(self, now: &SystemSnapshot) -> Option<String> {
         let path = |path: Option<&str>| path.unwrap_or("nothing that is known").to_owned();
         match self {
             Self { current: Change::Theirs, .. } => {
@@ -70,13 +70,13 @@ pub(super) mod tests {
     use crate::listener::host::{Profile, System};
 
     /// A host that runs one system, and boots another next.
-    pub(in crate::listener::supervisor) fn facts(current: &str, profile: &str) -> Facts {
+    pub(in crate::listener::supervisor) fn facts(current: &str, profile: &str) -> SystemSnapshot {
         let system = |path: &str| System { path: path.to_owned(), kernel: [None, None, None] };
-        Facts {
+        SystemSnapshot {
             current: Some(system(current)),
             profile: Some(Profile { generation: Some(41), system: system(profile) }),
             failed_units: Some(["old.service".to_owned()].into()),
-            ..Facts::default()
+            ..SystemSnapshot::default()
         }
     }
 
@@ -98,7 +98,7 @@ pub(super) mod tests {
     #[test]
     fn what_somebody_else_did_is_told_and_nothing_else() {
         let before = facts("old", "old");
-        let theirs = |now: &Facts, made| Changes::between(&before, now, made).theirs(now);
+        let theirs = |now: &SystemSnapshot, made| Changes::between(&before, now, made).theirs(now);
         assert_eq!(theirs(&facts("new", "new"), Some("new")), None);
         assert_eq!(
             theirs(&facts("hand", "hand"), Some("new")).unwrap(),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::bounds::Bounds;
+use super::stop_signal::StopSignal;
 use crate::listener::run::RunDir;
 use crate::listener::verdict::End;
 
@@ -13,7 +13,7 @@ const POLL: Duration = Duration::from_millis(100);
 
 /// Waits until the run is confirmed, which a listener notes in its directory. An error is what came instead: that the
 /// time was over, or a signal.
-pub(super) async fn confirmed(dir: &RunDir, bounds: &mut Bounds) -> Result<(), End> {
+pub(super) async fn confirmed(dir: &RunDir, bounds: &mut StopSignal) -> Result<(), End> {
     let noted = async {
         while !dir.is_confirmed() {
             sleep(POLL).await;

@@ -10,13 +10,13 @@ use super::baseline;
 use super::changes::{Change, Changes};
 use super::confirmation::confirmed;
 use super::order::Order;
-use super::program::Keeper;
-use super::way_back::{self, Returned, Undo};
+use super::program::ProcessRunner;
+use super::rollback::{self, RolledBack, Undo};
 use crate::clock;
-use crate::listener::facts::Facts;
 use crate::listener::host::Host;
 use crate::listener::output::{clean, tells_unadvertised};
-use crate::listener::run::{ReturnTo, RunDir, RunResult, Spec};
+use crate::listener::run::{RollbackTarget, RunDir, RunResult, Spec};
+use crate::listener::snapshot::SystemSnapshot;
 use crate::listener::verdict::{End, Evidence, Verdict, judge, left_traces};
 use crate::lookup::{LookupError, commit_of};
 use crate::protocol::response::bounded_tail;
@@ -30,14 +30,14 @@ pub(super) struct Deployment {
     pub(super) dir: RunDir,
     pub(super) spec: Spec,
     pub(super) host: Host,
-    pub(super) keeper: Keeper,
+    pub(super) keeper: ProcessRunner,
 }
 
 /// What came of an attempt to deploy.
 struct Attempt {
     end: End,
     /// What was so on the host right before anything moved; where nothing did, when the run began.
-    before: Facts,
+    before: SystemSnapshot,
     /// The system that the run brought, where that is known.
     built: Option<String>,
     reach: Reach,
@@ -56,7 +56,7 @@ enum Reach {
 struct Outcome {
     verdict: Verdict,
     /// What is so on the host now.
-    after: Facts,
+    after: SystemSnapshot,
     /// Whether there is anything to return from.
     traces: bool,
 }
@@ -65,7 +65,7 @@ impl Deployment {
     /// Deploys or returns, and tells how it ended. An error is that nothing was begun.
     pub(super) async fn carry_out(mut self) -> io::Result<RunResult> {
         let started_at = clock::now();
-        let found = Facts::learned(&self.host).await;
+        let found = SystemSnapshot::learned(&self.host).await;
         self.dir.write_before(&found)?;
         let (verdict, after) = match self.spec.return_to.clone() {
             Some(to) => self.return_to(&to).await,
@@ -77,7 +77,7 @@ impl Deployment {
     }
 
     /// Deploys, and returns from what went wrong or was not confirmed, if that is asked for.
-    async fn deploy_for_good(&mut self, found: Facts) -> (Verdict, Facts) {
+    async fn deploy_for_good(&mut self, found: SystemSnapshot) -> (Verdict, SystemSnapshot) {
         let attempt = self.deploy(found).await;
         let Outcome { verdict, after, traces } = self.judge(&attempt).await;
         let Some(limit) = self.spec.confirm_timeout_ms.map(Duration::from_millis) else {
@@ -102,8 +102,8 @@ impl Deployment {
         };
         let undo = Undo { action: self.spec.action, before: &attempt.before, made: attempt.built.as_deref() };
         match self.go_back(undo).await {
-            Returned::Back { problem, theirs, now } => (rolled_back(failure, problem, theirs, &now), now),
-            Returned::Nowhere { theirs, now } => {
+            RolledBack::Back { problem, theirs, now } => (rolled_back(failure, problem, theirs, &now), now),
+            RolledBack::Nowhere { theirs, now } => {
                 (failure.with(&format!("nothing is undone: {theirs}")).with(&what_runs(&now)), now)
             }
         }
@@ -111,7 +111,7 @@ impl Deployment {
 
     /// Waits to be told that the host was heard from.
     async fn confirmed(&mut self, limit: Duration) -> Result<(), End> {
-        // One that was told before there was anything to confirm is none.
+        // A confirmation that came before there was anything to confirm does not count.
         self.dir.forget_confirmed().ok();
         self.keeper.log.enter(Phase::Confirm);
         self.keeper.bounds.renew(limit);
@@ -119,8 +119,8 @@ impl Deployment {
     }
 
     /// A deployment that was confirmed, unless somebody switched the host to something else before that.
-    async fn still_so(&self, verdict: Verdict, after: Facts) -> (Verdict, Facts) {
-        let now = Facts::seen(&self.host);
+    async fn still_so(&self, verdict: Verdict, after: SystemSnapshot) -> (Verdict, SystemSnapshot) {
+        let now = SystemSnapshot::seen(&self.host);
         let changes = Changes::by_others(&after, &now);
         let Some(theirs) = changes.theirs(&now) else { return (verdict, after) };
         let spoilt = match self.spec.action {
@@ -129,36 +129,36 @@ impl Deployment {
             Action::Boot | Action::DryActivate => false,
         };
         let verdict = if spoilt { Verdict::failed(ErrorCode::VerifyFailed, theirs) } else { verdict.with(&theirs) };
-        (verdict, Facts::learned(&self.host).await)
+        (verdict, SystemSnapshot::learned(&self.host).await)
     }
 
     /// Returns to what ran before another run, which is all that there is to do.
-    async fn return_to(&mut self, to: &ReturnTo) -> (Verdict, Facts) {
+    async fn return_to(&mut self, to: &RollbackTarget) -> (Verdict, SystemSnapshot) {
         let undo = Undo { action: self.spec.action, before: &to.facts, made: to.made.as_deref() };
-        let not_returned = |error, why: &str, now: &Facts| {
+        let not_returned = |error, why: &str, now: &SystemSnapshot| {
             let verdict = Verdict::failed(error, format!("not returned to what ran before {}: {why}", to.run));
             Verdict { rolled_back: Some(false), ..verdict.with(&what_runs(now)) }
         };
         match self.go_back(undo).await {
-            Returned::Back { problem: None, theirs, now } => {
+            RolledBack::Back { problem: None, theirs, now } => {
                 let verdict = Verdict::completed(format!("returned to what ran before {}", to.run));
                 let verdict = with_all(verdict, theirs).with(&what_runs(&now));
                 (Verdict { rolled_back: Some(true), ..verdict }, now)
             }
-            Returned::Back { problem: Some((error, why)), now, .. } => (not_returned(error, &why, &now), now),
-            Returned::Nowhere { theirs, now } => (not_returned(ErrorCode::VerifyFailed, &theirs, &now), now),
+            RolledBack::Back { problem: Some((error, why)), now, .. } => (not_returned(error, &why, &now), now),
+            RolledBack::Nowhere { theirs, now } => (not_returned(ErrorCode::VerifyFailed, &theirs, &now), now),
         }
     }
 
-    async fn go_back(&mut self, undo: Undo<'_>) -> Returned {
+    async fn go_back(&mut self, undo: Undo<'_>) -> RolledBack {
         // A deployer waits no longer for the end of it, where a deployment has more time than that.
         let limit = RETURN_WITHIN.min(Duration::from_millis(self.spec.timeout_ms));
-        way_back::go(&mut self.keeper, &self.host, undo, limit).await
+        rollback::go(&mut self.keeper, &self.host, undo, limit).await
     }
 
     /// Builds first and activates then. What the host can return to is what was so in between: a build takes long, and
     /// what somebody else switched to meanwhile is not this run's to undo.
-    async fn deploy(&mut self, found: Facts) -> Attempt {
+    async fn deploy(&mut self, found: SystemSnapshot) -> Attempt {
         let untouched = |end| Attempt { end, before: found.clone(), built: None, reach: Reach::Build };
         self.keeper.log.enter(Phase::Resolve);
         let commit = match self.resolve().await {
@@ -170,7 +170,7 @@ impl Deployment {
         if build != End::Exited(0) {
             return untouched(build);
         }
-        let before = Facts::learned(&self.host).await;
+        let before = SystemSnapshot::learned(&self.host).await;
         if let Err(error) = baseline::note(&self.host, &self.dir, &before) {
             let why = format!("cannot note what runs now, and so could not return to it: {error}");
             return untouched(End::Unresolved(ErrorCode::BuildFailed, why));
@@ -179,7 +179,7 @@ impl Deployment {
     }
 
     /// Activates what was built, on a host that is like this.
-    async fn activate(&mut self, order: &Order, built_on: Facts) -> Attempt {
+    async fn activate(&mut self, order: &Order, built_on: SystemSnapshot) -> Attempt {
         activation::clear_away().await;
         let began = clock::now();
         let expected = self.dir.built();
@@ -234,7 +234,8 @@ impl Deployment {
             self.keeper.log.enter(Phase::Verify);
         }
         // One that was ended is not to start programs any more.
-        let after = if by_itself { Facts::learned(&self.host).await } else { Facts::seen(&self.host) };
+        let after =
+            if by_itself { SystemSnapshot::learned(&self.host).await } else { SystemSnapshot::seen(&self.host) };
         let lines = self.keeper.log.lines();
         let evidence = Evidence { end, phase, before, after: &after, built: built.as_deref(), lines: &lines };
         let verdict = with_all(judge(&self.spec, &evidence), full_disk(&lines));
@@ -245,7 +246,7 @@ impl Deployment {
 
 impl Attempt {
     /// The verdict on it, with what somebody else did to the host meanwhile.
-    fn with_theirs(&self, verdict: Verdict, after: &Facts) -> Verdict {
+    fn with_theirs(&self, verdict: Verdict, after: &SystemSnapshot) -> Verdict {
         let changes = match self.reach {
             Reach::Build => Changes::by_others(&self.before, after),
             Reach::Activation => Changes::between(&self.before, after, self.built.as_deref()),
@@ -269,7 +270,12 @@ fn not_confirmed(limit: Duration) -> String {
 }
 
 /// A failure after which the host was to return.
-fn rolled_back(verdict: Verdict, problem: Option<(ErrorCode, String)>, theirs: Option<String>, now: &Facts) -> Verdict {
+fn rolled_back(
+    verdict: Verdict,
+    problem: Option<(ErrorCode, String)>,
+    theirs: Option<String>,
+    now: &SystemSnapshot,
+) -> Verdict {
     let rolled_back = Some(problem.is_none());
     let verdict = match problem {
         None => verdict.with("the host returned to what ran before"),
@@ -278,7 +284,7 @@ fn rolled_back(verdict: Verdict, problem: Option<(ErrorCode, String)>, theirs: O
     Verdict { rolled_back, ..with_all(verdict, theirs).with(&what_runs(now)) }
 }
 
-fn what_runs(now: &Facts) -> String {
+fn what_runs(now: &SystemSnapshot) -> String {
     let generation = now.generation().map(|generation| format!(", generation {generation} boots next"));
     format!("it runs {}{}", now.current_path().unwrap_or("nothing that is known"), generation.unwrap_or_default())
 }

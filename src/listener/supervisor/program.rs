@@ -13,9 +13,9 @@ use tokio::net::unix::pipe;
 use tokio::time::interval;
 
 use super::activation::{self, Activation};
-use super::bounds::Bounds;
 use super::log::Log;
-use super::tree::Tree;
+use super::process_tree::ProcessTree;
+use super::stop_signal::StopSignal;
 use crate::listener::verdict::End;
 use crate::lookup::in_plain_words;
 use crate::protocol::Phase;
@@ -30,9 +30,9 @@ const PIPE_BYTES: u64 = 64 * 1024;
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// What a program runs under.
-pub(super) struct Keeper {
-    pub(super) tree: Tree,
-    pub(super) bounds: Bounds,
+pub(super) struct ProcessRunner {
+    pub(super) tree: ProcessTree,
+    pub(super) bounds: StopSignal,
     /// How long what must end may take to do so by itself.
     pub(super) grace: Duration,
     /// Takes the output.
@@ -41,7 +41,7 @@ pub(super) struct Keeper {
     pub(super) activation: Option<Activation>,
 }
 
-impl Keeper {
+impl ProcessRunner {
     /// Runs a program to its end or to the end of its time, and keeps what it writes.
     pub(super) async fn run(&mut self, command: &mut Command) -> End {
         let name = command.get_program().to_string_lossy().into_owned();
@@ -90,7 +90,7 @@ impl Keeper {
 /// Starts the program with both its outputs on one pipe, so that their order is kept.
 fn start(command: &mut Command) -> io::Result<(Pid, PipeReader)> {
     let (output, input) = io::pipe()?;
-    // Only this process has news for whoever started it.
+    // Only this process reports to the one that started it.
     command.env_remove("NOTIFY_SOCKET");
     in_plain_words(command);
     let child = command.stdin(Stdio::null()).stdout(input.try_clone()?).stderr(input).spawn()?;
@@ -100,7 +100,12 @@ fn start(command: &mut Command) -> io::Result<(Pid, PipeReader)> {
 }
 
 /// Waits for the program, but not longer than it may take. Returns the activation that had to be stopped, too.
-async fn watch(program: Pid, tree: &mut Tree, bounds: &mut Bounds, grace: Duration) -> (End, Option<Activation>) {
+async fn watch(
+    program: Pid,
+    tree: &mut ProcessTree,
+    bounds: &mut StopSignal,
+    grace: Duration,
+) -> (End, Option<Activation>) {
     let end = tokio::select! {
         end = tree.ended(program) => return (end, None),
         end = bounds.reached() => end,

@@ -357,7 +357,7 @@ fn a_server_that_never_answers_ends_with_the_time_of_the_run_or_with_its_supervi
     terminate(&run.supervisor.id().to_string());
     assert!(run.supervisor.wait().unwrap().success());
     insta::assert_snapshot!(verdict(&run.dir.result().unwrap()), @"failed interrupted: signal 15 ended the run while resolving");
-    // Whoever asked is gone as well, and has closed the connection.
+    // The sender of the request is gone as well, and has closed the connection.
     let mut asked = asked;
     asked.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     io::copy(&mut asked, &mut io::sink()).unwrap();
@@ -376,7 +376,7 @@ fn nixos() -> tempfile::TempDir {
     folder
 }
 
-/// What a successful switch to the system `new` comes down to, in the words of a shell in the folder of the host.
+/// What a successful switch to the system `new` does, as shell commands in the folder of the host.
 const SWITCH: &str = "ln -sfn /nix/store/new root/nix/var/nix/profiles/system-42-link
 ln -sfn system-42-link root/nix/var/nix/profiles/system
 ln -sfn /nix/store/new root/run/current-system";

@@ -2,7 +2,7 @@
 
 use super::activation::units_that_failed;
 use super::{Evidence, Verdict};
-use crate::listener::facts::Facts;
+use crate::listener::snapshot::SystemSnapshot;
 use crate::protocol::{Action, ErrorCode};
 
 /// `nixos-rebuild` says that all went well.
@@ -18,7 +18,7 @@ pub(super) fn success(action: Action, evidence: &Evidence<'_>) -> Verdict {
     Verdict { reboot_required: takes_effect_later(action, evidence.after), failed_units, ..Verdict::completed(message) }
 }
 
-fn done(action: Action, after: &Facts) -> String {
+fn done(action: Action, after: &SystemSnapshot) -> String {
     match (action, after.generation()) {
         (Action::Switch, Some(generation)) => format!("switched to generation {generation}"),
         (Action::Boot, Some(generation)) => format!("generation {generation} is the one for the next boot"),
@@ -71,7 +71,7 @@ pub(super) fn verify(
 }
 
 /// Whether something of what was deployed waits for the next boot.
-fn takes_effect_later(action: Action, after: &Facts) -> Option<bool> {
+fn takes_effect_later(action: Action, after: &SystemSnapshot) -> Option<bool> {
     let booted = after.booted.as_ref()?;
     match action {
         Action::Switch | Action::Test => Some(after.current.as_ref()?.kernel != booted.kernel),

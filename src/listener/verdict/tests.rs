@@ -13,8 +13,8 @@ struct Run {
     action: Action,
     end: End,
     phase: Phase,
-    before: Facts,
-    after: Facts,
+    before: SystemSnapshot,
+    after: SystemSnapshot,
     output: &'static str,
     user_units: UserUnits,
 }
@@ -24,13 +24,13 @@ fn system(path: &str, kernel: &str) -> System {
 }
 
 /// A host that was booted with the old system, and what it runs and boots next.
-fn host(current: &str, generation: u64, next: &str) -> Facts {
-    Facts {
+fn host(current: &str, generation: u64, next: &str) -> SystemSnapshot {
+    SystemSnapshot {
         current: Some(system(current, "linux")),
         booted: Some(system(OLD, "linux")),
         profile: Some(Profile { generation: Some(generation), system: system(next, "linux") }),
         failed_units: Some(["old.service".to_owned()].into()),
-        ..Facts::default()
+        ..SystemSnapshot::default()
     }
 }
 
@@ -40,7 +40,7 @@ fn switch(code: i32, phase: Phase, output: &'static str) -> Run {
 }
 
 /// The run of another action, with what it leaves behind.
-fn action(action: Action, after: Facts) -> Run {
+fn action(action: Action, after: SystemSnapshot) -> Run {
     Run { action, after, ..switch(0, Phase::Activate, "") }
 }
 
@@ -97,8 +97,8 @@ fn exit_code_0_is_not_believed() {
     insta::assert_snapshot!(switched(host(OLD, 42, NEW), ""), @"failed verify_failed: /nix/store/new-nixos was built, and /run/current-system is /nix/store/old-nixos");
     insta::assert_snapshot!(switched(host(NEW, 42, NEW), other), @"failed verify_failed: /nix/store/other-nixos was built, and the system profile points at /nix/store/new-nixos");
     insta::assert_snapshot!(switched(host(NEW, 41, OLD), named), @"failed verify_failed: /nix/store/new-nixos was built, and the system profile points at /nix/store/old-nixos");
-    insta::assert_snapshot!(switched(Facts { profile: None, ..host(NEW, 42, NEW) }, ""), @"failed verify_failed: there is no system profile after it");
-    insta::assert_snapshot!(switched(Facts { current: None, ..host(NEW, 42, NEW) }, ""), @"failed verify_failed: /run/current-system is gone after it");
+    insta::assert_snapshot!(switched(SystemSnapshot { profile: None, ..host(NEW, 42, NEW) }, ""), @"failed verify_failed: there is no system profile after it");
+    insta::assert_snapshot!(switched(SystemSnapshot { current: None, ..host(NEW, 42, NEW) }, ""), @"failed verify_failed: /run/current-system is gone after it");
 
     let boot = |after, output| Run { output, ..action(Action::Boot, after) }.judged();
     insta::assert_snapshot!(boot(host(OLD, 42, NEW), named), @"completed (reboot): generation 42 is the one for the next boot");
@@ -116,7 +116,7 @@ fn what_cannot_be_verified_fails_nothing() {
     insta::assert_snapshot!(action(Action::Test, host(NEW, 41, OLD)).judged(), @"completed: activated until the next boot");
     insta::assert_snapshot!(action(Action::Test, host(OLD, 41, OLD)).judged(), @"completed: activated until the next boot; what ran before runs, and it is not known whether that is what was built");
     // A machine that is no NixOS.
-    let nothing = || Facts::default();
+    let nothing = || SystemSnapshot::default();
     let bare = Run { before: nothing(), after: nothing(), ..switch(0, Phase::Build, "") };
     insta::assert_snapshot!(bare.judged(), @"completed: switch completed");
     // The same system once more.
@@ -126,11 +126,11 @@ fn what_cannot_be_verified_fails_nothing() {
 
 #[test]
 fn a_reboot_is_required_when_the_kernel_is_another_one() {
-    let newer = |facts: Facts| Facts { booted: Some(system(OLD, "linux-1")), ..facts };
+    let newer = |facts: SystemSnapshot| SystemSnapshot { booted: Some(system(OLD, "linux-1")), ..facts };
     insta::assert_snapshot!(action(Action::Switch, newer(host(NEW, 42, NEW))).judged(), @"completed (reboot): switched to generation 42");
     insta::assert_snapshot!(action(Action::Boot, newer(host(NEW, 42, NEW))).judged(), @"completed (reboot): generation 42 is the one for the next boot");
     assert_eq!(action(Action::Boot, host(NEW, 42, NEW)).verdict().reboot_required, Some(false));
-    let unknown = Facts { booted: None, ..host(NEW, 42, NEW) };
+    let unknown = SystemSnapshot { booted: None, ..host(NEW, 42, NEW) };
     assert_eq!(action(Action::Switch, unknown).verdict().reboot_required, None);
 }
 
@@ -180,13 +180,13 @@ fn units_that_fail_now_and_did_not_before_fail_the_activation() {
     }
     let failed = |unit: &str| Some(["old.service".to_owned(), unit.to_owned()].into());
     let listed = Run {
-        after: Facts { failed_units: failed("x.service"), ..host(NEW, 42, NEW) },
+        after: SystemSnapshot { failed_units: failed("x.service"), ..host(NEW, 42, NEW) },
         ..switch(4, Phase::Activate, "")
     };
     insta::assert_snapshot!(listed.judged(), @r#"failed activation_failed ["x.service"]: the following units failed: x.service; the next boot starts generation 42"#);
     // One fails after the activation looked: it is told, and the activation's own word stands.
     let late = Run {
-        after: Facts { failed_units: failed("x.service"), ..host(NEW, 42, NEW) },
+        after: SystemSnapshot { failed_units: failed("x.service"), ..host(NEW, 42, NEW) },
         ..switch(0, Phase::Activate, "")
     };
     insta::assert_snapshot!(late.judged(), @r#"completed ["x.service"]: switched to generation 42; failed since: x.service"#);
@@ -197,15 +197,17 @@ fn units_that_had_failed_before_are_a_note() {
     insta::assert_snapshot!(judged(4, Phase::Activate, UNITS_NG), @"completed: switched to generation 42; failed before it already: old.service");
     insta::assert_snapshot!(judged(1, Phase::Build, UNITS_BASH), @"completed: switched to generation 42; failed before it already: old.service");
     insta::assert_snapshot!(judged(4, Phase::Activate, "warning: user activation for alice failed"), @"failed activation_failed: user units failed: the activation of alice; the next boot starts generation 42");
-    // It is verified all the same.
+    // It is verified anyway.
     let not_switched = Run { after: host(OLD, 42, NEW), ..switch(4, Phase::Activate, UNITS_NG) };
     insta::assert_snapshot!(not_switched.judged(), @"failed verify_failed: /nix/store/new-nixos was built, and /run/current-system is /nix/store/old-nixos; failed before it already: old.service");
     // Code 4 hides that the activation script failed, too.
     let script = "Activation script snippet 'users' failed (1)\nwarning: the following units failed: old.service";
     insta::assert_snapshot!(judged(4, Phase::Activate, script), @r#"failed activation_failed: Activation script snippet 'users' failed (1); the next boot starts generation 42"#);
     // Nobody knows what had failed before.
-    let unknown =
-        Run { before: Facts { failed_units: None, ..host(OLD, 41, OLD) }, ..switch(4, Phase::Activate, UNITS_NG) };
+    let unknown = Run {
+        before: SystemSnapshot { failed_units: None, ..host(OLD, 41, OLD) },
+        ..switch(4, Phase::Activate, UNITS_NG)
+    };
     insta::assert_snapshot!(unknown.judged(), @r#"failed activation_failed ["old.service"]: the following units failed: old.service; the next boot starts generation 42"#);
 }
 
@@ -213,7 +215,7 @@ fn units_that_had_failed_before_are_a_note() {
 fn a_failed_activation_is_told_from_a_failed_build() {
     insta::assert_snapshot!(judged(2, Phase::Activate, "activating the configuration...\nActivation script snippet 'users' failed (1)\nsetting up /etc...\nFailed to run activate script\nCommand 'x' returned non-zero exit status 2."), @"failed activation_failed: Activation script snippet 'users' failed (1); the next boot starts generation 42");
     insta::assert_snapshot!(refused(1, "error: Could not acquire lock\nwarning: error(s) occurred while switching to the new configuration"), @"failed activation_failed: another activation goes on, and holds the lock of switch-to-configuration; the profile points at generation 42, the boot loader does not: a reboot starts what runs now");
-    let unmoved = Run { after: host(OLD, 41, OLD), ..action(Action::Test, Facts::default()) };
+    let unmoved = Run { after: host(OLD, 41, OLD), ..action(Action::Test, SystemSnapshot::default()) };
     let unmoved = Run { end: End::Exited(2), ..unmoved };
     insta::assert_snapshot!(unmoved.judged(), @"failed activation_failed: the activation ended with code 2");
 }
@@ -228,7 +230,7 @@ fn a_needed_reboot_is_success_for_boot_only() {
     }
     let boot = |after| Run { end: End::Exited(100), ..action(Action::Boot, after) }.judged();
     insta::assert_snapshot!(boot(host(OLD, 42, NEW)), @"completed (reboot): built, and takes effect with the next boot");
-    insta::assert_snapshot!(boot(Facts { profile: None, ..host(OLD, 42, NEW) }), @"failed verify_failed (reboot): there is no system profile after it");
+    insta::assert_snapshot!(boot(SystemSnapshot { profile: None, ..host(OLD, 42, NEW) }), @"failed verify_failed (reboot): there is no system profile after it");
 }
 
 #[test]
@@ -313,7 +315,7 @@ fn what_the_next_boot_starts_is_said_when_it_is_known() {
 
 #[test]
 fn a_switch_leaves_the_specialisation_that_ran() {
-    let gaming = Facts { specialisation: Some("gaming".to_owned()), ..host("/nix/store/gaming", 41, OLD) };
+    let gaming = SystemSnapshot { specialisation: Some("gaming".to_owned()), ..host("/nix/store/gaming", 41, OLD) };
     let left = |action| Run { before: gaming.clone(), action, ..switch(0, Phase::Activate, "") }.judged();
     insta::assert_snapshot!(left(Action::Switch), @"completed: switched to generation 42; the specialisation gaming ran before, and does not any more");
     insta::assert_snapshot!(left(Action::Boot), @"completed: generation 42 is the one for the next boot");

@@ -6,7 +6,7 @@ use std::fmt;
 use rmcp::model::JsonObject;
 use serde::Serialize;
 
-use crate::plan::{FrozenHost, FrozenWave};
+use crate::plan::{ResolvedHost, ResolvedWave};
 use crate::protocol::{HostName, Revision, Tier};
 use crate::rollout::Rollout;
 use crate::text::safe;
@@ -53,7 +53,7 @@ impl<'a> Question<'a> {
         let tiers: BTreeSet<Tier> = plan.hosts().flat_map(tiers_of).collect();
         let going_back = plan.hosts().filter(|host| ahead.contains(&host.hostname));
         let from =
-            |host: &FrozenHost| host.revision.as_ref().map_or("?".to_owned(), |commit| commit.short().to_owned());
+            |host: &ResolvedHost| host.revision.as_ref().map_or("?".to_owned(), |commit| commit.short().to_owned());
         Self {
             tool,
             arguments,
@@ -91,13 +91,13 @@ impl<'a> Question<'a> {
 
 /// The tiers that a request to a host may reach: the one that the host names, and the one of the subject, on which another
 /// host may listen. A subject without a tier may reach any host.
-fn tiers_of(host: &FrozenHost) -> [Tier; 2] {
+fn tiers_of(host: &ResolvedHost) -> [Tier; 2] {
     let by_subject = host.subject().target().ok().and_then(|target| target.tier());
     [host.tier, by_subject.unwrap_or(Tier::Prod)]
 }
 
 /// What a wave does, with the command that would run on this machine.
-fn step(wave: &FrozenWave) -> String {
+fn step(wave: &ResolvedWave) -> String {
     let hosts: Vec<&str> = wave.hosts.iter().map(|host| host.hostname.as_str()).collect();
     let check = wave.limits.check.as_ref().map(|check| format!(", then runs {} here", check.command.join(" ")));
     safe(&format!("{}: {} {}{}", wave.name, wave.action, some(&hosts), check.unwrap_or_default()))

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::*;
-use crate::plan::FrozenWave;
+use crate::plan::ResolvedWave;
 use crate::protocol::{Action, HostName, Tier};
 use crate::rollout::Rollout;
 
@@ -50,7 +50,7 @@ impl Deed {
         Question::about(self.tool, arguments, self.phrase, &self.rollout, &self.ahead).previewed(self.plan_hash)
     }
 
-    fn wave(&mut self) -> &mut FrozenWave {
+    fn wave(&mut self) -> &mut ResolvedWave {
         &mut self.rollout.plan.waves[0]
     }
 }

@@ -14,7 +14,7 @@ use crate::mcp::schema;
 use crate::mcp::settings::Credential;
 use crate::mcp::status::{BY_HOST, BY_REPOSITORY, MAX_HOSTS};
 use crate::operator::flake::Need;
-use crate::operator::{Awaited, History, Purpose, RollCall, RollCalled, resolve_revision};
+use crate::operator::{Awaited, Discovered, History, Purpose, RollCall, resolve_revision};
 use crate::protocol::{Commit, FlakeUrl, HostAnswer, HostName, HostReport, Problem, Revision, Role, Tier};
 
 /// The most subjects of commits for each host.
@@ -157,7 +157,7 @@ fn roles(all: &[HostAnswer]) -> BTreeSet<&str> {
 
 impl Context {
     /// Asks which hosts are there.
-    async fn roll_call(&self, credential: Credential, tier: Option<Tier>) -> Result<RollCalled, ToolError> {
+    async fn roll_call(&self, credential: Credential, tier: Option<Tier>) -> Result<Discovered, ToolError> {
         let mut bus = self.connect(credential).await?;
         let (purpose, awaited) = (Purpose::List(tier), Awaited::everybody(tier));
         let roll_call = RollCall { discovery: &self.settings.discovery, purpose, awaited };

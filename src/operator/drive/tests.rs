@@ -58,20 +58,20 @@ impl Reporter for Broken {
     }
 }
 
-fn answer(dispatch: &Dispatch, rollout: &Rollout, status: Status) -> News {
+fn answer(dispatch: &Dispatch, rollout: &Rollout, status: Status) -> FleetEvent {
     let host = rollout.plan.hosts().find(|host| host.subject() == dispatch.subject).unwrap();
     let from = Sender { tier: host.tier, host: host.hostname.clone() };
     let request = dispatch.request.id.clone().unwrap();
     let response = Response { id: Some(request.clone()), ..Response::new(host.hostname.clone(), status, "") };
-    News::Input(Input::Response { from, request, response: Arc::new(response) })
+    FleetEvent::Input(Input::Response { from, request, response: Arc::new(response) })
 }
 
 /// The next request that is to be published.
 async fn next_request(end: &mut FleetEnd) -> Option<Dispatch> {
     loop {
         match end.orders.recv().await? {
-            Order::Publish(dispatch) => return Some(dispatch),
-            Order::CallRoll | Order::Announce(_) => {}
+            Outbound::Publish(dispatch) => return Some(dispatch),
+            Outbound::CallRoll | Outbound::Announce(_) => {}
         }
     }
 }
@@ -200,7 +200,7 @@ async fn what_was_not_recorded_does_not_leave_as_a_question_either() {
     let sent = log.clone();
     let back_at_once = |mut end: FleetEnd, _| async move {
         for state in [Connection::Down, Connection::Up] {
-            end.news.send(News::Input(Input::Connection(state))).await.ok();
+            end.news.send(FleetEvent::Input(Input::Connection(state))).await.ok();
         }
         while let Some(dispatch) = next_request(&mut end).await {
             sent.add(format!("sent to {}", dispatch.subject));
@@ -283,7 +283,7 @@ async fn hosts_that_are_given_up_without_a_request_hold_nothing_up() {
     let wave = &mut Arc::make_mut(&mut rollout).plan.waves[0];
     wave.limits = Limits { rollback: Rollback::Auto, max_parallel: 50, max_failures: 50, ..wave.limits.clone() };
     for host in &mut wave.hosts {
-        (host.present, host.can_return) = (false, false);
+        (host.present, host.supports_rollback) = (false, false);
     }
     let began = Instant::now();
     drive_on_record(None, rollout, &log, nobody_interrupts(), obliging(&log)).await.unwrap();
@@ -325,7 +325,7 @@ async fn a_refused_publish_ends_the_rollout_as_what_it_is() {
     let violation = Violation { operation: crate::bus::Operation::Publish, subject: "deploy.test.a".to_owned() };
     let refusing = |mut end: FleetEnd, _| async move {
         next_request(&mut end).await;
-        end.news.send(News::Refused(violation)).await.ok();
+        end.news.send(FleetEvent::Refused(violation)).await.ok();
     };
     let error = drive(&[&["a"]], &Log::default(), nobody_interrupts(), refusing).await.unwrap_err();
     assert_eq!(error.to_string(), "this credential may not publish to deploy.test.a");
@@ -338,10 +338,10 @@ async fn after_an_outage_hosts_in_flight_are_asked_and_nobody_is_hurried() {
     let network = move |mut end: FleetEnd, rollout: Arc<Rollout>| async move {
         let Some(first) = next_request(&mut end).await else { return };
         end.news.send(answer(&first, &rollout, Status::Started)).await.ok();
-        end.news.send(News::Input(Input::Connection(Connection::Down))).await.ok();
+        end.news.send(FleetEvent::Input(Input::Connection(Connection::Down))).await.ok();
         // Nearly as long as a host may take in all.
         tokio::time::sleep(Duration::from_mins(29)).await;
-        end.news.send(News::Input(Input::Connection(Connection::Up))).await.ok();
+        end.news.send(FleetEvent::Input(Input::Connection(Connection::Up))).await.ok();
         let Some(again) = next_request(&mut end).await else { return };
         seen.add(format!("asked again: {}", again.request.id == first.request.id));
         tokio::time::sleep(Duration::from_mins(29)).await;

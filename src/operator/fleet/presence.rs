@@ -1,4 +1,4 @@
-//! Being seen by other operators: the answers of a rollout to those who ask who is there.
+//! Being seen by other operators: the answers of a rollout to the roll calls of others.
 
 use async_nats::{Message, Subscriber};
 use futures_util::StreamExt;
@@ -9,7 +9,7 @@ use crate::bus::Bus;
 use crate::protocol::subject::{discover_tier, operators, operators_call};
 use crate::protocol::{DiscoveryAnswer, DiscoveryRequest, RolloutReport, Subject};
 
-/// What other operators are told when they ask who is there; nothing before this rollout was announced.
+/// What other operators are told when they call the roll; nothing before this rollout was announced.
 #[derive(Debug)]
 pub(super) struct Presence {
     discover: Subject,
@@ -44,7 +44,7 @@ impl Presence {
         }
     }
 
-    /// Answers on a subject of each tier: whoever may hear one tier learns nothing of another.
+    /// Answers on a subject of each tier: a key that may hear one tier learns nothing of another.
     pub(super) async fn answer(&self, bus: &Bus, question: &Message) {
         let Ok(question) = DiscoveryRequest::parse(&question.payload) else { return };
         let roll_call = question.reply_to.single_token().and_then(|token| token.parse::<Uuid>().ok());

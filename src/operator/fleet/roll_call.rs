@@ -1,4 +1,4 @@
-//! Asking who is there, and trying what the rollout will need before anything is sent.
+//! The roll call, and the check of the permissions that the rollout needs, before anything is sent.
 
 use std::collections::BTreeSet;
 
@@ -64,7 +64,7 @@ pub enum Awaited {
 
 /// Who answered.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct RollCalled {
+pub struct Discovered {
     /// The hosts. One under whose name two machines answered is in it twice.
     pub hosts: Vec<HostAnswer>,
     /// The rollouts that other operators are running, each for one tier.
@@ -86,7 +86,7 @@ pub struct SilentHost {
     pub role: Option<Role>,
 }
 
-impl RollCalled {
+impl Discovered {
     /// The hosts by tier and name.
     pub fn sorted(self) -> Vec<HostAnswer> {
         let mut hosts = self.hosts;
@@ -97,7 +97,7 @@ impl RollCalled {
 
 impl RollCall<'_> {
     /// Asks, and listens for as long as somebody may still answer.
-    pub async fn call(&self, bus: &mut Bus) -> Result<RollCalled, FleetError> {
+    pub async fn call(&self, bus: &mut Bus) -> Result<Discovered, FleetError> {
         let known = self.recall();
         let mut call = Call::new(self);
         let mut expected = Expected::new(&self.awaited, self.discovery, &known);
@@ -136,7 +136,7 @@ impl RollCall<'_> {
         self.record(&hosts, &call, &expected);
         bus.late_answers = Some((call.id, messages));
         let silent = silent(known, &hosts);
-        Ok(RollCalled { hosts, rollouts, unheard: call.unheard.into_iter().collect(), silent })
+        Ok(Discovered { hosts, rollouts, unheard: call.unheard.into_iter().collect(), silent })
     }
 
     /// The hosts that are known of the tiers that are awaited.

@@ -22,7 +22,7 @@ pub(super) struct Repository {
 }
 
 impl Repository {
-    /// The one that this folder is part of, if there is one: git need not be started to say that there is none.
+    /// The one that this folder is part of, if there is one; git is not started to find out.
     pub(super) fn around(folder: &Path) -> Option<Self> {
         let is_one = |folder: &Path| {
             let has = |name: &str| folder.join(name).exists();

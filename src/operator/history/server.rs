@@ -77,7 +77,7 @@ impl Server {
         let mut git = self.kept.git();
         git.args(["-c", &format!("remote.origin.url={}", self.remote.url())]);
         self.remote.introduce(git.as_std_mut());
-        // Nothing goes on in the background: not its housekeeping, and not for ever a fetch whose operator has left.
+        // Nothing goes on in the background: not its housekeeping, and no fetch outlives its operator.
         git.args(["-c", "gc.autoDetach=false", "-c", "maintenance.autoDetach=false"]);
         git.args(["-c", "http.lowSpeedLimit=1", "-c", "http.lowSpeedTime=60"]);
         git.args(["fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--filter=tree:0"]);

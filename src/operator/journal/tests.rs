@@ -213,7 +213,7 @@ fn a_journal_of_the_first_version_is_read_and_resumed() {
     drop(journals.create(RolloutId::from(id.parse::<uuid::Uuid>().unwrap())).unwrap());
     std::fs::write(journals.path(id), include_str!("tests/first-version.jsonl")).unwrap();
     let (left, _journal) = journals.take_up(id).unwrap();
-    let states: Vec<_> = left.hosts.iter().map(|host| (host.name.as_str(), host.state, host.spent_ids)).collect();
+    let states: Vec<_> = left.hosts.iter().map(|host| (host.name.as_str(), host.state, host.used_ids)).collect();
     insta::assert_debug_snapshot!(states, @r#"
     [
         (

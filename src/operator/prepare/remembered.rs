@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use crate::operator::fleet::SilentHost;
-use crate::plan::{At, Plan, Roster, Selector};
+use crate::plan::{Plan, Roster, Selector, Spanned};
 use crate::protocol::{HostName, Target};
 
 /// Adds those of the silent hosts to the plan that belong to a group of which somebody answered, and returns their names.
@@ -15,7 +15,7 @@ pub(super) fn remember(plan: &mut Plan, roster: &Roster, silent: &[SilentHost]) 
         for group in groups.iter().filter(|group| roster.members(&group.subject()).next().is_some()) {
             for host in silent.iter().filter(|host| belongs(host, group)) {
                 let target = Target::Host(host.tier, host.hostname.clone());
-                wave.targets.push(At::nowhere(Selector { text: target.subject().to_string(), target }));
+                wave.targets.push(Spanned::nowhere(Selector { text: target.subject().to_string(), target }));
                 remembered.insert(host.hostname.clone());
             }
         }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
-use super::super::{At, Parallel, Plan, Rollback, Selector, Settings, Wave};
+use super::super::{Parallel, Plan, Rollback, Selector, Settings, Spanned, Wave};
 use super::{aliases, answered_by, host, parse};
 use crate::protocol::{Action, HostReport, Subject, Target, Tier};
 
@@ -31,17 +31,17 @@ prop_compose! {
         Settings {
             action, max_parallel, max_failures, min_hosts, ignore_unreachable, bake_time, check, check_timeout, confirm, retries,
             retry_delay,
-            rollback: rollback.map(At::nowhere),
+            rollback: rollback.map(Spanned::nowhere),
             confirm_timeout: confirm_timeout.map(Duration::from_secs),
-            accept_timeout: At::nowhere(accept_timeout),
-            timeout: At::nowhere(accept_timeout + more),
+            accept_timeout: Spanned::nowhere(accept_timeout),
+            timeout: Spanned::nowhere(accept_timeout + more),
         }
     }
 }
 
-fn selector() -> impl Strategy<Value = At<Selector>> {
+fn selector() -> impl Strategy<Value = Spanned<Selector>> {
     let text = "(test|prod)\\.([a-f]|all|role\\.[xyz])|fleet\\.[a-c\\\\\"]|deploy\\.prod\\.[a-f]|my-lab";
-    text.prop_map(|text| At::nowhere(Selector::parse(&text, &aliases).unwrap()))
+    text.prop_map(|text| Spanned::nowhere(Selector::parse(&text, &aliases).unwrap()))
 }
 
 prop_compose! {
@@ -53,7 +53,7 @@ prop_compose! {
             (prop::collection::vec(selector(), 1..4), prop::collection::vec(selector(), 0..3), settings()), 1..5),
     ) -> Plan {
         let wave = |(index, (targets, exclude, settings))| {
-            Wave { name: At::nowhere(format!("w{index}")), targets, exclude, settings }
+            Wave { name: Spanned::nowhere(format!("w{index}")), targets, exclude, settings }
         };
         Plan {
             name,
@@ -167,7 +167,7 @@ proptest! {
         let names: Vec<_> = frozen.hosts().map(|host| &host.hostname).collect();
         prop_assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len(), "a host is in one wave only");
 
-        let means = |selector: &At<Selector>, report: &HostReport| match &selector.value.target {
+        let means = |selector: &Spanned<Selector>, report: &HostReport| match &selector.value.target {
             Target::Host(tier, name) => (*tier, name) == (report.tier, &report.hostname),
             Target::All(tier) => *tier == report.tier,
             Target::Role(tier, role) => *tier == report.tier && Some(role) == report.role.as_ref(),

@@ -1,4 +1,4 @@
-//! What a plan comes down to, and what is said where it does not.
+//! What a plan resolves to, and the errors where it does not.
 
 use jiff::Timestamp;
 use uuid::Uuid;
@@ -224,7 +224,7 @@ wave `w1` has no host left
 ");
     insta::assert_snapshot!(wrong(&format!("{}min_hosts = 3", waves_of(&[&["prod.role.dns"]])), &there), @"
 wave `w0` matches 2 of the 3 hosts that it wants
-  see `homelab-deploy hosts` for who answers, or lower `min_hosts`
+  see `homelab-deploy hosts` for the hosts that answer, or lower `min_hosts`
 ");
     insta::assert_snapshot!(frozen(&format!("{}min_hosts = 0", waves_of(&[&["prod.role.dsn"]])), &there), @"w0: at once 1");
 }

@@ -1,4 +1,4 @@
-//! When hosts return to what they ran before, and who has to be able to.
+//! When hosts return to what they ran before, and which hosts must be able to.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ fn waves(text: &str) -> String {
 fn resolved(plan: &Plan) -> String {
     let there = roster(&["test.test1", "prod.ns1", "prod.ns2"]);
     let (frozen, _) = plan.resolve(&there).unwrap_or_else(|mistakes| panic!("{}", report(&mistakes)));
-    let line = |wave: &super::super::FrozenWave| {
+    let line = |wave: &super::super::ResolvedWave| {
         let within = humantime::format_duration(wave.limits.finish_timeout());
         let confirm = wave.limits.confirms_within().map(|timeout| humantime::format_duration(timeout).to_string());
         format!("{}: {}, confirmed within {confirm:?}, over within {within}\n", wave.name, wave.limits.rollback)
@@ -111,6 +111,6 @@ fn of_a_host_that_is_silent_it_is_not_known() {
     let (frozen, _) = plan("[[wave]]\ntargets = ['test.test1', 'test.test2']\nrollback = 'auto'\n")
         .resolve(&roster(&["test.test1"]))
         .unwrap();
-    let known: Vec<bool> = frozen.hosts().map(|host| host.can_return).collect();
+    let known: Vec<bool> = frozen.hosts().map(|host| host.supports_rollback).collect();
     assert_eq!(known, [true, false]);
 }

@@ -6,7 +6,7 @@ use boon::{Compiler, SchemaIndex, Schemas};
 use serde_json::{Value, json};
 use toml::de::{DeTable, DeValue};
 
-use super::super::key::{Key, SETTING_KEYS, TOP_KEYS, Takes, WAVE_KEYS};
+use super::super::key::{Key, SETTING_KEYS, TOP_KEYS, ValueKind, WAVE_KEYS};
 use super::super::{CONFIRM_TIMEOUT, Plan, Rollback, Settings, schema};
 use super::{parse, plan};
 
@@ -51,7 +51,7 @@ fn json_of(value: &DeValue<'_>) -> Value {
 
 /// Each key in each table where it can stand, as the text that sets it to `value`.
 fn settings(value: &str) -> impl Iterator<Item = (&'static Key, String)> {
-    let top = TOP_KEYS.iter().filter(|key| !matches!(key.takes, Takes::Defaults | Takes::Waves));
+    let top = TOP_KEYS.iter().filter(|key| !matches!(key.takes, ValueKind::Defaults | ValueKind::Waves));
     let top = top.map(move |key| (key, format!("{} = {value}\n{LEAST}", key.name)));
     let defaults = SETTING_KEYS.iter().map(move |key| (key, format!("[defaults]\n{} = {value}\n{LEAST}", key.name)));
     let waves = WAVE_KEYS.iter().chain(&SETTING_KEYS).map(move |key| match key.name {
@@ -85,13 +85,13 @@ fn the_samples_name_their_schema_and_fit_it() {
 
 #[test]
 fn every_key_of_the_schema_is_read_by_the_parser() {
-    // No key takes a date, so whoever reads one says so.
+    // No key takes a date, so the parser that reads one says so.
     for (key, text) in settings("2026-11-23") {
         let mistakes = parse(&text).expect_err("a key that takes a date, or that nobody reads");
         let told: Vec<_> = mistakes.iter().map(ToString::to_string).collect();
         assert_eq!(told, [format!("`{}` is a date", key.name)], "{text}");
     }
-    for key in TOP_KEYS.iter().filter(|key| matches!(key.takes, Takes::Defaults | Takes::Waves)) {
+    for key in TOP_KEYS.iter().filter(|key| matches!(key.takes, ValueKind::Defaults | ValueKind::Waves)) {
         assert!(parse(&format!("{} = 1\n", key.name)).is_err(), "{}", key.name);
     }
 }
@@ -99,10 +99,10 @@ fn every_key_of_the_schema_is_read_by_the_parser() {
 #[test]
 fn the_defaults_of_the_schema_are_the_parsers() {
     for key in WAVE_KEYS.iter().chain(&SETTING_KEYS) {
-        let usual = (key.usual)(&Settings::default());
-        if !usual.is_null() {
+        let default = (key.default)(&Settings::default());
+        if !default.is_null() {
             // Of these values JSON and TOML write each in the same way.
-            let mut plans = [plan(&format!("{LEAST}{} = {usual}\n", key.name)), plan(LEAST)];
+            let mut plans = [plan(&format!("{LEAST}{} = {default}\n", key.name)), plan(LEAST)];
             // What the command line may still say of a plan that does not is told apart from its default.
             for plan in &mut plans {
                 plan.roll_back(Rollback::None);

@@ -4,8 +4,8 @@ use jiff::Timestamp;
 
 use super::Size;
 use crate::report::format::{Symbol, count};
-use crate::report::page::{Line, Page};
-use crate::report::{Style, words};
+use crate::report::layout::{Layout, Line};
+use crate::report::{Style, wording};
 use crate::rollout::summary::{Counts, HostState, HostView, WaveState};
 use crate::rollout::{HostOutcome, WaveIndex};
 
@@ -14,7 +14,7 @@ const QUARTER: usize = 4;
 
 /// The lines to stand in place on a terminal of this size, none when there is nothing to look at. Only host names that
 /// are longer than a line make it wider.
-pub(super) fn region(page: &Page<'_>, now: Timestamp, size: Size, style: Style) -> Vec<String> {
+pub(super) fn region(page: &Layout<'_>, now: Timestamp, size: Size, style: Style) -> Vec<String> {
     let is_over = |state: &WaveState| matches!(state, WaveState::Ended(_));
     let runs = || page.summary.waves.iter().position(|wave| !is_over(&wave.state)).map(WaveIndex);
     let returns = page.summary.failed_and_returns().filter(|_| page.summary.outcome.is_none());
@@ -31,7 +31,7 @@ pub(super) fn region(page: &Page<'_>, now: Timestamp, size: Size, style: Style) 
 // -- waves
 
 /// The wave that runs: how many of its hosts completed, how many did not, and what it is at.
-fn header(page: &Page<'_>, wave: WaveIndex, now: Timestamp) -> Option<Line> {
+fn header(page: &Layout<'_>, wave: WaveIndex, now: Timestamp) -> Option<Line> {
     let view = page.summary.waves.get(wave.0)?;
     let (symbol, doing) = match view.state {
         WaveState::Running if page.summary.interrupt.is_some() => (Symbol::Bad, Some("interrupted".to_owned())),
@@ -45,13 +45,13 @@ fn header(page: &Page<'_>, wave: WaveIndex, now: Timestamp) -> Option<Line> {
     let counts = Counts::of(page.summary.hosts_of(wave));
     let lost = Counts { completed: 0, in_flight: 0, pending: 0, ..counts };
     let mut parts = vec![format!("{}/{}", counts.completed + counts.current, counts.total())];
-    parts.extend(Some(words::counts(&lost)).filter(|lost| !lost.is_empty()));
+    parts.extend(Some(wording::counts(&lost)).filter(|lost| !lost.is_empty()));
     parts.extend(doing);
     page.wave(symbol, wave, &parts.join("   "))
 }
 
 /// The waves after this one, in at most so many lines.
-fn waves_to_come(page: &Page<'_>, wave: WaveIndex, room: usize) -> Vec<Line> {
+fn waves_to_come(page: &Layout<'_>, wave: WaveIndex, room: usize) -> Vec<Line> {
     let later = wave.0 + 1..page.summary.waves.len();
     let shown = if later.len() <= room { later.len() } else { room.saturating_sub(1) };
     let mut lines: Vec<Line> =
@@ -62,7 +62,7 @@ fn waves_to_come(page: &Page<'_>, wave: WaveIndex, room: usize) -> Vec<Line> {
     lines
 }
 
-fn wave_to_come(page: &Page<'_>, wave: WaveIndex) -> Option<Line> {
+fn wave_to_come(page: &Layout<'_>, wave: WaveIndex) -> Option<Line> {
     let frozen = page.frozen(wave)?;
     let text = if frozen.limits.confirm { "asks first".to_owned() } else { count(frozen.hosts.len(), "host") };
     page.wave(Symbol::Waits, wave, &text)
@@ -71,24 +71,24 @@ fn wave_to_come(page: &Page<'_>, wave: WaveIndex) -> Option<Line> {
 // -- hosts
 
 /// The hosts of a wave: all of them where there is room, else those that move, and how many others there are.
-fn hosts(page: &Page<'_>, wave: WaveIndex, now: Timestamp, room: usize) -> Vec<Line> {
+fn hosts(page: &Layout<'_>, wave: WaveIndex, now: Timestamp, room: usize) -> Vec<Line> {
     let hosts: Vec<&HostView> = page.summary.hosts_of(wave).filter(|host| !is_told_above(page, host)).collect();
     if hosts.len() <= room {
         return hosts.into_iter().map(|host| page.host_now(host, now)).collect();
     }
     let room = room.saturating_sub(1);
-    let moving = hosts.iter().filter(|host| words::moves(host));
+    let moving = hosts.iter().filter(|host| wording::moves(host));
     let mut lines: Vec<Line> = moving.clone().take(room).map(|host| page.host_now(host, now)).collect();
-    let unseen = moving.skip(room).chain(hosts.iter().filter(|host| !words::moves(host)));
-    lines.push(page.among_hosts(Symbol::Others, words::counts(&Counts::of(unseen.copied()))));
+    let unseen = moving.skip(room).chain(hosts.iter().filter(|host| !wording::moves(host)));
+    lines.push(page.among_hosts(Symbol::Others, wording::counts(&Counts::of(unseen.copied()))));
     lines
 }
 
 /// Whether a line that scrolled by has said the last word on a host.
-fn is_told_above(page: &Page<'_>, host: &HostView) -> bool {
+fn is_told_above(page: &Layout<'_>, host: &HostView) -> bool {
     match host.state {
         HostState::Final(HostOutcome::Completed) => {
-            words::is_deployment(page.rollout) || host.returning.as_ref().is_some_and(|back| back.outcome.is_some())
+            wording::is_deployment(page.rollout) || host.returning.as_ref().is_some_and(|back| back.outcome.is_some())
         }
         HostState::Final(_) => true,
         HostState::Pending

@@ -4,10 +4,10 @@ use indicatif::{InMemoryTerm, TermLike};
 
 use super::*;
 use crate::protocol::{Phase, Status};
-use crate::report::story::{Story, answer, build_failure, demo, deployment, rollout, wave};
-use crate::rollout::{Cause, Connection, Outcome, SkipCause, WaveIndex, WaveVerdict};
+use crate::report::scenario::{Scenario, answer, build_failure, demo, deployment, rollout, wave};
+use crate::rollout::{Connection, FailureReason, Outcome, SkipReason, WaveIndex, WaveVerdict};
 
-const HALTED: Cause = Cause::TooManyFailures { failures: 1, max_failures: 0 };
+const HALTED: FailureReason = FailureReason::TooManyFailures { failures: 1, max_failures: 0 };
 
 /// A terminal that both the bar and the lines above it go to, as both do behind standard error.
 #[derive(Debug, Clone)]
@@ -27,7 +27,7 @@ impl Write for Terminal {
 
 /// A rollout before the eyes of its operator.
 struct Watched {
-    story: Story,
+    story: Scenario,
     summary: Summary,
     seen: usize,
     terminal: Terminal,
@@ -35,7 +35,7 @@ struct Watched {
 }
 
 impl Watched {
-    fn new(story: Story) -> Self {
+    fn new(story: Scenario) -> Self {
         let terminal = Terminal(InMemoryTerm::new(24, 80));
         let target = ProgressDrawTarget::term_like(Box::new(terminal.0.clone()));
         let bars = Bars::new(terminal.clone(), target, Style::Plain, || Size { columns: 80, rows: 24 });
@@ -43,7 +43,7 @@ impl Watched {
     }
 
     /// Lets the story go on, and shows what happened.
-    fn after(&mut self, chapter: impl FnOnce(&mut Story)) -> String {
+    fn after(&mut self, chapter: impl FnOnce(&mut Scenario)) -> String {
         chapter(&mut self.story);
         for event in self.story.events.iter().skip(self.seen) {
             self.summary.apply(event);
@@ -65,7 +65,7 @@ impl Watched {
 
 #[test]
 fn what_moves_stands_in_place_and_what_must_stay_scrolls_by() {
-    let mut watched = Watched::new(Story::begin(demo()));
+    let mut watched = Watched::new(Scenario::begin(demo()));
     let first = watched.after(|story| {
         story.wave_starts(0).deploys("test1").sent("test2").at("test2", Phase::Build).wait(3);
     });
@@ -102,8 +102,8 @@ fn what_moves_stands_in_place_and_what_must_stay_scrolls_by() {
     let over = watched.after(|story| {
         story.event(EventKind::Connection { state: Connection::Up }).answered(build_failure("ns1"));
         story.event(EventKind::Draining { wave: WaveIndex(1), cause: HALTED });
-        story.skipped(&["ns2"], SkipCause::WaveHalted).wave_ends(1, WaveVerdict::Failed(HALTED));
-        story.skipped(&["jelly", "sonos"], SkipCause::EarlierWave).wave_ends(2, WaveVerdict::Skipped);
+        story.skipped(&["ns2"], SkipReason::WaveHalted).wave_ends(1, WaveVerdict::Failed(HALTED));
+        story.skipped(&["jelly", "sonos"], SkipReason::EarlierWave).wave_ends(2, WaveVerdict::Skipped);
         story.ends(Outcome::Failed);
     });
     insta::assert_snapshot!(over, @"
@@ -121,7 +121,7 @@ fn what_moves_stands_in_place_and_what_must_stay_scrolls_by() {
 
 #[test]
 fn nothing_flashes_up_in_the_beginning() {
-    let mut watched = Watched::new(Story::begin(demo()));
+    let mut watched = Watched::new(Scenario::begin(demo()));
     let begun = watched.after(|story| {
         story.wave_starts(0).sent("test1").sent("test2").at("test1", Phase::Build);
     });
@@ -132,7 +132,7 @@ fn nothing_flashes_up_in_the_beginning() {
 
 #[test]
 fn a_question_is_not_written_over() {
-    let mut watched = Watched::new(Story::begin(demo()));
+    let mut watched = Watched::new(Scenario::begin(demo()));
     watched.after(|story| {
         story.wave_starts(0).deploys("test1").deploys("test2").wave_ends(0, WaveVerdict::Succeeded);
         story.event(EventKind::AwaitingConfirmation { wave: WaveIndex(1) });
@@ -166,7 +166,7 @@ fn a_question_is_not_written_over() {
 
 #[test]
 fn an_echo_of_ctrl_c_leaves_nothing_behind() {
-    let mut watched = Watched::new(Story::begin(demo()));
+    let mut watched = Watched::new(Scenario::begin(demo()));
     let before = watched.after(|story| {
         story.wave_starts(0).sent("test1").wait(1).at("test1", Phase::Build);
     });
@@ -176,7 +176,7 @@ fn an_echo_of_ctrl_c_leaves_nothing_behind() {
 
 #[test]
 fn what_is_too_long_for_a_line_is_broken_between_words() {
-    let mut watched = Watched::new(Story::begin(demo()));
+    let mut watched = Watched::new(Scenario::begin(demo()));
     let mut failure = build_failure("test1");
     failure.message = "a text that goes on and on, for there is always more to say about what is wrong".to_owned();
     let shown = watched.after(|story| {
@@ -191,7 +191,7 @@ fn what_is_too_long_for_a_line_is_broken_between_words() {
 
 #[test]
 fn a_display_that_is_dropped_leaves_nothing_in_place() {
-    let mut watched = Watched::new(Story::begin(demo()));
+    let mut watched = Watched::new(Scenario::begin(demo()));
     watched.after(|story| {
         story.wave_starts(0).deploys("test1").sent("test2");
     });
@@ -202,7 +202,7 @@ fn a_display_that_is_dropped_leaves_nothing_in_place() {
 
 #[test]
 fn a_deployment_tells_of_each_host() {
-    let mut watched = Watched::new(Story::begin(deployment("deploy.prod.role.dns", wave("dns", &["ns1", "ns2"]))));
+    let mut watched = Watched::new(Scenario::begin(deployment("deploy.prod.role.dns", wave("dns", &["ns1", "ns2"]))));
     let shown = watched.after(|story| {
         story.wave_starts(0).sent("ns1").sent("ns2");
         story.wait(20).answered(answer("ns1", Status::Completed)).at("ns2", Phase::Activate);
@@ -219,7 +219,7 @@ fn a_storm_of_events_is_not_laid_out_event_by_event() {
     static LAID_OUT: AtomicUsize = AtomicUsize::new(0);
     let hosts: Vec<String> = (0..1000).map(|number| format!("node{number}")).collect();
     let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
-    let mut watched = Watched::new(Story::begin(rollout("all", vec![wave("all", &hosts)])));
+    let mut watched = Watched::new(Scenario::begin(rollout("all", vec![wave("all", &hosts)])));
     watched.after(|_| {});
     watched.bars.size = || {
         LAID_OUT.fetch_add(1, Ordering::Relaxed);
@@ -231,5 +231,5 @@ fn a_storm_of_events_is_not_laid_out_event_by_event() {
             story.sent(host).at(host, Phase::Build);
         }
     });
-    assert_eq!(LAID_OUT.load(Ordering::Relaxed), usize::from(pace::PER_SECOND));
+    assert_eq!(LAID_OUT.load(Ordering::Relaxed), usize::from(rate_limiter::PER_SECOND));
 }

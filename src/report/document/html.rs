@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Document, Host, Took, Wave};
+use super::{DisplayDuration, Document, Host, Wave};
 
 const STYLE: &str = "
 :root{color-scheme:light dark;--ink:#1c2024;--dim:#60646c;--page:#fff;--line:#d9d9e0;--good:#1f7a43;--bad:#c62a2f;--wait:#9a5b00;--band:#eef0f3}
@@ -81,7 +81,7 @@ fn bar(
     class: &str,
     (from, to): (Option<jiff::Timestamp>, Option<jiff::Timestamp>),
 ) -> String {
-    let seconds = |took: Option<Took>| took.map_or(0.0, |took| took.0.as_secs_f64());
+    let seconds = |took: Option<DisplayDuration>| took.map_or(0.0, |took| took.0.as_secs_f64());
     let whole = seconds(document.took(document.summary.began_at, None)).max(0.001);
     let percent = |part: f64| (part / whole * 100.0).clamp(0.0, 100.0);
     let x = percent(seconds(document.took(document.summary.began_at, from)));

@@ -2,26 +2,26 @@
 
 use super::*;
 use crate::protocol::Status;
-use crate::report::story::{Story, answer, build_failure, demo, rollout, start, wave};
-use crate::rollout::{Cause, Outcome, SkipCause};
+use crate::report::scenario::{Scenario, answer, build_failure, demo, rollout, start, wave};
+use crate::rollout::{FailureReason, Outcome, SkipReason};
 
 /// What could leave its place in HTML, XML or Markdown.
 const HOSTILE: &str =
     "</title></text></script>\"' ]]> <script>x()</script> | [a](javascript:x) `b` **c** &amp; \u{1b}[31m";
 
 /// A rollout whose second wave fails.
-fn failed() -> Story {
-    let mut story = Story::begin(demo());
+fn failed() -> Scenario {
+    let mut story = Scenario::begin(demo());
     story.wave_starts(0).deploys("test1").deploys("test2").wave_ends(0, WaveVerdict::Succeeded);
     story.wave_starts(1).sent("ns1").wait(30).answered(build_failure("ns1"));
-    story.skipped(&["ns2"], SkipCause::WaveHalted);
-    story.wave_ends(1, WaveVerdict::Failed(Cause::TooManyFailures { failures: 1, max_failures: 0 }));
-    story.skipped(&["jelly", "sonos"], SkipCause::EarlierWave).wave_ends(2, WaveVerdict::Skipped);
+    story.skipped(&["ns2"], SkipReason::WaveHalted);
+    story.wave_ends(1, WaveVerdict::Failed(FailureReason::TooManyFailures { failures: 1, max_failures: 0 }));
+    story.skipped(&["jelly", "sonos"], SkipReason::EarlierWave).wave_ends(2, WaveVerdict::Skipped);
     story.ends(Outcome::Failed);
     story
 }
 
-fn hostile() -> Story {
+fn hostile() -> Scenario {
     let rollout = Rollout {
         operator: HOSTILE.to_owned(),
         subject: Some(HOSTILE.to_owned()),
@@ -31,14 +31,14 @@ fn hostile() -> Story {
     response.message = HOSTILE.to_owned();
     response.failed_units = vec![HOSTILE.to_owned()];
     response.log_tail = vec![HOSTILE.to_owned(), "```".to_owned()];
-    let mut story = Story::begin(rollout);
-    let cause = Cause::CheckFailed { reason: HOSTILE.to_owned() };
+    let mut story = Scenario::begin(rollout);
+    let cause = FailureReason::CheckFailed { reason: HOSTILE.to_owned() };
     story.wave_starts(0).sent("ns1").answered(response).wave_ends(0, WaveVerdict::Failed(cause));
     story.ends(Outcome::Failed);
     story
 }
 
-fn document(story: &Story) -> Document<'_> {
+fn document(story: &Scenario) -> Document<'_> {
     Document::of(&story.summary, Liveness::Over, start()).unwrap()
 }
 

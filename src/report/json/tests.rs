@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use super::*;
 use crate::protocol::{Phase, Status, Tier};
-use crate::report::story::{Paper, Story, answer, build_failure, demo, name, request, start};
+use crate::report::scenario::{Scenario, SharedBuffer, answer, build_failure, demo, name, request, start};
 use crate::rollout::{
-    Anomaly, Cause, Connection, EventKind, HostOutcome, Interrupt, Outcome, SkipCause, WaveIndex, WaveVerdict,
+    Connection, EventKind, FailureReason, HostOutcome, Interrupt, Outcome, SkipReason, UnexpectedResponse, WaveIndex,
+    WaveVerdict,
 };
 
 /// Every kind of event, and every variant of what is in them.
@@ -25,7 +26,7 @@ fn every_kind() -> Vec<EventKind> {
         EventKind::Retrying { host: host(), outcome: HostOutcome::Rejected, delay: Duration::from_millis(1500) },
         EventKind::Baking { wave, remaining: Duration::from_mins(10) },
         EventKind::Checking { wave },
-        EventKind::Resolved { host: host(), revision: crate::report::story::commit(crate::report::story::NEW) },
+        EventKind::Resolved { host: host(), revision: crate::report::scenario::commit(crate::report::scenario::NEW) },
         EventKind::TurnedUp { host: host(), wave },
         EventKind::Returning { host: host(), request: request(2) },
         EventKind::Returned { host: host(), outcome: HostOutcome::Unreachable, response: None },
@@ -41,40 +42,40 @@ fn every_kind() -> Vec<EventKind> {
         EventKind::Final { host: host(), outcome: HostOutcome::Failed, response: Some(Arc::new(build_failure("ns1"))) },
     ];
     let skips = [
-        SkipCause::WaveHalted,
-        SkipCause::EarlierWave,
-        SkipCause::Interrupt,
-        SkipCause::NotConfirmed,
-        SkipCause::Disconnected,
+        SkipReason::WaveHalted,
+        SkipReason::EarlierWave,
+        SkipReason::Interrupt,
+        SkipReason::NotConfirmed,
+        SkipReason::Disconnected,
     ];
     let outcomes = [HostOutcome::Unreachable, HostOutcome::TimedOut].into_iter().chain(skips.map(HostOutcome::Skipped));
     kinds.extend(outcomes.map(|outcome| EventKind::Final { host: host(), outcome, response: None }));
     let causes = [
-        Cause::TooManyFailures { failures: 2, max_failures: 1 },
-        Cause::TooFewCompleted { completed: 0, min_hosts: 1 },
-        Cause::CheckFailed { reason: "exit code 1".to_owned() },
-        Cause::Disconnected,
-        Cause::Unknown,
+        FailureReason::TooManyFailures { failures: 2, max_failures: 1 },
+        FailureReason::TooFewCompleted { completed: 0, min_hosts: 1 },
+        FailureReason::CheckFailed { reason: "exit code 1".to_owned() },
+        FailureReason::Disconnected,
+        FailureReason::Unknown,
     ];
     kinds.extend(causes.clone().map(|cause| EventKind::Draining { wave, cause }));
     let verdicts = [WaveVerdict::Succeeded, WaveVerdict::Interrupted, WaveVerdict::Skipped];
     let verdicts = verdicts.into_iter().chain(causes.map(WaveVerdict::Failed));
     kinds.extend(verdicts.map(|verdict| EventKind::WaveEnded { wave, verdict }));
     let anomalies = [
-        Anomaly::Late { status: Status::Completed },
-        Anomaly::Conflict { status: Status::Failed },
-        Anomaly::Impostor { said: name("mallory"), tier: Some(Tier::Test) },
-        Anomaly::AnotherRequest,
-        Anomaly::TwoMachines,
+        UnexpectedResponse::Late { status: Status::Completed },
+        UnexpectedResponse::Conflict { status: Status::Failed },
+        UnexpectedResponse::WrongHost { said: name("mallory"), tier: Some(Tier::Test) },
+        UnexpectedResponse::AnotherRequest,
+        UnexpectedResponse::TwoMachines,
     ];
-    kinds.extend(anomalies.map(|anomaly| EventKind::Anomaly { host: host(), anomaly }));
+    kinds.extend(anomalies.map(|anomaly| EventKind::UnexpectedResponse { host: host(), anomaly }));
     let ends = [Outcome::Succeeded, Outcome::Failed, Outcome::Interrupted, Outcome::Declined, Outcome::Paused];
     kinds.extend(ends.map(|outcome| EventKind::Ended { outcome }));
     kinds
 }
 
 fn written(events: &[Event]) -> String {
-    let paper = Paper::default();
+    let paper = SharedBuffer::default();
     let mut json = Json::new(paper.clone());
     for event in events {
         json.event(event, &Summary::default()).unwrap();
@@ -103,16 +104,16 @@ fn every_event_is_a_line_that_reads_back_as_the_same() {
 
 #[test]
 fn the_secret_of_a_rollout_is_not_printed() {
-    let story = Story::begin(demo());
+    let story = Scenario::begin(demo());
     let journaled = serde_json::to_string(&story.events[0]).unwrap();
     assert!(journaled.contains("secret") && !written(&story.events[..1]).contains("secret"));
 }
 
 #[test]
 fn lines_look_like_this() {
-    let mut story = Story::begin(demo());
-    story.sent("ns1").wait(2).at("ns1", Phase::Build).given_up("ns2", HostOutcome::Skipped(SkipCause::EarlierWave));
-    story.wave_ends(1, WaveVerdict::Failed(Cause::TooManyFailures { failures: 1, max_failures: 0 }));
+    let mut story = Scenario::begin(demo());
+    story.sent("ns1").wait(2).at("ns1", Phase::Build).given_up("ns2", HostOutcome::Skipped(SkipReason::EarlierWave));
+    story.wave_ends(1, WaveVerdict::Failed(FailureReason::TooManyFailures { failures: 1, max_failures: 0 }));
     insta::assert_snapshot!(written(&story.events[1..]), @r#"
     {"at":"2026-11-23T10:00:00Z","event":"dispatched","host":"ns1","request":"00000000-0000-0000-0000-000000000001","attempt":1}
     {"at":"2026-11-23T10:00:02Z","event":"started","host":"ns1","phase":"build"}

@@ -3,16 +3,17 @@ use std::time::Duration;
 use crate::plan::Check;
 use crate::protocol::{ErrorCode, Phase, Status};
 use crate::report::Style;
-use crate::report::story::{Story, answer, build_failure, demo, deployment, name, request, rollout, wave};
+use crate::report::scenario::{Scenario, answer, build_failure, demo, deployment, name, request, rollout, wave};
 use crate::rollout::{
-    Anomaly, Cause, Connection, EventKind, HostOutcome, Interrupt, Outcome, SkipCause, WaveIndex, WaveVerdict,
+    Connection, EventKind, FailureReason, HostOutcome, Interrupt, Outcome, SkipReason, UnexpectedResponse, WaveIndex,
+    WaveVerdict,
 };
 
-const HALTED: Cause = Cause::TooManyFailures { failures: 1, max_failures: 0 };
+const HALTED: FailureReason = FailureReason::TooManyFailures { failures: 1, max_failures: 0 };
 
 /// A demo whose first wave is over, and whose second has begun.
-fn in_second_wave() -> Story {
-    let mut story = Story::begin(demo());
+fn in_second_wave() -> Scenario {
+    let mut story = Scenario::begin(demo());
     story.wave_starts(0).deploys("test1").deploys("test2").wave_ends(0, WaveVerdict::Succeeded).wave_starts(1);
     story
 }
@@ -64,8 +65,8 @@ fn three_waves_that_succeed() {
 fn a_host_that_fails_halts_the_rollout() {
     let mut story = in_second_wave();
     story.sent("ns1").wait(2).at("ns1", Phase::Build).wait(240).answered(build_failure("ns1"));
-    story.skipped(&["ns2"], SkipCause::WaveHalted).wave_ends(1, WaveVerdict::Failed(HALTED));
-    story.skipped(&["jelly", "sonos"], SkipCause::EarlierWave).wave_ends(2, WaveVerdict::Skipped);
+    story.skipped(&["ns2"], SkipReason::WaveHalted).wave_ends(1, WaveVerdict::Failed(HALTED));
+    story.skipped(&["jelly", "sonos"], SkipReason::EarlierWave).wave_ends(2, WaveVerdict::Skipped);
     story.ends(Outcome::Failed);
     insta::assert_snapshot!(story.told(), @r#"
     ◌ Rollout demo 01f92b3c begins: main -> 8c1f0e2, 6 hosts in 3 waves
@@ -105,7 +106,7 @@ fn a_host_that_fails_halts_the_rollout() {
 fn a_failure_within_the_budget_is_told_and_tolerated() {
     let mut media = wave("media", &["jelly", "sonos", "tv"]);
     media.limits.max_failures = 1;
-    let mut story = Story::begin(rollout("evening", vec![media]));
+    let mut story = Scenario::begin(rollout("evening", vec![media]));
     story.wave_starts(0).sent("jelly").sent("sonos").wait(15).given_up("sonos", HostOutcome::Unreachable);
     story.sent("tv").wait(3).answered(answer("tv", Status::Completed)).answered(answer("jelly", Status::Completed));
     story.wave_ends(0, WaveVerdict::Succeeded).ends(Outcome::Succeeded);
@@ -130,12 +131,12 @@ fn a_failure_within_the_budget_is_told_and_tolerated() {
 
 #[test]
 fn hosts_in_flight_are_awaited_before_the_wave_is_over() {
-    let mut story = Story::begin(rollout("evening", vec![wave("media", &["jelly", "sonos"])]));
+    let mut story = Scenario::begin(rollout("evening", vec![wave("media", &["jelly", "sonos"])]));
     let mut timeout = answer("sonos", Status::Failed);
     timeout.error = Some(ErrorCode::Timeout);
     story.wave_starts(0).sent("jelly").sent("sonos").wait(5).answered(build_failure("jelly"));
     story.event(EventKind::Draining { wave: WaveIndex(0), cause: HALTED }).wait(20).answered(timeout);
-    story.wave_ends(0, WaveVerdict::Failed(Cause::TooManyFailures { failures: 2, max_failures: 0 }));
+    story.wave_ends(0, WaveVerdict::Failed(FailureReason::TooManyFailures { failures: 2, max_failures: 0 }));
     story.ends(Outcome::Failed);
     insta::assert_snapshot!(story.lines(), @"
     ◌ Rollout evening 01f92b3c begins: main -> 8c1f0e2, 2 hosts in 1 wave
@@ -155,8 +156,8 @@ fn the_first_interrupt_waits_and_the_second_leaves() {
     story.sent("ns1").at("ns1", Phase::Activate).wait(3);
     story.event(EventKind::Interrupted { how: Interrupt::Drain }).wait(2);
     story.event(EventKind::Interrupted { how: Interrupt::Abort });
-    story.skipped(&["ns2"], SkipCause::Interrupt).wave_ends(1, WaveVerdict::Interrupted);
-    story.skipped(&["jelly", "sonos"], SkipCause::Interrupt).wave_ends(2, WaveVerdict::Skipped);
+    story.skipped(&["ns2"], SkipReason::Interrupt).wave_ends(1, WaveVerdict::Interrupted);
+    story.skipped(&["jelly", "sonos"], SkipReason::Interrupt).wave_ends(2, WaveVerdict::Skipped);
     story.ends(Outcome::Interrupted);
     insta::assert_snapshot!(story.told(), @r#"
     ◌ Rollout demo 01f92b3c begins: main -> 8c1f0e2, 6 hosts in 3 waves
@@ -189,7 +190,7 @@ fn the_first_interrupt_waits_and_the_second_leaves() {
 
 #[test]
 fn a_host_that_was_silent_is_asked_again() {
-    let mut story = Story::begin(rollout("evening", vec![wave("media", &["jelly"])]));
+    let mut story = Scenario::begin(rollout("evening", vec![wave("media", &["jelly"])]));
     let delay = Duration::from_secs(30);
     story.wave_starts(0).sent("jelly").wait(15);
     story.event(EventKind::Retrying { host: name("jelly"), outcome: HostOutcome::Unreachable, delay }).wait(30);
@@ -210,14 +211,14 @@ fn a_host_that_was_silent_is_asked_again() {
 
 #[test]
 fn what_should_not_be_is_a_warning_and_stands_in_the_recap() {
-    let mut story = Story::begin(rollout("evening", vec![wave("media", &["jelly", "sonos"])]));
-    let anomaly = |host: &str, anomaly| EventKind::Anomaly { host: name(host), anomaly };
+    let mut story = Scenario::begin(rollout("evening", vec![wave("media", &["jelly", "sonos"])]));
+    let anomaly = |host: &str, anomaly| EventKind::UnexpectedResponse { host: name(host), anomaly };
     story.wave_starts(0).sent("jelly").sent("sonos").wait(5).answered(answer("jelly", Status::Completed));
-    story.event(anomaly("jelly", Anomaly::Conflict { status: Status::Failed }));
-    story.event(anomaly("sonos", Anomaly::Impostor { said: name("mallory"), tier: None })).wait(10);
+    story.event(anomaly("jelly", UnexpectedResponse::Conflict { status: Status::Failed }));
+    story.event(anomaly("sonos", UnexpectedResponse::WrongHost { said: name("mallory"), tier: None })).wait(10);
     story.given_up("sonos", HostOutcome::Unreachable);
     story.event(EventKind::Draining { wave: WaveIndex(0), cause: HALTED }).wait(1);
-    story.event(anomaly("sonos", Anomaly::Late { status: Status::Completed }));
+    story.event(anomaly("sonos", UnexpectedResponse::Late { status: Status::Completed }));
     story.wave_ends(0, WaveVerdict::Failed(HALTED)).ends(Outcome::Failed);
     insta::assert_snapshot!(story.told(), @r#"
     ◌ Rollout evening 01f92b3c begins: main -> 8c1f0e2, 2 hosts in 1 wave
@@ -252,7 +253,7 @@ fn a_wave_asks_bakes_and_checks() {
     dns.limits.bake_time = Duration::from_mins(2);
     dns.limits.check =
         Some(Check { command: vec!["./smoke.sh".to_owned(), "dns".to_owned()], timeout: Duration::from_mins(1) });
-    let mut story = Story::begin(rollout("evening", vec![dns]));
+    let mut story = Scenario::begin(rollout("evening", vec![dns]));
     story.event(EventKind::AwaitingConfirmation { wave: WaveIndex(0) }).wait(5).wave_starts(0).deploys("ns1");
     story.event(EventKind::Baking { wave: WaveIndex(0), remaining: Duration::from_mins(2) }).wait(120);
     story.event(EventKind::Checking { wave: WaveIndex(0) }).wait(3).wave_ends(0, WaveVerdict::Succeeded);
@@ -275,7 +276,7 @@ fn a_wave_asks_bakes_and_checks() {
 
 #[test]
 fn once_a_minute_hosts_in_flight_are_shown() {
-    let mut story = Story::begin(rollout("evening", vec![wave("media", &["jelly", "sonos"])]));
+    let mut story = Scenario::begin(rollout("evening", vec![wave("media", &["jelly", "sonos"])]));
     story.wave_starts(0).sent("jelly").sent("sonos").wait(4).at("jelly", Phase::Build).wait(60);
     story.at("jelly", Phase::Build).event(EventKind::Connection { state: Connection::Down }).wait(60);
     story.event(EventKind::Connection { state: Connection::Up });
@@ -296,7 +297,7 @@ fn once_a_minute_hosts_in_flight_are_shown() {
 
 #[test]
 fn a_deployment_to_a_subject() {
-    let mut story = Story::begin(deployment("deploy.prod.role.dns", wave("dns", &["ns1", "dns-backup"])));
+    let mut story = Scenario::begin(deployment("deploy.prod.role.dns", wave("dns", &["ns1", "dns-backup"])));
     let mut done = answer("ns1", Status::Completed);
     done.previous_revision = None;
     done.message = "Switched to generation 42".to_owned();
@@ -320,7 +321,7 @@ fn a_deployment_to_a_subject() {
 
 #[test]
 fn a_deployment_to_one_host() {
-    let mut story = Story::begin(deployment("deploy.prod.ns1", wave("ns1", &["ns1"])));
+    let mut story = Scenario::begin(deployment("deploy.prod.ns1", wave("ns1", &["ns1"])));
     let mut done = answer("ns1", Status::Completed);
     done.message = "Switched to generation 42".to_owned();
     done.reboot_required = Some(true);
@@ -340,14 +341,14 @@ fn a_deployment_to_one_host() {
 
 #[test]
 fn what_hosts_say_cannot_paint_the_screen() {
-    let mut story = Story::begin(rollout("evening", vec![wave("media", &["jellyx"])]));
+    let mut story = Scenario::begin(rollout("evening", vec![wave("media", &["jellyx"])]));
     let mut hostile = build_failure("jellyx");
     hostile.error = Some(ErrorCode::Other("\x1b[2Jcleared".to_owned()));
     hostile.message = "\x1b]0;owned\x07first\u{202e}line\nsecond line".to_owned();
     hostile.log_tail = vec!["\x1b[31mred\x1b[0m\r\x1b[K".to_owned(), "✔ all\u{200b} well".to_owned()];
     hostile.failed_units = vec!["a\x1b[1m.service".to_owned()];
     story.wave_starts(0).sent("jellyx").wait(1).answered(hostile);
-    story.wave_ends(0, WaveVerdict::Failed(Cause::CheckFailed { reason: "\x1b[5mblink".to_owned() }));
+    story.wave_ends(0, WaveVerdict::Failed(FailureReason::CheckFailed { reason: "\x1b[5mblink".to_owned() }));
     story.ends(Outcome::Failed);
     let told = story.told();
     assert!(told.chars().all(|c| c == '\n' || !c.is_control()));
@@ -371,7 +372,7 @@ fn what_hosts_say_cannot_paint_the_screen() {
 
 #[test]
 fn only_symbols_are_colored_and_only_when_wanted() {
-    let mut story = Story::in_style(rollout("evening", vec![wave("media", &["jelly"])]), Style::Colored);
+    let mut story = Scenario::in_style(rollout("evening", vec![wave("media", &["jelly"])]), Style::Colored);
     story.wave_starts(0).deploys("jelly").wave_ends(0, WaveVerdict::Succeeded);
     insta::assert_snapshot!(story.lines().replace('\x1b', "ESC"), @"
     ESC[36m◌ESC[0m Rollout evening 01f92b3c begins: main -> 8c1f0e2, 1 host in 1 wave

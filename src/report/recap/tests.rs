@@ -1,16 +1,18 @@
 use crate::plan::Rollback;
 use crate::protocol::{ErrorCode, Phase, Response, Status};
-use crate::report::story::{Story, answer, build_failure, demo, deployment, name, rollout, wave};
-use crate::rollout::{Cause, EventKind, HostOutcome, Interrupt, Outcome, Rollout, SkipCause, WaveIndex, WaveVerdict};
+use crate::report::scenario::{Scenario, answer, build_failure, demo, deployment, name, rollout, wave};
+use crate::rollout::{
+    EventKind, FailureReason, HostOutcome, Interrupt, Outcome, Rollout, SkipReason, WaveIndex, WaveVerdict,
+};
 
 #[test]
 fn a_rollout_that_nobody_confirms_says_before_which_wave_it_stopped() {
     let recap = |outcome| {
-        let mut story = Story::begin(demo());
+        let mut story = Scenario::begin(demo());
         story.wave_starts(0).deploys("test1").deploys("test2").wave_ends(0, WaveVerdict::Succeeded);
         story.event(EventKind::AwaitingConfirmation { wave: WaveIndex(1) }).wait(7);
-        story.skipped(&["ns1", "ns2"], SkipCause::NotConfirmed).wave_ends(1, WaveVerdict::Skipped);
-        story.skipped(&["jelly", "sonos"], SkipCause::NotConfirmed).wave_ends(2, WaveVerdict::Skipped);
+        story.skipped(&["ns1", "ns2"], SkipReason::NotConfirmed).wave_ends(1, WaveVerdict::Skipped);
+        story.skipped(&["jelly", "sonos"], SkipReason::NotConfirmed).wave_ends(2, WaveVerdict::Skipped);
         story.ends(outcome);
         story.recap()
     };
@@ -28,13 +30,13 @@ fn a_rollout_that_nobody_confirms_says_before_which_wave_it_stopped() {
 
 #[test]
 fn lines_are_broken_between_words_where_there_is_no_room_for_them() {
-    let mut story = Story::begin(demo());
+    let mut story = Scenario::begin(demo());
     story.wave_starts(0).deploys("test1").deploys("test2").wave_ends(0, WaveVerdict::Succeeded).wave_starts(1);
     let mut failure = build_failure("ns1");
     failure.log_tail.push("       … while evaluating the option `services.unboundd'".to_owned());
-    story.sent("ns1").wait(3).answered(failure).skipped(&["ns2"], SkipCause::WaveHalted);
-    let cause = Cause::TooManyFailures { failures: 1, max_failures: 0 };
-    story.wave_ends(1, WaveVerdict::Failed(cause)).skipped(&["jelly", "sonos"], SkipCause::EarlierWave);
+    story.sent("ns1").wait(3).answered(failure).skipped(&["ns2"], SkipReason::WaveHalted);
+    let cause = FailureReason::TooManyFailures { failures: 1, max_failures: 0 };
+    story.wave_ends(1, WaveVerdict::Failed(cause)).skipped(&["jelly", "sonos"], SkipReason::EarlierWave);
     story.wave_ends(2, WaveVerdict::Skipped).ends(Outcome::Failed);
     insta::assert_snapshot!(story.recap_within(40), @r#"
     ✖ Rollout demo failed in wave 2/3 "dns":
@@ -62,15 +64,15 @@ fn lines_are_broken_between_words_where_there_is_no_room_for_them() {
 fn many_failures_and_skipped_hosts_do_not_bury_the_reason() {
     let hosts: Vec<String> = (1..=40).map(|number| format!("web{number}")).collect();
     let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
-    let mut story = Story::begin(rollout("evening", vec![wave("web", &hosts)]));
+    let mut story = Scenario::begin(rollout("evening", vec![wave("web", &hosts)]));
     story.wave_starts(0);
     for host in &hosts[..5] {
         let mut failure = build_failure(host);
         failure.log_tail = (1..=60).map(|number| format!("line {number}")).collect();
         story.sent(host).wait(1).answered(failure);
     }
-    story.skipped(&hosts[5..], SkipCause::WaveHalted);
-    story.wave_ends(0, WaveVerdict::Failed(Cause::TooManyFailures { failures: 5, max_failures: 0 }));
+    story.skipped(&hosts[5..], SkipReason::WaveHalted);
+    story.wave_ends(0, WaveVerdict::Failed(FailureReason::TooManyFailures { failures: 5, max_failures: 0 }));
     story.ends(Outcome::Failed);
     insta::assert_snapshot!(story.recap(), @r#"
     ✖ Rollout evening failed in wave 1/1 "web": 5 failed, 0 may fail.
@@ -119,7 +121,7 @@ fn many_failures_and_skipped_hosts_do_not_bury_the_reason() {
 #[test]
 fn every_kind_of_end_is_counted_and_told() {
     let hosts = ["done", "failed", "refused", "silent", "stuck", "left"];
-    let mut story = Story::begin(rollout("evening", vec![wave("all", &hosts), wave("rest", &["later"])]));
+    let mut story = Scenario::begin(rollout("evening", vec![wave("all", &hosts), wave("rest", &["later"])]));
     story.wave_starts(0);
     hosts[..5].iter().for_each(|host| {
         story.sent(host);
@@ -131,7 +133,7 @@ fn every_kind_of_end_is_counted_and_told() {
     story.given_up("silent", HostOutcome::Unreachable).given_up("stuck", HostOutcome::TimedOut);
     story.sent("left").wait(9).event(EventKind::Interrupted { how: Interrupt::Abort });
     story.wave_ends(0, WaveVerdict::Interrupted);
-    story.skipped(&["later"], SkipCause::Interrupt).wave_ends(1, WaveVerdict::Skipped).ends(Outcome::Interrupted);
+    story.skipped(&["later"], SkipReason::Interrupt).wave_ends(1, WaveVerdict::Skipped).ends(Outcome::Interrupted);
     insta::assert_snapshot!(story.recap(), @r#"
     ✖ Rollout evening was interrupted in wave 1/2 "all". Wave 2 was not started.
 
@@ -151,21 +153,21 @@ fn every_kind_of_end_is_counted_and_told() {
 #[test]
 fn each_cause_of_a_failed_wave_has_its_words() {
     let headline = |cause| {
-        let mut story = Story::begin(rollout("evening", vec![wave("dns", &["ns1"])]));
+        let mut story = Scenario::begin(rollout("evening", vec![wave("dns", &["ns1"])]));
         story.wave_starts(0).deploys("ns1").wave_ends(0, WaveVerdict::Failed(cause)).ends(Outcome::Failed);
         story.recap()
     };
-    insta::assert_snapshot!(headline(Cause::TooFewCompleted { completed: 1, min_hosts: 2 }), @r#"
+    insta::assert_snapshot!(headline(FailureReason::TooFewCompleted { completed: 1, min_hosts: 2 }), @r#"
     ✖ Rollout evening failed in wave 1/1 "dns": 1 completed, at least 2 must.
 
       1 host: 1 completed   12s
     "#);
-    insta::assert_snapshot!(headline(Cause::CheckFailed { reason: "exit code 1\nmore".to_owned() }), @r#"
+    insta::assert_snapshot!(headline(FailureReason::CheckFailed { reason: "exit code 1\nmore".to_owned() }), @r#"
     ✖ Rollout evening failed in wave 1/1 "dns": its check says: exit code 1.
 
       1 host: 1 completed   12s
     "#);
-    insta::assert_snapshot!(headline(Cause::Disconnected), @r#"
+    insta::assert_snapshot!(headline(FailureReason::Disconnected), @r#"
     ✖ Rollout evening failed in wave 1/1 "dns": no connection for longer than a host may take.
 
       1 host: 1 completed   12s
@@ -174,10 +176,10 @@ fn each_cause_of_a_failed_wave_has_its_words() {
 
 #[test]
 fn a_deployment_that_fails_says_who_and_why() {
-    let mut story = Story::begin(deployment("deploy.prod.role.dns", wave("dns", &["ns1", "ns2"])));
+    let mut story = Scenario::begin(deployment("deploy.prod.role.dns", wave("dns", &["ns1", "ns2"])));
     story.wave_starts(0).sent("ns1").sent("ns2").wait(61);
     story.answered(answer("ns2", Status::Completed)).answered(build_failure("ns1"));
-    story.wave_ends(0, WaveVerdict::Failed(Cause::TooManyFailures { failures: 1, max_failures: 0 }));
+    story.wave_ends(0, WaveVerdict::Failed(FailureReason::TooManyFailures { failures: 1, max_failures: 0 }));
     story.ends(Outcome::Failed);
     insta::assert_snapshot!(story.told(), @"
     ◌ deploy.prod.role.dns: switch main -> 8c1f0e2
@@ -200,7 +202,7 @@ fn a_deployment_that_fails_says_who_and_why() {
 
 #[test]
 fn a_rollout_that_goes_on_is_said_to() {
-    let mut story = Story::begin(demo());
+    let mut story = Scenario::begin(demo());
     story.wave_starts(0).sent("test1").wait(3);
     insta::assert_snapshot!(story.recap(), @"
     ◌ Rollout demo is not over.
@@ -212,7 +214,7 @@ fn a_rollout_that_goes_on_is_said_to() {
 
 #[test]
 fn who_turned_up_too_late_is_named_even_after_a_success() {
-    let mut story = Story::begin(rollout("evening", vec![wave("test", &["test1"]), wave("all", &["ns1"])]));
+    let mut story = Scenario::begin(rollout("evening", vec![wave("test", &["test1"]), wave("all", &["ns1"])]));
     story.wave_starts(0).deploys("test1").wave_ends(0, WaveVerdict::Succeeded).wave_starts(1).sent("ns1");
     for late in ["nas", "laptop"] {
         story.event(EventKind::TurnedUp { host: name(late), wave: WaveIndex(1) });
@@ -254,14 +256,14 @@ fn final_of(host: &str, status: Status, rolled_back: bool, message: &str) -> Res
 }
 
 /// The three hosts complete, and the check says that they are not well.
-fn check_fails(story: &mut Story) {
+fn check_fails(story: &mut Scenario) {
     story.wave_starts(0).deploys("ns1").deploys("ns2").deploys("ns3");
-    story.wave_ends(0, WaveVerdict::Failed(Cause::CheckFailed { reason: "exit code 1".to_owned() }));
+    story.wave_ends(0, WaveVerdict::Failed(FailureReason::CheckFailed { reason: "exit code 1".to_owned() }));
 }
 
 #[test]
 fn hosts_of_a_wave_that_failed_return_and_those_that_could_not_are_pointed_out() {
-    let mut story = Story::begin(wave_that_returns());
+    let mut story = Scenario::begin(wave_that_returns());
     check_fails(&mut story);
     story.sent_back("ns3").wait(4).back(final_of("ns3", Status::Completed, true, "returned to generation 41"));
     let broken = Response {
@@ -305,7 +307,7 @@ fn hosts_of_a_wave_that_failed_return_and_those_that_could_not_are_pointed_out()
 
 #[test]
 fn that_all_hosts_of_a_wave_that_failed_returned_is_said_as_well() {
-    let mut story = Story::begin(wave_that_returns());
+    let mut story = Scenario::begin(wave_that_returns());
     check_fails(&mut story);
     for host in ["ns3", "ns2", "ns1"] {
         story.sent_back(host).wait(4).back(final_of(host, Status::Completed, true, "returned"));
@@ -324,7 +326,7 @@ fn that_all_hosts_of_a_wave_that_failed_returned_is_said_as_well() {
 
 #[test]
 fn hosts_that_were_not_asked_to_return_any_more_are_pointed_out() {
-    let mut story = Story::begin(wave_that_returns());
+    let mut story = Scenario::begin(wave_that_returns());
     check_fails(&mut story);
     story.sent_back("ns3").event(EventKind::Interrupted { how: Interrupt::Abort }).ends(Outcome::Interrupted);
     insta::assert_snapshot!(story.recap(), @r#"
@@ -340,7 +342,7 @@ fn hosts_that_were_not_asked_to_return_any_more_are_pointed_out() {
 
 #[test]
 fn a_host_that_failed_says_whether_it_returned() {
-    let mut story = Story::begin(wave_that_returns());
+    let mut story = Scenario::begin(wave_that_returns());
     story.wave_starts(0);
     let unconfirmed =
         final_of("ns1", Status::Failed, true, "nobody confirmed it within 60 s; the host returned to what ran before");
@@ -348,8 +350,8 @@ fn a_host_that_failed_says_whether_it_returned() {
     story.answered(Response { error: Some(ErrorCode::NotConfirmed), ..unconfirmed });
     let broken = final_of("ns2", Status::Failed, false, "the old system does not activate; generation 42 runs");
     story.sent("ns2").wait(90).answered(Response { error: Some(ErrorCode::ActivationFailed), ..broken });
-    story.skipped(&["ns3"], SkipCause::WaveHalted);
-    story.wave_ends(0, WaveVerdict::Failed(Cause::TooManyFailures { failures: 2, max_failures: 0 }));
+    story.skipped(&["ns3"], SkipReason::WaveHalted);
+    story.wave_ends(0, WaveVerdict::Failed(FailureReason::TooManyFailures { failures: 2, max_failures: 0 }));
     story.ends(Outcome::Failed);
     insta::assert_snapshot!(story.told(), @r#"
     ◌ Rollout evening 01f92b3c begins: main -> 8c1f0e2, 3 hosts in 1 wave

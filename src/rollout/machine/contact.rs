@@ -3,19 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::plan::FrozenHost;
+use crate::plan::ResolvedHost;
 use crate::protocol::Response;
-use crate::rollout::flight::Flight;
+use crate::rollout::flight::InFlight;
 use crate::rollout::host::Instances;
 
 #[derive(Debug, Clone)]
 pub(super) struct Contact {
     pub(super) timer: Timer,
-    pub(super) knows_ids: bool,
+    pub(super) supports_ids: bool,
     /// Whether its listener is known to return to what it ran before when it is asked to.
-    pub(super) can_return: bool,
+    pub(super) supports_rollback: bool,
     /// Whether an answer to its last request named that, so that all have to.
-    pub(super) names_ids: bool,
+    pub(super) answers_with_ids: bool,
     pub(super) instances: Instances,
     pub(super) anomalies: u8,
 }
@@ -26,18 +26,18 @@ pub(super) enum Timer {
     /// Nothing.
     Off,
     /// It is in flight: it is asked again, and given up in the end.
-    Flight(Flight),
+    InFlight(InFlight),
     /// It was asked in vain, which stands when it is not asked again.
     Retry { at: Duration, response: Option<Arc<Response>> },
 }
 
 impl Contact {
-    pub(super) fn new(frozen: &FrozenHost) -> Self {
+    pub(super) fn new(frozen: &ResolvedHost) -> Self {
         Self {
             timer: Timer::Off,
-            knows_ids: frozen.knows_ids,
-            can_return: frozen.can_return,
-            names_ids: false,
+            supports_ids: frozen.supports_ids,
+            supports_rollback: frozen.supports_rollback,
+            answers_with_ids: false,
             instances: Instances::default(),
             anomalies: 0,
         }
@@ -47,8 +47,8 @@ impl Contact {
         self.flight().is_some_and(|flight| flight.is_to_be_asked(now))
     }
 
-    pub(super) const fn flight(&self) -> Option<&Flight> {
-        if let Timer::Flight(flight) = &self.timer { Some(flight) } else { None }
+    pub(super) const fn flight(&self) -> Option<&InFlight> {
+        if let Timer::InFlight(flight) = &self.timer { Some(flight) } else { None }
     }
 }
 
@@ -56,7 +56,7 @@ impl Timer {
     pub(super) fn due(&self) -> Option<Duration> {
         match self {
             Self::Off => None,
-            Self::Flight(flight) => Some(flight.due()),
+            Self::InFlight(flight) => Some(flight.due()),
             Self::Retry { at, .. } => Some(*at),
         }
     }

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::contact::Timer;
-use super::{CLOCK_DIFFERENCE, Link, Machine};
+use super::{CLOCK_DIFFERENCE, ConnectionState, Machine};
 use crate::protocol::{ErrorCode, Request, RequestId, Response, Sender, Status};
-use crate::rollout::event::{Anomaly, Cause, EventKind, HostOutcome, SkipCause, WaveIndex};
-use crate::rollout::flight::Flight;
+use crate::rollout::event::{EventKind, FailureReason, HostOutcome, SkipReason, UnexpectedResponse, WaveIndex};
+use crate::rollout::flight::InFlight;
 use crate::rollout::host::{Instances, MAX_ANOMALIES, after_final, is_to_be_confirmed, keep, unexpected};
 use crate::rollout::summary::{HostState, HostView};
 use crate::rollout::{Dispatch, Effect};
@@ -18,8 +18,8 @@ impl Machine {
         if self.frozen(index).shared_subject.is_some() {
             return self.send_together(now, index);
         }
-        let HostView { name, spent_ids, .. } = self.host(index);
-        let request = self.rollout.ids.id(name, spent_ids + 1);
+        let HostView { name, used_ids, .. } = self.host(index);
+        let request = self.rollout.ids.id(name, used_ids + 1);
         let dispatch = self.dispatch(now, index, request.clone());
         self.is_sent(now, index, request);
         self.effects.push_back(Effect::Send(dispatch));
@@ -29,10 +29,10 @@ impl Machine {
     pub(super) fn is_sent(&mut self, now: Duration, index: usize, request: RequestId) {
         if self.host(index).request.as_ref() != Some(&request) {
             let contact = self.contact_mut(index);
-            contact.names_ids = false;
+            contact.answers_with_ids = false;
             contact.instances = Instances::default();
         }
-        self.set_timer(index, Timer::Flight(Flight::new(now, self.patience())));
+        self.set_timer(index, Timer::InFlight(InFlight::new(now, self.timeouts())));
         self.by_request.insert(request.clone(), index);
         let HostView { name, attempts, .. } = self.host(index);
         let (host, attempt) = (name.clone(), attempts + 1);
@@ -62,12 +62,12 @@ impl Machine {
     /// now, and one that did says how far it is. Its listener may be restarting, as a switch makes it do.
     pub(super) fn ask_anew(&mut self, now: Duration, index: usize) {
         let Some(request) = self.host(index).request.clone() else { return };
-        self.set_timer(index, Timer::Flight(Flight::new(now, self.patience())));
+        self.set_timer(index, Timer::InFlight(InFlight::new(now, self.timeouts())));
         self.by_request.insert(request.clone(), index);
         if !self.is_up() {
             return;
         }
-        self.link = Link::Up { settled_at: now + self.patience().accept };
+        self.link = ConnectionState::Up { settled_at: now + self.timeouts().accept };
         if self.may_be_asked(index) {
             let dispatch = self.dispatch(now, index, request);
             self.effects.push_back(Effect::AskState(dispatch));
@@ -77,7 +77,7 @@ impl Machine {
     /// Asks a host in flight how far it is, if its listener takes that for a question and not for a new order.
     pub(super) fn ask_state(&mut self, now: Duration, index: usize) {
         self.change_flight(index, |flight| flight.asked(now));
-        let is_question = self.is_up() && self.contact(index).knows_ids && self.may_be_asked(index);
+        let is_question = self.is_up() && self.contact(index).supports_ids && self.may_be_asked(index);
         if let Some(request) = self.host(index).request.clone().filter(|_| is_question) {
             let dispatch = self.dispatch(now, index, request);
             self.effects.push_back(Effect::AskState(dispatch));
@@ -90,8 +90,8 @@ impl Machine {
             return;
         };
         let index = self.one_of_those_sharing(index, from);
-        let names_ids = self.frozen(index).knows_ids || self.contact(index).names_ids;
-        if let Some(anomaly) = unexpected(self.frozen(index), request, from, &response, names_ids) {
+        let answers_with_ids = self.frozen(index).supports_ids || self.contact(index).answers_with_ids;
+        if let Some(anomaly) = unexpected(self.frozen(index), request, from, &response, answers_with_ids) {
             return self.anomaly(now, index, anomaly);
         }
         if returning.is_some() {
@@ -99,12 +99,12 @@ impl Machine {
         }
         let is_current = self.host(index).request.as_ref() == Some(request);
         let contact = self.contact_mut(index);
-        contact.knows_ids |= response.id.is_some();
+        contact.supports_ids |= response.id.is_some();
         if !is_current {
             // The host rejected this request and was sent another since; only that one counts.
             return;
         }
-        contact.names_ids |= response.id.is_some();
+        contact.answers_with_ids |= response.id.is_some();
         if contact.instances.turn_out_to_be_two(&response) {
             return self.contest(now, index);
         }
@@ -137,12 +137,12 @@ impl Machine {
     }
 
     fn progressed(&mut self, now: Duration, index: usize, response: &Response) {
-        let patience = self.patience();
+        let timeouts = self.timeouts();
         if self.contact(index).flight().is_none() {
             // It was given up and spoke after all, in time to be taken back instead of asked again.
-            self.set_timer(index, Timer::Flight(Flight::new(now, patience)));
+            self.set_timer(index, Timer::InFlight(InFlight::new(now, timeouts)));
         }
-        self.change_flight(index, |flight| flight.heard(now, patience));
+        self.change_flight(index, |flight| flight.heard(now, timeouts));
         let HostView { name, state, .. } = self.host(index);
         let (host, phase) = (name.clone(), response.phase);
         match (response.status, state) {
@@ -193,11 +193,11 @@ impl Machine {
         if let Some(cause) = self.too_many_failures()
             && self.course.halted.is_none()
         {
-            self.halt(now, SkipCause::WaveHalted, cause);
+            self.halt(now, SkipReason::WaveHalted, cause);
         }
     }
 
-    pub(super) fn halt(&mut self, now: Duration, skip: SkipCause, cause: Cause) {
+    pub(super) fn halt(&mut self, now: Duration, skip: SkipReason, cause: FailureReason) {
         self.course.halted = Some(skip);
         if self.counts().in_flight > 0 {
             self.record(now, EventKind::Draining { wave: WaveIndex(self.state.current()), cause });
@@ -211,7 +211,7 @@ impl Machine {
             if let HostState::Waiting(outcome) = self.host(index).state {
                 let response = match &mut self.contact_mut(index).timer {
                     Timer::Retry { response, .. } => response.take(),
-                    Timer::Off | Timer::Flight(_) => None,
+                    Timer::Off | Timer::InFlight(_) => None,
                 };
                 self.settle(now, index, outcome, response);
             }
@@ -220,8 +220,8 @@ impl Machine {
 
     pub(super) fn due(&mut self, now: Duration, index: usize) {
         match self.contact(index).timer {
-            Timer::Flight(flight) if now >= flight.deadline => self.ended(now, index, flight.expired(), None),
-            Timer::Flight(_) => self.ask_state(now, index),
+            Timer::InFlight(flight) if now >= flight.deadline => self.ended(now, index, flight.expired(), None),
+            Timer::InFlight(_) => self.ask_state(now, index),
             Timer::Retry { .. } => self.send(now, index),
             Timer::Off => {}
         }
@@ -244,7 +244,7 @@ impl Machine {
             // It comes late, about a request that the host has answered and that was replaced since.
             return;
         }
-        let settled = matches!(self.link, Link::Up { settled_at } if now >= settled_at);
+        let settled = matches!(self.link, ConnectionState::Up { settled_at } if now >= settled_at);
         // A host that has answered is there: its listener restarts, as a switch makes it do.
         if self.contact(index).flight().is_none_or(|flight| flight.is_heard) {
             return;
@@ -256,12 +256,12 @@ impl Machine {
         }
     }
 
-    pub(super) fn anomaly(&mut self, now: Duration, index: usize, anomaly: Anomaly) {
+    pub(super) fn anomaly(&mut self, now: Duration, index: usize, anomaly: UnexpectedResponse) {
         let contact = self.contact_mut(index);
         if contact.anomalies < MAX_ANOMALIES {
             contact.anomalies += 1;
             let host = self.host(index).name.clone();
-            self.record(now, EventKind::Anomaly { host, anomaly });
+            self.record(now, EventKind::UnexpectedResponse { host, anomaly });
         }
     }
 }

@@ -2,38 +2,38 @@
 
 use std::time::Duration;
 
-use super::{Link, Machine};
+use super::{ConnectionState, Machine};
 use crate::rollout::Answer;
 use crate::rollout::event::{
-    Cause, Connection, EventKind, HostOutcome, Interrupt, Outcome, SkipCause, WaveIndex, WaveVerdict,
+    Connection, EventKind, FailureReason, HostOutcome, Interrupt, Outcome, SkipReason, WaveIndex, WaveVerdict,
 };
 use crate::rollout::summary::WaveState;
 
 impl Machine {
     pub(super) fn disconnected(&mut self, now: Duration) {
         if self.is_up() {
-            self.link = Link::Down { since: now };
+            self.link = ConnectionState::Down { since: now };
             self.record(now, EventKind::Connection { state: Connection::Down });
         }
     }
 
     /// Every host in flight is given back the time of the outage, and asked how far it is.
     pub(super) fn reconnected(&mut self, now: Duration) {
-        let Link::Down { since } = self.link else {
+        let ConnectionState::Down { since } = self.link else {
             return;
         };
         self.record(now, EventKind::Connection { state: Connection::Up });
-        let patience = self.patience();
-        self.link = Link::Up { settled_at: now + patience.accept };
+        let timeouts = self.timeouts();
+        self.link = ConnectionState::Up { settled_at: now + timeouts.accept };
         for index in self.in_flight() {
-            self.change_flight(index, |flight| flight.forgiven(now, now.saturating_sub(since), patience));
+            self.change_flight(index, |flight| flight.forgiven(now, now.saturating_sub(since), timeouts));
             self.ask_state(now, index);
         }
         if self.roll_until.is_some() && self.lacks_answers() {
             self.call_roll(now);
         }
         if let Some(back) = &mut self.returning {
-            back.flight = back.flight.forgiven(now, now.saturating_sub(since), patience);
+            back.flight = back.flight.forgiven(now, now.saturating_sub(since), timeouts);
             self.ask_whether_returned(now);
         }
     }
@@ -49,7 +49,7 @@ impl Machine {
         if let WaveState::Ended(_) = self.phase() {
             return self.give_up_returning(now);
         }
-        self.halt(now, SkipCause::Disconnected, Cause::Disconnected);
+        self.halt(now, SkipReason::Disconnected, FailureReason::Disconnected);
         for index in self.in_flight() {
             self.settle(now, index, HostOutcome::TimedOut, None);
         }
@@ -67,10 +67,10 @@ impl Machine {
         if let WaveState::Ended(_) = self.phase() {
             return self.leave_failed_wave(now, Outcome::Interrupted);
         }
-        self.skip(now, self.range(), SkipCause::Interrupt);
+        self.skip(now, self.range(), SkipReason::Interrupt);
         let wave = WaveIndex(self.state.current());
         self.record(now, EventKind::WaveEnded { wave, verdict: WaveVerdict::Interrupted });
-        self.stop(now, SkipCause::Interrupt, Outcome::Interrupted);
+        self.stop(now, SkipReason::Interrupt, Outcome::Interrupted);
     }
 
     pub(super) fn answered(&mut self, now: Duration, answer: Answer) {
@@ -79,8 +79,8 @@ impl Machine {
         }
         match answer {
             Answer::Yes => self.start_wave(now),
-            Answer::No => self.stop(now, SkipCause::NotConfirmed, Outcome::Declined),
-            Answer::Unavailable => self.stop(now, SkipCause::NotConfirmed, Outcome::Paused),
+            Answer::No => self.stop(now, SkipReason::NotConfirmed, Outcome::Declined),
+            Answer::Unavailable => self.stop(now, SkipReason::NotConfirmed, Outcome::Paused),
         }
     }
 
@@ -88,7 +88,7 @@ impl Machine {
         if *self.phase() == WaveState::Checking {
             let verdict = match result {
                 Ok(()) => WaveVerdict::Succeeded,
-                Err(reason) => WaveVerdict::Failed(Cause::CheckFailed { reason }),
+                Err(reason) => WaveVerdict::Failed(FailureReason::CheckFailed { reason }),
             };
             self.end_wave(now, verdict);
         }

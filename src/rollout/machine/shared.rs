@@ -15,7 +15,7 @@ impl Machine {
         let Some(subject) = self.frozen(index).shared_subject.clone() else { return };
         let hears_it = |index: &usize| self.frozen(*index).shared_subject.as_ref() == Some(&subject);
         let together: Vec<usize> = self.range().filter(hears_it).collect();
-        let spent = together.iter().map(|index| self.host(*index).spent_ids).max().unwrap_or_default();
+        let spent = together.iter().map(|index| self.host(*index).used_ids).max().unwrap_or_default();
         let request = self.rollout.ids.together(&subject, spent + 1);
         let dispatch = self.dispatch(now, index, request.clone());
         for host in together {
@@ -30,10 +30,11 @@ impl Machine {
     pub(super) fn may_be_asked(&self, index: usize) -> bool {
         let sharing = self.all_sharing(index);
         let in_flight = sharing.iter().find(|index| self.contact(**index).flight().is_some());
-        sharing.len() == 1 || (in_flight == Some(&index) && sharing.iter().all(|index| self.contact(*index).knows_ids))
+        sharing.len() == 1
+            || (in_flight == Some(&index) && sharing.iter().all(|index| self.contact(*index).supports_ids))
     }
 
-    /// Whether a host of the same subject has come to an end that a further request would change.
+    /// Whether a host of the same subject has an outcome that a further request would change.
     pub(super) fn would_reach_others(&self, index: usize) -> bool {
         let Some(subject) = &self.frozen(index).shared_subject else { return false };
         let is_final = |index: usize| matches!(self.host(index).state, HostState::Final(_));
@@ -62,7 +63,7 @@ impl Machine {
     pub(super) fn respond_in_old_form(&mut self, now: Duration, response: Arc<Response>) {
         let is_excused = |index: &usize| {
             let (host, contact) = (self.frozen(*index), self.contact(*index));
-            host.shared_subject.is_some() && !contact.knows_ids && host.hostname == response.hostname
+            host.shared_subject.is_some() && !contact.supports_ids && host.hostname == response.hostname
         };
         let Some(index) = (0..self.contacts.len()).find(is_excused).filter(|_| response.id.is_none()) else { return };
         let from = Sender { tier: self.frozen(index).tier, host: response.hostname.clone() };

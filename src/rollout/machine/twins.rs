@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Machine;
-use crate::rollout::event::{Anomaly, Cause, EventKind, HostOutcome, SkipCause};
+use crate::rollout::event::{EventKind, FailureReason, HostOutcome, SkipReason, UnexpectedResponse};
 use crate::rollout::summary::{HostState, HostView};
 
 impl Machine {
@@ -11,15 +11,18 @@ impl Machine {
     /// its wave may be over: then the rollout ends with the one that runs.
     pub(super) fn contest(&mut self, now: Duration, index: usize) {
         let HostView { name: host, state, .. } = self.host(index).clone();
-        self.record(now, EventKind::Anomaly { host: host.clone(), anomaly: Anomaly::TwoMachines });
+        self.record(
+            now,
+            EventKind::UnexpectedResponse { host: host.clone(), anomaly: UnexpectedResponse::TwoMachines },
+        );
         match state {
             HostState::Final(HostOutcome::Completed) if self.range().contains(&index) => {
                 if let Some(cause) = self.too_many_failures() {
-                    self.doom(now, SkipCause::WaveHalted, cause);
+                    self.doom(now, SkipReason::WaveHalted, cause);
                 }
             }
             HostState::Final(HostOutcome::Completed) => {
-                self.doom(now, SkipCause::EarlierWave, Cause::TwoMachines { host });
+                self.doom(now, SkipReason::EarlierWave, FailureReason::TwoMachines { host });
             }
             HostState::Pending | HostState::Final(_) => {}
             _ => self.settle(now, index, HostOutcome::Failed, None),
@@ -27,7 +30,7 @@ impl Machine {
     }
 
     /// The current wave fails, and sends nothing more.
-    fn doom(&mut self, now: Duration, skip: SkipCause, cause: Cause) {
+    fn doom(&mut self, now: Duration, skip: SkipReason, cause: FailureReason) {
         if self.course.halted.is_none() && self.is_running() {
             self.halt(now, skip, cause.clone());
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Machine, PREPARED};
 use crate::plan::Rollback;
 use crate::rollout::Effect;
-use crate::rollout::event::{Cause, EventKind, HostOutcome, Outcome, SkipCause, WaveIndex, WaveVerdict};
+use crate::rollout::event::{EventKind, FailureReason, HostOutcome, Outcome, SkipReason, WaveIndex, WaveVerdict};
 use crate::rollout::summary::{HostState, WaveState, WaveView};
 
 /// What was settled of the current wave and is not on record.
@@ -18,9 +18,9 @@ pub(super) struct Course {
     pub(super) bakes_until: Duration,
     pub(super) returns_since: Duration,
     /// Why nothing more is sent in this wave.
-    pub(super) halted: Option<SkipCause>,
+    pub(super) halted: Option<SkipReason>,
     /// Why the wave fails whatever becomes of its hosts.
-    pub(super) doomed: Option<Cause>,
+    pub(super) doomed: Option<FailureReason>,
 }
 
 impl Machine {
@@ -56,7 +56,7 @@ impl Machine {
             return self.finish(now, Outcome::Succeeded);
         };
         if self.state.interrupt.is_some() {
-            return self.stop(now, SkipCause::Interrupt, Outcome::Interrupted);
+            return self.stop(now, SkipReason::Interrupt, Outcome::Interrupted);
         }
         self.course = Course { next: range.start, last_final_at: now, ..Course::default() };
         // One that had begun before the rollout was resumed was confirmed if it had to be.
@@ -116,9 +116,9 @@ impl Machine {
     }
 
     /// That more hosts of the current wave failed than may, if they did.
-    pub(super) fn too_many_failures(&self) -> Option<Cause> {
+    pub(super) fn too_many_failures(&self) -> Option<FailureReason> {
         let (failures, max_failures) = (self.counts().failures, self.wave().limits.max_failures);
-        (failures > max_failures).then_some(Cause::TooManyFailures { failures, max_failures })
+        (failures > max_failures).then_some(FailureReason::TooManyFailures { failures, max_failures })
     }
 
     /// The next host of the wave to be sent its request, as far as it depends on all but the window.
@@ -134,7 +134,7 @@ impl Machine {
 
     /// A host that was silent whenever the roll was called may have a listener that would deploy and never return.
     pub(super) fn may_deploy(&self, index: usize) -> bool {
-        self.wave().limits.rollback == Rollback::None || self.contact(index).can_return
+        self.wave().limits.rollback == Rollback::None || self.contact(index).supports_rollback
     }
 
     fn next_pending(&self) -> Option<usize> {
@@ -147,19 +147,19 @@ impl Machine {
 
     /// Every host of the wave that was asked is final, and no further one will be asked.
     fn conclude_wave(&mut self, now: Duration) {
-        let cause = self.course.halted.unwrap_or(SkipCause::Interrupt);
+        let cause = self.course.halted.unwrap_or(SkipReason::Interrupt);
         let any_skipped = self.next_pending().is_some();
         self.skip(now, self.range(), cause);
 
         let (completed, min_hosts) = (self.counts().completed, self.wave().limits.min_hosts);
         if let Some(cause) = self.course.doomed.clone().or_else(|| self.too_many_failures()) {
             self.end_wave(now, WaveVerdict::Failed(cause));
-        } else if any_skipped && cause == SkipCause::Disconnected {
-            self.end_wave(now, WaveVerdict::Failed(Cause::Disconnected));
+        } else if any_skipped && cause == SkipReason::Disconnected {
+            self.end_wave(now, WaveVerdict::Failed(FailureReason::Disconnected));
         } else if any_skipped {
             self.end_wave(now, WaveVerdict::Interrupted);
         } else if completed < min_hosts {
-            self.end_wave(now, WaveVerdict::Failed(Cause::TooFewCompleted { completed, min_hosts }));
+            self.end_wave(now, WaveVerdict::Failed(FailureReason::TooFewCompleted { completed, min_hosts }));
         } else {
             self.bake(now);
         }
@@ -196,8 +196,8 @@ impl Machine {
         let wave = WaveIndex(self.state.current());
         let (skip, outcome) = match verdict {
             WaveVerdict::Succeeded => return self.record(now, EventKind::WaveEnded { wave, verdict }),
-            WaveVerdict::Failed(_) => (SkipCause::EarlierWave, Outcome::Failed),
-            WaveVerdict::Interrupted | WaveVerdict::Skipped => (SkipCause::Interrupt, Outcome::Interrupted),
+            WaveVerdict::Failed(_) => (SkipReason::EarlierWave, Outcome::Failed),
+            WaveVerdict::Interrupted | WaveVerdict::Skipped => (SkipReason::Interrupt, Outcome::Interrupted),
         };
         // A wave that was interrupted while it waited for its confirmation has hosts that were not asked.
         self.skip(now, self.range(), skip);
@@ -210,7 +210,7 @@ impl Machine {
     }
 
     /// Skips all waves that are not over, and ends the rollout.
-    pub(super) fn stop(&mut self, now: Duration, cause: SkipCause, outcome: Outcome) {
+    pub(super) fn stop(&mut self, now: Duration, cause: SkipReason, outcome: Outcome) {
         for wave in self.state.current()..self.ranges.len() {
             let is_over = |view: &WaveView| matches!(view.state, WaveState::Ended(_));
             if !self.state.waves.get(wave).is_some_and(is_over) {
@@ -225,7 +225,7 @@ impl Machine {
         self.record(now, EventKind::Ended { outcome });
     }
 
-    pub(super) fn skip(&mut self, now: Duration, hosts: Range<usize>, cause: SkipCause) {
+    pub(super) fn skip(&mut self, now: Duration, hosts: Range<usize>, cause: SkipReason) {
         for index in hosts {
             if self.host(index).state == HostState::Pending {
                 let host = self.host(index).name.clone();

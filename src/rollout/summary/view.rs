@@ -59,8 +59,8 @@ pub struct HostView {
     pub request: Option<RequestId>,
     /// How many requests it was sent since it was last pending.
     pub attempts: u32,
-    /// How many of its ids have come to an end that the host would only repeat: what is done anew needs another one.
-    pub spent_ids: u32,
+    /// How many of its ids are used up: the host would only repeat their outcome, so a new try needs a new id.
+    pub used_ids: u32,
     /// When it was sent the first.
     pub sent_at: Option<Timestamp>,
     /// When it became final.
@@ -91,7 +91,7 @@ pub enum HostState {
     Dispatched,
     /// It has taken the request.
     Accepted,
-    /// It is at it.
+    /// It runs it.
     Started(Option<Phase>),
     /// It was asked in vain, with this result, and will be asked again.
     Waiting(HostOutcome),
@@ -118,7 +118,7 @@ pub struct Counts {
     pub rejected: usize,
     /// Never answered.
     pub unreachable: usize,
-    /// Answered and did not come to an end in time.
+    /// Answered, and did not finish in time.
     pub timed_out: usize,
     /// Will not be asked.
     pub skipped: usize,
@@ -137,7 +137,7 @@ impl WaveView {
             }
             HostState::Final(HostOutcome::Completed | HostOutcome::Current) => Some(&mut self.completed),
             // A host that has rejected a request has answered, and fell silent afterwards.
-            HostState::Final(HostOutcome::Unreachable) if ignore_unreachable && host.spent_ids == 0 => None,
+            HostState::Final(HostOutcome::Unreachable) if ignore_unreachable && host.used_ids == 0 => None,
             HostState::Final(_) => Some(&mut self.failures),
         }
     }
@@ -157,7 +157,7 @@ impl HostView {
             state: HostState::Pending,
             request: None,
             attempts: 0,
-            spent_ids: 0,
+            used_ids: 0,
             sent_at: None,
             ended_at: None,
             response: None,
@@ -167,12 +167,12 @@ impl HostView {
 
     /// The host as if it had not been asked. The ids that it has used up stay so.
     pub(super) fn anew(&self) -> Self {
-        Self { spent_ids: self.spent_ids, ..Self::new(self.name.clone(), self.wave, self.index) }
+        Self { used_ids: self.used_ids, ..Self::new(self.name.clone(), self.wave, self.index) }
     }
 
     /// A host that rejected or failed a request will say so again. One that was given up may still complete it.
     pub(super) fn spend_id(&mut self, outcome: HostOutcome) {
-        self.spent_ids += u32::from(matches!(outcome, HostOutcome::Rejected | HostOutcome::Failed));
+        self.used_ids += u32::from(matches!(outcome, HostOutcome::Rejected | HostOutcome::Failed));
     }
 
     /// What it ran before the request, by its own last word or by the roll call.
@@ -191,12 +191,12 @@ impl HostView {
         self.state == HostState::Final(HostOutcome::Completed) && self.returning.is_none()
     }
 
-    /// Whether it completed, and has not come to an end of returning from that.
+    /// Whether it completed, and has not finished returning from that.
     pub(super) fn is_to_return(&self) -> bool {
         self.has_completed() || self.is_returning()
     }
 
-    /// Whether it was asked to return and has not come to an end of that.
+    /// Whether it was asked to return and has not finished that.
     pub fn is_returning(&self) -> bool {
         self.returning.as_ref().is_some_and(|back| back.outcome.is_none())
     }

@@ -7,7 +7,7 @@ use super::crash;
 use super::fixture::{self, EPOCH, name, response, subject_of};
 use super::sim::{Begun, Entry, Log};
 use super::transcript::transcript;
-use crate::plan::FrozenWave;
+use crate::plan::ResolvedWave;
 use crate::protocol::{ErrorCode, HostReport, Phase, RequestId, Response, Sender, Status, Tier};
 use crate::rollout::{Dispatch, Effect, Input, Machine};
 
@@ -19,7 +19,7 @@ pub(super) struct Drive {
 
 impl Drive {
     /// Begins a plan of these waves.
-    pub(super) fn plan(waves: impl Into<Vec<FrozenWave>>) -> Self {
+    pub(super) fn plan(waves: impl Into<Vec<ResolvedWave>>) -> Self {
         let executor = Machine::new(fixture::rollout(waves), EPOCH);
         Self::begin(Begun { at: Duration::ZERO, executor })
     }
@@ -129,7 +129,7 @@ impl Drive {
     /// Nothing more happens outside; the transcript of all that did.
     pub(super) fn transcript(&mut self) -> String {
         self.wait_while(|_| true);
-        assert!(self.executor.outcome().is_some(), "it waits for ever:\n{}", transcript(&self.log));
+        assert!(self.executor.outcome().is_some(), "it waits without end:\n{}", transcript(&self.log));
         transcript(&self.log)
     }
 

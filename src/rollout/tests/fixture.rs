@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use crate::plan::{CONFIRM_TIMEOUT, Check, FrozenHost, FrozenPlan, FrozenWave, Groups, Limits, Rollback};
+use crate::plan::{CONFIRM_TIMEOUT, Check, Groups, Limits, ResolvedHost, ResolvedPlan, ResolvedWave, Rollback};
 use crate::protocol::{
     Action, Commit, Feature, HostName, HostReport, RequestId, RequestIds, Response, RolloutId, Status, Subject, Target,
     Tier,
@@ -62,33 +62,33 @@ pub(super) fn check() -> Check {
     Check { command: vec!["./smoke.sh".to_owned()], timeout: secs(10) }
 }
 
-pub(super) fn host(hostname: &str) -> FrozenHost {
-    FrozenHost {
+pub(super) fn host(hostname: &str) -> ResolvedHost {
+    ResolvedHost {
         hostname: name(hostname),
         tier: Tier::Prod,
         shared_subject: None,
         present: true,
-        knows_ids: true,
-        can_return: true,
+        supports_ids: true,
+        supports_rollback: true,
         is_current: false,
         revision: None,
     }
 }
 
 /// A wave of these hosts, named with one word, all else by default.
-pub(super) fn wave(hosts: &str) -> FrozenWave {
+pub(super) fn wave(hosts: &str) -> ResolvedWave {
     wave_with(hosts, |_| {})
 }
 
 /// A wave of these hosts with limits of its own.
-pub(super) fn wave_with(hosts: &str, change: impl FnOnce(&mut Limits)) -> FrozenWave {
+pub(super) fn wave_with(hosts: &str, change: impl FnOnce(&mut Limits)) -> ResolvedWave {
     let mut limits = limits();
     change(&mut limits);
-    let hosts: Vec<FrozenHost> = hosts.split_whitespace().map(host).collect();
-    FrozenWave { name: "wave".to_owned(), action: Action::Switch, hosts, groups: Groups::default(), limits }
+    let hosts: Vec<ResolvedHost> = hosts.split_whitespace().map(host).collect();
+    ResolvedWave { name: "wave".to_owned(), action: Action::Switch, hosts, groups: Groups::default(), limits }
 }
 
-pub(super) fn rollout(waves: impl Into<Vec<FrozenWave>>) -> Arc<Rollout> {
+pub(super) fn rollout(waves: impl Into<Vec<ResolvedWave>>) -> Arc<Rollout> {
     Arc::new(Rollout {
         id: RolloutId::from(Uuid::from_u128(1)),
         ids: RequestIds::new(Uuid::from_u128(2)),
@@ -97,7 +97,7 @@ pub(super) fn rollout(waves: impl Into<Vec<FrozenWave>>) -> Arc<Rollout> {
         revision: COMMIT.parse().unwrap(),
         subject: None,
         source: None,
-        plan: FrozenPlan {
+        plan: ResolvedPlan {
             name: "sunday".to_owned(),
             waves: waves.into(),
             left_out: BTreeSet::new(),

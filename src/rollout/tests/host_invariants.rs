@@ -26,7 +26,7 @@ pub(super) fn once(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
             let same_id = dispatch.request.id.as_ref().is_some_and(|id| seen.last_sent(id));
             // After a crash there is no other way to a host in flight, even if it takes that for a new order.
             let has_to_be = dispatch.request.id.as_ref().is_some_and(|id| ledger.to_be_asked.contains(id));
-            seen.is_open() && (seen.knows_ids || has_to_be) && same_id
+            seen.is_open() && (seen.supports_ids || has_to_be) && same_id
         }),
         _ => true,
     }
@@ -168,8 +168,8 @@ fn given_up<'a, 'b>(ledger: &'b Ledger<'a>, entry: &Entry) -> Option<(&'b Seen<'
 /// A host that knows ids and says nothing is asked again after one, three and seven seconds, each time once, and one that
 /// answered after 75 s of silence. A listener that is not back yet after an outage is looked for once a second.
 pub(super) fn repeats(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
-    let is_silent = |seen: &Seen| seen.is_open() && seen.knows_ids && seen.said.is_empty();
-    let is_at_it = |seen: &Seen| seen.is_open() && seen.knows_ids && !seen.said.is_empty();
+    let is_silent = |seen: &Seen| seen.is_open() && seen.supports_ids && seen.said.is_empty();
+    let is_at_it = |seen: &Seen| seen.is_open() && seen.supports_ids && !seen.said.is_empty();
     let quiet_since = |seen: &Seen| {
         let asked = seen.asked_again.last().copied().unwrap_or(seen.heard_since);
         asked.max(seen.said_at)

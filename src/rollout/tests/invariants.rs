@@ -15,7 +15,8 @@ use crate::plan::{Limits, Rollback};
 use crate::protocol::{RETURN_WITHIN, Replies, Request};
 use crate::rollout::summary::{HostState, WaveState};
 use crate::rollout::{
-    Answer, Cause, Dispatch, Effect, EventKind, HostOutcome, Interrupt, Outcome, SkipCause, Summary, WaveVerdict,
+    Answer, Dispatch, Effect, EventKind, FailureReason, HostOutcome, Interrupt, Outcome, SkipReason, Summary,
+    WaveVerdict,
 };
 
 /// Whether what happens now may follow what was seen before.
@@ -165,7 +166,7 @@ fn frozen(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
     let Request { action, reply_to, id, expires_at, rollout: named, wave: wave_name, .. } = &*dispatch.request;
     wave.started_at.is_some()
         && wave.verdict.is_none() == dispatch.request.returns.is_none()
-        && (seen.can_return || !rolls_back)
+        && (seen.supports_rollback || !rolls_back)
         && dispatch.request.confirm_timeout_s == confirm_timeout.map(|timeout| timeout.as_secs())
         && dispatch.request.confirmed == matches!(effect, Effect::Confirm(_))
         && *action == wave.wave.action
@@ -214,15 +215,15 @@ fn expected_verdict(ledger: &Ledger, number: usize) -> WaveVerdict {
     } else if course.started_at.is_none() || ledger.interrupt == Some(Interrupt::Abort) {
         WaveVerdict::Interrupted
     } else if failures > max_failures {
-        WaveVerdict::Failed(Cause::TooManyFailures { failures, max_failures })
-    } else if skipped(SkipCause::Disconnected) {
-        WaveVerdict::Failed(Cause::Disconnected)
-    } else if skipped(SkipCause::Interrupt) {
+        WaveVerdict::Failed(FailureReason::TooManyFailures { failures, max_failures })
+    } else if skipped(SkipReason::Disconnected) {
+        WaveVerdict::Failed(FailureReason::Disconnected)
+    } else if skipped(SkipReason::Interrupt) {
         WaveVerdict::Interrupted
     } else if completed < min_hosts {
-        WaveVerdict::Failed(Cause::TooFewCompleted { completed, min_hosts })
+        WaveVerdict::Failed(FailureReason::TooFewCompleted { completed, min_hosts })
     } else if let Some(Err(reason)) = &course.check {
-        WaveVerdict::Failed(Cause::CheckFailed { reason: reason.clone() })
+        WaveVerdict::Failed(FailureReason::CheckFailed { reason: reason.clone() })
     } else if ledger.interrupt.is_some()
         && course.check.is_none()
         && (course.is_baking || course.wave.limits.check.is_some())
@@ -249,13 +250,13 @@ fn skip_cause(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
     let course = &ledger.waves[seen.wave];
     let failed = |course: &Course| matches!(course.verdict, Some(WaveVerdict::Failed(_)));
     let is_true = match cause {
-        SkipCause::WaveHalted => ledger.charged(seen.wave) > course.wave.limits.max_failures,
-        SkipCause::EarlierWave => ledger.waves[..seen.wave].iter().any(failed),
-        SkipCause::Interrupt => ledger.interrupt.is_some(),
-        SkipCause::NotConfirmed => {
+        SkipReason::WaveHalted => ledger.charged(seen.wave) > course.wave.limits.max_failures,
+        SkipReason::EarlierWave => ledger.waves[..seen.wave].iter().any(failed),
+        SkipReason::Interrupt => ledger.interrupt.is_some(),
+        SkipReason::NotConfirmed => {
             ledger.waves.iter().any(|course| course.answered.is_some_and(|(_, answer)| answer != Answer::Yes))
         }
-        SkipCause::Disconnected => {
+        SkipReason::Disconnected => {
             ledger.down_since.is_some_and(|since| since + finish_timeout(&course.wave.limits) <= at)
         }
     };
@@ -402,7 +403,7 @@ pub(super) fn deployment(entry: &Entry) -> Option<&Dispatch> {
 
 /// Whether nothing may be sent to a host, since it may not be able to return.
 pub(super) fn is_not_asked(ledger: &Ledger, seen: &Seen) -> bool {
-    limits_of(ledger, seen).rollback != Rollback::None && !seen.can_return
+    limits_of(ledger, seen).rollback != Rollback::None && !seen.supports_rollback
 }
 
 fn has_returned(seen: &Seen) -> bool {

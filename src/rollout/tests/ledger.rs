@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::sim::Entry;
 use super::way_back::waits_to_be_confirmed;
 use super::world::World;
-use crate::plan::{FrozenHost, FrozenWave, Rollback};
+use crate::plan::{ResolvedHost, ResolvedWave, Rollback};
 use crate::protocol::{ErrorCode, Feature, HostName, RequestId, Response, Revision, Sender, Status, Tier};
 use crate::rollout::{
     Answer, Connection, Dispatch, Effect, Event, EventKind, HostOutcome, Input, Interrupt, Outcome, WaveVerdict,
@@ -35,7 +35,7 @@ pub(super) struct Ledger<'a> {
     /// The hosts that are not of the plan and should have been, as far as they were named, and those that are to be.
     pub(super) named: Vec<HostName>,
     pub(super) to_be_named: Vec<HostName>,
-    /// When the process began that is at it.
+    /// When the process began that carries it out.
     pub(super) begun_at: Duration,
     /// Those that completed, in the order in which they did.
     pub(super) completions: Vec<HostName>,
@@ -50,7 +50,7 @@ pub(super) struct Ledger<'a> {
 /// What was seen of a wave.
 #[derive(Debug)]
 pub(super) struct Course<'a> {
-    pub(super) wave: &'a FrozenWave,
+    pub(super) wave: &'a ResolvedWave,
     pub(super) asked_at: Option<Duration>,
     pub(super) answered: Option<(Duration, Answer)>,
     pub(super) started_at: Option<Duration>,
@@ -63,7 +63,7 @@ pub(super) struct Course<'a> {
 /// What was seen of a host.
 #[derive(Debug)]
 pub(super) struct Seen<'a> {
-    pub(super) host: &'a FrozenHost,
+    pub(super) host: &'a ResolvedHost,
     pub(super) wave: usize,
     /// Every request to it since it was last pending, the last of which counts.
     pub(super) sent: Vec<(Duration, RequestId)>,
@@ -78,8 +78,8 @@ pub(super) struct Seen<'a> {
     pub(super) asked_again: Vec<Duration>,
     /// Whether the server said since then that nobody is there.
     pub(super) nobody: bool,
-    pub(super) knows_ids: bool,
-    pub(super) can_return: bool,
+    pub(super) supports_ids: bool,
+    pub(super) supports_rollback: bool,
     /// Since when it is to be asked again.
     pub(super) waiting_since: Option<Duration>,
     pub(super) outcome: Option<(Duration, HostOutcome)>,
@@ -95,7 +95,7 @@ pub(super) struct Seen<'a> {
 #[derive(Debug)]
 pub(super) struct Back {
     pub(super) request: RequestId,
-    /// When the process that is at it now recorded, sent or found it.
+    /// When the current process recorded, sent or found it.
     pub(super) sent_at: Duration,
     pub(super) was_sent_by_this_process: bool,
     pub(super) said: Vec<Response>,
@@ -222,7 +222,7 @@ impl<'a> Ledger<'a> {
             Input::Present(report) => {
                 let host = &report.hostname;
                 if let Some(seen) = self.hosts.iter_mut().find(|seen| seen.host.hostname == *host) {
-                    seen.can_return |= report.has(&Feature::Rollback);
+                    seen.supports_rollback |= report.has(&Feature::Rollback);
                 }
                 let of_plan = self.hosts.iter().any(|seen| seen.host.hostname == *host);
                 let belongs = self.has_groups() && report.tier == Tier::Prod;
@@ -258,13 +258,13 @@ impl<'a> Ledger<'a> {
     /// Answers may have been lost: every host in flight that takes it for a question has to be asked how far it is.
     fn all_have_to_be_asked(&mut self) {
         if self.down_since.is_none() {
-            let understanding = self.hosts.iter().filter(|seen| seen.is_open() && seen.knows_ids);
+            let understanding = self.hosts.iter().filter(|seen| seen.is_open() && seen.supports_ids);
             self.to_be_asked = understanding.filter_map(|seen| seen.sent.last()).map(|(_, id)| id.clone()).collect();
             self.to_be_asked.extend(self.ways_back());
         }
     }
 
-    /// The requests to return whose hosts have not come to an end of it.
+    /// The requests to return whose hosts have not finished.
     fn ways_back(&self) -> Vec<RequestId> {
         let returning = self.hosts.iter().filter(|seen| seen.is_on_its_way_back());
         returning.filter_map(|seen| seen.back.as_ref()).map(|back| back.request.clone()).collect()
@@ -414,7 +414,7 @@ impl<'a> Ledger<'a> {
             | EventKind::Interrupted { .. }
             | EventKind::Connection { .. }
             | EventKind::Resolved { .. }
-            | EventKind::Anomaly { .. } => {}
+            | EventKind::UnexpectedResponse { .. } => {}
         }
     }
 
@@ -424,7 +424,7 @@ impl<'a> Ledger<'a> {
 }
 
 impl<'a> Course<'a> {
-    fn new(wave: &'a FrozenWave) -> Self {
+    fn new(wave: &'a ResolvedWave) -> Self {
         Self {
             wave,
             asked_at: None,
@@ -439,7 +439,7 @@ impl<'a> Course<'a> {
 }
 
 impl<'a> Seen<'a> {
-    fn new(host: &'a FrozenHost, wave: usize) -> Self {
+    fn new(host: &'a ResolvedHost, wave: usize) -> Self {
         Self {
             host,
             wave,
@@ -450,8 +450,8 @@ impl<'a> Seen<'a> {
             heard_since: Duration::ZERO,
             asked_again: Vec::new(),
             nobody: false,
-            knows_ids: host.knows_ids,
-            can_return: host.can_return,
+            supports_ids: host.supports_ids,
+            supports_rollback: host.supports_rollback,
             waiting_since: None,
             outcome: None,
             may_be_at: None,
@@ -464,7 +464,7 @@ impl<'a> Seen<'a> {
         matches!(self.outcome, Some((_, HostOutcome::Completed)))
     }
 
-    /// Whether it was asked to return and has not come to an end of that.
+    /// Whether it was asked to return and has not finished that.
     pub(super) fn is_on_its_way_back(&self) -> bool {
         self.back.as_ref().is_some_and(|back| back.outcome.is_none())
     }
@@ -535,7 +535,7 @@ impl<'a> Seen<'a> {
         if let Some((_, last)) = self.sent.pop() {
             self.was_sent(at, last);
         }
-        self.knows_ids = self.host.knows_ids;
+        self.supports_ids = self.host.supports_ids;
     }
 
     fn came_to(&mut self, outcome: HostOutcome) {
@@ -551,7 +551,7 @@ impl<'a> Seen<'a> {
         let named_before = self.last_sent(request) && self.said.iter().any(|response| response.id.is_some());
         let is_about_it = match &response.id {
             Some(id) => id == request,
-            None => !self.host.knows_ids && !named_before,
+            None => !self.host.supports_ids && !named_before,
         };
         is_proved && agrees && is_about_it
     }
@@ -561,7 +561,7 @@ impl<'a> Seen<'a> {
         if !self.is_genuine(from, request, response) {
             return false;
         }
-        self.knows_ids |= response.id.is_some();
+        self.supports_ids |= response.id.is_some();
         if !self.is_in_flight() || !self.last_sent(request) {
             return false;
         }

@@ -11,7 +11,7 @@ use proptest::sample::select;
 
 use super::fixture::{self, name, secs};
 use super::sim::Agenda;
-use crate::plan::FrozenHost;
+use crate::plan::ResolvedHost;
 use crate::protocol::{ErrorCode, HostName, Phase, Request, RequestId, Response, Sender, Status, Tier};
 use crate::rollout::{Connection, Input, Interrupt};
 
@@ -56,7 +56,7 @@ pub(super) enum Said {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Forgery {
     /// Another host answers below its own prefix, in its own name.
-    Impostor,
+    WrongHost,
     /// Another host answers below its own prefix, in the name of this one.
     Subject,
     /// A host of the same name and another tier answers.
@@ -69,7 +69,7 @@ pub(super) enum Forgery {
 
 /// The hosts and the way to them.
 pub(super) struct Network<'a> {
-    hosts: Vec<&'a FrozenHost>,
+    hosts: Vec<&'a ResolvedHost>,
     /// What each host says to its first request, its second and so on; the last of them to all that follow.
     scripts: &'a [Vec<Script>],
     /// What each host says when it is asked to return.
@@ -83,7 +83,7 @@ pub(super) struct Network<'a> {
 }
 
 impl<'a> Network<'a> {
-    pub(super) fn new(hosts: Vec<&'a FrozenHost>, scripts: &'a [Vec<Script>], returns: &'a [Script]) -> Self {
+    pub(super) fn new(hosts: Vec<&'a ResolvedHost>, scripts: &'a [Vec<Script>], returns: &'a [Script]) -> Self {
         let sent = vec![0; hosts.len()];
         Self { hosts, scripts, returns, sent, lost: BTreeMap::new(), taken: BTreeMap::new() }
     }
@@ -136,7 +136,7 @@ impl<'a> Network<'a> {
     }
 
     fn input(&self, index: usize, request: &RequestId, script: &Script, said: Said) -> Input {
-        let FrozenHost { hostname: host, tier, knows_ids, .. } = self.hosts[index];
+        let ResolvedHost { hostname: host, tier, supports_ids, .. } = self.hosts[index];
         let own = Sender { tier: *tier, host: host.clone() };
         let another = Sender { host: self.another_than(index), ..own.clone() };
         let (from, speaker, status, error) = match said {
@@ -147,7 +147,7 @@ impl<'a> Network<'a> {
             Said::ToBeConfirmed => (own, host, Status::Started, None),
             Said::Busy => (own, host, Status::Rejected, Some(ErrorCode::AlreadyRunning)),
             Said::Nobody => return Input::NoResponders { request: request.clone() },
-            Said::Forged(Forgery::Impostor, status) => (another.clone(), &another.host, status, None),
+            Said::Forged(Forgery::WrongHost, status) => (another.clone(), &another.host, status, None),
             Said::Forged(Forgery::Subject, status) => (another.clone(), host, status, None),
             Said::Forged(Forgery::Tier, status) => (Sender { tier: Tier::Test, ..own }, host, status, None),
             Said::Forged(Forgery::Name, status) => (own, &another.host, status, None),
@@ -164,7 +164,7 @@ impl<'a> Network<'a> {
         let id = match said {
             Said::Forged(Forgery::Request, _) => Some("of-another-request".parse().expect("it is an id")),
             // A listener that supports ids always names them.
-            _ => (*knows_ids || script.names_id).then(|| request.clone()),
+            _ => (*supports_ids || script.names_id).then(|| request.clone()),
         };
         let revision = script.names_commit.then(|| fixture::commit_of(index));
         let response =
@@ -204,7 +204,7 @@ fn status() -> impl Strategy<Value = Status> {
 }
 
 fn forgery() -> impl Strategy<Value = Forgery> {
-    select(vec![Forgery::Impostor, Forgery::Subject, Forgery::Tier, Forgery::Name, Forgery::Request])
+    select(vec![Forgery::WrongHost, Forgery::Subject, Forgery::Tier, Forgery::Name, Forgery::Request])
 }
 
 fn said() -> impl Strategy<Value = Said> {

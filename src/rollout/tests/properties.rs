@@ -12,7 +12,7 @@ use super::sim::Log;
 use super::transcript::transcript;
 use super::world::{Climate, World, world};
 use crate::protocol::Status;
-use crate::rollout::{Cause, Outcome, WaveVerdict};
+use crate::rollout::{FailureReason, Outcome, WaveVerdict};
 
 /// This many rollouts, and no file with those that failed: what one of them found becomes a transcript.
 pub(super) fn rollouts(cases: u32) -> ProptestConfig {
@@ -60,7 +60,7 @@ proptest! {
         holds(&world, &world.run())?;
     }
 
-    /// P13: what becomes of the waves does not depend on who answers first.
+    /// P13: the verdicts of the waves do not depend on which host answers first.
     #[test]
     fn the_order_of_answers_does_not_matter(
         mut world in world(Climate::Calm),
@@ -109,11 +109,11 @@ fn verdicts(world: &World, log: &Log) -> (Option<Outcome>, Vec<&'static str>) {
     let ledger = seen(world, log);
     let kind = |verdict: &WaveVerdict| match verdict {
         WaveVerdict::Succeeded => "succeeded",
-        WaveVerdict::Failed(Cause::TooManyFailures { .. }) => "too many failures",
-        WaveVerdict::Failed(Cause::TooFewCompleted { .. }) => "too few completed",
-        WaveVerdict::Failed(Cause::CheckFailed { .. }) => "check failed",
-        WaveVerdict::Failed(Cause::Unknown | Cause::TwoMachines { .. }) => "unknown",
-        WaveVerdict::Failed(Cause::Disconnected) => "disconnected",
+        WaveVerdict::Failed(FailureReason::TooManyFailures { .. }) => "too many failures",
+        WaveVerdict::Failed(FailureReason::TooFewCompleted { .. }) => "too few completed",
+        WaveVerdict::Failed(FailureReason::CheckFailed { .. }) => "check failed",
+        WaveVerdict::Failed(FailureReason::Unknown | FailureReason::TwoMachines { .. }) => "unknown",
+        WaveVerdict::Failed(FailureReason::Disconnected) => "disconnected",
         WaveVerdict::Interrupted => "interrupted",
         WaveVerdict::Skipped => "skipped",
     };

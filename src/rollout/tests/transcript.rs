@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::fixture::EPOCH;
 use super::sim::{Entry, Log};
 use crate::protocol::{Phase, RequestId, Response, Tier};
-use crate::rollout::{Anomaly, Cause, Dispatch, Effect, EventKind, HostOutcome, Input, WaveVerdict};
+use crate::rollout::{Dispatch, Effect, EventKind, FailureReason, HostOutcome, Input, UnexpectedResponse, WaveVerdict};
 
 /// Requests by the order in which they were first seen: `r1`, `r2` and so on.
 #[derive(Default)]
@@ -120,7 +120,7 @@ fn reported(event: &EventKind, names: &mut Names) -> String {
         EventKind::Connection { state } => format!("connection {state:?}"),
         EventKind::Resolved { host, revision } => format!("{host} found {}", revision.short()),
         EventKind::TurnedUp { host, wave } => format!("{host} turned up too late for wave {wave}"),
-        EventKind::Anomaly { host, anomaly } => format!("{host} anomaly: {}", odd(anomaly)),
+        EventKind::UnexpectedResponse { host, anomaly } => format!("{host} anomaly: {}", odd(anomaly)),
         EventKind::Ended { outcome } => format!("the rollout {outcome:?}"),
     }
 }
@@ -134,24 +134,24 @@ fn ended(verdict: &WaveVerdict) -> String {
     }
 }
 
-fn because(cause: &Cause) -> String {
+fn because(cause: &FailureReason) -> String {
     match cause {
-        Cause::TooManyFailures { failures, max_failures } => format!("{failures} failed, {max_failures} may"),
-        Cause::TooFewCompleted { completed, min_hosts } => format!("{completed} completed, {min_hosts} must"),
-        Cause::CheckFailed { reason } => format!("check: {reason}"),
-        Cause::Unknown => "unknown".to_owned(),
-        Cause::TwoMachines { host } => format!("{host} is two machines"),
-        Cause::Disconnected => "disconnected".to_owned(),
+        FailureReason::TooManyFailures { failures, max_failures } => format!("{failures} failed, {max_failures} may"),
+        FailureReason::TooFewCompleted { completed, min_hosts } => format!("{completed} completed, {min_hosts} must"),
+        FailureReason::CheckFailed { reason } => format!("check: {reason}"),
+        FailureReason::Unknown => "unknown".to_owned(),
+        FailureReason::TwoMachines { host } => format!("{host} is two machines"),
+        FailureReason::Disconnected => "disconnected".to_owned(),
     }
 }
 
-fn odd(anomaly: &Anomaly) -> String {
+fn odd(anomaly: &UnexpectedResponse) -> String {
     match anomaly {
-        Anomaly::Late { status } => format!("late {status}"),
-        Anomaly::Conflict { status } => format!("conflicting {status}"),
-        Anomaly::Impostor { said, tier: None } => format!("{said} answered in its place"),
-        Anomaly::Impostor { said, tier: Some(tier) } => format!("{said} of {tier} answered in its place"),
-        Anomaly::AnotherRequest => "an answer to another request".to_owned(),
-        Anomaly::TwoMachines => "two machines".to_owned(),
+        UnexpectedResponse::Late { status } => format!("late {status}"),
+        UnexpectedResponse::Conflict { status } => format!("conflicting {status}"),
+        UnexpectedResponse::WrongHost { said, tier: None } => format!("{said} answered in its place"),
+        UnexpectedResponse::WrongHost { said, tier: Some(tier) } => format!("{said} of {tier} answered in its place"),
+        UnexpectedResponse::AnotherRequest => "an answer to another request".to_owned(),
+        UnexpectedResponse::TwoMachines => "two machines".to_owned(),
     }
 }

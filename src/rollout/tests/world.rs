@@ -11,14 +11,14 @@ use proptest::sample::select;
 use super::fixture::{self, EPOCH, secs};
 use super::network::{Network, Script, connection, interrupts, losses, mostly, scripts, seconds, ways_back};
 use super::sim::{self, Agenda, Begun, Log};
-use crate::plan::{Check, FrozenHost, FrozenWave, Groups, Limits, Rollback};
+use crate::plan::{Check, Groups, Limits, ResolvedHost, ResolvedWave, Rollback};
 use crate::protocol::{Action, Feature, HostReport, Revision, Tier};
 use crate::rollout::{Answer, Connection, Dispatch, Effect, Input, Interrupt, Machine, Rollout};
 
 /// Everything that the machine cannot decide.
 #[derive(Debug, Clone)]
 pub(super) struct World {
-    pub(super) waves: Vec<FrozenWave>,
+    pub(super) waves: Vec<ResolvedWave>,
     /// What is deployed: a commit, or a branch that each host looks up for itself.
     pub(super) revision: Revision,
     /// What comes back from each host, in the order of the plan, for its first request, its second and so on.
@@ -65,7 +65,7 @@ pub(super) enum Climate {
 }
 
 impl World {
-    pub(super) fn hosts(&self) -> impl Iterator<Item = &FrozenHost> {
+    pub(super) fn hosts(&self) -> impl Iterator<Item = &ResolvedHost> {
         self.waves.iter().flat_map(|wave| &wave.hosts)
     }
 
@@ -99,7 +99,7 @@ impl World {
         agenda
     }
 
-    /// Lives on until the machine has come to an end.
+    /// Runs until the machine has ended.
     pub(super) fn live(&self, mut machine: Begun, mut network: Network<'_>, agenda: Agenda) -> Log {
         sim::run(&mut machine, agenda, |now, effect, agenda| match effect {
             Effect::Send(_) | Effect::AskState(_) | Effect::CallRoll => {
@@ -139,7 +139,7 @@ impl World {
                 for host in self.hosts() {
                     let mut report = fixture::report(&host.hostname, vec![host.subject()]);
                     report.features.push(Feature::Rollback);
-                    let after = if host.can_return { Some(Duration::ZERO) } else { self.late_answer };
+                    let after = if host.supports_rollback { Some(Duration::ZERO) } else { self.late_answer };
                     if let Some(after) = after {
                         agenda.over_the_bus(now + after, Input::Present(Box::new(report)));
                     }
@@ -184,20 +184,20 @@ fn limits() -> impl Strategy<Value = Limits> {
     )
 }
 
-fn waves() -> impl Strategy<Value = Vec<FrozenWave>> {
+fn waves() -> impl Strategy<Value = Vec<ResolvedWave>> {
     let host = (any::<bool>(), mostly(90, Just(true), Just(false)), mostly(90, Just(false), Just(true)));
     let wave = (vec(host, 0..7), limits(), select(Action::ALL.to_vec()), groups());
     vec(wave, 1..5).prop_map(|waves| {
         let mut count = 0;
-        let mut new_host = |(knows_ids, can_return, is_current)| {
+        let mut new_host = |(supports_ids, supports_rollback, is_current)| {
             count += 1;
-            FrozenHost { knows_ids, can_return, is_current, ..fixture::host(&format!("h{count}")) }
+            ResolvedHost { supports_ids, supports_rollback, is_current, ..fixture::host(&format!("h{count}")) }
         };
         let mut frozen = Vec::new();
         for (number, (hosts, mut limits, action, groups)) in waves.into_iter().enumerate() {
-            let hosts: Vec<FrozenHost> = hosts.into_iter().map(&mut new_host).collect();
+            let hosts: Vec<ResolvedHost> = hosts.into_iter().map(&mut new_host).collect();
             limits.min_hosts = limits.min_hosts.min(hosts.len());
-            frozen.push(FrozenWave { name: format!("w{number}"), action, hosts, groups, limits });
+            frozen.push(ResolvedWave { name: format!("w{number}"), action, hosts, groups, limits });
         }
         frozen
     })

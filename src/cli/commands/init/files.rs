@@ -143,7 +143,7 @@ mod tests {
     use nkeys::{KeyPair, KeyPairType};
 
     use super::*;
-    use crate::nats_config::Holder;
+    use crate::nats_config::Principal;
     use crate::plan::Plan;
 
     fn site() -> (Site, Fleet) {
@@ -151,7 +151,7 @@ mod tests {
             |number| KeyPair::new_from_raw(KeyPairType::User, [number; 32]).unwrap().public_key().parse().unwrap();
         let hosts = ["test.test1", "prod.ns1.dns", "prod.jelly.media", "prod.ns2.dns", "prod.nas"];
         let hosts = hosts.iter().zip(1..).map(|(name, number)| (name.parse().unwrap(), key(number))).collect();
-        let operators = vec![("operator".to_owned(), Holder::Admin, key(9))];
+        let operators = vec![("operator".to_owned(), Principal::Admin, key(9))];
         let flake = "git+https://git.example.com/nixos?dir=${x}".parse().unwrap();
         let site = Site { context: "home".to_owned(), server: "nats://nats.example.com".parse().unwrap(), flake };
         (site, Fleet { hosts, operators })

@@ -2,7 +2,7 @@
 
 use super::returning::host;
 use super::*;
-use crate::listener::run::ReturnTo;
+use crate::listener::run::RollbackTarget;
 
 /// What somebody at the keyboard does: a switch to the system `hand`, in the words of a shell in the folder of the host.
 const BY_HAND: &str = "ln -sfn /nix/store/hand root/nix/var/nix/profiles/system-50-link
@@ -110,7 +110,7 @@ fn what_was_switched_to_after_another_run_is_not_returned_from() {
     make_activatable_by_hand(&folder);
     assert!(Command::new("sh").args(["-c", BY_HAND]).current_dir(folder.path()).status().unwrap().success());
     let made = Some("/nix/store/new".to_owned());
-    let return_to = ReturnTo { run: "r-1".to_owned(), facts, revision: None, made };
+    let return_to = RollbackTarget { run: "r-1".to_owned(), facts, revision: None, made };
     let (result, _, run) = Supervised::on(folder, "exit 9", |spec| spec.return_to = Some(Box::new(return_to))).ended();
     insta::assert_snapshot!(verdict(&result), @"failed verify_failed: not returned to what ran before r-1: meanwhile the host was switched to /nix/store/hand by other means; it runs /nix/store/hand, generation 50 boots next");
     assert_eq!((result.verdict.rolled_back, run.record().as_str()), (Some(false), ""));

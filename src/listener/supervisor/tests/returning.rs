@@ -3,7 +3,7 @@
 use std::os::unix::fs::symlink;
 
 use super::*;
-use crate::listener::run::ReturnTo;
+use crate::listener::run::RollbackTarget;
 
 /// A host like [`nixos`] whose systems can be activated and whose profile can be set. What is done to it is on record.
 pub(super) fn host() -> tempfile::TempDir {
@@ -104,7 +104,7 @@ fn a_return_that_fails_says_what_runs_now() {
     assert_eq!(result.verdict.rolled_back, Some(false));
     assert_eq!(run.record(), "set old, switch old 1");
 
-    // The profile cannot be set, and what serves is brought back all the same.
+    // The profile cannot be set, and the old services are still brought back.
     let folder = host();
     make_program(&folder.path().join("bin/nix-env"), "exit 1");
     let (result, _, run) = Supervised::on(folder, SWITCH, |spec| spec.confirm_timeout_ms = Some(300)).ended();
@@ -158,7 +158,8 @@ fn a_host_returns_to_what_ran_before_another_run() {
     let roots = run.path("root/nix/var/nix/gcroots");
     fs::create_dir_all(&roots).unwrap();
     let Supervised { folder, .. } = run;
-    let return_to = ReturnTo { run: "r-1".to_owned(), facts, revision: None, made: Some("/nix/store/new".to_owned()) };
+    let return_to =
+        RollbackTarget { run: "r-1".to_owned(), facts, revision: None, made: Some("/nix/store/new".to_owned()) };
     let (result, _, run) = Supervised::on(folder, "echo rebuilt; exit 9", |spec| {
         spec.return_to = Some(Box::new(return_to));
     })

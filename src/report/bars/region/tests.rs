@@ -3,29 +3,29 @@ use std::time::Duration;
 use super::*;
 use crate::plan::{Check, Rollback};
 use crate::protocol::{Phase, Status};
-use crate::report::page::Memory;
-use crate::report::story::{Story, answer, build_failure, demo, deployment, name, rollout, wave};
-use crate::rollout::{Cause, EventKind, Interrupt, Summary, WaveVerdict};
+use crate::report::layout::LayoutState;
+use crate::report::scenario::{Scenario, answer, build_failure, demo, deployment, name, rollout, wave};
+use crate::rollout::{EventKind, FailureReason, Interrupt, Summary, WaveVerdict};
 
-const HALTED: Cause = Cause::TooManyFailures { failures: 1, max_failures: 0 };
+const HALTED: FailureReason = FailureReason::TooManyFailures { failures: 1, max_failures: 0 };
 
 /// What stands in place at the end of a story.
-fn lines(story: &Story, columns: usize, rows: usize) -> Vec<String> {
-    let (mut summary, mut memory) = (Summary::default(), Memory::default());
+fn lines(story: &Scenario, columns: usize, rows: usize) -> Vec<String> {
+    let (mut summary, mut memory) = (Summary::default(), LayoutState::default());
     for event in &story.events {
         summary.apply(event);
         memory.learn(event, &summary);
     }
-    let page = Page::new(&summary, memory).unwrap();
+    let page = Layout::new(&summary, memory).unwrap();
     region(&page, story.now(), Size { columns, rows }, Style::Plain)
 }
 
-fn shown(story: &Story, columns: usize, rows: usize) -> String {
+fn shown(story: &Scenario, columns: usize, rows: usize) -> String {
     lines(story, columns, rows).join("\n")
 }
 
 /// The five waves of the sample in the documentation.
-fn sunday() -> Story {
+fn sunday() -> Scenario {
     let mut waves = vec![
         wave("test", &["test1", "test2"]),
         wave("dns", &["ns1", "ns2"]),
@@ -35,14 +35,14 @@ fn sunday() -> Story {
     ];
     waves[1].limits.max_parallel = 1;
     waves[2].limits.confirm = true;
-    Story::begin(rollout("sunday", waves))
+    Scenario::begin(rollout("sunday", waves))
 }
 
 /// A wave of as many hosts as this, of which so many are at it and so many completed.
-fn crowd(hosts: usize, in_flight: usize, completed: usize) -> Story {
+fn crowd(hosts: usize, in_flight: usize, completed: usize) -> Scenario {
     let names: Vec<String> = (1..=hosts).map(|number| format!("node{number:03}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let mut story = Story::begin(rollout("all", vec![wave("canary", &["test1"]), wave("all", &names)]));
+    let mut story = Scenario::begin(rollout("all", vec![wave("canary", &["test1"]), wave("all", &names)]));
     story.wave_starts(0).deploys("test1").wave_ends(0, WaveVerdict::Succeeded).wave_starts(1);
     for host in names.iter().take(completed + in_flight) {
         story.sent(host);
@@ -75,7 +75,7 @@ fn the_sample() {
 
 #[test]
 fn six_hosts_in_every_state() {
-    let mut story = Story::begin(rollout("evening", vec![wave("media", &["a", "b", "c", "d", "e", "long-name"])]));
+    let mut story = Scenario::begin(rollout("evening", vec![wave("media", &["a", "b", "c", "d", "e", "long-name"])]));
     let delay = Duration::from_secs(30);
     story.wave_starts(0).deploys("a").sent("b").answered(build_failure("b")).sent("c").wait(3).sent("d");
     story.event(EventKind::Accepted { host: name("d") }).sent("e").wait(90);
@@ -137,7 +137,7 @@ fn a_wave_that_does_more_than_wait_for_hosts() {
     dns.limits.bake_time = Duration::from_mins(2);
     dns.limits.check =
         Some(Check { command: vec!["./smoke.sh".to_owned(), "dns".to_owned()], timeout: Duration::from_mins(1) });
-    let mut story = Story::begin(rollout("evening", vec![dns]));
+    let mut story = Scenario::begin(rollout("evening", vec![dns]));
     let mut seen = vec![shown(&story, 80, 24)];
     story.wave_starts(0).deploys("ns1");
     story.event(EventKind::Baking { wave: WaveIndex(0), remaining: Duration::from_mins(2) }).wait(48);
@@ -161,11 +161,11 @@ fn a_wave_that_does_more_than_wait_for_hosts() {
 
 #[test]
 fn a_wave_that_comes_to_a_halt() {
-    let mut story = Story::begin(demo());
+    let mut story = Scenario::begin(demo());
     story.wave_starts(0).sent("test1").sent("test2").wait(5).answered(build_failure("test1"));
     story.event(EventKind::Draining { wave: WaveIndex(0), cause: HALTED });
     let halted = shown(&story, 80, 24);
-    let mut story = Story::begin(demo());
+    let mut story = Scenario::begin(demo());
     story.wave_starts(0).sent("test1").wait(5).event(EventKind::Interrupted { how: Interrupt::Drain });
     insta::assert_snapshot!(format!("{halted}\n--\n{}", shown(&story, 80, 24)), @"
     ✖ 1/3 test    0/2   1 failed   halted
@@ -185,7 +185,7 @@ fn a_wave_that_comes_to_a_halt() {
 fn waves_to_come_leave_room_for_hosts() {
     let names: Vec<String> = (1..=12).map(|number| format!("wave{number}")).collect();
     let waves = names.iter().map(|name| wave(name, &[&format!("host-of-{name}")])).collect();
-    let mut story = Story::begin(rollout("long", waves));
+    let mut story = Scenario::begin(rollout("long", waves));
     story.wave_starts(0).sent("host-of-wave1");
     insta::assert_snapshot!(shown(&story, 80, 14), @"
     ◌  1/12 wave1    0/1
@@ -198,7 +198,7 @@ fn waves_to_come_leave_room_for_hosts() {
 #[test]
 fn a_name_is_never_cut_and_anything_else_is() {
     let long = "a-host-with-a-rather-long-name";
-    let mut story = Story::begin(rollout("evening", vec![wave("media", &["b", long])]));
+    let mut story = Scenario::begin(rollout("evening", vec![wave("media", &["b", long])]));
     story.wave_starts(0).sent("b").sent(long).wait(100);
     insta::assert_snapshot!(shown(&story, 44, 24), @"
     ◌ 1/1 media   0/2
@@ -214,7 +214,7 @@ fn a_name_is_never_cut_and_anything_else_is() {
 
 #[test]
 fn a_deployment_shows_those_that_are_at_it() {
-    let mut story = Story::begin(deployment("deploy.prod.role.dns", wave("dns", &["ns1", "dns-backup"])));
+    let mut story = Scenario::begin(deployment("deploy.prod.role.dns", wave("dns", &["ns1", "dns-backup"])));
     story.wave_starts(0).sent("ns1").sent("dns-backup").wait(2);
     story.at("ns1", Phase::Build).wait(80);
     let both = shown(&story, 80, 24);
@@ -231,9 +231,9 @@ fn a_deployment_shows_those_that_are_at_it() {
 fn while_hosts_of_a_wave_that_failed_return_it_stands_in_place() {
     let mut dns = wave("dns", &["ns1", "ns2"]);
     dns.limits.rollback = Rollback::Wave;
-    let mut story = Story::begin(rollout("evening", vec![dns, wave("rest", &["ha"])]));
+    let mut story = Scenario::begin(rollout("evening", vec![dns, wave("rest", &["ha"])]));
     story.wave_starts(0).deploys("ns1").deploys("ns2");
-    story.wave_ends(0, WaveVerdict::Failed(Cause::CheckFailed { reason: "exit code 1".to_owned() }));
+    story.wave_ends(0, WaveVerdict::Failed(FailureReason::CheckFailed { reason: "exit code 1".to_owned() }));
     story.sent_back("ns2").wait(3);
     insta::assert_snapshot!(shown(&story, 80, 24), @"
     ✖ 1/2 dns    2/2   failed, and returns to what ran before

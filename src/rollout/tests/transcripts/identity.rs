@@ -225,7 +225,7 @@ fn hosts_without_subjects_of_their_own_are_sent_one_request() {
     for host in &mut together.hosts {
         host.shared_subject = Some("fleet.all".parse().unwrap());
     }
-    together.hosts[2].knows_ids = false;
+    together.hosts[2].supports_ids = false;
     let mut drive = Drive::plan([together]);
     let request = drive.last_request("a");
     for host in ["b", "a"] {

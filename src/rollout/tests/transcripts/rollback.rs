@@ -1,6 +1,6 @@
 //! Hosts that are told to stay as they are, and hosts that return to what they ran before.
 
-use crate::plan::{FrozenWave, Rollback};
+use crate::plan::{ResolvedWave, Rollback};
 use crate::protocol::Status::{Completed, Failed, Started};
 use crate::protocol::{Feature, HostReport};
 use crate::rollout::tests::drive::Drive;
@@ -8,7 +8,7 @@ use crate::rollout::tests::fixture::{check, name, report, wave, wave_with};
 use crate::rollout::{Connection, Input, Interrupt};
 
 /// A wave whose hosts return when it fails.
-fn returning(hosts: &str) -> FrozenWave {
+fn returning(hosts: &str) -> ResolvedWave {
     wave_with(hosts, |limits| {
         limits.rollback = Rollback::Wave;
         limits.check = Some(check());
@@ -122,7 +122,7 @@ fn hosts_in_flight_are_confirmed_while_a_rollout_drains_and_after_it_is_resumed(
 #[test]
 fn nothing_is_sent_to_a_host_that_may_not_be_able_to_return() {
     let mut wave = wave_with("a b", |limits| limits.rollback = Rollback::Auto);
-    wave.hosts[0].can_return = false;
+    wave.hosts[0].supports_rollback = false;
     wave.limits.max_failures = 1;
     let mut drive = Drive::plan([wave]);
     drive.says(1.0, "b", Completed);
@@ -143,8 +143,8 @@ fn nothing_is_sent_to_a_host_that_may_not_be_able_to_return() {
 fn a_silent_host_that_answers_the_next_roll_call_can_return_and_is_deployed() {
     let later = || {
         let mut wave = wave_with("b c", |limits| limits.rollback = Rollback::Auto);
-        wave.hosts[0].can_return = false;
-        wave.hosts[1].can_return = false;
+        wave.hosts[0].supports_rollback = false;
+        wave.hosts[1].supports_rollback = false;
         wave.limits.max_failures = 1;
         wave
     };

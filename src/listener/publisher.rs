@@ -8,8 +8,8 @@ use uuid::Uuid;
 
 use super::Config;
 use super::inbox::Inbox;
-use super::memory::Untold;
 use super::rights::{Rights, Trial};
+use super::state_dir::Undelivered;
 use crate::bus::Renewal;
 use crate::protocol::{HostName, Place, ReplySubject, Response, Subject, Tier};
 
@@ -21,7 +21,7 @@ const LOOK_AFTER: [Duration; 2] = [Duration::from_millis(2), Duration::from_secs
 
 /// Says what there is to say while it can be heard.
 #[derive(Debug, Clone)]
-pub(super) struct Voice {
+pub(super) struct Publisher {
     client: Client,
     renewal: Renewal,
     tier: Tier,
@@ -50,7 +50,7 @@ pub(super) enum Delivery {
     Unknown,
 }
 
-impl Voice {
+impl Publisher {
     pub(super) fn new(client: Client, renewal: Renewal, config: &Config, instance: Uuid) -> Self {
         Self {
             client,
@@ -74,7 +74,7 @@ impl Voice {
         Trial::begin(&self.client, self.tier, &self.host, echo).await
     }
 
-    /// Who may answer on this subject.
+    /// Which hosts may answer on this subject.
     pub(super) fn place(&self, subject: &ReplySubject) -> Place {
         subject.place(self.tier, &self.host)
     }
@@ -95,7 +95,7 @@ impl Voice {
         self.client.max_payload()
     }
 
-    /// Publishes an answer; in no place of another host, whoever asked for it there.
+    /// Publishes an answer, but never below the prefix of another host, whatever was asked for.
     pub(super) async fn publish(&self, to: &ReplySubject, message: Vec<u8>) {
         if self.link == Link::Down || !self.may_answer(to) {
             return;
@@ -125,9 +125,9 @@ impl Voice {
     /// That it was sent is not enough: when the network went away, with the very switch that is to be told of, whole
     /// minutes of messages fit into the buffers of a dead connection. The server handles what it receives in order, so
     /// what comes from it after it was asked for a sign of life tells that it has read all that was said before.
-    pub(super) async fn deliver(&self, untold: &[Untold]) -> Delivery {
+    pub(super) async fn deliver(&self, untold: &[Undelivered]) -> Delivery {
         let connection = self.connection();
-        for Untold { reply_to, response, .. } in untold {
+        for Undelivered { reply_to, response, .. } in untold {
             self.say(reply_to, response).await;
         }
         self.flush().await;

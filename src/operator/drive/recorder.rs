@@ -16,13 +16,13 @@ use crate::rollout::{Event, Summary};
 const GATHER: Duration = Duration::from_millis(50);
 
 /// The record of a rollout and its displays.
-pub(super) struct Books<'a> {
+pub(super) struct Recorder<'a> {
     journal: Option<Journal>,
     reporters: Vec<Box<dyn Reporter + 'a>>,
     due: Option<Instant>,
 }
 
-impl<'a> Books<'a> {
+impl<'a> Recorder<'a> {
     pub(super) fn new(journal: Option<Journal>, reporters: Vec<Box<dyn Reporter + 'a>>) -> Self {
         Self { journal, reporters, due: None }
     }

@@ -4,21 +4,21 @@ use std::mem;
 
 use tokio::sync::watch;
 
-use super::ledger::Ledger;
+use super::history::RequestHistory;
 use super::metrics::Metrics;
-use super::pulse::Pulse;
-use super::voice::Link;
+use super::publisher::Link;
+use super::watchdog::Watchdog;
 
 /// The signs that a listener gives of itself.
 #[derive(Debug)]
-pub(super) struct Signs {
-    pub(super) pulse: Pulse,
+pub(super) struct StatusReporting {
+    pub(super) pulse: Watchdog,
     pub(super) metrics: watch::Sender<Metrics>,
 }
 
-impl Signs {
+impl StatusReporting {
     /// Shows what the listener is at.
-    pub(super) fn show(&mut self, ledger: &Ledger, link: Link) {
+    pub(super) fn show(&mut self, ledger: &RequestHistory, link: Link) {
         self.metrics.send_if_modified(|metrics| mem::replace(&mut metrics.link, link) != link);
         let doing = match ledger.current() {
             Some(current) => format!("{} of {}", current.spec.action, current.spec.revision),
@@ -31,7 +31,7 @@ impl Signs {
     }
 
     /// A run has ended, as the ledger has it.
-    pub(super) fn run_ended(&self, ledger: &Ledger) {
+    pub(super) fn run_ended(&self, ledger: &RequestHistory) {
         self.metrics.send_modify(|metrics| metrics.count_last(ledger));
     }
 }

@@ -1,4 +1,4 @@
-//! What a plan comes down to once it is known who is there: this is shown, journaled and carried out, and nothing else.
+//! A plan with its hosts: exactly this is shown, journaled and carried out.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -11,11 +11,11 @@ use crate::protocol::{Action, Commit, HostName, HostReport, RETURN_WITHIN, Subje
 
 /// A plan with its hosts settled. A host is in one wave only.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FrozenPlan {
+pub struct ResolvedPlan {
     /// What the rollout is called.
     pub name: String,
     /// The waves, in the order in which they run.
-    pub waves: Vec<FrozenWave>,
+    pub waves: Vec<ResolvedWave>,
     /// The hosts of waves that are not run this time.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub left_out: BTreeSet<HostName>,
@@ -27,13 +27,13 @@ pub struct FrozenPlan {
 
 /// A wave with its hosts settled.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FrozenWave {
+pub struct ResolvedWave {
     /// What the wave is called.
     pub name: String,
     /// What `nixos-rebuild` does on each of its hosts.
     pub action: Action,
     /// Its hosts, in the order in which they are sent requests. Empty only where `min_hosts` is 0.
-    pub hosts: Vec<FrozenHost>,
+    pub hosts: Vec<ResolvedHost>,
     /// The groups that its hosts were drawn from.
     #[serde(default, skip_serializing_if = "Groups::is_empty")]
     pub groups: Groups,
@@ -54,7 +54,7 @@ pub struct Groups {
 /// A host as the plan found it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(clippy::struct_excessive_bools, reason = "it is a record of what is known of a host")]
-pub struct FrozenHost {
+pub struct ResolvedHost {
     /// Its name.
     #[serde(rename = "host")]
     pub hostname: HostName,
@@ -67,10 +67,11 @@ pub struct FrozenHost {
     /// Whether it answered the roll call.
     pub present: bool,
     /// Whether its listener knows request ids, so that asking again is never deploying again.
-    pub knows_ids: bool,
+    #[serde(rename = "knows_ids")]
+    pub supports_ids: bool,
     /// Whether its listener is known to return to what it ran before when it is asked to.
-    #[serde(default)]
-    pub can_return: bool,
+    #[serde(rename = "can_return", default)]
+    pub supports_rollback: bool,
     /// Whether it is not asked, since it runs and boots what it would be asked for.
     #[serde(rename = "current", default, skip_serializing_if = "std::ops::Not::not")]
     pub is_current: bool,
@@ -139,9 +140,9 @@ impl Limits {
     }
 }
 
-impl FrozenPlan {
+impl ResolvedPlan {
     /// Every host, in the order in which requests are sent.
-    pub fn hosts(&self) -> impl Iterator<Item = &FrozenHost> {
+    pub fn hosts(&self) -> impl Iterator<Item = &ResolvedHost> {
         self.waves.iter().flat_map(|wave| &wave.hosts)
     }
 
@@ -151,9 +152,9 @@ impl FrozenPlan {
     }
 
     /// Runs only those of the waves that are wanted. No other wave takes the hosts of one that is not.
-    pub fn keep_waves(&mut self, mut wanted: impl FnMut(&FrozenWave) -> bool) {
+    pub fn keep_waves(&mut self, mut wanted: impl FnMut(&ResolvedWave) -> bool) {
         let waves = std::mem::take(&mut self.waves).into_iter();
-        let (kept, dropped): (_, Vec<FrozenWave>) = waves.partition(|wave| wanted(wave));
+        let (kept, dropped): (_, Vec<ResolvedWave>) = waves.partition(|wave| wanted(wave));
         self.waves = kept;
         self.left_out.extend(dropped.into_iter().flat_map(|wave| wave.hosts).map(|host| host.hostname));
     }
@@ -163,7 +164,7 @@ impl FrozenPlan {
         self.waves.iter().position(|wave| wave.groups.have(host))
     }
 
-    /// Whether it depends on who is there which hosts the plan is for.
+    /// Whether the hosts of the plan depend on the roll call.
     pub fn has_groups(&self) -> bool {
         self.waves.iter().any(|wave| !wave.groups.is_empty())
     }
@@ -177,7 +178,7 @@ impl FrozenPlan {
     /// for, unless there is a check that the wait is for.
     pub fn bake_time(&self, wave: usize) -> Duration {
         match self.waves.get(wave) {
-            Some(FrozenWave { limits, .. }) if wave + 1 < self.waves.len() || limits.check.is_some() => {
+            Some(ResolvedWave { limits, .. }) if wave + 1 < self.waves.len() || limits.check.is_some() => {
                 limits.bake_time
             }
             Some(_) | None => Duration::ZERO,
@@ -185,7 +186,7 @@ impl FrozenPlan {
     }
 
     fn longest_wave(&self, index: usize) -> Duration {
-        let Some(FrozenWave { hosts, limits, .. }) = self.waves.get(index) else {
+        let Some(ResolvedWave { hosts, limits, .. }) = self.waves.get(index) else {
             return Duration::ZERO;
         };
         let rounds = u32::try_from(hosts.len().div_ceil(limits.max_parallel.max(1))).unwrap_or(u32::MAX);
@@ -195,7 +196,7 @@ impl FrozenPlan {
             Rollback::None | Rollback::Auto => Duration::ZERO,
         };
         // A host that may be unable to return is waited for when the roll is called again.
-        let is_awaited = limits.rollback != Rollback::None && hosts.iter().any(|host| !host.can_return);
+        let is_awaited = limits.rollback != Rollback::None && hosts.iter().any(|host| !host.supports_rollback);
         let roll_call = if is_awaited { limits.accept_timeout } else { Duration::ZERO };
         roll_call + limits.longest_host() * rounds + self.bake_time(index) + check.unwrap_or_default() + returns
     }
@@ -207,7 +208,7 @@ impl Limits {
     }
 }
 
-impl FrozenHost {
+impl ResolvedHost {
     /// The subject that reaches it, and no other host unless it is a shared one.
     pub fn subject(&self) -> Subject {
         self.shared_subject.clone().unwrap_or_else(|| Target::Host(self.tier, self.hostname.clone()).subject())

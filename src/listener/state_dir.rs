@@ -11,11 +11,11 @@ use thiserror::Error;
 use uuid::Uuid;
 
 use super::NAMESPACE;
-use super::ledger::FINALS;
+use super::history::FINALS;
 use super::run::{RunDir, Spec, prepare_spares};
 use crate::clock;
 use crate::private_dir::{PrivateDir, PrivateDirError};
-use crate::protocol::{Holder, ReplySubject, Response};
+use crate::protocol::{BusyWith, ReplySubject, Response};
 
 /// What the folder of all runs is called.
 const RUNS: &str = "runs";
@@ -25,7 +25,7 @@ const OUTPUTS: usize = 20;
 
 /// The state directory, and the one in memory where there is one.
 #[derive(Debug)]
-pub(super) struct Memory {
+pub(super) struct StateDir {
     /// Where runs are that were begun since the machine was booted.
     live: PathBuf,
     /// Where runs are kept; the same folder where none is in memory.
@@ -42,11 +42,11 @@ pub(super) struct Memory {
 
 /// What was found in it.
 #[derive(Debug)]
-pub(super) struct Recalled {
+pub(super) struct RecoveredState {
     /// How earlier runs ended, oldest first.
     pub(super) finals: Vec<(Spec, Response)>,
     /// The ends of runs that the server may not have been given, oldest first.
-    pub(super) untold: Vec<Untold>,
+    pub(super) untold: Vec<Undelivered>,
     /// Runs that were not concluded, oldest first.
     pub(super) unfinished: Vec<(RunDir, Spec)>,
     /// Runs whose request cannot be read, each by what its directory is called, and how it ended if that can be read.
@@ -55,13 +55,13 @@ pub(super) struct Recalled {
 
 /// How a run ended, and whom that still has to be told.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Untold {
+pub(super) struct Undelivered {
     dir: RunDir,
     pub(super) reply_to: ReplySubject,
     pub(super) response: Response,
 }
 
-impl Untold {
+impl Undelivered {
     pub(super) const fn new(dir: RunDir, reply_to: ReplySubject, response: Response) -> Self {
         Self { dir, reply_to, response }
     }
@@ -94,10 +94,10 @@ pub enum StateError {
     InUse(PathBuf),
 }
 
-impl Memory {
+impl StateDir {
     /// Opens the state directory, and makes it where it is missing. `runtime_dir` is in memory, and has room whatever fills
     /// the disk. What cannot be read is reported and left alone.
-    pub(super) fn open(state_dir: &Path, runtime_dir: Option<&Path>) -> Result<(Self, Recalled), StateError> {
+    pub(super) fn open(state_dir: &Path, runtime_dir: Option<&Path>) -> Result<(Self, RecoveredState), StateError> {
         let unusable = |error| StateError::Unusable(state_dir.to_owned(), error);
         let kept = runs_in(state_dir)?;
         let live = runtime_dir.map_or_else(|| Ok(kept.clone()), runs_in)?;
@@ -113,7 +113,7 @@ impl Memory {
         Ok((memory, recalled))
     }
 
-    fn recall(&mut self) -> io::Result<Recalled> {
+    fn recall(&mut self) -> io::Result<RecoveredState> {
         let (mut ended, mut unfinished, mut damaged) = (Vec::new(), Vec::new(), Vec::new());
         for name in self.names()? {
             let dir = self.dir(&name.to_string());
@@ -146,7 +146,7 @@ impl Memory {
         let (mut finals, mut untold) = (Vec::new(), Vec::new());
         for (dir, spec, response) in ended {
             if !dir.was_told() {
-                untold.push(Untold::new(dir.clone(), spec.reply_to.clone(), response.clone()));
+                untold.push(Undelivered::new(dir.clone(), spec.reply_to.clone(), response.clone()));
             }
             self.ended(dir).forget();
             finals.push((spec, response));
@@ -155,7 +155,7 @@ impl Memory {
         for dir in self.damaged.clone() {
             self.ended(dir).forget();
         }
-        Ok(Recalled { finals, untold, unfinished, damaged })
+        Ok(RecoveredState { finals, untold, unfinished, damaged })
     }
 
     /// What the directories of runs are called, wherever they are. Something else may lie beside them.
@@ -192,11 +192,11 @@ impl Memory {
     }
 
     /// A run that goes on although nobody knows any more what it is.
-    pub(super) fn damaged_holder(&self) -> Option<Holder> {
+    pub(super) fn damaged_holder(&self) -> Option<BusyWith> {
         let dir = self.damaged.iter().find(|dir| dir.is_in_hand())?;
         let since = fs::metadata(dir.path()).and_then(|dir| dir.created()).ok();
         let since = since.and_then(|since| since.try_into().ok()).unwrap_or_else(clock::now);
-        Some(Holder { id: "a run whose record is damaged".to_owned(), operator: None, since })
+        Some(BusyWith { id: "a run whose record is damaged".to_owned(), operator: None, since })
     }
 
     /// A run was concluded. What comes back forgets what is too old now, which may wait for a slow disk.
@@ -270,7 +270,7 @@ mod tests {
     use crate::listener::run::tests::{give_back, spec};
     use crate::protocol::Status;
 
-    fn conclude(memory: &mut Memory, key: &str, second: i64) {
+    fn conclude(memory: &mut StateDir, key: &str, second: i64) {
         let dir = memory.run_dir(key);
         dir.create(&Spec { number: memory.next_number(), ..spec(key) }).unwrap();
         fs::write(dir.output_files().0, "output").unwrap();
@@ -282,20 +282,20 @@ mod tests {
         memory.ended(dir).forget();
     }
 
-    fn close(Memory { _lock: lock, .. }: Memory) {
+    fn close(StateDir { _lock: lock, .. }: StateDir) {
         give_back(&lock);
     }
 
     #[test]
     fn ended_runs_are_recalled_in_order_and_the_old_ones_forgotten() {
         let folder = tempfile::tempdir().unwrap();
-        let (mut memory, _) = Memory::open(folder.path(), None).unwrap();
+        let (mut memory, _) = StateDir::open(folder.path(), None).unwrap();
         for number in 0..FINALS + 5 {
             // The clock goes backwards.
             conclude(&mut memory, &format!("r-{number}"), 1_000_000 - i64::try_from(number).unwrap());
         }
         close(memory);
-        let (memory, recalled) = Memory::open(folder.path(), None).unwrap();
+        let (memory, recalled) = StateDir::open(folder.path(), None).unwrap();
         let keys: Vec<&str> = recalled.finals.iter().map(|(spec, _)| spec.key.as_str()).collect();
         assert_eq!((keys.len(), keys[0], keys[FINALS - 1]), (FINALS, "r-5", "r-204"));
         assert_eq!(memory.number, FINALS as u64 + 5);
@@ -306,7 +306,7 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_left_alone_and_known_for_all_that() {
         let folder = tempfile::tempdir().unwrap();
-        let (mut memory, _) = Memory::open(folder.path(), None).unwrap();
+        let (mut memory, _) = StateDir::open(folder.path(), None).unwrap();
         conclude(&mut memory, "good", 1);
         let unfinished = memory.run_dir("unfinished");
         unfinished.create(&spec("unfinished")).unwrap();
@@ -326,7 +326,7 @@ mod tests {
         fs::write(memory.kept.join("README"), "hello").unwrap();
         close(memory);
 
-        let (memory, recalled) = Memory::open(folder.path(), None).unwrap();
+        let (memory, recalled) = StateDir::open(folder.path(), None).unwrap();
         assert_eq!(recalled.finals.len(), 1);
         assert_eq!(recalled.unfinished.len(), 2);
         assert!(recalled.unfinished.contains(&(unfinished, spec("unfinished"))));
@@ -342,7 +342,7 @@ mod tests {
         give_back(&lock);
     }
 
-    fn conclude_only(memory: &Memory, key: &str) {
+    fn conclude_only(memory: &StateDir, key: &str) {
         let dir = memory.run_dir(key);
         dir.create(&spec(key)).unwrap();
         dir.write_final(&Response::new("ns1".parse().unwrap(), Status::Completed, key)).unwrap();
@@ -352,19 +352,19 @@ mod tests {
     fn after_a_reboot_the_disk_knows_what_ran() {
         let folder = tempfile::tempdir().unwrap();
         let (state, runtime) = (folder.path().join("state"), folder.path().join("run"));
-        let (mut memory, _) = Memory::open(&state, Some(&runtime)).unwrap();
+        let (mut memory, _) = StateDir::open(&state, Some(&runtime)).unwrap();
         conclude(&mut memory, "ended", 1);
         memory.run_dir("unfinished").create(&spec("unfinished")).unwrap();
         assert!(memory.run_dir("unfinished").path().starts_with(&runtime));
         close(memory);
 
-        let (memory, recalled) = Memory::open(&state, Some(&runtime)).unwrap();
+        let (memory, recalled) = StateDir::open(&state, Some(&runtime)).unwrap();
         assert_eq!((recalled.finals.len(), recalled.unfinished.len()), (1, 1));
         assert!(memory.run_dir("ended").path().starts_with(&runtime));
         close(memory);
 
         fs::remove_dir_all(&runtime).unwrap();
-        let (memory, recalled) = Memory::open(&state, Some(&runtime)).unwrap();
+        let (memory, recalled) = StateDir::open(&state, Some(&runtime)).unwrap();
         assert_eq!((recalled.finals.len(), recalled.unfinished.len()), (1, 1));
         assert!(memory.run_dir("ended").path().starts_with(&state));
         assert!(memory.run_dir("new").path().starts_with(&runtime));
@@ -376,26 +376,26 @@ mod tests {
         let file = folder.path().join("file");
         fs::write(&file, "").unwrap();
         let advice = |error: StateError| error.help().unwrap().to_string();
-        assert!(advice(Memory::open(&file.join("state"), None).unwrap_err()).contains("--state-dir"));
+        assert!(advice(StateDir::open(&file.join("state"), None).unwrap_err()).contains("--state-dir"));
 
         let ours = folder.path().join("ours");
         fs::create_dir(&ours).unwrap();
         fs::set_permissions(&ours, fs::Permissions::from_mode(0o777)).unwrap();
         symlink(&ours, folder.path().join("link")).unwrap();
         for folder in [&ours, &folder.path().join("link")] {
-            let error = Memory::open(folder, None).unwrap_err();
+            let error = StateDir::open(folder, None).unwrap_err();
             assert!(matches!(error, StateError::Folder(_)), "{error}");
             assert!(advice(error).contains("--state-dir"));
         }
 
-        let _first = Memory::open(folder.path(), None).unwrap();
-        assert!(matches!(Memory::open(folder.path(), None), Err(StateError::InUse(_))));
+        let _first = StateDir::open(folder.path(), None).unwrap();
+        assert!(matches!(StateDir::open(folder.path(), None), Err(StateError::InUse(_))));
     }
 
     #[test]
     fn no_key_leads_out_of_the_directory() {
         let folder = tempfile::tempdir().unwrap();
-        let (memory, _) = Memory::open(folder.path(), None).unwrap();
+        let (memory, _) = StateDir::open(folder.path(), None).unwrap();
         for key in ["../../etc", "/etc", "deploy.responses.x", ""] {
             assert_eq!(memory.run_dir(key).path().parent(), Some(memory.kept.as_path()));
         }

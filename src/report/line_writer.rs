@@ -8,13 +8,13 @@ const FULL: usize = 64 * 1024;
 /// A writer whose reader may leave. One that has left, as `head` does, has seen what it wanted to: that is no error, and
 /// nothing more is written.
 #[derive(Debug)]
-pub(super) struct Pipe<W> {
+pub(super) struct LineWriter<W> {
     writer: Option<W>,
     /// What is to be written with the next [flush](Self::flush).
     waiting: Vec<u8>,
 }
 
-impl<W: Write> Pipe<W> {
+impl<W: Write> LineWriter<W> {
     pub(super) const fn new(writer: W) -> Self {
         Self { writer: Some(writer), waiting: Vec::new() }
     }

@@ -18,7 +18,7 @@ const KILL_ROUNDS: usize = 250;
 
 /// The processes of a run. This process must be the subreaper, and while it is waited for an end, each child is part of
 /// the run.
-pub(super) struct Tree {
+pub(super) struct ProcessTree {
     deaths: Signals,
 }
 
@@ -29,7 +29,7 @@ enum Left {
     None,
 }
 
-impl Tree {
+impl ProcessTree {
     pub(super) fn new() -> io::Result<Self> {
         Ok(Self { deaths: signal(SignalKind::child())? })
     }
@@ -47,7 +47,7 @@ impl Tree {
         }
     }
 
-    /// Ends all: asks, waits for at most this long, and then forces whoever is left.
+    /// Ends all: asks, waits for at most this long, and then forces what is left.
     pub(super) async fn end(&mut self, grace: Duration) {
         signal_all(Signal::TERM);
         if timeout(grace, self.all_ended()).await.is_ok() {

@@ -9,7 +9,7 @@ use thiserror::Error;
 /// One mistake in a plan, or one warning about it.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{message}")]
-pub struct Finding {
+pub struct PlanDiagnostic {
     message: String,
     severity: Severity,
     labels: Vec<LabeledSpan>,
@@ -19,12 +19,12 @@ pub struct Finding {
 
 /// Every mistake of a plan, in the order of their places in the file; at least one.
 #[derive(Debug, Error)]
-pub struct PlanMistakes {
-    mistakes: Vec<Finding>,
+pub struct PlanErrors {
+    mistakes: Vec<PlanDiagnostic>,
     file: Option<NamedSource<String>>,
 }
 
-impl Finding {
+impl PlanDiagnostic {
     /// Something that keeps the plan from being carried out.
     pub(super) fn mistake(message: impl Into<String>) -> Self {
         Self { message: message.into(), severity: Severity::Error, labels: Vec::new(), help: None, is_absence: false }
@@ -67,7 +67,7 @@ impl Finding {
     }
 }
 
-impl PlanMistakes {
+impl PlanErrors {
     /// Lets the report show the places in the text of the plan, under the name of its file.
     #[must_use]
     pub fn named(self, file: &str, text: &str) -> Self {
@@ -75,12 +75,12 @@ impl PlanMistakes {
     }
 
     /// The mistakes; at least one.
-    pub fn iter(&self) -> impl Iterator<Item = &Finding> {
+    pub fn iter(&self) -> impl Iterator<Item = &PlanDiagnostic> {
         self.mistakes.iter()
     }
 
     /// `Ok` when there are none. The same mistake is not told twice: a wrong default shows in each wave.
-    pub(super) fn unless_none(mut mistakes: Vec<Finding>) -> Result<(), Self> {
+    pub(super) fn unless_none(mut mistakes: Vec<PlanDiagnostic>) -> Result<(), Self> {
         mistakes.sort_by_key(|mistake| mistake.span().map(|span| span.start));
         mistakes.dedup();
         if mistakes.is_empty() {
@@ -90,13 +90,13 @@ impl PlanMistakes {
     }
 }
 
-impl From<Finding> for PlanMistakes {
-    fn from(mistake: Finding) -> Self {
+impl From<PlanDiagnostic> for PlanErrors {
+    fn from(mistake: PlanDiagnostic) -> Self {
         Self { mistakes: vec![mistake], file: None }
     }
 }
 
-impl fmt::Display for PlanMistakes {
+impl fmt::Display for PlanErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.mistakes.len() {
             1 => f.write_str("the plan has a mistake"),
@@ -105,7 +105,7 @@ impl fmt::Display for PlanMistakes {
     }
 }
 
-impl Diagnostic for Finding {
+impl Diagnostic for PlanDiagnostic {
     fn severity(&self) -> Option<Severity> {
         Some(self.severity)
     }
@@ -119,7 +119,7 @@ impl Diagnostic for Finding {
     }
 }
 
-impl Diagnostic for PlanMistakes {
+impl Diagnostic for PlanErrors {
     fn source_code(&self) -> Option<&dyn SourceCode> {
         self.file.as_ref().map(|file| file as _)
     }

@@ -12,15 +12,15 @@ use rustix::fs::{major, minor, stat};
 
 use super::unit::is_activation;
 use crate::clock;
-use crate::protocol::Holder;
+use crate::protocol::BusyWith;
 
 /// What holds the host, by what it is called for others.
 const HOLDER: &str = "nixos-rebuild";
 
-/// The activation that goes on at the host whose file system begins at `root`, whoever began it.
-pub(super) fn activation(root: &Path) -> Option<Holder> {
+/// The activation that runs on the host whose file system begins at `root`, whatever started it.
+pub(super) fn activation(root: &Path) -> Option<BusyWith> {
     let since = unit_runs_since(root).or_else(|| is_locked(root).then(clock::now))?;
-    Some(Holder { id: HOLDER.to_owned(), operator: None, since })
+    Some(BusyWith { id: HOLDER.to_owned(), operator: None, since })
 }
 
 /// Since when there are processes in a unit in which `nixos-rebuild` activates; by its control group, which needs no
@@ -57,7 +57,7 @@ fn is_locked(root: &Path) -> bool {
     locks.lines().any(|line| is_held(line, &id))
 }
 
-/// Reads a line of `/proc/locks`: `1: FLOCK  ADVISORY  WRITE 1234 00:1a:567 0 EOF`. One who waits has a `->` before the
+/// Reads a line of `/proc/locks`: `1: FLOCK  ADVISORY  WRITE 1234 00:1a:567 0 EOF`. A waiting one has a `->` before the
 /// kind.
 fn is_held(line: &str, file: &str) -> bool {
     let mut words = line.split_whitespace().skip(1);

@@ -11,12 +11,12 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::{Lines, Reporter, Style, recap};
-use crate::plan::{CONFIRM_TIMEOUT, FrozenHost, FrozenPlan, FrozenWave, Groups, Limits, Rollback};
+use crate::plan::{CONFIRM_TIMEOUT, Groups, Limits, ResolvedHost, ResolvedPlan, ResolvedWave, Rollback};
 use crate::protocol::{
     Action, Commit, ErrorCode, HostName, Phase, RequestId, RequestIds, Response, RolloutId, Status, Tier,
 };
 use crate::rollout::{
-    Event, EventKind, HostOutcome, Outcome, PlanSource, Rollout, SkipCause, Summary, WaveIndex, WaveVerdict,
+    Event, EventKind, HostOutcome, Outcome, PlanSource, Rollout, SkipReason, Summary, WaveIndex, WaveVerdict,
 };
 
 pub(super) const OLD: &str = "a91be77a91be77a91be77a91be77a91be77a91be";
@@ -39,14 +39,14 @@ pub(super) fn start() -> Timestamp {
 }
 
 /// A wave with these hosts, all of them present on the old commit.
-pub(super) fn wave(name: &str, hosts: &[&str]) -> FrozenWave {
-    let host = |host: &&str| FrozenHost {
+pub(super) fn wave(name: &str, hosts: &[&str]) -> ResolvedWave {
+    let host = |host: &&str| ResolvedHost {
         hostname: host.parse().unwrap(),
         tier: if host.starts_with("test") { Tier::Test } else { Tier::Prod },
         shared_subject: None,
         present: true,
-        knows_ids: true,
-        can_return: true,
+        supports_ids: true,
+        supports_rollback: true,
         is_current: false,
         revision: Some(commit(OLD)),
     };
@@ -65,7 +65,7 @@ pub(super) fn wave(name: &str, hosts: &[&str]) -> FrozenWave {
         rollback: Rollback::None,
         confirm_timeout: CONFIRM_TIMEOUT,
     };
-    FrozenWave {
+    ResolvedWave {
         name: name.to_owned(),
         action: Action::Switch,
         hosts: hosts.iter().map(host).collect(),
@@ -74,7 +74,7 @@ pub(super) fn wave(name: &str, hosts: &[&str]) -> FrozenWave {
     }
 }
 
-pub(super) fn rollout(name: &str, waves: Vec<FrozenWave>) -> Rollout {
+pub(super) fn rollout(name: &str, waves: Vec<ResolvedWave>) -> Rollout {
     Rollout {
         id: RolloutId::from(Uuid::from_u128(0x01f9_2b3c << 96)),
         ids: RequestIds::new(Uuid::from_u128(7)),
@@ -83,12 +83,12 @@ pub(super) fn rollout(name: &str, waves: Vec<FrozenWave>) -> Rollout {
         revision: commit(NEW).into(),
         subject: Some("flake: bump nixpkgs".to_owned()),
         source: Some(PlanSource { path: format!("/plans/{name}.toml"), digest: "0".to_owned() }),
-        plan: FrozenPlan { name: name.to_owned(), waves, left_out: BTreeSet::new(), remembered: BTreeSet::new() },
+        plan: ResolvedPlan { name: name.to_owned(), waves, left_out: BTreeSet::new(), remembered: BTreeSet::new() },
     }
 }
 
 /// A single deployment, of which no plan was written down.
-pub(super) fn deployment(name: &str, wave: FrozenWave) -> Rollout {
+pub(super) fn deployment(name: &str, wave: ResolvedWave) -> Rollout {
     Rollout { source: None, ..rollout(name, vec![wave]) }
 }
 
@@ -117,25 +117,25 @@ pub(super) fn build_failure(host: &str) -> Response {
 }
 
 /// A rollout as it happens: every event reaches a summary and a display, and the clock ticks in between.
-pub(super) struct Story {
+pub(super) struct Scenario {
     now: Timestamp,
     pub(super) summary: Summary,
     pub(super) events: Vec<Event>,
-    written: Paper,
-    lines: Lines<Paper>,
+    written: SharedBuffer,
+    lines: Lines<SharedBuffer>,
 }
 
 /// A writer whose text can be read while a display owns another end of it.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Paper(Rc<RefCell<Vec<u8>>>);
+pub(super) struct SharedBuffer(Rc<RefCell<Vec<u8>>>);
 
-impl Paper {
+impl SharedBuffer {
     pub(super) fn text(&self) -> String {
         String::from_utf8(self.0.borrow().clone()).unwrap()
     }
 }
 
-impl Write for Paper {
+impl Write for SharedBuffer {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.borrow_mut().write(bytes)
     }
@@ -145,13 +145,13 @@ impl Write for Paper {
     }
 }
 
-impl Story {
+impl Scenario {
     pub(super) fn begin(rollout: Rollout) -> Self {
         Self::in_style(rollout, Style::Plain)
     }
 
     pub(super) fn in_style(rollout: Rollout, style: Style) -> Self {
-        let written = Paper::default();
+        let written = SharedBuffer::default();
         let lines = Lines::new(written.clone(), style);
         let mut story = Self { now: start(), summary: Summary::default(), events: Vec::new(), written, lines };
         story.event(EventKind::Begun(Arc::new(rollout)));
@@ -221,7 +221,7 @@ impl Story {
         self.event(EventKind::Returned { host: name(host), outcome, response: None })
     }
 
-    pub(super) fn skipped(&mut self, hosts: &[&str], cause: SkipCause) -> &mut Self {
+    pub(super) fn skipped(&mut self, hosts: &[&str], cause: SkipReason) -> &mut Self {
         for host in hosts {
             self.given_up(host, HostOutcome::Skipped(cause));
         }

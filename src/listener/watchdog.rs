@@ -6,10 +6,10 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use crate::notify::Notifier;
 
-/// The signs of life of the loop that serves. Whoever owns it has to come by and [`beat`](Self::beat): nothing does that
+/// The signs of life of the loop that serves. Its owner has to call [`beat`](Self::beat): nothing does that
 /// by itself, so that a loop which hangs is one that systemd no longer hears of.
 #[derive(Debug)]
-pub struct Pulse {
+pub struct Watchdog {
     notifier: Notifier,
     beats: Option<Interval>,
     stage: Stage,
@@ -23,7 +23,7 @@ enum Stage {
     Up,
 }
 
-impl Pulse {
+impl Watchdog {
     /// The pulse of a service whose watchdog, if it has one, loses patience after so long: it hears of it twice in that
     /// time. Has to be called on the runtime.
     pub fn new(notifier: Notifier, watchdog: Option<Duration>) -> Self {
@@ -35,7 +35,7 @@ impl Pulse {
         Self { notifier, beats, stage: Stage::Starting, status: String::new() }
     }
 
-    /// Waits until it is time to [`beat`](Self::beat); for ever where nobody watches.
+    /// Waits until it is time to [`beat`](Self::beat); without end where no watchdog is set.
     pub(super) async fn due(&mut self) {
         match &mut self.beats {
             Some(beats) => _ = beats.tick().await,
@@ -82,13 +82,13 @@ mod tests {
     use super::*;
 
     /// A pulse with a watchdog of ten seconds, and where it is heard.
-    fn pulse() -> (Pulse, UnixDatagram, tempfile::TempDir) {
+    fn pulse() -> (Watchdog, UnixDatagram, tempfile::TempDir) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notify");
         let systemd = UnixDatagram::bind(&path).unwrap();
         systemd.set_nonblocking(true).unwrap();
         let notifier = Notifier::new(Some(path.as_os_str())).unwrap();
-        (Pulse::new(notifier, Some(Duration::from_secs(10))), systemd, folder)
+        (Watchdog::new(notifier, Some(Duration::from_secs(10))), systemd, folder)
     }
 
     fn heard(systemd: &UnixDatagram) -> Vec<String> {

@@ -10,13 +10,13 @@ use tokio::time::{Instant, sleep_until};
 use crate::listener::verdict::End;
 
 /// How long a run may take, and the signals by which someone wants its supervisor to end, and means the run too.
-pub(super) struct Bounds {
+pub(super) struct StopSignal {
     deadline: Instant,
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
 }
 
-impl Bounds {
+impl StopSignal {
     /// A run that begins now. Signals are heard from here on, and kept for when somebody waits for them.
     pub(super) fn of(limit: Duration) -> io::Result<Self> {
         Ok(Self {

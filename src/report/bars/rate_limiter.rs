@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::report::format::Took;
+use crate::report::format::DisplayDuration;
 
 /// How often a display is drawn in a second, on average.
 pub(super) const PER_SECOND: u8 = 20;
@@ -15,15 +15,15 @@ const BURST: Duration = Duration::from_secs(1);
 /// Keeps the average, and lets a few changes in a row be seen at once. A leaky bucket that is told by when it will have
 /// run dry.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Pace {
+pub(super) struct RateLimiter {
     dry_at: Timestamp,
 }
 
-impl Pace {
+impl RateLimiter {
     /// Whether to draw now; if so, that counts.
     pub(super) fn allows(&mut self, now: Timestamp) -> bool {
         let dry_at = self.dry_at.max(now);
-        let allows = Took::between(now, dry_at) < Took(BURST);
+        let allows = DisplayDuration::between(now, dry_at) < DisplayDuration(BURST);
         if allows {
             self.dry_at = dry_at.checked_add(BURST / u32::from(PER_SECOND)).unwrap_or(dry_at);
         }
@@ -37,9 +37,10 @@ mod tests {
 
     #[test]
     fn a_storm_is_drawn_as_often_as_anybody_can_read() {
-        let mut pace = Pace::default();
+        let mut pace = RateLimiter::default();
         let millis = |millis| Timestamp::from_millisecond(1_700_000_000_000 + millis).unwrap();
-        let drawn = |pace: &mut Pace, times: std::ops::Range<i64>| times.filter(|at| pace.allows(millis(*at))).count();
+        let drawn =
+            |pace: &mut RateLimiter, times: std::ops::Range<i64>| times.filter(|at| pace.allows(millis(*at))).count();
         assert_eq!(drawn(&mut pace, 0..10), 10, "a few events at once are all drawn");
         assert_eq!(drawn(&mut pace, 10..5_000), 110, "a burst at first, and then so many a second");
         assert_eq!(drawn(&mut pace, 60_000..60_020), 20, "after a silence there is room for another burst");

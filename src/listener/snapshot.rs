@@ -21,7 +21,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// What is so on the host.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Facts {
+pub struct SystemSnapshot {
     /// The system that runs.
     pub current: Option<System>,
     /// The system that was booted.
@@ -36,7 +36,7 @@ pub struct Facts {
     pub failed_units: Option<BTreeSet<String>>,
 }
 
-impl Facts {
+impl SystemSnapshot {
     /// What can be seen at once.
     pub(super) fn seen(host: &Host) -> Self {
         Self {
@@ -115,7 +115,7 @@ mod tests {
         let path = make_system(root, "a-nixos", "linux");
         point(root, "run/current-system", &path);
         let host = Host::new(root.to_owned());
-        assert_eq!(Facts::learned(&host).await.revision, None);
+        assert_eq!(SystemSnapshot::learned(&host).await.revision, None);
 
         let program = host.at(&path).join("sw/bin/nixos-version");
         fs::create_dir_all(program.parent().unwrap()).unwrap();
@@ -128,16 +128,16 @@ mod tests {
             fs::rename(&draft, &program).unwrap();
         };
         says(&format!("echo {COMMIT}"));
-        assert_eq!(Facts::learned(&host).await.revision.unwrap().as_str(), COMMIT);
+        assert_eq!(SystemSnapshot::learned(&host).await.revision.unwrap().as_str(), COMMIT);
         says(&format!("echo {COMMIT}-dirty"));
-        assert_eq!(Facts::learned(&host).await.revision, None);
+        assert_eq!(SystemSnapshot::learned(&host).await.revision, None);
         says("echo configuration revision is unknown >&2; exit 1");
-        assert_eq!(Facts::learned(&host).await.revision, None);
+        assert_eq!(SystemSnapshot::learned(&host).await.revision, None);
     }
 
     #[test]
     fn facts_of_another_version_are_read() {
-        let facts: Facts = serde_json::from_str(r#"{"later": true}"#).unwrap();
-        assert_eq!((facts.is_nixos(), facts), (false, Facts::default()));
+        let facts: SystemSnapshot = serde_json::from_str(r#"{"later": true}"#).unwrap();
+        assert_eq!((facts.is_nixos(), facts), (false, SystemSnapshot::default()));
     }
 }

@@ -16,7 +16,7 @@ impl Machine {
     /// Asks who is there meanwhile, where it depends on that whom the plan is for, or who of this wave may be sent anything:
     /// for such a host the wave waits as long as for an answer to a request.
     pub(super) fn call_roll(&mut self, now: Duration) {
-        self.roll_until = self.lacks_answers().then(|| now + self.patience().accept);
+        self.roll_until = self.lacks_answers().then(|| now + self.timeouts().accept);
         if self.is_up() && (self.roll_until.is_some() || self.rollout.plan.has_groups()) {
             self.effects.push_back(Effect::CallRoll);
         }
@@ -31,7 +31,7 @@ impl Machine {
     pub(super) fn present(&mut self, now: Duration, report: &HostReport) {
         let asked = self.state.place(&report.hostname).filter(|index| self.frozen(*index).tier == report.tier);
         if let Some(index) = asked {
-            self.contact_mut(index).can_return |= report.has(&Feature::Rollback);
+            self.contact_mut(index).supports_rollback |= report.has(&Feature::Rollback);
         }
         if let Some(index) = asked.filter(|index| self.contact(*index).is_to_be_asked(now)) {
             self.ask_state(now, index);

@@ -6,16 +6,16 @@ use std::time::Duration;
 
 use super::Machine;
 use crate::protocol::{Request, RequestId, Response};
-use crate::rollout::event::{EventKind, HostOutcome, Outcome, SkipCause};
-use crate::rollout::flight::Flight;
+use crate::rollout::event::{EventKind, HostOutcome, Outcome, SkipReason};
+use crate::rollout::flight::InFlight;
 use crate::rollout::summary::HostView;
 use crate::rollout::{Dispatch, Effect};
 
-/// A host that was asked to return and has not come to an end.
+/// A host that was asked to return and has not finished.
 #[derive(Debug, Clone)]
 pub(super) struct Return {
     pub(super) index: usize,
-    pub(super) flight: Flight,
+    pub(super) flight: InFlight,
 }
 
 impl Machine {
@@ -56,14 +56,14 @@ impl Machine {
     fn send_back(&mut self, now: Duration, index: usize, completed: &RequestId) {
         let request = self.rollout.ids.return_from(completed);
         self.record(now, EventKind::Returning { host: self.host(index).name.clone(), request });
-        self.returning = Some(Return { index, flight: Flight::new(now, self.patience()) });
+        self.returning = Some(Return { index, flight: InFlight::new(now, self.timeouts()) });
         let dispatch = self.way_back(now);
         self.effects.extend(dispatch.map(Effect::Send));
     }
 
     /// A host may be returning since before the rollout was resumed. One that never heard that it should does so now.
     pub(super) fn send_back_again(&mut self, now: Duration, index: usize) {
-        self.returning = Some(Return { index, flight: Flight::new(now, self.patience()) });
+        self.returning = Some(Return { index, flight: InFlight::new(now, self.timeouts()) });
         self.ask_whether_returned(now);
     }
 
@@ -89,7 +89,7 @@ impl Machine {
 
     /// Takes notice of what the host says that returns.
     pub(super) fn return_answered(&mut self, now: Duration, response: Arc<Response>) {
-        let patience = self.patience();
+        let timeouts = self.timeouts();
         match HostOutcome::of(response.status) {
             // What completed without having returned is something else.
             Some(HostOutcome::Completed) if response.rolled_back != Some(true) => {
@@ -98,7 +98,7 @@ impl Machine {
             Some(outcome) => self.returned(now, outcome, Some(response)),
             None => {
                 if let Some(back) = &mut self.returning {
-                    back.flight = back.flight.heard(now, patience);
+                    back.flight = back.flight.heard(now, timeouts);
                 }
             }
         }
@@ -113,7 +113,7 @@ impl Machine {
         }
     }
 
-    /// The host that returns was to be asked again by now, or to have come to an end.
+    /// The time is up to ask the returning host again, or for it to have finished.
     pub(super) fn return_due(&mut self, now: Duration) {
         let Some(Return { flight, .. }) = &mut self.returning else {
             return;
@@ -143,6 +143,6 @@ impl Machine {
 
     /// The verdict on the wave is known already.
     pub(super) fn leave_failed_wave(&mut self, now: Duration, outcome: Outcome) {
-        self.stop(now, SkipCause::EarlierWave, outcome);
+        self.stop(now, SkipReason::EarlierWave, outcome);
     }
 }

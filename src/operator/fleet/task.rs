@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::presence::Presence;
-use super::{Discovery, FleetEnd, FleetError, News, Order};
+use super::{Discovery, FleetEnd, FleetError, FleetEvent, Outbound};
 use crate::bus::{Bus, BusEvent, Operation, Violation};
 use crate::protocol::subject::discover_tier;
 use crate::protocol::{DiscoveryAnswer, DiscoveryRequest, HostAnswer, Replies, ReplySubject, Response, Sender, Tier};
@@ -35,7 +35,7 @@ const MAX_ANSWER_BYTES: usize = 32 * 1024;
 
 /// Connects the channels of one rollout with the bus.
 #[derive(Debug)]
-pub struct Link {
+pub struct FleetTask {
     bus: Bus,
     discovery: Discovery,
     tiers: BTreeSet<Tier>,
@@ -53,7 +53,7 @@ pub struct Link {
     presence: Presence,
 }
 
-impl Link {
+impl FleetTask {
     /// Subscribes to the answers of a rollout, before anything is published.
     pub async fn subscribe(mut bus: Bus, rollout: &Rollout, discovery: Discovery) -> Result<Self, FleetError> {
         let (replies, tiers) = (Replies::of(rollout.id), rollout.plan.tiers());
@@ -119,7 +119,7 @@ impl Link {
     }
 
     /// Passes on what an answer says, and those that are here already: a crowd of them comes at once.
-    async fn pass_on(&mut self, first: Message, to: &mpsc::Sender<News>) -> Result<(), SendError<News>> {
+    async fn pass_on(&mut self, first: Message, to: &mpsc::Sender<FleetEvent>) -> Result<(), SendError<FleetEvent>> {
         let mut next = Some(first);
         let mut passed_on = 0;
         while let Some(message) = next {
@@ -132,25 +132,25 @@ impl Link {
         Ok(())
     }
 
-    async fn carry_out(&mut self, order: Order) {
+    async fn carry_out(&mut self, order: Outbound) {
         // While it is disconnected, the client would keep a message and send it whenever the server is back, which may be
         // long after the rollout has moved on. The executor asks every host in flight for its state then.
         if self.bus.client.connection_state() != State::Connected {
             return;
         }
         match order {
-            Order::Publish(Dispatch { subject, request }) => {
+            Outbound::Publish(Dispatch { subject, request }) => {
                 let (reply_to, payload) = (request.reply_to.to_string(), request.to_bytes());
                 // The reply header makes the server say at once when nobody is subscribed. An error can only mean that the
                 // client is being closed, which the executor learns as a lost connection.
                 self.bus.client.publish_with_reply(subject.to_string(), reply_to, payload.into()).await.ok();
             }
-            Order::Announce(reports) => self.presence.announce(&self.bus, reports).await,
-            Order::CallRoll => self.call_roll().await,
+            Outbound::Announce(reports) => self.presence.announce(&self.bus, reports).await,
+            Outbound::CallRoll => self.call_roll().await,
         }
     }
 
-    /// Asks who is there meanwhile. Only who answers as itself counts: it is a courtesy to name hosts that came late.
+    /// Calls the roll again. Only hosts that answer as themselves count: it is a courtesy to name hosts that came late.
     async fn call_roll(&mut self) {
         let is_first = self.roll_call.is_none();
         let roll_call = *self.roll_call.get_or_insert_with(Uuid::new_v4);
@@ -166,7 +166,7 @@ impl Link {
         self.bus.client.publish(self.discovery.subject.to_string(), question.to_bytes().into()).await.ok();
     }
 
-    fn present(&mut self, message: &Message) -> Option<News> {
+    fn present(&mut self, message: &Message) -> Option<FleetEvent> {
         let late = Sender::of_roll_call(&message.subject, &self.called_before.to_string());
         let meanwhile = || Sender::of_roll_call(&message.subject, &self.roll_call?.to_string());
         let sender = late.clone().or_else(meanwhile)?;
@@ -175,23 +175,23 @@ impl Link {
                 if late.is_some() && self.late.len() < MAX_LATE {
                     self.late.push(HostAnswer { report: (*report).clone(), proved: true });
                 }
-                Some(News::Input(Input::Present(report)))
+                Some(FleetEvent::Input(Input::Present(report)))
             }
             Ok(_) => None,
             Err(error) => unreadable(message, &error),
         }
     }
 
-    fn became(&self, event: BusEvent) -> Option<News> {
+    fn became(&self, event: BusEvent) -> Option<FleetEvent> {
         Some(match event {
-            BusEvent::Up => News::Input(Input::Connection(Connection::Up)),
-            BusEvent::Down => News::Input(Input::Connection(Connection::Down)),
-            BusEvent::SlowConsumer => News::Input(Input::AnswersLost),
+            BusEvent::Up => FleetEvent::Input(Input::Connection(Connection::Up)),
+            BusEvent::Down => FleetEvent::Input(Input::Connection(Connection::Down)),
+            BusEvent::SlowConsumer => FleetEvent::Input(Input::AnswersLost),
             BusEvent::Refused(violation) if self.is_dispensable(&violation) => {
                 tracing::debug!("a rollout does without this: {violation}");
                 return None;
             }
-            BusEvent::Refused(violation) => News::Refused(violation),
+            BusEvent::Refused(violation) => FleetEvent::Refused(violation),
             // The client goes on trying.
             BusEvent::LockedOut => return None,
             BusEvent::Error(error) => {
@@ -210,18 +210,18 @@ impl Link {
         }
     }
 
-    fn heard(&self, message: &Message) -> Option<News> {
+    fn heard(&self, message: &Message) -> Option<FleetEvent> {
         if message.status == Some(StatusCode::NO_RESPONDERS) {
             let (_, request) = self.replies.read(&message.subject, None)?;
-            return Some(News::Input(Input::NoResponders { request }));
+            return Some(FleetEvent::Input(Input::NoResponders { request }));
         }
         match read(&message.payload) {
             Ok(response) if message.subject.as_str() == self.replies.of_all().as_str() => {
-                Some(News::Input(Input::OldResponse(Arc::new(response))))
+                Some(FleetEvent::Input(Input::OldResponse(Arc::new(response))))
             }
             Ok(response) => {
                 let (from, request) = self.replies.read(&message.subject, Some(&response.hostname))?;
-                Some(News::Input(Input::Response { from, request, response: Arc::new(response) }))
+                Some(FleetEvent::Input(Input::Response { from, request, response: Arc::new(response) }))
             }
             Err(error) => unreadable(message, &error),
         }
@@ -244,9 +244,9 @@ fn read(payload: &[u8]) -> Result<Response, serde_json::Error> {
     Response::parse(&response.to_bytes(MAX_ANSWER_BYTES))
 }
 
-/// An answer that cannot be read is none: the host is judged by its timeout. A stream that records these subjects
+/// An answer that cannot be read is ignored: the host is judged by its timeout. A stream that records these subjects
 /// acknowledges each request where its answer is awaited, which is nothing to warn of.
-fn unreadable(message: &Message, error: &serde_json::Error) -> Option<News> {
+fn unreadable(message: &Message, error: &serde_json::Error) -> Option<FleetEvent> {
     if is_acknowledgement(&message.payload) {
         tracing::debug!(subject = %message.subject, "acknowledged by a stream");
     } else {

@@ -2,28 +2,28 @@
 
 use jiff::Timestamp;
 
-use super::format::{Symbol, Took, columns, count, fill, hang, pad, safe, shorten, widest};
-use super::{Style, words};
-use crate::plan::FrozenWave;
+use super::format::{DisplayDuration, Symbol, columns, count, fill, pad, safe, shorten, widest, wrap_indented};
+use super::{Style, wording};
+use crate::plan::ResolvedWave;
 use crate::protocol::HostName;
 use crate::rollout::summary::{Counts, HostState, HostView};
 use crate::rollout::{Connection, Event, EventKind, HostOutcome, Interrupt, Rollout, Summary, WaveIndex, WaveVerdict};
 
 /// What a display remembers beside the summary, so that no event makes it walk over all hosts.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Memory {
+pub(super) struct LayoutState {
     /// How wide the longest name of a host is, in columns.
     name_width: usize,
     /// When the bake is over that began last.
     bake_ends_at: Option<Timestamp>,
 }
 
-impl Memory {
+impl LayoutState {
     /// Takes an event into account, which is part of `summary` already.
     pub(super) fn learn(&mut self, event: &Event, summary: &Summary) {
         match &event.kind {
             EventKind::Begun(_) | EventKind::Resumed => {
-                self.name_width = widest(summary.hosts.iter().map(|host| words::name(&host.name)));
+                self.name_width = widest(summary.hosts.iter().map(|host| wording::name(&host.name)));
             }
             EventKind::Baking { remaining, .. } => self.bake_ends_at = event.at.checked_add(*remaining).ok(),
             _ => {}
@@ -66,7 +66,7 @@ impl Line {
     /// The whole line, broken between words where it is wider than this.
     pub(super) fn wrapped(&self, width: usize, style: Style) -> String {
         let hanging = " ".repeat(self.indent + SYMBOL_COLUMNS);
-        Self { text: hang(&self.text, width, &hanging), ..self.clone() }.in_style(style)
+        Self { text: wrap_indented(&self.text, width, &hanging), ..self.clone() }.in_style(style)
     }
 
     /// The line, cut to a width. Only a longer name makes it wider.
@@ -80,15 +80,15 @@ impl Line {
 
 /// Where lines are laid out: all of one rollout share their columns.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Page<'a> {
+pub(super) struct Layout<'a> {
     pub(super) summary: &'a Summary,
     pub(super) rollout: &'a Rollout,
-    memory: Memory,
+    memory: LayoutState,
 }
 
-impl<'a> Page<'a> {
+impl<'a> Layout<'a> {
     /// A page for a rollout, once there is one.
-    pub(super) fn new(summary: &'a Summary, memory: Memory) -> Option<Self> {
+    pub(super) fn new(summary: &'a Summary, memory: LayoutState) -> Option<Self> {
         summary.rollout.as_deref().map(|rollout| Self { summary, rollout, memory })
     }
 
@@ -108,7 +108,7 @@ impl<'a> Page<'a> {
                 self.summary.host(host).map(|view| self.host_at(UnderWay, view, event.at, ""))
             }
             EventKind::Retrying { host, outcome, delay } => {
-                let detail = format!("asked again in {}", Took(*delay));
+                let detail = format!("asked again in {}", DisplayDuration(*delay));
                 Some(self.host(Waits, host, outcome.as_str(), None, &detail))
             }
             EventKind::Final { host, outcome, .. } => self.ended(host, *outcome, event.at),
@@ -116,14 +116,16 @@ impl<'a> Page<'a> {
                 self.summary.host(host).map(|view| self.host_now(view, event.at))
             }
             EventKind::Draining { wave, cause } => {
-                let text = format!("halted: {}; {}", words::cause(cause), words::awaited(self.summary));
+                let text = format!("halted: {}; {}", wording::cause(cause), wording::awaited(self.summary));
                 self.wave(Bad, *wave, &text)
             }
-            EventKind::Baking { wave, remaining } => self.wave(Waits, *wave, &format!("baking {}", Took(*remaining))),
+            EventKind::Baking { wave, remaining } => {
+                self.wave(Waits, *wave, &format!("baking {}", DisplayDuration(*remaining)))
+            }
             EventKind::Checking { wave } => self.wave(UnderWay, *wave, &self.checking(*wave)?),
             EventKind::WaveEnded { wave, verdict } => self.wave_ended(*wave, verdict),
             EventKind::Interrupted { how: Interrupt::Drain } => {
-                let awaited = words::awaited(self.summary);
+                let awaited = wording::awaited(self.summary);
                 let text = format!("interrupted: nothing new is sent; {awaited}. A second interrupt leaves at once");
                 Some(Line::new(Bad, text))
             }
@@ -133,27 +135,27 @@ impl<'a> Page<'a> {
             }
             EventKind::Connection { state: Connection::Up } => Some(Line::new(Good, "reconnected")),
             EventKind::Resolved { host, .. } => {
-                let found = format!("{}, as {} found it", words::revision(self.rollout), words::name(host));
+                let found = format!("{}, as {} found it", wording::revision(self.rollout), wording::name(host));
                 Some(Line::new(Good, found))
             }
             EventKind::TurnedUp { host, wave } => {
-                let text = format!("{} turned up too late for this wave, and is not deployed", words::name(host));
+                let text = format!("{} turned up too late for this wave, and is not deployed", wording::name(host));
                 self.wave(Symbol::Skipped, *wave, &text)
             }
-            EventKind::Anomaly { host, anomaly } => {
-                let sentence = words::anomaly(host, anomaly, self.summary);
+            EventKind::UnexpectedResponse { host, anomaly } => {
+                let sentence = wording::anomaly(host, anomaly, self.summary);
                 Some(Line::new(Warning, format!("warning: {sentence}")))
             }
-            // A host that takes the request is at it in the next moment, and the end is for the recap to tell.
+            // A host that accepts starts a moment later, and the recap shows how it ended.
             EventKind::Accepted { .. } | EventKind::Ended { .. } => None,
         }
     }
 
     fn begun(&self) -> Line {
         let Rollout { plan, id, .. } = self.rollout;
-        let revision = words::revision(self.rollout);
+        let revision = wording::revision(self.rollout);
         let what = match plan.waves.as_slice() {
-            [wave] if words::is_deployment(self.rollout) => format!("{}: {} {revision}", plan.name, wave.action),
+            [wave] if wording::is_deployment(self.rollout) => format!("{}: {} {revision}", plan.name, wave.action),
             waves => {
                 let (hosts, waves) = (count(self.summary.hosts.len(), "host"), count(waves.len(), "wave"));
                 format!("Rollout {} {} begins: {revision}, {hosts} in {waves}", plan.name, id.short())
@@ -188,8 +190,8 @@ impl<'a> Page<'a> {
     }
 
     /// A wave as it was planned.
-    pub(super) fn frozen(&self, wave: WaveIndex) -> Option<&FrozenWave> {
-        self.rollout.plan.waves.get(wave.0).filter(|_| !words::is_deployment(self.rollout))
+    pub(super) fn frozen(&self, wave: WaveIndex) -> Option<&ResolvedWave> {
+        self.rollout.plan.waves.get(wave.0).filter(|_| !wording::is_deployment(self.rollout))
     }
 
     fn wave_started(&self, wave: WaveIndex) -> Option<Line> {
@@ -207,78 +209,78 @@ impl<'a> Page<'a> {
 
     /// For how much longer a wave bakes.
     pub(super) fn baking(&self, wave: WaveIndex, now: Timestamp) -> Option<String> {
-        let left = Took::between(now, self.memory.bake_ends_at?);
-        Some(format!("baking, {left} left of {}", words::bake(&self.rollout.plan, wave)?))
+        let left = DisplayDuration::between(now, self.memory.bake_ends_at?);
+        Some(format!("baking, {left} left of {}", wording::bake(&self.rollout.plan, wave)?))
     }
 
     fn wave_ended(&self, wave: WaveIndex, verdict: &WaveVerdict) -> Option<Line> {
         let counts = Counts::of(self.summary.hosts_of(wave));
         let not_completed = Counts { completed: 0, ..counts };
-        // The cause of a failure tells of those that were asked already.
+        // The cause of a failure names the hosts that were asked already.
         let not_asked = Counts { skipped: counts.skipped, ..Counts::default() };
         let (symbol, verdict, others) = match verdict {
             WaveVerdict::Skipped => {
                 return self.wave(Symbol::Skipped, wave, &format!("skipped   {}", count(counts.total(), "host")));
             }
             WaveVerdict::Interrupted => (Symbol::Bad, Some("interrupted".to_owned()), not_completed),
-            WaveVerdict::Failed(cause) => (Symbol::Bad, Some(format!("failed: {}", words::cause(cause))), not_asked),
+            WaveVerdict::Failed(cause) => (Symbol::Bad, Some(format!("failed: {}", wording::cause(cause))), not_asked),
             WaveVerdict::Succeeded => {
-                let baked = words::bake(&self.rollout.plan, wave).map(|bake| format!("baked {bake}"));
+                let baked = wording::bake(&self.rollout.plan, wave).map(|bake| format!("baked {bake}"));
                 (Symbol::Good, baked, not_completed)
             }
         };
         let mut parts = vec![format!("{}/{}", counts.completed + counts.current, counts.total())];
         parts.extend(self.busy_for(wave).map(|took| took.to_string()));
         parts.extend(verdict);
-        parts.extend(Some(words::counts(&others)).filter(|others| !others.is_empty()));
+        parts.extend(Some(wording::counts(&others)).filter(|others| !others.is_empty()));
         self.wave(symbol, wave, &parts.join("   "))
     }
 
     /// How long the hosts of a wave were at it, without the bake and check that came after.
-    fn busy_for(&self, wave: WaveIndex) -> Option<Took> {
+    fn busy_for(&self, wave: WaveIndex) -> Option<DisplayDuration> {
         let began_at = self.summary.waves.get(wave.0)?.began_at?;
         let asked = self.summary.hosts_of(wave).filter(|host| host.sent_at.is_some());
-        asked.filter_map(|host| host.ended_at).max().map(|last| Took::between(began_at, last))
+        asked.filter_map(|host| host.ended_at).max().map(|last| DisplayDuration::between(began_at, last))
     }
 
     // -- hosts
 
-    fn host(&self, symbol: Symbol, host: &HostName, state: &str, took: Option<Took>, detail: &str) -> Line {
-        let name = words::name(host);
-        let text = words::host_row(name, self.memory.name_width, state, took, detail);
+    fn host(&self, symbol: Symbol, host: &HostName, state: &str, took: Option<DisplayDuration>, detail: &str) -> Line {
+        let name = wording::name(host);
+        let text = wording::host_row(name, self.memory.name_width, state, took, detail);
         Line { uncut: columns(name), ..self.among_hosts(symbol, text) }
     }
 
     /// A line that stands where those of hosts do.
     pub(super) fn among_hosts(&self, symbol: Symbol, text: String) -> Line {
-        let indent = if words::is_deployment(self.rollout) { 0 } else { 4 };
+        let indent = if wording::is_deployment(self.rollout) { 0 } else { 4 };
         Line { symbol, text, indent, uncut: 0 }
     }
 
     fn host_at(&self, symbol: Symbol, host: &HostView, now: Timestamp, detail: &str) -> Line {
-        let took = host.sent_at.map(|sent_at| Took::between(sent_at, now));
-        self.host(symbol, &host.name, words::state(host.state), took, detail)
+        let took = host.sent_at.map(|sent_at| DisplayDuration::between(sent_at, now));
+        self.host(symbol, &host.name, wording::state(host.state), took, detail)
     }
 
     /// A host as it is now: for how long it has been at it, or was.
     pub(super) fn host_now(&self, host: &HostView, now: Timestamp) -> Line {
         let (symbol, detail) = match host.state {
             HostState::Final(_) if let Some(back) = &host.returning => {
-                (back.outcome.map_or(Symbol::UnderWay, symbol), words::way_back(host, back, self.rollout))
+                (back.outcome.map_or(Symbol::UnderWay, symbol), wording::way_back(host, back, self.rollout))
             }
             HostState::Pending => (Symbol::Waits, String::new()),
             HostState::Waiting(outcome) => (Symbol::Waits, format!("{outcome}, to be asked again")),
             HostState::Dispatched | HostState::Accepted | HostState::Started(_) => {
-                let timeout = words::timeout(self.rollout, host.wave).map(|timeout| format!("of {timeout}"));
+                let timeout = wording::timeout(self.rollout, host.wave).map(|timeout| format!("of {timeout}"));
                 (Symbol::UnderWay, timeout.unwrap_or_default())
             }
-            HostState::Final(outcome) => (symbol(outcome), words::outcome(host, outcome, self.rollout)),
+            HostState::Final(outcome) => (symbol(outcome), wording::outcome(host, outcome, self.rollout)),
         };
         let took = host.sent_at.map(|sent_at| match host.ended_at {
-            Some(ended_at) => Took::between(sent_at, ended_at),
-            None => Took::between(sent_at, now).so_far(),
+            Some(ended_at) => DisplayDuration::between(sent_at, ended_at),
+            None => DisplayDuration::between(sent_at, now).so_far(),
         });
-        self.host(symbol, &host.name, words::doing(host), took, &detail)
+        self.host(symbol, &host.name, wording::doing(host), took, &detail)
     }
 
     /// Hosts that were not asked are counted where their wave ends.

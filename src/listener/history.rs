@@ -5,9 +5,9 @@ use std::collections::{HashMap, VecDeque};
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::memory::name_of;
 use super::run::Spec;
-use crate::protocol::{Action, Commit, ErrorCode, Holder, HostName, LastRun, ReplySubject, Response, Status};
+use super::state_dir::name_of;
+use crate::protocol::{Action, BusyWith, Commit, ErrorCode, HostName, LastRun, ReplySubject, Response, Status};
 
 /// How many ended runs are remembered, on disk too.
 pub(super) const FINALS: usize = 200;
@@ -18,7 +18,7 @@ const REJECTIONS: Bound = Bound { responses: 1_000, bytes: 512 * 1024 };
 
 /// The requests that are known, each by its key.
 #[derive(Debug)]
-pub(super) struct Ledger {
+pub(super) struct RequestHistory {
     hostname: HostName,
     current: Option<Current>,
     last: Option<(Spec, Response)>,
@@ -64,7 +64,7 @@ struct Bound {
     bytes: usize,
 }
 
-impl Ledger {
+impl RequestHistory {
     pub(super) fn new(hostname: HostName) -> Self {
         Self {
             hostname,
@@ -118,7 +118,7 @@ impl Ledger {
     }
 
     /// What keeps the host busy.
-    pub(super) fn holder(&self) -> Option<Holder> {
+    pub(super) fn holder(&self) -> Option<BusyWith> {
         self.current.as_ref().map(|current| current.spec.holder())
     }
 
@@ -296,8 +296,8 @@ mod tests {
 
     #[test]
     fn a_request_is_known_from_its_acceptance_to_long_after_its_end() {
-        let mut ledger = Ledger::new("ns1".parse().unwrap());
-        let status = |ledger: &Ledger| ledger.state("r-1", Timestamp::UNIX_EPOCH).map(|state| state.status);
+        let mut ledger = RequestHistory::new("ns1".parse().unwrap());
+        let status = |ledger: &RequestHistory| ledger.state("r-1", Timestamp::UNIX_EPOCH).map(|state| state.status);
         assert_eq!(status(&ledger), None);
         ledger.accepted(spec("r-1"));
         assert_eq!(status(&ledger), Some(Status::Accepted));
@@ -312,7 +312,7 @@ mod tests {
 
     #[test]
     fn a_run_whose_record_is_damaged_is_known_by_its_key() {
-        let mut ledger = Ledger::new("ns1".parse().unwrap());
+        let mut ledger = RequestHistory::new("ns1".parse().unwrap());
         ledger.damaged(name_of("r-1"), None);
         ledger.damaged(name_of("r-2"), Some(ended(Status::Completed)));
         let state = |key: &str| ledger.state(key, Timestamp::UNIX_EPOCH);
@@ -326,7 +326,7 @@ mod tests {
 
     #[test]
     fn rejections_are_bounded_and_do_not_push_out_what_ran() {
-        let mut ledger = Ledger::new("ns1".parse().unwrap());
+        let mut ledger = RequestHistory::new("ns1".parse().unwrap());
         ledger.ended(spec("ran"), ended(Status::Completed));
         for number in 0..5_000 {
             ledger.rejected(format!("r-{number}"), ended(Status::Rejected));
@@ -349,8 +349,8 @@ mod tests {
     #[test]
     fn what_runs_is_known_as_long_as_nothing_else_can_have_changed_it() {
         const COMMIT: &str = "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b";
-        let mut ledger = Ledger::new("ns1".parse().unwrap());
-        let switch = |ledger: &mut Ledger, revision: &str, status, error| {
+        let mut ledger = RequestHistory::new("ns1".parse().unwrap());
+        let switch = |ledger: &mut RequestHistory, revision: &str, status, error| {
             let spec = Spec { revision: revision.parse().unwrap(), ..spec(revision) };
             let system = Some("/nix/store/a".to_owned());
             let revision = revision.parse().ok();

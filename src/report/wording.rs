@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::describe;
-use super::format::{Row, Took, count, first_line, safe, shorten};
-use crate::plan::FrozenPlan;
+use super::format::{DisplayDuration, Row, count, first_line, safe, shorten};
+use crate::plan::ResolvedPlan;
 use crate::protocol::{Action, ErrorCode, HostName, Response};
 use crate::rollout::summary::{Counts, HostState, HostView, ReturnView};
-use crate::rollout::{Anomaly, Cause, HostOutcome, Rollout, SkipCause, Summary, WaveIndex};
+use crate::rollout::{FailureReason, HostOutcome, Rollout, SkipReason, Summary, UnexpectedResponse, WaveIndex};
 
 /// What most rows of hosts have room in, in bytes.
 const ROW: usize = 96;
@@ -63,7 +63,13 @@ pub fn missed(hosts: &BTreeMap<HostName, Timestamp>) -> Vec<String> {
 }
 
 /// A host in columns: name, what it is at, for how long, and what else there is to say.
-pub(super) fn host_row(name: &str, name_width: usize, state: &str, took: Option<Took>, detail: &str) -> String {
+pub(super) fn host_row(
+    name: &str,
+    name_width: usize,
+    state: &str,
+    took: Option<DisplayDuration>,
+    detail: &str,
+) -> String {
     let mut row = Row::with_capacity(ROW);
     row.cell(name, name_width, 2);
     row.cell(state, 11, 1);
@@ -137,7 +143,7 @@ pub(super) fn outcome(host: &HostView, outcome: HostOutcome, rollout: &Rollout) 
         HostOutcome::Unreachable if host.request.is_none() => {
             "it was not asked: it did not answer the roll call".to_owned()
         }
-        HostOutcome::Unreachable if host.spent_ids > 0 => "it answered before, and fell silent".to_owned(),
+        HostOutcome::Unreachable if host.used_ids > 0 => "it answered before, and fell silent".to_owned(),
         HostOutcome::Unreachable => "it never answered".to_owned(),
         HostOutcome::TimedOut => match timeout(rollout, host.wave) {
             Some(timeout) => format!("it did not end within {timeout}"),
@@ -148,8 +154,8 @@ pub(super) fn outcome(host: &HostView, outcome: HostOutcome, rollout: &Rollout) 
 }
 
 /// How long a host of a wave may take.
-pub(super) fn timeout(rollout: &Rollout, wave: WaveIndex) -> Option<Took> {
-    rollout.plan.waves.get(wave.0).map(|wave| Took(wave.limits.finish_timeout()))
+pub(super) fn timeout(rollout: &Rollout, wave: WaveIndex) -> Option<DisplayDuration> {
+    rollout.plan.waves.get(wave.0).map(|wave| DisplayDuration(wave.limits.finish_timeout()))
 }
 
 /// What has changed on a host that completed.
@@ -199,44 +205,52 @@ fn reason(response: &Response) -> String {
 }
 
 /// Why hosts were not asked.
-pub(super) const fn skipped(cause: SkipCause) -> &'static str {
+pub(super) const fn skipped(cause: SkipReason) -> &'static str {
     match cause {
-        SkipCause::WaveHalted => "wave halted",
-        SkipCause::EarlierWave => "an earlier wave did not succeed",
-        SkipCause::Interrupt => "interrupted",
-        SkipCause::NotConfirmed => "not confirmed",
-        SkipCause::Disconnected => "no connection",
+        SkipReason::WaveHalted => "wave halted",
+        SkipReason::EarlierWave => "an earlier wave did not succeed",
+        SkipReason::Interrupt => "interrupted",
+        SkipReason::NotConfirmed => "not confirmed",
+        SkipReason::Disconnected => "no connection",
     }
 }
 
 /// Why a wave failed.
-pub fn cause(cause: &Cause) -> String {
+pub fn cause(cause: &FailureReason) -> String {
     match cause {
-        Cause::TooManyFailures { failures, max_failures } => format!("{failures} failed, {max_failures} may fail"),
-        Cause::TooFewCompleted { completed, min_hosts } => format!("{completed} completed, at least {min_hosts} must"),
-        Cause::CheckFailed { reason } => format!("its check says: {}", first_line(reason)),
-        Cause::Unknown => "a cause that this version does not know".to_owned(),
-        Cause::TwoMachines { host } => format!("two machines answer to the name {}", name(host)),
-        Cause::Disconnected => "no connection for longer than a host may take".to_owned(),
+        FailureReason::TooManyFailures { failures, max_failures } => {
+            format!("{failures} failed, {max_failures} may fail")
+        }
+        FailureReason::TooFewCompleted { completed, min_hosts } => {
+            format!("{completed} completed, at least {min_hosts} must")
+        }
+        FailureReason::CheckFailed { reason } => format!("its check says: {}", first_line(reason)),
+        FailureReason::Unknown => "a cause that this version does not know".to_owned(),
+        FailureReason::TwoMachines { host } => format!("two machines answer to the name {}", name(host)),
+        FailureReason::Disconnected => "no connection for longer than a host may take".to_owned(),
     }
 }
 
 /// What should not be, as a sentence.
-pub(super) fn anomaly(host: &HostName, anomaly: &Anomaly, summary: &Summary) -> String {
+pub(super) fn anomaly(host: &HostName, anomaly: &UnexpectedResponse, summary: &Summary) -> String {
     let name = name(host);
     let counted = match summary.host(host).map(|view| view.state) {
         Some(HostState::Final(outcome)) => format!("; it counts as {outcome}"),
         Some(_) | None => String::new(),
     };
     match anomaly {
-        Anomaly::Late { status } => format!("{name} said '{status}' too late{counted}"),
-        Anomaly::Conflict { status } => format!("{name} said '{status}' after its final word{counted}"),
-        Anomaly::Impostor { said, tier: None } => format!("{said} answered for {name}; that does not count"),
-        Anomaly::Impostor { said, tier: Some(tier) } => {
+        UnexpectedResponse::Late { status } => format!("{name} said '{status}' too late{counted}"),
+        UnexpectedResponse::Conflict { status } => format!("{name} said '{status}' after its final word{counted}"),
+        UnexpectedResponse::WrongHost { said, tier: None } => {
+            format!("{said} answered for {name}; that does not count")
+        }
+        UnexpectedResponse::WrongHost { said, tier: Some(tier) } => {
             format!("{said} of {tier} answered for {name}; that does not count")
         }
-        Anomaly::AnotherRequest => format!("{name} answered about another request; that does not count"),
-        Anomaly::TwoMachines => format!("two machines answer to the name {name}: stop one listener, or rename it"),
+        UnexpectedResponse::AnotherRequest => format!("{name} answered about another request; that does not count"),
+        UnexpectedResponse::TwoMachines => {
+            format!("two machines answer to the name {name}: stop one listener, or rename it")
+        }
     }
 }
 
@@ -259,8 +273,8 @@ pub(super) fn counts(counts: &Counts) -> String {
 }
 
 /// For how long a wave that succeeded is left running, if it is.
-pub(super) fn bake(plan: &FrozenPlan, wave: WaveIndex) -> Option<Took> {
-    Some(plan.bake_time(wave.0)).filter(|time| !time.is_zero()).map(Took)
+pub(super) fn bake(plan: &ResolvedPlan, wave: WaveIndex) -> Option<DisplayDuration> {
+    Some(plan.bake_time(wave.0)).filter(|time| !time.is_zero()).map(DisplayDuration)
 }
 
 /// The hosts that were asked and are not final, or on their way back.

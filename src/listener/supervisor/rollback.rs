@@ -9,9 +9,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::changes::{Change, Changes};
-use super::program::Keeper;
-use crate::listener::facts::Facts;
+use super::program::ProcessRunner;
 use crate::listener::host::{Host, PROFILE};
+use crate::listener::snapshot::SystemSnapshot;
 use crate::listener::verdict::{End, UNITS_FAILED};
 use crate::protocol::{Action, ErrorCode, Phase};
 
@@ -30,20 +30,20 @@ pub(super) struct Undo<'a> {
     /// What the run did.
     pub(super) action: Action,
     /// What was so on the host before.
-    pub(super) before: &'a Facts,
+    pub(super) before: &'a SystemSnapshot,
     /// The system that the run brought, where that is known.
     pub(super) made: Option<&'a str>,
 }
 
 /// Where the way has led.
 #[derive(Debug)]
-pub(super) enum Returned {
+pub(super) enum RolledBack {
     /// Nothing was done: what there was to undo has been replaced by somebody else meanwhile, with this.
     Nowhere {
         /// What somebody else did.
         theirs: String,
         /// What is so on the host now.
-        now: Facts,
+        now: SystemSnapshot,
     },
     /// The way was gone.
     Back {
@@ -52,21 +52,21 @@ pub(super) enum Returned {
         /// What somebody else did, which stays.
         theirs: Option<String>,
         /// What is so on the host now.
-        now: Facts,
+        now: SystemSnapshot,
     },
 }
 
 /// Undoes what a run did. It may take so long.
-pub(super) async fn go(keeper: &mut Keeper, host: &Host, undo: Undo<'_>, limit: Duration) -> Returned {
+pub(super) async fn go(keeper: &mut ProcessRunner, host: &Host, undo: Undo<'_>, limit: Duration) -> RolledBack {
     let Undo { action, before, made } = undo;
-    let now = Facts::seen(host);
+    let now = SystemSnapshot::seen(host);
     let changes = Changes::between(before, &now, made);
     let theirs = changes.theirs(&now);
     let way = steps(action, before, &now, changes);
     if let Some(theirs) = &theirs
         && way.is_empty()
     {
-        return Returned::Nowhere { theirs: theirs.clone(), now: Facts::learned(host).await };
+        return RolledBack::Nowhere { theirs: theirs.clone(), now: SystemSnapshot::learned(host).await };
     }
     keeper.log.enter(Phase::Return);
     keeper.bounds.renew(limit);
@@ -74,21 +74,21 @@ pub(super) async fn go(keeper: &mut Keeper, host: &Host, undo: Undo<'_>, limit: 
     for step in way {
         let end = keeper.run(&mut command(&step, host)).await;
         let stops = matches!(end, End::TimedOut | End::Stopped(_));
-        // What follows is tried all the same: a host that serves with the wrong profile is better than one that does not.
+        // The rest is tried anyway: a host that serves with the wrong profile is better than one that does not.
         problem = problem.or_else(|| complaint(&step, &end));
         if stops {
             break;
         }
     }
-    let now = Facts::learned(host).await;
+    let now = SystemSnapshot::learned(host).await;
     let difference = difference(before, &now, changes).map(|text| (ErrorCode::VerifyFailed, text));
     let problem = problem.filter(|problem| !is_old_news(problem, before, &now)).or(difference);
-    Returned::Back { problem, theirs, now }
+    RolledBack::Back { problem, theirs, now }
 }
 
 /// The steps that undo what `action` may have done, on a host that is like this now. What was only built needs none, and
 /// neither does what somebody else has replaced since.
-fn steps(action: Action, before: &Facts, now: &Facts, changes: Changes) -> Vec<Step> {
+fn steps(action: Action, before: &SystemSnapshot, now: &SystemSnapshot, changes: Changes) -> Vec<Step> {
     let (Some(current), Some(profile)) = (before.current_path(), before.profile_path()) else { return Vec::new() };
     let activate = |system: &str, how| Step::Activate(system.to_owned(), how);
     let set = (now.profile_path() != Some(profile)).then(|| Step::SetProfile(profile.to_owned()));
@@ -142,14 +142,14 @@ fn complaint(step: &Step, end: &End) -> Option<(ErrorCode, String)> {
 }
 
 /// Whether the only complaint is about units, and none has failed that had not before.
-fn is_old_news((_, complaint): &(ErrorCode, String), before: &Facts, now: &Facts) -> bool {
+fn is_old_news((_, complaint): &(ErrorCode, String), before: &SystemSnapshot, now: &SystemSnapshot) -> bool {
     let about_units = complaint.ends_with(&format!("ended with code {UNITS_FAILED}"));
     let units = before.failed_units.as_ref().zip(now.failed_units.as_ref());
     about_units && units.is_some_and(|(before, now)| now.is_subset(before))
 }
 
 /// In what the host is not what it was, but for what somebody else changed.
-fn difference(before: &Facts, now: &Facts, changes: Changes) -> Option<String> {
+fn difference(before: &SystemSnapshot, now: &SystemSnapshot, changes: Changes) -> Option<String> {
     if before.current.is_none() || before.profile.is_none() {
         return Some("what ran before is not on record".to_owned());
     }
@@ -167,7 +167,7 @@ mod tests {
     use crate::listener::supervisor::changes::tests::facts;
 
     /// The way from what a run of the system `new` left.
-    fn way(action: Action, before: &Facts, now: &Facts) -> String {
+    fn way(action: Action, before: &SystemSnapshot, now: &SystemSnapshot) -> String {
         let changes = Changes::between(before, now, Some("new"));
         let words = steps(action, before, now, changes).into_iter().map(|step| match step {
             Step::SetProfile(system) => format!("set {system}"),
@@ -210,12 +210,14 @@ mod tests {
 
     #[test]
     fn a_host_has_returned_when_it_is_what_it_was() {
-        let differs = |before: &Facts, now: &Facts| difference(before, now, Changes::between(before, now, Some("new")));
+        let differs = |before: &SystemSnapshot, now: &SystemSnapshot| {
+            difference(before, now, Changes::between(before, now, Some("new")))
+        };
         let old = facts("old", "old");
         assert_eq!(differs(&old, &old), None);
         insta::assert_snapshot!(differs(&old, &facts("new", "old")).unwrap(), @"/run/current-system is new and was old");
         insta::assert_snapshot!(differs(&old, &facts("old", "new")).unwrap(), @"the system profile is new and was old");
-        let gone = Facts { current: None, ..old.clone() };
+        let gone = SystemSnapshot { current: None, ..old.clone() };
         insta::assert_snapshot!(differs(&old, &gone).unwrap(), @"/run/current-system is nothing and was old");
         insta::assert_snapshot!(differs(&gone, &old).unwrap(), @"what ran before is not on record");
     }
@@ -226,9 +228,9 @@ mod tests {
         let step = Step::Activate("old".to_owned(), Action::Switch);
         let units = complaint(&step, &End::Exited(4)).unwrap();
         assert!(is_old_news(&units, &old, &old));
-        let worse = Facts { failed_units: Some(["x.service".to_owned()].into()), ..old.clone() };
+        let worse = SystemSnapshot { failed_units: Some(["x.service".to_owned()].into()), ..old.clone() };
         assert!(!is_old_news(&units, &old, &worse));
-        assert!(!is_old_news(&units, &old, &Facts { failed_units: None, ..old.clone() }));
+        assert!(!is_old_news(&units, &old, &SystemSnapshot { failed_units: None, ..old.clone() }));
         assert!(!is_old_news(&complaint(&step, &End::Exited(2)).unwrap(), &old, &old));
     }
 }
