@@ -112,7 +112,7 @@ pub struct Bus {
     pub renewal: Renewal,
     /// What the user should know although it works.
     pub warnings: Vec<String>,
-    /// The answers to a roll call that may still come, with its id: for whoever goes on with this connection.
+    /// The answers to a roll call that may still come, with its id, for the next user of this connection.
     pub late_answers: Option<(Uuid, SelectAll<Subscriber>)>,
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// For how long the key of a service may be refused. Then it ends: whoever starts it again hands it the key that is valid
+/// For how long the key of a service may be refused. Then it ends: what starts it again hands it the key that is valid
 /// now, which systemd does only at the start.
 const REFUSED_FOR: Duration = Duration::from_mins(1);
 

@@ -176,7 +176,7 @@ mod tests {
         assert_eq!(seed.key().public(), second.public_key());
         fs::remove_file(&file).unwrap();
         assert_eq!(seed.key().public(), first.public_key());
-        // Whoever opens a pipe that nobody writes to waits without end.
+        // Opening a pipe that nobody writes to waits without end.
         rustix::fs::mknodat(rustix::fs::CWD, &file, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
         assert_eq!(seed.key().public(), first.public_key());
         drop(folder);

@@ -61,6 +61,23 @@ const IMPURE: &[&str] = &[
 /// What no file says, tests included.
 const NOWHERE: &[&str] = &["#[allow(", "#![allow(", "todo!", "unimplemented!", "#[ignore", "thread::sleep"];
 
+/// Turns of phrase that are hard to read aloud, in comments, help and errors.
+const OLD_STYLE: &[&str] = &[
+    "whoever",
+    "come to an end",
+    "comes to an end",
+    "come down to",
+    "comes down to",
+    "for ever ",
+    "all the same",
+    "is at it ",
+    "is at it.",
+    "is at it;",
+    "knows not ",
+    "of its own accord",
+    "nobody who has not",
+];
+
 /// A file with more lines than this does more than one thing.
 const MOST_LINES: usize = 600;
 
@@ -81,6 +98,19 @@ fn no_file_is_too_long_or_unfinished() {
         assert!(lines <= MOST_LINES, "{} has {lines} lines", file.display());
         if !is_within(&file, "tests/it/tidy") {
             assert_free_of(NOWHERE, &file, &text);
+        }
+    }
+}
+
+#[test]
+fn what_is_written_can_be_read_aloud() {
+    let pages = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/operations.md", "docs/protocol.md"];
+    let pages = pages.into_iter().map(|page| Path::new(ROOT).join(page));
+    for file in sources("src").chain(pages) {
+        let text = fs::read_to_string(&file).unwrap().to_lowercase();
+        for (index, line) in text.lines().enumerate() {
+            let turn = OLD_STYLE.iter().find(|turn| line.contains(**turn));
+            assert!(turn.is_none(), "{}:{}: {turn:?} is hard to read aloud", file.display(), index + 1);
         }
     }
 }

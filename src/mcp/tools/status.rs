@@ -1,4 +1,4 @@
-//! `rollout_status`, `abort_rollout` and `host_log`: what became of rollouts, whoever began them.
+//! `rollout_status`, `abort_rollout` and `host_log`: what became of rollouts, from whatever end they began.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

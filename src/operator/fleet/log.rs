@@ -37,7 +37,7 @@ pub struct LogReader {
 pub enum LogError {
     /// The server does not let this key read it.
     #[error("{0}")]
-    #[diagnostic(help("whoever may deploy to a host may read its logs: use the key of a deployer to its tier"))]
+    #[diagnostic(help("a key that may deploy to a host may read its logs: use that of a deployer to its tier"))]
     Refused(Violation),
     /// No page came.
     #[error("{tier}.{host} gave no page of its log for {} s", PATIENCE.as_secs(), tier = .0.tier, host = .0.host)]

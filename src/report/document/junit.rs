@@ -53,7 +53,7 @@ fn count<'a>(hosts: impl Iterator<Item = Host<'a>>) -> String {
     format!("tests=\"{}\" failures=\"{failed}\" errors=\"0\" skipped=\"{skipped}\"", verdicts.len())
 }
 
-/// A host that was not asked, or has not come to an end, has neither passed nor failed.
+/// A host that was not asked, or has not finished, has neither passed nor failed.
 fn verdict(host: &Host<'_>) -> Verdict {
     match host.view.state {
         HostState::Final(HostOutcome::Completed) if host.view.runs_what_was_asked() => Verdict::Passed,

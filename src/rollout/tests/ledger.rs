@@ -530,7 +530,7 @@ impl<'a> Seen<'a> {
         self.waiting_since = None;
     }
 
-    /// It was asked before the process began that is at it now, which forgets all else about it.
+    /// It was asked before the current process began, which forgets all else about it.
     fn was_found_in_flight(&mut self, at: Duration) {
         if let Some((_, last)) = self.sent.pop() {
             self.was_sent(at, last);

@@ -56,7 +56,7 @@ fn what_was_switched_to_before_anything_moves_is_what_the_host_returns_to() {
     insta::assert_snapshot!(run.record(), @"set hand, switch hand 1");
     assert_eq!(run.dir.before().unwrap().current_path(), Some("/nix/store/hand"));
 
-    // What evaluates to something else each time is the run's all the same, and what it took the place of is not known.
+    // What evaluates to something else each time is still the run's, and what it took the place of is not known.
     let another = SWITCH.replace("new", "another");
     let said = "Done. The new configuration is /nix/store/another";
     let (result, _, run) = meanwhile("", &format!("{BY_HAND}\n{UNTIL_KNOWN}\n{another}\necho {said}")).ended();
