@@ -24,6 +24,7 @@ mod preparation;
 mod rollback;
 mod runtime;
 mod state;
+mod switch;
 
 use std::process::ExitCode;
 

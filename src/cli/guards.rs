@@ -10,11 +10,11 @@ use crate::protocol::Tier;
 #[derive(Debug, Args)]
 pub(super) struct GuardArgs {
     /// Start although another operator's rollout is under way; hosts that are busy with that one will reject this one
-    #[arg(long, env = "HOMELAB_DEPLOY_FORCE")]
+    #[arg(long, env = "HOMELAB_DEPLOY_FORCE", value_parser = crate::cli::switch::read)]
     force: bool,
 
     /// Deploy although prod hosts run a later commit than this one
-    #[arg(long, env = "HOMELAB_DEPLOY_ALLOW_DOWNGRADE")]
+    #[arg(long, env = "HOMELAB_DEPLOY_ALLOW_DOWNGRADE", value_parser = crate::cli::switch::read)]
     allow_downgrade: bool,
 }
 

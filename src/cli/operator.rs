@@ -45,7 +45,7 @@ pub(super) struct OperatorArgs {
 #[derive(Debug, Args)]
 pub(super) struct DisplayArgs {
     /// Print one JSON object for each event to stdout, and nothing else there
-    #[arg(long, env = "HOMELAB_DEPLOY_JSON")]
+    #[arg(long, env = "HOMELAB_DEPLOY_JSON", value_parser = crate::cli::switch::read)]
     pub(super) json: bool,
 
     // When it is set to anything at all, there are no colours: https://no-color.org

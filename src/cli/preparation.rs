@@ -1,7 +1,6 @@
 //! Preparing what `plan` shows and `apply` carries out.
 
 use clap::Args;
-use clap::builder::FalseyValueParser;
 use miette::Diagnostic;
 use thiserror::Error;
 
@@ -29,7 +28,7 @@ pub(super) struct Preparation {
     revision: Option<Revision>,
 
     // It is gone, and stays as an error that says why.
-    #[arg(long, env = "HOMELAB_DEPLOY_RESOLVE_ON_HOST", hide = true, value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "HOMELAB_DEPLOY_RESOLVE_ON_HOST", hide = true, value_parser = crate::cli::switch::read)]
     resolve_on_host: bool,
 
     /// Leave out this host; may be repeated
@@ -45,7 +44,7 @@ pub(super) struct Preparation {
     from: Option<String>,
 
     /// Ask hosts as well that are current: they run and boot what the last deployment of this commit made
-    #[arg(long, env = "HOMELAB_DEPLOY_EVEN_IF_CURRENT")]
+    #[arg(long, env = "HOMELAB_DEPLOY_EVEN_IF_CURRENT", value_parser = crate::cli::switch::read)]
     even_if_current: bool,
 
     #[command(flatten)]

@@ -11,7 +11,7 @@ use crate::plan::{Plan, Rollback, parse_confirm_timeout};
 pub(super) struct RollbackArgs {
     /// Hosts return to what they ran before when their deployment fails, and when it cuts them off; in a plan that is
     /// for the waves that say nothing of `rollback`
-    #[arg(long, env = "HOMELAB_DEPLOY_AUTO_ROLLBACK")]
+    #[arg(long, env = "HOMELAB_DEPLOY_AUTO_ROLLBACK", value_parser = crate::cli::switch::read)]
     pub(super) auto_rollback: bool,
 
     /// How long a host that may return has to be reached again after its activation, from 5s to 1h [default: 1m]; in a

@@ -54,6 +54,22 @@ fn home() -> tempfile::TempDir {
 }
 
 #[test]
+fn a_variable_switches_on_what_its_flag_does() {
+    let home = home();
+    let rollouts = |json: &str| program(home.path()).arg("rollouts").env("HOMELAB_DEPLOY_JSON", json).output().unwrap();
+    for on in ["1", "true", "YES"] {
+        assert_eq!(String::from_utf8_lossy(&rollouts(on).stdout).trim(), "[]", "{on}");
+    }
+    for off in ["", "0", "false"] {
+        let output = rollouts(off);
+        assert!(output.status.success() && output.stdout.is_empty(), "{off:?}: {output:?}");
+    }
+    let refused = rollouts("maybe");
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("give 1 or 0"), "{refused:?}");
+}
+
+#[test]
 fn each_shell_is_told_every_command() {
     let home = home();
     for shell in ["bash", "zsh", "fish"] {

@@ -103,6 +103,17 @@ fn no_file_is_too_long_or_unfinished() {
 }
 
 #[test]
+fn each_variable_of_a_flag_takes_one_and_zero() {
+    for file in sources("src/cli") {
+        let text = fs::read_to_string(&file).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        for pair in lines.windows(2).filter(|pair| pair[0].contains(" env = ") && pair[1].ends_with(": bool,")) {
+            assert!(pair[0].contains("switch::read"), "{}: {}", file.display(), pair[0]);
+        }
+    }
+}
+
+#[test]
 fn what_is_written_can_be_read_aloud() {
     let pages = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/operations.md", "docs/protocol.md"];
     let pages = pages.into_iter().map(|page| Path::new(ROOT).join(page));

@@ -38,7 +38,7 @@ pub(in crate::cli) struct Apply {
     preparation: Preparation,
 
     /// Start without asking
-    #[arg(long, short, env = "HOMELAB_DEPLOY_YES")]
+    #[arg(long, short, env = "HOMELAB_DEPLOY_YES", value_parser = crate::cli::switch::read)]
     yes: bool,
 
     #[command(flatten)]
@@ -49,7 +49,7 @@ pub(in crate::cli) struct Apply {
     resume: Option<String>,
 
     /// Run in the background, where the end of this terminal does not matter; `status` shows how far it is
-    #[arg(long, env = "HOMELAB_DEPLOY_DETACH", conflicts_with = "resume")]
+    #[arg(long, env = "HOMELAB_DEPLOY_DETACH", conflicts_with = "resume", value_parser = crate::cli::switch::read)]
     detach: bool,
 
     // The process in the background is this very command once more, with the rollout that was prepared.

@@ -46,7 +46,7 @@ pub(in crate::cli) struct Deploy {
     timeout: u32,
 
     /// Start without asking, where several prod hosts would be asked about on a terminal
-    #[arg(long, short, env = "HOMELAB_DEPLOY_YES")]
+    #[arg(long, short, env = "HOMELAB_DEPLOY_YES", value_parser = crate::cli::switch::read)]
     yes: bool,
 
     #[command(flatten)]

@@ -56,7 +56,7 @@ struct Common {
     fleet: Option<PathBuf>,
 
     /// Print one JSON array with everything that was found
-    #[arg(long, env = "HOMELAB_DEPLOY_JSON")]
+    #[arg(long, env = "HOMELAB_DEPLOY_JSON", value_parser = crate::cli::switch::read)]
     json: bool,
 }
 

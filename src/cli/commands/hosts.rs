@@ -25,11 +25,11 @@ pub(in crate::cli) struct Hosts {
     tier: Option<Tier>,
 
     /// Print one JSON array with everything that the hosts say of themselves
-    #[arg(long, env = "HOMELAB_DEPLOY_JSON")]
+    #[arg(long, env = "HOMELAB_DEPLOY_JSON", value_parser = crate::cli::switch::read)]
     json: bool,
 
     /// Ask again and again, and show what is so now
-    #[arg(long, env = "HOMELAB_DEPLOY_WATCH", conflicts_with = "json")]
+    #[arg(long, env = "HOMELAB_DEPLOY_WATCH", conflicts_with = "json", value_parser = crate::cli::switch::read)]
     watch: bool,
 
     #[command(flatten)]

@@ -24,7 +24,7 @@ use crate::operator::detach::this_program;
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Mcp {
     /// Offer the tools that deploy to every tier as well
-    #[arg(long, env = "HOMELAB_DEPLOY_ENABLE_ADMIN", requires = "admin_nkey_file")]
+    #[arg(long, env = "HOMELAB_DEPLOY_ENABLE_ADMIN", requires = "admin_nkey_file", value_parser = crate::cli::switch::read)]
     enable_admin: bool,
 
     /// File with the seed of the NKey that those tools connect with
@@ -32,7 +32,7 @@ pub(in crate::cli) struct Mcp {
     admin_nkey_file: Option<PathBuf>,
 
     /// Offer only the tools that change nothing
-    #[arg(long, env = "HOMELAB_DEPLOY_READ_ONLY")]
+    #[arg(long, env = "HOMELAB_DEPLOY_READ_ONLY", value_parser = crate::cli::switch::read)]
     read_only: bool,
 
     /// Offer only these tools; may be repeated [default: all]
@@ -49,7 +49,7 @@ pub(in crate::cli) struct Mcp {
     allow_ref: Vec<AllowRef>,
 
     /// Deploy outside the test tier without asking a person first
-    #[arg(long, env = "HOMELAB_DEPLOY_ADMIN_WITHOUT_APPROVAL", requires = "enable_admin")]
+    #[arg(long, env = "HOMELAB_DEPLOY_ADMIN_WITHOUT_APPROVAL", requires = "enable_admin", value_parser = crate::cli::switch::read)]
     admin_without_approval: bool,
 
     /// File to which a line of JSON is added for each call of a tool; it is created for you alone

@@ -25,7 +25,7 @@ pub(in crate::cli) struct Rollouts {
     prune: bool,
 
     /// Print one JSON array with what became of each
-    #[arg(long, env = "HOMELAB_DEPLOY_JSON")]
+    #[arg(long, env = "HOMELAB_DEPLOY_JSON", value_parser = crate::cli::switch::read)]
     json: bool,
 
     #[command(flatten)]
