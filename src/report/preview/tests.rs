@@ -52,7 +52,7 @@ fn a_plan_at_80_columns() {
 
       laptop? did not answer; wave 4 ignores unreachable hosts.
       ns2= already runs 8c1f0e2.
-      10 hosts in 5 waves: 8 to change, 1 current, 1 unreachable. Spanned most 5h28m.
+      10 hosts in 5 waves: 8 to change, 1 current, 1 unreachable. At most 5h28m.
     "#);
 }
 
@@ -76,7 +76,7 @@ fn three_hundred_hosts_at_80_columns() {
         failed in wave 2.
       web004= web007= web010= web013= web016= web019= web022= web025= and 91 more
         already run 8c1f0e2.
-      301 hosts in 2 waves: 199 to change, 99 current, 3 unreachable. Spanned most
+      301 hosts in 2 waves: 199 to change, 99 current, 3 unreachable. At most
         8h15m.
     "#);
 }
@@ -94,7 +94,7 @@ fn three_hundred_hosts_at_120_columns() {
 
       web001? web101? web201? did not answer; those that stay silent count as failed in wave 2.
       web004= web007= web010= web013= web016= web019= web022= web025= and 91 more already run 8c1f0e2.
-      301 hosts in 2 waves: 199 to change, 99 current, 3 unreachable. Spanned most 8h15m.
+      301 hosts in 2 waves: 199 to change, 99 current, 3 unreachable. At most 8h15m.
     "#);
 }
 
@@ -110,7 +110,7 @@ fn what_does_not_fit_into_a_line_goes_on_in_the_next() {
 
       web001? did not answer; if it stays silent, it counts as failed in wave 2.
       web004= web007= web010= already run 8c1f0e2.
-      13 hosts in 2 waves: 9 to change, 3 current, 1 unreachable. Spanned most 1h30m.
+      13 hosts in 2 waves: 9 to change, 3 current, 1 unreachable. At most 1h30m.
     "#);
 }
 
@@ -135,7 +135,7 @@ fn a_host_name_is_never_cut() {
               a-host-whose-name-is-longer-than-the-column-that-there-is-for-names
               ns2
 
-      3 hosts in 1 wave: 3 to change. Spanned most 1h30m.
+      3 hosts in 1 wave: 3 to change. At most 1h30m.
     "#);
 }
 
@@ -164,7 +164,7 @@ fn warnings_silent_hosts_and_different_actions_are_pointed_out() {
         not answer this time: is it switched off?
       ns1? ns2? did not answer; those that stay silent count as failed in wave 2.
       jelly? did not answer; if it stays silent, it counts as failed in wave 3.
-      6 hosts in 3 waves: 3 to change, 3 unreachable. Spanned most 3h.
+      6 hosts in 3 waves: 3 to change, 3 unreachable. At most 3h.
     "#);
 }
 
