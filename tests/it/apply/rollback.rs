@@ -213,7 +213,7 @@ async fn nothing_is_sent_to_a_host_of_which_it_is_not_known_whether_it_can_retur
                 ignore_unreachable = true\n";
     let ended = apply(&lab, plan).ended().await.unwrap().expect(0);
     let ended = ended.told("laptop? did not answer");
-    expect_recap(&ended, "laptop unreachable it never answered");
+    expect_recap(&ended, "laptop unreachable it was not asked: it did not answer the roll call");
     assert!(tap.requests().await.iter().all(|subject| subject == "deploy.test.test1"));
 }
 
