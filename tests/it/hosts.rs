@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use homelab_deploy::nats_config::{Principal, User};
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::operator::{self, Running};
@@ -63,7 +64,8 @@ async fn a_list_that_is_watched_shows_what_changes() {
     watching.shows("idle").await.unwrap();
     operator::run(&lab, &["deploy", "deploy.test.test1"]).await.unwrap().expect(0);
     watching.shows("completed ").await.unwrap();
-    watching.interrupt().unwrap();
+    // A shell without job control starts what is in its background with SIGINT ignored.
+    watching.signal(Signal::TERM).unwrap();
     assert_eq!(watching.ended().await.unwrap().code, None, "it does not end by itself");
 }
 

@@ -225,6 +225,6 @@ async fn an_address_for_metrics_that_is_taken_is_an_error_with_help() {
     let listener = lab.fleet.listener(&host("ns1")).unwrap();
     let status = wait::until("the listener gives up", async || listener.status()).await.unwrap();
     assert_eq!(status.code(), Some(3), "{}", listener.output());
-    assert!(listener.output().contains("for who asks for metrics: Address already"), "{}", listener.output());
+    assert!(listener.output().contains("cannot bind the metrics address"), "{}", listener.output());
     assert!(listener.output().contains("127.0.0.1:9811"), "{}", listener.output());
 }
