@@ -4,6 +4,8 @@ mod html;
 mod junit;
 mod markdown;
 
+use std::fmt::Write as _;
+
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -25,7 +27,8 @@ pub struct Document<'a> {
     summary: &'a Summary,
     rollout: &'a Rollout,
     liveness: Liveness,
-    now: Timestamp,
+    /// The latest moment that is known of, to which what has not ended has taken its time.
+    until: Timestamp,
 }
 
 /// A wave in a document.
@@ -39,12 +42,15 @@ struct Wave<'a> {
 struct Host<'a> {
     view: &'a HostView,
     facts: HostFacts<'a>,
+    /// How long it took, or has taken so far.
+    took: Option<DisplayDuration>,
 }
 
 impl<'a> Document<'a> {
     /// The document of a rollout, once it has begun.
     pub fn of(summary: &'a Summary, liveness: Liveness, now: Timestamp) -> Option<Self> {
-        summary.rollout.as_deref().map(|rollout| Self { summary, rollout, liveness, now })
+        let until = latest(summary, liveness, now);
+        summary.rollout.as_deref().map(|rollout| Self { summary, rollout, liveness, until })
     }
 
     fn name(&self) -> String {
@@ -89,29 +95,21 @@ impl<'a> Document<'a> {
     }
 
     fn hosts(&self, wave: WaveIndex) -> impl Iterator<Item = Host<'a>> {
-        let rollout = self.rollout;
-        self.summary.hosts_of(wave).map(move |view| Host { view, facts: describe(view, rollout) })
+        let document = *self;
+        let took = move |view: &HostView| document.took(view.sent_at, view.ended_at);
+        let hosts = self.summary.hosts_of(wave);
+        hosts.map(move |view| Host { view, facts: describe(view, document.rollout), took: took(view) })
     }
 
     /// How long something took that began then, or has taken so far.
     fn took(&self, began_at: Option<Timestamp>, ended_at: Option<Timestamp>) -> Option<DisplayDuration> {
-        let until = ended_at.unwrap_or_else(|| self.last());
-        began_at.map(|began_at| DisplayDuration::between(began_at, until))
-    }
-
-    /// The latest moment that is known of.
-    fn last(&self) -> Timestamp {
-        let hosts = self.summary.hosts.iter().flat_map(|host| [host.sent_at, host.ended_at]);
-        let waves = self.summary.waves.iter().flat_map(|wave| [wave.began_at, wave.ended_at]);
-        let running = (self.liveness == Liveness::Running).then_some(self.now);
-        let known = hosts.chain(waves).chain([running, self.summary.ended_at, self.summary.began_at]);
-        known.flatten().max().unwrap_or(self.now)
+        began_at.map(|began_at| DisplayDuration::between(began_at, ended_at.unwrap_or(self.until)))
     }
 
     /// The same for programs.
     pub fn json(&self) -> Value {
         let mut document = object(self.summary, self.liveness).unwrap_or_default();
-        let host = |Host { view, facts }: Host<'_>| {
+        let host = |Host { view, facts, .. }: Host<'_>| {
             json!({
                 "host": view.name.as_str(),
                 "status": facts.status,
@@ -141,6 +139,19 @@ impl<'a> Document<'a> {
         document.as_object_mut().map(|fields| fields.insert("waves".to_owned(), waves));
         document
     }
+}
+
+/// The latest moment that is known of.
+fn latest(summary: &Summary, liveness: Liveness, now: Timestamp) -> Timestamp {
+    let hosts = summary.hosts.iter().flat_map(|host| [host.sent_at, host.ended_at]);
+    let waves = summary.waves.iter().flat_map(|wave| [wave.began_at, wave.ended_at]);
+    let running = (liveness == Liveness::Running).then_some(now);
+    let known = hosts.chain(waves).chain([running, summary.ended_at, summary.began_at]);
+    known.flatten().max().unwrap_or(now)
+}
+
+fn write(text: &mut String, more: std::fmt::Arguments<'_>) {
+    text.write_fmt(more).expect("a string takes all that is written to it");
 }
 
 impl Wave<'_> {

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::describe;
 use super::format::{DisplayDuration, Row, count, first_line, safe, shorten};
+use super::host_state::{runs_now, status};
 use crate::plan::ResolvedPlan;
 use crate::protocol::{Action, ErrorCode, HostName, Response};
 use crate::rollout::summary::{Counts, HostState, HostView, ReturnView};
@@ -96,7 +96,7 @@ pub(super) const fn state(state: HostState) -> &'static str {
 
 /// What a host is at, as a word, its rollback included.
 pub(super) fn doing(host: &HostView) -> &'static str {
-    match describe::status(host) {
+    match status(host) {
         rollback @ ("returning" | "returned") => rollback,
         // One that could not return completed, and may well be as that left it.
         _ => state(host.state),
@@ -190,7 +190,7 @@ pub(super) fn standing(host: &HostView, rollout: &Rollout) -> Option<String> {
     if rolled_back(host, rollout).is_some() {
         return None;
     }
-    let word = if describe::runs_now(host, rollout).is_some() { "still" } else { "was" };
+    let word = if runs_now(host, rollout).is_some() { "still" } else { "was" };
     host.ran_before(rollout).map(|commit| format!("({word} on {})", commit.short()))
 }
 

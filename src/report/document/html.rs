@@ -1,8 +1,6 @@
 //! One page that needs nothing else: no script, no network, no font.
 
-use std::fmt::Write as _;
-
-use super::{DisplayDuration, Document, Host, Wave};
+use super::{DisplayDuration, Document, Host, Wave, write};
 
 const STYLE: &str = "
 :root{color-scheme:light dark;--ink:#1c2024;--dim:#60646c;--page:#fff;--line:#d9d9e0;--good:#1f7a43;--bad:#c62a2f;--wait:#9a5b00;--band:#eef0f3}
@@ -61,8 +59,7 @@ fn time_line(document: &Document<'_>) -> String {
         let span = (wave.view.began_at, wave.view.ended_at);
         rows.push_str(&bar(document, &mut count, &label, "band", span));
         for host in document.hosts(wave.index).filter(Host::was_asked) {
-            let took = document.took(host.view.sent_at, host.view.ended_at).unwrap_or_default();
-            let label = format!("{} {}, {took}", host.view.name, host.status());
+            let label = format!("{} {}, {}", host.view.name, host.status(), host.took.unwrap_or_default());
             let span = (host.view.sent_at, host.view.ended_at);
             rows.push_str(&bar(document, &mut count, &label, class(host.facts.status), span));
         }
@@ -105,14 +102,13 @@ fn section(document: &Document<'_>, wave: &Wave<'_>) -> String {
     );
     let mut logs = String::new();
     for host in document.hosts(wave.index) {
-        let took = document.took(host.view.sent_at, host.view.ended_at).map(|took| took.to_string());
         let name = escape(host.view.name.as_str());
         write(
             &mut section,
             format_args!(
                 "<tr><td>{name}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>\n",
                 marked(&host.status()),
-                took.unwrap_or_default(),
+                host.took.map(|took| took.to_string()).unwrap_or_default(),
                 escape(&host.commits()),
                 escape(&host.says())
             ),
@@ -157,8 +153,4 @@ pub(super) fn escape(text: &str) -> String {
         }
     }
     escaped
-}
-
-pub(super) fn write(page: &mut String, text: std::fmt::Arguments<'_>) {
-    page.write_fmt(text).expect("a string takes all that is written to it");
 }

@@ -1,7 +1,7 @@
 //! What CI systems read: a wave is a suite, and a host a test case.
 
-use super::html::{escape, write};
-use super::{Document, Host, Wave};
+use super::html::escape;
+use super::{Document, Host, Wave, write};
 use crate::rollout::HostOutcome;
 use crate::rollout::summary::HostState;
 
@@ -27,15 +27,14 @@ fn suite(document: &Document<'_>, wave: &Wave<'_>) -> String {
     let name = xml(&wave.name);
     let mut suite = format!("  <testsuite name=\"{name}\" {}>\n", count(document.hosts(wave.index)));
     for host in document.hosts(wave.index) {
-        let took = document.took(host.view.sent_at, host.view.ended_at).unwrap_or_default();
         let (says, log) = (xml(&format!("{}: {}", host.status(), host.says())), xml(&host.log()));
         let inside = match verdict(&host) {
             Verdict::Passed => String::new(),
             Verdict::Skipped => format!("<skipped message=\"{says}\"/>"),
             Verdict::Failed => format!("<failure message=\"{says}\">{log}</failure>"),
         };
+        let seconds = host.took.unwrap_or_default().0.as_secs_f64();
         let host = xml(host.view.name.as_str());
-        let seconds = took.0.as_secs_f64();
         write(
             &mut suite,
             format_args!(

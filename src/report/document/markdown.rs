@@ -1,7 +1,6 @@
 //! For issues, pull requests and chat.
 
-use super::html::write;
-use super::{Document, Wave};
+use super::{Document, Wave, write};
 
 /// The page of text.
 pub fn markdown(document: &Document<'_>) -> String {
@@ -25,14 +24,13 @@ fn section(document: &Document<'_>, wave: &Wave<'_>) -> String {
     );
     let mut logs = String::new();
     for host in document.hosts(wave.index) {
-        let took = document.took(host.view.sent_at, host.view.ended_at).map(|took| took.to_string());
         let name = escape(host.view.name.as_str());
         write(
             &mut section,
             format_args!(
                 "| {name} | {} | {} | {} | {} |\n",
                 host.status(),
-                took.unwrap_or_default(),
+                host.took.map(|took| took.to_string()).unwrap_or_default(),
                 escape(&host.commits()),
                 escape(&host.says())
             ),
