@@ -105,7 +105,11 @@ impl Journals {
 
     /// Opens a file beside or among the journals.
     pub(super) fn file(&self, name: &str, flags: OFlags) -> Result<File, JournalError> {
-        Ok(PrivateDir::open(&self.state_dir)?.open_folder(FOLDER)?.file(name, flags)?)
+        Ok(self.open()?.file(name, flags)?)
+    }
+
+    fn open(&self) -> Result<PrivateDir, PrivateDirError> {
+        PrivateDir::open(&self.state_dir)?.open_folder(FOLDER)
     }
 
     /// Starts the journal of a new rollout.
@@ -124,7 +128,7 @@ impl Journals {
 
     /// The ids of all rollouts, in no particular order.
     pub fn ids(&self) -> Result<Vec<String>, JournalError> {
-        match PrivateDir::open(&self.state_dir).and_then(|state| state.open_folder(FOLDER)) {
+        match self.open() {
             Err(error) if error.is_missing() => return Ok(Vec::new()),
             opened => opened?,
         };
@@ -141,8 +145,10 @@ impl Journals {
 
     /// The ids of all rollouts, each with when it began, the latest last. One of which nothing was recorded is none.
     fn by_age(&self) -> Result<Vec<(Timestamp, String)>, JournalError> {
-        let began_at = |id: &str| began_at(self.file(&journal_name(id), OFlags::RDONLY).ok()?);
-        let mut rollouts: Vec<_> = self.ids()?.into_iter().filter_map(|id| Some((began_at(&id)?, id))).collect();
+        let ids = self.ids()?;
+        let Ok(folder) = self.open() else { return Ok(Vec::new()) };
+        let began_at = |id: &str| began_at(folder.file(&journal_name(id), OFlags::RDONLY).ok()?);
+        let mut rollouts: Vec<_> = ids.into_iter().filter_map(|id| Some((began_at(&id)?, id))).collect();
         rollouts.sort();
         Ok(rollouts)
     }
