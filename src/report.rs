@@ -8,6 +8,7 @@ mod bars;
 mod describe;
 mod document;
 mod format;
+mod host_state;
 mod hosts;
 mod json;
 mod layout;

@@ -6,11 +6,8 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::run::Spec;
-use super::state_dir::name_of;
+use super::state_dir::{FINALS, name_of};
 use crate::protocol::{Action, BusyWith, Commit, ErrorCode, HostName, LastRun, ReplySubject, Response, Status};
-
-/// How many ended runs are remembered, on disk too.
-pub(super) const FINALS: usize = 200;
 
 /// How many rejections are remembered, and in how many bytes. They cost no run, so that others bring about any number of
 /// them, of any length.

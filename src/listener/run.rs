@@ -2,6 +2,7 @@
 //! the other in any other way.
 
 mod dir;
+mod files;
 mod page;
 mod spare;
 

@@ -11,7 +11,6 @@ use thiserror::Error;
 use uuid::Uuid;
 
 use super::NAMESPACE;
-use super::history::FINALS;
 use super::run::{RunDir, Spec, prepare_spares};
 use crate::clock;
 use crate::private_dir::{PrivateDir, PrivateDirError};
@@ -19,6 +18,9 @@ use crate::protocol::{BusyWith, ReplySubject, Response};
 
 /// What the folder of all runs is called.
 const RUNS: &str = "runs";
+
+/// How many ended runs are remembered, on disk too.
+pub(super) const FINALS: usize = 200;
 
 /// How many ended runs keep their output.
 const OUTPUTS: usize = 20;

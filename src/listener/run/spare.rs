@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use super::dir::{BEFORE, FINAL, LOCK, REQUEST, RESULT, UNIT, draft, private_directory, remove_all};
+use super::files::{BEFORE, FINAL, LOCK, REQUEST, RESULT, UNIT, draft, private_directory, remove_all};
 
 /// How many runs in a row can be kept on a full disk.
 const SPARES: usize = 3;
