@@ -31,7 +31,7 @@ impl Reporter {
             role: config.role.clone(),
             deploy_subjects: config.deploy_subjects.clone(),
             version: Some(env!("CARGO_PKG_VERSION").to_owned()),
-            features: Feature::KNOWN.into(),
+            features: Feature::ALWAYS.into(),
             flake: Some(config.flake.public()),
             instance: Some(instance),
             machine: host.machine(),

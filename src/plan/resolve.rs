@@ -344,7 +344,7 @@ impl Settings {
     /// When hosts return, which they have no reason to where nothing is changed on them.
     fn rollback(&self) -> Rollback {
         match (self.action, &self.rollback) {
-            (Action::DryActivate, _) | (_, None) => Rollback::None,
+            (Action::DryActivate | Action::Fetch, _) | (_, None) => Rollback::None,
             (Action::Switch | Action::Boot | Action::Test, Some(rollback)) => rollback.value,
         }
     }

@@ -30,6 +30,7 @@ pub(super) fn status(host: &HostView) -> &'static str {
 /// activation leave what ran before; after other failures nobody knows.
 pub(super) fn runs_now(host: &HostView, rollout: &Rollout) -> Option<Commit> {
     use ErrorCode::{AlreadyRunning, BuildFailed, Expired, InvalidAction, InvalidRequest, InvalidRevision};
+    use ErrorCode::{NotAvailable, Untrusted, WrongHost};
     let before = || host.ran_before(rollout).cloned();
     if let Some(rollback) = &host.returning {
         return if rollback.outcome == Some(HostOutcome::Completed) { before() } else { None };
@@ -41,14 +42,24 @@ pub(super) fn runs_now(host: &HostView, rollout: &Rollout) -> Option<Commit> {
             Action::Switch | Action::Test => {
                 response.and_then(|response| response.revision.clone()).or_else(|| rollout.revision.commit())
             }
-            Action::Boot | Action::DryActivate => before(),
+            Action::Boot | Action::DryActivate | Action::Fetch => before(),
         },
         HostState::Final(HostOutcome::Current) => rollout.revision.commit(),
         HostState::Final(HostOutcome::Failed) => {
             let response = response?;
             let is_untouched = matches!(
                 response.error,
-                Some(BuildFailed | InvalidRevision | InvalidAction | InvalidRequest | AlreadyRunning | Expired)
+                Some(
+                    BuildFailed
+                        | InvalidRevision
+                        | InvalidAction
+                        | InvalidRequest
+                        | AlreadyRunning
+                        | Expired
+                        | WrongHost
+                        | NotAvailable
+                        | Untrusted
+                )
             );
             if response.rolled_back.unwrap_or(is_untouched) { before() } else { None }
         }

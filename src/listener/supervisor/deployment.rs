@@ -126,7 +126,7 @@ impl Deployment {
         let spoilt = match self.spec.action {
             Action::Switch => true,
             Action::Test => changes.current == Change::Theirs,
-            Action::Boot | Action::DryActivate => false,
+            Action::Boot | Action::DryActivate | Action::Fetch => false,
         };
         let verdict = if spoilt { Verdict::failed(ErrorCode::VerifyFailed, theirs) } else { verdict.with(&theirs) };
         (verdict, SystemSnapshot::learned(&self.host).await)

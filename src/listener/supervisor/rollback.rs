@@ -95,7 +95,7 @@ fn steps(action: Action, before: &SystemSnapshot, now: &SystemSnapshot, changes:
     let boot = || set.iter().cloned().chain([activate(profile, Action::Boot)]).collect();
     let activated = matches!(action, Action::Switch | Action::Test);
     match (changes.current, changes.profile) {
-        _ if action == Action::DryActivate => Vec::new(),
+        _ if matches!(action, Action::DryActivate | Action::Fetch) => Vec::new(),
         // Nothing was activated; the boot loader follows the profile.
         (_, Change::None | Change::Ours) if !activated => boot(),
         // What somebody else runs stays, and what was ours is not to come back with the next boot.
