@@ -22,7 +22,10 @@ use crate::operator::{Awaited, History, PrepareError, Purpose, RollCall, resolve
 use crate::plan::{ResolvedPlan, Roster};
 use crate::protocol::{FlakeUrl, HostName, Revision};
 
+// Hosts that are given by name, and plans that name theirs, can be built where there is no NATS.
 #[derive(Debug, Args)]
+#[command(mut_arg("nats_url", |arg| arg.required(false)))]
+#[command(mut_arg("nkey_file", |arg| arg.required(false).default_value("/dev/null").hide_default_value(true)))]
 pub(in crate::cli) struct Build {
     /// Whose systems: a plan, as `apply` takes one, or the names of hosts
     #[arg(value_name = "PLAN|HOST", required = true)]
@@ -67,6 +70,9 @@ enum BuildError {
     #[error("it is not known what to build: no revision was given")]
     #[diagnostic(help("add --revision main"))]
     NoRevision,
+    #[error("which hosts the plan is for, and which flake, has to be asked of the hosts: there is no NATS server to ask them over")]
+    #[diagnostic(help("give --nats-url and --nkey-file; or set `flake` in the plan and name its hosts one by one"))]
+    NobodyToAsk,
     #[error("cannot write {path}: {error}", path = .0.display(), error = .1)]
     #[diagnostic(help("give --out a file that you may write; all is built, so that the next time takes a moment"))]
     Unwritable(PathBuf, #[source] io::Error),
@@ -115,7 +121,7 @@ impl Build {
         Ok(Order { hosts, flake: flakes.given, revision })
     }
 
-    /// A plan that names all of its hosts and its flake needs nobody who answers, so that it can be built where there is no NATS.
+    /// A plan that names all of its hosts and its flake needs nobody who answers.
     async fn order_of_plan(&self, file: &PlanFile) -> Result<Order, CommandError> {
         let plan = &file.plan;
         let usage = |mistakes| Exit::Usage.with(file.place(mistakes));
@@ -125,6 +131,9 @@ impl Build {
         let flake = plan.flake.clone().or_else(|| flakes.given.clone());
         if plan.group_tiers().is_empty() && flake.is_some() {
             return Ok(Order { hosts: plan.named().into_iter().map(|host| host.host).collect(), flake, revision });
+        }
+        if servers.is_empty() {
+            return Err(Exit::Usage.with(BuildError::NobodyToAsk));
         }
         let mut bus = self.operator.connect().await?;
         let purpose = Purpose::Deploy { needed: plan.needed_tiers(), asked: plan.tiers() };
