@@ -503,7 +503,7 @@ async fn changes_of(plan: &ResolvedPlan, roster: &Roster, cache: Option<&str>) -
 pub(super) async fn ahead_of(commit: &Commit, plan: &ResolvedPlan, history: &mut History) -> Vec<HostName> {
     let mut known = BTreeMap::new();
     let mut ahead = Vec::new();
-    let waves = plan.waves.iter().filter(|wave| wave.action != Action::DryActivate);
+    let waves = plan.own_waves().map(|(_, wave)| wave).filter(|wave| wave.action != Action::DryActivate);
     for host in waves.flat_map(|wave| &wave.hosts) {
         let Some(current) = host.revision.as_ref().filter(|current| *current != commit) else { continue };
         let is_ahead = match known.get(current) {

@@ -36,7 +36,10 @@ impl Plan {
         let waves: Vec<ResolvedWave> = self.waves.iter().map(|wave| resolver.wave(wave)).collect();
         PlanErrors::unless_none(resolver.mistakes)?;
         let name = self.name.clone();
-        Ok((ResolvedPlan { name, waves, left_out: BTreeSet::new(), remembered: BTreeSet::new() }, resolver.warnings))
+        Ok((
+            ResolvedPlan { name, waves, stage: false, left_out: BTreeSet::new(), remembered: BTreeSet::new() },
+            resolver.warnings,
+        ))
     }
 
     /// What the author of the plan may not have meant.

@@ -16,6 +16,10 @@ pub struct ResolvedPlan {
     pub name: String,
     /// The waves, in the order in which they run.
     pub waves: Vec<ResolvedWave>,
+    /// Whether the hosts of all waves fetch their systems before any of them is changed. The first wave is for that, and has all
+    /// hosts of the others.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stage: bool,
     /// The hosts of waves that are not run this time.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub left_out: BTreeSet<HostName>,
@@ -149,7 +153,22 @@ impl Limits {
 impl ResolvedPlan {
     /// Every host, in the order in which requests are sent.
     pub fn hosts(&self) -> impl Iterator<Item = &ResolvedHost> {
-        self.waves.iter().flat_map(|wave| &wave.hosts)
+        self.own_waves().flat_map(|(_, wave)| &wave.hosts)
+    }
+
+    /// The waves in which hosts are changed, each with its place: a host is in one of them.
+    pub fn own_waves(&self) -> impl Iterator<Item = (usize, &ResolvedWave)> {
+        self.waves.iter().enumerate().skip(usize::from(self.stage))
+    }
+
+    /// Whether a host is reported without being charged when it is silent in the wave at this place.
+    pub fn excuses_silence(&self, wave: usize, host: &HostName) -> bool {
+        let has = |wave: &&ResolvedWave| wave.hosts.iter().any(|other| other.hostname == *host);
+        let wave = match wave {
+            0 if self.stage => self.own_waves().map(|(_, wave)| wave).find(has),
+            wave => self.waves.get(wave),
+        };
+        wave.is_some_and(|wave| wave.limits.ignore_unreachable) || self.remembered.contains(host)
     }
 
     /// The tiers of its hosts.

@@ -151,6 +151,7 @@ fn fact(page: &Layout<'_>, event: &Event) -> Option<Line> {
         | EventKind::Resolved { .. }
         | EventKind::Draining { .. }
         | EventKind::WaveEnded { .. }
+        | EventKind::Staged
         | EventKind::Interrupted { .. }
         | EventKind::Connection { .. }
         | EventKind::UnexpectedResponse { .. } => page.event(event),

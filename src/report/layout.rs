@@ -138,6 +138,9 @@ impl<'a> Layout<'a> {
                 let found = format!("{}, as {} found it", wording::revision(self.rollout), wording::name(host));
                 Some(Line::new(Good, found))
             }
+            EventKind::Staged => {
+                Some(Line::new(Good, "every host has fetched its system; from here on they are changed"))
+            }
             EventKind::TurnedUp { host, wave } => {
                 let text = format!("{} turned up too late for this wave, and is not deployed", wording::name(host));
                 self.wave(Symbol::Skipped, *wave, &text)
@@ -220,7 +223,8 @@ impl<'a> Layout<'a> {
         let not_asked = Counts { skipped: counts.skipped, ..Counts::default() };
         let (symbol, verdict, others) = match verdict {
             WaveVerdict::Skipped => {
-                return self.wave(Symbol::Skipped, wave, &format!("skipped   {}", count(counts.total(), "host")));
+                let hosts = self.frozen(wave).map_or(0, |wave| wave.hosts.len());
+                return self.wave(Symbol::Skipped, wave, &format!("skipped   {}", count(hosts, "host")));
             }
             WaveVerdict::Interrupted => (Symbol::Bad, Some("interrupted".to_owned()), not_completed),
             WaveVerdict::Failed(cause) => (Symbol::Bad, Some(format!("failed: {}", wording::cause(cause))), not_asked),

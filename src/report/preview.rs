@@ -189,7 +189,7 @@ fn marked_as<'a>(
 
 /// For each wave with hosts that did not answer, what that will mean.
 fn absent(rollout: &Rollout) -> impl Iterator<Item = String> {
-    rollout.plan.waves.iter().enumerate().filter_map(|(index, wave)| {
+    rollout.plan.own_waves().filter_map(|(index, wave)| {
         let hosts = marked_as(rollout, &wave.hosts, HostStatus::Absent);
         let index = WaveIndex(index);
         let meaning = match hosts.len() {

@@ -164,7 +164,8 @@ fn change(host: &HostView, rollout: &Rollout) -> String {
     let action = rollout.plan.waves.get(host.wave.0).map(|wave| wave.action);
     let pinned = rollout.revision.commit();
     let after = response.and_then(|response| response.revision.as_ref()).or(pinned.as_ref());
-    let change = host.ran_before(rollout).zip(after).filter(|_| action != Some(Action::DryActivate));
+    let change =
+        host.ran_before(rollout).zip(after).filter(|_| !matches!(action, Some(Action::DryActivate | Action::Fetch)));
     let mut said = match &change {
         Some((before, after)) if before == after => ["was on ", before.short(), " already"].concat(),
         Some((before, after)) => [before.short(), " -> ", after.short()].concat(),

@@ -129,6 +129,8 @@ pub enum EventKind {
         #[serde(flatten)]
         verdict: WaveVerdict,
     },
+    /// All hosts have fetched their systems. None is changed yet, and each is to be asked in its own wave.
+    Staged,
     /// The operator wants to stop.
     Interrupted {
         /// How urgently.

@@ -111,9 +111,10 @@ impl Machine {
 
     fn assemble(rollout: Arc<Rollout>, state: Summary, epoch: Timestamp) -> Self {
         let mut start = 0;
-        let ranges = rollout.plan.waves.iter().map(|wave| {
+        let ranges = rollout.plan.waves.iter().enumerate().map(|(index, wave)| {
             let range = start..start + wave.hosts.len();
-            start = range.end;
+            // Where all hosts fetch first, those of the other waves are the same ones.
+            start = if rollout.plan.stage && index == 0 { 0 } else { range.end };
             range
         });
         Self {

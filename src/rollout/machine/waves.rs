@@ -52,6 +52,9 @@ impl Machine {
     }
 
     fn enter_wave(&mut self, now: Duration) {
+        if self.state.is_staging && self.state.current() > 0 {
+            self.record(now, EventKind::Staged);
+        }
         let Some(range) = self.ranges.get(self.state.current()) else {
             return self.finish(now, Outcome::Succeeded);
         };

@@ -129,7 +129,7 @@ impl WaveView {
         Self { state: WaveState::Pending, began_at: None, ended_at: None, in_flight: 0, completed: 0, failures: 0 };
 
     /// The number that counts a host in this state; `None` where no number does.
-    pub(super) fn count_of(&mut self, host: &HostView, ignore_unreachable: bool) -> Option<&mut usize> {
+    pub(super) fn count_of(&mut self, host: &HostView, is_excused: impl Fn(&HostView) -> bool) -> Option<&mut usize> {
         match host.state {
             HostState::Pending | HostState::Final(HostOutcome::Skipped(_)) => None,
             HostState::Dispatched | HostState::Accepted | HostState::Started(_) | HostState::Waiting(_) => {
@@ -137,7 +137,7 @@ impl WaveView {
             }
             HostState::Final(HostOutcome::Completed | HostOutcome::Current) => Some(&mut self.completed),
             // A host that has rejected a request has answered, and fell silent afterwards.
-            HostState::Final(HostOutcome::Unreachable) if ignore_unreachable && host.used_ids == 0 => None,
+            HostState::Final(HostOutcome::Unreachable) if host.used_ids == 0 && is_excused(host) => None,
             HostState::Final(_) => Some(&mut self.failures),
         }
     }

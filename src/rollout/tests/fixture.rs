@@ -107,6 +107,7 @@ pub(super) fn rollout(waves: impl Into<Vec<ResolvedWave>>) -> Arc<Rollout> {
         plan: ResolvedPlan {
             name: "sunday".to_owned(),
             waves: waves.into(),
+            stage: false,
             left_out: BTreeSet::new(),
             remembered: BTreeSet::new(),
         },

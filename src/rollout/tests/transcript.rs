@@ -116,6 +116,7 @@ fn reported(event: &EventKind, names: &mut Names) -> String {
         EventKind::Baking { wave, remaining } => format!("wave {wave} baking for {}", seconds(*remaining)),
         EventKind::Checking { wave } => format!("wave {wave} checking"),
         EventKind::WaveEnded { wave, verdict } => format!("wave {wave} {}", ended(verdict)),
+        EventKind::Staged => "all have fetched".to_owned(),
         EventKind::Interrupted { how } => format!("interrupted: {how:?}"),
         EventKind::Connection { state } => format!("connection {state:?}"),
         EventKind::Resolved { host, revision } => format!("{host} found {}", revision.short()),
