@@ -29,11 +29,9 @@ const TICK: Duration = Duration::from_secs(1);
 /// How many inputs are taken before their effects are carried out together: what they have to record shares one sync.
 const BATCH: usize = 64;
 
-/// A deadline that is noticed later than this means that the process was stopped or busy, and did not hear its hosts.
-const LATE: Duration = Duration::from_millis(100);
-
-/// For how long it then hears what was said meanwhile, before hosts are given up for their silence.
-const CATCH_UP: Duration = Duration::from_millis(250);
+/// How long the server may take to prove that it heard us and that we hear it, before a host is given up for its silence.
+/// A connection that stands still is noticed within this time.
+const PROOF_WITHIN: Duration = Duration::from_secs(10);
 
 /// Everything that a machine needs around it.
 pub struct Drive<'a> {
@@ -99,7 +97,8 @@ impl<'a> Drive<'a> {
         let mut ticks = interval_at(began + TICK, TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut news = Vec::with_capacity(BATCH);
-        let mut catching_up = None;
+        // Until when the proof is awaited that the silence is the hosts' and not the connection's.
+        let mut proof_until = None;
         loop {
             match self.carry_out(machine) {
                 Ok(()) => {}
@@ -113,7 +112,7 @@ impl<'a> Drive<'a> {
                 return self.unrecorded.take().map_or(Ok(()), Err);
             }
             let deadline = machine.deadline().map(|deadline| began + deadline);
-            let wake_at = deadline.map(|deadline| catching_up.unwrap_or(deadline));
+            let wake_at = deadline.map(|deadline| proof_until.unwrap_or(deadline));
             tokio::select! {
                 biased;
                 Some(how) = self.interrupts.recv() => self.tell(machine, Input::Interrupt(how)),
@@ -125,6 +124,7 @@ impl<'a> Drive<'a> {
                     for item in news.drain(..) {
                         match item {
                             FleetEvent::Input(input) => machine.handle(now, input),
+                            FleetEvent::Proved => proof_until = proof_until.map(|_| Instant::now()),
                             FleetEvent::Refused(violation) => return Err(DriveError::Refused(violation)),
                         }
                     }
@@ -134,12 +134,11 @@ impl<'a> Drive<'a> {
                     self.tell(machine, input);
                 }
                 () = sleep_until(wake_at.unwrap_or(began)), if wake_at.is_some() => {
-                    let late = deadline.is_some_and(|deadline| deadline.elapsed() > LATE);
-                    if late && catching_up.is_none() {
-                        catching_up = Some(Instant::now() + CATCH_UP);
+                    let now = self.now(machine);
+                    if proof_until.take().is_none() && machine.gives_up(now) {
+                        proof_until = Some(Instant::now() + PROOF_WITHIN);
+                        self.fleet.orders.send(Outbound::Prove).map_err(|_| DriveError::Gone)?;
                     } else {
-                        catching_up = None;
-                        let now = self.now(machine);
                         machine.handle_deadline(now);
                     }
                 }

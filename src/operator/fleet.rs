@@ -74,6 +74,8 @@ pub enum Outbound {
     Publish(Dispatch),
     /// Ask every host whether it is there.
     CallRoll,
+    /// Have the server prove that it has read all that was published before: [`FleetEvent::Proved`] comes back.
+    Prove,
     /// Tell other operators, when they call the roll, that this rollout runs: for each tier what concerns that one.
     Announce(Vec<RolloutReport>),
 }
@@ -83,6 +85,8 @@ pub enum Outbound {
 pub enum FleetEvent {
     /// It is for the executor.
     Input(Input),
+    /// The server has read all that was published, and what it had sent before was passed on.
+    Proved,
     /// The server refuses something that the rollout cannot do without.
     Refused(Violation),
 }
