@@ -48,7 +48,6 @@ const LEAST_SHARE: Duration = Duration::from_secs(1);
 /// How long a server is tried before the next one is tried as well: all are alive as a rule, and the first one is meant.
 const HEAD_START: Duration = Duration::from_millis(250);
 
-/// How a connection is kept.
 #[derive(Debug, Clone, Copy)]
 struct Temper {
     /// The longest pause between two attempts to connect.
@@ -66,7 +65,6 @@ const LISTENER: Temper = Temper { longest_pause: Duration::from_secs(30), ping_a
 /// How many messages a subscription holds before it drops some, unless the caller knows how many to expect.
 pub const SUBSCRIPTION_CAPACITY: usize = 65_536;
 
-/// What is needed to connect.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The servers; they are tried in this order.
@@ -89,9 +87,7 @@ pub struct Settings {
 /// A client certificate and its key, in PEM.
 #[derive(Debug, Clone)]
 pub struct ClientCert {
-    /// The file with the certificate.
     pub cert: PathBuf,
-    /// The file with the key.
     pub key: PathBuf,
 }
 
@@ -101,14 +97,11 @@ pub struct ClientCert {
 #[derive(Clone, PartialEq, Eq)]
 pub struct ServerUrl(ServerAddr);
 
-/// A connection.
 #[derive(Debug)]
 pub struct Bus {
-    /// Publishes and subscribes.
     pub client: Client,
     /// What becomes of the connection. That it was made is no event: the first [`BusEvent::Up`] is a reconnect.
     pub events: Events,
-    /// Makes the connection anew.
     pub renewal: Renewal,
     /// What the user should know although it works.
     pub warnings: Vec<String>,
@@ -116,7 +109,6 @@ pub struct Bus {
     pub late_answers: Option<(Uuid, SelectAll<Subscriber>)>,
 }
 
-/// Makes a connection anew.
 #[derive(Debug, Clone)]
 pub struct Renewal {
     client: Client,
@@ -279,7 +271,6 @@ impl FromStr for ServerUrl {
 }
 
 impl ServerUrl {
-    /// Whether the address asks for TLS.
     fn is_tls(&self) -> bool {
         self.0.tls_required()
     }
