@@ -49,7 +49,6 @@ const LEAST_SHARE: Duration = Duration::from_secs(1);
 /// How long a server is tried before the next one is tried as well: all are alive as a rule, and the first one is meant.
 const HEAD_START: Duration = Duration::from_millis(250);
 
-/// How a connection is kept.
 #[derive(Debug, Clone, Copy)]
 struct Temper {
     /// The longest pause between two attempts to connect.
@@ -71,7 +70,6 @@ const LISTENER: Temper =
 /// How many messages a subscription holds before it drops some, unless the caller knows how many to expect.
 pub const SUBSCRIPTION_CAPACITY: usize = 65_536;
 
-/// What is needed to connect.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The servers; they are tried in this order.
@@ -94,9 +92,7 @@ pub struct Settings {
 /// A client certificate and its key, in PEM.
 #[derive(Debug, Clone)]
 pub struct ClientCert {
-    /// The file with the certificate.
     pub cert: PathBuf,
-    /// The file with the key.
     pub key: PathBuf,
 }
 
@@ -106,14 +102,11 @@ pub struct ClientCert {
 #[derive(Clone, PartialEq, Eq)]
 pub struct ServerUrl(ServerAddr);
 
-/// A connection.
 #[derive(Debug)]
 pub struct Bus {
-    /// Publishes and subscribes.
     pub client: Client,
     /// What becomes of the connection. That it was made is no event: the first [`BusEvent::Up`] is a reconnect.
     pub events: Events,
-    /// Makes the connection anew.
     pub renewal: Renewal,
     /// What the user should know although it works.
     pub warnings: Vec<String>,
@@ -121,7 +114,6 @@ pub struct Bus {
     pub late_answers: Option<(Uuid, SelectAll<Subscriber>)>,
 }
 
-/// Makes a connection anew.
 #[derive(Debug, Clone)]
 pub struct Renewal {
     client: Client,
@@ -298,7 +290,6 @@ impl FromStr for ServerUrl {
 }
 
 impl ServerUrl {
-    /// Whether the address asks for TLS.
     fn is_tls(&self) -> bool {
         self.0.tls_required()
     }

@@ -20,7 +20,6 @@ impl<K: Eq + Hash, V> ByName<K, V> {
         self.0.insert(name, value);
     }
 
-    /// What is known by a name.
     pub(crate) fn get<Q: Eq + Hash + ?Sized>(&self, name: &Q) -> Option<&V>
     where
         K: Borrow<Q>,
@@ -28,7 +27,6 @@ impl<K: Eq + Hash, V> ByName<K, V> {
         self.0.get(name)
     }
 
-    /// The same, to be changed.
     pub(crate) fn get_mut<Q: Eq + Hash + ?Sized>(&mut self, name: &Q) -> Option<&mut V>
     where
         K: Borrow<Q>,

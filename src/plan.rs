@@ -63,14 +63,12 @@ pub struct Wave {
     pub targets: Vec<Spanned<Selector>>,
     /// Hosts that this wave leaves to later ones.
     pub exclude: Vec<Spanned<Selector>>,
-    /// How it runs.
     pub settings: Settings,
 }
 
 /// What `[defaults]` and a wave can both say. The default is what holds where neither says anything.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// What `nixos-rebuild` does on each host.
     pub action: Action,
     /// The most hosts in flight at once.
     pub max_parallel: Parallel,
@@ -88,7 +86,6 @@ pub struct Settings {
     pub bake_time: Duration,
     /// A program and its arguments, to be run after the bake.
     pub check: Option<Vec<String>>,
-    /// How long `check` may take.
     pub check_timeout: Duration,
     /// Whether to ask before the first request of the wave.
     pub confirm: bool,
@@ -114,7 +111,6 @@ pub enum Parallel {
 /// A value and where in the file it stands, as a range of bytes. Plans that say the same are equal wherever they say it.
 #[derive(Debug, Clone)]
 pub struct Spanned<T> {
-    /// The value.
     pub value: T,
     /// Its place; empty for a default, which stands nowhere.
     pub span: Range<usize>,
@@ -155,7 +151,6 @@ impl Plan {
         targets.filter_map(|selector| selector.value.target.tier()).collect()
     }
 
-    /// The hosts that the plan names.
     pub fn named(&self) -> BTreeSet<Sender> {
         let targets = self.waves.iter().flat_map(|wave| &wave.targets);
         let hosts = targets.filter_map(|selector| match &selector.value.target {

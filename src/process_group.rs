@@ -79,7 +79,6 @@ async fn follow(child: &mut Child) -> io::Result<Output> {
     Ok(Output { status, stdout: answer.bytes, stderr: said.bytes })
 }
 
-/// What a program writes.
 struct Pipe<P> {
     end: P,
     bytes: Vec<u8>,
@@ -91,7 +90,6 @@ impl<P: AsyncRead + AsFd + Unpin> Pipe<P> {
         Self { end, bytes: Vec::new(), is_open: true }
     }
 
-    /// Waits for more.
     async fn read(&mut self) -> io::Result<()> {
         self.is_open = self.end.read_buf(&mut self.bytes).await? > 0;
         Ok(())

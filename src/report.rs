@@ -51,10 +51,8 @@ pub trait Reporter {
     }
 }
 
-/// Whether text may carry colors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Style {
-    /// Text only.
     Plain,
     /// Symbols are colored with ANSI sequences.
     Colored,

@@ -54,7 +54,6 @@ impl ContextArgs {
     }
 }
 
-/// A file of contexts.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct Config {
@@ -63,7 +62,6 @@ struct Config {
     context: BTreeMap<String, Context>,
 }
 
-/// What a context can say.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct Context {

@@ -46,7 +46,6 @@ struct PlanNotFound {
 }
 
 impl PlanArgs {
-    /// Reads the plan.
     pub(super) fn read(&self) -> Result<PlanFile, CommandError> {
         let path = self.find().map_err(|error| Exit::Usage.with(error))?;
         PlanFile::read(&path, &alias::lookup).map_err(|error| Exit::Usage.with(error))

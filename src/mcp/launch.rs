@@ -25,7 +25,6 @@ use crate::protocol::{Revision, Role, RolloutId, Target, Tier};
 use crate::report;
 use crate::rollout::PlanSource;
 
-/// How a rollout is begun.
 pub(super) struct Launch<'a> {
     pub(super) call: ToolCall<'a>,
     /// What to type where a person is asked: the target as plans write it, or the name of the plan.
@@ -49,7 +48,6 @@ impl Downgrade {
     }
 }
 
-/// What a tool would roll out.
 pub(super) trait Intent: Sync {
     /// Settles hosts and commit as they are now.
     fn settle(&self, context: &Context, until: Instant) -> impl Future<Output = Result<Prepared, ToolError>> + Send;

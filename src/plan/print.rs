@@ -5,10 +5,8 @@ use std::time::Duration;
 
 use super::{Parallel, Plan, Selector, Settings, Spanned, Wave};
 
-/// A string as TOML writes it.
 struct Quoted<'a>(&'a str);
 
-/// Strings as a TOML list.
 struct List<'a, T>(&'a [T]);
 
 impl Display for Plan {

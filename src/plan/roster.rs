@@ -91,12 +91,10 @@ impl Roster {
         Tier::ALL.iter().any(|tier| self.host(*tier, name).is_some())
     }
 
-    /// Every host that answered, by name.
     pub fn hosts(&self) -> impl Iterator<Item = &HostReport> {
         self.hosts.iter().map(|answer| &answer.report)
     }
 
-    /// The roles of a tier's hosts.
     pub fn roles(&self, tier: Tier) -> BTreeSet<&Role> {
         let hosts = self.hosts().filter(|host| host.tier == tier);
         hosts.filter_map(|host| host.role.as_ref()).collect()
@@ -115,7 +113,6 @@ impl Roster {
     }
 }
 
-/// How requests reach a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Address {
     /// By the subject of its name, on which no other host listens.

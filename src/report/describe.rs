@@ -27,7 +27,6 @@ pub struct HostFacts<'a> {
     pub reboot_required: bool,
 }
 
-/// Tells the facts about a host.
 pub fn describe<'a>(host: &'a HostView, rollout: &Rollout) -> HostFacts<'a> {
     let response = last_response(host);
     let error = match host.state {

@@ -59,7 +59,6 @@ struct Row {
     wave: String,
     /// The first hosts, as many as there can be room for.
     hosts: Vec<String>,
-    /// How many others there are.
     others: usize,
     at_once: String,
     may_fail: String,

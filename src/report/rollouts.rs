@@ -12,9 +12,7 @@ const TITLES: [&str; 7] = ["rollout", "name", "revision", "began", "by", "outcom
 /// Whether a process is at a rollout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Liveness {
-    /// One is.
     Running,
-    /// None is.
     Over,
 }
 

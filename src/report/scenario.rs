@@ -171,7 +171,6 @@ impl Scenario {
         self.now
     }
 
-    /// Lets seconds pass.
     pub(super) fn wait(&mut self, seconds: u64) -> &mut Self {
         for _ in 0..seconds {
             self.now += Duration::from_secs(1);
@@ -206,7 +205,6 @@ impl Scenario {
         self.event(EventKind::Final { host: name(host), outcome, response: None })
     }
 
-    /// A host is asked to return.
     pub(super) fn sent_back(&mut self, host: &str) -> &mut Self {
         self.event(EventKind::Returning { host: name(host), request: request(2) })
     }
@@ -248,7 +246,6 @@ impl Scenario {
         recap(&self.summary, Style::Plain, width)
     }
 
-    /// The lines that were shown.
     pub(super) fn lines(&self) -> String {
         self.written.text()
     }

@@ -204,7 +204,6 @@ fn reason(response: &Response) -> String {
     code.into_iter().chain(message).collect::<Vec<_>>().join(": ")
 }
 
-/// Why hosts were not asked.
 pub(super) const fn skipped(cause: SkipReason) -> &'static str {
     match cause {
         SkipReason::WaveHalted => "wave halted",
@@ -215,7 +214,6 @@ pub(super) const fn skipped(cause: SkipReason) -> &'static str {
     }
 }
 
-/// Why a wave failed.
 pub fn cause(cause: &FailureReason) -> String {
     match cause {
         FailureReason::TooManyFailures { failures, max_failures } => {

@@ -42,11 +42,9 @@ pub const CLOCK_DIFFERENCE: Duration = Duration::from_mins(2);
 /// one is prepared. In tests a few are many.
 const PREPARED: usize = if cfg!(test) { 3 } else { 512 };
 
-/// Carries out one rollout.
 #[derive(Debug, Clone)]
 pub struct Machine {
     state: Summary,
-    /// What the state is about.
     rollout: Arc<Rollout>,
     epoch: Timestamp,
     replies: Replies,
@@ -228,12 +226,10 @@ impl Machine {
         &self.state
     }
 
-    /// What it is about.
     pub const fn rollout(&self) -> &Arc<Rollout> {
         &self.rollout
     }
 
-    /// How it ended, once it has.
     pub const fn outcome(&self) -> Option<Outcome> {
         self.state.outcome
     }
@@ -244,7 +240,6 @@ impl Machine {
         self.epoch = wall_clock.saturating_sub(now).unwrap_or(wall_clock);
     }
 
-    /// Takes notice of something that happened.
     pub fn handle(&mut self, now: Duration, input: Input) {
         if self.outcome().is_some() {
             return;
@@ -320,7 +315,6 @@ impl Machine {
         self.effects.pop_front()
     }
 
-    /// Prepares more.
     pub fn prepare_more(&mut self, now: Duration) {
         self.advance(now);
     }

@@ -19,11 +19,8 @@ use crate::protocol::HostName;
 pub struct Summary {
     /// What the rollout is about; none before it has begun.
     pub rollout: Option<Arc<Rollout>>,
-    /// When it began.
     pub began_at: Option<Timestamp>,
-    /// When it ended.
     pub ended_at: Option<Timestamp>,
-    /// Every wave, in order.
     pub waves: Vec<WaveView>,
     /// Every host, in the order of the waves and of dispatch.
     pub hosts: Vec<HostView>,
@@ -33,7 +30,6 @@ pub struct Summary {
     pub anomalies: Vec<(HostName, UnexpectedResponse)>,
     /// How urgently the operator wanted to stop.
     pub interrupt: Option<Interrupt>,
-    /// How it ended, once it has.
     pub outcome: Option<Outcome>,
     /// Whether it was taken up again where it was left.
     pub(super) was_resumed: bool,
@@ -44,14 +40,12 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// The summary of these events.
     pub fn of<'a>(events: impl IntoIterator<Item = &'a Event>) -> Self {
         let mut summary = Self::default();
         events.into_iter().for_each(|event| summary.apply(event));
         summary
     }
 
-    /// Takes one more event into account.
     pub fn apply(&mut self, event: &Event) {
         match &event.kind {
             EventKind::Begun(rollout) => self.begin(event.at, rollout),
@@ -131,7 +125,6 @@ impl Summary {
         }
     }
 
-    /// The view of one host.
     pub fn host(&self, name: &HostName) -> Option<&HostView> {
         self.place(name).and_then(|place| self.hosts.get(place))
     }

@@ -104,7 +104,6 @@ impl Apply {
         block_on(self.start())?
     }
 
-    /// Begins a new rollout.
     async fn start(&self) -> CommandResult {
         let Previewed { bus, prepared, preview } = self.preparation.prepare(self.display.audience()).await?;
         self.guards.check(&prepared)?;

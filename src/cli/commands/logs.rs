@@ -131,7 +131,6 @@ impl Logs {
         }
     }
 
-    /// Prints page after page.
     async fn copy(&self, mut reader: LogReader) -> CommandResult {
         let mut lines = Lines::default();
         let mut offset = 0;

@@ -14,13 +14,11 @@ use crate::text::safe;
 /// The most hosts and steps that are named; the others are counted.
 const MOST_NAMED: usize = 40;
 
-/// What is to be done.
 #[derive(Debug, Clone, Serialize)]
 pub(in crate::mcp) struct Question<'a> {
     /// The tool that would do it, and its arguments.
     tool: &'a str,
     arguments: &'a JsonObject,
-    /// What to type.
     pub(super) phrase: String,
     /// The tiers that it touches, the one with the least power first.
     pub(in crate::mcp) tiers: BTreeSet<Tier>,
@@ -35,7 +33,6 @@ pub(in crate::mcp) struct Question<'a> {
     pub(in crate::mcp) asked: &'a Revision,
     /// The commit that it is now, which would be deployed.
     pub(super) commit: &'a Revision,
-    /// What `preview_plan` returned for the plan.
     plan_hash: Option<&'a str>,
 }
 

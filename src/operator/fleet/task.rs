@@ -48,7 +48,6 @@ pub struct FleetTask {
     roll_call: Option<Uuid>,
     /// The answers to both.
     roll_call_answers: SelectAll<Subscriber>,
-    /// Who answered late.
     late: Vec<HostAnswer>,
     /// Where the server answers when it was asked for a proof.
     proof: Option<ReplySubject>,

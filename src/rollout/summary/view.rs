@@ -8,14 +8,11 @@ use crate::protocol::{Commit, HostName, Phase, RequestId, Response};
 use crate::rollout::description::Rollout;
 use crate::rollout::event::{HostOutcome, WaveIndex, WaveVerdict};
 
-/// The state of a wave.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WaveView {
-    /// What it is at.
     pub state: WaveState,
     /// When its first request could be sent.
     pub began_at: Option<Timestamp>,
-    /// When its verdict fell.
     pub ended_at: Option<Timestamp>,
     /// How many of its hosts are in flight, or wait to be asked again.
     pub in_flight: usize,
@@ -25,35 +22,26 @@ pub struct WaveView {
     pub failures: usize,
 }
 
-/// What a wave is at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WaveState {
-    /// Not begun.
     Pending,
     /// The operator is asked whether it may begin.
     AwaitingConfirmation,
-    /// Requests are sent.
     Running,
     /// No more requests are sent, hosts in flight are awaited.
     Draining,
     /// Its hosts are done, and it is left running for a while.
     Baking,
-    /// Its check runs.
     Checking,
-    /// It is over.
     Ended(WaveVerdict),
 }
 
-/// The state of a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostView {
-    /// The host.
     pub name: HostName,
-    /// Its wave.
     pub wave: WaveIndex,
     /// Which of the hosts of that wave it is.
     pub index: usize,
-    /// What it is at.
     pub state: HostState,
     /// The request that it was sent last.
     pub request: Option<RequestId>,
@@ -63,7 +51,6 @@ pub struct HostView {
     pub used_ids: u32,
     /// When it was sent the first.
     pub sent_at: Option<Timestamp>,
-    /// When it became final.
     pub ended_at: Option<Timestamp>,
     /// Its own last word, where there was one.
     pub response: Option<Arc<Response>>,
@@ -82,29 +69,22 @@ pub struct ReturnView {
     pub response: Option<Arc<Response>>,
 }
 
-/// What a host is at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HostState {
-    /// It was not asked.
     Pending,
     /// It was asked and has not answered.
     Dispatched,
-    /// It has taken the request.
     Accepted,
-    /// It runs it.
     Started(Option<Phase>),
     /// It was asked in vain, with this result, and will be asked again.
     Waiting(HostOutcome),
-    /// It is final.
     Final(HostOutcome),
 }
 
 /// How many hosts there are of each kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Not asked yet.
     pub pending: usize,
-    /// Asked and not final.
     pub in_flight: usize,
     /// Final and as they should be.
     pub completed: usize,
@@ -112,15 +92,11 @@ pub struct Counts {
     pub current: usize,
     /// Completed, and returned from that to what they ran before.
     pub returned: usize,
-    /// Tried and failed.
     pub failed: usize,
-    /// Refused.
     pub rejected: usize,
-    /// Never answered.
     pub unreachable: usize,
     /// Answered, and did not finish in time.
     pub timed_out: usize,
-    /// Will not be asked.
     pub skipped: usize,
 }
 
@@ -237,7 +213,6 @@ impl Counts {
         counts
     }
 
-    /// All hosts.
     pub const fn total(&self) -> usize {
         self.pending
             + self.in_flight
