@@ -3,7 +3,7 @@
 //! Pure: reading the file and the roll call happen elsewhere; here is what the text means. In reading order:
 //!
 //! - `key`: every key of a plan; `schema` tells editors of them;
-//! - `format`: TOML to a [`Plan`], with every mistake of the file at its place; `print` is the way back;
+//! - `format`: TOML to a [`Plan`], with every mistake of the file at its place;
 //! - `rollback`: when hosts return to what they ran before;
 //! - `target`: the words that select hosts;
 //! - `roster`: who answered the roll call;
@@ -16,7 +16,6 @@ mod format;
 mod key;
 mod keys;
 mod missed;
-mod print;
 mod resolve;
 mod resolved;
 mod rollback;

@@ -59,6 +59,4 @@ pub enum Style {
 }
 
 #[cfg(test)]
-mod hostile;
-#[cfg(test)]
-mod scenario;
+mod tests;

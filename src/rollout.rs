@@ -18,7 +18,7 @@ pub use event::{
     Connection, Event, EventKind, EventWriter, FailureReason, HostOutcome, Interrupt, Outcome, SkipReason,
     UnexpectedResponse, WaveIndex, WaveVerdict,
 };
-pub use machine::Machine;
+pub use machine::{Machine, PREPARED};
 pub use summary::Summary;
 
 use crate::protocol::{HostReport, Request, RequestId, Response, Sender, Subject};

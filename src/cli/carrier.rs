@@ -17,7 +17,7 @@ use crate::clock;
 use crate::operator::journal::Journal;
 use crate::operator::{Drive, DriveError, Fleet, FleetTask};
 use crate::report;
-use crate::rollout::{Machine, Outcome, Rollout, Summary};
+use crate::rollout::{Machine, Outcome, PREPARED, Rollout, Summary};
 
 /// What a rollout is carried out with.
 pub(super) struct Carrier<'a> {
@@ -35,13 +35,13 @@ impl Carrier<'_> {
     /// Begins a rollout, and carries it out until it has ended. Nothing is sent that could not be recorded.
     pub(super) async fn begin(&self, bus: Bus, rollout: Rollout) -> Result<Machine, CommandError> {
         let journal = self.state.journals().create(rollout.id).map_err(|error| Exit::Precondition.with(error))?;
-        let machine = Machine::new(Arc::new(rollout), clock::now());
+        let machine = Machine::new(Arc::new(rollout), clock::now(), PREPARED);
         self.carry_out(bus, machine, Summary::default(), journal).await
     }
 
     /// Goes on with a rollout where its record ends, and carries it out until it has ended.
     pub(super) async fn resume(&self, bus: Bus, recorded: Summary, journal: Journal) -> Result<Machine, CommandError> {
-        let machine = Machine::resume(recorded.clone(), clock::now());
+        let machine = Machine::resume(recorded.clone(), clock::now(), PREPARED);
         let machine = machine.ok_or_else(|| Exit::Precondition.with(NothingRecorded))?;
         self.carry_out(bus, machine, recorded, journal).await
     }

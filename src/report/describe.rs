@@ -78,7 +78,7 @@ mod tests {
 
     use super::*;
     use crate::protocol::{Action, Status};
-    use crate::report::scenario::{NEW, OLD, answer, commit, name, request, rollout, start, wave};
+    use crate::report::tests::scenario::{NEW, OLD, answer, commit, name, request, rollout, start, wave};
     use crate::rollout::{Event, EventKind, Summary};
 
     /// What is said of a host after these events, of the commits by name.

@@ -90,7 +90,7 @@ pub(super) const fn outcome(summary: &Summary, liveness: Liveness) -> &'static s
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::scenario::{demo, start};
+    use crate::report::tests::scenario::{demo, start};
     use crate::rollout::{Event, EventKind};
 
     fn summary(events: Vec<EventKind>) -> Summary {

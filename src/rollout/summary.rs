@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use rustc_hash::FxHashMap;
 
 pub use self::view::{Counts, HostState, HostView, ReturnView, WaveState, WaveView};
 use super::description::Rollout;
 use super::event::{Event, EventKind, HostOutcome, Interrupt, Outcome, UnexpectedResponse, WaveIndex, WaveVerdict};
-use crate::places::Places;
 use crate::plan::{ResolvedPlan, Rollback};
 use crate::protocol::HostName;
 
@@ -33,7 +33,7 @@ pub struct Summary {
     pub outcome: Option<Outcome>,
     /// Whether it was taken up again where it was left.
     pub(super) was_resumed: bool,
-    places: Places<HostName>,
+    places: FxHashMap<HostName, usize>,
     completed: Vec<usize>,
     /// The first wave that did not succeed.
     current: usize,
@@ -131,7 +131,7 @@ impl Summary {
 
     /// The place of one host among the hosts.
     pub fn place(&self, name: &HostName) -> Option<usize> {
-        self.places.place(name)
+        self.places.get(name).copied()
     }
 
     /// The hosts of one wave, in the order of dispatch.

@@ -104,7 +104,7 @@ where
     let (fleet, end) = Fleet::channels();
     let mut tasks = JoinSet::new();
     tasks.spawn(network(end, Arc::clone(&rollout)));
-    let mut machine = Machine::new(rollout, Timestamp::UNIX_EPOCH);
+    let mut machine = Machine::new(rollout, Timestamp::UNIX_EPOCH, 3);
     let reporters: Vec<Box<dyn Reporter>> = vec![Box::new(Broken), Box::new(Recorder(log.clone()))];
     let confirm: Confirm = Box::new(|_, _| Box::pin(async { Answer::Unavailable }));
     Drive::new(fleet, journal, reporters, interrupts, confirm).run(&mut machine).await?;

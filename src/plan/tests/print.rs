@@ -3,7 +3,7 @@
 use std::fmt::{self, Display, Formatter};
 use std::time::Duration;
 
-use super::{Parallel, Plan, Selector, Settings, Spanned, Wave};
+use crate::plan::{Parallel, Plan, Selector, Settings, Spanned, Wave};
 
 struct Quoted<'a>(&'a str);
 
