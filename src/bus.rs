@@ -63,9 +63,10 @@ struct Temper {
 const OPERATOR: Temper =
     Temper { longest_pause: Duration::from_secs(2), ping_after: Duration::from_secs(2), hurries: true };
 
-/// A listener has all day, and a server that comes back must not be met by a crowd.
+/// A listener has all day, and a server that comes back must not be met by a crowd. A host whose way to the server broke without
+/// a word is back after a minute.
 const LISTENER: Temper =
-    Temper { longest_pause: Duration::from_secs(30), ping_after: Duration::from_mins(1), hurries: false };
+    Temper { longest_pause: Duration::from_secs(30), ping_after: Duration::from_secs(20), hurries: false };
 
 /// How many messages a subscription holds before it drops some, unless the caller knows how many to expect.
 pub const SUBSCRIPTION_CAPACITY: usize = 65_536;
