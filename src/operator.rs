@@ -15,6 +15,7 @@ pub mod plan_file;
 pub mod prepare;
 pub mod resumption;
 pub mod revision;
+pub mod rollback;
 #[cfg(test)]
 mod testing;
 
@@ -25,3 +26,4 @@ pub use fleet::{
 pub use history::History;
 pub use prepare::{Called, Kind, Part, PreflightError, PrepareError, PrepareOptions, Prepared};
 pub use revision::{UnresolvedError, resolve_revision};
+pub use rollback::{RollbackError, RollbackPlan};

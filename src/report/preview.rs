@@ -1,5 +1,6 @@
 //! What a rollout is going to do, before anything is sent.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::format::{DisplayDuration, count, first_line, pad, shorten, widest, wrap};
@@ -35,6 +36,18 @@ pub fn preview(rollout: &Rollout, warnings: &[String], width: usize) -> String {
     lines.push(String::new());
     lines.extend(notes);
     lines.join("\n")
+}
+
+/// From which commit hosts go back and to which, a line for each commit that they run now.
+pub fn changes(rollout: &Rollout) -> String {
+    let to = wording::revision(rollout);
+    let mut by_commit: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for host in rollout.plan.hosts().filter(|host| !host.is_current) {
+        let from = host.revision.as_ref().map_or("what they run", Commit::short);
+        by_commit.entry(from).or_default().push(wording::name(&host.hostname));
+    }
+    let line = |(from, hosts): (&str, Vec<&str>)| format!("\n  from {from} back to {to}: {}", wording::names(&hosts));
+    by_commit.into_iter().map(line).collect()
 }
 
 /// `Rollout sunday   main -> 8c1f0e2 "flake: bump nixpkgs"   switch`; waves of different actions say theirs themselves.

@@ -35,6 +35,7 @@ mod own_place;
 mod permissions;
 mod predecessor;
 mod returning;
+mod rollback;
 mod runs;
 mod service;
 mod shell;
