@@ -15,6 +15,7 @@ mod flake;
 mod guards;
 mod help;
 mod home;
+mod hook_args;
 mod interrupts;
 mod log;
 mod one_host;

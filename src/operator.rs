@@ -10,6 +10,7 @@ pub mod flake;
 pub mod fleet;
 pub mod follow;
 pub mod history;
+pub mod hooks;
 pub mod journal;
 pub mod plan_file;
 pub mod prepare;

@@ -6,6 +6,7 @@ use thiserror::Error;
 
 use super::exit::{CommandError, Exit};
 use super::flake::{self, FlakeArgs};
+use super::hook_args::HookArgs;
 use super::operator::{Audience, OperatorArgs};
 use super::out;
 use super::plan_file::PlanArgs;
@@ -46,6 +47,9 @@ pub(super) struct Preparation {
     /// Ask hosts as well that are current: they run and boot what the last deployment of this commit made
     #[arg(long, env = "HOMELAB_DEPLOY_EVEN_IF_CURRENT", value_parser = crate::cli::switch::read)]
     even_if_current: bool,
+
+    #[command(flatten)]
+    hooks: HookArgs,
 
     #[command(flatten)]
     pub(super) flake: FlakeArgs,
@@ -95,6 +99,7 @@ impl Preparation {
             part: self.part(),
             operator: self.operator.name(),
             kind: Kind::Rollout,
+            hooks: self.hooks.hooks(),
             even_if_current: self.even_if_current,
             journals: self.state.journals(),
             cache: self.state.cache(),

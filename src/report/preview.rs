@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::format::{DisplayDuration, count, first_line, pad, shorten, widest, wrap};
+use super::format::{DisplayDuration, count, first_line, pad, shorten, widest, wrap, wrap_indented};
 use super::wording;
 use crate::plan::{ResolvedHost, ResolvedWave, Rollback};
 use crate::protocol::Commit;
@@ -34,6 +34,10 @@ pub fn preview(rollout: &Rollout, warnings: &[String], width: usize) -> String {
     let mut lines = vec![title(rollout), String::new()];
     lines.extend(table(rollout, width));
     lines.push(String::new());
+    lines.extend(rollout.plan.hooks.all().map(|(hook, argv)| {
+        let told = format!("{hook} runs on this machine: {}", command(argv));
+        format!("  {}", wrap_indented(&told, width, "    "))
+    }));
     lines.extend(notes);
     lines.join("\n")
 }
@@ -59,6 +63,15 @@ fn title(rollout: &Rollout) -> String {
         Some(_) | None => String::new(),
     };
     format!("Rollout {}   {}{}{action}", rollout.name(), wording::revision(rollout), subject.unwrap_or_default())
+}
+
+/// A program with its arguments, each of which can be told from the next, and none of which moves the cursor.
+fn command(argv: &[String]) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%+,".contains(c);
+    let shown = |word: &String| {
+        if !word.is_empty() && word.chars().all(is_plain) { word.clone() } else { format!("{word:?}") }
+    };
+    argv.iter().map(shown).collect::<Vec<_>>().join(" ")
 }
 
 fn is_uniform(rollout: &Rollout) -> bool {

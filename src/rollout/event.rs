@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::description::Rollout;
+use crate::plan::Hook;
 use crate::protocol::{Commit, HostName, Phase, RequestId, Response, Status, Tier};
 
 /// Something that happened, and when by the operator's clock.
@@ -162,6 +163,13 @@ pub enum EventKind {
         /// What it is.
         #[serde(flatten)]
         anomaly: UnexpectedResponse,
+    },
+    /// A program on the operator's machine was to be told of the rollout, in vain. That changes nothing.
+    HookFailed {
+        /// The moment.
+        hook: Hook,
+        /// Why it failed.
+        reason: String,
     },
     /// The rollout is over.
     Ended {

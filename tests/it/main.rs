@@ -25,6 +25,7 @@ mod first_hour;
 mod floods;
 mod harness;
 mod history;
+mod hooks;
 mod hosts;
 mod lifecycle;
 mod listener;

@@ -14,6 +14,7 @@ use crate::cli::carrier::Carrier;
 use crate::cli::exit::{CommandError, CommandResult, Exit};
 use crate::cli::flake::FlakeArgs;
 use crate::cli::guards::GuardArgs;
+use crate::cli::hook_args::HookArgs;
 use crate::cli::operator::{Audience, DisplayArgs, OperatorArgs};
 use crate::cli::preparation::unprepared;
 use crate::cli::rollback_args::RollbackArgs;
@@ -59,6 +60,9 @@ pub(in crate::cli) struct Deploy {
     guards: GuardArgs,
 
     #[command(flatten)]
+    hooks: HookArgs,
+
+    #[command(flatten)]
     flake: FlakeArgs,
 
     #[command(flatten)]
@@ -85,8 +89,8 @@ struct NobodyThere {
 impl Deploy {
     pub(in crate::cli) fn run(self) -> CommandResult {
         let selector = Selector::parse(&self.target, &alias::lookup).map_err(|mistake| Exit::Usage.with(mistake))?;
-        let Self { yes, guards, flake, operator, state, display, .. } = &self;
-        let terms = Terms { yes: *yes, force: &guards.force, flake, operator, state, display };
+        let Self { yes, guards, hooks, flake, operator, state, display, .. } = &self;
+        let terms = Terms { yes: *yes, force: &guards.force, hooks, flake, operator, state, display };
         match &self.to {
             Some(to) if to.as_str() == "previous" => return terms.return_one(one_host::only(selector)?),
             Some(_) => terms.check_somebody_can_answer()?,
@@ -130,6 +134,7 @@ impl Deploy {
             part: Part::Whole,
             operator: self.operator.name(),
             kind: Kind::Deployment,
+            hooks: self.hooks.hooks(),
             even_if_current: true,
             journals: self.state.journals(),
             // Nobody is asked about a flake: where it was not accepted, each host looks the branch up for itself.

@@ -9,6 +9,7 @@ use crate::cli::carrier::Carrier;
 use crate::cli::exit::{CommandError, CommandResult, Exit};
 use crate::cli::flake::{self, FlakeArgs};
 use crate::cli::guards::ForceArgs;
+use crate::cli::hook_args::HookArgs;
 use crate::cli::operator::{Audience, DisplayArgs, OperatorArgs};
 use crate::cli::preparation::unprepared;
 use crate::cli::runtime::block_on;
@@ -33,6 +34,9 @@ pub(in crate::cli) struct Rollback {
     force: ForceArgs,
 
     #[command(flatten)]
+    hooks: HookArgs,
+
+    #[command(flatten)]
     flake: FlakeArgs,
 
     #[command(flatten)]
@@ -49,6 +53,7 @@ pub(in crate::cli) struct Rollback {
 pub(super) struct Terms<'a> {
     pub(super) yes: bool,
     pub(super) force: &'a ForceArgs,
+    pub(super) hooks: &'a HookArgs,
     pub(super) flake: &'a FlakeArgs,
     pub(super) operator: &'a OperatorArgs,
     pub(super) state: &'a StateArgs,
@@ -57,8 +62,8 @@ pub(super) struct Terms<'a> {
 
 impl Rollback {
     pub(in crate::cli) fn run(self) -> CommandResult {
-        let Self { yes, force, flake, operator, state, display, .. } = &self;
-        let terms = Terms { yes: *yes, force, flake, operator, state, display };
+        let Self { yes, force, hooks, flake, operator, state, display, .. } = &self;
+        let terms = Terms { yes: *yes, force, hooks, flake, operator, state, display };
         terms.check_somebody_can_answer()?;
         let rollouts = terms.rollouts()?;
         let rollback = match self.hosts.as_slice() {
@@ -118,6 +123,7 @@ impl Terms<'_> {
             part: Part::Whole,
             operator: self.operator.name(),
             kind: Kind::Rollout,
+            hooks: self.hooks.hooks(),
             even_if_current: false,
             journals: self.state.journals(),
             flakes: self.flake.rules(
