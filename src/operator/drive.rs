@@ -16,6 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 use self::recorder::Recorder;
 use super::check::run_check;
 use super::fleet::{Fleet, FleetEvent, Outbound};
+use super::hooks::{HookRunner, Summarize};
 use super::journal::Journal;
 use crate::bus::Violation;
 use crate::clock;
@@ -39,6 +40,7 @@ pub struct Drive<'a> {
     books: Recorder<'a>,
     interrupts: mpsc::Receiver<Interrupt>,
     confirm: Confirm<'a>,
+    hooks: HookRunner,
     tasks: JoinSet<Input>,
     began: Instant,
     /// Why nothing can be recorded any more.
@@ -78,18 +80,37 @@ impl<'a> Drive<'a> {
         reporters: Vec<Box<dyn Reporter + 'a>>,
         interrupts: mpsc::Receiver<Interrupt>,
         confirm: Confirm<'a>,
+        summarize: Summarize,
     ) -> Self {
-        let (books, tasks) = (Recorder::new(journal, reporters), JoinSet::new());
-        Self { fleet, books, interrupts, confirm, tasks, began: Instant::now(), unrecorded: None }
+        let (books, hooks, tasks) = (Recorder::new(journal, reporters), HookRunner::new(summarize), JoinSet::new());
+        Self { fleet, books, interrupts, confirm, hooks, tasks, began: Instant::now(), unrecorded: None }
     }
 
     /// Drives the machine until its rollout has ended.
     pub async fn run(mut self, machine: &mut Machine) -> Result<(), DriveError> {
         self.began = Instant::now();
         let ended = self.go_on(machine).await;
+        self.hooks.finish(machine.state());
+        self.await_hooks(machine).await;
         // What came before an error may still wait for more to be written with. There is no worse error than that one.
         self.books.sync().ok();
         ended
+    }
+
+    /// Waits for the programs that were told of the rollout, unless the operator wants to leave.
+    async fn await_hooks(&mut self, machine: &Machine) {
+        while self.hooks.is_busy() {
+            tokio::select! {
+                failure = self.hooks.next_failure() => {
+                    failure.map(|failure| self.warn(machine, failure).ok());
+                }
+                Some(_) = self.interrupts.recv() => return,
+            }
+        }
+    }
+
+    fn warn(&mut self, machine: &Machine, kind: EventKind) -> Result<(), DriveError> {
+        self.books.take(&Event { at: clock::now(), kind }, machine.state()).map_err(DriveError::Journal)
     }
 
     async fn go_on(&mut self, machine: &mut Machine) -> Result<(), DriveError> {
@@ -132,6 +153,11 @@ impl<'a> Drive<'a> {
                 Some(done) = self.tasks.join_next() => {
                     let input = done.unwrap_or_else(|error| Input::CheckDone(Err(format!("it panicked: {error}"))));
                     self.tell(machine, input);
+                }
+                Some(failure) = self.hooks.next_failure(), if self.hooks.is_busy() => {
+                    if let Err(DriveError::Journal(error)) = self.warn(machine, failure) {
+                        self.lose_journal(machine, error);
+                    }
                 }
                 () = sleep_until(wake_at.unwrap_or(began)), if wake_at.is_some() => {
                     let now = self.now(machine);
@@ -183,6 +209,7 @@ impl<'a> Drive<'a> {
             match effect {
                 Effect::Report(event) => {
                     self.books.take(&event, machine.state()).map_err(DriveError::Journal)?;
+                    self.hooks.hear(&event, machine.state());
                     orders.extend(announcement(&event, machine.state()).map(Outbound::Announce));
                 }
                 // To a host whose request was held back a question would be the order itself.
