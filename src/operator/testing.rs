@@ -35,6 +35,7 @@ pub(super) fn rollout(waves: &[&[&str]]) -> Arc<Rollout> {
             stage: false,
             left_out: BTreeSet::new(),
             remembered: BTreeSet::new(),
+            hooks: crate::plan::Hooks::default(),
         },
     })
 }

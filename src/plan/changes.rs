@@ -1,9 +1,10 @@
 //! What a rollout changes: the packages of what hosts run and of what they shall run, compared as `nix store diff-closures` compares
 //! them, and folded over the fleet.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::places::{ByName, Places};
+use rustc_hash::FxHashMap;
+
 use crate::protocol::HostName;
 
 /// What is known of a store path.
@@ -18,7 +19,7 @@ pub struct StorePath {
 /// Store paths with all that they need, as a cache tells of them.
 #[derive(Debug, Default)]
 pub struct Closures {
-    places: Places<String>,
+    places: FxHashMap<String, usize>,
     nodes: Vec<Node>,
     /// Names and versions.
     packages: Vec<(String, String)>,
@@ -81,14 +82,14 @@ struct Closure {
 impl FromIterator<(String, StorePath)> for Closures {
     fn from_iter<T: IntoIterator<Item = (String, StorePath)>>(paths: T) -> Self {
         let paths: Vec<(String, StorePath)> = paths.into_iter().collect();
-        let (mut closures, mut packages) = (Self::default(), ByName::<(String, String), usize>::default());
+        let (mut closures, mut packages) = (Self::default(), FxHashMap::<(String, String), usize>::default());
         for (place, (path, _)) in paths.iter().enumerate() {
             closures.places.insert(path.clone(), place);
         }
         for (path, StorePath { references, size }) in paths {
-            let references = references.iter().filter_map(|path| closures.places.place(path.as_str())).collect();
+            let references = references.iter().filter_map(|path| closures.places.get(path).copied()).collect();
             let package = package(&path);
-            let known = packages.place(&package);
+            let known = packages.get(&package).copied();
             let package = known.unwrap_or_else(|| {
                 packages.insert(package.clone(), closures.packages.len());
                 closures.packages.push(package);
@@ -129,11 +130,11 @@ impl Closures {
         let mut changes = Changes::default();
         let (mut before, mut after) = (self.nothing(), self.nothing());
         // Many hosts change in the same way.
-        let mut alike: HashMap<Difference, BTreeSet<HostName>> = HashMap::new();
+        let mut alike: FxHashMap<Difference, BTreeSet<HostName>> = FxHashMap::default();
         for (number, (host, runs, shall_run)) in (1..).zip(hosts) {
-            let places = runs.and_then(|runs| self.places.place(runs)).zip(self.places.place(shall_run));
+            let places = runs.and_then(|runs| self.place(runs)).zip(self.place(shall_run));
             let Some((runs_at, shall_run_at)) = places.filter(|_| runs != Some(shall_run)) else {
-                let is_missing = self.places.place(shall_run).is_none();
+                let is_missing = self.place(shall_run).is_none();
                 let group = match runs {
                     Some(runs) if runs == shall_run => &mut changes.unchanged,
                     _ if is_missing => &mut changes.missing,
@@ -157,7 +158,7 @@ impl Closures {
     }
 
     /// The packages of all differences, with the hosts on which they change in the same way.
-    fn fold(&self, alike: &HashMap<Difference, BTreeSet<HostName>>) -> Vec<PackageChange> {
+    fn fold(&self, alike: &FxHashMap<Difference, BTreeSet<HostName>>) -> Vec<PackageChange> {
         let mut packages: BTreeMap<(&str, [BTreeSet<String>; 2]), BTreeSet<HostName>> = BTreeMap::new();
         for (difference, hosts) in alike {
             let mut versions: BTreeMap<&str, [BTreeSet<String>; 2]> = BTreeMap::new();
@@ -181,6 +182,10 @@ impl Closures {
             hosts,
         };
         packages.into_iter().map(package).collect()
+    }
+
+    fn place(&self, path: &str) -> Option<usize> {
+        self.places.get(path).copied()
     }
 
     fn nothing(&self) -> Closure {

@@ -20,7 +20,7 @@ pub(super) struct Drive {
 impl Drive {
     /// Begins a plan of these waves.
     pub(super) fn plan(waves: impl Into<Vec<ResolvedWave>>) -> Self {
-        let executor = Machine::new(fixture::rollout(waves), EPOCH);
+        let executor = Machine::new(fixture::rollout(waves), EPOCH, fixture::PREPARED);
         Self::begin(Begun { at: Duration::ZERO, executor })
     }
 
@@ -32,7 +32,7 @@ impl Drive {
             host.system = Some(fixture::system_of(&host.hostname));
         }
         plan.fetch_first();
-        Self::begin(Begun { at: Duration::ZERO, executor: Machine::new(rollout, EPOCH) })
+        Self::begin(Begun { at: Duration::ZERO, executor: Machine::new(rollout, EPOCH, fixture::PREPARED) })
     }
 
     /// The operator's machine died now, and takes up the record after so many seconds.
