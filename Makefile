@@ -36,7 +36,8 @@ mutants: cargo
 
 # Takes minutes, and wants a machine with nothing else to do.
 bench: cargo
-	NATS_SERVER=$$(scripts/nats-server) && export NATS_SERVER && cargo bench --bench fleet
+	NATS_SERVER=$$(scripts/nats-server) && NIX=$$(scripts/nix trixie || true) && export NATS_SERVER NIX && \
+		cargo bench --bench fleet
 
 lint: cargo
 	cargo fmt --check

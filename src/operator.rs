@@ -18,6 +18,7 @@ pub mod prepare;
 pub mod resumption;
 pub mod revision;
 pub mod rollback;
+pub mod saved_plan;
 pub mod systems_file;
 #[cfg(test)]
 mod testing;

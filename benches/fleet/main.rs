@@ -6,6 +6,7 @@
 //!
 //! This program is all of its parts: without arguments it is the benchmark, which starts itself as the others.
 
+mod build_once;
 mod cost;
 mod display;
 mod goals;
@@ -38,6 +39,7 @@ async fn main() -> Result<()> {
     match arguments.as_slice() {
         // What cargo passes to every benchmark.
         [] | ["--bench"] => benchmark().await,
+        ["build-once"] | ["build-once", "--bench"] => say(&build_once::compare()?),
         ["cost", report, program, arguments @ ..] => cost::pay(Path::new(report), program, arguments),
         ["hosts", url, seed, hosts, connections] => {
             let (hosts, connections) = (hosts.parse().into_diagnostic()?, connections.parse().into_diagnostic()?);
@@ -58,7 +60,8 @@ async fn benchmark() -> Result<()> {
         goals.fleet(stage.play(scenario).await?);
     }
     say(&format!("\n{}", goals.figures()))?;
-    say(&goals.table())
+    say(&goals.table())?;
+    say(&format!("\n{}", build_once::compare()?))
 }
 
 /// Lets this process, and those that it starts, have as many connections as the largest fleet has hosts.

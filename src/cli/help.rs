@@ -47,7 +47,7 @@ pub(super) const APPLY: &str = help_of_rollout!(
 );
 pub(super) const PLAN: &str = help!(
     "  homelab-deploy plan sunday
-  homelab-deploy plan ./rollout.toml",
+  homelab-deploy plan ./rollout.toml --systems systems.json --out planned.json",
 );
 pub(super) const DEPLOY: &str = help_of_rollout!(
     "  homelab-deploy deploy deploy.test.test1

@@ -1,12 +1,16 @@
 //! What a command prints: data to stdout, everything for people to stderr.
 
 use std::fmt::Display;
+use std::fs;
 use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 
-use miette::Report;
+use miette::{Diagnostic, Report};
 use serde::Serialize;
 use terminal_size::{Height, Width, terminal_size_of};
+use thiserror::Error;
 
+use super::exit::{CommandError, Exit};
 use crate::report::Size;
 
 /// Prints data. A pipe that was closed by its reader is no error: it has what it wanted.
@@ -19,6 +23,19 @@ pub(super) fn data(text: &str) {
 pub(super) fn json(value: &impl Serialize) {
     let text = serde_json::to_string(value).expect("what is printed has string keys only, so this cannot fail");
     data(&format!("{text}\n"));
+}
+
+#[derive(Debug, Error, Diagnostic)]
+#[error("cannot write {path}: {error}", path = .0.display(), error = .1)]
+#[diagnostic(help("give --out a file that you may write"))]
+struct Unwritable(PathBuf, #[source] io::Error);
+
+/// Writes data to a file that is there as a whole or not at all.
+pub(super) fn file(path: &Path, text: &str) -> Result<(), CommandError> {
+    let mut draft = path.as_os_str().to_owned();
+    draft.push(".new");
+    let written = fs::write(&draft, text).and_then(|()| fs::rename(draft, path));
+    written.map_err(|error| Exit::Precondition.with(Unwritable(path.to_owned(), error)))
 }
 
 /// How many columns there are for text.

@@ -15,7 +15,8 @@ use crate::operator::plan_file::PlanFile;
 // Which plan.
 #[derive(Debug, Args)]
 pub(super) struct PlanArgs {
-    /// The plan: a path when it contains a slash or ends in .toml, else the name of a file in the plans folder
+    /// The plan: a path when it contains a slash or ends in .toml, else the name of a file in the plans folder; one that `plan
+    /// --out` has saved ends in .json
     #[arg(value_name = "FILE|NAME")]
     plan: Option<String>,
 
@@ -46,6 +47,11 @@ pub(super) struct PlanNotFound {
 }
 
 impl PlanArgs {
+    /// The file, where it is a plan that was saved with its hosts.
+    pub(super) fn saved(&self) -> Option<&Path> {
+        self.plan.as_deref().filter(|plan| has_extension(plan, "json")).map(Path::new)
+    }
+
     pub(super) fn read(&self) -> Result<PlanFile, CommandError> {
         // Without a plan the command line would have been refused, unless it does something else than read one.
         let path = self.folders.find(self.plan.as_deref().unwrap_or_default());
@@ -56,7 +62,11 @@ impl PlanArgs {
 
 /// Whether a plan is given as a path.
 pub(super) fn is_path(plan: &str) -> bool {
-    plan.contains('/') || Path::new(plan).extension().is_some_and(|extension| extension == "toml")
+    plan.contains('/') || has_extension(plan, "toml")
+}
+
+fn has_extension(plan: &str, wanted: &str) -> bool {
+    Path::new(plan).extension().is_some_and(|extension| extension == wanted)
 }
 
 impl PlanFolders {

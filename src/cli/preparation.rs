@@ -1,5 +1,8 @@
 //! Preparing what `plan` shows and `apply` carries out.
 
+use std::path::Path;
+use std::sync::Arc;
+
 use clap::Args;
 use miette::Diagnostic;
 use thiserror::Error;
@@ -14,10 +17,15 @@ use super::rollback_args::RollbackArgs;
 use super::state::StateArgs;
 use super::systems::SystemsArgs;
 use crate::bus::Bus;
+use crate::clock;
 use crate::operator::plan_file::PlanFile;
+use crate::operator::prepare::changes_of;
+use crate::operator::resumption::{Sources, prepare_again};
+use crate::operator::saved_plan::{SavedPlan, check_hosts};
 use crate::operator::{Kind, Part, PrepareError, PrepareOptions, Prepared, SystemsFrom};
 use crate::protocol::{HostName, Revision};
 use crate::report;
+use crate::rollout::{Event, EventKind, Summary};
 
 // Which plan, for what and for whom.
 #[derive(Debug, Args)]
@@ -76,6 +84,11 @@ pub(super) struct Preparation {
 ))]
 struct ResolveOnHostIsGone;
 
+#[derive(Debug, Error, Diagnostic)]
+#[error("a plan that was saved says all of it: hosts, commit and systems")]
+#[diagnostic(help("leave the flags away that choose those, or apply the plan that it was made from"))]
+struct AllIsSaved;
+
 /// A rollout that could begin at once, how it is shown, and the connection that it was prepared over.
 pub(super) struct Previewed {
     pub(super) bus: Bus,
@@ -91,6 +104,9 @@ impl Preparation {
 
     /// Reads the plan, calls the roll, and decides on hosts and commit. Nothing is deployed.
     pub(super) async fn prepare(&self, audience: Audience) -> Result<Previewed, CommandError> {
+        if let Some(saved) = self.plan.saved() {
+            return self.prepare_saved(saved).await;
+        }
         let mut file = self.plan.read()?;
         self.rollback.apply_defaults_to(&mut file.plan);
         let systems = self.systems.source(&file)?;
@@ -117,6 +133,30 @@ impl Preparation {
         let mut prepared = prepared.map_err(|error| unprepared_file(error, &file))?;
         prepared.warnings.extend(report::missed(&prepared.missed(&self.state.journals())));
         let preview = report::preview(&prepared.rollout, &prepared.warnings, prepared.changes.as_ref(), out::width());
+        Ok(Previewed { bus, prepared, preview })
+    }
+
+    /// Takes up a plan that was saved with its hosts, if those are as they were.
+    async fn prepare_saved(&self, file: &Path) -> Result<Previewed, CommandError> {
+        let is_settled = self.revision.is_none() && self.exclude.is_empty() && self.part() == Part::Whole;
+        if !is_settled || self.systems.are_given() {
+            return Err(Exit::Usage.with(AllIsSaved));
+        }
+        let saved = SavedPlan::read(file).map_err(|error| Exit::Usage.with(error))?;
+        let rollout = saved.rollout(self.operator.name());
+        let mut bus = self.operator.connect().await?;
+        let (flakes, cache) =
+            (self.flake.rules(&self.state, &self.operator.settings().servers, None), self.state.cache());
+        let sources = Sources { flakes: &flakes, cache: cache.as_deref() };
+        let begun = Event { at: clock::now(), kind: EventKind::Begun(Arc::new(rollout.clone())) };
+        let left = Summary::of([&begun]);
+        let prepared = prepare_again(&left, &rollout, &mut bus, &self.operator.discovery(&self.state), sources).await;
+        let mut prepared = prepared.map_err(unprepared)?;
+        check_hosts(&rollout.plan, &prepared.roster).map_err(|error| Exit::Precondition.with(error))?;
+        if let Some(cache) = &self.systems.cache {
+            prepared.changes = changes_of(&rollout.plan, &prepared.roster, Some(cache)).await.ok();
+        }
+        let preview = report::preview(&rollout, &prepared.warnings, prepared.changes.as_ref(), out::width());
         Ok(Previewed { bus, prepared, preview })
     }
 

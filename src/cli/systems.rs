@@ -54,6 +54,11 @@ impl BuildArgs {
 }
 
 impl SystemsArgs {
+    /// Whether a flag says where they come from.
+    pub(super) const fn are_given(&self) -> bool {
+        self.build || self.systems.is_some()
+    }
+
     /// Where the systems come from; a flag goes before what the plan says.
     pub(super) fn source(&self, plan: &PlanFile) -> Result<Option<SystemsFrom>, CommandError> {
         if self.build {

@@ -478,7 +478,7 @@ fn leave_current(commit: &Commit, plan: &mut ResolvedPlan, roster: &Roster) {
 }
 
 /// What changes on the hosts that get systems that were built before, as a cache tells it.
-async fn changes_of(plan: &ResolvedPlan, roster: &Roster, cache: Option<&str>) -> Result<Changes, NixError> {
+pub async fn changes_of(plan: &ResolvedPlan, roster: &Roster, cache: Option<&str>) -> Result<Changes, NixError> {
     let hosts = plan.hosts().filter_map(|host| {
         let runs = roster.host(host.tier, &host.hostname).and_then(|report| report.system.as_deref());
         Some((&host.hostname, runs, host.system.as_ref()?.as_str()))

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{self, IsTerminal};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
@@ -20,6 +21,7 @@ use crate::operator::detach::Background;
 use crate::operator::journal::{Journal, Journals};
 use crate::operator::plan_file::has_changed;
 use crate::operator::resumption::{Sources, prepare_again};
+use crate::operator::saved_plan::SavedPlan;
 use crate::protocol::RolloutId;
 use crate::report;
 use crate::rollout::{Machine, Outcome, Rollout, Summary};
@@ -29,6 +31,10 @@ use crate::rollout::{Machine, Outcome, Rollout, Summary};
 pub(in crate::cli) struct Plan {
     #[command(flatten)]
     preparation: Preparation,
+
+    /// Save what would be carried out in this file, which ends in .json: `apply` carries out exactly that
+    #[arg(long, short, value_name = "FILE")]
+    out: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -84,6 +90,9 @@ impl Plan {
         block_on(async {
             let previewed = self.preparation.prepare(Audience::Person).await?;
             out::data(&format!("{}\n", previewed.preview));
+            if let Some(file) = &self.out {
+                out::file(file, &SavedPlan::of(&previewed.prepared.rollout).text())?;
+            }
             Ok(Exit::Success)
         })?
     }

@@ -1,8 +1,6 @@
 //! `build`: the systems of many hosts in one evaluation, wherever Nix is.
 
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use miette::Diagnostic;
@@ -75,9 +73,6 @@ enum BuildError {
     )]
     #[diagnostic(help("give --nats-url and --nkey-file; or set `flake` in the plan and name its hosts one by one"))]
     NobodyToAsk,
-    #[error("cannot write {path}: {error}", path = .0.display(), error = .1)]
-    #[diagnostic(help("give --out a file that you may write; all is built, so that the next time takes a moment"))]
-    Unwritable(PathBuf, #[source] io::Error),
 }
 
 impl Build {
@@ -99,7 +94,7 @@ impl Build {
             out::data(&text);
             return Ok(Exit::Success);
         };
-        write(file, &text).map_err(|error| Exit::Precondition.with(BuildError::Unwritable(file.clone(), error)))?;
+        out::file(file, &text)?;
         let (count, file) = (systems.systems.len(), file.display());
         out::note(&format!("{count} systems of {}: roll them out with `apply --systems {file}`", commit.short()));
         Ok(Exit::Success)
@@ -157,12 +152,4 @@ impl Build {
 
 fn names(plan: &ResolvedPlan) -> Vec<HostName> {
     plan.hosts().map(|host| host.hostname.clone()).collect()
-}
-
-/// Writes a file that is there as a whole or not at all.
-fn write(file: &Path, text: &str) -> io::Result<()> {
-    let mut draft = file.as_os_str().to_owned();
-    draft.push(".new");
-    fs::write(&draft, text)?;
-    fs::rename(draft, file)
 }

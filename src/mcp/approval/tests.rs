@@ -109,6 +109,15 @@ fn again(approvals: &Approvals, deed: &Deed, state: &str, answer: Value) -> &'st
 }
 
 #[test]
+fn what_changes_is_shown_and_is_part_of_what_is_approved() {
+    let deed = Deed::dns();
+    let changing = |line: &str| deed.question().changing(vec![line.to_owned()]);
+    let asked = changing("linux   6.12.60 -> 6.12.63   2 hosts: reboot   ns1 ns2");
+    assert!(asked.to_string().contains("\nchange:  linux   6.12.60 -> 6.12.63"), "{asked}");
+    assert_ne!(asked.binding(), changing("linux   6.12.60 -> 6.12.64   2 hosts: reboot   ns1 ns2").binding());
+}
+
+#[test]
 fn a_person_sees_what_is_to_be_done() {
     insta::assert_snapshot!(Deed::dns().question(), @"
     An assistant wants to deploy to prod.

@@ -17,14 +17,14 @@ use crate::support::lab::Lab;
 /// A plan that leaves it to the systems which commit it is for.
 const PLAN: &str = "[[wave]]\ntargets = 'test.test1'\n[[wave]]\ntargets = 'prod.ns1'\n";
 
-const COMMIT: &str = "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b";
+pub const COMMIT: &str = "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b";
 
-fn path(number: u8, host: &str) -> String {
+pub fn path(number: u8, host: &str) -> String {
     format!("/nix/store/{}-nixos-system-{host}-26.05", number.to_string().repeat(32))
 }
 
 /// A host that takes systems and runs its first one.
-fn report(lab: &Lab, tier: &str, host: &str) -> Value {
+pub fn report(lab: &Lab, tier: &str, host: &str) -> Value {
     let mut report = fake::modern(tier, host, lab);
     report["features"] = json!(["id", "expires", "heartbeat", "rollback", "system", "fetch"]);
     report["system"] = json!(path(1, host));
@@ -32,7 +32,7 @@ fn report(lab: &Lab, tier: &str, host: &str) -> Value {
 }
 
 /// Starts a host that completes whatever it is asked, and returns its requests.
-async fn start(lab: &Lab, report: Value) -> (Fake, Receiver<Value>) {
+pub async fn start(lab: &Lab, report: Value) -> (Fake, Receiver<Value>) {
     start_as(lab, report, |_| "completed").await
 }
 
@@ -51,7 +51,7 @@ async fn start_as(
 }
 
 /// Writes a map of the second systems of these hosts where the operator is.
-fn write_map(lab: &Lab, hosts: &[&str]) {
+pub fn write_map(lab: &Lab, hosts: &[&str]) {
     let systems: serde_json::Map<_, _> = hosts.iter().map(|host| ((*host).to_owned(), json!(path(2, host)))).collect();
     let map = json!({ "commit": COMMIT, "systems": systems });
     fs::write(lab.home().join("systems.json"), map.to_string()).unwrap();
@@ -59,6 +59,13 @@ fn write_map(lab: &Lab, hosts: &[&str]) {
 
 /// Puts a nix on the operator's `PATH` that gives these answers by the names of its commands, and returns its folder.
 fn nix(lab: &Lab, command: &mut Command, answers: &[(&str, Value)]) -> PathBuf {
+    let (folder, path) = told_nix(lab, answers);
+    command.env("PATH", path);
+    folder
+}
+
+/// The folder of such a nix, and a `PATH` on which it comes first.
+pub fn told_nix(lab: &Lab, answers: &[(&str, Value)]) -> (PathBuf, String) {
     let folder = lab.folder().join("nix");
     fs::create_dir_all(&folder).unwrap();
     let program = folder.join("nix");
@@ -67,8 +74,8 @@ fn nix(lab: &Lab, command: &mut Command, answers: &[(&str, Value)]) -> PathBuf {
     for (name, answer) in answers {
         fs::write(folder.join(name), answer.to_string()).unwrap();
     }
-    command.env("PATH", format!("{}:{}", folder.display(), std::env::var("PATH").unwrap()));
-    folder
+    let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
+    (folder, path)
 }
 
 fn command(lab: &Lab, verb: &str, plan: &str, arguments: &[&str]) -> Command {
@@ -179,7 +186,7 @@ async fn a_rollout_is_resumed_with_the_systems_that_it_began_with() {
 }
 
 /// What a cache tells of the systems of ns1: kernel and openssh are others, and jellyfin is new.
-fn told_of_ns1() -> [(&'static str, Value); 2] {
+pub fn told_of_ns1() -> [(&'static str, Value); 2] {
     let store = |name: &str| format!("/nix/store/{}-{name}", "a".repeat(32));
     let it = |size: u64, references: &[&str]| json!({ "downloadSize": size, "narSize": 9, "references": references.iter().map(|name| store(name)).collect::<Vec<_>>() });
     let [old, new] = [1, 2].map(|number| path(number, "ns1"));
@@ -235,4 +242,175 @@ async fn a_plan_goes_on_where_it_is_not_known_what_changes() {
     let ended = stage::start(unknowing).ended().await.unwrap().expect(0);
     let ended = ended.told("the cache does not know what ns1 runs now");
     ended.told("the cache has no new system for test1: copy it there first");
+}
+
+#[tokio::test]
+async fn a_plan_that_stages_has_all_hosts_fetch_before_the_first_is_changed() {
+    let lab = stage::empty(&["test.test1", "prod.ns1"]).await;
+    let plan = format!("stage = true\nsystems = '../systems.json'\n{PLAN}");
+    let mut fetches = 0;
+    let cannot_fetch_at_first = move |request: &Value| {
+        fetches += u32::from(request["action"] == "fetch");
+        if fetches == 1 { "failed" } else { "completed" }
+    };
+    let (_test1, test1) = start(&lab, report(&lab, "test", "test1")).await;
+    let (_ns1, ns1) = start_as(&lab, report(&lab, "prod", "ns1"), cannot_fetch_at_first).await;
+    write_map(&lab, &["ns1", "test1"]);
+    let halted = apply(&lab, &plan, &[]).await.expect(1);
+    halted.told("failed in wave 1/3 \"fetch\": 1 failed, 0 may fail. Waves 2-3 were not started.");
+    let actions = |requests: &Receiver<Value>| {
+        requests.try_iter().map(|request| request["action"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!((actions(&test1), actions(&ns1)), (vec!["fetch".to_owned()], vec!["fetch".to_owned()]));
+
+    let mut resume = lab.operator(&lab.admin).unwrap();
+    resume.args(["apply", "--resume"]);
+    stage::start(resume).ended().await.unwrap().expect(0).told("2 hosts completed in 3 waves");
+    assert_eq!(
+        (actions(&test1), actions(&ns1)),
+        (vec!["switch".to_owned()], vec!["fetch".to_owned(), "switch".to_owned()])
+    );
+
+    let no_systems = stage::start(command(&lab, "plan", &format!("revision = 'main'\nstage = true\n{PLAN}"), &[]));
+    no_systems.ended().await.unwrap().expect(2).told("`stage` has hosts fetch their systems first, and there are none");
+}
+
+#[tokio::test]
+async fn a_plan_that_was_saved_is_carried_out_as_it_was_or_not_at_all() {
+    let lab = stage::empty(&["test.test1", "prod.ns1"]).await;
+    let (test1_listens, test1) = start(&lab, report(&lab, "test", "test1")).await;
+    let (_ns1, ns1) = start(&lab, report(&lab, "prod", "ns1")).await;
+    write_map(&lab, &["ns1", "test1"]);
+    let save = command(&lab, "plan", PLAN, &[&MAP[..], &["--out", "planned.json"]].concat());
+    stage::start(save).ended().await.unwrap().expect(0);
+    let file = lab.home().join("planned.json");
+    let saved = fs::read_to_string(&file).unwrap();
+    // What it was made from may be gone by then.
+    fs::remove_file(lab.home().join("systems.json")).unwrap();
+    let carry_out = async |arguments: &[&str]| {
+        let mut command = lab.operator(&lab.admin).unwrap();
+        command.args(["apply", "planned.json", "--yes", "--discover-window", "500ms"]).args(arguments);
+        stage::start(command).ended().await.unwrap()
+    };
+
+    let other_path = path(3, "ns1");
+    for (what, other) in [
+        (path(2, "ns1"), other_path.as_str()),
+        (COMMIT.to_owned(), &"1".repeat(40)),
+        ("\"test1\"".to_owned(), "\"test2\""),
+    ] {
+        assert!(saved.contains(&what));
+        fs::write(&file, saved.replace(&what, other)).unwrap();
+        carry_out(&[]).await.expect(2).told("planned.json does not say what it said when it was written");
+    }
+    fs::write(&file, &saved).unwrap();
+    carry_out(&["--exclude", "ns1"]).await.expect(2).told("a plan that was saved says all of it");
+    drop(test1_listens);
+    carry_out(&[]).await.expect(3).told("the hosts are not as they were").told("test1 does not answer now");
+    let mut elsewhere = report(&lab, "test", "test1");
+    elsewhere["revision"] = json!("2".repeat(40));
+    let (moved, _) = start(&lab, elsewhere).await;
+    carry_out(&[]).await.expect(3).told("test1 runs 2222222 now");
+    drop(moved);
+    assert_eq!((test1.try_iter().count(), ns1.try_iter().count()), (0, 0));
+
+    let (_test1, test1) = start(&lab, report(&lab, "test", "test1")).await;
+    carry_out(&[]).await.expect(0).told("2 hosts completed in 2 waves");
+    assert_eq!(test1.try_iter().next().unwrap()["system"], json!(path(2, "test1")));
+    assert_eq!(ns1.try_iter().next().unwrap()["system"], json!(path(2, "ns1")));
+}
+
+/// What Nix has to say of a flake with the hosts ns1 and the.test.
+fn flake_of_two() -> [(&'static str, Value); 2] {
+    let drv = |number: u8| format!("/nix/store/{}-nixos-system.drv", number.to_string().repeat(32));
+    let built = |number, host| json!({ "drvPath": drv(number), "outputs": { "out": path(2, host) } });
+    [
+        (
+            "eval",
+            json!({ "names": ["ns1", "the.test"], "derivations": { "ns1": drv(3), "the.test": drv(4), "ns2": null } }),
+        ),
+        // In an order of its own.
+        ("build", json!([built(4, "test1"), built(3, "ns1")])),
+    ]
+}
+
+/// `homelab-deploy build` as it is called where there is no NATS, and the folder of what is said to nix.
+fn build(lab: &Lab, arguments: &[&str], answers: &[(&str, Value)]) -> (Command, PathBuf) {
+    let mut command = lab.operator(&lab.admin).unwrap();
+    command.env_remove("HOMELAB_DEPLOY_NATS_URL").env_remove("HOMELAB_DEPLOY_NKEY_FILE");
+    command.arg("build").args(arguments);
+    let folder = nix(lab, &mut command, answers);
+    (command, folder)
+}
+
+#[tokio::test]
+async fn the_systems_of_a_plan_are_built_in_one_evaluation_signed_and_copied() {
+    let lab = stage::empty(&[]).await;
+    stage::write_plan(&lab, &format!("revision = 'main'\n{PLAN}"));
+    fs::write(lab.home().join("key"), "fleet-1:secret").unwrap();
+    let arguments =
+        ["plan", "--attr", "test1=the.test", "--sign-key", "key", "--copy-to", "file:///cache", "--out", "out.json"];
+    let answers = [&flake_of_two()[..], &[("store-sign", Value::Null), ("copy", Value::Null)]].concat();
+    let (command, folder) = build(&lab, &arguments, &answers);
+    stage::start(command).ended().await.unwrap().expect(0).told("2 systems of");
+
+    let head = lab.flake.head().unwrap();
+    let map: Value = serde_json::from_str(&fs::read_to_string(lab.home().join("out.json")).unwrap()).unwrap();
+    let systems = json!({ "ns1": path(2, "ns1"), "test1": path(2, "test1") });
+    assert_eq!(map, json!({ "commit": head, "flake": lab.flake.url(), "cache": "file:///cache", "systems": systems }));
+    let record = fs::read_to_string(folder.join("nix-record")).unwrap();
+    let calls: Vec<&str> = record.split("--extra-experimental-features nix-command flakes ").skip(1).collect();
+    let [evaluation, building, signing, copying] = calls.try_into().unwrap();
+    assert!(
+        evaluation.starts_with("eval ") && evaluation.contains(&format!("rev={head}#nixosConfigurations")),
+        "{evaluation}"
+    );
+    assert!(building.starts_with("build --no-link --json ") && building.matches(".drv^out").count() == 2, "{building}");
+    let both = format!("{} {}\n", path(2, "ns1"), path(2, "test1"));
+    assert_eq!(signing, format!("store sign --recursive --key-file key {both}"));
+    assert_eq!(copying, format!("copy --to file:///cache {both}"));
+}
+
+#[tokio::test]
+async fn what_cannot_be_built_says_why_and_what_to_do() {
+    let lab = stage::empty(&[]).await;
+    let ended = async |arguments: &[&str], answers: &[(&str, Value)]| {
+        let (command, folder) = build(&lab, arguments, answers);
+        (stage::start(command).ended().await.unwrap(), folder.join("nix-record"))
+    };
+    let main = ["--revision", "main"];
+    let (odd, record) = ended(&[&["ns2"], &main[..]].concat(), &flake_of_two()).await;
+    odd.expect(3).told("the flake has no nixosConfigurations.ns2 for the host ns2").told("did you mean ns1?");
+    fs::remove_file(&record).unwrap();
+    let (keyless, record) = ended(&[&["ns1", "--sign-key", "nowhere"], &main[..]].concat(), &flake_of_two()).await;
+    keyless.expect(3).told("cannot read the signing key nowhere");
+    assert!(!record.exists(), "something was built before it was known that it can be signed");
+    let (failing, _) = ended(&[&["ns1"], &main[..]].concat(), &[("eval", json!("not it"))]).await;
+    failing.expect(3).told("`nix eval` gave an answer that cannot be read");
+    ended(&["ns1"], &[]).await.0.expect(2).told("add --revision main");
+    ended(&["ns1.x"], &[]).await.0.expect(2).told("\"ns1.x\" is neither a plan nor the name of a host");
+
+    stage::write_plan(&lab, "revision = 'main'\n[[wave]]\ntargets = 'test.all'");
+    ended(&["plan"], &[]).await.0.expect(2).told("there is no NATS server to ask them over");
+
+    let (mut nowhere, folder) = build(&lab, &[&["ns1"], &main[..]].concat(), &[]);
+    fs::remove_file(folder.join("nix")).unwrap();
+    let git = String::from_utf8(Command::new("sh").args(["-c", "command -v git"]).output().unwrap().stdout).unwrap();
+    std::os::unix::fs::symlink(git.trim(), folder.join("git")).unwrap();
+    nowhere.env("PATH", &folder);
+    stage::start(nowhere).ended().await.unwrap().expect(3).told("nix is not on the PATH");
+}
+
+#[tokio::test]
+async fn apply_builds_for_the_hosts_that_are_there() {
+    let lab = stage::empty(&["test.test1", "prod.ns1"]).await;
+    let (_test1, test1) = start(&lab, report(&lab, "test", "test1")).await;
+    let (_ns1, ns1) = start(&lab, report(&lab, "prod", "ns1")).await;
+    let plan = "revision = 'main'\n[[wave]]\ntargets = 'test.all'\n[[wave]]\ntargets = 'prod.all'\n";
+    let mut command = command(&lab, "apply", plan, &["--build", "--attr", "test1=the.test"]);
+    nix(&lab, &mut command, &flake_of_two());
+    stage::start(command).ended().await.unwrap().expect(0);
+    for (host, requests) in [("test1", test1), ("ns1", ns1)] {
+        assert_eq!(requests.try_iter().next().unwrap()["system"], json!(path(2, host)));
+    }
 }

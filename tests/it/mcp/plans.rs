@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::client::{Assistant, ERAS, Era, administrator, command, params, settings};
 use super::deploy::hasty;
 use crate::apply::stage::{self, open, order, ran, until};
+use crate::apply::systems;
 use crate::operator;
 use crate::support::lab::Lab;
 use crate::support::rebuild::GATE;
@@ -187,4 +188,32 @@ async fn a_wave_that_has_to_be_confirmed_waits_for_a_person() {
     assert_eq!(ran(&lab), ["test1"]);
     let told = assistant.refused("rollback", json!({ "hostname": "test2" })).await;
     assert!(told.starts_with("nothing_to_undo: "), "{told}");
+}
+
+#[tokio::test]
+async fn what_changes_is_previewed_and_other_systems_are_another_plan() {
+    let lab = stage::empty(&["test.test1"]).await;
+    let mut report = systems::report(&lab, "test", "test1");
+    report["system"] = json!(systems::path(1, "ns1"));
+    let (_test1, requests) = systems::start(&lab, report).await;
+    fs::create_dir_all(lab.home().join("plans")).unwrap();
+    fs::write(lab.home().join("plans/built.toml"), "systems = '../systems.json'\n[[wave]]\ntargets = 'test.test1'\n")
+        .unwrap();
+    let map = |number: u8| {
+        let systems = json!({ "test1": systems::path(number, "ns1") });
+        let map = json!({ "commit": systems::COMMIT, "systems": systems });
+        fs::write(lab.home().join("systems.json"), map.to_string()).unwrap();
+    };
+    map(2);
+    let mut command = command(&lab, &["--allow-ref", "*"]);
+    command.env("PATH", systems::told_nix(&lab, &systems::told_of_ns1()).1);
+    let assistant = Assistant::spawn(&mut command, Era::Stateless).await;
+    let preview = assistant.ask("preview_plan", json!({ "plan": "built" })).await;
+    let changes: Vec<&str> = preview["changes"].as_array().unwrap().iter().map(|line| line.as_str().unwrap()).collect();
+    assert!(changes[0].starts_with("linux") && changes[0].ends_with("1 host: reboot   test1"), "{changes:?}");
+    map(3);
+    let arguments = json!({ "plan": "built", "plan_hash": preview["plan_hash"] });
+    let stale = assistant.call("apply_plan", arguments).await;
+    assert!(format!("{stale:?}").contains("stale_plan"), "{stale:?}");
+    assert_eq!(requests.try_iter().count(), 0);
 }
