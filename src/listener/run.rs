@@ -23,7 +23,8 @@ use super::snapshot::SystemSnapshot;
 use super::system_key::SystemKey;
 use super::verdict::Verdict;
 use crate::protocol::{
-    Action, BusyWith, Commit, FlakeAttr, FlakeUrl, HostName, Phase, ReplySubject, Request, RequestId, Revision, SystemPath,
+    Action, BusyWith, Commit, FlakeAttr, FlakeUrl, HostName, Phase, ReplySubject, Request, RequestId, Revision,
+    SystemPath,
 };
 
 /// The longest that a host waits to be confirmed, whatever it is asked for: it takes no other request meanwhile.

@@ -16,14 +16,17 @@ use crate::protocol::{ErrorCode, FlakeAttr, SystemPath};
 /// What newer commands of Nix want to hear.
 const NEW_COMMANDS: [&str; 2] = ["--extra-experimental-features", "nix-command"];
 
-/// Only caches are asked, and asked anew: Nix takes it for an hour that a cache does not have a path, which may have come back,
-/// and for a month that a path is not signed.
-const FROM_CACHES: [[&str; 2]; 5] = [
-    ["max-jobs", "0"],
-    ["builders", ""],
-    ["fallback", "false"],
-    ["narinfo-cache-negative-ttl", "0"],
-    ["narinfo-cache-positive-ttl", "0"],
+/// Nix builds nothing, neither here nor elsewhere.
+#[rustfmt::skip]
+const BUILD_NOTHING: [&str; 9] = [
+    "--option", "max-jobs", "0", "--option", "builders", "", "--option", "fallback", "false",
+];
+
+/// Caches are asked anew: Nix takes it for an hour that a cache does not have a path, which may have come back, and for a month that
+/// nobody has signed it.
+#[rustfmt::skip]
+const ASK_ANEW: [&str; 6] = [
+    "--option", "narinfo-cache-negative-ttl", "0", "--option", "narinfo-cache-positive-ttl", "0",
 ];
 
 /// Fetches the system and checks that it is one for this host. The error is why it is not to be activated.
@@ -50,7 +53,7 @@ pub(super) async fn fetch(
 fn from_caches(system: &SystemPath, host: &Host) -> Command {
     let mut command = Command::new("nix-store");
     command.args(["--realise", system.as_str(), "--add-root"]).arg(host.fetched_root());
-    command.args(FROM_CACHES.iter().flat_map(|[option, value]| ["--option", option, value]));
+    command.args(BUILD_NOTHING).args(ASK_ANEW);
     command
 }
 
@@ -69,7 +72,8 @@ async fn check_signature(keeper: &mut ProcessRunner, system: &SystemPath, keys: 
     if matches!(end, End::Exited(1..)) {
         // One that the host has built itself has no signature. Where a cache has the same, that one was signed.
         for cache in nix(&["config", "show", "substituters"]).await.unwrap_or_default().split_whitespace() {
-            nix(&["store", "copy-sigs", "--substituter", cache, system.as_str()]).await;
+            nix(&[&["store", "copy-sigs", "--substituter", cache, system.as_str()], ASK_ANEW.as_slice()].concat())
+                .await;
         }
         end = keeper.run(&mut verification(system, keys)).await;
     }
