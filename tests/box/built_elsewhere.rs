@@ -58,7 +58,7 @@ for name in nix nix-store nix-env nix-build nix-instantiate; do
     install -m 755 /dev/stdin /packages/nix/bin/$name <<<"$wrapper"
 done
 for program in /packages/nixos-rebuild*/bin/nixos-rebuild; do
-    printf '#!/bin/bash\necho "$0 $*" >>/run/evaluated\nexit 99\n' >$program
+    printf '#!/bin/bash\necho "$0 $*" >>/root/evaluated\nexit 99\n' >$program
 done"#;
 
 /// The host, and who builds for it.
@@ -160,7 +160,7 @@ impl Fetching {
 
     /// Fails if a run has tried to evaluate or to build anything.
     pub fn assert_nothing_evaluated(&self) {
-        let said = self.stage.machine.run("cat /run/evaluated 2>/dev/null || true").unwrap();
+        let said = self.stage.machine.run("cat /root/evaluated 2>/dev/null || true").unwrap();
         assert_eq!(said, "", "a host that fetches neither evaluates nor builds");
     }
 }

@@ -110,14 +110,13 @@ async fn a_run_that_fetches_survives_what_any_run_survives() {
     let mut wire = fetching.stage.overhear().await.unwrap();
     let runs = |version: &str| (version.to_owned(), version.to_owned());
 
-    // The listener is killed while the host fetches, and while it activates.
-    for (system, version) in [(&first, "first"), (&gated, "gated")] {
-        if version == "first" {
-            fetching.stage.machine.run("touch /run/gated-fetch").unwrap();
-        }
+    // The listener is killed while the host fetches, and started anew while it activates.
+    fetching.stage.machine.run("touch /run/gated-fetch").unwrap();
+    let restart = "systemctl restart homelab-deploy-listener";
+    for (system, version, end) in [(&first, "first", KILL), (&gated, "gated", restart)] {
         fetching.begin(&deployer, version, system, &[]).await;
         fetching.stage.until_at_gate().await;
-        fetching.stage.machine.run(KILL).unwrap();
+        fetching.stage.machine.run(end).unwrap();
         fetching.stage.until_present().await.unwrap();
         fetching.stage.open_gate();
         assert_completed(&deployer.hear_final().await.unwrap(), &["switched to generation"]);
