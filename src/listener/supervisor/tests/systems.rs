@@ -100,8 +100,8 @@ fn a_system_that_no_trusted_key_has_signed_is_not_activated() {
     insta::assert_snapshot!(run.calls().lines().skip(2).collect::<Vec<_>>().join("\n"), @"
     nix store verify --sigs-needed 1 /nix/store/SYSTEM --option trusted-public-keys fleet-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY= --option secret-key-files 
     nix config show substituters
-    nix store copy-sigs --substituter http://one /nix/store/SYSTEM
-    nix store copy-sigs --substituter http://two /nix/store/SYSTEM
+    nix store copy-sigs --substituter http://one /nix/store/SYSTEM --option narinfo-cache-negative-ttl 0 --option narinfo-cache-positive-ttl 0
+    nix store copy-sigs --substituter http://two /nix/store/SYSTEM --option narinfo-cache-negative-ttl 0 --option narinfo-cache-positive-ttl 0
     nix store verify --sigs-needed 1 /nix/store/SYSTEM --option trusted-public-keys fleet-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY= --option secret-key-files
     ");
     // Nix itself calls it trusted.
@@ -173,7 +173,7 @@ fn an_activation_that_fails_is_taken_back() {
         (verdict(&result).replace(BASE, "SYSTEM").replace(&root, "ROOT"), run.did())
     };
     let (said, did) = activated(Some("echo activating the configuration...; exit 2"));
-    insta::assert_snapshot!(said, @"");
+    insta::assert_snapshot!(said, @"failed activation_failed: ended with code 2 after: activating the configuration...; the host returned to what ran before; it runs /nix/store/old, generation 43 boots next");
     assert_eq!(did, "set SYSTEM, set old, switch old 1");
     // The system has no program that could activate it.
     let (said, did) = activated(None);
