@@ -11,10 +11,12 @@ pub mod fleet;
 pub mod follow;
 pub mod history;
 pub mod journal;
+pub mod nix;
 pub mod plan_file;
 pub mod prepare;
 pub mod resumption;
 pub mod revision;
+pub mod systems_file;
 #[cfg(test)]
 mod testing;
 
@@ -23,5 +25,6 @@ pub use fleet::{
     Awaited, Discovered, Discovery, Fleet, FleetError, FleetTask, KnownHosts, LogError, LogReader, Purpose, RollCall,
 };
 pub use history::History;
-pub use prepare::{Called, Kind, Part, PreflightError, PrepareError, PrepareOptions, Prepared};
+pub use nix::{BuildOptions, NixError};
+pub use prepare::{Called, Kind, Part, PreflightError, PrepareError, PrepareOptions, Prepared, SystemsFrom};
 pub use revision::{UnresolvedError, resolve_revision};

@@ -5,6 +5,7 @@
 //! [`Bars`] knows that there are terminals.
 
 mod bars;
+mod changes;
 mod describe;
 mod document;
 mod format;
@@ -24,6 +25,7 @@ use std::io;
 use jiff::Timestamp;
 
 pub use bars::{Bars, Size};
+pub use changes::changes;
 pub use describe::{HostFacts, describe};
 pub use document::{Document, html, junit, markdown};
 pub use format::DisplayDuration;

@@ -11,9 +11,10 @@ use super::out;
 use super::plan_file::PlanArgs;
 use super::rollback::RollbackArgs;
 use super::state::StateArgs;
+use super::systems::SystemsArgs;
 use crate::bus::Bus;
 use crate::operator::plan_file::PlanFile;
-use crate::operator::{Kind, Part, PrepareError, PrepareOptions, Prepared};
+use crate::operator::{Kind, Part, PrepareError, PrepareOptions, Prepared, SystemsFrom};
 use crate::protocol::{HostName, Revision};
 use crate::report;
 
@@ -46,6 +47,9 @@ pub(super) struct Preparation {
     /// Ask hosts as well that are current: they run and boot what the last deployment of this commit made
     #[arg(long, env = "HOMELAB_DEPLOY_EVEN_IF_CURRENT", value_parser = crate::cli::switch::read)]
     even_if_current: bool,
+
+    #[command(flatten)]
+    systems: SystemsArgs,
 
     #[command(flatten)]
     pub(super) flake: FlakeArgs,
@@ -85,7 +89,9 @@ impl Preparation {
     pub(super) async fn prepare(&self, audience: Audience) -> Result<Previewed, CommandError> {
         let mut file = self.plan.read()?;
         self.rollback.apply_defaults_to(&mut file.plan);
-        let revision = file.plan.revision(self.revision.clone());
+        let systems = self.systems.source(None)?;
+        let of_systems = systems.as_ref().and_then(SystemsFrom::commit).filter(|_| file.plan.revision.is_none());
+        let revision = file.plan.revision(self.revision.clone().or(of_systems.cloned().map(Revision::from)));
         let revision = revision.map_err(|mistakes| Exit::Usage.with(file.place(mistakes)))?;
         let wanted = PrepareOptions {
             plan: file.plan.clone(),
@@ -97,6 +103,8 @@ impl Preparation {
             kind: Kind::Rollout,
             even_if_current: self.even_if_current,
             journals: self.state.journals(),
+            systems,
+            binary_cache: self.systems.cache.clone(),
             cache: self.state.cache(),
             flakes: self.flake.rules(&self.state, &self.operator.settings().servers, flake::consent(audience)),
         };
@@ -104,7 +112,7 @@ impl Preparation {
         let prepared = wanted.prepare(&mut bus, &self.operator.discovery(&self.state)).await;
         let mut prepared = prepared.map_err(|error| unprepared(error, &file))?;
         prepared.warnings.extend(report::missed(&prepared.missed(&self.state.journals())));
-        let preview = report::preview(&prepared.rollout, &prepared.warnings, out::width());
+        let preview = report::preview(&prepared.rollout, &prepared.warnings, prepared.changes.as_ref(), out::width());
         Ok(Previewed { bus, prepared, preview })
     }
 
@@ -121,8 +129,11 @@ fn unprepared(error: PrepareError, file: &PlanFile) -> CommandError {
     match error {
         PrepareError::Plan(mistakes) => Exit::Usage.with(file.place(mistakes)),
         PrepareError::Selection(_) => Exit::Usage.with(error),
-        PrepareError::Fleet(_) | PrepareError::Flake(_) | PrepareError::Lookup(_) | PrepareError::TwoMachines(_) => {
-            Exit::Precondition.with(error)
-        }
+        PrepareError::Fleet(_)
+        | PrepareError::Flake(_)
+        | PrepareError::Lookup(_)
+        | PrepareError::Nix(_)
+        | PrepareError::NoFlake
+        | PrepareError::TwoMachines(_) => Exit::Precondition.with(error),
     }
 }

@@ -96,6 +96,8 @@ impl Context {
             kind: Kind::Rollout,
             journals: self.settings.journals.clone(),
             flakes: self.settings.flakes.clone(),
+            systems: None,
+            binary_cache: None,
             cache: self.settings.cache.clone(),
         }
     }

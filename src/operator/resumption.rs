@@ -58,5 +58,5 @@ pub async fn prepare_again(
         ahead = ahead_of(&commit, &now, &mut history).await;
     }
     let others = roll.rollouts.into_iter().filter(|other| shares_a_tier(other, plan)).collect();
-    Ok(Prepared { rollout: rollout.clone(), warnings: Vec::new(), roster, others, ahead })
+    Ok(Prepared { rollout: rollout.clone(), warnings: Vec::new(), roster, others, ahead, changes: None })
 }

@@ -107,8 +107,10 @@ impl<'a> Resolver<'a> {
                 present: false,
                 supports_ids: false,
                 supports_rollback: false,
+                supports_system: false,
                 is_current: false,
                 revision: None,
+                system: None,
             });
         };
         let shared_subject = match Address::of(report, &by.value.target) {
@@ -129,8 +131,10 @@ impl<'a> Resolver<'a> {
             present: true,
             supports_ids: report.supports_ids(),
             supports_rollback: report.has(&Feature::Rollback),
+            supports_system: report.has(&Feature::System),
             is_current: false,
             revision: report.revision.clone(),
+            system: None,
         })
     }
 

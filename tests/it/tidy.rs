@@ -43,6 +43,7 @@ const NEVER: &[(&str, &[&str], &[&str])] = &[
             "src/operator/check",
             "src/operator/detach",
             "src/operator/history",
+            "src/operator/nix",
             "src/lookup",
             "src/process_group",
         ],

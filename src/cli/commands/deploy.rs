@@ -118,6 +118,8 @@ impl Deploy {
             journals: self.state.journals(),
             // Nobody is asked about a flake: where it was not accepted, each host looks the branch up for itself.
             flakes: self.flake.rules(&self.state, &self.operator.settings().servers, None),
+            systems: None,
+            binary_cache: None,
             cache: self.state.cache(),
         };
         let failed = |error: PrepareError| match error {
@@ -125,6 +127,8 @@ impl Deploy {
             PrepareError::Fleet(_)
             | PrepareError::Lookup(_)
             | PrepareError::Flake(_)
+            | PrepareError::Nix(_)
+            | PrepareError::NoFlake
             | PrepareError::TwoMachines(_) => Exit::Precondition.with(error),
         };
         let discovery = self.operator.discovery(&self.state);
@@ -153,7 +157,7 @@ impl Deploy {
         let is_person = self.display.audience() == Audience::Person;
         let asks = is_person && !self.yes && reaches_several_prod_hosts(&prepared.rollout.plan);
         if asks && io::stdin().is_terminal() && io::stderr().is_terminal() {
-            out::note(&report::preview(&prepared.rollout, &prepared.warnings, out::width()));
+            out::note(&report::preview(&prepared.rollout, &prepared.warnings, None, out::width()));
             return confirm::start().await;
         }
         if is_person {

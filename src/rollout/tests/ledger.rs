@@ -80,6 +80,7 @@ pub(super) struct Seen<'a> {
     pub(super) nobody: bool,
     pub(super) supports_ids: bool,
     pub(super) supports_rollback: bool,
+    pub(super) supports_system: bool,
     /// Since when it is to be asked again.
     pub(super) waiting_since: Option<Duration>,
     pub(super) outcome: Option<(Duration, HostOutcome)>,
@@ -223,6 +224,7 @@ impl<'a> Ledger<'a> {
                 let host = &report.hostname;
                 if let Some(seen) = self.hosts.iter_mut().find(|seen| seen.host.hostname == *host) {
                     seen.supports_rollback |= report.has(&Feature::Rollback);
+                    seen.supports_system |= report.has(&Feature::System);
                 }
                 let of_plan = self.hosts.iter().any(|seen| seen.host.hostname == *host);
                 let belongs = self.has_groups() && report.tier == Tier::Prod;
@@ -452,6 +454,7 @@ impl<'a> Seen<'a> {
             nobody: false,
             supports_ids: host.supports_ids,
             supports_rollback: host.supports_rollback,
+            supports_system: host.supports_system,
             waiting_since: None,
             outcome: None,
             may_be_at: None,
