@@ -8,21 +8,18 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::deployer::Deployer;
-use crate::stage::{NS1, PROFILE, Stage, request};
+use crate::machine::Machine;
+use crate::stage::{CURRENT, NS1, PROFILE, Stage, request};
 use crate::support::git::{Git, Mood};
 
-/// What a configuration says that trusts the key `fleet-1`.
-pub const TRUST: &str = "services.homelab-deploy.listener.systems.trustedKeys = [ \"KEY\" ];";
-
-/// Makes two keys, both of which nix.conf trusts.
+/// Makes two keys, and prints their public halves.
 const KEYS: &str = r#"
 cd /root
 for key in fleet other; do
     nix key generate-secret --key-name $key-1 >$key.secret
-    nix key convert-secret-to-public <$key.secret >$key.public
-done
-printf 'substituters = %s\ntrusted-public-keys = %s %s\n' CACHE "$(cat fleet.public)" "$(cat other.public)" >>/etc/nix/nix.conf
-cat fleet.public"#;
+    nix key convert-secret-to-public <$key.secret
+    echo
+done"#;
 
 /// A system like the one that trusts the key, but for its version and a change.
 const EXPRESSION: &str = r#"
@@ -65,6 +62,8 @@ done"#;
 pub struct Fetching {
     pub stage: Stage,
     cache: Git,
+    /// The public halves of `fleet-1` and `other-1`.
+    keys: Vec<String>,
 }
 
 impl Fetching {
@@ -72,17 +71,29 @@ impl Fetching {
     pub async fn set() -> Option<Self> {
         let stage = Stage::set("").await?;
         let cache = Git::serve(stage.lab.folder()).unwrap();
-        Some(Self { stage, cache })
+        Some(Self { stage, cache, keys: Vec::new() })
     }
 
     /// Makes the keys, and returns the commit with which a host trusts one of them.
-    pub fn make_keys(&self) -> String {
-        let key = self.stage.machine.run(&KEYS.replace("CACHE", &self.cache.url("cache"))).unwrap();
-        let commit = self.stage.push(&TRUST.replace("KEY", &key));
-        let system =
-            format!("{}?rev={commit}#nixosConfigurations.ns1.config.system.build.toplevel", self.stage.flake_url());
+    pub fn make_keys(&mut self) -> String {
+        self.keys = self.stage.machine.run(KEYS).unwrap().lines().map(str::to_owned).collect();
+        self.believe(&self.stage.machine);
+        let commit = self.stage.push(&self.trust());
+        let system = self.stage.installable("ns1", &commit);
         self.stage.machine.run(&format!("nix build --out-link /root/base '{system}'")).unwrap();
         commit
+    }
+
+    /// A configuration that trusts the key `fleet-1`.
+    pub fn trust(&self) -> String {
+        format!("services.homelab-deploy.listener.systems.trustedKeys = [ \"{}\" ];", self.keys[0])
+    }
+
+    /// Lets the nix.conf of a host name the cache, and both keys.
+    pub fn believe(&self, machine: &Machine) {
+        let settings =
+            format!("substituters = {}\ntrusted-public-keys = {}", self.cache.url("cache"), self.keys.join(" "));
+        machine.run(&format!("echo '{settings}' >>/etc/nix/nix.conf")).unwrap();
     }
 
     /// The same, where the host runs that configuration and can do nothing but fetch.
@@ -95,33 +106,40 @@ impl Fetching {
         Some(fetching)
     }
 
-    /// Takes away from the host all that it could evaluate or build with, and the server of its flake.
+    /// Takes away from the host all that it could evaluate or build with, and from all hosts the server of their flake.
     pub fn only_fetch(&mut self) {
-        let wrapper = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/box/nix")).unwrap();
-        self.stage.machine.run(&format!("wrapper={}\n{ONLY_FETCH}", quoted(&wrapper))).unwrap();
+        only_fetch(&self.stage.machine);
         self.stage.git.set(Mood::Gone);
     }
 
     /// Builds a system of this version with a change, signs it with a key, and puts it into the cache alone.
     pub fn publish(&self, version: &str, change: &str, key: &str) -> String {
         let path = self.build(version, change, &format!("key={key}\n{PUBLISH}"));
-        let init = self.stage.machine.init().unwrap();
-        let written = format!("/proc/{init}/root/cache");
-        let copied = Command::new("cp")
-            .args(["--recursive", "--no-clobber", "--no-target-directory", &written])
-            .arg(self.folder())
-            .status();
-        assert!(copied.unwrap().success());
+        self.take_out();
+        path
+    }
+
+    /// The same for the system of a host at a commit.
+    pub fn publish_of(&self, host: &str, commit: &str) -> String {
+        let build = format!("nix build --no-link --print-out-paths '{}'", self.stage.installable(host, commit));
+        let path = self.stage.machine.run(&format!("set -e; key=fleet system=$({build})\n{PUBLISH}")).unwrap();
+        self.take_out();
         path
     }
 
     /// Builds a system on the host, and says what to do with it.
     pub fn build(&self, version: &str, change: &str, then: &str) -> String {
         let [expression, version, change] = [EXPRESSION, version, change].map(quoted);
-        self.stage
-            .machine
-            .run(&format!("set -e; expression={expression} version={version} change={change}\n{BUILD}\n{then}"))
-            .unwrap()
+        let settings = format!("set -e; expression={expression} version={version} change={change}");
+        self.stage.machine.run(&format!("{settings}\n{BUILD}\n{then}")).unwrap()
+    }
+
+    /// Takes the cache out of the machine that wrote it.
+    fn take_out(&self) {
+        let written = format!("/proc/{}/root/cache", self.stage.machine.init().unwrap());
+        let mut copy = Command::new("cp");
+        copy.args(["--recursive", "--no-clobber", "--no-target-directory", &written]).arg(self.folder());
+        assert!(copy.status().unwrap().success());
     }
 
     /// The folder of the cache.
@@ -155,14 +173,25 @@ impl Fetching {
 
     /// The version that runs, and the one that boots next.
     pub fn versions(&self) -> (String, String) {
-        (self.stage.commit_of(crate::stage::CURRENT), self.stage.commit_of(PROFILE))
+        (self.stage.commit_of(CURRENT), self.stage.commit_of(PROFILE))
     }
 
     /// Fails if a run has tried to evaluate or to build anything.
     pub fn assert_nothing_evaluated(&self) {
-        let said = self.stage.machine.run("cat /root/evaluated 2>/dev/null || true").unwrap();
-        assert_eq!(said, "", "a host that fetches neither evaluates nor builds");
+        assert_nothing_evaluated(&self.stage.machine);
     }
+}
+
+/// The same on another host.
+pub fn assert_nothing_evaluated(machine: &Machine) {
+    let said = machine.run("cat /root/evaluated 2>/dev/null || true").unwrap();
+    assert_eq!(said, "", "a host that fetches neither evaluates nor builds");
+}
+
+/// Takes away from a host all that it could evaluate or build with.
+pub fn only_fetch(machine: &Machine) {
+    let wrapper = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/box/nix")).unwrap();
+    machine.run(&format!("wrapper={}\n{ONLY_FETCH}", quoted(&wrapper))).unwrap();
 }
 
 fn quoted(text: &str) -> String {

@@ -1,13 +1,15 @@
 //! Systems that were built elsewhere: a host without git, whose flake nobody serves, has them from a cache over http, with
 //! signatures that its own Nix checks.
 
+use std::collections::BTreeMap;
 use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::built_elsewhere::Fetching;
+use crate::built_elsewhere::{Fetching, assert_nothing_evaluated, only_fetch};
 use crate::deployer::{Deployer, each};
-use crate::stage::{CURRENT, assert_completed, assert_failed, deploy};
+use crate::machine::Machine;
+use crate::stage::{CURRENT, PROFILE, assert_completed, assert_failed, deploy, until};
 use crate::survival::KILL;
 
 #[tokio::test]
@@ -156,4 +158,50 @@ async fn a_run_that_fetches_survives_what_any_run_survives() {
     fetching.stage.reboot().await;
     assert_failed(&deployer.hear_final().await.unwrap(), "interrupted", &[]);
     fetching.assert_nothing_evaluated();
+}
+
+#[tokio::test]
+async fn hosts_without_git_roll_out_in_waves_from_one_map() {
+    let Some(mut fetching) = Fetching::set().await else { return };
+    let trusting = fetching.make_keys();
+    let others = ["ns2", "ns3"].map(|name| fetching.stage.boot(name, &trusting));
+    assert_completed(&deploy(&fetching.stage, "evaluated", &trusting).await, &[]);
+    let commit = fetching.stage.push(&format!("{}\nbox.activation = \"# new\";", fetching.trust()));
+    let systems: Vec<_> = ["ns1", "ns2", "ns3"].map(|host| (host, fetching.publish_of(host, &commit))).into();
+    for other in &others {
+        until(other, "the host listens", "journalctl --unit homelab-deploy-listener | grep --quiet 'listening on'")
+            .await;
+        fetching.believe(other);
+        only_fetch(other);
+    }
+    fetching.only_fetch();
+    let map = json!({ "commit": commit, "systems": systems.iter().cloned().collect::<BTreeMap<_, _>>() });
+    let home = fetching.stage.lab.home();
+    fs::write(home.join("systems.json"), map.to_string()).unwrap();
+    let plan = "[[wave]]\ntargets = 'prod.ns1'\n[[wave]]\ntargets = ['prod.ns2', 'prod.ns3']\nmax_parallel = 1\n";
+    fs::write(home.join("plan.toml"), plan).unwrap();
+    let (map, plan) = (home.join("systems.json"), home.join("plan.toml"));
+    let apply = ["apply", "--yes", plan.to_str().unwrap(), "--systems", map.to_str().unwrap()];
+    let run = |machine: &Machine| machine.run(&format!("cat {CURRENT}/nixos-version {PROFILE}/nixos-version")).unwrap();
+    let (old, new) = (format!("{trusting}\n{trusting}"), format!("{commit}\n{commit}"));
+    let hosts = |fetching: &Fetching| [run(&fetching.stage.machine), run(&others[0]), run(&others[1])];
+
+    // The cache has lost what the first host of the second wave needs.
+    let archive = fetching.archive(&systems[1].1);
+    fs::rename(&archive, archive.with_extension("away")).unwrap();
+    let ended = fetching.stage.operator(&apply).ended().await.unwrap().expect(1);
+    ended.told("does not exist in binary cache");
+    assert_eq!(hosts(&fetching), [new.clone(), old.clone(), old]);
+
+    fs::rename(archive.with_extension("away"), &archive).unwrap();
+    fetching.stage.operator(&["apply", "--resume"]).ended().await.unwrap().expect(0);
+    assert_eq!(hosts(&fetching), [new.clone(), new.clone(), new]);
+
+    // All of them run it, so nobody is asked.
+    let mut wire = fetching.stage.overhear().await.unwrap();
+    fetching.stage.operator(&apply).ended().await.unwrap().expect(0);
+    assert_eq!(fetching.stage.finals(&mut wire).await, [Value::Null; 0]);
+    for machine in [&fetching.stage.machine, &others[0], &others[1]] {
+        assert_nothing_evaluated(machine);
+    }
 }

@@ -70,7 +70,9 @@ enum BuildError {
     #[error("it is not known what to build: no revision was given")]
     #[diagnostic(help("add --revision main"))]
     NoRevision,
-    #[error("which hosts the plan is for, and which flake, has to be asked of the hosts: there is no NATS server to ask them over")]
+    #[error(
+        "which hosts the plan is for, and which flake, has to be asked of the hosts: there is no NATS server to ask them over"
+    )]
     #[diagnostic(help("give --nats-url and --nkey-file; or set `flake` in the plan and name its hosts one by one"))]
     NobodyToAsk,
     #[error("cannot write {path}: {error}", path = .0.display(), error = .1)]
