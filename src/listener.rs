@@ -5,7 +5,7 @@
 //! restarts the listener does not touch the run, and the new listener takes it up where it is.
 //!
 //! ```text
-//! request ─► admission (pure) ─► run directory ─► supervisor ─► lookup, nixos-rebuild, verdict (pure)
+//! request ─► admission (pure) ─► run directory ─► supervisor ─► lookup and nixos-rebuild, or fetch; verdict (pure)
 //!                ▲                                    │
 //!             ledger ◄───── phase, commit, result ◄───┘
 //! ```

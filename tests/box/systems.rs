@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
+use homelab_deploy::protocol::Feature;
 use serde_json::{Value, json};
 
 use crate::built_elsewhere::{Fetching, assert_nothing_evaluated, only_fetch};
@@ -20,15 +21,14 @@ async fn a_host_runs_nothing_but_what_a_key_that_it_trusts_has_signed_for_it() {
     let mut deployer = Deployer::connect(&fetching.stage.lab).await.unwrap();
 
     // A host that trusts nobody says how it could.
+    let report = fetching.stage.until_present().await.unwrap();
+    assert!(!report.has(&Feature::System) && !report.has(&Feature::Fetch), "{report:?}");
     let end = fetching.ask(&mut deployer, "no-key", &good, &[]).await;
     assert_eq!((&end["status"], &end["error"]), (&json!("rejected"), &json!("untrusted")), "{end}");
     assert!(end["message"].as_str().unwrap().contains("systems.trustedKeys"), "{end}");
     assert_completed(&deploy(&fetching.stage, "evaluated", &trusting).await, &[]);
-    let features = fetching.stage.until_present().await.unwrap().features;
-    assert!(
-        ["system", "fetch"].iter().all(|name| features.iter().any(|feature| feature.as_str() == *name)),
-        "{features:?}"
-    );
+    let report = fetching.stage.until_present().await.unwrap();
+    assert!([Feature::System, Feature::Fetch].iter().all(|feature| report.has(feature)), "{report:?}");
 
     let others = fetching.publish("others", "", "other");
     let flipped = fetching.publish("flipped", "", "fleet");

@@ -285,6 +285,16 @@ mod tests {
     }
 
     #[test]
+    fn each_key_that_may_sign_systems_is_one_that_can() {
+        const KEY: &str = "fleet-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=";
+        let keys = |arguments: &[&str]| config(arguments).map(|config| config.system_keys.len());
+        assert_eq!(keys(&[]), Ok(0), "by default a host takes no system from elsewhere");
+        assert_eq!(keys(&["--system-key", KEY, "--system-key", KEY]), Ok(2));
+        assert_eq!(keys(&["--system-key", &format!("{KEY} {KEY}")]), Ok(2), "as nix.conf lists them");
+        insta::assert_snapshot!(keys(&["--system-key", "fleet-1"]).unwrap_err(), @"invalid value for one of the arguments");
+    }
+
+    #[test]
     fn the_flag_for_the_state_goes_before_systemds() {
         let state_dir = |arguments: &[&str]| config(arguments).unwrap().state_dir;
         assert_eq!(state_dir(&["--state-directory", "/s"]), PathBuf::from("/s"));
