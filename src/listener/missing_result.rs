@@ -1,7 +1,6 @@
 //! What became of a run that left no result. Pure.
 
-use super::run::Spec;
-use super::unit::UnitEnd;
+use super::run::{Spec, UnitEnd};
 use crate::protocol::Phase;
 
 /// Why there is no result, in words: by the last phase that was noted, the boot as of now, and the end of the unit.

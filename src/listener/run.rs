@@ -4,6 +4,7 @@
 mod dir;
 mod files;
 mod page;
+mod result;
 mod spare;
 
 use std::path::PathBuf;
@@ -15,13 +16,14 @@ use serde::{Deserialize, Serialize};
 pub use self::dir::RunDir;
 pub(super) use self::dir::TAIL_BYTES;
 pub(super) use self::page::{Part, PrometheusText};
+pub use self::result::UnitEnd;
+pub(super) use self::result::{RunResult, Verdict};
 pub(super) use self::spare::prepare as prepare_spares;
 use super::Config;
 use super::output::clean;
 use super::rebuild_flag::RebuildFlag;
 use super::snapshot::SystemSnapshot;
 use super::system_key::SystemKey;
-use super::verdict::Verdict;
 use crate::protocol::{
     Action, BusyWith, Commit, FlakeAttr, FlakeUrl, HostName, Phase, ReplySubject, Request, RequestId, Revision,
     SystemPath,
@@ -113,22 +115,6 @@ pub enum UserUnits {
     Fail,
     /// It has not, and names them.
     Warn,
-}
-
-/// How a run ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RunResult {
-    /// What that means.
-    pub verdict: Verdict,
-    /// When it was begun.
-    pub started_at: Timestamp,
-    /// When it had ended.
-    pub ended_at: Timestamp,
-    /// What was so on the host at that time.
-    pub after: SystemSnapshot,
-    /// The last lines of the output, cleaned: the disk may have had no room for them.
-    #[serde(default)]
-    pub tail: Vec<String>,
 }
 
 /// How long a run may take.

@@ -38,7 +38,7 @@ use super::{Config, ListenerError};
 use crate::bus::{BusEvent, Events, Lockout, Renewal};
 use crate::clock;
 use crate::protocol::request::is_acknowledgement;
-use crate::protocol::{ErrorCode, LogRequest, Phase, ReplySubject, Request, Response, Status};
+use crate::protocol::{ErrorCode, LogRequest, Phase, ReplySubject, Request, Response, Status, SystemPath};
 use crate::text::safe;
 
 /// How old a final may be to be told again after the connection was lost.
@@ -263,7 +263,7 @@ impl Service {
         let who = |text: &Option<String>| text.as_deref().map(shown);
         tracing::info!(
             key = shown(request.key()), action = %request.action, revision = %shown(request.revision.as_str()),
-            system = request.system.as_ref().map(|system| system.as_str()),
+            system = request.system.as_ref().map(SystemPath::as_str),
             operator = who(&request.operator), rollout = who(&request.rollout), wave = who(&request.wave), "accepted"
         );
         let (reply_to, id) = (request.reply_to.clone(), request.id.clone());

@@ -34,7 +34,7 @@ use self::program::ProcessRunner;
 use self::stop_signal::StopSignal;
 use super::host::Host;
 pub use super::run::RunDir;
-use super::unit::UnitEnd;
+use super::run::UnitEnd;
 use crate::notify::Notifier;
 
 /// Carries out a run that is written down, and writes down how it ended. The process that started this one is told once it

@@ -8,13 +8,12 @@ mod activation;
 mod build;
 mod next_boot;
 mod success;
-
-use serde::{Deserialize, Serialize};
+mod units;
 
 use super::output::switch::{self, BootLoader};
-use super::run::Spec;
+use super::run::{Spec, Verdict};
 use super::snapshot::SystemSnapshot;
-use crate::protocol::{ErrorCode, Phase, Status};
+use crate::protocol::{ErrorCode, Phase};
 
 /// The exit code of `switch-to-configuration` when units failed.
 pub(super) const UNITS_FAILED: i32 = 4;
@@ -59,27 +58,6 @@ pub(super) struct Evidence<'a> {
     pub(super) lines: &'a [String],
 }
 
-/// How a run is judged.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Verdict {
-    /// `completed` or `failed`.
-    pub status: Status,
-    /// What kind of failure it was.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error: Option<ErrorCode>,
-    /// The same in words.
-    pub message: String,
-    /// Whether what was deployed takes effect only after a reboot; unknown where nothing can be compared.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reboot_required: Option<bool>,
-    /// The units that failed because of the run.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub failed_units: Vec<String>,
-    /// Whether the host returned to what it ran before; `false` when it tried and could not.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rolled_back: Option<bool>,
-}
-
 /// Judges a run.
 pub(super) fn judge(spec: &Spec, evidence: &Evidence<'_>) -> Verdict {
     let verdict = judge_by_itself(spec, evidence);
@@ -96,13 +74,13 @@ fn judge_by_itself(spec: &Spec, evidence: &Evidence<'_>) -> Verdict {
     let Evidence { end, phase, lines, .. } = evidence;
     match end {
         End::Exited(0) => success::success(spec.action, evidence),
-        End::Exited(code) if ENDED_BY_SIGNAL.contains(code) => Verdict::interrupted(code - 128, spec.doing(*phase)),
+        End::Exited(code) if ENDED_BY_SIGNAL.contains(code) => interrupted(code - 128, spec.doing(*phase)),
         End::Exited(code) if activation::needs_reboot(*code, *phase, lines) => {
             activation::reboot(spec.action, evidence)
         }
         End::Exited(code) if activation::is_reached(*code, *phase, lines) => activation::failure(spec, *code, evidence),
         End::Exited(code) => build::failure(spec, *code, lines),
-        End::Killed(signal) | End::Stopped(signal) => Verdict::interrupted(*signal, spec.doing(*phase)),
+        End::Killed(signal) | End::Stopped(signal) => interrupted(*signal, spec.doing(*phase)),
         End::TimedOut => Verdict::failed(ErrorCode::Timeout, timeout(spec, evidence)),
         End::NotStarted(why) if *phase == Phase::Activate => Verdict::failed(ErrorCode::ActivationFailed, why.as_str()),
         End::NotStarted(why) => {
@@ -112,33 +90,8 @@ fn judge_by_itself(spec: &Spec, evidence: &Evidence<'_>) -> Verdict {
     }
 }
 
-impl Verdict {
-    /// Done.
-    pub(super) fn completed(message: String) -> Self {
-        let (error, reboot_required, rolled_back) = (None, None, None);
-        Self { status: Status::Completed, error, message, reboot_required, failed_units: Vec::new(), rolled_back }
-    }
-
-    /// The same, and something more to say of it.
-    pub(super) fn with(mut self, addition: &str) -> Self {
-        self.message.push_str("; ");
-        self.message.push_str(addition);
-        self
-    }
-
-    /// Not done, for this reason.
-    pub(super) fn failed(error: ErrorCode, message: impl Into<String>) -> Self {
-        Self { status: Status::Failed, error: Some(error), ..Self::completed(message.into()) }
-    }
-
-    /// Nobody judged it, for this reason.
-    pub(super) fn lost(why: String) -> Self {
-        Self::failed(ErrorCode::Interrupted, why)
-    }
-
-    fn interrupted(signal: i32, doing: &str) -> Self {
-        Self::failed(ErrorCode::Interrupted, format!("signal {signal} ended the run while {doing}"))
-    }
+fn interrupted(signal: i32, doing: &str) -> Verdict {
+    Verdict::failed(ErrorCode::Interrupted, format!("signal {signal} ended the run while {doing}"))
 }
 
 /// Whether a run that did not do what was asked may still have changed the host.

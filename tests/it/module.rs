@@ -136,6 +136,7 @@ fn settings_of_another_type_are_an_error_that_names_the_option() {
     insta::assert_snapshot!(errors.join("\n").replace("services.homelab-deploy.listener", "…"), @r#"
     environment: A definition for option `….environment.PROXIES' is not of type `null or string or absolute path or package'. Definition values: ["a"]
     public-key: A definition for option `….publicKey' is not of type `null or string matching the pattern U[A-Z2-7]{55}'. Definition values: "SUAB"
+    system-key: A definition for option `….systems.trustedKeys' is not of type `string matching the pattern [^:[:space:]]+:[A-Za-z0-9+/]{43}='. Definition values: "fleet-1"
     tier: A definition for option `….tier' is not of type `one of "test", "prod"'. Definition values: "staging"
     timeout: A definition for option `….timeout' is not of type `positive integer, meaning >0'. Definition values: 0
     unknown: The option `….natsurl' does not exist.

@@ -17,9 +17,9 @@ use super::step::Step;
 use crate::clock;
 use crate::listener::host::Host;
 use crate::listener::output::{clean, tells_unadvertised};
-use crate::listener::run::{RollbackTarget, RunDir, RunResult, Spec};
+use crate::listener::run::{RollbackTarget, RunDir, RunResult, Spec, Verdict};
 use crate::listener::snapshot::SystemSnapshot;
-use crate::listener::verdict::{End, Evidence, Verdict, judge, left_traces};
+use crate::listener::verdict::{End, Evidence, judge, left_traces};
 use crate::lookup::{LookupError, commit_of};
 use crate::protocol::response::bounded_tail;
 use crate::protocol::{Action, Commit, ErrorCode, Phase, RETURN_WITHIN, Revision, Status, SystemPath};
@@ -233,8 +233,9 @@ impl Deployment {
             end = self.keeper.run(&mut command) => end,
             never = Box::pin(baseline::follow(&self.host, &self.dir, &mut before, expected.as_deref())) => match never {},
         };
-        let end = activation::settled(&mut self.keeper, end, began).await;
-        let built = activation::switched_to(&self.keeper).or_else(|| expected.clone());
+        let ProcessRunner { log, activation, .. } = &mut self.keeper;
+        let end = activation::settled(activation.as_ref(), log, end, began).await;
+        let built = activation::switched_to(activation.as_ref(), log).or_else(|| expected.clone());
         if built != expected {
             // A configuration may depend on the time of day: what was switched to is not to be told from what the run made.
             before = built_on;

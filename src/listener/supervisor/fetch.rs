@@ -5,10 +5,10 @@ use std::fs;
 use std::process::Command;
 
 use super::program::ProcessRunner;
+use crate::listener::answer::answer;
 use crate::listener::host::Host;
 use crate::listener::output::{clean, refused_fetch};
 use crate::listener::run::Spec;
-use crate::listener::snapshot::answer;
 use crate::listener::system_key::SystemKey;
 use crate::listener::verdict::End;
 use crate::protocol::{ErrorCode, FlakeAttr, SystemPath};
@@ -64,7 +64,7 @@ async fn check_signature(keeper: &mut ProcessRunner, system: &SystemPath, keys: 
     let Some(said) = nix(&["path-info", "--sigs", system.as_str()]).await else {
         return untrusted(format!("nix does not say who signed {system}"));
     };
-    // What is named after its content needs no signature for Nix, which calls it trusted whoever made it.
+    // What is named after its content needs no signature for Nix, which calls it trusted, no matter who made it.
     if said.split_whitespace().any(|word| word.strip_prefix("ca:").is_some_and(|method| method.contains(':'))) {
         return untrusted(format!("{system} is named after its content, and so Nix does not check who signed it"));
     }

@@ -12,8 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::*;
 use crate::listener::host::tests::{make_system, point};
 use crate::listener::run::tests::{give_back, spec};
-use crate::listener::run::{RunResult, Spec};
-use crate::listener::verdict::Verdict;
+use crate::listener::run::{RunResult, Spec, Verdict};
 use crate::lookup::testing::{git, repository};
 use crate::protocol::{Action, ErrorCode, FlakeUrl, Phase, Response, Status};
 

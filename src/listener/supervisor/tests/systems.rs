@@ -164,7 +164,9 @@ fn an_activation_that_fails_is_taken_back() {
         let folder = fetching_host();
         let program = folder.path().join(format!("root/nix/store/{BASE}/bin/switch-to-configuration"));
         fs::remove_file(&program).unwrap();
-        script.into_iter().for_each(|script| make_program(&program, script));
+        if let Some(script) = script {
+            make_program(&program, script);
+        }
         let (result, _, run) = Supervised::on(folder, "", |spec| {
             (spec.system, spec.confirm_timeout_ms) = (Some(system()), Some(20_000));
         })
