@@ -6,7 +6,7 @@ use std::process::{ExitStatus, Output, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 use tokio::time::timeout;
 
@@ -54,8 +54,7 @@ pub(crate) async fn output_within(command: &mut Command, limit: Duration) -> io:
 
 /// The same for an answer of at most so many bytes.
 pub(crate) async fn output_up_to(command: &mut Command, limit: Duration, most: usize) -> io::Result<Output> {
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
-    let mut child = command.spawn()?;
+    let mut child = spawn(command.stdin(Stdio::null()))?;
     // git that is asked to end takes its locks along, which one that is killed does not.
     let group = Group::led_by(&child, Signal::TERM);
     let output = timeout(limit, follow(&mut child, most)).await??;
@@ -68,6 +67,32 @@ pub(crate) async fn output_up_to(command: &mut Command, limit: Duration, most: u
 pub(crate) async fn output_shown(command: &mut Command) -> io::Result<Output> {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).kill_on_drop(true);
     command.spawn()?.wait_with_output().await
+}
+
+/// The same of a program that reads this, or as much of it as it likes. It is killed where the other is asked to end.
+pub(crate) async fn output_of_fed(command: &mut Command, input: &[u8], limit: Duration) -> io::Result<Output> {
+    let mut child = spawn(command.stdin(Stdio::piped()))?;
+    let group = Group::led_by(&child, Signal::KILL);
+    let stdin = child.stdin.take();
+    let feed = async {
+        if let Some(mut stdin) = stdin {
+            stdin.write_all(input).await.ok();
+        }
+        std::future::pending().await
+    };
+    let output = async {
+        tokio::select! {
+            output = follow(&mut child, MAX_ANSWER) => output,
+            () = feed => Err(io::ErrorKind::BrokenPipe.into()),
+        }
+    };
+    let output = timeout(limit, output).await??;
+    group.ended();
+    Ok(output)
+}
+
+fn spawn(command: &mut Command) -> io::Result<Child> {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).spawn()
 }
 
 async fn follow(child: &mut Child, most: usize) -> io::Result<Output> {
@@ -91,7 +116,6 @@ async fn follow(child: &mut Child, most: usize) -> io::Result<Output> {
     Ok(Output { status, stdout: answer.bytes, stderr: said.bytes })
 }
 
-/// What a program writes.
 struct Pipe<P> {
     end: P,
     bytes: Vec<u8>,
@@ -103,7 +127,6 @@ impl<P: AsyncRead + AsFd + Unpin> Pipe<P> {
         Self { end, bytes: Vec::new(), is_open: true }
     }
 
-    /// Waits for more.
     async fn read(&mut self) -> io::Result<()> {
         self.is_open = self.end.read_buf(&mut self.bytes).await? > 0;
         Ok(())

@@ -5,7 +5,6 @@
 //! [`Bars`] knows that there are terminals.
 
 mod bars;
-mod changes;
 mod describe;
 mod document;
 mod format;
@@ -15,6 +14,7 @@ mod json;
 mod layout;
 mod line_writer;
 mod lines;
+mod packages;
 mod preview;
 mod recap;
 mod rollouts;
@@ -25,14 +25,14 @@ use std::io;
 use jiff::Timestamp;
 
 pub use bars::{Bars, Size};
-pub use changes::changes;
 pub use describe::{HostFacts, describe};
 pub use document::{Document, html, junit, markdown};
 pub use format::DisplayDuration;
 pub use hosts::{HostsView, hosts_table};
 pub use json::Json;
 pub use lines::Lines;
-pub use preview::preview;
+pub use packages::packages;
+pub use preview::{changes, preview};
 pub use recap::recap;
 pub use rollouts::{Liveness, rollouts_json, rollouts_table};
 pub use wording::{cause, missed};
@@ -53,16 +53,12 @@ pub trait Reporter {
     }
 }
 
-/// Whether text may carry colors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Style {
-    /// Text only.
     Plain,
     /// Symbols are colored with ANSI sequences.
     Colored,
 }
 
 #[cfg(test)]
-mod hostile;
-#[cfg(test)]
-mod scenario;
+mod tests;

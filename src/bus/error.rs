@@ -11,10 +11,8 @@ use thiserror::Error;
 
 use super::ServerUrl;
 
-/// Why a connection cannot be made.
 #[derive(Debug, Error, Diagnostic)]
 pub enum BusError {
-    /// No server was reached.
     #[error("no NATS server can be reached: {}", list(.0))]
     #[diagnostic(help(
         "check that nats-server runs there and that the address is right; for a server with TLS use tls:// and, with a \
@@ -25,12 +23,10 @@ pub enum BusError {
     #[error("{server} refuses this key")]
     #[diagnostic(help("add its public key to a user in the server's configuration: {{ nkey: {public_key} }}"))]
     Refused {
-        /// The server.
         server: ServerUrl,
         /// The public half of the key in the seed file.
         public_key: String,
     },
-    /// The seed file cannot be read.
     #[error("cannot read the seed file {0}: {1}")]
     #[diagnostic(help(
         "--nkey-file names the file with the seed of your NKey; `homelab-deploy keygen FILE` makes one"
@@ -55,7 +51,6 @@ pub enum BusError {
         server.host_and_port()
     ))]
     WithoutTls {
-        /// The server.
         server: ServerUrl,
         /// The address or file that asks for TLS.
         required_by: String,
@@ -65,9 +60,7 @@ pub enum BusError {
 /// A server that was tried in vain.
 #[derive(Debug, Clone)]
 pub struct Attempt {
-    /// The server.
     pub server: ServerUrl,
-    /// What came of it.
     pub why: String,
 }
 

@@ -46,7 +46,6 @@ pub(super) struct PlanNotFound {
 }
 
 impl PlanArgs {
-    /// Reads the plan.
     pub(super) fn read(&self) -> Result<PlanFile, CommandError> {
         // Without a plan the command line would have been refused, unless it does something else than read one.
         let path = self.folders.find(self.plan.as_deref().unwrap_or_default());

@@ -32,7 +32,6 @@ use crate::protocol::{
 /// The longest that a host waits to be confirmed, whatever it is asked for: it takes no other request meanwhile.
 const LONGEST_CONFIRMATION: Duration = Duration::from_hours(1);
 
-/// What to run, and for whom.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spec {
     /// What makes two deliveries the same request.
@@ -40,16 +39,11 @@ pub struct Spec {
     /// The id of the request, when it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<RequestId>,
-    /// Where the answers go.
     pub reply_to: ReplySubject,
-    /// What is done with the system.
     pub action: Action,
-    /// What is deployed.
     pub revision: Revision,
-    /// Who asked for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operator: Option<String>,
-    /// When it was accepted.
     pub accepted_at: Timestamp,
     /// Its place in the order of the runs of this host, which no clock that is put right changes.
     #[serde(default)]
@@ -57,9 +51,7 @@ pub struct Spec {
     /// The boot of the machine in which it was accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot_id: Option<String>,
-    /// The flake that is deployed.
     pub flake: FlakeUrl,
-    /// The host.
     pub host: HostName,
     /// The name of its configuration in the flake, where it is not that of the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -73,7 +65,6 @@ pub struct Spec {
     /// The keys one of which has signed that system.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub system_keys: Vec<SystemKey>,
-    /// Where the host's file system begins.
     pub root: PathBuf,
     /// How long the host waits to be confirmed once it has activated what was asked for, in milliseconds; then, and when
     /// that fails, it returns to what it ran before. Without it the host stays as it is.
@@ -96,7 +87,6 @@ pub struct Spec {
 pub struct RollbackTarget {
     /// The run before which it was so.
     pub run: String,
-    /// What was so.
     pub facts: SystemSnapshot,
     /// The commit that ran then, where that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -117,7 +107,6 @@ pub enum UserUnits {
     Warn,
 }
 
-/// How long a run may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// In all.
@@ -127,7 +116,6 @@ pub struct Limits {
 }
 
 impl Spec {
-    /// What the request asks for.
     pub(super) fn new(request: Request, config: &Config, accepted_at: Timestamp) -> Self {
         let confirm_timeout = request.confirm_timeout_s.map(Duration::from_secs);
         let confirm_timeout = confirm_timeout.map(|timeout| timeout.min(LONGEST_CONFIRMATION));

@@ -67,7 +67,6 @@ const NO_KEY: &str = "this host takes no systems that were built elsewhere: for 
 /// How much of a text of others is logged, in bytes.
 const SHOWN_BYTES: usize = 200;
 
-/// A listener at work.
 pub(super) struct Service {
     config: Config,
     voice: Publisher,
@@ -107,7 +106,6 @@ pub(super) struct Past {
     pub(super) recalled: RecoveredState,
 }
 
-/// What the loop waits for.
 enum Input {
     Deploy(Letter),
     Discover(Letter),
@@ -158,7 +156,6 @@ impl Service {
         service
     }
 
-    /// Serves until told to stop.
     pub(super) async fn serve(
         mut self,
         mut events: Events,

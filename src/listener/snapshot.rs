@@ -11,15 +11,11 @@ use super::host::{Host, Profile, System};
 use super::output::clean;
 use crate::protocol::Commit;
 
-/// What is so on the host.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SystemSnapshot {
-    /// The system that runs.
     pub current: Option<System>,
-    /// The system that was booted.
     pub booted: Option<System>,
-    /// What the next boot starts.
     pub profile: Option<Profile>,
     /// The commit of what runs, where its configuration tells.
     pub revision: Option<Commit>,
@@ -30,7 +26,6 @@ pub struct SystemSnapshot {
 }
 
 impl SystemSnapshot {
-    /// What can be seen at once.
     pub(super) fn seen(host: &Host) -> Self {
         Self {
             current: host.current(),
@@ -60,7 +55,6 @@ impl SystemSnapshot {
         self.current.is_some() || self.profile.is_some()
     }
 
-    /// The generation of the profile.
     pub(super) fn generation(&self) -> Option<u64> {
         self.profile.as_ref()?.generation
     }

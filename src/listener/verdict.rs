@@ -24,12 +24,10 @@ const NEEDS_REBOOT: i32 = 100;
 /// What the shell makes of a child that a signal ended: HUP, INT, KILL, TERM.
 const ENDED_BY_SIGNAL: [i32; 4] = [129, 130, 137, 143];
 
-/// What made a run end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum End {
     /// The program ended by itself, with this code.
     Exited(i32),
-    /// A signal ended the program.
     Killed(i32),
     /// Someone wanted the supervisor to end, by this signal, and meant the program too.
     Stopped(i32),
@@ -44,9 +42,7 @@ pub(super) enum End {
 /// All that a run is judged by.
 #[derive(Debug)]
 pub(super) struct Evidence<'a> {
-    /// What made it end.
     pub(super) end: &'a End,
-    /// What it was at.
     pub(super) phase: Phase,
     /// What was so on the host before.
     pub(super) before: &'a SystemSnapshot,
@@ -54,11 +50,9 @@ pub(super) struct Evidence<'a> {
     pub(super) after: &'a SystemSnapshot,
     /// The store path of what was built, where that is known.
     pub(super) built: Option<&'a str>,
-    /// The cleaned lines of its output.
     pub(super) lines: &'a [String],
 }
 
-/// Judges a run.
 pub(super) fn judge(spec: &Spec, evidence: &Evidence<'_>) -> Verdict {
     let verdict = judge_by_itself(spec, evidence);
     let half_done =

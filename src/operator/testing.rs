@@ -32,8 +32,10 @@ pub(super) fn rollout(waves: &[&[&str]]) -> Arc<Rollout> {
         plan: ResolvedPlan {
             name: "sunday".to_owned(),
             waves: waves.collect(),
+            stage: false,
             left_out: BTreeSet::new(),
             remembered: BTreeSet::new(),
+            hooks: crate::plan::Hooks::default(),
         },
     })
 }

@@ -3,7 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::places::{ByName, Places};
+use rustc_hash::FxHashMap;
+
 use crate::protocol::HostName;
 
 /// What is known of a store path.
@@ -18,7 +19,7 @@ pub struct StorePath {
 /// Store paths with all that they need, as a cache tells of them.
 #[derive(Debug, Default)]
 pub struct Closures {
-    places: Places<String>,
+    places: FxHashMap<String, usize>,
     nodes: Vec<Node>,
     /// Names and versions.
     packages: Vec<(String, String)>,
@@ -63,30 +64,32 @@ pub struct PackageChange {
     pub hosts: BTreeSet<HostName>,
 }
 
-/// What goes and what comes of one package on one host.
-type Versions<'a> = (BTreeSet<&'a str>, BTreeSet<&'a str>);
+/// The packages that one host loses (`false`) and gets (`true`), in order and each once.
+type Difference = Vec<(usize, bool)>;
 
-/// A store path with all that it needs.
+/// The closure of a system. Its marks are those of the host that is looked at: all of another host count as none.
+#[derive(Default)]
 struct Closure {
+    host: usize,
     root: usize,
     paths: Vec<usize>,
-    /// By the places of all paths, whether it is one of them.
-    has: Vec<bool>,
+    /// By the places of all paths, the last host whose system has it.
+    has: Vec<usize>,
     /// The same for packages.
-    has_package: Vec<bool>,
+    has_package: Vec<usize>,
 }
 
 impl FromIterator<(String, StorePath)> for Closures {
     fn from_iter<T: IntoIterator<Item = (String, StorePath)>>(paths: T) -> Self {
         let paths: Vec<(String, StorePath)> = paths.into_iter().collect();
-        let (mut closures, mut packages) = (Self::default(), ByName::<(String, String), usize>::default());
+        let (mut closures, mut packages) = (Self::default(), FxHashMap::<(String, String), usize>::default());
         for (place, (path, _)) in paths.iter().enumerate() {
             closures.places.insert(path.clone(), place);
         }
         for (path, StorePath { references, size }) in paths {
-            let references = references.iter().filter_map(|path| closures.places.place(path.as_str())).collect();
+            let references = references.iter().filter_map(|path| closures.places.get(path).copied()).collect();
             let package = package(&path);
-            let known = packages.place(&package);
+            let known = packages.get(&package).copied();
             let package = known.unwrap_or_else(|| {
                 packages.insert(package.clone(), closures.packages.len());
                 closures.packages.push(package);
@@ -121,100 +124,123 @@ fn is_booted(package: &str) -> bool {
 }
 
 impl Closures {
-    /// What changes on hosts, each of which is given with what it runs, as far as it says so, and what it shall run.
+    /// What changes on hosts, each of which is given with what it runs, as far as it says so, and what it shall run. That the
+    /// systems themselves are others is no change of a package.
     pub fn changes<'a>(&self, hosts: impl IntoIterator<Item = (&'a HostName, Option<&'a str>, &'a str)>) -> Changes {
         let mut changes = Changes::default();
-        let mut packages: BTreeMap<(&str, Versions<'_>), BTreeSet<HostName>> = BTreeMap::new();
-        for (host, runs, shall_run) in hosts {
-            let before = runs.and_then(|runs| self.places.place(runs));
-            let (before, after) = match (before, self.places.place(shall_run)) {
-                _ if runs == Some(shall_run) => {
-                    changes.unchanged.insert(host.clone());
-                    continue;
-                }
-                (_, None) => {
-                    changes.missing.insert(host.clone());
-                    continue;
-                }
-                (None, Some(_)) => {
-                    changes.unknown.insert(host.clone());
-                    continue;
-                }
-                (Some(before), Some(after)) => (self.closure(before), self.closure(after)),
+        let (mut before, mut after) = (self.nothing(), self.nothing());
+        // Many hosts change in the same way.
+        let mut alike: FxHashMap<Difference, BTreeSet<HostName>> = FxHashMap::default();
+        for (number, (host, runs, shall_run)) in (1..).zip(hosts) {
+            let places = runs.and_then(|runs| self.place(runs)).zip(self.place(shall_run));
+            let Some((runs_at, shall_run_at)) = places.filter(|_| runs != Some(shall_run)) else {
+                let is_missing = self.place(shall_run).is_none();
+                let group = match runs {
+                    Some(runs) if runs == shall_run => &mut changes.unchanged,
+                    _ if is_missing => &mut changes.missing,
+                    _ => &mut changes.unknown,
+                };
+                group.insert(host.clone());
+                continue;
             };
+            before.walk(self, runs_at, number);
+            after.walk(self, shall_run_at, number);
             let to_fetch = after.without(&before).filter_map(|path| self.nodes.get(path)).map(|node| node.size).sum();
             changes.to_fetch += to_fetch;
             changes.to_fetch_most = changes.to_fetch_most.max(to_fetch);
             if self.booted(&before) != self.booted(&after) {
                 changes.reboots.insert(host.clone());
             }
-            for package in self.between(&before, &after) {
-                packages.entry(package).or_default().insert(host.clone());
-            }
+            alike.entry(self.difference(&before, &after)).or_default().insert(host.clone());
         }
-        let owned = |versions: BTreeSet<&str>| versions.into_iter().map(str::to_owned).collect();
-        let package = |((name, (before, after)), hosts): ((&str, Versions<'_>), _)| PackageChange {
-            name: name.to_owned(),
-            before: owned(before),
-            after: owned(after),
-            hosts,
-        };
-        changes.packages = packages.into_iter().map(package).collect();
+        changes.packages = self.fold(&alike);
         changes
     }
 
-    fn closure(&self, root: usize) -> Closure {
-        let (mut has, mut has_package) = (vec![false; self.nodes.len()], vec![false; self.packages.len()]);
-        let (mut paths, mut left) = (Vec::new(), vec![root]);
-        while let Some(path) = left.pop() {
-            let Some((node, seen)) = self.nodes.get(path).zip(has.get_mut(path)) else { continue };
-            if std::mem::replace(seen, true) {
-                continue;
+    /// The packages of all differences, with the hosts on which they change in the same way.
+    fn fold(&self, alike: &FxHashMap<Difference, BTreeSet<HostName>>) -> Vec<PackageChange> {
+        let mut packages: BTreeMap<(&str, [BTreeSet<String>; 2]), BTreeSet<HostName>> = BTreeMap::new();
+        for (difference, hosts) in alike {
+            let mut versions: BTreeMap<&str, [BTreeSet<String>; 2]> = BTreeMap::new();
+            for (package, is_new) in difference {
+                let Some((name, version)) = self.packages.get(*package) else { continue };
+                let [old, new] = versions.entry(name).or_default();
+                if *is_new {
+                    new.insert(version.clone())
+                } else {
+                    old.insert(version.clone())
+                };
             }
-            paths.push(path);
-            has_package.get_mut(node.package).map(|has| *has = true);
-            left.extend_from_slice(&node.references);
+            for package in versions {
+                packages.entry(package).or_default().extend(hosts.iter().cloned());
+            }
         }
-        Closure { root, paths, has, has_package }
+        let package = |((name, [before, after]), hosts): ((&str, [BTreeSet<String>; 2]), _)| PackageChange {
+            name: name.to_owned(),
+            before,
+            after,
+            hosts,
+        };
+        packages.into_iter().map(package).collect()
+    }
+
+    fn place(&self, path: &str) -> Option<usize> {
+        self.places.get(path).copied()
+    }
+
+    fn nothing(&self) -> Closure {
+        Closure { has: vec![0; self.nodes.len()], has_package: vec![0; self.packages.len()], ..Closure::default() }
     }
 
     /// What a system needs itself and takes a reboot.
     fn booted(&self, system: &Closure) -> BTreeSet<usize> {
         let parts = self.nodes.get(system.root).into_iter().flat_map(|root| root.references.iter().copied());
-        parts.filter(|part| self.package_of(*part).is_some_and(|(name, _)| is_booted(name))).collect()
+        let name = |part: &usize| self.packages.get(self.nodes.get(*part)?.package).map(|(name, _)| name);
+        parts.filter(|part| name(part).is_some_and(|name| is_booted(name))).collect()
     }
 
-    /// The packages of which one closure has versions that the other does not have.
-    fn between(&self, before: &Closure, after: &Closure) -> BTreeMap<&str, Versions<'_>> {
-        let mut packages: BTreeMap<&str, Versions<'_>> = BTreeMap::new();
+    /// The packages of which one closure has a version that the other does not have.
+    fn difference(&self, before: &Closure, after: &Closure) -> Difference {
+        let mut difference = Difference::new();
         for (one, other, is_new) in [(before, after, false), (after, before, true)] {
-            for path in one.without(other).filter(|path| !other.has_package_of(self, *path)) {
-                let Some((name, version)) = self.package_of(path) else { continue };
-                let (old, new) = packages.entry(name).or_default();
-                if is_new {
-                    new.insert(version)
-                } else {
-                    old.insert(version)
-                };
-            }
+            let packages = one.without(other).filter(|path| *path != one.root);
+            let packages = packages.filter_map(|path| self.nodes.get(path)).map(|node| node.package);
+            let packages = packages.filter(|package| other.has_package.get(*package) != Some(&other.host));
+            difference.extend(packages.map(|package| (package, is_new)));
         }
-        packages
-    }
-
-    fn package_of(&self, path: usize) -> Option<(&str, &str)> {
-        let (name, version) = self.packages.get(self.nodes.get(path)?.package)?;
-        Some((name, version))
+        difference.sort_unstable();
+        difference.dedup();
+        difference
     }
 }
 
 impl Closure {
-    /// The paths of this one that the other does not have.
-    fn without(&self, other: &Self) -> impl Iterator<Item = usize> {
-        self.paths.iter().copied().filter(|path| other.has.get(*path) == Some(&false))
+    /// Finds all that a system of this host needs.
+    fn walk(&mut self, closures: &Closures, root: usize, host: usize) {
+        (self.host, self.root) = (host, root);
+        self.paths.clear();
+        self.reach(root);
+        let mut done = 0;
+        while let Some(node) = self.paths.get(done).and_then(|path| closures.nodes.get(*path)) {
+            done += 1;
+            if let Some(has) = self.has_package.get_mut(node.package) {
+                *has = host;
+            }
+            for path in &node.references {
+                self.reach(*path);
+            }
+        }
     }
 
-    /// Whether there is the same version of the package that is at a path.
-    fn has_package_of(&self, closures: &Closures, path: usize) -> bool {
-        closures.nodes.get(path).and_then(|node| self.has_package.get(node.package)) == Some(&true)
+    fn reach(&mut self, path: usize) {
+        if let Some(has) = self.has.get_mut(path).filter(|has| **has != self.host) {
+            *has = self.host;
+            self.paths.push(path);
+        }
+    }
+
+    /// The paths of this one that the other does not have.
+    fn without(&self, other: &Self) -> impl Iterator<Item = usize> {
+        self.paths.iter().copied().filter(|path| other.has.get(*path) != Some(&other.host))
     }
 }

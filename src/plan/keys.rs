@@ -31,7 +31,6 @@ impl<'t, 'i, 'm> Keys<'t, 'i, 'm> {
         Self { table, place, mistakes }
     }
 
-    /// Puts a mistake on record.
     pub(super) fn mistake(&mut self, mistake: PlanDiagnostic) {
         self.mistakes.push(mistake);
     }

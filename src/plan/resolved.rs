@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::hooks::Hooks;
 use super::rollback::{CONFIRM_TIMEOUT, Rollback};
 use super::roster::groups_of;
 use crate::protocol::{Action, Commit, HostName, HostReport, RETURN_WITHIN, Subject, SystemPath, Target, Tier};
@@ -12,10 +13,13 @@ use crate::protocol::{Action, Commit, HostName, HostReport, RETURN_WITHIN, Subje
 /// A plan with its hosts settled. A host is in one wave only.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResolvedPlan {
-    /// What the rollout is called.
     pub name: String,
     /// The waves, in the order in which they run.
     pub waves: Vec<ResolvedWave>,
+    /// Whether the hosts of all waves fetch their systems before any of them is changed. The first wave is for that, and has all
+    /// hosts of the others.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stage: bool,
     /// The hosts of waves that are not run this time.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub left_out: BTreeSet<HostName>,
@@ -23,12 +27,13 @@ pub struct ResolvedPlan {
     /// and not charged.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub remembered: BTreeSet<HostName>,
+    /// What is told how the rollout goes.
+    #[serde(default, skip_serializing_if = "Hooks::is_empty")]
+    pub hooks: Hooks,
 }
 
-/// A wave with its hosts settled.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResolvedWave {
-    /// What the wave is called.
     pub name: String,
     /// What `nixos-rebuild` does on each of its hosts.
     pub action: Action,
@@ -37,7 +42,6 @@ pub struct ResolvedWave {
     /// The groups that its hosts were drawn from.
     #[serde(default, skip_serializing_if = "Groups::is_empty")]
     pub groups: Groups,
-    /// How it runs.
     #[serde(flatten)]
     pub limits: Limits,
 }
@@ -55,10 +59,8 @@ pub struct Groups {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(clippy::struct_excessive_bools, reason = "it is a record of what is known of a host")]
 pub struct ResolvedHost {
-    /// Its name.
     #[serde(rename = "host")]
     pub hostname: HostName,
-    /// Its tier.
     pub tier: Tier,
     /// The subject that the plan spells for it, where it does not listen on the one of its name. Others may listen there too:
     /// all of a wave that have the same one are sent a single request.
@@ -129,7 +131,6 @@ pub struct Limits {
 pub struct Check {
     /// The program and its arguments; no shell reads them.
     pub command: Vec<String>,
-    /// How long it may take.
     #[serde(with = "humantime_text")]
     pub timeout: Duration,
 }
@@ -149,10 +150,24 @@ impl Limits {
 impl ResolvedPlan {
     /// Every host, in the order in which requests are sent.
     pub fn hosts(&self) -> impl Iterator<Item = &ResolvedHost> {
-        self.waves.iter().flat_map(|wave| &wave.hosts)
+        self.own_waves().flat_map(|(_, wave)| &wave.hosts)
     }
 
-    /// The tiers of its hosts.
+    /// The waves in which hosts are changed, each with its place: a host is in one of them.
+    pub fn own_waves(&self) -> impl Iterator<Item = (usize, &ResolvedWave)> {
+        self.waves.iter().enumerate().skip(usize::from(self.stage))
+    }
+
+    /// Whether a host is reported without being charged when it is silent in the wave at this place.
+    pub fn excuses_silence(&self, wave: usize, host: &HostName) -> bool {
+        let has = |wave: &&ResolvedWave| wave.hosts.iter().any(|other| other.hostname == *host);
+        let wave = match wave {
+            0 if self.stage => self.own_waves().map(|(_, wave)| wave).find(has),
+            wave => self.waves.get(wave),
+        };
+        wave.is_some_and(|wave| wave.limits.ignore_unreachable) || self.remembered.contains(host)
+    }
+
     pub fn tiers(&self) -> BTreeSet<Tier> {
         self.hosts().map(|host| host.tier).collect()
     }
@@ -243,7 +258,6 @@ const fn confirm_timeout() -> Duration {
     CONFIRM_TIMEOUT
 }
 
-/// Durations as people write them.
 mod humantime_text {
     use std::time::Duration;
 

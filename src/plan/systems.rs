@@ -1,12 +1,14 @@
 //! Systems that were built before the rollout, and which host gets which.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::diagnostic::{PlanDiagnostic, PlanErrors, list};
-use super::resolved::{ResolvedHost, ResolvedPlan};
-use crate::protocol::{Commit, HostReport, SystemPath};
+use super::resolved::{Groups, Limits, ResolvedHost, ResolvedPlan, ResolvedWave};
+use super::{CONFIRM_TIMEOUT, Rollback};
+use crate::protocol::{Action, Commit, HostReport, Status, SystemPath};
 
 /// The systems of a commit, by the names of their hosts, as `homelab-deploy build` or a CI job writes them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +67,32 @@ impl ResolvedPlan {
         PlanErrors::unless_none(mistakes.into_iter().flatten().collect())
     }
 
+    /// Has all hosts fetch their systems before any of them is changed: in a wave of its own, which one failure halts.
+    pub fn fetch_first(&mut self) {
+        let most =
+            |of: fn(&Limits) -> Duration| self.waves.iter().map(|wave| of(&wave.limits)).max().unwrap_or_default();
+        let limits = Limits {
+            max_parallel: self.waves.iter().map(|wave| wave.limits.max_parallel).max().unwrap_or(1),
+            max_failures: 0,
+            min_hosts: 0,
+            ignore_unreachable: false,
+            accept_timeout: most(|limits| limits.accept_timeout),
+            timeout: most(|limits| limits.timeout),
+            bake_time: Duration::ZERO,
+            check: None,
+            confirm: false,
+            retries: 0,
+            retry_delay: Duration::ZERO,
+            rollback: Rollback::None,
+            confirm_timeout: CONFIRM_TIMEOUT,
+        };
+        let hosts = self.hosts().cloned().collect();
+        let wave =
+            ResolvedWave { name: "fetch".to_owned(), action: Action::Fetch, hosts, groups: Groups::default(), limits };
+        self.waves.insert(0, wave);
+        self.stage = true;
+    }
+
     /// The names of the hosts of which this is true, where there are any.
     fn those(&self, is_it: impl Fn(&ResolvedHost) -> bool) -> Option<String> {
         list(self.hosts().filter(|host| is_it(host)).map(|host| host.hostname.as_str()))
@@ -73,7 +101,7 @@ impl ResolvedPlan {
 
 /// Whether a switch to this system would change nothing: it runs and boots already, and the last run did not fail half-way.
 pub fn runs(report: &HostReport, system: &SystemPath) -> bool {
-    let has_failed = report.last.as_ref().is_some_and(|last| last.status != crate::protocol::Status::Completed);
+    let has_failed = report.last.as_ref().is_some_and(|last| last.status != Status::Completed);
     report.busy.is_none()
         && !has_failed
         && report.system.as_deref() == Some(system.as_str())

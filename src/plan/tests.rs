@@ -2,6 +2,7 @@
 
 mod changes;
 mod format;
+mod print;
 mod properties;
 mod resolve;
 mod rollback;

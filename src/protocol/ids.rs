@@ -53,6 +53,11 @@ impl RequestIds {
         Uuid::new_v5(&self.secret, format!("{host}/{attempt}").as_bytes()).into()
     }
 
+    /// The id of the request to fetch what this host is to be asked to deploy, at this attempt, counted from 1.
+    pub fn fetch(&self, host: &HostName, attempt: u32) -> RequestId {
+        Uuid::new_v5(&self.secret, format!("{host}/fetch/{attempt}").as_bytes()).into()
+    }
+
     /// The id of the request to return from what a host completed under this id.
     pub fn return_from(&self, completed: &RequestId) -> RequestId {
         Uuid::new_v5(&self.secret, format!("{completed}/return").as_bytes()).into()

@@ -2,7 +2,9 @@
 
 use jiff::Timestamp;
 
-use super::format::{DisplayDuration, Symbol, columns, count, fill, pad, safe, shorten, widest, wrap_indented};
+use super::format::{
+    DisplayDuration, Symbol, columns, count, fill, first_line, pad, safe, shorten, widest, wrap_indented,
+};
 use super::{Style, wording};
 use crate::plan::ResolvedWave;
 use crate::protocol::HostName;
@@ -53,7 +55,6 @@ impl Line {
         Self { symbol, text: text.into(), indent: 0, uncut: 0 }
     }
 
-    /// The whole line.
     pub(super) fn in_style(&self, style: Style) -> String {
         let mut line = String::with_capacity(self.indent + MAX_SYMBOL_BYTES + self.text.len());
         fill(&mut line, self.indent);
@@ -138,6 +139,9 @@ impl<'a> Layout<'a> {
                 let found = format!("{}, as {} found it", wording::revision(self.rollout), wording::name(host));
                 Some(Line::new(Good, found))
             }
+            EventKind::Staged => {
+                Some(Line::new(Good, "every host has fetched its system; from here on they are changed"))
+            }
             EventKind::TurnedUp { host, wave } => {
                 let text = format!("{} turned up too late for this wave, and is not deployed", wording::name(host));
                 self.wave(Symbol::Skipped, *wave, &text)
@@ -145,6 +149,9 @@ impl<'a> Layout<'a> {
             EventKind::UnexpectedResponse { host, anomaly } => {
                 let sentence = wording::anomaly(host, anomaly, self.summary);
                 Some(Line::new(Warning, format!("warning: {sentence}")))
+            }
+            EventKind::HookFailed { hook, reason } => {
+                Some(Line::new(Warning, format!("warning: {hook} failed: {}", first_line(reason))))
             }
             // A host that accepts starts a moment later, and the recap shows how it ended.
             EventKind::Accepted { .. } | EventKind::Ended { .. } => None,
@@ -180,7 +187,6 @@ impl<'a> Layout<'a> {
 
     // -- waves, of which a deployment without a plan says nothing
 
-    /// A line about a wave.
     pub(super) fn wave(&self, symbol: Symbol, wave: WaveIndex, text: &str) -> Option<Line> {
         let waves = &self.rollout.plan.waves;
         let width = widest(waves.iter().map(|wave| &wave.name));
@@ -189,7 +195,6 @@ impl<'a> Layout<'a> {
         Some(Line::new(symbol, format!("{number:>0$}/{total} {name}   {text}", total.len())))
     }
 
-    /// A wave as it was planned.
     pub(super) fn frozen(&self, wave: WaveIndex) -> Option<&ResolvedWave> {
         self.rollout.plan.waves.get(wave.0).filter(|_| !wording::is_deployment(self.rollout))
     }
@@ -201,7 +206,6 @@ impl<'a> Layout<'a> {
         self.wave(Symbol::UnderWay, wave, &text)
     }
 
-    /// What a wave is checked with.
     pub(super) fn checking(&self, wave: WaveIndex) -> Option<String> {
         let check = self.frozen(wave)?.limits.check.as_ref()?;
         Some(format!("checking: {}", safe(&check.command.join(" "))))
@@ -220,7 +224,8 @@ impl<'a> Layout<'a> {
         let not_asked = Counts { skipped: counts.skipped, ..Counts::default() };
         let (symbol, verdict, others) = match verdict {
             WaveVerdict::Skipped => {
-                return self.wave(Symbol::Skipped, wave, &format!("skipped   {}", count(counts.total(), "host")));
+                let hosts = self.frozen(wave).map_or(0, |wave| wave.hosts.len());
+                return self.wave(Symbol::Skipped, wave, &format!("skipped   {}", count(hosts, "host")));
             }
             WaveVerdict::Interrupted => (Symbol::Bad, Some("interrupted".to_owned()), not_completed),
             WaveVerdict::Failed(cause) => (Symbol::Bad, Some(format!("failed: {}", wording::cause(cause))), not_asked),

@@ -6,12 +6,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use rustc_hash::FxHashMap;
 
 pub use self::view::{Counts, HostState, HostView, ReturnView, WaveState, WaveView};
 use super::description::Rollout;
 use super::event::{Event, EventKind, HostOutcome, Interrupt, Outcome, UnexpectedResponse, WaveIndex, WaveVerdict};
-use crate::places::Places;
-use crate::plan::{ResolvedPlan, Rollback};
+use crate::plan::Rollback;
 use crate::protocol::HostName;
 
 /// The state of a rollout after the events that it was shown.
@@ -19,11 +19,8 @@ use crate::protocol::HostName;
 pub struct Summary {
     /// What the rollout is about; none before it has begun.
     pub rollout: Option<Arc<Rollout>>,
-    /// When it began.
     pub began_at: Option<Timestamp>,
-    /// When it ended.
     pub ended_at: Option<Timestamp>,
-    /// Every wave, in order.
     pub waves: Vec<WaveView>,
     /// Every host, in the order of the waves and of dispatch.
     pub hosts: Vec<HostView>,
@@ -33,25 +30,24 @@ pub struct Summary {
     pub anomalies: Vec<(HostName, UnexpectedResponse)>,
     /// How urgently the operator wanted to stop.
     pub interrupt: Option<Interrupt>,
-    /// How it ended, once it has.
     pub outcome: Option<Outcome>,
     /// Whether it was taken up again where it was left.
     pub(super) was_resumed: bool,
-    places: Places<HostName>,
+    /// Whether all hosts still fetch, in a wave that is not their own.
+    pub(super) is_staging: bool,
+    places: FxHashMap<HostName, usize>,
     completed: Vec<usize>,
     /// The first wave that did not succeed.
     current: usize,
 }
 
 impl Summary {
-    /// The summary of these events.
     pub fn of<'a>(events: impl IntoIterator<Item = &'a Event>) -> Self {
         let mut summary = Self::default();
         events.into_iter().for_each(|event| summary.apply(event));
         summary
     }
 
-    /// Takes one more event into account.
     pub fn apply(&mut self, event: &Event) {
         match &event.kind {
             EventKind::Begun(rollout) => self.begin(event.at, rollout),
@@ -110,8 +106,9 @@ impl Summary {
                     self.current = wave.0 + 1;
                 }
             }
+            EventKind::Staged => self.leave_stage(),
             EventKind::Interrupted { how } => self.interrupt = self.interrupt.max(Some(*how)),
-            EventKind::Connection { .. } => {}
+            EventKind::Connection { .. } | EventKind::HookFailed { .. } => {}
             EventKind::Resolved { revision, .. } => {
                 if let Some(rollout) = &mut self.rollout {
                     Arc::make_mut(rollout).revision = revision.clone().into();
@@ -131,14 +128,13 @@ impl Summary {
         }
     }
 
-    /// The view of one host.
     pub fn host(&self, name: &HostName) -> Option<&HostView> {
         self.place(name).and_then(|place| self.hosts.get(place))
     }
 
     /// The place of one host among the hosts.
     pub fn place(&self, name: &HostName) -> Option<usize> {
-        self.places.place(name)
+        self.places.get(name).copied()
     }
 
     /// The hosts of one wave, in the order of dispatch.
@@ -178,14 +174,31 @@ impl Summary {
     fn begin(&mut self, at: Timestamp, rollout: &Arc<Rollout>) {
         self.began_at = Some(at);
         self.hosts.reserve_exact(rollout.plan.hosts().count());
+        self.is_staging = rollout.plan.stage;
         for (wave, frozen) in rollout.plan.waves.iter().enumerate() {
             self.waves.push(WaveView::PENDING);
-            for (index, host) in frozen.hosts.iter().enumerate() {
+            // The first wave has the hosts of all others.
+            let are_known = self.is_staging && wave > 0;
+            for (index, host) in frozen.hosts.iter().enumerate().filter(|_| !are_known) {
                 self.places.insert(host.hostname.clone(), self.hosts.len());
                 self.hosts.push(HostView::new(host.hostname.clone(), WaveIndex(wave), index));
             }
         }
         self.rollout = Some(Arc::clone(rollout));
+    }
+
+    /// Each host is to be asked anew, in its own wave.
+    fn leave_stage(&mut self) {
+        self.is_staging = false;
+        let Some(rollout) = self.rollout.clone() else { return };
+        let places = rollout
+            .plan
+            .own_waves()
+            .flat_map(|(wave, frozen)| (0..frozen.hosts.len()).map(move |index| (WaveIndex(wave), index)));
+        for (host, (wave, index)) in self.hosts.iter_mut().zip(places) {
+            *host = HostView::new(host.name.clone(), wave, index);
+        }
+        self.completed.clear();
     }
 
     /// What is not completed and not in flight is to be done anew, in the waves that are not behind: a wave that
@@ -245,15 +258,13 @@ impl Summary {
     fn change_at(&mut self, place: usize, change: impl FnOnce(&mut HostView)) {
         let Some(host) = self.hosts.get_mut(place) else { return };
         let plan = self.rollout.as_ref().map(|rollout| &rollout.plan);
-        let ignores =
-            |plan: &ResolvedPlan| plan.waves.get(host.wave.0).is_some_and(|wave| wave.limits.ignore_unreachable);
-        let ignore_unreachable = plan.is_some_and(|plan| ignores(plan) || plan.remembered.contains(&host.name));
+        let is_excused = |host: &HostView| plan.is_some_and(|plan| plan.excuses_silence(host.wave.0, &host.name));
         let Some(wave) = self.waves.get_mut(host.wave.0) else { return };
-        if let Some(count) = wave.count_of(host, ignore_unreachable) {
+        if let Some(count) = wave.count_of(host, is_excused) {
             *count -= 1;
         }
         change(host);
-        if let Some(count) = wave.count_of(host, ignore_unreachable) {
+        if let Some(count) = wave.count_of(host, is_excused) {
             *count += 1;
         }
     }

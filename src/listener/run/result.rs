@@ -6,14 +6,10 @@ use serde::{Deserialize, Serialize};
 use crate::listener::snapshot::SystemSnapshot;
 use crate::protocol::{ErrorCode, Status};
 
-/// How a run ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunResult {
-    /// What that means.
     pub verdict: Verdict,
-    /// When it was begun.
     pub started_at: Timestamp,
-    /// When it had ended.
     pub ended_at: Timestamp,
     /// What was so on the host at that time.
     pub after: SystemSnapshot,
@@ -22,15 +18,12 @@ pub struct RunResult {
     pub tail: Vec<String>,
 }
 
-/// How a run is judged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
     /// `completed` or `failed`.
     pub status: Status,
-    /// What kind of failure it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<ErrorCode>,
-    /// The same in words.
     pub message: String,
     /// Whether what was deployed takes effect only after a reboot; unknown where nothing can be compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -55,7 +48,6 @@ pub struct UnitEnd {
 }
 
 impl Verdict {
-    /// Done.
     pub(in crate::listener) fn completed(message: String) -> Self {
         let (error, reboot_required, rolled_back) = (None, None, None);
         Self { status: Status::Completed, error, message, reboot_required, failed_units: Vec::new(), rolled_back }
@@ -68,12 +60,10 @@ impl Verdict {
         self
     }
 
-    /// Not done, for this reason.
     pub(in crate::listener) fn failed(error: ErrorCode, message: impl Into<String>) -> Self {
         Self { status: Status::Failed, error: Some(error), ..Self::completed(message.into()) }
     }
 
-    /// Nobody judged it, for this reason.
     pub(in crate::listener) fn lost(why: String) -> Self {
         Self::failed(ErrorCode::Interrupted, why)
     }

@@ -127,7 +127,7 @@ fn names_and_versions_are_told_apart_as_nix_does() {
 
 /// 1,000 hosts of 1,500 paths each, as large as those of NixOS are.
 #[test]
-fn a_large_fleet_is_folded_in_less_than_a_second() {
+fn a_large_fleet_is_folded_in_a_moment() {
     const SHARED: usize = 1_400;
     let path =
         |kind: &str, number: usize, version: usize| format!("{kind}{number}v{version}-package{number}-{version}");
@@ -159,5 +159,7 @@ fn a_large_fleet_is_folded_in_less_than_a_second() {
     let took = spent() - before;
     assert_eq!(changes.packages.len(), SHARED);
     assert_eq!(changes.to_fetch, 1_000 * (1 + 100 + SHARED as u64));
-    assert!(took < 1_000_000, "it took {took} us");
+    // A build without optimization takes some twenty times as long.
+    let most = if cfg!(debug_assertions) { 20_000_000 } else { 1_000_000 };
+    assert!(took < most, "it took {took} us");
 }

@@ -19,7 +19,8 @@ impl Machine {
             return self.send_together(now, index);
         }
         let HostView { name, used_ids, .. } = self.host(index);
-        let request = self.rollout.ids.id(name, used_ids + 1);
+        let (ids, attempt) = (&self.rollout.ids, used_ids + 1);
+        let request = if self.state.is_staging { ids.fetch(name, attempt) } else { ids.id(name, attempt) };
         let dispatch = self.dispatch(now, index, request.clone());
         self.is_sent(now, index, request);
         self.effects.push_back(Effect::Send(dispatch));
@@ -87,7 +88,7 @@ impl Machine {
 
     pub(super) fn respond(&mut self, now: Duration, from: &Sender, request: &RequestId, response: Arc<Response>) {
         let returning = self.returning.as_ref().map(|back| back.index).filter(|_| self.is_way_back(request));
-        let Some(index) = returning.or_else(|| self.by_request.place(request)) else {
+        let Some(index) = returning.or_else(|| self.by_request.get(request).copied()) else {
             return;
         };
         let index = self.one_of_those_sharing(index, from);
@@ -99,12 +100,12 @@ impl Machine {
             return self.return_answered(now, response);
         }
         let is_current = self.host(index).request.as_ref() == Some(request);
-        let contact = self.contact_mut(index);
-        contact.supports_ids |= response.id.is_some();
         if !is_current {
-            // The host rejected this request and was sent another since; only that one counts.
+            // The host was sent another request since; only that one counts.
             return;
         }
+        let contact = self.contact_mut(index);
+        contact.supports_ids |= response.id.is_some();
         contact.answers_with_ids |= response.id.is_some();
         if contact.instances.turn_out_to_be_two(&response) {
             return self.contest(now, index);
@@ -232,7 +233,7 @@ impl Machine {
         if self.is_way_back(request) {
             return self.nobody_returns(now);
         }
-        let Some(index) = self.by_request.place(request) else {
+        let Some(index) = self.by_request.get(request).copied() else {
             return;
         };
         for index in self.all_sharing(index) {

@@ -20,8 +20,19 @@ pub(super) struct Drive {
 impl Drive {
     /// Begins a plan of these waves.
     pub(super) fn plan(waves: impl Into<Vec<ResolvedWave>>) -> Self {
-        let executor = Machine::new(fixture::rollout(waves), EPOCH);
+        let executor = Machine::new(fixture::rollout(waves), EPOCH, fixture::PREPARED);
         Self::begin(Begun { at: Duration::ZERO, executor })
+    }
+
+    /// Begins a plan of these waves, in which each host fetches the system that was built for it first.
+    pub(super) fn staged(waves: impl Into<Vec<ResolvedWave>>) -> Self {
+        let mut rollout = fixture::rollout(waves);
+        let plan = &mut Arc::make_mut(&mut rollout).plan;
+        for host in plan.waves.iter_mut().flat_map(|wave| &mut wave.hosts) {
+            host.system = Some(fixture::system_of(&host.hostname));
+        }
+        plan.fetch_first();
+        Self::begin(Begun { at: Duration::ZERO, executor: Machine::new(rollout, EPOCH, fixture::PREPARED) })
     }
 
     /// The operator's machine died now, and takes up the record after so many seconds.

@@ -63,7 +63,7 @@ pub(super) fn same_id(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
     let Some((seen, id)) = asked else {
         return false;
     };
-    seen.may_be_at.as_ref().is_none_or(|known| known == id) && !seen.ended.contains(id)
+    seen.may_be_at.as_ref().is_none_or(|known| known == id) && !seen.ended.contains(id) && !seen.fetches.contains(id)
 }
 
 /// What became of a host never changes, nothing more becomes of it, and on its way there it only goes forward.

@@ -12,7 +12,7 @@ use super::sim::{Entry, Log};
 use super::way_back;
 use super::world::World;
 use crate::plan::{Limits, Rollback};
-use crate::protocol::{RETURN_WITHIN, Replies, Request};
+use crate::protocol::{Action, RETURN_WITHIN, Replies, Request};
 use crate::rollout::summary::{HostState, WaveState};
 use crate::rollout::{
     Answer, Dispatch, Effect, EventKind, FailureReason, HostOutcome, Interrupt, Outcome, SkipReason, Summary,
@@ -22,7 +22,7 @@ use crate::rollout::{
 /// Whether what happens now may follow what was seen before.
 type Invariant = fn(&Ledger, Duration, &Entry) -> bool;
 
-const INVARIANTS: [(&str, Invariant); 33] = [
+const INVARIANTS: [(&str, Invariant); 34] = [
     ("P1 barrier", barrier),
     ("P2 budget", budget),
     ("P3 bound", bound),
@@ -55,6 +55,7 @@ const INVARIANTS: [(&str, Invariant); 33] = [
     ("P24 one at a time", way_back::one_at_a_time),
     ("P24 truth", way_back::returned_is_what_hosts_said),
     ("P24 everybody", way_back::everybody_returns),
+    ("P26 staged", staged),
     ("P25 no more", way_back::nothing_after_a_failure),
 ];
 
@@ -127,6 +128,22 @@ fn is_behind(ledger: &Ledger, number: usize, course: &Course, now: Duration) -> 
     let all_final_and_baked = finals.all(|outcome| outcome.is_some_and(|(at, _)| at + bake_time <= now));
     let checked = limits.check.is_none() || course.check == Some(Ok(()));
     all_final_and_baked && checked && course.verdict == Some(WaveVerdict::Succeeded)
+}
+
+/// Where all hosts fetch first, none is asked for more before each has, or is excused.
+fn staged(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
+    let has_fetched = |seen: &Seen| match seen.fetched {
+        Some(HostOutcome::Completed | HostOutcome::Current) => true,
+        Some(HostOutcome::Unreachable) => ledger.waves[seen.own_wave].wave.limits.ignore_unreachable,
+        _ => false,
+    };
+    match entry {
+        Entry::Did(Effect::Send(dispatch) | Effect::AskState(dispatch)) if ledger.stages => {
+            let fetches = dispatch.request.action == Action::Fetch;
+            fetches == ledger.is_staging && (fetches || ledger.hosts.iter().all(has_fetched))
+        }
+        _ => true,
+    }
 }
 
 /// Nothing is sent in a wave whose budget is used up.

@@ -45,6 +45,9 @@ pub(super) struct Ledger<'a> {
     pub(super) rolled_at: Option<Duration>,
     /// Whether it was seen just now who is current.
     pub(super) knows_current: bool,
+    /// Whether all hosts fetch before any of them is changed, and whether they still do.
+    pub(super) stages: bool,
+    pub(super) is_staging: bool,
 }
 
 /// What was seen of a wave.
@@ -65,6 +68,11 @@ pub(super) struct Course<'a> {
 pub(super) struct Seen<'a> {
     pub(super) host: &'a ResolvedHost,
     pub(super) wave: usize,
+    /// The wave in which it is changed, which is another one while it fetches.
+    pub(super) own_wave: usize,
+    /// What came of fetching, where it had to, and the requests for that.
+    pub(super) fetched: Option<HostOutcome>,
+    pub(super) fetches: Vec<RequestId>,
     /// Every request to it since it was last pending, the last of which counts.
     pub(super) sent: Vec<(Duration, RequestId)>,
     /// What it said to the last request, since that was sent and while it was in flight.
@@ -108,8 +116,9 @@ pub(super) struct Back {
 impl<'a> Ledger<'a> {
     pub(super) fn new(world: &'a World) -> Self {
         let waves = &world.waves;
-        let hosts = waves.iter().enumerate();
+        let hosts = waves.iter().enumerate().skip(usize::from(world.stages));
         let hosts = hosts.flat_map(|(number, wave)| wave.hosts.iter().map(move |host| Seen::new(host, number)));
+        let hosts = hosts.map(|seen| Seen { wave: if world.stages { 0 } else { seen.wave }, ..seen });
         Self {
             waves: waves.iter().map(Course::new).collect(),
             hosts: hosts.collect(),
@@ -130,6 +139,8 @@ impl<'a> Ledger<'a> {
             to_be_confirmed: Vec::new(),
             rolled_at: None,
             knows_current: true,
+            stages: world.stages,
+            is_staging: world.stages,
         }
     }
 
@@ -148,11 +159,12 @@ impl<'a> Ledger<'a> {
 
     /// The hosts of a wave that count against its budget.
     pub(super) fn charged(&self, wave: usize) -> usize {
-        let limits = &self.waves[wave].wave.limits;
         let is_charged = |seen: &&Seen| match seen.outcome {
             None | Some((_, HostOutcome::Completed | HostOutcome::Current | HostOutcome::Skipped(_))) => false,
             // One that has rejected or failed a request did answer.
-            Some((_, HostOutcome::Unreachable)) => !limits.ignore_unreachable || !seen.ended.is_empty(),
+            Some((_, HostOutcome::Unreachable)) => {
+                !self.waves[seen.own_wave].wave.limits.ignore_unreachable || !seen.ended.is_empty()
+            }
             Some((_, HostOutcome::Failed | HostOutcome::Rejected | HostOutcome::TimedOut)) => true,
         };
         self.hosts_of(wave).filter(is_charged).count()
@@ -319,9 +331,15 @@ impl<'a> Ledger<'a> {
             let completed = is_current || (seen.is_completed() && seen.back.is_none());
             if seen.is_in_flight() && seen.may_be_at.is_some() {
                 seen.was_found_in_flight(at);
+            } else if self.is_staging && completed {
+                // It will be asked again, by a process that has not heard it.
+                seen.supports_ids = seen.host.supports_ids;
+                seen.supports_rollback = seen.host.supports_rollback;
+                seen.supports_system = seen.host.supports_system;
             } else if !succeeded && !completed {
                 let (may_be_at, ended) = (seen.may_be_at.take(), std::mem::take(&mut seen.ended));
-                *seen = Seen { may_be_at, ended, ..Seen::new(seen.host, seen.wave) };
+                let (wave, fetched, fetches) = (seen.wave, seen.fetched, std::mem::take(&mut seen.fetches));
+                *seen = Seen { wave, fetched, fetches, may_be_at, ended, ..Seen::new(seen.host, seen.own_wave) };
             }
         }
         let in_flight = self.hosts.iter().filter(|seen| seen.is_open());
@@ -401,6 +419,11 @@ impl<'a> Ledger<'a> {
                 seen.outcome = Some((at, *outcome));
                 seen.came_to(*outcome);
             }
+            EventKind::Staged => {
+                self.is_staging = false;
+                self.completions.clear();
+                self.hosts.iter_mut().for_each(Seen::has_fetched);
+            }
             EventKind::Ended { outcome } => self.outcome = Some(*outcome),
             EventKind::TurnedUp { host, .. } => {
                 self.to_be_named.retain(|named| named != host);
@@ -416,7 +439,8 @@ impl<'a> Ledger<'a> {
             | EventKind::Interrupted { .. }
             | EventKind::Connection { .. }
             | EventKind::Resolved { .. }
-            | EventKind::UnexpectedResponse { .. } => {}
+            | EventKind::UnexpectedResponse { .. }
+            | EventKind::HookFailed { .. } => {}
         }
     }
 
@@ -445,6 +469,9 @@ impl<'a> Seen<'a> {
         Self {
             host,
             wave,
+            own_wave: wave,
+            fetched: None,
+            fetches: Vec::new(),
             sent: Vec::new(),
             said: Vec::new(),
             said_at: Duration::ZERO,
@@ -461,6 +488,19 @@ impl<'a> Seen<'a> {
             ended: Vec::new(),
             back: None,
         }
+    }
+
+    /// It is to be asked anew, in its own wave. What is known of its listener stays known.
+    fn has_fetched(&mut self) {
+        let fetches = std::mem::take(&mut self.sent).into_iter().map(|(_, id)| id).chain(self.ended.drain(..));
+        *self = Seen {
+            fetched: self.outcome.map(|(_, outcome)| outcome),
+            fetches: fetches.chain(self.may_be_at.take()).collect(),
+            supports_ids: self.supports_ids,
+            supports_rollback: self.supports_rollback,
+            supports_system: self.supports_system,
+            ..Seen::new(self.host, self.own_wave)
+        };
     }
 
     pub(super) fn is_completed(&self) -> bool {
@@ -520,7 +560,7 @@ impl<'a> Seen<'a> {
     }
 
     fn ever_sent(&self, request: &RequestId) -> bool {
-        self.sent.iter().any(|(_, sent)| sent == request)
+        self.sent.iter().map(|(_, sent)| sent).chain(&self.fetches).any(|sent| sent == request)
     }
 
     fn was_sent(&mut self, at: Duration, request: RequestId) {
@@ -564,8 +604,11 @@ impl<'a> Seen<'a> {
         if !self.is_genuine(from, request, response) {
             return false;
         }
+        if !self.last_sent(request) {
+            return false;
+        }
         self.supports_ids |= response.id.is_some();
-        if !self.is_in_flight() || !self.last_sent(request) {
+        if !self.is_in_flight() {
             return false;
         }
         self.said.push(response.clone());

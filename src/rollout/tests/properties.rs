@@ -122,7 +122,7 @@ fn verdicts(world: &World, log: &Log) -> (Option<Outcome>, Vec<&'static str>) {
 
 fn asked_hosts(world: &World, log: &Log) -> Vec<String> {
     let ledger = seen(world, log);
-    let asked = ledger.hosts.iter().filter(|seen| !seen.sent.is_empty());
+    let asked = ledger.hosts.iter().filter(|seen| !seen.sent.is_empty() || !seen.fetches.is_empty());
     asked.map(|seen| seen.host.hostname.to_string()).collect()
 }
 

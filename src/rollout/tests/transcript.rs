@@ -116,11 +116,13 @@ fn reported(event: &EventKind, names: &mut Names) -> String {
         EventKind::Baking { wave, remaining } => format!("wave {wave} baking for {}", seconds(*remaining)),
         EventKind::Checking { wave } => format!("wave {wave} checking"),
         EventKind::WaveEnded { wave, verdict } => format!("wave {wave} {}", ended(verdict)),
+        EventKind::Staged => "all have fetched".to_owned(),
         EventKind::Interrupted { how } => format!("interrupted: {how:?}"),
         EventKind::Connection { state } => format!("connection {state:?}"),
         EventKind::Resolved { host, revision } => format!("{host} found {}", revision.short()),
         EventKind::TurnedUp { host, wave } => format!("{host} turned up too late for wave {wave}"),
         EventKind::UnexpectedResponse { host, anomaly } => format!("{host} anomaly: {}", odd(anomaly)),
+        EventKind::HookFailed { hook, reason } => format!("{hook} failed: {reason}"),
         EventKind::Ended { outcome } => format!("the rollout {outcome:?}"),
     }
 }

@@ -7,3 +7,4 @@ mod operator;
 mod resuming;
 mod retries;
 mod rollback;
+mod staging;

@@ -19,6 +19,8 @@ use crate::rollout::{Answer, Connection, Dispatch, Effect, Input, Interrupt, Mac
 #[derive(Debug, Clone)]
 pub(super) struct World {
     pub(super) waves: Vec<ResolvedWave>,
+    /// Whether the first wave is one in which the hosts of all others fetch their systems.
+    pub(super) stages: bool,
     /// What is deployed: a commit, or a branch that each host looks up for itself.
     pub(super) revision: Revision,
     /// What comes back from each host, in the order of the plan, for its first request, its second and so on.
@@ -66,19 +68,21 @@ pub(super) enum Climate {
 
 impl World {
     pub(super) fn hosts(&self) -> impl Iterator<Item = &ResolvedHost> {
-        self.waves.iter().flat_map(|wave| &wave.hosts)
+        self.waves.iter().skip(usize::from(self.stages)).flat_map(|wave| &wave.hosts)
     }
 
     /// What is rolled out.
     pub(super) fn rollout(&self) -> Arc<Rollout> {
         let mut rollout = fixture::rollout(self.waves.clone());
-        Arc::make_mut(&mut rollout).revision = self.revision.clone();
+        let settled = Arc::make_mut(&mut rollout);
+        settled.revision = self.revision.clone();
+        settled.plan.stage = self.stages;
         rollout
     }
 
     /// Lives through the whole rollout.
     pub(super) fn run(&self) -> Log {
-        let executor = Machine::new(self.rollout(), EPOCH);
+        let executor = Machine::new(self.rollout(), EPOCH, fixture::PREPARED);
         self.live(Begun { at: Duration::ZERO, executor }, self.network(), self.agenda())
     }
 
@@ -188,11 +192,11 @@ fn limits() -> impl Strategy<Value = Limits> {
     )
 }
 
-fn waves() -> impl Strategy<Value = Vec<ResolvedWave>> {
+fn waves() -> impl Strategy<Value = (Vec<ResolvedWave>, bool)> {
     let mostly_true = || mostly(90, Just(true), Just(false));
     let host = (any::<bool>(), mostly_true(), mostly_true(), mostly(90, Just(false), Just(true)));
     let wave = (vec(host, 0..7), limits(), select(Action::ALL.to_vec()), groups());
-    (vec(wave, 1..5), any::<bool>()).prop_map(|(waves, is_built)| {
+    (vec(wave, 1..5), any::<bool>(), any::<bool>()).prop_map(|(waves, is_built, stages)| {
         let mut count = 0;
         let mut new_host = |(supports_ids, supports_rollback, supports_system, is_current)| {
             count += 1;
@@ -206,7 +210,11 @@ fn waves() -> impl Strategy<Value = Vec<ResolvedWave>> {
             limits.min_hosts = limits.min_hosts.min(hosts.len());
             frozen.push(ResolvedWave { name: format!("w{number}"), action, hosts, groups, limits });
         }
-        frozen
+        let mut plan = fixture::rollout(frozen).plan.clone();
+        if is_built && stages {
+            plan.fetch_first();
+        }
+        (plan.waves, plan.stage)
     })
 }
 
@@ -241,19 +249,20 @@ pub(super) fn world(climate: Climate) -> impl Strategy<Value = World> {
         Climate::Calm | Climate::Outages => Just(Vec::new()).boxed(),
         Climate::Interrupts | Climate::Chaos => interrupts().boxed(),
     };
-    let waves = waves().prop_flat_map(|waves| {
-        let hosts = waves.iter().map(|wave| wave.hosts.len()).sum();
+    let waves = waves().prop_flat_map(|(waves, stages)| {
+        let hosts = waves.iter().skip(usize::from(stages)).map(|wave| wave.hosts.len()).sum();
         let count = waves.len();
-        (Just(waves), scripts(hosts), ways_back(hosts), operator(count))
+        (Just((waves, stages)), scripts(hosts), ways_back(hosts), operator(count))
     });
     let revision = mostly(75, Just(fixture::COMMIT), Just(fixture::BRANCH)).prop_map(|text| text.parse().unwrap());
     let late_answer = proptest::option::of(seconds(0..6));
     let outside = ((latecomers(), late_answer), revision, any::<bool>());
     (waves, connection, losses, interrupts, outside).prop_map(
-        |((waves, scripts, returns, (answers, checks)), connection, losses, interrupts, outside)| {
+        |(((waves, stages), scripts, returns, (answers, checks)), connection, losses, interrupts, outside)| {
             let ((latecomers, late_answer), revision, deadline_first) = outside;
             World {
                 waves,
+                stages,
                 revision,
                 scripts,
                 returns,

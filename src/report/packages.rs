@@ -13,7 +13,7 @@ const MAX_VERSIONS: usize = 30;
 
 /// What changes on the hosts of a rollout, in lines without a margin. Of the packages the most important ones are told, at most so
 /// many, and how many more there are.
-pub fn changes(rollout: &Rollout, changes: &Changes, most: usize) -> Vec<String> {
+pub fn packages(rollout: &Rollout, changes: &Changes, most: usize) -> Vec<String> {
     let mut packages: Vec<&PackageChange> = changes.packages.iter().filter(|package| has_versions(package)).collect();
     packages
         .sort_by_key(|package| (!is_booted(package, changes), std::cmp::Reverse(package.hosts.len()), &package.name));
