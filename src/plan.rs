@@ -57,6 +57,10 @@ pub struct Plan {
     pub revision: Option<Revision>,
     /// Where to look the revision up, instead of the flake that the hosts name.
     pub flake: Option<FlakeUrl>,
+    /// The file with the systems of its hosts, from where the plan is; without one each host builds its own.
+    pub systems: Option<String>,
+    /// Whether the hosts of all waves fetch their systems before any of them is changed.
+    pub stage: bool,
     /// The waves in the order in which they run; at least one.
     pub waves: Vec<Wave>,
 }
@@ -129,7 +133,7 @@ impl Plan {
         let name = selector.target.subject().to_string();
         let targets = vec![Spanned::nowhere(selector)];
         let wave = Wave { name: Spanned::nowhere(name.clone()), targets, exclude: Vec::new(), settings };
-        Self { name, revision: None, flake: None, waves: vec![wave] }
+        Self { name, revision: None, flake: None, systems: None, stage: false, waves: vec![wave] }
     }
 
     /// The tiers whose hosts have to be asked for before the plan can be resolved.

@@ -93,9 +93,8 @@ impl Preparation {
     pub(super) async fn prepare(&self, audience: Audience) -> Result<Previewed, CommandError> {
         let mut file = self.plan.read()?;
         self.rollback.apply_defaults_to(&mut file.plan);
-        let systems = self.systems.source(None)?;
-        let of_systems = systems.as_ref().and_then(SystemsFrom::commit).filter(|_| file.plan.revision.is_none());
-        let revision = file.plan.revision(self.revision.clone().or(of_systems.cloned().map(Revision::from)));
+        let systems = self.systems.source(&file)?;
+        let revision = SystemsFrom::revision(systems.as_ref(), &file.plan, self.revision.clone());
         let revision = revision.map_err(|mistakes| Exit::Usage.with(file.place(mistakes)))?;
         let wanted = PrepareOptions {
             plan: file.plan.clone(),

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::exit::{CommandError, Exit};
+use crate::operator::plan_file::PlanFile;
 use crate::operator::systems_file::read_systems;
 use crate::operator::{BuildOptions, SystemsFrom};
-use crate::plan::Systems;
 use crate::protocol::{FlakeAttr, HostName};
 
 // How systems are built.
@@ -55,12 +55,15 @@ impl BuildArgs {
 
 impl SystemsArgs {
     /// Where the systems come from; a flag goes before what the plan says.
-    pub(super) fn source(&self, of_plan: Option<Systems>) -> Result<Option<SystemsFrom>, CommandError> {
+    pub(super) fn source(&self, plan: &PlanFile) -> Result<Option<SystemsFrom>, CommandError> {
         if self.build {
             return Ok(Some(SystemsFrom::Building(self.how.options())));
         }
-        let given = self.systems.as_deref().map(read_systems).transpose().map_err(|error| Exit::Usage.with(error))?;
-        Ok(given.or(of_plan).map(SystemsFrom::Built))
+        let built = match &self.systems {
+            Some(file) => read_systems(file).map(Some),
+            None => plan.systems(),
+        };
+        Ok(built.map_err(|error| Exit::Usage.with(error))?.map(SystemsFrom::Built))
     }
 }
 

@@ -10,6 +10,7 @@ use crate::bus::BusError;
 use crate::operator::FleetError;
 use crate::operator::journal::JournalError;
 use crate::operator::plan_file::PlanFileError;
+use crate::operator::systems_file::SystemsFileError;
 use crate::operator::prepare::{PreflightError, PrepareError};
 use crate::plan::PlanErrors;
 use crate::text::safe;
@@ -125,6 +126,12 @@ impl From<PlanErrors> for ToolError {
             None => mistake.to_string(),
         });
         Self::new("invalid_plan", told.collect::<Vec<_>>().join("; "))
+    }
+}
+
+impl From<SystemsFileError> for ToolError {
+    fn from(error: SystemsFileError) -> Self {
+        Self::told("systems_unreadable", &error)
     }
 }
 

@@ -16,6 +16,7 @@ use super::call::{AuditContext, ToolCall};
 use super::context::{Context, within_reach, wrong_tier};
 use super::error::ToolError;
 use super::follow::WaitUntil;
+use super::preview::MOST_PACKAGES;
 use super::progress::Progress;
 use super::settings::Credential;
 use crate::operator::detach::{Background, DetachError};
@@ -169,7 +170,9 @@ impl Context {
         }
         let Launch { call: ToolCall { tool, arguments, .. }, phrase, plan_hash, .. } = launch;
         let question = Question::about(tool, arguments, phrase, &prepared.rollout, &prepared.ahead);
-        let question = intent.ask(question.previewed(plan_hash.as_deref()));
+        let changes = prepared.changes.as_ref().map(|changes| report::packages(&prepared.rollout, changes, MOST_PACKAGES));
+        let question = question.changing(changes.unwrap_or_default()).previewed(plan_hash.as_deref());
+        let question = intent.ask(question);
         let allowed = self.settings.revisions.check(question.asked, question.tiers.iter().copied());
         if allowed.is_err() && !self.ran_before(&prepared.rollout)? {
             allowed?;

@@ -11,10 +11,14 @@ use super::status::{BY_REPOSITORY, MAX_HOSTS, MAX_WAVES};
 use crate::operator::Prepared;
 use crate::plan::{ResolvedHost, ResolvedPlan, ResolvedWave};
 use crate::protocol::{HostName, Tier};
+use crate::report;
+
+/// More packages than this are counted, in a preview and in a question.
+pub(super) const MOST_PACKAGES: usize = 15;
 
 /// What a plan means now; `hash` changes when that does.
 pub(super) fn preview(prepared: &Prepared, hash: &str, redactor: &Redactor) -> Answer {
-    let Prepared { rollout, warnings, ahead, .. } = prepared;
+    let Prepared { rollout, warnings, ahead, changes, .. } = prepared;
     let plan = &rollout.plan;
     let host = |wave: &ResolvedWave, host: &ResolvedHost| {
         let goes_back = ahead.contains(&host.hostname).then_some("goes back");
@@ -26,8 +30,9 @@ pub(super) fn preview(prepared: &Prepared, hash: &str, redactor: &Redactor) -> A
             "runs_now": host.revision.as_ref().map(|commit| commit.short().to_owned()),
         })
     };
-    let hosts = plan.waves.iter().flat_map(|wave| wave.hosts.iter().map(move |host| (wave, host)));
-    let total = hosts.clone().count();
+    let hosts = plan.own_waves().flat_map(|(_, wave)| wave.hosts.iter().map(move |host| (wave, host)));
+    let changes = changes.as_ref().map(|changes| report::packages(rollout, changes, MOST_PACKAGES));
+    let total = plan.hosts().count();
     let (waves, commit, asked) = (plan.waves.len(), &rollout.revision, &rollout.asked);
     let told = json!({
         "plan": redactor.first(rollout.name(), 80),
@@ -42,6 +47,8 @@ pub(super) fn preview(prepared: &Prepared, hash: &str, redactor: &Redactor) -> A
         "warnings": warnings.iter().take(10).map(|warning| redactor.first(warning, 300)).collect::<Vec<_>>(),
         // Whole commands: they would run on the machine of this server.
         "hooks": plan.hooks.all().map(|(hook, command)| (hook.as_str(), redactor.clean(&command.join(" ")))).collect::<BTreeMap<_, _>>(),
+        // What hosts that get built systems would have other versions of; null where it is not known.
+        "changes": changes.map(|lines| lines.iter().map(|line| redactor.first(line, 200)).collect::<Vec<_>>()),
         "waves": waves_of(plan, redactor),
         "hosts": hosts.take(MAX_HOSTS).map(|(of, it)| host(of, it)).collect::<Vec<_>>(),
         "more": total.saturating_sub(MAX_HOSTS),
@@ -67,12 +74,12 @@ fn waves_of(plan: &ResolvedPlan, redactor: &Redactor) -> Vec<Value> {
     plan.waves.iter().enumerate().take(MAX_WAVES).map(wave).collect()
 }
 
-/// Stands for everything that a preview shows: the text of the plan, its part, its hosts, and the commit.
+/// Stands for everything that a preview shows: the text of the plan, its part, its hosts, their systems, and the commit.
 pub(super) fn plan_hash(text: &str, until: Option<&str>, exclude: &[HostName], prepared: &Prepared) -> String {
     let waves = prepared.rollout.plan.waves.iter();
     let waves: Vec<_> = waves
         .map(|wave| {
-            let hosts = wave.hosts.iter().map(|host| (&host.hostname, host.tier, host.subject()));
+            let hosts = wave.hosts.iter().map(|host| (&host.hostname, host.tier, host.subject(), &host.system));
             (wave.name.as_str(), hosts.collect::<Vec<_>>())
         })
         .collect();

@@ -7,7 +7,8 @@ use miette::Diagnostic;
 use thiserror::Error;
 use uuid::Uuid;
 
-use crate::plan::{Plan, PlanErrors};
+use super::systems_file::{SystemsFileError, read_systems};
+use crate::plan::{Plan, PlanErrors, Systems};
 use crate::rollout::PlanSource;
 
 /// The largest plan that is read, in bytes.
@@ -45,6 +46,12 @@ impl PlanFile {
         let plan = Plan::parse(&text, &default_name, aliases)
             .map_err(|mistakes| PlanFileError::Mistakes(mistakes.named(&name, &text)))?;
         Ok(Self { plan, text, name })
+    }
+
+    /// The systems that the plan has for its hosts, in a file that it names from where it is.
+    pub fn systems(&self) -> Result<Option<Systems>, SystemsFileError> {
+        let folder = Path::new(&self.name).parent().unwrap_or(Path::new(""));
+        self.plan.systems.as_ref().map(|file| read_systems(&folder.join(file))).transpose()
     }
 
     /// What to remember of the file, for when the rollout is resumed.

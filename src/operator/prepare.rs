@@ -67,8 +67,13 @@ pub enum SystemsFrom {
 }
 
 impl SystemsFrom {
-    /// What they were built from, where they are.
-    pub const fn commit(&self) -> Option<&Commit> {
+    /// What a plan is for: the revision that was given, else its own, else what the systems were built from.
+    pub fn revision(systems: Option<&Self>, plan: &Plan, given: Option<Revision>) -> Result<Revision, PlanErrors> {
+        let built_from = systems.and_then(Self::commit).filter(|_| plan.revision.is_none());
+        plan.revision(given.or_else(|| built_from.cloned().map(Revision::from)))
+    }
+
+    const fn commit(&self) -> Option<&Commit> {
         match self {
             Self::Built(systems) => Some(&systems.commit),
             Self::Building(_) => None,
@@ -284,18 +289,13 @@ impl PrepareOptions {
             match found.and_then(|Found { flake, commit, subject, history }| Ok((flake, commit?, subject, history))) {
                 Ok((flake, commit, subject, mut history)) => {
                     warnings.extend(history.problem());
-                    if let Some(systems) = self.built(&frozen, flake.as_ref(), &commit).await? {
-                        systems.check_commit(&commit)?;
-                        frozen.take_systems(&systems)?;
-                        let cache = self.binary_cache.as_ref().or(systems.cache.as_ref());
-                        match changes_of(&frozen, &roster, cache.map(String::as_str)).await {
-                            Ok(found) => changes = Some(found),
-                            Err(error) => warnings.push(format!("what changes is not known: {error}")),
-                        }
-                    }
+                    changes = self.give_systems(&mut frozen, &roster, flake.as_ref(), &commit, &mut warnings).await?;
                     ahead = ahead_of(&commit, &frozen, &mut history).await;
                     if self.kind == Kind::Rollout && !self.even_if_current {
                         leave_current(&commit, &mut frozen, &roster);
+                    }
+                    if self.plan.stage {
+                        frozen.fetch_first();
                     }
                     (commit.into(), subject)
                 }
@@ -320,19 +320,32 @@ impl PrepareOptions {
         Ok(Prepared { rollout, warnings, roster, others, ahead, changes })
     }
 
-    /// The systems for the hosts of a plan, built now where that is wanted.
-    async fn built(
+    /// Gives the hosts of a plan the systems that were built for them, or are built now, and returns what those change.
+    async fn give_systems(
         &self,
-        plan: &ResolvedPlan,
+        plan: &mut ResolvedPlan,
+        roster: &Roster,
         flake: Option<&FlakeUrl>,
         commit: &Commit,
-    ) -> Result<Option<Systems>, PrepareError> {
-        Ok(match &self.systems {
-            None => None,
-            Some(SystemsFrom::Built(systems)) => Some(systems.clone()),
+        warnings: &mut Vec<String>,
+    ) -> Result<Option<Changes>, PrepareError> {
+        let systems = match &self.systems {
+            None if self.plan.stage => return Err(Systems::missing_to_stage().into()),
+            None => return Ok(None),
+            Some(SystemsFrom::Built(systems)) => systems.clone(),
             Some(SystemsFrom::Building(options)) => {
                 let flake = flake.ok_or(PrepareError::NoFlake)?;
-                Some(options.build(flake, commit, plan.hosts().map(|host| &host.hostname)).await?)
+                options.build(flake, commit, plan.hosts().map(|host| &host.hostname)).await?
+            }
+        };
+        systems.check_commit(commit)?;
+        plan.take_systems(&systems)?;
+        let cache = self.binary_cache.as_ref().or(systems.cache.as_ref());
+        Ok(match changes_of(plan, roster, cache.map(String::as_str)).await {
+            Ok(changes) => Some(changes),
+            Err(error) => {
+                warnings.push(format!("what changes is not known: {error}"));
+                None
             }
         })
     }

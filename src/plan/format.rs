@@ -43,6 +43,8 @@ impl Plan {
         let name = top.read("name", value::name);
         let revision = top.read("revision", |value, key| value::parsed(value, key, "main"));
         let flake = top.read("flake", |value, key| value::parsed(value, key, "git+https://git.example.com/nixos"));
+        let systems = top.read("systems", value::file);
+        let stage = top.setting("stage", value::boolean, &false);
         let builtin = Settings::default();
         let mut settings = Settings { action: top.setting("action", action, &builtin.action), ..builtin };
         if let Some(defaults) = document.get("defaults") {
@@ -56,7 +58,7 @@ impl Plan {
             .map(|wave| Wave::read(wave.value, &wave.span, &settings, aliases, mistakes))
             .collect();
         mistakes.extend(names_used_twice(&waves));
-        Self { name: name.unwrap_or_else(|| value::slug(default_name)), revision, flake, waves }
+        Self { name: name.unwrap_or_else(|| value::slug(default_name)), revision, flake, systems, stage, waves }
     }
 }
 

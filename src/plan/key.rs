@@ -27,6 +27,7 @@ pub(super) enum ValueKind {
     ConfirmTimeout,
     Count,
     Duration,
+    File,
     Flake,
     Name,
     Parallel,
@@ -45,7 +46,7 @@ pub(super) enum ValueKind {
 }
 
 /// The keys at the top of the file.
-pub(super) const TOP_KEYS: [Key; 6] = [
+pub(super) const TOP_KEYS: [Key; 8] = [
     Key {
         name: "name",
         takes: ValueKind::Name,
@@ -67,6 +68,20 @@ pub(super) const TOP_KEYS: [Key; 6] = [
         default: nothing,
         meaning: "The flake in which `revision` is looked up, such as \"git+https://git.example.com/nixos\". \
                   Without it: --flake, else the one that the hosts name, once it was accepted.",
+    },
+    Key {
+        name: "systems",
+        takes: ValueKind::File,
+        default: nothing,
+        meaning: "The file with the systems of the hosts, as `homelab-deploy build` writes it, from where the plan is. \
+                  Each host fetches its own, and evaluates and builds nothing.",
+    },
+    Key {
+        name: "stage",
+        takes: ValueKind::Boolean,
+        default: |_| json!(false),
+        meaning: "Whether the hosts of all waves fetch their systems before any of them is changed. One that cannot halts \
+                  the rollout.",
     },
     Key {
         name: "defaults",

@@ -62,6 +62,7 @@ fn values(takes: ValueKind) -> Value {
         }),
         ValueKind::Count => json!({ "type": "integer", "minimum": 0 }),
         ValueKind::Duration => json!({ "type": "string", "pattern": DURATION }),
+        ValueKind::File => json!({ "type": "string", "minLength": 1 }),
         ValueKind::Flake => json!({ "type": "string", "pattern": FLAKE }),
         ValueKind::Name => json!({ "type": "string", "pattern": "^[a-z0-9-]+$" }),
         ValueKind::Parallel => json!({

@@ -29,6 +29,8 @@ pub(in crate::mcp) struct Question<'a> {
     steps: Vec<String>,
     /// The hosts that go back in history, each with the commit that it runs.
     back: Vec<String>,
+    /// What changes on the hosts, as lines for people; empty where that is not known.
+    changes: Vec<String>,
     /// The branch, tag or commit that was asked for.
     pub(in crate::mcp) asked: &'a Revision,
     /// The commit that it is now, which would be deployed.
@@ -60,10 +62,17 @@ impl<'a> Question<'a> {
             hosts: plan.hosts().map(|host| &host.hostname).collect(),
             steps: plan.hooks.all().map(told).chain(plan.waves.iter().map(step)).collect(),
             back: going_back.map(|host| format!("{} goes BACK from {}", host.hostname, from(host))).collect(),
+            changes: Vec::new(),
             asked: &rollout.asked,
             commit: &rollout.revision,
             plan_hash: None,
         }
+    }
+
+    /// The same, with what changes on the hosts.
+    #[must_use]
+    pub(in crate::mcp) fn changing(self, changes: Vec<String>) -> Self {
+        Self { changes, ..self }
     }
 
     /// The same about a plan that was previewed.
@@ -123,7 +132,8 @@ impl fmt::Display for Question<'_> {
         writeln!(f, "commit:  {} ({})", self.commit, self.asked)?;
         writeln!(f, "hosts:   {} ({})", some(&hosts), hosts.len())?;
         let back = self.back.iter().map(|back| ("WARNING", back));
-        let lines: Vec<_> = back.chain(self.steps.iter().map(|step| ("step", step))).collect();
+        let changes = self.changes.iter().map(|change| ("change", change));
+        let lines: Vec<_> = back.chain(self.steps.iter().map(|step| ("step", step))).chain(changes).collect();
         for (label, line) in lines.iter().take(MOST_NAMED) {
             writeln!(f, "{:<8} {line}", format!("{label}:"))?;
         }

@@ -72,7 +72,7 @@ async fn deploy(
     let phrase = short_form(&target);
     let settings = Settings { action: asked.action, ..Settings::default() };
     let waves = vec![one_wave(&phrase, vec![target], settings)];
-    let plan = Plan { name: phrase.clone(), revision: None, flake: None, waves };
+    let plan = Plan { name: phrase.clone(), revision: None, flake: None, systems: None, stage: false, waves };
     let downgrade = Downgrade::of(asked.allow_downgrade);
     let launch = Launch { call, phrase, credential, downgrade, plan_hash: None };
     context.launch(launch, Unwritten { credential, plan, revision: asked.branch }).await

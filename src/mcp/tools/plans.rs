@@ -16,7 +16,7 @@ use crate::mcp::preview::{plan_hash, preview};
 use crate::mcp::schema;
 use crate::mcp::status::MAX_WAVES;
 use crate::operator::plan_file::PlanFile;
-use crate::operator::{Part, Prepared};
+use crate::operator::{Part, Prepared, SystemsFrom};
 use crate::protocol::{HostName, Revision};
 
 /// What `list_plans` takes.
@@ -130,8 +130,11 @@ impl PlanPart {
         let plan = &self.file.plan;
         let credential = credential_for(&plan.tiers());
         context.connection(credential)?;
-        let mut wanted = context.wanted(plan.clone(), Some(self.file.source()), plan.revision(None)?);
+        let systems = self.file.systems()?.map(SystemsFrom::Built);
+        let revision = SystemsFrom::revision(systems.as_ref(), plan, None)?;
+        let mut wanted = context.wanted(plan.clone(), Some(self.file.source()), revision);
         wanted.exclude.clone_from(&self.exclude);
+        wanted.systems = systems;
         if let Some(last) = &self.until {
             let waves: Vec<String> = plan.waves.iter().map(|wave| wave.name.value.clone()).collect();
             let Some(index) = waves.iter().position(|wave| wave == last) else {

@@ -18,6 +18,12 @@ impl Display for Plan {
         if let Some(flake) = &self.flake {
             writeln!(f, "flake = {}", Quoted(flake.as_str()))?;
         }
+        if let Some(systems) = &self.systems {
+            writeln!(f, "systems = {}", Quoted(systems))?;
+        }
+        if self.stage {
+            writeln!(f, "stage = true")?;
+        }
         self.waves.iter().try_for_each(|wave| write!(f, "\n{wave}"))
     }
 }

@@ -49,6 +49,7 @@ prop_compose! {
         name in "[a-z0-9-]{1,9}",
         revision in prop::option::of(select(vec!["main", "v1.2", "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b"])),
         flake in prop::option::of(select(vec!["github:o/r", "git+https://h/x?dir=\"a\\b\""])),
+        (systems, stage) in (prop::option::of("[a-z\\\\\"./]{1,6}"), any::<bool>()),
         waves in prop::collection::vec(
             (prop::collection::vec(selector(), 1..4), prop::collection::vec(selector(), 0..3), settings()), 1..5),
     ) -> Plan {
@@ -59,6 +60,8 @@ prop_compose! {
             name,
             revision: revision.map(|text| text.parse().unwrap()),
             flake: flake.map(|text| text.parse().unwrap()),
+            systems,
+            stage,
             waves: waves.into_iter().enumerate().map(wave).collect(),
         }
     }
