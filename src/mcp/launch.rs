@@ -170,7 +170,8 @@ impl Context {
         }
         let Launch { call: ToolCall { tool, arguments, .. }, phrase, plan_hash, .. } = launch;
         let question = Question::about(tool, arguments, phrase, &prepared.rollout, &prepared.ahead);
-        let changes = prepared.changes.as_ref().map(|changes| report::packages(&prepared.rollout, changes, MOST_PACKAGES));
+        let changes =
+            prepared.changes.as_ref().map(|changes| report::packages(&prepared.rollout, changes, MOST_PACKAGES));
         let question = question.changing(changes.unwrap_or_default()).previewed(plan_hash.as_deref());
         let question = intent.ask(question);
         let allowed = self.settings.revisions.check(question.asked, question.tiers.iter().copied());

@@ -134,7 +134,11 @@ impl RollbackPlan {
             return Err(RollbackError::SeveralCommits(groups.collect::<Vec<_>>().join("; ")));
         }
         let (commit, _) = by_commit.pop_first().ok_or(RollbackError::NothingToUndo)?;
-        Ok(Self { plan: Plan { name, revision: None, flake: None, systems: None, stage: false, waves }, commit: commit.clone(), undone })
+        Ok(Self {
+            plan: Plan { name, revision: None, flake: None, systems: None, stage: false, waves },
+            commit: commit.clone(),
+            undone,
+        })
     }
 
     /// Makes sure that what is undone is the last that the hosts ran, or that they have returned already.

@@ -29,7 +29,9 @@ impl Systems {
     /// That a plan wants its hosts to fetch systems first, and there are none.
     pub fn missing_to_stage() -> PlanErrors {
         let mistake = PlanDiagnostic::mistake("`stage` has hosts fetch their systems first, and there are none");
-        mistake.help("give the systems with --systems or `systems` in the plan, or add --build; or remove `stage`").into()
+        mistake
+            .help("give the systems with --systems or `systems` in the plan, or add --build; or remove `stage`")
+            .into()
     }
 
     /// Makes sure that these are the systems of the commit that is to be deployed.

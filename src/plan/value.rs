@@ -66,7 +66,9 @@ pub(super) fn boolean(value: &Value<'_>, key: &str) -> Result<bool, PlanDiagnost
 pub(super) fn file(value: &Value<'_>, key: &str) -> Result<String, PlanDiagnostic> {
     let file = text(value, key)?;
     let refused = || {
-        PlanDiagnostic::mistake("an empty text is no file").at(&value.span(), "expected a path").help(format!("write {key} = \"{key}.json\""))
+        PlanDiagnostic::mistake("an empty text is no file")
+            .at(&value.span(), "expected a path")
+            .help(format!("write {key} = \"{key}.json\""))
     };
     if file.is_empty() { Err(refused()) } else { Ok(file.to_owned()) }
 }

@@ -60,7 +60,14 @@ fn rest(summary: &Summary, rollout: &Rollout) -> Plan {
         let settings = Settings { action: wave.action, min_hosts: 0, ..Settings::default() };
         (!targets.is_empty()).then(|| one_wave(&wave.name, targets, settings))
     });
-    Plan { name: rollout.name().to_owned(), revision: None, flake: None, systems: None, stage: false, waves: waves.collect() }
+    Plan {
+        name: rollout.name().to_owned(),
+        revision: None,
+        flake: None,
+        systems: None,
+        stage: false,
+        waves: waves.collect(),
+    }
 }
 
 fn is_over(summary: &Summary, index: usize) -> bool {
