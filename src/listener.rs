@@ -5,7 +5,7 @@
 //! restarts the listener does not touch the run, and the new listener takes it up where it is.
 //!
 //! ```text
-//! request ─► admission (pure) ─► run directory ─► supervisor ─► lookup, nixos-rebuild, verdict (pure)
+//! request ─► admission (pure) ─► run directory ─► supervisor ─► lookup and nixos-rebuild, or fetch; verdict (pure)
 //!                ▲                                    │
 //!             ledger ◄───── phase, commit, result ◄───┘
 //! ```
@@ -13,6 +13,7 @@
 mod activation_lock;
 mod admission;
 mod allowance;
+mod answer;
 mod exporter;
 mod failing;
 mod history;
@@ -36,6 +37,7 @@ mod state_dir;
 mod status_reporting;
 pub mod supervisor;
 mod surroundings;
+mod system_key;
 mod unit;
 mod verdict;
 mod watchdog;
@@ -59,13 +61,13 @@ use self::host::Host;
 pub use self::inbox::SUBSCRIPTION_CAPACITY;
 use self::metrics::Metrics;
 pub use self::rebuild_flag::RebuildFlag;
-pub use self::run::{Limits, UserUnits};
+pub use self::run::{Limits, UnitEnd, UserUnits};
 use self::serve::{Past, Service};
 use self::state_dir::StateDir;
 pub use self::state_dir::StateError;
 use self::status_reporting::StatusReporting;
 pub use self::surroundings::{ask, missing};
-pub use self::unit::UnitEnd;
+pub use self::system_key::SystemKey;
 pub use self::watchdog::Watchdog;
 use crate::bus::{Bus, BusError, Settings};
 use crate::protocol::{FlakeAttr, FlakeUrl, HostName, Role, Subject, SubjectError, SubjectTemplate, Tier};
@@ -86,6 +88,8 @@ pub struct Config {
     pub flake_attr: Option<FlakeAttr>,
     /// What is added to each call of `nixos-rebuild`.
     pub rebuild_flags: Vec<RebuildFlag>,
+    /// The keys one of which has signed each system that is taken from elsewhere; without any, none is taken.
+    pub system_keys: Vec<SystemKey>,
     /// The subjects on which requests are taken.
     pub deploy_subjects: Vec<Subject>,
     pub discover_subject: Subject,

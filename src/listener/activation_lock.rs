@@ -10,12 +10,20 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use rustix::fs::{major, minor, stat};
 
-use super::unit::is_activation;
 use crate::clock;
 use crate::protocol::BusyWith;
 
 /// What holds the host, by what it is called for others.
 const HOLDER: &str = "nixos-rebuild";
+
+/// How the name of the unit begins in which `nixos-rebuild` activates a system. Most releases use no more than that; some
+/// append a number of the activation.
+pub(super) const ACTIVATION: &str = "nixos-rebuild-switch-to-configuration";
+
+/// Whether a unit of this name is one in which `nixos-rebuild` activates a system.
+pub(super) fn is_activation(unit: &str) -> bool {
+    unit.strip_suffix(".service").is_some_and(|name| name.starts_with(ACTIVATION))
+}
 
 /// The activation that runs on the host whose file system begins at `root`, whatever started it.
 pub(super) fn activation(root: &Path) -> Option<BusyWith> {

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use super::activation_lock::is_activation;
+use super::answer::answer;
 use super::host::Host;
-use super::snapshot::answer;
-use super::unit::is_activation;
 
 /// Lists units that have failed, and those that wait to be started once more.
 const LIST: [&str; 6] =

@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::NAMESPACE;
-use super::snapshot::SystemSnapshot;
 
 /// The profile whose current generation is what boots next.
 pub(super) const PROFILE: &str = "/nix/var/nix/profiles/system";
@@ -85,16 +84,23 @@ impl Host {
 
     /// Keeps the garbage collector from what the host may have to return to: what ran, and what was to boot. A failure
     /// changes nothing for now, and does not exist where there is no Nix.
-    pub(super) fn keep(&self, facts: &SystemSnapshot) {
+    pub(super) fn keep(&self, current: Option<&str>, profile: Option<&str>) {
         let roots = self.at(GC_ROOTS);
         fs::create_dir(&roots).ok();
-        for (name, path) in [("current", facts.current_path()), ("profile", facts.profile_path())] {
+        for (name, path) in [("current", current), ("profile", profile)] {
             if let Some(path) = path {
                 let (root, new) = (roots.join(name), roots.join(format!("{name}.new")));
                 fs::remove_file(&new).ok();
                 symlink(path, &new).and_then(|()| fs::rename(new, root)).ok();
             }
         }
+    }
+
+    /// The link that keeps the garbage collector from the system that was fetched last.
+    pub(super) fn fetched_root(&self) -> PathBuf {
+        let roots = self.at(GC_ROOTS);
+        fs::create_dir(&roots).ok();
+        roots.join("fetched")
     }
 
     /// Whether units are to be had: whether systemd is the first process of the host.

@@ -2,21 +2,14 @@
 //! return to it, and compared with what is so afterwards.
 
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::process::Command;
 
+use super::answer::answer;
 use super::failing;
 use super::host::{Host, Profile, System};
 use super::output::clean;
-use crate::lookup::in_plain_words;
-use crate::process_group::output_within;
 use crate::protocol::Commit;
-
-/// How long a program may take to answer. That one does not is no reason to stop a deployment.
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -82,14 +75,6 @@ impl SystemSnapshot {
 pub(super) async fn configuration_revision(host: &Host, system: &System) -> Option<Commit> {
     let nixos_version = host.at(&system.path).join("sw/bin/nixos-version");
     answer(nixos_version, &["--configuration-revision"]).await?.trim().parse().ok()
-}
-
-/// What a program says, if it succeeds and does so soon.
-pub(super) async fn answer(program: impl AsRef<OsStr>, arguments: &[&str]) -> Option<String> {
-    let mut command = Command::new(program);
-    in_plain_words(command.as_std_mut());
-    let output = output_within(command.args(arguments), ANSWER_WITHIN).await.ok()?;
-    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 #[cfg(test)]

@@ -12,11 +12,13 @@ mod baseline;
 mod changes;
 mod confirmation;
 mod deployment;
+mod fetch;
 mod log;
 mod order;
 mod process_tree;
 mod program;
 mod rollback;
+mod step;
 mod stop_signal;
 
 use std::fs::File;
@@ -32,7 +34,7 @@ use self::program::ProcessRunner;
 use self::stop_signal::StopSignal;
 use super::host::Host;
 pub use super::run::RunDir;
-use super::unit::UnitEnd;
+use super::run::UnitEnd;
 use crate::notify::Notifier;
 
 /// Carries out a run that is written down, and writes down how it ended. The process that started this one is told once it

@@ -4,20 +4,10 @@ use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::NAMESPACE;
 use super::run::{RunDir, Spec};
-
-/// How the name of the unit begins in which `nixos-rebuild` activates a system. Most releases use no more than that; some
-/// append a number of the activation.
-pub(super) const ACTIVATION: &str = "nixos-rebuild-switch-to-configuration";
-
-/// Whether a unit of this name is one in which `nixos-rebuild` activates a system.
-pub(super) fn is_activation(unit: &str) -> bool {
-    unit.strip_suffix(".service").is_some_and(|name| name.starts_with(ACTIVATION))
-}
 
 /// How long the process over a run may take to say that it has the run in hand.
 const START_WITHIN: Duration = Duration::from_secs(30);
@@ -33,17 +23,6 @@ const OF_THE_LISTENER: &[&str] = &[
     "LOGS_DIRECTORY", "MAINPID", "MEMORY_PRESSURE_WATCH", "MEMORY_PRESSURE_WRITE", "NOTIFY_SOCKET",
     "RUNTIME_DIRECTORY", "SERVICE_RESULT", "STATE_DIRECTORY", "SYSTEMD_EXEC_PID", "WATCHDOG_PID", "WATCHDOG_USEC",
 ];
-
-/// How the unit of a run ended, in the words that systemd has for its `ExecStopPost=`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct UnitEnd {
-    /// `$SERVICE_RESULT`: `success`, `signal`, `oom-kill` and so on.
-    pub result: String,
-    /// `$EXIT_CODE`: `exited`, `killed` or `dumped`.
-    pub code: String,
-    /// `$EXIT_STATUS`: the exit code, or the name of the signal.
-    pub status: String,
-}
 
 /// The arguments of `systemd-run` that start the process over the run in this directory. It returns once that process
 /// has the run in hand, and nothing ties the two together: no pipe, no terminal, no waiting for the end.

@@ -8,13 +8,12 @@ mod activation;
 mod build;
 mod next_boot;
 mod success;
-
-use serde::{Deserialize, Serialize};
+mod units;
 
 use super::output::switch::{self, BootLoader};
-use super::run::Spec;
+use super::run::{Spec, Verdict};
 use super::snapshot::SystemSnapshot;
-use crate::protocol::{ErrorCode, Phase, Status};
+use crate::protocol::{ErrorCode, Phase};
 
 /// The exit code of `switch-to-configuration` when units failed.
 pub(super) const UNITS_FAILED: i32 = 4;
@@ -36,8 +35,8 @@ pub(super) enum End {
     TimedOut,
     /// The program could not be started, for this reason.
     NotStarted(String),
-    /// It is not known which commit to deploy.
-    Unresolved(ErrorCode, String),
+    /// There is nothing that could be activated: no such commit, or no system that this host takes.
+    Refused(ErrorCode, String),
 }
 
 /// All that a run is judged by.
@@ -52,24 +51,6 @@ pub(super) struct Evidence<'a> {
     /// The store path of what was built, where that is known.
     pub(super) built: Option<&'a str>,
     pub(super) lines: &'a [String],
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Verdict {
-    /// `completed` or `failed`.
-    pub status: Status,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error: Option<ErrorCode>,
-    pub message: String,
-    /// Whether what was deployed takes effect only after a reboot; unknown where nothing can be compared.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reboot_required: Option<bool>,
-    /// The units that failed because of the run.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub failed_units: Vec<String>,
-    /// Whether the host returned to what it ran before; `false` when it tried and could not.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rolled_back: Option<bool>,
 }
 
 pub(super) fn judge(spec: &Spec, evidence: &Evidence<'_>) -> Verdict {
@@ -87,46 +68,24 @@ fn judge_by_itself(spec: &Spec, evidence: &Evidence<'_>) -> Verdict {
     let Evidence { end, phase, lines, .. } = evidence;
     match end {
         End::Exited(0) => success::success(spec.action, evidence),
-        End::Exited(code) if ENDED_BY_SIGNAL.contains(code) => Verdict::interrupted(code - 128, *phase),
+        End::Exited(code) if ENDED_BY_SIGNAL.contains(code) => interrupted(code - 128, spec.doing(*phase)),
         End::Exited(code) if activation::needs_reboot(*code, *phase, lines) => {
             activation::reboot(spec.action, evidence)
         }
         End::Exited(code) if activation::is_reached(*code, *phase, lines) => activation::failure(spec, *code, evidence),
         End::Exited(code) => build::failure(spec, *code, lines),
-        End::Killed(signal) | End::Stopped(signal) => Verdict::interrupted(*signal, *phase),
-        End::TimedOut => Verdict::failed(ErrorCode::Timeout, timeout(spec.timeout_ms, evidence)),
+        End::Killed(signal) | End::Stopped(signal) => interrupted(*signal, spec.doing(*phase)),
+        End::TimedOut => Verdict::failed(ErrorCode::Timeout, timeout(spec, evidence)),
+        End::NotStarted(why) if *phase == Phase::Activate => Verdict::failed(ErrorCode::ActivationFailed, why.as_str()),
         End::NotStarted(why) => {
-            Verdict::failed(ErrorCode::BuildFailed, format!("{why}: nixos-rebuild must be on the PATH of the listener"))
+            Verdict::failed(ErrorCode::BuildFailed, format!("{why}: it must be on the PATH of the listener"))
         }
-        End::Unresolved(error, why) => Verdict::failed(error.clone(), why.as_str()),
+        End::Refused(error, why) => Verdict::failed(error.clone(), why.as_str()),
     }
 }
 
-impl Verdict {
-    pub(super) fn completed(message: String) -> Self {
-        let (error, reboot_required, rolled_back) = (None, None, None);
-        Self { status: Status::Completed, error, message, reboot_required, failed_units: Vec::new(), rolled_back }
-    }
-
-    /// The same, and something more to say of it.
-    pub(super) fn with(mut self, addition: &str) -> Self {
-        self.message.push_str("; ");
-        self.message.push_str(addition);
-        self
-    }
-
-    pub(super) fn failed(error: ErrorCode, message: impl Into<String>) -> Self {
-        Self { status: Status::Failed, error: Some(error), ..Self::completed(message.into()) }
-    }
-
-    pub(super) fn lost(why: String) -> Self {
-        Self::failed(ErrorCode::Interrupted, why)
-    }
-
-    fn interrupted(signal: i32, phase: Phase) -> Self {
-        let message = format!("signal {signal} ended the run while {}", phase.doing());
-        Self::failed(ErrorCode::Interrupted, message)
-    }
+fn interrupted(signal: i32, doing: &str) -> Verdict {
+    Verdict::failed(ErrorCode::Interrupted, format!("signal {signal} ended the run while {doing}"))
 }
 
 /// Whether a run that did not do what was asked may still have changed the host.
@@ -138,13 +97,13 @@ pub(super) fn left_traces(verdict: &Verdict, Evidence { phase, before, after, li
     moved || began && switch::boot_loader(lines) != Some(BootLoader::Old)
 }
 
-fn timeout(timeout_ms: u64, Evidence { phase, .. }: &Evidence<'_>) -> String {
-    let limit = timeout_ms / 1_000;
+fn timeout(spec: &Spec, Evidence { phase, .. }: &Evidence<'_>) -> String {
+    let limit = spec.timeout_ms / 1_000;
     let half_done = match phase {
         Phase::Activate => "; the system may be half switched",
         _ => "",
     };
-    format!("not over after {limit} s, and ended while {}{half_done}", phase.doing())
+    format!("not over after {limit} s, and ended while {}{half_done}", spec.doing(*phase))
 }
 
 #[cfg(test)]

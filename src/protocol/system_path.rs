@@ -65,7 +65,8 @@ fn fault(text: &str) -> Option<&'static str> {
     if name.starts_with('.') || !name.chars().all(|c| c.is_ascii_alphanumeric() || "+-._?=".contains(c)) {
         return Some("its name has letters, digits and + - . _ ? = only, and does not begin with a dot");
     }
-    name.ends_with(".drv").then_some("it is a derivation, which is yet to be built")
+    let is_derivation = name.strip_suffix(".drv").is_some();
+    is_derivation.then_some("it is a derivation, which is yet to be built")
 }
 
 checked_text!(SystemPath);

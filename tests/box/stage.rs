@@ -22,6 +22,9 @@ use crate::support::lab::Lab;
 use crate::support::permissions::Permissions;
 use crate::support::wait;
 
+/// The hosts of the flake. One is booted, and more where a test wants them.
+const HOSTS: [&str; 3] = ["ns1", "ns2", "ns3"];
+
 /// The subject of the host.
 pub const NS1: &str = "deploy.prod.ns1";
 
@@ -64,17 +67,29 @@ impl Stage {
     }
 
     async fn make(tree: &Path, configuration: &str) -> Result<Self> {
-        let lab = Lab::start_with(program(), &["prod.ns1"], Permissions::Compatible).await?;
+        let lab = Lab::start_with(
+            program(),
+            &HOSTS.map(|host| format!("prod.{host}")).each_ref().map(String::as_str),
+            Permissions::Compatible,
+        )
+        .await?;
         let git = Git::serve(lab.folder())?;
         prepare(&lab, &git)?;
         let commit = push(&lab, configuration)?;
-        let installable =
-            format!("{}?rev={commit}#nixosConfigurations.ns1.config.system.build.toplevel", nix_url(&git));
-        let seed = lab.key(&"ns1".parse().into_diagnostic()?)?.seed_file().to_owned();
-        let machine = Machine::boot(tree, lab.folder(), "ns1", &installable, &seed)?;
+        let machine = boot(tree, &lab, &git, "ns1", &commit)?;
         let mut stage = Self { machine, git, lab };
         stage.until_present().await?;
         Ok(stage)
+    }
+
+    /// Boots another host of the flake, as it is at this commit.
+    pub fn boot(&self, name: &str, commit: &str) -> Machine {
+        boot(machine::tree().unwrap(), &self.lab, &self.git, name, commit).unwrap()
+    }
+
+    /// What Nix builds the system of a host from.
+    pub fn installable(&self, name: &str, commit: &str) -> String {
+        installable(&self.git, name, commit)
     }
 
     /// Commits a configuration, the text of a NixOS module, and returns the commit.
@@ -109,8 +124,7 @@ impl Stage {
 
     /// Waits until a script succeeds on the host; `what` is the event that an error says never came.
     pub async fn until(&self, what: &str, script: &str) {
-        let holds = async || Ok(self.machine.try_run(script)?.status.success().then_some(()));
-        wait::until(what, holds).await.unwrap();
+        until(&self.machine, what, script).await;
     }
 
     /// Waits until a build or an activation has come to the gate.
@@ -179,6 +193,12 @@ impl Stage {
     }
 }
 
+/// Waits until a script succeeds on a host.
+pub async fn until(machine: &Machine, what: &str, script: &str) {
+    let holds = async || Ok(machine.try_run(script)?.status.success().then_some(()));
+    wait::until(what, holds).await.unwrap();
+}
+
 /// Switches to a commit, and returns how that ended.
 pub async fn deploy(stage: &Stage, id: &str, commit: &str) -> Value {
     let mut deployer = Deployer::connect(&stage.lab).await.unwrap();
@@ -221,6 +241,17 @@ pub struct Wire {
     answers: Subscriber,
 }
 
+fn boot(tree: &Path, lab: &Lab, git: &Git, name: &str, commit: &str) -> Result<Machine> {
+    let seed = lab.key(&name.parse().into_diagnostic()?)?.seed_file();
+    let folder = lab.folder().join("machines").join(name);
+    fs::create_dir_all(&folder).into_diagnostic()?;
+    Machine::boot(tree, &folder, name, &installable(git, name, commit), seed)
+}
+
+fn installable(git: &Git, name: &str, commit: &str) -> String {
+    format!("{}?rev={commit}#nixosConfigurations.{name}.config.system.build.toplevel", nix_url(git))
+}
+
 fn nix_url(git: &Git) -> String {
     format!("git+{}", git.url("flake/.git"))
 }
@@ -229,7 +260,7 @@ fn nix_url(git: &Git) -> String {
 fn prepare(lab: &Lab, git: &Git) -> Result<()> {
     let project = Path::new(env!("CARGO_MANIFEST_DIR"));
     let host = json!({
-        "hostname": "ns1",
+        "hostnames": HOSTS,
         "system": format!("{}-linux", std::env::consts::ARCH),
         "natsUrl": lab.server.url(),
         "flakeUrl": nix_url(git),

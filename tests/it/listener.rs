@@ -84,6 +84,10 @@ async fn what_cannot_be_run_is_rejected_with_the_reason() {
         ("expires_at", "2020-01-01T00:00:00Z", "expired"),
         ("expires_at", "tomorrow", "invalid_request"),
         ("id", "two words", "invalid_request"),
+        ("action", "fetch", "invalid_request"),
+        ("system", "/etc", "invalid_request"),
+        // The host trusts no key to sign one.
+        ("system", "/nix/store/0c1yv9bqqmbw3c3n5g7lq6b4rd5hfk2z-nixos-system-ns1", "untrusted"),
     ];
     for (field, value, error) in cases {
         let id = format!("{field}-{}", value.len());

@@ -136,6 +136,7 @@ fn settings_of_another_type_are_an_error_that_names_the_option() {
     insta::assert_snapshot!(errors.join("\n").replace("services.homelab-deploy.listener", "…"), @r#"
     environment: A definition for option `….environment.PROXIES' is not of type `null or string or absolute path or package'. Definition values: ["a"]
     public-key: A definition for option `….publicKey' is not of type `null or string matching the pattern U[A-Z2-7]{55}'. Definition values: "SUAB"
+    system-key: A definition for option `….systems.trustedKeys' is not of type `string matching the pattern [^:[:space:]]+:[A-Za-z0-9+/]{43}='. Definition values: "fleet-1"
     tier: A definition for option `….tier' is not of type `one of "test", "prod"'. Definition values: "staging"
     timeout: A definition for option `….timeout' is not of type `positive integer, meaning >0'. Definition values: 0
     unknown: The option `….natsurl' does not exist.
@@ -330,6 +331,7 @@ fn the_machine_of_an_operator_has_server_aliases_and_plans() {
 fn what_the_listener_is_told_reaches_it() {
     let settings = r#"{
         flakeAttr = "ns1.lab"; nixosRebuildFlags = [ "--option" "cores" "2" ]; userUnits = "warn"; useCredentials = false;
+        systems.trustedKeys = [ "a-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=" "b:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=" ];
         environment = { HOME = null; CERTIFICATES = /etc/ssl; }; tls.ca = "/run/100%/ca.pem";
     }"#;
     let Some(unit) = evaluated::<String>(&format!("evaluation.unit {settings}")) else { return };
@@ -339,6 +341,7 @@ fn what_the_listener_is_told_reaches_it() {
         r#""--flake-attr" "ns1.lab""#,
         r#""--nixos-rebuild-flag=--option" "--nixos-rebuild-flag=cores" "--nixos-rebuild-flag=2""#,
         r#""--user-units" "warn""#,
+        r#""--system-key" "a-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=" "--system-key" "b:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=""#,
         r#"--nkey-file "/run/secrets/listener.seed" --tls-ca "/run/100%%/ca.pem""#,
     ] {
         assert!(start.contains(words), "{start}");

@@ -17,7 +17,7 @@ use crate::cli::connection::{Connection, HEADING};
 use crate::cli::exit::{CommandError, CommandResult, Exit};
 use crate::cli::log::Log;
 use crate::cli::runtime;
-use crate::listener::{self, Config, Limits, RebuildFlag, UserUnits, Watchdog, deploy_subjects};
+use crate::listener::{self, Config, Limits, RebuildFlag, SystemKey, UserUnits, Watchdog, deploy_subjects};
 use crate::notify::Notifier;
 use crate::protocol::subject::DISCOVER;
 use crate::protocol::{FlakeAttr, FlakeUrl, HostName, Role, Subject, SubjectError, SubjectTemplate, Tier};
@@ -50,6 +50,11 @@ pub(in crate::cli) struct Listener {
     /// Word to add to each call of nixos-rebuild, such as --show-trace; repeatable
     #[arg(long, env = "HOMELAB_DEPLOY_NIXOS_REBUILD_FLAG", value_name = "FLAG", allow_hyphen_values = true)]
     nixos_rebuild_flag: Vec<RebuildFlag>,
+
+    /// Public key of those who may sign systems for this host, as NAME:BASE64; repeatable. Without one, the host takes no
+    /// system that was built elsewhere
+    #[arg(long, env = "HOMELAB_DEPLOY_SYSTEM_KEY", value_name = "KEY", value_delimiter = ' ')]
+    system_key: Vec<SystemKey>,
 
     /// How long a deployment may take, in seconds
     #[arg(
@@ -192,6 +197,7 @@ impl Listener {
             flake: self.flake_url,
             flake_attr: self.flake_attr,
             rebuild_flags: self.nixos_rebuild_flag,
+            system_keys: self.system_key,
             deploy_subjects,
             discover_subject: self.discover_subject,
             limits: Limits { timeout: Duration::from_secs(self.timeout), grace: self.grace },
@@ -276,6 +282,16 @@ mod tests {
         insta::assert_snapshot!(config(&["--deploy-subject", "b.<host>"]).unwrap_err(), @"invalid value for one of the arguments");
         insta::assert_snapshot!(config(&["--heartbeat", "0s"]).unwrap_err(), @"a heartbeat of no time at all");
         insta::assert_snapshot!(config(&["--timeout", "0"]).unwrap_err(), @"invalid value for one of the arguments");
+    }
+
+    #[test]
+    fn each_key_that_may_sign_systems_is_one_that_can() {
+        const KEY: &str = "fleet-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=";
+        let keys = |arguments: &[&str]| config(arguments).map(|config| config.system_keys.len());
+        assert_eq!(keys(&[]), Ok(0), "by default a host takes no system from elsewhere");
+        assert_eq!(keys(&["--system-key", KEY, "--system-key", KEY]), Ok(2));
+        assert_eq!(keys(&["--system-key", &format!("{KEY} {KEY}")]), Ok(2), "as nix.conf lists them");
+        insta::assert_snapshot!(keys(&["--system-key", "fleet-1"]).unwrap_err(), @"invalid value for one of the arguments");
     }
 
     #[test]

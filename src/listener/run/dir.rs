@@ -24,9 +24,8 @@ use super::files::{
     write_durably,
 };
 use super::page::Part;
-use super::{RunResult, Spec, spare};
+use super::{RunResult, Spec, UnitEnd, spare};
 use crate::listener::snapshot::SystemSnapshot;
-use crate::listener::unit::UnitEnd;
 use crate::protocol::{Commit, Phase, Response};
 
 /// How much of the output is looked at to tell what went wrong, in bytes.

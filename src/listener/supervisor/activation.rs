@@ -9,11 +9,10 @@ use rustix::process::Signal;
 use tokio::process::Command;
 use tokio::time::timeout;
 
+use super::log::Log;
 use super::process_tree;
-use super::program::ProcessRunner;
-use crate::listener::activation_lock;
+use crate::listener::activation_lock::{self, ACTIVATION, is_activation};
 use crate::listener::output::built_system;
-use crate::listener::unit::{ACTIVATION, is_activation};
 use crate::listener::verdict::End;
 use crate::lookup::in_plain_words;
 use crate::process_group::output_within;
@@ -51,9 +50,9 @@ pub(super) fn seen() -> Option<Activation> {
 }
 
 /// The system that the run was seen to switch to, or that `nixos-rebuild` names in the end.
-pub(super) fn switched_to(keeper: &ProcessRunner) -> Option<String> {
-    let seen = keeper.activation.as_ref().and_then(|activation| activation.system.clone());
-    seen.or_else(|| built_system(&keeper.log.lines()).map(str::to_owned))
+pub(super) fn switched_to(activation: Option<&Activation>, log: &Log) -> Option<String> {
+    let seen = activation.and_then(|activation| activation.system.clone());
+    seen.or_else(|| built_system(&log.lines()).map(str::to_owned))
 }
 
 /// The activation that the process with this command line waits for. Each of its words ends with NUL.
@@ -115,7 +114,7 @@ fn left_over(listing: &str) -> Vec<&str> {
 /// The end of a program that was begun then, once what its activation said is with the program's own words. It is another
 /// one if the program takes an activation that was broken off for one that is done: when its unit is stopped, by a
 /// shutdown or by hand, that counts as a clean end, and `nixos-rebuild` exits with 0.
-pub(super) async fn settled(keeper: &mut ProcessRunner, end: End, began: Timestamp) -> End {
+pub(super) async fn settled(activation: Option<&Activation>, log: &mut Log, end: End, began: Timestamp) -> End {
     if !matches!(end, End::Exited(_) | End::Killed(_) | End::TimedOut) {
         return end;
     }
@@ -123,8 +122,7 @@ pub(super) async fn settled(keeper: &mut ProcessRunner, end: End, began: Timesta
     if end == End::Exited(0) && output("systemctl", &["is-system-running"]).await == "stopping" {
         return broken_off;
     }
-    let unit = keeper.activation.as_ref().map(|activation| activation.unit.clone());
-    let unit = unit.or_else(|| named(&keeper.log.tail()));
+    let unit = activation.map(|activation| activation.unit.clone()).or_else(|| named(&log.tail()));
     // To the millisecond: a run right before this one may have had to be stopped.
     let since = format!("--since=@{}.{:03}", began.as_second(), began.as_millisecond().rem_euclid(1_000));
     let journal = async |unit: &str, kind: &str| {
@@ -136,8 +134,8 @@ pub(super) async fn settled(keeper: &mut ProcessRunner, end: End, began: Timesta
         // Some releases give the activation no pipe to them, and what it says goes to the journal.
         let said = journal(unit, "_TRANSPORT=stdout").await;
         if !said.is_empty() {
-            keeper.log.reach(Phase::Activate);
-            keeper.log.write(format!("{said}\n").as_bytes());
+            log.reach(Phase::Activate);
+            log.write(format!("{said}\n").as_bytes());
         }
     }
     // One that was over before it was seen had any of these names.

@@ -40,6 +40,6 @@ pub(super) async fn follow(host: &Host, dir: &RunDir, before: &mut SystemSnapsho
 
 /// Puts it on record, and keeps it from the garbage collector.
 pub(super) fn note(host: &Host, dir: &RunDir, before: &SystemSnapshot) -> io::Result<()> {
-    host.keep(before);
+    host.keep(before.current_path(), before.profile_path());
     dir.write_before(before)
 }

@@ -12,8 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::*;
 use crate::listener::host::tests::{make_system, point};
 use crate::listener::run::tests::{give_back, spec};
-use crate::listener::run::{RunResult, Spec};
-use crate::listener::verdict::Verdict;
+use crate::listener::run::{RunResult, Spec, Verdict};
 use crate::lookup::testing::{git, repository};
 use crate::protocol::{Action, ErrorCode, FlakeUrl, Phase, Response, Status};
 
@@ -31,6 +30,7 @@ fi";
 
 mod by_hand;
 mod returning;
+mod systems;
 
 #[test]
 fn be_the_supervisor() {
@@ -170,7 +170,7 @@ fn a_signal_and_a_missing_program_are_told() {
     let folder = tempfile::tempdir().unwrap();
     let program = folder.path().join("bin/nixos-rebuild");
     let (result, _, _) = Supervised::on(folder, "", |_| fs::remove_file(program).unwrap()).ended();
-    let why = "nixos-rebuild cannot be started: No such file or directory (os error 2): nixos-rebuild must be on the PATH of the listener";
+    let why = "nixos-rebuild cannot be started: No such file or directory (os error 2): it must be on the PATH of the listener";
     assert_eq!(verdict(&result), format!("failed build_failed: {why}"));
 }
 

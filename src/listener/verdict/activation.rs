@@ -1,6 +1,7 @@
 //! Why an activation failed, and whether what failed is held against it. Pure.
 
 use super::success::{success, verify};
+use super::units::units_that_failed;
 use super::{Evidence, NEEDS_REBOOT, UNITS_FAILED, Verdict};
 use crate::listener::output::{self, switch};
 use crate::listener::run::{Spec, UserUnits};
@@ -77,15 +78,6 @@ pub(super) fn failure(spec: &Spec, code: i32, evidence: &Evidence<'_>) -> Verdic
 
 fn listed(what: &str, names: &[String]) -> Option<String> {
     (!names.is_empty()).then(|| format!("{what}: {}", names.join(", ")))
-}
-
-/// The units that have failed now and had not before; unknown where there is no systemd to ask.
-pub(super) fn units_that_failed(Evidence { before, after, lines, .. }: &Evidence<'_>) -> Option<Vec<String>> {
-    let (before, mut now) = (before.failed_units.as_ref()?, after.failed_units.clone()?);
-    // One that is being started once more at the very moment is not on the list, nor one whose requirements failed.
-    now.extend(switch::failed_units(lines));
-    now.extend(switch::failed_jobs(lines));
-    Some(now.difference(before).cloned().collect())
 }
 
 /// The units that are named as failed where all of them had failed before. An exit code that they explain is no failure

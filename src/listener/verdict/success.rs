@@ -1,6 +1,6 @@
 //! Whether a run that is said to have gone well did. Pure.
 
-use super::activation::units_that_failed;
+use super::units::units_that_failed;
 use super::{Evidence, Verdict};
 use crate::listener::snapshot::SystemSnapshot;
 use crate::protocol::{Action, ErrorCode};

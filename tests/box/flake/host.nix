@@ -1,4 +1,5 @@
-# What does not change about the host.
+# What does not change about a host.
+hostname:
 { lib, ... }:
 let
   host = builtins.fromJSON (builtins.readFile ./host.json);
@@ -24,7 +25,7 @@ in
   };
 
   config = {
-    networking.hostName = host.hostname;
+    networking.hostName = hostname;
     services.homelab-deploy.listener = {
       enable = true;
       tier = "prod";
