@@ -18,16 +18,13 @@ use crate::report::describe;
 use crate::rollout::HostOutcome;
 use crate::rollout::summary::{HostState, HostView};
 
-/// What `rollback` takes.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
 pub(super) struct RollbackArguments {
     /// The one host to return. Give exactly one of `hostname` and `rollout_id`.
-    #[serde(default)]
     #[schemars(with = "String")]
     hostname: Option<HostName>,
     /// The rollout whose hosts return.
-    #[serde(default)]
     #[schemars(with = "String")]
     rollout_id: Option<String>,
 }
