@@ -49,7 +49,6 @@ pub enum StartError {
     #[error("--tools and --read-only leave no tool")]
     #[diagnostic(help("name tools that change nothing, or leave one of both flags out"))]
     NoTools,
-    /// The key for the test tier is the administrator's.
     #[error("--nkey-file and --admin-nkey-file have the same key")]
     #[diagnostic(help(
         "the key in --nkey-file bounds the tools for the test tier: give it a key that may deploy there only"
@@ -60,7 +59,6 @@ pub enum StartError {
 /// Why the server ended although its client did not ask for it.
 #[derive(Debug, Error, Diagnostic)]
 pub enum ServeError {
-    /// The first message does not begin a conversation.
     #[error("the client did not begin as the Model Context Protocol has it: {0}")]
     #[diagnostic(help("this command is for programs: `docs/mcp.md` says how to add it to an assistant"))]
     Opening(#[source] Box<ServerInitializeError>),

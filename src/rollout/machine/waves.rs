@@ -52,9 +52,7 @@ impl Machine {
     }
 
     fn enter_wave(&mut self, now: Duration) {
-        let Some(range) = self.ranges.get(self.state.current()) else {
-            return self.finish(now, Outcome::Succeeded);
-        };
+        let Some(range) = self.ranges.get(self.state.current()) else { return self.finish(now, Outcome::Succeeded) };
         if self.state.interrupt.is_some() {
             return self.stop(now, SkipReason::Interrupt, Outcome::Interrupted);
         }
