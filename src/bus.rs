@@ -22,8 +22,9 @@ use std::time::Duration;
 
 use async_nats::client::ReconnectError;
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, ServerAddr, Subscriber};
-use futures_util::StreamExt;
+use futures_util::future::select_ok;
 use futures_util::stream::{FuturesUnordered, SelectAll};
+use futures_util::{FutureExt, StreamExt};
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
@@ -54,13 +55,18 @@ struct Temper {
     longest_pause: Duration,
     /// How long the server may be silent before it is asked for a sign of life. Three times that, and the connection is down.
     ping_after: Duration,
+    /// Whether an address that does not answer is passed after a second. The connection keeps that haste when it reconnects.
+    hurries: bool,
 }
 
 /// A person waits: a connection that stands still is noticed before its hosts are called unreachable.
-const OPERATOR: Temper = Temper { longest_pause: Duration::from_secs(2), ping_after: Duration::from_secs(2) };
+const OPERATOR: Temper =
+    Temper { longest_pause: Duration::from_secs(2), ping_after: Duration::from_secs(2), hurries: true };
 
-/// A listener has all day, and a server that comes back must not be met by a crowd.
-const LISTENER: Temper = Temper { longest_pause: Duration::from_secs(30), ping_after: Duration::from_mins(1) };
+/// A listener has all day, and a server that comes back must not be met by a crowd. A host whose way to the server broke without
+/// a word is back after a minute.
+const LISTENER: Temper =
+    Temper { longest_pause: Duration::from_secs(30), ping_after: Duration::from_secs(20), hurries: false };
 
 /// How many messages a subscription holds before it drops some, unless the caller knows how many to expect.
 pub const SUBSCRIPTION_CAPACITY: usize = 65_536;
@@ -190,10 +196,24 @@ impl<'a> Dialer<'a> {
         }
     }
 
+    /// Tries the addresses of a server's name one after another. Where the first one swallows packets and a person waits, a
+    /// second attempt that gives each of them less time passes the first.
     async fn try_server(&self, position: usize, server: &'a ServerUrl) -> Result<Bus, (usize, Failure)> {
+        let addresses = count_addresses(server).await.map_err(|why| (position, Failure::Other(why)))?;
+        let thorough = self.try_addresses(position, share(addresses));
+        if addresses < 2 || !self.temper.hurries {
+            return thorough.await;
+        }
+        let hurried = async {
+            sleep(HEAD_START).await;
+            self.try_addresses(position, LEAST_SHARE).await
+        };
+        let (bus, _) = select_ok([thorough.boxed(), hurried.boxed()]).await?;
+        Ok(bus)
+    }
+
+    async fn try_addresses(&self, position: usize, share: Duration) -> Result<Bus, (usize, Failure)> {
         let failed = |failure| (position, failure);
-        let addresses = count_addresses(server).await.map_err(|why| failed(Failure::Other(why)))?;
-        let share = share(addresses);
         let (translator, events) = Translator::new();
         let backoff = Arc::new(Backoff::starting_at(position, self.temper.longest_pause));
         let servers: Vec<ServerAddr> = self.settings.servers.iter().map(|server| server.0.clone()).collect();

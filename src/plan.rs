@@ -4,6 +4,7 @@
 //!
 //! - `key`: every key of a plan; `schema` tells editors of them;
 //! - `format`: TOML to a [`Plan`], with every mistake of the file at its place;
+//! - `hooks`: programs that are told how a rollout goes;
 //! - `rollback`: when hosts return to what they ran before;
 //! - `target`: the words that select hosts;
 //! - `roster`: who answered the roll call;
@@ -13,6 +14,7 @@
 mod diagnostic;
 pub mod flake;
 mod format;
+mod hooks;
 mod key;
 mod keys;
 mod missed;
@@ -32,6 +34,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 pub use self::diagnostic::{PlanDiagnostic, PlanErrors};
+pub use self::hooks::{Hook, Hooks};
 pub use self::resolved::{Check, Groups, Limits, ResolvedHost, ResolvedPlan, ResolvedWave};
 pub use self::rollback::{BadConfirmTimeout, CONFIRM_TIMEOUT, Rollback, parse_confirm_timeout};
 pub use self::roster::Roster;

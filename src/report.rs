@@ -30,7 +30,7 @@ pub use format::DisplayDuration;
 pub use hosts::{HostsView, hosts_table};
 pub use json::Json;
 pub use lines::Lines;
-pub use preview::preview;
+pub use preview::{changes, preview};
 pub use recap::recap;
 pub use rollouts::{Liveness, rollouts_json, rollouts_table};
 pub use wording::{cause, missed};

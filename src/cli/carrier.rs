@@ -16,7 +16,7 @@ use crate::bus::Bus;
 use crate::clock;
 use crate::operator::journal::Journal;
 use crate::operator::{Drive, DriveError, Fleet, FleetTask};
-use crate::report;
+use crate::report::{self, Document, Liveness};
 use crate::rollout::{Machine, Outcome, PREPARED, Rollout, Summary};
 
 /// What a rollout is carried out with.
@@ -30,6 +30,12 @@ pub(super) struct Carrier<'a> {
 #[error("the journal does not say what the rollout is about")]
 #[diagnostic(help("it ended before anything was recorded, and so nothing was sent: start anew"))]
 pub(super) struct NothingRecorded;
+
+/// What a hook reads on its standard input: what `report --format json` prints.
+fn for_hooks(summary: &Summary) -> String {
+    let liveness = if summary.outcome.is_some() { Liveness::Over } else { Liveness::Running };
+    Document::of(summary, liveness, clock::now()).map_or_else(String::new, |document| format!("{}\n", document.json()))
+}
 
 impl Carrier<'_> {
     /// Begins a rollout, and carries it out until it has ended. Nothing is sent that could not be recorded.
@@ -64,7 +70,7 @@ impl Carrier<'_> {
         messages.spawn(link.serve(end));
         let display = Display::start(self.display.reporter(), recorded);
         let confirm = confirm::wave(self.display.audience(), display.shown());
-        let drive = Drive::new(fleet, Some(journal), vec![Box::new(display)], interrupts, confirm);
+        let drive = Drive::new(fleet, Some(journal), vec![Box::new(display)], interrupts, confirm, for_hooks);
         let ended = drive.run(&mut machine).await;
         // The drive has let go of its ends of the channels; what it published last is flushed before the command ends.
         messages.join_all().await;

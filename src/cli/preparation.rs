@@ -6,10 +6,11 @@ use thiserror::Error;
 
 use super::exit::{CommandError, Exit};
 use super::flake::{self, FlakeArgs};
+use super::hook_args::HookArgs;
 use super::operator::{Audience, OperatorArgs};
 use super::out;
 use super::plan_file::PlanArgs;
-use super::rollback::RollbackArgs;
+use super::rollback_args::RollbackArgs;
 use super::state::StateArgs;
 use crate::bus::Bus;
 use crate::operator::plan_file::PlanFile;
@@ -46,6 +47,9 @@ pub(super) struct Preparation {
     /// Ask hosts as well that are current: they run and boot what the last deployment of this commit made
     #[arg(long, env = "HOMELAB_DEPLOY_EVEN_IF_CURRENT", value_parser = crate::cli::switch::read)]
     even_if_current: bool,
+
+    #[command(flatten)]
+    hooks: HookArgs,
 
     #[command(flatten)]
     pub(super) flake: FlakeArgs,
@@ -95,6 +99,7 @@ impl Preparation {
             part: self.part(),
             operator: self.operator.name(),
             kind: Kind::Rollout,
+            hooks: self.hooks.hooks(),
             even_if_current: self.even_if_current,
             journals: self.state.journals(),
             cache: self.state.cache(),
@@ -102,7 +107,7 @@ impl Preparation {
         };
         let mut bus = self.operator.connect().await?;
         let prepared = wanted.prepare(&mut bus, &self.operator.discovery(&self.state)).await;
-        let mut prepared = prepared.map_err(|error| unprepared(error, &file))?;
+        let mut prepared = prepared.map_err(|error| unprepared_file(error, &file))?;
         prepared.warnings.extend(report::missed(&prepared.missed(&self.state.journals())));
         let preview = report::preview(&prepared.rollout, &prepared.warnings, out::width());
         Ok(Previewed { bus, prepared, preview })
@@ -117,10 +122,17 @@ impl Preparation {
     }
 }
 
-fn unprepared(error: PrepareError, file: &PlanFile) -> CommandError {
+fn unprepared_file(error: PrepareError, file: &PlanFile) -> CommandError {
     match error {
         PrepareError::Plan(mistakes) => Exit::Usage.with(file.place(mistakes)),
-        PrepareError::Selection(_) => Exit::Usage.with(error),
+        error => unprepared(error),
+    }
+}
+
+/// Why nothing could be prepared that is in no file.
+pub(super) fn unprepared(error: PrepareError) -> CommandError {
+    match error {
+        PrepareError::Plan(_) | PrepareError::Selection(_) => Exit::Usage.with(error),
         PrepareError::Fleet(_) | PrepareError::Flake(_) | PrepareError::Lookup(_) | PrepareError::TwoMachines(_) => {
             Exit::Precondition.with(error)
         }

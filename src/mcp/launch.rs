@@ -19,7 +19,7 @@ use super::progress::Progress;
 use super::settings::Credential;
 use crate::operator::detach::{Background, DetachError};
 use crate::operator::{Discovered, Kind, Part, PrepareOptions, Prepared};
-use crate::plan::{Plan, Selector, Settings, Wave};
+use crate::plan::{Hooks, Plan, Selector, Settings, Wave};
 use crate::protocol::{Revision, Role, RolloutId, Target, Tier};
 use crate::report;
 use crate::rollout::PlanSource;
@@ -91,6 +91,8 @@ impl Context {
             part: Part::Whole,
             operator: self.settings.operator.clone(),
             kind: Kind::Rollout,
+            // What an assistant has done tells what its plan says, and nothing else runs here.
+            hooks: Hooks::default(),
             journals: self.settings.journals.clone(),
             flakes: self.settings.flakes.clone(),
             cache: self.settings.cache.clone(),

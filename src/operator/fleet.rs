@@ -67,6 +67,8 @@ pub enum Outbound {
     Publish(Dispatch),
     /// Ask every host whether it is there.
     CallRoll,
+    /// Have the server prove that it has read all that was published before: [`FleetEvent::Proved`] comes back.
+    Prove,
     /// Tell other operators, when they call the roll, that this rollout runs: for each tier what concerns that one.
     Announce(Vec<RolloutReport>),
 }
@@ -74,6 +76,8 @@ pub enum Outbound {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FleetEvent {
     Input(Input),
+    /// The server has read all that was published, and what it had sent before was passed on.
+    Proved,
     /// The server refuses something that the rollout cannot do without.
     Refused(Violation),
 }

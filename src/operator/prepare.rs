@@ -21,7 +21,7 @@ use super::revision::{UnresolvedError, commits_at_hand, resolve_revision};
 use crate::bus::Bus;
 use crate::clock;
 use crate::lookup::LookupError;
-use crate::plan::{Plan, PlanErrors, ResolvedPlan, Roster};
+use crate::plan::{Hooks, Plan, PlanErrors, ResolvedPlan, Roster};
 use crate::protocol::{Action, Commit, FlakeUrl, HostName, RequestIds, Revision, RolloutId, RolloutReport, Tier};
 use crate::rollout::{PlanSource, Rollout};
 use crate::text::safe;
@@ -43,6 +43,8 @@ pub struct PrepareOptions {
     pub kind: Kind,
     /// Whether a plan asks hosts as well that are current.
     pub even_if_current: bool,
+    /// What is told how the rollout goes, where the plan says nothing of it.
+    pub hooks: Hooks,
     pub journals: Journals,
     /// Where it is looked up, where the plan does not say it.
     pub flakes: FlakeRules,
@@ -228,6 +230,7 @@ impl PrepareOptions {
         };
         let (mut frozen, mut warnings) = self.plan.resolve(&roster)?;
         frozen.remembered = remembered;
+        frozen.hooks = std::mem::take(&mut self.hooks);
         if self.source.is_some() {
             warnings.extend(self.plan.advice(&frozen));
         }

@@ -10,6 +10,7 @@ use rustc_hash::FxHashMap;
 use crate::protocol::{Action, Feature, HostName, Role, Target, Tier};
 
 use super::diagnostic::{PlanDiagnostic, PlanErrors, list};
+use super::hooks::Hooks;
 use super::resolved::{Check, Groups, Limits, ResolvedHost, ResolvedPlan, ResolvedWave};
 use super::roster::{Address, Roster};
 use super::{CONFIRM_TIMEOUT, Plan, Rollback, Selector, Settings, Spanned, Wave};
@@ -37,7 +38,16 @@ impl Plan {
         let waves: Vec<ResolvedWave> = self.waves.iter().map(|wave| resolver.wave(wave)).collect();
         PlanErrors::unless_none(resolver.mistakes)?;
         let name = self.name.clone();
-        Ok((ResolvedPlan { name, waves, left_out: BTreeSet::new(), remembered: BTreeSet::new() }, resolver.warnings))
+        Ok((
+            ResolvedPlan {
+                name,
+                waves,
+                left_out: BTreeSet::new(),
+                remembered: BTreeSet::new(),
+                hooks: Hooks::default(),
+            },
+            resolver.warnings,
+        ))
     }
 
     /// What the author of the plan may not have meant.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::hooks::Hooks;
 use super::rollback::{CONFIRM_TIMEOUT, Rollback};
 use super::roster::groups_of;
 use crate::protocol::{Action, Commit, HostName, HostReport, RETURN_WITHIN, Subject, Target, Tier};
@@ -22,6 +23,9 @@ pub struct ResolvedPlan {
     /// and not charged.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub remembered: BTreeSet<HostName>,
+    /// What is told how the rollout goes.
+    #[serde(default, skip_serializing_if = "Hooks::is_empty")]
+    pub hooks: Hooks,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

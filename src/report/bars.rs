@@ -150,7 +150,8 @@ fn fact(page: &Layout<'_>, event: &Event) -> Option<Line> {
         | EventKind::WaveEnded { .. }
         | EventKind::Interrupted { .. }
         | EventKind::Connection { .. }
-        | EventKind::UnexpectedResponse { .. } => page.event(event),
+        | EventKind::UnexpectedResponse { .. }
+        | EventKind::HookFailed { .. } => page.event(event),
         EventKind::TurnedUp { .. }
         | EventKind::AwaitingConfirmation { .. }
         | EventKind::WaveStarted { .. }

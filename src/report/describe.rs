@@ -1,6 +1,6 @@
 //! The facts about one host of a rollout, the same for the terminal, `--json` and assistants.
 
-use super::host_state::{runs_now, status};
+use super::host_state::status;
 use super::wording;
 use crate::protocol::{Commit, ErrorCode, Response};
 use crate::rollout::summary::{HostState, HostView};
@@ -44,7 +44,7 @@ pub fn describe<'a>(host: &'a HostView, rollout: &Rollout) -> HostFacts<'a> {
     };
     HostFacts {
         status: status(host),
-        runs_now: runs_now(host, rollout),
+        runs_now: host.runs_now(rollout),
         ran_before: host.ran_before(rollout).cloned(),
         error,
         message,

@@ -2,7 +2,9 @@
 
 use jiff::Timestamp;
 
-use super::format::{DisplayDuration, Symbol, columns, count, fill, pad, safe, shorten, widest, wrap_indented};
+use super::format::{
+    DisplayDuration, Symbol, columns, count, fill, first_line, pad, safe, shorten, widest, wrap_indented,
+};
 use super::{Style, wording};
 use crate::plan::ResolvedWave;
 use crate::protocol::HostName;
@@ -144,6 +146,9 @@ impl<'a> Layout<'a> {
             EventKind::UnexpectedResponse { host, anomaly } => {
                 let sentence = wording::anomaly(host, anomaly, self.summary);
                 Some(Line::new(Warning, format!("warning: {sentence}")))
+            }
+            EventKind::HookFailed { hook, reason } => {
+                Some(Line::new(Warning, format!("warning: {hook} failed: {}", first_line(reason))))
             }
             // A host that accepts starts a moment later, and the recap shows how it ended.
             EventKind::Accepted { .. } | EventKind::Ended { .. } => None,

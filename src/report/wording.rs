@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::format::{DisplayDuration, Row, count, first_line, safe, shorten};
-use super::host_state::{runs_now, status};
+use super::host_state::status;
 use crate::plan::ResolvedPlan;
 use crate::protocol::{Action, ErrorCode, HostName, Response};
 use crate::rollout::summary::{Counts, HostState, HostView, ReturnView};
@@ -23,7 +23,7 @@ const MAX_NAMES: usize = 8;
 
 /// Whether no plan was written down for this: it is a single deployment, whose one wave is nothing to speak of.
 pub(super) fn is_deployment(rollout: &Rollout) -> bool {
-    rollout.source.is_none()
+    rollout.source.is_none() && rollout.plan.waves.len() <= 1
 }
 
 /// What is deployed: `main -> 8c1f0e2`, or just one of both where there is no other.
@@ -190,7 +190,7 @@ pub(super) fn standing(host: &HostView, rollout: &Rollout) -> Option<String> {
     if rolled_back(host, rollout).is_some() {
         return None;
     }
-    let word = if runs_now(host, rollout).is_some() { "still" } else { "was" };
+    let word = if host.runs_now(rollout).is_some() { "still" } else { "was" };
     host.ran_before(rollout).map(|commit| format!("({word} on {})", commit.short()))
 }
 

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::description::Rollout;
+use crate::plan::Hook;
 use crate::protocol::{Commit, HostName, Phase, RequestId, Response, Status, Tier};
 
 /// Something that happened, and when by the operator's clock.
@@ -128,6 +129,11 @@ pub enum EventKind {
         host: HostName,
         #[serde(flatten)]
         anomaly: UnexpectedResponse,
+    },
+    /// A program on the operator's machine was to be told of the rollout, in vain. That changes nothing.
+    HookFailed {
+        hook: Hook,
+        reason: String,
     },
     Ended {
         outcome: Outcome,

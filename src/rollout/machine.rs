@@ -282,6 +282,17 @@ impl Machine {
         self.advance(now);
     }
 
+    /// Whether [`Self::handle_deadline`] would give up a host for its silence: a good time to find out whose silence it is.
+    pub fn gives_up(&self, now: Duration) -> bool {
+        if self.outcome().is_some() || !self.is_up() {
+            return false;
+        }
+        let due = self.timers.iter().take_while(|(due, _)| *due <= now);
+        let mut flights = due.filter_map(|(_, index)| self.contact(*index).flight());
+        let is_over = |flight: &InFlight| now >= flight.deadline;
+        flights.any(is_over) || self.returning.as_ref().is_some_and(|back| is_over(&back.flight))
+    }
+
     /// When [`Self::handle_deadline`] wants to be called, if nothing happens before.
     pub fn deadline(&self) -> Option<Duration> {
         if self.outcome().is_some() {

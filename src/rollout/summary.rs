@@ -105,7 +105,7 @@ impl Summary {
                 }
             }
             EventKind::Interrupted { how } => self.interrupt = self.interrupt.max(Some(*how)),
-            EventKind::Connection { .. } => {}
+            EventKind::Connection { .. } | EventKind::HookFailed { .. } => {}
             EventKind::Resolved { revision, .. } => {
                 if let Some(rollout) = &mut self.rollout {
                     Arc::make_mut(rollout).revision = revision.clone().into();

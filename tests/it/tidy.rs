@@ -42,6 +42,7 @@ const NEVER: &[(&str, &[&str], &[&str])] = &[
             "src/operator/check",
             "src/operator/detach",
             "src/operator/history",
+            "src/operator/hooks",
             "src/lookup",
             "src/process_group",
         ],

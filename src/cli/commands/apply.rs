@@ -61,7 +61,7 @@ pub(in crate::cli) struct Apply {
 }
 
 #[derive(Debug, Error, Diagnostic)]
-enum ApplyError {
+pub(super) enum ApplyError {
     #[error("there is nobody to ask whether to start")]
     #[diagnostic(help("add --yes: with --json, and without a terminal, no question can be answered"))]
     NobodyToAsk,

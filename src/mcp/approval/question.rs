@@ -6,7 +6,7 @@ use std::fmt;
 use rmcp::model::JsonObject;
 use serde::Serialize;
 
-use crate::plan::{ResolvedHost, ResolvedWave};
+use crate::plan::{Hook, ResolvedHost, ResolvedWave};
 use crate::protocol::{HostName, Revision, Tier};
 use crate::rollout::Rollout;
 use crate::text::safe;
@@ -58,7 +58,7 @@ impl<'a> Question<'a> {
             needs_a_person: tiers.is_empty() || tiers.iter().any(|tier| *tier != Tier::Test),
             tiers,
             hosts: plan.hosts().map(|host| &host.hostname).collect(),
-            steps: plan.waves.iter().map(step).collect(),
+            steps: plan.hooks.all().map(told).chain(plan.waves.iter().map(step)).collect(),
             back: going_back.map(|host| format!("{} goes BACK from {}", host.hostname, from(host))).collect(),
             asked: &rollout.asked,
             commit: &rollout.revision,
@@ -91,6 +91,11 @@ impl<'a> Question<'a> {
 fn tiers_of(host: &ResolvedHost) -> [Tier; 2] {
     let by_subject = host.subject().target().ok().and_then(|target| target.tier());
     [host.tier, by_subject.unwrap_or(Tier::Prod)]
+}
+
+/// A program that would run on this machine to be told of the rollout.
+fn told((hook, command): (Hook, &Vec<String>)) -> String {
+    safe(&format!("{hook}: runs {} here", command.join(" ")))
 }
 
 /// What a wave does, with the command that would run on this machine.

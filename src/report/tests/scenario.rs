@@ -83,7 +83,13 @@ pub(in crate::report) fn rollout(name: &str, waves: Vec<ResolvedWave>) -> Rollou
         revision: commit(NEW).into(),
         subject: Some("flake: bump nixpkgs".to_owned()),
         source: Some(PlanSource { path: format!("/plans/{name}.toml"), digest: "0".to_owned() }),
-        plan: ResolvedPlan { name: name.to_owned(), waves, left_out: BTreeSet::new(), remembered: BTreeSet::new() },
+        plan: ResolvedPlan {
+            name: name.to_owned(),
+            waves,
+            left_out: BTreeSet::new(),
+            remembered: BTreeSet::new(),
+            hooks: crate::plan::Hooks::default(),
+        },
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::protocol::{Commit, HostName, Phase, RequestId, Response};
+use crate::protocol::{Action, Commit, ErrorCode, HostName, Phase, RequestId, Response};
 use crate::rollout::description::Rollout;
 use crate::rollout::event::{HostOutcome, WaveIndex, WaveVerdict};
 
@@ -155,6 +155,46 @@ impl HostView {
     pub fn ran_before<'a>(&'a self, rollout: &'a Rollout) -> Option<&'a Commit> {
         let said = self.response.as_deref().and_then(|response| response.previous_revision.as_ref());
         said.or_else(|| rollout.plan.waves.get(self.wave.0)?.hosts.get(self.index)?.revision.as_ref())
+    }
+
+    /// The commit that the host runs now. A rollback, an action that activates nothing, and a failure that comes before the
+    /// activation leave what ran before; after other failures nobody knows.
+    pub fn runs_now(&self, rollout: &Rollout) -> Option<Commit> {
+        use ErrorCode::{AlreadyRunning, BuildFailed, Expired, InvalidAction, InvalidRequest, InvalidRevision};
+        let before = || self.ran_before(rollout).cloned();
+        if let Some(rollback) = &self.returning {
+            return if rollback.outcome == Some(HostOutcome::Completed) { before() } else { None };
+        }
+        let response = self.response.as_deref();
+        match self.state {
+            HostState::Pending | HostState::Final(HostOutcome::Skipped(_) | HostOutcome::Rejected) => before(),
+            HostState::Final(HostOutcome::Completed) => match rollout.plan.waves.get(self.wave.0)?.action {
+                Action::Switch | Action::Test => {
+                    response.and_then(|response| response.revision.clone()).or_else(|| rollout.revision.commit())
+                }
+                Action::Boot | Action::DryActivate => before(),
+            },
+            HostState::Final(HostOutcome::Current) => rollout.revision.commit(),
+            HostState::Final(HostOutcome::Failed) => {
+                let response = response?;
+                let is_untouched = matches!(
+                    response.error,
+                    Some(BuildFailed | InvalidRevision | InvalidAction | InvalidRequest | AlreadyRunning | Expired)
+                );
+                if response.rolled_back.unwrap_or(is_untouched) { before() } else { None }
+            }
+            HostState::Final(HostOutcome::Unreachable | HostOutcome::TimedOut)
+            | HostState::Dispatched
+            | HostState::Accepted
+            | HostState::Started(_)
+            | HostState::Waiting(_) => None,
+        }
+    }
+
+    /// Whether the rollout left the host with something else than it ran before, or may have.
+    pub fn is_changed(&self, rollout: &Rollout) -> bool {
+        let was_asked = !matches!(self.state, HostState::Pending | HostState::Final(HostOutcome::Skipped(_)));
+        was_asked && self.ran_before(rollout).is_some_and(|before| self.runs_now(rollout).as_ref() != Some(before))
     }
 
     /// Whether it is current, or completed and was not asked to go back from that. One that was asked and could not may run

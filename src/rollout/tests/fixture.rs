@@ -105,6 +105,7 @@ pub(super) fn rollout(waves: impl Into<Vec<ResolvedWave>>) -> Arc<Rollout> {
             waves: waves.into(),
             left_out: BTreeSet::new(),
             remembered: BTreeSet::new(),
+            hooks: crate::plan::Hooks::default(),
         },
     })
 }
