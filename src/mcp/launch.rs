@@ -95,6 +95,8 @@ impl Context {
             hooks: Hooks::default(),
             journals: self.settings.journals.clone(),
             flakes: self.settings.flakes.clone(),
+            systems: None,
+            binary_cache: None,
             cache: self.settings.cache.clone(),
         }
     }
