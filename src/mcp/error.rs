@@ -1,8 +1,6 @@
 //! What a tool answers when it did not do what was asked: a code, what is wrong, and what to do next.
 
 use miette::Diagnostic;
-use rmcp::ErrorData;
-use rmcp::handler::server::tool::IntoCallToolResult;
 use rmcp::model::{CallToolResponse, CallToolResult, ContentBlock};
 
 use super::policy::RevisionNotAllowed;
@@ -47,8 +45,8 @@ impl ToolError {
             .next("check with rollout_status what was done before you try again")
     }
 
-    fn into_result(self) -> CallToolResult {
-        CallToolResult::error(vec![ContentBlock::text(self.text())])
+    pub(super) fn into_response(self) -> CallToolResponse {
+        CallToolResult::error(vec![ContentBlock::text(self.text())]).into()
     }
 
     /// The whole of it, as the assistant reads it.
@@ -95,12 +93,6 @@ impl From<FleetError> for ToolError {
             FleetError::Refused(_) | FleetError::NotForTier { .. } => Self::told("permission_denied", &error),
             FleetError::Disconnected => Self::told("bus_unreachable", &error),
         }
-    }
-}
-
-impl IntoCallToolResult for ToolError {
-    fn into_call_tool_result(self) -> Result<CallToolResponse, ErrorData> {
-        Ok(self.into_result().into())
     }
 }
 

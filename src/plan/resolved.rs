@@ -207,9 +207,7 @@ impl ResolvedPlan {
     }
 
     fn longest_wave(&self, index: usize) -> Duration {
-        let Some(ResolvedWave { hosts, limits, .. }) = self.waves.get(index) else {
-            return Duration::ZERO;
-        };
+        let Some(ResolvedWave { hosts, limits, .. }) = self.waves.get(index) else { return Duration::ZERO };
         let rounds = u32::try_from(hosts.len().div_ceil(limits.max_parallel.max(1))).unwrap_or(u32::MAX);
         let check = limits.check.as_ref().map(|check| check.timeout);
         let returns = match limits.rollback {

@@ -38,7 +38,6 @@ pub enum NameError {
     Reserved { kind: &'static str, name: String },
     #[error("{0:?} is not a tier: the tiers are test and prod")]
     Tier(String),
-    /// Not an action of `nixos-rebuild` that can be deployed.
     #[error("{0:?} is not an action: the actions are switch, boot, test and dry-activate")]
     Action(String),
 }

@@ -50,7 +50,7 @@ pub fn preview(rollout: &Rollout, warnings: &[String], changed: Option<&Changes>
 }
 
 /// From which commit hosts go back and to which, a line for each commit that they run now.
-pub fn changes(rollout: &Rollout) -> String {
+pub fn way_back(rollout: &Rollout) -> String {
     let to = wording::revision(rollout);
     let mut by_commit: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for host in rollout.plan.hosts().filter(|host| !host.is_current) {

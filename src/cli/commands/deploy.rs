@@ -171,9 +171,11 @@ impl Deploy {
         let asks = is_person && !self.yes && is_risky;
         // Who goes back is asked in any case: without a terminal the command would not have come this far.
         if asks && (self.to.is_some() || io::stdin().is_terminal() && io::stderr().is_terminal()) {
-            let changes = if self.to.is_some() { report::changes(&prepared.rollout) } else { String::new() };
-            let preview = report::preview(&prepared.rollout, &prepared.warnings, None, out::width());
-            out::note(&format!("{preview}{changes}"));
+            let way_back = if self.to.is_some() { report::way_back(&prepared.rollout) } else { String::new() };
+            out::note(&format!(
+                "{}{way_back}",
+                report::preview(&prepared.rollout, &prepared.warnings, None, out::width())
+            ));
             return confirm::start().await;
         }
         if is_person {

@@ -140,7 +140,7 @@ impl Terms<'_> {
         self.force.check(&prepared)?;
         if self.display.audience() == Audience::Person {
             let preview = report::preview(&prepared.rollout, &prepared.warnings, None, out::width());
-            out::note(&format!("{preview}{}", report::changes(&prepared.rollout)));
+            out::note(&format!("{preview}{}", report::way_back(&prepared.rollout)));
         }
         if !self.yes && !confirm::start().await {
             out::note("Nothing was deployed.");

@@ -115,9 +115,7 @@ impl Machine {
 
     /// The time is up to ask the returning host again, or for it to have finished.
     pub(super) fn return_due(&mut self, now: Duration) {
-        let Some(Return { flight, .. }) = &mut self.returning else {
-            return;
-        };
+        let Some(Return { flight, .. }) = &mut self.returning else { return };
         if now >= flight.deadline {
             let outcome = flight.expired();
             self.returned(now, outcome, None);

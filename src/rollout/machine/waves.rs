@@ -55,9 +55,7 @@ impl Machine {
         if self.state.is_staging && self.state.current() > 0 {
             self.record(now, EventKind::Staged);
         }
-        let Some(range) = self.ranges.get(self.state.current()) else {
-            return self.finish(now, Outcome::Succeeded);
-        };
+        let Some(range) = self.ranges.get(self.state.current()) else { return self.finish(now, Outcome::Succeeded) };
         if self.state.interrupt.is_some() {
             return self.stop(now, SkipReason::Interrupt, Outcome::Interrupted);
         }

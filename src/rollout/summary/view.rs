@@ -180,8 +180,17 @@ impl HostView {
                 let response = response?;
                 let is_untouched = matches!(
                     response.error,
-                    Some(BuildFailed | InvalidRevision | InvalidAction | InvalidRequest | AlreadyRunning | Expired)
-                        | Some(WrongHost | NotAvailable | Untrusted)
+                    Some(
+                        BuildFailed
+                            | InvalidRevision
+                            | InvalidAction
+                            | InvalidRequest
+                            | AlreadyRunning
+                            | Expired
+                            | NotAvailable
+                            | Untrusted
+                            | WrongHost
+                    )
                 );
                 if response.rolled_back.unwrap_or(is_untouched) { before() } else { None }
             }
