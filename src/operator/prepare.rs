@@ -1,6 +1,7 @@
 //! Preparing a rollout: which hosts, which commit, which warnings. Nothing is deployed.
 
 mod remembered;
+mod systems;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -13,16 +14,18 @@ use tokio::try_join;
 use uuid::Uuid;
 
 use self::remembered::remember;
+use self::systems::leave_current;
+pub use self::systems::{SystemsFrom, changes_of};
 use super::flake::{FlakeError, FlakeRules, Need};
 use super::fleet::{Awaited, Discovered, Discovery, FleetError, Purpose, RollCall};
 use super::history::History;
 use super::journal::Journals;
-use super::nix::{BuildOptions, NixError, closures};
+use super::nix::NixError;
 use super::revision::{UnresolvedError, commits_at_hand, resolve_revision};
 use crate::bus::Bus;
 use crate::clock;
 use crate::lookup::LookupError;
-use crate::plan::{Changes, Hooks, Plan, PlanErrors, ResolvedPlan, Roster, Systems, runs};
+use crate::plan::{Changes, Hooks, Plan, PlanErrors, ResolvedPlan, Roster};
 use crate::protocol::{Action, Commit, FlakeUrl, HostName, RequestIds, Revision, RolloutId, RolloutReport, Tier};
 use crate::rollout::{PlanSource, Rollout};
 use crate::text::safe;
@@ -55,30 +58,6 @@ pub struct PrepareOptions {
     pub binary_cache: Option<String>,
     /// The folder for what the servers of repositories tell of commits; without one they are not asked.
     pub cache: Option<PathBuf>,
-}
-
-/// Where the systems come from that hosts are given.
-#[derive(Debug, Clone)]
-pub enum SystemsFrom {
-    /// They are built already.
-    Built(Systems),
-    /// They are built as soon as it is known for which hosts, and of which commit.
-    Building(BuildOptions),
-}
-
-impl SystemsFrom {
-    /// What a plan is for: the revision that was given, else its own, else what the systems were built from.
-    pub fn revision(systems: Option<&Self>, plan: &Plan, given: Option<Revision>) -> Result<Revision, PlanErrors> {
-        let built_from = systems.and_then(Self::commit).filter(|_| plan.revision.is_none());
-        plan.revision(given.or_else(|| built_from.cloned().map(Revision::from)))
-    }
-
-    const fn commit(&self) -> Option<&Commit> {
-        match self {
-            Self::Built(systems) => Some(&systems.commit),
-            Self::Building(_) => None,
-        }
-    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -320,36 +299,6 @@ impl PrepareOptions {
         Ok(Prepared { rollout, warnings, roster, others, ahead, changes })
     }
 
-    /// Gives the hosts of a plan the systems that were built for them, or are built now, and returns what those change.
-    async fn give_systems(
-        &self,
-        plan: &mut ResolvedPlan,
-        roster: &Roster,
-        flake: Option<&FlakeUrl>,
-        commit: &Commit,
-        warnings: &mut Vec<String>,
-    ) -> Result<Option<Changes>, PrepareError> {
-        let systems = match &self.systems {
-            None if self.plan.stage => return Err(Systems::missing_to_stage().into()),
-            None => return Ok(None),
-            Some(SystemsFrom::Built(systems)) => systems.clone(),
-            Some(SystemsFrom::Building(options)) => {
-                let flake = flake.ok_or(PrepareError::NoFlake)?;
-                options.build(flake, commit, plan.hosts().map(|host| &host.hostname)).await?
-            }
-        };
-        systems.check_commit(commit)?;
-        plan.take_systems(&systems)?;
-        let cache = self.binary_cache.as_ref().or(systems.cache.as_ref());
-        Ok(match changes_of(plan, roster, cache.map(String::as_str)).await {
-            Ok(changes) => Some(changes),
-            Err(error) => {
-                warnings.push(format!("what changes is not known: {error}"));
-                None
-            }
-        })
-    }
-
     /// Each host looks the branch up for itself, as listeners always could. None of them decides what another one runs.
     fn leave_to_hosts(&self, error: PrepareError) -> Result<String, PrepareError> {
         let is_answer = matches!(error, PrepareError::Lookup(UnresolvedError::Lookup(LookupError::NoSuchRef { .. })));
@@ -463,30 +412,6 @@ fn doubts(roster: &Roster, plan: &ResolvedPlan) -> Vec<String> {
     }
     let problems = problems.into_iter().map(|(message, hosts)| format!("{}: {}", names(&hosts), safe(message)));
     unproved.into_iter().chain(problems).collect()
-}
-
-/// Hosts that would only switch to what they run and boot are not asked.
-fn leave_current(commit: &Commit, plan: &mut ResolvedPlan, roster: &Roster) {
-    let waves = plan.waves.iter_mut().filter(|wave| wave.action == Action::Switch);
-    for host in waves.flat_map(|wave| &mut wave.hosts) {
-        let report = roster.host(host.tier, &host.hostname);
-        host.is_current = report.is_some_and(|report| match &host.system {
-            Some(system) => runs(report, system),
-            None => report.is_current(commit),
-        });
-    }
-}
-
-/// What changes on the hosts that get systems that were built before, as a cache tells it.
-pub async fn changes_of(plan: &ResolvedPlan, roster: &Roster, cache: Option<&str>) -> Result<Changes, NixError> {
-    let hosts = plan.hosts().filter_map(|host| {
-        let runs = roster.host(host.tier, &host.hostname).and_then(|report| report.system.as_deref());
-        Some((&host.hostname, runs, host.system.as_ref()?.as_str()))
-    });
-    let hosts: Vec<_> = hosts.collect();
-    let systems = hosts.iter().filter(|(_, runs, shall_run)| *runs != Some(*shall_run));
-    let systems = systems.flat_map(|(_, runs, shall_run)| runs.iter().copied().chain([*shall_run])).collect();
-    Ok(closures(systems, cache).await?.changes(hosts))
 }
 
 /// The hosts that would go back in history, as far as can be told. A dry run takes none back.

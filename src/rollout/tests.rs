@@ -13,6 +13,7 @@ mod resuming;
 mod roll_call_invariants;
 mod seen;
 mod sim;
+mod staging_invariants;
 mod transcript;
 mod transcripts;
 mod way_back;

@@ -10,10 +10,11 @@ use super::ledger::{Course, Ledger};
 use super::roll_call_invariants::{latecomers_are_named, roll_is_called};
 use super::seen::Seen;
 use super::sim::{Entry, Log};
+use super::staging_invariants::staged;
 use super::way_back;
 use super::world::World;
 use crate::plan::{Limits, Rollback};
-use crate::protocol::{Action, RETURN_WITHIN, Replies, Request};
+use crate::protocol::{RETURN_WITHIN, Replies, Request};
 use crate::rollout::summary::{HostState, WaveState};
 use crate::rollout::{
     Answer, Dispatch, Effect, EventKind, FailureReason, HostOutcome, Interrupt, Outcome, SkipReason, Summary,
@@ -129,22 +130,6 @@ fn is_behind(ledger: &Ledger, number: usize, course: &Course, now: Duration) -> 
     let all_final_and_baked = finals.all(|outcome| outcome.is_some_and(|(at, _)| at + bake_time <= now));
     let checked = limits.check.is_none() || course.check == Some(Ok(()));
     all_final_and_baked && checked && course.verdict == Some(WaveVerdict::Succeeded)
-}
-
-/// Where all hosts fetch first, none is asked for more before each has, or is excused.
-fn staged(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
-    let has_fetched = |seen: &Seen| match seen.fetched {
-        Some(HostOutcome::Completed | HostOutcome::Current) => true,
-        Some(HostOutcome::Unreachable) => ledger.waves[seen.own_wave].wave.limits.ignore_unreachable,
-        _ => false,
-    };
-    match entry {
-        Entry::Did(Effect::Send(dispatch) | Effect::AskState(dispatch)) if ledger.stages => {
-            let fetches = dispatch.request.action == Action::Fetch;
-            fetches == ledger.is_staging && (fetches || ledger.hosts.iter().all(has_fetched))
-        }
-        _ => true,
-    }
 }
 
 /// Nothing is sent in a wave whose budget is used up.

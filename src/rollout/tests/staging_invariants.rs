@@ -1,0 +1,25 @@
+//! The invariant of rollouts in which all hosts fetch their systems first.
+
+use std::time::Duration;
+
+use super::ledger::Ledger;
+use super::seen::Seen;
+use super::sim::Entry;
+use crate::protocol::Action;
+use crate::rollout::{Effect, HostOutcome};
+
+/// Where all hosts fetch first, none is asked for more before each has, or is excused.
+pub(super) fn staged(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
+    let has_fetched = |seen: &Seen| match seen.fetched {
+        Some(HostOutcome::Completed | HostOutcome::Current) => true,
+        Some(HostOutcome::Unreachable) => ledger.waves[seen.own_wave].wave.limits.ignore_unreachable,
+        _ => false,
+    };
+    match entry {
+        Entry::Did(Effect::Send(dispatch) | Effect::AskState(dispatch)) if ledger.stages => {
+            let fetches = dispatch.request.action == Action::Fetch;
+            fetches == ledger.is_staging && (fetches || ledger.hosts.iter().all(has_fetched))
+        }
+        _ => true,
+    }
+}
