@@ -51,7 +51,6 @@ const HEAD_START: Duration = Duration::from_millis(250);
 
 #[derive(Debug, Clone, Copy)]
 struct Temper {
-    /// The longest pause between two attempts to connect.
     longest_pause: Duration,
     /// How long the server may be silent before it is asked for a sign of life. Three times that, and the connection is down.
     ping_after: Duration,
@@ -164,7 +163,6 @@ struct Dialer<'a> {
     temper: Temper,
 }
 
-/// What came of an attempt in vain.
 enum Failure {
     Refused,
     Other(String),

@@ -21,11 +21,7 @@ pub enum BusError {
     Unreachable(Vec<Attempt>),
     #[error("{server} refuses this key")]
     #[diagnostic(help("add its public key to a user in the server's configuration: {{ nkey: {public_key} }}"))]
-    Refused {
-        server: ServerUrl,
-        /// The public half of the key in the seed file.
-        public_key: String,
-    },
+    Refused { server: ServerUrl, public_key: String },
     #[error("cannot read the seed file {0}: {1}")]
     #[diagnostic(help(
         "--nkey-file names the file with the seed of your NKey; `homelab-deploy keygen FILE` makes one"
@@ -52,7 +48,6 @@ pub enum BusError {
     },
 }
 
-/// A server that was tried in vain.
 #[derive(Debug, Clone)]
 pub struct Attempt {
     pub server: ServerUrl,

@@ -53,7 +53,6 @@ pub(super) struct ContextArgs {
 }
 
 impl ContextArgs {
-    /// The name of the context, where there is one.
     pub(super) fn name(&self) -> Option<&str> {
         self.context.as_deref().filter(|name| !name.is_empty())
     }

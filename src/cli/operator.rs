@@ -85,7 +85,6 @@ impl OperatorArgs {
     }
 }
 
-/// The reader of what a command prints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Audience {
     Person,
@@ -103,7 +102,6 @@ impl DisplayArgs {
         if wanted && io::stderr().is_terminal() { Style::Colored } else { Style::Plain }
     }
 
-    /// What shows the rollout while it goes on.
     pub(super) fn reporter(&self) -> Box<dyn Reporter + Send> {
         if self.json {
             Box::new(Json::new(io::stdout()))

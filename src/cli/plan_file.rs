@@ -66,7 +66,6 @@ impl PlanArgs {
 }
 
 impl PlanFolders {
-    /// The names of all plans that can be found.
     pub(super) fn names(&self) -> Vec<String> {
         let files = self.files();
         let names: BTreeSet<&str> = files.iter().filter_map(|path| path.file_stem()?.to_str()).collect();

@@ -50,7 +50,6 @@ impl Context {
         if self.settings.admin.is_some() { Credential::Admin } else { Credential::Test }
     }
 
-    /// When a call that begins now has to be answered.
     pub(super) fn deadline(&self) -> Instant {
         Instant::now() + self.settings.timeouts.answer
     }
@@ -114,7 +113,6 @@ impl Context {
     }
 }
 
-/// Whether a process runs the rollout now.
 pub(super) fn is_running(recorded: &Recorded) -> bool {
     recorded.running && recorded.summary.outcome.is_none()
 }

@@ -25,7 +25,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How many bytes are read from the end of what the process of a rollout prints.
 const MAX_OUTPUT_BYTES: u64 = 256 * 1024;
 
-/// How long a call waits for a rollout.
 pub(super) struct WaitUntil<'a> {
     pub(super) context: &'a RequestContext<RoleServer>,
     pub(super) until: Instant,

@@ -39,7 +39,6 @@ enum Effect {
 /// The tool that exists only where the server has an administrator's key.
 const ADMIN_TOOL: &str = "deploy_admin";
 
-/// All tools, by name.
 const TOOLS: [ToolSpec; 11] = [
     ToolSpec {
         name: "abort_rollout",
@@ -134,7 +133,6 @@ pub(super) fn offered(settings: &Settings) -> Vec<Tool> {
     TOOLS.iter().filter(is_offered).map(ToolSpec::tool).collect()
 }
 
-/// Whether a call of this tool changes anything.
 pub(super) fn writes(name: &str) -> bool {
     TOOLS.iter().any(|spec| spec.name == name && spec.effect.writes())
 }
@@ -156,7 +154,6 @@ impl Effect {
     }
 }
 
-/// Does what an offered tool is for.
 pub(super) async fn run(context: &Context, call: ToolCall<'_>) -> Result<CallToolResponse, ToolError> {
     let arguments = call.arguments;
     let answer = match call.tool {

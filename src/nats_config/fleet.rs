@@ -8,13 +8,11 @@ use thiserror::Error;
 use super::{ListenerName, Principal, PublicKey, PublicKeyError, User};
 use crate::protocol::{HostName, Role, Tier};
 
-/// What the file says at its top.
 const TITLE: &str = "\
 # The hosts and operators of this fleet, with their public keys. `homelab-deploy nats-config` prints the permissions of
 # nats-server from this file, and `homelab-deploy doctor` compares the fleet with it.
 ";
 
-/// The hosts and operators of a fleet.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Fleet {
     /// The hosts, in the order of the file.

@@ -12,7 +12,6 @@ use self::server::{Depth, Server};
 use crate::private_dir::PrivateDirError;
 use crate::protocol::{Commit, FlakeUrl, Revision};
 
-/// Who may know the commits of a fleet.
 #[derive(Debug)]
 pub struct History {
     clones: Vec<Repository>,

@@ -192,7 +192,6 @@ impl Host<'_> {
         error.into_iter().chain(message).chain(units).chain(reboot).collect::<Vec<_>>().join("; ")
     }
 
-    /// The end of its log, where it failed.
     fn log(&self) -> String {
         self.facts.log.iter().map(|line| safe(line)).collect::<Vec<_>>().join("\n")
     }

@@ -80,7 +80,6 @@ fn is_uniform(rollout: &Rollout) -> bool {
 
 // -- the table
 
-/// A wave as it stands in the table.
 struct Row {
     wave: String,
     /// The first hosts, as many as there can be room for.

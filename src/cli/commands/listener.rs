@@ -211,7 +211,6 @@ fn setup(error: io::Error) -> CommandError {
     Exit::Precondition.with(SetupError(error))
 }
 
-/// Waits for a signal that asks the listener to stop.
 fn stop_signal() -> io::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

@@ -29,7 +29,6 @@ pub(in crate::mcp) struct Question<'a> {
     steps: Vec<String>,
     /// The hosts that go back in history, each with the commit that it runs.
     back: Vec<String>,
-    /// The branch, tag or commit that was asked for.
     pub(in crate::mcp) asked: &'a Revision,
     /// The commit that it is now, which would be deployed.
     pub(super) commit: &'a Revision,

@@ -25,17 +25,11 @@ pub(super) struct RollbackArguments {
     rollout_id: Option<String>,
 }
 
-struct RollBack {
-    credential: Credential,
-    rollback: RollbackPlan,
-}
-
-impl Intent for RollBack {
-    async fn settle(&self, context: &Context, until: Instant) -> Result<Prepared, ToolError> {
-        let RollbackPlan { plan, commit, .. } = &self.rollback;
-        let wanted = context.wanted(plan.clone(), None, commit.clone().into());
-        let prepared = context.prepare(self.credential, wanted, until).await?;
-        self.rollback.check(&prepared.roster)?;
+impl Intent for RollbackPlan {
+    async fn settle(&self, credential: Credential, context: &Context, until: Instant) -> Result<Prepared, ToolError> {
+        let wanted = context.wanted(self.plan.clone(), None, self.commit.clone().into());
+        let prepared = context.prepare(credential, wanted, until).await?;
+        self.check(&prepared.roster)?;
         Ok(prepared)
     }
 }
@@ -56,7 +50,7 @@ pub(super) async fn roll_back(context: &Context, call: ToolCall<'_>) -> Result<C
     let credential = credential_for(&rollback.plan.tiers());
     let phrase = rollback.plan.name.clone();
     let launch = Launch { call, phrase, credential, downgrade: Downgrade::Allowed, plan_hash: None };
-    context.launch(launch, RollBack { credential, rollback }).await
+    context.launch(launch, rollback).await
 }
 
 impl From<RollbackError> for ToolError {

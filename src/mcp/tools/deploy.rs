@@ -75,7 +75,7 @@ async fn deploy(
     let plan = Plan { name: phrase.clone(), revision: None, flake: None, waves };
     let downgrade = Downgrade::of(asked.allow_downgrade);
     let launch = Launch { call, phrase, credential, downgrade, plan_hash: None };
-    context.launch(launch, Unwritten { credential, plan, revision: asked.branch }).await
+    context.launch(launch, Unwritten { plan, revision: asked.branch }).await
 }
 
 /// That there is not exactly one target, with the hosts and roles to choose from. A schema that said so would make some

@@ -17,7 +17,6 @@ use crate::operator::flake::Need;
 use crate::operator::{Awaited, Discovered, History, Purpose, RollCall, resolve_revision};
 use crate::protocol::{Commit, FlakeUrl, HostAnswer, HostName, HostReport, Problem, Revision, Role, Tier};
 
-/// The most subjects of commits for each host.
 const MAX_SUBJECTS: usize = 5;
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]

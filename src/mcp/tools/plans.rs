@@ -14,6 +14,7 @@ use crate::mcp::launch::{Downgrade, Intent, Launch, credential_for};
 use crate::mcp::plans::PlanName;
 use crate::mcp::preview::{plan_hash, preview};
 use crate::mcp::schema;
+use crate::mcp::settings::Credential;
 use crate::mcp::status::MAX_WAVES;
 use crate::operator::plan_file::PlanFile;
 use crate::operator::{Part, Prepared};
@@ -97,7 +98,7 @@ pub(super) async fn apply(context: &Context, call: ToolCall<'_>) -> Result<CallT
 
 /// A plan as it was previewed. Its file is read anew each time it is settled.
 impl Intent for ApplyArguments {
-    async fn settle(&self, context: &Context, deadline: Instant) -> Result<Prepared, ToolError> {
+    async fn settle(&self, _: Credential, context: &Context, deadline: Instant) -> Result<Prepared, ToolError> {
         let name = self.plan.parse()?;
         let (prepared, hash) = prepare(context, &name, self.until.as_deref(), &self.exclude, deadline).await?;
         if hash == self.plan_hash { Ok(prepared) } else { Err(stale(&name)) }

@@ -43,12 +43,11 @@ pub(super) async fn resume(context: &Context, call: ToolCall<'_>) -> Result<Call
     let credential = if touches_test_only(&rollout.plan) { Credential::Test } else { Credential::Admin };
     let launch =
         Launch { call, phrase: rollout.name().to_owned(), credential, downgrade: Downgrade::Refused, plan_hash: None };
-    context.launch(launch, Resumed { credential, rollout, summary: recorded.summary }).await
+    context.launch(launch, Resumed { rollout, summary: recorded.summary }).await
 }
 
 /// A rollout that goes on where its record ends.
 struct Resumed {
-    credential: Credential,
     rollout: Arc<Rollout>,
     summary: Summary,
 }
@@ -64,13 +63,13 @@ impl Resumed {
 }
 
 impl Intent for Resumed {
-    async fn settle(&self, context: &Context, until: Instant) -> Result<Prepared, ToolError> {
+    async fn settle(&self, credential: Credential, context: &Context, until: Instant) -> Result<Prepared, ToolError> {
         let Settings { flakes, cache, discovery, .. } = &context.settings;
         let sources = Sources { flakes, cache: cache.as_deref() };
         let prepared = async {
-            let mut bus = context.connect(self.credential).await?;
+            let mut bus = context.connect(credential).await?;
             let prepared = prepare_again(&self.summary, &self.rollout, &mut bus, discovery, sources).await?;
-            within_reach(self.credential, &prepared.rollout.plan)?;
+            within_reach(credential, &prepared.rollout.plan)?;
             Ok(prepared)
         };
         in_time(until, prepared).await
