@@ -29,7 +29,7 @@ use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 use self::backoff::Backoff;
-pub use self::error::{Attempt, BusError};
+pub use self::error::{BusError, ConnectAttempt};
 use self::event::Translator;
 pub use self::event::{BusEvent, Events, Operation, Violation};
 pub use self::lockout::Lockout;
@@ -236,7 +236,7 @@ impl<'a> Dialer<'a> {
             let server = server.clone();
             match failure {
                 Failure::Refused => return BusError::Refused { server, public_key: self.seed.key().public() },
-                Failure::Other(why) => attempts.push(Attempt { server, why }),
+                Failure::Other(why) => attempts.push(ConnectAttempt { server, why }),
             }
         }
         BusError::Unreachable(attempts)

@@ -15,7 +15,7 @@ use nkeys::{KeyPair, KeyPairType};
 use thiserror::Error;
 
 pub use self::audit::{Deviation, Operation, Permission, sample};
-pub use self::fleet::{Fleet, FleetFileError};
+pub use self::fleet::{FleetFileError, FleetList};
 pub use self::server::{ServerFile, ServerFileError, ServerUser};
 use crate::protocol::subject::DISCOVER;
 use crate::protocol::{HostName, NameError, Role, Subject, SubjectError, SubjectTemplate, Tier};

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::dir::RunDir;
 pub(super) use self::dir::TAIL_BYTES;
-pub(super) use self::page::{Part, PrometheusText};
+pub(super) use self::page::{OutputPage, Part};
 pub(super) use self::spare::prepare as prepare_spares;
 use super::Config;
 use super::output::clean;

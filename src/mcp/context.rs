@@ -16,14 +16,14 @@ use crate::protocol::Tier;
 use crate::rollout::{Outcome, Rollout, Summary};
 
 #[derive(Debug)]
-pub(super) struct Context {
+pub(super) struct ToolContext {
     pub(super) settings: Settings,
     pub(super) approvals: Approvals,
     pub(super) audit: Arc<Audit>,
     pub(super) redactor: Redactor,
 }
 
-impl Context {
+impl ToolContext {
     /// Opens the audit file. Without it nothing is served.
     pub(super) fn new(settings: Settings) -> Result<Self, AuditError> {
         let redactor = Redactor::new(settings.key_files());

@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::approval::{ApprovalOutcome, Question, outdated};
 use super::call::ToolCall;
-use super::context::{Context, within_reach, wrong_tier};
+use super::context::{ToolContext, within_reach, wrong_tier};
 use super::error::ToolError;
 use super::follow::WaitUntil;
 use super::progress::Progress;
@@ -52,7 +52,7 @@ pub(super) trait Intent: Sync {
     fn settle(
         &self,
         credential: Credential,
-        context: &Context,
+        context: &ToolContext,
         until: Instant,
     ) -> impl Future<Output = Result<Prepared, ToolError>> + Send;
 
@@ -62,7 +62,12 @@ pub(super) trait Intent: Sync {
     }
 
     /// Leaves the rollout to a process of its own. It is on record when this returns.
-    fn begin(&self, background: &Background, prepared: Prepared, context: &Context) -> Result<RolloutId, ToolError> {
+    fn begin(
+        &self,
+        background: &Background,
+        prepared: Prepared,
+        context: &ToolContext,
+    ) -> Result<RolloutId, ToolError> {
         let rollout = Arc::new(prepared.rollout);
         background.begin(&rollout, &context.settings.journals)?;
         Ok(rollout.id)
@@ -76,13 +81,18 @@ pub(super) struct Unwritten {
 }
 
 impl Intent for Unwritten {
-    async fn settle(&self, credential: Credential, context: &Context, until: Instant) -> Result<Prepared, ToolError> {
+    async fn settle(
+        &self,
+        credential: Credential,
+        context: &ToolContext,
+        until: Instant,
+    ) -> Result<Prepared, ToolError> {
         let wanted = context.wanted(self.plan.clone(), None, self.revision.clone());
         context.prepare(credential, wanted, until).await
     }
 }
 
-impl Context {
+impl ToolContext {
     /// What is to be rolled out, before it is known which hosts are there.
     pub(super) fn wanted(&self, plan: Plan, source: Option<PlanSource>, revision: Revision) -> PrepareOptions {
         PrepareOptions {

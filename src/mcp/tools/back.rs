@@ -6,7 +6,7 @@ use serde::Deserialize;
 use tokio::time::Instant;
 
 use crate::mcp::call::ToolCall;
-use crate::mcp::context::Context;
+use crate::mcp::context::ToolContext;
 use crate::mcp::error::ToolError;
 use crate::mcp::launch::{Downgrade, Intent, Launch, credential_for};
 use crate::mcp::schema;
@@ -26,7 +26,12 @@ pub(super) struct RollbackArguments {
 }
 
 impl Intent for RollbackPlan {
-    async fn settle(&self, credential: Credential, context: &Context, until: Instant) -> Result<Prepared, ToolError> {
+    async fn settle(
+        &self,
+        credential: Credential,
+        context: &ToolContext,
+        until: Instant,
+    ) -> Result<Prepared, ToolError> {
         let wanted = context.wanted(self.plan.clone(), None, self.commit.clone().into());
         let prepared = context.prepare(credential, wanted, until).await?;
         self.check(&prepared.roster)?;
@@ -34,7 +39,7 @@ impl Intent for RollbackPlan {
     }
 }
 
-pub(super) async fn roll_back(context: &Context, call: ToolCall<'_>) -> Result<CallToolResponse, ToolError> {
+pub(super) async fn roll_back(context: &ToolContext, call: ToolCall<'_>) -> Result<CallToolResponse, ToolError> {
     let rollback = match schema::arguments(call.arguments)? {
         RollbackArguments { hostname: Some(host), rollout_id: None } => {
             RollbackPlan::of_hosts(&context.rollouts()?, &[(None, host)])?

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::mcp::approval::{Question, outdated};
 use crate::mcp::call::ToolCall;
-use crate::mcp::context::{Context, is_resumable, touches_test_only, within_reach};
+use crate::mcp::context::{ToolContext, is_resumable, touches_test_only, within_reach};
 use crate::mcp::error::ToolError;
 use crate::mcp::launch::{Downgrade, Intent, Launch, in_time};
 use crate::mcp::schema;
@@ -29,7 +29,7 @@ pub(super) struct ResumeArguments {
     rollout_id: Option<String>,
 }
 
-pub(super) async fn resume(context: &Context, call: ToolCall<'_>) -> Result<CallToolResponse, ToolError> {
+pub(super) async fn resume(context: &ToolContext, call: ToolCall<'_>) -> Result<CallToolResponse, ToolError> {
     let ResumeArguments { rollout_id } = schema::arguments(call.arguments)?;
     let id = context.find_where(rollout_id.as_deref(), is_resumable)?;
     let recorded = context.settings.journals.read(&id)?;
@@ -63,7 +63,12 @@ impl Resumed {
 }
 
 impl Intent for Resumed {
-    async fn settle(&self, credential: Credential, context: &Context, until: Instant) -> Result<Prepared, ToolError> {
+    async fn settle(
+        &self,
+        credential: Credential,
+        context: &ToolContext,
+        until: Instant,
+    ) -> Result<Prepared, ToolError> {
         let Settings { flakes, cache, discovery, .. } = &context.settings;
         let sources = Sources { flakes, cache: cache.as_deref() };
         let prepared = async {
@@ -79,7 +84,7 @@ impl Intent for Resumed {
         question.resuming(&self.rollout.asked, self.unconfirmed().map(|(_, name)| name))
     }
 
-    fn begin(&self, background: &Background, _: Prepared, context: &Context) -> Result<RolloutId, ToolError> {
+    fn begin(&self, background: &Background, _: Prepared, context: &ToolContext) -> Result<RolloutId, ToolError> {
         let journals = &context.settings.journals;
         let id = self.rollout.id;
         let (left, mut journal) = journals.take_up(&id.to_string())?;
