@@ -32,7 +32,6 @@ const LONGEST_CONFIRMATION: Duration = Duration::from_hours(1);
 pub struct Spec {
     /// What makes two deliveries the same request.
     pub key: String,
-    /// The id of the request, when it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<RequestId>,
     pub reply_to: ReplySubject,
@@ -52,7 +51,6 @@ pub struct Spec {
     /// The name of its configuration in the flake, where it is not that of the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attr: Option<FlakeAttr>,
-    /// What is added to each call of `nixos-rebuild`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rebuild_flags: Vec<RebuildFlag>,
     pub root: PathBuf,

@@ -27,27 +27,21 @@ const ENDED_BY_SIGNAL: [i32; 4] = [129, 130, 137, 143];
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum End {
-    /// The program ended by itself, with this code.
     Exited(i32),
     Killed(i32),
     /// Someone wanted the supervisor to end, by this signal, and meant the program too.
     Stopped(i32),
     /// It took too long, and was ended with all its descendants.
     TimedOut,
-    /// The program could not be started, for this reason.
     NotStarted(String),
-    /// It is not known which commit to deploy.
     Unresolved(ErrorCode, String),
 }
 
-/// All that a run is judged by.
 #[derive(Debug)]
 pub(super) struct Evidence<'a> {
     pub(super) end: &'a End,
     pub(super) phase: Phase,
-    /// What was so on the host before.
     pub(super) before: &'a SystemSnapshot,
-    /// What was so on the host after it.
     pub(super) after: &'a SystemSnapshot,
     /// The store path of what was built, where that is known.
     pub(super) built: Option<&'a str>,
@@ -64,7 +58,6 @@ pub struct Verdict {
     /// Whether what was deployed takes effect only after a reboot; unknown where nothing can be compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reboot_required: Option<bool>,
-    /// The units that failed because of the run.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failed_units: Vec<String>,
     /// Whether the host returned to what it ran before; `false` when it tried and could not.

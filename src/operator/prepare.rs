@@ -35,7 +35,6 @@ pub struct PrepareOptions {
     pub plan: Plan,
     /// The file that it was read from, where there was one.
     pub source: Option<PlanSource>,
-    /// What to deploy: a branch, tag or commit.
     pub revision: Revision,
     pub exclude: Vec<HostName>,
     pub part: Part,
@@ -86,10 +85,8 @@ struct Found {
     history: History,
 }
 
-/// A rollout that could begin at once.
 #[derive(Debug)]
 pub struct Prepared {
-    /// The rollout, under an id of its own.
     pub rollout: Rollout,
     /// What the operator should know before it begins, in whole sentences.
     pub warnings: Vec<String>,
@@ -100,7 +97,6 @@ pub struct Prepared {
     pub ahead: Vec<HostName>,
 }
 
-/// Why a plan cannot be rolled out.
 #[derive(Debug, Error, Diagnostic)]
 pub enum PrepareError {
     /// The plan does not fit the hosts that are there.
@@ -115,11 +111,9 @@ pub enum PrepareError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Fleet(#[from] FleetError),
-    /// The flake that hosts name may not be contacted.
     #[error(transparent)]
     #[diagnostic(transparent)]
     Flake(#[from] FlakeError),
-    /// It is not known which commit to deploy.
     #[error(transparent)]
     #[diagnostic(transparent)]
     Lookup(#[from] UnresolvedError),
@@ -169,7 +163,6 @@ impl PreflightError {
 }
 
 impl PrepareOptions {
-    /// Calls the roll, and decides on hosts and commit.
     pub async fn prepare(self, bus: &mut Bus, discovery: &Discovery) -> Result<Prepared, PrepareError> {
         let called = self.call_roll(bus, discovery).await?;
         self.settle(called).await

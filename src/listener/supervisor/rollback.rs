@@ -26,7 +26,6 @@ enum Step {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Undo<'a> {
     pub(super) action: Action,
-    /// What was so on the host before.
     pub(super) before: &'a SystemSnapshot,
     /// The system that the run brought, where that is known.
     pub(super) made: Option<&'a str>,
@@ -38,7 +37,6 @@ pub(super) enum RolledBack {
     Nowhere {
         /// What somebody else did.
         theirs: String,
-        /// What is so on the host now.
         now: SystemSnapshot,
     },
     Back {
@@ -46,7 +44,6 @@ pub(super) enum RolledBack {
         problem: Option<(ErrorCode, String)>,
         /// What somebody else did, which stays.
         theirs: Option<String>,
-        /// What is so on the host now.
         now: SystemSnapshot,
     },
 }
