@@ -102,6 +102,7 @@ impl From<PrepareError> for ToolError {
             PrepareError::Fleet(error) => Self::from(error),
             PrepareError::Flake(_) => Self::told("flake_not_accepted", &error),
             PrepareError::Lookup(_) => Self::told("revision_not_found", &error),
+            PrepareError::Nix(_) | PrepareError::NoFlake => Self::told("nix_failed", &error),
             PrepareError::TwoMachines(_) => Self::told("two_machines", &error),
         }
     }

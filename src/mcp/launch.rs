@@ -109,6 +109,8 @@ impl ToolContext {
             hooks: Hooks::default(),
             journals: self.settings.journals.clone(),
             flakes: self.settings.flakes.clone(),
+            systems: None,
+            binary_cache: None,
             cache: self.settings.cache.clone(),
         }
     }

@@ -58,5 +58,5 @@ pub async fn prepare_again(
         let mut history = History::of(sources.flakes.given.as_ref().or(usable.as_ref()), sources.cache);
         ahead = ahead_of(&commit, &rest.plan, &mut history).await;
     }
-    Ok(Prepared { rollout: rest, warnings: Vec::new(), roster, others, ahead })
+    Ok(Prepared { rollout: rest, warnings: Vec::new(), roster, others, ahead, changes: None })
 }

@@ -125,7 +125,7 @@ impl Tier {
     }
 }
 
-/// What `nixos-rebuild` is asked to do with the built configuration.
+/// What is to be done with the system.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Action {
@@ -138,9 +138,13 @@ pub enum Action {
     Test,
     /// Say what activation would do.
     DryActivate,
+    /// Have the system in the store, and change nothing. Only of a system that was built elsewhere, and never the word of a person:
+    /// a deployer asks for it before it asks for another action.
+    Fetch,
 }
 
 impl Action {
+    /// Every action that a person may ask for.
     pub const ALL: [Self; 4] = [Self::Switch, Self::Boot, Self::Test, Self::DryActivate];
 
     pub const fn as_str(self) -> &'static str {
@@ -149,6 +153,7 @@ impl Action {
             Self::Boot => "boot",
             Self::Test => "test",
             Self::DryActivate => "dry-activate",
+            Self::Fetch => "fetch",
         }
     }
 }

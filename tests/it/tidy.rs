@@ -44,6 +44,7 @@ const NEVER: &[(&str, &[&str], &[&str])] = &[
             "src/operator/detach",
             "src/operator/history",
             "src/operator/hooks",
+            "src/operator/nix",
             "src/lookup",
             "src/process_group",
         ],

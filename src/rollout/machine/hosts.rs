@@ -53,6 +53,7 @@ impl Machine {
             wave: Some(wave.name.clone()),
             confirm_timeout_s: wave.limits.confirms_within().map(|timeout| timeout.as_secs()),
             per_host,
+            system: host.system.clone(),
             ..Request::new(wave.action, self.rollout.revision.clone(), reply_to)
         });
         Dispatch { subject: host.subject(), request }

@@ -72,7 +72,7 @@ impl Machine {
         let index = self.returning.as_ref()?.index;
         let HostView { request: completed, returning, .. } = self.host(index);
         let Dispatch { subject, request: deployment } = self.dispatch(now, index, returning.as_ref()?.request.clone());
-        let request = Request { confirm_timeout_s: None, returns: completed.clone(), ..*deployment };
+        let request = Request { confirm_timeout_s: None, returns: completed.clone(), system: None, ..*deployment };
         Some(Dispatch { subject, request: Box::new(request) })
     }
 

@@ -168,6 +168,8 @@ fn frozen(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
     wave.started_at.is_some()
         && wave.verdict.is_none() == dispatch.request.returns.is_none()
         && (seen.supports_rollback || !rolls_back)
+        && (seen.supports_system || seen.host.system.is_none())
+        && dispatch.request.system == seen.host.system.clone().filter(|_| dispatch.request.returns.is_none())
         && dispatch.request.confirm_timeout_s == confirm_timeout.map(|timeout| timeout.as_secs())
         && dispatch.request.confirmed == matches!(effect, Effect::Confirm(_))
         && *action == wave.wave.action
@@ -402,9 +404,10 @@ pub(super) fn deployment(entry: &Entry) -> Option<&Dispatch> {
     }
 }
 
-/// Whether nothing may be sent to a host, since it may not be able to return.
+/// Whether nothing may be sent to a host, since it may not be able to return or would build a system of its own.
 pub(super) fn is_not_asked(ledger: &Ledger, seen: &Seen) -> bool {
-    limits_of(ledger, seen).rollback != Rollback::None && !seen.supports_rollback
+    let may_stay = limits_of(ledger, seen).rollback != Rollback::None && !seen.supports_rollback;
+    may_stay || (seen.host.system.is_some() && !seen.supports_system)
 }
 
 fn has_returned(seen: &Seen) -> bool {

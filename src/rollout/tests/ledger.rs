@@ -180,6 +180,7 @@ impl<'a> Ledger<'a> {
                 let host = &report.hostname;
                 if let Some(seen) = self.hosts.iter_mut().find(|seen| seen.host.hostname == *host) {
                     seen.supports_rollback |= report.has(&Feature::Rollback);
+                    seen.supports_system |= report.has(&Feature::System);
                 }
                 let of_plan = self.hosts.iter().any(|seen| seen.host.hostname == *host);
                 let belongs = self.has_groups() && report.tier == Tier::Prod;

@@ -26,6 +26,7 @@ pub(super) struct Seen<'a> {
     pub(super) nobody: bool,
     pub(super) supports_ids: bool,
     pub(super) supports_rollback: bool,
+    pub(super) supports_system: bool,
     /// Since when it is to be asked again.
     pub(super) waiting_since: Option<Duration>,
     pub(super) outcome: Option<(Duration, HostOutcome)>,
@@ -64,6 +65,7 @@ impl<'a> Seen<'a> {
             nobody: false,
             supports_ids: host.supports_ids,
             supports_rollback: host.supports_rollback,
+            supports_system: host.supports_system,
             waiting_since: None,
             outcome: None,
             may_be_at: None,
