@@ -85,7 +85,7 @@ const OLD_STYLE: &[&str] = &[
 #[rustfmt::skip]
 const SHARED_NAMES: &[&str] = &[
     "Plan", "Rollback", "Status", "Settings",
-    "Input", "Kind", "LastRun", "Limits", "Outcome", "Part", "Reporter", "Stage", "Step",
+    "Changes", "Input", "Kind", "LastRun", "Limits", "Order", "Outcome", "Part", "Reporter", "Stage", "Step",
 ];
 
 /// A file with more lines than this does more than one thing.
