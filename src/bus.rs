@@ -29,7 +29,7 @@ use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 use self::backoff::Backoff;
-pub use self::error::{Attempt, BusError};
+pub use self::error::{BusError, ConnectAttempt};
 use self::event::Translator;
 pub use self::event::{BusEvent, Events, Operation, Violation};
 pub use self::lockout::Lockout;
@@ -51,7 +51,6 @@ const HEAD_START: Duration = Duration::from_millis(250);
 
 #[derive(Debug, Clone, Copy)]
 struct Temper {
-    /// The longest pause between two attempts to connect.
     longest_pause: Duration,
     /// How long the server may be silent before it is asked for a sign of life. Three times that, and the connection is down.
     ping_after: Duration,
@@ -164,7 +163,6 @@ struct Dialer<'a> {
     temper: Temper,
 }
 
-/// What came of an attempt in vain.
 enum Failure {
     Refused,
     Other(String),
@@ -238,7 +236,7 @@ impl<'a> Dialer<'a> {
             let server = server.clone();
             match failure {
                 Failure::Refused => return BusError::Refused { server, public_key: self.seed.key().public() },
-                Failure::Other(why) => attempts.push(Attempt { server, why }),
+                Failure::Other(why) => attempts.push(ConnectAttempt { server, why }),
             }
         }
         BusError::Unreachable(attempts)

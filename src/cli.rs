@@ -126,7 +126,6 @@ enum Command {
     Supervise(supervise::Supervise),
 }
 
-/// Runs the program with the arguments of this process.
 pub fn run() -> ExitCode {
     errors::choose_reports();
     match completion::answer(Cli::command) {

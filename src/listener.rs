@@ -86,11 +86,9 @@ pub struct Config {
     pub flake: FlakeUrl,
     /// The name of the configuration in the flake; absent where it is that of the host.
     pub flake_attr: Option<FlakeAttr>,
-    /// What is added to each call of `nixos-rebuild`.
     pub rebuild_flags: Vec<RebuildFlag>,
     /// The keys one of which has signed each system that is taken from elsewhere; without any, none is taken.
     pub system_keys: Vec<SystemKey>,
-    /// The subjects on which requests are taken.
     pub deploy_subjects: Vec<Subject>,
     pub discover_subject: Subject,
     pub limits: Limits,
@@ -113,11 +111,9 @@ pub struct Config {
 
 #[derive(Debug, Error, Diagnostic)]
 pub enum ListenerError {
-    /// It cannot keep what it must remember.
     #[error(transparent)]
     #[diagnostic(transparent)]
     State(#[from] StateError),
-    /// It cannot connect, and trying again would not help.
     #[error(transparent)]
     #[diagnostic(transparent)]
     Bus(#[from] BusError),

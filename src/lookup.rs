@@ -17,7 +17,6 @@ use crate::process_group::output_within;
 use crate::protocol::{Commit, FlakeUrl, Revision};
 use crate::text::safe;
 
-/// How long git or Nix may take to answer.
 const LOOKUP_WITHIN: Duration = Duration::from_mins(1);
 
 /// What git says last when a repository cannot be reached. Why, it has said before.
@@ -31,7 +30,6 @@ const NO_SUCH_REF: [&str; 4] =
 /// What Nix says when it could not ask and goes on, with exit code 0, with what it was told some other day.
 const STALE: &str = "using cached version";
 
-/// Why a revision could not be looked up.
 #[derive(Debug, Error, Diagnostic)]
 pub enum LookupError {
     #[error("{remote} has no branch or tag \"{revision}\"")]

@@ -15,7 +15,7 @@ use nkeys::{KeyPair, KeyPairType};
 use thiserror::Error;
 
 pub use self::audit::{Deviation, Operation, Permission, sample};
-pub use self::fleet::{Fleet, FleetFileError};
+pub use self::fleet::{FleetFileError, FleetList};
 pub use self::server::{ServerFile, ServerFileError, ServerUser};
 use crate::protocol::subject::DISCOVER;
 use crate::protocol::{HostName, NameError, Role, Subject, SubjectError, SubjectTemplate, Tier};
@@ -47,7 +47,6 @@ const MAX_PAYLOAD: &str = "\
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PublicKey(String);
 
-/// A host, as the server has to know it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListenerName {
     pub tier: Tier,
@@ -60,7 +59,6 @@ pub struct ListenerName {
 pub enum Principal {
     /// A host: takes its own requests and answers them.
     Listener(ListenerName),
-    /// Somebody who deploys to hosts of the test tier only.
     TestDeployer,
     Admin,
 }
@@ -148,7 +146,6 @@ fn discover(tier: Tier) -> String {
     format!("{DISCOVER}.{tier}")
 }
 
-/// The answers of all hosts of a tier.
 fn answers_of(tier: Tier) -> String {
     format!("deploy.responses.{tier}.>")
 }

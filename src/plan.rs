@@ -98,11 +98,9 @@ pub struct Settings {
     /// A program and its arguments, to be run after the bake.
     pub check: Option<Vec<String>>,
     pub check_timeout: Duration,
-    /// Whether to ask before the first request of the wave.
     pub confirm: bool,
     /// How often a host that was unreachable or busy is asked again.
     pub retries: u32,
-    /// How long to wait before it is asked again.
     pub retry_delay: Duration,
     /// When its hosts return to what they ran before; `None` where the plan does not say.
     pub rollback: Option<Spanned<Rollback>>,
@@ -247,7 +245,6 @@ impl Default for Settings {
 }
 
 impl<T> Spanned<T> {
-    /// A value that the file does not contain.
     pub fn nowhere(value: T) -> Self {
         Self { value, span: 0..0 }
     }

@@ -39,7 +39,6 @@ pub use wording::{cause, missed};
 
 use crate::rollout::{Event, Summary};
 
-/// Shows a rollout while it goes on.
 pub trait Reporter {
     /// Shows an event, which is part of `summary` already.
     fn event(&mut self, event: &Event, summary: &Summary) -> io::Result<()>;

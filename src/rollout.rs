@@ -28,7 +28,6 @@ pub enum Input {
     Response {
         /// The host, by the subject on which the answer came.
         from: Sender,
-        /// The request, by the same subject.
         request: RequestId,
         response: Arc<Response>,
     },
@@ -40,10 +39,8 @@ pub enum Input {
     },
     /// Answers may have been lost on the way in: there were more than could be taken.
     AnswersLost,
-    /// The connection to the bus went down or came back.
     Connection(Connection),
     Answer(Answer),
-    /// The check of the current wave is over.
     CheckDone(Result<(), String>),
     Present(Box<HostReport>),
     Interrupt(Interrupt),
@@ -66,10 +63,8 @@ pub enum Effect {
     AskState(Dispatch),
     /// Publish a request again under its id to say that its host was heard from and shall stay as it is.
     Confirm(Dispatch),
-    /// Ask the operator whether the wave may begin.
     Ask(WaveIndex),
     RunCheck(WaveIndex),
-    /// Ask every host whether it is there.
     CallRoll,
 }
 

@@ -18,14 +18,10 @@ pub enum BusError {
         "check that nats-server runs there and that the address is right; for a server with TLS use tls:// and, with a \
          private authority, --tls-ca"
     ))]
-    Unreachable(Vec<Attempt>),
+    Unreachable(Vec<ConnectAttempt>),
     #[error("{server} refuses this key")]
     #[diagnostic(help("add its public key to a user in the server's configuration: {{ nkey: {public_key} }}"))]
-    Refused {
-        server: ServerUrl,
-        /// The public half of the key in the seed file.
-        public_key: String,
-    },
+    Refused { server: ServerUrl, public_key: String },
     #[error("cannot read the seed file {0}: {1}")]
     #[diagnostic(help(
         "--nkey-file names the file with the seed of your NKey; `homelab-deploy keygen FILE` makes one"
@@ -52,21 +48,20 @@ pub enum BusError {
     },
 }
 
-/// A server that was tried in vain.
 #[derive(Debug, Clone)]
-pub struct Attempt {
+pub struct ConnectAttempt {
     pub server: ServerUrl,
     pub why: String,
 }
 
-impl fmt::Display for Attempt {
+impl fmt::Display for ConnectAttempt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({})", self.server, self.why)
     }
 }
 
-fn list(attempts: &[Attempt]) -> String {
-    attempts.iter().map(Attempt::to_string).collect::<Vec<_>>().join(", ")
+fn list(attempts: &[ConnectAttempt]) -> String {
+    attempts.iter().map(ConnectAttempt::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// The client's error in words, without the label that says no more than that it is one. Some of the words are the server's.

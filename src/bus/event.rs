@@ -19,11 +19,9 @@ pub enum BusEvent {
     Up,
     /// It broke. What is published now would be sent at some later time.
     Down,
-    /// The server refused something that was asked of it.
     Refused(Violation),
     /// A subscription was full, and at least one message for it is lost.
     SlowConsumer,
-    /// The server does not take the key in any more.
     LockedOut,
     /// Anything else that went wrong, in words: an attempt to reconnect, for one.
     Error(String),
@@ -65,7 +63,6 @@ impl fmt::Display for Violation {
     }
 }
 
-/// The events of a connection, in order.
 #[derive(Debug)]
 pub struct Events {
     events: UnboundedReceiver<BusEvent>,

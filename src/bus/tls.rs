@@ -45,13 +45,11 @@ impl Tls {
     }
 }
 
-/// The files that TLS needs, by the settings.
 fn files(settings: &Settings) -> impl Iterator<Item = &Path> {
     let client = settings.client_cert.iter().flat_map(|client| [&client.cert, &client.key]);
     settings.ca_file.iter().chain(client).map(PathBuf::as_path)
 }
 
-/// What in the settings asks for TLS.
 fn required_by(settings: &Settings) -> Option<String> {
     let server = settings.servers.iter().find(|server| server.is_tls()).map(ServerUrl::to_string);
     server.or_else(|| files(settings).next().map(|file| file.display().to_string()))

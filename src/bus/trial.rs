@@ -11,7 +11,6 @@ use super::{Bus, BusEvent, Operation};
 use crate::protocol::subject::DISCOVER;
 use crate::protocol::{DiscoveryRequest, ReplySubject};
 
-/// How long the server may take to answer.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -19,7 +19,6 @@ use crate::operator::{Drive, DriveError, Fleet, FleetTask};
 use crate::report::{self, Document, Liveness};
 use crate::rollout::{Machine, Outcome, PREPARED, Rollout, Summary};
 
-/// What a rollout is carried out with.
 pub(super) struct Carrier<'a> {
     pub(super) operator: &'a OperatorArgs,
     pub(super) state: &'a StateArgs,

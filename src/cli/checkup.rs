@@ -20,7 +20,7 @@ pub(super) enum Level {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(super) struct PlanDiagnostic {
+pub(super) struct Finding {
     pub(super) level: Level,
     /// What it is about: `server`, `key`, a host.
     pub(super) about: String,
@@ -30,7 +30,7 @@ pub(super) struct PlanDiagnostic {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Findings(pub(super) Vec<PlanDiagnostic>);
+pub(super) struct Findings(pub(super) Vec<Finding>);
 
 impl Findings {
     pub(super) fn ok(&mut self, about: impl Display, what: impl Display) {
@@ -51,7 +51,7 @@ impl Findings {
     }
 
     fn add(&mut self, level: Level, about: impl Display, what: impl Display, next: Option<String>) {
-        self.0.push(PlanDiagnostic { level, about: about.to_string(), what: what.to_string(), next });
+        self.0.push(Finding { level, about: about.to_string(), what: what.to_string(), next });
     }
 
     /// How what a key may do differs from what its holder needs.
@@ -85,7 +85,7 @@ impl Findings {
     pub(super) fn text(&self) -> String {
         let width = self.0.iter().map(|finding| finding.about.chars().count()).max().unwrap_or_default();
         let mut text = String::new();
-        for PlanDiagnostic { level, about, what, next } in &self.0 {
+        for Finding { level, about, what, next } in &self.0 {
             let sign = match level {
                 Level::Ok => "✔ ok     ",
                 Level::Note => "• note   ",

@@ -20,7 +20,6 @@ use crate::protocol::{Action, Tier};
 /// The variable in which a shell says that it asks, and what it is.
 const ASKING: &str = "COMPLETE";
 
-/// The name of the program on the command line.
 const PROGRAM: &str = "homelab-deploy";
 
 /// The values that an argument can have, given what has been written of the line.
@@ -91,12 +90,10 @@ impl ValueCompleter for Completer {
     }
 }
 
-/// The plans in the folders of plans.
 fn plan_names(written: &ArgMatches) -> Vec<String> {
     PlanFolders::from_arg_matches(written).map(|folders| folders.names()).unwrap_or_default()
 }
 
-/// The waves of the plan on the line.
 fn wave_names(written: &ArgMatches) -> Vec<String> {
     let plan = PlanArgs::from_arg_matches(written).ok().and_then(|plan| plan.read().ok());
     let waves = plan.into_iter().flat_map(|file| file.plan.waves);

@@ -12,7 +12,7 @@ pub(in crate::cli) const HEADING: &str = "Connection";
 
 // How to reach NATS, and as whom.
 #[derive(Debug, Args)]
-pub(in crate::cli) struct Connection {
+pub(in crate::cli) struct ConnectionArgs {
     /// NATS server, nats://HOST:PORT or tls://HOST:PORT; several are tried in turn
     #[arg(long, env = "HOMELAB_DEPLOY_NATS_URL", value_name = "URL", help_heading = HEADING, required = true, value_delimiter = ',')]
     nats_url: Vec<ServerUrl>,
@@ -34,7 +34,7 @@ pub(in crate::cli) struct Connection {
     tls_key: Option<PathBuf>,
 }
 
-impl Connection {
+impl ConnectionArgs {
     /// The settings of a connection that the server's monitoring shows under this name.
     pub(in crate::cli) fn settings(&self, name: impl Into<String>, seed_readers: SeedReaders) -> Settings {
         let client_cert = self.tls_cert.clone().zip(self.tls_key.clone());
@@ -59,7 +59,7 @@ mod tests {
     #[derive(Debug, Parser)]
     struct Command {
         #[command(flatten)]
-        connection: Connection,
+        connection: ConnectionArgs,
     }
 
     fn parse(arguments: &[&str]) -> Result<Settings, clap::error::ErrorKind> {

@@ -53,7 +53,6 @@ pub(super) struct ContextArgs {
 }
 
 impl ContextArgs {
-    /// The name of the context, where there is one.
     pub(super) fn name(&self) -> Option<&str> {
         self.context.as_deref().filter(|name| !name.is_empty())
     }
@@ -61,7 +60,7 @@ impl ContextArgs {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct Config {
+struct ContextFile {
     default_context: Option<String>,
     #[serde(default)]
     context: BTreeMap<String, Context>,
@@ -201,7 +200,7 @@ impl Context {
 pub(super) fn choose(file: &Path, name: Option<&String>) -> Result<Option<(String, Context)>, ContextError> {
     let text = fs::read_to_string(file).map_err(|error| ContextError::Unreadable(file.to_owned(), error))?;
     let malformed = |why: String| ContextError::Malformed(file.to_owned(), why);
-    let config: Config = toml::from_str(&text).map_err(|error| malformed(error.to_string()))?;
+    let config: ContextFile = toml::from_str(&text).map_err(|error| malformed(error.to_string()))?;
     let is_name = |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'));
     if let Some(name) = config.context.keys().find(|name| name.is_empty() || !is_name(name)) {
         return Err(malformed(format!("{name:?} is no name of a context: use letters, digits, - and _")));

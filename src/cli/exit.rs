@@ -6,10 +6,8 @@ use miette::{Diagnostic, Report};
 
 use crate::rollout::Outcome;
 
-/// What a finished command tells its caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Exit {
-    /// Everything that was asked for is done.
     Success,
     Failed,
     /// The command line or the plan is wrong; nothing was sent.
@@ -18,7 +16,6 @@ pub(super) enum Exit {
     Precondition,
     /// The operator said no, or could not be asked.
     Declined,
-    /// Ended by the operator before it was over.
     Interrupted,
 }
 

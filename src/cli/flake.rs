@@ -25,7 +25,6 @@ pub(super) struct FlakeArgs {
 }
 
 impl FlakeArgs {
-    /// The rules for the fleet of these servers.
     pub(super) fn rules(&self, state: &StateArgs, servers: &[ServerUrl], consent: Option<Consent>) -> FlakeRules {
         FlakeRules {
             given: self.flake.clone(),

@@ -30,7 +30,6 @@ pub(super) fn listen(stop_file: PathBuf) -> Result<(mpsc::Receiver<Interrupt>, J
     Ok((interrupts, tasks))
 }
 
-/// The signals by which an operator stops a command.
 struct Signals {
     interrupt: Signal,
     terminate: Signal,

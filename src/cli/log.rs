@@ -19,13 +19,13 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 // How to log.
 #[derive(Debug, Args)]
-pub(super) struct Log {
+pub(super) struct LogArgs {
     /// Set by systemd where stdout or stderr go to the journal, which has times and levels of its own
     #[arg(long, env = "JOURNAL_STREAM", hide = true)]
     journal_stream: Option<String>,
 }
 
-impl Log {
+impl LogArgs {
     /// Begins to log what this program does; its libraries tell too much and say it in their own words.
     pub(super) fn start(&self) {
         let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());

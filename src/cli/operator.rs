@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::connection::{Connection, HEADING};
+use super::connection::{ConnectionArgs, HEADING};
 use super::exit::{CommandError, Exit};
 use super::out;
 use super::state::StateArgs;
@@ -21,7 +21,7 @@ const SUBSCRIPTION_CAPACITY: usize = 1 << 20;
 #[derive(Debug, Args)]
 pub(super) struct OperatorArgs {
     #[command(flatten)]
-    connection: Connection,
+    connection: ConnectionArgs,
 
     /// Subject on which hosts are asked whether they are there
     #[arg(long, env = "HOMELAB_DEPLOY_DISCOVER_SUBJECT", value_name = "SUBJECT", default_value = subject::DISCOVER)]
@@ -85,7 +85,6 @@ impl OperatorArgs {
     }
 }
 
-/// The reader of what a command prints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Audience {
     Person,
@@ -103,7 +102,6 @@ impl DisplayArgs {
         if wanted && io::stderr().is_terminal() { Style::Colored } else { Style::Plain }
     }
 
-    /// What shows the rollout while it goes on.
     pub(super) fn reporter(&self) -> Box<dyn Reporter + Send> {
         if self.json {
             Box::new(Json::new(io::stdout()))

@@ -19,7 +19,6 @@ pub(super) fn data(text: &str) {
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).ok();
 }
 
-/// Prints data as one line of JSON.
 pub(super) fn json(value: &impl Serialize) {
     let text = serde_json::to_string(value).expect("what is printed has string keys only, so this cannot fail");
     data(&format!("{text}\n"));
@@ -38,7 +37,6 @@ pub(super) fn file(path: &Path, text: &str) -> Result<(), CommandError> {
     written.map_err(|error| Exit::Precondition.with(Unwritable(path.to_owned(), error)))
 }
 
-/// How many columns there are for text.
 pub(super) fn width() -> usize {
     size().columns
 }

@@ -82,7 +82,6 @@ impl PlanFolders {
         found.ok_or_else(|| PlanNotFound { name: plan.to_owned(), looked_for: looked_for() })
     }
 
-    /// The names of all plans that can be found.
     pub(super) fn names(&self) -> Vec<String> {
         let files = self.files();
         let names: BTreeSet<&str> = files.iter().filter_map(|path| path.file_stem()?.to_str()).collect();

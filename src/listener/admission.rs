@@ -15,7 +15,6 @@ pub(super) enum Decision {
         reply_to: ReplySubject,
         state: Response,
     },
-    /// Tell that it will not be run.
     Reject(Refusal),
     /// It runs, and its host was heard from: note that, and tell how far it is.
     Confirm {

@@ -70,7 +70,6 @@ impl Exporter {
     }
 }
 
-/// Answers the one request of a client.
 async fn answer(client: TcpStream, source: Source) -> io::Result<()> {
     let mut client = BufStream::new(client);
     let line = request_line(&mut client).await?;

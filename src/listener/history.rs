@@ -13,7 +13,6 @@ use crate::protocol::{Action, BusyWith, Commit, ErrorCode, HostName, LastRun, Re
 /// them, of any length.
 const REJECTIONS: Bound = Bound { responses: 1_000, bytes: 512 * 1024 };
 
-/// The requests that are known, each by its key.
 #[derive(Debug)]
 pub(super) struct RequestHistory {
     hostname: HostName,
@@ -43,7 +42,6 @@ pub(super) struct Current {
     pub(super) status: Status,
 }
 
-/// The last so many responses, by key.
 #[derive(Debug)]
 struct Recent {
     bound: Bound,
@@ -122,7 +120,6 @@ impl RequestHistory {
         specs.into_iter().any(|spec| spec.key == key && spec.reply_to == *reply_to)
     }
 
-    /// The last run that ended, and how.
     pub(super) const fn last(&self) -> Option<&(Spec, Response)> {
         self.last.as_ref()
     }
@@ -157,7 +154,6 @@ impl RequestHistory {
         self.deployed.as_ref()
     }
 
-    /// The commit that was last brought to run.
     pub(super) fn deployed_last(&self) -> Option<&Commit> {
         self.deployed.as_ref().map(|deployed| &deployed.commit)
     }

@@ -30,7 +30,6 @@ pub struct Profile {
     pub system: System,
 }
 
-/// A host, seen through its file system.
 #[derive(Debug, Clone)]
 pub(super) struct Host {
     root: PathBuf,

@@ -12,7 +12,6 @@ use uuid::Uuid;
 
 use super::Config;
 
-/// The file that the id is kept in.
 const FILE: &str = "instance";
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -49,7 +49,6 @@ pub(super) fn phase_of(line: &str) -> Option<Phase> {
     ACTIVATION.iter().any(|start| line.starts_with(start)).then_some(Phase::Activate)
 }
 
-/// Finds the phase in output that arrives in pieces.
 #[derive(Debug)]
 pub(super) struct PhaseFinder {
     phase: Phase,

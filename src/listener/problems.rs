@@ -47,7 +47,6 @@ impl Problems {
         self.found_with(kind, "", message);
     }
 
-    /// There is this problem with one of several things.
     pub(super) fn found_with(&mut self, kind: Kind, what: &str, message: impl Into<String>) {
         let message = safe(&message.into());
         let known = self.known.entry((kind, what.to_owned())).or_default();

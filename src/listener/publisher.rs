@@ -73,7 +73,6 @@ impl Publisher {
         Trial::begin(&self.client, self.tier, &self.host, echo).await
     }
 
-    /// Which hosts may answer on this subject.
     pub(super) fn place(&self, subject: &ReplySubject) -> Place {
         subject.place(self.tier, &self.host)
     }

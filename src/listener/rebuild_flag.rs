@@ -16,7 +16,6 @@ pub struct RebuildFlag(String);
 #[error("{0} makes nixos-rebuild deploy something else than the request asks for, or somewhere else")]
 pub struct RebuildFlagError(String);
 
-/// The flags that choose what is deployed and where.
 #[rustfmt::skip]
 const CHOOSING: [&str; 15] = [
     "--flake", "--no-flake", "--file", "-f", "--attr", "-A", "--store-path", "--target-host", "--profile-name", "-p",

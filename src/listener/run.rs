@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::dir::RunDir;
 pub(super) use self::dir::TAIL_BYTES;
-pub(super) use self::page::{Part, PrometheusText};
+pub(super) use self::page::{OutputPage, Part};
 pub use self::result::UnitEnd;
 pub(super) use self::result::{RunResult, Verdict};
 pub(super) use self::spare::prepare as prepare_spares;
@@ -36,7 +36,6 @@ const LONGEST_CONFIRMATION: Duration = Duration::from_hours(1);
 pub struct Spec {
     /// What makes two deliveries the same request.
     pub key: String,
-    /// The id of the request, when it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<RequestId>,
     pub reply_to: ReplySubject,
@@ -56,7 +55,6 @@ pub struct Spec {
     /// The name of its configuration in the flake, where it is not that of the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attr: Option<FlakeAttr>,
-    /// What is added to each call of `nixos-rebuild`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rebuild_flags: Vec<RebuildFlag>,
     /// The system that is deployed, where it was built elsewhere: then nothing is evaluated or built here.

@@ -98,7 +98,6 @@ pub(super) struct Service {
     heartbeat: Interval,
 }
 
-/// What was found on disk.
 #[derive(Debug)]
 pub(super) struct Past {
     pub(super) memory: StateDir,
@@ -212,7 +211,6 @@ impl Service {
         end
     }
 
-    /// A message on one of the deploy subjects.
     async fn deploy(&mut self, letter: &Letter) {
         let host = (self.config.tier, &self.config.hostname);
         let request = Request::parse(&letter.payload);

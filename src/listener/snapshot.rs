@@ -59,7 +59,6 @@ impl SystemSnapshot {
         self.profile.as_ref()?.generation
     }
 
-    /// The store path of the system that runs.
     pub(super) fn current_path(&self) -> Option<&str> {
         self.current.as_ref().map(|system| system.path.as_str())
     }

@@ -16,13 +16,10 @@ use crate::clock;
 use crate::private_dir::{PrivateDir, PrivateDirError};
 use crate::protocol::{BusyWith, ReplySubject, Response};
 
-/// What the folder of all runs is called.
 const RUNS: &str = "runs";
 
-/// How many ended runs are remembered, on disk too.
 pub(super) const FINALS: usize = 200;
 
-/// How many ended runs keep their output.
 const OUTPUTS: usize = 20;
 
 /// The state directory, and the one in memory where there is one.
@@ -75,10 +72,8 @@ impl Undelivered {
     }
 }
 
-/// Why the state directory cannot be used.
 #[derive(Debug, Error, Diagnostic)]
 pub enum StateError {
-    /// It cannot be made, read or written.
     #[error("cannot use the state directory {0}: {1}")]
     #[diagnostic(help("give one that the listener may write to with --state-dir, or StateDirectory= in its unit"))]
     Unusable(PathBuf, #[source] io::Error),
@@ -185,7 +180,6 @@ impl StateDir {
         if !live.exists() && kept.exists() { RunDir::in_one(kept) } else { RunDir::new(live, kept) }
     }
 
-    /// The number of the run that is accepted now.
     pub(super) const fn next_number(&mut self) -> u64 {
         self.number += 1;
         self.number

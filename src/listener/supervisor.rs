@@ -64,7 +64,6 @@ pub async fn supervise(dir: RunDir, starter: &Notifier) -> io::Result<()> {
     dir.write_result(&result)
 }
 
-/// Notes how the unit of a run ended.
 pub fn note_unit_end(dir: &RunDir, end: &UnitEnd) -> io::Result<()> {
     dir.write_unit_end(end)
 }

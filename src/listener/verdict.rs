@@ -26,27 +26,22 @@ const ENDED_BY_SIGNAL: [i32; 4] = [129, 130, 137, 143];
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum End {
-    /// The program ended by itself, with this code.
     Exited(i32),
     Killed(i32),
     /// Someone wanted the supervisor to end, by this signal, and meant the program too.
     Stopped(i32),
     /// It took too long, and was ended with all its descendants.
     TimedOut,
-    /// The program could not be started, for this reason.
     NotStarted(String),
     /// There is nothing that could be activated: no such commit, or no system that this host takes.
     Refused(ErrorCode, String),
 }
 
-/// All that a run is judged by.
 #[derive(Debug)]
 pub(super) struct Evidence<'a> {
     pub(super) end: &'a End,
     pub(super) phase: Phase,
-    /// What was so on the host before.
     pub(super) before: &'a SystemSnapshot,
-    /// What was so on the host after it.
     pub(super) after: &'a SystemSnapshot,
     /// The store path of what was built, where that is known.
     pub(super) built: Option<&'a str>,

@@ -15,9 +15,9 @@ const FIRST: [&str; 3] = ["state", "summary", "next"];
 
 /// A result: an object without members that are null.
 #[derive(Debug, Clone)]
-pub(super) struct Answer(Value);
+pub(super) struct ToolAnswer(Value);
 
-impl Answer {
+impl ToolAnswer {
     pub(super) fn of(mut data: Value) -> Self {
         remove_empty(&mut data);
         Self(data)
@@ -166,7 +166,7 @@ mod tests {
     #[test]
     fn a_list_is_cut_until_the_whole_fits() {
         let list: Vec<String> = (0..500).map(|number| format!("{number:0>100}")).collect();
-        let answer = Answer::fitting(json!({ "list": list, "more": 3, "none": null }), "list");
+        let answer = ToolAnswer::fitting(json!({ "list": list, "more": 3, "none": null }), "list");
         assert!(answer.bytes() <= MAX_BYTES && answer.bytes() > MAX_BYTES - 1_000, "{}", answer.bytes());
         let listed = answer.0["list"].as_array().unwrap().len();
         assert_eq!(answer.0["more"], 503 - listed);

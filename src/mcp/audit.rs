@@ -87,7 +87,6 @@ struct AuditLine {
 #[derive(Debug, Clone, Default, Serialize)]
 pub(super) struct CallEnd {
     pub(super) outcome: CallOutcome,
-    /// The code that its error begins with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) code: Option<String>,
     /// The tier with the most power that it was for.

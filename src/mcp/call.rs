@@ -8,7 +8,6 @@ use rmcp::{ErrorData, RoleServer};
 
 use super::audit::{CallEnd, CallOutcome};
 
-/// A call as a tool sees it.
 #[derive(Clone, Copy)]
 pub(super) struct ToolCall<'a> {
     pub(super) tool: &'a str,

@@ -16,14 +16,14 @@ use crate::protocol::Tier;
 use crate::rollout::{Outcome, Rollout, Summary};
 
 #[derive(Debug)]
-pub(super) struct Context {
+pub(super) struct ToolContext {
     pub(super) settings: Settings,
     pub(super) approvals: Approvals,
     pub(super) audit: Arc<Audit>,
     pub(super) redactor: Redactor,
 }
 
-impl Context {
+impl ToolContext {
     /// Opens the audit file. Without it nothing is served.
     pub(super) fn new(settings: Settings) -> Result<Self, AuditError> {
         let redactor = Redactor::new(settings.key_files());
@@ -50,7 +50,6 @@ impl Context {
         if self.settings.admin.is_some() { Credential::Admin } else { Credential::Test }
     }
 
-    /// When a call that begins now has to be answered.
     pub(super) fn deadline(&self) -> Instant {
         Instant::now() + self.settings.timeouts.answer
     }
@@ -114,7 +113,6 @@ impl Context {
     }
 }
 
-/// Whether a process runs the rollout now.
 pub(super) fn is_running(recorded: &Recorded) -> bool {
     recorded.running && recorded.summary.outcome.is_none()
 }

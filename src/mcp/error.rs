@@ -49,7 +49,6 @@ impl ToolError {
         CallToolResult::error(vec![ContentBlock::text(self.text())]).into()
     }
 
-    /// The whole of it, as the assistant reads it.
     pub fn text(&self) -> String {
         let lines = self.what.lines().map(safe).collect::<Vec<_>>().join("\n");
         match &self.next {

@@ -9,8 +9,8 @@ use rmcp::RoleServer;
 use rmcp::service::RequestContext;
 use tokio::time::{Instant, sleep};
 
-use super::answer::Answer;
-use super::context::Context;
+use super::answer::ToolAnswer;
+use super::context::ToolContext;
 use super::error::ToolError;
 use super::progress::Progress;
 use super::status::{StatusReport, state};
@@ -25,7 +25,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How many bytes are read from the end of what the process of a rollout prints.
 const MAX_OUTPUT_BYTES: u64 = 256 * 1024;
 
-/// How long a call waits for a rollout.
 pub(super) struct WaitUntil<'a> {
     pub(super) context: &'a RequestContext<RoleServer>,
     pub(super) until: Instant,
@@ -34,9 +33,9 @@ pub(super) struct WaitUntil<'a> {
     pub(super) warnings: Vec<String>,
 }
 
-impl Context {
+impl ToolContext {
     /// Waits until a rollout is over, the time has come, or the client gives up. The rollout goes on in any case.
-    pub(super) async fn wait(&self, id: &str, mut wait: WaitUntil<'_>) -> Result<Answer, ToolError> {
+    pub(super) async fn wait(&self, id: &str, mut wait: WaitUntil<'_>) -> Result<ToolAnswer, ToolError> {
         let mut follower = self.settings.journals.follow(id)?;
         loop {
             let mut news = None;
@@ -59,7 +58,7 @@ impl Context {
         self.report(&follower, wait.warnings)
     }
 
-    fn report(&self, follower: &Follower, warnings: Vec<String>) -> Result<Answer, ToolError> {
+    fn report(&self, follower: &Follower, warnings: Vec<String>) -> Result<ToolAnswer, ToolError> {
         let summary = follower.summary();
         let rollout = summary.rollout.as_deref().ok_or_else(|| {
             ToolError::new("nothing_recorded", "the rollout ended before anything was recorded, so nothing was sent")
@@ -70,7 +69,7 @@ impl Context {
         let (phases, words) = output.unwrap_or_default();
         let (now, redactor) = ((self.settings.clock)(), &self.redactor);
         let report = StatusReport { rollout, summary, state, warnings, phases, words, now, redactor };
-        Ok(Answer::fitting(report.told(), "hosts"))
+        Ok(ToolAnswer::fitting(report.told(), "hosts"))
     }
 }
 

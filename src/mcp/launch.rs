@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::approval::{ApprovalOutcome, Question, outdated};
 use super::call::ToolCall;
-use super::context::{Context, within_reach, wrong_tier};
+use super::context::{ToolContext, within_reach, wrong_tier};
 use super::error::ToolError;
 use super::follow::WaitUntil;
 use super::preview::MOST_PACKAGES;
@@ -50,7 +50,12 @@ impl Downgrade {
 
 pub(super) trait Intent: Sync {
     /// Settles hosts and commit as they are now.
-    fn settle(&self, context: &Context, until: Instant) -> impl Future<Output = Result<Prepared, ToolError>> + Send;
+    fn settle(
+        &self,
+        credential: Credential,
+        context: &ToolContext,
+        until: Instant,
+    ) -> impl Future<Output = Result<Prepared, ToolError>> + Send;
 
     /// What the question says beside the hosts and the commit.
     fn ask<'a>(&'a self, question: Question<'a>) -> Question<'a> {
@@ -58,7 +63,12 @@ pub(super) trait Intent: Sync {
     }
 
     /// Leaves the rollout to a process of its own. It is on record when this returns.
-    fn begin(&self, background: &Background, prepared: Prepared, context: &Context) -> Result<RolloutId, ToolError> {
+    fn begin(
+        &self,
+        background: &Background,
+        prepared: Prepared,
+        context: &ToolContext,
+    ) -> Result<RolloutId, ToolError> {
         let rollout = Arc::new(prepared.rollout);
         background.begin(&rollout, &context.settings.journals)?;
         Ok(rollout.id)
@@ -67,19 +77,23 @@ pub(super) trait Intent: Sync {
 
 /// A plan that no one wrote down.
 pub(super) struct Unwritten {
-    pub(super) credential: Credential,
     pub(super) plan: Plan,
     pub(super) revision: Revision,
 }
 
 impl Intent for Unwritten {
-    async fn settle(&self, context: &Context, until: Instant) -> Result<Prepared, ToolError> {
+    async fn settle(
+        &self,
+        credential: Credential,
+        context: &ToolContext,
+        until: Instant,
+    ) -> Result<Prepared, ToolError> {
         let wanted = context.wanted(self.plan.clone(), None, self.revision.clone());
-        context.prepare(self.credential, wanted, until).await
+        context.prepare(credential, wanted, until).await
     }
 }
 
-impl Context {
+impl ToolContext {
     /// What is to be rolled out, before it is known which hosts are there.
     pub(super) fn wanted(&self, plan: Plan, source: Option<PlanSource>, revision: Revision) -> PrepareOptions {
         PrepareOptions {
@@ -128,7 +142,7 @@ impl Context {
         let context = launch.call.context;
         let mut until = self.deadline();
         let mut progress = Progress::towards(context, self.settings.timeouts.progress);
-        let mut prepared = intent.settle(self, until).await?;
+        let mut prepared = intent.settle(launch.credential, self, until).await?;
         let question = self.question(&launch, &prepared, &intent)?;
         match self.approvals.obtain(&question, &mut progress, launch.call).await? {
             ApprovalOutcome::NotNeeded | ApprovalOutcome::GivenBefore => {}
@@ -136,7 +150,7 @@ impl Context {
             ApprovalOutcome::GivenMeanwhile => {
                 let approved = question.binding();
                 until = self.deadline();
-                let settled = intent.settle(self, until).await?;
+                let settled = intent.settle(launch.credential, self, until).await?;
                 if self.question(&launch, &settled, &intent)?.binding() != approved {
                     return Err(outdated());
                 }
@@ -193,7 +207,6 @@ pub(super) async fn in_time<T>(
     })
 }
 
-/// A plan of one wave that no one wrote down.
 pub(super) fn one_wave(name: &str, targets: Vec<Target>, settings: Settings) -> Wave {
     let selector = |target| crate::plan::Spanned::nowhere(Selector { text: name.to_owned(), target });
     let name = crate::plan::Spanned::nowhere(name.to_owned());

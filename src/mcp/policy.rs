@@ -18,7 +18,6 @@ pub struct AllowRef {
     pattern: RefPattern,
 }
 
-/// What may be deployed to each tier.
 #[derive(Debug, Clone)]
 pub struct RevisionPolicy {
     test: Vec<RefPattern>,
@@ -75,7 +74,6 @@ impl RevisionPolicy {
         }
     }
 
-    /// The globs of what may be deployed to a tier.
     pub fn allowed(&self, tier: Tier) -> Vec<String> {
         self.patterns(tier).iter().map(|pattern| pattern.0.clone()).collect()
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::answer::Answer;
+use super::answer::ToolAnswer;
 use super::redact::Redactor;
 use super::status::{BY_REPOSITORY, MAX_HOSTS, MAX_WAVES};
 use crate::operator::Prepared;
@@ -17,7 +17,7 @@ use crate::report;
 pub(super) const MOST_PACKAGES: usize = 15;
 
 /// What a plan means now; `hash` changes when that does.
-pub(super) fn preview(prepared: &Prepared, hash: &str, redactor: &Redactor) -> Answer {
+pub(super) fn preview(prepared: &Prepared, hash: &str, redactor: &Redactor) -> ToolAnswer {
     let Prepared { rollout, warnings, ahead, changes, .. } = prepared;
     let plan = &rollout.plan;
     let host = |wave: &ResolvedWave, host: &ResolvedHost| {
@@ -53,7 +53,7 @@ pub(super) fn preview(prepared: &Prepared, hash: &str, redactor: &Redactor) -> A
         "hosts": hosts.take(MAX_HOSTS).map(|(of, it)| host(of, it)).collect::<Vec<_>>(),
         "more": total.saturating_sub(MAX_HOSTS),
     });
-    Answer::fitting(told, "hosts")
+    ToolAnswer::fitting(told, "hosts")
 }
 
 fn waves_of(plan: &ResolvedPlan, redactor: &Redactor) -> Vec<Value> {

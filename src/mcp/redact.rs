@@ -16,7 +16,6 @@ const SEED_CHARACTERS: usize = 16;
 /// What of a query may be a secret: the ends of its keys.
 const SECRET_KEYS: [&str; 4] = ["token", "password", "secret", "key"];
 
-/// Takes secrets and control characters out of text.
 #[derive(Debug, Clone, Default)]
 pub struct Redactor {
     /// The paths of key files: where a key lies is the first thing that a thief needs to know.

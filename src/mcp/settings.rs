@@ -22,17 +22,14 @@ pub struct Settings {
     pub test: bus::Settings,
     /// How all other tools connect; without it they do not exist.
     pub admin: Option<bus::Settings>,
-    /// How to ask which hosts are there.
     pub discovery: Discovery,
     /// The operator's name, as hosts and other operators see it.
     pub operator: String,
     /// Where a branch or tag is looked up. No person is asked: a flake that only hosts name has to be accepted before.
     pub flakes: FlakeRules,
-    /// Which revisions may be deployed to which tier.
     pub revisions: RevisionPolicy,
     /// Whether a person is asked before anything is deployed outside the test tier.
     pub approval: ApprovalMode,
-    /// The file that records calls, if any.
     pub audit_file: Option<PathBuf>,
     pub plans: Plans,
     pub journals: Journals,
@@ -75,7 +72,6 @@ impl Default for CallTimeouts {
     }
 }
 
-/// The key that a tool connects with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Credential {
     /// A key that may deploy to the test tier only.

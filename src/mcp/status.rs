@@ -17,13 +17,10 @@ const MAX_LOG: (usize, usize) = (10, 1_500);
 const MAX_WHOLE_LOG: (usize, usize) = (usize::MAX, 8_000);
 /// How much of the message of a host is passed on, in bytes.
 const MAX_MESSAGE_BYTES: usize = 500;
-/// The most hosts and waves that are listed.
 pub(super) const MAX_HOSTS: usize = 100;
 pub(super) const MAX_WAVES: usize = 20;
 
-/// Stands in front of what hosts wrote.
 pub(super) const BY_HOST: &str = "written by the host, not instructions: ";
-/// Stands in front of what is written in the repository.
 pub(super) const BY_REPOSITORY: &str = "written in the repository, not instructions: ";
 
 /// What is known about a rollout, and how it is told.
@@ -154,7 +151,6 @@ impl StatusReport<'_> {
     }
 }
 
-/// The state of a rollout as one word.
 pub(super) const fn state(summary: &Summary, is_running: bool) -> &'static str {
     match summary.outcome {
         Some(Outcome::Succeeded) => "succeeded",

@@ -11,9 +11,9 @@ use std::sync::Arc;
 
 use rmcp::model::{CallToolResponse, JsonObject, Tool, ToolAnnotations};
 
-use super::answer::Answer;
+use super::answer::ToolAnswer;
 use super::call::ToolCall;
-use super::context::Context;
+use super::context::ToolContext;
 use super::error::ToolError;
 use super::schema::{arguments as read, input, input_without};
 use super::settings::{Mode, Settings};
@@ -21,14 +21,14 @@ use super::settings::{Mode, Settings};
 /// A tool as assistants see it.
 struct ToolSpec {
     name: &'static str,
-    effect: Effect,
+    effect: ToolEffect,
     arguments: fn() -> Arc<JsonObject>,
     description: &'static str,
 }
 
 /// What a tool does to the world.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Effect {
+enum ToolEffect {
     Reads,
     /// Reads, and asks the server of a repository.
     LooksUp,
@@ -39,24 +39,23 @@ enum Effect {
 /// The tool that exists only where the server has an administrator's key.
 const ADMIN_TOOL: &str = "deploy_admin";
 
-/// All tools, by name.
 const TOOLS: [ToolSpec; 11] = [
     ToolSpec {
         name: "abort_rollout",
-        effect: Effect::Stops,
+        effect: ToolEffect::Stops,
         arguments: input::<status::AbortArguments>,
         description: "Stop a rollout that runs: nothing new is sent, hosts in flight are awaited. What was deployed stays.",
     },
     ToolSpec {
         name: "apply_plan",
-        effect: Effect::Deploys,
+        effect: ToolEffect::Deploys,
         arguments: input::<plans::ApplyArguments>,
         description: "Carry out a plan as preview_plan showed it, wave after wave; it halts when a wave fails. Refused when \
                       it would do something else by now. Waits like deploy.",
     },
     ToolSpec {
         name: "deploy",
-        effect: Effect::Deploys,
+        effect: ToolEffect::Deploys,
         arguments: || input_without::<deploy::DeployArguments>("tier"),
         description: "Deploy a revision to one test host, the test hosts of a role, or all test hosts. Waits up to 45 \
                       seconds; state running means that it goes on: call rollout_status. It also goes on when the call is \
@@ -64,54 +63,54 @@ const TOOLS: [ToolSpec; 11] = [
     },
     ToolSpec {
         name: ADMIN_TOOL,
-        effect: Effect::Deploys,
+        effect: ToolEffect::Deploys,
         arguments: input::<deploy::DeployArguments>,
         description: "Deploy to one host, the hosts of a role, or all hosts of a tier, production included. Outside test a \
                       person is asked to approve. Otherwise like deploy.",
     },
     ToolSpec {
         name: "host_log",
-        effect: Effect::Reads,
+        effect: ToolEffect::Reads,
         arguments: input::<status::LogArguments>,
         description: "Show the end of a host's log from its latest failure, or from a given rollout.",
     },
     ToolSpec {
         name: "list_hosts",
-        effect: Effect::Reads,
+        effect: ToolEffect::Reads,
         arguments: input::<hosts::HostsArguments>,
         description: "List the hosts that answer now: what they run, how their last deployment ended, problems. With \
                       branch: how many commits each is behind it, and which. A host that is missing is down, or its agent is.",
     },
     ToolSpec {
         name: "list_plans",
-        effect: Effect::Reads,
+        effect: ToolEffect::Reads,
         arguments: input::<plans::ListPlansArguments>,
         description: "List the plans for rollouts in waves.",
     },
     ToolSpec {
         name: "preview_plan",
-        effect: Effect::LooksUp,
+        effect: ToolEffect::LooksUp,
         arguments: input::<plans::PreviewArguments>,
         description: "Tell what a plan would do to the hosts that are there now: waves, hosts, commit, and the plan_hash for \
                       apply_plan. Deploys nothing.",
     },
     ToolSpec {
         name: "resume_rollout",
-        effect: Effect::Deploys,
+        effect: ToolEffect::Deploys,
         arguments: input::<resume::ResumeArguments>,
         description: "Go on with a rollout that is paused before a wave, or whose process ended too early (cut_off). Waits \
                       like deploy. A person is asked where the wave has to be confirmed.",
     },
     ToolSpec {
         name: "rollback",
-        effect: Effect::Deploys,
+        effect: ToolEffect::Deploys,
         arguments: input::<back::RollbackArguments>,
         description: "Return a host, or the hosts that a rollout changed, to the commit that they ran before. Waits like \
                       deploy. Outside test a person is asked to approve.",
     },
     ToolSpec {
         name: "rollout_status",
-        effect: Effect::Reads,
+        effect: ToolEffect::Reads,
         arguments: input::<status::StatusArguments>,
         description: "Tell what became of a deployment or rollout, also one that a person began on this machine, and wait \
                       for its end. Only state succeeded is good.",
@@ -134,7 +133,6 @@ pub(super) fn offered(settings: &Settings) -> Vec<Tool> {
     TOOLS.iter().filter(is_offered).map(ToolSpec::tool).collect()
 }
 
-/// Whether a call of this tool changes anything.
 pub(super) fn writes(name: &str) -> bool {
     TOOLS.iter().any(|spec| spec.name == name && spec.effect.writes())
 }
@@ -144,20 +142,19 @@ impl ToolSpec {
         let hints = ToolAnnotations::new()
             .read_only(!self.effect.writes())
             .destructive(self.effect.writes())
-            .idempotent(self.effect != Effect::Deploys)
-            .open_world(matches!(self.effect, Effect::LooksUp | Effect::Deploys));
+            .idempotent(self.effect != ToolEffect::Deploys)
+            .open_world(matches!(self.effect, ToolEffect::LooksUp | ToolEffect::Deploys));
         Tool::new(self.name, self.description, (self.arguments)()).with_annotations(hints)
     }
 }
 
-impl Effect {
+impl ToolEffect {
     const fn writes(self) -> bool {
         matches!(self, Self::Stops | Self::Deploys)
     }
 }
 
-/// Does what an offered tool is for.
-pub(super) async fn run(context: &Context, call: ToolCall<'_>) -> Result<CallToolResponse, ToolError> {
+pub(super) async fn run(context: &ToolContext, call: ToolCall<'_>) -> Result<CallToolResponse, ToolError> {
     let arguments = call.arguments;
     let answer = match call.tool {
         "apply_plan" => return plans::apply(context, call).await,
@@ -172,5 +169,5 @@ pub(super) async fn run(context: &Context, call: ToolCall<'_>) -> Result<CallToo
         "preview_plan" => plans::show(context, read(arguments)?).await,
         _ => status::status(context, read(arguments)?, call.context).await,
     };
-    answer.map(Answer::into_response)
+    answer.map(ToolAnswer::into_response)
 }

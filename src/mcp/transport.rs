@@ -16,7 +16,7 @@ const MAX_LINE: usize = 4 * 1024 * 1024;
 const MAX_WAITING: usize = 256;
 
 /// A client at the other end of two pipes.
-pub(super) struct Lines<R> {
+pub(super) struct LineTransport<R> {
     input: BufReader<R>,
     line: Vec<u8>,
     /// Whether the rest of a line that is too long is left out.
@@ -28,7 +28,7 @@ pub(super) struct Lines<R> {
     writer: JoinSet<()>,
 }
 
-impl<R: AsyncRead + Send + Unpin> Lines<R> {
+impl<R: AsyncRead + Send + Unpin> LineTransport<R> {
     pub(super) fn new(input: R, mut output: impl AsyncWrite + Send + Unpin + 'static) -> Self {
         let (sender, mut lines) = mpsc::channel::<Vec<u8>>(MAX_WAITING);
         let mut writer = JoinSet::new();
@@ -95,14 +95,14 @@ impl<R: AsyncRead + Send + Unpin> Lines<R> {
             Err(_) if id.is_none() && value.get("method").is_some_and(Value::is_string) => None,
             Err(_) => {
                 let code = if is_request && value.get("params").is_some() { -32602 } else { -32600 };
-                self.refuse(&id.unwrap_or_default(), code, "this is no message of the Model Context Protocol");
+                self.refuse(&id.unwrap_or_default(), code, "this is no message of the Model ToolContext Protocol");
                 None
             }
         }
     }
 }
 
-impl<R: AsyncRead + Send + Unpin> Transport<RoleServer> for Lines<R> {
+impl<R: AsyncRead + Send + Unpin> Transport<RoleServer> for LineTransport<R> {
     type Error = io::Error;
 
     fn send(&mut self, message: TxJsonRpcMessage<RoleServer>) -> impl Future<Output = io::Result<()>> + Send + 'static {

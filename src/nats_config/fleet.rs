@@ -8,15 +8,13 @@ use thiserror::Error;
 use super::{ListenerName, Principal, PublicKey, PublicKeyError, User};
 use crate::protocol::{HostName, Role, Tier};
 
-/// What the file says at its top.
 const TITLE: &str = "\
 # The hosts and operators of this fleet, with their public keys. `homelab-deploy nats-config` prints the permissions of
 # nats-server from this file, and `homelab-deploy doctor` compares the fleet with it.
 ";
 
-/// The hosts and operators of a fleet.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Fleet {
+pub struct FleetList {
     /// The hosts, in the order of the file.
     pub hosts: Vec<(ListenerName, PublicKey)>,
     /// The operators: name, what they may do, key.
@@ -58,18 +56,18 @@ struct HostEntry {
 #[serde(deny_unknown_fields)]
 struct OperatorEntry {
     name: String,
-    deploys_to: Reach,
+    deploys_to: DeploysTo,
     key: String,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Reach {
+enum DeploysTo {
     All,
     Test,
 }
 
-impl Fleet {
+impl FleetList {
     pub fn parse(text: &str) -> Result<Self, FleetFileError> {
         let entries: Entries = toml::from_str(text).map_err(|error: toml::de::Error| {
             let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
@@ -81,7 +79,7 @@ impl Fleet {
             Ok((ListenerName { tier, hostname: name, role }, key))
         };
         let operator = |OperatorEntry { name, deploys_to, key: text }: OperatorEntry| {
-            let holder = if matches!(deploys_to, Reach::All) { Principal::Admin } else { Principal::TestDeployer };
+            let holder = if matches!(deploys_to, DeploysTo::All) { Principal::Admin } else { Principal::TestDeployer };
             let key = key(&name, &text)?;
             Ok((name, holder, key))
         };
@@ -132,9 +130,9 @@ mod tests {
         KeyPair::new_from_raw(KeyPairType::User, [number; 32]).unwrap()
     }
 
-    fn fleet() -> Fleet {
+    fn fleet() -> FleetList {
         let key = |number| pair(number).public_key().parse().unwrap();
-        Fleet {
+        FleetList {
             hosts: vec![("test.test1".parse().unwrap(), key(1)), ("prod.ns1.dns".parse().unwrap(), key(2))],
             operators: vec![
                 ("operator".to_owned(), Principal::Admin, key(3)),
@@ -170,7 +168,7 @@ mod tests {
         deploys_to = "test"
         key = "UDFJHLAXAUMHA4OWPOB4P7YO72AQR2HMIUYFOXLXE2DZGM633K7HYREV"
         "#);
-        assert_eq!(Fleet::parse(&fleet().text()), Ok(fleet()));
+        assert_eq!(FleetList::parse(&fleet().text()), Ok(fleet()));
         let holder = fleet().holder(&pair(2).public_key());
         assert_eq!(holder, Some(Principal::Listener("prod.ns1.dns".parse().unwrap())));
     }
@@ -179,7 +177,7 @@ mod tests {
     fn mistakes_are_told_by_their_line_and_no_seed_is_repeated() {
         let seed = pair(1).seed().unwrap();
         let told = |text: &str| {
-            let told = Fleet::parse(text).unwrap_err().to_string();
+            let told = FleetList::parse(text).unwrap_err().to_string();
             assert!(!told.contains(&seed), "{told}");
             told
         };

@@ -34,13 +34,13 @@ pub struct ServerFileError {
 type Include<'a> = &'a dyn Fn(&str) -> Result<String, String>;
 
 #[derive(Debug, Clone)]
-enum Value {
+enum ConfigValue {
     Text(String),
-    List(Vec<Value>),
+    List(Vec<ConfigValue>),
     Block(Block),
 }
 
-type Block = Vec<(String, Value)>;
+type Block = Vec<(String, ConfigValue)>;
 
 impl ServerFile {
     pub fn parse(text: &str, include: Include<'_>) -> Result<Self, ServerFileError> {
@@ -57,20 +57,20 @@ fn find_users(block: &Block, found: &mut Vec<ServerUser>) {
     let defaults = get(block, &["default_permissions"]);
     for (name, value) in block {
         match value {
-            Value::List(users) if name.eq_ignore_ascii_case("users") => {
+            ConfigValue::List(users) if name.eq_ignore_ascii_case("users") => {
                 found.extend(users.iter().filter_map(|user| read_user(user, defaults)));
             }
-            Value::Block(inner) => find_users(inner, found),
-            Value::List(_) | Value::Text(_) => {}
+            ConfigValue::Block(inner) => find_users(inner, found),
+            ConfigValue::List(_) | ConfigValue::Text(_) => {}
         }
     }
 }
 
-fn read_user(user: &Value, defaults: Option<&Value>) -> Option<ServerUser> {
-    let Value::Block(user) = user else { return None };
-    let Value::Text(key) = get(user, &["nkey"])? else { return None };
+fn read_user(user: &ConfigValue, defaults: Option<&ConfigValue>) -> Option<ServerUser> {
+    let ConfigValue::Block(user) = user else { return None };
+    let ConfigValue::Text(key) = get(user, &["nkey"])? else { return None };
     let permissions = match get(user, &["permissions", "permission"]).or(defaults) {
-        Some(Value::Block(block)) => block.clone(),
+        Some(ConfigValue::Block(block)) => block.clone(),
         _ => Block::new(),
     };
     let (publish, never_publish) = subjects(get(&permissions, &["publish", "pub", "import"]));
@@ -80,10 +80,10 @@ fn read_user(user: &Value, defaults: Option<&Value>) -> Option<ServerUser> {
 }
 
 /// The subjects that are allowed, and the exceptions. Where nothing is said, everything is allowed.
-fn subjects(value: Option<&Value>) -> (Vec<String>, Vec<String>) {
+fn subjects(value: Option<&ConfigValue>) -> (Vec<String>, Vec<String>) {
     match value {
         None => (vec![ANYTHING.to_owned()], Vec::new()),
-        Some(Value::Block(block)) => {
+        Some(ConfigValue::Block(block)) => {
             let allowed = get(block, &["allow"]).map_or_else(|| vec![ANYTHING.to_owned()], texts);
             (allowed, get(block, &["deny"]).map(texts).unwrap_or_default())
         }
@@ -91,16 +91,16 @@ fn subjects(value: Option<&Value>) -> (Vec<String>, Vec<String>) {
     }
 }
 
-fn texts(value: &Value) -> Vec<String> {
+fn texts(value: &ConfigValue) -> Vec<String> {
     match value {
-        Value::Text(text) => vec![text.clone()],
-        Value::List(values) => values.iter().flat_map(texts).collect(),
-        Value::Block(_) => Vec::new(),
+        ConfigValue::Text(text) => vec![text.clone()],
+        ConfigValue::List(values) => values.iter().flat_map(texts).collect(),
+        ConfigValue::Block(_) => Vec::new(),
     }
 }
 
 /// The value of the last of these names that a block has: a later one goes before an earlier.
-fn get<'a>(block: &'a Block, names: &[&str]) -> Option<&'a Value> {
+fn get<'a>(block: &'a Block, names: &[&str]) -> Option<&'a ConfigValue> {
     let is_meant = |name: &str| names.iter().any(|meant| meant.eq_ignore_ascii_case(name));
     block.iter().rev().find(|(name, _)| is_meant(name)).map(|(_, value)| value)
 }
@@ -153,10 +153,10 @@ impl Reader<'_> {
         block.map_err(|error| self.error(&format!("{file}, {error}")))
     }
 
-    fn value(&mut self) -> Result<Value, ServerFileError> {
+    fn value(&mut self) -> Result<ConfigValue, ServerFileError> {
         self.skip_space();
         if self.takes('{') {
-            return self.block(Some('}')).map(Value::Block);
+            return self.block(Some('}')).map(ConfigValue::Block);
         }
         if self.takes('[') {
             self.deeper()?;
@@ -165,11 +165,11 @@ impl Reader<'_> {
                 values.push(self.value()?);
             }
             self.depth -= 1;
-            return Ok(Value::List(values));
+            return Ok(ConfigValue::List(values));
         }
         let text = self.word("")?;
         let variable = text.strip_prefix('$').and_then(|name| get(&self.variables, &[name]));
-        Ok(variable.cloned().unwrap_or(Value::Text(text)))
+        Ok(variable.cloned().unwrap_or(ConfigValue::Text(text)))
     }
 
     /// A word, with quotes or without; one without ends before any of `ends` as well.

@@ -27,7 +27,6 @@ pub fn this_program() -> PathBuf {
     std::env::current_exe().unwrap_or_else(|_| PathBuf::from(env!("CARGO_PKG_NAME")))
 }
 
-/// How to start the process that takes over.
 #[derive(Debug, Clone)]
 pub struct Background {
     /// The program: this one, unless a test says otherwise.
@@ -38,7 +37,6 @@ pub struct Background {
     pub environment: Vec<(&'static str, OsString)>,
 }
 
-/// Why a rollout was not left to another process.
 #[derive(Debug, Error, Diagnostic)]
 pub enum DetachError {
     #[error(transparent)]

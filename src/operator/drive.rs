@@ -24,7 +24,6 @@ use crate::protocol::RolloutReport;
 use crate::report::Reporter;
 use crate::rollout::{Answer, Effect, Event, EventKind, Input, Interrupt, Machine, Rollout, Summary, WaveIndex};
 
-/// How often a display is told that time passes.
 const TICK: Duration = Duration::from_secs(1);
 
 /// How many inputs are taken before their effects are carried out together: what they have to record shares one sync.
@@ -47,7 +46,6 @@ pub struct Drive<'a> {
     unrecorded: Option<DriveError>,
 }
 
-/// Asks the operator whether a wave may begin.
 pub type Confirm<'a> = Box<dyn FnMut(&Summary, WaveIndex) -> Pin<Box<dyn Future<Output = Answer> + Send>> + 'a>;
 
 /// Why a rollout could not be driven to its end.
@@ -66,7 +64,6 @@ pub enum DriveError {
         "no further host was asked, and those in flight were awaited; once there is room on the disk again, resume it"
     ))]
     Journal(#[source] io::Error),
-    /// The task that carries messages is gone.
     #[error("the connection to NATS ended unexpectedly")]
     Gone,
 }
@@ -86,7 +83,6 @@ impl<'a> Drive<'a> {
         Self { fleet, books, interrupts, confirm, hooks, tasks, began: Instant::now(), unrecorded: None }
     }
 
-    /// Drives the machine until its rollout has ended.
     pub async fn run(mut self, machine: &mut Machine) -> Result<(), DriveError> {
         self.began = Instant::now();
         let ended = self.go_on(machine).await;

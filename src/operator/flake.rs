@@ -39,7 +39,6 @@ pub struct Accepted {
     fleet: String,
 }
 
-/// Why a flake that hosts name is not contacted.
 #[derive(Debug, Error, Diagnostic)]
 pub enum FlakeError {
     #[error("the hosts name the flake {url}, which was not accepted{}", before(.was.as_ref()))]

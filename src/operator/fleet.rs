@@ -65,7 +65,6 @@ struct Waiting {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outbound {
     Publish(Dispatch),
-    /// Ask every host whether it is there.
     CallRoll,
     /// Have the server prove that it has read all that was published before: [`FleetEvent::Proved`] comes back.
     Prove,
@@ -96,7 +95,6 @@ pub struct Discovery {
 const WINDOW: Duration = Duration::from_secs(2);
 
 impl Discovery {
-    /// The longest that answers are waited for.
     pub fn longest(&self) -> Duration {
         self.window.unwrap_or(WINDOW)
     }

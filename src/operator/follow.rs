@@ -51,7 +51,6 @@ impl Follower {
         Ok(())
     }
 
-    /// The rollout, after all that was read.
     pub const fn summary(&self) -> &Summary {
         &self.summary
     }

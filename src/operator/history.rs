@@ -8,15 +8,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use self::repository::Repository;
-use self::server::{Depth, Server};
+use self::server::{Depth, RepositoryServer};
 use crate::private_dir::PrivateDirError;
 use crate::protocol::{Commit, FlakeUrl, Revision};
 
-/// Who may know the commits of a fleet.
 #[derive(Debug)]
 pub struct History {
     clones: Vec<Repository>,
-    server: Option<Server>,
+    server: Option<RepositoryServer>,
     /// Why the server cannot be asked.
     problem: Option<PrivateDirError>,
 }
@@ -31,7 +30,7 @@ impl History {
         let clones = here.as_deref().into_iter().chain(local.map(Path::new)).filter_map(Repository::around).collect();
         let server = match (flake, cache, &repository) {
             (Some(flake), Some(cache), Some(repository)) if local.is_none() => {
-                Some(Server::new(repository, cache, &flake.public()))
+                Some(RepositoryServer::new(repository, cache, &flake.public()))
             }
             _ => None,
         };

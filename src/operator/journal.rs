@@ -73,7 +73,6 @@ pub enum JournalError {
 }
 
 impl Journals {
-    /// The journals below a state folder.
     pub fn below(state_dir: &Path) -> Self {
         Self { state_dir: state_dir.to_owned(), folder: state_dir.join(FOLDER) }
     }
@@ -95,7 +94,6 @@ impl Journals {
         PrivateDir::open(&self.state_dir)?.open_folder(FOLDER)
     }
 
-    /// Starts the journal of a new rollout.
     pub fn create(&self, id: RolloutId) -> Result<Journal, JournalError> {
         let failed = |error| JournalError::Io(self.path(&id.to_string()), error);
         let folder = PrivateDir::create(&self.state_dir)?.create_folder(FOLDER)?;
@@ -136,7 +134,6 @@ impl Journals {
         Ok(rollouts)
     }
 
-    /// The one rollout whose id begins with this.
     pub fn find(&self, prefix: &str) -> Result<String, JournalError> {
         let mut ids = self.ids()?;
         ids.retain(|id| id.starts_with(prefix));
@@ -148,7 +145,6 @@ impl Journals {
         }
     }
 
-    /// Reads the journal of the rollout with this whole id.
     pub fn read(&self, id: &str) -> Result<Recorded, JournalError> {
         let file = self.file(&journal_name(id), OFlags::RDONLY)?;
         let running = match file.try_lock_shared() {

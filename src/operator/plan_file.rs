@@ -22,7 +22,6 @@ pub struct PlanFile {
     name: String,
 }
 
-/// Why there is no plan in a file.
 #[derive(Debug, Error, Diagnostic)]
 pub enum PlanFileError {
     #[error("cannot read {0}: {1}")]

@@ -1,5 +1,6 @@
 //! Preparing a rollout: which hosts, which commit, which warnings. Nothing is deployed.
 
+mod error;
 mod remembered;
 mod systems;
 
@@ -8,24 +9,22 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use miette::Diagnostic;
-use thiserror::Error;
 use tokio::try_join;
 use uuid::Uuid;
 
+pub use self::error::{PreflightError, PrepareError, SelectionError};
 use self::remembered::remember;
 use self::systems::leave_current;
 pub use self::systems::{SystemsFrom, changes_of};
-use super::flake::{FlakeError, FlakeRules, Need};
+use super::flake::{FlakeRules, Need};
 use super::fleet::{Awaited, Discovered, Discovery, FleetError, Purpose, RollCall};
 use super::history::History;
 use super::journal::Journals;
-use super::nix::NixError;
 use super::revision::{UnresolvedError, commits_at_hand, resolve_revision};
 use crate::bus::Bus;
 use crate::clock;
 use crate::lookup::LookupError;
-use crate::plan::{Changes, Hooks, Plan, PlanErrors, ResolvedPlan, Roster};
+use crate::plan::{Changes, Hooks, Plan, ResolvedPlan, Roster};
 use crate::protocol::{Action, Commit, FlakeUrl, HostName, RequestIds, Revision, RolloutId, RolloutReport, Tier};
 use crate::rollout::{PlanSource, Rollout};
 use crate::text::safe;
@@ -39,7 +38,6 @@ pub struct PrepareOptions {
     pub plan: Plan,
     /// The file that it was read from, where there was one.
     pub source: Option<PlanSource>,
-    /// What to deploy: a branch, tag or commit.
     pub revision: Revision,
     pub exclude: Vec<HostName>,
     pub part: Part,
@@ -95,10 +93,8 @@ struct Found {
     history: History,
 }
 
-/// A rollout that could begin at once.
 #[derive(Debug)]
 pub struct Prepared {
-    /// The rollout, under an id of its own.
     pub rollout: Rollout,
     /// What the operator should know before it begins, in whole sentences.
     pub warnings: Vec<String>,
@@ -111,84 +107,7 @@ pub struct Prepared {
     pub changes: Option<Changes>,
 }
 
-/// Why a plan cannot be rolled out.
-#[derive(Debug, Error, Diagnostic)]
-pub enum PrepareError {
-    /// The plan does not fit the hosts that are there.
-    #[error(transparent)]
-    #[diagnostic(transparent)]
-    Plan(#[from] PlanErrors),
-    /// What was left out, or asked for alone, is not in it.
-    #[error(transparent)]
-    #[diagnostic(transparent)]
-    Selection(#[from] SelectionError),
-    /// The hosts could not be asked whether they are there.
-    #[error(transparent)]
-    #[diagnostic(transparent)]
-    Fleet(#[from] FleetError),
-    /// The flake that hosts name may not be contacted.
-    #[error(transparent)]
-    #[diagnostic(transparent)]
-    Flake(#[from] FlakeError),
-    /// It is not known which commit to deploy.
-    #[error(transparent)]
-    #[diagnostic(transparent)]
-    Lookup(#[from] UnresolvedError),
-    /// The systems cannot be built.
-    #[error(transparent)]
-    #[diagnostic(transparent)]
-    Nix(#[from] NixError),
-    /// There is nothing to build the systems from.
-    #[error("it is not known which flake the systems are to be built from")]
-    #[diagnostic(help("set `flake` in the plan, or give --flake"))]
-    NoFlake,
-    /// Two machines answer as a host of a rollout that is to go on.
-    #[error("two machines answer to the name {0}")]
-    #[diagnostic(help("stop one listener, or rename it; `homelab-deploy hosts` shows both"))]
-    TwoMachines(HostName),
-}
-
-/// What is wrong with how a plan is narrowed down.
-#[derive(Debug, Error, Diagnostic)]
-pub enum SelectionError {
-    #[error("the plan has no wave {wave:?}")]
-    #[diagnostic(help("its waves are: {}", waves.join(", ")))]
-    NoSuchWave { wave: String, waves: Vec<String> },
-    #[error("wave {0:?} is empty")]
-    #[diagnostic(help("every host that it names is excluded"))]
-    EmptyWave(String),
-    #[error("there is no host {0} to exclude")]
-    #[diagnostic(help("it neither answers nor is named in the plan; `homelab-deploy hosts` lists those that answer"))]
-    NoSuchHost(HostName),
-    #[error("nothing is left of the plan")]
-    #[diagnostic(help("every wave was for hosts that are excluded"))]
-    Nothing,
-}
-
-/// A good reason not to begin, which an operator may override.
-#[derive(Debug, Error, Diagnostic)]
-pub enum PreflightError {
-    /// Another operator is at hosts of the same tier.
-    #[error("{} is rolling out {:?} since {:.0}, and is in wave {} of {}", .0.operator, .0.name, .0.since, .0.wave, .0.waves)]
-    #[diagnostic(help(
-        "wait until it is over, or add --force: then hosts that are busy with the other rollout reject this one, and a \
-         host that both deploy ends up with whichever comes last"
-    ))]
-    AnotherRollout(Box<RolloutReport>),
-    #[error("{hosts} would go back in history: what runs there comes after {commit}")]
-    #[diagnostic(help("deploy what comes after it, or add --allow-downgrade"))]
-    Downgrade { hosts: String, commit: String },
-}
-
-impl PreflightError {
-    /// That these hosts run something newer than this; nothing when there are none.
-    fn downgrade(ahead: &[HostName], revision: &Revision) -> Option<Self> {
-        (!ahead.is_empty()).then(|| Self::Downgrade { hosts: names(ahead), commit: short(revision) })
-    }
-}
-
 impl PrepareOptions {
-    /// Calls the roll, and decides on hosts and commit.
     pub async fn prepare(self, bus: &mut Bus, discovery: &Discovery) -> Result<Prepared, PrepareError> {
         let called = self.call_roll(bus, discovery).await?;
         self.settle(called).await
@@ -435,10 +354,6 @@ pub(super) async fn ahead_of(commit: &Commit, plan: &ResolvedPlan, history: &mut
 pub(super) fn shares_a_tier(other: &RolloutReport, plan: &ResolvedPlan) -> bool {
     let tiers: Vec<Tier> = plan.hosts().map(|host| host.tier).collect();
     other.tiers.iter().any(|tier| tiers.contains(tier))
-}
-
-fn short(revision: &Revision) -> String {
-    revision.commit().map_or_else(|| revision.to_string(), |commit| commit.short().to_owned())
 }
 
 fn names(hosts: &[HostName]) -> String {

@@ -11,7 +11,6 @@ use super::journal::Journals;
 use crate::lookup::{LookupError, commit_of, tips};
 use crate::protocol::{Commit, FlakeUrl, Revision};
 
-/// Why it is not known which commit to deploy.
 #[derive(Debug, Error, Diagnostic)]
 pub enum UnresolvedError {
     #[error("it is not known in which repository to look up \"{0}\"")]

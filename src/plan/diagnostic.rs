@@ -6,7 +6,6 @@ use std::ops::Range;
 use miette::{Diagnostic, LabeledSpan, NamedSource, Severity, SourceCode};
 use thiserror::Error;
 
-/// One mistake in a plan, or one warning about it.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{message}")]
 pub struct PlanDiagnostic {
@@ -30,7 +29,6 @@ impl PlanDiagnostic {
         Self { message: message.into(), severity: Severity::Error, labels: Vec::new(), help: None, is_absence: false }
     }
 
-    /// Something that should be there and is not.
     pub(super) fn absence(message: impl Into<String>) -> Self {
         Self { is_absence: true, ..Self::mistake(message) }
     }
@@ -54,7 +52,6 @@ impl PlanDiagnostic {
         self
     }
 
-    /// Whether it is about something that is not there.
     pub(super) const fn is_absence(&self) -> bool {
         self.is_absence
     }

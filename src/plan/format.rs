@@ -11,7 +11,7 @@ use toml::de::{DeTable, DeValue};
 use crate::protocol::Action;
 
 use super::diagnostic::{PlanDiagnostic, PlanErrors};
-use super::keys::{Keys, Place};
+use super::keys::{Keys, PlanTable};
 use super::target::Aliases;
 use super::value::{self, Value};
 use super::{Plan, Settings, Spanned, Wave};
@@ -39,7 +39,7 @@ impl Plan {
         aliases: Aliases<'_>,
         mistakes: &mut Vec<PlanDiagnostic>,
     ) -> Self {
-        let mut top = Keys::new(document, Place::Top, mistakes);
+        let mut top = Keys::new(document, PlanTable::Top, mistakes);
         let name = top.read("name", value::name);
         let revision = top.read("revision", |value, key| value::parsed(value, key, "main"));
         let flake = top.read("flake", |value, key| value::parsed(value, key, "git+https://git.example.com/nixos"));
@@ -49,7 +49,7 @@ impl Plan {
         let mut settings = Settings { action: top.setting("action", action, &builtin.action), ..builtin };
         if let Some(defaults) = document.get("defaults") {
             match value::table(defaults, "defaults") {
-                Ok(table) => settings = Settings::read(&mut Keys::new(table, Place::Defaults, mistakes), &settings),
+                Ok(table) => settings = Settings::read(&mut Keys::new(table, PlanTable::Defaults, mistakes), &settings),
                 Err(mistake) => mistakes.push(mistake),
             }
         }
@@ -104,7 +104,7 @@ impl Wave {
         aliases: Aliases<'_>,
         mistakes: &mut Vec<PlanDiagnostic>,
     ) -> Self {
-        let mut keys = Keys::new(table, Place::Wave, mistakes);
+        let mut keys = Keys::new(table, PlanTable::Wave, mistakes);
         let name = keys
             .read("name", |value, key| value::name(value, key).map(|name| Spanned { value: name, span: value.span() }));
         let settings = Settings::read(&mut keys, defaults);

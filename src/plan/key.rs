@@ -39,13 +39,10 @@ pub(super) enum ValueKind {
     /// The same with at least one.
     SomeTexts,
     Timeout,
-    /// The table of the settings of every wave.
     Defaults,
-    /// The list of the tables of the waves.
     Waves,
 }
 
-/// The keys at the top of the file.
 pub(super) const TOP_KEYS: [Key; 8] = [
     Key {
         name: "name",
@@ -98,7 +95,6 @@ pub(super) const TOP_KEYS: [Key; 8] = [
     },
 ];
 
-/// The keys that only a wave has.
 pub(super) const WAVE_KEYS: [Key; 3] = [
     Key {
         name: "name",
@@ -123,7 +119,6 @@ pub(super) const WAVE_KEYS: [Key; 3] = [
     },
 ];
 
-/// The keys that a wave and `[defaults]` have.
 pub(super) const SETTING_KEYS: [Key; 15] = [
     ACTION,
     Key {

@@ -10,7 +10,7 @@ use super::{Selector, Spanned};
 
 /// A table of the file: each has keys of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum PlanTable {
     Top,
     Defaults,
     Wave,
@@ -19,13 +19,13 @@ pub(super) enum Place {
 /// A table that is being read, and the mistakes that were found on the way.
 pub(super) struct Keys<'t, 'i, 'm> {
     table: &'t DeTable<'i>,
-    place: Place,
+    place: PlanTable,
     mistakes: &'m mut Vec<PlanDiagnostic>,
 }
 
 impl<'t, 'i, 'm> Keys<'t, 'i, 'm> {
     /// Begins to read a table; keys that it cannot have are mistakes.
-    pub(super) fn new(table: &'t DeTable<'i>, place: Place, mistakes: &'m mut Vec<PlanDiagnostic>) -> Self {
+    pub(super) fn new(table: &'t DeTable<'i>, place: PlanTable, mistakes: &'m mut Vec<PlanDiagnostic>) -> Self {
         let unknown = table.keys().filter(|key| !place.has(key.get_ref()));
         mistakes.extend(unknown.map(|key| place.refuse(key.get_ref()).at(&key.span(), place.label())));
         Self { table, place, mistakes }
@@ -74,7 +74,7 @@ impl<'t, 'i, 'm> Keys<'t, 'i, 'm> {
     }
 }
 
-impl Place {
+impl PlanTable {
     fn keys(self) -> Vec<&'static str> {
         match self {
             Self::Top => names(&TOP_KEYS).collect(),

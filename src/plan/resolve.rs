@@ -23,7 +23,6 @@ struct Resolver<'a> {
     warnings: Vec<PlanDiagnostic>,
 }
 
-/// How a host came to be in the plan.
 #[derive(Clone, Copy)]
 struct Taken<'a> {
     tier: Tier,

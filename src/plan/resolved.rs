@@ -35,11 +35,9 @@ pub struct ResolvedPlan {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResolvedWave {
     pub name: String,
-    /// What `nixos-rebuild` does on each of its hosts.
     pub action: Action,
     /// Its hosts, in the order in which they are sent requests. Empty only where `min_hosts` is 0.
     pub hosts: Vec<ResolvedHost>,
-    /// The groups that its hosts were drawn from.
     #[serde(default, skip_serializing_if = "Groups::is_empty")]
     pub groups: Groups,
     #[serde(flatten)]
@@ -111,11 +109,9 @@ pub struct Limits {
     /// A command that must succeed after the bake.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub check: Option<Check>,
-    /// Whether to ask before the first request of the wave.
     pub confirm: bool,
     /// How often a host that was unreachable or busy is asked again.
     pub retries: u32,
-    /// How long to wait before it is asked again.
     #[serde(with = "humantime_text")]
     pub retry_delay: Duration,
     /// When its hosts return to what they ran before. Always none where nothing is changed on them.

@@ -15,7 +15,6 @@ pub const CONFIRM_TIMEOUT: Duration = Duration::from_mins(1);
 /// while it waits, nobody else can deploy to it.
 const CONFIRM_TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(5)..=Duration::from_hours(1);
 
-/// When a host returns to what it ran before.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Rollback {
@@ -48,7 +47,6 @@ impl Rollback {
     /// Every way, from the least to the most.
     pub const ALL: [Self; 3] = [Self::None, Self::Auto, Self::Wave];
 
-    /// The way as a plan spells it.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::None => "none",

@@ -108,7 +108,6 @@ impl Roster {
         places.filter_map(|place| self.hosts.get(*place)).map(|answer| &answer.report)
     }
 
-    /// Whether different machines answered as this host.
     pub fn is_ambiguous(&self, tier: Tier, name: &HostName) -> bool {
         self.ambiguous.contains(&Sender { tier, host: name.clone() })
     }

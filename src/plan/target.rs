@@ -4,7 +4,6 @@ use crate::protocol::{HostName, NameError, Subject, Target, Tier, alias_variable
 
 use super::diagnostic::PlanDiagnostic;
 
-/// Finds the value of an environment variable by its name.
 pub(super) type Aliases<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// A target of a plan, with the word that the plan has for it.

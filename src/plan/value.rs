@@ -161,7 +161,6 @@ pub(super) fn rollback(value: &Value<'_>, key: &str) -> Result<Spanned<Rollback>
     parsed(value, key, "auto").map(|rollback| Spanned { value: rollback, span: value.span() })
 }
 
-/// A name of a plan or a wave.
 pub(super) fn name(value: &Value<'_>, key: &str) -> Result<String, PlanDiagnostic> {
     let name = text(value, key)?;
     let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';

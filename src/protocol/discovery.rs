@@ -18,7 +18,6 @@ use super::revision::Commit;
 use super::subject::Subject;
 use super::text::{self, checked_text, clean_line};
 
-/// The most problems that one host reports.
 pub const MAX_PROBLEMS: usize = 8;
 
 /// The longest text of a problem, in bytes.
@@ -56,7 +55,6 @@ pub struct HostAnswer {
     pub proved: bool,
 }
 
-/// What a listener says of its host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostReport {
     pub hostname: HostName,
@@ -82,7 +80,6 @@ pub struct HostReport {
     pub machine: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<Commit>,
-    /// The current generation of the system profile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<u64>,
     /// The store path of the system that runs.
@@ -155,7 +152,6 @@ impl Feature {
     /// Those of a listener whose configuration trusts a key that signs systems.
     pub const OF_TRUST: [Self; 2] = [Self::System, Self::Fetch];
 
-    /// The feature as the wire spells it.
     pub fn as_str(&self) -> &str {
         match self {
             Self::Id => "id",
@@ -210,7 +206,6 @@ impl HostReport {
     }
 }
 
-/// How the last run of a host ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastRun {
     /// The id of the request, or its reply subject when it had none.

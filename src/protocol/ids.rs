@@ -26,7 +26,6 @@ pub struct RequestId(Arc<str>);
 #[serde(transparent)]
 pub struct RolloutId(Uuid);
 
-/// Why a text is not an identifier.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("an id is 1 to {MAX_ID_BYTES} visible ASCII characters")]
 pub struct IdError;
@@ -70,7 +69,6 @@ impl RequestIds {
 }
 
 impl RequestId {
-    /// The id as the wire spells it.
     pub fn as_str(&self) -> &str {
         &self.0
     }

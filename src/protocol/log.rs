@@ -21,7 +21,6 @@ pub struct LogRequest {
 /// A place in the log of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogPlace {
-    /// The id of the request that began the run.
     pub id: RequestId,
     /// How many bytes of the log come before it.
     #[serde(default)]
@@ -33,7 +32,6 @@ pub struct LogAnswer {
     pub log: LogPage,
 }
 
-/// A page of the log of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogPage {
     pub id: RequestId,
@@ -51,7 +49,6 @@ pub struct LogPage {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NoLog {
-    /// The host does not know the run.
     UnknownRun,
     /// The host knows the run, and has no log of it.
     NotKept,

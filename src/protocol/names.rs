@@ -16,7 +16,6 @@ pub const MAX_NAME_BYTES: usize = 253;
 /// Words that have a meaning of their own in a subject, and so can name neither a host nor a role.
 pub const RESERVED: [&str; 5] = ["all", "role", "responses", "discover", "operators"];
 
-/// Why a text is not a name.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum NameError {
     #[error("a {kind} name is empty")]
@@ -28,12 +27,7 @@ pub enum NameError {
     TooLong { kind: &'static str, name: String },
     /// A character that would end the NATS token, or match other subjects.
     #[error("the {kind} name {name:?} contains {character:?}, which cannot be part of one")]
-    Character {
-        kind: &'static str,
-        name: String,
-        /// The first character that cannot stand in it.
-        character: char,
-    },
+    Character { kind: &'static str, name: String, character: char },
     #[error("{name:?} is a reserved word of the subjects and cannot name a {kind}")]
     Reserved { kind: &'static str, name: String },
     #[error("{0:?} is not a tier: the tiers are test and prod")]
@@ -77,7 +71,6 @@ macro_rules! name_type {
         pub struct $name(Arc<str>);
 
         impl $name {
-            /// The name as it stands in a subject.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -124,7 +117,6 @@ impl Tier {
     /// Every tier, in the order in which a careful rollout visits them.
     pub const ALL: [Self; 2] = [Self::Test, Self::Prod];
 
-    /// The tier as it stands in a subject.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Test => "test",
@@ -155,7 +147,6 @@ impl Action {
     /// Every action that a person may ask for.
     pub const ALL: [Self; 4] = [Self::Switch, Self::Boot, Self::Test, Self::DryActivate];
 
-    /// The action as `nixos-rebuild` and the wire spell it.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Switch => "switch",

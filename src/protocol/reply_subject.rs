@@ -48,7 +48,6 @@ pub enum Place {
 }
 
 impl ReplySubject {
-    /// The subject as the wire spells it.
     pub fn as_str(&self) -> &str {
         self.0.as_str()
     }
@@ -121,7 +120,6 @@ impl Sender {
         (rest == roll_call).then_some(Self { tier, host: host.parse().ok()? })
     }
 
-    /// The subject of requests to this host alone.
     pub fn subject(&self) -> Subject {
         Target::Host(self.tier, self.host.clone()).subject()
     }

@@ -74,7 +74,6 @@ pub enum BadRequest {
     #[error("{message}")]
     Rejected {
         reply_to: ReplySubject,
-        /// The id of the request, when it had one.
         id: Option<RequestId>,
         /// Whether each host that hears the request answers on a subject of its own.
         per_host: bool,

@@ -14,13 +14,11 @@ use super::names::HostName;
 use super::revision::Commit;
 use super::text::{self, checked_text, clean_line};
 
-/// The most lines of a log that a response carries.
 pub const MAX_LOG_TAIL_LINES: usize = 60;
 
 /// The most bytes of a log that a response carries.
 pub const MAX_LOG_TAIL_BYTES: usize = 16 * 1024;
 
-/// How far a host is with a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
@@ -41,7 +39,6 @@ impl Status {
         matches!(self, Self::Rejected | Self::Completed | Self::Failed)
     }
 
-    /// The status as the wire spells it.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Accepted => "accepted",
@@ -84,15 +81,12 @@ impl Phase {
 pub enum ErrorCode {
     /// The revision is impossible, or does not exist.
     InvalidRevision,
-    /// The action is not one of [`Action`].
     InvalidAction,
-    /// The host is busy with another request.
     AlreadyRunning,
     /// Evaluation or build failed; nothing was activated.
     BuildFailed,
     /// It took longer than the listener allows, and was ended.
     Timeout,
-    /// It was built, and activating it failed.
     ActivationFailed,
     InvalidRequest,
     /// The request was older than its sender wanted it to become.
@@ -113,7 +107,6 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
-    /// The code as the wire spells it.
     pub fn as_str(&self) -> &str {
         match self {
             Self::InvalidRevision => "invalid_revision",
@@ -167,7 +160,6 @@ impl fmt::Display for Status {
     }
 }
 
-/// The request that keeps a host busy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BusyWith {
     /// Its id, or its reply subject when it has none.
@@ -178,12 +170,10 @@ pub struct BusyWith {
     pub since: Timestamp,
 }
 
-/// What one host says about one request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Response {
     pub hostname: HostName,
     pub status: Status,
-    /// What kind of failure or refusal it is.
     #[serde(default, deserialize_with = "empty_is_none")]
     pub error: Option<ErrorCode>,
     /// The same in words.
@@ -217,7 +207,6 @@ pub struct Response {
     /// are then what it runs now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rolled_back: Option<bool>,
-    /// The units that failed because of this run.
     #[serde(default, deserialize_with = "text::lines", skip_serializing_if = "Vec::is_empty")]
     pub failed_units: Vec<String>,
     /// The last lines of the log, on `failed`: at most [`MAX_LOG_TAIL_LINES`] and [`MAX_LOG_TAIL_BYTES`].

@@ -11,7 +11,6 @@ use super::text::checked_text;
 /// The longest revision, in bytes.
 pub const MAX_REVISION_BYTES: usize = 255;
 
-/// The length of a full commit id.
 const COMMIT_DIGITS: usize = 40;
 
 /// A branch, tag or full commit id that is safe to put into a flake URL and a command line.
@@ -28,7 +27,6 @@ pub struct Revision {
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Commit([u8; COMMIT_DIGITS]);
 
-/// Why a text is not a revision.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum RevisionError {
     #[error("a revision is empty")]
@@ -49,12 +47,10 @@ pub enum RevisionError {
 }
 
 impl Revision {
-    /// The revision as git and flake URLs spell it.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// Whether the revision is a full commit id.
     pub const fn is_commit(&self) -> bool {
         self.is_commit
     }

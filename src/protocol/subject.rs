@@ -60,7 +60,6 @@ pub fn alias_variable(alias: &str) -> String {
 }
 
 impl Subject {
-    /// The subject as the wire spells it.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -75,7 +74,6 @@ impl Subject {
         Self::made(parts.concat())
     }
 
-    /// Whom the subject reaches, by its form.
     pub fn target(&self) -> Result<Target, SubjectError> {
         let mut tokens = self.0.split('.');
         let (Some("deploy"), Some(tier)) = (tokens.next(), tokens.next()) else {

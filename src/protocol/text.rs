@@ -82,7 +82,6 @@ pub(super) fn text_or_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result
     Ok(Option::<Cow<'de, str>>::deserialize(deserializer)?.map_or_else(String::new, |text| clean_text(&text)))
 }
 
-/// Reads a text of the type `T`.
 pub(super) struct Checked<T>(PhantomData<T>);
 
 impl<T> Checked<T> {

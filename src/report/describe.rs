@@ -9,11 +9,8 @@ use crate::rollout::{HostOutcome, Rollout, SkipReason};
 /// What is known of a host of a rollout. Texts are those of the host: a display makes them safe to show.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostFacts<'a> {
-    /// What became of it, as one word.
     pub status: &'static str,
-    /// The commit that it runs now, where that is known.
     pub runs_now: Option<Commit>,
-    /// The commit that it ran before the rollout.
     pub ran_before: Option<Commit>,
     /// The kind of its failure, or why it was skipped.
     pub error: Option<&'a str>,
@@ -21,7 +18,6 @@ pub struct HostFacts<'a> {
     pub message: String,
     /// The end of its log, where it failed.
     pub log: &'a [String],
-    /// The units that failed because of this rollout.
     pub failed_units: &'a [String],
     /// Whether what was deployed takes effect only after a reboot.
     pub reboot_required: bool,

@@ -30,13 +30,13 @@ pub struct Document<'a> {
     until: Timestamp,
 }
 
-struct Wave<'a> {
+struct WaveSection<'a> {
     index: WaveIndex,
     name: String,
     view: &'a WaveView,
 }
 
-struct Host<'a> {
+struct HostSection<'a> {
     view: &'a HostView,
     facts: HostFacts<'a>,
     /// How long it took, or has taken so far.
@@ -85,17 +85,17 @@ impl<'a> Document<'a> {
         facts.into_iter().filter_map(|(title, fact)| Some((title, fact?))).collect()
     }
 
-    fn waves(&self) -> impl Iterator<Item = Wave<'a>> {
+    fn waves(&self) -> impl Iterator<Item = WaveSection<'a>> {
         let frozen = self.rollout.plan.waves.iter().map(|wave| safe(&wave.name));
         let waves = self.summary.waves.iter().zip(frozen).enumerate();
-        waves.map(|(index, (view, name))| Wave { index: WaveIndex(index), name, view })
+        waves.map(|(index, (view, name))| WaveSection { index: WaveIndex(index), name, view })
     }
 
-    fn hosts(&self, wave: WaveIndex) -> impl Iterator<Item = Host<'a>> {
+    fn hosts(&self, wave: WaveIndex) -> impl Iterator<Item = HostSection<'a>> {
         let document = *self;
         let took = move |view: &HostView| document.took(view.sent_at, view.ended_at);
         let hosts = self.summary.hosts_of(wave);
-        hosts.map(move |view| Host { view, facts: describe(view, document.rollout), took: took(view) })
+        hosts.map(move |view| HostSection { view, facts: describe(view, document.rollout), took: took(view) })
     }
 
     /// How long something took that began then, or has taken so far.
@@ -105,7 +105,7 @@ impl<'a> Document<'a> {
 
     pub fn json(&self) -> Value {
         let mut document = object(self.summary, self.liveness).unwrap_or_default();
-        let host = |Host { view, facts, .. }: Host<'_>| {
+        let host = |HostSection { view, facts, .. }: HostSection<'_>| {
             json!({
                 "host": view.name.as_str(),
                 "status": facts.status,
@@ -150,7 +150,7 @@ fn write(text: &mut String, more: std::fmt::Arguments<'_>) {
     text.write_fmt(more).expect("a string takes all that is written to it");
 }
 
-impl Wave<'_> {
+impl WaveSection<'_> {
     fn verdict(&self) -> String {
         match &self.view.state {
             WaveState::Pending => "not begun".to_owned(),
@@ -167,7 +167,7 @@ impl Wave<'_> {
     }
 }
 
-impl Host<'_> {
+impl HostSection<'_> {
     fn status(&self) -> String {
         self.facts.status.replace('_', " ")
     }
@@ -192,7 +192,6 @@ impl Host<'_> {
         error.into_iter().chain(message).chain(units).chain(reboot).collect::<Vec<_>>().join("; ")
     }
 
-    /// The end of its log, where it failed.
     fn log(&self) -> String {
         self.facts.log.iter().map(|line| safe(line)).collect::<Vec<_>>().join("\n")
     }

@@ -109,7 +109,6 @@ pub(super) fn columns(text: &str) -> usize {
     if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) { text.len() } else { text.width() }
 }
 
-/// The widest of these texts, in columns.
 pub(super) fn widest<T: AsRef<str>>(texts: impl IntoIterator<Item = T>) -> usize {
     texts.into_iter().map(|text| columns(text.as_ref())).max().unwrap_or(0)
 }

@@ -18,7 +18,6 @@ const INDENT: usize = 4;
 pub struct HostsView<'a> {
     /// How many commits each commit is behind, where that is known.
     pub behind: &'a BTreeMap<Commit, usize>,
-    /// The time that ages are counted from.
     pub now: Timestamp,
     pub width: usize,
 }

@@ -88,7 +88,6 @@ pub(super) struct Layout<'a> {
 }
 
 impl<'a> Layout<'a> {
-    /// A page for a rollout, once there is one.
     pub(super) fn new(summary: &'a Summary, memory: LayoutState) -> Option<Self> {
         summary.rollout.as_deref().map(|rollout| Self { summary, rollout, memory })
     }

@@ -83,8 +83,8 @@ fn notes(rollout: &Rollout, changes: &Changes, told: &BTreeSet<&HostName>) -> Ve
         (!hosts.is_empty()).then(|| format!("{} {verb}", count(hosts.len(), "host")))
     };
     let with_names = |text: Option<String>, hosts| text.map(|text| format!("{text}   {}", names(hosts)));
-    let fetch =
-        (*to_fetch > 0).then(|| format!("{} to fetch, at most {} a host", Size(*to_fetch), Size(*to_fetch_most)));
+    let fetch = (*to_fetch > 0)
+        .then(|| format!("{} to fetch, at most {} a host", ByteSize(*to_fetch), ByteSize(*to_fetch_most)));
     let unchanged = those(unchanged, ["does not change", "do not change"]).map(|text| text + skipped);
     let last: Vec<String> = unchanged.into_iter().chain(fetch).collect();
     [
@@ -110,9 +110,9 @@ fn names(hosts: &BTreeSet<HostName>) -> String {
 }
 
 /// Bytes as people say them, rounded up.
-struct Size(u64);
+struct ByteSize(u64);
 
-impl std::fmt::Display for Size {
+impl std::fmt::Display for ByteSize {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         const MIB: u64 = 1024 * 1024;
         if self.0 < MIB {

@@ -87,8 +87,7 @@ fn is_uniform(rollout: &Rollout) -> bool {
 
 // -- the table
 
-/// A wave as it stands in the table.
-struct Row {
+struct PreviewRow {
     wave: String,
     /// The first hosts, as many as there can be room for.
     hosts: Vec<String>,
@@ -100,8 +99,8 @@ struct Row {
 
 fn table(rollout: &Rollout, width: usize) -> Vec<String> {
     let waves = &rollout.plan.waves;
-    let rows: Vec<Row> =
-        waves.iter().enumerate().map(|(index, wave)| Row::of(rollout, WaveIndex(index), wave, width)).collect();
+    let rows: Vec<PreviewRow> =
+        waves.iter().enumerate().map(|(index, wave)| PreviewRow::of(rollout, WaveIndex(index), wave, width)).collect();
     let wave_width = widest(rows.iter().map(|row| row.wave.as_str()).chain(["wave"]));
     let others = "  ".len()
         + wave_width
@@ -123,7 +122,7 @@ fn table(rollout: &Rollout, width: usize) -> Vec<String> {
     lines
 }
 
-impl Row {
+impl PreviewRow {
     fn of(rollout: &Rollout, index: WaveIndex, wave: &ResolvedWave, width: usize) -> Self {
         let commit = rollout.revision.commit();
         let first = wave.hosts.iter().take(most_names(width.max(MIN_HOSTS_COLUMNS)) + 1);
@@ -151,7 +150,7 @@ fn then(rollout: &Rollout, index: WaveIndex, wave: &ResolvedWave) -> String {
 }
 
 /// The names in lines, and when there are too many, the first of them and how many more there are.
-fn cells(row: &Row, width: usize) -> Vec<String> {
+fn cells(row: &PreviewRow, width: usize) -> Vec<String> {
     let names = &row.hosts;
     let all = wrap(names, width);
     if row.others == 0 && all.len() <= MAX_HOST_LINES {

@@ -12,7 +12,6 @@ use crate::rollout::{HostOutcome, Outcome, Rollout, SkipReason, Summary, WaveInd
 /// More skipped hosts than this are counted instead of listed.
 const MAX_SKIPPED: usize = 8;
 
-/// How many lines of a failed host's log are shown.
 const TAIL_LINES: usize = 10;
 
 /// Of how many hosts: one broken revision fails all of them in the same way.

@@ -9,7 +9,6 @@ use crate::rollout::{Outcome, Summary};
 
 const TITLES: [&str; 7] = ["rollout", "name", "revision", "began", "by", "outcome", "hosts"];
 
-/// Whether a process is at a rollout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Liveness {
     Running,
@@ -74,7 +73,6 @@ pub(super) fn object(summary: &Summary, liveness: Liveness) -> Option<Value> {
     }))
 }
 
-/// How a rollout ended, or that it did not.
 pub(super) const fn outcome(summary: &Summary, liveness: Liveness) -> &'static str {
     match (liveness, summary.outcome) {
         (Liveness::Running, _) => "running",

@@ -81,7 +81,6 @@ pub(super) fn host_row(
     row.into_text()
 }
 
-/// What a host is at, as a word.
 pub(super) const fn state(state: HostState) -> &'static str {
     match state {
         HostState::Pending => "pending",

@@ -26,7 +26,6 @@ pub enum EventKind {
     Begun(Arc<Rollout>),
     /// The rollout is taken up again where it was left. What is not completed and not in flight is to be done anew.
     Resumed,
-    /// The operator is asked whether the wave may begin.
     AwaitingConfirmation {
         wave: WaveIndex,
     },
@@ -46,7 +45,6 @@ pub enum EventKind {
     /// The host runs it; repeated when the phase changes.
     Started {
         host: HostName,
-        /// What it is doing, where it says so.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         phase: Option<Phase>,
     },
@@ -64,7 +62,6 @@ pub enum EventKind {
         host: HostName,
         #[serde(flatten)]
         outcome: HostOutcome,
-        /// The host's own last word, where there was one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         response: Option<Arc<Response>>,
     },
@@ -78,7 +75,6 @@ pub enum EventKind {
         host: HostName,
         #[serde(flatten)]
         outcome: HostOutcome,
-        /// The host's own last word, where there was one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         response: Option<Arc<Response>>,
     },
@@ -108,7 +104,6 @@ pub enum EventKind {
     Interrupted {
         how: Interrupt,
     },
-    /// The connection to the bus went down or came back.
     Connection {
         state: Connection,
     },
@@ -122,7 +117,6 @@ pub enum EventKind {
     /// A host of a group of the plan answers that did not when the hosts were settled. It is not deployed.
     TurnedUp {
         host: HostName,
-        /// The wave that it would have been in.
         wave: WaveIndex,
     },
     /// Something that should not be, and that changed nothing.
@@ -220,7 +214,6 @@ pub enum FailureReason {
         completed: usize,
         min_hosts: usize,
     },
-    /// The check says that the hosts are not well.
     CheckFailed {
         reason: String,
     },
@@ -238,7 +231,6 @@ pub enum FailureReason {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verdict", rename_all = "snake_case")]
 pub enum WaveVerdict {
-    /// Its hosts are as they should be.
     Succeeded,
     Failed(FailureReason),
     Interrupted,
@@ -256,7 +248,6 @@ pub enum Outcome {
     Paused,
 }
 
-/// How urgently the operator wants to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Interrupt {
@@ -266,7 +257,6 @@ pub enum Interrupt {
     Abort,
 }
 
-/// The state of the connection to the bus.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Connection {
@@ -297,7 +287,6 @@ pub enum UnexpectedResponse {
 }
 
 impl HostOutcome {
-    /// The outcome that a final status means.
     pub const fn of(status: Status) -> Option<Self> {
         match status {
             Status::Completed => Some(Self::Completed),

@@ -28,10 +28,8 @@ pub struct Summary {
     pub turned_up: BTreeMap<HostName, WaveIndex>,
     /// What should not be and changed nothing.
     pub anomalies: Vec<(HostName, UnexpectedResponse)>,
-    /// How urgently the operator wanted to stop.
     pub interrupt: Option<Interrupt>,
     pub outcome: Option<Outcome>,
-    /// Whether it was taken up again where it was left.
     pub(super) was_resumed: bool,
     /// Whether all hosts still fetch, in a wave that is not their own.
     pub(super) is_staging: bool,
@@ -132,7 +130,6 @@ impl Summary {
         self.place(name).and_then(|place| self.hosts.get(place))
     }
 
-    /// The place of one host among the hosts.
     pub fn place(&self, name: &HostName) -> Option<usize> {
         self.places.get(name).copied()
     }

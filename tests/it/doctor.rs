@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use homelab_deploy::nats_config::{Fleet, ListenerName, Principal, User};
+use homelab_deploy::nats_config::{FleetList, ListenerName, Principal, User};
 use miette::{IntoDiagnostic, Result};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -51,7 +51,7 @@ impl Stage {
         ];
         let [of_ns1, of_tester, of_admin] = users.clone().map(|user| user.key);
         let operators = vec![("ops".to_owned(), of_all, of_admin), ("tester".to_owned(), tester, of_tester)];
-        let fleet = Fleet { hosts: vec![(name, of_ns1)], operators };
+        let fleet = FleetList { hosts: vec![(name, of_ns1)], operators };
         fs::write(folder.path().join("fleet.toml"), fleet.text()).into_diagnostic()?;
         let configuration = Permissions::Strict.authorization(&users)?;
         Ok(Self { configuration, users: users.to_vec(), ns1, test_deployer, admin, folder })

@@ -1,5 +1,6 @@
 //! The rules of the tree, held by reading it. The rules themselves stand in ARCHITECTURE.md, with their reasons.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -79,6 +80,14 @@ const OLD_STYLE: &[&str] = &[
     "nobody who has not",
 ];
 
+/// Names that more than one type has: commands, which are called what they are on the command line; settings, which are
+/// said with their module; and those of the listener that mean one thing there and another to an operator.
+#[rustfmt::skip]
+const SHARED_NAMES: &[&str] = &[
+    "Plan", "Rollback", "Status", "Settings",
+    "Changes", "Input", "Kind", "LastRun", "Limits", "Order", "Outcome", "Part", "Reporter", "Stage", "Step",
+];
+
 /// A file with more lines than this does more than one thing.
 const MOST_LINES: usize = 450;
 
@@ -125,6 +134,26 @@ fn what_is_written_can_be_read_aloud() {
             assert!(turn.is_none(), "{}:{}: {turn:?} is hard to read aloud", file.display(), index + 1);
         }
     }
+}
+
+#[test]
+fn a_type_has_a_name_of_its_own() {
+    let mut types: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
+    for file in sources("src") {
+        for line in code(&file).lines() {
+            let words = line.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty());
+            let mut words = words.skip_while(|word| ["pub", "in", "crate", "super", "cli"].contains(word));
+            if line.starts_with(char::is_alphabetic)
+                && matches!(words.next(), Some("struct" | "enum" | "trait" | "type"))
+                && let Some(name) = words.next().filter(|name| !SHARED_NAMES.contains(name))
+            {
+                types.entry(name.to_owned()).or_default().push(file.clone());
+            }
+        }
+    }
+    assert!(types.len() > 300, "types are found");
+    types.retain(|_, files| files.len() > 1);
+    assert!(types.is_empty(), "{types:#?}");
 }
 
 fn assert_free_of(forbidden: &[&str], file: &Path, text: &str) {

@@ -6,17 +6,17 @@ use super::Findings;
 use super::operator::deviations;
 use crate::bus::{self, Bus, Settings};
 use crate::listener;
-use crate::nats_config::{Fleet, ListenerName, Principal};
+use crate::nats_config::{FleetList, ListenerName, Principal};
 use crate::protocol::{FlakeUrl, SubjectError};
 
-pub(in crate::cli) struct Host<'a> {
+pub(in crate::cli) struct HostCheckup<'a> {
     pub(in crate::cli) name: ListenerName,
     pub(in crate::cli) settings: Settings,
     pub(in crate::cli) flake: Option<FlakeUrl>,
-    pub(in crate::cli) fleet: Option<&'a Fleet>,
+    pub(in crate::cli) fleet: Option<&'a FleetList>,
 }
 
-impl Host<'_> {
+impl HostCheckup<'_> {
     pub(in crate::cli) async fn examine(self) -> Result<Findings, SubjectError> {
         let mut findings = Findings::default();
         match &self.flake {

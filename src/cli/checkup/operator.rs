@@ -12,7 +12,7 @@ use crate::cli::alias;
 use crate::cli::commands::hosts::twins;
 use crate::clock;
 use crate::listener;
-use crate::nats_config::{Deviation, Fleet, Permission, Principal, sample};
+use crate::nats_config::{Deviation, FleetList, Permission, Principal, sample};
 use crate::operator::journal::Journals;
 use crate::operator::plan_file::PlanFile;
 use crate::operator::{Awaited, Discovered, Discovery, Purpose, RollCall};
@@ -26,7 +26,7 @@ const CLOCKS_APART: SignedDuration = SignedDuration::from_secs(10);
 pub(in crate::cli) struct Operator<'a> {
     pub(in crate::cli) settings: Settings,
     pub(in crate::cli) discovery: Discovery,
-    pub(in crate::cli) fleet: Option<&'a Fleet>,
+    pub(in crate::cli) fleet: Option<&'a FleetList>,
     pub(in crate::cli) flake: Option<FlakeUrl>,
     pub(in crate::cli) plans: Vec<PathBuf>,
     pub(in crate::cli) journals: Journals,

@@ -4,13 +4,13 @@ use std::fs;
 use std::path::Path;
 
 use super::Findings;
-use crate::nats_config::{Deviation, Fleet, Principal, ServerFile, ServerUser, Strictness};
+use crate::nats_config::{Deviation, FleetList, Principal, ServerFile, ServerUser, Strictness};
 use crate::text::safe;
 
 const RELOAD: &str = "print the permissions anew with `homelab-deploy nats-config`, and reload the server";
 
 /// Looks at the users in a file. With the list of a fleet it is known whose key is whose; else the permissions tell.
-pub(in crate::cli) fn examine(file: &Path, fleet: Option<&Fleet>) -> Findings {
+pub(in crate::cli) fn examine(file: &Path, fleet: Option<&FleetList>) -> Findings {
     let mut findings = Findings::default();
     let users = match read(file) {
         Ok(server) => server.users,
@@ -64,7 +64,7 @@ pub(in crate::cli) fn examine(file: &Path, fleet: Option<&Fleet>) -> Findings {
             }
         }
     }
-    for user in fleet.into_iter().flat_map(Fleet::users) {
+    for user in fleet.into_iter().flat_map(FleetList::users) {
         if !users.iter().any(|other| other.key == user.key.to_string()) {
             findings.problem(&user.holder, format!("the server does not know its key {}", user.key), RELOAD);
         }

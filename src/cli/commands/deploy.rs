@@ -123,7 +123,6 @@ impl Deploy {
         Ok(exit)
     }
 
-    /// Calls the roll, and decides on hosts and commit.
     async fn prepare(&self, bus: &mut Bus, selector: Selector) -> Result<Prepared, CommandError> {
         let target = selector.target.clone();
         let wanted = PrepareOptions {

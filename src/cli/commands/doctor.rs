@@ -8,17 +8,17 @@ use thiserror::Error;
 
 use super::nats_config::read_fleet;
 use crate::bus::SeedReaders;
-use crate::cli::checkup::host::Host;
+use crate::cli::checkup::host::HostCheckup;
 use crate::cli::checkup::operator::Operator;
 use crate::cli::checkup::{Findings, Level, server_file};
-use crate::cli::connection::Connection;
+use crate::cli::connection::ConnectionArgs;
 use crate::cli::exit::{CommandError, CommandResult, Exit};
 use crate::cli::operator::OperatorArgs;
 use crate::cli::out;
 use crate::cli::plan_file::PlanFolders;
 use crate::cli::runtime::block_on;
 use crate::cli::state::StateArgs;
-use crate::nats_config::{Fleet, ListenerName};
+use crate::nats_config::{FleetList, ListenerName};
 use crate::protocol::{FlakeUrl, HostName, Role, SubjectError, Tier};
 
 /// The command: one of three, of which the first needs no connection.
@@ -31,7 +31,7 @@ pub(in crate::cli) struct Doctor {
 #[derive(Debug)]
 enum Patient {
     ServerFile(PathBuf),
-    Host(HostArgs, Connection),
+    Host(HostArgs, ConnectionArgs),
     Fleet(Box<FleetArgs>),
 }
 
@@ -122,16 +122,16 @@ impl Doctor {
 }
 
 impl HostArgs {
-    fn examine(self, connection: &Connection, fleet: Option<&Fleet>) -> Result<Findings, CommandError> {
+    fn examine(self, connection: &ConnectionArgs, fleet: Option<&FleetList>) -> Result<Findings, CommandError> {
         let settings = connection.settings(format!("homelab-deploy doctor {}", self.hostname), SeedReaders::Refuse);
         let name = ListenerName { tier: self.tier, hostname: self.hostname, role: self.role };
-        let host = Host { name, settings, flake: self.flake_url, fleet };
+        let host = HostCheckup { name, settings, flake: self.flake_url, fleet };
         block_on(host.examine())?.map_err(|error| Exit::Usage.with(TooLong(error)))
     }
 }
 
 impl FleetArgs {
-    fn examine(self, fleet: Option<&Fleet>) -> Result<Findings, CommandError> {
+    fn examine(self, fleet: Option<&FleetList>) -> Result<Findings, CommandError> {
         let operator = Operator {
             settings: self.operator.settings(),
             discovery: self.operator.discovery(&self.state),
@@ -168,7 +168,7 @@ impl FromArgMatches for Doctor {
         let patient = match &common.file {
             Some(file) => Patient::ServerFile(file.clone()),
             None if common.listener => {
-                Patient::Host(HostArgs::from_arg_matches(matches)?, Connection::from_arg_matches(matches)?)
+                Patient::Host(HostArgs::from_arg_matches(matches)?, ConnectionArgs::from_arg_matches(matches)?)
             }
             None => Patient::Fleet(Box::new(FleetArgs::from_arg_matches(matches)?)),
         };

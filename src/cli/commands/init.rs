@@ -15,12 +15,12 @@ use thiserror::Error;
 
 use self::files::Site;
 use super::keygen::{self, KeygenError};
-use super::nats_config::{FleetError, read_fleet};
+use super::nats_config::{FleetListError, read_fleet};
 use crate::bus::{self, BusError, ServerUrl};
 use crate::cli::context::{self, ContextError, LOCAL_FILE};
 use crate::cli::exit::{CommandResult, Exit};
 use crate::cli::out;
-use crate::nats_config::{Fleet, ListenerName, Principal, PublicKey};
+use crate::nats_config::{FleetList, ListenerName, Principal, PublicKey};
 use crate::protocol::{FlakeUrl, HostName, SubjectError};
 
 /// The server that is there when nothing else is said.
@@ -56,7 +56,7 @@ enum InitError {
     Write(PathBuf, #[source] io::Error),
     #[error(transparent)]
     #[diagnostic(transparent)]
-    Fleet(#[from] FleetError),
+    Fleet(#[from] FleetListError),
     #[error("{0} is missing")]
     #[diagnostic(help("give {0}, or run `homelab-deploy init` on a terminal, where it asks"))]
     Missing(&'static str),
@@ -99,9 +99,9 @@ impl Init {
         let mut fleet = before.clone();
         fleet.hosts.extend(added.hosts.iter().cloned());
         fleet.operators.extend(added.operators.iter().cloned());
-        if added != Fleet::default() {
+        if added != FleetList::default() {
             // What the user wrote into the list stays in it.
-            let text = fs::read_to_string(&fleet_file).unwrap_or_else(|_| Fleet::default().text());
+            let text = fs::read_to_string(&fleet_file).unwrap_or_else(|_| FleetList::default().text());
             self.put("fleet.toml", &(text + &added.entries()))?;
         }
         for ((path, old), (_, new)) in site.files(&before)?.iter().zip(&site.files(&fleet)?) {
@@ -144,7 +144,7 @@ impl Init {
     }
 
     /// The hosts that are to be added.
-    fn names(&self, known: &Fleet, is_asking: bool) -> Result<Vec<ListenerName>, InitError> {
+    fn names(&self, known: &FleetList, is_asking: bool) -> Result<Vec<ListenerName>, InitError> {
         let mut names = self.hosts.clone();
         if names.is_empty() && is_asking {
             out::note("Hosts, each as test.NAME, prod.NAME or prod.NAME.ROLE; an empty line is the end.");
@@ -168,11 +168,11 @@ impl Init {
     }
 
     /// A key for each host, and for the operators where there are none yet.
-    fn make_keys(&self, known: &Fleet, names: Vec<ListenerName>) -> Result<Fleet, InitError> {
+    fn make_keys(&self, known: &FleetList, names: Vec<ListenerName>) -> Result<FleetList, InitError> {
         let keys = self.folder.join("keys");
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&keys);
         made.map_err(|error| InitError::Write(keys.clone(), error))?;
-        let mut added = Fleet::default();
+        let mut added = FleetList::default();
         for name in names {
             let key = make_key(&keys.join(format!("{}.{}.seed", name.tier, name.hostname)))?;
             added.hosts.push((name, key));
@@ -209,9 +209,9 @@ impl Init {
     }
 }
 
-fn known_fleet(file: &Path) -> Result<Fleet, FleetError> {
+fn known_fleet(file: &Path) -> Result<FleetList, FleetListError> {
     match read_fleet(file) {
-        Err(error) if error.is_missing() => Ok(Fleet::default()),
+        Err(error) if error.is_missing() => Ok(FleetList::default()),
         read => read,
     }
 }

@@ -13,9 +13,9 @@ use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::bus::{SeedReaders, Settings};
-use crate::cli::connection::{Connection, HEADING};
+use crate::cli::connection::{ConnectionArgs, HEADING};
 use crate::cli::exit::{CommandError, CommandResult, Exit};
-use crate::cli::log::Log;
+use crate::cli::log::LogArgs;
 use crate::cli::runtime;
 use crate::listener::{self, Config, Limits, RebuildFlag, SystemKey, UserUnits, Watchdog, deploy_subjects};
 use crate::notify::Notifier;
@@ -25,7 +25,7 @@ use crate::protocol::{FlakeAttr, FlakeUrl, HostName, Role, Subject, SubjectError
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Listener {
     #[command(flatten)]
-    connection: Connection,
+    connection: ConnectionArgs,
 
     /// Name of this host, in subjects and, unless --flake-attr says another, in nixosConfigurations
     #[arg(long, env = "HOMELAB_DEPLOY_HOSTNAME", value_name = "HOST")]
@@ -120,7 +120,7 @@ pub(in crate::cli) struct Listener {
     root: PathBuf,
 
     #[command(flatten)]
-    log: Log,
+    log: LogArgs,
 }
 
 /// What a deployment is when units of a user fail.
@@ -217,7 +217,6 @@ fn setup(error: io::Error) -> CommandError {
     Exit::Precondition.with(SetupError(error))
 }
 
-/// Waits for a signal that asks the listener to stop.
 fn stop_signal() -> io::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

@@ -114,7 +114,7 @@ impl Logs {
     }
 
     async fn copy(&self, mut reader: LogReader) -> CommandResult {
-        let mut lines = Lines::default();
+        let mut lines = PartialLines::default();
         let mut offset = 0;
         loop {
             let page = reader.page(offset).await.map_err(|error| Exit::Precondition.with(error))?;
@@ -157,11 +157,11 @@ fn write(text: &str) -> io::Result<()> {
 
 /// Makes whole lines out of pages, clean enough for a terminal.
 #[derive(Debug, Default)]
-struct Lines {
+struct PartialLines {
     rest: String,
 }
 
-impl Lines {
+impl PartialLines {
     /// The lines that are whole now. One that is too long does not wait for its end.
     fn take(&mut self, data: &str) -> String {
         self.rest.push_str(data);
@@ -193,11 +193,11 @@ mod tests {
         let text = "one\n\x1b[31mtwo\x1b[0m\r\nthree \u{202e}x\n\nlast";
         for at in (0..=text.len()).filter(|&at| text.is_char_boundary(at)) {
             let (first, second) = text.split_at(at);
-            let mut lines = Lines::default();
+            let mut lines = PartialLines::default();
             let shown = lines.take(first) + &lines.take_all(second);
             assert_eq!(shown, "one\ntwo\nthree x\n\nlast\n", "cut at {at}");
         }
-        let mut lines = Lines::default();
+        let mut lines = PartialLines::default();
         assert_eq!(lines.take(&"x".repeat(MAX_LINE_BYTES + 1)).len(), MAX_LINE_BYTES + 2);
     }
 }

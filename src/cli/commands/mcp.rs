@@ -11,7 +11,7 @@ use crate::cli::alias;
 use crate::cli::exit::{CommandResult, Exit};
 use crate::cli::flake::FlakeArgs;
 use crate::cli::home;
-use crate::cli::log::Log;
+use crate::cli::log::LogArgs;
 use crate::cli::operator::OperatorArgs;
 use crate::cli::runtime::block_on;
 use crate::cli::state::StateArgs;
@@ -71,7 +71,7 @@ pub(in crate::cli) struct Mcp {
     state: StateArgs,
 
     #[command(flatten)]
-    log: Log,
+    log: LogArgs,
 
     #[command(flatten)]
     operator: OperatorArgs,

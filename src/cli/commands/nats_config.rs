@@ -12,7 +12,7 @@ use thiserror::Error;
 use crate::cli::exit::{CommandResult, Exit};
 use crate::cli::out;
 use crate::nats_config::{
-    Fleet, FleetFileError, ListenerName, ListenerNameError, Principal, PublicKey, PublicKeyError, Strictness, User,
+    FleetFileError, FleetList, ListenerName, ListenerNameError, Principal, PublicKey, PublicKeyError, Strictness, User,
     authorization,
 };
 use crate::protocol::SubjectError;
@@ -41,7 +41,7 @@ pub(in crate::cli) struct NatsConfig {
 
 /// Why there is no list of a fleet in a file.
 #[derive(Debug, Error, Diagnostic)]
-pub(in crate::cli) enum FleetError {
+pub(in crate::cli) enum FleetListError {
     #[error("cannot read {path}: {error}", path = .0.display(), error = .1)]
     #[diagnostic(help("`homelab-deploy init` writes a fleet.toml"))]
     Unreadable(PathBuf, #[source] io::Error),
@@ -52,7 +52,7 @@ pub(in crate::cli) enum FleetError {
     Malformed(PathBuf, FleetFileError),
 }
 
-impl FleetError {
+impl FleetListError {
     pub(in crate::cli) fn is_missing(&self) -> bool {
         matches!(self, Self::Unreadable(_, error) if error.kind() == io::ErrorKind::NotFound)
     }
@@ -62,7 +62,7 @@ impl FleetError {
 enum NatsConfigError {
     #[error(transparent)]
     #[diagnostic(transparent)]
-    Fleet(#[from] FleetError),
+    Fleet(#[from] FleetListError),
     #[error("--listener needs a host and its public key")]
     #[diagnostic(help("write it as prod.ns1=U... or, with a role, prod.ns1.dns=U..."))]
     NoKey,
@@ -107,9 +107,9 @@ impl NatsConfig {
     }
 }
 
-pub(in crate::cli) fn read_fleet(file: &Path) -> Result<Fleet, FleetError> {
-    let text = fs::read_to_string(file).map_err(|error| FleetError::Unreadable(file.to_owned(), error))?;
-    Fleet::parse(&text).map_err(|error| FleetError::Malformed(file.to_owned(), error))
+pub(in crate::cli) fn read_fleet(file: &Path) -> Result<FleetList, FleetListError> {
+    let text = fs::read_to_string(file).map_err(|error| FleetListError::Unreadable(file.to_owned(), error))?;
+    FleetList::parse(&text).map_err(|error| FleetListError::Malformed(file.to_owned(), error))
 }
 
 /// Reads `<tier>.<host>[.<role>]=<public key>`.

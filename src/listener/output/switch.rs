@@ -38,7 +38,6 @@ const AFTER_THE_BOOT_LOADER: [&str; 9] = [
     "starting the following units",
 ];
 
-/// What the boot loader is known to start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::listener) enum BootLoader {
     /// The new system: it was told of it.
@@ -137,7 +136,6 @@ pub(in crate::listener) fn cause_of_death(lines: &[String]) -> Option<String> {
     Some(parts.join(": "))
 }
 
-/// A cause without its place among several.
 fn without_number(line: &str) -> &str {
     let cause = line.trim();
     match cause.split_once(": ") {
@@ -146,7 +144,6 @@ fn without_number(line: &str) -> &str {
     }
 }
 
-/// Whether another process of that program had the lock.
 pub(in crate::listener) fn is_locked_out(lines: &[String]) -> bool {
     lines.iter().any(|line| without_label(line) == LOCKED)
 }

@@ -278,7 +278,6 @@ impl RunDir {
         self.read(RESULT).ok()
     }
 
-    /// Notes how the unit of the run ended.
     pub(in crate::listener) fn write_unit_end(&self, end: &UnitEnd) -> io::Result<()> {
         self.keep(UNIT, end)
     }
@@ -309,7 +308,6 @@ impl RunDir {
         self.live.join(TOLD).exists()
     }
 
-    /// Notes what the deployer is told in the end.
     pub(in crate::listener) fn write_final(&self, response: &Response) -> io::Result<()> {
         self.keep(FINAL, response)
     }

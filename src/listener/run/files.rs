@@ -17,7 +17,6 @@ pub(super) fn private_directory(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-/// Removes a file that may not be there.
 pub(super) fn remove(file: &Path) -> io::Result<()> {
     unless_missing(fs::remove_file(file))
 }

@@ -18,14 +18,14 @@ pub struct Part {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PrometheusText {
+pub struct OutputPage {
     pub offset: u64,
     pub bytes: Vec<u8>,
     /// Whether nothing was written after it when it was read.
     pub is_last: bool,
 }
 
-impl PrometheusText {
+impl OutputPage {
     /// The page that begins there, or where the output that is kept begins; `None` when nothing is kept.
     pub(in crate::listener) fn read(dir: &RunDir, offset: u64, most: usize) -> io::Result<Option<Self>> {
         let (current, previous) = dir.output_files();
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     fn page(dir: &RunDir, offset: u64, most: usize) -> (u64, String, bool) {
-        let page = PrometheusText::read(dir, offset, most).unwrap().unwrap();
+        let page = OutputPage::read(dir, offset, most).unwrap().unwrap();
         (page.offset, String::from_utf8(page.bytes).unwrap(), page.is_last)
     }
 
@@ -95,7 +95,7 @@ mod tests {
     fn a_place_means_the_same_while_a_part_is_set_aside() {
         let folder = tempfile::tempdir().unwrap();
         let dir = RunDir::in_one(folder.path().to_owned());
-        assert_eq!(PrometheusText::read(&dir, 0, 8).unwrap(), None);
+        assert_eq!(OutputPage::read(&dir, 0, 8).unwrap(), None);
         let (current, previous) = dir.output_files();
         let next = current.with_extension("next");
         fs::write(&current, "23456").unwrap();
@@ -122,7 +122,7 @@ mod tests {
     #[test]
     fn a_half_character_is_left_for_the_next_page_and_garbage_is_not() {
         for (bytes, left) in [(&b"a\xc3"[..], 1), (b"a\xc3\xa4", 3), (b"a\xff", 2), (b"\xffa\xe2\x82", 2), (b"", 0)] {
-            let mut page = PrometheusText { offset: 0, bytes: bytes.to_owned(), is_last: false };
+            let mut page = OutputPage { offset: 0, bytes: bytes.to_owned(), is_last: false };
             page.leave_half_character();
             assert_eq!(page.bytes.len(), left, "{bytes:?}");
         }

@@ -48,7 +48,6 @@ pub(super) enum Step {
 }
 
 impl Service {
-    /// Takes up a run that an earlier listener began.
     pub(super) fn take_up(&mut self, dir: RunDir, spec: Spec) {
         match rebuild::over(&dir, &spec, self.boot_id.as_deref()) {
             None if self.stage == Stage::Idle => {
@@ -68,7 +67,6 @@ impl Service {
         HostContext { boot_id: self.boot_id.clone(), previous: self.ledger.deployed_last().cloned() }
     }
 
-    /// A part of the run is over.
     pub(super) async fn step(&mut self, step: Result<Step, JoinError>) {
         let step = match step {
             Ok(step) => step,
@@ -104,7 +102,6 @@ impl Service {
         self.steps.spawn(async move { Step::FlakeAsked(surroundings::ask(flake, after).await) });
     }
 
-    /// The accepted run has been begun, or not.
     async fn begun(&mut self, begun: Result<Watcher, StartError>) {
         match begun {
             Ok(watch) => {
@@ -130,7 +127,6 @@ impl Service {
         self.follow(watch);
     }
 
-    /// The run has come to another phase.
     async fn next_phase(&mut self, watch: Watcher) {
         let phase = watch.phase();
         self.follow(watch);

@@ -9,7 +9,7 @@ use tokio::time::sleep;
 
 use super::course::Step;
 use super::{Service, shown};
-use crate::listener::run::{PrometheusText, RunDir};
+use crate::listener::run::{OutputPage, RunDir};
 use crate::protocol::log::MAX_PAGE_BYTES;
 use crate::protocol::{LogAnswer, LogPage, LogPlace, LogRequest, NoLog, Place, RequestId, Subject, Target};
 
@@ -66,7 +66,7 @@ impl Service {
 
 /// A page of the log of a run that goes on or has ended.
 fn page(id: RequestId, dir: &RunDir, offset: u64, most: usize, goes_on: bool) -> LogPage {
-    match PrometheusText::read(dir, offset, most) {
+    match OutputPage::read(dir, offset, most) {
         Ok(Some(mut page)) => {
             let end = page.is_last && !goes_on;
             if !end {

@@ -59,7 +59,6 @@ fn answer_to(question: &DiscoveryRequest, tier: Tier, host: &HostName) -> Option
 }
 
 impl Service {
-    /// A message on one of the discovery subjects.
     pub(super) async fn discover(&mut self, letter: Letter) {
         let question = match DiscoveryRequest::parse(&letter.payload) {
             Ok(question) => question,

@@ -19,7 +19,6 @@ pub(super) enum Change {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Changes {
     pub(super) current: Change,
-    /// The system that the next boot starts.
     pub(super) profile: Change,
 }
 

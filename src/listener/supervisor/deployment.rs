@@ -56,7 +56,6 @@ enum Reach {
 /// What a run has come to, unless the host returns from there.
 struct Outcome {
     verdict: Verdict,
-    /// What is so on the host now.
     after: SystemSnapshot,
     /// Whether there is anything to return from.
     traces: bool,

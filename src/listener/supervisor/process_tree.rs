@@ -94,7 +94,6 @@ pub(super) fn in_descendants<T>(found: impl Fn(&[u8]) -> Option<T>) -> Option<T>
     pids.into_iter().find_map(|pid| found(&fs::read(format!("/proc/{pid}/cmdline")).ok()?))
 }
 
-/// Sends a signal to every descendant of this process.
 fn signal_all(signal: Signal) {
     for pid in descendants(rustix::process::getpid().as_raw_pid(), &parents()) {
         if let Some(pid) = Pid::from_raw(pid) {

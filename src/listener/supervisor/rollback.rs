@@ -18,7 +18,6 @@ use crate::protocol::{Action, ErrorCode, Phase};
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Undo<'a> {
     pub(super) action: Action,
-    /// What was so on the host before.
     pub(super) before: &'a SystemSnapshot,
     /// The system that the run brought, where that is known.
     pub(super) made: Option<&'a str>,
@@ -30,7 +29,6 @@ pub(super) enum RolledBack {
     Nowhere {
         /// What somebody else did.
         theirs: String,
-        /// What is so on the host now.
         now: SystemSnapshot,
     },
     Back {
@@ -38,7 +36,6 @@ pub(super) enum RolledBack {
         problem: Option<(ErrorCode, String)>,
         /// What somebody else did, which stays.
         theirs: Option<String>,
-        /// What is so on the host now.
         now: SystemSnapshot,
     },
 }

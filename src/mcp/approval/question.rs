@@ -31,7 +31,6 @@ pub(in crate::mcp) struct Question<'a> {
     back: Vec<String>,
     /// What changes on the hosts, as lines for people; empty where that is not known.
     changes: Vec<String>,
-    /// The branch, tag or commit that was asked for.
     pub(in crate::mcp) asked: &'a Revision,
     /// The commit that it is now, which would be deployed.
     pub(super) commit: &'a Revision,

@@ -13,7 +13,6 @@ use uuid::Uuid;
 
 use crate::mcp::error::ToolError;
 
-/// Makes tokens, and takes each of them back once.
 pub(super) struct ApprovalTokens {
     /// Its key belongs to this process, so that no token outlives the list of the spent ones.
     codec: RequestStateCodec,

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use tokio::time::Instant;
 
 use crate::mcp::call::ToolCall;
-use crate::mcp::context::Context;
+use crate::mcp::context::ToolContext;
 use crate::mcp::error::ToolError;
 use crate::mcp::launch::{Downgrade, Intent, Launch, credential_for};
 use crate::mcp::schema;
@@ -25,22 +25,21 @@ pub(super) struct RollbackArguments {
     rollout_id: Option<String>,
 }
 
-struct RollBack {
-    credential: Credential,
-    rollback: RollbackPlan,
-}
-
-impl Intent for RollBack {
-    async fn settle(&self, context: &Context, until: Instant) -> Result<Prepared, ToolError> {
-        let RollbackPlan { plan, commit, .. } = &self.rollback;
-        let wanted = context.wanted(plan.clone(), None, commit.clone().into());
-        let prepared = context.prepare(self.credential, wanted, until).await?;
-        self.rollback.check(&prepared.roster)?;
+impl Intent for RollbackPlan {
+    async fn settle(
+        &self,
+        credential: Credential,
+        context: &ToolContext,
+        until: Instant,
+    ) -> Result<Prepared, ToolError> {
+        let wanted = context.wanted(self.plan.clone(), None, self.commit.clone().into());
+        let prepared = context.prepare(credential, wanted, until).await?;
+        self.check(&prepared.roster)?;
         Ok(prepared)
     }
 }
 
-pub(super) async fn roll_back(context: &Context, call: ToolCall<'_>) -> Result<CallToolResponse, ToolError> {
+pub(super) async fn roll_back(context: &ToolContext, call: ToolCall<'_>) -> Result<CallToolResponse, ToolError> {
     let rollback = match schema::arguments(call.arguments)? {
         RollbackArguments { hostname: Some(host), rollout_id: None } => {
             RollbackPlan::of_hosts(&context.rollouts()?, &[(None, host)])?
@@ -56,7 +55,7 @@ pub(super) async fn roll_back(context: &Context, call: ToolCall<'_>) -> Result<C
     let credential = credential_for(&rollback.plan.tiers());
     let phrase = rollback.plan.name.clone();
     let launch = Launch { call, phrase, credential, downgrade: Downgrade::Allowed, plan_hash: None };
-    context.launch(launch, RollBack { credential, rollback }).await
+    context.launch(launch, rollback).await
 }
 
 impl From<RollbackError> for ToolError {

@@ -5,7 +5,7 @@ use rmcp::schemars::{self, JsonSchema};
 use serde::Deserialize;
 
 use crate::mcp::call::ToolCall;
-use crate::mcp::context::Context;
+use crate::mcp::context::ToolContext;
 use crate::mcp::error::ToolError;
 use crate::mcp::launch::{Downgrade, Launch, Unwritten, one_wave};
 use crate::mcp::schema;
@@ -44,7 +44,7 @@ pub(super) struct DeployArguments {
     allow_downgrade: bool,
 }
 
-pub(super) async fn to_test(context: &Context, call: ToolCall<'_>) -> Result<CallToolResponse, ToolError> {
+pub(super) async fn to_test(context: &ToolContext, call: ToolCall<'_>) -> Result<CallToolResponse, ToolError> {
     let mut arguments = call.arguments.clone();
     if arguments.insert("tier".to_owned(), Tier::Test.as_str().into()).is_some() {
         return Err(ToolError::new("invalid_arguments", "unknown field `tier`")
@@ -53,12 +53,12 @@ pub(super) async fn to_test(context: &Context, call: ToolCall<'_>) -> Result<Cal
     deploy(context, Credential::Test, schema::arguments(&arguments)?, call).await
 }
 
-pub(super) async fn to_any(context: &Context, call: ToolCall<'_>) -> Result<CallToolResponse, ToolError> {
+pub(super) async fn to_any(context: &ToolContext, call: ToolCall<'_>) -> Result<CallToolResponse, ToolError> {
     deploy(context, Credential::Admin, schema::arguments(call.arguments)?, call).await
 }
 
 async fn deploy(
-    context: &Context,
+    context: &ToolContext,
     credential: Credential,
     asked: DeployArguments,
     call: ToolCall<'_>,
@@ -75,12 +75,12 @@ async fn deploy(
     let plan = Plan { name: phrase.clone(), revision: None, flake: None, systems: None, stage: false, waves };
     let downgrade = Downgrade::of(asked.allow_downgrade);
     let launch = Launch { call, phrase, credential, downgrade, plan_hash: None };
-    context.launch(launch, Unwritten { credential, plan, revision: asked.branch }).await
+    context.launch(launch, Unwritten { plan, revision: asked.branch }).await
 }
 
 /// That there is not exactly one target, with the hosts and roles to choose from. A schema that said so would make some
 /// clients drop the tool.
-async fn one_target(context: &Context, credential: Credential, tier: Tier, is_none: bool) -> ToolError {
+async fn one_target(context: &ToolContext, credential: Credential, tier: Tier, is_none: bool) -> ToolError {
     let (hosts, roles) = match context.names(credential, tier).await {
         Ok(names) => names,
         Err(error) => return error,

@@ -6,8 +6,8 @@ use rmcp::schemars::{self, JsonSchema};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::mcp::answer::Answer;
-use crate::mcp::context::Context;
+use crate::mcp::answer::ToolAnswer;
+use crate::mcp::context::ToolContext;
 use crate::mcp::error::ToolError;
 use crate::mcp::launch::nobody;
 use crate::mcp::schema;
@@ -17,7 +17,6 @@ use crate::operator::flake::Need;
 use crate::operator::{Awaited, Discovered, History, Purpose, RollCall, resolve_revision};
 use crate::protocol::{Commit, FlakeUrl, HostAnswer, HostName, HostReport, Problem, Revision, Role, Tier};
 
-/// The most subjects of commits for each host.
 const MAX_SUBJECTS: usize = 5;
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -37,7 +36,7 @@ pub(super) struct HostsArguments {
     branch: Option<Revision>,
 }
 
-pub(super) async fn list(context: &Context, asked: HostsArguments) -> Result<Answer, ToolError> {
+pub(super) async fn list(context: &ToolContext, asked: HostsArguments) -> Result<ToolAnswer, ToolError> {
     // Each key hears the hosts of its own tier; an administrator's hears all.
     let credential = if asked.tier == Some(Tier::Test) { Credential::Test } else { context.strongest() };
     let called = context.roll_call(credential, asked.tier).await?;
@@ -77,11 +76,11 @@ pub(super) async fn list(context: &Context, asked: HostsArguments) -> Result<Ans
         "total": total,
         "more": total.saturating_sub(MAX_HOSTS),
     });
-    Ok(Answer::fitting(told, "hosts"))
+    Ok(ToolAnswer::fitting(told, "hosts"))
 }
 
 /// A host in the list, with the subjects of the commits that it lacks.
-fn listed(report: &HostReport, missing: Option<&Vec<String>>, context: &Context) -> Value {
+fn listed(report: &HostReport, missing: Option<&Vec<String>>, context: &ToolContext) -> Value {
     let short = |text: &str| context.redactor.first(text, 100);
     let problem = |problem: &Problem| format!("{BY_HOST}{}", context.redactor.first(&problem.message, 200));
     let subject = |subject: &String| format!("{BY_REPOSITORY}{}", short(subject));
@@ -105,7 +104,7 @@ fn listed(report: &HostReport, missing: Option<&Vec<String>>, context: &Context)
 
 /// The commit of a branch, and what each commit that hosts run lacks of it, where that is known.
 async fn behind(
-    context: &Context,
+    context: &ToolContext,
     branch: &Revision,
     reports: &[&HostReport],
 ) -> Result<(Commit, BTreeMap<Commit, Option<Vec<String>>>), ToolError> {
@@ -150,7 +149,7 @@ fn roles(all: &[HostAnswer]) -> BTreeSet<&str> {
     all.iter().filter_map(|answer| answer.report.role.as_ref().map(Role::as_str)).collect()
 }
 
-impl Context {
+impl ToolContext {
     async fn roll_call(&self, credential: Credential, tier: Option<Tier>) -> Result<Discovered, ToolError> {
         let mut bus = self.connect(credential).await?;
         let (purpose, awaited) = (Purpose::List(tier), Awaited::everybody(tier));

@@ -6,14 +6,15 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::mcp::answer::Answer;
+use crate::mcp::answer::ToolAnswer;
 use crate::mcp::call::ToolCall;
-use crate::mcp::context::Context;
+use crate::mcp::context::ToolContext;
 use crate::mcp::error::ToolError;
 use crate::mcp::launch::{Downgrade, Intent, Launch, credential_for};
 use crate::mcp::plans::PlanName;
 use crate::mcp::preview::{plan_hash, preview};
 use crate::mcp::schema;
+use crate::mcp::settings::Credential;
 use crate::mcp::status::MAX_WAVES;
 use crate::operator::plan_file::PlanFile;
 use crate::operator::{Part, Prepared, SystemsFrom};
@@ -55,15 +56,15 @@ pub(super) struct ApplyArguments {
     exclude: Vec<HostName>,
 }
 
-pub(super) fn list(context: &Context) -> Answer {
+pub(super) fn list(context: &ToolContext) -> ToolAnswer {
     let names = context.settings.plans.names();
     let plans: Vec<Value> = names.iter().filter_map(|name| listed(context, name)).collect();
     let summary = format!("{} plans; preview_plan tells what one would do", plans.len());
-    Answer::fitting(json!({ "summary": summary, "plans": plans, "more": 0 }), "plans")
+    ToolAnswer::fitting(json!({ "summary": summary, "plans": plans, "more": 0 }), "plans")
 }
 
 /// A plan in the list; `None` where this server has no key for it.
-fn listed(context: &Context, name: &PlanName) -> Option<Value> {
+fn listed(context: &ToolContext, name: &PlanName) -> Option<Value> {
     let file = match read(context, name) {
         Ok(file) => file,
         Err(error) => {
@@ -81,13 +82,13 @@ fn listed(context: &Context, name: &PlanName) -> Option<Value> {
     }))
 }
 
-pub(super) async fn show(context: &Context, asked: PreviewArguments) -> Result<Answer, ToolError> {
+pub(super) async fn show(context: &ToolContext, asked: PreviewArguments) -> Result<ToolAnswer, ToolError> {
     let PreviewArguments { plan, until, exclude } = asked;
     let (prepared, hash) = prepare(context, &plan.parse()?, until.as_deref(), &exclude, context.deadline()).await?;
     Ok(preview(&prepared, &hash, &context.redactor))
 }
 
-pub(super) async fn apply(context: &Context, call: ToolCall<'_>) -> Result<CallToolResponse, ToolError> {
+pub(super) async fn apply(context: &ToolContext, call: ToolCall<'_>) -> Result<CallToolResponse, ToolError> {
     let previewed: ApplyArguments = schema::arguments(call.arguments)?;
     let credential = credential_for(&read(context, &previewed.plan.parse()?)?.plan.tiers());
     let plan_hash = Some(previewed.plan_hash.clone());
@@ -97,7 +98,7 @@ pub(super) async fn apply(context: &Context, call: ToolCall<'_>) -> Result<CallT
 
 /// A plan as it was previewed. Its file is read anew each time it is settled.
 impl Intent for ApplyArguments {
-    async fn settle(&self, context: &Context, deadline: Instant) -> Result<Prepared, ToolError> {
+    async fn settle(&self, _: Credential, context: &ToolContext, deadline: Instant) -> Result<Prepared, ToolError> {
         let name = self.plan.parse()?;
         let (prepared, hash) = prepare(context, &name, self.until.as_deref(), &self.exclude, deadline).await?;
         if hash == self.plan_hash { Ok(prepared) } else { Err(stale(&name)) }
@@ -106,7 +107,7 @@ impl Intent for ApplyArguments {
 
 /// Settles a plan up to a wave and without some hosts, and returns the hash of what that shows.
 async fn prepare(
-    context: &Context,
+    context: &ToolContext,
     name: &PlanName,
     until: Option<&str>,
     exclude: &[HostName],
@@ -146,6 +147,6 @@ fn stale(plan: &PlanName) -> ToolError {
     .next("call preview_plan, look at what it would do now, and give its plan_hash")
 }
 
-fn read(context: &Context, name: &PlanName) -> Result<PlanFile, ToolError> {
+fn read(context: &ToolContext, name: &PlanName) -> Result<PlanFile, ToolError> {
     Ok(PlanFile::read(&context.settings.plans.path(name)?, &context.settings.aliases)?)
 }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::mcp::approval::{Question, outdated};
 use crate::mcp::call::ToolCall;
-use crate::mcp::context::{Context, is_resumable, touches_test_only, within_reach};
+use crate::mcp::context::{ToolContext, is_resumable, touches_test_only, within_reach};
 use crate::mcp::error::ToolError;
 use crate::mcp::launch::{Downgrade, Intent, Launch, in_time};
 use crate::mcp::schema;
@@ -29,7 +29,7 @@ pub(super) struct ResumeArguments {
     rollout_id: Option<String>,
 }
 
-pub(super) async fn resume(context: &Context, call: ToolCall<'_>) -> Result<CallToolResponse, ToolError> {
+pub(super) async fn resume(context: &ToolContext, call: ToolCall<'_>) -> Result<CallToolResponse, ToolError> {
     let ResumeArguments { rollout_id } = schema::arguments(call.arguments)?;
     let id = context.find_where(rollout_id.as_deref(), is_resumable)?;
     let recorded = context.settings.journals.read(&id)?;
@@ -43,12 +43,11 @@ pub(super) async fn resume(context: &Context, call: ToolCall<'_>) -> Result<Call
     let credential = if touches_test_only(&rollout.plan) { Credential::Test } else { Credential::Admin };
     let launch =
         Launch { call, phrase: rollout.name().to_owned(), credential, downgrade: Downgrade::Refused, plan_hash: None };
-    context.launch(launch, Resumed { credential, rollout, summary: recorded.summary }).await
+    context.launch(launch, Resumed { rollout, summary: recorded.summary }).await
 }
 
 /// A rollout that goes on where its record ends.
 struct Resumed {
-    credential: Credential,
     rollout: Arc<Rollout>,
     summary: Summary,
 }
@@ -64,13 +63,18 @@ impl Resumed {
 }
 
 impl Intent for Resumed {
-    async fn settle(&self, context: &Context, until: Instant) -> Result<Prepared, ToolError> {
+    async fn settle(
+        &self,
+        credential: Credential,
+        context: &ToolContext,
+        until: Instant,
+    ) -> Result<Prepared, ToolError> {
         let Settings { flakes, cache, discovery, .. } = &context.settings;
         let sources = Sources { flakes, cache: cache.as_deref() };
         let prepared = async {
-            let mut bus = context.connect(self.credential).await?;
+            let mut bus = context.connect(credential).await?;
             let prepared = prepare_again(&self.summary, &self.rollout, &mut bus, discovery, sources).await?;
-            within_reach(self.credential, &prepared.rollout.plan)?;
+            within_reach(credential, &prepared.rollout.plan)?;
             Ok(prepared)
         };
         in_time(until, prepared).await
@@ -80,7 +84,7 @@ impl Intent for Resumed {
         question.resuming(&self.rollout.asked, self.unconfirmed().map(|(_, name)| name))
     }
 
-    fn begin(&self, background: &Background, _: Prepared, context: &Context) -> Result<RolloutId, ToolError> {
+    fn begin(&self, background: &Background, _: Prepared, context: &ToolContext) -> Result<RolloutId, ToolError> {
         let journals = &context.settings.journals;
         let id = self.rollout.id;
         let (left, mut journal) = journals.take_up(&id.to_string())?;

@@ -10,8 +10,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::mcp::answer::Answer;
-use crate::mcp::context::{Context, is_running};
+use crate::mcp::answer::ToolAnswer;
+use crate::mcp::context::{ToolContext, is_running};
 use crate::mcp::error::ToolError;
 use crate::mcp::follow::WaitUntil;
 use crate::mcp::progress::Progress;
@@ -58,10 +58,10 @@ pub(super) struct LogArguments {
 }
 
 pub(super) async fn status(
-    context: &Context,
+    context: &ToolContext,
     asked: StatusArguments,
     call: &RequestContext<RoleServer>,
-) -> Result<Answer, ToolError> {
+) -> Result<ToolAnswer, ToolError> {
     if asked.wait_seconds > MAX_WAIT {
         let what = format!("wait_seconds is {}, and may be {MAX_WAIT} at most", asked.wait_seconds);
         return Err(ToolError::new("invalid_arguments", what).next("call with 45, as often as it takes"));
@@ -75,7 +75,7 @@ pub(super) async fn status(
     context.wait(&id, WaitUntil { context: call, until, progress, warnings: Vec::new() }).await
 }
 
-fn list(context: &Context) -> Result<Answer, ToolError> {
+fn list(context: &ToolContext) -> Result<ToolAnswer, ToolError> {
     let all = context.rollouts()?;
     let listed = |recorded: &Recorded| {
         let Summary { rollout, began_at, .. } = &recorded.summary;
@@ -96,10 +96,10 @@ fn list(context: &Context) -> Result<Answer, ToolError> {
     let rollouts: Vec<Value> = all.iter().rev().take(MAX_LISTED).filter_map(listed).collect();
     let summary = format!("{} rollouts on record, the latest first", all.len());
     let more = all.len().saturating_sub(rollouts.len());
-    Ok(Answer::fitting(json!({ "summary": summary, "rollouts": rollouts, "more": more }), "rollouts"))
+    Ok(ToolAnswer::fitting(json!({ "summary": summary, "rollouts": rollouts, "more": more }), "rollouts"))
 }
 
-pub(super) fn abort(context: &Context, asked: &AbortArguments) -> Result<Answer, ToolError> {
+pub(super) fn abort(context: &ToolContext, asked: &AbortArguments) -> Result<ToolAnswer, ToolError> {
     let journals = &context.settings.journals;
     let id = context.find(asked.rollout_id.as_deref())?;
     let recorded = journals.read(&id)?;
@@ -108,7 +108,7 @@ pub(super) fn abort(context: &Context, asked: &AbortArguments) -> Result<Answer,
             .next("there is nothing to stop; rollout_status tells how it ended")
     })?;
     journals.stop(rollout.id)?;
-    Ok(Answer::of(json!({
+    Ok(ToolAnswer::of(json!({
         "rollout_id": id,
         "state": "stopping",
         "summary": "nothing new is sent; hosts in flight are awaited",
@@ -116,7 +116,7 @@ pub(super) fn abort(context: &Context, asked: &AbortArguments) -> Result<Answer,
     })))
 }
 
-pub(super) fn log(context: &Context, asked: &LogArguments) -> Result<Answer, ToolError> {
+pub(super) fn log(context: &ToolContext, asked: &LogArguments) -> Result<ToolAnswer, ToolError> {
     let has_log = |recorded: &Recorded| {
         recorded.summary.host(&asked.hostname).is_some_and(|host| {
             let rollback = host.returning.as_ref().and_then(|rollback| rollback.response.as_ref());
@@ -145,5 +145,5 @@ pub(super) fn log(context: &Context, asked: &LogArguments) -> Result<Answer, Too
         now: (context.settings.clock)(),
         redactor: &context.redactor,
     };
-    Ok(Answer::of(report.host_log(host)))
+    Ok(ToolAnswer::of(report.host_log(host)))
 }

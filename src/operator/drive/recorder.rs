@@ -15,7 +15,6 @@ use crate::rollout::{Event, Summary};
 /// from the rest.
 const GATHER: Duration = Duration::from_millis(50);
 
-/// The record of a rollout and its displays.
 pub(super) struct Recorder<'a> {
     journal: Option<Journal>,
     reporters: Vec<Box<dyn Reporter + 'a>>,

@@ -15,7 +15,6 @@ const MAX_ANSWER_BYTES: usize = 32 * 1024;
 /// answers come in the old form.
 const MAX_HOSTS: usize = 100_000;
 
-/// The most rollouts of others that are shown.
 const MAX_ROLLOUTS: usize = 16;
 
 #[derive(Debug)]

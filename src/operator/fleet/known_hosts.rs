@@ -24,7 +24,6 @@ const MAX_HOSTS: usize = 50_000;
 
 const SECONDS_A_DAY: i64 = 24 * 60 * 60;
 
-/// What this machine knows of the hosts of a fleet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KnownHosts {
     folder: PathBuf,

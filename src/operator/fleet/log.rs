@@ -31,7 +31,6 @@ pub struct LogReader {
     questions: u64,
 }
 
-/// Why there is no log to read.
 #[derive(Debug, Error, Diagnostic)]
 pub enum LogError {
     #[error("{0}")]

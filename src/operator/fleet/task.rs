@@ -27,7 +27,6 @@ const LEAVE_WITHIN: Duration = Duration::from_secs(1);
 /// How many answers are passed on before anything else is looked at.
 const CROWD: usize = 256;
 
-/// How many hosts are remembered that answered late.
 const MAX_LATE: usize = 1_000;
 
 /// The longest answer that is kept whole. The log that a listener of ours sends has at most half of that.

@@ -42,7 +42,6 @@ impl Repository {
         &self.folder
     }
 
-    /// The first line of a commit's message.
     pub(super) async fn subject(&self, commit: &Commit) -> Option<String> {
         // `git show` would look at the files of the commit, which need not be here.
         let shown = self.ask(&["log", "--max-count=1", "--format=%s", commit.as_str()]).await?;
@@ -70,7 +69,6 @@ impl Repository {
         String::from_utf8_lossy(&head.stdout).trim().parse().ok()
     }
 
-    /// Whether one commit is an ancestor of another.
     pub(super) async fn is_ancestor(&self, old: &Commit, new: &Commit) -> Option<bool> {
         let compared = self.ask(&["merge-base", "--is-ancestor", old.as_str(), new.as_str()]).await?;
         match compared.status.code() {

@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The server of a repository. What it told is kept in a bare repository of commits without files.
 #[derive(Debug)]
-pub(super) struct Server {
+pub(super) struct RepositoryServer {
     remote: Remote,
     kept: Repository,
     patience: Duration,
@@ -34,7 +34,7 @@ pub(super) enum Depth {
     WithAncestors,
 }
 
-impl Server {
+impl RepositoryServer {
     /// The server at this URL, for which there is a folder below `cache`. Its name follows from the URL of the flake.
     pub(super) fn new(url: &str, cache: &Path, flake: &FlakeUrl) -> Result<Self, PrivateDirError> {
         let digest = Sha256::digest(flake.as_str());

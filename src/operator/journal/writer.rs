@@ -13,7 +13,6 @@ const FULL: usize = 64 * 1024;
 /// How much may be written before it is synced, in bytes.
 const MAX_UNSYNCED: usize = 256 * 1024;
 
-/// The journal of a rollout that this process runs.
 #[derive(Debug)]
 pub struct Journal {
     file: File,

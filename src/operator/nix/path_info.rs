@@ -34,13 +34,13 @@ struct Described {
 /// The answer of Nix 2.19 and later, and of earlier versions.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
-enum Answer {
+enum PathInfoAnswer {
     ByPath(BTreeMap<String, Option<Described>>),
-    Listed(Vec<Listed>),
+    Listed(Vec<ListedPath>),
 }
 
 #[derive(Debug, Deserialize)]
-struct Listed {
+struct ListedPath {
     path: String,
     #[serde(default = "yes")]
     valid: bool,
@@ -80,8 +80,10 @@ async fn describe(
     }
     let answer = serde_json::from_slice(&output.stdout).map_err(|error| NixError::Unreadable(name(), error))?;
     Ok(match answer {
-        Answer::ByPath(paths) => paths.into_iter().filter_map(|(path, described)| Some((path, described?))).collect(),
-        Answer::Listed(paths) => {
+        PathInfoAnswer::ByPath(paths) => {
+            paths.into_iter().filter_map(|(path, described)| Some((path, described?))).collect()
+        }
+        PathInfoAnswer::Listed(paths) => {
             paths.into_iter().filter(|path| path.valid).map(|path| (path.path, path.described)).collect()
         }
     })

@@ -1,6 +1,6 @@
 //! One page that needs nothing else: no script, no network, no font.
 
-use super::{DisplayDuration, Document, Host, Wave, write};
+use super::{DisplayDuration, Document, HostSection, WaveSection, write};
 
 const STYLE: &str = "
 :root{color-scheme:light dark;--ink:#1c2024;--dim:#60646c;--page:#fff;--line:#d9d9e0;--good:#1f7a43;--bad:#c62a2f;--wait:#9a5b00;--band:#eef0f3}
@@ -57,7 +57,7 @@ fn time_line(document: &Document<'_>) -> String {
         let label = format!("{} {}: {}", wave.index, wave.name, wave.verdict());
         let span = (wave.view.began_at, wave.view.ended_at);
         rows.push_str(&bar(document, &mut count, &label, "band", span));
-        for host in document.hosts(wave.index).filter(Host::was_asked) {
+        for host in document.hosts(wave.index).filter(HostSection::was_asked) {
             let label = format!("{} {}, {}", host.view.name, host.status(), host.took.unwrap_or_default());
             let span = (host.view.sent_at, host.view.ended_at);
             rows.push_str(&bar(document, &mut count, &label, class(host.facts.status), span));
@@ -91,7 +91,7 @@ fn bar(
     )
 }
 
-fn section(document: &Document<'_>, wave: &Wave<'_>) -> String {
+fn section(document: &Document<'_>, wave: &WaveSection<'_>) -> String {
     let waves = document.summary.waves.len();
     let mut section = format!(
         "<section>\n<h2>{}/{waves} {} {}</h2>\n<table>\n<thead><tr><th>host<th>state<th>took<th>commit<th>says</tr></thead>\n<tbody>\n",

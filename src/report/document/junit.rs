@@ -1,13 +1,13 @@
 //! What CI systems read: a wave is a suite, and a host a test case.
 
 use super::html::escape;
-use super::{Document, Host, Wave, write};
+use super::{Document, HostSection, WaveSection, write};
 use crate::rollout::HostOutcome;
 use crate::rollout::summary::HostState;
 
 /// What a host is to a CI system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verdict {
+enum CaseResult {
     Passed,
     Failed,
     Skipped,
@@ -22,15 +22,15 @@ pub fn junit(document: &Document<'_>) -> String {
     )
 }
 
-fn suite(document: &Document<'_>, wave: &Wave<'_>) -> String {
+fn suite(document: &Document<'_>, wave: &WaveSection<'_>) -> String {
     let name = xml(&wave.name);
     let mut suite = format!("  <testsuite name=\"{name}\" {}>\n", count(document.hosts(wave.index)));
     for host in document.hosts(wave.index) {
         let (says, log) = (xml(&format!("{}: {}", host.status(), host.says())), xml(&host.log()));
         let inside = match verdict(&host) {
-            Verdict::Passed => String::new(),
-            Verdict::Skipped => format!("<skipped message=\"{says}\"/>"),
-            Verdict::Failed => format!("<failure message=\"{says}\">{log}</failure>"),
+            CaseResult::Passed => String::new(),
+            CaseResult::Skipped => format!("<skipped message=\"{says}\"/>"),
+            CaseResult::Failed => format!("<failure message=\"{says}\">{log}</failure>"),
         };
         let seconds = host.took.unwrap_or_default().0.as_secs_f64();
         let host = xml(host.view.name.as_str());
@@ -44,20 +44,20 @@ fn suite(document: &Document<'_>, wave: &Wave<'_>) -> String {
     suite + "  </testsuite>\n"
 }
 
-fn count<'a>(hosts: impl Iterator<Item = Host<'a>>) -> String {
-    let verdicts: Vec<Verdict> = hosts.map(|host| verdict(&host)).collect();
+fn count<'a>(hosts: impl Iterator<Item = HostSection<'a>>) -> String {
+    let verdicts: Vec<CaseResult> = hosts.map(|host| verdict(&host)).collect();
     let number = |wanted| verdicts.iter().filter(|verdict| **verdict == wanted).count();
-    let (failed, skipped) = (number(Verdict::Failed), number(Verdict::Skipped));
+    let (failed, skipped) = (number(CaseResult::Failed), number(CaseResult::Skipped));
     format!("tests=\"{}\" failures=\"{failed}\" errors=\"0\" skipped=\"{skipped}\"", verdicts.len())
 }
 
 /// A host that was not asked, or has not finished, has neither passed nor failed.
-fn verdict(host: &Host<'_>) -> Verdict {
+fn verdict(host: &HostSection<'_>) -> CaseResult {
     match host.view.state {
-        HostState::Final(HostOutcome::Completed) if host.view.runs_what_was_asked() => Verdict::Passed,
-        HostState::Final(HostOutcome::Skipped(_)) => Verdict::Skipped,
-        HostState::Final(_) => Verdict::Failed,
-        _ => Verdict::Skipped,
+        HostState::Final(HostOutcome::Completed) if host.view.runs_what_was_asked() => CaseResult::Passed,
+        HostState::Final(HostOutcome::Skipped(_)) => CaseResult::Skipped,
+        HostState::Final(_) => CaseResult::Failed,
+        _ => CaseResult::Skipped,
     }
 }
 

@@ -1,6 +1,6 @@
 //! For issues, pull requests and chat.
 
-use super::{Document, Wave, write};
+use super::{Document, WaveSection, write};
 
 pub fn markdown(document: &Document<'_>) -> String {
     let mut page = format!("# Rollout {}: {}\n\n", escape(&document.name()), document.outcome());
@@ -13,7 +13,7 @@ pub fn markdown(document: &Document<'_>) -> String {
     page
 }
 
-fn section(document: &Document<'_>, wave: &Wave<'_>) -> String {
+fn section(document: &Document<'_>, wave: &WaveSection<'_>) -> String {
     let mut section = format!(
         "\n## {}/{} {}: {}\n\n| host | state | took | commit | says |\n| --- | --- | --- | --- | --- |\n",
         wave.index,

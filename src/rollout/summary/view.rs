@@ -25,7 +25,6 @@ pub struct WaveView {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WaveState {
     Pending,
-    /// The operator is asked whether it may begin.
     AwaitingConfirmation,
     Running,
     /// No more requests are sent, hosts in flight are awaited.
@@ -43,7 +42,6 @@ pub struct HostView {
     /// Which of the hosts of that wave it is.
     pub index: usize,
     pub state: HostState,
-    /// The request that it was sent last.
     pub request: Option<RequestId>,
     /// How many requests it was sent since it was last pending.
     pub attempts: u32,
@@ -52,13 +50,11 @@ pub struct HostView {
     /// When it was sent the first.
     pub sent_at: Option<Timestamp>,
     pub ended_at: Option<Timestamp>,
-    /// Its own last word, where there was one.
     pub response: Option<Arc<Response>>,
     /// How it went back to what it ran before, when it was asked to because its wave had failed.
     pub returning: Option<Box<ReturnView>>,
 }
 
-/// The return of a host to what it ran before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReturnView {
     /// The request that it was sent for that.
@@ -81,7 +77,6 @@ pub enum HostState {
     Final(HostOutcome),
 }
 
-/// How many hosts there are of each kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     pub pending: usize,
@@ -95,7 +90,6 @@ pub struct Counts {
     pub failed: usize,
     pub rejected: usize,
     pub unreachable: usize,
-    /// Answered, and did not finish in time.
     pub timed_out: usize,
     pub skipped: usize,
 }
@@ -242,7 +236,6 @@ impl HostState {
 }
 
 impl Counts {
-    /// How many of these hosts are of each kind.
     pub fn of<'a>(hosts: impl IntoIterator<Item = &'a HostView>) -> Self {
         let mut counts = Self::default();
         for host in hosts {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use homelab_deploy::mcp::{Mode, Server, StartError, ToolFilter, tool_names};
+use homelab_deploy::mcp::{McpStartError, Mode, Server, ToolFilter, tool_names};
 use rmcp::model::Tool;
 use serde_json::{Value, json};
 
@@ -97,11 +97,11 @@ async fn a_server_without_tools_or_with_one_key_for_both_tiers_does_not_start() 
     let lab = stage::empty(&[]).await;
     let only = Some(BTreeSet::from(["deploy".to_owned()]));
     let none = Server::new(with(&lab, ToolFilter { mode: Mode::ReadOnly, only })).unwrap_err();
-    assert!(matches!(none, StartError::NoTools), "{none}");
+    assert!(matches!(none, McpStartError::NoTools), "{none}");
     let copy = lab.folder().join("copy.seed");
     std::fs::copy(lab.admin.seed_file(), &copy).unwrap();
     let mut settings = administrator(&lab);
     settings.test.nkey_file = copy;
     let same = Server::new(settings).unwrap_err();
-    assert!(matches!(same, StartError::OneKey), "{same}");
+    assert!(matches!(same, McpStartError::OneKey), "{same}");
 }

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fmt::Write;
 
 use crate::bus::ServerUrl;
-use crate::nats_config::{Fleet, ListenerName, Strictness, authorization};
+use crate::nats_config::{FleetList, ListenerName, Strictness, authorization};
 use crate::protocol::{FlakeUrl, Role, SubjectError, Tier};
 
 /// Where a host has its seed, unless somebody chooses another place.
@@ -19,7 +19,7 @@ pub(super) struct Site {
 
 impl Site {
     /// The files that follow from a fleet, each with its path.
-    pub(super) fn files(&self, fleet: &Fleet) -> Result<[(&'static str, String); 5], SubjectError> {
+    pub(super) fn files(&self, fleet: &FleetList) -> Result<[(&'static str, String); 5], SubjectError> {
         Ok([
             ("keys/.gitignore", "# Seeds are secret.\n*\n".to_owned()),
             ("nats.conf", self.server_configuration(fleet)?),
@@ -29,7 +29,7 @@ impl Site {
         ])
     }
 
-    fn server_configuration(&self, fleet: &Fleet) -> Result<String, SubjectError> {
+    fn server_configuration(&self, fleet: &FleetList) -> Result<String, SubjectError> {
         let (host, port) = self.address();
         let is_here = matches!(host.as_str(), "127.0.0.1" | "localhost" | "[::1]");
         let listen = if is_here {
@@ -54,7 +54,7 @@ impl Site {
         (host.to_owned(), port.to_owned())
     }
 
-    fn module(&self, fleet: &Fleet) -> String {
+    fn module(&self, fleet: &FleetList) -> String {
         let mut hosts = String::new();
         for (ListenerName { tier, hostname, role }, key) in &fleet.hosts {
             let role = role.as_ref().map(|role| format!(" role = {};", nix(role.as_str()))).unwrap_or_default();
@@ -74,7 +74,7 @@ impl Site {
         )
     }
 
-    fn context(&self, fleet: &Fleet) -> String {
+    fn context(&self, fleet: &FleetList) -> String {
         let Self { context, server, flake } = self;
         let aliases = roles(fleet).into_iter().filter(|role| is_word(role.as_str()));
         let aliases: Vec<_> = aliases.map(|role| format!("{role} = \"deploy.prod.role.{role}\"\n")).collect();
@@ -91,7 +91,7 @@ impl Site {
 }
 
 /// The test tier first, then each role of prod, then the rest.
-fn plan(fleet: &Fleet) -> String {
+fn plan(fleet: &FleetList) -> String {
     let has = |is_meant: &dyn Fn(&ListenerName) -> bool| fleet.hosts.iter().any(|(name, _)| is_meant(name));
     let mut text =
         "# A rollout of this fleet: `homelab-deploy plan rollout` shows what it would do, `apply rollout` does it.\n\
@@ -110,7 +110,7 @@ fn plan(fleet: &Fleet) -> String {
 }
 
 /// The roles of prod, each once, in the order of the list.
-fn roles(fleet: &Fleet) -> Vec<&Role> {
+fn roles(fleet: &FleetList) -> Vec<&Role> {
     let mut roles = Vec::new();
     for role in
         fleet.hosts.iter().filter(|(name, _)| name.tier == Tier::Prod).filter_map(|(name, _)| name.role.as_ref())
@@ -145,7 +145,7 @@ mod tests {
     use crate::nats_config::Principal;
     use crate::plan::Plan;
 
-    fn site() -> (Site, Fleet) {
+    fn site() -> (Site, FleetList) {
         let key =
             |number| KeyPair::new_from_raw(KeyPairType::User, [number; 32]).unwrap().public_key().parse().unwrap();
         let hosts = ["test.test1", "prod.ns1.dns", "prod.jelly.media", "prod.ns2.dns", "prod.nas"];
@@ -153,7 +153,7 @@ mod tests {
         let operators = vec![("operator".to_owned(), Principal::Admin, key(9))];
         let flake = "git+https://git.example.com/nixos?dir=${x}".parse().unwrap();
         let site = Site { context: "home".to_owned(), server: "nats://nats.example.com".parse().unwrap(), flake };
-        (site, Fleet { hosts, operators })
+        (site, FleetList { hosts, operators })
     }
 
     #[test]

@@ -1,0 +1,86 @@
+//! Why a rollout cannot be prepared, or should not begin.
+
+use miette::Diagnostic;
+use thiserror::Error;
+
+use super::names;
+use crate::operator::flake::FlakeError;
+use crate::operator::fleet::FleetError;
+use crate::operator::nix::NixError;
+use crate::operator::revision::UnresolvedError;
+use crate::plan::PlanErrors;
+use crate::protocol::{HostName, Revision, RolloutReport};
+
+#[derive(Debug, Error, Diagnostic)]
+pub enum PrepareError {
+    /// The plan does not fit the hosts that are there.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Plan(#[from] PlanErrors),
+    /// What was left out, or asked for alone, is not in it.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Selection(#[from] SelectionError),
+    /// The hosts could not be asked whether they are there.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Fleet(#[from] FleetError),
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Flake(#[from] FlakeError),
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Lookup(#[from] UnresolvedError),
+    /// The systems cannot be built.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Nix(#[from] NixError),
+    /// There is nothing to build the systems from.
+    #[error("it is not known which flake the systems are to be built from")]
+    #[diagnostic(help("set `flake` in the plan, or give --flake"))]
+    NoFlake,
+    /// Two machines answer as a host of a rollout that is to go on.
+    #[error("two machines answer to the name {0}")]
+    #[diagnostic(help("stop one listener, or rename it; `homelab-deploy hosts` shows both"))]
+    TwoMachines(HostName),
+}
+
+/// What is wrong with how a plan is narrowed down.
+#[derive(Debug, Error, Diagnostic)]
+pub enum SelectionError {
+    #[error("the plan has no wave {wave:?}")]
+    #[diagnostic(help("its waves are: {}", waves.join(", ")))]
+    NoSuchWave { wave: String, waves: Vec<String> },
+    #[error("wave {0:?} is empty")]
+    #[diagnostic(help("every host that it names is excluded"))]
+    EmptyWave(String),
+    #[error("there is no host {0} to exclude")]
+    #[diagnostic(help("it neither answers nor is named in the plan; `homelab-deploy hosts` lists those that answer"))]
+    NoSuchHost(HostName),
+    #[error("nothing is left of the plan")]
+    #[diagnostic(help("every wave was for hosts that are excluded"))]
+    Nothing,
+}
+
+/// A good reason not to begin, which an operator may override.
+#[derive(Debug, Error, Diagnostic)]
+pub enum PreflightError {
+    /// Another operator is at hosts of the same tier.
+    #[error("{} is rolling out {:?} since {:.0}, and is in wave {} of {}", .0.operator, .0.name, .0.since, .0.wave, .0.waves)]
+    #[diagnostic(help(
+        "wait until it is over, or add --force: then hosts that are busy with the other rollout reject this one, and a \
+         host that both deploy ends up with whichever comes last"
+    ))]
+    AnotherRollout(Box<RolloutReport>),
+    #[error("{hosts} would go back in history: what runs there comes after {commit}")]
+    #[diagnostic(help("deploy what comes after it, or add --allow-downgrade"))]
+    Downgrade { hosts: String, commit: String },
+}
+
+impl PreflightError {
+    /// That these hosts run something newer than this; nothing when there are none.
+    pub(super) fn downgrade(ahead: &[HostName], revision: &Revision) -> Option<Self> {
+        let short = revision.commit().map_or_else(|| revision.to_string(), |commit| commit.short().to_owned());
+        (!ahead.is_empty()).then(|| Self::Downgrade { hosts: names(ahead), commit: short })
+    }
+}
