@@ -134,7 +134,7 @@ impl ToolContext {
             prepared.warnings.extend(report::missed(&prepared.missed(&self.settings.journals)));
             Ok(prepared)
         };
-        in_time(until, prepared).await
+        in_time(until, Box::pin(prepared)).await
     }
 
     /// Begins what is intended, unless there is a reason not to or a person has to be asked first, and waits for it.
