@@ -10,6 +10,7 @@ mod backoff;
 mod error;
 mod event;
 mod lockout;
+mod reason;
 mod seed;
 mod tls;
 mod trial;
@@ -24,6 +25,7 @@ use async_nats::client::ReconnectError;
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, ServerAddr, Subscriber};
 use futures_util::StreamExt;
 use futures_util::stream::{FuturesUnordered, SelectAll};
+use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
@@ -32,12 +34,12 @@ pub use self::error::{Attempt, BusError};
 use self::event::Translator;
 pub use self::event::{BusEvent, Events, Operation, Violation};
 pub use self::lockout::Lockout;
+use self::reason::Reason;
 use self::seed::SeedFile;
 pub use self::seed::SeedReaders;
 pub use self::seed::public_key;
 use self::tls::Tls;
 pub use self::trial::Tried;
-use crate::text::safe;
 
 /// How long an attempt to reach a server may take. The addresses of its name share that.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
@@ -169,7 +171,7 @@ struct Dialer<'a> {
 /// What came of an attempt in vain.
 enum Failure {
     Refused,
-    Other(String),
+    Other(Reason),
 }
 
 impl<'a> Dialer<'a> {
@@ -200,7 +202,7 @@ impl<'a> Dialer<'a> {
 
     async fn try_server(&self, position: usize, server: &'a ServerUrl) -> Result<Bus, (usize, Failure)> {
         let failed = |failure| (position, failure);
-        let addresses = count_addresses(server).await.map_err(|why| failed(Failure::Other(why)))?;
+        let addresses = count_addresses(server).await.map_err(|why| failed(Failure::Other(Reason::new(why))))?;
         let share = share(addresses);
         let (translator, events) = Translator::new();
         let backoff = Arc::new(Backoff::starting_at(position, self.temper.longest_pause));
@@ -212,8 +214,8 @@ impl<'a> Dialer<'a> {
             }
             Err(error) => Err(failed(match error.kind() {
                 ConnectErrorKind::AuthorizationViolation => Failure::Refused,
-                ConnectErrorKind::TimedOut => Failure::Other(format!("no answer within {} ms", share.as_millis())),
-                _ => Failure::Other(safe(&error::plain(&error))),
+                ConnectErrorKind::TimedOut => Failure::Other(Reason::silence(share, takes_connections(server).await)),
+                _ => Failure::Other(Reason::of(&error, server, self.settings)),
             })),
         }
     }
@@ -226,7 +228,7 @@ impl<'a> Dialer<'a> {
             let server = server.clone();
             match failure {
                 Failure::Refused => return BusError::Refused { server, public_key: self.seed.key().public() },
-                Failure::Other(why) => attempts.push(Attempt { server, why }),
+                Failure::Other(Reason { why, next }) => attempts.push(Attempt { server, why, next }),
             }
         }
         BusError::Unreachable(attempts)
@@ -252,9 +254,15 @@ impl<'a> Dialer<'a> {
 async fn count_addresses(server: &ServerUrl) -> Result<usize, String> {
     match timeout(CONNECT_WITHIN, server.0.socket_addrs()).await {
         Ok(Ok(addresses)) => Ok(addresses.count()),
-        Ok(Err(error)) => Err(safe(&format!("its name cannot be looked up: {error}"))),
+        Ok(Err(error)) => Err(format!("its name cannot be looked up: {error}")),
         Err(_) => Err("its name cannot be looked up: no answer".to_owned()),
     }
+}
+
+/// Whether anything at all takes connections there.
+async fn takes_connections(server: &ServerUrl) -> bool {
+    let connected = timeout(HEAD_START, TcpStream::connect((server.0.host(), server.0.port()))).await;
+    connected.is_ok_and(|connected| connected.is_ok())
 }
 
 /// How long each of so many addresses of a name may take: they are tried one after another.

@@ -1,4 +1,4 @@
-//! Looking things up by name.
+//! Looking things up by name, also by one that is misspelt.
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
@@ -45,6 +45,13 @@ impl<K: Eq + Hash> Places<K> {
     {
         self.get(name).copied()
     }
+}
+
+/// The known name that is most like this one, when one is.
+pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    // The measure and the bound that clap has for its flags.
+    let likeness = known.into_iter().map(|known| (strsim::jaro(name, known), known));
+    likeness.filter(|(likeness, _)| *likeness > 0.7).max_by(|(a, _), (b, _)| a.total_cmp(b)).map(|(_, known)| known)
 }
 
 impl<K: Eq + Hash, V> Default for ByName<K, V> {

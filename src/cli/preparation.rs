@@ -14,6 +14,7 @@ use super::state::StateArgs;
 use crate::bus::Bus;
 use crate::operator::plan_file::PlanFile;
 use crate::operator::{Kind, Part, PrepareError, PrepareOptions, Prepared};
+use crate::plan::Plan;
 use crate::protocol::{HostName, Revision};
 use crate::report;
 
@@ -102,10 +103,24 @@ impl Preparation {
         };
         let mut bus = self.operator.connect().await?;
         let prepared = wanted.prepare(&mut bus, &self.operator.discovery(&self.state)).await;
-        let mut prepared = prepared.map_err(|error| unprepared(error, &file))?;
+        let mut prepared = prepared.map_err(|error| self.unprepared(error, &file))?;
         prepared.warnings.extend(report::missed(&prepared.missed(&self.state.journals())));
         let preview = report::preview(&prepared.rollout, &prepared.warnings, out::width());
         Ok(Previewed { bus, prepared, preview })
+    }
+
+    fn unprepared(&self, error: PrepareError, file: &PlanFile) -> CommandError {
+        match error {
+            PrepareError::Plan(mistakes) => Exit::Usage.with(file.place(mistakes)),
+            PrepareError::Selection(_) => Exit::Usage.with(error),
+            PrepareError::Lookup(error) if error.is_answer() && self.revision.is_none() => {
+                Exit::Precondition.with(file.place(Plan::about_revision(&file.text, &error)))
+            }
+            PrepareError::Fleet(_)
+            | PrepareError::Flake(_)
+            | PrepareError::Lookup(_)
+            | PrepareError::TwoMachines(_) => Exit::Precondition.with(error),
+        }
     }
 
     fn part(&self) -> Part {
@@ -113,16 +128,6 @@ impl Preparation {
             Some(from) => Part::From(from.clone()),
             None if self.only.is_empty() => Part::Whole,
             None => Part::Only(self.only.clone()),
-        }
-    }
-}
-
-fn unprepared(error: PrepareError, file: &PlanFile) -> CommandError {
-    match error {
-        PrepareError::Plan(mistakes) => Exit::Usage.with(file.place(mistakes)),
-        PrepareError::Selection(_) => Exit::Usage.with(error),
-        PrepareError::Fleet(_) | PrepareError::Flake(_) | PrepareError::Lookup(_) | PrepareError::TwoMachines(_) => {
-            Exit::Precondition.with(error)
         }
     }
 }

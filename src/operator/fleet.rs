@@ -169,6 +169,12 @@ pub enum FleetError {
         /// What the server refused.
         violation: Violation,
     },
+    /// The credential is that of a host.
+    #[error("this is the key of a listener, and hosts cannot deploy")]
+    #[diagnostic(help(
+        "nothing was sent. Use the key of an operator, such as the keys/operator.seed that `homelab-deploy init` writes"
+    ))]
+    OfListener,
     /// The connection ended in the middle.
     #[error("the connection to NATS was lost during the roll call")]
     #[diagnostic(help("nothing was deployed; try again when the server is back"))]

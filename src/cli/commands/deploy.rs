@@ -19,6 +19,7 @@ use crate::cli::runtime::block_on;
 use crate::cli::state::StateArgs;
 use crate::cli::{alias, confirm, out};
 use crate::operator::{Kind, Part, PrepareError, PrepareOptions, Prepared};
+use crate::places::nearest;
 use crate::plan::{Plan, ResolvedPlan, Roster, Selector, Settings, Spanned};
 use crate::protocol::{Action, Revision, Subject, Target, Tier};
 use crate::report;
@@ -180,7 +181,13 @@ fn nobody_there(roster: &Roster, subject: Subject) -> CommandError {
         "no listener answers at all: check that they run, and that they use the same NATS server".to_owned()
     } else {
         let subjects: Vec<&str> = subjects.iter().map(Subject::as_str).collect();
-        format!("these do: {}; `homelab-deploy hosts` tells more", subjects.join(", "))
+        let near = nearest(
+            subject.as_str().rsplit('.').next().unwrap_or_default(),
+            roster.hosts().map(|host| host.hostname.as_str()),
+        );
+        let near = near.and_then(|near| subjects.iter().find(|subject| subject.rsplit('.').next() == Some(near)));
+        let near = near.map(|near| format!("did you mean {near}? ")).unwrap_or_default();
+        format!("{near}these do: {}; `homelab-deploy hosts` tells more", subjects.join(", "))
     };
     Exit::Failed.with(NobodyThere { subject, help })
 }
