@@ -34,6 +34,7 @@ mod module;
 mod own_place;
 mod permissions;
 mod predecessor;
+mod report_page;
 mod returning;
 mod runs;
 mod service;
