@@ -23,8 +23,9 @@ use std::time::Duration;
 
 use async_nats::client::ReconnectError;
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, ServerAddr, Subscriber};
-use futures_util::StreamExt;
+use futures_util::future::select_ok;
 use futures_util::stream::{FuturesUnordered, SelectAll};
+use futures_util::{FutureExt, StreamExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
@@ -50,25 +51,28 @@ const LEAST_SHARE: Duration = Duration::from_secs(1);
 /// How long a server is tried before the next one is tried as well: all are alive as a rule, and the first one is meant.
 const HEAD_START: Duration = Duration::from_millis(250);
 
-/// How a connection is kept.
 #[derive(Debug, Clone, Copy)]
 struct Temper {
     /// The longest pause between two attempts to connect.
     longest_pause: Duration,
     /// How long the server may be silent before it is asked for a sign of life. Three times that, and the connection is down.
     ping_after: Duration,
+    /// Whether an address that does not answer is passed after a second. The connection keeps that haste when it reconnects.
+    hurries: bool,
 }
 
 /// A person waits: a connection that stands still is noticed before its hosts are called unreachable.
-const OPERATOR: Temper = Temper { longest_pause: Duration::from_secs(2), ping_after: Duration::from_secs(2) };
+const OPERATOR: Temper =
+    Temper { longest_pause: Duration::from_secs(2), ping_after: Duration::from_secs(2), hurries: true };
 
-/// A listener has all day, and a server that comes back must not be met by a crowd.
-const LISTENER: Temper = Temper { longest_pause: Duration::from_secs(30), ping_after: Duration::from_mins(1) };
+/// A listener has all day, and a server that comes back must not be met by a crowd. A host whose way to the server broke without
+/// a word is back after a minute.
+const LISTENER: Temper =
+    Temper { longest_pause: Duration::from_secs(30), ping_after: Duration::from_secs(20), hurries: false };
 
 /// How many messages a subscription holds before it drops some, unless the caller knows how many to expect.
 pub const SUBSCRIPTION_CAPACITY: usize = 65_536;
 
-/// What is needed to connect.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The servers; they are tried in this order.
@@ -91,9 +95,7 @@ pub struct Settings {
 /// A client certificate and its key, in PEM.
 #[derive(Debug, Clone)]
 pub struct ClientCert {
-    /// The file with the certificate.
     pub cert: PathBuf,
-    /// The file with the key.
     pub key: PathBuf,
 }
 
@@ -103,14 +105,11 @@ pub struct ClientCert {
 #[derive(Clone, PartialEq, Eq)]
 pub struct ServerUrl(ServerAddr);
 
-/// A connection.
 #[derive(Debug)]
 pub struct Bus {
-    /// Publishes and subscribes.
     pub client: Client,
     /// What becomes of the connection. That it was made is no event: the first [`BusEvent::Up`] is a reconnect.
     pub events: Events,
-    /// Makes the connection anew.
     pub renewal: Renewal,
     /// What the user should know although it works.
     pub warnings: Vec<String>,
@@ -118,7 +117,6 @@ pub struct Bus {
     pub late_answers: Option<(Uuid, SelectAll<Subscriber>)>,
 }
 
-/// Makes a connection anew.
 #[derive(Debug, Clone)]
 pub struct Renewal {
     client: Client,
@@ -200,10 +198,29 @@ impl<'a> Dialer<'a> {
         }
     }
 
+    /// Tries the addresses of a server's name one after another. Where the first one swallows packets and a person waits, a
+    /// second attempt that gives each of them less time passes the first.
     async fn try_server(&self, position: usize, server: &'a ServerUrl) -> Result<Bus, (usize, Failure)> {
+        let addresses = count_addresses(server).await.map_err(|why| (position, Failure::Other(Reason::new(why))))?;
+        let thorough = self.try_addresses(position, server, share(addresses));
+        if addresses < 2 || !self.temper.hurries {
+            return thorough.await;
+        }
+        let hurried = async {
+            sleep(HEAD_START).await;
+            self.try_addresses(position, server, LEAST_SHARE).await
+        };
+        let (bus, _) = select_ok([thorough.boxed(), hurried.boxed()]).await?;
+        Ok(bus)
+    }
+
+    async fn try_addresses(
+        &self,
+        position: usize,
+        server: &ServerUrl,
+        share: Duration,
+    ) -> Result<Bus, (usize, Failure)> {
         let failed = |failure| (position, failure);
-        let addresses = count_addresses(server).await.map_err(|why| failed(Failure::Other(Reason::new(why))))?;
-        let share = share(addresses);
         let (translator, events) = Translator::new();
         let backoff = Arc::new(Backoff::starting_at(position, self.temper.longest_pause));
         let servers: Vec<ServerAddr> = self.settings.servers.iter().map(|server| server.0.clone()).collect();
@@ -287,7 +304,6 @@ impl FromStr for ServerUrl {
 }
 
 impl ServerUrl {
-    /// Whether the address asks for TLS.
     fn is_tls(&self) -> bool {
         self.0.tls_required()
     }

@@ -15,13 +15,15 @@ mod flake;
 mod guards;
 mod help;
 mod home;
+mod hook_args;
 mod interrupts;
 mod log;
+mod one_host;
 mod operator;
 mod out;
 mod plan_file;
 mod preparation;
-mod rollback;
+mod rollback_args;
 mod runtime;
 mod state;
 mod switch;
@@ -34,7 +36,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use self::commands::{
     apply, completions, deploy, doctor, hosts, init, keygen, listener, logs, man, mcp, nats_config, plan, report,
-    rollouts, supervise,
+    rollback, rollouts, supervise,
 };
 use self::exit::{CommandError, CommandResult, Exit};
 
@@ -82,6 +84,11 @@ enum Command {
     /// completed.
     #[command(after_help = help::DEPLOY)]
     Deploy(Box<deploy::Deploy>),
+    /// Return hosts to the commit that they ran before: these hosts, or all that a rollout changed, the newest first.
+    ///
+    /// What is undone has to be the last that each of them ran. It shows to which commit they return, and asks.
+    #[command(after_help = help::ROLLBACK)]
+    Rollback(Box<rollback::Rollback>),
     /// List the hosts that answer, and what they run.
     #[command(after_help = help::HOSTS)]
     Hosts(hosts::Hosts),
@@ -166,6 +173,7 @@ impl Command {
             Self::Report(report) => report.run(),
             Self::Abort(abort) => abort.run(),
             Self::Deploy(deploy) => deploy.run(),
+            Self::Rollback(rollback) => rollback.run(),
             Self::Hosts(hosts) => hosts.run(),
             Self::Logs(logs) => logs.run(),
             Self::Keygen(keygen) => keygen.run(),

@@ -26,7 +26,6 @@ pub mod mcp;
 pub mod nats_config;
 pub mod notify;
 pub mod operator;
-mod places;
 pub mod plan;
 pub mod private_dir;
 mod process_group;

@@ -76,16 +76,11 @@ const NAMESPACE: Uuid = Uuid::from_u128(0x7d3c_2c52_54a1_4c0e_9d5f_686f_6d65_6c6
 /// How long systemd waits for a listener that finds no server, until it takes it for up.
 const UP_WITHIN: Duration = Duration::from_secs(5);
 
-/// What a listener is told.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The host.
     pub hostname: HostName,
-    /// The tier of the host.
     pub tier: Tier,
-    /// Its role.
     pub role: Option<Role>,
-    /// The flake that is deployed.
     pub flake: FlakeUrl,
     /// The name of the configuration in the flake; absent where it is that of the host.
     pub flake_attr: Option<FlakeAttr>,
@@ -93,9 +88,7 @@ pub struct Config {
     pub rebuild_flags: Vec<RebuildFlag>,
     /// The subjects on which requests are taken.
     pub deploy_subjects: Vec<Subject>,
-    /// The discovery subject.
     pub discover_subject: Subject,
-    /// How long a run may take.
     pub limits: Limits,
     /// What becomes of a run after which units of a user fail.
     pub user_units: UserUnits,
@@ -114,7 +107,6 @@ pub struct Config {
     pub root: PathBuf,
 }
 
-/// Why a listener does not run.
 #[derive(Debug, Error, Diagnostic)]
 pub enum ListenerError {
     /// It cannot keep what it must remember.
@@ -125,18 +117,15 @@ pub enum ListenerError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Bus(#[from] BusError),
-    /// The server refuses the key.
     #[error("the server has refused this key for a minute")]
     #[diagnostic(help(
         "the key was changed on the server, or the user removed: a listener that is started again reads the seed file anew, as \
          systemd does for its service"
     ))]
     LockedOut,
-    /// The metrics address cannot be bound.
     #[error("cannot bind the metrics address {0}: {1}")]
     #[diagnostic(help("--metrics-listen takes a free address of this machine, as in 127.0.0.1:9811"))]
     Metrics(SocketAddr, #[source] io::Error),
-    /// The connection cannot be used.
     #[error("cannot subscribe: {0}")]
     Subscribe(#[from] async_nats::SubscribeError),
 }

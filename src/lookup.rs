@@ -13,10 +13,9 @@ use thiserror::Error;
 use tokio::process::Command;
 
 pub(crate) use self::remote::Remote;
-use crate::places::nearest;
 use crate::process_group::output_within;
 use crate::protocol::{Commit, FlakeUrl, Revision};
-use crate::text::safe;
+use crate::text::{nearest, safe};
 
 /// How long git or Nix may take to answer.
 const LOOKUP_WITHIN: Duration = Duration::from_mins(1);
@@ -44,34 +43,22 @@ pub enum LookupError {
     /// The repository has neither a branch nor a tag of that name.
     #[error("{remote} has no branch or tag \"{revision}\"")]
     NoSuchRef {
-        /// Where it was looked up.
         remote: String,
-        /// What was looked up.
         revision: Revision,
-        /// What to do.
         #[help]
         help: Option<String>,
     },
-    /// The repository could not be asked.
     #[error("cannot look up \"{revision}\": {reason} (`{command}`)")]
     #[diagnostic(help(
         "check that the repository can be reached from this machine, or give the full commit id of 40 digits"
     ))]
-    Failed {
-        /// What was looked up.
-        revision: Revision,
-        /// What was run.
-        command: String,
-        /// What it said.
-        reason: String,
-    },
+    Failed { revision: Revision, command: String, reason: String },
     /// The program that would be asked shows its arguments to every user of the machine.
     #[error("cannot look up \"{revision}\" in {flake}: its user name and password would stand on a command line")]
     #[diagnostic(help(
         "leave them off the URL and put them where Mercurial finds them, or give the full commit id of 40 digits"
     ))]
     Secret {
-        /// What was to be looked up.
         revision: Revision,
         /// Where, without the secret.
         flake: FlakeUrl,
@@ -79,12 +66,7 @@ pub enum LookupError {
     /// The repository was asked, and has not answered.
     #[error("cannot look up \"{revision}\": no answer after {} s (`{command}`)", LOOKUP_WITHIN.as_secs())]
     #[diagnostic(help("check that the server of the repository works, or give the full commit id of 40 digits"))]
-    NoAnswer {
-        /// What was looked up.
-        revision: Revision,
-        /// What was run.
-        command: String,
-    },
+    NoAnswer { revision: Revision, command: String },
 }
 
 /// Finds the commit that a revision stands for right now; a full commit id stands for itself.

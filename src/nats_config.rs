@@ -20,7 +20,6 @@ pub use self::server::{ServerFile, ServerFileError, ServerUser};
 use crate::protocol::subject::DISCOVER;
 use crate::protocol::{HostName, NameError, Role, Subject, SubjectError, SubjectTemplate, Tier};
 
-/// The whole system.
 const EVERYTHING: &str = "deploy.>";
 /// Where the predecessor's deployers wait for answers: a single token of their own making.
 const OLD_ANSWERS: &str = "deploy.responses.*";
@@ -51,11 +50,8 @@ pub struct PublicKey(String);
 /// A host, as the server has to know it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListenerName {
-    /// Which tier's requests it takes.
     pub tier: Tier,
-    /// What it is called.
     pub hostname: HostName,
-    /// Its role, where it has one.
     pub role: Option<Role>,
 }
 
@@ -66,23 +62,18 @@ pub enum Principal {
     Listener(ListenerName),
     /// Somebody who deploys to hosts of the test tier only.
     TestDeployer,
-    /// Somebody who deploys to every host.
     Admin,
 }
 
-/// One user of the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
-    /// Whom the key belongs to.
     pub holder: Principal,
-    /// How the user is recognised.
     pub key: PublicKey,
 }
 
 /// Why a text is not the public key of a user. None of the texts repeats what was given: it may be a seed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum PublicKeyError {
-    /// The secret half of a pair.
     #[error("this is a seed, which is secret: give the public key that goes with it, which starts with U")]
     Seed,
     /// A key of an account, an operator, a server or the like.
@@ -96,7 +87,6 @@ pub enum PublicKeyError {
 /// Why a text is not `<tier>.<host>` or `<tier>.<host>.<role>`.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ListenerNameError {
-    /// Too few or too many parts.
     #[error("{0:?} is not <tier>.<host> or <tier>.<host>.<role>")]
     Form(String),
     /// A part that is not a name.
@@ -104,10 +94,8 @@ pub enum ListenerNameError {
     Name(#[from] NameError),
 }
 
-/// How much the permissions allow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Strictness {
-    /// What homelab-deploy needs.
     Strict,
     /// Also what the predecessor's deployers need.
     Compatible,
@@ -116,13 +104,9 @@ pub enum Strictness {
 /// What a user may do: lists of subjects and patterns.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Permissions {
-    /// Where it may publish.
     pub publish: Vec<String>,
-    /// Exceptions from that.
     pub never_publish: Vec<String>,
-    /// Where it may subscribe.
     pub subscribe: Vec<String>,
-    /// Exceptions from that.
     pub never_subscribe: Vec<String>,
 }
 

@@ -10,11 +10,13 @@ pub mod flake;
 pub mod fleet;
 pub mod follow;
 pub mod history;
+pub mod hooks;
 pub mod journal;
 pub mod plan_file;
 pub mod prepare;
 pub mod resumption;
 pub mod revision;
+pub mod rollback;
 #[cfg(test)]
 mod testing;
 
@@ -25,3 +27,4 @@ pub use fleet::{
 pub use history::History;
 pub use prepare::{Called, Kind, Part, PreflightError, PrepareError, PrepareOptions, Prepared};
 pub use revision::{UnresolvedError, resolve_revision};
+pub use rollback::{RollbackError, RollbackPlan};

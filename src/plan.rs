@@ -3,7 +3,8 @@
 //! Pure: reading the file and the roll call happen elsewhere; here is what the text means. In reading order:
 //!
 //! - `key`: every key of a plan; `schema` tells editors of them;
-//! - `format`: TOML to a [`Plan`], with every mistake of the file at its place; `print` is the way back;
+//! - `format`: TOML to a [`Plan`], with every mistake of the file at its place;
+//! - `hooks`: programs that are told how a rollout goes;
 //! - `rollback`: when hosts return to what they ran before;
 //! - `target`: the words that select hosts;
 //! - `roster`: who answered the roll call;
@@ -13,10 +14,10 @@
 mod diagnostic;
 pub mod flake;
 mod format;
+mod hooks;
 mod key;
 mod keys;
 mod missed;
-mod print;
 mod resolve;
 mod resolved;
 mod rollback;
@@ -36,6 +37,7 @@ use miette::Diagnostic;
 use serde::Deserialize;
 
 pub use self::diagnostic::{PlanDiagnostic, PlanErrors};
+pub use self::hooks::{Hook, Hooks};
 pub use self::resolved::{Check, Groups, Limits, ResolvedHost, ResolvedPlan, ResolvedWave};
 pub use self::rollback::{BadConfirmTimeout, CONFIRM_TIMEOUT, Rollback, parse_confirm_timeout};
 pub use self::roster::Roster;
@@ -66,14 +68,12 @@ pub struct Wave {
     pub targets: Vec<Spanned<Selector>>,
     /// Hosts that this wave leaves to later ones.
     pub exclude: Vec<Spanned<Selector>>,
-    /// How it runs.
     pub settings: Settings,
 }
 
 /// What `[defaults]` and a wave can both say. The default is what holds where neither says anything.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// What `nixos-rebuild` does on each host.
     pub action: Action,
     /// The most hosts in flight at once.
     pub max_parallel: Parallel,
@@ -91,7 +91,6 @@ pub struct Settings {
     pub bake_time: Duration,
     /// A program and its arguments, to be run after the bake.
     pub check: Option<Vec<String>>,
-    /// How long `check` may take.
     pub check_timeout: Duration,
     /// Whether to ask before the first request of the wave.
     pub confirm: bool,
@@ -117,7 +116,6 @@ pub enum Parallel {
 /// A value and where in the file it stands, as a range of bytes. Plans that say the same are equal wherever they say it.
 #[derive(Debug, Clone)]
 pub struct Spanned<T> {
-    /// The value.
     pub value: T,
     /// Its place; empty for a default, which stands nowhere.
     pub span: Range<usize>,
@@ -158,7 +156,6 @@ impl Plan {
         targets.filter_map(|selector| selector.value.target.tier()).collect()
     }
 
-    /// The hosts that the plan names.
     pub fn named(&self) -> BTreeSet<Sender> {
         let targets = self.waves.iter().flat_map(|wave| &wave.targets);
         let hosts = targets.filter_map(|selector| match &selector.value.target {

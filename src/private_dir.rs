@@ -19,10 +19,8 @@ use thiserror::Error;
 /// The mode of a folder: its owner may do all, others nothing.
 const FOR_US: Mode = Mode::RWXU;
 
-/// The same of a file.
 const FILE_FOR_US: Mode = Mode::RUSR.union(Mode::WUSR);
 
-/// A folder that is held open.
 #[derive(Debug)]
 pub struct PrivateDir {
     handle: OwnedFd,
@@ -39,31 +37,15 @@ pub enum PrivateDirError {
     /// It is a link, or something else than it has to be.
     #[error("{} is {found} where {expected} has to be", .path.display())]
     #[diagnostic(help("links are not followed: name the place that it leads to, or remove it"))]
-    Kind {
-        /// Where.
-        path: PathBuf,
-        /// What is there.
-        found: &'static str,
-        /// What has to be there.
-        expected: &'static str,
-    },
-    /// Somebody else can have written it.
+    Kind { path: PathBuf, found: &'static str, expected: &'static str },
     #[error("{} {why}", .path.display())]
     #[diagnostic(help(
         "what lies there could make this program run a command of somebody else: look at who wrote it, and {remedy}"
     ))]
-    Untrusted {
-        /// Where.
-        path: PathBuf,
-        /// What is wrong with it.
-        why: String,
-        /// What to do then.
-        remedy: String,
-    },
+    Untrusted { path: PathBuf, why: String, remedy: String },
 }
 
 impl PrivateDirError {
-    /// Whether there is nothing at all.
     pub fn is_missing(&self) -> bool {
         matches!(self, Self::Io(_, error) if error.kind() == io::ErrorKind::NotFound)
     }
@@ -96,7 +78,6 @@ impl PrivateDir {
         Self::open(path)
     }
 
-    /// Opens a folder in it.
     pub fn open_folder(&self, name: &str) -> Result<Self> {
         let (path, flags) = (self.path.join(name), OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC);
         let opened = rustix::fs::openat(&self.handle, name, flags, Mode::empty());
@@ -123,7 +104,6 @@ impl PrivateDir {
         Ok(Self { handle, path })
     }
 
-    /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
     }

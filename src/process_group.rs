@@ -6,7 +6,7 @@ use std::process::{ExitStatus, Output, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 use tokio::time::timeout;
 
@@ -49,13 +49,38 @@ impl Drop for Group {
 /// What counts is the end of the process, not that of its output: git over ssh leaves a master connection behind that holds
 /// its standard error open for minutes.
 pub(crate) async fn output_within(command: &mut Command, limit: Duration) -> io::Result<Output> {
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
-    let mut child = command.spawn()?;
+    let mut child = spawn(command.stdin(Stdio::null()))?;
     // git that is asked to end takes its locks along, which one that is killed does not.
     let group = Group::led_by(&child, Signal::TERM);
     let output = timeout(limit, follow(&mut child)).await??;
     group.ended();
     Ok(output)
+}
+
+/// The same of a program that reads this, or as much of it as it likes. It is killed where the other is asked to end.
+pub(crate) async fn output_of_fed(command: &mut Command, input: &[u8], limit: Duration) -> io::Result<Output> {
+    let mut child = spawn(command.stdin(Stdio::piped()))?;
+    let group = Group::led_by(&child, Signal::KILL);
+    let stdin = child.stdin.take();
+    let feed = async {
+        if let Some(mut stdin) = stdin {
+            stdin.write_all(input).await.ok();
+        }
+        std::future::pending().await
+    };
+    let output = async {
+        tokio::select! {
+            output = follow(&mut child) => output,
+            () = feed => Err(io::ErrorKind::BrokenPipe.into()),
+        }
+    };
+    let output = timeout(limit, output).await??;
+    group.ended();
+    Ok(output)
+}
+
+fn spawn(command: &mut Command) -> io::Result<Child> {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).spawn()
 }
 
 async fn follow(child: &mut Child) -> io::Result<Output> {
@@ -79,7 +104,6 @@ async fn follow(child: &mut Child) -> io::Result<Output> {
     Ok(Output { status, stdout: answer.bytes, stderr: said.bytes })
 }
 
-/// What a program writes.
 struct Pipe<P> {
     end: P,
     bytes: Vec<u8>,
@@ -91,7 +115,6 @@ impl<P: AsyncRead + AsFd + Unpin> Pipe<P> {
         Self { end, bytes: Vec::new(), is_open: true }
     }
 
-    /// Waits for more.
     async fn read(&mut self) -> io::Result<()> {
         self.is_open = self.end.read_buf(&mut self.bytes).await? > 0;
         Ok(())

@@ -30,7 +30,7 @@ pub use format::DisplayDuration;
 pub use hosts::{HostsView, hosts_table};
 pub use json::Json;
 pub use lines::Lines;
-pub use preview::preview;
+pub use preview::{changes, preview};
 pub use recap::recap;
 pub use rollouts::{Liveness, rollouts_json, rollouts_table};
 pub use wording::{cause, missed};
@@ -51,16 +51,12 @@ pub trait Reporter {
     }
 }
 
-/// Whether text may carry colors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Style {
-    /// Text only.
     Plain,
     /// Symbols are colored with ANSI sequences.
     Colored,
 }
 
 #[cfg(test)]
-mod hostile;
-#[cfg(test)]
-mod scenario;
+mod tests;

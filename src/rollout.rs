@@ -18,56 +18,44 @@ pub use event::{
     Connection, Event, EventKind, EventWriter, FailureReason, HostOutcome, Interrupt, Outcome, SkipReason,
     UnexpectedResponse, WaveIndex, WaveVerdict,
 };
-pub use machine::Machine;
+pub use machine::{Machine, PREPARED};
 pub use summary::Summary;
 
 use crate::protocol::{HostReport, Request, RequestId, Response, Sender, Subject};
 
-/// What happened outside.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
-    /// A host answered a request.
     Response {
         /// The host, by the subject on which the answer came.
         from: Sender,
         /// The request, by the same subject.
         request: RequestId,
-        /// The answer.
         response: Arc<Response>,
     },
     /// A listener of the old form answered a request that several hosts hear. Its subject proves nothing.
     OldResponse(Arc<Response>),
     /// The server says that nobody is subscribed to the subject of a request.
     NoResponders {
-        /// The request.
         request: RequestId,
     },
     /// Answers may have been lost on the way in: there were more than could be taken.
     AnswersLost,
     /// The connection to the bus went down or came back.
     Connection(Connection),
-    /// The operator's answer to [`Effect::Ask`].
     Answer(Answer),
     /// The check of the current wave is over.
     CheckDone(Result<(), String>),
-    /// A host answered the roll call.
     Present(Box<HostReport>),
-    /// The operator wants to stop.
     Interrupt(Interrupt),
 }
 
-/// What the operator says when asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
-    /// Go on.
     Yes,
-    /// Stop here.
     No,
-    /// There is nobody to ask.
     Unavailable,
 }
 
-/// What is to be done outside.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
     /// Record and show what happened. What comes before a `Send` must be recorded before it.
@@ -80,18 +68,14 @@ pub enum Effect {
     Confirm(Dispatch),
     /// Ask the operator whether the wave may begin.
     Ask(WaveIndex),
-    /// Run the check of the wave.
     RunCheck(WaveIndex),
     /// Ask every host whether it is there.
     CallRoll,
 }
 
-/// A request and where it goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dispatch {
-    /// The subject to publish to.
     pub subject: Subject,
-    /// What to publish.
     pub request: Box<Request>,
 }
 

@@ -26,7 +26,6 @@ pub(super) struct Backoff {
 struct Series {
     /// Where the last attempt went, counted on and on; where the first one goes.
     position: usize,
-    /// Attempts since the series began.
     attempts: usize,
     /// When the last attempt was to be made.
     last: Option<Instant>,
@@ -34,16 +33,13 @@ struct Series {
     on_purpose: bool,
 }
 
-/// The next attempt.
 #[derive(Debug, PartialEq, Eq)]
 struct Next {
     /// Which server, by its position in the pool.
     server: usize,
-    /// How long to wait before.
     pause: Duration,
 }
 
-/// What came of the last attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Last {
     Connected,

@@ -9,10 +9,8 @@ use thiserror::Error;
 
 use super::ServerUrl;
 
-/// Why a connection cannot be made.
 #[derive(Debug, Error, Diagnostic)]
 pub enum BusError {
-    /// No server was reached.
     #[error("no NATS server can be reached: {}", list(.0))]
     #[diagnostic(help("{}", next(.0)))]
     Unreachable(Vec<Attempt>),
@@ -23,12 +21,10 @@ pub enum BusError {
          JWTs, as in .creds files, does not take it"
     ))]
     Refused {
-        /// The server.
         server: ServerUrl,
         /// The public half of the key in the seed file.
         public_key: String,
     },
-    /// The seed file cannot be read.
     #[error("cannot read the seed file {0}: {1}")]
     #[diagnostic(help(
         "--nkey-file names the file with the seed of your NKey; `homelab-deploy keygen FILE` makes one"
@@ -51,12 +47,7 @@ pub enum BusError {
     /// A file that TLS needs has something else in it.
     #[error("there is no {what} in {file}")]
     #[diagnostic(help("the file has to be in PEM format: text with a line -----BEGIN {}-----", what.to_uppercase()))]
-    NotPem {
-        /// The file.
-        file: PathBuf,
-        /// What should be in it.
-        what: &'static str,
-    },
+    NotPem { file: PathBuf, what: &'static str },
     /// TLS is asked for, and an address does without.
     #[error("{server} is an address without TLS, but {required_by} requires TLS")]
     #[diagnostic(help(
@@ -64,7 +55,6 @@ pub enum BusError {
         server.host_and_port()
     ))]
     WithoutTls {
-        /// The server.
         server: ServerUrl,
         /// The address or file that asks for TLS.
         required_by: String,
@@ -74,9 +64,7 @@ pub enum BusError {
 /// A server that was tried in vain.
 #[derive(Debug, Clone)]
 pub struct Attempt {
-    /// The server.
     pub server: ServerUrl,
-    /// What came of it.
     pub why: String,
     /// What to do about it, where that is known.
     pub next: Option<String>,

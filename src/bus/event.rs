@@ -13,7 +13,6 @@ use crate::text::safe;
 /// What the client calls it when a server refuses the key.
 const REFUSED: &str = "authorization violation";
 
-/// What happened to a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BusEvent {
     /// It stands again, and the client has renewed its subscriptions. What was published in between may be lost.
@@ -30,10 +29,8 @@ pub enum BusEvent {
     Error(String),
 }
 
-/// What a credential may not do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
-    /// What was tried.
     pub operation: Operation,
     /// On which subject, as the server spells it, without what a terminal would obey.
     pub subject: String,
@@ -98,7 +95,6 @@ impl Events {
     }
 }
 
-/// Turns the client's events into ours.
 pub(super) struct Translator {
     events: UnboundedSender<BusEvent>,
     connected_before: AtomicBool,

@@ -22,9 +22,7 @@ const READ_BY_OTHERS: u32 = 0o004;
 /// What to do when everyone on the machine can read the seed file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SeedReaders {
-    /// Go on, with a warning.
     Warn,
-    /// Go no further.
     Refuse,
 }
 

@@ -10,10 +10,8 @@ use async_nats::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use super::error::BusError;
 use super::{ClientCert, ServerUrl, Settings};
 
-/// What the settings say about TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tls {
-    /// Every server must speak it.
     Required,
     /// A server that asks for it gets it. Nothing protects from somebody in the network who answers in its place.
     AsTheServerAsks,

@@ -14,10 +14,8 @@ use crate::protocol::{DiscoveryRequest, ReplySubject};
 /// How long the server may take to answer.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
 
-/// What came of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tried {
-    /// What the server refused.
     pub refused: Vec<(Operation, String)>,
     /// Whether the key may use subjects that have nothing to do with this program.
     pub beyond: bool,

@@ -16,8 +16,8 @@ use crate::bus::Bus;
 use crate::clock;
 use crate::operator::journal::Journal;
 use crate::operator::{Drive, DriveError, Fleet, FleetTask};
-use crate::report;
-use crate::rollout::{Machine, Outcome, Rollout, Summary};
+use crate::report::{self, Document, Liveness};
+use crate::rollout::{Machine, Outcome, PREPARED, Rollout, Summary};
 
 /// What a rollout is carried out with.
 pub(super) struct Carrier<'a> {
@@ -31,17 +31,23 @@ pub(super) struct Carrier<'a> {
 #[diagnostic(help("it ended before anything was recorded, and so nothing was sent: start anew"))]
 pub(super) struct NothingRecorded;
 
+/// What a hook reads on its standard input: what `report --format json` prints.
+fn for_hooks(summary: &Summary) -> String {
+    let liveness = if summary.outcome.is_some() { Liveness::Over } else { Liveness::Running };
+    Document::of(summary, liveness, clock::now()).map_or_else(String::new, |document| format!("{}\n", document.json()))
+}
+
 impl Carrier<'_> {
     /// Begins a rollout, and carries it out until it has ended. Nothing is sent that could not be recorded.
     pub(super) async fn begin(&self, bus: Bus, rollout: Rollout) -> Result<Machine, CommandError> {
         let journal = self.state.journals().create(rollout.id).map_err(|error| Exit::Precondition.with(error))?;
-        let machine = Machine::new(Arc::new(rollout), clock::now());
+        let machine = Machine::new(Arc::new(rollout), clock::now(), PREPARED);
         self.carry_out(bus, machine, Summary::default(), journal).await
     }
 
     /// Goes on with a rollout where its record ends, and carries it out until it has ended.
     pub(super) async fn resume(&self, bus: Bus, recorded: Summary, journal: Journal) -> Result<Machine, CommandError> {
-        let machine = Machine::resume(recorded.clone(), clock::now());
+        let machine = Machine::resume(recorded.clone(), clock::now(), PREPARED);
         let machine = machine.ok_or_else(|| Exit::Precondition.with(NothingRecorded))?;
         self.carry_out(bus, machine, recorded, journal).await
     }
@@ -64,7 +70,7 @@ impl Carrier<'_> {
         messages.spawn(link.serve(end));
         let display = Display::start(self.display.reporter(), recorded);
         let confirm = confirm::wave(self.display.audience(), display.shown());
-        let drive = Drive::new(fleet, Some(journal), vec![Box::new(display)], interrupts, confirm);
+        let drive = Drive::new(fleet, Some(journal), vec![Box::new(display)], interrupts, confirm, for_hooks);
         let ended = drive.run(&mut machine).await;
         // The drive has let go of its ends of the channels; what it published last is flushed before the command ends.
         messages.join_all().await;

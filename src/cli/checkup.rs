@@ -11,31 +11,24 @@ use serde::Serialize;
 
 use crate::nats_config::{Deviation, Operation};
 
-/// How it stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Level {
-    /// As it should be.
     Ok,
-    /// Worth to know.
     Note,
-    /// Wrong.
     Problem,
 }
 
-/// Something that was found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct PlanDiagnostic {
     pub(super) level: Level,
     /// What it is about: `server`, `key`, a host.
     pub(super) about: String,
     pub(super) what: String,
-    /// What to do about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) next: Option<String>,
 }
 
-/// All that was found, in order.
 #[derive(Debug, Default)]
 pub(super) struct Findings(pub(super) Vec<PlanDiagnostic>);
 
@@ -84,7 +77,6 @@ impl Findings {
         }
     }
 
-    /// The worst of it.
     pub(super) fn worst(&self) -> Level {
         self.0.iter().map(|finding| finding.level).max().unwrap_or(Level::Ok)
     }

@@ -14,17 +14,19 @@ use std::path::{Path, PathBuf};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Command};
 use miette::Diagnostic;
+use rustix::fs::OFlags;
 use serde::Deserialize;
 use thiserror::Error;
 
 use super::exit::{CommandError, Exit};
-use super::{alias, home};
+use super::{alias, home, hook_args};
+use crate::private_dir::{self, PrivateDirError};
 
 /// The file of a folder that belongs to one fleet.
 pub(super) const LOCAL_FILE: &str = "homelab-deploy.toml";
 
 /// The keys of a context, and the flags that they stand for.
-const KEYS: [(&str, &str); 8] = [
+const KEYS: [(&str, &str); 11] = [
     ("server", "nats-url"),
     ("key", "nkey-file"),
     ("tls-ca", "tls-ca"),
@@ -33,6 +35,9 @@ const KEYS: [(&str, &str); 8] = [
     ("flake", "flake"),
     ("plans", "plans-dir"),
     ("fleet", "fleet"),
+    ("on-start", "on-start"),
+    ("on-halt", "on-halt"),
+    ("on-finish", "on-finish"),
 ];
 
 // Which context.
@@ -54,7 +59,6 @@ impl ContextArgs {
     }
 }
 
-/// A file of contexts.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct Config {
@@ -63,7 +67,6 @@ struct Config {
     context: BTreeMap<String, Context>,
 }
 
-/// What a context can say.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct Context {
@@ -77,6 +80,12 @@ pub(super) struct Context {
     pub(super) flake: Option<String>,
     plans: Option<PathBuf>,
     fleet: Option<PathBuf>,
+    #[serde(alias = "on_start")]
+    on_start: Option<Vec<String>>,
+    #[serde(alias = "on_halt")]
+    on_halt: Option<Vec<String>>,
+    #[serde(alias = "on_finish")]
+    on_finish: Option<Vec<String>>,
     #[serde(default)]
     aliases: BTreeMap<String, String>,
 }
@@ -92,6 +101,12 @@ pub(super) enum ContextError {
     #[error("{path} is not a list of contexts: {why}", path = .0.display(), why = .1)]
     #[diagnostic(help("a context is a table [context.NAME] with the keys {}, assistant-key, aliases", keys()))]
     Malformed(PathBuf, String),
+    #[error("{} has hooks, which are programs that run on this machine", .0.display())]
+    #[diagnostic(help("if you trust it, name it: --config {path}, or HOMELAB_DEPLOY_CONFIG", path = .0.display()))]
+    HooksOfFolder(PathBuf),
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Untrusted(#[from] PrivateDirError),
     #[error("there is no context {name:?}")]
     #[diagnostic(help("{known}"))]
     Unknown { name: String, known: String },
@@ -123,7 +138,8 @@ fn added(command: &str, written: &ArgMatches) -> Result<Vec<OsString>, ContextEr
         return Ok(Vec::new());
     };
     let wanted = written.get_one::<String>("context").filter(|name| !name.is_empty());
-    let file = match file.filter(|file| !file.as_os_str().is_empty()) {
+    let named = file.filter(|file| !file.as_os_str().is_empty());
+    let file = match named {
         Some(file) => Some(file.clone()),
         None => usual_file(command)?,
     };
@@ -134,6 +150,13 @@ fn added(command: &str, written: &ArgMatches) -> Result<Vec<OsString>, ContextEr
         };
     };
     let Some((name, context)) = choose(&file, wanted)? else { return Ok(Vec::new()) };
+    if written.try_contains_id("on_start").is_ok() && context.runs_programs() {
+        // A repository that somebody works in has no say in what is run on this machine.
+        if named.is_none() && file == Path::new(LOCAL_FILE) {
+            return Err(ContextError::HooksOfFolder(file));
+        }
+        private_dir::file(&file.canonicalize().unwrap_or_else(|_| file.clone()), OFlags::RDONLY)?;
+    }
     let folder = file.parent().unwrap_or(Path::new(""));
     let mut values = context.values(command, folder);
     values.push(("context", name.into()));
@@ -148,10 +171,15 @@ fn added(command: &str, written: &ArgMatches) -> Result<Vec<OsString>, ContextEr
 }
 
 impl Context {
+    fn runs_programs(&self) -> bool {
+        self.on_start.is_some() || self.on_halt.is_some() || self.on_finish.is_some()
+    }
+
     /// The flags of a command that it stands for, with their values. Paths are relative to the folder of the file.
     fn values(&self, command: &str, folder: &Path) -> Vec<(&'static str, OsString)> {
         let path = |path: &Option<PathBuf>| path.as_ref().map(|path| folder.join(path).into_os_string());
         let text = |text: &Option<String>| text.as_ref().map(OsString::from);
+        let program = |argv: &Option<Vec<String>>| argv.as_ref().map(|argv| hook_args::in_folder(argv, folder).into());
         let values = [
             text(&self.server),
             path(if command == "mcp" { &self.assistant_key } else { &self.key }),
@@ -161,6 +189,9 @@ impl Context {
             text(&self.flake),
             path(&self.plans),
             path(&self.fleet),
+            program(&self.on_start),
+            program(&self.on_halt),
+            program(&self.on_finish),
         ];
         KEYS.iter().zip(values).filter_map(|(&(_, flag), value)| Some((flag, value?))).collect()
     }

@@ -6,7 +6,6 @@ use std::fmt::{self, Debug, Display};
 use miette::{Diagnostic, LabeledSpan, MietteHandler, MietteHandlerOpts, ReportHandler, Severity, SourceCode};
 use textwrap::{WordSeparator, WordSplitter};
 
-/// Chooses how errors are shown.
 pub(super) fn choose_reports() {
     // A second choice could only be a test's: the first one holds.
     miette::set_hook(Box::new(|_| Box::new(OneByOne(opts().build())))).ok();

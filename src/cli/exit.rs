@@ -11,7 +11,6 @@ use crate::rollout::Outcome;
 pub(super) enum Exit {
     /// Everything that was asked for is done.
     Success,
-    /// A wave or a host failed.
     Failed,
     /// The command line or the plan is wrong; nothing was sent.
     Usage,
@@ -33,7 +32,6 @@ pub(super) struct CommandError {
 pub(super) type CommandResult = Result<Exit, CommandError>;
 
 impl Exit {
-    /// Ends the command with this error.
     pub(super) fn with(self, error: impl Diagnostic + Send + Sync + 'static) -> CommandError {
         CommandError { exit: self, report: Report::new(error) }
     }

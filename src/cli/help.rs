@@ -46,7 +46,13 @@ pub(super) const PLAN: &str = help!(
 pub(super) const DEPLOY: &str = help_of_rollout!(
     "  homelab-deploy deploy deploy.test.test1
   homelab-deploy deploy deploy.prod.role.dns --branch main
-  homelab-deploy deploy deploy.prod.all --action dry-activate"
+  homelab-deploy deploy deploy.prod.all --action dry-activate
+  homelab-deploy deploy prod.ns1 --to previous"
+);
+pub(super) const ROLLBACK: &str = help_of_rollout!(
+    "  homelab-deploy rollback ns1
+  homelab-deploy rollback prod.ns1 prod.ns2 --yes
+  homelab-deploy rollback 01J9ZK3V"
 );
 pub(super) const HOSTS: &str = help!(
     "  homelab-deploy hosts

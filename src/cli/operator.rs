@@ -64,13 +64,11 @@ impl OperatorArgs {
         Ok(bus)
     }
 
-    /// How to connect.
     pub(super) fn settings(&self) -> Settings {
         let settings = self.connection.settings(self.name(), SeedReaders::Warn);
         Settings { subscription_capacity: SUBSCRIPTION_CAPACITY, ..settings }
     }
 
-    /// Who deploys.
     pub(super) fn name(&self) -> String {
         let machine = || rustix::system::uname().nodename().to_string_lossy().into_owned();
         self.operator.clone().unwrap_or_else(|| format!("{}@{}", self.login_name, machine()))
@@ -90,19 +88,16 @@ impl OperatorArgs {
 /// The reader of what a command prints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Audience {
-    /// A person, who can be asked.
     Person,
     /// A program, which reads JSON and answers nothing.
     Program,
 }
 
 impl DisplayArgs {
-    /// The reader of what is printed.
     pub(super) fn audience(&self) -> Audience {
         if self.json { Audience::Program } else { Audience::Person }
     }
 
-    /// Whether text for people is colored.
     pub(super) fn style(&self) -> Style {
         let wanted = self.no_color.as_ref().is_none_or(String::is_empty);
         if wanted && io::stderr().is_terminal() { Style::Colored } else { Style::Plain }

@@ -11,7 +11,7 @@ use thiserror::Error;
 use super::exit::{CommandError, Exit};
 use super::{alias, home};
 use crate::operator::plan_file::PlanFile;
-use crate::places::nearest;
+use crate::text::nearest;
 
 // Which plan.
 #[derive(Debug, Args)]
@@ -48,7 +48,6 @@ struct PlanNotFound {
 }
 
 impl PlanArgs {
-    /// Reads the plan.
     pub(super) fn read(&self) -> Result<PlanFile, CommandError> {
         let path = self.find().map_err(|error| Exit::Usage.with(error))?;
         PlanFile::read(&path, &alias::lookup).map_err(|error| Exit::Usage.with(error))

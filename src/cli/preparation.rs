@@ -6,10 +6,11 @@ use thiserror::Error;
 
 use super::exit::{CommandError, Exit};
 use super::flake::{self, FlakeArgs};
+use super::hook_args::HookArgs;
 use super::operator::{Audience, OperatorArgs};
 use super::out;
 use super::plan_file::PlanArgs;
-use super::rollback::RollbackArgs;
+use super::rollback_args::RollbackArgs;
 use super::state::StateArgs;
 use crate::bus::Bus;
 use crate::operator::plan_file::PlanFile;
@@ -47,6 +48,9 @@ pub(super) struct Preparation {
     /// Ask hosts as well that are current: they run and boot what the last deployment of this commit made
     #[arg(long, env = "HOMELAB_DEPLOY_EVEN_IF_CURRENT", value_parser = crate::cli::switch::read)]
     even_if_current: bool,
+
+    #[command(flatten)]
+    hooks: HookArgs,
 
     #[command(flatten)]
     pub(super) flake: FlakeArgs,
@@ -96,6 +100,7 @@ impl Preparation {
             part: self.part(),
             operator: self.operator.name(),
             kind: Kind::Rollout,
+            hooks: self.hooks.hooks(),
             even_if_current: self.even_if_current,
             journals: self.state.journals(),
             cache: self.state.cache(),
@@ -112,14 +117,10 @@ impl Preparation {
     fn unprepared(&self, error: PrepareError, file: &PlanFile) -> CommandError {
         match error {
             PrepareError::Plan(mistakes) => Exit::Usage.with(file.place(mistakes)),
-            PrepareError::Selection(_) => Exit::Usage.with(error),
             PrepareError::Lookup(error) if error.is_answer() && self.revision.is_none() => {
                 Exit::Precondition.with(file.place(Plan::about_revision(&file.text, &error)))
             }
-            PrepareError::Fleet(_)
-            | PrepareError::Flake(_)
-            | PrepareError::Lookup(_)
-            | PrepareError::TwoMachines(_) => Exit::Precondition.with(error),
+            error => unprepared(error),
         }
     }
 
@@ -128,6 +129,16 @@ impl Preparation {
             Some(from) => Part::From(from.clone()),
             None if self.only.is_empty() => Part::Whole,
             None => Part::Only(self.only.clone()),
+        }
+    }
+}
+
+/// Why nothing could be prepared that is in no file.
+pub(super) fn unprepared(error: PrepareError) -> CommandError {
+    match error {
+        PrepareError::Plan(_) | PrepareError::Selection(_) => Exit::Usage.with(error),
+        PrepareError::Fleet(_) | PrepareError::Flake(_) | PrepareError::Lookup(_) | PrepareError::TwoMachines(_) => {
+            Exit::Precondition.with(error)
         }
     }
 }

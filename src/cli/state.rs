@@ -30,7 +30,6 @@ pub(super) struct StateArgs {
 }
 
 impl StateArgs {
-    /// The journals of this operator.
     pub(super) fn journals(&self) -> Journals {
         Journals::below(&self.folder())
     }

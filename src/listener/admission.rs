@@ -11,30 +11,33 @@ use crate::protocol::{BusyWith, ErrorCode, HostName, Place, ReplySubject, Reques
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Decision {
     /// It was asked before: tell how far it is, wherever the answer is wanted this time.
-    Answer { reply_to: ReplySubject, state: Response },
+    Answer {
+        reply_to: ReplySubject,
+        state: Response,
+    },
     /// Tell that it will not be run.
     Reject(Refusal),
     /// It runs, and its host was heard from: note that, and tell how far it is.
-    Confirm { key: String, reply_to: ReplySubject, state: Response },
-    /// Run it.
+    Confirm {
+        key: String,
+        reply_to: ReplySubject,
+        state: Response,
+    },
     Accept(Request),
     /// Nobody can be told; the reason is for the log.
     Drop(String),
 }
 
-/// Why a request is not run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Refusal {
     pub(super) reply_to: ReplySubject,
     pub(super) id: Option<RequestId>,
     pub(super) error: ErrorCode,
     pub(super) message: String,
-    /// What the host is busy with.
     pub(super) holder: Option<BusyWith>,
 }
 
 impl Refusal {
-    /// The key of the refused request.
     pub(super) fn key(&self) -> &str {
         self.id.as_ref().map_or(self.reply_to.as_str(), RequestId::as_str)
     }

@@ -28,7 +28,6 @@ const REQUEST_BYTES: u64 = 8 * 1024;
 /// How long to wait after a client could not be accepted, as it is with too many open files.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Serves the metrics.
 #[derive(Debug)]
 pub(super) struct Exporter {
     socket: TcpListener,

@@ -31,9 +31,7 @@ pub(super) async fn failed_units(host: &Host) -> Option<BTreeSet<String>> {
     Some(failed)
 }
 
-/// What the listing shows.
 struct Listed {
-    /// Units that have failed.
     failed: BTreeSet<String>,
     /// Units between two starts.
     waiting: Vec<String>,

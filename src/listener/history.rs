@@ -38,7 +38,6 @@ pub(super) struct Deployed {
 /// The run that goes on, or will in a moment.
 #[derive(Debug, Clone)]
 pub(super) struct Current {
-    /// What is run.
     pub(super) spec: Spec,
     /// `accepted` or `started`.
     pub(super) status: Status,
@@ -54,7 +53,6 @@ struct Recent {
     bytes: usize,
 }
 
-/// How much is remembered.
 #[derive(Debug, Clone, Copy)]
 struct Bound {
     responses: usize,
@@ -109,7 +107,6 @@ impl RequestHistory {
         }
     }
 
-    /// The run that goes on.
     pub(super) const fn current(&self) -> Option<&Current> {
         self.current.as_ref()
     }
@@ -156,7 +153,6 @@ impl RequestHistory {
         self.deployed.as_ref()?.commit_of(running)
     }
 
-    /// What was last brought to run.
     pub(super) const fn last_deployed(&self) -> Option<&Deployed> {
         self.deployed.as_ref()
     }
@@ -166,12 +162,10 @@ impl RequestHistory {
         self.deployed.as_ref().map(|deployed| &deployed.commit)
     }
 
-    /// A request was accepted.
     pub(super) fn accepted(&mut self, spec: Spec) {
         self.current = Some(Current { spec, status: Status::Accepted });
     }
 
-    /// The accepted request runs.
     pub(super) fn started(&mut self) {
         if let Some(current) = &mut self.current {
             current.status = Status::Started;
@@ -233,7 +227,6 @@ impl RequestHistory {
         self.damaged.insert(name, end);
     }
 
-    /// A request was rejected.
     pub(super) fn rejected(&mut self, key: String, response: Response) {
         self.rejections.insert(key, response);
     }

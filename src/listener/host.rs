@@ -19,19 +19,15 @@ const GC_ROOTS: &str = "/nix/var/nix/gcroots/homelab-deploy";
 /// A system, and what of it only a reboot can put in the place of another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct System {
-    /// Its store path.
     pub path: String,
     /// Where its kernel, initial ramdisk and kernel modules are, in this order.
     pub kernel: [Option<String>; 3],
 }
 
-/// What the system profile points at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Profile {
-    /// The number of the generation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<u64>,
-    /// The system of that generation.
     pub system: System,
 }
 
@@ -60,12 +56,10 @@ impl Host {
         self.root.join(path.trim_start_matches('/'))
     }
 
-    /// The system that runs.
     pub(super) fn current(&self) -> Option<System> {
         self.system("run/current-system")
     }
 
-    /// The system that was booted.
     pub(super) fn booted(&self) -> Option<System> {
         self.system("run/booted-system")
     }
@@ -78,7 +72,6 @@ impl Host {
         names.find(|name| self.link(&format!("{profile}/specialisation/{name}")) == Some(current.clone()))
     }
 
-    /// What the system profile points at.
     pub(super) fn profile(&self) -> Option<Profile> {
         // The profile is a link to `system-42-link`, beside it, and that one to the system.
         let generation = self.link(PROFILE)?;

@@ -49,9 +49,7 @@ pub(super) struct Inbox {
 /// A message. Its place is free again when it is dropped.
 #[derive(Debug)]
 pub(super) struct Letter {
-    /// Where it was sent to.
     pub(super) subject: Subject,
-    /// What it says.
     pub(super) payload: Vec<u8>,
     _place: [OwnedSemaphorePermit; 2],
 }
@@ -75,7 +73,6 @@ impl Inbox {
         Ok(())
     }
 
-    /// The next message.
     pub(super) async fn next(&mut self) -> Option<Letter> {
         self.letters.recv().await
     }

@@ -15,7 +15,6 @@ use super::Config;
 /// The file that the id is kept in.
 const FILE: &str = "instance";
 
-/// Where the id is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Shelf {
     /// A folder that is empty after each boot.
@@ -33,7 +32,6 @@ impl Shelf {
         }
     }
 
-    /// The id of this boot.
     pub(super) fn instance(&self) -> Uuid {
         let (folder, boot) = match self {
             Self::UntilReboot(folder) => (folder, Some("")),

@@ -11,14 +11,12 @@ use super::output::clean;
 use super::run::{RunDir, Spec};
 use super::unit;
 
-/// Starts the processes over runs.
 #[derive(Debug, Clone)]
 pub(super) struct Launcher {
     supervisor: PathBuf,
     home: LaunchMode,
 }
 
-/// Where such a process lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LaunchMode {
     /// In a unit of its own. A control group is what systemd ends a service by, the listener's as well as this one's.

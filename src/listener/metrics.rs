@@ -10,7 +10,6 @@ use super::publisher::Link;
 use super::run::Spec;
 use crate::protocol::{Commit, ErrorCode, Response, Status};
 
-/// The content type of [`Metrics::page`].
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// How runs can fail. Each is there from the start with a zero, since what appears with a one has never increased.
@@ -23,14 +22,12 @@ const FAILURES: [ErrorCode; 8] = [
 /// What the loop that serves NATS knows. The counters begin with the process, the last run is known from disk.
 #[derive(Debug, Clone)]
 pub(super) struct Metrics {
-    /// Whether the connection stands.
     pub(super) link: Link,
     deployed: Option<Deployed>,
     runs: BTreeMap<(Status, Option<ErrorCode>), u64>,
     last: Option<LastRun>,
 }
 
-/// How the last run went.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct LastRun {
     ended_at: Timestamp,
@@ -44,7 +41,6 @@ struct LastRun {
 pub(super) struct Seen {
     /// The commit that runs, if the listener has deployed it.
     pub(super) revision: Option<Commit>,
-    /// Whether a reboot is due.
     pub(super) reboot_required: Option<bool>,
 }
 
@@ -75,7 +71,6 @@ impl Metrics {
         self.deployed.as_ref()?.commit_of(system)
     }
 
-    /// The text that Prometheus reads.
     pub(super) fn page(&self, seen: &Seen) -> String {
         let mut page = PrometheusText(String::new());
         page.gauge("build_info", "The listener that runs.", &[("version", env!("CARGO_PKG_VERSION"))], 1);

@@ -43,7 +43,6 @@ pub(super) struct Problems {
 }
 
 impl Problems {
-    /// There is this problem.
     pub(super) fn found(&mut self, kind: Kind, message: impl Into<String>) {
         self.found_with(kind, "", message);
     }
@@ -63,7 +62,6 @@ impl Problems {
         self.known.retain(|(known, _), _| *known != kind);
     }
 
-    /// What is told of them.
     pub(super) fn told(&self) -> Vec<Problem> {
         let told = self.known.iter().take(MAX_PROBLEMS);
         told.map(|((kind, _), message)| Problem::new(kind.code(), message.as_str())).collect()

@@ -31,7 +31,6 @@ pub(super) struct Publisher {
     permitted: Subject,
     /// What the server lets it publish, as far as is known.
     pub(super) rights: Rights,
-    /// Whether the connection stands.
     pub(super) link: Link,
 }
 
@@ -84,7 +83,6 @@ impl Publisher {
         self.rights.allow(self.place(subject))
     }
 
-    /// Says how far a request is.
     pub(super) async fn say(&self, to: &ReplySubject, response: &Response) {
         let response = Response { instance: Some(self.instance), ..response.clone() };
         self.publish(to, response.to_bytes(self.client.max_payload())).await;

@@ -32,12 +32,9 @@ pub(super) struct Watcher {
     abandoned: Option<Instant>,
 }
 
-/// What is new about a run.
 #[derive(Debug)]
 pub(super) enum RunEvent {
-    /// It came to another phase.
     Phase(Watcher),
-    /// It is over.
     Finished(Finished),
 }
 
@@ -47,7 +44,6 @@ pub(super) struct Finished {
     _lock: Option<File>,
 }
 
-/// Why a run was not begun.
 #[derive(Debug)]
 pub(super) struct StartError {
     error: io::Error,
@@ -91,17 +87,14 @@ fn ended(dir: &RunDir) -> Option<Finished> {
 }
 
 impl Watcher {
-    /// Watches the run in this directory.
     pub(super) fn new(dir: RunDir) -> Self {
         Self { phase: dir.phase(), dir, abandoned: None }
     }
 
-    /// What the run is at.
     pub(super) const fn phase(&self) -> Phase {
         self.phase
     }
 
-    /// Waits until there is something new.
     pub(super) async fn news(mut self) -> RunEvent {
         loop {
             if let Some(over) = ended(&self.dir).or_else(|| self.lost()) {

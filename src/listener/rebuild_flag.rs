@@ -24,7 +24,6 @@ const CHOOSING: [&str; 15] = [
 ];
 
 impl RebuildFlag {
-    /// The word.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -51,7 +51,6 @@ impl Reporter {
         Self { host, root: config.root.clone(), fixed, said: None }
     }
 
-    /// The answer as of now.
     pub(super) async fn answer(&mut self, ledger: &RequestHistory, problems: Vec<Problem>) -> DiscoveryAnswer {
         let system = self.host.current();
         let said = match &system {

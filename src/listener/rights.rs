@@ -15,7 +15,6 @@ const KNOWN_WITHIN: Duration = Duration::from_secs(1);
 /// How long the client takes at most to hand on what it has read: refusals come another way than messages.
 const HANDED_ON_WITHIN: Duration = Duration::from_millis(20);
 
-/// Whether something is permitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum May {
     /// It was not found out.
@@ -24,7 +23,6 @@ pub(super) enum May {
     No,
 }
 
-/// Where the listener may answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Rights {
     /// Below its own prefix.
@@ -59,7 +57,6 @@ pub(super) struct Trial {
     refused: Rights,
     /// Whether something may have been refused without a word of it coming through.
     muddled: Muddled,
-    /// When the outcome is known.
     pub(super) over_at: Instant,
 }
 

@@ -28,7 +28,6 @@ use crate::protocol::{
 /// The longest that a host waits to be confirmed, whatever it is asked for: it takes no other request meanwhile.
 const LONGEST_CONFIRMATION: Duration = Duration::from_hours(1);
 
-/// What to run, and for whom.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spec {
     /// What makes two deliveries the same request.
@@ -36,16 +35,11 @@ pub struct Spec {
     /// The id of the request, when it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<RequestId>,
-    /// Where the answers go.
     pub reply_to: ReplySubject,
-    /// What `nixos-rebuild` is asked to do.
     pub action: Action,
-    /// What is deployed.
     pub revision: Revision,
-    /// Who asked for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operator: Option<String>,
-    /// When it was accepted.
     pub accepted_at: Timestamp,
     /// Its place in the order of the runs of this host, which no clock that is put right changes.
     #[serde(default)]
@@ -53,9 +47,7 @@ pub struct Spec {
     /// The boot of the machine in which it was accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot_id: Option<String>,
-    /// The flake that is deployed.
     pub flake: FlakeUrl,
-    /// The host.
     pub host: HostName,
     /// The name of its configuration in the flake, where it is not that of the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -63,7 +55,6 @@ pub struct Spec {
     /// What is added to each call of `nixos-rebuild`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rebuild_flags: Vec<RebuildFlag>,
-    /// Where the host's file system begins.
     pub root: PathBuf,
     /// How long the host waits to be confirmed once it has activated what was asked for, in milliseconds; then, and when
     /// that fails, it returns to what it ran before. Without it the host stays as it is.
@@ -86,7 +77,6 @@ pub struct Spec {
 pub struct RollbackTarget {
     /// The run before which it was so.
     pub run: String,
-    /// What was so.
     pub facts: SystemSnapshot,
     /// The commit that ran then, where that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -107,14 +97,10 @@ pub enum UserUnits {
     Warn,
 }
 
-/// How a run ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunResult {
-    /// What that means.
     pub verdict: Verdict,
-    /// When it was begun.
     pub started_at: Timestamp,
-    /// When it had ended.
     pub ended_at: Timestamp,
     /// What was so on the host at that time.
     pub after: SystemSnapshot,
@@ -123,7 +109,6 @@ pub struct RunResult {
     pub tail: Vec<String>,
 }
 
-/// How long a run may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// In all.
@@ -133,7 +118,6 @@ pub struct Limits {
 }
 
 impl Spec {
-    /// What the request asks for.
     pub(super) fn new(request: Request, config: &Config, accepted_at: Timestamp) -> Self {
         let confirm_timeout = request.confirm_timeout_s.map(Duration::from_secs);
         let confirm_timeout = confirm_timeout.map(|timeout| timeout.min(LONGEST_CONFIRMATION));

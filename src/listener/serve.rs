@@ -63,7 +63,6 @@ const REASON_BYTES: usize = 1_000;
 /// How much of a text of others is logged, in bytes.
 const SHOWN_BYTES: usize = 200;
 
-/// A listener at work.
 pub(super) struct Service {
     config: Config,
     voice: Publisher,
@@ -103,7 +102,6 @@ pub(super) struct Past {
     pub(super) recalled: RecoveredState,
 }
 
-/// What the loop waits for.
 enum Input {
     Deploy(Letter),
     Discover(Letter),
@@ -154,7 +152,6 @@ impl Service {
         service
     }
 
-    /// Serves until told to stop.
     pub(super) async fn serve(
         mut self,
         mut events: Events,

@@ -18,15 +18,11 @@ use crate::protocol::Commit;
 /// How long a program may take to answer. That one does not is no reason to stop a deployment.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
-/// What is so on the host.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SystemSnapshot {
-    /// The system that runs.
     pub current: Option<System>,
-    /// The system that was booted.
     pub booted: Option<System>,
-    /// What the next boot starts.
     pub profile: Option<Profile>,
     /// The commit of what runs, where its configuration tells.
     pub revision: Option<Commit>,
@@ -37,7 +33,6 @@ pub struct SystemSnapshot {
 }
 
 impl SystemSnapshot {
-    /// What can be seen at once.
     pub(super) fn seen(host: &Host) -> Self {
         Self {
             current: host.current(),
@@ -67,7 +62,6 @@ impl SystemSnapshot {
         self.current.is_some() || self.profile.is_some()
     }
 
-    /// The generation of the profile.
     pub(super) fn generation(&self) -> Option<u64> {
         self.profile.as_ref()?.generation
     }

@@ -42,7 +42,6 @@ pub(super) struct StateDir {
     _lock: File,
 }
 
-/// What was found in it.
 #[derive(Debug)]
 pub(super) struct RecoveredState {
     /// How earlier runs ended, oldest first.
@@ -90,7 +89,6 @@ pub enum StateError {
          with chmod go-w when what is in it is the listener's"
     ))]
     Folder(#[from] PrivateDirError),
-    /// Another listener works with it.
     #[error("another listener uses the state directory {0}")]
     #[diagnostic(help("two listeners on one machine need a --state-dir each"))]
     InUse(PathBuf),

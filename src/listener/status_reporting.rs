@@ -17,7 +17,6 @@ pub(super) struct StatusReporting {
 }
 
 impl StatusReporting {
-    /// Shows what the listener is at.
     pub(super) fn show(&mut self, ledger: &RequestHistory, link: Link) {
         self.metrics.send_if_modified(|metrics| mem::replace(&mut metrics.link, link) != link);
         let doing = match ledger.current() {

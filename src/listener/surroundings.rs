@@ -12,7 +12,6 @@ use super::problems::{Kind, Problems};
 use crate::lookup::{self, LookupError};
 use crate::protocol::{FlakeUrl, Revision};
 
-/// The programs that a run starts.
 const PROGRAMS: [(Kind, &str); 3] =
     [(Kind::NoNixosRebuild, "nixos-rebuild"), (Kind::NoNix, "nix"), (Kind::NoGit, "git")];
 

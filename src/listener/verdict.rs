@@ -25,12 +25,10 @@ const NEEDS_REBOOT: i32 = 100;
 /// What the shell makes of a child that a signal ended: HUP, INT, KILL, TERM.
 const ENDED_BY_SIGNAL: [i32; 4] = [129, 130, 137, 143];
 
-/// What made a run end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum End {
     /// The program ended by itself, with this code.
     Exited(i32),
-    /// A signal ended the program.
     Killed(i32),
     /// Someone wanted the supervisor to end, by this signal, and meant the program too.
     Stopped(i32),
@@ -45,9 +43,7 @@ pub(super) enum End {
 /// All that a run is judged by.
 #[derive(Debug)]
 pub(super) struct Evidence<'a> {
-    /// What made it end.
     pub(super) end: &'a End,
-    /// What it was at.
     pub(super) phase: Phase,
     /// What was so on the host before.
     pub(super) before: &'a SystemSnapshot,
@@ -55,19 +51,15 @@ pub(super) struct Evidence<'a> {
     pub(super) after: &'a SystemSnapshot,
     /// The store path of what was built, where that is known.
     pub(super) built: Option<&'a str>,
-    /// The cleaned lines of its output.
     pub(super) lines: &'a [String],
 }
 
-/// How a run is judged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
     /// `completed` or `failed`.
     pub status: Status,
-    /// What kind of failure it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<ErrorCode>,
-    /// The same in words.
     pub message: String,
     /// Whether what was deployed takes effect only after a reboot; unknown where nothing can be compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -80,7 +72,6 @@ pub struct Verdict {
     pub rolled_back: Option<bool>,
 }
 
-/// Judges a run.
 pub(super) fn judge(spec: &Spec, evidence: &Evidence<'_>) -> Verdict {
     let verdict = judge_by_itself(spec, evidence);
     let half_done =
@@ -112,7 +103,6 @@ fn judge_by_itself(spec: &Spec, evidence: &Evidence<'_>) -> Verdict {
 }
 
 impl Verdict {
-    /// Done.
     pub(super) fn completed(message: String) -> Self {
         let (error, reboot_required, rolled_back) = (None, None, None);
         Self { status: Status::Completed, error, message, reboot_required, failed_units: Vec::new(), rolled_back }
@@ -125,12 +115,10 @@ impl Verdict {
         self
     }
 
-    /// Not done, for this reason.
     pub(super) fn failed(error: ErrorCode, message: impl Into<String>) -> Self {
         Self { status: Status::Failed, error: Some(error), ..Self::completed(message.into()) }
     }
 
-    /// Nobody judged it, for this reason.
     pub(super) fn lost(why: String) -> Self {
         Self::failed(ErrorCode::Interrupted, why)
     }

@@ -43,7 +43,6 @@ impl Watchdog {
         }
     }
 
-    /// Shows that the loop turns.
     pub(super) fn beat(&self) {
         self.notifier.watchdog();
     }

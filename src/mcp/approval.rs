@@ -35,7 +35,6 @@ const HOLDS_FOR: Duration = Duration::from_mins(10);
 /// The name of the answer, in the form and beside a call that is made again.
 const FIELD: &str = "approval";
 
-/// Whether a person is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ApprovalMode {
     /// A person is asked before anything happens outside the test tier.
@@ -44,7 +43,6 @@ pub enum ApprovalMode {
     Waived,
 }
 
-/// Whether something may be done.
 #[derive(Debug)]
 pub(super) enum ApprovalOutcome {
     /// It touches the test tier only, or no one is asked here.

@@ -32,7 +32,6 @@ const MAX_DEPTH: usize = 3;
 /// The permission bits of anybody but the owner.
 const OTHERS: u32 = 0o077;
 
-/// Where calls are recorded.
 #[derive(Debug)]
 pub(super) struct Audit {
     /// `None` where no record is kept.
@@ -42,10 +41,8 @@ pub(super) struct Audit {
     calls: AtomicU64,
 }
 
-/// Why calls cannot be recorded.
 #[derive(Debug, Error, Diagnostic)]
 pub enum AuditError {
-    /// The file cannot be written.
     #[error("the audit file {0} cannot be written: {1}")]
     #[diagnostic(help("what an assistant asks for has to be on record: --audit-file names another file"))]
     Unwritable(PathBuf, #[source] io::Error),
@@ -102,7 +99,6 @@ pub(super) struct CallEnd {
     pub(super) id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) state: Option<String>,
-    /// The commit that it was for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) commit: Option<String>,
     /// How a person agreed to it: `given`, or `waived` where no person is asked.
@@ -110,13 +106,10 @@ pub(super) struct CallEnd {
     pub(super) approval: Option<&'static str>,
 }
 
-/// What came of a call.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum CallOutcome {
-    /// It did what it was for.
     Ok,
-    /// It was refused or failed.
     Error,
     /// A person is asked first.
     Asked,
@@ -199,7 +192,6 @@ impl AuditEntry {
         written
     }
 
-    /// Records how the call ended.
     pub(super) fn end(mut self, ending: CallEnd) {
         let short = |text: Option<String>| text.map(|text| self.audit.short(&text));
         self.line.ending = Some(CallEnd {

@@ -21,7 +21,6 @@ pub(super) struct ToolCall<'a> {
 pub(super) struct AuditContext {
     /// What came with a call that is made again after a question; only the newest protocol has that.
     pub(super) request_state: Option<String>,
-    /// The answers to that question.
     pub(super) input_responses: Option<InputResponses>,
     /// What the call turned out to be about, whether or not it succeeds.
     end: Arc<Mutex<CallEnd>>,

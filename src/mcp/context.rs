@@ -15,7 +15,6 @@ use crate::plan::ResolvedPlan;
 use crate::protocol::Tier;
 use crate::rollout::{Outcome, Rollout, Summary};
 
-/// What every tool works with.
 #[derive(Debug)]
 pub(super) struct Context {
     pub(super) settings: Settings,
@@ -39,7 +38,6 @@ impl Context {
         Ok(Bus::connect(self.connection(credential)?).await?)
     }
 
-    /// How to connect with a credential.
     pub(super) fn connection(&self, credential: Credential) -> Result<&bus::Settings, ToolError> {
         self.settings.connection(credential).ok_or_else(|| {
             ToolError::new("admin_disabled", "this needs the administrator's key, and this server has none")

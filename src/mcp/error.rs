@@ -22,17 +22,14 @@ pub struct ToolError {
     pub code: &'static str,
     /// What is wrong, as a fragment without a full stop.
     pub what: String,
-    /// What to do next.
     pub next: Option<String>,
 }
 
 impl ToolError {
-    /// An error without advice.
     pub fn new(code: &'static str, what: impl Into<String>) -> Self {
         Self { code, what: what.into(), next: None }
     }
 
-    /// Says what to do next.
     #[must_use]
     pub fn next(mut self, next: impl Into<String>) -> Self {
         self.next = Some(next.into());
@@ -44,7 +41,6 @@ impl ToolError {
         Self { code, what: error.to_string(), next: error.help().map(|help| help.to_string()) }
     }
 
-    /// For a tool that panicked.
     pub(super) fn broke_off() -> Self {
         Self::new("internal_error", "the tool panicked, which is a bug of homelab-deploy")
             .next("check with rollout_status what was done before you try again")

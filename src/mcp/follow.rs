@@ -74,7 +74,6 @@ impl Context {
     }
 }
 
-/// How many hosts are final.
 fn done(summary: &Summary) -> usize {
     let counts = summary.counts();
     counts.total() - counts.pending - counts.in_flight

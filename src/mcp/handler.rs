@@ -46,14 +46,11 @@ pub struct Server {
     router: ToolRouter<Tools>,
 }
 
-/// Why there is no server.
 #[derive(Debug, Error, Diagnostic)]
 pub enum StartError {
-    /// Calls cannot be recorded.
     #[error(transparent)]
     #[diagnostic(transparent)]
     Audit(#[from] AuditError),
-    /// No tool is left.
     #[error("--tools and --read-only leave no tool")]
     #[diagnostic(help("name tools that change nothing, or leave one of both flags out"))]
     NoTools,
@@ -72,7 +69,6 @@ pub enum ServeError {
     #[error("the client did not begin as the Model Context Protocol has it: {0}")]
     #[diagnostic(help("this command is for programs: `docs/mcp.md` says how to add it to an assistant"))]
     Opening(#[source] Box<ServerInitializeError>),
-    /// The task that serves is gone.
     #[error("the server ended unexpectedly: {0}")]
     Gone(#[source] JoinError),
 }
@@ -223,7 +219,6 @@ impl Server {
     }
 }
 
-/// What a client calls itself.
 fn client(context: &RequestContext<RoleServer>) -> Option<String> {
     context.client_info().map(|client| format!("{} {}", client.name, client.version))
 }

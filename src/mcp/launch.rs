@@ -20,12 +20,11 @@ use super::progress::Progress;
 use super::settings::Credential;
 use crate::operator::detach::{Background, DetachError};
 use crate::operator::{Discovered, Kind, Part, PrepareOptions, Prepared};
-use crate::plan::{Plan, Selector, Settings, Wave};
+use crate::plan::{Hooks, Plan, Selector, Settings, Wave};
 use crate::protocol::{Revision, Role, RolloutId, Target, Tier};
 use crate::report;
 use crate::rollout::PlanSource;
 
-/// How a rollout is begun.
 pub(super) struct Launch<'a> {
     pub(super) call: ToolCall<'a>,
     /// What to type where a person is asked: the target as plans write it, or the name of the plan.
@@ -49,7 +48,6 @@ impl Downgrade {
     }
 }
 
-/// What a tool would roll out.
 pub(super) trait Intent: Sync {
     /// Settles hosts and commit as they are now.
     fn settle(&self, context: &Context, until: Instant) -> impl Future<Output = Result<Prepared, ToolError>> + Send;
@@ -94,6 +92,8 @@ impl Context {
             part: Part::Whole,
             operator: self.settings.operator.clone(),
             kind: Kind::Rollout,
+            // What an assistant has done tells what its plan says, and nothing else runs here.
+            hooks: Hooks::default(),
             journals: self.settings.journals.clone(),
             flakes: self.settings.flakes.clone(),
             cache: self.settings.cache.clone(),

@@ -13,7 +13,6 @@ const MAX_NAME_BYTES: usize = 63;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct PlanName(String);
 
-/// The plans in a folder.
 #[derive(Debug, Clone)]
 pub struct Plans {
     /// `None` where there are no plans.
@@ -37,7 +36,6 @@ impl fmt::Display for PlanName {
 }
 
 impl Plans {
-    /// The plans in this folder.
     pub const fn new(folder: Option<PathBuf>) -> Self {
         Self { folder }
     }

@@ -29,13 +29,11 @@ pub struct RevisionPolicy {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct RefPattern(String);
 
-/// Why a text is no rule.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum AllowRefError {
     /// There is no `=`, or nothing on one side of it.
     #[error("{0:?} is not TIER=GLOB, such as prod=main or test=feature/*")]
     Form(String),
-    /// There is no such tier.
     #[error(transparent)]
     Tier(#[from] NameError),
     /// Its glob has a character that no revision has, so it could never match.
@@ -47,11 +45,9 @@ pub enum AllowRefError {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("\"{asked}\" may not be deployed to {tier}{}; allowed there: {}", kind(asked), allowed.join(", "))]
 pub struct RevisionNotAllowed {
-    /// What was asked for.
     pub asked: Revision,
     /// The tier that does not take it.
     pub tier: Tier,
-    /// The globs of what is.
     pub allowed: Vec<String>,
 }
 

@@ -1,5 +1,7 @@
 //! What a plan means for the hosts that are there now, as an assistant is told before it is carried out.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -38,6 +40,8 @@ pub(super) fn preview(prepared: &Prepared, hash: &str, redactor: &Redactor) -> A
         "subject": rollout.subject.as_ref().map(|subject| format!("{BY_REPOSITORY}{}", redactor.first(subject, 200))),
         "tiers": plan.tiers().into_iter().map(Tier::as_str).collect::<Vec<_>>(),
         "warnings": warnings.iter().take(10).map(|warning| redactor.first(warning, 300)).collect::<Vec<_>>(),
+        // Whole commands: they would run on the machine of this server.
+        "hooks": plan.hooks.all().map(|(hook, command)| (hook.as_str(), redactor.clean(&command.join(" ")))).collect::<BTreeMap<_, _>>(),
         "waves": waves_of(plan, redactor),
         "hosts": hosts.take(MAX_HOSTS).map(|(of, it)| host(of, it)).collect::<Vec<_>>(),
         "more": total.saturating_sub(MAX_HOSTS),

@@ -7,7 +7,6 @@ use rmcp::model::{ProgressNotificationParam, ProgressToken};
 use rmcp::service::RequestContext;
 use tokio::time::Instant;
 
-/// A client that asked for progress.
 pub(super) struct Progress<'a> {
     context: &'a RequestContext<RoleServer>,
     token: ProgressToken,

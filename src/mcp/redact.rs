@@ -68,7 +68,6 @@ impl Redactor {
         }
     }
 
-    /// Cleans all that a tool answers.
     pub(super) fn clean_result(&self, mut result: CallToolResult) -> CallToolResult {
         for block in &mut result.content {
             if let ContentBlock::Text(text) = block {
@@ -79,7 +78,6 @@ impl Redactor {
         result
     }
 
-    /// Cleans an error of the protocol.
     pub(super) fn clean_error(&self, error: ErrorData) -> ErrorData {
         ErrorData::new(error.code, self.clean(&error.message), error.data.map(|data| self.clean_value(data)))
     }

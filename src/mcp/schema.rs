@@ -15,7 +15,6 @@ use serde_json::{Value, json};
 use super::error::ToolError;
 use crate::protocol::Tier;
 
-/// The schema of a tool's arguments.
 pub(super) fn input<T: JsonSchema + Any>() -> Arc<JsonObject> {
     let schema = schema_for_input::<T>().expect("the arguments of every tool are a struct");
     plain(&schema)
@@ -88,7 +87,6 @@ fn close(schema: &mut Value) {
     }
 }
 
-/// One of the tiers.
 pub(super) fn tier(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "enum": Tier::ALL.map(Tier::as_str) })
 }

@@ -34,9 +34,7 @@ pub struct Settings {
     pub approval: ApprovalMode,
     /// The file that records calls, if any.
     pub audit_file: Option<PathBuf>,
-    /// The plans.
     pub plans: Plans,
-    /// The records of rollouts.
     pub journals: Journals,
     /// The folder for commits of the repositories' servers; without one they are not asked.
     pub cache: Option<PathBuf>,
@@ -44,34 +42,25 @@ pub struct Settings {
     pub aliases: fn(&str) -> Option<String>,
     /// This program, which carries rollouts out in a process of its own.
     pub program: PathBuf,
-    /// Which tools there are.
     pub tools: ToolFilter,
-    /// How long a call waits.
     pub timeouts: CallTimeouts,
-    /// What time it is.
     pub clock: fn() -> Timestamp,
 }
 
-/// Which tools there are.
 #[derive(Debug, Clone, Default)]
 pub struct ToolFilter {
-    /// What they may do.
     pub mode: Mode,
     /// Only these, by name; all where nothing was said.
     pub only: Option<BTreeSet<String>>,
 }
 
-/// What the tools may do.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Mode {
-    /// Look and deploy.
     #[default]
     ReadWrite,
-    /// Look only.
     ReadOnly,
 }
 
-/// How long a call may take.
 #[derive(Debug, Clone, Copy)]
 pub struct CallTimeouts {
     /// From the beginning of a call to its answer, at most. Clients give a call up after a minute.
@@ -91,7 +80,6 @@ impl Default for CallTimeouts {
 pub enum Credential {
     /// A key that may deploy to the test tier only.
     Test,
-    /// An administrator's key.
     Admin,
 }
 

@@ -42,7 +42,6 @@ pub(super) struct StatusReport<'a> {
 }
 
 impl StatusReport<'_> {
-    /// All of it.
     pub(super) fn told(&self) -> Value {
         let Self { rollout, summary, redactor, .. } = self;
         let actions: BTreeSet<&str> = rollout.plan.waves.iter().map(|wave| wave.action.as_str()).collect();
@@ -139,7 +138,6 @@ impl StatusReport<'_> {
         }
     }
 
-    /// What to call next.
     fn next(&self) -> String {
         match self.state {
             "running" => {

@@ -19,7 +19,6 @@ use super::context::Context;
 use super::error::ToolError;
 use super::schema::{self, arguments as read};
 
-/// The names of all tools.
 pub const TOOLS: [&str; 11] = [
     "abort_rollout",
     "apply_plan",

@@ -6,16 +6,13 @@ use crate::protocol::{SubjectError, Tier};
 /// What a credential needs a permission for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Operation {
-    /// Sending to a subject.
     Publish,
-    /// Receiving from a subject.
     Subscribe,
 }
 
 /// A permission: what may be done on the subjects of a pattern.
 pub type Permission = (Operation, String);
 
-/// One difference.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Deviation {
     /// The key may not do this, and needs to.
@@ -51,7 +48,6 @@ impl Permissions {
         deviations
     }
 
-    /// What is allowed, and the exceptions.
     fn of(&self, operation: Operation) -> (&[String], &[String]) {
         match operation {
             Operation::Publish => (&self.publish, &self.never_publish),

@@ -26,15 +26,12 @@ pub struct Fleet {
 /// Why a text is no such list. No text of these repeats a value of the file: one may be a seed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum FleetFileError {
-    /// It has another form.
     #[error("line {line}: {why}")]
     Form {
         /// The line, counted from 1.
         line: usize,
-        /// What is wrong there.
         why: String,
     },
-    /// A key is no public key.
     #[error("the key of {0}: {1}")]
     Key(String, PublicKeyError),
 }
@@ -73,7 +70,6 @@ enum Reach {
 }
 
 impl Fleet {
-    /// Reads the file.
     pub fn parse(text: &str) -> Result<Self, FleetFileError> {
         let entries: Entries = toml::from_str(text).map_err(|error: toml::de::Error| {
             let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
@@ -95,19 +91,16 @@ impl Fleet {
         })
     }
 
-    /// The users of the server.
     pub fn users(&self) -> Vec<User> {
         let hosts = self.hosts.iter().map(|(name, key)| (Principal::Listener(name.clone()), key));
         let operators = self.operators.iter().map(|(_, holder, key)| (holder.clone(), key));
         hosts.chain(operators).map(|(holder, key)| User { holder, key: key.clone() }).collect()
     }
 
-    /// Whose key this is.
     pub fn holder(&self, key: &str) -> Option<Principal> {
         self.users().into_iter().find(|user| user.key.to_string() == key).map(|user| user.holder)
     }
 
-    /// The text of a new file.
     pub fn text(&self) -> String {
         format!("{TITLE}{}", self.entries())
     }

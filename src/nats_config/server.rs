@@ -10,29 +10,23 @@ const MAX_DEPTH: usize = 32;
 /// Where a permission is not limited.
 const ANYTHING: &str = ">";
 
-/// The users of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerFile {
     /// Those that have an `NKey`, in the order of the file.
     pub users: Vec<ServerUser>,
 }
 
-/// A user of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerUser {
-    /// The public key.
     pub key: String,
-    /// What it may do.
     pub permissions: Permissions,
 }
 
-/// Why a text is no configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("line {line}: {why}")]
 pub struct ServerFileError {
     /// The line, counted from 1.
     pub line: usize,
-    /// What is wrong there.
     pub why: String,
 }
 
@@ -49,7 +43,6 @@ enum Value {
 type Block = Vec<(String, Value)>;
 
 impl ServerFile {
-    /// Reads the text of a file.
     pub fn parse(text: &str, include: Include<'_>) -> Result<Self, ServerFileError> {
         let mut reader = Reader { rest: text, line: 1, depth: 0, include, variables: Vec::new() };
         let block = reader.block(None)?;

@@ -41,17 +41,14 @@ pub struct Background {
 /// Why a rollout was not left to another process.
 #[derive(Debug, Error, Diagnostic)]
 pub enum DetachError {
-    /// It could not be recorded.
     #[error(transparent)]
     #[diagnostic(transparent)]
     Journal(#[from] JournalError),
-    /// There is no other process.
     #[error("cannot start a process in the background: {0}")]
     Process(#[source] io::Error),
 }
 
 impl Background {
-    /// This command once more.
     pub fn same_command() -> Self {
         let arguments = std::env::args_os().skip(1).filter(|argument| argument != "--detach").collect();
         Self { program: this_program(), arguments, environment: Vec::new() }

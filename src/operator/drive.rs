@@ -16,6 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 use self::recorder::Recorder;
 use super::check::run_check;
 use super::fleet::{Fleet, FleetEvent, Outbound};
+use super::hooks::{HookRunner, Summarize};
 use super::journal::Journal;
 use crate::bus::Violation;
 use crate::clock;
@@ -29,11 +30,9 @@ const TICK: Duration = Duration::from_secs(1);
 /// How many inputs are taken before their effects are carried out together: what they have to record shares one sync.
 const BATCH: usize = 64;
 
-/// A deadline that is noticed later than this means that the process was stopped or busy, and did not hear its hosts.
-const LATE: Duration = Duration::from_millis(100);
-
-/// For how long it then hears what was said meanwhile, before hosts are given up for their silence.
-const CATCH_UP: Duration = Duration::from_millis(250);
+/// How long the server may take to prove that it heard us and that we hear it, before a host is given up for its silence.
+/// A connection that stands still is noticed within this time.
+const PROOF_WITHIN: Duration = Duration::from_secs(10);
 
 /// Everything that a machine needs around it.
 pub struct Drive<'a> {
@@ -41,6 +40,7 @@ pub struct Drive<'a> {
     books: Recorder<'a>,
     interrupts: mpsc::Receiver<Interrupt>,
     confirm: Confirm<'a>,
+    hooks: HookRunner,
     tasks: JoinSet<Input>,
     began: Instant,
     /// Why nothing can be recorded any more.
@@ -80,18 +80,37 @@ impl<'a> Drive<'a> {
         reporters: Vec<Box<dyn Reporter + 'a>>,
         interrupts: mpsc::Receiver<Interrupt>,
         confirm: Confirm<'a>,
+        summarize: Summarize,
     ) -> Self {
-        let (books, tasks) = (Recorder::new(journal, reporters), JoinSet::new());
-        Self { fleet, books, interrupts, confirm, tasks, began: Instant::now(), unrecorded: None }
+        let (books, hooks, tasks) = (Recorder::new(journal, reporters), HookRunner::new(summarize), JoinSet::new());
+        Self { fleet, books, interrupts, confirm, hooks, tasks, began: Instant::now(), unrecorded: None }
     }
 
     /// Drives the machine until its rollout has ended.
     pub async fn run(mut self, machine: &mut Machine) -> Result<(), DriveError> {
         self.began = Instant::now();
         let ended = self.go_on(machine).await;
+        self.hooks.finish(machine.state());
+        self.await_hooks(machine).await;
         // What came before an error may still wait for more to be written with. There is no worse error than that one.
         self.books.sync().ok();
         ended
+    }
+
+    /// Waits for the programs that were told of the rollout, unless the operator wants to leave.
+    async fn await_hooks(&mut self, machine: &Machine) {
+        while self.hooks.is_busy() {
+            tokio::select! {
+                failure = self.hooks.next_failure() => {
+                    failure.map(|failure| self.warn(machine, failure).ok());
+                }
+                Some(_) = self.interrupts.recv() => return,
+            }
+        }
+    }
+
+    fn warn(&mut self, machine: &Machine, kind: EventKind) -> Result<(), DriveError> {
+        self.books.take(&Event { at: clock::now(), kind }, machine.state()).map_err(DriveError::Journal)
     }
 
     async fn go_on(&mut self, machine: &mut Machine) -> Result<(), DriveError> {
@@ -99,7 +118,8 @@ impl<'a> Drive<'a> {
         let mut ticks = interval_at(began + TICK, TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut news = Vec::with_capacity(BATCH);
-        let mut catching_up = None;
+        // Until when the proof is awaited that the silence is the hosts' and not the connection's.
+        let mut proof_until = None;
         loop {
             match self.carry_out(machine) {
                 Ok(()) => {}
@@ -113,7 +133,7 @@ impl<'a> Drive<'a> {
                 return self.unrecorded.take().map_or(Ok(()), Err);
             }
             let deadline = machine.deadline().map(|deadline| began + deadline);
-            let wake_at = deadline.map(|deadline| catching_up.unwrap_or(deadline));
+            let wake_at = deadline.map(|deadline| proof_until.unwrap_or(deadline));
             tokio::select! {
                 biased;
                 Some(how) = self.interrupts.recv() => self.tell(machine, Input::Interrupt(how)),
@@ -125,6 +145,7 @@ impl<'a> Drive<'a> {
                     for item in news.drain(..) {
                         match item {
                             FleetEvent::Input(input) => machine.handle(now, input),
+                            FleetEvent::Proved => proof_until = proof_until.map(|_| Instant::now()),
                             FleetEvent::Refused(violation) => return Err(DriveError::Refused(violation)),
                         }
                     }
@@ -133,13 +154,17 @@ impl<'a> Drive<'a> {
                     let input = done.unwrap_or_else(|error| Input::CheckDone(Err(format!("it panicked: {error}"))));
                     self.tell(machine, input);
                 }
+                Some(failure) = self.hooks.next_failure(), if self.hooks.is_busy() => {
+                    if let Err(DriveError::Journal(error)) = self.warn(machine, failure) {
+                        self.lose_journal(machine, error);
+                    }
+                }
                 () = sleep_until(wake_at.unwrap_or(began)), if wake_at.is_some() => {
-                    let late = deadline.is_some_and(|deadline| deadline.elapsed() > LATE);
-                    if late && catching_up.is_none() {
-                        catching_up = Some(Instant::now() + CATCH_UP);
+                    let now = self.now(machine);
+                    if proof_until.take().is_none() && machine.gives_up(now) {
+                        proof_until = Some(Instant::now() + PROOF_WITHIN);
+                        self.fleet.orders.send(Outbound::Prove).map_err(|_| DriveError::Gone)?;
                     } else {
-                        catching_up = None;
-                        let now = self.now(machine);
                         machine.handle_deadline(now);
                     }
                 }
@@ -184,6 +209,7 @@ impl<'a> Drive<'a> {
             match effect {
                 Effect::Report(event) => {
                     self.books.take(&event, machine.state()).map_err(DriveError::Journal)?;
+                    self.hooks.hear(&event, machine.state());
                     orders.extend(announcement(&event, machine.state()).map(Outbound::Announce));
                 }
                 // To a host whose request was held back a question would be the order itself.

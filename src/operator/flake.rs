@@ -27,7 +27,6 @@ pub struct FlakeRules {
     pub given: Option<FlakeUrl>,
     /// The one that hosts may name.
     pub accept: Option<FlakeUrl>,
-    /// What was accepted before.
     pub accepted: Accepted,
     /// Asks a person; none where nobody can answer.
     pub consent: Option<Consent>,
@@ -43,30 +42,19 @@ pub struct Accepted {
 /// Why a flake that hosts name is not contacted.
 #[derive(Debug, Error, Diagnostic)]
 pub enum FlakeError {
-    /// Nobody has accepted it.
     #[error("the hosts name the flake {url}, which was not accepted{}", before(.was.as_ref()))]
     #[diagnostic(help(
         "the flake decides what the hosts run: look at the URL, then add --accept-flake {url}, or set `flake` \
          in the plan; a full commit id of 40 digits needs no lookup"
     ))]
-    NotAccepted {
-        /// What the hosts name.
-        url: FlakeUrl,
-        /// What was accepted before.
-        was: Option<FlakeUrl>,
-    },
+    NotAccepted { url: FlakeUrl, was: Option<FlakeUrl> },
     /// Another one was accepted just now.
     #[error("the hosts name the flake {url}, and --accept-flake accepts {accepted}")]
     #[diagnostic(help(
         "find out which of both is right; a full commit id of 40 digits needs no lookup, and `flake` in the plan goes before \
          what hosts name"
     ))]
-    Another {
-        /// What the hosts name.
-        url: FlakeUrl,
-        /// What was accepted.
-        accepted: FlakeUrl,
-    },
+    Another { url: FlakeUrl, accepted: FlakeUrl },
     /// It is a file of the hosts, and would be one of this machine.
     #[error("the hosts name the flake {0}, which is a place on their own disks")]
     #[diagnostic(help(

@@ -31,18 +31,14 @@ const INPUTS: usize = 4096;
 /// The executor's ends of the two channels.
 #[derive(Debug)]
 pub struct Fleet {
-    /// What is to be said.
     pub orders: OrderSender,
-    /// What is heard.
     pub news: mpsc::Receiver<FleetEvent>,
 }
 
 /// The other ends: those of [`FleetTask::serve`], or of a test.
 #[derive(Debug)]
 pub struct FleetEnd {
-    /// What is to be said.
     pub orders: OrderReceiver,
-    /// What is heard.
     pub news: mpsc::Sender<FleetEvent>,
 }
 
@@ -53,7 +49,6 @@ pub struct OrderSender {
     waiting: Arc<Waiting>,
 }
 
-/// Where it is taken from.
 #[derive(Debug)]
 pub struct OrderReceiver {
     orders: mpsc::UnboundedReceiver<Outbound>,
@@ -67,22 +62,22 @@ struct Waiting {
     none: Notify,
 }
 
-/// Something to be said.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outbound {
-    /// Publish a request.
     Publish(Dispatch),
     /// Ask every host whether it is there.
     CallRoll,
+    /// Have the server prove that it has read all that was published before: [`FleetEvent::Proved`] comes back.
+    Prove,
     /// Tell other operators, when they call the roll, that this rollout runs: for each tier what concerns that one.
     Announce(Vec<RolloutReport>),
 }
 
-/// Something that was heard.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FleetEvent {
-    /// It is for the executor.
     Input(Input),
+    /// The server has read all that was published, and what it had sent before was passed on.
+    Proved,
     /// The server refuses something that the rollout cannot do without.
     Refused(Violation),
 }
@@ -95,11 +90,9 @@ pub struct Discovery {
     /// How long answers are waited for, where that was said. Else it is two seconds, or less where all have answered that
     /// are expected.
     pub window: Option<Duration>,
-    /// The hosts that answered before.
     pub known: KnownHosts,
 }
 
-/// The window where none is given.
 const WINDOW: Duration = Duration::from_secs(2);
 
 impl Discovery {
@@ -147,7 +140,6 @@ impl OrderReceiver {
     }
 }
 
-/// Why the hosts cannot be asked.
 #[derive(Debug, Error, Diagnostic)]
 pub enum FleetError {
     /// The credential is not allowed to ask, or to hear the answers.
@@ -163,19 +155,12 @@ pub enum FleetError {
         "nothing was sent. A deployer of a tier publishes to deploy.{tier}.>, and subscribes to deploy.responses.{tier}.>; \
          `homelab-deploy nats-config` prints such permissions for the server's configuration"
     ))]
-    NotForTier {
-        /// The tier.
-        tier: Tier,
-        /// What the server refused.
-        violation: Violation,
-    },
-    /// The credential is that of a host.
+    NotForTier { tier: Tier, violation: Violation },
     #[error("this is the key of a listener, and hosts cannot deploy")]
     #[diagnostic(help(
         "nothing was sent. Use the key of an operator, such as the keys/operator.seed that `homelab-deploy init` writes"
     ))]
     OfListener,
-    /// The connection ended in the middle.
     #[error("the connection to NATS was lost during the roll call")]
     #[diagnostic(help("nothing was deployed; try again when the server is back"))]
     Disconnected,

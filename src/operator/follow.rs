@@ -16,7 +16,6 @@ pub struct Follower {
     file: File,
     /// What was read behind the last whole line.
     begun: Vec<u8>,
-    /// How many lines were read.
     lines: usize,
     summary: Summary,
     is_running: bool,

@@ -59,30 +59,46 @@ impl History {
 
     /// The first line of a commit's message.
     pub async fn subject(&mut self, commit: &Commit) -> Option<String> {
-        for clone in &self.clones {
-            if let Some(subject) = clone.subject(commit).await {
+        for turn in 0.. {
+            if let Some(subject) = self.repository(turn, commit, Depth::Alone).await?.subject(commit).await {
                 return Some(subject);
             }
         }
-        let server = self.server.as_mut()?;
-        match server.kept().subject(commit).await {
-            Some(subject) => Some(subject),
-            None => server.fetch(commit, Depth::Alone).await?.subject(commit).await,
-        }
+        None
     }
 
     /// The first lines of the messages of the commits that `new` has and `old` does not, the latest first; `None` where that
     /// is not known.
     pub async fn subjects_between(&mut self, old: &Commit, new: &Commit) -> Option<Vec<String>> {
-        for clone in &self.clones {
-            if let Some(subjects) = clone.subjects_between(old, new).await {
+        for turn in 0.. {
+            if let Some(subjects) =
+                self.repository(turn, new, Depth::WithAncestors).await?.subjects_between(old, new).await
+            {
                 return Some(subjects);
             }
         }
+        None
+    }
+
+    /// Whether one commit is an ancestor of another, and so older; `None` where nobody knows both.
+    pub async fn is_ancestor(&mut self, old: &Commit, new: &Commit) -> Option<bool> {
+        for turn in 0.. {
+            if let Some(is_older) = self.repository(turn, new, Depth::WithAncestors).await?.is_ancestor(old, new).await
+            {
+                return Some(is_older);
+            }
+        }
+        None
+    }
+
+    /// Who is asked about a commit, in turn: the clones, then what the server told before, then the server itself.
+    async fn repository(&mut self, turn: usize, commit: &Commit, depth: Depth) -> Option<&Repository> {
+        let Some(after_clones) = turn.checked_sub(self.clones.len()) else { return self.clones.get(turn) };
         let server = self.server.as_mut()?;
-        match server.kept().subjects_between(old, new).await {
-            Some(subjects) => Some(subjects),
-            None => server.fetch(new, Depth::WithAncestors).await?.subjects_between(old, new).await,
+        match after_clones {
+            0 => Some(server.kept()),
+            1 => server.fetch(commit, depth).await,
+            _ => None,
         }
     }
 
@@ -101,20 +117,6 @@ impl History {
             }
         }
         behind
-    }
-
-    /// Whether one commit is an ancestor of another, and so older; `None` where nobody knows both.
-    pub async fn is_ancestor(&mut self, old: &Commit, new: &Commit) -> Option<bool> {
-        for clone in &self.clones {
-            if let Some(is_ancestor) = clone.is_ancestor(old, new).await {
-                return Some(is_ancestor);
-            }
-        }
-        let server = self.server.as_mut()?;
-        match server.kept().is_ancestor(old, new).await {
-            Some(is_ancestor) => Some(is_ancestor),
-            None => server.fetch(new, Depth::WithAncestors).await?.is_ancestor(old, new).await,
-        }
     }
 }
 

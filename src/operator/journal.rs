@@ -35,16 +35,13 @@ pub struct Journals {
     folder: PathBuf,
 }
 
-/// What a journal tells.
 #[derive(Debug)]
 pub struct Recorded {
     /// The rollout, after all that was recorded.
     pub summary: Summary,
-    /// Whether a process is running it.
     pub running: bool,
 }
 
-/// What is wrong with a journal.
 #[derive(Debug, Error, Diagnostic)]
 pub enum JournalError {
     /// It cannot be created, read or written.
@@ -55,33 +52,23 @@ pub enum JournalError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Folder(#[from] PrivateDirError),
-    /// A line is no event.
     #[error("line {line} of the journal {path} cannot be read: {reason}")]
     #[diagnostic(help(
         "only the last line can be torn by a crash; this file was changed, or written by a later version"
     ))]
     Corrupt {
-        /// The file.
         path: PathBuf,
         /// The line, counted from 1.
         line: usize,
-        /// What is wrong with it.
         reason: String,
     },
-    /// There is no such rollout.
     #[error("there is no rollout {0:?} here")]
     #[diagnostic(help("`homelab-deploy rollouts` lists them; its id may be shortened as long as it is unique"))]
     Unknown(String),
     /// More than one begins with what was given.
     #[error("several rollouts begin with {prefix:?}: {}", ids.join(", "))]
     #[diagnostic(help("give more of its id"))]
-    Ambiguous {
-        /// What was given.
-        prefix: String,
-        /// What it could mean.
-        ids: Vec<String>,
-    },
-    /// Another process runs it.
+    Ambiguous { prefix: String, ids: Vec<String> },
     #[error("rollout {0} is running")]
     #[diagnostic(help("`homelab-deploy status {0}` shows how far it is"))]
     Running(String),
@@ -93,12 +80,10 @@ impl Journals {
         Self { state_dir: state_dir.to_owned(), folder: state_dir.join(FOLDER) }
     }
 
-    /// Where they are.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// The operator's state folder.
     pub fn state_dir(&self) -> &Path {
         &self.state_dir
     }

@@ -16,9 +16,7 @@ pub(crate) const MAX_PLAN_BYTES: u64 = 1024 * 1024;
 /// A plan, and the text that its mistakes point into.
 #[derive(Debug)]
 pub struct PlanFile {
-    /// What it says.
     pub plan: Plan,
-    /// The text itself.
     pub text: String,
     name: String,
 }
@@ -26,7 +24,6 @@ pub struct PlanFile {
 /// Why there is no plan in a file.
 #[derive(Debug, Error, Diagnostic)]
 pub enum PlanFileError {
-    /// It cannot be read.
     #[error("cannot read {0}: {1}")]
     Unreadable(PathBuf, io::Error),
     /// It is no plan that a person wrote.

@@ -20,7 +20,7 @@ use super::journal::Journals;
 use super::revision::{UnresolvedError, commits_at_hand, resolve_revision};
 use crate::bus::Bus;
 use crate::clock;
-use crate::plan::{Plan, PlanErrors, ResolvedPlan, Roster};
+use crate::plan::{Hooks, Plan, PlanErrors, ResolvedPlan, Roster};
 use crate::protocol::{Action, Commit, FlakeUrl, HostName, RequestIds, Revision, RolloutId, RolloutReport, Tier};
 use crate::rollout::{PlanSource, Rollout};
 use crate::text::safe;
@@ -31,23 +31,19 @@ const MISSED_FOR: Duration = Duration::from_hours(30 * 24);
 /// A plan that is to be rolled out, and how it is narrowed down.
 #[derive(Debug, Clone)]
 pub struct PrepareOptions {
-    /// The plan.
     pub plan: Plan,
     /// The file that it was read from, where there was one.
     pub source: Option<PlanSource>,
     /// What to deploy: a branch, tag or commit.
     pub revision: Revision,
-    /// Hosts to leave out.
     pub exclude: Vec<HostName>,
-    /// The waves to run.
     pub part: Part,
-    /// Who wants it, as `user@machine`.
     pub operator: String,
-    /// How it came about.
     pub kind: Kind,
     /// Whether a plan asks hosts as well that are current.
     pub even_if_current: bool,
-    /// What was deployed from here before.
+    /// What is told how the rollout goes, where the plan says nothing of it.
+    pub hooks: Hooks,
     pub journals: Journals,
     /// Where it is looked up, where the plan does not say it.
     pub flakes: FlakeRules,
@@ -55,7 +51,6 @@ pub struct PrepareOptions {
     pub cache: Option<PathBuf>,
 }
 
-/// How a rollout came about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// It was planned: all of its hosts get one commit, and a tier is for one operator at a time.
@@ -68,9 +63,7 @@ pub enum Kind {
 /// Some waves of a plan. Their hosts are those that they have in the whole of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Part {
-    /// All of them.
     Whole,
-    /// These, by name.
     Only(Vec<String>),
     /// This one and all that come after it.
     From(String),
@@ -79,7 +72,6 @@ pub enum Part {
 /// Who answered the roll call, and what was found out beside it.
 #[derive(Debug)]
 pub struct Called {
-    /// Who answered.
     pub roll: Discovered,
     /// What the flake that the plan or the operator names has for the revision. Where hosts name it, it was not known yet.
     found: Option<Found>,
@@ -100,7 +92,6 @@ pub struct Prepared {
     pub rollout: Rollout,
     /// What the operator should know before it begins, in whole sentences.
     pub warnings: Vec<String>,
-    /// Who answered the roll call.
     pub roster: Roster,
     /// Rollouts of other operators that touch a tier of this one.
     pub others: Vec<RolloutReport>,
@@ -140,24 +131,15 @@ pub enum PrepareError {
 /// What is wrong with how a plan is narrowed down.
 #[derive(Debug, Error, Diagnostic)]
 pub enum SelectionError {
-    /// There is no such wave.
     #[error("the plan has no wave {wave:?}")]
     #[diagnostic(help("its waves are: {}", waves.join(", ")))]
-    NoSuchWave {
-        /// What was asked for.
-        wave: String,
-        /// What there is.
-        waves: Vec<String>,
-    },
-    /// There is nothing in it.
+    NoSuchWave { wave: String, waves: Vec<String> },
     #[error("wave {0:?} is empty")]
     #[diagnostic(help("every host that it names is excluded"))]
     EmptyWave(String),
-    /// There is no such host.
     #[error("there is no host {0} to exclude")]
     #[diagnostic(help("it neither answers nor is named in the plan; `homelab-deploy hosts` lists those that answer"))]
     NoSuchHost(HostName),
-    /// No wave is left.
     #[error("nothing is left of the plan")]
     #[diagnostic(help("every wave was for hosts that are excluded"))]
     Nothing,
@@ -173,15 +155,9 @@ pub enum PreflightError {
          host that both deploy ends up with whichever comes last"
     ))]
     AnotherRollout(Box<RolloutReport>),
-    /// Hosts run something newer.
     #[error("{hosts} would go back in history: what runs there comes after {commit}")]
     #[diagnostic(help("deploy what comes after it, or add --allow-downgrade"))]
-    Downgrade {
-        /// Their names.
-        hosts: String,
-        /// What they were to run.
-        commit: String,
-    },
+    Downgrade { hosts: String, commit: String },
 }
 
 impl PreflightError {
@@ -253,6 +229,7 @@ impl PrepareOptions {
         };
         let (mut frozen, mut warnings) = self.plan.resolve(&roster)?;
         frozen.remembered = remembered;
+        frozen.hooks = std::mem::take(&mut self.hooks);
         if self.source.is_some() {
             warnings.extend(self.plan.advice(&frozen));
         }

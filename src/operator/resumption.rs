@@ -14,7 +14,6 @@ use crate::rollout::{Rollout, Summary};
 /// What the flake of a fleet may be asked, and where that is kept.
 #[derive(Debug, Clone, Copy)]
 pub struct Sources<'a> {
-    /// Where commits are looked up.
     pub flakes: &'a FlakeRules,
     /// The folder for what the servers of repositories tell of commits.
     pub cache: Option<&'a Path>,

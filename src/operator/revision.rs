@@ -21,13 +21,7 @@ pub enum UnresolvedError {
     /// It is the beginning of more than one commit id.
     #[error("several commits begin with {beginning}: {}", list(commits))]
     #[diagnostic(help("give more of the one that is meant, at best all 40 digits"))]
-    Ambiguous {
-        /// What was given.
-        beginning: Revision,
-        /// What it could mean.
-        commits: BTreeSet<Commit>,
-    },
-    /// Looking did not help.
+    Ambiguous { beginning: Revision, commits: BTreeSet<Commit> },
     #[error(transparent)]
     #[diagnostic(transparent)]
     Lookup(#[from] LookupError),

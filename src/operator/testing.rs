@@ -34,6 +34,7 @@ pub(super) fn rollout(waves: &[&[&str]]) -> Arc<Rollout> {
             waves: waves.collect(),
             left_out: BTreeSet::new(),
             remembered: BTreeSet::new(),
+            hooks: crate::plan::Hooks::default(),
         },
     })
 }

@@ -49,7 +49,6 @@ impl PlanDiagnostic {
         self
     }
 
-    /// Says what to do about it.
     pub(super) fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
         self

@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 
 use super::{CONFIRM_TIMEOUT, Parallel, Rollback, Settings};
 
-/// A key of a plan.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Key {
     pub(super) name: &'static str,

@@ -7,7 +7,7 @@ use super::key::{Key, SETTING_KEYS, TOP_KEYS, WAVE_KEYS};
 use super::target::Aliases;
 use super::value::Value;
 use super::{Selector, Spanned};
-use crate::places::nearest;
+use crate::text::nearest;
 
 /// A table of the file: each has keys of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +32,6 @@ impl<'t, 'i, 'm> Keys<'t, 'i, 'm> {
         Self { table, place, mistakes }
     }
 
-    /// Puts a mistake on record.
     pub(super) fn mistake(&mut self, mistake: PlanDiagnostic) {
         self.mistakes.push(mistake);
     }

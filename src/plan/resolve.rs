@@ -5,10 +5,13 @@
 
 use std::collections::BTreeSet;
 
-use crate::places::{ByName, nearest};
+use rustc_hash::FxHashMap;
+
 use crate::protocol::{Action, Feature, HostName, Role, Target, Tier};
+use crate::text::nearest;
 
 use super::diagnostic::{PlanDiagnostic, PlanErrors, list};
+use super::hooks::Hooks;
 use super::resolved::{Check, Groups, Limits, ResolvedHost, ResolvedPlan, ResolvedWave};
 use super::roster::{Address, Roster};
 use super::{CONFIRM_TIMEOUT, Plan, Rollback, Selector, Settings, Spanned, Wave};
@@ -17,7 +20,7 @@ use super::{CONFIRM_TIMEOUT, Plan, Rollback, Selector, Settings, Spanned, Wave};
 struct Resolver<'a> {
     plan: &'a Plan,
     roster: &'a Roster,
-    taken: ByName<HostName, Taken<'a>>,
+    taken: FxHashMap<HostName, Taken<'a>>,
     mistakes: Vec<PlanDiagnostic>,
     warnings: Vec<PlanDiagnostic>,
 }
@@ -34,11 +37,20 @@ impl Plan {
     /// Settles which host is deployed in which wave, and on which subject. With it come warnings, which are for people.
     pub fn resolve(&self, roster: &Roster) -> Result<(ResolvedPlan, Vec<PlanDiagnostic>), PlanErrors> {
         let mut resolver =
-            Resolver { plan: self, roster, taken: ByName::default(), mistakes: Vec::new(), warnings: Vec::new() };
+            Resolver { plan: self, roster, taken: FxHashMap::default(), mistakes: Vec::new(), warnings: Vec::new() };
         let waves: Vec<ResolvedWave> = self.waves.iter().map(|wave| resolver.wave(wave)).collect();
         PlanErrors::unless_none(resolver.mistakes)?;
         let name = self.name.clone();
-        Ok((ResolvedPlan { name, waves, left_out: BTreeSet::new(), remembered: BTreeSet::new() }, resolver.warnings))
+        Ok((
+            ResolvedPlan {
+                name,
+                waves,
+                left_out: BTreeSet::new(),
+                remembered: BTreeSet::new(),
+                hooks: Hooks::default(),
+            },
+            resolver.warnings,
+        ))
     }
 
     /// What the author of the plan may not have meant.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::hooks::Hooks;
 use super::rollback::{CONFIRM_TIMEOUT, Rollback};
 use super::roster::groups_of;
 use crate::protocol::{Action, Commit, HostName, HostReport, RETURN_WITHIN, Subject, Target, Tier};
@@ -12,7 +13,6 @@ use crate::protocol::{Action, Commit, HostName, HostReport, RETURN_WITHIN, Subje
 /// A plan with its hosts settled. A host is in one wave only.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResolvedPlan {
-    /// What the rollout is called.
     pub name: String,
     /// The waves, in the order in which they run.
     pub waves: Vec<ResolvedWave>,
@@ -23,12 +23,13 @@ pub struct ResolvedPlan {
     /// and not charged.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub remembered: BTreeSet<HostName>,
+    /// What is told how the rollout goes.
+    #[serde(default, skip_serializing_if = "Hooks::is_empty")]
+    pub hooks: Hooks,
 }
 
-/// A wave with its hosts settled.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResolvedWave {
-    /// What the wave is called.
     pub name: String,
     /// What `nixos-rebuild` does on each of its hosts.
     pub action: Action,
@@ -37,7 +38,6 @@ pub struct ResolvedWave {
     /// The groups that its hosts were drawn from.
     #[serde(default, skip_serializing_if = "Groups::is_empty")]
     pub groups: Groups,
-    /// How it runs.
     #[serde(flatten)]
     pub limits: Limits,
 }
@@ -55,10 +55,8 @@ pub struct Groups {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(clippy::struct_excessive_bools, reason = "it is a record of what is known of a host")]
 pub struct ResolvedHost {
-    /// Its name.
     #[serde(rename = "host")]
     pub hostname: HostName,
-    /// Its tier.
     pub tier: Tier,
     /// The subject that the plan spells for it, where it does not listen on the one of its name. Others may listen there too:
     /// all of a wave that have the same one are sent a single request.
@@ -123,7 +121,6 @@ pub struct Limits {
 pub struct Check {
     /// The program and its arguments; no shell reads them.
     pub command: Vec<String>,
-    /// How long it may take.
     #[serde(with = "humantime_text")]
     pub timeout: Duration,
 }
@@ -146,7 +143,6 @@ impl ResolvedPlan {
         self.waves.iter().flat_map(|wave| &wave.hosts)
     }
 
-    /// The tiers of its hosts.
     pub fn tiers(&self) -> BTreeSet<Tier> {
         self.hosts().map(|host| host.tier).collect()
     }
@@ -233,7 +229,6 @@ const fn confirm_timeout() -> Duration {
     CONFIRM_TIMEOUT
 }
 
-/// Durations as people write them.
 mod humantime_text {
     use std::time::Duration;
 

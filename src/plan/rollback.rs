@@ -28,7 +28,6 @@ pub enum Rollback {
     Wave,
 }
 
-/// A word that is no [`Rollback`].
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{0:?} is not a way to roll back: there are \"none\", \"auto\" and \"wave\"")]
 pub struct NotARollback(String);
@@ -36,7 +35,6 @@ pub struct NotARollback(String);
 /// A time in which a host cannot sensibly be confirmed.
 #[derive(Debug, Clone, PartialEq, Error)]
 pub enum BadConfirmTimeout {
-    /// It is no duration at all.
     #[error(transparent)]
     NoDuration(#[from] humantime::DurationError),
     /// Hosts count whole seconds.

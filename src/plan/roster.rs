@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::places::{ByName, Places};
+use rustc_hash::FxHashMap;
+
 use crate::protocol::{HostAnswer, HostName, HostReport, Role, Sender, Subject, Target, Tier};
 
 /// The hosts that answered, by tier and name and by the groups that they belong to.
@@ -10,11 +11,11 @@ use crate::protocol::{HostAnswer, HostName, HostReport, Role, Sender, Subject, T
 pub struct Roster {
     /// Every host once, by name.
     hosts: Vec<HostAnswer>,
-    places: Places<Sender>,
+    places: FxHashMap<Sender, usize>,
     /// Hosts under whose name different machines answered.
     ambiguous: BTreeSet<Sender>,
     /// Who belongs to what a subject means.
-    groups: ByName<Subject, Members>,
+    groups: FxHashMap<Subject, Members>,
 }
 
 /// The places of hosts, and so by name. Most subjects mean one.
@@ -71,7 +72,7 @@ impl Roster {
         match self.groups.get_mut(&subject) {
             Some(members) if members.last() != place => members.others.push(place),
             Some(_) => {}
-            None => self.groups.insert(subject, Members { first: place, others: Vec::new() }),
+            None => _ = self.groups.insert(subject, Members { first: place, others: Vec::new() }),
         }
     }
 
@@ -82,7 +83,7 @@ impl Roster {
 
     /// The same, with whether it is proved that this host said it.
     pub fn answer(&self, tier: Tier, name: &HostName) -> Option<&HostAnswer> {
-        let place = self.places.place(&Sender { tier, host: name.clone() })?;
+        let place = *self.places.get(&Sender { tier, host: name.clone() })?;
         self.hosts.get(place)
     }
 
@@ -91,12 +92,10 @@ impl Roster {
         Tier::ALL.iter().any(|tier| self.host(*tier, name).is_some())
     }
 
-    /// Every host that answered, by name.
     pub fn hosts(&self) -> impl Iterator<Item = &HostReport> {
         self.hosts.iter().map(|answer| &answer.report)
     }
 
-    /// The roles of a tier's hosts.
     pub fn roles(&self, tier: Tier) -> BTreeSet<&Role> {
         let hosts = self.hosts().filter(|host| host.tier == tier);
         hosts.filter_map(|host| host.role.as_ref()).collect()
@@ -115,7 +114,6 @@ impl Roster {
     }
 }
 
-/// How requests reach a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Address {
     /// By the subject of its name, on which no other host listens.

@@ -10,9 +10,7 @@ pub(super) type Aliases<'a> = &'a dyn Fn(&str) -> Option<String>;
 /// A target of a plan, with the word that the plan has for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Selector {
-    /// What the plan says.
     pub text: String,
-    /// Whom that reaches.
     pub target: Target,
 }
 

@@ -1,6 +1,7 @@
 //! What the tests of plans share: short ways to say a plan, a roster and what came of them.
 
 mod format;
+mod print;
 mod properties;
 mod resolve;
 mod rollback;

@@ -16,13 +16,11 @@ pub(super) type Value<'i> = toml::Spanned<DeValue<'i>>;
 /// The longest duration: beyond it a plan has a typing error, and adding durations up could overflow.
 const MAX_DURATION: Duration = Duration::from_hours(30 * 24);
 
-/// The most retries of a host.
 pub(super) const MAX_RETRIES: usize = 1000;
 
 /// How durations are written, for those who did not know.
 const DURATION_HELP: &str = "durations are written like \"90s\", \"10m\" or \"1h30m\"";
 
-/// A value of the wrong type.
 fn wrong_type(value: &Value<'_>, key: &str, wanted: &str) -> PlanDiagnostic {
     let found = match value.get_ref() {
         DeValue::Array(_) => "a list",
@@ -179,7 +177,6 @@ pub(super) fn slug(text: &str) -> String {
     }
 }
 
-/// A program and its arguments.
 pub(super) fn command(value: &Value<'_>, key: &str) -> Result<Vec<String>, PlanDiagnostic> {
     let help =
         |words: &[String]| format!("no shell reads it: write each word as a string of its own, {key} = {words:?}");

@@ -24,10 +24,8 @@ pub const MAX_PROBLEMS: usize = 8;
 /// The longest text of a problem, in bytes.
 pub const MAX_PROBLEM_BYTES: usize = 200;
 
-/// Asks which hosts are there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiscoveryRequest {
-    /// Where the answers go.
     pub reply_to: ReplySubject,
     /// Only hosts of this tier answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -38,23 +36,19 @@ pub struct DiscoveryRequest {
     pub per_host: bool,
 }
 
-/// One answer to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum DiscoveryAnswer {
     /// A deployer that is running a rollout.
     Operator {
-        /// The rollout.
         rollout: RolloutReport,
     },
-    /// A listener.
     Host(Box<HostReport>),
 }
 
 /// What a listener says of its host, and whether it is proved that the host says it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct HostAnswer {
-    /// What it says.
     #[serde(flatten)]
     pub report: HostReport,
     /// Whether the answer came on a subject on which no other key may publish. Listeners of the old form answer on one that
@@ -65,17 +59,13 @@ pub struct HostAnswer {
 /// What a listener says of its host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostReport {
-    /// The host.
     pub hostname: HostName,
-    /// Its tier.
     pub tier: Tier,
-    /// Its role.
     #[serde(default, deserialize_with = "empty_is_none")]
     pub role: Option<Role>,
     /// The subjects on which it takes requests.
     #[serde(default)]
     pub deploy_subjects: Vec<Subject>,
-    /// The version of the listener.
     #[serde(default, deserialize_with = "text::optional_line", skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
     /// What the listener can do beyond the original protocol.
@@ -90,7 +80,6 @@ pub struct HostReport {
     /// Tells machines apart that go by the same name: a hash of the machine id, which a cloned machine shares.
     #[serde(default, deserialize_with = "text::optional_line", skip_serializing_if = "Option::is_none")]
     pub machine: Option<String>,
-    /// The commit that runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<Commit>,
     /// The current generation of the system profile.
@@ -118,10 +107,8 @@ pub struct HostReport {
     /// The time by the clock of the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub now: Option<Timestamp>,
-    /// What the host is busy with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub busy: Option<Box<BusyWith>>,
-    /// How the last run ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last: Option<Box<LastRun>>,
     /// What the host lacks or found wrong: at most [`MAX_PROBLEMS`] of them.
@@ -209,7 +196,6 @@ impl HostReport {
         self.busy.is_none() && self.last.as_deref().is_some_and(is_it)
     }
 
-    /// Whether the listener has this feature.
     pub fn has(&self, feature: &Feature) -> bool {
         self.features.contains(feature)
     }
@@ -221,14 +207,10 @@ pub struct LastRun {
     /// The id of the request, or its reply subject when it had none.
     #[serde(deserialize_with = "text::line")]
     pub id: String,
-    /// The final status.
     pub status: Status,
-    /// What kind of failure it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<ErrorCode>,
-    /// When it ended.
     pub at: Timestamp,
-    /// What it deployed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<Commit>,
     /// Whether the system that it switched to runs and is what boots next.
@@ -239,21 +221,16 @@ pub struct LastRun {
 /// What a deployer says of the rollout that it is running.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RolloutReport {
-    /// Its id.
     pub id: RolloutId,
-    /// Its name.
     #[serde(deserialize_with = "text::line")]
     pub name: String,
     /// The operator, as `user@machine`.
     #[serde(deserialize_with = "text::line")]
     pub operator: String,
-    /// The tiers it touches.
     pub tiers: Vec<Tier>,
     /// The wave it is in, counted from 1.
     pub wave: usize,
-    /// How many waves it has.
     pub waves: usize,
-    /// When it began.
     pub since: Timestamp,
 }
 
@@ -279,12 +256,10 @@ fn if_possible<'de, D: Deserializer<'de>, T: FromStr>(deserializer: D) -> Result
 }
 
 impl DiscoveryRequest {
-    /// Reads a question.
     pub fn parse(bytes: &[u8]) -> Result<Self, serde_json::Error> {
         from_json(bytes)
     }
 
-    /// The message as JSON.
     pub fn to_bytes(&self) -> Vec<u8> {
         to_json(self)
     }
@@ -297,7 +272,6 @@ impl DiscoveryAnswer {
         from_json(bytes).map(Self::Host).or_else(|_| from_json(bytes))
     }
 
-    /// The message as JSON.
     pub fn to_bytes(&self) -> Vec<u8> {
         to_json(self)
     }

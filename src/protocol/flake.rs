@@ -182,7 +182,6 @@ pub struct FlakeAttr(String);
 pub struct FlakeAttrError(String);
 
 impl FlakeAttr {
-    /// The name.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -13,7 +13,6 @@ pub const MAX_PAGE_BYTES: usize = 32 * 1024;
 /// Asks a host, on its own subject, for a page of the log of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogRequest {
-    /// Which page.
     pub log: LogPlace,
     /// Where the page goes: below the host's own prefix.
     pub reply_to: ReplySubject,
@@ -29,32 +28,26 @@ pub struct LogPlace {
     pub offset: u64,
 }
 
-/// Answers with a page.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogAnswer {
-    /// The page.
     pub log: LogPage,
 }
 
 /// A page of the log of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogPage {
-    /// The run.
     pub id: RequestId,
     /// Where the page begins: later than asked for, where the host no longer has what comes before.
     pub offset: u64,
     /// The text as the run wrote it. Clean it before a terminal shows it.
     pub data: String,
-    /// Where the next page begins.
     pub next: u64,
     /// Whether the run has ended and this is the last page.
     pub end: bool,
-    /// Why there is no log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<NoLog>,
 }
 
-/// Why there is no log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NoLog {
@@ -65,24 +58,20 @@ pub enum NoLog {
 }
 
 impl LogRequest {
-    /// Reads a question for a log.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         if bytes.len() > MAX_REQUEST_BYTES { None } else { from_json(bytes).ok() }
     }
 
-    /// The message as JSON.
     pub fn to_bytes(&self) -> Vec<u8> {
         to_json(self)
     }
 }
 
 impl LogAnswer {
-    /// Reads a page.
     pub fn parse(bytes: &[u8]) -> Result<Self, serde_json::Error> {
         from_json(bytes)
     }
 
-    /// The message as JSON.
     pub fn to_bytes(&self) -> Vec<u8> {
         to_json(self)
     }

@@ -19,39 +19,23 @@ pub const RESERVED: [&str; 5] = ["all", "role", "responses", "discover", "operat
 /// Why a text is not a name.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum NameError {
-    /// There is no character in it.
     #[error("a {kind} name is empty")]
     Empty {
         /// What was being named: `host` or `role`.
         kind: &'static str,
     },
-    /// It is longer than [`MAX_NAME_BYTES`].
     #[error("the {kind} name {name}… is longer than {MAX_NAME_BYTES} bytes")]
-    TooLong {
-        /// What was being named.
-        kind: &'static str,
-        /// The refused text.
-        name: String,
-    },
+    TooLong { kind: &'static str, name: String },
     /// A character that would end the NATS token, or match other subjects.
     #[error("the {kind} name {name:?} contains {character:?}, which cannot be part of one")]
     Character {
-        /// What was being named.
         kind: &'static str,
-        /// The refused text.
         name: String,
         /// The first character that cannot stand in it.
         character: char,
     },
-    /// One of [`RESERVED`].
     #[error("{name:?} is a reserved word of the subjects and cannot name a {kind}")]
-    Reserved {
-        /// What was being named.
-        kind: &'static str,
-        /// The refused text.
-        name: String,
-    },
-    /// Neither `test` nor `prod`.
+    Reserved { kind: &'static str, name: String },
     #[error("{0:?} is not a tier: the tiers are test and prod")]
     Tier(String),
     /// Not an action of `nixos-rebuild` that can be deployed.
@@ -166,7 +150,6 @@ pub enum Action {
 }
 
 impl Action {
-    /// Every action.
     pub const ALL: [Self; 4] = [Self::Switch, Self::Boot, Self::Test, Self::DryActivate];
 
     /// The action as `nixos-rebuild` and the wire spell it.

@@ -29,9 +29,7 @@ pub struct Replies {
 /// prefix only, so no other host can have published there.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Sender {
-    /// Its tier.
     pub tier: Tier,
-    /// Its name.
     pub host: HostName,
 }
 
@@ -130,7 +128,6 @@ impl Sender {
 }
 
 impl Replies {
-    /// The reply subjects of this rollout.
     pub const fn of(rollout: RolloutId) -> Self {
         Self { rollout }
     }

@@ -24,11 +24,8 @@ pub const RETURN_WITHIN: Duration = Duration::from_mins(5);
 /// Asks the hosts that hear it to deploy a revision.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Request {
-    /// What `nixos-rebuild` shall do.
     pub action: Action,
-    /// What to deploy.
     pub revision: Revision,
-    /// Where the answers go.
     pub reply_to: ReplySubject,
     /// The same id is never run twice. Without one, `reply_to` is the key.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -71,15 +68,12 @@ pub enum BadRequest {
     /// The sender is told.
     #[error("{message}")]
     Rejected {
-        /// Where to.
         reply_to: ReplySubject,
         /// The id of the request, when it had one.
         id: Option<RequestId>,
         /// Whether each host that hears the request answers on a subject of its own.
         per_host: bool,
-        /// What kind of mistake it is.
         error: ErrorCode,
-        /// What is wrong, in words.
         message: String,
     },
 }
@@ -175,7 +169,6 @@ impl Request {
         self.id.as_ref().map_or(self.reply_to.as_str(), RequestId::as_str)
     }
 
-    /// The message as JSON.
     pub fn to_bytes(&self) -> Vec<u8> {
         to_json(self)
     }

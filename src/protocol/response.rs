@@ -24,7 +24,6 @@ pub const MAX_LOG_TAIL_BYTES: usize = 16 * 1024;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
-    /// The host will run it.
     Accepted,
     /// It runs. Repeated while it does.
     Started,
@@ -54,21 +53,15 @@ impl Status {
     }
 }
 
-/// What a running deployment is at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
-    /// Finding the commit.
     Resolve,
-    /// Evaluating and building.
     Build,
-    /// Activating what was built.
     Activate,
-    /// Checking what runs now.
     Verify,
     /// Waiting to be told that it was heard from.
     Confirm,
-    /// Returning to what ran before.
     Return,
 }
 
@@ -101,7 +94,6 @@ pub enum ErrorCode {
     Timeout,
     /// It was built, and activating it failed.
     ActivationFailed,
-    /// The request cannot be understood.
     InvalidRequest,
     /// The request was older than its sender wanted it to become.
     Expired,
@@ -111,7 +103,6 @@ pub enum ErrorCode {
     VerifyFailed,
     /// Nobody confirmed in time that the host could still be reached, so it returned to what it ran before.
     NotConfirmed,
-    /// A code of another version.
     Other(String),
 }
 
@@ -170,19 +161,15 @@ pub struct BusyWith {
     /// Its id, or its reply subject when it has none.
     #[serde(deserialize_with = "text::line")]
     pub id: String,
-    /// Who asked for it.
     #[serde(default, deserialize_with = "text::optional_line", skip_serializing_if = "Option::is_none")]
     pub operator: Option<String>,
-    /// When the host began.
     pub since: Timestamp,
 }
 
 /// What one host says about one request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Response {
-    /// The host that answers.
     pub hostname: HostName,
-    /// How far it is.
     pub status: Status,
     /// What kind of failure or refusal it is.
     #[serde(default, deserialize_with = "empty_is_none")]
@@ -190,7 +177,6 @@ pub struct Response {
     /// The same in words.
     #[serde(default, deserialize_with = "text::text_or_null")]
     pub message: String,
-    /// The id of the request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<RequestId>,
     /// The boot of the machine that says it: tells two machines apart that go by the same name.
@@ -202,10 +188,8 @@ pub struct Response {
     /// What the run is at; on `started`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<Phase>,
-    /// The commit that was deployed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<Commit>,
-    /// The commit that ran before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous_revision: Option<Commit>,
     /// The generation of the system profile that was made.

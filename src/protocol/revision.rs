@@ -31,10 +31,8 @@ pub struct Commit([u8; COMMIT_DIGITS]);
 /// Why a text is not a revision.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum RevisionError {
-    /// There is no character in it.
     #[error("a revision is empty")]
     Empty,
-    /// It is longer than [`MAX_REVISION_BYTES`].
     #[error("the revision is longer than {MAX_REVISION_BYTES} bytes")]
     TooLong,
     /// It begins with something else than a letter or digit: a command would take `-…` for an option.

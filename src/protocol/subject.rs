@@ -12,7 +12,6 @@ use super::text::checked_text;
 /// The longest subject, in bytes; a server's own bound on a protocol line is 4,096.
 pub const MAX_SUBJECT_BYTES: usize = 1024;
 
-/// The default discovery subject.
 pub const DISCOVER: &str = "deploy.discover";
 
 /// Below this, deployers that run a rollout answer.
@@ -26,7 +25,6 @@ pub struct Subject(Arc<str>);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SubjectTemplate(String);
 
-/// Whom a deploy subject reaches.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Target {
     /// One host: `deploy.<tier>.<host>`.
@@ -48,13 +46,10 @@ pub enum SubjectError {
     /// A wildcard, white space or a control character.
     #[error("the subject {0:?} contains {1:?}: give one concrete subject, without wildcards or white space")]
     Character(String, char),
-    /// Longer than [`MAX_SUBJECT_BYTES`].
     #[error("the subject is longer than {MAX_SUBJECT_BYTES} bytes")]
     TooLong,
-    /// Not below `deploy.responses.`.
     #[error("{0:?} is not below deploy.responses.")]
     NotAReply(String),
-    /// A `<word>` that means nothing.
     #[error("the subject template {0:?} contains <{1}>: the words are <hostname>, <tier> and <role>")]
     Placeholder(String, String),
     /// A host, role or tier in it is not a name.
@@ -110,7 +105,6 @@ impl Target {
         }
     }
 
-    /// The subject that reaches this target.
     pub fn subject(&self) -> Subject {
         match self {
             Self::Custom(subject) => subject.clone(),
@@ -125,7 +119,6 @@ impl Target {
         rest == Some("")
     }
 
-    /// What the subject is made of.
     fn parts(&self) -> [&str; 4] {
         match self {
             Self::Host(tier, host) => ["deploy.", tier.as_str(), ".", host.as_str()],
@@ -163,7 +156,6 @@ pub fn operators(tier: Tier, roll_call: Uuid) -> Subject {
 }
 
 impl SubjectTemplate {
-    /// The template as it was written.
     pub fn as_str(&self) -> &str {
         &self.0
     }

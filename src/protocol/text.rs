@@ -50,7 +50,6 @@ pub(super) fn clean_line(text: &str) -> String {
     line
 }
 
-/// The same of several lines.
 pub(super) fn clean_text(text: &str) -> String {
     let mut text = text.lines().map(safe).collect::<Vec<_>>().join("\n");
     cut(&mut text, MAX_TEXT_BYTES);

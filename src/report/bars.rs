@@ -26,9 +26,7 @@ const QUIET: Duration = Duration::from_millis(250);
 /// The room on a terminal, in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Size {
-    /// How many stand in a line.
     pub columns: usize,
-    /// How many lines there are.
     pub rows: usize,
 }
 
@@ -71,7 +69,6 @@ impl<W: Write> Bars<W> {
         }
     }
 
-    /// Brings the terminal up to date.
     fn show(&mut self, now: Timestamp, summary: &Summary) -> io::Result<()> {
         // The question that stands there would be written over. What happens meanwhile is told once it is answered.
         if is_asking(summary) {
@@ -153,7 +150,8 @@ fn fact(page: &Layout<'_>, event: &Event) -> Option<Line> {
         | EventKind::WaveEnded { .. }
         | EventKind::Interrupted { .. }
         | EventKind::Connection { .. }
-        | EventKind::UnexpectedResponse { .. } => page.event(event),
+        | EventKind::UnexpectedResponse { .. }
+        | EventKind::HookFailed { .. } => page.event(event),
         EventKind::TurnedUp { .. }
         | EventKind::AwaitingConfirmation { .. }
         | EventKind::WaveStarted { .. }

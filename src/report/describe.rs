@@ -1,6 +1,6 @@
 //! The facts about one host of a rollout, the same for the terminal, `--json` and assistants.
 
-use super::host_state::{runs_now, status};
+use super::host_state::status;
 use super::wording;
 use crate::protocol::{Commit, ErrorCode, Response};
 use crate::rollout::summary::{HostState, HostView};
@@ -27,7 +27,6 @@ pub struct HostFacts<'a> {
     pub reboot_required: bool,
 }
 
-/// Tells the facts about a host.
 pub fn describe<'a>(host: &'a HostView, rollout: &Rollout) -> HostFacts<'a> {
     let response = last_response(host);
     let error = match host.state {
@@ -45,7 +44,7 @@ pub fn describe<'a>(host: &'a HostView, rollout: &Rollout) -> HostFacts<'a> {
     };
     HostFacts {
         status: status(host),
-        runs_now: runs_now(host, rollout),
+        runs_now: host.runs_now(rollout),
         ran_before: host.ran_before(rollout).cloned(),
         error,
         message,
@@ -79,7 +78,7 @@ mod tests {
 
     use super::*;
     use crate::protocol::{Action, Status};
-    use crate::report::scenario::{NEW, OLD, answer, commit, name, request, rollout, start, wave};
+    use crate::report::tests::scenario::{NEW, OLD, answer, commit, name, request, rollout, start, wave};
     use crate::rollout::{Event, EventKind, Summary};
 
     /// What is said of a host after these events, of the commits by name.

@@ -21,7 +21,6 @@ pub use self::html::html;
 pub use self::junit::junit;
 pub use self::markdown::markdown;
 
-/// A rollout that is documented.
 #[derive(Debug, Clone, Copy)]
 pub struct Document<'a> {
     summary: &'a Summary,
@@ -31,14 +30,12 @@ pub struct Document<'a> {
     until: Timestamp,
 }
 
-/// A wave in a document.
 struct Wave<'a> {
     index: WaveIndex,
     name: String,
     view: &'a WaveView,
 }
 
-/// A host in a document.
 struct Host<'a> {
     view: &'a HostView,
     facts: HostFacts<'a>,
@@ -106,7 +103,6 @@ impl<'a> Document<'a> {
         began_at.map(|began_at| DisplayDuration::between(began_at, ended_at.unwrap_or(self.until)))
     }
 
-    /// The same for programs.
     pub fn json(&self) -> Value {
         let mut document = object(self.summary, self.liveness).unwrap_or_default();
         let host = |Host { view, facts, .. }: Host<'_>| {
@@ -155,7 +151,6 @@ fn write(text: &mut String, more: std::fmt::Arguments<'_>) {
 }
 
 impl Wave<'_> {
-    /// What became of it.
     fn verdict(&self) -> String {
         match &self.view.state {
             WaveState::Pending => "not begun".to_owned(),
@@ -173,7 +168,6 @@ impl Wave<'_> {
 }
 
 impl Host<'_> {
-    /// What became of it, as words.
     fn status(&self) -> String {
         self.facts.status.replace('_', " ")
     }
@@ -187,7 +181,6 @@ impl Host<'_> {
         }
     }
 
-    /// What it says, in a line.
     fn says(&self) -> String {
         // Why a host was skipped is in the message as well.
         let was_skipped = matches!(self.view.state, HostState::Final(HostOutcome::Skipped(_)));

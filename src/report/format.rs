@@ -78,7 +78,6 @@ impl Symbol {
         }
     }
 
-    /// The SGR parameter of its color.
     const fn color(self) -> &'static str {
         match self {
             Self::Good => "32",
@@ -155,7 +154,6 @@ impl Row {
     }
 }
 
-/// Adds spaces.
 pub(super) fn fill(text: &mut String, mut spaces: usize) {
     const SPACES: &str = "                                ";
     while spaces > 0 {

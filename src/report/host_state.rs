@@ -1,8 +1,7 @@
-//! What became of a host, and what it runs.
+//! What became of a host, as a word.
 
-use crate::protocol::{Action, Commit, ErrorCode};
+use crate::rollout::HostOutcome;
 use crate::rollout::summary::{HostState, HostView};
-use crate::rollout::{HostOutcome, Rollout};
 
 /// What became of a host, its rollback included.
 pub(super) fn status(host: &HostView) -> &'static str {
@@ -23,39 +22,5 @@ pub(super) fn status(host: &HostView) -> &'static str {
         HostState::Final(HostOutcome::Unreachable) => "unreachable",
         HostState::Final(HostOutcome::TimedOut) => "timed_out",
         HostState::Final(HostOutcome::Skipped(_)) => "skipped",
-    }
-}
-
-/// The commit that a host runs now. A rollback, an action that activates nothing, and a failure that comes before the
-/// activation leave what ran before; after other failures nobody knows.
-pub(super) fn runs_now(host: &HostView, rollout: &Rollout) -> Option<Commit> {
-    use ErrorCode::{AlreadyRunning, BuildFailed, Expired, InvalidAction, InvalidRequest, InvalidRevision};
-    let before = || host.ran_before(rollout).cloned();
-    if let Some(rollback) = &host.returning {
-        return if rollback.outcome == Some(HostOutcome::Completed) { before() } else { None };
-    }
-    let response = host.response.as_deref();
-    match host.state {
-        HostState::Pending | HostState::Final(HostOutcome::Skipped(_) | HostOutcome::Rejected) => before(),
-        HostState::Final(HostOutcome::Completed) => match rollout.plan.waves.get(host.wave.0)?.action {
-            Action::Switch | Action::Test => {
-                response.and_then(|response| response.revision.clone()).or_else(|| rollout.revision.commit())
-            }
-            Action::Boot | Action::DryActivate => before(),
-        },
-        HostState::Final(HostOutcome::Current) => rollout.revision.commit(),
-        HostState::Final(HostOutcome::Failed) => {
-            let response = response?;
-            let is_untouched = matches!(
-                response.error,
-                Some(BuildFailed | InvalidRevision | InvalidAction | InvalidRequest | AlreadyRunning | Expired)
-            );
-            if response.rolled_back.unwrap_or(is_untouched) { before() } else { None }
-        }
-        HostState::Final(HostOutcome::Unreachable | HostOutcome::TimedOut)
-        | HostState::Dispatched
-        | HostState::Accepted
-        | HostState::Started(_)
-        | HostState::Waiting(_) => None,
     }
 }

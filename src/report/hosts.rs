@@ -12,17 +12,14 @@ const TITLES: [&str; 5] = ["host", "tier", "role", "commit", "state"];
 /// The state of a host that has fewer columns than this beside the rest stands below it.
 const MIN_STATE: usize = 24;
 
-/// How far it is indented there.
 const INDENT: usize = 4;
 
-/// What the table is made with.
 #[derive(Debug, Clone, Copy)]
 pub struct HostsView<'a> {
     /// How many commits each commit is behind, where that is known.
     pub behind: &'a BTreeMap<Commit, usize>,
     /// The time that ages are counted from.
     pub now: Timestamp,
-    /// How many columns there are.
     pub width: usize,
 }
 

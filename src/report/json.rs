@@ -10,7 +10,6 @@ use super::{Reporter, describe};
 use crate::protocol::HostName;
 use crate::rollout::{Event, EventKind, EventWriter, Summary};
 
-/// Writes every event as it is.
 #[derive(Debug)]
 pub struct Json<W> {
     out: LineWriter<W>,
@@ -18,7 +17,6 @@ pub struct Json<W> {
 }
 
 impl<W: Write> Json<W> {
-    /// Writes to `out`.
     pub fn new(out: W) -> Self {
         Self { out: LineWriter::new(out), writer: EventWriter::default() }
     }

@@ -2,7 +2,9 @@
 
 use jiff::Timestamp;
 
-use super::format::{DisplayDuration, Symbol, columns, count, fill, pad, safe, shorten, widest, wrap_indented};
+use super::format::{
+    DisplayDuration, Symbol, columns, count, fill, first_line, pad, safe, shorten, widest, wrap_indented,
+};
 use super::{Style, wording};
 use crate::plan::ResolvedWave;
 use crate::protocol::HostName;
@@ -53,7 +55,6 @@ impl Line {
         Self { symbol, text: text.into(), indent: 0, uncut: 0 }
     }
 
-    /// The whole line.
     pub(super) fn in_style(&self, style: Style) -> String {
         let mut line = String::with_capacity(self.indent + MAX_SYMBOL_BYTES + self.text.len());
         fill(&mut line, self.indent);
@@ -146,6 +147,9 @@ impl<'a> Layout<'a> {
                 let sentence = wording::anomaly(host, anomaly, self.summary);
                 Some(Line::new(Warning, format!("warning: {sentence}")))
             }
+            EventKind::HookFailed { hook, reason } => {
+                Some(Line::new(Warning, format!("warning: {hook} failed: {}", first_line(reason))))
+            }
             // A host that accepts starts a moment later, and the recap shows how it ended.
             EventKind::Accepted { .. } | EventKind::Ended { .. } => None,
         }
@@ -180,7 +184,6 @@ impl<'a> Layout<'a> {
 
     // -- waves, of which a deployment without a plan says nothing
 
-    /// A line about a wave.
     pub(super) fn wave(&self, symbol: Symbol, wave: WaveIndex, text: &str) -> Option<Line> {
         let waves = &self.rollout.plan.waves;
         let width = widest(waves.iter().map(|wave| &wave.name));
@@ -189,7 +192,6 @@ impl<'a> Layout<'a> {
         Some(Line::new(symbol, format!("{number:>0$}/{total} {name}   {text}", total.len())))
     }
 
-    /// A wave as it was planned.
     pub(super) fn frozen(&self, wave: WaveIndex) -> Option<&ResolvedWave> {
         self.rollout.plan.waves.get(wave.0).filter(|_| !wording::is_deployment(self.rollout))
     }
@@ -201,7 +203,6 @@ impl<'a> Layout<'a> {
         self.wave(Symbol::UnderWay, wave, &text)
     }
 
-    /// What a wave is checked with.
     pub(super) fn checking(&self, wave: WaveIndex) -> Option<String> {
         let check = self.frozen(wave)?.limits.check.as_ref()?;
         Some(format!("checking: {}", safe(&check.command.join(" "))))

@@ -33,7 +33,6 @@ struct Told {
 }
 
 impl<W: Write> Lines<W> {
-    /// Writes to `out` in this style.
     pub fn new(out: W, style: Style) -> Self {
         Self { out: LineWriter::new(out), style, memory: LayoutState::default(), told: Vec::new() }
     }

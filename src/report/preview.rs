@@ -1,8 +1,9 @@
 //! What a rollout is going to do, before anything is sent.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::format::{DisplayDuration, count, first_line, pad, shorten, widest, wrap};
+use super::format::{DisplayDuration, count, first_line, pad, shorten, widest, wrap, wrap_indented};
 use super::wording;
 use crate::plan::{ResolvedHost, ResolvedWave, Rollback};
 use crate::protocol::Commit;
@@ -33,8 +34,24 @@ pub fn preview(rollout: &Rollout, warnings: &[String], width: usize) -> String {
     let mut lines = vec![title(rollout), String::new()];
     lines.extend(table(rollout, width));
     lines.push(String::new());
+    lines.extend(rollout.plan.hooks.all().map(|(hook, argv)| {
+        let told = format!("{hook} runs on this machine: {}", command(argv));
+        format!("  {}", wrap_indented(&told, width, "    "))
+    }));
     lines.extend(notes);
     lines.join("\n")
+}
+
+/// From which commit hosts go back and to which, a line for each commit that they run now.
+pub fn changes(rollout: &Rollout) -> String {
+    let to = wording::revision(rollout);
+    let mut by_commit: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for host in rollout.plan.hosts().filter(|host| !host.is_current) {
+        let from = host.revision.as_ref().map_or("what they run", Commit::short);
+        by_commit.entry(from).or_default().push(wording::name(&host.hostname));
+    }
+    let line = |(from, hosts): (&str, Vec<&str>)| format!("\n  from {from} back to {to}: {}", wording::names(&hosts));
+    by_commit.into_iter().map(line).collect()
 }
 
 /// `Rollout sunday   main -> 8c1f0e2 "flake: bump nixpkgs"   switch`; waves of different actions say theirs themselves.
@@ -48,6 +65,15 @@ fn title(rollout: &Rollout) -> String {
     format!("Rollout {}   {}{}{action}", rollout.name(), wording::revision(rollout), subject.unwrap_or_default())
 }
 
+/// A program with its arguments, each of which can be told from the next, and none of which moves the cursor.
+fn command(argv: &[String]) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%+,".contains(c);
+    let shown = |word: &String| {
+        if !word.is_empty() && word.chars().all(is_plain) { word.clone() } else { format!("{word:?}") }
+    };
+    argv.iter().map(shown).collect::<Vec<_>>().join(" ")
+}
+
 fn is_uniform(rollout: &Rollout) -> bool {
     rollout.plan.waves.windows(2).all(|pair| matches!(pair, [one, next] if one.action == next.action))
 }
@@ -59,7 +85,6 @@ struct Row {
     wave: String,
     /// The first hosts, as many as there can be room for.
     hosts: Vec<String>,
-    /// How many others there are.
     others: usize,
     at_once: String,
     may_fail: String,

@@ -136,7 +136,6 @@ impl Recap<'_> {
         })
     }
 
-    /// Before which wave it stopped.
     fn before(&self) -> String {
         let first = self.wave_that(|verdict| *verdict == WaveVerdict::Skipped);
         first.map(|wave| format!(" before {}", self.wave(wave))).unwrap_or_default()

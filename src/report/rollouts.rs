@@ -12,9 +12,7 @@ const TITLES: [&str; 7] = ["rollout", "name", "revision", "began", "by", "outcom
 /// Whether a process is at a rollout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Liveness {
-    /// One is.
     Running,
-    /// None is.
     Over,
 }
 
@@ -92,7 +90,7 @@ pub(super) const fn outcome(summary: &Summary, liveness: Liveness) -> &'static s
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::scenario::{demo, start};
+    use crate::report::tests::scenario::{demo, start};
     use crate::rollout::{Event, EventKind};
 
     fn summary(events: Vec<EventKind>) -> Summary {

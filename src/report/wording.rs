@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::format::{DisplayDuration, Row, count, first_line, safe, shorten};
-use super::host_state::{runs_now, status};
+use super::host_state::status;
 use crate::plan::ResolvedPlan;
 use crate::protocol::{Action, ErrorCode, HostName, Response};
 use crate::rollout::summary::{Counts, HostState, HostView, ReturnView};
@@ -23,7 +23,7 @@ const MAX_NAMES: usize = 8;
 
 /// Whether no plan was written down for this: it is a single deployment, whose one wave is nothing to speak of.
 pub(super) fn is_deployment(rollout: &Rollout) -> bool {
-    rollout.source.is_none()
+    rollout.source.is_none() && rollout.plan.waves.len() <= 1
 }
 
 /// What is deployed: `main -> 8c1f0e2`, or just one of both where there is no other.
@@ -190,7 +190,7 @@ pub(super) fn standing(host: &HostView, rollout: &Rollout) -> Option<String> {
     if rolled_back(host, rollout).is_some() {
         return None;
     }
-    let word = if runs_now(host, rollout).is_some() { "still" } else { "was" };
+    let word = if host.runs_now(rollout).is_some() { "still" } else { "was" };
     host.ran_before(rollout).map(|commit| format!("({word} on {})", commit.short()))
 }
 
@@ -204,7 +204,6 @@ fn reason(response: &Response) -> String {
     code.into_iter().chain(message).collect::<Vec<_>>().join(": ")
 }
 
-/// Why hosts were not asked.
 pub(super) const fn skipped(cause: SkipReason) -> &'static str {
     match cause {
         SkipReason::WaveHalted => "wave halted",
@@ -215,7 +214,6 @@ pub(super) const fn skipped(cause: SkipReason) -> &'static str {
     }
 }
 
-/// Why a wave failed.
 pub fn cause(cause: &FailureReason) -> String {
     match cause {
         FailureReason::TooManyFailures { failures, max_failures } => {

@@ -10,7 +10,6 @@ use crate::protocol::{RequestIds, Revision, RolloutId};
 /// What a rollout is about, settled before its first request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rollout {
-    /// Its id.
     pub id: RolloutId,
     /// What its request ids follow from.
     #[serde(rename = "secret")]
@@ -27,7 +26,6 @@ pub struct Rollout {
     /// The file that the plan was read from, where there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<PlanSource>,
-    /// The waves and their hosts.
     pub plan: ResolvedPlan,
 }
 

@@ -8,19 +8,17 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::description::Rollout;
+use crate::plan::Hook;
 use crate::protocol::{Commit, HostName, Phase, RequestId, Response, Status, Tier};
 
 /// Something that happened, and when by the operator's clock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
-    /// When.
     pub at: Timestamp,
-    /// What.
     #[serde(flatten)]
     pub kind: EventKind,
 }
 
-/// What happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum EventKind {
@@ -30,31 +28,23 @@ pub enum EventKind {
     Resumed,
     /// The operator is asked whether the wave may begin.
     AwaitingConfirmation {
-        /// The wave.
         wave: WaveIndex,
     },
-    /// The wave begins.
     WaveStarted {
-        /// The wave.
         wave: WaveIndex,
     },
     /// A request is about to be published.
     Dispatched {
-        /// The host that it is for.
         host: HostName,
-        /// Its id.
         request: RequestId,
         /// How many requests the host has been sent with this one.
         attempt: u32,
     },
-    /// The host has taken the request.
     Accepted {
-        /// The host.
         host: HostName,
     },
     /// The host runs it; repeated when the phase changes.
     Started {
-        /// The host.
         host: HostName,
         /// What it is doing, where it says so.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -62,9 +52,7 @@ pub enum EventKind {
     },
     /// The host was unreachable or busy, and will be asked again.
     Retrying {
-        /// The host.
         host: HostName,
-        /// What came of the request.
         #[serde(flatten)]
         outcome: HostOutcome,
         /// How long until it is asked again, in seconds.
@@ -73,9 +61,7 @@ pub enum EventKind {
     },
     /// What has become of a host. There is exactly one of these for each host.
     Final {
-        /// The host.
         host: HostName,
-        /// What came of it.
         #[serde(flatten)]
         outcome: HostOutcome,
         /// The host's own last word, where there was one.
@@ -84,16 +70,12 @@ pub enum EventKind {
     },
     /// A request to return to what ran before is about to be published: the host completed, and its wave failed.
     Returning {
-        /// The host.
         host: HostName,
-        /// The id of the request.
         request: RequestId,
     },
     /// What has become of a host that was asked to return: it completed when it did.
     Returned {
-        /// The host.
         host: HostName,
-        /// What came of the request.
         #[serde(flatten)]
         outcome: HostOutcome,
         /// The host's own last word, where there was one.
@@ -102,41 +84,30 @@ pub enum EventKind {
     },
     /// Too many hosts of the wave have failed: nothing new is sent, hosts in flight are awaited.
     Draining {
-        /// The wave.
         wave: WaveIndex,
-        /// Why.
         #[serde(flatten)]
         cause: FailureReason,
     },
     /// The wave's hosts are done, and it is left running for a while.
     Baking {
-        /// The wave.
         wave: WaveIndex,
         /// For how much longer, in seconds.
         #[serde(rename = "for_s", with = "seconds")]
         remaining: Duration,
     },
-    /// The wave's check begins.
     Checking {
-        /// The wave.
         wave: WaveIndex,
     },
-    /// What has become of a wave.
     WaveEnded {
-        /// The wave.
         wave: WaveIndex,
-        /// What came of it.
         #[serde(flatten)]
         verdict: WaveVerdict,
     },
-    /// The operator wants to stop.
     Interrupted {
-        /// How urgently.
         how: Interrupt,
     },
     /// The connection to the bus went down or came back.
     Connection {
-        /// Which of both.
         state: Connection,
     },
     /// A host has found the commit, which every later request carries. Only records of earlier versions have this: today a
@@ -144,12 +115,10 @@ pub enum EventKind {
     Resolved {
         /// The host, which was asked before all others.
         host: HostName,
-        /// What it has found.
         revision: Commit,
     },
     /// A host of a group of the plan answers that did not when the hosts were settled. It is not deployed.
     TurnedUp {
-        /// The host.
         host: HostName,
         /// The wave that it would have been in.
         wave: WaveIndex,
@@ -157,15 +126,16 @@ pub enum EventKind {
     /// Something that should not be, and that changed nothing.
     #[serde(rename = "anomaly")]
     UnexpectedResponse {
-        /// The host whose request it concerns.
         host: HostName,
-        /// What it is.
         #[serde(flatten)]
         anomaly: UnexpectedResponse,
     },
-    /// The rollout is over.
+    /// A program on the operator's machine was to be told of the rollout, in vain. That changes nothing.
+    HookFailed {
+        hook: Hook,
+        reason: String,
+    },
     Ended {
-        /// What came of it.
         outcome: Outcome,
     },
 }
@@ -180,7 +150,6 @@ pub struct EventWriter {
 }
 
 impl EventWriter {
-    /// Adds an event to `json`.
     pub fn write(&mut self, event: &Event, json: &mut Vec<u8>) -> serde_json::Result<()> {
         if self.time != Some(event.at) {
             self.time = Some(event.at);
@@ -210,7 +179,6 @@ impl EventKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WaveIndex(pub usize);
 
-/// What has become of a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(tag = "outcome", content = "cause", rename_all = "snake_case")]
 pub enum HostOutcome {
@@ -218,63 +186,46 @@ pub enum HostOutcome {
     Completed,
     /// It was not asked, since it runs and boots already what it would have been asked for. As good as completed.
     Current,
-    /// It tried and failed.
     Failed,
-    /// It refused.
     Rejected,
-    /// It never answered.
     Unreachable,
     /// It answered, and did not finish in time.
     TimedOut,
-    /// It was not asked.
     Skipped(SkipReason),
 }
 
-/// Why a host was not asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SkipReason {
     /// Too many hosts of its wave had failed. Earlier versions also halted a wave whose first host named no commit.
     #[serde(alias = "unresolved")]
     WaveHalted,
-    /// An earlier wave did not succeed.
     EarlierWave,
-    /// The operator wanted to stop.
     Interrupt,
-    /// The wave was not confirmed.
     NotConfirmed,
     /// The connection to the bus was gone for longer than a host may take.
     Disconnected,
 }
 
-/// Why a wave failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "cause", rename_all = "snake_case")]
 pub enum FailureReason {
-    /// More hosts failed than may.
     TooManyFailures {
-        /// How many failed.
         failures: usize,
-        /// How many may.
         max_failures: usize,
     },
-    /// Fewer hosts completed than must.
     TooFewCompleted {
-        /// How many completed.
         completed: usize,
-        /// How many must.
         min_hosts: usize,
     },
     /// The check says that the hosts are not well.
     CheckFailed {
-        /// What it says.
         reason: String,
     },
     /// The connection to the bus was gone for longer than a host may take.
     Disconnected,
     /// A host of an earlier wave that had completed turned out to be two machines.
     TwoMachines {
-        /// The name that both go by.
         host: HostName,
     },
     /// A cause that only another version of this program knows.
@@ -282,31 +233,22 @@ pub enum FailureReason {
     Unknown,
 }
 
-/// What has become of a wave.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verdict", rename_all = "snake_case")]
 pub enum WaveVerdict {
     /// Its hosts are as they should be.
     Succeeded,
-    /// They are not.
     Failed(FailureReason),
-    /// The operator stopped it.
     Interrupted,
-    /// It was not begun.
     Skipped,
 }
 
-/// What has become of a rollout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// Every wave succeeded.
     Succeeded,
-    /// A wave failed.
     Failed,
-    /// The operator stopped it.
     Interrupted,
-    /// The operator declined a wave.
     Declined,
     /// A wave asks first, and there was nobody to answer.
     Paused,
@@ -326,9 +268,7 @@ pub enum Interrupt {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Connection {
-    /// Connected.
     Up,
-    /// Not connected.
     Down,
 }
 
@@ -337,19 +277,12 @@ pub enum Connection {
 #[serde(tag = "anomaly", rename_all = "snake_case")]
 pub enum UnexpectedResponse {
     /// The host answered after it had been given up.
-    Late {
-        /// What it said.
-        status: Status,
-    },
+    Late { status: Status },
     /// The host said one final thing and then another.
-    Conflict {
-        /// The second one.
-        status: Status,
-    },
+    Conflict { status: Status },
     /// Another host answered in its place: by the subject of the answer, or by the name in it.
     #[serde(rename = "impostor")]
     WrongHost {
-        /// The name under which it answered.
         said: HostName,
         /// Its tier, where that is another one than the host's.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -372,7 +305,6 @@ impl HostOutcome {
         }
     }
 
-    /// The outcome as a word.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Completed => "completed",

@@ -19,7 +19,6 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 pub(super) struct InFlight {
     /// When the request was sent, moved on by every outage since: the host is judged by the time it could be heard.
     sent_at: Duration,
-    /// Whether the host has answered.
     pub(super) is_heard: bool,
     /// When it is given up.
     pub(super) deadline: Duration,

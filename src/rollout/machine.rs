@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use rustc_hash::FxHashMap;
 
 use self::contact::{Contact, Timer};
 use self::rollback::Return;
@@ -31,30 +32,29 @@ use super::event::{Connection, Event, EventKind, Outcome};
 use super::flight::{InFlight, Timeouts};
 use super::summary::{HostView, Summary, WaveState};
 use super::{Effect, Input};
-use crate::places::Places;
 use crate::plan::{ResolvedHost, ResolvedWave};
 use crate::protocol::{Replies, RequestId};
 
 /// How much later than its accept timeout a host may still take a request: clocks of a fleet differ by this much.
 pub const CLOCK_DIFFERENCE: Duration = Duration::from_mins(2);
 
-/// The first requests of a large wave need not all be in memory before one has left: with so many effects waiting, no further
-/// one is prepared. In tests a few are many.
-const PREPARED: usize = if cfg!(test) { 3 } else { 512 };
+/// How many effects a driver has prepared at once: the first requests of a large wave need not all be in memory before one
+/// has left.
+pub const PREPARED: usize = 512;
 
-/// Carries out one rollout.
 #[derive(Debug, Clone)]
 pub struct Machine {
     state: Summary,
-    /// What the state is about.
     rollout: Arc<Rollout>,
     epoch: Timestamp,
+    /// With so many effects waiting, no further request is prepared.
+    prepared: usize,
     replies: Replies,
     /// In the order of the hosts of the state.
     contacts: Vec<Contact>,
     /// Where in that order each wave lies.
     ranges: Vec<Range<usize>>,
-    by_request: Places<RequestId>,
+    by_request: FxHashMap<RequestId, usize>,
     /// When something is to be done about a host of the current wave.
     timers: BTreeSet<(Duration, usize)>,
     course: Course,
@@ -80,9 +80,10 @@ enum ConnectionState {
 }
 
 impl Machine {
-    /// A rollout that begins now; `epoch` is the wall-clock time of that, to which every `now` is relative.
-    pub fn new(rollout: Arc<Rollout>, epoch: Timestamp) -> Self {
-        let mut machine = Self::assemble(rollout, Summary::default(), epoch);
+    /// A rollout that begins now; `epoch` is the wall-clock time of that, to which every `now` is relative. With `prepared`
+    /// effects waiting, no further request is prepared.
+    pub fn new(rollout: Arc<Rollout>, epoch: Timestamp, prepared: usize) -> Self {
+        let mut machine = Self::assemble(rollout, Summary::default(), epoch, prepared);
         machine.record(Duration::ZERO, EventKind::Begun(Arc::clone(&machine.rollout)));
         machine.advance(Duration::ZERO);
         machine
@@ -91,11 +92,11 @@ impl Machine {
     /// Takes up a rollout in the state in which its record ends; `None` when that does not say what it is about. Completed
     /// hosts are never asked again; those that may be at it are asked for their state under the id that they know; all others
     /// are as if they had not been asked.
-    pub fn resume(recorded: Summary, epoch: Timestamp) -> Option<Self> {
+    pub fn resume(recorded: Summary, epoch: Timestamp, prepared: usize) -> Option<Self> {
         let now = Duration::ZERO;
         let has_begun = recorded.waves.iter().any(|wave| wave.state != WaveState::Pending);
         let was_left = has_begun || recorded.was_resumed || recorded.outcome.is_some();
-        let mut machine = Self::assemble(Arc::clone(recorded.rollout.as_ref()?), recorded, epoch);
+        let mut machine = Self::assemble(Arc::clone(recorded.rollout.as_ref()?), recorded, epoch, prepared);
         // Hosts may have changed since it was seen who is current.
         machine.knows_current = !was_left;
         machine.record(now, EventKind::Resumed);
@@ -109,7 +110,7 @@ impl Machine {
         Some(machine)
     }
 
-    fn assemble(rollout: Arc<Rollout>, state: Summary, epoch: Timestamp) -> Self {
+    fn assemble(rollout: Arc<Rollout>, state: Summary, epoch: Timestamp, prepared: usize) -> Self {
         let mut start = 0;
         let ranges = rollout.plan.waves.iter().map(|wave| {
             let range = start..start + wave.hosts.len();
@@ -119,10 +120,11 @@ impl Machine {
         Self {
             state,
             epoch,
+            prepared,
             replies: Replies::of(rollout.id),
             contacts: rollout.plan.hosts().map(Contact::new).collect(),
             ranges: ranges.collect(),
-            by_request: Places::default(),
+            by_request: FxHashMap::default(),
             timers: BTreeSet::new(),
             course: Course::default(),
             roll_until: None,
@@ -228,12 +230,10 @@ impl Machine {
         &self.state
     }
 
-    /// What it is about.
     pub const fn rollout(&self) -> &Arc<Rollout> {
         &self.rollout
     }
 
-    /// How it ended, once it has.
     pub const fn outcome(&self) -> Option<Outcome> {
         self.state.outcome
     }
@@ -244,7 +244,6 @@ impl Machine {
         self.epoch = wall_clock.saturating_sub(now).unwrap_or(wall_clock);
     }
 
-    /// Takes notice of something that happened.
     pub fn handle(&mut self, now: Duration, input: Input) {
         if self.outcome().is_some() {
             return;
@@ -283,6 +282,17 @@ impl Machine {
         self.advance(now);
     }
 
+    /// Whether [`Self::handle_deadline`] would give up a host for its silence: a good time to find out whose silence it is.
+    pub fn gives_up(&self, now: Duration) -> bool {
+        if self.outcome().is_some() || !self.is_up() {
+            return false;
+        }
+        let due = self.timers.iter().take_while(|(due, _)| *due <= now);
+        let mut flights = due.filter_map(|(_, index)| self.contact(*index).flight());
+        let is_over = |flight: &InFlight| now >= flight.deadline;
+        flights.any(is_over) || self.returning.as_ref().is_some_and(|back| is_over(&back.flight))
+    }
+
     /// When [`Self::handle_deadline`] wants to be called, if nothing happens before.
     pub fn deadline(&self) -> Option<Duration> {
         if self.outcome().is_some() {
@@ -309,7 +319,6 @@ impl Machine {
         self.effects.pop_front()
     }
 
-    /// Prepares more.
     pub fn prepare_more(&mut self, now: Duration) {
         self.advance(now);
     }

@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use rustc_hash::FxHashMap;
 
 pub use self::view::{Counts, HostState, HostView, ReturnView, WaveState, WaveView};
 use super::description::Rollout;
 use super::event::{Event, EventKind, HostOutcome, Interrupt, Outcome, UnexpectedResponse, WaveIndex, WaveVerdict};
-use crate::places::Places;
 use crate::plan::{ResolvedPlan, Rollback};
 use crate::protocol::HostName;
 
@@ -19,11 +19,8 @@ use crate::protocol::HostName;
 pub struct Summary {
     /// What the rollout is about; none before it has begun.
     pub rollout: Option<Arc<Rollout>>,
-    /// When it began.
     pub began_at: Option<Timestamp>,
-    /// When it ended.
     pub ended_at: Option<Timestamp>,
-    /// Every wave, in order.
     pub waves: Vec<WaveView>,
     /// Every host, in the order of the waves and of dispatch.
     pub hosts: Vec<HostView>,
@@ -33,25 +30,22 @@ pub struct Summary {
     pub anomalies: Vec<(HostName, UnexpectedResponse)>,
     /// How urgently the operator wanted to stop.
     pub interrupt: Option<Interrupt>,
-    /// How it ended, once it has.
     pub outcome: Option<Outcome>,
     /// Whether it was taken up again where it was left.
     pub(super) was_resumed: bool,
-    places: Places<HostName>,
+    places: FxHashMap<HostName, usize>,
     completed: Vec<usize>,
     /// The first wave that did not succeed.
     current: usize,
 }
 
 impl Summary {
-    /// The summary of these events.
     pub fn of<'a>(events: impl IntoIterator<Item = &'a Event>) -> Self {
         let mut summary = Self::default();
         events.into_iter().for_each(|event| summary.apply(event));
         summary
     }
 
-    /// Takes one more event into account.
     pub fn apply(&mut self, event: &Event) {
         match &event.kind {
             EventKind::Begun(rollout) => self.begin(event.at, rollout),
@@ -111,7 +105,7 @@ impl Summary {
                 }
             }
             EventKind::Interrupted { how } => self.interrupt = self.interrupt.max(Some(*how)),
-            EventKind::Connection { .. } => {}
+            EventKind::Connection { .. } | EventKind::HookFailed { .. } => {}
             EventKind::Resolved { revision, .. } => {
                 if let Some(rollout) = &mut self.rollout {
                     Arc::make_mut(rollout).revision = revision.clone().into();
@@ -131,14 +125,13 @@ impl Summary {
         }
     }
 
-    /// The view of one host.
     pub fn host(&self, name: &HostName) -> Option<&HostView> {
         self.place(name).and_then(|place| self.hosts.get(place))
     }
 
     /// The place of one host among the hosts.
     pub fn place(&self, name: &HostName) -> Option<usize> {
-        self.places.place(name)
+        self.places.get(name).copied()
     }
 
     /// The hosts of one wave, in the order of dispatch.

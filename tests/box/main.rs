@@ -22,6 +22,7 @@ mod stage;
 mod actions;
 mod by_hand;
 mod fetching;
+mod first_hour;
 mod forms;
 mod full_disk;
 mod languages;

@@ -221,12 +221,12 @@ pub struct Wire {
     answers: Subscriber,
 }
 
-fn nix_url(git: &Git) -> String {
+pub fn nix_url(git: &Git) -> String {
     format!("git+{}", git.url("flake/.git"))
 }
 
 /// Puts into the repository all but the configuration.
-fn prepare(lab: &Lab, git: &Git) -> Result<()> {
+pub fn prepare(lab: &Lab, git: &Git) -> Result<()> {
     let project = Path::new(env!("CARGO_MANIFEST_DIR"));
     let host = json!({
         "hostname": "ns1",
@@ -257,7 +257,7 @@ fn write(lab: &Lab, path: &str, content: impl AsRef<[u8]>) -> Result<()> {
     fs::write(path, content).into_diagnostic()
 }
 
-fn push(lab: &Lab, configuration: &str) -> Result<String> {
+pub fn push(lab: &Lab, configuration: &str) -> Result<String> {
     write(lab, "configuration.nix", format!("{{ lib, release }}:\n{{\n{configuration}\n}}\n"))?;
     lab.flake.commit("ns1: another configuration")
 }

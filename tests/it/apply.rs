@@ -18,7 +18,7 @@ mod nothing_sent;
 mod operators;
 mod outages;
 mod output;
-mod resume;
+pub mod resume;
 mod rollback;
 mod selection;
 pub(crate) mod stage;

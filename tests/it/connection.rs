@@ -4,6 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use nkeys::KeyPair;
+use tokio::time::sleep;
 
 use crate::apply::stage::{self, open, order, ran_sorted, until};
 use crate::deployer::{Deployer, is_final};
@@ -58,6 +59,24 @@ async fn three_servers_are_reached_through_a_slow_network() {
     let urls = ways.each_ref().map(Proxy::url);
     run(&lab, &urls.each_ref().map(String::as_str), &["deploy", "prod.ns1"]).await.expect(0);
     assert_eq!(ran_sorted(&lab), ["ns1"]);
+}
+
+#[tokio::test]
+async fn a_short_patience_is_with_the_hosts_and_not_with_the_network() {
+    let lab = stage::lab(&["test.test1", "test.test2"]).await;
+    let way = proxy(&lab, NONE).await;
+    let plan = "revision = 'main'\n[defaults]\naccept_timeout = '1s'\n\
+                [[wave]]\ntargets = ['test.test1']\nbake_time = '2s'\n[[wave]]\ntargets = ['test.test2']";
+    let mut command = stage::command(&lab, "apply", plan);
+    command.arg("--yes").env("HOMELAB_DEPLOY_NATS_URL", way.url());
+    let mut rollout = stage::start(command);
+    rollout.tells("baking").await.unwrap();
+    way.let_pass(Passes::ToServer);
+    until(&lab, "test2 end 0").await;
+    // What the host said is under way for longer than the operator waits for it.
+    sleep(Duration::from_secs(2)).await;
+    way.let_pass(Passes::Both);
+    rollout.ended().await.unwrap().expect(0).told("2 completed");
 }
 
 /// The operator's network stands still in the middle of a rollout, and what passes meanwhile is told.

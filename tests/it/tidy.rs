@@ -12,7 +12,6 @@ const NEVER: &[(&str, &[&str], &[&str])] = &[
     ("src/rollout", IMPURE, &[]),
     ("src/nats_config", IMPURE, &[]),
     ("src/text", IMPURE, &[]),
-    ("src/places", IMPURE, &[]),
     ("src/bus", &["crate::operator", "crate::listener", "crate::report", "crate::cli", "clap::"], &[]),
     ("src/lookup", &["crate::operator", "crate::listener", "crate::report", "crate::cli", "clap::"], &[]),
     (
@@ -43,6 +42,7 @@ const NEVER: &[(&str, &[&str], &[&str])] = &[
             "src/operator/check",
             "src/operator/detach",
             "src/operator/history",
+            "src/operator/hooks",
             "src/lookup",
             "src/process_group",
         ],

@@ -9,7 +9,6 @@ use crate::listener;
 use crate::nats_config::{Fleet, ListenerName, Principal};
 use crate::protocol::{FlakeUrl, SubjectError};
 
-/// What is looked at.
 pub(in crate::cli) struct Host<'a> {
     pub(in crate::cli) name: ListenerName,
     pub(in crate::cli) settings: Settings,

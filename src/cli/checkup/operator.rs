@@ -23,7 +23,6 @@ use crate::text::safe;
 /// How far apart clocks may be, beside the time that an answer may take.
 const CLOCKS_APART: SignedDuration = SignedDuration::from_secs(10);
 
-/// What is looked at.
 pub(in crate::cli) struct Operator<'a> {
     pub(in crate::cli) settings: Settings,
     pub(in crate::cli) discovery: Discovery,

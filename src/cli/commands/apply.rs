@@ -61,7 +61,7 @@ pub(in crate::cli) struct Apply {
 }
 
 #[derive(Debug, Error, Diagnostic)]
-enum ApplyError {
+pub(super) enum ApplyError {
     #[error("there is nobody to ask whether to start")]
     #[diagnostic(help("add --yes: with --json, and without a terminal, no question can be answered"))]
     NobodyToAsk,
@@ -104,7 +104,6 @@ impl Apply {
         block_on(self.start())?
     }
 
-    /// Begins a new rollout.
     async fn start(&self) -> CommandResult {
         let Previewed { bus, prepared, preview } = self.preparation.prepare(self.display.audience()).await?;
         self.guards.check(&prepared)?;

@@ -8,23 +8,26 @@ use clap::Args;
 use miette::Diagnostic;
 use thiserror::Error;
 
+use super::rollback::Terms;
 use crate::bus::Bus;
 use crate::cli::carrier::Carrier;
 use crate::cli::exit::{CommandError, CommandResult, Exit};
 use crate::cli::flake::FlakeArgs;
 use crate::cli::guards::GuardArgs;
+use crate::cli::hook_args::HookArgs;
 use crate::cli::operator::{Audience, DisplayArgs, OperatorArgs};
-use crate::cli::rollback::RollbackArgs;
+use crate::cli::preparation::unprepared;
+use crate::cli::rollback_args::RollbackArgs;
 use crate::cli::runtime::block_on;
 use crate::cli::state::StateArgs;
-use crate::cli::{alias, confirm, out};
-use crate::operator::{Kind, Part, PrepareError, PrepareOptions, Prepared};
-use crate::places::nearest;
+use crate::cli::{alias, confirm, one_host, out};
+use crate::operator::{Kind, Part, PrepareOptions, Prepared};
 use crate::plan::{Plan, ResolvedPlan, Roster, Selector, Settings, Spanned};
 use crate::protocol::{Action, Revision, Subject, Target, Tier};
 use crate::report;
 use crate::rollout::summary::HostState;
 use crate::rollout::{HostOutcome, Outcome, Summary};
+use crate::text::nearest;
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Deploy {
@@ -37,6 +40,10 @@ pub(in crate::cli) struct Deploy {
     #[arg(long, env = "HOMELAB_DEPLOY_BRANCH", default_value = "master")]
     branch: Revision,
 
+    /// Go back to this commit, or let one host return to what it ran before: asks first, and earlier commits are no error
+    #[arg(long, value_name = "COMMIT|previous")]
+    to: Option<Revision>,
+
     /// What nixos-rebuild does: switch, boot, test or dry-activate
     #[arg(long, env = "HOMELAB_DEPLOY_ACTION", default_value = "switch")]
     action: Action,
@@ -46,12 +53,15 @@ pub(in crate::cli) struct Deploy {
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     timeout: u32,
 
-    /// Start without asking, where several prod hosts would be asked about on a terminal
+    /// Start without asking, where several prod hosts would be asked about on a terminal, and with --to
     #[arg(long, short, env = "HOMELAB_DEPLOY_YES", value_parser = crate::cli::switch::read)]
     yes: bool,
 
     #[command(flatten)]
     guards: GuardArgs,
+
+    #[command(flatten)]
+    hooks: HookArgs,
 
     #[command(flatten)]
     flake: FlakeArgs,
@@ -80,6 +90,13 @@ struct NobodyThere {
 impl Deploy {
     pub(in crate::cli) fn run(self) -> CommandResult {
         let selector = Selector::parse(&self.target, &alias::lookup).map_err(|mistake| Exit::Usage.with(mistake))?;
+        let Self { yes, guards, hooks, flake, operator, state, display, .. } = &self;
+        let terms = Terms { yes: *yes, force: &guards.force, hooks, flake, operator, state, display };
+        match &self.to {
+            Some(to) if to.as_str() == "previous" => return terms.return_one(one_host::only(selector)?),
+            Some(_) => terms.check_somebody_can_answer()?,
+            None => {}
+        }
         block_on(self.deploy(selector))?
     }
 
@@ -87,7 +104,10 @@ impl Deploy {
         let subject = selector.target.subject();
         let mut bus = self.operator.connect().await?;
         let prepared = self.prepare(&mut bus, selector).await?;
-        self.guards.check(&prepared)?;
+        match &self.to {
+            Some(_) => self.guards.force.check(&prepared)?,
+            None => self.guards.check(&prepared)?,
+        }
         if !self.may_start(&prepared).await {
             out::note("Nothing was deployed.");
             return Ok(Exit::Declined);
@@ -110,32 +130,26 @@ impl Deploy {
         let wanted = PrepareOptions {
             plan: self.plan(selector),
             source: None,
-            revision: self.branch.clone(),
+            revision: self.to.as_ref().unwrap_or(&self.branch).clone(),
             exclude: Vec::new(),
             part: Part::Whole,
             operator: self.operator.name(),
             kind: Kind::Deployment,
+            hooks: self.hooks.hooks(),
             even_if_current: true,
             journals: self.state.journals(),
             // Nobody is asked about a flake: where it was not accepted, each host looks the branch up for itself.
             flakes: self.flake.rules(&self.state, &self.operator.settings().servers, None),
             cache: self.state.cache(),
         };
-        let failed = |error: PrepareError| match error {
-            PrepareError::Plan(_) | PrepareError::Selection(_) => Exit::Usage.with(error),
-            PrepareError::Fleet(_)
-            | PrepareError::Lookup(_)
-            | PrepareError::Flake(_)
-            | PrepareError::TwoMachines(_) => Exit::Precondition.with(error),
-        };
         let discovery = self.operator.discovery(&self.state);
-        let called = wanted.call_roll(bus, &discovery).await.map_err(|error| failed(error.into()))?;
+        let called = wanted.call_roll(bus, &discovery).await.map_err(|error| unprepared(error.into()))?;
         let roster = Roster::new(called.roll.hosts.clone());
         let is_group = !matches!(target, Target::Host(..));
         if is_group && roster.members(&target.subject()).next().is_none() {
             return Err(nobody_there(&roster, target.subject()));
         }
-        wanted.settle(called).await.map_err(failed)
+        wanted.settle(called).await.map_err(unprepared)
     }
 
     fn plan(&self, selector: Selector) -> Plan {
@@ -152,9 +166,12 @@ impl Deploy {
     /// Shows what is about to happen, and asks where much could go wrong and a person is there.
     async fn may_start(&self, prepared: &Prepared) -> bool {
         let is_person = self.display.audience() == Audience::Person;
-        let asks = is_person && !self.yes && reaches_several_prod_hosts(&prepared.rollout.plan);
-        if asks && io::stdin().is_terminal() && io::stderr().is_terminal() {
-            out::note(&report::preview(&prepared.rollout, &prepared.warnings, out::width()));
+        let is_risky = self.to.is_some() || reaches_several_prod_hosts(&prepared.rollout.plan);
+        let asks = is_person && !self.yes && is_risky;
+        // Who goes back is asked in any case: without a terminal the command would not have come this far.
+        if asks && (self.to.is_some() || io::stdin().is_terminal() && io::stderr().is_terminal()) {
+            let changes = if self.to.is_some() { report::changes(&prepared.rollout) } else { String::new() };
+            out::note(&format!("{}{changes}", report::preview(&prepared.rollout, &prepared.warnings, out::width())));
             return confirm::start().await;
         }
         if is_person {

@@ -28,7 +28,6 @@ pub(in crate::cli) struct Doctor {
     patient: Patient,
 }
 
-/// What is looked at.
 #[derive(Debug)]
 enum Patient {
     ServerFile(PathBuf),

@@ -209,7 +209,6 @@ impl Init {
     }
 }
 
-/// The fleet of an earlier `init`.
 fn known_fleet(file: &Path) -> Result<Fleet, FleetError> {
     match read_fleet(file) {
         Err(error) if error.is_missing() => Ok(Fleet::default()),

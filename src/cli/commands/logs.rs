@@ -11,12 +11,10 @@ use crate::cli::exit::{CommandError, CommandResult, Exit};
 use crate::cli::operator::OperatorArgs;
 use crate::cli::runtime::block_on;
 use crate::cli::state::StateArgs;
-use crate::cli::{alias, out};
+use crate::cli::{one_host, out};
 use crate::operator::{Awaited, LogReader, Purpose, RollCall};
-use crate::places::nearest;
-use crate::plan::Selector;
-use crate::protocol::{Feature, HostName, HostReport, RequestId, Sender, Target, Tier};
-use crate::text::safe;
+use crate::protocol::{Feature, HostName, HostReport, RequestId, Sender, Tier};
+use crate::text::{nearest, safe};
 
 /// How long to wait for more after nothing new was written.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -47,9 +45,6 @@ pub(in crate::cli) struct Logs {
 
 #[derive(Debug, Error, Diagnostic)]
 enum LogsError {
-    #[error("{0} is not one host")]
-    #[diagnostic(help("name one host, such as prod.ns1: `homelab-deploy hosts` lists them"))]
-    NotOneHost(String),
     #[error("{0} does not answer")]
     #[diagnostic(help(
         "{1}check the name with `homelab-deploy hosts`, and that the listener runs there; on the host itself, the listener keeps \
@@ -71,22 +66,8 @@ enum LogsError {
 
 impl Logs {
     pub(in crate::cli) fn run(self) -> CommandResult {
-        let (tier, host) = self.host()?;
+        let (tier, host) = one_host::read(&self.target)?;
         block_on(self.print(tier, host))?
-    }
-
-    /// Which host is meant. A name alone may be that of any tier.
-    fn host(&self) -> Result<(Option<Tier>, HostName), CommandError> {
-        if let Ok(name) = self.target.parse()
-            && alias::lookup(&self.target).is_none()
-        {
-            return Ok((None, name));
-        }
-        let selector = Selector::parse(&self.target, &alias::lookup).map_err(|mistake| Exit::Usage.with(mistake))?;
-        match selector.target {
-            Target::Host(tier, host) => Ok((Some(tier), host)),
-            _ => Err(Exit::Usage.with(LogsError::NotOneHost(self.target.clone()))),
-        }
     }
 
     async fn print(self, tier: Option<Tier>, host: HostName) -> CommandResult {
@@ -133,7 +114,6 @@ impl Logs {
         }
     }
 
-    /// Prints page after page.
     async fn copy(&self, mut reader: LogReader) -> CommandResult {
         let mut lines = Lines::default();
         let mut offset = 0;

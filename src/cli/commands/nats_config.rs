@@ -53,7 +53,6 @@ pub(in crate::cli) enum FleetError {
 }
 
 impl FleetError {
-    /// Whether there is no such file.
     pub(in crate::cli) fn is_missing(&self) -> bool {
         matches!(self, Self::Unreadable(_, error) if error.kind() == io::ErrorKind::NotFound)
     }
@@ -108,7 +107,6 @@ impl NatsConfig {
     }
 }
 
-/// Reads the list of a fleet.
 pub(in crate::cli) fn read_fleet(file: &Path) -> Result<Fleet, FleetError> {
     let text = fs::read_to_string(file).map_err(|error| FleetError::Unreadable(file.to_owned(), error))?;
     Fleet::parse(&text).map_err(|error| FleetError::Malformed(file.to_owned(), error))

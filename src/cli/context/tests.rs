@@ -78,13 +78,13 @@ fn a_file_that_says_nothing_clear_is_refused() {
       |
     2 | sever = 'x'
       | ^^^^^
-    unknown field `sever`, expected one of `server`, `key`, `assistant-key`, `tls-ca`, `tls-cert`, `tls-key`, `flake`, `plans`, `fleet`, `aliases`
+    unknown field `sever`, expected one of `server`, `key`, `assistant-key`, `tls-ca`, `tls-cert`, `tls-key`, `flake`, `plans`, `fleet`, `on-start`, `on_start`, `on-halt`, `on_halt`, `on-finish`, `on_finish`, `aliases`
 
-    a context is a table [context.NAME] with the keys server, key, tls-ca, tls-cert, tls-key, flake, plans, fleet, assistant-key, aliases
+    a context is a table [context.NAME] with the keys server, key, tls-ca, tls-cert, tls-key, flake, plans, fleet, on-start, on-halt, on-finish, assistant-key, aliases
     ");
     insta::assert_snapshot!(settled("[context.'../a']", &["hosts"]).unwrap_err(), @r#"
     FOLDER/contexts.toml is not a list of contexts: "../a" is no name of a context: use letters, digits, - and _
-    a context is a table [context.NAME] with the keys server, key, tls-ca, tls-cert, tls-key, flake, plans, fleet, assistant-key, aliases
+    a context is a table [context.NAME] with the keys server, key, tls-ca, tls-cert, tls-key, flake, plans, fleet, on-start, on-halt, on-finish, assistant-key, aliases
     "#);
 }
 

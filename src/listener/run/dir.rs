@@ -37,7 +37,6 @@ const TOLD: &str = "told";
 /// What is copied to the disk, in the order in which it comes about.
 const COPIED: [&str; 5] = [REQUEST, BEFORE, RESULT, UNIT, FINAL];
 
-/// The directories of one run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunDir {
     /// Gone after a reboot.
@@ -57,7 +56,6 @@ impl RunDir {
         Self { kept: path.clone(), live: path }
     }
 
-    /// Where it is.
     pub fn path(&self) -> &Path {
         &self.live
     }
@@ -155,7 +153,6 @@ impl RunDir {
         written.into_iter().try_for_each(|(name, bytes)| self.copy(name, &bytes))
     }
 
-    /// What to run.
     pub fn spec(&self) -> io::Result<Spec> {
         // One of the two may be damaged.
         self.read(REQUEST).or_else(|error| {
@@ -215,12 +212,10 @@ impl RunDir {
         String::from_utf8_lossy(&tail).into_owned()
     }
 
-    /// Notes what the run is at.
     pub(in crate::listener) fn write_phase(&self, phase: Phase) -> io::Result<()> {
         self.note("phase", &phase)
     }
 
-    /// What the run is at.
     pub(in crate::listener) fn phase(&self) -> Phase {
         self.read("phase").unwrap_or(Phase::Resolve)
     }
@@ -275,7 +270,6 @@ impl RunDir {
         remove(&self.live.join("confirmed"))
     }
 
-    /// Notes how the run ended.
     pub(in crate::listener) fn write_result(&self, result: &RunResult) -> io::Result<()> {
         self.keep(RESULT, result)
     }
@@ -340,7 +334,6 @@ impl RunDir {
         if self.live != self.kept && self.kept.join(FINAL).exists() { remove_all(&self.live) } else { Ok(()) }
     }
 
-    /// Removes all of the run.
     pub(in crate::listener) fn remove(&self) -> io::Result<()> {
         remove_all(&self.live)?;
         remove_all(&self.kept)

@@ -12,18 +12,14 @@ use super::RunDir;
 /// Where a part of the output begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Part {
-    /// The file of the part.
     pub inode: u64,
     /// How much of the output comes before it, in bytes.
     pub start: u64,
 }
 
-/// A page of the output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PrometheusText {
-    /// Where it begins.
     pub offset: u64,
-    /// What is there.
     pub bytes: Vec<u8>,
     /// Whether nothing was written after it when it was read.
     pub is_last: bool,

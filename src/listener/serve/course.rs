@@ -14,7 +14,6 @@ use crate::listener::state_dir::Undelivered;
 use crate::listener::surroundings::{self, ASK_AGAIN};
 use crate::protocol::{Phase, Response};
 
-/// How far the run is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
     Idle,
@@ -65,7 +64,6 @@ impl Service {
         }
     }
 
-    /// What a run is concluded with.
     fn site(&self) -> HostContext {
         HostContext { boot_id: self.boot_id.clone(), previous: self.ledger.deployed_last().cloned() }
     }
@@ -126,7 +124,6 @@ impl Service {
         Some((self.memory.run_dir(&spec.key), spec))
     }
 
-    /// The run goes on.
     pub(super) fn watch(&mut self, watch: Watcher) {
         self.ledger.started();
         self.stage = Stage::Running;
@@ -151,7 +148,6 @@ impl Service {
         self.steps.spawn(async { Step::RunEvent(watch.news().await) });
     }
 
-    /// The run is over.
     fn conclude(&mut self, over: Finished) {
         let Some((dir, spec)) = self.current() else { return };
         self.stage = Stage::Concluding;

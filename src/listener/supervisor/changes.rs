@@ -16,10 +16,8 @@ pub(super) enum Change {
     Theirs,
 }
 
-/// Who changed what on the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Changes {
-    /// The system that runs.
     pub(super) current: Change,
     /// The system that the next boot starts.
     pub(super) profile: Change,

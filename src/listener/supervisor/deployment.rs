@@ -43,7 +43,6 @@ struct Attempt {
     reach: Reach,
 }
 
-/// How far an attempt came.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Reach {
     /// It touched nothing on the host.

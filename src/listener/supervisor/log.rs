@@ -13,7 +13,6 @@ use crate::protocol::Phase;
 /// The size at which the output is set aside and begun anew, in bytes. One part that was set aside is kept.
 const PART_BYTES: usize = 8 * 1024 * 1024;
 
-/// Takes the output of a run.
 pub(super) struct Log {
     dir: RunDir,
     /// None where the disk has no room for one.
@@ -56,18 +55,15 @@ impl Log {
         }
     }
 
-    /// The last part of the output.
     pub(super) fn tail(&self) -> String {
         let (front, back) = self.tail.as_slices();
         String::from_utf8_lossy(&[front, back].concat()).into_owned()
     }
 
-    /// What the run is at.
     pub(super) const fn phase(&self) -> Phase {
         self.finder.phase()
     }
 
-    /// The cleaned lines of its end.
     pub(super) fn lines(&self) -> Vec<String> {
         clean_lines(&self.tail())
     }

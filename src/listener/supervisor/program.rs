@@ -29,13 +29,11 @@ const PIPE_BYTES: u64 = 64 * 1024;
 /// How often it is looked whether the program has come to the activation, of which it need not say a word.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// What a program runs under.
 pub(super) struct ProcessRunner {
     pub(super) tree: ProcessTree,
     pub(super) bounds: StopSignal,
     /// How long what must end may take to do so by itself.
     pub(super) grace: Duration,
-    /// Takes the output.
     pub(super) log: Log,
     /// The activation that the program was seen to wait for.
     pub(super) activation: Option<Activation>,

@@ -15,7 +15,6 @@ use crate::listener::snapshot::SystemSnapshot;
 use crate::listener::verdict::{End, UNITS_FAILED};
 use crate::protocol::{Action, ErrorCode, Phase};
 
-/// A part of the way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Step {
     /// Let the system profile point at this system.
@@ -24,10 +23,8 @@ enum Step {
     Activate(String, Action),
 }
 
-/// What is to be undone.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Undo<'a> {
-    /// What the run did.
     pub(super) action: Action,
     /// What was so on the host before.
     pub(super) before: &'a SystemSnapshot,
@@ -35,7 +32,6 @@ pub(super) struct Undo<'a> {
     pub(super) made: Option<&'a str>,
 }
 
-/// Where the way has led.
 #[derive(Debug)]
 pub(super) enum RolledBack {
     /// Nothing was done: what there was to undo has been replaced by somebody else meanwhile, with this.
@@ -45,7 +41,6 @@ pub(super) enum RolledBack {
         /// What is so on the host now.
         now: SystemSnapshot,
     },
-    /// The way was gone.
     Back {
         /// Why the host is not what it was before.
         problem: Option<(ErrorCode, String)>,

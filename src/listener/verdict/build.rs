@@ -5,7 +5,6 @@ use crate::listener::output;
 use crate::listener::run::Spec;
 use crate::protocol::ErrorCode;
 
-/// Why nothing was activated.
 pub(super) fn failure(spec: &Spec, code: i32, lines: &[String]) -> Verdict {
     let revision = &spec.revision;
     if let Some(complaint) = output::git_complaint(lines) {

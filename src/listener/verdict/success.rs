@@ -5,7 +5,6 @@ use super::{Evidence, Verdict};
 use crate::listener::snapshot::SystemSnapshot;
 use crate::protocol::{Action, ErrorCode};
 
-/// `nixos-rebuild` says that all went well.
 pub(super) fn success(action: Action, evidence: &Evidence<'_>) -> Verdict {
     let notes = match verify(action, evidence) {
         Ok(notes) => notes,

@@ -6,7 +6,7 @@ use std::fmt;
 use rmcp::model::JsonObject;
 use serde::Serialize;
 
-use crate::plan::{ResolvedHost, ResolvedWave};
+use crate::plan::{Hook, ResolvedHost, ResolvedWave};
 use crate::protocol::{HostName, Revision, Tier};
 use crate::rollout::Rollout;
 use crate::text::safe;
@@ -14,13 +14,11 @@ use crate::text::safe;
 /// The most hosts and steps that are named; the others are counted.
 const MOST_NAMED: usize = 40;
 
-/// What is to be done.
 #[derive(Debug, Clone, Serialize)]
 pub(in crate::mcp) struct Question<'a> {
     /// The tool that would do it, and its arguments.
     tool: &'a str,
     arguments: &'a JsonObject,
-    /// What to type.
     pub(super) phrase: String,
     /// The tiers that it touches, the one with the least power first.
     pub(in crate::mcp) tiers: BTreeSet<Tier>,
@@ -35,7 +33,6 @@ pub(in crate::mcp) struct Question<'a> {
     pub(in crate::mcp) asked: &'a Revision,
     /// The commit that it is now, which would be deployed.
     pub(super) commit: &'a Revision,
-    /// What `preview_plan` returned for the plan.
     plan_hash: Option<&'a str>,
 }
 
@@ -61,7 +58,7 @@ impl<'a> Question<'a> {
             needs_a_person: tiers.is_empty() || tiers.iter().any(|tier| *tier != Tier::Test),
             tiers,
             hosts: plan.hosts().map(|host| &host.hostname).collect(),
-            steps: plan.waves.iter().map(step).collect(),
+            steps: plan.hooks.all().map(told).chain(plan.waves.iter().map(step)).collect(),
             back: going_back.map(|host| format!("{} goes BACK from {}", host.hostname, from(host))).collect(),
             asked: &rollout.asked,
             commit: &rollout.revision,
@@ -94,6 +91,11 @@ impl<'a> Question<'a> {
 fn tiers_of(host: &ResolvedHost) -> [Tier; 2] {
     let by_subject = host.subject().target().ok().and_then(|target| target.tier());
     [host.tier, by_subject.unwrap_or(Tier::Prod)]
+}
+
+/// A program that would run on this machine to be told of the rollout.
+fn told((hook, command): (Hook, &Vec<String>)) -> String {
+    safe(&format!("{hook}: runs {} here", command.join(" ")))
 }
 
 /// What a wave does, with the command that would run on this machine.

@@ -91,7 +91,6 @@ async fn one_target(context: &Context, credential: Credential, tier: Tier, is_no
         .next(format!("give exactly one of hostname, all: true and role; {tier} hosts that answer: {hosts}{roles}"))
 }
 
-/// The target as plans write it.
 fn short_form(target: &Target) -> String {
     match target {
         Target::Host(tier, host) => format!("{tier}.{host}"),

@@ -156,7 +156,6 @@ fn roles(all: &[HostAnswer]) -> BTreeSet<&str> {
 }
 
 impl Context {
-    /// Asks which hosts are there.
     async fn roll_call(&self, credential: Credential, tier: Option<Tier>) -> Result<Discovered, ToolError> {
         let mut bus = self.connect(credential).await?;
         let (purpose, awaited) = (Purpose::List(tier), Awaited::everybody(tier));

@@ -70,7 +70,6 @@ fn is_over(summary: &Summary, index: usize) -> bool {
 /// A rollout that goes on where its record ends.
 struct Resumed {
     credential: Credential,
-    /// What is left of it.
     plan: Plan,
     rollout: Arc<Rollout>,
     summary: Summary,

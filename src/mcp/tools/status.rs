@@ -20,7 +20,6 @@ use crate::operator::journal::Recorded;
 use crate::protocol::HostName;
 use crate::rollout::Summary;
 
-/// How many rollouts are listed.
 const MAX_LISTED: usize = 20;
 /// The longest that a call may wait, in seconds.
 const MAX_WAIT: u64 = 45;

@@ -66,7 +66,6 @@ impl<'a> Recorder<'a> {
         self.journal.as_mut().map_or(Ok(()), keep)
     }
 
-    /// Goes on without a record.
     pub(super) fn lose_journal(&mut self) {
         self.journal = None;
     }

@@ -71,6 +71,7 @@ async fn next_request(end: &mut FleetEnd) -> Option<Dispatch> {
     loop {
         match end.orders.recv().await? {
             Outbound::Publish(dispatch) => return Some(dispatch),
+            Outbound::Prove => end.news.send(FleetEvent::Proved).await.unwrap(),
             Outbound::CallRoll | Outbound::Announce(_) => {}
         }
     }
@@ -103,10 +104,10 @@ where
     let (fleet, end) = Fleet::channels();
     let mut tasks = JoinSet::new();
     tasks.spawn(network(end, Arc::clone(&rollout)));
-    let mut machine = Machine::new(rollout, Timestamp::UNIX_EPOCH);
+    let mut machine = Machine::new(rollout, Timestamp::UNIX_EPOCH, 3);
     let reporters: Vec<Box<dyn Reporter>> = vec![Box::new(Broken), Box::new(Recorder(log.clone()))];
     let confirm: Confirm = Box::new(|_, _| Box::pin(async { Answer::Unavailable }));
-    Drive::new(fleet, journal, reporters, interrupts, confirm).run(&mut machine).await?;
+    Drive::new(fleet, journal, reporters, interrupts, confirm, |_| String::new()).run(&mut machine).await?;
     Ok(machine.state().clone())
 }
 
@@ -211,24 +212,63 @@ async fn what_was_not_recorded_does_not_leave_as_a_question_either() {
     assert!(!log.text().contains("sent"), "{}", log.text());
 }
 
+/// A rollout to a host that never answers, and how many seconds it took. The server answers so when it is to prove that it is
+/// there.
+async fn silence(log: &Log, proof: &'static [FleetEvent]) -> (Summary, u64) {
+    let began = Instant::now();
+    let silent = move |mut end: FleetEnd, _| async move {
+        // Both ends stay open for as long as orders come.
+        while let Some(order) = end.orders.recv().await {
+            if order == Outbound::Prove {
+                for event in proof {
+                    end.news.send(event.clone()).await.unwrap();
+                }
+            }
+        }
+    };
+    let summary = drive(&[&["a"], &["b"]], log, nobody_interrupts(), silent).await.unwrap();
+    (summary, began.elapsed().as_secs())
+}
+
 #[tokio::test(start_paused = true)]
 async fn silence_ends_by_the_deadline() {
     let log = Log::default();
-    let began = Instant::now();
-    let silent = |end: FleetEnd, _| async move {
-        // Both ends stay open for as long as orders come.
-        let mut whole = end;
-        while whole.orders.recv().await.is_some() {}
-    };
-    let progress = drive(&[&["a"], &["b"]], &log, nobody_interrupts(), silent).await.unwrap();
-    assert_eq!(progress.outcome, Some(Outcome::Failed));
-    assert_eq!(began.elapsed().as_secs(), 15);
+    let (summary, seconds) = silence(&log, &[FleetEvent::Proved]).await;
+    assert_eq!((summary.outcome, seconds), (Some(Outcome::Failed), 15));
     insta::assert_snapshot!(log.text(), @r"
     recorded a
     a unreachable
     b skipped
     ended Failed
     ");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_proves_nothing_holds_up_a_rollout_for_a_moment_only() {
+    let (summary, seconds) = silence(&Log::default(), &[]).await;
+    assert_eq!((summary.outcome, seconds), (Some(Outcome::Failed), 25));
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence_of_the_connection_is_not_the_hosts() {
+    let log = Log::default();
+    let began = Instant::now();
+    let breaks_once = |mut end: FleetEnd, rollout: Arc<Rollout>| async move {
+        while let Some(order) = end.orders.recv().await {
+            // Instead of a proof comes a connection made anew. Asked again over that one, the host says that it is done.
+            if order == Outbound::Prove {
+                for state in [Connection::Down, Connection::Up] {
+                    end.news.send(FleetEvent::Input(Input::Connection(state))).await.unwrap();
+                }
+            } else if let Outbound::Publish(dispatch) = order
+                && began.elapsed().as_secs() >= 15
+            {
+                end.news.send(answer(&dispatch, &rollout, Status::Completed)).await.unwrap();
+            }
+        }
+    };
+    let summary = drive(&[&["a"]], &log, nobody_interrupts(), breaks_once).await.unwrap();
+    assert_eq!((summary.outcome, began.elapsed().as_secs()), (Some(Outcome::Succeeded), 15), "{}", log.text());
 }
 
 #[tokio::test(start_paused = true)]

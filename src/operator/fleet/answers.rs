@@ -18,7 +18,6 @@ const MAX_HOSTS: usize = 100_000;
 /// The most rollouts of others that are shown.
 const MAX_ROLLOUTS: usize = 16;
 
-/// What was answered so far.
 #[derive(Debug)]
 pub(super) struct Answers {
     roll_call: Uuid,
@@ -32,13 +31,11 @@ pub(super) struct Answers {
 /// What an answer brought that was not known.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Heard {
-    /// That this host is there.
     Host(Sender),
     /// That this host is there, as far as an answer in the old form tells.
     OldForm(Sender),
     /// That another operator runs a rollout on this tier.
     Operator(Tier),
-    /// Nothing.
     Nothing,
 }
 

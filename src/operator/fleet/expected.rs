@@ -22,7 +22,6 @@ const TWIN_WITHIN: Duration = Duration::from_millis(1);
 /// How long an operator may take to answer who is known to run a rollout: their network may be slow, or gone.
 const OPERATORS_WITHIN: Duration = Duration::from_secs(4);
 
-/// Who is still to be heard.
 #[derive(Debug)]
 pub(super) struct Expected {
     asked_at: Instant,
@@ -69,7 +68,6 @@ impl Expected {
         Self { asked_at, window, how, missing, unknown, news_at: None, operators: BTreeSet::new() }
     }
 
-    /// Somebody answered.
     pub(super) fn heard(&mut self, heard: Heard) {
         match heard {
             // Who knows only the old form is not known, and others of that kind may be there.

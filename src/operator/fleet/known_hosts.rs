@@ -34,12 +34,10 @@ pub struct KnownHosts {
 /// The hosts of each tier that was asked for its whole window at least once.
 pub(super) type Tiers = BTreeMap<Tier, BTreeMap<HostName, Known>>;
 
-/// What is known of a host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Known {
     /// On which day it answered last, counted from that of the epoch.
     seen: i64,
-    /// What its role was then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) role: Option<Role>,
 }
@@ -58,7 +56,6 @@ impl KnownHosts {
         Self { folder, fleet: fleet_name(servers) }
     }
 
-    /// The hosts of this fleet.
     pub(super) fn recall(&self) -> Tiers {
         self.read(today(clock::now())).remove(&self.fleet).unwrap_or_default()
     }

@@ -21,7 +21,6 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// How long a host may be silent, or the server away.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// Reads the log of one run.
 #[derive(Debug)]
 pub struct LogReader {
     bus: Bus,
@@ -39,7 +38,6 @@ pub enum LogError {
     #[error("{0}")]
     #[diagnostic(help("a key that may deploy to a host may read its logs: use that of a deployer to its tier"))]
     Refused(Violation),
-    /// No page came.
     #[error("{tier}.{host} gave no page of its log for {} s", PATIENCE.as_secs(), tier = .0.tier, host = .0.host)]
     #[diagnostic(help("check that the server and the host are up; `homelab-deploy hosts` shows who answers"))]
     Silent(Sender),

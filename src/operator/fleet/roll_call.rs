@@ -20,14 +20,11 @@ use crate::protocol::{
     Tier,
 };
 
-/// A roll call.
 #[derive(Debug)]
 pub struct RollCall<'a> {
     /// Where it is called, and for how long.
     pub discovery: &'a Discovery,
-    /// What for.
     pub purpose: Purpose,
-    /// Who is awaited.
     pub awaited: Awaited,
 }
 
@@ -45,24 +42,17 @@ pub enum Purpose {
     List(Option<Tier>),
 }
 
-/// When a roll call is over.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Awaited {
     /// Soon after all hosts of some tiers have answered that are known, and some others that are named. Where it is not known
     /// who belongs to a tier, after the window.
-    Everybody {
-        /// The tiers.
-        tiers: BTreeSet<Tier>,
-        /// The hosts that are expected beside.
-        named: BTreeSet<Sender>,
-    },
+    Everybody { tiers: BTreeSet<Tier>, named: BTreeSet<Sender> },
     /// Soon after all of these have answered, and after the window at the latest.
     Only(BTreeSet<Sender>),
     /// As soon as this host has answered, or has been silent for a moment.
     One(Sender),
 }
 
-/// Who answered.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Discovered {
     /// The hosts. One under whose name two machines answered is in it twice.
@@ -78,16 +68,12 @@ pub struct Discovered {
 /// A host that is known from an earlier roll call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SilentHost {
-    /// Its tier.
     pub tier: Tier,
-    /// Its name.
     pub hostname: HostName,
-    /// Its role.
     pub role: Option<Role>,
 }
 
 impl Discovered {
-    /// The hosts by tier and name.
     pub fn sorted(self) -> Vec<HostAnswer> {
         let mut hosts = self.hosts;
         hosts.sort_by(|a, b| (a.report.tier, &a.report.hostname).cmp(&(b.report.tier, &b.report.hostname)));
@@ -228,7 +214,6 @@ enum Nobody {
     AtAll,
 }
 
-/// A roll call under way.
 struct Call<'a> {
     discovery: &'a Discovery,
     purpose: &'a Purpose,

@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::presence::Presence;
 use super::{Discovery, FleetEnd, FleetError, FleetEvent, Outbound};
 use crate::bus::{Bus, BusEvent, Operation, Violation};
-use crate::protocol::subject::discover_tier;
+use crate::protocol::subject::{discover_tier, probe};
 use crate::protocol::{DiscoveryAnswer, DiscoveryRequest, HostAnswer, Replies, ReplySubject, Response, Sender, Tier};
 use crate::rollout::{Connection, Dispatch, Input, Rollout};
 
@@ -48,8 +48,9 @@ pub struct FleetTask {
     roll_call: Option<Uuid>,
     /// The answers to both.
     roll_call_answers: SelectAll<Subscriber>,
-    /// Who answered late.
     late: Vec<HostAnswer>,
+    /// Where the server answers when it was asked for a proof.
+    proof: Option<ReplySubject>,
     presence: Presence,
 }
 
@@ -77,6 +78,7 @@ impl FleetTask {
             roll_call,
             roll_call_answers,
             late,
+            proof: None,
             presence,
         })
     }
@@ -122,14 +124,19 @@ impl FleetTask {
     async fn pass_on(&mut self, first: Message, to: &mpsc::Sender<FleetEvent>) -> Result<(), SendError<FleetEvent>> {
         let mut next = Some(first);
         let mut passed_on = 0;
+        let mut is_proved = false;
         while let Some(message) = next {
-            if let Some(news) = self.heard(&message) {
-                to.send(news).await?;
+            match self.heard(&message) {
+                // Each subscription has a queue of its own: what came before may wait in another one.
+                Some(FleetEvent::Proved) => is_proved = true,
+                Some(news) => to.send(news).await?,
+                None => {}
             }
             passed_on += 1;
-            next = if passed_on < CROWD { self.answers.next().now_or_never().flatten() } else { None };
+            let goes_on = is_proved || passed_on < CROWD;
+            next = if goes_on { self.answers.next().now_or_never().flatten() } else { None };
         }
-        Ok(())
+        if is_proved { to.send(FleetEvent::Proved).await } else { Ok(()) }
     }
 
     async fn carry_out(&mut self, order: Outbound) {
@@ -147,7 +154,18 @@ impl FleetTask {
             }
             Outbound::Announce(reports) => self.presence.announce(&self.bus, reports).await,
             Outbound::CallRoll => self.call_roll().await,
+            Outbound::Prove => self.ask_for_proof().await,
         }
+    }
+
+    /// Sends an empty message to a name that no host has: the server says that nobody listens there.
+    async fn ask_for_proof(&mut self) {
+        let Some(&tier) = self.tiers.first() else { return };
+        let name = Uuid::new_v4();
+        let reply_to = self.replies.of_probe(tier, name);
+        self.proof = Some(reply_to.clone());
+        let subject = probe(tier, name).to_string();
+        self.bus.client.publish_with_reply(subject, reply_to.to_string(), Vec::new().into()).await.ok();
     }
 
     /// Calls the roll again. Only hosts that answer as themselves count: it is a courtesy to name hosts that came late.
@@ -211,6 +229,9 @@ impl FleetTask {
     }
 
     fn heard(&self, message: &Message) -> Option<FleetEvent> {
+        if self.proof.as_ref().is_some_and(|proof| proof.as_str() == message.subject.as_str()) {
+            return Some(FleetEvent::Proved);
+        }
         if message.status == Some(StatusCode::NO_RESPONDERS) {
             let (_, request) = self.replies.read(&message.subject, None)?;
             return Some(FleetEvent::Input(Input::NoResponders { request }));

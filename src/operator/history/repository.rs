@@ -65,7 +65,6 @@ impl Repository {
         commits
     }
 
-    /// The commit that is checked out.
     pub(super) async fn head(&self) -> Option<Commit> {
         let head = self.ask(&["rev-parse", "--verify", "--quiet", "HEAD^{commit}"]).await?;
         String::from_utf8_lossy(&head.stdout).trim().parse().ok()
@@ -98,7 +97,6 @@ impl Repository {
         answer.is_some_and(|answer| answer.stdout.trim_ascii() == b"false")
     }
 
-    /// git, for this repository.
     pub(super) fn git(&self) -> Command {
         let mut command = Command::new("git");
         command.arg(self.option).arg(&self.folder).env("LC_ALL", "C.UTF-8").env_remove("LANGUAGE");

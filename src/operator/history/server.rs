@@ -26,7 +26,6 @@ pub(super) struct Server {
     patience: Duration,
 }
 
-/// How much to fetch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Depth {
     /// The commit alone.

@@ -9,7 +9,7 @@ use crate::operator::testing::rollout;
 use crate::rollout::{Effect, Event, EventKind, Machine, Outcome, Rollout};
 
 fn begin(rollout: &Arc<Rollout>) -> Vec<Event> {
-    let mut machine = Machine::new(Arc::clone(rollout), Timestamp::UNIX_EPOCH);
+    let mut machine = Machine::new(Arc::clone(rollout), Timestamp::UNIX_EPOCH, 3);
     let effects = std::iter::from_fn(|| machine.poll_effect());
     effects.filter_map(|effect| if let Effect::Report(event) = effect { Some(event) } else { None }).collect()
 }
@@ -251,7 +251,7 @@ fn a_journal_of_the_first_version_is_read_and_resumed() {
         ),
     ]
     "#);
-    let mut machine = Machine::resume(left, Timestamp::UNIX_EPOCH).unwrap();
+    let mut machine = Machine::resume(left, Timestamp::UNIX_EPOCH, 3).unwrap();
     let asked: Vec<String> = std::iter::from_fn(|| machine.poll_effect())
         .filter_map(|effect| match effect {
             Effect::Send(dispatch) => Some(format!("sent to {}", dispatch.subject)),

@@ -4,7 +4,7 @@ use indicatif::{InMemoryTerm, TermLike};
 
 use super::*;
 use crate::protocol::{Phase, Status};
-use crate::report::scenario::{Scenario, answer, build_failure, demo, deployment, rollout, wave};
+use crate::report::tests::scenario::{Scenario, answer, build_failure, demo, deployment, rollout, wave};
 use crate::rollout::{Connection, FailureReason, Outcome, SkipReason, WaveIndex, WaveVerdict};
 
 const HALTED: FailureReason = FailureReason::TooManyFailures { failures: 1, max_failures: 0 };

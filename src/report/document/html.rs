@@ -24,7 +24,6 @@ summary{cursor:pointer;margin-top:.5rem}
 /// How high the row of a wave or host is on the time line, in pixels.
 const ROW: usize = 32;
 
-/// The page.
 pub fn html(document: &Document<'_>) -> String {
     let title = format!("Rollout {}", document.name());
     let mut page = format!(
@@ -124,7 +123,6 @@ fn section(document: &Document<'_>, wave: &Wave<'_>) -> String {
     section + "</tbody>\n</table>\n" + &logs + "</section>\n"
 }
 
-/// A state in its color.
 fn marked(state: &str) -> String {
     format!("<span class=\"{}\">{}</span>", class(state), escape(state))
 }

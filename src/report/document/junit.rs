@@ -13,7 +13,6 @@ enum Verdict {
     Skipped,
 }
 
-/// The XML document.
 pub fn junit(document: &Document<'_>) -> String {
     let suites: String = document.waves().map(|wave| suite(document, &wave)).collect();
     let counted = count(document.waves().flat_map(|wave| document.hosts(wave.index)));

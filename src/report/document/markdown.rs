@@ -2,7 +2,6 @@
 
 use super::{Document, Wave, write};
 
-/// The page of text.
 pub fn markdown(document: &Document<'_>) -> String {
     let mut page = format!("# Rollout {}: {}\n\n", escape(&document.name()), document.outcome());
     for (title, fact) in document.facts() {

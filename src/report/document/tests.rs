@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::protocol::Status;
-use crate::report::scenario::{Scenario, answer, build_failure, demo, rollout, start, wave};
+use crate::report::tests::scenario::{Scenario, answer, build_failure, demo, rollout, start, wave};
 use crate::rollout::{FailureReason, Outcome, SkipReason};
 
 /// What could leave its place in HTML, XML or Markdown.

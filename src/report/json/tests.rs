@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::protocol::{Phase, Status, Tier};
-use crate::report::scenario::{Scenario, SharedBuffer, answer, build_failure, demo, name, request, start};
+use crate::report::tests::scenario::{Scenario, SharedBuffer, answer, build_failure, demo, name, request, start};
 use crate::rollout::{
     Connection, EventKind, FailureReason, HostOutcome, Interrupt, Outcome, SkipReason, UnexpectedResponse, WaveIndex,
     WaveVerdict,
@@ -26,7 +26,10 @@ fn every_kind() -> Vec<EventKind> {
         EventKind::Retrying { host: host(), outcome: HostOutcome::Rejected, delay: Duration::from_millis(1500) },
         EventKind::Baking { wave, remaining: Duration::from_mins(10) },
         EventKind::Checking { wave },
-        EventKind::Resolved { host: host(), revision: crate::report::scenario::commit(crate::report::scenario::NEW) },
+        EventKind::Resolved {
+            host: host(),
+            revision: crate::report::tests::scenario::commit(crate::report::tests::scenario::NEW),
+        },
         EventKind::TurnedUp { host: host(), wave },
         EventKind::Returning { host: host(), request: request(2) },
         EventKind::Returned { host: host(), outcome: HostOutcome::Unreachable, response: None },

@@ -3,7 +3,7 @@ use std::time::Duration;
 use crate::plan::Check;
 use crate::protocol::{ErrorCode, Phase, Status};
 use crate::report::Style;
-use crate::report::scenario::{Scenario, answer, build_failure, demo, deployment, name, request, rollout, wave};
+use crate::report::tests::scenario::{Scenario, answer, build_failure, demo, deployment, name, request, rollout, wave};
 use crate::rollout::{
     Connection, EventKind, FailureReason, HostOutcome, Interrupt, Outcome, SkipReason, UnexpectedResponse, WaveIndex,
     WaveVerdict,

@@ -3,7 +3,7 @@ use std::time::Duration;
 use super::*;
 use crate::plan::Check;
 use crate::protocol::Action;
-use crate::report::scenario::{NEW, commit, demo, rollout, wave};
+use crate::report::tests::scenario::{NEW, commit, demo, rollout, wave};
 
 /// The plan of the documentation: five waves, one host that is silent and one that is done.
 fn sunday() -> Rollout {
@@ -178,7 +178,7 @@ fn a_bound_is_rounded_up() {
 fn hosts_that_are_missed_are_told_of_by_day() {
     let at = |text: &str| text.parse::<jiff::Timestamp>().unwrap();
     let days = [("ns3", "2026-11-20T23:59:00Z"), ("nas", "2026-11-22T10:00:00Z"), ("ha", "2026-11-22T20:00:00Z")];
-    let missed = days.map(|(host, day)| (crate::report::scenario::name(host), at(day))).into();
+    let missed = days.map(|(host, day)| (crate::report::tests::scenario::name(host), at(day))).into();
     insta::assert_snapshot!(crate::report::missed(&missed).join("\n"), @"
     ns3 was there on 2026-11-20 and does not answer now
     ha nas were there on 2026-11-22 and do not answer now

@@ -1,6 +1,6 @@
 use crate::plan::Rollback;
 use crate::protocol::{ErrorCode, Phase, Response, Status};
-use crate::report::scenario::{Scenario, answer, build_failure, demo, deployment, name, rollout, wave};
+use crate::report::tests::scenario::{Scenario, answer, build_failure, demo, deployment, name, rollout, wave};
 use crate::rollout::{
     EventKind, FailureReason, HostOutcome, Interrupt, Outcome, Rollout, SkipReason, WaveIndex, WaveVerdict,
 };

@@ -23,12 +23,14 @@ pub(super) struct Contact {
 /// What happens to a host when nothing else does.
 #[derive(Debug, Clone)]
 pub(super) enum Timer {
-    /// Nothing.
     Off,
     /// It is in flight: it is asked again, and given up in the end.
     InFlight(InFlight),
     /// It was asked in vain, which stands when it is not asked again.
-    Retry { at: Duration, response: Option<Arc<Response>> },
+    Retry {
+        at: Duration,
+        response: Option<Arc<Response>>,
+    },
 }
 
 impl Contact {

@@ -86,7 +86,7 @@ impl Machine {
 
     pub(super) fn respond(&mut self, now: Duration, from: &Sender, request: &RequestId, response: Arc<Response>) {
         let returning = self.returning.as_ref().map(|back| back.index).filter(|_| self.is_way_back(request));
-        let Some(index) = returning.or_else(|| self.by_request.place(request)) else {
+        let Some(index) = returning.or_else(|| self.by_request.get(request).copied()) else {
             return;
         };
         let index = self.one_of_those_sharing(index, from);
@@ -231,7 +231,7 @@ impl Machine {
         if self.is_way_back(request) {
             return self.nobody_returns(now);
         }
-        let Some(index) = self.by_request.place(request) else {
+        let Some(index) = self.by_request.get(request).copied() else {
             return;
         };
         for index in self.all_sharing(index) {

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use super::{Machine, PREPARED};
+use super::Machine;
 use crate::plan::Rollback;
 use crate::rollout::Effect;
 use crate::rollout::event::{EventKind, FailureReason, HostOutcome, Outcome, SkipReason, WaveIndex, WaveVerdict};
@@ -85,7 +85,7 @@ impl Machine {
 
     fn run_wave(&mut self, now: Duration) -> bool {
         while self.has_room()
-            && self.effects.len() < PREPARED
+            && self.effects.len() < self.prepared
             && let Some(index) = self.next_to_send()
         {
             self.course.next = index + 1;

@@ -4,18 +4,15 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::protocol::{Commit, HostName, Phase, RequestId, Response};
+use crate::protocol::{Action, Commit, ErrorCode, HostName, Phase, RequestId, Response};
 use crate::rollout::description::Rollout;
 use crate::rollout::event::{HostOutcome, WaveIndex, WaveVerdict};
 
-/// The state of a wave.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WaveView {
-    /// What it is at.
     pub state: WaveState,
     /// When its first request could be sent.
     pub began_at: Option<Timestamp>,
-    /// When its verdict fell.
     pub ended_at: Option<Timestamp>,
     /// How many of its hosts are in flight, or wait to be asked again.
     pub in_flight: usize,
@@ -25,35 +22,26 @@ pub struct WaveView {
     pub failures: usize,
 }
 
-/// What a wave is at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WaveState {
-    /// Not begun.
     Pending,
     /// The operator is asked whether it may begin.
     AwaitingConfirmation,
-    /// Requests are sent.
     Running,
     /// No more requests are sent, hosts in flight are awaited.
     Draining,
     /// Its hosts are done, and it is left running for a while.
     Baking,
-    /// Its check runs.
     Checking,
-    /// It is over.
     Ended(WaveVerdict),
 }
 
-/// The state of a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostView {
-    /// The host.
     pub name: HostName,
-    /// Its wave.
     pub wave: WaveIndex,
     /// Which of the hosts of that wave it is.
     pub index: usize,
-    /// What it is at.
     pub state: HostState,
     /// The request that it was sent last.
     pub request: Option<RequestId>,
@@ -63,7 +51,6 @@ pub struct HostView {
     pub used_ids: u32,
     /// When it was sent the first.
     pub sent_at: Option<Timestamp>,
-    /// When it became final.
     pub ended_at: Option<Timestamp>,
     /// Its own last word, where there was one.
     pub response: Option<Arc<Response>>,
@@ -82,29 +69,22 @@ pub struct ReturnView {
     pub response: Option<Arc<Response>>,
 }
 
-/// What a host is at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HostState {
-    /// It was not asked.
     Pending,
     /// It was asked and has not answered.
     Dispatched,
-    /// It has taken the request.
     Accepted,
-    /// It runs it.
     Started(Option<Phase>),
     /// It was asked in vain, with this result, and will be asked again.
     Waiting(HostOutcome),
-    /// It is final.
     Final(HostOutcome),
 }
 
 /// How many hosts there are of each kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Not asked yet.
     pub pending: usize,
-    /// Asked and not final.
     pub in_flight: usize,
     /// Final and as they should be.
     pub completed: usize,
@@ -112,15 +92,11 @@ pub struct Counts {
     pub current: usize,
     /// Completed, and returned from that to what they ran before.
     pub returned: usize,
-    /// Tried and failed.
     pub failed: usize,
-    /// Refused.
     pub rejected: usize,
-    /// Never answered.
     pub unreachable: usize,
     /// Answered, and did not finish in time.
     pub timed_out: usize,
-    /// Will not be asked.
     pub skipped: usize,
 }
 
@@ -181,6 +157,46 @@ impl HostView {
         said.or_else(|| rollout.plan.waves.get(self.wave.0)?.hosts.get(self.index)?.revision.as_ref())
     }
 
+    /// The commit that the host runs now. A rollback, an action that activates nothing, and a failure that comes before the
+    /// activation leave what ran before; after other failures nobody knows.
+    pub fn runs_now(&self, rollout: &Rollout) -> Option<Commit> {
+        use ErrorCode::{AlreadyRunning, BuildFailed, Expired, InvalidAction, InvalidRequest, InvalidRevision};
+        let before = || self.ran_before(rollout).cloned();
+        if let Some(rollback) = &self.returning {
+            return if rollback.outcome == Some(HostOutcome::Completed) { before() } else { None };
+        }
+        let response = self.response.as_deref();
+        match self.state {
+            HostState::Pending | HostState::Final(HostOutcome::Skipped(_) | HostOutcome::Rejected) => before(),
+            HostState::Final(HostOutcome::Completed) => match rollout.plan.waves.get(self.wave.0)?.action {
+                Action::Switch | Action::Test => {
+                    response.and_then(|response| response.revision.clone()).or_else(|| rollout.revision.commit())
+                }
+                Action::Boot | Action::DryActivate => before(),
+            },
+            HostState::Final(HostOutcome::Current) => rollout.revision.commit(),
+            HostState::Final(HostOutcome::Failed) => {
+                let response = response?;
+                let is_untouched = matches!(
+                    response.error,
+                    Some(BuildFailed | InvalidRevision | InvalidAction | InvalidRequest | AlreadyRunning | Expired)
+                );
+                if response.rolled_back.unwrap_or(is_untouched) { before() } else { None }
+            }
+            HostState::Final(HostOutcome::Unreachable | HostOutcome::TimedOut)
+            | HostState::Dispatched
+            | HostState::Accepted
+            | HostState::Started(_)
+            | HostState::Waiting(_) => None,
+        }
+    }
+
+    /// Whether the rollout left the host with something else than it ran before, or may have.
+    pub fn is_changed(&self, rollout: &Rollout) -> bool {
+        let was_asked = !matches!(self.state, HostState::Pending | HostState::Final(HostOutcome::Skipped(_)));
+        was_asked && self.ran_before(rollout).is_some_and(|before| self.runs_now(rollout).as_ref() != Some(before))
+    }
+
     /// Whether it is current, or completed and was not asked to go back from that. One that was asked and could not may run
     /// anything.
     pub fn runs_what_was_asked(&self) -> bool {
@@ -237,7 +253,6 @@ impl Counts {
         counts
     }
 
-    /// All hosts.
     pub const fn total(&self) -> usize {
         self.pending
             + self.in_flight

@@ -20,7 +20,7 @@ pub(super) struct Drive {
 impl Drive {
     /// Begins a plan of these waves.
     pub(super) fn plan(waves: impl Into<Vec<ResolvedWave>>) -> Self {
-        let executor = Machine::new(fixture::rollout(waves), EPOCH);
+        let executor = Machine::new(fixture::rollout(waves), EPOCH, fixture::PREPARED);
         Self::begin(Begun { at: Duration::ZERO, executor })
     }
 

@@ -17,6 +17,9 @@ use crate::rollout::Rollout;
 /// The wall-clock time at which every rollout of the tests begins.
 pub(super) const EPOCH: Timestamp = Timestamp::UNIX_EPOCH;
 
+/// How many effects a machine of the tests prepares: few, so that rollouts of a few hosts come to it.
+pub(super) const PREPARED: usize = 3;
+
 /// The commit of every rollout of the tests.
 pub(super) const COMMIT: &str = "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b";
 
@@ -102,6 +105,7 @@ pub(super) fn rollout(waves: impl Into<Vec<ResolvedWave>>) -> Arc<Rollout> {
             waves: waves.into(),
             left_out: BTreeSet::new(),
             remembered: BTreeSet::new(),
+            hooks: crate::plan::Hooks::default(),
         },
     })
 }

@@ -414,7 +414,8 @@ impl<'a> Ledger<'a> {
             | EventKind::Interrupted { .. }
             | EventKind::Connection { .. }
             | EventKind::Resolved { .. }
-            | EventKind::UnexpectedResponse { .. } => {}
+            | EventKind::UnexpectedResponse { .. }
+            | EventKind::HookFailed { .. } => {}
         }
     }
 

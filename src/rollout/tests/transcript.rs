@@ -121,6 +121,7 @@ fn reported(event: &EventKind, names: &mut Names) -> String {
         EventKind::Resolved { host, revision } => format!("{host} found {}", revision.short()),
         EventKind::TurnedUp { host, wave } => format!("{host} turned up too late for wave {wave}"),
         EventKind::UnexpectedResponse { host, anomaly } => format!("{host} anomaly: {}", odd(anomaly)),
+        EventKind::HookFailed { hook, reason } => format!("{hook} failed: {reason}"),
         EventKind::Ended { outcome } => format!("the rollout {outcome:?}"),
     }
 }

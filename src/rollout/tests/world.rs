@@ -78,7 +78,7 @@ impl World {
 
     /// Lives through the whole rollout.
     pub(super) fn run(&self) -> Log {
-        let executor = Machine::new(self.rollout(), EPOCH);
+        let executor = Machine::new(self.rollout(), EPOCH, fixture::PREPARED);
         self.live(Begun { at: Duration::ZERO, executor }, self.network(), self.agenda())
     }
 

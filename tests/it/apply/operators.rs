@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::resume::{cut_off, only_id, resume};
 use super::stage::{self, open, order, ran_sorted, until};
 use crate::operator::Running;
 use crate::support::lab::Lab;
@@ -46,6 +47,20 @@ async fn the_second_on_a_tier_is_refused_and_told_who_what_and_since_when() {
     }
     leave(&lab, first).await;
     assert_eq!(ran_sorted(&lab), ["ns1"]);
+}
+
+#[tokio::test]
+async fn a_rollout_that_was_left_does_not_go_on_beside_another() {
+    let lab = cut_off().await;
+    let left = only_id(&lab);
+    order(&lab, &["ns1"], GATE);
+    let first = apply_as(&lab, "anna", "prod.ns1", &[]);
+    until(&lab, "ns1 start").await;
+    let ended = resume(&lab, &[&left]).await.expect(3);
+    ended.told("anna is rolling out \"annas-plan\" since 20").told("--force");
+    assert_eq!(ran_sorted(&lab), ["ns1", "test1"]);
+    leave(&lab, first).await;
+    resume(&lab, &[&left]).await.expect(0);
 }
 
 #[tokio::test]

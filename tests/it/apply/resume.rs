@@ -45,12 +45,13 @@ pub async fn listed(lab: &Lab) -> Vec<String> {
     ended.stdout.lines().skip(1).map(str::to_owned).collect()
 }
 
-async fn resume(lab: &Lab, id: &[&str]) -> Ended {
+/// Resumes the rollout of this id, or the latest.
+pub async fn resume(lab: &Lab, id: &[&str]) -> Ended {
     operator::run(lab, &[&["apply", "--resume"], id].concat()).await.unwrap()
 }
 
 /// A homelab whose operator was killed while the first host was at it; that one is done by now.
-async fn cut_off() -> Lab {
+pub async fn cut_off() -> Lab {
     let lab = stage::lab(&["test.test1", "test.test2", "prod.ns1"]).await;
     order(&lab, &["test1"], GATE);
     let mut operator = apply(&lab, PLAN);

@@ -3,6 +3,7 @@
 use homelab_deploy::nats_config::ListenerName;
 
 use super::{lab, plan, until_answering};
+use crate::apply::resume::{cut_off, resume};
 use crate::apply::stage::{self, ran};
 use crate::apply::wiretap::Wiretap;
 use crate::host;
@@ -55,4 +56,16 @@ async fn a_clone_that_takes_its_time_to_fail_is_found_out_as_well() {
     clone.rebuild().open(&host("ns1")).unwrap();
     assert_ne!(ended.code, Some(0), "{ended:?}");
     ended.told("two machines");
+}
+
+#[tokio::test]
+async fn a_rollout_that_was_left_does_not_go_on_to_two_machines() {
+    let lab = cut_off().await;
+    let mut clone = lab.another_fleet("clone").unwrap();
+    clone.start(&"prod.ns1".parse().unwrap(), lab.key(&host("ns1")).unwrap(), &[]).unwrap();
+    until_answering(&lab, 4).await;
+    let ran_before = ran(&lab);
+    resume(&lab, &[]).await.expect(3).told("two machines").told("ns1");
+    assert_eq!(ran(&lab), ran_before);
+    assert!(clone.rebuild().record().is_empty());
 }

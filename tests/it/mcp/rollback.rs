@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::client::{Assistant, ERAS, Era, administrator, over, settings};
 use crate::apply::stage::{self, calls, open, order, ran_sorted, until};
+use crate::operator;
 use crate::support::lab::Lab;
 use crate::support::rebuild::{FAIL, GATE};
 
@@ -102,6 +103,21 @@ async fn a_host_of_prod_may_return_to_a_commit_that_no_rule_allows() {
     let weak = Assistant::beside(settings(&lab), Era::Handshake).await;
     let told = weak.refused("rollback", json!({ "hostname": "ns1" })).await;
     assert!(told.starts_with("nothing_to_undo: "), "{told}");
+}
+
+#[tokio::test]
+async fn what_somebody_else_deployed_since_stays() {
+    let lab = stage::lab(&["test.test1"]).await;
+    let assistant = Assistant::beside(settings(&lab), Era::Stateless).await;
+    let (_, second, _) = two_commits(&lab, &assistant, &json!({ "hostname": "test1" })).await;
+    let elsewhere = lab.folder().join("elsewhere");
+    let third = lab.flake.commit("by somebody else").unwrap();
+    let by_hand = ["deploy", "test.test1", "--branch", "main", "--state-dir", elsewhere.to_str().unwrap()];
+    operator::run(&lab, &by_hand).await.unwrap().expect(0);
+    let told = assistant.refused("rollback", json!({ "hostname": "test1" })).await;
+    assert!(told.starts_with("not_the_last_run: test1 ran something else since"), "{told}");
+    assert_eq!(last(&lab, "test1"), third);
+    assert_ne!(second, third);
 }
 
 #[tokio::test]

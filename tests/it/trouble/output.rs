@@ -41,8 +41,8 @@ const PRINTING: &[&[&str]] = &[
     &["apply", "plan", "--yes", "--detach"],
 ];
 
-/// Those that have nothing to say to stdout, or speak with somebody there.
-const SILENT: &[&str] = &["init", "abort", "listener", "mcp", "help"];
+/// Those that have nothing to say to stdout, speak with somebody there, or print as `deploy` does.
+const SILENT: &[&str] = &["rollback", "init", "abort", "listener", "mcp", "help"];
 
 fn full() -> File {
     OpenOptions::new().write(true).open("/dev/full").unwrap()

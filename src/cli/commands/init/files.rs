@@ -10,7 +10,6 @@ use crate::protocol::{FlakeUrl, Role, SubjectError, Tier};
 /// Where a host has its seed, unless somebody chooses another place.
 pub(super) const SEED_ON_A_HOST: &str = "/etc/homelab-deploy.seed";
 
-/// Where a fleet is.
 #[derive(Debug)]
 pub(super) struct Site {
     pub(super) context: String,

@@ -4,7 +4,7 @@ use super::*;
 use crate::plan::{Check, Rollback};
 use crate::protocol::{Phase, Status};
 use crate::report::layout::LayoutState;
-use crate::report::scenario::{Scenario, answer, build_failure, demo, deployment, name, rollout, wave};
+use crate::report::tests::scenario::{Scenario, answer, build_failure, demo, deployment, name, rollout, wave};
 use crate::rollout::{EventKind, FailureReason, Interrupt, Summary, WaveVerdict};
 
 const HALTED: FailureReason = FailureReason::TooManyFailures { failures: 1, max_failures: 0 };

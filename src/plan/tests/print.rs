@@ -3,12 +3,10 @@
 use std::fmt::{self, Display, Formatter};
 use std::time::Duration;
 
-use super::{Parallel, Plan, Selector, Settings, Spanned, Wave};
+use crate::plan::{Parallel, Plan, Selector, Settings, Spanned, Wave};
 
-/// A string as TOML writes it.
 struct Quoted<'a>(&'a str);
 
-/// Strings as a TOML list.
 struct List<'a, T>(&'a [T]);
 
 impl Display for Plan {

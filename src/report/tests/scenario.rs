@@ -10,36 +10,36 @@ use std::time::Duration;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::{Lines, Reporter, Style, recap};
 use crate::plan::{CONFIRM_TIMEOUT, Groups, Limits, ResolvedHost, ResolvedPlan, ResolvedWave, Rollback};
 use crate::protocol::{
     Action, Commit, ErrorCode, HostName, Phase, RequestId, RequestIds, Response, RolloutId, Status, Tier,
 };
+use crate::report::{Lines, Reporter, Style, recap};
 use crate::rollout::{
     Event, EventKind, HostOutcome, Outcome, PlanSource, Rollout, SkipReason, Summary, WaveIndex, WaveVerdict,
 };
 
-pub(super) const OLD: &str = "a91be77a91be77a91be77a91be77a91be77a91be";
-pub(super) const NEW: &str = "8c1f0e28c1f0e28c1f0e28c1f0e28c1f0e28c1f0";
+pub(in crate::report) const OLD: &str = "a91be77a91be77a91be77a91be77a91be77a91be";
+pub(in crate::report) const NEW: &str = "8c1f0e28c1f0e28c1f0e28c1f0e28c1f0e28c1f0";
 
-pub(super) fn commit(text: &str) -> Commit {
+pub(in crate::report) fn commit(text: &str) -> Commit {
     text.parse().unwrap()
 }
 
-pub(super) fn name(host: &str) -> HostName {
+pub(in crate::report) fn name(host: &str) -> HostName {
     host.parse().unwrap()
 }
 
-pub(super) fn request(number: u128) -> RequestId {
+pub(in crate::report) fn request(number: u128) -> RequestId {
     Uuid::from_u128(number).into()
 }
 
-pub(super) fn start() -> Timestamp {
+pub(in crate::report) fn start() -> Timestamp {
     "2026-11-23T10:00:00Z".parse().unwrap()
 }
 
 /// A wave with these hosts, all of them present on the old commit.
-pub(super) fn wave(name: &str, hosts: &[&str]) -> ResolvedWave {
+pub(in crate::report) fn wave(name: &str, hosts: &[&str]) -> ResolvedWave {
     let host = |host: &&str| ResolvedHost {
         hostname: host.parse().unwrap(),
         tier: if host.starts_with("test") { Tier::Test } else { Tier::Prod },
@@ -74,7 +74,7 @@ pub(super) fn wave(name: &str, hosts: &[&str]) -> ResolvedWave {
     }
 }
 
-pub(super) fn rollout(name: &str, waves: Vec<ResolvedWave>) -> Rollout {
+pub(in crate::report) fn rollout(name: &str, waves: Vec<ResolvedWave>) -> Rollout {
     Rollout {
         id: RolloutId::from(Uuid::from_u128(0x01f9_2b3c << 96)),
         ids: RequestIds::new(Uuid::from_u128(7)),
@@ -83,17 +83,23 @@ pub(super) fn rollout(name: &str, waves: Vec<ResolvedWave>) -> Rollout {
         revision: commit(NEW).into(),
         subject: Some("flake: bump nixpkgs".to_owned()),
         source: Some(PlanSource { path: format!("/plans/{name}.toml"), digest: "0".to_owned() }),
-        plan: ResolvedPlan { name: name.to_owned(), waves, left_out: BTreeSet::new(), remembered: BTreeSet::new() },
+        plan: ResolvedPlan {
+            name: name.to_owned(),
+            waves,
+            left_out: BTreeSet::new(),
+            remembered: BTreeSet::new(),
+            hooks: crate::plan::Hooks::default(),
+        },
     }
 }
 
 /// A single deployment, of which no plan was written down.
-pub(super) fn deployment(name: &str, wave: ResolvedWave) -> Rollout {
+pub(in crate::report) fn deployment(name: &str, wave: ResolvedWave) -> Rollout {
     Rollout { source: None, ..rollout(name, vec![wave]) }
 }
 
 /// The rollout of the demo: test1 and test2, then ns1 and ns2 one after the other, then jelly and sonos.
-pub(super) fn demo() -> Rollout {
+pub(in crate::report) fn demo() -> Rollout {
     let mut waves =
         vec![wave("test", &["test1", "test2"]), wave("dns", &["ns1", "ns2"]), wave("media", &["jelly", "sonos"])];
     waves[1].limits.max_parallel = 1;
@@ -101,13 +107,13 @@ pub(super) fn demo() -> Rollout {
 }
 
 /// The final answer of a host that was at the old commit.
-pub(super) fn answer(host: &str, status: Status) -> Response {
+pub(in crate::report) fn answer(host: &str, status: Status) -> Response {
     let json = format!(r#"{{"hostname":"{host}","status":"{status}","previous_revision":"{OLD}","revision":"{NEW}"}}"#);
     serde_json::from_str(&json).unwrap()
 }
 
 /// The answer of a host whose build failed.
-pub(super) fn build_failure(host: &str) -> Response {
+pub(in crate::report) fn build_failure(host: &str) -> Response {
     let mut response = answer(host, Status::Failed);
     response.error = Some(ErrorCode::BuildFailed);
     response.message = "attribute 'unboundd' missing".to_owned();
@@ -117,20 +123,20 @@ pub(super) fn build_failure(host: &str) -> Response {
 }
 
 /// A rollout as it happens: every event reaches a summary and a display, and the clock ticks in between.
-pub(super) struct Scenario {
+pub(in crate::report) struct Scenario {
     now: Timestamp,
-    pub(super) summary: Summary,
-    pub(super) events: Vec<Event>,
+    pub(in crate::report) summary: Summary,
+    pub(in crate::report) events: Vec<Event>,
     written: SharedBuffer,
     lines: Lines<SharedBuffer>,
 }
 
 /// A writer whose text can be read while a display owns another end of it.
 #[derive(Debug, Clone, Default)]
-pub(super) struct SharedBuffer(Rc<RefCell<Vec<u8>>>);
+pub(in crate::report) struct SharedBuffer(Rc<RefCell<Vec<u8>>>);
 
 impl SharedBuffer {
-    pub(super) fn text(&self) -> String {
+    pub(in crate::report) fn text(&self) -> String {
         String::from_utf8(self.0.borrow().clone()).unwrap()
     }
 }
@@ -146,11 +152,11 @@ impl Write for SharedBuffer {
 }
 
 impl Scenario {
-    pub(super) fn begin(rollout: Rollout) -> Self {
+    pub(in crate::report) fn begin(rollout: Rollout) -> Self {
         Self::in_style(rollout, Style::Plain)
     }
 
-    pub(super) fn in_style(rollout: Rollout, style: Style) -> Self {
+    pub(in crate::report) fn in_style(rollout: Rollout, style: Style) -> Self {
         let written = SharedBuffer::default();
         let lines = Lines::new(written.clone(), style);
         let mut story = Self { now: start(), summary: Summary::default(), events: Vec::new(), written, lines };
@@ -158,7 +164,7 @@ impl Scenario {
         story
     }
 
-    pub(super) fn event(&mut self, kind: EventKind) -> &mut Self {
+    pub(in crate::report) fn event(&mut self, kind: EventKind) -> &mut Self {
         let event = Event { at: self.now, kind };
         self.summary.apply(&event);
         self.lines.event(&event, &self.summary).unwrap();
@@ -167,12 +173,11 @@ impl Scenario {
         self
     }
 
-    pub(super) const fn now(&self) -> Timestamp {
+    pub(in crate::report) const fn now(&self) -> Timestamp {
         self.now
     }
 
-    /// Lets seconds pass.
-    pub(super) fn wait(&mut self, seconds: u64) -> &mut Self {
+    pub(in crate::report) fn wait(&mut self, seconds: u64) -> &mut Self {
         for _ in 0..seconds {
             self.now += Duration::from_secs(1);
             self.lines.tick(self.now, &self.summary).unwrap();
@@ -181,47 +186,46 @@ impl Scenario {
         self
     }
 
-    pub(super) fn wave_starts(&mut self, wave: usize) -> &mut Self {
+    pub(in crate::report) fn wave_starts(&mut self, wave: usize) -> &mut Self {
         self.event(EventKind::WaveStarted { wave: WaveIndex(wave) })
     }
 
-    pub(super) fn wave_ends(&mut self, wave: usize, verdict: WaveVerdict) -> &mut Self {
+    pub(in crate::report) fn wave_ends(&mut self, wave: usize, verdict: WaveVerdict) -> &mut Self {
         self.event(EventKind::WaveEnded { wave: WaveIndex(wave), verdict })
     }
 
-    pub(super) fn sent(&mut self, host: &str) -> &mut Self {
+    pub(in crate::report) fn sent(&mut self, host: &str) -> &mut Self {
         self.event(EventKind::Dispatched { host: name(host), request: request(1), attempt: 1 })
     }
 
-    pub(super) fn at(&mut self, host: &str, phase: Phase) -> &mut Self {
+    pub(in crate::report) fn at(&mut self, host: &str, phase: Phase) -> &mut Self {
         self.event(EventKind::Started { host: name(host), phase: Some(phase) })
     }
 
-    pub(super) fn answered(&mut self, response: Response) -> &mut Self {
+    pub(in crate::report) fn answered(&mut self, response: Response) -> &mut Self {
         let outcome = HostOutcome::of(response.status).unwrap();
         self.event(EventKind::Final { host: response.hostname.clone(), outcome, response: Some(Arc::new(response)) })
     }
 
-    pub(super) fn given_up(&mut self, host: &str, outcome: HostOutcome) -> &mut Self {
+    pub(in crate::report) fn given_up(&mut self, host: &str, outcome: HostOutcome) -> &mut Self {
         self.event(EventKind::Final { host: name(host), outcome, response: None })
     }
 
-    /// A host is asked to return.
-    pub(super) fn sent_back(&mut self, host: &str) -> &mut Self {
+    pub(in crate::report) fn sent_back(&mut self, host: &str) -> &mut Self {
         self.event(EventKind::Returning { host: name(host), request: request(2) })
     }
 
     /// A host says what came of that.
-    pub(super) fn back(&mut self, response: Response) -> &mut Self {
+    pub(in crate::report) fn back(&mut self, response: Response) -> &mut Self {
         let outcome = HostOutcome::of(response.status).unwrap();
         self.event(EventKind::Returned { host: response.hostname.clone(), outcome, response: Some(Arc::new(response)) })
     }
 
-    pub(super) fn not_back(&mut self, host: &str, outcome: HostOutcome) -> &mut Self {
+    pub(in crate::report) fn not_back(&mut self, host: &str, outcome: HostOutcome) -> &mut Self {
         self.event(EventKind::Returned { host: name(host), outcome, response: None })
     }
 
-    pub(super) fn skipped(&mut self, hosts: &[&str], cause: SkipReason) -> &mut Self {
+    pub(in crate::report) fn skipped(&mut self, hosts: &[&str], cause: SkipReason) -> &mut Self {
         for host in hosts {
             self.given_up(host, HostOutcome::Skipped(cause));
         }
@@ -229,32 +233,31 @@ impl Scenario {
     }
 
     /// A host that does what it is asked to within twelve seconds.
-    pub(super) fn deploys(&mut self, host: &str) -> &mut Self {
+    pub(in crate::report) fn deploys(&mut self, host: &str) -> &mut Self {
         self.sent(host).event(EventKind::Accepted { host: name(host) });
         self.wait(1).at(host, Phase::Build).wait(10).at(host, Phase::Activate).wait(1);
         self.answered(answer(host, Status::Completed))
     }
 
-    pub(super) fn ends(&mut self, outcome: Outcome) -> &mut Self {
+    pub(in crate::report) fn ends(&mut self, outcome: Outcome) -> &mut Self {
         self.event(EventKind::Ended { outcome })
     }
 
-    pub(super) fn recap(&self) -> String {
+    pub(in crate::report) fn recap(&self) -> String {
         self.recap_within(usize::MAX)
     }
 
     /// The same where there are so many columns.
-    pub(super) fn recap_within(&self, width: usize) -> String {
+    pub(in crate::report) fn recap_within(&self, width: usize) -> String {
         recap(&self.summary, Style::Plain, width)
     }
 
-    /// The lines that were shown.
-    pub(super) fn lines(&self) -> String {
+    pub(in crate::report) fn lines(&self) -> String {
         self.written.text()
     }
 
     /// All that the operator sees: the lines and the recap.
-    pub(super) fn told(&self) -> String {
+    pub(in crate::report) fn told(&self) -> String {
         format!("{}\n{}", self.lines(), self.recap())
     }
 }

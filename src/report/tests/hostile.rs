@@ -8,10 +8,10 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::scenario::{NEW, OLD, Scenario, SharedBuffer, demo, name, start};
-use super::{
+use crate::protocol::{DiscoveryAnswer, HostAnswer, HostReport, Phase, Response};
+use crate::report::{
     Document, HostsView, Json, Liveness, Reporter, hosts_table, html, junit, markdown, preview, rollouts_table,
 };
-use crate::protocol::{DiscoveryAnswer, HostAnswer, HostReport, Phase, Response};
 use crate::rollout::{
     EventKind, FailureReason, HostOutcome, Outcome, Rollout, Summary, UnexpectedResponse, WaveIndex, WaveVerdict,
 };

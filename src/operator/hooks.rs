@@ -1,0 +1,187 @@
+//! Telling programs on this machine how a rollout goes. Nothing that they do changes it.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::process::Command;
+use tokio::task::JoinSet;
+
+use crate::plan::Hook;
+use crate::process_group::output_of_fed;
+use crate::rollout::{Event, EventKind, Interrupt, Rollout, Summary, WaveVerdict};
+use crate::text::safe;
+
+/// How long a program may take. The end of a rollout waits no longer for it.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// What a program reads: the rollout, for programs.
+pub type Summarize = fn(&Summary) -> String;
+
+/// The programs of a rollout that run.
+pub(super) struct HookRunner {
+    summarize: Summarize,
+    tasks: JoinSet<(Hook, Result<(), String>)>,
+    has_halted: bool,
+}
+
+impl HookRunner {
+    pub(super) fn new(summarize: Summarize) -> Self {
+        Self { summarize, tasks: JoinSet::new(), has_halted: false }
+    }
+
+    /// Starts what is to hear of an event, which is part of `summary` already.
+    pub(super) fn hear(&mut self, event: &Event, summary: &Summary) {
+        match &event.kind {
+            EventKind::Begun(_) | EventKind::Resumed => self.start(Hook::OnStart, summary),
+            EventKind::Draining { .. } | EventKind::WaveEnded { verdict: WaveVerdict::Failed(_), .. } => {
+                if !std::mem::replace(&mut self.has_halted, true) {
+                    self.start(Hook::OnHalt, summary);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Starts what is to hear that the rollout is over. Who has left at once is not held up.
+    pub(super) fn finish(&mut self, summary: &Summary) {
+        if summary.interrupt == Some(Interrupt::Abort) {
+            self.tasks.abort_all();
+        } else {
+            self.start(Hook::OnFinish, summary);
+        }
+    }
+
+    fn start(&mut self, hook: Hook, summary: &Summary) {
+        let Some(rollout) = &summary.rollout else { return };
+        if let Some((program, arguments)) = rollout.plan.hooks.command(hook).and_then(|argv| argv.split_first()) {
+            let command = command(hook, program, arguments, rollout);
+            let (program, told) = (program.clone(), (self.summarize)(summary));
+            self.tasks.spawn(async move { (hook, tell(command, &program, told.as_bytes()).await) });
+        }
+    }
+
+    /// Why the next program to end was told in vain; `None` once none runs any more.
+    pub(super) async fn next_failure(&mut self) -> Option<EventKind> {
+        loop {
+            match self.tasks.join_next().await? {
+                Ok((hook, Err(reason))) => return Some(EventKind::HookFailed { hook, reason }),
+                Ok((_, Ok(()))) | Err(_) => {}
+            }
+        }
+    }
+
+    /// Whether a program runs.
+    pub(super) fn is_busy(&self) -> bool {
+        !self.tasks.is_empty()
+    }
+}
+
+fn command(hook: Hook, program: &str, arguments: &[String], rollout: &Rollout) -> Command {
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .env("HOMELAB_DEPLOY_HOOK", hook.as_str())
+        .env("HOMELAB_DEPLOY_ROLLOUT", rollout.name())
+        .env("HOMELAB_DEPLOY_REVISION", rollout.revision.as_str());
+    command
+}
+
+/// Runs a program; an error says in words why it was told in vain.
+async fn tell(mut command: Command, program: &str, summary: &[u8]) -> Result<(), String> {
+    match output_of_fed(&mut command, summary, LIMIT).await {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            let last = said.lines().map(str::trim).rfind(|line| !line.is_empty()).map(safe);
+            Err(format!("{}{}", output.status, last.map(|line| format!(": {line}")).unwrap_or_default()))
+        }
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+            Err(format!("{program} did not end within {} s, and was ended", LIMIT.as_secs()))
+        }
+        Err(error) => Err(format!("cannot run {program}: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Instant;
+
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::operator::testing::rollout;
+    use crate::plan::Hooks;
+
+    /// A rollout that has begun and whose end is told to this script, which finds the summary on its input.
+    fn begun(script: &str) -> Summary {
+        let argv = ["sh", "-c", script].map(str::to_owned).to_vec();
+        let mut rollout = Rollout::clone(&rollout(&[&["a"]]));
+        rollout.plan.hooks = Hooks { on_finish: Some(argv), ..Hooks::default() };
+        let begun = EventKind::Begun(Arc::new(rollout));
+        Summary::of(&[Event { at: Timestamp::UNIX_EPOCH, kind: begun }])
+    }
+
+    async fn failure(script: &str) -> Option<String> {
+        let mut hooks = HookRunner::new(|_| "the summary".repeat(50_000));
+        hooks.finish(&begun(script));
+        match hooks.next_failure().await {
+            Some(EventKind::HookFailed { reason, .. }) => Some(reason),
+            _ => None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_program_reads_the_summary_or_leaves_it_and_says_why_it_failed() {
+        assert_eq!(failure("test $(wc -c) = 550000 -a $HOMELAB_DEPLOY_HOOK = on_finish").await, None);
+        assert_eq!(failure("exit 0").await, None);
+        assert_eq!(failure("echo fine; sleep 300 & exit 0").await, None);
+        let failed = failure("echo 'no such \u{1b}[31mroom' >&2; exit 3").await;
+        assert_eq!(failed.as_deref(), Some("exit status: 3: no such room"));
+        let mut summary = begun("exit 1");
+        let rollout = Arc::make_mut(summary.rollout.as_mut().unwrap());
+        rollout.plan.hooks.on_finish = Some(vec!["/no/such/program".to_owned()]);
+        let mut hooks = HookRunner::new(|_| String::new());
+        hooks.finish(&summary);
+        let Some(EventKind::HookFailed { reason, .. }) = hooks.next_failure().await else { panic!("it did not fail") };
+        assert!(reason.starts_with("cannot run /no/such/program: "), "{reason}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_program_that_hangs_is_ended_with_all_that_it_started() {
+        let folder = tempfile::tempdir().unwrap();
+        let pid_file = folder.path().join("pid");
+        // It asks to be left alone, and the child too.
+        let script = format!("trap '' TERM; sleep 300 & echo $! > {0}.new; mv {0}.new {0}; wait", pid_file.display());
+        let mut hooks = HookRunner::new(|_| String::new());
+        hooks.finish(&begun(&script));
+        tokio::task::yield_now().await;
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !pid_file.exists() {
+            assert!(Instant::now() < deadline, "it did not begin");
+            std::thread::yield_now();
+        }
+        let Some(EventKind::HookFailed { reason, .. }) = hooks.next_failure().await else { panic!("it did not fail") };
+        assert_eq!(reason, "sh did not end within 30 s, and was ended");
+        let pid = std::fs::read_to_string(pid_file).unwrap();
+        let is_running = || {
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
+            stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
+        };
+        while is_running() {
+            assert!(Instant::now() < deadline, "what it started still runs");
+            std::thread::yield_now();
+        }
+    }
+
+    #[tokio::test]
+    async fn who_leaves_at_once_is_not_held_up() {
+        let mut summary = begun("sleep 300");
+        summary.interrupt = Some(Interrupt::Abort);
+        let mut hooks = HookRunner::new(|_| String::new());
+        hooks.start(Hook::OnFinish, &summary);
+        hooks.finish(&summary);
+        assert_eq!(hooks.next_failure().await, None);
+        assert!(!hooks.is_busy());
+    }
+}

@@ -1,0 +1,199 @@
+//! Hosts that return to what they ran before: a rollout of its own, to the one commit that all of them ran before.
+//!
+//! The commit of a host is what it named itself when it was deployed, so all of them have to have named the same one: a host
+//! never chooses the commit of others. And its last run has to be the one that is undone: what came after that stays.
+
+use std::collections::BTreeMap;
+
+use miette::Diagnostic;
+use thiserror::Error;
+
+use super::journal::Recorded;
+use crate::plan::{Plan, Roster, Selector, Settings, Spanned, Wave};
+use crate::protocol::{Commit, HostName, RequestId, RolloutId, Target, Tier};
+use crate::rollout::Rollout;
+use crate::rollout::summary::HostView;
+
+/// Hosts that are to return, and to what.
+#[derive(Debug, Clone)]
+pub struct RollbackPlan {
+    /// The rollout by which they do.
+    pub plan: Plan,
+    /// What all of them ran before.
+    pub commit: Commit,
+    /// The runs that are undone: one of these has to be the host's last.
+    undone: BTreeMap<(Tier, HostName), Vec<RequestId>>,
+}
+
+/// A host as a rollout left it.
+struct Changed<'a> {
+    rollout: &'a Rollout,
+    view: &'a HostView,
+    tier: Tier,
+    wave: &'a str,
+}
+
+/// Why hosts do not return.
+#[derive(Debug, Error, Diagnostic)]
+pub enum RollbackError {
+    /// It may go on to change hosts.
+    #[error("rollout {} is running", .0.short())]
+    #[diagnostic(help("stop it with `homelab-deploy abort`, and wait until it is over"))]
+    StillRunning(RolloutId),
+    /// It began nothing, or what its hosts ran before is not known.
+    #[error("the rollout changed no host whose earlier commit is known")]
+    #[diagnostic(help("`homelab-deploy deploy HOST --to COMMIT` goes to any commit"))]
+    NothingToUndo,
+    /// No rollout on record changed it.
+    #[error("no rollout on record here changed {0}")]
+    #[diagnostic(help("`homelab-deploy deploy HOST --to COMMIT` goes to any commit"))]
+    Unchanged(String),
+    /// There are hosts of that name in both tiers.
+    #[error("{0} is a host of test and of prod")]
+    #[diagnostic(help("write the tier as well, such as prod.{0}"))]
+    TwoTiers(HostName),
+    /// A rollout has one commit.
+    #[error("the hosts ran different commits before: {0}")]
+    #[diagnostic(help(
+        "return them one commit after the other: `homelab-deploy rollback HOST…` takes the hosts of one"
+    ))]
+    SeveralCommits(String),
+    /// Nobody knows what they run.
+    #[error("no answer from {0}")]
+    #[diagnostic(help("what it ran last is not known; name the other hosts to return those"))]
+    Silent(String),
+    /// Their listeners do not tell it.
+    #[error("the listener of {0} does not tell which run was its last")]
+    #[diagnostic(help("update it, or choose the commit: `homelab-deploy deploy HOST --to COMMIT`"))]
+    TooOld(String),
+    /// Something else was deployed to them since.
+    #[error("{0} ran something else since")]
+    #[diagnostic(help(
+        "its last run is not the one that would be undone; choose the commit: `homelab-deploy deploy HOST --to COMMIT`"
+    ))]
+    RanSince(String),
+}
+
+impl RollbackPlan {
+    /// The hosts that the rollout with this whole id changed return: those of its last wave first. Of all that are on record,
+    /// the latest comes last.
+    pub fn of_rollout(rollouts: &[Recorded], id: &str) -> Result<Self, RollbackError> {
+        let has_id = |rollout: &Rollout| rollout.id.to_string() == id;
+        let recorded = rollouts.iter().find(|recorded| recorded.summary.rollout.as_deref().is_some_and(has_id));
+        let recorded = recorded.ok_or(RollbackError::NothingToUndo)?;
+        let rollout = recorded.summary.rollout.as_deref().ok_or(RollbackError::NothingToUndo)?;
+        check_is_over(recorded, rollout)?;
+        let newest_first = recorded.summary.hosts.iter().rev().filter(|view| view.is_changed(rollout));
+        let changed: Vec<Changed> = newest_first.filter_map(|view| Changed::new(rollout, view)).collect();
+        Self::of(format!("rollback-{}", rollout.id.short()), &changed, rollouts)
+    }
+
+    /// Each of these hosts returns from the latest rollout on record that changed it.
+    pub fn of_hosts(rollouts: &[Recorded], hosts: &[(Option<Tier>, HostName)]) -> Result<Self, RollbackError> {
+        let mut changed = Vec::with_capacity(hosts.len());
+        for (tier, name) in hosts {
+            let found = |tier: Option<Tier>| {
+                rollouts.iter().rev().find_map(|recorded| {
+                    let rollout = recorded.summary.rollout.as_deref()?;
+                    let view = recorded.summary.host(name).filter(|view| view.is_changed(rollout))?;
+                    let host = Changed::new(rollout, view)?;
+                    tier.is_none_or(|tier| tier == host.tier).then_some((recorded, host))
+                })
+            };
+            if tier.is_none() && Tier::ALL.iter().all(|tier| found(Some(*tier)).is_some()) {
+                return Err(RollbackError::TwoTiers(name.clone()));
+            }
+            let (recorded, host) = found(*tier).ok_or_else(|| RollbackError::Unchanged(name.to_string()))?;
+            check_is_over(recorded, host.rollout)?;
+            changed.push(Changed { wave: "rollback", ..host });
+        }
+        changed.sort_by_key(|host| std::cmp::Reverse(host.view.ended_at));
+        changed.dedup_by(|one, other| (one.tier, &one.view.name) == (other.tier, &other.view.name));
+        match changed.as_slice() {
+            [one] => Self::of(format!("{}.{}", one.tier, one.view.name), &changed, rollouts),
+            _ => Self::of("rollback".to_owned(), &changed, rollouts),
+        }
+    }
+
+    fn of(name: String, hosts: &[Changed<'_>], rollouts: &[Recorded]) -> Result<Self, RollbackError> {
+        let mut by_commit: BTreeMap<&Commit, Vec<&str>> = BTreeMap::new();
+        let (mut waves, mut undone) = (Vec::<Wave>::new(), BTreeMap::new());
+        for host in hosts {
+            let Some(commit) = host.view.ran_before(host.rollout) else { continue };
+            by_commit.entry(commit).or_default().push(host.view.name.as_str());
+            undone.insert((host.tier, host.view.name.clone()), host.runs_undone(rollouts));
+            let target = Target::Host(host.tier, host.view.name.clone());
+            let target = Spanned::nowhere(Selector { text: name.clone(), target });
+            match waves.last_mut().filter(|last| last.name.value == host.wave) {
+                Some(last) => last.targets.push(target),
+                None => waves.push(one_wave(host.wave, target)),
+            }
+        }
+        if by_commit.len() > 1 {
+            let groups = by_commit.iter().map(|(commit, hosts)| format!("{}: {}", commit.short(), hosts.join(" ")));
+            return Err(RollbackError::SeveralCommits(groups.collect::<Vec<_>>().join("; ")));
+        }
+        let (commit, _) = by_commit.pop_first().ok_or(RollbackError::NothingToUndo)?;
+        Ok(Self { plan: Plan { name, revision: None, flake: None, waves }, commit: commit.clone(), undone })
+    }
+
+    /// Makes sure that what is undone is the last that the hosts ran, or that they have returned already.
+    pub fn check(&self, roster: &Roster) -> Result<(), RollbackError> {
+        let (mut silent, mut too_old, mut ran_since) = (Vec::new(), Vec::new(), Vec::new());
+        for ((tier, name), runs) in &self.undone {
+            let refused = match roster.host(*tier, name).map(|report| (report, report.last.as_ref())) {
+                None => &mut silent,
+                Some((report, _)) if report.revision.as_ref() == Some(&self.commit) => continue,
+                Some((_, None)) => &mut too_old,
+                Some((_, Some(last))) if runs.iter().any(|run| run.as_str() == last.id) => continue,
+                Some((_, Some(_))) => &mut ran_since,
+            };
+            refused.push(name.as_str());
+        }
+        let refused = |hosts: &[&str], error: fn(String) -> RollbackError| match hosts {
+            [] => Ok(()),
+            hosts => Err(error(hosts.join(" "))),
+        };
+        refused(&silent, RollbackError::Silent)?;
+        refused(&too_old, RollbackError::TooOld)?;
+        refused(&ran_since, RollbackError::RanSince)
+    }
+}
+
+impl<'a> Changed<'a> {
+    fn new(rollout: &'a Rollout, view: &'a HostView) -> Option<Self> {
+        let wave = rollout.plan.waves.get(view.wave.0)?;
+        Some(Self { rollout, view, tier: wave.hosts.get(view.index)?.tier, wave: &wave.name })
+    }
+
+    /// The runs after which the host is as this rollout left it: that of the rollout itself, and later ones on record here that
+    /// changed nothing.
+    fn runs_undone(&self, rollouts: &[Recorded]) -> Vec<RequestId> {
+        let recorded =
+            rollouts.iter().rev().filter_map(|recorded| recorded.summary.rollout.as_deref().zip(Some(recorded)));
+        let mut runs = Vec::new();
+        for (rollout, recorded) in recorded {
+            let is_this = rollout.id == self.rollout.id;
+            let view = recorded.summary.host(&self.view.name).filter(|view| is_this || !view.is_changed(rollout));
+            if let Some(host) = view.and_then(|view| Changed::new(rollout, view)).filter(|host| host.tier == self.tier)
+            {
+                runs.extend(host.view.request.clone());
+                runs.extend(host.view.returning.as_ref().map(|returning| returning.request.clone()));
+            }
+            if is_this {
+                break;
+            }
+        }
+        runs
+    }
+}
+
+fn check_is_over(recorded: &Recorded, rollout: &Rollout) -> Result<(), RollbackError> {
+    let is_over = !recorded.running || recorded.summary.outcome.is_some();
+    if is_over { Ok(()) } else { Err(RollbackError::StillRunning(rollout.id)) }
+}
+
+fn one_wave(name: &str, target: Spanned<Selector>) -> Wave {
+    let name = Spanned::nowhere(name.to_owned());
+    Wave { name, targets: vec![target], exclude: Vec::new(), settings: Settings::default() }
+}
