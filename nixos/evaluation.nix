@@ -109,6 +109,7 @@ rec {
     environment.environment.PROXIES = [ "a" ];
     public-key.publicKey = "SUAB";
     user-units.userUnits = "ignore";
+    system-key.systems.trustedKeys = [ "fleet-1" ];
     unknown.natsurl = "nats://h";
   };
 

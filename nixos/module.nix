@@ -72,6 +72,10 @@ let
       "--user-units"
       cfg.userUnits
     ]
+    ++ lib.concatMap (key: [
+      "--system-key"
+      key
+    ]) cfg.systems.trustedKeys
     # In one word: they begin with hyphens themselves.
     ++ map (flag: "--nixos-rebuild-flag=${flag}") cfg.nixosRebuildFlags
     ++ lib.concatMap (subject: [
@@ -192,6 +196,13 @@ in
         "2"
       ];
       description = "Words to add to each call of `nixos-rebuild`. Those that choose another system or another host are refused.";
+    };
+
+    systems.trustedKeys = mkOption {
+      type = types.listOf (types.strMatching "[^:[:space:]]+:[A-Za-z0-9+/]{43}=");
+      default = [ ];
+      example = [ "fleet-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=" ];
+      description = "The public keys of those who may build the system of this host elsewhere, as Nix writes them: the host then fetches a system that one of them has signed, and evaluates and builds nothing. Without a key it takes none. Each path that is fetched also has to be signed as `nix.settings.trusted-public-keys` demands.";
     };
 
     userUnits = mkOption {

@@ -27,6 +27,7 @@ mod rollback_args;
 mod runtime;
 mod state;
 mod switch;
+mod systems;
 mod variables;
 
 use std::ffi::OsString;
@@ -35,8 +36,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use self::commands::{
-    apply, completions, deploy, doctor, hosts, init, keygen, listener, logs, man, mcp, nats_config, plan, report,
-    rollback, rollouts, supervise,
+    apply, build, completions, deploy, doctor, hosts, init, keygen, listener, logs, man, mcp, nats_config, plan,
+    report, rollback, rollouts, supervise,
 };
 use self::exit::{CommandError, CommandResult, Exit};
 
@@ -60,6 +61,11 @@ enum Command {
     /// Nothing is deployed, and no host is sent a request. With a FILE nothing is connected to.
     #[command(after_help = help::DOCTOR)]
     Doctor(Box<doctor::Doctor>),
+    /// Build the systems of a plan's hosts in one evaluation, on any machine with Nix; hosts then only fetch theirs.
+    ///
+    /// Needs no NATS where the plan names all of its hosts and its flake, or where hosts are given.
+    #[command(after_help = help::BUILD)]
+    Build(Box<build::Build>),
     /// Carry out a plan: wave after wave, halting when one fails.
     #[command(after_help = help::APPLY)]
     Apply(Box<apply::Apply>),
@@ -166,6 +172,7 @@ impl Command {
         match self {
             Self::Init(init) => init.run(),
             Self::Doctor(doctor) => doctor.run(),
+            Self::Build(build) => build.run(),
             Self::Apply(apply) => apply.run(),
             Self::Plan(plan) => plan.run(),
             Self::Rollouts(rollouts) => rollouts.run(),

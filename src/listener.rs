@@ -36,6 +36,7 @@ mod state_dir;
 mod status_reporting;
 pub mod supervisor;
 mod surroundings;
+mod system_key;
 mod unit;
 mod verdict;
 mod watchdog;
@@ -65,6 +66,7 @@ use self::state_dir::StateDir;
 pub use self::state_dir::StateError;
 use self::status_reporting::StatusReporting;
 pub use self::surroundings::{ask, missing};
+pub use self::system_key::SystemKey;
 pub use self::unit::UnitEnd;
 pub use self::watchdog::Watchdog;
 use crate::bus::{Bus, BusError, Settings};
@@ -86,6 +88,8 @@ pub struct Config {
     pub flake_attr: Option<FlakeAttr>,
     /// What is added to each call of `nixos-rebuild`.
     pub rebuild_flags: Vec<RebuildFlag>,
+    /// The keys one of which has signed each system that is taken from elsewhere; without any, none is taken.
+    pub system_keys: Vec<SystemKey>,
     /// The subjects on which requests are taken.
     pub deploy_subjects: Vec<Subject>,
     pub discover_subject: Subject,

@@ -40,7 +40,6 @@ const STALE: &str = "using cached version";
 /// Why a revision could not be looked up.
 #[derive(Debug, Error, Diagnostic)]
 pub enum LookupError {
-    /// The repository has neither a branch nor a tag of that name.
     #[error("{remote} has no branch or tag \"{revision}\"")]
     NoSuchRef {
         remote: String,
@@ -63,7 +62,6 @@ pub enum LookupError {
         /// Where, without the secret.
         flake: FlakeUrl,
     },
-    /// The repository was asked, and has not answered.
     #[error("cannot look up \"{revision}\": no answer after {} s (`{command}`)", LOOKUP_WITHIN.as_secs())]
     #[diagnostic(help("check that the server of the repository works, or give the full commit id of 40 digits"))]
     NoAnswer { revision: Revision, command: String },

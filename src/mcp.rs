@@ -39,4 +39,4 @@ pub use self::handler::{ServeError, Server, StartError, serve_stdio};
 pub use self::plans::Plans;
 pub use self::policy::{AllowRef, AllowRefError, RevisionPolicy};
 pub use self::settings::{CallTimeouts, Credential, Mode, Settings, ToolFilter};
-pub use self::tools::TOOLS;
+pub use self::tools::tool_names;

@@ -76,7 +76,6 @@ pub struct User {
 pub enum PublicKeyError {
     #[error("this is a seed, which is secret: give the public key that goes with it, which starts with U")]
     Seed,
-    /// A key of an account, an operator, a server or the like.
     #[error("this is not the key of a user: those start with U")]
     NotAUser,
     /// Not a key, or one with a mistake in it.
@@ -89,7 +88,6 @@ pub enum PublicKeyError {
 pub enum ListenerNameError {
     #[error("{0:?} is not <tier>.<host> or <tier>.<host>.<role>")]
     Form(String),
-    /// A part that is not a name.
     #[error(transparent)]
     Name(#[from] NameError),
 }

@@ -12,11 +12,13 @@ pub mod follow;
 pub mod history;
 pub mod hooks;
 pub mod journal;
+pub mod nix;
 pub mod plan_file;
 pub mod prepare;
 pub mod resumption;
 pub mod revision;
 pub mod rollback;
+pub mod systems_file;
 #[cfg(test)]
 mod testing;
 
@@ -25,6 +27,7 @@ pub use fleet::{
     Awaited, Discovered, Discovery, Fleet, FleetError, FleetTask, KnownHosts, LogError, LogReader, Purpose, RollCall,
 };
 pub use history::History;
-pub use prepare::{Called, Kind, Part, PreflightError, PrepareError, PrepareOptions, Prepared};
+pub use nix::{BuildOptions, NixError};
+pub use prepare::{Called, Kind, Part, PreflightError, PrepareError, PrepareOptions, Prepared, SystemsFrom};
 pub use revision::{UnresolvedError, resolve_revision};
 pub use rollback::{RollbackError, RollbackPlan};

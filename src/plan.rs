@@ -9,8 +9,10 @@
 //! - `target`: the words that select hosts;
 //! - `roster`: who answered the roll call;
 //! - `resolve`: a plan and a roster to a [`ResolvedPlan`];
+//! - `systems`: which host gets which of the systems that were built before, and `changes` what that changes;
 //! - `missed`: hosts that answered for an earlier rollout and do not now.
 
+mod changes;
 mod diagnostic;
 pub mod flake;
 mod format;
@@ -23,6 +25,7 @@ mod resolved;
 mod rollback;
 mod roster;
 mod schema;
+mod systems;
 mod target;
 mod value;
 
@@ -36,12 +39,14 @@ use std::time::Duration;
 use miette::Diagnostic;
 use serde::Deserialize;
 
+pub use self::changes::{Changes, Closures, PackageChange, StorePath};
 pub use self::diagnostic::{PlanDiagnostic, PlanErrors};
 pub use self::hooks::{Hook, Hooks};
 pub use self::resolved::{Check, Groups, Limits, ResolvedHost, ResolvedPlan, ResolvedWave};
 pub use self::rollback::{BadConfirmTimeout, CONFIRM_TIMEOUT, Rollback, parse_confirm_timeout};
 pub use self::roster::Roster;
 pub use self::schema::schema;
+pub use self::systems::{Systems, runs};
 pub use self::target::Selector;
 
 use crate::protocol::{Action, FlakeUrl, HostName, Revision, Sender, Target, Tier};

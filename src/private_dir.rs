@@ -30,11 +30,9 @@ pub struct PrivateDir {
 /// Why a folder or a file in it is not used.
 #[derive(Debug, Error, Diagnostic)]
 pub enum PrivateDirError {
-    /// It cannot be opened, made, read or written.
     #[error("{path} cannot be used: {error}", path = .0.display(), error = .1)]
     #[diagnostic(help("it has to be a place that this user may write to; --state-dir names another folder"))]
     Io(PathBuf, #[source] io::Error),
-    /// It is a link, or something else than it has to be.
     #[error("{} is {found} where {expected} has to be", .path.display())]
     #[diagnostic(help("links are not followed: name the place that it leads to, or remove it"))]
     Kind { path: PathBuf, found: &'static str, expected: &'static str },

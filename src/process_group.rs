@@ -49,10 +49,15 @@ impl Drop for Group {
 /// What counts is the end of the process, not that of its output: git over ssh leaves a master connection behind that holds
 /// its standard error open for minutes.
 pub(crate) async fn output_within(command: &mut Command, limit: Duration) -> io::Result<Output> {
+    output_up_to(command, limit, MAX_ANSWER).await
+}
+
+/// The same for an answer of at most so many bytes.
+pub(crate) async fn output_up_to(command: &mut Command, limit: Duration, most: usize) -> io::Result<Output> {
     let mut child = spawn(command.stdin(Stdio::null()))?;
     // git that is asked to end takes its locks along, which one that is killed does not.
     let group = Group::led_by(&child, Signal::TERM);
-    let output = timeout(limit, follow(&mut child)).await??;
+    let output = timeout(limit, follow(&mut child, most)).await??;
     group.ended();
     Ok(output)
 }
@@ -70,7 +75,7 @@ pub(crate) async fn output_of_fed(command: &mut Command, input: &[u8], limit: Du
     };
     let output = async {
         tokio::select! {
-            output = follow(&mut child) => output,
+            output = follow(&mut child, MAX_ANSWER) => output,
             () = feed => Err(io::ErrorKind::BrokenPipe.into()),
         }
     };
@@ -83,7 +88,14 @@ fn spawn(command: &mut Command) -> io::Result<Child> {
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).spawn()
 }
 
-async fn follow(child: &mut Child) -> io::Result<Output> {
+/// Runs a program for a person who sees what it says beside its answer, and who ends it with Ctrl-C as they end this one. It ends
+/// with its caller, too.
+pub(crate) async fn output_shown(command: &mut Command) -> io::Result<Output> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).kill_on_drop(true);
+    command.spawn()?.wait_with_output().await
+}
+
+async fn follow(child: &mut Child, most: usize) -> io::Result<Output> {
     let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
         return Err(io::Error::other("its output cannot be read"));
     };
@@ -94,12 +106,12 @@ async fn follow(child: &mut Child) -> io::Result<Output> {
             read = answer.read(), if answer.is_open => read?,
             read = said.read(), if said.is_open => read?,
         }
-        answer.is_within(MAX_ANSWER)?;
+        answer.is_within(most)?;
         said.keep_last(MAX_SAID);
     };
-    answer.drain();
-    answer.is_within(MAX_ANSWER)?;
-    said.drain();
+    answer.drain(most);
+    answer.is_within(most)?;
+    said.drain(most);
     said.keep_last(MAX_SAID);
     Ok(Output { status, stdout: answer.bytes, stderr: said.bytes })
 }
@@ -121,9 +133,9 @@ impl<P: AsyncRead + AsFd + Unpin> Pipe<P> {
     }
 
     /// Takes what the program had written when it ended. Others may still hold the pipe open, so that it has no end.
-    fn drain(&mut self) {
+    fn drain(&mut self, most: usize) {
         let mut buffer = [0; 8 * 1024];
-        while self.bytes.len() <= MAX_ANSWER
+        while self.bytes.len() <= most
             && let Ok(length @ 1..) = rustix::io::read(&self.end, &mut buffer)
         {
             self.bytes.extend_from_slice(buffer.get(..length).unwrap_or_default());

@@ -15,6 +15,7 @@ pub mod request;
 pub mod response;
 pub mod revision;
 pub mod subject;
+pub mod system_path;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -31,3 +32,4 @@ pub use request::{RETURN_WITHIN, Request};
 pub use response::{BusyWith, ErrorCode, Phase, Response, Status};
 pub use revision::{Commit, MAX_REVISION_BYTES, Revision, RevisionError};
 pub use subject::{Subject, SubjectError, SubjectTemplate, Target, alias_variable};
+pub use system_path::{SystemPath, SystemPathError};

@@ -5,6 +5,7 @@
 //! [`Bars`] knows that there are terminals.
 
 mod bars;
+mod changes;
 mod describe;
 mod document;
 mod format;
@@ -24,13 +25,14 @@ use std::io;
 use jiff::Timestamp;
 
 pub use bars::{Bars, Size};
+pub use changes::changes;
 pub use describe::{HostFacts, describe};
 pub use document::{Document, html, junit, markdown};
 pub use format::DisplayDuration;
 pub use hosts::{HostsView, hosts_table};
 pub use json::Json;
 pub use lines::Lines;
-pub use preview::{changes, preview};
+pub use preview::{preview, way_back};
 pub use recap::recap;
 pub use rollouts::{Liveness, rollouts_json, rollouts_table};
 pub use wording::{cause, missed};

@@ -14,7 +14,6 @@ pub enum BusError {
     #[error("no NATS server can be reached: {}", list(.0))]
     #[diagnostic(help("{}", next(.0)))]
     Unreachable(Vec<Attempt>),
-    /// A server was reached, and does not know the key.
     #[error("{server} refuses this key")]
     #[diagnostic(help(
         "add its public key to a user in the server's configuration: {{ nkey: {public_key} }}. A server that knows its users by \
@@ -30,25 +29,20 @@ pub enum BusError {
         "--nkey-file names the file with the seed of your NKey; `homelab-deploy keygen FILE` makes one"
     ))]
     SeedUnreadable(PathBuf, #[source] io::Error),
-    /// There is no seed of a user in the seed file.
     #[error("{0} does not hold the seed of a NATS user")]
     #[diagnostic(help(
         "it is a line of 58 characters that begins with SU, alone or in a .creds file; `homelab-deploy keygen FILE` makes one"
     ))]
     NotAUserSeed(PathBuf),
-    /// Everyone on the machine can read the seed file.
     #[error("everyone on this machine can read the key in {0}")]
     #[diagnostic(help("chmod 600 {}, and consider the key known: make a new one", .0.display()))]
     SeedReadable(PathBuf),
-    /// A file that TLS needs cannot be read.
     #[error("cannot read {0}: {1}")]
     #[diagnostic(help("--tls-ca, --tls-cert and --tls-key name files in PEM format"))]
     TlsFile(PathBuf, #[source] io::Error),
-    /// A file that TLS needs has something else in it.
     #[error("there is no {what} in {file}")]
     #[diagnostic(help("the file has to be in PEM format: text with a line -----BEGIN {}-----", what.to_uppercase()))]
     NotPem { file: PathBuf, what: &'static str },
-    /// TLS is asked for, and an address does without.
     #[error("{server} is an address without TLS, but {required_by} requires TLS")]
     #[diagnostic(help(
         "write tls://{}: once an address begins with tls:// or a file for TLS is given, every server must use TLS",

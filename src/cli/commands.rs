@@ -1,6 +1,7 @@
 //! One file for each subcommand.
 
 pub(super) mod apply;
+pub(super) mod build;
 pub(super) mod completions;
 pub(super) mod deploy;
 pub(super) mod doctor;

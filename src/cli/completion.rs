@@ -62,9 +62,7 @@ fn completing(mut command: Command, words: impl Iterator<Item = OsString>) -> Co
     // The line is not finished, so whatever is missing or wrong in it is passed over.
     let Ok(words) = context::settle(&command, words.collect()) else { return command };
     let written = command.clone().ignore_errors(true).try_get_matches_from(words).ok();
-    let Some((_, written)) = written.and_then(|mut written| written.remove_subcommand()) else {
-        return command;
-    };
+    let Some((_, written)) = written.and_then(|mut written| written.remove_subcommand()) else { return command };
     let written = Arc::new(written);
     let with_values = |arg: Arg| match VALUES.iter().find(|(id, _)| arg.get_id() == id) {
         Some((_, values)) => {

@@ -33,9 +33,15 @@ pub(super) const DOCTOR: &str = help!(
   homelab-deploy doctor nats.conf",
     "1    Something is wrong"
 );
+pub(super) const BUILD: &str = help!(
+    "  homelab-deploy build sunday --out systems.json
+  homelab-deploy build ns1 ns2 --revision main --flake github:me/fleet \\
+    --sign-key fleet.secret --copy-to file:///srv/cache --out systems.json",
+);
 pub(super) const APPLY: &str = help_of_rollout!(
     "  homelab-deploy apply sunday
   homelab-deploy apply ./rollout.toml --yes --json
+  homelab-deploy apply sunday --systems systems.json
   homelab-deploy apply sunday --detach
   homelab-deploy apply --resume"
 );

@@ -41,7 +41,7 @@ pub(super) struct PlanFolders {
 #[derive(Debug, Error, Diagnostic)]
 #[error("there is no plan {name:?}")]
 #[diagnostic(help("{near}looked for {}; a path must contain a slash or end in .toml", looked_for.join(", ")))]
-struct PlanNotFound {
+pub(super) struct PlanNotFound {
     name: String,
     near: String,
     looked_for: Vec<String>,
@@ -49,29 +49,35 @@ struct PlanNotFound {
 
 impl PlanArgs {
     pub(super) fn read(&self) -> Result<PlanFile, CommandError> {
-        let path = self.find().map_err(|error| Exit::Usage.with(error))?;
+        // Without a plan the command line would have been refused, unless it does something else than read one.
+        let path = self.folders.find(self.plan.as_deref().unwrap_or_default());
+        let path = path.map_err(|error| Exit::Usage.with(error))?;
         PlanFile::read(&path, &alias::lookup).map_err(|error| Exit::Usage.with(error))
     }
+}
 
-    fn find(&self) -> Result<PathBuf, PlanNotFound> {
-        // Without a plan the command line would have been refused, unless it does something else than read one.
-        let plan = self.plan.as_deref().unwrap_or_default();
-        if plan.contains('/') || Path::new(plan).extension().is_some_and(|extension| extension == "toml") {
+/// Whether a plan is given as a path.
+pub(super) fn is_path(plan: &str) -> bool {
+    plan.contains('/') || Path::new(plan).extension().is_some_and(|extension| extension == "toml")
+}
+
+impl PlanFolders {
+    /// The file of a plan, which is given as a path or by its name.
+    pub(super) fn find(&self, plan: &str) -> Result<PathBuf, PlanNotFound> {
+        if is_path(plan) {
             return Ok(PathBuf::from(plan));
         }
         let file = format!("{plan}.toml");
-        let candidates: Vec<PathBuf> = self.folders.in_turn().into_iter().map(|folder| folder.join(&file)).collect();
+        let candidates: Vec<PathBuf> = self.in_turn().into_iter().map(|folder| folder.join(&file)).collect();
         let found = candidates.iter().find(|path| path.exists()).cloned();
         found.ok_or_else(|| {
-            let names = self.folders.names();
+            let names = self.names();
             let near = nearest(plan, names.iter().map(String::as_str)).map(|near| format!("did you mean {near}? "));
             let looked_for = candidates.iter().map(|path| path.display().to_string()).collect();
             PlanNotFound { name: plan.to_owned(), near: near.unwrap_or_default(), looked_for }
         })
     }
-}
 
-impl PlanFolders {
     /// The names of all plans that can be found.
     pub(super) fn names(&self) -> Vec<String> {
         let files = self.files();

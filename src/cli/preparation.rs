@@ -12,9 +12,10 @@ use super::out;
 use super::plan_file::PlanArgs;
 use super::rollback_args::RollbackArgs;
 use super::state::StateArgs;
+use super::systems::SystemsArgs;
 use crate::bus::Bus;
 use crate::operator::plan_file::PlanFile;
-use crate::operator::{Kind, Part, PrepareError, PrepareOptions, Prepared};
+use crate::operator::{Kind, Part, PrepareError, PrepareOptions, Prepared, SystemsFrom};
 use crate::plan::Plan;
 use crate::protocol::{HostName, Revision};
 use crate::report;
@@ -51,6 +52,9 @@ pub(super) struct Preparation {
 
     #[command(flatten)]
     hooks: HookArgs,
+
+    #[command(flatten)]
+    systems: SystemsArgs,
 
     #[command(flatten)]
     pub(super) flake: FlakeArgs,
@@ -90,7 +94,9 @@ impl Preparation {
     pub(super) async fn prepare(&self, audience: Audience) -> Result<Previewed, CommandError> {
         let mut file = self.plan.read()?;
         self.rollback.apply_defaults_to(&mut file.plan);
-        let revision = file.plan.revision(self.revision.clone());
+        let systems = self.systems.source(None)?;
+        let of_systems = systems.as_ref().and_then(SystemsFrom::commit).filter(|_| file.plan.revision.is_none());
+        let revision = file.plan.revision(self.revision.clone().or(of_systems.cloned().map(Revision::from)));
         let revision = revision.map_err(|mistakes| Exit::Usage.with(file.place(mistakes)))?;
         let wanted = PrepareOptions {
             plan: file.plan.clone(),
@@ -103,6 +109,8 @@ impl Preparation {
             hooks: self.hooks.hooks(),
             even_if_current: self.even_if_current,
             journals: self.state.journals(),
+            systems,
+            binary_cache: self.systems.cache.clone(),
             cache: self.state.cache(),
             flakes: self.flake.rules(&self.state, &self.operator.settings().servers, flake::consent(audience)),
         };
@@ -110,7 +118,7 @@ impl Preparation {
         let prepared = wanted.prepare(&mut bus, &self.operator.discovery(&self.state)).await;
         let mut prepared = prepared.map_err(|error| self.unprepared(error, &file))?;
         prepared.warnings.extend(report::missed(&prepared.missed(&self.state.journals())));
-        let preview = report::preview(&prepared.rollout, &prepared.warnings, out::width());
+        let preview = report::preview(&prepared.rollout, &prepared.warnings, prepared.changes.as_ref(), out::width());
         Ok(Previewed { bus, prepared, preview })
     }
 
@@ -137,8 +145,11 @@ impl Preparation {
 pub(super) fn unprepared(error: PrepareError) -> CommandError {
     match error {
         PrepareError::Plan(_) | PrepareError::Selection(_) => Exit::Usage.with(error),
-        PrepareError::Fleet(_) | PrepareError::Flake(_) | PrepareError::Lookup(_) | PrepareError::TwoMachines(_) => {
-            Exit::Precondition.with(error)
-        }
+        PrepareError::Fleet(_)
+        | PrepareError::Flake(_)
+        | PrepareError::Lookup(_)
+        | PrepareError::Nix(_)
+        | PrepareError::NoFlake
+        | PrepareError::TwoMachines(_) => Exit::Precondition.with(error),
     }
 }

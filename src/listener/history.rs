@@ -180,7 +180,7 @@ impl RequestHistory {
         if matches!(spec.action, Action::Switch | Action::Test) {
             self.note_deployed(&response);
         }
-        if spec.action != Action::DryActivate && !changed_nothing(&response) {
+        if !matches!(spec.action, Action::DryActivate | Action::Fetch) && !changed_nothing(&response) {
             self.standing = Some((spec.key.clone(), spec.action, response.clone()));
         }
         self.finals.insert(spec.key.clone(), response.clone());
@@ -234,9 +234,12 @@ impl RequestHistory {
 
 /// Whether a run left the host as it was: it failed before it changed anything, or the host returned.
 fn changed_nothing(response: &Response) -> bool {
-    let built_only =
-        matches!(response.error, Some(ErrorCode::BuildFailed | ErrorCode::InvalidRevision | ErrorCode::AlreadyRunning));
-    response.status == Status::Failed && (built_only || response.rolled_back == Some(true))
+    use ErrorCode::{AlreadyRunning, BuildFailed, InvalidRevision, NotAvailable, Untrusted, WrongHost};
+    let came_before_activation = matches!(
+        response.error,
+        Some(BuildFailed | InvalidRevision | AlreadyRunning | WrongHost | NotAvailable | Untrusted)
+    );
+    response.status == Status::Failed && (came_before_activation || response.rolled_back == Some(true))
 }
 
 impl Deployed {

@@ -97,6 +97,13 @@ impl Host {
         }
     }
 
+    /// The link that keeps the garbage collector from the system that was fetched last.
+    pub(super) fn fetched_root(&self) -> PathBuf {
+        let roots = self.at(GC_ROOTS);
+        fs::create_dir(&roots).ok();
+        roots.join("fetched")
+    }
+
     /// Whether units are to be had: whether systemd is the first process of the host.
     pub(super) fn has_systemd(&self) -> bool {
         self.at("run/systemd/system").is_dir()

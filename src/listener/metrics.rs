@@ -14,9 +14,10 @@ pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8"
 
 /// How runs can fail. Each is there from the start with a zero, since what appears with a one has never increased.
 #[rustfmt::skip]
-const FAILURES: [ErrorCode; 8] = [
+const FAILURES: [ErrorCode; 11] = [
     ErrorCode::InvalidRevision, ErrorCode::BuildFailed, ErrorCode::Timeout, ErrorCode::ActivationFailed,
     ErrorCode::Interrupted, ErrorCode::VerifyFailed, ErrorCode::NotConfirmed, ErrorCode::AlreadyRunning,
+    ErrorCode::WrongHost, ErrorCode::NotAvailable, ErrorCode::Untrusted,
 ];
 
 /// What the loop that serves NATS knows. The counters begin with the process, the last run is known from disk.
@@ -164,6 +165,9 @@ mod tests {
         homelab_deploy_runs_total{status="failed",error="interrupted"} 0
         homelab_deploy_runs_total{status="failed",error="verify_failed"} 0
         homelab_deploy_runs_total{status="failed",error="not_confirmed"} 0
+        homelab_deploy_runs_total{status="failed",error="wrong_host"} 0
+        homelab_deploy_runs_total{status="failed",error="not_available"} 0
+        homelab_deploy_runs_total{status="failed",error="untrusted"} 0
         "#);
     }
 
@@ -196,6 +200,9 @@ mod tests {
         homelab_deploy_runs_total{status="failed",error="interrupted"} 0
         homelab_deploy_runs_total{status="failed",error="verify_failed"} 0
         homelab_deploy_runs_total{status="failed",error="not_confirmed"} 0
+        homelab_deploy_runs_total{status="failed",error="wrong_host"} 0
+        homelab_deploy_runs_total{status="failed",error="not_available"} 0
+        homelab_deploy_runs_total{status="failed",error="untrusted"} 0
         homelab_deploy_runs_total{status="failed",error="a\"b\\\nc"} 1
         homelab_deploy_last_run_timestamp_seconds 1767225690.25
         homelab_deploy_last_run_duration_seconds 90.25

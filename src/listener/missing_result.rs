@@ -6,7 +6,7 @@ use crate::protocol::Phase;
 
 /// Why there is no result, in words: by the last phase that was noted, the boot as of now, and the end of the unit.
 pub(super) fn explain(spec: &Spec, phase: Phase, boot_id: Option<&str>, unit: Option<&UnitEnd>) -> String {
-    let doing = phase.doing();
+    let doing = spec.doing(phase);
     match unit {
         Some(UnitEnd { result, .. }) if result == "oom-kill" => format!("memory ran out while {doing}"),
         Some(UnitEnd { result, .. }) if result == "timeout" => {

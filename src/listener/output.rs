@@ -2,7 +2,7 @@
 
 pub(super) mod switch;
 
-use crate::protocol::Phase;
+use crate::protocol::{ErrorCode, Phase};
 use crate::text::safe;
 
 /// Lines that `switch-to-configuration` begins with, at the moment when the system starts to change.
@@ -27,6 +27,18 @@ const UNADVERTISED: &str = "Server does not allow request for unadvertised objec
 
 /// What git says when a repository cannot be reached. Why, ssh or the server has said right before.
 const UNREACHABLE: &str = "Could not read from remote repository";
+
+/// What Nix says of a path whose signature is not one that is demanded, or whose content is not what was signed. No store path
+/// has a space in it, and so none can say any of this.
+const DISTRUST: [&str; 7] = [
+    "not signed by any of the keys",
+    "valid signature",
+    "signature by a trusted key",
+    "hash mismatch",
+    "bad archive",
+    " open archive (",
+    "while decompressing",
+];
 
 /// The longest part of a line that is looked at, in bytes.
 const MAX_LINE_BYTES: usize = 2_048;
@@ -96,6 +108,25 @@ pub(super) fn git_complaint(lines: &[String]) -> Option<String> {
         Some(why) => format!("{} ({})", why.trim(), complaint.trim_end_matches('.')),
         None => complaint.to_owned(),
     })
+}
+
+/// Why Nix could not have a path from any cache: no signature or hash that is demanded is right, or no cache has all of it.
+pub(super) fn refused_fetch(lines: &[String]) -> (ErrorCode, String) {
+    let complaints = || {
+        lines.iter().map(|line| line.trim()).filter(|line| line.starts_with("error:") || line.starts_with("warning:"))
+    };
+    let distrust = complaints().find(|line| DISTRUST.iter().any(|words| line.contains(words)));
+    if let Some(line) = distrust {
+        return (ErrorCode::Untrusted, without_label(line).to_owned());
+    }
+    let unknown = lines.iter().skip_while(|line| !line.contains("don't know how to build these paths")).nth(1);
+    let gone = complaints().find(|line| line.contains("does not exist in binary cache"));
+    let why = match (gone, unknown) {
+        (Some(line), _) => without_label(line).to_owned(),
+        (None, Some(path)) => format!("no cache of this host has {}", path.trim()),
+        (None, None) => essential(lines).unwrap_or("nix-store failed and said nothing").to_owned(),
+    };
+    (ErrorCode::NotAvailable, why)
 }
 
 /// The store path of what was built, as `nixos-rebuild-ng` names it when all is done. The program before it does not.
@@ -192,6 +223,23 @@ error: Failed to fetch git repository 'ssh://git.example.com/x'"), @"ssh: connec
         insta::assert_snapshot!(complaint("fatal: unable to access 'https://h/x/': Could not resolve host: h\nfatal: later"), @"unable to access 'https://h/x/': Could not resolve host: h");
         insta::assert_snapshot!(complaint("error: Server does not allow request for unadvertised object 8c1f\nerror: program 'git' failed"), @"Server does not allow request for unadvertised object 8c1f");
         assert_eq!(complaint("error: attribute 'x' missing"), "");
+    }
+
+    #[test]
+    fn a_system_that_cannot_be_fetched_is_missing_or_not_trusted() {
+        let refused = |output: &str| {
+            let (error, why) = refused_fetch(&clean_lines(output));
+            format!("{error}: {why}")
+        };
+        // As Nix 2.26 says it.
+        insta::assert_snapshot!(refused("these 2 paths will be fetched (0.00 MiB download, 0.00 MiB unpacked):\n  /nix/store/k-dep\n  /nix/store/v-nixos\nwarning: ignoring substitute for '/nix/store/v-nixos' from 'http://h', as it's not signed by any of the keys in 'trusted-public-keys'\nerror: build of '/nix/store/v-nixos' failed"), @"untrusted: ignoring substitute for '/nix/store/v-nixos' from 'http://h', as it's not signed by any of the keys in 'trusted-public-keys'");
+        insta::assert_snapshot!(refused("copying path '/nix/store/v-nixos' from 'http://h'...\nerror: hash mismatch importing path '/nix/store/v-nixos';\n         specified: sha256:0w\n         got:       sha256:0k\nerror: build of '/nix/store/v-nixos' failed"), @"untrusted: hash mismatch importing path '/nix/store/v-nixos';");
+        insta::assert_snapshot!(refused("copying path '/nix/store/v-archive (x' from 'http://h'...\nerror: Failed to open archive (Lzma library error: Corrupted input data)\nerror: build of '/nix/store/v-nixos' failed"), @"untrusted: Failed to open archive (Lzma library error: Corrupted input data)");
+        insta::assert_snapshot!(refused("error: bad archive: input doesn't look like a Nix archive\nerror: build of '/nix/store/v-nixos' failed"), @"untrusted: bad archive: input doesn't look like a Nix archive");
+        insta::assert_snapshot!(refused("don't know how to build these paths:\n  /nix/store/v-decompress\nerror: build of '/nix/store/v-decompress' failed"), @"not_available: no cache of this host has /nix/store/v-decompress");
+        insta::assert_snapshot!(refused("copying path '/nix/store/v-nixos' from 'http://h'...\nerror: file 'nar/0w.nar' does not exist in binary cache 'http://h'\nerror: build of '/nix/store/v-nixos' failed"), @"not_available: file 'nar/0w.nar' does not exist in binary cache 'http://h'");
+        insta::assert_snapshot!(refused("warning: error: unable to download 'http://h/6q.narinfo': Could not connect to server (7); retrying in 308 ms\nerror: unable to download 'http://h/6q.narinfo': Could not connect to server (7)"), @"not_available: unable to download 'http://h/6q.narinfo': Could not connect to server (7)");
+        insta::assert_snapshot!(refused(""), @"not_available: nix-store failed and said nothing");
     }
 
     #[test]

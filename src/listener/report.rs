@@ -25,13 +25,15 @@ pub(super) struct Reporter {
 impl Reporter {
     pub(super) fn new(config: &Config, instance: Uuid) -> Self {
         let host = Host::new(config.root.clone());
+        let of_trust = Feature::OF_TRUST.into_iter().filter(|_| !config.system_keys.is_empty());
+        let features = Feature::ALWAYS.into_iter().chain(of_trust).collect();
         let fixed = HostReport {
             hostname: config.hostname.clone(),
             tier: config.tier,
             role: config.role.clone(),
             deploy_subjects: config.deploy_subjects.clone(),
             version: Some(env!("CARGO_PKG_VERSION").to_owned()),
-            features: Feature::KNOWN.into(),
+            features,
             flake: Some(config.flake.public()),
             instance: Some(instance),
             machine: host.machine(),

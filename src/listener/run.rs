@@ -20,9 +20,11 @@ use super::Config;
 use super::output::clean;
 use super::rebuild_flag::RebuildFlag;
 use super::snapshot::SystemSnapshot;
+use super::system_key::SystemKey;
 use super::verdict::Verdict;
 use crate::protocol::{
-    Action, BusyWith, Commit, FlakeAttr, FlakeUrl, HostName, ReplySubject, Request, RequestId, Revision,
+    Action, BusyWith, Commit, FlakeAttr, FlakeUrl, HostName, Phase, ReplySubject, Request, RequestId, Revision,
+    SystemPath,
 };
 
 /// The longest that a host waits to be confirmed, whatever it is asked for: it takes no other request meanwhile.
@@ -55,6 +57,12 @@ pub struct Spec {
     /// What is added to each call of `nixos-rebuild`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rebuild_flags: Vec<RebuildFlag>,
+    /// The system that is deployed, where it was built elsewhere: then nothing is evaluated or built here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system: Option<SystemPath>,
+    /// The keys one of which has signed that system.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub system_keys: Vec<SystemKey>,
     pub root: PathBuf,
     /// How long the host waits to be confirmed once it has activated what was asked for, in milliseconds; then, and when
     /// that fails, it returns to what it ran before. Without it the host stays as it is.
@@ -137,6 +145,8 @@ impl Spec {
             host: config.hostname.clone(),
             attr: config.flake_attr.clone(),
             rebuild_flags: config.rebuild_flags.clone(),
+            system: request.system,
+            system_keys: config.system_keys.clone(),
             root: config.root.clone(),
             confirm_timeout_ms: confirm_timeout.map(milliseconds),
             return_to: None,
@@ -149,6 +159,14 @@ impl Spec {
     /// The name of the host's configuration in `nixosConfigurations`.
     pub(super) fn configuration(&self) -> &str {
         self.attr.as_ref().map_or(self.host.as_str(), FlakeAttr::as_str)
+    }
+
+    /// What the run is doing, as a word for people.
+    pub(super) const fn doing(&self, phase: Phase) -> &'static str {
+        match (phase, &self.system) {
+            (Phase::Build, Some(_)) => "fetching",
+            _ => phase.doing(),
+        }
     }
 
     /// The run as the reason why another one is refused.

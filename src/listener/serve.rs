@@ -60,6 +60,10 @@ const LINES: (u32, Duration) = (50, Duration::from_secs(5));
 /// How long the reason may be why a request is not run, in bytes.
 const REASON_BYTES: usize = 1_000;
 
+/// What a host says that is to fetch a system and trusts nobody to have built it.
+const NO_KEY: &str = "this host takes no systems that were built elsewhere: for that, its configuration names a key that signs them \
+    (services.homelab-deploy.listener.systems.trustedKeys, or --system-key of the listener)";
+
 /// How much of a text of others is logged, in bytes.
 const SHOWN_BYTES: usize = 200;
 
@@ -256,16 +260,14 @@ impl Service {
         let who = |text: &Option<String>| text.as_deref().map(shown);
         tracing::info!(
             key = shown(request.key()), action = %request.action, revision = %shown(request.revision.as_str()),
+            system = request.system.as_ref().map(|system| system.as_str()),
             operator = who(&request.operator), rollout = who(&request.rollout), wave = who(&request.wave), "accepted"
         );
         let (reply_to, id) = (request.reply_to.clone(), request.id.clone());
         let spec = match self.spec(request) {
             Ok(spec) => Spec { number: self.memory.next_number(), ..spec },
-            Err(why) => {
-                let message = format!("cannot return: {why}");
-                return self
-                    .reject(Refusal { reply_to, id, error: ErrorCode::InvalidRequest, message, holder: None })
-                    .await;
+            Err((error, message)) => {
+                return self.reject(Refusal { reply_to, id, error, message, holder: None }).await;
             }
         };
         self.ledger.accepted(spec.clone());
@@ -276,14 +278,18 @@ impl Service {
         self.steps.spawn_blocking(move || Step::Begun(rebuild::begin(&launcher, &dir, &spec)));
     }
 
-    /// The run that a request asks for on this host. The error says why there is nothing to return to.
-    fn spec(&self, request: Request) -> Result<Spec, String> {
+    /// The run that a request asks for on this host. The error says why it is refused.
+    fn spec(&self, request: Request) -> Result<Spec, (ErrorCode, String)> {
         let returns = request.returns.clone();
         let spec = Spec { boot_id: self.boot_id.clone(), ..Spec::new(request, &self.config, clock::now()) };
-        let Some(run) = returns else { return Ok(spec) };
-        let (action, end) = self.ledger.returnable(run.as_str())?;
+        let Some(run) = returns else {
+            let is_from_anybody = spec.system.is_some() && spec.system_keys.is_empty();
+            return if is_from_anybody { Err((ErrorCode::Untrusted, NO_KEY.to_owned())) } else { Ok(spec) };
+        };
+        let cannot = |why: String| (ErrorCode::InvalidRequest, format!("cannot return: {why}"));
+        let (action, end) = self.ledger.returnable(run.as_str()).map_err(cannot)?;
         let facts = self.memory.run_dir(run.as_str()).before();
-        let facts = facts.ok_or_else(|| format!("what ran before {run} is not on record"))?;
+        let facts = facts.ok_or_else(|| cannot(format!("what ran before {run} is not on record")))?;
         let revision = facts.revision.clone().or_else(|| end.previous_revision.clone());
         let return_to =
             Some(Box::new(RollbackTarget { run: run.to_string(), facts, revision, made: end.system.clone() }));

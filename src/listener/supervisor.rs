@@ -12,11 +12,13 @@ mod baseline;
 mod changes;
 mod confirmation;
 mod deployment;
+mod fetch;
 mod log;
 mod order;
 mod process_tree;
 mod program;
 mod rollback;
+mod step;
 mod stop_signal;
 
 use std::fs::File;

@@ -36,8 +36,8 @@ pub(super) enum End {
     TimedOut,
     /// The program could not be started, for this reason.
     NotStarted(String),
-    /// It is not known which commit to deploy.
-    Unresolved(ErrorCode, String),
+    /// There is nothing that could be activated: no such commit, or no system that this host takes.
+    Refused(ErrorCode, String),
 }
 
 /// All that a run is judged by.
@@ -87,18 +87,19 @@ fn judge_by_itself(spec: &Spec, evidence: &Evidence<'_>) -> Verdict {
     let Evidence { end, phase, lines, .. } = evidence;
     match end {
         End::Exited(0) => success::success(spec.action, evidence),
-        End::Exited(code) if ENDED_BY_SIGNAL.contains(code) => Verdict::interrupted(code - 128, *phase),
+        End::Exited(code) if ENDED_BY_SIGNAL.contains(code) => Verdict::interrupted(code - 128, spec.doing(*phase)),
         End::Exited(code) if activation::needs_reboot(*code, *phase, lines) => {
             activation::reboot(spec.action, evidence)
         }
         End::Exited(code) if activation::is_reached(*code, *phase, lines) => activation::failure(spec, *code, evidence),
         End::Exited(code) => build::failure(spec, *code, lines),
-        End::Killed(signal) | End::Stopped(signal) => Verdict::interrupted(*signal, *phase),
-        End::TimedOut => Verdict::failed(ErrorCode::Timeout, timeout(spec.timeout_ms, evidence)),
+        End::Killed(signal) | End::Stopped(signal) => Verdict::interrupted(*signal, spec.doing(*phase)),
+        End::TimedOut => Verdict::failed(ErrorCode::Timeout, timeout(spec, evidence)),
+        End::NotStarted(why) if *phase == Phase::Activate => Verdict::failed(ErrorCode::ActivationFailed, why.as_str()),
         End::NotStarted(why) => {
-            Verdict::failed(ErrorCode::BuildFailed, format!("{why}: nixos-rebuild must be on the PATH of the listener"))
+            Verdict::failed(ErrorCode::BuildFailed, format!("{why}: it must be on the PATH of the listener"))
         }
-        End::Unresolved(error, why) => Verdict::failed(error.clone(), why.as_str()),
+        End::Refused(error, why) => Verdict::failed(error.clone(), why.as_str()),
     }
 }
 
@@ -123,9 +124,8 @@ impl Verdict {
         Self::failed(ErrorCode::Interrupted, why)
     }
 
-    fn interrupted(signal: i32, phase: Phase) -> Self {
-        let message = format!("signal {signal} ended the run while {}", phase.doing());
-        Self::failed(ErrorCode::Interrupted, message)
+    fn interrupted(signal: i32, doing: &str) -> Self {
+        Self::failed(ErrorCode::Interrupted, format!("signal {signal} ended the run while {doing}"))
     }
 }
 
@@ -138,13 +138,13 @@ pub(super) fn left_traces(verdict: &Verdict, Evidence { phase, before, after, li
     moved || began && switch::boot_loader(lines) != Some(BootLoader::Old)
 }
 
-fn timeout(timeout_ms: u64, Evidence { phase, .. }: &Evidence<'_>) -> String {
-    let limit = timeout_ms / 1_000;
+fn timeout(spec: &Spec, Evidence { phase, .. }: &Evidence<'_>) -> String {
+    let limit = spec.timeout_ms / 1_000;
     let half_done = match phase {
         Phase::Activate => "; the system may be half switched",
         _ => "",
     };
-    format!("not over after {limit} s, and ended while {}{half_done}", phase.doing())
+    format!("not over after {limit} s, and ended while {}{half_done}", spec.doing(*phase))
 }
 
 #[cfg(test)]

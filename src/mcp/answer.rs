@@ -2,8 +2,6 @@
 
 use std::fmt::Write;
 
-use rmcp::ErrorData;
-use rmcp::handler::server::tool::IntoCallToolResult;
 use rmcp::model::{CallToolResponse, CallToolResult, ContentBlock};
 use serde_json::Value;
 
@@ -40,6 +38,15 @@ impl Answer {
         answer
     }
 
+    pub(super) fn into_response(self) -> CallToolResponse {
+        let bytes = self.bytes();
+        if bytes > MAX_BYTES {
+            let error = ToolError::new("too_large", format!("the result has {bytes} bytes, more than clients take"));
+            return error.next("what was asked for was done; ask for less, such as one host").into_response();
+        }
+        self.result().into()
+    }
+
     fn bytes(&self) -> usize {
         serde_json::to_vec(&self.result()).map_or(0, |json| json.len())
     }
@@ -67,17 +74,6 @@ fn remove_empty(value: &mut Value) {
             }
         }
         _ => {}
-    }
-}
-
-impl IntoCallToolResult for Answer {
-    fn into_call_tool_result(self) -> Result<CallToolResponse, ErrorData> {
-        let bytes = self.bytes();
-        if bytes > MAX_BYTES {
-            let error = ToolError::new("too_large", format!("the result has {bytes} bytes, more than clients take"));
-            return error.next("what was asked for was done; ask for less, such as one host").into_call_tool_result();
-        }
-        Ok(self.result().into())
     }
 }
 

@@ -24,7 +24,7 @@ use tokio::time::{Instant, interval_at};
 
 pub(super) use self::question::Question;
 use self::tokens::ApprovalTokens;
-use super::call::AuditContext;
+use super::call::{AuditContext, ToolCall};
 use super::error::ToolError;
 use super::progress::Progress;
 use super::redact::Redactor;
@@ -73,23 +73,19 @@ impl Approvals {
         &self,
         question: &Question<'_>,
         progress: &mut Option<Progress<'_>>,
-        context: &RequestContext<RoleServer>,
+        call: ToolCall<'_>,
     ) -> Result<ApprovalOutcome, ToolError> {
-        let audit = AuditContext::of(context);
-        if let Some(mut end) = audit.map(AuditContext::end) {
-            end.tier = question.tiers.last().map(ToString::to_string);
-            end.commit = Some(question.commit.to_string());
-        }
+        call.audit.end().tier = question.tiers.last().map(ToString::to_string);
+        call.audit.end().commit = Some(question.commit.to_string());
         if !question.needs_a_person {
             return Ok(ApprovalOutcome::NotNeeded);
         }
         let (outcome, on_record) = match self.mode {
             ApprovalMode::Waived => (ApprovalOutcome::NotNeeded, "waived"),
-            ApprovalMode::Person => (self.ask(question, progress, context).await?, "given"),
+            ApprovalMode::Person => (self.ask(question, progress, call).await?, "given"),
         };
-        let is_given = !matches!(outcome, ApprovalOutcome::Asked(_));
-        if let Some(mut end) = audit.map(AuditContext::end).filter(|_| is_given) {
-            end.approval = Some(on_record);
+        if !matches!(outcome, ApprovalOutcome::Asked(_)) {
+            call.audit.end().approval = Some(on_record);
         }
         Ok(outcome)
     }
@@ -98,13 +94,13 @@ impl Approvals {
         &self,
         question: &Question<'_>,
         progress: &mut Option<Progress<'_>>,
-        context: &RequestContext<RoleServer>,
+        ToolCall { context, audit, .. }: ToolCall<'_>,
     ) -> Result<ApprovalOutcome, ToolError> {
         if !context.client_capabilities().is_some_and(can_ask) {
             return Err(unavailable());
         }
         if context.protocol_version() >= Some(ProtocolVersion::V_2026_07_28) {
-            return self.take_answer(question, AuditContext::of(context));
+            return self.take_answer(question, audit);
         }
         let answer = elicit(self.form(question), progress, context).await?;
         judge(question, &answer)?;
@@ -112,10 +108,9 @@ impl Approvals {
     }
 
     /// Looks at the answer that came with a call, or asks when there is none.
-    fn take_answer(&self, question: &Question<'_>, call: Option<&AuditContext>) -> Result<ApprovalOutcome, ToolError> {
-        let answer = call.and_then(|call| call.input_responses.as_ref()?.get(FIELD).cloned());
-        let state = call.and_then(|call| call.request_state.as_ref());
-        let Some((state, answer)) = state.zip(answer) else {
+    fn take_answer(&self, question: &Question<'_>, call: &AuditContext) -> Result<ApprovalOutcome, ToolError> {
+        let answer = call.input_responses.as_ref().and_then(|answers| answers.get(FIELD).cloned());
+        let Some((state, answer)) = call.request_state.as_ref().zip(answer) else {
             return Ok(ApprovalOutcome::Asked(Box::new(self.sealed(question))));
         };
         self.tokens.spend(state, &question.binding())?;

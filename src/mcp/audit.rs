@@ -50,7 +50,6 @@ pub enum AuditError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Untrusted(PrivateDirError),
-    /// Others than its owner may read or change the file.
     #[error("other users than its owner may read or change the audit file {0}")]
     #[diagnostic(help("chmod 600 {}", .0.display()))]
     Shared(PathBuf),

@@ -1,6 +1,6 @@
 //! One call on its way through the server: what came beside its arguments, and what is put on record about it.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rmcp::model::{CallToolRequestParams, CallToolResponse, CallToolResult, InputResponses, JsonObject};
 use rmcp::service::RequestContext;
@@ -8,22 +8,23 @@ use rmcp::{ErrorData, RoleServer};
 
 use super::audit::{CallEnd, CallOutcome};
 
-/// A call of a tool that begins a rollout.
+/// A call as a tool sees it.
 #[derive(Clone, Copy)]
 pub(super) struct ToolCall<'a> {
-    pub(super) tool: &'static str,
+    pub(super) tool: &'a str,
     pub(super) arguments: &'a JsonObject,
     pub(super) context: &'a RequestContext<RoleServer>,
+    pub(super) audit: &'a AuditContext,
 }
 
-/// What a tool finds in the context of its request.
-#[derive(Debug, Clone)]
+/// What came with a call beside its arguments, and what is put on record about it.
+#[derive(Debug)]
 pub(super) struct AuditContext {
     /// What came with a call that is made again after a question; only the newest protocol has that.
     pub(super) request_state: Option<String>,
     pub(super) input_responses: Option<InputResponses>,
     /// What the call turned out to be about, whether or not it succeeds.
-    end: Arc<Mutex<CallEnd>>,
+    end: Mutex<CallEnd>,
 }
 
 impl AuditContext {
@@ -32,13 +33,8 @@ impl AuditContext {
         Self {
             request_state: request.request_state.clone(),
             input_responses: request.input_responses.clone(),
-            end: Arc::new(Mutex::new(CallEnd { tier, ..CallEnd::default() })),
+            end: Mutex::new(CallEnd { tier, ..CallEnd::default() }),
         }
-    }
-
-    /// That of a call under way.
-    pub(super) fn of(context: &RequestContext<RoleServer>) -> Option<&Self> {
-        context.extensions.get::<Self>()
     }
 
     pub(super) fn end(&self) -> MutexGuard<'_, CallEnd> {

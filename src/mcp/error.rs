@@ -1,8 +1,6 @@
 //! What a tool answers when it did not do what was asked: a code, what is wrong, and what to do next.
 
 use miette::Diagnostic;
-use rmcp::ErrorData;
-use rmcp::handler::server::tool::IntoCallToolResult;
 use rmcp::model::{CallToolResponse, CallToolResult, ContentBlock};
 
 use super::policy::RevisionNotAllowed;
@@ -46,8 +44,8 @@ impl ToolError {
             .next("check with rollout_status what was done before you try again")
     }
 
-    fn into_result(self) -> CallToolResult {
-        CallToolResult::error(vec![ContentBlock::text(self.text())])
+    pub(super) fn into_response(self) -> CallToolResponse {
+        CallToolResult::error(vec![ContentBlock::text(self.text())]).into()
     }
 
     /// The whole of it, as the assistant reads it.
@@ -101,12 +99,6 @@ impl From<FleetError> for ToolError {
     }
 }
 
-impl IntoCallToolResult for ToolError {
-    fn into_call_tool_result(self) -> Result<CallToolResponse, ErrorData> {
-        Ok(self.into_result().into())
-    }
-}
-
 impl From<PrepareError> for ToolError {
     fn from(error: PrepareError) -> Self {
         match error {
@@ -115,6 +107,7 @@ impl From<PrepareError> for ToolError {
             PrepareError::Fleet(error) => Self::from(error),
             PrepareError::Flake(_) => Self::told("flake_not_accepted", &error),
             PrepareError::Lookup(_) => Self::told("revision_not_found", &error),
+            PrepareError::Nix(_) | PrepareError::NoFlake => Self::told("nix_failed", &error),
             PrepareError::TwoMachines(_) => Self::told("two_machines", &error),
         }
     }

@@ -9,8 +9,6 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use miette::Diagnostic;
-use rmcp::handler::server::router::tool::ToolRouter;
-use rmcp::handler::server::tool::{IntoCallToolResult, ToolCallContext};
 use rmcp::model::{
     CallToolRequestParams, CallToolResponse, CustomRequest, CustomResult, ErrorCode, Implementation, ListToolsResult,
     PaginatedRequestParams, ServerCapabilities, ServerConfig, Tool,
@@ -24,15 +22,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinError;
 
 use super::audit::{AuditError, CallEnd, CallOutcome};
-use super::call::AuditContext;
+use super::call::{AuditContext, ToolCall};
 use super::context::Context;
 use super::error::ToolError;
-use super::settings::{Mode, Settings, ToolFilter};
-use super::tools::Tools;
+use super::settings::Settings;
+use super::tools;
 use super::transport::Lines;
-
-/// The tools that exist only where the server has an administrator's key.
-const ADMIN_TOOLS: [&str; 1] = ["deploy_admin"];
 
 /// What an assistant is told about the server as a whole.
 const INSTRUCTIONS: &str = "Deploys NixOS hosts over NATS, one by one or in waves that halt when one fails. Success is only \
@@ -42,8 +37,8 @@ const INSTRUCTIONS: &str = "Deploys NixOS hosts over NATS, one by one or in wave
 /// The server: its tools, and what they work with.
 #[derive(Debug, Clone)]
 pub struct Server {
-    tools: Tools,
-    router: ToolRouter<Tools>,
+    context: Arc<Context>,
+    tools: Arc<[Tool]>,
 }
 
 #[derive(Debug, Error, Diagnostic)]
@@ -54,7 +49,6 @@ pub enum StartError {
     #[error("--tools and --read-only leave no tool")]
     #[diagnostic(help("name tools that change nothing, or leave one of both flags out"))]
     NoTools,
-    /// The key for the test tier is the administrator's.
     #[error("--nkey-file and --admin-nkey-file have the same key")]
     #[diagnostic(help(
         "the key in --nkey-file bounds the tools for the test tier: give it a key that may deploy there only"
@@ -65,7 +59,6 @@ pub enum StartError {
 /// Why the server ended although its client did not ask for it.
 #[derive(Debug, Error, Diagnostic)]
 pub enum ServeError {
-    /// The first message does not begin a conversation.
     #[error("the client did not begin as the Model Context Protocol has it: {0}")]
     #[diagnostic(help("this command is for programs: `docs/mcp.md` says how to add it to an assistant"))]
     Opening(#[source] Box<ServerInitializeError>),
@@ -76,14 +69,14 @@ pub enum ServeError {
 impl Server {
     /// A server that has not met its client yet.
     pub fn new(settings: Settings) -> Result<Self, StartError> {
-        let router = offered(&settings);
-        if router.list_all().is_empty() {
+        let tools = tools::offered(&settings);
+        if tools.is_empty() {
             return Err(StartError::NoTools);
         }
         if settings.admin.as_ref().is_some_and(|admin| is_same_key(&admin.nkey_file, &settings.test.nkey_file)) {
             return Err(StartError::OneKey);
         }
-        Ok(Self { tools: Tools { context: Arc::new(Context::new(settings)?) }, router })
+        Ok(Self { context: Arc::new(Context::new(settings)?), tools: tools.into() })
     }
 
     /// Serves a client until it closes its end, or a signal asks this process to stop.
@@ -141,7 +134,7 @@ impl ServerHandler for Server {
     }
 
     fn get_tool(&self, name: &str) -> Option<Tool> {
-        self.router.get(name).cloned()
+        self.tools.iter().find(|tool| tool.name == name).cloned()
     }
 
     async fn list_tools(
@@ -149,26 +142,25 @@ impl ServerHandler for Server {
         _: Option<PaginatedRequestParams>,
         _: RequestContext<RoleServer>,
     ) -> Result<ListToolsResult, ErrorData> {
-        Ok(ListToolsResult::with_all_items(self.router.list_all()))
+        Ok(ListToolsResult::with_all_items(self.tools.to_vec()))
     }
 
     /// Every call goes this way: it is on record however it ends, and nothing leaves that was not cleaned.
     async fn call_tool(
         &self,
         request: CallToolRequestParams,
-        mut context: RequestContext<RoleServer>,
+        context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
         let arguments = request.arguments.clone().map_or(Value::Null, Value::Object);
-        let mut entry = self.tools.context.audit.entry(&request.name, arguments, client(&context).as_deref());
-        let call = AuditContext::new(&request);
-        context.extensions.insert(call.clone());
-        let is_writing = self.router.get(&request.name).is_some_and(writes);
+        let mut entry = self.context.audit.entry(&request.name, arguments, client(&context).as_deref());
+        let audit = AuditContext::new(&request);
+        let is_writing = self.get_tool(&request.name).is_some() && tools::writes(&request.name);
         let answer = match if is_writing { entry.begin() } else { Ok(()) } {
-            Ok(()) => self.answer(request, context).await,
-            Err(error) => unrecorded(&error).into_call_tool_result(),
+            Ok(()) => self.answer(&request, &context, &audit).await,
+            Err(error) => Ok(unrecorded(&error).into_response()),
         };
         let answer = self.clean(answer);
-        entry.end(call.ended_with(&answer));
+        entry.end(audit.ended_with(&answer));
         answer
     }
 
@@ -182,12 +174,12 @@ impl ServerHandler for Server {
         {
             ErrorData::invalid_params(format!("the params of {} have the wrong type", request.method), None)
         } else {
-            let method = self.tools.context.redactor.first(&request.method, 80);
+            let method = self.context.redactor.first(&request.method, 80);
             ErrorData::new(ErrorCode::METHOD_NOT_FOUND, Cow::Owned(format!("there is no method {method}")), None)
         };
         if request.method == "tools/call" {
             let params = request.params.unwrap_or_default();
-            let entry = self.tools.context.audit.entry("malformed", params, client(&context).as_deref());
+            let entry = self.context.audit.entry("malformed", params, client(&context).as_deref());
             let code = Some(format!("protocol {}", error.code.0));
             entry.end(CallEnd { outcome: CallOutcome::Error, code, ..CallEnd::default() });
         }
@@ -199,17 +191,22 @@ impl Server {
     /// A tool that panics has not answered, and its client would wait in vain.
     async fn answer(
         &self,
-        request: CallToolRequestParams,
-        context: RequestContext<RoleServer>,
+        request: &CallToolRequestParams,
+        context: &RequestContext<RoleServer>,
+        audit: &AuditContext,
     ) -> Result<CallToolResponse, ErrorData> {
-        let call = ToolCallContext::new(&self.tools, request, context);
-        let answer = AssertUnwindSafe(self.router.call(call)).catch_unwind().await;
-        answer.unwrap_or_else(|_| ToolError::broke_off().into_call_tool_result())
+        if self.get_tool(&request.name).is_none() {
+            return Err(ErrorData::invalid_params("tool not found", None));
+        }
+        let arguments = request.arguments.clone().unwrap_or_default();
+        let call = ToolCall { tool: &request.name, arguments: &arguments, context, audit };
+        let answer = AssertUnwindSafe(Box::pin(tools::run(&self.context, call))).catch_unwind().await;
+        Ok(answer.unwrap_or_else(|_| Err(ToolError::broke_off())).unwrap_or_else(ToolError::into_response))
     }
 
     /// The answer without secrets and without anything that a terminal obeys.
     fn clean(&self, answer: Result<CallToolResponse, ErrorData>) -> Result<CallToolResponse, ErrorData> {
-        let redactor = &self.tools.context.redactor;
+        let redactor = &self.context.redactor;
         match answer {
             Ok(CallToolResponse::Complete(result)) => Ok(redactor.clean_result(result).into()),
             Err(error) => Err(redactor.clean_error(error)),
@@ -227,26 +224,6 @@ fn unrecorded(error: &AuditError) -> ToolError {
     tracing::error!("a call was refused: {error}");
     ToolError::new("audit_unwritable", "the call cannot be put on record, so nothing is done")
         .next("ask the person who started this server to look at its --audit-file, then call again")
-}
-
-/// The tools that this server offers. The others are neither listed nor callable.
-fn offered(settings: &Settings) -> ToolRouter<Tools> {
-    let mut tools = Tools::tool_router();
-    let ToolFilter { mode, only } = &settings.tools;
-    for tool in tools.list_all() {
-        let is_offered = (settings.admin.is_some() || !ADMIN_TOOLS.contains(&&*tool.name))
-            && (*mode == Mode::ReadWrite || !writes(&tool))
-            && only.as_ref().is_none_or(|only| only.contains(&*tool.name));
-        if !is_offered {
-            tools.remove_route(&tool.name);
-        }
-    }
-    tools
-}
-
-/// Whether a tool changes anything, as its description says, too.
-fn writes(tool: &Tool) -> bool {
-    tool.annotations.as_ref().and_then(|hints| hints.read_only_hint) != Some(true)
 }
 
 /// Whether two files have the same key. What cannot be read is told when it is used.

@@ -7,12 +7,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use rmcp::handler::server::tool::IntoCallToolResult;
 use rmcp::model::CallToolResponse;
 use tokio::time::{Instant, timeout_at};
 
 use super::approval::{ApprovalOutcome, Question, outdated};
-use super::call::{AuditContext, ToolCall};
+use super::call::ToolCall;
 use super::context::{Context, within_reach, wrong_tier};
 use super::error::ToolError;
 use super::follow::WaitUntil;
@@ -96,6 +95,8 @@ impl Context {
             hooks: Hooks::default(),
             journals: self.settings.journals.clone(),
             flakes: self.settings.flakes.clone(),
+            systems: None,
+            binary_cache: None,
             cache: self.settings.cache.clone(),
         }
     }
@@ -118,11 +119,7 @@ impl Context {
             prepared.warnings.extend(report::missed(&prepared.missed(&self.settings.journals)));
             Ok(prepared)
         };
-        let late = || {
-            ToolError::new("too_slow", "the hosts and the commit could not be settled in time")
-                .next("nothing was sent; check that the repository can be reached, or give the whole commit id")
-        };
-        timeout_at(until, prepared).await.unwrap_or_else(|_| Err(late()))
+        in_time(until, prepared).await
     }
 
     /// Begins what is intended, unless there is a reason not to or a person has to be asked first, and waits for it.
@@ -132,7 +129,7 @@ impl Context {
         let mut progress = Progress::towards(context, self.settings.timeouts.progress);
         let mut prepared = intent.settle(self, until).await?;
         let question = self.question(&launch, &prepared, &intent)?;
-        match self.approvals.obtain(&question, &mut progress, context).await? {
+        match self.approvals.obtain(&question, &mut progress, launch.call).await? {
             ApprovalOutcome::NotNeeded | ApprovalOutcome::GivenBefore => {}
             ApprovalOutcome::Asked(question) => return Ok((*question).into()),
             ApprovalOutcome::GivenMeanwhile => {
@@ -147,11 +144,8 @@ impl Context {
         }
         let warnings = prepared.warnings.clone();
         let id = intent.begin(&self.background(launch.credential)?, prepared, self)?.to_string();
-        if let Some(mut end) = AuditContext::of(context).map(AuditContext::end) {
-            end.id = Some(id.clone());
-        }
-        let answer = self.wait(&id, WaitUntil { context, until, progress, warnings }).await?;
-        answer.into_call_tool_result().map_err(|error| ToolError::new("internal_error", error.message.into_owned()))
+        launch.call.audit.end().id = Some(id.clone());
+        Ok(self.wait(&id, WaitUntil { context, until, progress, warnings }).await?.into_response())
     }
 
     /// What a person would be asked, once nothing else stands against it.
@@ -182,6 +176,17 @@ impl Context {
         background.arguments.push("--json".into());
         Ok(background)
     }
+}
+
+/// What was settled, unless the call has to be answered before.
+pub(super) async fn in_time<T>(
+    until: Instant,
+    settled: impl Future<Output = Result<T, ToolError>>,
+) -> Result<T, ToolError> {
+    timeout_at(until, settled).await.unwrap_or_else(|_| {
+        Err(ToolError::new("too_slow", "the hosts and the commit could not be settled in time")
+            .next("nothing was sent; check that the repository can be reached, or give the whole commit id"))
+    })
 }
 
 /// A plan of one wave that no one wrote down.

@@ -31,7 +31,6 @@ struct RefPattern(String);
 
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum AllowRefError {
-    /// There is no `=`, or nothing on one side of it.
     #[error("{0:?} is not TIER=GLOB, such as prod=main or test=feature/*")]
     Form(String),
     #[error(transparent)]
@@ -100,9 +99,7 @@ impl RefPattern {
     }
 
     fn matches(&self, name: &str) -> bool {
-        let Some((first, rest)) = self.0.split_once('*') else {
-            return self.0 == name;
-        };
+        let Some((first, rest)) = self.0.split_once('*') else { return self.0 == name };
         let (middle, last) = rest.rsplit_once('*').unwrap_or(("", rest));
         // Each piece is taken as early as it comes, which leaves the most for those behind it.
         let after_first = name.strip_prefix(first);

@@ -9,146 +9,168 @@ mod status;
 
 use std::sync::Arc;
 
-use rmcp::model::{CallToolResponse, JsonObject};
-use rmcp::service::RequestContext;
-use rmcp::{RoleServer, tool, tool_router};
+use rmcp::model::{CallToolResponse, JsonObject, Tool, ToolAnnotations};
 
 use super::answer::Answer;
 use super::call::ToolCall;
 use super::context::Context;
 use super::error::ToolError;
-use super::schema::{self, arguments as read};
+use super::schema::{arguments as read, input, input_without};
+use super::settings::{Mode, Settings};
 
-pub const TOOLS: [&str; 11] = [
-    "abort_rollout",
-    "apply_plan",
-    "deploy",
-    "deploy_admin",
-    "host_log",
-    "list_hosts",
-    "list_plans",
-    "preview_plan",
-    "resume_rollout",
-    "rollback",
-    "rollout_status",
-];
-
-/// The tools, and what they work with.
-#[derive(Debug, Clone)]
-pub(super) struct Tools {
-    pub(super) context: Arc<Context>,
+/// A tool as assistants see it.
+struct ToolSpec {
+    name: &'static str,
+    effect: Effect,
+    arguments: fn() -> Arc<JsonObject>,
+    description: &'static str,
 }
 
-type Call = RequestContext<RoleServer>;
+/// What a tool does to the world.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Effect {
+    Reads,
+    /// Reads, and asks the server of a repository.
+    LooksUp,
+    Stops,
+    Deploys,
+}
 
-#[tool_router(vis = "pub(super)")]
-impl Tools {
-    #[tool(
-        description = "List the hosts that answer now: what they run, how their last deployment ended, problems. With \
-                       branch: how many commits each is behind it, and which. A host that is missing is down, or its agent is.",
-        input_schema = schema::input::<hosts::HostsArguments>(),
-        annotations(read_only_hint = true, destructive_hint = false, idempotent_hint = true, open_world_hint = false)
-    )]
-    async fn list_hosts(&self, arguments: JsonObject) -> Result<Answer, ToolError> {
-        hosts::list(&self.context, read(&arguments)?).await
-    }
+/// The tool that exists only where the server has an administrator's key.
+const ADMIN_TOOL: &str = "deploy_admin";
 
-    #[tool(
-        description = "Deploy a revision to one test host, the test hosts of a role, or all test hosts. Waits up to 45 \
-                       seconds; state running means that it goes on: call rollout_status. It also goes on when the call is \
-                       cancelled.",
-        input_schema = schema::input_without::<deploy::DeployArguments>("tier"),
-        annotations(read_only_hint = false, destructive_hint = true, idempotent_hint = false, open_world_hint = true)
-    )]
-    async fn deploy(&self, arguments: JsonObject, call: Call) -> Result<CallToolResponse, ToolError> {
-        deploy::to_test(&self.context, ToolCall { tool: "deploy", arguments: &arguments, context: &call }).await
-    }
+/// All tools, by name.
+const TOOLS: [ToolSpec; 11] = [
+    ToolSpec {
+        name: "abort_rollout",
+        effect: Effect::Stops,
+        arguments: input::<status::AbortArguments>,
+        description: "Stop a rollout that runs: nothing new is sent, hosts in flight are awaited. What was deployed stays.",
+    },
+    ToolSpec {
+        name: "apply_plan",
+        effect: Effect::Deploys,
+        arguments: input::<plans::ApplyArguments>,
+        description: "Carry out a plan as preview_plan showed it, wave after wave; it halts when a wave fails. Refused when \
+                      it would do something else by now. Waits like deploy.",
+    },
+    ToolSpec {
+        name: "deploy",
+        effect: Effect::Deploys,
+        arguments: || input_without::<deploy::DeployArguments>("tier"),
+        description: "Deploy a revision to one test host, the test hosts of a role, or all test hosts. Waits up to 45 \
+                      seconds; state running means that it goes on: call rollout_status. It also goes on when the call is \
+                      cancelled.",
+    },
+    ToolSpec {
+        name: ADMIN_TOOL,
+        effect: Effect::Deploys,
+        arguments: input::<deploy::DeployArguments>,
+        description: "Deploy to one host, the hosts of a role, or all hosts of a tier, production included. Outside test a \
+                      person is asked to approve. Otherwise like deploy.",
+    },
+    ToolSpec {
+        name: "host_log",
+        effect: Effect::Reads,
+        arguments: input::<status::LogArguments>,
+        description: "Show the end of a host's log from its latest failure, or from a given rollout.",
+    },
+    ToolSpec {
+        name: "list_hosts",
+        effect: Effect::Reads,
+        arguments: input::<hosts::HostsArguments>,
+        description: "List the hosts that answer now: what they run, how their last deployment ended, problems. With \
+                      branch: how many commits each is behind it, and which. A host that is missing is down, or its agent is.",
+    },
+    ToolSpec {
+        name: "list_plans",
+        effect: Effect::Reads,
+        arguments: input::<plans::ListPlansArguments>,
+        description: "List the plans for rollouts in waves.",
+    },
+    ToolSpec {
+        name: "preview_plan",
+        effect: Effect::LooksUp,
+        arguments: input::<plans::PreviewArguments>,
+        description: "Tell what a plan would do to the hosts that are there now: waves, hosts, commit, and the plan_hash for \
+                      apply_plan. Deploys nothing.",
+    },
+    ToolSpec {
+        name: "resume_rollout",
+        effect: Effect::Deploys,
+        arguments: input::<resume::ResumeArguments>,
+        description: "Go on with a rollout that is paused before a wave, or whose process ended too early (cut_off). Waits \
+                      like deploy. A person is asked where the wave has to be confirmed.",
+    },
+    ToolSpec {
+        name: "rollback",
+        effect: Effect::Deploys,
+        arguments: input::<back::RollbackArguments>,
+        description: "Return a host, or the hosts that a rollout changed, to the commit that they ran before. Waits like \
+                      deploy. Outside test a person is asked to approve.",
+    },
+    ToolSpec {
+        name: "rollout_status",
+        effect: Effect::Reads,
+        arguments: input::<status::StatusArguments>,
+        description: "Tell what became of a deployment or rollout, also one that a person began on this machine, and wait \
+                      for its end. Only state succeeded is good.",
+    },
+];
 
-    #[tool(
-        description = "Deploy to one host, the hosts of a role, or all hosts of a tier, production included. Outside test a \
-                       person is asked to approve. Otherwise like deploy.",
-        input_schema = schema::input::<deploy::DeployArguments>(),
-        annotations(read_only_hint = false, destructive_hint = true, idempotent_hint = false, open_world_hint = true)
-    )]
-    async fn deploy_admin(&self, arguments: JsonObject, call: Call) -> Result<CallToolResponse, ToolError> {
-        deploy::to_any(&self.context, ToolCall { tool: "deploy_admin", arguments: &arguments, context: &call }).await
-    }
+/// The names of all tools, in order.
+pub fn tool_names() -> Vec<&'static str> {
+    TOOLS.iter().map(|spec| spec.name).collect()
+}
 
-    #[tool(
-        description = "Return a host, or the hosts that a rollout changed, to the commit that they ran before. Waits like \
-                       deploy. Outside test a person is asked to approve.",
-        input_schema = schema::input::<back::RollbackArguments>(),
-        annotations(read_only_hint = false, destructive_hint = true, idempotent_hint = false, open_world_hint = true)
-    )]
-    async fn rollback(&self, arguments: JsonObject, call: Call) -> Result<CallToolResponse, ToolError> {
-        back::roll_back(&self.context, ToolCall { tool: "rollback", arguments: &arguments, context: &call }).await
-    }
+/// The tools that a server offers. The others are neither listed nor callable.
+pub(super) fn offered(settings: &Settings) -> Vec<Tool> {
+    let filter = &settings.tools;
+    let is_offered = |spec: &&ToolSpec| {
+        (settings.admin.is_some() || spec.name != ADMIN_TOOL)
+            && (filter.mode == Mode::ReadWrite || !spec.effect.writes())
+            && filter.only.as_ref().is_none_or(|only| only.contains(spec.name))
+    };
+    TOOLS.iter().filter(is_offered).map(ToolSpec::tool).collect()
+}
 
-    #[tool(
-        description = "List the plans for rollouts in waves.",
-        input_schema = schema::input::<plans::ListPlansArguments>(),
-        annotations(read_only_hint = true, destructive_hint = false, idempotent_hint = true, open_world_hint = false)
-    )]
-    async fn list_plans(&self, arguments: JsonObject) -> Result<Answer, ToolError> {
-        read::<plans::ListPlansArguments>(&arguments)?;
-        Ok(plans::list(&self.context))
-    }
+/// Whether a call of this tool changes anything.
+pub(super) fn writes(name: &str) -> bool {
+    TOOLS.iter().any(|spec| spec.name == name && spec.effect.writes())
+}
 
-    #[tool(
-        description = "Tell what a plan would do to the hosts that are there now: waves, hosts, commit, and the plan_hash for \
-                       apply_plan. Deploys nothing.",
-        input_schema = schema::input::<plans::PreviewArguments>(),
-        annotations(read_only_hint = true, destructive_hint = false, idempotent_hint = true, open_world_hint = true)
-    )]
-    async fn preview_plan(&self, arguments: JsonObject) -> Result<Answer, ToolError> {
-        plans::show(&self.context, read(&arguments)?).await
+impl ToolSpec {
+    fn tool(&self) -> Tool {
+        let hints = ToolAnnotations::new()
+            .read_only(!self.effect.writes())
+            .destructive(self.effect.writes())
+            .idempotent(self.effect != Effect::Deploys)
+            .open_world(matches!(self.effect, Effect::LooksUp | Effect::Deploys));
+        Tool::new(self.name, self.description, (self.arguments)()).with_annotations(hints)
     }
+}
 
-    #[tool(
-        description = "Carry out a plan as preview_plan showed it, wave after wave; it halts when a wave fails. Refused when \
-                       it would do something else by now. Waits like deploy.",
-        input_schema = schema::input::<plans::ApplyArguments>(),
-        annotations(read_only_hint = false, destructive_hint = true, idempotent_hint = false, open_world_hint = true)
-    )]
-    async fn apply_plan(&self, arguments: JsonObject, call: Call) -> Result<CallToolResponse, ToolError> {
-        plans::apply(&self.context, ToolCall { tool: "apply_plan", arguments: &arguments, context: &call }).await
+impl Effect {
+    const fn writes(self) -> bool {
+        matches!(self, Self::Stops | Self::Deploys)
     }
+}
 
-    #[tool(
-        description = "Go on with a rollout that is paused before a wave, or whose process ended too early (cut_off). Waits \
-                       like deploy. A person is asked where the wave has to be confirmed.",
-        input_schema = schema::input::<resume::ResumeArguments>(),
-        annotations(read_only_hint = false, destructive_hint = true, idempotent_hint = false, open_world_hint = true)
-    )]
-    async fn resume_rollout(&self, arguments: JsonObject, call: Call) -> Result<CallToolResponse, ToolError> {
-        resume::resume(&self.context, ToolCall { tool: "resume_rollout", arguments: &arguments, context: &call }).await
-    }
-
-    #[tool(
-        description = "Tell what became of a deployment or rollout, also one that a person began on this machine, and wait \
-                       for its end. Only state succeeded is good.",
-        input_schema = schema::input::<status::StatusArguments>(),
-        annotations(read_only_hint = true, destructive_hint = false, idempotent_hint = true, open_world_hint = false)
-    )]
-    async fn rollout_status(&self, arguments: JsonObject, call: Call) -> Result<Answer, ToolError> {
-        status::status(&self.context, read(&arguments)?, &call).await
-    }
-
-    #[tool(
-        description = "Stop a rollout that runs: nothing new is sent, hosts in flight are awaited. What was deployed stays.",
-        input_schema = schema::input::<status::AbortArguments>(),
-        annotations(read_only_hint = false, destructive_hint = true, idempotent_hint = true, open_world_hint = false)
-    )]
-    async fn abort_rollout(&self, arguments: JsonObject) -> Result<Answer, ToolError> {
-        status::abort(&self.context, &read(&arguments)?)
-    }
-
-    #[tool(
-        description = "Show the end of a host's log from its latest failure, or from a given rollout.",
-        input_schema = schema::input::<status::LogArguments>(),
-        annotations(read_only_hint = true, destructive_hint = false, idempotent_hint = true, open_world_hint = false)
-    )]
-    async fn host_log(&self, arguments: JsonObject) -> Result<Answer, ToolError> {
-        status::log(&self.context, &read(&arguments)?)
-    }
+/// Does what an offered tool is for.
+pub(super) async fn run(context: &Context, call: ToolCall<'_>) -> Result<CallToolResponse, ToolError> {
+    let arguments = call.arguments;
+    let answer = match call.tool {
+        "apply_plan" => return plans::apply(context, call).await,
+        "deploy" => return deploy::to_test(context, call).await,
+        ADMIN_TOOL => return deploy::to_any(context, call).await,
+        "resume_rollout" => return resume::resume(context, call).await,
+        "rollback" => return back::roll_back(context, call).await,
+        "abort_rollout" => status::abort(context, &read(arguments)?),
+        "host_log" => status::log(context, &read(arguments)?),
+        "list_hosts" => hosts::list(context, read(arguments)?).await,
+        "list_plans" => read(arguments).map(|plans::ListPlansArguments {}| plans::list(context)),
+        "preview_plan" => plans::show(context, read(arguments)?).await,
+        _ => status::status(context, read(arguments)?, call.context).await,
+    };
+    answer.map(Answer::into_response)
 }

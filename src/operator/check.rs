@@ -72,9 +72,7 @@ struct Tail(Vec<u8>);
 impl Tail {
     /// Reads along until the program ends. What it leaves running may hold on to the pipe: that is not waited for.
     async fn follow(&mut self, child: &mut Child) -> io::Result<ExitStatus> {
-        let Some(mut output) = child.stderr.take() else {
-            return child.wait().await;
-        };
+        let Some(mut output) = child.stderr.take() else { return child.wait().await };
         let mut buffer = [0; TAIL_BYTES];
         loop {
             tokio::select! {

@@ -48,7 +48,6 @@ pub enum FlakeError {
          in the plan; a full commit id of 40 digits needs no lookup"
     ))]
     NotAccepted { url: FlakeUrl, was: Option<FlakeUrl> },
-    /// Another one was accepted just now.
     #[error("the hosts name the flake {url}, and --accept-flake accepts {accepted}")]
     #[diagnostic(help(
         "find out which of both is right; a full commit id of 40 digits needs no lookup, and `flake` in the plan goes before \
@@ -62,11 +61,9 @@ pub enum FlakeError {
          needs no lookup"
     ))]
     Local(FlakeUrl),
-    /// What was accepted cannot be read or recorded.
     #[error(transparent)]
     #[diagnostic(transparent)]
     Folder(#[from] PrivateDirError),
-    /// The record of what was accepted is no such record.
     #[error("{} is not what this program wrote there", .0.display())]
     #[diagnostic(help("remove it; then each fleet's flake has to be accepted once more"))]
     Damaged(PathBuf),

@@ -142,14 +142,12 @@ impl OrderReceiver {
 
 #[derive(Debug, Error, Diagnostic)]
 pub enum FleetError {
-    /// The credential is not allowed to ask, or to hear the answers.
     #[error("{0}")]
     #[diagnostic(help(
         "nothing was sent. A deployer publishes to the subjects of its tier and to deploy.discover, and hears the answers of that \
          tier; `homelab-deploy nats-config` prints such permissions for the server's configuration"
     ))]
     Refused(Violation),
-    /// The credential is not one for this tier.
     #[error("this credential may not deploy to {tier}: {violation}")]
     #[diagnostic(help(
         "nothing was sent. A deployer of a tier publishes to deploy.{tier}.>, and subscribes to deploy.responses.{tier}.>; \

@@ -44,7 +44,6 @@ pub struct Recorded {
 
 #[derive(Debug, Error, Diagnostic)]
 pub enum JournalError {
-    /// It cannot be created, read or written.
     #[error("the journal {0} cannot be used: {1}")]
     #[diagnostic(help("rollouts are recorded so that they can be resumed; --state-dir names another folder for that"))]
     Io(PathBuf, #[source] io::Error),
@@ -65,7 +64,6 @@ pub enum JournalError {
     #[error("there is no rollout {0:?} here")]
     #[diagnostic(help("`homelab-deploy rollouts` lists them; its id may be shortened as long as it is unique"))]
     Unknown(String),
-    /// More than one begins with what was given.
     #[error("several rollouts begin with {prefix:?}: {}", ids.join(", "))]
     #[diagnostic(help("give more of its id"))]
     Ambiguous { prefix: String, ids: Vec<String> },

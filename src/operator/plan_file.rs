@@ -26,11 +26,9 @@ pub struct PlanFile {
 pub enum PlanFileError {
     #[error("cannot read {0}: {1}")]
     Unreadable(PathBuf, io::Error),
-    /// It is no plan that a person wrote.
     #[error("{0} is larger than {MAX_PLAN_BYTES} bytes")]
     #[diagnostic(help("a plan is a short text: check that this is the right file"))]
     TooLarge(PathBuf),
-    /// It says something else than a plan does.
     #[error(transparent)]
     #[diagnostic(transparent)]
     Mistakes(PlanErrors),

@@ -17,10 +17,11 @@ use super::flake::{FlakeError, FlakeRules, Need};
 use super::fleet::{Awaited, Discovered, Discovery, FleetError, Purpose, RollCall};
 use super::history::History;
 use super::journal::Journals;
+use super::nix::{BuildOptions, NixError, closures};
 use super::revision::{UnresolvedError, commits_at_hand, resolve_revision};
 use crate::bus::Bus;
 use crate::clock;
-use crate::plan::{Hooks, Plan, PlanErrors, ResolvedPlan, Roster};
+use crate::plan::{Changes, Hooks, Plan, PlanErrors, ResolvedPlan, Roster, Systems, runs};
 use crate::protocol::{Action, Commit, FlakeUrl, HostName, RequestIds, Revision, RolloutId, RolloutReport, Tier};
 use crate::rollout::{PlanSource, Rollout};
 use crate::text::safe;
@@ -47,8 +48,31 @@ pub struct PrepareOptions {
     pub journals: Journals,
     /// Where it is looked up, where the plan does not say it.
     pub flakes: FlakeRules,
+    /// The systems of the hosts, where they do not evaluate their own.
+    pub systems: Option<SystemsFrom>,
+    /// The cache that is asked what those change, where they do not name it.
+    pub binary_cache: Option<String>,
     /// The folder for what the servers of repositories tell of commits; without one they are not asked.
     pub cache: Option<PathBuf>,
+}
+
+/// Where the systems come from that hosts are given.
+#[derive(Debug, Clone)]
+pub enum SystemsFrom {
+    /// They are built already.
+    Built(Systems),
+    /// They are built as soon as it is known for which hosts, and of which commit.
+    Building(BuildOptions),
+}
+
+impl SystemsFrom {
+    /// What they were built from, where they are.
+    pub const fn commit(&self) -> Option<&Commit> {
+        match self {
+            Self::Built(systems) => Some(&systems.commit),
+            Self::Building(_) => None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +104,7 @@ pub struct Called {
 /// What a flake has for the revision that is wanted.
 #[derive(Debug)]
 struct Found {
+    flake: Option<FlakeUrl>,
     commit: Result<Commit, UnresolvedError>,
     subject: Option<String>,
     history: History,
@@ -97,6 +122,8 @@ pub struct Prepared {
     pub others: Vec<RolloutReport>,
     /// Hosts that run a commit that comes after this one.
     pub ahead: Vec<HostName>,
+    /// What changes on the hosts, where that is known: they get systems that were built before.
+    pub changes: Option<Changes>,
 }
 
 /// Why a plan cannot be rolled out.
@@ -122,6 +149,14 @@ pub enum PrepareError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Lookup(#[from] UnresolvedError),
+    /// The systems cannot be built.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Nix(#[from] NixError),
+    /// There is nothing to build the systems from.
+    #[error("it is not known which flake the systems are to be built from")]
+    #[diagnostic(help("set `flake` in the plan, or give --flake"))]
+    NoFlake,
     /// Two machines answer as a host of a rollout that is to go on.
     #[error("two machines answer to the name {0}")]
     #[diagnostic(help("stop one listener, or rename it; `homelab-deploy hosts` shows both"))]
@@ -213,7 +248,7 @@ impl PrepareOptions {
             Ok(commit) => history.subject(commit).await,
             Err(_) => None,
         };
-        Found { commit, subject, history }
+        Found { flake: flake.cloned(), commit, subject, history }
     }
 
     /// Settles which hosts are deployed in which wave, and the commit.
@@ -243,11 +278,20 @@ impl PrepareOptions {
             Some(found) => Ok(found),
             None => self.find_where_hosts_say(&frozen, &roster).await,
         };
-        let mut ahead = Vec::new();
+        let (mut ahead, mut changes) = (Vec::new(), None);
         let (revision, subject) =
-            match found.and_then(|Found { commit, subject, history }| Ok((commit?, subject, history))) {
-                Ok((commit, subject, mut history)) => {
+            match found.and_then(|Found { flake, commit, subject, history }| Ok((flake, commit?, subject, history))) {
+                Ok((flake, commit, subject, mut history)) => {
                     warnings.extend(history.problem());
+                    if let Some(systems) = self.built(&frozen, flake.as_ref(), &commit).await? {
+                        systems.check_commit(&commit)?;
+                        frozen.take_systems(&systems)?;
+                        let cache = self.binary_cache.as_ref().or(systems.cache.as_ref());
+                        match changes_of(&frozen, &roster, cache.map(String::as_str)).await {
+                            Ok(found) => changes = Some(found),
+                            Err(error) => warnings.push(format!("what changes is not known: {error}")),
+                        }
+                    }
                     ahead = ahead_of(&commit, &frozen, &mut history).await;
                     if self.kind == Kind::Rollout && !self.even_if_current {
                         leave_current(&commit, &mut frozen, &roster);
@@ -272,7 +316,24 @@ impl PrepareOptions {
             source: self.source,
             plan: frozen,
         };
-        Ok(Prepared { rollout, warnings, roster, others, ahead })
+        Ok(Prepared { rollout, warnings, roster, others, ahead, changes })
+    }
+
+    /// The systems for the hosts of a plan, built now where that is wanted.
+    async fn built(
+        &self,
+        plan: &ResolvedPlan,
+        flake: Option<&FlakeUrl>,
+        commit: &Commit,
+    ) -> Result<Option<Systems>, PrepareError> {
+        Ok(match &self.systems {
+            None => None,
+            Some(SystemsFrom::Built(systems)) => Some(systems.clone()),
+            Some(SystemsFrom::Building(options)) => {
+                let flake = flake.ok_or(PrepareError::NoFlake)?;
+                Some(options.build(flake, commit, plan.hosts().map(|host| &host.hostname)).await?)
+            }
+        })
     }
 
     /// Each host looks the branch up for itself, as listeners always could. None of them decides what another one runs.
@@ -395,8 +456,23 @@ fn leave_current(commit: &Commit, plan: &mut ResolvedPlan, roster: &Roster) {
     let waves = plan.waves.iter_mut().filter(|wave| wave.action == Action::Switch);
     for host in waves.flat_map(|wave| &mut wave.hosts) {
         let report = roster.host(host.tier, &host.hostname);
-        host.is_current = report.is_some_and(|report| report.is_current(commit));
+        host.is_current = report.is_some_and(|report| match &host.system {
+            Some(system) => runs(report, system),
+            None => report.is_current(commit),
+        });
     }
+}
+
+/// What changes on the hosts that get systems that were built before, as a cache tells it.
+async fn changes_of(plan: &ResolvedPlan, roster: &Roster, cache: Option<&str>) -> Result<Changes, NixError> {
+    let hosts = plan.hosts().filter_map(|host| {
+        let runs = roster.host(host.tier, &host.hostname).and_then(|report| report.system.as_deref());
+        Some((&host.hostname, runs, host.system.as_ref()?.as_str()))
+    });
+    let hosts: Vec<_> = hosts.collect();
+    let systems = hosts.iter().filter(|(_, runs, shall_run)| *runs != Some(*shall_run));
+    let systems = systems.flat_map(|(_, runs, shall_run)| runs.iter().copied().chain([*shall_run])).collect();
+    Ok(closures(systems, cache).await?.changes(hosts))
 }
 
 /// The hosts that would go back in history, as far as can be told. A dry run takes none back.

@@ -8,7 +8,7 @@ use super::history::History;
 use super::prepare::{PrepareError, Prepared, ahead_of, shares_a_tier};
 use crate::bus::Bus;
 use crate::plan::Roster;
-use crate::protocol::{HostName, Sender};
+use crate::protocol::Sender;
 use crate::rollout::{Rollout, Summary};
 
 /// What the flake of a fleet may be asked, and where that is kept.
@@ -20,7 +20,7 @@ pub struct Sources<'a> {
 }
 
 /// Calls the roll for a rollout that was left like this, and finds out what speaks against going on with it, as before a new
-/// one.
+/// one. What it returns is about the hosts that are still to be deployed.
 pub async fn prepare_again(
     left: &Summary,
     rollout: &Rollout,
@@ -40,22 +40,23 @@ pub async fn prepare_again(
     if let Some(twin) = plan.hosts().find(|host| roster.is_ambiguous(host.tier, &host.hostname)) {
         return Err(PrepareError::TwoMachines(twin.hostname.clone()));
     }
+    let others = roll.rollouts.into_iter().filter(|other| shares_a_tier(other, plan)).collect();
+    // What counts is what the hosts run now.
+    let mut rest = rollout.clone();
+    rest.plan.waves.drain(..left.current());
+    for wave in &mut rest.plan.waves {
+        wave.hosts.retain(|host| left.host(&host.hostname).is_some_and(|host| !host.runs_what_was_asked()));
+        for host in &mut wave.hosts {
+            host.revision = roster.host(host.tier, &host.hostname).and_then(|report| report.revision.clone());
+        }
+    }
+    rest.plan.waves.retain(|wave| !wave.hosts.is_empty());
     let mut ahead = Vec::new();
     if let Some(commit) = rollout.revision.commit() {
         let named = plan.flake_of_hosts(&roster).unwrap_or_default();
         let usable = sources.flakes.usable(named, &rollout.asked, Need::No).await?;
         let mut history = History::of(sources.flakes.given.as_ref().or(usable.as_ref()), sources.cache);
-        let is_left = |name: &HostName| left.host(name).is_some_and(|host| !host.runs_what_was_asked());
-        // What counts is what the hosts run now.
-        let mut now = plan.clone();
-        for wave in &mut now.waves {
-            wave.hosts.retain(|host| is_left(&host.hostname));
-            for host in &mut wave.hosts {
-                host.revision = roster.host(host.tier, &host.hostname).and_then(|report| report.revision.clone());
-            }
-        }
-        ahead = ahead_of(&commit, &now, &mut history).await;
+        ahead = ahead_of(&commit, &rest.plan, &mut history).await;
     }
-    let others = roll.rollouts.into_iter().filter(|other| shares_a_tier(other, plan)).collect();
-    Ok(Prepared { rollout: rollout.clone(), warnings: Vec::new(), roster, others, ahead })
+    Ok(Prepared { rollout: rest, warnings: Vec::new(), roster, others, ahead, changes: None })
 }

@@ -14,11 +14,9 @@ use crate::protocol::{Commit, FlakeUrl, Revision};
 /// Why it is not known which commit to deploy.
 #[derive(Debug, Error, Diagnostic)]
 pub enum UnresolvedError {
-    /// It is not known where to look.
     #[error("it is not known in which repository to look up \"{0}\"")]
     #[diagnostic(help("set `flake` in the plan or --flake, or give the full commit id of 40 digits"))]
     NoFlake(Revision),
-    /// It is the beginning of more than one commit id.
     #[error("several commits begin with {beginning}: {}", list(commits))]
     #[diagnostic(help("give more of the one that is meant, at best all 40 digits"))]
     Ambiguous { beginning: Revision, commits: BTreeSet<Commit> },

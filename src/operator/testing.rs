@@ -48,8 +48,10 @@ fn frozen(host: &str) -> ResolvedHost {
         present: true,
         supports_ids: true,
         supports_rollback: true,
+        supports_system: true,
         is_current: false,
         revision: None,
+        system: None,
     }
 }
 

@@ -190,9 +190,7 @@ fn lines_of(text: &str, span: Option<Range<usize>>) -> Range<usize> {
 
 fn not_toml(error: &toml::de::Error) -> PlanDiagnostic {
     let mistake = PlanDiagnostic::mistake("this is not TOML").help("https://toml.io shows the format on one page");
-    let Some(span) = error.span() else {
-        return mistake;
-    };
+    let Some(span) = error.span() else { return mistake };
     // Something that is missing at a place has no width, and could not be pointed at.
     mistake.at(&(span.start..span.end.max(span.start + 1)), error.message())
 }

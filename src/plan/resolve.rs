@@ -121,8 +121,10 @@ impl<'a> Resolver<'a> {
                 present: false,
                 supports_ids: false,
                 supports_rollback: false,
+                supports_system: false,
                 is_current: false,
                 revision: None,
+                system: None,
             });
         };
         let shared_subject = match Address::of(report, &by.value.target) {
@@ -143,8 +145,10 @@ impl<'a> Resolver<'a> {
             present: true,
             supports_ids: report.supports_ids(),
             supports_rollback: report.has(&Feature::Rollback),
+            supports_system: report.has(&Feature::System),
             is_current: false,
             revision: report.revision.clone(),
+            system: None,
         })
     }
 
@@ -370,7 +374,7 @@ impl Settings {
     /// When hosts return, which they have no reason to where nothing is changed on them.
     fn rollback(&self) -> Rollback {
         match (self.action, &self.rollback) {
-            (Action::DryActivate, _) | (_, None) => Rollback::None,
+            (Action::DryActivate | Action::Fetch, _) | (_, None) => Rollback::None,
             (Action::Switch | Action::Boot | Action::Test, Some(rollback)) => rollback.value,
         }
     }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::hooks::Hooks;
 use super::rollback::{CONFIRM_TIMEOUT, Rollback};
 use super::roster::groups_of;
-use crate::protocol::{Action, Commit, HostName, HostReport, RETURN_WITHIN, Subject, Target, Tier};
+use crate::protocol::{Action, Commit, HostName, HostReport, RETURN_WITHIN, Subject, SystemPath, Target, Tier};
 
 /// A plan with its hosts settled. A host is in one wave only.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,12 +70,18 @@ pub struct ResolvedHost {
     /// Whether its listener is known to return to what it ran before when it is asked to.
     #[serde(rename = "can_return", default)]
     pub supports_rollback: bool,
+    /// Whether its listener is known to take systems that were built elsewhere.
+    #[serde(rename = "takes_systems", default, skip_serializing_if = "std::ops::Not::not")]
+    pub supports_system: bool,
     /// Whether it is not asked, since it runs and boots what it would be asked for.
     #[serde(rename = "current", default, skip_serializing_if = "std::ops::Not::not")]
     pub is_current: bool,
     /// What it ran then, where it said so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<Commit>,
+    /// The system that it gets, where that was built before the rollout.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system: Option<SystemPath>,
 }
 
 /// How a wave runs. Durations are written like `"1h 30m"`.
@@ -182,17 +188,19 @@ impl ResolvedPlan {
     }
 
     fn longest_wave(&self, index: usize) -> Duration {
-        let Some(ResolvedWave { hosts, limits, .. }) = self.waves.get(index) else {
-            return Duration::ZERO;
-        };
+        let Some(ResolvedWave { hosts, limits, .. }) = self.waves.get(index) else { return Duration::ZERO };
         let rounds = u32::try_from(hosts.len().div_ceil(limits.max_parallel.max(1))).unwrap_or(u32::MAX);
         let check = limits.check.as_ref().map(|check| check.timeout);
         let returns = match limits.rollback {
             Rollback::Wave => limits.finish_timeout() * u32::try_from(hosts.len()).unwrap_or(u32::MAX),
             Rollback::None | Rollback::Auto => Duration::ZERO,
         };
-        // A host that may be unable to return is waited for when the roll is called again.
-        let is_awaited = limits.rollback != Rollback::None && hosts.iter().any(|host| !host.supports_rollback);
+        // A host that may be unable to do as it is asked is waited for when the roll is called again.
+        let may_be_unable = |host: &ResolvedHost| {
+            let to_return = limits.rollback != Rollback::None && !host.supports_rollback;
+            to_return || (host.system.is_some() && !host.supports_system)
+        };
+        let is_awaited = hosts.iter().any(may_be_unable);
         let roll_call = if is_awaited { limits.accept_timeout } else { Duration::ZERO };
         roll_call + limits.longest_host() * rounds + self.bake_time(index) + check.unwrap_or_default() + returns
     }

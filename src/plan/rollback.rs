@@ -40,7 +40,6 @@ pub enum BadConfirmTimeout {
     /// Hosts count whole seconds.
     #[error("it is not a whole number of seconds")]
     NotWhole,
-    /// It is too short or too long.
     #[error("it is not between 5s and 1h")]
     OutOfRange,
 }

@@ -1,11 +1,13 @@
 //! What the tests of plans share: short ways to say a plan, a roster and what came of them.
 
+mod changes;
 mod format;
 mod print;
 mod properties;
 mod resolve;
 mod rollback;
 mod schema;
+mod systems;
 
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme};
 

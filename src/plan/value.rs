@@ -91,9 +91,7 @@ fn whole(value: &Value<'_>, key: &str, allowed: RangeInclusive<usize>) -> Result
 
 /// A number of hosts, or a share of them in percent.
 pub(super) fn parallel(value: &Value<'_>, key: &str) -> Result<Parallel, PlanDiagnostic> {
-    let Some(text) = value.get_ref().as_str() else {
-        return whole(value, key, 1..=usize::MAX).map(Parallel::Hosts);
-    };
+    let Some(text) = value.get_ref().as_str() else { return whole(value, key, 1..=usize::MAX).map(Parallel::Hosts) };
     let percent = text.strip_suffix('%').filter(|number| number.bytes().all(|b| b.is_ascii_digit()));
     let percent = percent.and_then(|number| number.parse().ok());
     percent.filter(|percent| (1..=100).contains(percent)).map(Parallel::Percent).ok_or_else(|| {

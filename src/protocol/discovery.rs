@@ -140,13 +140,20 @@ pub enum Feature {
     Rollback,
     /// It gives out the logs of its runs.
     Log,
+    /// It deploys systems that were built elsewhere, as its configuration trusts a key that signs them.
+    System,
+    /// It fetches such a system without activating it.
+    Fetch,
     /// A feature of another version.
     Other(Box<str>),
 }
 
 impl Feature {
-    /// All that are known here, which a listener of this version has.
-    pub const KNOWN: [Self; 6] = [Self::Id, Self::Expires, Self::Heartbeat, Self::Resolve, Self::Rollback, Self::Log];
+    /// Those of every listener of this version.
+    pub const ALWAYS: [Self; 6] = [Self::Id, Self::Expires, Self::Heartbeat, Self::Resolve, Self::Rollback, Self::Log];
+
+    /// Those of a listener whose configuration trusts a key that signs systems.
+    pub const OF_TRUST: [Self; 2] = [Self::System, Self::Fetch];
 
     /// The feature as the wire spells it.
     pub fn as_str(&self) -> &str {
@@ -157,6 +164,8 @@ impl Feature {
             Self::Resolve => "resolve",
             Self::Rollback => "rollback",
             Self::Log => "log",
+            Self::System => "system",
+            Self::Fetch => "fetch",
             Self::Other(name) => name,
         }
     }
@@ -166,7 +175,7 @@ impl FromStr for Feature {
     type Err = Infallible;
 
     fn from_str(name: &str) -> Result<Self, Infallible> {
-        let known = Self::KNOWN.into_iter().find(|known| known.as_str() == name);
+        let known = Self::ALWAYS.into_iter().chain(Self::OF_TRUST).find(|known| known.as_str() == name);
         Ok(known.unwrap_or_else(|| Self::Other(clean_line(name).into())))
     }
 }

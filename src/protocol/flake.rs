@@ -15,15 +15,12 @@ pub struct FlakeUrl(String);
 /// Why a text is not a flake URL that a revision can be added to.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum FlakeUrlError {
-    /// Characters that no URL has, or nothing at all.
     #[error(
         "the flake URL {0:?} is empty or contains characters that no URL has: write them as % and two digits, as in %20"
     )]
     Text(String),
-    /// It names an output: that place is for the host name.
     #[error("the flake URL {0:?} already names an output after '#': leave it off, the host name goes there")]
     Fragment(String),
-    /// It has a `ref` or `rev`: every request brings its own.
     #[error("the flake URL {0:?} already has a '{1}': leave it off, every request brings its revision")]
     Pinned(String, String),
     /// A branch in the path of a forge URL, which Nix does not accept beside `ref` or `rev`.
@@ -149,9 +146,7 @@ impl FromStr for FlakeUrl {
         if let Some(key) = keys.find(|key| matches!(*key, "ref" | "rev")) {
             return Err(FlakeUrlError::Pinned(whole(), key.to_owned()));
         }
-        let Some((scheme, path)) = location.split_once(':') else {
-            return Err(FlakeUrlError::Scheme(whole()));
-        };
+        let Some((scheme, path)) = location.split_once(':') else { return Err(FlakeUrlError::Scheme(whole())) };
         if REPOSITORIES.contains(&scheme)
             && let Some(rest) = path.strip_prefix("//").filter(|rest| !rest.is_empty())
         {

@@ -38,7 +38,6 @@ pub enum NameError {
     Reserved { kind: &'static str, name: String },
     #[error("{0:?} is not a tier: the tiers are test and prod")]
     Tier(String),
-    /// Not an action of `nixos-rebuild` that can be deployed.
     #[error("{0:?} is not an action: the actions are switch, boot, test and dry-activate")]
     Action(String),
 }
@@ -134,7 +133,7 @@ impl Tier {
     }
 }
 
-/// What `nixos-rebuild` is asked to do with the built configuration.
+/// What is to be done with the system.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Action {
@@ -147,9 +146,13 @@ pub enum Action {
     Test,
     /// Say what activation would do.
     DryActivate,
+    /// Have the system in the store, and change nothing. Only of a system that was built elsewhere, and never the word of a person:
+    /// a deployer asks for it before it asks for another action.
+    Fetch,
 }
 
 impl Action {
+    /// Every action that a person may ask for.
     pub const ALL: [Self; 4] = [Self::Switch, Self::Boot, Self::Test, Self::DryActivate];
 
     /// The action as `nixos-rebuild` and the wire spell it.
@@ -159,6 +162,7 @@ impl Action {
             Self::Boot => "boot",
             Self::Test => "test",
             Self::DryActivate => "dry-activate",
+            Self::Fetch => "fetch",
         }
     }
 }

@@ -9,10 +9,11 @@ use thiserror::Error;
 
 use super::ids::RequestId;
 use super::json::{is_false, to_json};
-use super::names::{Action, HostName, Tier};
+use super::names::{Action, HostName, NameError, Tier};
 use super::reply_subject::ReplySubject;
 use super::response::ErrorCode;
 use super::revision::Revision;
+use super::system_path::SystemPath;
 use super::text::clean_line;
 
 /// The largest request that a listener reads, in bytes.
@@ -25,6 +26,7 @@ pub const RETURN_WITHIN: Duration = Duration::from_mins(5);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Request {
     pub action: Action,
+    /// What to deploy; beside a `system` only its name.
     pub revision: Revision,
     pub reply_to: ReplySubject,
     /// The same id is never run twice. Without one, `reply_to` is the key.
@@ -57,6 +59,9 @@ pub struct Request {
     /// `deploy.responses.<tier>.<host>.<rollout>.<id>`; a listener that does not know this field answers on `reply_to`.
     #[serde(skip_serializing_if = "is_false")]
     pub per_host: bool,
+    /// The system to deploy, which was built elsewhere: it is fetched, and nothing is evaluated or built for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub system: Option<SystemPath>,
 }
 
 /// Why a message on a deploy subject is not a request that could be run.
@@ -94,6 +99,7 @@ impl Request {
             confirmed: false,
             returns: None,
             per_host: false,
+            system: None,
         }
     }
 
@@ -129,10 +135,10 @@ impl Request {
         if let Some(Err(e)) = id {
             return Err(reject(ErrorCode::InvalidRequest, e.to_string()));
         }
-        let action = text("action")
-            .unwrap_or_default()
-            .parse::<Action>()
-            .map_err(|e| reject(ErrorCode::InvalidAction, e.to_string()))?;
+        let action = match text("action").unwrap_or_default() {
+            fetch if fetch == Action::Fetch.as_str() => Action::Fetch,
+            other => other.parse().map_err(|e: NameError| reject(ErrorCode::InvalidAction, e.to_string()))?,
+        };
         let revision = text("revision")
             .unwrap_or_default()
             .parse::<Revision>()
@@ -150,6 +156,13 @@ impl Request {
             .map(str::parse::<RequestId>)
             .transpose()
             .map_err(|e| reject(ErrorCode::InvalidRequest, format!("returns: {e}")))?;
+        // A system that cannot be read is no reason to evaluate one.
+        let system = fields.get("system").filter(|value| !value.is_null());
+        let system = system.map(|value| value.as_str().unwrap_or_default().parse::<SystemPath>()).transpose();
+        let system = system.map_err(|e| reject(ErrorCode::InvalidRequest, format!("system: {e}")))?;
+        if action == Action::Fetch && system.is_none() {
+            return Err(reject(ErrorCode::InvalidRequest, "there is no system to fetch".to_owned()));
+        }
         Ok(Self {
             id: known_id,
             expires_at,
@@ -160,6 +173,7 @@ impl Request {
             confirmed: fields.get("confirmed") == Some(&Value::Bool(true)),
             returns,
             per_host,
+            system,
             ..Self::new(action, revision, reply_to)
         })
     }

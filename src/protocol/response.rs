@@ -103,6 +103,12 @@ pub enum ErrorCode {
     VerifyFailed,
     /// Nobody confirmed in time that the host could still be reached, so it returned to what it ran before.
     NotConfirmed,
+    /// The system is that of another host; nothing was activated.
+    WrongHost,
+    /// No cache has all of the system; nothing was activated.
+    NotAvailable,
+    /// A signature or a hash that the host demands is missing or wrong; nothing was activated.
+    Untrusted,
     Other(String),
 }
 
@@ -121,6 +127,9 @@ impl ErrorCode {
             Self::Interrupted => "interrupted",
             Self::VerifyFailed => "verify_failed",
             Self::NotConfirmed => "not_confirmed",
+            Self::WrongHost => "wrong_host",
+            Self::NotAvailable => "not_available",
+            Self::Untrusted => "untrusted",
             Self::Other(code) => code,
         }
     }
@@ -142,6 +151,9 @@ impl FromStr for ErrorCode {
             Self::Interrupted,
             Self::VerifyFailed,
             Self::NotConfirmed,
+            Self::WrongHost,
+            Self::NotAvailable,
+            Self::Untrusted,
         ];
         Ok(known.into_iter().find(|known| known.as_str() == code).unwrap_or_else(|| Self::Other(clean_line(code))))
     }

@@ -44,7 +44,6 @@ pub enum RevisionError {
     /// A sequence that git's own rules for ref names exclude.
     #[error("the revision {0:?} breaks git's rules for ref names: {1}")]
     RefRule(String, &'static str),
-    /// Not forty hexadecimal digits, where a full commit id was expected.
     #[error("{0:?} is not a full commit id: 40 hexadecimal digits")]
     Commit(String),
 }
@@ -88,9 +87,7 @@ impl FromStr for Revision {
     type Err = RevisionError;
 
     fn from_str(text: &str) -> Result<Self, RevisionError> {
-        let Some(first) = text.chars().next() else {
-            return Err(RevisionError::Empty);
-        };
+        let Some(first) = text.chars().next() else { return Err(RevisionError::Empty) };
         if text.len() > MAX_REVISION_BYTES {
             return Err(RevisionError::TooLong);
         }

@@ -40,10 +40,8 @@ pub enum Target {
 /// Why a text is not a subject that can be used here.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum SubjectError {
-    /// An empty token: nothing at all, or a dot too many.
     #[error("the subject {0:?} has an empty part between its dots")]
     EmptyToken(String),
-    /// A wildcard, white space or a control character.
     #[error("the subject {0:?} contains {1:?}: give one concrete subject, without wildcards or white space")]
     Character(String, char),
     #[error("the subject is longer than {MAX_SUBJECT_BYTES} bytes")]
@@ -52,7 +50,6 @@ pub enum SubjectError {
     NotAReply(String),
     #[error("the subject template {0:?} contains <{1}>: the words are <hostname>, <tier> and <role>")]
     Placeholder(String, String),
-    /// A host, role or tier in it is not a name.
     #[error(transparent)]
     Name(#[from] NameError),
 }
@@ -84,9 +81,7 @@ impl Subject {
         let (Some("deploy"), Some(tier)) = (tokens.next(), tokens.next()) else {
             return Ok(Target::Custom(self.clone()));
         };
-        let Ok(tier) = tier.parse::<Tier>() else {
-            return Ok(Target::Custom(self.clone()));
-        };
+        let Ok(tier) = tier.parse::<Tier>() else { return Ok(Target::Custom(self.clone())) };
         Ok(match (tokens.next(), tokens.next(), tokens.next()) {
             (Some("all"), None, _) => Target::All(tier),
             (Some("role"), Some(role), None) => Target::Role(tier, role.parse()?),

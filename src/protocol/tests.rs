@@ -12,6 +12,8 @@ use super::*;
 
 pub(in crate::protocol) const COMMIT: &str = "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b";
 
+const SYSTEM: &str = "/nix/store/0c1yv9bqqmbw3c3n5g7lq6b4rd5hfk2z-nixos-system-ns1";
+
 pub(in crate::protocol) fn at(text: &str) -> Timestamp {
     text.parse().unwrap()
 }
@@ -31,6 +33,7 @@ fn full_request() -> Request {
         confirmed: true,
         returns: Some("r-0".parse().unwrap()),
         per_host: true,
+        system: Some(SYSTEM.parse().unwrap()),
         ..Request::new(Action::DryActivate, "main".parse().unwrap(), "deploy.responses.4f.1".parse().unwrap())
     }
 }
@@ -61,8 +64,16 @@ fn full_response() -> Response {
 
 #[test]
 fn golden_request() {
-    insta::assert_snapshot!(text(&full_request().to_bytes()), @r#"{"action":"dry-activate","revision":"main","reply_to":"deploy.responses.4f.1","id":"r-1","expires_at":"2026-11-23T10:00:00Z","operator":"ops@desk","rollout":"sunday","wave":"dns","confirm_timeout_s":60,"confirmed":true,"returns":"r-0","per_host":true}"#);
+    insta::assert_snapshot!(text(&full_request().to_bytes()), @r#"{"action":"dry-activate","revision":"main","reply_to":"deploy.responses.4f.1","id":"r-1","expires_at":"2026-11-23T10:00:00Z","operator":"ops@desk","rollout":"sunday","wave":"dns","confirm_timeout_s":60,"confirmed":true,"returns":"r-0","per_host":true,"system":"/nix/store/0c1yv9bqqmbw3c3n5g7lq6b4rd5hfk2z-nixos-system-ns1"}"#);
     assert_eq!(Request::parse(&full_request().to_bytes()), Ok(full_request()));
+}
+
+#[test]
+fn a_request_to_fetch_a_system_survives_the_wire() {
+    let request = Request { action: Action::Fetch, ..full_request() };
+    assert_eq!(Request::parse(&request.to_bytes()), Ok(request));
+    let refused = "fetch".parse::<Action>().unwrap_err().to_string();
+    assert!(refused.contains("is not an action"), "no plan and no flag asks for it: {refused}");
 }
 
 #[test]
@@ -115,6 +126,9 @@ fn bad_requests_are_rejected_or_dropped() {
     insta::assert_snapshot!(refusal(r#"{"reply_to":"deploy.responses.a","action":"switch"}"#), @"invalid_revision: a revision is empty");
     insta::assert_snapshot!(refusal(r#"{"reply_to":"deploy.responses.a","revision":"main","action":"switch","id":"a b"}"#), @"invalid_request: an id is 1 to 128 visible ASCII characters");
     insta::assert_snapshot!(refusal(r#"{"reply_to":"deploy.responses.a","revision":"main","action":"switch","expires_at":"soon"}"#), @"invalid_request: expires_at is not a time like 2026-11-23T10:00:00Z");
+    insta::assert_snapshot!(refusal(r#"{"reply_to":"deploy.responses.a","revision":"main","action":"switch","system":"/etc"}"#), @r#"invalid_request: system: "/etc" is not the store path of a system: it does not begin with /nix/store/"#);
+    insta::assert_snapshot!(refusal(r#"{"reply_to":"deploy.responses.a","revision":"main","action":"switch","system":7}"#), @r#"invalid_request: system: "" is not the store path of a system: it does not begin with /nix/store/"#);
+    insta::assert_snapshot!(refusal(r#"{"reply_to":"deploy.responses.a","revision":"main","action":"fetch"}"#), @"invalid_request: there is no system to fetch");
     assert!(
         refusal(&format!(r#"{{"reply_to":"deploy.responses.a","x":"{}"}}"#, "x".repeat(70_000)))
             .starts_with("dropped: a request of")

@@ -54,9 +54,7 @@ impl<W: Write> Lines<W> {
         if self.told.len() <= place {
             self.told.resize(summary.hosts.len(), None);
         }
-        let Some(told) = self.told.get_mut(place) else {
-            return true;
-        };
+        let Some(told) = self.told.get_mut(place) else { return true };
         if told.is_some_and(|told| told.state == host.state) {
             return false;
         }
@@ -86,9 +84,7 @@ impl<W: Write> Reporter for Lines<W> {
     }
 
     fn tick(&mut self, now: Timestamp, summary: &Summary) -> io::Result<()> {
-        let Some(page) = Layout::new(summary, self.memory) else {
-            return Ok(());
-        };
+        let Some(page) = Layout::new(summary, self.memory) else { return Ok(()) };
         for (place, host) in summary.hosts.iter().enumerate() {
             if wording::moves(host) && self.is_due(place, now) {
                 self.write(&page.host_now(host, now))?;

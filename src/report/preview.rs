@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::format::{DisplayDuration, count, first_line, pad, shorten, widest, wrap, wrap_indented};
-use super::wording;
-use crate::plan::{ResolvedHost, ResolvedWave, Rollback};
+use super::{changes, wording};
+use crate::plan::{Changes, ResolvedHost, ResolvedWave, Rollback};
 use crate::protocol::Commit;
 use crate::rollout::{Rollout, WaveIndex};
 
@@ -15,12 +15,15 @@ const MIN_HOSTS_COLUMNS: usize = 28;
 /// More lines of host names than this are cut to it, with the number of the others.
 const MAX_HOST_LINES: usize = 3;
 
+/// More packages than this are counted.
+const MAX_PACKAGES: usize = 20;
+
 /// The longest subject of a commit that is shown whole, in columns.
 const MAX_SUBJECT_COLUMNS: usize = 60;
 
 /// What a rollout is going to do, for a terminal of `width` columns and without a line break at its end. Only host names
 /// that are longer than a line make it wider. Warnings are whole sentences.
-pub fn preview(rollout: &Rollout, warnings: &[String], width: usize) -> String {
+pub fn preview(rollout: &Rollout, warnings: &[String], changed: Option<&Changes>, width: usize) -> String {
     let mut notes: Vec<String> = warnings.iter().map(|warning| format!("⚠ warning: {}", first_line(warning))).collect();
     notes.extend(absent(rollout));
     notes.extend(current(rollout));
@@ -38,12 +41,15 @@ pub fn preview(rollout: &Rollout, warnings: &[String], width: usize) -> String {
         let told = format!("{hook} runs on this machine: {}", command(argv));
         format!("  {}", wrap_indented(&told, width, "    "))
     }));
+    let changed = changed.map(|changed| changes(rollout, changed, MAX_PACKAGES)).unwrap_or_default();
+    lines.extend(changed.iter().map(|line| format!("  {line}")));
+    lines.extend((!changed.is_empty()).then(String::new));
     lines.extend(notes);
     lines.join("\n")
 }
 
 /// From which commit hosts go back and to which, a line for each commit that they run now.
-pub fn changes(rollout: &Rollout) -> String {
+pub fn way_back(rollout: &Rollout) -> String {
     let to = wording::revision(rollout);
     let mut by_commit: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for host in rollout.plan.hosts().filter(|host| !host.is_current) {
@@ -217,6 +223,12 @@ fn absent(rollout: &Rollout) -> impl Iterator<Item = String> {
             _ if wave.limits.rollback != Rollback::None => {
                 let then = if wave.limits.ignore_unreachable { "ignored" } else { "a failure" };
                 format!("not known to be able to return, so not asked in wave {index}, which is {then}")
+            }
+            _ if wave.hosts.iter().any(|host| host.system.is_some()) => {
+                let then = if wave.limits.ignore_unreachable { "ignored" } else { "a failure" };
+                format!(
+                    "not known to take built systems, so asked in wave {index} only if it answers; else that is {then}"
+                )
             }
             _ if wave.limits.ignore_unreachable => format!("wave {index} ignores unreachable hosts"),
             _ if !rollout.plan.remembered.is_empty() => "asked in any case, and ignored if silent".to_owned(),

@@ -29,9 +29,7 @@ const HANGING: usize = 4;
 
 /// What a rollout came to, without a line break at its end. Lines of more than `width` columns are broken between words.
 pub fn recap(summary: &Summary, style: Style, width: usize) -> String {
-    let Some(rollout) = summary.rollout.as_deref() else {
-        return String::new();
-    };
+    let Some(rollout) = summary.rollout.as_deref() else { return String::new() };
     let recap = Recap { summary, rollout };
     let (symbol, text) = recap.headline();
     let headline = |text| Line::new(symbol, text).wrapped(width, style);
@@ -248,9 +246,7 @@ impl Recap<'_> {
             let sentence = wording::anomaly(host, anomaly, self.summary);
             format!("    {sentence}")
         });
-        let Some(first) = sentences.next() else {
-            return Vec::new();
-        };
+        let Some(first) = sentences.next() else { return Vec::new() };
         ["  late or unexpected:".to_owned(), first].into_iter().chain(sentences).collect()
     }
 
@@ -278,9 +274,7 @@ impl Recap<'_> {
 
 /// What a failed host has to show for it: the units that failed, and the end of its log.
 fn evidence(host: &HostView) -> Vec<String> {
-    let Some(response) = host.response.as_deref() else {
-        return Vec::new();
-    };
+    let Some(response) = host.response.as_deref() else { return Vec::new() };
     let mut rows = Vec::new();
     if !response.failed_units.is_empty() {
         let units: Vec<String> = response.failed_units.iter().map(|unit| safe(unit)).collect();

@@ -76,9 +76,7 @@ impl Instances {
     }
 
     fn prove_two(&mut self, response: &Arc<Response>) -> bool {
-        let Some(instance) = response.instance else {
-            return false;
-        };
+        let Some(instance) = response.instance else { return false };
         if self.earlier.contains(&instance) {
             return true;
         }

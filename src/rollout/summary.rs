@@ -140,7 +140,7 @@ impl Summary {
     }
 
     /// The first wave that did not succeed, or how many waves there are.
-    pub(super) const fn current(&self) -> usize {
+    pub const fn current(&self) -> usize {
         self.current
     }
 

@@ -11,6 +11,7 @@ mod network;
 mod properties;
 mod resuming;
 mod roll_call_invariants;
+mod seen;
 mod sim;
 mod transcript;
 mod transcripts;

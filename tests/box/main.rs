@@ -20,6 +20,7 @@ mod machine;
 mod stage;
 
 mod actions;
+mod built_elsewhere;
 mod by_hand;
 mod fetching;
 mod first_hour;
@@ -29,6 +30,7 @@ mod languages;
 mod limits;
 mod returning;
 mod survival;
+mod systems;
 mod verdict;
 
 use std::path::Path;

@@ -6,7 +6,7 @@ use crate::deployer::{Deployer, each};
 use crate::stage::{CURRENT, GATED_ACTIVATION, GATED_BUILD, NS1, Stage, ask};
 
 /// Kills the listener as a lack of memory would.
-const KILL: &str = "systemctl kill --kill-whom=main --signal=KILL homelab-deploy-listener";
+pub const KILL: &str = "systemctl kill --kill-whom=main --signal=KILL homelab-deploy-listener";
 
 /// Holds once the second release of the listener runs.
 const REPLACED: &str = r#"

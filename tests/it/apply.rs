@@ -22,6 +22,7 @@ pub mod resume;
 mod rollback;
 mod selection;
 pub(crate) mod stage;
+mod systems;
 mod waves;
 mod way_back;
 pub(crate) mod wiretap;

@@ -330,6 +330,7 @@ fn the_machine_of_an_operator_has_server_aliases_and_plans() {
 fn what_the_listener_is_told_reaches_it() {
     let settings = r#"{
         flakeAttr = "ns1.lab"; nixosRebuildFlags = [ "--option" "cores" "2" ]; userUnits = "warn"; useCredentials = false;
+        systems.trustedKeys = [ "a-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=" "b:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=" ];
         environment = { HOME = null; CERTIFICATES = /etc/ssl; }; tls.ca = "/run/100%/ca.pem";
     }"#;
     let Some(unit) = evaluated::<String>(&format!("evaluation.unit {settings}")) else { return };
@@ -339,6 +340,7 @@ fn what_the_listener_is_told_reaches_it() {
         r#""--flake-attr" "ns1.lab""#,
         r#""--nixos-rebuild-flag=--option" "--nixos-rebuild-flag=cores" "--nixos-rebuild-flag=2""#,
         r#""--user-units" "warn""#,
+        r#""--system-key" "a-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=" "--system-key" "b:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=""#,
         r#"--nkey-file "/run/secrets/listener.seed" --tls-ca "/run/100%%/ca.pem""#,
     ] {
         assert!(start.contains(words), "{start}");

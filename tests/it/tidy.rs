@@ -43,6 +43,7 @@ const NEVER: &[(&str, &[&str], &[&str])] = &[
             "src/operator/detach",
             "src/operator/history",
             "src/operator/hooks",
+            "src/operator/nix",
             "src/lookup",
             "src/process_group",
         ],
@@ -79,7 +80,7 @@ const OLD_STYLE: &[&str] = &[
 ];
 
 /// A file with more lines than this does more than one thing.
-const MOST_LINES: usize = 600;
+const MOST_LINES: usize = 450;
 
 #[test]
 fn each_module_does_without_what_is_not_its_own() {

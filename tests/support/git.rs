@@ -1,5 +1,6 @@
-//! Repositories over http, and a server that can be in trouble.
+//! Repositories and caches over http, and a server that can be in trouble.
 
+use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -33,7 +34,7 @@ pub struct Git {
 }
 
 impl Git {
-    /// Serves the repositories below `root`.
+    /// Serves the repositories below `root`, and the files in its folder `cache`.
     pub fn serve(root: &Path) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).into_diagnostic()?;
         let address = listener.local_addr().into_diagnostic()?;
@@ -115,11 +116,24 @@ fn header<'a>(head: &'a [String], name: &str) -> &'a str {
         .unwrap_or_default()
 }
 
+/// A file, for who gets one: what a cache of Nix consists of.
+fn file(path: &Path) -> Vec<u8> {
+    match fs::read(path) {
+        Ok(content) => {
+            [format!("HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n", content.len()).as_bytes(), &content].concat()
+        }
+        Err(_) => b"HTTP/1.0 404 Not Found\r\nContent-Length: 0\r\n\r\n".to_vec(),
+    }
+}
+
 /// What git has to say to a request.
 fn http_backend(root: &Path, head: &[String], body: &[u8]) -> io::Result<Vec<u8>> {
     let mut request = head.first().map_or("", String::as_str).split(' ');
     let (method, target) = (request.next().unwrap_or_default(), request.next().unwrap_or_default());
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    if let Some(cached) = path.strip_prefix("/cache/") {
+        return Ok(file(&root.join("cache").join(cached)));
+    }
     let mut git = Command::new("git")
         .args(["-c", "safe.directory=*", "-c", "uploadpack.allowReachableSHA1InWant=true"])
         .args(["-c", "uploadpack.allowFilter=true", "http-backend"])

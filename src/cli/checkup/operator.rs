@@ -181,7 +181,7 @@ impl Operator<'_> {
             let next = "update its listener, and then its permissions: `homelab-deploy nats-config` prints them";
             findings.problem(name, "it answers in the old form, which proves nothing", next);
         }
-        let lacks = Feature::KNOWN.iter().filter(|feature| !report.has(feature)).map(Feature::as_str);
+        let lacks = Feature::ALWAYS.iter().filter(|feature| !report.has(feature)).map(Feature::as_str);
         let lacks: Vec<&str> = lacks.collect();
         let version = report.version.as_deref().map_or_else(|| "of the predecessor".to_owned(), safe);
         if !lacks.is_empty() {

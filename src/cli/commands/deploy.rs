@@ -140,6 +140,8 @@ impl Deploy {
             journals: self.state.journals(),
             // Nobody is asked about a flake: where it was not accepted, each host looks the branch up for itself.
             flakes: self.flake.rules(&self.state, &self.operator.settings().servers, None),
+            systems: None,
+            binary_cache: None,
             cache: self.state.cache(),
         };
         let discovery = self.operator.discovery(&self.state);
@@ -170,8 +172,11 @@ impl Deploy {
         let asks = is_person && !self.yes && is_risky;
         // Who goes back is asked in any case: without a terminal the command would not have come this far.
         if asks && (self.to.is_some() || io::stdin().is_terminal() && io::stderr().is_terminal()) {
-            let changes = if self.to.is_some() { report::changes(&prepared.rollout) } else { String::new() };
-            out::note(&format!("{}{changes}", report::preview(&prepared.rollout, &prepared.warnings, out::width())));
+            let way_back = if self.to.is_some() { report::way_back(&prepared.rollout) } else { String::new() };
+            out::note(&format!(
+                "{}{way_back}",
+                report::preview(&prepared.rollout, &prepared.warnings, None, out::width())
+            ));
             return confirm::start().await;
         }
         if is_person {

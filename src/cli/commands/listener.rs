@@ -17,7 +17,7 @@ use crate::cli::connection::{Connection, HEADING};
 use crate::cli::exit::{CommandError, CommandResult, Exit};
 use crate::cli::log::Log;
 use crate::cli::runtime;
-use crate::listener::{self, Config, Limits, RebuildFlag, UserUnits, Watchdog, deploy_subjects};
+use crate::listener::{self, Config, Limits, RebuildFlag, SystemKey, UserUnits, Watchdog, deploy_subjects};
 use crate::notify::Notifier;
 use crate::protocol::subject::DISCOVER;
 use crate::protocol::{FlakeAttr, FlakeUrl, HostName, Role, Subject, SubjectError, SubjectTemplate, Tier};
@@ -50,6 +50,11 @@ pub(in crate::cli) struct Listener {
     /// Word to add to each call of nixos-rebuild, such as --show-trace; repeatable
     #[arg(long, env = "HOMELAB_DEPLOY_NIXOS_REBUILD_FLAG", value_name = "FLAG", allow_hyphen_values = true)]
     nixos_rebuild_flag: Vec<RebuildFlag>,
+
+    /// Public key of those who may sign systems for this host, as NAME:BASE64; repeatable. Without one, the host takes no
+    /// system that was built elsewhere
+    #[arg(long, env = "HOMELAB_DEPLOY_SYSTEM_KEY", value_name = "KEY", value_delimiter = ' ')]
+    system_key: Vec<SystemKey>,
 
     /// How long a deployment may take, in seconds
     #[arg(
@@ -192,6 +197,7 @@ impl Listener {
             flake: self.flake_url,
             flake_attr: self.flake_attr,
             rebuild_flags: self.nixos_rebuild_flag,
+            system_keys: self.system_key,
             deploy_subjects,
             discover_subject: self.discover_subject,
             limits: Limits { timeout: Duration::from_secs(self.timeout), grace: self.grace },

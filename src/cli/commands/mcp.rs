@@ -17,7 +17,8 @@ use crate::cli::runtime::block_on;
 use crate::cli::state::StateArgs;
 use crate::clock;
 use crate::mcp::{
-    AllowRef, ApprovalMode, CallTimeouts, Mode, Plans, RevisionPolicy, Server, Settings, TOOLS, ToolFilter, serve_stdio,
+    AllowRef, ApprovalMode, CallTimeouts, Mode, Plans, RevisionPolicy, Server, Settings, ToolFilter, serve_stdio,
+    tool_names,
 };
 use crate::operator::detach::this_program;
 
@@ -37,7 +38,7 @@ pub(in crate::cli) struct Mcp {
 
     /// Offer only these tools; may be repeated [default: all]
     #[arg(long, env = "HOMELAB_DEPLOY_TOOLS", value_name = "TOOL", value_delimiter = ',')]
-    #[arg(value_parser = PossibleValuesParser::new(TOOLS))]
+    #[arg(value_parser = PossibleValuesParser::new(tool_names()))]
     tools: Vec<String>,
 
     #[command(flatten)]

@@ -131,14 +131,16 @@ impl Terms<'_> {
                 &self.operator.settings().servers,
                 flake::consent(self.display.audience()),
             ),
+            systems: None,
+            binary_cache: None,
             cache: self.state.cache(),
         };
         let prepared = wanted.prepare(&mut bus, &self.operator.discovery(self.state)).await.map_err(unprepared)?;
         rollback.check(&prepared.roster).map_err(|error| Exit::Precondition.with(error))?;
         self.force.check(&prepared)?;
         if self.display.audience() == Audience::Person {
-            let preview = report::preview(&prepared.rollout, &prepared.warnings, out::width());
-            out::note(&format!("{preview}{}", report::changes(&prepared.rollout)));
+            let preview = report::preview(&prepared.rollout, &prepared.warnings, None, out::width());
+            out::note(&format!("{preview}{}", report::way_back(&prepared.rollout)));
         }
         if !self.yes && !confirm::start().await {
             out::note("Nothing was deployed.");

@@ -9,9 +9,11 @@ use super::activation;
 use super::baseline;
 use super::changes::{Change, Changes};
 use super::confirmation::confirmed;
+use super::fetch;
 use super::order::Order;
 use super::program::ProcessRunner;
 use super::rollback::{self, RolledBack, Undo};
+use super::step::Step;
 use crate::clock;
 use crate::listener::host::Host;
 use crate::listener::output::{clean, tells_unadvertised};
@@ -20,7 +22,7 @@ use crate::listener::snapshot::SystemSnapshot;
 use crate::listener::verdict::{End, Evidence, Verdict, judge, left_traces};
 use crate::lookup::{LookupError, commit_of};
 use crate::protocol::response::bounded_tail;
-use crate::protocol::{Action, Commit, ErrorCode, Phase, RETURN_WITHIN, Revision, Status};
+use crate::protocol::{Action, Commit, ErrorCode, Phase, RETURN_WITHIN, Revision, Status, SystemPath};
 
 /// How the system and the database of Nix say that there is no room left.
 const FULL_DISK: [&str; 2] = ["No space left on device", "database or disk is full"];
@@ -125,7 +127,7 @@ impl Deployment {
         let spoilt = match self.spec.action {
             Action::Switch => true,
             Action::Test => changes.current == Change::Theirs,
-            Action::Boot | Action::DryActivate => false,
+            Action::Boot | Action::DryActivate | Action::Fetch => false,
         };
         let verdict = if spoilt { Verdict::failed(ErrorCode::VerifyFailed, theirs) } else { verdict.with(&theirs) };
         (verdict, SystemSnapshot::learned(&self.host).await)
@@ -155,9 +157,53 @@ impl Deployment {
         rollback::go(&mut self.keeper, &self.host, undo, limit).await
     }
 
+    /// Deploys what was built elsewhere, or else what the revision stands for.
+    async fn deploy(&mut self, found: SystemSnapshot) -> Attempt {
+        match self.spec.system.clone() {
+            Some(system) => self.deploy_system(&system, found).await,
+            None => self.deploy_revision(found).await,
+        }
+    }
+
+    /// Fetches first and activates then, as the way back does.
+    async fn deploy_system(&mut self, system: &SystemPath, found: SystemSnapshot) -> Attempt {
+        self.keeper.log.enter(Phase::Build);
+        let fetched = fetch::fetch(&mut self.keeper, &self.host, &self.spec, system).await;
+        let (before, reach) = (found, Reach::Build);
+        let action = self.spec.action;
+        if action == Action::Fetch || fetched.is_err() {
+            let end = fetched.err().unwrap_or(End::Exited(0));
+            return Attempt { end, before, built: None, reach };
+        }
+        let before = match self.note_before().await {
+            Ok(before) => before,
+            Err(end) => return Attempt { end, before, built: None, reach },
+        };
+        let path = || system.as_str().to_owned();
+        let mut end = End::Exited(0);
+        if matches!(action, Action::Switch | Action::Boot) {
+            end = self.keeper.run(&mut Step::SetProfile(path()).command(&self.host)).await;
+        }
+        if end == End::Exited(0) {
+            self.keeper.log.enter(Phase::Activate);
+            end = self.keeper.run(&mut Step::Activate(path(), action).command(&self.host)).await;
+        }
+        Attempt { end, before, built: Some(path()), reach: Reach::Activation }
+    }
+
+    /// Notes what is so on the host right before anything moves. The end is that this is not possible.
+    async fn note_before(&self) -> Result<SystemSnapshot, End> {
+        let before = SystemSnapshot::learned(&self.host).await;
+        baseline::note(&self.host, &self.dir, &before).map_err(|error| {
+            let why = format!("cannot note what runs now, and so could not return to it: {error}");
+            End::Refused(ErrorCode::BuildFailed, why)
+        })?;
+        Ok(before)
+    }
+
     /// Builds first and activates then. What the host can return to is what was so in between: a build takes long, and
     /// what somebody else switched to meanwhile is not this run's to undo.
-    async fn deploy(&mut self, found: SystemSnapshot) -> Attempt {
+    async fn deploy_revision(&mut self, found: SystemSnapshot) -> Attempt {
         let untouched = |end| Attempt { end, before: found.clone(), built: None, reach: Reach::Build };
         self.keeper.log.enter(Phase::Resolve);
         let commit = match self.resolve().await {
@@ -169,12 +215,10 @@ impl Deployment {
         if build != End::Exited(0) {
             return untouched(build);
         }
-        let before = SystemSnapshot::learned(&self.host).await;
-        if let Err(error) = baseline::note(&self.host, &self.dir, &before) {
-            let why = format!("cannot note what runs now, and so could not return to it: {error}");
-            return untouched(End::Unresolved(ErrorCode::BuildFailed, why));
+        match self.note_before().await {
+            Ok(before) => self.activate(&order, before).await,
+            Err(end) => untouched(end),
         }
-        self.activate(&order, before).await
     }
 
     /// Activates what was built, on a host that is like this.
@@ -296,5 +340,5 @@ fn unresolved(error: &LookupError) -> End {
     };
     let help = error.help().filter(|_| code == ErrorCode::InvalidRevision).map(|help| format!("; {help}"));
     // The URL of the repository may have a password in it.
-    End::Unresolved(code, clean(&format!("{error}{}", help.unwrap_or_default())))
+    End::Refused(code, clean(&format!("{error}{}", help.unwrap_or_default())))
 }

@@ -5,23 +5,15 @@
 //! Neither `nix-env --rollback` nor `nixos-rebuild --rollback` leads there: the one takes the generation before the
 //! current one, whatever that is, and the other evaluates. The recorded system activates itself.
 
-use std::process::Command;
 use std::time::Duration;
 
 use super::changes::{Change, Changes};
 use super::program::ProcessRunner;
-use crate::listener::host::{Host, PROFILE};
+use super::step::Step;
+use crate::listener::host::Host;
 use crate::listener::snapshot::SystemSnapshot;
 use crate::listener::verdict::{End, UNITS_FAILED};
 use crate::protocol::{Action, ErrorCode, Phase};
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Step {
-    /// Let the system profile point at this system.
-    SetProfile(String),
-    /// Let this system do this to the host.
-    Activate(String, Action),
-}
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Undo<'a> {
@@ -67,7 +59,8 @@ pub(super) async fn go(keeper: &mut ProcessRunner, host: &Host, undo: Undo<'_>, 
     keeper.bounds.renew(limit);
     let mut problem = None;
     for step in way {
-        let end = keeper.run(&mut command(&step, host)).await;
+        // Checks that speak against leaving the new system are no reason to stay with it.
+        let end = keeper.run(step.command(host).env("NIXOS_NO_CHECK", "1")).await;
         let stops = matches!(end, End::TimedOut | End::Stopped(_));
         // The rest is tried anyway: a host that serves with the wrong profile is better than one that does not.
         problem = problem.or_else(|| complaint(&step, &end));
@@ -90,7 +83,7 @@ fn steps(action: Action, before: &SystemSnapshot, now: &SystemSnapshot, changes:
     let boot = || set.iter().cloned().chain([activate(profile, Action::Boot)]).collect();
     let activated = matches!(action, Action::Switch | Action::Test);
     match (changes.current, changes.profile) {
-        _ if action == Action::DryActivate => Vec::new(),
+        _ if matches!(action, Action::DryActivate | Action::Fetch) => Vec::new(),
         // Nothing was activated; the boot loader follows the profile.
         (_, Change::None | Change::Ours) if !activated => boot(),
         // What somebody else runs stays, and what was ours is not to come back with the next boot.
@@ -101,22 +94,6 @@ fn steps(action: Action, before: &SystemSnapshot, now: &SystemSnapshot, changes:
         _ if current == profile => set.into_iter().chain([activate(current, Action::Switch)]).collect(),
         // What ran was to be gone after the next boot.
         _ => boot().into_iter().chain([activate(current, Action::Test)]).collect(),
-    }
-}
-
-fn command(step: &Step, host: &Host) -> Command {
-    match step {
-        Step::SetProfile(system) => {
-            let mut command = Command::new("nix-env");
-            command.arg("--profile").arg(host.at(PROFILE)).arg("--set").arg(system);
-            command
-        }
-        Step::Activate(system, how) => {
-            let mut command = Command::new(host.at(system).join("bin/switch-to-configuration"));
-            // Checks that speak against leaving the new system are no reason to stay with it.
-            command.arg(how.as_str()).env("NIXOS_NO_CHECK", "1").env("NIXOS_INSTALL_BOOTLOADER", "0");
-            command
-        }
     }
 }
 
@@ -132,7 +109,7 @@ fn complaint(step: &Step, end: &End) -> Option<(ErrorCode, String)> {
         End::Killed(signal) => Some((ErrorCode::ActivationFailed, format!("signal {signal} ended {what}"))),
         End::Stopped(signal) => Some((ErrorCode::Interrupted, format!("signal {signal} came before {what} was done"))),
         End::TimedOut => Some((ErrorCode::Timeout, format!("{what} took too long"))),
-        End::NotStarted(why) | End::Unresolved(_, why) => Some((ErrorCode::ActivationFailed, why.clone())),
+        End::NotStarted(why) | End::Refused(_, why) => Some((ErrorCode::ActivationFailed, why.clone())),
     }
 }
 

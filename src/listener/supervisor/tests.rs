@@ -31,6 +31,7 @@ fi";
 
 mod by_hand;
 mod returning;
+mod systems;
 
 #[test]
 fn be_the_supervisor() {
@@ -170,7 +171,7 @@ fn a_signal_and_a_missing_program_are_told() {
     let folder = tempfile::tempdir().unwrap();
     let program = folder.path().join("bin/nixos-rebuild");
     let (result, _, _) = Supervised::on(folder, "", |_| fs::remove_file(program).unwrap()).ended();
-    let why = "nixos-rebuild cannot be started: No such file or directory (os error 2): nixos-rebuild must be on the PATH of the listener";
+    let why = "nixos-rebuild cannot be started: No such file or directory (os error 2): it must be on the PATH of the listener";
     assert_eq!(verdict(&result), format!("failed build_failed: {why}"));
 }
 

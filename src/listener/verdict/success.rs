@@ -23,6 +23,7 @@ fn done(action: Action, after: &SystemSnapshot) -> String {
         (Action::Boot, Some(generation)) => format!("generation {generation} is the one for the next boot"),
         (Action::Switch | Action::Boot | Action::DryActivate, _) => format!("{action} completed"),
         (Action::Test, _) => "activated until the next boot".to_owned(),
+        (Action::Fetch, _) => "fetched".to_owned(),
     }
 }
 
@@ -43,7 +44,7 @@ pub(super) fn verify(
     action: Action,
     Evidence { before, after, built, .. }: &Evidence<'_>,
 ) -> Result<Option<String>, String> {
-    if action == Action::DryActivate || !(before.is_nixos() || after.is_nixos()) {
+    if matches!(action, Action::DryActivate | Action::Fetch) || !(before.is_nixos() || after.is_nixos()) {
         return Ok(None);
     }
     let profile = after.profile_path();
@@ -56,7 +57,7 @@ pub(super) fn verify(
     let activated = match action {
         Action::Switch => built.or(profile),
         Action::Test => *built,
-        Action::Boot | Action::DryActivate => return Ok(None),
+        Action::Boot | Action::DryActivate | Action::Fetch => return Ok(None),
     };
     match (activated, after.current_path()) {
         (Some(activated), Some(current)) if activated == current => Ok(None),
@@ -78,6 +79,6 @@ fn takes_effect_later(action: Action, after: &SystemSnapshot) -> Option<bool> {
             let next = &after.profile.as_ref()?.system;
             Some(after.current_path() != Some(&next.path) || next.kernel != booted.kernel)
         }
-        Action::DryActivate => None,
+        Action::DryActivate | Action::Fetch => None,
     }
 }

@@ -146,7 +146,7 @@ fn a_missing_commit_is_not_a_server_that_cannot_be_reached() {
 
 #[test]
 fn a_revision_that_was_not_resolved_is_told_as_it_was_found_out() {
-    let end = End::Unresolved(ErrorCode::InvalidRevision, "https://h/x has no branch or tag \"main\"".to_owned());
+    let end = End::Refused(ErrorCode::InvalidRevision, "https://h/x has no branch or tag \"main\"".to_owned());
     let unresolved = Run { end, ..switch(1, Phase::Resolve, "") };
     insta::assert_snapshot!(unresolved.judged(), @r#"failed invalid_revision: https://h/x has no branch or tag "main""#);
 }
@@ -162,7 +162,7 @@ fn the_essential_line_of_a_failed_build_is_found() {
     insta::assert_snapshot!(judged(7, Phase::Build, "one\nlast words\nCommand '['nix', 'build']' returned non-zero exit status 7."), @"failed build_failed: last words");
     insta::assert_snapshot!(judged(7, Phase::Build, ""), @"failed build_failed: nixos-rebuild ended with code 7 and said nothing");
     let missing = End::NotStarted("nixos-rebuild cannot be started: No such file or directory (os error 2)".to_owned());
-    insta::assert_snapshot!(Run { end: missing, ..switch(1, Phase::Build, "") }.judged(), @"failed build_failed: nixos-rebuild cannot be started: No such file or directory (os error 2): nixos-rebuild must be on the PATH of the listener");
+    insta::assert_snapshot!(Run { end: missing, ..switch(1, Phase::Build, "") }.judged(), @"failed build_failed: nixos-rebuild cannot be started: No such file or directory (os error 2): it must be on the PATH of the listener");
 }
 
 /// What both programs print when units fail, and what the one of them adds.

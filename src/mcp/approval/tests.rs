@@ -89,7 +89,7 @@ fn call(state: Option<&str>, answer: Option<Value>) -> AuditContext {
 
 /// Calls for the first time, and returns what the answer has to come with.
 fn asked(approvals: &Approvals, deed: &Deed) -> String {
-    match approvals.take_answer(&deed.question(), Some(&call(None, None))).unwrap() {
+    match approvals.take_answer(&deed.question(), &call(None, None)).unwrap() {
         ApprovalOutcome::Asked(question) => question.request_state.unwrap(),
         other => panic!("{other:?}"),
     }
@@ -101,7 +101,7 @@ fn typed(text: &str) -> Value {
 
 /// Calls again with an answer; what comes of it in a word.
 fn again(approvals: &Approvals, deed: &Deed, state: &str, answer: Value) -> &'static str {
-    match approvals.take_answer(&deed.question(), Some(&call(Some(state), Some(answer)))) {
+    match approvals.take_answer(&deed.question(), &call(Some(state), Some(answer))) {
         Ok(ApprovalOutcome::GivenBefore) => "given",
         Ok(other) => panic!("{other:?}"),
         Err(error) => error.code,
@@ -200,7 +200,7 @@ fn an_answer_without_a_question_asks_it() {
     let deed = Deed::dns();
     let state = asked(&approvals, &deed);
     for half in [call(None, Some(typed("prod.role.dns"))), call(Some(&state), None)] {
-        let outcome = approvals.take_answer(&deed.question(), Some(&half)).unwrap();
+        let outcome = approvals.take_answer(&deed.question(), &half).unwrap();
         assert!(matches!(outcome, ApprovalOutcome::Asked(_)));
     }
 }

@@ -14,16 +14,13 @@ use crate::mcp::settings::Credential;
 use crate::operator::{Prepared, RollbackError, RollbackPlan};
 use crate::protocol::HostName;
 
-/// What `rollback` takes.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
 pub(super) struct RollbackArguments {
     /// The one host to return. Give exactly one of `hostname` and `rollout_id`.
-    #[serde(default)]
     #[schemars(with = "String")]
     hostname: Option<HostName>,
     /// The rollout whose hosts return.
-    #[serde(default)]
     #[schemars(with = "String")]
     rollout_id: Option<String>,
 }

@@ -20,24 +20,19 @@ use crate::protocol::{Commit, FlakeUrl, HostAnswer, HostName, HostReport, Proble
 /// The most subjects of commits for each host.
 const MAX_SUBJECTS: usize = 5;
 
-/// What `list_hosts` takes.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
 pub(super) struct HostsArguments {
     /// Only hosts of this tier.
-    #[serde(default)]
     #[schemars(schema_with = "schema::tier")]
     tier: Option<Tier>,
     /// Only this host.
-    #[serde(default)]
     #[schemars(with = "String")]
     hostname: Option<HostName>,
     /// Only hosts of this role.
-    #[serde(default)]
     #[schemars(with = "String")]
     role: Option<Role>,
     /// Tell how far each host is behind this branch, tag or commit.
-    #[serde(default)]
     #[schemars(with = "String")]
     branch: Option<Revision>,
 }

@@ -19,12 +19,10 @@ use crate::operator::plan_file::PlanFile;
 use crate::operator::{Part, Prepared};
 use crate::protocol::{HostName, Revision};
 
-/// What `list_plans` takes.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ListPlansArguments {}
 
-/// What `preview_plan` takes.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PreviewArguments {
@@ -40,7 +38,6 @@ pub(super) struct PreviewArguments {
     exclude: Vec<HostName>,
 }
 
-/// What `apply_plan` takes.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ApplyArguments {
@@ -86,69 +83,56 @@ fn listed(context: &Context, name: &PlanName) -> Option<Value> {
 
 pub(super) async fn show(context: &Context, asked: PreviewArguments) -> Result<Answer, ToolError> {
     let PreviewArguments { plan, until, exclude } = asked;
-    let part = PlanPart { file: read(context, &plan.parse()?)?, until, exclude };
-    let prepared = part.prepare(context, context.deadline()).await?;
-    let hash = part.hash(&prepared);
+    let (prepared, hash) = prepare(context, &plan.parse()?, until.as_deref(), &exclude, context.deadline()).await?;
     Ok(preview(&prepared, &hash, &context.redactor))
 }
 
 pub(super) async fn apply(context: &Context, call: ToolCall<'_>) -> Result<CallToolResponse, ToolError> {
-    let ApplyArguments { plan, plan_hash, until, exclude } = schema::arguments(call.arguments)?;
-    let name: PlanName = plan.parse()?;
-    let credential = credential_for(&read(context, &name)?.plan.tiers());
-    let launch =
-        Launch { call, phrase: plan, credential, downgrade: Downgrade::Refused, plan_hash: Some(plan_hash.clone()) };
-    context.launch(launch, Previewed { name, plan_hash, until, exclude }).await
+    let previewed: ApplyArguments = schema::arguments(call.arguments)?;
+    let credential = credential_for(&read(context, &previewed.plan.parse()?)?.plan.tiers());
+    let plan_hash = Some(previewed.plan_hash.clone());
+    let launch = Launch { call, phrase: previewed.plan.clone(), credential, downgrade: Downgrade::Refused, plan_hash };
+    context.launch(launch, previewed).await
 }
 
 /// A plan as it was previewed. Its file is read anew each time it is settled.
-struct Previewed {
-    name: PlanName,
-    plan_hash: String,
-    until: Option<String>,
-    exclude: Vec<HostName>,
-}
-
-impl Intent for Previewed {
+impl Intent for ApplyArguments {
     async fn settle(&self, context: &Context, deadline: Instant) -> Result<Prepared, ToolError> {
-        let file = read(context, &self.name)?;
-        let part = PlanPart { file, until: self.until.clone(), exclude: self.exclude.clone() };
-        let prepared = part.prepare(context, deadline).await?;
-        if part.hash(&prepared) == self.plan_hash { Ok(prepared) } else { Err(stale(&self.name)) }
+        let name = self.plan.parse()?;
+        let (prepared, hash) = prepare(context, &name, self.until.as_deref(), &self.exclude, deadline).await?;
+        if hash == self.plan_hash { Ok(prepared) } else { Err(stale(&name)) }
     }
 }
 
-/// A plan, and how much of it is meant.
-struct PlanPart {
-    file: PlanFile,
-    until: Option<String>,
-    exclude: Vec<HostName>,
-}
-
-impl PlanPart {
-    async fn prepare(&self, context: &Context, until: Instant) -> Result<Prepared, ToolError> {
-        let plan = &self.file.plan;
-        let credential = credential_for(&plan.tiers());
-        context.connection(credential)?;
-        let mut wanted = context.wanted(plan.clone(), Some(self.file.source()), plan.revision(None)?);
-        wanted.exclude.clone_from(&self.exclude);
-        if let Some(last) = &self.until {
-            let waves: Vec<String> = plan.waves.iter().map(|wave| wave.name.value.clone()).collect();
-            let Some(index) = waves.iter().position(|wave| wave == last) else {
-                let what = format!("until: the plan has no wave {last:?}; its waves: {}", waves.join(", "));
-                return Err(ToolError::new("unknown_wave", what).next("give until the name of a wave"));
-            };
-            let mut left = plan.clone();
-            self.exclude.iter().for_each(|host| left.exclude(host));
-            let is_left = |wave: &String| left.waves.iter().any(|left| left.name.value == *wave);
-            wanted.part = Part::Only(waves.into_iter().take(index + 1).filter(is_left).collect());
+/// Settles a plan up to a wave and without some hosts, and returns the hash of what that shows.
+async fn prepare(
+    context: &Context,
+    name: &PlanName,
+    until: Option<&str>,
+    exclude: &[HostName],
+    deadline: Instant,
+) -> Result<(Prepared, String), ToolError> {
+    let file = read(context, name)?;
+    let credential = credential_for(&file.plan.tiers());
+    context.connection(credential)?;
+    let mut wanted = context.wanted(file.plan.clone(), Some(file.source()), file.plan.revision(None)?);
+    wanted.exclude = exclude.to_vec();
+    if let Some(last) = until {
+        let waves: Vec<String> = file.plan.waves.iter().map(|wave| wave.name.value.clone()).collect();
+        let Some(index) = waves.iter().position(|wave| wave == last) else {
+            let what = format!("until: the plan has no wave {last:?}; its waves: {}", waves.join(", "));
+            return Err(ToolError::new("unknown_wave", what).next("give until the name of a wave"));
+        };
+        let mut left = file.plan.clone();
+        for host in exclude {
+            left.exclude(host);
         }
-        context.prepare(credential, wanted, until).await
+        let is_left = |wave: &String| left.waves.iter().any(|left| left.name.value == *wave);
+        wanted.part = Part::Only(waves.into_iter().take(index + 1).filter(is_left).collect());
     }
-
-    fn hash(&self, prepared: &Prepared) -> String {
-        plan_hash(&self.file.text, self.until.as_deref(), &self.exclude, prepared)
-    }
+    let prepared = context.prepare(credential, wanted, deadline).await?;
+    let hash = plan_hash(&file.text, until, exclude, &prepared);
+    Ok((prepared, hash))
 }
 
 fn stale(plan: &PlanName) -> ToolError {

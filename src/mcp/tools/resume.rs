@@ -9,24 +9,22 @@ use tokio::time::Instant;
 
 use crate::mcp::approval::{Question, outdated};
 use crate::mcp::call::ToolCall;
-use crate::mcp::context::{Context, is_resumable, touches_test_only};
+use crate::mcp::context::{Context, is_resumable, touches_test_only, within_reach};
 use crate::mcp::error::ToolError;
-use crate::mcp::launch::{Downgrade, Intent, Launch, one_wave};
+use crate::mcp::launch::{Downgrade, Intent, Launch, in_time};
 use crate::mcp::schema;
-use crate::mcp::settings::Credential;
+use crate::mcp::settings::{Credential, Settings};
 use crate::operator::Prepared;
 use crate::operator::detach::Background;
-use crate::plan::{Plan, Settings};
-use crate::protocol::{RolloutId, Target};
-use crate::rollout::summary::{HostState, Summary};
-use crate::rollout::{Event, EventKind, HostOutcome, Rollout, WaveIndex};
+use crate::operator::resumption::{Sources, prepare_again};
+use crate::protocol::RolloutId;
+use crate::rollout::summary::Summary;
+use crate::rollout::{Event, EventKind, Rollout, WaveIndex};
 
-/// What `resume_rollout` takes.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
 pub(super) struct ResumeArguments {
     /// The rollout. Without it: the latest that is paused or cut off.
-    #[serde(default)]
     #[schemars(with = "String")]
     rollout_id: Option<String>,
 }
@@ -43,34 +41,14 @@ pub(super) async fn resume(context: &Context, call: ToolCall<'_>) -> Result<Call
         }
     };
     let credential = if touches_test_only(&rollout.plan) { Credential::Test } else { Credential::Admin };
-    let plan = rest(&recorded.summary, &rollout);
     let launch =
         Launch { call, phrase: rollout.name().to_owned(), credential, downgrade: Downgrade::Refused, plan_hash: None };
-    context.launch(launch, Resumed { credential, plan, rollout, summary: recorded.summary }).await
-}
-
-/// The hosts that are still to be deployed, in their waves: what the guards are about.
-fn rest(summary: &Summary, rollout: &Rollout) -> Plan {
-    let is_done = |state| matches!(state, HostState::Final(HostOutcome::Completed | HostOutcome::Current));
-    let waves = rollout.plan.waves.iter().enumerate().filter(|(index, _)| !is_over(summary, *index));
-    let waves = waves.filter_map(|(index, wave)| {
-        let left = summary.hosts_of(WaveIndex(index)).filter(|host| !is_done(host.state));
-        let left = left.filter_map(|host| wave.hosts.get(host.index));
-        let targets: Vec<_> = left.map(|host| Target::Host(host.tier, host.hostname.clone())).collect();
-        let settings = Settings { action: wave.action, min_hosts: 0, ..Settings::default() };
-        (!targets.is_empty()).then(|| one_wave(&wave.name, targets, settings))
-    });
-    Plan { name: rollout.name().to_owned(), revision: None, flake: None, waves: waves.collect() }
-}
-
-fn is_over(summary: &Summary, index: usize) -> bool {
-    summary.waves.get(index).is_some_and(crate::rollout::summary::WaveView::succeeded)
+    context.launch(launch, Resumed { credential, rollout, summary: recorded.summary }).await
 }
 
 /// A rollout that goes on where its record ends.
 struct Resumed {
     credential: Credential,
-    plan: Plan,
     rollout: Arc<Rollout>,
     summary: Summary,
 }
@@ -78,7 +56,7 @@ struct Resumed {
 impl Resumed {
     /// The wave that a person has to confirm before the rollout goes on.
     fn unconfirmed(&self) -> Option<(WaveIndex, &str)> {
-        let index = (0..self.summary.waves.len()).find(|index| !is_over(&self.summary, *index))?;
+        let index = self.summary.current();
         let wave = self.rollout.plan.waves.get(index).filter(|wave| wave.limits.confirm)?;
         let began = self.summary.waves.get(index)?.began_at.is_some();
         (!began).then_some((WaveIndex(index), wave.name.as_str()))
@@ -87,9 +65,15 @@ impl Resumed {
 
 impl Intent for Resumed {
     async fn settle(&self, context: &Context, until: Instant) -> Result<Prepared, ToolError> {
-        let Rollout { source, revision, .. } = self.rollout.as_ref();
-        let wanted = context.wanted(self.plan.clone(), source.clone(), revision.clone());
-        context.prepare(self.credential, wanted, until).await
+        let Settings { flakes, cache, discovery, .. } = &context.settings;
+        let sources = Sources { flakes, cache: cache.as_deref() };
+        let prepared = async {
+            let mut bus = context.connect(self.credential).await?;
+            let prepared = prepare_again(&self.summary, &self.rollout, &mut bus, discovery, sources).await?;
+            within_reach(self.credential, &prepared.rollout.plan)?;
+            Ok(prepared)
+        };
+        in_time(until, prepared).await
     }
 
     fn ask<'a>(&'a self, question: Question<'a>) -> Question<'a> {

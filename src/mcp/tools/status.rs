@@ -24,34 +24,27 @@ const MAX_LISTED: usize = 20;
 /// The longest that a call may wait, in seconds.
 const MAX_WAIT: u64 = 45;
 
-/// What `rollout_status` takes.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
 pub(super) struct StatusArguments {
     /// The rollout. Without it: the one that runs, else the latest.
-    #[serde(default)]
     #[schemars(with = "String")]
     rollout_id: Option<String>,
     /// How many seconds to wait for its end.
-    #[serde(default)]
     #[schemars(range(max = 45))]
     wait_seconds: u64,
     /// true: list the last 20 rollouts instead.
-    #[serde(default)]
     list: bool,
 }
 
-/// What `abort_rollout` takes.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
 pub(super) struct AbortArguments {
     /// The rollout. Without it: the one that runs.
-    #[serde(default)]
     #[schemars(with = "String")]
     rollout_id: Option<String>,
 }
 
-/// What `host_log` takes.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct LogArguments {

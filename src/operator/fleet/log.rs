@@ -34,18 +34,15 @@ pub struct LogReader {
 /// Why there is no log to read.
 #[derive(Debug, Error, Diagnostic)]
 pub enum LogError {
-    /// The server does not let this key read it.
     #[error("{0}")]
     #[diagnostic(help("a key that may deploy to a host may read its logs: use that of a deployer to its tier"))]
     Refused(Violation),
     #[error("{tier}.{host} gave no page of its log for {} s", PATIENCE.as_secs(), tier = .0.tier, host = .0.host)]
     #[diagnostic(help("check that the server and the host are up; `homelab-deploy hosts` shows who answers"))]
     Silent(Sender),
-    /// The host does not know the run.
     #[error("{tier}.{host} does not know the run {id}", tier = .0.tier, host = .0.host, id = .1)]
     #[diagnostic(help("a host remembers its last 200 runs; without --id you see the log of its latest one"))]
     Unknown(Sender, RequestId),
-    /// The host has no log of the run.
     #[error("{tier}.{host} has no log of the run {id}", tier = .0.tier, host = .0.host, id = .1)]
     #[diagnostic(help("a host keeps the logs of its last 20 runs, and has none of a run that it could not begin"))]
     NotKept(Sender, RequestId),

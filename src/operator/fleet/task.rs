@@ -277,8 +277,6 @@ fn unreadable(message: &Message, error: &serde_json::Error) -> Option<FleetEvent
 }
 
 fn is_acknowledgement(payload: &[u8]) -> bool {
-    let Ok(fields) = serde_json::from_slice::<Map<String, Value>>(payload) else {
-        return payload.is_empty();
-    };
+    let Ok(fields) = serde_json::from_slice::<Map<String, Value>>(payload) else { return payload.is_empty() };
     fields.contains_key("stream") && fields.contains_key("seq")
 }

@@ -38,9 +38,7 @@ pub(in crate::operator) fn read_events(text: &str, first: usize) -> Result<(Vec<
     let mut whole = 0;
     for (index, line) in text.split_inclusive('\n').enumerate() {
         // Only what is in front of a line's end is known to be all of it.
-        let Some(object) = line.strip_suffix('\n') else {
-            break;
-        };
+        let Some(object) = line.strip_suffix('\n') else { break };
         let number = first + index;
         let event: Event = serde_json::from_str(object).map_err(|error| (number, error.to_string()))?;
         if number > 1 && matches!(event.kind, EventKind::Begun(_)) {

@@ -17,6 +17,7 @@ fn messages() -> Vec<Value> {
         json!({
             "action": "switch", "revision": "main", "reply_to": "deploy.responses.x", "id": "r-1", "expires_at": at,
             "operator": "ops@desk", "rollout": "sunday", "wave": "dns", "confirm_timeout_s": 5, "returns": "r-0",
+            "system": "/nix/store/0c1yv9bqqmbw3c3n5g7lq6b4rd5hfk2z-nixos-system-ns1",
         }),
         json!({
             "hostname": "ns1", "status": "rejected", "error": "build_failed", "message": "one\ntwo", "id": "r-1", "at": at,

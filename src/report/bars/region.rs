@@ -18,9 +18,7 @@ pub(super) fn region(page: &Layout<'_>, now: Timestamp, size: Size, style: Style
     let is_over = |state: &WaveState| matches!(state, WaveState::Ended(_));
     let runs = || page.summary.waves.iter().position(|wave| !is_over(&wave.state)).map(WaveIndex);
     let returns = page.summary.failed_and_returns().filter(|_| page.summary.outcome.is_none());
-    let Some(wave) = returns.or_else(runs) else {
-        return Vec::new();
-    };
+    let Some(wave) = returns.or_else(runs) else { return Vec::new() };
     let rows = size.rows - size.rows.div_ceil(QUARTER);
     let later = waves_to_come(page, wave, (rows / QUARTER).max(1));
     let header = header(page, wave, now);

@@ -40,7 +40,7 @@ fn many(count: usize) -> Rollout {
 
 #[test]
 fn a_plan_at_80_columns() {
-    insta::assert_snapshot!(preview(&sunday(), &[], 80), @r#"
+    insta::assert_snapshot!(preview(&sunday(), &[], None, 80), @r#"
     Rollout sunday   main -> 8c1f0e2 "flake: bump nixpkgs"   switch
 
       wave      hosts                          at once  may fail  then
@@ -58,12 +58,12 @@ fn a_plan_at_80_columns() {
 
 #[test]
 fn a_short_plan_looks_the_same_in_a_wide_terminal() {
-    assert_eq!(preview(&sunday(), &[], 120), preview(&sunday(), &[], 80));
+    assert_eq!(preview(&sunday(), &[], None, 120), preview(&sunday(), &[], None, 80));
 }
 
 #[test]
 fn three_hundred_hosts_at_80_columns() {
-    insta::assert_snapshot!(preview(&many(300), &[], 80), @r#"
+    insta::assert_snapshot!(preview(&many(300), &[], None, 80), @r#"
     Rollout fleet   main -> 8c1f0e2 "flake: bump nixpkgs"   switch
 
       wave     hosts                                         at once  may fail  then
@@ -83,7 +83,7 @@ fn three_hundred_hosts_at_80_columns() {
 
 #[test]
 fn three_hundred_hosts_at_120_columns() {
-    insta::assert_snapshot!(preview(&many(300), &[], 120), @r#"
+    insta::assert_snapshot!(preview(&many(300), &[], None, 120), @r#"
     Rollout fleet   main -> 8c1f0e2 "flake: bump nixpkgs"   switch
 
       wave     hosts                                                                                 at once  may fail  then
@@ -100,7 +100,7 @@ fn three_hundred_hosts_at_120_columns() {
 
 #[test]
 fn what_does_not_fit_into_a_line_goes_on_in_the_next() {
-    insta::assert_snapshot!(preview(&many(12), &[], 80), @r#"
+    insta::assert_snapshot!(preview(&many(12), &[], None, 80), @r#"
     Rollout fleet   main -> 8c1f0e2 "flake: bump nixpkgs"   switch
 
       wave     hosts                                         at once  may fail  then
@@ -117,7 +117,7 @@ fn what_does_not_fit_into_a_line_goes_on_in_the_next() {
 #[test]
 fn no_line_is_longer_than_the_terminal_is_wide() {
     for (rollout, width) in [(many(300), 80), (many(300), 120), (many(300), 200), (many(40), 72), (sunday(), 80)] {
-        let preview = preview(&rollout, &[], width);
+        let preview = preview(&rollout, &[], None, width);
         let longest = preview.lines().map(crate::report::format::columns).max().unwrap();
         assert!(longest <= width, "{longest} > {width}:\n{preview}");
     }
@@ -126,7 +126,7 @@ fn no_line_is_longer_than_the_terminal_is_wide() {
 #[test]
 fn a_host_name_is_never_cut() {
     let long = "a-host-whose-name-is-longer-than-the-column-that-there-is-for-names";
-    let preview = preview(&rollout("long", vec![wave("all", &["ns1", long, "ns2"])]), &[], 60);
+    let preview = preview(&rollout("long", vec![wave("all", &["ns1", long, "ns2"])]), &[], None, 60);
     insta::assert_snapshot!(preview, @r#"
     Rollout long   main -> 8c1f0e2 "flake: bump nixpkgs"   switch
 
@@ -151,7 +151,7 @@ fn warnings_silent_hosts_and_different_actions_are_pointed_out() {
         "ns9 belonged to this group in the rollout of 2026-11-16 and did not answer this time: is it switched off?"
             .to_owned(),
     ];
-    insta::assert_snapshot!(preview(&rollout, &warnings, 80), @r#"
+    insta::assert_snapshot!(preview(&rollout, &warnings, None, 80), @r#"
     Rollout demo   main -> 8c1f0e2 "flake: bump"
 
       wave                    hosts                          at once  may fail  then

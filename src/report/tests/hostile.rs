@@ -44,7 +44,7 @@ fn report(host: &str, said: &str) -> HostReport {
 /// All that is shown of a rollout in which everything that others write is this.
 fn shown(said: &str) -> String {
     let rollout = Rollout { subject: Some(said.to_owned()), operator: said.to_owned(), ..demo() };
-    let mut page = preview(&rollout, &[said.to_owned()], 80);
+    let mut page = preview(&rollout, &[said.to_owned()], None, 80);
     let mut story = Scenario::begin(rollout);
     story.wave_starts(0).sent("test1").sent("test2").at("test1", Phase::Build).wait(60);
     story.answered(response("test1", "failed", said)).answered(response("test2", "completed", said));

@@ -47,8 +47,10 @@ pub(in crate::report) fn wave(name: &str, hosts: &[&str]) -> ResolvedWave {
         present: true,
         supports_ids: true,
         supports_rollback: true,
+        supports_system: true,
         is_current: false,
         revision: Some(commit(OLD)),
+        system: None,
     };
     let limits = Limits {
         max_parallel: 2,

@@ -14,6 +14,8 @@ pub(super) struct Contact {
     pub(super) supports_ids: bool,
     /// Whether its listener is known to return to what it ran before when it is asked to.
     pub(super) supports_rollback: bool,
+    /// Whether its listener is known to take systems that were built elsewhere.
+    pub(super) supports_system: bool,
     /// Whether an answer to its last request named that, so that all have to.
     pub(super) answers_with_ids: bool,
     pub(super) instances: Instances,
@@ -39,6 +41,7 @@ impl Contact {
             timer: Timer::Off,
             supports_ids: frozen.supports_ids,
             supports_rollback: frozen.supports_rollback,
+            supports_system: frozen.supports_system,
             answers_with_ids: false,
             instances: Instances::default(),
             anomalies: 0,

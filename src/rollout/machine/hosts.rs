@@ -53,6 +53,7 @@ impl Machine {
             wave: Some(wave.name.clone()),
             confirm_timeout_s: wave.limits.confirms_within().map(|timeout| timeout.as_secs()),
             per_host,
+            system: host.system.clone(),
             ..Request::new(wave.action, self.rollout.revision.clone(), reply_to)
         });
         Dispatch { subject: host.subject(), request }
@@ -86,9 +87,7 @@ impl Machine {
 
     pub(super) fn respond(&mut self, now: Duration, from: &Sender, request: &RequestId, response: Arc<Response>) {
         let returning = self.returning.as_ref().map(|back| back.index).filter(|_| self.is_way_back(request));
-        let Some(index) = returning.or_else(|| self.by_request.get(request).copied()) else {
-            return;
-        };
+        let Some(index) = returning.or_else(|| self.by_request.get(request).copied()) else { return };
         let index = self.one_of_those_sharing(index, from);
         let answers_with_ids = self.frozen(index).supports_ids || self.contact(index).answers_with_ids;
         if let Some(anomaly) = unexpected(self.frozen(index), request, from, &response, answers_with_ids) {
@@ -231,9 +230,7 @@ impl Machine {
         if self.is_way_back(request) {
             return self.nobody_returns(now);
         }
-        let Some(index) = self.by_request.get(request).copied() else {
-            return;
-        };
+        let Some(index) = self.by_request.get(request).copied() else { return };
         for index in self.all_sharing(index) {
             self.nobody_listens(now, index, request);
         }

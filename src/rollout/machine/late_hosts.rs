@@ -1,4 +1,4 @@
-//! Hosts that turn up when it is settled who is deployed. Those of the plan are deployed if they can return; others of its
+//! Hosts that turn up when it is settled who is deployed. Those of the plan are deployed if they can do what is asked of them; others of its
 //! groups are named, and never sent anything.
 
 use std::time::Duration;
@@ -31,7 +31,9 @@ impl Machine {
     pub(super) fn present(&mut self, now: Duration, report: &HostReport) {
         let asked = self.state.place(&report.hostname).filter(|index| self.frozen(*index).tier == report.tier);
         if let Some(index) = asked {
-            self.contact_mut(index).supports_rollback |= report.has(&Feature::Rollback);
+            let contact = self.contact_mut(index);
+            contact.supports_rollback |= report.has(&Feature::Rollback);
+            contact.supports_system |= report.has(&Feature::System);
         }
         if let Some(index) = asked.filter(|index| self.contact(*index).is_to_be_asked(now)) {
             self.ask_state(now, index);

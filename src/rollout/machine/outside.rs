@@ -19,9 +19,7 @@ impl Machine {
 
     /// Every host in flight is given back the time of the outage, and asked how far it is.
     pub(super) fn reconnected(&mut self, now: Duration) {
-        let ConnectionState::Down { since } = self.link else {
-            return;
-        };
+        let ConnectionState::Down { since } = self.link else { return };
         self.record(now, EventKind::Connection { state: Connection::Up });
         let timeouts = self.timeouts();
         self.link = ConnectionState::Up { settled_at: now + timeouts.accept };

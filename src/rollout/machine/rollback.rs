@@ -72,7 +72,7 @@ impl Machine {
         let index = self.returning.as_ref()?.index;
         let HostView { request: completed, returning, .. } = self.host(index);
         let Dispatch { subject, request: deployment } = self.dispatch(now, index, returning.as_ref()?.request.clone());
-        let request = Request { confirm_timeout_s: None, returns: completed.clone(), ..*deployment };
+        let request = Request { confirm_timeout_s: None, returns: completed.clone(), system: None, ..*deployment };
         Some(Dispatch { subject, request: Box::new(request) })
     }
 
@@ -115,9 +115,7 @@ impl Machine {
 
     /// The time is up to ask the returning host again, or for it to have finished.
     pub(super) fn return_due(&mut self, now: Duration) {
-        let Some(Return { flight, .. }) = &mut self.returning else {
-            return;
-        };
+        let Some(Return { flight, .. }) = &mut self.returning else { return };
         if now >= flight.deadline {
             let outcome = flight.expired();
             self.returned(now, outcome, None);

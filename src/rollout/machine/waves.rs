@@ -52,9 +52,7 @@ impl Machine {
     }
 
     fn enter_wave(&mut self, now: Duration) {
-        let Some(range) = self.ranges.get(self.state.current()) else {
-            return self.finish(now, Outcome::Succeeded);
-        };
+        let Some(range) = self.ranges.get(self.state.current()) else { return self.finish(now, Outcome::Succeeded) };
         if self.state.interrupt.is_some() {
             return self.stop(now, SkipReason::Interrupt, Outcome::Interrupted);
         }
@@ -132,9 +130,12 @@ impl Machine {
         self.may_deploy(index) && !self.would_reach_others(index)
     }
 
-    /// A host that was silent whenever the roll was called may have a listener that would deploy and never return.
+    /// A host that was silent whenever the roll was called may have a listener that would deploy and never return, or that
+    /// would build a system of its own.
     pub(super) fn may_deploy(&self, index: usize) -> bool {
-        self.wave().limits.rollback == Rollback::None || self.contact(index).supports_rollback
+        let contact = self.contact(index);
+        (self.wave().limits.rollback == Rollback::None || contact.supports_rollback)
+            && (self.frozen(index).system.is_none() || contact.supports_system)
     }
 
     fn next_pending(&self) -> Option<usize> {

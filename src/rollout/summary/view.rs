@@ -161,6 +161,7 @@ impl HostView {
     /// activation leave what ran before; after other failures nobody knows.
     pub fn runs_now(&self, rollout: &Rollout) -> Option<Commit> {
         use ErrorCode::{AlreadyRunning, BuildFailed, Expired, InvalidAction, InvalidRequest, InvalidRevision};
+        use ErrorCode::{NotAvailable, Untrusted, WrongHost};
         let before = || self.ran_before(rollout).cloned();
         if let Some(rollback) = &self.returning {
             return if rollback.outcome == Some(HostOutcome::Completed) { before() } else { None };
@@ -172,14 +173,24 @@ impl HostView {
                 Action::Switch | Action::Test => {
                     response.and_then(|response| response.revision.clone()).or_else(|| rollout.revision.commit())
                 }
-                Action::Boot | Action::DryActivate => before(),
+                Action::Boot | Action::DryActivate | Action::Fetch => before(),
             },
             HostState::Final(HostOutcome::Current) => rollout.revision.commit(),
             HostState::Final(HostOutcome::Failed) => {
                 let response = response?;
                 let is_untouched = matches!(
                     response.error,
-                    Some(BuildFailed | InvalidRevision | InvalidAction | InvalidRequest | AlreadyRunning | Expired)
+                    Some(
+                        BuildFailed
+                            | InvalidRevision
+                            | InvalidAction
+                            | InvalidRequest
+                            | AlreadyRunning
+                            | Expired
+                            | NotAvailable
+                            | Untrusted
+                            | WrongHost
+                    )
                 );
                 if response.rolled_back.unwrap_or(is_untouched) { before() } else { None }
             }

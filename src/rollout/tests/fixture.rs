@@ -9,8 +9,8 @@ use uuid::Uuid;
 
 use crate::plan::{CONFIRM_TIMEOUT, Check, Groups, Limits, ResolvedHost, ResolvedPlan, ResolvedWave, Rollback};
 use crate::protocol::{
-    Action, Commit, Feature, HostName, HostReport, RequestId, RequestIds, Response, RolloutId, Status, Subject, Target,
-    Tier,
+    Action, Commit, Feature, HostName, HostReport, RequestId, RequestIds, Response, RolloutId, Status, Subject,
+    SystemPath, Target, Tier,
 };
 use crate::rollout::Rollout;
 
@@ -73,9 +73,16 @@ pub(super) fn host(hostname: &str) -> ResolvedHost {
         present: true,
         supports_ids: true,
         supports_rollback: true,
+        supports_system: true,
         is_current: false,
         revision: None,
+        system: None,
     }
+}
+
+/// The system that was built for a host.
+pub(super) fn system_of(host: &HostName) -> SystemPath {
+    format!("/nix/store/{}-nixos-system-{host}", "0".repeat(32)).parse().unwrap()
 }
 
 /// A wave of these hosts, named with one word, all else by default.

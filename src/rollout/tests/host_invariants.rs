@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::fixture::secs;
 use super::invariants::{deployment, finish_timeout, is_not_asked, limits_of};
-use super::ledger::{Ledger, Seen, is_busy};
+use super::ledger::Ledger;
+use super::seen::{Seen, is_busy};
 use super::sim::Entry;
 use crate::protocol::Status;
 use crate::rollout::{Effect, EventKind, HostOutcome};

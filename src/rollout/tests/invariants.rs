@@ -6,8 +6,9 @@ use std::time::Duration;
 use super::commit_invariants::one_commit;
 use super::fixture::EPOCH;
 use super::host_invariants::{self, finals_are_what_hosts_said, outage_asks, retries, silence};
-use super::ledger::{Course, Ledger, Seen};
+use super::ledger::{Course, Ledger};
 use super::roll_call_invariants::{latecomers_are_named, roll_is_called};
+use super::seen::Seen;
 use super::sim::{Entry, Log};
 use super::way_back;
 use super::world::World;
@@ -167,6 +168,8 @@ fn frozen(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
     wave.started_at.is_some()
         && wave.verdict.is_none() == dispatch.request.returns.is_none()
         && (seen.supports_rollback || !rolls_back)
+        && (seen.supports_system || seen.host.system.is_none())
+        && dispatch.request.system == seen.host.system.clone().filter(|_| dispatch.request.returns.is_none())
         && dispatch.request.confirm_timeout_s == confirm_timeout.map(|timeout| timeout.as_secs())
         && dispatch.request.confirmed == matches!(effect, Effect::Confirm(_))
         && *action == wave.wave.action
@@ -401,9 +404,10 @@ pub(super) fn deployment(entry: &Entry) -> Option<&Dispatch> {
     }
 }
 
-/// Whether nothing may be sent to a host, since it may not be able to return.
+/// Whether nothing may be sent to a host, since it may not be able to return or would build a system of its own.
 pub(super) fn is_not_asked(ledger: &Ledger, seen: &Seen) -> bool {
-    limits_of(ledger, seen).rollback != Rollback::None && !seen.supports_rollback
+    let may_stay = limits_of(ledger, seen).rollback != Rollback::None && !seen.supports_rollback;
+    may_stay || (seen.host.system.is_some() && !seen.supports_system)
 }
 
 fn has_returned(seen: &Seen) -> bool {

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::invariants::finish_timeout;
-use super::ledger::{Back, Ledger, Seen};
+use super::ledger::Ledger;
+use super::seen::{Back, Seen};
 use super::sim::Entry;
 use crate::plan::Rollback;
 use crate::protocol::{Phase, RequestId, Response, Status};

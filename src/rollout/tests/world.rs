@@ -138,8 +138,12 @@ impl World {
             Effect::CallRoll => {
                 for host in self.hosts() {
                     let mut report = fixture::report(&host.hostname, vec![host.subject()]);
-                    report.features.push(Feature::Rollback);
-                    let after = if host.supports_rollback { Some(Duration::ZERO) } else { self.late_answer };
+                    report.features.extend([Feature::Rollback, Feature::System]);
+                    let after = if host.supports_rollback && host.supports_system {
+                        Some(Duration::ZERO)
+                    } else {
+                        self.late_answer
+                    };
                     if let Some(after) = after {
                         agenda.over_the_bus(now + after, Input::Present(Box::new(report)));
                     }
@@ -185,13 +189,16 @@ fn limits() -> impl Strategy<Value = Limits> {
 }
 
 fn waves() -> impl Strategy<Value = Vec<ResolvedWave>> {
-    let host = (any::<bool>(), mostly(90, Just(true), Just(false)), mostly(90, Just(false), Just(true)));
+    let mostly_true = || mostly(90, Just(true), Just(false));
+    let host = (any::<bool>(), mostly_true(), mostly_true(), mostly(90, Just(false), Just(true)));
     let wave = (vec(host, 0..7), limits(), select(Action::ALL.to_vec()), groups());
-    vec(wave, 1..5).prop_map(|waves| {
+    (vec(wave, 1..5), any::<bool>()).prop_map(|(waves, is_built)| {
         let mut count = 0;
-        let mut new_host = |(supports_ids, supports_rollback, is_current)| {
+        let mut new_host = |(supports_ids, supports_rollback, supports_system, is_current)| {
             count += 1;
-            ResolvedHost { supports_ids, supports_rollback, is_current, ..fixture::host(&format!("h{count}")) }
+            let host = fixture::host(&format!("h{count}"));
+            let system = is_built.then(|| fixture::system_of(&host.hostname));
+            ResolvedHost { supports_ids, supports_rollback, supports_system, is_current, system, ..host }
         };
         let mut frozen = Vec::new();
         for (number, (hosts, mut limits, action, groups)) in waves.into_iter().enumerate() {

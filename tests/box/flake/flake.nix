@@ -53,6 +53,7 @@
               write "etc/systemd/user/own.service" config.box.userUnit
             )}
             ${write "late" config.box.late}
+            ${write "etc/hostname" hostname}
             install ${./init} $out/init
             install ${./switch-to-configuration} $out/bin/switch-to-configuration
             mkdir -p $out/sw/bin

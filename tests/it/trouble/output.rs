@@ -42,7 +42,7 @@ const PRINTING: &[&[&str]] = &[
 ];
 
 /// Those that have nothing to say to stdout, speak with somebody there, or print as `deploy` does.
-const SILENT: &[&str] = &["rollback", "init", "abort", "listener", "mcp", "help"];
+const SILENT: &[&str] = &["rollback", "build", "init", "abort", "listener", "mcp", "help"];
 
 fn full() -> File {
     OpenOptions::new().write(true).open("/dev/full").unwrap()

@@ -1,0 +1,168 @@
+//! `build`: the systems of many hosts in one evaluation, wherever Nix is.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use miette::Diagnostic;
+use thiserror::Error;
+
+use crate::cli::exit::{CommandError, CommandResult, Exit};
+use crate::cli::flake::{self, FlakeArgs};
+use crate::cli::operator::{Audience, OperatorArgs};
+use crate::cli::plan_file::{PlanFolders, is_path};
+use crate::cli::runtime::block_on;
+use crate::cli::state::StateArgs;
+use crate::cli::systems::BuildArgs;
+use crate::cli::{alias, out};
+use crate::operator::flake::Need;
+use crate::operator::plan_file::PlanFile;
+use crate::operator::{Awaited, History, PrepareError, Purpose, RollCall, resolve_revision};
+use crate::plan::{ResolvedPlan, Roster};
+use crate::protocol::{FlakeUrl, HostName, Revision};
+
+// Hosts that are given by name, and plans that name theirs, can be built where there is no NATS.
+#[derive(Debug, Args)]
+#[command(mut_arg("nats_url", |arg| arg.required(false)))]
+#[command(mut_arg("nkey_file", |arg| arg.required(false).default_value("/dev/null").hide_default_value(true)))]
+pub(in crate::cli) struct Build {
+    /// Whose systems: a plan, as `apply` takes one, or the names of hosts
+    #[arg(value_name = "PLAN|HOST", required = true)]
+    what: Vec<String>,
+
+    /// Branch, tag or commit to build instead of the plan's
+    #[arg(long, env = "HOMELAB_DEPLOY_REVISION")]
+    revision: Option<Revision>,
+
+    #[command(flatten)]
+    how: BuildArgs,
+
+    /// Write to this file instead of stdout which system is for which host
+    #[arg(long, short, value_name = "FILE")]
+    out: Option<PathBuf>,
+
+    #[command(flatten)]
+    folders: PlanFolders,
+
+    #[command(flatten)]
+    flake: FlakeArgs,
+
+    #[command(flatten)]
+    operator: OperatorArgs,
+
+    #[command(flatten)]
+    state: StateArgs,
+}
+
+/// What is to be built.
+struct Order {
+    hosts: Vec<HostName>,
+    flake: Option<FlakeUrl>,
+    revision: Revision,
+}
+
+#[derive(Debug, Error, Diagnostic)]
+enum BuildError {
+    #[error("{0:?} is neither a plan nor the name of a host: {1}")]
+    #[diagnostic(help("a plan is a path that contains a slash or ends in .toml, or the name of a file in ./plans"))]
+    NeitherOfBoth(String, String),
+    #[error("it is not known what to build: no revision was given")]
+    #[diagnostic(help("add --revision main"))]
+    NoRevision,
+    #[error(
+        "which hosts the plan is for, and which flake, has to be asked of the hosts: there is no NATS server to ask them over"
+    )]
+    #[diagnostic(help("give --nats-url and --nkey-file; or set `flake` in the plan and name its hosts one by one"))]
+    NobodyToAsk,
+    #[error("cannot write {path}: {error}", path = .0.display(), error = .1)]
+    #[diagnostic(help("give --out a file that you may write; all is built, so that the next time takes a moment"))]
+    Unwritable(PathBuf, #[source] io::Error),
+}
+
+impl Build {
+    pub(in crate::cli) fn run(self) -> CommandResult {
+        block_on(self.build())?
+    }
+
+    async fn build(&self) -> CommandResult {
+        let precondition = |error: PrepareError| Exit::Precondition.with(error);
+        let Order { hosts, flake, revision } = self.order().await?;
+        let flake = flake.ok_or(PrepareError::NoFlake).map_err(precondition)?;
+        let history = History::of(Some(&flake), None);
+        let commit = resolve_revision(&revision, Some(&flake), &history, &self.state.journals()).await;
+        let commit = commit.map_err(|error| precondition(error.into()))?;
+        let systems = self.how.options().build(&flake, &commit, &hosts).await;
+        let systems = systems.map_err(|error| precondition(error.into()))?;
+        let text = serde_json::to_string_pretty(&systems).expect("texts only, so this cannot fail") + "\n";
+        let Some(file) = &self.out else {
+            out::data(&text);
+            return Ok(Exit::Success);
+        };
+        write(file, &text).map_err(|error| Exit::Precondition.with(BuildError::Unwritable(file.clone(), error)))?;
+        let (count, file) = (systems.systems.len(), file.display());
+        out::note(&format!("{count} systems of {}: roll them out with `apply --systems {file}`", commit.short()));
+        Ok(Exit::Success)
+    }
+
+    async fn order(&self) -> Result<Order, CommandError> {
+        if let [plan] = self.what.as_slice()
+            && (is_path(plan) || self.folders.find(plan).is_ok())
+        {
+            let path = self.folders.find(plan).map_err(|error| Exit::Usage.with(error))?;
+            let file = PlanFile::read(&path, &alias::lookup).map_err(|error| Exit::Usage.with(error))?;
+            return self.order_of_plan(&file).await;
+        }
+        let host = |text: &String| {
+            let parsed = text.parse::<HostName>();
+            parsed.map_err(|error| Exit::Usage.with(BuildError::NeitherOfBoth(text.clone(), error.to_string())))
+        };
+        let hosts = self.what.iter().map(host).collect::<Result<_, _>>()?;
+        let revision = self.revision.clone().ok_or_else(|| Exit::Usage.with(BuildError::NoRevision))?;
+        let flakes = self.flake.rules(&self.state, &self.operator.settings().servers, None);
+        Ok(Order { hosts, flake: flakes.given, revision })
+    }
+
+    /// A plan that names all of its hosts and its flake needs nobody who answers.
+    async fn order_of_plan(&self, file: &PlanFile) -> Result<Order, CommandError> {
+        let plan = &file.plan;
+        let usage = |mistakes| Exit::Usage.with(file.place(mistakes));
+        let revision = plan.revision(self.revision.clone()).map_err(usage)?;
+        let servers = self.operator.settings().servers;
+        let flakes = self.flake.rules(&self.state, &servers, flake::consent(Audience::Person));
+        let flake = plan.flake.clone().or_else(|| flakes.given.clone());
+        if plan.group_tiers().is_empty() && flake.is_some() {
+            return Ok(Order { hosts: plan.named().into_iter().map(|host| host.host).collect(), flake, revision });
+        }
+        if servers.is_empty() {
+            return Err(Exit::Usage.with(BuildError::NobodyToAsk));
+        }
+        let mut bus = self.operator.connect().await?;
+        let purpose = Purpose::Deploy { needed: plan.needed_tiers(), asked: plan.tiers() };
+        let awaited = Awaited::Everybody { tiers: plan.group_tiers(), named: plan.named() };
+        let roll = RollCall { discovery: &self.operator.discovery(&self.state), purpose, awaited }.call(&mut bus).await;
+        let roster = Roster::new(roll.map_err(|error| Exit::Precondition.with(error))?.hosts);
+        let (resolved, _) = plan.resolve(&roster).map_err(usage)?;
+        let flake = match flake {
+            Some(flake) => Some(flake),
+            None => {
+                let named = resolved.flake_of_hosts(&roster).map_err(usage)?;
+                let usable = flakes.usable(named, &revision, Need::Yes).await;
+                usable.map_err(|error| Exit::Precondition.with(error))?
+            }
+        };
+        Ok(Order { hosts: names(&resolved), flake, revision })
+    }
+}
+
+fn names(plan: &ResolvedPlan) -> Vec<HostName> {
+    plan.hosts().map(|host| host.hostname.clone()).collect()
+}
+
+/// Writes a file that is there as a whole or not at all.
+fn write(file: &Path, text: &str) -> io::Result<()> {
+    let mut draft = file.as_os_str().to_owned();
+    draft.push(".new");
+    fs::write(&draft, text)?;
+    fs::rename(draft, file)
+}

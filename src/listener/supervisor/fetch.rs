@@ -1,0 +1,119 @@
+//! Having a system that was built elsewhere. Nothing is evaluated and nothing is built for it, and it is not taken before it is
+//! known who built it, and for which host.
+
+use std::fs;
+use std::process::Command;
+
+use super::program::ProcessRunner;
+use crate::listener::host::Host;
+use crate::listener::output::{clean, refused_fetch};
+use crate::listener::run::Spec;
+use crate::listener::snapshot::answer;
+use crate::listener::system_key::SystemKey;
+use crate::listener::verdict::End;
+use crate::protocol::{ErrorCode, FlakeAttr, SystemPath};
+
+/// What newer commands of Nix want to hear.
+const NEW_COMMANDS: [&str; 2] = ["--extra-experimental-features", "nix-command"];
+
+/// Nix builds nothing, neither here nor elsewhere.
+#[rustfmt::skip]
+const BUILD_NOTHING: [&str; 9] = [
+    "--option", "max-jobs", "0", "--option", "builders", "", "--option", "fallback", "false",
+];
+
+/// Caches are asked anew: Nix takes it for an hour that a cache does not have a path, which may have come back, and for a month that
+/// nobody has signed it.
+#[rustfmt::skip]
+const ASK_ANEW: [&str; 6] = [
+    "--option", "narinfo-cache-negative-ttl", "0", "--option", "narinfo-cache-positive-ttl", "0",
+];
+
+/// Fetches the system and checks that it is one for this host. The error is why it is not to be activated.
+pub(super) async fn fetch(
+    keeper: &mut ProcessRunner,
+    host: &Host,
+    spec: &Spec,
+    system: &SystemPath,
+) -> Result<(), End> {
+    match keeper.run(&mut from_caches(system, host)).await {
+        End::Exited(0) => {}
+        End::Exited(code) if code < 128 => {
+            let (error, why) = refused_fetch(&keeper.log.lines());
+            return Err(End::Refused(error, why));
+        }
+        end => return Err(end),
+    }
+    check_signature(keeper, system, &spec.system_keys).await?;
+    check_host(host, spec, system).map_err(|why| End::Refused(ErrorCode::WrongHost, why))
+}
+
+/// What fetches the system with all that it needs, each path of which has a signature that `nix.conf` demands. From then on the
+/// garbage collector spares it, until there is another.
+fn from_caches(system: &SystemPath, host: &Host) -> Command {
+    let mut command = Command::new("nix-store");
+    command.args(["--realise", system.as_str(), "--add-root"]).arg(host.fetched_root());
+    command.args(BUILD_NOTHING).args(ASK_ANEW);
+    command
+}
+
+/// Checks that one of these keys has signed the system, be it fetched or in the store before: any user of the host can put a path
+/// there.
+async fn check_signature(keeper: &mut ProcessRunner, system: &SystemPath, keys: &[SystemKey]) -> Result<(), End> {
+    let untrusted = |why: String| Err(End::Refused(ErrorCode::Untrusted, why));
+    let Some(said) = nix(&["path-info", "--sigs", system.as_str()]).await else {
+        return untrusted(format!("nix does not say who signed {system}"));
+    };
+    // What is named after its content needs no signature for Nix, which calls it trusted whoever made it.
+    if said.split_whitespace().any(|word| word.strip_prefix("ca:").is_some_and(|method| method.contains(':'))) {
+        return untrusted(format!("{system} is named after its content, and so Nix does not check who signed it"));
+    }
+    let mut end = keeper.run(&mut verification(system, keys)).await;
+    if matches!(end, End::Exited(1..)) {
+        // One that the host has built itself has no signature. Where a cache has the same, that one was signed.
+        for cache in nix(&["config", "show", "substituters"]).await.unwrap_or_default().split_whitespace() {
+            nix(&[&["store", "copy-sigs", "--substituter", cache, system.as_str()], ASK_ANEW.as_slice()].concat())
+                .await;
+        }
+        end = keeper.run(&mut verification(system, keys)).await;
+    }
+    match end {
+        End::Exited(0) => Ok(()),
+        End::Exited(_) => {
+            let names: Vec<&str> = keys.iter().map(SystemKey::name).collect();
+            untrusted(format!(
+                "{system} is not signed by a key that may sign systems for this host: {}",
+                names.join(" ")
+            ))
+        }
+        end => Err(end),
+    }
+}
+
+/// What finds out whether a system is what one of these keys has signed, and no other key that this host has or trusts.
+fn verification(system: &SystemPath, keys: &[SystemKey]) -> Command {
+    let keys: Vec<&str> = keys.iter().map(SystemKey::as_str).collect();
+    let mut command = Command::new("nix");
+    command.args(NEW_COMMANDS).args(["store", "verify", "--sigs-needed", "1", system.as_str()]);
+    command.args(["--option", "trusted-public-keys", &keys.join(" "), "--option", "secret-key-files", ""]);
+    command
+}
+
+/// Checks that the system has the name of this host: two lines of a map that have changed places must not turn one host into
+/// the other.
+fn check_host(host: &Host, spec: &Spec, system: &SystemPath) -> Result<(), String> {
+    let names = [Some(spec.host.as_str()), spec.attr.as_ref().map(FlakeAttr::as_str)];
+    let file = host.at(system.as_str()).join("etc/hostname");
+    let name =
+        fs::read_to_string(&file).map_err(|error| format!("{system} does not say which host it is of: {error}"))?;
+    let name = clean(name.trim());
+    if names.into_iter().flatten().any(|known| known == name) {
+        return Ok(());
+    }
+    Err(format!("{system} is the system of {name}, and this host is {}", spec.host))
+}
+
+/// What a newer command of Nix says, if it succeeds.
+async fn nix(arguments: &[&str]) -> Option<String> {
+    answer("nix", &[NEW_COMMANDS.as_slice(), arguments].concat()).await
+}

@@ -1,0 +1,124 @@
+//! What a rollout changes on its hosts, as a table of packages.
+
+use std::collections::BTreeSet;
+
+use super::format::{count, pad, safe, widest};
+use super::wording;
+use crate::plan::{Changes, PackageChange};
+use crate::protocol::HostName;
+use crate::rollout::Rollout;
+
+/// The widest column of versions: a longer cell makes its own row wider.
+const MAX_VERSIONS: usize = 30;
+
+/// What changes on the hosts of a rollout, in lines without a margin. Of the packages the most important ones are told, at most so
+/// many, and how many more there are.
+pub fn changes(rollout: &Rollout, changes: &Changes, most: usize) -> Vec<String> {
+    let mut packages: Vec<&PackageChange> = changes.packages.iter().filter(|package| has_versions(package)).collect();
+    packages
+        .sort_by_key(|package| (!is_booted(package, changes), std::cmp::Reverse(package.hosts.len()), &package.name));
+    let told: BTreeSet<&HostName> = packages.iter().flat_map(|package| &package.hosts).collect();
+    let hidden = packages.len().saturating_sub(most);
+    packages.truncate(most);
+
+    let rows: Vec<[String; 3]> = packages.into_iter().map(|package| row(package, changes, rollout)).collect();
+    let name_width = widest(rows.iter().map(|[name, ..]| name));
+    let versions_width = widest(rows.iter().map(|[_, versions, _]| versions)).min(MAX_VERSIONS);
+    let line = |[name, versions, hosts]: &[String; 3]| {
+        format!("{}   {}   {hosts}", pad(name, name_width), pad(versions, versions_width))
+    };
+    let mut lines: Vec<String> = rows.iter().map(line).collect();
+    lines.extend((hidden > 0).then(|| format!("… and {}", count(hidden, "more package"))));
+    lines.extend(notes(rollout, changes, &told));
+    lines
+}
+
+/// Whether there is something to say of a package. Most of what a store has is the configuration of one service, without a version;
+/// and each host has a system of its own.
+fn has_versions(package: &PackageChange) -> bool {
+    let versions = || package.before.iter().chain(&package.after);
+    !package.name.starts_with("nixos-system-") && versions().any(|version| !version.is_empty())
+}
+
+/// Whether it is what makes hosts reboot.
+fn is_booted(package: &PackageChange, changes: &Changes) -> bool {
+    let is_kernel = package.name == "linux" || package.name.starts_with("linux-") || package.name.starts_with("initrd");
+    is_kernel && package.hosts.is_subset(&changes.reboots)
+}
+
+fn row(package: &PackageChange, changes: &Changes, rollout: &Rollout) -> [String; 3] {
+    let PackageChange { name, before, after, hosts } = package;
+    let versions = |versions: &BTreeSet<String>| {
+        let named = versions.iter().map(|version| if version.is_empty() { "?".to_owned() } else { safe(version) });
+        named.collect::<Vec<_>>().join(", ")
+    };
+    let (sign, versions) = match (before.is_empty(), after.is_empty()) {
+        (true, _) => ("+ ", versions(after)),
+        (_, true) => ("- ", versions(before)),
+        (false, false) => ("", format!("{} -> {}", versions(before), versions(after))),
+    };
+    let hosts = match hosts.first() {
+        _ if is_booted(package, changes) => format!("{}: reboot   {}", count(hosts.len(), "host"), names(hosts)),
+        Some(only) if hosts.len() == 1 && rollout.plan.hosts().nth(1).is_some() => {
+            format!("only {}", wording::name(only))
+        }
+        Some(_) | None => count(hosts.len(), "host"),
+    };
+    [format!("{sign}{}", safe(name)), versions, hosts]
+}
+
+/// What there is to say of hosts and not of packages.
+fn notes(rollout: &Rollout, changes: &Changes, told: &BTreeSet<&HostName>) -> Vec<String> {
+    let Changes { packages, reboots, unchanged, unknown, missing, to_fetch, to_fetch_most } = changes;
+    let changed: BTreeSet<HostName> = packages.iter().flat_map(|package| &package.hosts).cloned().collect();
+    let untold = changed.into_iter().filter(|host| !told.contains(host)).collect();
+    let unseen: BTreeSet<HostName> = packages
+        .iter()
+        .filter(|package| is_booted(package, changes))
+        .fold(reboots.clone(), |left, package| left.difference(&package.hosts).cloned().collect());
+    let is_skipped = rollout.plan.hosts().filter(|host| unchanged.contains(&host.hostname)).all(|host| host.is_current);
+    let skipped = if is_skipped { ": skipped" } else { "" };
+    let those = |hosts: &BTreeSet<HostName>, verbs: [&str; 2]| {
+        let verb = if hosts.len() == 1 { verbs[0] } else { verbs[1] };
+        (!hosts.is_empty()).then(|| format!("{} {verb}", count(hosts.len(), "host")))
+    };
+    let with_names = |text: Option<String>, hosts| text.map(|text| format!("{text}   {}", names(hosts)));
+    let fetch =
+        (*to_fetch > 0).then(|| format!("{} to fetch, at most {} a host", Size(*to_fetch), Size(*to_fetch_most)));
+    let unchanged = those(unchanged, ["does not change", "do not change"]).map(|text| text + skipped);
+    let last: Vec<String> = unchanged.into_iter().chain(fetch).collect();
+    [
+        with_names(
+            those(&untold, ["changes in its configuration alone", "change in their configuration alone"]),
+            &untold,
+        ),
+        with_names(those(&unseen, ["reboots for another initrd", "reboot for another initrd"]), &unseen),
+        (!unknown.is_empty()).then(|| {
+            format!("the cache does not know what {} runs now, so what changes there is not known", names(unknown))
+        }),
+        (!missing.is_empty())
+            .then(|| format!("the cache has no new system for {}: copy it there first", names(missing))),
+        (!last.is_empty()).then(|| last.join("   ")),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+fn names(hosts: &BTreeSet<HostName>) -> String {
+    wording::names(&hosts.iter().map(wording::name).collect::<Vec<_>>())
+}
+
+/// Bytes as people say them, rounded up.
+struct Size(u64);
+
+impl std::fmt::Display for Size {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        const MIB: u64 = 1024 * 1024;
+        if self.0 < MIB {
+            write!(f, "{} KiB", self.0.div_ceil(1024))
+        } else {
+            write!(f, "{} MiB", self.0.div_ceil(MIB))
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! What an onlooker knows of a host.
+
+use std::time::Duration;
+
+use crate::plan::ResolvedHost;
+use crate::protocol::{ErrorCode, RequestId, Response, Sender, Status};
+use crate::rollout::HostOutcome;
+
+/// What was seen of a host.
+#[derive(Debug)]
+pub(super) struct Seen<'a> {
+    pub(super) host: &'a ResolvedHost,
+    pub(super) wave: usize,
+    /// Every request to it since it was last pending, the last of which counts.
+    pub(super) sent: Vec<(Duration, RequestId)>,
+    /// What it said to the last request, since that was sent and while it was in flight.
+    pub(super) said: Vec<Response>,
+    /// When it said the last of that.
+    pub(super) said_at: Duration,
+    /// How long it could not be heard since then, and since when it could.
+    pub(super) deaf_for: Duration,
+    pub(super) heard_since: Duration,
+    /// When it was asked again since then.
+    pub(super) asked_again: Vec<Duration>,
+    /// Whether the server said since then that nobody is there.
+    pub(super) nobody: bool,
+    pub(super) supports_ids: bool,
+    pub(super) supports_rollback: bool,
+    pub(super) supports_system: bool,
+    /// Since when it is to be asked again.
+    pub(super) waiting_since: Option<Duration>,
+    pub(super) outcome: Option<(Duration, HostOutcome)>,
+    /// The request that it may be at, or that it has completed.
+    pub(super) may_be_at: Option<RequestId>,
+    /// The requests that it has rejected or failed, or returned from.
+    pub(super) ended: Vec<RequestId>,
+    /// How it went back to what it ran before.
+    pub(super) back: Option<Back>,
+}
+
+/// What was seen of the return of a host.
+#[derive(Debug)]
+pub(super) struct Back {
+    pub(super) request: RequestId,
+    /// When the current process recorded, sent or found it.
+    pub(super) sent_at: Duration,
+    pub(super) was_sent_by_this_process: bool,
+    pub(super) said: Vec<Response>,
+    pub(super) deaf_for: Duration,
+    pub(super) heard_since: Duration,
+    pub(super) outcome: Option<HostOutcome>,
+}
+
+impl<'a> Seen<'a> {
+    pub(super) fn new(host: &'a ResolvedHost, wave: usize) -> Self {
+        Self {
+            host,
+            wave,
+            sent: Vec::new(),
+            said: Vec::new(),
+            said_at: Duration::ZERO,
+            deaf_for: Duration::ZERO,
+            heard_since: Duration::ZERO,
+            asked_again: Vec::new(),
+            nobody: false,
+            supports_ids: host.supports_ids,
+            supports_rollback: host.supports_rollback,
+            supports_system: host.supports_system,
+            waiting_since: None,
+            outcome: None,
+            may_be_at: None,
+            ended: Vec::new(),
+            back: None,
+        }
+    }
+
+    pub(super) fn is_completed(&self) -> bool {
+        matches!(self.outcome, Some((_, HostOutcome::Completed)))
+    }
+
+    /// Whether it was asked to return and has not finished that.
+    pub(super) fn is_on_its_way_back(&self) -> bool {
+        self.back.as_ref().is_some_and(|back| back.outcome.is_none())
+    }
+
+    pub(super) fn returns_by(&self, request: &RequestId) -> bool {
+        self.back.as_ref().is_some_and(|back| back.request == *request)
+    }
+
+    /// Whether this was ever the id of something that it was asked.
+    pub(super) fn ever_knew(&self, request: &RequestId) -> bool {
+        let known = self.ended.iter().chain(&self.may_be_at);
+        self.ever_sent(request) || self.returns_by(request) || known.into_iter().any(|known| known == request)
+    }
+
+    pub(super) fn was_found_on_its_way_back(&mut self, at: Duration) {
+        if let Some(back) = self.back.take_if(|back| back.outcome.is_none()) {
+            self.back = Some(Back::new(at, back.request));
+        }
+    }
+
+    pub(super) fn answered_on_its_way_back(&mut self, from: &Sender, request: &RequestId, response: &Response) {
+        let is_genuine = self.is_genuine(from, request, response);
+        if let Some(back) = self.back.as_mut().filter(|back| back.outcome.is_none())
+            && is_genuine
+        {
+            back.said.push(response.clone());
+        }
+    }
+
+    pub(super) fn is_in_flight(&self) -> bool {
+        !self.sent.is_empty() && self.outcome.is_none()
+    }
+
+    /// Whether an answer to its last request is awaited, and it is not about to be asked anew.
+    pub(super) fn is_open(&self) -> bool {
+        self.is_in_flight() && self.waiting_since.is_none()
+    }
+
+    pub(super) fn last_sent(&self, request: &RequestId) -> bool {
+        self.sent.last().is_some_and(|(_, last)| last == request)
+    }
+
+    pub(super) fn last_sent_at(&self) -> Duration {
+        self.sent.last().map_or(Duration::MAX, |(at, _)| *at)
+    }
+
+    /// The first final answer to the last request. Whatever comes after it changes nothing.
+    pub(super) fn first_final(&self) -> Option<&Response> {
+        self.said.iter().find(|response| response.status.is_final())
+    }
+
+    pub(super) fn ever_sent(&self, request: &RequestId) -> bool {
+        self.sent.iter().any(|(_, sent)| sent == request)
+    }
+
+    pub(super) fn was_sent(&mut self, at: Duration, request: RequestId) {
+        self.sent.push((at, request));
+        self.said.clear();
+        self.deaf_for = Duration::ZERO;
+        self.heard_since = at;
+        self.asked_again.clear();
+        self.nobody = false;
+        self.waiting_since = None;
+    }
+
+    /// It was asked before the current process began, which forgets all else about it.
+    pub(super) fn was_found_in_flight(&mut self, at: Duration) {
+        if let Some((_, last)) = self.sent.pop() {
+            self.was_sent(at, last);
+        }
+        self.supports_ids = self.host.supports_ids;
+    }
+
+    pub(super) fn came_to(&mut self, outcome: HostOutcome) {
+        if matches!(outcome, HostOutcome::Rejected | HostOutcome::Failed) {
+            self.ended.extend(self.may_be_at.take());
+        }
+    }
+
+    /// Whether this host, and no other key, can have published an answer, and it is about this request.
+    pub(super) fn is_genuine(&self, from: &Sender, request: &RequestId, response: &Response) -> bool {
+        let is_proved = (from.tier, &from.host) == (self.host.tier, &self.host.hostname);
+        let agrees = response.hostname == from.host;
+        let named_before = self.last_sent(request) && self.said.iter().any(|response| response.id.is_some());
+        let is_about_it = match &response.id {
+            Some(id) => id == request,
+            None => !self.host.supports_ids && !named_before,
+        };
+        is_proved && agrees && is_about_it
+    }
+
+    /// Takes notice of an answer, and returns whether the host is at the request and not at its end.
+    pub(super) fn answered(&mut self, at: Duration, from: &Sender, request: &RequestId, response: &Response) -> bool {
+        if !self.is_genuine(from, request, response) {
+            return false;
+        }
+        self.supports_ids |= response.id.is_some();
+        if !self.is_in_flight() || !self.last_sent(request) {
+            return false;
+        }
+        self.said.push(response.clone());
+        self.said_at = at;
+        let is_at_it = !response.status.is_final() && self.first_final().is_none();
+        if is_at_it {
+            // It may have been given up, and takes itself back.
+            self.waiting_since = None;
+        }
+        is_at_it
+    }
+}
+
+impl Back {
+    pub(super) fn new(at: Duration, request: RequestId) -> Self {
+        Self {
+            request,
+            sent_at: at,
+            was_sent_by_this_process: false,
+            said: Vec::new(),
+            deaf_for: Duration::ZERO,
+            heard_since: at,
+            outcome: None,
+        }
+    }
+
+    pub(super) fn first_final(&self) -> Option<&Response> {
+        self.said.iter().find(|response| response.status.is_final())
+    }
+}
+
+/// Whether the host is at another request.
+pub(super) fn is_busy(response: &Response) -> bool {
+    response.status == Status::Rejected && response.error == Some(ErrorCode::AlreadyRunning)
+}
