@@ -10,6 +10,7 @@ mod backoff;
 mod error;
 mod event;
 mod lockout;
+mod reason;
 mod seed;
 mod tls;
 mod trial;
@@ -25,6 +26,7 @@ use async_nats::{Client, ConnectErrorKind, ConnectOptions, ServerAddr, Subscribe
 use futures_util::future::select_ok;
 use futures_util::stream::{FuturesUnordered, SelectAll};
 use futures_util::{FutureExt, StreamExt};
+use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
@@ -33,12 +35,12 @@ pub use self::error::{BusError, ConnectAttempt};
 use self::event::Translator;
 pub use self::event::{BusEvent, Events, Operation, Violation};
 pub use self::lockout::Lockout;
+use self::reason::Reason;
 use self::seed::SeedFile;
 pub use self::seed::SeedReaders;
 pub use self::seed::public_key;
 use self::tls::Tls;
 pub use self::trial::Tried;
-use crate::text::safe;
 
 /// How long an attempt to reach a server may take. The addresses of its name share that.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
@@ -165,7 +167,7 @@ struct Dialer<'a> {
 
 enum Failure {
     Refused,
-    Other(String),
+    Other(Reason),
 }
 
 impl<'a> Dialer<'a> {
@@ -197,20 +199,25 @@ impl<'a> Dialer<'a> {
     /// Tries the addresses of a server's name one after another. Where the first one swallows packets and a person waits, a
     /// second attempt that gives each of them less time passes the first.
     async fn try_server(&self, position: usize, server: &'a ServerUrl) -> Result<Bus, (usize, Failure)> {
-        let addresses = count_addresses(server).await.map_err(|why| (position, Failure::Other(why)))?;
-        let thorough = self.try_addresses(position, share(addresses));
+        let addresses = count_addresses(server).await.map_err(|why| (position, Failure::Other(Reason::new(why))))?;
+        let thorough = self.try_addresses(position, server, share(addresses));
         if addresses < 2 || !self.temper.hurries {
             return thorough.await;
         }
         let hurried = async {
             sleep(HEAD_START).await;
-            self.try_addresses(position, LEAST_SHARE).await
+            self.try_addresses(position, server, LEAST_SHARE).await
         };
         let (bus, _) = select_ok([thorough.boxed(), hurried.boxed()]).await?;
         Ok(bus)
     }
 
-    async fn try_addresses(&self, position: usize, share: Duration) -> Result<Bus, (usize, Failure)> {
+    async fn try_addresses(
+        &self,
+        position: usize,
+        server: &ServerUrl,
+        share: Duration,
+    ) -> Result<Bus, (usize, Failure)> {
         let failed = |failure| (position, failure);
         let (translator, events) = Translator::new();
         let backoff = Arc::new(Backoff::starting_at(position, self.temper.longest_pause));
@@ -222,8 +229,8 @@ impl<'a> Dialer<'a> {
             }
             Err(error) => Err(failed(match error.kind() {
                 ConnectErrorKind::AuthorizationViolation => Failure::Refused,
-                ConnectErrorKind::TimedOut => Failure::Other(format!("no answer within {} ms", share.as_millis())),
-                _ => Failure::Other(safe(&error::plain(&error))),
+                ConnectErrorKind::TimedOut => Failure::Other(Reason::silence(share, takes_connections(server).await)),
+                _ => Failure::Other(Reason::of(&error, server, self.settings)),
             })),
         }
     }
@@ -236,7 +243,7 @@ impl<'a> Dialer<'a> {
             let server = server.clone();
             match failure {
                 Failure::Refused => return BusError::Refused { server, public_key: self.seed.key().public() },
-                Failure::Other(why) => attempts.push(ConnectAttempt { server, why }),
+                Failure::Other(Reason { why, next }) => attempts.push(ConnectAttempt { server, why, next }),
             }
         }
         BusError::Unreachable(attempts)
@@ -262,9 +269,15 @@ impl<'a> Dialer<'a> {
 async fn count_addresses(server: &ServerUrl) -> Result<usize, String> {
     match timeout(CONNECT_WITHIN, server.0.socket_addrs()).await {
         Ok(Ok(addresses)) => Ok(addresses.count()),
-        Ok(Err(error)) => Err(safe(&format!("its name cannot be looked up: {error}"))),
+        Ok(Err(error)) => Err(format!("its name cannot be looked up: {error}")),
         Err(_) => Err("its name cannot be looked up: no answer".to_owned()),
     }
+}
+
+/// Whether anything at all takes connections there.
+async fn takes_connections(server: &ServerUrl) -> bool {
+    let connected = timeout(HEAD_START, TcpStream::connect((server.0.host(), server.0.port()))).await;
+    connected.is_ok_and(|connected| connected.is_ok())
 }
 
 /// How long each of so many addresses of a name may take: they are tried one after another.

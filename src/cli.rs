@@ -28,10 +28,12 @@ mod runtime;
 mod state;
 mod switch;
 mod systems;
+mod variables;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use self::commands::{
     apply, build, completions, deploy, doctor, hosts, init, keygen, listener, logs, man, mcp, nats_config, plan,
@@ -130,28 +132,30 @@ pub fn run() -> ExitCode {
     errors::choose_reports();
     match completion::answer(Cli::command) {
         Ok(false) => {}
-        Ok(true) => return Exit::Success.into(),
+        Ok(true) => return out::ended(Exit::Success).into(),
         Err(error) => error.exit(),
     }
-    let words = match context::settle(&Cli::command(), std::env::args_os().collect()) {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let name = words.get(1).map(|word| word.to_string_lossy()).unwrap_or_default();
+    let command = variables::without_empty(Cli::command(), &name);
+    let words = match context::settle(&command, words) {
         Ok(words) => words,
         Err(error) => return tell(&error),
     };
-    let cli = match Cli::try_parse_from(words) {
+    let cli = match command.try_get_matches_from(words).and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version end here as well, on stdout and with success; clap knows which is which.
             let exit = if error.use_stderr() { Exit::Usage } else { Exit::Success };
-            // A reader that has closed its end, as `head` does, has seen what it wanted to.
-            error.print().ok();
+            error.print().map_err(|error| out::lost(&error)).ok();
             if let Some(places) = context::elsewhere(&error) {
                 out::note(&places);
             }
-            return exit.into();
+            return out::ended(exit).into();
         }
     };
     match cli.command.run() {
-        Ok(exit) => exit.into(),
+        Ok(exit) => out::ended(exit).into(),
         Err(error) => tell(&error),
     }
 }
@@ -159,7 +163,7 @@ pub fn run() -> ExitCode {
 /// Tells the user why a command did not come to its end.
 fn tell(error: &CommandError) -> ExitCode {
     out::error(&error.report);
-    error.exit.into()
+    out::ended(error.exit).into()
 }
 
 impl Command {

@@ -15,7 +15,7 @@ use tokio::process::Command;
 pub(crate) use self::remote::Remote;
 use crate::process_group::output_within;
 use crate::protocol::{Commit, FlakeUrl, Revision};
-use crate::text::safe;
+use crate::text::{nearest, safe};
 
 const LOOKUP_WITHIN: Duration = Duration::from_mins(1);
 
@@ -26,6 +26,12 @@ const UNREACHABLE: &str = "fatal: Could not read from remote repository";
 /// own about the other two forges, and those of Mercurial.
 const NO_SUCH_REF: [&str; 4] =
     ["No commit found for SHA", "does the git ref really exist", "couldn't find ref", "unknown revision"];
+
+/// How a clone writes the names of branches and tags.
+const LONG_FORMS: [&str; 5] = ["refs/heads/", "refs/tags/", "refs/remotes/origin/", "remotes/origin/", "origin/"];
+
+/// So many branches and tags are listed for a name that is like none of them.
+const FEW: usize = 8;
 
 /// What Nix says when it could not ask and goes on, with exit code 0, with what it was told some other day.
 const STALE: &str = "using cached version";
@@ -39,7 +45,7 @@ pub enum LookupError {
         #[help]
         help: Option<String>,
     },
-    #[error("cannot look up \"{revision}\": `{command}` failed: {reason}")]
+    #[error("cannot look up \"{revision}\": {reason} (`{command}`)")]
     #[diagnostic(help(
         "check that the repository can be reached from this machine, or give the full commit id of 40 digits"
     ))]
@@ -54,7 +60,7 @@ pub enum LookupError {
         /// Where, without the secret.
         flake: FlakeUrl,
     },
-    #[error("cannot look up \"{revision}\": `{command}` had no answer after {} s", LOOKUP_WITHIN.as_secs())]
+    #[error("cannot look up \"{revision}\": no answer after {} s (`{command}`)", LOOKUP_WITHIN.as_secs())]
     #[diagnostic(help("check that the server of the repository works, or give the full commit id of 40 digits"))]
     NoAnswer { revision: Revision, command: String },
 }
@@ -79,7 +85,7 @@ async fn ask_git(remote: &Remote, asked: &Revision) -> Result<Commit, LookupErro
     let (output, command) = run(git, asked).await?;
     // git answers 2 when it could ask and there is no such ref, and 128 when it could not ask.
     if output.status.code() == Some(2) {
-        return Err(no_such_ref(remote.url(), asked));
+        return Err(no_such_ref(remote.url(), asked, &names(remote, asked).await));
     }
     if !output.status.success() {
         return Err(failed(asked, command, &output.stderr));
@@ -93,16 +99,28 @@ async fn ask_git(remote: &Remote, asked: &Revision) -> Result<Commit, LookupErro
 /// The commits of all branches and tags, where git can ask for them. A forge that only Nix can ask has none to name.
 pub async fn tips(flake: &FlakeUrl, asked: &Revision) -> Result<Vec<Commit>, LookupError> {
     let Some(repository) = flake.repository() else { return Ok(Vec::new()) };
-    let remote = Remote::at(&repository);
-    let mut git = Command::new("git");
-    git.args(["ls-remote", "--", remote.url(), "refs/heads/*", "refs/tags/*"]);
-    remote.introduce(git.as_std_mut());
-    match run(git, asked).await {
+    match list(&Remote::at(&repository), asked).await {
         Ok((output, _)) if output.status.success() => Ok(commits(&String::from_utf8_lossy(&output.stdout))),
         _ if flake.git_remote().is_none() => Ok(Vec::new()),
         Ok((output, command)) => Err(failed(asked, command, &output.stderr)),
         Err(error) => Err(error),
     }
+}
+
+/// What branches and tags are called, as far as git can tell.
+async fn names(remote: &Remote, asked: &Revision) -> Vec<String> {
+    let listed = list(remote, asked).await.map(|(output, _)| output.stdout).unwrap_or_default();
+    let refs = String::from_utf8_lossy(&listed);
+    let refs = refs.lines().filter_map(|line| line.split_once('\t')).map(|(_, name)| name);
+    let names = refs.filter_map(|name| name.strip_prefix("refs/heads/").or_else(|| name.strip_prefix("refs/tags/")));
+    names.filter(|name| !name.ends_with("^{}")).map(safe).collect()
+}
+
+async fn list(remote: &Remote, asked: &Revision) -> Result<(Output, String), LookupError> {
+    let mut git = Command::new("git");
+    git.args(["ls-remote", "--", remote.url(), "refs/heads/*", "refs/tags/*"]);
+    remote.introduce(git.as_std_mut());
+    run(git, asked).await
 }
 
 /// The commits in the output of `git ls-remote`. A tag that is an object of its own is followed by the commit that it names.
@@ -129,8 +147,14 @@ async fn ask_nix(flake: &FlakeUrl, asked: &Revision) -> Result<Commit, LookupErr
     let said = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() {
         let is_answer = NO_SUCH_REF.iter().any(|words| said.contains(words));
-        let no_such_ref = || no_such_ref(flake.public().as_str(), asked);
-        return Err(if is_answer { no_such_ref() } else { failed(asked, command, &output.stderr) });
+        if !is_answer {
+            return Err(failed(asked, command, &output.stderr));
+        }
+        let known = match flake.repository() {
+            Some(repository) => names(&Remote::at(&repository), asked).await,
+            None => Vec::new(),
+        };
+        return Err(no_such_ref(flake.public().as_str(), asked, &known));
     }
     if let Some(line) = said.lines().find(|line| line.contains(STALE)) {
         return Err(failed(asked, command, line.as_bytes()));
@@ -174,10 +198,23 @@ pub fn in_plain_words(command: &mut std::process::Command) {
     command.env("LC_ALL", "C.UTF-8").env_remove("LANGUAGE");
 }
 
-fn no_such_ref(remote: &str, asked: &Revision) -> LookupError {
-    let help = asked.looks_like_short_commit().then(|| {
-        "no branch, tag, clone or earlier rollout has a commit that begins like this: give all 40 digits".to_owned()
-    });
+fn no_such_ref(remote: &str, asked: &Revision, known: &[String]) -> LookupError {
+    let names = || known.iter().map(String::as_str);
+    let within = |name: &str| LONG_FORMS.iter().find_map(|form| name.strip_prefix(form)).map(str::to_owned);
+    let short = within(asked.as_str()).filter(|short| names().any(|name| name == short));
+    let help = if asked.looks_like_short_commit() {
+        Some(
+            "no branch, tag, clone or earlier rollout has a commit that begins like this: give all 40 digits"
+                .to_owned(),
+        )
+    } else if let Some(short) = short {
+        Some(format!("did you mean \"{short}\"? A branch is called here what the repository calls it"))
+    } else if let Some(near) = nearest(asked.as_str(), names()) {
+        Some(format!("did you mean \"{near}\"?"))
+    } else {
+        let few = (1..=FEW).contains(&known.len());
+        few.then(|| format!("its branches and tags are {}", known.join(", ")))
+    };
     LookupError::NoSuchRef { remote: remote.to_owned(), revision: asked.clone(), help }
 }
 

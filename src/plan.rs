@@ -36,6 +36,9 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::time::Duration;
 
+use miette::Diagnostic;
+use serde::Deserialize;
+
 pub use self::changes::{Changes, Closures, PackageChange, StorePath};
 pub use self::diagnostic::{PlanDiagnostic, PlanErrors};
 pub use self::hooks::{Hook, Hooks};
@@ -198,6 +201,21 @@ impl Plan {
         for wave in &mut self.waves {
             wave.settings.confirm_timeout.get_or_insert(timeout);
         }
+    }
+
+    /// A mistake about the revision, at its place in the text of the plan.
+    pub fn about_revision(text: &str, error: &dyn Diagnostic) -> PlanErrors {
+        #[derive(Deserialize)]
+        struct Top {
+            revision: toml::Spanned<String>,
+        }
+        let mistake = PlanDiagnostic::mistake(error.to_string());
+        let mistake = error.help().into_iter().fold(mistake, |mistake, help| mistake.help(help.to_string()));
+        match toml::from_str::<Top>(text) {
+            Ok(Top { revision }) => mistake.at(&revision.span(), "named here"),
+            Err(_) => mistake,
+        }
+        .into()
     }
 
     /// The revision to deploy: the one that was given with the command, else the one that the plan names.

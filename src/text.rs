@@ -1,4 +1,4 @@
-//! Text that others wrote, on its way to a terminal, a log or a message. Pure.
+//! Text that others wrote, on its way to a terminal, a log or a message, and names that are misspelt. Pure.
 
 /// One line of foreign text without anything that a terminal obeys or that makes it look like another text: escape
 /// sequences, control characters, and characters that reorder others or cannot be seen.
@@ -21,6 +21,13 @@ pub fn safe(text: &str) -> String {
     }
     safe.truncate(safe.trim_end().len());
     safe
+}
+
+/// The known name that is most like this one, when one is.
+pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    // The measure and the bound that clap has for its flags.
+    let likeness = known.into_iter().map(|known| (strsim::jaro(name, known), known));
+    likeness.filter(|(likeness, _)| *likeness > 0.7).max_by(|(a, _), (b, _)| a.total_cmp(b)).map(|(_, known)| known)
 }
 
 type Characters<'a> = std::iter::Peekable<std::str::Chars<'a>>;

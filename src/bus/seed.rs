@@ -99,11 +99,10 @@ fn judge_readers(file: &Path, permissions: &fs::Permissions, readers: SeedReader
     }
 }
 
-/// The user's key in a file that may have comments and decorations such as `-----BEGIN USER NKEY SEED-----`.
+/// The user's key in a file that may have comments, decorations such as `-----BEGIN USER NKEY SEED-----`, and a JWT before it,
+/// as .creds files have.
 fn parse(text: &str) -> Option<KeyPair> {
-    let mut lines = text.lines().map(str::trim);
-    let seed = lines.find(|line| !(line.is_empty() || line.starts_with('#') || line.starts_with("-----")))?;
-    let pair = KeyPair::from_seed(seed).ok()?;
+    let pair = text.lines().find_map(|line| KeyPair::from_seed(line.trim()).ok())?;
     matches!(pair.key_pair_type(), KeyPairType::User).then_some(pair)
 }
 
@@ -129,6 +128,7 @@ mod tests {
             seed.clone(),
             format!("\n  {seed} \r\n\n"),
             format!("# the listener of ns1\n{seed}\n"),
+            format!("-----BEGIN NATS USER JWT-----\neyJ0eXAi.eyJqdGki.c2ln\n------END NATS USER JWT------\n\n{seed}\n"),
             format!("-----BEGIN USER NKEY SEED-----\r\n{seed}\r\n------END USER NKEY SEED------\r\n"),
         ] {
             let (_folder, file) = file_with(&text, 0o400);

@@ -65,7 +65,9 @@ async fn a_missing_certificate_is_named_before_anything_is_tried() {
 #[test]
 fn tls_is_required_of_all_servers_or_of_none() {
     let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("key");
+    let file = folder.path().join("both.pem");
+    let pem = |what| format!("-----BEGIN {what}-----\nAA==\n-----END {what}-----\n");
+    std::fs::write(&file, pem("CERTIFICATE") + &pem("PRIVATE KEY")).unwrap();
     let tls = |settings: &Settings| Tls::of(settings).map_err(|error| error.to_string());
     assert_eq!(tls(&settings(folder.path(), &["a", "nats://b"])), Ok(Tls::AsTheServerAsks));
 
@@ -90,5 +92,5 @@ fn tls_is_required_of_all_servers_or_of_none() {
 fn a_refused_key_is_told_by_its_public_half() {
     let error = BusError::Refused { server: "tls://u:p@nats1".parse().unwrap(), public_key: "UABC".to_owned() };
     insta::assert_snapshot!(error, @"tls://nats1:4222 refuses this key");
-    insta::assert_snapshot!(error.help().unwrap(), @"add its public key to a user in the server's configuration: { nkey: UABC }");
+    insta::assert_snapshot!(error.help().unwrap(), @"add its public key to a user in the server's configuration: { nkey: UABC }. A server that knows its users by JWTs, as in .creds files, does not take it");
 }

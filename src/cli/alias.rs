@@ -17,5 +17,6 @@ pub(super) fn remember(aliases: BTreeMap<String, String>) {
 /// What an alias stands for, by the variable that defines it: what the environment says, else what the context does.
 #[expect(clippy::disallowed_methods, reason = "which variables are asked for depends on the words of the user")]
 pub(super) fn lookup(variable: &str) -> Option<String> {
-    std::env::var(variable).ok().or_else(|| OF_CONTEXT.get()?.get(variable).cloned())
+    let of_environment = std::env::var(variable).ok().filter(|subject| !subject.is_empty());
+    of_environment.or_else(|| OF_CONTEXT.get()?.get(variable).cloned())
 }

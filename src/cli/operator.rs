@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::connection::{ConnectionArgs, HEADING};
 use super::exit::{CommandError, Exit};
-use super::out;
+use super::out::{self, Stream};
 use super::state::StateArgs;
 use crate::bus::{Bus, SeedReaders, ServerUrl, Settings};
 use crate::operator::{Discovery, KnownHosts};
@@ -104,11 +104,11 @@ impl DisplayArgs {
 
     pub(super) fn reporter(&self) -> Box<dyn Reporter + Send> {
         if self.json {
-            Box::new(Json::new(io::stdout()))
+            Box::new(Json::new(Stream::Data))
         } else if io::stderr().is_terminal() && self.can_move_the_cursor() {
             Box::new(Bars::stderr(self.style(), out::size))
         } else {
-            Box::new(Lines::new(io::stderr(), self.style()))
+            Box::new(Lines::new(Stream::Words, self.style()))
         }
     }
 

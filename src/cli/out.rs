@@ -2,10 +2,13 @@
 
 use std::fmt::Display;
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use miette::{Diagnostic, Report};
+use rustix::event::{PollFd, PollFlags, poll};
 use serde::Serialize;
 use terminal_size::{Height, Width, terminal_size_of};
 use thiserror::Error;
@@ -13,10 +16,68 @@ use thiserror::Error;
 use super::exit::{CommandError, Exit};
 use crate::report::Size;
 
-/// Prints data. A pipe that was closed by its reader is no error: it has what it wanted.
-pub(super) fn data(text: &str) {
-    let mut stdout = io::stdout().lock();
-    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).ok();
+/// Why something could not be written, once that has happened.
+static LOST: OnceLock<io::Error> = OnceLock::new();
+
+/// A stream of this process. It is written to at once, and waited for where it takes nothing right now.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Stream {
+    /// Stdout.
+    Data,
+    /// Stderr.
+    Words,
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let (stdout, stderr) = (io::stdout(), io::stderr());
+        let stream = match self {
+            Self::Data => stdout.as_fd(),
+            Self::Words => stderr.as_fd(),
+        };
+        loop {
+            match rustix::io::write(stream, bytes).map_err(io::Error::from) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    poll(&mut [PollFd::from_borrowed_fd(stream, PollFlags::OUT)], None).ok();
+                }
+                Err(error) => {
+                    lost(&error);
+                    return Err(error);
+                }
+                written => return written,
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[derive(Debug, Error, Diagnostic)]
+#[error("what was printed is not complete: {0}")]
+#[diagnostic(help("what the command did is done; see that there is room where its output goes"))]
+struct Incomplete(&'static io::Error);
+
+/// Remembers that something could not be written. A pipe that was closed by its reader is no loss: it has what it wanted.
+pub(super) fn lost(error: &io::Error) {
+    if !matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::Interrupted) {
+        LOST.set(error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)).ok();
+    }
+}
+
+/// How a command ends that would end like this: not well when something that it printed is lost.
+pub(super) fn ended(exit: Exit) -> Exit {
+    // Libraries print to a stdout that holds lines back.
+    io::stdout().flush().map_err(|error| lost(&error)).ok();
+    let Some(reason) = LOST.get() else { return exit };
+    error(&Report::new(Incomplete(reason)));
+    if exit == Exit::Success { Exit::Failed } else { exit }
+}
+
+/// Prints data, and says whether more of it can be printed.
+pub(super) fn data(text: &str) -> bool {
+    Stream::Data.write_all(text.as_bytes()).is_ok()
 }
 
 pub(super) fn json(value: &impl Serialize) {
@@ -58,12 +119,12 @@ pub(super) fn data_room() -> usize {
 }
 
 /// Prints data in place of what was printed before, as far as a terminal has room for it; below that where there is no
-/// terminal.
-pub(super) fn in_place(text: &str) {
+/// terminal. Says whether more can be printed.
+pub(super) fn in_place(text: &str) -> bool {
     match terminal_size_of(io::stdout()) {
         Some((_, Height(rows))) if std::env::var_os("TERM").is_some_and(|term| term != "dumb") => {
             let shown: String = text.split_inclusive('\n').take(usize::from(rows).saturating_sub(1)).collect();
-            data(&format!("\x1b[H\x1b[2J{shown}"));
+            data(&format!("\x1b[H\x1b[2J{shown}"))
         }
         Some(_) | None => data(&format!("{text}\n")),
     }
@@ -71,7 +132,7 @@ pub(super) fn in_place(text: &str) {
 
 /// Prints prose for the person at the terminal.
 pub(super) fn note(text: &str) {
-    writeln!(io::stderr().lock(), "{text}").ok();
+    Stream::Words.write_all(format!("{text}\n").as_bytes()).ok();
 }
 
 /// Prints what the user should know although the command goes on.

@@ -11,6 +11,7 @@ use thiserror::Error;
 use super::exit::{CommandError, Exit};
 use super::{alias, home};
 use crate::operator::plan_file::PlanFile;
+use crate::text::nearest;
 
 // Which plan.
 #[derive(Debug, Args)]
@@ -40,9 +41,10 @@ pub(super) struct PlanFolders {
 
 #[derive(Debug, Error, Diagnostic)]
 #[error("there is no plan {name:?}")]
-#[diagnostic(help("looked for {}; a path must contain a slash or end in .toml", looked_for.join(", ")))]
+#[diagnostic(help("{near}looked for {}; a path must contain a slash or end in .toml", looked_for.join(", ")))]
 pub(super) struct PlanNotFound {
     name: String,
+    near: String,
     looked_for: Vec<String>,
 }
 
@@ -77,9 +79,13 @@ impl PlanFolders {
         }
         let file = format!("{plan}.toml");
         let candidates: Vec<PathBuf> = self.in_turn().into_iter().map(|folder| folder.join(&file)).collect();
-        let looked_for = || candidates.iter().map(|path| path.display().to_string()).collect();
         let found = candidates.iter().find(|path| path.exists()).cloned();
-        found.ok_or_else(|| PlanNotFound { name: plan.to_owned(), looked_for: looked_for() })
+        found.ok_or_else(|| {
+            let names = self.names();
+            let near = nearest(plan, names.iter().map(String::as_str)).map(|near| format!("did you mean {near}? "));
+            let looked_for = candidates.iter().map(|path| path.display().to_string()).collect();
+            PlanNotFound { name: plan.to_owned(), near: near.unwrap_or_default(), looked_for }
+        })
     }
 
     pub(super) fn names(&self) -> Vec<String> {

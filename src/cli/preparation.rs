@@ -23,6 +23,7 @@ use crate::operator::prepare::changes_of;
 use crate::operator::resumption::{Sources, prepare_again};
 use crate::operator::saved_plan::{SavedPlan, check_hosts};
 use crate::operator::{Kind, Part, PrepareError, PrepareOptions, Prepared, SystemsFrom};
+use crate::plan::Plan;
 use crate::protocol::{HostName, Revision};
 use crate::report;
 use crate::rollout::{Event, EventKind, Summary};
@@ -130,7 +131,7 @@ impl Preparation {
         };
         let mut bus = self.operator.connect().await?;
         let prepared = wanted.prepare(&mut bus, &self.operator.discovery(&self.state)).await;
-        let mut prepared = prepared.map_err(|error| unprepared_file(error, &file))?;
+        let mut prepared = prepared.map_err(|error| self.unprepared(error, &file))?;
         prepared.warnings.extend(report::missed(&prepared.missed(&self.state.journals())));
         let preview = report::preview(&prepared.rollout, &prepared.warnings, prepared.changes.as_ref(), out::width());
         Ok(Previewed { bus, prepared, preview })
@@ -160,19 +161,22 @@ impl Preparation {
         Ok(Previewed { bus, prepared, preview })
     }
 
+    fn unprepared(&self, error: PrepareError, file: &PlanFile) -> CommandError {
+        match error {
+            PrepareError::Plan(mistakes) => Exit::Usage.with(file.place(mistakes)),
+            PrepareError::Lookup(error) if error.is_answer() && self.revision.is_none() => {
+                Exit::Precondition.with(file.place(Plan::about_revision(&file.text, &error)))
+            }
+            error => unprepared(error),
+        }
+    }
+
     fn part(&self) -> Part {
         match &self.from {
             Some(from) => Part::From(from.clone()),
             None if self.only.is_empty() => Part::Whole,
             None => Part::Only(self.only.clone()),
         }
-    }
-}
-
-fn unprepared_file(error: PrepareError, file: &PlanFile) -> CommandError {
-    match error {
-        PrepareError::Plan(mistakes) => Exit::Usage.with(file.place(mistakes)),
-        error => unprepared(error),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Whether a request is run. Pure: the request, the time and what is known in, the decision out.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::history::RequestHistory;
 use super::rights::Rights;
@@ -125,7 +125,11 @@ fn objection(
         return Some((ErrorCode::InvalidRequest, message, None));
     }
     if let Some(expired) = request.expires_at.filter(|&at| at < now) {
-        let message = format!("the request was not wanted any more after {expired:.0}, and here it is {now:.0}");
+        let ago = SignedDuration::from_secs(now.duration_since(expired).as_secs());
+        let message = format!(
+            "the request was over {ago:#} ago: it was long on its way, or the clock here, which shows {now:.0}, or that of the \
+             deployer is wrong"
+        );
         return Some((ErrorCode::Expired, message, None));
     }
     if let Some(holder) = ledger.holder().or_else(elsewhere) {
@@ -184,7 +188,7 @@ mod tests {
         ledger.started();
         insta::assert_snapshot!(said(&ask(&request("a", 10), 60, &ledger)), @"to deploy.responses.a: started");
         insta::assert_snapshot!(said(&ask(&request("b", 70), 60, &ledger)), @"already_running: busy with a of ops@desk since 2026-11-23T10:00:00Z");
-        insta::assert_snapshot!(said(&ask(&request("b", 50), 60, &ledger)), @"expired: the request was not wanted any more after 2026-11-18T11:07:30Z, and here it is 2026-11-18T11:07:40Z");
+        insta::assert_snapshot!(said(&ask(&request("b", 50), 60, &ledger)), @"expired: the request was over 10s ago: it was long on its way, or the clock here, which shows 2026-11-18T11:07:40Z, or that of the deployer is wrong");
         insta::assert_snapshot!(said(&ask(r#"{"reply_to":"deploy.responses.z","action":"reboot","revision":"main"}"#, 60, &ledger)), @r#"invalid_action: "reboot" is not an action: the actions are switch, boot, test and dry-activate"#);
         insta::assert_snapshot!(said(&ask(r#"{"reply_to":"deploy.responses.z","action":"reboot","id":"a"}"#, 60, &ledger)), @"to deploy.responses.z: started");
         insta::assert_snapshot!(said(&ask(r#"{"reply_to":"deploy.prod.all","action":"switch","revision":"main"}"#, 60, &ledger)), @r#"drop: reply_to is refused: "deploy.prod.all" is not below deploy.responses."#);

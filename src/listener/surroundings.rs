@@ -55,7 +55,7 @@ pub async fn ask(flake: FlakeUrl, after: Duration) -> Option<String> {
         Err(LookupError::NoAnswer { .. }) => "no answer".to_owned(),
         Err(error @ LookupError::Secret { .. }) => error.to_string(),
     };
-    Some(clean(&format!("git cannot ask {}: {why}", flake.public())))
+    Some(clean(&format!("the flake cannot be asked: {why} (git, {})", flake.public())))
 }
 
 /// Compares the clock of this host with that of a deployer, by when its request expires.
@@ -63,8 +63,10 @@ pub(super) fn compare_clocks(expires_at: Timestamp, now: Timestamp, problems: &m
     let [past, future] = CLOCKS_DIFFER;
     let ahead = expires_at.duration_since(now);
     if ahead < -past || ahead > future {
+        let by = SignedDuration::from_secs(ahead.as_secs().abs());
+        let way = if ahead.is_negative() { "ahead of" } else { "behind" };
         let message = format!(
-            "a request arrived at {now:.0} that was wanted until {expires_at:.0}: one of the two clocks is wrong"
+            "the clock here, which shows {now:.0}, is some {by:#} {way} that of a deployer: one of the two is wrong"
         );
         problems.found(Kind::Clock, message);
     } else {
@@ -85,7 +87,7 @@ mod tests {
             problems.told().first().map(|problem| problem.message.clone())
         };
         assert_eq!((told(30), told(-30), told(3_600)), (None, None, None));
-        insta::assert_snapshot!(told(-3_600).unwrap(), @"a request arrived at 2026-11-23T10:00:00Z that was wanted until 2026-11-23T09:00:00Z: one of the two clocks is wrong");
+        insta::assert_snapshot!(told(-3_600).unwrap(), @"the clock here, which shows 2026-11-23T10:00:00Z, is some 1h ahead of that of a deployer: one of the two is wrong");
         assert!(told(-1_000_000).is_some() && told(1_000_000).is_some());
         assert_eq!(told(30), None);
     }
@@ -95,7 +97,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let missing = format!("git+file://{}/missing", folder.path().display());
         let why = ask(missing.parse().unwrap(), Duration::ZERO).await.unwrap();
-        assert!(why.starts_with("git cannot ask git+file://"), "{why}");
+        assert!(why.starts_with("the flake cannot be asked: fatal: "), "{why}");
         let secret = ask("git+https://user:hunter2@localhost:1/x".parse().unwrap(), Duration::ZERO).await.unwrap();
         assert!(secret.contains("localhost") && !secret.contains("hunter2"), "{secret}");
         assert_eq!(ask("github:owner/name".parse().unwrap(), Duration::ZERO).await, None);

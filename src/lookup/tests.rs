@@ -35,14 +35,23 @@ async fn a_commit_needs_no_lookup() {
 #[tokio::test]
 async fn what_went_wrong_is_told_apart() {
     let (folder, flake) = repository();
-    assert!(matches!(lookup("nothere", &flake).await, Err(LookupError::NoSuchRef { help: None, .. })));
-    assert!(matches!(lookup("abcdef1", &flake).await, Err(LookupError::NoSuchRef { help: Some(_), .. })));
+    for (asked, next) in [
+        ("nothere", "its branches and tags are main, v1"),
+        ("mian", "did you mean \"main\"?"),
+        ("refs/tags/v1", "did you mean \"v1\"? A branch is called here what the repository calls it"),
+        ("abcdef1", "no branch, tag, clone or earlier rollout has a commit that begins like this: give all 40 digits"),
+    ] {
+        match lookup(asked, &flake).await {
+            Err(LookupError::NoSuchRef { help, .. }) => assert_eq!(help.as_deref(), Some(next)),
+            other => panic!("{other:?}"),
+        }
+    }
 
     drop(folder);
     let error = lookup("main", &flake).await.unwrap_err();
     let said = error.to_string();
-    assert!(said.starts_with("cannot look up \"main\": `git ls-remote"), "{said}");
-    assert!(said.ends_with("does not appear to be a git repository"), "{said}");
+    assert!(said.starts_with("cannot look up \"main\": fatal: '"), "the cause comes first: {said}");
+    assert!(said.contains("does not appear to be a git repository (`git ls-remote"), "{said}");
 }
 
 #[test]

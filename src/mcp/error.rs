@@ -69,8 +69,10 @@ impl From<BusError> for ToolError {
                 Self::new("key_unusable", "the key that this tool connects with cannot be used")
                     .next("ask the person who started this server to check the files that its flags name")
             }
-            BusError::TlsFile(..) => Self::new("tls_unusable", "a file that the TLS connection needs cannot be read")
-                .next("ask the person who started this server to check the files that its flags name"),
+            BusError::TlsFile(..) | BusError::NotPem { .. } => {
+                Self::new("tls_unusable", "a file that the TLS connection needs cannot be read")
+                    .next("ask the person who started this server to check the files that its flags name")
+            }
             BusError::WithoutTls { .. } => {
                 Self::new("tls_unusable", "TLS is required, and a server address does not use it")
                     .next("ask the person who started this server to check its flags")
@@ -89,7 +91,9 @@ impl From<RevisionNotAllowed> for ToolError {
 impl From<FleetError> for ToolError {
     fn from(error: FleetError) -> Self {
         match &error {
-            FleetError::Refused(_) | FleetError::NotForTier { .. } => Self::told("permission_denied", &error),
+            FleetError::Refused(_) | FleetError::NotForTier { .. } | FleetError::OfListener => {
+                Self::told("permission_denied", &error)
+            }
             FleetError::Disconnected => Self::told("bus_unreachable", &error),
         }
     }

@@ -152,6 +152,11 @@ pub enum FleetError {
          `homelab-deploy nats-config` prints such permissions for the server's configuration"
     ))]
     NotForTier { tier: Tier, violation: Violation },
+    #[error("this is the key of a listener, and hosts cannot deploy")]
+    #[diagnostic(help(
+        "nothing was sent. Use the key of an operator, such as the keys/operator.seed that `homelab-deploy init` writes"
+    ))]
+    OfListener,
     #[error("the connection to NATS was lost during the roll call")]
     #[diagnostic(help("nothing was deployed; try again when the server is back"))]
     Disconnected,

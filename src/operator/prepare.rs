@@ -23,7 +23,6 @@ use super::journal::Journals;
 use super::revision::{UnresolvedError, commits_at_hand, resolve_revision};
 use crate::bus::Bus;
 use crate::clock;
-use crate::lookup::LookupError;
 use crate::plan::{Changes, Hooks, Plan, ResolvedPlan, Roster};
 use crate::protocol::{Action, Commit, FlakeUrl, HostName, RequestIds, Revision, RolloutId, RolloutReport, Tier};
 use crate::rollout::{PlanSource, Rollout};
@@ -220,7 +219,7 @@ impl PrepareOptions {
 
     /// Each host looks the branch up for itself, as listeners always could. None of them decides what another one runs.
     fn leave_to_hosts(&self, error: PrepareError) -> Result<String, PrepareError> {
-        let is_answer = matches!(error, PrepareError::Lookup(UnresolvedError::Lookup(LookupError::NoSuchRef { .. })));
+        let is_answer = matches!(&error, PrepareError::Lookup(error) if error.is_answer());
         if self.kind == Kind::Rollout || is_answer {
             return Err(error);
         }

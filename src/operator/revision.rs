@@ -24,6 +24,13 @@ pub enum UnresolvedError {
     Lookup(#[from] LookupError),
 }
 
+impl UnresolvedError {
+    /// Whether the flake was asked, and has no such branch or tag.
+    pub fn is_answer(&self) -> bool {
+        matches!(self, Self::Lookup(LookupError::NoSuchRef { .. }))
+    }
+}
+
 /// Resolves a revision by the flake that hosts deploy from; a commit needs none. The beginning of a commit id is completed
 /// from what hosts cannot write: a clone at hand, the branches and tags of the flake's server, and what was deployed before.
 pub async fn resolve_revision(

@@ -7,6 +7,7 @@ use super::key::{Key, SETTING_KEYS, TOP_KEYS, WAVE_KEYS};
 use super::target::Aliases;
 use super::value::Value;
 use super::{Selector, Spanned};
+use crate::text::nearest;
 
 /// A table of the file: each has keys of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,14 +131,4 @@ fn home(key: &str) -> Option<&'static str> {
     } else {
         None
     }
-}
-
-/// The key that looks most like `key`, when one does.
-fn nearest(key: &str, known: impl Iterator<Item = &'static str>) -> Option<&'static str> {
-    // The measure and the bound that clap has for its flags.
-    known
-        .map(|known| (strsim::jaro(key, known), known))
-        .filter(|(likeness, _)| *likeness > 0.7)
-        .max_by(|(a, _), (b, _)| a.total_cmp(b))
-        .map(|(_, known)| known)
 }

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use rustc_hash::FxHashMap;
 
 use crate::protocol::{Action, Feature, HostName, Role, Target, Tier};
+use crate::text::nearest;
 
 use super::diagnostic::{PlanDiagnostic, PlanErrors, list};
 use super::hooks::Hooks;
@@ -17,6 +18,7 @@ use super::{CONFIRM_TIMEOUT, Plan, Rollback, Selector, Settings, Spanned, Wave};
 
 /// What the waves have taken so far, and what was found on the way.
 struct Resolver<'a> {
+    plan: &'a Plan,
     roster: &'a Roster,
     taken: FxHashMap<HostName, Taken<'a>>,
     mistakes: Vec<PlanDiagnostic>,
@@ -33,7 +35,8 @@ struct Taken<'a> {
 impl Plan {
     /// Settles which host is deployed in which wave, and on which subject. With it come warnings, which are for people.
     pub fn resolve(&self, roster: &Roster) -> Result<(ResolvedPlan, Vec<PlanDiagnostic>), PlanErrors> {
-        let mut resolver = Resolver { roster, taken: FxHashMap::default(), mistakes: Vec::new(), warnings: Vec::new() };
+        let mut resolver =
+            Resolver { plan: self, roster, taken: FxHashMap::default(), mistakes: Vec::new(), warnings: Vec::new() };
         let waves: Vec<ResolvedWave> = self.waves.iter().map(|wave| resolver.wave(wave)).collect();
         PlanErrors::unless_none(resolver.mistakes)?;
         let name = self.name.clone();
@@ -110,7 +113,7 @@ impl<'a> Resolver<'a> {
     /// The host with the subject that reaches it alone; `None` when it cannot be addressed, which is then on record.
     fn freeze(&mut self, hostname: HostName, tier: Tier, by: &Spanned<Selector>) -> Option<ResolvedHost> {
         let Some(report) = self.roster.host(tier, &hostname) else {
-            self.warnings.extend(self.other_tier(&hostname, tier, by));
+            self.warnings.extend(self.other_tier(&hostname, tier, by).or_else(|| self.misspelt(&hostname, tier, by)));
             return Some(ResolvedHost {
                 hostname,
                 tier,
@@ -157,6 +160,18 @@ impl<'a> Resolver<'a> {
         ));
         let help = format!("write {other}.{name} if that is the one, or correct the --tier of its listener");
         Some(warning.at(&by.span, "named here").help(help))
+    }
+
+    /// A host that does not answer, while one with a name like it does that the plan names nowhere. Hosts with a number are alike
+    /// because they are many.
+    fn misspelt(&self, name: &HostName, tier: Tier, by: &Spanned<Selector>) -> Option<PlanDiagnostic> {
+        let letters = |name: &str| name.replace(|c: char| c.is_ascii_digit(), "");
+        let others = self.roster.hosts().filter(|host| host.tier == tier);
+        let others = others.map(|host| host.hostname.as_str()).filter(|other| letters(other) != letters(name.as_str()));
+        let near =
+            nearest(name.as_str(), others).filter(|near| near.parse().is_ok_and(|near| !self.plan.names(&near)))?;
+        let warning = PlanDiagnostic::warning(format!("the host `{name}` did not answer: did you mean {tier}.{near}?"));
+        Some(warning.at(&by.span, "named here"))
     }
 
     /// Hosts that are reached by the same subject are sent one request, so they come last, together, and all at once.

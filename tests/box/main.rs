@@ -23,6 +23,7 @@ mod actions;
 mod built_elsewhere;
 mod by_hand;
 mod fetching;
+mod first_hour;
 mod forms;
 mod full_disk;
 mod languages;

@@ -252,12 +252,12 @@ fn installable(git: &Git, name: &str, commit: &str) -> String {
     format!("{}?rev={commit}#nixosConfigurations.{name}.config.system.build.toplevel", nix_url(git))
 }
 
-fn nix_url(git: &Git) -> String {
+pub fn nix_url(git: &Git) -> String {
     format!("git+{}", git.url("flake/.git"))
 }
 
 /// Puts into the repository all but the configuration.
-fn prepare(lab: &Lab, git: &Git) -> Result<()> {
+pub fn prepare(lab: &Lab, git: &Git) -> Result<()> {
     let project = Path::new(env!("CARGO_MANIFEST_DIR"));
     let host = json!({
         "hostnames": HOSTS,
@@ -288,7 +288,7 @@ fn write(lab: &Lab, path: &str, content: impl AsRef<[u8]>) -> Result<()> {
     fs::write(path, content).into_diagnostic()
 }
 
-fn push(lab: &Lab, configuration: &str) -> Result<String> {
+pub fn push(lab: &Lab, configuration: &str) -> Result<String> {
     write(lab, "configuration.nix", format!("{{ lib, release }}:\n{{\n{configuration}\n}}\n"))?;
     lab.flake.commit("ns1: another configuration")
 }

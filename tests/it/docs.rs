@@ -1,4 +1,7 @@
-//! The pages about the protocol say what the program does.
+//! The pages say what the program does.
+
+mod commands;
+mod plans;
 
 use homelab_deploy::protocol::{DiscoveryAnswer, DiscoveryRequest, LogAnswer, LogRequest, Request, Response};
 use serde_json::Value;

@@ -35,6 +35,7 @@ mod module;
 mod own_place;
 mod permissions;
 mod predecessor;
+mod report_page;
 mod returning;
 mod rollback;
 mod runs;

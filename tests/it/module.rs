@@ -17,11 +17,11 @@ use nkeys::KeyPair;
 use serde_json::{Value, json};
 
 /// Runs a program and returns what it did; `None` where there is no such program.
-fn run(program: &str, arguments: &[&str]) -> Option<Output> {
+pub fn run(program: &str, arguments: &[&str]) -> Option<Output> {
     match Command::new(program).args(arguments).current_dir(env!("CARGO_MANIFEST_DIR")).output() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             // Past the test harness, which shows only what is said by tests that fail.
-            writeln!(io::stderr(), "SKIPPED a test of the NixOS module: there is no {program} here").ok();
+            writeln!(io::stderr(), "SKIPPED a test of Nix: there is no {program} here").ok();
             None
         }
         output => Some(output.unwrap()),

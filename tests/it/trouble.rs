@@ -1,5 +1,9 @@
 //! `deploy` when something goes wrong around it: interrupts, outages, and answers that should not be.
 
+mod output;
+mod server;
+mod words;
+
 use std::time::Duration;
 
 use serde_json::{Value, json};

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use miette::{IntoDiagnostic, Result};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
 
 /// An authority, and certificates of it for a server on this machine and for a client.
 #[derive(Debug)]
@@ -16,14 +16,18 @@ impl Authority {
     /// Makes an authority whose files are in `folder`.
     pub fn create(folder: &Path) -> Result<Self> {
         fs::create_dir_all(folder).into_diagnostic()?;
-        let mut params = CertificateParams::new([]).into_diagnostic()?;
+        let mut params = CertificateParams::new(["127.0.0.1".to_owned()]).into_diagnostic()?;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().into_diagnostic()?).into_diagnostic()?;
+        let key = KeyPair::generate().into_diagnostic()?;
         let authority = Self { folder: folder.to_owned() };
+        fs::write(authority.file("ca", "key"), key.serialize_pem()).into_diagnostic()?;
+        let issuer = CertifiedIssuer::self_signed(params, key).into_diagnostic()?;
         fs::write(authority.certificate(), issuer.pem()).into_diagnostic()?;
-        for (name, address) in [("server", "127.0.0.1"), ("client", "client.example.com")] {
+        let until = [("server", "127.0.0.1", 4096), ("client", "client.example.com", 4096), ("old", "127.0.0.1", 2021)];
+        for (name, address, year) in until {
             let key = KeyPair::generate().into_diagnostic()?;
-            let certificate = CertificateParams::new([address.to_owned()]).into_diagnostic()?;
+            let mut certificate = CertificateParams::new([address.to_owned()]).into_diagnostic()?;
+            certificate.not_after = date_time_ymd(year, 1, 1);
             let certificate = certificate.signed_by(&key, &issuer).into_diagnostic()?;
             fs::write(authority.file(name, "pem"), certificate.pem()).into_diagnostic()?;
             fs::write(authority.file(name, "key"), key.serialize_pem()).into_diagnostic()?;
@@ -43,16 +47,21 @@ impl Authority {
 
     /// What makes a nats-server require TLS.
     pub fn configuration(&self) -> String {
-        format!("tls {{ {} }}\n", self.server())
+        self.configuration_showing("server")
+    }
+
+    /// The same with one of the other certificates: the `client`'s, an `old` one, or that of the authority, `ca`.
+    pub fn configuration_showing(&self, name: &str) -> String {
+        format!("tls {{ {} }}\n", self.shown(name))
     }
 
     /// What makes a nats-server require TLS, and of its clients a certificate of this authority.
     pub fn configuration_with_clients(&self) -> String {
-        format!("tls {{ {}, ca_file: \"{}\", verify: true }}\n", self.server(), self.certificate().display())
+        format!("tls {{ {}, ca_file: \"{}\", verify: true }}\n", self.shown("server"), self.certificate().display())
     }
 
-    fn server(&self) -> String {
-        let (certificate, key) = (self.file("server", "pem"), self.file("server", "key"));
+    fn shown(&self, name: &str) -> String {
+        let (certificate, key) = (self.file(name, "pem"), self.file(name, "key"));
         format!("cert_file: \"{}\", key_file: \"{}\"", certificate.display(), key.display())
     }
 

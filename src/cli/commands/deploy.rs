@@ -27,6 +27,7 @@ use crate::protocol::{Action, Revision, Subject, Target, Tier};
 use crate::report;
 use crate::rollout::summary::HostState;
 use crate::rollout::{HostOutcome, Outcome, Summary};
+use crate::text::nearest;
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Deploy {
@@ -201,7 +202,13 @@ fn nobody_there(roster: &Roster, subject: Subject) -> CommandError {
         "no listener answers at all: check that they run, and that they use the same NATS server".to_owned()
     } else {
         let subjects: Vec<&str> = subjects.iter().map(Subject::as_str).collect();
-        format!("these do: {}; `homelab-deploy hosts` tells more", subjects.join(", "))
+        let near = nearest(
+            subject.as_str().rsplit('.').next().unwrap_or_default(),
+            roster.hosts().map(|host| host.hostname.as_str()),
+        );
+        let near = near.and_then(|near| subjects.iter().find(|subject| subject.rsplit('.').next() == Some(near)));
+        let near = near.map(|near| format!("did you mean {near}? ")).unwrap_or_default();
+        format!("{near}these do: {}; `homelab-deploy hosts` tells more", subjects.join(", "))
     };
     Exit::Failed.with(NobodyThere { subject, help })
 }

@@ -68,7 +68,7 @@ impl Hosts {
         Ok(Exit::Success)
     }
 
-    /// Shows the list in place, until the operator has seen enough.
+    /// Shows the list in place, until the operator or the reader has seen enough.
     async fn watch(&self, bus: &mut Bus) -> CommandResult {
         loop {
             let list = match self.call(bus).await {
@@ -80,7 +80,9 @@ impl Hosts {
                 Err(FleetError::Disconnected) => "the connection to NATS was lost\n".to_owned(),
                 Err(error) => return Err(Exit::Precondition.with(error)),
             };
-            out::in_place(&list);
+            if !out::in_place(&list) {
+                return Ok(Exit::Success);
+            }
             tokio::time::sleep(WATCH_EVERY).await;
         }
     }

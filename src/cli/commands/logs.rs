@@ -1,6 +1,5 @@
 //! `logs`: what a run on a host has written.
 
-use std::io::{self, Write};
 use std::time::Duration;
 
 use clap::Args;
@@ -15,7 +14,7 @@ use crate::cli::state::StateArgs;
 use crate::cli::{one_host, out};
 use crate::operator::{Awaited, LogReader, Purpose, RollCall};
 use crate::protocol::{Feature, HostName, HostReport, RequestId, Sender, Tier};
-use crate::text::safe;
+use crate::text::{nearest, safe};
 
 /// How long to wait for more after nothing new was written.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -48,10 +47,10 @@ pub(in crate::cli) struct Logs {
 enum LogsError {
     #[error("{0} does not answer")]
     #[diagnostic(help(
-        "check the name with `homelab-deploy hosts`, and that the listener runs there; on the host itself, the listener keeps \
+        "{1}check the name with `homelab-deploy hosts`, and that the listener runs there; on the host itself, the listener keeps \
          the logs in its state directory, as runs/*/output.log"
     ))]
-    NotThere(String),
+    NotThere(String, String),
     #[error("several machines go by the name {0}")]
     #[diagnostic(help("write the tier as well, such as prod.ns1; within a tier, stop one of the listeners"))]
     Several(String),
@@ -63,8 +62,6 @@ enum LogsError {
     #[error("{0} has not run anything yet")]
     #[diagnostic(help("`homelab-deploy deploy` begins a run; --id names one"))]
     NothingRun(String),
-    #[error("the log cannot be written to stdout: {0}")]
-    Output(#[source] io::Error),
 }
 
 impl Logs {
@@ -105,10 +102,14 @@ impl Logs {
             out::note(&format!("{tier}: this key may not hear it"));
         }
         let is_meant = |report: &HostReport| report.hostname == host && tier.is_none_or(|tier| tier == report.tier);
+        let near = nearest(host.as_str(), called.hosts.iter().map(|answer| answer.report.hostname.as_str()));
+        let near =
+            called.hosts.iter().map(|answer| &answer.report).find(|report| Some(report.hostname.as_str()) == near);
+        let near = near.map(|near| format!("did you mean {}.{}? ", near.tier, near.hostname)).unwrap_or_default();
         let mut found = called.hosts.into_iter().map(|answer| answer.report).filter(is_meant);
         match (found.next(), found.next()) {
             (Some(report), None) => Ok(report),
-            (None, _) => Err(Exit::Precondition.with(LogsError::NotThere(self.target.clone()))),
+            (None, _) => Err(Exit::Precondition.with(LogsError::NotThere(self.target.clone(), near))),
             (Some(_), Some(_)) => Err(Exit::Precondition.with(LogsError::Several(self.target.clone()))),
         }
     }
@@ -124,11 +125,8 @@ impl Logs {
             offset = page.next;
             let is_over = page.end || page.data.is_empty() && !self.follow;
             let text = if is_over { lines.take_all(&page.data) } else { lines.take(&page.data) };
-            match write(&text) {
-                Ok(()) => {}
-                // Who has read enough of it closes the pipe.
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(Exit::Success),
-                Err(error) => return Err(Exit::Failed.with(LogsError::Output(error))),
+            if !out::data(&text) {
+                return Ok(Exit::Success);
             }
             if is_over {
                 if !page.end {
@@ -147,12 +145,6 @@ impl Logs {
 fn latest(report: &HostReport) -> Option<RequestId> {
     let current = report.busy.as_ref().and_then(|busy| busy.id.parse().ok());
     current.or_else(|| report.last.as_ref()?.id.parse().ok())
-}
-
-fn write(text: &str) -> io::Result<()> {
-    let mut stdout = io::stdout().lock();
-    stdout.write_all(text.as_bytes())?;
-    stdout.flush()
 }
 
 /// Makes whole lines out of pages, clean enough for a terminal.

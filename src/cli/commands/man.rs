@@ -28,7 +28,9 @@ impl Man {
             Some(folder) => {
                 write_all(command, &folder).map_err(|error| Exit::Precondition.with(ManError(folder, error)))?;
             }
-            None => out::data(&page(command)),
+            None => {
+                out::data(&page(command));
+            }
         }
         Ok(Exit::Success)
     }

@@ -69,7 +69,9 @@ impl Report {
                 let written = fs::write(&path, text);
                 written.map_err(|error| Exit::Precondition.with(ReportError::Unwritable(path, error)))?;
             }
-            None => out::data(&text),
+            None => {
+                out::data(&text);
+            }
         }
         Ok(Exit::Success)
     }

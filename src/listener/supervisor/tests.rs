@@ -327,15 +327,14 @@ fn a_branch_that_is_not_there_and_a_server_that_is_not_are_told_apart() {
         assert_eq!(output, "", "nothing is built");
         verdict(&result).replace(flake.git_remote().unwrap(), "URL")
     };
-    insta::assert_snapshot!(resolve(&flake, "nothere"), @r#"failed invalid_revision: URL has no branch or tag "nothere""#);
+    insta::assert_snapshot!(resolve(&flake, "nothere"), @r#"failed invalid_revision: URL has no branch or tag "nothere"; its branches and tags are main, v1"#);
     insta::assert_snapshot!(resolve(&flake, "abcdef1"), @r#"failed invalid_revision: URL has no branch or tag "abcdef1"; no branch, tag, clone or earlier rollout has a commit that begins like this: give all 40 digits"#);
 
     // Nobody listens there any more.
     let (server, flake) = silent_server();
     drop(server);
     let said = resolve(&flake, "main");
-    assert!(said.starts_with("failed build_failed: cannot look up \"main\": `git ls-remote"), "{said}");
-    assert!(said.contains("fatal: unable to access"), "{said}");
+    assert!(said.starts_with("failed build_failed: cannot look up \"main\": fatal: unable to access"), "{said}");
 }
 
 #[test]

@@ -84,6 +84,22 @@ impl Discovered {
 impl RollCall<'_> {
     /// Asks, and listens for as long as somebody may still answer.
     pub async fn call(&self, bus: &mut Bus) -> Result<Discovered, FleetError> {
+        match self.ask(bus).await {
+            Err(FleetError::NotForTier { .. }) if self.is_of_listener(bus).await => Err(FleetError::OfListener),
+            called => called,
+        }
+    }
+
+    /// Whether the credential may hear the question who is there, and not ask it.
+    async fn is_of_listener(&self, bus: &mut Bus) -> bool {
+        let question = self.discovery.subject.to_string();
+        let [hearing, asking] =
+            [Operation::Subscribe, Operation::Publish].map(|operation| (operation, question.clone()));
+        let tried = bus.try_out(&[hearing.clone(), asking.clone()]).await;
+        tried.is_ok_and(|tried| tried.refused.contains(&asking) && !tried.refused.contains(&hearing))
+    }
+
+    async fn ask(&self, bus: &mut Bus) -> Result<Discovered, FleetError> {
         let known = self.recall();
         let mut call = Call::new(self);
         let mut expected = Expected::new(&self.awaited, self.discovery, &known);

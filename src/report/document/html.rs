@@ -9,7 +9,7 @@ const STYLE: &str = "
 body{margin:0;background:var(--page);color:var(--ink);font:16px/1.5 system-ui,sans-serif}
 main{max-width:1100px;margin:0 auto;padding:1rem}
 h1{font-size:1.5rem;margin:.5rem 0}h2{font-size:1.1rem;margin:2rem 0 .5rem}
-h1,h2,td,dd,p{overflow-wrap:anywhere}
+h1,h2,dd,p,td:last-child{overflow-wrap:anywhere}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:.1rem 1rem;margin:0}
 dt,th,.dim{color:var(--dim);font-weight:400}dd{margin:0}
 svg{display:block;width:100%;margin-top:.5rem}svg text{fill:var(--ink);font-size:13px}svg .dim{fill:var(--dim)}
@@ -18,7 +18,7 @@ table{border-collapse:collapse;width:100%}th{text-align:left}
 th,td{padding:.3rem .8rem .3rem 0;border-bottom:1px solid var(--line);vertical-align:top}
 pre{overflow-x:auto;background:var(--band);padding:.6rem;margin:.3rem 0;font-size:.85rem}
 summary{cursor:pointer;margin-top:.5rem}
-@media(max-width:600px){thead{display:none}tr{display:block;padding:.4rem 0;border-bottom:1px solid var(--line)}td{display:block;border:0;padding:0}td:empty{display:none}td:first-child{font-weight:600}}
+@media(max-width:600px){thead{display:none}tr{display:block;padding:.4rem 0;border-bottom:1px solid var(--line)}td{display:block;border:0;padding:0;overflow-wrap:anywhere}td:empty{display:none}td:first-child{font-weight:600}}
 ";
 
 /// How high the row of a wave or host is on the time line, in pixels.

@@ -33,7 +33,7 @@ fn lose_repository(lab: &Lab) {
 async fn a_branch_that_does_not_exist_is_told_before_anything_is_sent() {
     let lab = stage::lab(&["prod.ns1"]).await;
     let ended = refused(&lab, apply(&lab, "mian")).await;
-    ended.told("has no branch or tag \"mian\"");
+    ended.told("has no branch or tag \"mian\"").told("[plans/plan.toml:1:12]").told("did you mean \"main\"?");
 }
 
 #[tokio::test]
