@@ -60,7 +60,8 @@ pub async fn supervise(dir: RunDir, starter: &Notifier) -> io::Result<()> {
         activation: None,
     };
     let host = Host::new(spec.root.clone());
-    let result = Deployment { dir: dir.clone(), spec, host, keeper }.carry_out().await?;
+    // On the heap, since every future above would hold all of it otherwise.
+    let result = Box::pin(Deployment { dir: dir.clone(), spec, host, keeper }.carry_out()).await?;
     dir.write_result(&result)
 }
 

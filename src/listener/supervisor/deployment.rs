@@ -159,8 +159,7 @@ impl Deployment {
     /// Deploys what was built elsewhere, or else what the revision stands for.
     async fn deploy(&mut self, found: SystemSnapshot) -> Attempt {
         match self.spec.system.clone() {
-            // On the heap, since every future above would hold all of it otherwise.
-            Some(system) => Box::pin(self.deploy_system(&system, found)).await,
+            Some(system) => self.deploy_system(&system, found).await,
             None => self.deploy_revision(found).await,
         }
     }
