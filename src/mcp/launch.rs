@@ -115,7 +115,7 @@ impl Context {
             if wanted.source.is_none() {
                 check_targets(&wanted.plan, &called.roll)?;
             }
-            let mut prepared = wanted.settle(called).await?;
+            let mut prepared = Box::pin(wanted.settle(called)).await?;
             within_reach(credential, &prepared.rollout.plan)?;
             prepared.warnings.extend(report::missed(&prepared.missed(&self.settings.journals)));
             Ok(prepared)
