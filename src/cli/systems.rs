@@ -13,7 +13,7 @@ use crate::protocol::{FlakeAttr, HostName};
 // How systems are built.
 #[derive(Debug, Args)]
 pub(super) struct BuildArgs {
-    /// Copy the systems there, as `nix copy --to` takes it: a folder as file:///srv/cache, s3://BUCKET, ssh-ng://HOST
+    /// Copy the systems there, as `nix copy --to` takes it: `file:///srv/cache`, `s3://BUCKET`, `ssh-ng://HOST`
     #[arg(long, env = "HOMELAB_DEPLOY_COPY_TO", value_name = "URL")]
     copy_to: Option<String>,
 

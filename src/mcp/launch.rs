@@ -129,7 +129,7 @@ impl ToolContext {
             if wanted.source.is_none() {
                 check_targets(&wanted.plan, &called.roll)?;
             }
-            let mut prepared = wanted.settle(called).await?;
+            let mut prepared = Box::pin(wanted.settle(called)).await?;
             within_reach(credential, &prepared.rollout.plan)?;
             prepared.warnings.extend(report::missed(&prepared.missed(&self.settings.journals)));
             Ok(prepared)

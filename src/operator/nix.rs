@@ -175,8 +175,9 @@ fn readable(flake: &FlakeUrl, command: &mut Command) -> Result<FlakeUrl, NixErro
 }
 
 fn no_configuration(host: &HostName, attr: &str, names: &BTreeSet<String>) -> NixError {
-    let likeness = |name: &&String| (strsim::jaro(attr, name) * 1e3) as u32;
-    let nearest = names.iter().max_by_key(likeness).filter(|name| strsim::jaro(attr, name) > 0.7);
+    let likeness = |name: &String| strsim::jaro(attr, name);
+    let nearest = names.iter().max_by(|one, other| likeness(one).total_cmp(&likeness(other)));
+    let nearest = nearest.filter(|name| likeness(name) > 0.7);
     let help = match nearest {
         Some(name) => format!("did you mean {name}? Then say so with --attr {host}={name}"),
         None if names.is_empty() => "it has no nixosConfigurations at all: check --flake".to_owned(),

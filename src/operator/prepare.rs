@@ -186,7 +186,9 @@ impl PrepareOptions {
             match found.and_then(|Found { flake, commit, subject, history }| Ok((flake, commit?, subject, history))) {
                 Ok((flake, commit, subject, mut history)) => {
                     warnings.extend(history.problem());
-                    changes = self.give_systems(&mut frozen, &roster, flake.as_ref(), &commit, &mut warnings).await?;
+                    let given = self.give_systems(&mut frozen, &roster, flake.as_ref(), &commit, &mut warnings);
+                    // Few plans have systems, and what awaits them is large.
+                    changes = Box::pin(given).await?;
                     ahead = ahead_of(&commit, &frozen, &mut history).await;
                     if self.kind == Kind::Rollout && !self.even_if_current {
                         leave_current(&commit, &mut frozen, &roster);

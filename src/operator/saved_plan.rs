@@ -68,7 +68,7 @@ impl SavedPlan {
     }
 
     /// The file.
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         serde_json::to_string_pretty(self).expect("what was settled has string keys only") + "\n"
     }
 

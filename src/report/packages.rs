@@ -70,8 +70,10 @@ fn row(package: &PackageChange, changes: &Changes, rollout: &Rollout) -> [String
 /// What there is to say of hosts and not of packages.
 fn notes(rollout: &Rollout, changes: &Changes, told: &BTreeSet<&HostName>) -> Vec<String> {
     let Changes { packages, reboots, unchanged, unknown, missing, to_fetch, to_fetch_most } = changes;
-    let changed: BTreeSet<HostName> = packages.iter().flat_map(|package| &package.hosts).cloned().collect();
-    let untold = changed.into_iter().filter(|host| !told.contains(host)).collect();
+    let is_untold = |host: &&HostName| {
+        !told.contains(host) && ![unchanged, unknown, missing].iter().any(|hosts| hosts.contains(*host))
+    };
+    let untold = rollout.plan.hosts().map(|host| &host.hostname).filter(is_untold).cloned().collect();
     let unseen: BTreeSet<HostName> = packages
         .iter()
         .filter(|package| is_booted(package, changes))

@@ -138,13 +138,12 @@ impl Build {
         let roll = RollCall { discovery: &self.operator.discovery(&self.state), purpose, awaited }.call(&mut bus).await;
         let roster = Roster::new(roll.map_err(|error| Exit::Precondition.with(error))?.hosts);
         let (resolved, _) = plan.resolve(&roster).map_err(usage)?;
-        let flake = match flake {
-            Some(flake) => Some(flake),
-            None => {
-                let named = resolved.flake_of_hosts(&roster).map_err(usage)?;
-                let usable = flakes.usable(named, &revision, Need::Yes).await;
-                usable.map_err(|error| Exit::Precondition.with(error))?
-            }
+        let flake = if flake.is_some() {
+            flake
+        } else {
+            let named = resolved.flake_of_hosts(&roster).map_err(usage)?;
+            let usable = flakes.usable(named, &revision, Need::Yes).await;
+            usable.map_err(|error| Exit::Precondition.with(error))?
         };
         Ok(Order { hosts: names(&resolved), flake, revision })
     }

@@ -9,6 +9,7 @@ use crate::rollout::flight::InFlight;
 use crate::rollout::host::Instances;
 
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "it is a record of what is known of a host")]
 pub(super) struct Contact {
     pub(super) timer: Timer,
     pub(super) supports_ids: bool,
