@@ -48,6 +48,7 @@ fn frozen(host: &str) -> ResolvedHost {
         present: true,
         supports_ids: true,
         supports_rollback: true,
+        supports_log: false,
         is_current: false,
         revision: None,
     }

@@ -118,6 +118,7 @@ impl<'a> Resolver<'a> {
                 present: false,
                 supports_ids: false,
                 supports_rollback: false,
+                supports_log: false,
                 is_current: false,
                 revision: None,
             });
@@ -140,6 +141,7 @@ impl<'a> Resolver<'a> {
             present: true,
             supports_ids: report.supports_ids(),
             supports_rollback: report.has(&Feature::Rollback),
+            supports_log: report.has(&Feature::Log),
             is_current: false,
             revision: report.revision.clone(),
         })

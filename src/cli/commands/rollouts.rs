@@ -32,7 +32,9 @@ pub(in crate::cli) struct Rollouts {
     state: StateArgs,
 }
 
+// The record of a rollout has no logs.
 #[derive(Debug, Args)]
+#[command(mut_arg("verbose", |verbose| verbose.hide(true)))]
 pub(in crate::cli) struct Status {
     /// The beginning of the rollout's id [default: the one that runs, else the latest]
     id: Option<String>,

@@ -47,6 +47,7 @@ pub(in crate::report) fn wave(name: &str, hosts: &[&str]) -> ResolvedWave {
         present: true,
         supports_ids: true,
         supports_rollback: true,
+        supports_log: false,
         is_current: false,
         revision: Some(commit(OLD)),
     };

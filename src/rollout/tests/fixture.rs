@@ -73,6 +73,7 @@ pub(super) fn host(hostname: &str) -> ResolvedHost {
         present: true,
         supports_ids: true,
         supports_rollback: true,
+        supports_log: false,
         is_current: false,
         revision: None,
     }
