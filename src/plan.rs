@@ -52,6 +52,8 @@ pub struct Plan {
     pub revision: Option<Revision>,
     /// Where to look the revision up, instead of the flake that the hosts name.
     pub flake: Option<FlakeUrl>,
+    /// What is told how the rollout goes.
+    pub hooks: Hooks,
     /// The waves in the order in which they run; at least one.
     pub waves: Vec<Wave>,
 }
@@ -124,7 +126,7 @@ impl Plan {
         let name = selector.target.subject().to_string();
         let targets = vec![Spanned::nowhere(selector)];
         let wave = Wave { name: Spanned::nowhere(name.clone()), targets, exclude: Vec::new(), settings };
-        Self { name, revision: None, flake: None, waves: vec![wave] }
+        Self { name, revision: None, flake: None, hooks: Hooks::default(), waves: vec![wave] }
     }
 
     /// The tiers whose hosts have to be asked for before the plan can be resolved.

@@ -9,7 +9,7 @@ use miette::Diagnostic;
 use thiserror::Error;
 
 use super::journal::Recorded;
-use crate::plan::{Plan, Roster, Selector, Settings, Spanned, Wave};
+use crate::plan::{Hooks, Plan, Roster, Selector, Settings, Spanned, Wave};
 use crate::protocol::{Commit, HostName, RequestId, RolloutId, Target, Tier};
 use crate::rollout::Rollout;
 use crate::rollout::summary::HostView;
@@ -134,7 +134,11 @@ impl RollbackPlan {
             return Err(RollbackError::SeveralCommits(groups.collect::<Vec<_>>().join("; ")));
         }
         let (commit, _) = by_commit.pop_first().ok_or(RollbackError::NothingToUndo)?;
-        Ok(Self { plan: Plan { name, revision: None, flake: None, waves }, commit: commit.clone(), undone })
+        Ok(Self {
+            plan: Plan { name, revision: None, flake: None, hooks: Hooks::default(), waves },
+            commit: commit.clone(),
+            undone,
+        })
     }
 
     /// Makes sure that what is undone is the last that the hosts ran, or that they have returned already.

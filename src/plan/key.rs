@@ -45,7 +45,7 @@ pub(super) enum ValueKind {
 }
 
 /// The keys at the top of the file.
-pub(super) const TOP_KEYS: [Key; 6] = [
+pub(super) const TOP_KEYS: [Key; 9] = [
     Key {
         name: "name",
         takes: ValueKind::Name,
@@ -67,6 +67,20 @@ pub(super) const TOP_KEYS: [Key; 6] = [
         default: nothing,
         meaning: "The flake in which `revision` is looked up, such as \"git+https://git.example.com/nixos\". \
                   Without it: --flake, else the one that the hosts name, once it was accepted.",
+    },
+    Key {
+        name: "on_start",
+        takes: ValueKind::Command,
+        default: nothing,
+        meaning: "A program that is told when the rollout begins, or goes on: the program and its arguments, which no \
+                  shell reads. It finds the rollout on its standard input as JSON, has 30 seconds, and changes nothing.",
+    },
+    Key { name: "on_halt", takes: ValueKind::Command, default: nothing, meaning: "The same for when a wave fails." },
+    Key {
+        name: "on_finish",
+        takes: ValueKind::Command,
+        default: nothing,
+        meaning: "The same for when the rollout is over, however it ended.",
     },
     Key {
         name: "defaults",

@@ -60,7 +60,8 @@ fn rest(summary: &Summary, rollout: &Rollout) -> Plan {
         let settings = Settings { action: wave.action, min_hosts: 0, ..Settings::default() };
         (!targets.is_empty()).then(|| one_wave(&wave.name, targets, settings))
     });
-    Plan { name: rollout.name().to_owned(), revision: None, flake: None, waves: waves.collect() }
+    let hooks = rollout.plan.hooks.clone();
+    Plan { name: rollout.name().to_owned(), revision: None, flake: None, hooks, waves: waves.collect() }
 }
 
 fn is_over(summary: &Summary, index: usize) -> bool {

@@ -18,6 +18,9 @@ impl Display for Plan {
         if let Some(flake) = &self.flake {
             writeln!(f, "flake = {}", Quoted(flake.as_str()))?;
         }
+        for (hook, command) in self.hooks.all() {
+            writeln!(f, "{hook} = {}", List(command))?;
+        }
         self.waves.iter().try_for_each(|wave| write!(f, "\n{wave}"))
     }
 }

@@ -49,6 +49,7 @@ prop_compose! {
         name in "[a-z0-9-]{1,9}",
         revision in prop::option::of(select(vec!["main", "v1.2", "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b"])),
         flake in prop::option::of(select(vec!["github:o/r", "git+https://h/x?dir=\"a\\b\""])),
+        on_finish in prop::option::of(prop::collection::vec("[a-z \"]{1,5}", 1..3)),
         waves in prop::collection::vec(
             (prop::collection::vec(selector(), 1..4), prop::collection::vec(selector(), 0..3), settings()), 1..5),
     ) -> Plan {
@@ -59,6 +60,7 @@ prop_compose! {
             name,
             revision: revision.map(|text| text.parse().unwrap()),
             flake: flake.map(|text| text.parse().unwrap()),
+            hooks: crate::plan::Hooks { on_finish, ..crate::plan::Hooks::default() },
             waves: waves.into_iter().enumerate().map(wave).collect(),
         }
     }
