@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
+use std::path::Path;
 use std::sync::Arc;
 
 use clap::error::Result;
@@ -77,8 +78,8 @@ fn completing(mut command: Command, words: impl Iterator<Item = OsString>) -> Co
         return command;
     };
     let written = Arc::new(written);
-    let is_of = |of: &Option<&str>| of.is_none_or(|of| of == name);
-    let with_values = |arg: Arg| match VALUES.iter().find(|(of, id, _)| is_of(of) && arg.get_id() == id) {
+    let is_of = |of: Option<&str>| of.is_none_or(|of| of == name);
+    let with_values = |arg: Arg| match VALUES.iter().find(|(of, id, _)| is_of(*of) && arg.get_id() == id) {
         Some((_, _, values)) => {
             let completer = Completer { values: *values, written: Arc::clone(&written) };
             arg.add(ArgValueCompleter::new(completer))
@@ -111,7 +112,8 @@ fn plans(written: &ArgMatches) -> Vec<String> {
     let files =
         std::fs::read_dir(".").into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     let is_plan = |file: &String| {
-        file.ends_with(".toml") && std::fs::read_to_string(file).is_ok_and(|text| text.contains("[[wave]]"))
+        Path::new(file).extension().is_some_and(|end| end == "toml")
+            && std::fs::read_to_string(file).is_ok_and(|text| text.contains("[[wave]]"))
     };
     names.into_iter().chain(files.filter(is_plan)).collect()
 }

@@ -87,7 +87,7 @@ impl Rollouts {
         } else if rows.is_empty() {
             out::note("No rollout was run from here.");
         } else {
-            out::data(&report::rollouts_table(&rows, clock::now()));
+            out::data(&report::rollouts_table(&rows, clock::now(), out::data_room()));
         }
         Ok(Exit::Success)
     }
