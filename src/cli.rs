@@ -9,6 +9,7 @@ mod confirm;
 mod connection;
 mod context;
 mod display;
+mod dry_run;
 mod errors;
 mod exit;
 mod flake;

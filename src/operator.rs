@@ -25,7 +25,8 @@ mod testing;
 
 pub use drive::{Drive, DriveError};
 pub use fleet::{
-    Awaited, Discovered, Discovery, Fleet, FleetError, FleetTask, KnownHosts, LogError, LogReader, Purpose, RollCall,
+    Awaited, Discovered, Discovery, Fleet, FleetError, FleetTask, KnownHosts, LogError, LogReader, LogWatch, Purpose,
+    RollCall,
 };
 pub use history::History;
 pub use nix::{BuildOptions, NixError};

@@ -64,6 +64,8 @@ pub struct Plan {
     pub systems: Option<String>,
     /// Whether the hosts of all waves fetch their systems before any of them is changed.
     pub stage: bool,
+    /// What is told how the rollout goes.
+    pub hooks: Hooks,
     /// The waves in the order in which they run; at least one.
     pub waves: Vec<Wave>,
 }
@@ -134,7 +136,15 @@ impl Plan {
         let name = selector.target.subject().to_string();
         let targets = vec![Spanned::nowhere(selector)];
         let wave = Wave { name: Spanned::nowhere(name.clone()), targets, exclude: Vec::new(), settings };
-        Self { name, revision: None, flake: None, systems: None, stage: false, waves: vec![wave] }
+        Self {
+            name,
+            revision: None,
+            flake: None,
+            hooks: Hooks::default(),
+            systems: None,
+            stage: false,
+            waves: vec![wave],
+        }
     }
 
     /// The tiers whose hosts have to be asked for before the plan can be resolved.

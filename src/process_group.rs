@@ -78,7 +78,7 @@ pub(crate) async fn output_of_fed(command: &mut Command, input: &[u8], limit: Du
         if let Some(mut stdin) = stdin {
             stdin.write_all(input).await.ok();
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     };
     let output = async {
         tokio::select! {

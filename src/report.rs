@@ -37,6 +37,7 @@ pub use recap::recap;
 pub use rollouts::{Liveness, rollouts_json, rollouts_table};
 pub use wording::{cause, missed};
 
+use crate::protocol::HostName;
 use crate::rollout::{Event, Summary};
 
 pub trait Reporter {
@@ -46,10 +47,24 @@ pub trait Reporter {
     /// Shows that time passes while nothing happens. To be called about once a second.
     fn tick(&mut self, now: Timestamp, summary: &Summary) -> io::Result<()>;
 
+    /// Shows what a run on a host has written, in whole lines that are clean enough for a terminal.
+    fn log(&mut self, _host: &HostName, _lines: &[String]) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Lets all of that be seen. Events come in crowds, and what they have to say is written together.
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// What is shown of the logs of the runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogView {
+    /// The last line of each, where it can stand in place.
+    LastLine,
+    /// All of them.
+    Whole,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! Aliases of deploy subjects, which the environment and the context define.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
 
 use crate::protocol::alias_variable;
@@ -12,6 +12,17 @@ static OF_CONTEXT: OnceLock<BTreeMap<String, String>> = OnceLock::new();
 pub(super) fn remember(aliases: BTreeMap<String, String>) {
     let by_variable = aliases.into_iter().map(|(alias, subject)| (alias_variable(&alias), subject));
     OF_CONTEXT.set(by_variable.collect()).ok();
+}
+
+/// The names of the aliases that there are.
+pub(super) fn names() -> Vec<String> {
+    let of_context = OF_CONTEXT.get().into_iter().flat_map(BTreeMap::keys).cloned();
+    let set = std::env::vars_os().filter_map(|(variable, _)| variable.into_string().ok());
+    let name = |variable: String| {
+        let alias = variable.strip_prefix(&alias_variable(""))?.to_lowercase().replace('_', "-");
+        (!alias.is_empty()).then_some(alias)
+    };
+    of_context.chain(set).filter_map(name).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 /// What an alias stands for, by the variable that defines it: what the environment says, else what the context does.

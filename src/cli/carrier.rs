@@ -63,6 +63,7 @@ impl Carrier<'_> {
         let precondition = |error| Exit::Precondition.with(error);
         let link =
             FleetTask::subscribe(bus, rollout, self.operator.discovery(self.state)).await.map_err(precondition)?;
+        let link = link.watching(rollout, self.display.watch());
         let (interrupts, _listening) = interrupts::listen(self.state.journals().stop_file(rollout.id))?;
         let (fleet, end) = Fleet::channels();
         let mut messages = JoinSet::new();
@@ -70,6 +71,7 @@ impl Carrier<'_> {
         let display = Display::start(self.display.reporter(), recorded);
         let confirm = confirm::wave(self.display.audience(), display.shown());
         let drive = Drive::new(fleet, Some(journal), vec![Box::new(display)], interrupts, confirm, for_hooks);
+        let drive = drive.watching(self.display.watch());
         let ended = drive.run(&mut machine).await;
         // The drive has let go of its ends of the channels; what it published last is flushed before the command ends.
         messages.join_all().await;

@@ -2,7 +2,9 @@
 //!
 //! What the flags and arguments are stands in their own structs; here is which values they can have.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
+use std::path::Path;
 use std::sync::Arc;
 
 use clap::error::Result;
@@ -10,12 +12,14 @@ use clap::{Arg, ArgMatches, Command, FromArgMatches, Parser};
 use clap_complete::engine::{ArgValueCompleter, CompletionCandidate, PathCompleter, ValueCompleter};
 use clap_complete::env::{Bash, CompleteEnv, EnvCompleter, Fish, Shells, Zsh};
 
-use super::context;
 use super::plan_file::{PlanArgs, PlanFolders};
+use super::runtime::block_on;
 use super::state::StateArgs;
-use crate::operator::journal::Journals;
-use crate::plan::ResolvedHost;
-use crate::protocol::{Action, Tier};
+use super::{alias, context};
+use crate::operator::journal::{Journals, Recorded};
+use crate::operator::{History, KnownHosts};
+use crate::protocol::{Action, HostName, Role, Tier};
+use crate::rollout::Outcome;
 
 /// The variable in which a shell says that it asks, and what it is.
 const ASKING: &str = "COMPLETE";
@@ -25,17 +29,25 @@ const PROGRAM: &str = "homelab-deploy";
 /// The values that an argument can have, given what has been written of the line.
 type Values = fn(&ArgMatches) -> Vec<String>;
 
-/// The arguments whose values can be told, by their ids in all subcommands.
-const VALUES: [(&str, Values); 9] = [
-    ("plan", plan_names),
-    ("only", wave_names),
-    ("from", wave_names),
-    ("exclude", host_names),
-    ("target", host_targets),
-    ("id", rollout_ids),
-    ("resume", rollout_ids),
-    ("tier", |_| Tier::ALL.map(|tier| tier.to_string()).to_vec()),
-    ("action", |_| Action::ALL.map(|action| action.to_string()).to_vec()),
+/// The arguments whose values can be told: the command, where others have one of the same id that means something else, and
+/// the id.
+const VALUES: [(Option<&str>, &str, Values); 16] = [
+    (None, "plan", plans),
+    (None, "only", wave_names),
+    (None, "from", wave_names),
+    (None, "exclude", host_names),
+    (Some("logs"), "target", hosts_with_tiers),
+    (None, "target", targets),
+    (None, "hosts", hosts_and_rollouts),
+    (Some("abort"), "id", running_rollouts),
+    (None, "id", rollouts),
+    (None, "resume", unfinished_rollouts),
+    (None, "run", runs),
+    (None, "branch", branches),
+    (None, "revision", branches),
+    (None, "to", |_| vec!["previous".to_owned()]),
+    (None, "tier", |_| Tier::ALL.map(|tier| tier.to_string()).to_vec()),
+    (None, "action", |_| Action::ALL.map(|action| action.to_string()).to_vec()),
 ];
 
 /// Answers a shell that asks how the line can go on; `false` when none does.
@@ -61,10 +73,13 @@ fn completing(mut command: Command, words: impl Iterator<Item = OsString>) -> Co
     // The line is not finished, so whatever is missing or wrong in it is passed over.
     let Ok(words) = context::settle(&command, words.collect()) else { return command };
     let written = command.clone().ignore_errors(true).try_get_matches_from(words).ok();
-    let Some((_, written)) = written.and_then(|mut written| written.remove_subcommand()) else { return command };
+    let Some((name, written)) = written.and_then(|mut written| written.remove_subcommand()) else {
+        return command;
+    };
     let written = Arc::new(written);
-    let with_values = |arg: Arg| match VALUES.iter().find(|(id, _)| arg.get_id() == id) {
-        Some((_, values)) => {
+    let is_of = |of: Option<&str>| of.is_none_or(|of| of == name);
+    let with_values = |arg: Arg| match VALUES.iter().find(|(of, id, _)| is_of(*of) && arg.get_id() == id) {
+        Some((_, _, values)) => {
             let completer = Completer { values: *values, written: Arc::clone(&written) };
             arg.add(ArgValueCompleter::new(completer))
         }
@@ -90,8 +105,16 @@ impl ValueCompleter for Completer {
     }
 }
 
-fn plan_names(written: &ArgMatches) -> Vec<String> {
-    PlanFolders::from_arg_matches(written).map(|folders| folders.names()).unwrap_or_default()
+/// The plans in the folders of plans by their names, and those in this folder by their files.
+fn plans(written: &ArgMatches) -> Vec<String> {
+    let names = PlanFolders::from_arg_matches(written).map(|folders| folders.names()).unwrap_or_default();
+    let files =
+        std::fs::read_dir(".").into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let is_plan = |file: &String| {
+        Path::new(file).extension().is_some_and(|end| end == "toml")
+            && std::fs::read_to_string(file).is_ok_and(|text| text.contains("[[wave]]"))
+    };
+    names.into_iter().chain(files.filter(is_plan)).collect()
 }
 
 fn wave_names(written: &ArgMatches) -> Vec<String> {
@@ -101,23 +124,76 @@ fn wave_names(written: &ArgMatches) -> Vec<String> {
 }
 
 fn host_names(written: &ArgMatches) -> Vec<String> {
-    last_hosts(written).iter().map(|host| host.hostname.to_string()).collect()
+    let names = known_hosts(written).into_iter().map(|(_, host, _)| host.to_string());
+    names.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-fn host_targets(written: &ArgMatches) -> Vec<String> {
-    last_hosts(written).iter().map(|host| format!("{}.{}", host.tier, host.hostname)).collect()
+fn hosts_with_tiers(written: &ArgMatches) -> Vec<String> {
+    known_hosts(written).iter().map(|(tier, host, _)| format!("{tier}.{host}")).collect()
 }
 
-/// The hosts of the last rollout: asking for those of today takes a roll call, while a person waits for the completion.
-fn last_hosts(written: &ArgMatches) -> Vec<ResolvedHost> {
-    let Some(journals) = journals(written) else { return Vec::new() };
-    let last = journals.latest().ok().flatten().and_then(|id| journals.read(&id).ok());
+/// Hosts, their roles and tiers, and aliases.
+fn targets(written: &ArgMatches) -> Vec<String> {
+    let hosts = known_hosts(written);
+    let roles = hosts.iter().filter_map(|(tier, _, role)| Some(format!("{tier}.role.{}", role.as_ref()?)));
+    let roles: BTreeSet<String> = roles.collect();
+    let tiers: BTreeSet<Tier> = hosts.iter().map(|(tier, ..)| *tier).collect();
+    let groups = roles.into_iter().chain(tiers.into_iter().map(|tier| format!("{tier}.all")));
+    hosts_with_tiers(written).into_iter().chain(groups).chain(alias::names()).collect()
+}
+
+fn hosts_and_rollouts(written: &ArgMatches) -> Vec<String> {
+    hosts_with_tiers(written).into_iter().chain(rollouts(written)).collect()
+}
+
+/// The hosts of the last rollout and those that answered the roll call not long ago: asking for those of now takes a roll
+/// call, while a person waits for the completion.
+fn known_hosts(written: &ArgMatches) -> BTreeSet<(Tier, HostName, Option<Role>)> {
+    let Some(journals) = journals(written) else { return BTreeSet::new() };
+    let mut known: BTreeMap<(Tier, HostName), Option<Role>> = BTreeMap::new();
+    let last = newest(&journals).into_iter().next().and_then(|id| journals.read(&id).ok());
     let rollout = last.and_then(|recorded| recorded.summary.rollout);
-    rollout.map(|rollout| rollout.plan.hosts().cloned().collect()).unwrap_or_default()
+    known.extend(
+        rollout.iter().flat_map(|rollout| rollout.plan.hosts()).map(|host| ((host.tier, host.hostname.clone()), None)),
+    );
+    known.extend(KnownHosts::of_any_fleet(journals.state_dir().to_owned()));
+    known.into_iter().map(|((tier, host), role)| (tier, host, role)).collect()
 }
 
-fn rollout_ids(written: &ArgMatches) -> Vec<String> {
-    journals(written).and_then(|journals| journals.ids().ok()).unwrap_or_default()
+/// The ids of the rollouts on record, the newest first.
+fn newest(journals: &Journals) -> Vec<String> {
+    journals.newest_first().unwrap_or_default()
+}
+
+fn rollouts(written: &ArgMatches) -> Vec<String> {
+    journals(written).map(|journals| newest(&journals)).unwrap_or_default()
+}
+
+fn running_rollouts(written: &ArgMatches) -> Vec<String> {
+    rollouts_of(written, |recorded| recorded.running)
+}
+
+fn unfinished_rollouts(written: &ArgMatches) -> Vec<String> {
+    rollouts_of(written, |recorded| !recorded.running && recorded.summary.outcome != Some(Outcome::Succeeded))
+}
+
+fn rollouts_of(written: &ArgMatches, is_meant: impl Fn(&Recorded) -> bool) -> Vec<String> {
+    let Some(journals) = journals(written) else { return Vec::new() };
+    newest(&journals).into_iter().filter(|id| journals.read(id).is_ok_and(|recorded| is_meant(&recorded))).collect()
+}
+
+/// The runs of the host on the line, the newest first.
+fn runs(written: &ArgMatches) -> Vec<String> {
+    let target = written.try_get_one::<String>("target").ok().flatten();
+    let host = target.and_then(|target| target.rsplit('.').next()?.parse::<HostName>().ok());
+    let Some((journals, host)) = journals(written).zip(host) else { return Vec::new() };
+    let recorded = newest(&journals).into_iter().filter_map(|id| journals.read(&id).ok());
+    recorded.filter_map(|recorded| Some(recorded.summary.host(&host)?.request.as_ref()?.as_str().to_owned())).collect()
+}
+
+/// The branches of the clone that the operator stands in.
+fn branches(_: &ArgMatches) -> Vec<String> {
+    block_on(async { History::of(None, None).branches().await }).unwrap_or_default()
 }
 
 /// The journals of this operator, also for a command that keeps none and so has no flag for their folder.
@@ -171,7 +247,7 @@ mod tests {
         let mut command = Cli::command();
         command.build();
         let ids: Vec<_> = command.get_subcommands().flat_map(Command::get_arguments).map(Arg::get_id).collect();
-        for (id, _) in VALUES {
+        for (_, id, _) in VALUES {
             assert!(ids.iter().any(|known| *known == id), "{id}");
         }
     }

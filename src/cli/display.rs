@@ -8,6 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::sync::oneshot;
 
+use crate::protocol::HostName;
 use crate::report::Reporter;
 use crate::rollout::{Event, EventKind, Interrupt, Summary};
 
@@ -27,6 +28,7 @@ pub(super) struct Shown(Sender<Show>);
 
 enum Show {
     Event(Event),
+    Log(HostName, Vec<String>),
     Tick(Timestamp),
     Flush,
     Tell(oneshot::Sender<()>),
@@ -72,6 +74,11 @@ impl Reporter for Display {
         Ok(())
     }
 
+    fn log(&mut self, host: &HostName, lines: &[String]) -> io::Result<()> {
+        self.pass_on(Show::Log(host.clone(), lines.to_vec()));
+        Ok(())
+    }
+
     fn tick(&mut self, now: Timestamp, _: &Summary) -> io::Result<()> {
         self.pass_on(Show::Tick(now));
         Ok(())
@@ -101,6 +108,7 @@ fn show(mut reporter: Box<dyn Reporter + Send>, mut state: Summary, from: &Recei
                 state.apply(&event);
                 reporter.event(&event, &state)
             }
+            Show::Log(host, lines) => reporter.log(&host, &lines),
             Show::Tick(now) => reporter.tick(now, &state),
             Show::Flush => reporter.flush(),
             Show::Tell(tell) => reporter.flush().map(|()| tell.send(()).unwrap_or_default()),

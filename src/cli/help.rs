@@ -43,6 +43,7 @@ pub(super) const APPLY: &str = help_of_rollout!(
   homelab-deploy apply ./rollout.toml --yes --json
   homelab-deploy apply sunday --systems systems.json
   homelab-deploy apply sunday --detach
+  homelab-deploy apply sunday --verbose
   homelab-deploy apply --resume"
 );
 pub(super) const PLAN: &str = help!(

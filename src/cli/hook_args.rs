@@ -9,6 +9,7 @@ use crate::plan::Hooks;
 
 // What is told of a rollout.
 #[derive(Debug, Args)]
+#[expect(clippy::struct_field_names, reason = "they are named like the keys")]
 pub(super) struct HookArgs {
     #[arg(long, hide = true, value_name = "JSON")]
     on_start: Option<Argv>,

@@ -10,9 +10,9 @@ use super::exit::{CommandError, Exit};
 use super::out::{self, Stream};
 use super::state::StateArgs;
 use crate::bus::{Bus, SeedReaders, ServerUrl, Settings};
-use crate::operator::{Discovery, KnownHosts};
+use crate::operator::{Discovery, KnownHosts, LogWatch};
 use crate::protocol::{Subject, subject};
-use crate::report::{Bars, Json, Lines, Reporter, Style};
+use crate::report::{Bars, Json, Lines, LogView, Reporter, Style};
 
 /// More answers than the largest fleet gives at once. Unused places cost nothing; a full subscription loses answers.
 const SUBSCRIPTION_CAPACITY: usize = 1 << 20;
@@ -47,6 +47,10 @@ pub(super) struct DisplayArgs {
     /// Print one JSON object for each event to stdout, and nothing else there
     #[arg(long, env = "HOMELAB_DEPLOY_JSON", value_parser = crate::cli::switch::read)]
     pub(super) json: bool,
+
+    /// Print the logs of the runs as they are written, each line with its host in front
+    #[arg(long, short, env = "HOMELAB_DEPLOY_VERBOSE", conflicts_with = "json", value_parser = crate::cli::switch::read)]
+    verbose: bool,
 
     // When it is set to anything at all, there are no colours: https://no-color.org
     #[arg(long, env = "NO_COLOR", hide = true)]
@@ -105,11 +109,27 @@ impl DisplayArgs {
     pub(super) fn reporter(&self) -> Box<dyn Reporter + Send> {
         if self.json {
             Box::new(Json::new(Stream::Data))
-        } else if io::stderr().is_terminal() && self.can_move_the_cursor() {
-            Box::new(Bars::stderr(self.style(), out::size))
+        } else if self.stands_in_place() {
+            Box::new(Bars::stderr(self.style(), out::size).with_logs(self.logs()))
         } else {
-            Box::new(Lines::new(Stream::Words, self.style()))
+            Box::new(Lines::new(Stream::Words, self.style()).with_logs(self.logs()))
         }
+    }
+
+    fn logs(&self) -> LogView {
+        if self.verbose { LogView::Whole } else { LogView::LastLine }
+    }
+
+    /// What has to be read of the logs for that.
+    pub(super) fn watch(&self) -> Option<LogWatch> {
+        match self.logs() {
+            LogView::Whole => Some(LogWatch::All),
+            LogView::LastLine => (!self.json && self.stands_in_place()).then_some(LogWatch::LastLine),
+        }
+    }
+
+    fn stands_in_place(&self) -> bool {
+        io::stderr().is_terminal() && self.can_move_the_cursor()
     }
 
     fn can_move_the_cursor(&self) -> bool {

@@ -11,11 +11,11 @@ use miette::Diagnostic;
 use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout_at};
 
 use self::recorder::Recorder;
 use super::check::run_check;
-use super::fleet::{Fleet, FleetEvent, Outbound};
+use super::fleet::{Fleet, FleetEvent, LogWatch, Outbound};
 use super::hooks::{HookRunner, Summarize};
 use super::journal::Journal;
 use crate::bus::Violation;
@@ -29,6 +29,9 @@ const TICK: Duration = Duration::from_secs(1);
 /// How many inputs are taken before their effects are carried out together: what they have to record shares one sync.
 const BATCH: usize = 64;
 
+/// How long the end of a rollout waits for the ends of the logs that are shown.
+const READ_LOGS_WITHIN: Duration = Duration::from_secs(2);
+
 /// How long the server may take to prove that it heard us and that we hear it, before a host is given up for its silence.
 /// A connection that stands still is noticed within this time.
 const PROOF_WITHIN: Duration = Duration::from_secs(10);
@@ -40,6 +43,7 @@ pub struct Drive<'a> {
     interrupts: mpsc::Receiver<Interrupt>,
     confirm: Confirm<'a>,
     hooks: HookRunner,
+    logs: Option<LogWatch>,
     tasks: JoinSet<Input>,
     began: Instant,
     /// Why nothing can be recorded any more.
@@ -80,17 +84,39 @@ impl<'a> Drive<'a> {
         summarize: Summarize,
     ) -> Self {
         let (books, hooks, tasks) = (Recorder::new(journal, reporters), HookRunner::new(summarize), JoinSet::new());
-        Self { fleet, books, interrupts, confirm, hooks, tasks, began: Instant::now(), unrecorded: None }
+        Self { fleet, books, interrupts, confirm, hooks, logs: None, tasks, began: Instant::now(), unrecorded: None }
+    }
+
+    /// Shows what the runs write as well.
+    #[must_use]
+    pub fn watching(self, logs: Option<LogWatch>) -> Self {
+        Self { logs, ..self }
     }
 
     pub async fn run(mut self, machine: &mut Machine) -> Result<(), DriveError> {
         self.began = Instant::now();
         let ended = self.go_on(machine).await;
+        self.read_logs_to_their_ends().await;
         self.hooks.finish(machine.state());
         self.await_hooks(machine).await;
         // What came before an error may still wait for more to be written with. There is no worse error than that one.
         self.books.sync().ok();
         ended
+    }
+
+    /// Shows what the runs wrote last, as far as somebody watches.
+    async fn read_logs_to_their_ends(&mut self) {
+        if self.logs != Some(LogWatch::All) || self.fleet.orders.send(Outbound::FinishLogs).is_err() {
+            return;
+        }
+        let until = Instant::now() + READ_LOGS_WITHIN;
+        while let Ok(Some(event)) = timeout_at(until, self.fleet.news.recv()).await {
+            match event {
+                FleetEvent::Log { host, lines } => self.books.log(&host, &lines),
+                FleetEvent::LogsRead => return,
+                FleetEvent::Input(_) | FleetEvent::Refused(_) | FleetEvent::Proved => {}
+            }
+        }
     }
 
     /// Waits for the programs that were told of the rollout, unless the operator wants to leave.
@@ -143,6 +169,8 @@ impl<'a> Drive<'a> {
                             FleetEvent::Input(input) => machine.handle(now, input),
                             FleetEvent::Proved => proof_until = proof_until.map(|_| Instant::now()),
                             FleetEvent::Refused(violation) => return Err(DriveError::Refused(violation)),
+                            FleetEvent::Log { host, lines } => self.books.log(&host, &lines),
+                            FleetEvent::LogsRead => {}
                         }
                     }
                 }

@@ -2,6 +2,7 @@
 
 mod answers;
 mod expected;
+mod follow_logs;
 mod known_hosts;
 mod log;
 mod presence;
@@ -17,12 +18,13 @@ use thiserror::Error;
 use tokio::sync::mpsc::error::SendError;
 use tokio::sync::{Notify, mpsc};
 
+pub use self::follow_logs::LogWatch;
 pub use self::known_hosts::{KnownHosts, fleet_name};
 pub use self::log::{LogError, LogReader};
 pub use self::roll_call::{Awaited, Discovered, Purpose, RollCall, SilentHost};
 pub use self::task::FleetTask;
 use crate::bus::Violation;
-use crate::protocol::{RolloutReport, Subject, Tier};
+use crate::protocol::{HostName, RolloutReport, Subject, Tier};
 use crate::rollout::{Dispatch, Input};
 
 /// How many inputs may wait for the executor. Beyond that they wait in the subscription, which is far larger.
@@ -70,6 +72,8 @@ pub enum Outbound {
     Prove,
     /// Tell other operators, when they call the roll, that this rollout runs: for each tier what concerns that one.
     Announce(Vec<RolloutReport>),
+    /// Say [when](FleetEvent::LogsRead) all that the runs have written was read.
+    FinishLogs,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,6 +83,15 @@ pub enum FleetEvent {
     Proved,
     /// The server refuses something that the rollout cannot do without.
     Refused(Violation),
+    /// A run has written these lines.
+    Log {
+        /// On this host.
+        host: HostName,
+        /// Clean enough for a terminal.
+        lines: Vec<String>,
+    },
+    /// Nothing is left to read of the logs.
+    LogsRead,
 }
 
 /// Where the roll is called, and for how long answers are awaited.

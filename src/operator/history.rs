@@ -47,6 +47,15 @@ impl History {
         self.problem.as_ref().map(|problem| format!("the git server was not asked about commits: {problem}"))
     }
 
+    /// The branches of the clones, by name.
+    pub async fn branches(&self) -> Vec<String> {
+        let mut branches = BTreeSet::new();
+        for clone in &self.clones {
+            branches.extend(clone.branches().await);
+        }
+        branches.into_iter().collect()
+    }
+
     /// The commits of the clones whose ids begin like this.
     pub(super) async fn commits_beginning_with(&self, beginning: &Revision) -> BTreeSet<Commit> {
         let mut commits = BTreeSet::new();

@@ -33,10 +33,11 @@ impl HookRunner {
     pub(super) fn hear(&mut self, event: &Event, summary: &Summary) {
         match &event.kind {
             EventKind::Begun(_) | EventKind::Resumed => self.start(Hook::OnStart, summary),
-            EventKind::Draining { .. } | EventKind::WaveEnded { verdict: WaveVerdict::Failed(_), .. } => {
-                if !std::mem::replace(&mut self.has_halted, true) {
-                    self.start(Hook::OnHalt, summary);
-                }
+            EventKind::Draining { .. } | EventKind::WaveEnded { verdict: WaveVerdict::Failed(_), .. }
+                if !self.has_halted =>
+            {
+                self.has_halted = true;
+                self.start(Hook::OnHalt, summary);
             }
             _ => {}
         }

@@ -124,6 +124,11 @@ impl Journals {
         Ok(self.by_age()?.pop().map(|(_, id)| id))
     }
 
+    /// The ids of all rollouts, the newest first.
+    pub fn newest_first(&self) -> Result<Vec<String>, JournalError> {
+        Ok(self.by_age()?.into_iter().rev().map(|(_, id)| id).collect())
+    }
+
     /// The ids of all rollouts, each with when it began, the latest last. One of which nothing was recorded is none.
     fn by_age(&self) -> Result<Vec<(Timestamp, String)>, JournalError> {
         let ids = self.ids()?;

@@ -167,7 +167,7 @@ impl PrepareOptions {
         };
         let (mut frozen, mut warnings) = self.plan.resolve(&roster)?;
         frozen.remembered = remembered;
-        frozen.hooks = std::mem::take(&mut self.hooks);
+        frozen.hooks = self.plan.hooks.clone().or(self.hooks.clone());
         if self.source.is_some() {
             warnings.extend(self.plan.advice(&frozen));
         }

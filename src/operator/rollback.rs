@@ -9,7 +9,7 @@ use miette::Diagnostic;
 use thiserror::Error;
 
 use super::journal::Recorded;
-use crate::plan::{Plan, Roster, Selector, Settings, Spanned, Wave};
+use crate::plan::{Hooks, Plan, Roster, Selector, Settings, Spanned, Wave};
 use crate::protocol::{Commit, HostName, RequestId, RolloutId, Target, Tier};
 use crate::rollout::Rollout;
 use crate::rollout::summary::HostView;
@@ -135,7 +135,15 @@ impl RollbackPlan {
         }
         let (commit, _) = by_commit.pop_first().ok_or(RollbackError::NothingToUndo)?;
         Ok(Self {
-            plan: Plan { name, revision: None, flake: None, systems: None, stage: false, waves },
+            plan: Plan {
+                name,
+                revision: None,
+                flake: None,
+                hooks: Hooks::default(),
+                systems: None,
+                stage: false,
+                waves,
+            },
             commit: commit.clone(),
             undone,
         })

@@ -50,6 +50,7 @@ fn frozen(host: &str) -> ResolvedHost {
         supports_ids: true,
         supports_rollback: true,
         supports_system: true,
+        supports_log: false,
         is_current: false,
         revision: None,
         system: None,

@@ -14,7 +14,7 @@ use super::diagnostic::{PlanDiagnostic, PlanErrors};
 use super::keys::{Keys, PlanTable};
 use super::target::Aliases;
 use super::value::{self, Value};
-use super::{Plan, Settings, Spanned, Wave};
+use super::{Hooks, Plan, Settings, Spanned, Wave};
 
 impl Plan {
     /// Reads a plan. A plan that does not name itself is called after `default_name`, the stem of its file;
@@ -45,6 +45,11 @@ impl Plan {
         let flake = top.read("flake", |value, key| value::parsed(value, key, "git+https://git.example.com/nixos"));
         let systems = top.read("systems", value::file);
         let stage = top.setting("stage", value::boolean, &false);
+        let hooks = Hooks {
+            on_start: top.read("on_start", value::command),
+            on_halt: top.read("on_halt", value::command),
+            on_finish: top.read("on_finish", value::command),
+        };
         let builtin = Settings::default();
         let mut settings = Settings { action: top.setting("action", action, &builtin.action), ..builtin };
         if let Some(defaults) = document.get("defaults") {
@@ -58,7 +63,7 @@ impl Plan {
             .map(|wave| Wave::read(wave.value, &wave.span, &settings, aliases, mistakes))
             .collect();
         mistakes.extend(names_used_twice(&waves));
-        Self { name: name.unwrap_or_else(|| value::slug(default_name)), revision, flake, systems, stage, waves }
+        Self { name: name.unwrap_or_else(|| value::slug(default_name)), revision, flake, hooks, systems, stage, waves }
     }
 }
 

@@ -43,7 +43,7 @@ pub(super) enum ValueKind {
     Waves,
 }
 
-pub(super) const TOP_KEYS: [Key; 8] = [
+pub(super) const TOP_KEYS: [Key; 11] = [
     Key {
         name: "name",
         takes: ValueKind::Name,
@@ -79,6 +79,20 @@ pub(super) const TOP_KEYS: [Key; 8] = [
         default: |_| json!(false),
         meaning: "Whether the hosts of all waves fetch their systems before any of them is changed. One that cannot halts \
                   the rollout.",
+    },
+    Key {
+        name: "on_start",
+        takes: ValueKind::Command,
+        default: nothing,
+        meaning: "A program that is told when the rollout begins, or goes on: the program and its arguments, which no \
+                  shell reads. It finds the rollout on its standard input as JSON, has 30 seconds, and changes nothing.",
+    },
+    Key { name: "on_halt", takes: ValueKind::Command, default: nothing, meaning: "The same for when a wave fails." },
+    Key {
+        name: "on_finish",
+        takes: ValueKind::Command,
+        default: nothing,
+        meaning: "The same for when the rollout is over, however it ended.",
     },
     Key {
         name: "defaults",

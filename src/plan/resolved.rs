@@ -75,6 +75,9 @@ pub struct ResolvedHost {
     /// Whether its listener is known to take systems that were built elsewhere.
     #[serde(rename = "takes_systems", default, skip_serializing_if = "std::ops::Not::not")]
     pub supports_system: bool,
+    /// Whether its listener gives out the logs of its runs.
+    #[serde(rename = "gives_logs", default, skip_serializing_if = "std::ops::Not::not")]
+    pub supports_log: bool,
     /// Whether it is not asked, since it runs and boots what it would be asked for.
     #[serde(rename = "current", default, skip_serializing_if = "std::ops::Not::not")]
     pub is_current: bool,

@@ -6,6 +6,7 @@
 mod rate_limiter;
 mod region;
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::time::Duration;
 
@@ -16,7 +17,8 @@ use self::rate_limiter::RateLimiter;
 use super::format::DisplayDuration;
 use super::layout::{Layout, LayoutState, Line};
 use super::line_writer::LineWriter;
-use super::{Reporter, Style, wording};
+use super::{LogView, Reporter, Style, wording};
+use crate::protocol::HostName;
 use crate::rollout::summary::WaveState;
 use crate::rollout::{Event, EventKind, HostOutcome, Summary};
 
@@ -43,6 +45,9 @@ pub struct Bars<W: Write> {
     since: Option<Timestamp>,
     /// What has to scroll by and was not written yet.
     facts: Vec<String>,
+    logs: LogView,
+    /// What each run has written last.
+    last_lines: BTreeMap<HostName, String>,
 }
 
 impl Bars<io::Stderr> {
@@ -66,7 +71,16 @@ impl<W: Write> Bars<W> {
             memory: LayoutState::default(),
             since: None,
             facts: Vec::new(),
+            logs: LogView::LastLine,
+            last_lines: BTreeMap::new(),
         }
+    }
+
+    /// Shows this of the logs.
+    #[must_use]
+    pub fn with_logs(mut self, logs: LogView) -> Self {
+        self.logs = logs;
+        self
     }
 
     fn show(&mut self, now: Timestamp, summary: &Summary) -> io::Result<()> {
@@ -76,7 +90,9 @@ impl<W: Write> Bars<W> {
         }
         let is_early = self.since.is_none_or(|since| DisplayDuration::between(since, now) < DisplayDuration(QUIET));
         let page = Layout::new(summary, self.memory).filter(|_| !is_early);
-        let region = page.map(|page| region::region(&page, now, (self.size)(), self.style)).unwrap_or_default();
+        let region = page
+            .map(|page| region::region(&page, &self.last_lines, now, (self.size)(), self.style))
+            .unwrap_or_default();
         if region.is_empty() || !self.facts.is_empty() {
             self.clear()?;
         }
@@ -115,6 +131,17 @@ impl<W: Write> Reporter for Bars<W> {
             _ if self.pace.allows(event.at) => self.show(event.at, summary),
             _ => Ok(()),
         }
+    }
+
+    fn log(&mut self, host: &HostName, lines: &[String]) -> io::Result<()> {
+        match self.logs {
+            LogView::Whole => self.facts.extend(lines.iter().map(|line| self.memory.log_line(host, line))),
+            LogView::LastLine => {
+                let last = lines.iter().rfind(|line| !line.trim().is_empty());
+                self.last_lines.extend(last.map(|line| (host.clone(), line.trim().to_owned())));
+            }
+        }
+        Ok(())
     }
 
     fn tick(&mut self, now: Timestamp, summary: &Summary) -> io::Result<()> {

@@ -206,18 +206,26 @@ pub(super) fn shorten(text: &str, width: usize) -> String {
     short
 }
 
-/// A table with a title; every line ends with a line break.
+/// A table with a title, for this width; every line ends with a line break. The cells of a row that have no room beside the
+/// others go on below. Only a cell that is longer than a line makes it wider.
 pub(super) fn table<const COLUMNS: usize>(
     titles: [&str; COLUMNS],
     rows: impl Iterator<Item = [String; COLUMNS]>,
+    width: usize,
 ) -> String {
     let rows: Vec<[String; COLUMNS]> = std::iter::once(titles.map(str::to_owned)).chain(rows).collect();
     let widths: [usize; COLUMNS] = std::array::from_fn(|column| widest(rows.iter().filter_map(|row| row.get(column))));
     let line = |row: &[String; COLUMNS]| {
-        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| pad(cell, width)).collect();
-        format!("{}\n", cells.join("  ").trim_end())
+        let mut lines = vec![String::new()];
+        for (cell, cell_width) in row.iter().zip(widths) {
+            if lines.last().is_some_and(|line| !line.trim().is_empty() && columns(line) + columns(cell) > width) {
+                lines.push("    ".to_owned());
+            }
+            lines.last_mut().into_iter().for_each(|line| *line += &(pad(cell, cell_width) + "  "));
+        }
+        lines
     };
-    rows.iter().map(line).collect()
+    rows.iter().flat_map(line).map(|line| line.trim_end().to_owned() + "\n").collect()
 }
 
 #[cfg(test)]

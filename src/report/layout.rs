@@ -33,11 +33,24 @@ impl LayoutState {
     }
 }
 
+impl LayoutState {
+    /// A line of a log, with the host that wrote it in front.
+    pub(super) fn log_line(self, host: &HostName, line: &str) -> String {
+        format!("      {} | {line}", pad(wording::name(host), self.name_width))
+    }
+}
+
 /// How many bytes a symbol takes at most, with its color and the space behind it.
 const MAX_SYMBOL_BYTES: usize = 16;
 
 /// How many columns a symbol takes, with the space behind it.
 const SYMBOL_COLUMNS: usize = 2;
+
+/// What stands before what is told aside.
+const ASIDE: &str = "   ";
+
+/// What is told aside is left out where fewer columns than this are left.
+const MIN_ASIDE: usize = 16;
 
 /// A symbol and what it stands beside.
 #[derive(Debug, Clone)]
@@ -48,11 +61,13 @@ pub(super) struct Line {
     indent: usize,
     /// How many columns of the text are a name, which is never cut.
     uncut: usize,
+    /// What comes behind it, dim, as far as there is room.
+    pub(super) aside: Option<String>,
 }
 
 impl Line {
     pub(super) fn new(symbol: Symbol, text: impl Into<String>) -> Self {
-        Self { symbol, text: text.into(), indent: 0, uncut: 0 }
+        Self { symbol, text: text.into(), indent: 0, uncut: 0, aside: None }
     }
 
     pub(super) fn in_style(&self, style: Style) -> String {
@@ -75,7 +90,10 @@ impl Line {
         let room = width.saturating_sub(self.indent + SYMBOL_COLUMNS);
         // The cut does not look like the end of the name.
         self.text = shorten(&self.text, room.max(self.uncut + "  …".chars().count()));
-        self.in_style(style)
+        let left = room.saturating_sub(columns(&self.text) + ASIDE.len());
+        let aside = self.aside.take().filter(|_| left >= MIN_ASIDE).map(|aside| shorten(&aside, left));
+        let (dim, plain) = if style == Style::Colored { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
+        self.in_style(style) + &aside.map(|aside| format!("{ASIDE}{dim}{aside}{plain}")).unwrap_or_default()
     }
 }
 
@@ -258,7 +276,7 @@ impl<'a> Layout<'a> {
     /// A line that stands where those of hosts do.
     pub(super) fn among_hosts(&self, symbol: Symbol, text: String) -> Line {
         let indent = if wording::is_deployment(self.rollout) { 0 } else { 4 };
-        Line { symbol, text, indent, uncut: 0 }
+        Line { symbol, text, indent, uncut: 0, aside: None }
     }
 
     fn host_at(&self, symbol: Symbol, host: &HostView, now: Timestamp, detail: &str) -> Line {

@@ -8,7 +8,8 @@ use jiff::Timestamp;
 use super::format::DisplayDuration;
 use super::layout::{Layout, LayoutState, Line};
 use super::line_writer::LineWriter;
-use super::{Reporter, Style, wording};
+use super::{LogView, Reporter, Style, wording};
+use crate::protocol::HostName;
 use crate::rollout::summary::HostState;
 use crate::rollout::{Event, EventKind, Summary};
 
@@ -20,6 +21,7 @@ const REMINDER: Duration = Duration::from_mins(1);
 pub struct Lines<W> {
     out: LineWriter<W>,
     style: Style,
+    logs: LogView,
     memory: LayoutState,
     /// By the places of the hosts in the summary.
     told: Vec<Option<Told>>,
@@ -34,7 +36,19 @@ struct Told {
 
 impl<W: Write> Lines<W> {
     pub fn new(out: W, style: Style) -> Self {
-        Self { out: LineWriter::new(out), style, memory: LayoutState::default(), told: Vec::new() }
+        Self {
+            out: LineWriter::new(out),
+            style,
+            logs: LogView::LastLine,
+            memory: LayoutState::default(),
+            told: Vec::new(),
+        }
+    }
+
+    /// Writes this of the logs as well.
+    #[must_use]
+    pub fn with_logs(self, logs: LogView) -> Self {
+        Self { logs, ..self }
     }
 
     fn write(&mut self, line: &Line) -> io::Result<()> {
@@ -81,6 +95,13 @@ impl<W: Write> Reporter for Lines<W> {
             return Ok(());
         };
         page.event(event).map_or(Ok(()), |line| self.write(&line))
+    }
+
+    fn log(&mut self, host: &HostName, lines: &[String]) -> io::Result<()> {
+        let lines = lines.iter().filter(|_| self.logs == LogView::Whole);
+        lines
+            .map(|line| self.memory.log_line(host, line))
+            .try_for_each(|line| self.out.line(|out| out.write_all(line.as_bytes())))
     }
 
     fn tick(&mut self, now: Timestamp, summary: &Summary) -> io::Result<()> {

@@ -13,6 +13,12 @@ use crate::rollout::{Rollout, WaveIndex};
 /// The narrowest column of hosts, so that short plans look alike.
 const MIN_HOSTS_COLUMNS: usize = 28;
 
+/// Where fewer are left, what comes with a wave stands below its hosts.
+const LEAST_HOSTS_COLUMNS: usize = 12;
+
+/// What stands for nothing.
+const NOTHING: &str = "-";
+
 /// More lines of host names than this are cut to it, with the number of the others.
 const MAX_HOST_LINES: usize = 3;
 
@@ -35,7 +41,7 @@ pub fn preview(rollout: &Rollout, warnings: &[String], changed: Option<&Changes>
         lines.into_iter().enumerate().map(|(index, line)| format!("{}{line}", if index == 0 { "  " } else { "    " }))
     });
 
-    let mut lines = vec![title(rollout), String::new()];
+    let mut lines = vec![wrap_indented(&title(rollout), width, "    "), String::new()];
     lines.extend(table(rollout, width));
     lines.push(String::new());
     let changed = changed.map(|changed| packages(rollout, changed, MAX_PACKAGES)).unwrap_or_default();
@@ -102,22 +108,27 @@ fn table(rollout: &Rollout, width: usize) -> Vec<String> {
     let rows: Vec<PreviewRow> =
         waves.iter().enumerate().map(|(index, wave)| PreviewRow::of(rollout, WaveIndex(index), wave, width)).collect();
     let wave_width = widest(rows.iter().map(|row| row.wave.as_str()).chain(["wave"]));
-    let others = "  ".len()
-        + wave_width
-        + "      at once  may fail  ".len()
-        + widest(rows.iter().map(|row| row.then.as_str()).chain(["then"]));
-    let room = width.saturating_sub(others).max(MIN_HOSTS_COLUMNS);
-    let hosts_width = widest(rows.iter().map(|row| row.hosts.join(" "))).clamp(MIN_HOSTS_COLUMNS, room);
+    let numbers = "  ".len() + wave_width + "      at once  may fail".len();
+    let then = "  ".len() + widest(rows.iter().map(|row| row.then.as_str()).chain(["then"]));
+    let is_beside = width >= numbers + LEAST_HOSTS_COLUMNS + then;
+    let room = width.saturating_sub(numbers + if is_beside { then } else { 0 }).max(LEAST_HOSTS_COLUMNS);
+    let hosts_width = widest(rows.iter().map(|row| row.hosts.join(" "))).clamp(MIN_HOSTS_COLUMNS.min(room), room);
 
     let line = |wave: &str, hosts: &str, rest: &str| {
         format!("  {}   {}   {rest}", pad(wave, wave_width), pad(hosts, hosts_width)).trim_end().to_owned()
     };
-    let mut lines = vec![line("wave", "hosts", "at once  may fail  then")];
+    let mut lines =
+        vec![line("wave", "hosts", if is_beside { "at once  may fail  then" } else { "at once  may fail" })];
     for row in &rows {
         let mut hosts = cells(row, hosts_width).into_iter();
-        let rest = format!("{:<7}  {:<8}  {}", row.at_once, row.may_fail, row.then);
+        let then = if is_beside { row.then.as_str() } else { "" };
+        let rest = format!("{:<7}  {:<8}  {then}", row.at_once, row.may_fail);
         lines.push(line(&row.wave, &hosts.next().unwrap_or_default(), &rest));
         lines.extend(hosts.map(|hosts| line("", &hosts, "")));
+        if !is_beside && row.then != NOTHING {
+            let margin = " ".repeat("  ".len() + wave_width + "   ".len());
+            lines.push(format!("{margin}{}", wrap_indented(&format!("then {}", row.then), width, &margin)));
+        }
     }
     lines
 }
@@ -146,7 +157,7 @@ fn then(rollout: &Rollout, index: WaveIndex, wave: &ResolvedWave) -> String {
     let check = wave.limits.check.as_ref().map(|_| "check".to_owned());
     let rollback = (wave.limits.rollback != Rollback::None).then(|| format!("rollback {}", wave.limits.rollback));
     let parts: Vec<String> = [confirm, bake, check, rollback].into_iter().flatten().collect();
-    if parts.is_empty() { "-".to_owned() } else { parts.join(", ") }
+    if parts.is_empty() { NOTHING.to_owned() } else { parts.join(", ") }
 }
 
 /// The names in lines, and when there are too many, the first of them and how many more there are.

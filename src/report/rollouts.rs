@@ -16,8 +16,8 @@ pub enum Liveness {
 }
 
 /// The rollouts as a table with a title, in the order in which they are given; every line ends with a line break.
-pub fn rollouts_table(rollouts: &[(&Summary, Liveness)], now: Timestamp) -> String {
-    table(TITLES, rollouts.iter().filter_map(|(summary, liveness)| row(summary, *liveness, now)))
+pub fn rollouts_table(rollouts: &[(&Summary, Liveness)], now: Timestamp, width: usize) -> String {
+    table(TITLES, rollouts.iter().filter_map(|(summary, liveness)| row(summary, *liveness, now)), width)
 }
 
 /// The rollouts as a JSON array, in the order in which they are given.
@@ -88,6 +88,7 @@ pub(super) const fn outcome(summary: &Summary, liveness: Liveness) -> &'static s
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::format::columns;
     use crate::report::tests::scenario::{demo, start};
     use crate::rollout::{Event, EventKind};
 
@@ -102,11 +103,25 @@ mod tests {
         let (over, cut_off) = (summary(vec![EventKind::Ended { outcome: Outcome::Failed }]), summary(vec![]));
         let now = start() + jiff::SignedDuration::from_hours(3);
         let rows = [(&over, Liveness::Over), (&cut_off, Liveness::Over), (&cut_off, Liveness::Running)];
-        insta::assert_snapshot!(rollouts_table(&rows, now), @"
+        insta::assert_snapshot!(rollouts_table(&rows, now, 80), @"
         rollout   name  revision         began   by        outcome    hosts
         01f92b3c  demo  main -> 8c1f0e2  3h ago  ops@desk  failed 0s  6 not asked
         01f92b3c  demo  main -> 8c1f0e2  3h ago  ops@desk  cut off    6 not asked
         01f92b3c  demo  main -> 8c1f0e2  3h ago  ops@desk  running    6 not asked
+        ");
+        for width in [50, 60, 80] {
+            let shown = rollouts_table(&rows, now, width);
+            assert!(shown.lines().all(|line| columns(line) <= width), "{width}:\n{shown}");
+        }
+        insta::assert_snapshot!(rollouts_table(&rows, now, 60), @"
+        rollout   name  revision         began   by        outcome
+            hosts
+        01f92b3c  demo  main -> 8c1f0e2  3h ago  ops@desk  failed 0s
+            6 not asked
+        01f92b3c  demo  main -> 8c1f0e2  3h ago  ops@desk  cut off
+            6 not asked
+        01f92b3c  demo  main -> 8c1f0e2  3h ago  ops@desk  running
+            6 not asked
         ");
         let told = rollouts_json(&rows);
         let outcomes: Vec<&Value> = told.as_array().unwrap().iter().map(|rollout| &rollout["outcome"]).collect();

@@ -119,6 +119,18 @@ async fn they_are_shown_whole_and_so_that_nothing_hides() {
 }
 
 #[tokio::test]
+async fn what_a_plan_says_goes_before_the_context() {
+    let lab = stage::lab(&["test.test1", "prod.ns1"]).await;
+    let config = context(&lab, ALL);
+    let mut command = stage::command(&lab, "apply", &format!("on_finish = ['sh', '-c', 'cat >plan']\n{PLAN}"));
+    command.args(["--yes", "--config"]).arg(&config);
+    ended(command).await.expect(0);
+    assert_eq!((told(&config, "on_start").len(), told(&config, "on_finish").len()), (1, 0));
+    let told = fs::read_to_string(lab.home().join("plan")).unwrap();
+    assert_eq!(serde_json::from_str::<Value>(&told).unwrap()["outcome"], "succeeded");
+}
+
+#[tokio::test]
 async fn nobody_else_says_what_runs_here() {
     let lab = stage::lab(&["test.test1", "prod.ns1"]).await;
     let config = context(&lab, ALL);

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 use uuid::Uuid;
 
+use crate::apply::confirm::at_a_terminal_that_shows;
 use crate::apply::fake::{Fake, modern};
 use crate::deployer::{Deployer, subscribe};
 use crate::host;
@@ -208,4 +209,54 @@ async fn the_key_of_a_test_deployer_reads_no_log_of_prod() {
     }
     let [(subject, said)] = answers.as_slice() else { panic!("{answers:?}") };
     assert!(subject == "deploy.responses.test.test1.x.1" && said.contains("unknown_run"), "{answers:?}");
+}
+
+#[tokio::test]
+async fn a_deployment_that_is_verbose_prints_what_the_runs_write_to_their_ends() {
+    let lab = lab(&["prod.ns1.dns", "prod.nas"]).await;
+    order(&lab, "printf 'evil \\033[2Jtext\\n'; seq 1 3000; printf 'no line break'");
+    for arguments in
+        [["deploy", "prod.all", "--branch", "main", "-v"], ["deploy", "prod.all", "--branch", "main", "--json"]]
+    {
+        let ended = operator::run(&lab, &arguments).await.unwrap().expect(0);
+        let lines: Vec<&str> = ended.stderr.lines().filter_map(|line| line.trim().strip_prefix("ns1 | ")).collect();
+        if arguments.contains(&"--json") {
+            assert_eq!(lines, [""; 0]);
+            continue;
+        }
+        let numbers: Vec<String> = (1..=3000).map(|number| number.to_string()).collect();
+        let first = lines.iter().position(|line| *line == "evil text").unwrap_or_else(|| panic!("{}", ended.stderr));
+        assert_eq!(lines[first + 1..=first + 3000], numbers);
+        assert!(lines.contains(&"no line break"), "{:?}", lines.last());
+        assert!(!ended.stderr.contains('\x1b'));
+    }
+    let quiet = operator::run(&lab, &["deploy", "prod.ns1", "--branch", "main"]).await.unwrap().expect(0);
+    assert!(!quiet.stderr.contains("ns1 | "), "{}", quiet.stderr);
+}
+
+#[tokio::test]
+async fn the_last_line_of_a_log_stands_beside_its_host_on_a_terminal() {
+    let lab = lab(&["prod.ns1.dns"]).await;
+    order(&lab, &format!("echo copying path 17; printf 'now \\033[2Jbuilding\\n'; {GATE}"));
+    let mut command = lab.operator(&lab.admin).unwrap();
+    command.args(["deploy", "prod.ns1", "--branch", "main"]);
+    let (mut operator, _keyboard) = at_a_terminal_that_shows(command);
+    operator.tells("of 15m now building").await.unwrap();
+    lab.fleet.rebuild().open(&host("ns1")).unwrap();
+    let ended = operator.ended().await.unwrap().expect(0);
+    assert!(!ended.stderr.contains("\x1b[2J"), "{}", ended.stderr);
+}
+
+#[tokio::test]
+async fn a_dry_run_ends_with_what_would_be_done() {
+    let lab = lab(&["prod.ns1.dns"]).await;
+    order(&lab, "echo building; echo 'would restart the following units: unbound.service'; echo 'would \\033[2Jx'");
+    let dry = ["deploy", "prod.ns1", "--branch", "main", "--action", "dry-activate"];
+    let ended = operator::run(&lab, &dry).await.unwrap().expect(0);
+    let ended =
+        ended.told("ns1 would restart the following units: unbound.service ns1 would x").not_told("ns1 building");
+    assert!(!ended.stderr.contains('\x1b'));
+    order(&lab, "echo building");
+    operator::run(&lab, &dry).await.unwrap().expect(0).told("ns1 would change no unit");
+    operator::run(&lab, &dry[..4]).await.unwrap().expect(0).not_told("would");
 }

@@ -6,17 +6,19 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use homelab_deploy::operator::journal::Journals;
+use homelab_deploy::operator::journal::{Journal, Journals};
 use homelab_deploy::plan::{Plan, Roster};
 use homelab_deploy::protocol::{RequestIds, RolloutId};
-use homelab_deploy::rollout::{Event, EventKind, Rollout};
+use homelab_deploy::rollout::{Event, EventKind, Outcome, Rollout};
 use jiff::Timestamp;
 use uuid::Uuid;
 
+use crate::support::flake::Flake;
+
 /// The commands that somebody may call.
 #[rustfmt::skip]
-const COMMANDS: [&str; 17] = [
-    "init", "doctor", "apply", "plan", "rollouts", "status", "report", "abort", "deploy", "hosts", "logs", "keygen", "nats-config", "listener", "mcp", "completions", "man",
+const COMMANDS: [&str; 18] = [
+    "init", "doctor", "apply", "plan", "rollouts", "status", "report", "abort", "deploy", "rollback", "hosts", "logs", "keygen", "nats-config", "listener", "mcp", "completions", "man",
 ];
 
 /// The program at home in a folder, with nothing in the environment.
@@ -99,7 +101,7 @@ fn plans_are_completed_by_name_and_by_path() {
 }
 
 /// Records a rollout to these hosts in the operator's state, written so long after another.
-fn record(state: &Path, number: u64, hosts: &str) {
+fn record(state: &Path, number: u64, hosts: &str) -> (RolloutId, Journal) {
     let plan = Plan::parse(&format!("[[wave]]\ntargets = {hosts}\n"), "sunday", &|_| None).unwrap();
     let id = RolloutId::from(Uuid::from_u128(number.into()));
     let rollout = Rollout {
@@ -112,11 +114,13 @@ fn record(state: &Path, number: u64, hosts: &str) {
         source: None,
         plan: plan.resolve(&Roster::new(Vec::new())).unwrap().0,
     };
-    let event = Event { at: Timestamp::UNIX_EPOCH, kind: EventKind::Begun(Arc::new(rollout)) };
+    let at = Timestamp::from_second(number.try_into().unwrap()).unwrap();
+    let event = Event { at, kind: EventKind::Begun(Arc::new(rollout)) };
     let mut journal = Journals::below(state).create(id).unwrap();
     journal.record(&event).and_then(|()| journal.write()).unwrap();
-    let journal = fs::File::options().append(true).open(state.join(format!("rollouts/{id}.jsonl"))).unwrap();
-    journal.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(number)).unwrap();
+    let file = fs::File::options().append(true).open(state.join(format!("rollouts/{id}.jsonl"))).unwrap();
+    file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(number)).unwrap();
+    (id, journal)
 }
 
 #[test]
@@ -126,9 +130,67 @@ fn hosts_are_those_of_the_last_rollout() {
     let state = home.path().join(".local/state/homelab-deploy");
     record(&state, 2, "['prod.ns1', 'test.test1']");
     record(&state, 1, "['prod.old']");
-    assert_eq!(completed("bash", home.path(), &["deploy", "p"]), ["prod.ns1"]);
+    assert_eq!(completed("bash", home.path(), &["deploy", "p"]), ["prod.ns1", "prod.all"]);
+    assert_eq!(completed("bash", home.path(), &["logs", "p"]), ["prod.ns1"]);
     assert_eq!(completed("zsh", home.path(), &["apply", "sunday", "--exclude", "ns2,"]), ["ns2,ns1", "ns2,test1"]);
-    assert_eq!(completed("fish", home.path(), &["deploy", "--branch", "x", "t"]), ["test.test1"]);
+    assert_eq!(completed("fish", home.path(), &["deploy", "--branch", "x", "t"]), ["test.test1", "test.all"]);
+}
+
+#[test]
+fn targets_are_those_that_answered_with_their_roles_and_aliases() {
+    let home = home();
+    let state = home.path().join(".local/state/homelab-deploy");
+    fs::create_dir_all(&state).unwrap();
+    let today = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs() / 86_400;
+    let hosts =
+        format!(r#"{{"nats://x":{{"prod":{{"ns1":{{"seen":{today},"role":"dns"}},"nas":{{"seen":{today}}}}}}}}}"#);
+    fs::write(state.join("hosts.json"), hosts).unwrap();
+    fs::write(home.path().join("c.toml"), "[context.a]\n[context.a.aliases]\nprod-dns = 'deploy.prod.role.dns'\n")
+        .unwrap();
+    let state = state.to_str().unwrap();
+    let line = ["deploy", "--config", "c.toml", "--state-dir", state, "p"];
+    assert_eq!(
+        completed("bash", home.path(), &line),
+        ["prod.nas", "prod.ns1", "prod.role.dns", "prod.all", "prod-dns"]
+    );
+}
+
+#[test]
+fn rollouts_are_offered_newest_first_and_only_where_they_make_sense() {
+    let home = home();
+    let state = home.path().join(".local/state/homelab-deploy");
+    let made: Vec<_> = [2, 3, 1].map(|number| record(&state, number, "['prod.ns1']")).into();
+    let [(two, _), (three, mut succeeded), (one, running)] = <[_; 3]>::try_from(made).unwrap();
+    let ended = Event { at: Timestamp::UNIX_EPOCH, kind: EventKind::Ended { outcome: Outcome::Succeeded } };
+    succeeded.record(&ended).and_then(|()| succeeded.write()).unwrap();
+    drop(succeeded);
+    let ids = |ids: &[RolloutId]| ids.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(completed("bash", home.path(), &["status", "0"]), ids(&[three, two, one]));
+    assert_eq!(completed("bash", home.path(), &["report", "0"]), ids(&[three, two, one]));
+    assert_eq!(completed("bash", home.path(), &["rollback", "0"]), ids(&[three, two, one]));
+    assert_eq!(completed("bash", home.path(), &["apply", "--resume", "0"]), ids(&[two]));
+    assert_eq!(completed("bash", home.path(), &["abort", "0"]), ids(&[one]));
+    drop(running);
+}
+
+#[test]
+fn branches_are_those_of_the_clone_and_plans_the_files_at_hand() {
+    let home = home();
+    let flake = Flake::create(&home.path().join("repository")).unwrap();
+    fs::write(home.path().join("repository/rollout.toml"), "[[wave]]\ntargets = 'test.all'\n").unwrap();
+    fs::write(home.path().join("repository/fleet.toml"), "[hosts]\n").unwrap();
+    flake.branch("feature").unwrap();
+    let path = std::env::var_os("PATH").unwrap();
+    let completed = |line: &[&str]| {
+        let mut program = program(&home.path().join("repository"));
+        program.env("COMPLETE", "bash").env("PATH", &path).env("_CLAP_IFS", "\n");
+        program.env("_CLAP_COMPLETE_INDEX", line.len().to_string());
+        stdout(program.args(["--", "homelab-deploy"]).args(line)).lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(completed(&["deploy", "prod.ns1", "--branch", ""]), ["feature", "main", "master"]);
+    assert_eq!(completed(&["apply", "r",]), ["rollout.toml"]);
+    assert_eq!(completed(&["apply", "f"]), [""; 0]);
+    assert_eq!(completed(&["deploy", "prod.ns1", "--to", ""]), ["previous"]);
 }
 
 #[test]

@@ -119,6 +119,9 @@ impl Deploy {
             return Err(nobody_there(&roster, subject));
         }
         let exit = carrier.conclude(ended.state());
+        if self.display.audience() == Audience::Person {
+            carrier.tell_what_would_be_done(ended.state()).await;
+        }
         // The command is at its end: taking a large fleet apart host by host would only hold that up.
         std::mem::forget((ended, roster));
         Ok(exit)

@@ -32,7 +32,9 @@ pub(in crate::cli) struct Rollouts {
     state: StateArgs,
 }
 
+// The record of a rollout has no logs.
 #[derive(Debug, Args)]
+#[command(mut_arg("verbose", |verbose| verbose.hide(true)))]
 pub(in crate::cli) struct Status {
     /// The beginning of the rollout's id [default: the one that runs, else the latest]
     id: Option<String>,
@@ -85,7 +87,7 @@ impl Rollouts {
         } else if rows.is_empty() {
             out::note("No rollout was run from here.");
         } else {
-            out::data(&report::rollouts_table(&rows, clock::now()));
+            out::data(&report::rollouts_table(&rows, clock::now(), out::data_room()));
         }
         Ok(Exit::Success)
     }

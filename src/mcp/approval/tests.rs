@@ -271,3 +271,16 @@ proptest! {
         prop_assert_eq!(again(&approvals, &deed, &forged, typed("prod.role.dns")), "approval_invalid");
     }
 }
+
+#[test]
+fn programs_that_would_run_here_are_shown_and_part_of_what_is_approved() {
+    let deed = Deed::dns();
+    let mut told = deed.clone();
+    told.rollout.plan.hooks.on_finish = Some(["./tell", "x\u{1b}[2J"].map(str::to_owned).to_vec());
+    let question = told.question().to_string();
+    assert!(question.contains("on_finish: runs ./tell x here"), "{question}");
+    let mut other = told.clone();
+    other.rollout.plan.hooks.on_finish = Some(vec!["./other".to_owned()]);
+    let bindings = [&deed, &told, &other].map(|deed| deed.question().binding());
+    assert!(bindings[0] != bindings[1] && bindings[1] != bindings[2]);
+}

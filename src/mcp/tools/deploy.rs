@@ -10,7 +10,7 @@ use crate::mcp::error::ToolError;
 use crate::mcp::launch::{Downgrade, Launch, Unwritten, one_wave};
 use crate::mcp::schema;
 use crate::mcp::settings::Credential;
-use crate::plan::{Plan, Settings};
+use crate::plan::{Hooks, Plan, Settings};
 use crate::protocol::{Action, HostName, Revision, Role, Target, Tier};
 
 /// What `deploy_admin` takes; `deploy` takes the same without `tier`.
@@ -72,7 +72,15 @@ async fn deploy(
     let phrase = short_form(&target);
     let settings = Settings { action: asked.action, ..Settings::default() };
     let waves = vec![one_wave(&phrase, vec![target], settings)];
-    let plan = Plan { name: phrase.clone(), revision: None, flake: None, systems: None, stage: false, waves };
+    let plan = Plan {
+        name: phrase.clone(),
+        revision: None,
+        flake: None,
+        hooks: Hooks::default(),
+        systems: None,
+        stage: false,
+        waves,
+    };
     let downgrade = Downgrade::of(asked.allow_downgrade);
     let launch = Launch { call, phrase, credential, downgrade, plan_hash: None };
     context.launch(launch, Unwritten { plan, revision: asked.branch }).await

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use crate::operator::journal::Journal;
+use crate::protocol::HostName;
 use crate::report::Reporter;
 use crate::rollout::{Event, Summary};
 
@@ -31,6 +32,12 @@ impl<'a> Recorder<'a> {
         on_displays(&mut self.reporters, |reporter| reporter.event(event, state));
         self.due.get_or_insert_with(|| Instant::now() + GATHER);
         self.journal.as_mut().map_or(Ok(()), |journal| journal.record(event))
+    }
+
+    /// Has the displays show what a run has written.
+    pub(super) fn log(&mut self, host: &HostName, lines: &[String]) {
+        on_displays(&mut self.reporters, |reporter| reporter.log(host, lines));
+        self.due.get_or_insert_with(|| Instant::now() + GATHER);
     }
 
     /// Lets the displays know that time passes.

@@ -72,7 +72,7 @@ async fn next_request(end: &mut FleetEnd) -> Option<Dispatch> {
         match end.orders.recv().await? {
             Outbound::Publish(dispatch) => return Some(dispatch),
             Outbound::Prove => end.news.send(FleetEvent::Proved).await.unwrap(),
-            Outbound::CallRoll | Outbound::Announce(_) => {}
+            Outbound::CallRoll | Outbound::Announce(_) | Outbound::FinishLogs => {}
         }
     }
 }

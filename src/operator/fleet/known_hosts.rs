@@ -55,6 +55,15 @@ impl KnownHosts {
         Self { folder, fleet: fleet_name(servers) }
     }
 
+    /// The hosts that are known in whatever fleet this state folder is of, each with its role.
+    pub fn of_any_fleet(folder: PathBuf) -> impl Iterator<Item = ((Tier, HostName), Option<Role>)> {
+        let fleets = Self { folder, fleet: String::new() }.read(today(clock::now()));
+        fleets
+            .into_values()
+            .flatten()
+            .flat_map(|(tier, hosts)| hosts.into_iter().map(move |(host, known)| ((tier, host), known.role)))
+    }
+
     pub(super) fn recall(&self) -> Tiers {
         self.read(today(clock::now())).remove(&self.fleet).unwrap_or_default()
     }

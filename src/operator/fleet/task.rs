@@ -11,9 +11,10 @@ use futures_util::{FutureExt, StreamExt};
 use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::SendError;
-use tokio::time::timeout;
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use uuid::Uuid;
 
+use super::follow_logs::{LogFollower, LogWatch};
 use super::presence::Presence;
 use super::{Discovery, FleetEnd, FleetError, FleetEvent, Outbound};
 use crate::bus::{Bus, BusEvent, Operation, Violation};
@@ -23,6 +24,9 @@ use crate::rollout::{Connection, Dispatch, Input, Rollout};
 
 /// How long the last requests may take to leave when the command ends.
 const LEAVE_WITHIN: Duration = Duration::from_secs(1);
+
+/// How often it is looked which logs may have more.
+const ASK_FOR_LOGS_EVERY: Duration = Duration::from_millis(100);
 
 /// How many answers are passed on before anything else is looked at.
 const CROWD: usize = 256;
@@ -51,6 +55,9 @@ pub struct FleetTask {
     /// Where the server answers when it was asked for a proof.
     proof: Option<ReplySubject>,
     presence: Presence,
+    logs: Option<LogFollower>,
+    /// Whether somebody waits for all of the logs.
+    finishes_logs: bool,
 }
 
 impl FleetTask {
@@ -79,11 +86,21 @@ impl FleetTask {
             late,
             proof: None,
             presence,
+            logs: None,
+            finishes_logs: false,
         })
+    }
+
+    /// Follows the logs of the runs as well.
+    #[must_use]
+    pub fn watching(self, rollout: &Rollout, watch: Option<LogWatch>) -> Self {
+        Self { logs: watch.map(|watch| LogFollower::of(rollout, watch)), ..self }
     }
 
     /// Passes on what is said and heard until the executor has dropped its ends.
     pub async fn serve(mut self, mut end: FleetEnd) {
+        let mut ticks = interval(ASK_FOR_LOGS_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let news = tokio::select! {
                 order = end.orders.recv() => match order {
@@ -105,6 +122,11 @@ impl FleetTask {
                     continue;
                 }
                 Some(event) = self.bus.events.recv() => self.became(event),
+                _ = ticks.tick(), if self.logs.is_some() => {
+                    self.ask_for_logs().await;
+                    let is_done = self.finishes_logs && self.logs.as_ref().is_some_and(LogFollower::is_done);
+                    is_done.then_some(FleetEvent::LogsRead)
+                }
             };
             if let Some(news) = news
                 && end.news.send(news).await.is_err()
@@ -154,6 +176,17 @@ impl FleetTask {
             Outbound::Announce(reports) => self.presence.announce(&self.bus, reports).await,
             Outbound::CallRoll => self.call_roll().await,
             Outbound::Prove => self.ask_for_proof().await,
+            Outbound::FinishLogs => self.finishes_logs = true,
+        }
+    }
+
+    async fn ask_for_logs(&mut self) {
+        if self.bus.client.connection_state() != State::Connected {
+            return;
+        }
+        for question in self.logs.iter_mut().flat_map(LogFollower::questions) {
+            // What is lost is asked for again.
+            self.bus.client.publish(question.subject.to_string(), question.payload.into()).await.ok();
         }
     }
 
@@ -227,7 +260,13 @@ impl FleetTask {
         }
     }
 
-    fn heard(&self, message: &Message) -> Option<FleetEvent> {
+    fn heard(&mut self, message: &Message) -> Option<FleetEvent> {
+        if let Some(logs) = &mut self.logs
+            && let Some(from) = logs.sender(&message.subject)
+        {
+            let lines = logs.page(&from, &message.payload);
+            return (!lines.is_empty()).then_some(FleetEvent::Log { host: from.host, lines });
+        }
         if self.proof.as_ref().is_some_and(|proof| proof.as_str() == message.subject.as_str()) {
             return Some(FleetEvent::Proved);
         }
@@ -241,6 +280,9 @@ impl FleetTask {
             }
             Ok(response) => {
                 let (from, request) = self.replies.read(&message.subject, Some(&response.hostname))?;
+                if let Some(logs) = &mut self.logs {
+                    logs.heard(&from, &request, &response);
+                }
                 Some(FleetEvent::Input(Input::Response { from, request, response: Arc::new(response) }))
             }
             Err(error) => unreadable(message, &error),

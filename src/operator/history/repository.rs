@@ -64,6 +64,18 @@ impl Repository {
         commits
     }
 
+    /// The names of its branches, and of those of its remotes.
+    pub(super) async fn branches(&self) -> Vec<String> {
+        let format = "--format=%(refname:lstrip=2)";
+        let here = self.ask(&["for-each-ref", format, "refs/heads"]).await;
+        let there = self.ask(&["for-each-ref", "--format=%(refname:lstrip=3)", "refs/remotes"]).await;
+        let listed = here
+            .into_iter()
+            .chain(there)
+            .flat_map(|listed| String::from_utf8_lossy(&listed.stdout).lines().map(str::to_owned).collect::<Vec<_>>());
+        listed.filter(|branch| branch != "HEAD").collect()
+    }
+
     pub(super) async fn head(&self) -> Option<Commit> {
         let head = self.ask(&["rev-parse", "--verify", "--quiet", "HEAD^{commit}"]).await?;
         String::from_utf8_lossy(&head.stdout).trim().parse().ok()

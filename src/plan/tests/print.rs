@@ -24,6 +24,9 @@ impl Display for Plan {
         if self.stage {
             writeln!(f, "stage = true")?;
         }
+        for (hook, command) in self.hooks.all() {
+            writeln!(f, "{hook} = {}", List(command))?;
+        }
         self.waves.iter().try_for_each(|wave| write!(f, "\n{wave}"))
     }
 }

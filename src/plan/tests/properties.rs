@@ -50,6 +50,7 @@ prop_compose! {
         revision in prop::option::of(select(vec!["main", "v1.2", "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b"])),
         flake in prop::option::of(select(vec!["github:o/r", "git+https://h/x?dir=\"a\\b\""])),
         (systems, stage) in (prop::option::of("[a-z\\\\\"./]{1,6}"), any::<bool>()),
+        on_finish in prop::option::of(prop::collection::vec("[a-z \"]{1,5}", 1..3)),
         waves in prop::collection::vec(
             (prop::collection::vec(selector(), 1..4), prop::collection::vec(selector(), 0..3), settings()), 1..5),
     ) -> Plan {
@@ -62,6 +63,7 @@ prop_compose! {
             flake: flake.map(|text| text.parse().unwrap()),
             systems,
             stage,
+            hooks: crate::plan::Hooks { on_finish, ..crate::plan::Hooks::default() },
             waves: waves.into_iter().enumerate().map(wave).collect(),
         }
     }

@@ -1,20 +1,32 @@
 //! What stands in place: the wave that runs with its hosts, and the waves to come.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 
 use super::Size;
+use crate::protocol::HostName;
 use crate::report::format::{Symbol, count};
 use crate::report::layout::{Layout, Line};
 use crate::report::{Style, wording};
 use crate::rollout::summary::{Counts, HostState, HostView, WaveState};
 use crate::rollout::{HostOutcome, WaveIndex};
 
+/// What each run has written last.
+type LastLines = BTreeMap<HostName, String>;
+
 /// A quarter of the terminal is left for what has scrolled by, and a quarter of the rest for the waves to come.
 const QUARTER: usize = 4;
 
 /// The lines to stand in place on a terminal of this size, none when there is nothing to look at. Only host names that
 /// are longer than a line make it wider.
-pub(super) fn region(page: &Layout<'_>, now: Timestamp, size: Size, style: Style) -> Vec<String> {
+pub(super) fn region(
+    page: &Layout<'_>,
+    last_lines: &LastLines,
+    now: Timestamp,
+    size: Size,
+    style: Style,
+) -> Vec<String> {
     let is_over = |state: &WaveState| matches!(state, WaveState::Ended(_));
     let runs = || page.summary.waves.iter().position(|wave| !is_over(&wave.state)).map(WaveIndex);
     let returns = page.summary.failed_and_returns().filter(|_| page.summary.outcome.is_none());
@@ -22,7 +34,7 @@ pub(super) fn region(page: &Layout<'_>, now: Timestamp, size: Size, style: Style
     let rows = size.rows - size.rows.div_ceil(QUARTER);
     let later = waves_to_come(page, wave, (rows / QUARTER).max(1));
     let header = header(page, wave, now);
-    let hosts = hosts(page, wave, now, rows.saturating_sub(later.len() + header.iter().len()));
+    let hosts = hosts(page, wave, last_lines, now, rows.saturating_sub(later.len() + header.iter().len()));
     header.into_iter().chain(hosts).chain(later).map(|line| line.within(size.columns, style)).collect()
 }
 
@@ -43,6 +55,10 @@ fn header(page: &Layout<'_>, wave: WaveIndex, now: Timestamp) -> Option<Line> {
     let counts = Counts::of(page.summary.hosts_of(wave));
     let lost = Counts { completed: 0, in_flight: 0, pending: 0, ..counts };
     let mut parts = vec![format!("{}/{}", counts.completed + counts.current, counts.total())];
+    if page.summary.waves.len() > 1 {
+        let all = page.summary.counts();
+        parts.push(format!("{} of {}", all.completed + all.current, count(all.total(), "host")));
+    }
     parts.extend(Some(wording::counts(&lost)).filter(|lost| !lost.is_empty()));
     parts.extend(doing);
     page.wave(symbol, wave, &parts.join("   "))
@@ -69,14 +85,19 @@ fn wave_to_come(page: &Layout<'_>, wave: WaveIndex) -> Option<Line> {
 // -- hosts
 
 /// The hosts of a wave: all of them where there is room, else those that move, and how many others there are.
-fn hosts(page: &Layout<'_>, wave: WaveIndex, now: Timestamp, room: usize) -> Vec<Line> {
+fn hosts(page: &Layout<'_>, wave: WaveIndex, last_lines: &LastLines, now: Timestamp, room: usize) -> Vec<Line> {
+    let line = |host: &HostView| {
+        let mut line = page.host_now(host, now);
+        line.aside = last_lines.get(&host.name).filter(|_| wording::moves(host)).cloned();
+        line
+    };
     let hosts: Vec<&HostView> = page.summary.hosts_of(wave).filter(|host| !is_told_above(page, host)).collect();
     if hosts.len() <= room {
-        return hosts.into_iter().map(|host| page.host_now(host, now)).collect();
+        return hosts.into_iter().map(line).collect();
     }
     let room = room.saturating_sub(1);
     let moving = hosts.iter().filter(|host| wording::moves(host));
-    let mut lines: Vec<Line> = moving.clone().take(room).map(|host| page.host_now(host, now)).collect();
+    let mut lines: Vec<Line> = moving.clone().copied().take(room).map(line).collect();
     let unseen = moving.skip(room).chain(hosts.iter().filter(|host| !wording::moves(host)));
     lines.push(page.among_hosts(Symbol::Others, wording::counts(&Counts::of(unseen.copied()))));
     lines

@@ -71,7 +71,7 @@ fn what_moves_stands_in_place_and_what_must_stay_scrolls_by() {
     });
     insta::assert_snapshot!(first, @"
     ◌ Rollout demo 01f92b3c begins: main -> 8c1f0e2, 6 hosts in 3 waves
-    ◌ 1/3 test    1/2
+    ◌ 1/3 test    1/2   1 of 6 hosts
         ✔ test1  completed   12s     a91be77 -> 8c1f0e2
         ◌ test2  building    0s      of 45m
     ◷ 2/3 dns     2 hosts
@@ -80,7 +80,7 @@ fn what_moves_stands_in_place_and_what_must_stay_scrolls_by() {
     let ticked = watched.tick();
     insta::assert_snapshot!(ticked, @"
     ◌ Rollout demo 01f92b3c begins: main -> 8c1f0e2, 6 hosts in 3 waves
-    ◌ 1/3 test    1/2
+    ◌ 1/3 test    1/2   1 of 6 hosts
         ✔ test1  completed   12s     a91be77 -> 8c1f0e2
         ◌ test2  building    3s      of 45m
     ◷ 2/3 dns     2 hosts
@@ -94,7 +94,7 @@ fn what_moves_stands_in_place_and_what_must_stay_scrolls_by() {
     ◌ Rollout demo 01f92b3c begins: main -> 8c1f0e2, 6 hosts in 3 waves
     ✔ 1/3 test    2/2   15s
     ⚠ connection lost; what runs on the hosts goes on
-    ◌ 2/3 dns     0/2
+    ◌ 2/3 dns     0/2   2 of 6 hosts
         ◌ ns1    building    1m20s   of 45m
         ◷ ns2    pending
     ◷ 3/3 media   2 hosts
@@ -157,7 +157,7 @@ fn a_question_is_not_written_over() {
     ✔ 1/3 test    2/2   24s
     Start wave 2? yes
     ⚠ connection lost; what runs on the hosts goes on
-    ◌ 2/3 dns     0/2
+    ◌ 2/3 dns     0/2   2 of 6 hosts
         ◌ ns1    sent        0s      of 45m
         ◷ ns2    pending
     ◷ 3/3 media   2 hosts

@@ -128,10 +128,11 @@ fn a_host_name_is_never_cut() {
     let long = "a-host-whose-name-is-longer-than-the-column-that-there-is-for-names";
     let preview = preview(&rollout("long", vec![wave("all", &["ns1", long, "ns2"])]), &[], None, 60);
     insta::assert_snapshot!(preview, @r#"
-    Rollout long   main -> 8c1f0e2 "flake: bump nixpkgs"   switch
+    Rollout long   main -> 8c1f0e2 "flake: bump nixpkgs"
+        switch
 
-      wave    hosts                          at once  may fail  then
-      1 all   ns1                            2        0         -
+      wave    hosts                      at once  may fail  then
+      1 all   ns1                        2        0         -
               a-host-whose-name-is-longer-than-the-column-that-there-is-for-names
               ns2
 
@@ -183,4 +184,30 @@ fn hosts_that_are_missed_are_told_of_by_day() {
     ns3 was there on 2026-11-20 and does not answer now
     ha nas were there on 2026-11-22 and do not answer now
     ");
+}
+
+#[test]
+fn a_terminal_of_sixty_columns_is_not_too_narrow() {
+    insta::assert_snapshot!(preview(&sunday(), &[], None, 60), @r#"
+    Rollout sunday   main -> 8c1f0e2 "flake: bump nixpkgs"
+        switch
+
+      wave      hosts          at once  may fail  then
+      1 test    test1 test2    2        0         bake 10m
+      2 dns     ns1 ns2=       1        0         bake 2m, check
+      3 media   jelly sonos    2        1         asks first
+      4 rest    ha nas         2        0         -
+                laptop?
+      5 nats    nats1          1        0         -
+
+      laptop? did not answer; wave 4 ignores unreachable
+        hosts.
+      ns2= already runs 8c1f0e2.
+      10 hosts in 5 waves: 8 to change, 1 current, 1
+        unreachable. At most 5h28m.
+    "#);
+    for width in 50..130 {
+        let shown = preview(&sunday(), &[], None, width);
+        assert!(shown.lines().all(|line| super::super::format::columns(line) <= width), "{width}:\n{shown}");
+    }
 }

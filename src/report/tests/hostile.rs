@@ -60,7 +60,7 @@ fn shown(said: &str) -> String {
     story.sent_back("test2").back(response("test2", "failed", said));
     story.given_up("ns1", HostOutcome::Rejected).ends(Outcome::Failed);
     page += &story.told();
-    page += &rollouts_table(&[(&story.summary, Liveness::Over)], start());
+    page += &rollouts_table(&[(&story.summary, Liveness::Over)], start(), usize::MAX);
     let hosts = [
         HostAnswer { report: report("test1", said), proved: true },
         HostAnswer { report: HostReport { busy: None, ..report("test2", said) }, proved: false },

@@ -48,6 +48,7 @@ pub(in crate::report) fn wave(name: &str, hosts: &[&str]) -> ResolvedWave {
         supports_ids: true,
         supports_rollback: true,
         supports_system: true,
+        supports_log: false,
         is_current: false,
         revision: Some(commit(OLD)),
         system: None,

@@ -74,6 +74,7 @@ pub(super) fn host(hostname: &str) -> ResolvedHost {
         supports_ids: true,
         supports_rollback: true,
         supports_system: true,
+        supports_log: false,
         is_current: false,
         revision: None,
         system: None,

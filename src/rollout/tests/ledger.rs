@@ -358,9 +358,7 @@ impl<'a> Ledger<'a> {
                 self.host_mut(host).back = Some(Back::new(at, request.clone()));
             }
             EventKind::Returned { host, outcome, .. } => {
-                if let Some(back) = &mut self.host_mut(host).back {
-                    back.outcome = Some(*outcome);
-                }
+                self.host_mut(host).back.iter_mut().for_each(|back| back.outcome = Some(*outcome));
             }
             EventKind::Final { host, outcome, .. } => {
                 if *outcome == HostOutcome::Completed {

@@ -11,6 +11,7 @@ use crate::apply::systems;
 use crate::operator;
 use crate::support::lab::Lab;
 use crate::support::rebuild::GATE;
+use crate::support::wait;
 
 const TEST_ONLY: &str =
     "revision = 'main'\n[[wave]]\nname = 'one'\ntargets = 'test.test1'\n[[wave]]\ntargets = 'test.all'\n";
@@ -141,7 +142,7 @@ async fn a_rollout_outlives_its_server_and_is_stopped_by_another() {
 async fn stage_interrupted(lab: &Lab, assistant: &Assistant, id: &Value) {
     let stop_file = lab.home().join(format!("state/homelab-deploy/rollouts/{}.stop", id.as_str().unwrap()));
     let seen = async || Ok((!stop_file.exists()).then_some(()));
-    crate::support::wait::until("the wish to stop is seen", seen).await.unwrap();
+    wait::until("the wish to stop is seen", seen).await.unwrap();
     assert_eq!(assistant.ask("rollout_status", json!({ "rollout_id": id })).await["state"], "running");
 }
 
@@ -216,4 +217,27 @@ async fn what_changes_is_previewed_and_other_systems_are_another_plan() {
     let stale = assistant.call("apply_plan", arguments).await;
     assert!(format!("{stale:?}").contains("stale_plan"), "{stale:?}");
     assert_eq!(requests.try_iter().count(), 0);
+}
+
+#[tokio::test]
+async fn programs_that_a_plan_tells_are_shown_and_run_for_it() {
+    let lab = stage::lab(&["test.test1", "test.test2"]).await;
+    let folder = lab.home().join("plans");
+    fs::create_dir_all(&folder).unwrap();
+    let told = folder.join("told");
+    let plan = |file: &str| format!("on_finish = ['sh', '-c', 'cat >{file}']\n{TEST_ONLY}");
+    fs::write(folder.join("tests.toml"), plan(told.to_str().unwrap())).unwrap();
+    let assistant = Assistant::beside(settings(&lab), Era::Stateless).await;
+    let preview = assistant.ask("preview_plan", json!({ "plan": "tests" })).await;
+    assert_eq!(preview["hooks"], json!({ "on_finish": format!("sh -c cat >{}", told.display()) }));
+    let answer = assistant.ask("apply_plan", json!({ "plan": "tests", "plan_hash": preview["plan_hash"] })).await;
+    assert_eq!(answer["state"], "succeeded", "{answer:#}");
+    let written = async || Ok(fs::read(&told).ok().filter(|text| text.ends_with(b"\n")));
+    let summary: Value = serde_json::from_slice(&wait::until("the program was told", written).await.unwrap()).unwrap();
+    assert_eq!(summary["hosts"]["completed"], 2);
+
+    fs::write(folder.join("tests.toml"), plan("elsewhere")).unwrap();
+    let stale = json!({ "plan": "tests", "plan_hash": preview["plan_hash"] });
+    let refused = assistant.refused("apply_plan", stale).await;
+    assert!(refused.starts_with("stale_plan: "), "{refused}");
 }

@@ -3,6 +3,7 @@ use std::time::Duration;
 use super::*;
 use crate::plan::{Check, Rollback};
 use crate::protocol::{Phase, Status};
+use crate::report::format::columns as columns_of;
 use crate::report::layout::LayoutState;
 use crate::report::tests::scenario::{Scenario, answer, build_failure, demo, deployment, name, rollout, wave};
 use crate::rollout::{EventKind, FailureReason, Interrupt, Summary, WaveVerdict};
@@ -17,7 +18,7 @@ fn lines(story: &Scenario, columns: usize, rows: usize) -> Vec<String> {
         memory.learn(event, &summary);
     }
     let page = Layout::new(&summary, memory).unwrap();
-    region(&page, story.now(), Size { columns, rows }, Style::Plain)
+    region(&page, &LastLines::new(), story.now(), Size { columns, rows }, Style::Plain)
 }
 
 fn shown(story: &Scenario, columns: usize, rows: usize) -> String {
@@ -63,7 +64,7 @@ fn the_sample() {
     story.wave_starts(0).deploys("test1").deploys("test2").wave_ends(0, WaveVerdict::Succeeded).wave_starts(1);
     story.deploys("ns1").sent("ns2").at("ns2", Phase::Build).wait(64);
     insta::assert_snapshot!(shown(&story, 80, 24), @"
-    ◌ 2/5 dns     1/2
+    ◌ 2/5 dns     1/2   3 of 10 hosts
         ✔ ns1     completed   12s     a91be77 -> 8c1f0e2
         ◌ ns2     building    1m04s   of 45m
     ◷ 3/5 media   asks first
@@ -102,7 +103,7 @@ fn six_hosts_in_every_state() {
 fn of_three_hundred_hosts_only_those_that_move_are_shown() {
     let story = crowd(300, 3, 9);
     insta::assert_snapshot!(shown(&story, 80, 24), @"
-    ◌ 2/2 all      9/300
+    ◌ 2/2 all      9/300   10 of 301 hosts
         ◌ node010  building    1m04s   of 45m
         ◌ node011  building    1m04s   of 45m
         ◌ node012  building    1m04s   of 45m
@@ -115,7 +116,7 @@ fn of_three_hundred_hosts_only_those_that_move_are_shown() {
 fn three_hundred_hosts_at_once_fill_the_terminal_and_no_more() {
     let story = crowd(300, 280, 9);
     insta::assert_snapshot!(shown(&story, 80, 12), @"
-    ◌ 2/2 all      9/300
+    ◌ 2/2 all      9/300   10 of 301 hosts
         ◌ node010  building    1m04s   of 45m
         ◌ node011  building    1m04s   of 45m
         ◌ node012  building    1m04s   of 45m
@@ -168,12 +169,12 @@ fn a_wave_that_comes_to_a_halt() {
     let mut story = Scenario::begin(demo());
     story.wave_starts(0).sent("test1").wait(5).event(EventKind::Interrupted { how: Interrupt::Drain });
     insta::assert_snapshot!(format!("{halted}\n--\n{}", shown(&story, 80, 24)), @"
-    ✖ 1/3 test    0/2   1 failed   halted
+    ✖ 1/3 test    0/2   0 of 6 hosts   1 failed   halted
         ◌ test2  sent        5s      of 45m
     ◷ 2/3 dns     2 hosts
     ◷ 3/3 media   2 hosts
     --
-    ✖ 1/3 test    0/2   interrupted
+    ✖ 1/3 test    0/2   0 of 6 hosts   interrupted
         ◌ test1  sent        5s      of 45m
         ◷ test2  pending
     ◷ 2/3 dns     2 hosts
@@ -188,7 +189,7 @@ fn waves_to_come_leave_room_for_hosts() {
     let mut story = Scenario::begin(rollout("long", waves));
     story.wave_starts(0).sent("host-of-wave1");
     insta::assert_snapshot!(shown(&story, 80, 14), @"
-    ◌  1/12 wave1    0/1
+    ◌  1/12 wave1    0/1   0 of 12 hosts
         ◌ host-of-wave1   sent        0s      of 45m
     ◷  2/12 wave2    1 host
     … 10 more waves to come
@@ -236,9 +237,50 @@ fn while_hosts_of_a_wave_that_failed_return_it_stands_in_place() {
     story.wave_ends(0, WaveVerdict::Failed(FailureReason::CheckFailed { reason: "exit code 1".to_owned() }));
     story.sent_back("ns2").wait(3);
     insta::assert_snapshot!(shown(&story, 80, 24), @"
-    ✖ 1/2 dns    2/2   failed, and returns to what ran before
+    ✖ 1/2 dns    2/2   2 of 3 hosts   failed, and returns to what ran before
         ✔ ns1  completed   12s     a91be77 -> 8c1f0e2
         ◌ ns2  returning   12s     its wave has failed
     ◷ 2/2 rest   1 host
     ");
+}
+
+#[test]
+fn the_last_line_of_a_log_stands_behind_a_host_that_moves_where_there_is_room() {
+    let mut story = Scenario::begin(demo());
+    story.wave_starts(0).deploys("test1").sent("test2").at("test2", Phase::Build).wait(3);
+    let (mut summary, mut memory) = (Summary::default(), LayoutState::default());
+    for event in &story.events {
+        summary.apply(event);
+        memory.learn(event, &summary);
+    }
+    let page = Layout::new(&summary, memory).unwrap();
+    let logs: LastLines =
+        ["test1", "test2", "ns1"].map(|host| (name(host), format!("building {host}.drv of 17"))).into();
+    let shown = |columns, style| region(&page, &logs, story.now(), Size { columns, rows: 24 }, style).join("\n");
+    insta::assert_snapshot!(shown(120, Style::Plain), @"
+    ◌ 1/3 test    1/2   1 of 6 hosts
+        ✔ test1  completed   12s     a91be77 -> 8c1f0e2
+        ◌ test2  building    3s      of 45m   building test2.drv of 17
+    ◷ 2/3 dns     2 hosts
+    ◷ 3/3 media   2 hosts
+    ");
+    insta::assert_snapshot!(shown(64, Style::Plain), @"
+    ◌ 1/3 test    1/2   1 of 6 hosts
+        ✔ test1  completed   12s     a91be77 -> 8c1f0e2
+        ◌ test2  building    3s      of 45m   building test2.drv of…
+    ◷ 2/3 dns     2 hosts
+    ◷ 3/3 media   2 hosts
+    ");
+    insta::assert_snapshot!(shown(57, Style::Plain), @"
+    ◌ 1/3 test    1/2   1 of 6 hosts
+        ✔ test1  completed   12s     a91be77 -> 8c1f0e2
+        ◌ test2  building    3s      of 45m
+    ◷ 2/3 dns     2 hosts
+    ◷ 3/3 media   2 hosts
+    ");
+    assert!(shown(120, Style::Colored).contains("of 45m   \x1b[2mbuilding test2.drv of 17\x1b[0m"));
+    for columns in 40..120 {
+        let shown = shown(columns, Style::Plain);
+        assert!(shown.lines().all(|line| columns_of(line) <= columns), "{columns}:\n{shown}");
+    }
 }
