@@ -13,13 +13,13 @@ use crate::stage::{CURRENT, NS1, PROFILE, Stage, request};
 use crate::support::git::{Git, Mood};
 
 /// Makes two keys, and prints their public halves.
-const KEYS: &str = r#"
+const KEYS: &str = r"
 cd /root
 for key in fleet other; do
     nix key generate-secret --key-name $key-1 >$key.secret
     nix key convert-secret-to-public <$key.secret
     echo
-done"#;
+done";
 
 /// A system like the one that trusts the key, but for its version and a change.
 const EXPRESSION: &str = r#"

@@ -14,6 +14,7 @@ use crate::rollout::{
 
 /// What was seen of a rollout so far.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "it is a record of what was seen")]
 pub(super) struct Ledger<'a> {
     pub(super) waves: Vec<Course<'a>>,
     pub(super) hosts: Vec<Seen<'a>>,
@@ -289,8 +290,8 @@ impl<'a> Ledger<'a> {
                 seen.supports_system = seen.host.supports_system;
             } else if !succeeded && !completed {
                 let (may_be_at, ended) = (seen.may_be_at.take(), std::mem::take(&mut seen.ended));
-                let (wave, fetched, fetches) = (seen.wave, seen.fetched, std::mem::take(&mut seen.fetches));
-                *seen = Seen { wave, fetched, fetches, may_be_at, ended, ..Seen::new(seen.host, seen.own_wave) };
+                let (wave, fetched, asked) = (seen.wave, seen.fetched, std::mem::take(&mut seen.fetches));
+                *seen = Seen { wave, fetched, fetches: asked, may_be_at, ended, ..Seen::new(seen.host, seen.own_wave) };
             }
         }
         let in_flight = self.hosts.iter().filter(|seen| seen.is_open());

@@ -8,6 +8,7 @@ use crate::rollout::HostOutcome;
 
 /// What was seen of a host.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "it is a record of what was seen")]
 pub(super) struct Seen<'a> {
     pub(super) host: &'a ResolvedHost,
     pub(super) wave: usize,

@@ -74,7 +74,8 @@ pub fn told_nix(lab: &Lab, answers: &[(&str, Value)]) -> (PathBuf, String) {
     for (name, answer) in answers {
         fs::write(folder.join(name), answer.to_string()).unwrap();
     }
-    let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
+    let path = std::env::var_os("PATH").unwrap();
+    let path = format!("{}:{}", folder.display(), path.to_str().unwrap());
     (folder, path)
 }
 
