@@ -146,8 +146,9 @@ impl Site {
         let (store, home) = (self.at(machine).join("nix"), self.at(machine).join("home"));
         [&store, &home].into_iter().try_for_each(fs::create_dir_all).into_diagnostic()?;
         let folder = self.nix.parent().unwrap_or(Path::new("")).as_os_str().to_owned();
-        let path =
-            [folder, OsString::from(":"), std::env::var_os("PATH").unwrap_or_default()].iter().collect::<OsString>();
+        let path = [folder, OsString::from(":"), std::env::var_os("PATH").unwrap_or_default()]
+            .into_iter()
+            .collect::<OsString>();
         let mut command = Command::new("unshare");
         command.args(["--mount", "sh", "-c", WITH_STORE]).arg(store).arg(program);
         command
