@@ -15,9 +15,7 @@ use uuid::Uuid;
 
 /// The commands that somebody may call.
 #[rustfmt::skip]
-const COMMANDS: [&str; 17] = [
-    "init", "doctor", "apply", "plan", "rollouts", "status", "report", "abort", "deploy", "hosts", "logs", "keygen", "nats-config", "listener", "mcp", "completions", "man",
-];
+const COMMANDS: [&str; 19] = ["init", "doctor", "apply", "plan", "rollouts", "status", "report", "abort", "deploy", "hosts", "logs", "keygen", "nats-config", "listener", "mcp", "completions", "man", "build", "rollback"];
 
 /// The program at home in a folder, with nothing in the environment.
 fn program(home: &Path) -> Command {
