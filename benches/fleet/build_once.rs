@@ -88,7 +88,7 @@ pub fn compare() -> Result<String> {
     let map: serde_json::Value = serde_json::from_slice(&map).into_diagnostic()?;
     let cache = format!("file://{}", site.at("cache").display());
     let fetch = |host: &String| {
-        let system = map["systems"][host].as_str().unwrap_or_default();
+        let system = map.pointer(&format!("/systems/{host}")).and_then(|system| system.as_str()).unwrap_or_default();
         // Into a store that has not built it.
         site.nix(&format!("{host}-fetching"), &["copy", "--no-check-sigs", "--from", &cache, system])
     };

@@ -17,8 +17,8 @@ use crate::support::flake::Flake;
 
 /// The commands that somebody may call.
 #[rustfmt::skip]
-const COMMANDS: [&str; 18] = [
-    "init", "doctor", "apply", "plan", "rollouts", "status", "report", "abort", "deploy", "rollback", "hosts", "logs", "keygen", "nats-config", "listener", "mcp", "completions", "man",
+const COMMANDS: [&str; 19] = [
+    "init", "doctor", "apply", "plan", "rollouts", "status", "report", "abort", "deploy", "rollback", "hosts", "logs", "keygen", "nats-config", "listener", "mcp", "completions", "man", "build",
 ];
 
 /// The program at home in a folder, with nothing in the environment.

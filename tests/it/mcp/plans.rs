@@ -206,7 +206,7 @@ async fn what_changes_is_previewed_and_other_systems_are_another_plan() {
         fs::write(lab.home().join("systems.json"), map.to_string()).unwrap();
     };
     map(2);
-    let mut command = command(&lab, &[]);
+    let mut command = command(&lab, &["--plans-dir", "plans"]);
     command.env("PATH", systems::told_nix(&lab, &systems::told_of_ns1()).1);
     let assistant = Assistant::spawn(&mut command, Era::Stateless).await;
     let preview = assistant.ask("preview_plan", json!({ "plan": "built" })).await;
