@@ -23,7 +23,7 @@ chaos: cargo
 nix: cargo
 	for suite in $${SUITES:-trixie}; do \
 		nix=$$(scripts/nix $$suite) || [ $$? = 3 ] || exit 1; \
-		NIX=$$nix cargo test --test nix || exit 1; \
+		NIX=$$nix PATH=$${nix%/*}:$$PATH cargo test --test nix || exit 1; \
 	done
 
 # Tests in an environment as bare as that of the flake's builds.

@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed, and says where")]
 
+mod changes;
 #[path = "../support/git.rs"]
 #[expect(dead_code, reason = "the box makes this server ill, which is nobody's wish here")]
 mod git;
@@ -126,6 +127,16 @@ fn toolchain() -> String {
     )
 }
 
+/// The Nix to test with; says what is not tested where there is none.
+fn nix(untested: &str) -> Option<OsString> {
+    let nix = env::var_os("NIX").filter(|nix| !nix.is_empty());
+    if nix.is_none() {
+        // Past the test harness, which shows only what is said by tests that fail.
+        writeln!(io::stderr(), "SKIPPED the test of {untested}: NIX names no nix, see `make nix`").ok();
+    }
+    nix
+}
+
 fn done(command: &mut Command) {
     assert!(command.status().unwrap().success(), "{command:?}");
 }
@@ -140,11 +151,7 @@ fn files(folder: &Path) -> Vec<String> {
 
 #[test]
 fn what_people_type_first_works() {
-    let Some(nix) = env::var_os("NIX").filter(|nix| !nix.is_empty()) else {
-        // Past the test harness, which shows only what is said by tests that fail.
-        writeln!(io::stderr(), "SKIPPED the test of the flake by its URL: NIX names no nix, see `make nix`").ok();
-        return;
-    };
+    let Some(nix) = nix("the flake by its URL") else { return };
     let stage = Stage::set(nix);
     let url = stage.url();
 
