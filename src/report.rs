@@ -32,7 +32,7 @@ pub use hosts::{HostsView, hosts_table};
 pub use json::Json;
 pub use lines::Lines;
 pub use packages::packages;
-pub use preview::{preview, way_back};
+pub use preview::{emphasize, preview, rollback_commits};
 pub use recap::recap;
 pub use rollouts::{Liveness, rollouts_json, rollouts_table};
 pub use wording::{cause, missed};

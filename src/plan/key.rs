@@ -104,8 +104,8 @@ pub(super) const TOP_KEYS: [Key; 11] = [
         name: "wave",
         takes: ValueKind::Waves,
         default: nothing,
-        meaning: "Hosts that are deployed together. A wave begins when every host of the one before has come to its \
-                  end and that wave has succeeded; when a wave fails, no later one begins.",
+        meaning: "Hosts that are deployed together. A wave begins when every host of the previous wave has finished \
+                  and that wave has succeeded; when a wave fails, no later one begins.",
     },
 ];
 

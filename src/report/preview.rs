@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::format::{DisplayDuration, count, first_line, pad, shorten, widest, wrap, wrap_indented};
 use super::packages::packages;
-use super::wording;
+use super::{Style, wording};
 use crate::plan::{Changes, ResolvedHost, ResolvedWave, Rollback};
 use crate::protocol::Commit;
 use crate::rollout::{Rollout, WaveIndex};
@@ -55,8 +55,18 @@ pub fn preview(rollout: &Rollout, warnings: &[String], changed: Option<&Changes>
     lines.join("\n")
 }
 
+/// A preview in this style: with its title in bold, and the titles of its columns dim.
+pub fn emphasize(preview: &str, style: Style) -> String {
+    let line = |(index, line): (usize, &str)| match style {
+        Style::Colored if index == 0 => format!("\x1b[1m{line}\x1b[0m"),
+        Style::Colored if line.starts_with("  wave ") => format!("\x1b[2m{line}\x1b[0m"),
+        Style::Colored | Style::Plain => line.to_owned(),
+    };
+    preview.lines().enumerate().map(line).collect::<Vec<_>>().join("\n")
+}
+
 /// From which commit hosts go back and to which, a line for each commit that they run now.
-pub fn way_back(rollout: &Rollout) -> String {
+pub fn rollback_commits(rollout: &Rollout) -> String {
     let to = wording::revision(rollout);
     let mut by_commit: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for host in rollout.plan.hosts().filter(|host| !host.is_current) {

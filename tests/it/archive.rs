@@ -43,6 +43,7 @@ fn an_archive_has_all_that_goes_with_the_program_and_is_the_same_each_time() {
     ./share/fish/vendor_completions.d/homelab-deploy.fish
     ./share/man/man1/homelab-deploy-abort.1
     ./share/man/man1/homelab-deploy-apply.1
+    ./share/man/man1/homelab-deploy-build.1
     ./share/man/man1/homelab-deploy-completions.1
     ./share/man/man1/homelab-deploy-deploy.1
     ./share/man/man1/homelab-deploy-doctor.1
@@ -56,6 +57,7 @@ fn an_archive_has_all_that_goes_with_the_program_and_is_the_same_each_time() {
     ./share/man/man1/homelab-deploy-nats-config.1
     ./share/man/man1/homelab-deploy-plan.1
     ./share/man/man1/homelab-deploy-report.1
+    ./share/man/man1/homelab-deploy-rollback.1
     ./share/man/man1/homelab-deploy-rollouts.1
     ./share/man/man1/homelab-deploy-status.1
     ./share/man/man1/homelab-deploy.1

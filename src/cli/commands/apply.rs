@@ -117,7 +117,7 @@ impl Apply {
         let Previewed { bus, prepared, preview } = self.preparation.prepare(self.display.audience()).await?;
         self.guards.check(&prepared)?;
         if self.display.audience() == Audience::Person {
-            out::note(&preview);
+            out::note(&report::emphasize(&preview, self.display.style()));
         }
         if !self.yes && !confirm::start().await {
             out::note("Nothing was deployed.");

@@ -174,11 +174,10 @@ impl Deploy {
         let asks = is_person && !self.yes && is_risky;
         // Who goes back is asked in any case: without a terminal the command would not have come this far.
         if asks && (self.to.is_some() || io::stdin().is_terminal() && io::stderr().is_terminal()) {
-            let way_back = if self.to.is_some() { report::way_back(&prepared.rollout) } else { String::new() };
-            out::note(&format!(
-                "{}{way_back}",
-                report::preview(&prepared.rollout, &prepared.warnings, None, out::width())
-            ));
+            let preview = report::preview(&prepared.rollout, &prepared.warnings, None, out::width());
+            let preview = report::emphasize(&preview, self.display.style());
+            let commits = if self.to.is_some() { report::rollback_commits(&prepared.rollout) } else { String::new() };
+            out::note(&format!("{preview}{commits}"));
             return confirm::start().await;
         }
         if is_person {

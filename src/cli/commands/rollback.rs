@@ -140,7 +140,8 @@ impl Terms<'_> {
         self.force.check(&prepared)?;
         if self.display.audience() == Audience::Person {
             let preview = report::preview(&prepared.rollout, &prepared.warnings, None, out::width());
-            out::note(&format!("{preview}{}", report::way_back(&prepared.rollout)));
+            let preview = report::emphasize(&preview, self.display.style());
+            out::note(&format!("{preview}{}", report::rollback_commits(&prepared.rollout)));
         }
         if !self.yes && !confirm::start().await {
             out::note("Nothing was deployed.");

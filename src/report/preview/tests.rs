@@ -211,3 +211,12 @@ fn a_terminal_of_sixty_columns_is_not_too_narrow() {
         assert!(shown.lines().all(|line| super::super::format::columns(line) <= width), "{width}:\n{shown}");
     }
 }
+
+#[test]
+fn the_titles_of_a_preview_stand_out_on_a_terminal_and_nowhere_else() {
+    let plain = preview(&sunday(), &[], None, 80);
+    assert_eq!(emphasize(&plain, Style::Plain), plain);
+    let colored = emphasize(&plain, Style::Colored);
+    assert!(colored.starts_with("\x1b[1mRollout sunday") && colored.contains("\n\x1b[2m  wave "), "{colored:?}");
+    assert_eq!(colored.replace("\x1b[1m", "").replace("\x1b[2m", "").replace("\x1b[0m", ""), plain);
+}
