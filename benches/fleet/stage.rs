@@ -155,7 +155,9 @@ impl Stage {
             Program::Bare => self.bare(hosts)?,
             Program::Deploy => {
                 let target = if hosts == 1 { "prod.h0" } else { "prod.all" };
-                let (cost, events) = self.operator(&["deploy", target, "--branch", hosts::REVISION, "--json"])?;
+                let state = self.path("state").to_string_lossy().into_owned();
+                let (cost, events) =
+                    self.operator(&["deploy", target, "--branch", hosts::REVISION, "--json", "--state-dir", &state])?;
                 Sample::new(cost, &events)?
             }
             Program::Apply => {
@@ -182,7 +184,8 @@ impl Stage {
         let targets = if hosts == 1 { "prod.h0" } else { "prod.all" };
         let text = format!("revision = {:?}\n[[wave]]\nname = \"all\"\ntargets = {targets:?}\n", hosts::REVISION);
         fs::write(&plan, text).into_diagnostic()?;
-        fs::remove_dir_all(&state).ok();
+        // The hosts that answered before stay known.
+        fs::remove_dir_all(state.join("rollouts")).ok();
         let arguments = ["apply", &plan.to_string_lossy(), "--yes", "--state-dir", &state.to_string_lossy()];
         let (cost, _) = self.operator(&arguments)?;
         let mut journals = fs::read_dir(state.join("rollouts")).into_diagnostic()?;
