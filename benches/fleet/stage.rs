@@ -140,6 +140,8 @@ impl Stage {
     /// Runs the programs in turn with a fleet.
     pub async fn play(&mut self, scenario: Scenario) -> Result<Vec<Figures>> {
         let _hosts = self.start_hosts(scenario).await?;
+        // Those of another fleet are known no more.
+        fs::remove_dir_all(self.path("state")).ok();
         let mut all: Vec<Figures> = Program::ALL.into_iter().map(|program| Figures::new(scenario, program)).collect();
         for _ in 0..scenario.rounds {
             for figures in &mut all {

@@ -113,8 +113,6 @@ impl Deploy {
             return Ok(Exit::Declined);
         }
         let Prepared { rollout, roster, .. } = prepared;
-        // What a large fleet has said of itself takes more memory than its rollout. It helps where one host was named wrongly.
-        let roster = if rollout.plan.hosts().nth(1).is_some() { Roster::default() } else { roster };
         let carrier = Carrier { operator: &self.operator, state: &self.state, display: &self.display };
         let ended = carrier.begin(bus, rollout).await?;
         if is_deserted(ended.state()) {
@@ -125,7 +123,7 @@ impl Deploy {
             carrier.tell_what_would_be_done(ended.state()).await;
         }
         // The command is at its end: taking a large fleet apart host by host would only hold that up.
-        std::mem::forget(ended);
+        std::mem::forget((ended, roster));
         Ok(exit)
     }
 
