@@ -10,25 +10,23 @@ use homelab_deploy::plan::PackageChange;
 use homelab_deploy::protocol::HostName;
 
 /// The parts of a fleet's systems: what they are called, and what each host has of it before and after.
-const PARTS: &[(&str, [&str; 2], [&str; 2], [&str; 2])] = &[
-    ("linux", ["6.12.60", "6.12.63"], ["6.12.60", "6.12.63"], ["6.12.60", "6.12.60"]),
-    ("initrd-linux", ["6.12.60", "6.12.63"], ["6.12.60", "6.12.63"], ["6.12.60", "6.12.60"]),
-    ("openssh", ["10.0p2", "10.2p1"], ["10.0p2", "10.2p1"], ["10.0p2", "10.2p1"]),
-    ("jellyfin", ["", ""], ["", "10.11.3"], ["10.11.3", "10.11.3"]),
-    ("exim", ["4.98", ""], ["", ""], ["", ""]),
-    ("python3.12-six", ["1.16.0", "1.17.0"], ["1.17.0", "1.16.0"], ["1.17.0", "1.17.0"]),
-    ("glibc", ["2.40-66", "2.40-66 2.42-51"], ["2.40-66 2.42-51", "2.42-51"], ["2.42-51", "2.42-51"]),
-    ("gtk+3", ["3.24.49", "3.24.51"], ["3.24.49", ""], ["", "3.24.51"]),
-    ("nerd-fonts-fira-code", ["3.4.0+6.2", "3.4.1+6.2"], ["", "3.4.1+6.2"], ["", ""]),
-    ("source", ["a", "b"], ["a", "a"], ["b", "c"]),
-    ("perl5.40.0-X-Y", ["1.0-unstable-2025-01-02", "1.0-unstable-2026-01-02"], ["", ""], ["", ""]),
+const PARTS: &[(&str, [[&str; 2]; 3])] = &[
+    ("linux", [["6.12.60", "6.12.63"], ["6.12.60", "6.12.63"], ["6.12.60", "6.12.60"]]),
+    ("initrd-linux", [["6.12.60", "6.12.63"], ["6.12.60", "6.12.63"], ["6.12.60", "6.12.60"]]),
+    ("openssh", [["10.0p2", "10.2p1"], ["10.0p2", "10.2p1"], ["10.0p2", "10.2p1"]]),
+    ("jellyfin", [["", ""], ["", "10.11.3"], ["10.11.3", "10.11.3"]]),
+    ("exim", [["4.98", ""], ["", ""], ["", ""]]),
+    ("python3.12-six", [["1.16.0", "1.17.0"], ["1.17.0", "1.16.0"], ["1.17.0", "1.17.0"]]),
+    ("glibc", [["2.40-66", "2.40-66 2.42-51"], ["2.40-66 2.42-51", "2.42-51"], ["2.42-51", "2.42-51"]]),
+    ("gtk+3", [["3.24.49", "3.24.51"], ["3.24.49", ""], ["", "3.24.51"]]),
+    ("nerd-fonts-fira-code", [["3.4.0+6.2", "3.4.1+6.2"], ["", "3.4.1+6.2"], ["", ""]]),
+    ("source", [["a", "b"], ["a", "a"], ["b", "c"]]),
+    ("perl5.40.0-X-Y", [["1.0-unstable-2025-01-02", "1.0-unstable-2026-01-02"], ["", ""], ["", ""]]),
     (
         "util-linux-minimal",
-        ["2.41.2-lib", "2.41.3-lib"],
-        ["2.41.2-bin 2.41.2-lib", "2.41.2-lib"],
-        ["2.41.2-man", "2.41.2-dev"],
+        [["2.41.2-lib", "2.41.3-lib"], ["2.41.2-bin 2.41.2-lib", "2.41.2-lib"], ["2.41.2-man", "2.41.2-dev"]],
     ),
-    ("unit-sshd.service", ["w", "x"], ["w", "w"], ["w", "x"]),
+    ("unit-sshd.service", [["w", "x"], ["w", "w"], ["w", "x"]]),
 ];
 
 /// A cache in a folder, which describes paths that it does not have.
@@ -54,8 +52,8 @@ impl Cache<'_> {
     /// Describes the system of a host, and returns its path.
     fn system(&self, host: usize, version: usize) -> String {
         let mut parts = Vec::new();
-        for (number, (name, first, second, third)) in PARTS.iter().enumerate() {
-            let versions = [first, second, third][host][version];
+        for (number, (name, versions)) in PARTS.iter().enumerate() {
+            let versions = versions.get(host).and_then(|versions| versions.get(version)).unwrap();
             for version in versions.split_whitespace() {
                 // What has no version of its own is told from others by its content alone.
                 let is_version = version.starts_with(|first: char| first.is_ascii_digit());
