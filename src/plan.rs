@@ -44,7 +44,7 @@ pub use self::diagnostic::{PlanDiagnostic, PlanErrors};
 pub use self::hooks::{Hook, Hooks};
 pub use self::resolved::{Check, Groups, Limits, ResolvedHost, ResolvedPlan, ResolvedWave};
 pub use self::rollback::{BadConfirmTimeout, CONFIRM_TIMEOUT, Rollback, parse_confirm_timeout};
-pub use self::roster::Roster;
+pub use self::roster::{Roster, groups_of};
 pub use self::schema::schema;
 pub use self::systems::{Systems, runs};
 pub use self::target::Selector;
@@ -130,21 +130,23 @@ pub struct Spanned<T> {
     pub span: Range<usize>,
 }
 
+impl Wave {
+    /// A wave of a plan that was never written down.
+    pub fn unwritten(name: String, targets: Vec<Spanned<Selector>>, settings: Settings) -> Self {
+        Self { name: Spanned::nowhere(name), targets, exclude: Vec::new(), settings }
+    }
+}
+
 impl Plan {
-    /// A plan that was never written down: one wave, named like the plan after whom it reaches.
+    /// A plan that was never written down.
+    pub fn unwritten(name: String, waves: Vec<Wave>) -> Self {
+        Self { name, revision: None, flake: None, hooks: Hooks::default(), systems: None, stage: false, waves }
+    }
+
+    /// One of a single wave, which is named like it after whom it reaches.
     pub fn of_one_wave(selector: Selector, settings: Settings) -> Self {
         let name = selector.target.subject().to_string();
-        let targets = vec![Spanned::nowhere(selector)];
-        let wave = Wave { name: Spanned::nowhere(name.clone()), targets, exclude: Vec::new(), settings };
-        Self {
-            name,
-            revision: None,
-            flake: None,
-            hooks: Hooks::default(),
-            systems: None,
-            stage: false,
-            waves: vec![wave],
-        }
+        Self::unwritten(name.clone(), vec![Wave::unwritten(name, vec![Spanned::nowhere(selector)], settings)])
     }
 
     /// The tiers whose hosts have to be asked for before the plan can be resolved.

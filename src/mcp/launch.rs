@@ -20,7 +20,7 @@ use super::progress::Progress;
 use super::settings::Credential;
 use crate::operator::detach::{Background, DetachError};
 use crate::operator::{Discovered, Kind, Part, PrepareOptions, Prepared};
-use crate::plan::{Hooks, Plan, Selector, Settings, Wave};
+use crate::plan::{Hooks, Plan};
 use crate::protocol::{Revision, Role, RolloutId, Target, Tier};
 use crate::report;
 use crate::rollout::PlanSource;
@@ -205,12 +205,6 @@ pub(super) async fn in_time<T>(
         Err(ToolError::new("too_slow", "the hosts and the commit could not be settled in time")
             .next("nothing was sent; check that the repository can be reached, or give the whole commit id"))
     })
-}
-
-pub(super) fn one_wave(name: &str, targets: Vec<Target>, settings: Settings) -> Wave {
-    let selector = |target| crate::plan::Spanned::nowhere(Selector { text: name.to_owned(), target });
-    let name = crate::plan::Spanned::nowhere(name.to_owned());
-    Wave { name, targets: targets.into_iter().map(selector).collect(), exclude: Vec::new(), settings }
 }
 
 /// Makes sure that each host and role that was asked for is there. A mistyped name is told as that, with the right ones.

@@ -9,7 +9,7 @@ use miette::Diagnostic;
 use thiserror::Error;
 
 use super::journal::Recorded;
-use crate::plan::{Hooks, Plan, Roster, Selector, Settings, Spanned, Wave};
+use crate::plan::{Plan, Roster, Selector, Settings, Spanned, Wave};
 use crate::protocol::{Commit, HostName, RequestId, RolloutId, Target, Tier};
 use crate::rollout::Rollout;
 use crate::rollout::summary::HostView;
@@ -126,7 +126,7 @@ impl RollbackPlan {
             let target = Spanned::nowhere(Selector { text: name.clone(), target });
             match waves.last_mut().filter(|last| last.name.value == host.wave) {
                 Some(last) => last.targets.push(target),
-                None => waves.push(one_wave(host.wave, target)),
+                None => waves.push(Wave::unwritten(host.wave.to_owned(), vec![target], Settings::default())),
             }
         }
         if by_commit.len() > 1 {
@@ -134,19 +134,7 @@ impl RollbackPlan {
             return Err(RollbackError::SeveralCommits(groups.collect::<Vec<_>>().join("; ")));
         }
         let (commit, _) = by_commit.pop_first().ok_or(RollbackError::NothingToUndo)?;
-        Ok(Self {
-            plan: Plan {
-                name,
-                revision: None,
-                flake: None,
-                hooks: Hooks::default(),
-                systems: None,
-                stage: false,
-                waves,
-            },
-            commit: commit.clone(),
-            undone,
-        })
+        Ok(Self { plan: Plan::unwritten(name, waves), commit: commit.clone(), undone })
     }
 
     /// Makes sure that what is undone is the last that the hosts ran, or that they have returned already.
@@ -203,9 +191,4 @@ impl<'a> Changed<'a> {
 fn check_is_over(recorded: &Recorded, rollout: &Rollout) -> Result<(), RollbackError> {
     let is_over = !recorded.running || recorded.summary.outcome.is_some();
     if is_over { Ok(()) } else { Err(RollbackError::StillRunning(rollout.id)) }
-}
-
-fn one_wave(name: &str, target: Spanned<Selector>) -> Wave {
-    let name = Spanned::nowhere(name.to_owned());
-    Wave { name, targets: vec![target], exclude: Vec::new(), settings: Settings::default() }
 }

@@ -16,7 +16,7 @@ pub struct StorePath {
     pub size: u64,
 }
 
-/// Store paths with all that they need, as a cache tells of them.
+/// Store paths with all that they need, as a cache describes them.
 #[derive(Debug, Default)]
 pub struct Closures {
     places: FxHashMap<String, usize>,

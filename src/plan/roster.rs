@@ -27,7 +27,7 @@ struct Members {
 
 /// The subjects that mean a host, though maybe not it alone. It belongs to its tier and its role whether or not it listens
 /// on their subjects, since it can be reached by its own.
-pub(super) fn groups_of(host: &HostReport) -> impl Iterator<Item = Subject> {
+pub fn groups_of(host: &HostReport) -> impl Iterator<Item = Subject> {
     let tier = Target::All(host.tier);
     let role = host.role.clone().map(|role| Target::Role(host.tier, role));
     let listed = |group: &Target| host.deploy_subjects.iter().any(|subject| group.is_spelled(subject));

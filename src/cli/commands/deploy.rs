@@ -22,8 +22,8 @@ use crate::cli::runtime::block_on;
 use crate::cli::state::StateArgs;
 use crate::cli::{alias, confirm, one_host, out};
 use crate::operator::{Kind, Part, PrepareOptions, Prepared};
-use crate::plan::{Plan, ResolvedPlan, Roster, Selector, Settings, Spanned};
-use crate::protocol::{Action, Revision, Subject, Target, Tier};
+use crate::plan::{Plan, ResolvedPlan, Roster, Selector, Settings, Spanned, groups_of};
+use crate::protocol::{Action, HostAnswer, Revision, Subject, Target, Tier};
 use crate::report;
 use crate::rollout::summary::HostState;
 use crate::rollout::{HostOutcome, Outcome, Summary};
@@ -128,7 +128,7 @@ impl Deploy {
     }
 
     async fn prepare(&self, bus: &mut Bus, selector: Selector) -> Result<Prepared, CommandError> {
-        let target = selector.target.clone();
+        let (subject, is_group) = (selector.target.subject(), !matches!(selector.target, Target::Host(..)));
         let wanted = PrepareOptions {
             plan: self.plan(selector),
             source: None,
@@ -148,10 +148,9 @@ impl Deploy {
         };
         let discovery = self.operator.discovery(&self.state);
         let called = wanted.call_roll(bus, &discovery).await.map_err(|error| unprepared(error.into()))?;
-        let roster = Roster::new(called.roll.hosts.clone());
-        let is_group = !matches!(target, Target::Host(..));
-        if is_group && roster.members(&target.subject()).next().is_none() {
-            return Err(nobody_there(&roster, target.subject()));
+        let is_member = |answer: &HostAnswer| groups_of(&answer.report).any(|group| group == subject);
+        if is_group && !called.roll.hosts.iter().any(is_member) {
+            return Err(nobody_there(&Roster::new(called.roll.hosts), subject));
         }
         wanted.settle(called).await.map_err(unprepared)
     }

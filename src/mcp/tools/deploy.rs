@@ -7,10 +7,10 @@ use serde::Deserialize;
 use crate::mcp::call::ToolCall;
 use crate::mcp::context::ToolContext;
 use crate::mcp::error::ToolError;
-use crate::mcp::launch::{Downgrade, Launch, Unwritten, one_wave};
+use crate::mcp::launch::{Downgrade, Launch, Unwritten};
 use crate::mcp::schema;
 use crate::mcp::settings::Credential;
-use crate::plan::{Hooks, Plan, Settings};
+use crate::plan::{Plan, Selector, Settings, Spanned, Wave};
 use crate::protocol::{Action, HostName, Revision, Role, Target, Tier};
 
 /// What `deploy_admin` takes; `deploy` takes the same without `tier`.
@@ -71,16 +71,9 @@ async fn deploy(
     };
     let phrase = short_form(&target);
     let settings = Settings { action: asked.action, ..Settings::default() };
-    let waves = vec![one_wave(&phrase, vec![target], settings)];
-    let plan = Plan {
-        name: phrase.clone(),
-        revision: None,
-        flake: None,
-        hooks: Hooks::default(),
-        systems: None,
-        stage: false,
-        waves,
-    };
+    let selector = Spanned::nowhere(Selector { text: phrase.clone(), target });
+    let waves = vec![Wave::unwritten(phrase.clone(), vec![selector], settings)];
+    let plan = Plan::unwritten(phrase.clone(), waves);
     let downgrade = Downgrade::of(asked.allow_downgrade);
     let launch = Launch { call, phrase, credential, downgrade, plan_hash: None };
     context.launch(launch, Unwritten { plan, revision: asked.branch }).await
