@@ -17,79 +17,59 @@ use super::error::ToolError;
 use super::follow::WaitUntil;
 use super::preview::MOST_PACKAGES;
 use super::progress::Progress;
-use super::settings::Credential;
+use super::settings::{Credential, Settings};
 use crate::operator::detach::{Background, DetachError};
 use crate::operator::{Discovered, Kind, Part, PrepareOptions, Prepared};
 use crate::plan::{Hooks, Plan};
 use crate::protocol::{Revision, Role, RolloutId, Target, Tier};
 use crate::report;
-use crate::rollout::PlanSource;
+use crate::rollout::{Event, EventKind, PlanSource, Rollout, Summary, WaveIndex};
 
 pub(super) struct Launch<'a> {
     pub(super) call: ToolCall<'a>,
     /// What to type where a person is asked: the target as plans write it, or the name of the plan.
     pub(super) phrase: String,
     pub(super) credential: Credential,
-    pub(super) downgrade: Downgrade,
+    /// The tiers of which no host may go back in history.
+    pub(super) no_downgrade: &'static [Tier],
     /// What `preview_plan` returned.
     pub(super) plan_hash: Option<String>,
+    /// The rollout that goes on, where no new one begins.
+    pub(super) resumes: Option<Resumed<'a>>,
 }
 
-/// Whether hosts may go back in history.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Downgrade {
-    Refused,
-    Allowed,
+/// A rollout that goes on where its record ends.
+#[derive(Clone, Copy)]
+pub(super) struct Resumed<'a> {
+    pub(super) rollout: &'a Rollout,
+    pub(super) summary: &'a Summary,
 }
 
-impl Downgrade {
-    pub(super) const fn of(allow: bool) -> Self {
-        if allow { Self::Allowed } else { Self::Refused }
-    }
-}
-
-pub(super) trait Intent: Sync {
-    /// Settles hosts and commit as they are now.
-    fn settle(
-        &self,
-        credential: Credential,
-        context: &ToolContext,
-        until: Instant,
-    ) -> impl Future<Output = Result<Prepared, ToolError>> + Send;
-
-    /// What the question says beside the hosts and the commit.
-    fn ask<'a>(&'a self, question: Question<'a>) -> Question<'a> {
-        question
+impl<'a> Resumed<'a> {
+    /// The wave that a person has to confirm before the rollout goes on.
+    fn unconfirmed(self) -> Option<(WaveIndex, &'a str)> {
+        let index = self.summary.current();
+        let wave = self.rollout.plan.waves.get(index).filter(|wave| wave.limits.confirm)?;
+        let began = self.summary.waves.get(index)?.began_at.is_some();
+        (!began).then_some((WaveIndex(index), wave.name.as_str()))
     }
 
-    /// Leaves the rollout to a process of its own. It is on record when this returns.
-    fn begin(
-        &self,
-        background: &Background,
-        prepared: Prepared,
-        context: &ToolContext,
-    ) -> Result<RolloutId, ToolError> {
-        let rollout = Arc::new(prepared.rollout);
-        background.begin(&rollout, &context.settings.journals)?;
-        Ok(rollout.id)
-    }
-}
-
-/// A plan that no one wrote down.
-pub(super) struct Unwritten {
-    pub(super) plan: Plan,
-    pub(super) revision: Revision,
-}
-
-impl Intent for Unwritten {
-    async fn settle(
-        &self,
-        credential: Credential,
-        context: &ToolContext,
-        until: Instant,
-    ) -> Result<Prepared, ToolError> {
-        let wanted = context.wanted(self.plan.clone(), None, self.revision.clone());
-        context.prepare(credential, wanted, until).await
+    fn begin(self, background: &Background, settings: &Settings) -> Result<RolloutId, ToolError> {
+        let id = self.rollout.id;
+        let (left, mut journal) = settings.journals.take_up(&id.to_string())?;
+        // With the lock in hand: nothing may have happened since the person was asked.
+        if left != *self.summary {
+            return Err(outdated());
+        }
+        let at = (settings.clock)();
+        // A wave that is on record as begun is a confirmed one.
+        let confirmed = self.unconfirmed().map(|(wave, _)| EventKind::WaveStarted { wave });
+        let mut events = std::iter::once(EventKind::Resumed).chain(confirmed).map(|kind| Event { at, kind });
+        let recorded = events.try_for_each(|event| journal.record(&event)).and_then(|()| journal.sync());
+        recorded
+            .map_err(|error| ToolError::new("journal_unusable", format!("the journal cannot be written: {error}")))?;
+        background.resume(id, journal, &settings.journals)?;
+        Ok(id)
     }
 }
 
@@ -137,62 +117,69 @@ impl ToolContext {
         in_time(until, Box::pin(prepared)).await
     }
 
-    /// Begins what is intended, unless there is a reason not to or a person has to be asked first, and waits for it.
-    pub(super) async fn launch(&self, launch: Launch<'_>, intent: impl Intent) -> Result<CallToolResponse, ToolError> {
+    /// Begins what is settled, unless there is a reason not to or a person has to be asked first, and waits for it. It is
+    /// settled once more after a person was asked.
+    pub(super) async fn launch<S: Future<Output = Result<Prepared, ToolError>> + Send>(
+        &self,
+        launch: Launch<'_>,
+        settle: impl Fn(Instant) -> S,
+    ) -> Result<CallToolResponse, ToolError> {
         let context = launch.call.context;
         let mut until = self.deadline();
         let mut progress = Progress::towards(context, self.settings.timeouts.progress);
-        let mut prepared = intent.settle(launch.credential, self, until).await?;
-        let question = self.question(&launch, &prepared, &intent)?;
+        let mut prepared = settle(until).await?;
+        let question = self.question(&launch, &prepared)?;
         match self.approvals.obtain(&question, &mut progress, launch.call).await? {
             ApprovalOutcome::NotNeeded | ApprovalOutcome::GivenBefore => {}
             ApprovalOutcome::Asked(question) => return Ok((*question).into()),
             ApprovalOutcome::GivenMeanwhile => {
                 let approved = question.binding();
                 until = self.deadline();
-                let settled = intent.settle(launch.credential, self, until).await?;
-                if self.question(&launch, &settled, &intent)?.binding() != approved {
+                let settled = settle(until).await?;
+                if self.question(&launch, &settled)?.binding() != approved {
                     return Err(outdated());
                 }
                 prepared = settled;
             }
         }
         let warnings = prepared.warnings.clone();
-        let id = intent.begin(&self.background(launch.credential)?, prepared, self)?.to_string();
+        let id = self.begin(&launch, prepared)?.to_string();
         launch.call.audit.end().id = Some(id.clone());
         Ok(self.wait(&id, WaitUntil { context, until, progress, warnings }).await?.into_response())
     }
 
     /// What a person would be asked, once nothing else stands against it.
-    fn question<'a>(
-        &self,
-        launch: &'a Launch<'_>,
-        prepared: &'a Prepared,
-        intent: &'a impl Intent,
-    ) -> Result<Question<'a>, ToolError> {
+    fn question<'a>(&self, launch: &'a Launch<'_>, prepared: &'a Prepared) -> Result<Question<'a>, ToolError> {
         prepared.check_no_other_rollout()?;
-        if launch.downgrade == Downgrade::Refused {
-            prepared.check_not_downgrade(&Tier::ALL)?;
-        }
-        let Launch { call: ToolCall { tool, arguments, .. }, phrase, plan_hash, .. } = launch;
-        let question = Question::about(tool, arguments, phrase, &prepared.rollout, &prepared.ahead);
-        let changes =
-            prepared.changes.as_ref().map(|changes| report::packages(&prepared.rollout, changes, MOST_PACKAGES));
+        prepared.check_not_downgrade(launch.no_downgrade)?;
+        let Launch { call, phrase, plan_hash, resumes, .. } = launch;
+        let Prepared { rollout, ahead, changes, .. } = prepared;
+        let changes = changes.as_ref().map(|changes| report::packages(rollout, changes, MOST_PACKAGES));
+        let confirms = resumes.and_then(Resumed::unconfirmed).map(|(_, wave)| wave);
+        let question = Question::about(call.tool, call.arguments, phrase, rollout, ahead);
         let question = question.changing(changes.unwrap_or_default()).previewed(plan_hash.as_deref());
-        let question = intent.ask(question);
+        let question = question.confirming(confirms);
         let allowed = self.settings.revisions.check(question.asked, question.tiers.iter().copied());
-        if allowed.is_err() && !self.ran_before(&prepared.rollout)? {
+        if allowed.is_err() && !self.ran_before(rollout)? {
             allowed?;
         }
         Ok(question)
     }
 
-    fn background(&self, credential: Credential) -> Result<Background, ToolError> {
-        let environment = self.settings.environment(self.connection(credential)?);
-        let mut background = Background { program: self.settings.program.clone(), ..Background::apply(environment) };
-        // Its events are what a journal lacks of a host in flight.
-        background.arguments.push("--json".into());
-        Ok(background)
+    /// Leaves the rollout to a process of its own. It is on record when this returns.
+    fn begin(&self, launch: &Launch<'_>, prepared: Prepared) -> Result<RolloutId, ToolError> {
+        let background = Background {
+            program: self.settings.program.clone(),
+            // Its events are what a journal lacks of a host in flight.
+            arguments: vec!["apply".into(), "--json".into()],
+            environment: self.settings.environment(self.connection(launch.credential)?),
+        };
+        if let Some(resumed) = launch.resumes {
+            return resumed.begin(&background, &self.settings);
+        }
+        let rollout = Arc::new(prepared.rollout);
+        background.begin(&rollout, &self.settings.journals)?;
+        Ok(rollout.id)
     }
 }
 

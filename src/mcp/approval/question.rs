@@ -80,12 +80,12 @@ impl<'a> Question<'a> {
         Self { plan_hash, ..self }
     }
 
-    /// The same about a rollout that asked for another revision than its commit, and that may have to be confirmed.
+    /// The same where a yes confirms a wave, whose plan wants that of a person.
     #[must_use]
-    pub(in crate::mcp) fn resuming(self, asked: &'a Revision, confirms: Option<&str>) -> Self {
-        let mut steps = self.steps;
-        steps.extend(confirms.map(|wave| safe(&format!("this confirms wave {wave}"))));
-        Self { asked, steps, needs_a_person: self.needs_a_person || confirms.is_some(), ..self }
+    pub(in crate::mcp) fn confirming(mut self, wave: Option<&str>) -> Self {
+        self.needs_a_person |= wave.is_some();
+        self.steps.extend(wave.map(|wave| safe(&format!("this confirms wave {wave}"))));
+        self
     }
 
     /// All of it, as bytes that differ when anything in it does.

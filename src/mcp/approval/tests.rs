@@ -242,10 +242,7 @@ fn only_the_test_tier_needs_no_person() {
     }
     assert!(needs(&[]), "a question about no host may be about any host");
     let deed = Deed { rollout: rollout(&["test.a"]), ..Deed::dns() };
-    assert!(
-        deed.question().resuming(&deed.rollout.asked, Some("two")).needs_a_person,
-        "a wave that has to be confirmed"
-    );
+    assert!(deed.question().confirming(Some("two")).needs_a_person, "a wave that has to be confirmed");
 }
 
 #[test]

@@ -3,15 +3,13 @@
 use rmcp::model::CallToolResponse;
 use rmcp::schemars::{self, JsonSchema};
 use serde::Deserialize;
-use tokio::time::Instant;
 
 use crate::mcp::call::ToolCall;
 use crate::mcp::context::ToolContext;
 use crate::mcp::error::ToolError;
-use crate::mcp::launch::{Downgrade, Intent, Launch, credential_for};
+use crate::mcp::launch::{Launch, credential_for};
 use crate::mcp::schema;
-use crate::mcp::settings::Credential;
-use crate::operator::{Prepared, RollbackError, RollbackPlan};
+use crate::operator::{RollbackError, RollbackPlan};
 use crate::protocol::HostName;
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -23,20 +21,6 @@ pub(super) struct RollbackArguments {
     /// The rollout whose hosts return.
     #[schemars(with = "String")]
     rollout_id: Option<String>,
-}
-
-impl Intent for RollbackPlan {
-    async fn settle(
-        &self,
-        credential: Credential,
-        context: &ToolContext,
-        until: Instant,
-    ) -> Result<Prepared, ToolError> {
-        let wanted = context.wanted(self.plan.clone(), None, self.commit.clone().into());
-        let prepared = context.prepare(credential, wanted, until).await?;
-        self.check(&prepared.roster)?;
-        Ok(prepared)
-    }
 }
 
 pub(super) async fn roll_back(context: &ToolContext, call: ToolCall<'_>) -> Result<CallToolResponse, ToolError> {
@@ -54,8 +38,14 @@ pub(super) async fn roll_back(context: &ToolContext, call: ToolCall<'_>) -> Resu
     };
     let credential = credential_for(&rollback.plan.tiers());
     let phrase = rollback.plan.name.clone();
-    let launch = Launch { call, phrase, credential, downgrade: Downgrade::Allowed, plan_hash: None };
-    context.launch(launch, rollback).await
+    let wanted = context.wanted(rollback.plan.clone(), None, rollback.commit.clone().into());
+    let settle = async |until| {
+        let prepared = context.prepare(credential, wanted.clone(), until).await?;
+        rollback.check(&prepared.roster)?;
+        Ok(prepared)
+    };
+    let launch = Launch { call, phrase, credential, no_downgrade: &[], plan_hash: None, resumes: None };
+    context.launch(launch, settle).await
 }
 
 impl From<RollbackError> for ToolError {

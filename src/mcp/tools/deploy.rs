@@ -7,7 +7,7 @@ use serde::Deserialize;
 use crate::mcp::call::ToolCall;
 use crate::mcp::context::ToolContext;
 use crate::mcp::error::ToolError;
-use crate::mcp::launch::{Downgrade, Launch, Unwritten};
+use crate::mcp::launch::Launch;
 use crate::mcp::schema;
 use crate::mcp::settings::Credential;
 use crate::plan::{Plan, Selector, Settings, Spanned, Wave};
@@ -74,9 +74,10 @@ async fn deploy(
     let selector = Spanned::nowhere(Selector { text: phrase.clone(), target });
     let waves = vec![Wave::unwritten(phrase.clone(), vec![selector], settings)];
     let plan = Plan::unwritten(phrase.clone(), waves);
-    let downgrade = Downgrade::of(asked.allow_downgrade);
-    let launch = Launch { call, phrase, credential, downgrade, plan_hash: None };
-    context.launch(launch, Unwritten { plan, revision: asked.branch }).await
+    let wanted = context.wanted(plan, None, asked.branch);
+    let no_downgrade = if asked.allow_downgrade { &[][..] } else { &Tier::ALL };
+    let launch = Launch { call, phrase, credential, no_downgrade, plan_hash: None, resumes: None };
+    context.launch(launch, |until| context.prepare(credential, wanted.clone(), until)).await
 }
 
 /// That there is not exactly one target, with the hosts and roles to choose from. A schema that said so would make some

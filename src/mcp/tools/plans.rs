@@ -10,15 +10,14 @@ use crate::mcp::answer::ToolAnswer;
 use crate::mcp::call::ToolCall;
 use crate::mcp::context::ToolContext;
 use crate::mcp::error::ToolError;
-use crate::mcp::launch::{Downgrade, Intent, Launch, credential_for};
+use crate::mcp::launch::{Launch, credential_for};
 use crate::mcp::plans::PlanName;
 use crate::mcp::preview::{plan_hash, preview};
 use crate::mcp::schema;
-use crate::mcp::settings::Credential;
 use crate::mcp::status::MAX_WAVES;
 use crate::operator::plan_file::PlanFile;
 use crate::operator::{Part, Prepared, SystemsFrom};
-use crate::protocol::{HostName, Revision};
+use crate::protocol::{HostName, Revision, Tier};
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -90,19 +89,18 @@ pub(super) async fn show(context: &ToolContext, asked: PreviewArguments) -> Resu
 
 pub(super) async fn apply(context: &ToolContext, call: ToolCall<'_>) -> Result<CallToolResponse, ToolError> {
     let previewed: ApplyArguments = schema::arguments(call.arguments)?;
-    let credential = credential_for(&read(context, &previewed.plan.parse()?)?.plan.tiers());
+    let name = previewed.plan.parse()?;
+    let credential = credential_for(&read(context, &name)?.plan.tiers());
     let plan_hash = Some(previewed.plan_hash.clone());
-    let launch = Launch { call, phrase: previewed.plan.clone(), credential, downgrade: Downgrade::Refused, plan_hash };
-    context.launch(launch, previewed).await
-}
-
-/// A plan as it was previewed. Its file is read anew each time it is settled.
-impl Intent for ApplyArguments {
-    async fn settle(&self, _: Credential, context: &ToolContext, deadline: Instant) -> Result<Prepared, ToolError> {
-        let name = self.plan.parse()?;
-        let (prepared, hash) = prepare(context, &name, self.until.as_deref(), &self.exclude, deadline).await?;
-        if hash == self.plan_hash { Ok(prepared) } else { Err(stale(&name)) }
-    }
+    let phrase = previewed.plan.clone();
+    let launch = Launch { call, phrase, credential, no_downgrade: &Tier::ALL, plan_hash, resumes: None };
+    // The file is read anew each time.
+    let settle = async |deadline| {
+        let (prepared, hash) =
+            prepare(context, &name, previewed.until.as_deref(), &previewed.exclude, deadline).await?;
+        if hash == previewed.plan_hash { Ok(prepared) } else { Err(stale(&name)) }
+    };
+    context.launch(launch, settle).await
 }
 
 /// Settles a plan up to a wave and without some hosts, and returns the hash of what that shows.

@@ -1,25 +1,17 @@
 //! `resume_rollout`: going on with a rollout that is paused, or whose process ended too early.
 
-use std::sync::Arc;
-
 use rmcp::model::CallToolResponse;
 use rmcp::schemars::{self, JsonSchema};
 use serde::Deserialize;
-use tokio::time::Instant;
 
-use crate::mcp::approval::{Question, outdated};
 use crate::mcp::call::ToolCall;
 use crate::mcp::context::{ToolContext, is_resumable, touches_test_only, within_reach};
 use crate::mcp::error::ToolError;
-use crate::mcp::launch::{Downgrade, Intent, Launch, in_time};
+use crate::mcp::launch::{Launch, Resumed, in_time};
 use crate::mcp::schema;
 use crate::mcp::settings::{Credential, Settings};
-use crate::operator::Prepared;
-use crate::operator::detach::Background;
 use crate::operator::resumption::{Sources, prepare_again};
-use crate::protocol::RolloutId;
-use crate::rollout::summary::Summary;
-use crate::rollout::{Event, EventKind, Rollout, WaveIndex};
+use crate::protocol::Tier;
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -34,76 +26,26 @@ pub(super) async fn resume(context: &ToolContext, call: ToolCall<'_>) -> Result<
     let id = context.find_where(rollout_id.as_deref(), is_resumable)?;
     let recorded = context.settings.journals.read(&id)?;
     let rollout = match &recorded.summary.rollout {
-        Some(rollout) if is_resumable(&recorded) && rollout.revision.is_commit() => Arc::clone(rollout),
+        Some(rollout) if is_resumable(&recorded) && rollout.revision.is_commit() => rollout,
         _ => {
             return Err(ToolError::new("not_resumable", format!("rollout {id} is neither paused nor cut off"))
                 .next("rollout_status tells how it ended; start another one where more has to be done"));
         }
     };
     let credential = if touches_test_only(&rollout.plan) { Credential::Test } else { Credential::Admin };
-    let launch =
-        Launch { call, phrase: rollout.name().to_owned(), credential, downgrade: Downgrade::Refused, plan_hash: None };
-    context.launch(launch, Resumed { rollout, summary: recorded.summary }).await
-}
-
-/// A rollout that goes on where its record ends.
-struct Resumed {
-    rollout: Arc<Rollout>,
-    summary: Summary,
-}
-
-impl Resumed {
-    /// The wave that a person has to confirm before the rollout goes on.
-    fn unconfirmed(&self) -> Option<(WaveIndex, &str)> {
-        let index = self.summary.current();
-        let wave = self.rollout.plan.waves.get(index).filter(|wave| wave.limits.confirm)?;
-        let began = self.summary.waves.get(index)?.began_at.is_some();
-        (!began).then_some((WaveIndex(index), wave.name.as_str()))
-    }
-}
-
-impl Intent for Resumed {
-    async fn settle(
-        &self,
-        credential: Credential,
-        context: &ToolContext,
-        until: Instant,
-    ) -> Result<Prepared, ToolError> {
-        let Settings { flakes, cache, discovery, .. } = &context.settings;
-        let sources = Sources { flakes, cache: cache.as_deref() };
+    let Settings { flakes, cache, discovery, .. } = &context.settings;
+    let sources = Sources { flakes, cache: cache.as_deref() };
+    let settle = |until| {
         let prepared = async {
             let mut bus = context.connect(credential).await?;
-            let prepared = prepare_again(&self.summary, &self.rollout, &mut bus, discovery, sources).await?;
+            let prepared = prepare_again(&recorded.summary, rollout, &mut bus, discovery, sources).await?;
             within_reach(credential, &prepared.rollout.plan)?;
             Ok(prepared)
         };
-        in_time(until, prepared).await
-    }
-
-    fn ask<'a>(&'a self, question: Question<'a>) -> Question<'a> {
-        question.resuming(&self.rollout.asked, self.unconfirmed().map(|(_, name)| name))
-    }
-
-    fn begin(&self, background: &Background, _: Prepared, context: &ToolContext) -> Result<RolloutId, ToolError> {
-        let journals = &context.settings.journals;
-        let id = self.rollout.id;
-        let (left, mut journal) = journals.take_up(&id.to_string())?;
-        // With the lock in hand: nothing may have happened since the person was asked.
-        if left != self.summary {
-            return Err(outdated());
-        }
-        let at = (context.settings.clock)();
-        // A wave that is on record as begun is a confirmed one.
-        let confirmed = self.unconfirmed().map(|(wave, _)| EventKind::WaveStarted { wave });
-        for kind in std::iter::once(EventKind::Resumed).chain(confirmed) {
-            journal.record(&Event { at, kind }).map_err(|error| unwritable(&error))?;
-        }
-        journal.sync().map_err(|error| unwritable(&error))?;
-        background.resume(id, journal, journals)?;
-        Ok(id)
-    }
-}
-
-fn unwritable(error: &std::io::Error) -> ToolError {
-    ToolError::new("journal_unusable", format!("the journal cannot be written: {error}"))
+        in_time(until, prepared)
+    };
+    let resumes = Some(Resumed { rollout, summary: &recorded.summary });
+    let phrase = rollout.name().to_owned();
+    let launch = Launch { call, phrase, credential, no_downgrade: &Tier::ALL, plan_hash: None, resumes };
+    context.launch(launch, settle).await
 }
