@@ -10,12 +10,11 @@
 //! - `context`: what every tool works with; `settings`: what the server is started with;
 //! - `policy`: which revisions go where; `approval`: the person who is asked first; `plans`: the plans that there are;
 //! - `answer` and `error`: what a tool says; `schema`: what arguments look like;
-//! - `call` and `audit`: what is put on record; `redact`: what leaves, without secrets.
+//! - `audit`: what is put on record; `redact`: what leaves, without secrets.
 
 mod answer;
 mod approval;
 mod audit;
-mod call;
 mod context;
 mod error;
 mod follow;

@@ -16,15 +16,15 @@ use std::time::Duration;
 use jiff::Timestamp;
 use rmcp::RoleServer;
 use rmcp::model::{
-    ClientCapabilities, ElicitRequest, ElicitRequestParams, ElicitResult, ElicitationAction, ElicitationSchema,
-    InputRequest, InputRequiredResult, ProtocolVersion,
+    CallToolRequestParams, ClientCapabilities, ElicitRequest, ElicitRequestParams, ElicitResult, ElicitationAction,
+    ElicitationSchema, InputRequest, InputRequiredResult, ProtocolVersion,
 };
 use rmcp::service::{RequestContext, ServiceError};
 use tokio::time::{Instant, interval_at};
 
 pub(super) use self::question::Question;
 use self::tokens::ApprovalTokens;
-use super::call::{AuditContext, ToolCall};
+use super::context::ToolCall;
 use super::error::ToolError;
 use super::progress::Progress;
 use super::redact::Redactor;
@@ -75,8 +75,8 @@ impl Approvals {
         progress: &mut Option<Progress<'_>>,
         call: ToolCall<'_>,
     ) -> Result<ApprovalOutcome, ToolError> {
-        call.audit.end().tier = question.tiers.last().map(ToString::to_string);
-        call.audit.end().commit = Some(question.commit.to_string());
+        call.audit.about().tier = question.tiers.last().map(ToString::to_string);
+        call.audit.about().commit = Some(question.commit.to_string());
         if !question.needs_a_person {
             return Ok(ApprovalOutcome::NotNeeded);
         }
@@ -85,7 +85,7 @@ impl Approvals {
             ApprovalMode::Person => (self.ask(question, progress, call).await?, "given"),
         };
         if !matches!(outcome, ApprovalOutcome::Asked(_)) {
-            call.audit.end().approval = Some(on_record);
+            call.audit.about().approval = Some(on_record);
         }
         Ok(outcome)
     }
@@ -94,13 +94,13 @@ impl Approvals {
         &self,
         question: &Question<'_>,
         progress: &mut Option<Progress<'_>>,
-        ToolCall { context, audit, .. }: ToolCall<'_>,
+        ToolCall { context, request, .. }: ToolCall<'_>,
     ) -> Result<ApprovalOutcome, ToolError> {
         if !context.client_capabilities().is_some_and(can_ask) {
             return Err(unavailable());
         }
         if context.protocol_version() >= Some(ProtocolVersion::V_2026_07_28) {
-            return self.take_answer(question, audit);
+            return self.take_answer(question, request);
         }
         let answer = elicit(self.form(question), progress, context).await?;
         judge(question, &answer)?;
@@ -108,7 +108,7 @@ impl Approvals {
     }
 
     /// Looks at the answer that came with a call, or asks when there is none.
-    fn take_answer(&self, question: &Question<'_>, call: &AuditContext) -> Result<ApprovalOutcome, ToolError> {
+    fn take_answer(&self, question: &Question<'_>, call: &CallToolRequestParams) -> Result<ApprovalOutcome, ToolError> {
         let answer = call.input_responses.as_ref().and_then(|answers| answers.get(FIELD).cloned());
         let Some((state, answer)) = call.request_state.as_ref().zip(answer) else {
             return Ok(ApprovalOutcome::Asked(Box::new(self.sealed(question))));

@@ -21,9 +21,8 @@ use tokio::io::{AsyncRead, AsyncWrite, stdin, stdout};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinError;
 
-use super::audit::{AuditError, CallEnd, CallOutcome};
-use super::call::{AuditContext, ToolCall};
-use super::context::ToolContext;
+use super::audit::{AuditEntry, AuditError};
+use super::context::{ToolCall, ToolContext};
 use super::error::ToolError;
 use super::settings::Settings;
 use super::tools;
@@ -151,14 +150,13 @@ impl ServerHandler for Server {
     ) -> Result<CallToolResponse, ErrorData> {
         let arguments = request.arguments.clone().map_or(Value::Null, Value::Object);
         let mut entry = self.context.audit.entry(&request.name, arguments, client(&context).as_deref());
-        let audit = AuditContext::new(&request);
         let is_writing = self.get_tool(&request.name).is_some() && tools::writes(&request.name);
         let answer = match if is_writing { entry.begin() } else { Ok(()) } {
-            Ok(()) => self.answer(&request, &context, &audit).await,
+            Ok(()) => self.answer(&request, &context, &entry).await,
             Err(error) => Ok(unrecorded(&error).into_response()),
         };
         let answer = self.clean(answer);
-        entry.end(audit.ended_with(&answer));
+        entry.end_with(&answer);
         answer
     }
 
@@ -178,8 +176,7 @@ impl ServerHandler for Server {
         if request.method == "tools/call" {
             let params = request.params.unwrap_or_default();
             let entry = self.context.audit.entry("malformed", params, client(&context).as_deref());
-            let code = Some(format!("protocol {}", error.code.0));
-            entry.end(CallEnd { outcome: CallOutcome::Error, code, ..CallEnd::default() });
+            entry.end_with(&Err(error.clone()));
         }
         Err(error)
     }
@@ -191,13 +188,13 @@ impl Server {
         &self,
         request: &CallToolRequestParams,
         context: &RequestContext<RoleServer>,
-        audit: &AuditContext,
+        audit: &AuditEntry<'_>,
     ) -> Result<CallToolResponse, ErrorData> {
         if self.get_tool(&request.name).is_none() {
             return Err(ErrorData::invalid_params("tool not found", None));
         }
         let arguments = request.arguments.clone().unwrap_or_default();
-        let call = ToolCall { tool: &request.name, arguments: &arguments, context, audit };
+        let call = ToolCall { request, arguments: &arguments, context, audit };
         let answer = AssertUnwindSafe(Box::pin(tools::run(&self.context, call))).catch_unwind().await;
         Ok(answer.unwrap_or_else(|_| Err(ToolError::broke_off())).unwrap_or_else(ToolError::into_response))
     }

@@ -11,8 +11,7 @@ use rmcp::model::CallToolResponse;
 use tokio::time::{Instant, timeout_at};
 
 use super::approval::{ApprovalOutcome, Question, outdated};
-use super::call::ToolCall;
-use super::context::{ToolContext, within_reach, wrong_tier};
+use super::context::{ToolCall, ToolContext, within_reach, wrong_tier};
 use super::error::ToolError;
 use super::follow::WaitUntil;
 use super::preview::MOST_PACKAGES;
@@ -144,7 +143,7 @@ impl ToolContext {
         }
         let warnings = prepared.warnings.clone();
         let id = self.begin(&launch, prepared)?.to_string();
-        launch.call.audit.end().id = Some(id.clone());
+        launch.call.audit.about().id = Some(id.clone());
         Ok(self.wait(&id, WaitUntil { context, until, progress, warnings }).await?.into_response())
     }
 
@@ -156,7 +155,7 @@ impl ToolContext {
         let Prepared { rollout, ahead, changes, .. } = prepared;
         let changes = changes.as_ref().map(|changes| report::packages(rollout, changes, MOST_PACKAGES));
         let confirms = resumes.and_then(Resumed::unconfirmed).map(|(_, wave)| wave);
-        let question = Question::about(call.tool, call.arguments, phrase, rollout, ahead);
+        let question = Question::about(&call.request.name, call.arguments, phrase, rollout, ahead);
         let question = question.changing(changes.unwrap_or_default()).previewed(plan_hash.as_deref());
         let question = question.confirming(confirms);
         let allowed = self.settings.revisions.check(question.asked, question.tiers.iter().copied());

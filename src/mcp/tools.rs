@@ -12,8 +12,7 @@ use std::sync::Arc;
 use rmcp::model::{CallToolResponse, JsonObject, Tool, ToolAnnotations};
 
 use super::answer::ToolAnswer;
-use super::call::ToolCall;
-use super::context::ToolContext;
+use super::context::{ToolCall, ToolContext};
 use super::error::ToolError;
 use super::schema::{arguments as read, input, input_without};
 use super::settings::{Mode, Settings};
@@ -156,7 +155,7 @@ impl ToolEffect {
 
 pub(super) async fn run(context: &ToolContext, call: ToolCall<'_>) -> Result<CallToolResponse, ToolError> {
     let arguments = call.arguments;
-    let answer = match call.tool {
+    let answer = match &*call.request.name {
         "apply_plan" => return plans::apply(context, call).await,
         "deploy" => return deploy::to_test(context, call).await,
         ADMIN_TOOL => return deploy::to_any(context, call).await,

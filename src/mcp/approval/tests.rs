@@ -3,7 +3,7 @@
 use std::cell::Cell;
 
 use proptest::prelude::*;
-use rmcp::model::{CallToolRequestParams, InputResponses};
+use rmcp::model::InputResponses;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -80,11 +80,11 @@ fn approvals() -> Approvals {
     Approvals::new(ApprovalMode::Person, clock, Redactor::default())
 }
 
-fn call(state: Option<&str>, answer: Option<Value>) -> AuditContext {
+fn call(state: Option<&str>, answer: Option<Value>) -> CallToolRequestParams {
     let mut request = CallToolRequestParams::new("deploy_admin");
     request.request_state = state.map(str::to_owned);
     request.input_responses = answer.map(|answer| InputResponses::from([("approval".to_owned(), answer)]));
-    AuditContext::new(&request)
+    request
 }
 
 /// Calls for the first time, and returns what the answer has to come with.

@@ -4,8 +4,7 @@ use rmcp::model::CallToolResponse;
 use rmcp::schemars::{self, JsonSchema};
 use serde::Deserialize;
 
-use crate::mcp::call::ToolCall;
-use crate::mcp::context::ToolContext;
+use crate::mcp::context::{ToolCall, ToolContext};
 use crate::mcp::error::ToolError;
 use crate::mcp::launch::Launch;
 use crate::mcp::schema;

@@ -7,8 +7,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::mcp::answer::ToolAnswer;
-use crate::mcp::call::ToolCall;
-use crate::mcp::context::ToolContext;
+use crate::mcp::context::{ToolCall, ToolContext};
 use crate::mcp::error::ToolError;
 use crate::mcp::launch::{Launch, credential_for};
 use crate::mcp::plans::PlanName;

@@ -4,8 +4,7 @@ use rmcp::model::CallToolResponse;
 use rmcp::schemars::{self, JsonSchema};
 use serde::Deserialize;
 
-use crate::mcp::call::ToolCall;
-use crate::mcp::context::{ToolContext, is_resumable, touches_test_only, within_reach};
+use crate::mcp::context::{ToolCall, ToolContext, is_resumable, touches_test_only, within_reach};
 use crate::mcp::error::ToolError;
 use crate::mcp::launch::{Launch, Resumed, in_time};
 use crate::mcp::schema;
