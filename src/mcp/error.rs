@@ -3,7 +3,6 @@
 use miette::Diagnostic;
 use rmcp::model::{CallToolResponse, CallToolResult, ContentBlock};
 
-use super::policy::RevisionNotAllowed;
 use crate::bus::BusError;
 use crate::operator::FleetError;
 use crate::operator::journal::JournalError;
@@ -78,13 +77,6 @@ impl From<BusError> for ToolError {
                     .next("ask the person who started this server to check its flags")
             }
         }
-    }
-}
-
-impl From<RevisionNotAllowed> for ToolError {
-    fn from(refused: RevisionNotAllowed) -> Self {
-        Self::new("revision_not_allowed", refused.to_string())
-            .next("nothing was done; give branch a revision that is allowed, or ask the person who started this server for --allow-ref")
     }
 }
 

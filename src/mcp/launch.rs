@@ -158,7 +158,7 @@ impl ToolContext {
         let question = Question::about(&call.request.name, call.arguments, phrase, rollout, ahead);
         let question = question.changing(changes.unwrap_or_default()).previewed(plan_hash.as_deref());
         let question = question.confirming(confirms);
-        let allowed = self.settings.revisions.check(question.asked, question.tiers.iter().copied());
+        let allowed = self.settings.revisions.check(question.asked, &question.tiers);
         if allowed.is_err() && !self.ran_before(rollout)? {
             allowed?;
         }
