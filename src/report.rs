@@ -34,7 +34,7 @@ pub use lines::Lines;
 pub use packages::packages;
 pub use preview::{emphasize, preview, rollback_commits};
 pub use recap::recap;
-pub use rollouts::{Liveness, rollouts_json, rollouts_table};
+pub use rollouts::{Liveness, outcome, rollouts_json, rollouts_table};
 pub use wording::{cause, missed};
 
 use crate::protocol::HostName;

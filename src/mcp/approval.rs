@@ -26,7 +26,7 @@ pub(super) use self::question::Question;
 use self::tokens::ApprovalTokens;
 use super::context::ToolCall;
 use super::error::ToolError;
-use super::progress::Progress;
+use super::follow::Progress;
 use super::redact::Redactor;
 
 /// How long an approval holds, and how long the server waits for one.

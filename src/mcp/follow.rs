@@ -1,29 +1,56 @@
-//! Waiting for a rollout, as long as a call may take, and telling what became of it.
+//! Waiting for a rollout, as long as a call may take, and the progress that its client hears meanwhile.
 
-use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
 use std::time::Duration;
 
 use rmcp::RoleServer;
+use rmcp::model::{ProgressNotificationParam, ProgressToken};
 use rmcp::service::RequestContext;
 use tokio::time::{Instant, sleep};
 
 use super::answer::ToolAnswer;
 use super::context::ToolContext;
 use super::error::ToolError;
-use super::progress::Progress;
-use super::status::{StatusReport, state};
-use crate::operator::follow::Follower;
-use crate::protocol::{HostName, Phase};
-use crate::rollout::{Event, EventKind, Summary};
+use super::status::{StatusReport, done};
+use crate::report::Liveness;
+use crate::rollout::EventKind;
 use crate::text::safe;
 
 /// How often the journal of a rollout that runs is read.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// How many bytes are read from the end of what the process of a rollout prints.
-const MAX_OUTPUT_BYTES: u64 = 256 * 1024;
+/// Progress notifications, for a client that asked for them.
+pub(super) struct Progress<'a> {
+    context: &'a RequestContext<RoleServer>,
+    token: ProgressToken,
+    /// The longest silence.
+    pub(super) every: Duration,
+    said_at: Instant,
+    /// The last number. Numbers have to grow with each message, also while nothing happens.
+    reached: f64,
+}
+
+impl<'a> Progress<'a> {
+    /// `None` for a client that did not ask.
+    pub(super) fn towards(context: &'a RequestContext<RoleServer>, every: Duration) -> Option<Self> {
+        let token = context.meta.get_progress_token()?;
+        Some(Self { context, token, every, said_at: Instant::now(), reached: 0.0 })
+    }
+
+    /// Whether the client has heard nothing for long enough.
+    pub(super) fn is_due(&self) -> bool {
+        self.said_at.elapsed() >= self.every
+    }
+
+    /// Says something, with how many hosts are done.
+    pub(super) async fn say(&mut self, message: String, done: usize, total: usize) {
+        self.said_at = Instant::now();
+        self.reached = count(done).max(self.reached + 0.001);
+        let progress = ProgressNotificationParam::new(self.token.clone(), self.reached);
+        let progress = progress.with_total(count(total).max(self.reached)).with_message(message);
+        // That a client is gone is noticed elsewhere.
+        self.context.peer.notify_progress(progress).await.ok();
+    }
+}
 
 pub(super) struct WaitUntil<'a> {
     pub(super) context: &'a RequestContext<RoleServer>,
@@ -55,27 +82,13 @@ impl ToolContext {
                 () = wait.context.ct.cancelled() => break,
             }
         }
-        self.report(&follower, wait.warnings)
-    }
-
-    fn report(&self, follower: &Follower, warnings: Vec<String>) -> Result<ToolAnswer, ToolError> {
-        let summary = follower.summary();
-        let rollout = summary.rollout.as_deref().ok_or_else(|| {
+        let report = StatusReport::of(follower.summary(), self).ok_or_else(|| {
             ToolError::new("nothing_recorded", "the rollout ended before anything was recorded, so nothing was sent")
                 .next("start it again")
         })?;
-        let state = state(summary, follower.is_running());
-        let output = self.settings.journals.open_output(rollout.id).ok().and_then(read_output);
-        let (phases, words) = output.unwrap_or_default();
-        let (now, redactor) = ((self.settings.clock)(), &self.redactor);
-        let report = StatusReport { rollout, summary, state, warnings, phases, words, now, redactor };
-        Ok(ToolAnswer::fitting(report.told(), "hosts"))
+        let liveness = if follower.is_running() { Liveness::Running } else { Liveness::Over };
+        Ok(report.told(liveness, &wait.warnings))
     }
-}
-
-fn done(summary: &Summary) -> usize {
-    let counts = summary.counts();
-    counts.total() - counts.pending - counts.in_flight
 }
 
 /// What happened, where it is worth a message of its own.
@@ -97,23 +110,7 @@ fn in_words(event: &EventKind) -> Option<String> {
     })
 }
 
-/// What the process of a rollout printed last: events that no journal has, and, where it broke off, why.
-fn read_output(mut file: File) -> Option<(BTreeMap<HostName, Phase>, String)> {
-    let length = file.metadata().ok()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(MAX_OUTPUT_BYTES))).ok()?;
-    let mut text = Vec::new();
-    file.read_to_end(&mut text).ok()?;
-    let text = String::from_utf8_lossy(&text);
-    let mut phases = BTreeMap::new();
-    let mut words = Vec::new();
-    for line in text.lines() {
-        match serde_json::from_str(line) {
-            Ok(Event { kind: EventKind::Started { host, phase: Some(phase) }, .. }) => _ = phases.insert(host, phase),
-            Ok(_) => {}
-            Err(_) if line.starts_with('{') => {}
-            // Errors are framed and wrapped for a terminal.
-            Err(_) => words.extend(line.split_whitespace().filter(|word| !["│", "×", "╰─▶", "├─▶"].contains(word))),
-        }
-    }
-    Some((phases, words.join(" ")))
+#[expect(clippy::cast_precision_loss, reason = "a fleet is counted in thousands")]
+const fn count(hosts: usize) -> f64 {
+    hosts as f64
 }

@@ -54,8 +54,8 @@ impl<'a> Document<'a> {
         safe(self.rollout.name())
     }
 
-    fn outcome(&self) -> &'static str {
-        outcome(self.summary, self.liveness)
+    fn outcome(&self) -> String {
+        outcome(self.summary, self.liveness).replace('_', " ")
     }
 
     /// What is deployed, with the first line of the commit's message.

@@ -1,6 +1,5 @@
 //! `rollout_status`, `abort_rollout` and `host_log`: what became of rollouts, from whatever end they began.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rmcp::RoleServer;
@@ -13,11 +12,11 @@ use tokio::time::Instant;
 use crate::mcp::answer::ToolAnswer;
 use crate::mcp::context::{ToolContext, is_running};
 use crate::mcp::error::ToolError;
-use crate::mcp::follow::WaitUntil;
-use crate::mcp::progress::Progress;
-use crate::mcp::status::{StatusReport, state};
+use crate::mcp::follow::{Progress, WaitUntil};
+use crate::mcp::status::StatusReport;
 use crate::operator::journal::Recorded;
 use crate::protocol::HostName;
+use crate::report::{Liveness, outcome};
 use crate::rollout::Summary;
 
 const MAX_LISTED: usize = 20;
@@ -78,13 +77,14 @@ pub(super) async fn status(
 fn list(context: &ToolContext) -> Result<ToolAnswer, ToolError> {
     let all = context.rollouts()?;
     let listed = |recorded: &Recorded| {
+        let liveness = if is_running(recorded) { Liveness::Running } else { Liveness::Over };
         let Summary { rollout, began_at, .. } = &recorded.summary;
         let counts = recorded.summary.counts();
         let rollout = rollout.as_deref()?;
         Some(json!({
             "rollout_id": rollout.id.to_string(),
             "name": context.redactor.first(rollout.name(), 80),
-            "state": state(&recorded.summary, recorded.running),
+            "state": outcome(&recorded.summary, liveness),
             "asked": rollout.asked.as_str(),
             "commit": rollout.revision.as_str(),
             "operator": context.redactor.first(&rollout.operator, 80),
@@ -128,22 +128,10 @@ pub(super) fn log(context: &ToolContext, asked: &LogArguments) -> Result<ToolAns
         None => context.find_where(None, has_log).ok(),
     };
     let recorded = id.map(|id| context.settings.journals.read(&id)).transpose()?;
-    let summary = recorded.as_ref().map(|recorded| &recorded.summary);
-    let found =
-        summary.and_then(|summary| Some((summary, summary.rollout.as_deref()?, summary.host(&asked.hostname)?)));
-    let Some((summary, rollout, host)) = found else {
+    let report = recorded.as_ref().and_then(|recorded| StatusReport::of(&recorded.summary, context));
+    let host = recorded.as_ref().and_then(|recorded| recorded.summary.host(&asked.hostname));
+    report.zip(host).map(|(report, host)| report.host_log(host)).ok_or_else(|| {
         let what = format!("hostname: {} failed in no rollout on record here", asked.hostname);
-        return Err(ToolError::new("no_log", what).next("rollout_status with list: true shows the rollouts on record"));
-    };
-    let report = StatusReport {
-        rollout,
-        summary,
-        state: "",
-        warnings: Vec::new(),
-        phases: BTreeMap::new(),
-        words: String::new(),
-        now: (context.settings.clock)(),
-        redactor: &context.redactor,
-    };
-    Ok(ToolAnswer::of(report.host_log(host)))
+        ToolError::new("no_log", what).next("rollout_status with list: true shows the rollouts on record")
+    })
 }
