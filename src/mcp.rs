@@ -33,7 +33,7 @@ mod transport;
 pub use self::approval::ApprovalMode;
 pub use self::audit::AuditError;
 pub use self::error::ToolError;
-pub use self::handler::{McpStartError, ServeError, Server, serve_stdio};
+pub use self::handler::{McpStartError, ServeError, Server};
 pub use self::plans::Plans;
 pub use self::policy::{AllowRef, AllowRefError, RevisionPolicy};
 pub use self::settings::{CallTimeouts, Credential, Mode, Settings, ToolFilter};
