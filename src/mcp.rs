@@ -5,8 +5,8 @@
 //!
 //! - `handler`: what a client sees, and the one way that every call goes; `transport`: the lines that it comes in;
 //! - `tools`: every tool, with what assistants are told about it;
-//! - `launch`: from what is asked for to a rollout that runs; `follow`, `status` and `preview`: what became or would become
-//!   of it, and what clients hear meanwhile;
+//! - `launch`: from what is asked for to a rollout that runs; `follow` and `status`: what became of it, and what clients
+//!   hear meanwhile;
 //! - `context`: what every tool works with; `settings`: what the server is started with;
 //! - `policy`: which revisions go where; `approval`: the person who is asked first; `plans`: the plans that there are;
 //! - `answer` and `error`: what a tool says; `schema`: what arguments look like;
@@ -22,7 +22,6 @@ mod handler;
 mod launch;
 mod plans;
 mod policy;
-mod preview;
 mod redact;
 mod schema;
 mod settings;

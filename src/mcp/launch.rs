@@ -14,7 +14,6 @@ use super::approval::{ApprovalOutcome, Question, outdated};
 use super::context::{ToolCall, ToolContext, within_reach, wrong_tier};
 use super::error::ToolError;
 use super::follow::{Progress, WaitUntil};
-use super::preview::MOST_PACKAGES;
 use super::settings::{Credential, Settings};
 use crate::operator::detach::{Background, DetachError};
 use crate::operator::{Discovered, Kind, Part, PrepareOptions, Prepared};
@@ -22,6 +21,9 @@ use crate::plan::{Hooks, Plan};
 use crate::protocol::{Revision, Role, RolloutId, Target, Tier};
 use crate::report;
 use crate::rollout::{Event, EventKind, PlanSource, Rollout, Summary, WaveIndex};
+
+/// More packages than this are counted, in a preview and in a question.
+pub(super) const MOST_PACKAGES: usize = 15;
 
 pub(super) struct Launch<'a> {
     pub(super) call: ToolCall<'a>,
@@ -152,11 +154,13 @@ impl ToolContext {
         prepared.check_not_downgrade(launch.no_downgrade)?;
         let Launch { call, phrase, plan_hash, resumes, .. } = launch;
         let Prepared { rollout, ahead, changes, .. } = prepared;
+        let mut question = Question::about(&call.request.name, call.arguments, phrase, rollout, ahead);
         let changes = changes.as_ref().map(|changes| report::packages(rollout, changes, MOST_PACKAGES));
-        let confirms = resumes.and_then(Resumed::unconfirmed).map(|(_, wave)| wave);
-        let question = Question::about(&call.request.name, call.arguments, phrase, rollout, ahead);
-        let question = question.changing(changes.unwrap_or_default()).previewed(plan_hash.as_deref());
-        let question = question.confirming(confirms);
+        question.changes = changes.unwrap_or_default();
+        question.plan_hash = plan_hash.as_deref();
+        if let Some((_, wave)) = resumes.and_then(Resumed::unconfirmed) {
+            question.confirm(wave);
+        }
         let allowed = self.settings.revisions.check(question.asked, &question.tiers);
         if allowed.is_err() && !self.ran_before(rollout)? {
             allowed?;
