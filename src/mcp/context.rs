@@ -78,8 +78,7 @@ impl ToolContext {
         let Some(id) = id else {
             let mut recorded = self.rollouts()?;
             recorded.retain(is_meant);
-            let running = recorded.iter().rposition(is_running);
-            let meant = running.map_or_else(|| recorded.last(), |index| recorded.get(index));
+            let meant = recorded.iter().rfind(|recorded| is_running(recorded)).or(recorded.last());
             let rollout = meant.and_then(|recorded| recorded.summary.rollout.as_ref());
             return rollout.map(|rollout| rollout.id.to_string()).ok_or_else(|| {
                 ToolError::new("unknown_id", "there is no such rollout on record here")

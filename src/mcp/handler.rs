@@ -85,14 +85,13 @@ impl Server {
     ) -> Result<(), ServeError> {
         let mut stop = pin!(stopped());
         let running = tokio::select! {
-            met = self.serve(LineTransport::new(input, output)) => met,
+            met = self.serve(LineTransport::new(input, output)) => match met {
+                Ok(running) => running,
+                // The client left before it began.
+                Err(ServerInitializeError::ConnectionClosed(_)) => return Ok(()),
+                Err(error) => return Err(ServeError::Opening(Box::new(error))),
+            },
             () = &mut stop => return Ok(()),
-        };
-        let running = match running {
-            Ok(running) => running,
-            // The client left before it began.
-            Err(ServerInitializeError::ConnectionClosed(_)) => return Ok(()),
-            Err(error) => return Err(ServeError::Opening(Box::new(error))),
         };
         let token = running.cancellation_token();
         let mut ended = pin!(running.waiting());

@@ -96,25 +96,17 @@ impl ToolContext {
         }
     }
 
-    /// Settles hosts and commit before the call has to be answered.
-    pub(super) async fn prepare(
-        &self,
-        credential: Credential,
-        wanted: PrepareOptions,
-        until: Instant,
-    ) -> Result<Prepared, ToolError> {
-        let prepared = async {
-            let mut bus = self.connect(credential).await?;
-            let called = wanted.call_roll(&mut bus, &self.settings.discovery).await?;
-            if wanted.source.is_none() {
-                check_targets(&wanted.plan, &called.roll)?;
-            }
-            let mut prepared = Box::pin(wanted.settle(called)).await?;
-            within_reach(credential, &prepared.rollout.plan)?;
-            prepared.warnings.extend(report::missed(&prepared.missed(&self.settings.journals)));
-            Ok(prepared)
-        };
-        in_time(until, Box::pin(prepared)).await
+    /// Settles hosts and commit.
+    pub(super) async fn prepare(&self, credential: Credential, wanted: PrepareOptions) -> Result<Prepared, ToolError> {
+        let mut bus = self.connect(credential).await?;
+        let called = wanted.call_roll(&mut bus, &self.settings.discovery).await?;
+        if wanted.source.is_none() {
+            check_targets(&wanted.plan, &called.roll)?;
+        }
+        let mut prepared = Box::pin(wanted.settle(called)).await?;
+        within_reach(credential, &prepared.rollout.plan)?;
+        prepared.warnings.extend(report::missed(&prepared.missed(&self.settings.journals)));
+        Ok(prepared)
     }
 
     /// Begins what is settled, unless there is a reason not to or a person has to be asked first, and waits for it. It is
@@ -122,12 +114,12 @@ impl ToolContext {
     pub(super) async fn launch<S: Future<Output = Result<Prepared, ToolError>> + Send>(
         &self,
         launch: Launch<'_>,
-        settle: impl Fn(Instant) -> S,
+        settle: impl Fn() -> S,
     ) -> Result<CallToolResponse, ToolError> {
         let context = launch.call.context;
         let mut until = self.deadline();
         let mut progress = Progress::towards(context, self.settings.timeouts.progress);
-        let mut prepared = settle(until).await?;
+        let mut prepared = in_time(until, settle()).await?;
         let question = self.question(&launch, &prepared)?;
         match self.approvals.obtain(&question, &mut progress, launch.call).await? {
             ApprovalOutcome::NotNeeded | ApprovalOutcome::GivenBefore => {}
@@ -135,7 +127,7 @@ impl ToolContext {
             ApprovalOutcome::GivenMeanwhile => {
                 let approved = question.binding();
                 until = self.deadline();
-                let settled = settle(until).await?;
+                let settled = in_time(until, settle()).await?;
                 if self.question(&launch, &settled)?.binding() != approved {
                     return Err(outdated());
                 }
@@ -190,7 +182,7 @@ pub(super) async fn in_time<T>(
     until: Instant,
     settled: impl Future<Output = Result<T, ToolError>>,
 ) -> Result<T, ToolError> {
-    timeout_at(until, settled).await.unwrap_or_else(|_| {
+    timeout_at(until, Box::pin(settled)).await.unwrap_or_else(|_| {
         Err(ToolError::new("too_slow", "the hosts and the commit could not be settled in time")
             .next("nothing was sent; check that the repository can be reached, or give the whole commit id"))
     })
@@ -198,36 +190,30 @@ pub(super) async fn in_time<T>(
 
 /// Makes sure that each host and role that was asked for is there. A mistyped name is told as that, with the right ones.
 fn check_targets(plan: &Plan, called: &Discovered) -> Result<(), ToolError> {
-    let reports = || called.hosts.iter().map(|answer| &answer.report);
-    for selector in plan.waves.iter().flat_map(|wave| &wave.targets) {
-        match &selector.value.target {
-            Target::Host(tier, name) => {
-                let mut hosts = reports().filter(|host| host.hostname == *name);
-                // What a host of another tier says counts only where none of this tier answers.
-                match hosts.clone().find(|host| host.tier == *tier).or_else(|| hosts.next()) {
-                    Some(host) if host.tier != *tier => return Err(wrong_tier(name, host.tier, *tier)),
-                    Some(_) => {}
-                    None => {
-                        let known = reports().filter(|host| host.tier == *tier).map(|host| host.hostname.as_str());
-                        return Err(nobody(
-                            "unknown_host",
-                            &format!("{tier} host {name:?}", name = name.as_str()),
-                            known,
-                        ));
-                    }
+    for target in plan.waves.iter().flat_map(|wave| &wave.targets).map(|selector| &selector.value.target) {
+        let Some(tier) = target.tier() else { continue };
+        let reports = || called.hosts.iter().map(|answer| &answer.report);
+        let mut of_tier = reports().filter(|host| host.tier == tier);
+        match target {
+            Target::Host(_, name) if !of_tier.clone().any(|host| host.hostname == *name) => {
+                if let Some(other) = reports().find(|host| host.hostname == *name) {
+                    return Err(wrong_tier(name, other.tier, tier));
                 }
+                let what = format!("{tier} host {:?}", name.as_str());
+                return Err(nobody("unknown_host", &what, of_tier.map(|host| host.hostname.as_str())));
             }
-            Target::Role(tier, role) => {
-                let roles = || reports().filter(|host| host.tier == *tier).filter_map(|host| host.role.as_ref());
-                if !roles().any(|known| known == role) {
-                    let what = format!("{tier} host of the role {:?}", role.as_str());
-                    return Err(nobody("unknown_role", &what, roles().map(Role::as_str)));
-                }
+            Target::Role(_, role) if !of_tier.clone().any(|host| host.role.as_ref() == Some(role)) => {
+                let what = format!("{tier} host of the role {:?}", role.as_str());
+                return Err(nobody(
+                    "unknown_role",
+                    &what,
+                    of_tier.filter_map(|host| host.role.as_ref()).map(Role::as_str),
+                ));
             }
-            Target::All(tier) if !reports().any(|host| host.tier == *tier) => {
+            Target::All(_) if of_tier.next().is_none() => {
                 return Err(nobody("no_hosts", &format!("{tier} host"), std::iter::empty()));
             }
-            Target::All(_) | Target::Custom(_) => {}
+            _ => {}
         }
     }
     Ok(())

@@ -38,8 +38,8 @@ pub(super) async fn roll_back(context: &ToolContext, call: ToolCall<'_>) -> Resu
     let credential = credential_for(&rollback.plan.tiers());
     let phrase = rollback.plan.name.clone();
     let wanted = context.wanted(rollback.plan.clone(), None, rollback.commit.clone().into());
-    let settle = async |until| {
-        let prepared = context.prepare(credential, wanted.clone(), until).await?;
+    let settle = async || {
+        let prepared = context.prepare(credential, wanted.clone()).await?;
         rollback.check(&prepared.roster)?;
         Ok(prepared)
     };

@@ -76,7 +76,7 @@ async fn deploy(
     let wanted = context.wanted(plan, None, asked.branch);
     let no_downgrade = if asked.allow_downgrade { &[][..] } else { &Tier::ALL };
     let launch = Launch { call, phrase, credential, no_downgrade, plan_hash: None, resumes: None };
-    context.launch(launch, |until| context.prepare(credential, wanted.clone(), until)).await
+    context.launch(launch, || context.prepare(credential, wanted.clone())).await
 }
 
 /// That there is not exactly one target, with the hosts and roles to choose from. A schema that said so would make some

@@ -7,12 +7,11 @@ use rmcp::schemars::{self, JsonSchema};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use tokio::time::Instant;
 
 use crate::mcp::answer::ToolAnswer;
 use crate::mcp::context::{ToolCall, ToolContext};
 use crate::mcp::error::ToolError;
-use crate::mcp::launch::{Launch, MOST_PACKAGES, credential_for};
+use crate::mcp::launch::{Launch, MOST_PACKAGES, credential_for, in_time};
 use crate::mcp::plans::PlanName;
 use crate::mcp::redact::Redactor;
 use crate::mcp::schema;
@@ -87,7 +86,9 @@ fn listed(context: &ToolContext, name: &PlanName) -> Option<Value> {
 
 pub(super) async fn show(context: &ToolContext, asked: PreviewArguments) -> Result<ToolAnswer, ToolError> {
     let PreviewArguments { plan, until, exclude } = asked;
-    let (prepared, hash) = prepare(context, &plan.parse()?, until.as_deref(), &exclude, context.deadline()).await?;
+    let name = plan.parse()?;
+    let settled = prepare(context, &name, until.as_deref(), &exclude);
+    let (prepared, hash) = in_time(context.deadline(), settled).await?;
     Ok(preview(&prepared, &hash, &context.redactor))
 }
 
@@ -99,9 +100,8 @@ pub(super) async fn apply(context: &ToolContext, call: ToolCall<'_>) -> Result<C
     let phrase = previewed.plan.clone();
     let launch = Launch { call, phrase, credential, no_downgrade: &Tier::ALL, plan_hash, resumes: None };
     // The file is read anew each time.
-    let settle = async |deadline| {
-        let (prepared, hash) =
-            prepare(context, &name, previewed.until.as_deref(), &previewed.exclude, deadline).await?;
+    let settle = async || {
+        let (prepared, hash) = prepare(context, &name, previewed.until.as_deref(), &previewed.exclude).await?;
         if hash == previewed.plan_hash { Ok(prepared) } else { Err(stale(&name)) }
     };
     context.launch(launch, settle).await
@@ -113,7 +113,6 @@ async fn prepare(
     name: &PlanName,
     until: Option<&str>,
     exclude: &[HostName],
-    deadline: Instant,
 ) -> Result<(Prepared, String), ToolError> {
     let file = read(context, name)?;
     let credential = credential_for(&file.plan.tiers());
@@ -136,7 +135,7 @@ async fn prepare(
         let is_left = |wave: &String| left.waves.iter().any(|left| left.name.value == *wave);
         wanted.part = Part::Only(waves.into_iter().take(index + 1).filter(is_left).collect());
     }
-    let prepared = context.prepare(credential, wanted, deadline).await?;
+    let prepared = context.prepare(credential, wanted).await?;
     let hash = plan_hash(&file.text, until, exclude, &prepared);
     Ok((prepared, hash))
 }

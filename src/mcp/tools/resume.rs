@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::mcp::context::{ToolCall, ToolContext, is_resumable, touches_test_only, within_reach};
 use crate::mcp::error::ToolError;
-use crate::mcp::launch::{Launch, Resumed, in_time};
+use crate::mcp::launch::{Launch, Resumed};
 use crate::mcp::schema;
 use crate::mcp::settings::{Credential, Settings};
 use crate::operator::resumption::{Sources, prepare_again};
@@ -34,14 +34,11 @@ pub(super) async fn resume(context: &ToolContext, call: ToolCall<'_>) -> Result<
     let credential = if touches_test_only(&rollout.plan) { Credential::Test } else { Credential::Admin };
     let Settings { flakes, cache, discovery, .. } = &context.settings;
     let sources = Sources { flakes, cache: cache.as_deref() };
-    let settle = |until| {
-        let prepared = async {
-            let mut bus = context.connect(credential).await?;
-            let prepared = prepare_again(&recorded.summary, rollout, &mut bus, discovery, sources).await?;
-            within_reach(credential, &prepared.rollout.plan)?;
-            Ok(prepared)
-        };
-        in_time(until, prepared)
+    let settle = async || {
+        let mut bus = context.connect(credential).await?;
+        let prepared = prepare_again(&recorded.summary, rollout, &mut bus, discovery, sources).await?;
+        within_reach(credential, &prepared.rollout.plan)?;
+        Ok(prepared)
     };
     let resumes = Some(Resumed { rollout, summary: &recorded.summary });
     let phrase = rollout.name().to_owned();
