@@ -5,16 +5,16 @@
 //!
 //! - `handler`: what a client sees, and the one way that every call goes; `transport`: the lines that it comes in;
 //! - `tools`: every tool, with what assistants are told about it;
-//! - `launch`: from what is asked for to a rollout that runs; `follow` and `status`: what became of it, and what clients
-//!   hear meanwhile;
+//! - `launch`: from what is asked for to a rollout that runs; `follow` and `status`: what became of it;
 //! - `context`: what every tool works with; `settings`: what the server is started with;
 //! - `policy`: which revisions go where; `approval`: the person who is asked first; `plans`: the plans that there are;
 //! - `answer` and `error`: what a tool says; `schema`: what arguments look like;
-//! - `audit`: what is put on record; `redact`: what leaves, without secrets.
+//! - `call`: what came with a call; `audit`: what is put on record; `redact`: what leaves, without secrets.
 
 mod answer;
 mod approval;
 mod audit;
+mod call;
 mod context;
 mod error;
 mod follow;

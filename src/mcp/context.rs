@@ -1,12 +1,9 @@
 //! What every tool works with: the settings, the connections, the records of rollouts, and who approves.
 
-use rmcp::RoleServer;
-use rmcp::model::{CallToolRequestParams, JsonObject};
-use rmcp::service::RequestContext;
 use tokio::time::Instant;
 
 use super::approval::Approvals;
-use super::audit::{Audit, AuditEntry, AuditError};
+use super::audit::{Audit, AuditError};
 use super::error::ToolError;
 use super::redact::Redactor;
 use super::settings::{Credential, Settings};
@@ -15,15 +12,6 @@ use crate::operator::journal::{JournalError, Recorded};
 use crate::plan::ResolvedPlan;
 use crate::protocol::Tier;
 use crate::rollout::{Outcome, Rollout, Summary};
-
-/// One call on its way through the server.
-#[derive(Clone, Copy)]
-pub(super) struct ToolCall<'a> {
-    pub(super) request: &'a CallToolRequestParams,
-    pub(super) arguments: &'a JsonObject,
-    pub(super) context: &'a RequestContext<RoleServer>,
-    pub(super) audit: &'a AuditEntry<'a>,
-}
 
 #[derive(Debug)]
 pub(super) struct ToolContext {

@@ -1,13 +1,13 @@
-//! Waiting for a rollout, as long as a call may take, and the progress that its client hears meanwhile.
+//! Waiting for a rollout, as long as a call may take.
 
 use std::time::Duration;
 
 use rmcp::RoleServer;
-use rmcp::model::{ProgressNotificationParam, ProgressToken};
 use rmcp::service::RequestContext;
 use tokio::time::{Instant, sleep};
 
 use super::answer::ToolAnswer;
+use super::call::Progress;
 use super::context::ToolContext;
 use super::error::ToolError;
 use super::status::{StatusReport, done};
@@ -17,40 +17,6 @@ use crate::text::safe;
 
 /// How often the journal of a rollout that runs is read.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-
-/// Progress notifications, for a client that asked for them.
-pub(super) struct Progress<'a> {
-    context: &'a RequestContext<RoleServer>,
-    token: ProgressToken,
-    /// The longest silence.
-    pub(super) every: Duration,
-    said_at: Instant,
-    /// The last number. Numbers have to grow with each message, also while nothing happens.
-    reached: f64,
-}
-
-impl<'a> Progress<'a> {
-    /// `None` for a client that did not ask.
-    pub(super) fn towards(context: &'a RequestContext<RoleServer>, every: Duration) -> Option<Self> {
-        let token = context.meta.get_progress_token()?;
-        Some(Self { context, token, every, said_at: Instant::now(), reached: 0.0 })
-    }
-
-    /// Whether the client has heard nothing for long enough.
-    pub(super) fn is_due(&self) -> bool {
-        self.said_at.elapsed() >= self.every
-    }
-
-    /// Says something, with how many hosts are done.
-    pub(super) async fn say(&mut self, message: String, done: usize, total: usize) {
-        self.said_at = Instant::now();
-        self.reached = count(done).max(self.reached + 0.001);
-        let progress = ProgressNotificationParam::new(self.token.clone(), self.reached);
-        let progress = progress.with_total(count(total).max(self.reached)).with_message(message);
-        // That a client is gone is noticed elsewhere.
-        self.context.peer.notify_progress(progress).await.ok();
-    }
-}
 
 pub(super) struct WaitUntil<'a> {
     pub(super) context: &'a RequestContext<RoleServer>,
@@ -108,9 +74,4 @@ fn in_words(event: &EventKind) -> Option<String> {
         EventKind::Interrupted { .. } => "the rollout was told to stop".to_owned(),
         _ => return None,
     })
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a fleet is counted in thousands")]
-const fn count(hosts: usize) -> f64 {
-    hosts as f64
 }

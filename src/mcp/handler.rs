@@ -22,7 +22,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinError;
 
 use super::audit::{AuditEntry, AuditError};
-use super::context::{ToolCall, ToolContext};
+use super::call::ToolCall;
+use super::context::ToolContext;
 use super::error::ToolError;
 use super::settings::Settings;
 use super::tools;

@@ -11,9 +11,10 @@ use rmcp::model::CallToolResponse;
 use tokio::time::{Instant, timeout_at};
 
 use super::approval::{ApprovalOutcome, Question, outdated};
-use super::context::{ToolCall, ToolContext, within_reach, wrong_tier};
+use super::call::{Progress, ToolCall};
+use super::context::{ToolContext, within_reach, wrong_tier};
 use super::error::ToolError;
-use super::follow::{Progress, WaitUntil};
+use super::follow::WaitUntil;
 use super::settings::{Credential, Settings};
 use crate::operator::detach::{Background, DetachError};
 use crate::operator::{Discovered, Kind, Part, PrepareOptions, Prepared};

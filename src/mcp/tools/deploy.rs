@@ -1,14 +1,16 @@
-//! `deploy` and `deploy_admin`: one deployment to a host, a role or a tier.
+//! `deploy`, `deploy_admin` and `rollback`: one commit for a host, a role or a tier, or the one that they ran before.
 
 use rmcp::model::CallToolResponse;
 use rmcp::schemars::{self, JsonSchema};
 use serde::Deserialize;
 
-use crate::mcp::context::{ToolCall, ToolContext};
+use crate::mcp::call::ToolCall;
+use crate::mcp::context::ToolContext;
 use crate::mcp::error::ToolError;
-use crate::mcp::launch::Launch;
+use crate::mcp::launch::{Launch, credential_for};
 use crate::mcp::schema;
 use crate::mcp::settings::Credential;
+use crate::operator::{RollbackError, RollbackPlan};
 use crate::plan::{Plan, Selector, Settings, Spanned, Wave};
 use crate::protocol::{Action, HostName, Revision, Role, Target, Tier};
 
@@ -41,6 +43,17 @@ pub(super) struct DeployArguments {
     /// true: also to hosts that run a later commit.
     #[serde(default)]
     allow_downgrade: bool,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RollbackArguments {
+    /// The one host to return. Give exactly one of `hostname` and `rollout_id`.
+    #[schemars(with = "String")]
+    hostname: Option<HostName>,
+    /// The rollout whose hosts return.
+    #[schemars(with = "String")]
+    rollout_id: Option<String>,
 }
 
 pub(super) async fn to_test(context: &ToolContext, call: ToolCall<'_>) -> Result<CallToolResponse, ToolError> {
@@ -79,6 +92,31 @@ async fn deploy(
     context.launch(launch, || context.prepare(credential, wanted.clone())).await
 }
 
+pub(super) async fn roll_back(context: &ToolContext, call: ToolCall<'_>) -> Result<CallToolResponse, ToolError> {
+    let rollback = match schema::arguments(call.arguments)? {
+        RollbackArguments { hostname: Some(host), rollout_id: None } => {
+            RollbackPlan::of_hosts(&context.rollouts()?, &[(None, host)])?
+        }
+        RollbackArguments { hostname: None, rollout_id: Some(id) } => {
+            RollbackPlan::of_rollout(&context.rollouts()?, &context.find(Some(&id))?)?
+        }
+        _ => {
+            return Err(ToolError::new("invalid_target", "give exactly one of hostname and rollout_id")
+                .next("rollout_status with list: true shows the rollouts on record"));
+        }
+    };
+    let credential = credential_for(&rollback.plan.tiers());
+    let phrase = rollback.plan.name.clone();
+    let wanted = context.wanted(rollback.plan.clone(), None, rollback.commit.clone().into());
+    let settle = async || {
+        let prepared = context.prepare(credential, wanted.clone()).await?;
+        rollback.check(&prepared.roster)?;
+        Ok(prepared)
+    };
+    let launch = Launch { call, phrase, credential, no_downgrade: &[], plan_hash: None, resumes: None };
+    context.launch(launch, settle).await
+}
+
 /// That there is not exactly one target, with the hosts and roles to choose from. A schema that said so would make some
 /// clients drop the tool.
 async fn one_target(context: &ToolContext, credential: Credential, tier: Tier, is_none: bool) -> ToolError {
@@ -115,4 +153,24 @@ fn branch(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
 
 fn action(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({ "type": "string", "enum": Action::ALL.map(Action::as_str), "default": "switch" })
+}
+
+impl From<RollbackError> for ToolError {
+    fn from(error: RollbackError) -> Self {
+        let (code, next) = match &error {
+            RollbackError::StillRunning(_) => {
+                ("still_running", "call abort_rollout, and wait with rollout_status until it is over")
+            }
+            RollbackError::SeveralCommits(_) => ("several_commits", "call rollback with hostname for each host"),
+            RollbackError::TwoTiers(_) => ("invalid_target", "give rollout_id to say which of both is meant"),
+            RollbackError::Silent(_) => ("unknown_host", "list_hosts shows who answers"),
+            RollbackError::TooOld(_) | RollbackError::RanSince(_) => {
+                ("not_the_last_run", "deploy with branch and allow_downgrade goes to any commit")
+            }
+            RollbackError::NothingToUndo | RollbackError::Unchanged(_) => {
+                ("nothing_to_undo", "deploy with branch and allow_downgrade goes to any commit")
+            }
+        };
+        Self::new(code, error.to_string()).next(next)
+    }
 }

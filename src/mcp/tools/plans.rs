@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::mcp::answer::ToolAnswer;
-use crate::mcp::context::{ToolCall, ToolContext};
+use crate::mcp::call::ToolCall;
+use crate::mcp::context::ToolContext;
 use crate::mcp::error::ToolError;
 use crate::mcp::launch::{Launch, MOST_PACKAGES, credential_for, in_time};
 use crate::mcp::plans::PlanName;

@@ -1,8 +1,9 @@
-//! `rollout_status`, `abort_rollout` and `host_log`: what became of rollouts, from whatever end they began.
+//! `rollout_status`, `abort_rollout`, `resume_rollout` and `host_log`: rollouts that there are, from whatever end they began.
 
 use std::time::Duration;
 
 use rmcp::RoleServer;
+use rmcp::model::CallToolResponse;
 use rmcp::schemars::{self, JsonSchema};
 use rmcp::service::RequestContext;
 use serde::Deserialize;
@@ -10,12 +11,17 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::mcp::answer::ToolAnswer;
-use crate::mcp::context::{ToolContext, is_running};
+use crate::mcp::call::{Progress, ToolCall};
+use crate::mcp::context::{ToolContext, is_resumable, is_running, touches_test_only, within_reach};
 use crate::mcp::error::ToolError;
-use crate::mcp::follow::{Progress, WaitUntil};
+use crate::mcp::follow::WaitUntil;
+use crate::mcp::launch::{Launch, Resumed};
+use crate::mcp::schema;
+use crate::mcp::settings::{Credential, Settings};
 use crate::mcp::status::StatusReport;
 use crate::operator::journal::Recorded;
-use crate::protocol::HostName;
+use crate::operator::resumption::{Sources, prepare_again};
+use crate::protocol::{HostName, Tier};
 use crate::report::{Liveness, outcome};
 use crate::rollout::Summary;
 
@@ -40,6 +46,14 @@ pub(super) struct StatusArguments {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct AbortArguments {
     /// The rollout. Without it: the one that runs.
+    #[schemars(with = "String")]
+    rollout_id: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct ResumeArguments {
+    /// The rollout. Without it: the latest that is paused or cut off.
     #[schemars(with = "String")]
     rollout_id: Option<String>,
 }
@@ -114,6 +128,32 @@ pub(super) fn abort(context: &ToolContext, asked: &AbortArguments) -> Result<Too
         "summary": "nothing new is sent; hosts in flight are awaited",
         "next": format!("call rollout_status with rollout_id {id} and wait_seconds 45 for how it ends"),
     })))
+}
+
+pub(super) async fn resume(context: &ToolContext, call: ToolCall<'_>) -> Result<CallToolResponse, ToolError> {
+    let ResumeArguments { rollout_id } = schema::arguments(call.arguments)?;
+    let id = context.find_where(rollout_id.as_deref(), is_resumable)?;
+    let recorded = context.settings.journals.read(&id)?;
+    let rollout = match &recorded.summary.rollout {
+        Some(rollout) if is_resumable(&recorded) && rollout.revision.is_commit() => rollout,
+        _ => {
+            return Err(ToolError::new("not_resumable", format!("rollout {id} is neither paused nor cut off"))
+                .next("rollout_status tells how it ended; start another one where more has to be done"));
+        }
+    };
+    let credential = if touches_test_only(&rollout.plan) { Credential::Test } else { Credential::Admin };
+    let Settings { flakes, cache, discovery, .. } = &context.settings;
+    let sources = Sources { flakes, cache: cache.as_deref() };
+    let settle = async || {
+        let mut bus = context.connect(credential).await?;
+        let prepared = prepare_again(&recorded.summary, rollout, &mut bus, discovery, sources).await?;
+        within_reach(credential, &prepared.rollout.plan)?;
+        Ok(prepared)
+    };
+    let resumes = Some(Resumed { rollout, summary: &recorded.summary });
+    let phrase = rollout.name().to_owned();
+    let launch = Launch { call, phrase, credential, no_downgrade: &Tier::ALL, plan_hash: None, resumes };
+    context.launch(launch, settle).await
 }
 
 pub(super) fn log(context: &ToolContext, asked: &LogArguments) -> Result<ToolAnswer, ToolError> {
