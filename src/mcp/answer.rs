@@ -92,8 +92,9 @@ fn members(fields: &JsonObject, first: &[&str], indent: &str) -> String {
 /// A member in a line of its own, with what it has below it.
 fn member(name: &str, value: &Value, indent: &str) -> String {
     let deeper = format!("{indent}  ");
+    let line = |line| format!("{deeper}{line}\n");
     let below: String = match value {
-        Value::String(text) if text.contains('\n') => text.lines().map(|line| format!("{deeper}{line}\n")).collect(),
+        Value::String(text) if text.contains('\n') => text.lines().map(line).collect(),
         Value::Array(items) if !items.is_empty() => items.iter().map(|value| item(value, &deeper)).collect(),
         Value::Object(fields) => members(fields, &[], &deeper),
         Value::Array(_) => return format!("{indent}{name}: none\n"),

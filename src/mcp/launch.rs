@@ -222,10 +222,14 @@ fn check_targets(plan: &Plan, called: &Discovered) -> Result<(), ToolError> {
 
 /// That no such host answers, with the names to choose from.
 pub(super) fn nobody<'a>(code: &'static str, what: &str, known: impl Iterator<Item = &'a str>) -> ToolError {
-    let known: BTreeSet<&str> = known.collect();
-    let known: Vec<&str> = known.into_iter().take(30).collect();
-    let known = if known.is_empty() { "none does".to_owned() } else { format!("those that do: {}", known.join(", ")) };
+    let known = some_names(known);
+    let known = if known.is_empty() { "none does".to_owned() } else { format!("those that do: {known}") };
     ToolError::new(code, format!("no {what} answers; {known}")).next("list_hosts shows hosts, tiers and roles")
+}
+
+/// The first of these names, each once.
+pub(super) fn some_names<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    names.collect::<BTreeSet<_>>().into_iter().take(30).collect::<Vec<_>>().join(", ")
 }
 
 /// The key for hosts of these tiers: the administrator's, unless all of them are test hosts.

@@ -120,11 +120,12 @@ pub(super) async fn roll_back(context: &ToolContext, call: ToolCall<'_>) -> Resu
 /// That there is not exactly one target, with the hosts and roles to choose from. A schema that said so would make some
 /// clients drop the tool.
 async fn one_target(context: &ToolContext, credential: Credential, tier: Tier, is_none: bool) -> ToolError {
-    let (hosts, roles) = match context.names(credential, tier).await {
+    let [hosts, roles] = match context.names(credential, tier).await {
         Ok(names) => names,
         Err(error) => return error,
     };
     let what = if is_none { "no target was given" } else { "more than one target was given" };
+    let hosts = if hosts.is_empty() { "none" } else { &hosts };
     let roles = if roles.is_empty() { String::new() } else { format!("; their roles: {roles}") };
     ToolError::new("invalid_target", what)
         .next(format!("give exactly one of hostname, all: true and role; {tier} hosts that answer: {hosts}{roles}"))

@@ -13,7 +13,6 @@ use crate::mcp::call::ToolCall;
 use crate::mcp::context::ToolContext;
 use crate::mcp::error::ToolError;
 use crate::mcp::launch::{Launch, MOST_PACKAGES, credential_for, in_time};
-use crate::mcp::plans::PlanName;
 use crate::mcp::redact::Redactor;
 use crate::mcp::schema;
 use crate::mcp::status::{BY_REPOSITORY, MAX_HOSTS, MAX_WAVES};
@@ -67,18 +66,18 @@ pub(super) fn list(context: &ToolContext) -> ToolAnswer {
 }
 
 /// A plan in the list; `None` where this server has no key for it.
-fn listed(context: &ToolContext, name: &PlanName) -> Option<Value> {
+fn listed(context: &ToolContext, name: &str) -> Option<Value> {
     let file = match read(context, name) {
         Ok(file) => file,
         Err(error) => {
-            return Some(json!({ "name": name.to_string(), "problem": context.redactor.first(&error.text(), 500) }));
+            return Some(json!({ "name": name, "problem": context.redactor.first(&error.text(), 500) }));
         }
     };
     let tiers = file.plan.tiers();
     context.settings.connection(credential_for(&tiers))?;
     let waves = file.plan.waves.iter().take(MAX_WAVES);
     Some(json!({
-        "name": name.to_string(),
+        "name": name,
         "tiers": tiers,
         "revision": file.plan.revision.as_ref().map(Revision::as_str),
         "waves": waves.map(|wave| context.redactor.first(&wave.name.value, 80)).collect::<Vec<_>>(),
@@ -87,23 +86,21 @@ fn listed(context: &ToolContext, name: &PlanName) -> Option<Value> {
 
 pub(super) async fn show(context: &ToolContext, asked: PreviewArguments) -> Result<ToolAnswer, ToolError> {
     let PreviewArguments { plan, until, exclude } = asked;
-    let name = plan.parse()?;
-    let settled = prepare(context, &name, until.as_deref(), &exclude);
+    let settled = prepare(context, &plan, until.as_deref(), &exclude);
     let (prepared, hash) = in_time(context.deadline(), settled).await?;
     Ok(preview(&prepared, &hash, &context.redactor))
 }
 
 pub(super) async fn apply(context: &ToolContext, call: ToolCall<'_>) -> Result<CallToolResponse, ToolError> {
     let previewed: ApplyArguments = schema::arguments(call.arguments)?;
-    let name = previewed.plan.parse()?;
-    let credential = credential_for(&read(context, &name)?.plan.tiers());
-    let plan_hash = Some(previewed.plan_hash.clone());
-    let phrase = previewed.plan.clone();
+    let name = &previewed.plan;
+    let credential = credential_for(&read(context, name)?.plan.tiers());
+    let (phrase, plan_hash) = (name.clone(), Some(previewed.plan_hash.clone()));
     let launch = Launch { call, phrase, credential, no_downgrade: &Tier::ALL, plan_hash, resumes: None };
     // The file is read anew each time.
     let settle = async || {
-        let (prepared, hash) = prepare(context, &name, previewed.until.as_deref(), &previewed.exclude).await?;
-        if hash == previewed.plan_hash { Ok(prepared) } else { Err(stale(&name)) }
+        let (prepared, hash) = prepare(context, name, previewed.until.as_deref(), &previewed.exclude).await?;
+        if hash == previewed.plan_hash { Ok(prepared) } else { Err(stale(name)) }
     };
     context.launch(launch, settle).await
 }
@@ -111,7 +108,7 @@ pub(super) async fn apply(context: &ToolContext, call: ToolCall<'_>) -> Result<C
 /// Settles a plan up to a wave and without some hosts, and returns the hash of what that shows.
 async fn prepare(
     context: &ToolContext,
-    name: &PlanName,
+    name: &str,
     until: Option<&str>,
     exclude: &[HostName],
 ) -> Result<(Prepared, String), ToolError> {
@@ -141,7 +138,7 @@ async fn prepare(
     Ok((prepared, hash))
 }
 
-fn stale(plan: &PlanName) -> ToolError {
+fn stale(plan: &str) -> ToolError {
     ToolError::new(
         "stale_plan",
         format!("plan_hash: the plan {plan}, its hosts, its commit, until or exclude have changed"),
@@ -149,7 +146,7 @@ fn stale(plan: &PlanName) -> ToolError {
     .next("call preview_plan, look at what it would do now, and give its plan_hash")
 }
 
-fn read(context: &ToolContext, name: &PlanName) -> Result<PlanFile, ToolError> {
+fn read(context: &ToolContext, name: &str) -> Result<PlanFile, ToolError> {
     Ok(PlanFile::read(&context.settings.plans.path(name)?, &context.settings.aliases)?)
 }
 
