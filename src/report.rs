@@ -8,7 +8,6 @@ mod bars;
 mod describe;
 mod document;
 mod format;
-mod host_state;
 mod hosts;
 mod json;
 mod layout;

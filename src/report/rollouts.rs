@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::format::{DisplayDuration, ago, safe, table};
+use super::format::{ago, safe, table};
 use super::wording;
 use crate::rollout::{Outcome, Summary};
 
@@ -27,10 +27,7 @@ pub fn rollouts_json(rollouts: &[(&Summary, Liveness)]) -> Value {
 
 fn row(summary: &Summary, liveness: Liveness, now: Timestamp) -> Option<[String; 7]> {
     let rollout = summary.rollout.as_deref()?;
-    let took = summary
-        .began_at
-        .zip(summary.ended_at)
-        .map(|(began, ended)| format!(" {}", DisplayDuration::between(began, ended)));
+    let took = wording::took(summary).map(|took| format!(" {took}"));
     Some([
         rollout.id.short(),
         safe(rollout.name()),
