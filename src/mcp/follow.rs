@@ -18,25 +18,25 @@ use crate::text::safe;
 /// How often the journal of a rollout that runs is read.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-pub(super) struct WaitUntil<'a> {
-    pub(super) context: &'a RequestContext<RoleServer>,
-    pub(super) until: Instant,
-    pub(super) progress: Option<Progress<'a>>,
-    /// What was to be said before the rollout began.
-    pub(super) warnings: Vec<String>,
-}
-
 impl ToolContext {
-    /// Waits until a rollout is over, the time has come, or the client gives up. The rollout goes on in any case.
-    pub(super) async fn wait(&self, id: &str, mut wait: WaitUntil<'_>) -> Result<ToolAnswer, ToolError> {
+    /// Waits until a rollout is over, the time has come, or the client gives up. The rollout goes on in any case. `warnings` is
+    /// what was to be said before it began.
+    pub(super) async fn wait(
+        &self,
+        id: &str,
+        until: Instant,
+        call: &RequestContext<RoleServer>,
+        mut progress: Option<Progress<'_>>,
+        warnings: &[String],
+    ) -> Result<ToolAnswer, ToolError> {
         let mut follower = self.settings.journals.follow(id)?;
         loop {
             let mut news = None;
             follower.look(|event, _| news = in_words(&event.kind).or_else(|| news.take()))?;
-            if !follower.is_running() || Instant::now() >= wait.until {
+            if !follower.is_running() || Instant::now() >= until {
                 break;
             }
-            if let Some(progress) = &mut wait.progress {
+            if let Some(progress) = &mut progress {
                 let (done, total) = (done(follower.summary()), follower.summary().hosts.len());
                 let still = || progress.is_due().then(|| format!("{done} of {total} hosts are done"));
                 if let Some(message) = news.or_else(still) {
@@ -45,7 +45,7 @@ impl ToolContext {
             }
             tokio::select! {
                 () = sleep(LOOK_EVERY) => {}
-                () = wait.context.ct.cancelled() => break,
+                () = call.ct.cancelled() => break,
             }
         }
         let report = StatusReport::of(follower.summary(), self).ok_or_else(|| {
@@ -53,7 +53,7 @@ impl ToolContext {
                 .next("start it again")
         })?;
         let liveness = if follower.is_running() { Liveness::Running } else { Liveness::Over };
-        Ok(report.told(liveness, &wait.warnings))
+        Ok(report.told(liveness, warnings))
     }
 }
 

@@ -14,7 +14,6 @@ use super::approval::{ApprovalOutcome, Question, outdated};
 use super::call::{Progress, ToolCall};
 use super::context::{ToolContext, within_reach, wrong_tier};
 use super::error::ToolError;
-use super::follow::WaitUntil;
 use super::settings::{Credential, Settings};
 use crate::operator::detach::{Background, DetachError};
 use crate::operator::{Discovered, Kind, Part, PrepareOptions, Prepared};
@@ -138,7 +137,7 @@ impl ToolContext {
         let warnings = prepared.warnings.clone();
         let id = self.begin(&launch, prepared)?.to_string();
         launch.call.audit.about().id = Some(id.clone());
-        Ok(self.wait(&id, WaitUntil { context, until, progress, warnings }).await?.into_response())
+        Ok(self.wait(&id, until, context, progress, &warnings).await?.into_response())
     }
 
     /// What a person would be asked, once nothing else stands against it.

@@ -34,7 +34,7 @@ pub(super) struct DeployArguments {
     role: Option<Role>,
     /// Branch, tag or commit id.
     #[serde(default = "master")]
-    #[schemars(schema_with = "branch")]
+    #[schemars(with = "String")]
     branch: Revision,
     /// What nixos-rebuild does.
     #[serde(default = "switch")]
@@ -146,10 +146,6 @@ fn master() -> Revision {
 
 const fn switch() -> Action {
     Action::Switch
-}
-
-fn branch(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-    schemars::json_schema!({ "type": "string", "default": "master" })
 }
 
 fn action(_: &mut schemars::SchemaGenerator) -> schemars::Schema {

@@ -14,7 +14,6 @@ use crate::mcp::answer::ToolAnswer;
 use crate::mcp::call::{Progress, ToolCall};
 use crate::mcp::context::{ToolContext, is_resumable, is_running, touches_test_only, within_reach};
 use crate::mcp::error::ToolError;
-use crate::mcp::follow::WaitUntil;
 use crate::mcp::launch::{Launch, Resumed};
 use crate::mcp::schema;
 use crate::mcp::settings::{Credential, Settings};
@@ -85,7 +84,7 @@ pub(super) async fn status(
     let id = context.find(asked.rollout_id.as_deref())?;
     let until = (Instant::now() + Duration::from_secs(asked.wait_seconds)).min(context.deadline());
     let progress = Progress::towards(call, context.settings.timeouts.progress);
-    context.wait(&id, WaitUntil { context: call, until, progress, warnings: Vec::new() }).await
+    context.wait(&id, until, call, progress, &[]).await
 }
 
 fn list(context: &ToolContext) -> Result<ToolAnswer, ToolError> {
