@@ -11,10 +11,9 @@ use crate::protocol::{Action, Feature, HostName, Role, Target, Tier};
 use crate::text::nearest;
 
 use super::diagnostic::{PlanDiagnostic, PlanErrors, list};
-use super::hooks::Hooks;
 use super::resolved::{Check, Groups, Limits, ResolvedHost, ResolvedPlan, ResolvedWave};
 use super::roster::{Address, Roster};
-use super::{CONFIRM_TIMEOUT, Plan, Rollback, Selector, Settings, Spanned, Wave};
+use super::{CONFIRM_TIMEOUT, Hooks, Plan, Rollback, Selector, Settings, Spanned, Wave};
 
 /// What the waves have taken so far, and what was found on the way.
 struct Resolver<'a> {
