@@ -15,7 +15,7 @@ use crate::protocol::{
 };
 
 /// A plan with its hosts settled. A host is in one wave only.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResolvedPlan {
     pub name: String,
     /// The waves, in the order in which they run.

@@ -19,34 +19,25 @@ pub const CONFIRM_TIMEOUT: Duration = Duration::from_mins(1);
 /// while it waits, nobody else can deploy to it.
 const CONFIRM_TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(5)..=Duration::from_hours(1);
 
-/// What `[defaults]` and a wave can both say. The default is what holds where neither says anything.
+/// What `[defaults]` and a wave can both say; `schema` has the meaning of each key. The default is what holds where neither
+/// says anything.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     pub action: Action,
-    /// The most hosts in flight at once.
     pub max_parallel: Parallel,
-    /// The wave fails once more hosts than this have failed.
     pub max_failures: usize,
-    /// The wave fails when fewer hosts than this completed, and the plan is wrong when fewer are matched.
     pub min_hosts: usize,
-    /// Whether a host that never answered is reported without being charged as a failure.
     pub ignore_unreachable: bool,
-    /// From the request to the first status; shorter than `timeout`.
     pub accept_timeout: Spanned<Duration>,
-    /// From the request to the final status.
     pub timeout: Spanned<Duration>,
-    /// How long to wait after the wave succeeded.
     pub bake_time: Duration,
-    /// A program and its arguments, to be run after the bake.
     pub check: Option<Vec<String>>,
     pub check_timeout: Duration,
     pub confirm: bool,
-    /// How often a host that was unreachable or busy is asked again.
     pub retries: u32,
     pub retry_delay: Duration,
-    /// When its hosts return to what they ran before; `None` where the plan does not say.
+    /// `None` where the plan does not say, as is the next: then the command line may.
     pub rollback: Option<Spanned<Rollback>>,
-    /// How long a host that may return waits to be confirmed; `None` where the plan does not say.
     pub confirm_timeout: Option<Duration>,
 }
 
