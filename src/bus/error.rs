@@ -126,6 +126,10 @@ impl ConnectAttempt {
         if said.contains("invalid server operation") || said.starts_with("expected INFO") {
             return Self::but(server, format!("what answers there is no NATS server: {said}"), PORT);
         }
+        if said.to_lowercase().contains("authentication timeout") {
+            let why = "the server waited for the key in vain: this machine or the network stood still";
+            return Self::but(server, why, "try again");
+        }
         Self::new(server, said)
     }
 

@@ -235,7 +235,7 @@ pub fn schema() -> String {
 fn table<'a>(keys: impl IntoIterator<Item = &'a Key>, required: &[&str]) -> Value {
     let defaults = defaults();
     let property =
-        |key: &Key| both(json!({ "description": key.meaning, "default": defaults[key.name] }), values(key.takes));
+        |key: &Key| both(json!({ "description": key.meaning, "default": defaults.get(key.name) }), values(key.takes));
     let properties: Map<_, _> = keys.into_iter().map(|key| (key.name.to_owned(), property(key))).collect();
     json!({ "type": "object", "properties": properties, "required": required, "additionalProperties": false })
 }
