@@ -3,11 +3,10 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use async_nats::{Client, SubscribeError};
+use async_nats::Client;
 use uuid::Uuid;
 
-use super::Config;
-use super::inbox::Inbox;
+use super::config::Config;
 use super::rights::{Rights, Trial};
 use super::state_dir::Undelivered;
 use crate::bus::Renewal;
@@ -22,7 +21,7 @@ const LOOK_AFTER: [Duration; 2] = [Duration::from_millis(2), Duration::from_secs
 /// Says what there is to say while it can be heard.
 #[derive(Debug, Clone)]
 pub(super) struct Publisher {
-    client: Client,
+    pub(super) client: Client,
     renewal: Renewal,
     tier: Tier,
     host: HostName,
@@ -31,22 +30,9 @@ pub(super) struct Publisher {
     permitted: Subject,
     /// What the server lets it publish, as far as is known.
     pub(super) rights: Rights,
-    pub(super) link: Link,
-}
-
-/// Whether the connection stands. While it does not, nothing is published: the client would keep it and send it at
-/// some later time, when another state is true.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Link {
-    Up,
-    Down,
-}
-
-/// Whether the server has been given something.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Delivery {
-    Certain,
-    Unknown,
+    /// Whether the connection stands. While it does not, nothing is published: the client would keep it and send it at
+    /// some later time, when another state is true.
+    pub(super) connected: bool,
 }
 
 impl Publisher {
@@ -59,13 +45,8 @@ impl Publisher {
             instance,
             permitted: config.discover_subject.clone(),
             rights: Rights::UNKNOWN,
-            link: Link::Up,
+            connected: true,
         }
-    }
-
-    /// Hears what is sent to this subject, in this inbox.
-    pub(super) async fn hear(&self, subject: &Subject, inbox: &mut Inbox) -> Result<(), SubscribeError> {
-        inbox.subscribe(&self.client, subject).await
     }
 
     /// Tries what the server lets this listener publish. It hears the end of that on `echo`.
@@ -87,14 +68,9 @@ impl Publisher {
         self.publish(to, response.to_bytes(self.client.max_payload())).await;
     }
 
-    /// The longest message that the server takes, in bytes.
-    pub(super) fn max_payload(&self) -> usize {
-        self.client.max_payload()
-    }
-
     /// Publishes an answer, but never below the prefix of another host, whatever was asked for.
     pub(super) async fn publish(&self, to: &ReplySubject, message: Vec<u8>) {
-        if self.link == Link::Down || !self.may_answer(to) {
+        if !self.connected || !self.may_answer(to) {
             return;
         }
         if let Err(error) = self.client.publish(to.to_string(), message.into()).await {
@@ -105,48 +81,52 @@ impl Publisher {
     /// Leaves the connection, and makes another one. Until that stands nothing is said.
     pub(super) async fn connect_anew(&mut self) {
         match self.renewal.connect_anew().await {
-            Ok(()) => self.link = Link::Down,
+            Ok(()) => self.connected = false,
             Err(error) => tracing::error!("cannot connect anew: {error}"),
         }
     }
 
     /// Waits until all that was said is on its way.
     pub(super) async fn flush(&self) {
-        if self.link == Link::Up {
+        if self.connected {
             tokio::time::timeout(FLUSH_WITHIN, self.client.flush()).await.ok();
         }
     }
 
-    /// Says how these runs ended, and waits until the server has it for certain or the connection is another one.
+    /// Says how these runs ended, and waits until the server has it or the connection is another one. Returns whether the
+    /// server has it for certain.
     ///
     /// That it was sent is not enough: when the network went away, with the very switch that is to be told of, whole
     /// minutes of messages fit into the buffers of a dead connection. The server handles what it receives in order, so
     /// what comes from it after it was asked for a sign of life tells that it has read all that was said before.
-    pub(super) async fn deliver(&self, untold: &[Undelivered]) -> Delivery {
+    pub(super) async fn deliver(&self, untold: &[Undelivered]) -> bool {
         let connection = self.connection();
         for Undelivered { reply_to, response, .. } in untold {
             self.say(reply_to, response).await;
         }
         self.flush().await;
         let heard = self.heard();
-        if self.ask_for_a_sign_of_life().await.is_err() {
-            return Delivery::Unknown;
+        if !self.ask_for_a_sign_of_life().await {
+            return false;
         }
         let [mut pause, longest] = LOOK_AFTER;
         while self.connection() == connection {
             if self.heard() > heard {
-                return Delivery::Certain;
+                return true;
             }
             tokio::time::sleep(pause).await;
             pause = longest.min(2 * pause);
         }
-        Delivery::Unknown
+        false
     }
 
-    /// Makes the client send a ping, which it has no call for: it does so when a subscription is drained.
-    async fn ask_for_a_sign_of_life(&self) -> Result<(), Silence> {
-        let mut subscription = self.client.subscribe(self.permitted.to_string()).await.map_err(|_| Silence)?;
-        subscription.drain().await.map_err(|_| Silence)
+    /// Makes the client send a ping, which it has no call for: it does so when a subscription is drained. Returns whether the
+    /// client still takes commands.
+    async fn ask_for_a_sign_of_life(&self) -> bool {
+        match self.client.subscribe(self.permitted.to_string()).await {
+            Ok(mut subscription) => subscription.drain().await.is_ok(),
+            Err(_) => false,
+        }
     }
 
     /// Which connection it is, counted from the first.
@@ -159,6 +139,3 @@ impl Publisher {
         self.client.statistics().in_bytes.load(Ordering::Relaxed)
     }
 }
-
-/// That the client takes no commands any more.
-struct Silence;

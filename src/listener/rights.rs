@@ -56,14 +56,8 @@ pub(super) struct Trial {
     others: ReplySubject,
     refused: Rights,
     /// Whether something may have been refused without a word of it coming through.
-    muddled: Muddled,
+    pub(super) muddled: bool,
     pub(super) over_at: Instant,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Muddled {
-    Yes,
-    No,
 }
 
 impl Trial {
@@ -76,7 +70,7 @@ impl Trial {
             shared: ReplySubject::single(token()),
             others: Replies::of(RolloutId::from(token())).of_probe(tier, token()),
             refused: Rights { own: May::Yes, shared: May::Yes, others: May::Yes },
-            muddled: Muddled::No,
+            muddled: false,
             over_at: Instant::now() + KNOWN_WITHIN,
         };
         for subject in [&trial.shared, &trial.others] {
@@ -110,17 +104,9 @@ impl Trial {
         self.over_at = self.over_at.min(Instant::now() + HANDED_ON_WITHIN);
     }
 
-    /// So much arrived that refusals may have been lost among it.
-    pub(super) const fn muddle(&mut self) {
-        self.muddled = Muddled::Yes;
-    }
-
     /// What was found out, where before it was so.
     pub(super) fn outcome(&self, before: Rights) -> Rights {
-        let known = |found: May, before: May| match (found, self.muddled) {
-            (May::Yes, Muddled::Yes) => before,
-            _ => found,
-        };
+        let known = |found: May, before: May| if found == May::Yes && self.muddled { before } else { found };
         Rights {
             own: known(self.refused.own, before.own),
             shared: known(self.refused.shared, before.shared),
@@ -139,7 +125,7 @@ mod tests {
             shared: "deploy.responses.b".parse().unwrap(),
             others: "deploy.responses.prod.c.d.probe".parse().unwrap(),
             refused: Rights { own: May::Yes, shared: May::Yes, others: May::Yes },
-            muddled: Muddled::No,
+            muddled: false,
             over_at: Instant::now() + KNOWN_WITHIN,
         }
     }
@@ -165,7 +151,7 @@ mod tests {
     async fn what_may_have_been_lost_proves_nothing() {
         let mut trial = trial();
         trial.refused(&refusal("deploy.responses.prod.ns1.a"));
-        trial.muddle();
+        trial.muddled = true;
         let rights = trial.outcome(Rights { shared: May::No, ..Rights::UNKNOWN });
         assert_eq!(rights, Rights { own: May::No, shared: May::No, others: May::Unknown });
         assert!(rights.allow(Place::Outdated) && !rights.allow(Place::Own));

@@ -143,12 +143,12 @@ impl StateDir {
             if !dir.was_told() {
                 untold.push(Undelivered::new(dir.clone(), spec.reply_to.clone(), response.clone()));
             }
-            self.ended(dir).forget();
+            self.ended(dir)();
             finals.push((spec, response));
         }
         // How old they are nobody knows: they are forgotten last.
         for dir in self.damaged.clone() {
-            self.ended(dir).forget();
+            self.ended(dir)();
         }
         Ok(RecoveredState { finals, untold, unfinished, damaged })
     }
@@ -193,13 +193,24 @@ impl StateDir {
         Some(BusyWith { id: "a run whose record is damaged".to_owned(), operator: None, since })
     }
 
-    /// A run was concluded. What comes back forgets what is too old now, which may wait for a slow disk.
+    /// A run was concluded. What comes back forgets what is too old now, which may wait for a slow disk. What cannot be removed
+    /// costs space and nothing else.
     #[must_use]
-    pub(super) fn ended(&mut self, dir: RunDir) -> Forgetting {
+    pub(super) fn ended(&mut self, dir: RunDir) -> impl FnOnce() + Send + use<> {
         self.ended.push_back(dir);
         let old = self.ended.len().checked_sub(OUTPUTS + 1).and_then(|index| self.ended.get(index)).cloned();
         let oldest = if self.ended.len() > FINALS { self.ended.pop_front() } else { None };
-        Forgetting { old, oldest, runs: self.kept.clone() }
+        let runs = self.kept.clone();
+        move || {
+            let shrunk = old.map(|dir| (dir.shrink(), dir));
+            let removed = oldest.map(|dir| (dir.remove(), dir));
+            for (done, dir) in shrunk.into_iter().chain(removed) {
+                if let Err(error) = done {
+                    tracing::warn!("cannot remove what there is of the run in {}: {error}", dir.path().display());
+                }
+            }
+            prepare(&runs);
+        }
     }
 
     /// Copies to the disk what it had no room for.
@@ -229,31 +240,6 @@ pub(super) fn name_of(key: &str) -> Uuid {
     Uuid::new_v5(&NAMESPACE, key.as_bytes())
 }
 
-/// What is to be forgotten of ended runs.
-#[derive(Debug)]
-pub(super) struct Forgetting {
-    /// One that is too old for its output.
-    old: Option<RunDir>,
-    /// One that is too old to be known.
-    oldest: Option<RunDir>,
-    /// Where there is room on the disk then for others.
-    runs: PathBuf,
-}
-
-impl Forgetting {
-    /// Forgets it. What cannot be removed costs space and nothing else.
-    pub(super) fn forget(self) {
-        let shrunk = self.old.map(|dir| (dir.shrink(), dir));
-        let removed = self.oldest.map(|dir| (dir.remove(), dir));
-        for (done, dir) in shrunk.into_iter().chain(removed) {
-            if let Err(error) = done {
-                tracing::warn!("cannot remove what there is of the run in {}: {error}", dir.path().display());
-            }
-        }
-        prepare(&self.runs);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
@@ -273,7 +259,7 @@ mod tests {
             ..Response::new("ns1".parse().unwrap(), Status::Completed, key)
         };
         dir.write_final(&response).unwrap();
-        memory.ended(dir).forget();
+        memory.ended(dir)();
     }
 
     fn close(StateDir { _lock: lock, .. }: StateDir) {

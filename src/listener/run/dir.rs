@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Where there is no folder in memory, the disk has it all. The copies have their room on the disk before the run begins, see
-//! [`spare`].
+//! [`files`](super::files).
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -20,11 +20,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::files::{
-    BEFORE, FINAL, LOCK, REQUEST, RESULT, UNIT, draft, private_directory, remove, remove_all, tail_of, write,
-    write_durably,
+    BEFORE, FINAL, LOCK, REQUEST, RESULT, UNIT, draft, private_directory, remove, remove_all, tail_of, take_spare,
+    write, write_durably,
 };
 use super::page::Part;
-use super::{RunResult, Spec, UnitEnd, spare};
+use super::{RunResult, Spec, UnitEnd};
 use crate::listener::snapshot::SystemSnapshot;
 use crate::protocol::{Commit, Phase, Response};
 
@@ -71,7 +71,7 @@ impl RunDir {
     /// Makes the directories with what to run in them. The lock that comes back keeps everyone else from it.
     pub(in crate::listener) fn create(&self, spec: &Spec) -> io::Result<File> {
         // Where there is none, the disk may have room for all that.
-        spare::take(&self.kept).ok();
+        take_spare(&self.kept).ok();
         private_directory(&self.live)?;
         let lock = self.lock()?;
         self.clear()?;

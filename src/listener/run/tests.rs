@@ -4,6 +4,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::*;
+use crate::listener::config::Limits;
 use crate::protocol::{Phase, Response};
 
 /// A run of this key that nobody waits for.
@@ -96,7 +97,7 @@ fn nothing_of_an_earlier_run_is_taken_for_this_ones() {
     let dir = RunDir::in_one(folder.path().join("run"));
     drop(dir.create(&spec("a")).unwrap());
     let now = Timestamp::UNIX_EPOCH;
-    let verdict = Verdict::failed(crate::protocol::ErrorCode::Timeout, "");
+    let verdict = Verdict::failed(ErrorCode::Timeout, "");
     dir.write_result(&RunResult {
         verdict,
         started_at: now,
@@ -109,7 +110,7 @@ fn nothing_of_an_earlier_run_is_taken_for_this_ones() {
     dir.write_commit(&"8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b".parse().unwrap()).unwrap();
     fs::write(dir.output_files().0, "old").unwrap();
     dir.write_phase(Phase::Activate).unwrap();
-    dir.write_final(&Response::new("ns1".parse().unwrap(), crate::protocol::Status::Completed, "")).unwrap();
+    dir.write_final(&Response::new("ns1".parse().unwrap(), Status::Completed, "")).unwrap();
 
     let _lock = dir.create(&spec("a")).unwrap();
     assert_eq!((dir.result(), dir.phase(), dir.output_tail().as_str()), (None, Phase::Resolve, ""));
@@ -154,11 +155,11 @@ fn what_must_be_known_needs_no_room_on_the_disk() {
     dir.write_confirmed().unwrap();
     dir.write_environment("A=1").unwrap();
     let now = Timestamp::UNIX_EPOCH;
-    let verdict = Verdict::failed(crate::protocol::ErrorCode::Timeout, "");
+    let verdict = Verdict::failed(ErrorCode::Timeout, "");
     let result =
         RunResult { verdict, started_at: now, ended_at: now, after: SystemSnapshot::default(), tail: Vec::new() };
     dir.write_result(&result).unwrap();
-    let response = Response::new("ns1".parse().unwrap(), crate::protocol::Status::Completed, "");
+    let response = Response::new("ns1".parse().unwrap(), Status::Completed, "");
     dir.write_final(&response).unwrap();
     assert_eq!((dir.spec().unwrap(), dir.before()), (spec("a"), Some(SystemSnapshot::default())));
     assert_eq!((dir.phase(), dir.is_confirmed(), dir.result()), (Phase::Confirm, true, Some(result)));
@@ -176,7 +177,7 @@ fn what_outlives_a_reboot_is_copied_as_soon_as_there_is_room() {
     dir.write_before(&SystemSnapshot::default()).unwrap();
     dir.settle().unwrap_err();
     fs::remove_file(folder.path().join("disk")).unwrap();
-    dir.write_final(&Response::new("ns1".parse().unwrap(), crate::protocol::Status::Completed, "")).unwrap();
+    dir.write_final(&Response::new("ns1".parse().unwrap(), Status::Completed, "")).unwrap();
     dir.settle().unwrap();
 
     // The reboot.
@@ -206,7 +207,7 @@ fn memory_is_given_back_once_the_disk_has_it_all() {
     drop(dir.create(&spec("a")).unwrap());
     dir.shrink().unwrap();
     assert!(live.exists(), "the disk does not have its end");
-    dir.write_final(&Response::new("ns1".parse().unwrap(), crate::protocol::Status::Completed, "")).unwrap();
+    dir.write_final(&Response::new("ns1".parse().unwrap(), Status::Completed, "")).unwrap();
     dir.shrink().unwrap();
     assert!(!live.exists() && kept.join("final.json").exists());
     dir.remove().unwrap();
@@ -228,7 +229,7 @@ fn a_run_is_written_over_room_that_was_there_before() {
     drop(dir.create(&spec("a")).unwrap());
     dir.write_before(&SystemSnapshot::default()).unwrap();
     let now = Timestamp::UNIX_EPOCH;
-    let verdict = Verdict::failed(crate::protocol::ErrorCode::Timeout, "");
+    let verdict = Verdict::failed(ErrorCode::Timeout, "");
     dir.write_result(&RunResult {
         verdict,
         started_at: now,
@@ -237,7 +238,7 @@ fn a_run_is_written_over_room_that_was_there_before() {
         tail: Vec::new(),
     })
     .unwrap();
-    dir.write_final(&Response::new("ns1".parse().unwrap(), crate::protocol::Status::Completed, "")).unwrap();
+    dir.write_final(&Response::new("ns1".parse().unwrap(), Status::Completed, "")).unwrap();
     assert_eq!(inodes("runs/a", ""), room);
     let kept = RunDir::in_one(at("runs/a"));
     assert!(kept.spec().is_ok() && kept.before().is_some() && kept.result().is_some() && kept.lock().is_ok());

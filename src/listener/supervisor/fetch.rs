@@ -5,11 +5,11 @@ use std::fs;
 use std::process::Command;
 
 use super::program::ProcessRunner;
-use crate::listener::answer::answer;
+use crate::listener::config::SystemKey;
 use crate::listener::host::Host;
 use crate::listener::output::{clean, refused_fetch};
 use crate::listener::run::Spec;
-use crate::listener::system_key::SystemKey;
+use crate::listener::snapshot::answer;
 use crate::listener::verdict::End;
 use crate::protocol::{ErrorCode, FlakeAttr, SystemPath};
 

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::listener::rebuild_flag::RebuildFlag;
+use crate::listener::config::RebuildFlag;
 use crate::listener::run::Spec;
 use crate::lookup::Remote;
 use crate::protocol::{FlakeUrl, Revision};
