@@ -51,23 +51,14 @@ pub(super) fn phase_of(line: &str) -> Option<Phase> {
 
 #[derive(Debug)]
 pub(super) struct PhaseFinder {
-    phase: Phase,
+    /// What the run is at after all that was read.
+    pub(super) phase: Phase,
     line: Vec<u8>,
 }
 
 impl PhaseFinder {
     pub(super) const fn new() -> Self {
         Self { phase: Phase::Resolve, line: Vec::new() }
-    }
-
-    /// The run is at this from here on.
-    pub(super) const fn enter(&mut self, phase: Phase) {
-        self.phase = phase;
-    }
-
-    /// What the run is at after all that was read.
-    pub(super) const fn phase(&self) -> Phase {
-        self.phase
     }
 
     /// Reads on; a phase that has begun comes back.
@@ -258,7 +249,7 @@ error: Failed to fetch git repository 'ssh://git.example.com/x'"), @"ssh: connec
         assert_eq!(finder.read(b"ing the following un"), None);
         assert_eq!(finder.read(b"its: x.service\n"), Some(Phase::Activate));
         assert_eq!(finder.read(b"activating the configuration...\n"), None);
-        assert_eq!(finder.phase(), Phase::Activate);
+        assert_eq!(finder.phase, Phase::Activate);
     }
 
     proptest! {
@@ -278,7 +269,7 @@ error: Failed to fetch git repository 'ssh://git.example.com/x'"), @"ssh: connec
             whole.read(bytes);
             pieces.read(before);
             pieces.read(after);
-            prop_assert_eq!(whole.phase(), pieces.phase());
+            prop_assert_eq!(whole.phase, pieces.phase);
         }
     }
 }

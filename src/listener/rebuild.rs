@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::launch::Launcher;
 use super::output::clean_lines;
-use super::run::{RunDir, RunResult, Spec, UnitEnd, Verdict};
+use super::run::{RunDir, RunResult, Spec, UnitEnd, Verdict, files};
 use crate::clock;
 use crate::protocol::response::bounded_tail;
 use crate::protocol::{Action, Commit, ErrorCode, Phase, Response, Status};
@@ -115,17 +115,17 @@ pub(super) fn conclude(
     boot_id: Option<&str>,
     previous: Option<Commit>,
 ) -> Response {
-    let result = dir.result();
+    let result = dir.get(files::RESULT);
     let verdict = result.as_ref().map_or_else(
-        || Verdict::failed(ErrorCode::Interrupted, explain(spec, dir.phase(), boot_id, dir.unit_end().as_ref())),
+        || Verdict::failed(ErrorCode::Interrupted, explain(spec, dir.phase(), boot_id, dir.get(files::UNIT).as_ref())),
         |result| result.verdict.clone(),
     );
     let mut response = compose(spec, verdict);
     response.revision = match &spec.return_to {
         Some(to) => to.revision.clone(),
-        None => dir.commit().or(response.revision),
+        None => dir.get(files::COMMIT).or(response.revision),
     };
-    response.previous_revision = dir.before().and_then(|before| before.revision).or(previous);
+    response.previous_revision = dir.get(files::BEFORE).and_then(|before| before.revision).or(previous);
     if response.status == Status::Failed {
         let from_disk = || bounded_tail(&clean_lines(&dir.output_tail()));
         response.log_tail = result.as_ref().map_or_else(from_disk, |result| result.tail.clone());
@@ -158,7 +158,7 @@ fn compose(spec: &Spec, verdict: Verdict) -> Response {
 }
 
 fn keep(dir: &RunDir, response: &Response) {
-    if let Err(error) = dir.write_final(response) {
+    if let Err(error) = dir.keep(files::FINAL, response) {
         // It is told anyway; only a listener that starts anew would not know it.
         tracing::error!("cannot keep how the run in {} ended: {error}", dir.path().display());
     }
@@ -213,7 +213,7 @@ mod tests {
         let (_folder, dir) = run();
         let lock = dir.lock().unwrap();
         let watch = Watcher::new(dir.clone());
-        dir.write_phase(Phase::Activate).unwrap();
+        dir.note(files::PHASE, &Phase::Activate).unwrap();
         let RunEvent::Phase(watch) = watch.news().await else { panic!("it is not over") };
         fs::write(dir.path().join("result.json"), "").unwrap();
         let RunEvent::Finished(_over) = watch.news().await else { panic!("it has a result") };

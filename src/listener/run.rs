@@ -2,7 +2,7 @@
 //! the other in any other way.
 
 mod dir;
-mod files;
+pub(super) mod files;
 mod page;
 
 use std::path::PathBuf;

@@ -30,7 +30,7 @@ use super::problems::{Problems, compare_clocks, look_for_programs};
 use super::publisher::Publisher;
 use super::rebuild;
 use super::rights::Trial;
-use super::run::{RollbackTarget, Spec};
+use super::run::{RollbackTarget, Spec, files};
 use super::state_dir::{RecoveredState, StateDir, Undelivered};
 use super::watchdog::Watchdog;
 use crate::bus::{Events, Lockout, Renewal};
@@ -287,7 +287,7 @@ impl Service {
         };
         let cannot = |why: String| (ErrorCode::InvalidRequest, format!("cannot return: {why}"));
         let (action, end) = self.ledger.returnable(run.as_str()).map_err(cannot)?;
-        let facts = self.memory.run_dir(run.as_str()).before();
+        let facts = self.memory.run_dir(run.as_str()).get(files::BEFORE);
         let facts = facts.ok_or_else(|| cannot(format!("what ran before {run} is not on record")))?;
         let revision = facts.revision.clone().or_else(|| end.previous_revision.clone());
         let return_to =
@@ -346,7 +346,7 @@ impl Service {
                     Phase::Confirm if dir.is_confirmed() => Phase::Verify,
                     phase => phase,
                 };
-                Response { phase: Some(phase), revision: dir.commit().or(state.revision), ..state }
+                Response { phase: Some(phase), revision: dir.get(files::COMMIT).or(state.revision), ..state }
             }
             _ => state,
         }

@@ -247,6 +247,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
+    use crate::listener::run::files;
     use crate::listener::run::tests::{give_back, spec};
     use crate::protocol::Status;
 
@@ -258,7 +259,7 @@ mod tests {
             at: Some(Timestamp::from_second(second).unwrap()),
             ..Response::new("ns1".parse().unwrap(), Status::Completed, key)
         };
-        dir.write_final(&response).unwrap();
+        dir.keep(files::FINAL, &response).unwrap();
         memory.ended(dir)();
     }
 
@@ -325,7 +326,7 @@ mod tests {
     fn conclude_only(memory: &StateDir, key: &str) {
         let dir = memory.run_dir(key);
         dir.create(&spec(key)).unwrap();
-        dir.write_final(&Response::new("ns1".parse().unwrap(), Status::Completed, key)).unwrap();
+        dir.keep(files::FINAL, &Response::new("ns1".parse().unwrap(), Status::Completed, key)).unwrap();
     }
 
     #[test]

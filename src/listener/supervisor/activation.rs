@@ -10,7 +10,7 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use super::log::Log;
-use super::process_tree;
+use super::process::in_descendants;
 use crate::listener::host::{ACTIVATION, Host, is_activation};
 use crate::listener::output::built_system;
 use crate::listener::snapshot::ask;
@@ -37,7 +37,7 @@ pub(super) struct Activation {
 /// The activation that a descendant of this process waits for. It is this run's: others activate in units of that name,
 /// too.
 pub(super) fn awaited() -> Option<Activation> {
-    process_tree::in_descendants(awaited_by)
+    in_descendants(awaited_by)
 }
 
 /// The same, cheap enough to be called often: nearly always there is no such unit at all.

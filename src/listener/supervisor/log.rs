@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 
 use crate::listener::output::{PhaseFinder, clean_lines};
-use crate::listener::run::{Part, RunDir, TAIL_BYTES};
+use crate::listener::run::{Part, RunDir, TAIL_BYTES, files};
 use crate::protocol::Phase;
 
 /// The size at which the output is set aside and begun anew, in bytes. One part that was set aside is kept.
@@ -44,8 +44,8 @@ impl Log {
 
     /// The run is at this from here on. Who cannot read it misses nothing but how far it is.
     pub(super) fn enter(&mut self, phase: Phase) {
-        self.finder.enter(phase);
-        self.dir.write_phase(phase).ok();
+        self.finder.phase = phase;
+        self.dir.note(files::PHASE, &phase).ok();
     }
 
     /// The run is at this, if it was not at something later already.
@@ -61,7 +61,7 @@ impl Log {
     }
 
     pub(super) const fn phase(&self) -> Phase {
-        self.finder.phase()
+        self.finder.phase
     }
 
     pub(super) fn lines(&self) -> Vec<String> {
@@ -72,7 +72,7 @@ impl Log {
     /// the disk.
     pub(super) fn write(&mut self, bytes: &[u8]) {
         if let Some(phase) = self.finder.read(bytes) {
-            self.dir.write_phase(phase).ok();
+            self.dir.note(files::PHASE, &phase).ok();
         }
         self.tail.extend(bytes);
         let surplus = self.tail.len().saturating_sub(TAIL_BYTES);
@@ -98,7 +98,7 @@ impl Log {
         self.start += fs::metadata(&current)?.len();
         let next = current.with_extension("next");
         let file = File::create(&next)?;
-        self.dir.write_part(&Part { inode: file.metadata()?.ino(), start: self.start })?;
+        self.dir.note(files::PART, &Part { inode: file.metadata()?.ino(), start: self.start })?;
         fs::rename(&current, previous)?;
         fs::rename(next, current)?;
         self.file = Some(file);
