@@ -22,7 +22,6 @@ mod output;
 mod problems;
 mod publisher;
 mod rebuild;
-mod rights;
 mod run;
 mod serve;
 mod snapshot;
@@ -43,7 +42,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use uuid::Uuid;
 
-pub use self::config::{Config, Limits, RebuildFlag, SystemKey, UserUnits, deploy_subjects};
+pub use self::config::{Config, RebuildFlag, SystemKey, UserUnits, deploy_subjects};
 use self::history::RequestHistory;
 use self::host::Host;
 pub use self::inbox::SUBSCRIPTION_CAPACITY;

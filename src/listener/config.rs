@@ -32,10 +32,12 @@ pub struct Config {
     pub system_keys: Vec<SystemKey>,
     pub deploy_subjects: Vec<Subject>,
     pub discover_subject: Subject,
-    pub limits: Limits,
+    /// How long a run may take in all.
+    pub timeout: Duration,
+    /// How long what is told to end may take to do so.
+    pub grace: Duration,
     /// What becomes of a run after which units of a user fail.
     pub user_units: UserUnits,
-    /// How often a run that goes on is reported.
     pub heartbeat: Duration,
     /// The address to serve Prometheus metrics on; off when absent.
     pub metrics_listen: Option<SocketAddr>,
@@ -59,14 +61,6 @@ pub enum UserUnits {
     Fail,
     /// It has not, and names them.
     Warn,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// In all.
-    pub timeout: Duration,
-    /// To end after it was told to.
-    pub grace: Duration,
 }
 
 /// One more word for `nixos-rebuild`, such as `--show-trace`. Only who configures the host says it, never a request.
@@ -95,8 +89,7 @@ impl FromStr for RebuildFlag {
     }
 }
 
-/// The public half of a key that signs systems, as Nix writes it: `NAME:BASE64`. Only who configures the host says which ones
-/// it trusts, never a request.
+/// The public half of a key that signs systems, as Nix writes it: `NAME:BASE64`. No request says which ones a host trusts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SystemKey(String);
@@ -109,12 +102,10 @@ pub struct SystemKey(String);
 pub struct SystemKeyError;
 
 impl SystemKey {
-    /// What the key is called.
     pub fn name(&self) -> &str {
         self.0.split_once(':').map_or(&self.0, |(name, _)| name)
     }
 
-    /// The key as Nix writes it.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -9,8 +9,7 @@ use super::run::Spec;
 use super::state_dir::{FINALS, name_of};
 use crate::protocol::{Action, BusyWith, Commit, ErrorCode, HostName, LastRun, ReplySubject, Response, Status};
 
-/// How many rejections are remembered, and in how many bytes. They cost no run, so that others bring about any number of
-/// them, of any length.
+/// How many rejections are remembered, and in how many bytes. Others cause any number of them, of any length.
 const REJECTIONS: Bound = Bound { responses: 1_000, bytes: 512 * 1024 };
 
 #[derive(Debug)]
@@ -71,7 +70,6 @@ impl RequestHistory {
         }
     }
 
-    /// The state of the request with this key, as of now.
     pub(super) fn state(&self, key: &str, now: Timestamp) -> Option<Response> {
         match &self.current {
             Some(current) if current.spec.key == key => Some(self.progress(current, now)),
@@ -87,7 +85,6 @@ impl RequestHistory {
         Some(Response { id: key.parse().ok(), ..response.clone() })
     }
 
-    /// The state of the run that goes on.
     pub(super) fn current_state(&self, now: Timestamp) -> Option<Response> {
         self.current.as_ref().map(|current| self.progress(current, now))
     }
@@ -105,7 +102,6 @@ impl RequestHistory {
         }
     }
 
-    /// What keeps the host busy.
     pub(super) fn holder(&self) -> Option<BusyWith> {
         self.current.as_ref().map(|current| current.spec.holder())
     }
@@ -192,8 +188,7 @@ impl RequestHistory {
         };
     }
 
-    /// There was a run whose key leads to this name, and its record is damaged: what became of it is not known, unless
-    /// that can be read. It is not run again.
+    /// The record of the run whose key leads to this name is damaged; its end may be known. It is not run again.
     pub(super) fn damaged(&mut self, name: Uuid, end: Option<Response>) {
         let lost = || Response {
             error: Some(ErrorCode::Interrupted),

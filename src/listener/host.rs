@@ -162,7 +162,7 @@ impl Host {
 
     /// Whether some process has the lock that `switch-to-configuration` takes, in a unit or not.
     fn has_activation_lock(&self) -> bool {
-        let Ok(file) = stat(&self.at("run/nixos/switch-to-configuration.lock")) else { return false };
+        let Ok(file) = stat(self.at("run/nixos/switch-to-configuration.lock")) else { return false };
         let locks = fs::read_to_string(self.at("proc/locks")).unwrap_or_default();
         let id = format!("{:02x}:{:02x}:{}", major(file.st_dev), minor(file.st_dev), file.st_ino);
         locks.lines().any(|line| is_held(line, &id))
@@ -195,8 +195,7 @@ fn populated_since(group: &Path) -> Option<Timestamp> {
     Some(began.unwrap_or_else(clock::now))
 }
 
-/// Reads a line of `/proc/locks`: `1: FLOCK  ADVISORY  WRITE 1234 00:1a:567 0 EOF`. A waiting one has a `->` before the
-/// kind.
+/// Reads a line of `/proc/locks`: `1: FLOCK  ADVISORY  WRITE 1234 00:1a:567 0 EOF`. One that waits begins with `->`.
 fn is_held(line: &str, file: &str) -> bool {
     let mut words = line.split_whitespace().skip(1);
     words.next() != Some("->") && words.any(|word| word == file)

@@ -3,6 +3,7 @@
 
 use std::env;
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -39,7 +40,6 @@ pub(super) struct Launcher {
 }
 
 impl Launcher {
-    /// The launcher for this host.
     pub(super) fn new(supervisor: PathBuf, host: &Host) -> Self {
         Self { supervisor, has_units: host.has_systemd() && geteuid().is_root() }
     }
@@ -73,7 +73,7 @@ impl Launcher {
             .args(dir.arguments())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(dir.supervisor_log()?)
+            .stderr(File::create(dir.path().join("supervisor.log"))?)
             .spawn()?;
         Ok(())
     }
@@ -114,8 +114,7 @@ fn arguments(supervisor: &Path, dir: &RunDir, spec: &Spec) -> Vec<OsString> {
     arguments
 }
 
-/// The unit of the run in this directory. Two listeners on one machine may be told to run the same request: the name
-/// tells their runs apart.
+/// The unit of a run. Two listeners on one machine may run the same request: the name tells their runs apart.
 fn name(dir: &RunDir) -> String {
     let path = dir.path().as_os_str().as_encoded_bytes();
     format!("homelab-deploy-run-{}.service", Uuid::new_v5(&NAMESPACE, path).simple())

@@ -78,7 +78,7 @@ impl Metrics {
 
     /// What is known of earlier runs, be they from before this process.
     pub(super) fn recall(&mut self, ledger: &RequestHistory) {
-        self.deployed = ledger.last_deployed.clone();
+        self.deployed.clone_from(&ledger.last_deployed);
         self.last = ledger.last.as_ref().and_then(|(spec, response)| {
             let ended_at = response.at?;
             let duration = ended_at.duration_since(spec.accepted_at).as_secs_f64().max(0.0);
@@ -126,7 +126,6 @@ impl Metrics {
 struct PrometheusText(String);
 
 impl PrometheusText {
-    /// A metric that has but one value.
     fn gauge(&mut self, name: &str, help: &str, labels: &[(&str, &str)], value: impl Display) {
         self.family(name, "gauge", help);
         self.sample(name, labels, value);
@@ -167,7 +166,6 @@ impl Exporter {
         Ok(Self { socket, metrics, host })
     }
 
-    /// Never returns.
     pub(super) async fn serve(self) {
         let mut clients = JoinSet::new();
         loop {

@@ -43,7 +43,6 @@ const DISTRUST: [&str; 7] = [
 /// The longest part of a line that is looked at, in bytes.
 const MAX_LINE_BYTES: usize = 2_048;
 
-/// The phase that begins with this line.
 pub(super) fn phase_of(line: &str) -> Option<Phase> {
     let line = line.trim_start();
     ACTIVATION.iter().any(|start| line.starts_with(start)).then_some(Phase::Activate)
@@ -80,7 +79,6 @@ impl PhaseFinder {
     }
 }
 
-/// Whether git could not have a commit by its id.
 pub(super) fn tells_unadvertised(lines: &[String]) -> bool {
     lines.iter().any(|line| line.contains(UNADVERTISED))
 }
@@ -158,8 +156,7 @@ fn without_label(line: &str) -> &str {
     text.unwrap_or(line).trim()
 }
 
-/// The lines of the output as they can be shown and sent: without control characters, terminal sequences, secrets in
-/// URLs and empty lines.
+/// The lines of the output as they can be shown and sent: without terminal sequences, secrets in URLs and empty lines.
 pub(super) fn clean_lines(output: &str) -> Vec<String> {
     // A carriage return is how a progress display overwrites its line: only what stands last was meant to stay.
     let shown = output.lines().map(|line| line.trim_end_matches('\r').rsplit('\r').next().unwrap_or_default());

@@ -1,5 +1,4 @@
-//! What the host lacks or found wrong: looked for before a deployment finds out, told in the log when it begins, and in each
-//! roll call while it lasts.
+//! What the host lacks or found wrong: told in the log when it begins, and in each roll call while it lasts.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -53,7 +52,6 @@ impl Kind {
     }
 }
 
-/// The problems that there are right now.
 #[derive(Debug, Default)]
 pub(super) struct Problems {
     /// What each of them is about, where one kind can be there more than once, and the text of it.
@@ -93,7 +91,6 @@ pub async fn missing(flake: &FlakeUrl) -> Vec<String> {
     told.chain(ask(flake.clone(), Duration::ZERO).await).collect()
 }
 
-/// Looks for the programs that deployments of this flake need.
 pub(super) fn look_for_programs(flake: &FlakeUrl, problems: &mut Problems) {
     let path = env::var_os("PATH").unwrap_or_default();
     for (kind, program) in PROGRAMS {
@@ -106,8 +103,7 @@ pub(super) fn look_for_programs(flake: &FlakeUrl, problems: &mut Problems) {
     }
 }
 
-/// Asks where the flake is from, after a while. Returns why that is not possible. Nix would fetch the whole flake for an answer,
-/// so only git is asked.
+/// Asks where the flake is from, and returns why that fails. Only git is asked: Nix would fetch the whole flake.
 pub async fn ask(flake: FlakeUrl, after: Duration) -> Option<String> {
     sleep(after).await;
     flake.git_remote()?;

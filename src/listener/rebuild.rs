@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 pub(super) struct Watcher {
     dir: RunDir,
     /// What it was at when it was last looked at.
-    phase: Phase,
+    pub(super) phase: Phase,
     /// Since when nobody has the run in hand.
     abandoned: Option<Instant>,
 }
@@ -77,10 +77,6 @@ impl Watcher {
         Self { phase: dir.phase(), dir, abandoned: None }
     }
 
-    pub(super) const fn phase(&self) -> Phase {
-        self.phase
-    }
-
     pub(super) async fn news(mut self) -> RunEvent {
         loop {
             if let Some(over) = ended(&self.dir).or_else(|| self.lost()) {
@@ -106,8 +102,7 @@ impl Watcher {
     }
 }
 
-/// Puts together what is told of a run that is over, and keeps it. `previous` is the commit that ran before, for a system that
-/// does not say its own.
+/// Puts together and keeps what is told of a run that is over. `previous` is for a system that does not say its commit.
 pub(super) fn conclude(
     _over: &Finished,
     dir: &RunDir,

@@ -1,5 +1,4 @@
-//! A run in files. The listener writes down what to do, the supervisor how far it is and how it ended; neither knows
-//! the other in any other way.
+//! A run in files. The listener writes down what to do, the supervisor how far it is and how it ended.
 
 mod dir;
 pub(super) mod files;
@@ -74,7 +73,6 @@ pub struct Spec {
     pub grace_ms: u64,
 }
 
-/// What a host is to return to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RollbackTarget {
     /// The run before which it was so.
@@ -155,8 +153,8 @@ impl Spec {
             confirm_timeout_ms: confirm_timeout.map(milliseconds),
             return_to: None,
             user_units: config.user_units,
-            timeout_ms: milliseconds(config.limits.timeout),
-            grace_ms: milliseconds(config.limits.grace),
+            timeout_ms: milliseconds(config.timeout),
+            grace_ms: milliseconds(config.grace),
         }
     }
 
@@ -165,7 +163,6 @@ impl Spec {
         self.attr.as_ref().map_or(self.host.as_str(), FlakeAttr::as_str)
     }
 
-    /// What the run is doing, as a word for people.
     pub(super) const fn doing(&self, phase: Phase) -> &'static str {
         match (phase, &self.system) {
             (Phase::Build, Some(_)) => "fetching",

@@ -16,27 +16,26 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until, timeout};
 
 use self::course::{Stage, Step};
-use self::roll_call::{Reporter, RollCalls};
+use self::roll_call::RollCalls;
 use super::ListenerError;
 use super::admission::{Decision, Refusal, addressed, decide};
 use super::allowance::Allowance;
 use super::config::Config;
 use super::history::RequestHistory;
-use super::host::{Host, instance};
+use super::host::{Host, System, instance};
 use super::inbox::{Inbox, Letter};
 use super::launch::Launcher;
 use super::metrics::Metrics;
 use super::problems::{Problems, compare_clocks, look_for_programs};
-use super::publisher::Publisher;
+use super::publisher::{Publisher, Trial};
 use super::rebuild;
-use super::rights::Trial;
 use super::run::{RollbackTarget, Spec, files};
 use super::state_dir::{RecoveredState, StateDir, Undelivered};
 use super::watchdog::Watchdog;
 use crate::bus::{Events, Lockout, Renewal};
 use crate::clock;
 use crate::protocol::request::is_acknowledgement;
-use crate::protocol::{ErrorCode, LogRequest, Phase, ReplySubject, Request, Response, Status, SystemPath};
+use crate::protocol::{Commit, ErrorCode, LogRequest, Phase, ReplySubject, Request, Response, Status, SystemPath};
 use crate::text::safe;
 
 /// How old a final may be to be told again after the connection was lost.
@@ -62,7 +61,6 @@ const REASON_BYTES: usize = 1_000;
 const NO_KEY: &str = "this host takes no systems that were built elsewhere: for that, its configuration names a key that signs them \
     (services.homelab-deploy.listener.systems.trustedKeys, or --system-key of the listener)";
 
-/// How much of a text of others is logged, in bytes.
 const SHOWN_BYTES: usize = 200;
 
 pub(super) struct Service {
@@ -91,7 +89,8 @@ pub(super) struct Service {
     untold: Vec<Undelivered>,
     /// Whether some of them are on their way. One batch at a time: the next one may be the same again.
     delivering: bool,
-    reporter: Reporter,
+    /// The last system that was asked, and the commit that it says it is of.
+    said: Option<(System, Option<Commit>)>,
     pulse: Watchdog,
     metrics: watch::Sender<Metrics>,
     stage: Stage,
@@ -125,7 +124,6 @@ impl Service {
         let echo = Arc::new(Notify::new());
         let mut service = Self {
             ledger,
-            reporter: Reporter::new(&config, host.machine(), instance),
             heartbeat: heartbeat(config.heartbeat),
             voice: Publisher::new(client, renewal, &config, instance),
             requests: Inbox::new(echo.clone()),
@@ -143,6 +141,7 @@ impl Service {
             boot_id,
             untold: recalled.untold,
             delivering: false,
+            said: None,
             pulse,
             metrics,
             stage: Stage::Idle,

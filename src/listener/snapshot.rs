@@ -34,7 +34,6 @@ pub struct SystemSnapshot {
     pub revision: Option<Commit>,
     /// The name of the specialisation that runs, where it is one of the system that the profile points at.
     pub specialisation: Option<String>,
-    /// The units that have failed; unknown where there is no systemd.
     pub failed_units: Option<BTreeSet<String>>,
 }
 
@@ -76,7 +75,6 @@ impl SystemSnapshot {
         self.current.as_ref().map(|system| system.path.as_str())
     }
 
-    /// The store path of the system that the next boot starts.
     pub(super) fn profile_path(&self) -> Option<&str> {
         self.profile.as_ref().map(|profile| profile.system.path.as_str())
     }

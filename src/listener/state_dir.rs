@@ -33,7 +33,6 @@ pub(super) struct StateDir {
     ended: VecDeque<RunDir>,
     /// Runs that nobody knows any more what they are.
     damaged: Vec<RunDir>,
-    /// The number of the last run.
     number: u64,
     /// Held as long as this listener lives, so that no other one uses the directory.
     _lock: File,
@@ -54,16 +53,12 @@ pub(super) struct RecoveredState {
 /// How a run ended, and whom that still has to be told.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Undelivered {
-    dir: RunDir,
+    pub(super) dir: RunDir,
     pub(super) reply_to: ReplySubject,
     pub(super) response: Response,
 }
 
 impl Undelivered {
-    pub(super) const fn new(dir: RunDir, reply_to: ReplySubject, response: Response) -> Self {
-        Self { dir, reply_to, response }
-    }
-
     /// The server has it: a listener that is started anew need not tell it again.
     pub(super) fn told(&self) {
         if let Err(error) = self.dir.write_told() {
@@ -141,7 +136,8 @@ impl StateDir {
         let (mut finals, mut untold) = (Vec::new(), Vec::new());
         for (dir, spec, response) in ended {
             if !dir.was_told() {
-                untold.push(Undelivered::new(dir.clone(), spec.reply_to.clone(), response.clone()));
+                let (reply_to, response) = (spec.reply_to.clone(), response.clone());
+                untold.push(Undelivered { dir: dir.clone(), reply_to, response });
             }
             self.ended(dir)();
             finals.push((spec, response));
@@ -193,9 +189,7 @@ impl StateDir {
         Some(BusyWith { id: "a run whose record is damaged".to_owned(), operator: None, since })
     }
 
-    /// A run was concluded. What comes back forgets what is too old now, which may wait for a slow disk. What cannot be removed
-    /// costs space and nothing else.
-    #[must_use]
+    /// A run was concluded. What comes back forgets what is too old now, which may wait for a slow disk.
     pub(super) fn ended(&mut self, dir: RunDir) -> impl FnOnce() + Send + use<> {
         self.ended.push_back(dir);
         let old = self.ended.len().checked_sub(OUTPUTS + 1).and_then(|index| self.ended.get(index)).cloned();

@@ -29,8 +29,7 @@ pub use super::run::RunDir;
 use super::run::{UnitEnd, files};
 use crate::notify::Notifier;
 
-/// Carries out a run that is written down, and writes down how it ended. The process that started this one is told once it
-/// has the run in hand.
+/// Carries out a run that is written down, and writes down how it ended. The starter is told once it has the run in hand.
 pub async fn supervise(dir: RunDir, starter: &Notifier) -> io::Result<()> {
     let spec = dir.spec()?;
     let _lock = take_in_hand(&dir)?;

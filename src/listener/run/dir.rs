@@ -52,7 +52,6 @@ impl RunDir {
         Self { live, kept }
     }
 
-    /// The run that has everything in this directory.
     pub fn in_one(path: PathBuf) -> Self {
         Self { kept: path.clone(), live: path }
     }
@@ -100,8 +99,7 @@ impl RunDir {
         Ok(file)
     }
 
-    /// The same for the supervisor, which waits: a check whether the run has a supervisor holds the lock for a
-    /// moment.
+    /// The same for the supervisor, which waits: a check whether the run has one holds the lock for a moment.
     pub(in crate::listener) fn wait_for_lock(&self) -> io::Result<File> {
         let file = self.lock_file()?;
         file.lock()?;
@@ -112,7 +110,6 @@ impl RunDir {
         File::create(self.live.join(LOCK))
     }
 
-    /// Whether some process has the lock.
     pub(in crate::listener) fn is_in_hand(&self) -> bool {
         self.lock().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
@@ -184,11 +181,6 @@ impl RunDir {
         remove(&self.environment_file())
     }
 
-    /// Where the supervisor's own complaints go.
-    pub(in crate::listener) fn supervisor_log(&self) -> io::Result<File> {
-        File::create(self.live.join("supervisor.log"))
-    }
-
     /// The output of the program, and the part of it that was set aside to bound it.
     pub(in crate::listener) fn output_files(&self) -> (PathBuf, PathBuf) {
         (self.kept.join("output.log"), self.kept.join("output.log.1"))
@@ -212,7 +204,6 @@ impl RunDir {
         self.get(PHASE).unwrap_or(Phase::Resolve)
     }
 
-    /// What was built.
     pub(in crate::listener) fn built(&self) -> Option<String> {
         let path = fs::read_link(self.live.join(BUILT)).ok()?.into_os_string().into_string().ok()?;
         Some(path).filter(|path| path.starts_with("/nix/store/"))
@@ -228,7 +219,6 @@ impl RunDir {
         fs::write(self.live.join(CONFIRMED), "")
     }
 
-    /// Whether the host was heard from.
     pub(in crate::listener) fn is_confirmed(&self) -> bool {
         self.live.join(CONFIRMED).exists()
     }
@@ -254,7 +244,6 @@ impl RunDir {
         if self.live == self.kept { Ok(()) } else { fs::write(self.kept.join(TOLD), "") }
     }
 
-    /// Whether the server has been given what the deployer is told in the end.
     pub(in crate::listener) fn was_told(&self) -> bool {
         self.live.join(TOLD).exists()
     }
@@ -268,8 +257,7 @@ impl RunDir {
         }
     }
 
-    /// Removes the output, which is what takes room on the disk, and room that was not used; and from memory what the disk has
-    /// all of.
+    /// Removes the output and the room that was not used from the disk, and from memory what the disk has all of.
     pub(in crate::listener) fn shrink(&self) -> io::Result<()> {
         let (current, previous) = self.output_files();
         remove(&current)?;

@@ -4,7 +4,6 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::*;
-use crate::listener::config::Limits;
 use crate::protocol::{Phase, Response};
 
 /// A run of this key that nobody waits for.
@@ -46,7 +45,8 @@ fn config() -> Config {
         system_keys: Vec::new(),
         deploy_subjects: Vec::new(),
         discover_subject: "deploy.discover".parse().unwrap(),
-        limits: Limits { timeout: Duration::from_mins(10), grace: Duration::from_secs(10) },
+        timeout: Duration::from_mins(10),
+        grace: Duration::from_secs(10),
         user_units: UserUnits::Fail,
         heartbeat: Duration::from_secs(30),
         metrics_listen: None,

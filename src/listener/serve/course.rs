@@ -90,7 +90,6 @@ impl Service {
         }
     }
 
-    /// Asks, after a while, where the flake is from.
     pub(super) fn ask_flake(&mut self, after: Duration) {
         let flake = self.config.flake.clone();
         self.steps.spawn(async move { Step::FlakeAsked(problems::ask(flake, after).await) });
@@ -109,7 +108,7 @@ impl Service {
     }
 
     async fn next_phase(&mut self, watch: Watcher) {
-        let phase = watch.phase();
+        let phase = watch.phase;
         self.follow(watch);
         if phase == Phase::Confirm {
             // That the host can be reached is to be proven, and a connection from before the activation proves nothing:
@@ -121,7 +120,7 @@ impl Service {
     }
 
     fn follow(&mut self, watch: Watcher) {
-        self.heartbeat = heartbeat(pace(&self.config, watch.phase()));
+        self.heartbeat = heartbeat(pace(&self.config, watch.phase));
         self.steps.spawn(async { Step::RunEvent(watch.news().await) });
     }
 
@@ -148,7 +147,8 @@ impl Service {
             key = spec.key, status = %response.status, error = response.error.as_ref().map(ToString::to_string),
             "{}", response.message
         );
-        self.untold.push(Undelivered::new(dir.clone(), spec.reply_to.clone(), response.clone()));
+        let (reply_to, told) = (spec.reply_to.clone(), response.clone());
+        self.untold.push(Undelivered { dir: dir.clone(), reply_to, response: told });
         self.ledger.ended(spec, response);
         self.metrics.send_modify(|metrics| metrics.count_last(&self.ledger));
         let forget = self.memory.ended(dir);

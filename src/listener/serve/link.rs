@@ -5,7 +5,7 @@ use crate::bus::{BusEvent, Operation, Violation};
 use crate::clock;
 use crate::listener::ListenerError;
 use crate::listener::problems::Kind;
-use crate::listener::rights::{May, Rights};
+use crate::listener::publisher::{May, Rights};
 use crate::protocol::subject::discover_tier;
 use crate::protocol::{Place, ReplySubject, Subject};
 
@@ -19,8 +19,7 @@ impl Service {
         Ok(())
     }
 
-    /// Subscribes to roll calls. Not before the rights are known: anyone may ask, and in a flood of questions the
-    /// refusals could get lost.
+    /// Subscribes to roll calls, once the rights are known: in a flood of questions the refusals could get lost.
     pub(super) async fn hear_questions(&mut self) -> Result<(), ListenerError> {
         for subject in [&self.config.discover_subject, &self.tiers_questions()] {
             self.questions.subscribe(&self.voice.client, subject).await?;
@@ -63,14 +62,12 @@ impl Service {
         Ok(())
     }
 
-    /// Tries what the server lets this listener publish.
     async fn try_rights(&mut self) {
         if let Some(echo) = self.config.deploy_subjects.first() {
             self.trial = Some(self.voice.try_rights(echo).await);
         }
     }
 
-    /// It is known what the server lets this listener publish.
     pub(super) fn rights_known(&mut self) {
         let Some(trial) = self.trial.take() else { return };
         let (before, rights) = (self.voice.rights, trial.outcome(self.voice.rights));

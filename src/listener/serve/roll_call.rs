@@ -3,20 +3,15 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
-use uuid::Uuid;
-
 use super::{Service, shown};
 use crate::clock;
 use crate::listener::allowance::Allowance;
-use crate::listener::config::Config;
-use crate::listener::history::RequestHistory;
-use crate::listener::host::{Host, System};
+use crate::listener::host::System;
 use crate::listener::inbox::Letter;
 use crate::listener::snapshot::configuration_revision;
 use crate::protocol::request::is_acknowledgement;
 use crate::protocol::{
-    Commit, DiscoveryAnswer, DiscoveryRequest, Feature, HostName, HostReport, Place, Problem, ReplySubject, Subject,
-    Tier,
+    Commit, DiscoveryAnswer, DiscoveryRequest, Feature, HostName, HostReport, Place, ReplySubject, Subject, Tier,
 };
 
 /// How many questions of one subject are answered at once, and how soon another one is.
@@ -58,82 +53,6 @@ impl RollCalls {
     }
 }
 
-/// Answers with what does not change, and with what is so right now.
-#[derive(Debug)]
-pub(super) struct Reporter {
-    fixed: HostReport,
-    /// The last system that was asked, and the commit that it says it is of.
-    said: Option<(System, Option<Commit>)>,
-}
-
-impl Reporter {
-    pub(super) fn new(config: &Config, machine: Option<String>, instance: Uuid) -> Self {
-        let of_trust = Feature::OF_TRUST.into_iter().filter(|_| !config.system_keys.is_empty());
-        let features = Feature::ALWAYS.into_iter().chain(of_trust).collect();
-        let fixed = HostReport {
-            hostname: config.hostname.clone(),
-            tier: config.tier,
-            role: config.role.clone(),
-            deploy_subjects: config.deploy_subjects.clone(),
-            version: Some(env!("CARGO_PKG_VERSION").to_owned()),
-            features,
-            flake: Some(config.flake.public()),
-            instance: Some(instance),
-            machine,
-            revision: None,
-            generation: None,
-            system: None,
-            booted_system_differs: None,
-            reboot_required: None,
-            next_boot_differs: None,
-            deployed_differs: None,
-            uptime_s: None,
-            now: None,
-            busy: None,
-            last: None,
-            problems: Vec::new(),
-        };
-        Self { fixed, said: None }
-    }
-
-    async fn answer(&mut self, host: &Host, ledger: &RequestHistory, problems: Vec<Problem>) -> DiscoveryAnswer {
-        let system = host.current();
-        let said = match &system {
-            Some(system) => self.revision_of(host, system).await,
-            None => None,
-        };
-        let system = system.map(|system| system.path);
-        let profile = host.profile();
-        let next_boot = profile.as_ref().map(|profile| profile.system.path.as_str());
-        DiscoveryAnswer::Host(Box::new(HostReport {
-            last: ledger.last_run(system.as_deref(), next_boot).map(Box::new),
-            revision: said.or_else(|| ledger.deployed(system.as_deref()).cloned()),
-            generation: profile.as_ref().and_then(|profile| profile.generation),
-            reboot_required: host.reboot_required(),
-            next_boot_differs: next_boot.zip(system.as_deref()).map(|(next_boot, running)| next_boot != running),
-            deployed_differs: ledger
-                .last_deployed
-                .as_ref()
-                .and_then(|deployed| deployed.differs_from(system.as_deref()?)),
-            system,
-            booted_system_differs: host.booted_system_differs(),
-            uptime_s: host.uptime_s(),
-            now: Some(clock::now()),
-            busy: ledger.holder().or_else(|| host.activation()).map(Box::new),
-            problems,
-            ..self.fixed.clone()
-        }))
-    }
-
-    /// The commit that a system says it is of. Each system is asked once.
-    async fn revision_of(&mut self, host: &Host, system: &System) -> Option<Commit> {
-        if self.said.as_ref().is_none_or(|(asked, _)| asked != system) {
-            self.said = Some((system.clone(), configuration_revision(host, system).await));
-        }
-        self.said.as_ref().and_then(|(_, said)| said.clone())
-    }
-}
-
 /// Where this host answers a question; `None` when that is no place of its own.
 fn answer_to(question: &DiscoveryRequest, tier: Tier, host: &HostName) -> Option<ReplySubject> {
     let reply_to = &question.reply_to;
@@ -161,9 +80,57 @@ impl Service {
                 .complain(|| format!("a roll call is dropped: an answer to {reply_to} is not this host's to give"));
         };
         if self.voice.may_answer(&answer_to) && self.roll_calls.take(&letter.subject, &answer_to) {
-            let answer = self.reporter.answer(&self.host, &self.ledger, self.problems.told()).await;
+            let answer = DiscoveryAnswer::Host(Box::new(self.report().await));
             self.voice.publish(&answer_to, answer.to_bytes()).await;
         }
+    }
+
+    /// What this host says of itself.
+    async fn report(&mut self) -> HostReport {
+        let system = self.host.current();
+        let said = match &system {
+            Some(system) => self.revision_of(system).await,
+            None => None,
+        };
+        let Self { config, host, ledger, .. } = self;
+        let of_trust = Feature::OF_TRUST.into_iter().filter(|_| !config.system_keys.is_empty());
+        let system = system.map(|system| system.path);
+        let profile = host.profile();
+        let next_boot = profile.as_ref().map(|profile| profile.system.path.as_str());
+        HostReport {
+            hostname: config.hostname.clone(),
+            tier: config.tier,
+            role: config.role.clone(),
+            deploy_subjects: config.deploy_subjects.clone(),
+            version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+            features: Feature::ALWAYS.into_iter().chain(of_trust).collect(),
+            flake: Some(config.flake.public()),
+            instance: Some(self.voice.instance),
+            machine: host.machine(),
+            last: ledger.last_run(system.as_deref(), next_boot).map(Box::new),
+            revision: said.or_else(|| ledger.deployed(system.as_deref()).cloned()),
+            generation: profile.as_ref().and_then(|profile| profile.generation),
+            reboot_required: host.reboot_required(),
+            next_boot_differs: next_boot.zip(system.as_deref()).map(|(next_boot, running)| next_boot != running),
+            deployed_differs: ledger
+                .last_deployed
+                .as_ref()
+                .and_then(|deployed| deployed.differs_from(system.as_deref()?)),
+            system,
+            booted_system_differs: host.booted_system_differs(),
+            uptime_s: host.uptime_s(),
+            now: Some(clock::now()),
+            busy: ledger.holder().or_else(|| host.activation()).map(Box::new),
+            problems: self.problems.told(),
+        }
+    }
+
+    /// The commit that a system says it is of. Each system is asked once.
+    async fn revision_of(&mut self, system: &System) -> Option<Commit> {
+        if self.said.as_ref().is_none_or(|(asked, _)| asked != system) {
+            self.said = Some((system.clone(), configuration_revision(&self.host, system).await));
+        }
+        self.said.as_ref().and_then(|(_, said)| said.clone())
     }
 }
 

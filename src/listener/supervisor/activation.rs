@@ -34,8 +34,7 @@ pub(super) struct Activation {
     system: Option<String>,
 }
 
-/// The activation that a descendant of this process waits for. It is this run's: others activate in units of that name,
-/// too.
+/// The activation that a descendant of this process waits for: others activate in units of that name, too.
 pub(super) fn awaited() -> Option<Activation> {
     in_descendants(awaited_by)
 }
@@ -95,8 +94,7 @@ pub(super) async fn clear_away() {
     }
 }
 
-/// The units of a listing in which nothing goes on: each line has the unit, whether it is loaded, its state, and its state
-/// in detail.
+/// The units in which nothing goes on: each line has the unit, whether it is loaded, its state, and that in detail.
 fn left_over(listing: &str) -> Vec<&str> {
     let units = listing.lines().filter_map(|line| {
         let mut words = line.split_whitespace();

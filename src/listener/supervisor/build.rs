@@ -74,8 +74,7 @@ fn from_caches(system: &SystemPath, host: &Host) -> Command {
     command
 }
 
-/// Checks that one of these keys has signed the system, be it fetched or in the store before: any user of the host can put a path
-/// there.
+/// Checks that one of these keys has signed the system, also where the store has it: any user can put a path there.
 async fn check_signature(keeper: &mut ProcessRunner, system: &SystemPath, keys: &[SystemKey]) -> Result<(), End> {
     let untrusted = |why: String| Err(End::Refused(ErrorCode::Untrusted, why));
     let Some(said) = nix(&["path-info", "--sigs", system.as_str()]).await else {
@@ -116,8 +115,7 @@ fn verification(system: &SystemPath, keys: &[SystemKey]) -> Command {
     command
 }
 
-/// Checks that the system has the name of this host: two lines of a map that have changed places must not turn one host into
-/// the other.
+/// Checks that the system has the name of this host: two lines of a map may have changed places.
 fn check_host(host: &Host, spec: &Spec, system: &SystemPath) -> Result<(), String> {
     let names = [Some(spec.host.as_str()), spec.attr.as_ref().map(FlakeAttr::as_str)];
     let file = host.at(system.as_str()).join("etc/hostname");

@@ -21,7 +21,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Who made one thing on the host what it is now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Change {
-    /// It is what it was.
     None,
     /// The run did.
     Ours,

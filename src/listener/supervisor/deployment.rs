@@ -27,7 +27,6 @@ const FULL_DISK: [&str; 2] = ["No space left on device", "database or disk is fu
 /// How often it is looked whether the host was heard from.
 const LOOK_FOR_CONFIRMATION: Duration = Duration::from_millis(100);
 
-/// What is deployed, where, and under what.
 pub(super) struct Deployment {
     pub(super) dir: RunDir,
     pub(super) spec: Spec,
@@ -35,7 +34,6 @@ pub(super) struct Deployment {
     pub(super) keeper: ProcessRunner,
 }
 
-/// What came of an attempt to deploy.
 struct Attempt {
     end: End,
     /// What was so on the host right before anything moved; where nothing did, when the run began.

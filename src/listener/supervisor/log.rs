@@ -1,5 +1,4 @@
-//! The output of a run: all of it on the disk, within bounds; its end in memory, by which the run is judged; and with an
-//! eye on the phase.
+//! The output of a run: on the disk, within bounds; its end in memory, by which the run is judged; and the phase it tells.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -68,8 +67,7 @@ impl Log {
         clean_lines(&self.tail())
     }
 
-    /// Keeps this output. On a full disk all but its end is lost: that must not stop a rebuild, which may be what frees
-    /// the disk.
+    /// Keeps this output. On a full disk all but its end is lost: the rebuild goes on, as it may free the disk.
     pub(super) fn write(&mut self, bytes: &[u8]) {
         if let Some(phase) = self.finder.read(bytes) {
             self.dir.note(files::PHASE, &phase).ok();
@@ -91,8 +89,7 @@ impl Log {
         Ok(())
     }
 
-    /// Begins the output anew. Where it begins is on record before the files change their names, so that a reader knows it at
-    /// any moment.
+    /// Begins the output anew. Where it begins is on record before the files change their names: a reader always knows.
     fn set_aside(&mut self) -> io::Result<()> {
         let (current, previous) = self.dir.output_files();
         self.start += fs::metadata(&current)?.len();

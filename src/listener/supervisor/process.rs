@@ -175,8 +175,7 @@ impl StopSignal {
     }
 }
 
-/// The processes of a run. This process must be the subreaper, and while it is waited for an end, each child is part of
-/// the run.
+/// The processes of a run. This process must be the subreaper, and each of its children is part of the run.
 pub(super) struct ProcessTree {
     deaths: Signals,
 }

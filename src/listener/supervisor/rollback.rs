@@ -25,7 +25,6 @@ pub(super) enum Step {
 }
 
 impl Step {
-    /// What carries it out.
     pub(super) fn command(&self, host: &Host) -> Command {
         match self {
             Self::SetProfile(system) => {
@@ -45,11 +44,7 @@ impl Step {
 #[derive(Debug)]
 pub(super) enum RolledBack {
     /// Nothing was done: what there was to undo has been replaced by somebody else meanwhile, with this.
-    Nowhere {
-        /// What somebody else did.
-        theirs: String,
-        now: SystemSnapshot,
-    },
+    Nowhere { theirs: String, now: SystemSnapshot },
     Back {
         /// Why the host is not what it was before.
         problem: Option<(ErrorCode, String)>,
