@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use clap::builder::PossibleValuesParser;
+use tokio::io::{stdin, stdout};
 
 use crate::bus;
 use crate::cli::alias;
@@ -17,8 +18,7 @@ use crate::cli::runtime::block_on;
 use crate::cli::state::StateArgs;
 use crate::clock;
 use crate::mcp::{
-    AllowRef, ApprovalMode, CallTimeouts, Mode, Plans, RevisionPolicy, Server, Settings, ToolFilter, serve_stdio,
-    tool_names,
+    AllowRef, ApprovalMode, CallTimeouts, Mode, Plans, RevisionPolicy, Server, Settings, ToolFilter, tool_names,
 };
 use crate::operator::detach::this_program;
 
@@ -81,7 +81,7 @@ impl Mcp {
     pub(in crate::cli) fn run(self) -> CommandResult {
         self.log.start();
         let server = Server::new(self.settings()).map_err(|error| Exit::Precondition.with(error))?;
-        block_on(serve_stdio(server))?.map_err(|error| Exit::Precondition.with(error))?;
+        block_on(server.serve_lines(stdin(), stdout()))?.map_err(|error| Exit::Precondition.with(error))?;
         Ok(Exit::Success)
     }
 
