@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use clap::Args;
 
-use crate::plan::Hooks;
+use crate::plan::{Hook, Hooks};
 
 // What is told of a rollout.
 #[derive(Debug, Args)]
@@ -28,8 +28,8 @@ struct Argv(Vec<String>);
 impl HookArgs {
     /// The hooks that were said.
     pub(super) fn hooks(&self) -> Hooks {
-        let argv = |argv: &Option<Argv>| argv.as_ref().map(|argv| argv.0.clone());
-        Hooks { on_start: argv(&self.on_start), on_halt: argv(&self.on_halt), on_finish: argv(&self.on_finish) }
+        let programs = [&self.on_start, &self.on_halt, &self.on_finish];
+        Hook::ALL.into_iter().zip(programs).filter_map(|(hook, argv)| Some((hook, argv.clone()?.0))).collect()
     }
 }
 

@@ -167,7 +167,8 @@ impl PrepareOptions {
         };
         let (mut frozen, mut warnings) = self.plan.resolve(&roster)?;
         frozen.remembered = remembered;
-        frozen.hooks = self.plan.hooks.clone().or(self.hooks.clone());
+        frozen.hooks.clone_from(&self.hooks);
+        frozen.hooks.extend(self.plan.hooks.clone());
         if self.source.is_some() {
             warnings.extend(self.plan.advice(&frozen));
         }

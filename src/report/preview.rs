@@ -47,7 +47,7 @@ pub fn preview(rollout: &Rollout, warnings: &[String], changed: Option<&Changes>
     let changed = changed.map(|changed| packages(rollout, changed, MAX_PACKAGES)).unwrap_or_default();
     lines.extend(changed.iter().map(|line| format!("  {line}")));
     lines.extend((!changed.is_empty()).then(String::new));
-    lines.extend(rollout.plan.hooks.all().map(|(hook, argv)| {
+    lines.extend(rollout.plan.hooks.iter().map(|(hook, argv)| {
         let told = format!("{hook} runs on this machine: {}", command(argv));
         format!("  {}", wrap_indented(&told, width, "    "))
     }));

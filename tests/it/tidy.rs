@@ -85,7 +85,7 @@ const OLD_STYLE: &[&str] = &[
 #[rustfmt::skip]
 const SHARED_NAMES: &[&str] = &[
     "Plan", "Rollback", "Status", "Settings",
-    "Changes", "Input", "Kind", "LastRun", "Limits", "Order", "Outcome", "Part", "Reporter", "Stage", "Step",
+    "Changes", "Kind", "LastRun", "Part", "Step",
 ];
 
 /// A file with more lines than this does more than one thing.

@@ -17,7 +17,7 @@ use crate::cli::connection::{ConnectionArgs, HEADING};
 use crate::cli::exit::{CommandError, CommandResult, Exit};
 use crate::cli::log::LogArgs;
 use crate::cli::runtime;
-use crate::listener::{self, Config, Limits, RebuildFlag, SystemKey, UserUnits, Watchdog, deploy_subjects};
+use crate::listener::{self, Config, RebuildFlag, SystemKey, UserUnits, Watchdog, deploy_subjects};
 use crate::notify::Notifier;
 use crate::protocol::subject::DISCOVER;
 use crate::protocol::{FlakeAttr, FlakeUrl, HostName, Role, Subject, SubjectError, SubjectTemplate, Tier};
@@ -200,7 +200,8 @@ impl Listener {
             system_keys: self.system_key,
             deploy_subjects,
             discover_subject: self.discover_subject,
-            limits: Limits { timeout: Duration::from_secs(self.timeout), grace: self.grace },
+            timeout: Duration::from_secs(self.timeout),
+            grace: self.grace,
             user_units: self.user_units.into(),
             heartbeat: self.heartbeat,
             metrics_listen: self.metrics_listen,
@@ -265,7 +266,7 @@ mod tests {
     #[test]
     fn the_defaults_are_the_predecessors() {
         let config = config(&[]).unwrap();
-        assert_eq!(config.limits.timeout, Duration::from_mins(10));
+        assert_eq!(config.timeout, Duration::from_mins(10));
         assert_eq!(config.discover_subject.as_str(), "deploy.discover");
         assert_eq!(config.user_units, UserUnits::Fail);
         assert_eq!(config.state_dir, PathBuf::from("/var/lib/homelab-deploy"));

@@ -60,7 +60,7 @@ impl<'a> Question<'a> {
             needs_a_person: tiers.is_empty() || tiers.iter().any(|tier| *tier != Tier::Test),
             tiers,
             hosts: plan.hosts().map(|host| &host.hostname).collect(),
-            steps: plan.hooks.all().map(told).chain(plan.waves.iter().map(step)).collect(),
+            steps: plan.hooks.iter().map(told).chain(plan.waves.iter().map(step)).collect(),
             back: going_back.map(|host| format!("{} goes BACK from {}", host.hostname, from(host))).collect(),
             changes: Vec::new(),
             asked: &rollout.asked,
@@ -89,7 +89,7 @@ fn tiers_of(host: &ResolvedHost) -> [Tier; 2] {
 }
 
 /// A program that would run on this machine to be told of the rollout.
-fn told((hook, command): (Hook, &Vec<String>)) -> String {
+fn told((hook, command): (&Hook, &Vec<String>)) -> String {
     safe(&format!("{hook}: runs {} here", command.join(" ")))
 }
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::*;
-use crate::plan::ResolvedWave;
+use crate::plan::{Hook, ResolvedWave};
 use crate::protocol::{Action, HostName, Tier};
 use crate::rollout::Rollout;
 
@@ -281,11 +281,11 @@ proptest! {
 fn programs_that_would_run_here_are_shown_and_part_of_what_is_approved() {
     let deed = Deed::dns();
     let mut told = deed.clone();
-    told.rollout.plan.hooks.on_finish = Some(["./tell", "x\u{1b}[2J"].map(str::to_owned).to_vec());
+    told.rollout.plan.hooks.insert(Hook::OnFinish, ["./tell", "x\u{1b}[2J"].map(str::to_owned).to_vec());
     let question = told.question().to_string();
     assert!(question.contains("on_finish: runs ./tell x here"), "{question}");
     let mut other = told.clone();
-    other.rollout.plan.hooks.on_finish = Some(vec!["./other".to_owned()]);
+    other.rollout.plan.hooks.insert(Hook::OnFinish, vec!["./other".to_owned()]);
     let bindings = [&deed, &told, &other].map(|deed| deed.question().binding());
     assert!(bindings[0] != bindings[1] && bindings[1] != bindings[2]);
 }

@@ -180,7 +180,7 @@ fn preview(prepared: &Prepared, hash: &str, redactor: &Redactor) -> ToolAnswer {
         "tiers": plan.tiers().into_iter().map(Tier::as_str).collect::<Vec<_>>(),
         "warnings": warnings.iter().take(10).map(|warning| redactor.first(warning, 300)).collect::<Vec<_>>(),
         // Whole commands: they would run on the machine of this server.
-        "hooks": plan.hooks.all().map(|(hook, command)| (hook.as_str(), redactor.clean(&command.join(" ")))).collect::<BTreeMap<_, _>>(),
+        "hooks": plan.hooks.iter().map(|(hook, command)| (hook.as_str(), redactor.clean(&command.join(" ")))).collect::<BTreeMap<_, _>>(),
         // What hosts that get built systems would have other versions of; null where it is not known.
         "changes": changes.map(|lines| lines.iter().map(|line| redactor.first(line, 200)).collect::<Vec<_>>()),
         "waves": waves_of(plan, redactor),

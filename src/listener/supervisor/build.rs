@@ -1,17 +1,18 @@
-//! Having a system that was built elsewhere. Nothing is evaluated and nothing is built for it, and it is not taken before it is
-//! known who built it, and for which host.
+//! Having the system that is deployed. It is built here by `nixos-rebuild`, or was built elsewhere: then nothing is evaluated and
+//! nothing is built for it, and it is not taken before it is known who built it, and for which host.
 
 use std::fs;
 use std::process::Command;
 
-use super::program::ProcessRunner;
-use crate::listener::answer::answer;
+use super::process::ProcessRunner;
+use crate::listener::config::{RebuildFlag, SystemKey};
 use crate::listener::host::Host;
 use crate::listener::output::{clean, refused_fetch};
 use crate::listener::run::Spec;
-use crate::listener::system_key::SystemKey;
+use crate::listener::snapshot::answer;
 use crate::listener::verdict::End;
-use crate::protocol::{ErrorCode, FlakeAttr, SystemPath};
+use crate::lookup::Remote;
+use crate::protocol::{ErrorCode, FlakeAttr, FlakeUrl, Revision, SystemPath};
 
 /// What newer commands of Nix want to hear.
 const NEW_COMMANDS: [&str; 2] = ["--extra-experimental-features", "nix-command"];
@@ -28,6 +29,22 @@ const BUILD_NOTHING: [&str; 9] = [
 const ASK_ANEW: [&str; 6] = [
     "--option", "narinfo-cache-negative-ttl", "0", "--option", "narinfo-cache-positive-ttl", "0",
 ];
+
+/// What does this with the configuration of a run, of this flake at this revision. Every user of the machine can read a command
+/// line, and so no password stands on one: git has it from its environment. No part of it is read by a shell, and none can be
+/// taken for an option: the flake URL begins with its scheme, and the action is one of ours.
+pub(super) fn nixos_rebuild(action: &str, spec: &Spec, flake: &FlakeUrl, revision: &Revision) -> Command {
+    let remote = flake.git_remote().map(Remote::at);
+    // Where git does not fetch, whatever does has its own place for passwords.
+    let plain = remote.as_ref().map_or_else(|| flake.public(), |remote| flake.from_git_remote(remote.url()));
+    let mut command = Command::new("nixos-rebuild");
+    command.args([action, "--flake", &plain.installable(revision, spec.configuration())]);
+    command.args(spec.rebuild_flags.iter().map(RebuildFlag::as_str));
+    if let Some(remote) = &remote {
+        remote.introduce(&mut command);
+    }
+    command
+}
 
 /// Fetches the system and checks that it is one for this host. The error is why it is not to be activated.
 pub(super) async fn fetch(
@@ -57,8 +74,7 @@ fn from_caches(system: &SystemPath, host: &Host) -> Command {
     command
 }
 
-/// Checks that one of these keys has signed the system, be it fetched or in the store before: any user of the host can put a path
-/// there.
+/// Checks that one of these keys has signed the system, also where the store has it: any user can put a path there.
 async fn check_signature(keeper: &mut ProcessRunner, system: &SystemPath, keys: &[SystemKey]) -> Result<(), End> {
     let untrusted = |why: String| Err(End::Refused(ErrorCode::Untrusted, why));
     let Some(said) = nix(&["path-info", "--sigs", system.as_str()]).await else {
@@ -99,8 +115,7 @@ fn verification(system: &SystemPath, keys: &[SystemKey]) -> Command {
     command
 }
 
-/// Checks that the system has the name of this host: two lines of a map that have changed places must not turn one host into
-/// the other.
+/// Checks that the system has the name of this host: two lines of a map may have changed places.
 fn check_host(host: &Host, spec: &Spec, system: &SystemPath) -> Result<(), String> {
     let names = [Some(spec.host.as_str()), spec.attr.as_ref().map(FlakeAttr::as_str)];
     let file = host.at(system.as_str()).join("etc/hostname");
