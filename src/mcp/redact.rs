@@ -133,12 +133,9 @@ fn ends_url(c: char) -> bool {
 fn public(url: &str) -> String {
     let (authority, path) = url.split_at(url.find(['/', '?', '#']).unwrap_or(url.len()));
     let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-    let (path, query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
-    let query = query.map(|query| query.split('&').map(public_pair).collect::<Vec<_>>().join("&"));
-    match query {
-        Some(query) => format!("{host}{path}?{query}"),
-        None => format!("{host}{path}"),
-    }
+    let Some((path, query)) = path.split_once('?') else { return format!("{host}{path}") };
+    let pairs: Vec<String> = query.split('&').map(public_pair).collect();
+    format!("{host}{path}?{}", pairs.join("&"))
 }
 
 fn public_pair(pair: &str) -> String {
