@@ -4,9 +4,9 @@ use std::io::{self, BufRead, IsTerminal, Write};
 
 use tokio::task::spawn_blocking;
 
-use super::display::Shown;
-use super::operator::Audience;
+use super::display::{Audience, Shown};
 use crate::operator::drive::Confirm;
+use crate::operator::flake::Consent;
 use crate::rollout::{Answer, Summary, WaveIndex};
 
 /// Asks whether the rollout that was shown may start.
@@ -14,9 +14,12 @@ pub(super) async fn start() -> bool {
     ask("Start this rollout? Only 'yes' is accepted: ".to_owned()).await == Answer::Yes
 }
 
-/// Asks whether a flake that the hosts name may be contacted.
-pub(super) async fn flake(question: String) -> bool {
-    ask(format!("{question} Only 'yes' is accepted: ")).await == Answer::Yes
+/// How a person is asked whether a flake that the hosts name may be contacted, where one is there.
+pub(super) fn flake(audience: Audience) -> Option<Consent> {
+    let is_there = audience == Audience::Person && io::stdin().is_terminal() && io::stderr().is_terminal();
+    is_there.then_some(|question| {
+        Box::pin(async move { ask(format!("{question} Only 'yes' is accepted: ")).await == Answer::Yes })
+    })
 }
 
 /// Asks before each wave that wants it. With JSON on stdout, or without a terminal, there is nobody to ask.

@@ -4,7 +4,6 @@
 //! the same way wherever its value comes from.
 
 use std::collections::BTreeMap;
-use std::env;
 use std::ffi::OsString;
 use std::fs;
 use std::io;
@@ -18,8 +17,9 @@ use rustix::fs::OFlags;
 use serde::Deserialize;
 use thiserror::Error;
 
+use super::alias;
+use super::args::{program_in_folder, user_folder};
 use super::exit::{CommandError, Exit};
-use super::{alias, home, hook_args};
 use crate::private_dir::{self, PrivateDirError};
 
 /// The file of a folder that belongs to one fleet.
@@ -178,7 +178,7 @@ impl Context {
     fn values(&self, command: &str, folder: &Path) -> Vec<(&'static str, OsString)> {
         let path = |path: &Option<PathBuf>| path.as_ref().map(|path| folder.join(path).into_os_string());
         let text = |text: &Option<String>| text.as_ref().map(OsString::from);
-        let program = |argv: &Option<Vec<String>>| argv.as_ref().map(|argv| hook_args::in_folder(argv, folder).into());
+        let program = |argv: &Option<Vec<String>>| argv.as_ref().map(|argv| program_in_folder(argv, folder).into());
         let values = [
             text(&self.server),
             path(if command == "mcp" { &self.assistant_key } else { &self.key }),
@@ -235,8 +235,7 @@ fn usual_file(command: &str) -> Result<Option<PathBuf>, ContextError> {
 }
 
 fn users_file() -> Option<PathBuf> {
-    let folder = home::folder(env::var_os("XDG_CONFIG_HOME").as_ref(), env::var_os("HOME").as_ref(), ".config")?;
-    Some(folder.join("homelab-deploy/config.toml"))
+    Some(user_folder("XDG_CONFIG_HOME", ".config")?.join("homelab-deploy/config.toml"))
 }
 
 fn no_file() -> String {

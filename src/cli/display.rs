@@ -1,19 +1,91 @@
-//! A display in a thread of its own: a terminal that is stopped, or a pipe that nobody reads, holds up no rollout.
+//! How a rollout is shown: what the flags say of it, and a display in a thread of its own, so that a terminal that is stopped, or
+//! a pipe that nobody reads, holds up no rollout.
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use clap::Args;
 use jiff::Timestamp;
 use tokio::sync::oneshot;
 
+use super::args::switch;
+use super::out::{self, Stream};
+use crate::operator::LogWatch;
 use crate::protocol::HostName;
-use crate::report::Reporter;
+use crate::report::{Bars, Json, Lines, LogView, Reporter, Style};
 use crate::rollout::{Event, EventKind, Interrupt, Summary};
 
 /// How long an operator who leaves at once waits for a display that takes nothing more.
 const LEAVE_WITHIN: Duration = Duration::from_secs(1);
+
+// How a rollout is shown.
+#[derive(Debug, Args)]
+pub(super) struct DisplayArgs {
+    /// Print one JSON object for each event to stdout, and nothing else there
+    #[arg(long, env = "HOMELAB_DEPLOY_JSON", value_parser = switch)]
+    pub(super) json: bool,
+
+    /// Print the logs of the runs as they are written, each line with its host in front
+    #[arg(long, short, env = "HOMELAB_DEPLOY_VERBOSE", conflicts_with = "json", value_parser = switch)]
+    verbose: bool,
+
+    // When it is set to anything at all, there are no colours: https://no-color.org
+    #[arg(long, env = "NO_COLOR", hide = true)]
+    no_color: Option<String>,
+
+    #[arg(long, env = "TERM", hide = true)]
+    term: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Audience {
+    Person,
+    /// A program, which reads JSON and answers nothing.
+    Program,
+}
+
+impl DisplayArgs {
+    pub(super) fn audience(&self) -> Audience {
+        if self.json { Audience::Program } else { Audience::Person }
+    }
+
+    pub(super) fn style(&self) -> Style {
+        let wanted = self.no_color.as_ref().is_none_or(String::is_empty);
+        if wanted && io::stderr().is_terminal() { Style::Colored } else { Style::Plain }
+    }
+
+    pub(super) fn reporter(&self) -> Box<dyn Reporter + Send> {
+        if self.json {
+            Box::new(Json::new(Stream::Data))
+        } else if self.stands_in_place() {
+            Box::new(Bars::stderr(self.style(), out::size).with_logs(self.logs()))
+        } else {
+            Box::new(Lines::new(Stream::Words, self.style()).with_logs(self.logs()))
+        }
+    }
+
+    fn logs(&self) -> LogView {
+        if self.verbose { LogView::Whole } else { LogView::LastLine }
+    }
+
+    /// What has to be read of the logs for that.
+    pub(super) fn watch(&self) -> Option<LogWatch> {
+        match self.logs() {
+            LogView::Whole => Some(LogWatch::All),
+            LogView::LastLine => (!self.json && self.stands_in_place()).then_some(LogWatch::LastLine),
+        }
+    }
+
+    fn stands_in_place(&self) -> bool {
+        io::stderr().is_terminal() && self.can_move_the_cursor()
+    }
+
+    fn can_move_the_cursor(&self) -> bool {
+        self.term.as_ref().is_some_and(|term| term != "dumb")
+    }
+}
 
 /// The end of a display at which events go in. It takes them at once, and shows all of them before it is dropped.
 pub(super) struct Display {

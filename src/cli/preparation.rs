@@ -1,21 +1,18 @@
-//! Preparing what `plan` shows and `apply` carries out.
+//! Preparing what `plan` shows and `apply` carries out: finding the plan, and deciding on hosts and commit.
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
 use miette::Diagnostic;
 use thiserror::Error;
 
+use super::args::{FlakeArgs, HookArgs, RollbackArgs, StateArgs, SystemsArgs, cache_dir, switch, user_folder};
+use super::connection::OperatorArgs;
+use super::display::Audience;
 use super::exit::{CommandError, Exit};
-use super::flake::{self, FlakeArgs};
-use super::hook_args::HookArgs;
-use super::operator::{Audience, OperatorArgs};
-use super::out;
-use super::plan_file::PlanArgs;
-use super::rollback_args::RollbackArgs;
-use super::state::StateArgs;
-use super::systems::SystemsArgs;
+use super::{alias, confirm, out};
 use crate::bus::Bus;
 use crate::clock;
 use crate::operator::plan_file::PlanFile;
@@ -27,6 +24,101 @@ use crate::plan::Plan;
 use crate::protocol::{HostName, Revision};
 use crate::report;
 use crate::rollout::{Event, EventKind, Summary};
+use crate::text::nearest;
+
+// Which plan.
+#[derive(Debug, Args)]
+pub(super) struct PlanArgs {
+    /// The plan: a path when it contains a slash or ends in .toml, else the name of a file in the plans folder; one that `plan
+    /// --out` has saved ends in .json
+    #[arg(value_name = "FILE|NAME")]
+    plan: Option<String>,
+
+    #[command(flatten)]
+    folders: PlanFolders,
+}
+
+// Where plans are looked up by name.
+#[derive(Debug, Args)]
+pub(super) struct PlanFolders {
+    /// Folder in which plans are looked up by name [default: ./plans, then ~/.config/homelab-deploy/plans]
+    #[arg(long, env = "HOMELAB_DEPLOY_PLANS_DIR", value_name = "DIR")]
+    plans_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Error, Diagnostic)]
+#[error("there is no plan {name:?}")]
+#[diagnostic(help("{near}looked for {}; a path must contain a slash or end in .toml", looked_for.join(", ")))]
+pub(super) struct PlanNotFound {
+    name: String,
+    near: String,
+    looked_for: Vec<String>,
+}
+
+impl PlanArgs {
+    /// The file, where it is a plan that was saved with its hosts.
+    pub(super) fn saved(&self) -> Option<&Path> {
+        self.plan.as_deref().filter(|plan| has_extension(plan, "json")).map(Path::new)
+    }
+
+    pub(super) fn read(&self) -> Result<PlanFile, CommandError> {
+        // Without a plan the command line would have been refused, unless it does something else than read one.
+        let path = self.folders.find(self.plan.as_deref().unwrap_or_default());
+        let path = path.map_err(|error| Exit::Usage.with(error))?;
+        PlanFile::read(&path, &alias::lookup).map_err(|error| Exit::Usage.with(error))
+    }
+}
+
+/// Whether a plan is given as a path.
+pub(super) fn is_path(plan: &str) -> bool {
+    plan.contains('/') || has_extension(plan, "toml")
+}
+
+fn has_extension(plan: &str, wanted: &str) -> bool {
+    Path::new(plan).extension().is_some_and(|extension| extension == wanted)
+}
+
+impl PlanFolders {
+    /// The file of a plan, which is given as a path or by its name.
+    pub(super) fn find(&self, plan: &str) -> Result<PathBuf, PlanNotFound> {
+        if is_path(plan) {
+            return Ok(PathBuf::from(plan));
+        }
+        let file = format!("{plan}.toml");
+        let candidates: Vec<PathBuf> = self.in_turn().into_iter().map(|folder| folder.join(&file)).collect();
+        let found = candidates.iter().find(|path| path.exists()).cloned();
+        found.ok_or_else(|| {
+            let names = self.names();
+            let near = nearest(plan, names.iter().map(String::as_str)).map(|near| format!("did you mean {near}? "));
+            let looked_for = candidates.iter().map(|path| path.display().to_string()).collect();
+            PlanNotFound { name: plan.to_owned(), near: near.unwrap_or_default(), looked_for }
+        })
+    }
+
+    pub(super) fn names(&self) -> Vec<String> {
+        let files = self.files();
+        let names: BTreeSet<&str> = files.iter().filter_map(|path| path.file_stem()?.to_str()).collect();
+        names.into_iter().map(str::to_owned).collect()
+    }
+
+    /// The files of all plans that can be found, in order.
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        let entries = self.in_turn().into_iter().filter_map(|folder| folder.read_dir().ok()).flatten();
+        let paths = entries.filter_map(|entry| entry.ok().map(|entry| entry.path()));
+        let plans = paths.filter(|path| path.extension().is_some_and(|extension| extension == "toml"));
+        let files: BTreeSet<PathBuf> = plans.collect();
+        files.into_iter().collect()
+    }
+
+    fn in_turn(&self) -> Vec<PathBuf> {
+        if let Some(folder) = &self.plans_dir {
+            return vec![folder.clone()];
+        }
+        let config = user_folder("XDG_CONFIG_HOME", ".config");
+        let shared = config.map(|config| config.join("homelab-deploy/plans"));
+        std::iter::once(PathBuf::from("plans")).chain(shared).collect()
+    }
+}
 
 // Which plan, for what and for whom.
 #[derive(Debug, Args)]
@@ -39,7 +131,7 @@ pub(super) struct Preparation {
     revision: Option<Revision>,
 
     // It is gone, and stays as an error that says why.
-    #[arg(long, env = "HOMELAB_DEPLOY_RESOLVE_ON_HOST", hide = true, value_parser = crate::cli::switch::read)]
+    #[arg(long, env = "HOMELAB_DEPLOY_RESOLVE_ON_HOST", hide = true, value_parser = switch)]
     resolve_on_host: bool,
 
     /// Leave out this host; may be repeated
@@ -55,7 +147,7 @@ pub(super) struct Preparation {
     from: Option<String>,
 
     /// Ask hosts as well that are current: they run and boot what the last deployment of this commit made
-    #[arg(long, env = "HOMELAB_DEPLOY_EVEN_IF_CURRENT", value_parser = crate::cli::switch::read)]
+    #[arg(long, env = "HOMELAB_DEPLOY_EVEN_IF_CURRENT", value_parser = switch)]
     even_if_current: bool,
 
     #[command(flatten)]
@@ -126,8 +218,8 @@ impl Preparation {
             journals: self.state.journals(),
             systems,
             binary_cache: self.systems.cache.clone(),
-            cache: self.state.cache(),
-            flakes: self.flake.rules(&self.state, &self.operator.settings().servers, flake::consent(audience)),
+            cache: cache_dir(),
+            flakes: self.flake.rules(&self.state, &self.operator.settings().servers, confirm::flake(audience)),
         };
         let mut bus = self.operator.connect().await?;
         let prepared = wanted.prepare(&mut bus, &self.operator.discovery(&self.state)).await;
@@ -146,8 +238,7 @@ impl Preparation {
         let saved = SavedPlan::read(file).map_err(|error| Exit::Usage.with(error))?;
         let rollout = saved.rollout(self.operator.name());
         let mut bus = self.operator.connect().await?;
-        let (flakes, cache) =
-            (self.flake.rules(&self.state, &self.operator.settings().servers, None), self.state.cache());
+        let (flakes, cache) = (self.flake.rules(&self.state, &self.operator.settings().servers, None), cache_dir());
         let sources = Sources { flakes: &flakes, cache: cache.as_deref() };
         let begun = Event { at: clock::now(), kind: EventKind::Begun(Arc::new(rollout.clone())) };
         let left = Summary::of([&begun]);

@@ -9,14 +9,12 @@ use clap::Args;
 use miette::Diagnostic;
 use thiserror::Error;
 
+use crate::cli::args::{GuardArgs, cache_dir, switch};
 use crate::cli::carrier::{Carrier, NothingRecorded};
-use crate::cli::confirm;
+use crate::cli::display::{Audience, DisplayArgs};
 use crate::cli::exit::{CommandError, CommandResult, Exit};
-use crate::cli::guards::GuardArgs;
-use crate::cli::operator::{Audience, DisplayArgs};
-use crate::cli::out;
 use crate::cli::preparation::{Preparation, Previewed};
-use crate::cli::runtime::block_on;
+use crate::cli::{block_on, confirm, out};
 use crate::operator::detach::Background;
 use crate::operator::journal::{Journal, Journals};
 use crate::operator::plan_file::has_changed;
@@ -44,7 +42,7 @@ pub(in crate::cli) struct Apply {
     preparation: Preparation,
 
     /// Start without asking
-    #[arg(long, short, env = "HOMELAB_DEPLOY_YES", value_parser = crate::cli::switch::read)]
+    #[arg(long, short, env = "HOMELAB_DEPLOY_YES", value_parser = switch)]
     yes: bool,
 
     #[command(flatten)]
@@ -55,7 +53,7 @@ pub(in crate::cli) struct Apply {
     resume: Option<String>,
 
     /// Run in the background, where the end of this terminal does not matter; `status` shows how far it is
-    #[arg(long, env = "HOMELAB_DEPLOY_DETACH", conflicts_with = "resume", value_parser = crate::cli::switch::read)]
+    #[arg(long, env = "HOMELAB_DEPLOY_DETACH", conflicts_with = "resume", value_parser = switch)]
     detach: bool,
 
     // The process in the background is this very command once more, with the rollout that was prepared.
@@ -161,7 +159,7 @@ impl Apply {
             return Err(Exit::Precondition.with(ApplyError::NeverResolved(rollout.id)));
         }
         let mut bus = operator.connect().await?;
-        let (flakes, cache) = (flake.rules(state, &operator.settings().servers, None), state.cache());
+        let (flakes, cache) = (flake.rules(state, &operator.settings().servers, None), cache_dir());
         let sources = Sources { flakes: &flakes, cache: cache.as_deref() };
         let prepared = prepare_again(&left, &rollout, &mut bus, &operator.discovery(state), sources).await;
         self.guards.check(&prepared.map_err(precondition)?)?;

@@ -6,14 +6,12 @@ use clap::Args;
 use miette::Diagnostic;
 use thiserror::Error;
 
+use crate::cli::args::{BuildArgs, FlakeArgs, StateArgs};
+use crate::cli::connection::OperatorArgs;
+use crate::cli::display::Audience;
 use crate::cli::exit::{CommandError, CommandResult, Exit};
-use crate::cli::flake::{self, FlakeArgs};
-use crate::cli::operator::{Audience, OperatorArgs};
-use crate::cli::plan_file::{PlanFolders, is_path};
-use crate::cli::runtime::block_on;
-use crate::cli::state::StateArgs;
-use crate::cli::systems::BuildArgs;
-use crate::cli::{alias, out};
+use crate::cli::preparation::{PlanFolders, is_path};
+use crate::cli::{alias, block_on, confirm, out};
 use crate::operator::flake::Need;
 use crate::operator::plan_file::PlanFile;
 use crate::operator::{Awaited, History, PrepareError, Purpose, RollCall, resolve_revision};
@@ -124,7 +122,7 @@ impl Build {
         let usage = |mistakes| Exit::Usage.with(file.place(mistakes));
         let revision = plan.revision(self.revision.clone()).map_err(usage)?;
         let servers = self.operator.settings().servers;
-        let flakes = self.flake.rules(&self.state, &servers, flake::consent(Audience::Person));
+        let flakes = self.flake.rules(&self.state, &servers, confirm::flake(Audience::Person));
         let flake = plan.flake.clone().or_else(|| flakes.given.clone());
         if plan.group_tiers().is_empty() && flake.is_some() {
             return Ok(Order { hosts: plan.named().into_iter().map(|host| host.host).collect(), flake, revision });

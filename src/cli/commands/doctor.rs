@@ -1,23 +1,27 @@
 //! `doctor`: what is wrong, and what to do about it.
 
+mod findings;
+mod host;
+mod operator;
+mod server_file;
+
 use std::path::{Path, PathBuf};
 
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 use miette::Diagnostic;
 use thiserror::Error;
 
+use self::findings::{Findings, Level};
+use self::host::HostCheckup;
+use self::operator::Operator;
 use super::nats_config::read_fleet;
 use crate::bus::SeedReaders;
-use crate::cli::checkup::host::HostCheckup;
-use crate::cli::checkup::operator::Operator;
-use crate::cli::checkup::{Findings, Level, server_file};
+use crate::cli::args::{StateArgs, switch};
 use crate::cli::connection::ConnectionArgs;
+use crate::cli::connection::OperatorArgs;
 use crate::cli::exit::{CommandError, CommandResult, Exit};
-use crate::cli::operator::OperatorArgs;
-use crate::cli::out;
-use crate::cli::plan_file::PlanFolders;
-use crate::cli::runtime::block_on;
-use crate::cli::state::StateArgs;
+use crate::cli::preparation::PlanFolders;
+use crate::cli::{block_on, out};
 use crate::nats_config::{FleetList, ListenerName};
 use crate::protocol::{FlakeUrl, HostName, Role, SubjectError, Tier};
 
@@ -55,7 +59,7 @@ struct Common {
     fleet: Option<PathBuf>,
 
     /// Print one JSON array with everything that was found
-    #[arg(long, env = "HOMELAB_DEPLOY_JSON", value_parser = crate::cli::switch::read)]
+    #[arg(long, env = "HOMELAB_DEPLOY_JSON", value_parser = switch)]
     json: bool,
 }
 

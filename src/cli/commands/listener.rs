@@ -13,10 +13,10 @@ use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::bus::{SeedReaders, Settings};
+use crate::cli::block_on;
 use crate::cli::connection::{ConnectionArgs, HEADING};
 use crate::cli::exit::{CommandError, CommandResult, Exit};
 use crate::cli::log::LogArgs;
-use crate::cli::runtime;
 use crate::listener::{self, Config, Limits, RebuildFlag, SystemKey, UserUnits, Watchdog, deploy_subjects};
 use crate::notify::Notifier;
 use crate::protocol::subject::DISCOVER;
@@ -169,7 +169,7 @@ impl Listener {
         let notifier = Notifier::new(self.notify_socket.as_deref()).map_err(setup)?;
         let watchdog = self.watchdog_usec.map(Duration::from_micros);
         let config = self.config().map_err(|error| Exit::Usage.with(error))?;
-        runtime::block_on(async {
+        block_on(async {
             let stop = stop_signal().map_err(setup)?;
             let listened = listener::listen(config, &settings, Watchdog::new(notifier, watchdog), stop).await;
             listened.map_err(|error| Exit::Precondition.with(error))

@@ -7,11 +7,10 @@ use miette::Diagnostic;
 use thiserror::Error;
 
 use crate::bus::Bus;
+use crate::cli::args::StateArgs;
+use crate::cli::connection::OperatorArgs;
 use crate::cli::exit::{CommandError, CommandResult, Exit};
-use crate::cli::operator::OperatorArgs;
-use crate::cli::runtime::block_on;
-use crate::cli::state::StateArgs;
-use crate::cli::{one_host, out};
+use crate::cli::{alias, block_on, out};
 use crate::operator::{Awaited, LogReader, Purpose, RollCall};
 use crate::protocol::{Feature, HostName, HostReport, RequestId, Sender, Tier};
 use crate::text::{nearest, safe};
@@ -66,7 +65,7 @@ enum LogsError {
 
 impl Logs {
     pub(in crate::cli) fn run(self) -> CommandResult {
-        let (tier, host) = one_host::read(&self.target)?;
+        let (tier, host) = alias::one_host(&self.target)?;
         block_on(self.print(tier, host))?
     }
 

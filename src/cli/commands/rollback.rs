@@ -5,16 +5,13 @@ use std::io::{self, IsTerminal};
 use clap::Args;
 
 use super::apply::ApplyError;
+use crate::cli::args::{FlakeArgs, ForceArgs, HookArgs, StateArgs, cache_dir, switch};
 use crate::cli::carrier::Carrier;
+use crate::cli::connection::OperatorArgs;
+use crate::cli::display::{Audience, DisplayArgs};
 use crate::cli::exit::{CommandError, CommandResult, Exit};
-use crate::cli::flake::{self, FlakeArgs};
-use crate::cli::guards::ForceArgs;
-use crate::cli::hook_args::HookArgs;
-use crate::cli::operator::{Audience, DisplayArgs, OperatorArgs};
 use crate::cli::preparation::unprepared;
-use crate::cli::runtime::block_on;
-use crate::cli::state::StateArgs;
-use crate::cli::{confirm, one_host, out};
+use crate::cli::{alias, block_on, confirm, out};
 use crate::operator::journal::Recorded;
 use crate::operator::{self, Kind, Part, PrepareOptions, RollbackError};
 use crate::protocol::{HostName, Tier};
@@ -27,7 +24,7 @@ pub(in crate::cli) struct Rollback {
     hosts: Vec<String>,
 
     /// Start without asking
-    #[arg(long, short, env = "HOMELAB_DEPLOY_YES", value_parser = crate::cli::switch::read)]
+    #[arg(long, short, env = "HOMELAB_DEPLOY_YES", value_parser = switch)]
     yes: bool,
 
     #[command(flatten)]
@@ -72,7 +69,7 @@ impl Rollback {
                 operator::RollbackPlan::of_rollout(&rollouts, &id)
             }
             hosts => {
-                let hosts: Result<Vec<_>, _> = hosts.iter().map(|host| one_host::read(host)).collect();
+                let hosts: Result<Vec<_>, _> = hosts.iter().map(|host| alias::one_host(host)).collect();
                 operator::RollbackPlan::of_hosts(&rollouts, &hosts?)
             }
         };
@@ -129,11 +126,11 @@ impl Terms<'_> {
             flakes: self.flake.rules(
                 self.state,
                 &self.operator.settings().servers,
-                flake::consent(self.display.audience()),
+                confirm::flake(self.display.audience()),
             ),
             systems: None,
             binary_cache: None,
-            cache: self.state.cache(),
+            cache: cache_dir(),
         };
         let prepared = wanted.prepare(&mut bus, &self.operator.discovery(self.state)).await.map_err(unprepared)?;
         rollback.check(&prepared.roster).map_err(|error| Exit::Precondition.with(error))?;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use super::Findings;
+use super::findings::Findings;
 use crate::nats_config::{Deviation, FleetList, Principal, ServerFile, ServerUser, Strictness};
 use crate::text::safe;
 

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::Findings;
+use super::findings::Findings;
 use super::operator::deviations;
 use crate::bus::{self, Bus, Settings};
 use crate::listener;

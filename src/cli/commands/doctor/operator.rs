@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
-use super::Findings;
+use super::findings::Findings;
 use crate::bus::{self, Bus, Operation, Settings, Tried};
 use crate::cli::alias;
 use crate::cli::commands::hosts::twins;
