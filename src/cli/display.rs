@@ -20,7 +20,6 @@ use crate::rollout::{Event, EventKind, Interrupt, Summary};
 /// How long an operator who leaves at once waits for a display that takes nothing more.
 const LEAVE_WITHIN: Duration = Duration::from_secs(1);
 
-// How a rollout is shown.
 #[derive(Debug, Args)]
 pub(super) struct DisplayArgs {
     /// Print one JSON object for each event to stdout, and nothing else there
@@ -87,6 +86,9 @@ impl DisplayArgs {
     }
 }
 
+/// What a display does next, with what the rollout has come to; the last is nothing.
+type Show = Option<Box<dyn FnOnce(&mut dyn Reporter, &mut Summary) -> io::Result<()> + Send>>;
+
 /// The end of a display at which events go in. It takes them at once, and shows all of them before it is dropped.
 pub(super) struct Display {
     to: Sender<Show>,
@@ -98,22 +100,19 @@ pub(super) struct Display {
 /// Waits for what was to be shown so far.
 pub(super) struct Shown(Sender<Show>);
 
-enum Show {
-    Event(Event),
-    Log(HostName, Vec<String>),
-    Tick(Timestamp),
-    Flush,
-    Tell(oneshot::Sender<()>),
-    End,
-}
-
 impl Display {
     /// Shows by this reporter what happens to a rollout that had come to this.
-    pub(super) fn start(reporter: Box<dyn Reporter + Send>, state: Summary) -> Self {
-        let (to, from) = channel();
+    pub(super) fn start(mut reporter: Box<dyn Reporter + Send>, mut state: Summary) -> Self {
+        let (to, from) = channel::<Show>();
         let (ends, over) = channel();
         let thread = thread::spawn(move || {
-            show(reporter, state, &from);
+            while let Ok(Some(show)) = from.recv() {
+                if let Err(error) = show(&mut *reporter, &mut state) {
+                    tracing::warn!("a display is given up: {error}");
+                    break;
+                }
+            }
+            drop(reporter);
             ends.send(()).ok();
         });
         Self { to, thread: Some(thread), over, leaves_at_once: false }
@@ -125,8 +124,12 @@ impl Display {
     }
 
     /// A thread that has ended after an error shows nothing more.
-    fn pass_on(&self, show: Show) {
-        self.to.send(show).ok();
+    fn pass_on(
+        &self,
+        show: impl FnOnce(&mut dyn Reporter, &mut Summary) -> io::Result<()> + Send + 'static,
+    ) -> io::Result<()> {
+        self.to.send(Some(Box::new(show))).ok();
+        Ok(())
     }
 }
 
@@ -134,7 +137,9 @@ impl Shown {
     /// Waits until everything is shown that was to be.
     pub(super) fn all(&self) -> impl Future<Output = ()> + Send + 'static {
         let (tell, told) = oneshot::channel();
-        self.0.send(Show::Tell(tell)).ok();
+        let show =
+            |reporter: &mut dyn Reporter, _: &mut Summary| reporter.flush().map(|()| tell.send(()).unwrap_or_default());
+        self.0.send(Some(Box::new(show))).ok();
         async move { told.await.unwrap_or_default() }
     }
 }
@@ -142,52 +147,33 @@ impl Shown {
 impl Reporter for Display {
     fn event(&mut self, event: &Event, _: &Summary) -> io::Result<()> {
         self.leaves_at_once |= matches!(event.kind, EventKind::Interrupted { how: Interrupt::Abort });
-        self.pass_on(Show::Event(event.clone()));
-        Ok(())
+        let event = event.clone();
+        self.pass_on(move |reporter, state| {
+            state.apply(&event);
+            reporter.event(&event, state)
+        })
     }
 
     fn log(&mut self, host: &HostName, lines: &[String]) -> io::Result<()> {
-        self.pass_on(Show::Log(host.clone(), lines.to_vec()));
-        Ok(())
+        let (host, lines) = (host.clone(), lines.to_vec());
+        self.pass_on(move |reporter, _| reporter.log(&host, &lines))
     }
 
     fn tick(&mut self, now: Timestamp, _: &Summary) -> io::Result<()> {
-        self.pass_on(Show::Tick(now));
-        Ok(())
+        self.pass_on(move |reporter, state| reporter.tick(now, state))
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.pass_on(Show::Flush);
-        Ok(())
+        self.pass_on(|reporter, _| reporter.flush())
     }
 }
 
 impl Drop for Display {
     fn drop(&mut self) {
-        self.to.send(Show::End).ok();
+        self.to.send(None).ok();
         let is_stuck = self.leaves_at_once && self.over.recv_timeout(LEAVE_WITHIN).is_err();
         if let Some(thread) = self.thread.take().filter(|_| !is_stuck) {
             thread.join().ok();
-        }
-    }
-}
-
-/// Shows what comes until the end, or until the reporter fails. Each event is shown with what the rollout had come to by it.
-fn show(mut reporter: Box<dyn Reporter + Send>, mut state: Summary, from: &Receiver<Show>) {
-    for show in from {
-        let shown = match show {
-            Show::Event(event) => {
-                state.apply(&event);
-                reporter.event(&event, &state)
-            }
-            Show::Log(host, lines) => reporter.log(&host, &lines),
-            Show::Tick(now) => reporter.tick(now, &state),
-            Show::Flush => reporter.flush(),
-            Show::Tell(tell) => reporter.flush().map(|()| tell.send(()).unwrap_or_default()),
-            Show::End => return,
-        };
-        if let Err(error) = shown {
-            return tracing::warn!("a display is given up: {error}");
         }
     }
 }
