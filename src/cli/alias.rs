@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use miette::Diagnostic;
 use thiserror::Error;
 
-use super::exit::{CommandError, Exit};
+use super::exit::{CommandError, Exit, OrUsage};
 use crate::plan::Selector;
 use crate::protocol::{HostName, Target, Tier, alias_variable};
 
@@ -49,7 +49,7 @@ pub(super) fn one_host(word: &str) -> Result<(Option<Tier>, HostName), CommandEr
     {
         return Ok((None, name));
     }
-    only_host(Selector::parse(word, &lookup).map_err(|mistake| Exit::Usage.with(mistake))?)
+    only_host(Selector::parse(word, &lookup).or_usage()?)
 }
 
 /// The host that a target means alone.

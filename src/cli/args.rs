@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::connection::OperatorArgs;
 use super::context::ContextArgs;
-use super::exit::{CommandError, Exit};
+use super::exit::{CommandError, OrUsage};
 use crate::bus::ServerUrl;
 use crate::operator::flake::{Accepted, Consent, FlakeRules};
 use crate::operator::journal::Journals;
@@ -27,7 +28,6 @@ pub(super) fn switch(text: &str) -> Result<bool, String> {
     }
 }
 
-// Where to keep records.
 #[derive(Debug, Args)]
 pub(super) struct StateArgs {
     #[command(flatten)]
@@ -75,7 +75,7 @@ pub(super) struct FlakeArgs {
     /// Flake in which a branch or tag is looked up where the plan names none [default: the one that the hosts name, once it
     /// was accepted]
     #[arg(long, env = "HOMELAB_DEPLOY_FLAKE", value_name = "URL")]
-    flake: Option<FlakeUrl>,
+    pub(super) flake: Option<FlakeUrl>,
 
     /// Accept that the hosts name this flake; it is remembered for the fleet
     #[arg(long, env = "HOMELAB_DEPLOY_ACCEPT_FLAKE", value_name = "URL")]
@@ -83,7 +83,8 @@ pub(super) struct FlakeArgs {
 }
 
 impl FlakeArgs {
-    pub(super) fn rules(&self, state: &StateArgs, servers: &[ServerUrl], consent: Option<Consent>) -> FlakeRules {
+    pub(super) fn rules(&self, operator: &OperatorArgs, state: &StateArgs, consent: Option<Consent>) -> FlakeRules {
+        let servers = operator.settings().servers;
         FlakeRules {
             given: self.flake.clone(),
             accept: self.accept_flake.clone(),
@@ -93,7 +94,7 @@ impl FlakeArgs {
     }
 }
 
-// What is told of a rollout.
+// By these a context says what is told of a rollout; a plan has keys for that.
 #[derive(Debug, Args)]
 #[expect(clippy::struct_field_names, reason = "they are named like the keys")]
 pub(super) struct HookArgs {
@@ -140,7 +141,6 @@ impl FromStr for Argv {
     }
 }
 
-// Whether hosts return.
 #[derive(Debug, Args)]
 pub(super) struct RollbackArgs {
     /// Hosts return to what they ran before when their deployment fails, and when it cuts them off; in a plan that is
@@ -167,7 +167,6 @@ impl RollbackArgs {
     }
 }
 
-// Which reasons do not count.
 #[derive(Debug, Args)]
 pub(super) struct GuardArgs {
     #[command(flatten)]
@@ -192,8 +191,7 @@ impl GuardArgs {
         self.force.check(prepared)?;
         if !self.allow_downgrade {
             // Test hosts are there to try branches and to come back.
-            let checked = prepared.check_not_downgrade(&[Tier::Prod]);
-            checked.map_err(|error| Exit::Precondition.with(error))?;
+            prepared.check_not_downgrade(&[Tier::Prod])?;
         }
         Ok(())
     }
@@ -202,14 +200,10 @@ impl GuardArgs {
 impl ForceArgs {
     /// Gives way to another operator's rollout.
     pub(super) fn check(&self, prepared: &Prepared) -> Result<(), CommandError> {
-        if self.force {
-            return Ok(());
-        }
-        prepared.check_no_other_rollout().map_err(|error| Exit::Precondition.with(error))
+        if self.force { Ok(()) } else { Ok(prepared.check_no_other_rollout()?) }
     }
 }
 
-// How systems are built.
 #[derive(Debug, Args)]
 pub(super) struct BuildArgs {
     /// Copy the systems there, as `nix copy --to` takes it: `file:///srv/cache`, `s3://BUCKET`, `ssh-ng://HOST`
@@ -245,7 +239,6 @@ pub(super) struct SystemsArgs {
 }
 
 impl BuildArgs {
-    /// The same for whom it is done by.
     pub(super) fn options(&self) -> BuildOptions {
         let Self { copy_to, sign_key, attr } = self;
         BuildOptions { attrs: attr.iter().cloned().collect(), sign_key: sign_key.clone(), copy_to: copy_to.clone() }
@@ -267,7 +260,7 @@ impl SystemsArgs {
             Some(file) => read_systems(file).map(Some),
             None => plan.systems(),
         };
-        Ok(built.map_err(|error| Exit::Usage.with(error))?.map(SystemsFrom::Built))
+        Ok(built.or_usage()?.map(SystemsFrom::Built))
     }
 }
 

@@ -45,7 +45,7 @@ fn for_hooks(summary: &Summary) -> String {
 impl Carrier<'_> {
     /// Begins a rollout, and carries it out until it has ended. Nothing is sent that could not be recorded.
     pub(super) async fn begin(&self, bus: Bus, rollout: Rollout) -> Result<Machine, CommandError> {
-        let journal = self.state.journals().create(rollout.id).map_err(|error| Exit::Precondition.with(error))?;
+        let journal = self.state.journals().create(rollout.id)?;
         let machine = Machine::new(Arc::new(rollout), clock::now(), PREPARED);
         self.carry_out(bus, machine, Summary::default(), journal).await
     }
@@ -53,7 +53,7 @@ impl Carrier<'_> {
     /// Goes on with a rollout where its record ends, and carries it out until it has ended.
     pub(super) async fn resume(&self, bus: Bus, recorded: Summary, journal: Journal) -> Result<Machine, CommandError> {
         let machine = Machine::resume(recorded.clone(), clock::now(), PREPARED);
-        let machine = machine.ok_or_else(|| Exit::Precondition.with(NothingRecorded))?;
+        let machine = machine.ok_or(NothingRecorded)?;
         self.carry_out(bus, machine, recorded, journal).await
     }
 
@@ -66,9 +66,7 @@ impl Carrier<'_> {
         journal: Journal,
     ) -> Result<Machine, CommandError> {
         let rollout = machine.rollout();
-        let precondition = |error| Exit::Precondition.with(error);
-        let link =
-            FleetTask::subscribe(bus, rollout, self.operator.discovery(self.state)).await.map_err(precondition)?;
+        let link = FleetTask::subscribe(bus, rollout, self.operator.discovery(self.state)).await?;
         let link = link.watching(rollout, self.display.watch());
         let (interrupts, _listening) = listen_for_interrupts(self.state.journals().stop_file(rollout.id))?;
         let (fleet, end) = Fleet::channels();
@@ -96,7 +94,7 @@ impl Carrier<'_> {
     /// A rollout that could not be driven to its end may have reached hosts before.
     fn stopped(&self, state: &Summary, error: DriveError) -> CommandError {
         if state.hosts.iter().all(|host| host.request.is_none()) {
-            return Exit::Precondition.with(error);
+            return error.into();
         }
         self.recap(state);
         Exit::Failed.with(error)
@@ -126,43 +124,23 @@ const STOP_FILE_EVERY: Duration = Duration::from_secs(1);
 struct SignalError(#[source] io::Error);
 
 /// Listens for what stops a rollout, for as long as the tasks are kept: signals, and a file that another process makes.
-fn listen_for_interrupts(stop_file: PathBuf) -> Result<(mpsc::Receiver<Interrupt>, JoinSet<()>), CommandError> {
+fn listen_for_interrupts(stop_file: PathBuf) -> Result<(mpsc::Receiver<Interrupt>, JoinSet<()>), SignalError> {
     let (sender, interrupts) = mpsc::channel(4);
     let mut tasks = JoinSet::new();
-    tasks.spawn(hear_signals(Signals::new()?, sender.clone()));
+    for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
+        tasks.spawn(hear_signal(kind, signal(kind).map_err(SignalError)?, sender.clone()));
+    }
     tasks.spawn(watch_for(stop_file, sender));
     Ok((interrupts, tasks))
 }
 
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-    hangup: Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Self, CommandError> {
-        let on = |kind| signal(kind).map_err(|error| Exit::Precondition.with(SignalError(error)));
-        Ok(Self {
-            interrupt: on(SignalKind::interrupt())?,
-            terminate: on(SignalKind::terminate())?,
-            hangup: on(SignalKind::hangup())?,
-        })
-    }
-}
-
 /// Passes on the wish to stop: the first Ctrl-C waits for the hosts in flight, the second leaves at once. SIGTERM asks for an
 /// orderly end, and so does SIGHUP: hosts that nobody confirms any more would return, although they are well.
-async fn hear_signals(mut signals: Signals, interrupts: mpsc::Sender<Interrupt>) {
-    let mut on_interrupt = Interrupt::Drain;
-    loop {
-        let how = tokio::select! {
-            _ = signals.interrupt.recv() => std::mem::replace(&mut on_interrupt, Interrupt::Abort),
-            _ = signals.terminate.recv() => Interrupt::Drain,
-            _ = signals.hangup.recv() => Interrupt::Drain,
-        };
-        if interrupts.send(how).await.is_err() {
-            return;
+async fn hear_signal(kind: SignalKind, mut signal: Signal, interrupts: mpsc::Sender<Interrupt>) {
+    let mut how = Interrupt::Drain;
+    while signal.recv().await.is_some() && interrupts.send(how).await.is_ok() {
+        if kind == SignalKind::interrupt() {
+            how = Interrupt::Abort;
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::args::StateArgs;
-use super::exit::{CommandError, Exit};
+use super::exit::CommandError;
 use super::out;
 use crate::bus::{self, Bus, ClientCert, SeedReaders, ServerUrl, Settings};
 use crate::operator::{Discovery, KnownHosts};
@@ -16,7 +16,6 @@ use crate::protocol::{Subject, subject};
 /// in the flags of the commands that include these.
 pub(in crate::cli) const HEADING: &str = "Connection";
 
-// How to reach NATS, and as whom.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct ConnectionArgs {
     /// NATS server, nats://HOST:PORT or tls://HOST:PORT; several are tried in turn
@@ -59,11 +58,10 @@ impl ConnectionArgs {
 /// More answers than the largest fleet gives at once. Unused places cost nothing; a full subscription loses answers.
 const SUBSCRIPTION_CAPACITY: usize = 1 << 20;
 
-// What every command of an operator takes.
 #[derive(Debug, Args)]
 pub(super) struct OperatorArgs {
     #[command(flatten)]
-    connection: ConnectionArgs,
+    pub(super) connection: ConnectionArgs,
 
     /// Subject on which hosts are asked whether they are there
     #[arg(long, env = "HOMELAB_DEPLOY_DISCOVER_SUBJECT", value_name = "SUBJECT", default_value = subject::DISCOVER)]
@@ -86,7 +84,7 @@ pub(super) struct OperatorArgs {
 impl OperatorArgs {
     /// Connects, and tells the user what is not as it should be.
     pub(super) async fn connect(&self) -> Result<Bus, CommandError> {
-        let bus = Bus::connect(&self.settings()).await.map_err(|error| Exit::Precondition.with(error))?;
+        let bus = Bus::connect(&self.settings()).await?;
         out::warnings(&bus.warnings);
         Ok(bus)
     }

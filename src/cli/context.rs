@@ -19,7 +19,7 @@ use thiserror::Error;
 
 use super::alias;
 use super::args::{program_in_folder, user_folder};
-use super::exit::{CommandError, Exit};
+use super::exit::{CommandError, OrUsage};
 use crate::private_dir::{self, PrivateDirError};
 
 /// The file of a folder that belongs to one fleet.
@@ -40,7 +40,6 @@ const KEYS: [(&str, &str); 11] = [
     ("on-finish", "on-finish"),
 ];
 
-// Which context.
 #[derive(Debug, Args)]
 pub(super) struct ContextArgs {
     /// File with contexts [default: ./homelab-deploy.toml, else ~/.config/homelab-deploy/config.toml]
@@ -124,7 +123,7 @@ pub(super) fn settle(command: &Command, mut words: Vec<OsString>) -> Result<Vec<
     let Some((name, written)) = written.ok().and_then(|mut written| written.remove_subcommand()) else {
         return Ok(words);
     };
-    let added = added(&name, &written).map_err(|error| Exit::Usage.with(error))?;
+    let added = added(&name, &written).or_usage()?;
     let behind_the_name = words.iter().skip(1).position(|word| *word == *name).map_or(words.len(), |place| place + 2);
     words.splice(behind_the_name..behind_the_name, added);
     Ok(words)

@@ -1,11 +1,11 @@
 //! How a command ends, and how its errors look.
 
-use std::error::Error;
 use std::fmt::{self, Debug, Display};
 use std::process::ExitCode;
 
 use miette::{Diagnostic, LabeledSpan, MietteHandler, MietteHandlerOpts, Report, ReportHandler, Severity, SourceCode};
 use textwrap::{WordSeparator, WordSplitter};
+use thiserror::Error;
 
 use crate::rollout::Outcome;
 
@@ -30,6 +30,24 @@ pub(super) struct CommandError {
 }
 
 pub(super) type CommandResult = Result<Exit, CommandError>;
+
+/// What a command does not find or cannot do ends it before anything is deployed, unless it says otherwise.
+impl<E: Diagnostic + Send + Sync + 'static> From<E> for CommandError {
+    fn from(error: E) -> Self {
+        Exit::Precondition.with(error)
+    }
+}
+
+/// For results whose error is a mistake on the command line, or in a file that it names.
+pub(super) trait OrUsage<T> {
+    fn or_usage(self) -> Result<T, CommandError>;
+}
+
+impl<T, E: Diagnostic + Send + Sync + 'static> OrUsage<T> for Result<T, E> {
+    fn or_usage(self) -> Result<T, CommandError> {
+        self.map_err(|error| Exit::Usage.with(error))
+    }
+}
 
 impl Exit {
     pub(super) fn with(self, error: impl Diagnostic + Send + Sync + 'static) -> CommandError {
@@ -83,20 +101,22 @@ struct OneByOne(MietteHandler);
 
 impl ReportHandler for OneByOne {
     fn debug(&self, error: &dyn Diagnostic, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let source = error.source_code();
-        self.0.debug(&Alone { error, source }, f)?;
+        let text = error.source_code();
+        self.0.debug(&Alone { error, text }, f)?;
         for error in error.related().into_iter().flatten() {
             f.write_str("\n")?;
-            self.0.debug(&Alone { error, source: error.source_code().or(source) }, f)?;
+            self.0.debug(&Alone { error, text: error.source_code().or(text) }, f)?;
         }
         Ok(())
     }
 }
 
 /// An error without those that belong to it, and with the text that its places are in.
+#[derive(Error)]
+#[error("{error}")]
 struct Alone<'a> {
     error: &'a dyn Diagnostic,
-    source: Option<&'a dyn SourceCode>,
+    text: Option<&'a dyn SourceCode>,
 }
 
 impl Diagnostic for Alone<'_> {
@@ -109,19 +129,11 @@ impl Diagnostic for Alone<'_> {
     }
 
     fn source_code(&self) -> Option<&dyn SourceCode> {
-        self.source
+        self.text
     }
 
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
         self.error.labels()
-    }
-}
-
-impl Error for Alone<'_> {}
-
-impl Display for Alone<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Display::fmt(self.error, f)
     }
 }
 

@@ -11,22 +11,22 @@ use thiserror::Error;
 use super::args::{FlakeArgs, HookArgs, RollbackArgs, StateArgs, SystemsArgs, cache_dir, switch, user_folder};
 use super::connection::OperatorArgs;
 use super::display::Audience;
-use super::exit::{CommandError, Exit};
+use super::exit::{CommandError, Exit, OrUsage};
 use super::{alias, confirm, out};
 use crate::bus::Bus;
 use crate::clock;
+use crate::operator::flake::FlakeRules;
 use crate::operator::plan_file::PlanFile;
 use crate::operator::prepare::changes_of;
 use crate::operator::resumption::{Sources, prepare_again};
 use crate::operator::saved_plan::{SavedPlan, check_hosts};
 use crate::operator::{Kind, Part, PrepareError, PrepareOptions, Prepared, SystemsFrom};
-use crate::plan::Plan;
+use crate::plan::{Hooks, Plan};
 use crate::protocol::{HostName, Revision};
 use crate::report;
-use crate::rollout::{Event, EventKind, Summary};
+use crate::rollout::{Event, EventKind, Rollout, Summary};
 use crate::text::nearest;
 
-// Which plan.
 #[derive(Debug, Args)]
 pub(super) struct PlanArgs {
     /// The plan: a path when it contains a slash or ends in .toml, else the name of a file in the plans folder; one that `plan
@@ -63,9 +63,8 @@ impl PlanArgs {
 
     pub(super) fn read(&self) -> Result<PlanFile, CommandError> {
         // Without a plan the command line would have been refused, unless it does something else than read one.
-        let path = self.folders.find(self.plan.as_deref().unwrap_or_default());
-        let path = path.map_err(|error| Exit::Usage.with(error))?;
-        PlanFile::read(&path, &alias::lookup).map_err(|error| Exit::Usage.with(error))
+        let path = self.folders.find(self.plan.as_deref().unwrap_or_default()).or_usage()?;
+        PlanFile::read(&path, &alias::lookup).or_usage()
     }
 }
 
@@ -106,8 +105,7 @@ impl PlanFolders {
         let entries = self.in_turn().into_iter().filter_map(|folder| folder.read_dir().ok()).flatten();
         let paths = entries.filter_map(|entry| entry.ok().map(|entry| entry.path()));
         let plans = paths.filter(|path| path.extension().is_some_and(|extension| extension == "toml"));
-        let files: BTreeSet<PathBuf> = plans.collect();
-        files.into_iter().collect()
+        plans.collect::<BTreeSet<PathBuf>>().into_iter().collect()
     }
 
     fn in_turn(&self) -> Vec<PathBuf> {
@@ -120,7 +118,6 @@ impl PlanFolders {
     }
 }
 
-// Which plan, for what and for whom.
 #[derive(Debug, Args)]
 pub(super) struct Preparation {
     #[command(flatten)]
@@ -204,22 +201,17 @@ impl Preparation {
         self.rollback.apply_defaults_to(&mut file.plan);
         let systems = self.systems.source(&file)?;
         let revision = SystemsFrom::revision(systems.as_ref(), &file.plan, self.revision.clone());
-        let revision = revision.map_err(|mistakes| Exit::Usage.with(file.place(mistakes)))?;
+        let revision = revision.map_err(|mistakes| file.place(mistakes)).or_usage()?;
+        let flakes = self.flake.rules(&self.operator, &self.state, confirm::flake(audience));
         let wanted = PrepareOptions {
-            plan: file.plan.clone(),
             source: Some(file.source()),
-            revision,
             exclude: self.exclude.clone(),
             part: self.part(),
-            operator: self.operator.name(),
-            kind: Kind::Rollout,
             hooks: self.hooks.hooks(),
             even_if_current: self.even_if_current,
-            journals: self.state.journals(),
             systems,
             binary_cache: self.systems.cache.clone(),
-            cache: cache_dir(),
-            flakes: self.flake.rules(&self.state, &self.operator.settings().servers, confirm::flake(audience)),
+            ..options(file.plan.clone(), revision, &self.operator, &self.state, flakes)
         };
         let mut bus = self.operator.connect().await?;
         let prepared = wanted.prepare(&mut bus, &self.operator.discovery(&self.state)).await;
@@ -235,16 +227,13 @@ impl Preparation {
         if !is_settled || self.systems.are_given() {
             return Err(Exit::Usage.with(AllIsSaved));
         }
-        let saved = SavedPlan::read(file).map_err(|error| Exit::Usage.with(error))?;
+        let saved = SavedPlan::read(file).or_usage()?;
         let rollout = saved.rollout(self.operator.name());
         let mut bus = self.operator.connect().await?;
-        let (flakes, cache) = (self.flake.rules(&self.state, &self.operator.settings().servers, None), cache_dir());
-        let sources = Sources { flakes: &flakes, cache: cache.as_deref() };
         let begun = Event { at: clock::now(), kind: EventKind::Begun(Arc::new(rollout.clone())) };
         let left = Summary::of([&begun]);
-        let prepared = prepare_again(&left, &rollout, &mut bus, &self.operator.discovery(&self.state), sources).await;
-        let mut prepared = prepared.map_err(unprepared)?;
-        check_hosts(&rollout.plan, &prepared.roster).map_err(|error| Exit::Precondition.with(error))?;
+        let mut prepared = self.prepare_again(&left, &rollout, &mut bus).await.map_err(unprepared)?;
+        check_hosts(&rollout.plan, &prepared.roster)?;
         if let Some(cache) = &self.systems.cache {
             prepared.changes = changes_of(&rollout.plan, &prepared.roster, Some(cache)).await.ok();
         }
@@ -252,11 +241,23 @@ impl Preparation {
         Ok(Previewed { bus, prepared, preview })
     }
 
+    /// Finds out what speaks against going on with a rollout that has come to this.
+    pub(super) async fn prepare_again(
+        &self,
+        left: &Summary,
+        rollout: &Rollout,
+        bus: &mut Bus,
+    ) -> Result<Prepared, PrepareError> {
+        let (flakes, cache) = (self.flake.rules(&self.operator, &self.state, None), cache_dir());
+        let sources = Sources { flakes: &flakes, cache: cache.as_deref() };
+        prepare_again(left, rollout, bus, &self.operator.discovery(&self.state), sources).await
+    }
+
     fn unprepared(&self, error: PrepareError, file: &PlanFile) -> CommandError {
         match error {
             PrepareError::Plan(mistakes) => Exit::Usage.with(file.place(mistakes)),
             PrepareError::Lookup(error) if error.is_answer() && self.revision.is_none() => {
-                Exit::Precondition.with(file.place(Plan::about_revision(&file.text, &error)))
+                file.place(Plan::about_revision(&file.text, &error)).into()
             }
             error => unprepared(error),
         }
@@ -271,15 +272,36 @@ impl Preparation {
     }
 }
 
+/// How a rollout is prepared of which no more was said than this.
+pub(super) fn options(
+    plan: Plan,
+    revision: Revision,
+    operator: &OperatorArgs,
+    state: &StateArgs,
+    flakes: FlakeRules,
+) -> PrepareOptions {
+    PrepareOptions {
+        plan,
+        source: None,
+        revision,
+        exclude: Vec::new(),
+        part: Part::Whole,
+        operator: operator.name(),
+        kind: Kind::Rollout,
+        hooks: Hooks::default(),
+        even_if_current: false,
+        journals: state.journals(),
+        flakes,
+        systems: None,
+        binary_cache: None,
+        cache: cache_dir(),
+    }
+}
+
 /// Why nothing could be prepared that is in no file.
 pub(super) fn unprepared(error: PrepareError) -> CommandError {
     match error {
         PrepareError::Plan(_) | PrepareError::Selection(_) => Exit::Usage.with(error),
-        PrepareError::Fleet(_)
-        | PrepareError::Flake(_)
-        | PrepareError::Lookup(_)
-        | PrepareError::Nix(_)
-        | PrepareError::NoFlake
-        | PrepareError::TwoMachines(_) => Exit::Precondition.with(error),
+        error => error.into(),
     }
 }

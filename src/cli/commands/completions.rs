@@ -9,9 +9,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use clap::error::Result;
-use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, Parser, ValueEnum};
+use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, Parser};
 use clap_complete::engine::{ArgValueCompleter, CompletionCandidate, PathCompleter, ValueCompleter};
-use clap_complete::env::{Bash, CompleteEnv, EnvCompleter, Fish, Shells, Zsh};
+use clap_complete::env::{Bash, CompleteEnv, Fish, Shells, Zsh};
 
 use crate::cli::args::StateArgs;
 use crate::cli::exit::Exit;
@@ -25,29 +25,27 @@ use crate::rollout::Outcome;
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Completions {
     /// For which shell
-    shell: Shell,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Shell {
-    Bash,
-    Zsh,
-    Fish,
+    #[arg(value_parser = ["bash", "zsh", "fish"])]
+    shell: String,
 }
 
 impl Completions {
     pub(in crate::cli) fn run(self) -> Exit {
-        out::data(&match self.shell {
-            Shell::Bash => script(&Bash),
-            Shell::Zsh => script(&Zsh),
-            Shell::Fish => script(&Fish),
-        });
+        let mut script = Vec::new();
+        if let Some(shell) = SHELLS.completer(&self.shell) {
+            // It calls the program by its name, so that it outlives an update.
+            let written = shell.write_registration(ASKING, PROGRAM, PROGRAM, PROGRAM, &mut script);
+            written.expect("writing to memory cannot fail");
+        }
+        out::data(&String::from_utf8_lossy(&script));
         Exit::Success
     }
 }
 
 /// The variable in which a shell says that it asks, and what it is.
 const ASKING: &str = "COMPLETE";
+
+const SHELLS: Shells<'static> = Shells(&[&Bash, &Fish, &Zsh]);
 
 const PROGRAM: &str = "homelab-deploy";
 
@@ -80,16 +78,8 @@ pub(in crate::cli) fn answer(command: fn() -> Command) -> Result<bool> {
     let words = || std::env::args_os().skip_while(|word| word != "--").skip(1);
     CompleteEnv::with_factory(|| completing(command(), words()))
         .var(ASKING)
-        .shells(Shells(&[&Bash, &Fish, &Zsh]))
+        .shells(SHELLS)
         .try_complete(std::env::args_os(), std::env::current_dir().ok().as_deref())
-}
-
-/// The script by which a shell learns to ask. It calls the program by its name, so that it outlives an update.
-fn script(shell: &dyn EnvCompleter) -> String {
-    let mut script = Vec::new();
-    let written = shell.write_registration(ASKING, PROGRAM, PROGRAM, PROGRAM, &mut script);
-    written.expect("writing to memory cannot fail");
-    String::from_utf8_lossy(&script).into_owned()
 }
 
 /// The command with the values that its arguments can have after these words.
@@ -149,20 +139,20 @@ fn wave_names(written: &ArgMatches) -> Vec<String> {
 }
 
 fn host_names(written: &ArgMatches) -> Vec<String> {
-    let names = known_hosts(written).into_iter().map(|(_, host, _)| host.to_string());
+    let names = known_hosts(written).into_keys().map(|(_, host)| host.to_string());
     names.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 fn hosts_with_tiers(written: &ArgMatches) -> Vec<String> {
-    known_hosts(written).iter().map(|(tier, host, _)| format!("{tier}.{host}")).collect()
+    known_hosts(written).keys().map(|(tier, host)| format!("{tier}.{host}")).collect()
 }
 
 /// Hosts, their roles and tiers, and aliases.
 fn targets(written: &ArgMatches) -> Vec<String> {
     let hosts = known_hosts(written);
-    let roles = hosts.iter().filter_map(|(tier, _, role)| Some(format!("{tier}.role.{}", role.as_ref()?)));
+    let roles = hosts.iter().filter_map(|((tier, _), role)| Some(format!("{tier}.role.{}", role.as_ref()?)));
     let roles: BTreeSet<String> = roles.collect();
-    let tiers: BTreeSet<Tier> = hosts.iter().map(|(tier, ..)| *tier).collect();
+    let tiers: BTreeSet<Tier> = hosts.keys().map(|(tier, _)| *tier).collect();
     let groups = roles.into_iter().chain(tiers.into_iter().map(|tier| format!("{tier}.all")));
     hosts_with_tiers(written).into_iter().chain(groups).chain(alias::names()).collect()
 }
@@ -173,16 +163,13 @@ fn hosts_and_rollouts(written: &ArgMatches) -> Vec<String> {
 
 /// The hosts of the last rollout and those that answered the roll call not long ago: asking for those of now takes a roll
 /// call, while a person waits for the completion.
-fn known_hosts(written: &ArgMatches) -> BTreeSet<(Tier, HostName, Option<Role>)> {
-    let Some(journals) = journals(written) else { return BTreeSet::new() };
-    let mut known: BTreeMap<(Tier, HostName), Option<Role>> = BTreeMap::new();
-    let last = newest(&journals).into_iter().next().and_then(|id| journals.read(&id).ok());
+fn known_hosts(written: &ArgMatches) -> BTreeMap<(Tier, HostName), Option<Role>> {
+    let Some(journals) = journals(written) else { return BTreeMap::new() };
+    let last = newest(&journals).first().and_then(|id| journals.read(id).ok());
     let rollout = last.and_then(|recorded| recorded.summary.rollout);
-    known.extend(
-        rollout.iter().flat_map(|rollout| rollout.plan.hosts()).map(|host| ((host.tier, host.hostname.clone()), None)),
-    );
-    known.extend(KnownHosts::of_any_fleet(journals.state_dir().to_owned()));
-    known.into_iter().map(|((tier, host), role)| (tier, host, role)).collect()
+    let hosts = rollout.iter().flat_map(|rollout| rollout.plan.hosts());
+    let hosts = hosts.map(|host| ((host.tier, host.hostname.clone()), None));
+    hosts.chain(KnownHosts::of_any_fleet(journals.state_dir().to_owned())).collect()
 }
 
 /// The ids of the rollouts on record, the newest first.

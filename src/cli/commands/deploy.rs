@@ -8,16 +8,16 @@ use clap::Args;
 use miette::Diagnostic;
 use thiserror::Error;
 
-use super::rollback::Terms;
+use super::rollback::Rollback;
 use crate::bus::Bus;
-use crate::cli::args::{FlakeArgs, GuardArgs, HookArgs, RollbackArgs, StateArgs, cache_dir, switch};
+use crate::cli::args::{FlakeArgs, GuardArgs, HookArgs, RollbackArgs, StateArgs, switch};
 use crate::cli::carrier::Carrier;
 use crate::cli::connection::OperatorArgs;
 use crate::cli::display::{Audience, DisplayArgs};
-use crate::cli::exit::{CommandError, CommandResult, Exit};
-use crate::cli::preparation::unprepared;
+use crate::cli::exit::{CommandError, CommandResult, Exit, OrUsage};
+use crate::cli::preparation::{options, unprepared};
 use crate::cli::{alias, block_on, confirm, out};
-use crate::operator::{Kind, LogReader, Part, PrepareOptions, Prepared};
+use crate::operator::{Kind, LogReader, PrepareOptions, Prepared};
 use crate::plan::{Plan, ResolvedPlan, ResolvedWave, Roster, Selector, Settings, Spanned, groups_of};
 use crate::protocol::{Action, HostAnswer, RequestId, Revision, Sender, Subject, Target, Tier};
 use crate::report;
@@ -85,13 +85,14 @@ struct NobodyThere {
 
 impl Deploy {
     pub(in crate::cli) fn run(self) -> CommandResult {
-        let selector = Selector::parse(&self.target, &alias::lookup).map_err(|mistake| Exit::Usage.with(mistake))?;
-        let Self { yes, guards, hooks, flake, operator, state, display, .. } = &self;
-        let terms = Terms { yes: *yes, force: &guards.force, hooks, flake, operator, state, display };
-        match &self.to {
-            Some(to) if to.as_str() == "previous" => return terms.return_one(alias::only_host(selector)?),
-            Some(_) => terms.check_somebody_can_answer()?,
-            None => {}
+        let selector = Selector::parse(&self.target, &alias::lookup).or_usage()?;
+        if self.to.as_ref().is_some_and(|to| to.as_str() == "previous") {
+            let Self { yes, guards: GuardArgs { force, .. }, hooks, flake, operator, state, display, .. } = self;
+            let rollback = Rollback { hosts: Vec::new(), yes, force, hooks, flake, operator, state, display };
+            return rollback.return_one(alias::only_host(selector)?);
+        }
+        if self.to.is_some() && !self.yes {
+            confirm::check_somebody_can_answer(self.display.audience())?;
         }
         block_on(self.deploy(selector))?
     }
@@ -105,7 +106,6 @@ impl Deploy {
             None => self.guards.check(&prepared)?,
         }
         if !self.may_start(&prepared).await {
-            out::note("Nothing was deployed.");
             return Ok(Exit::Declined);
         }
         let Prepared { rollout, roster, .. } = prepared;
@@ -125,22 +125,14 @@ impl Deploy {
 
     async fn prepare(&self, bus: &mut Bus, selector: Selector) -> Result<Prepared, CommandError> {
         let (subject, is_group) = (selector.target.subject(), !matches!(selector.target, Target::Host(..)));
+        // Nobody is asked about a flake: where it was not accepted, each host looks the branch up for itself.
+        let flakes = self.flake.rules(&self.operator, &self.state, None);
+        let revision = self.to.as_ref().unwrap_or(&self.branch).clone();
         let wanted = PrepareOptions {
-            plan: self.plan(selector),
-            source: None,
-            revision: self.to.as_ref().unwrap_or(&self.branch).clone(),
-            exclude: Vec::new(),
-            part: Part::Whole,
-            operator: self.operator.name(),
             kind: Kind::Deployment,
             hooks: self.hooks.hooks(),
             even_if_current: true,
-            journals: self.state.journals(),
-            // Nobody is asked about a flake: where it was not accepted, each host looks the branch up for itself.
-            flakes: self.flake.rules(&self.state, &self.operator.settings().servers, None),
-            systems: None,
-            binary_cache: None,
-            cache: cache_dir(),
+            ..options(self.plan(selector), revision, &self.operator, &self.state, flakes)
         };
         let discovery = self.operator.discovery(&self.state);
         let called = wanted.call_roll(bus, &discovery).await.map_err(|error| unprepared(error.into()))?;

@@ -54,7 +54,7 @@ impl Hosts {
         if self.watch {
             return self.watch(&mut bus).await;
         }
-        let called = self.call(&mut bus).await.map_err(|error| Exit::Precondition.with(error))?;
+        let called = self.call(&mut bus).await?;
         for remark in remarks(&called) {
             out::note(&remark);
         }
@@ -77,7 +77,7 @@ impl Hosts {
                 }
                 // The connection comes back by itself.
                 Err(FleetError::Disconnected) => "the connection to NATS was lost\n".to_owned(),
-                Err(error) => return Err(Exit::Precondition.with(error)),
+                Err(error) => return Err(error.into()),
             };
             if !out::in_place(&list) {
                 return Ok(Exit::Success);

@@ -70,14 +70,13 @@ pub(in crate::cli) struct Mcp {
 impl Mcp {
     pub(in crate::cli) fn run(self) -> CommandResult {
         self.log.start();
-        let server = Server::new(self.settings()).map_err(|error| Exit::Precondition.with(error))?;
-        block_on(serve_stdio(server))?.map_err(|error| Exit::Precondition.with(error))?;
+        let server = Server::new(self.settings())?;
+        block_on(serve_stdio(server))??;
         Ok(Exit::Success)
     }
 
     fn settings(&self) -> Settings {
         let test = self.operator.settings();
-        let servers = test.servers.clone();
         let admin_key = self.admin_nkey_file.clone().filter(|_| self.enable_admin);
         Settings {
             admin: admin_key.map(|nkey_file| bus::Settings { nkey_file, ..test.clone() }),
@@ -90,7 +89,7 @@ impl Mcp {
             plans: Plans::new(self.plans_dir.clone().or_else(default_plans_dir)),
             journals: self.state.journals(),
             cache: cache_dir(),
-            flakes: self.flake.rules(&self.state, &servers, None),
+            flakes: self.flake.rules(&self.operator, &self.state, None),
             aliases: alias::lookup,
             program: this_program(),
             tools: self.tool_filter(),

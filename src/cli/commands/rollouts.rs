@@ -76,11 +76,11 @@ enum StatusError {
 impl Rollouts {
     pub(in crate::cli) fn run(self) -> CommandResult {
         if self.prune {
-            let removed = self.state.journals().prune(clock::now()).map_err(|error| Exit::Precondition.with(error))?;
+            let removed = self.state.journals().prune(clock::now())?;
             out::note(&format!("{removed} removed."));
             return Ok(Exit::Success);
         }
-        let (all, errors) = self.state.journals().all().map_err(|error| Exit::Precondition.with(error))?;
+        let (all, errors) = self.state.journals().all()?;
         out::warnings(&errors);
         let liveness = |recorded: &Recorded| if recorded.running { Liveness::Running } else { Liveness::Over };
         let rows: Vec<_> = all.iter().map(|recorded| (&recorded.summary, liveness(recorded))).collect();
@@ -104,12 +104,11 @@ impl Status {
 
     /// Shows all events so far, then those that come while the rollout runs.
     async fn show(&self, journals: &Journals, id: &str) -> CommandResult {
-        let precondition = |error| Exit::Precondition.with(error);
-        let mut follower = journals.follow(id).map_err(precondition)?;
+        let mut follower = journals.follow(id)?;
         let mut reporter = self.display.reporter();
         loop {
             // A closed pipe has seen what it wanted to.
-            follower.look(|event, summary| _ = reporter.event(event, summary).ok()).map_err(precondition)?;
+            follower.look(|event, summary| _ = reporter.event(event, summary).ok())?;
             reporter.flush().ok();
             if !follower.is_running() {
                 break;
@@ -129,15 +128,14 @@ impl Status {
 impl Abort {
     pub(in crate::cli) fn run(self) -> CommandResult {
         let journals = self.state.journals();
-        let precondition = |error| Exit::Precondition.with(error);
         let id = match &self.id {
-            Some(id) => journals.find(id).map_err(precondition)?,
+            Some(id) => journals.find(id)?,
             None => only_running(&journals)?,
         };
-        let recorded = journals.read(&id).map_err(precondition)?;
+        let recorded = journals.read(&id)?;
         let rollout = recorded.summary.rollout.filter(|_| recorded.running);
-        let rollout = rollout.ok_or_else(|| Exit::Precondition.with(StatusError::NotRunning(id)))?;
-        journals.stop(rollout.id).map_err(precondition)?;
+        let rollout = rollout.ok_or_else(|| StatusError::NotRunning(id))?;
+        journals.stop(rollout.id)?;
         out::note(&format!(
             "Rollout {} sends nothing new. `homelab-deploy status {}` shows how it ends.",
             rollout.name(),
@@ -156,15 +154,14 @@ fn meant(journals: &Journals, id: Option<&str>) -> Result<String, CommandError> 
             _ => journals.latest(),
         },
     };
-    let found = found.map_err(|error| Exit::Precondition.with(error))?;
-    found.ok_or_else(|| Exit::Precondition.with(StatusError::None))
+    Ok(found?.ok_or(StatusError::None)?)
 }
 
 fn only_running(journals: &Journals) -> Result<String, CommandError> {
-    let mut running = running(journals).map_err(|error| Exit::Precondition.with(error))?;
+    let mut running = running(journals)?;
     match running.len() {
-        0 | 1 => running.pop().ok_or_else(|| Exit::Precondition.with(StatusError::NoneRuns)),
-        _ => Err(Exit::Precondition.with(StatusError::SeveralRun(running))),
+        0 | 1 => Ok(running.pop().ok_or(StatusError::NoneRuns)?),
+        _ => Err(StatusError::SeveralRun(running).into()),
     }
 }
 
@@ -214,10 +211,10 @@ impl Report {
     pub(in crate::cli) fn run(self) -> CommandResult {
         let journals = self.state.journals();
         let id = meant(&journals, self.id.as_deref())?;
-        let recorded = journals.read(&id).map_err(|error| Exit::Precondition.with(error))?;
+        let recorded = journals.read(&id)?;
         let liveness = if recorded.running { Liveness::Running } else { Liveness::Over };
         let document = Document::of(&recorded.summary, liveness, clock::now());
-        let document = document.ok_or_else(|| Exit::Precondition.with(ReportError::Empty(id)))?;
+        let document = document.ok_or_else(|| ReportError::Empty(id))?;
         let text = match self.format {
             Format::Html => html(&document),
             Format::Markdown => markdown(&document),
@@ -226,8 +223,7 @@ impl Report {
         };
         match self.out {
             Some(path) => {
-                let written = fs::write(&path, text);
-                written.map_err(|error| Exit::Precondition.with(ReportError::Unwritable(path, error)))?;
+                fs::write(&path, text).map_err(|error| ReportError::Unwritable(path, error))?;
             }
             None => {
                 out::data(&text);
