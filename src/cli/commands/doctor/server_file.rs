@@ -10,7 +10,7 @@ use crate::text::safe;
 const RELOAD: &str = "print the permissions anew with `homelab-deploy nats-config`, and reload the server";
 
 /// Looks at the users in a file. With the list of a fleet it is known whose key is whose; else the permissions tell.
-pub(in crate::cli) fn examine(file: &Path, fleet: Option<&FleetList>) -> Findings {
+pub(super) fn examine(file: &Path, fleet: Option<&FleetList>) -> Findings {
     let mut findings = Findings::default();
     let users = match read(file) {
         Ok(server) => server.users,
