@@ -7,8 +7,8 @@ use crate::bus::BusError;
 use crate::operator::FleetError;
 use crate::operator::journal::JournalError;
 use crate::operator::plan_file::PlanFileError;
+use crate::operator::plan_file::SystemsFileError;
 use crate::operator::prepare::{PreflightError, PrepareError};
-use crate::operator::systems_file::SystemsFileError;
 use crate::plan::PlanErrors;
 use crate::text::safe;
 
