@@ -161,7 +161,7 @@ mod tests {
     #[test]
     fn secrets_are_hidden_and_the_rest_stays() {
         let seed = nkeys::KeyPair::new_user().seed().unwrap();
-        // One of five has within it what looks like the beginning of a seed, and is cut there.
+        // One of six has within it what looks like the beginning of a seed, and is cut there.
         let public = "UDXU4RCSJNZOIQHZNWXHXORDPRTGNJAHAHFRGZNEEJCPQTT2M7NLCNF4";
         let clean = |text: &str| redactor().clean(text).replace(public, "PUBLIC");
         insta::assert_snapshot!(clean(&format!("the seed {seed}, of {public}")), @"the seed <seed>, of PUBLIC");
