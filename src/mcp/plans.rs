@@ -89,9 +89,10 @@ mod tests {
         #[test]
         fn a_name_is_never_a_path(text in "\\PC{0,8}|[a-z0-9./-]{0,8}|[a-z]{60,66}") {
             let error = Plans::new(None).path(&text).unwrap_err();
-            match is_name(&text) {
-                true => prop_assert_eq!(Path::new("f").join(text).components().count(), 2),
-                false => prop_assert_eq!(error.code, "invalid_plan"),
+            if is_name(&text) {
+                prop_assert_eq!(Path::new("f").join(text).components().count(), 2);
+            } else {
+                prop_assert_eq!(error.code, "invalid_plan");
             }
         }
     }
