@@ -18,6 +18,7 @@ use super::follow::WaitUntil;
 use super::preview::MOST_PACKAGES;
 use super::progress::Progress;
 use super::settings::Credential;
+use crate::clock;
 use crate::operator::detach::{Background, DetachError};
 use crate::operator::{Discovered, Kind, Part, PrepareOptions, Prepared};
 use crate::plan::{Hooks, Plan};
@@ -131,7 +132,7 @@ impl ToolContext {
             }
             let mut prepared = Box::pin(wanted.settle(called)).await?;
             within_reach(credential, &prepared.rollout.plan)?;
-            prepared.warnings.extend(report::missed(&prepared.missed(&self.settings.journals)));
+            prepared.warnings.extend(report::missed(&prepared.missed(&self.settings.journals), &clock::zone()));
             Ok(prepared)
         };
         in_time(until, Box::pin(prepared)).await

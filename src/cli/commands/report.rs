@@ -59,8 +59,8 @@ impl Report {
         let document = Document::of(&recorded.summary, liveness, clock::now());
         let document = document.ok_or_else(|| Exit::Precondition.with(ReportError::Empty(id)))?;
         let text = match self.format {
-            Format::Html => html(&document),
-            Format::Markdown => markdown(&document),
+            Format::Html => html(&document, &clock::zone()),
+            Format::Markdown => markdown(&document, &clock::zone()),
             Format::Junit => junit(&document),
             Format::Json => format!("{}\n", document.json()),
         };

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use jiff::tz::TimeZone;
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -67,7 +68,7 @@ fn shown(said: &str) -> String {
     ];
     page += &hosts_table(&hosts, &HostsView { behind: &BTreeMap::new(), now: start(), width: 60 });
     let document = Document::of(&story.summary, Liveness::Over, start()).unwrap();
-    page += &[html(&document), markdown(&document), junit(&document)].concat();
+    page += &[html(&document, &TimeZone::UTC), markdown(&document, &TimeZone::UTC), junit(&document)].concat();
 
     let (paper, host) = (SharedBuffer::default(), name("test1"));
     let mut json = Json::new(paper.clone());
