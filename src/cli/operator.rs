@@ -102,7 +102,8 @@ impl DisplayArgs {
     }
 
     pub(super) fn style(&self) -> Style {
-        let wanted = self.no_color.as_ref().is_none_or(String::is_empty);
+        let is_able = self.term.as_ref().is_none_or(|term| term != "dumb");
+        let wanted = is_able && self.no_color.as_ref().is_none_or(String::is_empty);
         if wanted && io::stderr().is_terminal() { Style::Colored } else { Style::Plain }
     }
 

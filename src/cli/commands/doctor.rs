@@ -107,7 +107,7 @@ impl Doctor {
         if self.common.json {
             out::json(&findings.0);
         } else {
-            out::data(&findings.text());
+            out::data(&findings.text(out::data_room()));
         }
         Ok(if findings.worst() == Level::Problem { Exit::Failed } else { Exit::Success })
     }
