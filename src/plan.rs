@@ -47,7 +47,7 @@ pub use self::rollback::{BadConfirmTimeout, CONFIRM_TIMEOUT, Rollback, parse_con
 pub use self::roster::{Roster, groups_of};
 pub use self::schema::schema;
 pub use self::systems::{Systems, runs};
-pub use self::target::Selector;
+pub use self::target::{Aliases, Selector};
 
 use crate::protocol::{Action, FlakeUrl, HostName, Revision, Sender, Target, Tier};
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
 
+use crate::plan::Aliases;
 use crate::protocol::alias_variable;
 
 /// The aliases of the context, by the variables that go before them.
@@ -12,6 +13,19 @@ static OF_CONTEXT: OnceLock<BTreeMap<String, String>> = OnceLock::new();
 pub(super) fn remember(aliases: BTreeMap<String, String>) {
     let by_variable = aliases.into_iter().map(|(alias, subject)| (alias_variable(&alias), subject));
     OF_CONTEXT.set(by_variable.collect()).ok();
+}
+
+/// The aliases that there are.
+pub(super) struct KnownAliases;
+
+impl Aliases for KnownAliases {
+    fn subject(&self, variable: &str) -> Option<String> {
+        lookup(variable)
+    }
+
+    fn names(&self) -> Vec<String> {
+        names()
+    }
 }
 
 /// The names of the aliases that there are.

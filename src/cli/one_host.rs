@@ -20,7 +20,7 @@ pub(super) fn read(word: &str) -> Result<(Option<Tier>, HostName), CommandError>
     {
         return Ok((None, name));
     }
-    only(Selector::parse(word, &alias::lookup).map_err(|mistake| Exit::Usage.with(mistake))?)
+    only(Selector::parse(word, &alias::KnownAliases).map_err(|mistake| Exit::Usage.with(mistake))?)
 }
 
 /// The host that a target means alone.

@@ -11,7 +11,7 @@ use thiserror::Error;
 use super::exit::{CommandError, Exit};
 use super::{alias, home};
 use crate::operator::plan_file::PlanFile;
-use crate::text::nearest;
+use crate::text::did_you_mean;
 
 // Which plan.
 #[derive(Debug, Args)]
@@ -58,7 +58,7 @@ impl PlanArgs {
         // Without a plan the command line would have been refused, unless it does something else than read one.
         let path = self.folders.find(self.plan.as_deref().unwrap_or_default());
         let path = path.map_err(|error| Exit::Usage.with(error))?;
-        PlanFile::read(&path, &alias::lookup).map_err(|error| Exit::Usage.with(error))
+        PlanFile::read(&path, &alias::KnownAliases).map_err(|error| Exit::Usage.with(error))
     }
 }
 
@@ -82,9 +82,9 @@ impl PlanFolders {
         let found = candidates.iter().find(|path| path.exists()).cloned();
         found.ok_or_else(|| {
             let names = self.names();
-            let near = nearest(plan, names.iter().map(String::as_str)).map(|near| format!("did you mean {near}? "));
+            let near = did_you_mean(plan, names.iter().map(String::as_str));
             let looked_for = candidates.iter().map(|path| path.display().to_string()).collect();
-            PlanNotFound { name: plan.to_owned(), near: near.unwrap_or_default(), looked_for }
+            PlanNotFound { name: plan.to_owned(), near, looked_for }
         })
     }
 

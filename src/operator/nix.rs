@@ -19,6 +19,7 @@ use crate::lookup::Remote;
 use crate::plan::Systems;
 use crate::process_group::output_shown;
 use crate::protocol::{Commit, FlakeAttr, FlakeUrl, HostName, SystemPath};
+use crate::text::nearest;
 
 /// Finds the derivation of each system, by names of configurations, and null for those that there are not. Of those there are it
 /// takes the names alone.
@@ -175,10 +176,7 @@ fn readable(flake: &FlakeUrl, command: &mut Command) -> Result<FlakeUrl, NixErro
 }
 
 fn no_configuration(host: &HostName, attr: &str, names: &BTreeSet<String>) -> NixError {
-    let likeness = |name: &String| strsim::jaro(attr, name);
-    let nearest = names.iter().max_by(|one, other| likeness(one).total_cmp(&likeness(other)));
-    let nearest = nearest.filter(|name| likeness(name) > 0.7);
-    let help = match nearest {
+    let help = match nearest(attr, names.iter().map(String::as_str)) {
         Some(name) => format!("did you mean {name}? Then say so with --attr {host}={name}"),
         None if names.is_empty() => "it has no nixosConfigurations at all: check --flake".to_owned(),
         None => format!(

@@ -8,7 +8,7 @@ use thiserror::Error;
 use uuid::Uuid;
 
 use super::systems_file::{SystemsFileError, read_systems};
-use crate::plan::{Plan, PlanErrors, Systems};
+use crate::plan::{Aliases, Plan, PlanErrors, Systems};
 use crate::rollout::PlanSource;
 
 /// The largest plan that is read, in bytes.
@@ -35,8 +35,8 @@ pub enum PlanFileError {
 }
 
 impl PlanFile {
-    /// Reads a plan. `aliases` finds the value of an environment variable by its name.
-    pub fn read(path: &Path, aliases: &dyn Fn(&str) -> Option<String>) -> Result<Self, PlanFileError> {
+    /// Reads a plan.
+    pub fn read(path: &Path, aliases: &dyn Aliases) -> Result<Self, PlanFileError> {
         let text = read_text(path)?;
         let name = path.display().to_string();
         let default_name = path.file_stem().unwrap_or_default().to_string_lossy();

@@ -26,7 +26,7 @@ use crate::clock;
 use crate::plan::{Changes, Hooks, Plan, ResolvedPlan, Roster};
 use crate::protocol::{Action, Commit, FlakeUrl, HostName, RequestIds, Revision, RolloutId, RolloutReport, Tier};
 use crate::rollout::{PlanSource, Rollout};
-use crate::text::safe;
+use crate::text::{did_you_mean, safe};
 
 /// How long a host that no longer answers is reported as missing. After that it is taken to be gone for good.
 const MISSED_FOR: Duration = Duration::from_hours(30 * 24);
@@ -248,7 +248,10 @@ impl PrepareOptions {
         for host in &self.exclude {
             let is_known = roster.knows(host) || self.plan.names(host);
             if !is_known {
-                return Err(SelectionError::NoSuchHost(host.clone()));
+                let named = self.plan.named();
+                let known = roster.hosts().map(|report| &report.hostname).chain(named.iter().map(|named| &named.host));
+                let near = did_you_mean(host.as_str(), known.map(HostName::as_str));
+                return Err(SelectionError::NoSuchHost { host: host.clone(), near });
             }
             self.plan.exclude(host);
         }

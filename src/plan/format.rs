@@ -17,9 +17,8 @@ use super::value::{self, Value};
 use super::{Hooks, Plan, Settings, Spanned, Wave};
 
 impl Plan {
-    /// Reads a plan. A plan that does not name itself is called after `default_name`, the stem of its file;
-    /// `aliases` finds the value of an environment variable by its name.
-    pub fn parse(text: &str, default_name: &str, aliases: &dyn Fn(&str) -> Option<String>) -> Result<Self, PlanErrors> {
+    /// Reads a plan. A plan that does not name itself is called after `default_name`, the stem of its file.
+    pub fn parse(text: &str, default_name: &str, aliases: &dyn Aliases) -> Result<Self, PlanErrors> {
         let (document, errors) = DeTable::parse_recoverable(text);
         let mut mistakes = Vec::new();
         let plan = Self::read(document.get_ref(), default_name, aliases, &mut mistakes);
@@ -36,7 +35,7 @@ impl Plan {
     fn read(
         document: &DeTable<'_>,
         default_name: &str,
-        aliases: Aliases<'_>,
+        aliases: &dyn Aliases,
         mistakes: &mut Vec<PlanDiagnostic>,
     ) -> Self {
         let mut top = Keys::new(document, PlanTable::Top, mistakes);
@@ -106,7 +105,7 @@ impl Wave {
         table: &DeTable<'_>,
         header: &Range<usize>,
         defaults: &Settings,
-        aliases: Aliases<'_>,
+        aliases: &dyn Aliases,
         mistakes: &mut Vec<PlanDiagnostic>,
     ) -> Self {
         let mut keys = Keys::new(table, PlanTable::Wave, mistakes);

@@ -61,7 +61,7 @@ impl<'t, 'i, 'm> Keys<'t, 'i, 'm> {
         &mut self,
         key: &str,
         read: impl FnOnce(&'t Value<'i>, &str) -> Result<Vec<Spanned<&'t str>>, PlanDiagnostic>,
-        aliases: Aliases<'_>,
+        aliases: &dyn Aliases,
     ) -> Vec<Spanned<Selector>> {
         let texts = self.read(key, read).unwrap_or_default();
         let mut selectors = Vec::with_capacity(texts.len());

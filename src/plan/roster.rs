@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use rustc_hash::FxHashMap;
 
 use crate::protocol::{HostAnswer, HostName, HostReport, Role, Sender, Subject, Target, Tier};
+use crate::text::nearest;
 
 /// The hosts that answered, by tier and name and by the groups that they belong to.
 #[derive(Debug, Clone, Default)]
@@ -41,6 +42,11 @@ pub fn groups_of(host: &HostReport) -> impl Iterator<Item = Subject> {
         Err(_) => false,
     };
     groups.chain(host.deploy_subjects.iter().filter(is_its_own).cloned().collect::<Vec<_>>())
+}
+
+/// A subject as plans write it.
+pub(super) fn short(subject: &Subject) -> &str {
+    subject.as_str().strip_prefix("deploy.").unwrap_or(subject.as_str())
 }
 
 fn sender_of(report: &HostReport) -> Sender {
@@ -106,6 +112,24 @@ impl Roster {
         let members = self.groups.get(subject).into_iter();
         let places = members.flat_map(|members| std::iter::once(&members.first).chain(&members.others));
         places.filter_map(|place| self.hosts.get(*place)).map(|answer| &answer.report)
+    }
+
+    /// The subject that somebody may have meant by a target of that kind which reaches nobody.
+    pub fn nearest(&self, target: &Target) -> Option<&Subject> {
+        let is_of_kind = |subject: &&Subject| match (target, subject.target()) {
+            (Target::Custom(_), _) | (Target::Host(..), Ok(Target::Host(..))) => true,
+            (Target::Role(tier, _), Ok(Target::Role(other, _))) => *tier == other,
+            _ => false,
+        };
+        // A host or role is spelled wrong in its name, and a subject of nobody's may be so anywhere.
+        let word = |subject| match target {
+            Target::Custom(_) => short(subject),
+            _ => short(subject).rsplit('.').next().unwrap_or_default(),
+        };
+        let (asked, known) = (target.subject(), || self.groups.keys().filter(is_of_kind));
+        let near = nearest(word(&asked), known().map(word))?;
+        let likeness = |subject: &Subject| strsim::jaro(asked.as_str(), subject.as_str());
+        known().filter(|known| word(known) == near).max_by(|a, b| likeness(a).total_cmp(&likeness(b)))
     }
 
     pub fn is_ambiguous(&self, tier: Tier, name: &HostName) -> bool {

@@ -105,7 +105,7 @@ impl Build {
             && (is_path(plan) || self.folders.find(plan).is_ok())
         {
             let path = self.folders.find(plan).map_err(|error| Exit::Usage.with(error))?;
-            let file = PlanFile::read(&path, &alias::lookup).map_err(|error| Exit::Usage.with(error))?;
+            let file = PlanFile::read(&path, &alias::KnownAliases).map_err(|error| Exit::Usage.with(error))?;
             return self.order_of_plan(&file).await;
         }
         let host = |text: &String| {

@@ -27,7 +27,6 @@ use crate::protocol::{Action, HostAnswer, Revision, Subject, Target, Tier};
 use crate::report;
 use crate::rollout::summary::HostState;
 use crate::rollout::{HostOutcome, Outcome, Summary};
-use crate::text::nearest;
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Deploy {
@@ -89,7 +88,8 @@ struct NobodyThere {
 
 impl Deploy {
     pub(in crate::cli) fn run(self) -> CommandResult {
-        let selector = Selector::parse(&self.target, &alias::lookup).map_err(|mistake| Exit::Usage.with(mistake))?;
+        let selector =
+            Selector::parse(&self.target, &alias::KnownAliases).map_err(|mistake| Exit::Usage.with(mistake))?;
         let Self { yes, guards, hooks, flake, operator, state, display, .. } = &self;
         let terms = Terms { yes: *yes, force: &guards.force, hooks, flake, operator, state, display };
         match &self.to {
@@ -203,11 +203,7 @@ fn nobody_there(roster: &Roster, subject: Subject) -> CommandError {
         "no listener answers at all: check that they run, and that they use the same NATS server".to_owned()
     } else {
         let subjects: Vec<&str> = subjects.iter().map(Subject::as_str).collect();
-        let near = nearest(
-            subject.as_str().rsplit('.').next().unwrap_or_default(),
-            roster.hosts().map(|host| host.hostname.as_str()),
-        );
-        let near = near.and_then(|near| subjects.iter().find(|subject| subject.rsplit('.').next() == Some(near)));
+        let near = subject.target().ok().and_then(|target| roster.nearest(&target));
         let near = near.map(|near| format!("did you mean {near}? ")).unwrap_or_default();
         format!("{near}these do: {}; `homelab-deploy hosts` tells more", subjects.join(", "))
     };
