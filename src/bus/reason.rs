@@ -48,6 +48,12 @@ impl Reason {
         if said.contains("invalid server operation") || said.starts_with("expected INFO") {
             return Self::but(format!("what answers there is no NATS server: {said}"), PORT);
         }
+        if said.to_lowercase().contains("authentication timeout") {
+            return Self::but(
+                "the server waited for the key in vain: this machine or the network stood still",
+                "try again",
+            );
+        }
         Self::new(said)
     }
 
