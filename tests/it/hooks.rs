@@ -1,7 +1,7 @@
 //! Programs that are told how a rollout goes: what they are told, that they change nothing, and whose they are.
 
 use std::fs::{self, Permissions};
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -14,6 +14,7 @@ use crate::apply::stage::{self, order, until};
 use crate::operator::{Ended, Running};
 use crate::support::lab::Lab;
 use crate::support::rebuild::FAIL;
+use crate::support::skip::skip;
 
 const PLAN: &str = "revision = 'main'\n[[wave]]\ntargets = 'test.all'\n[[wave]]\ntargets = 'prod.all'\n";
 
@@ -256,8 +257,7 @@ fn run_with_a_hostile_name(script: &Path, arguments: &[&str]) {
 #[tokio::test]
 async fn the_samples_tell_ntfy_and_matrix_how_a_rollout_goes() {
     if ["curl", "jq"].iter().any(|program| Command::new(program).arg("--version").output().is_err()) {
-        writeln!(io::stderr(), "SKIPPED the samples of hooks: there is no curl or no jq here").ok();
-        return;
+        return skip("there is no curl or no jq here");
     }
     let lab = stage::lab(&["test.test1", "prod.ns1"]).await;
     order(&lab, &["test1"], &format!("printf '%s' '{}' >&2; exit 1", HOSTILE.replace('\'', "'\\''")));
