@@ -36,7 +36,7 @@ pub fn html(document: &Document<'_>, zone: &TimeZone) -> String {
         escape(&title),
         document.outcome(),
         escape(&title),
-        marked(document.outcome())
+        marked(&document.outcome())
     );
     for (title, fact) in document.facts(zone) {
         write(&mut page, format_args!("<dt>{title}</dt><dd>{}</dd>\n", escape(&fact)));
