@@ -8,7 +8,7 @@ use crate::cli::display::Audience;
 use crate::cli::exit::{CommandResult, Exit};
 use crate::cli::preparation::Preparation;
 use crate::cli::{block_on, out};
-use crate::operator::saved_plan::SavedPlan;
+use crate::operator::plan_file::SavedPlan;
 use crate::plan;
 
 // With --schema it needs neither a plan nor a connection.
