@@ -125,12 +125,8 @@ impl Display {
     }
 
     /// A thread that has ended after an error shows nothing more.
-    fn pass_on(
-        &self,
-        show: impl FnOnce(&mut dyn Reporter, &mut Summary) -> io::Result<()> + Send + 'static,
-    ) -> io::Result<()> {
+    fn pass_on(&self, show: impl FnOnce(&mut dyn Reporter, &mut Summary) -> io::Result<()> + Send + 'static) {
         self.to.send(Some(Box::new(show))).ok();
-        Ok(())
     }
 }
 
@@ -152,20 +148,24 @@ impl Reporter for Display {
         self.pass_on(move |reporter, state| {
             state.apply(&event);
             reporter.event(&event, state)
-        })
+        });
+        Ok(())
     }
 
     fn log(&mut self, host: &HostName, lines: &[String]) -> io::Result<()> {
         let (host, lines) = (host.clone(), lines.to_vec());
-        self.pass_on(move |reporter, _| reporter.log(&host, &lines))
+        self.pass_on(move |reporter, _| reporter.log(&host, &lines));
+        Ok(())
     }
 
     fn tick(&mut self, now: Timestamp, _: &Summary) -> io::Result<()> {
-        self.pass_on(move |reporter, state| reporter.tick(now, state))
+        self.pass_on(move |reporter, state| reporter.tick(now, state));
+        Ok(())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.pass_on(|reporter, _| reporter.flush())
+        self.pass_on(|reporter, _| reporter.flush());
+        Ok(())
     }
 }
 

@@ -16,9 +16,8 @@ use miette::Diagnostic;
 use rustix::fs::OFlags;
 use thiserror::Error;
 
-pub use self::record::Journal;
-pub(super) use self::record::read_events;
-use self::record::{began_at, beginning};
+pub use self::record::{Follower, Journal};
+use self::record::{began_at, beginning, read_events};
 use crate::clock;
 use crate::private_dir::{PrivateDir, PrivateDirError};
 use crate::protocol::RolloutId;
