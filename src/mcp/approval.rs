@@ -104,7 +104,11 @@ impl Approvals {
         ToolCall { context, request, .. }: ToolCall<'_>,
     ) -> Result<ApprovalOutcome, ToolError> {
         if !context.client_capabilities().is_some_and(can_ask) {
-            return Err(unavailable());
+            let what = "this needs the approval of a person, and this client cannot ask for it";
+            return Err(ToolError::new("approval_unavailable", what).next(
+                "nothing was done; let a person deploy with `homelab-deploy`, use a client that supports elicitation, or \
+                 ask the person who started this server for --admin-without-approval",
+            ));
         }
         if context.protocol_version() >= Some(ProtocolVersion::V_2026_07_28) {
             return self.take_answer(question, request);
@@ -203,13 +207,6 @@ fn judge(question: &Question<'_>, answer: &ElicitResult) -> Result<(), ToolError
     }
     let typed = answer.content.as_ref().and_then(|content| content.get(FIELD)).and_then(|typed| typed.as_str());
     if typed.map(str::trim) == Some(&question.phrase) { Ok(()) } else { Err(mistyped(question)) }
-}
-
-fn unavailable() -> ToolError {
-    ToolError::new("approval_unavailable", "this needs the approval of a person, and this client cannot ask for it").next(
-        "nothing was done; let a person deploy with `homelab-deploy`, use a client that supports elicitation, or ask the \
-         person who started this server for --admin-without-approval",
-    )
 }
 
 fn mistyped(question: &Question<'_>) -> ToolError {

@@ -90,7 +90,8 @@ struct AuditLine {
 /// How a call ended, and what it was about as far as it came.
 #[derive(Debug, Clone, Default, Serialize)]
 pub(super) struct CallEnd {
-    pub(super) outcome: CallOutcome,
+    /// `ok`, `error`, `asked` where a person is asked first, and `abandoned` where nobody waited for its end.
+    outcome: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) code: Option<String>,
     /// The tier with the most power that it was for.
@@ -106,18 +107,6 @@ pub(super) struct CallEnd {
     /// How a person agreed to it: `given`, or `waived` where no person is asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) approval: Option<&'static str>,
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum CallOutcome {
-    Ok,
-    Error,
-    /// A person is asked first.
-    Asked,
-    /// Nobody waited for its end.
-    #[default]
-    Abandoned,
 }
 
 impl Audit {
@@ -202,10 +191,10 @@ impl AuditEntry<'_> {
 
     /// Records that the call ends with this answer.
     pub(super) fn end_with(self, answer: &Result<CallToolResponse, ErrorData>) {
-        let mut end = CallEnd { outcome: CallOutcome::Ok, ..self.about().clone() };
+        let mut end = CallEnd { outcome: "ok", ..self.about().clone() };
         match answer {
             Ok(CallToolResponse::Complete(result)) if result.is_error == Some(true) => {
-                end.outcome = CallOutcome::Error;
+                end.outcome = "error";
                 end.code = code(result);
             }
             Ok(CallToolResponse::Complete(result)) => {
@@ -213,10 +202,10 @@ impl AuditEntry<'_> {
                 end.state = member(result, "state");
                 end.commit = member(result, "commit").or(end.commit);
             }
-            Ok(CallToolResponse::InputRequired(_)) => end.outcome = CallOutcome::Asked,
+            Ok(CallToolResponse::InputRequired(_)) => end.outcome = "asked",
             Ok(_) => {}
             Err(error) => {
-                end.outcome = CallOutcome::Error;
+                end.outcome = "error";
                 end.code = Some(format!("protocol {}", error.code.0));
             }
         }
@@ -239,7 +228,7 @@ impl AuditEntry<'_> {
 impl Drop for AuditEntry<'_> {
     fn drop(&mut self) {
         self.line.at = (self.audit.clock)();
-        self.line.ending.get_or_insert_default();
+        self.line.ending.get_or_insert_with(|| CallEnd { outcome: "abandoned", ..CallEnd::default() });
         self.line.ms = Some(self.began.elapsed().as_millis());
         if let Err(error) = self.audit.write(&self.line) {
             tracing::error!("the end of a call is not on record: {error}");
@@ -299,7 +288,7 @@ mod tests {
         entry.begin().unwrap();
         tokio::time::advance(std::time::Duration::from_millis(1500)).await;
         entry.end(CallEnd {
-            outcome: CallOutcome::Ok,
+            outcome: "ok",
             tier: Some("prod".to_owned()),
             id: Some("4f".to_owned()),
             state: Some("failed".to_owned()),
@@ -307,8 +296,7 @@ mod tests {
             approval: Some("given"),
             code: None,
         });
-        let refused =
-            CallEnd { outcome: CallOutcome::Error, code: Some("wrong_tier".to_owned()), ..CallEnd::default() };
+        let refused = CallEnd { outcome: "error", code: Some("wrong_tier".to_owned()), ..CallEnd::default() };
         call(&audit, &json!({})).end(refused);
         drop(audit.entry("no_such_tool", Value::Null, None));
         insta::assert_snapshot!(lines(&file), @r#"

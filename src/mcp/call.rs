@@ -42,6 +42,7 @@ impl<'a> Progress<'a> {
 
     /// Says something, with how many hosts are done.
     pub(super) async fn say(&mut self, message: String, done: usize, total: usize) {
+        let count = |hosts| f64::from(u32::try_from(hosts).unwrap_or(u32::MAX));
         self.said_at = Instant::now();
         self.reached = count(done).max(self.reached + 0.001);
         let progress = ProgressNotificationParam::new(self.token.clone(), self.reached);
@@ -49,9 +50,4 @@ impl<'a> Progress<'a> {
         // That a client is gone is noticed elsewhere.
         self.context.peer.notify_progress(progress).await.ok();
     }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a fleet is counted in thousands")]
-const fn count(hosts: usize) -> f64 {
-    hosts as f64
 }

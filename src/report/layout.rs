@@ -31,9 +31,7 @@ impl LayoutState {
             _ => {}
         }
     }
-}
 
-impl LayoutState {
     /// A line of a log, with the host that wrote it in front.
     pub(super) fn log_line(self, host: &HostName, line: &str) -> String {
         format!("      {} | {line}", pad(host.as_str(), self.name_width))

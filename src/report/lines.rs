@@ -23,15 +23,8 @@ pub struct Lines<W> {
     style: Style,
     logs: LogView,
     memory: LayoutState,
-    /// By the places of the hosts in the summary.
-    told: Vec<Option<Told>>,
-}
-
-/// What was last told of a host.
-#[derive(Debug, Clone, Copy)]
-struct Told {
-    at: Timestamp,
-    state: HostState,
+    /// When something was last told of a host, and its state then, by the places of the hosts in the summary.
+    told: Vec<Option<(Timestamp, HostState)>>,
 }
 
 impl<W: Write> Lines<W> {
@@ -65,21 +58,21 @@ impl<W: Write> Lines<W> {
         self.told.resize(summary.hosts.len(), None);
         let Some(place) = summary.place(host) else { return true };
         let (Some(host), Some(told)) = (summary.hosts.get(place), self.told.get_mut(place)) else { return true };
-        if told.is_some_and(|told| told.state == host.state) {
-            return false;
+        let is_news = told.is_none_or(|(_, state)| state != host.state);
+        if is_news {
+            *told = Some((event.at, host.state));
         }
-        *told = Some(Told { at: event.at, state: host.state });
-        true
+        is_news
     }
 
     /// Whether nothing was told for a while of the host at this place; from now on it was.
     fn is_due(&mut self, place: usize, now: Timestamp) -> bool {
         match self.told.get_mut(place) {
-            Some(Some(told)) if DisplayDuration::between(told.at, now) >= DisplayDuration(REMINDER) => {
-                told.at = now;
+            Some(Some((at, _))) if DisplayDuration::between(*at, now) >= DisplayDuration(REMINDER) => {
+                *at = now;
                 true
             }
-            Some(Some(_) | None) | None => false,
+            _ => false,
         }
     }
 }

@@ -85,8 +85,8 @@ fn notes(rollout: &Rollout, changes: &Changes, told: &BTreeSet<&HostName>) -> Ve
         (!hosts.is_empty()).then(|| format!("{} {verb}", count(hosts.len(), "host")))
     };
     let with_names = |text: Option<String>, hosts| text.map(|text| format!("{text}   {}", names(hosts)));
-    let fetch = (*to_fetch > 0)
-        .then(|| format!("{} to fetch, at most {} a host", ByteSize(*to_fetch), ByteSize(*to_fetch_most)));
+    let fetch =
+        (*to_fetch > 0).then(|| format!("{} to fetch, at most {} a host", size(*to_fetch), size(*to_fetch_most)));
     let unchanged = those(unchanged, ["does not change", "do not change"]).map(|text| text + skipped);
     let last: Vec<String> = unchanged.into_iter().chain(fetch).collect();
     [
@@ -112,15 +112,7 @@ fn names(hosts: &BTreeSet<HostName>) -> String {
 }
 
 /// Bytes as people say them, rounded up.
-struct ByteSize(u64);
-
-impl std::fmt::Display for ByteSize {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        const MIB: u64 = 1024 * 1024;
-        if self.0 < MIB {
-            write!(f, "{} KiB", self.0.div_ceil(1024))
-        } else {
-            write!(f, "{} MiB", self.0.div_ceil(MIB))
-        }
-    }
+fn size(bytes: u64) -> String {
+    const MIB: u64 = 1024 * 1024;
+    if bytes < MIB { format!("{} KiB", bytes.div_ceil(1024)) } else { format!("{} MiB", bytes.div_ceil(MIB)) }
 }

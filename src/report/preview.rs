@@ -265,11 +265,8 @@ fn absent(rollout: &Rollout) -> impl Iterator<Item = String> {
 fn current(rollout: &Rollout) -> Option<String> {
     let commit = rollout.revision.commit()?;
     let hosts = marked_as(rollout, rollout.plan.hosts(), HostStatus::Current);
-    match hosts.len() {
-        0 => None,
-        1 => Some(format!("{} already runs {}.", wording::names(&hosts), commit.short())),
-        _ => Some(format!("{} already run {}.", wording::names(&hosts), commit.short())),
-    }
+    let runs = if hosts.len() == 1 { "runs" } else { "run" };
+    (!hosts.is_empty()).then(|| format!("{} already {runs} {}.", wording::names(&hosts), commit.short()))
 }
 
 fn unasked(rollout: &Rollout) -> Option<String> {

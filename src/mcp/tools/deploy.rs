@@ -75,13 +75,13 @@ async fn deploy(
     asked: DeployArguments,
     call: ToolCall<'_>,
 ) -> Result<CallToolResponse, ToolError> {
-    let target = match (&asked.hostname, asked.all, &asked.role) {
-        (Some(host), false, None) => Target::Host(asked.tier, host.clone()),
-        (None, true, None) => Target::All(asked.tier),
-        (None, false, Some(role)) => Target::Role(asked.tier, role.clone()),
-        other => return Err(one_target(context, credential, asked.tier, other == (&None, false, &None)).await),
+    let tier = asked.tier;
+    let (phrase, target) = match (&asked.hostname, asked.all, &asked.role) {
+        (Some(host), false, None) => (format!("{tier}.{host}"), Target::Host(tier, host.clone())),
+        (None, true, None) => (format!("{tier}.all"), Target::All(tier)),
+        (None, false, Some(role)) => (format!("{tier}.role.{role}"), Target::Role(tier, role.clone())),
+        other => return Err(one_target(context, credential, tier, other == (&None, false, &None)).await),
     };
-    let phrase = short_form(&target);
     let settings = Settings { action: asked.action, ..Settings::default() };
     let selector = Spanned::nowhere(Selector { text: phrase.clone(), target });
     let waves = vec![Wave::unwritten(phrase.clone(), vec![selector], settings)];
@@ -129,15 +129,6 @@ async fn one_target(context: &ToolContext, credential: Credential, tier: Tier, i
     let roles = if roles.is_empty() { String::new() } else { format!("; their roles: {roles}") };
     ToolError::new("invalid_target", what)
         .next(format!("give exactly one of hostname, all: true and role; {tier} hosts that answer: {hosts}{roles}"))
-}
-
-fn short_form(target: &Target) -> String {
-    match target {
-        Target::Host(tier, host) => format!("{tier}.{host}"),
-        Target::Role(tier, role) => format!("{tier}.role.{role}"),
-        Target::All(tier) => format!("{tier}.all"),
-        Target::Custom(subject) => subject.to_string(),
-    }
 }
 
 fn master() -> Revision {

@@ -365,3 +365,46 @@ async fn another_operator_who_begins_while_a_person_is_asked_is_noticed() {
 
 /// A plan for one host of prod.
 const ONE: &str = "revision = 'main'\n[[wave]]\ntargets = 'prod.ns2'\n";
+
+/// As [`PLAN`], with a check after each wave, the second of which has to be confirmed.
+const CHECKED: &str = r#"
+revision = "main"
+[[wave]]
+targets = "test.all"
+check = ["true", "the first"]
+[[wave]]
+targets = "prod.all"
+confirm = true
+check = ["true", "the second"]
+"#;
+
+#[tokio::test]
+async fn a_person_who_resumes_sees_the_checks_of_the_waves_that_are_left() {
+    let lab = stage::lab(&["prod.ns1", "test.test1"]).await;
+    stage::write_plan(&lab, CHECKED);
+    for era in ERAS {
+        let person = Person::who_types("plan");
+        let assistant = meet(&lab, &person, era).await;
+        let preview = assistant.ask("preview_plan", json!({ "plan": "plan" })).await;
+        let apply = json!({ "plan": "plan", "plan_hash": preview["plan_hash"] });
+        assert_eq!(assistant.ask("apply_plan", apply).await["state"], "paused");
+        let answer = assistant.ask("resume_rollout", json!({})).await;
+        assert_eq!(answer["state"], "succeeded", "{answer:#}");
+        let questions = person.seen();
+        assert_eq!(questions.len(), 2, "{questions:?}");
+        insta::allow_duplicates! {
+            insta::assert_snapshot!(questions[1].replace(answer["commit"].as_str().unwrap(), "COMMIT"), @"
+            An assistant wants to deploy to prod.
+
+            target:  plan
+            commit:  COMMIT (main)
+            hosts:   ns1 (1)
+            step:    prod-all: switch ns1, then runs true the second here
+            step:    this confirms wave prod-all
+
+            Type plan to approve. The author of this commit controls these hosts.
+            ");
+        }
+        lab.flake.commit("what the next client deploys").unwrap();
+    }
+}
