@@ -60,7 +60,7 @@ impl ReplySubject {
 
     /// The subject on which this host, and no other, answers a roll call.
     pub fn of_host(tier: Tier, host: &HostName, roll_call: &str) -> Self {
-        Self(Subject::joined(&[RESPONSES, tier.as_str(), ".", host.as_str(), ".", roll_call]))
+        Self(Subject::made(format!("{RESPONSES}{tier}.{host}.{roll_call}")))
     }
 
     /// The pattern that receives the answers of a tier's hosts to a roll call.
