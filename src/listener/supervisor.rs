@@ -42,7 +42,7 @@ pub async fn supervise(dir: RunDir, starter: &Notifier) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
 
-    let keeper = ProcessRunner {
+    let runner = ProcessRunner {
         // Heard from before any program runs: a signal to this process is meant for what it has started, too.
         bounds: StopSignal::of(Duration::from_millis(spec.timeout_ms))?,
         tree: ProcessTree::new()?,
@@ -52,7 +52,7 @@ pub async fn supervise(dir: RunDir, starter: &Notifier) -> io::Result<()> {
     };
     let host = Host::new(spec.root.clone());
     // On the heap, since every future above would hold all of it otherwise.
-    let result = Box::pin(Deployment { dir: dir.clone(), spec, host, keeper }.carry_out()).await?;
+    let result = Box::pin(Deployment { dir: dir.clone(), spec, host, runner }.carry_out()).await?;
     dir.keep(files::RESULT, &result)
 }
 

@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use super::page::Part;
+use super::page::OutputPart;
 use super::{RunResult, Spec, UnitEnd};
 use crate::listener::snapshot::SystemSnapshot;
 use crate::protocol::{Commit, Phase, Response};
@@ -32,7 +32,7 @@ pub(in crate::listener) const PHASE: Record<Phase> = Record("phase", PhantomData
 /// The commit that is deployed, once it is known.
 pub(in crate::listener) const COMMIT: Record<Commit> = Record("commit", PhantomData);
 /// Where the current part of the output begins, or the one that is about to become it.
-pub(in crate::listener) const PART: Record<Part> = Record("part", PhantomData);
+pub(in crate::listener) const PART: Record<OutputPart> = Record("part", PhantomData);
 
 /// How many runs in a row can be kept on a full disk.
 const SPARES: usize = 3;
