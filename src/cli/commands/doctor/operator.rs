@@ -1,39 +1,35 @@
 //! An operator's end: the key and what the server lets it do, the hosts, the plans, the records.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
-use super::Findings;
-use crate::bus::{self, Bus, Operation, Settings, Tried};
+use super::Doctor;
+use super::findings::Findings;
+use crate::bus::{self, Bus, Operation, Tried};
 use crate::cli::alias;
 use crate::cli::commands::hosts::twins;
 use crate::clock;
 use crate::listener;
 use crate::nats_config::{Deviation, FleetList, Permission, Principal, sample};
-use crate::operator::journal::Journals;
 use crate::operator::plan_file::PlanFile;
 use crate::operator::{Awaited, Discovered, Discovery, Purpose, RollCall};
 use crate::private_dir::PrivateDir;
-use crate::protocol::{Feature, FlakeUrl, HostAnswer, SubjectError, Target, Tier};
+use crate::protocol::{Feature, HostAnswer, SubjectError, Target, Tier};
 use crate::text::safe;
 
 /// How far apart clocks may be, beside the time that an answer may take.
 const CLOCKS_APART: SignedDuration = SignedDuration::from_secs(10);
 
-pub(in crate::cli) struct Operator<'a> {
-    pub(in crate::cli) settings: Settings,
-    pub(in crate::cli) discovery: Discovery,
-    pub(in crate::cli) fleet: Option<&'a FleetList>,
-    pub(in crate::cli) flake: Option<FlakeUrl>,
-    pub(in crate::cli) plans: Vec<PathBuf>,
-    pub(in crate::cli) journals: Journals,
+pub(super) struct OperatorCheckup<'a> {
+    pub(super) args: &'a Doctor,
+    pub(super) discovery: Discovery,
+    pub(super) fleet: Option<&'a FleetList>,
 }
 
-impl Operator<'_> {
-    pub(in crate::cli) async fn examine(self) -> Result<Findings, SubjectError> {
+impl OperatorCheckup<'_> {
+    pub(super) async fn examine(self) -> Result<Findings, SubjectError> {
         let mut findings = Findings::default();
         let called = self.server(&mut findings).await?;
         if let Some((called, asked_at)) = &called {
@@ -42,16 +38,15 @@ impl Operator<'_> {
         let hosts = called.map(|(called, _)| called.hosts).unwrap_or_default();
         self.plans(&hosts, &mut findings);
         self.records(&mut findings);
-        if let Some(flake) = &self.flake {
+        if let Some(flake) = &self.args.flake {
             match listener::ask(flake.clone(), Duration::ZERO).await {
                 // Nix would fetch the whole flake for an answer.
                 None if flake.git_remote().is_none() => findings.ok("flake", "it is not for git to ask"),
                 None => findings.ok("flake", "it can be asked"),
-                Some(why) => findings.problem(
-                    "flake",
-                    why,
-                    "check --flake, git on this machine, and its access to the repository",
-                ),
+                Some(why) => {
+                    let next = "check --flake, git on this machine, and its access to the repository";
+                    findings.problem("flake", why, next);
+                }
             }
         }
         Ok(findings)
@@ -59,19 +54,15 @@ impl Operator<'_> {
 
     /// Connects, tries what the key may do, and calls the roll at the time that is told; `None` where that makes no sense.
     async fn server(&self, findings: &mut Findings) -> Result<Option<(Discovered, Timestamp)>, SubjectError> {
-        let mut bus = match Bus::connect(&self.settings).await {
-            Ok(bus) => bus,
-            Err(error) => {
-                findings.error("server", &error);
-                return Ok(None);
-            }
-        };
-        let servers: Vec<String> = self.settings.servers.iter().map(ToString::to_string).collect();
+        let settings = self.args.operator.settings();
+        let connected = Bus::connect(&settings).await.map_err(|error| findings.error("server", &error));
+        let Ok(mut bus) = connected else { return Ok(None) };
+        let servers: Vec<String> = settings.servers.iter().map(ToString::to_string).collect();
         findings.ok("server", format!("{} accepts the key", servers.join(", ")));
         for warning in &bus.warnings {
             findings.problem("key", warning, "the seed is for you alone");
         }
-        let key = bus::public_key(&self.settings.nkey_file).map(|(key, _)| key).unwrap_or_default();
+        let key = bus::public_key(&settings.nkey_file).map(|(key, _)| key).unwrap_or_default();
         let known = self.fleet.and_then(|fleet| fleet.holder(&key));
         if let Some(Principal::Listener(_)) = known {
             let what = format!("this is the key of the {}", known.map(|holder| holder.to_string()).unwrap_or_default());
@@ -100,13 +91,7 @@ impl Operator<'_> {
     ) -> Result<bool, SubjectError> {
         let (all, beyond) = (Principal::Admin.needs()?, Principal::TestDeployer.must_not()?);
         let token = Uuid::new_v4().to_string();
-        let tried = match try_out(bus, all.iter().chain(&beyond), &token).await {
-            Ok(tried) => tried,
-            Err(why) => {
-                findings.problem("server", why, "try again when the server is well");
-                return Ok(false);
-            }
-        };
+        let Some(tried) = try_out(bus, all.iter().chain(&beyond), &token, findings).await else { return Ok(false) };
         let may = |operation, subject: String| !is_refused(&tried, &(operation, subject), &token);
         let reaches = |tier: Tier| may(Operation::Publish, format!("deploy.{tier}.>"));
         let hears = |tier: Tier| may(Operation::Subscribe, format!("deploy.responses.{tier}.>"));
@@ -127,11 +112,8 @@ impl Operator<'_> {
         findings.deviations("key", &format!("this key ({holder})"), &deviations);
         for tier in Tier::ALL.into_iter().filter(|tier| !reaches(*tier)) {
             let what = format!("cannot reach {tier} with this key ({holder})");
-            findings.note(
-                tier,
-                what,
-                "an admin's key reaches every tier; `homelab-deploy nats-config --admin` prints its permissions",
-            );
+            let next = "an admin's key reaches every tier; `homelab-deploy nats-config --admin` prints its permissions";
+            findings.note(tier, what, next);
         }
         Ok(hears(Tier::Test) || hears(Tier::Prod))
     }
@@ -195,7 +177,7 @@ impl Operator<'_> {
 
     /// Whether the plans can be read, and name hosts that there are.
     fn plans(&self, hosts: &[HostAnswer], findings: &mut Findings) {
-        for path in &self.plans {
+        for path in &self.args.plans.files() {
             let plan = match PlanFile::read(path, &alias::lookup) {
                 Ok(file) => file.plan,
                 Err(error) => {
@@ -235,12 +217,13 @@ impl Operator<'_> {
 
     /// Whether what is remembered is this user's alone, and whether a rollout was left behind.
     fn records(&self, findings: &mut Findings) {
-        match PrivateDir::open(self.journals.state_dir()) {
+        let journals = self.args.state.journals();
+        match PrivateDir::open(journals.state_dir()) {
             Err(error) if error.is_missing() => return,
             Err(error) => return findings.error("records", &error),
-            Ok(_) => findings.ok("records", format!("{} is yours alone", self.journals.state_dir().display())),
+            Ok(_) => findings.ok("records", format!("{} is yours alone", journals.state_dir().display())),
         }
-        let Ok((all, errors)) = self.journals.all() else { return };
+        let Ok((all, errors)) = journals.all() else { return };
         for error in &errors {
             findings.error("records", error);
         }
@@ -253,15 +236,17 @@ impl Operator<'_> {
     }
 }
 
-/// Tries these permissions, each with a subject that nobody uses.
+/// Tries these permissions, each with a subject that nobody uses; `None` where the server does not say what it allows.
 pub(super) async fn try_out<'a>(
     bus: &mut Bus,
     permissions: impl Iterator<Item = &'a Permission>,
     token: &str,
-) -> Result<Tried, String> {
+    findings: &mut Findings,
+) -> Option<Tried> {
     let samples: Vec<Permission> =
         permissions.map(|(operation, subject)| (*operation, sample(subject, token))).collect();
-    bus.try_out(&samples).await
+    let tried = bus.try_out(&samples).await;
+    tried.map_err(|why| findings.problem("server", why, "try again when the server is well")).ok()
 }
 
 fn is_refused(tried: &Tried, (operation, subject): &Permission, token: &str) -> bool {

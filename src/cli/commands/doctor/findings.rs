@@ -1,9 +1,5 @@
 //! What `doctor` finds: each thing that was looked at, what is wrong with it, and what to do.
 
-pub(super) mod host;
-pub(super) mod operator;
-pub(super) mod server_file;
-
 use std::fmt::{Display, Write};
 
 use miette::Diagnostic;

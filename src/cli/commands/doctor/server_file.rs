@@ -3,14 +3,14 @@
 use std::fs;
 use std::path::Path;
 
-use super::Findings;
+use super::findings::Findings;
 use crate::nats_config::{Deviation, FleetList, Principal, ServerFile, ServerUser, Strictness};
 use crate::text::safe;
 
 const RELOAD: &str = "print the permissions anew with `homelab-deploy nats-config`, and reload the server";
 
 /// Looks at the users in a file. With the list of a fleet it is known whose key is whose; else the permissions tell.
-pub(in crate::cli) fn examine(file: &Path, fleet: Option<&FleetList>) -> Findings {
+pub(super) fn examine(file: &Path, fleet: Option<&FleetList>) -> Findings {
     let mut findings = Findings::default();
     let users = match read(file) {
         Ok(server) => server.users,
