@@ -13,6 +13,7 @@ mod changes;
 mod deployment;
 mod log;
 mod process;
+mod process_tree;
 mod rollback;
 
 use std::fs::File;
@@ -23,7 +24,8 @@ use rustix::io::{FdFlags, fcntl_setfd};
 
 use self::deployment::Deployment;
 use self::log::Log;
-use self::process::{ProcessRunner, ProcessTree, StopSignal};
+use self::process::{ProcessRunner, StopSignal};
+use self::process_tree::ProcessTree;
 use super::host::Host;
 pub use super::run::RunDir;
 use super::run::{UnitEnd, files};

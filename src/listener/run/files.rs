@@ -9,7 +9,8 @@ use std::marker::PhantomData;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use super::page::OutputPart;
+use serde::{Deserialize, Serialize};
+
 use super::{RunResult, Spec, UnitEnd};
 use crate::listener::snapshot::SystemSnapshot;
 use crate::protocol::{Commit, Phase, Response};
@@ -45,6 +46,14 @@ const KIB: usize = 1024;
 /// The room for each file, in bytes. The last lines of the log take the most.
 const ROOM: [(&str, usize); 5] =
     [(REQUEST.0, 8 * KIB), (BEFORE.0, 8 * KIB), (RESULT.0, 40 * KIB), (UNIT.0, KIB), (FINAL.0, 40 * KIB)];
+
+/// Where a part of the output begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutputPart {
+    pub inode: u64,
+    /// How much of the output comes before it, in bytes.
+    pub start: u64,
+}
 
 /// Makes a directory that only its owner can look into: output may tell secrets. One that exists is fine.
 pub(super) fn private_directory(path: &Path) -> io::Result<()> {

@@ -5,17 +5,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
-
 use super::{RunDir, files};
-
-/// Where a part of the output begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OutputPart {
-    pub inode: u64,
-    /// How much of the output comes before it, in bytes.
-    pub start: u64,
-}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutputPage {
@@ -84,6 +74,7 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::listener::run::OutputPart;
 
     fn page(dir: &RunDir, offset: u64, most: usize) -> (u64, String, bool) {
         let page = OutputPage::read(dir, offset, most).unwrap().unwrap();
