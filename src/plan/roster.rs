@@ -43,24 +43,20 @@ pub fn groups_of(host: &HostReport) -> impl Iterator<Item = Subject> {
     groups.chain(host.deploy_subjects.iter().filter(is_its_own).cloned().collect::<Vec<_>>())
 }
 
-fn sender_of(report: &HostReport) -> Sender {
-    Sender { tier: report.tier, host: report.hostname.clone() }
-}
-
 impl Roster {
     /// Sorts the answers of a roll call. The same answer may come more than once; of several of one host the first counts.
     pub fn new(mut answers: Vec<HostAnswer>) -> Self {
         answers.sort_by_cached_key(|answer| (answer.report.hostname.clone(), answer.report.tier));
         let mut roster = Self::default();
-        let is_same = |one: &HostAnswer, other: &HostAnswer| sender_of(&one.report) == sender_of(&other.report);
+        let is_same = |one: &HostAnswer, other: &HostAnswer| one.report.sender() == other.report.sender();
         for (place, same_host) in answers.chunk_by(is_same).enumerate() {
             let [HostAnswer { report: first, .. }, others @ ..] = same_host else { continue };
             for subject in groups_of(first) {
                 roster.add_member(subject, place);
             }
-            roster.places.insert(sender_of(first), place);
+            roster.places.insert(first.sender(), place);
             if others.iter().any(|other| other.report.is_of_another_machine(first)) {
-                roster.ambiguous.insert(sender_of(first));
+                roster.ambiguous.insert(first.sender());
             }
         }
         answers.dedup_by(|next, one| is_same(next, one));
@@ -78,7 +74,7 @@ impl Roster {
 
     /// What a host of this tier said of itself, when it answered.
     pub fn host(&self, tier: Tier, name: &HostName) -> Option<&HostReport> {
-        self.answer(tier, name).map(|answer| &answer.report)
+        self.answer(tier, name).map(|answer| &*answer.report)
     }
 
     /// The same, with whether it is proved that this host said it.
@@ -93,7 +89,7 @@ impl Roster {
     }
 
     pub fn hosts(&self) -> impl Iterator<Item = &HostReport> {
-        self.hosts.iter().map(|answer| &answer.report)
+        self.hosts.iter().map(|answer| &*answer.report)
     }
 
     pub fn roles(&self, tier: Tier) -> BTreeSet<&Role> {
@@ -105,7 +101,7 @@ impl Roster {
     pub fn members<'a>(&'a self, subject: &Subject) -> impl Iterator<Item = &'a HostReport> + use<'a> {
         let members = self.groups.get(subject).into_iter();
         let places = members.flat_map(|members| std::iter::once(&members.first).chain(&members.others));
-        places.filter_map(|place| self.hosts.get(*place)).map(|answer| &answer.report)
+        places.filter_map(|place| self.hosts.get(*place)).map(|answer| &*answer.report)
     }
 
     pub fn is_ambiguous(&self, tier: Tier, name: &HostName) -> bool {

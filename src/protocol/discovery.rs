@@ -12,7 +12,7 @@ use super::flake::FlakeUrl;
 use super::ids::RolloutId;
 use super::json::{empty_is_none, from_json, is_false, to_json};
 use super::names::{HostName, Role, Tier};
-use super::reply_subject::ReplySubject;
+use super::reply_subject::{ReplySubject, Sender};
 use super::response::{BusyWith, ErrorCode, Status};
 use super::revision::Commit;
 use super::subject::Subject;
@@ -49,7 +49,7 @@ pub enum DiscoveryAnswer {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct HostAnswer {
     #[serde(flatten)]
-    pub report: HostReport,
+    pub report: Box<HostReport>,
     /// Whether the answer came on a subject on which no other key may publish. Listeners of the old form answer on one that
     /// any of them may use.
     pub proved: bool,
@@ -182,6 +182,11 @@ impl HostReport {
     /// Whether sending a request of the same id again is a question, and not a second order.
     pub fn supports_ids(&self) -> bool {
         self.has(&Feature::Id)
+    }
+
+    /// Whose report it is, as it says itself.
+    pub fn sender(&self) -> Sender {
+        Sender { tier: self.tier, host: self.hostname.clone() }
     }
 
     /// Whether another machine says this, which goes by the same name.

@@ -22,8 +22,8 @@ use crate::cli::runtime::block_on;
 use crate::cli::state::StateArgs;
 use crate::cli::{alias, confirm, one_host, out};
 use crate::operator::{Kind, Part, PrepareOptions, Prepared};
-use crate::plan::{Plan, ResolvedPlan, Roster, Selector, Settings, Spanned, groups_of};
-use crate::protocol::{Action, HostAnswer, Revision, Subject, Target, Tier};
+use crate::plan::{Plan, ResolvedPlan, Selector, Settings, Spanned, groups_of};
+use crate::protocol::{Action, HostAnswer, HostReport, Revision, Sender, Subject, Target, Tier};
 use crate::report;
 use crate::rollout::summary::HostState;
 use crate::rollout::{HostOutcome, Outcome, Summary};
@@ -113,17 +113,20 @@ impl Deploy {
             return Ok(Exit::Declined);
         }
         let Prepared { rollout, roster, .. } = prepared;
+        // What a large fleet has said of itself takes more memory than its rollout.
+        let answered: Vec<Sender> = roster.hosts().map(HostReport::sender).collect();
+        drop(roster);
         let carrier = Carrier { operator: &self.operator, state: &self.state, display: &self.display };
         let ended = carrier.begin(bus, rollout).await?;
         if is_deserted(ended.state()) {
-            return Err(nobody_there(&roster, subject));
+            return Err(nobody_there(&answered, subject));
         }
         let exit = carrier.conclude(ended.state());
         if self.display.audience() == Audience::Person {
             carrier.tell_what_would_be_done(ended.state()).await;
         }
         // The command is at its end: taking a large fleet apart host by host would only hold that up.
-        std::mem::forget((ended, roster));
+        std::mem::forget((ended, answered));
         Ok(exit)
     }
 
@@ -150,7 +153,8 @@ impl Deploy {
         let called = wanted.call_roll(bus, &discovery).await.map_err(|error| unprepared(error.into()))?;
         let is_member = |answer: &HostAnswer| groups_of(&answer.report).any(|group| group == subject);
         if is_group && !called.roll.hosts.iter().any(is_member) {
-            return Err(nobody_there(&Roster::new(called.roll.hosts), subject));
+            let answered: Vec<Sender> = called.roll.hosts.iter().map(|answer| answer.report.sender()).collect();
+            return Err(nobody_there(&answered, subject));
         }
         wanted.settle(called).await.map_err(unprepared)
     }
@@ -196,16 +200,15 @@ fn is_deserted(summary: &Summary) -> bool {
     summary.outcome == Some(Outcome::Failed) && summary.hosts.iter().all(|host| host.state == is_unreachable)
 }
 
-fn nobody_there(roster: &Roster, subject: Subject) -> CommandError {
-    let subjects: BTreeSet<Subject> =
-        roster.hosts().map(|host| Target::Host(host.tier, host.hostname.clone()).subject()).collect();
+fn nobody_there(answered: &[Sender], subject: Subject) -> CommandError {
+    let subjects: BTreeSet<Subject> = answered.iter().map(Sender::subject).collect();
     let help = if subjects.is_empty() {
         "no listener answers at all: check that they run, and that they use the same NATS server".to_owned()
     } else {
         let subjects: Vec<&str> = subjects.iter().map(Subject::as_str).collect();
         let near = nearest(
             subject.as_str().rsplit('.').next().unwrap_or_default(),
-            roster.hosts().map(|host| host.hostname.as_str()),
+            answered.iter().map(|sender| sender.host.as_str()),
         );
         let near = near.and_then(|near| subjects.iter().find(|subject| subject.rsplit('.').next() == Some(near)));
         let near = near.map(|near| format!("did you mean {near}? ")).unwrap_or_default();
