@@ -112,7 +112,8 @@ fn show(mut reporter: Box<dyn Reporter + Send>, mut state: Summary, from: &Recei
             Show::Tick(now) => reporter.tick(now, &state),
             Show::Flush => reporter.flush(),
             Show::Tell(tell) => reporter.flush().map(|()| tell.send(()).unwrap_or_default()),
-            Show::End => return,
+            // The command is at its end: taking a large fleet apart host by host would only hold that up.
+            Show::End => return std::mem::forget(state),
         };
         if let Err(error) = shown {
             return tracing::warn!("a display is given up: {error}");
