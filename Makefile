@@ -1,5 +1,5 @@
 # A fresh clone needs a Rust toolchain and nothing else: scripts/nats-server finds or fetches the server.
-.PHONY: demo demo-failure test chaos nix sparse mutants bench lint archive cargo
+.PHONY: demo demo-failure test box chaos nix sparse mutants bench lint archive cargo
 
 demo: cargo
 	cargo build --bins --example demo
@@ -11,7 +11,11 @@ demo-failure: cargo
 
 test: cargo
 	scripts/mcp-client >/dev/null || true
-	NATS_SERVER=$$(scripts/nats-server) && export NATS_SERVER && cargo test
+	scripts/run-tests --lib --bins --examples --test it
+
+# Tests on real hosts: systemd, Nix and git in a Debian of their own. They need root and apt; elsewhere they are skipped.
+box: cargo
+	scripts/run-tests --test box
 
 # Rounds of random faults for SECONDS, the first one of SEED; a failure prints its own SEED. `make test` has a few of them.
 SECONDS ?= 600

@@ -9,8 +9,6 @@
 mod backoff;
 mod error;
 mod event;
-mod lockout;
-mod reason;
 mod seed;
 mod tls;
 mod trial;
@@ -25,20 +23,18 @@ use async_nats::client::ReconnectError;
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, ServerAddr, Subscriber};
 use futures_util::future::select_ok;
 use futures_util::stream::{FuturesUnordered, SelectAll};
-use futures_util::{FutureExt, StreamExt};
+use futures_util::{FutureExt, StreamExt, TryFutureExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 use self::backoff::Backoff;
+pub use self::backoff::Lockout;
 pub use self::error::{BusError, ConnectAttempt};
 use self::event::Translator;
 pub use self::event::{BusEvent, Events, Operation, Violation};
-pub use self::lockout::Lockout;
-use self::reason::Reason;
 use self::seed::SeedFile;
-pub use self::seed::SeedReaders;
-pub use self::seed::public_key;
+pub use self::seed::{SeedReaders, public_key};
 use self::tls::Tls;
 pub use self::trial::Tried;
 
@@ -165,11 +161,6 @@ struct Dialer<'a> {
     temper: Temper,
 }
 
-enum Failure {
-    Refused,
-    Other(Reason),
-}
-
 impl<'a> Dialer<'a> {
     fn prepare(settings: &'a Settings, temper: Temper) -> Result<Self, BusError> {
         let (seed, warning) = SeedFile::read(&settings.nkey_file, settings.seed_readers)?;
@@ -184,12 +175,14 @@ impl<'a> Dialer<'a> {
         let mut under_way = FuturesUnordered::new();
         let mut failures = Vec::new();
         loop {
-            under_way.extend(untried.next().map(|(position, server)| self.try_server(position, server)));
+            under_way.extend(untried.next().map(|(position, server)| {
+                self.try_server(position, server).map_err(move |failure| (position, failure))
+            }));
             tokio::select! {
                 ended = under_way.next() => match ended {
                     Some(Ok(bus)) => return Ok(bus),
                     Some(Err(failure)) => failures.push(failure),
-                    None => return Err(self.in_vain(failures)),
+                    None => return Err(in_vain(failures)),
                 },
                 () = sleep(HEAD_START), if untried.len() > 0 => {}
             }
@@ -198,8 +191,8 @@ impl<'a> Dialer<'a> {
 
     /// Tries the addresses of a server's name one after another. Where the first one swallows packets and a person waits, a
     /// second attempt that gives each of them less time passes the first.
-    async fn try_server(&self, position: usize, server: &'a ServerUrl) -> Result<Bus, (usize, Failure)> {
-        let addresses = count_addresses(server).await.map_err(|why| (position, Failure::Other(Reason::new(why))))?;
+    async fn try_server(&self, position: usize, server: &'a ServerUrl) -> Result<Bus, BusError> {
+        let addresses = count_addresses(server).await.map_err(|why| ConnectAttempt::new(server, why))?;
         let thorough = self.try_addresses(position, server, share(addresses));
         if addresses < 2 || !self.temper.hurries {
             return thorough.await;
@@ -212,13 +205,7 @@ impl<'a> Dialer<'a> {
         Ok(bus)
     }
 
-    async fn try_addresses(
-        &self,
-        position: usize,
-        server: &ServerUrl,
-        share: Duration,
-    ) -> Result<Bus, (usize, Failure)> {
-        let failed = |failure| (position, failure);
+    async fn try_addresses(&self, position: usize, server: &ServerUrl, share: Duration) -> Result<Bus, BusError> {
         let (translator, events) = Translator::new();
         let backoff = Arc::new(Backoff::starting_at(position, self.temper.longest_pause));
         let servers: Vec<ServerAddr> = self.settings.servers.iter().map(|server| server.0.clone()).collect();
@@ -227,26 +214,16 @@ impl<'a> Dialer<'a> {
                 let renewal = Renewal { client: client.clone(), backoff };
                 Ok(Bus { client, events, renewal, warnings: self.warnings.clone(), late_answers: None })
             }
-            Err(error) => Err(failed(match error.kind() {
-                ConnectErrorKind::AuthorizationViolation => Failure::Refused,
-                ConnectErrorKind::TimedOut => Failure::Other(Reason::silence(share, takes_connections(server).await)),
-                _ => Failure::Other(Reason::of(&error, server, self.settings)),
-            })),
+            Err(error) => Err(match error.kind() {
+                ConnectErrorKind::AuthorizationViolation => {
+                    BusError::Refused { server: server.clone(), public_key: self.seed.key().public() }
+                }
+                ConnectErrorKind::TimedOut => {
+                    ConnectAttempt::silence(server, share, takes_connections(server).await).into()
+                }
+                _ => ConnectAttempt::of(&error, server, self.settings).into(),
+            }),
         }
-    }
-
-    /// Why no server took us in. That one knows the key no more says most.
-    fn in_vain(&self, mut failures: Vec<(usize, Failure)>) -> BusError {
-        failures.sort_by_key(|(position, _)| *position);
-        let mut attempts = Vec::new();
-        for (server, (_, failure)) in self.settings.servers.iter().zip(failures) {
-            let server = server.clone();
-            match failure {
-                Failure::Refused => return BusError::Refused { server, public_key: self.seed.key().public() },
-                Failure::Other(Reason { why, next }) => attempts.push(ConnectAttempt { server, why, next }),
-            }
-        }
-        BusError::Unreachable(attempts)
     }
 
     fn options(&self, backoff: &Arc<Backoff>, share: Duration, translator: Translator) -> ConnectOptions {
@@ -263,6 +240,19 @@ impl<'a> Dialer<'a> {
             });
         self.tls.apply(self.settings, options)
     }
+}
+
+/// Why no server took us in. That one knows the key no more says most.
+fn in_vain(mut failures: Vec<(usize, BusError)>) -> BusError {
+    failures.sort_by_key(|(position, _)| *position);
+    let mut attempts = Vec::new();
+    for (_, failure) in failures {
+        match failure {
+            BusError::Unreachable(attempt) => attempts.extend(attempt),
+            other => return other,
+        }
+    }
+    BusError::Unreachable(attempts)
 }
 
 /// How many addresses the name of a server has. An error is why that is not known.

@@ -1,44 +1,33 @@
 //! The command line: arguments to settings, settings to a command, its result to an exit code.
 
 mod alias;
+mod args;
 mod carrier;
-mod checkup;
 mod commands;
-mod completion;
 mod confirm;
 mod connection;
 mod context;
 mod display;
-mod dry_run;
-mod errors;
 mod exit;
-mod flake;
-mod guards;
 mod help;
-mod home;
-mod hook_args;
-mod interrupts;
 mod log;
-mod one_host;
-mod operator;
 mod out;
-mod plan_file;
 mod preparation;
-mod rollback_args;
-mod runtime;
-mod state;
-mod switch;
-mod systems;
-mod variables;
 
+use std::env;
 use std::ffi::OsString;
+use std::io;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::builder::{OsStr, Resettable};
+use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
+use miette::Diagnostic;
+use thiserror::Error;
+use tokio::runtime::Builder;
 
 use self::commands::{
     apply, build, completions, deploy, doctor, hosts, init, keygen, listener, logs, man, mcp, nats_config, plan,
-    report, rollback, rollouts, supervise,
+    rollback, rollouts, supervise,
 };
 use self::exit::{CommandError, CommandResult, Exit};
 
@@ -78,7 +67,7 @@ enum Command {
     Status(rollouts::Status),
     /// Write a rollout down as one document: an HTML page that needs nothing else, or Markdown, XML or JSON.
     #[command(after_help = help::REPORT)]
-    Report(report::Report),
+    Report(rollouts::Report),
     /// Stop a rollout: nothing new is sent, hosts in flight are awaited. What runs on the hosts goes on.
     #[command(after_help = help::ABORT)]
     Abort(rollouts::Abort),
@@ -130,15 +119,15 @@ enum Command {
 }
 
 pub fn run() -> ExitCode {
-    errors::choose_reports();
-    match completion::answer(Cli::command) {
+    exit::choose_reports();
+    match completions::answer(Cli::command) {
         Ok(false) => {}
         Ok(true) => return out::ended(Exit::Success).into(),
         Err(error) => error.exit(),
     }
-    let words: Vec<OsString> = std::env::args_os().collect();
+    let words: Vec<OsString> = env::args_os().collect();
     let name = words.get(1).map(|word| word.to_string_lossy()).unwrap_or_default();
-    let command = variables::without_empty(Cli::command(), &name);
+    let command = without_empty(Cli::command(), &name);
     let words = match context::settle(&command, words) {
         Ok(words) => words,
         Err(error) => return tell(&error),
@@ -192,6 +181,32 @@ impl Command {
             Self::Supervise(supervise) => supervise.run(),
         }
     }
+}
+
+#[derive(Debug, Error, Diagnostic)]
+#[error("the asynchronous runtime does not start: {0}")]
+struct RuntimeError(#[source] io::Error);
+
+/// Runs a command to its end on this one thread: all of them wait most of the time.
+fn block_on<T>(command: impl Future<Output = T>) -> Result<T, CommandError> {
+    let runtime = Builder::new_current_thread().enable_all().build().map_err(RuntimeError)?;
+    let result = runtime.block_on(command);
+    // A question at the terminal that nobody has answered must not hold up the end.
+    runtime.shutdown_background();
+    Ok(result)
+}
+
+/// The program without the empty variables of its command of this name: an empty one is an unset one, so that a script can
+/// pass on what it was not given.
+fn without_empty(mut program: clap::Command, name: &str) -> clap::Command {
+    let is_empty = |arg: &Arg| arg.get_env().and_then(env::var_os).is_some_and(|value| value.is_empty());
+    if let Some(command) = program.find_subcommand_mut(name) {
+        // Its arguments are put together only when they are needed.
+        command.build();
+        *command = std::mem::take(command)
+            .mut_args(|arg| if is_empty(&arg) { arg.env(Resettable::<OsStr>::Reset) } else { arg });
+    }
+    program
 }
 
 #[cfg(test)]

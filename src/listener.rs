@@ -10,41 +10,28 @@
 //!             ledger ◄───── phase, commit, result ◄───┘
 //! ```
 
-mod activation_lock;
 mod admission;
 mod allowance;
-mod answer;
-mod exporter;
-mod failing;
+mod config;
 mod history;
 mod host;
 mod inbox;
-mod instance;
 mod launch;
 mod metrics;
-mod missing_result;
 mod output;
 mod problems;
 mod publisher;
 mod rebuild;
-mod rebuild_flag;
-mod report;
-mod rights;
 mod run;
 mod serve;
 mod snapshot;
 mod state_dir;
-mod status_reporting;
 pub mod supervisor;
-mod surroundings;
-mod system_key;
-mod unit;
 mod verdict;
 mod watchdog;
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -55,59 +42,24 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use uuid::Uuid;
 
-use self::exporter::Exporter;
+pub use self::config::{Config, RebuildFlag, SystemKey, UserUnits, deploy_subjects};
 use self::history::RequestHistory;
 use self::host::Host;
 pub use self::inbox::SUBSCRIPTION_CAPACITY;
-use self::metrics::Metrics;
-pub use self::rebuild_flag::RebuildFlag;
-pub use self::run::{Limits, UnitEnd, UserUnits};
+use self::metrics::{Exporter, Metrics};
+pub use self::problems::{ask, missing};
+pub use self::run::UnitEnd;
 use self::serve::{Past, Service};
 use self::state_dir::StateDir;
 pub use self::state_dir::StateError;
-use self::status_reporting::StatusReporting;
-pub use self::surroundings::{ask, missing};
-pub use self::system_key::SystemKey;
 pub use self::watchdog::Watchdog;
 use crate::bus::{Bus, BusError, Settings};
-use crate::protocol::{FlakeAttr, FlakeUrl, HostName, Role, Subject, SubjectError, SubjectTemplate, Tier};
 
 /// Where the names that are made up here come from, so that they meet no others.
 const NAMESPACE: Uuid = Uuid::from_u128(0x7d3c_2c52_54a1_4c0e_9d5f_686f_6d65_6c61);
 
 /// How long systemd waits for a listener that finds no server, until it takes it for up.
 const UP_WITHIN: Duration = Duration::from_secs(5);
-
-#[derive(Debug, Clone)]
-pub struct Config {
-    pub hostname: HostName,
-    pub tier: Tier,
-    pub role: Option<Role>,
-    pub flake: FlakeUrl,
-    /// The name of the configuration in the flake; absent where it is that of the host.
-    pub flake_attr: Option<FlakeAttr>,
-    pub rebuild_flags: Vec<RebuildFlag>,
-    /// The keys one of which has signed each system that is taken from elsewhere; without any, none is taken.
-    pub system_keys: Vec<SystemKey>,
-    pub deploy_subjects: Vec<Subject>,
-    pub discover_subject: Subject,
-    pub limits: Limits,
-    /// What becomes of a run after which units of a user fail.
-    pub user_units: UserUnits,
-    /// How often a run that goes on is reported.
-    pub heartbeat: Duration,
-    /// The address to serve Prometheus metrics on; off when absent.
-    pub metrics_listen: Option<SocketAddr>,
-    /// Where runs and what is known of them are kept.
-    pub state_dir: PathBuf,
-    /// A directory in memory, which is emptied at each boot of the host and has room whatever fills the disks: for what must be
-    /// known for sure. Without one the state directory has it.
-    pub runtime_dir: Option<PathBuf>,
-    /// The program that supervises a run; it is called with `supervise` and the directory of the run.
-    pub supervisor: PathBuf,
-    /// Where the host's file system begins; `/` but for tests.
-    pub root: PathBuf,
-}
 
 #[derive(Debug, Error, Diagnostic)]
 pub enum ListenerError {
@@ -128,24 +80,6 @@ pub enum ListenerError {
     Metrics(SocketAddr, #[source] io::Error),
     #[error("cannot subscribe: {0}")]
     Subscribe(#[from] async_nats::SubscribeError),
-}
-
-/// The subjects that a host listens on, by these templates; each once.
-pub fn deploy_subjects(
-    templates: &[SubjectTemplate],
-    host: &HostName,
-    tier: Tier,
-    role: Option<&Role>,
-) -> Result<Vec<Subject>, SubjectError> {
-    let mut subjects: Vec<Subject> = Vec::new();
-    for template in templates {
-        if let Some(subject) = template.expand(host, tier, role)?
-            && !subjects.contains(&subject)
-        {
-            subjects.push(subject);
-        }
-    }
-    Ok(subjects)
 }
 
 /// Serves until told to stop. A run that goes on then is left to itself and its supervisor.
@@ -179,10 +113,7 @@ pub async fn listen(
     };
     let past = Past { memory, ledger, recalled };
     // On the heap, since every future above would hold all of the loop's otherwise.
-    Box::pin(
-        Service::new(config, bus.client, bus.renewal, past, StatusReporting { pulse, metrics }).serve(bus.events, stop),
-    )
-    .await
+    Box::pin(Service::new(config, (bus.client, bus.renewal), past, pulse, metrics).serve(bus.events, stop)).await
 }
 
 /// Connects, however long it takes.
@@ -195,7 +126,7 @@ async fn connect(settings: &Settings, pulse: &mut Watchdog) -> Result<Bus, BusEr
     loop {
         tokio::select! {
             bus = &mut connecting => return bus,
-            () = &mut moment, if !pulse.is_up() => {
+            () = &mut moment, if !pulse.is_up => {
                 pulse.status("no NATS server can be reached, trying again".to_owned());
                 pulse.up();
             }

@@ -19,7 +19,6 @@ pub mod resumption;
 pub mod revision;
 pub mod rollback;
 pub mod saved_plan;
-pub mod systems_file;
 #[cfg(test)]
 mod testing;
 

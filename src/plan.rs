@@ -2,29 +2,21 @@
 //!
 //! Pure: reading the file and the roll call happen elsewhere; here is what the text means. In reading order:
 //!
-//! - `key`: every key of a plan; `schema` tells editors of them;
-//! - `format`: TOML to a [`Plan`], with every mistake of the file at its place;
-//! - `hooks`: programs that are told how a rollout goes;
-//! - `rollback`: when hosts return to what they ran before;
+//! - `schema`: every key of a plan; `settings`: what most of them say;
+//! - `parse`: TOML to a [`Plan`], with every mistake of the file at its place; `value`: what each kind of key takes;
 //! - `target`: the words that select hosts;
 //! - `roster`: who answered the roll call;
 //! - `resolve`: a plan and a roster to a [`ResolvedPlan`];
-//! - `systems`: which host gets which of the systems that were built before, and `changes` what that changes;
-//! - `missed`: hosts that answered for an earlier rollout and do not now.
+//! - `systems`: which host gets which of the systems that were built before, and `changes` what that changes.
 
 mod changes;
 mod diagnostic;
-pub mod flake;
-mod format;
-mod hooks;
-mod key;
-mod keys;
-mod missed;
+mod parse;
 mod resolve;
 mod resolved;
-mod rollback;
 mod roster;
 mod schema;
+mod settings;
 mod systems;
 mod target;
 mod value;
@@ -41,15 +33,16 @@ use serde::Deserialize;
 
 pub use self::changes::{Changes, Closures, PackageChange, StorePath};
 pub use self::diagnostic::{PlanDiagnostic, PlanErrors};
-pub use self::hooks::{Hook, Hooks};
 pub use self::resolved::{Check, Groups, Limits, ResolvedHost, ResolvedPlan, ResolvedWave};
-pub use self::rollback::{BadConfirmTimeout, CONFIRM_TIMEOUT, Rollback, parse_confirm_timeout};
 pub use self::roster::{Roster, groups_of};
 pub use self::schema::schema;
+pub use self::settings::{
+    BadConfirmTimeout, CONFIRM_TIMEOUT, Hook, Hooks, Parallel, Rollback, Settings, parse_confirm_timeout,
+};
 pub use self::systems::{Systems, runs};
 pub use self::target::Selector;
 
-use crate::protocol::{Action, FlakeUrl, HostName, Revision, Sender, Target, Tier};
+use crate::protocol::{FlakeUrl, HostName, Revision, Sender, Target, Tier};
 
 /// What a plan file says, with `[defaults]` worked into its waves.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,46 +75,6 @@ pub struct Wave {
     pub settings: Settings,
 }
 
-/// What `[defaults]` and a wave can both say. The default is what holds where neither says anything.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
-    pub action: Action,
-    /// The most hosts in flight at once.
-    pub max_parallel: Parallel,
-    /// The wave fails once more hosts than this have failed.
-    pub max_failures: usize,
-    /// The wave fails when fewer hosts than this completed, and the plan is wrong when fewer are matched.
-    pub min_hosts: usize,
-    /// Whether a host that never answered is reported without being charged as a failure.
-    pub ignore_unreachable: bool,
-    /// From the request to the first status; shorter than `timeout`.
-    pub accept_timeout: Spanned<Duration>,
-    /// From the request to the final status.
-    pub timeout: Spanned<Duration>,
-    /// How long to wait after the wave succeeded.
-    pub bake_time: Duration,
-    /// A program and its arguments, to be run after the bake.
-    pub check: Option<Vec<String>>,
-    pub check_timeout: Duration,
-    pub confirm: bool,
-    /// How often a host that was unreachable or busy is asked again.
-    pub retries: u32,
-    pub retry_delay: Duration,
-    /// When its hosts return to what they ran before; `None` where the plan does not say.
-    pub rollback: Option<Spanned<Rollback>>,
-    /// How long a host that may return waits to be confirmed; `None` where the plan does not say.
-    pub confirm_timeout: Option<Duration>,
-}
-
-/// The most hosts in flight at once, as the plan says it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Parallel {
-    /// So many hosts; at least 1.
-    Hosts(usize),
-    /// A share of the wave's hosts, 1 to 100.
-    Percent(u8),
-}
-
 /// A value and where in the file it stands, as a range of bytes. Plans that say the same are equal wherever they say it.
 #[derive(Debug, Clone)]
 pub struct Spanned<T> {
@@ -149,6 +102,10 @@ impl Plan {
         Self::unwritten(name.clone(), vec![Wave::unwritten(name, vec![Spanned::nowhere(selector)], settings)])
     }
 
+    fn targets(&self) -> impl Iterator<Item = &Target> {
+        self.waves.iter().flat_map(|wave| &wave.targets).map(|selector| &selector.value.target)
+    }
+
     /// The tiers whose hosts have to be asked for before the plan can be resolved.
     pub fn tiers(&self) -> BTreeSet<Tier> {
         self.tiers_of(|_| true)
@@ -161,8 +118,7 @@ impl Plan {
 
     /// A subject of the user's own says nothing about tiers, so a plan that uses one has to ask all of them.
     fn tiers_of(&self, wanted: impl Fn(&Target) -> bool) -> BTreeSet<Tier> {
-        let targets = self.waves.iter().flat_map(|wave| &wave.targets).map(|selector| &selector.value.target);
-        let tiers = targets.filter(|target| wanted(target)).flat_map(|target| match target.tier() {
+        let tiers = self.targets().filter(|target| wanted(target)).flat_map(|target| match target.tier() {
             Some(tier) => vec![tier],
             None => Tier::ALL.to_vec(),
         });
@@ -171,13 +127,11 @@ impl Plan {
 
     /// The tiers that the plan's targets name: their hosts have to be reached.
     pub fn needed_tiers(&self) -> BTreeSet<Tier> {
-        let targets = self.waves.iter().flat_map(|wave| &wave.targets);
-        targets.filter_map(|selector| selector.value.target.tier()).collect()
+        self.targets().filter_map(Target::tier).collect()
     }
 
     pub fn named(&self) -> BTreeSet<Sender> {
-        let targets = self.waves.iter().flat_map(|wave| &wave.targets);
-        let hosts = targets.filter_map(|selector| match &selector.value.target {
+        let hosts = self.targets().filter_map(|target| match target {
             Target::Host(tier, host) => Some(Sender { tier: *tier, host: host.clone() }),
             Target::Role(..) | Target::All(_) | Target::Custom(_) => None,
         });
@@ -186,8 +140,7 @@ impl Plan {
 
     /// Whether the plan names this host itself, and not only a group that it may be in.
     pub fn names(&self, host: &HostName) -> bool {
-        let targets = self.waves.iter().flat_map(|wave| &wave.targets);
-        targets.into_iter().any(|selector| matches!(&selector.value.target, Target::Host(_, named) if named == host))
+        self.targets().any(|target| matches!(target, Target::Host(_, named) if named == host))
     }
 
     /// The same plan without one host, in whatever tier it is. A wave that is for this host alone is left out.
@@ -238,39 +191,6 @@ impl Plan {
                     .help("add a line such as revision = \"main\" to the top of the plan, or give --revision"),
             )
         })
-    }
-}
-
-impl Parallel {
-    /// How many hosts of a wave of `hosts` that is: never none, and never more than there are.
-    pub fn of(self, hosts: usize) -> usize {
-        let share = match self {
-            Self::Hosts(count) => count.min(hosts),
-            Self::Percent(percent) => hosts.saturating_mul(percent.into()) / 100,
-        };
-        share.max(1)
-    }
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            action: Action::Switch,
-            max_parallel: Parallel::Percent(100),
-            max_failures: 0,
-            min_hosts: 1,
-            ignore_unreachable: false,
-            accept_timeout: Spanned::nowhere(Duration::from_secs(15)),
-            timeout: Spanned::nowhere(Duration::from_mins(30)),
-            bake_time: Duration::ZERO,
-            check: None,
-            check_timeout: Duration::from_mins(1),
-            confirm: false,
-            retries: 0,
-            retry_delay: Duration::from_secs(30),
-            rollback: None,
-            confirm_timeout: None,
-        }
     }
 }
 

@@ -7,7 +7,6 @@
 pub mod discovery;
 pub mod flake;
 pub mod ids;
-mod json;
 pub mod log;
 pub mod names;
 pub mod reply_subject;

@@ -8,7 +8,6 @@ mod bars;
 mod describe;
 mod document;
 mod format;
-mod host_state;
 mod hosts;
 mod json;
 mod layout;
@@ -34,7 +33,7 @@ pub use lines::Lines;
 pub use packages::packages;
 pub use preview::{emphasize, preview, rollback_commits};
 pub use recap::recap;
-pub use rollouts::{Liveness, rollouts_json, rollouts_table};
+pub use rollouts::{Liveness, outcome, rollouts_json, rollouts_table};
 pub use wording::{cause, missed};
 
 use crate::protocol::HostName;

@@ -1,4 +1,4 @@
-//! Which server is tried next, and after what pause.
+//! Which server is tried next, after what pause, and when a service gives up.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -106,6 +106,28 @@ impl Backoff {
     }
 }
 
+/// For how long the key of a service may be refused. Then it ends: what starts it again hands it the key that is valid
+/// now, which systemd does only at the start.
+const REFUSED_FOR: Duration = Duration::from_mins(1);
+
+/// Since when the server refuses the key.
+#[derive(Debug, Default)]
+pub struct Lockout {
+    since: Option<tokio::time::Instant>,
+}
+
+impl Lockout {
+    /// The server refused the key; whether it has done so for too long.
+    pub fn refused(&mut self) -> bool {
+        self.since.get_or_insert_with(tokio::time::Instant::now).elapsed() >= REFUSED_FOR
+    }
+
+    /// The server took the key.
+    pub fn over(&mut self) {
+        self.since = None;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -155,5 +177,17 @@ mod tests {
         // One that fails is followed by a whole round without pauses.
         let rounds = [0; 3].map(|_| next(Last::Failed)).map(|next| (next.server, next.pause.as_millis()));
         assert_eq!(rounds, [(0, 0), (1, 0), (0, 100)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_is_given_up_after_a_minute_in_which_it_was_never_taken() {
+        let mut lockout = Lockout::default();
+        assert!(!lockout.refused());
+        tokio::time::advance(REFUSED_FOR / 2).await;
+        assert!(!lockout.refused());
+        tokio::time::advance(REFUSED_FOR / 2).await;
+        assert!(lockout.refused());
+        lockout.over();
+        assert!(!lockout.refused());
     }
 }

@@ -1,13 +1,22 @@
-//! Why there is no connection.
+//! Why there is no connection, and what to do about it.
 
+use std::error::Error as _;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
+use async_nats::rustls::pki_types::UnixTime;
+use async_nats::rustls::{AlertDescription, CertificateError, Error as TlsError, InvalidMessage};
+use async_nats::{ConnectError, ConnectErrorKind};
 use miette::Diagnostic;
 use thiserror::Error;
 
-use super::ServerUrl;
+use super::{ServerUrl, Settings};
+use crate::text::safe;
+
+const PORT: &str = "check the port: nats-server has 4222 for its clients unless its configuration says another. One with \
+                    `handshake_first` in its tls block is not supported";
 
 #[derive(Debug, Error, Diagnostic)]
 pub enum BusError {
@@ -65,6 +74,12 @@ impl fmt::Display for ConnectAttempt {
     }
 }
 
+impl From<ConnectAttempt> for BusError {
+    fn from(attempt: ConnectAttempt) -> Self {
+        Self::Unreachable(vec![attempt])
+    }
+}
+
 fn list(attempts: &[ConnectAttempt]) -> String {
     attempts.iter().map(ConnectAttempt::to_string).collect::<Vec<_>>().join(", ")
 }
@@ -76,4 +91,129 @@ fn next(attempts: &[ConnectAttempt]) -> String {
          private authority, --tls-ca"
             .to_owned()
     })
+}
+
+impl ConnectAttempt {
+    pub(super) fn new(server: &ServerUrl, why: impl AsRef<str>) -> Self {
+        Self { server: server.clone(), why: safe(why.as_ref()), next: None }
+    }
+
+    fn but(server: &ServerUrl, why: impl AsRef<str>, next: impl Into<String>) -> Self {
+        Self { next: Some(next.into()), ..Self::new(server, why) }
+    }
+
+    /// Nothing came. Something that takes the connection nevertheless is no server, or one that waits for the client.
+    pub(super) fn silence(server: &ServerUrl, within: Duration, takes_connections: bool) -> Self {
+        if takes_connections {
+            return Self::but(
+                server,
+                "something takes connections there, and does not speak as a NATS server does",
+                PORT,
+            );
+        }
+        Self::new(server, format!("no answer within {} ms", within.as_millis()))
+    }
+
+    /// What the client says went wrong. Some of the words are the server's.
+    pub(super) fn of(error: &ConnectError, server: &ServerUrl, settings: &Settings) -> Self {
+        let Some(source) = error.source().filter(|_| error.kind() == ConnectErrorKind::Io) else {
+            return Self::new(server, error.to_string());
+        };
+        if let Some(error) = tls_error(source) {
+            return Self::of_tls(error, server, settings);
+        }
+        let said = source.to_string();
+        if said.contains("invalid server operation") || said.starts_with("expected INFO") {
+            return Self::but(server, format!("what answers there is no NATS server: {said}"), PORT);
+        }
+        if said.to_lowercase().contains("authentication timeout") {
+            let why = "the server waited for the key in vain: this machine or the network stood still";
+            return Self::but(server, why, "try again");
+        }
+        Self::new(server, said)
+    }
+
+    fn of_tls(error: &TlsError, server: &ServerUrl, settings: &Settings) -> Self {
+        match error {
+            TlsError::InvalidMessage(InvalidMessage::InvalidContentType) => Self::but(
+                server,
+                "the server does not speak TLS",
+                format!(
+                    "write nats://{} without any file for TLS, or give the server a certificate: tls {{ cert_file, key_file }}",
+                    server.host_and_port()
+                ),
+            ),
+            TlsError::InvalidCertificate(error) => Self::of_certificate(error, server, settings),
+            TlsError::AlertReceived(AlertDescription::CertificateRequired | AlertDescription::BadCertificate)
+                if settings.client_cert.is_none() =>
+            {
+                Self::but(
+                    server,
+                    "the server wants a certificate of its clients",
+                    "give one with --tls-cert and --tls-key",
+                )
+            }
+            error => Self::new(server, error.to_string()),
+        }
+    }
+
+    fn of_certificate(error: &CertificateError, server: &ServerUrl, settings: &Settings) -> Self {
+        match error {
+            // An authority that was made anew under the same name signs otherwise.
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => Self::but(
+                server,
+                "its certificate is not signed by an authority that is trusted here",
+                match &settings.ca_file {
+                    Some(file) => {
+                        format!(
+                            "{} is another authority: --tls-ca names the one that signed the certificate",
+                            file.display()
+                        )
+                    }
+                    None => "give the certificate of that authority with --tls-ca FILE".to_owned(),
+                },
+            ),
+            CertificateError::NotValidForNameContext { expected, presented } => Self::but(
+                server,
+                format!("its certificate is not for {}, but for {}", expected.to_str(), names(presented)),
+                "use a name of the certificate in the address, or make a certificate for this one",
+            ),
+            CertificateError::ExpiredContext { time, not_after } => Self::but(
+                server,
+                format!("its certificate ran out {} ago by the clock of this machine", apart(*not_after, *time)),
+                "make a new one; if it should be valid, set the clock of this machine",
+            ),
+            CertificateError::NotValidYetContext { time, not_before } => Self::but(
+                server,
+                format!("its certificate is valid only in {} by the clock of this machine", apart(*time, *not_before)),
+                "set the clock of this machine, or that of the one that made the certificate",
+            ),
+            // The library for certificates keeps this one to itself.
+            error if format!("{error:?}").contains("CaUsedAsEndEntity") => Self::but(
+                server,
+                "its certificate is that of an authority (CA:TRUE), which no server may show as its own",
+                "make the server a certificate of its own, without CA:TRUE, signed by this authority; --tls-ca stays as it is",
+            ),
+            error => Self::new(server, format!("its certificate is not accepted: {error}")),
+        }
+    }
+}
+
+/// What went wrong with TLS.
+fn tls_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a TlsError> {
+    error.downcast_ref::<io::Error>().and_then(io::Error::get_ref).and_then(|error| error.downcast_ref())
+}
+
+/// The names in a certificate, which come as `DnsName("x")` and `IpAddress(x)`.
+fn names(presented: &[String]) -> String {
+    let bare = |name: &String| {
+        let name = name.split_once('(').map_or(name.as_str(), |(_, name)| name);
+        name.trim_matches(['"', ')']).to_owned()
+    };
+    let names: Vec<String> = presented.iter().map(bare).collect();
+    if names.is_empty() { "no name at all".to_owned() } else { names.join(", ") }
+}
+
+fn apart(earlier: UnixTime, later: UnixTime) -> impl fmt::Display {
+    humantime::format_duration(Duration::from_secs(later.as_secs().saturating_sub(earlier.as_secs())))
 }

@@ -1,9 +1,14 @@
-//! Aliases of deploy subjects, which the environment and the context define.
+//! What words on the command line mean: aliases of deploy subjects, which the environment and the context define, and hosts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
 
-use crate::protocol::alias_variable;
+use miette::Diagnostic;
+use thiserror::Error;
+
+use super::exit::{CommandError, Exit, OrUsage};
+use crate::plan::Selector;
+use crate::protocol::{HostName, Target, Tier, alias_variable};
 
 /// The aliases of the context, by the variables that go before them.
 static OF_CONTEXT: OnceLock<BTreeMap<String, String>> = OnceLock::new();
@@ -30,4 +35,27 @@ pub(super) fn names() -> Vec<String> {
 pub(super) fn lookup(variable: &str) -> Option<String> {
     let of_environment = std::env::var(variable).ok().filter(|subject| !subject.is_empty());
     of_environment.or_else(|| OF_CONTEXT.get()?.get(variable).cloned())
+}
+
+#[derive(Debug, Error, Diagnostic)]
+#[error("{0} is not one host")]
+#[diagnostic(help("name one host, such as prod.ns1: `homelab-deploy hosts` lists them"))]
+struct NotOneHost(String);
+
+/// Which host is meant. A name alone may be that of any tier.
+pub(super) fn one_host(word: &str) -> Result<(Option<Tier>, HostName), CommandError> {
+    if let Ok(name) = word.parse()
+        && lookup(&alias_variable(word)).is_none()
+    {
+        return Ok((None, name));
+    }
+    only_host(Selector::parse(word, &lookup).or_usage()?)
+}
+
+/// The host that a target means alone.
+pub(super) fn only_host(selector: Selector) -> Result<(Option<Tier>, HostName), CommandError> {
+    match selector.target {
+        Target::Host(tier, host) => Ok((Some(tier), host)),
+        Target::Role(..) | Target::All(_) | Target::Custom(_) => Err(Exit::Usage.with(NotOneHost(selector.text))),
+    }
 }

@@ -1,23 +1,29 @@
 //! Carrying out a rollout that is settled, on record and in front of the operator's eyes: `deploy` and `apply` are the same
 //! from here on.
 
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use miette::Diagnostic;
 use thiserror::Error;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval};
 
-use super::display::Display;
+use super::args::StateArgs;
+use super::connection::OperatorArgs;
+use super::display::{Audience, Display, DisplayArgs};
 use super::exit::{CommandError, Exit};
-use super::operator::{Audience, DisplayArgs, OperatorArgs};
-use super::state::StateArgs;
-use super::{confirm, interrupts, out};
+use super::{confirm, out};
 use crate::bus::Bus;
 use crate::clock;
 use crate::operator::journal::Journal;
 use crate::operator::{Drive, DriveError, Fleet, FleetTask};
 use crate::report::{self, Document, Liveness};
-use crate::rollout::{Machine, Outcome, PREPARED, Rollout, Summary};
+use crate::rollout::{Interrupt, Machine, Outcome, PREPARED, Rollout, Summary};
 
 pub(super) struct Carrier<'a> {
     pub(super) operator: &'a OperatorArgs,
@@ -39,7 +45,7 @@ fn for_hooks(summary: &Summary) -> String {
 impl Carrier<'_> {
     /// Begins a rollout, and carries it out until it has ended. Nothing is sent that could not be recorded.
     pub(super) async fn begin(&self, bus: Bus, rollout: Rollout) -> Result<Machine, CommandError> {
-        let journal = self.state.journals().create(rollout.id).map_err(|error| Exit::Precondition.with(error))?;
+        let journal = self.state.journals().create(rollout.id)?;
         let machine = Machine::new(Arc::new(rollout), clock::now(), PREPARED);
         self.carry_out(bus, machine, Summary::default(), journal).await
     }
@@ -47,7 +53,7 @@ impl Carrier<'_> {
     /// Goes on with a rollout where its record ends, and carries it out until it has ended.
     pub(super) async fn resume(&self, bus: Bus, recorded: Summary, journal: Journal) -> Result<Machine, CommandError> {
         let machine = Machine::resume(recorded.clone(), clock::now(), PREPARED);
-        let machine = machine.ok_or_else(|| Exit::Precondition.with(NothingRecorded))?;
+        let machine = machine.ok_or(NothingRecorded)?;
         self.carry_out(bus, machine, recorded, journal).await
     }
 
@@ -60,11 +66,9 @@ impl Carrier<'_> {
         journal: Journal,
     ) -> Result<Machine, CommandError> {
         let rollout = machine.rollout();
-        let precondition = |error| Exit::Precondition.with(error);
-        let link =
-            FleetTask::subscribe(bus, rollout, self.operator.discovery(self.state)).await.map_err(precondition)?;
+        let link = FleetTask::subscribe(bus, rollout, self.operator.discovery(self.state)).await?;
         let link = link.watching(rollout, self.display.watch());
-        let (interrupts, _listening) = interrupts::listen(self.state.journals().stop_file(rollout.id))?;
+        let (interrupts, _listening) = listen_for_interrupts(self.state.journals().stop_file(rollout.id))?;
         let (fleet, end) = Fleet::channels();
         let mut messages = JoinSet::new();
         messages.spawn(link.serve(end));
@@ -90,7 +94,7 @@ impl Carrier<'_> {
     /// A rollout that could not be driven to its end may have reached hosts before.
     fn stopped(&self, state: &Summary, error: DriveError) -> CommandError {
         if state.hosts.iter().all(|host| host.request.is_none()) {
-            return Exit::Precondition.with(error);
+            return error.into();
         }
         self.recap(state);
         Exit::Failed.with(error)
@@ -108,6 +112,47 @@ impl Carrier<'_> {
                 out::note(&format!("  resume:   homelab-deploy apply --resume {id}"));
             }
             out::note(&format!("  details:  homelab-deploy status {id}"));
+        }
+    }
+}
+
+/// How often it is looked for the wish of another process that this rollout stops.
+const STOP_FILE_EVERY: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Error, Diagnostic)]
+#[error("cannot listen for signals: {0}")]
+struct SignalError(#[source] io::Error);
+
+/// Listens for what stops a rollout, for as long as the tasks are kept: signals, and a file that another process makes.
+fn listen_for_interrupts(stop_file: PathBuf) -> Result<(mpsc::Receiver<Interrupt>, JoinSet<()>), SignalError> {
+    let (sender, interrupts) = mpsc::channel(4);
+    let mut tasks = JoinSet::new();
+    for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
+        tasks.spawn(hear_signal(kind, signal(kind).map_err(SignalError)?, sender.clone()));
+    }
+    tasks.spawn(watch_for(stop_file, sender));
+    Ok((interrupts, tasks))
+}
+
+/// Passes on the wish to stop: the first Ctrl-C waits for the hosts in flight, the second leaves at once. SIGTERM asks for an
+/// orderly end, and so does SIGHUP: hosts that nobody confirms any more would return, although they are well.
+async fn hear_signal(kind: SignalKind, mut signal: Signal, interrupts: mpsc::Sender<Interrupt>) {
+    let mut how = Interrupt::Drain;
+    while signal.recv().await.is_some() && interrupts.send(how).await.is_ok() {
+        if kind == SignalKind::interrupt() {
+            how = Interrupt::Abort;
+        }
+    }
+}
+
+/// Passes on the wish of `homelab-deploy abort`, which may come from another session or after this one's terminal is gone.
+async fn watch_for(stop_file: PathBuf, interrupts: mpsc::Sender<Interrupt>) {
+    let mut looks = interval(STOP_FILE_EVERY);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        looks.tick().await;
+        if std::fs::remove_file(&stop_file).is_ok() && interrupts.send(Interrupt::Drain).await.is_err() {
+            return;
         }
     }
 }

@@ -14,7 +14,6 @@ pub(super) mod man;
 pub(super) mod mcp;
 pub(super) mod nats_config;
 pub(super) mod plan;
-pub(super) mod report;
 pub(super) mod rollback;
 pub(super) mod rollouts;
 pub(super) mod supervise;

@@ -2,28 +2,53 @@
 
 use std::io::{self, BufRead, IsTerminal, Write};
 
+use miette::Diagnostic;
+use thiserror::Error;
 use tokio::task::spawn_blocking;
 
-use super::display::Shown;
-use super::operator::Audience;
+use super::display::{Audience, Shown};
+use super::exit::{CommandError, Exit};
+use super::out;
 use crate::operator::drive::Confirm;
+use crate::operator::flake::Consent;
 use crate::rollout::{Answer, Summary, WaveIndex};
+
+#[derive(Debug, Error, Diagnostic)]
+#[error("there is nobody to ask whether to start")]
+#[diagnostic(help("add --yes: with --json, and without a terminal, no question can be answered"))]
+struct NobodyToAsk;
+
+fn somebody_can_answer(audience: Audience) -> bool {
+    audience == Audience::Person && io::stdin().is_terminal()
+}
+
+/// Makes sure that somebody can be asked whether to start, before the fleet is.
+pub(super) fn check_somebody_can_answer(audience: Audience) -> Result<(), CommandError> {
+    if somebody_can_answer(audience) { Ok(()) } else { Err(Exit::Usage.with(NobodyToAsk)) }
+}
 
 /// Asks whether the rollout that was shown may start.
 pub(super) async fn start() -> bool {
-    ask("Start this rollout? Only 'yes' is accepted: ".to_owned()).await == Answer::Yes
+    let may_start = ask("Start this rollout? Only 'yes' is accepted: ".to_owned()).await == Answer::Yes;
+    if !may_start {
+        out::note("Nothing was deployed.");
+    }
+    may_start
 }
 
-/// Asks whether a flake that the hosts name may be contacted.
-pub(super) async fn flake(question: String) -> bool {
-    ask(format!("{question} Only 'yes' is accepted: ")).await == Answer::Yes
+/// How a person is asked whether a flake that the hosts name may be contacted, where one is there.
+pub(super) fn flake(audience: Audience) -> Option<Consent> {
+    let is_there = somebody_can_answer(audience) && io::stderr().is_terminal();
+    is_there.then_some(|question| {
+        Box::pin(async move { ask(format!("{question} Only 'yes' is accepted: ")).await == Answer::Yes })
+    })
 }
 
 /// Asks before each wave that wants it. With JSON on stdout, or without a terminal, there is nobody to ask.
 /// What led to the question is seen before it.
 pub(super) fn wave(audience: Audience, shown: Shown) -> Confirm<'static> {
     Box::new(move |summary: &Summary, wave: WaveIndex| {
-        if audience == Audience::Program || !io::stdin().is_terminal() {
+        if !somebody_can_answer(audience) {
             return Box::pin(async { Answer::Unavailable });
         }
         let waves = summary.rollout.iter().flat_map(|rollout| &rollout.plan.waves);

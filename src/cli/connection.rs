@@ -1,16 +1,21 @@
-//! The flags of every command that connects to NATS.
+//! The flags of every command that connects to NATS, and of an operator's.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 
-use crate::bus::{ClientCert, SUBSCRIPTION_CAPACITY, SeedReaders, ServerUrl, Settings};
+use super::args::StateArgs;
+use super::exit::CommandError;
+use super::out;
+use crate::bus::{self, Bus, ClientCert, SeedReaders, ServerUrl, Settings};
+use crate::operator::{Discovery, KnownHosts};
+use crate::protocol::{Subject, subject};
 
 /// Under which the flags of a connection stand in the help. Each flag says it: a heading for "what comes next" would take
 /// in the flags of the commands that include these.
 pub(in crate::cli) const HEADING: &str = "Connection";
 
-// How to reach NATS, and as whom.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct ConnectionArgs {
     /// NATS server, nats://HOST:PORT or tls://HOST:PORT; several are tried in turn
@@ -45,7 +50,62 @@ impl ConnectionArgs {
             ca_file: self.tls_ca.clone(),
             client_cert: client_cert.map(|(cert, key)| ClientCert { cert, key }),
             name: name.into(),
-            subscription_capacity: SUBSCRIPTION_CAPACITY,
+            subscription_capacity: bus::SUBSCRIPTION_CAPACITY,
+        }
+    }
+}
+
+/// More answers than the largest fleet gives at once. Unused places cost nothing; a full subscription loses answers.
+const SUBSCRIPTION_CAPACITY: usize = 1 << 20;
+
+#[derive(Debug, Args)]
+pub(super) struct OperatorArgs {
+    #[command(flatten)]
+    pub(super) connection: ConnectionArgs,
+
+    /// Subject on which hosts are asked whether they are there
+    #[arg(long, env = "HOMELAB_DEPLOY_DISCOVER_SUBJECT", value_name = "SUBJECT", default_value = subject::DISCOVER)]
+    #[arg(help_heading = HEADING)]
+    discover_subject: Subject,
+
+    /// How long answers to that are waited for [default: 2s, and less once every host has answered that did before]
+    #[arg(long, env = "HOMELAB_DEPLOY_DISCOVER_WINDOW", value_name = "DURATION")]
+    #[arg(help_heading = HEADING, value_parser = humantime::parse_duration)]
+    discover_window: Option<Duration>,
+
+    /// Who deploys, as the hosts and other operators are told [default: USER@MACHINE]
+    #[arg(long, env = "HOMELAB_DEPLOY_OPERATOR", value_name = "NAME")]
+    operator: Option<String>,
+
+    #[arg(long, env = "USER", hide = true, default_value = "unknown")]
+    login_name: String,
+}
+
+impl OperatorArgs {
+    /// Connects, and tells the user what is not as it should be.
+    pub(super) async fn connect(&self) -> Result<Bus, CommandError> {
+        let bus = Bus::connect(&self.settings()).await?;
+        out::warnings(&bus.warnings);
+        Ok(bus)
+    }
+
+    pub(super) fn settings(&self) -> Settings {
+        let settings = self.connection.settings(self.name(), SeedReaders::Warn);
+        Settings { subscription_capacity: SUBSCRIPTION_CAPACITY, ..settings }
+    }
+
+    pub(super) fn name(&self) -> String {
+        let machine = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+        self.operator.clone().unwrap_or_else(|| format!("{}@{}", self.login_name, machine()))
+    }
+
+    /// Where and how long the roll is called.
+    pub(super) fn discovery(&self, state: &StateArgs) -> Discovery {
+        let servers = self.settings().servers;
+        Discovery {
+            subject: self.discover_subject.clone(),
+            window: self.discover_window,
+            known: KnownHosts::of(state.folder(), servers.iter().map(ServerUrl::to_string)),
         }
     }
 }

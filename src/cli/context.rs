@@ -4,7 +4,6 @@
 //! the same way wherever its value comes from.
 
 use std::collections::BTreeMap;
-use std::env;
 use std::ffi::OsString;
 use std::fs;
 use std::io;
@@ -18,8 +17,9 @@ use rustix::fs::OFlags;
 use serde::Deserialize;
 use thiserror::Error;
 
-use super::exit::{CommandError, Exit};
-use super::{alias, home, hook_args};
+use super::alias;
+use super::args::{program_in_folder, user_folder};
+use super::exit::{CommandError, OrUsage};
 use crate::private_dir::{self, PrivateDirError};
 
 /// The file of a folder that belongs to one fleet.
@@ -40,7 +40,6 @@ const KEYS: [(&str, &str); 11] = [
     ("on-finish", "on-finish"),
 ];
 
-// Which context.
 #[derive(Debug, Args)]
 pub(super) struct ContextArgs {
     /// File with contexts [default: ./homelab-deploy.toml, else ~/.config/homelab-deploy/config.toml]
@@ -124,7 +123,7 @@ pub(super) fn settle(command: &Command, mut words: Vec<OsString>) -> Result<Vec<
     let Some((name, written)) = written.ok().and_then(|mut written| written.remove_subcommand()) else {
         return Ok(words);
     };
-    let added = added(&name, &written).map_err(|error| Exit::Usage.with(error))?;
+    let added = added(&name, &written).or_usage()?;
     let behind_the_name = words.iter().skip(1).position(|word| *word == *name).map_or(words.len(), |place| place + 2);
     words.splice(behind_the_name..behind_the_name, added);
     Ok(words)
@@ -178,7 +177,7 @@ impl Context {
     fn values(&self, command: &str, folder: &Path) -> Vec<(&'static str, OsString)> {
         let path = |path: &Option<PathBuf>| path.as_ref().map(|path| folder.join(path).into_os_string());
         let text = |text: &Option<String>| text.as_ref().map(OsString::from);
-        let program = |argv: &Option<Vec<String>>| argv.as_ref().map(|argv| hook_args::in_folder(argv, folder).into());
+        let program = |argv: &Option<Vec<String>>| argv.as_ref().map(|argv| program_in_folder(argv, folder).into());
         let values = [
             text(&self.server),
             path(if command == "mcp" { &self.assistant_key } else { &self.key }),
@@ -235,8 +234,7 @@ fn usual_file(command: &str) -> Result<Option<PathBuf>, ContextError> {
 }
 
 fn users_file() -> Option<PathBuf> {
-    let folder = home::folder(env::var_os("XDG_CONFIG_HOME").as_ref(), env::var_os("HOME").as_ref(), ".config")?;
-    Some(folder.join("homelab-deploy/config.toml"))
+    Some(user_folder("XDG_CONFIG_HOME", ".config")?.join("homelab-deploy/config.toml"))
 }
 
 fn no_file() -> String {

@@ -1,19 +1,93 @@
-//! A display in a thread of its own: a terminal that is stopped, or a pipe that nobody reads, holds up no rollout.
+//! How a rollout is shown: what the flags say of it, and a display in a thread of its own, so that a terminal that is stopped, or
+//! a pipe that nobody reads, holds up no rollout.
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use clap::Args;
 use jiff::Timestamp;
 use tokio::sync::oneshot;
 
+use super::args::switch;
+use super::out::{self, Stream};
+use crate::operator::LogWatch;
 use crate::protocol::HostName;
-use crate::report::Reporter;
+use crate::report::{Bars, Json, Lines, LogView, Reporter, Style};
 use crate::rollout::{Event, EventKind, Interrupt, Summary};
 
 /// How long an operator who leaves at once waits for a display that takes nothing more.
 const LEAVE_WITHIN: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Args)]
+pub(super) struct DisplayArgs {
+    /// Print one JSON object for each event to stdout, and nothing else there
+    #[arg(long, env = "HOMELAB_DEPLOY_JSON", value_parser = switch)]
+    pub(super) json: bool,
+
+    /// Print the logs of the runs as they are written, each line with its host in front
+    #[arg(long, short, env = "HOMELAB_DEPLOY_VERBOSE", conflicts_with = "json", value_parser = switch)]
+    verbose: bool,
+
+    // When it is set to anything at all, there are no colours: https://no-color.org
+    #[arg(long, env = "NO_COLOR", hide = true)]
+    no_color: Option<String>,
+
+    #[arg(long, env = "TERM", hide = true)]
+    term: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Audience {
+    Person,
+    /// A program, which reads JSON and answers nothing.
+    Program,
+}
+
+impl DisplayArgs {
+    pub(super) fn audience(&self) -> Audience {
+        if self.json { Audience::Program } else { Audience::Person }
+    }
+
+    pub(super) fn style(&self) -> Style {
+        let wanted = self.no_color.as_ref().is_none_or(String::is_empty);
+        if wanted && io::stderr().is_terminal() { Style::Colored } else { Style::Plain }
+    }
+
+    pub(super) fn reporter(&self) -> Box<dyn Reporter + Send> {
+        if self.json {
+            Box::new(Json::new(Stream::Data))
+        } else if self.stands_in_place() {
+            Box::new(Bars::stderr(self.style(), out::size).with_logs(self.logs()))
+        } else {
+            Box::new(Lines::new(Stream::Words, self.style()).with_logs(self.logs()))
+        }
+    }
+
+    fn logs(&self) -> LogView {
+        if self.verbose { LogView::Whole } else { LogView::LastLine }
+    }
+
+    /// What has to be read of the logs for that.
+    pub(super) fn watch(&self) -> Option<LogWatch> {
+        match self.logs() {
+            LogView::Whole => Some(LogWatch::All),
+            LogView::LastLine => (!self.json && self.stands_in_place()).then_some(LogWatch::LastLine),
+        }
+    }
+
+    fn stands_in_place(&self) -> bool {
+        io::stderr().is_terminal() && self.can_move_the_cursor()
+    }
+
+    fn can_move_the_cursor(&self) -> bool {
+        self.term.as_ref().is_some_and(|term| term != "dumb")
+    }
+}
+
+/// What a display does next, with what the rollout has come to; the last is nothing.
+type Show = Option<Box<dyn FnOnce(&mut dyn Reporter, &mut Summary) -> io::Result<()> + Send>>;
 
 /// The end of a display at which events go in. It takes them at once, and shows all of them before it is dropped.
 pub(super) struct Display {
@@ -26,23 +100,22 @@ pub(super) struct Display {
 /// Waits for what was to be shown so far.
 pub(super) struct Shown(Sender<Show>);
 
-enum Show {
-    Event(Event),
-    Log(HostName, Vec<String>),
-    Tick(Timestamp),
-    Flush,
-    Tell(oneshot::Sender<()>),
-    End,
-}
-
 impl Display {
     /// Shows by this reporter what happens to a rollout that had come to this.
-    pub(super) fn start(reporter: Box<dyn Reporter + Send>, state: Summary) -> Self {
-        let (to, from) = channel();
+    pub(super) fn start(mut reporter: Box<dyn Reporter + Send>, mut state: Summary) -> Self {
+        let (to, from) = channel::<Show>();
         let (ends, over) = channel();
         let thread = thread::spawn(move || {
-            show(reporter, state, &from);
+            while let Ok(Some(show)) = from.recv() {
+                if let Err(error) = show(&mut *reporter, &mut state) {
+                    tracing::warn!("a display is given up: {error}");
+                    break;
+                }
+            }
+            drop(reporter);
             ends.send(()).ok();
+            // The command is at its end: taking a large fleet apart host by host would only hold that up.
+            std::mem::forget(state);
         });
         Self { to, thread: Some(thread), over, leaves_at_once: false }
     }
@@ -53,8 +126,12 @@ impl Display {
     }
 
     /// A thread that has ended after an error shows nothing more.
-    fn pass_on(&self, show: Show) {
-        self.to.send(show).ok();
+    fn pass_on(
+        &self,
+        show: impl FnOnce(&mut dyn Reporter, &mut Summary) -> io::Result<()> + Send + 'static,
+    ) -> io::Result<()> {
+        self.to.send(Some(Box::new(show))).ok();
+        Ok(())
     }
 }
 
@@ -62,7 +139,9 @@ impl Shown {
     /// Waits until everything is shown that was to be.
     pub(super) fn all(&self) -> impl Future<Output = ()> + Send + 'static {
         let (tell, told) = oneshot::channel();
-        self.0.send(Show::Tell(tell)).ok();
+        let show =
+            |reporter: &mut dyn Reporter, _: &mut Summary| reporter.flush().map(|()| tell.send(()).unwrap_or_default());
+        self.0.send(Some(Box::new(show))).ok();
         async move { told.await.unwrap_or_default() }
     }
 }
@@ -70,53 +149,33 @@ impl Shown {
 impl Reporter for Display {
     fn event(&mut self, event: &Event, _: &Summary) -> io::Result<()> {
         self.leaves_at_once |= matches!(event.kind, EventKind::Interrupted { how: Interrupt::Abort });
-        self.pass_on(Show::Event(event.clone()));
-        Ok(())
+        let event = event.clone();
+        self.pass_on(move |reporter, state| {
+            state.apply(&event);
+            reporter.event(&event, state)
+        })
     }
 
     fn log(&mut self, host: &HostName, lines: &[String]) -> io::Result<()> {
-        self.pass_on(Show::Log(host.clone(), lines.to_vec()));
-        Ok(())
+        let (host, lines) = (host.clone(), lines.to_vec());
+        self.pass_on(move |reporter, _| reporter.log(&host, &lines))
     }
 
     fn tick(&mut self, now: Timestamp, _: &Summary) -> io::Result<()> {
-        self.pass_on(Show::Tick(now));
-        Ok(())
+        self.pass_on(move |reporter, state| reporter.tick(now, state))
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.pass_on(Show::Flush);
-        Ok(())
+        self.pass_on(|reporter, _| reporter.flush())
     }
 }
 
 impl Drop for Display {
     fn drop(&mut self) {
-        self.to.send(Show::End).ok();
+        self.to.send(None).ok();
         let is_stuck = self.leaves_at_once && self.over.recv_timeout(LEAVE_WITHIN).is_err();
         if let Some(thread) = self.thread.take().filter(|_| !is_stuck) {
             thread.join().ok();
-        }
-    }
-}
-
-/// Shows what comes until the end, or until the reporter fails. Each event is shown with what the rollout had come to by it.
-fn show(mut reporter: Box<dyn Reporter + Send>, mut state: Summary, from: &Receiver<Show>) {
-    for show in from {
-        let shown = match show {
-            Show::Event(event) => {
-                state.apply(&event);
-                reporter.event(&event, &state)
-            }
-            Show::Log(host, lines) => reporter.log(&host, &lines),
-            Show::Tick(now) => reporter.tick(now, &state),
-            Show::Flush => reporter.flush(),
-            Show::Tell(tell) => reporter.flush().map(|()| tell.send(()).unwrap_or_default()),
-            // The command is at its end: taking a large fleet apart host by host would only hold that up.
-            Show::End => return std::mem::forget(state),
-        };
-        if let Err(error) = shown {
-            return tracing::warn!("a display is given up: {error}");
         }
     }
 }

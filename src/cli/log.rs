@@ -17,7 +17,6 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
-// How to log.
 #[derive(Debug, Args)]
 pub(super) struct LogArgs {
     /// Set by systemd where stdout or stderr go to the journal, which has times and levels of its own

@@ -95,7 +95,7 @@ pub(super) fn file(path: &Path, text: &str) -> Result<(), CommandError> {
     let mut draft = path.as_os_str().to_owned();
     draft.push(".new");
     let written = fs::write(&draft, text).and_then(|()| fs::rename(draft, path));
-    written.map_err(|error| Exit::Precondition.with(Unwritable(path.to_owned(), error)))
+    Ok(written.map_err(|error| Unwritable(path.to_owned(), error))?)
 }
 
 pub(super) fn width() -> usize {

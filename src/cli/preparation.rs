@@ -1,34 +1,123 @@
-//! Preparing what `plan` shows and `apply` carries out.
+//! Preparing what `plan` shows and `apply` carries out: finding the plan, and deciding on hosts and commit.
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
 use miette::Diagnostic;
 use thiserror::Error;
 
-use super::exit::{CommandError, Exit};
-use super::flake::{self, FlakeArgs};
-use super::hook_args::HookArgs;
-use super::operator::{Audience, OperatorArgs};
-use super::out;
-use super::plan_file::PlanArgs;
-use super::rollback_args::RollbackArgs;
-use super::state::StateArgs;
-use super::systems::SystemsArgs;
+use super::args::{FlakeArgs, HookArgs, RollbackArgs, StateArgs, SystemsArgs, cache_dir, switch, user_folder};
+use super::connection::OperatorArgs;
+use super::display::Audience;
+use super::exit::{CommandError, Exit, OrUsage};
+use super::{alias, confirm, out};
 use crate::bus::Bus;
 use crate::clock;
+use crate::operator::flake::FlakeRules;
 use crate::operator::plan_file::PlanFile;
 use crate::operator::prepare::changes_of;
 use crate::operator::resumption::{Sources, prepare_again};
 use crate::operator::saved_plan::{SavedPlan, check_hosts};
 use crate::operator::{Kind, Part, PrepareError, PrepareOptions, Prepared, SystemsFrom};
-use crate::plan::Plan;
+use crate::plan::{Hooks, Plan};
 use crate::protocol::{HostName, Revision};
 use crate::report;
-use crate::rollout::{Event, EventKind, Summary};
+use crate::rollout::{Event, EventKind, Rollout, Summary};
+use crate::text::nearest;
 
-// Which plan, for what and for whom.
+#[derive(Debug, Args)]
+pub(super) struct PlanArgs {
+    /// The plan: a path when it contains a slash or ends in .toml, else the name of a file in the plans folder; one that `plan
+    /// --out` has saved ends in .json
+    #[arg(value_name = "FILE|NAME")]
+    plan: Option<String>,
+
+    #[command(flatten)]
+    folders: PlanFolders,
+}
+
+// Where plans are looked up by name.
+#[derive(Debug, Args)]
+pub(super) struct PlanFolders {
+    /// Folder in which plans are looked up by name [default: ./plans, then ~/.config/homelab-deploy/plans]
+    #[arg(long, env = "HOMELAB_DEPLOY_PLANS_DIR", value_name = "DIR")]
+    plans_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Error, Diagnostic)]
+#[error("there is no plan {name:?}")]
+#[diagnostic(help("{near}looked for {}; a path must contain a slash or end in .toml", looked_for.join(", ")))]
+pub(super) struct PlanNotFound {
+    name: String,
+    near: String,
+    looked_for: Vec<String>,
+}
+
+impl PlanArgs {
+    /// The file, where it is a plan that was saved with its hosts.
+    pub(super) fn saved(&self) -> Option<&Path> {
+        self.plan.as_deref().filter(|plan| has_extension(plan, "json")).map(Path::new)
+    }
+
+    pub(super) fn read(&self) -> Result<PlanFile, CommandError> {
+        // Without a plan the command line would have been refused, unless it does something else than read one.
+        let path = self.folders.find(self.plan.as_deref().unwrap_or_default()).or_usage()?;
+        PlanFile::read(&path, &alias::lookup).or_usage()
+    }
+}
+
+/// Whether a plan is given as a path.
+pub(super) fn is_path(plan: &str) -> bool {
+    plan.contains('/') || has_extension(plan, "toml")
+}
+
+fn has_extension(plan: &str, wanted: &str) -> bool {
+    Path::new(plan).extension().is_some_and(|extension| extension == wanted)
+}
+
+impl PlanFolders {
+    /// The file of a plan, which is given as a path or by its name.
+    pub(super) fn find(&self, plan: &str) -> Result<PathBuf, PlanNotFound> {
+        if is_path(plan) {
+            return Ok(PathBuf::from(plan));
+        }
+        let file = format!("{plan}.toml");
+        let candidates: Vec<PathBuf> = self.in_turn().into_iter().map(|folder| folder.join(&file)).collect();
+        let found = candidates.iter().find(|path| path.exists()).cloned();
+        found.ok_or_else(|| {
+            let names = self.names();
+            let near = nearest(plan, names.iter().map(String::as_str)).map(|near| format!("did you mean {near}? "));
+            let looked_for = candidates.iter().map(|path| path.display().to_string()).collect();
+            PlanNotFound { name: plan.to_owned(), near: near.unwrap_or_default(), looked_for }
+        })
+    }
+
+    pub(super) fn names(&self) -> Vec<String> {
+        let files = self.files();
+        let names: BTreeSet<&str> = files.iter().filter_map(|path| path.file_stem()?.to_str()).collect();
+        names.into_iter().map(str::to_owned).collect()
+    }
+
+    /// The files of all plans that can be found, in order.
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        let entries = self.in_turn().into_iter().filter_map(|folder| folder.read_dir().ok()).flatten();
+        let paths = entries.filter_map(|entry| entry.ok().map(|entry| entry.path()));
+        let plans = paths.filter(|path| path.extension().is_some_and(|extension| extension == "toml"));
+        plans.collect::<BTreeSet<PathBuf>>().into_iter().collect()
+    }
+
+    fn in_turn(&self) -> Vec<PathBuf> {
+        if let Some(folder) = &self.plans_dir {
+            return vec![folder.clone()];
+        }
+        let config = user_folder("XDG_CONFIG_HOME", ".config");
+        let shared = config.map(|config| config.join("homelab-deploy/plans"));
+        std::iter::once(PathBuf::from("plans")).chain(shared).collect()
+    }
+}
+
 #[derive(Debug, Args)]
 pub(super) struct Preparation {
     #[command(flatten)]
@@ -39,7 +128,7 @@ pub(super) struct Preparation {
     revision: Option<Revision>,
 
     // It is gone, and stays as an error that says why.
-    #[arg(long, env = "HOMELAB_DEPLOY_RESOLVE_ON_HOST", hide = true, value_parser = crate::cli::switch::read)]
+    #[arg(long, env = "HOMELAB_DEPLOY_RESOLVE_ON_HOST", hide = true, value_parser = switch)]
     resolve_on_host: bool,
 
     /// Leave out this host; may be repeated
@@ -55,7 +144,7 @@ pub(super) struct Preparation {
     from: Option<String>,
 
     /// Ask hosts as well that are current: they run and boot what the last deployment of this commit made
-    #[arg(long, env = "HOMELAB_DEPLOY_EVEN_IF_CURRENT", value_parser = crate::cli::switch::read)]
+    #[arg(long, env = "HOMELAB_DEPLOY_EVEN_IF_CURRENT", value_parser = switch)]
     even_if_current: bool,
 
     #[command(flatten)]
@@ -112,22 +201,17 @@ impl Preparation {
         self.rollback.apply_defaults_to(&mut file.plan);
         let systems = self.systems.source(&file)?;
         let revision = SystemsFrom::revision(systems.as_ref(), &file.plan, self.revision.clone());
-        let revision = revision.map_err(|mistakes| Exit::Usage.with(file.place(mistakes)))?;
+        let revision = revision.map_err(|mistakes| file.place(mistakes)).or_usage()?;
+        let flakes = self.flake.rules(&self.operator, &self.state, confirm::flake(audience));
         let wanted = PrepareOptions {
-            plan: file.plan.clone(),
             source: Some(file.source()),
-            revision,
             exclude: self.exclude.clone(),
             part: self.part(),
-            operator: self.operator.name(),
-            kind: Kind::Rollout,
             hooks: self.hooks.hooks(),
             even_if_current: self.even_if_current,
-            journals: self.state.journals(),
             systems,
             binary_cache: self.systems.cache.clone(),
-            cache: self.state.cache(),
-            flakes: self.flake.rules(&self.state, &self.operator.settings().servers, flake::consent(audience)),
+            ..options(file.plan.clone(), revision, &self.operator, &self.state, flakes)
         };
         let mut bus = self.operator.connect().await?;
         let prepared = wanted.prepare(&mut bus, &self.operator.discovery(&self.state)).await;
@@ -143,17 +227,13 @@ impl Preparation {
         if !is_settled || self.systems.are_given() {
             return Err(Exit::Usage.with(AllIsSaved));
         }
-        let saved = SavedPlan::read(file).map_err(|error| Exit::Usage.with(error))?;
+        let saved = SavedPlan::read(file).or_usage()?;
         let rollout = saved.rollout(self.operator.name());
         let mut bus = self.operator.connect().await?;
-        let (flakes, cache) =
-            (self.flake.rules(&self.state, &self.operator.settings().servers, None), self.state.cache());
-        let sources = Sources { flakes: &flakes, cache: cache.as_deref() };
         let begun = Event { at: clock::now(), kind: EventKind::Begun(Arc::new(rollout.clone())) };
         let left = Summary::of([&begun]);
-        let prepared = prepare_again(&left, &rollout, &mut bus, &self.operator.discovery(&self.state), sources).await;
-        let mut prepared = prepared.map_err(unprepared)?;
-        check_hosts(&rollout.plan, &prepared.roster).map_err(|error| Exit::Precondition.with(error))?;
+        let mut prepared = self.prepare_again(&left, &rollout, &mut bus).await.map_err(unprepared)?;
+        check_hosts(&rollout.plan, &prepared.roster)?;
         if let Some(cache) = &self.systems.cache {
             prepared.changes = changes_of(&rollout.plan, &prepared.roster, Some(cache)).await.ok();
         }
@@ -161,11 +241,23 @@ impl Preparation {
         Ok(Previewed { bus, prepared, preview })
     }
 
+    /// Finds out what speaks against going on with a rollout that has come to this.
+    pub(super) async fn prepare_again(
+        &self,
+        left: &Summary,
+        rollout: &Rollout,
+        bus: &mut Bus,
+    ) -> Result<Prepared, PrepareError> {
+        let (flakes, cache) = (self.flake.rules(&self.operator, &self.state, None), cache_dir());
+        let sources = Sources { flakes: &flakes, cache: cache.as_deref() };
+        prepare_again(left, rollout, bus, &self.operator.discovery(&self.state), sources).await
+    }
+
     fn unprepared(&self, error: PrepareError, file: &PlanFile) -> CommandError {
         match error {
             PrepareError::Plan(mistakes) => Exit::Usage.with(file.place(mistakes)),
             PrepareError::Lookup(error) if error.is_answer() && self.revision.is_none() => {
-                Exit::Precondition.with(file.place(Plan::about_revision(&file.text, &error)))
+                file.place(Plan::about_revision(&file.text, &error)).into()
             }
             error => unprepared(error),
         }
@@ -180,15 +272,36 @@ impl Preparation {
     }
 }
 
+/// How a rollout is prepared of which no more was said than this.
+pub(super) fn options(
+    plan: Plan,
+    revision: Revision,
+    operator: &OperatorArgs,
+    state: &StateArgs,
+    flakes: FlakeRules,
+) -> PrepareOptions {
+    PrepareOptions {
+        plan,
+        source: None,
+        revision,
+        exclude: Vec::new(),
+        part: Part::Whole,
+        operator: operator.name(),
+        kind: Kind::Rollout,
+        hooks: Hooks::default(),
+        even_if_current: false,
+        journals: state.journals(),
+        flakes,
+        systems: None,
+        binary_cache: None,
+        cache: cache_dir(),
+    }
+}
+
 /// Why nothing could be prepared that is in no file.
 pub(super) fn unprepared(error: PrepareError) -> CommandError {
     match error {
         PrepareError::Plan(_) | PrepareError::Selection(_) => Exit::Usage.with(error),
-        PrepareError::Fleet(_)
-        | PrepareError::Flake(_)
-        | PrepareError::Lookup(_)
-        | PrepareError::Nix(_)
-        | PrepareError::NoFlake
-        | PrepareError::TwoMachines(_) => Exit::Precondition.with(error),
+        error => error.into(),
     }
 }

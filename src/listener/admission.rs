@@ -3,11 +3,10 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::history::RequestHistory;
-use super::rights::Rights;
+use super::publisher::Rights;
 use crate::protocol::request::BadRequest;
 use crate::protocol::{BusyWith, ErrorCode, HostName, Place, ReplySubject, Request, RequestId, Response, Status, Tier};
 
-/// What is to be done about a message on a deploy subject.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Decision {
     /// It was asked before: tell how far it is, wherever the answer is wanted this time.
@@ -146,7 +145,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::listener::rights::May;
+    use crate::listener::publisher::May;
     use crate::listener::run::Spec;
     use crate::listener::run::tests::spec;
 

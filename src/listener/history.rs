@@ -9,18 +9,17 @@ use super::run::Spec;
 use super::state_dir::{FINALS, name_of};
 use crate::protocol::{Action, BusyWith, Commit, ErrorCode, HostName, LastRun, ReplySubject, Response, Status};
 
-/// How many rejections are remembered, and in how many bytes. They cost no run, so that others bring about any number of
-/// them, of any length.
+/// How many rejections are remembered, and in how many bytes. Others cause any number of them, of any length.
 const REJECTIONS: Bound = Bound { responses: 1_000, bytes: 512 * 1024 };
 
 #[derive(Debug)]
 pub(super) struct RequestHistory {
     hostname: HostName,
-    current: Option<Current>,
-    last: Option<(Spec, Response)>,
+    pub(super) current: Option<Current>,
+    pub(super) last: Option<(Spec, Response)>,
     /// The last run that may have changed the host: key, action and end.
     standing: Option<(String, Action, Response)>,
-    deployed: Option<Deployed>,
+    pub(super) last_deployed: Option<Deployed>,
     finals: Recent,
     rejections: Recent,
     /// Runs whose key cannot be read any more, by what every key leads to.
@@ -30,7 +29,7 @@ pub(super) struct RequestHistory {
 /// What was brought to run, and the system that this made.
 #[derive(Debug, Clone)]
 pub(super) struct Deployed {
-    commit: Commit,
+    pub(super) commit: Commit,
     system: Option<String>,
 }
 
@@ -64,14 +63,13 @@ impl RequestHistory {
             current: None,
             last: None,
             standing: None,
-            deployed: None,
+            last_deployed: None,
             finals: Recent::new(Bound { responses: FINALS, bytes: usize::MAX }),
             rejections: Recent::new(REJECTIONS),
             damaged: HashMap::new(),
         }
     }
 
-    /// The state of the request with this key, as of now.
     pub(super) fn state(&self, key: &str, now: Timestamp) -> Option<Response> {
         match &self.current {
             Some(current) if current.spec.key == key => Some(self.progress(current, now)),
@@ -87,7 +85,6 @@ impl RequestHistory {
         Some(Response { id: key.parse().ok(), ..response.clone() })
     }
 
-    /// The state of the run that goes on.
     pub(super) fn current_state(&self, now: Timestamp) -> Option<Response> {
         self.current.as_ref().map(|current| self.progress(current, now))
     }
@@ -105,11 +102,6 @@ impl RequestHistory {
         }
     }
 
-    pub(super) const fn current(&self) -> Option<&Current> {
-        self.current.as_ref()
-    }
-
-    /// What keeps the host busy.
     pub(super) fn holder(&self) -> Option<BusyWith> {
         self.current.as_ref().map(|current| current.spec.holder())
     }
@@ -120,10 +112,6 @@ impl RequestHistory {
         specs.into_iter().any(|spec| spec.key == key && spec.reply_to == *reply_to)
     }
 
-    pub(super) const fn last(&self) -> Option<&(Spec, Response)> {
-        self.last.as_ref()
-    }
-
     /// Whether the run of this key goes on; `None` when there is no such run.
     pub(super) fn goes_on(&self, key: &str) -> Option<bool> {
         let goes_on = self.current.as_ref().is_some_and(|current| current.spec.key == key);
@@ -132,7 +120,7 @@ impl RequestHistory {
 
     /// How the last run ended, for others, given the systems that run and boot next.
     pub(super) fn last_run(&self, running: Option<&str>, next_boot: Option<&str>) -> Option<LastRun> {
-        let (spec, response) = self.last()?;
+        let (spec, response) = self.last.as_ref()?;
         let is_switch = spec.action == Action::Switch && response.rolled_back.is_none();
         let made = response.system.as_deref().filter(|_| is_switch && response.status == Status::Completed);
         Some(LastRun {
@@ -147,15 +135,7 @@ impl RequestHistory {
 
     /// The commit that was last brought to run, if the system that runs now is still the one that this made.
     pub(super) fn deployed(&self, running: Option<&str>) -> Option<&Commit> {
-        self.deployed.as_ref()?.commit_of(running)
-    }
-
-    pub(super) const fn last_deployed(&self) -> Option<&Deployed> {
-        self.deployed.as_ref()
-    }
-
-    pub(super) fn deployed_last(&self) -> Option<&Commit> {
-        self.deployed.as_ref().map(|deployed| &deployed.commit)
+        self.last_deployed.as_ref()?.commit_of(running)
     }
 
     pub(super) fn accepted(&mut self, spec: Spec) {
@@ -198,18 +178,17 @@ impl RequestHistory {
 
     /// After a failure that may have changed something nobody knows what runs.
     fn note_deployed(&mut self, response: &Response) {
-        self.deployed = match (response.status, &response.error) {
+        self.last_deployed = match (response.status, &response.error) {
             (Status::Completed, _) => {
                 let system = response.system.clone();
                 response.revision.clone().map(|commit| Deployed { commit, system })
             }
-            _ if changed_nothing(response) => self.deployed.take(),
+            _ if changed_nothing(response) => self.last_deployed.take(),
             _ => None,
         };
     }
 
-    /// There was a run whose key leads to this name, and its record is damaged: what became of it is not known, unless
-    /// that can be read. It is not run again.
+    /// The record of the run whose key leads to this name is damaged; its end may be known. It is not run again.
     pub(super) fn damaged(&mut self, name: Uuid, end: Option<Response>) {
         let lost = || Response {
             error: Some(ErrorCode::Interrupted),
@@ -348,13 +327,13 @@ mod tests {
         switch(&mut ledger, COMMIT, Status::Completed, None);
         assert_eq!(ledger.deployed(Some("/nix/store/a")).unwrap().as_str(), COMMIT);
         assert_eq!(ledger.deployed(Some("/nix/store/by-hand")), None);
-        let differs = |running| ledger.last_deployed().unwrap().differs_from(running);
+        let differs = |running| ledger.last_deployed.as_ref().unwrap().differs_from(running);
         assert_eq!((differs("/nix/store/a"), differs("/nix/store/by-hand")), (Some(false), Some(true)));
         switch(&mut ledger, "broken", Status::Failed, Some(ErrorCode::BuildFailed));
         assert!(ledger.deployed(Some("/nix/store/a")).is_some());
         switch(&mut ledger, "half", Status::Failed, Some(ErrorCode::Timeout));
         assert!(ledger.deployed(Some("/nix/store/a")).is_none());
         switch(&mut ledger, "branch", Status::Completed, None);
-        assert!(ledger.deployed_last().is_none());
+        assert!(ledger.last_deployed.is_none());
     }
 }

@@ -1,19 +1,27 @@
 //! What can be told of the host by looking at its files.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
+use rustix::fs::{major, minor, stat};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::NAMESPACE;
+use crate::clock;
+use crate::protocol::BusyWith;
 
 /// The profile whose current generation is what boots next.
 pub(super) const PROFILE: &str = "/nix/var/nix/profiles/system";
 
 /// What the garbage collector spares.
 const GC_ROOTS: &str = "/nix/var/nix/gcroots/homelab-deploy";
+
+/// How the name of the unit begins in which `nixos-rebuild` activates a system. Most releases use no more than that; some
+/// append a number of the activation.
+pub(super) const ACTIVATION: &str = "nixos-rebuild-switch-to-configuration";
 
 /// A system, and what of it only a reboot can put in the place of another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -131,6 +139,35 @@ impl Host {
         uptime.split('.').next()?.parse().ok()
     }
 
+    /// What keeps the host busy that no request began: an activation, whatever started it.
+    ///
+    /// It is looked at and not tried. Who takes the lock of an activation for but a moment makes one fail that begins in
+    /// that moment, since it does not wait for the lock.
+    pub(super) fn activation(&self) -> Option<BusyWith> {
+        let unit_since = self.activation_groups().filter_map(|group| populated_since(&group)).min();
+        let since = unit_since.or_else(|| self.has_activation_lock().then(clock::now))?;
+        Some(BusyWith { id: "nixos-rebuild".to_owned(), operator: None, since })
+    }
+
+    /// Whether there is a unit in which `nixos-rebuild` activates, or may have.
+    pub(super) fn has_activation_unit(&self) -> bool {
+        self.activation_groups().next().is_some()
+    }
+
+    /// The control groups of such units, which need no question to systemd.
+    fn activation_groups(&self) -> impl Iterator<Item = PathBuf> + use<> {
+        let groups = fs::read_dir(self.at("sys/fs/cgroup/system.slice")).into_iter().flatten().flatten();
+        groups.filter(|group| group.file_name().to_str().is_some_and(is_activation)).map(|group| group.path())
+    }
+
+    /// Whether some process has the lock that `switch-to-configuration` takes, in a unit or not.
+    fn has_activation_lock(&self) -> bool {
+        let Ok(file) = stat(self.at("run/nixos/switch-to-configuration.lock")) else { return false };
+        let locks = fs::read_to_string(self.at("proc/locks")).unwrap_or_default();
+        let id = format!("{:02x}:{:02x}:{}", major(file.st_dev), minor(file.st_dev), file.st_ino);
+        locks.lines().any(|line| is_held(line, &id))
+    }
+
     fn system(&self, link: &str) -> Option<System> {
         let path = self.link(link)?;
         let part = |name| self.link(&format!("{path}/{name}"));
@@ -143,98 +180,50 @@ impl Host {
     }
 }
 
-#[cfg(test)]
-pub(in crate::listener) mod tests {
-    use super::*;
-
-    /// Makes a system in the store of the host whose file system begins at `root`, and returns its path.
-    pub(in crate::listener) fn make_system(root: &Path, name: &str, kernel: &str) -> String {
-        let path = format!("/nix/store/{name}");
-        let folder = root.join(path.trim_start_matches('/'));
-        fs::create_dir_all(&folder).unwrap();
-        for part in ["kernel", "initrd", "kernel-modules"] {
-            symlink(format!("/nix/store/{kernel}/{part}"), folder.join(part)).unwrap();
-        }
-        path
-    }
-
-    /// Makes a system the one that a link of the host points at.
-    pub(in crate::listener) fn point(root: &Path, link: &str, to: &str) {
-        let link = root.join(link);
-        fs::create_dir_all(link.parent().unwrap()).unwrap();
-        fs::remove_file(&link).ok();
-        symlink(to, link).unwrap();
-    }
-
-    #[test]
-    fn a_nixos_host_is_told_from_its_links() {
-        let folder = tempfile::tempdir().unwrap();
-        let root = folder.path();
-        for part in ["etc", "proc", "run/systemd/system"] {
-            fs::create_dir_all(root.join(part)).unwrap();
-        }
-        fs::write(root.join("etc/machine-id"), "0123456789abcdef0123456789abcdef\n").unwrap();
-        fs::write(root.join("proc/uptime"), "86400.53 171234.10\n").unwrap();
-        let (old, new) = (make_system(root, "a-nixos", "linux-1"), make_system(root, "b-nixos", "linux-2"));
-        point(root, "nix/var/nix/profiles/system", "system-42-link");
-        point(root, "nix/var/nix/profiles/system-42-link", &new);
-        point(root, "run/current-system", &new);
-        point(root, "run/booted-system", &old);
-
-        let host = Host::new(root.to_owned());
-        let profile = host.profile().unwrap();
-        assert_eq!((profile.generation, profile.system.path.as_str()), (Some(42), "/nix/store/b-nixos"));
-        assert_eq!(profile.system.kernel[1].as_deref(), Some("/nix/store/linux-2/initrd"));
-        assert_eq!((host.current(), host.booted().unwrap().path), (Some(profile.system), old));
-        assert_eq!(host.booted_system_differs(), Some(true));
-        assert_eq!(host.uptime_s(), Some(86_400));
-        assert!(host.has_systemd());
-        assert_eq!(host.specialisation(), None);
-        fs::create_dir_all(host.at(&new).join("specialisation")).unwrap();
-        point(root, &format!("{}/specialisation/gaming", new.trim_start_matches('/')), "/nix/store/c-nixos");
-        assert_eq!(host.specialisation(), None);
-        point(root, "run/current-system", "/nix/store/c-nixos");
-        assert_eq!(host.specialisation().as_deref(), Some("gaming"));
-        let machine = host.machine().unwrap();
-        assert!(Uuid::parse_str(&machine).is_ok() && !machine.replace('-', "").contains("0123456789abcdef"));
-    }
-
-    #[test]
-    fn a_reboot_is_due_when_the_next_boot_would_start_something_else() {
-        let folder = tempfile::tempdir().unwrap();
-        let root = folder.path();
-        for part in ["run", "nix/var/nix/profiles"] {
-            fs::create_dir_all(root.join(part)).unwrap();
-        }
-        for (system, kernel) in [("a", "6.1"), ("b", "6.1"), ("c", "6.2")] {
-            let system = root.join("nix/store").join(system);
-            fs::create_dir_all(&system).unwrap();
-            symlink(format!("/nix/store/linux-{kernel}/bzImage"), system.join("kernel")).unwrap();
-        }
-        symlink("system-42-link", root.join("nix/var/nix/profiles/system")).unwrap();
-        let required = |booted: &str, current: &str, next: &str| {
-            let links = [("run/booted-system", booted), ("run/current-system", current)];
-            for (link, system) in links.into_iter().chain([("nix/var/nix/profiles/system-42-link", next)]) {
-                fs::remove_file(root.join(link)).ok();
-                symlink(format!("/nix/store/{system}"), root.join(link)).unwrap();
-            }
-            Host::new(root.to_owned()).reboot_required().unwrap()
-        };
-        assert!(!required("a", "a", "a"));
-        assert!(!required("a", "b", "b"), "switched, and the same kernel");
-        assert!(required("a", "c", "c"), "switched, and another kernel");
-        assert!(required("a", "a", "b"), "only the next boot starts it");
-    }
-
-    #[test]
-    fn what_is_not_there_is_left_out() {
-        let folder = tempfile::tempdir().unwrap();
-        let host = Host::new(folder.path().to_owned());
-        assert_eq!(host.machine(), None);
-        assert_eq!((host.current(), host.booted(), host.profile()), (None, None, None));
-        assert_eq!(host.booted_system_differs(), None);
-        assert_eq!(host.reboot_required(), None);
-        assert_eq!(host.uptime_s(), None);
-        assert!(!host.has_systemd());
-    }
+/// Whether a unit of this name is one in which `nixos-rebuild` activates a system.
+pub(super) fn is_activation(unit: &str) -> bool {
+    unit.strip_suffix(".service").is_some_and(|name| name.starts_with(ACTIVATION))
 }
+
+/// Since when a control group has processes.
+fn populated_since(group: &Path) -> Option<Timestamp> {
+    let events = fs::read_to_string(group.join("cgroup.events")).ok()?;
+    if !events.lines().any(|line| line == "populated 1") {
+        return None;
+    }
+    let began = fs::metadata(group).ok().and_then(|group| Timestamp::from_second(group.mtime()).ok());
+    Some(began.unwrap_or_else(clock::now))
+}
+
+/// Reads a line of `/proc/locks`: `1: FLOCK  ADVISORY  WRITE 1234 00:1a:567 0 EOF`. One that waits begins with `->`.
+fn is_held(line: &str, file: &str) -> bool {
+    let mut words = line.split_whitespace().skip(1);
+    words.next() != Some("->") && words.any(|word| word == file)
+}
+
+/// The random id that tells machines apart that go by the same name, kept in this folder.
+///
+/// A cloned machine has the machine id of its original, and its state folder. So the id is made anew in each boot. It stays
+/// the same when the listener is restarted, which every deployment may do. A machine that is cloned while it runs shares it
+/// until one of the two is booted: nothing that the two could read tells them apart.
+///
+/// With the id goes the boot in which it was made; one that is not known is never the same.
+pub(super) fn instance(folder: &Path, boot: Option<&str>) -> Uuid {
+    let file = folder.join("instance");
+    let new = Uuid::new_v4();
+    let Some(boot) = boot else { return new };
+    let kept = fs::read_to_string(&file).ok();
+    let kept = kept.as_deref().and_then(|text| text.split_once(' ')).filter(|(_, made_in)| *made_in == boot);
+    if let Some(kept) = kept.and_then(|(instance, _)| instance.parse().ok()) {
+        return kept;
+    }
+    let draft = folder.join("instance.new");
+    let written = fs::write(&draft, format!("{new} {boot}")).and_then(|()| fs::rename(draft, file));
+    if let Err(error) = written {
+        tracing::warn!("cannot keep the id of this boot in {}: {error}", folder.display());
+    }
+    new
+}
+
+#[cfg(test)]
+pub(in crate::listener) mod tests;

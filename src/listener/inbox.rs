@@ -8,7 +8,6 @@
 //! that empties the channel comes too late for that. So it is emptied in the very moment when the client would wake such a
 //! task, and only what is worth keeping is copied: the listener never has more than one long message.
 
-use std::fmt;
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -38,9 +37,8 @@ const MAX_WAITING_BYTES: usize = 1024 * 1024;
 const COMPLAIN_EVERY: Duration = Duration::from_mins(5);
 
 /// Messages of several subjects, in the order of their arrival.
-#[derive(Debug)]
 pub(super) struct Inbox {
-    letters: UnboundedReceiver<Letter>,
+    pub(super) letters: UnboundedReceiver<Letter>,
     sender: UnboundedSender<Letter>,
     echo: Arc<Notify>,
     funnels: Vec<Arc<Funnel>>,
@@ -66,15 +64,10 @@ impl Inbox {
     pub(super) async fn subscribe(&mut self, client: &Client, subject: &Subject) -> Result<(), SubscribeError> {
         let subscriber = client.subscribe(subject.to_string()).await?;
         let room = Room::new(subject.clone(), self.sender.clone(), self.echo.clone());
-        let funnel =
-            Arc::new(Funnel { mouth: Mutex::new(Some(Mouth { subscriber, room })), wakes: AtomicUsize::new(0) });
+        let funnel = Arc::new(Funnel { mouth: Mutex::new(Some((subscriber, room))), wakes: AtomicUsize::new(0) });
         funnel.empty();
         self.funnels.push(funnel);
         Ok(())
-    }
-
-    pub(super) async fn next(&mut self) -> Option<Letter> {
-        self.letters.recv().await
     }
 }
 
@@ -89,14 +82,9 @@ impl Drop for Inbox {
 
 /// What lets messages through from the client's channel.
 struct Funnel {
-    mouth: Mutex<Option<Mouth>>,
+    mouth: Mutex<Option<(Subscriber, Room)>>,
     /// How often it was woken since it was last empty.
     wakes: AtomicUsize,
-}
-
-struct Mouth {
-    subscriber: Subscriber,
-    room: Room,
 }
 
 impl Wake for Funnel {
@@ -116,7 +104,7 @@ impl Funnel {
         let itself = Waker::from(self.clone());
         loop {
             let mut mouth = self.mouth.lock().unwrap_or_else(PoisonError::into_inner);
-            while let Some(Mouth { subscriber, room }) = mouth.as_mut() {
+            while let Some((subscriber, room)) = mouth.as_mut() {
                 // The client's own share of the thread's time must not run out over this.
                 match pin!(unconstrained(subscriber.next())).poll(&mut Context::from_waker(&itself)) {
                     Poll::Ready(Some(message)) => room.take(&message),
@@ -129,12 +117,6 @@ impl Funnel {
                 Err(more) => wakes = more,
             }
         }
-    }
-}
-
-impl fmt::Debug for Funnel {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Funnel")
     }
 }
 

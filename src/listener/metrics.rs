@@ -1,16 +1,26 @@
-//! The listener's metrics, in the text form that Prometheus reads. Pure.
+//! The listener's metrics over HTTP, in the text form that Prometheus reads.
+//!
+//! It is beside the loop that serves NATS and sees no more than what that last showed. Clients are few at a time, have
+//! little time and room, and need not be trusted for any of it.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display};
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufStream, copy, sink};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
 
 use super::history::{Deployed, RequestHistory};
-use super::publisher::Link;
-use super::run::Spec;
+use super::host::Host;
 use crate::protocol::{Commit, ErrorCode, Response, Status};
 
-pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// How runs can fail. Each is there from the start with a zero, since what appears with a one has never increased.
 #[rustfmt::skip]
@@ -20,10 +30,23 @@ const FAILURES: [ErrorCode; 11] = [
     ErrorCode::WrongHost, ErrorCode::NotAvailable, ErrorCode::Untrusted,
 ];
 
+/// How many clients are served at once; others wait until they are accepted.
+const CLIENTS: usize = 8;
+
+/// How long a client may take, from its connection to the end of the answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How many bytes a request may have, up to its empty line.
+const REQUEST_BYTES: u64 = 8 * 1024;
+
+/// How long to wait after a client could not be accepted, as it is with too many open files.
+const PAUSE: Duration = Duration::from_secs(1);
+
 /// What the loop that serves NATS knows. The counters begin with the process, the last run is known from disk.
 #[derive(Debug, Clone)]
 pub(super) struct Metrics {
-    pub(super) link: Link,
+    /// Whether the connection to NATS stands.
+    pub(super) connected: bool,
     deployed: Option<Deployed>,
     runs: BTreeMap<(Status, Option<ErrorCode>), u64>,
     last: Option<LastRun>,
@@ -37,25 +60,17 @@ struct LastRun {
     status: Status,
 }
 
-/// What is looked up on the host when somebody asks.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Seen {
-    /// The commit that runs, if the listener has deployed it.
-    pub(super) revision: Option<Commit>,
-    pub(super) reboot_required: Option<bool>,
-}
-
 impl Metrics {
     /// Those of a listener that has done nothing, and is not connected yet.
     pub(super) fn new() -> Self {
         let failures = FAILURES.map(|error| ((Status::Failed, Some(error)), 0));
         let runs = failures.into_iter().chain([((Status::Completed, None), 0)]).collect();
-        Self { link: Link::Down, deployed: None, runs, last: None }
+        Self { connected: false, deployed: None, runs, last: None }
     }
 
     /// A run has ended, as the ledger has it.
     pub(super) fn count_last(&mut self, ledger: &RequestHistory) {
-        if let Some((_, Response { status, error, .. })) = ledger.last() {
+        if let Some((_, Response { status, error, .. })) = &ledger.last {
             *self.runs.entry((*status, error.clone())).or_default() += 1;
         }
         self.recall(ledger);
@@ -63,19 +78,25 @@ impl Metrics {
 
     /// What is known of earlier runs, be they from before this process.
     pub(super) fn recall(&mut self, ledger: &RequestHistory) {
-        self.deployed = ledger.last_deployed().cloned();
-        self.last = ledger.last().and_then(|(spec, response)| LastRun::new(spec, response));
+        self.deployed.clone_from(&ledger.last_deployed);
+        self.last = ledger.last.as_ref().and_then(|(spec, response)| {
+            let ended_at = response.at?;
+            let duration = ended_at.duration_since(spec.accepted_at).as_secs_f64().max(0.0);
+            Some(LastRun { ended_at, duration, status: response.status })
+        });
     }
 
     /// The commit that runs, if this is the system that was made by deploying it.
-    pub(super) fn revision_of(&self, system: Option<&str>) -> Option<&Commit> {
+    fn revision_of(&self, system: Option<&str>) -> Option<&Commit> {
         self.deployed.as_ref()?.commit_of(system)
     }
 
-    pub(super) fn page(&self, seen: &Seen) -> String {
+    /// The page, with what is looked up on the host when somebody asks: the commit that runs, if the listener has deployed it,
+    /// and whether the next boot starts something else.
+    fn page(&self, revision: Option<&Commit>, reboot_required: Option<bool>) -> String {
         let mut page = PrometheusText(String::new());
         page.gauge("build_info", "The listener that runs.", &[("version", env!("CARGO_PKG_VERSION"))], 1);
-        page.gauge("connected", "Whether the connection to NATS stands.", &[], u8::from(self.link == Link::Up));
+        page.gauge("connected", "Whether the connection to NATS stands.", &[], u8::from(self.connected));
         page.family("runs_total", "counter", "Runs that have ended since the listener was started.");
         for ((status, error), count) in &self.runs {
             let error = error.as_ref().map_or("", ErrorCode::as_str);
@@ -89,11 +110,11 @@ impl Metrics {
             let help = "Whether the last run did what was asked.";
             page.gauge("last_run_success", help, &[], u8::from(status == Status::Completed));
         }
-        if let Some(revision) = &seen.revision {
+        if let Some(revision) = revision {
             let help = "The commit that runs, as far as the listener has deployed it.";
             page.gauge("running_revision_info", help, &[("revision", revision.as_str())], 1);
         }
-        if let Some(reboot_required) = seen.reboot_required {
+        if let Some(reboot_required) = reboot_required {
             let help = "Whether the next boot starts another kernel, initrd, kernel modules or system than run now.";
             page.gauge("reboot_required", help, &[], u8::from(reboot_required));
         }
@@ -101,19 +122,10 @@ impl Metrics {
     }
 }
 
-impl LastRun {
-    fn new(spec: &Spec, response: &Response) -> Option<Self> {
-        let ended_at = response.at?;
-        let duration = ended_at.duration_since(spec.accepted_at).as_secs_f64().max(0.0);
-        Some(Self { ended_at, duration, status: response.status })
-    }
-}
-
 /// Text in the format of Prometheus, with the name of this program before each metric.
 struct PrometheusText(String);
 
 impl PrometheusText {
-    /// A metric that has but one value.
     fn gauge(&mut self, name: &str, help: &str, labels: &[(&str, &str)], value: impl Display) {
         self.family(name, "gauge", help);
         self.sample(name, labels, value);
@@ -139,76 +151,93 @@ fn escaped(text: &str) -> String {
     text.replace('\\', r"\\").replace('"', r#"\""#).replace('\n', r"\n")
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::listener::run::tests::spec;
+#[derive(Debug)]
+pub(super) struct Exporter {
+    socket: TcpListener,
+    metrics: watch::Receiver<Metrics>,
+    host: Host,
+}
 
-    #[test]
-    fn a_listener_that_has_done_nothing_shows_zeros_and_only_what_it_knows() {
-        let page = Metrics::new().page(&Seen { revision: None, reboot_required: None });
-        insta::assert_snapshot!(page, @r#"
-        # HELP homelab_deploy_build_info The listener that runs.
-        # TYPE homelab_deploy_build_info gauge
-        homelab_deploy_build_info{version="0.1.0"} 1
-        # HELP homelab_deploy_connected Whether the connection to NATS stands.
-        # TYPE homelab_deploy_connected gauge
-        homelab_deploy_connected 0
-        # HELP homelab_deploy_runs_total Runs that have ended since the listener was started.
-        # TYPE homelab_deploy_runs_total counter
-        homelab_deploy_runs_total{status="completed",error=""} 0
-        homelab_deploy_runs_total{status="failed",error="invalid_revision"} 0
-        homelab_deploy_runs_total{status="failed",error="already_running"} 0
-        homelab_deploy_runs_total{status="failed",error="build_failed"} 0
-        homelab_deploy_runs_total{status="failed",error="timeout"} 0
-        homelab_deploy_runs_total{status="failed",error="activation_failed"} 0
-        homelab_deploy_runs_total{status="failed",error="interrupted"} 0
-        homelab_deploy_runs_total{status="failed",error="verify_failed"} 0
-        homelab_deploy_runs_total{status="failed",error="not_confirmed"} 0
-        homelab_deploy_runs_total{status="failed",error="wrong_host"} 0
-        homelab_deploy_runs_total{status="failed",error="not_available"} 0
-        homelab_deploy_runs_total{status="failed",error="untrusted"} 0
-        "#);
+impl Exporter {
+    /// Takes the address, and does not answer on it yet.
+    pub(super) async fn bind(address: SocketAddr, metrics: watch::Receiver<Metrics>, host: Host) -> io::Result<Self> {
+        let socket = TcpListener::bind(address).await?;
+        tracing::info!("metrics on http://{}/metrics", socket.local_addr()?);
+        Ok(Self { socket, metrics, host })
     }
 
-    #[test]
-    fn runs_are_counted_by_how_they_ended_and_the_last_one_is_shown() {
-        let mut metrics = Metrics { link: Link::Up, ..Metrics::new() };
-        let mut ledger = RequestHistory::new("ns1".parse().unwrap());
-        let odd = ErrorCode::Other("a\"b\\\nc".to_owned());
-        let runs =
-            [(Status::Completed, None), (Status::Failed, Some(ErrorCode::BuildFailed)), (Status::Failed, Some(odd))];
-        for (status, error) in runs.into_iter().cycle().take(4) {
-            let at = Some("2026-01-01T00:01:30.250Z".parse().unwrap());
-            let response = Response { error, at, ..Response::new("ns1".parse().unwrap(), status, "") };
-            let spec = Spec { accepted_at: "2026-01-01T00:00:00Z".parse().unwrap(), ..spec("r-1") };
-            ledger.ended(spec, response);
-            metrics.count_last(&ledger);
+    pub(super) async fn serve(self) {
+        let mut clients = JoinSet::new();
+        loop {
+            tokio::select! {
+                accepted = self.socket.accept(), if clients.len() < CLIENTS => match accepted {
+                    Ok((client, _)) => {
+                        clients.spawn(timeout(PATIENCE, answer(client, self.metrics.clone(), self.host.clone())));
+                    }
+                    Err(error) => {
+                        tracing::warn!("nobody can ask for metrics: {error}");
+                        sleep(PAUSE).await;
+                    }
+                },
+                // Whether a client got its answer is its own concern.
+                Some(_) = clients.join_next() => {}
+            }
         }
-        let revision = Some("8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b".parse().unwrap());
-        let page = metrics.page(&Seen { revision, reboot_required: Some(true) });
-        let samples: Vec<&str> = page.lines().filter(|line| !line.starts_with('#')).collect();
-        insta::assert_snapshot!(samples.join("\n"), @r#"
-        homelab_deploy_build_info{version="0.1.0"} 1
-        homelab_deploy_connected 1
-        homelab_deploy_runs_total{status="completed",error=""} 2
-        homelab_deploy_runs_total{status="failed",error="invalid_revision"} 0
-        homelab_deploy_runs_total{status="failed",error="already_running"} 0
-        homelab_deploy_runs_total{status="failed",error="build_failed"} 1
-        homelab_deploy_runs_total{status="failed",error="timeout"} 0
-        homelab_deploy_runs_total{status="failed",error="activation_failed"} 0
-        homelab_deploy_runs_total{status="failed",error="interrupted"} 0
-        homelab_deploy_runs_total{status="failed",error="verify_failed"} 0
-        homelab_deploy_runs_total{status="failed",error="not_confirmed"} 0
-        homelab_deploy_runs_total{status="failed",error="wrong_host"} 0
-        homelab_deploy_runs_total{status="failed",error="not_available"} 0
-        homelab_deploy_runs_total{status="failed",error="untrusted"} 0
-        homelab_deploy_runs_total{status="failed",error="a\"b\\\nc"} 1
-        homelab_deploy_last_run_timestamp_seconds 1767225690.25
-        homelab_deploy_last_run_duration_seconds 90.25
-        homelab_deploy_last_run_success 1
-        homelab_deploy_running_revision_info{revision="8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b"} 1
-        homelab_deploy_reboot_required 1
-        "#);
     }
 }
+
+async fn answer(client: TcpStream, metrics: watch::Receiver<Metrics>, host: Host) -> io::Result<()> {
+    let mut client = BufStream::new(client);
+    let line = request_line(&mut client).await?;
+    let metrics = metrics.borrow().clone();
+    client.write_all(reply(line.as_deref(), &metrics, &host).as_bytes()).await?;
+    client.shutdown().await?;
+    // A connection that is closed over something unread takes back what was said on it.
+    copy(&mut client.take(REQUEST_BYTES), &mut sink()).await?;
+    Ok(())
+}
+
+/// Reads a request up to its empty line, and returns the first one; nothing when it has no end or is too long.
+async fn request_line(client: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Option<String>> {
+    let mut client = client.take(REQUEST_BYTES);
+    let (mut first, mut line) = (Vec::new(), Vec::new());
+    client.read_until(b'\n', &mut first).await?;
+    loop {
+        line.clear();
+        client.read_until(b'\n', &mut line).await?;
+        match &line[..] {
+            b"\r\n" | b"\n" => return Ok(Some(String::from_utf8_lossy(&first).into_owned())),
+            [.., b'\n'] => {}
+            _ => return Ok(None),
+        }
+    }
+}
+
+/// What to say to a request with this first line.
+fn reply(line: Option<&str>, metrics: &Metrics, host: &Host) -> String {
+    let words: Vec<&str> = line.unwrap_or_default().split_whitespace().collect();
+    let [method, target, _version] = words[..] else { return refusal("400 Bad Request", "") };
+    match (method, target.split('?').next()) {
+        ("GET", Some("/metrics")) => {
+            let system = host.current().map(|system| system.path);
+            let page = metrics.page(metrics.revision_of(system.as_deref()), host.reboot_required());
+            response("200 OK", "", CONTENT_TYPE, &page)
+        }
+        (_, Some("/metrics")) => refusal("405 Method Not Allowed", "Allow: GET\r\n"),
+        _ => refusal("404 Not Found", ""),
+    }
+}
+
+fn refusal(status: &str, header: &str) -> String {
+    response(status, header, "text/plain", &format!("{status}: the metrics are at /metrics\n"))
+}
+
+fn response(status: &str, header: &str, content_type: &str, body: &str) -> String {
+    format!(
+        "HTTP/1.1 {status}\r\n{header}Content-Type: {content_type}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+#[cfg(test)]
+mod tests;

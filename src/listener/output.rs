@@ -43,7 +43,6 @@ const DISTRUST: [&str; 7] = [
 /// The longest part of a line that is looked at, in bytes.
 const MAX_LINE_BYTES: usize = 2_048;
 
-/// The phase that begins with this line.
 pub(super) fn phase_of(line: &str) -> Option<Phase> {
     let line = line.trim_start();
     ACTIVATION.iter().any(|start| line.starts_with(start)).then_some(Phase::Activate)
@@ -51,23 +50,14 @@ pub(super) fn phase_of(line: &str) -> Option<Phase> {
 
 #[derive(Debug)]
 pub(super) struct PhaseFinder {
-    phase: Phase,
+    /// What the run is at after all that was read.
+    pub(super) phase: Phase,
     line: Vec<u8>,
 }
 
 impl PhaseFinder {
     pub(super) const fn new() -> Self {
         Self { phase: Phase::Resolve, line: Vec::new() }
-    }
-
-    /// The run is at this from here on.
-    pub(super) const fn enter(&mut self, phase: Phase) {
-        self.phase = phase;
-    }
-
-    /// What the run is at after all that was read.
-    pub(super) const fn phase(&self) -> Phase {
-        self.phase
     }
 
     /// Reads on; a phase that has begun comes back.
@@ -89,7 +79,6 @@ impl PhaseFinder {
     }
 }
 
-/// Whether git could not have a commit by its id.
 pub(super) fn tells_unadvertised(lines: &[String]) -> bool {
     lines.iter().any(|line| line.contains(UNADVERTISED))
 }
@@ -167,8 +156,7 @@ fn without_label(line: &str) -> &str {
     text.unwrap_or(line).trim()
 }
 
-/// The lines of the output as they can be shown and sent: without control characters, terminal sequences, secrets in
-/// URLs and empty lines.
+/// The lines of the output as they can be shown and sent: without terminal sequences, secrets in URLs and empty lines.
 pub(super) fn clean_lines(output: &str) -> Vec<String> {
     // A carriage return is how a progress display overwrites its line: only what stands last was meant to stay.
     let shown = output.lines().map(|line| line.trim_end_matches('\r').rsplit('\r').next().unwrap_or_default());
@@ -258,7 +246,7 @@ error: Failed to fetch git repository 'ssh://git.example.com/x'"), @"ssh: connec
         assert_eq!(finder.read(b"ing the following un"), None);
         assert_eq!(finder.read(b"its: x.service\n"), Some(Phase::Activate));
         assert_eq!(finder.read(b"activating the configuration...\n"), None);
-        assert_eq!(finder.phase(), Phase::Activate);
+        assert_eq!(finder.phase, Phase::Activate);
     }
 
     proptest! {
@@ -278,7 +266,7 @@ error: Failed to fetch git repository 'ssh://git.example.com/x'"), @"ssh: connec
             whole.read(bytes);
             pieces.read(before);
             pieces.read(after);
-            prop_assert_eq!(whole.phase(), pieces.phase());
+            prop_assert_eq!(whole.phase, pieces.phase);
         }
     }
 }

@@ -1,10 +1,27 @@
 //! What the host lacks or found wrong: told in the log when it begins, and in each roll call while it lasts.
 
 use std::collections::BTreeMap;
+use std::env;
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
 
-use crate::protocol::Problem;
+use jiff::{SignedDuration, Timestamp};
+use tokio::time::sleep;
+
+use super::output::clean;
+use crate::lookup::{self, LookupError};
 use crate::protocol::discovery::MAX_PROBLEMS;
+use crate::protocol::{FlakeUrl, Problem, Revision};
 use crate::text::safe;
+
+const PROGRAMS: [(Kind, &str); 3] =
+    [(Kind::NoNixosRebuild, "nixos-rebuild"), (Kind::NoNix, "nix"), (Kind::NoGit, "git")];
+
+/// How soon a flake is asked again that could not be asked.
+pub(super) const ASK_AGAIN: Duration = Duration::from_mins(10);
+
+/// A request is wanted for minutes. One that expires at a time further from now was made by another clock.
+const CLOCKS_DIFFER: [SignedDuration; 2] = [SignedDuration::from_mins(2), SignedDuration::from_hours(24)];
 
 /// A kind of problem. The first ones are told first, where there are more than fit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,7 +52,6 @@ impl Kind {
     }
 }
 
-/// The problems that there are right now.
 #[derive(Debug, Default)]
 pub(super) struct Problems {
     /// What each of them is about, where one kind can be there more than once, and the text of it.
@@ -67,6 +83,57 @@ impl Problems {
     }
 }
 
+/// What is missing here for deployments of this flake, in words.
+pub async fn missing(flake: &FlakeUrl) -> Vec<String> {
+    let mut problems = Problems::default();
+    look_for_programs(flake, &mut problems);
+    let told = problems.told().into_iter().map(|problem| problem.message);
+    told.chain(ask(flake.clone(), Duration::ZERO).await).collect()
+}
+
+pub(super) fn look_for_programs(flake: &FlakeUrl, problems: &mut Problems) {
+    let path = env::var_os("PATH").unwrap_or_default();
+    for (kind, program) in PROGRAMS {
+        let is_needed = kind != Kind::NoGit || flake.git_remote().is_some();
+        let mut places = env::split_paths(&path).map(|folder| folder.join(program));
+        if is_needed && !places.any(|file| file.metadata().is_ok_and(|file| file.permissions().mode() & 0o111 != 0)) {
+            problems
+                .found(kind, format!("{program} is not on the PATH of the listener: add it to the path of its unit"));
+        }
+    }
+}
+
+/// Asks where the flake is from, and returns why that fails. Only git is asked: Nix would fetch the whole flake.
+pub async fn ask(flake: FlakeUrl, after: Duration) -> Option<String> {
+    sleep(after).await;
+    flake.git_remote()?;
+    // Any name does: that there is no such branch is an answer, too.
+    let revision: Revision = "main".parse().ok()?;
+    let why = match lookup::commit_of(&revision, &flake).await {
+        Ok(_) | Err(LookupError::NoSuchRef { .. }) => return None,
+        Err(LookupError::Failed { reason, .. }) => reason,
+        Err(LookupError::NoAnswer { .. }) => "no answer".to_owned(),
+        Err(error @ LookupError::Secret { .. }) => error.to_string(),
+    };
+    Some(clean(&format!("the flake cannot be asked: {why} (git, {})", flake.public())))
+}
+
+/// Compares the clock of this host with that of a deployer, by when its request expires.
+pub(super) fn compare_clocks(expires_at: Timestamp, now: Timestamp, problems: &mut Problems) {
+    let [past, future] = CLOCKS_DIFFER;
+    let ahead = expires_at.duration_since(now);
+    if ahead < -past || ahead > future {
+        let by = SignedDuration::from_secs(ahead.as_secs().abs());
+        let way = if ahead.is_negative() { "ahead of" } else { "behind" };
+        let message = format!(
+            "the clock here, which shows {now:.0}, is some {by:#} {way} that of a deployer: one of the two is wrong"
+        );
+        problems.found(Kind::Clock, message);
+    } else {
+        problems.solved(Kind::Clock);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,5 +151,37 @@ mod tests {
         assert!(told.iter().all(|problem| problem.code == "cannot_hear" && problem.message.len() <= MAX_PROBLEM_BYTES));
         problems.solved(Kind::CannotHear);
         assert_eq!(problems.told(), [Problem::new("clock", "the clock is wrong")]);
+    }
+
+    #[test]
+    fn a_clock_that_is_far_off_is_told_until_a_request_shows_that_it_is_right() {
+        let now: Timestamp = "2026-11-23T10:00:00Z".parse().unwrap();
+        let mut problems = Problems::default();
+        let mut told = |seconds: i64| {
+            compare_clocks(now + SignedDuration::from_secs(seconds), now, &mut problems);
+            problems.told().first().map(|problem| problem.message.clone())
+        };
+        assert_eq!((told(30), told(-30), told(3_600)), (None, None, None));
+        insta::assert_snapshot!(told(-3_600).unwrap(), @"the clock here, which shows 2026-11-23T10:00:00Z, is some 1h ahead of that of a deployer: one of the two is wrong");
+        assert!(told(-1_000_000).is_some() && told(1_000_000).is_some());
+        assert_eq!(told(30), None);
+    }
+
+    #[tokio::test]
+    async fn a_flake_that_cannot_be_asked_is_told_without_its_secrets() {
+        let folder = tempfile::tempdir().unwrap();
+        let missing = format!("git+file://{}/missing", folder.path().display());
+        let why = ask(missing.parse().unwrap(), Duration::ZERO).await.unwrap();
+        assert!(why.starts_with("the flake cannot be asked: fatal: "), "{why}");
+        let secret = ask("git+https://user:hunter2@localhost:1/x".parse().unwrap(), Duration::ZERO).await.unwrap();
+        assert!(secret.contains("localhost") && !secret.contains("hunter2"), "{secret}");
+        assert_eq!(ask("github:owner/name".parse().unwrap(), Duration::ZERO).await, None);
+    }
+
+    #[test]
+    fn git_is_needed_for_flakes_that_git_fetches() {
+        let mut problems = Problems::default();
+        look_for_programs(&"github:owner/name".parse().unwrap(), &mut problems);
+        assert!(problems.told().iter().all(|problem| problem.code != "no_git"));
     }
 }

@@ -1,17 +1,16 @@
-//! The listener's end of the connection: it hears on subjects and answers to them.
+//! Answering, and what the server lets the listener's key publish: the listener tries that after each connect.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use async_nats::{Client, SubscribeError};
+use async_nats::Client;
+use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
-use super::Config;
-use super::inbox::Inbox;
-use super::rights::{Rights, Trial};
+use super::config::Config;
 use super::state_dir::Undelivered;
-use crate::bus::Renewal;
-use crate::protocol::{HostName, Place, ReplySubject, Response, Subject, Tier};
+use crate::bus::{Operation, Renewal, Violation};
+use crate::protocol::{HostName, Place, Replies, ReplySubject, Response, RolloutId, Subject, Tier};
 
 /// How long it may take until all that was said is on its way.
 const FLUSH_WITHIN: Duration = Duration::from_secs(2);
@@ -19,34 +18,27 @@ const FLUSH_WITHIN: Duration = Duration::from_secs(2);
 /// How long it is waited at first, and at most, before it is looked again whether the server has said something.
 const LOOK_AFTER: [Duration; 2] = [Duration::from_millis(2), Duration::from_secs(1)];
 
+/// How long the outcome is waited for where the server does not show that it has read all that was tried.
+const KNOWN_WITHIN: Duration = Duration::from_secs(1);
+
+/// How long the client takes at most to hand on what it has read: refusals come another way than messages.
+const HANDED_ON_WITHIN: Duration = Duration::from_millis(20);
+
 /// Says what there is to say while it can be heard.
 #[derive(Debug, Clone)]
 pub(super) struct Publisher {
-    client: Client,
+    pub(super) client: Client,
     renewal: Renewal,
     tier: Tier,
     host: HostName,
-    instance: Uuid,
+    pub(super) instance: Uuid,
     /// A subject that the listener may subscribe to.
     permitted: Subject,
     /// What the server lets it publish, as far as is known.
     pub(super) rights: Rights,
-    pub(super) link: Link,
-}
-
-/// Whether the connection stands. While it does not, nothing is published: the client would keep it and send it at
-/// some later time, when another state is true.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Link {
-    Up,
-    Down,
-}
-
-/// Whether the server has been given something.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Delivery {
-    Certain,
-    Unknown,
+    /// Whether the connection stands. While it does not, nothing is published: the client would keep it and send it at
+    /// some later time, when another state is true.
+    pub(super) connected: bool,
 }
 
 impl Publisher {
@@ -59,13 +51,8 @@ impl Publisher {
             instance,
             permitted: config.discover_subject.clone(),
             rights: Rights::UNKNOWN,
-            link: Link::Up,
+            connected: true,
         }
-    }
-
-    /// Hears what is sent to this subject, in this inbox.
-    pub(super) async fn hear(&self, subject: &Subject, inbox: &mut Inbox) -> Result<(), SubscribeError> {
-        inbox.subscribe(&self.client, subject).await
     }
 
     /// Tries what the server lets this listener publish. It hears the end of that on `echo`.
@@ -87,14 +74,9 @@ impl Publisher {
         self.publish(to, response.to_bytes(self.client.max_payload())).await;
     }
 
-    /// The longest message that the server takes, in bytes.
-    pub(super) fn max_payload(&self) -> usize {
-        self.client.max_payload()
-    }
-
     /// Publishes an answer, but never below the prefix of another host, whatever was asked for.
     pub(super) async fn publish(&self, to: &ReplySubject, message: Vec<u8>) {
-        if self.link == Link::Down || !self.may_answer(to) {
+        if !self.connected || !self.may_answer(to) {
             return;
         }
         if let Err(error) = self.client.publish(to.to_string(), message.into()).await {
@@ -105,48 +87,51 @@ impl Publisher {
     /// Leaves the connection, and makes another one. Until that stands nothing is said.
     pub(super) async fn connect_anew(&mut self) {
         match self.renewal.connect_anew().await {
-            Ok(()) => self.link = Link::Down,
+            Ok(()) => self.connected = false,
             Err(error) => tracing::error!("cannot connect anew: {error}"),
         }
     }
 
-    /// Waits until all that was said is on its way.
     pub(super) async fn flush(&self) {
-        if self.link == Link::Up {
-            tokio::time::timeout(FLUSH_WITHIN, self.client.flush()).await.ok();
+        if self.connected {
+            timeout(FLUSH_WITHIN, self.client.flush()).await.ok();
         }
     }
 
-    /// Says how these runs ended, and waits until the server has it for certain or the connection is another one.
+    /// Says how these runs ended, and waits until the server has it or the connection is another one. Returns whether the
+    /// server has it for certain.
     ///
     /// That it was sent is not enough: when the network went away, with the very switch that is to be told of, whole
     /// minutes of messages fit into the buffers of a dead connection. The server handles what it receives in order, so
     /// what comes from it after it was asked for a sign of life tells that it has read all that was said before.
-    pub(super) async fn deliver(&self, untold: &[Undelivered]) -> Delivery {
+    pub(super) async fn deliver(&self, untold: &[Undelivered]) -> bool {
         let connection = self.connection();
         for Undelivered { reply_to, response, .. } in untold {
             self.say(reply_to, response).await;
         }
         self.flush().await;
         let heard = self.heard();
-        if self.ask_for_a_sign_of_life().await.is_err() {
-            return Delivery::Unknown;
+        if !self.ask_for_a_sign_of_life().await {
+            return false;
         }
         let [mut pause, longest] = LOOK_AFTER;
         while self.connection() == connection {
             if self.heard() > heard {
-                return Delivery::Certain;
+                return true;
             }
-            tokio::time::sleep(pause).await;
+            sleep(pause).await;
             pause = longest.min(2 * pause);
         }
-        Delivery::Unknown
+        false
     }
 
-    /// Makes the client send a ping, which it has no call for: it does so when a subscription is drained.
-    async fn ask_for_a_sign_of_life(&self) -> Result<(), Silence> {
-        let mut subscription = self.client.subscribe(self.permitted.to_string()).await.map_err(|_| Silence)?;
-        subscription.drain().await.map_err(|_| Silence)
+    /// Makes the client send a ping, which it has no call for: it does so when a subscription is drained. Returns whether the
+    /// client still takes commands.
+    async fn ask_for_a_sign_of_life(&self) -> bool {
+        match self.client.subscribe(self.permitted.to_string()).await {
+            Ok(mut subscription) => subscription.drain().await.is_ok(),
+            Err(_) => false,
+        }
     }
 
     /// Which connection it is, counted from the first.
@@ -154,11 +139,149 @@ impl Publisher {
         self.client.statistics().connects.load(Ordering::Relaxed)
     }
 
-    /// How many bytes the server has sent so far.
     fn heard(&self) -> u64 {
         self.client.statistics().in_bytes.load(Ordering::Relaxed)
     }
 }
 
-/// That the client takes no commands any more.
-struct Silence;
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum May {
+    Unknown,
+    Yes,
+    No,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Rights {
+    /// Below its own prefix.
+    pub(super) own: May,
+    /// On a single token, as the first listeners do.
+    pub(super) shared: May,
+    /// Below the prefix of another host.
+    pub(super) others: May,
+}
+
+impl Rights {
+    pub(super) const UNKNOWN: Self = Self { own: May::Unknown, shared: May::Unknown, others: May::Unknown };
+
+    /// Whether an answer may go there, as far as is known.
+    pub(super) fn allow(self, place: Place) -> bool {
+        let may = match place {
+            Place::Own => self.own,
+            Place::Shared => self.shared,
+            Place::Outdated => self.others,
+            Place::Foreign => May::No,
+        };
+        may != May::No
+    }
+}
+
+/// Messages without content are on their way, one to each kind of place.
+#[derive(Debug)]
+pub(super) struct Trial {
+    own: ReplySubject,
+    shared: ReplySubject,
+    others: ReplySubject,
+    refused: Rights,
+    /// Whether something may have been refused without a word of it coming through.
+    pub(super) muddled: bool,
+    pub(super) over_at: Instant,
+}
+
+impl Trial {
+    /// Tries it. The server says last that nobody hears what was sent below the own prefix, on `echo`, which the listener
+    /// hears: by then it has said all that it refuses.
+    async fn begin(client: &Client, tier: Tier, host: &HostName, echo: &Subject) -> Self {
+        let token = Uuid::new_v4;
+        let trial = Self {
+            own: ReplySubject::of_host(tier, host, &token().to_string()),
+            shared: ReplySubject::single(token()),
+            others: Replies::of(RolloutId::from(token())).of_probe(tier, token()),
+            refused: Rights { own: May::Yes, shared: May::Yes, others: May::Yes },
+            muddled: false,
+            over_at: Instant::now() + KNOWN_WITHIN,
+        };
+        for subject in [&trial.shared, &trial.others] {
+            client.publish(subject.to_string(), Vec::new().into()).await.ok();
+        }
+        client.publish_with_reply(trial.own.to_string(), echo.to_string(), Vec::new().into()).await.ok();
+        trial
+    }
+
+    /// The server refused something; whether it was part of this.
+    pub(super) fn refused(&mut self, violation: &Violation) -> bool {
+        if violation.operation != Operation::Publish {
+            return false;
+        }
+        let Rights { own, shared, others } = &mut self.refused;
+        for (subject, may) in [(&self.own, own), (&self.shared, shared), (&self.others, others)] {
+            if violation.subject == subject.as_str() {
+                *may = May::No;
+                if subject == &self.own {
+                    // The last one that was sent.
+                    self.over_at = Instant::now() + HANDED_ON_WITHIN;
+                }
+                return true;
+            }
+        }
+        false
+    }
+
+    /// The server has read all of it.
+    pub(super) fn read(&mut self) {
+        self.over_at = self.over_at.min(Instant::now() + HANDED_ON_WITHIN);
+    }
+
+    /// What was found out, where before it was so.
+    pub(super) fn outcome(&self, before: Rights) -> Rights {
+        let known = |found: May, before: May| if found == May::Yes && self.muddled { before } else { found };
+        Rights {
+            own: known(self.refused.own, before.own),
+            shared: known(self.refused.shared, before.shared),
+            others: known(self.refused.others, before.others),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trial() -> Trial {
+        Trial {
+            own: "deploy.responses.prod.ns1.a".parse().unwrap(),
+            shared: "deploy.responses.b".parse().unwrap(),
+            others: "deploy.responses.prod.c.d.probe".parse().unwrap(),
+            refused: Rights { own: May::Yes, shared: May::Yes, others: May::Yes },
+            muddled: false,
+            over_at: Instant::now() + KNOWN_WITHIN,
+        }
+    }
+
+    fn refusal(subject: &str) -> Violation {
+        Violation { operation: Operation::Publish, subject: subject.to_owned() }
+    }
+
+    #[tokio::test]
+    async fn what_is_refused_is_known_and_what_is_not_is_permitted() {
+        let mut trial = trial();
+        assert!(trial.refused(&refusal("deploy.responses.b")));
+        assert!(!trial.refused(&refusal("deploy.responses.prod.ns2.a")));
+        assert!(
+            !trial.refused(&Violation { operation: Operation::Subscribe, subject: "deploy.responses.b".to_owned() })
+        );
+        let rights = trial.outcome(Rights::UNKNOWN);
+        assert_eq!(rights, Rights { own: May::Yes, shared: May::No, others: May::Yes });
+        assert!(rights.allow(Place::Own) && !rights.allow(Place::Shared) && !rights.allow(Place::Foreign));
+    }
+
+    #[tokio::test]
+    async fn what_may_have_been_lost_proves_nothing() {
+        let mut trial = trial();
+        trial.refused(&refusal("deploy.responses.prod.ns1.a"));
+        trial.muddled = true;
+        let rights = trial.outcome(Rights { shared: May::No, ..Rights::UNKNOWN });
+        assert_eq!(rights, Rights { own: May::No, shared: May::No, others: May::Unknown });
+        assert!(rights.allow(Place::Outdated) && !rights.allow(Place::Own));
+    }
+}

@@ -7,9 +7,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::launch::Launcher;
-use super::missing_result;
 use super::output::clean_lines;
-use super::run::{RunDir, RunResult, Spec, Verdict};
+use super::run::{RunDir, RunResult, Spec, UnitEnd, Verdict, files};
 use crate::clock;
 use crate::protocol::response::bounded_tail;
 use crate::protocol::{Action, Commit, ErrorCode, Phase, Response, Status};
@@ -26,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 pub(super) struct Watcher {
     dir: RunDir,
     /// What it was at when it was last looked at.
-    phase: Phase,
+    pub(super) phase: Phase,
     /// Since when nobody has the run in hand.
     abandoned: Option<Instant>,
 }
@@ -43,38 +42,26 @@ pub(super) struct Finished {
     _lock: Option<File>,
 }
 
-#[derive(Debug)]
-pub(super) struct StartError {
-    error: io::Error,
-    _over: Finished,
-}
-
-/// What is known about the host of a run when it is concluded.
-#[derive(Debug)]
-pub(super) struct HostContext {
-    pub(super) boot_id: Option<String>,
-    /// The commit that this listener brought to run before, for a system that does not say its own.
-    pub(super) previous: Option<Commit>,
-}
-
-/// Makes the run durable, and then begins it. Blocks.
-pub(super) fn begin(launcher: &Launcher, dir: &RunDir, spec: &Spec) -> Result<Watcher, StartError> {
+/// Makes the run durable, and then begins it. Blocks. An error is what is told of a run that could not be begun.
+pub(super) fn begin(launcher: &Launcher, dir: &RunDir, spec: &Spec) -> Result<Watcher, Box<Response>> {
     // The lock is given back before the launch: from there on it is the supervisor's.
     let begun = dir.create(spec).map(drop).and_then(|()| launcher.launch(dir, spec));
-    match begun {
-        Ok(()) => Ok(Watcher::new(dir.clone())),
-        Err(error) => match dir.lock() {
-            // The supervisor has taken the run anyway.
-            Err(held) if held.kind() == io::ErrorKind::WouldBlock => Ok(Watcher::new(dir.clone())),
-            lock => Err(StartError { error, _over: Finished { _lock: lock.ok() } }),
-        },
-    }
+    let Err(error) = begun else { return Ok(Watcher::new(dir.clone())) };
+    let _lock = match dir.lock() {
+        // The supervisor has taken the run anyway.
+        Err(held) if held.kind() == io::ErrorKind::WouldBlock => return Ok(Watcher::new(dir.clone())),
+        lock => lock,
+    };
+    let verdict = Verdict::failed(ErrorCode::BuildFailed, format!("the run cannot be started: {error}"));
+    let response = compose(spec, verdict);
+    keep(dir, &response);
+    Err(Box::new(response))
 }
 
 /// Whether a run from before is over, as far as that can be told at once.
 pub(super) fn over(dir: &RunDir, spec: &Spec, boot_id: Option<&str>) -> Option<Finished> {
     ended(dir).or_else(|| {
-        let lock = missing_result::rebooted(spec, boot_id).then(|| dir.lock().ok()).flatten()?;
+        let lock = rebooted(spec, boot_id).then(|| dir.lock().ok()).flatten()?;
         Some(Finished { _lock: Some(lock) })
     })
 }
@@ -88,10 +75,6 @@ fn ended(dir: &RunDir) -> Option<Finished> {
 impl Watcher {
     pub(super) fn new(dir: RunDir) -> Self {
         Self { phase: dir.phase(), dir, abandoned: None }
-    }
-
-    pub(super) const fn phase(&self) -> Phase {
-        self.phase
     }
 
     pub(super) async fn news(mut self) -> RunEvent {
@@ -119,19 +102,25 @@ impl Watcher {
     }
 }
 
-/// Puts together what is told of a run that is over, and keeps it.
-pub(super) fn conclude(_over: &Finished, dir: &RunDir, spec: &Spec, site: HostContext) -> Response {
-    let result = dir.result();
+/// Puts together and keeps what is told of a run that is over. `previous` is for a system that does not say its commit.
+pub(super) fn conclude(
+    _over: &Finished,
+    dir: &RunDir,
+    spec: &Spec,
+    boot_id: Option<&str>,
+    previous: Option<Commit>,
+) -> Response {
+    let result = dir.get(files::RESULT);
     let verdict = result.as_ref().map_or_else(
-        || Verdict::lost(missing_result::explain(spec, dir.phase(), site.boot_id.as_deref(), dir.unit_end().as_ref())),
+        || Verdict::failed(ErrorCode::Interrupted, explain(spec, dir.phase(), boot_id, dir.get(files::UNIT).as_ref())),
         |result| result.verdict.clone(),
     );
     let mut response = compose(spec, verdict);
     response.revision = match &spec.return_to {
         Some(to) => to.revision.clone(),
-        None => dir.commit().or(response.revision),
+        None => dir.get(files::COMMIT).or(response.revision),
     };
-    response.previous_revision = dir.before().and_then(|before| before.revision).or(site.previous);
+    response.previous_revision = dir.get(files::BEFORE).and_then(|before| before.revision).or(previous);
     if response.status == Status::Failed {
         let from_disk = || bounded_tail(&clean_lines(&dir.output_tail()));
         response.log_tail = result.as_ref().map_or_else(from_disk, |result| result.tail.clone());
@@ -150,14 +139,6 @@ pub(super) fn conclude(_over: &Finished, dir: &RunDir, spec: &Spec, site: HostCo
     response
 }
 
-/// What is told of a run that could not be begun.
-pub(super) fn not_begun(why: &StartError, dir: &RunDir, spec: &Spec) -> Response {
-    let verdict = Verdict::failed(ErrorCode::BuildFailed, format!("the run cannot be started: {}", why.error));
-    let response = compose(spec, verdict);
-    keep(dir, &response);
-    response
-}
-
 fn compose(spec: &Spec, verdict: Verdict) -> Response {
     Response {
         error: verdict.error,
@@ -172,7 +153,7 @@ fn compose(spec: &Spec, verdict: Verdict) -> Response {
 }
 
 fn keep(dir: &RunDir, response: &Response) {
-    if let Err(error) = dir.write_final(response) {
+    if let Err(error) = dir.keep(files::FINAL, response) {
         // It is told anyway; only a listener that starts anew would not know it.
         tracing::error!("cannot keep how the run in {} ended: {error}", dir.path().display());
     }
@@ -181,6 +162,31 @@ fn keep(dir: &RunDir, response: &Response) {
             tracing::warn!("cannot tidy up after the run in {}: {error}", dir.path().display());
         }
     }
+}
+
+/// Why there is no result, in words: by the last phase that was noted, the boot as of now, and the end of the unit.
+fn explain(spec: &Spec, phase: Phase, boot_id: Option<&str>, unit: Option<&UnitEnd>) -> String {
+    let doing = spec.doing(phase);
+    match unit {
+        Some(UnitEnd { result, .. }) if result == "oom-kill" => format!("memory ran out while {doing}"),
+        Some(UnitEnd { result, .. }) if result == "timeout" => {
+            format!("systemd ended the run while {doing}: it did not end in time by itself")
+        }
+        Some(UnitEnd { code, status, .. }) if code == "exited" => {
+            format!(
+                "the process over the run failed with code {status} while {doing}; the journal of its unit tells more"
+            )
+        }
+        Some(UnitEnd { status, .. }) => format!("signal {status} ended the process over the run while {doing}"),
+        // What the phase was is not durable.
+        None if rebooted(spec, boot_id) => "the host rebooted in the middle of the run".to_owned(),
+        None => format!("the run was ended from outside while {doing}, and left no result"),
+    }
+}
+
+/// Whether the run is of an earlier boot, and so cannot go on. Unknown is no.
+fn rebooted(spec: &Spec, boot_id: Option<&str>) -> bool {
+    spec.boot_id.as_deref().zip(boot_id).is_some_and(|(then, now)| then != now)
 }
 
 #[cfg(test)]
@@ -202,7 +208,7 @@ mod tests {
         let (_folder, dir) = run();
         let lock = dir.lock().unwrap();
         let watch = Watcher::new(dir.clone());
-        dir.write_phase(Phase::Activate).unwrap();
+        dir.note(files::PHASE, &Phase::Activate).unwrap();
         let RunEvent::Phase(watch) = watch.news().await else { panic!("it is not over") };
         fs::write(dir.path().join("result.json"), "").unwrap();
         let RunEvent::Finished(_over) = watch.news().await else { panic!("it has a result") };
@@ -232,5 +238,32 @@ mod tests {
         let spec = Spec { boot_id: Some("first".to_owned()), ..spec("r-1") };
         assert!(over(&dir, &spec, Some("first")).is_none());
         assert!(over(&dir, &spec, Some("second")).is_some());
+    }
+
+    fn explained(boot_id: &str, unit: Option<(&str, &str, &str)>) -> String {
+        let spec = Spec { boot_id: Some("first".to_owned()), ..spec("r-1") };
+        let unit = unit.map(|(result, code, status)| UnitEnd {
+            result: result.to_owned(),
+            code: code.to_owned(),
+            status: status.to_owned(),
+        });
+        explain(&spec, Phase::Build, Some(boot_id), unit.as_ref())
+    }
+
+    #[test]
+    fn a_reboot_a_kill_and_a_failure_are_told_apart() {
+        insta::assert_snapshot!(explained("second", None), @"the host rebooted in the middle of the run");
+        insta::assert_snapshot!(explained("first", None), @"the run was ended from outside while building, and left no result");
+        insta::assert_snapshot!(explained("first", Some(("signal", "killed", "KILL"))), @"signal KILL ended the process over the run while building");
+        insta::assert_snapshot!(explained("second", Some(("signal", "killed", "KILL"))), @"signal KILL ended the process over the run while building");
+        insta::assert_snapshot!(explained("first", Some(("oom-kill", "killed", "KILL"))), @"memory ran out while building");
+        insta::assert_snapshot!(explained("first", Some(("timeout", "killed", "KILL"))), @"systemd ended the run while building: it did not end in time by itself");
+        insta::assert_snapshot!(explained("first", Some(("exit-code", "exited", "203"))), @"the process over the run failed with code 203 while building; the journal of its unit tells more");
+    }
+
+    #[test]
+    fn an_unknown_boot_is_no_other_boot() {
+        assert!(!rebooted(&spec("r-1"), Some("second")));
+        assert!(!rebooted(&Spec { boot_id: Some("first".to_owned()), ..spec("r-1") }, None));
     }
 }

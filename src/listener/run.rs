@@ -1,11 +1,8 @@
-//! A run in files. The listener writes down what to do, the supervisor how far it is and how it ended; neither knows
-//! the other in any other way.
+//! A run in files. The listener writes down what to do, the supervisor how far it is and how it ended.
 
 mod dir;
-mod files;
+pub(super) mod files;
 mod page;
-mod result;
-mod spare;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,18 +12,14 @@ use serde::{Deserialize, Serialize};
 
 pub use self::dir::RunDir;
 pub(super) use self::dir::TAIL_BYTES;
+pub(super) use self::files::prepare_spares;
 pub(super) use self::page::{OutputPage, Part};
-pub use self::result::UnitEnd;
-pub(super) use self::result::{RunResult, Verdict};
-pub(super) use self::spare::prepare as prepare_spares;
-use super::Config;
+use super::config::{Config, RebuildFlag, SystemKey, UserUnits};
 use super::output::clean;
-use super::rebuild_flag::RebuildFlag;
 use super::snapshot::SystemSnapshot;
-use super::system_key::SystemKey;
 use crate::protocol::{
-    Action, BusyWith, Commit, FlakeAttr, FlakeUrl, HostName, Phase, ReplySubject, Request, RequestId, Revision,
-    SystemPath,
+    Action, BusyWith, Commit, ErrorCode, FlakeAttr, FlakeUrl, HostName, Phase, ReplySubject, Request, RequestId,
+    Revision, Status, SystemPath,
 };
 
 /// The longest that a host waits to be confirmed, whatever it is asked for: it takes no other request meanwhile.
@@ -80,7 +73,6 @@ pub struct Spec {
     pub grace_ms: u64,
 }
 
-/// What a host is to return to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RollbackTarget {
     /// The run before which it was so.
@@ -94,23 +86,45 @@ pub struct RollbackTarget {
     pub made: Option<String>,
 }
 
-/// What becomes of a run after which units of a user fail, and none of the system.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum UserUnits {
-    /// It has failed.
-    #[default]
-    Fail,
-    /// It has not, and names them.
-    Warn,
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunResult {
+    pub verdict: Verdict,
+    pub started_at: Timestamp,
+    pub ended_at: Timestamp,
+    /// What was so on the host at that time.
+    pub after: SystemSnapshot,
+    /// The last lines of the output, cleaned: the disk may have had no room for them.
+    #[serde(default)]
+    pub tail: Vec<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// In all.
-    pub timeout: Duration,
-    /// To end after it was told to.
-    pub grace: Duration,
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// `completed` or `failed`.
+    pub status: Status,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<ErrorCode>,
+    pub message: String,
+    /// Whether what was deployed takes effect only after a reboot; unknown where nothing can be compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reboot_required: Option<bool>,
+    /// The units that failed because of the run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failed_units: Vec<String>,
+    /// Whether the host returned to what it ran before; `false` when it tried and could not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rolled_back: Option<bool>,
+}
+
+/// How the unit of a run ended, in the words that systemd has for its `ExecStopPost=`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnitEnd {
+    /// `$SERVICE_RESULT`: `success`, `signal`, `oom-kill` and so on.
+    pub result: String,
+    /// `$EXIT_CODE`: `exited`, `killed` or `dumped`.
+    pub code: String,
+    /// `$EXIT_STATUS`: the exit code, or the name of the signal.
+    pub status: String,
 }
 
 impl Spec {
@@ -139,8 +153,8 @@ impl Spec {
             confirm_timeout_ms: confirm_timeout.map(milliseconds),
             return_to: None,
             user_units: config.user_units,
-            timeout_ms: milliseconds(config.limits.timeout),
-            grace_ms: milliseconds(config.limits.grace),
+            timeout_ms: milliseconds(config.timeout),
+            grace_ms: milliseconds(config.grace),
         }
     }
 
@@ -149,7 +163,6 @@ impl Spec {
         self.attr.as_ref().map_or(self.host.as_str(), FlakeAttr::as_str)
     }
 
-    /// What the run is doing, as a word for people.
     pub(super) const fn doing(&self, phase: Phase) -> &'static str {
         match (phase, &self.system) {
             (Phase::Build, Some(_)) => "fetching",
@@ -160,6 +173,24 @@ impl Spec {
     /// The run as the reason why another one is refused.
     pub(super) fn holder(&self) -> BusyWith {
         BusyWith { id: self.key.clone(), operator: self.operator.clone(), since: self.accepted_at }
+    }
+}
+
+impl Verdict {
+    pub(super) fn completed(message: String) -> Self {
+        let (error, reboot_required, rolled_back) = (None, None, None);
+        Self { status: Status::Completed, error, message, reboot_required, failed_units: Vec::new(), rolled_back }
+    }
+
+    /// The same, and something more to say of it.
+    pub(super) fn with(mut self, addition: &str) -> Self {
+        self.message.push_str("; ");
+        self.message.push_str(addition);
+        self
+    }
+
+    pub(super) fn failed(error: ErrorCode, message: impl Into<String>) -> Self {
+        Self { status: Status::Failed, error: Some(error), ..Self::completed(message.into()) }
     }
 }
 

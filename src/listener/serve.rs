@@ -5,40 +5,37 @@ mod link;
 mod log;
 mod roll_call;
 
+use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::Client;
-use tokio::sync::Notify;
-use tokio::task::{JoinError, JoinSet};
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until, timeout};
 
-use self::course::{DeliveryState, Stage, Step};
-use self::log::LogReaders;
+use self::course::{Stage, Step};
 use self::roll_call::RollCalls;
-use super::activation_lock;
+use super::ListenerError;
 use super::admission::{Decision, Refusal, addressed, decide};
 use super::allowance::Allowance;
+use super::config::Config;
 use super::history::RequestHistory;
-use super::host::Host;
+use super::host::{Host, System, instance};
 use super::inbox::{Inbox, Letter};
-use super::instance::Shelf;
 use super::launch::Launcher;
-use super::problems::Problems;
-use super::publisher::Publisher;
+use super::metrics::Metrics;
+use super::problems::{Problems, compare_clocks, look_for_programs};
+use super::publisher::{Publisher, Trial};
 use super::rebuild;
-use super::report::Reporter;
-use super::rights::Trial;
-use super::run::{RollbackTarget, Spec};
+use super::run::{RollbackTarget, Spec, files};
 use super::state_dir::{RecoveredState, StateDir, Undelivered};
-use super::status_reporting::StatusReporting;
-use super::surroundings::{compare_clocks, look_for_programs};
-use super::{Config, ListenerError};
-use crate::bus::{BusEvent, Events, Lockout, Renewal};
+use super::watchdog::Watchdog;
+use crate::bus::{Events, Lockout, Renewal};
 use crate::clock;
 use crate::protocol::request::is_acknowledgement;
-use crate::protocol::{ErrorCode, LogRequest, Phase, ReplySubject, Request, Response, Status, SystemPath};
+use crate::protocol::{Commit, ErrorCode, LogRequest, Phase, ReplySubject, Request, Response, Status, SystemPath};
 use crate::text::safe;
 
 /// How old a final may be to be told again after the connection was lost.
@@ -64,7 +61,6 @@ const REASON_BYTES: usize = 1_000;
 const NO_KEY: &str = "this host takes no systems that were built elsewhere: for that, its configuration names a key that signs them \
     (services.homelab-deploy.listener.systems.trustedKeys, or --system-key of the listener)";
 
-/// How much of a text of others is logged, in bytes.
 const SHOWN_BYTES: usize = 200;
 
 pub(super) struct Service {
@@ -79,20 +75,24 @@ pub(super) struct Service {
     /// What the server permits is being tried.
     trial: Option<Trial>,
     roll_calls: RollCalls,
-    log_readers: LogReaders,
+    /// The places of those who read logs.
+    log_readers: Arc<Semaphore>,
     problems: Problems,
     answers: Allowance,
     lines: Allowance,
     ledger: RequestHistory,
     memory: StateDir,
     launcher: Launcher,
+    host: Host,
     boot_id: Option<String>,
     /// The ends of runs that the server does not have yet.
     untold: Vec<Undelivered>,
-    /// Whether some of them are on their way.
-    mail: DeliveryState,
-    reporter: Reporter,
-    signs: StatusReporting,
+    /// Whether some of them are on their way. One batch at a time: the next one may be the same again.
+    delivering: bool,
+    /// The last system that was asked, and the commit that it says it is of.
+    said: Option<(System, Option<Commit>)>,
+    pulse: Watchdog,
+    metrics: watch::Sender<Metrics>,
     stage: Stage,
     steps: JoinSet<Step>,
     heartbeat: Interval,
@@ -105,28 +105,25 @@ pub(super) struct Past {
     pub(super) recalled: RecoveredState,
 }
 
-enum Input {
-    Deploy(Letter),
-    Discover(Letter),
-    Step(Result<Step, JoinError>),
-    Heartbeat,
-    Watchdog,
-    Bus(BusEvent),
-    Echo,
-    RightsKnown,
-    Stop,
-}
-
 impl Service {
     /// A service that knows what was found on disk; runs that go on are watched, those that are over concluded.
-    pub(super) fn new(config: Config, client: Client, renewal: Renewal, past: Past, signs: StatusReporting) -> Self {
-        let Past { memory, ledger, recalled } = past;
-        let boot_id = Host::new(config.root.clone()).boot_id();
-        let instance = Shelf::of(&config, boot_id.as_deref()).instance();
+    pub(super) fn new(
+        config: Config,
+        (client, renewal): (Client, Renewal),
+        Past { memory, ledger, recalled }: Past,
+        pulse: Watchdog,
+        metrics: watch::Sender<Metrics>,
+    ) -> Self {
+        let host = Host::new(config.root.clone());
+        let boot_id = host.boot_id();
+        let instance = match &config.runtime_dir {
+            // It is emptied at each boot.
+            Some(folder) => instance(folder, Some("")),
+            None => instance(&config.state_dir, boot_id.as_deref()),
+        };
         let echo = Arc::new(Notify::new());
         let mut service = Self {
             ledger,
-            reporter: Reporter::new(&config, instance),
             heartbeat: heartbeat(config.heartbeat),
             voice: Publisher::new(client, renewal, &config, instance),
             requests: Inbox::new(echo.clone()),
@@ -135,15 +132,18 @@ impl Service {
             lockout: Lockout::default(),
             trial: None,
             roll_calls: RollCalls::default(),
-            log_readers: LogReaders::default(),
+            log_readers: Arc::new(Semaphore::new(log::READERS)),
             problems: Problems::default(),
             answers: Allowance::new(ANSWERS.0, ANSWERS.1),
             lines: Allowance::new(LINES.0, LINES.1),
-            launcher: Launcher::new(config.supervisor.clone(), &config.root),
+            launcher: Launcher::new(config.supervisor.clone(), &host),
+            host,
             boot_id,
             untold: recalled.untold,
-            mail: DeliveryState::Idle,
-            signs,
+            delivering: false,
+            said: None,
+            pulse,
+            metrics,
             stage: Stage::Idle,
             steps: JoinSet::new(),
             config,
@@ -162,10 +162,10 @@ impl Service {
     ) -> Result<(), ListenerError> {
         let echo = self.echo.clone();
         self.hear_requests().await?;
-        while let Some(trial) = &self.trial {
+        while let Some(trial) = &mut self.trial {
             tokio::select! {
                 () = sleep_until(trial.over_at) => self.rights_known(),
-                () = echo.notified() => self.echo(),
+                () = echo.notified() => trial.read(),
                 Some(event) = events.recv() => self.bus(event).await?,
             }
         }
@@ -175,40 +175,40 @@ impl Service {
         // The operators that wait may have missed what happened while no listener ran.
         self.tell_progress().await;
         self.deliver();
-        self.signs.show(&self.ledger, self.voice.link);
-        self.signs.pulse.up();
+        self.show();
+        self.pulse.up();
         let end = loop {
             let trial_over = self.trial.as_ref().map_or_else(Instant::now, |trial| trial.over_at);
-            let input = tokio::select! {
-                Some(letter) = self.requests.next() => Input::Deploy(letter),
-                Some(letter) = self.questions.next() => Input::Discover(letter),
-                Some(over) = self.steps.join_next() => Input::Step(over),
-                _ = self.heartbeat.tick(), if self.stage == Stage::Running => Input::Heartbeat,
-                () = self.signs.pulse.due() => Input::Watchdog,
-                Some(event) = events.recv() => Input::Bus(event),
-                () = echo.notified() => Input::Echo,
-                () = sleep_until(trial_over), if self.trial.is_some() => Input::RightsKnown,
-                () = &mut stop => Input::Stop,
-            };
-            match input {
-                Input::Deploy(letter) => self.deploy(&letter).await,
-                Input::Discover(letter) => self.discover(letter).await,
-                Input::Step(over) => self.step(over).await,
-                Input::Heartbeat => self.tell_progress().await,
-                Input::Watchdog => self.signs.pulse.beat(),
-                Input::Bus(event) => {
-                    if let Err(error) = self.bus(event).await {
-                        break Err(error);
-                    }
-                }
-                Input::Echo => self.echo(),
-                Input::RightsKnown => self.rights_known(),
-                Input::Stop => break Ok(()),
+            tokio::select! {
+                Some(letter) = self.requests.letters.recv() => self.deploy(&letter).await,
+                Some(letter) = self.questions.letters.recv() => self.discover(letter).await,
+                Some(over) = self.steps.join_next() => self.step(over).await,
+                _ = self.heartbeat.tick(), if self.stage == Stage::Running => self.tell_progress().await,
+                () = self.pulse.due() => self.pulse.beat(),
+                Some(event) = events.recv() => if let Err(error) = self.bus(event).await {
+                    break Err(error);
+                },
+                () = echo.notified() => if let Some(trial) = &mut self.trial {
+                    trial.read();
+                },
+                () = sleep_until(trial_over), if self.trial.is_some() => self.rights_known(),
+                () = &mut stop => break Ok(()),
             }
-            self.signs.show(&self.ledger, self.voice.link);
+            self.show();
         };
         self.finish().await;
         end
+    }
+
+    /// Shows systemd and Prometheus how the listener is.
+    fn show(&mut self) {
+        let connected = self.voice.connected;
+        self.metrics.send_if_modified(|metrics| mem::replace(&mut metrics.connected, connected) != connected);
+        let doing = match &self.ledger.current {
+            Some(current) => format!("{} of {}", current.spec.action, current.spec.revision),
+            None => "waiting for requests".to_owned(),
+        };
+        self.pulse.status(if connected { doing } else { format!("{doing}; not connected to NATS, trying again") });
     }
 
     async fn deploy(&mut self, letter: &Letter) {
@@ -218,7 +218,7 @@ impl Service {
             compare_clocks(*at, clock::now(), &mut self.problems);
         }
         let request = addressed(request, host, self.voice.rights, &self.ledger);
-        let elsewhere = || self.memory.damaged_holder().or_else(|| activation_lock::activation(&self.config.root));
+        let elsewhere = || self.memory.damaged_holder().or_else(|| self.host.activation());
         match decide(request, clock::now(), &self.ledger, elsewhere) {
             Decision::Accept(request) => self.accept(request).await,
             Decision::Answer { reply_to, state } => {
@@ -286,7 +286,7 @@ impl Service {
         };
         let cannot = |why: String| (ErrorCode::InvalidRequest, format!("cannot return: {why}"));
         let (action, end) = self.ledger.returnable(run.as_str()).map_err(cannot)?;
-        let facts = self.memory.run_dir(run.as_str()).before();
+        let facts = self.memory.run_dir(run.as_str()).get(files::BEFORE);
         let facts = facts.ok_or_else(|| cannot(format!("what ran before {run} is not on record")))?;
         let revision = facts.revision.clone().or_else(|| end.previous_revision.clone());
         let return_to =
@@ -330,14 +330,14 @@ impl Service {
 
     /// Reports how far the run is to the operator that asked for it.
     async fn tell_progress(&self) {
-        if let (Some(current), Some(state)) = (self.ledger.current(), self.ledger.current_state(clock::now())) {
+        if let (Some(current), Some(state)) = (&self.ledger.current, self.ledger.current_state(clock::now())) {
             self.voice.say(&current.spec.reply_to, &self.with_phase(state)).await;
         }
     }
 
     /// A state of the run with what it is at right now, and the commit as soon as it is known.
     fn with_phase(&self, state: Response) -> Response {
-        match self.ledger.current() {
+        match &self.ledger.current {
             Some(current) if state.status == Status::Started => {
                 let dir = self.memory.run_dir(&current.spec.key);
                 let phase = match dir.phase() {
@@ -345,7 +345,7 @@ impl Service {
                     Phase::Confirm if dir.is_confirmed() => Phase::Verify,
                     phase => phase,
                 };
-                Response { phase: Some(phase), revision: dir.commit().or(state.revision), ..state }
+                Response { phase: Some(phase), revision: dir.get(files::COMMIT).or(state.revision), ..state }
             }
             _ => state,
         }
@@ -353,16 +353,16 @@ impl Service {
 
     /// Ends: what is about to be said is said, and a run that goes on is left running.
     async fn finish(mut self) {
-        self.signs.pulse.stopping();
+        self.pulse.stopping();
         while matches!(self.stage, Stage::Beginning | Stage::Concluding)
             && let Some(step) = self.steps.join_next().await
         {
             self.step(step).await;
         }
-        if let Some(current) = self.ledger.current() {
+        if let Some(current) = &self.ledger.current {
             tracing::info!(key = current.spec.key, "the run goes on without this listener");
         }
-        while self.mail == DeliveryState::OnItsWay
+        while self.delivering
             && let Ok(Some(step)) = timeout(DELIVER_WITHIN, self.steps.join_next()).await
         {
             self.step(step).await;

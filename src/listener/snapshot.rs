@@ -1,15 +1,28 @@
-//! What is so on the host at one moment, as far as a run may change it: taken down before the run, so that the host can
-//! return to it, and compared with what is so afterwards.
+//! The parts of the host's state that a run may change. Captured before a run, to roll back to and to compare with afterwards.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::process::Output;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::process::Command;
 
-use super::answer::answer;
-use super::failing;
-use super::host::{Host, Profile, System};
+use super::host::{Host, Profile, System, is_activation};
 use super::output::clean;
+use crate::lookup::in_plain_words;
+use crate::process_group::output_within;
 use crate::protocol::Commit;
+
+/// How long a program may take to answer. That one does not is no reason to stop a deployment.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// Lists units that have failed, and those that wait to be started once more.
+const LIST: [&str; 6] =
+    ["list-units", "--state=failed,auto-restart,auto-restart-queued", "--plain", "--no-legend", "--no-pager", "--full"];
+
+/// Asks how units ended that wait to be started once more.
+const SHOW: [&str; 3] = ["show", "--property=Id,Result,ExecMainStatus", "--"];
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -21,7 +34,6 @@ pub struct SystemSnapshot {
     pub revision: Option<Commit>,
     /// The name of the specialisation that runs, where it is one of the system that the profile points at.
     pub specialisation: Option<String>,
-    /// The units that have failed; unknown where there is no systemd.
     pub failed_units: Option<BTreeSet<String>>,
 }
 
@@ -47,7 +59,7 @@ impl SystemSnapshot {
             Some(system) => configuration_revision(host, system).await,
             None => None,
         };
-        Self { revision, failed_units: failing::failed_units(host).await, ..self }
+        Self { revision, failed_units: failed_units(host).await, ..self }
     }
 
     /// Whether this is a host that can be told from its links at all.
@@ -63,7 +75,6 @@ impl SystemSnapshot {
         self.current.as_ref().map(|system| system.path.as_str())
     }
 
-    /// The store path of the system that the next boot starts.
     pub(super) fn profile_path(&self) -> Option<&str> {
         self.profile.as_ref().map(|profile| profile.system.path.as_str())
     }
@@ -74,6 +85,69 @@ impl SystemSnapshot {
 pub(super) async fn configuration_revision(host: &Host, system: &System) -> Option<Commit> {
     let nixos_version = host.at(&system.path).join("sw/bin/nixos-version");
     answer(nixos_version, &["--configuration-revision"]).await?.trim().parse().ok()
+}
+
+/// The units that have failed; unknown where there is no systemd to ask.
+async fn failed_units(host: &Host) -> Option<BTreeSet<String>> {
+    if !host.has_systemd() {
+        return None;
+    }
+    let Listed { mut failed, waiting } = listed(&answer("systemctl", &LIST).await?);
+    if !waiting.is_empty() {
+        // With `Restart=always` a unit may wait although it did all that it had to do.
+        let waiting: Vec<&str> = waiting.iter().map(String::as_str).collect();
+        let shown = answer("systemctl", &[&SHOW[..], &waiting].concat()).await;
+        // One that nothing is known of counts as failed, as it is not `active` either.
+        failed.extend(
+            shown.map_or_else(|| waiting.iter().map(|&unit| unit.to_owned()).collect(), |text| ended_badly(&text)),
+        );
+    }
+    Some(failed)
+}
+
+struct Listed {
+    failed: BTreeSet<String>,
+    /// Units between two starts.
+    waiting: Vec<String>,
+}
+
+/// Reads lines of a unit, whether it is loaded, its state, its state in detail, and what it is.
+fn listed(listing: &str) -> Listed {
+    let mut units = Listed { failed: BTreeSet::new(), waiting: Vec::new() };
+    for line in listing.lines() {
+        let mut words = line.split_whitespace();
+        // That the unit of an activation failed says no more than its exit code.
+        let Some(unit) = words.next().filter(|unit| !is_activation(unit)) else { continue };
+        if words.nth(1) == Some("failed") {
+            units.failed.insert(unit.to_owned());
+        } else {
+            units.waiting.push(unit.to_owned());
+        }
+    }
+    units
+}
+
+/// The units that did not end well, of those that are shown: a block of properties for each, in any order.
+fn ended_badly(shown: &str) -> BTreeSet<String> {
+    let blocks = shown.split("\n\n").map(|block| {
+        let value = |name| block.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        (value("Id"), value("Result"), value("ExecMainStatus"))
+    });
+    let bad = blocks.filter(|(_, result, status)| *result != Some("success") || *status != Some("0"));
+    bad.filter_map(|(unit, _, _)| unit.map(str::to_owned)).collect()
+}
+
+/// What a program prints, and how it ends, where it does so soon.
+pub(super) async fn ask(program: impl AsRef<OsStr>, arguments: &[&str]) -> Option<Output> {
+    let mut command = Command::new(program);
+    in_plain_words(command.as_std_mut());
+    output_within(command.args(arguments), ANSWER_WITHIN).await.ok()
+}
+
+/// What a program prints, if it succeeds.
+pub(super) async fn answer(program: impl AsRef<OsStr>, arguments: &[&str]) -> Option<String> {
+    let output = ask(program, arguments).await.filter(|output| output.status.success())?;
+    Some(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 #[cfg(test)]
@@ -117,5 +191,36 @@ mod tests {
     fn facts_of_another_version_are_read() {
         let facts: SystemSnapshot = serde_json::from_str(r#"{"later": true}"#).unwrap();
         assert_eq!((facts.is_nixos(), facts), (false, SystemSnapshot::default()));
+    }
+
+    #[test]
+    fn units_are_the_first_words_of_a_listing() {
+        let listing = "unbound.service loaded failed failed Unbound DNS resolver\n\
+                       tunnel.service  loaded activating auto-restart SSH tunnel\n\
+                       nixos-rebuild-switch-to-configuration.service loaded failed failed x\n\
+                       nixos-rebuild-switch-to-configuration-0123abcd.service loaded failed failed x\n\n";
+        let Listed { failed, waiting } = listed(listing);
+        assert_eq!(
+            (failed.into_iter().collect::<Vec<_>>(), waiting),
+            (vec!["unbound.service".to_owned()], vec!["tunnel.service".to_owned()])
+        );
+        assert!(listed("").failed.is_empty());
+    }
+
+    #[test]
+    fn a_unit_between_two_starts_has_failed_only_if_it_ended_badly() {
+        let block =
+            |unit: &str, result: &str, status: i32| format!("ExecMainStatus={status}\nResult={result}\nId={unit}\n");
+        let shown = [
+            block("poll.service", "success", 0),
+            block("tunnel.service", "exit-code", 255),
+            block("late.service", "timeout", 0),
+            block("java.service", "success", 143),
+        ];
+        assert_eq!(
+            ended_badly(&shown.join("\n")).into_iter().collect::<Vec<_>>(),
+            ["java.service", "late.service", "tunnel.service"]
+        );
+        assert!(ended_badly("").is_empty());
     }
 }

@@ -33,7 +33,6 @@ pub(super) struct StateDir {
     ended: VecDeque<RunDir>,
     /// Runs that nobody knows any more what they are.
     damaged: Vec<RunDir>,
-    /// The number of the last run.
     number: u64,
     /// Held as long as this listener lives, so that no other one uses the directory.
     _lock: File,
@@ -54,16 +53,12 @@ pub(super) struct RecoveredState {
 /// How a run ended, and whom that still has to be told.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Undelivered {
-    dir: RunDir,
+    pub(super) dir: RunDir,
     pub(super) reply_to: ReplySubject,
     pub(super) response: Response,
 }
 
 impl Undelivered {
-    pub(super) const fn new(dir: RunDir, reply_to: ReplySubject, response: Response) -> Self {
-        Self { dir, reply_to, response }
-    }
-
     /// The server has it: a listener that is started anew need not tell it again.
     pub(super) fn told(&self) {
         if let Err(error) = self.dir.write_told() {
@@ -141,14 +136,15 @@ impl StateDir {
         let (mut finals, mut untold) = (Vec::new(), Vec::new());
         for (dir, spec, response) in ended {
             if !dir.was_told() {
-                untold.push(Undelivered::new(dir.clone(), spec.reply_to.clone(), response.clone()));
+                let (reply_to, response) = (spec.reply_to.clone(), response.clone());
+                untold.push(Undelivered { dir: dir.clone(), reply_to, response });
             }
-            self.ended(dir).forget();
+            self.ended(dir)();
             finals.push((spec, response));
         }
         // How old they are nobody knows: they are forgotten last.
         for dir in self.damaged.clone() {
-            self.ended(dir).forget();
+            self.ended(dir)();
         }
         Ok(RecoveredState { finals, untold, unfinished, damaged })
     }
@@ -194,12 +190,21 @@ impl StateDir {
     }
 
     /// A run was concluded. What comes back forgets what is too old now, which may wait for a slow disk.
-    #[must_use]
-    pub(super) fn ended(&mut self, dir: RunDir) -> Forgetting {
+    pub(super) fn ended(&mut self, dir: RunDir) -> impl FnOnce() + Send + use<> {
         self.ended.push_back(dir);
         let old = self.ended.len().checked_sub(OUTPUTS + 1).and_then(|index| self.ended.get(index)).cloned();
         let oldest = if self.ended.len() > FINALS { self.ended.pop_front() } else { None };
-        Forgetting { old, oldest, runs: self.kept.clone() }
+        let runs = self.kept.clone();
+        move || {
+            let shrunk = old.map(|dir| (dir.shrink(), dir));
+            let removed = oldest.map(|dir| (dir.remove(), dir));
+            for (done, dir) in shrunk.into_iter().chain(removed) {
+                if let Err(error) = done {
+                    tracing::warn!("cannot remove what there is of the run in {}: {error}", dir.path().display());
+                }
+            }
+            prepare(&runs);
+        }
     }
 
     /// Copies to the disk what it had no room for.
@@ -229,31 +234,6 @@ pub(super) fn name_of(key: &str) -> Uuid {
     Uuid::new_v5(&NAMESPACE, key.as_bytes())
 }
 
-/// What is to be forgotten of ended runs.
-#[derive(Debug)]
-pub(super) struct Forgetting {
-    /// One that is too old for its output.
-    old: Option<RunDir>,
-    /// One that is too old to be known.
-    oldest: Option<RunDir>,
-    /// Where there is room on the disk then for others.
-    runs: PathBuf,
-}
-
-impl Forgetting {
-    /// Forgets it. What cannot be removed costs space and nothing else.
-    pub(super) fn forget(self) {
-        let shrunk = self.old.map(|dir| (dir.shrink(), dir));
-        let removed = self.oldest.map(|dir| (dir.remove(), dir));
-        for (done, dir) in shrunk.into_iter().chain(removed) {
-            if let Err(error) = done {
-                tracing::warn!("cannot remove what there is of the run in {}: {error}", dir.path().display());
-            }
-        }
-        prepare(&self.runs);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
@@ -261,6 +241,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
+    use crate::listener::run::files;
     use crate::listener::run::tests::{give_back, spec};
     use crate::protocol::Status;
 
@@ -272,8 +253,8 @@ mod tests {
             at: Some(Timestamp::from_second(second).unwrap()),
             ..Response::new("ns1".parse().unwrap(), Status::Completed, key)
         };
-        dir.write_final(&response).unwrap();
-        memory.ended(dir).forget();
+        dir.keep(files::FINAL, &response).unwrap();
+        memory.ended(dir)();
     }
 
     fn close(StateDir { _lock: lock, .. }: StateDir) {
@@ -339,7 +320,7 @@ mod tests {
     fn conclude_only(memory: &StateDir, key: &str) {
         let dir = memory.run_dir(key);
         dir.create(&spec(key)).unwrap();
-        dir.write_final(&Response::new("ns1".parse().unwrap(), Status::Completed, key)).unwrap();
+        dir.keep(files::FINAL, &Response::new("ns1".parse().unwrap(), Status::Completed, key)).unwrap();
     }
 
     #[test]

@@ -8,18 +8,12 @@
 //! someone else's, and a host on which only the supervisor was killed is not free yet.
 
 mod activation;
-mod baseline;
+mod build;
 mod changes;
-mod confirmation;
 mod deployment;
-mod fetch;
 mod log;
-mod order;
-mod process_tree;
-mod program;
+mod process;
 mod rollback;
-mod step;
-mod stop_signal;
 
 use std::fs::File;
 use std::io;
@@ -29,16 +23,13 @@ use rustix::io::{FdFlags, fcntl_setfd};
 
 use self::deployment::Deployment;
 use self::log::Log;
-use self::process_tree::ProcessTree;
-use self::program::ProcessRunner;
-use self::stop_signal::StopSignal;
+use self::process::{ProcessRunner, ProcessTree, StopSignal};
 use super::host::Host;
 pub use super::run::RunDir;
-use super::run::UnitEnd;
+use super::run::{UnitEnd, files};
 use crate::notify::Notifier;
 
-/// Carries out a run that is written down, and writes down how it ended. The process that started this one is told once it
-/// has the run in hand.
+/// Carries out a run that is written down, and writes down how it ended. The starter is told once it has the run in hand.
 pub async fn supervise(dir: RunDir, starter: &Notifier) -> io::Result<()> {
     let spec = dir.spec()?;
     let _lock = take_in_hand(&dir)?;
@@ -62,11 +53,11 @@ pub async fn supervise(dir: RunDir, starter: &Notifier) -> io::Result<()> {
     let host = Host::new(spec.root.clone());
     // On the heap, since every future above would hold all of it otherwise.
     let result = Box::pin(Deployment { dir: dir.clone(), spec, host, keeper }.carry_out()).await?;
-    dir.write_result(&result)
+    dir.keep(files::RESULT, &result)
 }
 
 pub fn note_unit_end(dir: &RunDir, end: &UnitEnd) -> io::Result<()> {
-    dir.write_unit_end(end)
+    dir.keep(files::UNIT, end)
 }
 
 /// Takes the lock of the run, for this process and all that it starts. An error when nobody waits for the run any more.

@@ -4,16 +4,12 @@
 //! `switch-to-configuration`, the second makes 1 of all of them and leaves only words. Exit code 0 of either is not
 //! believed until the host runs what was built.
 
-mod activation;
-mod build;
-mod next_boot;
-mod success;
-mod units;
-
+use super::config::UserUnits;
+use super::output;
 use super::output::switch::{self, BootLoader};
 use super::run::{Spec, Verdict};
 use super::snapshot::SystemSnapshot;
-use crate::protocol::{ErrorCode, Phase};
+use crate::protocol::{Action, ErrorCode, Phase};
 
 /// The exit code of `switch-to-configuration` when units failed.
 pub(super) const UNITS_FAILED: i32 = 4;
@@ -23,6 +19,12 @@ const NEEDS_REBOOT: i32 = 100;
 
 /// What the shell makes of a child that a signal ended: HUP, INT, KILL, TERM.
 const ENDED_BY_SIGNAL: [i32; 4] = [129, 130, 137, 143];
+
+/// What to do about a system that cannot take the place of the running one.
+const REBOOT: &str = "deploy it with action = \"boot\", and reboot the host";
+
+/// The exit code of a program that dies of an error. The older `nixos-rebuild` has no other one.
+const DIED: i32 = 1;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum End {
@@ -52,7 +54,7 @@ pub(super) fn judge(spec: &Spec, evidence: &Evidence<'_>) -> Verdict {
     let verdict = judge_by_itself(spec, evidence);
     let half_done =
         matches!(verdict.error, Some(ErrorCode::ActivationFailed | ErrorCode::Timeout | ErrorCode::Interrupted));
-    match next_boot::after(evidence).filter(|_| half_done) {
+    match next_boot(evidence).filter(|_| half_done) {
         // One that has to be confirmed returns, and sets the profile back.
         Some(boots) if spec.confirm_timeout_ms.is_none() => verdict.with(&boots),
         _ => verdict,
@@ -62,13 +64,11 @@ pub(super) fn judge(spec: &Spec, evidence: &Evidence<'_>) -> Verdict {
 fn judge_by_itself(spec: &Spec, evidence: &Evidence<'_>) -> Verdict {
     let Evidence { end, phase, lines, .. } = evidence;
     match end {
-        End::Exited(0) => success::success(spec.action, evidence),
+        End::Exited(0) => success(spec.action, evidence),
         End::Exited(code) if ENDED_BY_SIGNAL.contains(code) => interrupted(code - 128, spec.doing(*phase)),
-        End::Exited(code) if activation::needs_reboot(*code, *phase, lines) => {
-            activation::reboot(spec.action, evidence)
-        }
-        End::Exited(code) if activation::is_reached(*code, *phase, lines) => activation::failure(spec, *code, evidence),
-        End::Exited(code) => build::failure(spec, *code, lines),
+        End::Exited(code) if needs_reboot(*code, *phase, lines) => reboot(spec.action, evidence),
+        End::Exited(code) if is_reached(*code, *phase, lines) => activation_failure(spec, *code, evidence),
+        End::Exited(code) => build_failure(spec, *code, lines),
         End::Killed(signal) | End::Stopped(signal) => interrupted(*signal, spec.doing(*phase)),
         End::TimedOut => Verdict::failed(ErrorCode::Timeout, timeout(spec, evidence)),
         End::NotStarted(why) if *phase == Phase::Activate => Verdict::failed(ErrorCode::ActivationFailed, why.as_str()),
@@ -83,6 +83,15 @@ fn interrupted(signal: i32, doing: &str) -> Verdict {
     Verdict::failed(ErrorCode::Interrupted, format!("signal {signal} ended the run while {doing}"))
 }
 
+fn timeout(spec: &Spec, Evidence { phase, .. }: &Evidence<'_>) -> String {
+    let limit = spec.timeout_ms / 1_000;
+    let half_done = match phase {
+        Phase::Activate => "; the system may be half switched",
+        _ => "",
+    };
+    format!("not over after {limit} s, and ended while {}{half_done}", spec.doing(*phase))
+}
+
 /// Whether a run that did not do what was asked may still have changed the host.
 pub(super) fn left_traces(verdict: &Verdict, Evidence { phase, before, after, lines, .. }: &Evidence<'_>) -> bool {
     let moved = before.current_path() != after.current_path() || before.profile_path() != after.profile_path();
@@ -92,13 +101,242 @@ pub(super) fn left_traces(verdict: &Verdict, Evidence { phase, before, after, li
     moved || began && switch::boot_loader(lines) != Some(BootLoader::Old)
 }
 
-fn timeout(spec: &Spec, Evidence { phase, .. }: &Evidence<'_>) -> String {
-    let limit = spec.timeout_ms / 1_000;
-    let half_done = match phase {
-        Phase::Activate => "; the system may be half switched",
-        _ => "",
+fn success(action: Action, evidence: &Evidence<'_>) -> Verdict {
+    let notes = match verify(action, evidence) {
+        Ok(notes) => notes,
+        Err(difference) => return Verdict::failed(ErrorCode::VerifyFailed, difference),
     };
-    format!("not over after {limit} s, and ended while {}{half_done}", spec.doing(*phase))
+    let failed_units = units_that_failed(evidence).unwrap_or_default();
+    let since = (!failed_units.is_empty()).then(|| format!("failed since: {}", failed_units.join(" ")));
+    let message = [Some(done(action, evidence.after)), left_specialisation(action, evidence), notes, since];
+    let message = message.into_iter().flatten().collect::<Vec<_>>().join("; ");
+    Verdict { reboot_required: takes_effect_later(action, evidence.after), failed_units, ..Verdict::completed(message) }
+}
+
+fn done(action: Action, after: &SystemSnapshot) -> String {
+    match (action, after.generation()) {
+        (Action::Switch, Some(generation)) => format!("switched to generation {generation}"),
+        (Action::Boot, Some(generation)) => format!("generation {generation} is the one for the next boot"),
+        (Action::Switch | Action::Boot | Action::DryActivate, _) => format!("{action} completed"),
+        (Action::Test, _) => "activated until the next boot".to_owned(),
+        (Action::Fetch, _) => "fetched".to_owned(),
+    }
+}
+
+/// The specialisation that ran until a switch, which always leads to the system itself.
+fn left_specialisation(action: Action, Evidence { before, after, .. }: &Evidence<'_>) -> Option<String> {
+    let specialisation = before.specialisation.as_ref().filter(|_| after.specialisation.is_none())?;
+    matches!(action, Action::Switch | Action::Test)
+        .then(|| format!("the specialisation {specialisation} ran before, and does not any more"))
+}
+
+/// Compares what is so on the host with what was built. A difference is an error; that nothing could be compared is at
+/// most a note, for which no deployment fails.
+///
+/// What was built is what `nixos-rebuild-ng` names in the end, or what Nix says when it is asked. Where neither is known,
+/// the profile tells after `switch` and `boot`: both programs set it to what was built before anything else. A host
+/// that has neither a profile nor a running system is no NixOS, and has nothing to compare.
+fn verify(action: Action, Evidence { before, after, built, .. }: &Evidence<'_>) -> Result<Option<String>, String> {
+    if matches!(action, Action::DryActivate | Action::Fetch) || !(before.is_nixos() || after.is_nixos()) {
+        return Ok(None);
+    }
+    let profile = after.profile_path();
+    if matches!(action, Action::Switch | Action::Boot) {
+        let profile = profile.ok_or("there is no system profile after it")?;
+        if let Some(built) = built.filter(|&built| built != profile) {
+            return Err(format!("{built} was built, and the system profile points at {profile}"));
+        }
+    }
+    let activated = match action {
+        Action::Switch => built.or(profile),
+        Action::Test => *built,
+        Action::Boot | Action::DryActivate | Action::Fetch => return Ok(None),
+    };
+    match (activated, after.current_path()) {
+        (Some(activated), Some(current)) if activated == current => Ok(None),
+        (_, None) => Err("/run/current-system is gone after it".to_owned()),
+        (Some(activated), Some(current)) => Err(format!("{activated} was built, and /run/current-system is {current}")),
+        (None, current) if current != before.current_path() => Ok(None),
+        (None, Some(_)) => {
+            Ok(Some("what ran before runs, and it is not known whether that is what was built".to_owned()))
+        }
+    }
+}
+
+/// Whether something of what was deployed waits for the next boot.
+fn takes_effect_later(action: Action, after: &SystemSnapshot) -> Option<bool> {
+    let booted = after.booted.as_ref()?;
+    match action {
+        Action::Switch | Action::Test => Some(after.current.as_ref()?.kernel != booted.kernel),
+        Action::Boot => {
+            let next = &after.profile.as_ref()?.system;
+            Some(after.current_path() != Some(&next.path) || next.kernel != booted.kernel)
+        }
+        Action::DryActivate | Action::Fetch => None,
+    }
+}
+
+/// The units that have failed now and had not before; unknown where there is no systemd to ask.
+fn units_that_failed(Evidence { before, after, lines, .. }: &Evidence<'_>) -> Option<Vec<String>> {
+    let (before, mut now) = (before.failed_units.as_ref()?, after.failed_units.clone()?);
+    // One that is being started once more at the very moment is not on the list, nor one whose requirements failed.
+    now.extend(switch::failed_units(lines));
+    now.extend(switch::failed_jobs(lines));
+    Some(now.difference(before).cloned().collect())
+}
+
+/// Whether an exit code that can mean several things means that the system needs a reboot.
+fn needs_reboot(code: i32, phase: Phase, lines: &[String]) -> bool {
+    let said = || lines.iter().any(|line| switch::needs_reboot(line));
+    match code {
+        NEEDS_REBOOT => is_reached(code, phase, lines) || said(),
+        DIED => said(),
+        _ => false,
+    }
+}
+
+/// The system takes effect only with the next boot.
+fn reboot(action: Action, evidence: &Evidence<'_>) -> Verdict {
+    let verdict = match action {
+        Action::Boot => match verify(action, evidence) {
+            Ok(_) => Verdict::completed("built, and takes effect with the next boot".to_owned()),
+            Err(difference) => Verdict::failed(ErrorCode::VerifyFailed, difference),
+        },
+        _ => failed(format!("the new system takes effect only after a reboot: {REBOOT}")),
+    };
+    Verdict { reboot_required: Some(true), ..verdict }
+}
+
+/// Whether it was the activation that failed, also where it failed before it began to change anything.
+fn is_reached(code: i32, phase: Phase, lines: &[String]) -> bool {
+    phase == Phase::Activate || code == UNITS_FAILED || lines.iter().any(|line| output::tells_failed_activation(line))
+}
+
+/// Judges an activation that ended with this code, which is not 0.
+fn activation_failure(spec: &Spec, code: i32, evidence: &Evidence<'_>) -> Verdict {
+    let lines = evidence.lines;
+    if let Some(check) = switch::refusal(lines) {
+        // The checks speak against this action too, so that it is no way around them.
+        let advice = if spec.action == Action::Boot { String::new() } else { format!(": {REBOOT}") };
+        return failed(format!("{check}{advice}"));
+    }
+    if switch::is_locked_out(lines) {
+        return shut_out("another activation goes on, and holds the lock of switch-to-configuration", evidence);
+    }
+    // One that is over was cleared away before.
+    if let Some(unit) = switch::taken_unit(lines) {
+        let remedy = format!("`systemctl stop {unit}; systemctl reset-failed {unit}`");
+        return shut_out(
+            &format!("{unit} is there already: another activation goes on, or else {remedy} removes it"),
+            evidence,
+        );
+    }
+    let death = (code == DIED).then(|| switch::cause_of_death(lines)).flatten();
+    let script = switch::about_boot_loader(lines).or_else(|| switch::about_failed_script(lines).map(str::to_owned));
+    let failed_units = units_that_failed(evidence).unwrap_or_default();
+    let units = listed("the following units failed", &failed_units);
+    let users = switch::user_failures(lines);
+    let of_users = listed("user units failed", &users);
+    let held = of_users.clone().filter(|_| spec.user_units == UserUnits::Fail);
+    let reasons: Vec<String> = [death.or(script), units, held].into_iter().flatten().collect();
+    if !reasons.is_empty() {
+        return Verdict { failed_units, ..failed(reasons.join("; ")) };
+    }
+    match of_users.or_else(|| old_failures(evidence)) {
+        Some(note) => success(spec.action, evidence).with(&note),
+        None => Verdict { failed_units: switch::failed_units(lines), ..failed(unexplained(code, lines)) },
+    }
+}
+
+fn listed(what: &str, names: &[String]) -> Option<String> {
+    (!names.is_empty()).then(|| format!("{what}: {}", names.join(", ")))
+}
+
+/// The units that are named as failed where all of them had failed before. An exit code that they explain is no failure
+/// of the activation; one that nothing explains is.
+fn old_failures(Evidence { before, lines, .. }: &Evidence<'_>) -> Option<String> {
+    let before = before.failed_units.as_ref()?;
+    let named = switch::failed_units(lines);
+    let are_old = !named.is_empty() && named.iter().all(|unit| before.contains(unit));
+    are_old.then(|| format!("failed before it already: {}", named.join(" ")))
+}
+
+/// Another activation went on. `nixos-rebuild` sets the profile before it finds out.
+fn shut_out(why: &str, Evidence { before, after, .. }: &Evidence<'_>) -> Verdict {
+    let untouched = before.profile_path() == after.profile_path();
+    let error = if untouched { ErrorCode::AlreadyRunning } else { ErrorCode::ActivationFailed };
+    Verdict::failed(error, why)
+}
+
+fn unexplained(code: i32, lines: &[String]) -> String {
+    let line = switch::about_failed_units(lines).or_else(|| output::essential(lines));
+    match line {
+        Some(line) if code == UNITS_FAILED && switch::about_failed_units(lines).is_none() => {
+            format!(
+                "switch-to-configuration ended with code {code} and named no unit that failed; its last line: {line}"
+            )
+        }
+        // It says what was at hand, not what went wrong.
+        Some(line) if output::phase_of(line).is_some() => format!("ended with code {code} after: {line}"),
+        Some(line) => line.to_owned(),
+        None => format!("the activation ended with code {code}"),
+    }
+}
+
+fn failed(message: String) -> Verdict {
+    Verdict::failed(ErrorCode::ActivationFailed, message)
+}
+
+fn build_failure(spec: &Spec, code: i32, lines: &[String]) -> Verdict {
+    let revision = &spec.revision;
+    if let Some(complaint) = output::git_complaint(lines) {
+        return if complaint.contains("couldn't find remote ref") || complaint.contains("not our ref") {
+            let message = format!("{revision} is no branch, tag or commit that the server of the flake has");
+            Verdict::failed(ErrorCode::InvalidRevision, message)
+        } else {
+            Verdict::failed(ErrorCode::BuildFailed, format!("git: {complaint}"))
+        };
+    }
+    let not_there = |line: &String| line.contains("does not provide attribute") && line.contains("nixosConfigurations");
+    if lines.iter().any(not_there) {
+        let message = format!("{} is not in nixosConfigurations of the flake at {revision}", spec.configuration());
+        return Verdict::failed(ErrorCode::BuildFailed, message);
+    }
+    let message = match output::essential(lines) {
+        Some(line) => line.to_owned(),
+        None => format!("nixos-rebuild ended with code {code} and said nothing"),
+    };
+    Verdict::failed(ErrorCode::BuildFailed, message)
+}
+
+/// What the next boot starts after a run that failed, as far as it is known; nothing where the profile has not moved.
+///
+/// `nixos-rebuild` sets the profile before anything else; the boot loader learns of it in the middle of
+/// `switch-to-configuration`, behind its lock and its checks. Until then the host boots what it booted before.
+fn next_boot(evidence: &Evidence<'_>) -> Option<String> {
+    let Evidence { before, after, built, .. } = evidence;
+    let moved = before.profile_path() != after.profile_path();
+    // What somebody else set the profile to is not in the words of this run.
+    let ours = built.is_none_or(|built| after.profile_path() == Some(built));
+    let generation = after.generation().filter(|_| moved && ours)?;
+    let profile = format!("the profile points at generation {generation}");
+    Some(match boot_loader(evidence) {
+        Some(BootLoader::New) => format!("the next boot starts generation {generation}"),
+        Some(BootLoader::Old) => {
+            let old = match before.generation() {
+                Some(old) if before.profile_path() != after.current_path() => format!("generation {old}"),
+                _ => "what runs now".to_owned(),
+            };
+            format!("{profile}, the boot loader does not: a reboot starts {old}")
+        }
+        None => format!("{profile}, and it is not known whether the boot loader does"),
+    })
+}
+
+/// Some exit codes come only after the boot loader was told.
+fn boot_loader(Evidence { end, lines, .. }: &Evidence<'_>) -> Option<BootLoader> {
+    let by_code = matches!(end, End::Exited(UNITS_FAILED | NEEDS_REBOOT)).then_some(BootLoader::New);
+    switch::boot_loader(lines).or(by_code)
 }
 
 #[cfg(test)]

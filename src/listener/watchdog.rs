@@ -12,15 +12,9 @@ use crate::notify::Notifier;
 pub struct Watchdog {
     notifier: Notifier,
     beats: Option<Interval>,
-    stage: Stage,
+    /// Whether systemd was told that the service is up, which it is told once.
+    pub(super) is_up: bool,
     status: String,
-}
-
-/// Whether systemd was told that the service is up, which it is told once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    Starting,
-    Up,
 }
 
 impl Watchdog {
@@ -32,7 +26,7 @@ impl Watchdog {
             beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
             beats
         });
-        Self { notifier, beats, stage: Stage::Starting, status: String::new() }
+        Self { notifier, beats, is_up: false, status: String::new() }
     }
 
     /// Waits until it is time to [`beat`](Self::beat); without end where no watchdog is set.
@@ -47,15 +41,10 @@ impl Watchdog {
         self.notifier.watchdog();
     }
 
-    /// Whether systemd takes the service for up.
-    pub(super) fn is_up(&self) -> bool {
-        self.stage == Stage::Up
-    }
-
     /// The service is up, as far as that is its own doing.
     pub(super) fn up(&mut self) {
-        if self.stage == Stage::Starting {
-            self.stage = Stage::Up;
+        if !self.is_up {
+            self.is_up = true;
             self.notifier.ready();
         }
     }
@@ -120,6 +109,6 @@ mod tests {
             pulse.up();
         }
         assert_eq!(heard(&systemd), ["STATUS=waiting", "READY=1"]);
-        assert!(pulse.is_up());
+        assert!(pulse.is_up);
     }
 }

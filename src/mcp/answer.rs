@@ -1,8 +1,6 @@
 //! What a tool answers when it did what was asked: the same as data and as text, since clients show a model one of both.
 
-use std::fmt::Write;
-
-use rmcp::model::{CallToolResponse, CallToolResult, ContentBlock};
+use rmcp::model::{CallToolResponse, CallToolResult, ContentBlock, JsonObject};
 use serde_json::Value;
 
 use super::error::ToolError;
@@ -79,58 +77,43 @@ fn remove_empty(value: &mut Value) {
 
 /// The data as text that can be read aloud.
 fn text(value: &Value) -> String {
-    let Value::Object(members) = value else { return value.to_string() };
-    let mut text = String::new();
-    let first = FIRST.iter().filter_map(|name| members.get_key_value(*name));
-    let rest = members.iter().filter(|(name, _)| !FIRST.contains(&name.as_str()));
-    for (name, member) in first.chain(rest) {
-        write_member(name, member, "", &mut text);
+    match value {
+        Value::Object(fields) => members(fields, &FIRST, "").trim_end().to_owned(),
+        _ => value.to_string(),
     }
-    text.truncate(text.trim_end().len());
-    text
 }
 
-fn write_member(name: &str, value: &Value, indent: &str, text: &mut String) {
+fn members(fields: &JsonObject, first: &[&str], indent: &str) -> String {
+    let mut fields: Vec<_> = fields.iter().collect();
+    fields.sort_by_key(|(name, _)| first.iter().position(|first| first == name).unwrap_or(first.len()));
+    fields.into_iter().map(|(name, value)| member(name, value, indent)).collect()
+}
+
+/// A member in a line of its own, with what it has below it.
+fn member(name: &str, value: &Value, indent: &str) -> String {
     let deeper = format!("{indent}  ");
-    let put = |text: &mut String, value: &str| {
-        writeln!(text, "{indent}{name}: {value}").expect("writing to memory cannot fail");
+    let line = |line| format!("{deeper}{line}\n");
+    let below: String = match value {
+        Value::String(text) if text.contains('\n') => text.lines().map(line).collect(),
+        Value::Array(items) if !items.is_empty() => items.iter().map(|value| item(value, &deeper)).collect(),
+        Value::Object(fields) => members(fields, &[], &deeper),
+        Value::Array(_) => return format!("{indent}{name}: none\n"),
+        Value::String(line) => return format!("{indent}{name}: {line}\n"),
+        other => return format!("{indent}{name}: {other}\n"),
     };
-    match value {
-        Value::String(line) if !line.contains('\n') => put(text, line),
-        Value::String(lines) => {
-            put(text, "");
-            lines.lines().for_each(|line| writeln!(text, "{deeper}{line}").expect("writing to memory cannot fail"));
-        }
-        Value::Array(items) if items.is_empty() => put(text, "none"),
-        Value::Array(items) => {
-            put(text, "");
-            for item in items {
-                write_item(item, &deeper, text);
-            }
-        }
-        Value::Object(members) => {
-            put(text, "");
-            members.iter().for_each(|(name, member)| write_member(name, member, &deeper, text));
-        }
-        Value::Null | Value::Bool(_) | Value::Number(_) => put(text, &value.to_string()),
-    }
+    format!("{indent}{name}: \n{below}")
 }
 
 /// An item of a list, its first line behind a dash.
-fn write_item(item: &Value, indent: &str, text: &mut String) {
-    let begin = text.len();
-    match item {
-        Value::Object(members) => {
-            let deeper = format!("{indent}  ");
-            let first = members.get_key_value("hostname").or_else(|| members.get_key_value("name"));
-            let rest = members.iter().filter(|(name, _)| first.is_none_or(|(first, _)| first != *name));
-            first.into_iter().chain(rest).for_each(|(name, member)| write_member(name, member, &deeper, text));
-        }
-        Value::String(line) => writeln!(text, "{indent}  {line}").expect("writing to memory cannot fail"),
-        other => writeln!(text, "{indent}  {other}").expect("writing to memory cannot fail"),
-    }
-    let dash = begin + indent.len();
-    text.replace_range(dash..=dash, "-");
+fn item(value: &Value, indent: &str) -> String {
+    let deeper = format!("{indent}  ");
+    let mut text = match value {
+        Value::Object(fields) => members(fields, &["hostname", "name"], &deeper),
+        Value::String(line) => format!("{deeper}{line}\n"),
+        other => format!("{deeper}{other}\n"),
+    };
+    text.replace_range(indent.len()..=indent.len(), "-");
+    text
 }
 
 #[cfg(test)]

@@ -8,25 +8,26 @@
 //! boundary is the key.
 
 mod question;
-mod tokens;
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use rmcp::RoleServer;
 use rmcp::model::{
-    ClientCapabilities, ElicitRequest, ElicitRequestParams, ElicitResult, ElicitationAction, ElicitationSchema,
-    InputRequest, InputRequiredResult, ProtocolVersion,
+    CallToolRequestParams, ClientCapabilities, ElicitRequest, ElicitRequestParams, ElicitResult, ElicitationAction,
+    ElicitationSchema, InputRequest, InputRequiredResult, ProtocolVersion, RequestStateCodec, RequestStateError,
+    SealOptions,
 };
 use rmcp::service::{RequestContext, ServiceError};
 use tokio::time::{Instant, interval_at};
+use uuid::Uuid;
 
 pub(super) use self::question::Question;
-use self::tokens::ApprovalTokens;
-use super::call::{AuditContext, ToolCall};
+use super::call::{Progress, ToolCall};
 use super::error::ToolError;
-use super::progress::Progress;
 use super::redact::Redactor;
 
 /// How long an approval holds, and how long the server waits for one.
@@ -55,17 +56,23 @@ pub(super) enum ApprovalOutcome {
     Asked(Box<InputRequiredResult>),
 }
 
-/// Asks, and knows which approvals it has seen.
-#[derive(Debug)]
+/// Asks, and knows which approvals it has seen. What a question carries to the client and back with the answer is sealed:
+/// everyone can read it, and nobody can change it.
 pub(super) struct Approvals {
     mode: ApprovalMode,
-    tokens: ApprovalTokens,
     redactor: Redactor,
+    clock: fn() -> Timestamp,
+    /// Its key belongs to this process, so that no seal outlives the list of the spent ones.
+    codec: RequestStateCodec,
+    /// The nonces of the seals that were spent, until they expire.
+    spent: Mutex<BTreeMap<Uuid, Timestamp>>,
 }
 
 impl Approvals {
     pub(super) fn new(mode: ApprovalMode, clock: fn() -> Timestamp, redactor: Redactor) -> Self {
-        Self { mode, tokens: ApprovalTokens::new(clock), redactor }
+        let key = [Uuid::new_v4(), Uuid::new_v4(), Uuid::new_v4()].map(Uuid::into_bytes).concat();
+        let codec = RequestStateCodec::try_new(key).expect("48 bytes are more than the 32 that it wants");
+        Self { mode, redactor, clock, codec, spent: Mutex::default() }
     }
 
     /// Asks for what the question says, in the way that the client of this call supports. Without a yes, the error says why.
@@ -75,8 +82,8 @@ impl Approvals {
         progress: &mut Option<Progress<'_>>,
         call: ToolCall<'_>,
     ) -> Result<ApprovalOutcome, ToolError> {
-        call.audit.end().tier = question.tiers.last().map(ToString::to_string);
-        call.audit.end().commit = Some(question.commit.to_string());
+        call.audit.about().tier = question.tiers.last().map(ToString::to_string);
+        call.audit.about().commit = Some(question.commit.to_string());
         if !question.needs_a_person {
             return Ok(ApprovalOutcome::NotNeeded);
         }
@@ -85,7 +92,7 @@ impl Approvals {
             ApprovalMode::Person => (self.ask(question, progress, call).await?, "given"),
         };
         if !matches!(outcome, ApprovalOutcome::Asked(_)) {
-            call.audit.end().approval = Some(on_record);
+            call.audit.about().approval = Some(on_record);
         }
         Ok(outcome)
     }
@@ -94,13 +101,13 @@ impl Approvals {
         &self,
         question: &Question<'_>,
         progress: &mut Option<Progress<'_>>,
-        ToolCall { context, audit, .. }: ToolCall<'_>,
+        ToolCall { context, request, .. }: ToolCall<'_>,
     ) -> Result<ApprovalOutcome, ToolError> {
         if !context.client_capabilities().is_some_and(can_ask) {
             return Err(unavailable());
         }
         if context.protocol_version() >= Some(ProtocolVersion::V_2026_07_28) {
-            return self.take_answer(question, audit);
+            return self.take_answer(question, request);
         }
         let answer = elicit(self.form(question), progress, context).await?;
         judge(question, &answer)?;
@@ -108,21 +115,41 @@ impl Approvals {
     }
 
     /// Looks at the answer that came with a call, or asks when there is none.
-    fn take_answer(&self, question: &Question<'_>, call: &AuditContext) -> Result<ApprovalOutcome, ToolError> {
+    fn take_answer(&self, question: &Question<'_>, call: &CallToolRequestParams) -> Result<ApprovalOutcome, ToolError> {
         let answer = call.input_responses.as_ref().and_then(|answers| answers.get(FIELD).cloned());
         let Some((state, answer)) = call.request_state.as_ref().zip(answer) else {
             return Ok(ApprovalOutcome::Asked(Box::new(self.sealed(question))));
         };
-        self.tokens.spend(state, &question.binding())?;
+        self.spend(state, &question.binding())?;
         let answer: ElicitResult = serde_json::from_value(answer).map_err(|_| mistyped(question))?;
         judge(question, &answer)?;
         Ok(ApprovalOutcome::GivenBefore)
     }
 
     fn sealed(&self, question: &Question<'_>) -> InputRequiredResult {
-        let state = self.tokens.seal(&question.binding(), HOLDS_FOR);
+        // The codec's own limit would go by the clock of the machine, which a test cannot set.
+        let sealed = (Uuid::new_v4(), (self.clock)() + HOLDS_FOR);
+        let state = self.codec.seal_json_with(&sealed, &SealOptions::new().associated_data(&question.binding()));
+        let state = state.expect("an id and a time are always JSON");
         let request = InputRequest::Elicitation(ElicitRequest::new(self.form(question)));
         InputRequiredResult::new(Some(BTreeMap::from([(FIELD.to_owned(), request)])), Some(state))
+    }
+
+    /// Takes a seal back. It must be of this server, for the same binding, not expired, and not spent before; now it is spent.
+    fn spend(&self, state: &str, binding: &[u8]) -> Result<(), ToolError> {
+        let sealed = self.codec.open_json_with(state, binding);
+        let (nonce, expires_at): (Uuid, Timestamp) = sealed.map_err(|error| invalid(&error))?;
+        let now = (self.clock)();
+        let mut spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
+        spent.retain(|_, expires_at| *expires_at > now);
+        if expires_at <= now {
+            return Err(expired("this approval is older than ten minutes"));
+        }
+        match spent.insert(nonce, expires_at) {
+            None => Ok(()),
+            Some(_) => Err(ToolError::new("approval_used", "this approval was used before; it is good for one call")
+                .next("call the tool again, without requestState, to have the person asked once more")),
+        }
     }
 
     fn form(&self, question: &Question<'_>) -> ElicitRequestParams {
@@ -202,6 +229,22 @@ pub(super) fn outdated() -> ToolError {
         "the hosts, their commits or the commit of the branch changed during the question",
     )
     .next("nothing was done; call the tool again to have the person asked about what it would do now")
+}
+
+fn invalid(error: &RequestStateError) -> ToolError {
+    tracing::warn!("an approval was refused: {error}");
+    ToolError::new(
+        "approval_invalid",
+        "this approval is not for what this call would do now: the arguments, the hosts or the commit of the branch have \
+         changed, the approval was changed on its way, or this server was restarted",
+    )
+    .next("call the tool again, without requestState, to have the person asked about what it would do now")
+}
+
+impl fmt::Debug for Approvals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Approvals").finish_non_exhaustive()
+    }
 }
 
 #[cfg(test)]

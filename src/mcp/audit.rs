@@ -9,11 +9,13 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 use miette::Diagnostic;
+use rmcp::ErrorData;
+use rmcp::model::{CallToolResponse, CallToolResult};
 use rustix::fs::OFlags;
 use serde::Serialize;
 use serde_json::Value;
@@ -57,10 +59,12 @@ pub enum AuditError {
 
 /// A call that is under way. When it is dropped its end is recorded, `abandoned` unless [`AuditEntry::end`] says how it ended.
 #[derive(Debug)]
-pub(super) struct AuditEntry {
-    audit: Arc<Audit>,
+pub(super) struct AuditEntry<'a> {
+    audit: &'a Audit,
     began: Instant,
     line: AuditLine,
+    /// What the call turned out to be about, whether or not it succeeds.
+    about: Mutex<CallEnd>,
 }
 
 #[derive(Debug, Serialize)]
@@ -122,7 +126,7 @@ impl Audit {
         file: Option<PathBuf>,
         redactor: Redactor,
         clock: fn() -> Timestamp,
-    ) -> Result<Arc<Self>, AuditError> {
+    ) -> Result<Self, AuditError> {
         if let Some(path) = &file {
             let unwritable = |error| AuditError::Unwritable(path.clone(), error);
             let permissions = append_to(path)?.metadata().map_err(unwritable)?.permissions();
@@ -130,11 +134,12 @@ impl Audit {
                 return Err(AuditError::Shared(path.clone()));
             }
         }
-        Ok(Arc::new(Self { file, redactor, clock, calls: AtomicU64::new(0) }))
+        Ok(Self { file, redactor, clock, calls: AtomicU64::new(0) })
     }
 
     /// Takes down what a call asks for. Only its end is recorded, unless its beginning [is](AuditEntry::begin), too.
-    pub(super) fn entry(self: &Arc<Self>, tool: &str, arguments: Value, client: Option<&str>) -> AuditEntry {
+    pub(super) fn entry(&self, tool: &str, arguments: Value, client: Option<&str>) -> AuditEntry<'_> {
+        let tier = arguments.get("tier").and_then(Value::as_str).map(str::to_owned);
         let line = AuditLine {
             at: (self.clock)(),
             event: "ended",
@@ -146,7 +151,8 @@ impl Audit {
             ending: None,
             ms: None,
         };
-        AuditEntry { audit: Arc::clone(self), began: Instant::now(), line }
+        let about = Mutex::new(CallEnd { tier, ..CallEnd::default() });
+        AuditEntry { audit: self, began: Instant::now(), line, about }
     }
 
     fn write(&self, line: &AuditLine) -> Result<(), AuditError> {
@@ -181,7 +187,7 @@ impl Audit {
     }
 }
 
-impl AuditEntry {
+impl AuditEntry<'_> {
     /// Records that the call begins. When that fails, the call must not begin.
     pub(super) fn begin(&mut self) -> Result<(), AuditError> {
         self.line.event = "begun";
@@ -190,7 +196,34 @@ impl AuditEntry {
         written
     }
 
-    pub(super) fn end(mut self, ending: CallEnd) {
+    pub(super) fn about(&self) -> MutexGuard<'_, CallEnd> {
+        self.about.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Records that the call ends with this answer.
+    pub(super) fn end_with(self, answer: &Result<CallToolResponse, ErrorData>) {
+        let mut end = CallEnd { outcome: CallOutcome::Ok, ..self.about().clone() };
+        match answer {
+            Ok(CallToolResponse::Complete(result)) if result.is_error == Some(true) => {
+                end.outcome = CallOutcome::Error;
+                end.code = code(result);
+            }
+            Ok(CallToolResponse::Complete(result)) => {
+                end.id = member(result, "rollout_id").or(end.id);
+                end.state = member(result, "state");
+                end.commit = member(result, "commit").or(end.commit);
+            }
+            Ok(CallToolResponse::InputRequired(_)) => end.outcome = CallOutcome::Asked,
+            Ok(_) => {}
+            Err(error) => {
+                end.outcome = CallOutcome::Error;
+                end.code = Some(format!("protocol {}", error.code.0));
+            }
+        }
+        self.end(end);
+    }
+
+    fn end(mut self, ending: CallEnd) {
         let short = |text: Option<String>| text.map(|text| self.audit.short(&text));
         self.line.ending = Some(CallEnd {
             code: short(ending.code),
@@ -203,7 +236,7 @@ impl AuditEntry {
     }
 }
 
-impl Drop for AuditEntry {
+impl Drop for AuditEntry<'_> {
     fn drop(&mut self) {
         self.line.at = (self.audit.clock)();
         self.line.ending.get_or_insert_default();
@@ -212,6 +245,16 @@ impl Drop for AuditEntry {
             tracing::error!("the end of a call is not on record: {error}");
         }
     }
+}
+
+/// The code that the text of an error begins with.
+fn code(result: &CallToolResult) -> Option<String> {
+    let text = &result.content.first()?.as_text()?.text;
+    text.split_once(": ").map(|(code, _)| code.to_owned())
+}
+
+fn member(result: &CallToolResult, name: &str) -> Option<String> {
+    result.structured_content.as_ref()?.get(name)?.as_str().map(str::to_owned)
 }
 
 fn append_to(path: &Path) -> Result<File, AuditError> {
@@ -234,11 +277,11 @@ mod tests {
         "2026-11-23T12:00:00Z".parse().unwrap()
     }
 
-    fn audit(file: &Path) -> Arc<Audit> {
+    fn audit(file: &Path) -> Audit {
         Audit::open(Some(file.to_owned()), Redactor::new(["/secret/key".to_owned()]), noon).unwrap()
     }
 
-    fn call(audit: &Arc<Audit>, arguments: &Value) -> AuditEntry {
+    fn call<'a>(audit: &'a Audit, arguments: &Value) -> AuditEntry<'a> {
         audit.entry("deploy", arguments.clone(), Some("test 1.0"))
     }
 

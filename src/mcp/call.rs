@@ -1,76 +1,57 @@
-//! One call on its way through the server: what came beside its arguments, and what is put on record about it.
+//! One call on its way through the server, and the progress that its client hears.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use rmcp::model::{CallToolRequestParams, CallToolResponse, CallToolResult, InputResponses, JsonObject};
+use rmcp::RoleServer;
+use rmcp::model::{CallToolRequestParams, JsonObject, ProgressNotificationParam, ProgressToken};
 use rmcp::service::RequestContext;
-use rmcp::{ErrorData, RoleServer};
+use tokio::time::Instant;
 
-use super::audit::{CallEnd, CallOutcome};
+use super::audit::AuditEntry;
 
 #[derive(Clone, Copy)]
 pub(super) struct ToolCall<'a> {
-    pub(super) tool: &'a str,
+    pub(super) request: &'a CallToolRequestParams,
     pub(super) arguments: &'a JsonObject,
     pub(super) context: &'a RequestContext<RoleServer>,
-    pub(super) audit: &'a AuditContext,
+    pub(super) audit: &'a AuditEntry<'a>,
 }
 
-/// What came with a call beside its arguments, and what is put on record about it.
-#[derive(Debug)]
-pub(super) struct AuditContext {
-    /// What came with a call that is made again after a question; only the newest protocol has that.
-    pub(super) request_state: Option<String>,
-    pub(super) input_responses: Option<InputResponses>,
-    /// What the call turned out to be about, whether or not it succeeds.
-    end: Mutex<CallEnd>,
+/// Progress notifications, for a client that asked for them.
+pub(super) struct Progress<'a> {
+    context: &'a RequestContext<RoleServer>,
+    token: ProgressToken,
+    /// The longest silence.
+    pub(super) every: Duration,
+    said_at: Instant,
+    /// The last number. Numbers have to grow with each message, also while nothing happens.
+    reached: f64,
 }
 
-impl AuditContext {
-    pub(super) fn new(request: &CallToolRequestParams) -> Self {
-        let tier = request.arguments.as_ref().and_then(|arguments| Some(arguments.get("tier")?.as_str()?.to_owned()));
-        Self {
-            request_state: request.request_state.clone(),
-            input_responses: request.input_responses.clone(),
-            end: Mutex::new(CallEnd { tier, ..CallEnd::default() }),
-        }
+impl<'a> Progress<'a> {
+    /// `None` for a client that did not ask.
+    pub(super) fn towards(context: &'a RequestContext<RoleServer>, every: Duration) -> Option<Self> {
+        let token = context.meta.get_progress_token()?;
+        Some(Self { context, token, every, said_at: Instant::now(), reached: 0.0 })
     }
 
-    pub(super) fn end(&self) -> MutexGuard<'_, CallEnd> {
-        self.end.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether the client has heard nothing for long enough.
+    pub(super) fn is_due(&self) -> bool {
+        self.said_at.elapsed() >= self.every
     }
 
-    /// What is put on record when the call ends with this answer.
-    pub(super) fn ended_with(&self, answer: &Result<CallToolResponse, ErrorData>) -> CallEnd {
-        let mut end = self.end().clone();
-        end.outcome = CallOutcome::Ok;
-        match answer {
-            Ok(CallToolResponse::Complete(result)) if result.is_error == Some(true) => {
-                end.outcome = CallOutcome::Error;
-                end.code = code(result);
-            }
-            Ok(CallToolResponse::Complete(result)) => {
-                end.id = member(result, "rollout_id").or(end.id);
-                end.state = member(result, "state");
-                end.commit = member(result, "commit").or(end.commit);
-            }
-            Ok(CallToolResponse::InputRequired(_)) => end.outcome = CallOutcome::Asked,
-            Ok(_) => {}
-            Err(error) => {
-                end.outcome = CallOutcome::Error;
-                end.code = Some(format!("protocol {}", error.code.0));
-            }
-        }
-        end
+    /// Says something, with how many hosts are done.
+    pub(super) async fn say(&mut self, message: String, done: usize, total: usize) {
+        self.said_at = Instant::now();
+        self.reached = count(done).max(self.reached + 0.001);
+        let progress = ProgressNotificationParam::new(self.token.clone(), self.reached);
+        let progress = progress.with_total(count(total).max(self.reached)).with_message(message);
+        // That a client is gone is noticed elsewhere.
+        self.context.peer.notify_progress(progress).await.ok();
     }
 }
 
-/// The code that the text of an error begins with.
-fn code(result: &CallToolResult) -> Option<String> {
-    let text = &result.content.first()?.as_text()?.text;
-    text.split_once(": ").map(|(code, _)| code.to_owned())
-}
-
-fn member(result: &CallToolResult, name: &str) -> Option<String> {
-    result.structured_content.as_ref()?.get(name)?.as_str().map(str::to_owned)
+#[expect(clippy::cast_precision_loss, reason = "a fleet is counted in thousands")]
+const fn count(hosts: usize) -> f64 {
+    hosts as f64
 }

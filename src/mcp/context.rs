@@ -1,7 +1,5 @@
 //! What every tool works with: the settings, the connections, the records of rollouts, and who approves.
 
-use std::sync::Arc;
-
 use tokio::time::Instant;
 
 use super::approval::Approvals;
@@ -19,7 +17,7 @@ use crate::rollout::{Outcome, Rollout, Summary};
 pub(super) struct ToolContext {
     pub(super) settings: Settings,
     pub(super) approvals: Approvals,
-    pub(super) audit: Arc<Audit>,
+    pub(super) audit: Audit,
     pub(super) redactor: Redactor,
 }
 
@@ -68,8 +66,7 @@ impl ToolContext {
         let Some(id) = id else {
             let mut recorded = self.rollouts()?;
             recorded.retain(is_meant);
-            let running = recorded.iter().rposition(is_running);
-            let meant = running.map_or_else(|| recorded.last(), |index| recorded.get(index));
+            let meant = recorded.iter().rfind(|recorded| is_running(recorded)).or(recorded.last());
             let rollout = meant.and_then(|recorded| recorded.summary.rollout.as_ref());
             return rollout.map(|rollout| rollout.id.to_string()).ok_or_else(|| {
                 ToolError::new("unknown_id", "there is no such rollout on record here")

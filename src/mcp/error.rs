@@ -3,13 +3,12 @@
 use miette::Diagnostic;
 use rmcp::model::{CallToolResponse, CallToolResult, ContentBlock};
 
-use super::policy::RevisionNotAllowed;
 use crate::bus::BusError;
 use crate::operator::FleetError;
 use crate::operator::journal::JournalError;
 use crate::operator::plan_file::PlanFileError;
+use crate::operator::plan_file::SystemsFileError;
 use crate::operator::prepare::{PreflightError, PrepareError};
-use crate::operator::systems_file::SystemsFileError;
 use crate::plan::PlanErrors;
 use crate::text::safe;
 
@@ -61,30 +60,24 @@ impl ToolError {
 impl From<BusError> for ToolError {
     /// Does not name the files of keys and certificates: an assistant need not know where they are.
     fn from(error: BusError) -> Self {
+        let unusable = |code, what| {
+            Self::new(code, what).next("ask the person who started this server to check the files that its flags name")
+        };
         match &error {
             BusError::Unreachable(_) => Self::told("bus_unreachable", &error)
                 .next("nothing was sent; check that nats-server runs, then call the tool again"),
             BusError::Refused { .. } => Self::told("key_refused", &error),
             BusError::SeedUnreadable(..) | BusError::NotAUserSeed(_) | BusError::SeedReadable(_) => {
-                Self::new("key_unusable", "the key that this tool connects with cannot be used")
-                    .next("ask the person who started this server to check the files that its flags name")
+                unusable("key_unusable", "the key that this tool connects with cannot be used")
             }
             BusError::TlsFile(..) | BusError::NotPem { .. } => {
-                Self::new("tls_unusable", "a file that the TLS connection needs cannot be read")
-                    .next("ask the person who started this server to check the files that its flags name")
+                unusable("tls_unusable", "a file that the TLS connection needs cannot be read")
             }
             BusError::WithoutTls { .. } => {
                 Self::new("tls_unusable", "TLS is required, and a server address does not use it")
                     .next("ask the person who started this server to check its flags")
             }
         }
-    }
-}
-
-impl From<RevisionNotAllowed> for ToolError {
-    fn from(refused: RevisionNotAllowed) -> Self {
-        Self::new("revision_not_allowed", refused.to_string())
-            .next("nothing was done; give branch a revision that is allowed, or ask the person who started this server for --allow-ref")
     }
 }
 

@@ -1,8 +1,5 @@
-//! Waiting for a rollout, as long as a call may take, and telling what became of it.
+//! Waiting for a rollout, as long as a call may take.
 
-use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
 use std::time::Duration;
 
 use rmcp::RoleServer;
@@ -10,40 +7,36 @@ use rmcp::service::RequestContext;
 use tokio::time::{Instant, sleep};
 
 use super::answer::ToolAnswer;
+use super::call::Progress;
 use super::context::ToolContext;
 use super::error::ToolError;
-use super::progress::Progress;
-use super::status::{StatusReport, state};
-use crate::operator::follow::Follower;
-use crate::protocol::{HostName, Phase};
-use crate::rollout::{Event, EventKind, Summary};
+use super::status::{StatusReport, done};
+use crate::report::Liveness;
+use crate::rollout::EventKind;
 use crate::text::safe;
 
 /// How often the journal of a rollout that runs is read.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// How many bytes are read from the end of what the process of a rollout prints.
-const MAX_OUTPUT_BYTES: u64 = 256 * 1024;
-
-pub(super) struct WaitUntil<'a> {
-    pub(super) context: &'a RequestContext<RoleServer>,
-    pub(super) until: Instant,
-    pub(super) progress: Option<Progress<'a>>,
-    /// What was to be said before the rollout began.
-    pub(super) warnings: Vec<String>,
-}
-
 impl ToolContext {
-    /// Waits until a rollout is over, the time has come, or the client gives up. The rollout goes on in any case.
-    pub(super) async fn wait(&self, id: &str, mut wait: WaitUntil<'_>) -> Result<ToolAnswer, ToolError> {
+    /// Waits until a rollout is over, the time has come, or the client gives up. The rollout goes on in any case. `warnings` is
+    /// what was to be said before it began.
+    pub(super) async fn wait(
+        &self,
+        id: &str,
+        until: Instant,
+        call: &RequestContext<RoleServer>,
+        mut progress: Option<Progress<'_>>,
+        warnings: &[String],
+    ) -> Result<ToolAnswer, ToolError> {
         let mut follower = self.settings.journals.follow(id)?;
         loop {
             let mut news = None;
             follower.look(|event, _| news = in_words(&event.kind).or_else(|| news.take()))?;
-            if !follower.is_running() || Instant::now() >= wait.until {
+            if !follower.is_running() || Instant::now() >= until {
                 break;
             }
-            if let Some(progress) = &mut wait.progress {
+            if let Some(progress) = &mut progress {
                 let (done, total) = (done(follower.summary()), follower.summary().hosts.len());
                 let still = || progress.is_due().then(|| format!("{done} of {total} hosts are done"));
                 if let Some(message) = news.or_else(still) {
@@ -52,30 +45,16 @@ impl ToolContext {
             }
             tokio::select! {
                 () = sleep(LOOK_EVERY) => {}
-                () = wait.context.ct.cancelled() => break,
+                () = call.ct.cancelled() => break,
             }
         }
-        self.report(&follower, wait.warnings)
-    }
-
-    fn report(&self, follower: &Follower, warnings: Vec<String>) -> Result<ToolAnswer, ToolError> {
-        let summary = follower.summary();
-        let rollout = summary.rollout.as_deref().ok_or_else(|| {
+        let report = StatusReport::of(follower.summary(), self).ok_or_else(|| {
             ToolError::new("nothing_recorded", "the rollout ended before anything was recorded, so nothing was sent")
                 .next("start it again")
         })?;
-        let state = state(summary, follower.is_running());
-        let output = self.settings.journals.open_output(rollout.id).ok().and_then(read_output);
-        let (phases, words) = output.unwrap_or_default();
-        let (now, redactor) = ((self.settings.clock)(), &self.redactor);
-        let report = StatusReport { rollout, summary, state, warnings, phases, words, now, redactor };
-        Ok(ToolAnswer::fitting(report.told(), "hosts"))
+        let liveness = if follower.is_running() { Liveness::Running } else { Liveness::Over };
+        Ok(report.told(liveness, warnings))
     }
-}
-
-fn done(summary: &Summary) -> usize {
-    let counts = summary.counts();
-    counts.total() - counts.pending - counts.in_flight
 }
 
 /// What happened, where it is worth a message of its own.
@@ -95,25 +74,4 @@ fn in_words(event: &EventKind) -> Option<String> {
         EventKind::Interrupted { .. } => "the rollout was told to stop".to_owned(),
         _ => return None,
     })
-}
-
-/// What the process of a rollout printed last: events that no journal has, and, where it broke off, why.
-fn read_output(mut file: File) -> Option<(BTreeMap<HostName, Phase>, String)> {
-    let length = file.metadata().ok()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(MAX_OUTPUT_BYTES))).ok()?;
-    let mut text = Vec::new();
-    file.read_to_end(&mut text).ok()?;
-    let text = String::from_utf8_lossy(&text);
-    let mut phases = BTreeMap::new();
-    let mut words = Vec::new();
-    for line in text.lines() {
-        match serde_json::from_str(line) {
-            Ok(Event { kind: EventKind::Started { host, phase: Some(phase) }, .. }) => _ = phases.insert(host, phase),
-            Ok(_) => {}
-            Err(_) if line.starts_with('{') => {}
-            // Errors are framed and wrapped for a terminal.
-            Err(_) => words.extend(line.split_whitespace().filter(|word| !["│", "×", "╰─▶", "├─▶"].contains(word))),
-        }
-    }
-    Some((phases, words.join(" ")))
 }

@@ -17,12 +17,12 @@ use rmcp::service::{RequestContext, ServerInitializeError};
 use rmcp::{ErrorData, RoleServer, ServerHandler, ServiceExt};
 use serde_json::Value;
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncWrite, stdin, stdout};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinError;
 
-use super::audit::{AuditError, CallEnd, CallOutcome};
-use super::call::{AuditContext, ToolCall};
+use super::audit::{AuditEntry, AuditError};
+use super::call::ToolCall;
 use super::context::ToolContext;
 use super::error::ToolError;
 use super::settings::Settings;
@@ -86,14 +86,13 @@ impl Server {
     ) -> Result<(), ServeError> {
         let mut stop = pin!(stopped());
         let running = tokio::select! {
-            met = self.serve(LineTransport::new(input, output)) => met,
+            met = self.serve(LineTransport::new(input, output)) => match met {
+                Ok(running) => running,
+                // The client left before it began.
+                Err(ServerInitializeError::ConnectionClosed(_)) => return Ok(()),
+                Err(error) => return Err(ServeError::Opening(Box::new(error))),
+            },
             () = &mut stop => return Ok(()),
-        };
-        let running = match running {
-            Ok(running) => running,
-            // The client left before it began.
-            Err(ServerInitializeError::ConnectionClosed(_)) => return Ok(()),
-            Err(error) => return Err(ServeError::Opening(Box::new(error))),
         };
         let token = running.cancellation_token();
         let mut ended = pin!(running.waiting());
@@ -106,10 +105,22 @@ impl Server {
         };
         ended.map(drop).map_err(ServeError::Gone)
     }
-}
 
-pub async fn serve_stdio(server: Server) -> Result<(), ServeError> {
-    server.serve_lines(stdin(), stdout()).await
+    /// A tool that panics has not answered, and its client would wait in vain.
+    async fn answer(
+        &self,
+        request: &CallToolRequestParams,
+        context: &RequestContext<RoleServer>,
+        audit: &AuditEntry<'_>,
+    ) -> Result<CallToolResponse, ErrorData> {
+        if self.get_tool(&request.name).is_none() {
+            return Err(ErrorData::invalid_params("tool not found", None));
+        }
+        let arguments = request.arguments.clone().unwrap_or_default();
+        let call = ToolCall { request, arguments: &arguments, context, audit };
+        let answer = AssertUnwindSafe(Box::pin(tools::run(&self.context, call))).catch_unwind().await;
+        Ok(answer.unwrap_or_else(|_| Err(ToolError::broke_off())).unwrap_or_else(ToolError::into_response))
+    }
 }
 
 /// Until SIGINT or SIGTERM.
@@ -151,14 +162,13 @@ impl ServerHandler for Server {
     ) -> Result<CallToolResponse, ErrorData> {
         let arguments = request.arguments.clone().map_or(Value::Null, Value::Object);
         let mut entry = self.context.audit.entry(&request.name, arguments, client(&context).as_deref());
-        let audit = AuditContext::new(&request);
         let is_writing = self.get_tool(&request.name).is_some() && tools::writes(&request.name);
-        let answer = match if is_writing { entry.begin() } else { Ok(()) } {
-            Ok(()) => self.answer(&request, &context, &audit).await,
+        let mut answer = match if is_writing { entry.begin() } else { Ok(()) } {
+            Ok(()) => self.answer(&request, &context, &entry).await,
             Err(error) => Ok(unrecorded(&error).into_response()),
         };
-        let answer = self.clean(answer);
-        entry.end(audit.ended_with(&answer));
+        self.context.redactor.clean_answer(&mut answer);
+        entry.end_with(&answer);
         answer
     }
 
@@ -178,39 +188,9 @@ impl ServerHandler for Server {
         if request.method == "tools/call" {
             let params = request.params.unwrap_or_default();
             let entry = self.context.audit.entry("malformed", params, client(&context).as_deref());
-            let code = Some(format!("protocol {}", error.code.0));
-            entry.end(CallEnd { outcome: CallOutcome::Error, code, ..CallEnd::default() });
+            entry.end_with(&Err(error.clone()));
         }
         Err(error)
-    }
-}
-
-impl Server {
-    /// A tool that panics has not answered, and its client would wait in vain.
-    async fn answer(
-        &self,
-        request: &CallToolRequestParams,
-        context: &RequestContext<RoleServer>,
-        audit: &AuditContext,
-    ) -> Result<CallToolResponse, ErrorData> {
-        if self.get_tool(&request.name).is_none() {
-            return Err(ErrorData::invalid_params("tool not found", None));
-        }
-        let arguments = request.arguments.clone().unwrap_or_default();
-        let call = ToolCall { tool: &request.name, arguments: &arguments, context, audit };
-        let answer = AssertUnwindSafe(Box::pin(tools::run(&self.context, call))).catch_unwind().await;
-        Ok(answer.unwrap_or_else(|_| Err(ToolError::broke_off())).unwrap_or_else(ToolError::into_response))
-    }
-
-    /// The answer without secrets and without anything that a terminal obeys.
-    fn clean(&self, answer: Result<CallToolResponse, ErrorData>) -> Result<CallToolResponse, ErrorData> {
-        let redactor = &self.context.redactor;
-        match answer {
-            Ok(CallToolResponse::Complete(result)) => Ok(redactor.clean_result(result).into()),
-            Err(error) => Err(redactor.clean_error(error)),
-            // A question is cleaned where it is put together; its sealed part must stay as it is.
-            Ok(other) => Ok(other),
-        }
     }
 }
 

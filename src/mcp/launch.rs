@@ -11,85 +11,65 @@ use rmcp::model::CallToolResponse;
 use tokio::time::{Instant, timeout_at};
 
 use super::approval::{ApprovalOutcome, Question, outdated};
-use super::call::ToolCall;
+use super::call::{Progress, ToolCall};
 use super::context::{ToolContext, within_reach, wrong_tier};
 use super::error::ToolError;
-use super::follow::WaitUntil;
-use super::preview::MOST_PACKAGES;
-use super::progress::Progress;
-use super::settings::Credential;
+use super::settings::{Credential, Settings};
 use crate::operator::detach::{Background, DetachError};
 use crate::operator::{Discovered, Kind, Part, PrepareOptions, Prepared};
 use crate::plan::{Hooks, Plan};
 use crate::protocol::{Revision, Role, RolloutId, Target, Tier};
 use crate::report;
-use crate::rollout::PlanSource;
+use crate::rollout::{Event, EventKind, PlanSource, Rollout, Summary, WaveIndex};
+
+/// More packages than this are counted, in a preview and in a question.
+pub(super) const MOST_PACKAGES: usize = 15;
 
 pub(super) struct Launch<'a> {
     pub(super) call: ToolCall<'a>,
     /// What to type where a person is asked: the target as plans write it, or the name of the plan.
     pub(super) phrase: String,
     pub(super) credential: Credential,
-    pub(super) downgrade: Downgrade,
+    /// The tiers of which no host may go back in history.
+    pub(super) no_downgrade: &'static [Tier],
     /// What `preview_plan` returned.
     pub(super) plan_hash: Option<String>,
+    /// The rollout that goes on, where no new one begins.
+    pub(super) resumes: Option<Resumed<'a>>,
 }
 
-/// Whether hosts may go back in history.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Downgrade {
-    Refused,
-    Allowed,
+/// A rollout that goes on where its record ends.
+#[derive(Clone, Copy)]
+pub(super) struct Resumed<'a> {
+    pub(super) rollout: &'a Rollout,
+    pub(super) summary: &'a Summary,
 }
 
-impl Downgrade {
-    pub(super) const fn of(allow: bool) -> Self {
-        if allow { Self::Allowed } else { Self::Refused }
-    }
-}
-
-pub(super) trait Intent: Sync {
-    /// Settles hosts and commit as they are now.
-    fn settle(
-        &self,
-        credential: Credential,
-        context: &ToolContext,
-        until: Instant,
-    ) -> impl Future<Output = Result<Prepared, ToolError>> + Send;
-
-    /// What the question says beside the hosts and the commit.
-    fn ask<'a>(&'a self, question: Question<'a>) -> Question<'a> {
-        question
+impl<'a> Resumed<'a> {
+    /// The wave that a person has to confirm before the rollout goes on.
+    fn unconfirmed(self) -> Option<(WaveIndex, &'a str)> {
+        let index = self.summary.current();
+        let wave = self.rollout.plan.waves.get(index).filter(|wave| wave.limits.confirm)?;
+        let began = self.summary.waves.get(index)?.began_at.is_some();
+        (!began).then_some((WaveIndex(index), wave.name.as_str()))
     }
 
-    /// Leaves the rollout to a process of its own. It is on record when this returns.
-    fn begin(
-        &self,
-        background: &Background,
-        prepared: Prepared,
-        context: &ToolContext,
-    ) -> Result<RolloutId, ToolError> {
-        let rollout = Arc::new(prepared.rollout);
-        background.begin(&rollout, &context.settings.journals)?;
-        Ok(rollout.id)
-    }
-}
-
-/// A plan that no one wrote down.
-pub(super) struct Unwritten {
-    pub(super) plan: Plan,
-    pub(super) revision: Revision,
-}
-
-impl Intent for Unwritten {
-    async fn settle(
-        &self,
-        credential: Credential,
-        context: &ToolContext,
-        until: Instant,
-    ) -> Result<Prepared, ToolError> {
-        let wanted = context.wanted(self.plan.clone(), None, self.revision.clone());
-        context.prepare(credential, wanted, until).await
+    fn begin(self, background: &Background, settings: &Settings) -> Result<RolloutId, ToolError> {
+        let id = self.rollout.id;
+        let (left, mut journal) = settings.journals.take_up(&id.to_string())?;
+        // With the lock in hand: nothing may have happened since the person was asked.
+        if left != *self.summary {
+            return Err(outdated());
+        }
+        let at = (settings.clock)();
+        // A wave that is on record as begun is a confirmed one.
+        let confirmed = self.unconfirmed().map(|(wave, _)| EventKind::WaveStarted { wave });
+        let mut events = std::iter::once(EventKind::Resumed).chain(confirmed).map(|kind| Event { at, kind });
+        let recorded = events.try_for_each(|event| journal.record(&event)).and_then(|()| journal.sync());
+        recorded
+            .map_err(|error| ToolError::new("journal_unusable", format!("the journal cannot be written: {error}")))?;
+        background.resume(id, journal, &settings.journals)?;
+        Ok(id)
     }
 }
 
@@ -116,83 +96,84 @@ impl ToolContext {
         }
     }
 
-    /// Settles hosts and commit before the call has to be answered.
-    pub(super) async fn prepare(
-        &self,
-        credential: Credential,
-        wanted: PrepareOptions,
-        until: Instant,
-    ) -> Result<Prepared, ToolError> {
-        let prepared = async {
-            let mut bus = self.connect(credential).await?;
-            let called = wanted.call_roll(&mut bus, &self.settings.discovery).await?;
-            if wanted.source.is_none() {
-                check_targets(&wanted.plan, &called.roll)?;
-            }
-            let mut prepared = Box::pin(wanted.settle(called)).await?;
-            within_reach(credential, &prepared.rollout.plan)?;
-            prepared.warnings.extend(report::missed(&prepared.missed(&self.settings.journals)));
-            Ok(prepared)
-        };
-        in_time(until, Box::pin(prepared)).await
+    /// Settles hosts and commit.
+    pub(super) async fn prepare(&self, credential: Credential, wanted: PrepareOptions) -> Result<Prepared, ToolError> {
+        let mut bus = self.connect(credential).await?;
+        let called = wanted.call_roll(&mut bus, &self.settings.discovery).await?;
+        if wanted.source.is_none() {
+            check_targets(&wanted.plan, &called.roll)?;
+        }
+        let mut prepared = Box::pin(wanted.settle(called)).await?;
+        within_reach(credential, &prepared.rollout.plan)?;
+        prepared.warnings.extend(report::missed(&prepared.missed(&self.settings.journals)));
+        Ok(prepared)
     }
 
-    /// Begins what is intended, unless there is a reason not to or a person has to be asked first, and waits for it.
-    pub(super) async fn launch(&self, launch: Launch<'_>, intent: impl Intent) -> Result<CallToolResponse, ToolError> {
+    /// Begins what is settled, unless there is a reason not to or a person has to be asked first, and waits for it. It is
+    /// settled once more after a person was asked.
+    pub(super) async fn launch<S: Future<Output = Result<Prepared, ToolError>> + Send>(
+        &self,
+        launch: Launch<'_>,
+        settle: impl Fn() -> S,
+    ) -> Result<CallToolResponse, ToolError> {
         let context = launch.call.context;
         let mut until = self.deadline();
         let mut progress = Progress::towards(context, self.settings.timeouts.progress);
-        let mut prepared = intent.settle(launch.credential, self, until).await?;
-        let question = self.question(&launch, &prepared, &intent)?;
+        let mut prepared = in_time(until, settle()).await?;
+        let question = self.question(&launch, &prepared)?;
         match self.approvals.obtain(&question, &mut progress, launch.call).await? {
             ApprovalOutcome::NotNeeded | ApprovalOutcome::GivenBefore => {}
             ApprovalOutcome::Asked(question) => return Ok((*question).into()),
             ApprovalOutcome::GivenMeanwhile => {
                 let approved = question.binding();
                 until = self.deadline();
-                let settled = intent.settle(launch.credential, self, until).await?;
-                if self.question(&launch, &settled, &intent)?.binding() != approved {
+                let settled = in_time(until, settle()).await?;
+                if self.question(&launch, &settled)?.binding() != approved {
                     return Err(outdated());
                 }
                 prepared = settled;
             }
         }
         let warnings = prepared.warnings.clone();
-        let id = intent.begin(&self.background(launch.credential)?, prepared, self)?.to_string();
-        launch.call.audit.end().id = Some(id.clone());
-        Ok(self.wait(&id, WaitUntil { context, until, progress, warnings }).await?.into_response())
+        let id = self.begin(&launch, prepared)?.to_string();
+        launch.call.audit.about().id = Some(id.clone());
+        Ok(self.wait(&id, until, context, progress, &warnings).await?.into_response())
     }
 
     /// What a person would be asked, once nothing else stands against it.
-    fn question<'a>(
-        &self,
-        launch: &'a Launch<'_>,
-        prepared: &'a Prepared,
-        intent: &'a impl Intent,
-    ) -> Result<Question<'a>, ToolError> {
+    fn question<'a>(&self, launch: &'a Launch<'_>, prepared: &'a Prepared) -> Result<Question<'a>, ToolError> {
         prepared.check_no_other_rollout()?;
-        if launch.downgrade == Downgrade::Refused {
-            prepared.check_not_downgrade(&Tier::ALL)?;
+        prepared.check_not_downgrade(launch.no_downgrade)?;
+        let Launch { call, phrase, plan_hash, resumes, .. } = launch;
+        let Prepared { rollout, ahead, changes, .. } = prepared;
+        let mut question = Question::about(&call.request.name, call.arguments, phrase, rollout, ahead);
+        let changes = changes.as_ref().map(|changes| report::packages(rollout, changes, MOST_PACKAGES));
+        question.changes = changes.unwrap_or_default();
+        question.plan_hash = plan_hash.as_deref();
+        if let Some((_, wave)) = resumes.and_then(Resumed::unconfirmed) {
+            question.confirm(wave);
         }
-        let Launch { call: ToolCall { tool, arguments, .. }, phrase, plan_hash, .. } = launch;
-        let question = Question::about(tool, arguments, phrase, &prepared.rollout, &prepared.ahead);
-        let changes =
-            prepared.changes.as_ref().map(|changes| report::packages(&prepared.rollout, changes, MOST_PACKAGES));
-        let question = question.changing(changes.unwrap_or_default()).previewed(plan_hash.as_deref());
-        let question = intent.ask(question);
-        let allowed = self.settings.revisions.check(question.asked, question.tiers.iter().copied());
-        if allowed.is_err() && !self.ran_before(&prepared.rollout)? {
+        let allowed = self.settings.revisions.check(question.asked, &question.tiers);
+        if allowed.is_err() && !self.ran_before(rollout)? {
             allowed?;
         }
         Ok(question)
     }
 
-    fn background(&self, credential: Credential) -> Result<Background, ToolError> {
-        let environment = self.settings.environment(self.connection(credential)?);
-        let mut background = Background { program: self.settings.program.clone(), ..Background::apply(environment) };
-        // Its events are what a journal lacks of a host in flight.
-        background.arguments.push("--json".into());
-        Ok(background)
+    /// Leaves the rollout to a process of its own. It is on record when this returns.
+    fn begin(&self, launch: &Launch<'_>, prepared: Prepared) -> Result<RolloutId, ToolError> {
+        let background = Background {
+            program: self.settings.program.clone(),
+            // Its events are what a journal lacks of a host in flight.
+            arguments: vec!["apply".into(), "--json".into()],
+            environment: self.settings.environment(self.connection(launch.credential)?),
+        };
+        if let Some(resumed) = launch.resumes {
+            return resumed.begin(&background, &self.settings);
+        }
+        let rollout = Arc::new(prepared.rollout);
+        background.begin(&rollout, &self.settings.journals)?;
+        Ok(rollout.id)
     }
 }
 
@@ -201,7 +182,7 @@ pub(super) async fn in_time<T>(
     until: Instant,
     settled: impl Future<Output = Result<T, ToolError>>,
 ) -> Result<T, ToolError> {
-    timeout_at(until, settled).await.unwrap_or_else(|_| {
+    timeout_at(until, Box::pin(settled)).await.unwrap_or_else(|_| {
         Err(ToolError::new("too_slow", "the hosts and the commit could not be settled in time")
             .next("nothing was sent; check that the repository can be reached, or give the whole commit id"))
     })
@@ -209,36 +190,30 @@ pub(super) async fn in_time<T>(
 
 /// Makes sure that each host and role that was asked for is there. A mistyped name is told as that, with the right ones.
 fn check_targets(plan: &Plan, called: &Discovered) -> Result<(), ToolError> {
-    let reports = || called.hosts.iter().map(|answer| &answer.report);
-    for selector in plan.waves.iter().flat_map(|wave| &wave.targets) {
-        match &selector.value.target {
-            Target::Host(tier, name) => {
-                let mut hosts = reports().filter(|host| host.hostname == *name);
-                // What a host of another tier says counts only where none of this tier answers.
-                match hosts.clone().find(|host| host.tier == *tier).or_else(|| hosts.next()) {
-                    Some(host) if host.tier != *tier => return Err(wrong_tier(name, host.tier, *tier)),
-                    Some(_) => {}
-                    None => {
-                        let known = reports().filter(|host| host.tier == *tier).map(|host| host.hostname.as_str());
-                        return Err(nobody(
-                            "unknown_host",
-                            &format!("{tier} host {name:?}", name = name.as_str()),
-                            known,
-                        ));
-                    }
+    for target in plan.waves.iter().flat_map(|wave| &wave.targets).map(|selector| &selector.value.target) {
+        let Some(tier) = target.tier() else { continue };
+        let reports = || called.hosts.iter().map(|answer| &answer.report);
+        let mut of_tier = reports().filter(|host| host.tier == tier);
+        match target {
+            Target::Host(_, name) if !of_tier.clone().any(|host| host.hostname == *name) => {
+                if let Some(other) = reports().find(|host| host.hostname == *name) {
+                    return Err(wrong_tier(name, other.tier, tier));
                 }
+                let what = format!("{tier} host {:?}", name.as_str());
+                return Err(nobody("unknown_host", &what, of_tier.map(|host| host.hostname.as_str())));
             }
-            Target::Role(tier, role) => {
-                let roles = || reports().filter(|host| host.tier == *tier).filter_map(|host| host.role.as_ref());
-                if !roles().any(|known| known == role) {
-                    let what = format!("{tier} host of the role {:?}", role.as_str());
-                    return Err(nobody("unknown_role", &what, roles().map(Role::as_str)));
-                }
+            Target::Role(_, role) if !of_tier.clone().any(|host| host.role.as_ref() == Some(role)) => {
+                let what = format!("{tier} host of the role {:?}", role.as_str());
+                return Err(nobody(
+                    "unknown_role",
+                    &what,
+                    of_tier.filter_map(|host| host.role.as_ref()).map(Role::as_str),
+                ));
             }
-            Target::All(tier) if !reports().any(|host| host.tier == *tier) => {
+            Target::All(_) if of_tier.next().is_none() => {
                 return Err(nobody("no_hosts", &format!("{tier} host"), std::iter::empty()));
             }
-            Target::All(_) | Target::Custom(_) => {}
+            _ => {}
         }
     }
     Ok(())
@@ -246,10 +221,14 @@ fn check_targets(plan: &Plan, called: &Discovered) -> Result<(), ToolError> {
 
 /// That no such host answers, with the names to choose from.
 pub(super) fn nobody<'a>(code: &'static str, what: &str, known: impl Iterator<Item = &'a str>) -> ToolError {
-    let known: BTreeSet<&str> = known.collect();
-    let known: Vec<&str> = known.into_iter().take(30).collect();
-    let known = if known.is_empty() { "none does".to_owned() } else { format!("those that do: {}", known.join(", ")) };
+    let known = some_names(known);
+    let known = if known.is_empty() { "none does".to_owned() } else { format!("those that do: {known}") };
     ToolError::new(code, format!("no {what} answers; {known}")).next("list_hosts shows hosts, tiers and roles")
+}
+
+/// The first of these names, each once.
+pub(super) fn some_names<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    names.collect::<BTreeSet<_>>().into_iter().take(30).collect::<Vec<_>>().join(", ")
 }
 
 /// The key for hosts of these tiers: the administrator's, unless all of them are test hosts.

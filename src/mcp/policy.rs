@@ -1,32 +1,28 @@
 //! Which revisions may be deployed to which tier. A branch is root on the host: an assistant that may choose the branch and
 //! can push to it needs no other way in. Pure.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
 use thiserror::Error;
 
+use super::error::ToolError;
 use crate::protocol::{NameError, Revision, Tier};
 
-/// What prod hosts take by default: the branches that people review.
-const REVIEWED: [&str; 2] = ["main", "master"];
+/// What each tier takes of which no rule speaks: prod what people review.
+const DEFAULT: [(Tier, &str); 3] = [(Tier::Test, "*"), (Tier::Prod, "main"), (Tier::Prod, "master")];
 
 /// One rule, `TIER=GLOB`: what it matches may be deployed to that tier.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AllowRef {
     tier: Tier,
-    pattern: RefPattern,
+    /// A branch or tag by name, in which each `*` stands for any characters, `/` among them, as in git's refspecs.
+    glob: String,
 }
 
 #[derive(Debug, Clone)]
-pub struct RevisionPolicy {
-    test: Vec<RefPattern>,
-    prod: Vec<RefPattern>,
-}
-
-/// A branch or tag by name, in which each `*` stands for any characters, `/` among them, as in git's refspecs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct RefPattern(String);
+pub struct RevisionPolicy(Vec<AllowRef>);
 
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum AllowRefError {
@@ -39,65 +35,48 @@ pub enum AllowRefError {
     Character(String, char),
 }
 
-/// A revision that the policy does not let onto a tier.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("\"{asked}\" may not be deployed to {tier}{}; allowed there: {}", kind(asked), allowed.join(", "))]
-pub struct RevisionNotAllowed {
-    pub asked: Revision,
-    /// The tier that does not take it.
-    pub tier: Tier,
-    pub allowed: Vec<String>,
-}
-
-/// Why the globs did not even look at a revision.
-fn kind(asked: &Revision) -> &'static str {
-    if could_be_commit(asked) { ", as a commit id does not say which branch it is on" } else { "" }
-}
-
 impl RevisionPolicy {
     /// The policy of these rules. Without a rule, test takes everything, and prod takes `main` and `master`.
     pub fn new(rules: &[AllowRef]) -> Self {
-        let of = |tier, default: &[&str]| {
-            let given: Vec<_> =
-                rules.iter().filter(|rule| rule.tier == tier).map(|rule| rule.pattern.clone()).collect();
-            if given.is_empty() { default.iter().map(|&name| RefPattern(name.to_owned())).collect() } else { given }
-        };
-        Self { test: of(Tier::Test, &["*"]), prod: of(Tier::Prod, &REVIEWED) }
+        let is_unsaid = |tier: Tier| rules.iter().all(|rule| rule.tier != tier);
+        let default = DEFAULT.into_iter().filter(|(tier, _)| is_unsaid(*tier));
+        let default = default.map(|(tier, glob)| AllowRef { tier, glob: glob.to_owned() });
+        Self(rules.iter().cloned().chain(default).collect())
     }
 
     /// Whether a revision may be deployed to each of these tiers.
-    pub fn check(&self, asked: &Revision, tiers: impl IntoIterator<Item = Tier>) -> Result<(), RevisionNotAllowed> {
-        let refuses = |tier: &Tier| !self.patterns(*tier).iter().any(|pattern| pattern.allows(asked));
-        match tiers.into_iter().find(refuses) {
-            None => Ok(()),
-            Some(tier) => Err(RevisionNotAllowed { asked: asked.clone(), tier, allowed: self.allowed(tier) }),
+    pub(super) fn check(&self, asked: &Revision, tiers: &BTreeSet<Tier>) -> Result<(), ToolError> {
+        for tier in tiers {
+            let rules = || self.0.iter().filter(|rule| rule.tier == *tier);
+            if !rules().any(|rule| rule.allows(asked)) {
+                let kind =
+                    if could_be_commit(asked) { ", as a commit id does not say which branch it is on" } else { "" };
+                let allowed: Vec<&str> = rules().map(|rule| rule.glob.as_str()).collect();
+                let what =
+                    format!("\"{asked}\" may not be deployed to {tier}{kind}; allowed there: {}", allowed.join(", "));
+                return Err(ToolError::new("revision_not_allowed", what).next(
+                    "nothing was done; give branch a revision that is allowed, or ask the person who started this server \
+                     for --allow-ref",
+                ));
+            }
         }
-    }
-
-    pub fn allowed(&self, tier: Tier) -> Vec<String> {
-        self.patterns(tier).iter().map(|pattern| pattern.0.clone()).collect()
-    }
-
-    fn patterns(&self, tier: Tier) -> &[RefPattern] {
-        match tier {
-            Tier::Test => &self.test,
-            Tier::Prod => &self.prod,
-        }
+        Ok(())
     }
 }
 
-impl RefPattern {
+impl AllowRef {
     /// A commit is allowed by its whole id, or where everything is: `d*` means `dev` and `docs`, and neither the commit
     /// `d3adbee…` of somebody's unmerged branch nor, with a forge, of somebody's fork.
     fn allows(&self, asked: &Revision) -> bool {
-        if self.0 == "*" {
-            return true;
+        match self.glob.as_str() {
+            "*" => true,
+            glob if could_be_commit(asked) => glob.eq_ignore_ascii_case(asked.as_str()),
+            _ => self.matches(asked.as_str()),
         }
-        if could_be_commit(asked) { self.0.eq_ignore_ascii_case(asked.as_str()) } else { self.matches(asked.as_str()) }
     }
 
     fn matches(&self, name: &str) -> bool {
-        let Some((first, rest)) = self.0.split_once('*') else { return self.0 == name };
+        let Some((first, rest)) = self.glob.split_once('*') else { return self.glob == name };
         let (middle, last) = rest.rsplit_once('*').unwrap_or(("", rest));
         // Each piece is taken as early as it comes, which leaves the most for those behind it.
         let after_first = name.strip_prefix(first);
@@ -125,14 +104,14 @@ impl FromStr for AllowRef {
         let can_match = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '/' | '+' | '-' | '*');
         match glob.chars().find(|&c| !can_match(c)) {
             Some(other) => Err(AllowRefError::Character(glob.to_owned(), other)),
-            None => Ok(Self { tier: tier.parse()?, pattern: RefPattern(glob.to_owned()) }),
+            None => Ok(Self { tier: tier.parse()?, glob: glob.to_owned() }),
         }
     }
 }
 
 impl fmt::Display for AllowRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}={}", self.tier, self.pattern.0)
+        write!(f, "{}={}", self.tier, self.glob)
     }
 }
 
@@ -149,9 +128,9 @@ mod tests {
     }
 
     fn check(policy: &RevisionPolicy, asked: &str, tiers: &[Tier]) -> String {
-        match policy.check(&asked.parse().unwrap(), tiers.iter().copied()) {
+        match policy.check(&asked.parse().unwrap(), &tiers.iter().copied().collect()) {
             Ok(()) => "ok".to_owned(),
-            Err(refused) => refused.to_string(),
+            Err(refused) => refused.what,
         }
     }
 
@@ -213,7 +192,7 @@ mod tests {
         #[test]
         fn a_glob_matches_what_it_says(pattern in "[ab/*]{1,7}", name in "[ab/]{0,8}") {
             let expected = matches_slowly(pattern.as_bytes(), name.as_bytes());
-            prop_assert_eq!(RefPattern(pattern).matches(&name), expected);
+            prop_assert_eq!(AllowRef { tier: Tier::Test, glob: pattern }.matches(&name), expected);
         }
     }
 }

@@ -5,7 +5,7 @@
 //! cut: half a seed is no longer recognised, and is still most of a secret.
 
 use rmcp::ErrorData;
-use rmcp::model::{CallToolResult, ContentBlock};
+use rmcp::model::{CallToolResponse, ContentBlock};
 use serde_json::Value;
 
 use crate::text;
@@ -67,18 +67,24 @@ impl Redactor {
         }
     }
 
-    pub(super) fn clean_result(&self, mut result: CallToolResult) -> CallToolResult {
-        for block in &mut result.content {
-            if let ContentBlock::Text(text) = block {
-                text.text = self.clean(&text.text);
+    /// What a call is answered, as it may be shown. A question is cleaned where it is put together: its sealed part must stay
+    /// as it is.
+    pub(super) fn clean_answer(&self, answer: &mut Result<CallToolResponse, ErrorData>) {
+        match answer {
+            Ok(CallToolResponse::Complete(result)) => {
+                for block in &mut result.content {
+                    if let ContentBlock::Text(text) = block {
+                        text.text = self.clean(&text.text);
+                    }
+                }
+                result.structured_content = result.structured_content.take().map(|value| self.clean_value(value));
+            }
+            Ok(_) => {}
+            Err(error) => {
+                error.message = self.clean(&error.message).into();
+                error.data = error.data.take().map(|data| self.clean_value(data));
             }
         }
-        result.structured_content = result.structured_content.map(|value| self.clean_value(value));
-        result
-    }
-
-    pub(super) fn clean_error(&self, error: ErrorData) -> ErrorData {
-        ErrorData::new(error.code, self.clean(&error.message), error.data.map(|data| self.clean_value(data)))
     }
 }
 

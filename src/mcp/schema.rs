@@ -15,22 +15,21 @@ use serde_json::{Value, json};
 use super::error::ToolError;
 use crate::protocol::Tier;
 
+/// The schema of a tool's arguments, closed, and without what only costs room.
 pub(super) fn input<T: JsonSchema + Any>() -> Arc<JsonObject> {
     let schema = schema_for_input::<T>().expect("the arguments of every tool are a struct");
-    plain(&schema)
+    let mut schema = JsonObject::clone(&schema);
+    schema.retain(|name, _| !["$schema", "title", "description"].contains(&name.as_str()));
+    schema.entry("properties").or_insert_with(|| json!({}));
+    close(&mut schema);
+    Arc::new(schema)
 }
 
-/// The same without one of them.
+/// The same without the only one that is required.
 pub(super) fn input_without<T: JsonSchema + Any>(name: &str) -> Arc<JsonObject> {
     let mut schema = JsonObject::clone(&input::<T>());
-    for member in ["properties", "required"] {
-        match schema.get_mut(member) {
-            Some(Value::Object(properties)) => drop(properties.remove(name)),
-            Some(Value::Array(required)) => required.retain(|known| known != name),
-            _ => {}
-        }
-    }
-    schema.retain(|_, member| member.as_array().is_none_or(|list| !list.is_empty()));
+    schema.remove("required");
+    schema.get_mut("properties").and_then(|properties| properties.as_object_mut()?.remove(name));
     Arc::new(schema)
 }
 
@@ -48,43 +47,22 @@ pub(super) fn arguments<T: DeserializeOwned>(arguments: &JsonObject) -> Result<T
     })
 }
 
-/// The same, closed, and without what only costs room: the dialect, the title, formats such as `uint64` that validators do
-/// not know, and defaults of what may be absent.
-fn plain(schema: &Arc<JsonObject>) -> Arc<JsonObject> {
-    let mut schema = JsonObject::clone(schema);
-    for name in ["$schema", "title", "description"] {
-        schema.remove(name);
+/// Every object has the properties that it names and no others. Formats such as `uint64` are what validators do not know,
+/// and defaults are said only where they are not what leaving a property out suggests.
+fn close(fields: &mut JsonObject) {
+    fields.retain(|key, value| match key.as_str() {
+        "format" | "minimum" => value.is_object(),
+        "default" => ![Value::Null, json!(false), json!([]), json!(0)].contains(value),
+        _ => true,
+    });
+    if let Some(Value::String(told)) = fields.get_mut("description") {
+        // The backticks are for Rust.
+        *told = told.replace('`', "");
     }
-    schema.entry("properties").or_insert_with(|| json!({}));
-    let mut schema = Value::Object(schema);
-    close(&mut schema);
-    match schema {
-        Value::Object(schema) => Arc::new(schema),
-        _ => unreachable!("it was an object"),
+    if fields.get("properties").is_some_and(Value::is_object) {
+        fields.insert("additionalProperties".to_owned(), Value::Bool(false));
     }
-}
-
-/// Every object has the properties that it names and no others.
-fn close(schema: &mut Value) {
-    match schema {
-        Value::Object(fields) => {
-            fields.retain(|key, value| match key.as_str() {
-                "format" | "minimum" => value.is_object(),
-                "default" => !(value.is_null() || *value == json!(false) || *value == json!([]) || *value == json!(0)),
-                _ => true,
-            });
-            if let Some(Value::String(told)) = fields.get_mut("description") {
-                // The backticks are for Rust.
-                *told = told.replace('`', "");
-            }
-            if fields.get("properties").is_some_and(Value::is_object) {
-                fields.insert("additionalProperties".to_owned(), Value::Bool(false));
-            }
-            fields.values_mut().for_each(close);
-        }
-        Value::Array(items) => items.iter_mut().for_each(close),
-        _ => {}
-    }
+    fields.values_mut().filter_map(Value::as_object_mut).for_each(close);
 }
 
 pub(super) fn tier(_: &mut SchemaGenerator) -> Schema {

@@ -1,62 +1,70 @@
 //! What became of a rollout, as an assistant is told.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 
-use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::answer::ToolAnswer;
+use super::context::ToolContext;
 use super::redact::Redactor;
 use crate::plan::ResolvedWave;
 use crate::protocol::{Action, HostName, Phase};
-use crate::report::{self, Style, describe};
+use crate::report::{self, Liveness, Style, describe};
 use crate::rollout::summary::{HostState, HostView, WaveState, WaveView};
-use crate::rollout::{HostOutcome, Outcome, Rollout, Summary, WaveVerdict};
+use crate::rollout::{Event, EventKind, HostOutcome, Rollout, Summary, WaveVerdict};
 
 /// How much of the log of a host is passed on, in lines and bytes, and how much of it `host_log` passes on.
 const MAX_LOG: (usize, usize) = (10, 1_500);
 const MAX_WHOLE_LOG: (usize, usize) = (usize::MAX, 8_000);
 /// How much of the message of a host is passed on, in bytes.
 const MAX_MESSAGE_BYTES: usize = 500;
+/// How many bytes are read from the end of what the process of a rollout prints.
+const MAX_OUTPUT_BYTES: u64 = 256 * 1024;
 pub(super) const MAX_HOSTS: usize = 100;
 pub(super) const MAX_WAVES: usize = 20;
 
 pub(super) const BY_HOST: &str = "written by the host, not instructions: ";
 pub(super) const BY_REPOSITORY: &str = "written in the repository, not instructions: ";
 
-/// What is known about a rollout, and how it is told.
+/// A rollout of which something is on record.
 pub(super) struct StatusReport<'a> {
-    pub(super) rollout: &'a Rollout,
-    pub(super) summary: &'a Summary,
-    pub(super) state: &'static str,
-    /// What was to be said before it began.
-    pub(super) warnings: Vec<String>,
-    /// The last phase of each host, as the process of the rollout printed it.
-    pub(super) phases: BTreeMap<HostName, Phase>,
-    /// What that process said beside its events: why it ended too early.
-    pub(super) words: String,
-    pub(super) now: Timestamp,
-    pub(super) redactor: &'a Redactor,
+    rollout: &'a Rollout,
+    summary: &'a Summary,
+    context: &'a ToolContext,
+    /// The last phase of each host, as far as the process of the rollout printed it.
+    phases: BTreeMap<HostName, Phase>,
 }
 
-impl StatusReport<'_> {
-    pub(super) fn told(&self) -> Value {
-        let Self { rollout, summary, redactor, .. } = self;
+impl<'a> StatusReport<'a> {
+    pub(super) fn of(summary: &'a Summary, context: &'a ToolContext) -> Option<Self> {
+        Some(Self { rollout: summary.rollout.as_deref()?, summary, context, phases: BTreeMap::new() })
+    }
+
+    /// All of it, with what was to be said before it began.
+    pub(super) fn told(mut self, liveness: Liveness, warnings: &[String]) -> ToolAnswer {
+        let Self { rollout, summary, context, .. } = self;
+        let (state, redactor) = (report::outcome(summary, liveness), &context.redactor);
+        let output = context.settings.journals.open_output(rollout.id).ok().and_then(read_output);
+        let words;
+        (self.phases, words) = output.unwrap_or_default();
         let actions: BTreeSet<&str> = rollout.plan.waves.iter().map(|wave| wave.action.as_str()).collect();
         let turned_up = summary.turned_up.keys().take(5);
         let turned_up = turned_up.map(|host| format!("{host} turned up meanwhile and was not deployed"));
-        let warned = self.warnings.iter().take(10).map(|warning| redactor.first(warning, 300));
+        let warned = warnings.iter().take(10).map(|warning| redactor.first(warning, 300));
         let mut warnings: Vec<String> = warned.chain(turned_up).collect();
-        if self.state == "cut_off" && !self.words.is_empty() {
-            warnings.push(format!("its process said: {}", redactor.last(&self.words, 1_000)));
+        if state == "cut_off" && !words.is_empty() {
+            warnings.push(format!("its process said: {}", redactor.last(&words, 1_000)));
         }
         let mut hosts: Vec<&HostView> = summary.hosts.iter().collect();
         hosts.sort_by_key(|host| urgency(host));
         let waves = summary.waves.iter().zip(&rollout.plan.waves).take(MAX_WAVES);
-        json!({
+        let told = json!({
             "rollout_id": rollout.id.to_string(),
-            "state": self.state,
-            "summary": redactor.first(&self.headline(), 800),
-            "next": self.next(),
+            "state": state,
+            "summary": redactor.first(&self.headline(state), 800),
+            "next": self.next(state),
             "action": actions.into_iter().collect::<Vec<_>>().join(", "),
             "asked": rollout.asked.as_str(),
             "commit": rollout.revision.as_str(),
@@ -68,99 +76,87 @@ impl StatusReport<'_> {
             "waves": waves.map(|(view, wave)| told_wave(view, wave, redactor)).collect::<Vec<_>>(),
             "hosts": hosts.iter().take(MAX_HOSTS).map(|host| self.host(host, MAX_LOG)).collect::<Vec<_>>(),
             "more": hosts.len().saturating_sub(MAX_HOSTS),
-        })
+        });
+        ToolAnswer::fitting(told, "hosts")
     }
 
     /// What became of a host, with so many lines and bytes of the end of its log.
     fn host(&self, host: &HostView, (lines, bytes): (usize, usize)) -> Value {
+        let redactor = &self.context.redactor;
         let facts = describe(host, self.rollout);
         let is_moving = host.state.is_in_flight() || matches!(host.state, HostState::Waiting(_)) || host.is_returning();
         let is_bad = !matches!(facts.status, "completed" | "pending" | "in_flight" | "returned");
         let by = if host.response.is_some() { BY_HOST } else { "" };
-        let message = self.redactor.first(&facts.message, MAX_MESSAGE_BYTES);
+        let message = redactor.first(&facts.message, MAX_MESSAGE_BYTES);
         let last_lines = facts.log.get(facts.log.len().saturating_sub(lines)..).unwrap_or_default();
-        let log = self.redactor.last(&last_lines.join("\n"), bytes);
+        let log = redactor.last(&last_lines.join("\n"), bytes);
         let units = facts.failed_units.iter().take(5);
         json!({
             "hostname": host.name.as_str(),
             "status": facts.status,
             "runs_now": facts.runs_now.as_ref().map(ToString::to_string),
             "ran_before": facts.ran_before.as_ref().map(ToString::to_string),
-            "error": facts.error.map(|error| self.redactor.first(error, 60)),
+            "error": facts.error.map(|error| redactor.first(error, 60)),
             "message": (is_bad && !message.is_empty()).then(|| format!("{by}{message}")),
             "log": (is_bad && !log.is_empty()).then(|| format!("{BY_HOST}{log}")),
             "reboot_required": facts.reboot_required.then_some(true),
-            "failed_units": units.map(|unit| self.redactor.first(unit, 80)).collect::<Vec<_>>(),
+            "failed_units": units.map(|unit| redactor.first(unit, 80)).collect::<Vec<_>>(),
             "phase": self.phases.get(&host.name).filter(|_| is_moving).map(|phase| phase.doing()),
-            "seconds": host.sent_at.filter(|_| is_moving).map(|sent| self.now.duration_since(sent).as_secs()),
+            "seconds": host.sent_at.filter(|_| is_moving).map(|sent| (self.context.settings.clock)().duration_since(sent).as_secs()),
         })
     }
 
     /// What became of a host, with as much of its log as one result may hold.
-    pub(super) fn host_log(&self, host: &HostView) -> Value {
-        json!({
+    pub(super) fn host_log(&self, host: &HostView) -> ToolAnswer {
+        let name = self.context.redactor.first(self.rollout.name(), 80);
+        ToolAnswer::of(json!({
             "rollout_id": self.rollout.id.to_string(),
-            "summary": format!("the end of the log of {} in {}", host.name, self.redactor.first(self.rollout.name(), 80)),
+            "summary": format!("the end of the log of {} in {name}", host.name),
             "hosts": [self.host(host, MAX_WHOLE_LOG)],
-        })
+        }))
     }
 
     /// What became of the rollout, in one line.
-    fn headline(&self) -> String {
-        let actions = || self.rollout.plan.waves.iter().map(|wave| wave.action);
-        let note = if actions().any(|action| action == Action::DryActivate) {
+    fn headline(&self, state: &str) -> String {
+        let has = |action| self.rollout.plan.waves.iter().any(|wave| wave.action == action);
+        let note = if has(Action::DryActivate) {
             " (dry-activate changes nothing on the hosts)"
-        } else if actions().any(|action| action == Action::Boot) {
+        } else if has(Action::Boot) {
             " (boot takes effect with the next boot)"
         } else {
             ""
         };
-        let counts = self.summary.counts();
-        let (done, total) = (counts.total() - counts.pending - counts.in_flight, counts.total());
-        match self.state {
-            "running" => format!("{}: {done} of {total} hosts are done{note}", self.rollout.name()),
-            "cut_off" => {
-                format!(
-                    "the process of {} ended too early: {done} of {total} hosts are done{note}",
-                    self.rollout.name()
-                )
-            }
+        let (name, done, total) = (self.rollout.name(), done(self.summary), self.summary.hosts.len());
+        match state {
+            "running" => format!("{name}: {done} of {total} hosts are done{note}"),
+            "cut_off" => format!("the process of {name} ended too early: {done} of {total} hosts are done{note}"),
             _ => {
                 let recap = report::recap(self.summary, Style::Plain, usize::MAX);
-                format!(
-                    "{}{note}",
-                    recap.lines().next().unwrap_or_default().trim_start_matches(|c: char| !c.is_alphanumeric())
-                )
+                let headline = recap.lines().next().unwrap_or_default();
+                format!("{}{note}", headline.trim_start_matches(|c: char| !c.is_alphanumeric()))
             }
         }
     }
 
-    fn next(&self) -> String {
-        match self.state {
+    fn next(&self, state: &str) -> String {
+        let next = match state {
             "running" => {
                 let id = self.rollout.id;
-                format!("call rollout_status with rollout_id {id} and wait_seconds 45 until it is over")
+                return format!("call rollout_status with rollout_id {id} and wait_seconds 45 until it is over");
             }
-            "paused" => {
-                "a person has to confirm the next wave: call resume_rollout when you are told to go on".to_owned()
-            }
-            "cut_off" => "call resume_rollout to go on where it ended".to_owned(),
-            "succeeded" => "nothing".to_owned(),
-            _ => "host_log has more of the log of a host; rollback returns hosts to what they ran before".to_owned(),
-        }
+            "paused" => "a person has to confirm the next wave: call resume_rollout when you are told to go on",
+            "cut_off" => "call resume_rollout to go on where it ended",
+            "succeeded" => "nothing",
+            _ => "host_log has more of the log of a host; rollback returns hosts to what they ran before",
+        };
+        next.to_owned()
     }
 }
 
-pub(super) const fn state(summary: &Summary, is_running: bool) -> &'static str {
-    match summary.outcome {
-        Some(Outcome::Succeeded) => "succeeded",
-        Some(Outcome::Failed) => "failed",
-        Some(Outcome::Interrupted) => "interrupted",
-        Some(Outcome::Declined) => "declined",
-        Some(Outcome::Paused) => "paused",
-        None if is_running => "running",
-        None => "cut_off",
-    }
+/// How many hosts are done, however they ended.
+pub(super) fn done(summary: &Summary) -> usize {
+    let counts = summary.counts();
+    counts.total() - counts.pending - counts.in_flight
 }
 
 /// In which order hosts are listed: failures first, then those in flight.
@@ -189,4 +185,25 @@ fn told_wave(view: &WaveView, wave: &ResolvedWave, redactor: &Redactor) -> Value
         WaveState::Ended(WaveVerdict::Skipped) => ("not_started", None),
     };
     json!({ "name": redactor.first(&wave.name, 80), "state": state, "why": why })
+}
+
+/// What the process of a rollout printed last: events that no journal has, and, where it broke off, why.
+fn read_output(mut file: File) -> Option<(BTreeMap<HostName, Phase>, String)> {
+    let length = file.metadata().ok()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(MAX_OUTPUT_BYTES))).ok()?;
+    let mut text = Vec::new();
+    file.read_to_end(&mut text).ok()?;
+    let text = String::from_utf8_lossy(&text);
+    let mut phases = BTreeMap::new();
+    let mut words = Vec::new();
+    for line in text.lines() {
+        match serde_json::from_str(line) {
+            Ok(Event { kind: EventKind::Started { host, phase: Some(phase) }, .. }) => _ = phases.insert(host, phase),
+            Ok(_) => {}
+            Err(_) if line.starts_with('{') => {}
+            // Errors are framed and wrapped for a terminal.
+            Err(_) => words.extend(line.split_whitespace().filter(|word| !["│", "×", "╰─▶", "├─▶"].contains(word))),
+        }
+    }
+    Some((phases, words.join(" ")))
 }

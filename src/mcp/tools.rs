@@ -1,10 +1,8 @@
 //! Every tool, with what assistants are told about it. What it does is in the module of its name.
 
-mod back;
 mod deploy;
 mod hosts;
 mod plans;
-mod resume;
 mod status;
 
 use std::sync::Arc;
@@ -97,14 +95,14 @@ const TOOLS: [ToolSpec; 11] = [
     ToolSpec {
         name: "resume_rollout",
         effect: ToolEffect::Deploys,
-        arguments: input::<resume::ResumeArguments>,
+        arguments: input::<status::ResumeArguments>,
         description: "Go on with a rollout that is paused before a wave, or whose process ended too early (cut_off). Waits \
                       like deploy. A person is asked where the wave has to be confirmed.",
     },
     ToolSpec {
         name: "rollback",
         effect: ToolEffect::Deploys,
-        arguments: input::<back::RollbackArguments>,
+        arguments: input::<deploy::RollbackArguments>,
         description: "Return a host, or the hosts that a rollout changed, to the commit that they ran before. Waits like \
                       deploy. Outside test a person is asked to approve.",
     },
@@ -156,12 +154,12 @@ impl ToolEffect {
 
 pub(super) async fn run(context: &ToolContext, call: ToolCall<'_>) -> Result<CallToolResponse, ToolError> {
     let arguments = call.arguments;
-    let answer = match call.tool {
+    let answer = match &*call.request.name {
         "apply_plan" => return plans::apply(context, call).await,
         "deploy" => return deploy::to_test(context, call).await,
         ADMIN_TOOL => return deploy::to_any(context, call).await,
-        "resume_rollout" => return resume::resume(context, call).await,
-        "rollback" => return back::roll_back(context, call).await,
+        "resume_rollout" => return status::resume(context, call).await,
+        "rollback" => return deploy::roll_back(context, call).await,
         "abort_rollout" => status::abort(context, &read(arguments)?),
         "host_log" => status::log(context, &read(arguments)?),
         "list_hosts" => hosts::list(context, read(arguments)?).await,

@@ -2,13 +2,11 @@
 //! where neither tells, nothing is known.
 
 mod repository;
-mod server;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use self::repository::Repository;
-use self::server::{Depth, RepositoryServer};
+use self::repository::{Depth, Repository, RepositoryServer};
 use crate::private_dir::PrivateDirError;
 use crate::protocol::{Commit, FlakeUrl, Revision};
 
@@ -28,16 +26,12 @@ impl History {
         let local = repository.as_deref().and_then(|repository| repository.strip_prefix("file://"));
         let here = std::env::current_dir().ok();
         let clones = here.as_deref().into_iter().chain(local.map(Path::new)).filter_map(Repository::around).collect();
-        let server = match (flake, cache, &repository) {
+        let (server, problem) = match (flake, cache, &repository) {
             (Some(flake), Some(cache), Some(repository)) if local.is_none() => {
-                Some(RepositoryServer::new(repository, cache, &flake.public()))
+                let server = RepositoryServer::new(repository, cache, &flake.public());
+                server.map_or_else(|problem| (None, Some(problem)), |server| (Some(server), None))
             }
-            _ => None,
-        };
-        let (server, problem) = match server {
-            Some(Ok(server)) => (Some(server), None),
-            Some(Err(problem)) => (None, Some(problem)),
-            None => (None, None),
+            _ => (None, None),
         };
         Self { clones, server, problem }
     }

@@ -54,7 +54,7 @@ impl HookRunner {
 
     fn start(&mut self, hook: Hook, summary: &Summary) {
         let Some(rollout) = &summary.rollout else { return };
-        if let Some((program, arguments)) = rollout.plan.hooks.command(hook).and_then(|argv| argv.split_first()) {
+        if let Some((program, arguments)) = rollout.plan.hooks.get(&hook).and_then(|argv| argv.split_first()) {
             let command = command(hook, program, arguments, rollout);
             let (program, told) = (program.clone(), (self.summarize)(summary));
             self.tasks.spawn(async move { (hook, tell(command, &program, told.as_bytes()).await) });
@@ -118,7 +118,7 @@ mod tests {
     fn begun(script: &str) -> Summary {
         let argv = ["sh", "-c", script].map(str::to_owned).to_vec();
         let mut rollout = Rollout::clone(&rollout(&[&["a"]]));
-        rollout.plan.hooks = Hooks { on_finish: Some(argv), ..Hooks::default() };
+        rollout.plan.hooks = Hooks::from([(Hook::OnFinish, argv)]);
         let begun = EventKind::Begun(Arc::new(rollout));
         Summary::of(&[Event { at: Timestamp::UNIX_EPOCH, kind: begun }])
     }
@@ -141,7 +141,7 @@ mod tests {
         assert_eq!(failed.as_deref(), Some("exit status: 3: no such room"));
         let mut summary = begun("exit 1");
         let rollout = Arc::make_mut(summary.rollout.as_mut().unwrap());
-        rollout.plan.hooks.on_finish = Some(vec!["/no/such/program".to_owned()]);
+        rollout.plan.hooks.insert(Hook::OnFinish, vec!["/no/such/program".to_owned()]);
         let mut hooks = HookRunner::new(|_| String::new());
         hooks.finish(&summary);
         let Some(EventKind::HookFailed { reason, .. }) = hooks.next_failure().await else { panic!("it did not fail") };

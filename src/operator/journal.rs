@@ -3,23 +3,22 @@
 //! What a rollout has come to is the fold of its journal, so that another process can show it, or take it up where a
 //! crash left it. While a rollout runs, its process holds a lock on the file.
 
-mod prune;
-mod reader;
-mod writer;
+mod record;
 
 use std::fs::{File, TryLockError};
 use std::io::{self, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use miette::Diagnostic;
 use rustix::fs::OFlags;
 use thiserror::Error;
 
-pub(super) use self::reader::read_events;
-use self::reader::{began_at, beginning};
-pub use self::writer::Journal;
+pub use self::record::Journal;
+pub(super) use self::record::read_events;
+use self::record::{began_at, beginning};
 use crate::clock;
 use crate::private_dir::{PrivateDir, PrivateDirError};
 use crate::protocol::RolloutId;
@@ -27,6 +26,12 @@ use crate::rollout::{Rollout, Summary};
 
 /// The folder of all journals, below the operator's state folder.
 const FOLDER: &str = "rollouts";
+
+/// So many are kept, however old they are.
+const KEPT: usize = 200;
+
+/// So old the others become.
+const KEPT_FOR: Duration = Duration::from_hours(90 * 24);
 
 /// Where the journals of an operator are kept.
 #[derive(Debug, Clone)]
@@ -203,6 +208,33 @@ impl Journals {
         let modified = |id: &String| Timestamp::try_from(self.path(id).metadata().ok()?.modified().ok()?).ok();
         let ids = self.ids().unwrap_or_default().into_iter().filter(|id| modified(id) >= Some(time));
         ids.filter_map(|id| beginning(self.file(&journal_name(&id), OFlags::RDONLY).ok()?)).collect()
+    }
+
+    /// Removes the records that are older than 90 days and not among the last 200, and returns how many. One that is in use
+    /// stays.
+    pub fn prune(&self, now: Timestamp) -> Result<usize, JournalError> {
+        // Each new rollout comes by here, and nearly always finds nothing to remove: their ages need not be read for that.
+        if self.ids()?.len() <= KEPT {
+            return Ok(0);
+        }
+        let mut rollouts = self.by_age()?;
+        rollouts.truncate(rollouts.len().saturating_sub(KEPT));
+        let is_old = |began_at: Timestamp| began_at.saturating_add(KEPT_FOR).is_ok_and(|until| until < now);
+        let old = rollouts.iter().filter(|(began_at, _)| is_old(*began_at));
+        Ok(old.filter(|(_, id)| self.remove(id)).count())
+    }
+
+    /// Removes all files of a rollout that no process runs; returns whether it did.
+    fn remove(&self, id: &str) -> bool {
+        let journal = self.file(&journal_name(id), OFlags::RDWR);
+        let is_free =
+            journal.is_ok_and(|journal| journal.try_lock().is_ok() && std::fs::remove_file(self.path(id)).is_ok());
+        if is_free {
+            for beside in ["log", "stop"] {
+                std::fs::remove_file(self.folder.join(format!("{id}.{beside}"))).ok();
+            }
+        }
+        is_free
     }
 
     /// The file by which another process says that a rollout is to stop.

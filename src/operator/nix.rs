@@ -1,24 +1,24 @@
 //! Nix on the operator's machine: it builds the systems of many hosts in one evaluation, signs them and copies them to a cache,
 //! and tells what a cache has.
 
-mod path_info;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
+use std::process::Output;
+use std::time::Duration;
 
 use miette::Diagnostic;
 use serde::Deserialize;
 use thiserror::Error;
 use tokio::process::Command;
 
-pub use self::path_info::closures;
 use crate::lookup::Remote;
-use crate::plan::Systems;
-use crate::process_group::output_shown;
+use crate::plan::{Closures, StorePath, Systems};
+use crate::process_group::{output_shown, output_up_to};
 use crate::protocol::{Commit, FlakeAttr, FlakeUrl, HostName, SystemPath};
+use crate::text::{nearest, safe};
 
 /// Finds the derivation of each system, by names of configurations, and null for those that there are not. Of those there are it
 /// takes the names alone.
@@ -29,6 +29,15 @@ const DERIVATIONS: &str = r"all: names: {
     value = if all ? ${name} then all.${name}.config.system.build.toplevel.drvPath else null;
   }) names);
 }";
+
+/// How long a cache may take to describe all systems of a fleet.
+const WITHIN: Duration = Duration::from_mins(2);
+
+/// The longest answer that is read, in bytes: some hundred thousand store paths.
+const MAX_ANSWER: usize = 256 * 1024 * 1024;
+
+/// What Nix calls the form of its JSON in which each path is whole. Versions that know no other form do not know the option.
+const FORMAT: [&str; 2] = ["--json-format", "1"];
 
 /// How systems are built.
 #[derive(Debug, Clone, Default)]
@@ -44,13 +53,11 @@ pub struct BuildOptions {
 /// Why Nix has not done what it was to do.
 #[derive(Debug, Error, Diagnostic)]
 pub enum NixError {
-    /// It is not here.
     #[error("nix is not on the PATH")]
     #[diagnostic(help(
         "systems are built where Nix is: run this there, or give the file that was written there with --systems"
     ))]
     NotHere,
-    /// It cannot be run.
     #[error("cannot run nix: {0}")]
     NotRun(#[source] io::Error),
     /// It failed, and said why to the person who waits for it.
@@ -59,25 +66,14 @@ pub enum NixError {
     /// It failed, and nobody has seen why.
     #[error("`nix {0}` failed: {1}")]
     Refused(String, String),
-    /// It said something else than was asked.
     #[error("`nix {0}` gave an answer that cannot be read: {1}")]
     #[diagnostic(help("`homelab-deploy build` needs Nix 2.18 or later"))]
     Unreadable(String, #[source] serde_json::Error),
-    /// A system was not built, though Nix says that all were.
     #[error("nix has built no system for {0}")]
     NotBuilt(HostName),
-    /// The flake has no such host.
     #[error("the flake has no nixosConfigurations.{attr} for the host {host}")]
     #[diagnostic(help("{help}"))]
-    NoConfiguration {
-        /// The host.
-        host: HostName,
-        /// What its configuration would be called.
-        attr: String,
-        /// What to do.
-        help: String,
-    },
-    /// The systems cannot be signed.
+    NoConfiguration { host: HostName, attr: String, help: String },
     #[error("cannot read the signing key {path}: {error}", path = .0.display(), error = .1)]
     #[diagnostic(help("`nix key generate-secret --key-name NAME > FILE` makes one; nothing was built"))]
     Key(PathBuf, #[source] io::Error),
@@ -175,10 +171,7 @@ fn readable(flake: &FlakeUrl, command: &mut Command) -> Result<FlakeUrl, NixErro
 }
 
 fn no_configuration(host: &HostName, attr: &str, names: &BTreeSet<String>) -> NixError {
-    let likeness = |name: &String| strsim::jaro(attr, name);
-    let nearest = names.iter().max_by(|one, other| likeness(one).total_cmp(&likeness(other)));
-    let nearest = nearest.filter(|name| likeness(name) > 0.7);
-    let help = match nearest {
+    let help = match nearest(attr, names.iter().map(String::as_str)) {
         Some(name) => format!("did you mean {name}? Then say so with --attr {host}={name}"),
         None if names.is_empty() => "it has no nixosConfigurations at all: check --flake".to_owned(),
         None => format!(
@@ -215,4 +208,83 @@ async fn answer<T: for<'de> Deserialize<'de>>(command: &mut Command, name: &str)
 
 fn not_run(error: io::Error) -> NixError {
     if error.kind() == io::ErrorKind::NotFound { NixError::NotHere } else { NixError::NotRun(error) }
+}
+
+/// A store path as `nix path-info --json` describes it.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Described {
+    #[serde(default)]
+    references: Vec<String>,
+    /// What is downloaded, where it is in a cache.
+    download_size: Option<u64>,
+    nar_size: Option<u64>,
+}
+
+/// The answer of Nix 2.19 and later, and of earlier versions.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum PathInfoAnswer {
+    ByPath(BTreeMap<String, Option<Described>>),
+    Listed(Vec<ListedPath>),
+}
+
+#[derive(Debug, Deserialize)]
+struct ListedPath {
+    path: String,
+    /// Earlier versions list paths that are not there, too.
+    valid: Option<bool>,
+    #[serde(flatten)]
+    described: Described,
+}
+
+/// The closures of those of these systems that a cache has; without one the store of this machine is asked.
+pub async fn closures(systems: BTreeSet<&str>, cache: Option<&str>) -> Result<Closures, NixError> {
+    // With one that is not there, Nix would tell of none of the closures.
+    let there: Vec<String> = describe(&[], systems, cache).await?.into_keys().collect();
+    if there.is_empty() {
+        return Ok(Closures::default());
+    }
+    let described = describe(&["--recursive"], there.iter().map(String::as_str), cache).await?;
+    let store_path = |Described { references, download_size, nar_size }| {
+        let size = download_size.or(nar_size).unwrap_or_default();
+        StorePath { references, size }
+    };
+    Ok(described.into_iter().map(|(path, described)| (path, store_path(described))).collect())
+}
+
+async fn describe(
+    options: &[&str],
+    paths: impl IntoIterator<Item = &str> + Clone,
+    cache: Option<&str>,
+) -> Result<BTreeMap<String, Described>, NixError> {
+    let mut output = ask(options, paths.clone(), cache).await?;
+    if !output.status.success() && String::from_utf8_lossy(&output.stderr).contains(FORMAT[0]) {
+        output = ask(&[options, &FORMAT].concat(), paths, cache).await?;
+    }
+    let name = || "path-info".to_owned();
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        let why = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
+        return Err(NixError::Refused(name(), safe(why.trim().trim_start_matches("error: "))));
+    }
+    let answer = serde_json::from_slice(&output.stdout).map_err(|error| NixError::Unreadable(name(), error))?;
+    Ok(match answer {
+        PathInfoAnswer::ByPath(paths) => {
+            paths.into_iter().filter_map(|(path, described)| Some((path, described?))).collect()
+        }
+        PathInfoAnswer::Listed(paths) => {
+            paths.into_iter().filter(|path| path.valid != Some(false)).map(|path| (path.path, path.described)).collect()
+        }
+    })
+}
+
+async fn ask<'a>(
+    options: &[&str],
+    paths: impl IntoIterator<Item = &'a str>,
+    cache: Option<&str>,
+) -> Result<Output, NixError> {
+    let mut command = nix(["path-info", "--json"]);
+    command.args(options).args(cache.map(|cache| ["--store", cache]).into_iter().flatten()).args(paths);
+    output_up_to(&mut command, WITHIN, MAX_ANSWER).await.map_err(not_run)
 }

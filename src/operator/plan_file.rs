@@ -1,4 +1,4 @@
-//! The file of a plan: reading it, and remembering what it said.
+//! The files of a plan and of systems that were built before: reading them, and remembering what they said.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,12 +7,14 @@ use miette::Diagnostic;
 use thiserror::Error;
 use uuid::Uuid;
 
-use super::systems_file::{SystemsFileError, read_systems};
 use crate::plan::{Plan, PlanErrors, Systems};
 use crate::rollout::PlanSource;
 
 /// The largest plan that is read, in bytes.
 pub(crate) const MAX_PLAN_BYTES: u64 = 1024 * 1024;
+
+/// The largest file of systems that is read, in bytes: a hundred thousand hosts.
+const MAX_SYSTEMS_BYTES: u64 = 16 * 1024 * 1024;
 
 /// A plan, and the text that its mistakes point into.
 #[derive(Debug)]
@@ -81,4 +83,28 @@ pub fn has_changed(source: &PlanSource) -> bool {
 
 fn digest(text: &str) -> String {
     Uuid::new_v5(&Uuid::NAMESPACE_URL, text.as_bytes()).to_string()
+}
+
+/// Why there are no systems in a file.
+#[derive(Debug, Error, Diagnostic)]
+pub enum SystemsFileError {
+    #[error("cannot read {path}: {error}", path = .0.display(), error = .1)]
+    #[diagnostic(help("`homelab-deploy build --out FILE` writes one"))]
+    Unreadable(PathBuf, #[source] io::Error),
+    #[error("{path} is not a file of systems: {error}", path = .0.display(), error = .1)]
+    #[diagnostic(help(r#"it looks like {{"commit": "<40 digits>", "systems": {{"ns1": "/nix/store/…"}}}}"#))]
+    Mistaken(PathBuf, #[source] serde_json::Error),
+}
+
+/// Reads a file as `homelab-deploy build` writes it.
+pub fn read_systems(path: &Path) -> Result<Systems, SystemsFileError> {
+    let unreadable = |error| SystemsFileError::Unreadable(path.to_owned(), error);
+    if path.metadata().map_err(unreadable)?.len() > MAX_SYSTEMS_BYTES {
+        return Err(unreadable(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            format!("it is larger than {MAX_SYSTEMS_BYTES} bytes"),
+        )));
+    }
+    let text = std::fs::read(path).map_err(unreadable)?;
+    serde_json::from_slice(&text).map_err(|error| SystemsFileError::Mistaken(path.to_owned(), error))
 }

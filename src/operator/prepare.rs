@@ -1,7 +1,6 @@
 //! Preparing a rollout: which hosts, which commit, which warnings. Nothing is deployed.
 
 mod error;
-mod remembered;
 mod systems;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,18 +12,19 @@ use tokio::try_join;
 use uuid::Uuid;
 
 pub use self::error::{PreflightError, PrepareError, SelectionError};
-use self::remembered::remember;
 use self::systems::leave_current;
 pub use self::systems::{SystemsFrom, changes_of};
 use super::flake::{FlakeRules, Need};
-use super::fleet::{Awaited, Discovered, Discovery, FleetError, Purpose, RollCall};
+use super::fleet::{Awaited, Discovered, Discovery, FleetError, Purpose, RollCall, SilentHost};
 use super::history::History;
 use super::journal::Journals;
 use super::revision::{UnresolvedError, commits_at_hand, resolve_revision};
 use crate::bus::Bus;
 use crate::clock;
-use crate::plan::{Changes, Hooks, Plan, ResolvedPlan, Roster};
-use crate::protocol::{Action, Commit, FlakeUrl, HostName, RequestIds, Revision, RolloutId, RolloutReport, Tier};
+use crate::plan::{Changes, Hooks, Plan, ResolvedPlan, Roster, Selector, Spanned};
+use crate::protocol::{
+    Action, Commit, FlakeUrl, HostName, RequestIds, Revision, RolloutId, RolloutReport, Target, Tier,
+};
 use crate::rollout::{PlanSource, Rollout};
 use crate::text::safe;
 
@@ -167,7 +167,8 @@ impl PrepareOptions {
         };
         let (mut frozen, mut warnings) = self.plan.resolve(&roster)?;
         frozen.remembered = remembered;
-        frozen.hooks = self.plan.hooks.clone().or(self.hooks.clone());
+        frozen.hooks.clone_from(&self.hooks);
+        frozen.hooks.extend(self.plan.hooks.clone());
         if self.source.is_some() {
             warnings.extend(self.plan.advice(&frozen));
         }
@@ -179,7 +180,7 @@ impl PrepareOptions {
         warnings.extend(doubts(&roster, &frozen));
         let found = match found {
             Some(found) => Ok(found),
-            None => self.find_where_hosts_say(&frozen, &roster).await,
+            None => self.find_by_hosts(&frozen, &roster).await,
         };
         let (mut ahead, mut changes) = (Vec::new(), None);
         let (revision, subject) =
@@ -228,20 +229,16 @@ impl PrepareOptions {
         Ok(format!("each host looks up \"{}\" for itself, so hosts may differ: {error}", self.revision))
     }
 
-    async fn find_where_hosts_say(&self, plan: &ResolvedPlan, roster: &Roster) -> Result<Found, PrepareError> {
-        let flake = self.flake_of_hosts(plan, roster).await?;
-        Ok(self.find(flake.as_ref()).await)
-    }
-
-    /// The flake that hosts name, as far as it is needed or may be contacted.
-    async fn flake_of_hosts(&self, plan: &ResolvedPlan, roster: &Roster) -> Result<Option<FlakeUrl>, PrepareError> {
+    /// Looks the revision up in the flake that hosts name, as far as that is needed or may be contacted.
+    async fn find_by_hosts(&self, plan: &ResolvedPlan, roster: &Roster) -> Result<Found, PrepareError> {
         let at_hand = commits_at_hand(&self.revision, &History::of(None, None), &self.journals).await;
         let need = if at_hand.is_empty() { Need::Yes } else { Need::No };
         let named = match plan.flake_of_hosts(roster) {
             Err(_) if need == Need::No => None,
             named => named?,
         };
-        Ok(self.flakes.usable(named, &self.revision, need).await?)
+        let flake = self.flakes.usable(named, &self.revision, need).await?;
+        Ok(self.find(flake.as_ref()).await)
     }
 
     fn exclude_hosts(&mut self, roster: &Roster) -> Result<(), SelectionError> {
@@ -310,6 +307,31 @@ impl Prepared {
         let hosts = self.rollout.plan.hosts().filter(|host| tiers.contains(&host.tier)).map(|host| &host.hostname);
         let ahead: Vec<HostName> = hosts.filter(|host| self.ahead.contains(host)).cloned().collect();
         PreflightError::downgrade(&ahead, &self.rollout.revision).map_or(Ok(()), Err)
+    }
+}
+
+/// Adds those of the silent hosts to the plan that belong to a group of which somebody answered, and returns their names. They may
+/// be about to answer, and one that is not there at all costs nothing.
+fn remember(plan: &mut Plan, roster: &Roster, silent: &[SilentHost]) -> BTreeSet<HostName> {
+    let mut remembered = BTreeSet::new();
+    for wave in &mut plan.waves {
+        let groups: Vec<Target> = wave.targets.iter().map(|by| by.value.target.clone()).collect();
+        for group in groups.iter().filter(|group| roster.members(&group.subject()).next().is_some()) {
+            for host in silent.iter().filter(|host| belongs(host, group)) {
+                let target = Target::Host(host.tier, host.hostname.clone());
+                wave.targets.push(Spanned::nowhere(Selector { text: target.subject().to_string(), target }));
+                remembered.insert(host.hostname.clone());
+            }
+        }
+    }
+    remembered
+}
+
+fn belongs(host: &SilentHost, group: &Target) -> bool {
+    match group {
+        Target::All(tier) => host.tier == *tier,
+        Target::Role(tier, role) => host.tier == *tier && host.role.as_ref() == Some(role),
+        Target::Host(..) | Target::Custom(_) => false,
     }
 }
 

@@ -40,15 +40,12 @@ pub enum RollbackError {
     #[error("rollout {} is running", .0.short())]
     #[diagnostic(help("stop it with `homelab-deploy abort`, and wait until it is over"))]
     StillRunning(RolloutId),
-    /// It began nothing, or what its hosts ran before is not known.
     #[error("the rollout changed no host whose earlier commit is known")]
     #[diagnostic(help("`homelab-deploy deploy HOST --to COMMIT` goes to any commit"))]
     NothingToUndo,
-    /// No rollout on record changed it.
     #[error("no rollout on record here changed {0}")]
     #[diagnostic(help("`homelab-deploy deploy HOST --to COMMIT` goes to any commit"))]
     Unchanged(String),
-    /// There are hosts of that name in both tiers.
     #[error("{0} is a host of test and of prod")]
     #[diagnostic(help("write the tier as well, such as prod.{0}"))]
     TwoTiers(HostName),
@@ -58,15 +55,12 @@ pub enum RollbackError {
         "return them one commit after the other: `homelab-deploy rollback HOST…` takes the hosts of one"
     ))]
     SeveralCommits(String),
-    /// Nobody knows what they run.
     #[error("no answer from {0}")]
     #[diagnostic(help("what it ran last is not known; name the other hosts to return those"))]
     Silent(String),
-    /// Their listeners do not tell it.
     #[error("the listener of {0} does not tell which run was its last")]
     #[diagnostic(help("update it, or choose the commit: `homelab-deploy deploy HOST --to COMMIT`"))]
     TooOld(String),
-    /// Something else was deployed to them since.
     #[error("{0} ran something else since")]
     #[diagnostic(help(
         "its last run is not the one that would be undone; choose the commit: `homelab-deploy deploy HOST --to COMMIT`"

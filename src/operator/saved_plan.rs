@@ -45,7 +45,6 @@ pub enum SavedPlanError {
     #[error("{} does not say what it said when it was written", .0.display())]
     #[diagnostic(help("a host, the commit or a system in it is another: save the plan again"))]
     Changed(PathBuf),
-    /// The hosts are not as they were.
     #[error("the hosts are not as they were when the plan was saved: {0}")]
     #[diagnostic(help("save the plan again, and look at what it would do now"))]
     OtherHosts(String),

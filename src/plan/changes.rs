@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::protocol::HostName;
 
@@ -67,16 +67,11 @@ pub struct PackageChange {
 /// The packages that one host loses (`false`) and gets (`true`), in order and each once.
 type Difference = Vec<(usize, bool)>;
 
-/// The closure of a system. Its marks are those of the host that is looked at: all of another host count as none.
-#[derive(Default)]
+/// The closure of a system, by the places of its paths and of their packages.
 struct Closure {
-    host: usize,
     root: usize,
-    paths: Vec<usize>,
-    /// By the places of all paths, the last host whose system has it.
-    has: Vec<usize>,
-    /// The same for packages.
-    has_package: Vec<usize>,
+    paths: FxHashSet<usize>,
+    packages: FxHashSet<usize>,
 }
 
 impl FromIterator<(String, StorePath)> for Closures {
@@ -128,10 +123,9 @@ impl Closures {
     /// systems themselves are others is no change of a package.
     pub fn changes<'a>(&self, hosts: impl IntoIterator<Item = (&'a HostName, Option<&'a str>, &'a str)>) -> Changes {
         let mut changes = Changes::default();
-        let (mut before, mut after) = (self.nothing(), self.nothing());
         // Many hosts change in the same way.
         let mut alike: FxHashMap<Difference, BTreeSet<HostName>> = FxHashMap::default();
-        for (number, (host, runs, shall_run)) in (1..).zip(hosts) {
+        for (host, runs, shall_run) in hosts {
             let places = runs.and_then(|runs| self.place(runs)).zip(self.place(shall_run));
             let Some((runs_at, shall_run_at)) = places.filter(|_| runs != Some(shall_run)) else {
                 let is_missing = self.place(shall_run).is_none();
@@ -143,9 +137,9 @@ impl Closures {
                 group.insert(host.clone());
                 continue;
             };
-            before.walk(self, runs_at, number);
-            after.walk(self, shall_run_at, number);
-            let to_fetch = after.without(&before).filter_map(|path| self.nodes.get(path)).map(|node| node.size).sum();
+            let (before, after) = (self.closure(runs_at), self.closure(shall_run_at));
+            let new = after.paths.difference(&before.paths);
+            let to_fetch = new.filter_map(|path| self.nodes.get(*path)).map(|node| node.size).sum();
             changes.to_fetch += to_fetch;
             changes.to_fetch_most = changes.to_fetch_most.max(to_fetch);
             if self.booted(&before) != self.booted(&after) {
@@ -188,8 +182,17 @@ impl Closures {
         self.places.get(path).copied()
     }
 
-    fn nothing(&self) -> Closure {
-        Closure { has: vec![0; self.nodes.len()], has_package: vec![0; self.packages.len()], ..Closure::default() }
+    /// All that a system needs.
+    fn closure(&self, root: usize) -> Closure {
+        let mut closure = Closure { root, paths: FxHashSet::default(), packages: FxHashSet::default() };
+        let mut open = vec![root];
+        while let Some(path) = open.pop() {
+            if let Some(node) = self.nodes.get(path).filter(|_| closure.paths.insert(path)) {
+                closure.packages.insert(node.package);
+                open.extend(&node.references);
+            }
+        }
+        closure
     }
 
     /// What a system needs itself and takes a reboot.
@@ -203,44 +206,13 @@ impl Closures {
     fn difference(&self, before: &Closure, after: &Closure) -> Difference {
         let mut difference = Difference::new();
         for (one, other, is_new) in [(before, after, false), (after, before, true)] {
-            let packages = one.without(other).filter(|path| *path != one.root);
-            let packages = packages.filter_map(|path| self.nodes.get(path)).map(|node| node.package);
-            let packages = packages.filter(|package| other.has_package.get(*package) != Some(&other.host));
+            let packages = one.paths.difference(&other.paths).filter(|path| **path != one.root);
+            let packages = packages.filter_map(|path| self.nodes.get(*path)).map(|node| node.package);
+            let packages = packages.filter(|package| !other.packages.contains(package));
             difference.extend(packages.map(|package| (package, is_new)));
         }
         difference.sort_unstable();
         difference.dedup();
         difference
-    }
-}
-
-impl Closure {
-    /// Finds all that a system of this host needs.
-    fn walk(&mut self, closures: &Closures, root: usize, host: usize) {
-        (self.host, self.root) = (host, root);
-        self.paths.clear();
-        self.reach(root);
-        let mut done = 0;
-        while let Some(node) = self.paths.get(done).and_then(|path| closures.nodes.get(*path)) {
-            done += 1;
-            if let Some(has) = self.has_package.get_mut(node.package) {
-                *has = host;
-            }
-            for path in &node.references {
-                self.reach(*path);
-            }
-        }
-    }
-
-    fn reach(&mut self, path: usize) {
-        if let Some(has) = self.has.get_mut(path).filter(|has| **has != self.host) {
-            *has = self.host;
-            self.paths.push(path);
-        }
-    }
-
-    /// The paths of this one that the other does not have.
-    fn without(&self, other: &Self) -> impl Iterator<Item = usize> {
-        self.paths.iter().copied().filter(|path| other.has.get(*path) != Some(&other.host))
     }
 }

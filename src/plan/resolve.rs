@@ -11,7 +11,6 @@ use crate::protocol::{Action, Feature, HostName, Role, Target, Tier};
 use crate::text::nearest;
 
 use super::diagnostic::{PlanDiagnostic, PlanErrors, list};
-use super::hooks::Hooks;
 use super::resolved::{Check, Groups, Limits, ResolvedHost, ResolvedPlan, ResolvedWave};
 use super::roster::{Address, Roster};
 use super::{CONFIRM_TIMEOUT, Plan, Rollback, Selector, Settings, Spanned, Wave};
@@ -39,18 +38,7 @@ impl Plan {
             Resolver { plan: self, roster, taken: FxHashMap::default(), mistakes: Vec::new(), warnings: Vec::new() };
         let waves: Vec<ResolvedWave> = self.waves.iter().map(|wave| resolver.wave(wave)).collect();
         PlanErrors::unless_none(resolver.mistakes)?;
-        let name = self.name.clone();
-        Ok((
-            ResolvedPlan {
-                name,
-                waves,
-                stage: false,
-                left_out: BTreeSet::new(),
-                remembered: BTreeSet::new(),
-                hooks: Hooks::default(),
-            },
-            resolver.warnings,
-        ))
+        Ok((ResolvedPlan { name: self.name.clone(), waves, ..ResolvedPlan::default() }, resolver.warnings))
     }
 
     /// What the author of the plan may not have meant.
@@ -112,26 +100,16 @@ impl<'a> Resolver<'a> {
 
     /// The host with the subject that reaches it alone; `None` when it cannot be addressed, which is then on record.
     fn freeze(&mut self, hostname: HostName, tier: Tier, by: &Spanned<Selector>) -> Option<ResolvedHost> {
-        let Some(report) = self.roster.host(tier, &hostname) else {
-            self.warnings.extend(self.other_tier(&hostname, tier, by).or_else(|| self.misspelt(&hostname, tier, by)));
-            return Some(ResolvedHost {
-                hostname,
-                tier,
-                shared_subject: None,
-                present: false,
-                supports_ids: false,
-                supports_rollback: false,
-                supports_system: false,
-                supports_log: false,
-                is_current: false,
-                revision: None,
-                system: None,
-            });
-        };
-        let shared_subject = match Address::of(report, &by.value.target) {
-            Address::Own => None,
-            Address::Spelled(subject) => Some(subject),
-            Address::Nowhere => {
+        let report = self.roster.host(tier, &hostname);
+        let shared_subject = match report.map(|report| Address::of(report, &by.value.target)) {
+            None => {
+                let warning = self.other_tier(&hostname, tier, by).or_else(|| self.misspelt(&hostname, tier, by));
+                self.warnings.extend(warning);
+                None
+            }
+            Some(Address::Own) => None,
+            Some(Address::Spelled(subject)) => Some(subject),
+            Some(Address::Nowhere) => {
                 self.mistakes.push(not_by_name(&hostname, tier, by));
                 return None;
             }
@@ -139,17 +117,18 @@ impl<'a> Resolver<'a> {
         if self.roster.is_ambiguous(tier, &hostname) {
             self.mistakes.push(two_machines(&hostname, by));
         }
+        let has = |feature| report.is_some_and(|report| report.has(feature));
         Some(ResolvedHost {
             hostname,
             tier,
             shared_subject,
-            present: true,
-            supports_ids: report.supports_ids(),
-            supports_rollback: report.has(&Feature::Rollback),
-            supports_system: report.has(&Feature::System),
-            supports_log: report.has(&Feature::Log),
+            present: report.is_some(),
+            supports_ids: has(&Feature::Id),
+            supports_rollback: has(&Feature::Rollback),
+            supports_system: has(&Feature::System),
+            supports_log: has(&Feature::Log),
             is_current: false,
-            revision: report.revision.clone(),
+            revision: report.and_then(|report| report.revision.clone()),
             system: None,
         })
     }

@@ -1,17 +1,21 @@
 //! A plan with its hosts: exactly this is shown, journaled and carried out.
 
-use std::collections::BTreeSet;
+use std::cell::LazyCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::hooks::Hooks;
-use super::rollback::{CONFIRM_TIMEOUT, Rollback};
-use super::roster::groups_of;
-use crate::protocol::{Action, Commit, HostName, HostReport, RETURN_WITHIN, Subject, SystemPath, Target, Tier};
+use super::diagnostic::{PlanDiagnostic, PlanErrors, list};
+use super::roster::{Roster, groups_of};
+use super::settings::{CONFIRM_TIMEOUT, Hooks, Rollback};
+use crate::protocol::{
+    Action, Commit, FlakeUrl, HostName, HostReport, RETURN_WITHIN, Subject, SystemPath, Target, Tier,
+};
 
 /// A plan with its hosts settled. A host is in one wave only.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResolvedPlan {
     pub name: String,
     /// The waves, in the order in which they run.
@@ -28,7 +32,7 @@ pub struct ResolvedPlan {
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub remembered: BTreeSet<HostName>,
     /// What is told how the rollout goes.
-    #[serde(default, skip_serializing_if = "Hooks::is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub hooks: Hooks,
 }
 
@@ -221,6 +225,61 @@ impl ResolvedPlan {
         let is_awaited = hosts.iter().any(may_be_unable);
         let roll_call = if is_awaited { limits.accept_timeout } else { Duration::ZERO };
         roll_call + limits.longest_host() * rounds + self.bake_time(index) + check.unwrap_or_default() + returns
+    }
+
+    /// The flake that all of its hosts name in the roll call, as far as they name one. In a plan that touches prod hosts only
+    /// their word counts: a test host shall not choose what they run, nor keep others from naming it.
+    pub fn flake_of_hosts(&self, roster: &Roster) -> Result<Option<FlakeUrl>, PlanErrors> {
+        let touches_prod = self.hosts().any(|host| host.tier == Tier::Prod);
+        let heard = self.hosts().filter(|host| !touches_prod || host.tier == Tier::Prod);
+        let mut flakes: BTreeMap<FlakeUrl, &HostName> = BTreeMap::new();
+        for host in heard.filter_map(|host| roster.host(host.tier, &host.hostname)) {
+            if let Some(flake) = &host.flake {
+                flakes.entry(flake.public()).or_insert(&host.hostname);
+            }
+        }
+        if flakes.len() <= 1 {
+            return Ok(flakes.into_keys().next());
+        }
+        let examples: Vec<_> = flakes.iter().map(|(flake, host)| format!("{flake} ({host})")).collect();
+        let examples = list(examples.iter().map(String::as_str)).unwrap_or_default();
+        Err(PlanDiagnostic::mistake(format!("the hosts deploy from different flakes: {examples}"))
+            .help("say which one the revision is looked up in: flake = \"…\" at the top of the plan, or --flake")
+            .into())
+    }
+
+    /// The hosts that belonged to a group of this plan in one of these earlier rollouts and do not answer now, each with
+    /// when it was there last. Groups are those that answer: nothing else would notice that one of them is gone.
+    pub fn missed<'a>(
+        &self,
+        roster: &Roster,
+        earlier: impl IntoIterator<Item = (Timestamp, &'a Self)>,
+    ) -> BTreeMap<HostName, Timestamp> {
+        // A host that the plan names is in it whether or not it answers, and is shown as silent there.
+        let known: LazyCell<BTreeSet<&HostName>, _> =
+            LazyCell::new(|| self.hosts().map(|host| &host.hostname).chain(&self.left_out).collect());
+        let mut missed = BTreeMap::new();
+        for (at, plan) in earlier {
+            for wave in &plan.waves {
+                let gone =
+                    wave.hosts.iter().filter(|host| host.present && roster.host(host.tier, &host.hostname).is_none());
+                for host in gone.filter(|host| !known.contains(&host.hostname) && self.would_take(host, wave)) {
+                    let last = missed.entry(host.hostname.clone()).or_insert(at);
+                    *last = at.max(*last);
+                }
+            }
+        }
+        missed
+    }
+
+    /// Whether a host that an earlier wave had would be in this plan again, as far as that can be told: its role is not
+    /// known, but which groups that wave drew from.
+    fn would_take(&self, host: &ResolvedHost, earlier: &ResolvedWave) -> bool {
+        let own = Target::Host(host.tier, host.hostname.clone()).subject();
+        self.waves.iter().map(|wave| &wave.groups).any(|groups| {
+            let same_group = groups.targets.iter().any(|group| earlier.groups.targets.contains(group));
+            same_group && !groups.exclude.contains(&own)
+        })
     }
 }
 

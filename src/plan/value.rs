@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
 
+use super::Spanned;
 use super::diagnostic::PlanDiagnostic;
-use super::rollback::{self, Rollback};
-use super::{Parallel, Spanned};
+use super::settings::{self, Parallel, Rollback};
 
 pub(super) type Value<'i> = toml::Spanned<DeValue<'i>>;
 
@@ -149,7 +149,7 @@ pub(super) fn timeout_at(value: &Value<'_>, key: &str) -> Result<Spanned<Duratio
 
 /// The same for how long a host waits to be confirmed.
 pub(super) fn confirm_timeout(value: &Value<'_>, key: &str) -> Result<Duration, PlanDiagnostic> {
-    rollback::confirm_timeout(duration(value, key)?).map_err(|error| {
+    settings::confirm_timeout(duration(value, key)?).map_err(|error| {
         PlanDiagnostic::mistake(format!("`{key}` cannot be kept to"))
             .at(&value.span(), error.to_string())
             .help(format!("write {key} = \"1m\", or what a host needs to be reached again after its activation"))

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::convert::Infallible;
+use std::ops::Not;
 use std::str::FromStr;
 
 use jiff::Timestamp;
@@ -10,13 +11,12 @@ use uuid::Uuid;
 
 use super::flake::FlakeUrl;
 use super::ids::RolloutId;
-use super::json::{empty_is_none, from_json, is_false, to_json};
 use super::names::{HostName, Role, Tier};
 use super::reply_subject::{ReplySubject, Sender};
 use super::response::{BusyWith, ErrorCode, Status};
 use super::revision::Commit;
 use super::subject::Subject;
-use super::text::{self, checked_text, clean_line};
+use super::text::{self, checked_text, clean_line, empty_is_none, from_json, to_json};
 
 pub const MAX_PROBLEMS: usize = 8;
 
@@ -31,7 +31,7 @@ pub struct DiscoveryRequest {
     pub tier: Option<Tier>,
     /// Each host answers on a subject of its own, `deploy.responses.<tier>.<host>.<the last token of reply_to>`: the server
     /// lets no other key publish there. A listener that does not know this field answers on `reply_to`.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "Not::not")]
     pub per_host: bool,
 }
 
@@ -179,11 +179,6 @@ impl FromStr for Feature {
 checked_text!(Feature);
 
 impl HostReport {
-    /// Whether sending a request of the same id again is a question, and not a second order.
-    pub fn supports_ids(&self) -> bool {
-        self.has(&Feature::Id)
-    }
-
     /// Whose report it is, as it says itself.
     pub fn sender(&self) -> Sender {
         Sender { tier: self.tier, host: self.hostname.clone() }

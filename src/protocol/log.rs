@@ -3,9 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::ids::RequestId;
-use super::json::{from_json, to_json};
 use super::reply_subject::ReplySubject;
 use super::request::MAX_REQUEST_BYTES;
+use super::text::{from_json, to_json};
 
 /// The most of a log that one page has, in bytes.
 pub const MAX_PAGE_BYTES: usize = 32 * 1024;

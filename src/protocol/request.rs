@@ -1,5 +1,6 @@
 //! What deployers ask of hosts. Fields after the original ones are optional, and left out when they are absent.
 
+use std::ops::Not;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -8,13 +9,12 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 
 use super::ids::RequestId;
-use super::json::{is_false, to_json};
 use super::names::{Action, HostName, NameError, Tier};
 use super::reply_subject::ReplySubject;
 use super::response::ErrorCode;
 use super::revision::Revision;
 use super::system_path::SystemPath;
-use super::text::clean_line;
+use super::text::{clean_line, to_json};
 
 /// The largest request that a listener reads, in bytes.
 pub const MAX_REQUEST_BYTES: usize = 64 * 1024;
@@ -50,14 +50,14 @@ pub struct Request {
     pub confirm_timeout_s: Option<u64>,
     /// The same request once more, to say that the host was heard from after its activation and shall stay as it is.
     /// Never a reason to run anything.
-    #[serde(skip_serializing_if = "is_false")]
+    #[serde(skip_serializing_if = "Not::not")]
     pub confirmed: bool,
     /// Instead of a deployment: return to what ran before the run of this id, which must be the host's last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub returns: Option<RequestId>,
     /// Several hosts hear this request, whose `reply_to` is `deploy.responses.<rollout>`. Each answers on
     /// `deploy.responses.<tier>.<host>.<rollout>.<id>`; a listener that does not know this field answers on `reply_to`.
-    #[serde(skip_serializing_if = "is_false")]
+    #[serde(skip_serializing_if = "Not::not")]
     pub per_host: bool,
     /// The system to deploy, which was built elsewhere: it is fetched, and nothing is evaluated or built for it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -131,8 +131,9 @@ impl Request {
             error,
             message,
         };
+        let invalid = |message| reject(ErrorCode::InvalidRequest, message);
         if let Some(Err(e)) = id {
-            return Err(reject(ErrorCode::InvalidRequest, e.to_string()));
+            return Err(invalid(e.to_string()));
         }
         let action = match text("action").unwrap_or_default() {
             fetch if fetch == Action::Fetch.as_str() => Action::Fetch,
@@ -142,25 +143,21 @@ impl Request {
             .unwrap_or_default()
             .parse::<Revision>()
             .map_err(|e| reject(ErrorCode::InvalidRevision, e.to_string()))?;
-        let expires_at = text("expires_at").map(str::parse::<Timestamp>).transpose().map_err(|_| {
-            reject(ErrorCode::InvalidRequest, "expires_at is not a time like 2026-11-23T10:00:00Z".to_owned())
-        })?;
-        let confirm_timeout_s = fields.get("confirm_timeout_s").filter(|value| !value.is_null());
-        let confirm_timeout_s = confirm_timeout_s.map(|value| value.as_u64().filter(|&seconds| seconds > 0));
-        let confirm_timeout_s = confirm_timeout_s
-            .map(|seconds| seconds.ok_or_else(|| "confirm_timeout_s is not a number of seconds above 0".to_owned()))
-            .transpose()
-            .map_err(|message| reject(ErrorCode::InvalidRequest, message))?;
-        let returns = text("returns")
-            .map(str::parse::<RequestId>)
-            .transpose()
-            .map_err(|e| reject(ErrorCode::InvalidRequest, format!("returns: {e}")))?;
+        let expires_at = text("expires_at").map(str::parse::<Timestamp>).transpose();
+        let expires_at =
+            expires_at.map_err(|_| invalid("expires_at is not a time like 2026-11-23T10:00:00Z".to_owned()))?;
+        let value = |key: &str| fields.get(key).filter(|value| !value.is_null());
+        let seconds = value("confirm_timeout_s").map(|value| value.as_u64().filter(|&seconds| seconds > 0));
+        if seconds == Some(None) {
+            return Err(invalid("confirm_timeout_s is not a number of seconds above 0".to_owned()));
+        }
+        let returns = text("returns").map(str::parse::<RequestId>).transpose();
+        let returns = returns.map_err(|e| invalid(format!("returns: {e}")))?;
         // A system that cannot be read is no reason to evaluate one.
-        let system = fields.get("system").filter(|value| !value.is_null());
-        let system = system.map(|value| value.as_str().unwrap_or_default().parse::<SystemPath>()).transpose();
-        let system = system.map_err(|e| reject(ErrorCode::InvalidRequest, format!("system: {e}")))?;
+        let system = value("system").map(|value| value.as_str().unwrap_or_default().parse::<SystemPath>());
+        let system = system.transpose().map_err(|e| invalid(format!("system: {e}")))?;
         if action == Action::Fetch && system.is_none() {
-            return Err(reject(ErrorCode::InvalidRequest, "there is no system to fetch".to_owned()));
+            return Err(invalid("there is no system to fetch".to_owned()));
         }
         Ok(Self {
             id: known_id,
@@ -168,7 +165,7 @@ impl Request {
             operator: line("operator"),
             rollout: line("rollout"),
             wave: line("wave"),
-            confirm_timeout_s,
+            confirm_timeout_s: seconds.flatten(),
             confirmed: fields.get("confirmed") == Some(&Value::Bool(true)),
             returns,
             per_host,

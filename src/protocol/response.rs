@@ -9,10 +9,9 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::ids::RequestId;
-use super::json::{empty_is_none, from_json, to_json};
 use super::names::HostName;
 use super::revision::Commit;
-use super::text::{self, checked_text, clean_line};
+use super::text::{self, checked_text, clean_line, empty_is_none, from_json, to_json};
 
 pub const MAX_LOG_TAIL_LINES: usize = 60;
 

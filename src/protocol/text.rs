@@ -1,4 +1,4 @@
-//! What all types have in common whose values are checked texts.
+//! How messages are read and written, and the texts in them.
 
 /// Shows a checked text as it is, writes it into JSON as it is, and checks it when it is read. Neither way makes a copy of
 /// it on the side: a rollout reads and writes a dozen of these for each host.
@@ -18,7 +18,7 @@ macro_rules! checked_text {
 
         impl<'de> serde::Deserialize<'de> for $name {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                deserializer.deserialize_str($crate::protocol::text::Checked::new())
+                deserializer.deserialize_str($crate::protocol::text::Checked(std::marker::PhantomData))
             }
         }
     )+};
@@ -30,11 +30,14 @@ use std::marker::PhantomData;
 use std::str::FromStr;
 
 use serde::de::{Error, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::text::safe;
 
 pub(super) use checked_text;
+
+/// Most messages are shorter than this, in bytes.
+const USUAL_BYTES: usize = 512;
 
 /// The longest line that is read of what others wrote, in bytes. The names of rollouts, operators and units are shorter.
 const MAX_LINE_BYTES: usize = 1024;
@@ -87,13 +90,33 @@ pub(super) fn text_or_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result
     Ok(Option::<Cow<'de, str>>::deserialize(deserializer)?.map_or_else(String::new, |text| clean_text(&text)))
 }
 
-pub(super) struct Checked<T>(PhantomData<T>);
-
-impl<T> Checked<T> {
-    pub(super) const fn new() -> Self {
-        Self(PhantomData)
-    }
+/// Other programs write an absent text as `""`.
+pub(super) fn empty_is_none<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    let text = Option::<Cow<'de, str>>::deserialize(deserializer)?.filter(|text| !text.is_empty());
+    text.map(|text| text.parse()).transpose().map_err(Error::custom)
 }
+
+/// Reads a message. The text is checked once as a whole, as serde would otherwise check each string in it by itself.
+pub(super) fn from_json<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, serde_json::Error> {
+    let read = match std::str::from_utf8(bytes) {
+        Ok(text) => serde_json::from_str(text),
+        // What is wrong may be in a field that nobody reads.
+        Err(_) => serde_json::from_slice(bytes),
+    };
+    // What is wrong is told with the words of the message.
+    read.map_err(|error| Error::custom(clean_line(&error.to_string())))
+}
+
+pub(super) fn to_json(message: &impl Serialize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(USUAL_BYTES);
+    serde_json::to_writer(&mut bytes, message)
+        .expect("messages have string keys only, so serializing one to memory cannot fail");
+    bytes
+}
+
+pub(super) struct Checked<T>(pub(super) PhantomData<T>);
 
 impl<T: FromStr<Err: fmt::Display>> Visitor<'_> for Checked<T> {
     type Value = T;

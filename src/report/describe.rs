@@ -1,6 +1,5 @@
 //! The facts about one host of a rollout, the same for the terminal, `--json` and assistants.
 
-use super::host_state::status;
 use super::wording;
 use crate::protocol::{Commit, ErrorCode, Response};
 use crate::rollout::summary::{HostState, HostView};
@@ -47,6 +46,23 @@ pub fn describe<'a>(host: &'a HostView, rollout: &Rollout) -> HostFacts<'a> {
         log: response.map(|response| response.log_tail.as_slice()).unwrap_or_default(),
         failed_units: response.map(|response| response.failed_units.as_slice()).unwrap_or_default(),
         reboot_required: response.is_some_and(|response| response.reboot_required == Some(true)),
+    }
+}
+
+/// What became of a host as a word, its rollback included.
+fn status(host: &HostView) -> &'static str {
+    match host.returning.as_ref().map(|rollback| rollback.outcome) {
+        Some(None) => return "returning",
+        Some(Some(HostOutcome::Completed)) => return "returned",
+        Some(Some(_)) => return "could_not_return",
+        None => {}
+    }
+    match host.state {
+        HostState::Pending => "pending",
+        HostState::Dispatched | HostState::Accepted | HostState::Started(_) => "in_flight",
+        HostState::Waiting(_) => "waiting_to_retry",
+        HostState::Final(HostOutcome::TimedOut) => "timed_out",
+        HostState::Final(outcome) => outcome.as_str(),
     }
 }
 

@@ -54,8 +54,8 @@ impl<'a> Document<'a> {
         safe(self.rollout.name())
     }
 
-    fn outcome(&self) -> &'static str {
-        outcome(self.summary, self.liveness)
+    fn outcome(&self) -> String {
+        outcome(self.summary, self.liveness).replace('_', " ")
     }
 
     /// What is deployed, with the first line of the commit's message.
@@ -72,13 +72,7 @@ impl<'a> Document<'a> {
             ("operator", Some(safe(&self.rollout.operator))),
             ("began", self.summary.began_at.map(at)),
             ("ended", self.summary.ended_at.map(at)),
-            (
-                "took",
-                self.summary
-                    .began_at
-                    .zip(self.summary.ended_at)
-                    .map(|(from, to)| DisplayDuration::between(from, to).to_string()),
-            ),
+            ("took", wording::took(self.summary).map(|took| took.to_string())),
             ("hosts", Some(wording::counts(&self.summary.counts()))),
             ("id", Some(self.rollout.id.to_string())),
         ];

@@ -66,35 +66,21 @@ pub(super) enum Symbol {
 }
 
 impl Symbol {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Good => "✔",
-            Self::Bad => "✖",
-            Self::UnderWay => "◌",
-            Self::Waits => "◷",
-            Self::Skipped => "○",
-            Self::Warning => "⚠",
-            Self::Others => "…",
-        }
-    }
-
-    const fn color(self) -> &'static str {
-        match self {
-            Self::Good => "32",
-            Self::Bad => "31",
-            Self::UnderWay => "36",
-            Self::Waits | Self::Warning => "33",
-            Self::Skipped | Self::Others => "90",
-        }
-    }
-
     /// Writes the symbol at the end of a line.
     pub(super) fn push_to(self, line: &mut String, style: Style) {
-        let parts: &[&str] = match style {
-            Style::Plain => &[self.as_str()],
-            Style::Colored => &["\x1b[", self.color(), "m", self.as_str(), "\x1b[0m"],
+        let (symbol, color) = match self {
+            Self::Good => ("✔", "32"),
+            Self::Bad => ("✖", "31"),
+            Self::UnderWay => ("◌", "36"),
+            Self::Waits => ("◷", "33"),
+            Self::Skipped => ("○", "90"),
+            Self::Warning => ("⚠", "33"),
+            Self::Others => ("…", "90"),
         };
-        line.extend(parts.iter().copied());
+        match style {
+            Style::Plain => line.push_str(symbol),
+            Style::Colored => line.extend(["\x1b[", color, "m", symbol, "\x1b[0m"]),
+        }
     }
 }
 

@@ -25,7 +25,7 @@ impl LayoutState {
     pub(super) fn learn(&mut self, event: &Event, summary: &Summary) {
         match &event.kind {
             EventKind::Begun(_) | EventKind::Resumed => {
-                self.name_width = widest(summary.hosts.iter().map(|host| wording::name(&host.name)));
+                self.name_width = widest(summary.hosts.iter().map(|host| host.name.as_str()));
             }
             EventKind::Baking { remaining, .. } => self.bake_ends_at = event.at.checked_add(*remaining).ok(),
             _ => {}
@@ -36,7 +36,7 @@ impl LayoutState {
 impl LayoutState {
     /// A line of a log, with the host that wrote it in front.
     pub(super) fn log_line(self, host: &HostName, line: &str) -> String {
-        format!("      {} | {line}", pad(wording::name(host), self.name_width))
+        format!("      {} | {line}", pad(host.as_str(), self.name_width))
     }
 }
 
@@ -123,14 +123,20 @@ impl<'a> Layout<'a> {
                 Some(self.host(UnderWay, host, "sent", None, &again))
             }
             EventKind::Started { host, .. } => {
-                self.summary.host(host).map(|view| self.host_at(UnderWay, view, event.at, ""))
+                let view = self.summary.host(host)?;
+                let took = view.sent_at.map(|sent_at| DisplayDuration::between(sent_at, event.at));
+                Some(self.host(UnderWay, host, wording::state(view.state), took, ""))
             }
             EventKind::Retrying { host, outcome, delay } => {
                 let detail = format!("asked again in {}", DisplayDuration(*delay));
                 Some(self.host(Waits, host, outcome.as_str(), None, &detail))
             }
-            EventKind::Final { host, outcome, .. } => self.ended(host, *outcome, event.at),
-            EventKind::Returning { host, .. } | EventKind::Returned { host, .. } => {
+            // Hosts that were not asked are counted where their wave ends. A host that accepts starts a moment later, and the
+            // recap shows how the rollout ended.
+            EventKind::Final { outcome: HostOutcome::Skipped(_) | HostOutcome::Current, .. }
+            | EventKind::Accepted { .. }
+            | EventKind::Ended { .. } => None,
+            EventKind::Final { host, .. } | EventKind::Returning { host, .. } | EventKind::Returned { host, .. } => {
                 self.summary.host(host).map(|view| self.host_now(view, event.at))
             }
             EventKind::Draining { wave, cause } => {
@@ -153,14 +159,14 @@ impl<'a> Layout<'a> {
             }
             EventKind::Connection { state: Connection::Up } => Some(Line::new(Good, "reconnected")),
             EventKind::Resolved { host, .. } => {
-                let found = format!("{}, as {} found it", wording::revision(self.rollout), wording::name(host));
+                let found = format!("{}, as {} found it", wording::revision(self.rollout), host.as_str());
                 Some(Line::new(Good, found))
             }
             EventKind::Staged => {
                 Some(Line::new(Good, "every host has fetched its system; from here on they are changed"))
             }
             EventKind::TurnedUp { host, wave } => {
-                let text = format!("{} turned up too late for this wave, and is not deployed", wording::name(host));
+                let text = format!("{} turned up too late for this wave, and is not deployed", host.as_str());
                 self.wave(Symbol::Skipped, *wave, &text)
             }
             EventKind::UnexpectedResponse { host, anomaly } => {
@@ -170,8 +176,6 @@ impl<'a> Layout<'a> {
             EventKind::HookFailed { hook, reason } => {
                 Some(Line::new(Warning, format!("warning: {hook} failed: {}", first_line(reason))))
             }
-            // A host that accepts starts a moment later, and the recap shows how it ended.
-            EventKind::Accepted { .. } | EventKind::Ended { .. } => None,
         }
     }
 
@@ -268,7 +272,7 @@ impl<'a> Layout<'a> {
     // -- hosts
 
     fn host(&self, symbol: Symbol, host: &HostName, state: &str, took: Option<DisplayDuration>, detail: &str) -> Line {
-        let name = wording::name(host);
+        let name = host.as_str();
         let text = wording::host_row(name, self.memory.name_width, state, took, detail);
         Line { uncut: columns(name), ..self.among_hosts(symbol, text) }
     }
@@ -277,11 +281,6 @@ impl<'a> Layout<'a> {
     pub(super) fn among_hosts(&self, symbol: Symbol, text: String) -> Line {
         let indent = if wording::is_deployment(self.rollout) { 0 } else { 4 };
         Line { symbol, text, indent, uncut: 0, aside: None }
-    }
-
-    fn host_at(&self, symbol: Symbol, host: &HostView, now: Timestamp, detail: &str) -> Line {
-        let took = host.sent_at.map(|sent_at| DisplayDuration::between(sent_at, now));
-        self.host(symbol, &host.name, wording::state(host.state), took, detail)
     }
 
     /// A host as it is now: for how long it has been at it, or was.
@@ -303,14 +302,6 @@ impl<'a> Layout<'a> {
             None => DisplayDuration::between(sent_at, now).so_far(),
         });
         self.host(symbol, &host.name, wording::doing(host), took, &detail)
-    }
-
-    /// Hosts that were not asked are counted where their wave ends.
-    fn ended(&self, host: &HostName, outcome: HostOutcome, at: Timestamp) -> Option<Line> {
-        if matches!(outcome, HostOutcome::Skipped(_) | HostOutcome::Current) {
-            return None;
-        }
-        self.summary.host(host).map(|host| self.host_now(host, at))
     }
 }
 

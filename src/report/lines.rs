@@ -62,13 +62,9 @@ impl<W: Write> Lines<W> {
         else {
             return true;
         };
-        let Some((place, host)) = summary.place(host).and_then(|place| Some((place, summary.hosts.get(place)?))) else {
-            return true;
-        };
-        if self.told.len() <= place {
-            self.told.resize(summary.hosts.len(), None);
-        }
-        let Some(told) = self.told.get_mut(place) else { return true };
+        self.told.resize(summary.hosts.len(), None);
+        let Some(place) = summary.place(host) else { return true };
+        let (Some(host), Some(told)) = (summary.hosts.get(place), self.told.get_mut(place)) else { return true };
         if told.is_some_and(|told| told.state == host.state) {
             return false;
         }

@@ -60,7 +60,7 @@ fn row(package: &PackageChange, changes: &Changes, rollout: &Rollout) -> [String
     let hosts = match hosts.first() {
         _ if is_booted(package, changes) => format!("{}: reboot   {}", count(hosts.len(), "host"), names(hosts)),
         Some(only) if hosts.len() == 1 && rollout.plan.hosts().nth(1).is_some() => {
-            format!("only {}", wording::name(only))
+            format!("only {}", only.as_str())
         }
         Some(_) | None => count(hosts.len(), "host"),
     };
@@ -108,7 +108,7 @@ fn notes(rollout: &Rollout, changes: &Changes, told: &BTreeSet<&HostName>) -> Ve
 }
 
 fn names(hosts: &BTreeSet<HostName>) -> String {
-    wording::names(&hosts.iter().map(wording::name).collect::<Vec<_>>())
+    wording::names(&hosts.iter().map(HostName::as_str).collect::<Vec<_>>())
 }
 
 /// Bytes as people say them, rounded up.

@@ -47,7 +47,7 @@ pub fn preview(rollout: &Rollout, warnings: &[String], changed: Option<&Changes>
     let changed = changed.map(|changed| packages(rollout, changed, MAX_PACKAGES)).unwrap_or_default();
     lines.extend(changed.iter().map(|line| format!("  {line}")));
     lines.extend((!changed.is_empty()).then(String::new));
-    lines.extend(rollout.plan.hooks.all().map(|(hook, argv)| {
+    lines.extend(rollout.plan.hooks.iter().map(|(hook, argv)| {
         let told = format!("{hook} runs on this machine: {}", command(argv));
         format!("  {}", wrap_indented(&told, width, "    "))
     }));
@@ -71,7 +71,7 @@ pub fn rollback_commits(rollout: &Rollout) -> String {
     let mut by_commit: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for host in rollout.plan.hosts().filter(|host| !host.is_current) {
         let from = host.revision.as_ref().map_or("what they run", Commit::short);
-        by_commit.entry(from).or_default().push(wording::name(&host.hostname));
+        by_commit.entry(from).or_default().push(host.hostname.as_str());
     }
     let line = |(from, hosts): (&str, Vec<&str>)| format!("\n  from {from} back to {to}: {}", wording::names(&hosts));
     by_commit.into_iter().map(line).collect()
@@ -220,7 +220,7 @@ fn marked(commit: Option<&Commit>, host: &ResolvedHost) -> String {
         HostStatus::Unasked | HostStatus::Current => "=",
         HostStatus::Absent => "?",
     };
-    format!("{}{mark}", wording::name(&host.hostname))
+    format!("{}{mark}", host.hostname.as_str())
 }
 
 fn marked_as<'a>(
@@ -285,8 +285,7 @@ fn counting(rollout: &Rollout) -> String {
         (number(HostStatus::Current) + number(HostStatus::Unasked), "current"),
         (number(HostStatus::Absent), "unreachable"),
     ];
-    let said = kinds.into_iter().filter(|(number, _)| *number > 0).map(|(number, kind)| format!("{number} {kind}"));
-    let said = said.collect::<Vec<_>>().join(", ");
+    let said = wording::of_kinds(kinds);
     let hosts = count(rollout.plan.hosts().count(), "host");
     let waves = count(rollout.plan.waves.len(), "wave");
     let separator = if said.is_empty() { "" } else { ": " };

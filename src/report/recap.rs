@@ -6,6 +6,7 @@ use super::format::{DisplayDuration, Symbol, columns, count, safe, shorten, wide
 use super::layout::Line;
 use super::{Style, wording};
 use crate::plan::Rollback;
+use crate::protocol::HostName;
 use crate::rollout::summary::{HostState, HostView, WaveState};
 use crate::rollout::{HostOutcome, Outcome, Rollout, SkipReason, Summary, WaveIndex, WaveVerdict};
 
@@ -85,16 +86,13 @@ impl Recap<'_> {
         match self.summary.outcome {
             Some(Outcome::Succeeded) => (Symbol::Good, format!("{name}: {}", self.success())),
             Some(Outcome::Failed) => {
-                let place = self.wave_that(|verdict| matches!(verdict, WaveVerdict::Failed(_)));
-                let place = place.map(|wave| format!(" in {}", self.wave(wave))).unwrap_or_default();
-                let cause = self.cause().map(|cause| format!(": {cause}")).unwrap_or_default();
+                let place = self.place("in", |verdict| matches!(verdict, WaveVerdict::Failed(_)));
+                let cause = self.cause(": ");
                 (Symbol::Bad, format!("{name} failed{place}{cause}.{}{unstarted}", self.returns()))
             }
             Some(Outcome::Interrupted) => {
-                let place =
-                    self.wave_that(|verdict| matches!(verdict, WaveVerdict::Interrupted | WaveVerdict::Failed(_)));
-                let place = place.map(|wave| format!(" in {}", self.wave(wave))).unwrap_or_default();
-                let cause = self.cause().map(|cause| format!(", which had failed: {cause}")).unwrap_or_default();
+                let ended_so = |verdict: &_| matches!(verdict, WaveVerdict::Interrupted | WaveVerdict::Failed(_));
+                let (place, cause) = (self.place("in", ended_so), self.cause(", which had failed: "));
                 (Symbol::Bad, format!("{name} was interrupted{place}{cause}.{}{unstarted}", self.returns()))
             }
             Some(Outcome::Declined) => (Symbol::Skipped, format!("{name} was declined{}.{unstarted}", self.before())),
@@ -126,16 +124,22 @@ impl Recap<'_> {
         format!("wave {wave}/{} \"{name}\"", waves.len())
     }
 
-    fn cause(&self) -> Option<String> {
-        self.summary.waves.iter().find_map(|wave| match &wave.state {
-            WaveState::Ended(WaveVerdict::Failed(cause)) => Some(wording::cause(cause)),
+    /// Why a wave failed, behind this.
+    fn cause(&self, lead: &str) -> String {
+        let causes = self.summary.waves.iter().filter_map(|wave| match &wave.state {
+            WaveState::Ended(WaveVerdict::Failed(cause)) => Some(format!("{lead}{}", wording::cause(cause))),
             _ => None,
-        })
+        });
+        causes.take(1).collect()
+    }
+
+    /// The first wave that ended so, behind this word.
+    fn place(&self, preposition: &str, ended_so: impl Fn(&WaveVerdict) -> bool) -> String {
+        self.wave_that(ended_so).map(|wave| format!(" {preposition} {}", self.wave(wave))).unwrap_or_default()
     }
 
     fn before(&self) -> String {
-        let first = self.wave_that(|verdict| *verdict == WaveVerdict::Skipped);
-        first.map(|wave| format!(" before {}", self.wave(wave))).unwrap_or_default()
+        self.place("before", |verdict| *verdict == WaveVerdict::Skipped)
     }
 
     /// The waves that were not begun, as a sentence after another one. They are always the last ones.
@@ -189,7 +193,7 @@ impl Recap<'_> {
         let asked: Vec<&HostView> = self.summary.hosts.iter().filter(asked).collect();
         let skipped = self.skipped();
         let listed = skipped.iter().filter(|_| skipped.len() <= MAX_SKIPPED).map(|(host, _)| *host);
-        let width = widest(asked.iter().copied().chain(listed).map(|host| wording::name(&host.name)));
+        let width = widest(asked.iter().copied().chain(listed).map(|host| host.name.as_str()));
 
         let mut rows = Vec::new();
         let mut tails = 0;
@@ -222,7 +226,7 @@ impl Recap<'_> {
             }
             _ => "left in flight: it goes on by itself".to_owned(),
         };
-        format!("  {}", wording::host_row(wording::name(&host.name), width, wording::doing(host), took, &detail))
+        format!("  {}", wording::host_row(host.name.as_str(), width, wording::doing(host), took, &detail))
     }
 
     /// The hosts that were skipped in waves that had begun; the headline counts the others.
@@ -250,7 +254,7 @@ impl Recap<'_> {
     }
 
     fn turned_up(&self) -> Vec<String> {
-        let hosts: Vec<&str> = self.summary.turned_up.keys().map(wording::name).collect();
+        let hosts: Vec<&str> = self.summary.turned_up.keys().map(HostName::as_str).collect();
         if hosts.is_empty() {
             return Vec::new();
         }
@@ -264,10 +268,7 @@ impl Recap<'_> {
     }
 
     fn took(&self) -> String {
-        let times = self.summary.began_at.zip(self.summary.ended_at);
-        times
-            .map(|(began_at, ended_at)| format!("   {}", DisplayDuration::between(began_at, ended_at)))
-            .unwrap_or_default()
+        wording::took(self.summary).map(|took| format!("   {took}")).unwrap_or_default()
     }
 }
 
@@ -288,7 +289,7 @@ fn evidence(host: &HostView) -> Vec<String> {
 fn skipped_rows(skipped: &[(&HostView, SkipReason)], width: usize) -> Vec<String> {
     if skipped.len() <= MAX_SKIPPED {
         let row = |(host, cause): &(&HostView, SkipReason)| {
-            wording::host_row(wording::name(&host.name), width, "skipped", None, wording::skipped(*cause))
+            wording::host_row(host.name.as_str(), width, "skipped", None, wording::skipped(*cause))
         };
         return skipped.iter().map(|skipped| format!("  {}", row(skipped))).collect();
     }

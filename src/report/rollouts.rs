@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::format::{DisplayDuration, ago, safe, table};
+use super::format::{ago, safe, table};
 use super::wording;
 use crate::rollout::{Outcome, Summary};
 
@@ -27,17 +27,14 @@ pub fn rollouts_json(rollouts: &[(&Summary, Liveness)]) -> Value {
 
 fn row(summary: &Summary, liveness: Liveness, now: Timestamp) -> Option<[String; 7]> {
     let rollout = summary.rollout.as_deref()?;
-    let took = summary
-        .began_at
-        .zip(summary.ended_at)
-        .map(|(began, ended)| format!(" {}", DisplayDuration::between(began, ended)));
+    let took = wording::took(summary).map(|took| format!(" {took}"));
     Some([
         rollout.id.short(),
         safe(rollout.name()),
         wording::revision(rollout),
         summary.began_at.map(|at| ago(at, now)).unwrap_or_default(),
         safe(&rollout.operator),
-        format!("{}{}", outcome(summary, liveness), took.unwrap_or_default()),
+        format!("{}{}", outcome(summary, liveness).replace('_', " "), took.unwrap_or_default()),
         wording::counts(&summary.counts()),
     ])
 }
@@ -56,7 +53,7 @@ pub(super) fn object(summary: &Summary, liveness: Liveness) -> Option<Value> {
         "operator": rollout.operator,
         "began_at": summary.began_at,
         "ended_at": summary.ended_at,
-        "outcome": outcome(summary, liveness).replace(' ', "_"),
+        "outcome": outcome(summary, liveness),
         "waves": summary.waves.len(),
         "hosts": {
             "total": counts.total(),
@@ -73,7 +70,8 @@ pub(super) fn object(summary: &Summary, liveness: Liveness) -> Option<Value> {
     }))
 }
 
-pub(super) const fn outcome(summary: &Summary, liveness: Liveness) -> &'static str {
+/// How it ended, as a word.
+pub const fn outcome(summary: &Summary, liveness: Liveness) -> &'static str {
     match (liveness, summary.outcome) {
         (Liveness::Running, _) => "running",
         (Liveness::Over, Some(Outcome::Succeeded)) => "succeeded",
@@ -81,7 +79,7 @@ pub(super) const fn outcome(summary: &Summary, liveness: Liveness) -> &'static s
         (Liveness::Over, Some(Outcome::Interrupted)) => "interrupted",
         (Liveness::Over, Some(Outcome::Declined)) => "declined",
         (Liveness::Over, Some(Outcome::Paused)) => "paused",
-        (Liveness::Over, None) => "cut off",
+        (Liveness::Over, None) => "cut_off",
     }
 }
 

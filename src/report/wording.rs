@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::format::{DisplayDuration, Row, count, first_line, safe, shorten};
-use super::host_state::status;
 use crate::plan::ResolvedPlan;
 use crate::protocol::{Action, ErrorCode, HostName, Response};
 use crate::rollout::summary::{Counts, HostState, HostView, ReturnView};
@@ -35,12 +34,6 @@ pub(super) fn revision(rollout: &Rollout) -> String {
     }
 }
 
-/// The name of a host. It is another machine's text, but checked where it enters: nothing that a terminal obeys, or that
-/// cannot be seen, can be part of one.
-pub(super) fn name(host: &HostName) -> &str {
-    host.as_str()
-}
-
 /// The first names, and how many more there are.
 pub(super) fn names<T: Borrow<str>>(names: &[T]) -> String {
     match names.split_at_checked(MAX_NAMES) {
@@ -53,7 +46,7 @@ pub(super) fn names<T: Borrow<str>>(names: &[T]) -> String {
 pub fn missed(hosts: &BTreeMap<HostName, Timestamp>) -> Vec<String> {
     let mut by_day: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for (host, at) in hosts {
-        by_day.entry(at.strftime("%Y-%m-%d").to_string()).or_default().push(name(host));
+        by_day.entry(at.strftime("%Y-%m-%d").to_string()).or_default().push(host.as_str());
     }
     let sentence = |(day, hosts): (String, Vec<&str>)| {
         let (was, does) = if hosts.len() == 1 { ("was", "does") } else { ("were", "do") };
@@ -95,8 +88,9 @@ pub(super) const fn state(state: HostState) -> &'static str {
 
 /// What a host is at, as a word, its rollback included.
 pub(super) fn doing(host: &HostView) -> &'static str {
-    match status(host) {
-        rollback @ ("returning" | "returned") => rollback,
+    match host.returning.as_ref().map(|rollback| rollback.outcome) {
+        Some(None) => "returning",
+        Some(Some(HostOutcome::Completed)) => "returned",
         // One that could not return completed, and may well be as that left it.
         _ => state(host.state),
     }
@@ -165,24 +159,21 @@ fn change(host: &HostView, rollout: &Rollout) -> String {
     let after = response.and_then(|response| response.revision.as_ref()).or(pinned.as_ref());
     let change =
         host.ran_before(rollout).zip(after).filter(|_| !matches!(action, Some(Action::DryActivate | Action::Fetch)));
-    let mut said = match &change {
-        Some((before, after)) if before == after => ["was on ", before.short(), " already"].concat(),
-        Some((before, after)) => [before.short(), " -> ", after.short()].concat(),
-        None => String::new(),
-    };
-    let mut say = |more: &str| {
-        if !more.is_empty() {
-            said.push_str(if said.is_empty() { "" } else { "   " });
-            said.push_str(more);
+    let mut said = Vec::new();
+    said.extend(change.map(|(before, after)| {
+        if before == after {
+            format!("was on {} already", before.short())
+        } else {
+            format!("{} -> {}", before.short(), after.short())
         }
-    };
+    }));
     if change.is_none() || is_deployment(rollout) {
-        say(&response.map(|response| first_line(&response.message)).unwrap_or_default());
+        said.extend(response.map(|response| first_line(&response.message)).filter(|message| !message.is_empty()));
     }
     if response.is_some_and(|response| response.reboot_required == Some(true)) {
-        say("reboot required");
+        said.push("reboot required".to_owned());
     }
-    said
+    said.join("   ")
 }
 
 /// What a host that did not complete is known to run now, or else to have run before.
@@ -224,14 +215,14 @@ pub fn cause(cause: &FailureReason) -> String {
         }
         FailureReason::CheckFailed { reason } => format!("its check says: {}", first_line(reason)),
         FailureReason::Unknown => "a cause that this version does not know".to_owned(),
-        FailureReason::TwoMachines { host } => format!("two machines answer to the name {}", name(host)),
+        FailureReason::TwoMachines { host } => format!("two machines answer to the name {host}"),
         FailureReason::Disconnected => "no connection for longer than a host may take".to_owned(),
     }
 }
 
 /// What should not be, as a sentence.
 pub(super) fn anomaly(host: &HostName, anomaly: &UnexpectedResponse, summary: &Summary) -> String {
-    let name = name(host);
+    let name = host.as_str();
     let counted = match summary.host(host).map(|view| view.state) {
         Some(HostState::Final(outcome)) => format!("; it counts as {outcome}"),
         Some(_) | None => String::new(),
@@ -266,8 +257,17 @@ pub(super) fn counts(counts: &Counts) -> String {
         (counts.in_flight, "in flight"),
         (counts.pending, "not asked"),
     ];
+    of_kinds(kinds)
+}
+
+pub(super) fn of_kinds(kinds: impl IntoIterator<Item = (usize, &'static str)>) -> String {
     let said = kinds.into_iter().filter(|(number, _)| *number > 0).map(|(number, kind)| format!("{number} {kind}"));
     said.collect::<Vec<_>>().join(", ")
+}
+
+/// How long a rollout took that is over.
+pub(super) fn took(summary: &Summary) -> Option<DisplayDuration> {
+    summary.began_at.zip(summary.ended_at).map(|(began_at, ended_at)| DisplayDuration::between(began_at, ended_at))
 }
 
 /// For how long a wave that succeeded is left running, if it is.
@@ -287,7 +287,7 @@ pub(super) fn moves(host: &HostView) -> bool {
 
 /// Whom the operator has to wait for, by name where they are few.
 pub(super) fn awaited(summary: &Summary) -> String {
-    let hosts: Vec<&str> = in_flight(summary).map(|host| name(&host.name)).collect();
+    let hosts: Vec<&str> = in_flight(summary).map(|host| host.name.as_str()).collect();
     match hosts.len() {
         0 => "nothing is in flight".to_owned(),
         1..=MAX_NAMES => format!("waiting for {}", hosts.join(" ")),

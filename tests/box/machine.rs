@@ -10,27 +10,25 @@ use miette::{IntoDiagnostic, Result, bail, miette};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::program;
+use crate::support::skip::skip;
 
 /// Where the parts of a machine are.
 const HERE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/box");
 
 /// What machines are booted from; `None` where they cannot be booted.
 pub fn tree() -> Option<&'static Path> {
-    static TREE: OnceLock<Option<PathBuf>> = OnceLock::new();
-    TREE.get_or_init(make_tree).as_deref()
+    static TREE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    TREE.get_or_init(make_tree).as_deref().map_err(|why| skip(why)).ok()
 }
 
-fn make_tree() -> Option<PathBuf> {
+/// An error is why machines cannot be booted here.
+fn make_tree() -> Result<PathBuf, String> {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/box");
     let made = Command::new(script).output().unwrap();
     let why = String::from_utf8_lossy(&made.stderr);
     match made.status.code() {
-        Some(0) => Some(String::from_utf8_lossy(&made.stdout).trim().into()),
-        Some(3) => {
-            // Past the test harness, which shows only what is said by tests that fail.
-            writeln!(io::stderr(), "SKIPPED all tests on a real host: {}", why.trim()).ok();
-            None
-        }
+        Some(0) => Ok(String::from_utf8_lossy(&made.stdout).trim().into()),
+        Some(3) => Err(why.trim().to_owned()),
         _ => panic!("{script} fails:\n{why}"),
     }
 }

@@ -124,8 +124,9 @@ async fn a_failure_that_nothing_explains_is_one() {
     assert_failed(&deploy(&stage, "r-1", &commit).await, "activation_failed", &["code 4", "named no unit"]);
 }
 
-/// A unit that is run once an hour, by starting it again and again.
-const HOURLY: &str = r#"systemd.services.hourly = { wantedBy = [ "multi-user.target" ]; startLimitIntervalSec = 0; serviceConfig = { ExecStart = "/usr/bin/true"; Restart = "always"; RestartSec = "1h"; }; };"#;
+/// A unit that is run once an hour, by starting it again and again. It says when it has started, so that a start that
+/// fails has failed before the activation looks at the units.
+const HOURLY: &str = r#"systemd.services.hourly = { wantedBy = [ "multi-user.target" ]; startLimitIntervalSec = 0; serviceConfig = { Type = "notify"; ExecStart = "/usr/bin/systemd-notify --ready"; Restart = "always"; RestartSec = "1h"; }; };"#;
 
 #[tokio::test]
 async fn a_unit_that_waits_for_its_next_start_has_not_failed() {
@@ -134,9 +135,9 @@ async fn a_unit_that_waits_for_its_next_start_has_not_failed() {
     let end = deploy(&stage, "r-1", &commit).await;
     assert_completed(&end, &[]);
     assert_eq!(end["failed_units"], Value::Null, "{end}");
-    stage.machine.run("[ $(systemctl show --value --property SubState hourly) = auto-restart ]").unwrap();
+    stage.until("it waits", "[ $(systemctl show --value --property SubState hourly) = auto-restart ]").await;
 
-    let commit = stage.push(&HOURLY.replace("true", "false"));
+    let commit = stage.push(&HOURLY.replace("systemd-notify --ready", "false"));
     let end = deploy(&stage, "r-2", &commit).await;
     assert_failed(&end, "activation_failed", &["hourly.service"]);
     assert_eq!(end["failed_units"], json!(["hourly.service"]), "{end}");

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -16,12 +16,13 @@ use homelab_deploy::protocol::{FlakeAttr, FlakeUrl, HostName, SubjectTemplate};
 use nkeys::KeyPair;
 use serde_json::{Value, json};
 
+use crate::support::skip::skip;
+
 /// Runs a program and returns what it did; `None` where there is no such program.
 pub fn run(program: &str, arguments: &[&str]) -> Option<Output> {
     match Command::new(program).args(arguments).current_dir(env!("CARGO_MANIFEST_DIR")).output() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            // Past the test harness, which shows only what is said by tests that fail.
-            writeln!(io::stderr(), "SKIPPED a test of Nix: there is no {program} here").ok();
+            skip(&format!("there is no {program} here"));
             None
         }
         output => Some(output.unwrap()),

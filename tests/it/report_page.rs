@@ -1,7 +1,7 @@
 //! The page of a rollout in a browser, light and dark, on a phone and on a desk.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::apply::stage::{self, order};
 use crate::operator;
+use crate::support::skip::skip;
 
 const WIDTHS: [u64; 2] = [400, 1400];
 
@@ -83,8 +84,7 @@ fn look(folder: &Path, file: &Path, scheme: u8) -> Option<Value> {
     browser.arg(format!("--blink-settings=preferredColorScheme={scheme}"));
     let output: Output = match browser.arg(format!("file://{}", file.display())).output() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            // Past the test harness, which shows only what is said by tests that fail.
-            writeln!(io::stderr(), "SKIPPED the page of a rollout in a browser: there is no chromium here").ok();
+            skip("there is no chromium here");
             return None;
         }
         output => output.unwrap(),

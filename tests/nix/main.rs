@@ -9,17 +9,19 @@ mod changes;
 #[path = "../support/git.rs"]
 #[expect(dead_code, reason = "the box makes this server ill, which is nobody's wish here")]
 mod git;
+#[path = "../support/skip.rs"]
+mod skip;
 
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use tempfile::TempDir;
 
 use self::git::Git;
+use self::skip::skip;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -127,12 +129,11 @@ fn toolchain() -> String {
     )
 }
 
-/// The Nix to test with; says what is not tested where there is none.
-fn nix(untested: &str) -> Option<OsString> {
+/// The Nix to test with.
+fn nix() -> Option<OsString> {
     let nix = env::var_os("NIX").filter(|nix| !nix.is_empty());
     if nix.is_none() {
-        // Past the test harness, which shows only what is said by tests that fail.
-        writeln!(io::stderr(), "SKIPPED the test of {untested}: NIX names no nix, see `make nix`").ok();
+        skip("NIX names no nix, see `make nix`");
     }
     nix
 }
@@ -151,7 +152,7 @@ fn files(folder: &Path) -> Vec<String> {
 
 #[test]
 fn what_people_type_first_works() {
-    let Some(nix) = nix("the flake by its URL") else { return };
+    let Some(nix) = nix() else { return };
     let stage = Stage::set(nix);
     let url = stage.url();
 

@@ -14,5 +14,6 @@ pub mod process;
 pub mod proxy;
 pub mod rebuild;
 pub mod server;
+pub mod skip;
 pub mod tls;
 pub mod wait;

@@ -41,7 +41,9 @@ impl Server {
     /// Starts a server with this configuration, and waits until it takes connections.
     pub async fn start_with(folder: &Path, configuration: &str) -> Result<Self> {
         fs::create_dir_all(folder).into_diagnostic()?;
-        fs::write(folder.join("server.conf"), configuration).into_diagnostic()?;
+        // Two seconds to log in, the default, are too few on a machine that stands still for a moment.
+        let patient = configuration.replacen("authorization {", "authorization {\n  timeout: 30\n", 1);
+        fs::write(folder.join("server.conf"), patient).into_diagnostic()?;
         let mut server = Self { folder: folder.to_owned(), url: String::new(), cluster_url: None, process: None };
         // -1 lets the server choose a free port, so that no two tests meet.
         let ports = server.run("-1").await?;

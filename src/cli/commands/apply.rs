@@ -1,41 +1,25 @@
 //! `apply`: carrying a plan out, and resuming it.
 
 use std::fs;
-use std::io::{self, IsTerminal};
-use std::path::PathBuf;
+use std::io;
 use std::sync::Arc;
 
 use clap::Args;
 use miette::Diagnostic;
 use thiserror::Error;
 
+use crate::cli::args::{GuardArgs, switch};
 use crate::cli::carrier::{Carrier, NothingRecorded};
-use crate::cli::confirm;
+use crate::cli::display::{Audience, DisplayArgs};
 use crate::cli::exit::{CommandError, CommandResult, Exit};
-use crate::cli::guards::GuardArgs;
-use crate::cli::operator::{Audience, DisplayArgs};
-use crate::cli::out;
 use crate::cli::preparation::{Preparation, Previewed};
-use crate::cli::runtime::block_on;
+use crate::cli::{block_on, confirm, out};
 use crate::operator::detach::Background;
 use crate::operator::journal::{Journal, Journals};
 use crate::operator::plan_file::has_changed;
-use crate::operator::resumption::{Sources, prepare_again};
-use crate::operator::saved_plan::SavedPlan;
 use crate::protocol::RolloutId;
 use crate::report;
 use crate::rollout::{Machine, Outcome, Rollout, Summary};
-
-#[derive(Debug, Args)]
-#[command(mut_arg("plan", |plan| plan.required(true)))]
-pub(in crate::cli) struct Plan {
-    #[command(flatten)]
-    preparation: Preparation,
-
-    /// Save what would be carried out in this file, which ends in .json: `apply` carries out exactly that
-    #[arg(long, short, value_name = "FILE")]
-    out: Option<PathBuf>,
-}
 
 #[derive(Debug, Args)]
 #[command(mut_arg("plan", |plan| plan.required_unless_present_any(["resume", "take_over"]).conflicts_with("resume")))]
@@ -44,7 +28,7 @@ pub(in crate::cli) struct Apply {
     preparation: Preparation,
 
     /// Start without asking
-    #[arg(long, short, env = "HOMELAB_DEPLOY_YES", value_parser = crate::cli::switch::read)]
+    #[arg(long, short, env = "HOMELAB_DEPLOY_YES", value_parser = switch)]
     yes: bool,
 
     #[command(flatten)]
@@ -55,7 +39,7 @@ pub(in crate::cli) struct Apply {
     resume: Option<String>,
 
     /// Run in the background, where the end of this terminal does not matter; `status` shows how far it is
-    #[arg(long, env = "HOMELAB_DEPLOY_DETACH", conflicts_with = "resume", value_parser = crate::cli::switch::read)]
+    #[arg(long, env = "HOMELAB_DEPLOY_DETACH", conflicts_with = "resume", value_parser = switch)]
     detach: bool,
 
     // The process in the background is this very command once more, with the rollout that was prepared.
@@ -67,10 +51,7 @@ pub(in crate::cli) struct Apply {
 }
 
 #[derive(Debug, Error, Diagnostic)]
-pub(super) enum ApplyError {
-    #[error("there is nobody to ask whether to start")]
-    #[diagnostic(help("add --yes: with --json, and without a terminal, no question can be answered"))]
-    NobodyToAsk,
+enum ApplyError {
     #[error("there is no rollout to resume")]
     #[diagnostic(help("`homelab-deploy rollouts` lists those that were run from here"))]
     NothingToResume,
@@ -84,20 +65,6 @@ pub(super) enum ApplyError {
     NoJournal(#[source] io::Error),
 }
 
-impl Plan {
-    pub(in crate::cli) fn run(self) -> CommandResult {
-        self.preparation.refuse_what_is_gone()?;
-        block_on(async {
-            let previewed = self.preparation.prepare(Audience::Person).await?;
-            out::data(&format!("{}\n", previewed.preview));
-            if let Some(file) = &self.out {
-                out::file(file, &SavedPlan::of(&previewed.prepared.rollout).text())?;
-            }
-            Ok(Exit::Success)
-        })?
-    }
-}
-
 impl Apply {
     pub(in crate::cli) fn run(self) -> CommandResult {
         self.preparation.refuse_what_is_gone()?;
@@ -107,8 +74,8 @@ impl Apply {
         if let Some(id) = &self.resume {
             return block_on(self.resume(id))?;
         }
-        if !self.yes && (self.display.json || !io::stdin().is_terminal()) {
-            return Err(Exit::Usage.with(ApplyError::NobodyToAsk));
+        if !self.yes {
+            confirm::check_somebody_can_answer(self.display.audience())?;
         }
         block_on(self.start())?
     }
@@ -120,7 +87,6 @@ impl Apply {
             out::note(&report::emphasize(&preview, self.display.style()));
         }
         if !self.yes && !confirm::start().await {
-            out::note("Nothing was deployed.");
             return Ok(Exit::Declined);
         }
         // What a large fleet has said of itself takes more memory than its rollout.
@@ -135,8 +101,7 @@ impl Apply {
 
     fn start_in_background(&self, journals: &Journals, rollout: Rollout) -> CommandResult {
         let rollout = Arc::new(rollout);
-        let begun = Background::same_command().begin(&rollout, journals);
-        begun.map_err(|error| Exit::Precondition.with(error))?;
+        Background::same_command().begin(&rollout, journals)?;
         out::data(&format!("{}\n", rollout.id));
         if self.display.audience() == Audience::Person {
             let id = rollout.id.short();
@@ -147,24 +112,20 @@ impl Apply {
 
     /// Goes on with a rollout that ended before it was done, if the fleet is still as it was for it.
     async fn resume(&self, id: &str) -> CommandResult {
-        let Preparation { operator, state, flake, .. } = &self.preparation;
-        let journals = state.journals();
-        let precondition = |error| Exit::Precondition.with(error);
+        let journals = self.preparation.state.journals();
         let (left, journal) = take_up(&journals, id)?;
-        let rollout = left.rollout.clone().ok_or_else(|| Exit::Precondition.with(NothingRecorded))?;
+        let rollout = left.rollout.clone().ok_or(NothingRecorded)?;
         if left.outcome == Some(Outcome::Succeeded) {
             out::note(&report::recap(&left, self.display.style(), out::room()));
             return Ok(Exit::Success);
         }
         // A rollout without a plan file may carry a branch, which each host looks up for itself.
         if rollout.source.is_some() && !rollout.revision.is_commit() {
-            return Err(Exit::Precondition.with(ApplyError::NeverResolved(rollout.id)));
+            return Err(ApplyError::NeverResolved(rollout.id).into());
         }
-        let mut bus = operator.connect().await?;
-        let (flakes, cache) = (flake.rules(state, &operator.settings().servers, None), state.cache());
-        let sources = Sources { flakes: &flakes, cache: cache.as_deref() };
-        let prepared = prepare_again(&left, &rollout, &mut bus, &operator.discovery(state), sources).await;
-        self.guards.check(&prepared.map_err(precondition)?)?;
+        let mut bus = self.preparation.operator.connect().await?;
+        let prepared = self.preparation.prepare_again(&left, &rollout, &mut bus).await?;
+        self.guards.check(&prepared)?;
         // The wish to stop was for the process before this one, which was killed before it saw it.
         fs::remove_file(journals.stop_file(rollout.id)).ok();
         if let Some(source) = rollout.source.as_ref().filter(|source| has_changed(source)) {
@@ -175,8 +136,8 @@ impl Apply {
 
     /// Begins, in the background, with a rollout that was prepared in front of the operator.
     async fn take_over(&self, id: &str) -> CommandResult {
-        let recorded = self.preparation.state.journals().read(id).map_err(|error| Exit::Precondition.with(error))?;
-        let journal = Journal::inherited().map_err(|error| Exit::Precondition.with(ApplyError::NoJournal(error)))?;
+        let recorded = self.preparation.state.journals().read(id)?;
+        let journal = Journal::inherited().map_err(ApplyError::NoJournal)?;
         let bus = self.preparation.operator.connect().await?;
         Ok(self.conclude(self.carrier().resume(bus, recorded.summary, journal).await?))
     }
@@ -196,12 +157,11 @@ impl Apply {
 
 /// Takes up the rollout with this id, or without one the latest, unless that is done.
 fn take_up(journals: &Journals, id: &str) -> Result<(Summary, Journal), CommandError> {
-    let precondition = |error| Exit::Precondition.with(error);
     let found = if id.is_empty() { journals.latest() } else { journals.find(id).map(Some) };
-    let found = found.map_err(precondition)?.ok_or_else(|| Exit::Precondition.with(ApplyError::NothingToResume))?;
-    let (left, journal) = journals.take_up(&found).map_err(precondition)?;
+    let found = found?.ok_or(ApplyError::NothingToResume)?;
+    let (left, journal) = journals.take_up(&found)?;
     if id.is_empty() && left.outcome == Some(Outcome::Succeeded) {
-        return Err(Exit::Precondition.with(ApplyError::LatestIsDone(found)));
+        return Err(ApplyError::LatestIsDone(found).into());
     }
     Ok((left, journal))
 }

@@ -6,14 +6,12 @@ use clap::Args;
 use miette::Diagnostic;
 use thiserror::Error;
 
-use crate::cli::exit::{CommandError, CommandResult, Exit};
-use crate::cli::flake::{self, FlakeArgs};
-use crate::cli::operator::{Audience, OperatorArgs};
-use crate::cli::plan_file::{PlanFolders, is_path};
-use crate::cli::runtime::block_on;
-use crate::cli::state::StateArgs;
-use crate::cli::systems::BuildArgs;
-use crate::cli::{alias, out};
+use crate::cli::args::{BuildArgs, FlakeArgs, StateArgs};
+use crate::cli::connection::OperatorArgs;
+use crate::cli::display::Audience;
+use crate::cli::exit::{CommandError, CommandResult, Exit, OrUsage};
+use crate::cli::preparation::{PlanFolders, is_path};
+use crate::cli::{alias, block_on, confirm, out};
 use crate::operator::flake::Need;
 use crate::operator::plan_file::PlanFile;
 use crate::operator::{Awaited, History, PrepareError, Purpose, RollCall, resolve_revision};
@@ -81,14 +79,11 @@ impl Build {
     }
 
     async fn build(&self) -> CommandResult {
-        let precondition = |error: PrepareError| Exit::Precondition.with(error);
         let Order { hosts, flake, revision } = self.order().await?;
-        let flake = flake.ok_or(PrepareError::NoFlake).map_err(precondition)?;
+        let flake = flake.ok_or(PrepareError::NoFlake)?;
         let history = History::of(Some(&flake), None);
-        let commit = resolve_revision(&revision, Some(&flake), &history, &self.state.journals()).await;
-        let commit = commit.map_err(|error| precondition(error.into()))?;
-        let systems = self.how.options().build(&flake, &commit, &hosts).await;
-        let systems = systems.map_err(|error| precondition(error.into()))?;
+        let commit = resolve_revision(&revision, Some(&flake), &history, &self.state.journals()).await?;
+        let systems = self.how.options().build(&flake, &commit, &hosts).await?;
         let text = serde_json::to_string_pretty(&systems).expect("texts only, so this cannot fail") + "\n";
         let Some(file) = &self.out else {
             out::data(&text);
@@ -104,18 +99,17 @@ impl Build {
         if let [plan] = self.what.as_slice()
             && (is_path(plan) || self.folders.find(plan).is_ok())
         {
-            let path = self.folders.find(plan).map_err(|error| Exit::Usage.with(error))?;
-            let file = PlanFile::read(&path, &alias::lookup).map_err(|error| Exit::Usage.with(error))?;
+            let path = self.folders.find(plan).or_usage()?;
+            let file = PlanFile::read(&path, &alias::lookup).or_usage()?;
             return self.order_of_plan(&file).await;
         }
         let host = |text: &String| {
             let parsed = text.parse::<HostName>();
-            parsed.map_err(|error| Exit::Usage.with(BuildError::NeitherOfBoth(text.clone(), error.to_string())))
+            parsed.map_err(|error| BuildError::NeitherOfBoth(text.clone(), error.to_string())).or_usage()
         };
         let hosts = self.what.iter().map(host).collect::<Result<_, _>>()?;
-        let revision = self.revision.clone().ok_or_else(|| Exit::Usage.with(BuildError::NoRevision))?;
-        let flakes = self.flake.rules(&self.state, &self.operator.settings().servers, None);
-        Ok(Order { hosts, flake: flakes.given, revision })
+        let revision = self.revision.clone().ok_or(BuildError::NoRevision).or_usage()?;
+        Ok(Order { hosts, flake: self.flake.flake.clone(), revision })
     }
 
     /// A plan that names all of its hosts and its flake needs nobody who answers.
@@ -123,27 +117,25 @@ impl Build {
         let plan = &file.plan;
         let usage = |mistakes| Exit::Usage.with(file.place(mistakes));
         let revision = plan.revision(self.revision.clone()).map_err(usage)?;
-        let servers = self.operator.settings().servers;
-        let flakes = self.flake.rules(&self.state, &servers, flake::consent(Audience::Person));
+        let flakes = self.flake.rules(&self.operator, &self.state, confirm::flake(Audience::Person));
         let flake = plan.flake.clone().or_else(|| flakes.given.clone());
         if plan.group_tiers().is_empty() && flake.is_some() {
             return Ok(Order { hosts: plan.named().into_iter().map(|host| host.host).collect(), flake, revision });
         }
-        if servers.is_empty() {
+        if self.operator.settings().servers.is_empty() {
             return Err(Exit::Usage.with(BuildError::NobodyToAsk));
         }
         let mut bus = self.operator.connect().await?;
         let purpose = Purpose::Deploy { needed: plan.needed_tiers(), asked: plan.tiers() };
         let awaited = Awaited::Everybody { tiers: plan.group_tiers(), named: plan.named() };
-        let roll = RollCall { discovery: &self.operator.discovery(&self.state), purpose, awaited }.call(&mut bus).await;
-        let roster = Roster::new(roll.map_err(|error| Exit::Precondition.with(error))?.hosts);
+        let discovery = self.operator.discovery(&self.state);
+        let roster = Roster::new(RollCall { discovery: &discovery, purpose, awaited }.call(&mut bus).await?.hosts);
         let (resolved, _) = plan.resolve(&roster).map_err(usage)?;
         let flake = if flake.is_some() {
             flake
         } else {
             let named = resolved.flake_of_hosts(&roster).map_err(usage)?;
-            let usable = flakes.usable(named, &revision, Need::Yes).await;
-            usable.map_err(|error| Exit::Precondition.with(error))?
+            flakes.usable(named, &revision, Need::Yes).await?
         };
         Ok(Order { hosts: names(&resolved), flake, revision })
     }

@@ -1,32 +1,266 @@
-//! `completions`: what makes a shell complete the command line.
+//! `completions`: how a command line can go on, for shells. The script makes them call this program while it is being written, and
+//! ask.
+//!
+//! What the flags and arguments are stands in their own structs; here is which values they can have.
 
-use clap::{Args, ValueEnum};
-use clap_complete::env::{Bash, Fish, Zsh};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
+use std::sync::Arc;
 
-use crate::cli::completion;
+use clap::error::Result;
+use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, Parser};
+use clap_complete::engine::{ArgValueCompleter, CompletionCandidate, PathCompleter, ValueCompleter};
+use clap_complete::env::{Bash, CompleteEnv, Fish, Shells, Zsh};
+
+use crate::cli::args::StateArgs;
 use crate::cli::exit::Exit;
-use crate::cli::out;
+use crate::cli::preparation::{PlanArgs, PlanFolders};
+use crate::cli::{alias, block_on, context, out};
+use crate::operator::journal::{Journals, Recorded};
+use crate::operator::{History, KnownHosts};
+use crate::protocol::{Action, HostName, Role, Tier};
+use crate::rollout::Outcome;
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Completions {
     /// For which shell
-    shell: Shell,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Shell {
-    Bash,
-    Zsh,
-    Fish,
+    #[arg(value_parser = ["bash", "zsh", "fish"])]
+    shell: String,
 }
 
 impl Completions {
     pub(in crate::cli) fn run(self) -> Exit {
-        out::data(&match self.shell {
-            Shell::Bash => completion::script(&Bash),
-            Shell::Zsh => completion::script(&Zsh),
-            Shell::Fish => completion::script(&Fish),
-        });
+        let mut script = Vec::new();
+        if let Some(shell) = SHELLS.completer(&self.shell) {
+            // It calls the program by its name, so that it outlives an update.
+            let written = shell.write_registration(ASKING, PROGRAM, PROGRAM, PROGRAM, &mut script);
+            written.expect("writing to memory cannot fail");
+        }
+        out::data(&String::from_utf8_lossy(&script));
         Exit::Success
+    }
+}
+
+/// The variable in which a shell says that it asks, and what it is.
+const ASKING: &str = "COMPLETE";
+
+const SHELLS: Shells<'static> = Shells(&[&Bash, &Fish, &Zsh]);
+
+const PROGRAM: &str = "homelab-deploy";
+
+/// The values that an argument can have, given what has been written of the line.
+type Values = fn(&ArgMatches) -> Vec<String>;
+
+/// The arguments whose values can be told: the command, where others have one of the same id that means something else, and
+/// the id.
+const VALUES: [(Option<&str>, &str, Values); 16] = [
+    (None, "plan", plans),
+    (None, "only", wave_names),
+    (None, "from", wave_names),
+    (None, "exclude", host_names),
+    (Some("logs"), "target", hosts_with_tiers),
+    (None, "target", targets),
+    (None, "hosts", hosts_and_rollouts),
+    (Some("abort"), "id", running_rollouts),
+    (None, "id", rollouts),
+    (None, "resume", unfinished_rollouts),
+    (None, "run", runs),
+    (None, "branch", branches),
+    (None, "revision", branches),
+    (None, "to", |_| vec!["previous".to_owned()]),
+    (None, "tier", |_| Tier::ALL.map(|tier| tier.to_string()).to_vec()),
+    (None, "action", |_| Action::ALL.map(|action| action.to_string()).to_vec()),
+];
+
+/// Answers a shell that asks how the line can go on; `false` when none does.
+pub(in crate::cli) fn answer(command: fn() -> Command) -> Result<bool> {
+    let words = || std::env::args_os().skip_while(|word| word != "--").skip(1);
+    CompleteEnv::with_factory(|| completing(command(), words()))
+        .var(ASKING)
+        .shells(SHELLS)
+        .try_complete(std::env::args_os(), std::env::current_dir().ok().as_deref())
+}
+
+/// The command with the values that its arguments can have after these words.
+fn completing(mut command: Command, words: impl Iterator<Item = OsString>) -> Command {
+    command.build();
+    // The line is not finished, so whatever is missing or wrong in it is passed over.
+    let Ok(words) = context::settle(&command, words.collect()) else { return command };
+    let written = command.clone().ignore_errors(true).try_get_matches_from(words).ok();
+    let Some((name, written)) = written.and_then(|mut written| written.remove_subcommand()) else {
+        return command;
+    };
+    let written = Arc::new(written);
+    let is_of = |of: Option<&str>| of.is_none_or(|of| of == name);
+    let with_values = |arg: Arg| match VALUES.iter().find(|(of, id, _)| is_of(*of) && arg.get_id() == id) {
+        Some((_, _, values)) => {
+            let completer = Completer { values: *values, written: Arc::clone(&written) };
+            arg.add(ArgValueCompleter::new(completer))
+        }
+        None => arg,
+    };
+    command.mut_subcommands(|subcommand| subcommand.mut_args(with_values))
+}
+
+struct Completer {
+    values: Values,
+    written: Arc<ArgMatches>,
+}
+
+impl ValueCompleter for Completer {
+    fn complete(&self, current: &OsStr) -> Vec<CompletionCandidate> {
+        let begun = current.to_string_lossy();
+        // A plan can be a path, and nothing else that is completed here contains a slash.
+        if begun.contains('/') {
+            return PathCompleter::any().complete(current);
+        }
+        let values = (self.values)(&self.written).into_iter().filter(|value| value.starts_with(&*begun));
+        values.map(CompletionCandidate::new).collect()
+    }
+}
+
+/// The plans in the folders of plans by their names, and those in this folder by their files.
+fn plans(written: &ArgMatches) -> Vec<String> {
+    let names = PlanFolders::from_arg_matches(written).map(|folders| folders.names()).unwrap_or_default();
+    let files =
+        std::fs::read_dir(".").into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let is_plan = |file: &String| {
+        Path::new(file).extension().is_some_and(|end| end == "toml")
+            && std::fs::read_to_string(file).is_ok_and(|text| text.contains("[[wave]]"))
+    };
+    names.into_iter().chain(files.filter(is_plan)).collect()
+}
+
+fn wave_names(written: &ArgMatches) -> Vec<String> {
+    let plan = PlanArgs::from_arg_matches(written).ok().and_then(|plan| plan.read().ok());
+    let waves = plan.into_iter().flat_map(|file| file.plan.waves);
+    waves.map(|wave| wave.name.value).collect()
+}
+
+fn host_names(written: &ArgMatches) -> Vec<String> {
+    let names = known_hosts(written).into_keys().map(|(_, host)| host.to_string());
+    names.collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+fn hosts_with_tiers(written: &ArgMatches) -> Vec<String> {
+    known_hosts(written).keys().map(|(tier, host)| format!("{tier}.{host}")).collect()
+}
+
+/// Hosts, their roles and tiers, and aliases.
+fn targets(written: &ArgMatches) -> Vec<String> {
+    let hosts = known_hosts(written);
+    let roles = hosts.iter().filter_map(|((tier, _), role)| Some(format!("{tier}.role.{}", role.as_ref()?)));
+    let roles: BTreeSet<String> = roles.collect();
+    let tiers: BTreeSet<Tier> = hosts.keys().map(|(tier, _)| *tier).collect();
+    let groups = roles.into_iter().chain(tiers.into_iter().map(|tier| format!("{tier}.all")));
+    hosts_with_tiers(written).into_iter().chain(groups).chain(alias::names()).collect()
+}
+
+fn hosts_and_rollouts(written: &ArgMatches) -> Vec<String> {
+    hosts_with_tiers(written).into_iter().chain(rollouts(written)).collect()
+}
+
+/// The hosts of the last rollout and those that answered the roll call not long ago: asking for those of now takes a roll
+/// call, while a person waits for the completion.
+fn known_hosts(written: &ArgMatches) -> BTreeMap<(Tier, HostName), Option<Role>> {
+    let Some(journals) = journals(written) else { return BTreeMap::new() };
+    let last = newest(&journals).first().and_then(|id| journals.read(id).ok());
+    let rollout = last.and_then(|recorded| recorded.summary.rollout);
+    let hosts = rollout.iter().flat_map(|rollout| rollout.plan.hosts());
+    let hosts = hosts.map(|host| ((host.tier, host.hostname.clone()), None));
+    hosts.chain(KnownHosts::of_any_fleet(journals.state_dir().to_owned())).collect()
+}
+
+/// The ids of the rollouts on record, the newest first.
+fn newest(journals: &Journals) -> Vec<String> {
+    journals.newest_first().unwrap_or_default()
+}
+
+fn rollouts(written: &ArgMatches) -> Vec<String> {
+    journals(written).map(|journals| newest(&journals)).unwrap_or_default()
+}
+
+fn running_rollouts(written: &ArgMatches) -> Vec<String> {
+    rollouts_of(written, |recorded| recorded.running)
+}
+
+fn unfinished_rollouts(written: &ArgMatches) -> Vec<String> {
+    rollouts_of(written, |recorded| !recorded.running && recorded.summary.outcome != Some(Outcome::Succeeded))
+}
+
+fn rollouts_of(written: &ArgMatches, is_meant: impl Fn(&Recorded) -> bool) -> Vec<String> {
+    let Some(journals) = journals(written) else { return Vec::new() };
+    newest(&journals).into_iter().filter(|id| journals.read(id).is_ok_and(|recorded| is_meant(&recorded))).collect()
+}
+
+/// The runs of the host on the line, the newest first.
+fn runs(written: &ArgMatches) -> Vec<String> {
+    let target = written.try_get_one::<String>("target").ok().flatten();
+    let host = target.and_then(|target| target.rsplit('.').next()?.parse::<HostName>().ok());
+    let Some((journals, host)) = journals(written).zip(host) else { return Vec::new() };
+    let recorded = newest(&journals).into_iter().filter_map(|id| journals.read(&id).ok());
+    recorded.filter_map(|recorded| Some(recorded.summary.host(&host)?.request.as_ref()?.as_str().to_owned())).collect()
+}
+
+/// The branches of the clone that the operator stands in.
+fn branches(_: &ArgMatches) -> Vec<String> {
+    block_on(async { History::of(None, None).branches().await }).unwrap_or_default()
+}
+
+/// The journals of this operator, also for a command that keeps none and so has no flag for their folder.
+fn journals(written: &ArgMatches) -> Option<Journals> {
+    #[derive(Debug, Parser)]
+    struct Keeping {
+        #[command(flatten)]
+        state: StateArgs,
+    }
+
+    let given = |id: &str| written.try_get_raw(id).ok().flatten().and_then(|mut values| values.next());
+    let flags = [("--state-dir", given("state_dir")), ("--context", given("context"))];
+    let flags = flags.into_iter().filter_map(|(flag, value)| Some([OsStr::new(flag), value?])).flatten();
+    let keeping = Keeping::try_parse_from([OsStr::new(PROGRAM)].into_iter().chain(flags)).ok()?;
+    Some(keeping.state.journals())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use clap::CommandFactory;
+    use clap_complete::engine::complete;
+
+    use super::*;
+    use crate::cli::Cli;
+
+    fn completed(line: &[&str]) -> Vec<String> {
+        let words: Vec<OsString> = [PROGRAM].iter().chain(line).map(Into::into).collect();
+        let mut command = completing(Cli::command(), words.iter().cloned());
+        let candidates = complete(&mut command, words, line.len(), None).unwrap();
+        candidates.iter().map(|candidate| candidate.get_value().to_string_lossy().into_owned()).collect()
+    }
+
+    #[test]
+    fn waves_are_those_of_the_plan_on_the_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let plan = "[[wave]]\nname = 'dns'\ntargets = 'test.a'\n[[wave]]\nname = 'rest'\ntargets = 'test.b'\n";
+        fs::write(folder.path().join("sunday.toml"), plan).unwrap();
+        let plans = folder.path().to_str().unwrap();
+        assert_eq!(completed(&["apply", "--plans-dir", plans, "sunday", "--from", ""]), ["dns", "rest"]);
+        assert_eq!(completed(&["apply", "--plans-dir", plans, "sunday", "--only", "d"]), ["dns"]);
+        let path = folder.path().join("sunday.toml");
+        assert_eq!(completed(&["apply", path.to_str().unwrap(), "--unknown", "--from", "r"]), ["rest"]);
+        assert_eq!(completed(&["apply", "--plans-dir", plans, "monday", "--from", ""]), [""; 0]);
+        assert_eq!(completed(&["apply", "--from", ""]), [""; 0]);
+    }
+
+    #[test]
+    fn the_arguments_are_called_what_they_are_called_here() {
+        let mut command = Cli::command();
+        command.build();
+        let ids: Vec<_> = command.get_subcommands().flat_map(Command::get_arguments).map(Arg::get_id).collect();
+        for (_, id, _) in VALUES {
+            assert!(ids.iter().any(|known| *known == id), "{id}");
+        }
     }
 }

@@ -8,26 +8,22 @@ use clap::Args;
 use miette::Diagnostic;
 use thiserror::Error;
 
-use super::rollback::Terms;
+use super::rollback::Rollback;
 use crate::bus::Bus;
+use crate::cli::args::{FlakeArgs, GuardArgs, HookArgs, RollbackArgs, StateArgs, switch};
 use crate::cli::carrier::Carrier;
-use crate::cli::exit::{CommandError, CommandResult, Exit};
-use crate::cli::flake::FlakeArgs;
-use crate::cli::guards::GuardArgs;
-use crate::cli::hook_args::HookArgs;
-use crate::cli::operator::{Audience, DisplayArgs, OperatorArgs};
-use crate::cli::preparation::unprepared;
-use crate::cli::rollback_args::RollbackArgs;
-use crate::cli::runtime::block_on;
-use crate::cli::state::StateArgs;
-use crate::cli::{alias, confirm, one_host, out};
-use crate::operator::{Kind, Part, PrepareOptions, Prepared};
-use crate::plan::{Plan, ResolvedPlan, Selector, Settings, Spanned, groups_of};
-use crate::protocol::{Action, HostAnswer, HostReport, Revision, Sender, Subject, Target, Tier};
+use crate::cli::connection::OperatorArgs;
+use crate::cli::display::{Audience, DisplayArgs};
+use crate::cli::exit::{CommandError, CommandResult, Exit, OrUsage};
+use crate::cli::preparation::{options, unprepared};
+use crate::cli::{alias, block_on, confirm, out};
+use crate::operator::{Kind, LogReader, PrepareOptions, Prepared};
+use crate::plan::{Plan, ResolvedPlan, ResolvedWave, Selector, Settings, Spanned, groups_of};
+use crate::protocol::{Action, HostAnswer, HostReport, RequestId, Revision, Sender, Subject, Target, Tier};
 use crate::report;
-use crate::rollout::summary::HostState;
+use crate::rollout::summary::{HostState, HostView};
 use crate::rollout::{HostOutcome, Outcome, Summary};
-use crate::text::nearest;
+use crate::text::{nearest, safe};
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Deploy {
@@ -54,7 +50,7 @@ pub(in crate::cli) struct Deploy {
     timeout: u32,
 
     /// Start without asking, where several prod hosts would be asked about on a terminal, and with --to
-    #[arg(long, short, env = "HOMELAB_DEPLOY_YES", value_parser = crate::cli::switch::read)]
+    #[arg(long, short, env = "HOMELAB_DEPLOY_YES", value_parser = switch)]
     yes: bool,
 
     #[command(flatten)]
@@ -89,13 +85,14 @@ struct NobodyThere {
 
 impl Deploy {
     pub(in crate::cli) fn run(self) -> CommandResult {
-        let selector = Selector::parse(&self.target, &alias::lookup).map_err(|mistake| Exit::Usage.with(mistake))?;
-        let Self { yes, guards, hooks, flake, operator, state, display, .. } = &self;
-        let terms = Terms { yes: *yes, force: &guards.force, hooks, flake, operator, state, display };
-        match &self.to {
-            Some(to) if to.as_str() == "previous" => return terms.return_one(one_host::only(selector)?),
-            Some(_) => terms.check_somebody_can_answer()?,
-            None => {}
+        let selector = Selector::parse(&self.target, &alias::lookup).or_usage()?;
+        if self.to.as_ref().is_some_and(|to| to.as_str() == "previous") {
+            let Self { yes, guards: GuardArgs { force, .. }, hooks, flake, operator, state, display, .. } = self;
+            let rollback = Rollback { hosts: Vec::new(), yes, force, hooks, flake, operator, state, display };
+            return rollback.return_one(alias::only_host(selector)?);
+        }
+        if self.to.is_some() && !self.yes {
+            confirm::check_somebody_can_answer(self.display.audience())?;
         }
         block_on(self.deploy(selector))?
     }
@@ -109,7 +106,6 @@ impl Deploy {
             None => self.guards.check(&prepared)?,
         }
         if !self.may_start(&prepared).await {
-            out::note("Nothing was deployed.");
             return Ok(Exit::Declined);
         }
         let Prepared { rollout, roster, .. } = prepared;
@@ -132,22 +128,14 @@ impl Deploy {
 
     async fn prepare(&self, bus: &mut Bus, selector: Selector) -> Result<Prepared, CommandError> {
         let (subject, is_group) = (selector.target.subject(), !matches!(selector.target, Target::Host(..)));
+        // Nobody is asked about a flake: where it was not accepted, each host looks the branch up for itself.
+        let flakes = self.flake.rules(&self.operator, &self.state, None);
+        let revision = self.to.as_ref().unwrap_or(&self.branch).clone();
         let wanted = PrepareOptions {
-            plan: self.plan(selector),
-            source: None,
-            revision: self.to.as_ref().unwrap_or(&self.branch).clone(),
-            exclude: Vec::new(),
-            part: Part::Whole,
-            operator: self.operator.name(),
             kind: Kind::Deployment,
             hooks: self.hooks.hooks(),
             even_if_current: true,
-            journals: self.state.journals(),
-            // Nobody is asked about a flake: where it was not accepted, each host looks the branch up for itself.
-            flakes: self.flake.rules(&self.state, &self.operator.settings().servers, None),
-            systems: None,
-            binary_cache: None,
-            cache: self.state.cache(),
+            ..options(self.plan(selector), revision, &self.operator, &self.state, flakes)
         };
         let discovery = self.operator.discovery(&self.state);
         let called = wanted.call_roll(bus, &discovery).await.map_err(|error| unprepared(error.into()))?;
@@ -215,4 +203,51 @@ fn nobody_there(answered: &[Sender], subject: Subject) -> CommandError {
         format!("{near}these do: {}; `homelab-deploy hosts` tells more", subjects.join(", "))
     };
     Exit::Failed.with(NobodyThere { subject, help })
+}
+
+/// How each thing begins that `switch-to-configuration` says it would do.
+const WOULD: &str = "would ";
+
+/// More of a log than this is not read, in bytes.
+const MAX_LOG_BYTES: usize = 16 * 1024 * 1024;
+
+impl Carrier<'_> {
+    /// Prints what each host would do, by its log. What cannot be read is left out: the rollout has succeeded.
+    pub(super) async fn tell_what_would_be_done(&self, summary: &Summary) {
+        let waves = summary.rollout.iter().flat_map(|rollout| &rollout.plan.waves).enumerate();
+        for (index, wave) in waves.filter(|(_, wave)| wave.action == Action::DryActivate) {
+            let hosts = summary.hosts.iter().filter(|host| host.wave.0 == index);
+            for (host, id) in hosts.filter_map(|view| run_to_read(view, wave)) {
+                let Ok(bus) = Bus::connect(&self.operator.settings()).await else { return };
+                let name = host.host.clone();
+                if let Some(log) = read(bus, host, id).await {
+                    let lines = log.lines().filter(|line| line.starts_with(WOULD)).map(safe);
+                    let lines: Vec<String> = lines.map(|line| format!("  {name}  {line}")).collect();
+                    let nothing = || format!("  {name}  would change no unit");
+                    out::note(&if lines.is_empty() { nothing() } else { lines.join("\n") });
+                }
+            }
+        }
+    }
+}
+
+/// The run of a host that completed, where its listener gives out the log.
+fn run_to_read(view: &HostView, wave: &ResolvedWave) -> Option<(Sender, RequestId)> {
+    let host = wave.hosts.get(view.index).filter(|host| host.supports_log)?;
+    let completed = view.state == HostState::Final(HostOutcome::Completed);
+    let id = view.request.clone().filter(|_| completed)?;
+    Some((Sender { tier: host.tier, host: host.hostname.clone() }, id))
+}
+
+async fn read(bus: Bus, host: Sender, id: RequestId) -> Option<String> {
+    let mut reader = LogReader::open(bus, host, id).await.ok()?;
+    let (mut log, mut offset) = (String::new(), 0);
+    loop {
+        let page = reader.page(offset).await.ok()?;
+        offset = page.next;
+        log.push_str(&page.data);
+        if page.end || page.data.is_empty() || log.len() > MAX_LOG_BYTES {
+            return Some(log);
+        }
+    }
 }

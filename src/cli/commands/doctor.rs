@@ -1,46 +1,38 @@
 //! `doctor`: what is wrong, and what to do about it.
 
+mod findings;
+mod operator;
+mod server_file;
+
 use std::path::{Path, PathBuf};
 
-use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
+use clap::{Arg, Args};
 use miette::Diagnostic;
 use thiserror::Error;
+use uuid::Uuid;
 
+use self::findings::{Findings, Level};
+use self::operator::{OperatorCheckup, deviations, try_out};
 use super::nats_config::read_fleet;
-use crate::bus::SeedReaders;
-use crate::cli::checkup::host::HostCheckup;
-use crate::cli::checkup::operator::Operator;
-use crate::cli::checkup::{Findings, Level, server_file};
-use crate::cli::connection::ConnectionArgs;
-use crate::cli::exit::{CommandError, CommandResult, Exit};
-use crate::cli::operator::OperatorArgs;
-use crate::cli::out;
-use crate::cli::plan_file::PlanFolders;
-use crate::cli::runtime::block_on;
-use crate::cli::state::StateArgs;
-use crate::nats_config::{FleetList, ListenerName};
+use crate::bus::{self, Bus, SeedReaders};
+use crate::cli::args::{StateArgs, switch};
+use crate::cli::connection::OperatorArgs;
+use crate::cli::exit::{CommandResult, Exit, OrUsage};
+use crate::cli::preparation::PlanFolders;
+use crate::cli::{block_on, out};
+use crate::listener;
+use crate::nats_config::{FleetList, ListenerName, Principal};
 use crate::protocol::{FlakeUrl, HostName, Role, SubjectError, Tier};
 
-/// The command: one of three, of which the first needs no connection.
-#[derive(Debug)]
-pub(in crate::cli) struct Doctor {
-    common: Common,
-    patient: Patient,
-}
-
-#[derive(Debug)]
-enum Patient {
-    ServerFile(PathBuf),
-    Host(HostArgs, ConnectionArgs),
-    Fleet(Box<FleetArgs>),
-}
-
-#[derive(Debug, Error, Diagnostic)]
-#[error(transparent)]
-struct TooLong(SubjectError);
-
+// One of three commands, of which the first needs no connection.
 #[derive(Debug, Args)]
-struct Common {
+#[command(mut_arg("nats_url", unless_file))]
+#[command(mut_arg("nkey_file", |arg| unless_file(arg).default_value("/dev/null").hide_default_value(true)))]
+#[command(
+    override_usage = "homelab-deploy doctor [OPTIONS]\n       homelab-deploy doctor --listener [OPTIONS]\n       \
+                            homelab-deploy doctor FILE"
+)]
+pub(in crate::cli) struct Doctor {
     /// Look at this configuration of nats-server only: what each key may do, and what it needs
     #[arg(value_name = "FILE", conflicts_with = "listener")]
     file: Option<PathBuf>,
@@ -55,20 +47,16 @@ struct Common {
     fleet: Option<PathBuf>,
 
     /// Print one JSON array with everything that was found
-    #[arg(long, env = "HOMELAB_DEPLOY_JSON", value_parser = crate::cli::switch::read)]
+    #[arg(long, env = "HOMELAB_DEPLOY_JSON", value_parser = switch)]
     json: bool,
-}
 
-#[derive(Debug, Args)]
-struct HostArgs {
     /// With --listener: name of this host
-    #[arg(long, env = "HOMELAB_DEPLOY_HOSTNAME", value_name = "HOST", required = false)]
-    #[arg(required_if_eq("listener", "true"))]
-    hostname: HostName,
+    #[arg(long, env = "HOMELAB_DEPLOY_HOSTNAME", value_name = "HOST", required_if_eq("listener", "true"))]
+    hostname: Option<HostName>,
 
     /// With --listener: tier of this host
-    #[arg(long, env = "HOMELAB_DEPLOY_TIER", required = false, required_if_eq("listener", "true"))]
-    tier: Tier,
+    #[arg(long, env = "HOMELAB_DEPLOY_TIER", required_if_eq("listener", "true"))]
+    tier: Option<Tier>,
 
     /// With --listener: role of this host
     #[arg(long, env = "HOMELAB_DEPLOY_ROLE")]
@@ -77,10 +65,7 @@ struct HostArgs {
     /// With --listener: flake with the configuration of this host
     #[arg(long, env = "HOMELAB_DEPLOY_FLAKE_URL", value_name = "URL")]
     flake_url: Option<FlakeUrl>,
-}
 
-#[derive(Debug, Args)]
-struct FleetArgs {
     /// Flake in which a branch or tag is looked up
     #[arg(long, env = "HOMELAB_DEPLOY_FLAKE", value_name = "URL")]
     flake: Option<FlakeUrl>,
@@ -95,16 +80,27 @@ struct FleetArgs {
     operator: OperatorArgs,
 }
 
+fn unless_file(arg: Arg) -> Arg {
+    arg.required(false).required_unless_present("file")
+}
+
+#[derive(Debug, Error, Diagnostic)]
+#[error(transparent)]
+struct TooLong(SubjectError);
+
 impl Doctor {
     pub(in crate::cli) fn run(self) -> CommandResult {
-        let fleet = self.fleet_file().map(|file| read_fleet(&file)).transpose();
-        let fleet = fleet.map_err(|error| Exit::Usage.with(error))?;
-        let findings = match self.patient {
-            Patient::ServerFile(file) => server_file::examine(&file, fleet.as_ref()),
-            Patient::Host(host, connection) => host.examine(&connection, fleet.as_ref())?,
-            Patient::Fleet(args) => args.examine(fleet.as_ref())?,
+        let fleet = self.fleet_file().map(|file| read_fleet(&file)).transpose().or_usage()?;
+        let findings = match (&self.file, self.listener_name()) {
+            (Some(file), _) => Ok(server_file::examine(file, fleet.as_ref())),
+            (None, Some(name)) => block_on(self.examine_host(name, fleet.as_ref()))?,
+            (None, None) => {
+                let discovery = self.operator.discovery(&self.state);
+                block_on(OperatorCheckup { args: &self, discovery, fleet: fleet.as_ref() }.examine())?
+            }
         };
-        if self.common.json {
+        let findings = findings.map_err(TooLong).or_usage()?;
+        if self.json {
             out::json(&findings.0);
         } else {
             out::data(&findings.text());
@@ -113,70 +109,52 @@ impl Doctor {
     }
 
     fn fleet_file(&self) -> Option<PathBuf> {
-        let beside = || match &self.patient {
-            Patient::ServerFile(file) => Some(file.parent().unwrap_or(Path::new("")).join("fleet.toml")),
-            Patient::Host(..) | Patient::Fleet(_) => None,
-        };
-        self.common.fleet.clone().or_else(|| beside().filter(|file| file.exists()))
-    }
-}
-
-impl HostArgs {
-    fn examine(self, connection: &ConnectionArgs, fleet: Option<&FleetList>) -> Result<Findings, CommandError> {
-        let settings = connection.settings(format!("homelab-deploy doctor {}", self.hostname), SeedReaders::Refuse);
-        let name = ListenerName { tier: self.tier, hostname: self.hostname, role: self.role };
-        let host = HostCheckup { name, settings, flake: self.flake_url, fleet };
-        block_on(host.examine())?.map_err(|error| Exit::Usage.with(TooLong(error)))
-    }
-}
-
-impl FleetArgs {
-    fn examine(self, fleet: Option<&FleetList>) -> Result<Findings, CommandError> {
-        let operator = Operator {
-            settings: self.operator.settings(),
-            discovery: self.operator.discovery(&self.state),
-            fleet,
-            flake: self.flake,
-            plans: self.plans.files(),
-            journals: self.state.journals(),
-        };
-        block_on(operator.examine())?.map_err(|error| Exit::Usage.with(TooLong(error)))
-    }
-}
-
-impl Args for Doctor {
-    fn augment_args(command: Command) -> Command {
-        let unless_file = |arg: Arg| {
-            let is_needed = matches!(arg.get_id().as_str(), "nats_url" | "nkey_file");
-            if is_needed { arg.required(false).required_unless_present("file") } else { arg }
-        };
-        let command = HostArgs::augment_args(Common::augment_args(command));
-        FleetArgs::augment_args(command).mut_args(unless_file).override_usage(
-            "homelab-deploy doctor [OPTIONS]\n       homelab-deploy doctor --listener [OPTIONS]\n       \
-             homelab-deploy doctor FILE",
-        )
+        let beside = || Some(self.file.as_ref()?.parent().unwrap_or(Path::new("")).join("fleet.toml"));
+        self.fleet.clone().or_else(|| beside().filter(|file| file.exists()))
     }
 
-    fn augment_args_for_update(command: Command) -> Command {
-        Self::augment_args(command)
+    /// The host to look at, where it is one.
+    fn listener_name(&self) -> Option<ListenerName> {
+        let (hostname, tier) = self.hostname.clone().zip(self.tier).filter(|_| self.listener)?;
+        Some(ListenerName { tier, hostname, role: self.role.clone() })
     }
-}
 
-impl FromArgMatches for Doctor {
-    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let common = Common::from_arg_matches(matches)?;
-        let patient = match &common.file {
-            Some(file) => Patient::ServerFile(file.clone()),
-            None if common.listener => {
-                Patient::Host(HostArgs::from_arg_matches(matches)?, ConnectionArgs::from_arg_matches(matches)?)
+    /// Looks at this host as its listener would: the key, what the server lets it do, the programs, the flake.
+    async fn examine_host(&self, name: ListenerName, fleet: Option<&FleetList>) -> Result<Findings, SubjectError> {
+        let connection = &self.operator.connection;
+        let settings = connection.settings(format!("homelab-deploy doctor {}", name.hostname), SeedReaders::Refuse);
+        let mut findings = Findings::default();
+        match &self.flake_url {
+            Some(flake) => {
+                let missing = listener::missing(flake).await;
+                if missing.is_empty() {
+                    findings.ok("programs", "nixos-rebuild, nix and git are there, and the flake can be asked");
+                }
+                let next = "the NixOS module brings the programs; see docs/operations.md for keys of git";
+                for what in missing {
+                    findings.problem("programs", what, next);
+                }
             }
-            None => Patient::Fleet(Box::new(FleetArgs::from_arg_matches(matches)?)),
-        };
-        Ok(Self { common, patient })
-    }
-
-    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
-        *self = Self::from_arg_matches(matches)?;
-        Ok(())
+            None => findings.note("flake", "it was not looked at", "give --flake-url as the listener has it"),
+        }
+        let holder = Principal::Listener(name);
+        let known = bus::public_key(&settings.nkey_file).ok().and_then(|(key, _)| fleet?.holder(&key));
+        if let Some(other) = known.filter(|known| *known != holder) {
+            let next = "give this host its own seed, keys/TIER.HOST.seed";
+            findings.problem("key", format!("this is the key of the {other}"), next);
+        }
+        let connected = Bus::connect(&settings).await.map_err(|error| findings.error("server", &error));
+        let Ok(mut bus) = connected else { return Ok(findings) };
+        findings.ok("server", "it accepts the key");
+        let (needs, must_not) = (holder.needs()?, holder.must_not()?);
+        let token = Uuid::new_v4().to_string();
+        if let Some(tried) = try_out(&mut bus, needs.iter().chain(&must_not), &token, &mut findings).await {
+            let deviations = deviations(&tried, &needs, &must_not, &token);
+            if deviations.is_empty() {
+                findings.ok("permissions", "this key may answer for this host, and for no other");
+            }
+            findings.deviations("permissions", "this key", &deviations);
+        }
+        Ok(findings)
     }
 }

@@ -5,11 +5,10 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::bus::Bus;
+use crate::cli::args::{StateArgs, switch};
+use crate::cli::connection::OperatorArgs;
 use crate::cli::exit::{CommandResult, Exit};
-use crate::cli::operator::OperatorArgs;
-use crate::cli::out;
-use crate::cli::runtime::block_on;
-use crate::cli::state::StateArgs;
+use crate::cli::{block_on, out};
 use crate::clock;
 use crate::operator::{Awaited, Discovered, FleetError, History, Purpose, RollCall};
 use crate::protocol::{HostAnswer, HostName, Tier};
@@ -25,11 +24,11 @@ pub(in crate::cli) struct Hosts {
     tier: Option<Tier>,
 
     /// Print one JSON array with everything that the hosts say of themselves
-    #[arg(long, env = "HOMELAB_DEPLOY_JSON", value_parser = crate::cli::switch::read)]
+    #[arg(long, env = "HOMELAB_DEPLOY_JSON", value_parser = switch)]
     json: bool,
 
     /// Ask again and again, and show what is so now
-    #[arg(long, env = "HOMELAB_DEPLOY_WATCH", conflicts_with = "json", value_parser = crate::cli::switch::read)]
+    #[arg(long, env = "HOMELAB_DEPLOY_WATCH", conflicts_with = "json", value_parser = switch)]
     watch: bool,
 
     #[command(flatten)]
@@ -55,7 +54,7 @@ impl Hosts {
         if self.watch {
             return self.watch(&mut bus).await;
         }
-        let called = self.call(&mut bus).await.map_err(|error| Exit::Precondition.with(error))?;
+        let called = self.call(&mut bus).await?;
         for remark in remarks(&called) {
             out::note(&remark);
         }
@@ -78,7 +77,7 @@ impl Hosts {
                 }
                 // The connection comes back by itself.
                 Err(FleetError::Disconnected) => "the connection to NATS was lost\n".to_owned(),
-                Err(error) => return Err(Exit::Precondition.with(error)),
+                Err(error) => return Err(error.into()),
             };
             if !out::in_place(&list) {
                 return Ok(Exit::Success);

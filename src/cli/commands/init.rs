@@ -17,8 +17,8 @@ use self::files::Site;
 use super::keygen::{self, KeygenError};
 use super::nats_config::{FleetListError, read_fleet};
 use crate::bus::{self, BusError, ServerUrl};
-use crate::cli::context::{self, ContextError, LOCAL_FILE};
-use crate::cli::exit::{CommandResult, Exit};
+use crate::cli::context::{self, LOCAL_FILE};
+use crate::cli::exit::{CommandError, CommandResult, Exit, OrUsage};
 use crate::cli::out;
 use crate::nats_config::{FleetList, ListenerName, Principal, PublicKey};
 use crate::protocol::{FlakeUrl, HostName, SubjectError};
@@ -54,9 +54,6 @@ enum InitError {
     #[error("cannot write {path}: {error}", path = .0.display(), error = .1)]
     #[diagnostic(help("the folder has to be one that you may write to"))]
     Write(PathBuf, #[source] io::Error),
-    #[error(transparent)]
-    #[diagnostic(transparent)]
-    Fleet(#[from] FleetListError),
     #[error("{0} is missing")]
     #[diagnostic(help("give {0}, or run `homelab-deploy init` on a terminal, where it asks"))]
     Missing(&'static str),
@@ -67,30 +64,13 @@ enum InitError {
     #[diagnostic(help("change it in fleet.toml, and run `homelab-deploy init` again"))]
     Known(HostName),
     #[error(transparent)]
-    Subject(#[from] SubjectError),
-    #[error(transparent)]
-    #[diagnostic(transparent)]
-    Context(#[from] ContextError),
-    #[error(transparent)]
-    #[diagnostic(transparent)]
-    Key(#[from] KeygenError),
-    #[error(transparent)]
-    #[diagnostic(transparent)]
-    Seed(#[from] BusError),
+    Subject(SubjectError),
 }
 
 impl Init {
     pub(in crate::cli) fn run(self) -> CommandResult {
-        self.write().map_err(|error| match error {
-            InitError::Write(..) | InitError::Key(_) | InitError::Seed(_) => Exit::Precondition.with(error),
-            _ => Exit::Usage.with(error),
-        })?;
-        Ok(Exit::Success)
-    }
-
-    fn write(&self) -> Result<(), InitError> {
         let fleet_file = self.folder.join("fleet.toml");
-        let before = known_fleet(&fleet_file)?;
+        let before = known_fleet(&fleet_file).or_usage()?;
         let is_asking = !self.yes && io::stdin().is_terminal() && io::stderr().is_terminal();
         let site = self.site(is_asking)?;
         let names = self.names(&before, is_asking)?;
@@ -104,7 +84,8 @@ impl Init {
             let text = fs::read_to_string(&fleet_file).unwrap_or_else(|_| FleetList::default().text());
             self.put("fleet.toml", &(text + &added.entries()))?;
         }
-        for ((path, old), (_, new)) in site.files(&before)?.iter().zip(&site.files(&fleet)?) {
+        let files = |fleet| site.files(fleet).map_err(InitError::Subject).or_usage();
+        for ((path, old), (_, new)) in files(&before)?.iter().zip(&files(&fleet)?) {
             self.update(path, old, new)?;
         }
         let there =
@@ -116,27 +97,28 @@ impl Init {
             site.server,
             files::SEED_ON_A_HOST
         ));
-        Ok(())
+        Ok(Exit::Success)
     }
 
     /// Where server and flake are: as a flag says, else as the file of an earlier `init` does, else as the user does.
-    fn site(&self, is_asking: bool) -> Result<Site, InitError> {
+    fn site(&self, is_asking: bool) -> Result<Site, CommandError> {
         let file = self.folder.join(LOCAL_FILE);
-        let known = if file.exists() { context::choose(&file, None)? } else { None };
+        let known = if file.exists() { context::choose(&file, None).or_usage()? } else { None };
         let (name, known) = known.map_or((None, None), |(name, known)| (Some(name), Some(known)));
         let (known_server, known_flake) = known.map_or((None, None), |known| (known.server, known.flake));
         let server = match (&self.server, known_server) {
             (Some(server), _) => server.clone(),
             (None, Some(known)) => parsed(known.split(',').next().unwrap_or_default())?,
-            (None, None) if is_asking => ask("NATS server", THIS_MACHINE)?.ok_or(InitError::Missing("--nats-url"))?,
+            (None, None) if is_asking => ask("NATS server", THIS_MACHINE)?.ok_or_else(|| missing("--nats-url"))?,
             (None, None) => parsed(THIS_MACHINE)?,
         };
-        let no_flake = InitError::Missing("--flake");
         let flake = match (&self.flake, known_flake) {
             (Some(flake), _) => flake.clone(),
             (None, Some(known)) => parsed(&known)?,
-            (None, None) if is_asking => ask("Flake with the configurations of the hosts", "")?.ok_or(no_flake)?,
-            (None, None) => return Err(no_flake),
+            (None, None) if is_asking => {
+                ask("Flake with the configurations of the hosts", "")?.ok_or_else(|| missing("--flake"))?
+            }
+            (None, None) => return Err(missing("--flake")),
         };
         let folder = std::path::absolute(&self.folder).unwrap_or_default();
         let name = name.unwrap_or_else(|| files::context_name(folder.file_name().unwrap_or_default()));
@@ -144,7 +126,7 @@ impl Init {
     }
 
     /// The hosts that are to be added.
-    fn names(&self, known: &FleetList, is_asking: bool) -> Result<Vec<ListenerName>, InitError> {
+    fn names(&self, known: &FleetList, is_asking: bool) -> Result<Vec<ListenerName>, CommandError> {
         let mut names = self.hosts.clone();
         if names.is_empty() && is_asking {
             out::note("Hosts, each as test.NAME, prod.NAME or prod.NAME.ROLE; an empty line is the end.");
@@ -153,14 +135,14 @@ impl Init {
             }
         }
         if names.is_empty() && known.hosts.is_empty() {
-            return Err(InitError::Missing("--host"));
+            return Err(missing("--host"));
         }
         let mut added: Vec<ListenerName> = Vec::new();
         for name in names {
             let is_same = |other: &ListenerName| (other.tier, &other.hostname) == (name.tier, &name.hostname);
             match known.hosts.iter().map(|(known, _)| known).chain(&added).find(|other| is_same(other)) {
                 Some(other) if *other == name => {}
-                Some(_) => return Err(InitError::Known(name.hostname)),
+                Some(_) => return Err(Exit::Usage.with(InitError::Known(name.hostname))),
                 None => added.push(name),
             }
         }
@@ -168,7 +150,7 @@ impl Init {
     }
 
     /// A key for each host, and for the operators where there are none yet.
-    fn make_keys(&self, known: &FleetList, names: Vec<ListenerName>) -> Result<FleetList, InitError> {
+    fn make_keys(&self, known: &FleetList, names: Vec<ListenerName>) -> Result<FleetList, CommandError> {
         let keys = self.folder.join("keys");
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&keys);
         made.map_err(|error| InitError::Write(keys.clone(), error))?;
@@ -217,26 +199,30 @@ fn known_fleet(file: &Path) -> Result<FleetList, FleetListError> {
 }
 
 /// The public key of a new seed, or of one that an `init` made which was broken off.
-fn make_key(seed: &Path) -> Result<PublicKey, InitError> {
+fn make_key(seed: &Path) -> Result<PublicKey, CommandError> {
     let public = match keygen::generate(seed) {
         Err(KeygenError::Exists(_)) => bus::public_key(seed)?.0,
         made => made?,
     };
-    public.parse().map_err(|_| InitError::Seed(BusError::NotAUserSeed(seed.to_owned())))
+    Ok(public.parse().map_err(|_| BusError::NotAUserSeed(seed.to_owned()))?)
 }
 
-fn parsed<T: FromStr<Err: Display>>(text: &str) -> Result<T, InitError> {
-    text.parse().map_err(|error: T::Err| InitError::NotUnderstood(error.to_string()))
+fn missing(what: &'static str) -> CommandError {
+    Exit::Usage.with(InitError::Missing(what))
+}
+
+fn parsed<T: FromStr<Err: Display>>(text: &str) -> Result<T, CommandError> {
+    text.parse().map_err(|error: T::Err| InitError::NotUnderstood(error.to_string())).or_usage()
 }
 
 /// Asks until the answer is understood. An empty one stands for what is usual, or for nothing.
-fn ask<T: FromStr<Err: Display>>(what: &str, usual: &str) -> Result<Option<T>, InitError> {
+fn ask<T: FromStr<Err: Display>>(what: &str, usual: &str) -> Result<Option<T>, CommandError> {
     loop {
         let hint = if usual.is_empty() { String::new() } else { format!(" [{usual}]") };
         write!(io::stderr(), "{what}{hint}: ").ok();
         let mut line = String::new();
         if !matches!(io::stdin().read_line(&mut line), Ok(1..)) {
-            return Err(InitError::Missing("an answer"));
+            return Err(missing("an answer"));
         }
         let answer = if line.trim().is_empty() { usual } else { line.trim() };
         match answer.parse() {

@@ -39,11 +39,11 @@ pub(super) enum KeygenError {
 impl Keygen {
     pub(in crate::cli) fn run(self) -> CommandResult {
         let public = if self.public {
-            let (public, warning) = bus::public_key(&self.seed_file).map_err(|error| Exit::Precondition.with(error))?;
+            let (public, warning) = bus::public_key(&self.seed_file)?;
             out::warnings(warning.as_slice());
             public
         } else {
-            generate(&self.seed_file).map_err(|error| Exit::Precondition.with(error))?
+            generate(&self.seed_file)?
         };
         out::data(&format!("{public}\n"));
         Ok(Exit::Success)

@@ -7,17 +7,18 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use miette::Diagnostic;
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::bus::{SeedReaders, Settings};
+use crate::cli::block_on;
 use crate::cli::connection::{ConnectionArgs, HEADING};
-use crate::cli::exit::{CommandError, CommandResult, Exit};
+use crate::cli::exit::{CommandResult, Exit, OrUsage};
 use crate::cli::log::LogArgs;
-use crate::cli::runtime;
-use crate::listener::{self, Config, Limits, RebuildFlag, SystemKey, UserUnits, Watchdog, deploy_subjects};
+use crate::listener::{self, Config, RebuildFlag, SystemKey, UserUnits, Watchdog, deploy_subjects};
 use crate::notify::Notifier;
 use crate::protocol::subject::DISCOVER;
 use crate::protocol::{FlakeAttr, FlakeUrl, HostName, Role, Subject, SubjectError, SubjectTemplate, Tier};
@@ -57,21 +58,14 @@ pub(in crate::cli) struct Listener {
     system_key: Vec<SystemKey>,
 
     /// How long a deployment may take, in seconds
-    #[arg(
-        long, env = "HOMELAB_DEPLOY_TIMEOUT", value_name = "SECONDS", default_value_t = 600,
-        value_parser = clap::value_parser!(u64).range(1..)
-    )]
+    #[arg(long, env = "HOMELAB_DEPLOY_TIMEOUT", value_name = "SECONDS", default_value_t = 600)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     timeout: u64,
 
     /// What a deployment is after which units of a user fail, and none of the system
-    #[arg(
-        long,
-        env = "HOMELAB_DEPLOY_USER_UNITS",
-        value_name = "fail|warn",
-        default_value = "fail",
-        hide_default_value = true
-    )]
-    user_units: OnUserUnits,
+    #[arg(long, env = "HOMELAB_DEPLOY_USER_UNITS", value_name = "fail|warn", value_parser = user_units())]
+    #[arg(default_value = "fail", hide_default_value = true)]
+    user_units: UserUnits,
 
     /// Subject to take requests on; repeatable; <hostname>, <tier> and <role> are filled in
     /// [default: deploy.<tier>.<hostname>, deploy.<tier>.all and deploy.<tier>.role.<role>]
@@ -123,22 +117,10 @@ pub(in crate::cli) struct Listener {
     log: LogArgs,
 }
 
-/// What a deployment is when units of a user fail.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum OnUserUnits {
-    /// It has failed
-    Fail,
-    /// It has completed, and names them
-    Warn,
-}
-
-impl From<OnUserUnits> for UserUnits {
-    fn from(on: OnUserUnits) -> Self {
-        match on {
-            OnUserUnits::Fail => Self::Fail,
-            OnUserUnits::Warn => Self::Warn,
-        }
-    }
+fn user_units() -> impl TypedValueParser<Value = UserUnits> {
+    let fail = PossibleValue::new("fail").help("It has failed");
+    let warn = PossibleValue::new("warn").help("It has completed, and names them");
+    PossibleValuesParser::new([fail, warn]).map(|on| if on == "warn" { UserUnits::Warn } else { UserUnits::Fail })
 }
 
 #[derive(Debug, Error, Diagnostic)]
@@ -156,7 +138,7 @@ enum UsageError {
 
 #[derive(Debug, Error, Diagnostic)]
 #[error("cannot set up the process: {0}")]
-struct SetupError(#[from] io::Error);
+struct SetupError(#[source] io::Error);
 
 impl Listener {
     pub(in crate::cli) fn run(self) -> CommandResult {
@@ -166,15 +148,14 @@ impl Listener {
             subscription_capacity: listener::SUBSCRIPTION_CAPACITY,
             ..self.connection.settings(name, SeedReaders::Refuse)
         };
-        let notifier = Notifier::new(self.notify_socket.as_deref()).map_err(setup)?;
+        let notifier = Notifier::new(self.notify_socket.as_deref()).map_err(SetupError)?;
         let watchdog = self.watchdog_usec.map(Duration::from_micros);
-        let config = self.config().map_err(|error| Exit::Usage.with(error))?;
-        runtime::block_on(async {
-            let stop = stop_signal().map_err(setup)?;
-            let listened = listener::listen(config, &settings, Watchdog::new(notifier, watchdog), stop).await;
-            listened.map_err(|error| Exit::Precondition.with(error))
-        })??;
-        Ok(Exit::Success)
+        let config = self.config().or_usage()?;
+        block_on(async {
+            let stop = stop_signal().map_err(SetupError)?;
+            listener::listen(config, &settings, Watchdog::new(notifier, watchdog), stop).await?;
+            Ok(Exit::Success)
+        })?
     }
 
     fn config(self) -> Result<Config, UsageError> {
@@ -200,8 +181,9 @@ impl Listener {
             system_keys: self.system_key,
             deploy_subjects,
             discover_subject: self.discover_subject,
-            limits: Limits { timeout: Duration::from_secs(self.timeout), grace: self.grace },
-            user_units: self.user_units.into(),
+            timeout: Duration::from_secs(self.timeout),
+            grace: self.grace,
+            user_units: self.user_units,
             heartbeat: self.heartbeat,
             metrics_listen: self.metrics_listen,
             state_dir: state_dir.unwrap_or_else(|| "/var/lib/homelab-deploy".into()),
@@ -211,10 +193,6 @@ impl Listener {
             root: self.root,
         })
     }
-}
-
-fn setup(error: io::Error) -> CommandError {
-    Exit::Precondition.with(SetupError(error))
 }
 
 fn stop_signal() -> io::Result<impl Future<Output = ()>> {
@@ -265,7 +243,7 @@ mod tests {
     #[test]
     fn the_defaults_are_the_predecessors() {
         let config = config(&[]).unwrap();
-        assert_eq!(config.limits.timeout, Duration::from_mins(10));
+        assert_eq!(config.timeout, Duration::from_mins(10));
         assert_eq!(config.discover_subject.as_str(), "deploy.discover");
         assert_eq!(config.user_units, UserUnits::Fail);
         assert_eq!(config.state_dir, PathBuf::from("/var/lib/homelab-deploy"));

@@ -7,11 +7,10 @@ use miette::Diagnostic;
 use thiserror::Error;
 
 use crate::bus::Bus;
+use crate::cli::args::StateArgs;
+use crate::cli::connection::OperatorArgs;
 use crate::cli::exit::{CommandError, CommandResult, Exit};
-use crate::cli::operator::OperatorArgs;
-use crate::cli::runtime::block_on;
-use crate::cli::state::StateArgs;
-use crate::cli::{one_host, out};
+use crate::cli::{alias, block_on, out};
 use crate::operator::{Awaited, LogReader, Purpose, RollCall};
 use crate::protocol::{Feature, HostName, HostReport, RequestId, Sender, Tier};
 use crate::text::{nearest, safe};
@@ -66,7 +65,7 @@ enum LogsError {
 
 impl Logs {
     pub(in crate::cli) fn run(self) -> CommandResult {
-        let (tier, host) = one_host::read(&self.target)?;
+        let (tier, host) = alias::one_host(&self.target)?;
         block_on(self.print(tier, host))?
     }
 
@@ -74,15 +73,13 @@ impl Logs {
         let mut bus = self.operator.connect().await?;
         let report = self.find(&mut bus, tier, host).await?;
         let name = format!("{}.{}", report.tier, report.hostname);
-        let precondition = |error| Exit::Precondition.with(error);
         if !report.has(&Feature::Log) {
-            return Err(precondition(LogsError::TooOld(name)));
+            return Err(LogsError::TooOld(name).into());
         }
-        let run = self.run.clone().or_else(|| latest(&report));
-        let run = run.ok_or_else(|| precondition(LogsError::NothingRun(name.clone())))?;
+        let run = self.run.clone().or_else(|| latest(&report)).ok_or_else(|| LogsError::NothingRun(name.clone()))?;
         out::note(&format!("{name}: run {run}"));
         let host = Sender { tier: report.tier, host: report.hostname };
-        let reader = LogReader::open(bus, host, run).await.map_err(|error| Exit::Precondition.with(error))?;
+        let reader = LogReader::open(bus, host, run).await?;
         self.copy(reader).await
     }
 
@@ -96,8 +93,7 @@ impl Logs {
             None => (Purpose::List(None), Awaited::everybody(None)),
         };
         let discovery = self.operator.discovery(&self.state);
-        let called = RollCall { discovery: &discovery, purpose, awaited }.call(bus).await;
-        let called = called.map_err(|error| Exit::Precondition.with(error))?;
+        let called = RollCall { discovery: &discovery, purpose, awaited }.call(bus).await?;
         for tier in &called.unheard {
             out::note(&format!("{tier}: this key may not hear it"));
         }
@@ -109,8 +105,8 @@ impl Logs {
         let mut found = called.hosts.into_iter().map(|answer| *answer.report).filter(is_meant);
         match (found.next(), found.next()) {
             (Some(report), None) => Ok(report),
-            (None, _) => Err(Exit::Precondition.with(LogsError::NotThere(self.target.clone(), near))),
-            (Some(_), Some(_)) => Err(Exit::Precondition.with(LogsError::Several(self.target.clone()))),
+            (None, _) => Err(LogsError::NotThere(self.target.clone(), near).into()),
+            (Some(_), Some(_)) => Err(LogsError::Several(self.target.clone()).into()),
         }
     }
 
@@ -118,7 +114,7 @@ impl Logs {
         let mut lines = PartialLines::default();
         let mut offset = 0;
         loop {
-            let page = reader.page(offset).await.map_err(|error| Exit::Precondition.with(error))?;
+            let page = reader.page(offset).await?;
             if page.offset > offset {
                 out::note(&format!("{} bytes are not kept any more", page.offset - offset));
             }

@@ -26,7 +26,7 @@ impl Man {
     pub(in crate::cli) fn run(self, command: Command) -> CommandResult {
         match self.out {
             Some(folder) => {
-                write_all(command, &folder).map_err(|error| Exit::Precondition.with(ManError(folder, error)))?;
+                write_all(command, &folder).map_err(|error| ManError(folder, error))?;
             }
             None => {
                 out::data(&page(command));

@@ -1,31 +1,27 @@
 //! `mcp`: the tools of assistants.
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::Args;
 use clap::builder::PossibleValuesParser;
+use tokio::io::{stdin, stdout};
 
 use crate::bus;
-use crate::cli::alias;
+use crate::cli::args::{FlakeArgs, StateArgs, cache_dir, switch, user_folder};
+use crate::cli::connection::OperatorArgs;
 use crate::cli::exit::{CommandResult, Exit};
-use crate::cli::flake::FlakeArgs;
-use crate::cli::home;
 use crate::cli::log::LogArgs;
-use crate::cli::operator::OperatorArgs;
-use crate::cli::runtime::block_on;
-use crate::cli::state::StateArgs;
+use crate::cli::{alias, block_on};
 use crate::clock;
 use crate::mcp::{
-    AllowRef, ApprovalMode, CallTimeouts, Mode, Plans, RevisionPolicy, Server, Settings, ToolFilter, serve_stdio,
-    tool_names,
+    AllowRef, ApprovalMode, CallTimeouts, Mode, Plans, RevisionPolicy, Server, Settings, ToolFilter, tool_names,
 };
 use crate::operator::detach::this_program;
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Mcp {
     /// Offer the tools that deploy to every tier as well
-    #[arg(long, env = "HOMELAB_DEPLOY_ENABLE_ADMIN", requires = "admin_nkey_file", value_parser = crate::cli::switch::read)]
+    #[arg(long, env = "HOMELAB_DEPLOY_ENABLE_ADMIN", requires = "admin_nkey_file", value_parser = switch)]
     enable_admin: bool,
 
     /// File with the seed of the NKey that those tools connect with
@@ -33,7 +29,7 @@ pub(in crate::cli) struct Mcp {
     admin_nkey_file: Option<PathBuf>,
 
     /// Offer only the tools that change nothing
-    #[arg(long, env = "HOMELAB_DEPLOY_READ_ONLY", value_parser = crate::cli::switch::read)]
+    #[arg(long, env = "HOMELAB_DEPLOY_READ_ONLY", value_parser = switch)]
     read_only: bool,
 
     /// Offer only these tools; may be repeated [default: all]
@@ -50,7 +46,7 @@ pub(in crate::cli) struct Mcp {
     allow_ref: Vec<AllowRef>,
 
     /// Deploy outside the test tier without asking a person first
-    #[arg(long, env = "HOMELAB_DEPLOY_ADMIN_WITHOUT_APPROVAL", requires = "enable_admin", value_parser = crate::cli::switch::read)]
+    #[arg(long, env = "HOMELAB_DEPLOY_ADMIN_WITHOUT_APPROVAL", requires = "enable_admin", value_parser = switch)]
     admin_without_approval: bool,
 
     /// File to which a line of JSON is added for each call of a tool; it is created for you alone
@@ -60,12 +56,6 @@ pub(in crate::cli) struct Mcp {
     /// Folder of the plans that there are [default: ~/.config/homelab-deploy/plans]
     #[arg(long, env = "HOMELAB_DEPLOY_PLANS_DIR", value_name = "DIR")]
     plans_dir: Option<PathBuf>,
-
-    #[arg(long, env = "XDG_CONFIG_HOME", hide = true)]
-    config_home: Option<OsString>,
-
-    #[arg(long, env = "HOME", hide = true)]
-    home: Option<OsString>,
 
     #[command(flatten)]
     state: StateArgs,
@@ -80,14 +70,13 @@ pub(in crate::cli) struct Mcp {
 impl Mcp {
     pub(in crate::cli) fn run(self) -> CommandResult {
         self.log.start();
-        let server = Server::new(self.settings()).map_err(|error| Exit::Precondition.with(error))?;
-        block_on(serve_stdio(server))?.map_err(|error| Exit::Precondition.with(error))?;
+        let server = Server::new(self.settings())?;
+        block_on(server.serve_lines(stdin(), stdout()))??;
         Ok(Exit::Success)
     }
 
     fn settings(&self) -> Settings {
         let test = self.operator.settings();
-        let servers = test.servers.clone();
         let admin_key = self.admin_nkey_file.clone().filter(|_| self.enable_admin);
         Settings {
             admin: admin_key.map(|nkey_file| bus::Settings { nkey_file, ..test.clone() }),
@@ -97,10 +86,10 @@ impl Mcp {
             revisions: RevisionPolicy::new(&self.allow_ref),
             approval: if self.admin_without_approval { ApprovalMode::Waived } else { ApprovalMode::Person },
             audit_file: self.audit_file.clone(),
-            plans: Plans::new(self.plans_dir.clone().or_else(|| self.default_plans_dir())),
+            plans: Plans::new(self.plans_dir.clone().or_else(default_plans_dir)),
             journals: self.state.journals(),
-            cache: self.state.cache(),
-            flakes: self.flake.rules(&self.state, &servers, None),
+            cache: cache_dir(),
+            flakes: self.flake.rules(&self.operator, &self.state, None),
             aliases: alias::lookup,
             program: this_program(),
             tools: self.tool_filter(),
@@ -116,10 +105,9 @@ impl Mcp {
             only: (!self.tools.is_empty()).then_some(only),
         }
     }
+}
 
-    /// Not the folder `plans` where the program was started: a client starts it in any repository that it works on.
-    fn default_plans_dir(&self) -> Option<PathBuf> {
-        let config = home::folder(self.config_home.as_ref(), self.home.as_ref(), ".config")?;
-        Some(config.join("homelab-deploy/plans"))
-    }
+/// Not the folder `plans` where the program was started: a client starts it in any repository that it works on.
+fn default_plans_dir() -> Option<PathBuf> {
+    Some(user_folder("XDG_CONFIG_HOME", ".config")?.join("homelab-deploy/plans"))
 }

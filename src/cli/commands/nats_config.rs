@@ -9,7 +9,7 @@ use clap::{ArgGroup, Args};
 use miette::Diagnostic;
 use thiserror::Error;
 
-use crate::cli::exit::{CommandResult, Exit};
+use crate::cli::exit::{CommandResult, Exit, OrUsage};
 use crate::cli::out;
 use crate::nats_config::{
     FleetFileError, FleetList, ListenerName, ListenerNameError, Principal, PublicKey, PublicKeyError, Strictness, User,
@@ -83,7 +83,7 @@ enum NatsConfigError {
 
 impl NatsConfig {
     pub(in crate::cli) fn run(self) -> CommandResult {
-        let text = self.authorization().map_err(|error| Exit::Usage.with(error))?;
+        let text = self.authorization().or_usage()?;
         out::data(&format!(
             "# Made by `homelab-deploy nats-config`; include it in the server's configuration.\n{text}"
         ));

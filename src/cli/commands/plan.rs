@@ -1,63 +1,51 @@
 //! `plan`: what a plan would do now, or all that a plan can say.
 
-use clap::{Arg, ArgAction, ArgMatches, Args, Command, Error, FromArgMatches};
+use std::path::PathBuf;
 
-use super::apply;
+use clap::{Arg, Args};
+
+use crate::cli::display::Audience;
 use crate::cli::exit::{CommandResult, Exit};
-use crate::cli::out;
+use crate::cli::preparation::Preparation;
+use crate::cli::{block_on, out};
+use crate::operator::saved_plan::SavedPlan;
 use crate::plan;
 
-const SCHEMA: &str = "schema";
+// With --schema it needs neither a plan nor a connection.
+#[derive(Debug, Args)]
+#[command(mut_arg("plan", unless_schema))]
+#[command(mut_arg("nats_url", unless_schema))]
+#[command(mut_arg("nkey_file", |arg| unless_schema(arg).default_value("/dev/null").hide_default_value(true)))]
+#[command(override_usage = "homelab-deploy plan [OPTIONS] <FILE|NAME>\n       homelab-deploy plan --schema")]
+pub(in crate::cli) struct Plan {
+    #[command(flatten)]
+    preparation: Preparation,
 
-/// The command: one of two, of which the second needs neither a plan nor a connection.
-#[derive(Debug)]
-pub(in crate::cli) enum Plan {
-    Preview(Box<apply::Plan>),
-    Schema,
+    /// Save what would be carried out in this file, which ends in .json: `apply` carries out exactly that
+    #[arg(long, short, value_name = "FILE")]
+    out: Option<PathBuf>,
+
+    /// Print the JSON Schema of plans instead, with which editors complete and explain their keys
+    #[arg(long)]
+    schema: bool,
+}
+
+fn unless_schema(arg: Arg) -> Arg {
+    arg.required(false).required_unless_present("schema")
 }
 
 impl Plan {
     pub(in crate::cli) fn run(self) -> CommandResult {
-        match self {
-            Self::Preview(preview) => preview.run(),
-            Self::Schema => {
-                out::data(&plan::schema());
-                Ok(Exit::Success)
-            }
+        if self.schema {
+            out::data(&plan::schema());
+            return Ok(Exit::Success);
         }
-    }
-}
-
-impl Args for Plan {
-    fn augment_args(command: Command) -> Command {
-        let schema = Arg::new(SCHEMA)
-            .long(SCHEMA)
-            .action(ArgAction::SetTrue)
-            .help("Print the JSON Schema of plans instead, with which editors complete and explain their keys");
-        let unless_schema = |arg: Arg| {
-            if arg.is_required_set() { arg.required(false).required_unless_present(SCHEMA) } else { arg }
-        };
-        apply::Plan::augment_args(command)
-            .mut_args(unless_schema)
-            .arg(schema)
-            .override_usage("homelab-deploy plan [OPTIONS] <FILE|NAME>\n       homelab-deploy plan --schema")
-    }
-
-    fn augment_args_for_update(command: Command) -> Command {
-        Self::augment_args(command)
-    }
-}
-
-impl FromArgMatches for Plan {
-    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, Error> {
-        if matches.get_flag(SCHEMA) {
-            return Ok(Self::Schema);
+        self.preparation.refuse_what_is_gone()?;
+        let previewed = block_on(self.preparation.prepare(Audience::Person))??;
+        out::data(&format!("{}\n", previewed.preview));
+        if let Some(file) = &self.out {
+            out::file(file, &SavedPlan::of(&previewed.prepared.rollout).text())?;
         }
-        apply::Plan::from_arg_matches(matches).map(|preview| Self::Preview(Box::new(preview)))
-    }
-
-    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), Error> {
-        *self = Self::from_arg_matches(matches)?;
-        Ok(())
+        Ok(Exit::Success)
     }
 }

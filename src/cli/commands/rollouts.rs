@@ -1,19 +1,21 @@
-//! `rollouts`, `status` and `abort`: the records of rollouts, and stopping one that runs elsewhere.
+//! `rollouts`, `status`, `report` and `abort`: the records of rollouts, and stopping one that runs elsewhere.
 
+use std::fs;
+use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use miette::Diagnostic;
 use thiserror::Error;
 
+use crate::cli::args::{StateArgs, switch};
+use crate::cli::display::{Audience, DisplayArgs};
 use crate::cli::exit::{CommandError, CommandResult, Exit};
-use crate::cli::operator::{Audience, DisplayArgs};
-use crate::cli::out;
-use crate::cli::runtime::block_on;
-use crate::cli::state::StateArgs;
+use crate::cli::{block_on, out};
 use crate::clock;
 use crate::operator::journal::{JournalError, Journals, Recorded};
-use crate::report::{self, Liveness};
+use crate::report::{self, Document, Liveness, html, junit, markdown};
 
 /// How often the journal of a rollout that runs is read again.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -25,7 +27,7 @@ pub(in crate::cli) struct Rollouts {
     prune: bool,
 
     /// Print one JSON array with what became of each
-    #[arg(long, env = "HOMELAB_DEPLOY_JSON", value_parser = crate::cli::switch::read)]
+    #[arg(long, env = "HOMELAB_DEPLOY_JSON", value_parser = switch)]
     json: bool,
 
     #[command(flatten)]
@@ -74,11 +76,11 @@ enum StatusError {
 impl Rollouts {
     pub(in crate::cli) fn run(self) -> CommandResult {
         if self.prune {
-            let removed = self.state.journals().prune(clock::now()).map_err(|error| Exit::Precondition.with(error))?;
+            let removed = self.state.journals().prune(clock::now())?;
             out::note(&format!("{removed} removed."));
             return Ok(Exit::Success);
         }
-        let (all, errors) = self.state.journals().all().map_err(|error| Exit::Precondition.with(error))?;
+        let (all, errors) = self.state.journals().all()?;
         out::warnings(&errors);
         let liveness = |recorded: &Recorded| if recorded.running { Liveness::Running } else { Liveness::Over };
         let rows: Vec<_> = all.iter().map(|recorded| (&recorded.summary, liveness(recorded))).collect();
@@ -102,12 +104,11 @@ impl Status {
 
     /// Shows all events so far, then those that come while the rollout runs.
     async fn show(&self, journals: &Journals, id: &str) -> CommandResult {
-        let precondition = |error| Exit::Precondition.with(error);
-        let mut follower = journals.follow(id).map_err(precondition)?;
+        let mut follower = journals.follow(id)?;
         let mut reporter = self.display.reporter();
         loop {
             // A closed pipe has seen what it wanted to.
-            follower.look(|event, summary| _ = reporter.event(event, summary).ok()).map_err(precondition)?;
+            follower.look(|event, summary| _ = reporter.event(event, summary).ok())?;
             reporter.flush().ok();
             if !follower.is_running() {
                 break;
@@ -127,15 +128,14 @@ impl Status {
 impl Abort {
     pub(in crate::cli) fn run(self) -> CommandResult {
         let journals = self.state.journals();
-        let precondition = |error| Exit::Precondition.with(error);
         let id = match &self.id {
-            Some(id) => journals.find(id).map_err(precondition)?,
+            Some(id) => journals.find(id)?,
             None => only_running(&journals)?,
         };
-        let recorded = journals.read(&id).map_err(precondition)?;
+        let recorded = journals.read(&id)?;
         let rollout = recorded.summary.rollout.filter(|_| recorded.running);
-        let rollout = rollout.ok_or_else(|| Exit::Precondition.with(StatusError::NotRunning(id)))?;
-        journals.stop(rollout.id).map_err(precondition)?;
+        let rollout = rollout.ok_or_else(|| StatusError::NotRunning(id))?;
+        journals.stop(rollout.id)?;
         out::note(&format!(
             "Rollout {} sends nothing new. `homelab-deploy status {}` shows how it ends.",
             rollout.name(),
@@ -146,7 +146,7 @@ impl Abort {
 }
 
 /// The rollout whose id begins like this; without one the latest that runs, or else the latest.
-pub(in crate::cli) fn meant(journals: &Journals, id: Option<&str>) -> Result<String, CommandError> {
+fn meant(journals: &Journals, id: Option<&str>) -> Result<String, CommandError> {
     let found = match id {
         Some(id) => journals.find(id).map(Some),
         None => match running(journals) {
@@ -154,15 +154,14 @@ pub(in crate::cli) fn meant(journals: &Journals, id: Option<&str>) -> Result<Str
             _ => journals.latest(),
         },
     };
-    let found = found.map_err(|error| Exit::Precondition.with(error))?;
-    found.ok_or_else(|| Exit::Precondition.with(StatusError::None))
+    Ok(found?.ok_or(StatusError::None)?)
 }
 
 fn only_running(journals: &Journals) -> Result<String, CommandError> {
-    let mut running = running(journals).map_err(|error| Exit::Precondition.with(error))?;
+    let mut running = running(journals)?;
     match running.len() {
-        0 | 1 => running.pop().ok_or_else(|| Exit::Precondition.with(StatusError::NoneRuns)),
-        _ => Err(Exit::Precondition.with(StatusError::SeveralRun(running))),
+        0 | 1 => Ok(running.pop().ok_or(StatusError::NoneRuns)?),
+        _ => Err(StatusError::SeveralRun(running).into()),
     }
 }
 
@@ -171,4 +170,65 @@ fn running(journals: &Journals) -> Result<Vec<String>, JournalError> {
     let (all, _) = journals.all()?;
     let running = all.into_iter().filter(|recorded| recorded.running);
     Ok(running.filter_map(|recorded| Some(recorded.summary.rollout?.id.to_string())).collect())
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Report {
+    /// The beginning of the rollout's id [default: the one that runs, else the latest]
+    id: Option<String>,
+
+    /// What to write: a page for a browser, text for an issue, results for a CI system, or JSON
+    #[arg(long, value_enum, default_value_t = Format::Html)]
+    format: Format,
+
+    /// Write to this file instead of stdout
+    #[arg(long, short, value_name = "FILE")]
+    out: Option<PathBuf>,
+
+    #[command(flatten)]
+    state: StateArgs,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Format {
+    Html,
+    Markdown,
+    Junit,
+    Json,
+}
+
+#[derive(Debug, Error, Diagnostic)]
+enum ReportError {
+    #[error("nothing was recorded of rollout {0}")]
+    #[diagnostic(help("it ended before anything was sent"))]
+    Empty(String),
+    #[error("cannot write {path}: {error}", path = .0.display(), error = .1)]
+    #[diagnostic(help("give a file that you may write, or leave --out away"))]
+    Unwritable(PathBuf, #[source] io::Error),
+}
+
+impl Report {
+    pub(in crate::cli) fn run(self) -> CommandResult {
+        let journals = self.state.journals();
+        let id = meant(&journals, self.id.as_deref())?;
+        let recorded = journals.read(&id)?;
+        let liveness = if recorded.running { Liveness::Running } else { Liveness::Over };
+        let document = Document::of(&recorded.summary, liveness, clock::now());
+        let document = document.ok_or_else(|| ReportError::Empty(id))?;
+        let text = match self.format {
+            Format::Html => html(&document),
+            Format::Markdown => markdown(&document),
+            Format::Junit => junit(&document),
+            Format::Json => format!("{}\n", document.json()),
+        };
+        match self.out {
+            Some(path) => {
+                fs::write(&path, text).map_err(|error| ReportError::Unwritable(path, error))?;
+            }
+            None => {
+                out::data(&text);
+            }
+        }
+        Ok(Exit::Success)
+    }
 }

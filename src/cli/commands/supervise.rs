@@ -8,8 +8,8 @@ use clap::Args;
 use miette::Diagnostic;
 use thiserror::Error;
 
+use crate::cli::block_on;
 use crate::cli::exit::{CommandResult, Exit};
-use crate::cli::runtime;
 use crate::listener::UnitEnd;
 use crate::listener::supervisor::{RunDir, note_unit_end, supervise};
 use crate::notify::Notifier;
@@ -59,7 +59,7 @@ impl Supervise {
             note_unit_end(&dir, &end)
         } else {
             let starter = Notifier::new(self.notify_socket.as_deref());
-            runtime::block_on(async { supervise(dir, &starter?).await })?
+            block_on(async { supervise(dir, &starter?).await })?
         };
         supervised.map_err(|error| Exit::Failed.with(SuperviseError(self.run_dir, error)))?;
         Ok(Exit::Success)

@@ -13,7 +13,6 @@ const USER_FAILED: &str = "user activation for ";
 /// The unit by which each user's own activation runs. It is named like a unit of the system's when it cannot be started.
 const USER_ACTIVATION: &str = "nixos-activation.service";
 
-/// What is said when another process of that program goes on.
 const LOCKED: &str = "Could not acquire lock";
 
 /// What the check for changes that cannot be made to a running system says.
@@ -51,7 +50,6 @@ pub(in crate::listener) fn about_failed_units(lines: &[String]) -> Option<&str> 
     lines.iter().rev().find(|line| line.contains(UNITS_FAILED)).map(|line| without_label(line))
 }
 
-/// The units that are named as failed, in their order.
 pub(in crate::listener) fn failed_units(lines: &[String]) -> Vec<String> {
     names_after(UNITS_FAILED, about_failed_units(lines).unwrap_or_default())
 }
@@ -75,8 +73,7 @@ fn job_in(line: &str) -> Option<&str> {
     (is_unit && ["start", "restart", "reload", "stop"].contains(&verb)).then_some(unit)
 }
 
-/// What failed of the users' own services, in words: `dbus.service of alice`, or `the activation of alice` where no unit
-/// is named.
+/// What failed of the users' own services: `dbus.service of alice`, or `the activation of alice` where no unit is named.
 pub(in crate::listener) fn user_failures(lines: &[String]) -> Vec<String> {
     let mut failures = Vec::new();
     let mut units = Vec::new();
@@ -120,8 +117,7 @@ pub(in crate::listener) fn about_boot_loader(lines: &[String]) -> Option<String>
     Some(why.map_or_else(|| NO_BOOT_LOADER.to_owned(), |why| format!("{NO_BOOT_LOADER}: {}", why.trim())))
 }
 
-/// What it died of: the error and all that caused it, the first cause last. What one of its processes for a user died of
-/// is not it.
+/// What it died of: the error and its causes, the first one last. What one of its processes for a user died of is not it.
 pub(in crate::listener) fn cause_of_death(lines: &[String]) -> Option<String> {
     let after_users = lines.iter().rposition(|line| user_in(line).is_some()).map_or(0, |last| last + 1);
     let lines = lines.get(after_users..).unwrap_or_default();

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Where there is no folder in memory, the disk has it all. The copies have their room on the disk before the run begins, see
-//! [`spare`].
+//! [`files`](super::files).
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -19,22 +19,24 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::Spec;
 use super::files::{
-    BEFORE, FINAL, LOCK, REQUEST, RESULT, UNIT, draft, private_directory, remove, remove_all, tail_of, write,
-    write_durably,
+    BEFORE, COMMIT, FINAL, LOCK, PART, PHASE, REQUEST, RESULT, Record, UNIT, draft, private_directory, remove,
+    remove_all, tail_of, take_spare, write, write_durably,
 };
-use super::page::Part;
-use super::{RunResult, Spec, UnitEnd, spare};
-use crate::listener::snapshot::SystemSnapshot;
-use crate::protocol::{Commit, Phase, Response};
+use crate::protocol::{Phase, Response};
 
 /// How much of the output is looked at to tell what went wrong, in bytes.
 pub(in crate::listener) const TAIL_BYTES: usize = 64 * 1024;
 
 const TOLD: &str = "told";
+const CONFIRMED: &str = "confirmed";
+
+/// The link that `nixos-rebuild build` leaves to what it built, which keeps it from the garbage collector, too.
+const BUILT: &str = "result";
 
 /// What is copied to the disk, in the order in which it comes about.
-const COPIED: [&str; 5] = [REQUEST, BEFORE, RESULT, UNIT, FINAL];
+const COPIED: [&str; 5] = [REQUEST.0, BEFORE.0, RESULT.0, UNIT.0, FINAL.0];
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunDir {
@@ -50,7 +52,6 @@ impl RunDir {
         Self { live, kept }
     }
 
-    /// The run that has everything in this directory.
     pub fn in_one(path: PathBuf) -> Self {
         Self { kept: path.clone(), live: path }
     }
@@ -71,7 +72,7 @@ impl RunDir {
     /// Makes the directories with what to run in them. The lock that comes back keeps everyone else from it.
     pub(in crate::listener) fn create(&self, spec: &Spec) -> io::Result<File> {
         // Where there is none, the disk may have room for all that.
-        spare::take(&self.kept).ok();
+        take_spare(&self.kept).ok();
         private_directory(&self.live)?;
         let lock = self.lock()?;
         self.clear()?;
@@ -82,7 +83,7 @@ impl RunDir {
     /// Removes what a run of the same key may have left that could not be read any more.
     fn clear(&self) -> io::Result<()> {
         let (output, previous) = self.output_files();
-        let leftovers = ["phase", "commit", "part", BEFORE, "confirmed", "result", RESULT, UNIT, FINAL, TOLD];
+        let leftovers = [PHASE.0, COMMIT.0, PART.0, BEFORE.0, CONFIRMED, BUILT, RESULT.0, UNIT.0, FINAL.0, TOLD];
         for file in leftovers.iter().flat_map(|name| [self.live.join(name), self.kept.join(name)]) {
             remove(&file)?;
         }
@@ -98,8 +99,7 @@ impl RunDir {
         Ok(file)
     }
 
-    /// The same for the supervisor, which waits: a check whether the run has a supervisor holds the lock for a
-    /// moment.
+    /// The same for the supervisor, which waits: a check whether the run has one holds the lock for a moment.
     pub(in crate::listener) fn wait_for_lock(&self) -> io::Result<File> {
         let file = self.lock_file()?;
         file.lock()?;
@@ -110,14 +110,13 @@ impl RunDir {
         File::create(self.live.join(LOCK))
     }
 
-    /// Whether some process has the lock.
     pub(in crate::listener) fn is_in_hand(&self) -> bool {
         self.lock().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// Writes down what must be known for sure: here at once, and on the disk unless that is full. What is missing there
     /// is copied [later](Self::settle).
-    fn keep(&self, name: &str, value: &impl Serialize) -> io::Result<()> {
+    pub(in crate::listener) fn keep<T: Serialize>(&self, Record(name, _): Record<T>, value: &T) -> io::Result<()> {
         let bytes = serde_json::to_vec(value)?;
         if self.live == self.kept {
             return write_durably(&self.kept, name, &bytes);
@@ -130,11 +129,16 @@ impl RunDir {
     }
 
     /// Writes down what nobody needs after a reboot.
-    fn note(&self, name: &str, value: &impl Serialize) -> io::Result<()> {
+    pub(in crate::listener) fn note<T: Serialize>(&self, Record(name, _): Record<T>, value: &T) -> io::Result<()> {
         write(&self.live, name, &serde_json::to_vec(value)?)
     }
 
-    fn read<T: DeserializeOwned>(&self, name: &str) -> io::Result<T> {
+    /// What was written down, if it was and can be read.
+    pub(in crate::listener) fn get<T: DeserializeOwned>(&self, record: Record<T>) -> Option<T> {
+        self.read(record).ok()
+    }
+
+    fn read<T: DeserializeOwned>(&self, Record(name, _): Record<T>) -> io::Result<T> {
         Ok(serde_json::from_slice(&fs::read(self.live.join(name))?)?)
     }
 
@@ -155,7 +159,7 @@ impl RunDir {
     pub fn spec(&self) -> io::Result<Spec> {
         // One of the two may be damaged.
         self.read(REQUEST).or_else(|error| {
-            let copy = fs::read(self.kept.join(REQUEST)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+            let copy = fs::read(self.kept.join(REQUEST.0)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
             copy.ok_or(error)
         })
     }
@@ -177,24 +181,9 @@ impl RunDir {
         remove(&self.environment_file())
     }
 
-    /// Where the supervisor's own complaints go.
-    pub(in crate::listener) fn supervisor_log(&self) -> io::Result<File> {
-        File::create(self.live.join("supervisor.log"))
-    }
-
     /// The output of the program, and the part of it that was set aside to bound it.
     pub(in crate::listener) fn output_files(&self) -> (PathBuf, PathBuf) {
         (self.kept.join("output.log"), self.kept.join("output.log.1"))
-    }
-
-    /// Notes where the part of the output begins that is about to become the current one.
-    pub(in crate::listener) fn write_part(&self, part: &Part) -> io::Result<()> {
-        self.note("part", part)
-    }
-
-    /// Where the current part of the output begins, or the one that is about to become it.
-    pub(in crate::listener) fn part(&self) -> Option<Part> {
-        self.read("part").ok()
     }
 
     /// The last part of the output, as far as the disk took it.
@@ -211,90 +200,42 @@ impl RunDir {
         String::from_utf8_lossy(&tail).into_owned()
     }
 
-    pub(in crate::listener) fn write_phase(&self, phase: Phase) -> io::Result<()> {
-        self.note("phase", &phase)
-    }
-
     pub(in crate::listener) fn phase(&self) -> Phase {
-        self.read("phase").unwrap_or(Phase::Resolve)
+        self.get(PHASE).unwrap_or(Phase::Resolve)
     }
 
-    /// Notes which commit the revision of the request stands for.
-    pub(in crate::listener) fn write_commit(&self, commit: &Commit) -> io::Result<()> {
-        self.note("commit", commit)
-    }
-
-    /// The commit that is deployed, once it is known.
-    pub(in crate::listener) fn commit(&self) -> Option<Commit> {
-        self.read("commit").ok()
-    }
-
-    /// Notes what was so on the host before the run: it is what the host can return to.
-    pub(in crate::listener) fn write_before(&self, facts: &SystemSnapshot) -> io::Result<()> {
-        self.keep(BEFORE, facts)
-    }
-
-    /// What was so on the host before the run; `None` when it did not get so far.
-    pub(in crate::listener) fn before(&self) -> Option<SystemSnapshot> {
-        self.read(BEFORE).ok()
-    }
-
-    /// What was built. `nixos-rebuild build` leaves a link to it, which keeps it from the garbage collector, too.
     pub(in crate::listener) fn built(&self) -> Option<String> {
-        let path = fs::read_link(self.built_link()).ok()?.into_os_string().into_string().ok()?;
+        let path = fs::read_link(self.live.join(BUILT)).ok()?.into_os_string().into_string().ok()?;
         Some(path).filter(|path| path.starts_with("/nix/store/"))
     }
 
     /// Lets the garbage collector have what was built, unless something else keeps it.
     pub(in crate::listener) fn forget_built(&self) -> io::Result<()> {
-        remove(&self.built_link())
-    }
-
-    fn built_link(&self) -> PathBuf {
-        self.live.join("result")
+        remove(&self.live.join(BUILT))
     }
 
     /// Notes that the host was heard from after it activated what was asked for. After a reboot nobody waits for that.
     pub(in crate::listener) fn write_confirmed(&self) -> io::Result<()> {
-        fs::write(self.live.join("confirmed"), "")
+        fs::write(self.live.join(CONFIRMED), "")
     }
 
-    /// Whether the host was heard from.
     pub(in crate::listener) fn is_confirmed(&self) -> bool {
-        self.live.join("confirmed").exists()
+        self.live.join(CONFIRMED).exists()
     }
 
     /// Forgets that the host was heard from: that was before there was anything to confirm.
     pub(in crate::listener) fn forget_confirmed(&self) -> io::Result<()> {
-        remove(&self.live.join("confirmed"))
-    }
-
-    pub(in crate::listener) fn write_result(&self, result: &RunResult) -> io::Result<()> {
-        self.keep(RESULT, result)
-    }
-
-    /// How the run ended; `None` when it did not get to say so.
-    pub(in crate::listener) fn result(&self) -> Option<RunResult> {
-        self.read(RESULT).ok()
-    }
-
-    pub(in crate::listener) fn write_unit_end(&self, end: &UnitEnd) -> io::Result<()> {
-        self.keep(UNIT, end)
-    }
-
-    /// How the unit of the run ended; `None` when it has not, or when the run had none.
-    pub(in crate::listener) fn unit_end(&self) -> Option<UnitEnd> {
-        self.read(UNIT).ok()
+        remove(&self.live.join(CONFIRMED))
     }
 
     /// Whether the run, or its unit, has noted how it ended.
     pub(in crate::listener) fn has_ended(&self) -> bool {
-        [RESULT, UNIT].iter().any(|file| self.live.join(file).exists())
+        [RESULT.0, UNIT.0].iter().any(|file| self.live.join(file).exists())
     }
 
     /// Whether it has been concluded. The caller should have the lock.
     pub(in crate::listener) fn is_concluded(&self) -> bool {
-        [RESULT, FINAL].iter().any(|file| self.live.join(file).exists())
+        [RESULT.0, FINAL.0].iter().any(|file| self.live.join(file).exists())
     }
 
     /// Notes that the server has been given what the deployer is told in the end. Not durable: in doubt it is told again.
@@ -303,13 +244,8 @@ impl RunDir {
         if self.live == self.kept { Ok(()) } else { fs::write(self.kept.join(TOLD), "") }
     }
 
-    /// Whether the server has been given what the deployer is told in the end.
     pub(in crate::listener) fn was_told(&self) -> bool {
         self.live.join(TOLD).exists()
-    }
-
-    pub(in crate::listener) fn write_final(&self, response: &Response) -> io::Result<()> {
-        self.keep(FINAL, response)
     }
 
     /// What the deployer is told in the end; `None` when the run was not concluded yet.
@@ -321,14 +257,13 @@ impl RunDir {
         }
     }
 
-    /// Removes the output, which is what takes room on the disk, and room that was not used; and from memory what the disk has
-    /// all of.
+    /// Removes the output and the room that was not used from the disk, and from memory what the disk has all of.
     pub(in crate::listener) fn shrink(&self) -> io::Result<()> {
         let (current, previous) = self.output_files();
         remove(&current)?;
         remove(&previous)?;
         COPIED.iter().try_for_each(|name| remove(&draft(&self.kept, name)))?;
-        if self.live != self.kept && self.kept.join(FINAL).exists() { remove_all(&self.live) } else { Ok(()) }
+        if self.live != self.kept && self.kept.join(FINAL.0).exists() { remove_all(&self.live) } else { Ok(()) }
     }
 
     pub(in crate::listener) fn remove(&self) -> io::Result<()> {

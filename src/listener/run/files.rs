@@ -1,16 +1,50 @@
-//! The files of a run: how they are called, written and removed.
+//! The files of a run: what is in them, how they are written and removed, and the room on the disk for runs that find it full.
+//!
+//! That room is the directories of the next runs, made while there is room. Each file that is to outlive a reboot is there
+//! already, as long as it may become, and is written over. A disk that writes in place, as most do, needs no more room for that.
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::marker::PhantomData;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use super::page::Part;
+use super::{RunResult, Spec, UnitEnd};
+use crate::listener::snapshot::SystemSnapshot;
+use crate::protocol::{Commit, Phase, Response};
+
+/// A file of a run that holds one value.
+pub struct Record<T>(pub(super) &'static str, pub(super) PhantomData<fn() -> T>);
+
 pub(super) const LOCK: &str = "lock";
-pub(super) const REQUEST: &str = "request.json";
-pub(super) const BEFORE: &str = "before.json";
-pub(super) const RESULT: &str = "result.json";
-pub(super) const UNIT: &str = "unit.json";
-pub(super) const FINAL: &str = "final.json";
+
+pub(in crate::listener) const REQUEST: Record<Spec> = Record("request.json", PhantomData);
+/// What was so on the host before the run: it is what the host can return to.
+pub(in crate::listener) const BEFORE: Record<SystemSnapshot> = Record("before.json", PhantomData);
+/// How the run ended, as it says itself.
+pub(in crate::listener) const RESULT: Record<RunResult> = Record("result.json", PhantomData);
+/// How the unit of the run ended, if it had one.
+pub(in crate::listener) const UNIT: Record<UnitEnd> = Record("unit.json", PhantomData);
+/// What the deployer is told in the end.
+pub(in crate::listener) const FINAL: Record<Response> = Record("final.json", PhantomData);
+pub(in crate::listener) const PHASE: Record<Phase> = Record("phase", PhantomData);
+/// The commit that is deployed, once it is known.
+pub(in crate::listener) const COMMIT: Record<Commit> = Record("commit", PhantomData);
+/// Where the current part of the output begins, or the one that is about to become it.
+pub(in crate::listener) const PART: Record<Part> = Record("part", PhantomData);
+
+/// How many runs in a row can be kept on a full disk.
+const SPARES: usize = 3;
+
+/// The folder of these directories, beside that of all runs.
+const SPARES_FOLDER: &str = "spares";
+
+const KIB: usize = 1024;
+
+/// The room for each file, in bytes. The last lines of the log take the most.
+const ROOM: [(&str, usize); 5] =
+    [(REQUEST.0, 8 * KIB), (BEFORE.0, 8 * KIB), (RESULT.0, 40 * KIB), (UNIT.0, KIB), (FINAL.0, 40 * KIB)];
 
 /// Makes a directory that only its owner can look into: output may tell secrets. One that exists is fine.
 pub(super) fn private_directory(path: &Path) -> io::Result<()> {
@@ -77,4 +111,37 @@ pub(super) fn tail_of(path: &Path, bytes: usize) -> Vec<u8> {
         Ok(tail)
     };
     read().unwrap_or_default()
+}
+
+/// Makes those that are missing, for the runs in this folder.
+pub(in crate::listener) fn prepare_spares(runs: &Path) -> io::Result<()> {
+    let new = runs.with_file_name(SPARES_FOLDER).join("new");
+    for spare in spares(runs).filter(|spare| !spare.exists()) {
+        make_spare(&new).and_then(|()| fs::rename(&new, spare)).inspect_err(|_| drop(remove_all(&new)))?;
+    }
+    Ok(())
+}
+
+fn make_spare(directory: &Path) -> io::Result<()> {
+    remove_all(directory)?;
+    private_directory(directory)?;
+    File::create(directory.join(LOCK))?;
+    for (name, bytes) in ROOM {
+        File::create(draft(directory, name))?.write_all(&vec![b' '; bytes])?;
+    }
+    Ok(())
+}
+
+/// Makes one the directory of a run, unless there is one already. An error is that there is none.
+pub(super) fn take_spare(directory: &Path) -> io::Result<()> {
+    let runs = directory.parent().unwrap_or(directory);
+    spares(runs)
+        .map(|spare| fs::rename(spare, directory))
+        .find(Result::is_ok)
+        .unwrap_or(Err(io::ErrorKind::NotFound.into()))
+}
+
+fn spares(runs: &Path) -> impl Iterator<Item = PathBuf> {
+    let folder = runs.with_file_name(SPARES_FOLDER);
+    (1..=SPARES).map(move |number| folder.join(number.to_string()))
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::RunDir;
+use super::{RunDir, files};
 
 /// Where a part of the output begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,7 +29,7 @@ impl OutputPage {
     /// The page that begins there, or where the output that is kept begins; `None` when nothing is kept.
     pub(in crate::listener) fn read(dir: &RunDir, offset: u64, most: usize) -> io::Result<Option<Self>> {
         let (current, previous) = dir.output_files();
-        let (current, part) = (open(&current)?, dir.part());
+        let (current, part) = (open(&current)?, dir.get(files::PART));
         let previous = open(&previous)?;
         if current.is_none() && previous.is_none() {
             return Ok(None);
@@ -101,11 +101,11 @@ mod tests {
         fs::write(&current, "23456").unwrap();
         let inode = |path: &Path| fs::metadata(path).unwrap().ino();
         let asked = |place| page(&dir, place, 3);
-        dir.write_part(&Part { inode: inode(&current), start: 2 }).unwrap();
+        dir.note(files::PART, &Part { inode: inode(&current), start: 2 }).unwrap();
         assert_eq!([asked(0), asked(5)], [(2, "234".to_owned(), false), (5, "56".to_owned(), true)]);
 
         fs::write(&next, "").unwrap();
-        dir.write_part(&Part { inode: inode(&next), start: 7 }).unwrap();
+        dir.note(files::PART, &Part { inode: inode(&next), start: 7 }).unwrap();
         assert_eq!([asked(0), asked(5)], [(2, "234".to_owned(), false), (5, "56".to_owned(), true)]);
         fs::rename(&current, &previous).unwrap();
         assert_eq!([asked(0), asked(5)], [(2, "234".to_owned(), false), (5, "56".to_owned(), false)]);

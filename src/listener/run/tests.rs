@@ -45,7 +45,8 @@ fn config() -> Config {
         system_keys: Vec::new(),
         deploy_subjects: Vec::new(),
         discover_subject: "deploy.discover".parse().unwrap(),
-        limits: Limits { timeout: Duration::from_mins(10), grace: Duration::from_secs(10) },
+        timeout: Duration::from_mins(10),
+        grace: Duration::from_secs(10),
         user_units: UserUnits::Fail,
         heartbeat: Duration::from_secs(30),
         metrics_listen: None,
@@ -71,7 +72,7 @@ fn a_run_is_locked_from_the_moment_it_exists() {
     give_back(&lock);
     assert!(dir.lock().is_ok());
     assert_eq!(dir.spec().unwrap(), spec("a"));
-    assert_eq!(dir.result(), None);
+    assert_eq!(dir.get(files::RESULT), None);
     assert!(dir.final_response().unwrap().is_none());
 }
 
@@ -96,24 +97,21 @@ fn nothing_of_an_earlier_run_is_taken_for_this_ones() {
     let dir = RunDir::in_one(folder.path().join("run"));
     drop(dir.create(&spec("a")).unwrap());
     let now = Timestamp::UNIX_EPOCH;
-    let verdict = Verdict::failed(crate::protocol::ErrorCode::Timeout, "");
-    dir.write_result(&RunResult {
-        verdict,
-        started_at: now,
-        ended_at: now,
-        after: SystemSnapshot::default(),
-        tail: Vec::new(),
-    })
+    let verdict = Verdict::failed(ErrorCode::Timeout, "");
+    dir.keep(
+        files::RESULT,
+        &RunResult { verdict, started_at: now, ended_at: now, after: SystemSnapshot::default(), tail: Vec::new() },
+    )
     .unwrap();
-    dir.write_before(&SystemSnapshot::default()).unwrap();
-    dir.write_commit(&"8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b".parse().unwrap()).unwrap();
+    dir.keep(files::BEFORE, &SystemSnapshot::default()).unwrap();
+    dir.note(files::COMMIT, &"8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b".parse().unwrap()).unwrap();
     fs::write(dir.output_files().0, "old").unwrap();
-    dir.write_phase(Phase::Activate).unwrap();
-    dir.write_final(&Response::new("ns1".parse().unwrap(), crate::protocol::Status::Completed, "")).unwrap();
+    dir.note(files::PHASE, &Phase::Activate).unwrap();
+    dir.keep(files::FINAL, &Response::new("ns1".parse().unwrap(), Status::Completed, "")).unwrap();
 
     let _lock = dir.create(&spec("a")).unwrap();
-    assert_eq!((dir.result(), dir.phase(), dir.output_tail().as_str()), (None, Phase::Resolve, ""));
-    assert_eq!((dir.before(), dir.commit()), (None, None));
+    assert_eq!((dir.get(files::RESULT), dir.phase(), dir.output_tail().as_str()), (None, Phase::Resolve, ""));
+    assert_eq!((dir.get(files::BEFORE), dir.get(files::COMMIT)), (None, None));
     assert_eq!(dir.final_response().unwrap(), None);
     assert!(dir.create(&spec("a")).is_err(), "a run that goes on is not begun again");
 }
@@ -149,19 +147,19 @@ fn what_must_be_known_needs_no_room_on_the_disk() {
     let lock = dir.create(&spec("a")).unwrap();
     assert_eq!(dir.lock().unwrap_err().kind(), io::ErrorKind::WouldBlock);
     drop(lock);
-    dir.write_before(&SystemSnapshot::default()).unwrap();
-    dir.write_phase(Phase::Confirm).unwrap();
+    dir.keep(files::BEFORE, &SystemSnapshot::default()).unwrap();
+    dir.note(files::PHASE, &Phase::Confirm).unwrap();
     dir.write_confirmed().unwrap();
     dir.write_environment("A=1").unwrap();
     let now = Timestamp::UNIX_EPOCH;
-    let verdict = Verdict::failed(crate::protocol::ErrorCode::Timeout, "");
+    let verdict = Verdict::failed(ErrorCode::Timeout, "");
     let result =
         RunResult { verdict, started_at: now, ended_at: now, after: SystemSnapshot::default(), tail: Vec::new() };
-    dir.write_result(&result).unwrap();
-    let response = Response::new("ns1".parse().unwrap(), crate::protocol::Status::Completed, "");
-    dir.write_final(&response).unwrap();
-    assert_eq!((dir.spec().unwrap(), dir.before()), (spec("a"), Some(SystemSnapshot::default())));
-    assert_eq!((dir.phase(), dir.is_confirmed(), dir.result()), (Phase::Confirm, true, Some(result)));
+    dir.keep(files::RESULT, &result).unwrap();
+    let response = Response::new("ns1".parse().unwrap(), Status::Completed, "");
+    dir.keep(files::FINAL, &response).unwrap();
+    assert_eq!((dir.spec().unwrap(), dir.get(files::BEFORE)), (spec("a"), Some(SystemSnapshot::default())));
+    assert_eq!((dir.phase(), dir.is_confirmed(), dir.get(files::RESULT)), (Phase::Confirm, true, Some(result)));
     assert_eq!(dir.final_response().unwrap(), Some(response));
     assert!(dir.settle().is_err());
 }
@@ -173,16 +171,16 @@ fn what_outlives_a_reboot_is_copied_as_soon_as_there_is_room() {
     fs::write(folder.path().join("disk"), "in the way").unwrap();
     let dir = RunDir::new(live.clone(), kept.clone());
     drop(dir.create(&spec("a")).unwrap());
-    dir.write_before(&SystemSnapshot::default()).unwrap();
+    dir.keep(files::BEFORE, &SystemSnapshot::default()).unwrap();
     dir.settle().unwrap_err();
     fs::remove_file(folder.path().join("disk")).unwrap();
-    dir.write_final(&Response::new("ns1".parse().unwrap(), crate::protocol::Status::Completed, "")).unwrap();
+    dir.keep(files::FINAL, &Response::new("ns1".parse().unwrap(), Status::Completed, "")).unwrap();
     dir.settle().unwrap();
 
     // The reboot.
     fs::remove_dir_all(live).unwrap();
     let dir = RunDir::in_one(kept);
-    assert_eq!((dir.spec().unwrap(), dir.before()), (spec("a"), Some(SystemSnapshot::default())));
+    assert_eq!((dir.spec().unwrap(), dir.get(files::BEFORE)), (spec("a"), Some(SystemSnapshot::default())));
     assert!(dir.final_response().unwrap().is_some());
 }
 
@@ -206,7 +204,7 @@ fn memory_is_given_back_once_the_disk_has_it_all() {
     drop(dir.create(&spec("a")).unwrap());
     dir.shrink().unwrap();
     assert!(live.exists(), "the disk does not have its end");
-    dir.write_final(&Response::new("ns1".parse().unwrap(), crate::protocol::Status::Completed, "")).unwrap();
+    dir.keep(files::FINAL, &Response::new("ns1".parse().unwrap(), Status::Completed, "")).unwrap();
     dir.shrink().unwrap();
     assert!(!live.exists() && kept.join("final.json").exists());
     dir.remove().unwrap();
@@ -226,21 +224,23 @@ fn a_run_is_written_over_room_that_was_there_before() {
     let room = inodes("spares/1", ".new");
     let dir = RunDir::new(at("live"), at("runs/a"));
     drop(dir.create(&spec("a")).unwrap());
-    dir.write_before(&SystemSnapshot::default()).unwrap();
+    dir.keep(files::BEFORE, &SystemSnapshot::default()).unwrap();
     let now = Timestamp::UNIX_EPOCH;
-    let verdict = Verdict::failed(crate::protocol::ErrorCode::Timeout, "");
-    dir.write_result(&RunResult {
-        verdict,
-        started_at: now,
-        ended_at: now,
-        after: SystemSnapshot::default(),
-        tail: Vec::new(),
-    })
+    let verdict = Verdict::failed(ErrorCode::Timeout, "");
+    dir.keep(
+        files::RESULT,
+        &RunResult { verdict, started_at: now, ended_at: now, after: SystemSnapshot::default(), tail: Vec::new() },
+    )
     .unwrap();
-    dir.write_final(&Response::new("ns1".parse().unwrap(), crate::protocol::Status::Completed, "")).unwrap();
+    dir.keep(files::FINAL, &Response::new("ns1".parse().unwrap(), Status::Completed, "")).unwrap();
     assert_eq!(inodes("runs/a", ""), room);
     let kept = RunDir::in_one(at("runs/a"));
-    assert!(kept.spec().is_ok() && kept.before().is_some() && kept.result().is_some() && kept.lock().is_ok());
+    assert!(
+        kept.spec().is_ok()
+            && kept.get(files::BEFORE).is_some()
+            && kept.get(files::RESULT).is_some()
+            && kept.lock().is_ok()
+    );
 
     // What was not used is given back with the output, and the next run has its room.
     assert!(at("runs/a/unit.json.new").exists() && !at("spares/1").exists());

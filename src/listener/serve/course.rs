@@ -6,13 +6,11 @@ use std::time::Duration;
 use tokio::task::{JoinError, spawn_blocking};
 
 use super::{Service, heartbeat, pace};
-use crate::listener::problems::Kind;
-use crate::listener::publisher::{Delivery, Link};
-use crate::listener::rebuild::{self, Finished, HostContext, RunEvent, StartError, Watcher};
+use crate::listener::problems::{self, ASK_AGAIN, Kind};
+use crate::listener::rebuild::{self, Finished, RunEvent, Watcher};
 use crate::listener::run::{RunDir, Spec};
 use crate::listener::state_dir::Undelivered;
-use crate::listener::surroundings::{self, ASK_AGAIN};
-use crate::protocol::{Phase, Response};
+use crate::protocol::{Commit, Phase, Response};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
@@ -22,17 +20,11 @@ pub(super) enum Stage {
     Concluding,
 }
 
-/// Whether ends of runs are on their way to the server. One batch at a time: the next one may be the same again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum DeliveryState {
-    Idle,
-    OnItsWay,
-}
-
 /// A part of a run that takes time, and is over.
 #[derive(Debug)]
 pub(super) enum Step {
-    Begun(Result<Watcher, StartError>),
+    /// It goes on, or could not be begun and has ended so.
+    Begun(Result<Watcher, Box<Response>>),
     RunEvent(RunEvent),
     Concluded(Box<Response>),
     /// The server has been given all that were on their way.
@@ -41,10 +33,8 @@ pub(super) enum Step {
     Lost(Vec<Undelivered>),
     /// It was tried to ask where the flake is from; why it was not possible.
     FlakeAsked(Option<String>),
-    /// What was too old is forgotten.
-    Forgotten,
-    /// A page of a log was given out.
-    PageGiven,
+    /// What was too old is forgotten, or a page of a log was given out.
+    Done,
 }
 
 impl Service {
@@ -57,14 +47,15 @@ impl Service {
             }
             None => tracing::error!(key = spec.key, "a second run goes on; it is concluded at the next start"),
             Some(over) => {
-                let response = rebuild::conclude(&over, &dir, &spec, self.site());
+                let response = rebuild::conclude(&over, &dir, &spec, self.boot_id.as_deref(), self.previous());
                 self.concluded(dir, spec, response);
             }
         }
     }
 
-    fn site(&self) -> HostContext {
-        HostContext { boot_id: self.boot_id.clone(), previous: self.ledger.deployed_last().cloned() }
+    /// The commit that this listener brought to run last, for a system that does not say its own.
+    fn previous(&self) -> Option<Commit> {
+        self.ledger.last_deployed.as_ref().map(|deployed| deployed.commit.clone())
     }
 
     pub(super) async fn step(&mut self, step: Result<Step, JoinError>) {
@@ -74,17 +65,20 @@ impl Service {
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };
         match step {
-            Step::Begun(begun) => self.begun(begun).await,
+            Step::Begun(Ok(watch)) => {
+                self.watch(watch);
+                self.tell_progress().await;
+            }
+            Step::Begun(Err(response)) | Step::Concluded(response) => self.ended(*response),
             Step::RunEvent(RunEvent::Phase(watch)) => self.next_phase(watch).await,
             Step::RunEvent(RunEvent::Finished(over)) => self.conclude(over),
-            Step::Concluded(response) => self.ended(*response),
             Step::Delivered => {
-                self.mail = DeliveryState::Idle;
+                self.delivering = false;
                 self.deliver();
             }
-            Step::Forgotten | Step::PageGiven => {}
+            Step::Done => {}
             Step::Lost(untold) => {
-                self.mail = DeliveryState::Idle;
+                self.delivering = false;
                 self.untold.splice(..0, untold);
                 self.deliver();
             }
@@ -96,28 +90,14 @@ impl Service {
         }
     }
 
-    /// Asks, after a while, where the flake is from.
     pub(super) fn ask_flake(&mut self, after: Duration) {
         let flake = self.config.flake.clone();
-        self.steps.spawn(async move { Step::FlakeAsked(surroundings::ask(flake, after).await) });
-    }
-
-    async fn begun(&mut self, begun: Result<Watcher, StartError>) {
-        match begun {
-            Ok(watch) => {
-                self.watch(watch);
-                self.tell_progress().await;
-            }
-            Err(why) => {
-                let Some((dir, spec)) = self.current() else { return };
-                self.ended(rebuild::not_begun(&why, &dir, &spec));
-            }
-        }
+        self.steps.spawn(async move { Step::FlakeAsked(problems::ask(flake, after).await) });
     }
 
     /// The run that goes on, and where it is kept.
     fn current(&self) -> Option<(RunDir, Spec)> {
-        let spec = self.ledger.current()?.spec.clone();
+        let spec = self.ledger.current.as_ref()?.spec.clone();
         Some((self.memory.run_dir(&spec.key), spec))
     }
 
@@ -128,7 +108,7 @@ impl Service {
     }
 
     async fn next_phase(&mut self, watch: Watcher) {
-        let phase = watch.phase();
+        let phase = watch.phase;
         self.follow(watch);
         if phase == Phase::Confirm {
             // That the host can be reached is to be proven, and a connection from before the activation proves nothing:
@@ -140,15 +120,17 @@ impl Service {
     }
 
     fn follow(&mut self, watch: Watcher) {
-        self.heartbeat = heartbeat(pace(&self.config, watch.phase()));
+        self.heartbeat = heartbeat(pace(&self.config, watch.phase));
         self.steps.spawn(async { Step::RunEvent(watch.news().await) });
     }
 
     fn conclude(&mut self, over: Finished) {
         let Some((dir, spec)) = self.current() else { return };
         self.stage = Stage::Concluding;
-        let site = self.site();
-        self.steps.spawn_blocking(move || Step::Concluded(Box::new(rebuild::conclude(&over, &dir, &spec, site))));
+        let (boot_id, previous) = (self.boot_id.clone(), self.previous());
+        self.steps.spawn_blocking(move || {
+            Step::Concluded(Box::new(rebuild::conclude(&over, &dir, &spec, boot_id.as_deref(), previous)))
+        });
     }
 
     /// The run that went on has come to this.
@@ -165,33 +147,32 @@ impl Service {
             key = spec.key, status = %response.status, error = response.error.as_ref().map(ToString::to_string),
             "{}", response.message
         );
-        self.untold.push(Undelivered::new(dir.clone(), spec.reply_to.clone(), response.clone()));
+        let (reply_to, told) = (spec.reply_to.clone(), response.clone());
+        self.untold.push(Undelivered { dir: dir.clone(), reply_to, response: told });
         self.ledger.ended(spec, response);
-        self.signs.run_ended(&self.ledger);
-        let too_old = self.memory.ended(dir);
+        self.metrics.send_modify(|metrics| metrics.count_last(&self.ledger));
+        let forget = self.memory.ended(dir);
         self.steps.spawn_blocking(move || {
-            too_old.forget();
-            Step::Forgotten
+            forget();
+            Step::Done
         });
     }
 
     /// Hands the server the ends of runs that it does not have yet. Without a connection that waits for the next one.
     pub(super) fn deliver(&mut self) {
-        if self.untold.is_empty() || self.mail == DeliveryState::OnItsWay || self.voice.link == Link::Down {
+        if self.untold.is_empty() || self.delivering || !self.voice.connected {
             return;
         }
-        self.mail = DeliveryState::OnItsWay;
+        self.delivering = true;
         let untold = mem::take(&mut self.untold);
         let voice = self.voice.clone();
         self.steps.spawn(async move {
-            match voice.deliver(&untold).await {
-                Delivery::Certain => {
-                    // It is told again in doubt, and no slow disk holds up the loop.
-                    spawn_blocking(move || untold.iter().for_each(Undelivered::told)).await.ok();
-                    Step::Delivered
-                }
-                Delivery::Unknown => Step::Lost(untold),
+            if !voice.deliver(&untold).await {
+                return Step::Lost(untold);
             }
+            // It is told again in doubt, and no slow disk holds up the loop.
+            spawn_blocking(move || untold.iter().for_each(Undelivered::told)).await.ok();
+            Step::Delivered
         });
     }
 }

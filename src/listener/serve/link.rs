@@ -5,8 +5,7 @@ use crate::bus::{BusEvent, Operation, Violation};
 use crate::clock;
 use crate::listener::ListenerError;
 use crate::listener::problems::Kind;
-use crate::listener::publisher::Link;
-use crate::listener::rights::{May, Rights};
+use crate::listener::publisher::{May, Rights};
 use crate::protocol::subject::discover_tier;
 use crate::protocol::{Place, ReplySubject, Subject};
 
@@ -14,18 +13,16 @@ impl Service {
     /// Hears requests, which wait until it is known where they can be answered.
     pub(super) async fn hear_requests(&mut self) -> Result<(), ListenerError> {
         for subject in &self.config.deploy_subjects {
-            self.voice.hear(subject, &mut self.requests).await?;
+            self.requests.subscribe(&self.voice.client, subject).await?;
         }
         self.try_rights().await;
         Ok(())
     }
 
-    /// Subscribes to roll calls. Not before the rights are known: anyone may ask, and in a flood of questions the
-    /// refusals could get lost.
+    /// Subscribes to roll calls, once the rights are known: in a flood of questions the refusals could get lost.
     pub(super) async fn hear_questions(&mut self) -> Result<(), ListenerError> {
-        let discover = &self.config.discover_subject;
-        for subject in [discover, &discover_tier(discover, self.config.tier)] {
-            self.voice.hear(subject, &mut self.questions).await?;
+        for subject in [&self.config.discover_subject, &self.tiers_questions()] {
+            self.questions.subscribe(&self.voice.client, subject).await?;
         }
         self.voice.flush().await;
         let subjects: Vec<&str> = self.config.deploy_subjects.iter().map(Subject::as_str).collect();
@@ -39,20 +36,20 @@ impl Service {
             BusEvent::Up => {
                 tracing::info!("connected again");
                 self.lockout.over();
-                self.voice.link = Link::Up;
+                self.voice.connected = true;
                 self.problems.solved(Kind::CannotHear);
                 self.try_rights().await;
                 self.repeat_state().await;
             }
             BusEvent::Down => {
                 tracing::warn!("connection lost");
-                self.voice.link = Link::Down;
+                self.voice.connected = false;
                 self.trial = None;
             }
             BusEvent::Refused(violation) => self.refused(&violation),
             BusEvent::SlowConsumer => {
                 if let Some(trial) = &mut self.trial {
-                    trial.muddle();
+                    trial.muddled = true;
                 }
                 self.complain(|| "too many messages at once: some are lost".to_owned());
             }
@@ -65,21 +62,12 @@ impl Service {
         Ok(())
     }
 
-    /// Tries what the server lets this listener publish.
     async fn try_rights(&mut self) {
         if let Some(echo) = self.config.deploy_subjects.first() {
             self.trial = Some(self.voice.try_rights(echo).await);
         }
     }
 
-    /// The server has answered by itself to what was published.
-    pub(super) fn echo(&mut self) {
-        if let Some(trial) = &mut self.trial {
-            trial.read();
-        }
-    }
-
-    /// It is known what the server lets this listener publish.
     pub(super) fn rights_known(&mut self) {
         let Some(trial) = self.trial.take() else { return };
         let (before, rights) = (self.voice.rights, trial.outcome(self.voice.rights));
@@ -142,7 +130,7 @@ impl Service {
     async fn repeat_state(&mut self) {
         self.tell_progress().await;
         if self.untold.is_empty()
-            && let Some((spec, response)) = self.ledger.last()
+            && let Some((spec, response)) = &self.ledger.last
             && response.at.is_some_and(|at| clock::now().duration_since(at) < REPEAT_FINAL_FOR)
         {
             self.voice.say(&spec.reply_to, response).await;

@@ -1,9 +1,7 @@
 //! The logs of runs, which are given out a page at a time.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
@@ -14,23 +12,13 @@ use crate::protocol::log::MAX_PAGE_BYTES;
 use crate::protocol::{LogAnswer, LogPage, LogPlace, LogRequest, NoLog, Place, RequestId, Subject, Target};
 
 /// How many pages are read at once. Those who find no place ask again.
-const READERS: usize = 4;
+pub(super) const READERS: usize = 4;
 
 /// How long a page takes at least, so that no reader gets more than 3 MB/s.
 const PAGE_TAKES: Duration = Duration::from_millis(10);
 
 /// JSON writes a byte in so many at most.
 const LONGEST_SPELLING: usize = 8;
-
-/// The places of those who read logs.
-#[derive(Debug)]
-pub(super) struct LogReaders(Arc<Semaphore>);
-
-impl Default for LogReaders {
-    fn default() -> Self {
-        Self(Arc::new(Semaphore::new(READERS)))
-    }
-}
 
 impl Service {
     /// A question for a log, on one of the deploy subjects.
@@ -43,11 +31,11 @@ impl Service {
                 format!("a question for a log on {subject} is dropped: it wants its answer on {reply_to}")
             });
         }
-        let Ok(reader) = self.log_readers.0.clone().try_acquire_owned() else { return };
+        let Ok(reader) = self.log_readers.clone().try_acquire_owned() else { return };
         // Before the output is read: what a run has written when it has ended is all that it writes.
         let goes_on = self.ledger.goes_on(id.as_str());
         let dir = self.memory.run_dir(id.as_str());
-        let most = MAX_PAGE_BYTES.min(self.voice.max_payload() / LONGEST_SPELLING);
+        let most = MAX_PAGE_BYTES.min(self.voice.client.max_payload() / LONGEST_SPELLING);
         let voice = self.voice.clone();
         self.steps.spawn(async move {
             sleep(PAGE_TAKES).await;
@@ -59,7 +47,7 @@ impl Service {
                 voice.publish(&reply_to, LogAnswer { log: page }.to_bytes()).await;
             }
             drop(reader);
-            Step::PageGiven
+            Step::Done
         });
     }
 }

@@ -1,13 +1,18 @@
-//! Answering roll calls: questions on the discovery subjects, and how many of them are answered.
+//! Answering roll calls: questions on the discovery subjects, how many of them are answered, and with what.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use super::{Service, shown};
+use crate::clock;
 use crate::listener::allowance::Allowance;
+use crate::listener::host::System;
 use crate::listener::inbox::Letter;
+use crate::listener::snapshot::configuration_revision;
 use crate::protocol::request::is_acknowledgement;
-use crate::protocol::{DiscoveryRequest, HostName, Place, ReplySubject, Subject, Tier};
+use crate::protocol::{
+    Commit, DiscoveryAnswer, DiscoveryRequest, Feature, HostName, HostReport, Place, ReplySubject, Subject, Tier,
+};
 
 /// How many questions of one subject are answered at once, and how soon another one is.
 const ANSWERS: (u32, Duration) = (10, Duration::from_millis(100));
@@ -75,9 +80,57 @@ impl Service {
                 .complain(|| format!("a roll call is dropped: an answer to {reply_to} is not this host's to give"));
         };
         if self.voice.may_answer(&answer_to) && self.roll_calls.take(&letter.subject, &answer_to) {
-            let answer = self.reporter.answer(&self.ledger, self.problems.told()).await;
+            let answer = DiscoveryAnswer::Host(Box::new(self.report().await));
             self.voice.publish(&answer_to, answer.to_bytes()).await;
         }
+    }
+
+    /// What this host says of itself.
+    async fn report(&mut self) -> HostReport {
+        let system = self.host.current();
+        let said = match &system {
+            Some(system) => self.revision_of(system).await,
+            None => None,
+        };
+        let Self { config, host, ledger, .. } = self;
+        let of_trust = Feature::OF_TRUST.into_iter().filter(|_| !config.system_keys.is_empty());
+        let system = system.map(|system| system.path);
+        let profile = host.profile();
+        let next_boot = profile.as_ref().map(|profile| profile.system.path.as_str());
+        HostReport {
+            hostname: config.hostname.clone(),
+            tier: config.tier,
+            role: config.role.clone(),
+            deploy_subjects: config.deploy_subjects.clone(),
+            version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+            features: Feature::ALWAYS.into_iter().chain(of_trust).collect(),
+            flake: Some(config.flake.public()),
+            instance: Some(self.voice.instance),
+            machine: host.machine(),
+            last: ledger.last_run(system.as_deref(), next_boot).map(Box::new),
+            revision: said.or_else(|| ledger.deployed(system.as_deref()).cloned()),
+            generation: profile.as_ref().and_then(|profile| profile.generation),
+            reboot_required: host.reboot_required(),
+            next_boot_differs: next_boot.zip(system.as_deref()).map(|(next_boot, running)| next_boot != running),
+            deployed_differs: ledger
+                .last_deployed
+                .as_ref()
+                .and_then(|deployed| deployed.differs_from(system.as_deref()?)),
+            system,
+            booted_system_differs: host.booted_system_differs(),
+            uptime_s: host.uptime_s(),
+            now: Some(clock::now()),
+            busy: ledger.holder().or_else(|| host.activation()).map(Box::new),
+            problems: self.problems.told(),
+        }
+    }
+
+    /// The commit that a system says it is of. Each system is asked once.
+    async fn revision_of(&mut self, system: &System) -> Option<Commit> {
+        if self.said.as_ref().is_none_or(|(asked, _)| asked != system) {
+            self.said = Some((system.clone(), configuration_revision(&self.host, system).await));
+        }
+        self.said.as_ref().and_then(|(_, said)| said.clone())
     }
 }
 

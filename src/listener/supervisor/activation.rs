@@ -10,12 +10,11 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use super::log::Log;
-use super::process_tree;
-use crate::listener::activation_lock::{self, ACTIVATION, is_activation};
+use super::process::in_descendants;
+use crate::listener::host::{ACTIVATION, Host, is_activation};
 use crate::listener::output::built_system;
+use crate::listener::snapshot::ask;
 use crate::listener::verdict::End;
-use crate::lookup::in_plain_words;
-use crate::process_group::output_within;
 use crate::protocol::Phase;
 
 /// What the journal marks the lines with that say that a unit is being stopped; see `journalctl --catalog`.
@@ -23,9 +22,6 @@ const IS_STOPPED: &str = "MESSAGE_ID=de5b426a63be47a7b6ac3eaac82e2f6f";
 
 /// How much of what an activation says is read from the journal, in lines.
 const LINES: &str = "--lines=5000";
-
-/// How long a program may take that only looks.
-const LOOKED_WITHIN: Duration = Duration::from_secs(10);
 
 /// How long systemd may take to see the end of processes that it has killed.
 const KILLED_WITHIN: Duration = Duration::from_secs(10);
@@ -38,15 +34,14 @@ pub(super) struct Activation {
     system: Option<String>,
 }
 
-/// The activation that a descendant of this process waits for. It is this run's: others activate in units of that name,
-/// too.
+/// The activation that a descendant of this process waits for: others activate in units of that name, too.
 pub(super) fn awaited() -> Option<Activation> {
-    process_tree::in_descendants(awaited_by)
+    in_descendants(awaited_by)
 }
 
 /// The same, cheap enough to be called often: nearly always there is no such unit at all.
 pub(super) fn seen() -> Option<Activation> {
-    if activation_lock::has_activation_unit(Path::new("/")) { awaited() } else { None }
+    if Host::new("/".into()).has_activation_unit() { awaited() } else { None }
 }
 
 /// The system that the run was seen to switch to, or that `nixos-rebuild` names in the end.
@@ -99,8 +94,7 @@ pub(super) async fn clear_away() {
     }
 }
 
-/// The units of a listing in which nothing goes on: each line has the unit, whether it is loaded, its state, and its state
-/// in detail.
+/// The units in which nothing goes on: each line has the unit, whether it is loaded, its state, and that in detail.
 fn left_over(listing: &str) -> Vec<&str> {
     let units = listing.lines().filter_map(|line| {
         let mut words = line.split_whitespace();
@@ -146,9 +140,7 @@ pub(super) async fn settled(activation: Option<&Activation>, log: &mut Log, end:
 
 /// What a program prints, without the line breaks around it; nothing where it cannot be run.
 async fn output(program: &str, arguments: &[&str]) -> String {
-    let mut command = Command::new(program);
-    in_plain_words(command.as_std_mut());
-    let output = output_within(command.args(arguments), LOOKED_WITHIN).await.ok();
+    let output = ask(program, arguments).await;
     output.map(|output| String::from_utf8_lossy(&output.stdout).trim_matches('\n').to_owned()).unwrap_or_default()
 }
 

@@ -1,14 +1,26 @@
-//! Whose doing it is that a host is not what it was before a run. Pure.
+//! What a host was before a run, and whose doing it is that it is something else.
 //!
 //! Somebody may switch the host by hand at any moment. What a run undoes is its own doing and nothing else: the system
 //! that it built, in the places where it may have put it.
 
+use std::convert::Infallible;
+use std::future::pending;
+use std::io;
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use crate::listener::host::Host;
+use crate::listener::run::{RunDir, files};
 use crate::listener::snapshot::SystemSnapshot;
+use crate::protocol::Phase;
+
+/// How often it is looked whether somebody else has changed it.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Who made one thing on the host what it is now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Change {
-    /// It is what it was.
     None,
     /// The run did.
     Ours,
@@ -61,51 +73,36 @@ impl Changes {
     }
 }
 
-#[cfg(test)]
-pub(super) mod tests {
-    use super::*;
-    use crate::listener::host::{Profile, System};
-
-    /// A host that runs one system, and boots another next.
-    pub(in crate::listener::supervisor) fn facts(current: &str, profile: &str) -> SystemSnapshot {
-        let system = |path: &str| System { path: path.to_owned(), kernel: [None, None, None] };
-        SystemSnapshot {
-            current: Some(system(current)),
-            profile: Some(Profile { generation: Some(41), system: system(profile) }),
-            failed_units: Some(["old.service".to_owned()].into()),
-            ..SystemSnapshot::default()
+/// Keeps `before` up to date until the run changes something: it activates, or the system `made` takes the place of
+/// another. `nixos-rebuild` evaluates once more before it moves anything. That takes a while, and what somebody else switches
+/// to meanwhile is not the run's to undo.
+pub(super) async fn follow_baseline(
+    host: &Host,
+    dir: &RunDir,
+    before: &mut SystemSnapshot,
+    made: Option<&str>,
+) -> Infallible {
+    loop {
+        let now = SystemSnapshot::seen(host);
+        let Changes { current, profile } = Changes::between(before, &now, made);
+        // The phase is read last: what was seen before an activation is not the activation's doing.
+        if [current, profile].contains(&Change::Ours) || dir.phase() >= Phase::Activate {
+            return pending().await;
         }
-    }
-
-    #[test]
-    fn what_is_neither_as_before_nor_what_was_built_is_somebody_elses() {
-        let before = facts("old", "old");
-        let between = |current, profile, made| {
-            let Changes { current, profile } = Changes::between(&before, &facts(current, profile), made);
-            (current, profile)
-        };
-        assert_eq!(between("old", "old", Some("new")), (Change::None, Change::None));
-        assert_eq!(between("new", "new", Some("new")), (Change::Ours, Change::Ours));
-        assert_eq!(between("new", "hand", Some("new")), (Change::Ours, Change::Theirs));
-        assert_eq!(between("hand", "new", Some("new")), (Change::Theirs, Change::Ours));
-        assert_eq!(between("hand", "hand", Some("old")), (Change::Theirs, Change::Theirs));
-        assert_eq!(between("hand", "hand", None), (Change::Ours, Change::Ours));
-    }
-
-    #[test]
-    fn what_somebody_else_did_is_told_and_nothing_else() {
-        let before = facts("old", "old");
-        let theirs = |now: &SystemSnapshot, made| Changes::between(&before, now, made).theirs(now);
-        assert_eq!(theirs(&facts("new", "new"), Some("new")), None);
-        assert_eq!(
-            theirs(&facts("hand", "hand"), Some("new")).unwrap(),
-            "meanwhile the host was switched to hand by other means"
-        );
-        assert_eq!(
-            theirs(&facts("new", "hand"), Some("new")).unwrap(),
-            "meanwhile hand was set to boot next by other means"
-        );
-        let built_only = Changes::by_others(&before, &facts("old", "hand"));
-        assert_eq!((built_only.current, built_only.profile), (Change::None, Change::Theirs));
+        if [current, profile].contains(&Change::Theirs) {
+            *before = now.completed(host).await;
+            // It was on record before, and so there is room for it.
+            note_baseline(host, dir, before).ok();
+        }
+        sleep(LOOK_EVERY).await;
     }
 }
+
+/// Puts on record what the host can return to, and keeps it from the garbage collector.
+pub(super) fn note_baseline(host: &Host, dir: &RunDir, before: &SystemSnapshot) -> io::Result<()> {
+    host.keep(before.current_path(), before.profile_path());
+    dir.keep(files::BEFORE, before)
+}
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -4,30 +4,29 @@ use std::io;
 use std::time::Duration;
 
 use miette::Diagnostic;
+use tokio::time::sleep;
 
 use super::activation;
-use super::baseline;
-use super::changes::{Change, Changes};
-use super::confirmation::confirmed;
-use super::fetch;
-use super::order::Order;
-use super::program::ProcessRunner;
-use super::rollback::{self, RolledBack, Undo};
-use super::step::Step;
+use super::build::{fetch, nixos_rebuild};
+use super::changes::{Change, Changes, follow_baseline, note_baseline};
+use super::process::ProcessRunner;
+use super::rollback::{RolledBack, Step, roll_back};
 use crate::clock;
 use crate::listener::host::Host;
 use crate::listener::output::{clean, tells_unadvertised};
-use crate::listener::run::{RollbackTarget, RunDir, RunResult, Spec, Verdict};
+use crate::listener::run::{RollbackTarget, RunDir, RunResult, Spec, Verdict, files};
 use crate::listener::snapshot::SystemSnapshot;
 use crate::listener::verdict::{End, Evidence, judge, left_traces};
 use crate::lookup::{LookupError, commit_of};
 use crate::protocol::response::bounded_tail;
-use crate::protocol::{Action, Commit, ErrorCode, Phase, RETURN_WITHIN, Revision, Status, SystemPath};
+use crate::protocol::{Action, Commit, ErrorCode, FlakeUrl, Phase, RETURN_WITHIN, Revision, Status, SystemPath};
 
 /// How the system and the database of Nix say that there is no room left.
 const FULL_DISK: [&str; 2] = ["No space left on device", "database or disk is full"];
 
-/// What is deployed, where, and under what.
+/// How often it is looked whether the host was heard from.
+const LOOK_FOR_CONFIRMATION: Duration = Duration::from_millis(100);
+
 pub(super) struct Deployment {
     pub(super) dir: RunDir,
     pub(super) spec: Spec,
@@ -35,30 +34,14 @@ pub(super) struct Deployment {
     pub(super) keeper: ProcessRunner,
 }
 
-/// What came of an attempt to deploy.
 struct Attempt {
     end: End,
     /// What was so on the host right before anything moved; where nothing did, when the run began.
     before: SystemSnapshot,
     /// The system that the run brought, where that is known.
     built: Option<String>,
-    reach: Reach,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Reach {
-    /// It touched nothing on the host.
-    Build,
-    /// It may have touched everything.
-    Activation,
-}
-
-/// What a run has come to, unless the host returns from there.
-struct Outcome {
-    verdict: Verdict,
-    after: SystemSnapshot,
-    /// Whether there is anything to return from.
-    traces: bool,
+    /// Whether it came to the activation, which may have touched everything: what comes before touches nothing on the host.
+    activated: bool,
 }
 
 impl Deployment {
@@ -66,7 +49,7 @@ impl Deployment {
     pub(super) async fn carry_out(mut self) -> io::Result<RunResult> {
         let started_at = clock::now();
         let found = SystemSnapshot::learned(&self.host).await;
-        self.dir.write_before(&found)?;
+        self.dir.keep(files::BEFORE, &found)?;
         let (verdict, after) = match self.spec.return_to.clone() {
             Some(to) => self.return_to(&to).await,
             None => self.deploy_for_good(found).await,
@@ -78,8 +61,11 @@ impl Deployment {
 
     /// Deploys, and returns from what went wrong or was not confirmed, if that is asked for.
     async fn deploy_for_good(&mut self, found: SystemSnapshot) -> (Verdict, SystemSnapshot) {
-        let attempt = self.deploy(found).await;
-        let Outcome { verdict, after, traces } = self.judge(&attempt).await;
+        let attempt = match self.spec.system.clone() {
+            Some(system) => self.deploy_system(&system, found).await,
+            None => self.deploy_revision(found).await,
+        };
+        let (verdict, after, traces) = self.judge(&attempt).await;
         let Some(limit) = self.spec.confirm_timeout_ms.map(Duration::from_millis) else {
             return (attempt.with_theirs(verdict, &after), after);
         };
@@ -88,10 +74,13 @@ impl Deployment {
             let heard = if activates { self.confirmed(limit).await } else { Ok(()) };
             match heard {
                 Ok(()) => return self.still_so(verdict, after).await,
-                Err(End::TimedOut) => Verdict::failed(ErrorCode::NotConfirmed, not_confirmed(limit)),
+                Err(End::TimedOut) => {
+                    let why = format!("nobody confirmed within {} s that the host was heard from", limit.as_secs());
+                    Verdict::failed(ErrorCode::NotConfirmed, why)
+                }
                 // A supervisor that is told to end starts no further activation.
                 Err(end) => {
-                    let verdict = self.judge(&Attempt { end, ..attempt }).await.verdict;
+                    let verdict = self.judge(&Attempt { end, ..attempt }).await.0;
                     return (verdict.with("what was deployed stays"), after);
                 }
             }
@@ -100,8 +89,7 @@ impl Deployment {
         } else {
             verdict
         };
-        let undo = Undo { action: self.spec.action, before: &attempt.before, made: attempt.built.as_deref() };
-        match self.go_back(undo).await {
+        match self.go_back(&attempt.before, attempt.built.as_deref()).await {
             RolledBack::Back { problem, theirs, now } => (rolled_back(failure, problem, theirs, &now), now),
             RolledBack::Nowhere { theirs, now } => {
                 (failure.with(&format!("nothing is undone: {theirs}")).with(&what_runs(&now)), now)
@@ -109,13 +97,22 @@ impl Deployment {
         }
     }
 
-    /// Waits to be told that the host was heard from.
+    /// Waits to be told that the host was heard from, which a listener notes in the directory of the run. An error is what came
+    /// instead: that the time was over, or a signal.
     async fn confirmed(&mut self, limit: Duration) -> Result<(), End> {
         // A confirmation that came before there was anything to confirm does not count.
         self.dir.forget_confirmed().ok();
         self.keeper.log.enter(Phase::Confirm);
         self.keeper.bounds.renew(limit);
-        confirmed(&self.dir, &mut self.keeper.bounds).await
+        let noted = async {
+            while !self.dir.is_confirmed() {
+                sleep(LOOK_FOR_CONFIRMATION).await;
+            }
+        };
+        tokio::select! {
+            () = noted => Ok(()),
+            end = self.keeper.bounds.reached() => Err(end),
+        }
     }
 
     /// A deployment that was confirmed, unless somebody switched the host to something else before that.
@@ -134,12 +131,11 @@ impl Deployment {
 
     /// Returns to what ran before another run, which is all that there is to do.
     async fn return_to(&mut self, to: &RollbackTarget) -> (Verdict, SystemSnapshot) {
-        let undo = Undo { action: self.spec.action, before: &to.facts, made: to.made.as_deref() };
         let not_returned = |error, why: &str, now: &SystemSnapshot| {
             let verdict = Verdict::failed(error, format!("not returned to what ran before {}: {why}", to.run));
             Verdict { rolled_back: Some(false), ..verdict.with(&what_runs(now)) }
         };
-        match self.go_back(undo).await {
+        match self.go_back(&to.facts, to.made.as_deref()).await {
             RolledBack::Back { problem: None, theirs, now } => {
                 let verdict = Verdict::completed(format!("returned to what ran before {}", to.run));
                 let verdict = with_all(verdict, theirs).with(&what_runs(&now));
@@ -150,33 +146,25 @@ impl Deployment {
         }
     }
 
-    async fn go_back(&mut self, undo: Undo<'_>) -> RolledBack {
+    async fn go_back(&mut self, before: &SystemSnapshot, made: Option<&str>) -> RolledBack {
         // A deployer waits no longer for the end of it, where a deployment has more time than that.
         let limit = RETURN_WITHIN.min(Duration::from_millis(self.spec.timeout_ms));
-        rollback::go(&mut self.keeper, &self.host, undo, limit).await
+        roll_back(&mut self.keeper, &self.host, self.spec.action, before, made, limit).await
     }
 
-    /// Deploys what was built elsewhere, or else what the revision stands for.
-    async fn deploy(&mut self, found: SystemSnapshot) -> Attempt {
-        match self.spec.system.clone() {
-            Some(system) => self.deploy_system(&system, found).await,
-            None => self.deploy_revision(found).await,
-        }
-    }
-
-    /// Fetches first and activates then, as the way back does.
+    /// Deploys what was built elsewhere: fetches first and activates then, as the way back does.
     async fn deploy_system(&mut self, system: &SystemPath, found: SystemSnapshot) -> Attempt {
         self.keeper.log.enter(Phase::Build);
-        let fetched = fetch::fetch(&mut self.keeper, &self.host, &self.spec, system).await;
-        let (before, reach) = (found, Reach::Build);
+        let fetched = fetch(&mut self.keeper, &self.host, &self.spec, system).await;
+        let (before, activated) = (found, false);
         let action = self.spec.action;
         if action == Action::Fetch || fetched.is_err() {
             let end = fetched.err().unwrap_or(End::Exited(0));
-            return Attempt { end, before, built: None, reach };
+            return Attempt { end, before, built: None, activated };
         }
         let before = match self.note_before().await {
             Ok(before) => before,
-            Err(end) => return Attempt { end, before, built: None, reach },
+            Err(end) => return Attempt { end, before, built: None, activated },
         };
         let path = || system.as_str().to_owned();
         let mut end = End::Exited(0);
@@ -187,49 +175,50 @@ impl Deployment {
             self.keeper.log.enter(Phase::Activate);
             end = self.keeper.run(&mut Step::Activate(path(), action).command(&self.host)).await;
         }
-        Attempt { end, before, built: Some(path()), reach: Reach::Activation }
+        Attempt { end, before, built: Some(path()), activated: true }
     }
 
     /// Notes what is so on the host right before anything moves. The end is that this is not possible.
     async fn note_before(&self) -> Result<SystemSnapshot, End> {
         let before = SystemSnapshot::learned(&self.host).await;
-        baseline::note(&self.host, &self.dir, &before).map_err(|error| {
+        note_baseline(&self.host, &self.dir, &before).map_err(|error| {
             let why = format!("cannot note what runs now, and so could not return to it: {error}");
             End::Refused(ErrorCode::BuildFailed, why)
         })?;
         Ok(before)
     }
 
-    /// Builds first and activates then. What the host can return to is what was so in between: a build takes long, and
+    /// Deploys what the revision stands for: builds first and activates then. What the host can return to is what was so in between: a build takes long, and
     /// what somebody else switched to meanwhile is not this run's to undo.
     async fn deploy_revision(&mut self, found: SystemSnapshot) -> Attempt {
-        let untouched = |end| Attempt { end, before: found.clone(), built: None, reach: Reach::Build };
+        let untouched = |end| Attempt { end, before: found.clone(), built: None, activated: false };
         self.keeper.log.enter(Phase::Resolve);
         let commit = match self.resolve().await {
             Ok(commit) => commit,
             Err(end) => return untouched(end),
         };
         self.keeper.log.enter(Phase::Build);
-        let (build, order) = self.build(&commit.into()).await;
+        let revision = commit.into();
+        let (build, flake) = self.build(&revision).await;
         if build != End::Exited(0) {
             return untouched(build);
         }
         match self.note_before().await {
-            Ok(before) => self.activate(&order, before).await,
+            Ok(before) => self.activate(&flake, &revision, before).await,
             Err(end) => untouched(end),
         }
     }
 
     /// Activates what was built, on a host that is like this.
-    async fn activate(&mut self, order: &Order, built_on: SystemSnapshot) -> Attempt {
+    async fn activate(&mut self, flake: &FlakeUrl, revision: &Revision, built_on: SystemSnapshot) -> Attempt {
         activation::clear_away().await;
         let began = clock::now();
         let expected = self.dir.built();
         let mut before = built_on.clone();
-        let mut command = order.command(self.spec.action.as_str());
+        let mut command = nixos_rebuild(self.spec.action.as_str(), &self.spec, flake, revision);
         let end = tokio::select! {
             end = self.keeper.run(&mut command) => end,
-            never = Box::pin(baseline::follow(&self.host, &self.dir, &mut before, expected.as_deref())) => match never {},
+            never = Box::pin(follow_baseline(&self.host, &self.dir, &mut before, expected.as_deref())) => match never {},
         };
         let ProcessRunner { log, activation, .. } = &mut self.keeper;
         let end = activation::settled(activation.as_ref(), log, end, began).await;
@@ -237,28 +226,28 @@ impl Deployment {
         if built != expected {
             // A configuration may depend on the time of day: what was switched to is not to be told from what the run made.
             before = built_on;
-            baseline::note(&self.host, &self.dir, &before).ok();
+            note_baseline(&self.host, &self.dir, &before).ok();
         }
-        Attempt { end, before, built, reach: Reach::Activation }
+        Attempt { end, before, built, activated: true }
     }
 
-    /// Builds the system, and tells how that ended and what can be activated then.
-    async fn build(&mut self, revision: &Revision) -> (End, Order) {
-        let order = Order::new(&self.spec, &self.spec.flake, revision);
-        let with_all_refs = self.spec.flake.with_all_refs().map(|flake| Order::new(&self.spec, &flake, revision));
-        let end = self.build_in_place(&order).await;
-        match with_all_refs {
+    /// Builds the system, and tells how that ended and of which flake it can be activated then.
+    async fn build(&mut self, revision: &Revision) -> (End, FlakeUrl) {
+        let flake = self.spec.flake.clone();
+        let end = self.build_in_place(&flake, revision).await;
+        match flake.with_all_refs() {
             // Somebody has pushed since the commit was looked up, and by ssh many servers only give out what is new.
-            Some(order) if matches!(end, End::Exited(1..)) && tells_unadvertised(&self.keeper.log.lines()) => {
-                (self.build_in_place(&order).await, order)
+            Some(flake) if matches!(end, End::Exited(1..)) && tells_unadvertised(&self.keeper.log.lines()) => {
+                (self.build_in_place(&flake, revision).await, flake)
             }
-            _ => (end, order),
+            _ => (end, flake),
         }
     }
 
-    async fn build_in_place(&mut self, order: &Order) -> End {
+    async fn build_in_place(&mut self, flake: &FlakeUrl, revision: &Revision) -> End {
+        let mut command = nixos_rebuild("build", &self.spec, flake, revision);
         // A link to what was built is left where it is called.
-        self.keeper.run(order.command("build").current_dir(self.dir.path())).await
+        self.keeper.run(command.current_dir(self.dir.path())).await
     }
 
     /// Finds the commit, which is what is deployed: a branch given to Nix may be what it was an hour ago.
@@ -266,11 +255,14 @@ impl Deployment {
         let found = self.keeper.within_bounds(commit_of(&self.spec.revision, &self.spec.flake)).await?;
         let commit = found.map_err(|error| unresolved(&error))?;
         // On a full disk it is not told on the way; the deployment may be what frees it.
-        self.dir.write_commit(&commit).ok();
+        self.dir.note(files::COMMIT, &commit).ok();
         Ok(commit)
     }
 
-    async fn judge(&mut self, Attempt { end, before, built, reach }: &Attempt) -> Outcome {
+    /// What an attempt has come to, unless the host returns from there: the verdict, what is so on the host then, and whether
+    /// there is anything to return from.
+    async fn judge(&mut self, attempt: &Attempt) -> (Verdict, SystemSnapshot, bool) {
+        let Attempt { end, before, built, activated } = attempt;
         let phase = self.keeper.log.phase();
         let by_itself = matches!(end, End::Exited(_));
         if by_itself {
@@ -282,17 +274,18 @@ impl Deployment {
         let lines = self.keeper.log.lines();
         let evidence = Evidence { end, phase, before, after: &after, built: built.as_deref(), lines: &lines };
         let verdict = with_all(judge(&self.spec, &evidence), full_disk(&lines));
-        let traces = *reach == Reach::Activation && left_traces(&verdict, &evidence);
-        Outcome { verdict, after, traces }
+        let traces = *activated && left_traces(&verdict, &evidence);
+        (verdict, after, traces)
     }
 }
 
 impl Attempt {
     /// The verdict on it, with what somebody else did to the host meanwhile.
     fn with_theirs(&self, verdict: Verdict, after: &SystemSnapshot) -> Verdict {
-        let changes = match self.reach {
-            Reach::Build => Changes::by_others(&self.before, after),
-            Reach::Activation => Changes::between(&self.before, after, self.built.as_deref()),
+        let changes = if self.activated {
+            Changes::between(&self.before, after, self.built.as_deref())
+        } else {
+            Changes::by_others(&self.before, after)
         };
         with_all(verdict, changes.theirs(after))
     }
@@ -306,10 +299,6 @@ fn full_disk(lines: &[String]) -> Option<String> {
 
 fn with_all(verdict: Verdict, additions: impl IntoIterator<Item = String>) -> Verdict {
     additions.into_iter().fold(verdict, |verdict, addition| verdict.with(&addition))
-}
-
-fn not_confirmed(limit: Duration) -> String {
-    format!("nobody confirmed within {} s that the host was heard from", limit.as_secs())
 }
 
 /// A failure after which the host was to return.

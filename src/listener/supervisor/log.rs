@@ -1,5 +1,4 @@
-//! The output of a run: all of it on the disk, within bounds; its end in memory, by which the run is judged; and with an
-//! eye on the phase.
+//! The output of a run: on the disk, within bounds; its end in memory, by which the run is judged; and the phase it tells.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -7,7 +6,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 
 use crate::listener::output::{PhaseFinder, clean_lines};
-use crate::listener::run::{Part, RunDir, TAIL_BYTES};
+use crate::listener::run::{Part, RunDir, TAIL_BYTES, files};
 use crate::protocol::Phase;
 
 /// The size at which the output is set aside and begun anew, in bytes. One part that was set aside is kept.
@@ -44,8 +43,8 @@ impl Log {
 
     /// The run is at this from here on. Who cannot read it misses nothing but how far it is.
     pub(super) fn enter(&mut self, phase: Phase) {
-        self.finder.enter(phase);
-        self.dir.write_phase(phase).ok();
+        self.finder.phase = phase;
+        self.dir.note(files::PHASE, &phase).ok();
     }
 
     /// The run is at this, if it was not at something later already.
@@ -61,18 +60,17 @@ impl Log {
     }
 
     pub(super) const fn phase(&self) -> Phase {
-        self.finder.phase()
+        self.finder.phase
     }
 
     pub(super) fn lines(&self) -> Vec<String> {
         clean_lines(&self.tail())
     }
 
-    /// Keeps this output. On a full disk all but its end is lost: that must not stop a rebuild, which may be what frees
-    /// the disk.
+    /// Keeps this output. On a full disk all but its end is lost: the rebuild goes on, as it may free the disk.
     pub(super) fn write(&mut self, bytes: &[u8]) {
         if let Some(phase) = self.finder.read(bytes) {
-            self.dir.write_phase(phase).ok();
+            self.dir.note(files::PHASE, &phase).ok();
         }
         self.tail.extend(bytes);
         let surplus = self.tail.len().saturating_sub(TAIL_BYTES);
@@ -91,14 +89,13 @@ impl Log {
         Ok(())
     }
 
-    /// Begins the output anew. Where it begins is on record before the files change their names, so that a reader knows it at
-    /// any moment.
+    /// Begins the output anew. Where it begins is on record before the files change their names: a reader always knows.
     fn set_aside(&mut self) -> io::Result<()> {
         let (current, previous) = self.dir.output_files();
         self.start += fs::metadata(&current)?.len();
         let next = current.with_extension("next");
         let file = File::create(&next)?;
-        self.dir.write_part(&Part { inode: file.metadata()?.ino(), start: self.start })?;
+        self.dir.note(files::PART, &Part { inode: file.metadata()?.ino(), start: self.start })?;
         fs::rename(&current, previous)?;
         fs::rename(next, current)?;
         self.file = Some(file);

@@ -5,32 +5,46 @@
 //! Neither `nix-env --rollback` nor `nixos-rebuild --rollback` leads there: the one takes the generation before the
 //! current one, whatever that is, and the other evaluates. The recorded system activates itself.
 
+use std::process::Command;
 use std::time::Duration;
 
 use super::changes::{Change, Changes};
-use super::program::ProcessRunner;
-use super::step::Step;
-use crate::listener::host::Host;
+use super::process::ProcessRunner;
+use crate::listener::host::{Host, PROFILE};
 use crate::listener::snapshot::SystemSnapshot;
 use crate::listener::verdict::{End, UNITS_FAILED};
 use crate::protocol::{Action, ErrorCode, Phase};
 
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Undo<'a> {
-    pub(super) action: Action,
-    pub(super) before: &'a SystemSnapshot,
-    /// The system that the run brought, where that is known.
-    pub(super) made: Option<&'a str>,
+/// A part of the way from one system to another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Let the system profile point at this system.
+    SetProfile(String),
+    /// Let this system do this to the host.
+    Activate(String, Action),
+}
+
+impl Step {
+    pub(super) fn command(&self, host: &Host) -> Command {
+        match self {
+            Self::SetProfile(system) => {
+                let mut command = Command::new("nix-env");
+                command.arg("--profile").arg(host.at(PROFILE)).arg("--set").arg(system);
+                command
+            }
+            Self::Activate(system, how) => {
+                let mut command = Command::new(host.at(system).join("bin/switch-to-configuration"));
+                command.arg(how.as_str()).env("NIXOS_INSTALL_BOOTLOADER", "0");
+                command
+            }
+        }
+    }
 }
 
 #[derive(Debug)]
 pub(super) enum RolledBack {
     /// Nothing was done: what there was to undo has been replaced by somebody else meanwhile, with this.
-    Nowhere {
-        /// What somebody else did.
-        theirs: String,
-        now: SystemSnapshot,
-    },
+    Nowhere { theirs: String, now: SystemSnapshot },
     Back {
         /// Why the host is not what it was before.
         problem: Option<(ErrorCode, String)>,
@@ -40,9 +54,15 @@ pub(super) enum RolledBack {
     },
 }
 
-/// Undoes what a run did. It may take so long.
-pub(super) async fn go(keeper: &mut ProcessRunner, host: &Host, undo: Undo<'_>, limit: Duration) -> RolledBack {
-    let Undo { action, before, made } = undo;
+/// Undoes what a run did that brought the system `made`, where that is known. It may take so long.
+pub(super) async fn roll_back(
+    keeper: &mut ProcessRunner,
+    host: &Host,
+    action: Action,
+    before: &SystemSnapshot,
+    made: Option<&str>,
+    limit: Duration,
+) -> RolledBack {
     let now = SystemSnapshot::seen(host);
     let changes = Changes::between(before, &now, made);
     let theirs = changes.theirs(&now);

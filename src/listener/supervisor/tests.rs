@@ -81,7 +81,7 @@ impl Supervised {
 
     fn ended(mut self) -> (RunResult, String, Self) {
         assert!(self.supervisor.wait().unwrap().success());
-        (self.dir.result().unwrap(), self.dir.output_tail(), self)
+        (self.dir.get(files::RESULT).unwrap(), self.dir.output_tail(), self)
     }
 
     /// The file that the script made at this place, once it is there with something in it.
@@ -143,7 +143,7 @@ fn the_program_gets_nothing_to_read_and_the_commit_to_deploy() {
     let (result, output, run) = Supervised::new("cat; printf '%s|' \"$@\"", |_| ()).ended();
     assert_eq!(verdict(&result), "completed: switch completed");
     assert_eq!(output, format!("switch|--flake|git+https://h/x?rev={COMMIT}#ns1|"));
-    assert_eq!(run.dir.commit().unwrap().as_str(), COMMIT);
+    assert_eq!(run.dir.get(files::COMMIT).unwrap().as_str(), COMMIT);
 }
 
 #[test]
@@ -224,7 +224,7 @@ fn the_run_is_locked_as_long_as_any_of_its_processes_lives_and_no_longer() {
     run.supervisor.kill().unwrap();
     run.supervisor.wait().unwrap();
     assert!(run.dir.lock().is_err(), "the host is not free as long as its program goes on");
-    assert_eq!(run.dir.result(), None);
+    assert_eq!(run.dir.get(files::RESULT), None);
     terminate(&run.file("left"));
     // Not at once: a process that ends gives its memory back first, its files after that.
     eventually("the host is free", || run.dir.lock().ok());
@@ -236,7 +236,7 @@ fn nobody_takes_a_run_in_hand_that_was_concluded_without_it() {
     let dir = RunDir::in_one(folder.path().join("run"));
     give_back(&dir.create(&spec("r-1")).unwrap());
     give_back(&take_in_hand(&dir).unwrap());
-    dir.write_final(&Response::new("ns1".parse().unwrap(), Status::Failed, "given up")).unwrap();
+    dir.keep(files::FINAL, &Response::new("ns1".parse().unwrap(), Status::Failed, "given up")).unwrap();
     assert!(take_in_hand(&dir).is_err());
 }
 
@@ -288,7 +288,7 @@ fn a_branch_is_deployed_as_the_commit_that_it_is_now() {
     assert_eq!(result.verdict.status, Status::Completed);
     let commit = git(repository.path(), &["rev-parse", "main"]);
     assert_eq!(output, format!("{flake}?rev={commit}#ns1\n"));
-    assert_eq!(run.dir.commit().unwrap().as_str(), commit);
+    assert_eq!(run.dir.get(files::COMMIT).unwrap().as_str(), commit);
 }
 
 #[test]
@@ -355,7 +355,7 @@ fn a_server_that_never_answers_ends_with_the_time_of_the_run_or_with_its_supervi
     let (asked, _) = server.accept().unwrap();
     terminate(&run.supervisor.id().to_string());
     assert!(run.supervisor.wait().unwrap().success());
-    insta::assert_snapshot!(verdict(&run.dir.result().unwrap()), @"failed interrupted: signal 15 ended the run while resolving");
+    insta::assert_snapshot!(verdict(&run.dir.get(files::RESULT).unwrap()), @"failed interrupted: signal 15 ended the run while resolving");
     // The sender of the request is gone as well, and has closed the connection.
     let mut asked = asked;
     asked.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -386,7 +386,7 @@ fn what_was_so_before_is_on_record_before_anything_is_changed() {
     assert!(output.contains(r#""current":{"path":"/nix/store/old""#), "{output}");
     assert_eq!(verdict(&result), "completed: switched to generation 42");
     assert_eq!(result.after.current_path(), Some("/nix/store/new"));
-    assert_eq!(run.dir.before().unwrap().generation(), Some(41));
+    assert_eq!(run.dir.get(files::BEFORE).unwrap().generation(), Some(41));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 use super::*;
+use crate::listener::config::UserUnits;
 use crate::listener::host::{Profile, System};
 use crate::listener::output::{built_system, clean_lines};
-use crate::listener::run::UserUnits;
 use crate::listener::run::tests::spec;
 use crate::protocol::Action;
 

@@ -30,11 +30,12 @@ pub(in crate::mcp) struct Question<'a> {
     /// The hosts that go back in history, each with the commit that it runs.
     back: Vec<String>,
     /// What changes on the hosts, as lines for people; empty where that is not known.
-    changes: Vec<String>,
+    pub(in crate::mcp) changes: Vec<String>,
     pub(in crate::mcp) asked: &'a Revision,
     /// The commit that it is now, which would be deployed.
     pub(super) commit: &'a Revision,
-    plan_hash: Option<&'a str>,
+    /// What `preview_plan` returned.
+    pub(in crate::mcp) plan_hash: Option<&'a str>,
 }
 
 impl<'a> Question<'a> {
@@ -59,7 +60,7 @@ impl<'a> Question<'a> {
             needs_a_person: tiers.is_empty() || tiers.iter().any(|tier| *tier != Tier::Test),
             tiers,
             hosts: plan.hosts().map(|host| &host.hostname).collect(),
-            steps: plan.hooks.all().map(told).chain(plan.waves.iter().map(step)).collect(),
+            steps: plan.hooks.iter().map(told).chain(plan.waves.iter().map(step)).collect(),
             back: going_back.map(|host| format!("{} goes BACK from {}", host.hostname, from(host))).collect(),
             changes: Vec::new(),
             asked: &rollout.asked,
@@ -68,24 +69,10 @@ impl<'a> Question<'a> {
         }
     }
 
-    /// The same, with what changes on the hosts.
-    #[must_use]
-    pub(in crate::mcp) fn changing(self, changes: Vec<String>) -> Self {
-        Self { changes, ..self }
-    }
-
-    /// The same about a plan that was previewed.
-    #[must_use]
-    pub(in crate::mcp) fn previewed(self, plan_hash: Option<&'a str>) -> Self {
-        Self { plan_hash, ..self }
-    }
-
-    /// The same about a rollout that asked for another revision than its commit, and that may have to be confirmed.
-    #[must_use]
-    pub(in crate::mcp) fn resuming(self, asked: &'a Revision, confirms: Option<&str>) -> Self {
-        let mut steps = self.steps;
-        steps.extend(confirms.map(|wave| safe(&format!("this confirms wave {wave}"))));
-        Self { asked, steps, needs_a_person: self.needs_a_person || confirms.is_some(), ..self }
+    /// Lets a yes confirm a wave as well, whose plan wants that of a person.
+    pub(in crate::mcp) fn confirm(&mut self, wave: &str) {
+        self.needs_a_person = true;
+        self.steps.push(safe(&format!("this confirms wave {wave}")));
     }
 
     /// All of it, as bytes that differ when anything in it does.
@@ -102,7 +89,7 @@ fn tiers_of(host: &ResolvedHost) -> [Tier; 2] {
 }
 
 /// A program that would run on this machine to be told of the rollout.
-fn told((hook, command): (Hook, &Vec<String>)) -> String {
+fn told((hook, command): (&Hook, &Vec<String>)) -> String {
     safe(&format!("{hook}: runs {} here", command.join(" ")))
 }
 

@@ -3,12 +3,12 @@
 use std::cell::Cell;
 
 use proptest::prelude::*;
-use rmcp::model::{CallToolRequestParams, InputResponses};
+use rmcp::model::InputResponses;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::*;
-use crate::plan::ResolvedWave;
+use crate::plan::{Hook, ResolvedWave};
 use crate::protocol::{Action, HostName, Tier};
 use crate::rollout::Rollout;
 
@@ -47,7 +47,9 @@ impl Deed {
 
     fn question(&self) -> Question<'_> {
         let arguments = self.arguments.as_object().unwrap();
-        Question::about(self.tool, arguments, self.phrase, &self.rollout, &self.ahead).previewed(self.plan_hash)
+        let mut question = Question::about(self.tool, arguments, self.phrase, &self.rollout, &self.ahead);
+        question.plan_hash = self.plan_hash;
+        question
     }
 
     fn wave(&mut self) -> &mut ResolvedWave {
@@ -80,11 +82,11 @@ fn approvals() -> Approvals {
     Approvals::new(ApprovalMode::Person, clock, Redactor::default())
 }
 
-fn call(state: Option<&str>, answer: Option<Value>) -> AuditContext {
+fn call(state: Option<&str>, answer: Option<Value>) -> CallToolRequestParams {
     let mut request = CallToolRequestParams::new("deploy_admin");
     request.request_state = state.map(str::to_owned);
     request.input_responses = answer.map(|answer| InputResponses::from([("approval".to_owned(), answer)]));
-    AuditContext::new(&request)
+    request
 }
 
 /// Calls for the first time, and returns what the answer has to come with.
@@ -111,7 +113,11 @@ fn again(approvals: &Approvals, deed: &Deed, state: &str, answer: Value) -> &'st
 #[test]
 fn what_changes_is_shown_and_is_part_of_what_is_approved() {
     let deed = Deed::dns();
-    let changing = |line: &str| deed.question().changing(vec![line.to_owned()]);
+    let changing = |line: &str| {
+        let mut question = deed.question();
+        question.changes = vec![line.to_owned()];
+        question
+    };
     let asked = changing("linux   6.12.60 -> 6.12.63   2 hosts: reboot   ns1 ns2");
     assert!(asked.to_string().contains("\nchange:  linux   6.12.60 -> 6.12.63"), "{asked}");
     assert_ne!(asked.binding(), changing("linux   6.12.60 -> 6.12.64   2 hosts: reboot   ns1 ns2").binding());
@@ -242,10 +248,9 @@ fn only_the_test_tier_needs_no_person() {
     }
     assert!(needs(&[]), "a question about no host may be about any host");
     let deed = Deed { rollout: rollout(&["test.a"]), ..Deed::dns() };
-    assert!(
-        deed.question().resuming(&deed.rollout.asked, Some("two")).needs_a_person,
-        "a wave that has to be confirmed"
-    );
+    let mut question = deed.question();
+    question.confirm("two");
+    assert!(question.needs_a_person, "a wave that has to be confirmed");
 }
 
 #[test]
@@ -276,11 +281,11 @@ proptest! {
 fn programs_that_would_run_here_are_shown_and_part_of_what_is_approved() {
     let deed = Deed::dns();
     let mut told = deed.clone();
-    told.rollout.plan.hooks.on_finish = Some(["./tell", "x\u{1b}[2J"].map(str::to_owned).to_vec());
+    told.rollout.plan.hooks.insert(Hook::OnFinish, ["./tell", "x\u{1b}[2J"].map(str::to_owned).to_vec());
     let question = told.question().to_string();
     assert!(question.contains("on_finish: runs ./tell x here"), "{question}");
     let mut other = told.clone();
-    other.rollout.plan.hooks.on_finish = Some(vec!["./other".to_owned()]);
+    other.rollout.plan.hooks.insert(Hook::OnFinish, vec!["./other".to_owned()]);
     let bindings = [&deed, &told, &other].map(|deed| deed.question().binding());
     assert!(bindings[0] != bindings[1] && bindings[1] != bindings[2]);
 }

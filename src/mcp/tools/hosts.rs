@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::mcp::answer::ToolAnswer;
 use crate::mcp::context::ToolContext;
 use crate::mcp::error::ToolError;
-use crate::mcp::launch::nobody;
+use crate::mcp::launch::{nobody, some_names};
 use crate::mcp::schema;
 use crate::mcp::settings::Credential;
 use crate::mcp::status::{BY_HOST, BY_REPOSITORY, MAX_HOSTS};
@@ -132,22 +132,22 @@ async fn behind(
 /// That no host is called so or has this role, with the names to choose from.
 fn unknown(asked: &HostsArguments, all: &[HostAnswer]) -> ToolError {
     match (&asked.hostname, &asked.role) {
-        (Some(host), _) if !hostnames(all).contains(host.as_str()) => {
-            nobody("unknown_host", &format!("host {:?}", host.as_str()), hostnames(all).into_iter())
+        (Some(host), _) if !hostnames(all).any(|name| name == host.as_str()) => {
+            nobody("unknown_host", &format!("host {:?}", host.as_str()), hostnames(all))
         }
         (_, role) => {
             let role = role.as_ref().map_or("", Role::as_str);
-            nobody("unknown_role", &format!("such host of the role {role:?}"), roles(all).into_iter())
+            nobody("unknown_role", &format!("such host of the role {role:?}"), roles(all))
         }
     }
 }
 
-fn hostnames(all: &[HostAnswer]) -> BTreeSet<&str> {
-    all.iter().map(|answer| answer.report.hostname.as_str()).collect()
+fn hostnames(all: &[HostAnswer]) -> impl Iterator<Item = &str> {
+    all.iter().map(|answer| answer.report.hostname.as_str())
 }
 
-fn roles(all: &[HostAnswer]) -> BTreeSet<&str> {
-    all.iter().filter_map(|answer| answer.report.role.as_ref().map(Role::as_str)).collect()
+fn roles(all: &[HostAnswer]) -> impl Iterator<Item = &str> {
+    all.iter().filter_map(|answer| answer.report.role.as_ref().map(Role::as_str))
 }
 
 impl ToolContext {
@@ -159,10 +159,8 @@ impl ToolContext {
     }
 
     /// The names of the hosts of a tier, and of their roles.
-    pub(super) async fn names(&self, credential: Credential, tier: Tier) -> Result<(String, String), ToolError> {
-        let all = self.roll_call(credential, Some(tier)).await?.sorted();
-        let list = |names: BTreeSet<&str>| names.into_iter().take(30).collect::<Vec<_>>().join(", ");
-        let hosts = list(hostnames(&all));
-        Ok((if hosts.is_empty() { "none".to_owned() } else { hosts }, list(roles(&all))))
+    pub(super) async fn names(&self, credential: Credential, tier: Tier) -> Result<[String; 2], ToolError> {
+        let hosts = self.roll_call(credential, Some(tier)).await?.hosts;
+        Ok([some_names(hostnames(&hosts)), some_names(roles(&hosts))])
     }
 }

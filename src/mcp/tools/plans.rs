@@ -1,24 +1,26 @@
 //! `list_plans`, `preview_plan` and `apply_plan`: rollouts that a person wrote down.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use rmcp::model::CallToolResponse;
 use rmcp::schemars::{self, JsonSchema};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use sha2::{Digest, Sha256};
 
 use crate::mcp::answer::ToolAnswer;
 use crate::mcp::call::ToolCall;
 use crate::mcp::context::ToolContext;
 use crate::mcp::error::ToolError;
-use crate::mcp::launch::{Downgrade, Intent, Launch, credential_for};
-use crate::mcp::plans::PlanName;
-use crate::mcp::preview::{plan_hash, preview};
+use crate::mcp::launch::{Launch, MOST_PACKAGES, credential_for, in_time};
+use crate::mcp::redact::Redactor;
 use crate::mcp::schema;
-use crate::mcp::settings::Credential;
-use crate::mcp::status::MAX_WAVES;
+use crate::mcp::status::{BY_REPOSITORY, MAX_HOSTS, MAX_WAVES};
 use crate::operator::plan_file::PlanFile;
 use crate::operator::{Part, Prepared, SystemsFrom};
-use crate::protocol::{HostName, Revision};
+use crate::plan::{ResolvedHost, ResolvedPlan, ResolvedWave};
+use crate::protocol::{HostName, Revision, Tier};
+use crate::report;
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -64,18 +66,18 @@ pub(super) fn list(context: &ToolContext) -> ToolAnswer {
 }
 
 /// A plan in the list; `None` where this server has no key for it.
-fn listed(context: &ToolContext, name: &PlanName) -> Option<Value> {
+fn listed(context: &ToolContext, name: &str) -> Option<Value> {
     let file = match read(context, name) {
         Ok(file) => file,
         Err(error) => {
-            return Some(json!({ "name": name.to_string(), "problem": context.redactor.first(&error.text(), 500) }));
+            return Some(json!({ "name": name, "problem": context.redactor.first(&error.text(), 500) }));
         }
     };
     let tiers = file.plan.tiers();
     context.settings.connection(credential_for(&tiers))?;
     let waves = file.plan.waves.iter().take(MAX_WAVES);
     Some(json!({
-        "name": name.to_string(),
+        "name": name,
         "tiers": tiers,
         "revision": file.plan.revision.as_ref().map(Revision::as_str),
         "waves": waves.map(|wave| context.redactor.first(&wave.name.value, 80)).collect::<Vec<_>>(),
@@ -84,34 +86,31 @@ fn listed(context: &ToolContext, name: &PlanName) -> Option<Value> {
 
 pub(super) async fn show(context: &ToolContext, asked: PreviewArguments) -> Result<ToolAnswer, ToolError> {
     let PreviewArguments { plan, until, exclude } = asked;
-    let (prepared, hash) = prepare(context, &plan.parse()?, until.as_deref(), &exclude, context.deadline()).await?;
+    let settled = prepare(context, &plan, until.as_deref(), &exclude);
+    let (prepared, hash) = in_time(context.deadline(), settled).await?;
     Ok(preview(&prepared, &hash, &context.redactor))
 }
 
 pub(super) async fn apply(context: &ToolContext, call: ToolCall<'_>) -> Result<CallToolResponse, ToolError> {
     let previewed: ApplyArguments = schema::arguments(call.arguments)?;
-    let credential = credential_for(&read(context, &previewed.plan.parse()?)?.plan.tiers());
-    let plan_hash = Some(previewed.plan_hash.clone());
-    let launch = Launch { call, phrase: previewed.plan.clone(), credential, downgrade: Downgrade::Refused, plan_hash };
-    context.launch(launch, previewed).await
-}
-
-/// A plan as it was previewed. Its file is read anew each time it is settled.
-impl Intent for ApplyArguments {
-    async fn settle(&self, _: Credential, context: &ToolContext, deadline: Instant) -> Result<Prepared, ToolError> {
-        let name = self.plan.parse()?;
-        let (prepared, hash) = prepare(context, &name, self.until.as_deref(), &self.exclude, deadline).await?;
-        if hash == self.plan_hash { Ok(prepared) } else { Err(stale(&name)) }
-    }
+    let name = &previewed.plan;
+    let credential = credential_for(&read(context, name)?.plan.tiers());
+    let (phrase, plan_hash) = (name.clone(), Some(previewed.plan_hash.clone()));
+    let launch = Launch { call, phrase, credential, no_downgrade: &Tier::ALL, plan_hash, resumes: None };
+    // The file is read anew each time.
+    let settle = async || {
+        let (prepared, hash) = prepare(context, name, previewed.until.as_deref(), &previewed.exclude).await?;
+        if hash == previewed.plan_hash { Ok(prepared) } else { Err(stale(name)) }
+    };
+    context.launch(launch, settle).await
 }
 
 /// Settles a plan up to a wave and without some hosts, and returns the hash of what that shows.
 async fn prepare(
     context: &ToolContext,
-    name: &PlanName,
+    name: &str,
     until: Option<&str>,
     exclude: &[HostName],
-    deadline: Instant,
 ) -> Result<(Prepared, String), ToolError> {
     let file = read(context, name)?;
     let credential = credential_for(&file.plan.tiers());
@@ -134,12 +133,12 @@ async fn prepare(
         let is_left = |wave: &String| left.waves.iter().any(|left| left.name.value == *wave);
         wanted.part = Part::Only(waves.into_iter().take(index + 1).filter(is_left).collect());
     }
-    let prepared = context.prepare(credential, wanted, deadline).await?;
+    let prepared = context.prepare(credential, wanted).await?;
     let hash = plan_hash(&file.text, until, exclude, &prepared);
     Ok((prepared, hash))
 }
 
-fn stale(plan: &PlanName) -> ToolError {
+fn stale(plan: &str) -> ToolError {
     ToolError::new(
         "stale_plan",
         format!("plan_hash: the plan {plan}, its hosts, its commit, until or exclude have changed"),
@@ -147,6 +146,80 @@ fn stale(plan: &PlanName) -> ToolError {
     .next("call preview_plan, look at what it would do now, and give its plan_hash")
 }
 
-fn read(context: &ToolContext, name: &PlanName) -> Result<PlanFile, ToolError> {
+fn read(context: &ToolContext, name: &str) -> Result<PlanFile, ToolError> {
     Ok(PlanFile::read(&context.settings.plans.path(name)?, &context.settings.aliases)?)
+}
+
+/// What a plan means now; `hash` changes when that does.
+fn preview(prepared: &Prepared, hash: &str, redactor: &Redactor) -> ToolAnswer {
+    let Prepared { rollout, warnings, ahead, changes, .. } = prepared;
+    let plan = &rollout.plan;
+    let host = |wave: &ResolvedWave, host: &ResolvedHost| {
+        let goes_back = ahead.contains(&host.hostname).then_some("goes back");
+        json!({
+            "hostname": host.hostname.as_str(),
+            "tier": host.tier,
+            "wave": redactor.first(&wave.name, 80),
+            "state": if host.present { goes_back } else { Some("silent") },
+            "runs_now": host.revision.as_ref().map(|commit| commit.short().to_owned()),
+        })
+    };
+    let hosts = plan.own_waves().flat_map(|(_, wave)| wave.hosts.iter().map(move |host| (wave, host)));
+    let changes = changes.as_ref().map(|changes| report::packages(rollout, changes, MOST_PACKAGES));
+    let total = plan.hosts().count();
+    let (waves, commit, asked) = (plan.waves.len(), &rollout.revision, &rollout.asked);
+    let told = json!({
+        "plan": redactor.first(rollout.name(), 80),
+        "summary": format!("{waves} waves, {total} hosts, {asked} -> {commit}; nothing is deployed yet"),
+        "next": "call apply_plan with this plan_hash, and the same until and exclude",
+        "plan_hash": hash,
+        "action": plan.waves.iter().map(|wave| wave.action.as_str()).collect::<BTreeSet<_>>(),
+        "asked": asked.as_str(),
+        "commit": commit.as_str(),
+        "subject": rollout.subject.as_ref().map(|subject| format!("{BY_REPOSITORY}{}", redactor.first(subject, 200))),
+        "tiers": plan.tiers().into_iter().map(Tier::as_str).collect::<Vec<_>>(),
+        "warnings": warnings.iter().take(10).map(|warning| redactor.first(warning, 300)).collect::<Vec<_>>(),
+        // Whole commands: they would run on the machine of this server.
+        "hooks": plan.hooks.iter().map(|(hook, command)| (hook.as_str(), redactor.clean(&command.join(" ")))).collect::<BTreeMap<_, _>>(),
+        // What hosts that get built systems would have other versions of; null where it is not known.
+        "changes": changes.map(|lines| lines.iter().map(|line| redactor.first(line, 200)).collect::<Vec<_>>()),
+        "waves": waves_of(plan, redactor),
+        "hosts": hosts.take(MAX_HOSTS).map(|(of, it)| host(of, it)).collect::<Vec<_>>(),
+        "more": total.saturating_sub(MAX_HOSTS),
+    });
+    ToolAnswer::fitting(told, "hosts")
+}
+
+fn waves_of(plan: &ResolvedPlan, redactor: &Redactor) -> Vec<Value> {
+    let wave = |(index, wave): (usize, &ResolvedWave)| {
+        let limits = &wave.limits;
+        json!({
+            "name": redactor.first(&wave.name, 80),
+            "action": wave.action.as_str(),
+            "hosts": wave.hosts.len(),
+            "max_parallel": limits.max_parallel,
+            "max_failures": limits.max_failures,
+            "bake_s": plan.bake_time(index).as_secs(),
+            "confirm": limits.confirm.then_some("a person is asked before it"),
+            // The whole command: it would run on the machine of this server.
+            "check": limits.check.as_ref().map(|check| redactor.clean(&check.command.join(" "))),
+        })
+    };
+    plan.waves.iter().enumerate().take(MAX_WAVES).map(wave).collect()
+}
+
+/// Stands for everything that a preview shows: the text of the plan, its part, its hosts, their systems, and the commit.
+fn plan_hash(text: &str, until: Option<&str>, exclude: &[HostName], prepared: &Prepared) -> String {
+    let waves = prepared.rollout.plan.waves.iter();
+    let waves: Vec<_> = waves
+        .map(|wave| {
+            let hosts = wave.hosts.iter().map(|host| (&host.hostname, host.tier, host.subject(), &host.system));
+            (wave.name.as_str(), hosts.collect::<Vec<_>>())
+        })
+        .collect();
+    let shown = serde_json::to_vec(&(text, until, exclude, prepared.rollout.revision.as_str(), waves));
+    let shown = shown.expect("texts only, so this cannot fail");
+    // Half of it is enough that no two previews share it.
+    let half = Sha256::digest(shown).first_chunk().copied().unwrap_or_default();
+    format!("{:032x}", u128::from_be_bytes(half))
 }

@@ -1,9 +1,9 @@
-//! `rollout_status`, `abort_rollout` and `host_log`: what became of rollouts, from whatever end they began.
+//! `rollout_status`, `abort_rollout`, `resume_rollout` and `host_log`: rollouts that there are, from whatever end they began.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rmcp::RoleServer;
+use rmcp::model::CallToolResponse;
 use rmcp::schemars::{self, JsonSchema};
 use rmcp::service::RequestContext;
 use serde::Deserialize;
@@ -11,13 +11,17 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::mcp::answer::ToolAnswer;
-use crate::mcp::context::{ToolContext, is_running};
+use crate::mcp::call::{Progress, ToolCall};
+use crate::mcp::context::{ToolContext, is_resumable, is_running, touches_test_only, within_reach};
 use crate::mcp::error::ToolError;
-use crate::mcp::follow::WaitUntil;
-use crate::mcp::progress::Progress;
-use crate::mcp::status::{StatusReport, state};
+use crate::mcp::launch::{Launch, Resumed};
+use crate::mcp::schema;
+use crate::mcp::settings::{Credential, Settings};
+use crate::mcp::status::StatusReport;
 use crate::operator::journal::Recorded;
-use crate::protocol::HostName;
+use crate::operator::resumption::{Sources, prepare_again};
+use crate::protocol::{HostName, Tier};
+use crate::report::{Liveness, outcome};
 use crate::rollout::Summary;
 
 const MAX_LISTED: usize = 20;
@@ -41,6 +45,14 @@ pub(super) struct StatusArguments {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct AbortArguments {
     /// The rollout. Without it: the one that runs.
+    #[schemars(with = "String")]
+    rollout_id: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct ResumeArguments {
+    /// The rollout. Without it: the latest that is paused or cut off.
     #[schemars(with = "String")]
     rollout_id: Option<String>,
 }
@@ -72,19 +84,20 @@ pub(super) async fn status(
     let id = context.find(asked.rollout_id.as_deref())?;
     let until = (Instant::now() + Duration::from_secs(asked.wait_seconds)).min(context.deadline());
     let progress = Progress::towards(call, context.settings.timeouts.progress);
-    context.wait(&id, WaitUntil { context: call, until, progress, warnings: Vec::new() }).await
+    context.wait(&id, until, call, progress, &[]).await
 }
 
 fn list(context: &ToolContext) -> Result<ToolAnswer, ToolError> {
     let all = context.rollouts()?;
     let listed = |recorded: &Recorded| {
+        let liveness = if is_running(recorded) { Liveness::Running } else { Liveness::Over };
         let Summary { rollout, began_at, .. } = &recorded.summary;
         let counts = recorded.summary.counts();
         let rollout = rollout.as_deref()?;
         Some(json!({
             "rollout_id": rollout.id.to_string(),
             "name": context.redactor.first(rollout.name(), 80),
-            "state": state(&recorded.summary, recorded.running),
+            "state": outcome(&recorded.summary, liveness),
             "asked": rollout.asked.as_str(),
             "commit": rollout.revision.as_str(),
             "operator": context.redactor.first(&rollout.operator, 80),
@@ -116,6 +129,32 @@ pub(super) fn abort(context: &ToolContext, asked: &AbortArguments) -> Result<Too
     })))
 }
 
+pub(super) async fn resume(context: &ToolContext, call: ToolCall<'_>) -> Result<CallToolResponse, ToolError> {
+    let ResumeArguments { rollout_id } = schema::arguments(call.arguments)?;
+    let id = context.find_where(rollout_id.as_deref(), is_resumable)?;
+    let recorded = context.settings.journals.read(&id)?;
+    let rollout = match &recorded.summary.rollout {
+        Some(rollout) if is_resumable(&recorded) && rollout.revision.is_commit() => rollout,
+        _ => {
+            return Err(ToolError::new("not_resumable", format!("rollout {id} is neither paused nor cut off"))
+                .next("rollout_status tells how it ended; start another one where more has to be done"));
+        }
+    };
+    let credential = if touches_test_only(&rollout.plan) { Credential::Test } else { Credential::Admin };
+    let Settings { flakes, cache, discovery, .. } = &context.settings;
+    let sources = Sources { flakes, cache: cache.as_deref() };
+    let settle = async || {
+        let mut bus = context.connect(credential).await?;
+        let prepared = prepare_again(&recorded.summary, rollout, &mut bus, discovery, sources).await?;
+        within_reach(credential, &prepared.rollout.plan)?;
+        Ok(prepared)
+    };
+    let resumes = Some(Resumed { rollout, summary: &recorded.summary });
+    let phrase = rollout.name().to_owned();
+    let launch = Launch { call, phrase, credential, no_downgrade: &Tier::ALL, plan_hash: None, resumes };
+    context.launch(launch, settle).await
+}
+
 pub(super) fn log(context: &ToolContext, asked: &LogArguments) -> Result<ToolAnswer, ToolError> {
     let has_log = |recorded: &Recorded| {
         recorded.summary.host(&asked.hostname).is_some_and(|host| {
@@ -128,22 +167,10 @@ pub(super) fn log(context: &ToolContext, asked: &LogArguments) -> Result<ToolAns
         None => context.find_where(None, has_log).ok(),
     };
     let recorded = id.map(|id| context.settings.journals.read(&id)).transpose()?;
-    let summary = recorded.as_ref().map(|recorded| &recorded.summary);
-    let found =
-        summary.and_then(|summary| Some((summary, summary.rollout.as_deref()?, summary.host(&asked.hostname)?)));
-    let Some((summary, rollout, host)) = found else {
+    let report = recorded.as_ref().and_then(|recorded| StatusReport::of(&recorded.summary, context));
+    let host = recorded.as_ref().and_then(|recorded| recorded.summary.host(&asked.hostname));
+    report.zip(host).map(|(report, host)| report.host_log(host)).ok_or_else(|| {
         let what = format!("hostname: {} failed in no rollout on record here", asked.hostname);
-        return Err(ToolError::new("no_log", what).next("rollout_status with list: true shows the rollouts on record"));
-    };
-    let report = StatusReport {
-        rollout,
-        summary,
-        state: "",
-        warnings: Vec::new(),
-        phases: BTreeMap::new(),
-        words: String::new(),
-        now: (context.settings.clock)(),
-        redactor: &context.redactor,
-    };
-    Ok(ToolAnswer::of(report.host_log(host)))
+        ToolError::new("no_log", what).next("rollout_status with list: true shows the rollouts on record")
+    })
 }

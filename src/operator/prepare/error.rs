@@ -13,15 +13,12 @@ use crate::protocol::{HostName, Revision, RolloutReport};
 
 #[derive(Debug, Error, Diagnostic)]
 pub enum PrepareError {
-    /// The plan does not fit the hosts that are there.
     #[error(transparent)]
     #[diagnostic(transparent)]
     Plan(#[from] PlanErrors),
-    /// What was left out, or asked for alone, is not in it.
     #[error(transparent)]
     #[diagnostic(transparent)]
     Selection(#[from] SelectionError),
-    /// The hosts could not be asked whether they are there.
     #[error(transparent)]
     #[diagnostic(transparent)]
     Fleet(#[from] FleetError),
@@ -31,15 +28,12 @@ pub enum PrepareError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Lookup(#[from] UnresolvedError),
-    /// The systems cannot be built.
     #[error(transparent)]
     #[diagnostic(transparent)]
     Nix(#[from] NixError),
-    /// There is nothing to build the systems from.
     #[error("it is not known which flake the systems are to be built from")]
     #[diagnostic(help("set `flake` in the plan, or give --flake"))]
     NoFlake,
-    /// Two machines answer as a host of a rollout that is to go on.
     #[error("two machines answer to the name {0}")]
     #[diagnostic(help("stop one listener, or rename it; `homelab-deploy hosts` shows both"))]
     TwoMachines(HostName),
@@ -65,7 +59,6 @@ pub enum SelectionError {
 /// A good reason not to begin, which an operator may override.
 #[derive(Debug, Error, Diagnostic)]
 pub enum PreflightError {
-    /// Another operator is at hosts of the same tier.
     #[error("{} is rolling out {:?} since {:.0}, and is in wave {} of {}", .0.operator, .0.name, .0.since, .0.wave, .0.waves)]
     #[diagnostic(help(
         "wait until it is over, or add --force: then hosts that are busy with the other rollout reject this one, and a \

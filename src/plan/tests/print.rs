@@ -24,7 +24,7 @@ impl Display for Plan {
         if self.stage {
             writeln!(f, "stage = true")?;
         }
-        for (hook, command) in self.hooks.all() {
+        for (hook, command) in &self.hooks {
             writeln!(f, "{hook} = {}", List(command))?;
         }
         self.waves.iter().try_for_each(|wave| write!(f, "\n{wave}"))

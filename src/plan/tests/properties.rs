@@ -63,7 +63,7 @@ prop_compose! {
             flake: flake.map(|text| text.parse().unwrap()),
             systems,
             stage,
-            hooks: crate::plan::Hooks { on_finish, ..crate::plan::Hooks::default() },
+            hooks: on_finish.map(|argv| (crate::plan::Hook::OnFinish, argv)).into_iter().collect(),
             waves: waves.into_iter().enumerate().map(wave).collect(),
         }
     }

@@ -34,7 +34,7 @@ pub fn html(document: &Document<'_>) -> String {
         escape(&title),
         document.outcome(),
         escape(&title),
-        marked(document.outcome())
+        marked(&document.outcome())
     );
     for (title, fact) in document.facts() {
         write(&mut page, format_args!("<dt>{title}</dt><dd>{}</dd>\n", escape(&fact)));

@@ -9,6 +9,7 @@ use tokio::process::Command;
 
 use crate::apply::stage::{self, ran_sorted};
 use crate::support::lab::Lab;
+use crate::support::skip::skip;
 use crate::support::wait;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -25,7 +26,7 @@ fn made(file: &str) -> Option<PathBuf> {
 #[tokio::test]
 async fn a_client_in_python_finds_its_way_in_both_eras() {
     let Some(python) = made("bin/python") else {
-        return eprintln!("left out: there is no Python with the package `mcp`; scripts/mcp-client makes one");
+        return skip("there is no Python with the package `mcp`; scripts/mcp-client makes one");
     };
     for (mode, version) in MODES {
         let script = Path::new(ROOT).join("tests/it/mcp/client.py");
@@ -36,7 +37,7 @@ async fn a_client_in_python_finds_its_way_in_both_eras() {
 #[tokio::test]
 async fn a_client_in_typescript_finds_its_way_in_both_eras() {
     let Some(folder) = made("node_modules") else {
-        return eprintln!("left out: there is no TypeScript SDK; scripts/mcp-client fetches it where npm is at hand");
+        return skip("there is no TypeScript SDK; scripts/mcp-client fetches it where npm is at hand");
     };
     for (mode, version) in MODES {
         let script = Path::new(ROOT).join("tests/it/mcp/client.mjs");

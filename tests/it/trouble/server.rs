@@ -120,6 +120,27 @@ async fn what_is_no_nats_server_is_told_from_one_that_is_not_there() {
     stage.hosts("nats", &format!("nats://{gone}"), &[]).await.expect(3).told("Connection refused");
 }
 
+/// What a server says whose time for logging in passed while this machine stood still.
+const TOO_LATE: &str = "INFO {\"server_id\":\"X\",\"version\":\"2.10.0\",\"proto\":1,\"host\":\"127.0.0.1\",\"port\":4222,\
+                        \"max_payload\":262144,\"nonce\":\"AAAA\"}\r\n-ERR 'Authentication Timeout'\r\n";
+
+#[tokio::test]
+async fn a_login_that_came_too_late_is_no_server_that_is_not_there() {
+    let stage = Stage::set();
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("nats://{}", socket.local_addr().unwrap());
+    thread::spawn(move || {
+        let mut clients = Vec::new();
+        for client in socket.incoming() {
+            let mut client = client.unwrap();
+            client.write_all(TOO_LATE.as_bytes()).ok();
+            clients.push(client);
+        }
+    });
+    let ended = stage.hosts("nats", &url, &[]).await.expect(3);
+    ended.told("the server waited for the key in vain").told("try again").not_told("check that nats-server runs");
+}
+
 #[tokio::test]
 async fn the_key_of_a_listener_does_not_deploy_and_one_in_a_creds_file_does() {
     let mut lab = Lab::start(crate::program(), &["prod.ns1.dns"]).await.unwrap();

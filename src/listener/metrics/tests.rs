@@ -1,0 +1,161 @@
+use tempfile::TempDir;
+use tokio::net::TcpStream;
+
+use super::*;
+use crate::listener::run::Spec;
+use crate::listener::run::tests::spec;
+
+/// An exporter that answers, of a host that has nothing, and the loop's end of it.
+struct Scene {
+    address: SocketAddr,
+    _metrics: watch::Sender<Metrics>,
+    _root: TempDir,
+    _serving: JoinSet<()>,
+}
+
+impl Scene {
+    async fn start() -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let (metrics, watched) = watch::channel(Metrics::new());
+        let host = Host::new(root.path().to_owned());
+        let exporter = Exporter::bind("127.0.0.1:0".parse().unwrap(), watched, host).await.unwrap();
+        let address = exporter.socket.local_addr().unwrap();
+        let mut serving = JoinSet::new();
+        serving.spawn(exporter.serve());
+        Self { address, _metrics: metrics, _root: root, _serving: serving }
+    }
+
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+
+    /// What comes back for these bytes, until the connection is closed.
+    async fn answer_to(&self, request: &[u8]) -> String {
+        let mut client = self.connect().await;
+        // It may be refused before it was read to its end.
+        client.write_all(request).await.ok();
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).await.unwrap();
+        String::from_utf8(answer).unwrap()
+    }
+
+    async fn status_of(&self, request: &[u8]) -> String {
+        self.answer_to(request).await.lines().next().unwrap_or_default().to_owned()
+    }
+}
+
+#[tokio::test]
+async fn metrics_are_answered_with_their_type_and_length() {
+    let scene = Scene::start().await;
+    let answer = scene.answer_to(b"GET /metrics?x=y HTTP/1.1\r\nHost: ns1\r\n\r\n").await;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4"), "{head}");
+    assert!(head.contains(&format!("Content-Length: {}\r\nConnection: close", body.len())), "{head}");
+    assert!(body.contains("\nhomelab_deploy_connected 0\n"), "{body}");
+}
+
+#[tokio::test]
+async fn other_requests_are_refused_in_the_terms_of_http() {
+    let scene = Scene::start().await;
+    let endless = [b'x'; 10_000];
+    let cases: [(&[u8], &str); 6] = [
+        (b"GET / HTTP/1.1\r\n\r\n", "HTTP/1.1 404 Not Found"),
+        (b"GET /metrics/x HTTP/1.1\r\n\r\n", "HTTP/1.1 404 Not Found"),
+        (b"POST /metrics HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc", "HTTP/1.1 405 Method Not Allowed"),
+        (b"\xff\x00\r\n\r\n", "HTTP/1.1 400 Bad Request"),
+        (b"GET\n\n", "HTTP/1.1 400 Bad Request"),
+        (&endless, "HTTP/1.1 400 Bad Request"),
+    ];
+    for (request, status) in cases {
+        assert_eq!(scene.status_of(request).await, status, "{}", String::from_utf8_lossy(request));
+    }
+    assert!(scene.answer_to(b"PUT /metrics HTTP/1.1\r\n\r\n").await.contains("\r\nAllow: GET\r\n"));
+}
+
+#[tokio::test]
+async fn who_says_nothing_keeps_others_waiting_for_a_moment_and_no_longer() {
+    let scene = Scene::start().await;
+    let mut silent = Vec::new();
+    for _ in 0..CLIENTS {
+        let mut client = scene.connect().await;
+        client.write_all(b"GET /metr").await.unwrap();
+        silent.push(client);
+    }
+    let answered = timeout(4 * PATIENCE, scene.status_of(b"GET /metrics HTTP/1.1\r\n\r\n")).await;
+    assert_eq!(answered.unwrap(), "HTTP/1.1 200 OK");
+}
+
+#[tokio::test]
+async fn an_address_that_is_taken_is_an_error() {
+    let scene = Scene::start().await;
+    let (_metrics, watched) = watch::channel(Metrics::new());
+    let error = Exporter::bind(scene.address, watched, Host::new("/".into())).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+}
+
+#[test]
+fn a_listener_that_has_done_nothing_shows_zeros_and_only_what_it_knows() {
+    let page = Metrics::new().page(None, None);
+    insta::assert_snapshot!(page, @r#"
+    # HELP homelab_deploy_build_info The listener that runs.
+    # TYPE homelab_deploy_build_info gauge
+    homelab_deploy_build_info{version="0.1.0"} 1
+    # HELP homelab_deploy_connected Whether the connection to NATS stands.
+    # TYPE homelab_deploy_connected gauge
+    homelab_deploy_connected 0
+    # HELP homelab_deploy_runs_total Runs that have ended since the listener was started.
+    # TYPE homelab_deploy_runs_total counter
+    homelab_deploy_runs_total{status="completed",error=""} 0
+    homelab_deploy_runs_total{status="failed",error="invalid_revision"} 0
+    homelab_deploy_runs_total{status="failed",error="already_running"} 0
+    homelab_deploy_runs_total{status="failed",error="build_failed"} 0
+    homelab_deploy_runs_total{status="failed",error="timeout"} 0
+    homelab_deploy_runs_total{status="failed",error="activation_failed"} 0
+    homelab_deploy_runs_total{status="failed",error="interrupted"} 0
+    homelab_deploy_runs_total{status="failed",error="verify_failed"} 0
+    homelab_deploy_runs_total{status="failed",error="not_confirmed"} 0
+    homelab_deploy_runs_total{status="failed",error="wrong_host"} 0
+    homelab_deploy_runs_total{status="failed",error="not_available"} 0
+    homelab_deploy_runs_total{status="failed",error="untrusted"} 0
+    "#);
+}
+
+#[test]
+fn runs_are_counted_by_how_they_ended_and_the_last_one_is_shown() {
+    let mut metrics = Metrics { connected: true, ..Metrics::new() };
+    let mut ledger = RequestHistory::new("ns1".parse().unwrap());
+    let odd = ErrorCode::Other("a\"b\\\nc".to_owned());
+    let runs = [(Status::Completed, None), (Status::Failed, Some(ErrorCode::BuildFailed)), (Status::Failed, Some(odd))];
+    for (status, error) in runs.into_iter().cycle().take(4) {
+        let at = Some("2026-01-01T00:01:30.250Z".parse().unwrap());
+        let response = Response { error, at, ..Response::new("ns1".parse().unwrap(), status, "") };
+        let spec = Spec { accepted_at: "2026-01-01T00:00:00Z".parse().unwrap(), ..spec("r-1") };
+        ledger.ended(spec, response);
+        metrics.count_last(&ledger);
+    }
+    let revision = "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b".parse().unwrap();
+    let page = metrics.page(Some(&revision), Some(true));
+    let samples: Vec<&str> = page.lines().filter(|line| !line.starts_with('#')).collect();
+    insta::assert_snapshot!(samples.join("\n"), @r#"
+    homelab_deploy_build_info{version="0.1.0"} 1
+    homelab_deploy_connected 1
+    homelab_deploy_runs_total{status="completed",error=""} 2
+    homelab_deploy_runs_total{status="failed",error="invalid_revision"} 0
+    homelab_deploy_runs_total{status="failed",error="already_running"} 0
+    homelab_deploy_runs_total{status="failed",error="build_failed"} 1
+    homelab_deploy_runs_total{status="failed",error="timeout"} 0
+    homelab_deploy_runs_total{status="failed",error="activation_failed"} 0
+    homelab_deploy_runs_total{status="failed",error="interrupted"} 0
+    homelab_deploy_runs_total{status="failed",error="verify_failed"} 0
+    homelab_deploy_runs_total{status="failed",error="not_confirmed"} 0
+    homelab_deploy_runs_total{status="failed",error="wrong_host"} 0
+    homelab_deploy_runs_total{status="failed",error="not_available"} 0
+    homelab_deploy_runs_total{status="failed",error="untrusted"} 0
+    homelab_deploy_runs_total{status="failed",error="a\"b\\\nc"} 1
+    homelab_deploy_last_run_timestamp_seconds 1767225690.25
+    homelab_deploy_last_run_duration_seconds 90.25
+    homelab_deploy_last_run_success 1
+    homelab_deploy_running_revision_info{revision="8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b"} 1
+    homelab_deploy_reboot_required 1
+    "#);
+}

@@ -1,0 +1,122 @@
+//! The record of one rollout: writing it, and reading it.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::AsFd;
+use std::process::Stdio;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use crate::rollout::{Event, EventKind, EventWriter, Rollout};
+
+/// How much is recorded before it is written without being asked to, in bytes. More room than that is not kept.
+const FULL: usize = 64 * 1024;
+
+/// How much may be written before it is synced, in bytes.
+const MAX_UNSYNCED: usize = 256 * 1024;
+
+#[derive(Debug)]
+pub struct Journal {
+    file: File,
+    writer: EventWriter,
+    /// Whole lines that are not written yet.
+    lines: Vec<u8>,
+    /// How much was written that may not be on disk yet, in bytes.
+    unsynced: usize,
+}
+
+impl Journal {
+    /// A journal that goes on at the end of a file.
+    pub(in crate::operator) fn on(file: File) -> Self {
+        Self { file, writer: EventWriter::default(), lines: Vec::new(), unsynced: 0 }
+    }
+
+    /// The journal that this process was given as its input. The lock came with it, so that there is no moment at which
+    /// the rollout seems to be nobody's.
+    pub fn inherited() -> io::Result<Self> {
+        io::stdin().as_fd().try_clone_to_owned().map(|file| Self { unsynced: 1, ..Self::on(file.into()) })
+    }
+
+    /// Records an event if it is a fact. It outlives this process once it is [written](Self::write), and the machine once it
+    /// is [synced](Self::sync).
+    pub fn record(&mut self, event: &Event) -> io::Result<()> {
+        if event.kind.is_fact() {
+            self.writer.write(event, &mut self.lines)?;
+            self.lines.push(b'\n');
+        }
+        if self.lines.len() < FULL { Ok(()) } else { self.write() }
+    }
+
+    /// Writes what was recorded, which others can read from here on. When that has come to much, it is synced as well, so that
+    /// it need not be done all at once in the end.
+    pub fn write(&mut self) -> io::Result<()> {
+        if !self.lines.is_empty() {
+            self.unsynced += self.lines.len();
+            self.file.write_all(&self.lines)?;
+            self.lines.clear();
+            // The plan of a large fleet is longer than all that comes after it at once.
+            self.lines.shrink_to(FULL);
+        }
+        if self.unsynced > MAX_UNSYNCED { self.put_on_disk() } else { Ok(()) }
+    }
+
+    /// Waits until all that was recorded is on disk.
+    pub fn sync(&mut self) -> io::Result<()> {
+        self.write()?;
+        if self.unsynced > 0 { self.put_on_disk() } else { Ok(()) }
+    }
+
+    fn put_on_disk(&mut self) -> io::Result<()> {
+        self.unsynced = 0;
+        self.file.sync_data()
+    }
+}
+
+impl From<Journal> for Stdio {
+    fn from(journal: Journal) -> Self {
+        journal.file.into()
+    }
+}
+
+/// What stands in front of the time of the first event.
+const TIME_BEGINS: &str = "{\"at\":\"";
+
+/// How much of a journal has that time in it, in bytes.
+const TIME_WITHIN: u64 = 64;
+
+/// When a rollout began, by the first bytes of its journal: a plan may be long.
+pub(super) fn began_at(journal: File) -> Option<Timestamp> {
+    let mut bytes = Vec::new();
+    journal.take(TIME_WITHIN).read_to_end(&mut bytes).ok()?;
+    // What stands behind the time may be cut in the middle of a character.
+    String::from_utf8_lossy(&bytes).strip_prefix(TIME_BEGINS)?.split('"').next()?.parse().ok()
+}
+
+/// What the first line of a journal says, which is as much as a plan is long. What follows may be a lot more.
+pub(super) fn beginning(journal: File) -> Option<(Timestamp, Arc<Rollout>)> {
+    let mut line = String::new();
+    BufReader::new(journal).read_line(&mut line).ok()?;
+    match serde_json::from_str(&line).ok()? {
+        Event { at, kind: EventKind::Begun(rollout) } => Some((at, rollout)),
+        _ => None,
+    }
+}
+
+/// The events of all whole lines from this one on, and where they end. An error names the line that cannot be read, and why.
+pub(in crate::operator) fn read_events(text: &str, first: usize) -> Result<(Vec<Event>, u64), (usize, String)> {
+    let mut events = Vec::new();
+    let mut whole = 0;
+    for (index, line) in text.split_inclusive('\n').enumerate() {
+        // Only what is in front of a line's end is known to be all of it.
+        let Some(object) = line.strip_suffix('\n') else { break };
+        let number = first + index;
+        let event: Event = serde_json::from_str(object).map_err(|error| (number, error.to_string()))?;
+        if number > 1 && matches!(event.kind, EventKind::Begun(_)) {
+            return Err((number, "another rollout begins here".to_owned()));
+        }
+        events.push(event);
+        whole += line.len() as u64;
+    }
+    Ok((events, whole))
+}
