@@ -115,6 +115,8 @@ impl Display {
             }
             drop(reporter);
             ends.send(()).ok();
+            // The command is at its end: taking a large fleet apart host by host would only hold that up.
+            std::mem::forget(state);
         });
         Self { to, thread: Some(thread), over, leaves_at_once: false }
     }

@@ -12,7 +12,7 @@ use crate::text::nearest;
 
 use super::diagnostic::{PlanDiagnostic, PlanErrors, list};
 use super::resolved::{Check, Groups, Limits, ResolvedHost, ResolvedPlan, ResolvedWave};
-use super::roster::{Address, Roster, short};
+use super::roster::{Address, Roster, nearest_subject, short};
 use super::{CONFIRM_TIMEOUT, Plan, Rollback, Selector, Settings, Spanned, Wave};
 
 /// What the waves have taken so far, and what was found on the way.
@@ -174,7 +174,7 @@ impl<'a> Resolver<'a> {
             Target::Host(tier, name) => self.misspelt(name, *tier, by, |near| excluded.contains(&(*tier, near))),
             group if self.roster.members(&group.subject()).next().is_some() => None,
             group => {
-                let near = short(self.roster.nearest(group)?);
+                let near = short(nearest_subject(group, self.roster.subjects())?);
                 let what = format!("`{}` excludes no host: did you mean {near}?", by.value.text);
                 Some(PlanDiagnostic::warning(what).at(&by.span, "nobody"))
             }
@@ -240,7 +240,7 @@ impl<'a> Resolver<'a> {
             list(hosts.map(|host| host.hostname.as_str()))
         };
         let none_of = |tier: Tier| format!("no {tier} host answered: see that its listener runs");
-        let near = self.roster.nearest(group).map(|near| format!("did you mean {}? ", short(near)));
+        let near = nearest_subject(group, self.roster.subjects()).map(|near| format!("did you mean {}? ", short(near)));
         near.unwrap_or_default()
             + &match group {
                 Target::All(tier) | Target::Host(tier, _) => none_of(*tier),

@@ -152,7 +152,9 @@ impl Replies {
     }
 
     fn below(self, tier: &str, host: &str, last: &str) -> ReplySubject {
-        ReplySubject(Subject::made(format!("{RESPONSES}{tier}.{host}.{}.{last}", self.rollout)))
+        let mut buffer = Uuid::encode_buffer();
+        let rollout = self.rollout.encode(&mut buffer);
+        ReplySubject(Subject::joined(&[RESPONSES, tier, ".", host, ".", rollout, ".", last]))
     }
 
     /// The host that an answer comes from and the request that it is about; `None` when it is not about this rollout. A name

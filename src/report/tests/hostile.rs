@@ -63,8 +63,8 @@ fn shown(said: &str) -> String {
     page += &story.told();
     page += &rollouts_table(&[(&story.summary, Liveness::Over)], start(), usize::MAX);
     let hosts = [
-        HostAnswer { report: report("test1", said), proved: true },
-        HostAnswer { report: HostReport { busy: None, ..report("test2", said) }, proved: false },
+        HostAnswer { report: Box::new(report("test1", said)), proved: true },
+        HostAnswer { report: Box::new(HostReport { busy: None, ..report("test2", said) }), proved: false },
     ];
     page += &hosts_table(&hosts, &HostsView { behind: &BTreeMap::new(), now: start(), width: 60 });
     let document = Document::of(&story.summary, Liveness::Over, start()).unwrap();
