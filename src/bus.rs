@@ -216,7 +216,7 @@ impl<'a> Dialer<'a> {
             }
             Err(error) => Err(match error.kind() {
                 ConnectErrorKind::AuthorizationViolation => {
-                    BusError::Refused { server: server.clone(), public_key: self.seed.key().public() }
+                    BusError::Refused { server: server.clone(), public_key: self.seed.public_key() }
                 }
                 ConnectErrorKind::TimedOut => {
                     ConnectAttempt::silence(server, share, takes_connections(server).await).into()
@@ -228,7 +228,7 @@ impl<'a> Dialer<'a> {
 
     fn options(&self, backoff: &Arc<Backoff>, share: Duration, translator: Translator) -> ConnectOptions {
         let (seed, backoff) = (Arc::clone(&self.seed), Arc::clone(backoff));
-        let options = ConnectOptions::with_auth_callback(move |nonce| std::future::ready(seed.key().prove(&nonce)))
+        let options = ConnectOptions::with_auth_callback(move |nonce| std::future::ready(seed.prove(&nonce)))
             .name(&self.settings.name)
             .subscription_capacity(self.settings.subscription_capacity)
             .connection_timeout(share)

@@ -73,7 +73,7 @@ enum Command {
     Abort(rollouts::Abort),
     /// Show what a plan would do with the hosts that answer now. Nothing is deployed.
     #[command(after_help = help::PLAN)]
-    Plan(plan::Plan),
+    Plan(Box<plan::Plan>),
     /// Deploy to the hosts that listen on a subject, and wait for each of them.
     ///
     /// Succeeds only when at least one host answered and every host that did, or that the roll call found on the subject,

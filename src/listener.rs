@@ -7,11 +7,10 @@
 //! ```text
 //! request ─► admission (pure) ─► run directory ─► supervisor ─► lookup and nixos-rebuild, or fetch; verdict (pure)
 //!                ▲                                    │
-//!             ledger ◄───── phase, commit, result ◄───┘
+//!             history ◄──── phase, commit, result ◄───┘
 //! ```
 
 mod admission;
-mod allowance;
 mod config;
 mod history;
 mod host;
@@ -23,7 +22,7 @@ mod problems;
 mod publisher;
 mod rebuild;
 mod run;
-mod serve;
+mod service;
 mod snapshot;
 mod state_dir;
 pub mod supervisor;
@@ -49,7 +48,7 @@ pub use self::inbox::SUBSCRIPTION_CAPACITY;
 use self::metrics::{Exporter, Metrics};
 pub use self::problems::{ask, missing};
 pub use self::run::UnitEnd;
-use self::serve::{Past, Service};
+use self::service::{Past, Service};
 use self::state_dir::StateDir;
 pub use self::state_dir::StateError;
 pub use self::watchdog::Watchdog;
@@ -86,51 +85,51 @@ pub enum ListenerError {
 pub async fn listen(
     config: Config,
     settings: &Settings,
-    mut pulse: Watchdog,
+    mut watchdog: Watchdog,
     stop: impl Future<Output = ()>,
 ) -> Result<(), ListenerError> {
-    let (memory, mut recalled) = StateDir::open(&config.state_dir, config.runtime_dir.as_deref())?;
-    let mut ledger = RequestHistory::new(config.hostname.clone());
-    for (spec, response) in recalled.finals.drain(..) {
-        ledger.ended(spec, response);
+    let (state_dir, mut recovered) = StateDir::open(&config.state_dir, config.runtime_dir.as_deref())?;
+    let mut history = RequestHistory::new(config.hostname.clone());
+    for (spec, response) in recovered.finals.drain(..) {
+        history.ended(spec, response);
     }
-    for (name, end) in recalled.damaged.drain(..) {
-        ledger.damaged(name, end);
+    for (name, end) in recovered.damaged.drain(..) {
+        history.damaged(name, end);
     }
     let mut metrics = Metrics::new();
-    metrics.recall(&ledger);
+    metrics.recall(&history);
     let (metrics, watched) = watch::channel(metrics);
-    let mut beside = JoinSet::new();
+    let mut tasks = JoinSet::new();
     if let Some(address) = config.metrics_listen {
         let exporter = Exporter::bind(address, watched, Host::new(config.root.clone())).await;
-        beside.spawn(exporter.map_err(|error| ListenerError::Metrics(address, error))?.serve());
+        tasks.spawn(exporter.map_err(|error| ListenerError::Metrics(address, error))?.serve());
     }
 
     let mut stop = pin!(stop);
     let bus = tokio::select! {
-        bus = connect(settings, &mut pulse) => bus?,
+        bus = connect(settings, &mut watchdog) => bus?,
         () = &mut stop => return Ok(()),
     };
-    let past = Past { memory, ledger, recalled };
+    let past = Past { state_dir, history, recovered };
     // On the heap, since every future above would hold all of the loop's otherwise.
-    Box::pin(Service::new(config, (bus.client, bus.renewal), past, pulse, metrics).serve(bus.events, stop)).await
+    Box::pin(Service::new(config, (bus.client, bus.renewal), past, watchdog, metrics).serve(bus.events, stop)).await
 }
 
 /// Connects, however long it takes.
 ///
 /// systemd takes the service for up after a moment anyway. A listener that waits for its server does all that it can;
 /// were it not up, the boot and every switch would wait with it, and the server may well be what they are about to start.
-async fn connect(settings: &Settings, pulse: &mut Watchdog) -> Result<Bus, BusError> {
+async fn connect(settings: &Settings, watchdog: &mut Watchdog) -> Result<Bus, BusError> {
     let mut connecting = pin!(Bus::connect_patiently(settings));
     let mut moment = pin!(sleep(UP_WITHIN));
     loop {
         tokio::select! {
             bus = &mut connecting => return bus,
-            () = &mut moment, if !pulse.is_up => {
-                pulse.status("no NATS server can be reached, trying again".to_owned());
-                pulse.up();
+            () = &mut moment, if !watchdog.is_up => {
+                watchdog.status("no NATS server can be reached, trying again".to_owned());
+                watchdog.up();
             }
-            () = pulse.due() => pulse.beat(),
+            () = watchdog.due() => watchdog.beat(),
         }
     }
 }

@@ -110,9 +110,9 @@ pub async fn tips(flake: &FlakeUrl, asked: &Revision) -> Result<Vec<Commit>, Loo
 /// What branches and tags are called, as far as git can tell.
 async fn names(remote: &Remote, asked: &Revision) -> Vec<String> {
     let listed = list(remote, asked).await.map(|(output, _)| output.stdout).unwrap_or_default();
-    let refs = String::from_utf8_lossy(&listed);
-    let refs = refs.lines().filter_map(|line| line.split_once('\t')).map(|(_, name)| name);
-    let names = refs.filter_map(|name| name.strip_prefix("refs/heads/").or_else(|| name.strip_prefix("refs/tags/")));
+    let listed = String::from_utf8_lossy(&listed);
+    let names = refs(&listed)
+        .filter_map(|(_, name)| name.strip_prefix("refs/heads/").or_else(|| name.strip_prefix("refs/tags/")));
     names.filter(|name| !name.ends_with("^{}")).map(safe).collect()
 }
 
@@ -125,15 +125,18 @@ async fn list(remote: &Remote, asked: &Revision) -> Result<(Output, String), Loo
 
 /// The commits in the output of `git ls-remote`. A tag that is an object of its own is followed by the commit that it names.
 fn commits(listing: &str) -> Vec<Commit> {
-    let lines: Vec<(&str, &str)> = listing.lines().filter_map(|line| line.split_once('\t')).collect();
-    let peeled: BTreeSet<&str> = lines.iter().filter_map(|(_, name)| name.strip_suffix("^{}")).collect();
-    lines.iter().filter(|(_, name)| !peeled.contains(name)).filter_map(|(commit, _)| commit.parse().ok()).collect()
+    let peeled: BTreeSet<&str> = refs(listing).filter_map(|(_, name)| name.strip_suffix("^{}")).collect();
+    refs(listing).filter(|(_, name)| !peeled.contains(name)).filter_map(|(commit, _)| commit.parse().ok()).collect()
 }
 
 /// The commit of one ref in the output of `git ls-remote`.
 fn listed(listing: &str, wanted: &str) -> Option<Commit> {
-    let mut lines = listing.lines().filter_map(|line| line.split_once('\t'));
-    lines.find(|(_, name)| *name == wanted).and_then(|(commit, _)| commit.parse().ok())
+    refs(listing).find(|(_, name)| *name == wanted).and_then(|(commit, _)| commit.parse().ok())
+}
+
+/// The lines of that: ids, and names of refs.
+fn refs(listing: &str) -> impl Iterator<Item = (&str, &str)> {
+    listing.lines().filter_map(|line| line.split_once('\t'))
 }
 
 async fn ask_nix(flake: &FlakeUrl, asked: &Revision) -> Result<Commit, LookupError> {

@@ -8,7 +8,6 @@ pub mod detach;
 pub mod drive;
 pub mod flake;
 pub mod fleet;
-pub mod follow;
 pub mod history;
 pub mod hooks;
 pub mod journal;
@@ -18,7 +17,6 @@ pub mod prepare;
 pub mod resumption;
 pub mod revision;
 pub mod rollback;
-pub mod saved_plan;
 #[cfg(test)]
 mod testing;
 

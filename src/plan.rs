@@ -34,13 +34,13 @@ use serde::Deserialize;
 pub use self::changes::{Changes, Closures, PackageChange, StorePath};
 pub use self::diagnostic::{PlanDiagnostic, PlanErrors};
 pub use self::resolved::{Check, Groups, Limits, ResolvedHost, ResolvedPlan, ResolvedWave};
-pub use self::roster::{Roster, groups_of};
+pub use self::roster::{Roster, groups_of, nearest_subject};
 pub use self::schema::schema;
 pub use self::settings::{
     BadConfirmTimeout, CONFIRM_TIMEOUT, Hook, Hooks, Parallel, Rollback, Settings, parse_confirm_timeout,
 };
 pub use self::systems::{Systems, runs};
-pub use self::target::Selector;
+pub use self::target::{Aliases, Selector};
 
 use crate::protocol::{FlakeUrl, HostName, Revision, Sender, Target, Tier};
 

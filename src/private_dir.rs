@@ -21,6 +21,8 @@ const FOR_US: Mode = Mode::RWXU;
 
 const FILE_FOR_US: Mode = Mode::RUSR.union(Mode::WUSR);
 
+const FOLDER: OFlags = OFlags::DIRECTORY.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
 #[derive(Debug)]
 pub struct PrivateDir {
     handle: OwnedFd,
@@ -56,9 +58,7 @@ impl PrivateDir {
     pub fn open(path: &Path) -> Result<Self> {
         // With a slash behind its name a link would be followed.
         let path: PathBuf = path.components().collect();
-        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let opened = rustix::fs::open(&path, flags, Mode::empty());
-        Self::checked(opened.map_err(|error| not_opened(&path, error, "a folder"))?, path)
+        Self::checked(rustix::fs::open(&path, FOLDER, Mode::empty()), path)
     }
 
     /// The same, and makes it with the folders above it where they are missing.
@@ -77,9 +77,7 @@ impl PrivateDir {
     }
 
     pub fn open_folder(&self, name: &str) -> Result<Self> {
-        let (path, flags) = (self.path.join(name), OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC);
-        let opened = rustix::fs::openat(&self.handle, name, flags, Mode::empty());
-        Self::checked(opened.map_err(|error| not_opened(&path, error, "a folder"))?, path)
+        Self::checked(rustix::fs::openat(&self.handle, name, FOLDER, Mode::empty()), self.path.join(name))
     }
 
     /// The same, and makes it where it is missing.
@@ -91,7 +89,8 @@ impl PrivateDir {
         }
     }
 
-    fn checked(handle: OwnedFd, path: PathBuf) -> Result<Self> {
+    fn checked(opened: rustix::io::Result<OwnedFd>, path: PathBuf) -> Result<Self> {
+        let handle = opened.map_err(|error| not_opened(&path, error, "a folder"))?;
         let status = status_of(&handle, &path)?;
         is_trusted(&status, &path)?;
         let readable = Mode::from_raw_mode(status.st_mode).intersects(Mode::RWXG | Mode::RWXO);

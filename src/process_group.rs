@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use tokio::process::{Child, ChildStderr, ChildStdout, Command};
+use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 /// The longest answer that is read, in bytes: some ten thousand branches and tags.
@@ -99,7 +99,7 @@ async fn follow(child: &mut Child, most: usize) -> io::Result<Output> {
     let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
         return Err(io::Error::other("its output cannot be read"));
     };
-    let (mut answer, mut said) = (Pipe::<ChildStdout>::of(stdout), Pipe::<ChildStderr>::of(stderr));
+    let (mut answer, mut said) = (Pipe::of(stdout), Pipe::of(stderr));
     let status: ExitStatus = loop {
         tokio::select! {
             status = child.wait() => break status?,

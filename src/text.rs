@@ -23,11 +23,18 @@ pub fn safe(text: &str) -> String {
     safe
 }
 
-/// The known name that is most like this one, when one is.
+/// The known name that is most like this one, when one is; the first of several.
 pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    // The measure and the bound that clap has for its flags.
-    let likeness = known.into_iter().map(|known| (strsim::jaro(name, known), known));
-    likeness.filter(|(likeness, _)| *likeness > 0.7).max_by(|(a, _), (b, _)| a.total_cmp(b)).map(|(_, known)| known)
+    // The measure and the bound that clap has for its flags. In a short name it counts two letters that changed places too much.
+    let is_close = |known: &str| strsim::osa_distance(name, known) * 3 <= name.chars().count();
+    let measure = |known: &str| strsim::jaro(name, known).max(if is_close(known) { 0.8 } else { 0.0 });
+    let likeness = known.into_iter().map(|known| (measure(known), known));
+    likeness.filter(|(likeness, _)| *likeness > 0.7).min_by(|(a, _), (b, _)| b.total_cmp(a)).map(|(_, known)| known)
+}
+
+/// The beginning of what is said of a name that is not known: the known name that is most like it, when one is.
+pub(crate) fn did_you_mean<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+    nearest(name, known).map(|near| format!("did you mean {near}? ")).unwrap_or_default()
 }
 
 type Characters<'a> = std::iter::Peekable<std::str::Chars<'a>>;
@@ -100,6 +107,15 @@ mod tests {
             "\x1b",
         ];
         insta::assert_snapshot!(cases.map(safe).join("|"), @"red|text|link|cleared|charset|control|10%20%|usertxt.exe|a b c|cut off|");
+    }
+
+    #[test]
+    fn the_nearest_name_is_one_that_fingers_or_eyes_take_for_it() {
+        let known = ["dns", "media", "ns1", "sunday", "web"];
+        let near = ["dsn", "meida", "nsl", "sundy", "wbe", "web", "x", "", "backup"]
+            .map(|name| nearest(name, known).unwrap_or("-"));
+        insta::assert_snapshot!(near.join(" "), @"dns media ns1 sunday web web - - -");
+        assert_eq!(did_you_mean("dsn", known) + &did_you_mean("backup", known), "did you mean dns? ");
     }
 
     proptest! {

@@ -15,6 +15,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use homelab_deploy::protocol::HostName;
 use miette::{IntoDiagnostic, Result, WrapErr, miette};
+use terminal_size::{Width, terminal_size_of};
+use textwrap::WordSplitter;
 use tokio::process::Command;
 use tokio::signal::ctrl_c;
 
@@ -127,6 +129,12 @@ fn host_name(text: &str) -> Result<HostName> {
     text.split('.').nth(1).unwrap_or_default().parse().into_diagnostic()
 }
 
+/// Prints a text. What a terminal has no room for goes on below, and nothing is broken inside a word.
 fn say(text: &str) -> Result<()> {
-    writeln!(io::stdout(), "{text}").into_diagnostic()
+    let width = terminal_size_of(io::stdout()).map_or(usize::MAX, |(Width(columns), _)| columns.into());
+    let options = textwrap::Options::new(width).break_words(false).word_splitter(WordSplitter::NoHyphenation);
+    // What has a label goes on in the column of what is said of it.
+    let label = text.find("  ").map_or(0, |end| text.len() - text.get(end..).unwrap_or_default().trim_start().len());
+    let margin = " ".repeat(label);
+    writeln!(io::stdout(), "{}", textwrap::fill(text, options.subsequent_indent(&margin))).into_diagnostic()
 }

@@ -10,5 +10,7 @@ case $(printf %s "$summary" | jq -r .outcome) in
     succeeded) priority=low ;;
     *) priority=high ;;
 esac
-curl --silent --show-error --fail --max-time 20 --header "Priority: $priority" --header "Title: $HOMELAB_DEPLOY_ROLLOUT" \
+# A header is one line.
+title=$(printf %s "$HOMELAB_DEPLOY_ROLLOUT" | tr -d '[:cntrl:]')
+curl --silent --show-error --fail --max-time 20 --header "Priority: $priority" --header "Title: $title" \
     --data-raw "$text" "$1" >/dev/null

@@ -26,65 +26,59 @@ pub enum SeedReaders {
     Refuse,
 }
 
-/// The file with the seed, which may change while this program runs.
+/// The file with the seed, which may change while this program runs. Not `Debug`, so that the seed gets into no message.
 pub(super) struct SeedFile {
     file: PathBuf,
     readers: SeedReaders,
-    first: UserKey,
+    first: KeyPair,
 }
 
 impl SeedFile {
     /// Reads the seed file; the text beside it is a warning.
     pub(super) fn read(file: &Path, readers: SeedReaders) -> Result<(Self, Option<String>), BusError> {
-        let (first, warning) = UserKey::read(file, readers)?;
+        let (first, warning) = read(file, readers)?;
         Ok((Self { file: file.to_owned(), readers, first }, warning))
     }
 
     /// The key that the file holds now. Where it holds none any more, the first one: what is no ordinary file, such as a
     /// pipe of the shell, can be read only once.
-    pub(super) fn key(&self) -> UserKey {
+    fn key(&self) -> KeyPair {
         let is_ordinary = fs::metadata(&self.file).is_ok_and(|file| file.is_file());
-        let now = is_ordinary.then(|| UserKey::read(&self.file, self.readers).ok()).flatten();
+        let now = is_ordinary.then(|| read(&self.file, self.readers).ok()).flatten();
         now.map_or_else(|| self.first.clone(), |(key, _)| key)
-    }
-}
-
-/// The key of a NATS user. Not `Debug`, so that the seed gets into no message.
-#[derive(Clone)]
-pub(super) struct UserKey(KeyPair);
-
-impl UserKey {
-    /// Reads the seed file; the text beside the key is a warning.
-    fn read(file: &Path, readers: SeedReaders) -> Result<(Self, Option<String>), BusError> {
-        let unreadable = |error| BusError::SeedUnreadable(file.to_owned(), error);
-        // Through one open file, so that what is judged is what is read.
-        let seed_file = File::open(file).map_err(unreadable)?;
-        let permissions = seed_file.metadata().map_err(unreadable)?.permissions();
-        let warning = judge_readers(file, &permissions, readers)?;
-        let mut text = String::new();
-        seed_file.take(MAX_FILE_BYTES).read_to_string(&mut text).map_err(unreadable)?;
-        let key = parse(&text).ok_or_else(|| BusError::NotAUserSeed(file.to_owned()))?;
-        Ok((Self(key), warning))
     }
 
     /// The public half, which stands in the server's configuration.
-    pub(super) fn public(&self) -> String {
-        self.0.public_key()
+    pub(super) fn public_key(&self) -> String {
+        self.key().public_key()
     }
 
     /// Proves to a server that chose this nonce that the secret half is here.
     pub(super) fn prove(&self, nonce: &[u8]) -> Result<Auth, AuthError> {
-        let mut auth = Auth::new();
-        auth.nkey = Some(self.public());
-        auth.signature = Some(self.0.sign(nonce).map_err(AuthError::new)?);
+        let (key, mut auth) = (self.key(), Auth::new());
+        auth.nkey = Some(key.public_key());
+        auth.signature = Some(key.sign(nonce).map_err(AuthError::new)?);
         Ok(auth)
     }
 }
 
 /// The public key that goes with the seed in a file; the text beside it is a warning.
 pub fn public_key(file: &Path) -> Result<(String, Option<String>), BusError> {
-    let (key, warning) = UserKey::read(file, SeedReaders::Warn)?;
-    Ok((key.public(), warning))
+    let (key, warning) = read(file, SeedReaders::Warn)?;
+    Ok((key.public_key(), warning))
+}
+
+/// Reads the seed file; the text beside the key is a warning.
+fn read(file: &Path, readers: SeedReaders) -> Result<(KeyPair, Option<String>), BusError> {
+    let unreadable = |error| BusError::SeedUnreadable(file.to_owned(), error);
+    // Through one open file, so that what is judged is what is read.
+    let seed_file = File::open(file).map_err(unreadable)?;
+    let permissions = seed_file.metadata().map_err(unreadable)?.permissions();
+    let warning = judge_readers(file, &permissions, readers)?;
+    let mut text = String::new();
+    seed_file.take(MAX_FILE_BYTES).read_to_string(&mut text).map_err(unreadable)?;
+    let key = parse(&text).ok_or_else(|| BusError::NotAUserSeed(file.to_owned()))?;
+    Ok((key, warning))
 }
 
 fn judge_readers(file: &Path, permissions: &fs::Permissions, readers: SeedReaders) -> Result<Option<String>, BusError> {
@@ -132,8 +126,8 @@ mod tests {
             format!("-----BEGIN USER NKEY SEED-----\r\n{seed}\r\n------END USER NKEY SEED------\r\n"),
         ] {
             let (_folder, file) = file_with(&text, 0o400);
-            let (key, warning) = UserKey::read(&file, SeedReaders::Refuse).unwrap_or_else(|error| panic!("{error}"));
-            assert_eq!((key.public(), warning), (pair.public_key(), None));
+            let (key, warning) = read(&file, SeedReaders::Refuse).unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!((key.public_key(), warning), (pair.public_key(), None));
         }
     }
 
@@ -145,7 +139,7 @@ mod tests {
         typo.replace_range(20..21, if typo.get(20..21) == Some("A") { "B" } else { "A" });
         for text in [account, typo, user.public_key(), String::new(), "# nothing".to_owned()] {
             let (_folder, file) = file_with(&text, 0o600);
-            let error = UserKey::read(&file, SeedReaders::Refuse).err().unwrap();
+            let error = read(&file, SeedReaders::Refuse).err().unwrap();
             assert!(matches!(error, BusError::NotAUserSeed(_)));
             let shown = format!("{error} {error:?} {}", error.help().unwrap());
             assert!(text.is_empty() || !shown.contains(&text), "{shown}");
@@ -156,12 +150,12 @@ mod tests {
     fn a_seed_that_everyone_can_read_is_a_warning_or_an_error() {
         let seed = KeyPair::new_user().seed().unwrap();
         let (_folder, file) = file_with(&seed, 0o644);
-        assert!(matches!(UserKey::read(&file, SeedReaders::Refuse), Err(BusError::SeedReadable(_))));
-        let (_, warning) = UserKey::read(&file, SeedReaders::Warn).unwrap_or_else(|error| panic!("{error}"));
+        assert!(matches!(read(&file, SeedReaders::Refuse), Err(BusError::SeedReadable(_))));
+        let (_, warning) = read(&file, SeedReaders::Warn).unwrap_or_else(|error| panic!("{error}"));
         assert!(warning.unwrap().contains("chmod 600"));
 
         let (_folder, credential) = file_with(&seed, 0o440);
-        assert!(UserKey::read(&credential, SeedReaders::Refuse).is_ok());
+        assert!(read(&credential, SeedReaders::Refuse).is_ok());
     }
 
     #[test]
@@ -169,20 +163,20 @@ mod tests {
         let [first, second] = [KeyPair::new_user(), KeyPair::new_user()];
         let (folder, file) = file_with(&first.seed().unwrap(), 0o600);
         let (seed, _) = SeedFile::read(&file, SeedReaders::Refuse).unwrap_or_else(|error| panic!("{error}"));
-        assert_eq!(seed.key().public(), first.public_key());
+        assert_eq!(seed.public_key(), first.public_key());
         fs::write(&file, second.seed().unwrap()).unwrap();
-        assert_eq!(seed.key().public(), second.public_key());
+        assert_eq!(seed.public_key(), second.public_key());
         fs::remove_file(&file).unwrap();
-        assert_eq!(seed.key().public(), first.public_key());
+        assert_eq!(seed.public_key(), first.public_key());
         // Opening a pipe that nobody writes to waits without end.
         rustix::fs::mknodat(rustix::fs::CWD, &file, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
-        assert_eq!(seed.key().public(), first.public_key());
+        assert_eq!(seed.public_key(), first.public_key());
         drop(folder);
     }
 
     #[test]
     fn a_missing_file_is_named() {
-        let error = UserKey::read(Path::new("/nowhere/key"), SeedReaders::Warn).err().unwrap();
+        let error = read(Path::new("/nowhere/key"), SeedReaders::Warn).err().unwrap();
         insta::assert_snapshot!(error, @"cannot read the seed file /nowhere/key: No such file or directory (os error 2)");
     }
 }

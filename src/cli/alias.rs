@@ -7,7 +7,7 @@ use miette::Diagnostic;
 use thiserror::Error;
 
 use super::exit::{CommandError, Exit, OrUsage};
-use crate::plan::Selector;
+use crate::plan::{Aliases, Selector};
 use crate::protocol::{HostName, Target, Tier, alias_variable};
 
 /// The aliases of the context, by the variables that go before them.
@@ -17,6 +17,19 @@ static OF_CONTEXT: OnceLock<BTreeMap<String, String>> = OnceLock::new();
 pub(super) fn remember(aliases: BTreeMap<String, String>) {
     let by_variable = aliases.into_iter().map(|(alias, subject)| (alias_variable(&alias), subject));
     OF_CONTEXT.set(by_variable.collect()).ok();
+}
+
+/// The aliases that there are.
+pub(super) struct KnownAliases;
+
+impl Aliases for KnownAliases {
+    fn subject(&self, variable: &str) -> Option<String> {
+        lookup(variable)
+    }
+
+    fn names(&self) -> Vec<String> {
+        names()
+    }
 }
 
 /// The names of the aliases that there are.
@@ -49,7 +62,7 @@ pub(super) fn one_host(word: &str) -> Result<(Option<Tier>, HostName), CommandEr
     {
         return Ok((None, name));
     }
-    only_host(Selector::parse(word, &lookup).or_usage()?)
+    only_host(Selector::parse(word, &KnownAliases).or_usage()?)
 }
 
 /// The host that a target means alone.

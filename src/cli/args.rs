@@ -19,7 +19,7 @@ use crate::operator::{BuildOptions, Prepared, SystemsFrom};
 use crate::plan::{Hook, Hooks, Plan, Rollback, parse_confirm_timeout};
 use crate::protocol::{FlakeAttr, FlakeUrl, HostName, Tier};
 
-/// Reads a variable that switches something on, as its flag does: `1`, `true`, `yes` and `on` switch it on, and an empty variable is an unset one.
+/// Reads a variable that switches something on, as its flag does. An empty one is an unset one.
 pub(super) fn switch(text: &str) -> Result<bool, String> {
     match text.to_ascii_lowercase().as_str() {
         "1" | "true" | "yes" | "on" => Ok(true),

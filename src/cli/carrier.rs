@@ -52,8 +52,7 @@ impl Carrier<'_> {
 
     /// Goes on with a rollout where its record ends, and carries it out until it has ended.
     pub(super) async fn resume(&self, bus: Bus, recorded: Summary, journal: Journal) -> Result<Machine, CommandError> {
-        let machine = Machine::resume(recorded.clone(), clock::now(), PREPARED);
-        let machine = machine.ok_or(NothingRecorded)?;
+        let machine = Machine::resume(recorded.clone(), clock::now(), PREPARED).ok_or(NothingRecorded)?;
         self.carry_out(bus, machine, recorded, journal).await
     }
 

@@ -21,6 +21,7 @@ use super::alias;
 use super::args::{program_in_folder, user_folder};
 use super::exit::{CommandError, OrUsage};
 use crate::private_dir::{self, PrivateDirError};
+use crate::text::did_you_mean;
 
 /// The file of a folder that belongs to one fleet.
 pub(super) const LOCAL_FILE: &str = "homelab-deploy.toml";
@@ -213,7 +214,10 @@ pub(super) fn choose(file: &Path, name: Option<&String>) -> Result<Option<(Strin
             None => return Ok(None),
         },
     };
-    let known = || format!("{} has these: {}", file.display(), names());
+    let known = || {
+        let near = did_you_mean(name, config.context.keys().map(String::as_str));
+        format!("{near}{} has these: {}", file.display(), names())
+    };
     let context = config.context.get(name).cloned();
     let context = context.ok_or_else(|| ContextError::Unknown { name: name.clone(), known: known() })?;
     Ok(Some((name.clone(), context)))

@@ -51,7 +51,8 @@ impl DisplayArgs {
     }
 
     pub(super) fn style(&self) -> Style {
-        let wanted = self.no_color.as_ref().is_none_or(String::is_empty);
+        let is_able = self.term.as_ref().is_none_or(|term| term != "dumb");
+        let wanted = is_able && self.no_color.as_ref().is_none_or(String::is_empty);
         if wanted && io::stderr().is_terminal() { Style::Colored } else { Style::Plain }
     }
 
@@ -114,6 +115,8 @@ impl Display {
             }
             drop(reporter);
             ends.send(()).ok();
+            // The command is at its end: taking a large fleet apart host by host would only hold that up.
+            std::mem::forget(state);
         });
         Self { to, thread: Some(thread), over, leaves_at_once: false }
     }
@@ -124,12 +127,8 @@ impl Display {
     }
 
     /// A thread that has ended after an error shows nothing more.
-    fn pass_on(
-        &self,
-        show: impl FnOnce(&mut dyn Reporter, &mut Summary) -> io::Result<()> + Send + 'static,
-    ) -> io::Result<()> {
+    fn pass_on(&self, show: impl FnOnce(&mut dyn Reporter, &mut Summary) -> io::Result<()> + Send + 'static) {
         self.to.send(Some(Box::new(show))).ok();
-        Ok(())
     }
 }
 
@@ -151,20 +150,24 @@ impl Reporter for Display {
         self.pass_on(move |reporter, state| {
             state.apply(&event);
             reporter.event(&event, state)
-        })
+        });
+        Ok(())
     }
 
     fn log(&mut self, host: &HostName, lines: &[String]) -> io::Result<()> {
         let (host, lines) = (host.clone(), lines.to_vec());
-        self.pass_on(move |reporter, _| reporter.log(&host, &lines))
+        self.pass_on(move |reporter, _| reporter.log(&host, &lines));
+        Ok(())
     }
 
     fn tick(&mut self, now: Timestamp, _: &Summary) -> io::Result<()> {
-        self.pass_on(move |reporter, state| reporter.tick(now, state))
+        self.pass_on(move |reporter, state| reporter.tick(now, state));
+        Ok(())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.pass_on(|reporter, _| reporter.flush())
+        self.pass_on(|reporter, _| reporter.flush());
+        Ok(())
     }
 }
 

@@ -161,7 +161,7 @@ mod tests {
     #[test]
     fn each_mistake_of_a_plan_stands_by_itself() {
         let text = "[[wave]]\ntargets = 'prod.all'\nmax_parralel = 2\n[[wave]]\ntargets = 'prod.x'\ntimeout = 30\n";
-        let mistakes = Plan::parse(text, "sunday", &|_| None).unwrap_err().named("sunday.toml", text);
+        let mistakes = Plan::parse(text, "sunday", &|_: &str| None).unwrap_err().named("sunday.toml", text);
         let handler = OneByOne(opts().width(80).graphical_theme(GraphicalTheme::unicode_nocolor()).build());
         insta::assert_snapshot!(format!("{:?}", Shown(&handler, &mistakes)), @r#"
       × the plan has 2 mistakes

@@ -11,6 +11,7 @@ use miette::{Diagnostic, Report};
 use rustix::event::{PollFd, PollFlags, poll};
 use serde::Serialize;
 use terminal_size::{Height, Width, terminal_size_of};
+use textwrap::{WordSeparator, WordSplitter};
 use thiserror::Error;
 
 use super::exit::{CommandError, Exit};
@@ -130,9 +131,16 @@ pub(super) fn in_place(text: &str) -> bool {
     }
 }
 
+/// A text whose lines are broken at spaces and nowhere else where they are longer than this, with a margin before what goes on.
+pub(super) fn wrapped(text: &str, width: usize, margin: &str) -> String {
+    let options = textwrap::Options::new(width).subsequent_indent(margin).break_words(false);
+    let options = options.word_separator(WordSeparator::AsciiSpace).word_splitter(WordSplitter::NoHyphenation);
+    text.split('\n').map(|line| textwrap::fill(line, &options)).collect::<Vec<_>>().join("\n")
+}
+
 /// Prints prose for the person at the terminal.
 pub(super) fn note(text: &str) {
-    Stream::Words.write_all(format!("{text}\n").as_bytes()).ok();
+    Stream::Words.write_all(format!("{}\n", wrapped(text, room(), "  ")).as_bytes()).ok();
 }
 
 /// Prints what the user should know although the command goes on.
@@ -144,5 +152,5 @@ pub(super) fn warnings<T: Display>(warnings: &[T]) {
 
 /// Prints an error as a report: what, where, and what to do next.
 pub(super) fn error(report: &Report) {
-    note(format!("{report:?}").trim_end());
+    Stream::Words.write_all(format!("{}\n", format!("{report:?}").trim_end()).as_bytes()).ok();
 }

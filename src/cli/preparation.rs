@@ -16,16 +16,15 @@ use super::{alias, confirm, out};
 use crate::bus::Bus;
 use crate::clock;
 use crate::operator::flake::FlakeRules;
-use crate::operator::plan_file::PlanFile;
+use crate::operator::plan_file::{PlanFile, SavedPlan, check_hosts};
 use crate::operator::prepare::changes_of;
 use crate::operator::resumption::{Sources, prepare_again};
-use crate::operator::saved_plan::{SavedPlan, check_hosts};
 use crate::operator::{Kind, Part, PrepareError, PrepareOptions, Prepared, SystemsFrom};
 use crate::plan::{Hooks, Plan};
 use crate::protocol::{HostName, Revision};
 use crate::report;
 use crate::rollout::{Event, EventKind, Rollout, Summary};
-use crate::text::nearest;
+use crate::text::did_you_mean;
 
 #[derive(Debug, Args)]
 pub(super) struct PlanArgs {
@@ -64,7 +63,7 @@ impl PlanArgs {
     pub(super) fn read(&self) -> Result<PlanFile, CommandError> {
         // Without a plan the command line would have been refused, unless it does something else than read one.
         let path = self.folders.find(self.plan.as_deref().unwrap_or_default()).or_usage()?;
-        PlanFile::read(&path, &alias::lookup).or_usage()
+        PlanFile::read(&path, &alias::KnownAliases).or_usage()
     }
 }
 
@@ -88,9 +87,9 @@ impl PlanFolders {
         let found = candidates.iter().find(|path| path.exists()).cloned();
         found.ok_or_else(|| {
             let names = self.names();
-            let near = nearest(plan, names.iter().map(String::as_str)).map(|near| format!("did you mean {near}? "));
+            let near = did_you_mean(plan, names.iter().map(String::as_str));
             let looked_for = candidates.iter().map(|path| path.display().to_string()).collect();
-            PlanNotFound { name: plan.to_owned(), near: near.unwrap_or_default(), looked_for }
+            PlanNotFound { name: plan.to_owned(), near, looked_for }
         })
     }
 
@@ -216,7 +215,7 @@ impl Preparation {
         let mut bus = self.operator.connect().await?;
         let prepared = wanted.prepare(&mut bus, &self.operator.discovery(&self.state)).await;
         let mut prepared = prepared.map_err(|error| self.unprepared(error, &file))?;
-        prepared.warnings.extend(report::missed(&prepared.missed(&self.state.journals())));
+        prepared.warnings.extend(report::missed(&prepared.missed(&self.state.journals()), &clock::zone()));
         let preview = report::preview(&prepared.rollout, &prepared.warnings, prepared.changes.as_ref(), out::width());
         Ok(Previewed { bus, prepared, preview })
     }

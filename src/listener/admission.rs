@@ -47,7 +47,7 @@ pub(super) fn addressed(
     request: Result<Request, BadRequest>,
     (tier, host): (Tier, &HostName),
     rights: Rights,
-    ledger: &RequestHistory,
+    history: &RequestHistory,
 ) -> Result<Request, BadRequest> {
     let request = match request {
         Ok(request) => Ok(Request { reply_to: request.reply_subject(tier, host), ..request }),
@@ -60,7 +60,7 @@ pub(super) fn addressed(
     let place = reply_to.place(tier, host);
     let key = id.as_ref().map_or(reply_to.as_str(), RequestId::as_str);
     // A rollout may update the listener in the middle of its own run, and then confirm that run in the way it knows.
-    let why = if place == Place::Foreign || (place == Place::Outdated && !ledger.answers(key, reply_to)) {
+    let why = if place == Place::Foreign || (place == Place::Outdated && !history.answers(key, reply_to)) {
         format!("an answer to {reply_to} is not this host's to give")
     } else if rights.allow(place) {
         return request;
@@ -80,7 +80,7 @@ pub(super) fn addressed(
 pub(super) fn decide(
     request: Result<Request, BadRequest>,
     now: Timestamp,
-    ledger: &RequestHistory,
+    history: &RequestHistory,
     elsewhere: impl FnOnce() -> Option<BusyWith>,
 ) -> Decision {
     let confirms = request.as_ref().is_ok_and(|request| request.confirmed);
@@ -89,7 +89,7 @@ pub(super) fn decide(
         Err(BadRequest::Rejected { reply_to, id, error, message, .. }) => {
             Err(Refusal { reply_to, id, error, message, holder: None })
         }
-        Ok(request) => match objection(&request, now, ledger, elsewhere) {
+        Ok(request) => match objection(&request, now, history, elsewhere) {
             None => Ok(request),
             Some((error, message, holder)) => {
                 Err(Refusal { reply_to: request.reply_to, id: request.id, error, message, holder })
@@ -100,7 +100,7 @@ pub(super) fn decide(
         Ok(request) => (request.key(), &request.reply_to),
         Err(refusal) => (refusal.key(), &refusal.reply_to),
     };
-    if let Some(state) = ledger.state(key, now) {
+    if let Some(state) = history.state(key, now) {
         let (key, reply_to) = (key.to_owned(), reply_to.clone());
         let goes_on = state.status == Status::Started;
         return if confirms && goes_on {
@@ -116,7 +116,7 @@ pub(super) fn decide(
 fn objection(
     request: &Request,
     now: Timestamp,
-    ledger: &RequestHistory,
+    history: &RequestHistory,
     elsewhere: impl FnOnce() -> Option<BusyWith>,
 ) -> Option<(ErrorCode, String, Option<BusyWith>)> {
     if request.confirmed {
@@ -131,12 +131,12 @@ fn objection(
         );
         return Some((ErrorCode::Expired, message, None));
     }
-    if let Some(holder) = ledger.holder().or_else(elsewhere) {
+    if let Some(holder) = history.holder().or_else(elsewhere) {
         let by = holder.operator.as_deref().map(|operator| format!(" of {operator}"));
         let message = format!("busy with {}{} since {:.0}", holder.id, by.unwrap_or_default(), holder.since);
         return Some((ErrorCode::AlreadyRunning, message, Some(holder)));
     }
-    let why = ledger.returnable(request.returns.as_ref()?.as_str()).err()?;
+    let why = history.returnable(request.returns.as_ref()?.as_str()).err()?;
     Some((ErrorCode::InvalidRequest, format!("cannot return: {why}"), None))
 }
 
@@ -153,8 +153,8 @@ mod tests {
         Timestamp::from_second(1_795_000_000 + second).unwrap()
     }
 
-    fn ask(json: &str, now: i64, ledger: &RequestHistory) -> Decision {
-        decide(Request::parse(json.as_bytes()), at(now), ledger, || None)
+    fn ask(json: &str, now: i64, history: &RequestHistory) -> Decision {
+        decide(Request::parse(json.as_bytes()), at(now), history, || None)
     }
 
     fn request(id: &str, expires: i64) -> String {
@@ -180,25 +180,25 @@ mod tests {
 
     #[test]
     fn a_transcript() {
-        let mut ledger = RequestHistory::new("ns1".parse().unwrap());
-        insta::assert_snapshot!(said(&ask(&request("a", 10), 5, &ledger)), @"accept a");
-        ledger.accepted(spec("a"));
-        insta::assert_snapshot!(said(&ask(&request("a", 10), 6, &ledger)), @"to deploy.responses.a: accepted");
-        ledger.started();
-        insta::assert_snapshot!(said(&ask(&request("a", 10), 60, &ledger)), @"to deploy.responses.a: started");
-        insta::assert_snapshot!(said(&ask(&request("b", 70), 60, &ledger)), @"already_running: busy with a of ops@desk since 2026-11-23T10:00:00Z");
-        insta::assert_snapshot!(said(&ask(&request("b", 50), 60, &ledger)), @"expired: the request was over 10s ago: it was long on its way, or the clock here, which shows 2026-11-18T11:07:40Z, or that of the deployer is wrong");
-        insta::assert_snapshot!(said(&ask(r#"{"reply_to":"deploy.responses.z","action":"reboot","revision":"main"}"#, 60, &ledger)), @r#"invalid_action: "reboot" is not an action: the actions are switch, boot, test and dry-activate"#);
-        insta::assert_snapshot!(said(&ask(r#"{"reply_to":"deploy.responses.z","action":"reboot","id":"a"}"#, 60, &ledger)), @"to deploy.responses.z: started");
-        insta::assert_snapshot!(said(&ask(r#"{"reply_to":"deploy.prod.all","action":"switch","revision":"main"}"#, 60, &ledger)), @r#"drop: reply_to is refused: "deploy.prod.all" is not below deploy.responses."#);
+        let mut history = RequestHistory::new("ns1".parse().unwrap());
+        insta::assert_snapshot!(said(&ask(&request("a", 10), 5, &history)), @"accept a");
+        history.accepted(spec("a"));
+        insta::assert_snapshot!(said(&ask(&request("a", 10), 6, &history)), @"to deploy.responses.a: accepted");
+        history.started();
+        insta::assert_snapshot!(said(&ask(&request("a", 10), 60, &history)), @"to deploy.responses.a: started");
+        insta::assert_snapshot!(said(&ask(&request("b", 70), 60, &history)), @"already_running: busy with a of ops@desk since 2026-11-23T10:00:00Z");
+        insta::assert_snapshot!(said(&ask(&request("b", 50), 60, &history)), @"expired: the request was over 10s ago: it was long on its way, or the clock here, which shows 2026-11-18T11:07:40Z, or that of the deployer is wrong");
+        insta::assert_snapshot!(said(&ask(r#"{"reply_to":"deploy.responses.z","action":"reboot","revision":"main"}"#, 60, &history)), @r#"invalid_action: "reboot" is not an action: the actions are switch, boot, test and dry-activate"#);
+        insta::assert_snapshot!(said(&ask(r#"{"reply_to":"deploy.responses.z","action":"reboot","id":"a"}"#, 60, &history)), @"to deploy.responses.z: started");
+        insta::assert_snapshot!(said(&ask(r#"{"reply_to":"deploy.prod.all","action":"switch","revision":"main"}"#, 60, &history)), @r#"drop: reply_to is refused: "deploy.prod.all" is not below deploy.responses."#);
     }
 
     /// Where a request that asks for an answer there is answered, or why it is dropped.
-    fn answered_on(reply_to: &str, fields: &str, rights: Rights, ledger: &RequestHistory) -> String {
+    fn answered_on(reply_to: &str, fields: &str, rights: Rights, history: &RequestHistory) -> String {
         let json =
             format!(r#"{{"action":"switch","revision":"main","reply_to":"deploy.responses.{reply_to}"{fields}}}"#);
         let ns1 = "ns1".parse().unwrap();
-        match addressed(Request::parse(json.as_bytes()), (Tier::Prod, &ns1), rights, ledger) {
+        match addressed(Request::parse(json.as_bytes()), (Tier::Prod, &ns1), rights, history) {
             Ok(Request { reply_to, .. }) => reply_to.to_string(),
             Err(BadRequest::Rejected { reply_to, error, .. }) => format!("{reply_to}: {error}"),
             Err(BadRequest::Unanswerable(why)) => why,
@@ -207,40 +207,40 @@ mod tests {
 
     #[test]
     fn only_what_this_host_may_answer_is_looked_at() {
-        let mut ledger = RequestHistory::new("ns1".parse().unwrap());
-        let free = |reply_to: &str, fields: &str, ledger: &RequestHistory| {
-            answered_on(reply_to, fields, Rights::UNKNOWN, ledger)
+        let mut history = RequestHistory::new("ns1".parse().unwrap());
+        let free = |reply_to: &str, fields: &str, history: &RequestHistory| {
+            answered_on(reply_to, fields, Rights::UNKNOWN, history)
         };
-        insta::assert_snapshot!(free("prod.ns1.a.b", "", &ledger), @"deploy.responses.prod.ns1.a.b");
-        insta::assert_snapshot!(free("a", "", &ledger), @"deploy.responses.a");
+        insta::assert_snapshot!(free("prod.ns1.a.b", "", &history), @"deploy.responses.prod.ns1.a.b");
+        insta::assert_snapshot!(free("a", "", &history), @"deploy.responses.a");
         let shared = r#","id":"r-1","per_host":true"#;
-        insta::assert_snapshot!(free("a", shared, &ledger), @"deploy.responses.prod.ns1.a.r-1");
+        insta::assert_snapshot!(free("a", shared, &history), @"deploy.responses.prod.ns1.a.r-1");
         let bad = r#","id":"r-1","per_host":true,"expires_at":"soon""#;
-        insta::assert_snapshot!(free("a", bad, &ledger), @"deploy.responses.prod.ns1.a.r-1: invalid_request");
+        insta::assert_snapshot!(free("a", bad, &history), @"deploy.responses.prod.ns1.a.r-1: invalid_request");
         for foreign in ["prod.ns2.a.b", "test.ns1.a.b", "prod.ns1", "prod.ns10.a"] {
             let why = format!("an answer to deploy.responses.{foreign} is not this host's to give");
-            assert_eq!(free(foreign, "", &ledger), why);
-            assert_eq!(free(foreign, shared, &ledger), why);
+            assert_eq!(free(foreign, "", &history), why);
+            assert_eq!(free(foreign, shared, &history), why);
         }
 
         // A run that a listener of an older version took on, and what is asked about it.
         let outdated = "deploy.responses.4f.r-1".parse().unwrap();
-        insta::assert_snapshot!(free("4f.r-1", r#","id":"r-1""#, &ledger), @"an answer to deploy.responses.4f.r-1 is not this host's to give");
-        ledger.accepted(Spec { reply_to: outdated, ..spec("r-1") });
-        insta::assert_snapshot!(free("4f.r-1", r#","id":"r-1""#, &ledger), @"deploy.responses.4f.r-1");
-        insta::assert_snapshot!(free("4f.r-1", r#","id":"r-2""#, &ledger), @"an answer to deploy.responses.4f.r-1 is not this host's to give");
-        insta::assert_snapshot!(free("4f.r-2", r#","id":"r-1""#, &ledger), @"an answer to deploy.responses.4f.r-2 is not this host's to give");
+        insta::assert_snapshot!(free("4f.r-1", r#","id":"r-1""#, &history), @"an answer to deploy.responses.4f.r-1 is not this host's to give");
+        history.accepted(Spec { reply_to: outdated, ..spec("r-1") });
+        insta::assert_snapshot!(free("4f.r-1", r#","id":"r-1""#, &history), @"deploy.responses.4f.r-1");
+        insta::assert_snapshot!(free("4f.r-1", r#","id":"r-2""#, &history), @"an answer to deploy.responses.4f.r-1 is not this host's to give");
+        insta::assert_snapshot!(free("4f.r-2", r#","id":"r-1""#, &history), @"an answer to deploy.responses.4f.r-2 is not this host's to give");
     }
 
     #[test]
     fn what_could_not_be_answered_is_not_run() {
-        let ledger = RequestHistory::new("ns1".parse().unwrap());
+        let history = RequestHistory::new("ns1".parse().unwrap());
         let strict = Rights { own: May::Yes, shared: May::No, others: May::No };
-        insta::assert_snapshot!(answered_on("prod.ns1.a.b", "", strict, &ledger), @"deploy.responses.prod.ns1.a.b");
-        insta::assert_snapshot!(answered_on("a", "", strict, &ledger), @"permissions are strict, and this deployer is older: the server does not let hosts answer on deploy.responses.a");
-        insta::assert_snapshot!(answered_on("a", r#","expires_at":"soon""#, strict, &ledger), @"permissions are strict, and this deployer is older: the server does not let hosts answer on deploy.responses.a");
+        insta::assert_snapshot!(answered_on("prod.ns1.a.b", "", strict, &history), @"deploy.responses.prod.ns1.a.b");
+        insta::assert_snapshot!(answered_on("a", "", strict, &history), @"permissions are strict, and this deployer is older: the server does not let hosts answer on deploy.responses.a");
+        insta::assert_snapshot!(answered_on("a", r#","expires_at":"soon""#, strict, &history), @"permissions are strict, and this deployer is older: the server does not let hosts answer on deploy.responses.a");
         let other = Rights { own: May::No, ..Rights::UNKNOWN };
-        insta::assert_snapshot!(answered_on("prod.ns1.a.b", "", other, &ledger), @"the server does not let this host answer on deploy.responses.prod.ns1.a.b");
+        insta::assert_snapshot!(answered_on("prod.ns1.a.b", "", other, &history), @"the server does not let this host answer on deploy.responses.prod.ns1.a.b");
     }
 
     fn with(request: &str, fields: &str) -> String {
@@ -249,48 +249,48 @@ mod tests {
 
     #[test]
     fn a_confirmation_confirms_and_never_runs_anything() {
-        let mut ledger = RequestHistory::new("ns1".parse().unwrap());
+        let mut history = RequestHistory::new("ns1".parse().unwrap());
         let confirmation = |id: &str| with(&request(id, 10), r#""confirmed":true"#);
-        insta::assert_snapshot!(said(&ask(&confirmation("a"), 5, &ledger)), @"invalid_request: a is not known here, so there is nothing to confirm");
-        ledger.accepted(spec("a"));
-        insta::assert_snapshot!(said(&ask(&confirmation("a"), 5, &ledger)), @"to deploy.responses.a: accepted");
-        ledger.started();
+        insta::assert_snapshot!(said(&ask(&confirmation("a"), 5, &history)), @"invalid_request: a is not known here, so there is nothing to confirm");
+        history.accepted(spec("a"));
+        insta::assert_snapshot!(said(&ask(&confirmation("a"), 5, &history)), @"to deploy.responses.a: accepted");
+        history.started();
         // However late: it is the host that decides how long it waits.
-        insta::assert_snapshot!(said(&ask(&confirmation("a"), 500, &ledger)), @"confirm a, to deploy.responses.a: started");
-        insta::assert_snapshot!(said(&ask(&confirmation("b"), 5, &ledger)), @"invalid_request: b is not known here, so there is nothing to confirm");
-        ledger.ended(spec("a"), Response::new("ns1".parse().unwrap(), Status::Completed, ""));
-        insta::assert_snapshot!(said(&ask(&confirmation("a"), 5, &ledger)), @"to deploy.responses.a: completed");
+        insta::assert_snapshot!(said(&ask(&confirmation("a"), 500, &history)), @"confirm a, to deploy.responses.a: started");
+        insta::assert_snapshot!(said(&ask(&confirmation("b"), 5, &history)), @"invalid_request: b is not known here, so there is nothing to confirm");
+        history.ended(spec("a"), Response::new("ns1".parse().unwrap(), Status::Completed, ""));
+        insta::assert_snapshot!(said(&ask(&confirmation("a"), 5, &history)), @"to deploy.responses.a: completed");
     }
 
     #[test]
     fn a_host_returns_from_its_last_run_only() {
-        let mut ledger = RequestHistory::new("ns1".parse().unwrap());
+        let mut history = RequestHistory::new("ns1".parse().unwrap());
         let end = |status| Response::new("ns1".parse().unwrap(), status, "");
         let failed = |error| Response { error: Some(error), ..end(Status::Failed) };
         let back = |from: &str| with(&request("back", 10), &format!(r#""returns":"{from}""#));
-        insta::assert_snapshot!(said(&ask(&back("a"), 5, &ledger)), @"invalid_request: cannot return: this host does not know a");
-        ledger.accepted(spec("a"));
-        insta::assert_snapshot!(said(&ask(&back("a"), 5, &ledger)), @"already_running: busy with a of ops@desk since 2026-11-23T10:00:00Z");
-        ledger.ended(spec("a"), end(Status::Completed));
-        insta::assert_snapshot!(said(&ask(&back("a"), 5, &ledger)), @"accept back");
+        insta::assert_snapshot!(said(&ask(&back("a"), 5, &history)), @"invalid_request: cannot return: this host does not know a");
+        history.accepted(spec("a"));
+        insta::assert_snapshot!(said(&ask(&back("a"), 5, &history)), @"already_running: busy with a of ops@desk since 2026-11-23T10:00:00Z");
+        history.ended(spec("a"), end(Status::Completed));
+        insta::assert_snapshot!(said(&ask(&back("a"), 5, &history)), @"accept back");
         // What changed nothing is not in the way.
-        ledger.ended(Spec { action: crate::protocol::Action::DryActivate, ..spec("dry") }, end(Status::Completed));
-        ledger.ended(spec("unbuilt"), failed(ErrorCode::BuildFailed));
+        history.ended(Spec { action: crate::protocol::Action::DryActivate, ..spec("dry") }, end(Status::Completed));
+        history.ended(spec("unbuilt"), failed(ErrorCode::BuildFailed));
         let returned = Response { rolled_back: Some(true), ..failed(ErrorCode::NotConfirmed) };
-        ledger.ended(spec("returned"), returned);
-        insta::assert_snapshot!(said(&ask(&back("a"), 5, &ledger)), @"accept back");
-        insta::assert_snapshot!(said(&ask(&back("dry"), 5, &ledger)), @"invalid_request: cannot return: dry is not what this host ran last: that was a");
-        ledger.ended(spec("b"), failed(ErrorCode::ActivationFailed));
-        insta::assert_snapshot!(said(&ask(&back("a"), 5, &ledger)), @"invalid_request: cannot return: a is not what this host ran last: that was b");
-        insta::assert_snapshot!(said(&ask(&back("b"), 5, &ledger)), @"invalid_request: cannot return: b did not complete");
+        history.ended(spec("returned"), returned);
+        insta::assert_snapshot!(said(&ask(&back("a"), 5, &history)), @"accept back");
+        insta::assert_snapshot!(said(&ask(&back("dry"), 5, &history)), @"invalid_request: cannot return: dry is not what this host ran last: that was a");
+        history.ended(spec("b"), failed(ErrorCode::ActivationFailed));
+        insta::assert_snapshot!(said(&ask(&back("a"), 5, &history)), @"invalid_request: cannot return: a is not what this host ran last: that was b");
+        insta::assert_snapshot!(said(&ask(&back("b"), 5, &history)), @"invalid_request: cannot return: b did not complete");
     }
 
     #[test]
     fn a_host_that_somebody_else_is_at_takes_nothing_but_knows_what_it_did() {
         let by_hand = || Some(BusyWith { id: "nixos-rebuild".to_owned(), operator: None, since: at(3) });
-        let mut ledger = RequestHistory::new("ns1".parse().unwrap());
-        ledger.ended(spec("a"), Response::new("ns1".parse().unwrap(), Status::Completed, ""));
-        let ask = |id| decide(Request::parse(request(id, 10).as_bytes()), at(5), &ledger, by_hand);
+        let mut history = RequestHistory::new("ns1".parse().unwrap());
+        history.ended(spec("a"), Response::new("ns1".parse().unwrap(), Status::Completed, ""));
+        let ask = |id| decide(Request::parse(request(id, 10).as_bytes()), at(5), &history, by_hand);
         insta::assert_snapshot!(said(&ask("b")), @"already_running: busy with nixos-rebuild since 2026-11-18T11:06:43Z");
         insta::assert_snapshot!(said(&ask("a")), @"to deploy.responses.a: completed");
     }
@@ -298,22 +298,22 @@ mod tests {
     #[test]
     fn a_sender_without_ids_is_known_by_its_reply_subject() {
         let bare = r#"{"action":"switch","revision":"main","reply_to":"deploy.responses.x"}"#;
-        let mut ledger = RequestHistory::new("ns1".parse().unwrap());
-        let Decision::Accept(request) = ask(bare, 0, &ledger) else { panic!("not accepted") };
-        ledger.accepted(accepted(&request));
-        assert!(matches!(ask(bare, 1, &ledger), Decision::Answer { .. }));
+        let mut history = RequestHistory::new("ns1".parse().unwrap());
+        let Decision::Accept(request) = ask(bare, 0, &history) else { panic!("not accepted") };
+        history.accepted(accepted(&request));
+        assert!(matches!(ask(bare, 1, &history), Decision::Answer { .. }));
     }
 
     #[test]
     fn a_rejected_request_stays_rejected_when_the_host_is_free_again() {
-        let mut ledger = RequestHistory::new("ns1".parse().unwrap());
-        ledger.accepted(spec("a"));
-        let Decision::Reject(refusal) = ask(&request("b", 70), 60, &ledger) else { panic!("not rejected") };
+        let mut history = RequestHistory::new("ns1".parse().unwrap());
+        history.accepted(spec("a"));
+        let Decision::Reject(refusal) = ask(&request("b", 70), 60, &history) else { panic!("not rejected") };
         let response = Response::new("ns1".parse().unwrap(), Status::Rejected, refusal.message.clone());
-        ledger.rejected(refusal.key().to_owned(), response);
-        ledger.ended(spec("a"), Response::new("ns1".parse().unwrap(), Status::Completed, ""));
-        insta::assert_snapshot!(said(&ask(&request("b", 70), 61, &ledger)), @"to deploy.responses.b: rejected");
-        insta::assert_snapshot!(said(&ask(&request("c", 70), 61, &ledger)), @"accept c");
+        history.rejected(refusal.key().to_owned(), response);
+        history.ended(spec("a"), Response::new("ns1".parse().unwrap(), Status::Completed, ""));
+        insta::assert_snapshot!(said(&ask(&request("b", 70), 61, &history)), @"to deploy.responses.b: rejected");
+        insta::assert_snapshot!(said(&ask(&request("c", 70), 61, &history)), @"accept c");
     }
 
     proptest! {
@@ -322,26 +322,26 @@ mod tests {
         fn no_key_runs_twice_nor_two_at_once_nor_too_late(
             steps in prop::collection::vec((0..6u8, -5..20i64, prop::bool::weighted(0.3)), 0..60),
         ) {
-            let mut ledger = RequestHistory::new("ns1".parse().unwrap());
+            let mut history = RequestHistory::new("ns1".parse().unwrap());
             let mut ran = Vec::new();
             for (now, (key, lifetime, ends)) in (0..).zip(steps) {
-                let running = ledger.holder().map(|holder| holder.id);
+                let running = history.holder().map(|holder| holder.id);
                 if let Some(key) = running.filter(|_| ends) {
-                    ledger.ended(spec(&key), Response::new("ns1".parse().unwrap(), Status::Completed, ""));
+                    history.ended(spec(&key), Response::new("ns1".parse().unwrap(), Status::Completed, ""));
                 }
                 let id = format!("k{key}");
-                match ask(&request(&id, now + lifetime), now, &ledger) {
+                match ask(&request(&id, now + lifetime), now, &history) {
                     Decision::Accept(request) => {
-                        prop_assert!(ledger.holder().is_none(), "two at once");
+                        prop_assert!(history.holder().is_none(), "two at once");
                         prop_assert!(!ran.contains(&id), "twice");
                         prop_assert!(lifetime >= 0, "too late");
                         ran.push(id);
-                        ledger.accepted(accepted(&request));
+                        history.accepted(accepted(&request));
                     }
                     Decision::Reject(refusal) => {
                         prop_assert!(!ran.contains(&id), "known");
                         let response = Response::new("ns1".parse().unwrap(), Status::Rejected, "");
-                        ledger.rejected(refusal.key().to_owned(), response);
+                        history.rejected(refusal.key().to_owned(), response);
                     }
                     Decision::Confirm { .. } => prop_assert!(false, "nothing was confirmed"),
                     Decision::Answer { state, .. } => prop_assert!(ran.contains(&id) || state.status == Status::Rejected),

@@ -264,51 +264,51 @@ mod tests {
 
     #[test]
     fn a_request_is_known_from_its_acceptance_to_long_after_its_end() {
-        let mut ledger = RequestHistory::new("ns1".parse().unwrap());
-        let status = |ledger: &RequestHistory| ledger.state("r-1", Timestamp::UNIX_EPOCH).map(|state| state.status);
-        assert_eq!(status(&ledger), None);
-        ledger.accepted(spec("r-1"));
-        assert_eq!(status(&ledger), Some(Status::Accepted));
-        ledger.started();
-        assert_eq!(status(&ledger), Some(Status::Started));
-        assert_eq!(ledger.holder().unwrap().id, "r-1");
-        ledger.ended(spec("r-1"), ended(Status::Failed));
-        assert_eq!(status(&ledger), Some(Status::Failed));
-        assert!(ledger.holder().is_none());
-        assert_eq!(ledger.last_run(None, None).unwrap().id, "r-1");
+        let mut history = RequestHistory::new("ns1".parse().unwrap());
+        let status = |history: &RequestHistory| history.state("r-1", Timestamp::UNIX_EPOCH).map(|state| state.status);
+        assert_eq!(status(&history), None);
+        history.accepted(spec("r-1"));
+        assert_eq!(status(&history), Some(Status::Accepted));
+        history.started();
+        assert_eq!(status(&history), Some(Status::Started));
+        assert_eq!(history.holder().unwrap().id, "r-1");
+        history.ended(spec("r-1"), ended(Status::Failed));
+        assert_eq!(status(&history), Some(Status::Failed));
+        assert!(history.holder().is_none());
+        assert_eq!(history.last_run(None, None).unwrap().id, "r-1");
     }
 
     #[test]
     fn a_run_whose_record_is_damaged_is_known_by_its_key() {
-        let mut ledger = RequestHistory::new("ns1".parse().unwrap());
-        ledger.damaged(name_of("r-1"), None);
-        ledger.damaged(name_of("r-2"), Some(ended(Status::Completed)));
-        let state = |key: &str| ledger.state(key, Timestamp::UNIX_EPOCH);
+        let mut history = RequestHistory::new("ns1".parse().unwrap());
+        history.damaged(name_of("r-1"), None);
+        history.damaged(name_of("r-2"), Some(ended(Status::Completed)));
+        let state = |key: &str| history.state(key, Timestamp::UNIX_EPOCH);
         let lost = state("r-1").unwrap();
         assert_eq!((lost.status, lost.error), (Status::Failed, Some(ErrorCode::Interrupted)));
         assert_eq!(lost.id.unwrap().as_str(), "r-1");
         assert_eq!(state("r-2").unwrap().status, Status::Completed);
         assert_eq!(state("r-3"), None);
-        assert!(ledger.last_run(None, None).is_none());
+        assert!(history.last_run(None, None).is_none());
     }
 
     #[test]
     fn rejections_are_bounded_and_do_not_push_out_what_ran() {
-        let mut ledger = RequestHistory::new("ns1".parse().unwrap());
-        ledger.ended(spec("ran"), ended(Status::Completed));
+        let mut history = RequestHistory::new("ns1".parse().unwrap());
+        history.ended(spec("ran"), ended(Status::Completed));
         for number in 0..5_000 {
-            ledger.rejected(format!("r-{number}"), ended(Status::Rejected));
+            history.rejected(format!("r-{number}"), ended(Status::Rejected));
         }
-        let known = |key: &str| ledger.state(key, Timestamp::UNIX_EPOCH).is_some();
+        let known = |key: &str| history.state(key, Timestamp::UNIX_EPOCH).is_some();
         assert!(known("ran") && known("r-4999") && known("r-4000"));
         assert!(!known("r-3999"));
-        assert_eq!(ledger.rejections.by_key.len(), REJECTIONS.responses);
+        assert_eq!(history.rejections.by_key.len(), REJECTIONS.responses);
 
         for number in 0..5_000 {
             let response = Response { message: "x".repeat(1_000), ..ended(Status::Rejected) };
-            ledger.rejected(format!("{number}-{}", "k".repeat(1_000)), response);
+            history.rejected(format!("{number}-{}", "k".repeat(1_000)), response);
         }
-        let recent = &ledger.rejections;
+        let recent = &history.rejections;
         let held: usize = recent.by_key.iter().map(|(key, response)| key.len() + response.message.len()).sum();
         assert!(held <= REJECTIONS.bytes && recent.bytes <= REJECTIONS.bytes, "{held} bytes");
         assert!(recent.by_key.len() > 100 && recent.by_key.len() == recent.oldest_first.len());
@@ -317,23 +317,23 @@ mod tests {
     #[test]
     fn what_runs_is_known_as_long_as_nothing_else_can_have_changed_it() {
         const COMMIT: &str = "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b";
-        let mut ledger = RequestHistory::new("ns1".parse().unwrap());
-        let switch = |ledger: &mut RequestHistory, revision: &str, status, error| {
+        let mut history = RequestHistory::new("ns1".parse().unwrap());
+        let switch = |history: &mut RequestHistory, revision: &str, status, error| {
             let spec = Spec { revision: revision.parse().unwrap(), ..spec(revision) };
             let system = Some("/nix/store/a".to_owned());
             let revision = revision.parse().ok();
-            ledger.ended(spec, Response { error, revision, system, ..ended(status) });
+            history.ended(spec, Response { error, revision, system, ..ended(status) });
         };
-        switch(&mut ledger, COMMIT, Status::Completed, None);
-        assert_eq!(ledger.deployed(Some("/nix/store/a")).unwrap().as_str(), COMMIT);
-        assert_eq!(ledger.deployed(Some("/nix/store/by-hand")), None);
-        let differs = |running| ledger.last_deployed.as_ref().unwrap().differs_from(running);
+        switch(&mut history, COMMIT, Status::Completed, None);
+        assert_eq!(history.deployed(Some("/nix/store/a")).unwrap().as_str(), COMMIT);
+        assert_eq!(history.deployed(Some("/nix/store/by-hand")), None);
+        let differs = |running| history.last_deployed.as_ref().unwrap().differs_from(running);
         assert_eq!((differs("/nix/store/a"), differs("/nix/store/by-hand")), (Some(false), Some(true)));
-        switch(&mut ledger, "broken", Status::Failed, Some(ErrorCode::BuildFailed));
-        assert!(ledger.deployed(Some("/nix/store/a")).is_some());
-        switch(&mut ledger, "half", Status::Failed, Some(ErrorCode::Timeout));
-        assert!(ledger.deployed(Some("/nix/store/a")).is_none());
-        switch(&mut ledger, "branch", Status::Completed, None);
-        assert!(ledger.last_deployed.is_none());
+        switch(&mut history, "broken", Status::Failed, Some(ErrorCode::BuildFailed));
+        assert!(history.deployed(Some("/nix/store/a")).is_some());
+        switch(&mut history, "half", Status::Failed, Some(ErrorCode::Timeout));
+        assert!(history.deployed(Some("/nix/store/a")).is_none());
+        switch(&mut history, "branch", Status::Completed, None);
+        assert!(history.last_deployed.is_none());
     }
 }

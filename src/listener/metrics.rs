@@ -49,11 +49,11 @@ pub(super) struct Metrics {
     pub(super) connected: bool,
     deployed: Option<Deployed>,
     runs: BTreeMap<(Status, Option<ErrorCode>), u64>,
-    last: Option<LastRun>,
+    last: Option<EndedRun>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct LastRun {
+struct EndedRun {
     ended_at: Timestamp,
     /// From its acceptance to its end, in seconds.
     duration: f64,
@@ -68,21 +68,21 @@ impl Metrics {
         Self { connected: false, deployed: None, runs, last: None }
     }
 
-    /// A run has ended, as the ledger has it.
-    pub(super) fn count_last(&mut self, ledger: &RequestHistory) {
-        if let Some((_, Response { status, error, .. })) = &ledger.last {
+    /// A run has ended, as the history has it.
+    pub(super) fn count_last(&mut self, history: &RequestHistory) {
+        if let Some((_, Response { status, error, .. })) = &history.last {
             *self.runs.entry((*status, error.clone())).or_default() += 1;
         }
-        self.recall(ledger);
+        self.recall(history);
     }
 
     /// What is known of earlier runs, be they from before this process.
-    pub(super) fn recall(&mut self, ledger: &RequestHistory) {
-        self.deployed.clone_from(&ledger.last_deployed);
-        self.last = ledger.last.as_ref().and_then(|(spec, response)| {
+    pub(super) fn recall(&mut self, history: &RequestHistory) {
+        self.deployed.clone_from(&history.last_deployed);
+        self.last = history.last.as_ref().and_then(|(spec, response)| {
             let ended_at = response.at?;
             let duration = ended_at.duration_since(spec.accepted_at).as_secs_f64().max(0.0);
-            Some(LastRun { ended_at, duration, status: response.status })
+            Some(EndedRun { ended_at, duration, status: response.status })
         });
     }
 
@@ -102,7 +102,7 @@ impl Metrics {
             let error = error.as_ref().map_or("", ErrorCode::as_str);
             page.sample("runs_total", &[("status", status.as_str()), ("error", error)], count);
         }
-        if let Some(LastRun { ended_at, duration, status }) = self.last {
+        if let Some(EndedRun { ended_at, duration, status }) = self.last {
             let ended_at = ended_at.as_duration().as_secs_f64();
             page.gauge("last_run_timestamp_seconds", "When the last run ended.", &[], ended_at);
             let help = "How long the last run took, from its acceptance to its end.";

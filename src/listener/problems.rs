@@ -14,8 +14,8 @@ use crate::protocol::discovery::MAX_PROBLEMS;
 use crate::protocol::{FlakeUrl, Problem, Revision};
 use crate::text::safe;
 
-const PROGRAMS: [(Kind, &str); 3] =
-    [(Kind::NoNixosRebuild, "nixos-rebuild"), (Kind::NoNix, "nix"), (Kind::NoGit, "git")];
+const PROGRAMS: [(ProblemKind, &str); 3] =
+    [(ProblemKind::NoNixosRebuild, "nixos-rebuild"), (ProblemKind::NoNix, "nix"), (ProblemKind::NoGit, "git")];
 
 /// How soon a flake is asked again that could not be asked.
 pub(super) const ASK_AGAIN: Duration = Duration::from_mins(10);
@@ -25,7 +25,7 @@ const CLOCKS_DIFFER: [SignedDuration; 2] = [SignedDuration::from_mins(2), Signed
 
 /// A kind of problem. The first ones are told first, where there are more than fit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Kind {
+pub(super) enum ProblemKind {
     MayNotAnswer,
     CannotHear,
     NoNixosRebuild,
@@ -36,7 +36,7 @@ pub(super) enum Kind {
     PermissionsTooWide,
 }
 
-impl Kind {
+impl ProblemKind {
     /// The kind as the wire spells it.
     const fn code(self) -> &'static str {
         match self {
@@ -55,15 +55,15 @@ impl Kind {
 #[derive(Debug, Default)]
 pub(super) struct Problems {
     /// What each of them is about, where one kind can be there more than once, and the text of it.
-    known: BTreeMap<(Kind, String), String>,
+    known: BTreeMap<(ProblemKind, String), String>,
 }
 
 impl Problems {
-    pub(super) fn found(&mut self, kind: Kind, message: impl Into<String>) {
+    pub(super) fn found(&mut self, kind: ProblemKind, message: impl Into<String>) {
         self.found_with(kind, "", message);
     }
 
-    pub(super) fn found_with(&mut self, kind: Kind, what: &str, message: impl Into<String>) {
+    pub(super) fn found_with(&mut self, kind: ProblemKind, what: &str, message: impl Into<String>) {
         let message = safe(&message.into());
         let known = self.known.entry((kind, what.to_owned())).or_default();
         if *known != message {
@@ -73,7 +73,7 @@ impl Problems {
     }
 
     /// There is no such problem any more, with whatever it was.
-    pub(super) fn solved(&mut self, kind: Kind) {
+    pub(super) fn solved(&mut self, kind: ProblemKind) {
         self.known.retain(|(known, _), _| *known != kind);
     }
 
@@ -94,7 +94,7 @@ pub async fn missing(flake: &FlakeUrl) -> Vec<String> {
 pub(super) fn look_for_programs(flake: &FlakeUrl, problems: &mut Problems) {
     let path = env::var_os("PATH").unwrap_or_default();
     for (kind, program) in PROGRAMS {
-        let is_needed = kind != Kind::NoGit || flake.git_remote().is_some();
+        let is_needed = kind != ProblemKind::NoGit || flake.git_remote().is_some();
         let mut places = env::split_paths(&path).map(|folder| folder.join(program));
         if is_needed && !places.any(|file| file.metadata().is_ok_and(|file| file.permissions().mode() & 0o111 != 0)) {
             problems
@@ -128,9 +128,9 @@ pub(super) fn compare_clocks(expires_at: Timestamp, now: Timestamp, problems: &m
         let message = format!(
             "the clock here, which shows {now:.0}, is some {by:#} {way} that of a deployer: one of the two is wrong"
         );
-        problems.found(Kind::Clock, message);
+        problems.found(ProblemKind::Clock, message);
     } else {
-        problems.solved(Kind::Clock);
+        problems.solved(ProblemKind::Clock);
     }
 }
 
@@ -142,14 +142,14 @@ mod tests {
     #[test]
     fn problems_are_told_while_they_last_in_few_and_clean_words() {
         let mut problems = Problems::default();
-        problems.found(Kind::Clock, "the clock is \x1b[31mwrong\x1b[0m");
+        problems.found(ProblemKind::Clock, "the clock is \x1b[31mwrong\x1b[0m");
         for number in 0..20 {
-            problems.found_with(Kind::CannotHear, &number.to_string(), "x".repeat(1_000));
+            problems.found_with(ProblemKind::CannotHear, &number.to_string(), "x".repeat(1_000));
         }
         let told = problems.told();
         assert_eq!(told.len(), MAX_PROBLEMS);
         assert!(told.iter().all(|problem| problem.code == "cannot_hear" && problem.message.len() <= MAX_PROBLEM_BYTES));
-        problems.solved(Kind::CannotHear);
+        problems.solved(ProblemKind::CannotHear);
         assert_eq!(problems.told(), [Problem::new("clock", "the clock is wrong")]);
     }
 

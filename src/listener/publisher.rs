@@ -104,9 +104,9 @@ impl Publisher {
     /// That it was sent is not enough: when the network went away, with the very switch that is to be told of, whole
     /// minutes of messages fit into the buffers of a dead connection. The server handles what it receives in order, so
     /// what comes from it after it was asked for a sign of life tells that it has read all that was said before.
-    pub(super) async fn deliver(&self, untold: &[Undelivered]) -> bool {
+    pub(super) async fn deliver(&self, undelivered: &[Undelivered]) -> bool {
         let connection = self.connection();
-        for Undelivered { reply_to, response, .. } in untold {
+        for Undelivered { reply_to, response, .. } in undelivered {
             self.say(reply_to, response).await;
         }
         self.flush().await;

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 
 pub use self::dir::RunDir;
 pub(super) use self::dir::TAIL_BYTES;
-pub(super) use self::files::prepare_spares;
-pub(super) use self::page::{OutputPage, Part};
+pub(super) use self::files::{OutputPart, prepare_spares};
+pub(super) use self::page::OutputPage;
 use super::config::{Config, RebuildFlag, SystemKey, UserUnits};
 use super::output::clean;
 use super::snapshot::SystemSnapshot;

@@ -92,7 +92,7 @@ async fn failed_units(host: &Host) -> Option<BTreeSet<String>> {
     if !host.has_systemd() {
         return None;
     }
-    let Listed { mut failed, waiting } = listed(&answer("systemctl", &LIST).await?);
+    let (mut failed, waiting) = listed(&answer("systemctl", &LIST).await?);
     if !waiting.is_empty() {
         // With `Restart=always` a unit may wait although it did all that it had to do.
         let waiting: Vec<&str> = waiting.iter().map(String::as_str).collect();
@@ -105,26 +105,21 @@ async fn failed_units(host: &Host) -> Option<BTreeSet<String>> {
     Some(failed)
 }
 
-struct Listed {
-    failed: BTreeSet<String>,
-    /// Units between two starts.
-    waiting: Vec<String>,
-}
-
-/// Reads lines of a unit, whether it is loaded, its state, its state in detail, and what it is.
-fn listed(listing: &str) -> Listed {
-    let mut units = Listed { failed: BTreeSet::new(), waiting: Vec::new() };
+/// The units that have failed and those between two starts, of lines that have a unit, whether it is loaded, its state, its state
+/// in detail, and what it is.
+fn listed(listing: &str) -> (BTreeSet<String>, Vec<String>) {
+    let (mut failed, mut waiting) = (BTreeSet::new(), Vec::new());
     for line in listing.lines() {
         let mut words = line.split_whitespace();
         // That the unit of an activation failed says no more than its exit code.
         let Some(unit) = words.next().filter(|unit| !is_activation(unit)) else { continue };
         if words.nth(1) == Some("failed") {
-            units.failed.insert(unit.to_owned());
+            failed.insert(unit.to_owned());
         } else {
-            units.waiting.push(unit.to_owned());
+            waiting.push(unit.to_owned());
         }
     }
-    units
+    (failed, waiting)
 }
 
 /// The units that did not end well, of those that are shown: a block of properties for each, in any order.
@@ -199,12 +194,12 @@ mod tests {
                        tunnel.service  loaded activating auto-restart SSH tunnel\n\
                        nixos-rebuild-switch-to-configuration.service loaded failed failed x\n\
                        nixos-rebuild-switch-to-configuration-0123abcd.service loaded failed failed x\n\n";
-        let Listed { failed, waiting } = listed(listing);
+        let (failed, waiting) = listed(listing);
         assert_eq!(
             (failed.into_iter().collect::<Vec<_>>(), waiting),
             (vec!["unbound.service".to_owned()], vec!["tunnel.service".to_owned()])
         );
-        assert!(listed("").failed.is_empty());
+        assert!(listed("").0.is_empty());
     }
 
     #[test]

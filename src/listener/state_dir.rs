@@ -43,7 +43,7 @@ pub(super) struct RecoveredState {
     /// How earlier runs ended, oldest first.
     pub(super) finals: Vec<(Spec, Response)>,
     /// The ends of runs that the server may not have been given, oldest first.
-    pub(super) untold: Vec<Undelivered>,
+    pub(super) undelivered: Vec<Undelivered>,
     /// Runs that were not concluded, oldest first.
     pub(super) unfinished: Vec<(RunDir, Spec)>,
     /// Runs whose request cannot be read, each by what its directory is called, and how it ended if that can be read.
@@ -97,10 +97,10 @@ impl StateDir {
             TryLockError::Error(error) => unusable(error),
         })?;
 
-        let mut memory = Self { live, kept, ended: VecDeque::new(), damaged: Vec::new(), number: 0, _lock: lock };
-        let recalled = memory.recall().map_err(unusable)?;
-        prepare(&memory.kept);
-        Ok((memory, recalled))
+        let mut opened = Self { live, kept, ended: VecDeque::new(), damaged: Vec::new(), number: 0, _lock: lock };
+        let recovered = opened.recall().map_err(unusable)?;
+        prepare(&opened.kept);
+        Ok((opened, recovered))
     }
 
     fn recall(&mut self) -> io::Result<RecoveredState> {
@@ -133,11 +133,11 @@ impl StateDir {
             ended.iter().map(|(_, spec, _)| spec.number).chain(unfinished.iter().map(|(_, spec)| spec.number));
         self.number = numbers.max().unwrap_or_default();
 
-        let (mut finals, mut untold) = (Vec::new(), Vec::new());
+        let (mut finals, mut undelivered) = (Vec::new(), Vec::new());
         for (dir, spec, response) in ended {
             if !dir.was_told() {
                 let (reply_to, response) = (spec.reply_to.clone(), response.clone());
-                untold.push(Undelivered { dir: dir.clone(), reply_to, response });
+                undelivered.push(Undelivered { dir: dir.clone(), reply_to, response });
             }
             self.ended(dir)();
             finals.push((spec, response));
@@ -146,7 +146,7 @@ impl StateDir {
         for dir in self.damaged.clone() {
             self.ended(dir)();
         }
-        Ok(RecoveredState { finals, untold, unfinished, damaged })
+        Ok(RecoveredState { finals, undelivered, unfinished, damaged })
     }
 
     /// What the directories of runs are called, wherever they are. Something else may lie beside them.
@@ -245,16 +245,16 @@ mod tests {
     use crate::listener::run::tests::{give_back, spec};
     use crate::protocol::Status;
 
-    fn conclude(memory: &mut StateDir, key: &str, second: i64) {
-        let dir = memory.run_dir(key);
-        dir.create(&Spec { number: memory.next_number(), ..spec(key) }).unwrap();
+    fn conclude(state_dir: &mut StateDir, key: &str, second: i64) {
+        let dir = state_dir.run_dir(key);
+        dir.create(&Spec { number: state_dir.next_number(), ..spec(key) }).unwrap();
         fs::write(dir.output_files().0, "output").unwrap();
         let response = Response {
             at: Some(Timestamp::from_second(second).unwrap()),
             ..Response::new("ns1".parse().unwrap(), Status::Completed, key)
         };
         dir.keep(files::FINAL, &response).unwrap();
-        memory.ended(dir)();
+        state_dir.ended(dir)();
     }
 
     fn close(StateDir { _lock: lock, .. }: StateDir) {
@@ -264,61 +264,61 @@ mod tests {
     #[test]
     fn ended_runs_are_recalled_in_order_and_the_old_ones_forgotten() {
         let folder = tempfile::tempdir().unwrap();
-        let (mut memory, _) = StateDir::open(folder.path(), None).unwrap();
+        let (mut state_dir, _) = StateDir::open(folder.path(), None).unwrap();
         for number in 0..FINALS + 5 {
             // The clock goes backwards.
-            conclude(&mut memory, &format!("r-{number}"), 1_000_000 - i64::try_from(number).unwrap());
+            conclude(&mut state_dir, &format!("r-{number}"), 1_000_000 - i64::try_from(number).unwrap());
         }
-        close(memory);
-        let (memory, recalled) = StateDir::open(folder.path(), None).unwrap();
-        let keys: Vec<&str> = recalled.finals.iter().map(|(spec, _)| spec.key.as_str()).collect();
+        close(state_dir);
+        let (state_dir, recovered) = StateDir::open(folder.path(), None).unwrap();
+        let keys: Vec<&str> = recovered.finals.iter().map(|(spec, _)| spec.key.as_str()).collect();
         assert_eq!((keys.len(), keys[0], keys[FINALS - 1]), (FINALS, "r-5", "r-204"));
-        assert_eq!(memory.number, FINALS as u64 + 5);
-        let outputs = memory.ended.iter().filter(|dir| dir.output_files().0.exists()).count();
+        assert_eq!(state_dir.number, FINALS as u64 + 5);
+        let outputs = state_dir.ended.iter().filter(|dir| dir.output_files().0.exists()).count();
         assert_eq!(outputs, OUTPUTS);
     }
 
     #[test]
     fn what_cannot_be_read_is_left_alone_and_known_for_all_that() {
         let folder = tempfile::tempdir().unwrap();
-        let (mut memory, _) = StateDir::open(folder.path(), None).unwrap();
-        conclude(&mut memory, "good", 1);
-        let unfinished = memory.run_dir("unfinished");
+        let (mut state_dir, _) = StateDir::open(folder.path(), None).unwrap();
+        conclude(&mut state_dir, "good", 1);
+        let unfinished = state_dir.run_dir("unfinished");
         unfinished.create(&spec("unfinished")).unwrap();
-        let spoilt = memory.run_dir("spoilt");
+        let spoilt = state_dir.run_dir("spoilt");
         spoilt.create(&spec("spoilt")).unwrap();
         fs::write(spoilt.path().join("final.json"), "").unwrap();
         let spoil_request = |key: &str| {
-            let dir = memory.run_dir(key);
+            let dir = state_dir.run_dir(key);
             fs::write(dir.path().join("request.json"), r#"{"key":"to"#).unwrap();
             dir
         };
-        memory.run_dir("torn").create(&spec("torn")).unwrap();
+        state_dir.run_dir("torn").create(&spec("torn")).unwrap();
         let torn = spoil_request("torn");
-        conclude_only(&memory, "ended");
+        conclude_only(&state_dir, "ended");
         spoil_request("ended");
-        fs::create_dir(memory.kept.join("foreign")).unwrap();
-        fs::write(memory.kept.join("README"), "hello").unwrap();
-        close(memory);
+        fs::create_dir(state_dir.kept.join("foreign")).unwrap();
+        fs::write(state_dir.kept.join("README"), "hello").unwrap();
+        close(state_dir);
 
-        let (memory, recalled) = StateDir::open(folder.path(), None).unwrap();
-        assert_eq!(recalled.finals.len(), 1);
-        assert_eq!(recalled.unfinished.len(), 2);
-        assert!(recalled.unfinished.contains(&(unfinished, spec("unfinished"))));
-        assert!(recalled.unfinished.contains(&(spoilt, spec("spoilt"))));
+        let (state_dir, recovered) = StateDir::open(folder.path(), None).unwrap();
+        assert_eq!(recovered.finals.len(), 1);
+        assert_eq!(recovered.unfinished.len(), 2);
+        assert!(recovered.unfinished.contains(&(unfinished, spec("unfinished"))));
+        assert!(recovered.unfinished.contains(&(spoilt, spec("spoilt"))));
         let damaged: BTreeSet<_> =
-            recalled.damaged.iter().map(|(name, end)| (*name, end.as_ref().map(|end| end.status))).collect();
+            recovered.damaged.iter().map(|(name, end)| (*name, end.as_ref().map(|end| end.status))).collect();
         assert_eq!(damaged, [(name_of("torn"), None), (name_of("ended"), Some(Status::Completed))].into());
-        assert_eq!(fs::read_dir(&memory.kept).unwrap().count(), 7);
+        assert_eq!(fs::read_dir(&state_dir.kept).unwrap().count(), 7);
 
-        assert_eq!(memory.damaged_holder(), None);
+        assert_eq!(state_dir.damaged_holder(), None);
         let lock = torn.lock().unwrap();
-        assert!(memory.damaged_holder().is_some());
+        assert!(state_dir.damaged_holder().is_some());
         give_back(&lock);
     }
 
-    fn conclude_only(memory: &StateDir, key: &str) {
-        let dir = memory.run_dir(key);
+    fn conclude_only(state_dir: &StateDir, key: &str) {
+        let dir = state_dir.run_dir(key);
         dir.create(&spec(key)).unwrap();
         dir.keep(files::FINAL, &Response::new("ns1".parse().unwrap(), Status::Completed, key)).unwrap();
     }
@@ -327,22 +327,22 @@ mod tests {
     fn after_a_reboot_the_disk_knows_what_ran() {
         let folder = tempfile::tempdir().unwrap();
         let (state, runtime) = (folder.path().join("state"), folder.path().join("run"));
-        let (mut memory, _) = StateDir::open(&state, Some(&runtime)).unwrap();
-        conclude(&mut memory, "ended", 1);
-        memory.run_dir("unfinished").create(&spec("unfinished")).unwrap();
-        assert!(memory.run_dir("unfinished").path().starts_with(&runtime));
-        close(memory);
+        let (mut state_dir, _) = StateDir::open(&state, Some(&runtime)).unwrap();
+        conclude(&mut state_dir, "ended", 1);
+        state_dir.run_dir("unfinished").create(&spec("unfinished")).unwrap();
+        assert!(state_dir.run_dir("unfinished").path().starts_with(&runtime));
+        close(state_dir);
 
-        let (memory, recalled) = StateDir::open(&state, Some(&runtime)).unwrap();
-        assert_eq!((recalled.finals.len(), recalled.unfinished.len()), (1, 1));
-        assert!(memory.run_dir("ended").path().starts_with(&runtime));
-        close(memory);
+        let (state_dir, recovered) = StateDir::open(&state, Some(&runtime)).unwrap();
+        assert_eq!((recovered.finals.len(), recovered.unfinished.len()), (1, 1));
+        assert!(state_dir.run_dir("ended").path().starts_with(&runtime));
+        close(state_dir);
 
         fs::remove_dir_all(&runtime).unwrap();
-        let (memory, recalled) = StateDir::open(&state, Some(&runtime)).unwrap();
-        assert_eq!((recalled.finals.len(), recalled.unfinished.len()), (1, 1));
-        assert!(memory.run_dir("ended").path().starts_with(&state));
-        assert!(memory.run_dir("new").path().starts_with(&runtime));
+        let (state_dir, recovered) = StateDir::open(&state, Some(&runtime)).unwrap();
+        assert_eq!((recovered.finals.len(), recovered.unfinished.len()), (1, 1));
+        assert!(state_dir.run_dir("ended").path().starts_with(&state));
+        assert!(state_dir.run_dir("new").path().starts_with(&runtime));
     }
 
     #[test]
@@ -370,9 +370,9 @@ mod tests {
     #[test]
     fn no_key_leads_out_of_the_directory() {
         let folder = tempfile::tempdir().unwrap();
-        let (memory, _) = StateDir::open(folder.path(), None).unwrap();
+        let (state_dir, _) = StateDir::open(folder.path(), None).unwrap();
         for key in ["../../etc", "/etc", "deploy.responses.x", ""] {
-            assert_eq!(memory.run_dir(key).path().parent(), Some(memory.kept.as_path()));
+            assert_eq!(state_dir.run_dir(key).path().parent(), Some(state_dir.kept.as_path()));
         }
     }
 }

@@ -13,6 +13,7 @@ mod changes;
 mod deployment;
 mod log;
 mod process;
+mod process_tree;
 mod rollback;
 
 use std::fs::File;
@@ -23,7 +24,8 @@ use rustix::io::{FdFlags, fcntl_setfd};
 
 use self::deployment::Deployment;
 use self::log::Log;
-use self::process::{ProcessRunner, ProcessTree, StopSignal};
+use self::process::{ProcessRunner, StopSignal};
+use self::process_tree::ProcessTree;
 use super::host::Host;
 pub use super::run::RunDir;
 use super::run::{UnitEnd, files};
@@ -42,7 +44,7 @@ pub async fn supervise(dir: RunDir, starter: &Notifier) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
 
-    let keeper = ProcessRunner {
+    let runner = ProcessRunner {
         // Heard from before any program runs: a signal to this process is meant for what it has started, too.
         bounds: StopSignal::of(Duration::from_millis(spec.timeout_ms))?,
         tree: ProcessTree::new()?,
@@ -52,7 +54,7 @@ pub async fn supervise(dir: RunDir, starter: &Notifier) -> io::Result<()> {
     };
     let host = Host::new(spec.root.clone());
     // On the heap, since every future above would hold all of it otherwise.
-    let result = Box::pin(Deployment { dir: dir.clone(), spec, host, keeper }.carry_out()).await?;
+    let result = Box::pin(Deployment { dir: dir.clone(), spec, host, runner }.carry_out()).await?;
     dir.keep(files::RESULT, &result)
 }
 

@@ -18,7 +18,7 @@ pub struct Watchdog {
 }
 
 impl Watchdog {
-    /// The pulse of a service whose watchdog, if it has one, loses patience after so long: it hears of it twice in that
+    /// The one of a service whose watchdog, if it has one, loses patience after so long: it hears of it twice in that
     /// time. Has to be called on the runtime.
     pub fn new(notifier: Notifier, watchdog: Option<Duration>) -> Self {
         let beats = watchdog.map(|patience| patience / 2).filter(|period| !period.is_zero()).map(|period| {
@@ -69,8 +69,8 @@ mod tests {
 
     use super::*;
 
-    /// A pulse with a watchdog of ten seconds, and where it is heard.
-    fn pulse() -> (Watchdog, UnixDatagram, tempfile::TempDir) {
+    /// A watchdog of ten seconds, and where it is heard.
+    fn watchdog() -> (Watchdog, UnixDatagram, tempfile::TempDir) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notify");
         let systemd = UnixDatagram::bind(&path).unwrap();
@@ -87,14 +87,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_loop_that_hangs_is_not_heard_of_and_one_that_turns_twice_as_often_as_it_has_to() {
-        let (mut pulse, systemd, _folder) = pulse();
+        let (mut watchdog, systemd, _folder) = watchdog();
         tokio::time::sleep(Duration::from_mins(1)).await;
         assert!(heard(&systemd).is_empty());
 
         let began = tokio::time::Instant::now();
         for _ in 0..5 {
-            pulse.due().await;
-            pulse.beat();
+            watchdog.due().await;
+            watchdog.beat();
         }
         assert_eq!(heard(&systemd), ["WATCHDOG=1"; 5]);
         // The first one was overdue.
@@ -103,12 +103,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_was_told_is_not_told_again() {
-        let (mut pulse, systemd, _folder) = pulse();
+        let (mut watchdog, systemd, _folder) = watchdog();
         for _ in 0..2 {
-            pulse.status("waiting".to_owned());
-            pulse.up();
+            watchdog.status("waiting".to_owned());
+            watchdog.up();
         }
         assert_eq!(heard(&systemd), ["STATUS=waiting", "READY=1"]);
-        assert!(pulse.is_up);
+        assert!(watchdog.is_up);
     }
 }

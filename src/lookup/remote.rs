@@ -1,7 +1,6 @@
 //! A repository as git is told of it. Every user of a machine can read command lines, and those of the programs that git
 //! starts repeat the URL: user name and password go through the environment, which no other user can read.
 
-use std::fmt::Write;
 use std::process::Command;
 
 use data_encoding::BASE64;
@@ -62,9 +61,7 @@ impl Remote {
 
 impl std::fmt::Debug for Remote {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Remote(")?;
-        f.write_str(&self.url)?;
-        f.write_char(')')
+        write!(f, "Remote({})", self.url)
     }
 }
 

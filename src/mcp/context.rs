@@ -81,7 +81,7 @@ impl ToolContext {
         if self.may_see(&self.settings.journals.read(&found)?.summary) {
             return Ok(found);
         }
-        Err(JournalError::Unknown(id.to_owned()).into())
+        Err(JournalError::Unknown { prefix: id.to_owned(), near: String::new() }.into())
     }
 
     /// All rollouts that this server may tell about, the latest last.

@@ -146,7 +146,7 @@ impl From<PreflightError> for ToolError {
 impl From<JournalError> for ToolError {
     fn from(error: JournalError) -> Self {
         match &error {
-            JournalError::Unknown(_) | JournalError::Ambiguous { .. } => Self::new("unknown_id", error.to_string())
+            JournalError::Unknown { .. } | JournalError::Ambiguous { .. } => Self::new("unknown_id", error.to_string())
                 .next("rollout_status with list: true shows the rollouts on record"),
             JournalError::Io(..)
             | JournalError::Folder(_)

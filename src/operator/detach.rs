@@ -1,7 +1,6 @@
 //! Rollouts in the background: another process of this program, out of reach of the process that prepared them.
 
 use std::ffi::OsString;
-use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -63,28 +62,29 @@ impl Background {
         let begun = Event { at: clock::now(), kind: EventKind::Begun(Arc::clone(rollout)) };
         let unusable = |error| JournalError::Io(journals.folder().to_owned(), error);
         journal.record(&begun).and_then(|()| journal.sync()).map_err(unusable)?;
-        self.start(&rollout.id.to_string(), journal, journals.create_output(rollout.id)?).map_err(DetachError::Process)
+        self.start(rollout.id, journal, journals)
     }
 
     /// Leaves a rollout that was begun before to another process, which goes on where the journal ends.
     pub fn resume(&self, id: RolloutId, journal: Journal, journals: &Journals) -> Result<(), DetachError> {
         // The wish to stop was for the process before this one.
         std::fs::remove_file(journals.stop_file(id)).ok();
-        self.start(&id.to_string(), journal, journals.create_output(id)?).map_err(DetachError::Process)
+        self.start(id, journal, journals)
     }
 
-    /// Starts the process for the rollout with this id, whose [journal](Journal::inherited) is handed over; what it prints
-    /// goes to `output`.
-    fn start(&self, id: &str, journal: Journal, output: File) -> io::Result<()> {
+    /// Starts the process for a rollout, whose [journal](Journal::inherited) is handed over. What it prints stands beside that.
+    fn start(&self, id: RolloutId, journal: Journal, journals: &Journals) -> Result<(), DetachError> {
+        let output = journals.create_output(id)?;
         let mut command = Command::new(&self.program);
-        command.args(&self.arguments).args(["--take-over", id]);
+        command.args(&self.arguments).args(["--take-over", &id.to_string()]);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.env_remove("HOMELAB_DEPLOY_DETACH");
-        command.stdin(journal).stdout(output.try_clone()?).stderr(output);
+        let stdout = output.try_clone().map_err(DetachError::Process)?;
+        command.stdin(journal).stdout(stdout).stderr(output);
         // Ctrl-C and the end of a terminal are for the group of processes in its foreground, and a client that is done with
         // its server kills the group of that. The new process is in neither, not even for the moment in which it starts.
         command.process_group(0);
         // It is on its own from here: nobody waits for it, and its journal tells what it does.
-        command.spawn().map(drop)
+        command.spawn().map(drop).map_err(DetachError::Process)
     }
 }

@@ -16,13 +16,13 @@ use miette::Diagnostic;
 use rustix::fs::OFlags;
 use thiserror::Error;
 
-pub use self::record::Journal;
-pub(super) use self::record::read_events;
-use self::record::{began_at, beginning};
+pub use self::record::{Follower, Journal};
+use self::record::{began_at, beginning, read_events};
 use crate::clock;
 use crate::private_dir::{PrivateDir, PrivateDirError};
 use crate::protocol::RolloutId;
 use crate::rollout::{Rollout, Summary};
+use crate::text::did_you_mean;
 
 /// The folder of all journals, below the operator's state folder.
 const FOLDER: &str = "rollouts";
@@ -66,9 +66,9 @@ pub enum JournalError {
         line: usize,
         reason: String,
     },
-    #[error("there is no rollout {0:?} here")]
-    #[diagnostic(help("`homelab-deploy rollouts` lists them; its id may be shortened as long as it is unique"))]
-    Unknown(String),
+    #[error("there is no rollout {prefix:?} here")]
+    #[diagnostic(help("{near}`homelab-deploy rollouts` lists them; its id may be shortened as long as it is unique"))]
+    Unknown { prefix: String, near: String },
     #[error("several rollouts begin with {prefix:?}: {}", ids.join(", "))]
     #[diagnostic(help("give more of its id"))]
     Ambiguous { prefix: String, ids: Vec<String> },
@@ -145,11 +145,16 @@ impl Journals {
     }
 
     pub fn find(&self, prefix: &str) -> Result<String, JournalError> {
-        let mut ids = self.ids()?;
-        ids.retain(|id| id.starts_with(prefix));
+        let all = self.ids()?;
+        let mut ids: Vec<String> = all.iter().filter(|id| id.starts_with(prefix)).cloned().collect();
         ids.sort();
         match ids.as_slice() {
-            [] => Err(JournalError::Unknown(prefix.to_owned())),
+            [] => {
+                let begun = all.iter().filter_map(|id| id.get(..prefix.len()));
+                // Ids are of so few letters that all of them are somewhat alike.
+                let near = did_you_mean(prefix, begun.filter(|begun| strsim::osa_distance(prefix, begun) <= 2));
+                Err(JournalError::Unknown { prefix: prefix.to_owned(), near })
+            }
             [id] => Ok(id.clone()),
             _ => Err(JournalError::Ambiguous { prefix: prefix.to_owned(), ids }),
         }

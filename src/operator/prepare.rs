@@ -26,7 +26,7 @@ use crate::protocol::{
     Action, Commit, FlakeUrl, HostName, RequestIds, Revision, RolloutId, RolloutReport, Target, Tier,
 };
 use crate::rollout::{PlanSource, Rollout};
-use crate::text::safe;
+use crate::text::{did_you_mean, safe};
 
 /// How long a host that no longer answers is reported as missing. After that it is taken to be gone for good.
 const MISSED_FOR: Duration = Duration::from_hours(30 * 24);
@@ -80,14 +80,14 @@ pub enum Part {
 pub struct Called {
     pub roll: Discovered,
     /// What the flake that the plan or the operator names has for the revision. Where hosts name it, it was not known yet.
-    found: Option<Found>,
+    found: Option<Result<Found, UnresolvedError>>,
 }
 
 /// What a flake has for the revision that is wanted.
 #[derive(Debug)]
 struct Found {
     flake: Option<FlakeUrl>,
-    commit: Result<Commit, UnresolvedError>,
+    commit: Commit,
     subject: Option<String>,
     history: History,
 }
@@ -144,14 +144,11 @@ impl PrepareOptions {
         }
     }
 
-    async fn find(&self, flake: Option<&FlakeUrl>) -> Found {
+    async fn find(&self, flake: Option<&FlakeUrl>) -> Result<Found, UnresolvedError> {
         let mut history = History::of(flake, self.cache.as_deref());
-        let commit = resolve_revision(&self.revision, flake, &history, &self.journals).await;
-        let subject = match &commit {
-            Ok(commit) => history.subject(commit).await,
-            Err(_) => None,
-        };
-        Found { flake: flake.cloned(), commit, subject, history }
+        let commit = resolve_revision(&self.revision, flake, &history, &self.journals).await?;
+        let subject = history.subject(&commit).await;
+        Ok(Found { flake: flake.cloned(), commit, subject, history })
     }
 
     /// Settles which hosts are deployed in which wave, and the commit.
@@ -179,31 +176,30 @@ impl PrepareOptions {
         }
         warnings.extend(doubts(&roster, &frozen));
         let found = match found {
-            Some(found) => Ok(found),
+            Some(found) => found.map_err(PrepareError::from),
             None => self.find_by_hosts(&frozen, &roster).await,
         };
         let (mut ahead, mut changes) = (Vec::new(), None);
-        let (revision, subject) =
-            match found.and_then(|Found { flake, commit, subject, history }| Ok((flake, commit?, subject, history))) {
-                Ok((flake, commit, subject, mut history)) => {
-                    warnings.extend(history.problem());
-                    let given = self.give_systems(&mut frozen, &roster, flake.as_ref(), &commit, &mut warnings);
-                    // Few plans have systems, and what awaits them is large.
-                    changes = Box::pin(given).await?;
-                    ahead = ahead_of(&commit, &frozen, &mut history).await;
-                    if self.kind == Kind::Rollout && !self.even_if_current {
-                        leave_current(&commit, &mut frozen, &roster);
-                    }
-                    if self.plan.stage {
-                        frozen.fetch_first();
-                    }
-                    (commit.into(), subject)
+        let (revision, subject) = match found {
+            Ok(Found { flake, commit, subject, mut history }) => {
+                warnings.extend(history.problem());
+                let given = self.give_systems(&mut frozen, &roster, flake.as_ref(), &commit, &mut warnings);
+                // Few plans have systems, and what awaits them is large.
+                changes = Box::pin(given).await?;
+                ahead = ahead_of(&commit, &frozen, &mut history).await;
+                if self.kind == Kind::Rollout && !self.even_if_current {
+                    leave_current(&commit, &mut frozen, &roster);
                 }
-                Err(error) => {
-                    warnings.push(self.leave_to_hosts(error)?);
-                    (self.revision.clone(), None)
+                if self.plan.stage {
+                    frozen.fetch_first();
                 }
-            };
+                (commit.into(), subject)
+            }
+            Err(error) => {
+                warnings.push(self.leave_to_hosts(error)?);
+                (self.revision.clone(), None)
+            }
+        };
         warnings.extend(PreflightError::downgrade(&ahead, &revision).map(|obstacle| obstacle.to_string()));
         // Deployments to single hosts are made side by side; each listener does one thing at a time.
         let others = roll.rollouts.into_iter().filter(|other| !is_single && shares_a_tier(other, &frozen)).collect();
@@ -238,14 +234,17 @@ impl PrepareOptions {
             named => named?,
         };
         let flake = self.flakes.usable(named, &self.revision, need).await?;
-        Ok(self.find(flake.as_ref()).await)
+        Ok(self.find(flake.as_ref()).await?)
     }
 
     fn exclude_hosts(&mut self, roster: &Roster) -> Result<(), SelectionError> {
         for host in &self.exclude {
             let is_known = roster.knows(host) || self.plan.names(host);
             if !is_known {
-                return Err(SelectionError::NoSuchHost(host.clone()));
+                let named = self.plan.named();
+                let known = roster.hosts().map(|report| &report.hostname).chain(named.iter().map(|named| &named.host));
+                let near = did_you_mean(host.as_str(), known.map(HostName::as_str));
+                return Err(SelectionError::NoSuchHost { host: host.clone(), near });
             }
             self.plan.exclude(host);
         }

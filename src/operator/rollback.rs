@@ -13,6 +13,7 @@ use crate::plan::{Plan, Roster, Selector, Settings, Spanned, Wave};
 use crate::protocol::{Commit, HostName, RequestId, RolloutId, Target, Tier};
 use crate::rollout::Rollout;
 use crate::rollout::summary::HostView;
+use crate::text::did_you_mean;
 
 /// Hosts that are to return, and to what.
 #[derive(Debug, Clone)]
@@ -43,9 +44,9 @@ pub enum RollbackError {
     #[error("the rollout changed no host whose earlier commit is known")]
     #[diagnostic(help("`homelab-deploy deploy HOST --to COMMIT` goes to any commit"))]
     NothingToUndo,
-    #[error("no rollout on record here changed {0}")]
-    #[diagnostic(help("`homelab-deploy deploy HOST --to COMMIT` goes to any commit"))]
-    Unchanged(String),
+    #[error("no rollout on record here changed {host}")]
+    #[diagnostic(help("{near}`homelab-deploy deploy HOST --to COMMIT` goes to any commit"))]
+    Unchanged { host: HostName, near: String },
     #[error("{0} is a host of test and of prod")]
     #[diagnostic(help("write the tier as well, such as prod.{0}"))]
     TwoTiers(HostName),
@@ -97,7 +98,7 @@ impl RollbackPlan {
             if tier.is_none() && Tier::ALL.iter().all(|tier| found(Some(*tier)).is_some()) {
                 return Err(RollbackError::TwoTiers(name.clone()));
             }
-            let (recorded, host) = found(*tier).ok_or_else(|| RollbackError::Unchanged(name.to_string()))?;
+            let (recorded, host) = found(*tier).ok_or_else(|| unchanged(name, rollouts))?;
             check_is_over(recorded, host.rollout)?;
             changed.push(Changed { wave: "rollback", ..host });
         }
@@ -180,6 +181,12 @@ impl<'a> Changed<'a> {
         }
         runs
     }
+}
+
+fn unchanged(host: &HostName, rollouts: &[Recorded]) -> RollbackError {
+    let known = rollouts.iter().flat_map(|recorded| &recorded.summary.hosts).map(|view| view.name.as_str());
+    let near = did_you_mean(host.as_str(), known.filter(|known| *known != host.as_str()));
+    RollbackError::Unchanged { host: host.clone(), near }
 }
 
 fn check_is_over(recorded: &Recorded, rollout: &Rollout) -> Result<(), RollbackError> {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::Range;
 
-use miette::{Diagnostic, LabeledSpan, NamedSource, Severity, SourceCode};
+use miette::{Diagnostic, LabeledSpan, NamedSource, Severity};
 use thiserror::Error;
 
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -17,9 +17,11 @@ pub struct PlanDiagnostic {
 }
 
 /// Every mistake of a plan, in the order of their places in the file; at least one.
-#[derive(Debug, Error)]
+#[derive(Debug, Error, Diagnostic)]
 pub struct PlanErrors {
+    #[related]
     mistakes: Vec<PlanDiagnostic>,
+    #[source_code]
     file: Option<NamedSource<String>>,
 }
 
@@ -112,16 +114,6 @@ impl Diagnostic for PlanDiagnostic {
 
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
         Some(Box::new(self.labels.iter().cloned()))
-    }
-}
-
-impl Diagnostic for PlanErrors {
-    fn source_code(&self) -> Option<&dyn SourceCode> {
-        self.file.as_ref().map(|file| file as _)
-    }
-
-    fn related(&self) -> Option<Box<dyn Iterator<Item = &dyn Diagnostic> + '_>> {
-        Some(Box::new(self.mistakes.iter().map(|mistake| mistake as _)))
     }
 }
 

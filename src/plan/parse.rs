@@ -17,9 +17,8 @@ use crate::protocol::Action;
 use crate::text::nearest;
 
 impl Plan {
-    /// Reads a plan. A plan that does not name itself is called after `default_name`, the stem of its file;
-    /// `aliases` finds the value of an environment variable by its name.
-    pub fn parse(text: &str, default_name: &str, aliases: &dyn Fn(&str) -> Option<String>) -> Result<Self, PlanErrors> {
+    /// Reads a plan. A plan that does not name itself is called after `default_name`, the stem of its file.
+    pub fn parse(text: &str, default_name: &str, aliases: &dyn Aliases) -> Result<Self, PlanErrors> {
         let (document, errors) = DeTable::parse_recoverable(text);
         let mut mistakes = Vec::new();
         let plan = Self::read(document.get_ref(), default_name, aliases, &mut mistakes);
@@ -36,7 +35,7 @@ impl Plan {
     fn read(
         document: &DeTable<'_>,
         default_name: &str,
-        aliases: Aliases<'_>,
+        aliases: &dyn Aliases,
         mistakes: &mut Vec<PlanDiagnostic>,
     ) -> Self {
         let mut top = Keys::new(document, PlanTable::Top, mistakes);
@@ -103,7 +102,7 @@ impl Wave {
         table: &DeTable<'_>,
         header: &Range<usize>,
         defaults: &Settings,
-        aliases: Aliases<'_>,
+        aliases: &dyn Aliases,
         mistakes: &mut Vec<PlanDiagnostic>,
     ) -> Self {
         let mut keys = Keys::new(table, PlanTable::Wave, mistakes);
@@ -247,7 +246,7 @@ impl<'t, 'i, 'm> Keys<'t, 'i, 'm> {
         &mut self,
         key: &str,
         read: impl FnOnce(&'t Value<'i>, &str) -> Result<Vec<Spanned<&'t str>>, PlanDiagnostic>,
-        aliases: Aliases<'_>,
+        aliases: &dyn Aliases,
     ) -> Vec<Spanned<Selector>> {
         let texts = self.read(key, read).unwrap_or_default();
         let mut selectors = Vec::with_capacity(texts.len());

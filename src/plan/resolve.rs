@@ -12,7 +12,7 @@ use crate::text::nearest;
 
 use super::diagnostic::{PlanDiagnostic, PlanErrors, list};
 use super::resolved::{Check, Groups, Limits, ResolvedHost, ResolvedPlan, ResolvedWave};
-use super::roster::{Address, Roster};
+use super::roster::{Address, Roster, nearest_subject, short};
 use super::{CONFIRM_TIMEOUT, Plan, Rollback, Selector, Settings, Spanned, Wave};
 
 /// What the waves have taken so far, and what was found on the way.
@@ -51,6 +51,8 @@ impl Plan {
 impl<'a> Resolver<'a> {
     fn wave(&mut self, wave: &'a Wave) -> ResolvedWave {
         let excluded: BTreeSet<_> = wave.exclude.iter().flat_map(|selector| matched(self.roster, selector)).collect();
+        let pointless: Vec<_> = wave.exclude.iter().filter_map(|by| self.excludes_nobody(by, &excluded)).collect();
+        self.warnings.extend(pointless);
         let before = self.mistakes.len();
         let mut hosts = Vec::new();
         let mut nobody = Vec::new();
@@ -103,8 +105,9 @@ impl<'a> Resolver<'a> {
         let report = self.roster.host(tier, &hostname);
         let shared_subject = match report.map(|report| Address::of(report, &by.value.target)) {
             None => {
-                let warning = self.other_tier(&hostname, tier, by).or_else(|| self.misspelt(&hostname, tier, by));
-                self.warnings.extend(warning);
+                let is_named = |near: &HostName| self.plan.names(near);
+                let warning = self.other_tier(&hostname, tier, by);
+                self.warnings.extend(warning.or_else(|| self.misspelt(&hostname, tier, by, is_named)));
                 None
             }
             Some(Address::Own) => None,
@@ -143,16 +146,39 @@ impl<'a> Resolver<'a> {
         Some(warning.at(&by.span, "named here").help(help))
     }
 
-    /// A host that does not answer, while one with a name like it does that the plan names nowhere. Hosts with a number are alike
+    /// A host that does not answer, while one with a name like it does that is not spoken of. Hosts with a number are alike
     /// because they are many.
-    fn misspelt(&self, name: &HostName, tier: Tier, by: &Spanned<Selector>) -> Option<PlanDiagnostic> {
+    fn misspelt(
+        &self,
+        name: &HostName,
+        tier: Tier,
+        by: &Spanned<Selector>,
+        is_spoken_of: impl Fn(&HostName) -> bool,
+    ) -> Option<PlanDiagnostic> {
         let letters = |name: &str| name.replace(|c: char| c.is_ascii_digit(), "");
         let others = self.roster.hosts().filter(|host| host.tier == tier);
         let others = others.map(|host| host.hostname.as_str()).filter(|other| letters(other) != letters(name.as_str()));
-        let near =
-            nearest(name.as_str(), others).filter(|near| near.parse().is_ok_and(|near| !self.plan.names(&near)))?;
+        let near = nearest(name.as_str(), others).filter(|near| near.parse().is_ok_and(|near| !is_spoken_of(&near)))?;
         let warning = PlanDiagnostic::warning(format!("the host `{name}` did not answer: did you mean {tier}.{near}?"));
         Some(warning.at(&by.span, "named here"))
+    }
+
+    /// An exclusion that spares nobody, where it may have been meant for somebody who is deployed now.
+    fn excludes_nobody(
+        &self,
+        by: &Spanned<Selector>,
+        excluded: &BTreeSet<(Tier, &HostName)>,
+    ) -> Option<PlanDiagnostic> {
+        match &by.value.target {
+            Target::Host(_, name) if self.roster.knows(name) => None,
+            Target::Host(tier, name) => self.misspelt(name, *tier, by, |near| excluded.contains(&(*tier, near))),
+            group if self.roster.members(&group.subject()).next().is_some() => None,
+            group => {
+                let near = short(nearest_subject(group, self.roster.subjects())?);
+                let what = format!("`{}` excludes no host: did you mean {near}?", by.value.text);
+                Some(PlanDiagnostic::warning(what).at(&by.span, "nobody"))
+            }
+        }
     }
 
     /// Hosts that are reached by the same subject are sent one request, so they come last, together, and all at once.
@@ -214,24 +240,26 @@ impl<'a> Resolver<'a> {
             list(hosts.map(|host| host.hostname.as_str()))
         };
         let none_of = |tier: Tier| format!("no {tier} host answered: see that its listener runs");
-        match group {
-            Target::All(tier) | Target::Host(tier, _) => none_of(*tier),
-            Target::Role(tier, _) => {
-                let roles = self.roster.roles(*tier);
-                let roles = list(roles.into_iter().map(Role::as_str));
-                match (roles, hosts(&|other| other == *tier)) {
-                    (Some(roles), _) => format!("the roles that {tier} hosts answered with are {roles}"),
-                    (None, Some(hosts)) => format!("no {tier} host has a role; those that answered are {hosts}"),
-                    (None, None) => none_of(*tier),
+        let near = nearest_subject(group, self.roster.subjects()).map(|near| format!("did you mean {}? ", short(near)));
+        near.unwrap_or_default()
+            + &match group {
+                Target::All(tier) | Target::Host(tier, _) => none_of(*tier),
+                Target::Role(tier, _) => {
+                    let roles = self.roster.roles(*tier);
+                    let roles = list(roles.into_iter().map(Role::as_str));
+                    match (roles, hosts(&|other| other == *tier)) {
+                        (Some(roles), _) => format!("the roles that {tier} hosts answered with are {roles}"),
+                        (None, Some(hosts)) => format!("no {tier} host has a role; those that answered are {hosts}"),
+                        (None, None) => none_of(*tier),
+                    }
                 }
+                Target::Custom(subject) => match hosts(&|_| true) {
+                    Some(hosts) => format!(
+                        "no host listens on the subject {subject}, and short forms begin with test or prod; those that answered are {hosts}"
+                    ),
+                    None => "no host answered at all: see that a listener runs".to_owned(),
+                },
             }
-            Target::Custom(subject) => match hosts(&|_| true) {
-                Some(hosts) => format!(
-                    "no host listens on the subject {subject}, and short forms begin with test or prod; those that answered are {hosts}"
-                ),
-                None => "no host answered at all: see that a listener runs".to_owned(),
-            },
-        }
     }
 }
 

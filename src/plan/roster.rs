@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use rustc_hash::FxHashMap;
 
 use crate::protocol::{HostAnswer, HostName, HostReport, Role, Sender, Subject, Target, Tier};
+use crate::text::nearest;
 
 /// The hosts that answered, by tier and name and by the groups that they belong to.
 #[derive(Debug, Clone, Default)]
@@ -43,8 +44,27 @@ pub fn groups_of(host: &HostReport) -> impl Iterator<Item = Subject> {
     groups.chain(host.deploy_subjects.iter().filter(is_its_own).cloned().collect::<Vec<_>>())
 }
 
-fn sender_of(report: &HostReport) -> Sender {
-    Sender { tier: report.tier, host: report.hostname.clone() }
+/// A subject as plans write it.
+pub(super) fn short(subject: &Subject) -> &str {
+    subject.as_str().strip_prefix("deploy.").unwrap_or(subject.as_str())
+}
+
+/// The known subject that somebody may have meant by a target of that kind which reaches nobody.
+pub fn nearest_subject<'a>(target: &Target, known: impl Iterator<Item = &'a Subject> + Clone) -> Option<&'a Subject> {
+    let is_of_kind = |subject: &&Subject| match (target, subject.target()) {
+        (Target::Custom(_), _) | (Target::Host(..), Ok(Target::Host(..))) => true,
+        (Target::Role(tier, _), Ok(Target::Role(other, _))) => *tier == other,
+        _ => false,
+    };
+    // A host or role is spelled wrong in its name, and a subject of nobody's may be so anywhere.
+    let word = |subject| match target {
+        Target::Custom(_) => short(subject),
+        _ => short(subject).rsplit('.').next().unwrap_or_default(),
+    };
+    let (asked, known) = (target.subject(), known.filter(is_of_kind));
+    let near = nearest(word(&asked), known.clone().map(word))?;
+    let likeness = |subject: &Subject| strsim::jaro(asked.as_str(), subject.as_str());
+    known.filter(|known| word(known) == near).max_by(|a, b| likeness(a).total_cmp(&likeness(b)))
 }
 
 impl Roster {
@@ -52,15 +72,15 @@ impl Roster {
     pub fn new(mut answers: Vec<HostAnswer>) -> Self {
         answers.sort_by_cached_key(|answer| (answer.report.hostname.clone(), answer.report.tier));
         let mut roster = Self::default();
-        let is_same = |one: &HostAnswer, other: &HostAnswer| sender_of(&one.report) == sender_of(&other.report);
+        let is_same = |one: &HostAnswer, other: &HostAnswer| one.report.sender() == other.report.sender();
         for (place, same_host) in answers.chunk_by(is_same).enumerate() {
             let [HostAnswer { report: first, .. }, others @ ..] = same_host else { continue };
             for subject in groups_of(first) {
                 roster.add_member(subject, place);
             }
-            roster.places.insert(sender_of(first), place);
+            roster.places.insert(first.sender(), place);
             if others.iter().any(|other| other.report.is_of_another_machine(first)) {
-                roster.ambiguous.insert(sender_of(first));
+                roster.ambiguous.insert(first.sender());
             }
         }
         answers.dedup_by(|next, one| is_same(next, one));
@@ -78,7 +98,7 @@ impl Roster {
 
     /// What a host of this tier said of itself, when it answered.
     pub fn host(&self, tier: Tier, name: &HostName) -> Option<&HostReport> {
-        self.answer(tier, name).map(|answer| &answer.report)
+        self.answer(tier, name).map(|answer| &*answer.report)
     }
 
     /// The same, with whether it is proved that this host said it.
@@ -93,7 +113,7 @@ impl Roster {
     }
 
     pub fn hosts(&self) -> impl Iterator<Item = &HostReport> {
-        self.hosts.iter().map(|answer| &answer.report)
+        self.hosts.iter().map(|answer| &*answer.report)
     }
 
     pub fn roles(&self, tier: Tier) -> BTreeSet<&Role> {
@@ -105,7 +125,12 @@ impl Roster {
     pub fn members<'a>(&'a self, subject: &Subject) -> impl Iterator<Item = &'a HostReport> + use<'a> {
         let members = self.groups.get(subject).into_iter();
         let places = members.flat_map(|members| std::iter::once(&members.first).chain(&members.others));
-        places.filter_map(|place| self.hosts.get(*place)).map(|answer| &answer.report)
+        places.filter_map(|place| self.hosts.get(*place)).map(|answer| &*answer.report)
+    }
+
+    /// The subjects of all who answered: of each host alone, and of its groups.
+    pub fn subjects(&self) -> impl Iterator<Item = &Subject> + Clone {
+        self.groups.keys()
     }
 
     pub fn is_ambiguous(&self, tier: Tier, name: &HostName) -> bool {

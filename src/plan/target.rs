@@ -3,8 +3,24 @@
 use crate::protocol::{HostName, NameError, Subject, Target, Tier, alias_variable};
 
 use super::diagnostic::PlanDiagnostic;
+use crate::text::did_you_mean;
 
-pub(super) type Aliases<'a> = &'a dyn Fn(&str) -> Option<String>;
+/// The words that stand for subjects.
+pub trait Aliases {
+    /// The subject that an alias stands for, by the environment variable that defines it.
+    fn subject(&self, variable: &str) -> Option<String>;
+
+    /// The aliases that there are, as far as that is known.
+    fn names(&self) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+impl<F: Fn(&str) -> Option<String>> Aliases for F {
+    fn subject(&self, variable: &str) -> Option<String> {
+        self(variable)
+    }
+}
 
 /// A target of a plan, with the word that the plan has for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,11 +33,11 @@ pub struct Selector {
 const HELP: &str = "a target is <tier>.<host>, <tier>.role.<role>, <tier>.all, a whole subject, or an alias";
 
 impl Selector {
-    /// Reads a target. `aliases` finds the value of an environment variable by its name.
+    /// Reads a target.
     ///
     /// A first word that is a tier makes it a short form, so that a dotted host name is never taken for a subject of
     /// the user's own.
-    pub fn parse(text: &str, aliases: &dyn Fn(&str) -> Option<String>) -> Result<Self, PlanDiagnostic> {
+    pub fn parse(text: &str, aliases: &dyn Aliases) -> Result<Self, PlanDiagnostic> {
         let target = match text.split_once('.') {
             None => of_alias(text, aliases)?,
             Some((first, rest)) => match first.parse::<Tier>() {
@@ -46,15 +62,17 @@ fn of_subject(text: &str) -> Result<Target, String> {
     text.parse::<Subject>().and_then(|subject| subject.target()).map_err(|error| error.to_string())
 }
 
-fn of_alias(word: &str, aliases: Aliases<'_>) -> Result<Target, PlanDiagnostic> {
+fn of_alias(word: &str, aliases: &dyn Aliases) -> Result<Target, PlanDiagnostic> {
     let is_alias = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
     if word.is_empty() || !word.chars().all(is_alias) {
         return Err(PlanDiagnostic::mistake(format!("{word:?} is not a target")).help(HELP));
     }
     let variable = alias_variable(word);
-    let Some(subject) = aliases(&variable) else {
-        return Err(PlanDiagnostic::mistake(format!("there is no alias `{word}`"))
-            .help(format!("set {variable} to a subject; if `{word}` is a host, write test.{word} or prod.{word}")));
+    let Some(subject) = aliases.subject(&variable) else {
+        let near = did_you_mean(word, aliases.names().iter().map(String::as_str));
+        return Err(PlanDiagnostic::mistake(format!("there is no alias `{word}`")).help(format!(
+            "{near}set {variable} to a subject; if `{word}` is a host, write test.{word} or prod.{word}"
+        )));
     };
     of_subject(&subject).map_err(|error| {
         PlanDiagnostic::mistake(format!("the alias `{word}` stands for no subject: {error}"))

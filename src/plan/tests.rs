@@ -75,7 +75,7 @@ fn roster(hosts: &[&str]) -> Roster {
 
 /// These answered, each on a subject of its own.
 fn answered_by(reports: Vec<HostReport>) -> Roster {
-    Roster::new(reports.into_iter().map(|report| HostAnswer { report, proved: true }).collect())
+    Roster::new(reports.into_iter().map(|report| HostAnswer { report: Box::new(report), proved: true }).collect())
 }
 
 /// The hosts of the demonstration.

@@ -31,7 +31,11 @@ fn wrong_type(value: &Value<'_>, key: &str, wanted: &str) -> PlanDiagnostic {
         DeValue::String(_) => "a string",
         DeValue::Table(_) => "a table",
     };
-    PlanDiagnostic::mistake(format!("`{key}` is {found}")).at(&value.span(), format!("expected {wanted}"))
+    refused(value, format!("`{key}` is {found}"), format!("expected {wanted}"))
+}
+
+fn refused(value: &Value<'_>, why: String, label: impl Into<String>) -> PlanDiagnostic {
+    PlanDiagnostic::mistake(why).at(&value.span(), label)
 }
 
 pub(super) fn table<'a, 'i>(value: &'a Value<'i>, key: &str) -> Result<&'a DeTable<'i>, PlanDiagnostic> {
@@ -50,9 +54,7 @@ where
     T: FromStr<Err: Display>,
 {
     text(value, key)?.parse().map_err(|error: T::Err| {
-        PlanDiagnostic::mistake(error.to_string())
-            .at(&value.span(), "refused")
-            .help(format!("such as {key} = \"{example}\""))
+        refused(value, error.to_string(), "refused").help(format!("such as {key} = \"{example}\""))
     })
 }
 
@@ -65,12 +67,11 @@ pub(super) fn boolean(value: &Value<'_>, key: &str) -> Result<bool, PlanDiagnost
 
 pub(super) fn file(value: &Value<'_>, key: &str) -> Result<String, PlanDiagnostic> {
     let file = text(value, key)?;
-    let refused = || {
-        PlanDiagnostic::mistake("an empty text is no file")
-            .at(&value.span(), "expected a path")
-            .help(format!("write {key} = \"{key}.json\""))
-    };
-    if file.is_empty() { Err(refused()) } else { Ok(file.to_owned()) }
+    if file.is_empty() {
+        let mistake = refused(value, "an empty text is no file".to_owned(), "expected a path");
+        return Err(mistake.help(format!("write {key} = \"{key}.json\"")));
+    }
+    Ok(file.to_owned())
 }
 
 pub(super) fn count(value: &Value<'_>, key: &str) -> Result<usize, PlanDiagnostic> {
@@ -93,9 +94,7 @@ fn whole(value: &Value<'_>, key: &str, allowed: RangeInclusive<usize>) -> Result
     };
     let number = usize::from_str_radix(integer.as_str(), integer.radix()).ok();
     number.filter(|number| allowed.contains(number)).ok_or_else(|| {
-        PlanDiagnostic::mistake(format!("`{key}` is out of range"))
-            .at(&value.span(), "out of range")
-            .help(format!("write {wanted}"))
+        refused(value, format!("`{key}` is out of range"), "out of range").help(format!("write {wanted}"))
     })
 }
 
@@ -105,16 +104,16 @@ pub(super) fn parallel(value: &Value<'_>, key: &str) -> Result<Parallel, PlanDia
     let percent = text.strip_suffix('%').filter(|number| number.bytes().all(|b| b.is_ascii_digit()));
     let percent = percent.and_then(|number| number.parse().ok());
     percent.filter(|percent| (1..=100).contains(percent)).map(Parallel::Percent).ok_or_else(|| {
-        PlanDiagnostic::mistake(format!("`{key}` is neither a number of hosts nor a percentage"))
-            .at(&value.span(), "expected 1 or more, or \"1%\" to \"100%\"")
+        let why = format!("`{key}` is neither a number of hosts nor a percentage");
+        refused(value, why, "expected 1 or more, or \"1%\" to \"100%\"")
             .help(format!("write a number without quotes, such as {key} = 2, or a percentage such as {key} = \"25%\""))
     })
 }
 
 pub(super) fn duration(value: &Value<'_>, key: &str) -> Result<Duration, PlanDiagnostic> {
     if let Some(number) = value.get_ref().as_integer() {
-        return Err(PlanDiagnostic::mistake(format!("`{key}` is a bare number, which does not say its unit"))
-            .at(&value.span(), "expected a duration")
+        let why = format!("`{key}` is a bare number, which does not say its unit");
+        return Err(refused(value, why, "expected a duration")
             .help(format!("write {key} = \"{number}s\" if you mean seconds; {DURATION_HELP}")));
     }
     let Some(text) = value.get_ref().as_str() else {
@@ -122,12 +121,8 @@ pub(super) fn duration(value: &Value<'_>, key: &str) -> Result<Duration, PlanDia
     };
     match humantime::parse_duration(text) {
         Ok(duration) if duration <= MAX_DURATION => Ok(duration),
-        Ok(_) => Err(PlanDiagnostic::mistake(format!("`{key}` is longer than 30 days"))
-            .at(&value.span(), "too long")
-            .help(DURATION_HELP)),
-        Err(error) => Err(PlanDiagnostic::mistake(format!("`{key}` is not a duration"))
-            .at(&value.span(), error.to_string())
-            .help(DURATION_HELP)),
+        Ok(_) => Err(refused(value, format!("`{key}` is longer than 30 days"), "too long").help(DURATION_HELP)),
+        Err(error) => Err(refused(value, format!("`{key}` is not a duration"), error.to_string()).help(DURATION_HELP)),
     }
 }
 
@@ -135,9 +130,8 @@ pub(super) fn duration(value: &Value<'_>, key: &str) -> Result<Duration, PlanDia
 pub(super) fn timeout(value: &Value<'_>, key: &str) -> Result<Duration, PlanDiagnostic> {
     let duration = duration(value, key)?;
     if duration.is_zero() {
-        return Err(PlanDiagnostic::mistake(format!("`{key}` leaves no time at all"))
-            .at(&value.span(), "expected more than nothing")
-            .help(DURATION_HELP));
+        let why = format!("`{key}` leaves no time at all");
+        return Err(refused(value, why, "expected more than nothing").help(DURATION_HELP));
     }
     Ok(duration)
 }
@@ -150,8 +144,7 @@ pub(super) fn timeout_at(value: &Value<'_>, key: &str) -> Result<Spanned<Duratio
 /// The same for how long a host waits to be confirmed.
 pub(super) fn confirm_timeout(value: &Value<'_>, key: &str) -> Result<Duration, PlanDiagnostic> {
     settings::confirm_timeout(duration(value, key)?).map_err(|error| {
-        PlanDiagnostic::mistake(format!("`{key}` cannot be kept to"))
-            .at(&value.span(), error.to_string())
+        refused(value, format!("`{key}` cannot be kept to"), error.to_string())
             .help(format!("write {key} = \"1m\", or what a host needs to be reached again after its activation"))
     })
 }
@@ -167,8 +160,7 @@ pub(super) fn name(value: &Value<'_>, key: &str) -> Result<String, PlanDiagnosti
     if !name.is_empty() && name.chars().all(allowed) {
         return Ok(name.to_owned());
     }
-    Err(PlanDiagnostic::mistake(format!("{name:?} cannot be a name"))
-        .at(&value.span(), "expected lower-case letters, digits and hyphens")
+    Err(refused(value, format!("{name:?} cannot be a name"), "expected lower-case letters, digits and hyphens")
         .help(format!("write {key} = \"{}\"", slug(name))))
 }
 
@@ -200,8 +192,7 @@ pub(super) fn command(value: &Value<'_>, key: &str) -> Result<Vec<String>, PlanD
         .collect::<Result<Vec<_>, _>>()
         .map_err(|mistake| mistake.help(format!("every word of `{key}` is a string")))?;
     if words.first().is_none_or(String::is_empty) {
-        return Err(PlanDiagnostic::mistake(format!("`{key}` names no program"))
-            .at(&value.span(), "the first word is the program")
+        return Err(refused(value, format!("`{key}` names no program"), "the first word is the program")
             .help(help(&["./smoke.sh".to_owned(), "dns".to_owned()])));
     }
     Ok(words)
@@ -221,8 +212,7 @@ pub(super) fn texts<'a>(value: &'a Value<'_>, key: &str) -> Result<Vec<Spanned<&
 pub(super) fn some_texts<'a>(value: &'a Value<'_>, key: &str) -> Result<Vec<Spanned<&'a str>>, PlanDiagnostic> {
     let texts = texts(value, key)?;
     if texts.is_empty() {
-        return Err(PlanDiagnostic::mistake(format!("`{key}` is empty"))
-            .at(&value.span(), "expected at least one")
+        return Err(refused(value, format!("`{key}` is empty"), "expected at least one")
             .help(format!("write {key} = \"test.all\"")));
     }
     Ok(texts)

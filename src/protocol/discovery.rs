@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::flake::FlakeUrl;
 use super::ids::RolloutId;
 use super::names::{HostName, Role, Tier};
-use super::reply_subject::ReplySubject;
+use super::reply_subject::{ReplySubject, Sender};
 use super::response::{BusyWith, ErrorCode, Status};
 use super::revision::Commit;
 use super::subject::Subject;
@@ -49,7 +49,7 @@ pub enum DiscoveryAnswer {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct HostAnswer {
     #[serde(flatten)]
-    pub report: HostReport,
+    pub report: Box<HostReport>,
     /// Whether the answer came on a subject on which no other key may publish. Listeners of the old form answer on one that
     /// any of them may use.
     pub proved: bool,
@@ -179,6 +179,11 @@ impl FromStr for Feature {
 checked_text!(Feature);
 
 impl HostReport {
+    /// Whose report it is, as it says itself.
+    pub fn sender(&self) -> Sender {
+        Sender { tier: self.tier, host: self.hostname.clone() }
+    }
+
     /// Whether another machine says this, which goes by the same name.
     ///
     /// A clone has the machine id of the first, but boots by itself; listeners that know nothing of instances have only that id.

@@ -95,6 +95,11 @@ impl From<Uuid> for RolloutId {
 }
 
 impl RolloutId {
+    /// The whole of it as text, in this buffer.
+    pub(super) fn encode(self, buffer: &mut [u8]) -> &str {
+        self.0.hyphenated().encode_lower(buffer)
+    }
+
     /// The first eight digits, enough for people to tell rollouts apart and for `--resume` to find one.
     pub fn short(self) -> String {
         let mut digits = self.0.simple().to_string();

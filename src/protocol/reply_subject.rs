@@ -60,7 +60,7 @@ impl ReplySubject {
 
     /// The subject on which this host, and no other, answers a roll call.
     pub fn of_host(tier: Tier, host: &HostName, roll_call: &str) -> Self {
-        Self(Subject::joined(&[RESPONSES, tier.as_str(), ".", host.as_str(), ".", roll_call]))
+        Self(Subject::made(format!("{RESPONSES}{tier}.{host}.{roll_call}")))
     }
 
     /// The pattern that receives the answers of a tier's hosts to a roll call.
@@ -152,7 +152,9 @@ impl Replies {
     }
 
     fn below(self, tier: &str, host: &str, last: &str) -> ReplySubject {
-        ReplySubject(Subject::made(format!("{RESPONSES}{tier}.{host}.{}.{last}", self.rollout)))
+        let mut buffer = Uuid::encode_buffer();
+        let rollout = self.rollout.encode(&mut buffer);
+        ReplySubject(Subject::joined(&[RESPONSES, tier, ".", host, ".", rollout, ".", last]))
     }
 
     /// The host that an answer comes from and the request that it is about; `None` when it is not about this rollout. A name

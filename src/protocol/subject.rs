@@ -69,11 +69,6 @@ impl Subject {
         Self(text.into())
     }
 
-    /// The same, of the parts themselves.
-    pub(super) fn joined(parts: &[&str]) -> Self {
-        Self::made(parts.concat())
-    }
-
     pub fn target(&self) -> Result<Target, SubjectError> {
         let mut tokens = self.0.split('.');
         let (Some("deploy"), Some(tier)) = (tokens.next(), tokens.next()) else {
@@ -101,7 +96,7 @@ impl Target {
     pub fn subject(&self) -> Subject {
         match self {
             Self::Custom(subject) => subject.clone(),
-            Self::Host(..) | Self::Role(..) | Self::All(_) => Subject::joined(&self.parts()),
+            Self::Host(..) | Self::Role(..) | Self::All(_) => Subject::made(self.parts().concat()),
         }
     }
 
@@ -124,17 +119,17 @@ impl Target {
 
 /// The discovery subject of one tier, beside the one for all tiers.
 pub fn discover_tier(discover: &Subject, tier: Tier) -> Subject {
-    Subject::joined(&[discover.as_str(), ".", tier.as_str()])
+    Subject::made(format!("{discover}.{tier}"))
 }
 
 /// A subject of this tier that no host listens on, to try whether requests may be sent to its hosts.
 pub fn probe(tier: Tier, name: Uuid) -> Subject {
-    Subject(format!("deploy.{tier}.{name}").into())
+    Subject::made(format!("deploy.{tier}.{name}"))
 }
 
 /// The subject on which deployers that run a rollout on this tier hear of others. Where there are none, the server says so.
 pub fn operators_call(tier: Tier) -> Subject {
-    Subject(format!("{OPERATORS}{tier}.call").into())
+    Subject::made(format!("{OPERATORS}{tier}.call"))
 }
 
 /// The tier and roll call of a subject that [`operators`] makes.
@@ -145,7 +140,7 @@ pub fn operators_tier(subject: &str, roll_call: Uuid) -> Option<Tier> {
 
 /// The subject on which deployers that run a rollout on this tier answer a roll call.
 pub fn operators(tier: Tier, roll_call: Uuid) -> Subject {
-    Subject(format!("{OPERATORS}{tier}.{roll_call}").into())
+    Subject::made(format!("{OPERATORS}{tier}.{roll_call}"))
 }
 
 impl SubjectTemplate {

@@ -54,7 +54,12 @@ pub(super) fn clean_line(text: &str) -> String {
 }
 
 pub(super) fn clean_text(text: &str) -> String {
-    let mut text = text.lines().map(safe).collect::<Vec<_>>().join("\n");
+    let mut lines = text.lines();
+    let mut text = lines.next().map(safe).unwrap_or_default();
+    for line in lines {
+        text.push('\n');
+        text.push_str(&safe(line));
+    }
     cut(&mut text, MAX_TEXT_BYTES);
     text
 }

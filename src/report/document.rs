@@ -7,12 +7,14 @@ mod markdown;
 use std::fmt::Write as _;
 
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 
 use super::describe::{HostFacts, describe};
 use super::format::{DisplayDuration, first_line, safe};
 use super::rollouts::{object, outcome};
 use super::{Liveness, wording};
+use crate::clock;
 use crate::protocol::Commit;
 use crate::rollout::summary::{HostState, HostView, WaveState, WaveView};
 use crate::rollout::{HostOutcome, Rollout, Summary, WaveIndex, WaveVerdict};
@@ -64,9 +66,9 @@ impl<'a> Document<'a> {
         wording::revision(self.rollout) + &subject.unwrap_or_default()
     }
 
-    /// What is said of the whole, each with its title.
-    fn facts(&self) -> Vec<(&'static str, String)> {
-        let at = |at: Timestamp| format!("{at:.0}");
+    /// What is said of the whole, each with its title; times as they are read in this zone.
+    fn facts(&self, zone: &TimeZone) -> Vec<(&'static str, String)> {
+        let at = |at: Timestamp| clock::local(at, zone);
         let facts = [
             ("revision", Some(self.revision())),
             ("operator", Some(safe(&self.rollout.operator))),

@@ -91,7 +91,7 @@ mod tests {
 
     fn answer(json: &str) -> HostAnswer {
         match DiscoveryAnswer::parse(json.as_bytes()).unwrap() {
-            DiscoveryAnswer::Host(report) => HostAnswer { report: *report, proved: true },
+            DiscoveryAnswer::Host(report) => HostAnswer { report, proved: true },
             DiscoveryAnswer::Operator { .. } => unreachable!("the tests give hosts only"),
         }
     }

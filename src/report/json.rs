@@ -3,12 +3,11 @@
 use std::io::{self, Write};
 
 use jiff::Timestamp;
-use serde_json::Value;
 
+use super::Reporter;
 use super::line_writer::LineWriter;
-use super::{Reporter, describe};
 use crate::protocol::HostName;
-use crate::rollout::{Event, EventKind, EventWriter, Summary};
+use crate::rollout::{Event, EventKind, EventWriter, Rollout, Summary};
 
 #[derive(Debug)]
 pub struct Json<W> {
@@ -25,14 +24,15 @@ impl<W: Write> Json<W> {
 impl<W: Write> Reporter for Json<W> {
     fn event(&mut self, event: &Event, summary: &Summary) -> io::Result<()> {
         let Self { out, writer } = self;
-        out.line(|line| match &event.kind {
-            EventKind::Begun(_) => Ok(serde_json::to_writer(line, &without_secret(event)?)?),
-            EventKind::Final { host, .. } | EventKind::Returned { host, .. } => {
-                writer.write(event, line)?;
-                add_facts(host, summary, line);
-                Ok(())
+        out.line(|line| {
+            let begins = line.len();
+            writer.write(event, line)?;
+            match &event.kind {
+                EventKind::Begun(rollout) => cut_secret(rollout, line, begins)?,
+                EventKind::Final { host, .. } | EventKind::Returned { host, .. } => add_facts(host, summary, line),
+                _ => {}
             }
-            _ => Ok(writer.write(event, line)?),
+            Ok(())
         })
     }
 
@@ -45,24 +45,28 @@ impl<W: Write> Reporter for Json<W> {
     }
 }
 
-/// Adds what the host of an event runs now and ran before to its object, as [`describe()`] tells it.
+/// Adds what the host of an event runs now and ran before to its object.
 fn add_facts(host: &HostName, summary: &Summary, json: &mut Vec<u8>) {
     let Some((host, rollout)) = summary.host(host).zip(summary.rollout.as_deref()) else { return };
-    let facts = describe(host, rollout);
     json.pop();
-    for (name, commit) in [("runs_now", facts.runs_now), ("ran_before", facts.ran_before)] {
+    for (name, commit) in [("runs_now", host.runs_now(rollout).as_ref()), ("ran_before", host.ran_before(rollout))] {
         if let Some(commit) = commit {
-            json.extend_from_slice(format!(r#","{name}":"{commit}""#).as_bytes());
+            json.extend_from_slice([",\"", name, "\":\"", commit.as_str(), "\""].concat().as_bytes());
         }
     }
     json.push(b'}');
 }
 
 /// Output ends up in logs, and a reader who knows the secret of a rollout could answer in the name of its hosts.
-fn without_secret(event: &Event) -> serde_json::Result<Value> {
-    let mut value = serde_json::to_value(event)?;
-    value.as_object_mut().map(|fields| fields.remove("secret"));
-    Ok(value)
+fn cut_secret(rollout: &Rollout, json: &mut Vec<u8>, begins: usize) -> io::Result<()> {
+    let secret = format!(r#""secret":{},"#, serde_json::to_string(&rollout.ids)?);
+    let mut places = json.windows(secret.len()).skip(begins);
+    let Some(place) = places.position(|bytes| bytes == secret.as_bytes()).map(|place| begins + place) else {
+        json.truncate(begins);
+        return Err(io::Error::other("the secret of the rollout would be printed"));
+    };
+    json.drain(place..place + secret.len());
+    Ok(())
 }
 
 #[cfg(test)]

@@ -69,7 +69,9 @@ pub fn emphasize(preview: &str, style: Style) -> String {
 pub fn rollback_commits(rollout: &Rollout) -> String {
     let to = wording::revision(rollout);
     let mut by_commit: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for host in rollout.plan.hosts().filter(|host| !host.is_current) {
+    let new = rollout.revision.commit();
+    let moves = |host: &&ResolvedHost| !host.is_current && host.revision != new;
+    for host in rollout.plan.hosts().filter(moves) {
         let from = host.revision.as_ref().map_or("what they run", Commit::short);
         by_commit.entry(from).or_default().push(host.hostname.as_str());
     }

@@ -4,6 +4,7 @@ use std::borrow::Borrow;
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 
 use super::format::{DisplayDuration, Row, count, first_line, safe, shorten};
 use crate::plan::ResolvedPlan;
@@ -42,11 +43,11 @@ pub(super) fn names<T: Borrow<str>>(names: &[T]) -> String {
     }
 }
 
-/// One sentence for each day on which hosts were there last that are missed now.
-pub fn missed(hosts: &BTreeMap<HostName, Timestamp>) -> Vec<String> {
+/// One sentence for each day in this zone on which hosts were there last that are missed now.
+pub fn missed(hosts: &BTreeMap<HostName, Timestamp>, zone: &TimeZone) -> Vec<String> {
     let mut by_day: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for (host, at) in hosts {
-        by_day.entry(at.strftime("%Y-%m-%d").to_string()).or_default().push(host.as_str());
+        by_day.entry(at.to_zoned(zone.clone()).strftime("%Y-%m-%d").to_string()).or_default().push(host.as_str());
     }
     let sentence = |(day, hosts): (String, Vec<&str>)| {
         let (was, does) = if hosts.len() == 1 { ("was", "does") } else { ("were", "do") };

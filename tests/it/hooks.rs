@@ -1,9 +1,12 @@
 //! Programs that are told how a rollout goes: what they are told, that they change nothing, and whose they are.
 
 use std::fs::{self, Permissions};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
 
 use serde_json::{Value, json};
 
@@ -11,6 +14,7 @@ use crate::apply::stage::{self, order, until};
 use crate::operator::{Ended, Running};
 use crate::support::lab::Lab;
 use crate::support::rebuild::FAIL;
+use crate::support::skip::skip;
 
 const PLAN: &str = "revision = 'main'\n[[wave]]\ntargets = 'test.all'\n[[wave]]\ntargets = 'prod.all'\n";
 
@@ -178,4 +182,116 @@ async fn a_rollout_that_is_resumed_has_those_of_its_journal_which_is_nobody_else
     fs::write(&config, "[context.home]\n").unwrap();
     resume().await.expect(0);
     assert_eq!((told(&config, "on_start").len(), told(&config, "on_finish").len()), (2, 2));
+}
+
+/// A name or text that could leave its place in a shell, in JSON, in a header or on the command line of curl.
+const HOSTILE: &str =
+    "@-x \"quoted\" 'single' \\n $(touch owned) `touch owned` ${HOME} \u{e9}\u{1f600}\r\nX-Injected: yes\n\t</b>";
+
+/// A request as a service gets it: its first line, its headers, its body.
+#[derive(Debug)]
+struct Got {
+    line: String,
+    headers: String,
+    body: String,
+}
+
+/// A service that says that all is well, and passes on what it is sent.
+fn service() -> (String, Receiver<Got>) {
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", socket.local_addr().unwrap());
+    let (sender, requests) = mpsc::channel();
+    std::thread::spawn(move || {
+        for stream in socket.incoming() {
+            let mut reader = BufReader::new(stream.unwrap());
+            let head: Vec<String> =
+                reader.by_ref().lines().map(Result::unwrap).take_while(|line| !line.is_empty()).collect();
+            let length =
+                head.iter().find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok());
+            let mut body = vec![0; length.unwrap_or(0)];
+            reader.read_exact(&mut body).unwrap();
+            reader.get_mut().write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}").unwrap();
+            let (line, headers) = head.split_first().unwrap();
+            let body = String::from_utf8(body).unwrap();
+            if sender.send(Got { line: line.clone(), headers: headers.join("\n"), body }).is_err() {
+                break;
+            }
+        }
+    });
+    (url, requests)
+}
+
+/// The sample of this name, beside a context that has the lines which a text has for it.
+fn sample(lab: &Lab, name: &str, text: &str, url: &str) -> PathBuf {
+    let lines = text.lines().map(|line| line.trim_start_matches(['#', ' '])).filter(|line| line.contains(name));
+    let lines = lines.filter(|line| line.starts_with("on_")).collect::<Vec<_>>().join("\n");
+    assert!(!lines.is_empty(), "{name} is not in {text}");
+    let token = lab.folder().join("token");
+    fs::write(&token, "syt_secret\n").unwrap();
+    let lines = lines.replace("https://ntfy.sh", url).replace("https://matrix.example.com", url);
+    let config = context(lab, &lines.replace("/run/secrets/matrix-token", token.to_str().unwrap()));
+    let samples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/hooks");
+    fs::copy(samples.join(name), config.with_file_name(name)).unwrap();
+    config
+}
+
+/// Runs a sample as a rollout with a hostile name runs it.
+fn run_with_a_hostile_name(script: &Path, arguments: &[&str]) {
+    let summary = json!({
+        "name": HOSTILE, "outcome": "failed", "hosts": { "completed": 1, "total": 2 },
+        "waves": [{ "name": HOSTILE, "hosts": [{ "host": "ns1", "message": HOSTILE }] }],
+    });
+    let folder = script.parent().unwrap();
+    let mut child = Command::new(script)
+        .args(arguments)
+        .current_dir(folder)
+        .env("HOMELAB_DEPLOY_ROLLOUT", HOSTILE)
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(summary.to_string().as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success());
+    assert!(!folder.join("owned").exists());
+}
+
+#[tokio::test]
+async fn the_samples_tell_ntfy_and_matrix_how_a_rollout_goes() {
+    if ["curl", "jq"].iter().any(|program| Command::new(program).arg("--version").output().is_err()) {
+        return skip("there is no curl or no jq here");
+    }
+    let lab = stage::lab(&["test.test1", "prod.ns1"]).await;
+    order(&lab, &["test1"], &format!("printf '%s' '{}' >&2; exit 1", HOSTILE.replace('\'', "'\\''")));
+    let (url, requests) = service();
+
+    let config = sample(&lab, "ntfy.sh", include_str!("../../docs/operations.md"), &url);
+    ended(apply(&lab, &config)).await.expect(1).not_told("warning: on_");
+    let [halted, finished] = requests.try_iter().collect::<Vec<_>>().try_into().unwrap();
+    for got in [&halted, &finished] {
+        assert_eq!(got.line, "POST /my-topic HTTP/1.1");
+        assert!(got.headers.contains("Priority: high\nTitle: plan"), "{got:?}");
+    }
+    assert_eq!(finished.body, "plan: failed, 0 of 2 hosts completed");
+    run_with_a_hostile_name(&config.with_file_name("ntfy.sh"), &[&format!("{url}/my-topic")]);
+    let got = requests.recv().unwrap();
+    assert!(got.body.starts_with(HOSTILE) && got.body.ends_with(": failed, 1 of 2 hosts completed"), "{got:?}");
+    assert!(!got.headers.lines().any(|line| line.starts_with("X-Injected")), "{got:?}");
+
+    let config = sample(&lab, "matrix.sh", include_str!("../../examples/hooks/matrix.sh"), &url);
+    ended(apply(&lab, &config)).await.expect(1).not_told("warning: on_");
+    let token = lab.folder().join("token");
+    run_with_a_hostile_name(&config.with_file_name("matrix.sh"), &[&url, "!room:example.com", token.to_str().unwrap()]);
+    for name in ["plan", HOSTILE] {
+        let got = requests.recv().unwrap();
+        // Not every jq takes the mark for one that needs to be encoded.
+        let sent = "PUT /_matrix/client/v3/rooms/!room%3Aexample.com/send/m.room.message/";
+        assert!(got.headers.contains("Content-Type: application/json"), "{got:?}");
+        assert!(
+            got.line.replace("%21", "!").starts_with(sent) && got.headers.contains("Authorization: Bearer syt_secret"),
+            "{got:?}"
+        );
+        let completed = usize::from(name == HOSTILE);
+        let body = format!("{name}: failed, {completed} of 2 hosts completed");
+        assert_eq!(serde_json::from_str::<Value>(&got.body).unwrap(), json!({ "msgtype": "m.text", "body": body }));
+    }
+    assert_eq!(requests.try_iter().count(), 0);
 }

@@ -29,6 +29,7 @@ mod hooks;
 mod hosts;
 mod lifecycle;
 mod listener;
+mod local_time;
 mod logs;
 mod mcp;
 mod module;

@@ -102,7 +102,7 @@ fn plans_are_completed_by_name_and_by_path() {
 
 /// Records a rollout to these hosts in the operator's state, written so long after another.
 fn record(state: &Path, number: u64, hosts: &str) -> (RolloutId, Journal) {
-    let plan = Plan::parse(&format!("[[wave]]\ntargets = {hosts}\n"), "sunday", &|_| None).unwrap();
+    let plan = Plan::parse(&format!("[[wave]]\ntargets = {hosts}\n"), "sunday", &|_: &str| None).unwrap();
     let id = RolloutId::from(Uuid::from_u128(number.into()));
     let rollout = Rollout {
         id,
@@ -171,6 +171,28 @@ fn rollouts_are_offered_newest_first_and_only_where_they_make_sense() {
     assert_eq!(completed("bash", home.path(), &["apply", "--resume", "0"]), ids(&[two]));
     assert_eq!(completed("bash", home.path(), &["abort", "0"]), ids(&[one]));
     drop(running);
+}
+
+#[test]
+fn runs_are_those_of_the_host_on_the_line_newest_first() {
+    let home = home();
+    let state = home.path().join(".local/state/homelab-deploy");
+    for number in [1, 2] {
+        let (_, mut journal) = record(&state, number, "['prod.ns1', 'prod.nas']");
+        // The second rollout had not come to nas.
+        for host in ["ns1", "nas"].into_iter().take(3 - usize::try_from(number).unwrap()) {
+            let request = format!("{host}-{number}").parse().unwrap();
+            let kind = EventKind::Dispatched { host: host.parse().unwrap(), request, attempt: 1 };
+            journal.record(&Event { at: Timestamp::UNIX_EPOCH, kind }).unwrap();
+        }
+        journal.write().unwrap();
+    }
+    for host in ["ns1", "prod.ns1"] {
+        assert_eq!(completed("bash", home.path(), &["logs", host, "--id", ""]), ["ns1-2", "ns1-1"], "{host}");
+    }
+    assert_eq!(completed("bash", home.path(), &["logs", "nas", "--follow", "--id", "n"]), ["nas-1"]);
+    assert_eq!(completed("bash", home.path(), &["logs", "other", "--id", ""]), [""; 0]);
+    assert_eq!(completed("bash", home.path(), &["logs", "--id", ""]), [""; 0]);
 }
 
 #[test]

@@ -84,8 +84,7 @@ const OLD_STYLE: &[&str] = &[
 /// said with their module; and those of the listener that mean one thing there and another to an operator.
 #[rustfmt::skip]
 const SHARED_NAMES: &[&str] = &[
-    "Plan", "Rollback", "Status", "Settings",
-    "Changes", "Kind", "LastRun", "Part", "Step",
+    "Plan", "Rollback", "Status", "Settings", "Changes",
 ];
 
 /// A file with more lines than this does more than one thing.

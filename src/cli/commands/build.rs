@@ -15,7 +15,7 @@ use crate::cli::{alias, block_on, confirm, out};
 use crate::operator::flake::Need;
 use crate::operator::plan_file::PlanFile;
 use crate::operator::{Awaited, History, PrepareError, Purpose, RollCall, resolve_revision};
-use crate::plan::{ResolvedPlan, Roster};
+use crate::plan::Roster;
 use crate::protocol::{FlakeUrl, HostName, Revision};
 
 // Hosts that are given by name, and plans that name theirs, can be built where there is no NATS.
@@ -100,7 +100,7 @@ impl Build {
             && (is_path(plan) || self.folders.find(plan).is_ok())
         {
             let path = self.folders.find(plan).or_usage()?;
-            let file = PlanFile::read(&path, &alias::lookup).or_usage()?;
+            let file = PlanFile::read(&path, &alias::KnownAliases).or_usage()?;
             return self.order_of_plan(&file).await;
         }
         let host = |text: &String| {
@@ -137,10 +137,6 @@ impl Build {
             let named = resolved.flake_of_hosts(&roster).map_err(usage)?;
             flakes.usable(named, &revision, Need::Yes).await?
         };
-        Ok(Order { hosts: names(&resolved), flake, revision })
+        Ok(Order { hosts: resolved.hosts().map(|host| host.hostname.clone()).collect(), flake, revision })
     }
-}
-
-fn names(plan: &ResolvedPlan) -> Vec<HostName> {
-    plan.hosts().map(|host| host.hostname.clone()).collect()
 }

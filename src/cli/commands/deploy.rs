@@ -18,12 +18,12 @@ use crate::cli::exit::{CommandError, CommandResult, Exit, OrUsage};
 use crate::cli::preparation::{options, unprepared};
 use crate::cli::{alias, block_on, confirm, out};
 use crate::operator::{Kind, LogReader, PrepareOptions, Prepared};
-use crate::plan::{Plan, ResolvedPlan, ResolvedWave, Roster, Selector, Settings, Spanned, groups_of};
-use crate::protocol::{Action, HostAnswer, RequestId, Revision, Sender, Subject, Target, Tier};
+use crate::plan::{Plan, ResolvedPlan, ResolvedWave, Roster, Selector, Settings, Spanned, groups_of, nearest_subject};
+use crate::protocol::{Action, HostAnswer, HostReport, RequestId, Revision, Sender, Subject, Target, Tier};
 use crate::report;
 use crate::rollout::summary::{HostState, HostView};
 use crate::rollout::{HostOutcome, Outcome, Summary};
-use crate::text::{nearest, safe};
+use crate::text::safe;
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Deploy {
@@ -85,7 +85,7 @@ struct NobodyThere {
 
 impl Deploy {
     pub(in crate::cli) fn run(self) -> CommandResult {
-        let selector = Selector::parse(&self.target, &alias::lookup).or_usage()?;
+        let selector = Selector::parse(&self.target, &alias::KnownAliases).or_usage()?;
         if self.to.as_ref().is_some_and(|to| to.as_str() == "previous") {
             let Self { yes, guards: GuardArgs { force, .. }, hooks, flake, operator, state, display, .. } = self;
             let rollback = Rollback { hosts: Vec::new(), yes, force, hooks, flake, operator, state, display };
@@ -109,17 +109,21 @@ impl Deploy {
             return Ok(Exit::Declined);
         }
         let Prepared { rollout, roster, .. } = prepared;
+        // What a large fleet has said of itself takes more memory than its rollout.
+        let answered: Vec<Sender> = roster.hosts().map(HostReport::sender).collect();
+        drop(roster);
         let carrier = Carrier { operator: &self.operator, state: &self.state, display: &self.display };
         let ended = carrier.begin(bus, rollout).await?;
         if is_deserted(ended.state()) {
-            return Err(nobody_there(&roster, subject));
+            let hosts = answered.iter().map(Sender::subject).collect();
+            return Err(nobody_there(subject, &hosts, hosts.iter()));
         }
         let exit = carrier.conclude(ended.state());
         if self.display.audience() == Audience::Person {
             carrier.tell_what_would_be_done(ended.state()).await;
         }
         // The command is at its end: taking a large fleet apart host by host would only hold that up.
-        std::mem::forget((ended, roster));
+        std::mem::forget((ended, answered));
         Ok(exit)
     }
 
@@ -138,7 +142,9 @@ impl Deploy {
         let called = wanted.call_roll(bus, &discovery).await.map_err(|error| unprepared(error.into()))?;
         let is_member = |answer: &HostAnswer| groups_of(&answer.report).any(|group| group == subject);
         if is_group && !called.roll.hosts.iter().any(is_member) {
-            return Err(nobody_there(&Roster::new(called.roll.hosts), subject));
+            let roster = Roster::new(called.roll.hosts);
+            let hosts = roster.hosts().map(|host| host.sender().subject()).collect();
+            return Err(nobody_there(subject, &hosts, roster.subjects()));
         }
         wanted.settle(called).await.map_err(unprepared)
     }
@@ -184,18 +190,17 @@ fn is_deserted(summary: &Summary) -> bool {
     summary.outcome == Some(Outcome::Failed) && summary.hosts.iter().all(|host| host.state == is_unreachable)
 }
 
-fn nobody_there(roster: &Roster, subject: Subject) -> CommandError {
-    let subjects: BTreeSet<Subject> =
-        roster.hosts().map(|host| Target::Host(host.tier, host.hostname.clone()).subject()).collect();
-    let help = if subjects.is_empty() {
+/// Says who did answer, and which of the known subjects may have been meant.
+fn nobody_there<'a>(
+    subject: Subject,
+    hosts: &BTreeSet<Subject>,
+    known: impl Iterator<Item = &'a Subject> + Clone,
+) -> CommandError {
+    let help = if hosts.is_empty() {
         "no listener answers at all: check that they run, and that they use the same NATS server".to_owned()
     } else {
-        let subjects: Vec<&str> = subjects.iter().map(Subject::as_str).collect();
-        let near = nearest(
-            subject.as_str().rsplit('.').next().unwrap_or_default(),
-            roster.hosts().map(|host| host.hostname.as_str()),
-        );
-        let near = near.and_then(|near| subjects.iter().find(|subject| subject.rsplit('.').next() == Some(near)));
+        let subjects: Vec<&str> = hosts.iter().map(Subject::as_str).collect();
+        let near = subject.target().ok().and_then(|target| nearest_subject(&target, known));
         let near = near.map(|near| format!("did you mean {near}? ")).unwrap_or_default();
         format!("{near}these do: {}; `homelab-deploy hosts` tells more", subjects.join(", "))
     };

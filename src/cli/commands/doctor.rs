@@ -103,7 +103,7 @@ impl Doctor {
         if self.json {
             out::json(&findings.0);
         } else {
-            out::data(&findings.text());
+            out::data(&findings.text(out::data_room()));
         }
         Ok(if findings.worst() == Level::Problem { Exit::Failed } else { Exit::Success })
     }

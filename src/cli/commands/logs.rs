@@ -102,7 +102,7 @@ impl Logs {
         let near =
             called.hosts.iter().map(|answer| &answer.report).find(|report| Some(report.hostname.as_str()) == near);
         let near = near.map(|near| format!("did you mean {}.{}? ", near.tier, near.hostname)).unwrap_or_default();
-        let mut found = called.hosts.into_iter().map(|answer| answer.report).filter(is_meant);
+        let mut found = called.hosts.into_iter().map(|answer| *answer.report).filter(is_meant);
         match (found.next(), found.next()) {
             (Some(report), None) => Ok(report),
             (None, _) => Err(LogsError::NotThere(self.target.clone(), near).into()),

@@ -8,12 +8,12 @@ use crate::cli::display::Audience;
 use crate::cli::exit::{CommandResult, Exit};
 use crate::cli::preparation::Preparation;
 use crate::cli::{block_on, out};
-use crate::operator::saved_plan::SavedPlan;
+use crate::operator::plan_file::SavedPlan;
 use crate::plan;
 
 // With --schema it needs neither a plan nor a connection.
 #[derive(Debug, Args)]
-#[command(mut_arg("plan", unless_schema))]
+#[command(mut_arg("plan", |plan| plan.required_unless_present("schema")))]
 #[command(mut_arg("nats_url", unless_schema))]
 #[command(mut_arg("nkey_file", |arg| unless_schema(arg).default_value("/dev/null").hide_default_value(true)))]
 #[command(override_usage = "homelab-deploy plan [OPTIONS] <FILE|NAME>\n       homelab-deploy plan --schema")]

@@ -134,7 +134,7 @@ impl Abort {
         };
         let recorded = journals.read(&id)?;
         let rollout = recorded.summary.rollout.filter(|_| recorded.running);
-        let rollout = rollout.ok_or_else(|| StatusError::NotRunning(id))?;
+        let rollout = rollout.ok_or(StatusError::NotRunning(id))?;
         journals.stop(rollout.id)?;
         out::note(&format!(
             "Rollout {} sends nothing new. `homelab-deploy status {}` shows how it ends.",
@@ -214,10 +214,10 @@ impl Report {
         let recorded = journals.read(&id)?;
         let liveness = if recorded.running { Liveness::Running } else { Liveness::Over };
         let document = Document::of(&recorded.summary, liveness, clock::now());
-        let document = document.ok_or_else(|| ReportError::Empty(id))?;
+        let document = document.ok_or(ReportError::Empty(id))?;
         let text = match self.format {
-            Format::Html => html(&document),
-            Format::Markdown => markdown(&document),
+            Format::Html => html(&document, &clock::zone()),
+            Format::Markdown => markdown(&document, &clock::zone()),
             Format::Junit => junit(&document),
             Format::Json => format!("{}\n", document.json()),
         };

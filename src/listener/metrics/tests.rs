@@ -123,15 +123,15 @@ fn a_listener_that_has_done_nothing_shows_zeros_and_only_what_it_knows() {
 #[test]
 fn runs_are_counted_by_how_they_ended_and_the_last_one_is_shown() {
     let mut metrics = Metrics { connected: true, ..Metrics::new() };
-    let mut ledger = RequestHistory::new("ns1".parse().unwrap());
+    let mut history = RequestHistory::new("ns1".parse().unwrap());
     let odd = ErrorCode::Other("a\"b\\\nc".to_owned());
     let runs = [(Status::Completed, None), (Status::Failed, Some(ErrorCode::BuildFailed)), (Status::Failed, Some(odd))];
     for (status, error) in runs.into_iter().cycle().take(4) {
         let at = Some("2026-01-01T00:01:30.250Z".parse().unwrap());
         let response = Response { error, at, ..Response::new("ns1".parse().unwrap(), status, "") };
         let spec = Spec { accepted_at: "2026-01-01T00:00:00Z".parse().unwrap(), ..spec("r-1") };
-        ledger.ended(spec, response);
-        metrics.count_last(&ledger);
+        history.ended(spec, response);
+        metrics.count_last(&history);
     }
     let revision = "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b".parse().unwrap();
     let page = metrics.page(Some(&revision), Some(true));

@@ -9,7 +9,8 @@ use std::marker::PhantomData;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use super::page::Part;
+use serde::{Deserialize, Serialize};
+
 use super::{RunResult, Spec, UnitEnd};
 use crate::listener::snapshot::SystemSnapshot;
 use crate::protocol::{Commit, Phase, Response};
@@ -32,7 +33,7 @@ pub(in crate::listener) const PHASE: Record<Phase> = Record("phase", PhantomData
 /// The commit that is deployed, once it is known.
 pub(in crate::listener) const COMMIT: Record<Commit> = Record("commit", PhantomData);
 /// Where the current part of the output begins, or the one that is about to become it.
-pub(in crate::listener) const PART: Record<Part> = Record("part", PhantomData);
+pub(in crate::listener) const PART: Record<OutputPart> = Record("part", PhantomData);
 
 /// How many runs in a row can be kept on a full disk.
 const SPARES: usize = 3;
@@ -45,6 +46,14 @@ const KIB: usize = 1024;
 /// The room for each file, in bytes. The last lines of the log take the most.
 const ROOM: [(&str, usize); 5] =
     [(REQUEST.0, 8 * KIB), (BEFORE.0, 8 * KIB), (RESULT.0, 40 * KIB), (UNIT.0, KIB), (FINAL.0, 40 * KIB)];
+
+/// Where a part of the output begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutputPart {
+    pub inode: u64,
+    /// How much of the output comes before it, in bytes.
+    pub start: u64,
+}
 
 /// Makes a directory that only its owner can look into: output may tell secrets. One that exists is fine.
 pub(super) fn private_directory(path: &Path) -> io::Result<()> {

@@ -5,17 +5,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
-
 use super::{RunDir, files};
-
-/// Where a part of the output begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Part {
-    pub inode: u64,
-    /// How much of the output comes before it, in bytes.
-    pub start: u64,
-}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutputPage {
@@ -84,6 +74,7 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::listener::run::OutputPart;
 
     fn page(dir: &RunDir, offset: u64, most: usize) -> (u64, String, bool) {
         let page = OutputPage::read(dir, offset, most).unwrap().unwrap();
@@ -101,11 +92,11 @@ mod tests {
         fs::write(&current, "23456").unwrap();
         let inode = |path: &Path| fs::metadata(path).unwrap().ino();
         let asked = |place| page(&dir, place, 3);
-        dir.note(files::PART, &Part { inode: inode(&current), start: 2 }).unwrap();
+        dir.note(files::PART, &OutputPart { inode: inode(&current), start: 2 }).unwrap();
         assert_eq!([asked(0), asked(5)], [(2, "234".to_owned(), false), (5, "56".to_owned(), true)]);
 
         fs::write(&next, "").unwrap();
-        dir.note(files::PART, &Part { inode: inode(&next), start: 7 }).unwrap();
+        dir.note(files::PART, &OutputPart { inode: inode(&next), start: 7 }).unwrap();
         assert_eq!([asked(0), asked(5)], [(2, "234".to_owned(), false), (5, "56".to_owned(), true)]);
         fs::rename(&current, &previous).unwrap();
         assert_eq!([asked(0), asked(5)], [(2, "234".to_owned(), false), (5, "56".to_owned(), false)]);

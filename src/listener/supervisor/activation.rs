@@ -10,7 +10,7 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use super::log::Log;
-use super::process::in_descendants;
+use super::process_tree::in_descendants;
 use crate::listener::host::{ACTIVATION, Host, is_activation};
 use crate::listener::output::built_system;
 use crate::listener::snapshot::ask;

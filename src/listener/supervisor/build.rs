@@ -48,20 +48,20 @@ pub(super) fn nixos_rebuild(action: &str, spec: &Spec, flake: &FlakeUrl, revisio
 
 /// Fetches the system and checks that it is one for this host. The error is why it is not to be activated.
 pub(super) async fn fetch(
-    keeper: &mut ProcessRunner,
+    runner: &mut ProcessRunner,
     host: &Host,
     spec: &Spec,
     system: &SystemPath,
 ) -> Result<(), End> {
-    match keeper.run(&mut from_caches(system, host)).await {
+    match runner.run(&mut from_caches(system, host)).await {
         End::Exited(0) => {}
         End::Exited(code) if code < 128 => {
-            let (error, why) = refused_fetch(&keeper.log.lines());
+            let (error, why) = refused_fetch(&runner.log.lines());
             return Err(End::Refused(error, why));
         }
         end => return Err(end),
     }
-    check_signature(keeper, system, &spec.system_keys).await?;
+    check_signature(runner, system, &spec.system_keys).await?;
     check_host(host, spec, system).map_err(|why| End::Refused(ErrorCode::WrongHost, why))
 }
 
@@ -75,7 +75,7 @@ fn from_caches(system: &SystemPath, host: &Host) -> Command {
 }
 
 /// Checks that one of these keys has signed the system, also where the store has it: any user can put a path there.
-async fn check_signature(keeper: &mut ProcessRunner, system: &SystemPath, keys: &[SystemKey]) -> Result<(), End> {
+async fn check_signature(runner: &mut ProcessRunner, system: &SystemPath, keys: &[SystemKey]) -> Result<(), End> {
     let untrusted = |why: String| Err(End::Refused(ErrorCode::Untrusted, why));
     let Some(said) = nix(&["path-info", "--sigs", system.as_str()]).await else {
         return untrusted(format!("nix does not say who signed {system}"));
@@ -84,14 +84,14 @@ async fn check_signature(keeper: &mut ProcessRunner, system: &SystemPath, keys: 
     if said.split_whitespace().any(|word| word.strip_prefix("ca:").is_some_and(|method| method.contains(':'))) {
         return untrusted(format!("{system} is named after its content, and so Nix does not check who signed it"));
     }
-    let mut end = keeper.run(&mut verification(system, keys)).await;
+    let mut end = runner.run(&mut verification(system, keys)).await;
     if matches!(end, End::Exited(1..)) {
         // One that the host has built itself has no signature. Where a cache has the same, that one was signed.
         for cache in nix(&["config", "show", "substituters"]).await.unwrap_or_default().split_whitespace() {
             nix(&[&["store", "copy-sigs", "--substituter", cache, system.as_str()], ASK_ANEW.as_slice()].concat())
                 .await;
         }
-        end = keeper.run(&mut verification(system, keys)).await;
+        end = runner.run(&mut verification(system, keys)).await;
     }
     match end {
         End::Exited(0) => Ok(()),

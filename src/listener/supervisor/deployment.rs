@@ -10,7 +10,7 @@ use super::activation;
 use super::build::{fetch, nixos_rebuild};
 use super::changes::{Change, Changes, follow_baseline, note_baseline};
 use super::process::ProcessRunner;
-use super::rollback::{RolledBack, Step, roll_back};
+use super::rollback::{ActivationStep, RolledBack, roll_back};
 use crate::clock;
 use crate::listener::host::Host;
 use crate::listener::output::{clean, tells_unadvertised};
@@ -31,7 +31,7 @@ pub(super) struct Deployment {
     pub(super) dir: RunDir,
     pub(super) spec: Spec,
     pub(super) host: Host,
-    pub(super) keeper: ProcessRunner,
+    pub(super) runner: ProcessRunner,
 }
 
 struct Attempt {
@@ -55,7 +55,7 @@ impl Deployment {
             None => self.deploy_for_good(found).await,
         };
         self.dir.forget_built().ok();
-        let tail = bounded_tail(&self.keeper.log.lines());
+        let tail = bounded_tail(&self.runner.log.lines());
         Ok(RunResult { verdict, started_at, ended_at: clock::now(), after, tail })
     }
 
@@ -102,8 +102,8 @@ impl Deployment {
     async fn confirmed(&mut self, limit: Duration) -> Result<(), End> {
         // A confirmation that came before there was anything to confirm does not count.
         self.dir.forget_confirmed().ok();
-        self.keeper.log.enter(Phase::Confirm);
-        self.keeper.bounds.renew(limit);
+        self.runner.log.enter(Phase::Confirm);
+        self.runner.bounds.renew(limit);
         let noted = async {
             while !self.dir.is_confirmed() {
                 sleep(LOOK_FOR_CONFIRMATION).await;
@@ -111,7 +111,7 @@ impl Deployment {
         };
         tokio::select! {
             () = noted => Ok(()),
-            end = self.keeper.bounds.reached() => Err(end),
+            end = self.runner.bounds.reached() => Err(end),
         }
     }
 
@@ -149,13 +149,13 @@ impl Deployment {
     async fn go_back(&mut self, before: &SystemSnapshot, made: Option<&str>) -> RolledBack {
         // A deployer waits no longer for the end of it, where a deployment has more time than that.
         let limit = RETURN_WITHIN.min(Duration::from_millis(self.spec.timeout_ms));
-        roll_back(&mut self.keeper, &self.host, self.spec.action, before, made, limit).await
+        roll_back(&mut self.runner, &self.host, self.spec.action, before, made, limit).await
     }
 
     /// Deploys what was built elsewhere: fetches first and activates then, as the way back does.
     async fn deploy_system(&mut self, system: &SystemPath, found: SystemSnapshot) -> Attempt {
-        self.keeper.log.enter(Phase::Build);
-        let fetched = fetch(&mut self.keeper, &self.host, &self.spec, system).await;
+        self.runner.log.enter(Phase::Build);
+        let fetched = fetch(&mut self.runner, &self.host, &self.spec, system).await;
         let (before, activated) = (found, false);
         let action = self.spec.action;
         if action == Action::Fetch || fetched.is_err() {
@@ -169,11 +169,11 @@ impl Deployment {
         let path = || system.as_str().to_owned();
         let mut end = End::Exited(0);
         if matches!(action, Action::Switch | Action::Boot) {
-            end = self.keeper.run(&mut Step::SetProfile(path()).command(&self.host)).await;
+            end = self.runner.run(&mut ActivationStep::SetProfile(path()).command(&self.host)).await;
         }
         if end == End::Exited(0) {
-            self.keeper.log.enter(Phase::Activate);
-            end = self.keeper.run(&mut Step::Activate(path(), action).command(&self.host)).await;
+            self.runner.log.enter(Phase::Activate);
+            end = self.runner.run(&mut ActivationStep::Activate(path(), action).command(&self.host)).await;
         }
         Attempt { end, before, built: Some(path()), activated: true }
     }
@@ -192,12 +192,12 @@ impl Deployment {
     /// what somebody else switched to meanwhile is not this run's to undo.
     async fn deploy_revision(&mut self, found: SystemSnapshot) -> Attempt {
         let untouched = |end| Attempt { end, before: found.clone(), built: None, activated: false };
-        self.keeper.log.enter(Phase::Resolve);
+        self.runner.log.enter(Phase::Resolve);
         let commit = match self.resolve().await {
             Ok(commit) => commit,
             Err(end) => return untouched(end),
         };
-        self.keeper.log.enter(Phase::Build);
+        self.runner.log.enter(Phase::Build);
         let revision = commit.into();
         let (build, flake) = self.build(&revision).await;
         if build != End::Exited(0) {
@@ -217,10 +217,10 @@ impl Deployment {
         let mut before = built_on.clone();
         let mut command = nixos_rebuild(self.spec.action.as_str(), &self.spec, flake, revision);
         let end = tokio::select! {
-            end = self.keeper.run(&mut command) => end,
+            end = self.runner.run(&mut command) => end,
             never = Box::pin(follow_baseline(&self.host, &self.dir, &mut before, expected.as_deref())) => match never {},
         };
-        let ProcessRunner { log, activation, .. } = &mut self.keeper;
+        let ProcessRunner { log, activation, .. } = &mut self.runner;
         let end = activation::settled(activation.as_ref(), log, end, began).await;
         let built = activation::switched_to(activation.as_ref(), log).or_else(|| expected.clone());
         if built != expected {
@@ -237,7 +237,7 @@ impl Deployment {
         let end = self.build_in_place(&flake, revision).await;
         match flake.with_all_refs() {
             // Somebody has pushed since the commit was looked up, and by ssh many servers only give out what is new.
-            Some(flake) if matches!(end, End::Exited(1..)) && tells_unadvertised(&self.keeper.log.lines()) => {
+            Some(flake) if matches!(end, End::Exited(1..)) && tells_unadvertised(&self.runner.log.lines()) => {
                 (self.build_in_place(&flake, revision).await, flake)
             }
             _ => (end, flake),
@@ -247,12 +247,12 @@ impl Deployment {
     async fn build_in_place(&mut self, flake: &FlakeUrl, revision: &Revision) -> End {
         let mut command = nixos_rebuild("build", &self.spec, flake, revision);
         // A link to what was built is left where it is called.
-        self.keeper.run(command.current_dir(self.dir.path())).await
+        self.runner.run(command.current_dir(self.dir.path())).await
     }
 
     /// Finds the commit, which is what is deployed: a branch given to Nix may be what it was an hour ago.
     async fn resolve(&mut self) -> Result<Commit, End> {
-        let found = self.keeper.within_bounds(commit_of(&self.spec.revision, &self.spec.flake)).await?;
+        let found = self.runner.within_bounds(commit_of(&self.spec.revision, &self.spec.flake)).await?;
         let commit = found.map_err(|error| unresolved(&error))?;
         // On a full disk it is not told on the way; the deployment may be what frees it.
         self.dir.note(files::COMMIT, &commit).ok();
@@ -263,15 +263,15 @@ impl Deployment {
     /// there is anything to return from.
     async fn judge(&mut self, attempt: &Attempt) -> (Verdict, SystemSnapshot, bool) {
         let Attempt { end, before, built, activated } = attempt;
-        let phase = self.keeper.log.phase();
+        let phase = self.runner.log.phase();
         let by_itself = matches!(end, End::Exited(_));
         if by_itself {
-            self.keeper.log.enter(Phase::Verify);
+            self.runner.log.enter(Phase::Verify);
         }
         // One that was ended is not to start programs any more.
         let after =
             if by_itself { SystemSnapshot::learned(&self.host).await } else { SystemSnapshot::seen(&self.host) };
-        let lines = self.keeper.log.lines();
+        let lines = self.runner.log.lines();
         let evidence = Evidence { end, phase, before, after: &after, built: built.as_deref(), lines: &lines };
         let verdict = with_all(judge(&self.spec, &evidence), full_disk(&lines));
         let traces = *activated && left_traces(&verdict, &evidence);

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 
 use crate::listener::output::{PhaseFinder, clean_lines};
-use crate::listener::run::{Part, RunDir, TAIL_BYTES, files};
+use crate::listener::run::{OutputPart, RunDir, TAIL_BYTES, files};
 use crate::protocol::Phase;
 
 /// The size at which the output is set aside and begun anew, in bytes. One part that was set aside is kept.
@@ -95,7 +95,7 @@ impl Log {
         self.start += fs::metadata(&current)?.len();
         let next = current.with_extension("next");
         let file = File::create(&next)?;
-        self.dir.note(files::PART, &Part { inode: file.metadata()?.ino(), start: self.start })?;
+        self.dir.note(files::PART, &OutputPart { inode: file.metadata()?.ino(), start: self.start })?;
         fs::rename(&current, previous)?;
         fs::rename(next, current)?;
         self.file = Some(file);

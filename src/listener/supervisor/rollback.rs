@@ -17,14 +17,14 @@ use crate::protocol::{Action, ErrorCode, Phase};
 
 /// A part of the way from one system to another.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum ActivationStep {
     /// Let the system profile point at this system.
     SetProfile(String),
     /// Let this system do this to the host.
     Activate(String, Action),
 }
 
-impl Step {
+impl ActivationStep {
     pub(super) fn command(&self, host: &Host) -> Command {
         match self {
             Self::SetProfile(system) => {
@@ -56,7 +56,7 @@ pub(super) enum RolledBack {
 
 /// Undoes what a run did that brought the system `made`, where that is known. It may take so long.
 pub(super) async fn roll_back(
-    keeper: &mut ProcessRunner,
+    runner: &mut ProcessRunner,
     host: &Host,
     action: Action,
     before: &SystemSnapshot,
@@ -72,12 +72,12 @@ pub(super) async fn roll_back(
     {
         return RolledBack::Nowhere { theirs: theirs.clone(), now: SystemSnapshot::learned(host).await };
     }
-    keeper.log.enter(Phase::Return);
-    keeper.bounds.renew(limit);
+    runner.log.enter(Phase::Return);
+    runner.bounds.renew(limit);
     let mut problem = None;
     for step in way {
         // Checks that speak against leaving the new system are no reason to stay with it.
-        let end = keeper.run(step.command(host).env("NIXOS_NO_CHECK", "1")).await;
+        let end = runner.run(step.command(host).env("NIXOS_NO_CHECK", "1")).await;
         let stops = matches!(end, End::TimedOut | End::Stopped(_));
         // The rest is tried anyway: a host that serves with the wrong profile is better than one that does not.
         problem = problem.or_else(|| complaint(&step, &end));
@@ -93,10 +93,10 @@ pub(super) async fn roll_back(
 
 /// The steps that undo what `action` may have done, on a host that is like this now. What was only built needs none, and
 /// neither does what somebody else has replaced since.
-fn steps(action: Action, before: &SystemSnapshot, now: &SystemSnapshot, changes: Changes) -> Vec<Step> {
+fn steps(action: Action, before: &SystemSnapshot, now: &SystemSnapshot, changes: Changes) -> Vec<ActivationStep> {
     let (Some(current), Some(profile)) = (before.current_path(), before.profile_path()) else { return Vec::new() };
-    let activate = |system: &str, how| Step::Activate(system.to_owned(), how);
-    let set = (now.profile_path() != Some(profile)).then(|| Step::SetProfile(profile.to_owned()));
+    let activate = |system: &str, how| ActivationStep::Activate(system.to_owned(), how);
+    let set = (now.profile_path() != Some(profile)).then(|| ActivationStep::SetProfile(profile.to_owned()));
     let boot = || set.iter().cloned().chain([activate(profile, Action::Boot)]).collect();
     let activated = matches!(action, Action::Switch | Action::Test);
     match (changes.current, changes.profile) {
@@ -115,10 +115,10 @@ fn steps(action: Action, before: &SystemSnapshot, now: &SystemSnapshot, changes:
 }
 
 /// What is wrong when a step ends like this.
-fn complaint(step: &Step, end: &End) -> Option<(ErrorCode, String)> {
+fn complaint(step: &ActivationStep, end: &End) -> Option<(ErrorCode, String)> {
     let what = match step {
-        Step::SetProfile(system) => format!("setting the profile to {system}"),
-        Step::Activate(system, how) => format!("{system}/bin/switch-to-configuration {how}"),
+        ActivationStep::SetProfile(system) => format!("setting the profile to {system}"),
+        ActivationStep::Activate(system, how) => format!("{system}/bin/switch-to-configuration {how}"),
     };
     match end {
         End::Exited(0) => None,
@@ -159,8 +159,8 @@ mod tests {
     fn way(action: Action, before: &SystemSnapshot, now: &SystemSnapshot) -> String {
         let changes = Changes::between(before, now, Some("new"));
         let words = steps(action, before, now, changes).into_iter().map(|step| match step {
-            Step::SetProfile(system) => format!("set {system}"),
-            Step::Activate(system, how) => format!("{how} {system}"),
+            ActivationStep::SetProfile(system) => format!("set {system}"),
+            ActivationStep::Activate(system, how) => format!("{how} {system}"),
         });
         words.collect::<Vec<_>>().join(", ")
     }
@@ -214,7 +214,7 @@ mod tests {
     #[test]
     fn units_that_had_failed_before_do_not_spoil_the_return() {
         let old = facts("old", "old");
-        let step = Step::Activate("old".to_owned(), Action::Switch);
+        let step = ActivationStep::Activate("old".to_owned(), Action::Switch);
         let units = complaint(&step, &End::Exited(4)).unwrap();
         assert!(is_old_news(&units, &old, &old));
         let worse = SystemSnapshot { failed_units: Some(["x.service".to_owned()].into()), ..old.clone() };

@@ -155,7 +155,7 @@ impl From<RollbackError> for ToolError {
             RollbackError::TooOld(_) | RollbackError::RanSince(_) => {
                 ("not_the_last_run", "deploy with branch and allow_downgrade goes to any commit")
             }
-            RollbackError::NothingToUndo | RollbackError::Unchanged(_) => {
+            RollbackError::NothingToUndo | RollbackError::Unchanged { .. } => {
                 ("nothing_to_undo", "deploy with branch and allow_downgrade goes to any commit")
             }
         };

@@ -46,7 +46,8 @@ pub(super) async fn list(context: &ToolContext, asked: HostsArguments) -> Result
         asked.hostname.as_ref().is_none_or(|name| *name == report.hostname)
             && asked.role.as_ref().is_none_or(|role| report.role.as_ref() == Some(role))
     };
-    let reports: Vec<&HostReport> = all.iter().map(|answer| &answer.report).filter(|report| is_asked(report)).collect();
+    let reports: Vec<&HostReport> =
+        all.iter().map(|answer| &*answer.report).filter(|report| is_asked(report)).collect();
     if reports.is_empty() && !all.is_empty() {
         return Err(unknown(&asked, &all));
     }

@@ -41,8 +41,8 @@ pub(super) enum Heard {
 /// What was said under one name, and what a second machine said under it.
 #[derive(Debug)]
 struct Reports {
-    first: HostReport,
-    second: Option<HostReport>,
+    first: Box<HostReport>,
+    second: Option<Box<HostReport>>,
 }
 
 impl Answers {
@@ -73,13 +73,13 @@ impl Answers {
             }
         };
         match answer {
-            DiscoveryAnswer::Host(report) => self.take_host(subject, *report),
+            DiscoveryAnswer::Host(report) => self.take_host(subject, report),
             DiscoveryAnswer::Operator { rollout } => self.take_rollout(subject, rollout),
         }
     }
 
-    fn take_host(&mut self, subject: &str, report: HostReport) -> Heard {
-        let said = Sender { tier: report.tier, host: report.hostname.clone() };
+    fn take_host(&mut self, subject: &str, report: Box<HostReport>) -> Heard {
+        let said = report.sender();
         let (reports, heard) = match Sender::of_roll_call(subject, &self.token) {
             Some(sender) if sender == said => (&mut self.proved, Heard::Host(sender)),
             None if subject == self.single => (&mut self.old_form, Heard::OldForm(said.clone())),
@@ -125,7 +125,7 @@ impl Answers {
 
 impl Reports {
     /// A repetition changes nothing. An answer of another machine is kept beside the first.
-    fn add(&mut self, report: HostReport) {
+    fn add(&mut self, report: Box<HostReport>) {
         if report.is_of_another_machine(&self.first) {
             self.second.get_or_insert(report);
         }

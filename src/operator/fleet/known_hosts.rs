@@ -73,18 +73,22 @@ impl KnownHosts {
         let today = today(clock::now());
         let mut fleets = self.read(today);
         let tiers = fleets.entry(self.fleet.clone()).or_default();
-        let before = tiers.clone();
+        let mut is_news = false;
         for tier in whole {
+            is_news |= !tiers.contains_key(&tier);
             tiers.entry(tier).or_default();
         }
         // What came in the old form any key may have sent.
         for HostAnswer { report, .. } in answers.iter().filter(|answer| answer.proved) {
             let Some(hosts) = tiers.get_mut(&report.tier) else { continue };
-            if hosts.len() < MAX_HOSTS || hosts.contains_key(&report.hostname) {
-                hosts.insert(report.hostname.clone(), Known { seen: today, role: report.role.clone() });
+            let known = Known { seen: today, role: report.role.clone() };
+            let before = hosts.get(&report.hostname);
+            if before != Some(&known) && (before.is_some() || hosts.len() < MAX_HOSTS) {
+                is_news = true;
+                hosts.insert(report.hostname.clone(), known);
             }
         }
-        if *tiers == before {
+        if !is_news {
             return;
         }
         let text = serde_json::to_vec(&fleets).expect("names can be written as JSON");
@@ -126,7 +130,6 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::protocol::HostReport;
 
     fn known(state: &Path) -> KnownHosts {
         KnownHosts::of(state.to_owned(), ["nats://b:4222", "nats://a:4222"].map(str::to_owned))
@@ -134,7 +137,7 @@ mod tests {
 
     fn answer(tier: Tier, host: &str, proved: bool) -> HostAnswer {
         let report = format!(r#"{{"hostname":"{host}","tier":"{tier}","role":"dns"}}"#);
-        HostAnswer { report: serde_json::from_str::<HostReport>(&report).unwrap(), proved }
+        HostAnswer { report: Box::new(serde_json::from_str(&report).unwrap()), proved }
     }
 
     fn recalled(hosts: &KnownHosts) -> String {

@@ -43,6 +43,8 @@ pub struct FleetTask {
     discovery: Discovery,
     tiers: BTreeSet<Tier>,
     replies: Replies,
+    /// Where answers in the old form come.
+    of_all: ReplySubject,
     /// The answers of all tiers of the rollout.
     answers: SelectAll<Subscriber>,
     /// The roll call before the rollout.
@@ -64,11 +66,12 @@ impl FleetTask {
     /// Subscribes to the answers of a rollout, before anything is published.
     pub async fn subscribe(mut bus: Bus, rollout: &Rollout, discovery: Discovery) -> Result<Self, FleetError> {
         let (replies, tiers) = (Replies::of(rollout.id), rollout.plan.tiers());
+        let of_all = replies.of_all();
         // Only a request that several hosts hear is answered in the old form.
         let is_shared = rollout.plan.hosts().any(|host| host.shared_subject.is_some());
         let patterns = tiers.iter().map(|tier| replies.pattern(*tier));
         let mut answers = SelectAll::new();
-        for pattern in patterns.chain(is_shared.then(|| replies.of_all().to_string())) {
+        for pattern in patterns.chain(is_shared.then(|| of_all.to_string())) {
             answers.push(bus.client.subscribe(pattern).await.map_err(|_| FleetError::Disconnected)?);
         }
         let presence = Presence::new(discovery.subject.clone());
@@ -79,6 +82,7 @@ impl FleetTask {
             discovery,
             tiers,
             replies,
+            of_all,
             answers,
             called_before,
             roll_call,
@@ -223,7 +227,7 @@ impl FleetTask {
         match DiscoveryAnswer::parse(&message.payload) {
             Ok(DiscoveryAnswer::Host(report)) if (report.tier, &report.hostname) == (sender.tier, &sender.host) => {
                 if late.is_some() && self.late.len() < MAX_LATE {
-                    self.late.push(HostAnswer { report: (*report).clone(), proved: true });
+                    self.late.push(HostAnswer { report: report.clone(), proved: true });
                 }
                 Some(FleetEvent::Input(Input::Present(report)))
             }
@@ -275,7 +279,7 @@ impl FleetTask {
             return Some(FleetEvent::Input(Input::NoResponders { request }));
         }
         match read(&message.payload) {
-            Ok(response) if message.subject.as_str() == self.replies.of_all().as_str() => {
+            Ok(response) if message.subject.as_str() == self.of_all.as_str() => {
                 Some(FleetEvent::Input(Input::OldResponse(Arc::new(response))))
             }
             Ok(response) => {

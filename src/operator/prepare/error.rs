@@ -4,12 +4,14 @@ use miette::Diagnostic;
 use thiserror::Error;
 
 use super::names;
+use crate::clock;
 use crate::operator::flake::FlakeError;
 use crate::operator::fleet::FleetError;
 use crate::operator::nix::NixError;
 use crate::operator::revision::UnresolvedError;
 use crate::plan::PlanErrors;
 use crate::protocol::{HostName, Revision, RolloutReport};
+use crate::text::did_you_mean;
 
 #[derive(Debug, Error, Diagnostic)]
 pub enum PrepareError {
@@ -43,14 +45,16 @@ pub enum PrepareError {
 #[derive(Debug, Error, Diagnostic)]
 pub enum SelectionError {
     #[error("the plan has no wave {wave:?}")]
-    #[diagnostic(help("its waves are: {}", waves.join(", ")))]
+    #[diagnostic(help("{}its waves are: {}", did_you_mean(wave, waves.iter().map(String::as_str)), waves.join(", ")))]
     NoSuchWave { wave: String, waves: Vec<String> },
     #[error("wave {0:?} is empty")]
     #[diagnostic(help("every host that it names is excluded"))]
     EmptyWave(String),
-    #[error("there is no host {0} to exclude")]
-    #[diagnostic(help("it neither answers nor is named in the plan; `homelab-deploy hosts` lists those that answer"))]
-    NoSuchHost(HostName),
+    #[error("there is no host {host} to exclude")]
+    #[diagnostic(help(
+        "{near}it neither answers nor is named in the plan; `homelab-deploy hosts` lists those that answer"
+    ))]
+    NoSuchHost { host: HostName, near: String },
     #[error("nothing is left of the plan")]
     #[diagnostic(help("every wave was for hosts that are excluded"))]
     Nothing,
@@ -59,7 +63,10 @@ pub enum SelectionError {
 /// A good reason not to begin, which an operator may override.
 #[derive(Debug, Error, Diagnostic)]
 pub enum PreflightError {
-    #[error("{} is rolling out {:?} since {:.0}, and is in wave {} of {}", .0.operator, .0.name, .0.since, .0.wave, .0.waves)]
+    #[error(
+        "{} is rolling out {:?} since {}, and is in wave {} of {}",
+        .0.operator, .0.name, clock::local(.0.since, &clock::zone()), .0.wave, .0.waves
+    )]
     #[diagnostic(help(
         "wait until it is over, or add --force: then hosts that are busy with the other rollout reject this one, and a \
          host that both deploy ends up with whichever comes last"

@@ -355,7 +355,7 @@ the subject "deploy.prod.all " contains ' ': give one concrete subject, without 
 there is no alias `ns1`
   set HOMELAB_DEPLOY_ALIAS_NS1 to a subject; if `ns1` is a host, write test.ns1 or prod.ns1
 ");
-    let bad_alias = Plan::parse("[[wave]]\ntargets = 'lab'", "x", &|_| Some("prod. all".to_owned()));
+    let bad_alias = Plan::parse("[[wave]]\ntargets = 'lab'", "x", &|_: &str| Some("prod. all".to_owned()));
     insta::assert_snapshot!(told(bad_alias.unwrap_err().iter()), @r#"
 the alias `lab` stands for no subject: the subject "prod. all" contains ' ': give one concrete subject, without wildcards or white space
   set HOMELAB_DEPLOY_ALIAS_LAB to a subject such as deploy.prod.all
@@ -417,7 +417,7 @@ fn every_sample_plan_is_right() {
     for file in files.filter(|file| file.extension().is_some_and(|extension| extension == "toml")) {
         let name = file.file_stem().unwrap().to_str().unwrap().to_owned();
         let text = fs::read_to_string(&file).unwrap();
-        let plan = Plan::parse(&text, &name, &|_| None)
+        let plan = Plan::parse(&text, &name, &|_: &str| None)
             .unwrap_or_else(|mistakes| panic!("{}", report(&mistakes.named(&name, &text))));
         assert_eq!(plan.name, name);
         assert_eq!(plan.revision.unwrap().as_str(), "main");

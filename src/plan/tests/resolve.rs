@@ -198,7 +198,7 @@ fn a_wave_without_hosts_says_who_is_there() {
     let there = demo_roster();
     insta::assert_snapshot!(wrong(&waves_of(&[&["prod.role.dsn"]]), &there), @"
 wave `w0` matches no host
-  the roles that prod hosts answered with are dns and media; min_hosts = 0 lets a wave be empty
+  did you mean prod.role.dns? the roles that prod hosts answered with are dns and media; min_hosts = 0 lets a wave be empty
 ");
     insta::assert_snapshot!(wrong(&waves_of(&[&["test.role.dns"]]), &there), @"
 wave `w0` matches no host

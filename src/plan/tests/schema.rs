@@ -117,7 +117,7 @@ fn the_defaults_of_the_schema_are_the_parsers() {
 fn the_schema_accepts_what_the_parser_accepts_and_refuses_what_it_refuses() {
     let validator = Validator::new();
     // Which words are aliases the schema cannot know.
-    let parses = |text: &str| Plan::parse(text, "x", &|_| Some("deploy.prod.ns1".to_owned())).is_ok();
+    let parses = |text: &str| Plan::parse(text, "x", &|_: &str| Some("deploy.prod.ns1".to_owned())).is_ok();
     #[rustfmt::skip]
     let values = [
         "0", "1", "-1", "1000", "1001", "1.5", "true", "''", "'x'", "'X y'", "'a-1'", "'.'", "'a..b'",

@@ -1,5 +1,7 @@
 //! One page that needs nothing else: no script, no network, no font.
 
+use jiff::tz::TimeZone;
+
 use super::{DisplayDuration, Document, HostSection, WaveSection, write};
 
 const STYLE: &str = "
@@ -24,7 +26,7 @@ summary{cursor:pointer;margin-top:.5rem}
 /// How high the row of a wave or host is on the time line, in pixels.
 const ROW: usize = 32;
 
-pub fn html(document: &Document<'_>) -> String {
+pub fn html(document: &Document<'_>, zone: &TimeZone) -> String {
     let title = format!("Rollout {}", document.name());
     let mut page = format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
@@ -36,7 +38,7 @@ pub fn html(document: &Document<'_>) -> String {
         escape(&title),
         marked(&document.outcome())
     );
-    for (title, fact) in document.facts() {
+    for (title, fact) in document.facts(zone) {
         write(&mut page, format_args!("<dt>{title}</dt><dd>{}</dd>\n", escape(&fact)));
     }
     page.push_str("</dl>\n<h2>Time line</h2>\n");

@@ -1,10 +1,12 @@
 //! For issues, pull requests and chat.
 
+use jiff::tz::TimeZone;
+
 use super::{Document, WaveSection, write};
 
-pub fn markdown(document: &Document<'_>) -> String {
+pub fn markdown(document: &Document<'_>, zone: &TimeZone) -> String {
     let mut page = format!("# Rollout {}: {}\n\n", escape(&document.name()), document.outcome());
-    for (title, fact) in document.facts() {
+    for (title, fact) in document.facts(zone) {
         write(&mut page, format_args!("- {title}: {}\n", escape(&fact)));
     }
     for wave in document.waves() {

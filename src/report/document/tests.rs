@@ -51,7 +51,7 @@ fn tags(text: &str) -> Vec<&str> {
 #[test]
 fn the_page_needs_nothing_else_and_has_a_bar_for_each_wave_and_host() {
     let story = failed();
-    let page = html(&document(&story));
+    let page = html(&document(&story), &TimeZone::UTC);
     for needed in ["<script", "src=", "href=", "url(", "http:", "https:", "@import"] {
         assert!(!page.contains(needed), "{needed}");
     }
@@ -72,7 +72,7 @@ fn the_page_needs_nothing_else_and_has_a_bar_for_each_wave_and_host() {
 fn text_of_others_leaves_its_place_in_no_form() {
     let story = hostile();
     let document = document(&story);
-    let page = html(&document);
+    let page = html(&document, &TimeZone::UTC);
     assert!(!tags(&page).contains(&"script") && !page.contains('\u{1b}'), "{page}");
     assert_eq!(page.matches("</title>").count(), 1);
     assert!(page.contains("&lt;script&gt;x()&lt;/script&gt;"));
@@ -92,7 +92,7 @@ fn text_of_others_leaves_its_place_in_no_form() {
     assert_eq!(tags(&xml), expected);
     assert!(!xml.contains('\u{1b}') && !xml.contains("]]>"), "{xml}");
 
-    let text = markdown(&document);
+    let text = markdown(&document, &TimeZone::UTC);
     let (said, log) = text.split_once("\n````\n").unwrap_or_else(|| panic!("no fence of four: {text}"));
     assert!(log.ends_with("\n````\n"), "{log}");
     for row in said.lines().filter(|line| line.starts_with("| ns1")) {

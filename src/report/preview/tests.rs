@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use jiff::tz::TimeZone;
+
 use super::*;
 use crate::plan::Check;
 use crate::protocol::Action;
@@ -170,6 +172,12 @@ fn warnings_silent_hosts_and_different_actions_are_pointed_out() {
 }
 
 #[test]
+fn a_host_that_runs_the_commit_already_does_not_go_back_to_it() {
+    let told = rollback_commits(&sunday());
+    assert!(told.contains("test1") && !told.contains("ns2") && !told.contains("from 8c1f0e2"), "{told}");
+}
+
+#[test]
 fn a_bound_is_rounded_up() {
     assert_eq!(rounded_up(Duration::from_secs(3601)), Duration::from_mins(61));
     assert_eq!(rounded_up(Duration::from_millis(59_500)), Duration::from_mins(1));
@@ -180,8 +188,12 @@ fn hosts_that_are_missed_are_told_of_by_day() {
     let at = |text: &str| text.parse::<jiff::Timestamp>().unwrap();
     let days = [("ns3", "2026-11-20T23:59:00Z"), ("nas", "2026-11-22T10:00:00Z"), ("ha", "2026-11-22T20:00:00Z")];
     let missed = days.map(|(host, day)| (crate::report::tests::scenario::name(host), at(day))).into();
-    insta::assert_snapshot!(crate::report::missed(&missed).join("\n"), @"
+    insta::assert_snapshot!(crate::report::missed(&missed, &TimeZone::UTC).join("\n"), @"
     ns3 was there on 2026-11-20 and does not answer now
+    ha nas were there on 2026-11-22 and do not answer now
+    ");
+    insta::assert_snapshot!(crate::report::missed(&missed, &TimeZone::fixed(jiff::tz::offset(1))).join("\n"), @"
+    ns3 was there on 2026-11-21 and does not answer now
     ha nas were there on 2026-11-22 and do not answer now
     ");
 }

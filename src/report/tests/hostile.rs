@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use jiff::tz::TimeZone;
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -62,12 +63,12 @@ fn shown(said: &str) -> String {
     page += &story.told();
     page += &rollouts_table(&[(&story.summary, Liveness::Over)], start(), usize::MAX);
     let hosts = [
-        HostAnswer { report: report("test1", said), proved: true },
-        HostAnswer { report: HostReport { busy: None, ..report("test2", said) }, proved: false },
+        HostAnswer { report: Box::new(report("test1", said)), proved: true },
+        HostAnswer { report: Box::new(HostReport { busy: None, ..report("test2", said) }), proved: false },
     ];
     page += &hosts_table(&hosts, &HostsView { behind: &BTreeMap::new(), now: start(), width: 60 });
     let document = Document::of(&story.summary, Liveness::Over, start()).unwrap();
-    page += &[html(&document), markdown(&document), junit(&document)].concat();
+    page += &[html(&document, &TimeZone::UTC), markdown(&document, &TimeZone::UTC), junit(&document)].concat();
 
     let (paper, host) = (SharedBuffer::default(), name("test1"));
     let mut json = Json::new(paper.clone());

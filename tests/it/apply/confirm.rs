@@ -49,7 +49,7 @@ fn on_a_terminal(lab: &Lab) -> (Running, File) {
 }
 
 /// A terminal: the end of the one who sits there, and that of the programs.
-fn terminal() -> (File, File) {
+pub fn terminal() -> (File, File) {
     let keyboard = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
     unlockpt(&keyboard).unwrap();
     let name = ptsname(&keyboard, Vec::new()).unwrap();

@@ -50,6 +50,17 @@ async fn the_second_on_a_tier_is_refused_and_told_who_what_and_since_when() {
 }
 
 #[tokio::test]
+async fn since_when_is_told_in_the_time_of_who_asks() {
+    let (lab, first) = taken().await;
+    for (zone, tells) in [("XYZ-5:30", " XYZ, and is in wave"), ("", " UTC, and is in wave")] {
+        let mut second = stage::command(&lab, "apply", "revision = 'main'\n[[wave]]\ntargets = 'prod.jelly'\n");
+        second.arg("--yes").env("TZ", zone);
+        stage::start(second).ended().await.unwrap().expect(3).told(tells);
+    }
+    leave(&lab, first).await;
+}
+
+#[tokio::test]
 async fn a_rollout_that_was_left_does_not_go_on_beside_another() {
     let lab = cut_off().await;
     let left = only_id(&lab);

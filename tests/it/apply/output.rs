@@ -5,7 +5,10 @@ use std::process::Stdio;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
+use super::confirm::terminal;
 use super::stage::{self, open, order, ran, until};
+use crate::operator::Running;
+use crate::support::lab::Lab;
 use crate::support::rebuild::GATE;
 use crate::support::wait;
 
@@ -58,4 +61,39 @@ async fn a_reader_that_has_seen_enough_does_not_stop_the_rollout() {
     let output = wait::event("the command ends", child.wait_with_output()).await.unwrap().unwrap();
     assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()), (Some(0), ""));
     assert_eq!(ran(&lab), ["test1", "ns1"]);
+}
+
+/// What a rollout and an error show on a terminal of this kind.
+async fn shown(lab: &Lab, term: &str, no_color: &str) -> String {
+    let mut apply = stage::command(lab, "apply", PLAN);
+    apply.args(["--yes", "--even-if-current"]);
+    let mut fail = lab.operator(&lab.admin).unwrap();
+    fail.args(["apply", "nowhere"]);
+    let mut shown = String::new();
+    for (mut command, code) in [(apply, 0), (fail, 2)] {
+        command.env("TERM", term).env("NO_COLOR", no_color);
+        let (screen, terminal) = terminal();
+        let running = Running::start_on(command, terminal, screen).unwrap();
+        shown += &running.ended().await.unwrap().expect(code).stderr;
+    }
+    assert!(shown.contains("2 hosts completed") && shown.contains("there is no plan"), "{shown}");
+    shown
+}
+
+#[tokio::test]
+async fn a_terminal_gets_no_more_than_it_can_do_and_is_wanted() {
+    let lab = stage::lab(&["test.test1", "prod.ns1"]).await;
+    let colors = ["\u{1b}[1m", "\u{1b}[2m", "\u{1b}[3"];
+    let dumb = shown(&lab, "dumb", "").await;
+    assert!(!dumb.contains('\u{1b}'), "{dumb:?}");
+    let plain = shown(&lab, "xterm-256color", "1").await;
+    assert!(plain.contains('\u{1b}') && !colors.iter().any(|color| plain.contains(color)), "{plain:?}");
+    let colored = shown(&lab, "xterm-256color", "").await;
+    assert!(colors.iter().all(|color| colored.contains(color)), "{colored:?}");
+    // A color is that of a symbol, which ends where the next word begins: a text that is light on dark stays so.
+    for part in colored.split("\u{1b}[3").skip(1) {
+        let (_, symbol) = part.split_once('m').unwrap();
+        let (symbol, _) = symbol.split_once("\u{1b}[").unwrap();
+        assert!(!symbol.chars().any(char::is_alphanumeric), "{symbol:?} in {colored:?}");
+    }
 }

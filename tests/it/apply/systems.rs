@@ -136,6 +136,25 @@ async fn nothing_is_sent_where_a_host_would_build_its_own() {
     assert_eq!(wiretap.requests().await, [""; 0]);
 }
 
+/// What a listener says of itself, and not what a test says for it.
+#[tokio::test]
+async fn a_listener_that_trusts_no_key_is_named_before_anything_is_sent() {
+    let mut lab = stage::empty(&["test.test1", "prod.ns1"]).await;
+    let key = "fleet-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=";
+    lab.listen(&crate::host("test1"), &["--system-key", key]).await.unwrap();
+    lab.listen(&crate::host("ns1"), &[]).await.unwrap();
+    write_map(&lab, &["test1", "ns1"]);
+    let mut wiretap = Wiretap::begin(&lab).await;
+    for plan in [PLAN.to_owned(), format!("stage = true\n{PLAN}")] {
+        let ended = apply(&lab, &plan, &MAP).await.expect(2);
+        ended.told("the listeners of ns1 do not take systems that were built elsewhere").not_told("test1 do not");
+    }
+    assert_eq!(wiretap.requests().await, [""; 0]);
+    // The other one takes a system, and finds that no cache has it.
+    apply(&lab, PLAN, &[&MAP[..], &["--exclude", "ns1"]].concat()).await.expect(1).told("test1 failed");
+    assert_eq!(wiretap.requests().await, ["deploy.test.test1"]);
+}
+
 #[tokio::test]
 async fn a_host_that_was_silent_is_sent_nothing_before_it_is_known_to_take_a_system() {
     let lab = stage::empty(&["test.test1", "prod.ns1"]).await;

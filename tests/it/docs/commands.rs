@@ -188,7 +188,7 @@ fn nats_server_takes_each_configuration_on_the_pages() {
 fn each_plan_on_the_pages_is_one() {
     let mut plans = 0;
     for (name, text) in blocks("toml").into_iter().filter(|(_, text)| text.contains("[[wave]]")) {
-        let plan = Plan::parse(&text, "plan", &|_| None);
+        let plan = Plan::parse(&text, "plan", &|_: &str| None);
         assert!(plan.is_ok(), "{name}: {text}\n{plan:?}");
         plans += 1;
     }

@@ -38,6 +38,69 @@ async fn names_that_are_nearly_right_are_told_with_the_right_one() {
     assert!(!plan.stdout.contains("did you mean"), "{}", plan.stdout);
 }
 
+/// Whatever is named, be it a host, a role, an alias, a wave, a context or a rollout.
+#[tokio::test]
+async fn each_name_that_is_not_there_is_answered_with_the_one_that_is_most_like_it() {
+    let lab = stage::lab(&["prod.ns1.dns", "prod.nas"]).await;
+    let plan = "revision = 'main'\n[[wave]]\nname = 'first'\ntargets = 'prod.all'\n";
+    let (server, key, flake) = (lab.server.url(), lab.admin.seed_file().display(), lab.flake.url());
+    let context = format!(
+        "default-context = 'home'\n[context.home]\nserver = {server:?}\nkey = '{key}'\nflake = {flake:?}\n\
+         aliases = {{ everybody = 'deploy.prod.all' }}\n"
+    );
+    fs::write(lab.home().join("homelab-deploy.toml"), context).unwrap();
+    stage::write_plan(&lab, plan);
+    operator::run(&lab, &["apply", "plan", "--yes"]).await.unwrap().expect(0);
+    let id = operator::run(&lab, &["rollouts", "--json"]).await.unwrap().expect(0).stdout;
+    let id = serde_json::from_str::<serde_json::Value>(&id).unwrap()[0]["id"].as_str().unwrap()[..8].to_owned();
+    let last = if id.ends_with('0') { "1" } else { "0" };
+    let mut unheard = Vec::new();
+    let (other, this) = (format!("{}{last}", &id[..7]), format!("did you mean {id}?"));
+
+    for (arguments, code, help) in [
+        (&["deploy", "evrybody", "--branch", "main"][..], 2, "did you mean everybody?"),
+        (&["deploy", "prod.role.dsn", "--branch", "main"], 1, "did you mean deploy.prod.role.dns?"),
+        (&["deploy", "prdo.all", "--branch", "main"], 1, "did you mean deploy.prod.all?"),
+        (&["apply", "plan", "--yes", "--exclude", "nsl"], 2, "did you mean ns1?"),
+        (&["apply", "plan", "--yes", "--only", "frist"], 2, "did you mean first?"),
+        (&["rollback", "nsl", "--yes"], 3, "did you mean ns1?"),
+        (&["hosts", "--context", "hmoe"], 2, "did you mean home?"),
+        (&["status", &other], 3, &this),
+        (&["report", &other], 3, &this),
+        (&["abort", &other], 3, &this),
+        (&["rollback", &other, "--yes"], 3, &this),
+        (&["apply", "--resume", &other, "--yes"], 3, &this),
+    ] {
+        let told = operator::run(&lab, arguments).await.unwrap().expect(code).stderr;
+        unheard.extend((!one_line(&told).contains(help)).then(|| format!("{arguments:?}: {told}")));
+    }
+    let unlike = operator::run(&lab, &["status", "12345678"]).await.unwrap().expect(3);
+    assert!(!unlike.stderr.contains("did you mean"), "{}", unlike.stderr);
+
+    for (line, help) in [
+        ("exclude = 'prod.nsl'", "did you mean prod.ns1?"),
+        ("exclude = 'prod.role.dsn'", "`prod.role.dsn` excludes no host: did you mean prod.role.dns?"),
+    ] {
+        stage::write_plan(&lab, &format!("{plan}{line}\n"));
+        let shown = operator::run(&lab, &["plan", "plan"]).await.unwrap().expect(0).stdout;
+        unheard.extend((!one_line(&shown).contains(help)).then(|| format!("{line}: {shown}")));
+    }
+    stage::write_plan(&lab, "revision = 'main'\n[[wave]]\ntargets = ['prod.nas', 'prod.nsl']\n");
+    let found = operator::run(&lab, &["doctor"]).await.unwrap().expect(0).stdout;
+    assert!(found.contains("it names prod.nsl, of which nothing is known"), "{found}");
+    unheard.extend((!found.contains("did you mean ns1?")).then_some(found));
+    for (target, help) in [("evrybody", "did you mean everybody?"), ("prod.role.dsn", "did you mean prod.role.dns?")] {
+        stage::write_plan(&lab, &format!("revision = 'main'\n[[wave]]\ntargets = '{target}'\n"));
+        let told = operator::run(&lab, &["plan", "plan"]).await.unwrap().expect(2).stderr;
+        unheard.extend((!one_line(&told).contains(help)).then(|| format!("{target}: {told}")));
+    }
+    assert!(unheard.is_empty(), "{} are not told:\n{}", unheard.len(), unheard.join("\n"));
+}
+
+fn one_line(told: &str) -> String {
+    told.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 /// Where the words of git are long, the end of a line is cut off where it is shown.
 #[tokio::test]
 async fn a_host_that_cannot_look_a_branch_up_says_why_first() {

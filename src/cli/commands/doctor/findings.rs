@@ -5,7 +5,14 @@ use std::fmt::{Display, Write};
 use miette::Diagnostic;
 use serde::Serialize;
 
+use crate::cli::out::wrapped;
 use crate::nats_config::{Deviation, Operation};
+
+/// A text that has fewer columns than this beside what it is about, or too few for one of its words, goes on below that.
+const MIN_TEXT: usize = 24;
+
+/// The margin of what goes on there.
+const MARGIN: usize = 4;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -78,8 +85,12 @@ impl Findings {
     }
 
     /// All of it for people, what is wrong with what to do below it.
-    pub(super) fn text(&self) -> String {
+    pub(super) fn text(&self, room: usize) -> String {
         let width = self.0.iter().map(|finding| finding.about.chars().count()).max().unwrap_or_default();
+        let margin = |text: &str| {
+            let longest = text.split(' ').map(|word| word.chars().count()).max().unwrap_or_default();
+            " ".repeat(if room < width + 13 + longest.max(MIN_TEXT) { MARGIN } else { width + 13 })
+        };
         let mut text = String::new();
         for Finding { level, about, what, next } in &self.0 {
             let sign = match level {
@@ -88,9 +99,10 @@ impl Findings {
                 Level::Problem => "✖ problem",
             };
             // Writing to a String cannot fail.
-            let _ = writeln!(text, "{sign}  {about:width$}  {what}");
+            let _ = writeln!(text, "{}", wrapped(&format!("{sign}  {about:width$}  {what}"), room, &margin(what)));
             if let Some(next) = next {
-                let _ = writeln!(text, "{:width$}{next}", "", width = width + 13);
+                let margin = margin(next);
+                let _ = writeln!(text, "{}", wrapped(&format!("{margin}{next}"), room, &margin));
             }
         }
         text
@@ -111,7 +123,26 @@ mod tests {
         let exceeds = Deviation::Exceeds((Operation::Subscribe, "deploy.prod.>".to_owned()));
         findings.deviations("key", "this key", &[lacks("a"), exceeds, lacks("b")]);
         assert_eq!(findings.worst(), Level::Problem);
-        insta::assert_snapshot!(findings.text(), @"
+        insta::assert_snapshot!(findings.text(60), @"
+        ✔ ok       server  nats://h:4222 accepts the key
+        • note     ns1     it does not answer
+                           start it
+        ✖ problem  key     this key may not publish to a, b, and has
+                           to
+                           replace its permissions in the server's
+                           configuration by those that
+                           `homelab-deploy nats-config` prints, and
+                           reload the server: nats-server --signal
+                           reload
+        ✖ problem  key     this key may subscribe to deploy.prod.>,
+                           and must not
+                           replace its permissions in the server's
+                           configuration by those that
+                           `homelab-deploy nats-config` prints, and
+                           reload the server: nats-server --signal
+                           reload
+        ");
+        insta::assert_snapshot!(findings.text(usize::MAX), @"
         ✔ ok       server  nats://h:4222 accepts the key
         • note     ns1     it does not answer
                            start it

@@ -1,5 +1,6 @@
 //! An operator's end: the key and what the server lets it do, the hosts, the plans, the records.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -17,7 +18,7 @@ use crate::operator::plan_file::PlanFile;
 use crate::operator::{Awaited, Discovered, Discovery, Purpose, RollCall};
 use crate::private_dir::PrivateDir;
 use crate::protocol::{Feature, HostAnswer, SubjectError, Target, Tier};
-use crate::text::safe;
+use crate::text::{did_you_mean, safe};
 
 /// How far apart clocks may be, beside the time that an answer may take.
 const CLOCKS_APART: SignedDuration = SignedDuration::from_secs(10);
@@ -178,7 +179,7 @@ impl OperatorCheckup<'_> {
     /// Whether the plans can be read, and name hosts that there are.
     fn plans(&self, hosts: &[HostAnswer], findings: &mut Findings) {
         for path in &self.args.plans.files() {
-            let plan = match PlanFile::read(path, &alias::lookup) {
+            let plan = match PlanFile::read(path, &alias::KnownAliases) {
                 Ok(file) => file.plan,
                 Err(error) => {
                     findings.error(path.display(), &error);
@@ -191,17 +192,17 @@ impl OperatorCheckup<'_> {
                 }
             };
             let before = findings.0.len();
-            let is_known = |tier: Tier, name: &str| {
-                let listed = self.fleet.map(|fleet| &fleet.hosts).into_iter().flatten();
-                let mut listed = listed.map(|(host, _)| (host.tier, host.hostname.as_str()));
-                let mut answering = hosts.iter().map(|host| (host.report.tier, host.report.hostname.as_str()));
-                listed.any(|host| host == (tier, name)) || answering.any(|host| host == (tier, name))
-            };
+            let listed = self.fleet.map(|fleet| &fleet.hosts).into_iter().flatten();
+            let listed = listed.map(|(host, _)| (host.tier, host.hostname.as_str()));
+            let answering = hosts.iter().map(|host| (host.report.tier, host.report.hostname.as_str()));
+            let known: BTreeSet<(Tier, &str)> = listed.chain(answering).collect();
             for selector in plan.waves.iter().flat_map(|wave| wave.targets.iter().chain(&wave.exclude)) {
                 if let Target::Host(tier, name) = &selector.value.target
-                    && !is_known(*tier, name.as_str())
+                    && !known.contains(&(*tier, name.as_str()))
                 {
-                    let next = "it is misspelt, or its listener does not run";
+                    let of_tier = known.iter().filter(|(known, _)| known == tier).map(|(_, name)| *name);
+                    let near = did_you_mean(name.as_str(), of_tier);
+                    let next = format!("{near}it is misspelt, or its listener does not run");
                     findings.note(
                         path.display(),
                         format!("it names {}, of which nothing is known", selector.value.text),

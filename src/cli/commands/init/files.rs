@@ -235,7 +235,7 @@ mod tests {
         dns = "deploy.prod.role.dns"
         media = "deploy.prod.role.media"
         "#);
-        Plan::parse(&plan, "rollout", &|_| None).unwrap();
+        Plan::parse(&plan, "rollout", &|_: &str| None).unwrap();
     }
 
     #[test]

@@ -19,11 +19,10 @@ use self::course::{Stage, Step};
 use self::roll_call::RollCalls;
 use super::ListenerError;
 use super::admission::{Decision, Refusal, addressed, decide};
-use super::allowance::Allowance;
 use super::config::Config;
 use super::history::RequestHistory;
 use super::host::{Host, System, instance};
-use super::inbox::{Inbox, Letter};
+use super::inbox::{Allowance, Inbox, Letter};
 use super::launch::Launcher;
 use super::metrics::Metrics;
 use super::problems::{Problems, compare_clocks, look_for_programs};
@@ -65,7 +64,7 @@ const SHOWN_BYTES: usize = 200;
 
 pub(super) struct Service {
     config: Config,
-    voice: Publisher,
+    publisher: Publisher,
     requests: Inbox,
     questions: Inbox,
     /// The server has answered by itself.
@@ -80,18 +79,18 @@ pub(super) struct Service {
     problems: Problems,
     answers: Allowance,
     lines: Allowance,
-    ledger: RequestHistory,
-    memory: StateDir,
+    history: RequestHistory,
+    state_dir: StateDir,
     launcher: Launcher,
     host: Host,
     boot_id: Option<String>,
     /// The ends of runs that the server does not have yet.
-    untold: Vec<Undelivered>,
+    undelivered: Vec<Undelivered>,
     /// Whether some of them are on their way. One batch at a time: the next one may be the same again.
     delivering: bool,
     /// The last system that was asked, and the commit that it says it is of.
     said: Option<(System, Option<Commit>)>,
-    pulse: Watchdog,
+    watchdog: Watchdog,
     metrics: watch::Sender<Metrics>,
     stage: Stage,
     steps: JoinSet<Step>,
@@ -100,9 +99,9 @@ pub(super) struct Service {
 
 #[derive(Debug)]
 pub(super) struct Past {
-    pub(super) memory: StateDir,
-    pub(super) ledger: RequestHistory,
-    pub(super) recalled: RecoveredState,
+    pub(super) state_dir: StateDir,
+    pub(super) history: RequestHistory,
+    pub(super) recovered: RecoveredState,
 }
 
 impl Service {
@@ -110,8 +109,8 @@ impl Service {
     pub(super) fn new(
         config: Config,
         (client, renewal): (Client, Renewal),
-        Past { memory, ledger, recalled }: Past,
-        pulse: Watchdog,
+        Past { state_dir, history, recovered }: Past,
+        watchdog: Watchdog,
         metrics: watch::Sender<Metrics>,
     ) -> Self {
         let host = Host::new(config.root.clone());
@@ -123,9 +122,9 @@ impl Service {
         };
         let echo = Arc::new(Notify::new());
         let mut service = Self {
-            ledger,
+            history,
             heartbeat: heartbeat(config.heartbeat),
-            voice: Publisher::new(client, renewal, &config, instance),
+            publisher: Publisher::new(client, renewal, &config, instance),
             requests: Inbox::new(echo.clone()),
             questions: Inbox::new(echo.clone()),
             echo,
@@ -139,17 +138,17 @@ impl Service {
             launcher: Launcher::new(config.supervisor.clone(), &host),
             host,
             boot_id,
-            untold: recalled.untold,
+            undelivered: recovered.undelivered,
             delivering: false,
             said: None,
-            pulse,
+            watchdog,
             metrics,
             stage: Stage::Idle,
             steps: JoinSet::new(),
             config,
-            memory,
+            state_dir,
         };
-        for (dir, spec) in recalled.unfinished {
+        for (dir, spec) in recovered.unfinished {
             service.take_up(dir, spec);
         }
         service
@@ -176,7 +175,7 @@ impl Service {
         self.tell_progress().await;
         self.deliver();
         self.show();
-        self.pulse.up();
+        self.watchdog.up();
         let end = loop {
             let trial_over = self.trial.as_ref().map_or_else(Instant::now, |trial| trial.over_at);
             tokio::select! {
@@ -184,7 +183,7 @@ impl Service {
                 Some(letter) = self.questions.letters.recv() => self.discover(letter).await,
                 Some(over) = self.steps.join_next() => self.step(over).await,
                 _ = self.heartbeat.tick(), if self.stage == Stage::Running => self.tell_progress().await,
-                () = self.pulse.due() => self.pulse.beat(),
+                () = self.watchdog.due() => self.watchdog.beat(),
                 Some(event) = events.recv() => if let Err(error) = self.bus(event).await {
                     break Err(error);
                 },
@@ -202,13 +201,13 @@ impl Service {
 
     /// Shows systemd and Prometheus how the listener is.
     fn show(&mut self) {
-        let connected = self.voice.connected;
+        let connected = self.publisher.connected;
         self.metrics.send_if_modified(|metrics| mem::replace(&mut metrics.connected, connected) != connected);
-        let doing = match &self.ledger.current {
+        let doing = match &self.history.current {
             Some(current) => format!("{} of {}", current.spec.action, current.spec.revision),
             None => "waiting for requests".to_owned(),
         };
-        self.pulse.status(if connected { doing } else { format!("{doing}; not connected to NATS, trying again") });
+        self.watchdog.status(if connected { doing } else { format!("{doing}; not connected to NATS, trying again") });
     }
 
     async fn deploy(&mut self, letter: &Letter) {
@@ -217,15 +216,15 @@ impl Service {
         if let Ok(Request { expires_at: Some(at), .. }) = &request {
             compare_clocks(*at, clock::now(), &mut self.problems);
         }
-        let request = addressed(request, host, self.voice.rights, &self.ledger);
-        let elsewhere = || self.memory.damaged_holder().or_else(|| self.host.activation());
-        match decide(request, clock::now(), &self.ledger, elsewhere) {
+        let request = addressed(request, host, self.publisher.rights, &self.history);
+        let elsewhere = || self.state_dir.damaged_holder().or_else(|| self.host.activation());
+        match decide(request, clock::now(), &self.history, elsewhere) {
             Decision::Accept(request) => self.accept(request).await,
             Decision::Answer { reply_to, state } => {
                 if self.answers.take().is_some() {
                     self.remark(|| format!("asked again on {}: {}", shown(reply_to.as_str()), state.status));
                     let state = self.with_phase(state);
-                    self.voice.say(&reply_to, &state).await;
+                    self.publisher.say(&reply_to, &state).await;
                 }
             }
             Decision::Confirm { key, reply_to, state } => self.confirm(&key, &reply_to, state).await,
@@ -263,16 +262,16 @@ impl Service {
         );
         let (reply_to, id) = (request.reply_to.clone(), request.id.clone());
         let spec = match self.spec(request) {
-            Ok(spec) => Spec { number: self.memory.next_number(), ..spec },
+            Ok(spec) => Spec { number: self.state_dir.next_number(), ..spec },
             Err((error, message)) => {
                 return self.reject(Refusal { reply_to, id, error, message, holder: None }).await;
             }
         };
-        self.ledger.accepted(spec.clone());
+        self.history.accepted(spec.clone());
         // Before anything that takes time, so that the operator knows at once that the host has heard.
         self.tell_progress().await;
         self.stage = Stage::Beginning;
-        let (launcher, dir) = (self.launcher.clone(), self.memory.run_dir(&spec.key));
+        let (launcher, dir) = (self.launcher.clone(), self.state_dir.run_dir(&spec.key));
         self.steps.spawn_blocking(move || Step::Begun(rebuild::begin(&launcher, &dir, &spec)));
     }
 
@@ -285,8 +284,8 @@ impl Service {
             return if is_from_anybody { Err((ErrorCode::Untrusted, NO_KEY.to_owned())) } else { Ok(spec) };
         };
         let cannot = |why: String| (ErrorCode::InvalidRequest, format!("cannot return: {why}"));
-        let (action, end) = self.ledger.returnable(run.as_str()).map_err(cannot)?;
-        let facts = self.memory.run_dir(run.as_str()).get(files::BEFORE);
+        let (action, end) = self.history.returnable(run.as_str()).map_err(cannot)?;
+        let facts = self.state_dir.run_dir(run.as_str()).get(files::BEFORE);
         let facts = facts.ok_or_else(|| cannot(format!("what ran before {run} is not on record")))?;
         let revision = facts.revision.clone().or_else(|| end.previous_revision.clone());
         let return_to =
@@ -296,7 +295,7 @@ impl Service {
 
     /// Someone heard from the host after its activation, and says so.
     async fn confirm(&mut self, key: &str, reply_to: &ReplySubject, state: Response) {
-        let dir = self.memory.run_dir(key);
+        let dir = self.state_dir.run_dir(key);
         if dir.phase() == Phase::Confirm && !dir.is_confirmed() {
             tracing::info!(key = shown(key), "confirmed");
             if let Err(error) = dir.write_confirmed() {
@@ -304,7 +303,7 @@ impl Service {
             }
         }
         let state = self.with_phase(state);
-        self.voice.say(reply_to, &state).await;
+        self.publisher.say(reply_to, &state).await;
     }
 
     async fn reject(&mut self, refusal: Refusal) {
@@ -324,22 +323,22 @@ impl Service {
             holder: refusal.holder.map(Box::new),
             ..Response::new(self.config.hostname.clone(), Status::Rejected, message)
         };
-        self.voice.say(&refusal.reply_to, &response).await;
-        self.ledger.rejected(key, response);
+        self.publisher.say(&refusal.reply_to, &response).await;
+        self.history.rejected(key, response);
     }
 
     /// Reports how far the run is to the operator that asked for it.
     async fn tell_progress(&self) {
-        if let (Some(current), Some(state)) = (&self.ledger.current, self.ledger.current_state(clock::now())) {
-            self.voice.say(&current.spec.reply_to, &self.with_phase(state)).await;
+        if let (Some(current), Some(state)) = (&self.history.current, self.history.current_state(clock::now())) {
+            self.publisher.say(&current.spec.reply_to, &self.with_phase(state)).await;
         }
     }
 
     /// A state of the run with what it is at right now, and the commit as soon as it is known.
     fn with_phase(&self, state: Response) -> Response {
-        match &self.ledger.current {
+        match &self.history.current {
             Some(current) if state.status == Status::Started => {
-                let dir = self.memory.run_dir(&current.spec.key);
+                let dir = self.state_dir.run_dir(&current.spec.key);
                 let phase = match dir.phase() {
                     // The operator that hears of this phase confirms, and is answered: once is enough.
                     Phase::Confirm if dir.is_confirmed() => Phase::Verify,
@@ -353,13 +352,13 @@ impl Service {
 
     /// Ends: what is about to be said is said, and a run that goes on is left running.
     async fn finish(mut self) {
-        self.pulse.stopping();
+        self.watchdog.stopping();
         while matches!(self.stage, Stage::Beginning | Stage::Concluding)
             && let Some(step) = self.steps.join_next().await
         {
             self.step(step).await;
         }
-        if let Some(current) = &self.ledger.current {
+        if let Some(current) = &self.history.current {
             tracing::info!(key = current.spec.key, "the run goes on without this listener");
         }
         while self.delivering
@@ -367,8 +366,8 @@ impl Service {
         {
             self.step(step).await;
         }
-        self.memory.settle();
-        self.voice.flush().await;
+        self.state_dir.settle();
+        self.publisher.flush().await;
         tracing::info!("stopped");
     }
 }

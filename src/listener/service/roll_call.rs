@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use super::{Service, shown};
 use crate::clock;
-use crate::listener::allowance::Allowance;
 use crate::listener::host::System;
-use crate::listener::inbox::Letter;
+use crate::listener::inbox::{Allowance, Letter};
 use crate::listener::snapshot::configuration_revision;
 use crate::protocol::request::is_acknowledgement;
 use crate::protocol::{
@@ -79,9 +78,9 @@ impl Service {
             return self
                 .complain(|| format!("a roll call is dropped: an answer to {reply_to} is not this host's to give"));
         };
-        if self.voice.may_answer(&answer_to) && self.roll_calls.take(&letter.subject, &answer_to) {
+        if self.publisher.may_answer(&answer_to) && self.roll_calls.take(&letter.subject, &answer_to) {
             let answer = DiscoveryAnswer::Host(Box::new(self.report().await));
-            self.voice.publish(&answer_to, answer.to_bytes()).await;
+            self.publisher.publish(&answer_to, answer.to_bytes()).await;
         }
     }
 
@@ -92,7 +91,7 @@ impl Service {
             Some(system) => self.revision_of(system).await,
             None => None,
         };
-        let Self { config, host, ledger, .. } = self;
+        let Self { config, host, history, .. } = self;
         let of_trust = Feature::OF_TRUST.into_iter().filter(|_| !config.system_keys.is_empty());
         let system = system.map(|system| system.path);
         let profile = host.profile();
@@ -105,14 +104,14 @@ impl Service {
             version: Some(env!("CARGO_PKG_VERSION").to_owned()),
             features: Feature::ALWAYS.into_iter().chain(of_trust).collect(),
             flake: Some(config.flake.public()),
-            instance: Some(self.voice.instance),
+            instance: Some(self.publisher.instance),
             machine: host.machine(),
-            last: ledger.last_run(system.as_deref(), next_boot).map(Box::new),
-            revision: said.or_else(|| ledger.deployed(system.as_deref()).cloned()),
+            last: history.last_run(system.as_deref(), next_boot).map(Box::new),
+            revision: said.or_else(|| history.deployed(system.as_deref()).cloned()),
             generation: profile.as_ref().and_then(|profile| profile.generation),
             reboot_required: host.reboot_required(),
             next_boot_differs: next_boot.zip(system.as_deref()).map(|(next_boot, running)| next_boot != running),
-            deployed_differs: ledger
+            deployed_differs: history
                 .last_deployed
                 .as_ref()
                 .and_then(|deployed| deployed.differs_from(system.as_deref()?)),
@@ -120,7 +119,7 @@ impl Service {
             booted_system_differs: host.booted_system_differs(),
             uptime_s: host.uptime_s(),
             now: Some(clock::now()),
-            busy: ledger.holder().or_else(|| host.activation()).map(Box::new),
+            busy: history.holder().or_else(|| host.activation()).map(Box::new),
             problems: self.problems.told(),
         }
     }

@@ -4,7 +4,7 @@ use super::{REPEAT_FINAL_FOR, Service, shown};
 use crate::bus::{BusEvent, Operation, Violation};
 use crate::clock;
 use crate::listener::ListenerError;
-use crate::listener::problems::Kind;
+use crate::listener::problems::ProblemKind;
 use crate::listener::publisher::{May, Rights};
 use crate::protocol::subject::discover_tier;
 use crate::protocol::{Place, ReplySubject, Subject};
@@ -13,7 +13,7 @@ impl Service {
     /// Hears requests, which wait until it is known where they can be answered.
     pub(super) async fn hear_requests(&mut self) -> Result<(), ListenerError> {
         for subject in &self.config.deploy_subjects {
-            self.requests.subscribe(&self.voice.client, subject).await?;
+            self.requests.subscribe(&self.publisher.client, subject).await?;
         }
         self.try_rights().await;
         Ok(())
@@ -22,9 +22,9 @@ impl Service {
     /// Subscribes to roll calls, once the rights are known: in a flood of questions the refusals could get lost.
     pub(super) async fn hear_questions(&mut self) -> Result<(), ListenerError> {
         for subject in [&self.config.discover_subject, &self.tiers_questions()] {
-            self.questions.subscribe(&self.voice.client, subject).await?;
+            self.questions.subscribe(&self.publisher.client, subject).await?;
         }
-        self.voice.flush().await;
+        self.publisher.flush().await;
         let subjects: Vec<&str> = self.config.deploy_subjects.iter().map(Subject::as_str).collect();
         tracing::info!("listening on {}", subjects.join(", "));
         Ok(())
@@ -36,14 +36,14 @@ impl Service {
             BusEvent::Up => {
                 tracing::info!("connected again");
                 self.lockout.over();
-                self.voice.connected = true;
-                self.problems.solved(Kind::CannotHear);
+                self.publisher.connected = true;
+                self.problems.solved(ProblemKind::CannotHear);
                 self.try_rights().await;
                 self.repeat_state().await;
             }
             BusEvent::Down => {
                 tracing::warn!("connection lost");
-                self.voice.connected = false;
+                self.publisher.connected = false;
                 self.trial = None;
             }
             BusEvent::Refused(violation) => self.refused(&violation),
@@ -64,32 +64,32 @@ impl Service {
 
     async fn try_rights(&mut self) {
         if let Some(echo) = self.config.deploy_subjects.first() {
-            self.trial = Some(self.voice.try_rights(echo).await);
+            self.trial = Some(self.publisher.try_rights(echo).await);
         }
     }
 
     pub(super) fn rights_known(&mut self) {
         let Some(trial) = self.trial.take() else { return };
-        let (before, rights) = (self.voice.rights, trial.outcome(self.voice.rights));
-        self.voice.rights = rights;
+        let (before, rights) = (self.publisher.rights, trial.outcome(self.publisher.rights));
+        self.publisher.rights = rights;
         let Rights { own, shared, others } = rights;
         let prefix = format!("deploy.responses.{}.{}.>", self.config.tier, self.config.hostname);
         match own {
             May::No => {
                 let message =
                     format!("the server does not let this host publish {prefix}: no deployer hears its answers");
-                self.problems.found(Kind::MayNotAnswer, message);
+                self.problems.found(ProblemKind::MayNotAnswer, message);
             }
-            May::Yes => self.problems.solved(Kind::MayNotAnswer),
+            May::Yes => self.problems.solved(ProblemKind::MayNotAnswer),
             May::Unknown => {}
         }
         match others {
             May::Yes => {
                 let message =
                     format!("the server lets this host answer for others: {prefix} is enough, see `nats-config`");
-                self.problems.found(Kind::PermissionsTooWide, message);
+                self.problems.found(ProblemKind::PermissionsTooWide, message);
             }
-            May::No => self.problems.solved(Kind::PermissionsTooWide),
+            May::No => self.problems.solved(ProblemKind::PermissionsTooWide),
             May::Unknown => {}
         }
         if shared == May::No && before.shared != May::No {
@@ -109,11 +109,12 @@ impl Service {
             Operation::Subscribe => {
                 let message =
                     format!("{violation}: nothing that is sent there arrives; see its permissions on the server");
-                self.problems.found_with(Kind::CannotHear, subject, message);
+                self.problems.found_with(ProblemKind::CannotHear, subject, message);
             }
             Operation::Publish => {
-                if subject.parse::<ReplySubject>().is_ok_and(|subject| self.voice.place(&subject) == Place::Shared) {
-                    self.voice.rights.shared = May::No;
+                if subject.parse::<ReplySubject>().is_ok_and(|subject| self.publisher.place(&subject) == Place::Shared)
+                {
+                    self.publisher.rights.shared = May::No;
                 }
                 self.complain(|| {
                     format!("{}: see the permissions of its user on the server", shown(&violation.to_string()))
@@ -129,11 +130,11 @@ impl Service {
     /// Tells again what may have been lost with the connection: the state of the run, and how the last one ended.
     async fn repeat_state(&mut self) {
         self.tell_progress().await;
-        if self.untold.is_empty()
-            && let Some((spec, response)) = &self.ledger.last
+        if self.undelivered.is_empty()
+            && let Some((spec, response)) = &self.history.last
             && response.at.is_some_and(|at| clock::now().duration_since(at) < REPEAT_FINAL_FOR)
         {
-            self.voice.say(&spec.reply_to, response).await;
+            self.publisher.say(&spec.reply_to, response).await;
         }
         self.deliver();
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::task::{JoinError, spawn_blocking};
 
 use super::{Service, heartbeat, pace};
-use crate::listener::problems::{self, ASK_AGAIN, Kind};
+use crate::listener::problems::{self, ASK_AGAIN, ProblemKind};
 use crate::listener::rebuild::{self, Finished, RunEvent, Watcher};
 use crate::listener::run::{RunDir, Spec};
 use crate::listener::state_dir::Undelivered;
@@ -42,7 +42,7 @@ impl Service {
         match rebuild::over(&dir, &spec, self.boot_id.as_deref()) {
             None if self.stage == Stage::Idle => {
                 tracing::info!(key = spec.key, "taking up the run that goes on");
-                self.ledger.accepted(spec);
+                self.history.accepted(spec);
                 self.watch(Watcher::new(dir));
             }
             None => tracing::error!(key = spec.key, "a second run goes on; it is concluded at the next start"),
@@ -55,7 +55,7 @@ impl Service {
 
     /// The commit that this listener brought to run last, for a system that does not say its own.
     fn previous(&self) -> Option<Commit> {
-        self.ledger.last_deployed.as_ref().map(|deployed| deployed.commit.clone())
+        self.history.last_deployed.as_ref().map(|deployed| deployed.commit.clone())
     }
 
     pub(super) async fn step(&mut self, step: Result<Step, JoinError>) {
@@ -77,14 +77,14 @@ impl Service {
                 self.deliver();
             }
             Step::Done => {}
-            Step::Lost(untold) => {
+            Step::Lost(undelivered) => {
                 self.delivering = false;
-                self.untold.splice(..0, untold);
+                self.undelivered.splice(..0, undelivered);
                 self.deliver();
             }
-            Step::FlakeAsked(None) => self.problems.solved(Kind::FlakeUnreachable),
+            Step::FlakeAsked(None) => self.problems.solved(ProblemKind::FlakeUnreachable),
             Step::FlakeAsked(Some(why)) => {
-                self.problems.found(Kind::FlakeUnreachable, why);
+                self.problems.found(ProblemKind::FlakeUnreachable, why);
                 self.ask_flake(ASK_AGAIN);
             }
         }
@@ -97,12 +97,12 @@ impl Service {
 
     /// The run that goes on, and where it is kept.
     fn current(&self) -> Option<(RunDir, Spec)> {
-        let spec = self.ledger.current.as_ref()?.spec.clone();
-        Some((self.memory.run_dir(&spec.key), spec))
+        let spec = self.history.current.as_ref()?.spec.clone();
+        Some((self.state_dir.run_dir(&spec.key), spec))
     }
 
     pub(super) fn watch(&mut self, watch: Watcher) {
-        self.ledger.started();
+        self.history.started();
         self.stage = Stage::Running;
         self.follow(watch);
     }
@@ -113,7 +113,7 @@ impl Service {
         if phase == Phase::Confirm {
             // That the host can be reached is to be proven, and a connection from before the activation proves nothing:
             // it may go on where no new one could be made. It is told once the new one stands.
-            self.voice.connect_anew().await;
+            self.publisher.connect_anew().await;
         } else {
             self.tell_progress().await;
         }
@@ -148,10 +148,10 @@ impl Service {
             "{}", response.message
         );
         let (reply_to, told) = (spec.reply_to.clone(), response.clone());
-        self.untold.push(Undelivered { dir: dir.clone(), reply_to, response: told });
-        self.ledger.ended(spec, response);
-        self.metrics.send_modify(|metrics| metrics.count_last(&self.ledger));
-        let forget = self.memory.ended(dir);
+        self.undelivered.push(Undelivered { dir: dir.clone(), reply_to, response: told });
+        self.history.ended(spec, response);
+        self.metrics.send_modify(|metrics| metrics.count_last(&self.history));
+        let forget = self.state_dir.ended(dir);
         self.steps.spawn_blocking(move || {
             forget();
             Step::Done
@@ -160,18 +160,18 @@ impl Service {
 
     /// Hands the server the ends of runs that it does not have yet. Without a connection that waits for the next one.
     pub(super) fn deliver(&mut self) {
-        if self.untold.is_empty() || self.delivering || !self.voice.connected {
+        if self.undelivered.is_empty() || self.delivering || !self.publisher.connected {
             return;
         }
         self.delivering = true;
-        let untold = mem::take(&mut self.untold);
-        let voice = self.voice.clone();
+        let undelivered = mem::take(&mut self.undelivered);
+        let publisher = self.publisher.clone();
         self.steps.spawn(async move {
-            if !voice.deliver(&untold).await {
-                return Step::Lost(untold);
+            if !publisher.deliver(&undelivered).await {
+                return Step::Lost(undelivered);
             }
             // It is told again in doubt, and no slow disk holds up the loop.
-            spawn_blocking(move || untold.iter().for_each(Undelivered::told)).await.ok();
+            spawn_blocking(move || undelivered.iter().for_each(Undelivered::told)).await.ok();
             Step::Delivered
         });
     }

@@ -25,7 +25,7 @@ impl Service {
     pub(super) fn give_log(&mut self, subject: &Subject, question: LogRequest) {
         let LogRequest { log: LogPlace { id, offset }, reply_to } = question;
         let own = Target::Host(self.config.tier, self.config.hostname.clone()).subject();
-        if *subject != own || self.voice.place(&reply_to) != Place::Own || !self.voice.may_answer(&reply_to) {
+        if *subject != own || self.publisher.place(&reply_to) != Place::Own || !self.publisher.may_answer(&reply_to) {
             let reply_to = shown(reply_to.as_str());
             return self.complain(|| {
                 format!("a question for a log on {subject} is dropped: it wants its answer on {reply_to}")
@@ -33,10 +33,10 @@ impl Service {
         }
         let Ok(reader) = self.log_readers.clone().try_acquire_owned() else { return };
         // Before the output is read: what a run has written when it has ended is all that it writes.
-        let goes_on = self.ledger.goes_on(id.as_str());
-        let dir = self.memory.run_dir(id.as_str());
-        let most = MAX_PAGE_BYTES.min(self.voice.client.max_payload() / LONGEST_SPELLING);
-        let voice = self.voice.clone();
+        let goes_on = self.history.goes_on(id.as_str());
+        let dir = self.state_dir.run_dir(id.as_str());
+        let most = MAX_PAGE_BYTES.min(self.publisher.client.max_payload() / LONGEST_SPELLING);
+        let publisher = self.publisher.clone();
         self.steps.spawn(async move {
             sleep(PAGE_TAKES).await;
             let page = spawn_blocking(move || match goes_on {
@@ -44,7 +44,7 @@ impl Service {
                 None => no_log(id, NoLog::UnknownRun),
             });
             if let Ok(page) = page.await {
-                voice.publish(&reply_to, LogAnswer { log: page }.to_bytes()).await;
+                publisher.publish(&reply_to, LogAnswer { log: page }.to_bytes()).await;
             }
             drop(reader);
             Step::Done

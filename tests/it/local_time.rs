@@ -1,0 +1,50 @@
+//! A person reads times as the clock on the wall shows them, with the zone; programs read UTC.
+
+use std::path::Path;
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
+
+use crate::apply::stage;
+use crate::support::lab::Lab;
+
+/// The document of the latest rollout as somebody in this zone has it.
+async fn report(lab: &Lab, zone: &str, format: &str) -> String {
+    let mut command = lab.operator(&lab.admin).unwrap();
+    command.args(["report", "--format", format]).env("TZ", zone);
+    stage::start(command).ended().await.unwrap().expect(0).stdout
+}
+
+#[tokio::test]
+async fn a_person_reads_the_time_of_the_zone_and_a_program_that_of_utc() {
+    let lab = stage::lab(&["test.test1"]).await;
+    stage::apply(&lab, "revision = 'main'\n[[wave]]\ntargets = 'test.test1'\n").ended().await.unwrap().expect(0);
+    let json = report(&lab, "UTC", "json").await;
+    let began: Timestamp = serde_json::from_str::<Value>(&json).unwrap()["began_at"].as_str().unwrap().parse().unwrap();
+    let has_zones =
+        ["/usr/share/zoneinfo", "/etc/zoneinfo"].iter().any(|zones| Path::new(zones).join("Asia/Kolkata").exists());
+    let kolkata = if has_zones { (330, "IST") } else { (0, "UTC") };
+    for (zone, (minutes, name)) in [
+        ("UTC", (0, "UTC")),
+        ("", (0, "UTC")),
+        ("Asia/Kolkata", kolkata),
+        // This one says itself how far away it is.
+        ("XYZ-5:30", (330, "XYZ")),
+        ("No/Where", (0, "UTC")),
+    ] {
+        let local = began + SignedDuration::from_mins(minutes);
+        let told = format!("{} {name}", local.strftime("%Y-%m-%d %H:%M:%S"));
+        for format in ["markdown", "html"] {
+            // Markdown has a backslash before what means something there.
+            let document = report(&lab, zone, format).await.replace('\\', "");
+            assert!(document.contains(&told), "{zone}: {told} is not in {document}");
+        }
+    }
+    for format in ["json", "junit"] {
+        assert_eq!(report(&lab, "XYZ-5:30", format).await, report(&lab, "UTC", format).await);
+    }
+    let mut rollouts = lab.operator(&lab.admin).unwrap();
+    rollouts.args(["rollouts", "--json"]).env("TZ", "XYZ-5:30");
+    let rollouts = stage::start(rollouts).ended().await.unwrap().expect(0).stdout;
+    assert!(rollouts.contains(&began.to_string()), "{rollouts}");
+}
