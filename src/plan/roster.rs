@@ -56,15 +56,19 @@ pub fn nearest_subject<'a>(target: &Target, known: impl Iterator<Item = &'a Subj
         (Target::Role(tier, _), Ok(Target::Role(other, _))) => *tier == other,
         _ => false,
     };
-    // A host or role is spelled wrong in its name, and a subject of nobody's may be so anywhere.
-    let word = |subject| match target {
+    let asked = target.subject();
+    let known = known.filter(is_of_kind);
+    let near = nearest(word(&asked, target), known.clone().map(|known| word(known, target)))?;
+    let likeness = |subject: &Subject| strsim::jaro(asked.as_str(), subject.as_str());
+    known.filter(|known| word(known, target) == near).max_by(|a, b| likeness(a).total_cmp(&likeness(b)))
+}
+
+/// The part of a subject that may be spelled wrong: of a host or role its name, of a subject of nobody's any.
+fn word<'a>(subject: &'a Subject, target: &Target) -> &'a str {
+    match target {
         Target::Custom(_) => short(subject),
         _ => short(subject).rsplit('.').next().unwrap_or_default(),
-    };
-    let (asked, known) = (target.subject(), known.filter(is_of_kind));
-    let near = nearest(word(&asked), known.clone().map(word))?;
-    let likeness = |subject: &Subject| strsim::jaro(asked.as_str(), subject.as_str());
-    known.filter(|known| word(known) == near).max_by(|a, b| likeness(a).total_cmp(&likeness(b)))
+    }
 }
 
 impl Roster {

@@ -154,7 +154,7 @@ impl Replies {
     fn below(self, tier: &str, host: &str, last: &str) -> ReplySubject {
         let mut buffer = Uuid::encode_buffer();
         let rollout = self.rollout.encode(&mut buffer);
-        ReplySubject(Subject::joined(&[RESPONSES, tier, ".", host, ".", rollout, ".", last]))
+        ReplySubject(Subject::made([RESPONSES, tier, ".", host, ".", rollout, ".", last].concat()))
     }
 
     /// The host that an answer comes from and the request that it is about; `None` when it is not about this rollout. A name
