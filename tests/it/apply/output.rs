@@ -83,6 +83,8 @@ async fn shown(lab: &Lab, term: &str, no_color: &str) -> String {
 #[tokio::test]
 async fn a_terminal_gets_no_more_than_it_can_do_and_is_wanted() {
     let lab = stage::lab(&["test.test1", "prod.ns1"]).await;
+    // Long enough for something that moves to be drawn.
+    order(&lab, &["test1"], "sleep 1");
     let colors = ["\u{1b}[1m", "\u{1b}[2m", "\u{1b}[3"];
     let dumb = shown(&lab, "dumb", "").await;
     assert!(!dumb.contains('\u{1b}'), "{dumb:?}");
