@@ -9,9 +9,10 @@ demo-failure: cargo
 	cargo build --bins --example demo
 	cargo run --quiet --example demo -- failure
 
+# Most of a test is waiting, so three run at once for each core.
 test: cargo
 	scripts/mcp-client >/dev/null || true
-	scripts/run-tests --lib --bins --examples --test it
+	RUST_TEST_THREADS=$$((3 * $$(getconf _NPROCESSORS_ONLN))) scripts/run-tests --lib --bins --examples --test it
 
 # Tests on real hosts: systemd, Nix and git in a Debian of their own. They need root and apt; elsewhere they are skipped.
 box: cargo
