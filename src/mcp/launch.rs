@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use jiff::tz::TimeZone;
 use rmcp::model::CallToolResponse;
 use tokio::time::{Instant, timeout_at};
 
@@ -15,7 +16,6 @@ use super::call::{Progress, ToolCall};
 use super::context::{ToolContext, within_reach, wrong_tier};
 use super::error::ToolError;
 use super::settings::{Credential, Settings};
-use crate::clock;
 use crate::operator::detach::{Background, DetachError};
 use crate::operator::{Discovered, Kind, Part, PrepareOptions, Prepared};
 use crate::plan::{Hooks, Plan};
@@ -106,7 +106,7 @@ impl ToolContext {
         }
         let mut prepared = Box::pin(wanted.settle(called)).await?;
         within_reach(credential, &prepared.rollout.plan)?;
-        prepared.warnings.extend(report::missed(&prepared.missed(&self.settings.journals), &clock::zone()));
+        prepared.warnings.extend(report::missed(&prepared.missed(&self.settings.journals), &TimeZone::UTC));
         Ok(prepared)
     }
 

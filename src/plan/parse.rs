@@ -288,8 +288,8 @@ impl PlanTable {
             return PlanDiagnostic::mistake(format!("`{key}` does not belong here")).help(format!("it belongs {home}"));
         }
         let unknown = PlanDiagnostic::mistake(format!("unknown key `{key}`"));
-        // Of two keys that are equally near the later one is taken, and that shall be one of this table.
-        let known = [Self::Top, Self::Wave, self].into_iter().flat_map(Self::keys);
+        // Of two keys that are equally near the first one is taken, and that shall be one of this table.
+        let known = [self, Self::Top, Self::Wave].into_iter().flat_map(Self::keys);
         let Some(near) = nearest(key, known) else {
             return unknown.help(format!("the keys here are {}", self.keys().join(", ")));
         };

@@ -147,7 +147,7 @@ impl<'a> Resolver<'a> {
     }
 
     /// A host that does not answer, while one with a name like it does that is not spoken of. Hosts with a number are alike
-    /// because they are many.
+    /// because they are many. What the file does not name was remembered, or checked where it was typed.
     fn misspelt(
         &self,
         name: &HostName,
@@ -155,6 +155,9 @@ impl<'a> Resolver<'a> {
         by: &Spanned<Selector>,
         is_spoken_of: impl Fn(&HostName) -> bool,
     ) -> Option<PlanDiagnostic> {
+        if by.span.is_empty() {
+            return None;
+        }
         let letters = |name: &str| name.replace(|c: char| c.is_ascii_digit(), "");
         let others = self.roster.hosts().filter(|host| host.tier == tier);
         let others = others.map(|host| host.hostname.as_str()).filter(|other| letters(other) != letters(name.as_str()));

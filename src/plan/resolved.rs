@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::diagnostic::{PlanDiagnostic, PlanErrors, list};
 use super::roster::{Roster, groups_of};
-use super::settings::{CONFIRM_TIMEOUT, Hooks, Rollback};
+use super::settings::{CONFIRM_TIMEOUT, Hook, Hooks, Rollback};
 use crate::protocol::{
     Action, Commit, FlakeUrl, HostName, HostReport, RETURN_WITHIN, Subject, SystemPath, Target, Tier,
 };
@@ -32,8 +33,16 @@ pub struct ResolvedPlan {
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub remembered: BTreeSet<HostName>,
     /// What is told how the rollout goes.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, deserialize_with = "known_hooks", skip_serializing_if = "BTreeMap::is_empty")]
     pub hooks: Hooks,
+}
+
+/// Reads the hooks that this version knows. A later one may record others, and its journals have to be readable.
+fn known_hooks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Hooks, D::Error> {
+    let recorded = BTreeMap::<String, serde_json::Value>::deserialize(deserializer)?;
+    let argv = |hook: Hook| recorded.get(hook.as_str()).filter(|argv| !argv.is_null());
+    let known = Hook::ALL.into_iter().filter_map(|hook| Some((hook, argv(hook)?)));
+    known.map(|(hook, argv)| Ok((hook, Vec::deserialize(argv).map_err(D::Error::custom)?))).collect()
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

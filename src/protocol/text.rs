@@ -70,32 +70,36 @@ fn cut(text: &mut String, bound: usize) {
     }
 }
 
+/// A text as the message has it. A `Cow` alone would be a copy of it: <https://serde.rs/lifetimes.html#borrowing-data-in-a-derived-impl>.
+#[derive(Deserialize)]
+struct Borrowed<'a>(#[serde(borrow)] Cow<'a, str>);
+
 /// For fields of messages: [`clean_line`].
 pub(super) fn line<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    Cow::<'de, str>::deserialize(deserializer).map(|text| clean_line(&text))
+    Borrowed::deserialize(deserializer).map(|Borrowed(text)| clean_line(&text))
 }
 
 /// For fields of messages: [`clean_line`], where there is one.
 pub(super) fn optional_line<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    Ok(Option::<Cow<'de, str>>::deserialize(deserializer)?.map(|text| clean_line(&text)))
+    Ok(Option::<Borrowed>::deserialize(deserializer)?.map(|Borrowed(text)| clean_line(&text)))
 }
 
 /// For fields of messages: [`clean_line`] for each.
 pub(super) fn lines<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-    Ok(Vec::<Cow<'de, str>>::deserialize(deserializer)?.iter().map(|text| clean_line(text)).collect())
+    Ok(Vec::<Borrowed>::deserialize(deserializer)?.iter().map(|Borrowed(text)| clean_line(text)).collect())
 }
 
 /// For fields of messages: [`clean_text`]; other programs write an absent text as null.
 pub(super) fn text_or_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    Ok(Option::<Cow<'de, str>>::deserialize(deserializer)?.map_or_else(String::new, |text| clean_text(&text)))
+    Ok(Option::<Borrowed>::deserialize(deserializer)?.map_or_else(String::new, |Borrowed(text)| clean_text(&text)))
 }
 
 /// Other programs write an absent text as `""`.
 pub(super) fn empty_is_none<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(
     deserializer: D,
 ) -> Result<Option<T>, D::Error> {
-    let text = Option::<Cow<'de, str>>::deserialize(deserializer)?.filter(|text| !text.is_empty());
-    text.map(|text| text.parse()).transpose().map_err(Error::custom)
+    let text = Option::<Borrowed>::deserialize(deserializer)?.filter(|Borrowed(text)| !text.is_empty());
+    text.map(|Borrowed(text)| text.parse()).transpose().map_err(Error::custom)
 }
 
 /// Reads a message. The text is checked once as a whole, as serde would otherwise check each string in it by itself.

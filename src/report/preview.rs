@@ -70,7 +70,7 @@ pub fn rollback_commits(rollout: &Rollout) -> String {
     let to = wording::revision(rollout);
     let mut by_commit: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     let new = rollout.revision.commit();
-    let moves = |host: &&ResolvedHost| !host.is_current && host.revision != new;
+    let moves = |host: &&ResolvedHost| !host.is_current && (new.is_none() || host.revision != new);
     for host in rollout.plan.hosts().filter(moves) {
         let from = host.revision.as_ref().map_or("what they run", Commit::short);
         by_commit.entry(from).or_default().push(host.hostname.as_str());

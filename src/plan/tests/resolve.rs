@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::super::Roster;
+use super::super::{Hook, Hooks, ResolvedPlan, Roster};
 use super::{answered_by, demo_roster, host, listening, plan, report, roster, told, waves};
 use crate::protocol::{HostReport, Tier};
 
@@ -40,6 +40,22 @@ fn waves_of(targets: &[&[&str]]) -> String {
         format!("[[wave]]\nname = 'w{index}'\ntargets = {targets:?}\nexclude = {exclude:?}\n")
     };
     targets.iter().enumerate().map(wave).collect()
+}
+
+#[test]
+fn who_excludes_a_host_that_is_down_has_not_misspelt_it() {
+    let text = waves_of(&[&["prod.db-east"], &["prod.db-west"]]);
+    let mut plan = plan(&text);
+    plan.exclude(&"db-east".parse().unwrap());
+    let (_, warnings) = plan.resolve(&roster(&["prod.db-west"])).unwrap();
+    assert_eq!(told(&warnings), "");
+}
+
+#[test]
+fn a_record_of_a_later_version_may_have_hooks_of_its_own() {
+    let record = serde_json::json!({ "name": "p", "waves": [], "hooks": { "on_wave": true, "on_start": null, "on_halt": ["x"] } });
+    let plan: ResolvedPlan = serde_json::from_value(record).unwrap();
+    assert_eq!(plan.hooks, Hooks::from([(Hook::OnHalt, vec!["x".to_owned()])]));
 }
 
 #[test]

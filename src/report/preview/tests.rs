@@ -178,6 +178,18 @@ fn a_host_that_runs_the_commit_already_does_not_go_back_to_it() {
 }
 
 #[test]
+fn where_the_commit_is_not_known_each_host_may_go_back() {
+    let mut rollout = sunday();
+    rollout.revision = "main".parse().unwrap();
+    for host in rollout.plan.waves.iter_mut().flat_map(|wave| &mut wave.hosts) {
+        host.revision = None;
+        host.is_current = false;
+    }
+    let told = rollback_commits(&rollout);
+    assert!(rollout.plan.hosts().all(|host| told.contains(host.hostname.as_str())), "{told}");
+}
+
+#[test]
 fn a_bound_is_rounded_up() {
     assert_eq!(rounded_up(Duration::from_secs(3601)), Duration::from_mins(61));
     assert_eq!(rounded_up(Duration::from_millis(59_500)), Duration::from_mins(1));
