@@ -36,6 +36,15 @@ const READ_LOGS_WITHIN: Duration = Duration::from_secs(2);
 /// A connection that stands still is noticed within this time.
 const PROOF_WITHIN: Duration = Duration::from_secs(10);
 
+/// Whether the server has proved that it hears us, since hosts were about to be given up.
+#[derive(Debug, Clone, Copy)]
+enum Proof {
+    Unasked,
+    /// It is waited for until then.
+    Asked(Instant),
+    Given,
+}
+
 /// Everything that a machine needs around it.
 pub struct Drive<'a> {
     fleet: Fleet,
@@ -140,8 +149,8 @@ impl<'a> Drive<'a> {
         let mut ticks = interval_at(began + TICK, TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut news = Vec::with_capacity(BATCH);
-        // Until when the proof is awaited that the silence is the hosts' and not the connection's.
-        let mut proof_until = None;
+        // That the silence is the hosts' and not the connection's.
+        let mut proof = Proof::Unasked;
         loop {
             match self.carry_out(machine) {
                 Ok(()) => {}
@@ -155,7 +164,11 @@ impl<'a> Drive<'a> {
                 return self.unrecorded.take().map_or(Ok(()), Err);
             }
             let deadline = machine.deadline().map(|deadline| began + deadline);
-            let wake_at = deadline.map(|deadline| proof_until.unwrap_or(deadline));
+            let wake_at = deadline.map(|deadline| match proof {
+                Proof::Unasked => deadline,
+                Proof::Asked(until) => until,
+                Proof::Given => Instant::now(),
+            });
             tokio::select! {
                 biased;
                 Some(how) = self.interrupts.recv() => self.tell(machine, Input::Interrupt(how)),
@@ -167,10 +180,10 @@ impl<'a> Drive<'a> {
                     for item in news.drain(..) {
                         match item {
                             FleetEvent::Input(input) => machine.handle(now, input),
-                            FleetEvent::Proved => proof_until = proof_until.map(|_| Instant::now()),
+                            FleetEvent::Proved if matches!(proof, Proof::Asked(_)) => proof = Proof::Given,
                             FleetEvent::Refused(violation) => return Err(DriveError::Refused(violation)),
                             FleetEvent::Log { host, lines } => self.books.log(&host, &lines),
-                            FleetEvent::LogsRead => {}
+                            FleetEvent::Proved | FleetEvent::LogsRead => {}
                         }
                     }
                 }
@@ -185,10 +198,11 @@ impl<'a> Drive<'a> {
                 }
                 () = sleep_until(wake_at.unwrap_or(began)), if wake_at.is_some() => {
                     let now = self.now(machine);
-                    if proof_until.take().is_none() && machine.gives_up(now) {
-                        proof_until = Some(Instant::now() + PROOF_WITHIN);
+                    if matches!(proof, Proof::Unasked) && machine.gives_up(now) {
+                        proof = Proof::Asked(Instant::now() + PROOF_WITHIN);
                         self.fleet.orders.send(Outbound::Prove).map_err(|_| DriveError::Gone)?;
                     } else {
+                        proof = Proof::Unasked;
                         machine.handle_deadline(now);
                     }
                 }
