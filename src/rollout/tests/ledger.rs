@@ -283,15 +283,15 @@ impl<'a> Ledger<'a> {
             let completed = is_current || (seen.is_completed() && seen.back.is_none());
             if seen.is_in_flight() && seen.may_be_at.is_some() {
                 seen.was_found_in_flight(at);
-            } else if self.is_staging && completed {
-                // It will be asked again, by a process that has not heard it.
-                seen.supports_ids = seen.host.supports_ids;
-                seen.supports_rollback = seen.host.supports_rollback;
-                seen.supports_system = seen.host.supports_system;
             } else if !succeeded && !completed {
                 let (may_be_at, ended) = (seen.may_be_at.take(), std::mem::take(&mut seen.ended));
                 let (wave, fetched, asked) = (seen.wave, seen.fetched, std::mem::take(&mut seen.fetches));
                 *seen = Seen { wave, fetched, fetches: asked, may_be_at, ended, ..Seen::new(seen.host, seen.own_wave) };
+            } else if self.is_staging {
+                // It will be asked again, by a process that has not heard it.
+                seen.supports_ids = seen.host.supports_ids;
+                seen.supports_rollback = seen.host.supports_rollback;
+                seen.supports_system = seen.host.supports_system;
             }
         }
         let in_flight = self.hosts.iter().filter(|seen| seen.is_open());
