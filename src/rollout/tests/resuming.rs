@@ -14,7 +14,7 @@ proptest! {
     /// P15, P16 and P17: a crash right after any of the facts, and another one in what was resumed then.
     #[test]
     fn all_holds_when_resumed_from_every_record(
-        world in prop_oneof![1 => world(Climate::Calm), 2 => world(Climate::Chaos)],
+        mut world in prop_oneof![1 => world(Climate::Calm), 2 => world(Climate::Chaos)],
         loses_publishes in any::<[bool; 2]>(),
         away in [0..40u64, 0..40],
         second in any::<Index>(),
@@ -22,6 +22,13 @@ proptest! {
         let crash = |number: usize, last_fact| {
             Crash { last_fact, loses_publishes: loses_publishes[number], away: secs(away[number]) }
         };
+        if world.stages {
+            // Hosts are asked twice then, and what their first answers told of their listeners is not on record: the oracle would
+            // know more of them than a new process does. So the plan knows all of it.
+            for host in world.waves.iter_mut().flat_map(|wave| &mut wave.hosts) {
+                (host.supports_ids, host.supports_rollback, host.supports_system) = (true, true, true);
+            }
+        }
         let whole = world.run();
         for last_fact in facts(&whole) {
             let resumed = world.resume(&whole, crash(0, last_fact));
