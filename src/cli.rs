@@ -9,6 +9,7 @@ mod connection;
 mod context;
 mod display;
 mod exit;
+mod folders;
 mod help;
 mod log;
 mod out;

@@ -1,19 +1,16 @@
 //! The flags that several commands take, and what they come to.
 
-use std::env;
-use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Args;
 
 use super::connection::OperatorArgs;
-use super::context::ContextArgs;
+use super::context::StateArgs;
 use super::exit::{CommandError, OrUsage};
 use crate::bus::ServerUrl;
 use crate::operator::flake::{Accepted, Consent, FlakeRules};
-use crate::operator::journal::Journals;
 use crate::operator::plan_file::{PlanFile, read_systems};
 use crate::operator::{BuildOptions, Prepared, SystemsFrom};
 use crate::plan::{Hook, Hooks, Plan, Rollback, parse_confirm_timeout};
@@ -26,47 +23,6 @@ pub(super) fn switch(text: &str) -> Result<bool, String> {
         "" | "0" | "false" | "no" | "off" => Ok(false),
         _ => Err("give 1 or 0".to_owned()),
     }
-}
-
-#[derive(Debug, Args)]
-pub(super) struct StateArgs {
-    #[command(flatten)]
-    context: ContextArgs,
-
-    /// Folder for the records of rollouts [default: ~/.local/state/homelab-deploy, for a context its folder there]
-    #[arg(long, env = "HOMELAB_DEPLOY_STATE_DIR", value_name = "DIR")]
-    state_dir: Option<PathBuf>,
-}
-
-impl StateArgs {
-    pub(super) fn journals(&self) -> Journals {
-        Journals::below(&self.folder())
-    }
-
-    /// The folder of all that this operator's commands remember.
-    pub(super) fn folder(&self) -> PathBuf {
-        let usual = || {
-            let all = user_folder("XDG_STATE_HOME", ".local/state").unwrap_or_default().join("homelab-deploy");
-            self.context.name().map_or(all.clone(), |name| all.join("contexts").join(name))
-        };
-        self.state_dir.clone().unwrap_or_else(usual)
-    }
-}
-
-/// The folder for what may be lost at any time; `None` for an operator without a home.
-pub(super) fn cache_dir() -> Option<PathBuf> {
-    Some(user_folder("XDG_CACHE_HOME", ".cache")?.join("homelab-deploy"))
-}
-
-/// The folder that an `XDG_…_HOME` variable names, else this one below the home folder. A variable that is set to nothing
-/// counts as not set: <https://specifications.freedesktop.org/basedir-spec/latest/>.
-pub(super) fn user_folder(variable: &str, usual: &str) -> Option<PathBuf> {
-    folder_by(|variable| env::var_os(variable), variable, usual)
-}
-
-fn folder_by(value: impl Fn(&str) -> Option<OsString>, variable: &str, usual: &str) -> Option<PathBuf> {
-    let set = |variable: &str| value(variable).filter(|folder| !folder.is_empty()).map(PathBuf::from);
-    set(variable).or_else(|| Some(set("HOME")?.join(usual)))
 }
 
 // Where a revision is looked up, where the plan does not say it.
@@ -118,15 +74,6 @@ impl HookArgs {
         let programs = [&self.on_start, &self.on_halt, &self.on_finish];
         Hook::ALL.into_iter().zip(programs).filter_map(|(hook, argv)| Some((hook, argv.clone()?.0))).collect()
     }
-}
-
-/// A program with its arguments as such a flag takes them. Its path is relative to this folder.
-pub(super) fn program_in_folder(argv: &[String], folder: &Path) -> String {
-    let mut argv = argv.to_owned();
-    if let Some(program) = argv.first_mut().filter(|program| program.contains('/')) {
-        *program = folder.join(&*program).to_string_lossy().into_owned();
-    }
-    serde_json::to_string(&argv).expect("texts only, so this cannot fail")
 }
 
 impl FromStr for Argv {
@@ -267,22 +214,4 @@ impl SystemsArgs {
 fn attr(text: &str) -> Result<(HostName, FlakeAttr), String> {
     let (host, attr) = text.split_once('=').ok_or("it is not HOST=NAME")?;
     Ok((host.parse().map_err(|e| format!("{e}"))?, attr.parse().map_err(|e| format!("{e}"))?))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_variable_that_is_empty_is_not_set() {
-        let [empty, state, home] = ["", "/s", "/h"].map(OsString::from);
-        let found = |state: Option<&OsString>, home: Option<&OsString>| {
-            let value = |variable: &str| if variable == "HOME" { home.cloned() } else { state.cloned() };
-            folder_by(value, "XDG_STATE_HOME", ".local/state")
-        };
-        assert_eq!(found(Some(&state), Some(&home)), Some("/s".into()));
-        assert_eq!(found(Some(&empty), Some(&home)), Some("/h/.local/state".into()));
-        assert_eq!(found(None, Some(&home)), Some("/h/.local/state".into()));
-        assert_eq!(found(None, Some(&empty)), None);
-    }
 }

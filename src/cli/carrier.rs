@@ -13,8 +13,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::args::StateArgs;
 use super::connection::OperatorArgs;
+use super::context::StateArgs;
 use super::display::{Audience, Display, DisplayArgs};
 use super::exit::{CommandError, Exit};
 use super::{confirm, out};

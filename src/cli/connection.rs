@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::args::StateArgs;
+use super::context::StateArgs;
 use super::exit::CommandError;
 use super::out;
 use crate::bus::{self, Bus, ClientCert, SeedReaders, ServerUrl, Settings};

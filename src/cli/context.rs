@@ -18,8 +18,9 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use super::alias;
-use super::args::{program_in_folder, user_folder};
 use super::exit::{CommandError, OrUsage};
+use super::folders::user_folder;
+use crate::operator::journal::Journals;
 use crate::private_dir::{self, PrivateDirError};
 use crate::text::did_you_mean;
 
@@ -261,6 +262,40 @@ pub(super) fn elsewhere(error: &clap::Error) -> Option<String> {
     });
     let lines: Vec<String> = lines.collect();
     (!lines.is_empty()).then(|| format!("\nSettings can be given in three places:\n{}", lines.join("\n")))
+}
+
+/// A program with its arguments as the flag of a hook takes them. Its path is relative to this folder.
+fn program_in_folder(argv: &[String], folder: &Path) -> String {
+    let mut argv = argv.to_owned();
+    if let Some(program) = argv.first_mut().filter(|program| program.contains('/')) {
+        *program = folder.join(&*program).to_string_lossy().into_owned();
+    }
+    serde_json::to_string(&argv).expect("texts only, so this cannot fail")
+}
+
+#[derive(Debug, Args)]
+pub(super) struct StateArgs {
+    #[command(flatten)]
+    context: ContextArgs,
+
+    /// Folder for the records of rollouts [default: ~/.local/state/homelab-deploy, for a context its folder there]
+    #[arg(long, env = "HOMELAB_DEPLOY_STATE_DIR", value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+}
+
+impl StateArgs {
+    pub(super) fn journals(&self) -> Journals {
+        Journals::below(&self.folder())
+    }
+
+    /// The folder of all that this operator's commands remember.
+    pub(super) fn folder(&self) -> PathBuf {
+        let usual = || {
+            let all = user_folder("XDG_STATE_HOME", ".local/state").unwrap_or_default().join("homelab-deploy");
+            self.context.name().map_or(all.clone(), |name| all.join("contexts").join(name))
+        };
+        self.state_dir.clone().unwrap_or_else(usual)
+    }
 }
 
 #[cfg(test)]

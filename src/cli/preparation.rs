@@ -8,10 +8,12 @@ use clap::Args;
 use miette::Diagnostic;
 use thiserror::Error;
 
-use super::args::{FlakeArgs, HookArgs, RollbackArgs, StateArgs, SystemsArgs, cache_dir, switch, user_folder};
+use super::args::{FlakeArgs, HookArgs, RollbackArgs, SystemsArgs, switch};
 use super::connection::OperatorArgs;
+use super::context::StateArgs;
 use super::display::Audience;
 use super::exit::{CommandError, Exit, OrUsage};
+use super::folders::{cache_dir, user_folder};
 use super::{alias, confirm, out};
 use crate::bus::Bus;
 use crate::clock;

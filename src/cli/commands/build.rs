@@ -6,8 +6,9 @@ use clap::Args;
 use miette::Diagnostic;
 use thiserror::Error;
 
-use crate::cli::args::{BuildArgs, FlakeArgs, StateArgs};
+use crate::cli::args::{BuildArgs, FlakeArgs};
 use crate::cli::connection::OperatorArgs;
+use crate::cli::context::StateArgs;
 use crate::cli::display::Audience;
 use crate::cli::exit::{CommandError, CommandResult, Exit, OrUsage};
 use crate::cli::preparation::{PlanFolders, is_path};

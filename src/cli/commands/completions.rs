@@ -13,7 +13,7 @@ use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, Parser};
 use clap_complete::engine::{ArgValueCompleter, CompletionCandidate, PathCompleter, ValueCompleter};
 use clap_complete::env::{Bash, CompleteEnv, Fish, Shells, Zsh};
 
-use crate::cli::args::StateArgs;
+use crate::cli::context::StateArgs;
 use crate::cli::exit::Exit;
 use crate::cli::preparation::{PlanArgs, PlanFolders};
 use crate::cli::{alias, block_on, context, out};

@@ -10,9 +10,10 @@ use thiserror::Error;
 
 use super::rollback::Rollback;
 use crate::bus::Bus;
-use crate::cli::args::{FlakeArgs, GuardArgs, HookArgs, RollbackArgs, StateArgs, switch};
+use crate::cli::args::{FlakeArgs, GuardArgs, HookArgs, RollbackArgs, switch};
 use crate::cli::carrier::Carrier;
 use crate::cli::connection::OperatorArgs;
+use crate::cli::context::StateArgs;
 use crate::cli::display::{Audience, DisplayArgs};
 use crate::cli::exit::{CommandError, CommandResult, Exit, OrUsage};
 use crate::cli::preparation::{options, unprepared};

@@ -5,8 +5,9 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::bus::Bus;
-use crate::cli::args::{StateArgs, switch};
+use crate::cli::args::switch;
 use crate::cli::connection::OperatorArgs;
+use crate::cli::context::StateArgs;
 use crate::cli::exit::{CommandResult, Exit};
 use crate::cli::{block_on, out};
 use crate::clock;

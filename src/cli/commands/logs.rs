@@ -7,8 +7,8 @@ use miette::Diagnostic;
 use thiserror::Error;
 
 use crate::bus::Bus;
-use crate::cli::args::StateArgs;
 use crate::cli::connection::OperatorArgs;
+use crate::cli::context::StateArgs;
 use crate::cli::exit::{CommandError, CommandResult, Exit};
 use crate::cli::{alias, block_on, out};
 use crate::operator::{Awaited, LogReader, Purpose, RollCall};

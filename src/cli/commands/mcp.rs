@@ -7,9 +7,11 @@ use clap::builder::PossibleValuesParser;
 use tokio::io::{stdin, stdout};
 
 use crate::bus;
-use crate::cli::args::{FlakeArgs, StateArgs, cache_dir, switch, user_folder};
+use crate::cli::args::{FlakeArgs, switch};
 use crate::cli::connection::OperatorArgs;
+use crate::cli::context::StateArgs;
 use crate::cli::exit::{CommandResult, Exit};
+use crate::cli::folders::{cache_dir, user_folder};
 use crate::cli::log::LogArgs;
 use crate::cli::{alias, block_on};
 use crate::clock;

@@ -2,9 +2,10 @@
 
 use clap::Args;
 
-use crate::cli::args::{FlakeArgs, ForceArgs, HookArgs, StateArgs, switch};
+use crate::cli::args::{FlakeArgs, ForceArgs, HookArgs, switch};
 use crate::cli::carrier::Carrier;
 use crate::cli::connection::OperatorArgs;
+use crate::cli::context::StateArgs;
 use crate::cli::display::{Audience, DisplayArgs};
 use crate::cli::exit::{CommandError, CommandResult, Exit};
 use crate::cli::preparation::{options, unprepared};

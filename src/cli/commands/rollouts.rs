@@ -9,7 +9,8 @@ use clap::{Args, ValueEnum};
 use miette::Diagnostic;
 use thiserror::Error;
 
-use crate::cli::args::{StateArgs, switch};
+use crate::cli::args::switch;
+use crate::cli::context::StateArgs;
 use crate::cli::display::{Audience, DisplayArgs};
 use crate::cli::exit::{CommandError, CommandResult, Exit};
 use crate::cli::{block_on, out};
