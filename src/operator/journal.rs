@@ -167,7 +167,10 @@ impl Journals {
             Err(TryLockError::WouldBlock) => true,
             Err(TryLockError::Error(error)) => return Err(JournalError::Io(self.path(id), error)),
         };
-        self.read_file(id, &file).map(|(summary, _)| Recorded { summary, running })
+        let read = self.read_file(id, &file).map(|(summary, _)| Recorded { summary, running });
+        // At once: a process that is being started right now has a copy of this file until it becomes its program.
+        file.unlock().ok();
+        read
     }
 
     /// Takes up the rollout with this whole id: from here on it is this process that runs it, and what was recorded before is

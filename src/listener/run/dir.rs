@@ -111,7 +111,11 @@ impl RunDir {
     }
 
     pub(in crate::listener) fn is_in_hand(&self) -> bool {
-        self.lock().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+        match self.lock() {
+            // At once: a process that is being started right now has a copy of the lock until it becomes its program.
+            Ok(lock) => lock.unlock().is_err(),
+            Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+        }
     }
 
     /// Writes down what must be known for sure: here at once, and on the disk unless that is full. What is missing there

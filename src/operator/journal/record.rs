@@ -21,7 +21,7 @@ const MAX_UNSYNCED: usize = 256 * 1024;
 
 #[derive(Debug)]
 pub struct Journal {
-    file: File,
+    pub(super) file: File,
     writer: EventWriter,
     /// Whole lines that are not written yet.
     lines: Vec<u8>,
@@ -188,6 +188,7 @@ impl Follower {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::operator::journal::tests::give_back;
     use crate::operator::testing::rollout;
     use crate::rollout::Outcome;
 
@@ -231,7 +232,7 @@ mod tests {
         journal.record(&begun).and_then(|()| journal.write()).unwrap();
         let mut follower = journals.follow(&id.to_string()).unwrap();
         look(&mut follower);
-        drop(journal);
+        give_back(&journal);
         look(&mut follower);
         assert!(!follower.is_running());
         let _taken_up = journals.take_up(&id.to_string()).unwrap();
