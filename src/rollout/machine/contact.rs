@@ -27,9 +27,9 @@ pub(super) struct Contact {
 #[derive(Debug, Clone)]
 pub(super) enum Timer {
     Off,
-    /// The host is asked again, and given up in the end.
+    /// Ask the host again, or give it up.
     InFlight(InFlight),
-    /// The host is sent a new request. Without one, `response` becomes its final response.
+    /// Send a new request. Without one, `response` becomes the final response.
     Retry {
         at: Duration,
         response: Option<Arc<Response>>,

@@ -26,7 +26,7 @@ impl Machine {
         self.effects.push_back(Effect::Send(dispatch));
     }
 
-    /// Whether a request may be repeated: all who hear it must know its id. The first host in flight asks for all.
+    /// Whether a request may be repeated: every listener on it must support ids. The first host in flight asks for all.
     pub(super) fn may_be_asked(&self, index: usize) -> bool {
         let sharing = self.all_sharing(index);
         let in_flight = sharing.iter().find(|index| self.contact(**index).flight().is_some());
@@ -59,7 +59,7 @@ impl Machine {
         self.all_sharing(index).into_iter().find(is_it).unwrap_or(index)
     }
 
-    /// Handles a response whose subject names no host: it counts for a host on a shared subject that has no ids.
+    /// Handles a response whose subject names no host: it counts for a host that shares a subject and has no ids.
     pub(super) fn respond_in_old_form(&mut self, now: Duration, response: Arc<Response>) {
         let is_excused = |index: &usize| {
             let (host, contact) = (self.frozen(*index), self.contact(*index));

@@ -116,7 +116,7 @@ impl Machine {
         self.counts().in_flight < self.wave().limits.max_parallel
     }
 
-    /// Returns a reason if more hosts of the current wave failed than may.
+    /// Returns a reason if more hosts of the current wave failed than are allowed to.
     pub(super) fn too_many_failures(&self) -> Option<FailureReason> {
         let (failures, max_failures) = (self.counts().failures, self.wave().limits.max_failures);
         (failures > max_failures).then_some(FailureReason::TooManyFailures { failures, max_failures })
@@ -128,7 +128,7 @@ impl Machine {
         self.next_pending().filter(|&index| may_send && (self.roll_until.is_none() || self.may_deploy(index)))
     }
 
-    /// Whether the host may be sent a request, and nobody else would be deployed again by it.
+    /// Whether a request may be sent: the host may be deployed, and no other host that is final hears the request.
     fn is_safe_to_send(&self, index: usize) -> bool {
         self.may_deploy(index) && !self.would_reach_others(index)
     }
@@ -149,7 +149,7 @@ impl Machine {
         self.state.interrupt.is_some() || self.course.halted.is_some()
     }
 
-    /// Ends or bakes the wave, in which every requested host is final and no further request will be sent.
+    /// Ends or bakes a wave that has no host in flight and sends no further request.
     fn conclude_wave(&mut self, now: Duration) {
         let cause = self.course.halted.unwrap_or(SkipReason::Interrupt);
         let any_skipped = self.next_pending().is_some();
