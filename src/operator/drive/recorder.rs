@@ -26,7 +26,7 @@ impl<'a> Recorder<'a> {
         Self { journal, reporters, due: None }
     }
 
-    /// Shows an event and appends it to the journal, which is [written](Self::write) within [`GATHER`].
+    /// Shows an event and appends it to the journal, which is [written](Self::write) within `GATHER`.
     pub(super) fn take(&mut self, event: &Event, state: &Summary) -> io::Result<()> {
         on_displays(&mut self.reporters, |reporter| reporter.event(event, state));
         self.due.get_or_insert_with(|| Instant::now() + GATHER);
