@@ -25,7 +25,7 @@ pub fn safe(text: &str) -> String {
 
 /// Returns the known name most similar to this one, if any; the first of several.
 pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    // The measure and bound of clap, plus `is_close`: in a short name, the measure overrates two swapped letters.
+    // The measure and bound of clap, and `is_close`: the measure is too strict about swapped letters in short names.
     let is_close = |known: &str| strsim::osa_distance(name, known) * 3 <= name.chars().count();
     let measure = |known: &str| strsim::jaro(name, known).max(if is_close(known) { 0.8 } else { 0.0 });
     let likeness = known.into_iter().map(|known| (measure(known), known));

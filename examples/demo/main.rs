@@ -28,7 +28,7 @@ const HOSTS: [&str; 6] =
 /// The simulated `nixos-rebuild` of a host that succeeds.
 const SUCCESS: &str = include_str!("success.sh");
 
-/// That of the host that fails.
+/// The simulated `nixos-rebuild` of the host that fails.
 const FAILURE: &str = include_str!("failure.sh");
 
 const PLAN: &str = include_str!("../../plans/demo.toml");

@@ -86,7 +86,7 @@ fn command(hook: Hook, program: &str, arguments: &[String], rollout: &Rollout) -
     command
 }
 
-/// Runs a program; an error says in words why it was told in vain.
+/// Runs a hook. The error describes why it failed.
 async fn tell(mut command: Command, program: &str, summary: &[u8]) -> Result<(), String> {
     match output_of_fed(&mut command, summary, LIMIT).await {
         Ok(output) if output.status.success() => Ok(()),
@@ -113,7 +113,7 @@ mod tests {
     use crate::operator::testing::rollout;
     use crate::plan::Hooks;
 
-    /// A rollout that has begun and whose end is told to this script, which finds the summary on its input.
+    /// Creates a rollout whose `on_finish` hook is this script.
     fn begun(script: &str) -> Summary {
         let argv = ["sh", "-c", script].map(str::to_owned).to_vec();
         let mut rollout = Rollout::clone(&rollout(&[&["a"]]));
@@ -151,7 +151,7 @@ mod tests {
     async fn a_program_that_hangs_is_ended_with_all_that_it_started() {
         let folder = tempfile::tempdir().unwrap();
         let pid_file = folder.path().join("pid");
-        // It asks to be left alone, and the child too.
+        // The script and its child ignore SIGTERM.
         let script = format!("trap '' TERM; sleep 300 & echo $! > {0}.new; mv {0}.new {0}; wait", pid_file.display());
         let mut hooks = HookRunner::new(|_| String::new());
         hooks.finish(&begun(&script));

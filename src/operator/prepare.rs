@@ -95,13 +95,13 @@ struct Found {
 #[derive(Debug)]
 pub struct Prepared {
     pub rollout: Rollout,
-    /// What the operator should know before the rollout begins, in whole sentences.
+    /// Shown to the operator before the rollout begins, in whole sentences.
     pub warnings: Vec<String>,
     pub roster: Roster,
     pub others: Vec<RolloutReport>,
-    /// Hosts that run a later commit than this one.
+    /// Hosts that run a later commit than that of the rollout.
     pub ahead: Vec<HostName>,
-    /// What changes on the hosts. Known only for hosts that get built systems.
+    /// The changes on the hosts. Known only for hosts that get built systems.
     pub changes: Option<Changes>,
 }
 
@@ -125,8 +125,8 @@ impl PrepareOptions {
         Ok(Called { roll, found })
     }
 
-    /// If the plan names all its hosts, asks every tier: a host that answers in another tier than the plan says is
-    /// worth a warning, and an operator whose single deployment reaches no host is told which hosts answer.
+    /// Asks every tier for a plan without groups, to warn of a named host that answers in another tier. Also for a
+    /// single deployment, to tell an operator who reaches no host which hosts answer.
     fn asked_tiers(&self) -> BTreeSet<Tier> {
         let is_of_all = self.source.is_none() || self.plan.group_tiers().is_empty();
         if is_of_all { Tier::ALL.into() } else { self.plan.tiers() }

@@ -204,10 +204,9 @@ impl Purpose {
     }
 }
 
-/// Whose absence the server reports.
+/// The subscribers that the server reports as absent: those of one subject, or all listeners.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Nobody {
-    /// Of the subscribers of one subject.
     There,
     AtAll,
 }
