@@ -1,4 +1,4 @@
-//! Reads the wall clock. Only this module does; all others get the time as an argument.
+//! Reads the wall clock, in this one place. The pure modules get the time as an argument.
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;

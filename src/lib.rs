@@ -6,7 +6,7 @@
 //! - [`plan`]: plans, and the waves of hosts that they resolve to, pure;
 //! - [`rollout`]: the state machine that carries out a plan, pure;
 //! - [`operator`]: prepares, drives and records rollouts on the operator's machine;
-//! - [`mcp`]: offers that to assistants;
+//! - [`mcp`]: the MCP server, by which assistants deploy;
 //! - [`report`]: shows rollouts to the operator;
 //! - [`listener`]: the service on each host;
 //! - [`bus`]: the connection to NATS, for operators and listeners;

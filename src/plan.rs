@@ -62,7 +62,7 @@ pub struct Plan {
     pub waves: Vec<Wave>,
 }
 
-/// A group of hosts that is deployed before the next wave.
+/// Hosts that are deployed together, before those of the next wave.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wave {
     /// Lower-case letters, digits and hyphens; unique in the plan.

@@ -102,7 +102,7 @@ impl ConnectAttempt {
         Self { next: Some(next.into()), ..Self::new(server, why) }
     }
 
-    /// An attempt without an answer. If it was connected, the other side is no nats-server, or waits for the client.
+    /// Describes a silent attempt. A program that accepts the connection is no nats-server, or waits for the client.
     pub(super) fn silence(server: &ServerUrl, within: Duration, takes_connections: bool) -> Self {
         if takes_connections {
             return Self::but(

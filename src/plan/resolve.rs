@@ -184,7 +184,7 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    /// Hosts with a shared subject receive one request, so they are sorted last, and must fit into one batch.
+    /// Sorts hosts with a shared subject last. They receive one request, so they run at once and cannot roll back.
     fn check_together(&mut self, wave: &Wave, hosts: &mut [ResolvedHost]) {
         hosts.sort_by(|one, other| one.shared_subject.cmp(&other.shared_subject));
         for together in hosts.chunk_by(|one, other| one.shared_subject == other.shared_subject) {
@@ -383,7 +383,7 @@ impl Settings {
         }
     }
 
-    /// Returns the rollback policy; `None` for actions that change nothing on a host.
+    /// Returns the rollback policy: `Rollback::None` for actions that change nothing on a host.
     fn rollback(&self) -> Rollback {
         match (self.action, &self.rollback) {
             (Action::DryActivate | Action::Fetch, _) | (_, None) => Rollback::None,

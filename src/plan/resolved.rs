@@ -127,7 +127,7 @@ pub struct Limits {
     pub retries: u32,
     #[serde(with = "humantime_text")]
     pub retry_delay: Duration,
-    /// When hosts roll back. Always `None` for actions that change nothing.
+    /// When hosts roll back. Always `Rollback::None` for actions that change nothing.
     #[serde(default, skip_serializing_if = "Rollback::is_none")]
     pub rollback: Rollback,
     /// How long an activated host waits for the confirmation before it rolls back; whole seconds.

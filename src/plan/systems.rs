@@ -106,7 +106,7 @@ impl ResolvedPlan {
     }
 }
 
-/// Whether a switch to this system would change nothing: the host runs and boots it, and its last run completed.
+/// Whether a switch to this system would change nothing: the host runs and boots it, and no run failed or is active.
 pub fn runs(report: &HostReport, system: &SystemPath) -> bool {
     let has_failed = report.last.as_ref().is_some_and(|last| last.status != Status::Completed);
     report.busy.is_none()
