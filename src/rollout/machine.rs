@@ -325,6 +325,6 @@ impl Machine {
     /// Whether a further request can be prepared. The driver may carry out the prepared effects before it calls
     /// [`Self::prepare_more`].
     pub fn has_more(&self) -> bool {
-        self.outcome().is_none() && self.is_running() && self.has_room() && self.next_to_send().is_some()
+        self.outcome().is_none() && self.is_running() && self.next_to_send().is_some()
     }
 }

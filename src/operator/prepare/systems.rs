@@ -73,10 +73,11 @@ pub async fn changes_of(plan: &ResolvedPlan, roster: &Roster, cache: Option<&str
     Ok(closures(systems, cache).await?.changes(hosts))
 }
 
-/// Marks the hosts that already run and boot what they would switch to, so that they get no request.
+/// Marks the hosts that already run and boot what they would switch to, so that they get no request. A host without a subject
+/// of its own gets the request of those it shares one with.
 pub(super) fn leave_current(commit: &Commit, plan: &mut ResolvedPlan, roster: &Roster) {
     let waves = plan.waves.iter_mut().filter(|wave| wave.action == Action::Switch);
-    for host in waves.flat_map(|wave| &mut wave.hosts) {
+    for host in waves.flat_map(|wave| &mut wave.hosts).filter(|host| host.shared_subject.is_none()) {
         let report = roster.host(host.tier, &host.hostname);
         host.is_current = report.is_some_and(|report| match &host.system {
             Some(system) => runs(report, system),

@@ -13,8 +13,7 @@ impl Machine {
     /// Sends one request to all hosts of the wave on the subject of `index`, for which the window has room.
     pub(super) fn send_together(&mut self, now: Duration, index: usize) {
         let Some(subject) = self.frozen(index).shared_subject.clone() else { return };
-        let hears_it = |index: &usize| self.frozen(*index).shared_subject.as_ref() == Some(&subject);
-        let together: Vec<usize> = self.range().filter(hears_it).collect();
+        let together = self.reached_with(index);
         let spent = together.iter().map(|index| self.host(*index).used_ids).max().unwrap_or_default();
         let request = self.rollout.ids.together(&subject, spent + 1);
         let dispatch = self.dispatch(now, index, request.clone());
@@ -24,6 +23,12 @@ impl Machine {
             }
         }
         self.effects.push_back(Effect::Send(dispatch));
+    }
+
+    /// Returns the hosts of the wave that a first request to this one reaches.
+    pub(super) fn reached_with(&self, index: usize) -> Vec<usize> {
+        let Some(subject) = &self.frozen(index).shared_subject else { return vec![index] };
+        self.range().filter(|other| self.frozen(*other).shared_subject.as_ref() == Some(subject)).collect()
     }
 
     /// Whether a request may be repeated: every listener on it must support ids. The first host in flight asks for all.
@@ -36,9 +41,7 @@ impl Machine {
 
     /// Whether a further request would also reach a host on the same subject that is already final.
     pub(super) fn would_reach_others(&self, index: usize) -> bool {
-        let Some(subject) = &self.frozen(index).shared_subject else { return false };
-        let is_final = |index: usize| matches!(self.host(index).state, HostState::Final(_));
-        self.range().any(|other| self.frozen(other).shared_subject.as_ref() == Some(subject) && is_final(other))
+        self.reached_with(index).into_iter().any(|other| matches!(self.host(other).state, HostState::Final(_)))
     }
 
     /// Returns the hosts that were sent the same request as this one.

@@ -85,8 +85,7 @@ impl Machine {
     }
 
     fn run_wave(&mut self, now: Duration) -> bool {
-        while self.has_room()
-            && self.effects.len() < self.prepared
+        while self.effects.len() < self.prepared
             && let Some(index) = self.next_to_send()
         {
             self.course.next = index + 1;
@@ -112,8 +111,10 @@ impl Machine {
         &self.state.waves[self.state.current()]
     }
 
-    pub(super) fn has_room(&self) -> bool {
-        self.counts().in_flight < self.wave().limits.max_parallel
+    /// Whether the window has room for a host, together with those that its request reaches as well.
+    fn has_room(&self, index: usize) -> bool {
+        let (in_flight, max_parallel) = (self.counts().in_flight, self.wave().limits.max_parallel);
+        in_flight == 0 || in_flight + self.reached_with(index).len() <= max_parallel
     }
 
     /// Returns a reason if more hosts of the current wave failed than are allowed to.
@@ -122,10 +123,11 @@ impl Machine {
         (failures > max_failures).then_some(FailureReason::TooManyFailures { failures, max_failures })
     }
 
-    /// Returns the next host to send a request to, whether or not the window has room.
+    /// Returns the next host to send a request to, once the window has room for it.
     pub(super) fn next_to_send(&self) -> Option<usize> {
         let may_send = !self.sends_no_more() && self.is_up();
-        self.next_pending().filter(|&index| may_send && (self.roll_until.is_none() || self.may_deploy(index)))
+        let is_known = |index| self.roll_until.is_none() || self.may_deploy(index);
+        self.next_pending().filter(|&index| may_send && is_known(index) && self.has_room(index))
     }
 
     /// Whether a request may be sent: the host may be deployed, and no other host that is final hears the request.

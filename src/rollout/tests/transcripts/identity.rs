@@ -219,6 +219,17 @@ fn a_completion_of_an_earlier_wave_that_is_taken_back_ends_the_rollout() {
 }
 
 #[test]
+fn hosts_without_subjects_of_their_own_wait_until_the_window_has_room_for_all_of_them() {
+    let mut together = wave_with("a b c", |limits| limits.max_parallel = 2);
+    for host in &mut together.hosts[1..] {
+        host.shared_subject = Some("fleet.all".parse().unwrap());
+    }
+    let mut drive = Drive::plan([together]);
+    drive.says(1.0, "a", Completed);
+    insta::assert_snapshot!(drive.transcript(), @"");
+}
+
+#[test]
 fn hosts_without_subjects_of_their_own_are_sent_one_request() {
     let mut together = wave("a b c");
     for host in &mut together.hosts {
