@@ -1,11 +1,10 @@
-//! What CI systems read: a wave is a suite, and a host a test case.
+//! Renders a rollout as JUnit XML for CI systems: a wave is a suite, and a host a test case.
 
 use super::html::escape;
 use super::{Document, HostSection, WaveSection, write};
 use crate::rollout::HostOutcome;
 use crate::rollout::summary::HostState;
 
-/// What a host is to a CI system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum CaseResult {
     Passed,
