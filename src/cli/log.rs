@@ -38,8 +38,7 @@ impl LogArgs {
     }
 }
 
-/// Whether stderr is this stream, by device and inode: processes inherit the variable even if their stderr goes
-/// elsewhere.
+/// Whether stderr is this stream, by device and inode. Processes whose stderr goes elsewhere inherit the variable, too.
 fn is_stderr(stream: &str) -> bool {
     let stderr = || File::from(io::stderr().as_fd().try_clone_to_owned()?).metadata();
     stderr().is_ok_and(|stderr| stream == format!("{}:{}", stderr.dev(), stderr.ino()))

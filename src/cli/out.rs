@@ -143,7 +143,7 @@ pub(super) fn note(text: &str) {
     Stream::Words.write_all(format!("{}\n", wrapped(text, room(), "  ")).as_bytes()).ok();
 }
 
-/// Prints what the user should know although the command goes on.
+/// Prints warnings of a command that goes on.
 pub(super) fn warnings<T: Display>(warnings: &[T]) {
     for warning in warnings {
         note(&format!("warning: {warning}"));

@@ -241,7 +241,7 @@ impl Recap<'_> {
         skipped.collect()
     }
 
-    // -- the end
+    // -- the last sections
 
     fn anomalies(&self) -> Vec<String> {
         let mut sentences = self.summary.anomalies.iter().map(|(host, anomaly)| {

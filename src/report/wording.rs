@@ -275,12 +275,12 @@ pub(super) fn bake(plan: &ResolvedPlan, wave: WaveIndex) -> Option<DisplayDurati
     Some(plan.bake_time(wave.0)).filter(|time| !time.is_zero()).map(DisplayDuration)
 }
 
-/// Returns the hosts with a request in flight, deployments and rollbacks alike.
+/// Returns the hosts that were asked and are not final, or are rolling back.
 pub(super) fn in_flight(summary: &Summary) -> impl Iterator<Item = &HostView> {
     summary.hosts.iter().filter(|host| moves(host))
 }
 
-/// Whether a host has a request in flight or is rolling back.
+/// Whether a host was asked and is not final, or is rolling back.
 pub(super) fn moves(host: &HostView) -> bool {
     !matches!(host.state, HostState::Pending | HostState::Final(_)) || host.is_returning()
 }

@@ -110,7 +110,7 @@ struct Completer {
 impl ValueCompleter for Completer {
     fn complete(&self, current: &OsStr) -> Vec<CompletionCandidate> {
         let begun = current.to_string_lossy();
-        // A plan can be a path, and nothing else that is completed here contains a slash.
+        // A plan can be a path. Nothing else that is completed here contains a slash.
         if begun.contains('/') {
             return PathCompleter::any().complete(current);
         }

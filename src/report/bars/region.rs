@@ -83,7 +83,7 @@ fn wave_to_come(page: &Layout<'_>, wave: WaveIndex) -> Option<Line> {
 
 // -- hosts
 
-/// Returns the hosts of a wave: all of them if they fit, else those with a request in flight and a count of the others.
+/// Returns the hosts of a wave: all of them if they fit, else the active ones and a count of the others.
 fn hosts(page: &Layout<'_>, wave: WaveIndex, last_lines: &LastLines, now: Timestamp, room: usize) -> Vec<Line> {
     let line = |host: &HostView| {
         let mut line = page.host_now(host, now);
