@@ -1,4 +1,4 @@
-//! Renders a rollout as one document: HTML for a browser, Markdown, JUnit for CI systems, and JSON.
+//! Renders a rollout as one document: HTML for a browser, Markdown, `JUnit` for CI systems, and JSON.
 
 mod html;
 mod junit;

@@ -1,4 +1,4 @@
-//! Renders a rollout as JUnit XML for CI systems: a wave is a suite, and a host a test case.
+//! Renders a rollout as `JUnit` XML for CI systems: a wave is a suite, and a host a test case.
 
 use super::html::escape;
 use super::{Document, HostSection, WaveSection, write};
