@@ -50,7 +50,7 @@ fn count<'a>(hosts: impl Iterator<Item = HostSection<'a>>) -> String {
     format!("tests=\"{}\" failures=\"{failed}\" errors=\"0\" skipped=\"{skipped}\"", verdicts.len())
 }
 
-/// Returns the result of a host. One that was not asked or has not finished counts as skipped.
+/// Returns the result of a host. A host that has not finished has neither passed nor failed, and counts as skipped.
 fn verdict(host: &HostSection<'_>) -> CaseResult {
     match host.view.state {
         HostState::Final(HostOutcome::Completed) if host.view.runs_what_was_asked() => CaseResult::Passed,
