@@ -225,8 +225,24 @@ fn hosts_without_subjects_of_their_own_wait_until_the_window_has_room_for_all_of
         host.shared_subject = Some("fleet.all".parse().unwrap());
     }
     let mut drive = Drive::plan([together]);
-    drive.says(1.0, "a", Completed);
-    insta::assert_snapshot!(drive.transcript(), @"");
+    drive.says(1.0, "a", Completed).says(1.5, "b", Completed).says(1.5, "c", Completed);
+    insta::assert_snapshot!(drive.transcript(), @"
+      0s sunday begins
+      0s wave 1 started
+      0s a dispatched: r1, attempt 1
+      0s -> deploy.prod.a: r1 switch until 135s
+      1s       < r1: a completed
+      1s a COMPLETED
+      1s b dispatched: r2, attempt 1
+      1s c dispatched: r2, attempt 1
+      1s -> fleet.all: r2 switch until 136s
+    1.5s       < r2: b completed
+    1.5s b COMPLETED
+    1.5s       < r2: c completed
+    1.5s c COMPLETED
+    1.5s wave 1 succeeded
+    1.5s the rollout Succeeded
+    ");
 }
 
 #[test]
