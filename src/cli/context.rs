@@ -247,18 +247,22 @@ fn no_file() -> String {
     format!("there is no file of contexts: looked for ./{LOCAL_FILE}{users}; `homelab-deploy init` writes one")
 }
 
-/// Where else the settings can be given that a command line lacks; `None` when it lacks none that a context has.
+/// Where else the settings can be given that a command line lacks, or that are wrong and not on it; `None` when a context has
+/// none of them.
 pub(super) fn elsewhere(error: &clap::Error) -> Option<String> {
     use clap::error::{ContextKind, ContextValue, ErrorKind};
-    let Some(ContextValue::Strings(missing)) = error.get(ContextKind::InvalidArg) else { return None };
-    if error.kind() != ErrorKind::MissingRequiredArgument {
-        return None;
-    }
+    let settings = match (error.kind(), error.get(ContextKind::InvalidArg)?) {
+        (ErrorKind::MissingRequiredArgument, ContextValue::Strings(missing)) => missing.as_slice(),
+        (ErrorKind::ValueValidation, ContextValue::String(wrong)) => std::slice::from_ref(wrong),
+        _ => return None,
+    };
+    let is_written = |flag: &str| std::env::args_os().any(|word| word.to_string_lossy().starts_with(flag));
     let lines = KEYS.iter().filter_map(|(key, flag)| {
-        missing.iter().find(|argument| argument.starts_with(&format!("--{flag} ")))?;
-        let variable = flag.to_uppercase().replace('-', "_");
+        let flag = format!("--{flag}");
+        settings.iter().find(|setting| setting.split(' ').next() == Some(&flag) && !is_written(&flag))?;
+        let variable = flag.trim_start_matches('-').to_uppercase().replace('-', "_");
         let for_mcp = if *key == "key" { " (for mcp `assistant-key`)" } else { "" };
-        Some(format!("  --{flag}, or HOMELAB_DEPLOY_{variable}, or `{key}`{for_mcp} in a context of {LOCAL_FILE}"))
+        Some(format!("  {flag}, or HOMELAB_DEPLOY_{variable}, or `{key}`{for_mcp} in a context of {LOCAL_FILE}"))
     });
     let lines: Vec<String> = lines.collect();
     (!lines.is_empty()).then(|| format!("\nSettings can be given in three places:\n{}", lines.join("\n")))

@@ -54,7 +54,7 @@ type Values = fn(&ArgMatches) -> Vec<String>;
 
 /// The arguments whose values can be told: the command, where others have one of the same id that means something else, and
 /// the id.
-const VALUES: [(Option<&str>, &str, Values); 16] = [
+const VALUES: [(Option<&str>, &str, Values); 17] = [
     (None, "plan", plans),
     (None, "only", wave_names),
     (None, "from", wave_names),
@@ -62,6 +62,7 @@ const VALUES: [(Option<&str>, &str, Values); 16] = [
     (Some("logs"), "target", hosts_with_tiers),
     (None, "target", targets),
     (None, "hosts", hosts_and_rollouts),
+    (Some("build"), "what", plans_and_hosts),
     (Some("abort"), "id", running_rollouts),
     (None, "id", rollouts),
     (None, "resume", unfinished_rollouts),
@@ -130,6 +131,10 @@ fn plans(written: &ArgMatches) -> Vec<String> {
             && std::fs::read_to_string(file).is_ok_and(|text| text.contains("[[wave]]"))
     };
     names.into_iter().chain(files.filter(is_plan)).collect()
+}
+
+fn plans_and_hosts(written: &ArgMatches) -> Vec<String> {
+    plans(written).into_iter().chain(host_names(written)).collect()
 }
 
 fn wave_names(written: &ArgMatches) -> Vec<String> {

@@ -1,15 +1,17 @@
 //! `plan`: what a plan would do now, or all that a plan can say.
 
+use std::io;
 use std::path::PathBuf;
 
 use clap::{Arg, Args};
 
-use crate::cli::display::Audience;
+use crate::cli::display::{Audience, TerminalArgs};
 use crate::cli::exit::{CommandResult, Exit};
 use crate::cli::preparation::Preparation;
 use crate::cli::{block_on, out};
 use crate::operator::plan_file::SavedPlan;
 use crate::plan;
+use crate::report;
 
 // With --schema it needs neither a plan nor a connection.
 #[derive(Debug, Args)]
@@ -28,6 +30,9 @@ pub(in crate::cli) struct Plan {
     /// Print the JSON Schema of plans instead, with which editors complete and explain their keys
     #[arg(long)]
     schema: bool,
+
+    #[command(flatten)]
+    terminal: TerminalArgs,
 }
 
 fn unless_schema(arg: Arg) -> Arg {
@@ -42,7 +47,8 @@ impl Plan {
         }
         self.preparation.refuse_what_is_gone()?;
         let previewed = block_on(self.preparation.prepare(Audience::Person))??;
-        out::data(&format!("{}\n", previewed.preview));
+        let preview = report::emphasize(&previewed.preview, self.terminal.style(&io::stdout()));
+        out::data(&format!("{preview}\n"));
         if let Some(file) = &self.out {
             out::file(file, &SavedPlan::of(&previewed.prepared.rollout).text())?;
         }

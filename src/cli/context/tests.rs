@@ -44,7 +44,7 @@ fn short(text: &str, folder: &Path) -> String {
 
 #[test]
 fn what_no_flag_gives_comes_from_the_context() {
-    insta::assert_snapshot!(settled(TWO, &["hosts"]).unwrap(), @"hosts --nats-url=nats://home:4222 --nkey-file=FOLDER/keys/ops.seed --context=home");
+    insta::assert_snapshot!(settled(TWO, &["hosts"]).unwrap(), @"hosts --nats-url=nats://home:4222 --nkey-file=FOLDER/keys/ops.seed --flake=git+https://h/home --context=home");
     insta::assert_snapshot!(settled(TWO, &["apply", "sunday", "--nkey-file", "k", "--flake=github:a/b"]).unwrap(), @"apply --nats-url=nats://home:4222 --plans-dir=/plans --context=home sunday --nkey-file k --flake=github:a/b");
     insta::assert_snapshot!(settled(TWO, &["hosts", "--context", "lab"]).unwrap(), @"hosts --nats-url=nats://lab-a,nats://lab-b --nkey-file=/lab.seed --context lab");
     // An assistant has a key of its own, or none.

@@ -122,6 +122,26 @@ Error:
 }
 
 #[test]
+fn a_text_that_ends_too_early_says_there_what_is_missing_and_nothing_else() {
+    for (text, missing) in [
+        ("revision =", "string values must be quoted"),
+        ("revision", "key with no value"),
+        ("[[wave]]\ntargets = ", "string values must be quoted"),
+        ("[[wave]]\ntargets = [", "unclosed array"),
+        ("[[wave]]\ntargets = [\n\n", "unclosed array"),
+        ("[[wave", "unclosed array table"),
+        ("revision = \"\"\"main\n", "invalid multi-line basic string"),
+        ("[[wave]]\ntargets = 'test.all'\n\r", "carriage return must be followed by newline"),
+    ] {
+        let mistakes = parse(text).unwrap_err();
+        let told: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
+        assert_eq!(told, ["this is not TOML"], "{text:?}");
+        let report = report(&mistakes.named("plan.toml", text));
+        assert!(report.contains(missing), "{text:?}: {report}");
+    }
+}
+
+#[test]
 fn a_key_that_is_not_known_or_not_at_home_says_where_to_go() {
     insta::assert_snapshot!(wrong_line("max_paralel = 1"), @"
 unknown key `max_paralel`
@@ -303,6 +323,14 @@ the flake URL "/etc/nixos" cannot carry a revision: use git+https://, git+ssh://
 `name` is a number
   write name = "…"
 "#);
+}
+
+#[test]
+fn a_program_of_no_words_is_answered_with_one_of_some() {
+    for line in ["check = ''", "check = ' '", "check = []", "check = 1"] {
+        let told = wrong_line(line);
+        assert!(told.contains(r#"check = ["./smoke.sh", "dns"]"#), "{line}: {told}");
+    }
 }
 
 #[test]
