@@ -102,7 +102,7 @@ async fn a_terminal_gets_no_more_than_it_can_do_and_is_wanted() {
 }
 
 /// What a preview looks like on a terminal of this kind.
-async fn previewed(lab: &Lab, environment: &[(&str, &str)]) -> String {
+fn previewed(lab: &Lab, environment: &[(&str, &str)]) -> String {
     let (mut screen, terminal) = terminal();
     let mut command = stage::command(lab, "plan", "revision = 'main'\n[[wave]]\ntargets = 'test.test1'\n");
     command.envs(environment.iter().copied()).stdin(Stdio::null()).stderr(Stdio::null()).stdout(terminal);
@@ -118,10 +118,10 @@ async fn previewed(lab: &Lab, environment: &[(&str, &str)]) -> String {
 #[tokio::test]
 async fn a_preview_has_bold_and_dim_where_the_terminal_has() {
     let lab = stage::lab(&["test.test1"]).await;
-    let shown = previewed(&lab, &[("TERM", "xterm-256color")]).await;
+    let shown = previewed(&lab, &[("TERM", "xterm-256color")]);
     assert!(shown.starts_with("\x1b[1mRollout plan ") && shown.contains("\x1b[2m  wave "), "{shown:?}");
     for plain in [[("TERM", "dumb")], [("NO_COLOR", "1")]] {
-        let shown = previewed(&lab, &plain).await;
+        let shown = previewed(&lab, &plain);
         assert!(shown.starts_with("Rollout plan ") && !shown.contains('\x1b'), "{shown:?}");
     }
 }
