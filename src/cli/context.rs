@@ -177,7 +177,7 @@ impl Context {
 
     /// The flags of a command that it stands for, with their values. Paths are relative to the folder of the file.
     fn values(&self, command: &str, folder: &Path) -> Vec<(&'static str, OsString)> {
-        let path = |path: &Option<PathBuf>| path.as_ref().map(|path| folder.join(path).into_os_string());
+        let path = |path: &Option<PathBuf>| path.as_ref().map(|path| from_folder(path, folder).into_os_string());
         let text = |text: &Option<String>| text.as_ref().map(OsString::from);
         let program = |argv: &Option<Vec<String>>| argv.as_ref().map(|argv| program_in_folder(argv, folder).into());
         let values = [
@@ -268,11 +268,17 @@ pub(super) fn elsewhere(error: &clap::Error) -> Option<String> {
     (!lines.is_empty()).then(|| format!("\nSettings can be given in three places:\n{}", lines.join("\n")))
 }
 
+/// A path as it is meant in a file of this folder: no shell has put the home folder in the place of `~`.
+fn from_folder(path: &Path, folder: &Path) -> PathBuf {
+    let home = path.strip_prefix("~").ok().and_then(|below| Some(std::env::home_dir()?.join(below)));
+    home.unwrap_or_else(|| folder.join(path))
+}
+
 /// A program with its arguments as the flag of a hook takes them. Its path is relative to this folder.
 fn program_in_folder(argv: &[String], folder: &Path) -> String {
     let mut argv = argv.to_owned();
     if let Some(program) = argv.first_mut().filter(|program| program.contains('/')) {
-        *program = folder.join(&*program).to_string_lossy().into_owned();
+        *program = from_folder(Path::new(program), folder).to_string_lossy().into_owned();
     }
     serde_json::to_string(&argv).expect("texts only, so this cannot fail")
 }

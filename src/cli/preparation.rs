@@ -74,7 +74,7 @@ pub(super) fn is_path(plan: &str) -> bool {
     plan.contains('/') || has_extension(plan, "toml")
 }
 
-fn has_extension(plan: &str, wanted: &str) -> bool {
+pub(super) fn has_extension(plan: &str, wanted: &str) -> bool {
     Path::new(plan).extension().is_some_and(|extension| extension == wanted)
 }
 

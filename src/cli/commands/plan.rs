@@ -7,7 +7,7 @@ use clap::{Arg, Args};
 
 use crate::cli::display::{Audience, TerminalArgs};
 use crate::cli::exit::{CommandResult, Exit};
-use crate::cli::preparation::Preparation;
+use crate::cli::preparation::{Preparation, has_extension};
 use crate::cli::{block_on, out};
 use crate::operator::plan_file::SavedPlan;
 use crate::plan;
@@ -24,7 +24,7 @@ pub(in crate::cli) struct Plan {
     preparation: Preparation,
 
     /// Save what would be carried out in this file, which ends in .json: `apply` carries out exactly that
-    #[arg(long, short, value_name = "FILE")]
+    #[arg(long, short, value_name = "FILE", value_parser = file_to_apply)]
     out: Option<PathBuf>,
 
     /// Print the JSON Schema of plans instead, with which editors complete and explain their keys
@@ -37,6 +37,11 @@ pub(in crate::cli) struct Plan {
 
 fn unless_schema(arg: Arg) -> Arg {
     arg.required(false).required_unless_present("schema")
+}
+
+fn file_to_apply(name: &str) -> Result<PathBuf, &'static str> {
+    let is_told_from_a_plan = has_extension(name, "json");
+    is_told_from_a_plan.then(|| PathBuf::from(name)).ok_or("`apply` takes it for a plan: let its name end in .json")
 }
 
 impl Plan {

@@ -63,6 +63,15 @@ fn one_context_needs_no_default_and_none_adds_nothing() {
 }
 
 #[test]
+fn a_path_begins_in_the_folder_of_the_file_or_at_home() {
+    let context = "[context.a]\nserver = 's'\nkey = '~/keys/k'\nfleet = '~fleet'\non-start = ['~/tell', '~/it']";
+    let settled = settled(context, &["apply", "x"]).unwrap();
+    let home = std::env::home_dir().unwrap();
+    assert!(settled.contains(&format!("--nkey-file={}/keys/k", home.display())), "{settled}");
+    assert!(settled.contains(&format!(r#"--on-start=["{}/tell","~/it"]"#, home.display())), "{settled}");
+}
+
+#[test]
 fn a_file_that_says_nothing_clear_is_refused() {
     let two = "[context.a]\n[context.b]";
     insta::assert_snapshot!(settled(two, &["rollouts"]).unwrap_err(), @r#"
