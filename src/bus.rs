@@ -278,7 +278,9 @@ impl FromStr for ServerUrl {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let text = text.trim();
-        let address: ServerAddr = text.parse().map_err(|_| "not the address of a NATS server".to_owned())?;
+        let address: ServerAddr = text
+            .parse()
+            .map_err(|_| "not the address of a NATS server, which is nats://HOST:PORT or tls://HOST:PORT".to_owned())?;
         if address.host().is_empty() {
             return Err("the address has no host".to_owned());
         }

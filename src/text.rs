@@ -25,10 +25,11 @@ pub fn safe(text: &str) -> String {
 
 /// Returns the known name most similar to this one, if any; the first of several.
 pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let name = name.to_lowercase();
     // The measure and bound of clap, and `is_close`: the measure is too strict about swapped letters in short names.
-    let is_close = |known: &str| strsim::osa_distance(name, known) * 3 <= name.chars().count();
-    let measure = |known: &str| strsim::jaro(name, known).max(if is_close(known) { 0.8 } else { 0.0 });
-    let likeness = known.into_iter().map(|known| (measure(known), known));
+    let is_close = |known: &str| strsim::osa_distance(&name, known) * 3 <= name.chars().count();
+    let measure = |known: &str| strsim::jaro(&name, known).max(if is_close(known) { 0.8 } else { 0.0 });
+    let likeness = known.into_iter().map(|known| (measure(&known.to_lowercase()), known));
     likeness.filter(|(likeness, _)| *likeness > 0.7).min_by(|(a, _), (b, _)| b.total_cmp(a)).map(|(_, known)| known)
 }
 
@@ -112,9 +113,10 @@ mod tests {
     #[test]
     fn the_nearest_name_is_one_that_fingers_or_eyes_take_for_it() {
         let known = ["dns", "media", "ns1", "sunday", "web"];
-        let near = ["dsn", "meida", "nsl", "sundy", "wbe", "web", "x", "", "backup"]
+        let near = ["dsn", "meida", "nsl", "sundy", "wbe", "web", "SUNDAY", "x", "", "backup"]
             .map(|name| nearest(name, known).unwrap_or("-"));
-        insta::assert_snapshot!(near.join(" "), @"dns media ns1 sunday web web - - -");
+        insta::assert_snapshot!(near.join(" "), @"dns media ns1 sunday web web sunday - - -");
+        assert_eq!(nearest("nas", ["NAS", "ns1"]), Some("NAS"));
         assert_eq!(did_you_mean("dsn", known) + &did_you_mean("backup", known), "did you mean dns? ");
     }
 

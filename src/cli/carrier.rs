@@ -21,7 +21,7 @@ use crate::bus::Bus;
 use crate::clock;
 use crate::operator::journal::Journal;
 use crate::operator::{Drive, DriveError, Fleet, FleetTask};
-use crate::report::{self, Document, Liveness};
+use crate::report::{Document, Liveness};
 use crate::rollout::{Interrupt, Machine, Outcome, PREPARED, Rollout, Summary};
 
 pub(super) struct Carrier<'a> {
@@ -99,17 +99,10 @@ impl Carrier<'_> {
     }
 
     fn recap(&self, state: &Summary) {
-        let Some(rollout) = state.rollout.as_deref().filter(|_| self.display.audience() == Audience::Person) else {
-            return;
-        };
-        out::note(&report::recap(state, self.display.style(), out::room()));
-        if state.outcome != Some(Outcome::Succeeded) {
-            let id = rollout.id.short();
-            // A `deploy` is simply run again.
-            if rollout.source.is_some() {
-                out::note(&format!("  resume:   homelab-deploy apply --resume {id}"));
-            }
-            out::note(&format!("  details:  homelab-deploy status {id}"));
+        self.display.recap(state);
+        let is_shown = self.display.audience() == Audience::Person && state.outcome != Some(Outcome::Succeeded);
+        if let Some(rollout) = state.rollout.as_deref().filter(|_| is_shown) {
+            out::note(&format!("  details:  homelab-deploy status {}", rollout.id.short()));
         }
     }
 }

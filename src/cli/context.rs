@@ -177,7 +177,7 @@ impl Context {
 
     /// Returns the flags that this context sets for a command. Paths are relative to the folder of the context file.
     fn values(&self, command: &str, folder: &Path) -> Vec<(&'static str, OsString)> {
-        let path = |path: &Option<PathBuf>| path.as_ref().map(|path| folder.join(path).into_os_string());
+        let path = |path: &Option<PathBuf>| path.as_ref().map(|path| from_folder(path, folder).into_os_string());
         let text = |text: &Option<String>| text.as_ref().map(OsString::from);
         let program = |argv: &Option<Vec<String>>| argv.as_ref().map(|argv| program_in_folder(argv, folder).into());
         let values = [
@@ -247,28 +247,38 @@ fn no_file() -> String {
     format!("there is no file of contexts: looked for ./{LOCAL_FILE}{users}; `homelab-deploy init` writes one")
 }
 
-/// Returns where else to give the settings that a command line lacks, or `None` if no context could give them.
+/// Where else the settings can be given that a command line lacks, or that are wrong and not on it; `None` when a context has
+/// none of them.
 pub(super) fn elsewhere(error: &clap::Error) -> Option<String> {
     use clap::error::{ContextKind, ContextValue, ErrorKind};
-    let Some(ContextValue::Strings(missing)) = error.get(ContextKind::InvalidArg) else { return None };
-    if error.kind() != ErrorKind::MissingRequiredArgument {
-        return None;
-    }
+    let settings = match (error.kind(), error.get(ContextKind::InvalidArg)?) {
+        (ErrorKind::MissingRequiredArgument, ContextValue::Strings(missing)) => missing.as_slice(),
+        (ErrorKind::ValueValidation, ContextValue::String(wrong)) => std::slice::from_ref(wrong),
+        _ => return None,
+    };
+    let is_written = |flag: &str| std::env::args_os().any(|word| word.to_string_lossy().starts_with(flag));
     let lines = KEYS.iter().filter_map(|(key, flag)| {
-        missing.iter().find(|argument| argument.starts_with(&format!("--{flag} ")))?;
-        let variable = flag.to_uppercase().replace('-', "_");
+        let flag = format!("--{flag}");
+        settings.iter().find(|setting| setting.split(' ').next() == Some(&flag) && !is_written(&flag))?;
+        let variable = flag.trim_start_matches('-').to_uppercase().replace('-', "_");
         let for_mcp = if *key == "key" { " (for mcp `assistant-key`)" } else { "" };
-        Some(format!("  --{flag}, or HOMELAB_DEPLOY_{variable}, or `{key}`{for_mcp} in a context of {LOCAL_FILE}"))
+        Some(format!("  {flag}, or HOMELAB_DEPLOY_{variable}, or `{key}`{for_mcp} in a context of {LOCAL_FILE}"))
     });
     let lines: Vec<String> = lines.collect();
     (!lines.is_empty()).then(|| format!("\nSettings can be given in three places:\n{}", lines.join("\n")))
+}
+
+/// A path as it is meant in a file of this folder: no shell has put the home folder in the place of `~`.
+fn from_folder(path: &Path, folder: &Path) -> PathBuf {
+    let home = path.strip_prefix("~").ok().and_then(|below| Some(std::env::home_dir()?.join(below)));
+    home.unwrap_or_else(|| folder.join(path))
 }
 
 /// Formats a program with its arguments for the flag of a hook. The program's path is relative to this folder.
 fn program_in_folder(argv: &[String], folder: &Path) -> String {
     let mut argv = argv.to_owned();
     if let Some(program) = argv.first_mut().filter(|program| program.contains('/')) {
-        *program = folder.join(&*program).to_string_lossy().into_owned();
+        *program = from_folder(Path::new(program), folder).to_string_lossy().into_owned();
     }
     serde_json::to_string(&argv).expect("texts only, so this cannot fail")
 }

@@ -14,8 +14,8 @@ use super::args::switch;
 use super::out::{self, Stream};
 use crate::operator::LogWatch;
 use crate::protocol::HostName;
-use crate::report::{Bars, Json, Lines, LogView, Reporter, Style};
-use crate::rollout::{Event, EventKind, Interrupt, Summary};
+use crate::report::{self, Bars, Json, Lines, LogView, Reporter, Style};
+use crate::rollout::{Event, EventKind, Interrupt, Outcome, Summary};
 
 /// How long an aborted rollout waits for a display that is stuck.
 const LEAVE_WITHIN: Duration = Duration::from_secs(1);
@@ -30,12 +30,28 @@ pub(super) struct DisplayArgs {
     #[arg(long, short, env = "HOMELAB_DEPLOY_VERBOSE", conflicts_with = "json", value_parser = switch)]
     verbose: bool,
 
+    #[command(flatten)]
+    terminal: TerminalArgs,
+}
+
+// What the environment says of terminals.
+#[derive(Debug, Args)]
+pub(super) struct TerminalArgs {
     // Any value but an empty one turns colors off: https://no-color.org
     #[arg(long, env = "NO_COLOR", hide = true)]
     no_color: Option<String>,
 
     #[arg(long, env = "TERM", hide = true)]
     term: Option<String>,
+}
+
+impl TerminalArgs {
+    /// How text looks that goes to this stream.
+    pub(super) fn style(&self, stream: &impl IsTerminal) -> Style {
+        let is_able = self.term.as_ref().is_none_or(|term| term != "dumb");
+        let wanted = is_able && self.no_color.as_ref().is_none_or(String::is_empty);
+        if wanted && stream.is_terminal() { Style::Colored } else { Style::Plain }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,9 +67,17 @@ impl DisplayArgs {
     }
 
     pub(super) fn style(&self) -> Style {
-        let is_able = self.term.as_ref().is_none_or(|term| term != "dumb");
-        let wanted = is_able && self.no_color.as_ref().is_none_or(String::is_empty);
-        if wanted && io::stderr().is_terminal() { Style::Colored } else { Style::Plain }
+        self.terminal.style(&io::stderr())
+    }
+
+    /// Says to a person what a rollout came to, and how to go on with it where that is to be done.
+    pub(super) fn recap(&self, summary: &Summary) {
+        let Some(rollout) = summary.rollout.as_deref().filter(|_| self.audience() == Audience::Person) else { return };
+        out::note(&report::recap(summary, self.style(), out::room()));
+        // Who has deployed in one line does so once more.
+        if summary.outcome != Some(Outcome::Succeeded) && rollout.source.is_some() {
+            out::note(&format!("  resume:   homelab-deploy apply --resume {}", rollout.id.short()));
+        }
     }
 
     pub(super) fn reporter(&self) -> Box<dyn Reporter + Send> {
@@ -83,7 +107,7 @@ impl DisplayArgs {
     }
 
     fn can_move_the_cursor(&self) -> bool {
-        self.term.as_ref().is_some_and(|term| term != "dumb")
+        self.terminal.term.as_ref().is_some_and(|term| term != "dumb")
     }
 }
 

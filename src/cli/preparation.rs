@@ -74,7 +74,7 @@ pub(super) fn is_path(plan: &str) -> bool {
     plan.contains('/') || has_extension(plan, "toml")
 }
 
-fn has_extension(plan: &str, wanted: &str) -> bool {
+pub(super) fn has_extension(plan: &str, wanted: &str) -> bool {
     Path::new(plan).extension().is_some_and(|extension| extension == wanted)
 }
 
@@ -217,7 +217,8 @@ impl Preparation {
         let mut bus = self.operator.connect().await?;
         let prepared = wanted.prepare(&mut bus, &self.operator.discovery(&self.state)).await;
         let mut prepared = prepared.map_err(|error| self.unprepared(error, &file))?;
-        prepared.warnings.extend(report::missed(&prepared.missed(&self.state.journals()), &clock::zone()));
+        let known = self.operator.discovery(&self.state).known;
+        prepared.warnings.extend(report::missed(&prepared.missed(&self.state.journals(), &known), &clock::zone()));
         let preview = report::preview(&prepared.rollout, &prepared.warnings, prepared.changes.as_ref(), out::width());
         Ok(Previewed { bus, prepared, preview })
     }

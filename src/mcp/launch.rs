@@ -106,7 +106,10 @@ impl ToolContext {
         }
         let mut prepared = Box::pin(wanted.settle(called)).await?;
         within_reach(credential, &prepared.rollout.plan)?;
-        prepared.warnings.extend(report::missed(&prepared.missed(&self.settings.journals), &TimeZone::UTC));
+        prepared.warnings.extend(report::missed(
+            &prepared.missed(&self.settings.journals, &self.settings.discovery.known),
+            &TimeZone::UTC,
+        ));
         Ok(prepared)
     }
 

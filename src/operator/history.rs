@@ -119,6 +119,19 @@ impl History {
         }
         behind
     }
+
+    /// The same by what the server tells: how many commits each of these is behind its default branch.
+    pub async fn behind_there<'a>(&mut self, commits: impl IntoIterator<Item = &'a Commit>) -> BTreeMap<Commit, usize> {
+        let mut behind = BTreeMap::new();
+        let Some(server) = &mut self.server else { return behind };
+        let Some(head) = server.head().await else { return behind };
+        for commit in commits {
+            if let Some(missing) = self.subjects_between(commit, &head).await {
+                behind.insert(commit.clone(), missing.len());
+            }
+        }
+        behind
+    }
 }
 
 #[cfg(test)]

@@ -31,6 +31,7 @@ pub struct PlanFile {
 #[derive(Debug, Error, Diagnostic)]
 pub enum PlanFileError {
     #[error("cannot read {0}: {1}")]
+    #[diagnostic(help("a plan is a text file in UTF-8 that you may read: check its path, and save it in UTF-8"))]
     Unreadable(PathBuf, io::Error),
     #[error("{0} is larger than {MAX_PLAN_BYTES} bytes")]
     #[diagnostic(help("a plan is a short text: check that this is the right file"))]
@@ -135,6 +136,7 @@ struct Settled {
 #[derive(Debug, Error, Diagnostic)]
 pub enum SavedPlanError {
     #[error("cannot read {path}: {error}", path = .0.display(), error = .1)]
+    #[diagnostic(help("`homelab-deploy plan NAME --out FILE.json` writes one"))]
     Unreadable(PathBuf, #[source] io::Error),
     #[error("{path} is no plan that was saved: {error}", path = .0.display(), error = .1)]
     #[diagnostic(help("`homelab-deploy plan NAME --out FILE.json` writes one"))]

@@ -15,7 +15,7 @@ pub use self::error::{PreflightError, PrepareError, SelectionError};
 use self::systems::leave_current;
 pub use self::systems::{SystemsFrom, changes_of};
 use super::flake::{FlakeRules, Need};
-use super::fleet::{Awaited, Discovered, Discovery, FleetError, Purpose, RollCall, SilentHost};
+use super::fleet::{Awaited, Discovered, Discovery, FleetError, KnownHosts, Purpose, RollCall, SilentHost};
 use super::history::History;
 use super::journal::Journals;
 use super::revision::{UnresolvedError, commits_at_hand, resolve_revision};
@@ -284,12 +284,16 @@ impl Part {
 
 impl Prepared {
     /// Returns hosts that took part in a recent rollout of this plan and do not answer now, with its time.
-    pub fn missed(&self, journals: &Journals) -> BTreeMap<HostName, Timestamp> {
+    pub fn missed(&self, journals: &Journals, known: &KnownHosts) -> BTreeMap<HostName, Timestamp> {
         let plan = &self.rollout.plan;
         let since = clock::now().saturating_sub(MISSED_FOR).unwrap_or(Timestamp::MIN);
         let earlier = journals.since(since);
         let earlier = earlier.iter().filter(|(_, rollout)| rollout.plan.name == plan.name);
-        plan.missed(&self.roster, earlier.map(|(at, rollout)| (*at, &rollout.plan)))
+        let mut missed = plan.missed(&self.roster, earlier.map(|(at, rollout)| (*at, &rollout.plan)));
+        // Without contexts, fleets share their journals.
+        let of_others = known.of_others();
+        missed.retain(|host, _| !of_others.contains(host));
+        missed
     }
 
     /// Fails if another operator runs a rollout on the same tier.

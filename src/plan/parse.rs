@@ -24,9 +24,11 @@ impl Plan {
         if !errors.is_empty() {
             // The content of a broken line is unknown, and so is what is missing because of it.
             let broken: Vec<_> = errors.iter().map(|error| lines_of(text, error.span())).collect();
-            let is_known = |span: Range<usize>| !broken.iter().any(|lines| lines.contains(&span.start));
-            mistakes.retain(|mistake| !mistake.is_absence() && mistake.span().is_none_or(is_known));
-            mistakes.extend(errors.iter().map(not_toml));
+            let is_known =
+                |span: Range<usize>| !broken.iter().any(|lines| span.start < lines.end && lines.start <= span.end);
+            // What has no place stands for a value that is missing there.
+            mistakes.retain(|mistake| !mistake.is_absence() && mistake.span().is_some_and(is_known));
+            mistakes.extend(errors.iter().map(|error| not_toml(error, text)));
         }
         PlanErrors::unless_none(mistakes).map(|()| plan)
     }
@@ -190,11 +192,13 @@ fn lines_of(text: &str, span: Option<Range<usize>>) -> Range<usize> {
     from..to + 1
 }
 
-fn not_toml(error: &toml::de::Error) -> PlanDiagnostic {
+fn not_toml(error: &toml::de::Error, text: &str) -> PlanDiagnostic {
     let mistake = PlanDiagnostic::mistake("this is not TOML").help("https://toml.io shows the format on one page");
     let Some(span) = error.span() else { return mistake };
-    // The place of something missing is empty and could not be shown.
-    mistake.at(&(span.start..span.end.max(span.start + 1)), error.message())
+    // Something that is missing at a place has no width, and could not be pointed at; nor could the end of the text.
+    let last = text.trim_end().char_indices().next_back().map_or(0, |(last, _)| last);
+    let start = span.start.min(last);
+    mistake.at(&(start..span.end.max(start + 1)), error.message())
 }
 
 /// The kinds of tables, which have different keys.

@@ -179,10 +179,8 @@ pub(super) fn command(value: &Value<'_>, key: &str) -> Result<Vec<String>, PlanD
     let help =
         |words: &[String]| format!("no shell reads it: write each word as a string of its own, {key} = {words:?}");
     let Some(list) = value.get_ref().as_array() else {
-        let words: Vec<String> = match value.get_ref().as_str() {
-            Some(line) => line.split_whitespace().map(str::to_owned).collect(),
-            None => vec!["./smoke.sh".to_owned(), "dns".to_owned()],
-        };
+        let line = value.get_ref().as_str().filter(|line| !line.trim().is_empty()).unwrap_or("./smoke.sh dns");
+        let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
         return Err(wrong_type(value, key, "a list of strings").help(help(&words)));
     };
     let words = list

@@ -176,11 +176,13 @@ impl HostSection<'_> {
         }
     }
 
-    fn says(&self) -> String {
+    fn says(&self, zone: &TimeZone) -> String {
+        let busy = self.view.response.as_deref().filter(|response| response.holder.is_some());
+        let message = busy.map_or_else(|| first_line(&self.facts.message), |busy| wording::message(busy, zone));
         // The message of a skipped host already contains the reason.
         let was_skipped = matches!(self.view.state, HostState::Final(HostOutcome::Skipped(_)));
         let error = self.facts.error.filter(|_| !was_skipped).map(safe);
-        let message = Some(first_line(&self.facts.message)).filter(|message| !message.is_empty());
+        let message = Some(message).filter(|message| !message.is_empty());
         let units = Some(self.facts.failed_units.iter().map(|unit| safe(unit)).collect::<Vec<_>>().join(" "));
         let units = units.filter(|units| !units.is_empty()).map(|units| format!("failed units: {units}"));
         let reboot = self.facts.reboot_required.then(|| "reboot required".to_owned());

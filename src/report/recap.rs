@@ -76,7 +76,7 @@ impl Recap<'_> {
             Some(Outcome::Interrupted | Outcome::Declined | Outcome::Paused) => {
                 (Symbol::Bad, format!("{name} was interrupted"))
             }
-            None => (Symbol::UnderWay, format!("{name} is not over")),
+            None => (Symbol::Bad, format!("{name} was cut off")),
         }
     }
 
@@ -100,7 +100,7 @@ impl Recap<'_> {
                 let text = format!("{name} is paused{}: nobody was there to confirm it.{unstarted}", self.before());
                 (Symbol::Waits, text)
             }
-            None => (Symbol::UnderWay, format!("{name} is not over.")),
+            None => (Symbol::Bad, format!("{name} was cut off.")),
         }
     }
 

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use super::format::{DisplayDuration, Row, count, first_line, safe, shorten};
+use crate::clock;
 use crate::plan::ResolvedPlan;
 use crate::protocol::{Action, ErrorCode, HostName, Response};
 use crate::rollout::summary::{Counts, HostState, HostView, ReturnView};
@@ -192,8 +193,16 @@ fn reason(response: &Response) -> String {
         ErrorCode::Other(code) => shorten(&safe(code), 40),
         known => known.as_str().trim_end_matches("_failed").replace('_', " "),
     });
-    let message = Some(first_line(&response.message)).filter(|message| !message.is_empty());
+    let message = Some(message(response, &clock::zone())).filter(|message| !message.is_empty());
     code.into_iter().chain(message).collect::<Vec<_>>().join(": ")
+}
+
+/// What a host says in a sentence. Since when it is busy is said in this zone: the host has its own.
+pub(super) fn message(response: &Response, zone: &TimeZone) -> String {
+    let Some(holder) = &response.holder else { return first_line(&response.message) };
+    let by = holder.operator.as_deref().map(|operator| format!(" of {}", first_line(operator)));
+    let since = clock::local(holder.since, zone);
+    format!("busy with {}{} since {since}", first_line(&holder.id), by.unwrap_or_default())
 }
 
 pub(super) const fn skipped(cause: SkipReason) -> &'static str {

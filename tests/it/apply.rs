@@ -12,7 +12,7 @@ mod current;
 mod downgrade;
 pub(crate) mod fake;
 mod flake;
-mod halting;
+pub mod halting;
 mod interrupts;
 mod nothing_sent;
 mod operators;

@@ -1,6 +1,7 @@
 //! Tests that `doctor` finds each fault at both ends, and sends no deployment.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use homelab_deploy::nats_config::{FleetList, ListenerName, Principal, User};
@@ -219,6 +220,38 @@ async fn with_the_key_of_a_test_deployer_prod_is_out_of_reach_and_hears_nothing(
     let state = lab.folder().join("hosts/ns1/state");
     let runs = fs::read_dir(state.join("runs")).map(Iterator::count).unwrap_or_default();
     assert_eq!(runs, 0, "ns1 has a run on record");
+}
+
+#[tokio::test]
+async fn records_that_others_can_write_to_are_told() {
+    let lab = Lab::start(super::program(), &[]).await.unwrap();
+    let records = lab.home().join("state/homelab-deploy/rollouts");
+    fs::create_dir_all(&records).unwrap();
+    let doctor = async |folder: &Path, mode: u32| {
+        fs::set_permissions(folder, fs::Permissions::from_mode(mode)).unwrap();
+        let mut command = lab.operator(&lab.admin).unwrap();
+        let ended = Running::start(command.args(["doctor", "--json"])).unwrap().ended().await.unwrap();
+        problems(&ended).into_iter().filter(|problem| problem.starts_with("records")).collect::<Vec<_>>()
+    };
+    for folder in [records.as_path(), records.parent().unwrap()] {
+        let told = format!("records: {} can be written to by other users", folder.display());
+        assert_eq!(doctor(folder, 0o770).await, [told]);
+        assert_eq!(doctor(folder, 0o700).await, [] as [&str; 0]);
+    }
+}
+
+#[tokio::test]
+async fn a_host_whose_role_is_not_on_the_list_is_told_so_and_not_that_its_key_is_another_ones() {
+    let stage = Stage::set().unwrap();
+    let server = Server::start_with(&stage.folder.path().join("server"), &stage.configuration).await.unwrap();
+    let (fleet, seed) = (stage.fleet(), stage.ns1.seed_file());
+    let mut command = fleet::command(super::program(), stage.folder.path(), &[]).unwrap();
+    command.args(["doctor", "--listener", "--tier", "prod", "--nats-url", server.url()]).arg("--nkey-file").arg(seed);
+    command.arg("--fleet").arg(fleet).args(["--hostname", "ns1"]);
+    let ended = Running::start(&mut command).unwrap().ended().await.unwrap().expect(1);
+    assert!(ended.stdout.contains("give --role as fleet.toml has it"), "{}", ended.stdout);
+    let ended = Running::start(command.args(["--role", "dns"])).unwrap().ended().await.unwrap().expect(0);
+    assert!(!ended.stdout.contains("problem"), "{}", ended.stdout);
 }
 
 #[tokio::test]

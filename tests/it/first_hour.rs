@@ -55,6 +55,20 @@ async fn a_flag_goes_before_a_variable_and_that_before_a_context() {
 }
 
 #[tokio::test]
+async fn a_wrong_setting_is_told_with_the_places_that_it_can_come_from() {
+    let folder = tempfile::tempdir().unwrap();
+    let context = "[context.home]\nserver = 'http://h'\nkey = 'k'\n";
+    fs::write(folder.path().join("homelab-deploy.toml"), context).unwrap();
+    let hosts = async |arguments: &[&str]| {
+        let mut command = fleet::command(crate::program(), folder.path(), &[]).unwrap();
+        Running::start(command.arg("hosts").args(arguments)).unwrap().ended().await.unwrap().expect(2)
+    };
+    let places = "--nats-url, or HOMELAB_DEPLOY_NATS_URL, or `server` in a context of homelab-deploy.toml";
+    hosts(&[]).await.told("invalid value 'http://h'").told(places);
+    hosts(&["--nats-url", "http://other"]).await.told("invalid value 'http://other'").not_told(places);
+}
+
+#[tokio::test]
 async fn each_context_has_records_of_its_own() {
     let lab = lab_with_context("[context.other]\n").await;
     run(&lab, &["rollouts"], &[]).await.expect(2).told("default-context");
@@ -128,6 +142,25 @@ async fn init_adds_what_is_new_and_overwrites_nothing() {
     let again = init(folder.path(), &["lab", "--yes", "--host", "prod.ns1.web"]).await.expect(2);
     again.told("ns1 is a host of this fleet already");
     init(folder.path(), &["other", "--yes", "--host", "prod.ns1"]).await.expect(2).told("--flake is missing");
+}
+
+#[tokio::test]
+async fn init_takes_a_new_address_and_a_new_flake_to_each_file_that_nobody_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    let read = |name: &str| fs::read_to_string(folder.path().join("lab").join(name)).unwrap();
+    let files = ["nats.conf", "nix/homelab-deploy.nix", "homelab-deploy.toml"];
+    let new = ["lab", "--yes", "--host", "prod.ns1", "--flake", "git+https://h/x"];
+    init(folder.path(), &new).await.expect(0);
+    let before = files.map(read);
+    let moved = ["lab", "--yes", "--nats-url", "nats://nats.example:4333", "--flake", "git+https://h/y"];
+    fs::write(folder.path().join("lab").join(files[1]), format!("# mine\n{}", before[1])).unwrap();
+    init(folder.path(), &moved).await.expect(0).told("nix/homelab-deploy.nix was changed by hand");
+    assert!(read(files[0]).contains("port: 4333"), "{}", read(files[0]));
+    for name in [files[2], "nix/homelab-deploy.nix.new"] {
+        let text = read(name);
+        assert!(text.contains("nats://nats.example:4333") && text.contains("git+https://h/y"), "{name}: {text}");
+    }
+    assert!(read(files[1]).contains("git+https://h/x"));
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::operator::{self, Running};
 use crate::support::fleet;
+use crate::support::git::{Git, Mood};
 use crate::support::lab::Lab;
 use crate::support::server::Server;
 
@@ -67,6 +68,29 @@ async fn a_list_that_is_watched_shows_what_changes() {
     // SIGTERM, because a shell without job control starts background processes with SIGINT ignored.
     watching.signal(Signal::TERM).unwrap();
     assert_eq!(watching.ended().await.unwrap().code, None, "it does not end by itself");
+}
+
+#[tokio::test]
+async fn the_git_server_tells_how_far_behind_hosts_are_that_no_clone_here_knows() {
+    let lab = lab().await;
+    operator::run(&lab, &["deploy", "prod.ns1", "--branch", "main"]).await.unwrap().expect(0);
+    for subject in ["one", "two"] {
+        lab.flake.commit(subject).unwrap();
+    }
+    let mut git = Git::serve(lab.folder()).unwrap();
+    let table = async |flake: Option<&str>| {
+        let mut command = lab.operator(&lab.admin).unwrap();
+        command.args(hosts(&["--tier", "prod"])).env_remove("HOMELAB_DEPLOY_FLAKE");
+        command.args(flake.map(|flake| ["--flake", flake]).into_iter().flatten());
+        Running::start(&mut command).unwrap().ended().await.unwrap().expect(0).stdout
+    };
+    let flake = format!("git+{}", git.url("flake"));
+    assert!(!table(None).await.contains("behind"));
+    let told = table(Some(&flake)).await;
+    assert!(told.lines().any(|line| line.starts_with("ns1") && line.contains(" behind 2 ")), "{told}");
+    git.set(Mood::Gone);
+    let told = table(Some(&flake)).await;
+    assert!(told.contains("ns1") && !told.contains("behind"), "it is a courtesy: {told}");
 }
 
 #[tokio::test]

@@ -146,6 +146,22 @@ async fn what_cannot_be_told_is_refused_before_anything_is_sent() {
 }
 
 #[tokio::test]
+async fn a_way_back_that_is_only_tried_changes_nothing() {
+    let (lab, first, second) = two_commits().await;
+    let back = ["deploy", "prod.ns1", "--to", "previous", "--yes"];
+    let tried = run(&lab, &[&back[..], &["--action", "dry-activate", "--timeout", "77"]].concat()).await.expect(0);
+    tried.told("ns1  would change no unit");
+    let calls = lab.fleet.rebuild().calls(&host("ns1"));
+    assert!(calls.last().unwrap().contains("dry-activate"), "{calls:?}");
+    let rollouts = run(&lab, &["status", "--json"]).await.expect(0).stdout;
+    let begun: Value = serde_json::from_str(rollouts.lines().next().unwrap()).unwrap();
+    assert_eq!(begun["plan"]["waves"][0]["timeout"], "1m 17s", "{begun}");
+    run(&lab, &back).await.expect(0);
+    assert_eq!(commits(&lab, "ns1"), [&first, &second, &first, &first].map(String::as_str));
+    assert!(!lab.fleet.rebuild().calls(&host("ns1")).last().unwrap().contains("dry-activate"));
+}
+
+#[tokio::test]
 async fn deploy_goes_back_to_what_it_is_told_without_a_flag_for_that() {
     let (lab, first, second) = two_commits().await;
     run(&lab, &["deploy", "prod.ns1", "--branch", &first]).await.expect(3).told("would go back in history");

@@ -96,6 +96,7 @@ fn plans_are_completed_by_name_and_by_path() {
     assert_eq!(plans(&["plan", ""]), ["monday", "sunday"]);
     assert_eq!(plans(&["plan", "--plans-dir", ".config/homelab-deploy/plans", ""]), ["monday", "sunday"]);
     assert_eq!(plans(&["apply", "--plans-dir", "plans", "--revision", "x", ""]), ["sunday"]);
+    assert_eq!(plans(&["build", ""]), ["monday", "sunday"]);
     assert_eq!(plans(&["apply", "plans/s"]), ["plans/sunday.toml"]);
     assert_eq!(plans(&["apply", "--plans-dir", "nowhere", ""]), [""; 0]);
 }
@@ -132,6 +133,7 @@ fn hosts_are_those_of_the_last_rollout() {
     record(&state, 1, "['prod.old']");
     assert_eq!(completed("bash", home.path(), &["deploy", "p"]), ["prod.ns1", "prod.all"]);
     assert_eq!(completed("bash", home.path(), &["logs", "p"]), ["prod.ns1"]);
+    assert_eq!(completed("bash", home.path(), &["build", "n"]), ["ns1"]);
     assert_eq!(completed("zsh", home.path(), &["apply", "sunday", "--exclude", "ns2,"]), ["ns2,ns1", "ns2,test1"]);
     assert_eq!(completed("fish", home.path(), &["deploy", "--branch", "x", "t"]), ["test.test1", "test.all"]);
 }

@@ -53,7 +53,7 @@ type Values = fn(&ArgMatches) -> Vec<String>;
 
 /// The arguments whose values are completed, by id. An entry with a command applies to that command only: the id means
 /// something else in other commands.
-const VALUES: [(Option<&str>, &str, Values); 16] = [
+const VALUES: [(Option<&str>, &str, Values); 17] = [
     (None, "plan", plans),
     (None, "only", wave_names),
     (None, "from", wave_names),
@@ -61,6 +61,7 @@ const VALUES: [(Option<&str>, &str, Values); 16] = [
     (Some("logs"), "target", hosts_with_tiers),
     (None, "target", targets),
     (None, "hosts", hosts_and_rollouts),
+    (Some("build"), "what", plans_and_hosts),
     (Some("abort"), "id", running_rollouts),
     (None, "id", rollouts),
     (None, "resume", unfinished_rollouts),
@@ -129,6 +130,10 @@ fn plans(written: &ArgMatches) -> Vec<String> {
             && std::fs::read_to_string(file).is_ok_and(|text| text.contains("[[wave]]"))
     };
     names.into_iter().chain(files.filter(is_plan)).collect()
+}
+
+fn plans_and_hosts(written: &ArgMatches) -> Vec<String> {
+    plans(written).into_iter().chain(host_names(written)).collect()
 }
 
 fn wave_names(written: &ArgMatches) -> Vec<String> {

@@ -88,9 +88,14 @@ impl Deploy {
     pub(in crate::cli) fn run(self) -> CommandResult {
         let selector = Selector::parse(&self.target, &alias::KnownAliases).or_usage()?;
         if self.to.as_ref().is_some_and(|to| to.as_str() == "previous") {
-            let Self { yes, guards: GuardArgs { force, .. }, hooks, flake, operator, state, display, .. } = self;
-            let rollback = Rollback { hosts: Vec::new(), yes, force, hooks, flake, operator, state, display };
-            return rollback.return_one(alias::only_host(selector)?);
+            let settings = self.settings();
+            let Self { yes, guards: GuardArgs { force, .. }, hooks, flake, rollback, operator, state, display, .. } =
+                self;
+            let command = Rollback { hosts: Vec::new(), yes, force, hooks, flake, operator, state, display };
+            return command.return_one(alias::only_host(selector)?, |plan| {
+                plan.waves.iter_mut().for_each(|wave| wave.settings = settings.clone());
+                rollback.apply_defaults_to(plan);
+            });
         }
         if self.to.is_some() && !self.yes {
             confirm::check_somebody_can_answer(self.display.audience())?;
@@ -152,14 +157,17 @@ impl Deploy {
     }
 
     fn plan(&self, selector: Selector) -> Plan {
-        let settings = Settings {
+        let mut plan = Plan::of_one_wave(selector, self.settings());
+        self.rollback.apply_defaults_to(&mut plan);
+        plan
+    }
+
+    fn settings(&self) -> Settings {
+        Settings {
             action: self.action,
             timeout: Spanned::nowhere(Duration::from_secs(self.timeout.into())),
             ..Settings::default()
-        };
-        let mut plan = Plan::of_one_wave(selector, settings);
-        self.rollback.apply_defaults_to(&mut plan);
-        plan
+        }
     }
 
     /// Shows what is about to happen, and asks first if the deployment is risky and a person is there.

@@ -137,10 +137,16 @@ impl Doctor {
             }
             None => findings.note("flake", "it was not looked at", "give --flake-url as the listener has it"),
         }
-        let holder = Principal::Listener(name);
+        let is_this = |other: &Principal| matches!(other, Principal::Listener(other) if (other.tier, &other.hostname) == (name.tier, &name.hostname));
         let known = bus::public_key(&settings.nkey_file).ok().and_then(|(key, _)| fleet?.holder(&key));
+        let has_its_own = known.as_ref().is_some_and(is_this);
+        let holder = Principal::Listener(name);
         if let Some(other) = known.filter(|known| *known != holder) {
-            let next = "give this host its own seed, keys/TIER.HOST.seed";
+            let next = if has_its_own {
+                "give --role as fleet.toml has it, or change it there and print the server's permissions anew"
+            } else {
+                "give this host its own seed, keys/TIER.HOST.seed"
+            };
             findings.problem("key", format!("this is the key of the {other}"), next);
         }
         let connected = Bus::connect(&settings).await.map_err(|error| findings.error("server", &error));

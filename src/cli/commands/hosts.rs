@@ -1,5 +1,6 @@
 //! `hosts`: lists the hosts that answer.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use clap::Args;
@@ -9,14 +10,18 @@ use crate::cli::args::switch;
 use crate::cli::connection::OperatorArgs;
 use crate::cli::context::StateArgs;
 use crate::cli::exit::{CommandResult, Exit};
+use crate::cli::folders::cache_dir;
 use crate::cli::{block_on, out};
 use crate::clock;
 use crate::operator::{Awaited, Discovered, FleetError, History, Purpose, RollCall};
-use crate::protocol::{HostAnswer, HostName, Tier};
+use crate::protocol::{Commit, FlakeUrl, HostAnswer, HostName, Tier};
 use crate::report::{self, HostsView};
 
 /// The pause of `--watch` between two roll calls.
 const WATCH_EVERY: Duration = Duration::from_secs(3);
+
+/// For how many lists holds what a git server told: a minute.
+const LOOKS: u32 = 20;
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Hosts {
@@ -31,6 +36,10 @@ pub(in crate::cli) struct Hosts {
     /// Ask again and again, and show what is so now
     #[arg(long, env = "HOMELAB_DEPLOY_WATCH", conflicts_with = "json", value_parser = switch)]
     watch: bool,
+
+    /// Flake whose server is asked how far behind its default branch hosts are, where no clone here knows that
+    #[arg(long, env = "HOMELAB_DEPLOY_FLAKE", value_name = "URL")]
+    flake: Option<FlakeUrl>,
 
     #[command(flatten)]
     operator: OperatorArgs,
@@ -63,7 +72,7 @@ impl Hosts {
         if self.json {
             out::json(&hosts);
         } else if !hosts.is_empty() {
-            out::data(&table(&hosts).await);
+            out::data(&table(&hosts, &mut self.history()).await);
         }
         Ok(Exit::Success)
     }
@@ -71,20 +80,27 @@ impl Hosts {
     /// Redraws the list until the operator or the reader has seen enough.
     async fn watch(&self, bus: &mut Bus) -> CommandResult {
         loop {
-            let list = match self.call(bus).await {
-                Ok(called) => {
-                    let remarks: String = remarks(&called).map(|remark| remark + "\n").collect();
-                    remarks + &table(&called.sorted()).await
+            let mut history = self.history();
+            for _ in 0..LOOKS {
+                let list = match self.call(bus).await {
+                    Ok(called) => {
+                        let remarks: String = remarks(&called).map(|remark| remark + "\n").collect();
+                        remarks + &table(&called.sorted(), &mut history).await
+                    }
+                    // The client reconnects by itself.
+                    Err(FleetError::Disconnected) => "the connection to NATS was lost\n".to_owned(),
+                    Err(error) => return Err(error.into()),
+                };
+                if !out::in_place(&list) {
+                    return Ok(Exit::Success);
                 }
-                // The client reconnects by itself.
-                Err(FleetError::Disconnected) => "the connection to NATS was lost\n".to_owned(),
-                Err(error) => return Err(error.into()),
-            };
-            if !out::in_place(&list) {
-                return Ok(Exit::Success);
+                tokio::time::sleep(WATCH_EVERY).await;
             }
-            tokio::time::sleep(WATCH_EVERY).await;
         }
+    }
+
+    fn history(&self) -> History {
+        History::of(self.flake.as_ref(), cache_dir().as_deref())
     }
 
     async fn call(&self, bus: &mut Bus) -> Result<Discovered, FleetError> {
@@ -94,9 +110,13 @@ impl Hosts {
     }
 }
 
-async fn table(hosts: &[HostAnswer]) -> String {
-    let commits = hosts.iter().filter_map(|answer| answer.report.revision.as_ref());
-    let behind = History::of(None, None).behind_here(commits).await;
+async fn table(hosts: &[HostAnswer], history: &mut History) -> String {
+    let commits: BTreeSet<&Commit> = hosts.iter().filter_map(|answer| answer.report.revision.as_ref()).collect();
+    let mut behind = history.behind_here(commits.iter().copied()).await;
+    let unknown: Vec<&Commit> = commits.into_iter().filter(|commit| !behind.contains_key(*commit)).collect();
+    if !unknown.is_empty() {
+        behind.extend(history.behind_there(unknown).await);
+    }
     report::hosts_table(hosts, &HostsView { behind: &behind, now: clock::now(), width: out::data_room() })
 }
 

@@ -72,7 +72,7 @@ impl Init {
         let fleet_file = self.folder.join("fleet.toml");
         let before = known_fleet(&fleet_file).or_usage()?;
         let is_asking = !self.yes && io::stdin().is_terminal() && io::stderr().is_terminal();
-        let site = self.site(is_asking)?;
+        let (site_before, site) = self.sites(is_asking)?;
         let names = self.names(&before, is_asking)?;
         // Seeds are written first: every key on the list must have a seed.
         let added = self.make_keys(&before, names)?;
@@ -84,8 +84,8 @@ impl Init {
             let text = fs::read_to_string(&fleet_file).unwrap_or_else(|_| FleetList::default().text());
             self.put("fleet.toml", &(text + &added.entries()))?;
         }
-        let files = |fleet| site.files(fleet).map_err(InitError::Subject).or_usage();
-        for ((path, old), (_, new)) in files(&before)?.iter().zip(&files(&fleet)?) {
+        let files = |site: &Site, fleet| site.files(fleet).map_err(InitError::Subject).or_usage();
+        for ((path, old), (_, new)) in files(&site_before, &before)?.iter().zip(&files(&site, &fleet)?) {
             self.update(path, old, new)?;
         }
         let there =
@@ -100,29 +100,35 @@ impl Init {
         Ok(Exit::Success)
     }
 
-    /// Returns the server, the flake and the context: from the flags, else from an earlier `init`, else from the user.
-    fn site(&self, is_asking: bool) -> Result<Site, CommandError> {
+    /// Where server and flake were as the file of an earlier `init` says, and where they are: as a flag says, else as that file
+    /// does, else as the user does.
+    fn sites(&self, is_asking: bool) -> Result<(Site, Site), CommandError> {
         let file = self.folder.join(LOCAL_FILE);
         let known = if file.exists() { context::choose(&file, None).or_usage()? } else { None };
         let (name, known) = known.map_or((None, None), |(name, known)| (Some(name), Some(known)));
         let (known_server, known_flake) = known.map_or((None, None), |known| (known.server, known.flake));
-        let server = match (&self.server, known_server) {
-            (Some(server), _) => server.clone(),
-            (None, Some(known)) => parsed(known.split(',').next().unwrap_or_default())?,
+        let known_server = known_server.map(|known| parsed(known.split(',').next().unwrap_or_default())).transpose()?;
+        let known_flake = known_flake.map(|known| parsed(&known)).transpose()?;
+        let server: ServerUrl = match (&self.server, &known_server) {
+            (Some(server), _) | (None, Some(server)) => server.clone(),
             (None, None) if is_asking => ask("NATS server", THIS_MACHINE)?.ok_or_else(|| missing("--nats-url"))?,
             (None, None) => parsed(THIS_MACHINE)?,
         };
-        let flake = match (&self.flake, known_flake) {
-            (Some(flake), _) => flake.clone(),
-            (None, Some(known)) => parsed(&known)?,
+        let flake: FlakeUrl = match (&self.flake, &known_flake) {
+            (Some(flake), _) | (None, Some(flake)) => flake.clone(),
             (None, None) if is_asking => {
                 ask("Flake with the configurations of the hosts", "")?.ok_or_else(|| missing("--flake"))?
             }
             (None, None) => return Err(missing("--flake")),
         };
         let folder = std::path::absolute(&self.folder).unwrap_or_default();
-        let name = name.unwrap_or_else(|| files::context_name(folder.file_name().unwrap_or_default()));
-        Ok(Site { context: name, server, flake })
+        let context = name.unwrap_or_else(|| files::context_name(folder.file_name().unwrap_or_default()));
+        let before = Site {
+            context: context.clone(),
+            server: known_server.unwrap_or_else(|| server.clone()),
+            flake: known_flake.unwrap_or_else(|| flake.clone()),
+        };
+        Ok((before, Site { context, server, flake }))
     }
 
     /// Returns the hosts to add.

@@ -62,6 +62,11 @@ enum NatsConfigError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Fleet(#[from] FleetListError),
+    #[error("there is nobody on the list")]
+    #[diagnostic(help(
+        "a server without users lets everybody in: `homelab-deploy init` makes a list of hosts and operators"
+    ))]
+    Nobody,
     #[error("--listener needs a host and its public key")]
     #[diagnostic(help("write it as prod.ns1=U... or, with a role, prod.ns1.dns=U..."))]
     NoKey,
@@ -99,6 +104,9 @@ impl NatsConfig {
         };
         for user in listeners.chain(test_deployers).chain(admins) {
             users.push(user?);
+        }
+        if users.is_empty() {
+            return Err(NatsConfigError::Nobody);
         }
         refuse_shared_keys(&users)?;
         let strictness = if self.compatible { Strictness::Compatible } else { Strictness::Strict };
@@ -177,7 +185,8 @@ mod tests {
         insta::assert_snapshot!(refusal(&["--admin", &seed]), @"the key of admin deployer: this is a seed, which is secret: give the public key that goes with it, which starts with U");
         insta::assert_snapshot!(refusal(&["--admin", &public, "--test-deployer", &public]), @"two users have the key UCFIRY65OQE7DFP5KLNS2PF2LVZMUZYJX4OZIEQ36N2IQANUB5XVZ45L: test deployer, and admin deployer");
         for nobody in [&["nats-config"][..], &["nats-config", "--compatible"]] {
-            assert!(Alone::try_parse_from(nobody).is_err(), "a server that lets nobody in is no use");
+            assert!(Alone::try_parse_from(nobody).is_err(), "a server without users lets everybody in");
         }
+        assert_eq!(refusal(&["/dev/null"]), "there is nobody on the list");
     }
 }

@@ -12,6 +12,7 @@ use crate::cli::preparation::{options, unprepared};
 use crate::cli::{alias, block_on, confirm, out};
 use crate::operator::journal::Recorded;
 use crate::operator::{PrepareOptions, RollbackPlan};
+use crate::plan::Plan;
 use crate::protocol::{HostName, Tier};
 use crate::report;
 
@@ -58,10 +59,12 @@ impl Rollback {
         block_on(self.begin(rollback))?
     }
 
-    /// Rolls this host back, and not the hosts of the command line.
-    pub(super) fn return_one(&self, host: (Option<Tier>, HostName)) -> CommandResult {
+    /// This host returns, whatever else was named, by a plan that is changed so.
+    pub(super) fn return_one(&self, host: (Option<Tier>, HostName), change: impl FnOnce(&mut Plan)) -> CommandResult {
         self.check_somebody_can_answer()?;
-        block_on(self.begin(RollbackPlan::of_hosts(&self.rollouts()?, &[host])?))?
+        let mut rollback = RollbackPlan::of_hosts(&self.rollouts()?, &[host])?;
+        change(&mut rollback.plan);
+        block_on(self.begin(rollback))?
     }
 
     fn check_somebody_can_answer(&self) -> Result<(), CommandError> {
@@ -99,6 +102,9 @@ impl Rollback {
         let carrier = Carrier { operator: &self.operator, state: &self.state, display: &self.display };
         let ended = carrier.begin(bus, prepared.rollout).await?;
         let exit = carrier.conclude(ended.state());
+        if audience == Audience::Person {
+            carrier.tell_what_would_be_done(ended.state()).await;
+        }
         if exit != Exit::Success && audience == Audience::Person {
             let id = ended.rollout().id.short();
             out::note(&format!("  resume:   homelab-deploy apply --resume {id} --allow-downgrade"));

@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use crate::cli::args::switch;
 use crate::cli::context::StateArgs;
-use crate::cli::display::{Audience, DisplayArgs};
+use crate::cli::display::DisplayArgs;
 use crate::cli::exit::{CommandError, CommandResult, Exit};
 use crate::cli::{block_on, out};
 use crate::clock;
@@ -72,6 +72,9 @@ enum StatusError {
     #[error("several rollouts are running: {}", .0.join(", "))]
     #[diagnostic(help("name the one to stop: `homelab-deploy abort ID`"))]
     SeveralRun(Vec<String>),
+    #[error("nothing was recorded of rollout {0}")]
+    #[diagnostic(help("it ended before anything was sent: start anew"))]
+    Empty(String),
 }
 
 impl Rollouts {
@@ -119,10 +122,12 @@ impl Status {
         }
         drop(reporter);
         let summary = follower.summary();
-        if self.display.audience() == Audience::Person {
-            out::note(&report::recap(summary, self.display.style(), out::room()));
+        if summary.rollout.is_none() {
+            return Err(StatusError::Empty(id.to_owned()).into());
         }
-        Ok(summary.outcome.map_or(Exit::Success, Exit::from))
+        self.display.recap(summary);
+        // One that is cut off was interrupted without being able to say so.
+        Ok(summary.outcome.map_or(Exit::Interrupted, Exit::from))
     }
 }
 
@@ -199,14 +204,9 @@ enum Format {
 }
 
 #[derive(Debug, Error, Diagnostic)]
-enum ReportError {
-    #[error("nothing was recorded of rollout {0}")]
-    #[diagnostic(help("it ended before anything was sent"))]
-    Empty(String),
-    #[error("cannot write {path}: {error}", path = .0.display(), error = .1)]
-    #[diagnostic(help("give a file that you may write, or leave --out away"))]
-    Unwritable(PathBuf, #[source] io::Error),
-}
+#[error("cannot write {path}: {error}", path = .0.display(), error = .1)]
+#[diagnostic(help("give a file that you may write, or leave --out away"))]
+struct ReportUnwritable(PathBuf, #[source] io::Error);
 
 impl Report {
     pub(in crate::cli) fn run(self) -> CommandResult {
@@ -215,7 +215,7 @@ impl Report {
         let recorded = journals.read(&id)?;
         let liveness = if recorded.running { Liveness::Running } else { Liveness::Over };
         let document = Document::of(&recorded.summary, liveness, clock::now());
-        let document = document.ok_or(ReportError::Empty(id))?;
+        let document = document.ok_or(StatusError::Empty(id))?;
         let text = match self.format {
             Format::Html => html(&document, &clock::zone()),
             Format::Markdown => markdown(&document, &clock::zone()),
@@ -224,7 +224,7 @@ impl Report {
         };
         match self.out {
             Some(path) => {
-                fs::write(&path, text).map_err(|error| ReportError::Unwritable(path, error))?;
+                fs::write(&path, text).map_err(|error| ReportUnwritable(path, error))?;
             }
             None => {
                 out::data(&text);

@@ -44,7 +44,7 @@ fn short(text: &str, folder: &Path) -> String {
 
 #[test]
 fn what_no_flag_gives_comes_from_the_context() {
-    insta::assert_snapshot!(settled(TWO, &["hosts"]).unwrap(), @"hosts --nats-url=nats://home:4222 --nkey-file=FOLDER/keys/ops.seed --context=home");
+    insta::assert_snapshot!(settled(TWO, &["hosts"]).unwrap(), @"hosts --nats-url=nats://home:4222 --nkey-file=FOLDER/keys/ops.seed --flake=git+https://h/home --context=home");
     insta::assert_snapshot!(settled(TWO, &["apply", "sunday", "--nkey-file", "k", "--flake=github:a/b"]).unwrap(), @"apply --nats-url=nats://home:4222 --plans-dir=/plans --context=home sunday --nkey-file k --flake=github:a/b");
     insta::assert_snapshot!(settled(TWO, &["hosts", "--context", "lab"]).unwrap(), @"hosts --nats-url=nats://lab-a,nats://lab-b --nkey-file=/lab.seed --context lab");
     // An assistant has its own key, or none.
@@ -60,6 +60,15 @@ fn one_context_needs_no_default_and_none_adds_nothing() {
     let one = "[context.a]\nserver = 's'";
     insta::assert_snapshot!(settled(one, &["rollouts"]).unwrap(), @"rollouts --context=a");
     insta::assert_snapshot!(settled("", &["rollouts"]).unwrap(), @"rollouts");
+}
+
+#[test]
+fn a_path_begins_in_the_folder_of_the_file_or_at_home() {
+    let context = "[context.a]\nserver = 's'\nkey = '~/keys/k'\nfleet = '~fleet'\non-start = ['~/tell', '~/it']";
+    let settled = settled(context, &["apply", "x"]).unwrap();
+    let home = std::env::home_dir().unwrap();
+    assert!(settled.contains(&format!("--nkey-file={}/keys/k", home.display())), "{settled}");
+    assert!(settled.contains(&format!(r#"--on-start=["{}/tell","~/it"]"#, home.display())), "{settled}");
 }
 
 #[test]

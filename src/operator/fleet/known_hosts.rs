@@ -3,7 +3,7 @@
 //! A known host makes a roll call shorter and never longer. Nothing depends on the record, so a file that is damaged,
 //! or that other users can write to, is ignored.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use jiff::Timestamp;
@@ -62,6 +62,14 @@ impl KnownHosts {
             .into_values()
             .flatten()
             .flat_map(|(tier, hosts)| hosts.into_iter().map(move |(host, known)| ((tier, host), known.role)))
+    }
+
+    /// The hosts that other fleets of this state folder have, and this one does not.
+    pub fn of_others(&self) -> BTreeSet<HostName> {
+        let mut fleets = self.read(today(clock::now()));
+        let ours = fleets.remove(&self.fleet).unwrap_or_default();
+        let is_ours = |host: &HostName| ours.values().any(|hosts| hosts.contains_key(host));
+        fleets.into_values().flatten().flat_map(|(_, hosts)| hosts.into_keys()).filter(|host| !is_ours(host)).collect()
     }
 
     pub(super) fn recall(&self) -> Tiers {

@@ -125,6 +125,10 @@ impl Repository {
     }
 }
 
+/// A courtesy is not worth a question.
+const NO_QUESTIONS: [(&str, &str); 3] =
+    [("GIT_TERMINAL_PROMPT", "0"), ("SSH_ASKPASS", "false"), ("SSH_ASKPASS_REQUIRE", "force")];
+
 /// How long all fetches from a server may take together.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -134,6 +138,8 @@ pub(super) struct RepositoryServer {
     remote: Remote,
     kept: Repository,
     patience: Duration,
+    /// What its HEAD was at when it was asked.
+    head: Option<Commit>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -155,12 +161,26 @@ impl RepositoryServer {
         // The folder is private, as git runs programs that a repository's configuration names.
         let folder = PrivateDir::create(cache)?.create_folder("commits")?.create_folder(&name)?;
         let kept = Repository::bare(folder.path().to_owned());
-        Ok(Self { remote: Remote::at(url), kept, patience: PATIENCE })
+        Ok(Self { remote: Remote::at(url), kept, patience: PATIENCE, head: None })
     }
 
     /// Returns the repository of the commits that were fetched earlier.
     pub(super) fn kept(&self) -> &Repository {
         &self.kept
+    }
+
+    /// The commit that its default branch is at; `None` where the server does not tell or not in time.
+    pub(super) async fn head(&mut self) -> Option<Commit> {
+        if self.head.is_none() && !self.patience.is_zero() {
+            let began = Instant::now();
+            let mut git = Command::new("git");
+            git.args(["ls-remote", "--", self.remote.url(), "HEAD"]).envs(NO_QUESTIONS);
+            self.remote.introduce(git.as_std_mut());
+            let told = output_within(&mut git, self.patience).await;
+            self.patience = self.patience.saturating_sub(began.elapsed());
+            self.head = String::from_utf8_lossy(&told.ok()?.stdout).split_whitespace().next()?.parse().ok();
+        }
+        self.head.clone()
     }
 
     /// Fetches a commit and returns the repository with it; `None` if the fetch fails or takes too long.
@@ -194,8 +214,7 @@ impl RepositoryServer {
         git.arg(if depth == Depth::Alone { "--depth=1" } else { "--depth=2147483647" });
         // git does not fetch a commit again that has a ref.
         git.arg("origin").arg(format!("{commit}:refs/commits/{commit}"));
-        // The fetch is optional, so git must not prompt for a password.
-        git.envs([("GIT_TERMINAL_PROMPT", "0"), ("SSH_ASKPASS", "false"), ("SSH_ASKPASS_REQUIRE", "force")]);
+        git.envs(NO_QUESTIONS);
         output_within(&mut git, PATIENCE).await.ok().map(|output| output.status)
     }
 }

@@ -122,6 +122,25 @@ Error:
 }
 
 #[test]
+fn a_text_that_ends_too_early_says_there_what_is_missing_and_nothing_else() {
+    for (text, missing) in [
+        ("revision =", "string values must be quoted"),
+        ("revision", "key with no value"),
+        ("[[wave]]\ntargets = ", "string values must be quoted"),
+        ("[[wave]]\ntargets = [", "unclosed array"),
+        ("[[wave", "unclosed array table"),
+        ("revision = \"\"\"main\n", "invalid multi-line basic string"),
+        ("[[wave]]\ntargets = 'test.all'\n\r", "carriage return must be followed by newline"),
+    ] {
+        let mistakes = parse(text).unwrap_err();
+        let told: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
+        assert_eq!(told, ["this is not TOML"], "{text:?}");
+        let report = report(&mistakes.named("plan.toml", text));
+        assert!(report.contains(missing), "{text:?}: {report}");
+    }
+}
+
+#[test]
 fn a_key_that_is_not_known_or_not_at_home_says_where_to_go() {
     insta::assert_snapshot!(wrong_line("max_paralel = 1"), @"
 unknown key `max_paralel`
@@ -203,6 +222,9 @@ two waves are called `prod-all`
 
 #[test]
 fn a_wrong_value_says_what_to_write() {
+    for line in ["check = ''", "check = ' '", "check = []", "check = 1"] {
+        assert!(wrong_line(line).contains(r#"check = ["./smoke.sh", "dns"]"#), "{line}");
+    }
     insta::assert_snapshot!(wrong_line("max_parallel = 0"), @"
 `max_parallel` is out of range
   write a whole number, 1 or more

@@ -44,7 +44,7 @@ pub fn html(document: &Document<'_>, zone: &TimeZone) -> String {
     page.push_str("</dl>\n<h2>Time line</h2>\n");
     page.push_str(&time_line(document));
     for wave in document.waves() {
-        page.push_str(&section(document, &wave));
+        page.push_str(&section(document, &wave, zone));
     }
     page.push_str("</main>\n</body>\n</html>\n");
     page
@@ -93,7 +93,7 @@ fn bar(
     )
 }
 
-fn section(document: &Document<'_>, wave: &WaveSection<'_>) -> String {
+fn section(document: &Document<'_>, wave: &WaveSection<'_>, zone: &TimeZone) -> String {
     let waves = document.summary.waves.len();
     let mut section = format!(
         "<section>\n<h2>{}/{waves} {} {}</h2>\n<table>\n<thead><tr><th>host<th>state<th>took<th>commit<th>says</tr></thead>\n<tbody>\n",
@@ -111,7 +111,7 @@ fn section(document: &Document<'_>, wave: &WaveSection<'_>) -> String {
                 marked(&host.status()),
                 host.took.map(|took| took.to_string()).unwrap_or_default(),
                 escape(&host.commits()),
-                escape(&host.says())
+                escape(&host.says(zone))
             ),
         );
         let log = escape(&host.log());

@@ -1,5 +1,7 @@
 //! Renders a rollout as `JUnit` XML for CI systems: a wave is a suite, and a host a test case.
 
+use jiff::tz::TimeZone;
+
 use super::html::escape;
 use super::{Document, HostSection, WaveSection, write};
 use crate::rollout::HostOutcome;
@@ -25,7 +27,7 @@ fn suite(document: &Document<'_>, wave: &WaveSection<'_>) -> String {
     let name = xml(&wave.name);
     let mut suite = format!("  <testsuite name=\"{name}\" {}>\n", count(document.hosts(wave.index)));
     for host in document.hosts(wave.index) {
-        let (says, log) = (xml(&format!("{}: {}", host.status(), host.says())), xml(&host.log()));
+        let (says, log) = (xml(&format!("{}: {}", host.status(), host.says(&TimeZone::UTC))), xml(&host.log()));
         let inside = match verdict(&host) {
             CaseResult::Passed => String::new(),
             CaseResult::Skipped => format!("<skipped message=\"{says}\"/>"),

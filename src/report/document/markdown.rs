@@ -10,12 +10,12 @@ pub fn markdown(document: &Document<'_>, zone: &TimeZone) -> String {
         write(&mut page, format_args!("- {title}: {}\n", escape(&fact)));
     }
     for wave in document.waves() {
-        page.push_str(&section(document, &wave));
+        page.push_str(&section(document, &wave, zone));
     }
     page
 }
 
-fn section(document: &Document<'_>, wave: &WaveSection<'_>) -> String {
+fn section(document: &Document<'_>, wave: &WaveSection<'_>, zone: &TimeZone) -> String {
     let mut section = format!(
         "\n## {}/{} {}: {}\n\n| host | state | took | commit | says |\n| --- | --- | --- | --- | --- |\n",
         wave.index,
@@ -33,7 +33,7 @@ fn section(document: &Document<'_>, wave: &WaveSection<'_>) -> String {
                 host.status(),
                 host.took.map(|took| took.to_string()).unwrap_or_default(),
                 escape(&host.commits()),
-                escape(&host.says())
+                escape(&host.says(zone))
             ),
         );
         let log = host.log();

@@ -201,11 +201,11 @@ fn a_deployment_that_fails_says_who_and_why() {
 }
 
 #[test]
-fn a_rollout_that_goes_on_is_said_to() {
+fn a_rollout_that_nobody_carries_on_was_cut_off() {
     let mut story = Scenario::begin(demo());
     story.wave_starts(0).sent("test1").wait(3);
     insta::assert_snapshot!(story.recap(), @"
-    ◌ Rollout demo is not over.
+    ✖ Rollout demo was cut off.
 
       6 hosts: 1 in flight, 5 not asked
     ");

@@ -9,7 +9,7 @@ use tokio::time::{Duration, sleep};
 
 use super::stage::{self, apply, ran, recap};
 use super::wiretap::Wiretap;
-use crate::operator::{Ended, Running};
+use crate::operator::{self, Ended, Running};
 use crate::support::lab::Lab;
 use crate::support::rebuild::GATE;
 
@@ -141,6 +141,8 @@ async fn a_wave_that_asks_pauses_where_nobody_can_answer() {
 2 hosts: 1 completed, 1 skipped
 "#);
     assert_eq!(ran(&lab), ["test1"]);
+    let found = operator::run(&lab, &["doctor"]).await.unwrap().stdout;
+    assert!(found.contains("the rollout plan is paused"), "{found}");
 }
 
 #[tokio::test]

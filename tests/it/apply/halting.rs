@@ -29,7 +29,7 @@ async fn halted(lab: &Lab, plan: &str) -> Ended {
 }
 
 /// Keeps a host busy with the request of another operator, until the gate opens.
-async fn keep_busy(lab: &Lab, host: &str) {
+pub async fn keep_busy(lab: &Lab, host: &str) {
     order(lab, &[host], GATE);
     let request = json!({
         "action": "switch", "revision": "main", "reply_to": format!("deploy.responses.test.{host}.other"), "id": "other", "operator": "eve@desk"

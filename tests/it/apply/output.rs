@@ -1,5 +1,6 @@
 //! Tests the output for programs, and colors on terminals.
 
+use std::io::Read;
 use std::process::Stdio;
 
 use serde_json::Value;
@@ -97,5 +98,30 @@ async fn a_terminal_gets_no_more_than_it_can_do_and_is_wanted() {
         let (_, symbol) = part.split_once('m').unwrap();
         let (symbol, _) = symbol.split_once("\u{1b}[").unwrap();
         assert!(!symbol.chars().any(char::is_alphanumeric), "{symbol:?} in {colored:?}");
+    }
+}
+
+/// What a preview looks like on a terminal of this kind.
+fn previewed(lab: &Lab, environment: &[(&str, &str)]) -> String {
+    let (mut screen, terminal) = terminal();
+    let mut command = stage::command(lab, "plan", "revision = 'main'\n[[wave]]\ntargets = 'test.test1'\n");
+    command.envs(environment.iter().copied()).stdin(Stdio::null()).stderr(Stdio::null()).stdout(terminal);
+    let mut child = command.spawn().unwrap();
+    // A terminal that nobody has open any more ends with an error.
+    drop(command);
+    let mut shown = Vec::new();
+    screen.read_to_end(&mut shown).ok();
+    assert!(child.wait().unwrap().success());
+    String::from_utf8(shown).unwrap()
+}
+
+#[tokio::test]
+async fn a_preview_has_bold_and_dim_where_the_terminal_has() {
+    let lab = stage::lab(&["test.test1"]).await;
+    let shown = previewed(&lab, &[("TERM", "xterm-256color")]);
+    assert!(shown.starts_with("\x1b[1mRollout plan ") && shown.contains("\x1b[2m  wave "), "{shown:?}");
+    for plain in [[("TERM", "dumb")], [("NO_COLOR", "1")]] {
+        let shown = previewed(&lab, &plain);
+        assert!(shown.starts_with("Rollout plan ") && !shown.contains('\x1b'), "{shown:?}");
     }
 }

@@ -86,6 +86,21 @@ async fn a_host_that_was_done_meanwhile_is_believed_and_the_others_follow() {
 }
 
 #[tokio::test]
+async fn one_that_was_cut_off_shows_how_it_goes_on_and_one_without_a_record_that_there_is_none() {
+    let lab = cut_off().await;
+    let (id, [journal]) = (only_id(&lab), journals(&lab).try_into().unwrap());
+    let status = operator::run(&lab, &["status"]).await.unwrap().expect(130);
+    let resume = format!("homelab-deploy apply --resume {}", &id[..8]);
+    status.told("Rollout plan was cut off").told(&resume);
+    let found = operator::run(&lab, &["doctor"]).await.unwrap().stdout;
+    assert!(found.contains("the rollout plan was broken off") && found.contains(&resume), "{found}");
+    File::create(&journal).unwrap();
+    for command in ["status", "report"] {
+        operator::run(&lab, &[command, &id]).await.unwrap().expect(3).told("nothing was recorded of rollout");
+    }
+}
+
+#[tokio::test]
 async fn an_older_rollout_is_not_taken_up_without_its_id() {
     let lab = cut_off().await;
     let older = only_id(&lab);

@@ -24,6 +24,7 @@ async fn names_that_are_nearly_right_are_told_with_the_right_one() {
     }
     for (arguments, code, help) in [
         (&["deploy", "prod.nsl", "--branch", "main"][..], 1, "did you mean deploy.prod.ns1?"),
+        (&["deploy", "prod.NS1", "--branch", "main"], 1, "did you mean deploy.prod.ns1?"),
         (&["logs", "nsl"], 3, "did you mean prod.ns1?"),
         (&["plan", "paln"], 2, "did you mean plan?"),
     ] {
@@ -95,6 +96,20 @@ async fn each_name_that_is_not_there_is_answered_with_the_one_that_is_most_like_
         unheard.extend((!one_line(&told).contains(help)).then(|| format!("{target}: {told}")));
     }
     assert!(unheard.is_empty(), "{} are not told:\n{}", unheard.len(), unheard.join("\n"));
+}
+
+#[tokio::test]
+async fn a_plan_that_cannot_be_read_is_told_with_what_to_do() {
+    let lab = stage::empty(&[]).await;
+    fs::create_dir_all(lab.home().join("plans/folder.toml")).unwrap();
+    fs::write(lab.home().join("utf-16.toml"), b"\xff\xfer\0e\0v\0").unwrap();
+    fs::write(lab.home().join("latin-1.toml"), b"# f\xfcr sonntags\n[[wave]]\ntargets = 'test.all'\n").unwrap();
+    for plan in ["nowhere.toml", "folder", "./utf-16.toml", "latin-1.toml"] {
+        let told = operator::run(&lab, &["plan", plan]).await.unwrap().expect(2).stderr;
+        assert!(one_line(&told).contains("a plan is a text file in UTF-8 that you may read"), "{plan}: {told}");
+    }
+    let told = operator::run(&lab, &["apply", "nowhere.json", "--yes"]).await.unwrap().expect(2).stderr;
+    assert!(one_line(&told).contains("`homelab-deploy plan NAME --out FILE.json` writes one"), "{told}");
 }
 
 fn one_line(told: &str) -> String {

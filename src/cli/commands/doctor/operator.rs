@@ -14,10 +14,12 @@ use crate::cli::commands::hosts::twins;
 use crate::clock;
 use crate::listener;
 use crate::nats_config::{Deviation, FleetList, Permission, Principal, sample};
+use crate::operator::journal::Recorded;
 use crate::operator::plan_file::PlanFile;
 use crate::operator::{Awaited, Discovered, Discovery, Purpose, RollCall};
 use crate::private_dir::PrivateDir;
 use crate::protocol::{Feature, HostAnswer, SubjectError, Target, Tier};
+use crate::rollout::Outcome;
 use crate::text::{did_you_mean, safe};
 
 /// How far clocks may differ, beside the time that an answer may take.
@@ -224,14 +226,19 @@ impl OperatorCheckup<'_> {
             Err(error) => return findings.error("records", &error),
             Ok(_) => findings.ok("records", format!("{} is yours alone", journals.state_dir().display())),
         }
-        let Ok((all, errors)) = journals.all() else { return };
+        let (all, errors) = journals.all().unwrap_or_else(|error| (Vec::new(), vec![error]));
         for error in &errors {
             findings.error("records", error);
         }
-        for recorded in all.iter().filter(|recorded| !recorded.running && recorded.summary.outcome.is_none()) {
-            if let Some(rollout) = &recorded.summary.rollout {
+        for Recorded { summary, .. } in all.iter().filter(|recorded| !recorded.running) {
+            let left = match summary.outcome {
+                None => "was broken off",
+                Some(Outcome::Paused) => "is paused",
+                Some(_) => continue,
+            };
+            if let Some(rollout) = &summary.rollout {
                 let next = format!("homelab-deploy apply --resume {}", rollout.id.short());
-                findings.note("records", format!("the rollout {} was broken off", safe(rollout.name())), next);
+                findings.note("records", format!("the rollout {} {left}", safe(rollout.name())), next);
             }
         }
     }
