@@ -21,10 +21,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinError;
 
+use super::answer::ToolError;
 use super::audit::{AuditEntry, AuditError};
 use super::call::ToolCall;
 use super::context::ToolContext;
-use super::error::ToolError;
 use super::settings::Settings;
 use super::tools;
 use super::transport::LineTransport;
@@ -58,7 +58,7 @@ pub enum McpStartError {
 /// Why the server ended although its client did not ask for it.
 #[derive(Debug, Error, Diagnostic)]
 pub enum ServeError {
-    #[error("the client did not begin as the Model ToolContext Protocol has it: {0}")]
+    #[error("the client did not begin as the Model Context Protocol has it: {0}")]
     #[diagnostic(help("this command is for programs: `docs/mcp.md` says how to add it to an assistant"))]
     Opening(#[source] Box<ServerInitializeError>),
     #[error("the server ended unexpectedly: {0}")]

@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
+use regex::Regex;
 use thiserror::Error;
 
-use super::error::ToolError;
+use super::answer::ToolError;
 use crate::protocol::{NameError, Revision, Tier};
 
 /// What each tier takes of which no rule speaks: prod what people review.
@@ -76,15 +77,8 @@ impl AllowRef {
     }
 
     fn matches(&self, name: &str) -> bool {
-        let Some((first, rest)) = self.glob.split_once('*') else { return self.glob == name };
-        let (middle, last) = rest.rsplit_once('*').unwrap_or(("", rest));
-        // Each piece is taken as early as it comes, which leaves the most for those behind it.
-        let after_first = name.strip_prefix(first);
-        let after_middle = middle.split('*').try_fold(after_first, |left, piece| {
-            let (_, after) = left?.split_once(piece)?;
-            Some(Some(after))
-        });
-        after_middle.flatten().is_some_and(|left| left.ends_with(last))
+        let pattern = regex::escape(&self.glob).replace(r"\*", ".*");
+        Regex::new(&format!("^{pattern}$")).is_ok_and(|pattern| pattern.is_match(name))
     }
 }
 

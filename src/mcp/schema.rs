@@ -4,33 +4,23 @@
 //! optional property is one that may be absent. Results have no schema: their text says all that their data says.
 
 use std::any::Any;
-use std::sync::Arc;
 
-use rmcp::handler::server::tool::schema_for_input;
+use rmcp::handler::server::tool::schema_for_type;
 use rmcp::model::JsonObject;
 use rmcp::schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::error::ToolError;
+use super::answer::ToolError;
 use crate::protocol::Tier;
 
-/// The schema of a tool's arguments, closed, and without what only costs room.
-pub(super) fn input<T: JsonSchema + Any>() -> Arc<JsonObject> {
-    let schema = schema_for_input::<T>().expect("the arguments of every tool are a struct");
-    let mut schema = JsonObject::clone(&schema);
-    schema.retain(|name, _| !["$schema", "title", "description"].contains(&name.as_str()));
+/// The schema of a tool's arguments, closed, and without what only costs room. Its description is that of the tool.
+pub(super) fn input<T: JsonSchema + Any>() -> JsonObject {
+    let mut schema = JsonObject::clone(&schema_for_type::<T>());
+    schema.retain(|name, _| !["$schema", "title"].contains(&name.as_str()));
     schema.entry("properties").or_insert_with(|| json!({}));
     close(&mut schema);
-    Arc::new(schema)
-}
-
-/// The same without the only one that is required.
-pub(super) fn input_without<T: JsonSchema + Any>(name: &str) -> Arc<JsonObject> {
-    let mut schema = JsonObject::clone(&input::<T>());
-    schema.remove("required");
-    schema.get_mut("properties").and_then(|properties| properties.as_object_mut()?.remove(name));
-    Arc::new(schema)
+    schema
 }
 
 /// Reads the arguments of a tool. The error says which of them is wrong, so that an assistant can correct it.
@@ -56,8 +46,8 @@ fn close(fields: &mut JsonObject) {
         _ => true,
     });
     if let Some(Value::String(told)) = fields.get_mut("description") {
-        // The backticks are for Rust.
-        *told = told.replace('`', "");
+        // Backticks and ends of lines are for Rust.
+        *told = told.replace('`', "").replace('\n', " ");
     }
     if fields.get("properties").is_some_and(Value::is_object) {
         fields.insert("additionalProperties".to_owned(), Value::Bool(false));

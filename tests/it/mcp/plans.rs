@@ -174,6 +174,27 @@ async fn without_the_administrators_key_a_rollout_of_prod_does_not_exist() {
 }
 
 #[tokio::test]
+async fn without_the_administrators_key_a_rollout_on_a_subject_that_any_host_may_hear_does_not_exist() {
+    let lab = lab().await;
+    let weak = Assistant::beside(settings(&lab), Era::Handshake).await;
+    let arguments = json!({ "plan": "tests", "plan_hash": hash(&weak, "tests").await });
+    let id = weak.ask("apply_plan", arguments).await["rollout_id"].clone();
+    assert_eq!(weak.ask("rollout_status", json!({ "rollout_id": id })).await["state"], "succeeded");
+    // As if the plan had spelled a subject of its own for the hosts.
+    let journal = lab.home().join(format!("state/homelab-deploy/rollouts/{}.jsonl", id.as_str().unwrap()));
+    let own = r#""tier":"test","present""#;
+    let written = fs::read_to_string(&journal).unwrap();
+    assert_eq!(written.matches(own).count(), 2, "{written}");
+    fs::write(&journal, written.replace(own, r#""tier":"test","subject":"deploy.elsewhere","present""#)).unwrap();
+    for tool in ["rollout_status", "resume_rollout", "rollback"] {
+        let told = weak.refused(tool, json!({ "rollout_id": id })).await;
+        assert!(told.starts_with("unknown_id: "), "{tool}: {told}");
+    }
+    let strong = Assistant::beside(administrator(&lab), Era::Handshake).await;
+    assert_eq!(strong.ask("rollout_status", json!({ "rollout_id": id })).await["state"], "succeeded");
+}
+
+#[tokio::test]
 async fn a_wave_that_has_to_be_confirmed_waits_for_a_person() {
     let lab = lab().await;
     let plan =
