@@ -154,10 +154,15 @@ impl ToolError {
     pub fn text(&self) -> String {
         let lines = self.what.lines().map(safe).collect::<Vec<_>>().join("\n");
         match &self.next {
-            Some(next) => format!("{}: {lines}. Next: {}.", self.code, safe(next)),
+            Some(next) => format!("{}: {} Next: {}", self.code, sentence(&lines), sentence(&safe(next))),
             None => format!("{}: {lines}", self.code),
         }
     }
+}
+
+/// Ends a text with a full stop, unless it has an end of its own.
+fn sentence(text: &str) -> String {
+    if text.ends_with(['.', '?', '!']) { text.to_owned() } else { format!("{text}.") }
 }
 
 impl From<BusError> for ToolError {
@@ -185,8 +190,15 @@ impl From<BusError> for ToolError {
 
 impl From<FleetError> for ToolError {
     fn from(error: FleetError) -> Self {
-        let is_down = matches!(error, FleetError::Disconnected);
-        Self::told(if is_down { "bus_unreachable" } else { "permission_denied" }, &error)
+        match &error {
+            // Without the subject: it has the id of this roll call, which says nothing to an assistant.
+            FleetError::NotForTier { tier, .. } => {
+                let what = format!("this credential may not deploy to {tier}, nor hear its hosts");
+                Self { what, ..Self::told("permission_denied", &error) }
+            }
+            FleetError::Refused(_) | FleetError::OfListener => Self::told("permission_denied", &error),
+            FleetError::Disconnected => Self::told("bus_unreachable", &error),
+        }
     }
 }
 
@@ -305,6 +317,14 @@ mod tests {
           - a
           - b
         ");
+    }
+
+    #[test]
+    fn an_error_ends_as_sentences_do() {
+        let error = |what: &str, next: &str| ToolError::new("code", what).next(next).text();
+        assert_eq!(error("it is not there", "call again"), "code: it is not there. Next: call again.");
+        assert_eq!(error("it is not there.", "did you mean main?"), "code: it is not there. Next: did you mean main?");
+        assert_eq!(ToolError::new("code", "it is not there").text(), "code: it is not there");
     }
 
     #[test]

@@ -57,23 +57,17 @@ impl ToolContext {
         Instant::now() + self.settings.timeouts.answer
     }
 
-    /// The rollout that is meant: the one whose id begins so, else, of those that `is_meant` takes, the one that runs, else the
-    /// latest.
-    pub(super) fn find(
-        &self,
-        id: Option<&str>,
-        is_meant: impl Fn(&Recorded) -> bool,
-    ) -> Result<(Arc<Rollout>, Recorded), ToolError> {
-        let Some(id) = id else {
-            let mut all = self.rollouts()?;
-            all.retain(is_meant);
-            let meant =
-                all.iter().rposition(is_running).or(all.len().checked_sub(1)).map(|meant| all.swap_remove(meant));
-            return meant.and_then(Self::begun).ok_or_else(|| {
-                ToolError::new("unknown_id", "there is no such rollout on record here")
-                    .next("rollout_status with list: true shows the rollouts on record")
-            });
-        };
+    /// The rollout that is meant: the one whose id begins so, else the one that runs, else the latest.
+    pub(super) fn find(&self, id: Option<&str>) -> Result<(Arc<Rollout>, Recorded), ToolError> {
+        match id {
+            Some(id) => self.rollout(id),
+            None => self.latest(|_| true)?.ok_or_else(|| {
+                ToolError::new("unknown_id", "no rollout is on record here").next("deploy or apply_plan begins one")
+            }),
+        }
+    }
+
+    pub(super) fn rollout(&self, id: &str) -> Result<(Arc<Rollout>, Recorded), ToolError> {
         if id.is_empty() {
             return Err(ToolError::new("invalid_arguments", "rollout_id is empty")
                 .next("leave rollout_id out for the one that runs, else the latest"));
@@ -81,11 +75,18 @@ impl ToolContext {
         let journals = &self.settings.operator.journals;
         let found = Some(journals.read(&journals.find(id)?)?).filter(|recorded| self.may_see(recorded));
         let unknown = || JournalError::Unknown { prefix: id.to_owned(), near: String::new() };
-        Ok(found.and_then(Self::begun).ok_or_else(unknown)?)
+        Ok(found.and_then(begun).ok_or_else(unknown)?)
     }
 
-    fn begun(recorded: Recorded) -> Option<(Arc<Rollout>, Recorded)> {
-        Some((recorded.summary.rollout.clone()?, recorded))
+    /// Of the rollouts that are wanted the one that runs, else the latest.
+    pub(super) fn latest(
+        &self,
+        is_wanted: impl Fn(&Recorded) -> bool,
+    ) -> Result<Option<(Arc<Rollout>, Recorded)>, ToolError> {
+        let mut all = self.rollouts()?;
+        all.retain(is_wanted);
+        let latest = all.iter().rposition(is_running).or(all.len().checked_sub(1));
+        Ok(latest.and_then(|latest| begun(all.swap_remove(latest))))
     }
 
     /// All rollouts that this server may tell about, the latest last.
@@ -112,6 +113,11 @@ impl ToolContext {
         };
         Ok(rollout.plan.hosts().all(|host| ran(&host.hostname)))
     }
+}
+
+/// With the rollout, once that has begun.
+fn begun(recorded: Recorded) -> Option<(Arc<Rollout>, Recorded)> {
+    Some((recorded.summary.rollout.clone()?, recorded))
 }
 
 pub(super) fn is_running(recorded: &Recorded) -> bool {

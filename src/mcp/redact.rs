@@ -94,13 +94,13 @@ impl Redactor {
 
 /// The text with URLs that have lost their user and password, and the values of telling keys in their queries.
 fn without_url_secrets(text: &str) -> String {
-    let mut pieces = text.split("://");
-    let mut clean = pieces.next().unwrap_or_default().to_owned();
-    for piece in pieces {
+    let clean = |piece: &str| {
         let (url, after) = piece.split_at(piece.find(ends_url).unwrap_or(piece.len()));
-        clean.push_str(&format!("://{}{after}", public(url)));
-    }
-    clean
+        format!("{}{after}", public(url))
+    };
+    let mut pieces = text.split("://");
+    let before = pieces.next().unwrap_or_default().to_owned();
+    std::iter::once(before).chain(pieces.map(clean)).collect::<Vec<_>>().join("://")
 }
 
 fn ends_url(c: char) -> bool {

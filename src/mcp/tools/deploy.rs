@@ -38,7 +38,7 @@ pub(super) struct DeployArguments {
     #[schemars(with = "String")]
     branch: Revision,
     /// What nixos-rebuild does.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "schema::parsed")]
     #[schemars(schema_with = "action")]
     action: Action,
     /// true: also to hosts that run a later commit.
@@ -112,7 +112,7 @@ pub(super) async fn roll_back(context: &ToolContext, call: ToolCall<'_>) -> Resu
             RollbackPlan::of_hosts(&context.rollouts()?, &[(None, host)])?
         }
         RollbackArguments { hostname: None, rollout_id: Some(id) } => {
-            let (rollout, _) = context.find(Some(&id), |_| true)?;
+            let (rollout, _) = context.rollout(&id)?;
             RollbackPlan::of_rollout(&context.rollouts()?, &rollout.id.to_string())?
         }
         _ => {

@@ -86,7 +86,7 @@ pub(super) async fn status(
     if asked.list {
         return list(context);
     }
-    let (rollout, _) = context.find(asked.rollout_id.as_deref(), |_| true)?;
+    let (rollout, _) = context.find(asked.rollout_id.as_deref())?;
     let until = (Instant::now() + Duration::from_secs(asked.wait_seconds)).min(context.deadline());
     let progress = Progress::towards(call, context.settings.timeouts.progress);
     context.wait(rollout.id, until, call, progress, &[]).await
@@ -118,7 +118,7 @@ fn list(context: &ToolContext) -> Result<CallToolResponse, ToolError> {
 }
 
 pub(super) fn abort(context: &ToolContext, asked: &AbortArguments) -> Result<CallToolResponse, ToolError> {
-    let (rollout, recorded) = context.find(asked.rollout_id.as_deref(), |_| true)?;
+    let (rollout, recorded) = context.find(asked.rollout_id.as_deref())?;
     let id = rollout.id;
     if !is_running(&recorded) {
         return Err(ToolError::new("not_running", format!("rollout {id} is not running"))
@@ -135,7 +135,14 @@ pub(super) fn abort(context: &ToolContext, asked: &AbortArguments) -> Result<Cal
 
 pub(super) async fn resume(context: &ToolContext, call: ToolCall<'_>) -> Result<CallToolResponse, ToolError> {
     let ResumeArguments { rollout_id } = schema::arguments(call.arguments)?;
-    let (rollout, recorded) = context.find(rollout_id.as_deref(), is_resumable)?;
+    let found = match rollout_id {
+        Some(id) => Some(context.rollout(&id)?),
+        None => context.latest(is_resumable)?,
+    };
+    let (rollout, recorded) = found.ok_or_else(|| {
+        ToolError::new("unknown_id", "no rollout on record here is paused or cut off")
+            .next("rollout_status with list: true shows the rollouts on record")
+    })?;
     if !is_resumable(&recorded) || !rollout.revision.is_commit() {
         let what = format!("rollout {} is neither paused nor cut off", rollout.id);
         return Err(ToolError::new("not_resumable", what)
@@ -162,8 +169,8 @@ pub(super) fn log(context: &ToolContext, asked: &LogArguments) -> Result<CallToo
         })
     };
     let found = match &asked.rollout_id {
-        Some(id) => Some(context.find(Some(id), has_log)?),
-        None => context.find(None, has_log).ok(),
+        Some(id) => Some(context.rollout(id)?),
+        None => context.latest(has_log)?,
     };
     let summary = found.as_ref().map(|(_, recorded)| &recorded.summary);
     let report = summary.and_then(|summary| StatusReport::of(summary, context));

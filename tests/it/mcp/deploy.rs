@@ -95,6 +95,10 @@ async fn exactly_one_target_is_wanted() {
         (json!({ "hostname": "a.b" }), "hostname: "),
         (json!({ "branch": "main", "hostname": "*" }), "hostname: "),
         (json!({ "hostname": "test1", "branch": 1 }), "branch: "),
+        (
+            json!({ "hostname": "test1", "action": "fetch" }),
+            "action: \"fetch\" is not an action: the actions are switch, ",
+        ),
         (json!({ "all": true, "tier": "prod" }), "unknown field `tier`"),
     ] {
         let told = assistant.refused("deploy", wrong).await;

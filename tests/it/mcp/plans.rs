@@ -160,8 +160,12 @@ async fn without_the_administrators_key_a_rollout_of_prod_does_not_exist() {
         let told = weak.refused(tool, json!({ "rollout_id": id })).await;
         assert!(told.starts_with("unknown_id: "), "{tool}: {told}");
     }
-    let told = weak.refused("rollout_status", json!({})).await;
-    assert!(told.starts_with("unknown_id: "), "{told}");
+    for tool in ["rollout_status", "abort_rollout"] {
+        let told = weak.refused(tool, json!({})).await;
+        assert_eq!(told, "unknown_id: no rollout is on record here. Next: deploy or apply_plan begins one.");
+    }
+    let told = weak.refused("resume_rollout", json!({})).await;
+    assert!(told.starts_with("unknown_id: no rollout on record here is paused or cut off. Next: "), "{told}");
     assert_eq!(weak.ask("rollout_status", json!({ "list": true })).await["rollouts"], json!([]));
     let told = weak.refused("host_log", json!({ "hostname": "test1", "rollout_id": id })).await;
     assert!(told.starts_with("unknown_id: "), "{told}");
