@@ -142,11 +142,6 @@ impl ToolError {
         Self { code, what: error.to_string(), next: error.help().map(|help| help.to_string()) }
     }
 
-    pub(super) fn broke_off() -> Self {
-        Self::new("internal_error", "the tool panicked, which is a bug of homelab-deploy")
-            .next("check with rollout_status what was done before you try again")
-    }
-
     pub(super) fn into_response(self) -> CallToolResponse {
         CallToolResult::error(vec![ContentBlock::text(self.text())]).into()
     }

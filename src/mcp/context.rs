@@ -48,11 +48,6 @@ impl ToolContext {
         })
     }
 
-    /// The credential with the most rights that this server has.
-    pub(super) fn strongest(&self) -> Credential {
-        if self.settings.admin.is_some() { Credential::Admin } else { Credential::Test }
-    }
-
     pub(super) fn deadline(&self) -> Instant {
         Instant::now() + self.settings.timeouts.answer
     }

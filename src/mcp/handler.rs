@@ -119,7 +119,11 @@ impl Server {
         let arguments = request.arguments.clone().unwrap_or_default();
         let call = ToolCall { request, arguments: &arguments, context, audit };
         let answer = AssertUnwindSafe(Box::pin(tools::run(&self.context, call))).catch_unwind().await;
-        Ok(answer.unwrap_or_else(|_| Err(ToolError::broke_off())).unwrap_or_else(ToolError::into_response))
+        let panicked = |_| {
+            Err(ToolError::new("internal_error", "the tool panicked, which is a bug of homelab-deploy")
+                .next("check with rollout_status what was done before you try again"))
+        };
+        Ok(answer.unwrap_or_else(panicked).unwrap_or_else(ToolError::into_response))
     }
 }
 

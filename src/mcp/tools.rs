@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use rmcp::model::{CallToolResponse, JsonObject, Tool, ToolAnnotations};
 
+use self::ToolEffect::{Deploys, LooksUp, Reads, Stops};
 use super::answer::ToolError;
 use super::call::ToolCall;
 use super::context::ToolContext;
@@ -31,8 +32,6 @@ enum ToolEffect {
     Stops,
     Deploys,
 }
-
-use ToolEffect::{Deploys, LooksUp, Reads, Stops};
 
 /// The tool that exists only where the server has an administrator's key.
 const ADMIN_TOOL: &str = "deploy_admin";
