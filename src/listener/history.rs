@@ -29,7 +29,7 @@ pub(super) struct RequestHistory {
 /// What was brought to run, and the system that this made.
 #[derive(Debug, Clone)]
 pub(super) struct Deployed {
-    pub(super) commit: Commit,
+    commit: Commit,
     system: Option<String>,
 }
 

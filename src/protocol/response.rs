@@ -178,7 +178,7 @@ pub struct Response {
     /// The same in words.
     #[serde(default, deserialize_with = "text::text_or_null")]
     pub message: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "empty_is_none", skip_serializing_if = "Option::is_none")]
     pub id: Option<RequestId>,
     /// The boot of the machine that says it: tells two machines apart that go by the same name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -186,8 +186,8 @@ pub struct Response {
     /// When the host said it, by its own clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<Timestamp>,
-    /// What the run is at; on `started`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// What the run is at; on `started`. A later version may know others: that it runs is what counts.
+    #[serde(default, deserialize_with = "text::if_known", skip_serializing_if = "Option::is_none")]
     pub phase: Option<Phase>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<Commit>,

@@ -104,6 +104,8 @@ fn responses_are_read_tolerantly() {
     let response = read(r#"{"hostname":"a","status":"failed","error":"quota","message":null,"colour":"red"}"#).unwrap();
     assert_eq!(response.error, Some(ErrorCode::Other("quota".to_owned())));
     assert_eq!(read(r#"{"hostname":"a","status":"started","error":""}"#).unwrap().error, None);
+    let later = read(r#"{"hostname":"a","status":"started","phase":"sign","id":""}"#).unwrap();
+    assert_eq!((later.status, later.phase, later.id), (Status::Started, None, None));
     assert!(read(r#"{"hostname":"a","status":"pondering"}"#).is_err(), "the set of statuses never grows");
     assert!(read(r#"{"hostname":"a.b","status":"started"}"#).is_err());
 }
@@ -133,6 +135,27 @@ fn bad_requests_are_rejected_or_dropped() {
         refusal(&format!(r#"{{"reply_to":"deploy.responses.a","x":"{}"}}"#, "x".repeat(70_000)))
             .starts_with("dropped: a request of")
     );
+}
+
+#[test]
+fn a_field_that_cannot_be_read_is_no_reason_to_do_something_else() {
+    let request = |fields: &str| {
+        format!(r#"{{"action":"switch","revision":"main","reply_to":"deploy.responses.1","id":"r-1",{fields}}}"#)
+    };
+    for wrong in ["id", "expires_at", "returns", "confirmed", "per_host", "confirm_timeout_s", "system"] {
+        for value in ["7.5", "[]", "{}", "[\"r-0\"]", "-1"] {
+            let said = refusal(&request(&format!(r#""{wrong}":{value}"#)));
+            assert!(said.starts_with("invalid_request: "), "{wrong} {value}: {said}");
+        }
+        assert!(Request::parse(request(&format!(r#""{wrong}":null"#)).as_bytes()).is_ok(), "{wrong}");
+    }
+    for wrong in [r#""confirmed":1"#, r#""confirmed":"true""#, r#""per_host":"true""#, r#""id":true"#, r#""returns":"""#] {
+        assert!(refusal(&request(wrong)).starts_with("invalid_request: "), "{wrong}");
+    }
+    // Other programs write an absent text as "", and names are only for people to read.
+    let tolerated = r#""id":"","expires_at":"","operator":7,"rollout":[],"wave":false,"colour":{}"#;
+    let read = Request::parse(request(tolerated).as_bytes()).unwrap();
+    assert_eq!((read.id, read.expires_at, read.operator), (None, None, None));
 }
 
 #[test]

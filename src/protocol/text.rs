@@ -29,7 +29,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::str::FromStr;
 
-use serde::de::{Error, Visitor};
+use serde::de::{DeserializeOwned, Error, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::text::safe;
@@ -92,6 +92,19 @@ pub(super) fn lines<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<St
 /// For fields of messages: [`clean_text`]; other programs write an absent text as null.
 pub(super) fn text_or_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     Ok(Option::<Borrowed>::deserialize(deserializer)?.map_or_else(String::new, |Borrowed(text)| clean_text(&text)))
+}
+
+/// For fields that can be done without where another version writes what is not known here.
+pub(super) fn if_known<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<Option<T>, D::Error> {
+    serde_json::Value::deserialize(deserializer).map(|value| T::deserialize(value).ok())
+}
+
+/// For lists of which others may write more than is known here, or null where there is nothing.
+pub(super) fn those_that_can_be_read<'de, D: Deserializer<'de>, T: FromStr>(
+    deserializer: D,
+) -> Result<Vec<T>, D::Error> {
+    let texts = Option::<Vec<Borrowed>>::deserialize(deserializer)?.unwrap_or_default();
+    Ok(texts.iter().filter_map(|Borrowed(text)| text.parse().ok()).collect())
 }
 
 /// Other programs write an absent text as `""`.
