@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
@@ -13,17 +12,17 @@ use super::*;
 use crate::listener::host::tests::{make_system, point};
 use crate::listener::run::tests::{give_back, spec};
 use crate::listener::run::{RunResult, Spec, Verdict};
-use crate::lookup::testing::{git, repository};
+use crate::lookup::testing::{self, git, repository};
 use crate::protocol::{Action, ErrorCode, FlakeUrl, Phase, Response, Status};
 
 const COMMIT: &str = "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b";
 
 const RUN_DIR: &str = "SUPERVISED_RUN_DIR";
 
-/// Builds, when that is what it is called for: in the directory of the run, which is in the folder of the host.
-const BUILD: &str = "if [ $1 = build ]; then
-    ln -sfn /nix/store/new result
-    cd ..
+/// Builds, when that is what it is called for. It is called in the directory of the run, which is in the folder of the host.
+const BUILD: &str = "[ $1 = switch -o $1 = boot ] || ln -sfn /nix/store/new result
+cd ..
+if [ $1 = build ]; then
     [ ! -e build ] || . ./build
     exit
 fi";
@@ -97,9 +96,7 @@ impl Supervised {
 
 /// Makes a shell script that is a program.
 fn make_program(path: &Path, script: &str) {
-    fs::create_dir_all(path.parent().unwrap()).unwrap();
-    fs::write(path, format!("#!/bin/sh\n{script}\n")).unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    testing::make_program(path, &format!("#!/bin/sh\n{script}"));
 }
 
 fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
