@@ -147,9 +147,10 @@ pub(super) async fn answer(program: impl AsRef<OsStr>, arguments: &[&str]) -> Op
 
 #[cfg(test)]
 mod tests {
+
     use super::*;
     use crate::listener::host::tests::{make_system, point};
-    use crate::lookup::testing::make_program;
+    use crate::testing::make_program;
 
     const COMMIT: &str = "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b";
 
@@ -164,7 +165,7 @@ mod tests {
 
         let program = host.at(&path).join("sw/bin/nixos-version");
         let says = |script: &str| {
-            make_program(&program, &format!("#!/bin/sh\n[ \"$1\" = --configuration-revision ] || exit 9\n{script}"));
+            make_program(&program, &format!("[ \"$1\" = --configuration-revision ] || exit 9\n{script}"));
         };
         says(&format!("echo {COMMIT}"));
         assert_eq!(SystemSnapshot::learned(&host).await.revision.unwrap().as_str(), COMMIT);

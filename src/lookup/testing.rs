@@ -1,4 +1,4 @@
-//! A repository and programs of the test's own.
+//! A repository of the test's own.
 
 use std::path::Path;
 use std::process::Command;
@@ -11,13 +11,6 @@ pub(crate) fn git(folder: &Path, arguments: &[&str]) -> String {
     let output = command.env("GIT_CONFIG_GLOBAL", "/dev/null").output().unwrap();
     assert!(output.status.success(), "git {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
-}
-
-/// Makes a program of a script. Another process writes it: what is open for writing here may also be open in a process that another
-/// thread has forked, and what anybody has open for writing cannot be run.
-pub(crate) fn make_program(path: &Path, script: &str) {
-    let write = r#"mkdir -p "${1%/*}" && printf '%s\n' "$2" >"$1.new" && chmod 755 "$1.new" && mv "$1.new" "$1""#;
-    assert!(Command::new("sh").args(["-c", write, "sh"]).arg(path).arg(script).status().unwrap().success());
 }
 
 pub(crate) fn repository() -> (tempfile::TempDir, FlakeUrl) {

@@ -1,7 +1,8 @@
 //! Real git, on a repository of the test's own.
 
-use super::testing::{git, make_program, repository};
+use super::testing::{git, repository};
 use super::*;
+use crate::testing::make_program;
 
 async fn lookup(asked: &str, flake: &FlakeUrl) -> Result<Commit, LookupError> {
     commit_of(&asked.parse().unwrap(), flake).await
@@ -69,10 +70,9 @@ fn what_nix_tells_is_compared_with_what_was_asked() {
 /// A git that writes down how it was called and what it was told, and answers.
 fn recording_git(folder: &std::path::Path) -> std::path::PathBuf {
     let program = folder.join("git");
-    let script = "#!/bin/sh\n\
-                  tr '\\0' '\\n' <\"/proc/$$/cmdline\" >\"${0%/*}/cmdline\"\n\
+    let script = "tr '\\0' '\\n' <\"/proc/$$/cmdline\" >\"${0%/*}/cmdline\"\n\
                   env >\"${0%/*}/environment\"\n\
-                  printf '8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b\\trefs/heads/main\\n'";
+                  printf '8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b\\trefs/heads/main\\n'\n";
     make_program(&program, script);
     program
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::host;
 use crate::support::lab::Lab;
-use crate::support::process;
+use crate::support::program;
 
 /// What a host runs and boots before anything is deployed, as generation 41.
 pub const OLD: &str = "/nix/store/old";
@@ -49,7 +49,7 @@ pub fn is_of_commit(lab: &Lab, name: &str, system: &str, commit: &str) {
 
 /// Makes a program of a script.
 pub fn make_program(path: &Path, script: &str) {
-    process::make_program(path, &format!("#!/bin/sh\n{script}")).unwrap();
+    program::make_program(path, &format!("#!/bin/sh\n{script}\n")).unwrap();
 }
 
 /// What a host runs.

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::apply::stage::{self, order, until};
 use crate::operator::{Ended, Running};
 use crate::support::lab::Lab;
-use crate::support::process::make_program;
+use crate::support::program::make_program;
 use crate::support::rebuild::FAIL;
 use crate::support::skip::skip;
 
@@ -26,7 +26,8 @@ const TELL: &str = "#!/bin/sh\ncat >>\"$(dirname \"$0\")/$HOMELAB_DEPLOY_HOOK\"\
 fn context(lab: &Lab, hooks: &str) -> PathBuf {
     let folder = lab.folder().join("config");
     fs::create_dir_all(&folder).unwrap();
-    make_program(&folder.join("tell"), TELL).unwrap();
+    let tell = folder.join("tell");
+    make_program(&tell, TELL).unwrap();
     let file = folder.join("config.toml");
     fs::write(&file, format!("[context.home]\n{hooks}")).unwrap();
     fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();

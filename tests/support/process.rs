@@ -7,14 +7,6 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use miette::{IntoDiagnostic, Result, WrapErr, miette};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Makes a program of a script. Another process writes it: what is open for writing here may also be open in a process that another
-/// thread has forked, and what anybody has open for writing cannot be run.
-pub fn make_program(path: &Path, script: &str) -> Result<()> {
-    let write = r#"mkdir -p "${1%/*}" && printf '%s\n' "$2" >"$1.new" && chmod 755 "$1.new" && mv "$1.new" "$1""#;
-    let written = Command::new("sh").args(["-c", write, "sh"]).arg(path).arg(script).status().into_diagnostic()?;
-    if written.success() { Ok(()) } else { Err(miette!("cannot write {}", path.display())) }
-}
-
 /// A process whose output goes to a file; dropping it kills it.
 #[derive(Debug)]
 pub struct Process {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use homelab_deploy::protocol::HostName;
 use miette::{IntoDiagnostic, Result};
 
-use super::process::make_program;
+use super::program::make_program;
 
 /// Never ends, and starts a process of its own that does not either; both end with the folder, so that none outlives the
 /// test. The record gets a line "<host> child <pid>".
@@ -32,7 +32,8 @@ impl Rebuild {
     /// Puts the program into `folder`. It succeeds at once until it is told otherwise.
     pub fn install(folder: &Path) -> Result<Self> {
         fs::create_dir_all(folder).into_diagnostic()?;
-        make_program(&folder.join("nixos-rebuild"), include_str!("nixos-rebuild"))?;
+        let program = folder.join("nixos-rebuild");
+        make_program(&program, include_str!("nixos-rebuild"))?;
         Ok(Self { folder: folder.to_owned() })
     }
 

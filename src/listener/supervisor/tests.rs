@@ -12,8 +12,9 @@ use super::*;
 use crate::listener::host::tests::{make_system, point};
 use crate::listener::run::tests::{give_back, spec};
 use crate::listener::run::{RunResult, Spec, Verdict};
-use crate::lookup::testing::{self, git, repository};
+use crate::lookup::testing::{git, repository};
 use crate::protocol::{Action, ErrorCode, FlakeUrl, Phase, Response, Status};
+use crate::testing::make_program;
 
 const COMMIT: &str = "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b";
 
@@ -92,11 +93,6 @@ impl Supervised {
     fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
-}
-
-/// Makes a shell script that is a program.
-fn make_program(path: &Path, script: &str) {
-    testing::make_program(path, &format!("#!/bin/sh\n{script}"));
 }
 
 fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {

@@ -12,7 +12,7 @@ use super::stage;
 use super::wiretap::Wiretap;
 use crate::operator::Ended;
 use crate::support::lab::Lab;
-use crate::support::process::make_program;
+use crate::support::program::make_program;
 
 /// A plan that leaves it to the systems which commit it is for.
 const PLAN: &str = "[[wave]]\ntargets = 'test.test1'\n[[wave]]\ntargets = 'prod.ns1'\n";
@@ -68,7 +68,8 @@ fn nix(lab: &Lab, command: &mut Command, answers: &[(&str, Value)]) -> PathBuf {
 pub fn told_nix(lab: &Lab, answers: &[(&str, Value)]) -> (PathBuf, String) {
     let folder = lab.folder().join("nix");
     fs::create_dir_all(&folder).unwrap();
-    make_program(&folder.join("nix"), include_str!("../../support/nix")).unwrap();
+    let program = folder.join("nix");
+    make_program(&program, include_str!("../../support/nix")).unwrap();
     for (name, answer) in answers {
         fs::write(folder.join(name), answer.to_string()).unwrap();
     }
