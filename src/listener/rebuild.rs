@@ -122,9 +122,9 @@ pub(super) fn conclude(
         Some(to) => to.revision.clone(),
         None => dir.get(files::COMMIT).or(response.revision),
     };
-    response.previous_revision = dir.get(files::BEFORE).and_then(|before| {
-        before.revision.clone().or_else(|| deployed?.commit_of(before.current_path()).cloned())
-    });
+    response.previous_revision = dir
+        .get(files::BEFORE)
+        .and_then(|before| before.revision.clone().or_else(|| deployed?.commit_of(before.current_path()).cloned()));
     if response.status == Status::Failed {
         let from_disk = || bounded_tail(&clean_lines(&dir.output_tail()));
         response.log_tail = result.as_ref().map_or_else(from_disk, |result| result.tail.clone());

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::ids::RequestId;
@@ -14,6 +15,9 @@ use super::revision::Commit;
 use super::text::{self, checked_text, clean_line, empty_is_none, from_json, to_json};
 
 pub const MAX_LOG_TAIL_LINES: usize = 60;
+
+/// The fields that cannot be done without where they are there.
+const JUDGED_BY: [&str; 7] = ["hostname", "status", "error", "message", "id", "instance", "rolled_back"];
 
 /// The most bytes of a log that a response carries.
 pub const MAX_LOG_TAIL_BYTES: usize = 16 * 1024;
@@ -186,8 +190,8 @@ pub struct Response {
     /// When the host said it, by its own clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<Timestamp>,
-    /// What the run is at; on `started`. A later version may know others: that it runs is what counts.
-    #[serde(default, deserialize_with = "text::if_known", skip_serializing_if = "Option::is_none")]
+    /// What the run is at; on `started`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<Phase>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<Commit>,
@@ -240,9 +244,14 @@ impl Response {
         }
     }
 
-    /// Reads a response; fields that are not known are ignored.
+    /// Reads a response; fields that are not known are ignored. Where another version spells one of the optional parts in a way that
+    /// is not known here, only what a deployer judges by is read: how a run ended is not lost over that.
     pub fn parse(bytes: &[u8]) -> Result<Self, serde_json::Error> {
-        from_json(bytes)
+        from_json(bytes).or_else(|error| {
+            let mut fields: Map<String, Value> = from_json(bytes)?;
+            fields.retain(|name, _| JUDGED_BY.contains(&name.as_str()));
+            from_json(&to_json(&fields)).map_err(|_: serde_json::Error| error)
+        })
     }
 
     /// The message as JSON of at most `max_bytes`: first the oldest lines of the log go, then all but the beginning of

@@ -29,7 +29,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::str::FromStr;
 
-use serde::de::{DeserializeOwned, Error, Visitor};
+use serde::de::{Error, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::text::safe;
@@ -84,19 +84,15 @@ pub(super) fn optional_line<'de, D: Deserializer<'de>>(deserializer: D) -> Resul
     Ok(Option::<Borrowed>::deserialize(deserializer)?.map(|Borrowed(text)| clean_line(&text)))
 }
 
-/// For fields of messages: [`clean_line`] for each.
+/// For fields of messages: [`clean_line`] for each; other programs write an empty list as null.
 pub(super) fn lines<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-    Ok(Vec::<Borrowed>::deserialize(deserializer)?.iter().map(|Borrowed(text)| clean_line(text)).collect())
+    let texts = Option::<Vec<Borrowed>>::deserialize(deserializer)?.unwrap_or_default();
+    Ok(texts.iter().map(|Borrowed(text)| clean_line(text)).collect())
 }
 
 /// For fields of messages: [`clean_text`]; other programs write an absent text as null.
 pub(super) fn text_or_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     Ok(Option::<Borrowed>::deserialize(deserializer)?.map_or_else(String::new, |Borrowed(text)| clean_text(&text)))
-}
-
-/// For fields that can be done without where another version writes what is not known here.
-pub(super) fn if_known<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<Option<T>, D::Error> {
-    serde_json::Value::deserialize(deserializer).map(|value| T::deserialize(value).ok())
 }
 
 /// For lists of which others may write more than is known here, or null where there is nothing.

@@ -144,7 +144,8 @@ fn a_server_that_cannot_be_reached_is_refused() {
         let Some(said) = complaints(encrypted) else { return };
         assert!(said.len() == 1 && said[0].contains("natsUrl is"), "{encrypted}: {said:?}");
     }
-    let taken = r#"{ natsUrl = "tls://nats1.example.com, tls://nats2.example.com:4222"; tls.ca = "/run/secrets/ca.pem"; }"#;
+    let taken =
+        r#"{ natsUrl = "tls://nats1.example.com, tls://nats2.example.com:4222"; tls.ca = "/run/secrets/ca.pem"; }"#;
     assert_eq!(complaints(taken), Some(Vec::new()));
 }
 
@@ -247,15 +248,54 @@ fn the_module_takes_what_the_listener_takes() {
     let attributes =
         ["ns1", "ns1.example.com", "_x", "a+b-c", "-v", ".a", "a b", "a\"b", "${a}", "a#b", "m\u{fc}ller", ""];
     agree::<FlakeAttr>("isFlakeAttr", &attributes);
-    let flags = ["--show-trace", "--flake", "--flake=x", "--flakes", "-p", "-L", "-pother", "-c=x", "--target-host=ns2", "cores", ""];
+    let flags = [
+        "--show-trace",
+        "--flake",
+        "--flake=x",
+        "--flakes",
+        "-p",
+        "-L",
+        "-pother",
+        "-c=x",
+        "--target-host=ns2",
+        "cores",
+        "",
+    ];
     agree::<RebuildFlag>("isRebuildFlag", &flags);
     let [longest, too_long] = [253, 254].map(|length| "a".repeat(length));
-    let names =
-        [&longest, &too_long, "ns1", "m\u{fc}ller", "a.b", "a*", "a>", "a b", "", "all", "role", "responses", "discover", "operators"];
+    let names = [
+        &longest,
+        &too_long,
+        "ns1",
+        "m\u{fc}ller",
+        "a.b",
+        "a*",
+        "a>",
+        "a b",
+        "",
+        "all",
+        "role",
+        "responses",
+        "discover",
+        "operators",
+    ];
     agree::<HostName>("isToken", &names);
     let [longest, too_long] = [1024, 1025].map(|length| "a".repeat(length));
-    let subjects =
-        [&longest, &too_long, "deploy.<tier>.<hostname>", "a.<role>.b", "<tier>", "a.<host>", "a..b", ".a", "a.", "a.*", "a.>", "a b", ""];
+    let subjects = [
+        &longest,
+        &too_long,
+        "deploy.<tier>.<hostname>",
+        "a.<role>.b",
+        "<tier>",
+        "a.<host>",
+        "a..b",
+        ".a",
+        "a.",
+        "a.*",
+        "a.>",
+        "a b",
+        "",
+    ];
     agree::<SubjectTemplate>("isSubjectTemplate", &subjects);
     let addresses = [
         "127.0.0.1:9811",

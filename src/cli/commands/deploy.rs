@@ -19,7 +19,9 @@ use crate::cli::exit::{CommandError, CommandResult, Exit, OrUsage};
 use crate::cli::preparation::{options, unprepared};
 use crate::cli::{alias, block_on, confirm, out};
 use crate::operator::{Kind, LogReader, PrepareOptions, Prepared};
-use crate::plan::{Plan, ResolvedPlan, ResolvedWave, Roster, Selector, Settings, Spanned, groups_of, nearest_subject};
+use crate::plan::{
+    Plan, ResolvedHost, ResolvedPlan, ResolvedWave, Roster, Selector, Settings, Spanned, groups_of, nearest_subject,
+};
 use crate::protocol::{Action, HostAnswer, HostReport, RequestId, Revision, Sender, Subject, Target, Tier};
 use crate::report;
 use crate::rollout::summary::{HostState, HostView};
@@ -113,9 +115,13 @@ impl Deploy {
         // What a large fleet has said of itself takes more memory than its rollout.
         let answered: Vec<Sender> = roster.hosts().map(HostReport::sender).collect();
         drop(roster);
+        let is_sender = |host: &ResolvedHost| {
+            answered.iter().any(|sender| (sender.tier, &sender.host) == (host.tier, &host.hostname))
+        };
+        let is_anybody_there = rollout.plan.hosts().any(is_sender);
         let carrier = Carrier { operator: &self.operator, state: &self.state, display: &self.display };
         let ended = carrier.begin(bus, rollout).await?;
-        if is_deserted(ended.state()) {
+        if !is_anybody_there && is_deserted(ended.state()) {
             let hosts = answered.iter().map(Sender::subject).collect();
             return Err(nobody_there(subject, &hosts, hosts.iter()));
         }
@@ -185,7 +191,7 @@ fn reaches_several_prod_hosts(plan: &ResolvedPlan) -> bool {
     plan.hosts().filter(|host| host.tier == Tier::Prod).nth(1).is_some()
 }
 
-/// Whether every host that could have been there was looked for, and not one has said anything.
+/// Whether every host that could have been there was sent its request, and not one has said anything.
 fn is_deserted(summary: &Summary) -> bool {
     let is_unreachable = HostState::Final(HostOutcome::Unreachable);
     summary.outcome == Some(Outcome::Failed) && summary.hosts.iter().all(|host| host.state == is_unreachable)
