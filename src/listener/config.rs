@@ -85,7 +85,7 @@ impl FromStr for RebuildFlag {
 
     fn from_str(word: &str) -> Result<Self, RebuildFlagError> {
         let long = word.split('=').next().unwrap_or(word);
-        // The value of a short one may stand right behind it.
+        // The value of a short flag may follow it directly.
         let names = [long, word.get(..2).unwrap_or(word)];
         match names.into_iter().find(|name| CHOOSING.contains(name)) {
             Some(name) => Err(RebuildFlagError(name.to_owned())),

@@ -164,8 +164,8 @@ impl RequestHistory {
         self.last = Some((spec, response));
     }
 
-    /// Whether a run failed after which the host runs, and boots next, what it did after the last one that counts: a build that took
-    /// too long is no reason not to return from that.
+    /// Whether a failed run left the system and the generation of the host as the last deployment had made them. A timed out build,
+    /// for example, must not prevent a rollback of that deployment.
     fn is_as_before(&self, response: &Response) -> bool {
         let Some((_, _, last)) = &self.standing else { return false };
         let is_known = response.system.is_some() && response.rolled_back.is_none();

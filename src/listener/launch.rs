@@ -23,7 +23,7 @@ const START_WITHIN: Duration = Duration::from_secs(30);
 /// What the process over a run needs to end it, beyond the grace that the run itself has.
 const TIDY_UP: Duration = Duration::from_mins(1);
 
-/// The longest time that systemd is told of, a century: it refuses what its own clock cannot count.
+/// The longest time in a property, a century: systemd refuses times that overflow its clock.
 const LONGEST: Duration = Duration::from_hours(100 * 365 * 24);
 
 /// What systemd tells a service of that service alone. A run that took it for its own would answer to the wrong place.

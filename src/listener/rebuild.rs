@@ -103,8 +103,8 @@ impl Watcher {
     }
 }
 
-/// Puts together and keeps what is told of a run that is over. `deployed` is what this listener brought to run last: a system need
-/// not say its commit, and this one may be another that somebody has switched to since.
+/// Composes and stores the final response of a run. `deployed` is the last deployment by this listener; it tells the previous commit
+/// of a system that does not know its own, unless somebody has switched the host since.
 pub(super) fn conclude(
     _over: &Finished,
     dir: &RunDir,

@@ -207,8 +207,7 @@ fn reboot(action: Action, evidence: &Evidence<'_>) -> Verdict {
     Verdict { reboot_required: Some(true), ..verdict }
 }
 
-/// Whether it was the activation that failed, also where it failed before it began to change anything. One that set the profile
-/// and says nothing more is told by that.
+/// Whether the activation failed, even before it changed anything. If the output does not tell, the moved profile does.
 fn is_reached(code: i32, Evidence { phase, before, after, built, lines, .. }: &Evidence<'_>) -> bool {
     let boots_next = built.is_some() && after.profile_path() == *built && before.profile_path() != *built;
     *phase == Phase::Activate

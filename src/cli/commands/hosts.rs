@@ -1,4 +1,4 @@
-//! `hosts`: the hosts that answer.
+//! `hosts`: lists the hosts that answer.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::operator::{Awaited, Discovered, FleetError, History, Purpose, RollCal
 use crate::protocol::{HostAnswer, HostName, Tier};
 use crate::report::{self, HostsView};
 
-/// How long a list stands before the hosts are asked anew.
+/// The pause of `--watch` between two roll calls.
 const WATCH_EVERY: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Args)]
@@ -39,7 +39,7 @@ pub(in crate::cli) struct Hosts {
     state: StateArgs,
 }
 
-/// The names under which different machines answered.
+/// Returns the names under which several machines answered. `hosts` must be sorted.
 pub(in crate::cli) fn twins(hosts: &[HostAnswer]) -> impl Iterator<Item = &HostName> {
     let pairs = hosts.iter().zip(hosts.iter().skip(1)).map(|(one, next)| (&one.report, &next.report));
     pairs.filter(|(one, next)| (one.tier, &one.hostname) == (next.tier, &next.hostname)).map(|(one, _)| &one.hostname)
@@ -68,7 +68,7 @@ impl Hosts {
         Ok(Exit::Success)
     }
 
-    /// Shows the list in place, until the operator or the reader has seen enough.
+    /// Redraws the list until the operator or the reader has seen enough.
     async fn watch(&self, bus: &mut Bus) -> CommandResult {
         loop {
             let list = match self.call(bus).await {
@@ -76,7 +76,7 @@ impl Hosts {
                     let remarks: String = remarks(&called).map(|remark| remark + "\n").collect();
                     remarks + &table(&called.sorted()).await
                 }
-                // The connection comes back by itself.
+                // The client reconnects by itself.
                 Err(FleetError::Disconnected) => "the connection to NATS was lost\n".to_owned(),
                 Err(error) => return Err(error.into()),
             };
@@ -100,7 +100,7 @@ async fn table(hosts: &[HostAnswer]) -> String {
     report::hosts_table(hosts, &HostsView { behind: &behind, now: clock::now(), width: out::data_room() })
 }
 
-/// What there is to say beside the list.
+/// Returns remarks on the roll call that the list does not show.
 fn remarks(called: &Discovered) -> impl Iterator<Item = String> {
     let unheard = called.unheard.iter().map(|tier| format!("{tier}: this key may not hear it"));
     let hosts = called.clone().sorted();

@@ -146,7 +146,7 @@ impl RunDir {
         Ok(serde_json::from_slice(&fs::read(self.live.join(name))?)?)
     }
 
-    /// Writes a file on the disk, unless it is there already: to write it again would need room once more.
+    /// Writes a file to the disk unless it has this content already: writing it again would need more room.
     fn copy(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         if fs::read(self.kept.join(name)).is_ok_and(|kept| kept == bytes) {
             return Ok(());

@@ -216,7 +216,7 @@ impl Deployment {
         let expected = self.dir.built();
         let mut before = built_on.clone();
         let mut command = nixos_rebuild(self.spec.action.as_str(), &self.spec, flake, revision);
-        // `test` and `dry-activate` leave a link to what they built there as well.
+        // `test` and `dry-activate` leave a link to the built system in the current directory, too.
         command.current_dir(self.dir.path());
         let end = tokio::select! {
             end = self.runner.run(&mut command) => end,
