@@ -19,7 +19,9 @@ use crate::cli::exit::{CommandError, CommandResult, Exit, OrUsage};
 use crate::cli::preparation::unprepared;
 use crate::cli::{alias, block_on, confirm, out};
 use crate::operator::{Kind, LogReader, PrepareOptions, Prepared};
-use crate::plan::{Plan, ResolvedPlan, ResolvedWave, Roster, Selector, Settings, Spanned, groups_of, nearest_subject};
+use crate::plan::{
+    Plan, ResolvedHost, ResolvedPlan, ResolvedWave, Roster, Selector, Settings, Spanned, groups_of, nearest_subject,
+};
 use crate::protocol::{Action, HostAnswer, HostReport, RequestId, Revision, Sender, Subject, Target, Tier};
 use crate::report;
 use crate::rollout::summary::{HostState, HostView};
@@ -118,9 +120,13 @@ impl Deploy {
         // The answers of a large fleet take more memory than its rollout.
         let answered: Vec<Sender> = roster.hosts().map(HostReport::sender).collect();
         drop(roster);
+        let is_sender = |host: &ResolvedHost| {
+            answered.iter().any(|sender| (sender.tier, &sender.host) == (host.tier, &host.hostname))
+        };
+        let is_anybody_there = rollout.plan.hosts().any(is_sender);
         let carrier = Carrier { operator: &self.operator, state: &self.state, display: &self.display };
         let ended = carrier.begin(bus, rollout).await?;
-        if is_deserted(ended.state()) {
+        if !is_anybody_there && is_deserted(ended.state()) {
             let hosts = answered.iter().map(Sender::subject).collect();
             return Err(nobody_there(subject, &hosts, hosts.iter()));
         }
