@@ -43,6 +43,11 @@ pub trait Reporter {
     /// Shows an event, which is part of `summary` already.
     fn event(&mut self, event: &Event, summary: &Summary) -> io::Result<()>;
 
+    /// The same of an event that is on record as this JSON object, which is empty where it is not.
+    fn recorded(&mut self, event: &Event, _json: &[u8], summary: &Summary) -> io::Result<()> {
+        self.event(event, summary)
+    }
+
     /// Shows that time passes while nothing happens. To be called about once a second.
     fn tick(&mut self, now: Timestamp, summary: &Summary) -> io::Result<()>;
 

@@ -17,6 +17,9 @@ use crate::protocol::HostName;
 use crate::report::{Bars, Json, Lines, LogView, Reporter, Style};
 use crate::rollout::{Event, EventKind, Interrupt, Summary};
 
+/// How many events go to a display at once: to wake it up for each would cost more than to show it.
+const CROWD: usize = 64;
+
 /// How long an operator who leaves at once waits for a display that takes nothing more.
 const LEAVE_WITHIN: Duration = Duration::from_secs(1);
 
@@ -93,6 +96,10 @@ type Show = Option<Box<dyn FnOnce(&mut dyn Reporter, &mut Summary) -> io::Result
 /// The end of a display at which events go in. It takes them at once, and shows all of them before it is dropped.
 pub(super) struct Display {
     to: Sender<Show>,
+    audience: Audience,
+    /// What goes in together, each event with where it ends in the JSON that a program is shown.
+    events: Vec<(Event, usize)>,
+    json: Vec<u8>,
     thread: Option<JoinHandle<()>>,
     over: Receiver<()>,
     leaves_at_once: bool,
@@ -102,8 +109,9 @@ pub(super) struct Display {
 pub(super) struct Shown(Sender<Show>);
 
 impl Display {
-    /// Shows by this reporter what happens to a rollout that had come to this.
-    pub(super) fn start(mut reporter: Box<dyn Reporter + Send>, mut state: Summary) -> Self {
+    /// Shows what happens to a rollout that had come to this.
+    pub(super) fn start(how: &DisplayArgs, mut state: Summary) -> Self {
+        let (mut reporter, audience) = (how.reporter(), how.audience());
         let (to, from) = channel::<Show>();
         let (ends, over) = channel();
         let thread = thread::spawn(move || {
@@ -118,7 +126,8 @@ impl Display {
             // The command is at its end: taking a large fleet apart host by host would only hold that up.
             std::mem::forget(state);
         });
-        Self { to, thread: Some(thread), over, leaves_at_once: false }
+        let (events, json, thread) = (Vec::new(), Vec::new(), Some(thread));
+        Self { to, audience, events, json, thread, over, leaves_at_once: false }
     }
 
     /// Waits, when it is asked to, for what was to be shown until then.
@@ -127,7 +136,17 @@ impl Display {
     }
 
     /// A thread that has ended after an error shows nothing more.
-    fn pass_on(&self, show: impl FnOnce(&mut dyn Reporter, &mut Summary) -> io::Result<()> + Send + 'static) {
+    fn pass_on(&mut self, show: impl FnOnce(&mut dyn Reporter, &mut Summary) -> io::Result<()> + Send + 'static) {
+        let (events, json) = (std::mem::take(&mut self.events), std::mem::take(&mut self.json));
+        let show = move |reporter: &mut dyn Reporter, state: &mut Summary| {
+            let mut begins = 0;
+            for (event, ends) in &events {
+                state.apply(event);
+                reporter.recorded(event, json.get(begins..*ends).unwrap_or_default(), state)?;
+                begins = *ends;
+            }
+            show(reporter, state)
+        };
         self.to.send(Some(Box::new(show))).ok();
     }
 }
@@ -144,13 +163,19 @@ impl Shown {
 }
 
 impl Reporter for Display {
-    fn event(&mut self, event: &Event, _: &Summary) -> io::Result<()> {
+    fn event(&mut self, event: &Event, summary: &Summary) -> io::Result<()> {
+        self.recorded(event, &[], summary)
+    }
+
+    fn recorded(&mut self, event: &Event, json: &[u8], _: &Summary) -> io::Result<()> {
         self.leaves_at_once |= matches!(event.kind, EventKind::Interrupted { how: Interrupt::Abort });
-        let event = event.clone();
-        self.pass_on(move |reporter, state| {
-            state.apply(&event);
-            reporter.event(&event, state)
-        });
+        if self.audience == Audience::Program {
+            self.json.extend_from_slice(json);
+        }
+        self.events.push((event.clone(), self.json.len()));
+        if self.events.len() >= CROWD {
+            self.pass_on(|_, _| Ok(()));
+        }
         Ok(())
     }
 
@@ -173,6 +198,7 @@ impl Reporter for Display {
 
 impl Drop for Display {
     fn drop(&mut self) {
+        self.pass_on(|_, _| Ok(()));
         self.to.send(None).ok();
         let is_stuck = self.leaves_at_once && self.over.recv_timeout(LEAVE_WITHIN).is_err();
         if let Some(thread) = self.thread.take().filter(|_| !is_stuck) {
