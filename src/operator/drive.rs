@@ -221,10 +221,12 @@ impl<'a> Drive<'a> {
         }
     }
 
-    /// The time since the rollout began, without what this computer slept. The machine is told the wall clock with it.
+    /// The time since the rollout began, without what this computer slept. The machine is told the wall clock with it, and what
+    /// has not left yet.
     fn now(&self, machine: &mut Machine) -> Duration {
         let now = self.began.elapsed();
         machine.set_clock(now, clock::now());
+        machine.set_leaving(self.fleet.orders.not_taken());
         now
     }
 

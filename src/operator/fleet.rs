@@ -132,9 +132,14 @@ impl OrderSender {
         self.orders.send(order)
     }
 
+    /// How much was not taken yet of what was to be said.
+    pub fn not_taken(&self) -> usize {
+        self.waiting.count.load(Ordering::Relaxed)
+    }
+
     /// Waits until all was taken that was to be said. More than that is better prepared then than kept in memory.
     pub async fn all_taken(&self) {
-        while self.waiting.count.load(Ordering::Relaxed) > 0 {
+        while self.not_taken() > 0 {
             self.waiting.none.notified().await;
         }
     }

@@ -49,6 +49,8 @@ pub struct Machine {
     epoch: Timestamp,
     /// With so many effects waiting, no further request is prepared.
     prepared: usize,
+    /// How many of those before have not left yet.
+    leaving: usize,
     replies: Replies,
     /// In the order of the hosts of the state.
     contacts: Vec<Contact>,
@@ -122,6 +124,7 @@ impl Machine {
             state,
             epoch,
             prepared,
+            leaving: 0,
             replies: Replies::of(rollout.id),
             contacts: rollout.plan.hosts().map(Contact::new).collect(),
             ranges: ranges.collect(),
@@ -313,6 +316,11 @@ impl Machine {
             (WaveState::Ended(_), ConnectionState::Up { .. }) => self.returning.as_ref().map(|back| back.flight.due()),
             (WaveState::Pending | WaveState::AwaitingConfirmation | WaveState::Checking, _) => None,
         }
+    }
+
+    /// How many requests have not left yet. While there are any, no further one is prepared.
+    pub const fn set_leaving(&mut self, requests: usize) {
+        self.leaving = requests;
     }
 
     /// The next thing to do, in order. To be drained after each call of `handle` and `handle_deadline`.

@@ -86,6 +86,7 @@ impl Machine {
 
     fn run_wave(&mut self, now: Duration) -> bool {
         while self.has_room()
+            && self.leaving == 0
             && self.effects.len() < self.prepared
             && let Some(index) = self.next_to_send()
         {
