@@ -56,7 +56,7 @@ impl Machine {
             let host = self.frozen(*index);
             host.tier == from.tier && host.hostname == from.host
         };
-        self.all_sharing(index).into_iter().find(is_it).unwrap_or(index)
+        if is_it(&index) { index } else { self.all_sharing(index).into_iter().find(is_it).unwrap_or(index) }
     }
 
     /// An answer whose subject names no host counts for one that was sent a shared request and is not known to do better.
