@@ -43,7 +43,7 @@ pub trait Reporter {
     /// Shows an event, which is part of `summary` already.
     fn event(&mut self, event: &Event, summary: &Summary) -> io::Result<()>;
 
-    /// The same of an event that is on record as this JSON object, which is empty where it is not.
+    /// Shows an event that the journal has as this JSON object; the object is empty for an event that is not journaled.
     fn recorded(&mut self, event: &Event, _json: &[u8], summary: &Summary) -> io::Result<()> {
         self.event(event, summary)
     }

@@ -17,7 +17,7 @@ use crate::protocol::HostName;
 use crate::report::{Bars, Json, Lines, LogView, Reporter, Style};
 use crate::rollout::{Event, EventKind, Interrupt, Summary};
 
-/// How many events go to a display at once: to wake it up for each would cost more than to show it.
+/// How many events go to the thread at once: waking it up costs more than showing an event.
 const CROWD: usize = 64;
 
 /// How long an operator who leaves at once waits for a display that takes nothing more.
@@ -97,7 +97,7 @@ type Show = Option<Box<dyn FnOnce(&mut dyn Reporter, &mut Summary) -> io::Result
 pub(super) struct Display {
     to: Sender<Show>,
     audience: Audience,
-    /// What goes in together, each event with where it ends in the JSON that a program is shown.
+    /// Events that go to the thread together, each with where its record ends in `json`.
     events: Vec<(Event, usize)>,
     json: Vec<u8>,
     thread: Option<JoinHandle<()>>,
