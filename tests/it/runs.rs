@@ -189,7 +189,7 @@ async fn a_run_that_ends_while_nobody_listens_is_told_of_later() {
 #[tokio::test]
 async fn a_run_that_moves_its_host_to_another_tier_is_told_to_who_asked_for_it() {
     let mut lab = lab(GATE, &[]).await;
-    let mut deployer = Deployer::connect(&lab).await.unwrap();
+    let deployer = Deployer::connect(&lab).await.unwrap();
     let mut witness = deployer.overhear().await.unwrap();
     let reply_to = "deploy.responses.prod.ns1.rollout.r-1";
     let mut request = deployer.request("r-1");
