@@ -1,4 +1,4 @@
-//! Tests that the schema and the parser agree about plans.
+//! Tests that the schema and the parser agree about plans, and that the sample plans are right.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::super::schema::{Key, SETTING_KEYS, TOP_KEYS, ValueKind, WAVE_KEYS, defaults};
 use super::super::{CONFIRM_TIMEOUT, Plan, Rollback, schema};
-use super::{parse, plan};
+use super::{parse, plan, report};
 
 /// The smallest plan. A key can be appended to its wave.
 const LEAST: &str = "[[wave]]\ntargets = 'test.all'\n";
@@ -174,4 +174,22 @@ fn both_refuse_what_is_missing_or_unknown() {
     ] {
         assert!(!validator.accepts(text) && parse(text).is_err(), "{text}");
     }
+}
+
+#[test]
+fn every_sample_plan_is_right() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("plans");
+    let mut names = Vec::new();
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    for file in files.filter(|file| file.extension().is_some_and(|extension| extension == "toml")) {
+        let name = file.file_stem().unwrap().to_str().unwrap().to_owned();
+        let text = std::fs::read_to_string(&file).unwrap();
+        let plan = Plan::parse(&text, &name, &|_: &str| None)
+            .unwrap_or_else(|mistakes| panic!("{}", report(&mistakes.named(&name, &text))));
+        assert_eq!(plan.name, name);
+        assert_eq!(plan.revision.unwrap().as_str(), "main");
+        names.push(name);
+    }
+    names.sort();
+    assert_eq!(names, ["demo", "minimal", "sunday"]);
 }
