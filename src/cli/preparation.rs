@@ -1,4 +1,4 @@
-//! Preparing what `plan` shows and `apply` carries out: finding the plan, and deciding on hosts and commit.
+//! Prepares what `plan` shows and `apply` carries out: finds the plan, and decides on hosts and commit.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -39,7 +39,7 @@ pub(super) struct PlanArgs {
     folders: PlanFolders,
 }
 
-// Where plans are looked up by name.
+// The folders in which plans are looked up by name.
 #[derive(Debug, Args)]
 pub(super) struct PlanFolders {
     /// Folder in which plans are looked up by name [default: ./plans, then ~/.config/homelab-deploy/plans]
@@ -57,13 +57,13 @@ pub(super) struct PlanNotFound {
 }
 
 impl PlanArgs {
-    /// The file, where it is a plan that was saved with its hosts.
+    /// Returns the file, if the plan is one that `plan --out` saved.
     pub(super) fn saved(&self) -> Option<&Path> {
         self.plan.as_deref().filter(|plan| has_extension(plan, "json")).map(Path::new)
     }
 
     pub(super) fn read(&self) -> Result<PlanFile, CommandError> {
-        // Without a plan the command line would have been refused, unless it does something else than read one.
+        // Clap refuses a command line without a plan, unless the command then does something else than read one.
         let path = self.folders.find(self.plan.as_deref().unwrap_or_default()).or_usage()?;
         PlanFile::read(&path, &alias::KnownAliases).or_usage()
     }
@@ -79,7 +79,7 @@ pub(super) fn has_extension(plan: &str, wanted: &str) -> bool {
 }
 
 impl PlanFolders {
-    /// The file of a plan, which is given as a path or by its name.
+    /// Returns the file of a plan, which is given as a path or by its name.
     pub(super) fn find(&self, plan: &str) -> Result<PathBuf, PlanNotFound> {
         if is_path(plan) {
             return Ok(PathBuf::from(plan));
@@ -101,7 +101,7 @@ impl PlanFolders {
         names.into_iter().map(str::to_owned).collect()
     }
 
-    /// The files of all plans that can be found, in order.
+    /// Returns the files of all plans in the folders, in order.
     pub(super) fn files(&self) -> Vec<PathBuf> {
         let entries = self.in_turn().into_iter().filter_map(|folder| folder.read_dir().ok()).flatten();
         let paths = entries.filter_map(|entry| entry.ok().map(|entry| entry.path()));
@@ -128,7 +128,7 @@ pub(super) struct Preparation {
     #[arg(long, env = "HOMELAB_DEPLOY_REVISION")]
     revision: Option<Revision>,
 
-    // It is gone, and stays as an error that says why.
+    // A removed flag that is kept as an error, which says why it is gone.
     #[arg(long, env = "HOMELAB_DEPLOY_RESOLVE_ON_HOST", hide = true, value_parser = switch)]
     resolve_on_host: bool,
 
@@ -180,7 +180,7 @@ struct ResolveOnHostIsGone;
 #[diagnostic(help("leave the flags away that choose those, or apply the plan that it was made from"))]
 struct AllIsSaved;
 
-/// A rollout that could begin at once, how it is shown, and the connection that it was prepared over.
+/// A rollout that is ready to start, its preview, and the connection over which it was prepared.
 pub(super) struct Previewed {
     pub(super) bus: Bus,
     pub(super) prepared: Prepared,
@@ -188,7 +188,7 @@ pub(super) struct Previewed {
 }
 
 impl Preparation {
-    /// Refuses what earlier versions took and this one must not do.
+    /// Refuses a flag that earlier versions took and this one must not follow.
     pub(super) fn refuse_what_is_gone(&self) -> Result<(), CommandError> {
         if self.resolve_on_host { Err(Exit::Usage.with(ResolveOnHostIsGone)) } else { Ok(()) }
     }
@@ -223,7 +223,7 @@ impl Preparation {
         Ok(Previewed { bus, prepared, preview })
     }
 
-    /// Takes up a plan that was saved with its hosts, if those are as they were.
+    /// Prepares a plan that was saved with its hosts, if the hosts are unchanged.
     async fn prepare_saved(&self, file: &Path) -> Result<Previewed, CommandError> {
         let is_settled = self.revision.is_none() && self.exclude.is_empty() && self.part() == Part::Whole;
         if !is_settled || self.systems.are_given() {
@@ -243,7 +243,7 @@ impl Preparation {
         Ok(Previewed { bus, prepared, preview })
     }
 
-    /// Finds out what speaks against going on with a rollout that has come to this.
+    /// Prepares to resume a rollout from this state: calls the roll, and finds reasons against it.
     pub(super) async fn prepare_again(
         &self,
         left: &Summary,
@@ -274,7 +274,7 @@ impl Preparation {
     }
 }
 
-/// How a rollout is prepared of which no more was said than this.
+/// Returns the options of a rollout with these settings, and defaults for the rest.
 pub(super) fn options(
     plan: Plan,
     revision: Revision,
@@ -300,7 +300,7 @@ pub(super) fn options(
     }
 }
 
-/// Why nothing could be prepared that is in no file.
+/// Returns the error of a preparation that failed for a reason outside the plan file.
 pub(super) fn unprepared(error: PrepareError) -> CommandError {
     match error {
         PrepareError::Plan(_) | PrepareError::Selection(_) => Exit::Usage.with(error),

@@ -1,4 +1,4 @@
-//! Whether a rollout that was left may still go on: the fleet has not waited for it.
+//! Checks whether an interrupted rollout may be resumed: meanwhile the fleet may have changed.
 
 use std::path::Path;
 
@@ -11,16 +11,16 @@ use crate::plan::Roster;
 use crate::protocol::Sender;
 use crate::rollout::{Rollout, Summary};
 
-/// What the flake of a fleet may be asked, and where that is kept.
+/// The flakes that may be contacted and the cache of their commits.
 #[derive(Debug, Clone, Copy)]
 pub struct Sources<'a> {
     pub flakes: &'a FlakeRules,
-    /// The folder for what the servers of repositories tell of commits.
+    /// The cache folder for commits from git servers.
     pub cache: Option<&'a Path>,
 }
 
-/// Calls the roll for a rollout that was left like this, and finds out what speaks against going on with it, as before a new
-/// one. What it returns is about the hosts that are still to be deployed.
+/// Calls the roll for an interrupted rollout and makes the checks of a new one. The result is about the hosts that
+/// still have to be deployed.
 pub async fn prepare_again(
     left: &Summary,
     rollout: &Rollout,
@@ -41,7 +41,7 @@ pub async fn prepare_again(
         return Err(PrepareError::TwoMachines(twin.hostname.clone()));
     }
     let others = roll.rollouts.into_iter().filter(|other| shares_a_tier(other, plan)).collect();
-    // What counts is what the hosts run now.
+    // The checks are about the revisions that the hosts run now.
     let mut rest = rollout.clone();
     rest.plan.waves.drain(..left.current());
     for wave in &mut rest.plan.waves {

@@ -1,4 +1,4 @@
-//! Golden JSON of every message, the original bare forms, and what may not get through.
+//! Tests of every message: golden JSON, the original bare forms, and hostile texts.
 
 mod hostile;
 

@@ -1,4 +1,4 @@
-//! `deploy` in front of an operator: whom it reaches, and what it makes of the answers.
+//! Tests which hosts `deploy` reaches, and how it takes their responses.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -19,14 +19,14 @@ use crate::support::wait;
 const DNS: &str = "deploy.prod.role.dns";
 const SHORT: [&str; 2] = ["--discover-window", "500ms"];
 
-/// A homelab of two name servers and another host, which listen.
+/// Returns a lab of two name servers and another host, which listen.
 async fn lab() -> Lab {
     let mut lab = Lab::start(super::program(), &["prod.ns1.dns", "prod.ns2.dns", "prod.nas"]).await.unwrap();
     lab.listen_all().await.unwrap();
     lab
 }
 
-/// `deploy` with a window that is short, since all that answer are on this machine.
+/// Returns the arguments of `deploy` with a short window, since every host is on this machine.
 fn deploy<'a>(arguments: &[&'a str]) -> Vec<&'a str> {
     [&["deploy"], arguments, &SHORT].concat()
 }

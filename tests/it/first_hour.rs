@@ -1,4 +1,4 @@
-//! From nothing to a rollout: the files of `init`, and the page for those who begin.
+//! Tests the way from nothing to a rollout: the files of `init`, and the page for beginners.
 
 use std::fs;
 use std::io::Write;
@@ -15,13 +15,13 @@ use crate::support::server;
 
 const PAGE: &str = include_str!("../../docs/getting-started.md");
 
-/// The commands of the page, which are in blocks of `sh`; in those of `console` is what depends on the machine.
+/// Returns the commands of the page, which are in blocks of `sh`. Blocks of `console` depend on the machine.
 fn commands() -> String {
     let blocks = PAGE.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
     blocks.collect()
 }
 
-/// A homelab whose operator has these settings in a file of the folder, and none in the environment.
+/// Returns a lab whose operator has settings in a file of the folder, and none in the environment.
 async fn lab_with_context(further: &str) -> Lab {
     let mut lab = Lab::start(crate::program(), &["prod.ns1.dns"]).await.unwrap();
     lab.listen_all().await.unwrap();
@@ -46,7 +46,7 @@ async fn a_flag_goes_before_a_variable_and_that_before_a_context() {
     let variable = [("HOMELAB_DEPLOY_NATS_URL", nowhere)];
     run(&lab, &["hosts"], &variable).await.expect(3).told(nowhere);
     run(&lab, &["hosts", "--nats-url", nowhere_else], &variable).await.expect(3).told(nowhere_else);
-    // What an assistant's client starts is told all by flags: the folder may be anybody's.
+    // An assistant's client passes everything by flags: the folder may be anybody's.
     run(&lab, &["mcp"], &[]).await.expect(2).told("`server` in a context");
 
     run(&lab, &["deploy", "dns", "--branch", "main"], &[]).await.expect(0).told("1 host completed");
@@ -93,7 +93,7 @@ fn the_page_for_beginners_leads_to_a_rollout_in_two_minutes() {
     fs::create_dir(&bin).unwrap();
     symlink(crate::program(), bin.join("homelab-deploy")).unwrap();
     symlink(server::program().unwrap(), bin.join("nats-server")).unwrap();
-    // The words of the page, but for the port: another server may have it on this machine.
+    // The commands of the page with another port, since a server may already use the port on this machine.
     let commands = commands().replace("4222", &server::free_port().unwrap().to_string());
     let script = format!("set -eu\ntrap 'kill $(jobs -p)' EXIT\n{commands}");
     let began = Instant::now();
@@ -102,7 +102,7 @@ fn the_page_for_beginners_leads_to_a_rollout_in_two_minutes() {
     let (out, told) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{out}\n{told}");
     assert!(began.elapsed().as_secs() < 120, "it took {:?}", began.elapsed());
-    // doctor has looked at each part and found nothing.
+    // `doctor` has examined each part and found nothing wrong.
     for about in ["server", "key", "test1", "ns1", "nas", "plans/rollout.toml", "flake"] {
         let line = out.lines().find(|line| line.split_whitespace().nth(2).is_some_and(|word| word.ends_with(about)));
         assert!(line.is_some_and(|line| line.starts_with("✔ ok")), "{about}: {out}");
@@ -126,7 +126,7 @@ async fn init_adds_what_is_new_and_overwrites_nothing() {
     }
     let (fleet, seed, plan) = (read("fleet.toml"), read("keys/prod.ns1.seed"), read("plans/rollout.toml"));
 
-    // Server and flake are known by now, and what somebody wrote into a file stays.
+    // Server and flake are known by now, and edited files are kept.
     fs::write(folder.path().join("lab/plans/rollout.toml"), format!("# mine\n{plan}")).unwrap();
     let ended =
         init(folder.path(), &["lab", "--yes", "--host", "prod.ns1.dns", "--host", "test.test1"]).await.expect(0);

@@ -1,4 +1,4 @@
-//! `hosts`, `keygen`, and what is said to who calls the program in a wrong way.
+//! Tests `hosts`, `keygen`, and the errors for wrong command lines.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -15,19 +15,19 @@ use crate::support::server::Server;
 
 const SHORT: [&str; 2] = ["--discover-window", "500ms"];
 
-/// A homelab of three hosts, which listen.
+/// Returns a lab of three hosts, which listen.
 async fn lab() -> Lab {
     let mut lab = Lab::start(super::program(), &["prod.ns1.dns", "prod.nas", "test.test1"]).await.unwrap();
     lab.listen_all().await.unwrap();
     lab
 }
 
-/// `hosts` with a window that is short, since all that answer are on this machine.
+/// Returns the arguments of `hosts` with a short window, since every host is on this machine.
 fn hosts<'a>(arguments: &[&'a str]) -> Vec<&'a str> {
     [&["hosts"], arguments, &SHORT].concat()
 }
 
-/// The first words of each line.
+/// Returns the first words of each line.
 fn words(text: &str, count: usize) -> Vec<String> {
     text.lines().map(|line| line.split_whitespace().take(count).collect::<Vec<_>>().join(" ")).collect()
 }
@@ -65,7 +65,7 @@ async fn a_list_that_is_watched_shows_what_changes() {
     watching.shows("idle").await.unwrap();
     operator::run(&lab, &["deploy", "deploy.test.test1"]).await.unwrap().expect(0);
     watching.shows("completed ").await.unwrap();
-    // A shell without job control starts what is in its background with SIGINT ignored.
+    // SIGTERM, because a shell without job control starts background processes with SIGINT ignored.
     watching.signal(Signal::TERM).unwrap();
     assert_eq!(watching.ended().await.unwrap().code, None, "it does not end by itself");
 }
@@ -136,7 +136,7 @@ async fn a_key_of_keygen_opens_the_server() {
 
 #[tokio::test]
 async fn mistakes_on_the_command_line_are_told_before_anything_is_done() {
-    // None of them gets as far as to need a server.
+    // None of these commands gets far enough to need a server.
     let folder = tempfile::tempdir().unwrap();
     let connection = ["--nats-url", "127.0.0.1:1", "--nkey-file", "/nowhere/seed"];
     let mistakes = [

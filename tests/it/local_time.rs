@@ -1,4 +1,4 @@
-//! A person reads times as the clock on the wall shows them, with the zone; programs read UTC.
+//! Tests that people get times in their own time zone, and programs in UTC.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use crate::apply::halting::keep_busy;
 use crate::apply::stage;
 use crate::support::lab::Lab;
 
-/// The document of the latest rollout as somebody in this zone has it.
+/// Returns the document of the latest rollout for a user in this time zone.
 async fn report(lab: &Lab, zone: &str, format: &str) -> String {
     let mut command = lab.operator(&lab.admin).unwrap();
     command.args(["report", "--format", format]).env("TZ", zone);
@@ -29,14 +29,14 @@ async fn a_person_reads_the_time_of_the_zone_and_a_program_that_of_utc() {
         ("UTC", (0, "UTC")),
         ("", (0, "UTC")),
         ("Asia/Kolkata", kolkata),
-        // This one says itself how far away it is.
+        // This zone states its own offset.
         ("XYZ-5:30", (330, "XYZ")),
         ("No/Where", (0, "UTC")),
     ] {
         let local = began + SignedDuration::from_mins(minutes);
         let told = format!("{} {name}", local.strftime("%Y-%m-%d %H:%M:%S"));
         for format in ["markdown", "html"] {
-            // Markdown has a backslash before what means something there.
+            // Markdown escapes punctuation with backslashes.
             let document = report(&lab, zone, format).await.replace('\\', "");
             assert!(document.contains(&told), "{zone}: {told} is not in {document}");
         }

@@ -1,4 +1,4 @@
-//! `doctor`: what is wrong, and what to do about it.
+//! `doctor`: finds what is wrong, and says what to do about it.
 
 mod findings;
 mod operator;
@@ -25,7 +25,7 @@ use crate::listener;
 use crate::nats_config::{FleetList, ListenerName, Principal};
 use crate::protocol::{FlakeUrl, HostName, Role, SubjectError, Tier};
 
-// One of three commands, of which the first needs no connection.
+// Three commands in one, of which `doctor FILE` needs no connection.
 #[derive(Debug, Args)]
 #[command(mut_arg("nats_url", unless_file))]
 #[command(mut_arg("nkey_file", |arg| unless_file(arg).default_value("/dev/null").hide_default_value(true)))]
@@ -114,13 +114,12 @@ impl Doctor {
         self.fleet.clone().or_else(|| beside().filter(|file| file.exists()))
     }
 
-    /// The host to look at, where it is one.
     fn listener_name(&self) -> Option<ListenerName> {
         let (hostname, tier) = self.hostname.clone().zip(self.tier).filter(|_| self.listener)?;
         Some(ListenerName { tier, hostname, role: self.role.clone() })
     }
 
-    /// Looks at this host as its listener would: the key, what the server lets it do, the programs, the flake.
+    /// Examines this host as its listener would: the programs, the flake, the key, and what the server lets the key do.
     async fn examine_host(&self, name: ListenerName, fleet: Option<&FleetList>) -> Result<Findings, SubjectError> {
         let connection = &self.operator.connection;
         let settings = connection.settings(format!("homelab-deploy doctor {}", name.hostname), SeedReaders::Refuse);

@@ -1,4 +1,4 @@
-//! `hosts`: the hosts that answer.
+//! `hosts`: lists the hosts that answer.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -17,10 +17,10 @@ use crate::operator::{Awaited, Discovered, FleetError, History, Purpose, RollCal
 use crate::protocol::{Commit, FlakeUrl, HostAnswer, HostName, Tier};
 use crate::report::{self, HostsView};
 
-/// How long a list stands before the hosts are asked anew.
+/// The pause of `--watch` between two roll calls.
 const WATCH_EVERY: Duration = Duration::from_secs(3);
 
-/// For how many lists holds what a git server told: a minute.
+/// How many lists use the same answers of a git server: for a minute.
 const LOOKS: u32 = 20;
 
 #[derive(Debug, Args)]
@@ -48,7 +48,7 @@ pub(in crate::cli) struct Hosts {
     state: StateArgs,
 }
 
-/// The names under which different machines answered.
+/// Returns the names under which several machines answered. `hosts` must be sorted.
 pub(in crate::cli) fn twins(hosts: &[HostAnswer]) -> impl Iterator<Item = &HostName> {
     let pairs = hosts.iter().zip(hosts.iter().skip(1)).map(|(one, next)| (&one.report, &next.report));
     pairs.filter(|(one, next)| (one.tier, &one.hostname) == (next.tier, &next.hostname)).map(|(one, _)| &one.hostname)
@@ -77,7 +77,7 @@ impl Hosts {
         Ok(Exit::Success)
     }
 
-    /// Shows the list in place, until the operator or the reader has seen enough.
+    /// Redraws the list until the operator or the reader has seen enough.
     async fn watch(&self, bus: &mut Bus) -> CommandResult {
         loop {
             let mut history = self.history();
@@ -87,7 +87,7 @@ impl Hosts {
                         let remarks: String = remarks(&called).map(|remark| remark + "\n").collect();
                         remarks + &table(&called.sorted(), &mut history).await
                     }
-                    // The connection comes back by itself.
+                    // The client reconnects by itself.
                     Err(FleetError::Disconnected) => "the connection to NATS was lost\n".to_owned(),
                     Err(error) => return Err(error.into()),
                 };
@@ -120,7 +120,7 @@ async fn table(hosts: &[HostAnswer], history: &mut History) -> String {
     report::hosts_table(hosts, &HostsView { behind: &behind, now: clock::now(), width: out::data_room() })
 }
 
-/// What there is to say beside the list.
+/// Returns remarks on the roll call that the list does not show.
 fn remarks(called: &Discovered) -> impl Iterator<Item = String> {
     let unheard = called.unheard.iter().map(|tier| format!("{tier}: this key may not hear it"));
     let hosts = called.clone().sorted();

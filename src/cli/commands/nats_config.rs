@@ -1,4 +1,4 @@
-//! `nats-config`: what the NATS server must know of hosts and deployers.
+//! `nats-config`: prints what the NATS server must know about hosts and deployers.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -25,7 +25,7 @@ pub(in crate::cli) struct NatsConfig {
     #[arg(group = "users", value_name = "FLEET")]
     fleet: Option<PathBuf>,
     /// A host and its public key; may be repeated
-    // The values are text until `run`: an error of clap's would repeat them, and one of them may be a seed.
+    // The values stay text until `run`: an error of clap would repeat them, and one of them may be a seed.
     #[arg(long = "listener", group = "users", value_name = "TIER.HOST[.ROLE]=PUBLIC_KEY")]
     listeners: Vec<String>,
     /// Public key of a deployer to the test tier; may be repeated
@@ -39,7 +39,6 @@ pub(in crate::cli) struct NatsConfig {
     compatible: bool,
 }
 
-/// Why there is no list of a fleet in a file.
 #[derive(Debug, Error, Diagnostic)]
 pub(in crate::cli) enum FleetListError {
     #[error("cannot read {path}: {error}", path = .0.display(), error = .1)]
@@ -120,7 +119,7 @@ pub(in crate::cli) fn read_fleet(file: &Path) -> Result<FleetList, FleetListErro
     FleetList::parse(&text).map_err(|error| FleetListError::Malformed(file.to_owned(), error))
 }
 
-/// Reads `<tier>.<host>[.<role>]=<public key>`.
+/// Parses `<tier>.<host>[.<role>]=<public key>`.
 fn listener(text: &str) -> Result<User, NatsConfigError> {
     let (name, key) = text.rsplit_once('=').ok_or(NatsConfigError::NoKey)?;
     let name: ListenerName = name.parse().map_err(NatsConfigError::Listener)?;

@@ -1,4 +1,4 @@
-//! `plan`: what a plan would do now, or all that a plan can say.
+//! `plan`: shows what a plan would do now, or prints the schema of plans.
 
 use std::io;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use crate::operator::plan_file::SavedPlan;
 use crate::plan;
 use crate::report;
 
-// With --schema it needs neither a plan nor a connection.
+// `--schema` needs neither a plan nor a connection.
 #[derive(Debug, Args)]
 #[command(mut_arg("plan", |plan| plan.required_unless_present("schema")))]
 #[command(mut_arg("nats_url", unless_schema))]

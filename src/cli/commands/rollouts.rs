@@ -1,4 +1,4 @@
-//! `rollouts`, `status`, `report` and `abort`: the records of rollouts, and stopping one that runs elsewhere.
+//! `rollouts`, `status`, `report` and `abort`: show recorded rollouts, and stop one that runs in another process.
 
 use std::fs;
 use std::io;
@@ -18,7 +18,7 @@ use crate::clock;
 use crate::operator::journal::{JournalError, Journals, Recorded};
 use crate::report::{self, Document, Liveness, html, junit, markdown};
 
-/// How often the journal of a rollout that runs is read again.
+/// How often the journal of a running rollout is read again.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Args)]
@@ -35,7 +35,7 @@ pub(in crate::cli) struct Rollouts {
     state: StateArgs,
 }
 
-// The record of a rollout has no logs.
+// The journal of a rollout has no logs for `--verbose` to show.
 #[derive(Debug, Args)]
 #[command(mut_arg("verbose", |verbose| verbose.hide(true)))]
 pub(in crate::cli) struct Status {
@@ -106,12 +106,12 @@ impl Status {
         block_on(self.show(&journals, &id))?
     }
 
-    /// Shows all events so far, then those that come while the rollout runs.
+    /// Shows all events so far, then new ones while the rollout runs.
     async fn show(&self, journals: &Journals, id: &str) -> CommandResult {
         let mut follower = journals.follow(id)?;
         let mut reporter = self.display.reporter();
         loop {
-            // A closed pipe has seen what it wanted to.
+            // A write error is ignored: a reader that closed its pipe has seen what it wanted.
             follower.look(|event, summary| _ = reporter.event(event, summary).ok())?;
             reporter.flush().ok();
             if !follower.is_running() {
@@ -126,7 +126,7 @@ impl Status {
             return Err(StatusError::Empty(id.to_owned()).into());
         }
         self.display.recap(summary);
-        // One that is cut off was interrupted without being able to say so.
+        // A rollout that was cut off is one that was interrupted.
         Ok(summary.outcome.map_or(Exit::Interrupted, Exit::from))
     }
 }
@@ -151,7 +151,7 @@ impl Abort {
     }
 }
 
-/// The rollout whose id begins like this; without one the latest that runs, or else the latest.
+/// Returns the rollout whose id begins with `id`; without one, the latest that runs, or else the latest.
 fn meant(journals: &Journals, id: Option<&str>) -> Result<String, CommandError> {
     let found = match id {
         Some(id) => journals.find(id).map(Some),
@@ -171,7 +171,7 @@ fn only_running(journals: &Journals) -> Result<String, CommandError> {
     }
 }
 
-/// The ids of the rollouts that run, the latest last.
+/// Returns the ids of the running rollouts, the latest last.
 fn running(journals: &Journals) -> Result<Vec<String>, JournalError> {
     let (all, _) = journals.all()?;
     let running = all.into_iter().filter(|recorded| recorded.running);

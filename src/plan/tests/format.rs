@@ -1,4 +1,4 @@
-//! What is read from a plan, and what is said of mistakes.
+//! Tests the parsed plan, and the messages about mistakes.
 
 use std::fs;
 use std::path::Path;
@@ -10,12 +10,12 @@ fn wrong(text: &str) -> String {
     told(parse(text).unwrap_err().iter())
 }
 
-/// What is said of one wrong line in a wave.
+/// Returns the message about one wrong line in a wave.
 fn wrong_line(line: &str) -> String {
     wrong(&format!("[[wave]]\ntargets = 'test.all'\n{line}\n"))
 }
 
-/// What is said of one wrong target.
+/// Returns the message about one wrong target.
 fn wrong_target(target: &str) -> String {
     wrong(&format!("[[wave]]\ntargets = '{target}'\n"))
 }

@@ -1,4 +1,4 @@
-//! For issues, pull requests and chat.
+//! Renders a rollout as Markdown for issues, pull requests and chat.
 
 use jiff::tz::TimeZone;
 
@@ -45,7 +45,7 @@ fn section(document: &Document<'_>, wave: &WaveSection<'_>, zone: &TimeZone) -> 
     section + &logs
 }
 
-/// Text of others: whatever could mean something in Markdown or HTML has a backslash before it.
+/// Escapes foreign text: every character that could have a meaning in Markdown or HTML gets a backslash.
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
@@ -57,7 +57,7 @@ fn escape(text: &str) -> String {
     escaped
 }
 
-/// More backticks than the text has in a row.
+/// Returns a code fence with more backticks than the longest run of backticks in the text.
 fn fence(text: &str) -> String {
     let longest = text.split(|character| character != '`').map(str::len).max().unwrap_or(0);
     "`".repeat(longest.max(2) + 1)

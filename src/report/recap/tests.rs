@@ -244,7 +244,7 @@ fn who_turned_up_too_late_is_named_even_after_a_success() {
     ");
 }
 
-/// A plan of one wave whose hosts return when it fails.
+/// Returns a plan of one wave whose hosts roll back when it fails.
 fn wave_that_returns() -> Rollout {
     let mut wave = wave("dns", &["ns1", "ns2", "ns3"]);
     wave.limits.rollback = Rollback::Wave;
@@ -255,7 +255,7 @@ fn final_of(host: &str, status: Status, rolled_back: bool, message: &str) -> Res
     Response { rolled_back: Some(rolled_back), message: message.to_owned(), ..answer(host, status) }
 }
 
-/// The three hosts complete, and the check says that they are not well.
+/// Lets the three hosts complete and the wave's check fail.
 fn check_fails(story: &mut Scenario) {
     story.wave_starts(0).deploys("ns1").deploys("ns2").deploys("ns3");
     story.wave_ends(0, WaveVerdict::Failed(FailureReason::CheckFailed { reason: "exit code 1".to_owned() }));

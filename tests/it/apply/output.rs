@@ -1,4 +1,4 @@
-//! What programs read.
+//! Tests the output for programs, and colors on terminals.
 
 use std::io::Read;
 use std::process::Stdio;
@@ -64,7 +64,7 @@ async fn a_reader_that_has_seen_enough_does_not_stop_the_rollout() {
     assert_eq!(ran(&lab), ["test1", "ns1"]);
 }
 
-/// What a rollout and an error show on a terminal of this kind.
+/// Returns the output of a rollout and an error on a terminal of this kind.
 async fn shown(lab: &Lab, term: &str, no_color: &str) -> String {
     let mut apply = stage::command(lab, "apply", PLAN);
     apply.args(["--yes", "--even-if-current"]);
@@ -84,7 +84,7 @@ async fn shown(lab: &Lab, term: &str, no_color: &str) -> String {
 #[tokio::test]
 async fn a_terminal_gets_no_more_than_it_can_do_and_is_wanted() {
     let lab = stage::lab(&["test.test1", "prod.ns1"]).await;
-    // Long enough for something that moves to be drawn.
+    // Long enough for progress to be drawn.
     order(&lab, &["test1"], "sleep 1");
     let colors = ["\u{1b}[1m", "\u{1b}[2m", "\u{1b}[3"];
     let dumb = shown(&lab, "dumb", "").await;
@@ -93,7 +93,7 @@ async fn a_terminal_gets_no_more_than_it_can_do_and_is_wanted() {
     assert!(plain.contains('\u{1b}') && !colors.iter().any(|color| plain.contains(color)), "{plain:?}");
     let colored = shown(&lab, "xterm-256color", "").await;
     assert!(colors.iter().all(|color| colored.contains(color)), "{colored:?}");
-    // A color is that of a symbol, which ends where the next word begins: a text that is light on dark stays so.
+    // Only symbols are colored, up to the next word, so that text stays readable on light and dark backgrounds.
     for part in colored.split("\u{1b}[3").skip(1) {
         let (_, symbol) = part.split_once('m').unwrap();
         let (symbol, _) = symbol.split_once("\u{1b}[").unwrap();

@@ -1,4 +1,4 @@
-//! Parts of a plan, and a whole one that is large.
+//! Tests parts of a plan, and a large plan as a whole.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ async fn crowd(lab: &Lab, hosts: impl IntoIterator<Item = (&str, &str)>) -> Crow
     Crowd::start(lab, reports, |_| Course { takes: Duration::ZERO, status: "completed" }).await
 }
 
-/// Applies the plan with these flags, and returns who ran.
+/// Applies the plan with these flags, and returns the hosts that ran.
 async fn applied(flags: &[&str]) -> (Ended, Vec<String>) {
     let lab = stage::empty(&[]).await;
     let mut crowd = crowd(&lab, HOSTS).await;
