@@ -27,6 +27,8 @@ pub use fleet::{
 };
 pub use history::History;
 pub use nix::{BuildOptions, NixError};
-pub use prepare::{Called, Kind, Part, PreflightError, PrepareError, PrepareOptions, Prepared, SystemsFrom};
+pub use prepare::{
+    Called, Kind, OperatorContext, Part, PreflightError, PrepareError, PrepareOptions, Prepared, SystemsFrom,
+};
 pub use revision::{UnresolvedError, resolve_revision};
 pub use rollback::{RollbackError, RollbackPlan};

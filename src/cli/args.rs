@@ -9,10 +9,11 @@ use clap::Args;
 use super::connection::OperatorArgs;
 use super::context::StateArgs;
 use super::exit::{CommandError, OrUsage};
+use super::folders::cache_dir;
 use crate::bus::ServerUrl;
 use crate::operator::flake::{Accepted, Consent, FlakeRules};
 use crate::operator::plan_file::{PlanFile, read_systems};
-use crate::operator::{BuildOptions, Prepared, SystemsFrom};
+use crate::operator::{BuildOptions, OperatorContext, Prepared, SystemsFrom};
 use crate::plan::{Hook, Hooks, Plan, Rollback, parse_confirm_timeout};
 use crate::protocol::{FlakeAttr, FlakeUrl, HostName, Tier};
 
@@ -39,13 +40,26 @@ pub(super) struct FlakeArgs {
 }
 
 impl FlakeArgs {
-    pub(super) fn rules(&self, operator: &OperatorArgs, state: &StateArgs, consent: Option<Consent>) -> FlakeRules {
+    /// Who deploys by these flags. A person is asked by `consent`.
+    pub(super) fn context(
+        &self,
+        operator: &OperatorArgs,
+        state: &StateArgs,
+        consent: Option<Consent>,
+    ) -> OperatorContext {
         let servers = operator.settings().servers;
-        FlakeRules {
+        let flakes = FlakeRules {
             given: self.flake.clone(),
             accept: self.accept_flake.clone(),
             accepted: Accepted::of(state.folder(), servers.iter().map(ServerUrl::to_string)),
             consent,
+        };
+        OperatorContext {
+            name: operator.name(),
+            discovery: operator.discovery(state),
+            journals: state.journals(),
+            flakes,
+            cache: cache_dir(),
         }
     }
 }

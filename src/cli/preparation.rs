@@ -13,16 +13,15 @@ use super::connection::OperatorArgs;
 use super::context::StateArgs;
 use super::display::Audience;
 use super::exit::{CommandError, Exit, OrUsage};
-use super::folders::{cache_dir, user_folder};
+use super::folders::user_folder;
 use super::{alias, confirm, out};
 use crate::bus::Bus;
 use crate::clock;
-use crate::operator::flake::FlakeRules;
 use crate::operator::plan_file::{PlanFile, SavedPlan, check_hosts};
 use crate::operator::prepare::changes_of;
-use crate::operator::resumption::{Sources, prepare_again};
-use crate::operator::{Kind, Part, PrepareError, PrepareOptions, Prepared, SystemsFrom};
-use crate::plan::{Hooks, Plan};
+use crate::operator::resumption::prepare_again;
+use crate::operator::{Part, PrepareError, PrepareOptions, Prepared, SystemsFrom};
+use crate::plan::Plan;
 use crate::protocol::{HostName, Revision};
 use crate::report;
 use crate::rollout::{Event, EventKind, Rollout, Summary};
@@ -203,7 +202,7 @@ impl Preparation {
         let systems = self.systems.source(&file)?;
         let revision = SystemsFrom::revision(systems.as_ref(), &file.plan, self.revision.clone());
         let revision = revision.map_err(|mistakes| file.place(mistakes)).or_usage()?;
-        let flakes = self.flake.rules(&self.operator, &self.state, confirm::flake(audience));
+        let by = self.flake.context(&self.operator, &self.state, confirm::flake(audience));
         let wanted = PrepareOptions {
             source: Some(file.source()),
             exclude: self.exclude.clone(),
@@ -212,10 +211,10 @@ impl Preparation {
             even_if_current: self.even_if_current,
             systems,
             binary_cache: self.systems.cache.clone(),
-            ..options(file.plan.clone(), revision, &self.operator, &self.state, flakes)
+            ..PrepareOptions::new(file.plan.clone(), revision, by)
         };
         let mut bus = self.operator.connect().await?;
-        let prepared = wanted.prepare(&mut bus, &self.operator.discovery(&self.state)).await;
+        let prepared = wanted.prepare(&mut bus).await;
         let mut prepared = prepared.map_err(|error| self.unprepared(error, &file))?;
         let known = self.operator.discovery(&self.state).known;
         prepared.warnings.extend(report::missed(&prepared.missed(&self.state.journals(), &known), &clock::zone()));
@@ -250,9 +249,7 @@ impl Preparation {
         rollout: &Rollout,
         bus: &mut Bus,
     ) -> Result<Prepared, PrepareError> {
-        let (flakes, cache) = (self.flake.rules(&self.operator, &self.state, None), cache_dir());
-        let sources = Sources { flakes: &flakes, cache: cache.as_deref() };
-        prepare_again(left, rollout, bus, &self.operator.discovery(&self.state), sources).await
+        prepare_again(left, rollout, bus, &self.flake.context(&self.operator, &self.state, None)).await
     }
 
     fn unprepared(&self, error: PrepareError, file: &PlanFile) -> CommandError {
@@ -271,32 +268,6 @@ impl Preparation {
             None if self.only.is_empty() => Part::Whole,
             None => Part::Only(self.only.clone()),
         }
-    }
-}
-
-/// Returns the options of a rollout with these settings, and defaults for the rest.
-pub(super) fn options(
-    plan: Plan,
-    revision: Revision,
-    operator: &OperatorArgs,
-    state: &StateArgs,
-    flakes: FlakeRules,
-) -> PrepareOptions {
-    PrepareOptions {
-        plan,
-        source: None,
-        revision,
-        exclude: Vec::new(),
-        part: Part::Whole,
-        operator: operator.name(),
-        kind: Kind::Rollout,
-        hooks: Hooks::default(),
-        even_if_current: false,
-        journals: state.journals(),
-        flakes,
-        systems: None,
-        binary_cache: None,
-        cache: cache_dir(),
     }
 }
 

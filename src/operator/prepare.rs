@@ -31,6 +31,19 @@ use crate::text::{did_you_mean, safe};
 /// How long a host that stopped answering is reported as missing. After that it counts as removed.
 const MISSED_FOR: Duration = Duration::from_hours(30 * 24);
 
+/// Who deploys, and what this machine keeps and may ask.
+#[derive(Debug, Clone)]
+pub struct OperatorContext {
+    /// The operator's name, as hosts and other operators see it.
+    pub name: String,
+    pub discovery: Discovery,
+    pub journals: Journals,
+    /// Where a revision is looked up, where the plan does not say it.
+    pub flakes: FlakeRules,
+    /// The cache folder for commits from git servers. `None` if servers must not be asked.
+    pub cache: Option<PathBuf>,
+}
+
 /// The plan to roll out and the options that narrow it down.
 #[derive(Debug, Clone)]
 pub struct PrepareOptions {
@@ -40,21 +53,16 @@ pub struct PrepareOptions {
     pub revision: Revision,
     pub exclude: Vec<HostName>,
     pub part: Part,
-    pub operator: String,
+    pub by: OperatorContext,
     pub kind: Kind,
     /// Whether hosts that already run the commit get a request too.
     pub even_if_current: bool,
     /// The hooks for events to which the plan has no hook.
     pub hooks: Hooks,
-    pub journals: Journals,
-    /// The flakes for looking up the revision, if the plan names none.
-    pub flakes: FlakeRules,
     /// The systems of the hosts, if they do not evaluate their own.
     pub systems: Option<SystemsFrom>,
     /// The cache to ask what the systems change. By default, the one that the systems were copied to.
     pub binary_cache: Option<String>,
-    /// The cache folder for commits from git servers. `None` if servers must not be asked.
-    pub cache: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,17 +114,34 @@ pub struct Prepared {
 }
 
 impl PrepareOptions {
-    pub async fn prepare(self, bus: &mut Bus, discovery: &Discovery) -> Result<Prepared, PrepareError> {
-        let called = self.call_roll(bus, discovery).await?;
+    /// The whole of a plan, as it stands.
+    pub fn new(plan: Plan, revision: Revision, by: OperatorContext) -> Self {
+        Self {
+            plan,
+            source: None,
+            revision,
+            exclude: Vec::new(),
+            part: Part::Whole,
+            by,
+            kind: Kind::Rollout,
+            even_if_current: false,
+            hooks: Hooks::default(),
+            systems: None,
+            binary_cache: None,
+        }
+    }
+
+    pub async fn prepare(self, bus: &mut Bus) -> Result<Prepared, PrepareError> {
+        let called = self.call_roll(bus).await?;
         self.settle(called).await
     }
 
     /// Calls the roll of the plan's tiers, and meanwhile looks up the revision if the flake is known.
-    pub async fn call_roll(&self, bus: &mut Bus, discovery: &Discovery) -> Result<Called, FleetError> {
+    pub async fn call_roll(&self, bus: &mut Bus) -> Result<Called, FleetError> {
         let purpose = Purpose::Deploy { needed: self.plan.needed_tiers(), asked: self.asked_tiers() };
-        let roll_call = RollCall { discovery, purpose, awaited: self.awaited() };
+        let roll_call = RollCall { discovery: &self.by.discovery, purpose, awaited: self.awaited() };
         let find = async {
-            Ok(match self.plan.flake.as_ref().or(self.flakes.given.as_ref()) {
+            Ok(match self.plan.flake.as_ref().or(self.by.flakes.given.as_ref()) {
                 Some(flake) => Some(self.find(Some(flake)).await),
                 None => None,
             })
@@ -144,8 +169,8 @@ impl PrepareOptions {
     }
 
     async fn find(&self, flake: Option<&FlakeUrl>) -> Result<Found, UnresolvedError> {
-        let mut history = History::of(flake, self.cache.as_deref());
-        let commit = resolve_revision(&self.revision, flake, &history, &self.journals).await?;
+        let mut history = History::of(flake, self.by.cache.as_deref());
+        let commit = resolve_revision(&self.revision, flake, &history, &self.by.journals).await?;
         let subject = history.subject(&commit).await;
         Ok(Found { flake: flake.cloned(), commit, subject, history })
     }
@@ -205,7 +230,7 @@ impl PrepareOptions {
         let rollout = Rollout {
             id: RolloutId::from(Uuid::new_v4()),
             ids: RequestIds::new(Uuid::new_v4()),
-            operator: self.operator,
+            operator: self.by.name,
             asked: self.revision,
             revision,
             subject,
@@ -226,13 +251,13 @@ impl PrepareOptions {
 
     /// Looks up the revision in the flake that hosts name, if that is needed and the flake may be contacted.
     async fn find_by_hosts(&self, plan: &ResolvedPlan, roster: &Roster) -> Result<Found, PrepareError> {
-        let at_hand = commits_at_hand(&self.revision, &History::of(None, None), &self.journals).await;
+        let at_hand = commits_at_hand(&self.revision, &History::of(None, None), &self.by.journals).await;
         let need = if at_hand.is_empty() { Need::Yes } else { Need::No };
         let named = match plan.flake_of_hosts(roster) {
             Err(_) if need == Need::No => None,
             named => named?,
         };
-        let flake = self.flakes.usable(named, &self.revision, need).await?;
+        let flake = self.by.flakes.usable(named, &self.revision, need).await?;
         Ok(self.find(flake.as_ref()).await?)
     }
 

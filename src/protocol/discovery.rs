@@ -27,7 +27,7 @@ pub const MAX_PROBLEM_BYTES: usize = 200;
 pub struct DiscoveryRequest {
     pub reply_to: ReplySubject,
     /// Only hosts of this tier answer.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "empty_is_none", skip_serializing_if = "Option::is_none")]
     pub tier: Option<Tier>,
     /// Each host answers on its own subject, `deploy.responses.<tier>.<host>.<last token of reply_to>`, where the
     /// server lets no other key publish. A listener that does not know this field answers on `reply_to`.
@@ -61,8 +61,8 @@ pub struct HostReport {
     pub tier: Tier,
     #[serde(default, deserialize_with = "empty_is_none")]
     pub role: Option<Role>,
-    /// The subjects on which the listener accepts requests.
-    #[serde(default)]
+    /// The subjects on which the listener accepts requests. The patterns among those of the predecessor's listeners are left out.
+    #[serde(default, deserialize_with = "text::parsable")]
     pub deploy_subjects: Vec<Subject>,
     #[serde(default, deserialize_with = "text::optional_line", skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
@@ -340,6 +340,26 @@ mod tests {
         };
         insta::assert_snapshot!(text(&answer.to_bytes()), @r#"{"rollout":{"id":"00000000-0000-0000-0000-000000000000","name":"sunday","operator":"ops@desk","tiers":["test","prod"],"wave":2,"waves":5,"since":"2026-11-23T10:00:00Z"}}"#);
         assert_eq!(DiscoveryAnswer::parse(&answer.to_bytes()).unwrap(), answer);
+    }
+
+    #[test]
+    fn a_host_whose_subjects_are_patterns_is_there() {
+        let subjects = |json: &str| {
+            let json = format!(r#"{{"hostname":"a","tier":"test","role":"","deploy_subjects":{json}}}"#);
+            let DiscoveryAnswer::Host(host) = DiscoveryAnswer::parse(json.as_bytes()).unwrap() else {
+                panic!("not a host")
+            };
+            host.deploy_subjects.iter().map(Subject::to_string).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(subjects(r#"["deploy.test.>", "deploy.test.a", "deploy.test.role.*", ""]"#), "deploy.test.a");
+        assert_eq!((subjects("null"), subjects("[]")), (String::new(), String::new()));
+        let question = |tier: &str| {
+            let json = format!(r#"{{"reply_to":"deploy.responses.x","tier":{tier}}}"#);
+            DiscoveryRequest::parse(json.as_bytes()).map(|question| question.tier)
+        };
+        assert_eq!((question(r#""""#).unwrap(), question("null").unwrap()), (None, None));
+        assert_eq!(question(r#""prod""#).unwrap(), Some(Tier::Prod));
+        assert!(question(r#""staging""#).is_err());
     }
 
     #[test]

@@ -119,13 +119,17 @@ impl Request {
             .parse::<ReplySubject>()
             .map_err(|e| BadRequest::Unanswerable(format!("reply_to is refused: {e}")))?;
 
-        let id = text("id").map(str::parse::<RequestId>);
+        // A request with an unreadable optional field must not run as if the field were absent.
+        let value = |key: &str| fields.get(key).filter(|value| !value.is_null());
+        let filled = |key: &str| value(key).filter(|value| value.as_str() != Some("")).map(text_of);
+        let flag = |key: &str| value(key).map_or(Some(false), Value::as_bool);
+        let id = filled("id").map(str::parse::<RequestId>);
         let known_id = id.clone().and_then(Result::ok);
-        let per_host = fields.get("per_host") == Some(&Value::Bool(true));
+        let (per_host, confirmed) = (flag("per_host"), flag("confirmed"));
         let reject = |error, message: String| BadRequest::Rejected {
             reply_to: reply_to.clone(),
             id: known_id.clone(),
-            per_host,
+            per_host: per_host == Some(true),
             error,
             message,
         };
@@ -133,6 +137,9 @@ impl Request {
         if let Some(Err(e)) = id {
             return Err(invalid(e.to_string()));
         }
+        let (Some(per_host), Some(confirmed)) = (per_host, confirmed) else {
+            return Err(invalid("per_host and confirmed are true or false".to_owned()));
+        };
         let action = match text("action").unwrap_or_default() {
             fetch if fetch == Action::Fetch.as_str() => Action::Fetch,
             other => other.parse().map_err(|e: NameError| reject(ErrorCode::InvalidAction, e.to_string()))?,
@@ -141,19 +148,18 @@ impl Request {
             .unwrap_or_default()
             .parse::<Revision>()
             .map_err(|e| reject(ErrorCode::InvalidRevision, e.to_string()))?;
-        let expires_at = text("expires_at").map(str::parse::<Timestamp>).transpose();
+        let expires_at = filled("expires_at").map(str::parse::<Timestamp>).transpose();
         let expires_at =
             expires_at.map_err(|_| invalid("expires_at is not a time like 2026-11-23T10:00:00Z".to_owned()))?;
-        let value = |key: &str| fields.get(key).filter(|value| !value.is_null());
         let seconds = value("confirm_timeout_s").map(|value| value.as_u64().filter(|&seconds| seconds > 0));
         if seconds == Some(None) {
             return Err(invalid("confirm_timeout_s is not a number of seconds above 0".to_owned()));
         }
-        let returns = text("returns").map(str::parse::<RequestId>).transpose();
+        let returns = value("returns").map(|value| text_of(value).parse::<RequestId>()).transpose();
         let returns = returns.map_err(|e| invalid(format!("returns: {e}")))?;
         // An unreadable system must not lead to an evaluation.
-        let system = value("system").map(|value| value.as_str().unwrap_or_default().parse::<SystemPath>());
-        let system = system.transpose().map_err(|e| invalid(format!("system: {e}")))?;
+        let system = value("system").map(|value| text_of(value).parse::<SystemPath>()).transpose();
+        let system = system.map_err(|e| invalid(format!("system: {e}")))?;
         if action == Action::Fetch && system.is_none() {
             return Err(invalid("there is no system to fetch".to_owned()));
         }
@@ -164,7 +170,7 @@ impl Request {
             rollout: line("rollout"),
             wave: line("wave"),
             confirm_timeout_s: seconds.flatten(),
-            confirmed: fields.get("confirmed") == Some(&Value::Bool(true)),
+            confirmed,
             returns,
             per_host,
             system,
@@ -200,6 +206,11 @@ impl BadRequest {
             Self::Unanswerable(why) => Self::Unanswerable(why),
         }
     }
+}
+
+/// Returns the text of a field; an empty one where the field has another type.
+fn text_of(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
 }
 
 /// Returns the reply subject of a host; `shared` is the id of a request that several hosts hear.

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::ids::RequestId;
@@ -14,6 +15,9 @@ use super::revision::Commit;
 use super::text::{self, checked_text, clean_line, empty_is_none, from_json, to_json};
 
 pub const MAX_LOG_TAIL_LINES: usize = 60;
+
+/// The fields by which a deployer judges a response.
+const JUDGED_BY: [&str; 7] = ["hostname", "status", "error", "message", "id", "instance", "rolled_back"];
 
 /// The most bytes of a log in a response.
 pub const MAX_LOG_TAIL_BYTES: usize = 16 * 1024;
@@ -178,7 +182,7 @@ pub struct Response {
     /// The result in words.
     #[serde(default, deserialize_with = "text::text_or_null")]
     pub message: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "empty_is_none", skip_serializing_if = "Option::is_none")]
     pub id: Option<RequestId>,
     /// The boot of the machine, which tells two machines with the same name apart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -240,9 +244,14 @@ impl Response {
         }
     }
 
-    /// Parses a response; unknown fields are ignored.
+    /// Parses a response; unknown fields are ignored. If an optional field is unreadable, as of another version, only the fields
+    /// are kept by which a deployer judges: the outcome of the run must not be lost.
     pub fn parse(bytes: &[u8]) -> Result<Self, serde_json::Error> {
-        from_json(bytes)
+        from_json(bytes).or_else(|error| {
+            let mut fields: Map<String, Value> = from_json(bytes)?;
+            fields.retain(|name, _| JUDGED_BY.contains(&name.as_str()));
+            from_json(&to_json(&fields)).map_err(|_: serde_json::Error| error)
+        })
     }
 
     /// Returns JSON of at most `max_bytes`: first the oldest log lines are dropped, then failed units and the end of

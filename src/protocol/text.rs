@@ -84,14 +84,21 @@ pub(super) fn optional_line<'de, D: Deserializer<'de>>(deserializer: D) -> Resul
     Ok(Option::<Borrowed>::deserialize(deserializer)?.map(|Borrowed(text)| clean_line(&text)))
 }
 
-/// Reads a list of message fields by [`clean_line`].
+/// Reads a list of message fields by [`clean_line`]; other programs write an empty list as null.
 pub(super) fn lines<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-    Ok(Vec::<Borrowed>::deserialize(deserializer)?.iter().map(|Borrowed(text)| clean_line(text)).collect())
+    let texts = Option::<Vec<Borrowed>>::deserialize(deserializer)?.unwrap_or_default();
+    Ok(texts.iter().map(|Borrowed(text)| clean_line(text)).collect())
 }
 
 /// Reads a message field by [`clean_text`]; other programs write an absent text as null.
 pub(super) fn text_or_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     Ok(Option::<Borrowed>::deserialize(deserializer)?.map_or_else(String::new, |Borrowed(text)| clean_text(&text)))
+}
+
+/// Reads the parsable texts of a list; other programs write an empty list as null.
+pub(super) fn parsable<'de, D: Deserializer<'de>, T: FromStr>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    let texts = Option::<Vec<Borrowed>>::deserialize(deserializer)?.unwrap_or_default();
+    Ok(texts.iter().filter_map(|Borrowed(text)| text.parse().ok()).collect())
 }
 
 /// Reads an optional field that other programs write as `""` when it is absent.

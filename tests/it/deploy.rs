@@ -70,6 +70,8 @@ async fn a_host_that_is_there_and_never_answers_the_request_is_named() {
     let _silent = Fake::start(&lab, report, |_| Vec::new()).await;
     let ended = operator::run(&lab, &deploy(&[DNS, "--timeout", "3"])).await.unwrap();
     ended.expect(1).told("ns2 unreachable").told("it never answered").told("1 completed, 1 unreachable");
+    let alone = operator::run(&lab, &["deploy", "deploy.prod.ns2", "--timeout", "1"]).await.unwrap();
+    alone.expect(1).told("ns2 unreachable").told("it never answered").not_told("nobody answers");
 }
 
 #[tokio::test]

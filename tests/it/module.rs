@@ -2,6 +2,8 @@
 //!
 //! The tests need `nix`, and `systemd-analyze` for the unit. Without these, a test says so and ends.
 
+mod rules;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
@@ -169,7 +171,7 @@ fn the_table_of_options_is_up_to_date() {
 /// Asserts that a rule of the module accepts the same texts as the listener.
 fn agree<T: FromStr>(rule: &str, texts: &[&str]) {
     let list = serde_json::to_string(texts).unwrap().replace("${", "''${");
-    let rules = format!("map (import ./nixos/rules.nix {{ inherit (import ./tests/nixpkgs {{ }}) lib; }}).{rule}");
+    let rules = format!("map ((import ./nixos/rules.nix {{ inherit (import ./tests/nixpkgs {{ }}) lib; }}).{rule})");
     let Some(takes) = evaluated::<Vec<bool>>(&format!("{rules} (builtins.fromJSON ''{list}'')")) else { return };
     for (text, module) in texts.iter().zip(takes) {
         assert_eq!(module, text.parse::<T>().is_ok(), "the module and the listener disagree about {rule} {text:?}");

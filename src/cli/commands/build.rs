@@ -118,8 +118,8 @@ impl Build {
         let plan = &file.plan;
         let usage = |mistakes| Exit::Usage.with(file.place(mistakes));
         let revision = plan.revision(self.revision.clone()).map_err(usage)?;
-        let flakes = self.flake.rules(&self.operator, &self.state, confirm::flake(Audience::Person));
-        let flake = plan.flake.clone().or_else(|| flakes.given.clone());
+        let by = self.flake.context(&self.operator, &self.state, confirm::flake(Audience::Person));
+        let flake = plan.flake.clone().or_else(|| by.flakes.given.clone());
         if plan.group_tiers().is_empty() && flake.is_some() {
             return Ok(Order { hosts: plan.named().into_iter().map(|host| host.host).collect(), flake, revision });
         }
@@ -129,14 +129,13 @@ impl Build {
         let mut bus = self.operator.connect().await?;
         let purpose = Purpose::Deploy { needed: plan.needed_tiers(), asked: plan.tiers() };
         let awaited = Awaited::Everybody { tiers: plan.group_tiers(), named: plan.named() };
-        let discovery = self.operator.discovery(&self.state);
-        let roster = Roster::new(RollCall { discovery: &discovery, purpose, awaited }.call(&mut bus).await?.hosts);
+        let roster = Roster::new(RollCall { discovery: &by.discovery, purpose, awaited }.call(&mut bus).await?.hosts);
         let (resolved, _) = plan.resolve(&roster).map_err(usage)?;
         let flake = if flake.is_some() {
             flake
         } else {
             let named = resolved.flake_of_hosts(&roster).map_err(usage)?;
-            flakes.usable(named, &revision, Need::Yes).await?
+            by.flakes.usable(named, &revision, Need::Yes).await?
         };
         Ok(Order { hosts: resolved.hosts().map(|host| host.hostname.clone()).collect(), flake, revision })
     }

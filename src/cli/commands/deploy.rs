@@ -16,10 +16,12 @@ use crate::cli::connection::OperatorArgs;
 use crate::cli::context::StateArgs;
 use crate::cli::display::{Audience, DisplayArgs};
 use crate::cli::exit::{CommandError, CommandResult, Exit, OrUsage};
-use crate::cli::preparation::{options, unprepared};
+use crate::cli::preparation::unprepared;
 use crate::cli::{alias, block_on, confirm, out};
 use crate::operator::{Kind, LogReader, PrepareOptions, Prepared};
-use crate::plan::{Plan, ResolvedPlan, ResolvedWave, Roster, Selector, Settings, Spanned, groups_of, nearest_subject};
+use crate::plan::{
+    Plan, ResolvedHost, ResolvedPlan, ResolvedWave, Roster, Selector, Settings, Spanned, groups_of, nearest_subject,
+};
 use crate::protocol::{Action, HostAnswer, HostReport, RequestId, Revision, Sender, Subject, Target, Tier};
 use crate::report;
 use crate::rollout::summary::{HostState, HostView};
@@ -118,9 +120,13 @@ impl Deploy {
         // The answers of a large fleet take more memory than its rollout.
         let answered: Vec<Sender> = roster.hosts().map(HostReport::sender).collect();
         drop(roster);
+        let is_sender = |host: &ResolvedHost| {
+            answered.iter().any(|sender| (sender.tier, &sender.host) == (host.tier, &host.hostname))
+        };
+        let is_anybody_there = rollout.plan.hosts().any(is_sender);
         let carrier = Carrier { operator: &self.operator, state: &self.state, display: &self.display };
         let ended = carrier.begin(bus, rollout).await?;
-        if is_deserted(ended.state()) {
+        if !is_anybody_there && is_deserted(ended.state()) {
             let hosts = answered.iter().map(Sender::subject).collect();
             return Err(nobody_there(subject, &hosts, hosts.iter()));
         }
@@ -137,16 +143,15 @@ impl Deploy {
         let (subject, is_group) = (selector.target.subject(), !matches!(selector.target, Target::Host(..)));
         // The operator is not asked about a flake: if none was accepted before, each host looks the branch up for
         // itself.
-        let flakes = self.flake.rules(&self.operator, &self.state, None);
+        let by = self.flake.context(&self.operator, &self.state, None);
         let revision = self.to.as_ref().unwrap_or(&self.branch).clone();
         let wanted = PrepareOptions {
             kind: Kind::Deployment,
             hooks: self.hooks.hooks(),
             even_if_current: true,
-            ..options(self.plan(selector), revision, &self.operator, &self.state, flakes)
+            ..PrepareOptions::new(self.plan(selector), revision, by)
         };
-        let discovery = self.operator.discovery(&self.state);
-        let called = wanted.call_roll(bus, &discovery).await.map_err(|error| unprepared(error.into()))?;
+        let called = wanted.call_roll(bus).await.map_err(|error| unprepared(error.into()))?;
         let is_member = |answer: &HostAnswer| groups_of(&answer.report).any(|group| group == subject);
         if is_group && !called.roll.hosts.iter().any(is_member) {
             let roster = Roster::new(called.roll.hosts);

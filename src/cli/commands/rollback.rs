@@ -8,7 +8,7 @@ use crate::cli::connection::OperatorArgs;
 use crate::cli::context::StateArgs;
 use crate::cli::display::{Audience, DisplayArgs};
 use crate::cli::exit::{CommandError, CommandResult, Exit};
-use crate::cli::preparation::{options, unprepared};
+use crate::cli::preparation::unprepared;
 use crate::cli::{alias, block_on, confirm, out};
 use crate::operator::journal::Recorded;
 use crate::operator::{PrepareOptions, RollbackPlan};
@@ -82,13 +82,10 @@ impl Rollback {
     async fn begin(&self, rollback: RollbackPlan) -> CommandResult {
         let mut bus = self.operator.connect().await?;
         let audience = self.display.audience();
-        let flakes = self.flake.rules(&self.operator, &self.state, confirm::flake(audience));
+        let by = self.flake.context(&self.operator, &self.state, confirm::flake(audience));
         let (plan, commit) = (rollback.plan.clone(), rollback.commit.clone());
-        let wanted = PrepareOptions {
-            hooks: self.hooks.hooks(),
-            ..options(plan, commit.into(), &self.operator, &self.state, flakes)
-        };
-        let prepared = wanted.prepare(&mut bus, &self.operator.discovery(&self.state)).await.map_err(unprepared)?;
+        let wanted = PrepareOptions { hooks: self.hooks.hooks(), ..PrepareOptions::new(plan, commit.into(), by) };
+        let prepared = wanted.prepare(&mut bus).await.map_err(unprepared)?;
         rollback.check(&prepared.roster)?;
         self.force.check(&prepared)?;
         if audience == Audience::Person {

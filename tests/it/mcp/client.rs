@@ -2,7 +2,8 @@
 
 use std::process::Stdio;
 
-use homelab_deploy::mcp::{ApprovalMode, CallTimeouts, Plans, RevisionPolicy, Server, Settings, ToolFilter};
+use homelab_deploy::mcp::{ApprovalMode, CallTimeouts, RevisionPolicy, Server, Settings, ToolFilter};
+use homelab_deploy::operator::OperatorContext;
 use homelab_deploy::operator::flake::{Accepted, FlakeRules};
 use homelab_deploy::operator::journal::Journals;
 use rmcp::model::{
@@ -56,27 +57,29 @@ pub fn settings(lab: &Lab) -> Settings {
     Settings {
         test: connect(&lab.test_deployer),
         admin: None,
-        discovery: homelab_deploy::operator::Discovery {
-            subject: homelab_deploy::protocol::subject::DISCOVER.parse().unwrap(),
-            window: Some(std::time::Duration::from_millis(500)),
-            known: homelab_deploy::operator::KnownHosts::of(
-                lab.home().join("state/homelab-deploy"),
-                [lab.server.url().to_owned()],
-            ),
+        operator: OperatorContext {
+            name: "ops@desk".to_owned(),
+            discovery: homelab_deploy::operator::Discovery {
+                subject: homelab_deploy::protocol::subject::DISCOVER.parse().unwrap(),
+                window: Some(std::time::Duration::from_millis(500)),
+                known: homelab_deploy::operator::KnownHosts::of(
+                    lab.home().join("state/homelab-deploy"),
+                    [lab.server.url().to_owned()],
+                ),
+            },
+            journals: Journals::below(&lab.home().join("state/homelab-deploy")),
+            cache: None,
+            flakes: FlakeRules {
+                given: Some(lab.flake.url().parse().unwrap()),
+                accept: None,
+                accepted: Accepted::of(lab.home().join("state/homelab-deploy"), [lab.server.url().to_owned()]),
+                consent: None,
+            },
         },
-        operator: "ops@desk".to_owned(),
         revisions: RevisionPolicy::new(&[]),
         approval: ApprovalMode::Person,
         audit_file: None,
-        plans: Plans::new(Some(lab.home().join("plans"))),
-        journals: Journals::below(&lab.home().join("state/homelab-deploy")),
-        cache: None,
-        flakes: FlakeRules {
-            given: Some(lab.flake.url().parse().unwrap()),
-            accept: None,
-            accepted: Accepted::of(lab.home().join("state/homelab-deploy"), [lab.server.url().to_owned()]),
-            consent: None,
-        },
+        plans_dir: Some(lab.home().join("plans")),
         aliases: |_| None,
         program: crate::program().to_owned(),
         tools: ToolFilter::default(),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use homelab_deploy::mcp::{CallTimeouts, Settings};
+use homelab_deploy::operator::OperatorContext;
 use homelab_deploy::operator::flake::FlakeRules;
 use serde_json::{Value, json};
 
@@ -74,8 +75,9 @@ async fn nobody_is_asked_about_a_flake_that_only_hosts_name() {
     report["flake"] = json!("git+https://127.0.0.1:1/nixos");
     let _test1 = Fake::start(&lab, report, |_| Vec::new()).await;
     let settings = settings(&lab);
-    let flakes = FlakeRules { given: None, ..settings.flakes.clone() };
-    let assistant = Assistant::beside(Settings { flakes, ..settings }, Era::Handshake).await;
+    let flakes = FlakeRules { given: None, ..settings.operator.flakes.clone() };
+    let operator = OperatorContext { flakes, ..settings.operator.clone() };
+    let assistant = Assistant::beside(Settings { operator, ..settings }, Era::Handshake).await;
     let told = assistant.refused("deploy", json!({ "hostname": "test1" })).await;
     assert!(told.starts_with("flake_not_accepted: ") && told.contains("git+https://127.0.0.1:1/nixos"), "{told}");
 }
@@ -93,6 +95,10 @@ async fn exactly_one_target_is_wanted() {
         (json!({ "hostname": "a.b" }), "hostname: "),
         (json!({ "branch": "main", "hostname": "*" }), "hostname: "),
         (json!({ "hostname": "test1", "branch": 1 }), "branch: "),
+        (
+            json!({ "hostname": "test1", "action": "fetch" }),
+            "action: \"fetch\" is not an action: the actions are switch, ",
+        ),
         (json!({ "all": true, "tier": "prod" }), "unknown field `tier`"),
     ] {
         let told = assistant.refused("deploy", wrong).await;

@@ -34,7 +34,10 @@ async fn hosts_are_listed_in_both_eras_and_over_both_ways() {
     let heard = assistant.ask("list_hosts", json!({})).await;
     assert_eq!((names(&heard), &heard["unheard"]), (vec!["test1"], &json!(["prod"])));
     let told = assistant.refused("list_hosts", json!({ "tier": "prod" })).await;
-    assert!(told.starts_with("permission_denied: "), "{told}");
+    assert!(
+        told.starts_with("permission_denied: this credential may not deploy to prod, nor hear its hosts. "),
+        "{told}"
+    );
 }
 
 #[tokio::test]

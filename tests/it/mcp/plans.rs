@@ -160,8 +160,12 @@ async fn without_the_administrators_key_a_rollout_of_prod_does_not_exist() {
         let told = weak.refused(tool, json!({ "rollout_id": id })).await;
         assert!(told.starts_with("unknown_id: "), "{tool}: {told}");
     }
-    let told = weak.refused("rollout_status", json!({})).await;
-    assert!(told.starts_with("unknown_id: "), "{told}");
+    for tool in ["rollout_status", "abort_rollout"] {
+        let told = weak.refused(tool, json!({})).await;
+        assert_eq!(told, "unknown_id: no rollout is on record here. Next: deploy or apply_plan begins one.");
+    }
+    let told = weak.refused("resume_rollout", json!({})).await;
+    assert!(told.starts_with("unknown_id: no rollout on record here is paused or cut off. Next: "), "{told}");
     assert_eq!(weak.ask("rollout_status", json!({ "list": true })).await["rollouts"], json!([]));
     let told = weak.refused("host_log", json!({ "hostname": "test1", "rollout_id": id })).await;
     assert!(told.starts_with("unknown_id: "), "{told}");
@@ -171,6 +175,27 @@ async fn without_the_administrators_key_a_rollout_of_prod_does_not_exist() {
     let patient = Assistant::beside(administrator(&lab), Era::Handshake).await;
     let answer = patient.ask("rollout_status", json!({ "wait_seconds": 45 })).await;
     assert_eq!(answer["state"], "succeeded", "{answer:#}");
+}
+
+#[tokio::test]
+async fn without_the_administrators_key_a_rollout_on_a_subject_that_any_host_may_hear_does_not_exist() {
+    let lab = lab().await;
+    let weak = Assistant::beside(settings(&lab), Era::Handshake).await;
+    let arguments = json!({ "plan": "tests", "plan_hash": hash(&weak, "tests").await });
+    let id = weak.ask("apply_plan", arguments).await["rollout_id"].clone();
+    assert_eq!(weak.ask("rollout_status", json!({ "rollout_id": id })).await["state"], "succeeded");
+    // As if the plan had spelled a subject of its own for the hosts.
+    let journal = lab.home().join(format!("state/homelab-deploy/rollouts/{}.jsonl", id.as_str().unwrap()));
+    let own = r#""tier":"test","present""#;
+    let written = fs::read_to_string(&journal).unwrap();
+    assert_eq!(written.matches(own).count(), 2, "{written}");
+    fs::write(&journal, written.replace(own, r#""tier":"test","subject":"deploy.elsewhere","present""#)).unwrap();
+    for tool in ["rollout_status", "resume_rollout", "rollback"] {
+        let told = weak.refused(tool, json!({ "rollout_id": id })).await;
+        assert!(told.starts_with("unknown_id: "), "{tool}: {told}");
+    }
+    let strong = Assistant::beside(administrator(&lab), Era::Handshake).await;
+    assert_eq!(strong.ask("rollout_status", json!({ "rollout_id": id })).await["state"], "succeeded");
 }
 
 #[tokio::test]
