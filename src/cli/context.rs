@@ -247,8 +247,8 @@ fn no_file() -> String {
     format!("there is no file of contexts: looked for ./{LOCAL_FILE}{users}; `homelab-deploy init` writes one")
 }
 
-/// Where else the settings can be given that a command line lacks, or that are wrong and not on it; `None` when a context has
-/// none of them.
+/// Returns where else to give the settings that a command line lacks, or that are wrong without being on it. `None` if no
+/// context could give them.
 pub(super) fn elsewhere(error: &clap::Error) -> Option<String> {
     use clap::error::{ContextKind, ContextValue, ErrorKind};
     let settings = match (error.kind(), error.get(ContextKind::InvalidArg)?) {
@@ -268,7 +268,7 @@ pub(super) fn elsewhere(error: &clap::Error) -> Option<String> {
     (!lines.is_empty()).then(|| format!("\nSettings can be given in three places:\n{}", lines.join("\n")))
 }
 
-/// A path as it is meant in a file of this folder: no shell has put the home folder in the place of `~`.
+/// Resolves a path of a file in this folder. A leading `~` is the home folder, as no shell has expanded it.
 fn from_folder(path: &Path, folder: &Path) -> PathBuf {
     let home = path.strip_prefix("~").ok().and_then(|below| Some(std::env::home_dir()?.join(below)));
     home.unwrap_or_else(|| folder.join(path))

@@ -37,7 +37,7 @@ pub(super) struct DisplayArgs {
     terminal: TerminalArgs,
 }
 
-// What the environment says of terminals.
+// The environment variables about terminals.
 #[derive(Debug, Args)]
 pub(super) struct TerminalArgs {
     // Any value but an empty one turns colors off: https://no-color.org
@@ -49,7 +49,7 @@ pub(super) struct TerminalArgs {
 }
 
 impl TerminalArgs {
-    /// How text looks that goes to this stream.
+    /// Returns the style of text on this stream.
     pub(super) fn style(&self, stream: &impl IsTerminal) -> Style {
         let is_able = self.term.as_ref().is_none_or(|term| term != "dumb");
         let wanted = is_able && self.no_color.as_ref().is_none_or(String::is_empty);
@@ -73,11 +73,11 @@ impl DisplayArgs {
         self.terminal.style(&io::stderr())
     }
 
-    /// Says to a person what a rollout came to, and how to go on with it where that is to be done.
+    /// Prints the recap of a rollout for a person, and how to resume it if it did not succeed.
     pub(super) fn recap(&self, summary: &Summary) {
         let Some(rollout) = summary.rollout.as_deref().filter(|_| self.audience() == Audience::Person) else { return };
         out::note(&report::recap(summary, self.style(), out::room()));
-        // Who has deployed in one line does so once more.
+        // A `deploy` is simply run again.
         if summary.outcome != Some(Outcome::Succeeded) && rollout.source.is_some() {
             out::note(&format!("  resume:   homelab-deploy apply --resume {}", rollout.id.short()));
         }

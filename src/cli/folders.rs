@@ -8,8 +8,8 @@ pub(super) fn cache_dir() -> Option<PathBuf> {
     Some(user_folder("XDG_CACHE_HOME", ".cache")?.join("homelab-deploy"))
 }
 
-/// The folder that an `XDG_…_HOME` variable names, else this one below the home folder. A variable that is empty or relative
-/// counts as not set: <https://specifications.freedesktop.org/basedir-spec/latest/>.
+/// Returns the folder in an `XDG_…_HOME` variable, else `usual` below the home folder. An empty or relative variable counts
+/// as unset: <https://specifications.freedesktop.org/basedir-spec/latest/>.
 pub(super) fn user_folder(variable: &str, usual: &str) -> Option<PathBuf> {
     folder_by(env::var_os(variable).map(PathBuf::from), env::home_dir(), usual)
 }

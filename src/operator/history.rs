@@ -120,7 +120,7 @@ impl History {
         behind
     }
 
-    /// The same by what the server tells: how many commits each of these is behind its default branch.
+    /// Returns how many commits each of these is behind the default branch of the git server, for commits that it has.
     pub async fn behind_there<'a>(&mut self, commits: impl IntoIterator<Item = &'a Commit>) -> BTreeMap<Commit, usize> {
         let mut behind = BTreeMap::new();
         let Some(server) = &mut self.server else { return behind };

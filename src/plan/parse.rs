@@ -26,7 +26,7 @@ impl Plan {
             let broken: Vec<_> = errors.iter().map(|error| lines_of(text, error.span())).collect();
             let is_known =
                 |span: Range<usize>| !broken.iter().any(|lines| span.start < lines.end && lines.start <= span.end);
-            // What has no place stands for a value that is missing there.
+            // A mistake without a place is about a value that the line lacks.
             mistakes.retain(|mistake| !mistake.is_absence() && mistake.span().is_some_and(is_known));
             mistakes.extend(errors.iter().map(|error| not_toml(error, text)));
         }
@@ -195,7 +195,7 @@ fn lines_of(text: &str, span: Option<Range<usize>>) -> Range<usize> {
 fn not_toml(error: &toml::de::Error, text: &str) -> PlanDiagnostic {
     let mistake = PlanDiagnostic::mistake("this is not TOML").help("https://toml.io shows the format on one page");
     let Some(span) = error.span() else { return mistake };
-    // Something that is missing at a place has no width, and could not be pointed at; nor could the end of the text.
+    // The place of something missing is empty and could not be shown, and neither could the end of the text.
     let last = text.trim_end().char_indices().next_back().map_or(0, |(last, _)| last);
     let start = span.start.min(last);
     mistake.at(&(start..span.end.max(start + 1)), error.message())

@@ -197,7 +197,7 @@ fn reason(response: &Response) -> String {
     code.into_iter().chain(message).collect::<Vec<_>>().join(": ")
 }
 
-/// What a host says in a sentence. Since when it is busy is said in this zone: the host has its own.
+/// Returns the message of a host. The time since which it is busy is in this zone, as the host writes it in UTC.
 pub(super) fn message(response: &Response, zone: &TimeZone) -> String {
     let Some(holder) = &response.holder else { return first_line(&response.message) };
     let by = holder.operator.as_deref().map(|operator| format!(" of {}", first_line(operator)));

@@ -20,7 +20,7 @@ use crate::report::{self, HostsView};
 /// The pause of `--watch` between two roll calls.
 const WATCH_EVERY: Duration = Duration::from_secs(3);
 
-/// For how many lists holds what a git server told: a minute.
+/// How many lists use the same answers of a git server: for a minute.
 const LOOKS: u32 = 20;
 
 #[derive(Debug, Args)]

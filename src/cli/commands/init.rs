@@ -100,8 +100,8 @@ impl Init {
         Ok(Exit::Success)
     }
 
-    /// Where server and flake were as the file of an earlier `init` says, and where they are: as a flag says, else as that file
-    /// does, else as the user does.
+    /// Returns the server, the flake and the context as an earlier `init` wrote them, and as they are now: from the flags,
+    /// else from the earlier `init`, else from the user.
     fn sites(&self, is_asking: bool) -> Result<(Site, Site), CommandError> {
         let file = self.folder.join(LOCAL_FILE);
         let known = if file.exists() { context::choose(&file, None).or_usage()? } else { None };

@@ -59,7 +59,7 @@ impl Rollback {
         block_on(self.begin(rollback))?
     }
 
-    /// This host returns, whatever else was named, by a plan that is changed so.
+    /// Rolls this host back, and not the hosts of the command line. `change` adapts the plan for it.
     pub(super) fn return_one(&self, host: (Option<Tier>, HostName), change: impl FnOnce(&mut Plan)) -> CommandResult {
         self.check_somebody_can_answer()?;
         let mut rollback = RollbackPlan::of_hosts(&self.rollouts()?, &[host])?;

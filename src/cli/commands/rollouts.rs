@@ -126,7 +126,7 @@ impl Status {
             return Err(StatusError::Empty(id.to_owned()).into());
         }
         self.display.recap(summary);
-        // One that is cut off was interrupted without being able to say so.
+        // A rollout that was cut off is one that was interrupted.
         Ok(summary.outcome.map_or(Exit::Interrupted, Exit::from))
     }
 }

@@ -64,7 +64,7 @@ impl KnownHosts {
             .flat_map(|(tier, hosts)| hosts.into_iter().map(move |(host, known)| ((tier, host), known.role)))
     }
 
-    /// The hosts that other fleets of this state folder have, and this one does not.
+    /// Returns the hosts of the other fleets in this state folder that are not hosts of this fleet.
     pub fn of_others(&self) -> BTreeSet<HostName> {
         let mut fleets = self.read(today(clock::now()));
         let ours = fleets.remove(&self.fleet).unwrap_or_default();

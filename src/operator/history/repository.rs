@@ -125,11 +125,11 @@ impl Repository {
     }
 }
 
-/// A courtesy is not worth a question.
+/// The answers of a git server are optional, so git must not prompt for a password.
 const NO_QUESTIONS: [(&str, &str); 3] =
     [("GIT_TERMINAL_PROMPT", "0"), ("SSH_ASKPASS", "false"), ("SSH_ASKPASS_REQUIRE", "force")];
 
-/// How long all fetches from a server may take together.
+/// How long all requests to a server may take together.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A git server. Its commits are cached in a bare repository, without their files.
@@ -169,7 +169,7 @@ impl RepositoryServer {
         &self.kept
     }
 
-    /// The commit that its default branch is at; `None` where the server does not tell or not in time.
+    /// Returns the commit of the default branch; `None` if the request fails or takes too long.
     pub(super) async fn head(&mut self) -> Option<Commit> {
         if self.head.is_none() && !self.patience.is_zero() {
             let began = Instant::now();

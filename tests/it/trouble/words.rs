@@ -110,6 +110,9 @@ async fn a_plan_that_cannot_be_read_is_told_with_what_to_do() {
     }
     let told = operator::run(&lab, &["apply", "nowhere.json", "--yes"]).await.unwrap().expect(2).stderr;
     assert!(one_line(&told).contains("`homelab-deploy plan NAME --out FILE.json` writes one"), "{told}");
+    // What is saved under another name would not be taken for what it is.
+    let told = operator::run(&lab, &["plan", "plan", "--out", "saved.toml"]).await.unwrap().expect(2).stderr;
+    assert!(told.contains("let its name end in .json") && !lab.home().join("saved.toml").exists(), "{told}");
 }
 
 fn one_line(told: &str) -> String {
