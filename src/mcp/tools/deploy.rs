@@ -1,4 +1,4 @@
-//! `deploy`, `deploy_admin` and `rollback`: one commit for a host, a role or a tier, or the one that they ran before.
+//! Implements `deploy`, `deploy_admin` and `rollback`.
 
 use rmcp::model::{CallToolResponse, JsonObject};
 use rmcp::schemars::{self, JsonSchema};
@@ -59,7 +59,7 @@ pub(super) struct RollbackArguments {
     rollout_id: Option<String>,
 }
 
-/// What `deploy` takes: the same as `deploy_admin`, without `tier`.
+/// Returns the schema of `deploy`: that of `deploy_admin` without `tier`.
 pub(super) fn input_without_tier() -> JsonObject {
     let mut schema = schema::input::<DeployArguments>();
     schema.remove("required");

@@ -1,4 +1,4 @@
-//! `rollout_status`, `abort_rollout`, `resume_rollout` and `host_log`: rollouts that there are, from whatever end they began.
+//! Implements `rollout_status`, `abort_rollout`, `resume_rollout` and `host_log`.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ use crate::report::{Liveness, outcome};
 use crate::rollout::Summary;
 
 const MAX_LISTED: usize = 20;
-/// The longest that a call may wait, in seconds.
+/// The limit of `wait_seconds`.
 const MAX_WAIT: u64 = 45;
 
 /// Tell what became of a deployment or rollout, also one that a person began on this machine, and wait for its end. Only state
