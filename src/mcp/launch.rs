@@ -15,14 +15,13 @@ use super::approval::{ApprovalOutcome, Question, outdated};
 use super::boundary::Credential;
 use super::call::{Progress, ToolCall};
 use super::context::ToolContext;
-use super::settings::Settings;
 use super::targets::check_targets;
 use crate::operator::detach::Background;
 use crate::operator::{PrepareOptions, Prepared};
 use crate::plan::Plan;
 use crate::protocol::{Revision, RolloutId, Tier};
 use crate::report;
-use crate::rollout::{Event, EventKind, PlanSource, Rollout, Summary, WaveIndex};
+use crate::rollout::{Event, EventKind, PlanSource, Summary, WaveIndex};
 
 /// The most packages that a preview and a question list.
 pub(super) const MOST_PACKAGES: usize = 15;
@@ -37,41 +36,7 @@ pub(super) struct Launch<'a> {
     /// The hash that `preview_plan` returned.
     pub(super) plan_hash: Option<String>,
     /// The recorded rollout to resume; `None` starts a new one.
-    pub(super) resumes: Option<Resumed<'a>>,
-}
-
-#[derive(Clone, Copy)]
-pub(super) struct Resumed<'a> {
-    pub(super) rollout: &'a Rollout,
-    pub(super) summary: &'a Summary,
-}
-
-impl<'a> Resumed<'a> {
-    /// Returns the next wave where its plan wants a person to confirm it.
-    fn unconfirmed(self) -> Option<(WaveIndex, &'a str)> {
-        let index = self.summary.current();
-        let wave = self.rollout.plan.waves.get(index).filter(|wave| wave.limits.confirm)?;
-        let began = self.summary.waves.get(index)?.began_at.is_some();
-        (!began).then_some((WaveIndex(index), wave.name.as_str()))
-    }
-
-    fn begin(self, background: &Background, settings: &Settings) -> Result<RolloutId, ToolError> {
-        let (id, journals) = (self.rollout.id, &settings.operator.journals);
-        let (left, mut journal) = journals.take_up(&id.to_string())?;
-        // Checked under the lock: nothing may have happened since the person was asked.
-        if left != *self.summary {
-            return Err(outdated());
-        }
-        let at = (settings.clock)();
-        // Recording that a wave began confirms it.
-        let confirmed = self.unconfirmed().map(|(wave, _)| EventKind::WaveStarted { wave });
-        let mut events = std::iter::once(EventKind::Resumed).chain(confirmed).map(|kind| Event { at, kind });
-        let recorded = events.try_for_each(|event| journal.record(&event)).and_then(|()| journal.sync());
-        recorded
-            .map_err(|error| ToolError::new("journal_unusable", format!("the journal cannot be written: {error}")))?;
-        background.resume(id, journal, journals)?;
-        Ok(id)
-    }
+    pub(super) resumes: Option<&'a Summary>,
 }
 
 impl ToolContext {
@@ -136,7 +101,7 @@ impl ToolContext {
         let changes = changes.as_ref().map(|changes| report::packages(rollout, changes, MOST_PACKAGES));
         question.changes = changes.unwrap_or_default();
         question.plan_hash = plan_hash.as_deref();
-        if let Some((_, wave)) = resumes.and_then(Resumed::unconfirmed) {
+        if let Some((_, wave)) = resumes.and_then(unconfirmed) {
             question.confirm(wave);
         }
         let allowed = self.settings.revisions.check(question.asked, &question.tiers);
@@ -154,13 +119,41 @@ impl ToolContext {
             arguments: vec!["apply".into(), "--json".into()],
             environment: self.settings.environment(self.connection(launch.credential)?),
         };
-        if let Some(resumed) = launch.resumes {
-            return resumed.begin(&background, &self.settings);
+        if let Some(left) = launch.resumes {
+            return self.resume(left, &background);
         }
         let rollout = Arc::new(prepared.rollout);
         background.begin(&rollout, &self.settings.operator.journals)?;
         Ok(rollout.id)
     }
+
+    /// Hands a recorded rollout to a background process, with the confirmation of its next wave.
+    fn resume(&self, left: &Summary, background: &Background) -> Result<RolloutId, ToolError> {
+        let journals = &self.settings.operator.journals;
+        let id = left.rollout.as_ref().ok_or_else(outdated)?.id;
+        let (recorded, mut journal) = journals.take_up(&id.to_string())?;
+        // Checked under the lock: nothing may have happened since the person was asked.
+        if recorded != *left {
+            return Err(outdated());
+        }
+        let at = (self.settings.clock)();
+        // Recording that a wave began confirms it.
+        let confirmed = unconfirmed(left).map(|(wave, _)| EventKind::WaveStarted { wave });
+        let mut events = std::iter::once(EventKind::Resumed).chain(confirmed).map(|kind| Event { at, kind });
+        let recorded = events.try_for_each(|event| journal.record(&event)).and_then(|()| journal.sync());
+        recorded
+            .map_err(|error| ToolError::new("journal_unusable", format!("the journal cannot be written: {error}")))?;
+        background.resume(id, journal, journals)?;
+        Ok(id)
+    }
+}
+
+/// Returns the next wave where its plan wants a person to confirm it.
+fn unconfirmed(left: &Summary) -> Option<(WaveIndex, &str)> {
+    let index = left.current();
+    let wave = left.rollout.as_ref()?.plan.waves.get(index).filter(|wave| wave.limits.confirm)?;
+    let began = left.waves.get(index)?.began_at.is_some();
+    (!began).then_some((WaveIndex(index), wave.name.as_str()))
 }
 
 /// Waits until the hosts and the commit are settled, or fails when the call has to be answered.

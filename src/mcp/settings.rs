@@ -2,14 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::approval::ApprovalMode;
 use super::policy::RevisionPolicy;
-use crate::bus::{self, ServerUrl};
+use crate::bus::{self, ClientCert, ServerUrl};
 use crate::operator::OperatorContext;
 
 /// The settings of the server. A client cannot change them.
@@ -65,11 +65,11 @@ impl Default for CallTimeouts {
 impl Settings {
     /// Returns the paths of all key files.
     pub(super) fn key_files(&self) -> Vec<String> {
-        let connections = std::iter::once(&self.test).chain(&self.admin);
-        let files = connections.flat_map(|connection| {
-            let tls = connection.client_cert.as_ref().map(|cert| &cert.key);
-            std::iter::once(&connection.nkey_file).chain(tls)
-        });
+        let keys = |connection: &bus::Settings| {
+            let tls = connection.client_cert.as_ref().map(|client| client.key.clone());
+            std::iter::once(connection.nkey_file.clone()).chain(tls)
+        };
+        let files = std::iter::once(&self.test).chain(&self.admin).flat_map(keys);
         files.map(|file| file.display().to_string()).collect()
     }
 
@@ -77,23 +77,21 @@ impl Settings {
     /// the arguments of a process, but not its environment.
     pub(super) fn environment(&self, connection: &bus::Settings) -> Vec<(&'static str, OsString)> {
         let servers: Vec<&str> = connection.servers.iter().map(ServerUrl::with_password).collect();
-        let client_cert = connection.client_cert.as_ref();
-        let files = [
-            ("HOMELAB_DEPLOY_NKEY_FILE", Some(connection.nkey_file.as_path())),
-            ("HOMELAB_DEPLOY_TLS_CA", connection.ca_file.as_deref()),
-            ("HOMELAB_DEPLOY_TLS_CERT", client_cert.map(|client| client.cert.as_path())),
-            ("HOMELAB_DEPLOY_TLS_KEY", client_cert.map(|client| client.key.as_path())),
-            ("HOMELAB_DEPLOY_STATE_DIR", Some(self.operator.journals.state_dir())),
-        ];
-        let texts = [
-            ("HOMELAB_DEPLOY_NATS_URL", servers.join(",")),
-            ("HOMELAB_DEPLOY_DISCOVER_SUBJECT", self.operator.discovery.subject.to_string()),
-            ("HOMELAB_DEPLOY_OPERATOR", self.operator.name.clone()),
+        let OperatorContext { name, discovery, journals, .. } = &self.operator;
+        let mut environment: Vec<(&str, OsString)> = vec![
+            ("HOMELAB_DEPLOY_NATS_URL", servers.join(",").into()),
+            ("HOMELAB_DEPLOY_NKEY_FILE", connection.nkey_file.clone().into()),
+            ("HOMELAB_DEPLOY_DISCOVER_SUBJECT", discovery.subject.to_string().into()),
+            ("HOMELAB_DEPLOY_OPERATOR", name.into()),
+            ("HOMELAB_DEPLOY_STATE_DIR", journals.state_dir().into()),
             // No context: this environment has all settings, and the working directory may have a file of contexts.
-            ("HOMELAB_DEPLOY_CONFIG", "/dev/null".to_owned()),
-            ("HOMELAB_DEPLOY_CONTEXT", String::new()),
+            ("HOMELAB_DEPLOY_CONFIG", "/dev/null".into()),
+            ("HOMELAB_DEPLOY_CONTEXT", OsString::new()),
         ];
-        let files = files.into_iter().filter_map(|(name, file)| Some((name, Path::as_os_str(file?).to_owned())));
-        files.chain(texts.map(|(name, text)| (name, text.into()))).collect()
+        environment.extend(connection.ca_file.clone().map(|file| ("HOMELAB_DEPLOY_TLS_CA", file.into())));
+        if let Some(ClientCert { cert, key }) = &connection.client_cert {
+            environment.extend([("HOMELAB_DEPLOY_TLS_CERT", cert.into()), ("HOMELAB_DEPLOY_TLS_KEY", key.into())]);
+        }
+        environment
     }
 }

@@ -23,15 +23,13 @@ pub(super) struct DeployArguments {
     #[schemars(schema_with = "schema::tier")]
     tier: Tier,
     /// The host. Give exactly one of hostname, all and role.
-    #[serde(default)]
-    #[schemars(with = "String")]
+    #[schemars(with = "String", default)]
     hostname: Option<HostName>,
     /// true: every host of the tier that answers.
     #[serde(default)]
     all: bool,
     /// The hosts of the tier and this role that answer.
-    #[serde(default)]
-    #[schemars(with = "String")]
+    #[schemars(with = "String", default)]
     role: Option<Role>,
     /// Branch, tag or commit id.
     #[serde(default = "master")]

@@ -38,8 +38,7 @@ pub(super) struct PreviewArguments {
     /// The name of the plan.
     plan: String,
     /// The name of the last wave to run.
-    #[serde(default)]
-    #[schemars(with = "String")]
+    #[schemars(with = "String", default)]
     until: Option<String>,
     /// Hosts to leave out.
     #[serde(default)]
@@ -57,8 +56,7 @@ pub(super) struct ApplyArguments {
     /// `plan_hash` of its preview.
     plan_hash: String,
     /// The name of the last wave to run, as previewed.
-    #[serde(default)]
-    #[schemars(with = "String")]
+    #[schemars(with = "String", default)]
     until: Option<String>,
     /// Hosts to leave out, as previewed.
     #[serde(default)]

@@ -14,7 +14,7 @@ use crate::mcp::answer::{ToolError, answer, fitting};
 use crate::mcp::boundary::Credential;
 use crate::mcp::call::{Progress, ToolCall};
 use crate::mcp::context::{ToolContext, is_resumable, is_running};
-use crate::mcp::launch::{Launch, Resumed};
+use crate::mcp::launch::Launch;
 use crate::mcp::schema;
 use crate::mcp::status::StatusReport;
 use crate::operator::journal::Recorded;
@@ -69,8 +69,7 @@ pub(super) struct LogArguments {
     #[schemars(with = "String")]
     hostname: HostName,
     /// The rollout. Without it: the latest in which the host failed.
-    #[serde(default)]
-    #[schemars(with = "String")]
+    #[schemars(with = "String", default)]
     rollout_id: Option<String>,
 }
 
@@ -155,8 +154,7 @@ pub(super) async fn resume(context: &ToolContext, call: ToolCall<'_>) -> Result<
         credential.check(&prepared.rollout.plan)?;
         Ok(prepared)
     };
-    let resumes = Some(Resumed { rollout: &rollout, summary: &recorded.summary });
-    let phrase = rollout.name().to_owned();
+    let (phrase, resumes) = (rollout.name().to_owned(), Some(&recorded.summary));
     let launch = Launch { call, phrase, credential, no_downgrade: &Tier::ALL, plan_hash: None, resumes };
     context.launch(launch, settle).await
 }
