@@ -1,4 +1,4 @@
-//! A program with all that it starts, and waiting for its answer.
+//! Runs programs in their own process groups with time limits, and collects their output.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -10,26 +10,25 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-/// The longest answer that is read, in bytes: some ten thousand branches and tags.
+/// The longest standard output that is read, in bytes: some ten thousand branches and tags.
 const MAX_ANSWER: usize = 4 * 1024 * 1024;
 
-/// How much is kept of what a program says beside its answer, in bytes. The end of it says why it failed.
+/// How much of the end of standard error is kept, in bytes. It says why a program failed.
 const MAX_SAID: usize = 64 * 1024;
 
-/// The processes of a program that leads a group of its own. They are ended with this value, unless the program has ended
-/// by itself.
+/// The process group of a program. Dropping it signals the group, unless the program has exited.
 pub(crate) struct Group {
     leader: Option<Pid>,
     signal: Signal,
 }
 
 impl Group {
-    /// The group that this program leads, and the signal that ends it.
+    /// Returns the group of its leader `child`. `signal` ends it.
     pub(crate) fn led_by(child: &Child, signal: Signal) -> Self {
         Self { leader: child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw), signal }
     }
 
-    /// The program ended by itself. Its process id may soon be that of another program.
+    /// Forgets the group of a program that has exited, as its process id may be reused.
     pub(crate) fn ended(mut self) {
         self.leader = None;
     }
@@ -43,33 +42,32 @@ impl Drop for Group {
     }
 }
 
-/// Runs a program that has nobody to ask, and returns what it said. One that has not ended within `limit`, or whose caller
-/// leaves, is ended with all that it started; the error is then `TimedOut`.
+/// Runs a program without input and returns its output. Ends its process group after `limit`, with the error
+/// `TimedOut`, or when the caller drops the future.
 ///
-/// What counts is the end of the process, not that of its output: git over ssh leaves a master connection behind that holds
-/// its standard error open for minutes.
+/// Waits for the process to exit, not for the end of its output: git over ssh leaves a master connection behind that
+/// keeps standard error open for minutes.
 pub(crate) async fn output_within(command: &mut Command, limit: Duration) -> io::Result<Output> {
     output_up_to(command, limit, MAX_ANSWER).await
 }
 
-/// The same for an answer of at most so many bytes.
+/// Does the same for an output of at most `most` bytes.
 pub(crate) async fn output_up_to(command: &mut Command, limit: Duration, most: usize) -> io::Result<Output> {
     let mut child = spawn(command.stdin(Stdio::null()))?;
-    // git that is asked to end takes its locks along, which one that is killed does not.
+    // git removes its lock files on SIGTERM, but not on SIGKILL.
     let group = Group::led_by(&child, Signal::TERM);
     let output = timeout(limit, follow(&mut child, most)).await??;
     group.ended();
     Ok(output)
 }
 
-/// Runs a program for a person who sees what it says beside its answer, and who ends it with Ctrl-C as they end this one. It ends
-/// with its caller, too.
+/// Runs a program whose standard error the user sees and which Ctrl-C reaches. Kills it with the future.
 pub(crate) async fn output_shown(command: &mut Command) -> io::Result<Output> {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).kill_on_drop(true);
     command.spawn()?.wait_with_output().await
 }
 
-/// The same of a program that reads this, or as much of it as it likes. It is killed where the other is asked to end.
+/// Does the same as `output_within` for a program that may read `input`. Kills its group instead of sending SIGTERM.
 pub(crate) async fn output_of_fed(command: &mut Command, input: &[u8], limit: Duration) -> io::Result<Output> {
     let mut child = spawn(command.stdin(Stdio::piped()))?;
     let group = Group::led_by(&child, Signal::KILL);
@@ -132,7 +130,7 @@ impl<P: AsyncRead + AsFd + Unpin> Pipe<P> {
         Ok(())
     }
 
-    /// Takes what the program had written when it ended. Others may still hold the pipe open, so that it has no end.
+    /// Reads what the program wrote before it exited. Other processes may keep the pipe open, so it may have no end.
     fn drain(&mut self, most: usize) {
         let mut buffer = [0; 8 * 1024];
         while self.bytes.len() <= most

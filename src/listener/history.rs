@@ -29,7 +29,7 @@ pub(super) struct RequestHistory {
 /// What was brought to run, and the system that this made.
 #[derive(Debug, Clone)]
 pub(super) struct Deployed {
-    pub(super) commit: Commit,
+    commit: Commit,
     system: Option<String>,
 }
 
@@ -156,11 +156,21 @@ impl RequestHistory {
         if matches!(spec.action, Action::Switch | Action::Test) {
             self.note_deployed(&response);
         }
-        if !matches!(spec.action, Action::DryActivate | Action::Fetch) && !changed_nothing(&response) {
+        let no_change = changed_nothing(&response) || self.is_as_before(&response);
+        if !matches!(spec.action, Action::DryActivate | Action::Fetch) && !no_change {
             self.standing = Some((spec.key.clone(), spec.action, response.clone()));
         }
         self.finals.insert(spec.key.clone(), response.clone());
         self.last = Some((spec, response));
+    }
+
+    /// Whether a failed run left the system and the generation of the host as the last deployment had made them. A timed out build,
+    /// for example, must not prevent a rollback of that deployment.
+    fn is_as_before(&self, response: &Response) -> bool {
+        let Some((_, _, last)) = &self.standing else { return false };
+        let is_known = response.system.is_some() && response.rolled_back.is_none();
+        let is_same = (&last.system, last.generation) == (&response.system, response.generation);
+        response.status == Status::Failed && is_known && is_same
     }
 
     /// What ran last on this host and may have changed it, if that was the run with this key and it completed: only
@@ -312,6 +322,27 @@ mod tests {
         let held: usize = recent.by_key.iter().map(|(key, response)| key.len() + response.message.len()).sum();
         assert!(held <= REJECTIONS.bytes && recent.bytes <= REJECTIONS.bytes, "{held} bytes");
         assert!(recent.by_key.len() > 100 && recent.by_key.len() == recent.oldest_first.len());
+    }
+
+    #[test]
+    fn a_run_that_left_the_host_as_it_was_is_none_to_return_from() {
+        let mut history = RequestHistory::new("ns1".parse().unwrap());
+        let end = |history: &mut RequestHistory, key: &str, generation: Option<u64>, response: Response| {
+            let system = generation.map(|_| "/nix/store/a".to_owned());
+            history.ended(spec(key), Response { generation, system, ..response });
+        };
+        let failed = |error| Response { error: Some(error), ..ended(Status::Failed) };
+        end(&mut history, "r-1", Some(41), ended(Status::Completed));
+        for error in [ErrorCode::Timeout, ErrorCode::Interrupted, ErrorCode::BuildFailed] {
+            end(&mut history, "r-2", Some(41), failed(error));
+            assert!(history.returnable("r-1").is_ok());
+        }
+        for (generation, rolled_back) in [(Some(42), None), (None, None), (Some(41), Some(false))] {
+            let mut history = RequestHistory::new("ns1".parse().unwrap());
+            end(&mut history, "r-1", Some(41), ended(Status::Completed));
+            end(&mut history, "r-2", generation, Response { rolled_back, ..failed(ErrorCode::Timeout) });
+            assert!(history.returnable("r-1").unwrap_err().contains("that was r-2"));
+        }
     }
 
     #[test]

@@ -23,6 +23,9 @@ const START_WITHIN: Duration = Duration::from_secs(30);
 /// What the process over a run needs to end it, beyond the grace that the run itself has.
 const TIDY_UP: Duration = Duration::from_mins(1);
 
+/// The longest time in a property, a century: systemd refuses times that overflow its clock.
+const LONGEST: Duration = Duration::from_hours(100 * 365 * 24);
+
 /// What systemd tells a service of that service alone. A run that took it for its own would answer to the wrong place.
 #[rustfmt::skip]
 const OF_THE_LISTENER: &[&str] = &[
@@ -87,13 +90,14 @@ fn arguments(supervisor: &Path, dir: &RunDir, spec: &Spec) -> Vec<OsString> {
     // program, too: waiting to be confirmed, and the return to what ran before, which takes as long as any activation.
     let confirmation = Duration::from_millis(spec.confirm_timeout_ms.unwrap_or_default());
     let longest = 2 * (Duration::from_millis(spec.timeout_ms) + grace) + confirmation + 10 * TIDY_UP;
+    let seconds = |time: Duration| time.min(LONGEST).as_secs();
     let properties = [
         // The supervisor ends its processes in the order that makes sense. What is left when it is gone, or did not come
         // to that, has no claim to live on: all of the unit is killed.
         "KillMode=mixed".to_owned(),
         format!("TimeoutStartSec={}", START_WITHIN.as_secs()),
-        format!("TimeoutStopSec={}", (2 * grace + TIDY_UP).as_secs()),
-        format!("RuntimeMaxSec={}", longest.as_secs()),
+        format!("TimeoutStopSec={}", seconds(2 * grace + TIDY_UP)),
+        format!("RuntimeMaxSec={}", seconds(longest)),
         // When an evaluation uses up the memory, its end is told like that of any other command.
         "OOMPolicy=continue".to_owned(),
     ];
@@ -187,6 +191,14 @@ mod tests {
         for tie in ["--pipe", "--wait", "--scope", "--pty"] {
             assert!(!lines.contains(&tie));
         }
+    }
+
+    #[test]
+    fn a_time_without_end_is_one_that_systemd_can_count() {
+        let dir = RunDir::in_one("/run/x".into());
+        let spec = Spec { timeout_ms: u64::MAX, confirm_timeout_ms: Some(u64::MAX), ..spec("r-1") };
+        let arguments = arguments(Path::new("/bin/x"), &dir, &spec);
+        assert!(arguments.contains(&"--property=RuntimeMaxSec=3153600000".into()), "{arguments:?}");
     }
 
     #[test]

@@ -56,7 +56,9 @@ impl ToolContext {
         }
         let mut prepared = Box::pin(wanted.settle(called)).await?;
         credential.check(&prepared.rollout.plan)?;
-        prepared.warnings.extend(report::missed(&prepared.missed(&self.settings.operator.journals), &TimeZone::UTC));
+        let operator = &self.settings.operator;
+        let missed = prepared.missed(&operator.journals, &operator.discovery.known);
+        prepared.warnings.extend(report::missed(&missed, &TimeZone::UTC));
         Ok(prepared)
     }
 

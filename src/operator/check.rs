@@ -1,4 +1,4 @@
-//! Running a wave's check: a program on the operator's machine that says whether the hosts are well.
+//! Runs a wave's check: a program on the operator's machine that decides whether the wave's hosts are healthy.
 
 use std::io;
 use std::os::unix::process::ExitStatusExt;
@@ -17,7 +17,7 @@ use crate::text::safe;
 /// How much of a check's output is kept, in bytes.
 const TAIL_BYTES: usize = 1024;
 
-/// Runs the check of a wave; an error says in words why the wave is not healthy.
+/// Runs the check of a wave. The error says why the wave is unhealthy.
 pub async fn run_check(rollout: &Rollout, wave: &ResolvedWave, check: &Check) -> Result<(), String> {
     let Some((program, arguments)) = check.command.split_first() else {
         return Err("the check names no program".to_owned());
@@ -33,10 +33,10 @@ pub async fn run_check(rollout: &Rollout, wave: &ResolvedWave, check: &Check) ->
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
-        // A group of its own, so that all that it started can be ended with it, and Ctrl-C is not for it.
+        // In its own process group: its children can be killed with it, and Ctrl-C does not reach it.
         .process_group(0);
     let mut child = command.spawn().map_err(|error| format!("cannot run {program}: {error}"))?;
-    // It ends with the rollout, or when it takes too long.
+    // Dropping this kills the check: when the rollout ends or the timeout expires.
     let group = Group::led_by(&child, Signal::KILL);
     let mut said = Tail::default();
     let outcome = timeout(check.timeout, said.follow(&mut child)).await;
@@ -65,12 +65,12 @@ fn verdict(status: ExitStatus, said: Option<String>) -> Result<(), String> {
     })
 }
 
-/// The end of what a program says, where it tells why it gives up.
+/// The end of a program's output, where programs say why they failed.
 #[derive(Default)]
 struct Tail(Vec<u8>);
 
 impl Tail {
-    /// Reads along until the program ends. What it leaves running may hold on to the pipe: that is not waited for.
+    /// Reads the output until the program exits, without waiting for children that keep the pipe open.
     async fn follow(&mut self, child: &mut Child) -> io::Result<ExitStatus> {
         let Some(mut output) = child.stderr.take() else { return child.wait().await };
         let mut buffer = [0; TAIL_BYTES];
@@ -150,7 +150,7 @@ mod tests {
         assert!(began.elapsed() < Duration::from_secs(10));
     }
 
-    /// Whether the process exists and is no zombie that only waits to be reaped.
+    /// Whether the process exists and is not a zombie.
     fn is_running(pid: &str) -> bool {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))

@@ -1,4 +1,4 @@
-//! Whether a rollout that was left may still go on: the fleet has not waited for it.
+//! Checks whether an interrupted rollout may be resumed: meanwhile the fleet may have changed.
 
 use super::flake::Need;
 use super::fleet::{Awaited, Purpose, RollCall};
@@ -9,8 +9,8 @@ use crate::plan::Roster;
 use crate::protocol::Sender;
 use crate::rollout::{Rollout, Summary};
 
-/// Calls the roll for a rollout that was left like this, and finds out what speaks against going on with it, as before a new
-/// one. What it returns is about the hosts that are still to be deployed.
+/// Calls the roll for an interrupted rollout and makes the checks of a new one. The result is about the hosts that
+/// still have to be deployed.
 pub async fn prepare_again(
     left: &Summary,
     rollout: &Rollout,
@@ -30,7 +30,7 @@ pub async fn prepare_again(
         return Err(PrepareError::TwoMachines(twin.hostname.clone()));
     }
     let others = roll.rollouts.into_iter().filter(|other| shares_a_tier(other, plan)).collect();
-    // What counts is what the hosts run now.
+    // The checks are about the revisions that the hosts run now.
     let mut rest = rollout.clone();
     rest.plan.waves.drain(..left.current());
     for wave in &mut rest.plan.waves {

@@ -1,4 +1,4 @@
-//! `build`: the systems of many hosts in one evaluation, wherever Nix is.
+//! `build`: builds the systems of many hosts in one evaluation, on any machine with Nix.
 
 use std::path::PathBuf;
 
@@ -19,7 +19,7 @@ use crate::operator::{Awaited, History, PrepareError, Purpose, RollCall, resolve
 use crate::plan::Roster;
 use crate::protocol::{FlakeUrl, HostName, Revision};
 
-// Hosts that are given by name, and plans that name theirs, can be built where there is no NATS.
+// Hosts that are given by name, or that the plan names, can be built without NATS.
 #[derive(Debug, Args)]
 #[command(mut_arg("nats_url", |arg| arg.required(false)))]
 #[command(mut_arg("nkey_file", |arg| arg.required(false).default_value("/dev/null").hide_default_value(true)))]
@@ -52,7 +52,7 @@ pub(in crate::cli) struct Build {
     state: StateArgs,
 }
 
-/// What is to be built.
+/// The hosts to build, and the flake and revision to build them from.
 struct Order {
     hosts: Vec<HostName>,
     flake: Option<FlakeUrl>,
@@ -113,7 +113,7 @@ impl Build {
         Ok(Order { hosts, flake: self.flake.flake.clone(), revision })
     }
 
-    /// A plan that names all of its hosts and its flake needs nobody who answers.
+    /// Returns what to build for a plan. No host is asked if the plan names all of its hosts and a flake is known.
     async fn order_of_plan(&self, file: &PlanFile) -> Result<Order, CommandError> {
         let plan = &file.plan;
         let usage = |mistakes| Exit::Usage.with(file.place(mistakes));

@@ -1,4 +1,4 @@
-//! `mcp`: the tools of assistants.
+//! `mcp`: serves the tools of assistants.
 
 use std::path::PathBuf;
 
@@ -105,7 +105,7 @@ impl Mcp {
     }
 }
 
-/// Not the folder `plans` where the program was started: a client starts it in any repository that it works on.
+/// Returns the user's folder of plans, and never `./plans`: a client starts the program in any repository it works on.
 fn default_plans_dir() -> Option<PathBuf> {
     Some(user_folder("XDG_CONFIG_HOME", ".config")?.join("homelab-deploy/plans"))
 }

@@ -1,4 +1,4 @@
-//! `rollback`: hosts return to what they ran before. `deploy --to previous` says the same of one host.
+//! `rollback`: rolls hosts back to what they ran before. `deploy --to previous` does the same for one host.
 
 use clap::Args;
 
@@ -12,6 +12,7 @@ use crate::cli::preparation::unprepared;
 use crate::cli::{alias, block_on, confirm, out};
 use crate::operator::journal::Recorded;
 use crate::operator::{PrepareOptions, RollbackPlan};
+use crate::plan::Plan;
 use crate::protocol::{HostName, Tier};
 use crate::report;
 
@@ -58,24 +59,26 @@ impl Rollback {
         block_on(self.begin(rollback))?
     }
 
-    /// This host returns, whatever else was named.
-    pub(super) fn return_one(&self, host: (Option<Tier>, HostName)) -> CommandResult {
+    /// This host returns, whatever else was named, by a plan that is changed so.
+    pub(super) fn return_one(&self, host: (Option<Tier>, HostName), change: impl FnOnce(&mut Plan)) -> CommandResult {
         self.check_somebody_can_answer()?;
-        block_on(self.begin(RollbackPlan::of_hosts(&self.rollouts()?, &[host])?))?
+        let mut rollback = RollbackPlan::of_hosts(&self.rollouts()?, &[host])?;
+        change(&mut rollback.plan);
+        block_on(self.begin(rollback))?
     }
 
     fn check_somebody_can_answer(&self) -> Result<(), CommandError> {
         if self.yes { Ok(()) } else { confirm::check_somebody_can_answer(self.display.audience()) }
     }
 
-    /// Everything that was rolled out from here, the latest last.
+    /// Returns the recorded rollouts, the latest last.
     fn rollouts(&self) -> Result<Vec<Recorded>, CommandError> {
         let (all, errors) = self.state.journals().all()?;
         out::warnings(&errors);
         Ok(all)
     }
 
-    /// Shows what would happen, asks, and has it happen.
+    /// Shows what would happen, asks, and carries the rollback out.
     async fn begin(&self, rollback: RollbackPlan) -> CommandResult {
         let mut bus = self.operator.connect().await?;
         let audience = self.display.audience();
@@ -96,6 +99,9 @@ impl Rollback {
         let carrier = Carrier { operator: &self.operator, state: &self.state, display: &self.display };
         let ended = carrier.begin(bus, prepared.rollout).await?;
         let exit = carrier.conclude(ended.state());
+        if audience == Audience::Person {
+            carrier.tell_what_would_be_done(ended.state()).await;
+        }
         if exit != Exit::Success && audience == Audience::Person {
             let id = ended.rollout().id.short();
             out::note(&format!("  resume:   homelab-deploy apply --resume {id} --allow-downgrade"));
@@ -104,7 +110,7 @@ impl Rollback {
     }
 }
 
-/// Whether a word means a host, and not a rollout: it has the name of one on record, or is none of an id's characters.
+/// Whether a word means a host, not a rollout: a recorded rollout has that host, or the word cannot begin an id.
 fn is_host(word: &str, rollouts: &[Recorded]) -> bool {
     let name = word.parse::<HostName>();
     let is_known = |name: &HostName| rollouts.iter().any(|recorded| recorded.summary.host(name).is_some());

@@ -10,7 +10,7 @@ use crate::listener::problems::{self, ASK_AGAIN, ProblemKind};
 use crate::listener::rebuild::{self, Finished, RunEvent, Watcher};
 use crate::listener::run::{RunDir, Spec};
 use crate::listener::state_dir::Undelivered;
-use crate::protocol::{Commit, Phase, Response};
+use crate::protocol::{Phase, Response};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
@@ -47,15 +47,11 @@ impl Service {
             }
             None => tracing::error!(key = spec.key, "a second run goes on; it is concluded at the next start"),
             Some(over) => {
-                let response = rebuild::conclude(&over, &dir, &spec, self.boot_id.as_deref(), self.previous());
+                let deployed = self.history.last_deployed.as_ref();
+                let response = rebuild::conclude(&over, &dir, &spec, self.boot_id.as_deref(), deployed);
                 self.concluded(dir, spec, response);
             }
         }
-    }
-
-    /// The commit that this listener brought to run last, for a system that does not say its own.
-    fn previous(&self) -> Option<Commit> {
-        self.history.last_deployed.as_ref().map(|deployed| deployed.commit.clone())
     }
 
     pub(super) async fn step(&mut self, step: Result<Step, JoinError>) {
@@ -127,9 +123,9 @@ impl Service {
     fn conclude(&mut self, over: Finished) {
         let Some((dir, spec)) = self.current() else { return };
         self.stage = Stage::Concluding;
-        let (boot_id, previous) = (self.boot_id.clone(), self.previous());
+        let (boot_id, deployed) = (self.boot_id.clone(), self.history.last_deployed.clone());
         self.steps.spawn_blocking(move || {
-            Step::Concluded(Box::new(rebuild::conclude(&over, &dir, &spec, boot_id.as_deref(), previous)))
+            Step::Concluded(Box::new(rebuild::conclude(&over, &dir, &spec, boot_id.as_deref(), deployed.as_ref())))
         });
     }
 

@@ -216,6 +216,8 @@ impl Deployment {
         let expected = self.dir.built();
         let mut before = built_on.clone();
         let mut command = nixos_rebuild(self.spec.action.as_str(), &self.spec, flake, revision);
+        // `test` and `dry-activate` leave a link to the built system in the current directory, too.
+        command.current_dir(self.dir.path());
         let end = tokio::select! {
             end = self.runner.run(&mut command) => end,
             never = Box::pin(follow_baseline(&self.host, &self.dir, &mut before, expected.as_deref())) => match never {},

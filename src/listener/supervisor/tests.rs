@@ -20,10 +20,10 @@ const COMMIT: &str = "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b";
 
 const RUN_DIR: &str = "SUPERVISED_RUN_DIR";
 
-/// Builds, when that is what it is called for: in the directory of the run, which is in the folder of the host.
-const BUILD: &str = "if [ $1 = build ]; then
-    ln -sfn /nix/store/new result
-    cd ..
+/// Builds, when that is what it is called for. It is called in the directory of the run, which is in the folder of the host.
+const BUILD: &str = "[ $1 = switch -o $1 = boot ] || ln -sfn /nix/store/new result
+cd ..
+if [ $1 = build ]; then
     [ ! -e build ] || . ./build
     exit
 fi";

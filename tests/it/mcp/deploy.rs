@@ -1,4 +1,4 @@
-//! `deploy` and `deploy_admin`.
+//! Tests `deploy` and `deploy_admin`.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::support::rebuild::{FAIL, GATE};
 
 const MAIN: &str = "main";
 
-/// The same, with calls that are answered soon.
+/// Returns these settings with short timeouts for calls.
 pub fn hasty(settings: Settings) -> Settings {
     let timeouts = CallTimeouts { answer: Duration::from_secs(2), progress: Duration::from_millis(300) };
     Settings { timeouts, ..settings }
@@ -119,7 +119,7 @@ async fn exactly_one_target_is_wanted() {
 
 #[tokio::test]
 async fn a_prod_host_is_out_of_reach_and_nothing_reaches_it() {
-    // Under these permissions a test deployer hears prod hosts, too.
+    // With these permissions, a test deployer receives messages of prod hosts, too.
     let hosts = ["prod.ns1", "test.test1"];
     let mut lab = Lab::start_with(crate::program(), &hosts, Permissions::Predecessor).await.unwrap();
     lab.listen_all().await.unwrap();
@@ -129,7 +129,7 @@ async fn a_prod_host_is_out_of_reach_and_nothing_reaches_it() {
         let told = assistant.refused("deploy", json!({ "hostname": "ns1", "branch": MAIN })).await;
         assert!(told.starts_with("wrong_tier: ns1 is a host of prod"), "{told}");
     }
-    // With nothing of ours in the way, the server refuses: here the tool for administrators has the key for the test tier.
+    // The server refuses even if this program does not: here the administrator's tool has the key for test.
     let mut powerless = administrator(&lab);
     let test = powerless.test.clone();
     powerless.test = std::mem::replace(powerless.admin.as_mut().unwrap(), test);
@@ -149,7 +149,7 @@ async fn a_prod_host_that_passes_itself_off_as_one_of_all_test_hosts_is_out_of_r
     let _ns1 = Fake::start(&lab, report, |_| Vec::new()).await;
     let mut tap = Wiretap::begin(&lab).await;
     let assistant = Assistant::beside(settings(&lab), Era::Stateless).await;
-    // What it says of test hosts' subjects means nothing, and the test hosts are deployed.
+    // Subjects in the reports of test hosts mean nothing, and the test hosts are deployed.
     let answer = assistant.ask("deploy", json!({ "all": true, "branch": MAIN })).await;
     assert_eq!(answer["state"], "succeeded", "{answer:#}");
     assert_eq!(tap.requests().await, ["deploy.test.test1"]);
@@ -178,7 +178,7 @@ async fn a_deployment_that_takes_longer_than_a_call_is_told_of_by_the_next() {
         assert_eq!((&answer["state"], status(&answer, "test1")), (&json!("running"), json!("in_flight")));
         assert!(answer["hosts"][0]["seconds"].as_i64().is_some(), "{answer:#}");
         let id = answer["rollout_id"].clone();
-        // Another process, which knows nothing but the id.
+        // Another process knows nothing but the id.
         let next = Assistant::spawn(&mut command(&lab, &[]), era).await;
         let answer = next.ask("rollout_status", json!({ "rollout_id": id })).await;
         assert_eq!(answer["state"], "running");
@@ -225,13 +225,13 @@ async fn nobody_there_is_no_success() {
     assert!(told.starts_with("no_hosts: no test host answers"), "{told}");
 }
 
-/// The folder of the lab outlives what is on its way.
+/// The test waits for the end of the rollout, which needs the lab's folder.
 #[tokio::test]
 async fn a_deployment_outlives_the_program_that_began_it() {
     let lab = stage::lab(&["test.test1"]).await;
     order(&lab, &["test1"], GATE);
     let mut dying = command(&lab, &[]);
-    // As some clients do it, which are done with a server when a call is cancelled.
+    // Some clients kill the whole server after a cancelled call.
     dying.process_group(0);
     let assistant = Assistant::spawn(&mut dying, Era::Handshake).await;
     let pid = assistant.pid();
@@ -246,7 +246,7 @@ async fn a_deployment_outlives_the_program_that_began_it() {
     tells_the_end(&lab).await;
 }
 
-/// Lets the host go on, and makes sure that the next server knows how it ended.
+/// Opens the gate of the host, and asserts that the next server knows how the deployment ended.
 async fn tells_the_end(lab: &Lab) {
     let next = Assistant::beside(settings(lab), Era::Stateless).await;
     let answer = next.ask("rollout_status", json!({})).await;

@@ -1,4 +1,4 @@
-//! `list_plans`, `preview_plan`, `apply_plan`, `rollout_status`, `abort_rollout` and `resume_rollout`.
+//! Tests `list_plans`, `preview_plan`, `apply_plan`, `rollout_status`, `abort_rollout` and `resume_rollout`.
 
 use std::fs;
 
@@ -17,7 +17,7 @@ const TEST_ONLY: &str =
     "revision = 'main'\n[[wave]]\nname = 'one'\ntargets = 'test.test1'\n[[wave]]\ntargets = 'test.all'\n";
 const BOTH: &str = "revision = 'main'\n[[wave]]\ntargets = 'test.all'\n[[wave]]\ntargets = 'prod.all'\n";
 
-/// A homelab with plans: one for test hosts, one for all of them, and one that is none.
+/// Returns a lab with three plans: one for test hosts, one for all hosts, and an invalid one.
 async fn lab() -> Lab {
     let lab = stage::lab(&["test.test1", "test.test2", "prod.ns1"]).await;
     fs::create_dir_all(lab.home().join("plans")).unwrap();
@@ -111,7 +111,7 @@ async fn a_rollout_outlives_its_server_and_is_stopped_by_another() {
     let lab = lab().await;
     order(&lab, &["test1"], GATE);
     let mut dying = command(&lab, &["--plans-dir", lab.home().join("plans").to_str().unwrap()]);
-    // As some clients do it, which are done with a server when a call is cancelled.
+    // Some clients kill the whole server after a cancelled call.
     dying.process_group(0);
     let assistant = Assistant::spawn(&mut dying, Era::Stateless).await;
     let arguments = json!({ "plan": "tests", "plan_hash": hash(&assistant, "tests").await });
@@ -138,7 +138,7 @@ async fn a_rollout_outlives_its_server_and_is_stopped_by_another() {
     assert!(told.starts_with("not_running: "), "{told}");
 }
 
-/// Waits until the process of a rollout has seen that it is to stop.
+/// Waits until the process of a rollout has seen the stop file.
 async fn stage_interrupted(lab: &Lab, assistant: &Assistant, id: &Value) {
     let stop_file = lab.home().join(format!("state/homelab-deploy/rollouts/{}.stop", id.as_str().unwrap()));
     let seen = async || Ok((!stop_file.exists()).then_some(()));
@@ -208,7 +208,7 @@ async fn a_wave_that_has_to_be_confirmed_waits_for_a_person() {
     let arguments = json!({ "plan": "tests", "plan_hash": hash(&assistant, "tests").await });
     let answer = assistant.ask("apply_plan", arguments).await;
     assert_eq!(answer["state"], "paused", "{answer:#}");
-    // This client cannot ask, and the wave has to be confirmed.
+    // This client cannot ask its user, and the wave has to be confirmed.
     let told = assistant.refused("resume_rollout", json!({})).await;
     assert!(told.starts_with("approval_unavailable: "), "{told}");
     assert_eq!(ran(&lab), ["test1"]);
