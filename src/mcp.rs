@@ -1,15 +1,14 @@
-//! The tools of assistants: the Model Context Protocol on stdin and stdout.
+//! Serves assistants over the Model Context Protocol on stdin and stdout.
 //!
-//! Each tool does what a command does, with the functions of [`crate::operator`], and is bounded by the key that it connects
-//! with. In reading order:
+//! Each tool does the work of a command, with the functions of [`crate::operator`]. The key that a tool connects with bounds
+//! what it can do. In reading order:
 //!
-//! - `handler`: what a client sees, and the one way that every call goes; `transport`: the lines that it comes in;
-//! - `tools`: every tool, with what assistants are told about it; `schema`: what their arguments look like;
-//! - `launch`: from what is asked for to a rollout that runs; `status`: what became of it; `targets`: which hosts are there;
-//! - `boundary`: which key is needed; `policy`: which revisions go where; `approval`: the person who is asked first;
-//! - `context`: what every tool works with; `settings`: what the server is started with;
-//! - `call`: what came with a call; `answer`: what a tool says; `redact`: what leaves, without secrets; `audit`: what is put on
-//!   record.
+//! - `handler`: the server, and the one path of every call; `transport`: the lines of JSON below it;
+//! - `tools`: the tools and their descriptions; `schema`: the schemas of their arguments;
+//! - `launch`: from arguments to a running rollout; `status`: its progress and result; `targets`: the hosts that answer;
+//! - `boundary`: the key that a plan needs; `policy`: the revisions that a tier takes; `approval`: the question to a person;
+//! - `context`: the state that all tools share; `settings`: the settings of the server;
+//! - `call`: a call and its progress; `answer`: results and errors; `redact`: removal of secrets; `audit`: the log of all calls.
 
 mod answer;
 mod approval;

@@ -1,5 +1,5 @@
-//! What a tool says. An answer is the same as data and as text, since clients show a model one of both. An error has a code,
-//! what is wrong, and what to do next.
+//! Builds the results and errors of tools. A result is the same as data and as text, since a client shows a model only one of
+//! them. An error has a code, the problem, and the next step.
 
 use miette::Diagnostic;
 use rmcp::model::{CallToolResponse, CallToolResult, ContentBlock, JsonObject};
@@ -13,13 +13,13 @@ use crate::operator::{FleetError, PreflightError, PrepareError, RollbackError};
 use crate::plan::PlanErrors;
 use crate::text::safe;
 
-/// The longest result, in bytes of JSON. The message around it has less than 500.
+/// The limit of a result, in bytes of JSON. The message around it has less than 500.
 const MAX_BYTES: usize = 19_500;
 
-/// The members that stand first in the text.
+/// The members that the text begins with.
 const FIRST: [&str; 3] = ["state", "summary", "next"];
 
-/// An answer without what is null in it. What is too large for clients is an error.
+/// Returns a result without null members, or an error when it is too large for clients.
 pub(super) fn answer(mut data: Value) -> CallToolResponse {
     remove_empty(&mut data);
     let (result, bytes) = (in_both_forms(&data), size(&data));
@@ -30,7 +30,7 @@ pub(super) fn answer(mut data: Value) -> CallToolResponse {
     result.into()
 }
 
-/// The same with a list that is cut until the whole is small enough. `more` counts what is left out.
+/// Returns a result whose `list` is cut until all of it fits. `more` counts the items that were cut.
 pub(super) fn fitting(mut data: Value, list: &str) -> CallToolResponse {
     remove_empty(&mut data);
     let mut more = data.get("more").and_then(Value::as_u64).unwrap_or_default();
@@ -55,7 +55,7 @@ fn size(data: &Value) -> usize {
     serde_json::to_vec(&in_both_forms(data)).map_or(0, |json| json.len())
 }
 
-/// Takes out what is null, and lists without items below the lists of the result.
+/// Removes null members, and empty lists from the items of lists.
 fn remove_empty(value: &mut Value) {
     match value {
         Value::Object(members) => {
@@ -74,7 +74,7 @@ fn remove_empty(value: &mut Value) {
     }
 }
 
-/// The data as text that can be read aloud.
+/// Formats data as text for a model.
 fn text(value: &Value) -> String {
     match value {
         Value::Object(fields) => members(fields, &FIRST, "").trim_end().to_owned(),
@@ -88,7 +88,7 @@ fn members(fields: &JsonObject, first: &[&str], indent: &str) -> String {
     fields.into_iter().map(|(name, value)| member(name, value, indent)).collect()
 }
 
-/// A member in a line of its own, with what it has below it.
+/// Formats a member as a line, with its value below it where that has several.
 fn member(name: &str, value: &Value, indent: &str) -> String {
     let deeper = format!("{indent}  ");
     let line = |line| format!("{deeper}{line}\n");
@@ -103,7 +103,7 @@ fn member(name: &str, value: &Value, indent: &str) -> String {
     format!("{indent}{name}: \n{below}")
 }
 
-/// An item of a list, its first line behind a dash.
+/// Formats an item of a list, with a dash before its first line.
 fn item(value: &Value, indent: &str) -> String {
     let deeper = format!("{indent}  ");
     let mut text = match value {
@@ -115,13 +115,13 @@ fn item(value: &Value, indent: &str) -> String {
     text
 }
 
-/// An error that the assistant can do something about. It is text only: clients that find structured content beside it do
-/// not show the text.
+/// An error that the assistant can act on. It is text only: clients that find structured content beside the text do not show
+/// the text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ToolError {
-    /// The kind of error, in snake case; the same kind always has the same code.
+    /// The kind of error, in snake case.
     pub code: &'static str,
-    /// What is wrong, as a fragment without a full stop.
+    /// The problem, without a full stop.
     pub what: String,
     pub next: Option<String>,
 }
@@ -137,7 +137,7 @@ impl ToolError {
         self
     }
 
-    /// An error of another module in its own words.
+    /// Takes the message and the help of an error.
     pub fn told(code: &'static str, error: &dyn Diagnostic) -> Self {
         Self { code, what: error.to_string(), next: error.help().map(|help| help.to_string()) }
     }
@@ -155,13 +155,13 @@ impl ToolError {
     }
 }
 
-/// Ends a text with a full stop, unless it has an end of its own.
+/// Adds a full stop to a text that has no punctuation at its end.
 fn sentence(text: &str) -> String {
     if text.ends_with(['.', '?', '!']) { text.to_owned() } else { format!("{text}.") }
 }
 
 impl From<BusError> for ToolError {
-    /// Does not name the files of keys and certificates: an assistant need not know where they are.
+    /// Leaves out the paths of keys and certificates: an assistant need not know them.
     fn from(error: BusError) -> Self {
         let (code, what, where_to_look) = match &error {
             BusError::Unreachable(_) => {
@@ -186,7 +186,7 @@ impl From<BusError> for ToolError {
 impl From<FleetError> for ToolError {
     fn from(error: FleetError) -> Self {
         match &error {
-            // Without the subject: it has the id of this roll call, which says nothing to an assistant.
+            // The violation names a subject with the id of this roll call, which means nothing to an assistant.
             FleetError::NotForTier { tier, .. } => {
                 let what = format!("this credential may not deploy to {tier}, nor hear its hosts");
                 Self { what, ..Self::told("permission_denied", &error) }
@@ -213,7 +213,7 @@ impl From<PrepareError> for ToolError {
 }
 
 impl From<PlanErrors> for ToolError {
-    /// All mistakes at once, each with what to do about it.
+    /// Lists all mistakes, each with its help.
     fn from(mistakes: PlanErrors) -> Self {
         let told = mistakes.iter().map(|mistake| match mistake.help() {
             Some(help) => format!("{mistake} ({help})"),

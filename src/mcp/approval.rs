@@ -1,11 +1,10 @@
-//! Asking a person before anything happens outside the test tier.
+//! Asks a person for an approval before a rollout outside the test tier.
 //!
-//! The person types a word, which is more than a click: the target as it stands in the question. An approval is for what the
-//! question shows and nothing else, holds for ten minutes and is good for one call. A client that cannot ask is refused,
-//! unless the person who started the server decided that no one is asked.
+//! The person types the target that the question shows, which is more than a click. An approval covers only what the question
+//! shows, for one call within ten minutes. A client that cannot ask is refused, unless the settings waive approvals.
 //!
-//! This restrains an assistant whose client behaves. It is no boundary: the author of the client writes the answers too. The
-//! boundary is the key.
+//! Approvals restrain an assistant whose client behaves. They are no boundary: the author of the client also writes its
+//! answers. The boundary is the key.
 
 mod question;
 
@@ -30,39 +29,38 @@ use super::answer::ToolError;
 use super::call::{Progress, ToolCall};
 use super::redact::Redactor;
 
-/// How long an approval holds, and how long the server waits for one.
+/// The time for which an approval is valid, and for which the server waits for one.
 const HOLDS_FOR: Duration = Duration::from_mins(10);
 
-/// The name of the answer, in the form and beside a call that is made again.
+/// The name of the answer, in the form and in the second call.
 const FIELD: &str = "approval";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ApprovalMode {
-    /// A person is asked before anything happens outside the test tier.
     Person,
-    /// No one is asked: the person who started the server trusts the assistant with an administrator's key.
+    /// The person who started the server trusts the assistant with an administrator's key.
     Waived,
 }
 
 #[derive(Debug)]
 pub(super) enum ApprovalOutcome {
-    /// No one has to be asked, or a person typed what was asked for before this call was made.
+    /// No approval is needed, or a person approved before this call.
     Given,
-    /// A person typed it just now: what the question showed may have changed meanwhile.
+    /// A person approved during this call: the fleet may have changed since the question.
     GivenMeanwhile,
-    /// The client has to put this to a person, and then to call again with the answer.
+    /// The client has to show this question to a person, and to call again with the answer.
     Asked(Box<InputRequiredResult>),
 }
 
-/// Asks, and knows which approvals it has seen. What a question carries to the client and back with the answer is sealed:
-/// everyone can read it, and nobody can change it.
+/// Asks for approvals, and remembers the used ones. A question carries a sealed state to the client and back: everyone can
+/// read it, and nobody can change it.
 pub(super) struct Approvals {
     mode: ApprovalMode,
     redactor: Redactor,
     clock: fn() -> Timestamp,
-    /// Its key belongs to this process, so that no seal outlives the list of the spent ones.
+    /// Its key belongs to this process, so that no seal outlives `spent`.
     codec: RequestStateCodec,
-    /// The nonces of the seals that were spent, until they expire.
+    /// The nonces of used seals with the times at which these expire.
     spent: Mutex<BTreeMap<Uuid, Timestamp>>,
 }
 
@@ -73,7 +71,7 @@ impl Approvals {
         Self { mode, redactor, clock, codec, spent: Mutex::default() }
     }
 
-    /// Asks for what the question says, in the way that the client of this call supports. Without a yes, the error says why.
+    /// Asks the question in the way that the client supports. Any answer but an approval is an error.
     pub(super) async fn obtain(
         &self,
         question: &Question<'_>,
@@ -116,7 +114,7 @@ impl Approvals {
         Ok(ApprovalOutcome::GivenMeanwhile)
     }
 
-    /// Looks at the answer that came with a call, or asks when there is none.
+    /// Checks the answer that came with the call, or asks when there is none.
     fn take_answer(&self, question: &Question<'_>, call: &CallToolRequestParams) -> Result<ApprovalOutcome, ToolError> {
         let answer = call.input_responses.as_ref().and_then(|answers| answers.get(FIELD).cloned());
         let Some((state, answer)) = call.request_state.as_ref().zip(answer) else {
@@ -129,7 +127,7 @@ impl Approvals {
     }
 
     fn sealed(&self, question: &Question<'_>) -> InputRequiredResult {
-        // The codec's own limit would go by the clock of the machine, which a test cannot set.
+        // The codec's own expiry uses the system clock, which a test cannot set.
         let sealed = (Uuid::new_v4(), (self.clock)() + HOLDS_FOR);
         let state = self.codec.seal_json_with(&sealed, &SealOptions::new().associated_data(&question.binding()));
         let state = state.expect("an id and a time are always JSON");
@@ -137,7 +135,7 @@ impl Approvals {
         InputRequiredResult::new(Some(BTreeMap::from([(FIELD.to_owned(), request)])), Some(state))
     }
 
-    /// Takes a seal back. It must be of this server, for the same binding, not expired, and not spent before; now it is spent.
+    /// Uses up a seal, which has to be this server's, for the same binding, not expired and not used before.
     fn spend(&self, state: &str, binding: &[u8]) -> Result<(), ToolError> {
         let sealed = self.codec.open_json_with(state, binding);
         let (nonce, expires_at): (Uuid, Timestamp) = sealed.map_err(|error| invalid(&error))?;
@@ -165,12 +163,13 @@ impl Approvals {
     }
 }
 
-/// Whether a client can show a form. A client that only says that it can ask can show one, as before there was more.
+/// Whether a client can show a form. One that declares elicitation without a mode supports forms: older protocols have no
+/// other mode.
 fn can_ask(client: ClientCapabilities) -> bool {
     client.elicitation.is_some_and(|how| how.form.is_some() || how.url.is_none())
 }
 
-/// Asks over the connection. The call waits, and its client hears that it does.
+/// Asks over the connection. The call waits, and sends progress.
 async fn elicit(
     form: ElicitRequestParams,
     progress: &mut Option<Progress<'_>>,
@@ -197,7 +196,7 @@ async fn elicit(
     })
 }
 
-/// Makes sure that an answer is the word that was asked for.
+/// Checks that the person typed the phrase.
 fn judge(question: &Question<'_>, answer: &ElicitResult) -> Result<(), ToolError> {
     if answer.action != ElicitationAction::Accept {
         return Err(ToolError::new("approval_declined", "the person who was asked did not approve")
@@ -217,7 +216,6 @@ fn expired(why: &str) -> ToolError {
         .next("nothing was done; call the tool again to have the person asked once more")
 }
 
-/// That what was approved is not what would happen now.
 pub(super) fn outdated() -> ToolError {
     ToolError::new(
         "approval_outdated",

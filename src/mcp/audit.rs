@@ -1,9 +1,8 @@
-//! The audit: what assistants asked for, one JSON object a line.
+//! Writes the audit log: the calls of assistants, one JSON object a line.
 //!
-//! A call of a tool that writes has two lines: `begun`, without which it does not start, and `ended`. A server that is
-//! killed meanwhile leaves the first. Every other call has `ended` alone, refused and malformed ones too. The file is opened
-//! anew for each line, so that it may be moved away while the server runs, and each line is one write, so that several
-//! servers can share it.
+//! A call of a tool that writes has two lines: `begun`, without which it does not start, and `ended`. A server that is killed
+//! leaves only `begun`. Every other call has only `ended`, even one that is refused or malformed. The file is opened for each
+//! line, so that log rotation may move it, and each line is one write, so that several servers can share the file.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -25,18 +24,18 @@ use tokio::time::Instant;
 use super::redact::Redactor;
 use crate::private_dir::{self, PrivateDirError};
 
-/// The longest string that is recorded of an argument, in characters; a host name may have 253.
+/// The limit of a recorded string, in characters. A host name may have 253.
 const MAX_TEXT: usize = 256;
-/// The most members of an argument that are recorded, and how deep it is followed. No tool takes a nested one.
+/// The limits of members and of nesting in recorded arguments. No tool takes a nested argument.
 const MAX_MEMBERS: usize = 16;
 const MAX_DEPTH: usize = 3;
 
-/// The permission bits of anybody but the owner.
+/// The permission bits of all users but the owner.
 const OTHERS: u32 = 0o077;
 
 #[derive(Debug)]
 pub(super) struct Audit {
-    /// `None` where no record is kept.
+    /// `None` without an audit.
     file: Option<PathBuf>,
     redactor: Redactor,
     clock: fn() -> Timestamp,
@@ -57,13 +56,13 @@ pub enum AuditError {
     Shared(PathBuf),
 }
 
-/// A call that is under way. When it is dropped its end is recorded, `abandoned` unless [`AuditEntry::end`] says how it ended.
+/// A running call. Dropping it records its end: `abandoned`, unless [`AuditEntry::end`] was called.
 #[derive(Debug)]
 pub(super) struct AuditEntry<'a> {
     audit: &'a Audit,
     began: Instant,
     line: AuditLine,
-    /// What the call turned out to be about, whether or not it succeeds.
+    /// The facts about the call that are known so far.
     about: Mutex<CallEnd>,
 }
 
@@ -72,45 +71,44 @@ struct AuditLine {
     at: Timestamp,
     /// `begun` or `ended`.
     event: &'static str,
-    /// Tells the calls of a process apart.
+    /// The number of the call in this process.
     call: u64,
-    /// The process, which is one session of one client.
+    /// The process serves one session of one client.
     pid: u32,
     tool: String,
     arguments: Value,
-    /// What the client calls itself, which proves nothing.
+    /// The name that the client gives itself, which proves nothing.
     client: Option<String>,
     #[serde(flatten)]
     ending: Option<CallEnd>,
-    /// How long the call took, in milliseconds.
+    /// The duration in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     ms: Option<u128>,
 }
 
-/// How a call ended, and what it was about as far as it came.
 #[derive(Debug, Clone, Default, Serialize)]
 pub(super) struct CallEnd {
-    /// `ok`, `error`, `asked` where a person is asked first, and `abandoned` where nobody waited for its end.
+    /// `ok`, `error`, `asked` when the client has to ask a person first, or `abandoned` when the call was dropped.
     outcome: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) code: Option<String>,
-    /// The tier with the most power that it was for.
+    /// The highest tier of the targets.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) tier: Option<String>,
-    /// The rollout that it began or asked about, and the state of that.
+    /// The rollout that the call began or asked about.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) state: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) commit: Option<String>,
-    /// How a person agreed to it: `given`, or `waived` where no person is asked.
+    /// `given` by a person, or `waived` by the settings.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) approval: Option<&'static str>,
 }
 
 impl Audit {
-    /// Makes sure that calls can be recorded, in `file` if there is to be a record. The file is created for its owner alone.
+    /// Checks that `file` can be written and is private. Creates it for its owner alone.
     pub(super) fn open(
         file: Option<PathBuf>,
         redactor: Redactor,
@@ -126,7 +124,7 @@ impl Audit {
         Ok(Self { file, redactor, clock, calls: AtomicU64::new(0) })
     }
 
-    /// Takes down what a call asks for. Only its end is recorded, unless its beginning [is](AuditEntry::begin), too.
+    /// Starts the entry of a call. Its end is always recorded, its beginning only by [`AuditEntry::begin`].
     pub(super) fn entry(&self, tool: &str, arguments: Value, client: Option<&str>) -> AuditEntry<'_> {
         let tier = arguments.get("tier").and_then(Value::as_str).map(|tier| self.short(tier));
         let line = AuditLine {
@@ -159,7 +157,7 @@ impl Audit {
         }
     }
 
-    /// The arguments of an assistant, as far as they are recorded.
+    /// Cuts arguments to the limits.
     fn bounded(&self, value: Value, depth: usize) -> Value {
         match value {
             Value::String(text) => Value::String(self.short(&text)),
@@ -177,7 +175,7 @@ impl Audit {
 }
 
 impl AuditEntry<'_> {
-    /// Records that the call begins. When that fails, the call must not begin.
+    /// Records the beginning of the call. When that fails, the call must not start.
     pub(super) fn begin(&mut self) -> Result<(), AuditError> {
         self.line.event = "begun";
         let written = self.audit.write(&self.line);
@@ -189,7 +187,6 @@ impl AuditEntry<'_> {
         self.about.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Records that the call ends with this answer.
     pub(super) fn end_with(self, answer: &Result<CallToolResponse, ErrorData>) {
         let mut end = CallEnd { outcome: "ok", ..self.about().clone() };
         match answer {
@@ -225,7 +222,7 @@ impl Drop for AuditEntry<'_> {
     }
 }
 
-/// The code that the text of an error begins with.
+/// Reads the code from the text of an error.
 fn code(result: &CallToolResult) -> Option<String> {
     let text = &result.content.first()?.as_text()?.text;
     text.split_once(": ").map(|(code, _)| code.to_owned())
@@ -259,7 +256,7 @@ mod tests {
         audit.entry("deploy", arguments.clone(), Some("test 1.0"))
     }
 
-    /// The recorded lines without the number of this process.
+    /// Reads the lines, with 1 in place of the id of this process.
     fn lines(file: &Path) -> String {
         fs::read_to_string(file).unwrap().replace(&format!(r#""pid":{}"#, std::process::id()), r#""pid":1"#)
     }

@@ -1,4 +1,4 @@
-//! The boundary: the test tier has a key of its own, and whatever may reach further needs the administrator's. Pure.
+//! Decides which key a plan needs: a plan that may reach a host outside the test tier needs the administrator's. Pure.
 
 use std::collections::BTreeSet;
 
@@ -14,7 +14,7 @@ pub(super) enum Credential {
 }
 
 impl Credential {
-    /// The key for what reaches these tiers. What names no tier may reach any.
+    /// Returns the key that is needed to reach these tiers. A target without a tier may reach any host.
     pub(super) fn for_tiers(tiers: &BTreeSet<Tier>) -> Self {
         if tiers.iter().eq([&Tier::Test]) { Self::Test } else { Self::Admin }
     }
@@ -23,8 +23,8 @@ impl Credential {
         Self::for_tiers(&tiers_of(plan))
     }
 
-    /// Makes sure that a plan reaches no host that this key is not for. The NATS server would refuse such a request, but only
-    /// after the hosts before it were deployed.
+    /// Refuses a plan with a host out of this key's reach. The NATS server would refuse such a request too, but only after
+    /// the hosts before it were deployed.
     pub(super) fn check(self, plan: &ResolvedPlan) -> Result<(), ToolError> {
         match reached(plan).find(|(_, tier)| self == Self::Test && *tier != Tier::Test) {
             None => Ok(()),
@@ -33,13 +33,12 @@ impl Credential {
     }
 }
 
-/// The tiers that a plan may reach.
 pub(super) fn tiers_of(plan: &ResolvedPlan) -> BTreeSet<Tier> {
     reached(plan).map(|(_, tier)| tier).collect()
 }
 
-/// The tiers that requests to each host may reach: the one that the host names, and the one of the subject, on which another
-/// host may listen. A subject without a tier may reach any host.
+/// Returns each host with the tiers that a request to it may reach: the tier that the host reports, and the tier of the
+/// subject, since other hosts may listen on it. A subject without a tier may reach any host.
 fn reached(plan: &ResolvedPlan) -> impl Iterator<Item = (&HostName, Tier)> {
     plan.hosts().flat_map(|host| {
         let by_subject = host.subject().target().ok().and_then(|target| target.tier());
@@ -47,7 +46,6 @@ fn reached(plan: &ResolvedPlan) -> impl Iterator<Item = (&HostName, Tier)> {
     })
 }
 
-/// That a host belongs to another tier than the one that was asked for.
 pub(super) fn wrong_tier(host: &HostName, tier: Tier, wanted: Tier) -> ToolError {
     ToolError::new("wrong_tier", format!("{host} is a host of {tier}, and this would deploy to {wanted}"))
         .next("list_hosts shows the tier of each host; deploy_admin deploys to any tier, where this server offers it")
@@ -59,7 +57,7 @@ mod tests {
 
     use super::*;
 
-    /// A plan for these hosts, each as `<tier>.<host>`, all on this subject where one is given.
+    /// Returns a plan for hosts, each as `<tier>.<host>`, on their own subjects or all on `subject`.
     fn plan(hosts: &[&str], subject: Option<&str>) -> ResolvedPlan {
         let host = |text: &&str| {
             let (tier, name) = text.split_once('.').unwrap();

@@ -1,4 +1,4 @@
-//! What every tool works with: the settings, the connections, the records of rollouts, and who approves.
+//! Holds the state that all tools share: settings, connections, recorded rollouts, approvals and the audit.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ pub(super) struct ToolContext {
 }
 
 impl ToolContext {
-    /// Opens the audit file. Without it nothing is served.
+    /// Opens the audit file. The server does not start without it.
     pub(super) fn new(settings: Settings) -> Result<Self, AuditError> {
         let redactor = Redactor::new(settings.key_files());
         let audit = Audit::open(settings.audit_file.clone(), redactor.clone(), settings.clock)?;
@@ -31,8 +31,8 @@ impl ToolContext {
         Ok(Self { settings, approvals, audit, redactor })
     }
 
-    /// Connects with a credential. Each call makes a connection of its own: no call depends on the state that an earlier
-    /// one left, and no credential can be taken for the other.
+    /// Connects to NATS. Each call opens its own connection, so that no call depends on the state of an earlier one and no
+    /// credential is used in place of the other.
     pub(super) async fn connect(&self, credential: Credential) -> Result<Bus, ToolError> {
         Ok(Bus::connect(self.connection(credential)?).await?)
     }
@@ -52,7 +52,7 @@ impl ToolContext {
         Instant::now() + self.settings.timeouts.answer
     }
 
-    /// The rollout that is meant: the one whose id begins so, else the one that runs, else the latest.
+    /// Finds the rollout whose id begins with `id`; without an id the running one, or else the latest.
     pub(super) fn find(&self, id: Option<&str>) -> Result<(Arc<Rollout>, Recorded), ToolError> {
         match id {
             Some(id) => self.rollout(id),
@@ -73,7 +73,7 @@ impl ToolContext {
         Ok(found.and_then(begun).ok_or_else(unknown)?)
     }
 
-    /// Of the rollouts that are wanted the one that runs, else the latest.
+    /// Finds the running one of the wanted rollouts, or else the latest.
     pub(super) fn latest(
         &self,
         is_wanted: impl Fn(&Recorded) -> bool,
@@ -84,20 +84,20 @@ impl ToolContext {
         Ok(latest.and_then(|latest| begun(all.swap_remove(latest))))
     }
 
-    /// All rollouts that this server may tell about, the latest last.
+    /// Returns all rollouts that this server may show, the latest last.
     pub(super) fn rollouts(&self) -> Result<Vec<Recorded>, ToolError> {
         let (mut all, _) = self.settings.operator.journals.all()?;
         all.retain(|recorded| self.may_see(recorded));
         Ok(all)
     }
 
-    /// Whether a rollout exists for this server: without the administrator's key, those that touch another tier do not.
+    /// Whether this server may show a rollout. Without the administrator's key it hides those that may reach beyond test.
     fn may_see(&self, recorded: &Recorded) -> bool {
         let needs = recorded.summary.rollout.as_ref().map(|rollout| Credential::for_plan(&rollout.plan));
         needs.is_some_and(|needed| needed == Credential::Test || self.settings.admin.is_some())
     }
 
-    /// Whether each host of a rollout is on record as having run the commit of it before.
+    /// Whether the journals show for each host of a rollout that it ran this commit before.
     pub(super) fn ran_before(&self, rollout: &Rollout) -> Result<bool, ToolError> {
         let recorded = self.rollouts()?;
         let Some(commit) = rollout.revision.commit() else { return Ok(false) };
@@ -110,7 +110,6 @@ impl ToolContext {
     }
 }
 
-/// With the rollout, once that has begun.
 fn begun(recorded: Recorded) -> Option<(Arc<Rollout>, Recorded)> {
     Some((recorded.summary.rollout.clone()?, recorded))
 }
@@ -119,7 +118,7 @@ pub(super) fn is_running(recorded: &Recorded) -> bool {
     recorded.running && recorded.summary.outcome.is_none()
 }
 
-/// Whether a rollout that is not running can be resumed: it waits for a person, or its process ended too early.
+/// Whether a rollout is paused, or its process ended before the rollout did.
 pub(super) fn is_resumable(recorded: &Recorded) -> bool {
     !recorded.running && matches!(recorded.summary.outcome, None | Some(Outcome::Paused))
 }

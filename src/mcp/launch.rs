@@ -1,8 +1,8 @@
-//! From what an assistant asks for to a rollout that runs: hosts and commit are settled, a person is asked where one has to
-//! be, all of it is settled once more after the answer, and a process of its own carries it out.
+//! Starts rollouts: settles the hosts and the commit, asks a person where the plan needs an approval, settles both once more
+//! after the answer, and starts a background process that runs the rollout.
 //!
-//! So a rollout is on record before it begins, goes on when the client ends this server, as many do with a call that they
-//! cancel, and any later process can tell how it ended.
+//! So the journal has the rollout before it begins, the rollout goes on when the client kills this server, as many clients do
+//! to cancel a call, and any later process can show how it ended.
 
 use std::sync::Arc;
 
@@ -15,75 +15,39 @@ use super::approval::{ApprovalOutcome, Question, outdated};
 use super::boundary::Credential;
 use super::call::{Progress, ToolCall};
 use super::context::ToolContext;
-use super::settings::Settings;
 use super::targets::check_targets;
 use crate::operator::detach::Background;
 use crate::operator::{PrepareOptions, Prepared};
 use crate::plan::Plan;
 use crate::protocol::{Revision, RolloutId, Tier};
 use crate::report;
-use crate::rollout::{Event, EventKind, PlanSource, Rollout, Summary, WaveIndex};
+use crate::rollout::{Event, EventKind, PlanSource, Summary, WaveIndex};
 
-/// More packages than this are counted, in a preview and in a question.
+/// The most packages that a preview and a question list.
 pub(super) const MOST_PACKAGES: usize = 15;
 
 pub(super) struct Launch<'a> {
     pub(super) call: ToolCall<'a>,
-    /// What to type where a person is asked: the target as plans write it, or the name of the plan.
+    /// The text that the approver types: the target as plans write it, or the name of the plan.
     pub(super) phrase: String,
     pub(super) credential: Credential,
-    /// The tiers of which no host may go back in history.
+    /// The tiers whose hosts must not go back in history.
     pub(super) no_downgrade: &'static [Tier],
-    /// What `preview_plan` returned.
+    /// The hash that `preview_plan` returned.
     pub(super) plan_hash: Option<String>,
-    /// The rollout that goes on, where no new one begins.
-    pub(super) resumes: Option<Resumed<'a>>,
-}
-
-/// A rollout that goes on where its record ends.
-#[derive(Clone, Copy)]
-pub(super) struct Resumed<'a> {
-    pub(super) rollout: &'a Rollout,
-    pub(super) summary: &'a Summary,
-}
-
-impl<'a> Resumed<'a> {
-    /// The wave that a person has to confirm before the rollout goes on.
-    fn unconfirmed(self) -> Option<(WaveIndex, &'a str)> {
-        let index = self.summary.current();
-        let wave = self.rollout.plan.waves.get(index).filter(|wave| wave.limits.confirm)?;
-        let began = self.summary.waves.get(index)?.began_at.is_some();
-        (!began).then_some((WaveIndex(index), wave.name.as_str()))
-    }
-
-    fn begin(self, background: &Background, settings: &Settings) -> Result<RolloutId, ToolError> {
-        let (id, journals) = (self.rollout.id, &settings.operator.journals);
-        let (left, mut journal) = journals.take_up(&id.to_string())?;
-        // With the lock in hand: nothing may have happened since the person was asked.
-        if left != *self.summary {
-            return Err(outdated());
-        }
-        let at = (settings.clock)();
-        // A wave that is on record as begun is a confirmed one.
-        let confirmed = self.unconfirmed().map(|(wave, _)| EventKind::WaveStarted { wave });
-        let mut events = std::iter::once(EventKind::Resumed).chain(confirmed).map(|kind| Event { at, kind });
-        let recorded = events.try_for_each(|event| journal.record(&event)).and_then(|()| journal.sync());
-        recorded
-            .map_err(|error| ToolError::new("journal_unusable", format!("the journal cannot be written: {error}")))?;
-        background.resume(id, journal, journals)?;
-        Ok(id)
-    }
+    /// The recorded rollout to resume; `None` starts a new one.
+    pub(super) resumes: Option<&'a Summary>,
 }
 
 impl ToolContext {
-    /// What is to be rolled out, before it is known which hosts are there. Nothing runs here to tell of it but what the plan says.
+    /// Returns options for a whole plan, which runs no hooks but the plan's own.
     pub(super) fn wanted(&self, plan: Plan, source: Option<PlanSource>, revision: Revision) -> PrepareOptions {
         let options = PrepareOptions::new(plan, revision, self.settings.operator.clone());
-        // What is no plan is said in one line, as `deploy` says it.
+        // Without a plan file this is a deployment, which asks current hosts as the `deploy` command does.
         PrepareOptions { even_if_current: source.is_none(), source, ..options }
     }
 
-    /// Settles hosts and commit.
+    /// Decides on the hosts and the commit.
     pub(super) async fn prepare(&self, credential: Credential, wanted: PrepareOptions) -> Result<Prepared, ToolError> {
         let mut bus = self.connect(credential).await?;
         let called = wanted.call_roll(&mut bus).await?;
@@ -98,8 +62,8 @@ impl ToolContext {
         Ok(prepared)
     }
 
-    /// Begins what is settled, unless there is a reason not to or a person has to be asked first, and waits for it. It is
-    /// settled once more after a person was asked.
+    /// Starts a rollout and waits for it, after the checks and, where it is needed, the approval. Prepares the rollout once
+    /// more after a person was asked.
     pub(super) async fn launch<S: Future<Output = Result<Prepared, ToolError>> + Send>(
         &self,
         launch: Launch<'_>,
@@ -129,7 +93,7 @@ impl ToolContext {
         self.wait(id, until, context, progress, &warnings).await
     }
 
-    /// What a person would be asked, once nothing else stands against it.
+    /// Checks that the rollout may start, and returns the question to the approver.
     fn question<'a>(&self, launch: &'a Launch<'_>, prepared: &'a Prepared) -> Result<Question<'a>, ToolError> {
         prepared.check_no_other_rollout()?;
         prepared.check_not_downgrade(launch.no_downgrade)?;
@@ -139,7 +103,7 @@ impl ToolContext {
         let changes = changes.as_ref().map(|changes| report::packages(rollout, changes, MOST_PACKAGES));
         question.changes = changes.unwrap_or_default();
         question.plan_hash = plan_hash.as_deref();
-        if let Some((_, wave)) = resumes.and_then(Resumed::unconfirmed) {
+        if let Some((_, wave)) = resumes.and_then(unconfirmed) {
             question.confirm(wave);
         }
         let allowed = self.settings.revisions.check(question.asked, &question.tiers);
@@ -149,24 +113,52 @@ impl ToolContext {
         Ok(question)
     }
 
-    /// Leaves the rollout to a process of its own. It is on record when this returns.
+    /// Starts the background process of the rollout. The journal has the rollout when this returns.
     fn begin(&self, launch: &Launch<'_>, prepared: Prepared) -> Result<RolloutId, ToolError> {
         let background = Background {
             program: self.settings.program.clone(),
-            // Its events are what a journal lacks of a host in flight.
+            // The output has the phases of hosts in flight, which the journal lacks.
             arguments: vec!["apply".into(), "--json".into()],
             environment: self.settings.environment(self.connection(launch.credential)?),
         };
-        if let Some(resumed) = launch.resumes {
-            return resumed.begin(&background, &self.settings);
+        if let Some(left) = launch.resumes {
+            return self.resume(left, &background);
         }
         let rollout = Arc::new(prepared.rollout);
         background.begin(&rollout, &self.settings.operator.journals)?;
         Ok(rollout.id)
     }
+
+    /// Hands a recorded rollout to a background process, with the confirmation of its next wave.
+    fn resume(&self, left: &Summary, background: &Background) -> Result<RolloutId, ToolError> {
+        let journals = &self.settings.operator.journals;
+        let id = left.rollout.as_ref().ok_or_else(outdated)?.id;
+        let (recorded, mut journal) = journals.take_up(&id.to_string())?;
+        // Checked under the lock: nothing may have happened since the person was asked.
+        if recorded != *left {
+            return Err(outdated());
+        }
+        let at = (self.settings.clock)();
+        // Recording that a wave began confirms it.
+        let confirmed = unconfirmed(left).map(|(wave, _)| EventKind::WaveStarted { wave });
+        let mut events = std::iter::once(EventKind::Resumed).chain(confirmed).map(|kind| Event { at, kind });
+        let recorded = events.try_for_each(|event| journal.record(&event)).and_then(|()| journal.sync());
+        recorded
+            .map_err(|error| ToolError::new("journal_unusable", format!("the journal cannot be written: {error}")))?;
+        background.resume(id, journal, journals)?;
+        Ok(id)
+    }
 }
 
-/// What was settled, unless the call has to be answered before.
+/// Returns the next wave where its plan wants a person to confirm it.
+fn unconfirmed(left: &Summary) -> Option<(WaveIndex, &str)> {
+    let index = left.current();
+    let wave = left.rollout.as_ref()?.plan.waves.get(index).filter(|wave| wave.limits.confirm)?;
+    let began = left.waves.get(index)?.began_at.is_some();
+    (!began).then_some((WaveIndex(index), wave.name.as_str()))
+}
+
+/// Waits until the hosts and the commit are settled, or fails when the call has to be answered.
 pub(super) async fn in_time<T>(
     until: Instant,
     settled: impl Future<Output = Result<T, ToolError>>,

@@ -1,5 +1,5 @@
-//! Which revisions may be deployed to which tier. A branch is root on the host: an assistant that may choose the branch and
-//! can push to it needs no other way in. Pure.
+//! Decides which revisions may be deployed to which tier. A branch is root on the host: an assistant that may choose the
+//! branch and can push to it needs no other way in. Pure.
 
 use std::collections::BTreeSet;
 use std::str::FromStr;
@@ -10,14 +10,14 @@ use thiserror::Error;
 use super::answer::ToolError;
 use crate::protocol::{NameError, Revision, Tier};
 
-/// What each tier takes of which no rule speaks: prod what people review.
+/// The rules of a tier without rules in the settings: prod takes the branches that people review.
 const DEFAULT: [(Tier, &str); 3] = [(Tier::Test, "*"), (Tier::Prod, "main"), (Tier::Prod, "master")];
 
-/// One rule, `TIER=GLOB`: what it matches may be deployed to that tier.
+/// A rule `TIER=GLOB`: revisions that match the glob may be deployed to the tier.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AllowRef {
     tier: Tier,
-    /// A branch or tag by name, in which each `*` stands for any characters, `/` among them, as in git's refspecs.
+    /// The name of a branch or tag. Each `*` matches any characters, also `/`, as in git's refspecs.
     glob: String,
 }
 
@@ -30,13 +30,13 @@ pub enum AllowRefError {
     Form(String),
     #[error(transparent)]
     Tier(#[from] NameError),
-    /// Its glob has a character that no revision has, so it could never match.
+    /// The glob could never match: no revision has this character.
     #[error("the glob {0:?} contains {1:?}: letters, digits, . _ / + - and * are what can match")]
     Character(String, char),
 }
 
 impl RevisionPolicy {
-    /// The policy of these rules. Without a rule, test takes everything, and prod takes `main` and `master`.
+    /// Adds the default rules to tiers without a rule: test takes everything, prod takes `main` and `master`.
     pub fn new(rules: &[AllowRef]) -> Self {
         let is_unsaid = |tier: Tier| rules.iter().all(|rule| rule.tier != tier);
         let default = DEFAULT.into_iter().filter(|(tier, _)| is_unsaid(*tier));
@@ -44,7 +44,7 @@ impl RevisionPolicy {
         Self(rules.iter().cloned().chain(default).collect())
     }
 
-    /// Whether a revision may be deployed to each of these tiers.
+    /// Checks that a revision may be deployed to all of these tiers.
     pub(super) fn check(&self, asked: &Revision, tiers: &BTreeSet<Tier>) -> Result<(), ToolError> {
         for tier in tiers {
             let rules = || self.0.iter().filter(|rule| rule.tier == *tier);
@@ -65,8 +65,8 @@ impl RevisionPolicy {
 }
 
 impl AllowRef {
-    /// A commit is allowed by its whole id, or where everything is: `d*` means `dev` and `docs`, and neither the commit
-    /// `d3adbee…` of somebody's unmerged branch nor, with a forge, of somebody's fork.
+    /// Only a full id or the glob `*` allows a commit: `d*` means `dev` and `docs`, and neither the commit `d3adbee…` of an
+    /// unmerged branch nor, on a forge, of a fork.
     fn allows(&self, asked: &Revision) -> bool {
         match self.glob.as_str() {
             "*" => true,
@@ -81,7 +81,7 @@ impl AllowRef {
     }
 }
 
-/// Whether git or a forge would look for a commit of this id: in full, or the beginning of one.
+/// Whether git or a forge would take a revision for the id of a commit, or the beginning of one.
 fn could_be_commit(asked: &Revision) -> bool {
     asked.commit().is_some() || asked.looks_like_short_commit()
 }
@@ -165,7 +165,7 @@ mod tests {
         assert_eq!("prod=release/*".parse(), Ok(rule));
     }
 
-    /// Says the same as the code in another way: a star takes nothing, or one character and stays.
+    /// Matches in another way than the code: a star takes nothing, or one character and stays.
     fn matches_slowly(pattern: &[u8], name: &[u8]) -> bool {
         match (pattern, name) {
             ([], []) => true,

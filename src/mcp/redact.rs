@@ -1,8 +1,7 @@
-//! What leaves this server, without secrets and without anything that a terminal obeys. Pure.
+//! Removes secrets and control characters from all texts that leave this server. Pure.
 //!
-//! Nothing that is said here should hold a secret in the first place. This is the one gate behind all those places: the
-//! output of git, the log of a host and the arguments of an assistant are written by others. A text is cleaned before it is
-//! cut: half a seed is no longer recognised, and is still most of a secret.
+//! No text should hold a secret in the first place. This is the last gate: git, hosts and assistants write texts that pass
+//! through here. A text is cleaned before it is cut, since half a seed is not recognised and is still most of a secret.
 
 use std::sync::LazyLock;
 
@@ -13,26 +12,26 @@ use serde_json::Value;
 
 use crate::text;
 
-/// Anything like a seed: `S`, the letter of a kind of key, and base32. The beginning of one is a secret too.
+/// Matches seeds: `S`, the letter of a kind of key, and base32. The beginning of a seed is a secret too.
 static SEED: LazyLock<Regex> =
     LazyLock::new(|| Regex::new("S[UANOC][A-Z2-7]{16,}").expect("it is written as regular expressions are"));
 
-/// What of a query may be a secret: the ends of its keys.
+/// The ends of keys in URL queries whose values are secret.
 const SECRET_KEYS: [&str; 4] = ["token", "password", "secret", "key"];
 
 #[derive(Debug, Clone, Default)]
 pub struct Redactor {
-    /// The paths of key files: where a key lies is the first thing that a thief needs to know.
+    /// The paths of key files. The path of a key is the first thing that a thief needs.
     key_files: Vec<String>,
 }
 
 impl Redactor {
-    /// Hides the paths of these files, besides what is a secret anywhere.
+    /// Hides these paths besides seeds, passwords and tokens.
     pub fn new(key_files: impl IntoIterator<Item = String>) -> Self {
         Self { key_files: key_files.into_iter().filter(|path| !path.is_empty()).collect() }
     }
 
-    /// The text as it may be shown: every line [safe](text::safe), without seeds, passwords of URLs and paths of keys.
+    /// Makes every line [safe](text::safe), and hides seeds, secrets in URLs and the paths of keys.
     pub fn clean(&self, text: &str) -> String {
         let lines: Vec<String> = text.lines().map(text::safe).collect();
         let mut clean = lines.join("\n").trim_end().to_owned();
@@ -42,7 +41,7 @@ impl Redactor {
         SEED.replace_all(&without_url_secrets(&clean), "<seed>").into_owned()
     }
 
-    /// The beginning of a text as it may be shown.
+    /// Cleans a text and cuts its end.
     pub(super) fn first(&self, text: &str, bytes: usize) -> String {
         let clean = self.clean(text);
         match clean.get(..clean.floor_char_boundary(bytes)) {
@@ -51,14 +50,14 @@ impl Redactor {
         }
     }
 
-    /// The end of a text as it may be shown.
+    /// Cleans a text and cuts its beginning.
     pub(super) fn last(&self, text: &str, bytes: usize) -> String {
         let clean = self.clean(text);
         let from = clean.ceil_char_boundary(clean.len().saturating_sub(bytes));
         clean.get(from..).unwrap_or_default().to_owned()
     }
 
-    /// Cleans every string in a JSON value, the names of its members too.
+    /// Cleans every string in a JSON value, also the names of members.
     #[must_use]
     pub fn clean_value(&self, value: Value) -> Value {
         match value {
@@ -71,8 +70,7 @@ impl Redactor {
         }
     }
 
-    /// What a call is answered, as it may be shown. A question is cleaned where it is put together: its sealed part must stay
-    /// as it is.
+    /// Cleans the response to a call. A question is cleaned when it is built: its sealed part must stay as it is.
     pub(super) fn clean_answer(&self, answer: &mut Result<CallToolResponse, ErrorData>) {
         match answer {
             Ok(CallToolResponse::Complete(result)) => {
@@ -92,7 +90,7 @@ impl Redactor {
     }
 }
 
-/// The text with URLs that have lost their user and password, and the values of telling keys in their queries.
+/// Removes users and passwords from URLs, and the values of secret keys from their queries.
 fn without_url_secrets(text: &str) -> String {
     let clean = |piece: &str| {
         let (url, after) = piece.split_at(piece.find(ends_url).unwrap_or(piece.len()));
@@ -107,7 +105,7 @@ fn ends_url(c: char) -> bool {
     c.is_whitespace() || matches!(c, '"' | '\'' | '<' | '>' | '`')
 }
 
-/// What follows the scheme of a URL, as far as it may be told.
+/// Removes the secrets from a URL without its scheme.
 fn public(url: &str) -> String {
     let (authority, path) = url.split_at(url.find(['/', '?', '#']).unwrap_or(url.len()));
     let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
@@ -135,7 +133,7 @@ mod tests {
     #[test]
     fn secrets_are_hidden_and_the_rest_stays() {
         let seed = nkeys::KeyPair::new_user().seed().unwrap();
-        // One of six has within it what looks like the beginning of a seed, and is cut there.
+        // One public key in six contains the beginning of a seed, and would be cut there.
         let public = "UDXU4RCSJNZOIQHZNWXHXORDPRTGNJAHAHFRGZNEEJCPQTT2M7NLCNF4";
         let clean = |text: &str| redactor().clean(text).replace(public, "PUBLIC");
         insta::assert_snapshot!(clean(&format!("the seed {seed}, of {public}")), @"the seed <seed>, of PUBLIC");

@@ -1,7 +1,7 @@
-//! What arguments look like, for programs.
+//! Builds the JSON schemas of tool arguments, and reads the arguments.
 //!
-//! The schemas are flat: some clients drop a tool, or the whole session, when a root is a choice or a type may be null. An
-//! optional property is one that may be absent. Results have no schema: their text says all that their data says.
+//! The schemas are flat: some clients drop a tool, or the whole session, when a root has alternatives or a type may be null.
+//! An optional property may be absent. Results have no schema: their text has all of their data.
 
 use std::any::Any;
 use std::fmt::Display;
@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use super::answer::ToolError;
 use crate::protocol::Tier;
 
-/// The schema of a tool's arguments, closed, and without what only costs room. Its description is that of the tool.
+/// Returns the schema of a tool's arguments, without members that only cost room. Its description is that of the tool.
 pub(super) fn input<T: JsonSchema + Any>() -> JsonObject {
     let mut schema = JsonObject::clone(&schema_for_type::<T>());
     schema.retain(|name, _| !["$schema", "title"].contains(&name.as_str()));
@@ -26,7 +26,7 @@ pub(super) fn input<T: JsonSchema + Any>() -> JsonObject {
     schema
 }
 
-/// Reads the arguments of a tool. The error says which of them is wrong, so that an assistant can correct it.
+/// Reads the arguments of a tool. The error names the wrong one, so that an assistant can correct it.
 pub(super) fn arguments<T: DeserializeOwned>(arguments: &JsonObject) -> Result<T, ToolError> {
     let read = |arguments: JsonObject| {
         serde_json::from_value::<T>(Value::Object(arguments)).map_err(|error| error.to_string())
@@ -42,8 +42,8 @@ pub(super) fn arguments<T: DeserializeOwned>(arguments: &JsonObject) -> Result<T
     })
 }
 
-/// Every object has the properties that it names and no others. Formats such as `uint64` are what validators do not know,
-/// and defaults are said only where they are not what leaving a property out suggests.
+/// Refuses other properties than the named ones in every object. Removes formats that validators do not know, such as
+/// `uint64`, and defaults that are false, zero or empty.
 fn close(fields: &mut JsonObject) {
     fields.retain(|key, value| match key.as_str() {
         "format" | "minimum" => value.is_object(),
@@ -64,7 +64,7 @@ pub(super) fn tier(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "enum": Tier::ALL.map(Tier::as_str) })
 }
 
-/// Reads a value in the words of its type: serde's would name what no person may ask for.
+/// Reads a value with `FromStr`, whose error names only the values that a person may ask for.
 pub(super) fn parsed<'de, D: Deserializer<'de>, T: FromStr<Err: Display>>(deserializer: D) -> Result<T, D::Error> {
     String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
 }

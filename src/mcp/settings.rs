@@ -1,35 +1,33 @@
-//! What the server is started with.
+//! Defines the settings of the server.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::approval::ApprovalMode;
 use super::policy::RevisionPolicy;
-use crate::bus::{self, ServerUrl};
+use crate::bus::{self, ClientCert, ServerUrl};
 use crate::operator::OperatorContext;
 
-/// What the server is started with. A client cannot change any of it.
+/// The settings of the server. A client cannot change them.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// How tools connect that reach the test tier only: with the key of a deployer to it.
+    /// The connection of tools that reach only the test tier, with the key of a test deployer.
     pub test: bus::Settings,
-    /// How all other tools connect; without it they do not exist.
+    /// The connection of all other tools, which exist only with it.
     pub admin: Option<bus::Settings>,
-    /// Who deploys. No person is asked about a flake: one that only hosts name has to be accepted before.
+    /// The server asks no person about a flake: one that only hosts name has to be accepted before.
     pub operator: OperatorContext,
     pub revisions: RevisionPolicy,
-    /// Whether a person is asked before anything is deployed outside the test tier.
     pub approval: ApprovalMode,
     pub audit_file: Option<PathBuf>,
-    /// The folder of the plans that there are.
     pub plans_dir: Option<PathBuf>,
-    /// Finds the value of an environment variable that defines an alias, for plans that use one.
+    /// Looks up the environment variable of an alias that a plan uses.
     pub aliases: fn(&str) -> Option<String>,
-    /// This program, which carries rollouts out in a process of its own.
+    /// The program that runs rollouts in the background: this one, except in tests.
     pub program: PathBuf,
     pub tools: ToolFilter,
     pub timeouts: CallTimeouts,
@@ -39,7 +37,7 @@ pub struct Settings {
 #[derive(Debug, Clone, Default)]
 pub struct ToolFilter {
     pub mode: Mode,
-    /// Only these, by name; all where nothing was said.
+    /// The names of the offered tools; `None` offers all.
     pub only: Option<BTreeSet<String>>,
 }
 
@@ -52,9 +50,9 @@ pub enum Mode {
 
 #[derive(Debug, Clone, Copy)]
 pub struct CallTimeouts {
-    /// From the beginning of a call to its answer, at most. Clients give a call up after a minute.
+    /// The limit of a call. Clients give up after a minute.
     pub answer: Duration,
-    /// The longest time without progress towards a client that asked for it.
+    /// The longest time between two progress messages.
     pub progress: Duration,
 }
 
@@ -65,37 +63,35 @@ impl Default for CallTimeouts {
 }
 
 impl Settings {
-    /// The files whose paths are not told.
+    /// Returns the paths of all key files.
     pub(super) fn key_files(&self) -> Vec<String> {
-        let connections = std::iter::once(&self.test).chain(&self.admin);
-        let files = connections.flat_map(|connection| {
-            let tls = connection.client_cert.as_ref().map(|cert| &cert.key);
-            std::iter::once(&connection.nkey_file).chain(tls)
-        });
+        let keys = |connection: &bus::Settings| {
+            let tls = connection.client_cert.as_ref().map(|client| client.key.clone());
+            std::iter::once(connection.nkey_file.clone()).chain(tls)
+        };
+        let files = std::iter::once(&self.test).chain(&self.admin).flat_map(keys);
         files.map(|file| file.display().to_string()).collect()
     }
 
-    /// What `homelab-deploy apply` has to find in its environment to connect in the same way. Other users of the machine
-    /// can read the arguments of a process, and not its environment.
+    /// Returns the environment with which `homelab-deploy apply` connects in the same way. Other users of the machine can read
+    /// the arguments of a process, but not its environment.
     pub(super) fn environment(&self, connection: &bus::Settings) -> Vec<(&'static str, OsString)> {
         let servers: Vec<&str> = connection.servers.iter().map(ServerUrl::with_password).collect();
-        let client_cert = connection.client_cert.as_ref();
-        let files = [
-            ("HOMELAB_DEPLOY_NKEY_FILE", Some(connection.nkey_file.as_path())),
-            ("HOMELAB_DEPLOY_TLS_CA", connection.ca_file.as_deref()),
-            ("HOMELAB_DEPLOY_TLS_CERT", client_cert.map(|client| client.cert.as_path())),
-            ("HOMELAB_DEPLOY_TLS_KEY", client_cert.map(|client| client.key.as_path())),
-            ("HOMELAB_DEPLOY_STATE_DIR", Some(self.operator.journals.state_dir())),
+        let OperatorContext { name, discovery, journals, .. } = &self.operator;
+        let mut environment: Vec<(&str, OsString)> = vec![
+            ("HOMELAB_DEPLOY_NATS_URL", servers.join(",").into()),
+            ("HOMELAB_DEPLOY_NKEY_FILE", connection.nkey_file.clone().into()),
+            ("HOMELAB_DEPLOY_DISCOVER_SUBJECT", discovery.subject.to_string().into()),
+            ("HOMELAB_DEPLOY_OPERATOR", name.into()),
+            ("HOMELAB_DEPLOY_STATE_DIR", journals.state_dir().into()),
+            // No context: this environment has all settings, and the working directory may have a file of contexts.
+            ("HOMELAB_DEPLOY_CONFIG", "/dev/null".into()),
+            ("HOMELAB_DEPLOY_CONTEXT", OsString::new()),
         ];
-        let texts = [
-            ("HOMELAB_DEPLOY_NATS_URL", servers.join(",")),
-            ("HOMELAB_DEPLOY_DISCOVER_SUBJECT", self.operator.discovery.subject.to_string()),
-            ("HOMELAB_DEPLOY_OPERATOR", self.operator.name.clone()),
-            // No context: all of its settings are here, and another file of them may lie where this server was started.
-            ("HOMELAB_DEPLOY_CONFIG", "/dev/null".to_owned()),
-            ("HOMELAB_DEPLOY_CONTEXT", String::new()),
-        ];
-        let files = files.into_iter().filter_map(|(name, file)| Some((name, Path::as_os_str(file?).to_owned())));
-        files.chain(texts.map(|(name, text)| (name, text.into()))).collect()
+        environment.extend(connection.ca_file.clone().map(|file| ("HOMELAB_DEPLOY_TLS_CA", file.into())));
+        if let Some(ClientCert { cert, key }) = &connection.client_cert {
+            environment.extend([("HOMELAB_DEPLOY_TLS_CERT", cert.into()), ("HOMELAB_DEPLOY_TLS_KEY", key.into())]);
+        }
+        environment
     }
 }

@@ -1,4 +1,4 @@
-//! Who answers the roll call. A target that nobody answers to is told as that, with the names to choose from.
+//! Checks targets against the hosts that answer the roll call. An error for an unknown target lists the known names.
 
 use std::collections::BTreeSet;
 
@@ -17,8 +17,8 @@ impl ToolContext {
         Ok(roll_call.call(&mut bus).await?)
     }
 
-    /// That there is not exactly one target, with the hosts and roles to choose from. A schema that said so would make some
-    /// clients drop the tool.
+    /// Returns the error for no target or several, with the names to choose from. A schema that demanded exactly one would make
+    /// some clients drop the tool.
     pub(super) async fn one_target(&self, credential: Credential, tier: Tier, what: &str) -> ToolError {
         let hosts = match self.roll_call(credential, Some(tier)).await {
             Ok(called) => called.hosts,
@@ -32,7 +32,7 @@ impl ToolContext {
     }
 }
 
-/// Makes sure that each host and role that was asked for is there.
+/// Checks that a host answers for each target.
 pub(super) fn check_targets(plan: &Plan, answers: &[HostAnswer]) -> Result<(), ToolError> {
     for target in plan.waves.iter().flat_map(|wave| &wave.targets).map(|selector| &selector.value.target) {
         let Some(tier) = target.tier() else { continue };
@@ -57,7 +57,6 @@ pub(super) fn check_targets(plan: &Plan, answers: &[HostAnswer]) -> Result<(), T
     Ok(())
 }
 
-/// That no such host answers.
 pub(super) fn nobody<'a>(code: &'static str, what: &str, known: impl Iterator<Item = &'a str>) -> ToolError {
     let known = some(known);
     let known = if known.is_empty() { "none does".to_owned() } else { format!("those that do: {known}") };
@@ -76,7 +75,7 @@ pub(super) fn roles<'a>(hosts: impl Iterator<Item = &'a HostReport>) -> impl Ite
     hosts.filter_map(|host| host.role.as_ref().map(Role::as_str))
 }
 
-/// The first of these names, each once.
+/// Lists the first 30 names, each once.
 fn some<'a>(names: impl Iterator<Item = &'a str>) -> String {
     names.collect::<BTreeSet<_>>().into_iter().take(30).collect::<Vec<_>>().join(", ")
 }

@@ -1,5 +1,4 @@
-//! Every tool. What assistants are told about it is the documentation of its arguments; what it does is in the module of its
-//! name.
+//! Lists the tools. The description that assistants see is the doc comment of a tool's arguments.
 
 mod deploy;
 mod hosts;
@@ -23,17 +22,16 @@ struct ToolSpec {
     schema: fn() -> JsonObject,
 }
 
-/// What a tool does to the world.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ToolEffect {
     Reads,
-    /// Reads, and asks the server of a repository.
+    /// Reads, and contacts the server of a repository.
     LooksUp,
     Stops,
     Deploys,
 }
 
-/// The tool that exists only where the server has an administrator's key.
+/// The tool that exists only with the administrator's key.
 const ADMIN_TOOL: &str = "deploy_admin";
 
 const TOOLS: [ToolSpec; 11] = [
@@ -50,12 +48,11 @@ const TOOLS: [ToolSpec; 11] = [
     ToolSpec { name: "rollout_status", effect: Reads, schema: input::<status::StatusArguments> },
 ];
 
-/// The names of all tools, in order.
 pub fn tool_names() -> Vec<&'static str> {
     TOOLS.iter().map(|spec| spec.name).collect()
 }
 
-/// The tools that a server offers. The others are neither listed nor callable.
+/// Returns the tools that the server offers. The others are neither listed nor callable.
 pub(super) fn offered(settings: &Settings) -> Vec<Tool> {
     let filter = &settings.tools;
     let is_offered = |spec: &&ToolSpec| {

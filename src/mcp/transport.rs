@@ -1,4 +1,4 @@
-//! JSON-RPC over lines: what rmcp drops without a word is answered or ignored as the protocol has it.
+//! Implements JSON-RPC over lines. It answers malformed messages, which rmcp would drop silently.
 
 use std::io;
 
@@ -10,21 +10,20 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWrite
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-/// The longest line that is read, in bytes.
+/// The limit of a line, in bytes.
 const MAX_LINE: usize = 4 * 1024 * 1024;
-/// How many messages may wait for a client that does not read.
+/// The limit of unsent messages to a client that does not read.
 const MAX_WAITING: usize = 256;
 
-/// A client at the other end of two pipes.
 pub(super) struct LineTransport<R> {
     input: BufReader<R>,
     line: Vec<u8>,
-    /// Whether the rest of a line that is too long is left out.
+    /// Whether the rest of an overlong line is being dropped.
     is_skipping: bool,
-    /// Whether a request came, with which the conversation begins.
+    /// Whether the client has sent its first request.
     has_begun: bool,
     output: Option<mpsc::Sender<Vec<u8>>>,
-    /// Writes whole lines one after the other, whichever task they come from.
+    /// The task that writes the lines of all tasks, one whole line after the other.
     writer: JoinSet<()>,
 }
 
@@ -43,7 +42,7 @@ impl<R: AsyncRead + Send + Unpin> LineTransport<R> {
         Self { input, line: Vec::new(), is_skipping: false, has_begun: false, output: Some(sender), writer }
     }
 
-    /// The next whole line; `None` at the end. May be dropped meanwhile: what was read stays.
+    /// Reads the next line; `None` at the end of the input. Cancel safe: `line` keeps what was read.
     async fn next_line(&mut self) -> Option<Vec<u8>> {
         loop {
             let room = (MAX_LINE + 1).saturating_sub(self.line.len()) as u64;
@@ -63,7 +62,7 @@ impl<R: AsyncRead + Send + Unpin> LineTransport<R> {
         }
     }
 
-    /// Answers what is no message. A client that does not read its answers misses this one.
+    /// Answers a malformed message. A client that does not read its responses misses this one.
     fn refuse(&self, id: &Value, code: i32, message: &str) {
         let error = json!({ "jsonrpc": "2.0", "id": id, "error": { "code": code, "message": message } });
         if let Some(output) = &self.output {
@@ -71,7 +70,7 @@ impl<R: AsyncRead + Send + Unpin> LineTransport<R> {
         }
     }
 
-    /// What a line says; `None` where it was refused or is ignored.
+    /// Parses a line; `None` when it was refused or is ignored.
     fn message(&mut self, line: &[u8]) -> Option<RxJsonRpcMessage<RoleServer>> {
         if line.trim_ascii().is_empty() {
             return None;
@@ -83,7 +82,7 @@ impl<R: AsyncRead + Send + Unpin> LineTransport<R> {
         let id = value.get("id").filter(|id| id.is_string() || id.is_number()).cloned();
         let is_request = id.is_some() && value.get("method").is_some();
         if !self.has_begun && !is_request && value.is_object() {
-            // Notifications and answers to what was never asked.
+            // Before the first request, notifications and responses are ignored.
             return None;
         }
         match serde_json::from_value(value.clone()) {

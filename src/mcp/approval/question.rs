@@ -1,4 +1,4 @@
-//! What a person is asked. An approval is good for all that it shows.
+//! Defines the question to an approver. An approval covers all that the question shows.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -12,36 +12,35 @@ use crate::protocol::{HostName, Revision, Tier};
 use crate::rollout::Rollout;
 use crate::text::safe;
 
-/// The most hosts and steps that are named; the others are counted.
+/// The most hosts and steps that are listed.
 const MOST_NAMED: usize = 40;
 
 #[derive(Debug, Clone, Serialize)]
 pub(in crate::mcp) struct Question<'a> {
-    /// The tool that would do it, and its arguments.
     tool: &'a str,
     arguments: &'a JsonObject,
     pub(super) phrase: String,
-    /// The tiers that it touches, the one with the least power first.
+    /// The tiers that the rollout may reach, the lowest first.
     pub(in crate::mcp) tiers: BTreeSet<Tier>,
-    /// Whether it touches another tier than test, or a wave whose plan wants a person to confirm it.
+    /// Whether the rollout may reach beyond test, or a person has to confirm its wave.
     pub(super) needs_a_person: bool,
     hosts: Vec<&'a HostName>,
-    /// What happens to the hosts, a line for each wave.
+    /// Hooks and waves, a line each.
     steps: Vec<String>,
-    /// The hosts that go back in history, each with the commit that it runs.
+    /// The hosts that go back in history, a line each.
     back: Vec<String>,
-    /// What changes on the hosts, as lines for people; empty where that is not known.
+    /// The package changes, a line each; empty when they are unknown.
     pub(in crate::mcp) changes: Vec<String>,
     pub(in crate::mcp) asked: &'a Revision,
-    /// The commit that it is now, which would be deployed.
+    /// The commit of the asked revision, which would be deployed.
     pub(super) commit: &'a Revision,
-    /// What `preview_plan` returned.
+    /// The hash that `preview_plan` returned.
     pub(in crate::mcp) plan_hash: Option<&'a str>,
 }
 
 impl<'a> Question<'a> {
-    /// Whether a tool with these arguments may carry out what was prepared. `phrase` is what to type: the target as plans
-    /// write it, such as `prod.role.dns`, or the name of the plan.
+    /// Asks whether a call may start a rollout. The person types `phrase`: the target as plans write it, such as
+    /// `prod.role.dns`, or the name of the plan.
     pub(in crate::mcp) fn about(
         tool: &'a str,
         arguments: &'a JsonObject,
@@ -70,31 +69,31 @@ impl<'a> Question<'a> {
         }
     }
 
-    /// Lets a yes confirm a wave as well, whose plan wants that of a person.
+    /// Makes the approval confirm a wave as well.
     pub(in crate::mcp) fn confirm(&mut self, wave: &str) {
         self.needs_a_person = true;
         self.steps.push(safe(&format!("this confirms wave {wave}")));
     }
 
-    /// All of it, as bytes that differ when anything in it does.
+    /// Serializes the question: an approval is bound to these bytes.
     pub(in crate::mcp) fn binding(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("names and texts only, so this cannot fail")
     }
 }
 
-/// A program that would run on this machine to be told of the rollout.
+/// Describes a hook, a program that would run on this machine.
 fn told((hook, command): (&Hook, &Vec<String>)) -> String {
     safe(&format!("{hook}: runs {} here", command.join(" ")))
 }
 
-/// What a wave does, with the command that would run on this machine.
+/// Describes a wave, with the check that would run on this machine.
 fn step(wave: &ResolvedWave) -> String {
     let hosts: Vec<&str> = wave.hosts.iter().map(|host| host.hostname.as_str()).collect();
     let check = wave.limits.check.as_ref().map(|check| format!(", then runs {} here", check.command.join(" ")));
     safe(&format!("{}: {} {}{}", wave.name, wave.action, some(&hosts), check.unwrap_or_default()))
 }
 
-/// The first names, and how many more there are.
+/// Lists the first names and counts the others.
 fn some(names: &[&str]) -> String {
     match names.len().saturating_sub(MOST_NAMED) {
         0 => names.join(", "),

@@ -1,4 +1,4 @@
-//! The typed word, and what an approval is good for. How the question gets to a client and back is tested with one.
+//! Tests the typed phrase and the validity of approvals. Integration tests with a client cover the exchange.
 
 use std::cell::Cell;
 
@@ -13,7 +13,7 @@ use crate::protocol::{Action, HostName, Tier};
 use crate::rollout::Rollout;
 
 thread_local! {
-    /// How long ago it was noon, in seconds.
+    /// The seconds since noon.
     static AFTER_NOON: Cell<i64> = const { Cell::new(0) };
 }
 
@@ -22,7 +22,7 @@ fn clock() -> Timestamp {
     noon + jiff::SignedDuration::from_secs(AFTER_NOON.get())
 }
 
-/// A call, and the rollout that it would begin.
+/// A call with the rollout that it would start.
 #[derive(Debug, Clone)]
 struct Deed {
     tool: &'static str,
@@ -57,7 +57,7 @@ impl Deed {
     }
 }
 
-/// A rollout to these hosts, each as `<tier>.<host>`.
+/// Returns a rollout to hosts, each as `<tier>.<host>`.
 fn rollout(hosts: &[&str]) -> Rollout {
     let waves = json!([{
         "name": "all", "action": "switch", "hosts": hosts.iter().copied().map(host).collect::<Vec<_>>(), "max_parallel": 1,
@@ -89,7 +89,7 @@ fn call(state: Option<&str>, answer: Option<Value>) -> CallToolRequestParams {
     request
 }
 
-/// Calls for the first time, and returns what the answer has to come with.
+/// Calls for the first time, and returns the state that the answer has to come with.
 fn asked(approvals: &Approvals, deed: &Deed) -> String {
     match approvals.take_answer(&deed.question(), &call(None, None)).unwrap() {
         ApprovalOutcome::Asked(question) => question.request_state.unwrap(),
@@ -101,7 +101,7 @@ fn typed(text: &str) -> Value {
     json!({"action": "accept", "content": {"approval": text}})
 }
 
-/// Calls again with an answer; what comes of it in a word.
+/// Calls again with an answer, and returns `given` or the code of the error.
 fn again(approvals: &Approvals, deed: &Deed, state: &str, answer: Value) -> &'static str {
     match approvals.take_answer(&deed.question(), &call(Some(state), Some(answer))) {
         Ok(ApprovalOutcome::Given) => "given",
@@ -203,7 +203,7 @@ fn an_approval_holds_for_ten_minutes() {
     assert_eq!(again(&approvals, &deed, &early, typed("prod.role.dns")), "given");
     AFTER_NOON.set(600);
     assert_eq!(again(&approvals, &deed, &late, typed("prod.role.dns")), "approval_expired");
-    // By now the server has forgotten that it was spent, and still refuses it.
+    // The server has forgotten by now that it was used, and still refuses it.
     AFTER_NOON.set(6000);
     assert_eq!(again(&approvals, &deed, &late, typed("prod.role.dns")), "approval_expired");
     assert_eq!(again(&approvals, &deed, &early, typed("prod.role.dns")), "approval_expired");

@@ -1,4 +1,4 @@
-//! `deploy`, `deploy_admin` and `rollback`: one commit for a host, a role or a tier, or the one that they ran before.
+//! Implements `deploy`, `deploy_admin` and `rollback`.
 
 use rmcp::model::{CallToolResponse, JsonObject};
 use rmcp::schemars::{self, JsonSchema};
@@ -23,15 +23,13 @@ pub(super) struct DeployArguments {
     #[schemars(schema_with = "schema::tier")]
     tier: Tier,
     /// The host. Give exactly one of hostname, all and role.
-    #[serde(default)]
-    #[schemars(with = "String")]
+    #[schemars(with = "String", default)]
     hostname: Option<HostName>,
     /// true: every host of the tier that answers.
     #[serde(default)]
     all: bool,
     /// The hosts of the tier and this role that answer.
-    #[serde(default)]
-    #[schemars(with = "String")]
+    #[schemars(with = "String", default)]
     role: Option<Role>,
     /// Branch, tag or commit id.
     #[serde(default = "master")]
@@ -59,7 +57,7 @@ pub(super) struct RollbackArguments {
     rollout_id: Option<String>,
 }
 
-/// What `deploy` takes: the same as `deploy_admin`, without `tier`.
+/// Returns the schema of `deploy`: that of `deploy_admin` without `tier`.
 pub(super) fn input_without_tier() -> JsonObject {
     let mut schema = schema::input::<DeployArguments>();
     schema.remove("required");

@@ -1,4 +1,4 @@
-//! `list_hosts`: which hosts are there, what they run, and how far behind a branch they are.
+//! Implements `list_hosts`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -39,7 +39,7 @@ pub(super) struct HostsArguments {
 }
 
 pub(super) async fn list(context: &ToolContext, asked: HostsArguments) -> Result<CallToolResponse, ToolError> {
-    // Each key hears the hosts of its own tier; an administrator's hears all.
+    // The test key hears only test hosts; the administrator's hears all.
     let is_enough = asked.tier == Some(Tier::Test) || context.settings.admin.is_none();
     let credential = if is_enough { Credential::Test } else { Credential::Admin };
     let called = context.roll_call(credential, asked.tier).await?;
@@ -83,7 +83,7 @@ pub(super) async fn list(context: &ToolContext, asked: HostsArguments) -> Result
     Ok(fitting(told, "hosts"))
 }
 
-/// A host in the list, with the subjects of the commits that it lacks.
+/// Describes a host, with the subjects of the commits that it lacks.
 fn listed(report: &HostReport, missing: Option<&Vec<String>>, context: &ToolContext) -> Value {
     let short = |text: &str| context.redactor.first(text, 100);
     let problem = |problem: &Problem| format!("{BY_HOST}{}", context.redactor.first(&problem.message, 200));
@@ -106,7 +106,7 @@ fn listed(report: &HostReport, missing: Option<&Vec<String>>, context: &ToolCont
     })
 }
 
-/// The commit of a branch, and what each commit that hosts run lacks of it, where that is known.
+/// Returns the commit of a branch, and for each commit that hosts run the subjects of the missing commits, where known.
 async fn behind(
     context: &ToolContext,
     branch: &Revision,
@@ -132,7 +132,6 @@ async fn behind(
     Ok((tip, known))
 }
 
-/// That no host is called so or has this role, with the names to choose from.
 fn unknown(asked: &HostsArguments, all: &[HostAnswer]) -> ToolError {
     match (&asked.hostname, &asked.role) {
         (Some(host), _) if !reports(all).any(|report| report.hostname == *host) => {

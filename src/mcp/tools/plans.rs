@@ -1,4 +1,4 @@
-//! `list_plans`, `preview_plan` and `apply_plan`: rollouts that a person wrote down.
+//! Implements `list_plans`, `preview_plan` and `apply_plan`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -23,7 +23,6 @@ use crate::plan::{ResolvedHost, ResolvedPlan, ResolvedWave};
 use crate::protocol::{HostName, Revision, Tier};
 use crate::report;
 
-/// The longest name of a plan, in bytes.
 const MAX_NAME_BYTES: usize = 63;
 
 /// List the plans for rollouts in waves.
@@ -39,8 +38,7 @@ pub(super) struct PreviewArguments {
     /// The name of the plan.
     plan: String,
     /// The name of the last wave to run.
-    #[serde(default)]
-    #[schemars(with = "String")]
+    #[schemars(with = "String", default)]
     until: Option<String>,
     /// Hosts to leave out.
     #[serde(default)]
@@ -58,8 +56,7 @@ pub(super) struct ApplyArguments {
     /// `plan_hash` of its preview.
     plan_hash: String,
     /// The name of the last wave to run, as previewed.
-    #[serde(default)]
-    #[schemars(with = "String")]
+    #[schemars(with = "String", default)]
     until: Option<String>,
     /// Hosts to leave out, as previewed.
     #[serde(default)]
@@ -74,7 +71,7 @@ pub(super) fn list(context: &ToolContext) -> CallToolResponse {
     fitting(json!({ "summary": summary, "plans": plans, "more": 0 }), "plans")
 }
 
-/// A plan in the list; `None` where this server has no key for it.
+/// Describes a plan; `None` when this server has no key for it.
 fn listed(context: &ToolContext, name: &str) -> Option<Value> {
     let file = match read(context, name) {
         Ok(file) => file,
@@ -106,7 +103,7 @@ pub(super) async fn apply(context: &ToolContext, call: ToolCall<'_>) -> Result<C
     let credential = Credential::for_tiers(&read(context, name)?.plan.tiers());
     let (phrase, plan_hash) = (name.clone(), Some(previewed.plan_hash.clone()));
     let launch = Launch { call, phrase, credential, no_downgrade: &Tier::ALL, plan_hash, resumes: None };
-    // The file is read anew each time.
+    // Reads the file again for each preparation.
     let settle = async || {
         let (prepared, hash) = prepare(context, name, previewed.until.as_deref(), &previewed.exclude).await?;
         if hash == previewed.plan_hash {
@@ -119,7 +116,7 @@ pub(super) async fn apply(context: &ToolContext, call: ToolCall<'_>) -> Result<C
     context.launch(launch, settle).await
 }
 
-/// Settles a plan up to a wave and without some hosts, and returns the hash of what that shows.
+/// Prepares a plan up to a wave and without some hosts, and returns the hash of its preview.
 async fn prepare(
     context: &ToolContext,
     name: &str,
@@ -157,7 +154,7 @@ fn read(context: &ToolContext, name: &str) -> Result<PlanFile, ToolError> {
     Ok(PlanFile::read(&path(context.settings.plans_dir.as_deref(), name)?, &context.settings.aliases)?)
 }
 
-/// The names of all plans in a folder that can be read, in order.
+/// Returns the sorted names of the plans in a folder.
 fn names(folder: Option<&Path>) -> Vec<String> {
     let entries = folder.and_then(|folder| folder.read_dir().ok()).into_iter().flatten();
     let paths = entries.filter_map(|entry| entry.ok().map(|entry| entry.path()));
@@ -165,7 +162,7 @@ fn names(folder: Option<&Path>) -> Vec<String> {
     names.filter(|name| path(folder, name).is_ok()).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-/// The path of a plan's file: within the folder, also when it is a link.
+/// Returns the path of a plan's file. A link must not lead out of the folder.
 fn path(folder: Option<&Path>, name: &str) -> Result<PathBuf, ToolError> {
     if !is_name(name) {
         let shown: String = name.chars().take(80).collect();
@@ -181,13 +178,13 @@ fn path(folder: Option<&Path>, name: &str) -> Result<PathBuf, ToolError> {
     })
 }
 
-/// Whether this can be the name of a plan: lower-case letters, digits and `-`, not beginning with `-`. So it is never a path.
+/// Whether this can be the name of a plan, which is never a path.
 fn is_name(text: &str) -> bool {
     let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     (1..=MAX_NAME_BYTES).contains(&text.len()) && text.chars().all(allowed) && !text.starts_with('-')
 }
 
-/// What a plan means now; `hash` changes when that does.
+/// Builds the preview of a prepared plan.
 fn preview(prepared: &Prepared, hash: &str, redactor: &Redactor) -> CallToolResponse {
     let Prepared { rollout, warnings, ahead, changes, .. } = prepared;
     let plan = &rollout.plan;
@@ -216,9 +213,9 @@ fn preview(prepared: &Prepared, hash: &str, redactor: &Redactor) -> CallToolResp
         "subject": rollout.subject.as_ref().map(|subject| format!("{BY_REPOSITORY}{}", redactor.first(subject, 200))),
         "tiers": plan.tiers().into_iter().map(Tier::as_str).collect::<Vec<_>>(),
         "warnings": warnings.iter().take(10).map(|warning| redactor.first(warning, 300)).collect::<Vec<_>>(),
-        // Whole commands: they would run on the machine of this server.
+        // Not cut: these commands would run on the machine of this server.
         "hooks": plan.hooks.iter().map(|(hook, command)| (hook.as_str(), redactor.clean(&command.join(" ")))).collect::<BTreeMap<_, _>>(),
-        // What hosts that get built systems would have other versions of; null where it is not known.
+        // The package changes of hosts that get built systems; null when they are unknown.
         "changes": changes.map(|lines| lines.iter().map(|line| redactor.first(line, 200)).collect::<Vec<_>>()),
         "waves": waves_of(plan, redactor),
         "hosts": hosts.take(MAX_HOSTS).map(|(of, it)| host(of, it)).collect::<Vec<_>>(),
@@ -238,14 +235,14 @@ fn waves_of(plan: &ResolvedPlan, redactor: &Redactor) -> Vec<Value> {
             "max_failures": limits.max_failures,
             "bake_s": plan.bake_time(index).as_secs(),
             "confirm": limits.confirm.then_some("a person is asked before it"),
-            // The whole command: it would run on the machine of this server.
+            // Not cut: the command would run on the machine of this server.
             "check": limits.check.as_ref().map(|check| redactor.clean(&check.command.join(" "))),
         })
     };
     plan.waves.iter().enumerate().take(MAX_WAVES).map(wave).collect()
 }
 
-/// Stands for everything that a preview shows: the text of the plan, its part, its hosts, their systems, and the commit.
+/// Hashes all that a preview shows: the text of the plan, its part, its hosts, their systems, and the commit.
 fn plan_hash(text: &str, until: Option<&str>, exclude: &[HostName], prepared: &Prepared) -> String {
     let waves = prepared.rollout.plan.waves.iter();
     let waves: Vec<_> = waves
@@ -256,7 +253,7 @@ fn plan_hash(text: &str, until: Option<&str>, exclude: &[HostName], prepared: &P
         .collect();
     let shown = serde_json::to_vec(&(text, until, exclude, prepared.rollout.revision.as_str(), waves));
     let shown = shown.expect("texts only, so this cannot fail");
-    // Half of it is enough that no two previews share it.
+    // 128 bits are enough to tell previews apart.
     let half = Sha256::digest(shown).first_chunk().copied().unwrap_or_default();
     format!("{:032x}", u128::from_be_bytes(half))
 }

@@ -1,4 +1,4 @@
-//! `rollout_status`, `abort_rollout`, `resume_rollout` and `host_log`: rollouts that there are, from whatever end they began.
+//! Implements `rollout_status`, `abort_rollout`, `resume_rollout` and `host_log`.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::mcp::answer::{ToolError, answer, fitting};
 use crate::mcp::boundary::Credential;
 use crate::mcp::call::{Progress, ToolCall};
 use crate::mcp::context::{ToolContext, is_resumable, is_running};
-use crate::mcp::launch::{Launch, Resumed};
+use crate::mcp::launch::Launch;
 use crate::mcp::schema;
 use crate::mcp::status::StatusReport;
 use crate::operator::journal::Recorded;
@@ -24,7 +24,7 @@ use crate::report::{Liveness, outcome};
 use crate::rollout::Summary;
 
 const MAX_LISTED: usize = 20;
-/// The longest that a call may wait, in seconds.
+/// The limit of `wait_seconds`.
 const MAX_WAIT: u64 = 45;
 
 /// Tell what became of a deployment or rollout, also one that a person began on this machine, and wait for its end. Only state
@@ -69,8 +69,7 @@ pub(super) struct LogArguments {
     #[schemars(with = "String")]
     hostname: HostName,
     /// The rollout. Without it: the latest in which the host failed.
-    #[serde(default)]
-    #[schemars(with = "String")]
+    #[schemars(with = "String", default)]
     rollout_id: Option<String>,
 }
 
@@ -155,8 +154,7 @@ pub(super) async fn resume(context: &ToolContext, call: ToolCall<'_>) -> Result<
         credential.check(&prepared.rollout.plan)?;
         Ok(prepared)
     };
-    let resumes = Some(Resumed { rollout: &rollout, summary: &recorded.summary });
-    let phrase = rollout.name().to_owned();
+    let (phrase, resumes) = (rollout.name().to_owned(), Some(&recorded.summary));
     let launch = Launch { call, phrase, credential, no_downgrade: &Tier::ALL, plan_hash: None, resumes };
     context.launch(launch, settle).await
 }
