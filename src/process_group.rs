@@ -1,5 +1,6 @@
 //! A program with all that it starts, and waiting for its answer.
 
+use std::future::pending;
 use std::io;
 use std::os::fd::AsFd;
 use std::process::{ExitStatus, Output, Stdio};
@@ -10,27 +11,32 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
+use crate::text::safe;
+
 /// The longest answer that is read, in bytes: some ten thousand branches and tags.
 const MAX_ANSWER: usize = 4 * 1024 * 1024;
 
 /// How much is kept of what a program says beside its answer, in bytes. The end of it says why it failed.
 const MAX_SAID: usize = 64 * 1024;
 
+/// The longest end of what a program says beside its answer in which its last line is looked for, in bytes.
+const LAST_LINE_BYTES: usize = 1024;
+
 /// The processes of a program that leads a group of its own. They are ended with this value, unless the program has ended
 /// by itself.
-pub(crate) struct Group {
+struct Group {
     leader: Option<Pid>,
     signal: Signal,
 }
 
 impl Group {
     /// The group that this program leads, and the signal that ends it.
-    pub(crate) fn led_by(child: &Child, signal: Signal) -> Self {
+    fn led_by(child: &Child, signal: Signal) -> Self {
         Self { leader: child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw), signal }
     }
 
     /// The program ended by itself. Its process id may soon be that of another program.
-    pub(crate) fn ended(mut self) {
+    fn ended(mut self) {
         self.leader = None;
     }
 }
@@ -54,7 +60,7 @@ pub(crate) async fn output_within(command: &mut Command, limit: Duration) -> io:
 
 /// The same for an answer of at most so many bytes.
 pub(crate) async fn output_up_to(command: &mut Command, limit: Duration, most: usize) -> io::Result<Output> {
-    let mut child = spawn(command.stdin(Stdio::null()))?;
+    let mut child = spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()))?;
     // git that is asked to end takes its locks along, which one that is killed does not.
     let group = Group::led_by(&child, Signal::TERM);
     let output = timeout(limit, follow(&mut child, most)).await??;
@@ -69,74 +75,84 @@ pub(crate) async fn output_shown(command: &mut Command) -> io::Result<Output> {
     command.spawn()?.wait_with_output().await
 }
 
-/// The same of a program that reads this, or as much of it as it likes. It is killed where the other is asked to end.
-pub(crate) async fn output_of_fed(command: &mut Command, input: &[u8], limit: Duration) -> io::Result<Output> {
-    let mut child = spawn(command.stdin(Stdio::piped()))?;
+/// Runs a program that has no answer, and that reads this, or as much of it as it likes. Returns how it ended, and the last line
+/// of what it said, where it tells why it gives up. It is killed where others are asked to end.
+pub(crate) async fn end_of(
+    command: &mut Command,
+    input: &[u8],
+    limit: Duration,
+) -> io::Result<(ExitStatus, Option<String>)> {
+    let mut child = spawn(command.stdin(Stdio::piped()).stdout(Stdio::null()))?;
     let group = Group::led_by(&child, Signal::KILL);
     let stdin = child.stdin.take();
     let feed = async {
         if let Some(mut stdin) = stdin {
             stdin.write_all(input).await.ok();
         }
-        std::future::pending::<()>().await;
+        pending::<()>().await;
     };
     let output = async {
         tokio::select! {
-            output = follow(&mut child, MAX_ANSWER) => output,
+            output = follow(&mut child, 0) => output,
             () = feed => Err(io::ErrorKind::BrokenPipe.into()),
         }
     };
-    let output = timeout(limit, output).await??;
+    let Output { status, mut stderr, .. } = timeout(limit, output).await??;
     group.ended();
-    Ok(output)
+    keep_last(&mut stderr, LAST_LINE_BYTES);
+    let said = String::from_utf8_lossy(&stderr);
+    Ok((status, said.lines().map(str::trim).rfind(|line| !line.is_empty()).map(safe)))
 }
 
+/// Starts a program in a group of its own, so that all that it starts can be ended with it, and Ctrl-C is not for it.
 fn spawn(command: &mut Command) -> io::Result<Child> {
-    command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).spawn()
+    command.stderr(Stdio::piped()).process_group(0).spawn()
 }
 
 async fn follow(child: &mut Child, most: usize) -> io::Result<Output> {
-    let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
-        return Err(io::Error::other("its output cannot be read"));
-    };
-    let (mut answer, mut said) = (Pipe::of(stdout), Pipe::of(stderr));
-    let status: ExitStatus = loop {
+    let (mut answer, mut said) = (Pipe::of(child.stdout.take()), Pipe::of(child.stderr.take()));
+    let status = loop {
         tokio::select! {
             status = child.wait() => break status?,
-            read = answer.read(), if answer.is_open => read?,
-            read = said.read(), if said.is_open => read?,
+            read = answer.read() => read?,
+            read = said.read() => read?,
         }
         answer.is_within(most)?;
-        said.keep_last(MAX_SAID);
+        keep_last(&mut said.bytes, MAX_SAID);
     };
     answer.drain(most);
     answer.is_within(most)?;
-    said.drain(most);
-    said.keep_last(MAX_SAID);
+    said.drain(MAX_ANSWER);
+    keep_last(&mut said.bytes, MAX_SAID);
     Ok(Output { status, stdout: answer.bytes, stderr: said.bytes })
 }
 
+/// What a program writes, until it has closed this end of it.
 struct Pipe<P> {
-    end: P,
+    end: Option<P>,
     bytes: Vec<u8>,
-    is_open: bool,
 }
 
 impl<P: AsyncRead + AsFd + Unpin> Pipe<P> {
-    const fn of(end: P) -> Self {
-        Self { end, bytes: Vec::new(), is_open: true }
+    const fn of(end: Option<P>) -> Self {
+        Self { end, bytes: Vec::new() }
     }
 
+    /// Takes what comes next; waits without end where nothing does.
     async fn read(&mut self) -> io::Result<()> {
-        self.is_open = self.end.read_buf(&mut self.bytes).await? > 0;
+        let Some(end) = &mut self.end else { return pending().await };
+        if end.read_buf(&mut self.bytes).await? == 0 {
+            self.end = None;
+        }
         Ok(())
     }
 
     /// Takes what the program had written when it ended. Others may still hold the pipe open, so that it has no end.
     fn drain(&mut self, most: usize) {
+        let Some(end) = &self.end else { return };
         let mut buffer = [0; 8 * 1024];
         while self.bytes.len() <= most
-            && let Ok(length @ 1..) = rustix::io::read(&self.end, &mut buffer)
+            && let Ok(length @ 1..) = rustix::io::read(end, &mut buffer)
         {
             self.bytes.extend_from_slice(buffer.get(..length).unwrap_or_default());
         }
@@ -146,11 +162,11 @@ impl<P: AsyncRead + AsFd + Unpin> Pipe<P> {
         let is_too_long = || io::Error::new(io::ErrorKind::FileTooLarge, format!("its answer is over {bound} bytes"));
         if self.bytes.len() > bound { Err(is_too_long()) } else { Ok(()) }
     }
+}
 
-    fn keep_last(&mut self, bound: usize) {
-        let surplus = self.bytes.len().saturating_sub(bound);
-        self.bytes.drain(..surplus);
-    }
+fn keep_last(bytes: &mut Vec<u8>, bound: usize) {
+    let surplus = bytes.len().saturating_sub(bound);
+    bytes.drain(..surplus);
 }
 
 #[cfg(test)]
