@@ -49,8 +49,8 @@ use self::metrics::{Exporter, Metrics};
 pub use self::problems::{ask, missing};
 pub use self::run::UnitEnd;
 use self::service::{Past, Service};
-use self::state_dir::StateDir;
 pub use self::state_dir::StateError;
+use self::state_dir::{RecoveredState, StateDir};
 pub use self::watchdog::Watchdog;
 use crate::bus::{Bus, BusError, Settings};
 
@@ -88,17 +88,12 @@ pub async fn listen(
     mut watchdog: Watchdog,
     stop: impl Future<Output = ()>,
 ) -> Result<(), ListenerError> {
-    let (state_dir, mut recovered) = StateDir::open(&config.state_dir, config.runtime_dir.as_deref())?;
+    let (state_dir, recovered) = StateDir::open(&config.state_dir, config.runtime_dir.as_deref())?;
+    let RecoveredState { finals, damaged, undelivered, unfinished } = recovered;
     let mut history = RequestHistory::new(config.hostname.clone());
-    for (spec, response) in recovered.finals.drain(..) {
-        history.ended(spec, response);
-    }
-    for (name, end) in recovered.damaged.drain(..) {
-        history.damaged(name, end);
-    }
-    let mut metrics = Metrics::new();
-    metrics.recall(&history);
-    let (metrics, watched) = watch::channel(metrics);
+    finals.into_iter().for_each(|(spec, response)| history.ended(spec, response));
+    damaged.into_iter().for_each(|(name, end)| history.damaged(name, end));
+    let (metrics, watched) = watch::channel(Metrics::of(&history));
     let mut tasks = JoinSet::new();
     if let Some(address) = config.metrics_listen {
         let exporter = Exporter::bind(address, watched, Host::new(config.root.clone())).await;
@@ -110,7 +105,7 @@ pub async fn listen(
         bus = connect(settings, &mut watchdog) => bus?,
         () = &mut stop => return Ok(()),
     };
-    let past = Past { state_dir, history, recovered };
+    let past = Past { state_dir, history, undelivered, unfinished };
     // On the heap, since every future above would hold all of the loop's otherwise.
     Box::pin(Service::new(config, (bus.client, bus.renewal), past, watchdog, metrics).serve(bus.events, stop)).await
 }

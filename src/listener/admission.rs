@@ -145,6 +145,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::listener::history::Stage;
     use crate::listener::publisher::May;
     use crate::listener::run::Spec;
     use crate::listener::run::tests::spec;
@@ -184,7 +185,7 @@ mod tests {
         insta::assert_snapshot!(said(&ask(&request("a", 10), 5, &history)), @"accept a");
         history.accepted(spec("a"));
         insta::assert_snapshot!(said(&ask(&request("a", 10), 6, &history)), @"to deploy.responses.a: accepted");
-        history.started();
+        history.reached(Stage::Running);
         insta::assert_snapshot!(said(&ask(&request("a", 10), 60, &history)), @"to deploy.responses.a: started");
         insta::assert_snapshot!(said(&ask(&request("b", 70), 60, &history)), @"already_running: busy with a of ops@desk since 2026-11-23T10:00:00Z");
         insta::assert_snapshot!(said(&ask(&request("b", 50), 60, &history)), @"expired: the request was over 10s ago: it was long on its way, or the clock here, which shows 2026-11-18T11:07:40Z, or that of the deployer is wrong");
@@ -254,7 +255,7 @@ mod tests {
         insta::assert_snapshot!(said(&ask(&confirmation("a"), 5, &history)), @"invalid_request: a is not known here, so there is nothing to confirm");
         history.accepted(spec("a"));
         insta::assert_snapshot!(said(&ask(&confirmation("a"), 5, &history)), @"to deploy.responses.a: accepted");
-        history.started();
+        history.reached(Stage::Running);
         // However late: it is the host that decides how long it waits.
         insta::assert_snapshot!(said(&ask(&confirmation("a"), 500, &history)), @"confirm a, to deploy.responses.a: started");
         insta::assert_snapshot!(said(&ask(&confirmation("b"), 5, &history)), @"invalid_request: b is not known here, so there is nothing to confirm");

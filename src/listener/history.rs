@@ -5,54 +5,47 @@ use std::collections::{HashMap, VecDeque};
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::run::Spec;
-use super::state_dir::{FINALS, name_of};
+use super::run::{Spec, name_of};
 use crate::protocol::{Action, BusyWith, Commit, ErrorCode, HostName, LastRun, ReplySubject, Response, Status};
 
+/// How many runs that have ended are remembered.
+pub(super) const FINALS: usize = 200;
+
 /// How many rejections are remembered, and in how many bytes. Others cause any number of them, of any length.
-const REJECTIONS: Bound = Bound { responses: 1_000, bytes: 512 * 1024 };
+const REJECTIONS: usize = 1_000;
+const REJECTION_BYTES: usize = 512 * 1024;
 
 #[derive(Debug)]
 pub(super) struct RequestHistory {
     hostname: HostName,
     pub(super) current: Option<Current>,
-    pub(super) last: Option<(Spec, Response)>,
-    /// The last run that may have changed the host: key, action and end.
-    standing: Option<(String, Action, Response)>,
-    pub(super) last_deployed: Option<Deployed>,
-    finals: Recent,
-    rejections: Recent,
+    /// The runs that ended, the oldest first.
+    ended: VecDeque<(Spec, Response)>,
+    rejections: Rejections,
     /// Runs whose key cannot be read any more, by what every key leads to.
     damaged: HashMap<Uuid, Response>,
-}
-
-/// What was brought to run, and the system that this made.
-#[derive(Debug, Clone)]
-pub(super) struct Deployed {
-    pub(super) commit: Commit,
-    system: Option<String>,
 }
 
 /// The run that goes on, or will in a moment.
 #[derive(Debug, Clone)]
 pub(super) struct Current {
     pub(super) spec: Spec,
-    /// `accepted` or `started`.
-    pub(super) status: Status,
+    pub(super) stage: Stage,
 }
 
-#[derive(Debug)]
-struct Recent {
-    bound: Bound,
+/// How far a run is, as far as this process has a part in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    Beginning,
+    Running,
+    Concluding,
+}
+
+#[derive(Debug, Default)]
+struct Rejections {
     by_key: HashMap<String, Response>,
     /// The keys, each with how much it and its response take.
     oldest_first: VecDeque<(String, usize)>,
-    bytes: usize,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Bound {
-    responses: usize,
     bytes: usize,
 }
 
@@ -61,45 +54,36 @@ impl RequestHistory {
         Self {
             hostname,
             current: None,
-            last: None,
-            standing: None,
-            last_deployed: None,
-            finals: Recent::new(Bound { responses: FINALS, bytes: usize::MAX }),
-            rejections: Recent::new(REJECTIONS),
+            ended: VecDeque::new(),
+            rejections: Rejections::default(),
             damaged: HashMap::new(),
         }
     }
 
     pub(super) fn state(&self, key: &str, now: Timestamp) -> Option<Response> {
-        match &self.current {
-            Some(current) if current.spec.key == key => Some(self.progress(current, now)),
-            _ => {
-                let known = self.finals.get(key).or_else(|| self.rejections.get(key)).cloned();
-                known.or_else(|| self.damaged_state(key))
-            }
+        if self.goes_on(key) == Some(true) {
+            return self.current_state(now);
         }
-    }
-
-    fn damaged_state(&self, key: &str) -> Option<Response> {
-        let response = self.damaged.get(&name_of(key))?;
-        Some(Response { id: key.parse().ok(), ..response.clone() })
+        let known = self.end_of(key).or_else(|| self.rejections.by_key.get(key)).cloned();
+        known.or_else(|| {
+            let damaged = self.damaged.get(&name_of(key))?;
+            Some(Response { id: key.parse().ok(), ..damaged.clone() })
+        })
     }
 
     pub(super) fn current_state(&self, now: Timestamp) -> Option<Response> {
-        self.current.as_ref().map(|current| self.progress(current, now))
-    }
-
-    fn progress(&self, Current { spec, status }: &Current, now: Timestamp) -> Response {
-        let message = match status {
-            Status::Accepted => format!("{} of {} accepted", spec.action, spec.revision),
-            _ => format!("{} of {} started", spec.action, spec.revision),
+        let Current { spec, stage } = self.current.as_ref()?;
+        let (status, said) = match stage {
+            Stage::Beginning => (Status::Accepted, "accepted"),
+            Stage::Running | Stage::Concluding => (Status::Started, "started"),
         };
-        Response {
+        let message = format!("{} of {} {said}", spec.action, spec.revision);
+        Some(Response {
             id: spec.id.clone(),
             at: Some(now),
             revision: spec.revision.commit(),
-            ..Response::new(self.hostname.clone(), *status, message)
-        }
+            ..Response::new(self.hostname.clone(), status, message)
+        })
     }
 
     pub(super) fn holder(&self) -> Option<BusyWith> {
@@ -108,19 +92,29 @@ impl RequestHistory {
 
     /// Whether the run that goes on, or the last one, was asked for with this key and is answered there.
     pub(super) fn answers(&self, key: &str, reply_to: &ReplySubject) -> bool {
-        let specs = self.current.iter().map(|current| &current.spec).chain(self.last.iter().map(|(spec, _)| spec));
+        let current = self.current.as_ref().map(|current| &current.spec);
+        let specs = current.into_iter().chain(self.last().map(|(spec, _)| spec));
         specs.into_iter().any(|spec| spec.key == key && spec.reply_to == *reply_to)
     }
 
     /// Whether the run of this key goes on; `None` when there is no such run.
     pub(super) fn goes_on(&self, key: &str) -> Option<bool> {
         let goes_on = self.current.as_ref().is_some_and(|current| current.spec.key == key);
-        (goes_on || self.finals.get(key).is_some()).then_some(goes_on)
+        (goes_on || self.end_of(key).is_some()).then_some(goes_on)
+    }
+
+    fn end_of(&self, key: &str) -> Option<&Response> {
+        self.ended.iter().rev().find(|(spec, _)| spec.key == key).map(|(_, response)| response)
+    }
+
+    /// The run that ended last.
+    pub(super) fn last(&self) -> Option<&(Spec, Response)> {
+        self.ended.back()
     }
 
     /// How the last run ended, for others, given the systems that run and boot next.
     pub(super) fn last_run(&self, running: Option<&str>, next_boot: Option<&str>) -> Option<LastRun> {
-        let (spec, response) = self.last.as_ref()?;
+        let (spec, response) = self.last()?;
         let is_switch = spec.action == Action::Switch && response.rolled_back.is_none();
         let made = response.system.as_deref().filter(|_| is_switch && response.status == Status::Completed);
         Some(LastRun {
@@ -133,59 +127,54 @@ impl RequestHistory {
         })
     }
 
-    /// The commit that was last brought to run, if the system that runs now is still the one that this made.
-    pub(super) fn deployed(&self, running: Option<&str>) -> Option<&Commit> {
-        self.last_deployed.as_ref()?.commit_of(running)
+    /// How the last run ended that changed the host, if it was one of these actions.
+    fn last_change(&self, is_meant: impl Fn(Action) -> bool) -> Option<&(Spec, Response)> {
+        self.ended.iter().rev().find(|(spec, response)| is_meant(spec.action) && !changed_nothing(response))
+    }
+
+    /// The commit that was brought to run last, and the system that this made where that is known. After a failure that may have
+    /// changed something nobody knows what runs.
+    pub(super) fn last_deployed(&self) -> Option<(&Commit, Option<&str>)> {
+        let (_, response) = self.last_change(|action| matches!(action, Action::Switch | Action::Test))?;
+        let commit = response.revision.as_ref().filter(|_| response.status == Status::Completed)?;
+        Some((commit, response.system.as_deref()))
+    }
+
+    pub(super) fn stage(&self) -> Option<Stage> {
+        self.current.as_ref().map(|current| current.stage)
     }
 
     pub(super) fn accepted(&mut self, spec: Spec) {
-        self.current = Some(Current { spec, status: Status::Accepted });
+        self.current = Some(Current { spec, stage: Stage::Beginning });
     }
 
-    pub(super) fn started(&mut self) {
+    /// The run that goes on has come to this.
+    pub(super) const fn reached(&mut self, stage: Stage) {
         if let Some(current) = &mut self.current {
-            current.status = Status::Started;
+            current.stage = stage;
         }
     }
 
     /// A run ended, be it the one that went on or one from before this listener was started.
     pub(super) fn ended(&mut self, spec: Spec, response: Response) {
-        if self.current.as_ref().is_some_and(|current| current.spec.key == spec.key) {
-            self.current = None;
+        self.current.take_if(|current| current.spec.key == spec.key);
+        self.ended.push_back((spec, response));
+        if self.ended.len() > FINALS {
+            self.ended.pop_front();
         }
-        if matches!(spec.action, Action::Switch | Action::Test) {
-            self.note_deployed(&response);
-        }
-        if !matches!(spec.action, Action::DryActivate | Action::Fetch) && !changed_nothing(&response) {
-            self.standing = Some((spec.key.clone(), spec.action, response.clone()));
-        }
-        self.finals.insert(spec.key.clone(), response.clone());
-        self.last = Some((spec, response));
     }
 
     /// What ran last on this host and may have changed it, if that was the run with this key and it completed: only
     /// from there the host can return. Else the reason why it cannot.
     pub(super) fn returnable(&self, key: &str) -> Result<(Action, &Response), String> {
-        match &self.standing {
-            Some((last, action, response)) if last == key && response.status == Status::Completed => {
-                Ok((*action, response))
+        match self.last_change(|action| !matches!(action, Action::DryActivate | Action::Fetch)) {
+            Some((spec, _)) if spec.key != key => {
+                Err(format!("{key} is not what this host ran last: that was {}", spec.key))
             }
-            Some((last, _, _)) if last == key => Err(format!("{key} did not complete")),
-            Some((last, _, _)) => Err(format!("{key} is not what this host ran last: that was {last}")),
+            Some((spec, response)) if response.status == Status::Completed => Ok((spec.action, response)),
+            Some(_) => Err(format!("{key} did not complete")),
             None => Err(format!("this host does not know {key}")),
         }
-    }
-
-    /// After a failure that may have changed something nobody knows what runs.
-    fn note_deployed(&mut self, response: &Response) {
-        self.last_deployed = match (response.status, &response.error) {
-            (Status::Completed, _) => {
-                let system = response.system.clone();
-                response.revision.clone().map(|commit| Deployed { commit, system })
-            }
-            _ if changed_nothing(response) => self.last_deployed.take(),
-            _ => None,
-        };
     }
 
     /// The record of the run whose key leads to this name is damaged; its end may be known. It is not run again.
@@ -217,34 +206,14 @@ fn changed_nothing(response: &Response) -> bool {
     response.status == Status::Failed && (came_before_activation || response.rolled_back == Some(true))
 }
 
-impl Deployed {
-    /// Whether another system runs than this one; unknown where it is not known which one this is.
-    pub(super) fn differs_from(&self, running: &str) -> Option<bool> {
-        self.system.as_deref().map(|deployed| deployed != running)
-    }
-
-    /// The commit, if this is the system that runs.
-    pub(super) fn commit_of(&self, running: Option<&str>) -> Option<&Commit> {
-        (self.system.as_deref() == running).then_some(&self.commit)
-    }
-}
-
-impl Recent {
-    fn new(bound: Bound) -> Self {
-        Self { bound, by_key: HashMap::new(), oldest_first: VecDeque::new(), bytes: 0 }
-    }
-
-    fn get(&self, key: &str) -> Option<&Response> {
-        self.by_key.get(key)
-    }
-
+impl Rejections {
     fn insert(&mut self, key: String, response: Response) {
         let bytes = 2 * key.len() + response.to_bytes(usize::MAX).len();
         if self.by_key.insert(key.clone(), response).is_none() {
             self.oldest_first.push_back((key, bytes));
             self.bytes += bytes;
         }
-        while (self.oldest_first.len() > self.bound.responses || self.bytes > self.bound.bytes)
+        while (self.oldest_first.len() > REJECTIONS || self.bytes > REJECTION_BYTES)
             && let Some((oldest, bytes)) = self.oldest_first.pop_front()
         {
             self.by_key.remove(&oldest);
@@ -269,7 +238,7 @@ mod tests {
         assert_eq!(status(&history), None);
         history.accepted(spec("r-1"));
         assert_eq!(status(&history), Some(Status::Accepted));
-        history.started();
+        history.reached(Stage::Running);
         assert_eq!(status(&history), Some(Status::Started));
         assert_eq!(history.holder().unwrap().id, "r-1");
         history.ended(spec("r-1"), ended(Status::Failed));
@@ -302,7 +271,7 @@ mod tests {
         let known = |key: &str| history.state(key, Timestamp::UNIX_EPOCH).is_some();
         assert!(known("ran") && known("r-4999") && known("r-4000"));
         assert!(!known("r-3999"));
-        assert_eq!(history.rejections.by_key.len(), REJECTIONS.responses);
+        assert_eq!(history.rejections.by_key.len(), REJECTIONS);
 
         for number in 0..5_000 {
             let response = Response { message: "x".repeat(1_000), ..ended(Status::Rejected) };
@@ -310,7 +279,7 @@ mod tests {
         }
         let recent = &history.rejections;
         let held: usize = recent.by_key.iter().map(|(key, response)| key.len() + response.message.len()).sum();
-        assert!(held <= REJECTIONS.bytes && recent.bytes <= REJECTIONS.bytes, "{held} bytes");
+        assert!(held <= REJECTION_BYTES && recent.bytes <= REJECTION_BYTES, "{held} bytes");
         assert!(recent.by_key.len() > 100 && recent.by_key.len() == recent.oldest_first.len());
     }
 
@@ -325,15 +294,13 @@ mod tests {
             history.ended(spec, Response { error, revision, system, ..ended(status) });
         };
         switch(&mut history, COMMIT, Status::Completed, None);
-        assert_eq!(history.deployed(Some("/nix/store/a")).unwrap().as_str(), COMMIT);
-        assert_eq!(history.deployed(Some("/nix/store/by-hand")), None);
-        let differs = |running| history.last_deployed.as_ref().unwrap().differs_from(running);
-        assert_eq!((differs("/nix/store/a"), differs("/nix/store/by-hand")), (Some(false), Some(true)));
+        let (commit, made) = history.last_deployed().unwrap();
+        assert_eq!((commit.as_str(), made), (COMMIT, Some("/nix/store/a")));
         switch(&mut history, "broken", Status::Failed, Some(ErrorCode::BuildFailed));
-        assert!(history.deployed(Some("/nix/store/a")).is_some());
+        assert!(history.last_deployed().is_some());
         switch(&mut history, "half", Status::Failed, Some(ErrorCode::Timeout));
-        assert!(history.deployed(Some("/nix/store/a")).is_none());
+        assert!(history.last_deployed().is_none());
         switch(&mut history, "branch", Status::Completed, None);
-        assert!(history.last_deployed.is_none());
+        assert!(history.last_deployed().is_none());
     }
 }

@@ -6,15 +6,11 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use rustix::fs::{major, minor, stat};
-use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::NAMESPACE;
 use crate::clock;
 use crate::protocol::BusyWith;
-
-/// The profile whose current generation is what boots next.
-pub(super) const PROFILE: &str = "/nix/var/nix/profiles/system";
 
 /// What the garbage collector spares.
 const GC_ROOTS: &str = "/nix/var/nix/gcroots/homelab-deploy";
@@ -22,21 +18,6 @@ const GC_ROOTS: &str = "/nix/var/nix/gcroots/homelab-deploy";
 /// How the name of the unit begins in which `nixos-rebuild` activates a system. Most releases use no more than that; some
 /// append a number of the activation.
 pub(super) const ACTIVATION: &str = "nixos-rebuild-switch-to-configuration";
-
-/// A system, and what of it only a reboot can put in the place of another.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct System {
-    pub path: String,
-    /// Where its kernel, initial ramdisk and kernel modules are, in this order.
-    pub kernel: [Option<String>; 3],
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Profile {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub generation: Option<u64>,
-    pub system: System,
-}
 
 #[derive(Debug, Clone)]
 pub(super) struct Host {
@@ -62,38 +43,10 @@ impl Host {
         self.root.join(path.trim_start_matches('/'))
     }
 
-    pub(super) fn current(&self) -> Option<System> {
-        self.system("run/current-system")
-    }
-
-    pub(super) fn booted(&self) -> Option<System> {
-        self.system("run/booted-system")
-    }
-
-    /// The name of the specialisation that runs, where it is one of the system that the profile points at.
-    pub(super) fn specialisation(&self) -> Option<String> {
-        let (current, profile) = (self.current()?.path, self.profile()?.system.path);
-        let specialisations = fs::read_dir(self.at(&profile).join("specialisation")).ok()?;
-        let mut names = specialisations.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-        names.find(|name| self.link(&format!("{profile}/specialisation/{name}")) == Some(current.clone()))
-    }
-
-    pub(super) fn profile(&self) -> Option<Profile> {
-        // The profile is a link to `system-42-link`, beside it, and that one to the system.
-        let generation = self.link(PROFILE)?;
-        let beside = Path::new(PROFILE).with_file_name(&generation);
-        let number = generation.rsplit('/').next()?.strip_prefix("system-").and_then(|name| name.strip_suffix("-link"));
-        Some(Profile {
-            generation: number.and_then(|number| number.parse().ok()),
-            system: self.system(beside.to_str()?)?,
-        })
-    }
-
     /// Keeps the garbage collector from what the host may have to return to: what ran, and what was to boot. A failure
     /// changes nothing for now, and does not exist where there is no Nix.
     pub(super) fn keep(&self, current: Option<&str>, profile: Option<&str>) {
-        let roots = self.at(GC_ROOTS);
-        fs::create_dir(&roots).ok();
+        let roots = self.gc_roots();
         for (name, path) in [("current", current), ("profile", profile)] {
             if let Some(path) = path {
                 let (root, new) = (roots.join(name), roots.join(format!("{name}.new")));
@@ -105,9 +58,13 @@ impl Host {
 
     /// The link that keeps the garbage collector from the system that was fetched last.
     pub(super) fn fetched_root(&self) -> PathBuf {
+        self.gc_roots().join("fetched")
+    }
+
+    fn gc_roots(&self) -> PathBuf {
         let roots = self.at(GC_ROOTS);
         fs::create_dir(&roots).ok();
-        roots.join("fetched")
+        roots
     }
 
     /// Whether units are to be had: whether systemd is the first process of the host.
@@ -115,22 +72,10 @@ impl Host {
         self.at("run/systemd/system").is_dir()
     }
 
-    /// Whether a reboot would change what runs; unknown where there is no system profile.
-    pub(super) fn booted_system_differs(&self) -> Option<bool> {
-        Some(self.booted()?.path != self.current()?.path)
-    }
-
     /// Tells each boot of the machine from all others.
     pub(super) fn boot_id(&self) -> Option<String> {
         let id = fs::read_to_string(self.root.join("proc/sys/kernel/random/boot_id")).ok()?;
         Some(id.trim().to_owned()).filter(|id| !id.is_empty())
-    }
-
-    /// Whether the next boot would start something else than what runs: another kernel, initrd or kernel modules than
-    /// those of the last boot, or another system than the current one. Unknown where there is no system profile.
-    pub(super) fn reboot_required(&self) -> Option<bool> {
-        let (next, booted) = (self.profile()?.system, self.booted()?);
-        Some(next.path != self.current()?.path || next.kernel != booted.kernel)
     }
 
     /// Since when the machine is up, in seconds.
@@ -168,13 +113,8 @@ impl Host {
         locks.lines().any(|line| is_held(line, &id))
     }
 
-    fn system(&self, link: &str) -> Option<System> {
-        let path = self.link(link)?;
-        let part = |name| self.link(&format!("{path}/{name}"));
-        Some(System { kernel: ["kernel", "initrd", "kernel-modules"].map(part), path })
-    }
-
-    fn link(&self, path: &str) -> Option<String> {
+    /// Where a link of the host leads.
+    pub(super) fn link(&self, path: &str) -> Option<String> {
         let target = fs::read_link(self.at(path)).ok()?;
         target.into_os_string().into_string().ok()
     }

@@ -4,7 +4,7 @@
 //! little time and room, and need not be trusted for any of it.
 
 use std::collections::BTreeMap;
-use std::fmt::{self, Display};
+use std::fmt::Display;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -16,8 +16,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::history::{Deployed, RequestHistory};
+use super::history::RequestHistory;
 use super::host::Host;
+use super::snapshot::SystemSnapshot;
 use crate::protocol::{Commit, ErrorCode, Response, Status};
 
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -47,12 +48,13 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub(super) struct Metrics {
     /// Whether the connection to NATS stands.
     pub(super) connected: bool,
-    deployed: Option<Deployed>,
     runs: BTreeMap<(Status, Option<ErrorCode>), u64>,
+    /// The commit that was brought to run last, and the system that this made.
+    deployed: Option<(Commit, Option<String>)>,
     last: Option<EndedRun>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy)]
 struct EndedRun {
     ended_at: Timestamp,
     /// From its acceptance to its end, in seconds.
@@ -61,39 +63,35 @@ struct EndedRun {
 }
 
 impl Metrics {
-    /// Those of a listener that has done nothing, and is not connected yet.
-    pub(super) fn new() -> Self {
+    /// Those of a listener that has run nothing since it was started, and is not connected yet.
+    pub(super) fn of(history: &RequestHistory) -> Self {
         let failures = FAILURES.map(|error| ((Status::Failed, Some(error)), 0));
         let runs = failures.into_iter().chain([((Status::Completed, None), 0)]).collect();
-        Self { connected: false, deployed: None, runs, last: None }
+        let mut metrics = Self { connected: false, deployed: None, runs, last: None };
+        metrics.recall(history);
+        metrics
     }
 
     /// A run has ended, as the history has it.
     pub(super) fn count_last(&mut self, history: &RequestHistory) {
-        if let Some((_, Response { status, error, .. })) = &history.last {
+        if let Some((_, Response { status, error, .. })) = history.last() {
             *self.runs.entry((*status, error.clone())).or_default() += 1;
         }
         self.recall(history);
     }
 
-    /// What is known of earlier runs, be they from before this process.
-    pub(super) fn recall(&mut self, history: &RequestHistory) {
-        self.deployed.clone_from(&history.last_deployed);
-        self.last = history.last.as_ref().and_then(|(spec, response)| {
+    fn recall(&mut self, history: &RequestHistory) {
+        self.deployed = history.last_deployed().map(|(commit, made)| (commit.clone(), made.map(str::to_owned)));
+        self.last = history.last().and_then(|(spec, response)| {
             let ended_at = response.at?;
             let duration = ended_at.duration_since(spec.accepted_at).as_secs_f64().max(0.0);
             Some(EndedRun { ended_at, duration, status: response.status })
         });
     }
 
-    /// The commit that runs, if this is the system that was made by deploying it.
-    fn revision_of(&self, system: Option<&str>) -> Option<&Commit> {
-        self.deployed.as_ref()?.commit_of(system)
-    }
-
-    /// The page, with what is looked up on the host when somebody asks: the commit that runs, if the listener has deployed it,
-    /// and whether the next boot starts something else.
-    fn page(&self, revision: Option<&Commit>, reboot_required: Option<bool>) -> String {
+    /// The page, with what was seen on the host when somebody asked: the commit that runs, if the listener has deployed it, and
+    /// whether the next boot starts something else.
+    fn page(&self, now: &SystemSnapshot) -> String {
         let mut page = PrometheusText(String::new());
         page.gauge("build_info", "The listener that runs.", &[("version", env!("CARGO_PKG_VERSION"))], 1);
         page.gauge("connected", "Whether the connection to NATS stands.", &[], u8::from(self.connected));
@@ -110,11 +108,13 @@ impl Metrics {
             let help = "Whether the last run did what was asked.";
             page.gauge("last_run_success", help, &[], u8::from(status == Status::Completed));
         }
-        if let Some(revision) = revision {
+        if let Some((commit, made)) = &self.deployed
+            && made.as_deref() == now.current_path()
+        {
             let help = "The commit that runs, as far as the listener has deployed it.";
-            page.gauge("running_revision_info", help, &[("revision", revision.as_str())], 1);
+            page.gauge("running_revision_info", help, &[("revision", commit.as_str())], 1);
         }
-        if let Some(reboot_required) = reboot_required {
+        if let Some(reboot_required) = now.reboot_required() {
             let help = "Whether the next boot starts another kernel, initrd, kernel modules or system than run now.";
             page.gauge("reboot_required", help, &[], u8::from(reboot_required));
         }
@@ -132,18 +132,13 @@ impl PrometheusText {
     }
 
     fn family(&mut self, name: &str, kind: &str, help: &str) {
-        self.line(format_args!("# HELP homelab_deploy_{name} {help}"));
-        self.line(format_args!("# TYPE homelab_deploy_{name} {kind}"));
+        self.0 += &format!("# HELP homelab_deploy_{name} {help}\n# TYPE homelab_deploy_{name} {kind}\n");
     }
 
     fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
         let labels: Vec<String> = labels.iter().map(|(label, text)| format!("{label}=\"{}\"", escaped(text))).collect();
         let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
-        self.line(format_args!("homelab_deploy_{name}{labels} {value}"));
-    }
-
-    fn line(&mut self, line: fmt::Arguments<'_>) {
-        self.0.extend([&line.to_string(), "\n"]);
+        self.0 += &format!("homelab_deploy_{name}{labels} {value}\n");
     }
 }
 
@@ -219,8 +214,7 @@ fn reply(line: Option<&str>, metrics: &Metrics, host: &Host) -> String {
     let [method, target, _version] = words[..] else { return refusal("400 Bad Request", "") };
     match (method, target.split('?').next()) {
         ("GET", Some("/metrics")) => {
-            let system = host.current().map(|system| system.path);
-            let page = metrics.page(metrics.revision_of(system.as_deref()), host.reboot_required());
+            let page = metrics.page(&SystemSnapshot::seen(host));
             response("200 OK", "", CONTENT_TYPE, &page)
         }
         (_, Some("/metrics")) => refusal("405 Method Not Allowed", "Allow: GET\r\n"),

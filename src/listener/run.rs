@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use self::dir::RunDir;
-pub(super) use self::dir::TAIL_BYTES;
+pub(super) use self::dir::{TAIL_BYTES, name_of};
 pub(super) use self::files::{OutputPart, prepare_spares};
 pub(super) use self::page::OutputPage;
 use super::config::{Config, RebuildFlag, SystemKey, UserUnits};

@@ -15,21 +15,22 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until, timeout};
 
-use self::course::{Stage, Step};
+use self::course::Step;
 use self::roll_call::RollCalls;
 use super::ListenerError;
 use super::admission::{Decision, Refusal, addressed, decide};
 use super::config::Config;
-use super::history::RequestHistory;
-use super::host::{Host, System, instance};
+use super::history::{RequestHistory, Stage};
+use super::host::{Host, instance};
 use super::inbox::{Allowance, Inbox, Letter};
 use super::launch::Launcher;
 use super::metrics::Metrics;
 use super::problems::{Problems, compare_clocks, look_for_programs};
 use super::publisher::{Publisher, Trial};
 use super::rebuild;
-use super::run::{RollbackTarget, Spec, files};
-use super::state_dir::{RecoveredState, StateDir, Undelivered};
+use super::run::{RollbackTarget, RunDir, Spec, files};
+use super::snapshot::System;
+use super::state_dir::{StateDir, Undelivered};
 use super::watchdog::Watchdog;
 use crate::bus::{Events, Lockout, Renewal};
 use crate::clock;
@@ -92,7 +93,6 @@ pub(super) struct Service {
     said: Option<(System, Option<Commit>)>,
     watchdog: Watchdog,
     metrics: watch::Sender<Metrics>,
-    stage: Stage,
     steps: JoinSet<Step>,
     heartbeat: Interval,
 }
@@ -101,7 +101,8 @@ pub(super) struct Service {
 pub(super) struct Past {
     pub(super) state_dir: StateDir,
     pub(super) history: RequestHistory,
-    pub(super) recovered: RecoveredState,
+    pub(super) undelivered: Vec<Undelivered>,
+    pub(super) unfinished: Vec<(RunDir, Spec)>,
 }
 
 impl Service {
@@ -109,7 +110,7 @@ impl Service {
     pub(super) fn new(
         config: Config,
         (client, renewal): (Client, Renewal),
-        Past { state_dir, history, recovered }: Past,
+        Past { state_dir, history, undelivered, unfinished }: Past,
         watchdog: Watchdog,
         metrics: watch::Sender<Metrics>,
     ) -> Self {
@@ -138,17 +139,16 @@ impl Service {
             launcher: Launcher::new(config.supervisor.clone(), &host),
             host,
             boot_id,
-            undelivered: recovered.undelivered,
+            undelivered,
             delivering: false,
             said: None,
             watchdog,
             metrics,
-            stage: Stage::Idle,
             steps: JoinSet::new(),
             config,
             state_dir,
         };
-        for (dir, spec) in recovered.unfinished {
+        for (dir, spec) in unfinished {
             service.take_up(dir, spec);
         }
         service
@@ -182,7 +182,7 @@ impl Service {
                 Some(letter) = self.requests.letters.recv() => self.deploy(&letter).await,
                 Some(letter) = self.questions.letters.recv() => self.discover(letter).await,
                 Some(over) = self.steps.join_next() => self.step(over).await,
-                _ = self.heartbeat.tick(), if self.stage == Stage::Running => self.tell_progress().await,
+                _ = self.heartbeat.tick(), if self.history.stage() == Some(Stage::Running) => self.tell_progress().await,
                 () = self.watchdog.due() => self.watchdog.beat(),
                 Some(event) = events.recv() => if let Err(error) = self.bus(event).await {
                     break Err(error);
@@ -270,7 +270,6 @@ impl Service {
         self.history.accepted(spec.clone());
         // Before anything that takes time, so that the operator knows at once that the host has heard.
         self.tell_progress().await;
-        self.stage = Stage::Beginning;
         let (launcher, dir) = (self.launcher.clone(), self.state_dir.run_dir(&spec.key));
         self.steps.spawn_blocking(move || Step::Begun(rebuild::begin(&launcher, &dir, &spec)));
     }
@@ -353,7 +352,7 @@ impl Service {
     /// Ends: what is about to be said is said, and a run that goes on is left running.
     async fn finish(mut self) {
         self.watchdog.stopping();
-        while matches!(self.stage, Stage::Beginning | Stage::Concluding)
+        while matches!(self.history.stage(), Some(Stage::Beginning | Stage::Concluding))
             && let Some(step) = self.steps.join_next().await
         {
             self.step(step).await;

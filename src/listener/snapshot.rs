@@ -2,13 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
+use std::fs;
+use std::path::Path;
 use std::process::Output;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 
-use super::host::{Host, Profile, System, is_activation};
+use super::host::{Host, is_activation};
 use super::output::clean;
 use crate::lookup::in_plain_words;
 use crate::process_group::output_within;
@@ -24,6 +26,24 @@ const LIST: [&str; 6] =
 /// Asks how units ended that wait to be started once more.
 const SHOW: [&str; 3] = ["show", "--property=Id,Result,ExecMainStatus", "--"];
 
+/// The profile whose current generation is what boots next.
+pub(super) const PROFILE: &str = "/nix/var/nix/profiles/system";
+
+/// A system, and what of it only a reboot can put in the place of another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct System {
+    pub path: String,
+    /// Where its kernel, initial ramdisk and kernel modules are, in this order.
+    pub kernel: [Option<String>; 3],
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Profile {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
+    pub system: System,
+}
+
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SystemSnapshot {
@@ -38,14 +58,12 @@ pub struct SystemSnapshot {
 }
 
 impl SystemSnapshot {
+    /// What the links of the host tell.
     pub(super) fn seen(host: &Host) -> Self {
-        Self {
-            current: host.current(),
-            booted: host.booted(),
-            profile: host.profile(),
-            specialisation: host.specialisation().as_deref().map(clean),
-            ..Self::default()
-        }
+        let (current, profile) = (System::at(host, "run/current-system"), Profile::of(host));
+        let paths = current.as_ref().zip(profile.as_ref());
+        let specialisation = paths.and_then(|(current, profile)| specialisation(host, &current.path, &profile.system));
+        Self { booted: System::at(host, "run/booted-system"), current, profile, specialisation, ..Self::default() }
     }
 
     /// The same, and what has to be asked for.
@@ -67,6 +85,18 @@ impl SystemSnapshot {
         self.current.is_some() || self.profile.is_some()
     }
 
+    /// Whether a reboot would change what runs; unknown where there is no system profile.
+    pub(super) fn booted_system_differs(&self) -> Option<bool> {
+        Some(self.booted.as_ref()?.path != self.current.as_ref()?.path)
+    }
+
+    /// Whether the next boot would start something else than what runs: another kernel, initrd or kernel modules than
+    /// those of the last boot, or another system than the current one. Unknown where there is no system profile.
+    pub(super) fn reboot_required(&self) -> Option<bool> {
+        let (next, booted) = (&self.profile.as_ref()?.system, self.booted.as_ref()?);
+        Some(next.path != self.current_path()? || next.kernel != booted.kernel)
+    }
+
     pub(super) fn generation(&self) -> Option<u64> {
         self.profile.as_ref()?.generation
     }
@@ -78,6 +108,34 @@ impl SystemSnapshot {
     pub(super) fn profile_path(&self) -> Option<&str> {
         self.profile.as_ref().map(|profile| profile.system.path.as_str())
     }
+}
+
+impl System {
+    /// The one that a link of the host leads to.
+    fn at(host: &Host, link: &str) -> Option<Self> {
+        let path = host.link(link)?;
+        let part = |name| host.link(&format!("{path}/{name}"));
+        Some(Self { kernel: ["kernel", "initrd", "kernel-modules"].map(part), path })
+    }
+}
+
+impl Profile {
+    /// It is a link to `system-42-link`, beside it, and that one to the system.
+    fn of(host: &Host) -> Option<Self> {
+        let generation = host.link(PROFILE)?;
+        let beside = Path::new(PROFILE).with_file_name(&generation);
+        let number = generation.rsplit('/').next()?.strip_prefix("system-").and_then(|name| name.strip_suffix("-link"));
+        let generation = number.and_then(|number| number.parse().ok());
+        Some(Self { generation, system: System::at(host, beside.to_str()?)? })
+    }
+}
+
+/// The name of the specialisation of this system that runs.
+fn specialisation(host: &Host, current: &str, System { path, .. }: &System) -> Option<String> {
+    let specialisations = fs::read_dir(host.at(path).join("specialisation")).ok()?;
+    let mut names = specialisations.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let runs = |name: &String| host.link(&format!("{path}/specialisation/{name}")).as_deref() == Some(current);
+    names.find(runs).as_deref().map(clean)
 }
 
 /// The commit of a system, where the flake sets `system.configurationRevision` to one. The system itself has a program
@@ -147,7 +205,6 @@ pub(super) async fn answer(program: impl AsRef<OsStr>, arguments: &[&str]) -> Op
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;

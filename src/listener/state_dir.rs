@@ -10,15 +10,13 @@ use rustix::fs::OFlags;
 use thiserror::Error;
 use uuid::Uuid;
 
-use super::NAMESPACE;
-use super::run::{RunDir, Spec, prepare_spares};
+use super::history::FINALS;
+use super::run::{RunDir, Spec, name_of, prepare_spares};
 use crate::clock;
 use crate::private_dir::{PrivateDir, PrivateDirError};
 use crate::protocol::{BusyWith, ReplySubject, Response};
 
 const RUNS: &str = "runs";
-
-pub(super) const FINALS: usize = 200;
 
 const OUTPUTS: usize = 20;
 
@@ -165,7 +163,7 @@ impl StateDir {
         Ok(names)
     }
 
-    /// Where the run of this key has its place. The key is anyone's text, so it does not name the directory itself.
+    /// Where the run of this key has its place.
     pub(super) fn run_dir(&self, key: &str) -> RunDir {
         self.dir(&name_of(key).to_string())
     }
@@ -227,11 +225,6 @@ fn prepare(runs: &Path) {
     if let Err(error) = prepare_spares(runs) {
         tracing::warn!("there is no room in {} for the next runs: {error}", runs.display());
     }
-}
-
-/// What the directory of a run with this key is called.
-pub(super) fn name_of(key: &str) -> Uuid {
-    Uuid::new_v5(&NAMESPACE, key.as_bytes())
 }
 
 #[cfg(test)]

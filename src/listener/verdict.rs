@@ -165,13 +165,9 @@ fn verify(action: Action, Evidence { before, after, built, .. }: &Evidence<'_>) 
 
 /// Whether something of what was deployed waits for the next boot.
 fn takes_effect_later(action: Action, after: &SystemSnapshot) -> Option<bool> {
-    let booted = after.booted.as_ref()?;
     match action {
-        Action::Switch | Action::Test => Some(after.current.as_ref()?.kernel != booted.kernel),
-        Action::Boot => {
-            let next = &after.profile.as_ref()?.system;
-            Some(after.current_path() != Some(&next.path) || next.kernel != booted.kernel)
-        }
+        Action::Switch | Action::Test => Some(after.current.as_ref()?.kernel != after.booted.as_ref()?.kernel),
+        Action::Boot => after.reboot_required(),
         Action::DryActivate | Action::Fetch => None,
     }
 }

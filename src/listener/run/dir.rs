@@ -18,12 +18,14 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use uuid::Uuid;
 
 use super::Spec;
 use super::files::{
     BEFORE, COMMIT, FINAL, LOCK, PART, PHASE, REQUEST, RESULT, Record, UNIT, draft, private_directory, remove,
     remove_all, tail_of, take_spare, write, write_durably,
 };
+use crate::listener::NAMESPACE;
 use crate::protocol::{Phase, Response};
 
 /// How much of the output is looked at to tell what went wrong, in bytes.
@@ -44,6 +46,11 @@ pub struct RunDir {
     live: PathBuf,
     /// On the disk; the same one where nothing is in memory.
     kept: PathBuf,
+}
+
+/// What the directory of a run with this key is called. The key is anyone's text, and so no name itself.
+pub(in crate::listener) fn name_of(key: &str) -> Uuid {
+    Uuid::new_v5(&NAMESPACE, key.as_bytes())
 }
 
 impl RunDir {

@@ -6,19 +6,12 @@ use std::time::Duration;
 use tokio::task::{JoinError, spawn_blocking};
 
 use super::{Service, heartbeat, pace};
+use crate::listener::history::Stage;
 use crate::listener::problems::{self, ASK_AGAIN, ProblemKind};
 use crate::listener::rebuild::{self, Finished, RunEvent, Watcher};
 use crate::listener::run::{RunDir, Spec};
 use crate::listener::state_dir::Undelivered;
 use crate::protocol::{Commit, Phase, Response};
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stage {
-    Idle,
-    Beginning,
-    Running,
-    Concluding,
-}
 
 /// A part of a run that takes time, and is over.
 #[derive(Debug)]
@@ -40,7 +33,7 @@ pub(super) enum Step {
 impl Service {
     pub(super) fn take_up(&mut self, dir: RunDir, spec: Spec) {
         match rebuild::over(&dir, &spec, self.boot_id.as_deref()) {
-            None if self.stage == Stage::Idle => {
+            None if self.history.current.is_none() => {
                 tracing::info!(key = spec.key, "taking up the run that goes on");
                 self.history.accepted(spec);
                 self.watch(Watcher::new(dir));
@@ -55,7 +48,7 @@ impl Service {
 
     /// The commit that this listener brought to run last, for a system that does not say its own.
     fn previous(&self) -> Option<Commit> {
-        self.history.last_deployed.as_ref().map(|deployed| deployed.commit.clone())
+        self.history.last_deployed().map(|(commit, _)| commit.clone())
     }
 
     pub(super) async fn step(&mut self, step: Result<Step, JoinError>) {
@@ -102,8 +95,7 @@ impl Service {
     }
 
     pub(super) fn watch(&mut self, watch: Watcher) {
-        self.history.started();
-        self.stage = Stage::Running;
+        self.history.reached(Stage::Running);
         self.follow(watch);
     }
 
@@ -126,7 +118,7 @@ impl Service {
 
     fn conclude(&mut self, over: Finished) {
         let Some((dir, spec)) = self.current() else { return };
-        self.stage = Stage::Concluding;
+        self.history.reached(Stage::Concluding);
         let (boot_id, previous) = (self.boot_id.clone(), self.previous());
         self.steps.spawn_blocking(move || {
             Step::Concluded(Box::new(rebuild::conclude(&over, &dir, &spec, boot_id.as_deref(), previous)))
@@ -136,7 +128,6 @@ impl Service {
     /// The run that went on has come to this.
     fn ended(&mut self, response: Response) {
         let Some((dir, spec)) = self.current() else { return };
-        self.stage = Stage::Idle;
         self.concluded(dir, spec, response);
         self.deliver();
     }

@@ -131,7 +131,7 @@ impl Service {
     async fn repeat_state(&mut self) {
         self.tell_progress().await;
         if self.undelivered.is_empty()
-            && let Some((spec, response)) = &self.history.last
+            && let Some((spec, response)) = self.history.last()
             && response.at.is_some_and(|at| clock::now().duration_since(at) < REPEAT_FINAL_FOR)
         {
             self.publisher.say(&spec.reply_to, response).await;

@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use super::{Service, shown};
 use crate::clock;
-use crate::listener::host::System;
 use crate::listener::inbox::{Allowance, Letter};
-use crate::listener::snapshot::configuration_revision;
+use crate::listener::snapshot::{System, SystemSnapshot, configuration_revision};
 use crate::protocol::request::is_acknowledgement;
 use crate::protocol::{
     Commit, DiscoveryAnswer, DiscoveryRequest, Feature, HostName, HostReport, Place, ReplySubject, Subject, Tier,
@@ -86,16 +85,15 @@ impl Service {
 
     /// What this host says of itself.
     async fn report(&mut self) -> HostReport {
-        let system = self.host.current();
-        let said = match &system {
+        let now = SystemSnapshot::seen(&self.host);
+        let said = match &now.current {
             Some(system) => self.revision_of(system).await,
             None => None,
         };
         let Self { config, host, history, .. } = self;
         let of_trust = Feature::OF_TRUST.into_iter().filter(|_| !config.system_keys.is_empty());
-        let system = system.map(|system| system.path);
-        let profile = host.profile();
-        let next_boot = profile.as_ref().map(|profile| profile.system.path.as_str());
+        let (system, next_boot) = (now.current_path(), now.profile_path());
+        let deployed = history.last_deployed();
         HostReport {
             hostname: config.hostname.clone(),
             tier: config.tier,
@@ -106,17 +104,14 @@ impl Service {
             flake: Some(config.flake.public()),
             instance: Some(self.publisher.instance),
             machine: host.machine(),
-            last: history.last_run(system.as_deref(), next_boot).map(Box::new),
-            revision: said.or_else(|| history.deployed(system.as_deref()).cloned()),
-            generation: profile.as_ref().and_then(|profile| profile.generation),
-            reboot_required: host.reboot_required(),
-            next_boot_differs: next_boot.zip(system.as_deref()).map(|(next_boot, running)| next_boot != running),
-            deployed_differs: history
-                .last_deployed
-                .as_ref()
-                .and_then(|deployed| deployed.differs_from(system.as_deref()?)),
-            system,
-            booted_system_differs: host.booted_system_differs(),
+            last: history.last_run(system, next_boot).map(Box::new),
+            revision: said.or_else(|| deployed.filter(|(_, made)| *made == system).map(|(commit, _)| commit.clone())),
+            generation: now.generation(),
+            reboot_required: now.reboot_required(),
+            next_boot_differs: next_boot.zip(system).map(|(next_boot, running)| next_boot != running),
+            deployed_differs: deployed.and_then(|(_, made)| Some(made? != system?)),
+            system: system.map(str::to_owned),
+            booted_system_differs: now.booted_system_differs(),
             uptime_s: host.uptime_s(),
             now: Some(clock::now()),
             busy: history.holder().or_else(|| host.activation()).map(Box::new),

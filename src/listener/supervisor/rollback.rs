@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use super::changes::{Change, Changes};
 use super::process::ProcessRunner;
-use crate::listener::host::{Host, PROFILE};
-use crate::listener::snapshot::SystemSnapshot;
+use crate::listener::host::Host;
+use crate::listener::snapshot::{PROFILE, SystemSnapshot};
 use crate::listener::verdict::{End, UNITS_FAILED};
 use crate::protocol::{Action, ErrorCode, Phase};
 

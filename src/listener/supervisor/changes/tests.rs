@@ -1,5 +1,5 @@
 use super::*;
-use crate::listener::host::{Profile, System};
+use crate::listener::snapshot::{Profile, System};
 
 /// A host that runs one system, and boots another next.
 pub(in crate::listener::supervisor) fn facts(current: &str, profile: &str) -> SystemSnapshot {
