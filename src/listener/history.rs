@@ -61,7 +61,7 @@ impl RequestHistory {
     }
 
     pub(super) fn state(&self, key: &str, now: Timestamp) -> Option<Response> {
-        if self.goes_on(key) == Some(true) {
+        if self.current.as_ref().is_some_and(|current| current.spec.key == key) {
             return self.current_state(now);
         }
         let known = self.end_of(key).or_else(|| self.rejections.by_key.get(key)).cloned();
@@ -72,12 +72,9 @@ impl RequestHistory {
     }
 
     pub(super) fn current_state(&self, now: Timestamp) -> Option<Response> {
-        let Current { spec, stage } = self.current.as_ref()?;
-        let (status, said) = match stage {
-            Stage::Beginning => (Status::Accepted, "accepted"),
-            Stage::Running | Stage::Concluding => (Status::Started, "started"),
-        };
-        let message = format!("{} of {} {said}", spec.action, spec.revision);
+        let current = self.current.as_ref()?;
+        let (spec, status) = (&current.spec, current.status());
+        let message = format!("{} of {} {status}", spec.action, spec.revision);
         Some(Response {
             id: spec.id.clone(),
             at: Some(now),
@@ -97,10 +94,10 @@ impl RequestHistory {
         specs.into_iter().any(|spec| spec.key == key && spec.reply_to == *reply_to)
     }
 
-    /// Whether the run of this key goes on; `None` when there is no such run.
-    pub(super) fn goes_on(&self, key: &str) -> Option<bool> {
-        let goes_on = self.current.as_ref().is_some_and(|current| current.spec.key == key);
-        (goes_on || self.end_of(key).is_some()).then_some(goes_on)
+    /// How far the run of this key is; `None` when there is no such run.
+    pub(super) fn status(&self, key: &str) -> Option<Status> {
+        let current = self.current.as_ref().filter(|current| current.spec.key == key);
+        current.map(Current::status).or_else(|| Some(self.end_of(key)?.status))
     }
 
     fn end_of(&self, key: &str) -> Option<&Response> {
@@ -135,7 +132,7 @@ impl RequestHistory {
     /// The commit that was brought to run last, and the system that this made where that is known. After a failure that may have
     /// changed something nobody knows what runs.
     pub(super) fn last_deployed(&self) -> Option<(&Commit, Option<&str>)> {
-        let (_, response) = self.last_change(|action| matches!(action, Action::Switch | Action::Test))?;
+        let (_, response) = self.last_change(Action::activates)?;
         let commit = response.revision.as_ref().filter(|_| response.status == Status::Completed)?;
         Some((commit, response.system.as_deref()))
     }
@@ -167,7 +164,7 @@ impl RequestHistory {
     /// What ran last on this host and may have changed it, if that was the run with this key and it completed: only
     /// from there the host can return. Else the reason why it cannot.
     pub(super) fn returnable(&self, key: &str) -> Result<(Action, &Response), String> {
-        match self.last_change(|action| !matches!(action, Action::DryActivate | Action::Fetch)) {
+        match self.last_change(|action| action.activates() || action.sets_next_boot()) {
             Some((spec, _)) if spec.key != key => {
                 Err(format!("{key} is not what this host ran last: that was {}", spec.key))
             }
@@ -204,6 +201,15 @@ fn changed_nothing(response: &Response) -> bool {
         Some(BuildFailed | InvalidRevision | AlreadyRunning | WrongHost | NotAvailable | Untrusted)
     );
     response.status == Status::Failed && (came_before_activation || response.rolled_back == Some(true))
+}
+
+impl Current {
+    const fn status(&self) -> Status {
+        match self.stage {
+            Stage::Beginning => Status::Accepted,
+            Stage::Running | Stage::Concluding => Status::Started,
+        }
+    }
 }
 
 impl Rejections {

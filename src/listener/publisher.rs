@@ -55,9 +55,18 @@ impl Publisher {
         }
     }
 
-    /// Tries what the server lets this listener publish. It hears the end of that on `echo`.
+    /// Tries what the server lets this listener publish. The server says last that nobody hears what was sent below the own
+    /// prefix, on `echo`, which the listener hears: by then it has said all that it refuses.
     pub(super) async fn try_rights(&self, echo: &Subject) -> Trial {
-        Trial::begin(&self.client, self.tier, &self.host, echo).await
+        let token = Uuid::new_v4;
+        let own = ReplySubject::of_host(self.tier, &self.host, &token().to_string());
+        let shared = ReplySubject::single(token());
+        let others = Replies::of(RolloutId::from(token())).of_probe(self.tier, token());
+        for subject in [&shared, &others] {
+            self.client.publish(subject.to_string(), Vec::new().into()).await.ok();
+        }
+        self.client.publish_with_reply(own.to_string(), echo.to_string(), Vec::new().into()).await.ok();
+        Trial::of(own, shared, others)
     }
 
     pub(super) fn place(&self, subject: &ReplySubject) -> Place {
@@ -179,52 +188,31 @@ impl Rights {
 /// Messages without content are on their way, one to each kind of place.
 #[derive(Debug)]
 pub(super) struct Trial {
-    own: ReplySubject,
-    shared: ReplySubject,
-    others: ReplySubject,
-    refused: Rights,
+    /// Below the own prefix, on a single token, and below the prefix of another host: permitted unless that is refused.
+    tried: [(ReplySubject, May); 3],
     /// Whether something may have been refused without a word of it coming through.
     pub(super) muddled: bool,
     pub(super) over_at: Instant,
 }
 
 impl Trial {
-    /// Tries it. The server says last that nobody hears what was sent below the own prefix, on `echo`, which the listener
-    /// hears: by then it has said all that it refuses.
-    async fn begin(client: &Client, tier: Tier, host: &HostName, echo: &Subject) -> Self {
-        let token = Uuid::new_v4;
-        let trial = Self {
-            own: ReplySubject::of_host(tier, host, &token().to_string()),
-            shared: ReplySubject::single(token()),
-            others: Replies::of(RolloutId::from(token())).of_probe(tier, token()),
-            refused: Rights { own: May::Yes, shared: May::Yes, others: May::Yes },
-            muddled: false,
-            over_at: Instant::now() + KNOWN_WITHIN,
-        };
-        for subject in [&trial.shared, &trial.others] {
-            client.publish(subject.to_string(), Vec::new().into()).await.ok();
-        }
-        client.publish_with_reply(trial.own.to_string(), echo.to_string(), Vec::new().into()).await.ok();
-        trial
+    fn of(own: ReplySubject, shared: ReplySubject, others: ReplySubject) -> Self {
+        let tried = [own, shared, others].map(|subject| (subject, May::Yes));
+        Self { tried, muddled: false, over_at: Instant::now() + KNOWN_WITHIN }
     }
 
     /// The server refused something; whether it was part of this.
     pub(super) fn refused(&mut self, violation: &Violation) -> bool {
-        if violation.operation != Operation::Publish {
+        let mut tried = self.tried.iter_mut().enumerate().filter(|_| violation.operation == Operation::Publish);
+        let Some((place, (_, may))) = tried.find(|(_, (subject, _))| violation.subject == subject.as_str()) else {
             return false;
+        };
+        *may = May::No;
+        if place == 0 {
+            // The last one that was sent.
+            self.over_at = Instant::now() + HANDED_ON_WITHIN;
         }
-        let Rights { own, shared, others } = &mut self.refused;
-        for (subject, may) in [(&self.own, own), (&self.shared, shared), (&self.others, others)] {
-            if violation.subject == subject.as_str() {
-                *may = May::No;
-                if subject == &self.own {
-                    // The last one that was sent.
-                    self.over_at = Instant::now() + HANDED_ON_WITHIN;
-                }
-                return true;
-            }
-        }
-        false
+        true
     }
 
     /// The server has read all of it.
@@ -235,10 +223,11 @@ impl Trial {
     /// What was found out, where before it was so.
     pub(super) fn outcome(&self, before: Rights) -> Rights {
         let known = |found: May, before: May| if found == May::Yes && self.muddled { before } else { found };
+        let [own, shared, others] = self.tried.each_ref().map(|(_, found)| *found);
         Rights {
-            own: known(self.refused.own, before.own),
-            shared: known(self.refused.shared, before.shared),
-            others: known(self.refused.others, before.others),
+            own: known(own, before.own),
+            shared: known(shared, before.shared),
+            others: known(others, before.others),
         }
     }
 }
@@ -248,14 +237,9 @@ mod tests {
     use super::*;
 
     fn trial() -> Trial {
-        Trial {
-            own: "deploy.responses.prod.ns1.a".parse().unwrap(),
-            shared: "deploy.responses.b".parse().unwrap(),
-            others: "deploy.responses.prod.c.d.probe".parse().unwrap(),
-            refused: Rights { own: May::Yes, shared: May::Yes, others: May::Yes },
-            muddled: false,
-            over_at: Instant::now() + KNOWN_WITHIN,
-        }
+        let [own, shared, others] =
+            ["prod.ns1.a", "b", "prod.c.d.probe"].map(|place| format!("deploy.responses.{place}").parse().unwrap());
+        Trial::of(own, shared, others)
     }
 
     fn refusal(subject: &str) -> Violation {

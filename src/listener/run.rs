@@ -2,7 +2,7 @@
 
 mod dir;
 pub(super) mod files;
-mod page;
+mod output;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,9 +11,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use self::dir::RunDir;
-pub(super) use self::dir::{TAIL_BYTES, name_of};
-pub(super) use self::files::{OutputPart, prepare_spares};
-pub(super) use self::page::OutputPage;
+pub(super) use self::dir::name_of;
+pub(super) use self::files::prepare_spares;
+pub(super) use self::output::{OutputPage, OutputWriter, TAIL_BYTES};
 use super::config::{Config, RebuildFlag, SystemKey, UserUnits};
 use super::output::clean;
 use super::snapshot::SystemSnapshot;

@@ -39,6 +39,13 @@ pub(super) enum End {
     Refused(ErrorCode, String),
 }
 
+impl End {
+    /// An error is any other end than that all went well.
+    pub(super) fn success(self) -> Result<(), Self> {
+        if self == Self::Exited(0) { Ok(()) } else { Err(self) }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Evidence<'a> {
     pub(super) end: &'a End,
@@ -126,8 +133,7 @@ fn done(action: Action, after: &SystemSnapshot) -> String {
 /// The specialisation that ran until a switch, which always leads to the system itself.
 fn left_specialisation(action: Action, Evidence { before, after, .. }: &Evidence<'_>) -> Option<String> {
     let specialisation = before.specialisation.as_ref().filter(|_| after.specialisation.is_none())?;
-    matches!(action, Action::Switch | Action::Test)
-        .then(|| format!("the specialisation {specialisation} ran before, and does not any more"))
+    action.activates().then(|| format!("the specialisation {specialisation} ran before, and does not any more"))
 }
 
 /// Compares what is so on the host with what was built. A difference is an error; that nothing could be compared is at
@@ -137,21 +143,20 @@ fn left_specialisation(action: Action, Evidence { before, after, .. }: &Evidence
 /// the profile tells after `switch` and `boot`: both programs set it to what was built before anything else. A host
 /// that has neither a profile nor a running system is no NixOS, and has nothing to compare.
 fn verify(action: Action, Evidence { before, after, built, .. }: &Evidence<'_>) -> Result<Option<String>, String> {
-    if matches!(action, Action::DryActivate | Action::Fetch) || !(before.is_nixos() || after.is_nixos()) {
+    if !(before.is_nixos() || after.is_nixos()) {
         return Ok(None);
     }
     let profile = after.profile_path();
-    if matches!(action, Action::Switch | Action::Boot) {
+    if action.sets_next_boot() {
         let profile = profile.ok_or("there is no system profile after it")?;
         if let Some(built) = built.filter(|&built| built != profile) {
             return Err(format!("{built} was built, and the system profile points at {profile}"));
         }
     }
-    let activated = match action {
-        Action::Switch => built.or(profile),
-        Action::Test => *built,
-        Action::Boot | Action::DryActivate | Action::Fetch => return Ok(None),
-    };
+    if !action.activates() {
+        return Ok(None);
+    }
+    let activated = built.or(profile.filter(|_| action.sets_next_boot()));
     match (activated, after.current_path()) {
         (Some(activated), Some(current)) if activated == current => Ok(None),
         (_, None) => Err("/run/current-system is gone after it".to_owned()),

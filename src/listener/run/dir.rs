@@ -22,14 +22,11 @@ use uuid::Uuid;
 
 use super::Spec;
 use super::files::{
-    BEFORE, COMMIT, FINAL, LOCK, PART, PHASE, REQUEST, RESULT, Record, UNIT, draft, private_directory, remove,
-    remove_all, tail_of, take_spare, write, write_durably,
+    BEFORE, COMMIT, FINAL, LOCK, PHASE, REQUEST, RESULT, Record, UNIT, draft, private_directory, remove, remove_all,
+    take_spare, write, write_durably,
 };
 use crate::listener::NAMESPACE;
 use crate::protocol::{Phase, Response};
-
-/// How much of the output is looked at to tell what went wrong, in bytes.
-pub(in crate::listener) const TAIL_BYTES: usize = 64 * 1024;
 
 const TOLD: &str = "told";
 const CONFIRMED: &str = "confirmed";
@@ -67,6 +64,11 @@ impl RunDir {
         &self.live
     }
 
+    /// Where what outlives a reboot is.
+    pub(super) fn kept(&self) -> &Path {
+        &self.kept
+    }
+
     /// How a process over the run is told where it is.
     pub(in crate::listener) fn arguments(&self) -> Vec<OsString> {
         let mut arguments = vec![self.live.clone().into_os_string()];
@@ -90,7 +92,7 @@ impl RunDir {
     /// Removes what a run of the same key may have left that could not be read any more.
     fn clear(&self) -> io::Result<()> {
         let (output, previous) = self.output_files();
-        let leftovers = [PHASE.0, COMMIT.0, PART.0, BEFORE.0, CONFIRMED, BUILT, RESULT.0, UNIT.0, FINAL.0, TOLD];
+        let leftovers = [PHASE.0, COMMIT.0, "part", BEFORE.0, CONFIRMED, BUILT, RESULT.0, UNIT.0, FINAL.0, TOLD];
         for file in leftovers.iter().flat_map(|name| [self.live.join(name), self.kept.join(name)]) {
             remove(&file)?;
         }
@@ -190,25 +192,6 @@ impl RunDir {
     /// Forgets the environment of a run that is over: it may hold secrets.
     pub(in crate::listener) fn remove_environment(&self) -> io::Result<()> {
         remove(&self.environment_file())
-    }
-
-    /// The output of the program, and the part of it that was set aside to bound it.
-    pub(in crate::listener) fn output_files(&self) -> (PathBuf, PathBuf) {
-        (self.kept.join("output.log"), self.kept.join("output.log.1"))
-    }
-
-    /// The last part of the output, as far as the disk took it.
-    pub(in crate::listener) fn output_tail(&self) -> String {
-        let (current, previous) = self.output_files();
-        let mut tail = tail_of(&current, TAIL_BYTES);
-        let room = TAIL_BYTES.saturating_sub(tail.len());
-        if room > 0 {
-            // The output may have been set aside just before the end.
-            let mut before = tail_of(&previous, room);
-            before.append(&mut tail);
-            tail = before;
-        }
-        String::from_utf8_lossy(&tail).into_owned()
     }
 
     pub(in crate::listener) fn phase(&self) -> Phase {

@@ -4,12 +4,10 @@
 //! already, as long as it may become, and is written over. A disk that writes in place, as most do, needs no more room for that.
 
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Write};
 use std::marker::PhantomData;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-
-use serde::{Deserialize, Serialize};
 
 use super::{RunResult, Spec, UnitEnd};
 use crate::listener::snapshot::SystemSnapshot;
@@ -32,9 +30,6 @@ pub(in crate::listener) const FINAL: Record<Response> = Record("final.json", Pha
 pub(in crate::listener) const PHASE: Record<Phase> = Record("phase", PhantomData);
 /// The commit that is deployed, once it is known.
 pub(in crate::listener) const COMMIT: Record<Commit> = Record("commit", PhantomData);
-/// Where the current part of the output begins, or the one that is about to become it.
-pub(in crate::listener) const PART: Record<OutputPart> = Record("part", PhantomData);
-
 /// How many runs in a row can be kept on a full disk.
 const SPARES: usize = 3;
 
@@ -46,14 +41,6 @@ const KIB: usize = 1024;
 /// The room for each file, in bytes. The last lines of the log take the most.
 const ROOM: [(&str, usize); 5] =
     [(REQUEST.0, 8 * KIB), (BEFORE.0, 8 * KIB), (RESULT.0, 40 * KIB), (UNIT.0, KIB), (FINAL.0, 40 * KIB)];
-
-/// Where a part of the output begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OutputPart {
-    pub inode: u64,
-    /// How much of the output comes before it, in bytes.
-    pub start: u64,
-}
 
 /// Makes a directory that only its owner can look into: output may tell secrets. One that exists is fine.
 pub(super) fn private_directory(path: &Path) -> io::Result<()> {
@@ -106,20 +93,6 @@ pub(super) fn write_durably(directory: &Path, name: &str, bytes: &[u8]) -> io::R
 
 fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
-}
-
-/// The last bytes of a file, at most so many; none when it cannot be read.
-pub(super) fn tail_of(path: &Path, bytes: usize) -> Vec<u8> {
-    let bytes = bytes as u64;
-    let read = || -> io::Result<Vec<u8>> {
-        let mut file = File::open(path)?;
-        let start = file.metadata()?.len().saturating_sub(bytes);
-        file.seek(SeekFrom::Start(start))?;
-        let mut tail = Vec::new();
-        file.take(bytes).read_to_end(&mut tail)?;
-        Ok(tail)
-    };
-    read().unwrap_or_default()
 }
 
 /// Makes those that are missing, for the runs in this folder.

@@ -5,7 +5,7 @@ use crate::bus::{BusEvent, Operation, Violation};
 use crate::clock;
 use crate::listener::ListenerError;
 use crate::listener::problems::ProblemKind;
-use crate::listener::publisher::{May, Rights};
+use crate::listener::publisher::May;
 use crate::protocol::subject::discover_tier;
 use crate::protocol::{Place, ReplySubject, Subject};
 
@@ -72,27 +72,20 @@ impl Service {
         let Some(trial) = self.trial.take() else { return };
         let (before, rights) = (self.publisher.rights, trial.outcome(self.publisher.rights));
         self.publisher.rights = rights;
-        let Rights { own, shared, others } = rights;
         let prefix = format!("deploy.responses.{}.{}.>", self.config.tier, self.config.hostname);
-        match own {
-            May::No => {
-                let message =
-                    format!("the server does not let this host publish {prefix}: no deployer hears its answers");
-                self.problems.found(ProblemKind::MayNotAnswer, message);
+        let unheard = format!("the server does not let this host publish {prefix}: no deployer hears its answers");
+        let others = format!("the server lets this host answer for others: {prefix} is enough, see `nats-config`");
+        for (kind, may, wrong, message) in [
+            (ProblemKind::MayNotAnswer, rights.own, May::No, unheard),
+            (ProblemKind::PermissionsTooWide, rights.others, May::Yes, others),
+        ] {
+            if may == wrong {
+                self.problems.found(kind, message);
+            } else if may != May::Unknown {
+                self.problems.solved(kind);
             }
-            May::Yes => self.problems.solved(ProblemKind::MayNotAnswer),
-            May::Unknown => {}
         }
-        match others {
-            May::Yes => {
-                let message =
-                    format!("the server lets this host answer for others: {prefix} is enough, see `nats-config`");
-                self.problems.found(ProblemKind::PermissionsTooWide, message);
-            }
-            May::No => self.problems.solved(ProblemKind::PermissionsTooWide),
-            May::Unknown => {}
-        }
-        if shared == May::No && before.shared != May::No {
+        if rights.shared == May::No && before.shared != May::No {
             tracing::info!("permissions are strict: deployers that know only the old form of answers are not served");
         }
     }

@@ -9,7 +9,7 @@ use super::course::Step;
 use super::{Service, shown};
 use crate::listener::run::{OutputPage, RunDir};
 use crate::protocol::log::MAX_PAGE_BYTES;
-use crate::protocol::{LogAnswer, LogPage, LogPlace, LogRequest, NoLog, Place, RequestId, Subject, Target};
+use crate::protocol::{LogAnswer, LogPage, LogPlace, LogRequest, NoLog, Place, RequestId, Status, Subject, Target};
 
 /// How many pages are read at once. Those who find no place ask again.
 pub(super) const READERS: usize = 4;
@@ -33,14 +33,14 @@ impl Service {
         }
         let Ok(reader) = self.log_readers.clone().try_acquire_owned() else { return };
         // Before the output is read: what a run has written when it has ended is all that it writes.
-        let goes_on = self.history.goes_on(id.as_str());
+        let status = self.history.status(id.as_str());
         let dir = self.state_dir.run_dir(id.as_str());
         let most = MAX_PAGE_BYTES.min(self.publisher.client.max_payload() / LONGEST_SPELLING);
         let publisher = self.publisher.clone();
         self.steps.spawn(async move {
             sleep(PAGE_TAKES).await;
-            let page = spawn_blocking(move || match goes_on {
-                Some(goes_on) => page(id, &dir, offset, most, goes_on),
+            let page = spawn_blocking(move || match status {
+                Some(status) => page(id, &dir, offset, most, status),
                 None => no_log(id, NoLog::UnknownRun),
             });
             if let Ok(page) = page.await {
@@ -53,7 +53,8 @@ impl Service {
 }
 
 /// A page of the log of a run that goes on or has ended.
-fn page(id: RequestId, dir: &RunDir, offset: u64, most: usize, goes_on: bool) -> LogPage {
+fn page(id: RequestId, dir: &RunDir, offset: u64, most: usize, status: Status) -> LogPage {
+    let goes_on = !status.is_final();
     match OutputPage::read(dir, offset, most) {
         Ok(Some(mut page)) => {
             let end = page.is_last && !goes_on;

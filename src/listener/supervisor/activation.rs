@@ -1,13 +1,11 @@
 //! The activation that a run started in a unit of its own, out of reach of signals to the run's processes.
 
 use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use rustix::process::Signal;
 use tokio::process::Command;
-use tokio::time::timeout;
 
 use super::log::Log;
 use super::process_tree::in_descendants;
@@ -15,6 +13,7 @@ use crate::listener::host::{ACTIVATION, Host, is_activation};
 use crate::listener::output::built_system;
 use crate::listener::snapshot::ask;
 use crate::listener::verdict::End;
+use crate::process_group::output_within;
 use crate::protocol::Phase;
 
 /// What the journal marks the lines with that say that a unit is being stopped; see `journalctl --catalog`.
@@ -77,10 +76,12 @@ fn named(output: &str) -> Option<String> {
 
 /// Ends it: asks, waits for at most this long, and then forces it.
 pub(super) async fn stop(Activation { unit, .. }: &Activation, grace: Duration) {
-    if timeout(grace, systemctl(&["stop", unit])).await.is_err() {
-        systemctl(&["kill", "--signal=KILL", unit]).await;
+    let systemctl = async |words: &[&str], limit| output_within(Command::new("systemctl").args(words), limit).await;
+    // What cannot be stopped is left: the run has ended for all that, and says what it was at.
+    if systemctl(&["stop", unit], grace).await.is_err() {
+        systemctl(&["kill", "--signal=KILL", unit], KILLED_WITHIN).await.ok();
         // Returns at once when the unit has gone, and its end is what the result of the run waits for.
-        timeout(KILLED_WITHIN, systemctl(&["stop", unit])).await.ok();
+        systemctl(&["stop", unit], KILLED_WITHIN).await.ok();
     }
 }
 
@@ -142,12 +143,6 @@ pub(super) async fn settled(activation: Option<&Activation>, log: &mut Log, end:
 async fn output(program: &str, arguments: &[&str]) -> String {
     let output = ask(program, arguments).await;
     output.map(|output| String::from_utf8_lossy(&output.stdout).trim_matches('\n').to_owned()).unwrap_or_default()
-}
-
-/// What cannot be stopped is left: the run has ended for all that, and says what it was at.
-async fn systemctl(arguments: &[&str]) {
-    let command = Command::new("systemctl").args(arguments).stdin(Stdio::null()).kill_on_drop(true).status().await;
-    drop(command);
 }
 
 #[cfg(test)]

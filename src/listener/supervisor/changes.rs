@@ -38,23 +38,20 @@ impl Changes {
     /// What has changed between these two moments, where the run brought the system `made`. Where that is not known,
     /// every change counts as the run's: it was at work all the time.
     pub(super) fn between(before: &SystemSnapshot, now: &SystemSnapshot, made: Option<&str>) -> Self {
-        let change = |before: Option<&str>, now: Option<&str>| match made {
-            _ if now == before => Change::None,
-            Some(made) if now.is_some_and(|now| now != made) => Change::Theirs,
-            _ => Change::Ours,
-        };
-        Self {
-            current: change(before.current_path(), now.current_path()),
-            profile: change(before.profile_path(), now.profile_path()),
-        }
+        let is_theirs = |now: Option<&str>| made.zip(now).is_some_and(|(made, now)| made != now);
+        Self::of(before, now, |now| if is_theirs(now) { Change::Theirs } else { Change::Ours })
     }
 
     /// The same for a run that built and did no more: none of it is its doing.
     pub(super) fn by_others(before: &SystemSnapshot, now: &SystemSnapshot) -> Self {
-        let change = |moved| if moved { Change::Theirs } else { Change::None };
+        Self::of(before, now, |_| Change::Theirs)
+    }
+
+    fn of(before: &SystemSnapshot, now: &SystemSnapshot, whose: impl Fn(Option<&str>) -> Change) -> Self {
+        let change = |before, now| if before == now { Change::None } else { whose(now) };
         Self {
-            current: change(before.current_path() != now.current_path()),
-            profile: change(before.profile_path() != now.profile_path()),
+            current: change(before.current_path(), now.current_path()),
+            profile: change(before.profile_path(), now.profile_path()),
         }
     }
 

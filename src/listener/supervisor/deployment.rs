@@ -34,14 +34,15 @@ pub(super) struct Deployment {
     pub(super) runner: ProcessRunner,
 }
 
+/// What a run did that was to deploy something.
 struct Attempt {
-    end: End,
     /// What was so on the host right before anything moved; where nothing did, when the run began.
     before: SystemSnapshot,
     /// The system that the run brought, where that is known.
     built: Option<String>,
     /// Whether it came to the activation, which may have touched everything: what comes before touches nothing on the host.
     activated: bool,
+    end: End,
 }
 
 impl Deployment {
@@ -61,18 +62,13 @@ impl Deployment {
 
     /// Deploys, and returns from what went wrong or was not confirmed, if that is asked for.
     async fn deploy_for_good(&mut self, found: SystemSnapshot) -> (Verdict, SystemSnapshot) {
-        let attempt = match self.spec.system.clone() {
-            Some(system) => self.deploy_system(&system, found).await,
-            None => self.deploy_revision(found).await,
-        };
+        let mut attempt = self.deploy(found).await;
         let (verdict, after, traces) = self.judge(&attempt).await;
         let Some(limit) = self.spec.confirm_timeout_ms.map(Duration::from_millis) else {
             return (attempt.with_theirs(verdict, &after), after);
         };
-        let activates = matches!(self.spec.action, Action::Switch | Action::Test);
         let failure = if verdict.status == Status::Completed {
-            let heard = if activates { self.confirmed(limit).await } else { Ok(()) };
-            match heard {
+            match self.confirmed(limit).await {
                 Ok(()) => return self.still_so(verdict, after).await,
                 Err(End::TimedOut) => {
                     let why = format!("nobody confirmed within {} s that the host was heard from", limit.as_secs());
@@ -80,8 +76,8 @@ impl Deployment {
                 }
                 // A supervisor that is told to end starts no further activation.
                 Err(end) => {
-                    let verdict = self.judge(&Attempt { end, ..attempt }).await.0;
-                    return (verdict.with("what was deployed stays"), after);
+                    attempt.end = end;
+                    return (self.judge(&attempt).await.0.with("what was deployed stays"), after);
                 }
             }
         } else if !traces || matches!(attempt.end, End::Stopped(_)) || self.spec.action == Action::DryActivate {
@@ -100,6 +96,9 @@ impl Deployment {
     /// Waits to be told that the host was heard from, which a listener notes in the directory of the run. An error is what came
     /// instead: that the time was over, or a signal.
     async fn confirmed(&mut self, limit: Duration) -> Result<(), End> {
+        if !self.spec.action.activates() {
+            return Ok(());
+        }
         // A confirmation that came before there was anything to confirm does not count.
         self.dir.forget_confirmed().ok();
         self.runner.log.enter(Phase::Confirm);
@@ -120,11 +119,8 @@ impl Deployment {
         let now = SystemSnapshot::seen(&self.host);
         let changes = Changes::by_others(&after, &now);
         let Some(theirs) = changes.theirs(&now) else { return (verdict, after) };
-        let spoilt = match self.spec.action {
-            Action::Switch => true,
-            Action::Test => changes.current == Change::Theirs,
-            Action::Boot | Action::DryActivate | Action::Fetch => false,
-        };
+        let action = self.spec.action;
+        let spoilt = action == Action::Switch || action.activates() && changes.current == Change::Theirs;
         let verdict = if spoilt { Verdict::failed(ErrorCode::VerifyFailed, theirs) } else { verdict.with(&theirs) };
         (verdict, SystemSnapshot::learned(&self.host).await)
     }
@@ -152,102 +148,43 @@ impl Deployment {
         roll_back(&mut self.runner, &self.host, self.spec.action, before, made, limit).await
     }
 
+    async fn deploy(&mut self, found: SystemSnapshot) -> Attempt {
+        let mut attempt = Attempt { before: found, built: None, activated: false, end: End::Exited(0) };
+        let deployed = match self.spec.system.clone() {
+            Some(system) => self.deploy_system(&system, &mut attempt).await,
+            None => self.deploy_revision(&mut attempt).await,
+        };
+        attempt.end = deployed.err().unwrap_or(End::Exited(0));
+        attempt
+    }
+
     /// Deploys what was built elsewhere: fetches first and activates then, as the way back does.
-    async fn deploy_system(&mut self, system: &SystemPath, found: SystemSnapshot) -> Attempt {
+    async fn deploy_system(&mut self, system: &SystemPath, attempt: &mut Attempt) -> Result<(), End> {
         self.runner.log.enter(Phase::Build);
-        let fetched = fetch(&mut self.runner, &self.host, &self.spec, system).await;
-        let (before, activated) = (found, false);
+        fetch(&mut self.runner, &self.host, &self.spec, system).await?;
         let action = self.spec.action;
-        if action == Action::Fetch || fetched.is_err() {
-            let end = fetched.err().unwrap_or(End::Exited(0));
-            return Attempt { end, before, built: None, activated };
+        if action == Action::Fetch {
+            return Ok(());
         }
-        let before = match self.note_before().await {
-            Ok(before) => before,
-            Err(end) => return Attempt { end, before, built: None, activated },
-        };
+        self.begin_to_change(attempt).await?;
         let path = || system.as_str().to_owned();
-        let mut end = End::Exited(0);
-        if matches!(action, Action::Switch | Action::Boot) {
-            end = self.runner.run(&mut ActivationStep::SetProfile(path()).command(&self.host)).await;
+        attempt.built = Some(path());
+        if action.sets_next_boot() {
+            self.runner.run(&mut ActivationStep::SetProfile(path()).command(&self.host)).await.success()?;
         }
-        if end == End::Exited(0) {
-            self.runner.log.enter(Phase::Activate);
-            end = self.runner.run(&mut ActivationStep::Activate(path(), action).command(&self.host)).await;
-        }
-        Attempt { end, before, built: Some(path()), activated: true }
+        self.runner.log.enter(Phase::Activate);
+        self.runner.run(&mut ActivationStep::Activate(path(), action).command(&self.host)).await.success()
     }
 
-    /// Notes what is so on the host right before anything moves. The end is that this is not possible.
-    async fn note_before(&self) -> Result<SystemSnapshot, End> {
-        let before = SystemSnapshot::learned(&self.host).await;
-        note_baseline(&self.host, &self.dir, &before).map_err(|error| {
-            let why = format!("cannot note what runs now, and so could not return to it: {error}");
-            End::Refused(ErrorCode::BuildFailed, why)
-        })?;
-        Ok(before)
-    }
-
-    /// Deploys what the revision stands for: builds first and activates then. What the host can return to is what was so in between: a build takes long, and
-    /// what somebody else switched to meanwhile is not this run's to undo.
-    async fn deploy_revision(&mut self, found: SystemSnapshot) -> Attempt {
-        let untouched = |end| Attempt { end, before: found.clone(), built: None, activated: false };
+    /// Deploys what the revision stands for: builds first and activates then. What the host can return to is what was so in
+    /// between: a build takes long, and what somebody else switched to meanwhile is not this run's to undo.
+    async fn deploy_revision(&mut self, attempt: &mut Attempt) -> Result<(), End> {
         self.runner.log.enter(Phase::Resolve);
-        let commit = match self.resolve().await {
-            Ok(commit) => commit,
-            Err(end) => return untouched(end),
-        };
+        let revision = self.resolve().await?.into();
         self.runner.log.enter(Phase::Build);
-        let revision = commit.into();
-        let (build, flake) = self.build(&revision).await;
-        if build != End::Exited(0) {
-            return untouched(build);
-        }
-        match self.note_before().await {
-            Ok(before) => self.activate(&flake, &revision, before).await,
-            Err(end) => untouched(end),
-        }
-    }
-
-    /// Activates what was built, on a host that is like this.
-    async fn activate(&mut self, flake: &FlakeUrl, revision: &Revision, built_on: SystemSnapshot) -> Attempt {
-        activation::clear_away().await;
-        let began = clock::now();
-        let expected = self.dir.built();
-        let mut before = built_on.clone();
-        let mut command = nixos_rebuild(self.spec.action.as_str(), &self.spec, flake, revision);
-        let end = tokio::select! {
-            end = self.runner.run(&mut command) => end,
-            never = Box::pin(follow_baseline(&self.host, &self.dir, &mut before, expected.as_deref())) => match never {},
-        };
-        let ProcessRunner { log, activation, .. } = &mut self.runner;
-        let end = activation::settled(activation.as_ref(), log, end, began).await;
-        let built = activation::switched_to(activation.as_ref(), log).or_else(|| expected.clone());
-        if built != expected {
-            // A configuration may depend on the time of day: what was switched to is not to be told from what the run made.
-            before = built_on;
-            note_baseline(&self.host, &self.dir, &before).ok();
-        }
-        Attempt { end, before, built, activated: true }
-    }
-
-    /// Builds the system, and tells how that ended and of which flake it can be activated then.
-    async fn build(&mut self, revision: &Revision) -> (End, FlakeUrl) {
-        let flake = self.spec.flake.clone();
-        let end = self.build_in_place(&flake, revision).await;
-        match flake.with_all_refs() {
-            // Somebody has pushed since the commit was looked up, and by ssh many servers only give out what is new.
-            Some(flake) if matches!(end, End::Exited(1..)) && tells_unadvertised(&self.runner.log.lines()) => {
-                (self.build_in_place(&flake, revision).await, flake)
-            }
-            _ => (end, flake),
-        }
-    }
-
-    async fn build_in_place(&mut self, flake: &FlakeUrl, revision: &Revision) -> End {
-        let mut command = nixos_rebuild("build", &self.spec, flake, revision);
-        // A link to what was built is left where it is called.
-        self.runner.run(command.current_dir(self.dir.path())).await
+        let flake = self.build(&revision).await?;
+        self.begin_to_change(attempt).await?;
+        self.activate(&flake, &revision, attempt).await.success()
     }
 
     /// Finds the commit, which is what is deployed: a branch given to Nix may be what it was an hour ago.
@@ -257,6 +194,58 @@ impl Deployment {
         // On a full disk it is not told on the way; the deployment may be what frees it.
         self.dir.note(files::COMMIT, &commit).ok();
         Ok(commit)
+    }
+
+    /// Builds the system, and tells of which flake it can be activated then.
+    async fn build(&mut self, revision: &Revision) -> Result<FlakeUrl, End> {
+        let flake = self.spec.flake.clone();
+        let end = self.build_in_place(&flake, revision).await;
+        match flake.with_all_refs() {
+            // Somebody has pushed since the commit was looked up, and by ssh many servers only give out what is new.
+            Some(flake) if matches!(end, End::Exited(1..)) && tells_unadvertised(&self.runner.log.lines()) => {
+                self.build_in_place(&flake, revision).await.success().map(|()| flake)
+            }
+            _ => end.success().map(|()| flake),
+        }
+    }
+
+    async fn build_in_place(&mut self, flake: &FlakeUrl, revision: &Revision) -> End {
+        let mut command = nixos_rebuild("build", &self.spec, flake, revision);
+        // A link to what was built is left where it is called.
+        self.runner.run(command.current_dir(self.dir.path())).await
+    }
+
+    /// Notes what is so on the host right before anything moves. The end is that this is not possible.
+    async fn begin_to_change(&self, attempt: &mut Attempt) -> Result<(), End> {
+        let before = SystemSnapshot::learned(&self.host).await;
+        note_baseline(&self.host, &self.dir, &before).map_err(|error| {
+            let why = format!("cannot note what runs now, and so could not return to it: {error}");
+            End::Refused(ErrorCode::BuildFailed, why)
+        })?;
+        (attempt.before, attempt.activated) = (before, true);
+        Ok(())
+    }
+
+    /// Activates what was built.
+    async fn activate(&mut self, flake: &FlakeUrl, revision: &Revision, attempt: &mut Attempt) -> End {
+        activation::clear_away().await;
+        let began = clock::now();
+        let (built_on, expected) = (attempt.before.clone(), self.dir.built());
+        let mut command = nixos_rebuild(self.spec.action.as_str(), &self.spec, flake, revision);
+        let before = &mut attempt.before;
+        let end = tokio::select! {
+            end = self.runner.run(&mut command) => end,
+            never = Box::pin(follow_baseline(&self.host, &self.dir, before, expected.as_deref())) => match never {},
+        };
+        let ProcessRunner { log, activation, .. } = &mut self.runner;
+        let end = activation::settled(activation.as_ref(), log, end, began).await;
+        attempt.built = activation::switched_to(activation.as_ref(), log).or_else(|| expected.clone());
+        if attempt.built != expected {
+            // A configuration may depend on the time of day: what was switched to is not to be told from what the run made.
+            attempt.before = built_on;
+            note_baseline(&self.host, &self.dir, &attempt.before).ok();
+        }
+        end
     }
 
     /// What an attempt has come to, unless the host returns from there: the verdict, what is so on the host then, and whether

@@ -98,15 +98,14 @@ fn steps(action: Action, before: &SystemSnapshot, now: &SystemSnapshot, changes:
     let activate = |system: &str, how| ActivationStep::Activate(system.to_owned(), how);
     let set = (now.profile_path() != Some(profile)).then(|| ActivationStep::SetProfile(profile.to_owned()));
     let boot = || set.iter().cloned().chain([activate(profile, Action::Boot)]).collect();
-    let activated = matches!(action, Action::Switch | Action::Test);
     match (changes.current, changes.profile) {
-        _ if matches!(action, Action::DryActivate | Action::Fetch) => Vec::new(),
+        _ if !action.activates() && !action.sets_next_boot() => Vec::new(),
         // Nothing was activated; the boot loader follows the profile.
-        (_, Change::None | Change::Ours) if !activated => boot(),
+        (_, Change::None | Change::Ours) if !action.activates() => boot(),
         // What somebody else runs stays, and what was ours is not to come back with the next boot.
         (Change::Theirs, Change::Ours) => boot(),
         (Change::Theirs, _) => Vec::new(),
-        (_, Change::Theirs) if activated => vec![activate(current, Action::Test)],
+        (_, Change::Theirs) if action.activates() => vec![activate(current, Action::Test)],
         (_, Change::Theirs) => Vec::new(),
         _ if current == profile => set.into_iter().chain([activate(current, Action::Switch)]).collect(),
         // What ran was to be gone after the next boot.

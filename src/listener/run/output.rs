@@ -1,25 +1,115 @@
-//! A page of the output of a run, which may be written to, and set aside, at this very moment.
+//! The output of a run on the disk: written within bounds, and read while it is written to, and set aside, at this very moment.
 
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::marker::PhantomData;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::{RunDir, files};
+use serde::{Deserialize, Serialize};
+
+use super::RunDir;
+use super::files::Record;
+
+/// How much of the output is looked at to tell what went wrong, in bytes.
+pub(in crate::listener) const TAIL_BYTES: usize = 64 * 1024;
+
+/// Where the current part of the output begins, or the one that is about to become it.
+const PART: Record<OutputPart> = Record("part", PhantomData);
+
+/// Where a part of the output begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct OutputPart {
+    inode: u64,
+    /// How much of the output comes before it, in bytes.
+    start: u64,
+}
+
+impl RunDir {
+    /// The output of the program, and the part of it that was set aside to bound it.
+    pub(in crate::listener) fn output_files(&self) -> (PathBuf, PathBuf) {
+        (self.kept().join("output.log"), self.kept().join("output.log.1"))
+    }
+
+    /// The last part of the output, as far as the disk took it.
+    pub(in crate::listener) fn output_tail(&self) -> String {
+        let (current, previous) = self.output_files();
+        let tail = tail_of(&current, TAIL_BYTES);
+        // The output may have been set aside just before the end.
+        let before = tail_of(&previous, TAIL_BYTES.saturating_sub(tail.len()));
+        String::from_utf8_lossy(&[before, tail].concat()).into_owned()
+    }
+}
+
+/// The last bytes of a file, at most so many; none when it cannot be read.
+fn tail_of(path: &Path, bytes: usize) -> Vec<u8> {
+    let bytes = bytes as u64;
+    let read = || -> io::Result<Vec<u8>> {
+        let mut file = File::open(path)?;
+        let start = file.metadata()?.len().saturating_sub(bytes);
+        file.seek(SeekFrom::Start(start))?;
+        let mut tail = Vec::new();
+        file.take(bytes).read_to_end(&mut tail)?;
+        Ok(tail)
+    };
+    read().unwrap_or_default()
+}
+
+/// The output as it is written. At a certain size it is set aside and begun anew; one part that was set aside is kept.
+pub(in crate::listener) struct OutputWriter {
+    dir: RunDir,
+    /// None where the disk has no room for one.
+    file: Option<File>,
+    written: usize,
+    /// How much was set aside so far.
+    start: u64,
+    part_bytes: usize,
+}
+
+impl OutputWriter {
+    pub(in crate::listener) fn with_parts_of(part_bytes: usize, dir: RunDir) -> Self {
+        Self { file: File::create(dir.output_files().0).ok(), dir, written: 0, start: 0, part_bytes }
+    }
+
+    pub(in crate::listener) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.written > 0 && self.written + bytes.len() > self.part_bytes {
+            self.set_aside()?;
+        }
+        if let Some(file) = &mut self.file {
+            file.write_all(bytes)?;
+            self.written += bytes.len();
+        }
+        Ok(())
+    }
+
+    /// Begins the output anew. Where it begins is on record before the files change their names: a reader always knows.
+    fn set_aside(&mut self) -> io::Result<()> {
+        let (current, previous) = self.dir.output_files();
+        self.start += fs::metadata(&current)?.len();
+        let next = current.with_extension("next");
+        let file = File::create(&next)?;
+        self.dir.note(PART, &OutputPart { inode: file.metadata()?.ino(), start: self.start })?;
+        fs::rename(&current, previous)?;
+        fs::rename(next, current)?;
+        self.file = Some(file);
+        self.written = 0;
+        Ok(())
+    }
+}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OutputPage {
-    pub offset: u64,
-    pub bytes: Vec<u8>,
+pub(in crate::listener) struct OutputPage {
+    pub(in crate::listener) offset: u64,
+    pub(in crate::listener) bytes: Vec<u8>,
     /// Whether nothing was written after it when it was read.
-    pub is_last: bool,
+    pub(in crate::listener) is_last: bool,
 }
 
 impl OutputPage {
     /// The page that begins there, or where the output that is kept begins; `None` when nothing is kept.
     pub(in crate::listener) fn read(dir: &RunDir, offset: u64, most: usize) -> io::Result<Option<Self>> {
         let (current, previous) = dir.output_files();
-        let (current, part) = (open(&current)?, dir.get(files::PART));
+        let (current, part) = (open(&current)?, dir.get(PART));
         let previous = open(&previous)?;
         if current.is_none() && previous.is_none() {
             return Ok(None);
@@ -71,10 +161,7 @@ fn facts(file: Option<&File>) -> io::Result<(Option<u64>, u64)> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
-    use crate::listener::run::OutputPart;
 
     fn page(dir: &RunDir, offset: u64, most: usize) -> (u64, String, bool) {
         let page = OutputPage::read(dir, offset, most).unwrap().unwrap();
@@ -92,11 +179,11 @@ mod tests {
         fs::write(&current, "23456").unwrap();
         let inode = |path: &Path| fs::metadata(path).unwrap().ino();
         let asked = |place| page(&dir, place, 3);
-        dir.note(files::PART, &OutputPart { inode: inode(&current), start: 2 }).unwrap();
+        dir.note(PART, &OutputPart { inode: inode(&current), start: 2 }).unwrap();
         assert_eq!([asked(0), asked(5)], [(2, "234".to_owned(), false), (5, "56".to_owned(), true)]);
 
         fs::write(&next, "").unwrap();
-        dir.note(files::PART, &OutputPart { inode: inode(&next), start: 7 }).unwrap();
+        dir.note(PART, &OutputPart { inode: inode(&next), start: 7 }).unwrap();
         assert_eq!([asked(0), asked(5)], [(2, "234".to_owned(), false), (5, "56".to_owned(), true)]);
         fs::rename(&current, &previous).unwrap();
         assert_eq!([asked(0), asked(5)], [(2, "234".to_owned(), false), (5, "56".to_owned(), false)]);
