@@ -41,7 +41,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use uuid::Uuid;
 
-pub use self::config::{Config, RebuildFlag, SystemKey, UserUnits, deploy_subjects};
+pub use self::config::{Config, RebuildFlag, RunSettings, SystemKey, UserUnits, deploy_subjects};
 use self::history::RequestHistory;
 use self::host::Host;
 pub use self::inbox::SUBSCRIPTION_CAPACITY;
@@ -90,13 +90,13 @@ pub async fn listen(
 ) -> Result<(), ListenerError> {
     let (state_dir, recovered) = StateDir::open(&config.state_dir, config.runtime_dir.as_deref())?;
     let RecoveredState { finals, damaged, undelivered, unfinished } = recovered;
-    let mut history = RequestHistory::new(config.hostname.clone());
+    let mut history = RequestHistory::new(config.run.host.clone());
     finals.into_iter().for_each(|(spec, response)| history.ended(spec, response));
     damaged.into_iter().for_each(|(name, end)| history.damaged(name, end));
     let (metrics, watched) = watch::channel(Metrics::of(&history));
     let mut tasks = JoinSet::new();
     if let Some(address) = config.metrics_listen {
-        let exporter = Exporter::bind(address, watched, Host::new(config.root.clone())).await;
+        let exporter = Exporter::bind(address, watched, Host::new(config.run.root.clone())).await;
         tasks.spawn(exporter.map_err(|error| ListenerError::Metrics(address, error))?.serve());
     }
 

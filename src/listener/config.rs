@@ -21,23 +21,11 @@ const PUBLIC_KEY_DIGITS: usize = 43;
 
 #[derive(Debug, Clone)]
 pub struct Config {
-    pub hostname: HostName,
     pub tier: Tier,
     pub role: Option<Role>,
-    pub flake: FlakeUrl,
-    /// The name of the configuration in the flake; absent where it is that of the host.
-    pub flake_attr: Option<FlakeAttr>,
-    pub rebuild_flags: Vec<RebuildFlag>,
-    /// The keys one of which has signed each system that is taken from elsewhere; without any, none is taken.
-    pub system_keys: Vec<SystemKey>,
     pub deploy_subjects: Vec<Subject>,
     pub discover_subject: Subject,
-    /// How long a run may take in all.
-    pub timeout: Duration,
-    /// How long what is told to end may take to do so.
-    pub grace: Duration,
-    /// What becomes of a run after which units of a user fail.
-    pub user_units: UserUnits,
+    pub run: RunSettings,
     pub heartbeat: Duration,
     /// The address to serve Prometheus metrics on; off when absent.
     pub metrics_listen: Option<SocketAddr>,
@@ -48,8 +36,45 @@ pub struct Config {
     pub runtime_dir: Option<PathBuf>,
     /// The program that supervises a run; it is called with `supervise` and the directory of the run.
     pub supervisor: PathBuf,
+}
+
+/// What holds for each run of a host. It is written down with the run, for a supervisor that outlives its listener.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunSettings {
+    pub flake: FlakeUrl,
+    pub host: HostName,
+    /// The name of its configuration in the flake, where it is not that of the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attr: Option<FlakeAttr>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rebuild_flags: Vec<RebuildFlag>,
+    /// The keys one of which has signed each system that is taken from elsewhere; without any, none is taken.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub system_keys: Vec<SystemKey>,
     /// Where the host's file system begins; `/` but for tests.
     pub root: PathBuf,
+    /// What becomes of a run after which units of a user fail.
+    #[serde(default)]
+    pub user_units: UserUnits,
+    /// How long a run may take in all, in milliseconds.
+    pub timeout_ms: u64,
+    /// How long what is told to end may take to do so, in milliseconds.
+    pub grace_ms: u64,
+}
+
+impl RunSettings {
+    /// The name of the host's configuration in `nixosConfigurations`.
+    pub(super) fn configuration(&self) -> &str {
+        self.attr.as_ref().map_or(self.host.as_str(), FlakeAttr::as_str)
+    }
+
+    pub(super) const fn timeout(&self) -> Duration {
+        Duration::from_millis(self.timeout_ms)
+    }
+
+    pub(super) const fn grace(&self) -> Duration {
+        Duration::from_millis(self.grace_ms)
+    }
 }
 
 /// What becomes of a run after which units of a user fail, and none of the system.

@@ -82,11 +82,11 @@ impl Launcher {
 /// The arguments of `systemd-run` that start the process over the run in this directory. It returns once that process
 /// has the run in hand, and nothing ties the two together: no pipe, no terminal, no waiting for the end.
 fn arguments(supervisor: &Path, dir: &RunDir, spec: &Spec) -> Vec<OsString> {
-    let grace = Duration::from_millis(spec.grace_ms);
+    let grace = spec.settings.grace();
     // The run keeps its own time. This is for one whose supervisor does not, and it has all that may come after the
     // program, too: waiting to be confirmed, and the return to what ran before, which takes as long as any activation.
     let confirmation = Duration::from_millis(spec.confirm_timeout_ms.unwrap_or_default());
-    let longest = 2 * (Duration::from_millis(spec.timeout_ms) + grace) + confirmation + 10 * TIDY_UP;
+    let longest = 2 * (spec.settings.timeout() + grace) + confirmation + 10 * TIDY_UP;
     let properties = [
         // The supervisor ends its processes in the order that makes sense. What is left when it is gone, or did not come
         // to that, has no claim to live on: all of the unit is killed.

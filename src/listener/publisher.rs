@@ -47,7 +47,7 @@ impl Publisher {
             client,
             renewal,
             tier: config.tier,
-            host: config.hostname.clone(),
+            host: config.run.host.clone(),
             instance,
             permitted: config.discover_subject.clone(),
             rights: Rights::UNKNOWN,

@@ -148,7 +148,7 @@ fn compose(spec: &Spec, verdict: Verdict) -> Response {
         reboot_required: verdict.reboot_required,
         rolled_back: verdict.rolled_back,
         failed_units: verdict.failed_units,
-        ..Response::new(spec.host.clone(), verdict.status, verdict.message)
+        ..Response::new(spec.settings.host.clone(), verdict.status, verdict.message)
     }
 }
 

@@ -4,9 +4,6 @@ mod dir;
 pub(super) mod files;
 mod output;
 
-use std::path::PathBuf;
-use std::time::Duration;
-
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -14,16 +11,15 @@ pub use self::dir::RunDir;
 pub(super) use self::dir::name_of;
 pub(super) use self::files::prepare_spares;
 pub(super) use self::output::{OutputPage, OutputWriter, TAIL_BYTES};
-use super::config::{Config, RebuildFlag, SystemKey, UserUnits};
+use super::config::RunSettings;
 use super::output::clean;
 use super::snapshot::SystemSnapshot;
 use crate::protocol::{
-    Action, BusyWith, Commit, ErrorCode, FlakeAttr, FlakeUrl, HostName, Phase, ReplySubject, Request, RequestId,
-    Revision, Status, SystemPath,
+    Action, BusyWith, Commit, ErrorCode, Phase, ReplySubject, Request, RequestId, Revision, Status, SystemPath,
 };
 
-/// The longest that a host waits to be confirmed, whatever it is asked for: it takes no other request meanwhile.
-const LONGEST_CONFIRMATION: Duration = Duration::from_hours(1);
+/// The longest that a host waits to be confirmed, in seconds, whatever it is asked for: it takes no other request meanwhile.
+const LONGEST_CONFIRMATION: u64 = 60 * 60;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spec {
@@ -43,20 +39,11 @@ pub struct Spec {
     /// The boot of the machine in which it was accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot_id: Option<String>,
-    pub flake: FlakeUrl,
-    pub host: HostName,
-    /// The name of its configuration in the flake, where it is not that of the host.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub attr: Option<FlakeAttr>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub rebuild_flags: Vec<RebuildFlag>,
+    #[serde(flatten)]
+    pub settings: RunSettings,
     /// The system that is deployed, where it was built elsewhere: then nothing is evaluated or built here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub system: Option<SystemPath>,
-    /// The keys one of which has signed that system.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub system_keys: Vec<SystemKey>,
-    pub root: PathBuf,
     /// How long the host waits to be confirmed once it has activated what was asked for, in milliseconds; then, and when
     /// that fails, it returns to what it ran before. Without it the host stays as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -64,13 +51,6 @@ pub struct Spec {
     /// Instead of a deployment: what the host is to return to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub return_to: Option<Box<RollbackTarget>>,
-    /// What becomes of it when units of a user fail.
-    #[serde(default)]
-    pub user_units: UserUnits,
-    /// How long it may take, in milliseconds.
-    pub timeout_ms: u64,
-    /// How long it may take to end after it was asked to, in milliseconds.
-    pub grace_ms: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,10 +108,8 @@ pub struct UnitEnd {
 }
 
 impl Spec {
-    pub(super) fn new(request: Request, config: &Config, accepted_at: Timestamp) -> Self {
-        let confirm_timeout = request.confirm_timeout_s.map(Duration::from_secs);
-        let confirm_timeout = confirm_timeout.map(|timeout| timeout.min(LONGEST_CONFIRMATION));
-        let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    pub(super) fn new(request: Request, settings: &RunSettings, accepted_at: Timestamp) -> Self {
+        let confirm_timeout = request.confirm_timeout_s.map(|seconds| seconds.min(LONGEST_CONFIRMATION));
         Self {
             key: request.key().to_owned(),
             id: request.id,
@@ -143,24 +121,11 @@ impl Spec {
             accepted_at,
             number: 0,
             boot_id: None,
-            flake: config.flake.clone(),
-            host: config.hostname.clone(),
-            attr: config.flake_attr.clone(),
-            rebuild_flags: config.rebuild_flags.clone(),
+            settings: settings.clone(),
             system: request.system,
-            system_keys: config.system_keys.clone(),
-            root: config.root.clone(),
-            confirm_timeout_ms: confirm_timeout.map(milliseconds),
+            confirm_timeout_ms: confirm_timeout.map(|seconds| seconds * 1_000),
             return_to: None,
-            user_units: config.user_units,
-            timeout_ms: milliseconds(config.timeout),
-            grace_ms: milliseconds(config.grace),
         }
-    }
-
-    /// The name of the host's configuration in `nixosConfigurations`.
-    pub(super) fn configuration(&self) -> &str {
-        self.attr.as_ref().map_or(self.host.as_str(), FlakeAttr::as_str)
     }
 
     pub(super) const fn doing(&self, phase: Phase) -> &'static str {

@@ -2,8 +2,7 @@
 
 mod course;
 mod link;
-mod log;
-mod roll_call;
+mod questions;
 
 use std::mem;
 use std::pin::Pin;
@@ -16,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until, timeout};
 
 use self::course::Step;
-use self::roll_call::RollCalls;
+use self::questions::{READERS, RollCalls};
 use super::ListenerError;
 use super::admission::{Decision, Refusal, addressed, decide};
 use super::config::Config;
@@ -114,7 +113,7 @@ impl Service {
         watchdog: Watchdog,
         metrics: watch::Sender<Metrics>,
     ) -> Self {
-        let host = Host::new(config.root.clone());
+        let host = Host::new(config.run.root.clone());
         let boot_id = host.boot_id();
         let instance = match &config.runtime_dir {
             // It is emptied at each boot.
@@ -132,7 +131,7 @@ impl Service {
             lockout: Lockout::default(),
             trial: None,
             roll_calls: RollCalls::default(),
-            log_readers: Arc::new(Semaphore::new(log::READERS)),
+            log_readers: Arc::new(Semaphore::new(READERS)),
             problems: Problems::default(),
             answers: Allowance::new(ANSWERS.0, ANSWERS.1),
             lines: Allowance::new(LINES.0, LINES.1),
@@ -169,7 +168,7 @@ impl Service {
             }
         }
         self.hear_questions().await?;
-        look_for_programs(&self.config.flake, &mut self.problems);
+        look_for_programs(&self.config.run.flake, &mut self.problems);
         self.ask_flake(Duration::ZERO);
         // The operators that wait may have missed what happened while no listener ran.
         self.tell_progress().await;
@@ -211,7 +210,7 @@ impl Service {
     }
 
     async fn deploy(&mut self, letter: &Letter) {
-        let host = (self.config.tier, &self.config.hostname);
+        let host = (self.config.tier, &self.config.run.host);
         let request = Request::parse(&letter.payload);
         if let Ok(Request { expires_at: Some(at), .. }) = &request {
             compare_clocks(*at, clock::now(), &mut self.problems);
@@ -277,9 +276,9 @@ impl Service {
     /// The run that a request asks for on this host. The error says why it is refused.
     fn spec(&self, request: Request) -> Result<Spec, (ErrorCode, String)> {
         let returns = request.returns.clone();
-        let spec = Spec { boot_id: self.boot_id.clone(), ..Spec::new(request, &self.config, clock::now()) };
+        let spec = Spec { boot_id: self.boot_id.clone(), ..Spec::new(request, &self.config.run, clock::now()) };
         let Some(run) = returns else {
-            let is_from_anybody = spec.system.is_some() && spec.system_keys.is_empty();
+            let is_from_anybody = spec.system.is_some() && spec.settings.system_keys.is_empty();
             return if is_from_anybody { Err((ErrorCode::Untrusted, NO_KEY.to_owned())) } else { Ok(spec) };
         };
         let cannot = |why: String| (ErrorCode::InvalidRequest, format!("cannot return: {why}"));
@@ -320,7 +319,7 @@ impl Service {
             id: refusal.id,
             at: Some(clock::now()),
             holder: refusal.holder.map(Box::new),
-            ..Response::new(self.config.hostname.clone(), Status::Rejected, message)
+            ..Response::new(self.config.run.host.clone(), Status::Rejected, message)
         };
         self.publisher.say(&refusal.reply_to, &response).await;
         self.history.rejected(key, response);

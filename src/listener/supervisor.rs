@@ -9,23 +9,19 @@
 
 mod activation;
 mod build;
-mod changes;
 mod deployment;
 mod log;
 mod process;
-mod process_tree;
 mod rollback;
 
 use std::fs::File;
 use std::io;
-use std::time::Duration;
 
 use rustix::io::{FdFlags, fcntl_setfd};
 
 use self::deployment::Deployment;
 use self::log::Log;
-use self::process::{ProcessRunner, StopSignal};
-use self::process_tree::ProcessTree;
+use self::process::{ProcessRunner, ProcessTree, StopSignal};
 use super::host::Host;
 pub use super::run::RunDir;
 use super::run::{UnitEnd, files};
@@ -46,13 +42,13 @@ pub async fn supervise(dir: RunDir, starter: &Notifier) -> io::Result<()> {
 
     let runner = ProcessRunner {
         // Heard from before any program runs: a signal to this process is meant for what it has started, too.
-        bounds: StopSignal::of(Duration::from_millis(spec.timeout_ms))?,
+        bounds: StopSignal::of(spec.settings.timeout())?,
         tree: ProcessTree::new()?,
-        grace: Duration::from_millis(spec.grace_ms),
+        grace: spec.settings.grace(),
         log: Log::create(&dir),
         activation: None,
     };
-    let host = Host::new(spec.root.clone());
+    let host = Host::new(spec.settings.root.clone());
     // On the heap, since every future above would hold all of it otherwise.
     let result = Box::pin(Deployment { dir: dir.clone(), spec, host, runner }.carry_out()).await?;
     dir.keep(files::RESULT, &result)

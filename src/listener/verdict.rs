@@ -91,7 +91,7 @@ fn interrupted(signal: i32, doing: &str) -> Verdict {
 }
 
 fn timeout(spec: &Spec, Evidence { phase, .. }: &Evidence<'_>) -> String {
-    let limit = spec.timeout_ms / 1_000;
+    let limit = spec.settings.timeout_ms / 1_000;
     let half_done = match phase {
         Phase::Activate => "; the system may be half switched",
         _ => "",
@@ -238,7 +238,7 @@ fn activation_failure(spec: &Spec, code: i32, evidence: &Evidence<'_>) -> Verdic
     let units = listed("the following units failed", &failed_units);
     let users = switch::user_failures(lines);
     let of_users = listed("user units failed", &users);
-    let held = of_users.clone().filter(|_| spec.user_units == UserUnits::Fail);
+    let held = of_users.clone().filter(|_| spec.settings.user_units == UserUnits::Fail);
     let reasons: Vec<String> = [death.or(script), units, held].into_iter().flatten().collect();
     if !reasons.is_empty() {
         return Verdict { failed_units, ..failed(reasons.join("; ")) };
@@ -300,7 +300,8 @@ fn build_failure(spec: &Spec, code: i32, lines: &[String]) -> Verdict {
     }
     let not_there = |line: &String| line.contains("does not provide attribute") && line.contains("nixosConfigurations");
     if lines.iter().any(not_there) {
-        let message = format!("{} is not in nixosConfigurations of the flake at {revision}", spec.configuration());
+        let message =
+            format!("{} is not in nixosConfigurations of the flake at {revision}", spec.settings.configuration());
         return Verdict::failed(ErrorCode::BuildFailed, message);
     }
     let message = match output::essential(lines) {

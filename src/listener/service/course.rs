@@ -84,7 +84,7 @@ impl Service {
     }
 
     pub(super) fn ask_flake(&mut self, after: Duration) {
-        let flake = self.config.flake.clone();
+        let flake = self.config.run.flake.clone();
         self.steps.spawn(async move { Step::FlakeAsked(problems::ask(flake, after).await) });
     }
 

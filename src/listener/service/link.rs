@@ -72,7 +72,7 @@ impl Service {
         let Some(trial) = self.trial.take() else { return };
         let (before, rights) = (self.publisher.rights, trial.outcome(self.publisher.rights));
         self.publisher.rights = rights;
-        let prefix = format!("deploy.responses.{}.{}.>", self.config.tier, self.config.hostname);
+        let prefix = format!("deploy.responses.{}.{}.>", self.config.tier, self.config.run.host);
         let unheard = format!("the server does not let this host publish {prefix}: no deployer hears its answers");
         let others = format!("the server lets this host answer for others: {prefix} is enough, see `nats-config`");
         for (kind, may, wrong, message) in [

@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use tokio::process::Command;
 
 use super::log::Log;
-use super::process_tree::in_descendants;
+use super::process::in_descendants;
 use crate::listener::host::{ACTIVATION, Host, is_activation};
 use crate::listener::output::built_system;
 use crate::listener::snapshot::ask;

@@ -38,8 +38,8 @@ pub(super) fn nixos_rebuild(action: &str, spec: &Spec, flake: &FlakeUrl, revisio
     // Where git does not fetch, whatever does has its own place for passwords.
     let plain = remote.as_ref().map_or_else(|| flake.public(), |remote| flake.from_git_remote(remote.url()));
     let mut command = Command::new("nixos-rebuild");
-    command.args([action, "--flake", &plain.installable(revision, spec.configuration())]);
-    command.args(spec.rebuild_flags.iter().map(RebuildFlag::as_str));
+    command.args([action, "--flake", &plain.installable(revision, spec.settings.configuration())]);
+    command.args(spec.settings.rebuild_flags.iter().map(RebuildFlag::as_str));
     if let Some(remote) = &remote {
         remote.introduce(&mut command);
     }
@@ -61,7 +61,7 @@ pub(super) async fn fetch(
         }
         end => return Err(end),
     }
-    check_signature(runner, system, &spec.system_keys).await?;
+    check_signature(runner, system, &spec.settings.system_keys).await?;
     check_host(host, spec, system).map_err(|why| End::Refused(ErrorCode::WrongHost, why))
 }
 
@@ -117,7 +117,7 @@ fn verification(system: &SystemPath, keys: &[SystemKey]) -> Command {
 
 /// Checks that the system has the name of this host: two lines of a map may have changed places.
 fn check_host(host: &Host, spec: &Spec, system: &SystemPath) -> Result<(), String> {
-    let names = [Some(spec.host.as_str()), spec.attr.as_ref().map(FlakeAttr::as_str)];
+    let names = [Some(spec.settings.host.as_str()), spec.settings.attr.as_ref().map(FlakeAttr::as_str)];
     let file = host.at(system.as_str()).join("etc/hostname");
     let name =
         fs::read_to_string(&file).map_err(|error| format!("{system} does not say which host it is of: {error}"))?;
@@ -125,7 +125,7 @@ fn check_host(host: &Host, spec: &Spec, system: &SystemPath) -> Result<(), Strin
     if names.into_iter().flatten().any(|known| known == name) {
         return Ok(());
     }
-    Err(format!("{system} is the system of {name}, and this host is {}", spec.host))
+    Err(format!("{system} is the system of {name}, and this host is {}", spec.settings.host))
 }
 
 /// What a newer command of Nix says, if it succeeds.

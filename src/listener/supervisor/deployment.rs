@@ -8,9 +8,8 @@ use tokio::time::sleep;
 
 use super::activation;
 use super::build::{fetch, nixos_rebuild};
-use super::changes::{Change, Changes, follow_baseline, note_baseline};
 use super::process::ProcessRunner;
-use super::rollback::{ActivationStep, RolledBack, roll_back};
+use super::rollback::{ActivationStep, Change, Changes, RolledBack, follow_baseline, note_baseline, roll_back};
 use crate::clock;
 use crate::listener::host::Host;
 use crate::listener::output::{clean, tells_unadvertised};
@@ -144,7 +143,7 @@ impl Deployment {
 
     async fn go_back(&mut self, before: &SystemSnapshot, made: Option<&str>) -> RolledBack {
         // A deployer waits no longer for the end of it, where a deployment has more time than that.
-        let limit = RETURN_WITHIN.min(Duration::from_millis(self.spec.timeout_ms));
+        let limit = RETURN_WITHIN.min(self.spec.settings.timeout());
         roll_back(&mut self.runner, &self.host, self.spec.action, before, made, limit).await
     }
 
@@ -189,7 +188,7 @@ impl Deployment {
 
     /// Finds the commit, which is what is deployed: a branch given to Nix may be what it was an hour ago.
     async fn resolve(&mut self) -> Result<Commit, End> {
-        let found = self.runner.within_bounds(commit_of(&self.spec.revision, &self.spec.flake)).await?;
+        let found = self.runner.within_bounds(commit_of(&self.spec.revision, &self.spec.settings.flake)).await?;
         let commit = found.map_err(|error| unresolved(&error))?;
         // On a full disk it is not told on the way; the deployment may be what frees it.
         self.dir.note(files::COMMIT, &commit).ok();
@@ -198,7 +197,7 @@ impl Deployment {
 
     /// Builds the system, and tells of which flake it can be activated then.
     async fn build(&mut self, revision: &Revision) -> Result<FlakeUrl, End> {
-        let flake = self.spec.flake.clone();
+        let flake = self.spec.settings.flake.clone();
         let end = self.build_in_place(&flake, revision).await;
         match flake.with_all_refs() {
             // Somebody has pushed since the commit was looked up, and by ssh many servers only give out what is new.

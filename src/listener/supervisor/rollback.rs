@@ -1,19 +1,111 @@
-//! The way back to what a host ran before, as it was taken down then.
+//! What a run changed on the host, and the way back to what ran before, as it was taken down then.
 //!
-//! Only what the run itself did is undone: what somebody else switched to meanwhile stays.
+//! Somebody may switch the host by hand at any moment. What is undone is the run's own doing and nothing else: the system
+//! that it built, in the places where it may have put it. What somebody else switched to meanwhile stays.
 //!
-//! Neither `nix-env --rollback` nor `nixos-rebuild --rollback` leads there: the one takes the generation before the
+//! Neither `nix-env --rollback` nor `nixos-rebuild --rollback` leads back: the one takes the generation before the
 //! current one, whatever that is, and the other evaluates. The recorded system activates itself.
 
+use std::convert::Infallible;
+use std::future::pending;
+use std::io;
 use std::process::Command;
 use std::time::Duration;
 
-use super::changes::{Change, Changes};
+use tokio::time::sleep;
+
 use super::process::ProcessRunner;
 use crate::listener::host::Host;
+use crate::listener::run::{RunDir, files};
 use crate::listener::snapshot::{PROFILE, SystemSnapshot};
 use crate::listener::verdict::{End, UNITS_FAILED};
 use crate::protocol::{Action, ErrorCode, Phase};
+
+/// How often it is looked whether somebody else has changed it.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Who made one thing on the host what it is now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Change {
+    None,
+    /// The run did.
+    Ours,
+    /// Somebody else did, meanwhile.
+    Theirs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Changes {
+    pub(super) current: Change,
+    pub(super) profile: Change,
+}
+
+impl Changes {
+    /// What has changed between these two moments, where the run brought the system `made`. Where that is not known,
+    /// every change counts as the run's: it was at work all the time.
+    pub(super) fn between(before: &SystemSnapshot, now: &SystemSnapshot, made: Option<&str>) -> Self {
+        let is_theirs = |now: Option<&str>| made.zip(now).is_some_and(|(made, now)| made != now);
+        Self::of(before, now, |now| if is_theirs(now) { Change::Theirs } else { Change::Ours })
+    }
+
+    /// The same for a run that built and did no more: none of it is its doing.
+    pub(super) fn by_others(before: &SystemSnapshot, now: &SystemSnapshot) -> Self {
+        Self::of(before, now, |_| Change::Theirs)
+    }
+
+    fn of(before: &SystemSnapshot, now: &SystemSnapshot, whose: impl Fn(Option<&str>) -> Change) -> Self {
+        let change = |before, now| if before == now { Change::None } else { whose(now) };
+        Self {
+            current: change(before.current_path(), now.current_path()),
+            profile: change(before.profile_path(), now.profile_path()),
+        }
+    }
+
+    /// What somebody else did, in words; `None` when nobody did anything.
+    pub(super) fn theirs(self, now: &SystemSnapshot) -> Option<String> {
+        let path = |path: Option<&str>| path.unwrap_or("nothing that is known").to_owned();
+        match self {
+            Self { current: Change::Theirs, .. } => {
+                Some(format!("meanwhile the host was switched to {} by other means", path(now.current_path())))
+            }
+            Self { profile: Change::Theirs, .. } => {
+                Some(format!("meanwhile {} was set to boot next by other means", path(now.profile_path())))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Keeps `before` up to date until the run changes something: it activates, or the system `made` takes the place of
+/// another. `nixos-rebuild` evaluates once more before it moves anything. That takes a while, and what somebody else switches
+/// to meanwhile is not the run's to undo.
+pub(super) async fn follow_baseline(
+    host: &Host,
+    dir: &RunDir,
+    before: &mut SystemSnapshot,
+    made: Option<&str>,
+) -> Infallible {
+    loop {
+        let now = SystemSnapshot::seen(host);
+        let Changes { current, profile } = Changes::between(before, &now, made);
+        // The phase is read last: what was seen before an activation is not the activation's doing.
+        if [current, profile].contains(&Change::Ours) || dir.phase() >= Phase::Activate {
+            return pending().await;
+        }
+        if [current, profile].contains(&Change::Theirs) {
+            *before = now.completed(host).await;
+            // It was on record before, and so there is room for it.
+            note_baseline(host, dir, before).ok();
+        }
+        sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Puts on record what the host can return to, and keeps it from the garbage collector.
+pub(super) fn note_baseline(host: &Host, dir: &RunDir, before: &SystemSnapshot) -> io::Result<()> {
+    host.keep(before.current_path(), before.profile_path());
+    dir.keep(files::BEFORE, before)
+}
 
 /// A part of the way from one system to another.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -152,7 +244,50 @@ fn difference(before: &SystemSnapshot, now: &SystemSnapshot, changes: Changes) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::listener::supervisor::changes::tests::facts;
+    use crate::listener::snapshot::{Profile, System};
+
+    /// A host that runs one system, and boots another next.
+    fn facts(current: &str, profile: &str) -> SystemSnapshot {
+        let system = |path: &str| System { path: path.to_owned(), kernel: [None, None, None] };
+        SystemSnapshot {
+            current: Some(system(current)),
+            profile: Some(Profile { generation: Some(41), system: system(profile) }),
+            failed_units: Some(["old.service".to_owned()].into()),
+            ..SystemSnapshot::default()
+        }
+    }
+
+    #[test]
+    fn what_is_neither_as_before_nor_what_was_built_is_somebody_elses() {
+        let before = facts("old", "old");
+        let between = |current, profile, made| {
+            let Changes { current, profile } = Changes::between(&before, &facts(current, profile), made);
+            (current, profile)
+        };
+        assert_eq!(between("old", "old", Some("new")), (Change::None, Change::None));
+        assert_eq!(between("new", "new", Some("new")), (Change::Ours, Change::Ours));
+        assert_eq!(between("new", "hand", Some("new")), (Change::Ours, Change::Theirs));
+        assert_eq!(between("hand", "new", Some("new")), (Change::Theirs, Change::Ours));
+        assert_eq!(between("hand", "hand", Some("old")), (Change::Theirs, Change::Theirs));
+        assert_eq!(between("hand", "hand", None), (Change::Ours, Change::Ours));
+    }
+
+    #[test]
+    fn what_somebody_else_did_is_told_and_nothing_else() {
+        let before = facts("old", "old");
+        let theirs = |now: &SystemSnapshot, made| Changes::between(&before, now, made).theirs(now);
+        assert_eq!(theirs(&facts("new", "new"), Some("new")), None);
+        assert_eq!(
+            theirs(&facts("hand", "hand"), Some("new")).unwrap(),
+            "meanwhile the host was switched to hand by other means"
+        );
+        assert_eq!(
+            theirs(&facts("new", "hand"), Some("new")).unwrap(),
+            "meanwhile hand was set to boot next by other means"
+        );
+        let built_only = Changes::by_others(&before, &facts("old", "hand"));
+        assert_eq!((built_only.current, built_only.profile), (Change::None, Change::Theirs));
+    }
 
     /// The way from what a run of the system `new` left.
     fn way(action: Action, before: &SystemSnapshot, now: &SystemSnapshot) -> String {

@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -61,7 +61,8 @@ impl Supervised {
         let dir = RunDir::in_one(folder.path().join("run"));
         // A commit, which need not be looked up.
         let revision = COMMIT.parse().unwrap();
-        let mut spec = Spec { revision, root: folder.path().join("root"), ..spec("r-1") };
+        let mut spec = Spec { revision, ..spec("r-1") };
+        spec.settings.root = folder.path().join("root");
         adjust(&mut spec);
         drop(dir.create(&spec).unwrap());
         let supervisor = Command::new(std::env::current_exe().unwrap())
@@ -150,7 +151,8 @@ fn the_program_gets_nothing_to_read_and_the_commit_to_deploy() {
 fn a_password_stands_on_no_command_line() {
     let tells = "echo \"$*\"; tr '\\0' ' ' </proc/$$/cmdline; echo; git config --get-all http.https://h/x.extraHeader";
     let (result, output, _) =
-        Supervised::new(tells, |spec| spec.flake = "git+https://bob:s3cret@h/x?dir=a".parse().unwrap()).ended();
+        Supervised::new(tells, |spec| spec.settings.flake = "git+https://bob:s3cret@h/x?dir=a".parse().unwrap())
+            .ended();
     assert_eq!(result.verdict.status, Status::Completed, "{output}");
     assert!(output.starts_with(&format!("switch --flake git+https://h/x?dir=a&rev={COMMIT}#ns1\n")), "{output}");
     assert!(!output.contains("s3cret"));
@@ -182,7 +184,7 @@ fn a_timeout_ends_the_whole_tree_even_who_ignores_it_or_left_it() {
         setsid sh -c 'trap \"\" TERM; echo $$ > escaped; while :; do sleep 0.05; done' &
         (setsid sh -c 'echo $$ > orphan; sleep 600' &)
         wait; wait; wait";
-    let run = Supervised::new(script, |spec| (spec.timeout_ms, spec.grace_ms) = (1_500, 200));
+    let run = Supervised::new(script, |spec| (spec.settings.timeout_ms, spec.settings.grace_ms) = (1_500, 200));
     let pids = ["child", "escaped", "orphan"].map(|name| run.file(name));
     assert!(pids.iter().all(|pid| is_alive(pid)));
     let (result, _, _run) = run.ended();
@@ -193,7 +195,7 @@ fn a_timeout_ends_the_whole_tree_even_who_ignores_it_or_left_it() {
 #[test]
 fn who_obeys_is_not_killed_and_ends_the_grace() {
     let script = "trap 'echo tidied up; exit 0' TERM; echo > ready; while :; do sleep 0.02; done";
-    let run = Supervised::new(script, |spec| (spec.timeout_ms, spec.grace_ms) = (1_500, 600_000));
+    let run = Supervised::new(script, |spec| (spec.settings.timeout_ms, spec.settings.grace_ms) = (1_500, 600_000));
     let (result, output, _) = run.ended();
     assert_eq!(result.verdict.error, Some(ErrorCode::Timeout));
     assert!(output.ends_with("tidied up\n"), "{output}");
@@ -282,7 +284,7 @@ fn silent_server() -> (TcpListener, FlakeUrl) {
 fn a_branch_is_deployed_as_the_commit_that_it_is_now() {
     let (repository, flake) = repository();
     let (result, output, run) = Supervised::new("echo \"$3\"", |spec| {
-        (spec.flake, spec.revision) = (flake.clone(), "main".parse().unwrap());
+        (spec.settings.flake, spec.revision) = (flake.clone(), "main".parse().unwrap());
     })
     .ended();
     assert_eq!(result.verdict.status, Status::Completed);
@@ -306,7 +308,7 @@ echo 'error: Server does not allow request for unadvertised object 8c1f' >&2; ex
         let folder = nixos();
         fs::write(folder.path().join("build"), format!("echo built >>builds; echo 'error: {says}' >&2; exit 1"))
             .unwrap();
-        let (result, _, run) = Supervised::on(folder, "", |spec| spec.flake = flake.parse().unwrap()).ended();
+        let (result, _, run) = Supervised::on(folder, "", |spec| spec.settings.flake = flake.parse().unwrap()).ended();
         (fs::read_to_string(run.path("builds")).unwrap().lines().count(), verdict(&result))
     };
     let unadvertised = "Server does not allow request for unadvertised object 8c1f";
@@ -321,7 +323,7 @@ fn a_branch_that_is_not_there_and_a_server_that_is_not_are_told_apart() {
     let (_repository, flake) = repository();
     let resolve = |flake: &FlakeUrl, revision: &str| {
         let (result, output, _) = Supervised::new("echo built", |spec| {
-            (spec.flake, spec.revision) = (flake.clone(), revision.parse().unwrap());
+            (spec.settings.flake, spec.revision) = (flake.clone(), revision.parse().unwrap());
         })
         .ended();
         assert_eq!(output, "", "nothing is built");
@@ -342,8 +344,8 @@ fn a_server_that_never_answers_ends_with_the_time_of_the_run_or_with_its_supervi
     let (server, flake) = silent_server();
     let run = || {
         Supervised::new("echo built", |spec| {
-            (spec.flake, spec.revision) = (flake.clone(), "main".parse().unwrap());
-            spec.timeout_ms = 1_500;
+            (spec.settings.flake, spec.revision) = (flake.clone(), "main".parse().unwrap());
+            spec.settings.timeout_ms = 1_500;
         })
     };
     let (result, output, _) = run().ended();
@@ -351,7 +353,8 @@ fn a_server_that_never_answers_ends_with_the_time_of_the_run_or_with_its_supervi
     insta::assert_snapshot!(verdict(&result), @"failed timeout: not over after 1 s, and ended while resolving");
 
     drop(server.accept().unwrap());
-    let mut run = Supervised::new("", |spec| (spec.flake, spec.revision) = (flake.clone(), "main".parse().unwrap()));
+    let mut run =
+        Supervised::new("", |spec| (spec.settings.flake, spec.revision) = (flake.clone(), "main".parse().unwrap()));
     let (asked, _) = server.accept().unwrap();
     terminate(&run.supervisor.id().to_string());
     assert!(run.supervisor.wait().unwrap().success());

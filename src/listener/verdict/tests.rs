@@ -47,7 +47,9 @@ fn action(action: Action, after: SystemSnapshot) -> Run {
 impl Run {
     fn verdict(&self) -> Verdict {
         self.with_evidence(|evidence| {
-            judge(&Spec { action: self.action, user_units: self.user_units, ..spec("r-1") }, evidence)
+            let mut spec = Spec { action: self.action, ..spec("r-1") };
+            spec.settings.user_units = self.user_units;
+            judge(&spec, evidence)
         })
     }
 

@@ -85,7 +85,7 @@ fn a_failed_activation_is_undone_and_a_failed_build_is_not() {
 fn an_activation_that_takes_too_long_is_undone_in_a_time_of_its_own() {
     let hanging = format!("{SWITCH}\necho activating the configuration...\nsleep 600");
     let limited = |spec: &mut Spec| {
-        (spec.confirm_timeout_ms, spec.timeout_ms) = (Some(20_000), 1_500);
+        (spec.confirm_timeout_ms, spec.settings.timeout_ms) = (Some(20_000), 1_500);
     };
     let (result, _, run) = Supervised::on(host(), &hanging, limited).ended();
     insta::assert_snapshot!(verdict(&result), @"failed timeout: not over after 1 s, and ended while activating; the system may be half switched; the host returned to what ran before; it runs /nix/store/old, generation 43 boots next");
