@@ -102,15 +102,12 @@ impl ConnectAttempt {
         Self { next: Some(next.into()), ..Self::new(server, why) }
     }
 
-    /// Nothing came. Something that takes the connection nevertheless is no server, or one that waits for the client.
-    pub(super) fn silence(server: &ServerUrl, within: Duration, takes_connections: bool) -> Self {
-        if takes_connections {
-            return Self::but(
-                server,
-                "something takes connections there, and does not speak as a NATS server does",
-                PORT,
-            );
-        }
+    /// Something takes the connection and says nothing: it is no server, or one that waits for the client.
+    pub(super) fn mute(server: &ServerUrl) -> Self {
+        Self::but(server, "something takes connections there, and does not speak as a NATS server does", PORT)
+    }
+
+    pub(super) fn silence(server: &ServerUrl, within: Duration) -> Self {
         Self::new(server, format!("no answer within {} ms", within.as_millis()))
     }
 

@@ -87,21 +87,23 @@ fn arguments(supervisor: &Path, dir: &RunDir, spec: &Spec) -> Vec<OsString> {
     // program, too: waiting to be confirmed, and the return to what ran before, which takes as long as any activation.
     let confirmation = Duration::from_millis(spec.confirm_timeout_ms.unwrap_or_default());
     let longest = 2 * (spec.settings.timeout() + grace) + confirmation + 10 * TIDY_UP;
-    let properties = [
+    let words = [
+        format!("--unit={}", name(dir)),
+        format!("--description=homelab-deploy: {} of {}", spec.action, spec.revision),
+        "--collect".to_owned(),
+        "--quiet".to_owned(),
+        "--no-ask-password".to_owned(),
+        "--service-type=notify".to_owned(),
         // The supervisor ends its processes in the order that makes sense. What is left when it is gone, or did not come
         // to that, has no claim to live on: all of the unit is killed.
-        "KillMode=mixed".to_owned(),
-        format!("TimeoutStartSec={}", START_WITHIN.as_secs()),
-        format!("TimeoutStopSec={}", (2 * grace + TIDY_UP).as_secs()),
-        format!("RuntimeMaxSec={}", longest.as_secs()),
+        "--property=KillMode=mixed".to_owned(),
+        format!("--property=TimeoutStartSec={}", START_WITHIN.as_secs()),
+        format!("--property=TimeoutStopSec={}", (2 * grace + TIDY_UP).as_secs()),
+        format!("--property=RuntimeMaxSec={}", longest.as_secs()),
         // When an evaluation uses up the memory, its end is told like that of any other command.
-        "OOMPolicy=continue".to_owned(),
+        "--property=OOMPolicy=continue".to_owned(),
     ];
-    let mut arguments = vec![format!("--unit={}", name(dir))];
-    arguments.push(format!("--description=homelab-deploy: {} of {}", spec.action, spec.revision));
-    arguments.extend(["--collect", "--quiet", "--no-ask-password", "--service-type=notify"].map(str::to_owned));
-    arguments.extend(properties.map(|property| format!("--property={property}")));
-    let mut arguments: Vec<OsString> = arguments.into_iter().map(OsString::from).collect();
+    let mut arguments: Vec<OsString> = words.into_iter().map(OsString::from).collect();
     // It is forgotten as soon as the run is judged, and ExecStopPost= may come after that: no reason for that to fail.
     let mut environment_file = OsString::from("--property=EnvironmentFile=-");
     environment_file.push(dir.environment_file());

@@ -30,10 +30,14 @@ pub(super) struct Watcher {
     abandoned: Option<Instant>,
 }
 
+/// What became of a run.
 #[derive(Debug)]
 pub(super) enum RunEvent {
+    /// It goes on, and is at another phase than before.
     Phase(Watcher),
     Finished(Finished),
+    /// How it ended is kept, and is to be told.
+    Concluded(Box<Response>),
 }
 
 /// That a run is over, or was never begun. As long as this exists, no process that comes too late takes it in hand.
@@ -42,20 +46,22 @@ pub(super) struct Finished {
     _lock: Option<File>,
 }
 
-/// Makes the run durable, and then begins it. Blocks. An error is what is told of a run that could not be begun.
-pub(super) fn begin(launcher: &Launcher, dir: &RunDir, spec: &Spec) -> Result<Watcher, Box<Response>> {
+/// Makes the run durable, and then begins it. Blocks.
+pub(super) fn begin(launcher: &Launcher, dir: &RunDir, spec: &Spec) -> RunEvent {
     // The lock is given back before the launch: from there on it is the supervisor's.
     let begun = dir.create(spec).map(drop).and_then(|()| launcher.launch(dir, spec));
-    let Err(error) = begun else { return Ok(Watcher::new(dir.clone())) };
+    let Err(error) = begun else { return RunEvent::Phase(Watcher::new(dir.clone())) };
     let _lock = match dir.lock() {
         // The supervisor has taken the run anyway.
-        Err(held) if held.kind() == io::ErrorKind::WouldBlock => return Ok(Watcher::new(dir.clone())),
+        Err(held) if held.kind() == io::ErrorKind::WouldBlock => {
+            return RunEvent::Phase(Watcher::new(dir.clone()));
+        }
         lock => lock,
     };
     let verdict = Verdict::failed(ErrorCode::BuildFailed, format!("the run cannot be started: {error}"));
     let response = compose(spec, verdict);
     keep(dir, &response);
-    Err(Box::new(response))
+    RunEvent::Concluded(Box::new(response))
 }
 
 /// Whether a run from before is over, as far as that can be told at once.

@@ -123,7 +123,7 @@ impl Service {
         let echo = Arc::new(Notify::new());
         let mut service = Self {
             history,
-            heartbeat: heartbeat(config.heartbeat),
+            heartbeat: heartbeat(&config, Phase::Resolve),
             publisher: Publisher::new(client, renewal, &config, instance),
             requests: Inbox::new(echo.clone()),
             questions: Inbox::new(echo.clone()),
@@ -270,7 +270,7 @@ impl Service {
         // Before anything that takes time, so that the operator knows at once that the host has heard.
         self.tell_progress().await;
         let (launcher, dir) = (self.launcher.clone(), self.state_dir.run_dir(&spec.key));
-        self.steps.spawn_blocking(move || Step::Begun(rebuild::begin(&launcher, &dir, &spec)));
+        self.steps.spawn_blocking(move || Step::Run(rebuild::begin(&launcher, &dir, &spec)));
     }
 
     /// The run that a request asks for on this host. The error says why it is refused.
@@ -377,12 +377,10 @@ fn shown(text: &str) -> String {
     shown
 }
 
-/// How often a run is told of that is at this: one that waits to be confirmed has little time.
-fn pace(config: &Config, phase: Phase) -> Duration {
-    if phase == Phase::Confirm { config.heartbeat.min(ASK_FOR_CONFIRMATION) } else { config.heartbeat }
-}
-
-fn heartbeat(every: Duration) -> Interval {
+/// When a run is told of that is at this: one that waits to be confirmed has little time.
+fn heartbeat(config: &Config, phase: Phase) -> Interval {
+    let most = if phase == Phase::Confirm { ASK_FOR_CONFIRMATION } else { Duration::MAX };
+    let every = config.heartbeat.min(most);
     let mut ticks = interval_at(Instant::now() + every, every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks

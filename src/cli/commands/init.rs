@@ -71,9 +71,8 @@ impl Init {
     pub(in crate::cli) fn run(self) -> CommandResult {
         let fleet_file = self.folder.join("fleet.toml");
         let before = known_fleet(&fleet_file).or_usage()?;
-        let is_asking = !self.yes && io::stdin().is_terminal() && io::stderr().is_terminal();
-        let site = self.site(is_asking)?;
-        let names = self.names(&before, is_asking)?;
+        let site = self.site()?;
+        let names = self.names(&before)?;
         // The seeds first: a key that is on the list has to be somebody's.
         let added = self.make_keys(&before, names)?;
         let mut fleet = before.clone();
@@ -100,8 +99,13 @@ impl Init {
         Ok(Exit::Success)
     }
 
+    /// Whether there is somebody to ask.
+    fn is_asking(&self) -> bool {
+        !self.yes && io::stdin().is_terminal() && io::stderr().is_terminal()
+    }
+
     /// Where server and flake are: as a flag says, else as the file of an earlier `init` does, else as the user does.
-    fn site(&self, is_asking: bool) -> Result<Site, CommandError> {
+    fn site(&self) -> Result<Site, CommandError> {
         let file = self.folder.join(LOCAL_FILE);
         let known = if file.exists() { context::choose(&file, None).or_usage()? } else { None };
         let (name, known) = known.map_or((None, None), |(name, known)| (Some(name), Some(known)));
@@ -109,13 +113,15 @@ impl Init {
         let server = match (&self.server, known_server) {
             (Some(server), _) => server.clone(),
             (None, Some(known)) => parsed(known.split(',').next().unwrap_or_default())?,
-            (None, None) if is_asking => ask("NATS server", THIS_MACHINE)?.ok_or_else(|| missing("--nats-url"))?,
+            (None, None) if self.is_asking() => {
+                ask("NATS server", THIS_MACHINE)?.ok_or_else(|| missing("--nats-url"))?
+            }
             (None, None) => parsed(THIS_MACHINE)?,
         };
         let flake = match (&self.flake, known_flake) {
             (Some(flake), _) => flake.clone(),
             (None, Some(known)) => parsed(&known)?,
-            (None, None) if is_asking => {
+            (None, None) if self.is_asking() => {
                 ask("Flake with the configurations of the hosts", "")?.ok_or_else(|| missing("--flake"))?
             }
             (None, None) => return Err(missing("--flake")),
@@ -126,9 +132,9 @@ impl Init {
     }
 
     /// The hosts that are to be added.
-    fn names(&self, known: &FleetList, is_asking: bool) -> Result<Vec<ListenerName>, CommandError> {
+    fn names(&self, known: &FleetList) -> Result<Vec<ListenerName>, CommandError> {
         let mut names = self.hosts.clone();
-        if names.is_empty() && is_asking {
+        if names.is_empty() && self.is_asking() {
             out::note("Hosts, each as test.NAME, prod.NAME or prod.NAME.ROLE; an empty line is the end.");
             while let Some(name) = ask("Host", "")? {
                 names.push(name);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::task::{JoinError, spawn_blocking};
 
-use super::{Service, heartbeat, pace};
+use super::{Service, heartbeat};
 use crate::listener::history::Stage;
 use crate::listener::problems::{self, ASK_AGAIN, ProblemKind};
 use crate::listener::rebuild::{self, Finished, RunEvent, Watcher};
@@ -16,14 +16,9 @@ use crate::protocol::{Commit, Phase, Response};
 /// A part of a run that takes time, and is over.
 #[derive(Debug)]
 pub(super) enum Step {
-    /// It goes on, or could not be begun and has ended so.
-    Begun(Result<Watcher, Box<Response>>),
-    RunEvent(RunEvent),
-    Concluded(Box<Response>),
-    /// The server has been given all that were on their way.
-    Delivered,
-    /// Nobody knows whether the server has been given these.
-    Lost(Vec<Undelivered>),
+    Run(RunEvent),
+    /// The server has been given the ends of runs that were on their way; of these nobody knows whether it was.
+    Delivered(Vec<Undelivered>),
     /// It was tried to ask where the flake is from; why it was not possible.
     FlakeAsked(Option<String>),
     /// What was too old is forgotten, or a page of a log was given out.
@@ -58,23 +53,15 @@ impl Service {
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };
         match step {
-            Step::Begun(Ok(watch)) => {
-                self.watch(watch);
-                self.tell_progress().await;
-            }
-            Step::Begun(Err(response)) | Step::Concluded(response) => self.ended(*response),
-            Step::RunEvent(RunEvent::Phase(watch)) => self.next_phase(watch).await,
-            Step::RunEvent(RunEvent::Finished(over)) => self.conclude(over),
-            Step::Delivered => {
+            Step::Run(RunEvent::Phase(watch)) => self.next_phase(watch).await,
+            Step::Run(RunEvent::Finished(over)) => self.conclude(over),
+            Step::Run(RunEvent::Concluded(response)) => self.ended(*response),
+            Step::Delivered(lost) => {
                 self.delivering = false;
+                self.undelivered.splice(..0, lost);
                 self.deliver();
             }
             Step::Done => {}
-            Step::Lost(undelivered) => {
-                self.delivering = false;
-                self.undelivered.splice(..0, undelivered);
-                self.deliver();
-            }
             Step::FlakeAsked(None) => self.problems.solved(ProblemKind::FlakeUnreachable),
             Step::FlakeAsked(Some(why)) => {
                 self.problems.found(ProblemKind::FlakeUnreachable, why);
@@ -94,14 +81,15 @@ impl Service {
         Some((self.state_dir.run_dir(&spec.key), spec))
     }
 
-    pub(super) fn watch(&mut self, watch: Watcher) {
+    fn watch(&mut self, watch: Watcher) {
         self.history.reached(Stage::Running);
-        self.follow(watch);
+        self.heartbeat = heartbeat(&self.config, watch.phase);
+        self.steps.spawn(async { Step::Run(watch.news().await) });
     }
 
     async fn next_phase(&mut self, watch: Watcher) {
         let phase = watch.phase;
-        self.follow(watch);
+        self.watch(watch);
         if phase == Phase::Confirm {
             // That the host can be reached is to be proven, and a connection from before the activation proves nothing:
             // it may go on where no new one could be made. It is told once the new one stands.
@@ -111,17 +99,13 @@ impl Service {
         }
     }
 
-    fn follow(&mut self, watch: Watcher) {
-        self.heartbeat = heartbeat(pace(&self.config, watch.phase));
-        self.steps.spawn(async { Step::RunEvent(watch.news().await) });
-    }
-
     fn conclude(&mut self, over: Finished) {
         let Some((dir, spec)) = self.current() else { return };
         self.history.reached(Stage::Concluding);
         let (boot_id, previous) = (self.boot_id.clone(), self.previous());
         self.steps.spawn_blocking(move || {
-            Step::Concluded(Box::new(rebuild::conclude(&over, &dir, &spec, boot_id.as_deref(), previous)))
+            let response = rebuild::conclude(&over, &dir, &spec, boot_id.as_deref(), previous);
+            Step::Run(RunEvent::Concluded(Box::new(response)))
         });
     }
 
@@ -159,11 +143,11 @@ impl Service {
         let publisher = self.publisher.clone();
         self.steps.spawn(async move {
             if !publisher.deliver(&undelivered).await {
-                return Step::Lost(undelivered);
+                return Step::Delivered(undelivered);
             }
             // It is told again in doubt, and no slow disk holds up the loop.
             spawn_blocking(move || undelivered.iter().for_each(Undelivered::told)).await.ok();
-            Step::Delivered
+            Step::Delivered(Vec::new())
         });
     }
 }

@@ -80,7 +80,8 @@ async fn deploy(
         (Some(host), false, None) => (format!("{tier}.{host}"), Target::Host(tier, host.clone())),
         (None, true, None) => (format!("{tier}.all"), Target::All(tier)),
         (None, false, Some(role)) => (format!("{tier}.role.{role}"), Target::Role(tier, role.clone())),
-        other => return Err(one_target(context, credential, tier, other == (&None, false, &None)).await),
+        (None, false, None) => return Err(one_target(context, credential, tier, "no target was given").await),
+        _ => return Err(one_target(context, credential, tier, "more than one target was given").await),
     };
     let settings = Settings { action: asked.action, ..Settings::default() };
     let selector = Spanned::nowhere(Selector { text: phrase.clone(), target });
@@ -119,12 +120,11 @@ pub(super) async fn roll_back(context: &ToolContext, call: ToolCall<'_>) -> Resu
 
 /// That there is not exactly one target, with the hosts and roles to choose from. A schema that said so would make some
 /// clients drop the tool.
-async fn one_target(context: &ToolContext, credential: Credential, tier: Tier, is_none: bool) -> ToolError {
+async fn one_target(context: &ToolContext, credential: Credential, tier: Tier, what: &str) -> ToolError {
     let [hosts, roles] = match context.names(credential, tier).await {
         Ok(names) => names,
         Err(error) => return error,
     };
-    let what = if is_none { "no target was given" } else { "more than one target was given" };
     let hosts = if hosts.is_empty() { "none" } else { &hosts };
     let roles = if roles.is_empty() { String::new() } else { format!("; their roles: {roles}") };
     ToolError::new("invalid_target", what)

@@ -89,13 +89,13 @@ impl Expected {
         self.missing.retain(|sender| sender.tier != tier);
     }
 
-    /// Whether another operator runs a rollout on this tier is known, though not yet which.
-    pub(super) fn operator(&mut self, tier: Tier, is_there: bool) {
-        if is_there {
-            self.operators.insert(tier)
-        } else {
-            self.operators.remove(&tier)
-        };
+    /// Another operator runs a rollout on this tier, though it is not known which.
+    pub(super) fn operator(&mut self, tier: Tier) {
+        self.operators.insert(tier);
+    }
+
+    pub(super) fn no_operator(&mut self, tier: Tier) {
+        self.operators.remove(&tier);
     }
 
     /// When it is over, unless something more is heard.
@@ -201,7 +201,7 @@ mod tests {
         let mut expected = everybody(&[Tier::Test], None);
         expected.heard(heard("one"));
         expected.heard(heard("two"));
-        expected.operator(Tier::Test, true);
+        expected.operator(Tier::Test);
         assert_eq!(left(&expected), 4_000);
         expected.heard(Heard::Operator(Tier::Prod));
         assert_eq!(left(&expected), 4_000);
