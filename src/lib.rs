@@ -32,4 +32,6 @@ mod process_group;
 pub mod protocol;
 pub mod report;
 pub mod rollout;
+#[cfg(test)]
+mod testing;
 pub mod text;

@@ -27,9 +27,7 @@ pub struct Config {
     pub discover_subject: Subject,
     pub run: RunSettings,
     pub heartbeat: Duration,
-    /// The address to serve Prometheus metrics on; off when absent.
     pub metrics_listen: Option<SocketAddr>,
-    /// Where runs and what is known of them are kept.
     pub state_dir: PathBuf,
     /// A directory in memory, which is emptied at each boot of the host and has room whatever fills the disks: for what must be
     /// known for sure. Without one the state directory has it.

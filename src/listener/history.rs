@@ -104,7 +104,6 @@ impl RequestHistory {
         self.ended.iter().rev().find(|(spec, _)| spec.key == key).map(|(_, response)| response)
     }
 
-    /// The run that ended last.
     pub(super) fn last(&self) -> Option<&(Spec, Response)> {
         self.ended.back()
     }

@@ -27,7 +27,6 @@ use crate::protocol::request::MAX_REQUEST_BYTES;
 /// How many messages the client's own channel of a subscription holds. It is emptied with each that arrives.
 pub const SUBSCRIPTION_CAPACITY: usize = 16;
 
-/// How many messages of one subject wait to be read.
 const MAX_WAITING: usize = 256;
 
 /// How many bytes those may have together. A usual request has 500.
@@ -60,7 +59,6 @@ impl Inbox {
         Self { letters, sender, echo, funnels: Vec::new() }
     }
 
-    /// Receives what is sent to this subject, too.
     pub(super) async fn subscribe(&mut self, client: &Client, subject: &Subject) -> Result<(), SubscribeError> {
         let subscriber = client.subscribe(subject.to_string()).await?;
         let room = Room::new(subject.clone(), self.sender.clone(), self.echo.clone());
@@ -165,7 +163,6 @@ impl Room {
         }
     }
 
-    /// A place for so many bytes, if there is one.
     fn place(&self, bytes: usize) -> Option<[OwnedSemaphorePermit; 2]> {
         let bytes = u32::try_from(bytes).ok().filter(|_| bytes <= MAX_REQUEST_BYTES)?;
         let place = self.places.clone().try_acquire_owned().ok()?;

@@ -31,13 +31,11 @@ const FAILURES: [ErrorCode; 11] = [
     ErrorCode::WrongHost, ErrorCode::NotAvailable, ErrorCode::Untrusted,
 ];
 
-/// How many clients are served at once; others wait until they are accepted.
 const CLIENTS: usize = 8;
 
 /// How long a client may take, from its connection to the end of the answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How many bytes a request may have, up to its empty line.
 const REQUEST_BYTES: u64 = 8 * 1024;
 
 /// How long to wait after a client could not be accepted, as it is with too many open files.
@@ -46,7 +44,6 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// What the loop that serves NATS knows. The counters begin with the process, the last run is known from disk.
 #[derive(Debug, Clone)]
 pub(super) struct Metrics {
-    /// Whether the connection to NATS stands.
     pub(super) connected: bool,
     runs: BTreeMap<(Status, Option<ErrorCode>), u64>,
     /// The commit that was brought to run last, and the system that this made.
@@ -72,7 +69,6 @@ impl Metrics {
         metrics
     }
 
-    /// A run has ended, as the history has it.
     pub(super) fn count_last(&mut self, history: &RequestHistory) {
         if let Some((_, Response { status, error, .. })) = history.last() {
             *self.runs.entry((*status, error.clone())).or_default() += 1;
@@ -208,7 +204,6 @@ async fn request_line(client: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Op
     }
 }
 
-/// What to say to a request with this first line.
 fn reply(line: Option<&str>, metrics: &Metrics, host: &Host) -> String {
     let words: Vec<&str> = line.unwrap_or_default().split_whitespace().collect();
     let [method, target, _version] = words[..] else { return refusal("400 Bad Request", "") };

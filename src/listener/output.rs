@@ -140,7 +140,6 @@ pub(super) fn essential(lines: &[String]) -> Option<&str> {
     failed_build.or_else(|| errors.next_back()).or_else(|| others.next_back()).map(without_label)
 }
 
-/// Whether a line is an error with a text of its own.
 fn tells_something(line: &str) -> bool {
     line.strip_prefix("error:").is_some_and(|text| !text.trim().is_empty()) && !only_repeats(line)
 }

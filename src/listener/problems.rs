@@ -37,7 +37,6 @@ pub(super) enum ProblemKind {
 }
 
 impl ProblemKind {
-    /// The kind as the wire spells it.
     const fn code(self) -> &'static str {
         match self {
             Self::MayNotAnswer => "may_not_answer",

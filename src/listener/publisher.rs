@@ -173,7 +173,6 @@ pub(super) struct Rights {
 impl Rights {
     pub(super) const UNKNOWN: Self = Self { own: May::Unknown, shared: May::Unknown, others: May::Unknown };
 
-    /// Whether an answer may go there, as far as is known.
     pub(super) fn allow(self, place: Place) -> bool {
         let may = match place {
             Place::Own => self.own,

@@ -13,7 +13,6 @@ use crate::clock;
 use crate::protocol::response::bounded_tail;
 use crate::protocol::{Action, Commit, ErrorCode, Phase, Response, Status};
 
-/// How often it is looked how far a run is.
 const POLL: Duration = Duration::from_millis(50);
 
 /// How long a run without result may be in nobody's hands. Its supervisor may be about to start, and after a violent
@@ -24,13 +23,11 @@ const PATIENCE: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub(super) struct Watcher {
     dir: RunDir,
-    /// What it was at when it was last looked at.
     pub(super) phase: Phase,
     /// Since when nobody has the run in hand.
     abandoned: Option<Instant>,
 }
 
-/// What became of a run.
 #[derive(Debug)]
 pub(super) enum RunEvent {
     /// It goes on, and is at another phase than before.

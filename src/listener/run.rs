@@ -58,7 +58,6 @@ pub struct RollbackTarget {
     /// The run before which it was so.
     pub run: String,
     pub facts: SystemSnapshot,
-    /// The commit that ran then, where that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<Commit>,
     /// The system that the run brought, where that is known. What somebody else has put in its place is not undone.

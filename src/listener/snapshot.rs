@@ -71,7 +71,6 @@ impl SystemSnapshot {
         Self::seen(host).completed(host).await
     }
 
-    /// What was seen, with what has to be asked for.
     pub(super) async fn completed(self, host: &Host) -> Self {
         let revision = match &self.current {
             Some(system) => configuration_revision(host, system).await,
@@ -197,7 +196,6 @@ pub(super) async fn ask(program: impl AsRef<OsStr>, arguments: &[&str]) -> Optio
     output_within(command.args(arguments), ANSWER_WITHIN).await.ok()
 }
 
-/// What a program prints, if it succeeds.
 pub(super) async fn answer(program: impl AsRef<OsStr>, arguments: &[&str]) -> Option<String> {
     let output = ask(program, arguments).await.filter(|output| output.status.success())?;
     Some(String::from_utf8_lossy(&output.stdout).into_owned())
@@ -205,10 +203,9 @@ pub(super) async fn answer(program: impl AsRef<OsStr>, arguments: &[&str]) -> Op
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
     use crate::listener::host::tests::{make_system, point};
+    use crate::testing::make_program;
 
     const COMMIT: &str = "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b";
 
@@ -222,14 +219,8 @@ mod tests {
         assert_eq!(SystemSnapshot::learned(&host).await.revision, None);
 
         let program = host.at(&path).join("sw/bin/nixos-version");
-        fs::create_dir_all(program.parent().unwrap()).unwrap();
         let says = |script: &str| {
-            // Under another name first: a file that is open for writing cannot be run.
-            let draft = program.with_extension("draft");
-            fs::write(&draft, format!("#!/bin/sh\n[ \"$1\" = --configuration-revision ] || exit 9\n{script}\n"))
-                .unwrap();
-            fs::set_permissions(&draft, fs::Permissions::from_mode(0o755)).unwrap();
-            fs::rename(&draft, &program).unwrap();
+            make_program(&program, &format!("[ \"$1\" = --configuration-revision ] || exit 9\n{script}"));
         };
         says(&format!("echo {COMMIT}"));
         assert_eq!(SystemSnapshot::learned(&host).await.revision.unwrap().as_str(), COMMIT);

@@ -163,7 +163,6 @@ impl StateDir {
         Ok(names)
     }
 
-    /// Where the run of this key has its place.
     pub(super) fn run_dir(&self, key: &str) -> RunDir {
         self.dir(&name_of(key).to_string())
     }
@@ -220,7 +219,6 @@ fn runs_in(folder: &Path) -> Result<PathBuf, StateError> {
     Ok(PrivateDir::create(&folder)?.create_folder(RUNS)?.path().to_owned())
 }
 
-/// Takes room on the disk for the next runs.
 fn prepare(runs: &Path) {
     if let Err(error) = prepare_spares(runs) {
         tracing::warn!("there is no room in {} for the next runs: {error}", runs.display());

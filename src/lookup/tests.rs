@@ -2,6 +2,7 @@
 
 use super::testing::{git, repository};
 use super::*;
+use crate::testing::make_program;
 
 async fn lookup(asked: &str, flake: &FlakeUrl) -> Result<Commit, LookupError> {
     commit_of(&asked.parse().unwrap(), flake).await
@@ -68,14 +69,11 @@ fn what_nix_tells_is_compared_with_what_was_asked() {
 
 /// A git that writes down how it was called and what it was told, and answers.
 fn recording_git(folder: &std::path::Path) -> std::path::PathBuf {
-    use std::os::unix::fs::PermissionsExt;
     let program = folder.join("git");
-    let script = "#!/bin/sh\n\
-                  tr '\\0' '\\n' <\"/proc/$$/cmdline\" >\"${0%/*}/cmdline\"\n\
+    let script = "tr '\\0' '\\n' <\"/proc/$$/cmdline\" >\"${0%/*}/cmdline\"\n\
                   env >\"${0%/*}/environment\"\n\
                   printf '8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b\\trefs/heads/main\\n'\n";
-    std::fs::write(&program, script).unwrap();
-    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    make_program(&program, script);
     program
 }
 

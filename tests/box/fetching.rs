@@ -1,12 +1,11 @@
 //! What is deployed is what the server of the flake has at that time; and trouble with it is told apart.
 
-use std::net::TcpListener;
-
 use serde_json::json;
 
 use crate::deployer::{Deployer, each};
 use crate::stage::{CURRENT, NS1, Stage, ask};
 use crate::support::git::Mood;
+use crate::support::server::free_port;
 
 #[tokio::test]
 async fn what_is_pushed_within_the_hour_is_what_runs() {
@@ -34,7 +33,7 @@ fn serve_by_ssh(port: u16) -> String {
 
 #[tokio::test]
 async fn what_somebody_pushes_between_two_waves_does_not_hold_up_the_second() {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port().unwrap();
     let fetched = format!("git+ssh://root@127.0.0.1:{port}/root/flake.git");
     let by_ssh = format!("services.homelab-deploy.listener.flakeUrl = \"{fetched}\";");
     let Some(mut stage) = Stage::set(&by_ssh).await else { return };

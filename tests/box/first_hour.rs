@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 use std::time::Instant;
 
 use crate::machine::{self, Machine};
@@ -13,6 +12,7 @@ use crate::support::fleet;
 use crate::support::git::Git;
 use crate::support::lab::Lab;
 use crate::support::process::Process;
+use crate::support::program::make_program;
 use crate::support::server::Server;
 use crate::support::wait;
 
@@ -84,9 +84,7 @@ async fn from_init_to_a_rollout_with_the_unit_of_the_module() {
 /// The folder of a `nixos-rebuild` and a `nix` that do nothing.
 fn stand_in(bin: &Path) -> std::path::PathBuf {
     for name in ["nixos-rebuild", "nix"] {
-        fs::write(bin.join(name), "#!/bin/sh\n").unwrap();
-        let made = Command::new("chmod").arg("+x").arg(bin.join(name)).status().unwrap();
-        assert!(made.success());
+        make_program(&bin.join(name), "#!/bin/sh\n").unwrap();
     }
     bin.to_owned()
 }

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::Write;
-use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -20,11 +19,6 @@ const PAGE: &str = include_str!("../../docs/getting-started.md");
 fn commands() -> String {
     let blocks = PAGE.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
     blocks.collect()
-}
-
-/// A port that is free a moment later as well, unless somebody is very quick.
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// A homelab whose operator has these settings in a file of the folder, and none in the environment.
@@ -86,7 +80,7 @@ fn the_page_for_beginners_leads_to_a_rollout_in_two_minutes() {
     symlink(crate::program(), bin.join("homelab-deploy")).unwrap();
     symlink(server::program().unwrap(), bin.join("nats-server")).unwrap();
     // The words of the page, but for the port: another server may have it on this machine.
-    let commands = commands().replace("4222", &free_port().to_string());
+    let commands = commands().replace("4222", &server::free_port().unwrap().to_string());
     let script = format!("set -eu\ntrap 'kill $(jobs -p)' EXIT\n{commands}");
     let began = Instant::now();
     let mut command = fleet::command(Path::new("bash"), folder.path(), &[bin]).unwrap();

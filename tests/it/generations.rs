@@ -1,11 +1,12 @@
 //! What a host runs and what it boots: links below the folder that its listener takes for the root of the host.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use crate::host;
 use crate::support::lab::Lab;
+use crate::support::program;
 
 /// What a host runs and boots before anything is deployed, as generation 41.
 pub const OLD: &str = "/nix/store/old";
@@ -48,8 +49,7 @@ pub fn is_of_commit(lab: &Lab, name: &str, system: &str, commit: &str) {
 
 /// Makes a program of a script.
 pub fn make_program(path: &Path, script: &str) {
-    fs::write(path, format!("#!/bin/sh\n{script}\n")).unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    program::make_program(path, &format!("#!/bin/sh\n{script}\n")).unwrap();
 }
 
 /// What a host runs.

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::apply::stage::{self, order, until};
 use crate::operator::{Ended, Running};
 use crate::support::lab::Lab;
+use crate::support::program::make_program;
 use crate::support::rebuild::FAIL;
 use crate::support::skip::skip;
 
@@ -26,8 +27,7 @@ fn context(lab: &Lab, hooks: &str) -> PathBuf {
     let folder = lab.folder().join("config");
     fs::create_dir_all(&folder).unwrap();
     let tell = folder.join("tell");
-    fs::write(&tell, TELL).unwrap();
-    fs::set_permissions(&tell, Permissions::from_mode(0o755)).unwrap();
+    make_program(&tell, TELL).unwrap();
     let file = folder.join("config.toml");
     fs::write(&file, format!("[context.home]\n{hooks}")).unwrap();
     fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();

@@ -11,6 +11,7 @@ pub mod keys;
 pub mod lab;
 pub mod permissions;
 pub mod process;
+pub mod program;
 pub mod proxy;
 pub mod rebuild;
 pub mod server;

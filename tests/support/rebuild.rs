@@ -1,11 +1,12 @@
 //! A `nixos-rebuild` that does as it is told.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use homelab_deploy::protocol::HostName;
 use miette::{IntoDiagnostic, Result};
+
+use super::program::make_program;
 
 /// Never ends, and starts a process of its own that does not either; both end with the folder, so that none outlives the
 /// test. The record gets a line "<host> child <pid>".
@@ -32,8 +33,7 @@ impl Rebuild {
     pub fn install(folder: &Path) -> Result<Self> {
         fs::create_dir_all(folder).into_diagnostic()?;
         let program = folder.join("nixos-rebuild");
-        fs::write(&program, include_str!("nixos-rebuild")).into_diagnostic()?;
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).into_diagnostic()?;
+        make_program(&program, include_str!("nixos-rebuild"))?;
         Ok(Self { folder: folder.to_owned() })
     }
 

@@ -1,6 +1,7 @@
 //! A real nats-server.
 
 use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -30,6 +31,14 @@ struct Ports {
     nats: Vec<String>,
     #[serde(default)]
     cluster: Vec<String>,
+}
+
+/// A port that stays free: the system gives nobody a port of this range who does not ask for it.
+pub fn free_port() -> Result<u16> {
+    let ports = 20_000..30_000;
+    let mut from_here = ports.clone().cycle().skip(std::process::id() as usize % ports.len()).take(ports.len());
+    let is_free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
+    from_here.find(is_free).ok_or_else(|| miette!("no port is free"))
 }
 
 impl Server {

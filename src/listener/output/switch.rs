@@ -45,7 +45,6 @@ pub(in crate::listener) enum BootLoader {
     Old,
 }
 
-/// The line in which the units that failed are named.
 pub(in crate::listener) fn about_failed_units(lines: &[String]) -> Option<&str> {
     lines.iter().rev().find(|line| line.contains(UNITS_FAILED)).map(|line| without_label(line))
 }

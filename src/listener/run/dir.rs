@@ -22,8 +22,8 @@ use uuid::Uuid;
 
 use super::Spec;
 use super::files::{
-    BEFORE, COMMIT, FINAL, LOCK, PHASE, REQUEST, RESULT, Record, UNIT, draft, private_directory, remove, remove_all,
-    take_spare, write, write_durably,
+    BEFORE, COMMIT, COPIED, FINAL, LOCK, PHASE, REQUEST, RESULT, Record, UNIT, draft, private_directory, remove,
+    remove_all, take_spare, write, write_durably,
 };
 use crate::listener::NAMESPACE;
 use crate::protocol::{Phase, Response};
@@ -33,9 +33,6 @@ const CONFIRMED: &str = "confirmed";
 
 /// The link that `nixos-rebuild build` leaves to what it built, which keeps it from the garbage collector, too.
 const BUILT: &str = "result";
-
-/// What is copied to the disk, in the order in which it comes about.
-const COPIED: [&str; 5] = [REQUEST.0, BEFORE.0, RESULT.0, UNIT.0, FINAL.0];
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunDir {
@@ -165,7 +162,7 @@ impl RunDir {
 
     /// Copies to the disk what is not there yet, for it was full.
     pub(in crate::listener) fn settle(&self) -> io::Result<()> {
-        let written = COPIED.iter().filter_map(|name| Some((name, fs::read(self.live.join(name)).ok()?)));
+        let written = COPIED.iter().filter_map(|(name, _)| Some((name, fs::read(self.live.join(name)).ok()?)));
         written.into_iter().try_for_each(|(name, bytes)| self.copy(name, &bytes))
     }
 
@@ -256,7 +253,7 @@ impl RunDir {
         let (current, previous) = self.output_files();
         remove(&current)?;
         remove(&previous)?;
-        COPIED.iter().try_for_each(|name| remove(&draft(&self.kept, name)))?;
+        COPIED.iter().try_for_each(|(name, _)| remove(&draft(&self.kept, name)))?;
         if self.live != self.kept && self.kept.join(FINAL.0).exists() { remove_all(&self.live) } else { Ok(()) }
     }
 

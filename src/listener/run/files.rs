@@ -38,8 +38,9 @@ const SPARES_FOLDER: &str = "spares";
 
 const KIB: usize = 1024;
 
-/// The room for each file, in bytes. The last lines of the log take the most.
-const ROOM: [(&str, usize); 5] =
+/// What is copied to the disk, in the order in which it comes about, with the room for it in bytes. The last lines of the log
+/// take the most.
+pub(super) const COPIED: [(&str, usize); 5] =
     [(REQUEST.0, 8 * KIB), (BEFORE.0, 8 * KIB), (RESULT.0, 40 * KIB), (UNIT.0, KIB), (FINAL.0, 40 * KIB)];
 
 /// Makes a directory that only its owner can look into: output may tell secrets. One that exists is fine.
@@ -108,7 +109,7 @@ fn make_spare(directory: &Path) -> io::Result<()> {
     remove_all(directory)?;
     private_directory(directory)?;
     File::create(directory.join(LOCK))?;
-    for (name, bytes) in ROOM {
+    for (name, bytes) in COPIED {
         File::create(draft(directory, name))?.write_all(&vec![b' '; bytes])?;
     }
     Ok(())

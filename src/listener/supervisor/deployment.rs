@@ -225,7 +225,6 @@ impl Deployment {
         Ok(())
     }
 
-    /// Activates what was built.
     async fn activate(&mut self, flake: &FlakeUrl, revision: &Revision, attempt: &mut Attempt) -> End {
         activation::clear_away().await;
         let began = clock::now();

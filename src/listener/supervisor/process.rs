@@ -21,7 +21,6 @@ use crate::listener::verdict::End;
 use crate::lookup::in_plain_words;
 use crate::protocol::Phase;
 
-/// How much output is taken at once, in bytes.
 const PIECE_BYTES: usize = 8 * 1024;
 
 /// What a pipe holds, in bytes, unless someone made it larger.

@@ -1,7 +1,6 @@
 //! Systems that were built before the rollout: each host is sent its own, or nothing is sent to anybody.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::mpsc::{self, Receiver};
@@ -13,6 +12,7 @@ use super::stage;
 use super::wiretap::Wiretap;
 use crate::operator::Ended;
 use crate::support::lab::Lab;
+use crate::support::program::make_program;
 
 /// A plan that leaves it to the systems which commit it is for.
 const PLAN: &str = "[[wave]]\ntargets = 'test.test1'\n[[wave]]\ntargets = 'prod.ns1'\n";
@@ -69,8 +69,7 @@ pub fn told_nix(lab: &Lab, answers: &[(&str, Value)]) -> (PathBuf, String) {
     let folder = lab.folder().join("nix");
     fs::create_dir_all(&folder).unwrap();
     let program = folder.join("nix");
-    fs::write(&program, include_str!("../../support/nix")).unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    make_program(&program, include_str!("../../support/nix")).unwrap();
     for (name, answer) in answers {
         fs::write(folder.join(name), answer.to_string()).unwrap();
     }

@@ -1,0 +1,20 @@
+//! Programs that a test makes.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use miette::{IntoDiagnostic, Result, ensure};
+
+/// Makes a program of a script. A process of its own writes it: what this process has open for writing is open as well in one
+/// that another test has forked and that has not become its program yet, and cannot be run until then.
+pub fn make_program(path: &Path, script: &str) -> Result<()> {
+    let mut writer = Command::new("sh");
+    writer.args(["-c", "cat >\"$1\" && chmod 755 \"$1\"", "sh"]).arg(path).stdin(Stdio::piped());
+    let mut writer = writer.spawn().into_diagnostic()?;
+    if let Some(mut input) = writer.stdin.take() {
+        input.write_all(script.as_bytes()).into_diagnostic()?;
+    }
+    ensure!(writer.wait().into_diagnostic()?.success(), "{} cannot be written", path.display());
+    Ok(())
+}
