@@ -58,31 +58,27 @@ pub(super) struct Evidence<'a> {
 }
 
 pub(super) fn judge(spec: &Spec, evidence: &Evidence<'_>) -> Verdict {
-    let verdict = judge_by_itself(spec, evidence);
-    let half_done =
-        matches!(verdict.error, Some(ErrorCode::ActivationFailed | ErrorCode::Timeout | ErrorCode::Interrupted));
-    match next_boot(evidence).filter(|_| half_done) {
-        // One that has to be confirmed returns, and sets the profile back.
-        Some(boots) if spec.confirm_timeout_ms.is_none() => verdict.with(&boots),
-        _ => verdict,
-    }
-}
-
-fn judge_by_itself(spec: &Spec, evidence: &Evidence<'_>) -> Verdict {
     let Evidence { end, phase, lines, .. } = evidence;
-    match end {
+    let verdict = match end {
         End::Exited(0) => success(spec.action, evidence),
         End::Exited(code) if ENDED_BY_SIGNAL.contains(code) => interrupted(code - 128, spec.doing(*phase)),
         End::Exited(code) if needs_reboot(*code, *phase, lines) => reboot(spec.action, evidence),
         End::Exited(code) if is_reached(*code, *phase, lines) => activation_failure(spec, *code, evidence),
         End::Exited(code) => build_failure(spec, *code, lines),
         End::Killed(signal) | End::Stopped(signal) => interrupted(*signal, spec.doing(*phase)),
-        End::TimedOut => Verdict::failed(ErrorCode::Timeout, timeout(spec, evidence)),
-        End::NotStarted(why) if *phase == Phase::Activate => Verdict::failed(ErrorCode::ActivationFailed, why.as_str()),
+        End::TimedOut => timed_out(spec, *phase),
+        End::NotStarted(why) if *phase == Phase::Activate => failed(why.clone()),
         End::NotStarted(why) => {
             Verdict::failed(ErrorCode::BuildFailed, format!("{why}: it must be on the PATH of the listener"))
         }
         End::Refused(error, why) => Verdict::failed(error.clone(), why.as_str()),
+    };
+    let half_done =
+        matches!(verdict.error, Some(ErrorCode::ActivationFailed | ErrorCode::Timeout | ErrorCode::Interrupted));
+    match next_boot(evidence) {
+        // One that has to be confirmed returns, and sets the profile back.
+        Some(boots) if half_done && spec.confirm_timeout_ms.is_none() => verdict.with(&boots),
+        _ => verdict,
     }
 }
 
@@ -90,13 +86,10 @@ fn interrupted(signal: i32, doing: &str) -> Verdict {
     Verdict::failed(ErrorCode::Interrupted, format!("signal {signal} ended the run while {doing}"))
 }
 
-fn timeout(spec: &Spec, Evidence { phase, .. }: &Evidence<'_>) -> String {
-    let limit = spec.settings.timeout_ms / 1_000;
-    let half_done = match phase {
-        Phase::Activate => "; the system may be half switched",
-        _ => "",
-    };
-    format!("not over after {limit} s, and ended while {}{half_done}", spec.doing(*phase))
+fn timed_out(spec: &Spec, phase: Phase) -> Verdict {
+    let (limit, doing) = (spec.settings.timeout().as_secs(), spec.doing(phase));
+    let half_done = if phase == Phase::Activate { "; the system may be half switched" } else { "" };
+    Verdict::failed(ErrorCode::Timeout, format!("not over after {limit} s, and ended while {doing}{half_done}"))
 }
 
 /// Whether a run that did not do what was asked may still have changed the host.
@@ -299,14 +292,12 @@ fn build_failure(spec: &Spec, code: i32, lines: &[String]) -> Verdict {
         };
     }
     let not_there = |line: &String| line.contains("does not provide attribute") && line.contains("nixosConfigurations");
-    if lines.iter().any(not_there) {
-        let message =
-            format!("{} is not in nixosConfigurations of the flake at {revision}", spec.settings.configuration());
-        return Verdict::failed(ErrorCode::BuildFailed, message);
-    }
-    let message = match output::essential(lines) {
-        Some(line) => line.to_owned(),
-        None => format!("nixos-rebuild ended with code {code} and said nothing"),
+    let message = if lines.iter().any(not_there) {
+        format!("{} is not in nixosConfigurations of the flake at {revision}", spec.settings.configuration())
+    } else if let Some(line) = output::essential(lines) {
+        line.to_owned()
+    } else {
+        format!("nixos-rebuild ended with code {code} and said nothing")
     };
     Verdict::failed(ErrorCode::BuildFailed, message)
 }
