@@ -1,8 +1,8 @@
-//! The listener of a host: it takes requests and says how they go.
+//! The listener of a host: accepts requests, runs them, and reports their progress and end.
 //!
-//! Nothing that is slow or that may end badly happens in the process that serves NATS. A run is a process of its own,
-//! with a [`supervisor`] that outlives the listener, and all that both know of each other is in files: a switch that
-//! restarts the listener does not touch the run, and the new listener takes it up where it is.
+//! The process that serves NATS does nothing slow or risky. Each run has a [`supervisor`], a process that outlives the
+//! listener. They only share files: a switch that restarts the listener does not touch the run, and the new one takes
+//! it up.
 //!
 //! ```text
 //! request ─► admission (pure) ─► run directory ─► supervisor ─► lookup and nixos-rebuild, or fetch; verdict (pure)
@@ -54,10 +54,10 @@ use self::state_dir::{RecoveredState, StateDir};
 pub use self::watchdog::Watchdog;
 use crate::bus::{Bus, BusError, Settings};
 
-/// Where the names that are made up here come from, so that they meet no others.
+/// The namespace of all UUIDs that the listener derives from names.
 const NAMESPACE: Uuid = Uuid::from_u128(0x7d3c_2c52_54a1_4c0e_9d5f_686f_6d65_6c61);
 
-/// How long systemd waits for a listener that finds no server, until it takes it for up.
+/// The time after which a listener without a server reports itself as up to systemd.
 const UP_WITHIN: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Error, Diagnostic)]
@@ -81,7 +81,7 @@ pub enum ListenerError {
     Subscribe(#[from] async_nats::SubscribeError),
 }
 
-/// Serves until told to stop. A run that goes on then is left to itself and its supervisor.
+/// Serves until `stop` resolves. A run that is still going is left to its supervisor.
 pub async fn listen(
     config: Config,
     settings: &Settings,
@@ -106,14 +106,14 @@ pub async fn listen(
         () = &mut stop => return Ok(()),
     };
     let past = Past { state_dir, history, undelivered, unfinished };
-    // On the heap, since every future above would hold all of the loop's otherwise.
+    // Boxed, since every caller's future would otherwise contain that of the loop.
     Box::pin(Service::new(config, (bus.client, bus.renewal), past, watchdog, metrics).serve(bus.events, stop)).await
 }
 
-/// Connects, however long it takes.
+/// Connects to the server, however long it takes.
 ///
-/// systemd takes the service for up after a moment anyway. A listener that waits for its server does all that it can;
-/// were it not up, the boot and every switch would wait with it, and the server may well be what they are about to start.
+/// After a moment the listener tells systemd that it is up even without a connection. Otherwise the boot and every
+/// switch would wait with it, and the server may be what they are about to start.
 async fn connect(settings: &Settings, watchdog: &mut Watchdog) -> Result<Bus, BusError> {
     let mut connecting = pin!(Bus::connect_patiently(settings));
     let mut moment = pin!(sleep(UP_WITHIN));

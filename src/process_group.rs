@@ -1,4 +1,4 @@
-//! A program with all that it starts, and waiting for its answer.
+//! Runs programs, and ends them with all that they start.
 
 use std::future::pending;
 use std::io;
@@ -13,29 +13,28 @@ use tokio::time::timeout;
 
 use crate::text::safe;
 
-/// The longest answer that is read, in bytes: some ten thousand branches and tags.
+/// The longest answer on stdout, in bytes: some ten thousand branches and tags.
 const MAX_ANSWER: usize = 4 * 1024 * 1024;
 
-/// How much is kept of what a program says beside its answer, in bytes. The end of it says why it failed.
+/// The length of stderr's end that is kept, in bytes. It says why a program failed.
 const MAX_SAID: usize = 64 * 1024;
 
-/// The longest end of what a program says beside its answer in which its last line is looked for, in bytes.
+/// The length of stderr's end in which the last line is looked for, in bytes.
 const LAST_LINE_BYTES: usize = 1024;
 
-/// The processes of a program that leads a group of its own. They are ended with this value, unless the program has ended
-/// by itself.
+/// The process group of a program, ended when this value is dropped, unless the program has ended by itself.
 struct Group {
     leader: Option<Pid>,
     signal: Signal,
 }
 
 impl Group {
-    /// The group that this program leads, and the signal that ends it.
+    /// Creates a guard of the group that this program leads, and that this signal ends.
     fn led_by(child: &Child, signal: Signal) -> Self {
         Self { leader: child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw), signal }
     }
 
-    /// The program ended by itself. Its process id may soon be that of another program.
+    /// Disarms the guard: the process id may soon be another program's.
     fn ended(mut self) {
         self.leader = None;
     }
@@ -49,34 +48,33 @@ impl Drop for Group {
     }
 }
 
-/// Runs a program that has nobody to ask, and returns what it said. One that has not ended within `limit`, or whose caller
-/// leaves, is ended with all that it started; the error is then `TimedOut`.
+/// Runs a program without stdin, and returns its output. After `limit`, or when the future is dropped, it is ended with
+/// all that it started; the error is then `TimedOut`.
 ///
-/// What counts is the end of the process, not that of its output: git over ssh leaves a master connection behind that holds
-/// its standard error open for minutes.
+/// Only the end of the process is waited for, and not that of its output: git over ssh leaves a master connection
+/// behind that holds stderr open for minutes.
 pub(crate) async fn output_within(command: &mut Command, limit: Duration) -> io::Result<Output> {
     output_up_to(command, limit, MAX_ANSWER).await
 }
 
-/// The same for an answer of at most so many bytes.
+/// Like [`output_within`], with a bound on the answer in bytes.
 pub(crate) async fn output_up_to(command: &mut Command, limit: Duration, most: usize) -> io::Result<Output> {
     let mut child = spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()))?;
-    // git that is asked to end takes its locks along, which one that is killed does not.
+    // git removes its locks on SIGTERM, and not when it is killed.
     let group = Group::led_by(&child, Signal::TERM);
     let output = timeout(limit, follow(&mut child, most)).await??;
     group.ended();
     Ok(output)
 }
 
-/// Runs a program for a person who sees what it says beside its answer, and who ends it with Ctrl-C as they end this one. It ends
-/// with its caller, too.
+/// Runs a program whose stderr the operator sees, and which Ctrl-C ends with this one. It also ends with its caller.
 pub(crate) async fn output_shown(command: &mut Command) -> io::Result<Output> {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).kill_on_drop(true);
     command.spawn()?.wait_with_output().await
 }
 
-/// Runs a program that has no answer, and that reads this, or as much of it as it likes. Returns how it ended, and the last line
-/// of what it said, where it tells why it gives up. It is killed where others are asked to end.
+/// Runs a program without an answer that may read `input`. Returns its exit status, and the last line of its stderr,
+/// which says why it failed. It is killed at the limit, as it need not heed SIGTERM.
 pub(crate) async fn end_of(
     command: &mut Command,
     input: &[u8],
@@ -104,7 +102,7 @@ pub(crate) async fn end_of(
     Ok((status, said.lines().map(str::trim).rfind(|line| !line.is_empty()).map(safe)))
 }
 
-/// Starts a program in a group of its own, so that all that it starts can be ended with it, and Ctrl-C is not for it.
+/// Starts a program in a group of its own, so that Ctrl-C does not reach it, and all that it starts can be ended.
 fn spawn(command: &mut Command) -> io::Result<Child> {
     command.stderr(Stdio::piped()).process_group(0).spawn()
 }
@@ -127,7 +125,7 @@ async fn follow(child: &mut Child, most: usize) -> io::Result<Output> {
     Ok(Output { status, stdout: answer.bytes, stderr: said.bytes })
 }
 
-/// What a program writes, until it has closed this end of it.
+/// The output of a program, up to the end of the pipe.
 struct Pipe<P> {
     end: Option<P>,
     bytes: Vec<u8>,
@@ -138,7 +136,7 @@ impl<P: AsyncRead + AsFd + Unpin> Pipe<P> {
         Self { end, bytes: Vec::new() }
     }
 
-    /// Takes what comes next; waits without end where nothing does.
+    /// Reads more; never returns at the end of the pipe.
     async fn read(&mut self) -> io::Result<()> {
         let Some(end) = &mut self.end else { return pending().await };
         if end.read_buf(&mut self.bytes).await? == 0 {
@@ -147,7 +145,7 @@ impl<P: AsyncRead + AsFd + Unpin> Pipe<P> {
         Ok(())
     }
 
-    /// Takes what the program had written when it ended. Others may still hold the pipe open, so that it has no end.
+    /// Reads what the program had written when it ended. Other processes may still hold the pipe open.
     fn drain(&mut self, most: usize) {
         let Some(end) = &self.end else { return };
         let mut buffer = [0; 8 * 1024];

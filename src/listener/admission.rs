@@ -1,4 +1,4 @@
-//! Whether a request is run. Pure: the request, the time and what is known in, the decision out.
+//! Decides whether a request is run. Pure: the request, the time and the history in, the decision out.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -9,20 +9,20 @@ use crate::protocol::{BusyWith, ErrorCode, HostName, Place, ReplySubject, Reques
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Decision {
-    /// It was asked before: tell how far it is, wherever the answer is wanted this time.
+    /// The request is known: answer with its state, on the reply subject that was given this time.
     Answer {
         reply_to: ReplySubject,
         state: Response,
     },
     Reject(Refusal),
-    /// It runs, and its host was heard from: note that, and tell how far it is.
+    /// The run is going, and the operator confirms that it heard from the host: record that, and answer with the state.
     Confirm {
         key: String,
         reply_to: ReplySubject,
         state: Response,
     },
     Accept(Request),
-    /// Nobody can be told; the reason is for the log.
+    /// There is no reply subject that may be used; the reason is for the log.
     Drop(String),
 }
 
@@ -41,8 +41,8 @@ impl Refusal {
     }
 }
 
-/// Settles where the answer to a request goes. What this host is not to answer, or cannot, is not run either: nobody would
-/// hear how it ended, and a request for an answer in the name of another host is an attack.
+/// Determines the reply subject of a request. A request that this host must not or cannot answer is not run either: no
+/// operator would hear how it ended, and a reply subject of another host is an attack.
 pub(super) fn addressed(
     request: Result<Request, BadRequest>,
     (tier, host): (Tier, &HostName),
@@ -59,7 +59,7 @@ pub(super) fn addressed(
     };
     let place = reply_to.place(tier, host);
     let key = id.as_ref().map_or(reply_to.as_str(), RequestId::as_str);
-    // A rollout may update the listener in the middle of its own run, and then confirm that run in the way it knows.
+    // A rollout may update the listener in the middle of its own run, and then confirm it on the old form of subject.
     let why = if place == Place::Foreign || (place == Place::Outdated && !history.answers(key, reply_to)) {
         format!("an answer to {reply_to} is not this host's to give")
     } else if rights.allow(place) {
@@ -74,9 +74,9 @@ pub(super) fn addressed(
     Err(BadRequest::Unanswerable(why))
 }
 
-/// Decides. That the key is known comes before all else, so that nothing is run or judged twice; then that the sender
-/// no longer wants it; and last that the host is busy, which is the only answer that may be another one later.
-/// `elsewhere` tells what keeps the host busy that no request began; it is asked for only when that matters.
+/// Decides about a request. A known key comes first, so that nothing is run or judged twice; then expiry; and last
+/// whether the host is busy, which is the only answer that may change later. `elsewhere` returns what keeps the host
+/// busy other than a request, and is called only when that matters.
 pub(super) fn decide(
     request: Result<Request, BadRequest>,
     now: Timestamp,
@@ -112,7 +112,7 @@ pub(super) fn decide(
     refused.map_or_else(Decision::Reject, Decision::Accept)
 }
 
-/// What speaks against running a request that is not known yet.
+/// Returns the reason against running a request whose key is unknown.
 fn objection(
     request: &Request,
     now: Timestamp,

@@ -1,4 +1,4 @@
-//! What the one who configures a host says: never a request.
+//! The configuration of a listener: set by the host's administrator, never by a request.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ const CHOOSING: [&str; 15] = [
     "--specialisation", "-c", "--rollback", "--upgrade", "--upgrade-all",
 ];
 
-/// The length of a public key in base 64, without the sign that fills it up.
+/// The length of a public key in base 64, without the padding.
 const PUBLIC_KEY_DIGITS: usize = 43;
 
 #[derive(Debug, Clone)]
@@ -29,39 +29,38 @@ pub struct Config {
     pub heartbeat: Duration,
     pub metrics_listen: Option<SocketAddr>,
     pub state_dir: PathBuf,
-    /// A directory in memory, which is emptied at each boot of the host and has room whatever fills the disks: for what must be
-    /// known for sure. Without one the state directory has it.
+    /// A directory in memory that is emptied at each boot and has room when the disks are full: for the records that
+    /// must not be lost. Without one, the state directory holds them.
     pub runtime_dir: Option<PathBuf>,
-    /// The program that supervises a run; it is called with `supervise` and the directory of the run.
+    /// The program that supervises a run, called with `supervise` and the run's directory.
     pub supervisor: PathBuf,
 }
 
-/// What holds for each run of a host. It is written down with the run, for a supervisor that outlives its listener.
+/// The settings of every run of a host. They are written down with the run, as its supervisor outlives the listener.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunSettings {
     pub flake: FlakeUrl,
     pub host: HostName,
-    /// The name of its configuration in the flake, where it is not that of the host.
+    /// The name of the configuration in the flake, if it is not the host's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attr: Option<FlakeAttr>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rebuild_flags: Vec<RebuildFlag>,
-    /// The keys one of which has signed each system that is taken from elsewhere; without any, none is taken.
+    /// The keys that may sign systems built elsewhere. Without any, the host takes no such system.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub system_keys: Vec<SystemKey>,
-    /// Where the host's file system begins; `/` but for tests.
+    /// The root of the host's file system: `/` except in tests.
     pub root: PathBuf,
-    /// What becomes of a run after which units of a user fail.
     #[serde(default)]
     pub user_units: UserUnits,
-    /// How long a run may take in all, in milliseconds.
+    /// The time limit of a run, in milliseconds.
     pub timeout_ms: u64,
-    /// How long what is told to end may take to do so, in milliseconds.
+    /// The time that processes get to end after SIGTERM, in milliseconds.
     pub grace_ms: u64,
 }
 
 impl RunSettings {
-    /// The name of the host's configuration in `nixosConfigurations`.
+    /// Returns the name of the host's configuration in `nixosConfigurations`.
     pub(super) fn configuration(&self) -> &str {
         self.attr.as_ref().map_or(self.host.as_str(), FlakeAttr::as_str)
     }
@@ -75,24 +74,24 @@ impl RunSettings {
     }
 }
 
-/// What becomes of a run after which units of a user fail, and none of the system.
+/// The verdict on a run after which only units of users have failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum UserUnits {
-    /// It has failed.
+    /// The run has failed.
     #[default]
     Fail,
-    /// It has not, and names them.
+    /// The run has completed, and its message names the units.
     Warn,
 }
 
-/// One more word for `nixos-rebuild`, such as `--show-trace`. Only who configures the host says it, never a request.
+/// An extra argument for `nixos-rebuild`, such as `--show-trace`. Set by the host's administrator, never by a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct RebuildFlag(String);
 
-/// A flag by which `nixos-rebuild` deploys something else, or somewhere else, than what the request asks for. Whether that
-/// succeeded could not be seen on this host.
+/// A flag that makes `nixos-rebuild` deploy something else, or somewhere else, than the request asks for. The listener
+/// could not see on this host whether that succeeded.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{0} makes nixos-rebuild deploy something else than the request asks for, or somewhere else")]
 pub struct RebuildFlagError(String);
@@ -112,12 +111,12 @@ impl FromStr for RebuildFlag {
     }
 }
 
-/// The public half of a key that signs systems, as Nix writes it: `NAME:BASE64`. No request says which ones a host trusts.
+/// The public half of a key that signs systems, in Nix' format `NAME:BASE64`. No request says which keys a host trusts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SystemKey(String);
 
-/// Not such a key. What was given is not repeated: it may be a secret one.
+/// The text is no public key. The error does not repeat it, as it may be a secret key.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error(
     "a key is NAME:BASE64, as `nix key convert-secret-to-public` prints it: a name without spaces, and 44 characters with = at the end"
@@ -146,7 +145,7 @@ impl FromStr for SystemKey {
     }
 }
 
-/// The subjects that a host listens on, by these templates; each once.
+/// Returns the subjects that a host listens on, expanded from these templates, without duplicates.
 pub fn deploy_subjects(
     templates: &[SubjectTemplate],
     host: &HostName,

@@ -1,4 +1,4 @@
-//! What a listener knows of the requests it was sent: the one that runs, and how others ended. Pure.
+//! The requests that a listener knows: the current run, and the ends of earlier ones. Pure.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -8,10 +8,10 @@ use uuid::Uuid;
 use super::run::{Spec, name_of};
 use crate::protocol::{Action, BusyWith, Commit, ErrorCode, HostName, LastRun, ReplySubject, Response, Status};
 
-/// How many runs that have ended are remembered.
+/// The number of ended runs that are remembered.
 pub(super) const FINALS: usize = 200;
 
-/// How many rejections are remembered, and in how many bytes. Others cause any number of them, of any length.
+/// The bounds on remembered rejections. Senders can cause any number of them, of any length.
 const REJECTIONS: usize = 1_000;
 const REJECTION_BYTES: usize = 512 * 1024;
 
@@ -19,21 +19,21 @@ const REJECTION_BYTES: usize = 512 * 1024;
 pub(super) struct RequestHistory {
     hostname: HostName,
     pub(super) current: Option<Current>,
-    /// The runs that ended, the oldest first.
+    /// The runs that ended, oldest first.
     ended: VecDeque<(Spec, Response)>,
     rejections: Rejections,
-    /// Runs whose key cannot be read any more, by what every key leads to.
+    /// Runs whose key cannot be read any more, by the UUID that the key leads to.
     damaged: HashMap<Uuid, Response>,
 }
 
-/// The run that goes on, or will in a moment.
+/// The run that is going or about to begin.
 #[derive(Debug, Clone)]
 pub(super) struct Current {
     pub(super) spec: Spec,
     pub(super) stage: Stage,
 }
 
-/// How far a run is, as far as this process has a part in it.
+/// The stage of a run from this process' view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
     Beginning,
@@ -44,7 +44,7 @@ pub(super) enum Stage {
 #[derive(Debug, Default)]
 struct Rejections {
     by_key: HashMap<String, Response>,
-    /// The keys, each with how much it and its response take.
+    /// The keys, each with the bytes that it and its response take.
     oldest_first: VecDeque<(String, usize)>,
     bytes: usize,
 }
@@ -87,14 +87,14 @@ impl RequestHistory {
         self.current.as_ref().map(|current| current.spec.holder())
     }
 
-    /// Whether the run that goes on, or the last one, was asked for with this key and is answered there.
+    /// Whether the current or the last run has this key and reply subject.
     pub(super) fn answers(&self, key: &str, reply_to: &ReplySubject) -> bool {
         let current = self.current.as_ref().map(|current| &current.spec);
         let specs = current.into_iter().chain(self.last().map(|(spec, _)| spec));
         specs.into_iter().any(|spec| spec.key == key && spec.reply_to == *reply_to)
     }
 
-    /// How far the run of this key is; `None` when there is no such run.
+    /// Returns the status of the run with this key, if there is such a run.
     pub(super) fn status(&self, key: &str) -> Option<Status> {
         let current = self.current.as_ref().filter(|current| current.spec.key == key);
         current.map(Current::status).or_else(|| Some(self.end_of(key)?.status))
@@ -108,7 +108,7 @@ impl RequestHistory {
         self.ended.back()
     }
 
-    /// How the last run ended, for others, given the systems that run and boot next.
+    /// Returns how the last run ended, for the discovery answer, given the systems that run now and boot next.
     pub(super) fn last_run(&self, running: Option<&str>, next_boot: Option<&str>) -> Option<LastRun> {
         let (spec, response) = self.last()?;
         let is_switch = spec.action == Action::Switch && response.rolled_back.is_none();
@@ -123,13 +123,13 @@ impl RequestHistory {
         })
     }
 
-    /// How the last run ended that changed the host, if it was one of these actions.
+    /// Returns the last run with such an action that may have changed the host.
     fn last_change(&self, is_meant: impl Fn(Action) -> bool) -> Option<&(Spec, Response)> {
         self.ended.iter().rev().find(|(spec, response)| is_meant(spec.action) && !changed_nothing(response))
     }
 
-    /// The commit that was brought to run last, and the system that this made where that is known. After a failure that may have
-    /// changed something nobody knows what runs.
+    /// Returns the commit that was last deployed, and the system that it built if that is known. After a failure that
+    /// may have changed something, the commit is unknown.
     pub(super) fn last_deployed(&self) -> Option<(&Commit, Option<&str>)> {
         let (_, response) = self.last_change(Action::activates)?;
         let commit = response.revision.as_ref().filter(|_| response.status == Status::Completed)?;
@@ -144,14 +144,13 @@ impl RequestHistory {
         self.current = Some(Current { spec, stage: Stage::Beginning });
     }
 
-    /// The run that goes on has come to this.
     pub(super) const fn reached(&mut self, stage: Stage) {
         if let Some(current) = &mut self.current {
             current.stage = stage;
         }
     }
 
-    /// A run ended, be it the one that went on or one from before this listener was started.
+    /// Records the end of the current run, or of one from before this listener started.
     pub(super) fn ended(&mut self, spec: Spec, response: Response) {
         self.current.take_if(|current| current.spec.key == spec.key);
         self.ended.push_back((spec, response));
@@ -160,8 +159,8 @@ impl RequestHistory {
         }
     }
 
-    /// What ran last on this host and may have changed it, if that was the run with this key and it completed: only
-    /// from there the host can return. Else the reason why it cannot.
+    /// Returns the end of the last run that may have changed the host, if it has this key and completed: a host can
+    /// only return from that run. Otherwise returns the reason why it cannot.
     pub(super) fn returnable(&self, key: &str) -> Result<(Action, &Response), String> {
         match self.last_change(|action| action.activates() || action.sets_next_boot()) {
             Some((spec, _)) if spec.key != key => {
@@ -173,7 +172,7 @@ impl RequestHistory {
         }
     }
 
-    /// The record of the run whose key leads to this name is damaged; its end may be known. It is not run again.
+    /// Records a run whose request is damaged, with its end if that can be read. It is not run again.
     pub(super) fn damaged(&mut self, name: Uuid, end: Option<Response>) {
         let lost = || Response {
             error: Some(ErrorCode::Interrupted),
@@ -192,7 +191,7 @@ impl RequestHistory {
     }
 }
 
-/// Whether a run left the host as it was: it failed before it changed anything, or the host returned.
+/// Whether a run left the host unchanged: it failed before the activation, or the host returned.
 fn changed_nothing(response: &Response) -> bool {
     use ErrorCode::{AlreadyRunning, BuildFailed, InvalidRevision, NotAvailable, Untrusted, WrongHost};
     let came_before_activation = matches!(

@@ -1,7 +1,7 @@
-//! The listener's metrics over HTTP, in the text form that Prometheus reads.
+//! Serves the listener's metrics over HTTP, in the text format of Prometheus.
 //!
-//! It is beside the loop that serves NATS and sees no more than what that last showed. Clients are few at a time, have
-//! little time and room, and need not be trusted for any of it.
+//! It runs beside the loop that serves NATS, and only sees what that loop published last. Clients are few at a time,
+//! get little time and room, and need not be trusted.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -23,7 +23,7 @@ use crate::protocol::{Commit, ErrorCode, Response, Status};
 
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// How runs can fail. Each is there from the start with a zero, since what appears with a one has never increased.
+/// The ways in which a run can fail. Each counter starts at zero: one that appears with 1 has never increased.
 #[rustfmt::skip]
 const FAILURES: [ErrorCode; 11] = [
     ErrorCode::InvalidRevision, ErrorCode::BuildFailed, ErrorCode::Timeout, ErrorCode::ActivationFailed,
@@ -33,20 +33,20 @@ const FAILURES: [ErrorCode; 11] = [
 
 const CLIENTS: usize = 8;
 
-/// How long a client may take, from its connection to the end of the answer.
+/// The time from a client's connection to the end of the answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 const REQUEST_BYTES: u64 = 8 * 1024;
 
-/// How long to wait after a client could not be accepted, as it is with too many open files.
+/// The pause after a connection could not be accepted, such as with too many open files.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// What the loop that serves NATS knows. The counters begin with the process, the last run is known from disk.
+/// The state of the loop that serves NATS. The counters begin with the process; the last run is known from disk.
 #[derive(Debug, Clone)]
 pub(super) struct Metrics {
     pub(super) connected: bool,
     runs: BTreeMap<(Status, Option<ErrorCode>), u64>,
-    /// The commit that was brought to run last, and the system that this made.
+    /// The commit that was deployed last, and the system that it built.
     deployed: Option<(Commit, Option<String>)>,
     last: Option<EndedRun>,
 }
@@ -54,13 +54,13 @@ pub(super) struct Metrics {
 #[derive(Debug, Clone, Copy)]
 struct EndedRun {
     ended_at: Timestamp,
-    /// From its acceptance to its end, in seconds.
+    /// The time from acceptance to end, in seconds.
     duration: f64,
     status: Status,
 }
 
 impl Metrics {
-    /// Those of a listener that has run nothing since it was started, and is not connected yet.
+    /// Creates the metrics of a listener that has run nothing since its start and is not connected yet.
     pub(super) fn of(history: &RequestHistory) -> Self {
         let failures = FAILURES.map(|error| ((Status::Failed, Some(error)), 0));
         let runs = failures.into_iter().chain([((Status::Completed, None), 0)]).collect();
@@ -85,8 +85,7 @@ impl Metrics {
         });
     }
 
-    /// The page, with what was seen on the host when somebody asked: the commit that runs, if the listener has deployed it, and
-    /// whether the next boot starts something else.
+    /// Returns the page, given the snapshot of the host at the time of the request.
     fn page(&self, now: &SystemSnapshot) -> String {
         let mut page = PrometheusText(String::new());
         page.gauge("build_info", "The listener that runs.", &[("version", env!("CARGO_PKG_VERSION"))], 1);
@@ -118,7 +117,7 @@ impl Metrics {
     }
 }
 
-/// Text in the format of Prometheus, with the name of this program before each metric.
+/// Text in the format of Prometheus, with this program's prefix before each metric.
 struct PrometheusText(String);
 
 impl PrometheusText {
@@ -150,7 +149,7 @@ pub(super) struct Exporter {
 }
 
 impl Exporter {
-    /// Takes the address, and does not answer on it yet.
+    /// Binds the address, and answers nothing yet.
     pub(super) async fn bind(address: SocketAddr, metrics: watch::Receiver<Metrics>, host: Host) -> io::Result<Self> {
         let socket = TcpListener::bind(address).await?;
         tracing::info!("metrics on http://{}/metrics", socket.local_addr()?);
@@ -170,7 +169,7 @@ impl Exporter {
                         sleep(PAUSE).await;
                     }
                 },
-                // Whether a client got its answer is its own concern.
+                // A client that got no answer is no concern of the listener.
                 Some(_) = clients.join_next() => {}
             }
         }
@@ -183,12 +182,12 @@ async fn answer(client: TcpStream, metrics: watch::Receiver<Metrics>, host: Host
     let metrics = metrics.borrow().clone();
     client.write_all(reply(line.as_deref(), &metrics, &host).as_bytes()).await?;
     client.shutdown().await?;
-    // A connection that is closed over something unread takes back what was said on it.
+    // Closing a connection over unread bytes would reset it, and the client could lose the answer.
     copy(&mut client.take(REQUEST_BYTES), &mut sink()).await?;
     Ok(())
 }
 
-/// Reads a request up to its empty line, and returns the first one; nothing when it has no end or is too long.
+/// Reads a request up to its empty line, and returns the first line; `None` if the request has no end or is too long.
 async fn request_line(client: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Option<String>> {
     let mut client = client.take(REQUEST_BYTES);
     let (mut first, mut line) = (Vec::new(), Vec::new());

@@ -1,4 +1,4 @@
-//! What the host lacks or found wrong: told in the log when it begins, and in each roll call while it lasts.
+//! Problems of the host, such as a missing program: logged when they begin, and listed in discovery answers.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -17,13 +17,13 @@ use crate::text::safe;
 const PROGRAMS: [(ProblemKind, &str); 3] =
     [(ProblemKind::NoNixosRebuild, "nixos-rebuild"), (ProblemKind::NoNix, "nix"), (ProblemKind::NoGit, "git")];
 
-/// How soon a flake is asked again that could not be asked.
+/// The interval at which an unreachable flake is tried again.
 pub(super) const ASK_AGAIN: Duration = Duration::from_mins(10);
 
-/// A request is wanted for minutes. One that expires at a time further from now was made by another clock.
+/// The plausible range of a request's expiry. Requests live for minutes; other values come from another clock.
 const CLOCKS_DIFFER: [SignedDuration; 2] = [SignedDuration::from_mins(2), SignedDuration::from_hours(24)];
 
-/// A kind of problem. The first ones are told first, where there are more than fit.
+/// The kinds of problems, in the order in which an answer lists them if they do not all fit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum ProblemKind {
     MayNotAnswer,
@@ -53,7 +53,7 @@ impl ProblemKind {
 
 #[derive(Debug, Default)]
 pub(super) struct Problems {
-    /// What each of them is about, where one kind can be there more than once, and the text of it.
+    /// The messages, by kind and, where a kind can occur more than once, subject.
     known: BTreeMap<(ProblemKind, String), String>,
 }
 
@@ -71,7 +71,7 @@ impl Problems {
         }
     }
 
-    /// There is no such problem any more, with whatever it was.
+    /// Removes all problems of this kind.
     pub(super) fn solved(&mut self, kind: ProblemKind) {
         self.known.retain(|(known, _), _| *known != kind);
     }
@@ -82,7 +82,7 @@ impl Problems {
     }
 }
 
-/// What is missing here for deployments of this flake, in words.
+/// Returns what this machine lacks for deployments of this flake.
 pub async fn missing(flake: &FlakeUrl) -> Vec<String> {
     let mut problems = Problems::default();
     look_for_programs(flake, &mut problems);
@@ -102,11 +102,11 @@ pub(super) fn look_for_programs(flake: &FlakeUrl, problems: &mut Problems) {
     }
 }
 
-/// Asks where the flake is from, and returns why that fails. Only git is asked: Nix would fetch the whole flake.
+/// Tries to reach the flake's repository; returns why that fails. Only git is asked: Nix would fetch the whole flake.
 pub async fn ask(flake: FlakeUrl, after: Duration) -> Option<String> {
     sleep(after).await;
     flake.git_remote()?;
-    // Any name does: that there is no such branch is an answer, too.
+    // Any name will do: `no such branch` is an answer, too.
     let revision: Revision = "main".parse().ok()?;
     let why = match lookup::commit_of(&revision, &flake).await {
         Ok(_) | Err(LookupError::NoSuchRef { .. }) => return None,
@@ -117,7 +117,7 @@ pub async fn ask(flake: FlakeUrl, after: Duration) -> Option<String> {
     Some(clean(&format!("the flake cannot be asked: {why} (git, {})", flake.public())))
 }
 
-/// Compares the clock of this host with that of a deployer, by when its request expires.
+/// Compares the host's clock with the operator's, by the expiry of a request.
 pub(super) fn compare_clocks(expires_at: Timestamp, now: Timestamp, problems: &mut Problems) {
     let [past, future] = CLOCKS_DIFFER;
     let ahead = expires_at.duration_since(now);

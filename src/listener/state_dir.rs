@@ -1,4 +1,4 @@
-//! What a listener remembers: one directory for each run.
+//! The state directory of a listener, with one directory for each run.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fs::{self, File, TryLockError};
@@ -20,35 +20,35 @@ const RUNS: &str = "runs";
 
 const OUTPUTS: usize = 20;
 
-/// The state directory, and the one in memory where there is one.
+/// The state directory, and the one in memory if there is one.
 #[derive(Debug)]
 pub(super) struct StateDir {
-    /// Where runs are that were begun since the machine was booted.
+    /// The folder of runs since the last boot.
     live: PathBuf,
-    /// Where runs are kept; the same folder where none is in memory.
+    /// The folder of runs on disk; equal to `live` if there is none in memory.
     kept: PathBuf,
     /// Ended runs, oldest first.
     ended: VecDeque<RunDir>,
-    /// Runs that nobody knows any more what they are.
+    /// Runs whose request cannot be read.
     damaged: Vec<RunDir>,
     number: u64,
-    /// Held as long as this listener lives, so that no other one uses the directory.
+    /// Keeps other listeners from using the directory.
     _lock: File,
 }
 
 #[derive(Debug)]
 pub(super) struct RecoveredState {
-    /// How earlier runs ended, oldest first.
+    /// Ended runs, oldest first.
     pub(super) finals: Vec<(Spec, Response)>,
-    /// The ends of runs that the server may not have been given, oldest first.
+    /// Final responses that the server may not have, oldest first.
     pub(super) undelivered: Vec<Undelivered>,
     /// Runs that were not concluded, oldest first.
     pub(super) unfinished: Vec<(RunDir, Spec)>,
-    /// Runs whose request cannot be read, each by what its directory is called, and how it ended if that can be read.
+    /// Runs whose request cannot be read, by directory name, with the final response if that can be read.
     pub(super) damaged: Vec<(Uuid, Option<Response>)>,
 }
 
-/// How a run ended, and whom that still has to be told.
+/// A final response that has to be delivered.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Undelivered {
     pub(super) dir: RunDir,
@@ -57,7 +57,7 @@ pub(super) struct Undelivered {
 }
 
 impl Undelivered {
-    /// The server has it: a listener that is started anew need not tell it again.
+    /// Notes that the server has it, so that the next listener does not deliver it again.
     pub(super) fn told(&self) {
         if let Err(error) = self.dir.write_told() {
             tracing::warn!("cannot note that the end of the run in {} was told: {error}", self.dir.path().display());
@@ -70,7 +70,7 @@ pub enum StateError {
     #[error("cannot use the state directory {0}: {1}")]
     #[diagnostic(help("give one that the listener may write to with --state-dir, or StateDirectory= in its unit"))]
     Unusable(PathBuf, #[source] io::Error),
-    /// It cannot be opened, or somebody else may have written it: what is in it is what this host is told to have run.
+    /// The directory cannot be opened, or somebody else may have written what this host would believe to have run.
     #[error("cannot use the state directory: {0}")]
     #[diagnostic(help(
         "give one that nobody but the listener may write to, with --state-dir, or StateDirectory= in its unit; shut this one \
@@ -83,8 +83,8 @@ pub enum StateError {
 }
 
 impl StateDir {
-    /// Opens the state directory, and makes it where it is missing. `runtime_dir` is in memory, and has room whatever fills
-    /// the disk. What cannot be read is reported and left alone.
+    /// Opens the state directory, and creates it if it is missing. `runtime_dir` is in memory, and has room when the
+    /// disk is full. Unreadable runs are logged and left alone.
     pub(super) fn open(state_dir: &Path, runtime_dir: Option<&Path>) -> Result<(Self, RecoveredState), StateError> {
         let unusable = |error| StateError::Unusable(state_dir.to_owned(), error);
         let kept = runs_in(state_dir)?;
@@ -117,14 +117,14 @@ impl StateDir {
                     unfinished.push((dir, spec));
                 }
                 (Err(error), response) => {
-                    // So must this one: its key is not known, but every key leads to one name.
+                    // Its key is unknown, but every key leads to one name, so the request stays known.
                     tracing::error!("{} is a run whose request cannot be read: {error}", dir.path().display());
                     damaged.push((name, response.unwrap_or_default()));
                     self.damaged.push(dir);
                 }
             }
         }
-        // Those from before runs had numbers have none.
+        // Runs of the first versions have no number.
         ended.sort_by_key(|(_, spec, response)| (spec.number, response.at));
         unfinished.sort_by_key(|(_, spec)| (spec.number, spec.accepted_at));
         let numbers =
@@ -140,14 +140,14 @@ impl StateDir {
             self.ended(dir)();
             finals.push((spec, response));
         }
-        // How old they are nobody knows: they are forgotten last.
+        // Their age is unknown: they are removed last.
         for dir in self.damaged.clone() {
             self.ended(dir)();
         }
         Ok(RecoveredState { finals, undelivered, unfinished, damaged })
     }
 
-    /// What the directories of runs are called, wherever they are. Something else may lie beside them.
+    /// Returns the names of all run directories. Other files may lie beside them.
     fn names(&self) -> io::Result<BTreeSet<Uuid>> {
         let mut names = BTreeSet::new();
         for folder in [&self.live, &self.kept] {
@@ -169,7 +169,7 @@ impl StateDir {
 
     fn dir(&self, name: &str) -> RunDir {
         let (live, kept) = (self.live.join(name), self.kept.join(name));
-        // From before a reboot, or from a listener that knew of no folder in memory: that is where its lock is, too.
+        // From before a reboot, or from a listener without a directory in memory: the lock is there, too.
         if !live.exists() && kept.exists() { RunDir::in_one(kept) } else { RunDir::new(live, kept) }
     }
 
@@ -178,7 +178,7 @@ impl StateDir {
         self.number
     }
 
-    /// A run that goes on although nobody knows any more what it is.
+    /// Returns the damaged run that is still locked, if there is one.
     pub(super) fn damaged_holder(&self) -> Option<BusyWith> {
         let dir = self.damaged.iter().find(|dir| dir.is_in_hand())?;
         let since = fs::metadata(dir.path()).and_then(|dir| dir.created()).ok();
@@ -186,7 +186,7 @@ impl StateDir {
         Some(BusyWith { id: "a run whose record is damaged".to_owned(), operator: None, since })
     }
 
-    /// A run was concluded. What comes back forgets what is too old now, which may wait for a slow disk.
+    /// Records an ended run. The returned closure removes old ones, which may wait for a slow disk.
     pub(super) fn ended(&mut self, dir: RunDir) -> impl FnOnce() + Send + use<> {
         self.ended.push_back(dir);
         let old = self.ended.len().checked_sub(OUTPUTS + 1).and_then(|index| self.ended.get(index)).cloned();
@@ -204,7 +204,7 @@ impl StateDir {
         }
     }
 
-    /// Copies to the disk what it had no room for.
+    /// Makes the copies for which the disk had no room.
     pub(super) fn settle(&self) {
         for dir in &self.ended {
             dir.settle().ok();
@@ -212,8 +212,7 @@ impl StateDir {
     }
 }
 
-/// The folder of all runs, below a folder that nobody else can write to. The processes over runs are started elsewhere, in
-/// the root directory for one, and so its path begins there.
+/// Creates the folder of all runs in a private folder. The path is absolute, as supervisors start elsewhere.
 fn runs_in(folder: &Path) -> Result<PathBuf, StateError> {
     let folder = path::absolute(folder).map_err(|error| StateError::Unusable(folder.to_owned(), error))?;
     Ok(PrivateDir::create(&folder)?.create_folder(RUNS)?.path().to_owned())

@@ -1,4 +1,4 @@
-//! The output of a run on the disk: written within bounds, and read while it is written to, and set aside, at this very moment.
+//! The output of a run on disk: written within bounds, and read while it is written and rotated.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -11,37 +11,36 @@ use serde::{Deserialize, Serialize};
 use super::RunDir;
 use super::files::Record;
 
-/// How much of the output is looked at to tell what went wrong, in bytes.
+/// The length of the output's end that the verdict is based on, in bytes.
 pub(in crate::listener) const TAIL_BYTES: usize = 64 * 1024;
 
-/// Where the current part of the output begins, or the one that is about to become it.
+/// The start of the current part of the output, or of the part that is about to become current.
 const PART: Record<OutputPart> = Record("part", PhantomData);
 
-/// Where a part of the output begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct OutputPart {
     inode: u64,
-    /// How much of the output comes before it, in bytes.
+    /// The length of all output before it, in bytes.
     start: u64,
 }
 
 impl RunDir {
-    /// The output of the program, and the part of it that was set aside to bound it.
+    /// Returns the files of the current part and of the previous one.
     pub(in crate::listener) fn output_files(&self) -> (PathBuf, PathBuf) {
         (self.kept().join("output.log"), self.kept().join("output.log.1"))
     }
 
-    /// The last part of the output, as far as the disk took it.
+    /// Returns the end of the output, as far as the disk took it.
     pub(in crate::listener) fn output_tail(&self) -> String {
         let (current, previous) = self.output_files();
         let tail = tail_of(&current, TAIL_BYTES);
-        // The output may have been set aside just before the end.
+        // The output may have been rotated just before the end.
         let before = tail_of(&previous, TAIL_BYTES.saturating_sub(tail.len()));
         String::from_utf8_lossy(&[before, tail].concat()).into_owned()
     }
 }
 
-/// The last bytes of a file, at most so many; none when it cannot be read.
+/// Returns the last bytes of a file, at most so many; none if it cannot be read.
 fn tail_of(path: &Path, bytes: usize) -> Vec<u8> {
     let bytes = bytes as u64;
     let read = || -> io::Result<Vec<u8>> {
@@ -55,13 +54,13 @@ fn tail_of(path: &Path, bytes: usize) -> Vec<u8> {
     read().unwrap_or_default()
 }
 
-/// The output as it is written. At a certain size it is set aside and begun anew; one part that was set aside is kept.
+/// Writes the output. At a certain size it rotates the file, and keeps one previous part.
 pub(in crate::listener) struct OutputWriter {
     dir: RunDir,
-    /// None where the disk has no room for one.
+    /// `None` if the disk has no room for it.
     file: Option<File>,
     written: usize,
-    /// How much was set aside so far.
+    /// The length of all previous parts.
     start: u64,
     part_bytes: usize,
 }
@@ -82,7 +81,7 @@ impl OutputWriter {
         Ok(())
     }
 
-    /// Begins the output anew. Where it begins is on record before the files change their names: a reader always knows.
+    /// Rotates the output. The start of the new part is noted before files are renamed, so that readers always know it.
     fn set_aside(&mut self) -> io::Result<()> {
         let (current, previous) = self.dir.output_files();
         self.start += fs::metadata(&current)?.len();
@@ -101,12 +100,12 @@ impl OutputWriter {
 pub(in crate::listener) struct OutputPage {
     pub(in crate::listener) offset: u64,
     pub(in crate::listener) bytes: Vec<u8>,
-    /// Whether nothing was written after it when it was read.
+    /// Whether nothing followed it when it was read.
     pub(in crate::listener) is_last: bool,
 }
 
 impl OutputPage {
-    /// The page that begins there, or where the output that is kept begins; `None` when nothing is kept.
+    /// Reads the page at this offset, or at the beginning of what is kept; `None` if nothing is kept.
     pub(in crate::listener) fn read(dir: &RunDir, offset: u64, most: usize) -> io::Result<Option<Self>> {
         let (current, previous) = dir.output_files();
         let (current, part) = (open(&current)?, dir.get(PART));
@@ -114,10 +113,10 @@ impl OutputPage {
         if current.is_none() && previous.is_none() {
             return Ok(None);
         }
-        // Its length is asked for after the note was read: a part that the note does not name is complete by then.
+        // The length is read after the note: a part that the note does not name is complete by then.
         let (inode, length) = facts(current.as_ref())?;
         let (previous_inode, previous_length) = facts(previous.as_ref())?;
-        // In between, the part that was current may have been set aside.
+        // The current part may have been rotated in between.
         let kept_before = if previous_inode == inode { 0 } else { previous_length };
         let start = match part {
             Some(part) if Some(part.inode) == inode => part.start,
@@ -135,7 +134,7 @@ impl OutputPage {
         Ok(Some(Self { is_last: offset >= start && bytes.len() < most, offset, bytes }))
     }
 
-    /// Leaves a character at its end for the next page that is not whole.
+    /// Leaves an incomplete character at the end for the next page.
     pub(in crate::listener) fn leave_half_character(&mut self) {
         let rest = self.bytes.utf8_chunks().last().map_or(&[][..], |chunk| chunk.invalid());
         if std::str::from_utf8(rest).is_err_and(|error| error.error_len().is_none()) {
@@ -153,7 +152,7 @@ fn open(path: &Path) -> io::Result<Option<File>> {
     }
 }
 
-/// The inode and the length of a file.
+/// Returns the inode and the length of a file.
 fn facts(file: Option<&File>) -> io::Result<(Option<u64>, u64)> {
     let metadata = file.map(File::metadata).transpose()?;
     Ok(metadata.map_or((None, 0), |metadata| (Some(metadata.ino()), metadata.len())))

@@ -1,4 +1,4 @@
-//! The course of a run, as far as this process has a part in it: begun, watched, concluded, told.
+//! The course of a run within the listener: begun, watched, concluded, delivered.
 
 use std::mem;
 use std::time::Duration;
@@ -13,15 +13,15 @@ use crate::listener::run::{RunDir, Spec};
 use crate::listener::state_dir::Undelivered;
 use crate::protocol::{Commit, Phase, Response};
 
-/// A part of a run that takes time, and is over.
+/// The outcome of something slow.
 #[derive(Debug)]
 pub(super) enum Step {
     Run(RunEvent),
-    /// The server has been given the ends of runs that were on their way; of these nobody knows whether it was.
+    /// A batch of final responses was handled. These ones may not have reached the server.
     Delivered(Vec<Undelivered>),
-    /// It was tried to ask where the flake is from; why it was not possible.
+    /// The flake was tried; the reason if it could not be reached.
     FlakeAsked(Option<String>),
-    /// What was too old is forgotten, or a page of a log was given out.
+    /// Old runs were removed, or a page of a log was published.
     Done,
 }
 
@@ -41,7 +41,7 @@ impl Service {
         }
     }
 
-    /// The commit that this listener brought to run last, for a system that does not say its own.
+    /// Returns the commit that was deployed last, for a system that does not say its own.
     fn previous(&self) -> Option<Commit> {
         self.history.last_deployed().map(|(commit, _)| commit.clone())
     }
@@ -49,7 +49,7 @@ impl Service {
     pub(super) async fn step(&mut self, step: Result<Step, JoinError>) {
         let step = match step {
             Ok(step) => step,
-            // A bug. The run has its own process: the next listener takes it up, while this one knows nothing for sure.
+            // A bug. The run goes on, and the next listener takes it up; the state of this one is not to be trusted.
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };
         match step {
@@ -75,7 +75,7 @@ impl Service {
         self.steps.spawn(async move { Step::FlakeAsked(problems::ask(flake, after).await) });
     }
 
-    /// The run that goes on, and where it is kept.
+    /// Returns the current run with its directory.
     fn current(&self) -> Option<(RunDir, Spec)> {
         let spec = self.history.current.as_ref()?.spec.clone();
         Some((self.state_dir.run_dir(&spec.key), spec))
@@ -91,8 +91,8 @@ impl Service {
         let phase = watch.phase;
         self.watch(watch);
         if phase == Phase::Confirm {
-            // That the host can be reached is to be proven, and a connection from before the activation proves nothing:
-            // it may go on where no new one could be made. It is told once the new one stands.
+            // The confirmation has to prove that the host can be reached. An old connection proves nothing, as it may
+            // live on where no new one can be made. The phase is reported over the new one.
             self.publisher.connect_anew().await;
         } else {
             self.tell_progress().await;
@@ -109,14 +109,14 @@ impl Service {
         });
     }
 
-    /// The run that went on has come to this.
+    /// Ends the current run with this final response.
     fn ended(&mut self, response: Response) {
         let Some((dir, spec)) = self.current() else { return };
         self.concluded(dir, spec, response);
         self.deliver();
     }
 
-    /// A run has come to this, be it the one that went on or an earlier one.
+    /// Records the final response of a run, current or recovered.
     fn concluded(&mut self, dir: RunDir, spec: Spec, response: Response) {
         tracing::info!(
             key = spec.key, status = %response.status, error = response.error.as_ref().map(ToString::to_string),
@@ -133,7 +133,7 @@ impl Service {
         });
     }
 
-    /// Hands the server the ends of runs that it does not have yet. Without a connection that waits for the next one.
+    /// Delivers the outstanding final responses. Without a connection they wait for the next one.
     pub(super) fn deliver(&mut self) {
         if self.undelivered.is_empty() || self.delivering || !self.publisher.connected {
             return;
@@ -145,7 +145,7 @@ impl Service {
             if !publisher.deliver(&undelivered).await {
                 return Step::Delivered(undelivered);
             }
-            // It is told again in doubt, and no slow disk holds up the loop.
+            // Not waited for by the loop, as the disk may be slow. If it fails, the response is delivered again.
             spawn_blocking(move || undelivered.iter().for_each(Undelivered::told)).await.ok();
             Step::Delivered(Vec::new())
         });

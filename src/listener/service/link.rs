@@ -1,4 +1,4 @@
-//! What becomes of the connection, and what the server lets this listener do.
+//! Handles events of the connection, and the permissions that the server grants.
 
 use super::{REPEAT_FINAL_FOR, Service, shown};
 use crate::bus::{BusEvent, Operation, Violation};
@@ -10,7 +10,7 @@ use crate::protocol::subject::discover_tier;
 use crate::protocol::{Place, ReplySubject, Subject};
 
 impl Service {
-    /// Hears requests, which wait until it is known where they can be answered.
+    /// Subscribes to requests. They wait until the permissions are known.
     pub(super) async fn hear_requests(&mut self) -> Result<(), ListenerError> {
         for subject in &self.config.deploy_subjects {
             self.requests.subscribe(&self.publisher.client, subject).await?;
@@ -19,7 +19,7 @@ impl Service {
         Ok(())
     }
 
-    /// Subscribes to roll calls, once the rights are known: in a flood of questions the refusals could get lost.
+    /// Subscribes to roll calls, once the permissions are known: in a flood of questions violations could get lost.
     pub(super) async fn hear_questions(&mut self) -> Result<(), ListenerError> {
         for subject in [&self.config.discover_subject, &self.tiers_questions()] {
             self.questions.subscribe(&self.publisher.client, subject).await?;
@@ -30,7 +30,7 @@ impl Service {
         Ok(())
     }
 
-    /// Something happened to the connection. An error is that there will be none any more.
+    /// Handles an event of the connection. Fails if there will be no connection any more.
     pub(super) async fn bus(&mut self, event: BusEvent) -> Result<(), ListenerError> {
         match event {
             BusEvent::Up => {
@@ -90,14 +90,14 @@ impl Service {
         }
     }
 
-    /// The server's configuration may be put right without this listener: it goes on with what it may do.
+    /// Handles a violation. The server's configuration may be repaired at any time, so the listener goes on.
     fn refused(&mut self, violation: &Violation) {
         if self.trial.as_mut().is_some_and(|trial| trial.refused(violation)) {
             return tracing::debug!("tried: {violation}");
         }
         let subject = violation.subject.as_str();
         match violation.operation {
-            // A courtesy, which the permissions of the predecessor do not know.
+            // Optional: the permissions of the predecessor do not include it.
             Operation::Subscribe if subject == self.tiers_questions().as_str() => tracing::debug!("{violation}"),
             Operation::Subscribe => {
                 let message =
@@ -120,7 +120,7 @@ impl Service {
         discover_tier(&self.config.discover_subject, self.config.tier)
     }
 
-    /// Tells again what may have been lost with the connection: the state of the run, and how the last one ended.
+    /// Repeats what may have been lost with the connection: the progress of the run, and the last final response.
     async fn repeat_state(&mut self) {
         self.tell_progress().await;
         if self.undelivered.is_empty()

@@ -1,4 +1,4 @@
-//! Answers to questions, which change nothing: roll calls on the discovery subjects, and the logs of runs, a page at a time.
+//! Answers questions, which change nothing: roll calls on the discovery subjects, and pages of the logs of runs.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
@@ -19,36 +19,36 @@ use crate::protocol::{
     NoLog, Place, ReplySubject, RequestId, Status, Subject, Target, Tier,
 };
 
-/// How many questions of one subject are answered at once, and how soon another one is.
+/// The rate limit of answers on one discovery subject.
 const ANSWERS: (u32, Duration) = (10, Duration::from_millis(100));
 
-/// How many answers are remembered: those of half a minute at least.
+/// The number of remembered answers: those of at least half a minute.
 const REMEMBERED: usize = 1_000;
 
-/// How many pages are read at once. Those who find no place ask again.
+/// The number of log pages that are read at once. Other readers have to ask again.
 pub(super) const READERS: usize = 4;
 
-/// How long a page takes at least, so that no reader gets more than 3 MB/s.
+/// The least time for a page, so that no reader gets more than 3 MB/s.
 const PAGE_TAKES: Duration = Duration::from_millis(10);
 
-/// JSON writes a byte in so many at most.
+/// The most bytes that JSON needs for one byte of a log.
 const LONGEST_SPELLING: usize = 8;
 
-/// Which questions were answered, and how many more may be.
+/// The answered roll calls, and the rate limits of further answers.
 #[derive(Debug, Default)]
 pub(super) struct RollCalls {
     answered: HashSet<ReplySubject>,
     oldest_first: VecDeque<ReplySubject>,
-    /// For each subject by itself, so that a flood on one does not hide the host from questions on another.
+    /// One for each subject, so that a flood on one does not hide the host from questions on another.
     allowances: HashMap<Subject, Allowance>,
 }
 
 impl RollCalls {
-    /// Whether this question is to be answered, which arrived on this subject and asks for an answer on that one.
+    /// Whether to answer a question from this subject on that reply subject.
     fn take(&mut self, subject: &Subject, answer_to: &ReplySubject) -> bool {
         let (most, each) = ANSWERS;
-        // By the place of the answer and not by what is asked for: a copy of the question that somebody else sends, with
-        // an answer elsewhere, does not use up the answer to the question.
+        // Known by the subject of the answer and not by the question's reply subject: a copy of the question that
+        // somebody else sends, with another reply subject, must not use up the answer.
         if self.answered.contains(answer_to) {
             return false;
         }
@@ -67,7 +67,7 @@ impl RollCalls {
     }
 }
 
-/// Where this host answers a question; `None` when that is no place of its own.
+/// Returns the subject of this host's answer; `None` if the host may not answer there.
 fn answer_to(question: &DiscoveryRequest, tier: Tier, host: &HostName) -> Option<ReplySubject> {
     let reply_to = &question.reply_to;
     match (reply_to.place(tier, host), reply_to.single_token()) {
@@ -99,7 +99,7 @@ impl Service {
         }
     }
 
-    /// What this host says of itself.
+    /// Composes the discovery answer.
     async fn report(&mut self) -> HostReport {
         let now = SystemSnapshot::seen(&self.host);
         let said = match &now.current {
@@ -135,7 +135,7 @@ impl Service {
         }
     }
 
-    /// The commit that a system says it is of. Each system is asked once.
+    /// Returns the commit that a system says it was built from. Each system is asked once.
     async fn revision_of(&mut self, system: &System) -> Option<Commit> {
         if self.said.as_ref().is_none_or(|(asked, _)| asked != system) {
             self.said = Some((system.clone(), configuration_revision(&self.host, system).await));
@@ -143,7 +143,7 @@ impl Service {
         self.said.as_ref().and_then(|(_, said)| said.clone())
     }
 
-    /// A question for a log, on one of the deploy subjects.
+    /// Answers a question for a log, from one of the deploy subjects.
     pub(super) fn give_log(&mut self, subject: &Subject, question: LogRequest) {
         let LogRequest { log: LogPlace { id, offset }, reply_to } = question;
         let own = Target::Host(self.config.tier, self.config.run.host.clone()).subject();
@@ -154,7 +154,7 @@ impl Service {
             });
         }
         let Ok(reader) = self.log_readers.clone().try_acquire_owned() else { return };
-        // Before the output is read: what a run has written when it has ended is all that it writes.
+        // Read before the output: the output of a run that has ended is complete.
         let status = self.history.status(id.as_str());
         let dir = self.state_dir.run_dir(id.as_str());
         let most = MAX_PAGE_BYTES.min(self.publisher.client.max_payload() / LONGEST_SPELLING);
@@ -174,7 +174,7 @@ impl Service {
     }
 }
 
-/// A page of the log of a run that goes on or has ended.
+/// Returns a page of the log of a run with this status.
 fn page(id: RequestId, dir: &RunDir, offset: u64, most: usize, status: Status) -> LogPage {
     let goes_on = !status.is_final();
     match OutputPage::read(dir, offset, most) {
@@ -187,7 +187,7 @@ fn page(id: RequestId, dir: &RunDir, offset: u64, most: usize, status: Status) -
             let data = String::from_utf8_lossy(&page.bytes).into_owned();
             LogPage { id, offset: page.offset, data, next, end, error: None }
         }
-        // It has not begun to write.
+        // The run has written nothing yet.
         Ok(None) if goes_on => LogPage { id, offset: 0, data: String::new(), next: 0, end: false, error: None },
         Ok(None) => no_log(id, NoLog::NotKept),
         Err(error) => {

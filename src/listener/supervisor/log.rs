@@ -1,4 +1,4 @@
-//! The output of a run: on the disk, within bounds; its end in memory, by which the run is judged; and the phase it tells.
+//! The output of a run: on disk, within bounds; its end in memory, for the verdict; and the phase that it shows.
 
 use std::collections::VecDeque;
 
@@ -6,7 +6,7 @@ use crate::listener::output::{PhaseFinder, clean_lines};
 use crate::listener::run::{OutputWriter, RunDir, TAIL_BYTES, files};
 use crate::protocol::Phase;
 
-/// The size at which the output is set aside and begun anew, in bytes.
+/// The size at which the output is rotated, in bytes.
 const PART_BYTES: usize = 8 * 1024 * 1024;
 
 pub(super) struct Log {
@@ -26,13 +26,13 @@ impl Log {
         Self { dir: dir.clone(), output, tail: VecDeque::new(), finder: PhaseFinder::new() }
     }
 
-    /// The run is at this from here on. Who cannot read it misses nothing but how far it is.
+    /// Enters a phase. If it cannot be written down, only the progress report is lost.
     pub(super) fn enter(&mut self, phase: Phase) {
         self.finder.phase = phase;
         self.dir.note(files::PHASE, &phase).ok();
     }
 
-    /// The run is at this, if it was not at something later already.
+    /// Enters a phase unless a later one was reached.
     pub(super) fn reach(&mut self, phase: Phase) {
         if self.phase() < phase {
             self.enter(phase);
@@ -52,7 +52,7 @@ impl Log {
         clean_lines(&self.tail())
     }
 
-    /// Keeps this output. On a full disk all but its end is lost: the rebuild goes on, as it may free the disk.
+    /// Keeps this output. On a full disk only its end is kept: the rebuild goes on, as it may free the disk.
     pub(super) fn write(&mut self, bytes: &[u8]) {
         if let Some(phase) = self.finder.read(bytes) {
             self.dir.note(files::PHASE, &phase).ok();

@@ -1,5 +1,4 @@
-//! A program that does a part of the run, with its descendants and those that their parents left behind, and what ends them
-//! when they do not end by themselves.
+//! Runs a program of a run, and ends it with all its descendants, orphans included, when it has to stop.
 
 use std::convert::Infallible;
 use std::fs::{self, File};
@@ -23,21 +22,20 @@ use crate::protocol::Phase;
 
 const PIECE_BYTES: usize = 8 * 1024;
 
-/// What a pipe holds, in bytes, unless someone made it larger.
+/// The usual capacity of a pipe, in bytes.
 const PIPE_BYTES: u64 = 64 * 1024;
 
-/// How often it is looked whether the program has come to the activation, of which it need not say a word.
+/// The interval at which an activation is looked for, which need not show in the output.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// How often those that cannot be ended are tried again, and how often in all: a process in the kernel's hands may
-/// never end, and the result must not wait for it.
+/// The interval and number of attempts to kill: a process blocked in the kernel may never end, but the run must.
 const KILL_EVERY: Duration = Duration::from_millis(20);
 const KILL_ROUNDS: usize = 250;
 
 pub(super) struct ProcessRunner {
     pub(super) tree: ProcessTree,
     pub(super) bounds: StopSignal,
-    /// How long what must end may take to do so by itself.
+    /// The time that processes get to end after SIGTERM.
     pub(super) grace: Duration,
     pub(super) log: Log,
     /// The activation that the program was seen to wait for.
@@ -45,7 +43,7 @@ pub(super) struct ProcessRunner {
 }
 
 impl ProcessRunner {
-    /// Runs a program to its end or to the end of its time, and keeps what it writes.
+    /// Runs a program until it ends or has to stop, and keeps its output.
     pub(super) async fn run(&mut self, command: &mut Command) -> End {
         let name = command.get_program().to_string_lossy().into_owned();
         let followed = match start(command) {
@@ -55,7 +53,7 @@ impl ProcessRunner {
         followed.unwrap_or_else(|error| End::NotStarted(format!("{name} cannot be started: {error}")))
     }
 
-    /// Waits for something that is no program of the run, but no longer than the run may take.
+    /// Waits for something other than a program, within the limits of the run.
     pub(super) async fn within_bounds<T>(&mut self, work: impl Future<Output = T>) -> Result<T, End> {
         tokio::select! {
             done = work => Ok(done),
@@ -74,13 +72,12 @@ impl ProcessRunner {
             end = watch(program, tree, bounds, *grace) => end,
             never = keep(&mut output, log, activation) => match never {},
         };
-        // It may have begun since the last look.
+        // The activation may have begun since the last look.
         if stopped.is_some() {
             log.reach(Phase::Activate);
             *activation = stopped;
         }
-        // What the program wrote last is in the pipe, which is read itself: the runtime may not have noticed yet that
-        // there is something in it. Who else still writes to it is not waited for.
+        // The pipe holds the last output, and is read directly: the runtime may not have noticed it yet.
         let mut rest = File::from(output.into_nonblocking_fd()?).take(PIPE_BYTES);
         let mut piece = [0; PIECE_BYTES];
         while let Ok(length @ 1..) = rest.read(&mut piece) {
@@ -93,16 +90,16 @@ impl ProcessRunner {
 /// Starts the program with both its outputs on one pipe, so that their order is kept.
 fn start(command: &mut Command) -> io::Result<(Pid, PipeReader)> {
     let (output, input) = io::pipe()?;
-    // Only this process reports to the one that started it.
+    // Only this process notifies the starter.
     command.env_remove("NOTIFY_SOCKET");
     in_plain_words(command);
     let child = command.stdin(Stdio::null()).stdout(input.try_clone()?).stderr(input).spawn()?;
-    // The command holds the end of the pipe that the program writes to, and is not needed any more.
+    // Closes the command's copies of the pipe's writing end.
     command.stdout(Stdio::null()).stderr(Stdio::null());
     Ok((Pid::from_child(&child), output))
 }
 
-/// Waits for the program, but not longer than it may take. Returns the activation that had to be stopped, too.
+/// Waits for the program, or stops it. Returns the activation that had to be stopped, too.
 async fn watch(
     program: Pid,
     tree: &mut ProcessTree,
@@ -113,8 +110,7 @@ async fn watch(
         end = tree.ended(program) => return (end, None),
         end = bounds.reached() => end,
     };
-    // Where there are units, the activation is in one of its own and no descendant. It is this run's when the process
-    // that waits for it is.
+    // With systemd, the activation runs in a unit. It belongs to this run if a descendant of this process waits.
     let activation = activation::awaited();
     if let Some(activation) = &activation {
         activation::stop(activation, grace).await;
@@ -123,7 +119,7 @@ async fn watch(
     (end, activation)
 }
 
-/// Keeps all output, and looks out for the activation.
+/// Keeps all output, and looks for an activation.
 async fn keep(output: &mut pipe::Receiver, log: &mut Log, activation: &mut Option<Activation>) -> Infallible {
     let mut piece = [0; PIECE_BYTES];
     let mut is_open = true;
@@ -142,7 +138,7 @@ async fn keep(output: &mut pipe::Receiver, log: &mut Log, activation: &mut Optio
     }
 }
 
-/// How long a run may take, and the signals by which someone wants its supervisor to end, and means the run too.
+/// The time limit of a run, and the signals that stop it together with its supervisor.
 pub(super) struct StopSignal {
     deadline: Instant,
     terminate: Signals,
@@ -150,7 +146,7 @@ pub(super) struct StopSignal {
 }
 
 impl StopSignal {
-    /// A run that begins now. Signals are heard from here on, and kept for when somebody waits for them.
+    /// Begins the time limit now. Signals are recorded from here on.
     pub(super) fn of(limit: Duration) -> io::Result<Self> {
         Ok(Self {
             deadline: Instant::now() + limit,
@@ -159,12 +155,12 @@ impl StopSignal {
         })
     }
 
-    /// Gives another such time, which begins now.
+    /// Begins another time limit now.
     pub(super) fn renew(&mut self, limit: Duration) {
         self.deadline = Instant::now() + limit;
     }
 
-    /// Waits until the run must end, and tells why. Cancel safe.
+    /// Waits until the run must stop, and returns the reason. Cancel safe.
     pub(super) async fn reached(&mut self) -> End {
         tokio::select! {
             () = sleep_until(self.deadline) => End::TimedOut,
@@ -174,7 +170,7 @@ impl StopSignal {
     }
 }
 
-/// The processes of a run. This process must be the subreaper, and each of its children is part of the run.
+/// All processes of a run. This process must be a subreaper, and all its children belong to the run.
 pub(super) struct ProcessTree {
     deaths: Signals,
 }
@@ -184,10 +180,10 @@ impl ProcessTree {
         Ok(Self { deaths: signal(SignalKind::child())? })
     }
 
-    /// Waits for a program; what it left behind goes on. Cancel safe.
+    /// Waits for a program, and not for what it leaves behind. Cancel safe.
     pub(super) async fn ended(&mut self, program: Pid) -> End {
         loop {
-            // Before the first signal too: it may have come before anyone waited for one.
+            // Checked before the first signal, which may have come before anyone waited.
             match rustix::process::waitpid(Some(program), WaitOptions::NOHANG) {
                 Ok(Some((_, status))) => return end_of(status),
                 Ok(None) | Err(Errno::INTR) => {}
@@ -197,14 +193,14 @@ impl ProcessTree {
         }
     }
 
-    /// Ends all: asks, waits for at most this long, and then forces what is left.
+    /// Sends SIGTERM to all, waits for the grace period, and then kills the rest.
     pub(super) async fn end(&mut self, grace: Duration) {
         signal_all(Signal::TERM);
         if timeout(grace, self.all_ended()).await.is_ok() {
             return;
         }
         for _ in 0..KILL_ROUNDS {
-            // Anew in each round: one that was just about to fork has a child now.
+            // In each round anew: a process that was about to fork has a child now.
             signal_all(Signal::KILL);
             if timeout(KILL_EVERY, self.all_ended()).await.is_ok() {
                 return;
@@ -219,8 +215,7 @@ impl ProcessTree {
     }
 }
 
-/// Takes note of all children that have ended, and tells whether any process of the run is left. With no child left there is
-/// no descendant left either: each hangs from one.
+/// Reaps ended children, and returns whether any process of the run is left: without children there are none.
 fn is_any_left() -> bool {
     loop {
         match rustix::process::wait(WaitOptions::NOHANG) {
@@ -238,7 +233,7 @@ fn end_of(status: WaitStatus) -> End {
     }
 }
 
-/// What is found first in how a descendant of this process was called: its words with a NUL after each.
+/// Returns the first match among the command lines of all descendants. Each word ends with NUL.
 pub(super) fn in_descendants<T>(found: impl Fn(&[u8]) -> Option<T>) -> Option<T> {
     let pids = descendants(rustix::process::getpid().as_raw_pid(), &parents());
     pids.into_iter().find_map(|pid| found(&fs::read(format!("/proc/{pid}/cmdline")).ok()?))
@@ -247,26 +242,26 @@ pub(super) fn in_descendants<T>(found: impl Fn(&[u8]) -> Option<T>) -> Option<T>
 fn signal_all(signal: Signal) {
     for pid in descendants(rustix::process::getpid().as_raw_pid(), &parents()) {
         if let Some(pid) = Pid::from_raw(pid) {
-            // One that has ended meanwhile needs none.
+            // One that has ended meanwhile is no error.
             rustix::process::kill_process(pid, signal).ok();
         }
     }
 }
 
-/// Each process with its parent, as far as they can be read.
+/// Returns all processes with their parents, as far as they can be read.
 fn parents() -> Vec<(i32, i32)> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     pids.filter_map(|pid| Some((pid, parent_in(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?))).collect()
 }
 
-/// The parent in a line of `/proc/<pid>/stat`. The name of the program in it may hold anything, parentheses too.
+/// Returns the parent in a line of `/proc/<pid>/stat`. The program's name in it may contain anything, even parentheses.
 fn parent_in(stat: &str) -> Option<i32> {
     let (_, after_name) = stat.rsplit_once(')')?;
     after_name.split_whitespace().nth(1)?.parse().ok()
 }
 
-/// All processes below this one, parents before their children.
+/// Returns all processes below this one, parents before their children.
 fn descendants(root: i32, parents: &[(i32, i32)]) -> Vec<i32> {
     let mut found = vec![root];
     let mut looked_at = 0;

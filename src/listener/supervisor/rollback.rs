@@ -1,9 +1,9 @@
-//! What a run changed on the host, and the way back to what ran before, as it was taken down then.
+//! Tells the run's changes to the host from those of others, and rolls the former back.
 //!
-//! Somebody may switch the host by hand at any moment. What is undone is the run's own doing and nothing else: the system
-//! that it built, in the places where it may have put it. What somebody else switched to meanwhile stays.
+//! Somebody may switch the host by hand at any moment. A rollback undoes only what the run did: the system that it
+//! built, in the places where it put it. What somebody else switched to meanwhile stays.
 //!
-//! Neither `nix-env --rollback` nor `nixos-rebuild --rollback` leads back: the one takes the generation before the
+//! Neither `nix-env --rollback` nor `nixos-rebuild --rollback` can be used: the one takes the generation before the
 //! current one, whatever that is, and the other evaluates. The recorded system activates itself.
 
 use std::convert::Infallible;
@@ -21,16 +21,15 @@ use crate::listener::snapshot::{PROFILE, SystemSnapshot};
 use crate::listener::verdict::{End, UNITS_FAILED};
 use crate::protocol::{Action, ErrorCode, Phase};
 
-/// How often it is looked whether somebody else has changed it.
+/// The interval at which changes by others are looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// Who made one thing on the host what it is now.
+/// Who changed one place of the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Change {
     None,
-    /// The run did.
     Ours,
-    /// Somebody else did, meanwhile.
+    /// Somebody else, meanwhile.
     Theirs,
 }
 
@@ -41,14 +40,13 @@ pub(super) struct Changes {
 }
 
 impl Changes {
-    /// What has changed between these two moments, where the run brought the system `made`. Where that is not known,
-    /// every change counts as the run's: it was at work all the time.
+    /// Returns the changes between two snapshots. If the system that the run built is unknown, all count as the run's.
     pub(super) fn between(before: &SystemSnapshot, now: &SystemSnapshot, made: Option<&str>) -> Self {
         let is_theirs = |now: Option<&str>| made.zip(now).is_some_and(|(made, now)| made != now);
         Self::of(before, now, |now| if is_theirs(now) { Change::Theirs } else { Change::Ours })
     }
 
-    /// The same for a run that built and did no more: none of it is its doing.
+    /// Returns the changes during a run that changed nothing: all by others.
     pub(super) fn by_others(before: &SystemSnapshot, now: &SystemSnapshot) -> Self {
         Self::of(before, now, |_| Change::Theirs)
     }
@@ -61,7 +59,7 @@ impl Changes {
         }
     }
 
-    /// What somebody else did, in words; `None` when nobody did anything.
+    /// Describes what somebody else did; `None` if nothing.
     pub(super) fn theirs(self, now: &SystemSnapshot) -> Option<String> {
         let path = |path: Option<&str>| path.unwrap_or("nothing that is known").to_owned();
         match self {
@@ -76,9 +74,8 @@ impl Changes {
     }
 }
 
-/// Keeps `before` up to date until the run changes something: it activates, or the system `made` takes the place of
-/// another. `nixos-rebuild` evaluates once more before it moves anything. That takes a while, and what somebody else switches
-/// to meanwhile is not the run's to undo.
+/// Updates the baseline until the run changes something: it activates, or its system replaces another. `nixos-rebuild`
+/// evaluates once more before that, which takes a while, and this run must not undo what somebody else does meanwhile.
 pub(super) async fn follow_baseline(
     host: &Host,
     dir: &RunDir,
@@ -88,31 +85,31 @@ pub(super) async fn follow_baseline(
     loop {
         let now = SystemSnapshot::seen(host);
         let Changes { current, profile } = Changes::between(before, &now, made);
-        // The phase is read last: what was seen before an activation is not the activation's doing.
+        // The phase is read last, so that the snapshot is older than any activation.
         if [current, profile].contains(&Change::Ours) || dir.phase() >= Phase::Activate {
             return pending().await;
         }
         if [current, profile].contains(&Change::Theirs) {
             *before = now.completed(host).await;
-            // It was on record before, and so there is room for it.
+            // Written over the earlier record, which has the room.
             note_baseline(host, dir, before).ok();
         }
         sleep(LOOK_EVERY).await;
     }
 }
 
-/// Puts on record what the host can return to, and keeps it from the garbage collector.
+/// Records the baseline, and keeps its systems from the garbage collector.
 pub(super) fn note_baseline(host: &Host, dir: &RunDir, before: &SystemSnapshot) -> io::Result<()> {
     host.keep(before.current_path(), before.profile_path());
     dir.keep(files::BEFORE, before)
 }
 
-/// A part of the way from one system to another.
+/// A step from one system to another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ActivationStep {
-    /// Let the system profile point at this system.
+    /// Point the system profile at this system.
     SetProfile(String),
-    /// Let this system do this to the host.
+    /// Run this system's activation with this action.
     Activate(String, Action),
 }
 
@@ -135,18 +132,18 @@ impl ActivationStep {
 
 #[derive(Debug)]
 pub(super) enum RolledBack {
-    /// Nothing was done: what there was to undo has been replaced by somebody else meanwhile, with this.
+    /// Nothing was undone: somebody else has replaced all of it meanwhile.
     Nowhere { theirs: String, now: SystemSnapshot },
     Back {
-        /// Why the host is not what it was before.
+        /// Why the host is not as it was before.
         problem: Option<(ErrorCode, String)>,
-        /// What somebody else did, which stays.
+        /// The changes of others, which stay.
         theirs: Option<String>,
         now: SystemSnapshot,
     },
 }
 
-/// Undoes what a run did that brought the system `made`, where that is known. It may take so long.
+/// Undoes a run that built the system `made`, if known, within the limit.
 pub(super) async fn roll_back(
     runner: &mut ProcessRunner,
     host: &Host,
@@ -168,10 +165,10 @@ pub(super) async fn roll_back(
     runner.bounds.renew(limit);
     let mut problem = None;
     for step in way {
-        // Checks that speak against leaving the new system are no reason to stay with it.
+        // Pre-switch checks must not keep the host on the new system.
         let end = runner.run(step.command(host).env("NIXOS_NO_CHECK", "1")).await;
         let stops = matches!(end, End::TimedOut | End::Stopped(_));
-        // The rest is tried anyway: a host that serves with the wrong profile is better than one that does not.
+        // The other steps are tried anyway: a host that serves with the wrong profile is better than one that does not.
         problem = problem.or_else(|| complaint(&step, &end));
         if stops {
             break;
@@ -183,8 +180,7 @@ pub(super) async fn roll_back(
     RolledBack::Back { problem, theirs, now }
 }
 
-/// The steps that undo what `action` may have done, on a host that is like this now. What was only built needs none, and
-/// neither does what somebody else has replaced since.
+/// Returns the steps that undo `action` on a host in this state, except where somebody else has changed it.
 fn steps(action: Action, before: &SystemSnapshot, now: &SystemSnapshot, changes: Changes) -> Vec<ActivationStep> {
     let (Some(current), Some(profile)) = (before.current_path(), before.profile_path()) else { return Vec::new() };
     let activate = |system: &str, how| ActivationStep::Activate(system.to_owned(), how);
@@ -194,18 +190,18 @@ fn steps(action: Action, before: &SystemSnapshot, now: &SystemSnapshot, changes:
         _ if !action.activates() && !action.sets_next_boot() => Vec::new(),
         // Nothing was activated; the boot loader follows the profile.
         (_, Change::None | Change::Ours) if !action.activates() => boot(),
-        // What somebody else runs stays, and what was ours is not to come back with the next boot.
+        // What somebody else runs stays, but the run's system must not come back with the next boot.
         (Change::Theirs, Change::Ours) => boot(),
         (Change::Theirs, _) => Vec::new(),
         (_, Change::Theirs) if action.activates() => vec![activate(current, Action::Test)],
         (_, Change::Theirs) => Vec::new(),
         _ if current == profile => set.into_iter().chain([activate(current, Action::Switch)]).collect(),
-        // What ran was to be gone after the next boot.
+        // The previous system was not the one to boot next.
         _ => boot().into_iter().chain([activate(current, Action::Test)]).collect(),
     }
 }
 
-/// What is wrong when a step ends like this.
+/// Describes the failure of a step, if it failed.
 fn complaint(step: &ActivationStep, end: &End) -> Option<(ErrorCode, String)> {
     let what = match step {
         ActivationStep::SetProfile(system) => format!("setting the profile to {system}"),
@@ -221,14 +217,14 @@ fn complaint(step: &ActivationStep, end: &End) -> Option<(ErrorCode, String)> {
     }
 }
 
-/// Whether the only complaint is about units, and none has failed that had not before.
+/// Whether a step complains only of units, and all of them had failed before the run.
 fn is_old_news((_, complaint): &(ErrorCode, String), before: &SystemSnapshot, now: &SystemSnapshot) -> bool {
     let about_units = complaint.ends_with(&format!("ended with code {UNITS_FAILED}"));
     let units = before.failed_units.as_ref().zip(now.failed_units.as_ref());
     about_units && units.is_some_and(|(before, now)| now.is_subset(before))
 }
 
-/// In what the host is not what it was, but for what somebody else changed.
+/// Describes how the host differs from the baseline, apart from the changes of others.
 fn difference(before: &SystemSnapshot, now: &SystemSnapshot, changes: Changes) -> Option<String> {
     if before.current.is_none() || before.profile.is_none() {
         return Some("what ran before is not on record".to_owned());
