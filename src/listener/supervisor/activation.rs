@@ -8,8 +8,7 @@ use rustix::process::Signal;
 use tokio::process::Command;
 
 use super::log::Log;
-use super::process::in_descendants;
-use crate::listener::host::{ACTIVATION, Host, is_activation};
+use crate::listener::host::{ACTIVATION, is_activation};
 use crate::listener::output::built_system;
 use crate::listener::snapshot::ask;
 use crate::listener::verdict::End;
@@ -33,16 +32,6 @@ pub(super) struct Activation {
     system: Option<String>,
 }
 
-/// Returns the activation that a descendant of this process waits for: other programs use units of that name, too.
-pub(super) fn awaited() -> Option<Activation> {
-    in_descendants(awaited_by)
-}
-
-/// Like [`awaited`], and cheap enough to be called often: usually there is no such unit.
-pub(super) fn seen() -> Option<Activation> {
-    if Host::new("/".into()).has_activation_unit() { awaited() } else { None }
-}
-
 /// Returns the system that the run was seen to switch to, or that `nixos-rebuild` names at its end.
 pub(super) fn switched_to(activation: Option<&Activation>, log: &Log) -> Option<String> {
     let seen = activation.and_then(|activation| activation.system.clone());
@@ -50,7 +39,7 @@ pub(super) fn switched_to(activation: Option<&Activation>, log: &Log) -> Option<
 }
 
 /// Returns the activation that the process with this command line waits for. Each word ends with NUL.
-fn awaited_by(command_line: &[u8]) -> Option<Activation> {
+pub(super) fn awaited_by(command_line: &[u8]) -> Option<Activation> {
     let words = command_line.split(|&byte| byte == 0).map(|word| std::str::from_utf8(word).unwrap_or_default());
     let mut words = words.peekable();
     let program = Path::new(words.next()?).file_name()?.to_str()?;

@@ -16,6 +16,7 @@ use tokio::time::{Instant, interval, sleep_until, timeout};
 
 use super::activation::{self, Activation};
 use super::log::Log;
+use crate::listener::host::Host;
 use crate::listener::verdict::End;
 use crate::lookup::in_plain_words;
 use crate::protocol::Phase;
@@ -111,7 +112,7 @@ async fn watch(
         end = bounds.reached() => end,
     };
     // With systemd, the activation runs in a unit. It belongs to this run if a descendant of this process waits.
-    let activation = activation::awaited();
+    let activation = awaited_activation();
     if let Some(activation) = &activation {
         activation::stop(activation, grace).await;
     }
@@ -123,14 +124,15 @@ async fn watch(
 async fn keep(output: &mut pipe::Receiver, log: &mut Log, activation: &mut Option<Activation>) -> Infallible {
     let mut piece = [0; PIECE_BYTES];
     let mut is_open = true;
-    let mut looks = interval(LOOK_EVERY);
+    let (mut looks, host) = (interval(LOOK_EVERY), Host::new("/".into()));
     loop {
         tokio::select! {
             read = output.read(&mut piece), if is_open => match read {
                 Ok(length @ 1..) => log.write(piece.get(..length).unwrap_or_default()),
                 Ok(0) | Err(_) => is_open = false,
             },
-            _ = looks.tick() => if let Some(seen) = activation::seen() {
+            // Usually there is no such unit, and descendants need not be looked at.
+            _ = looks.tick() => if host.has_activation_unit() && let Some(seen) = awaited_activation() {
                 log.reach(Phase::Activate);
                 *activation = Some(seen);
             },
@@ -233,10 +235,10 @@ fn end_of(status: WaitStatus) -> End {
     }
 }
 
-/// Returns the first match among the command lines of all descendants. Each word ends with NUL.
-pub(super) fn in_descendants<T>(found: impl Fn(&[u8]) -> Option<T>) -> Option<T> {
+/// Returns the activation that a descendant of this process waits for: other programs use units of that name, too.
+fn awaited_activation() -> Option<Activation> {
     let pids = descendants(rustix::process::getpid().as_raw_pid(), &parents());
-    pids.into_iter().find_map(|pid| found(&fs::read(format!("/proc/{pid}/cmdline")).ok()?))
+    pids.into_iter().find_map(|pid| activation::awaited_by(&fs::read(format!("/proc/{pid}/cmdline")).ok()?))
 }
 
 fn signal_all(signal: Signal) {
