@@ -194,7 +194,7 @@ mod tests {
         insta::assert_snapshot!(said(&ask(r#"{"reply_to":"deploy.prod.all","action":"switch","revision":"main"}"#, 60, &history)), @r#"drop: reply_to is refused: "deploy.prod.all" is not below deploy.responses."#);
     }
 
-    /// Where a request that asks for an answer there is answered, or why it is dropped.
+    /// Returns the subject of the answer to a request with this reply subject, or why it is dropped.
     fn answered_on(reply_to: &str, fields: &str, rights: Rights, history: &RequestHistory) -> String {
         let json =
             format!(r#"{{"action":"switch","revision":"main","reply_to":"deploy.responses.{reply_to}"{fields}}}"#);
@@ -224,7 +224,7 @@ mod tests {
             assert_eq!(free(foreign, shared, &history), why);
         }
 
-        // A run that a listener of an older version took on, and what is asked about it.
+        // An older listener accepted a run; later requests ask about it.
         let outdated = "deploy.responses.4f.r-1".parse().unwrap();
         insta::assert_snapshot!(free("4f.r-1", r#","id":"r-1""#, &history), @"an answer to deploy.responses.4f.r-1 is not this host's to give");
         history.accepted(Spec { reply_to: outdated, ..spec("r-1") });
@@ -256,7 +256,7 @@ mod tests {
         history.accepted(spec("a"));
         insta::assert_snapshot!(said(&ask(&confirmation("a"), 5, &history)), @"to deploy.responses.a: accepted");
         history.reached(Stage::Running);
-        // However late: it is the host that decides how long it waits.
+        // Even if late: the host decides how long it waits.
         insta::assert_snapshot!(said(&ask(&confirmation("a"), 500, &history)), @"confirm a, to deploy.responses.a: started");
         insta::assert_snapshot!(said(&ask(&confirmation("b"), 5, &history)), @"invalid_request: b is not known here, so there is nothing to confirm");
         history.ended(spec("a"), Response::new("ns1".parse().unwrap(), Status::Completed, ""));
@@ -274,7 +274,7 @@ mod tests {
         insta::assert_snapshot!(said(&ask(&back("a"), 5, &history)), @"already_running: busy with a of ops@desk since 2026-11-23T10:00:00Z");
         history.ended(spec("a"), end(Status::Completed));
         insta::assert_snapshot!(said(&ask(&back("a"), 5, &history)), @"accept back");
-        // What changed nothing is not in the way.
+        // Runs that changed nothing are not in the way.
         history.ended(Spec { action: crate::protocol::Action::DryActivate, ..spec("dry") }, end(Status::Completed));
         history.ended(spec("unbuilt"), failed(ErrorCode::BuildFailed));
         let returned = Response { rolled_back: Some(true), ..failed(ErrorCode::NotConfirmed) };
@@ -318,7 +318,7 @@ mod tests {
     }
 
     proptest! {
-        /// Requests of few keys, some too old, at a host whose runs end now and then.
+        /// Requests of few keys, some too old, at a host whose runs sometimes end.
         #[test]
         fn no_key_runs_twice_nor_two_at_once_nor_too_late(
             steps in prop::collection::vec((0..6u8, -5..20i64, prop::bool::weighted(0.3)), 0..60),

@@ -245,7 +245,7 @@ mod tests {
         }
         let letters = waiting(&mut inbox);
         assert_eq!(letters.iter().map(|letter| letter.payload.len()).sum::<usize>(), MAX_WAITING_BYTES);
-        // A place without bytes is given back at once.
+        // A permit without bytes is returned at once.
         drop(letters);
         (0..1_000).for_each(|_| room.keep(b"x"));
         assert_eq!(waiting(&mut inbox).len(), MAX_WAITING);

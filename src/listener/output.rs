@@ -215,7 +215,7 @@ error: Failed to fetch git repository 'ssh://git.example.com/x'"), @"ssh: connec
             let (error, why) = refused_fetch(&clean_lines(output));
             format!("{error}: {why}")
         };
-        // As Nix 2.26 says it.
+        // The output of Nix 2.26.
         insta::assert_snapshot!(refused("these 2 paths will be fetched (0.00 MiB download, 0.00 MiB unpacked):\n  /nix/store/k-dep\n  /nix/store/v-nixos\nwarning: ignoring substitute for '/nix/store/v-nixos' from 'http://h', as it's not signed by any of the keys in 'trusted-public-keys'\nerror: build of '/nix/store/v-nixos' failed"), @"untrusted: ignoring substitute for '/nix/store/v-nixos' from 'http://h', as it's not signed by any of the keys in 'trusted-public-keys'");
         insta::assert_snapshot!(refused("copying path '/nix/store/v-nixos' from 'http://h'...\nerror: hash mismatch importing path '/nix/store/v-nixos';\n         specified: sha256:0w\n         got:       sha256:0k\nerror: build of '/nix/store/v-nixos' failed"), @"untrusted: hash mismatch importing path '/nix/store/v-nixos';");
         insta::assert_snapshot!(refused("copying path '/nix/store/v-archive (x' from 'http://h'...\nerror: Failed to open archive (Lzma library error: Corrupted input data)\nerror: build of '/nix/store/v-nixos' failed"), @"untrusted: Failed to open archive (Lzma library error: Corrupted input data)");

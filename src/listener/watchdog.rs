@@ -65,7 +65,7 @@ mod tests {
 
     use super::*;
 
-    /// A watchdog of ten seconds, and where it is heard.
+    /// Returns a watchdog of ten seconds, and the socket that it notifies.
     fn watchdog() -> (Watchdog, UnixDatagram, tempfile::TempDir) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notify");

@@ -1,7 +1,7 @@
 use super::*;
 use crate::listener::snapshot::SystemSnapshot;
 
-/// Makes a system in the store of the host whose file system begins at `root`, and returns its path.
+/// Makes a system in the store of the host below `root`, and returns its path.
 pub(in crate::listener) fn make_system(root: &Path, name: &str, kernel: &str) -> String {
     let path = format!("/nix/store/{name}");
     let folder = root.join(path.trim_start_matches('/'));
@@ -12,7 +12,7 @@ pub(in crate::listener) fn make_system(root: &Path, name: &str, kernel: &str) ->
     path
 }
 
-/// Makes a system the one that a link of the host points at.
+/// Points a link of the host at a system.
 pub(in crate::listener) fn point(root: &Path, link: &str, to: &str) {
     let link = root.join(link);
     fs::create_dir_all(link.parent().unwrap()).unwrap();
@@ -145,7 +145,7 @@ fn an_activation_without_a_unit_is_seen_by_its_lock() {
 
 #[test]
 fn the_kernel_writes_its_locks_as_they_are_read_here() {
-    // /run and /dev/shm are what they are on a host: a file system in memory, whose device is the same for everyone.
+    // Like /run on a host, /dev/shm is a file system in memory, whose device is the same for everyone.
     let file = tempfile::Builder::new().tempfile_in("/dev/shm").unwrap();
     let id = {
         let file = file.as_file().metadata().unwrap();
@@ -182,6 +182,6 @@ fn a_folder_that_is_emptied_at_each_boot_needs_no_boot_id() {
     let second = kept();
     assert_ne!(second, first);
     assert_eq!(kept(), second);
-    // One that cannot be kept is better than none.
+    // An id that cannot be kept is better than none.
     assert_ne!(instance(&folder.path().join("missing"), Some("")), second);
 }

@@ -6,7 +6,7 @@ use crate::listener::run::Spec;
 use crate::listener::run::tests::spec;
 use crate::listener::snapshot::{Profile, System};
 
-/// An exporter that answers, of a host that has nothing, and the loop's end of it.
+/// A running exporter for an empty host, with the loop's end of the channel.
 struct Scene {
     address: SocketAddr,
     _metrics: watch::Sender<Metrics>,
@@ -30,10 +30,10 @@ impl Scene {
         TcpStream::connect(self.address).await.unwrap()
     }
 
-    /// What comes back for these bytes, until the connection is closed.
+    /// Sends these bytes, and returns all that comes back.
     async fn answer_to(&self, request: &[u8]) -> String {
         let mut client = self.connect().await;
-        // It may be refused before it was read to its end.
+        // The exporter may refuse it before it has read all.
         client.write_all(request).await.ok();
         let mut answer = Vec::new();
         client.read_to_end(&mut answer).await.unwrap();

@@ -227,7 +227,7 @@ mod tests {
         insta::assert_snapshot!(died("Error: Failed to reset failed units\n\nCaused by:\n    Connection timed out\n"), @"Failed to reset failed units: Connection timed out");
         insta::assert_snapshot!(died("x\nError: Failed to read unit\n\nCaused by:\n    0: Failed to open /etc/x\n    1: No such file or directory (os error 2)\nCommand 'x' returned non-zero exit status 1."), @"Failed to read unit: Failed to open /etc/x: No such file or directory (os error 2)");
         insta::assert_snapshot!(died("Error: invalid action x\nnext"), @"invalid action x");
-        // That of a user's process is not its own.
+        // The death of a user's process does not count.
         insta::assert_snapshot!(died("Error: Failed to open dbus connection\n\nCaused by:\n    x\nwarning: user activation for bob failed\n"), @"");
     }
 

@@ -167,7 +167,7 @@ mod tests {
         (page.offset, String::from_utf8(page.bytes).unwrap(), page.is_last)
     }
 
-    /// The output "0123456789", of which the first two bytes are forgotten, at each step of setting a part aside.
+    /// Reads the output "0123456789", without its first two bytes, at each step of a rotation.
     #[test]
     fn a_place_means_the_same_while_a_part_is_set_aside() {
         let folder = tempfile::tempdir().unwrap();
@@ -191,7 +191,7 @@ mod tests {
         fs::write(&current, "789").unwrap();
         assert_eq!([asked(4), asked(7)], [(4, "456".to_owned(), false), (7, "789".to_owned(), false)]);
         assert_eq!([asked(10), asked(99)], [(10, String::new(), true), (10, String::new(), true)]);
-        // After a reboot nobody knows any more what was forgotten.
+        // After a reboot the length of removed output is unknown.
         fs::remove_file(dir.path().join("part")).unwrap();
         assert_eq!(page(&dir, 5, 9), (5, "789".to_owned(), true));
     }

@@ -7,7 +7,7 @@ use super::*;
 use crate::listener::config::UserUnits;
 use crate::protocol::{Phase, Response};
 
-/// A run of this key that nobody waits for.
+/// Returns a run with this key.
 pub(in crate::listener) fn spec(key: &str) -> Spec {
     Spec {
         key: key.to_owned(),
@@ -36,8 +36,8 @@ pub(in crate::listener) fn spec(key: &str) -> Spec {
     }
 }
 
-/// Gives a lock back at once. A file that is only closed may still be open in a process that another test has forked
-/// and that has not become its program yet.
+/// Releases a lock at once. A closed file may still be open in a process that another test has forked and that has not
+/// called exec yet.
 pub(in crate::listener) fn give_back(lock: &File) {
     lock.unlock().unwrap();
 }
@@ -113,7 +113,7 @@ fn a_spoilt_final_is_an_error_and_a_missing_one_is_not() {
     assert!(dir.final_response().is_err());
 }
 
-/// A run whose disk takes nothing: neither a file nor a directory.
+/// Returns a run whose disk takes neither files nor directories.
 fn on_a_full_disk(folder: &Path) -> RunDir {
     RunDir::new(folder.join("run"), "/dev/full/run".into())
 }
@@ -220,7 +220,7 @@ fn a_run_is_written_over_room_that_was_there_before() {
             && kept.lock().is_ok()
     );
 
-    // What was not used is given back with the output, and the next run has its room.
+    // Unused room is freed with the output, and the next run has its own.
     assert!(at("runs/a/unit.json.new").exists() && !at("spares/1").exists());
     dir.shrink().unwrap();
     prepare_spares(&at("runs")).unwrap();

@@ -233,7 +233,7 @@ mod tests {
         assert!(calls.take(&all, &reply(0)) && !calls.take(&prod, &reply(0)) && !calls.take(&all, &reply(0)));
         let flooded = (1..100_000).filter(|&number| calls.take(&all, &reply(number))).count();
         assert_eq!(flooded, 9);
-        // What the flood kept from being answered on one subject is answered on the other.
+        // The flood on one subject does not block answers on the other.
         assert!(calls.take(&prod, &reply(99_999)));
         for number in 100_000..110_000 {
             tokio::time::advance(Duration::from_millis(100)).await;

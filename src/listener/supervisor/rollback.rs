@@ -242,7 +242,7 @@ mod tests {
     use super::*;
     use crate::listener::snapshot::{Profile, System};
 
-    /// A host that runs one system, and boots another next.
+    /// Returns a host that runs one system, and boots another next.
     fn facts(current: &str, profile: &str) -> SystemSnapshot {
         let system = |path: &str| System { path: path.to_owned(), kernel: [None, None, None] };
         SystemSnapshot {
@@ -285,7 +285,7 @@ mod tests {
         assert_eq!((built_only.current, built_only.profile), (Change::None, Change::Theirs));
     }
 
-    /// The way from what a run of the system `new` left.
+    /// Returns the steps back from the state after a run of the system `new`.
     fn way(action: Action, before: &SystemSnapshot, now: &SystemSnapshot) -> String {
         let changes = Changes::between(before, now, Some("new"));
         let words = steps(action, before, now, changes).into_iter().map(|step| match step {
@@ -299,7 +299,7 @@ mod tests {
     fn the_recorded_system_activates_itself() {
         let (old, new) = (facts("old", "old"), facts("new", "new"));
         insta::assert_snapshot!(way(Action::Switch, &old, &new), @"set old, switch old");
-        // The profile may be right already, and the units are not for all that.
+        // Even if the profile is right already, the units may not be.
         insta::assert_snapshot!(way(Action::Switch, &old, &facts("new", "old")), @"switch old");
         insta::assert_snapshot!(way(Action::Test, &old, &facts("new", "old")), @"switch old");
         insta::assert_snapshot!(way(Action::Boot, &old, &facts("old", "new")), @"set old, boot old");
@@ -320,7 +320,7 @@ mod tests {
         insta::assert_snapshot!(way(Action::Switch, &old, &facts("hand", "hand")), @"");
         insta::assert_snapshot!(way(Action::Test, &old, &facts("hand", "hand")), @"");
         insta::assert_snapshot!(way(Action::Boot, &old, &facts("hand", "hand")), @"");
-        // They only tried theirs, or only set it to boot: the other half is still ours.
+        // Somebody only activated a system, or only set one to boot: the other half is the run's.
         insta::assert_snapshot!(way(Action::Switch, &old, &facts("hand", "new")), @"set old, boot old");
         insta::assert_snapshot!(way(Action::Switch, &old, &facts("new", "hand")), @"test old");
         insta::assert_snapshot!(way(Action::Boot, &old, &facts("hand", "new")), @"set old, boot old");

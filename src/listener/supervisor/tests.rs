@@ -1,4 +1,4 @@
-//! A supervisor is a process of its own: here it is this test program, told to run nothing but [`be_the_supervisor`].
+//! Tests with a supervisor in a process of its own: this test program, which runs only [`be_the_supervisor`].
 
 use std::fs;
 use std::net::TcpListener;
@@ -20,7 +20,7 @@ const COMMIT: &str = "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b";
 
 const RUN_DIR: &str = "SUPERVISED_RUN_DIR";
 
-/// Builds, when that is what it is called for: in the directory of the run, which is in the folder of the host.
+/// The `build` action of the scripted `nixos-rebuild`, in the run's directory below the folder of the host.
 const BUILD: &str = "if [ $1 = build ]; then
     ln -sfn /nix/store/new result
     cd ..
@@ -39,8 +39,8 @@ fn be_the_supervisor() {
     runtime.block_on(supervise(RunDir::in_one(dir.into()), &Notifier::new(None).unwrap())).unwrap();
 }
 
-/// A run whose `nixos-rebuild` is a shell script, and its supervisor. The script activates; what is built before that is
-/// the system `new`, and the script `build` in the folder of the host says what else happens meanwhile.
+/// A run whose `nixos-rebuild` is a shell script, and its supervisor. The script activates; the build before makes the
+/// system `new`, and runs the script `build` in the folder of the host.
 struct Supervised {
     folder: tempfile::TempDir,
     dir: RunDir,
@@ -52,7 +52,7 @@ impl Supervised {
         Self::on(tempfile::tempdir().unwrap(), script, adjust)
     }
 
-    /// The same on a host whose file system is in `folder/root`, and whose programs are in `folder/bin`.
+    /// Runs on a host whose file system is in `folder/root`, and whose programs are in `folder/bin`.
     fn on(folder: tempfile::TempDir, script: &str, adjust: impl FnOnce(&mut Spec)) -> Self {
         let bin = folder.path().join("bin");
         make_program(&bin.join("nixos-rebuild"), &format!("{BUILD}\n{script}"));
@@ -85,7 +85,7 @@ impl Supervised {
         (self.dir.get(files::RESULT).unwrap(), self.dir.output_tail(), self)
     }
 
-    /// The file that the script made at this place, once it is there with something in it.
+    /// Returns the content of a file that the script makes, once it is complete.
     fn file(&self, name: &str) -> String {
         let path = self.path(name);
         eventually(&format!("{name} is written"), || fs::read_to_string(&path).ok().filter(|text| text.ends_with('\n')))
@@ -114,7 +114,7 @@ fn verdict(result: &RunResult) -> String {
 }
 
 fn terminate(pid: &str) {
-    // There is no program for that where the package is built.
+    // There is no `kill` where the package is built.
     kill_process(Pid::from_raw(pid.trim().parse().unwrap()).unwrap(), Signal::TERM).unwrap();
 }
 
@@ -221,7 +221,7 @@ fn the_run_is_locked_as_long_as_any_of_its_processes_lives_and_no_longer() {
     assert!(run.dir.lock().is_err(), "the host is not free as long as its program goes on");
     assert_eq!(run.dir.get(files::RESULT), None);
     terminate(&run.file("left"));
-    // Not at once: a process that ends gives its memory back first, its files after that.
+    // Not at once: a process that ends frees its memory before its files.
     eventually("the host is free", || run.dir.lock().ok());
 }
 
@@ -352,7 +352,7 @@ fn a_server_that_never_answers_ends_with_the_time_of_the_run_or_with_its_supervi
     terminate(&run.supervisor.id().to_string());
     assert!(run.supervisor.wait().unwrap().success());
     insta::assert_snapshot!(verdict(&run.dir.get(files::RESULT).unwrap()), @"failed interrupted: signal 15 ended the run while resolving");
-    // The sender of the request is gone as well, and has closed the connection.
+    // The supervisor's git is gone, and has closed its connection.
     let mut asked = asked;
     asked.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     io::copy(&mut asked, &mut io::sink()).unwrap();
@@ -390,7 +390,7 @@ fn a_switch_that_only_says_so_is_none() {
     let lie = "echo 'Done. The new configuration is /nix/store/new'";
     let (result, _, _) = Supervised::on(nixos(), lie, |_| ()).ended();
     insta::assert_snapshot!(verdict(&result), @"failed verify_failed: /nix/store/new was built, and the system profile points at /nix/store/old");
-    // The older program does not name what it built: what the build before left tells.
+    // The bash program does not name the built system: the link of the earlier build tells.
     let test = |script: &str| {
         let (result, _, _) = Supervised::on(nixos(), script, |spec| spec.action = Action::Test).ended();
         verdict(&result)

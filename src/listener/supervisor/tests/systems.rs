@@ -1,4 +1,4 @@
-//! Systems that were built elsewhere, on hosts whose `nix` says what it is told to.
+//! Tests of systems that were built elsewhere, on hosts with a scripted `nix`.
 
 use super::returning::{host, make_activatable};
 use super::*;
@@ -13,7 +13,8 @@ fn system() -> SystemPath {
     format!("/nix/store/{BASE}").parse().unwrap()
 }
 
-/// A host whose caches have the system, signed; each call of Nix is on record. It has no program that evaluates or builds.
+/// Returns a host whose caches have the signed system, and which records each call of Nix. It has no program that
+/// evaluates or builds.
 fn fetching_host() -> tempfile::TempDir {
     let folder = host();
     let system = make_system(&folder.path().join("root"), BASE, "linux");
@@ -39,7 +40,7 @@ esac"#;
     folder
 }
 
-/// A run of the system on a host where these files say what happens.
+/// Returns a run of the system on a host that these files control.
 fn run(files: &[(&str, &str)], adjust: impl FnOnce(&mut Spec)) -> (String, Supervised) {
     let folder = fetching_host();
     for (name, text) in files {
