@@ -48,9 +48,9 @@ pub use self::inbox::SUBSCRIPTION_CAPACITY;
 use self::metrics::{Exporter, Metrics};
 pub use self::problems::{ask, missing};
 pub use self::run::UnitEnd;
-use self::service::{Past, Service};
+use self::service::Service;
+use self::state_dir::StateDir;
 pub use self::state_dir::StateError;
-use self::state_dir::{RecoveredState, StateDir};
 pub use self::watchdog::Watchdog;
 use crate::bus::{Bus, BusError, Settings};
 
@@ -88,12 +88,9 @@ pub async fn listen(
     mut watchdog: Watchdog,
     stop: impl Future<Output = ()>,
 ) -> Result<(), ListenerError> {
-    let (state_dir, recovered) = StateDir::open(&config.state_dir, config.runtime_dir.as_deref())?;
-    let RecoveredState { finals, damaged, undelivered, unfinished } = recovered;
-    let mut history = RequestHistory::new(config.run.host.clone());
-    finals.into_iter().for_each(|(spec, response)| history.ended(spec, response));
-    damaged.into_iter().for_each(|(name, end)| history.damaged(name, end));
-    let (metrics, watched) = watch::channel(Metrics::of(&history));
+    let history = RequestHistory::new(config.run.host.clone());
+    let recovered = StateDir::open(&config.state_dir, config.runtime_dir.as_deref(), history)?;
+    let (metrics, watched) = watch::channel(Metrics::of(&recovered.history));
     let mut tasks = JoinSet::new();
     if let Some(address) = config.metrics_listen {
         let exporter = Exporter::bind(address, watched, Host::new(config.run.root.clone())).await;
@@ -105,9 +102,9 @@ pub async fn listen(
         bus = connect(settings, &mut watchdog) => bus?,
         () = &mut stop => return Ok(()),
     };
-    let past = Past { state_dir, history, undelivered, unfinished };
     // Boxed, since every caller's future would otherwise contain that of the loop.
-    Box::pin(Service::new(config, (bus.client, bus.renewal), past, watchdog, metrics).serve(bus.events, stop)).await
+    Box::pin(Service::new(config, (bus.client, bus.renewal), recovered, watchdog, metrics).serve(bus.events, stop))
+        .await
 }
 
 /// Connects to the server, however long it takes.

@@ -20,10 +20,10 @@ pub(super) struct RequestHistory {
     hostname: HostName,
     pub(super) current: Option<Current>,
     /// The runs that ended, oldest first.
-    ended: VecDeque<(Spec, Response)>,
+    pub(super) ended: VecDeque<(Spec, Response)>,
     rejections: Rejections,
     /// Runs whose key cannot be read any more, by the UUID that the key leads to.
-    damaged: HashMap<Uuid, Response>,
+    pub(super) damaged: HashMap<Uuid, Response>,
 }
 
 /// The run that is going or about to begin.

@@ -145,21 +145,16 @@ impl Room {
     }
 
     fn keep(&mut self, payload: &[u8]) {
-        match self.place(payload.len()) {
-            Some(place) => {
-                let letter = Letter { subject: self.subject.clone(), payload: payload.to_vec(), _place: place };
-                // There is no receiver when the listener is about to end.
-                self.sender.send(letter).ok();
-            }
-            None => {
-                if let Some(before) = self.complaints.take() {
-                    let (subject, bytes) = (&self.subject, payload.len());
-                    tracing::warn!(
-                        %subject, bytes, dropped_before = before,
-                        "a message is dropped: it is over {MAX_REQUEST_BYTES} bytes, or too many wait already"
-                    );
-                }
-            }
+        if let Some(place) = self.place(payload.len()) {
+            let letter = Letter { subject: self.subject.clone(), payload: payload.to_vec(), _place: place };
+            // There is no receiver when the listener is about to end.
+            self.sender.send(letter).ok();
+        } else if let Some(before) = self.complaints.take() {
+            let (subject, bytes) = (&self.subject, payload.len());
+            tracing::warn!(
+                %subject, bytes, dropped_before = before,
+                "a message is dropped: it is over {MAX_REQUEST_BYTES} bytes, or too many wait already"
+            );
         }
     }
 

@@ -58,12 +58,9 @@ pub(super) struct Problems {
 }
 
 impl Problems {
-    pub(super) fn found(&mut self, kind: ProblemKind, message: impl Into<String>) {
-        self.found_with(kind, "", message);
-    }
-
-    pub(super) fn found_with(&mut self, kind: ProblemKind, what: &str, message: impl Into<String>) {
-        let message = safe(&message.into());
+    /// Adds a problem, or changes its message. `what` tells several of one kind apart.
+    pub(super) fn found(&mut self, kind: ProblemKind, what: &str, message: &str) {
+        let message = safe(message);
         let known = self.known.entry((kind, what.to_owned())).or_default();
         if *known != message {
             tracing::warn!(problem = kind.code(), "{message}");
@@ -96,8 +93,8 @@ pub(super) fn look_for_programs(flake: &FlakeUrl, problems: &mut Problems) {
         let is_needed = kind != ProblemKind::NoGit || flake.git_remote().is_some();
         let mut places = env::split_paths(&path).map(|folder| folder.join(program));
         if is_needed && !places.any(|file| file.metadata().is_ok_and(|file| file.permissions().mode() & 0o111 != 0)) {
-            problems
-                .found(kind, format!("{program} is not on the PATH of the listener: add it to the path of its unit"));
+            let message = format!("{program} is not on the PATH of the listener: add it to the path of its unit");
+            problems.found(kind, "", &message);
         }
     }
 }
@@ -127,7 +124,7 @@ pub(super) fn compare_clocks(expires_at: Timestamp, now: Timestamp, problems: &m
         let message = format!(
             "the clock here, which shows {now:.0}, is some {by:#} {way} that of a deployer: one of the two is wrong"
         );
-        problems.found(ProblemKind::Clock, message);
+        problems.found(ProblemKind::Clock, "", &message);
     } else {
         problems.solved(ProblemKind::Clock);
     }
@@ -141,9 +138,9 @@ mod tests {
     #[test]
     fn problems_are_told_while_they_last_in_few_and_clean_words() {
         let mut problems = Problems::default();
-        problems.found(ProblemKind::Clock, "the clock is \x1b[31mwrong\x1b[0m");
+        problems.found(ProblemKind::Clock, "", "the clock is \x1b[31mwrong\x1b[0m");
         for number in 0..20 {
-            problems.found_with(ProblemKind::CannotHear, &number.to_string(), "x".repeat(1_000));
+            problems.found(ProblemKind::CannotHear, &number.to_string(), &"x".repeat(1_000));
         }
         let told = problems.told();
         assert_eq!(told.len(), MAX_PROBLEMS);

@@ -27,9 +27,9 @@ use super::metrics::Metrics;
 use super::problems::{Problems, compare_clocks, look_for_programs};
 use super::publisher::{Publisher, Trial};
 use super::rebuild;
-use super::run::{RollbackTarget, RunDir, Spec, files};
+use super::run::{RollbackTarget, Spec, files};
 use super::snapshot::System;
-use super::state_dir::{StateDir, Undelivered};
+use super::state_dir::{RecoveredState, StateDir, Undelivered};
 use super::watchdog::Watchdog;
 use crate::bus::{Events, Lockout, Renewal};
 use crate::clock;
@@ -95,20 +95,12 @@ pub(super) struct Service {
     heartbeat: Interval,
 }
 
-#[derive(Debug)]
-pub(super) struct Past {
-    pub(super) state_dir: StateDir,
-    pub(super) history: RequestHistory,
-    pub(super) undelivered: Vec<Undelivered>,
-    pub(super) unfinished: Vec<(RunDir, Spec)>,
-}
-
 impl Service {
     /// Creates the service from the state on disk: it watches runs that go on, and concludes those that are over.
     pub(super) fn new(
         config: Config,
         (client, renewal): (Client, Renewal),
-        Past { state_dir, history, undelivered, unfinished }: Past,
+        RecoveredState { state_dir, history, undelivered, unfinished }: RecoveredState,
         watchdog: Watchdog,
         metrics: watch::Sender<Metrics>,
     ) -> Self {
@@ -220,7 +212,9 @@ impl Service {
             Decision::Accept(request) => self.accept(request).await,
             Decision::Answer { reply_to, state } => {
                 if self.answers.take().is_some() {
-                    self.remark(|| format!("asked again on {}: {}", shown(reply_to.as_str()), state.status));
+                    if self.lines.take().is_some() {
+                        tracing::info!("asked again on {}: {}", shown(reply_to.as_str()), state.status);
+                    }
                     let state = self.with_phase(state);
                     self.publisher.say(&reply_to, &state).await;
                 }
@@ -241,13 +235,6 @@ impl Service {
             Some(0) => tracing::warn!("{}", line()),
             Some(more) => tracing::warn!("{} ({more} more lines like this were left out)", line()),
             None => {}
-        }
-    }
-
-    /// Logs something ordinary that others can cause.
-    fn remark(&mut self, line: impl FnOnce() -> String) {
-        if self.lines.take().is_some() {
-            tracing::info!("{}", line());
         }
     }
 

@@ -10,7 +10,7 @@ use rustix::fs::OFlags;
 use thiserror::Error;
 use uuid::Uuid;
 
-use super::history::FINALS;
+use super::history::{FINALS, RequestHistory};
 use super::run::{RunDir, Spec, name_of, prepare_spares};
 use crate::clock;
 use crate::private_dir::{PrivateDir, PrivateDirError};
@@ -38,14 +38,12 @@ pub(super) struct StateDir {
 
 #[derive(Debug)]
 pub(super) struct RecoveredState {
-    /// Ended runs, oldest first.
-    pub(super) finals: Vec<(Spec, Response)>,
+    pub(super) state_dir: StateDir,
+    pub(super) history: RequestHistory,
     /// Final responses that the server may not have, oldest first.
     pub(super) undelivered: Vec<Undelivered>,
     /// Runs that were not concluded, oldest first.
     pub(super) unfinished: Vec<(RunDir, Spec)>,
-    /// Runs whose request cannot be read, by directory name, with the final response if that can be read.
-    pub(super) damaged: Vec<(Uuid, Option<Response>)>,
 }
 
 /// A final response that has to be delivered.
@@ -85,7 +83,11 @@ pub enum StateError {
 impl StateDir {
     /// Opens the state directory, and creates it if it is missing. `runtime_dir` is in memory, and has room when the
     /// disk is full. Unreadable runs are logged and left alone.
-    pub(super) fn open(state_dir: &Path, runtime_dir: Option<&Path>) -> Result<(Self, RecoveredState), StateError> {
+    pub(super) fn open(
+        state_dir: &Path,
+        runtime_dir: Option<&Path>,
+        history: RequestHistory,
+    ) -> Result<RecoveredState, StateError> {
         let unusable = |error| StateError::Unusable(state_dir.to_owned(), error);
         let kept = runs_in(state_dir)?;
         let live = runtime_dir.map_or_else(|| Ok(kept.clone()), runs_in)?;
@@ -95,14 +97,14 @@ impl StateDir {
             TryLockError::Error(error) => unusable(error),
         })?;
 
-        let mut opened = Self { live, kept, ended: VecDeque::new(), damaged: Vec::new(), number: 0, _lock: lock };
-        let recovered = opened.recall().map_err(unusable)?;
-        prepare(&opened.kept);
-        Ok((opened, recovered))
+        let opened = Self { live, kept, ended: VecDeque::new(), damaged: Vec::new(), number: 0, _lock: lock };
+        let recovered = opened.recall(history).map_err(unusable)?;
+        prepare(&recovered.state_dir.kept);
+        Ok(recovered)
     }
 
-    fn recall(&mut self) -> io::Result<RecoveredState> {
-        let (mut ended, mut unfinished, mut damaged) = (Vec::new(), Vec::new(), Vec::new());
+    fn recall(mut self, mut history: RequestHistory) -> io::Result<RecoveredState> {
+        let (mut ended, mut unfinished, mut undelivered) = (Vec::new(), Vec::new(), Vec::new());
         for name in self.names()? {
             let dir = self.dir(&name.to_string());
             if let Err(error) = dir.settle() {
@@ -119,7 +121,7 @@ impl StateDir {
                 (Err(error), response) => {
                     // Its key is unknown, but every key leads to one name, so the request stays known.
                     tracing::error!("{} is a run whose request cannot be read: {error}", dir.path().display());
-                    damaged.push((name, response.unwrap_or_default()));
+                    history.damaged(name, response.unwrap_or_default());
                     self.damaged.push(dir);
                 }
             }
@@ -127,24 +129,22 @@ impl StateDir {
         // Runs of the first versions have no number.
         ended.sort_by_key(|(_, spec, response)| (spec.number, response.at));
         unfinished.sort_by_key(|(_, spec)| (spec.number, spec.accepted_at));
-        let numbers =
-            ended.iter().map(|(_, spec, _)| spec.number).chain(unfinished.iter().map(|(_, spec)| spec.number));
-        self.number = numbers.max().unwrap_or_default();
+        let specs = ended.iter().map(|(_, spec, _)| spec).chain(unfinished.iter().map(|(_, spec)| spec));
+        self.number = specs.map(|spec| spec.number).max().unwrap_or_default();
 
-        let (mut finals, mut undelivered) = (Vec::new(), Vec::new());
         for (dir, spec, response) in ended {
             if !dir.was_told() {
                 let (reply_to, response) = (spec.reply_to.clone(), response.clone());
                 undelivered.push(Undelivered { dir: dir.clone(), reply_to, response });
             }
             self.ended(dir)();
-            finals.push((spec, response));
+            history.ended(spec, response);
         }
         // Their age is unknown: they are removed last.
         for dir in self.damaged.clone() {
             self.ended(dir)();
         }
-        Ok(RecoveredState { finals, undelivered, unfinished, damaged })
+        Ok(RecoveredState { state_dir: self, history, undelivered, unfinished })
     }
 
     /// Returns the names of all run directories. Other files may lie beside them.
@@ -247,6 +247,10 @@ mod tests {
         state_dir.ended(dir)();
     }
 
+    fn open(state_dir: &Path, runtime_dir: Option<&Path>) -> Result<RecoveredState, StateError> {
+        StateDir::open(state_dir, runtime_dir, RequestHistory::new("ns1".parse().unwrap()))
+    }
+
     fn close(StateDir { _lock: lock, .. }: StateDir) {
         give_back(&lock);
     }
@@ -254,14 +258,14 @@ mod tests {
     #[test]
     fn ended_runs_are_recalled_in_order_and_the_old_ones_forgotten() {
         let folder = tempfile::tempdir().unwrap();
-        let (mut state_dir, _) = StateDir::open(folder.path(), None).unwrap();
+        let mut state_dir = open(folder.path(), None).unwrap().state_dir;
         for number in 0..FINALS + 5 {
             // The clock goes backwards.
             conclude(&mut state_dir, &format!("r-{number}"), 1_000_000 - i64::try_from(number).unwrap());
         }
         close(state_dir);
-        let (state_dir, recovered) = StateDir::open(folder.path(), None).unwrap();
-        let keys: Vec<&str> = recovered.finals.iter().map(|(spec, _)| spec.key.as_str()).collect();
+        let RecoveredState { state_dir, history, .. } = open(folder.path(), None).unwrap();
+        let keys: Vec<&str> = history.ended.iter().map(|(spec, _)| spec.key.as_str()).collect();
         assert_eq!((keys.len(), keys[0], keys[FINALS - 1]), (FINALS, "r-5", "r-204"));
         assert_eq!(state_dir.number, FINALS as u64 + 5);
         let outputs = state_dir.ended.iter().filter(|dir| dir.output_files().0.exists()).count();
@@ -271,7 +275,7 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_left_alone_and_known_for_all_that() {
         let folder = tempfile::tempdir().unwrap();
-        let (mut state_dir, _) = StateDir::open(folder.path(), None).unwrap();
+        let mut state_dir = open(folder.path(), None).unwrap().state_dir;
         conclude(&mut state_dir, "good", 1);
         let unfinished = state_dir.run_dir("unfinished");
         unfinished.create(&spec("unfinished")).unwrap();
@@ -291,14 +295,13 @@ mod tests {
         fs::write(state_dir.kept.join("README"), "hello").unwrap();
         close(state_dir);
 
-        let (state_dir, recovered) = StateDir::open(folder.path(), None).unwrap();
-        assert_eq!(recovered.finals.len(), 1);
-        assert_eq!(recovered.unfinished.len(), 2);
-        assert!(recovered.unfinished.contains(&(unfinished, spec("unfinished"))));
-        assert!(recovered.unfinished.contains(&(spoilt, spec("spoilt"))));
-        let damaged: BTreeSet<_> =
-            recovered.damaged.iter().map(|(name, end)| (*name, end.as_ref().map(|end| end.status))).collect();
-        assert_eq!(damaged, [(name_of("torn"), None), (name_of("ended"), Some(Status::Completed))].into());
+        let RecoveredState { state_dir, history, unfinished: recovered, .. } = open(folder.path(), None).unwrap();
+        assert_eq!(history.ended.len(), 1);
+        assert_eq!(recovered.len(), 2);
+        assert!(recovered.contains(&(unfinished, spec("unfinished"))));
+        assert!(recovered.contains(&(spoilt, spec("spoilt"))));
+        let damaged: BTreeSet<_> = history.damaged.iter().map(|(name, end)| (*name, end.status)).collect();
+        assert_eq!(damaged, [(name_of("torn"), Status::Failed), (name_of("ended"), Status::Completed)].into());
         assert_eq!(fs::read_dir(&state_dir.kept).unwrap().count(), 7);
 
         assert_eq!(state_dir.damaged_holder(), None);
@@ -317,20 +320,20 @@ mod tests {
     fn after_a_reboot_the_disk_knows_what_ran() {
         let folder = tempfile::tempdir().unwrap();
         let (state, runtime) = (folder.path().join("state"), folder.path().join("run"));
-        let (mut state_dir, _) = StateDir::open(&state, Some(&runtime)).unwrap();
+        let mut state_dir = open(&state, Some(&runtime)).unwrap().state_dir;
         conclude(&mut state_dir, "ended", 1);
         state_dir.run_dir("unfinished").create(&spec("unfinished")).unwrap();
         assert!(state_dir.run_dir("unfinished").path().starts_with(&runtime));
         close(state_dir);
 
-        let (state_dir, recovered) = StateDir::open(&state, Some(&runtime)).unwrap();
-        assert_eq!((recovered.finals.len(), recovered.unfinished.len()), (1, 1));
+        let RecoveredState { state_dir, history, unfinished, .. } = open(&state, Some(&runtime)).unwrap();
+        assert_eq!((history.ended.len(), unfinished.len()), (1, 1));
         assert!(state_dir.run_dir("ended").path().starts_with(&runtime));
         close(state_dir);
 
         fs::remove_dir_all(&runtime).unwrap();
-        let (state_dir, recovered) = StateDir::open(&state, Some(&runtime)).unwrap();
-        assert_eq!((recovered.finals.len(), recovered.unfinished.len()), (1, 1));
+        let RecoveredState { state_dir, history, unfinished, .. } = open(&state, Some(&runtime)).unwrap();
+        assert_eq!((history.ended.len(), unfinished.len()), (1, 1));
         assert!(state_dir.run_dir("ended").path().starts_with(&state));
         assert!(state_dir.run_dir("new").path().starts_with(&runtime));
     }
@@ -341,26 +344,26 @@ mod tests {
         let file = folder.path().join("file");
         fs::write(&file, "").unwrap();
         let advice = |error: StateError| error.help().unwrap().to_string();
-        assert!(advice(StateDir::open(&file.join("state"), None).unwrap_err()).contains("--state-dir"));
+        assert!(advice(open(&file.join("state"), None).unwrap_err()).contains("--state-dir"));
 
         let ours = folder.path().join("ours");
         fs::create_dir(&ours).unwrap();
         fs::set_permissions(&ours, fs::Permissions::from_mode(0o777)).unwrap();
         symlink(&ours, folder.path().join("link")).unwrap();
         for folder in [&ours, &folder.path().join("link")] {
-            let error = StateDir::open(folder, None).unwrap_err();
+            let error = open(folder, None).unwrap_err();
             assert!(matches!(error, StateError::Folder(_)), "{error}");
             assert!(advice(error).contains("--state-dir"));
         }
 
-        let _first = StateDir::open(folder.path(), None).unwrap();
-        assert!(matches!(StateDir::open(folder.path(), None), Err(StateError::InUse(_))));
+        let _first = open(folder.path(), None).unwrap();
+        assert!(matches!(open(folder.path(), None), Err(StateError::InUse(_))));
     }
 
     #[test]
     fn no_key_leads_out_of_the_directory() {
         let folder = tempfile::tempdir().unwrap();
-        let (state_dir, _) = StateDir::open(folder.path(), None).unwrap();
+        let state_dir = open(folder.path(), None).unwrap().state_dir;
         for key in ["../../etc", "/etc", "deploy.responses.x", ""] {
             assert_eq!(state_dir.run_dir(key).path().parent(), Some(state_dir.kept.as_path()));
         }

@@ -64,7 +64,7 @@ impl Service {
             Step::Done => {}
             Step::FlakeAsked(None) => self.problems.solved(ProblemKind::FlakeUnreachable),
             Step::FlakeAsked(Some(why)) => {
-                self.problems.found(ProblemKind::FlakeUnreachable, why);
+                self.problems.found(ProblemKind::FlakeUnreachable, "", &why);
                 self.ask_flake(ASK_AGAIN);
             }
         }

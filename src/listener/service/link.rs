@@ -80,7 +80,7 @@ impl Service {
             (ProblemKind::PermissionsTooWide, rights.others, May::Yes, others),
         ] {
             if may == wrong {
-                self.problems.found(kind, message);
+                self.problems.found(kind, "", &message);
             } else if may != May::Unknown {
                 self.problems.solved(kind);
             }
@@ -102,7 +102,7 @@ impl Service {
             Operation::Subscribe => {
                 let message =
                     format!("{violation}: nothing that is sent there arrives; see its permissions on the server");
-                self.problems.found_with(ProblemKind::CannotHear, subject, message);
+                self.problems.found(ProblemKind::CannotHear, subject, &message);
             }
             Operation::Publish => {
                 if subject.parse::<ReplySubject>().is_ok_and(|subject| self.publisher.place(&subject) == Place::Shared)
