@@ -307,6 +307,10 @@ in
     assertions = [
       (token "hostname" cfg.hostname)
       (subject "discoverSubject" cfg.discoverSubject)
+      (refusal "natsUrl" cfg.natsUrl
+        (rules.isNatsUrl (lib.any (file: file != null) (builtins.attrValues cfg.tls)) cfg.natsUrl)
+        "which no server can be reached by: give nats://HOST:PORT or tls://HOST:PORT, or several with commas between them. Once one of them begins with tls:// or a file for TLS is set, all do"
+      )
       (refusal "flakeUrl" cfg.flakeUrl (rules.isFlakeUrl cfg.flakeUrl)
         "which no revision can be added to: give one that begins with git+https://, git+ssh://, git+http://, git+file:///, github:, gitlab: or sourcehut:, without #, ref or rev, and with % and two digits for characters that no URL has"
       )
@@ -399,7 +403,7 @@ in
           ++ map word cfg.extraFlags
         );
         LoadCredential = lib.optionals cfg.useCredentials (
-          map ({ flag, path, ... }: "${flag}:${toString path}") credentials
+          map ({ flag, path, ... }: "${flag}:${lib.replaceStrings [ "%" ] [ "%%" ] (toString path)}") credentials
         );
         StateDirectory = "homelab-deploy";
         StateDirectoryMode = "0700";

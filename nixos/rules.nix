@@ -54,11 +54,40 @@ let
     "<tier>"
     "<role>"
   ];
+
+  # Addresses as numbers; the sixth version leaves out groups of zeros once.
+  octet = "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])";
+  ipv4 = "${octet}([.]${octet}){3}";
+  group = "[0-9a-fA-F]{1,4}";
+  isIpv6 =
+    ip:
+    let
+      groups = lib.filter (part: part != "") (lib.splitString ":" ip);
+      length = builtins.length groups + (if lib.hasInfix "." ip then 1 else 0);
+    in
+    matches "(${group}:)+(${group}|${ipv4})" ip && length == 8
+    || matches "((${group}:)*${group})?::((${group}:)*(${group}|${ipv4}))?" ip && length < 8;
+  port = "0*(6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[1-5]?[0-9]{1,4})";
 in
 {
   inherit reserved placeholders;
 
-  isToken = name: matches "[^.*>[:space:][:cntrl:]]+" name && !(lib.elem name reserved);
+  isToken =
+    name:
+    matches "[^.*>[:space:][:cntrl:]]+" name
+    && builtins.stringLength name <= 253
+    && !(lib.elem name reserved);
+
+  # One server or several, which are all encrypted when one of them is, or when `withTls`.
+  isNatsUrl =
+    withTls: text:
+    let
+      host = "([^]/@?#%:[:space:][]+|\\[[0-9a-fA-F:.]+])";
+      server = builtins.match "[[:space:]]*((nats|tls)://)?([^/@?#[:space:]]*@)?${host}(:${port})?/?[[:space:]]*";
+      servers = map server (lib.splitString "," text);
+      isTls = parts: builtins.elemAt parts 1 == "tls";
+    in
+    !(lib.elem null servers) && (withTls || lib.any isTls servers -> lib.all isTls servers);
 
   # A flake of a kind that has revisions, without one of its own.
   isFlakeUrl =
@@ -74,20 +103,31 @@ in
     && parts != null
     && !(matches "(.*&)?(ref|rev)([=&].*)?" query)
     && (
-      lib.elem scheme repositories && matches "//.+" path
+      lib.elem scheme repositories && matches "//.+" path && !(matches "//(-|[^/]*@-).*" path)
       || lib.elem scheme forges && builtins.length segments == 2
     );
 
   isFlakeAttr = matches "[[:alnum:]_][[:alnum:]_.+-]*";
 
-  isRebuildFlag = word: !(lib.elem (lib.head (lib.splitString "=" word)) choosing);
+  # The value of a short flag may stand right behind it.
+  isRebuildFlag =
+    word:
+    !(lib.elem (lib.head (lib.splitString "=" word)) choosing)
+    && !(lib.elem (builtins.substring 0 2 word) choosing);
 
-  isSocketAddress = matches "(([0-9]{1,3}[.]){3}[0-9]{1,3}|\\[[0-9a-fA-F:.]+]):[0-9]{1,5}";
+  isSocketAddress =
+    text:
+    let
+      ip = builtins.match "\\[(.*)]:${port}" text;
+    in
+    matches "${ipv4}:${port}" text || ip != null && isIpv6 (lib.head ip);
 
   # A subject without wildcards, whose placeholders are known.
   isSubjectTemplate =
     text:
-    matches "[^.*<>[:space:][:cntrl:]]+([.][^.*<>[:space:][:cntrl:]]+)*" (
-      lib.replaceStrings placeholders (map (_: "x") placeholders) text
-    );
+    let
+      filled = lib.replaceStrings placeholders (map (_: "x") placeholders) text;
+    in
+    builtins.stringLength filled <= 1024
+    && matches "[^.*<>[:space:][:cntrl:]]+([.][^.*<>[:space:][:cntrl:]]+)*" filled;
 }

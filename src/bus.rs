@@ -1,10 +1,10 @@
-//! The connection to NATS: who connects, to which servers, and what becomes of it.
+//! Connects to NATS servers and reports the state of the connection.
 //!
-//! TLS is never lost: where an address or a file of the settings asks for it, every server must speak it, and servers that
-//! another server names are not used.
+//! TLS is never downgraded: if an address or a file in the settings requires it, every server must use it, and servers
+//! that another server announces are ignored.
 //!
-//! The client keeps reconnecting by itself, with growing pauses. Callers learn of that from [`BusEvent`]s. A refused publish or
-//! subscription is one of them, because the server reports it only afterwards.
+//! The client reconnects by itself with backoff, and callers receive [`BusEvent`]s. A refused publish or subscription
+//! is an event too, because the server reports it only afterwards.
 
 mod backoff;
 mod error;
@@ -38,52 +38,51 @@ pub use self::seed::{SeedReaders, public_key};
 use self::tls::Tls;
 pub use self::trial::Tried;
 
-/// How long an attempt to reach a server may take. The addresses of its name share that.
+/// How long an attempt to reach a server may take, for all addresses of its name together.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
-/// The least time that each address of a name gets.
+/// The least time for each address of a name.
 const LEAST_SHARE: Duration = Duration::from_secs(1);
 
-/// How long a server is tried before the next one is tried as well: all are alive as a rule, and the first one is meant.
+/// How long a server is tried before the next one is tried too. Usually all are up, and the first one is preferred.
 const HEAD_START: Duration = Duration::from_millis(250);
 
 #[derive(Debug, Clone, Copy)]
 struct Temper {
     longest_pause: Duration,
-    /// How long the server may be silent before it is asked for a sign of life. Three times that, and the connection is down.
+    /// How long the server may be silent before a ping. After three times that, the connection is down.
     ping_after: Duration,
-    /// Whether an address that does not answer is passed after a second. The connection keeps that haste when it reconnects.
+    /// Whether a silent address is skipped after a second, also when reconnecting.
     hurries: bool,
 }
 
-/// A person waits: a connection that stands still is noticed before its hosts are called unreachable.
+/// For a person who waits: notices a connection that hangs before its hosts are reported as unreachable.
 const OPERATOR: Temper =
     Temper { longest_pause: Duration::from_secs(2), ping_after: Duration::from_secs(2), hurries: true };
 
-/// A listener has all day, and a server that comes back must not be met by a crowd. A host whose way to the server broke without
-/// a word is back after a minute.
+/// For a listener, which may wait: a server that comes back must not face all hosts at once. A host notices a silently
+/// broken connection within a minute.
 const LISTENER: Temper =
     Temper { longest_pause: Duration::from_secs(30), ping_after: Duration::from_secs(20), hurries: false };
 
-/// How many messages a subscription holds before it drops some, unless the caller knows how many to expect.
+/// The default number of messages that a subscription buffers before it drops some.
 pub const SUBSCRIPTION_CAPACITY: usize = 65_536;
 
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The servers; they are tried in this order.
+    /// Tried in this order.
     pub servers: Vec<ServerUrl>,
-    /// The file with the seed of the user's `NKey`.
+    /// The file with the seed of the user's NKey.
     pub nkey_file: PathBuf,
-    /// What to do when everyone on the machine can read that file.
+    /// What to do if every user of the machine can read that file.
     pub seed_readers: SeedReaders,
-    /// The authorities that the server's certificate may be signed by, in PEM; the system's when absent.
+    /// The trusted certificate authorities, in PEM. By default, those of the system.
     pub ca_file: Option<PathBuf>,
-    /// What to show a server that asks for a certificate.
+    /// The certificate for servers that require one.
     pub client_cert: Option<ClientCert>,
-    /// The name of the connection, as the server's monitoring shows it.
+    /// The name of the connection in the server's monitoring.
     pub name: String,
-    /// How many messages a subscription holds. A message that finds it full is dropped, and
-    /// [`BusEvent::SlowConsumer`] is all that is heard of it.
+    /// How many messages a subscription buffers. Further ones are dropped and reported as [`BusEvent::SlowConsumer`].
     pub subscription_capacity: usize,
 }
 
@@ -96,19 +95,19 @@ pub struct ClientCert {
 
 /// The address of a server: `nats://host:port`, `tls://host:port`, or without scheme or port.
 ///
-/// It is shown without the user name and password that it may carry.
+/// `Display` and `Debug` omit the user name and password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ServerUrl(ServerAddr);
 
 #[derive(Debug)]
 pub struct Bus {
     pub client: Client,
-    /// What becomes of the connection. That it was made is no event: the first [`BusEvent::Up`] is a reconnect.
+    /// The first connect is no event: the first [`BusEvent::Up`] is a reconnect.
     pub events: Events,
     pub renewal: Renewal,
-    /// What the user should know although it works.
+    /// Warnings for the user about a connection that works.
     pub warnings: Vec<String>,
-    /// The answers to a roll call that may still come, with its id, for the next user of this connection.
+    /// The id and the subscription of a roll call whose late answers may still come.
     pub late_answers: Option<(Uuid, SelectAll<Subscriber>)>,
 }
 
@@ -119,7 +118,7 @@ pub struct Renewal {
 }
 
 impl Renewal {
-    /// Leaves the connection, and makes another one at once: this is no failure, after which there would be a pause.
+    /// Reconnects at once, without the pause that follows a failure.
     pub async fn connect_anew(&self) -> Result<(), ReconnectError> {
         self.backoff.reconnect_on_purpose();
         self.client.force_reconnect().await
@@ -127,13 +126,13 @@ impl Renewal {
 }
 
 impl Bus {
-    /// Connects for a command that someone waits for: each server is tried once.
+    /// Connects for a command: tries each server once.
     pub async fn connect(settings: &Settings) -> Result<Self, BusError> {
         Dialer::prepare(settings, OPERATOR)?.connect().await
     }
 
-    /// Connects for a service: tries again and again, with growing pauses, and logs each failure. An error means that trying
-    /// again does not help: it is about the files of the settings, or about a key that was refused for a minute.
+    /// Connects for a service: retries with backoff and logs each failure. Fails only if a retry cannot help: the files
+    /// of the settings are wrong, or the key was refused for a minute.
     pub async fn connect_patiently(settings: &Settings) -> Result<Self, BusError> {
         let dialer = Dialer::prepare(settings, LISTENER)?;
         let rounds = Backoff::new(LISTENER.longest_pause);
@@ -152,7 +151,7 @@ impl Bus {
     }
 }
 
-/// Settings that were checked as far as is possible without a server.
+/// Settings that were checked as far as possible without a server.
 struct Dialer<'a> {
     settings: &'a Settings,
     seed: Arc<SeedFile>,
@@ -168,8 +167,7 @@ impl<'a> Dialer<'a> {
         Ok(Self { settings, seed: Arc::new(seed), tls, warnings: warning.into_iter().collect(), temper })
     }
 
-    /// Tries each server once, in their order. One that is silent does not hold up the others, and the first to take us in
-    /// is the one.
+    /// Tries each server once, in order, without waiting for silent ones. The first to accept the key wins.
     async fn connect(&self) -> Result<Bus, BusError> {
         let mut untried = self.settings.servers.iter().enumerate();
         let mut under_way = FuturesUnordered::new();
@@ -189,8 +187,8 @@ impl<'a> Dialer<'a> {
         }
     }
 
-    /// Tries the addresses of a server's name one after another. Where the first one swallows packets and a person waits, a
-    /// second attempt that gives each of them less time passes the first.
+    /// Tries the addresses of a server's name in turn. For a person who waits, a second attempt with less time for each
+    /// address runs beside the first, in case an address drops packets.
     async fn try_server(&self, position: usize, server: &'a ServerUrl) -> Result<Bus, BusError> {
         let addresses = count_addresses(server).await.map_err(|why| ConnectAttempt::new(server, why))?;
         let thorough = self.try_addresses(position, server, share(addresses));
@@ -241,7 +239,7 @@ impl<'a> Dialer<'a> {
     }
 }
 
-/// Why no server took us in. That one knows the key no more says most.
+/// Combines the failures of all servers. A refused key is the most specific one and wins.
 fn in_vain(mut failures: Vec<(usize, BusError)>) -> BusError {
     failures.sort_by_key(|(position, _)| *position);
     let mut attempts = Vec::new();
@@ -254,7 +252,7 @@ fn in_vain(mut failures: Vec<(usize, BusError)>) -> BusError {
     BusError::Unreachable(attempts)
 }
 
-/// How many addresses the name of a server has. An error is why that is not known.
+/// Counts the addresses of a server's name. The error says why the lookup failed.
 async fn count_addresses(server: &ServerUrl) -> Result<usize, String> {
     match timeout(CONNECT_WITHIN, server.0.socket_addrs()).await {
         Ok(Ok(addresses)) => Ok(addresses.count()),
@@ -263,13 +261,13 @@ async fn count_addresses(server: &ServerUrl) -> Result<usize, String> {
     }
 }
 
-/// Whether anything at all takes connections there.
+/// Whether any program accepts connections at this address.
 async fn takes_connections(server: &ServerUrl) -> bool {
     let connected = timeout(HEAD_START, TcpStream::connect((server.0.host(), server.0.port()))).await;
     connected.is_ok_and(|connected| connected.is_ok())
 }
 
-/// How long each of so many addresses of a name may take: they are tried one after another.
+/// Returns the time for each address of a name, which are tried in turn.
 fn share(addresses: usize) -> Duration {
     (CONNECT_WITHIN / u32::try_from(addresses.max(1)).unwrap_or(u32::MAX)).max(LEAST_SHARE)
 }
@@ -279,7 +277,9 @@ impl FromStr for ServerUrl {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let text = text.trim();
-        let address: ServerAddr = text.parse().map_err(|_| "not the address of a NATS server".to_owned())?;
+        let address: ServerAddr = text
+            .parse()
+            .map_err(|_| "not the address of a NATS server, which is nats://HOST:PORT or tls://HOST:PORT".to_owned())?;
         if address.host().is_empty() {
             return Err("the address has no host".to_owned());
         }
@@ -300,7 +300,7 @@ impl ServerUrl {
         if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
     }
 
-    /// The whole address. It may carry a password, and is for programs only.
+    /// Returns the address with its password, which must not be shown.
     pub fn with_password(&self) -> &str {
         self.0.as_url_str()
     }

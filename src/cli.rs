@@ -1,4 +1,4 @@
-//! The command line: arguments to settings, settings to a command, its result to an exit code.
+//! Parses the command line into settings, runs the command, and turns its result into an exit code.
 
 mod alias;
 mod args;
@@ -40,7 +40,7 @@ struct Cli {
     command: Command,
 }
 
-// Only the arguments of the command that is called are put together, which is most of what a start costs.
+// `defer` builds the arguments of the called command only: building them is most of the startup time.
 #[derive(Debug, Subcommand)]
 #[command(defer = true)]
 enum Command {
@@ -136,7 +136,7 @@ pub fn run() -> ExitCode {
     let cli = match command.try_get_matches_from(words).and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => {
-            // Help and version end here as well, on stdout and with success; clap knows which is which.
+            // Clap returns help and version as errors, too. Those go to stdout and succeed.
             let exit = if error.use_stderr() { Exit::Usage } else { Exit::Success };
             error.print().map_err(|error| out::lost(&error)).ok();
             if let Some(places) = context::elsewhere(&error) {
@@ -151,7 +151,7 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// Tells the user why a command did not come to its end.
+/// Prints the error that ended a command, and returns the exit code.
 fn tell(error: &CommandError) -> ExitCode {
     out::error(&error.report);
     out::ended(error.exit).into()
@@ -188,21 +188,21 @@ impl Command {
 #[error("the asynchronous runtime does not start: {0}")]
 struct RuntimeError(#[source] io::Error);
 
-/// Runs a command to its end on this one thread: all of them wait most of the time.
+/// Runs a command on this thread alone: every command waits most of the time.
 fn block_on<T>(command: impl Future<Output = T>) -> Result<T, CommandError> {
     let runtime = Builder::new_current_thread().enable_all().build().map_err(RuntimeError)?;
     let result = runtime.block_on(command);
-    // A question at the terminal that nobody has answered must not hold up the end.
+    // An unanswered question at the terminal must not delay the exit.
     runtime.shutdown_background();
     Ok(result)
 }
 
-/// The program without the empty variables of its command of this name: an empty one is an unset one, so that a script can
-/// pass on what it was not given.
+/// Removes the empty environment variables of the command with this name. An empty variable counts as unset, so that a
+/// script can pass on a variable that it was not given itself.
 fn without_empty(mut program: clap::Command, name: &str) -> clap::Command {
     let is_empty = |arg: &Arg| arg.get_env().and_then(env::var_os).is_some_and(|value| value.is_empty());
     if let Some(command) = program.find_subcommand_mut(name) {
-        // Its arguments are put together only when they are needed.
+        // With `defer`, the arguments exist only once the command is built.
         command.build();
         *command = std::mem::take(command)
             .mut_args(|arg| if is_empty(&arg) { arg.env(Resettable::<OsStr>::Reset) } else { arg });

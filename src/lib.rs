@@ -3,18 +3,17 @@
 //! The library exists so that tests and examples can use it; the program is `homelab-deploy`. In reading order:
 //!
 //! - [`protocol`]: the messages and subjects, pure;
-//! - [`plan`]: what a plan says and what it resolves to, pure;
-//! - [`rollout`]: how a plan is carried out, pure;
-//! - [`operator`]: what drives a rollout from the operator's machine, and what it records of it;
-//! - [`mcp`]: the same for assistants;
-//! - [`report`]: what the operator sees of it;
-//! - [`listener`]: what runs on each host;
-//! - [`bus`]: the connection to NATS, for both ends;
-//! - [`lookup`]: the commit behind a branch or tag, for both ends;
-//! - [`nats_config`]: what the NATS server must know of both, pure;
-//! - [`private_dir`]: folders that nobody else can write to;
-//! - [`clock`]: where wall-clock time enters; [`notify`]: news for systemd; [`text`]: text that others wrote, made safe
-//!   to show;
+//! - [`plan`]: plans, and the waves of hosts that they resolve to, pure;
+//! - [`rollout`]: the state machine that carries out a plan, pure;
+//! - [`operator`]: prepares, drives and records rollouts on the operator's machine;
+//! - [`mcp`]: the MCP server, by which assistants deploy;
+//! - [`report`]: shows rollouts to the operator;
+//! - [`listener`]: the service on each host;
+//! - [`bus`]: the connection to NATS, for operators and listeners;
+//! - [`lookup`]: the commit of a branch or tag, for operators and listeners;
+//! - [`nats_config`]: the permissions in the NATS server's configuration, pure;
+//! - [`private_dir`]: folders that no other user can write to;
+//! - [`clock`]: the wall clock; [`notify`]: messages to systemd; [`text`]: foreign text, made safe to show;
 //! - [`cli`]: the command line.
 
 pub mod bus;

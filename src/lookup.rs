@@ -1,5 +1,5 @@
-//! Finding the one commit that a branch or tag stands for, by asking where the flake is from. Operators and listeners
-//! both do it, and mean the same by its failures: only "there is no such ref" is an answer.
+//! Looks up the commit of a branch or tag in a flake's repository. Operators and listeners share it, and with it the
+//! meaning of failures: only "there is no such ref" is an answer.
 
 mod remote;
 
@@ -19,21 +19,21 @@ use crate::text::{nearest, safe};
 
 const LOOKUP_WITHIN: Duration = Duration::from_mins(1);
 
-/// What git says last when a repository cannot be reached. Why, it has said before.
+/// The last line of git when a repository cannot be reached. The lines before it say why.
 const UNREACHABLE: &str = "fatal: Could not read from remote repository";
 
-/// How Nix repeats, for each kind of URL that git cannot ask, that the server has no such ref: the words of GitHub, its
-/// own about the other two forges, and those of Mercurial.
+/// The messages of Nix about a missing ref, for URLs that git cannot query: that of GitHub, those of Nix for two other
+/// forges, and that of Mercurial.
 const NO_SUCH_REF: [&str; 4] =
     ["No commit found for SHA", "does the git ref really exist", "couldn't find ref", "unknown revision"];
 
-/// How a clone writes the names of branches and tags.
+/// The prefixes that a clone gives the names of branches and tags.
 const LONG_FORMS: [&str; 5] = ["refs/heads/", "refs/tags/", "refs/remotes/origin/", "remotes/origin/", "origin/"];
 
-/// So many branches and tags are listed for a name that is like none of them.
+/// The most branches and tags that are listed for a name that is similar to none of them.
 const FEW: usize = 8;
 
-/// What Nix says when it could not ask and goes on, with exit code 0, with what it was told some other day.
+/// The message of Nix when it cannot reach the server and answers from its cache, with exit code 0.
 const STALE: &str = "using cached version";
 
 #[derive(Debug, Error, Diagnostic)]
@@ -50,14 +50,14 @@ pub enum LookupError {
         "check that the repository can be reached from this machine, or give the full commit id of 40 digits"
     ))]
     Failed { revision: Revision, command: String, reason: String },
-    /// The program that would be asked shows its arguments to every user of the machine.
+    /// Every user of the machine can read the arguments of the program to be run.
     #[error("cannot look up \"{revision}\" in {flake}: its user name and password would stand on a command line")]
     #[diagnostic(help(
         "leave them off the URL and put them where Mercurial finds them, or give the full commit id of 40 digits"
     ))]
     Secret {
         revision: Revision,
-        /// Where, without the secret.
+        /// Without the secret.
         flake: FlakeUrl,
     },
     #[error("cannot look up \"{revision}\": no answer after {} s (`{command}`)", LOOKUP_WITHIN.as_secs())]
@@ -65,7 +65,7 @@ pub enum LookupError {
     NoAnswer { revision: Revision, command: String },
 }
 
-/// Finds the commit that a revision stands for right now; a full commit id stands for itself.
+/// Resolves a revision to its current commit. A full commit id resolves to itself.
 pub async fn commit_of(asked: &Revision, flake: &FlakeUrl) -> Result<Commit, LookupError> {
     if let Some(commit) = asked.commit() {
         return Ok(commit);
@@ -83,7 +83,7 @@ async fn ask_git(remote: &Remote, asked: &Revision) -> Result<Commit, LookupErro
     git.args(["ls-remote", "--exit-code", "--", remote.url(), &branch, &tag, &peeled]);
     remote.introduce(git.as_std_mut());
     let (output, command) = run(git, asked).await?;
-    // git answers 2 when it could ask and there is no such ref, and 128 when it could not ask.
+    // git exits with 2 if the repository has no such ref, and with 128 if it cannot be reached.
     if output.status.code() == Some(2) {
         return Err(no_such_ref(remote.url(), asked, &names(remote, asked).await));
     }
@@ -91,12 +91,12 @@ async fn ask_git(remote: &Remote, asked: &Revision) -> Result<Commit, LookupErro
         return Err(failed(asked, command, &output.stderr));
     }
     let listing = String::from_utf8_lossy(&output.stdout);
-    // A branch comes before a tag of the same name, and the commit that a tag names before the tag object itself.
+    // A branch takes precedence over a tag of the same name, and the commit of a tag over the tag object.
     let found = [&branch, &peeled, &tag].into_iter().find_map(|wanted| listed(&listing, wanted));
     found.ok_or_else(|| failed(asked, command, b"its answer has no commit in it"))
 }
 
-/// The commits of all branches and tags, where git can ask for them. A forge that only Nix can ask has none to name.
+/// Returns the commits of all branches and tags, or none if only Nix can query the repository.
 pub async fn tips(flake: &FlakeUrl, asked: &Revision) -> Result<Vec<Commit>, LookupError> {
     let Some(repository) = flake.repository() else { return Ok(Vec::new()) };
     match list(&Remote::at(&repository), asked).await {
@@ -107,7 +107,7 @@ pub async fn tips(flake: &FlakeUrl, asked: &Revision) -> Result<Vec<Commit>, Loo
     }
 }
 
-/// What branches and tags are called, as far as git can tell.
+/// Returns the names of branches and tags, if git can query them.
 async fn names(remote: &Remote, asked: &Revision) -> Vec<String> {
     let listed = list(remote, asked).await.map(|(output, _)| output.stdout).unwrap_or_default();
     let listed = String::from_utf8_lossy(&listed);
@@ -123,18 +123,18 @@ async fn list(remote: &Remote, asked: &Revision) -> Result<(Output, String), Loo
     run(git, asked).await
 }
 
-/// The commits in the output of `git ls-remote`. A tag that is an object of its own is followed by the commit that it names.
+/// Parses the commits in the output of `git ls-remote`. The commit of an annotated tag replaces the tag object.
 fn commits(listing: &str) -> Vec<Commit> {
     let peeled: BTreeSet<&str> = refs(listing).filter_map(|(_, name)| name.strip_suffix("^{}")).collect();
     refs(listing).filter(|(_, name)| !peeled.contains(name)).filter_map(|(commit, _)| commit.parse().ok()).collect()
 }
 
-/// The commit of one ref in the output of `git ls-remote`.
+/// Finds the commit of one ref in the output of `git ls-remote`.
 fn listed(listing: &str, wanted: &str) -> Option<Commit> {
     refs(listing).find(|(_, name)| *name == wanted).and_then(|(commit, _)| commit.parse().ok())
 }
 
-/// The lines of that: ids, and names of refs.
+/// Parses the output of `git ls-remote` to ids and names of refs.
 fn refs(listing: &str) -> impl Iterator<Item = (&str, &str)> {
     listing.lines().filter_map(|line| line.split_once('\t'))
 }
@@ -165,7 +165,7 @@ async fn ask_nix(flake: &FlakeUrl, asked: &Revision) -> Result<Commit, LookupErr
     told(&output.stdout, asked).map_err(|reason| failed(asked, command, reason.as_bytes()))
 }
 
-/// The commit in the output of `nix flake metadata`, if it is about what was asked.
+/// Parses the commit in the output of `nix flake metadata`. Fails if that is about another ref.
 fn told(metadata: &[u8], asked: &Revision) -> Result<Commit, &'static str> {
     let metadata: serde_json::Value = serde_json::from_slice(metadata).map_err(|_| "its answer is no JSON")?;
     let text = |pointer: &str| metadata.pointer(pointer).and_then(serde_json::Value::as_str);
@@ -176,7 +176,7 @@ fn told(metadata: &[u8], asked: &Revision) -> Result<Commit, &'static str> {
     commit.ok_or("its answer names no revision")
 }
 
-/// Runs a program that may ask nothing and has a limit to its time.
+/// Runs a program without prompts and with a time limit.
 async fn run(mut command: Command, asked: &Revision) -> Result<(Output, String), LookupError> {
     in_plain_words(command.as_std_mut());
     command.env("GIT_TERMINAL_PROMPT", "0");
@@ -195,8 +195,8 @@ async fn run(mut command: Command, asked: &Revision) -> Result<(Output, String),
     }
 }
 
-/// Makes a program speak as it is read here, whatever language the machine has: English, in UTF-8. `LANGUAGE` is heeded
-/// before the locale by whatever is not in plain `C`.
+/// Makes a program print English in UTF-8 whatever the machine's language, to parse its output. Removes `LANGUAGE`,
+/// which takes precedence over any locale but plain `C`.
 pub fn in_plain_words(command: &mut std::process::Command) {
     command.env("LC_ALL", "C.UTF-8").env_remove("LANGUAGE");
 }
@@ -224,7 +224,7 @@ fn no_such_ref(remote: &str, asked: &Revision, known: &[String]) -> LookupError 
 fn failed(asked: &Revision, command: String, said: &[u8]) -> LookupError {
     let said = String::from_utf8_lossy(said);
     let said = said.split_once(UNREACHABLE).map(|(why, _)| why).filter(|why| !why.trim().is_empty()).unwrap_or(&said);
-    // The last line that begins with `fatal:` or `error:` is the reason; what follows it is advice.
+    // The last line that begins with `fatal:` or `error:` is the reason; the lines after it are advice.
     let reason = said.lines().rfind(|line| line.starts_with("fatal:") || line.starts_with("error:"));
     let reason = reason.or_else(|| said.lines().rfind(|line| !line.trim().is_empty())).unwrap_or("it said nothing");
     LookupError::Failed { revision: asked.clone(), command, reason: safe(reason.trim()) }

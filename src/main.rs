@@ -1,4 +1,4 @@
-//! The `homelab-deploy` program; everything it does is in the library.
+//! The `homelab-deploy` program, a thin wrapper around the library.
 
 use std::process::ExitCode;
 

@@ -1,8 +1,8 @@
-//! The NATS server's `authorization` block: what each key may publish and subscribe to.
+//! Generates the NATS server's `authorization` block: the permissions of each key.
 //!
-//! The server proves who answers: each host may publish below its own prefix only, and no wildcard stands in a list that
-//! a subscription is checked against, except `>` at its end. With `*` there, nats-server takes a subscription to `>` as
-//! well. Pure: credentials go in, text comes out. The seeds behind the keys never come here.
+//! The server proves who answers: each host may publish below its own prefix only. A pattern for subscriptions has no
+//! wildcard except a final `>`: with `*`, nats-server also allows a subscription to `>`. Pure: public keys go in, text
+//! comes out. This module never sees seeds.
 
 mod audit;
 mod fleet;
@@ -21,29 +21,27 @@ use crate::protocol::subject::DISCOVER;
 use crate::protocol::{HostName, NameError, Role, Subject, SubjectError, SubjectTemplate, Tier};
 
 const EVERYTHING: &str = "deploy.>";
-/// Where the predecessor's deployers wait for answers: a single token of their own making.
+/// The reply subjects of the predecessor's deployers, which end in a single token that they choose.
 const OLD_ANSWERS: &str = "deploy.responses.*";
-/// All answers, old and new.
+/// The reply subjects of both forms.
 const ALL_ANSWERS: &str = "deploy.responses.>";
 
-/// What the strict permissions prove.
 const STRICT: &str = "\
 # Each host answers below deploy.responses.<tier>.<host> only, so the server proves which key answered. It proves no more:
 # a host can lie about itself, and an admin key may publish everything.
 ";
-/// What the compatible permissions do not prove.
 const COMPATIBLE: &str = "\
 # Compatible with the predecessor's deployers, which wait for answers on deploy.responses.<one token>. Every host may
 # publish there, so hosts can answer such a deployer, and old-form discovery questions, in the name of another host, and
 # test deployers can read those answers. Print this block without --compatible once the predecessor is gone.
 ";
-/// What bounds the cost of one message. The longest of ours is a page of a log: 32 KiB, six times that in JSON at worst.
+/// Limits the cost of a message. The longest is a page of a log: 32 KiB, at worst six times that in JSON.
 const MAX_PAYLOAD: &str = "\
 # The longest message of homelab-deploy has less than 256 KiB. On a server that serves nothing else, set at the top level:
 #   max_payload: 262144
 ";
 
-/// The public half of a user's `NKey`; it starts with `U` and is no secret.
+/// The public half of a user's NKey. It starts with `U` and is no secret.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PublicKey(String);
 
@@ -54,10 +52,10 @@ pub struct ListenerName {
     pub role: Option<Role>,
 }
 
-/// Whom a key belongs to, which decides what it may do.
+/// The owner of a key, which decides its permissions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Principal {
-    /// A host: takes its own requests and answers them.
+    /// A host, which receives its own requests and responds to them.
     Listener(ListenerName),
     TestDeployer,
     Admin,
@@ -69,19 +67,19 @@ pub struct User {
     pub key: PublicKey,
 }
 
-/// Why a text is not the public key of a user. None of the texts repeats what was given: it may be a seed.
+/// Errors of parsing a user's public key. No message repeats the text, which may be a seed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum PublicKeyError {
     #[error("this is a seed, which is secret: give the public key that goes with it, which starts with U")]
     Seed,
     #[error("this is not the key of a user: those start with U")]
     NotAUser,
-    /// Not a key, or one with a mistake in it.
+    /// Not a key, or a mistyped one.
     #[error("this is not a public key: one has 56 characters, starts with U, and its last ones are a checksum")]
     Malformed,
 }
 
-/// Why a text is not `<tier>.<host>` or `<tier>.<host>.<role>`.
+/// Errors of parsing `<tier>.<host>` or `<tier>.<host>.<role>`.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ListenerNameError {
     #[error("{0:?} is not <tier>.<host> or <tier>.<host>.<role>")]
@@ -93,11 +91,11 @@ pub enum ListenerNameError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Strictness {
     Strict,
-    /// Also what the predecessor's deployers need.
+    /// Includes the permissions that the predecessor's deployers need.
     Compatible,
 }
 
-/// What a user may do: lists of subjects and patterns.
+/// The permissions of a user, as lists of subjects and patterns.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Permissions {
     pub publish: Vec<String>,
@@ -106,11 +104,11 @@ pub struct Permissions {
     pub never_subscribe: Vec<String>,
 }
 
-/// The server's `authorization` block with exactly these users, in this order. Include it in the server's configuration.
+/// Returns the `authorization` block for the server's configuration, with these users in this order.
 ///
 /// # Errors
 ///
-/// When a name is too long to be part of a subject.
+/// If a name is too long for a subject.
 pub fn authorization(users: &[User], strictness: Strictness) -> Result<String, SubjectError> {
     let proof = match strictness {
         Strictness::Strict => STRICT,
@@ -134,14 +132,14 @@ pub fn authorization(users: &[User], strictness: Strictness) -> Result<String, S
     Ok(text)
 }
 
-/// The subjects as a list of the server's configuration, in which a quoted string knows backslash escapes.
+/// Formats the subjects as a list in the server's configuration. Quoted strings there have backslash escapes.
 fn quoted_list(subjects: &[String]) -> String {
     let quoted: Vec<String> =
         subjects.iter().map(|subject| format!("\"{}\"", subject.replace('\\', "\\\\").replace('"', "\\\""))).collect();
     format!("[{}]", quoted.join(", "))
 }
 
-/// Where deployers ask which hosts of a tier are there.
+/// Returns the subject on which deployers call the roll of a tier.
 fn discover(tier: Tier) -> String {
     format!("{DISCOVER}.{tier}")
 }
@@ -151,11 +149,11 @@ fn answers_of(tier: Tier) -> String {
 }
 
 impl Principal {
-    /// The permissions that the program relies on; it relies on no others.
+    /// Returns exactly the permissions that the program needs.
     ///
     /// # Errors
     ///
-    /// When a name is too long to be part of a subject.
+    /// If a name is too long for a subject.
     pub fn permissions(&self, strictness: Strictness) -> Result<Permissions, SubjectError> {
         Ok(match self {
             Self::Listener(listener) => listener.permissions(strictness)?,
@@ -168,7 +166,7 @@ impl Principal {
     }
 }
 
-/// What it takes to deploy to the hosts of one tier.
+/// Returns the permissions to deploy to the hosts of one tier.
 fn deployer(tier: Tier) -> Permissions {
     let questions = [DISCOVER.to_owned(), discover(tier), format!("deploy.operators.{tier}.>")];
     let with_questions = |first: String| [first].into_iter().chain(questions.clone()).collect();
@@ -179,7 +177,7 @@ fn deployer(tier: Tier) -> Permissions {
 fn test_deployer(strictness: Strictness) -> Permissions {
     let mut permissions = deployer(Tier::Test);
     if strictness == Strictness::Compatible {
-        // `deploy.responses.*` would be enough for the old form, and would allow a subscription to `deploy.responses.>`.
+        // `deploy.responses.*` would cover the old form, but would also allow a subscription to `deploy.responses.>`.
         if let Some(answers) = permissions.subscribe.first_mut() {
             ALL_ANSWERS.clone_into(answers);
         }
@@ -189,7 +187,7 @@ fn test_deployer(strictness: Strictness) -> Permissions {
 }
 
 impl Permissions {
-    /// The same without the exceptions, one by one.
+    /// Returns the single permissions, without the exceptions.
     fn into_list(self) -> Vec<Permission> {
         let publish = self.publish.into_iter().map(|subject| (Operation::Publish, subject));
         publish.chain(self.subscribe.into_iter().map(|subject| (Operation::Subscribe, subject))).collect()
@@ -208,7 +206,7 @@ impl ListenerName {
         Ok(Permissions { publish, subscribe, ..Permissions::default() })
     }
 
-    /// The subjects that a listener of this name subscribes to, unless it is told otherwise.
+    /// Returns the subjects that a listener of this name subscribes to by default.
     fn subjects(&self) -> Result<Vec<Subject>, SubjectError> {
         SubjectTemplate::defaults()
             .iter()
@@ -271,7 +269,7 @@ mod tests {
 
     use super::*;
 
-    /// A key that is the same in every run.
+    /// Creates the same key in every run.
     fn pair(kind: KeyPairType, number: u8) -> KeyPair {
         KeyPair::new_from_raw(kind, [number; 32]).unwrap()
     }
@@ -285,7 +283,7 @@ mod tests {
         Principal::Listener(text.parse().unwrap())
     }
 
-    /// One user of each kind, a listener with a role and one without.
+    /// Returns one user of each kind, and listeners with and without a role.
     fn users() -> [User; 4] {
         [
             user(1, listener("prod.ns1.dns")),

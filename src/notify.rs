@@ -1,17 +1,17 @@
-//! What a service tells systemd of itself: `sd_notify(3)`, which is one datagram for each piece of news.
+//! Notifies systemd of the state of a service, with one datagram for each message: `sd_notify(3)`.
 
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
-/// The socket on which systemd wants to be told how this service is. Without one nothing is sent.
+/// The notification socket of systemd. Without one, nothing is sent.
 #[derive(Debug)]
 pub struct Notifier(Option<(UnixDatagram, SocketAddr)>);
 
 impl Notifier {
-    /// Takes what `NOTIFY_SOCKET` says: an absolute path, or `@` and the name of an abstract socket. An error means
-    /// that it says something else, or that this process can open no socket.
+    /// Parses `NOTIFY_SOCKET`: an absolute path, or `@` and the name of an abstract socket. Fails if it is neither, or
+    /// if no socket can be opened.
     pub fn new(notify_socket: Option<&OsStr>) -> io::Result<Self> {
         let Some(address) = notify_socket.filter(|address| !address.is_empty()) else { return Ok(Self(None)) };
         let address = match address.as_bytes().strip_prefix(b"@") {
@@ -19,33 +19,33 @@ impl Notifier {
             None => SocketAddr::from_pathname(address)?,
         };
         let socket = UnixDatagram::unbound()?;
-        // A service must not wait for a supervisor that does not read.
+        // The service must not block if systemd does not read.
         socket.set_nonblocking(true)?;
         Ok(Self(Some((socket, address))))
     }
 
-    /// It is up and does its work. systemd takes units that come after this one from here.
+    /// Reports that the service is ready, so that systemd starts the units after it.
     pub fn ready(&self) {
         self.tell("READY=1");
     }
 
-    /// It still does its work. Left out for longer than `WatchdogSec=`, systemd kills the service.
+    /// Reports that the service works. Without this for `WatchdogSec=`, systemd kills the service.
     pub fn watchdog(&self) {
         self.tell("WATCHDOG=1");
     }
 
-    /// It is about to end, as it was asked to.
+    /// Reports that the service is stopping on request.
     pub fn stopping(&self) {
         self.tell("STOPPING=1");
     }
 
-    /// What it does, in words, for `systemctl status`.
+    /// Sets the text in `systemctl status`.
     pub fn status(&self, words: &str) {
-        // A line is a piece of news of its own.
+        // A line feed would begin another message.
         self.tell(&format!("STATUS={}", words.replace(char::is_control, " ")));
     }
 
-    /// Nothing depends on news that is lost, but for the ones that systemd itself acts on, and then it tells so.
+    /// Only logs an error: systemd itself reports a missing message on which it acts.
     fn tell(&self, news: &str) {
         if let Self(Some((socket, address))) = self
             && let Err(error) = socket.send_to_addr(news.as_bytes(), address)
@@ -61,7 +61,7 @@ fn abstract_address(name: &[u8]) -> io::Result<SocketAddr> {
     SocketAddr::from_abstract_name(name)
 }
 
-/// Only Linux has such names, and only Linux has systemd.
+/// Only Linux has abstract sockets and systemd.
 #[cfg(not(target_os = "linux"))]
 fn abstract_address(_name: &[u8]) -> io::Result<SocketAddr> {
     Err(io::ErrorKind::Unsupported.into())

@@ -1,7 +1,7 @@
-//! What drives a deployment from the operator's machine: the pure machine of [`crate::rollout`] decides, and here it is
-//! done: requests are published, the roll is called, revisions are looked up, checks are run.
+//! Drives a rollout from the operator's machine. The pure machine of [`crate::rollout`] decides; this module does the
+//! work: it publishes requests, calls the roll, looks up revisions and runs checks.
 //!
-//! Knows nothing of listeners, of the command line or of any particular display.
+//! It does not depend on the listener, the command line or any display.
 
 pub mod check;
 pub mod detach;
@@ -27,6 +27,8 @@ pub use fleet::{
 };
 pub use history::History;
 pub use nix::{BuildOptions, NixError};
-pub use prepare::{Called, Kind, Part, PreflightError, PrepareError, PrepareOptions, Prepared, SystemsFrom};
+pub use prepare::{
+    Called, Kind, OperatorContext, Part, PreflightError, PrepareError, PrepareOptions, Prepared, SystemsFrom,
+};
 pub use revision::{UnresolvedError, resolve_revision};
 pub use rollback::{RollbackError, RollbackPlan};

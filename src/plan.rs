@@ -1,13 +1,13 @@
-//! Plans: what a person writes, and the waves of hosts that it resolves to.
+//! Parses plans and resolves them to waves of hosts.
 //!
-//! Pure: reading the file and the roll call happen elsewhere; here is what the text means. In reading order:
+//! Pure: other modules read the file and call the roll. In reading order:
 //!
-//! - `schema`: every key of a plan; `settings`: what most of them say;
-//! - `parse`: TOML to a [`Plan`], with every mistake of the file at its place; `value`: what each kind of key takes;
-//! - `target`: the words that select hosts;
-//! - `roster`: who answered the roll call;
+//! - `schema`: the keys of a plan; `settings`: the values of most of them;
+//! - `parse`: TOML to a [`Plan`], or all mistakes of the file with their places; `value`: the kinds of values;
+//! - `target`: the selectors of hosts;
+//! - `roster`: the hosts that answered the roll call;
 //! - `resolve`: a plan and a roster to a [`ResolvedPlan`];
-//! - `systems`: which host gets which of the systems that were built before, and `changes` what that changes.
+//! - `systems`: the built system of each host; `changes`: what those systems change.
 
 mod changes;
 mod diagnostic;
@@ -44,59 +44,58 @@ pub use self::target::{Aliases, Selector};
 
 use crate::protocol::{FlakeUrl, HostName, Revision, Sender, Target, Tier};
 
-/// What a plan file says, with `[defaults]` worked into its waves.
+/// A parsed plan file, with `[defaults]` applied to its waves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// What the rollout is called: lower-case letters, digits and hyphens.
+    /// Lower-case letters, digits and hyphens.
     pub name: String,
-    /// What to deploy, unless the command line says so.
+    /// The revision to deploy, unless the command line names one.
     pub revision: Option<Revision>,
-    /// Where to look the revision up, instead of the flake that the hosts name.
+    /// The flake in which to look up the revision, instead of the one that the hosts name.
     pub flake: Option<FlakeUrl>,
-    /// The file with the systems of its hosts, from where the plan is; without one each host builds its own.
+    /// The file with the hosts' built systems, relative to the plan. `None` if each host builds its own.
     pub systems: Option<String>,
     /// Whether the hosts of all waves fetch their systems before any of them is changed.
     pub stage: bool,
-    /// What is told how the rollout goes.
     pub hooks: Hooks,
-    /// The waves in the order in which they run; at least one.
+    /// At least one, in the order in which they run.
     pub waves: Vec<Wave>,
 }
 
-/// Hosts that are deployed together, before any host of the next wave.
+/// Hosts that are deployed together, before those of the next wave.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wave {
-    /// What the wave is called: lower-case letters, digits and hyphens, and no other wave's name.
+    /// Lower-case letters, digits and hyphens; unique in the plan.
     pub name: Spanned<String>,
-    /// The hosts, in the order in which they are sent requests; at least one selector.
+    /// At least one selector, in the order in which the hosts receive requests.
     pub targets: Vec<Spanned<Selector>>,
-    /// Hosts that this wave leaves to later ones.
+    /// Hosts that do not belong to this wave; later waves may have them.
     pub exclude: Vec<Spanned<Selector>>,
     pub settings: Settings,
 }
 
-/// A value and where in the file it stands, as a range of bytes. Plans that say the same are equal wherever they say it.
+/// A value and its place in the file, as a range of bytes. Comparisons ignore the place.
 #[derive(Debug, Clone)]
 pub struct Spanned<T> {
     pub value: T,
-    /// Its place; empty for a default, which stands nowhere.
+    /// Empty for a value that is not in a file.
     pub span: Range<usize>,
 }
 
 impl Wave {
-    /// A wave of a plan that was never written down.
+    /// Creates a wave that is not from a file.
     pub fn unwritten(name: String, targets: Vec<Spanned<Selector>>, settings: Settings) -> Self {
         Self { name: Spanned::nowhere(name), targets, exclude: Vec::new(), settings }
     }
 }
 
 impl Plan {
-    /// A plan that was never written down.
+    /// Creates a plan that is not from a file.
     pub fn unwritten(name: String, waves: Vec<Wave>) -> Self {
         Self { name, revision: None, flake: None, hooks: Hooks::default(), systems: None, stage: false, waves }
     }
 
-    /// One of a single wave, which is named like it after whom it reaches.
+    /// Creates a plan with one wave. Both are named after the subject.
     pub fn of_one_wave(selector: Selector, settings: Settings) -> Self {
         let name = selector.target.subject().to_string();
         Self::unwritten(name.clone(), vec![Wave::unwritten(name, vec![Spanned::nowhere(selector)], settings)])
@@ -106,17 +105,17 @@ impl Plan {
         self.waves.iter().flat_map(|wave| &wave.targets).map(|selector| &selector.value.target)
     }
 
-    /// The tiers whose hosts have to be asked for before the plan can be resolved.
+    /// Returns the tiers whose roll has to be called before the plan can be resolved.
     pub fn tiers(&self) -> BTreeSet<Tier> {
         self.tiers_of(|_| true)
     }
 
-    /// The tiers of the groups that the plan selects. Where there are none, who else is there does not matter.
+    /// Returns the tiers of the groups that the plan selects. Without groups, only the named hosts matter.
     pub fn group_tiers(&self) -> BTreeSet<Tier> {
         self.tiers_of(|target| !matches!(target, Target::Host(..)))
     }
 
-    /// A subject of the user's own says nothing about tiers, so a plan that uses one has to ask all of them.
+    /// A custom subject may reach hosts of any tier, so it counts as all tiers.
     fn tiers_of(&self, wanted: impl Fn(&Target) -> bool) -> BTreeSet<Tier> {
         let tiers = self.targets().filter(|target| wanted(target)).flat_map(|target| match target.tier() {
             Some(tier) => vec![tier],
@@ -125,7 +124,7 @@ impl Plan {
         tiers.collect()
     }
 
-    /// The tiers that the plan's targets name: their hosts have to be reached.
+    /// Returns the tiers that the targets name, whose hosts must be reachable.
     pub fn needed_tiers(&self) -> BTreeSet<Tier> {
         self.targets().filter_map(Target::tier).collect()
     }
@@ -138,12 +137,12 @@ impl Plan {
         hosts.collect()
     }
 
-    /// Whether the plan names this host itself, and not only a group that it may be in.
+    /// Whether the plan names this host, and not only a group that it may be in.
     pub fn names(&self, host: &HostName) -> bool {
         self.targets().any(|target| matches!(target, Target::Host(_, named) if named == host))
     }
 
-    /// The same plan without one host, in whatever tier it is. A wave that is for this host alone is left out.
+    /// Removes a host, in every tier. Also removes a wave that has no other target.
     pub fn exclude(&mut self, host: &HostName) {
         let selectors =
             Tier::ALL.map(|tier| Selector { text: format!("{tier}.{host}"), target: Target::Host(tier, host.clone()) });
@@ -154,21 +153,21 @@ impl Plan {
         self.waves.retain(|wave| !wave.targets.is_empty());
     }
 
-    /// Has hosts return unless they are confirmed, in the waves that do not say what they do.
+    /// Sets the rollback of the waves that set none.
     pub fn roll_back(&mut self, rollback: Rollback) {
         for wave in &mut self.waves {
             wave.settings.rollback.get_or_insert(Spanned::nowhere(rollback));
         }
     }
 
-    /// Has hosts wait so long to be confirmed, in the waves that do not say how long.
+    /// Sets the confirm timeout of the waves that set none.
     pub fn confirm_within(&mut self, timeout: Duration) {
         for wave in &mut self.waves {
             wave.settings.confirm_timeout.get_or_insert(timeout);
         }
     }
 
-    /// A mistake about the revision, at its place in the text of the plan.
+    /// Wraps an error about the revision, with its place in the plan's text.
     pub fn about_revision(text: &str, error: &dyn Diagnostic) -> PlanErrors {
         #[derive(Deserialize)]
         struct Top {
@@ -183,7 +182,7 @@ impl Plan {
         .into()
     }
 
-    /// The revision to deploy: the one that was given with the command, else the one that the plan names.
+    /// Returns the revision to deploy: the given one, else the plan's.
     pub fn revision(&self, given: Option<Revision>) -> Result<Revision, PlanErrors> {
         given.or_else(|| self.revision.clone()).ok_or_else(|| {
             PlanErrors::from(

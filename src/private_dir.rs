@@ -1,9 +1,9 @@
-//! Folders that belong to this user alone, and the files in them.
+//! Opens folders that only this user can write to, and files in them.
 //!
-//! What lies in them is believed: a journal names a command that is run. So a folder is opened once and held, is no link,
-//! belongs to this user or to root, and nobody else may write to it; the same holds for each file in it. The folders above
-//! it are not looked at: in one that everybody may write to, such as /tmp, another user can put a folder of their own in
-//! the place of ours, and it is refused for its owner.
+//! The program trusts these files: a journal names a command that is run. So a folder and each file in it must be no
+//! link, must belong to this user or root, and must not be writable by others. The folder stays open. Its parents are
+//! not checked: in a world-writable one such as /tmp, another user can only put a folder of theirs in its place, which
+//! is refused because of its owner.
 
 use std::fs::{DirBuilder, File};
 use std::io::{self, Read, Write};
@@ -16,7 +16,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::process::geteuid;
 use thiserror::Error;
 
-/// The mode of a folder: its owner may do all, others nothing.
+/// The mode of a folder: full access for its owner, none for others.
 const FOR_US: Mode = Mode::RWXU;
 
 const FILE_FOR_US: Mode = Mode::RUSR.union(Mode::WUSR);
@@ -29,7 +29,7 @@ pub struct PrivateDir {
     path: PathBuf,
 }
 
-/// Why a folder or a file in it is not used.
+/// Reasons why a folder or a file in it is not used.
 #[derive(Debug, Error, Diagnostic)]
 pub enum PrivateDirError {
     #[error("{path} cannot be used: {error}", path = .0.display(), error = .1)]
@@ -54,14 +54,14 @@ impl PrivateDirError {
 type Result<T> = std::result::Result<T, PrivateDirError>;
 
 impl PrivateDir {
-    /// Opens a folder. One that others can only read is shut to them.
+    /// Opens a folder. Removes the permission of other users to read it.
     pub fn open(path: &Path) -> Result<Self> {
-        // With a slash behind its name a link would be followed.
+        // With a trailing slash, a link would be followed.
         let path: PathBuf = path.components().collect();
         Self::checked(rustix::fs::open(&path, FOLDER, Mode::empty()), path)
     }
 
-    /// The same, and makes it with the folders above it where they are missing.
+    /// Opens a folder; creates it and its parents if they are missing.
     pub fn create(path: &Path) -> Result<Self> {
         match Self::open(path) {
             Err(error) if error.is_missing() => {}
@@ -69,7 +69,7 @@ impl PrivateDir {
         }
         let missing = path.ancestors().take_while(|folder| !folder.exists()).count();
         let made = DirBuilder::new().recursive(true).mode(FOR_US.bits()).create(path);
-        // The name of a folder is on disk only when the one above it is.
+        // A new folder's name is on disk only once its parent is synced.
         let mut above = path.ancestors().skip(1).take(missing).filter(|folder| *folder != Path::new(""));
         let synced = made.and_then(|()| above.try_for_each(|folder| File::open(folder)?.sync_all()));
         synced.map_err(|error| PrivateDirError::Io(path.to_owned(), error))?;
@@ -80,7 +80,7 @@ impl PrivateDir {
         Self::checked(rustix::fs::openat(&self.handle, name, FOLDER, Mode::empty()), self.path.join(name))
     }
 
-    /// The same, and makes it where it is missing.
+    /// Opens a folder in this one; creates it if it is missing.
     pub fn create_folder(&self, name: &str) -> Result<Self> {
         match rustix::fs::mkdirat(&self.handle, name, FOR_US) {
             Ok(()) => self.sync().and_then(|()| self.open_folder(name)),
@@ -95,7 +95,7 @@ impl PrivateDir {
         is_trusted(&status, &path)?;
         let readable = Mode::from_raw_mode(status.st_mode).intersects(Mode::RWXG | Mode::RWXO);
         if readable && status.st_uid == geteuid().as_raw() {
-            // Only courtesy is lost where it cannot be: nobody else can write there.
+            // A failure does not matter: no other user can write there.
             rustix::fs::fchmod(&handle, FOR_US).ok();
         }
         Ok(Self { handle, path })
@@ -105,10 +105,10 @@ impl PrivateDir {
         &self.path
     }
 
-    /// Opens a file in it. One that is made is for this user alone.
+    /// Opens a file in the folder. Only this user may access a new file.
     pub fn file(&self, name: &str, flags: OFlags) -> Result<File> {
         let path = self.path.join(name);
-        // A named pipe would hold up who opens it.
+        // Opening a named pipe would block.
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let opened = rustix::fs::openat(&self.handle, name, flags, FILE_FOR_US);
         let file = File::from(opened.map_err(|error| not_opened(&path, error, "a file"))?);
@@ -120,7 +120,7 @@ impl PrivateDir {
         Ok(file)
     }
 
-    /// What a file in it says; `None` where there is no such file.
+    /// Reads a file in the folder. Returns `None` if it does not exist.
     pub fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
         let mut file = match self.file(name, OFlags::RDONLY) {
             Err(error) if error.is_missing() => return Ok(None),
@@ -131,7 +131,7 @@ impl PrivateDir {
         Ok(Some(bytes))
     }
 
-    /// Replaces a file at once and durably: a reader sees the old or the new one.
+    /// Replaces a file atomically and durably: a reader sees the old or the new content.
     pub fn replace(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let draft = format!(".{name}.{}", std::process::id());
         rustix::fs::unlinkat(&self.handle, draft.as_str(), AtFlags::empty()).ok();
@@ -143,7 +143,7 @@ impl PrivateDir {
         self.sync()
     }
 
-    /// Waits until the names of its files are on disk.
+    /// Waits until the names of the folder's files are on disk.
     pub fn sync(&self) -> Result<()> {
         rustix::fs::fsync(&self.handle).map_err(|error| PrivateDirError::Io(self.path.clone(), error.into()))
     }
@@ -157,15 +157,15 @@ fn status_of(handle: impl AsFd, path: &Path) -> Result<Stat> {
     rustix::fs::fstat(handle).map_err(|error| PrivateDirError::Io(path.to_owned(), error.into()))
 }
 
-/// Opens a file that is to be written by this user alone, in a folder of somebody's choice. One that is made is for this
-/// user alone. In a folder that others can write to they could put another one in its place.
+/// Opens a file that only this user may write, in any folder. Only this user may access a new file. Refuses a folder
+/// that others can write to, as they could replace the file.
 pub fn file(path: &Path, flags: OFlags) -> Result<File> {
     let above = path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let opened = rustix::fs::open(above, OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::PATH, Mode::empty());
     let handle = opened.map_err(|error| PrivateDirError::Io(above.to_owned(), error.into()))?;
     let folder = PrivateDir { handle, path: above.to_owned() };
     let status = status_of(&folder.handle, above)?;
-    // Where only owners can remove what is theirs, the file's own owner tells all.
+    // In a sticky folder only owners can replace their files, so checking the file's owner is enough.
     if !Mode::from_raw_mode(status.st_mode).contains(Mode::SVTX) {
         is_trusted(&status, above)?;
     }
@@ -173,7 +173,7 @@ pub fn file(path: &Path, flags: OFlags) -> Result<File> {
     folder.file(name, flags)
 }
 
-/// Whether nobody but this user and root can have written it.
+/// Fails if users other than this one and root may have written to it.
 fn is_trusted(status: &Stat, path: &Path) -> Result<()> {
     let (us, owner) = (geteuid().as_raw(), status.st_uid);
     let shown = path.display();
@@ -287,7 +287,7 @@ mod tests {
         let path = place.path().join("theirs");
         let dir = PrivateDir::create(&path).unwrap();
         dir.replace("file", b"x").unwrap();
-        // Only root can give files away; without that there is nothing of somebody else here to try.
+        // Only root can create a file of another user, so the test needs root.
         if std::os::unix::fs::chown(path.join("file"), Some(12345), None).is_err() {
             assert_ne!(fs::metadata(&path).unwrap().uid(), 0);
             return;

@@ -1,8 +1,7 @@
-//! The wire protocol: what deployers and listeners say to each other, and on which subjects.
+//! The wire protocol: the messages between deployers and listeners, and their subjects.
 //!
-//! Pure: nothing here waits, reads a clock or knows that NATS exists. A listener or deployer that knows only the four
-//! fields of the original messages is understood, and understands what is sent to it: every further field is optional,
-//! and unknown fields are ignored on reading.
+//! Pure: nothing here waits, reads a clock or knows NATS. It is compatible with listeners and deployers that know only
+//! the four fields of the original messages: every further field is optional, and unknown fields are ignored.
 
 pub mod discovery;
 pub mod flake;

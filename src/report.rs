@@ -1,7 +1,7 @@
-//! What the operator sees: folds over the events of a rollout.
+//! Renders the events of a rollout for the operator.
 //!
-//! Nothing is decided here: events in, bytes out. There is no clock or command line in it either: the time is that of the
-//! events and ticks, and the command line says where to write, whether to color it and how much room there is. Only
+//! Displays decide nothing: they turn events into bytes. They read neither a clock nor the command line. The time comes
+//! from the events and ticks; the command line says where to write, whether to color, and how wide the output is. Only
 //! [`Bars`] knows that there are terminals.
 
 mod bars;
@@ -40,36 +40,35 @@ use crate::protocol::HostName;
 use crate::rollout::{Event, Summary};
 
 pub trait Reporter {
-    /// Shows an event, which is part of `summary` already.
+    /// Shows an event that `summary` already includes.
     fn event(&mut self, event: &Event, summary: &Summary) -> io::Result<()>;
 
-    /// Shows that time passes while nothing happens. To be called about once a second.
+    /// Updates elapsed times while no event arrives. The operator calls this about once a second.
     fn tick(&mut self, now: Timestamp, summary: &Summary) -> io::Result<()>;
 
-    /// Shows what a run on a host has written, in whole lines that are clean enough for a terminal.
+    /// Shows output of the run on a host: whole lines, already safe for a terminal.
     fn log(&mut self, _host: &HostName, _lines: &[String]) -> io::Result<()> {
         Ok(())
     }
 
-    /// Lets all of that be seen. Events come in crowds, and what they have to say is written together.
+    /// Writes buffered output. Events arrive in batches, and the lines of one batch are written together.
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
 }
 
-/// What is shown of the logs of the runs.
+/// How much of the hosts' logs a display shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogView {
-    /// The last line of each, where it can stand in place.
+    /// The last line of each log, in the display that redraws in place.
     LastLine,
-    /// All of them.
+    /// Every line.
     Whole,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Style {
     Plain,
-    /// Symbols are colored with ANSI sequences.
     Colored,
 }
 

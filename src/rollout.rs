@@ -1,8 +1,8 @@
-//! Carrying out a plan, as a pure and synchronous state machine: inputs and the time in, effects out.
+//! Executes a plan as a pure, synchronous state machine: inputs and the time in, effects out.
 //!
 //! Nothing here waits, reads a clock, draws a random number or knows how a request travels. `now` is the time since the
-//! rollout began, so that a test can live through an hour in a microsecond. The invariants that hold for every plan and
-//! every behaviour of the network are the property tests of this module.
+//! rollout began, so that a test can run through an hour in a microsecond. The property tests of this module check the
+//! invariants that hold for every plan and every behaviour of the network.
 
 pub mod description;
 pub mod event;
@@ -26,18 +26,18 @@ use crate::protocol::{HostReport, Request, RequestId, Response, Sender, Subject}
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
     Response {
-        /// The host, by the subject on which the answer came.
+        /// The host that the response's subject names.
         from: Sender,
         request: RequestId,
         response: Arc<Response>,
     },
-    /// A listener of the old form answered a request that several hosts hear. Its subject proves nothing.
+    /// A response in the old form to a request that several hosts share. Its subject does not prove who sent it.
     OldResponse(Arc<Response>),
-    /// The server says that nobody is subscribed to the subject of a request.
+    /// The server reports that nobody is subscribed to the subject of a request.
     NoResponders {
         request: RequestId,
     },
-    /// Answers may have been lost on the way in: there were more than could be taken.
+    /// Responses may have been lost: more arrived than the client buffers.
     AnswersLost,
     Connection(Connection),
     Answer(Answer),
@@ -55,13 +55,13 @@ pub enum Answer {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
-    /// Record and show what happened. What comes before a `Send` must be recorded before it.
+    /// Record and display an event. It must be recorded before any `Send` that follows.
     Report(Event),
-    /// Publish a request for the first time, or once more after a retry. One to return is a request as well.
+    /// Publish a request for the first time or as a retry. Rollback requests are published in this way too.
     Send(Dispatch),
-    /// Publish a request again under its id, which makes the host say how far it is.
+    /// Publish a request again under its id, to which the host responds with its state.
     AskState(Dispatch),
-    /// Publish a request again under its id to say that its host was heard from and shall stay as it is.
+    /// Publish a request again under its id to confirm the host, so that it does not roll back.
     Confirm(Dispatch),
     Ask(WaveIndex),
     RunCheck(WaveIndex),

@@ -1,11 +1,11 @@
-//! What tests of several modules need.
+//! Helpers for the tests of several modules.
 
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// Makes a program of a shell script. A process of its own writes it: what this process has open for writing is open as well
-/// in one that another test has forked and that has not become its program yet, and cannot be run until then.
+/// Makes a program of a shell script. Another process writes it: a file that this process writes may stay open in a
+/// child that another test has forked, and cannot be run until that child calls `exec`.
 pub(crate) fn make_program(path: &Path, script: &str) {
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     let mut writer = Command::new("sh");

@@ -1,9 +1,9 @@
-//! Text that others wrote, on its way to a terminal, a log or a message, and names that are misspelt. Pure.
+//! Makes foreign text safe for terminals, logs and messages, and finds the names that misspelt ones resemble. Pure.
 
-/// One line of foreign text without anything that a terminal obeys or that makes it look like another text: escape
-/// sequences, control characters, and characters that reorder others or cannot be seen.
+/// Removes escape sequences, control characters, and characters that are invisible or reorder others from a line of
+/// foreign text, so that it can neither control the terminal nor look like another text.
 pub fn safe(text: &str) -> String {
-    // Nearly all of it is harmless, and shown in large numbers.
+    // A fast path: nearly all texts are harmless, and there are many.
     if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
         return text.trim_end().to_owned();
     }
@@ -23,23 +23,24 @@ pub fn safe(text: &str) -> String {
     safe
 }
 
-/// The known name that is most like this one, when one is; the first of several.
+/// Returns the known name most similar to this one, if any; the first of several.
 pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    // The measure and the bound that clap has for its flags. In a short name it counts two letters that changed places too much.
-    let is_close = |known: &str| strsim::osa_distance(name, known) * 3 <= name.chars().count();
-    let measure = |known: &str| strsim::jaro(name, known).max(if is_close(known) { 0.8 } else { 0.0 });
-    let likeness = known.into_iter().map(|known| (measure(known), known));
+    let name = name.to_lowercase();
+    // The measure and bound of clap, and `is_close`: the measure is too strict about swapped letters in short names.
+    let is_close = |known: &str| strsim::osa_distance(&name, known) * 3 <= name.chars().count();
+    let measure = |known: &str| strsim::jaro(&name, known).max(if is_close(known) { 0.8 } else { 0.0 });
+    let likeness = known.into_iter().map(|known| (measure(&known.to_lowercase()), known));
     likeness.filter(|(likeness, _)| *likeness > 0.7).min_by(|(a, _), (b, _)| b.total_cmp(a)).map(|(_, known)| known)
 }
 
-/// The beginning of what is said of a name that is not known: the known name that is most like it, when one is.
+/// Returns "did you mean …? " with the most similar known name, or an empty string.
 pub(crate) fn did_you_mean<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     nearest(name, known).map(|near| format!("did you mean {near}? ")).unwrap_or_default()
 }
 
 type Characters<'a> = std::iter::Peekable<std::str::Chars<'a>>;
 
-/// Skips the rest of an escape sequence as ECMA-48 builds them.
+/// Skips the rest of an escape sequence by the rules of ECMA-48.
 fn skip_escape(characters: &mut Characters<'_>) {
     match characters.next_if(|c| !c.is_control()) {
         Some('[') => skip_until(characters, ends_control_sequence),
@@ -54,7 +55,7 @@ const fn ends_control_sequence(character: char) -> bool {
 }
 
 fn skip_until(characters: &mut Characters<'_>, ends: impl Fn(char) -> bool) {
-    // A character outside ASCII cannot be part of the sequence, which then was none.
+    // A character outside ASCII cannot be part of a sequence.
     while let Some(character) = characters.next_if(char::is_ascii) {
         if ends(character) {
             return;
@@ -62,7 +63,7 @@ fn skip_until(characters: &mut Characters<'_>, ends: impl Fn(char) -> bool) {
     }
 }
 
-/// Skips a window title and its like, up to the bell or string terminator.
+/// Skips a window title or similar string, up to the bell or string terminator.
 fn skip_string(characters: &mut Characters<'_>) {
     while let Some(character) = characters.next() {
         match character {
@@ -76,7 +77,7 @@ fn skip_string(characters: &mut Characters<'_>) {
     }
 }
 
-/// Whether a character cannot be seen, or changes the order in which others are.
+/// Whether a character is invisible or reorders others.
 pub const fn is_invisible(character: char) -> bool {
     matches!(
         character,
@@ -112,9 +113,10 @@ mod tests {
     #[test]
     fn the_nearest_name_is_one_that_fingers_or_eyes_take_for_it() {
         let known = ["dns", "media", "ns1", "sunday", "web"];
-        let near = ["dsn", "meida", "nsl", "sundy", "wbe", "web", "x", "", "backup"]
+        let near = ["dsn", "meida", "nsl", "sundy", "wbe", "web", "SUNDAY", "x", "", "backup"]
             .map(|name| nearest(name, known).unwrap_or("-"));
-        insta::assert_snapshot!(near.join(" "), @"dns media ns1 sunday web web - - -");
+        insta::assert_snapshot!(near.join(" "), @"dns media ns1 sunday web web sunday - - -");
+        assert_eq!(nearest("nas", ["NAS", "ns1"]), Some("NAS"));
         assert_eq!(did_you_mean("dsn", known) + &did_you_mean("backup", known), "did you mean dns? ");
     }
 

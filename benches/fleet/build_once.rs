@@ -1,5 +1,5 @@
-//! What a change of a fleet costs where each host evaluates and builds its system, and where all are built once: with a real Nix, and
-//! for each host a store of its own. The nixpkgs is that of the tests, so that the ratio is what counts.
+//! Compares the cost of a change if each host evaluates and builds its own system with that of building all systems
+//! once. Uses a real Nix with a store for each host. The nixpkgs is that of the tests, so only the ratio matters.
 
 use std::ffi::OsString;
 use std::fs;
@@ -14,10 +14,9 @@ use tempfile::TempDir;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// How many hosts change.
 const HOSTS: usize = 20;
 
-/// How Nix works here: on its own, without a cache but ours.
+/// The configuration of Nix: isolated, with no other cache than this benchmark's.
 const SETTINGS: &str = "experimental-features = nix-command flakes
 sandbox = false
 build-users-group =
@@ -25,7 +24,7 @@ substituters =
 flake-registry =
 ";
 
-/// Gives a command the folder as its /nix.
+/// Runs a command with the folder mounted as /nix.
 const WITH_STORE: &str = r#"mkdir -p /nix && mount --bind "$0" /nix && exec "$@""#;
 
 const FLAKE: &str = r#"{ outputs = { self }: let
@@ -49,20 +48,20 @@ in { nixosConfigurations = builtins.listToAttrs (builtins.genList (number: let n
   inherit name; value.config.system.build.toplevel = host name;
 }) 20); }; }"#;
 
-/// What something took: by the clock, and on all processors together.
+/// The wall-clock time, and the time on all processors together.
 #[derive(Clone, Copy, Default)]
 struct Took {
     time: Duration,
     cpu: Duration,
 }
 
-/// The flake, its commits, and the stores.
+/// The folder with the flake, its commits and the stores.
 struct Site {
     nix: PathBuf,
     folder: TempDir,
 }
 
-/// Compares both, in words; where there is no Nix that can have a store here, that it was skipped.
+/// Formats the comparison, or that it was skipped because Nix cannot have a store here.
 pub fn compare() -> Result<String> {
     let nix = std::env::var_os("NIX").filter(|nix| !nix.is_empty()).map_or_else(|| PathBuf::from("nix"), PathBuf::from);
     let runs = |command: &mut Command| {
@@ -89,7 +88,7 @@ pub fn compare() -> Result<String> {
     let cache = format!("file://{}", site.at("cache").display());
     let fetch = |host: &String| {
         let system = map.pointer(&format!("/systems/{host}")).and_then(|system| system.as_str()).unwrap_or_default();
-        // Into a store that has not built it.
+        // Fetches into a store that has not built the system.
         site.nix(&format!("{host}-fetching"), &["copy", "--no-check-sigs", "--from", &cache, system])
     };
     let fetched = hosts.iter().map(fetch).collect::<Result<Vec<_>>>()?;
@@ -105,7 +104,7 @@ impl Site {
         format!("git+file://{}?rev={commit}", self.at("flake").display())
     }
 
-    /// Commits the flake with this as the change, and returns the commit.
+    /// Commits the flake with this change and returns the commit.
     fn commit(&self, change: &str) -> Result<String> {
         let flake = self.at("flake");
         if !flake.exists() {
@@ -128,7 +127,7 @@ impl Site {
         Ok(String::from_utf8_lossy(&head).trim().to_owned())
     }
 
-    /// Builds the systems of all hosts at a commit, as their operator does, and copies them to the cache.
+    /// Builds the systems of all hosts at a commit, as an operator does, and copies them to the cache.
     fn build(&self, hosts: &[String], commit: &str) -> Result<Took> {
         let (flake, cache) =
             (format!("git+file://{}", self.at("flake").display()), format!("file://{}", self.at("cache").display()));
@@ -141,7 +140,7 @@ impl Site {
         measure(self.command(host, &self.nix)?.args(arguments))
     }
 
-    /// A program on a machine that has a store and a home of its own.
+    /// Creates a command on a simulated machine with its own store and home.
     fn command(&self, machine: &str, program: &Path) -> Result<Command> {
         let (store, home) = (self.at(machine).join("nix"), self.at(machine).join("home"));
         [&store, &home].into_iter().try_for_each(fs::create_dir_all).into_diagnostic()?;
@@ -163,7 +162,7 @@ impl Site {
 
 impl Drop for Site {
     fn drop(&mut self) {
-        // What is in a store may not be removed by its owner otherwise.
+        // The files of a store are read-only and could not be removed otherwise.
         Command::new("chmod").args(["-R", "u+w"]).arg(self.folder.path()).status().ok();
     }
 }

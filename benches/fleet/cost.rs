@@ -1,4 +1,4 @@
-//! What a process costs, as the kernel counts it.
+//! Measures the cost of a process, as counted by the kernel.
 
 use std::fs;
 use std::path::Path;
@@ -12,28 +12,27 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 use serde::{Deserialize, Serialize};
 
-/// What one process cost from its start to its end.
+/// The cost of a process from its start to its exit.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Cost {
-    /// Whether it succeeded.
     pub success: bool,
-    /// Its life.
+    /// Wall-clock time.
     pub process: Duration,
-    /// Its time on a processor, in user and kernel mode.
+    /// Processor time, in user and kernel mode.
     pub cpu: Duration,
-    /// The most memory that it held, in KiB.
+    /// The peak of its memory, in KiB.
     pub peak_kib: u32,
-    /// When it was gone.
+    /// When the process had exited.
     pub ended_at: Timestamp,
 }
 
-/// Runs a program and writes what it cost to `report`.
+/// Runs a program and writes its cost to `report`.
 ///
-/// The kernel sums up the children of a process, so each measured program has a parent of its own; and it counts what the
-/// parent held before the child became another program, so that parent is small.
+/// The kernel sums up all children of a process, so each measured program has its own parent. It also counts the memory
+/// of the parent before the child calls `exec`, so the parent is small.
 pub fn pay(report: &Path, program: &str, arguments: &[&str]) -> Result<()> {
     let began = Instant::now();
-    // Outside of any clone: what git takes to tell of commits is not what is measured.
+    // Outside of any clone: the time of git is not to be measured.
     let status = Command::new(program).args(arguments).current_dir("/").status();
     let status = status.into_diagnostic().wrap_err_with(|| format!("cannot run {program}"))?;
     let (process, ended_at) = (began.elapsed(), clock::now());

@@ -1,4 +1,4 @@
-//! What it costs to show a rollout.
+//! Measures the time to show a rollout.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use homelab_deploy::report::{Lines, Reporter, Style};
 use homelab_deploy::rollout::{Event, EventKind, Summary};
 use miette::{IntoDiagnostic, Result};
 
-/// The time that the display takes for the events of a journal, without what the terminal makes of it.
+/// Returns the time of the display for the events of a journal, without that of the terminal.
 pub fn time(journal: &str) -> Result<Duration> {
     let events: Vec<Event> = journal.lines().map(serde_json::from_str).collect::<Result<_, _>>().into_diagnostic()?;
     let events: Vec<Event> = events.into_iter().flat_map(with_progress).collect();
@@ -17,7 +17,7 @@ pub fn time(journal: &str) -> Result<Duration> {
     Ok(shown.saturating_sub(not_shown))
 }
 
-/// The time that it takes to sum the events up and to show each.
+/// Returns the time to fold the events and to show each.
 fn replay(events: &[Event], mut show: impl FnMut(&Event, &Summary) -> io::Result<()>) -> Result<Duration> {
     let began = Instant::now();
     let mut summary = Summary::default();
@@ -28,7 +28,7 @@ fn replay(events: &[Event], mut show: impl FnMut(&Event, &Summary) -> io::Result
     Ok(began.elapsed())
 }
 
-/// A journal has no progress in it, but a display shows it.
+/// Adds progress events, which a display shows and a journal does not have.
 fn with_progress(event: Event) -> impl Iterator<Item = Event> {
     let host = if let EventKind::Final { host, .. } = &event.kind { Some(host.clone()) } else { None };
     let progress = host

@@ -1,4 +1,4 @@
-//! What was measured, and whether it is good enough.
+//! Compares the measurements with their goals.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -6,11 +6,11 @@ use std::time::Duration;
 use super::cost::Cost;
 use super::stage::{Figures, Program, Sample};
 
-/// A goal, and what became of it.
+/// A goal and its measurement.
 struct Goal {
     what: String,
     measured: f64,
-    /// The most that it may be; none where it is only measured for comparison.
+    /// The upper bound; `None` for a measurement that is only for comparison.
     most: Option<f64>,
     unit: Unit,
 }
@@ -25,7 +25,7 @@ enum Unit {
     Percent,
 }
 
-/// All goals, as far as they were measured.
+/// The goals that have been measured.
 #[derive(Default)]
 pub struct Goals {
     goals: Vec<Goal>,
@@ -33,7 +33,7 @@ pub struct Goals {
 }
 
 impl Goals {
-    /// Judges how long it takes to start: an empty program beside the real one.
+    /// Judges the startup time of the real program against that of an empty one.
     pub fn start(&mut self, starts: &[[Cost; 2]]) {
         let process = |which: fn(&[Cost; 2]) -> &Cost| median(starts.iter().map(|pair| ms(which(pair).process)));
         let ratio = process(|[_, real]| real) / process(|[empty, _]| empty);
@@ -92,7 +92,7 @@ impl Goals {
         }
     }
 
-    /// Judges what is added by each further host, with connections of the same kind.
+    /// Judges the cost of each further host, with connections of the same kind.
     fn judge_growth(&mut self, large: &Figures) {
         let (hosts, is_real) = (large.scenario.hosts, large.scenario.is_real());
         let same = |figures: &&Figures| figures.scenario.is_real() == is_real && figures.scenario.hosts == 1_000;
@@ -113,7 +113,7 @@ impl Goals {
         self.judge(format!("{name}: memory"), memory, scenario.goal(1.2), Unit::KibibytesAHost);
     }
 
-    /// The figures of a program with the same fleet.
+    /// Returns the figures of a program with the same fleet.
     fn of(&self, program: Program, like: &Figures) -> Option<&Figures> {
         self.figures.iter().find(|figures| figures.program == program && figures.scenario == like.scenario)
     }
@@ -122,7 +122,7 @@ impl Goals {
         self.goals.push(Goal { what, measured, most, unit });
     }
 
-    /// What was measured, as medians.
+    /// Formats the medians of all measurements.
     pub fn figures(&self) -> String {
         let mut text = String::from(
             "                                                  span ms  process ms  CPU us/host   peak MB  exit ms  span min..max\n",
@@ -145,7 +145,7 @@ impl Goals {
         text
     }
 
-    /// All goals, one a line.
+    /// Formats all goals, one a line.
     pub fn table(&self) -> String {
         let lines = self.goals.iter().map(|goal| {
             let Goal { what, measured, most, unit } = goal;
@@ -189,7 +189,7 @@ impl Sample {
         ms(self.cost.cpu) * 1e3
     }
 
-    /// In microseconds; nothing where it is not known.
+    /// In microseconds; NaN if unknown.
     fn display(&self) -> f64 {
         self.display.map_or(f64::NAN, |display| ms(display) * 1e3)
     }
@@ -199,7 +199,7 @@ impl Sample {
         f64::from(self.cost.peak_kib) / 1024.0
     }
 
-    /// In milliseconds; nothing where it is not known.
+    /// In milliseconds; NaN if unknown.
     fn leave(&self) -> f64 {
         self.leave.map_or(f64::NAN, ms)
     }

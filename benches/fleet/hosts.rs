@@ -1,4 +1,4 @@
-//! Simulated hosts: they speak the protocol, and complete every request at once.
+//! Simulates hosts, which implement the protocol and complete every request at once.
 
 use std::fs;
 use std::io::{self, Write};
@@ -13,16 +13,16 @@ use miette::{IntoDiagnostic, Result, miette};
 use serde::Deserialize;
 use tokio::task::JoinSet;
 
-/// What is printed once every host can be reached.
+/// The output once every host can be reached.
 pub const READY: &str = "ready";
 
 /// The subject of all hosts.
 pub const GROUP: &str = "deploy.prod.all";
 
-/// What all of them are asked to deploy.
+/// The commit to deploy.
 pub const REVISION: &str = "8c1f0e28c1f0e28c1f0e28c1f0e28c1f0e28c1f0";
 
-/// What all of them run.
+/// The commit that all hosts run.
 const PREVIOUS: &str = "a91be77a91be77a91be77a91be77a91be77a91be";
 
 /// Hosts that share a connection.
@@ -32,14 +32,14 @@ struct Station {
     subscriptions: [Subscriber; 3],
 }
 
-/// As much of a request as it takes to answer it.
+/// The part of a request that is needed to respond.
 #[derive(Deserialize)]
 struct Request<'a> {
     reply_to: String,
     id: &'a str,
 }
 
-/// As much of a roll call as it takes to answer it.
+/// The part of a roll call that is needed to answer.
 #[derive(Deserialize)]
 struct Question {
     reply_to: String,
@@ -47,12 +47,11 @@ struct Question {
     per_host: bool,
 }
 
-/// The subject of one host.
 pub fn subject(host: usize) -> String {
     format!("deploy.prod.h{host}")
 }
 
-/// Answers for `hosts` hosts over so many connections, for ever.
+/// Answers for `hosts` hosts over `connections` connections. Never returns.
 pub async fn run(url: &str, seed: &Path, hosts: usize, connections: usize) -> Result<()> {
     let seed = fs::read_to_string(seed).into_diagnostic()?;
     let mut connecting = JoinSet::new();
@@ -74,7 +73,7 @@ pub async fn run(url: &str, seed: &Path, hosts: usize, connections: usize) -> Re
 impl Station {
     async fn connect(url: String, seed: String, hosts: Range<usize>) -> Result<Self> {
         let client = ConnectOptions::with_nkey(seed).connect(url).await.into_diagnostic()?;
-        // Of the stations that share the fleet, each one takes any host's request: which of them answers is all the same.
+        // Any of the stations that share the fleet may handle a host's request.
         let own = if hosts.len() == 1 { subject(hosts.start) } else { "deploy.prod.*".to_owned() };
         let own = client.queue_subscribe(own, "fleet".to_owned()).await.into_diagnostic()?;
         let group = client.subscribe(GROUP).await.into_diagnostic()?;
@@ -88,7 +87,7 @@ impl Station {
         let own = own.filter(|message| std::future::ready(message.subject.as_str() != GROUP));
         let mut messages = select_all([own.boxed(), group.boxed(), discover.boxed()]);
         while let Some(message) = messages.next().await {
-            // An empty message tries whether one could be sent.
+            // An empty message is a probe of the permission.
             if message.payload.is_empty() {
                 continue;
             }
@@ -106,7 +105,7 @@ impl Station {
     }
 }
 
-/// Takes a request and is done with it.
+/// Accepts a request and completes it at once.
 async fn deploy(client: &Client, hosts: Range<usize>, message: &Message) -> Result<()> {
     let Request { reply_to, id } = serde_json::from_slice(&message.payload).into_diagnostic()?;
     for host in hosts {
@@ -129,7 +128,7 @@ async fn deploy(client: &Client, hosts: Range<usize>, message: &Message) -> Resu
     Ok(())
 }
 
-/// Answers the roll call.
+/// Answers a roll call.
 async fn present(client: &Client, hosts: Range<usize>, message: &Message) -> Result<()> {
     let Question { reply_to, per_host } = serde_json::from_slice(&message.payload).into_diagnostic()?;
     let call = reply_to.rsplit('.').next().unwrap_or_default();

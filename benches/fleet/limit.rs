@@ -1,4 +1,4 @@
-//! The limit: a bare program that does only the protocol. It keeps no record, shows nothing and expects no trouble.
+//! The limit: a bare program that implements only the protocol, without a journal, a display or error handling.
 
 use std::fs;
 use std::io::{self, Write};
@@ -16,13 +16,13 @@ use super::hosts;
 /// More than the answers of the largest fleet.
 const SUBSCRIPTION_CAPACITY: usize = 1 << 20;
 
-/// As much of an answer as it takes to know when it is over.
+/// The part of a response that shows whether it is final.
 #[derive(Deserialize)]
 struct Answer<'a> {
     status: &'a str,
 }
 
-/// Sends the requests, waits until every host is final, and prints how many microseconds passed between.
+/// Sends the requests, waits for the final response of every host, and prints the microseconds in between.
 pub async fn run(url: &str, seed: &Path, hosts: usize) -> Result<()> {
     let seed = fs::read_to_string(seed).into_diagnostic()?;
     let options = ConnectOptions::with_nkey(seed.trim().to_owned()).subscription_capacity(SUBSCRIPTION_CAPACITY);

@@ -1,10 +1,11 @@
-//! What a deployment costs beside a bare program that does only the protocol, for fleets of 1 to 10,000 hosts.
+//! Compares the cost of a deployment to 1 to 10,000 hosts with that of a bare program that implements only the
+//! protocol.
 //!
-//! `make bench` runs it. Absolute times say little, as they are the machine's; what counts is the ratio to the bare
-//! program, which runs in turn with the real one. The hosts are simulated by a process of their own: they answer at once and
-//! rebuild nothing, so all that is measured is what happens around a rebuild.
+//! `make bench` runs it. Absolute times depend on the machine; what matters is the ratio to the bare program, which
+//! runs in turn with the real one. Another process simulates the hosts, which respond at once and rebuild nothing, so
+//! the benchmark measures everything but the rebuild.
 //!
-//! This program is all of its parts: without arguments it is the benchmark, which starts itself as the others.
+//! Without arguments this program is the benchmark. It starts itself, with arguments, as the other programs.
 
 mod build_once;
 mod cost;
@@ -29,7 +30,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use goals::Goals;
 use stage::{Scenario, Stage};
 
-/// How many open files the server of the largest fleet needs, with room to spare.
+/// How many open files the server of the largest fleet needs, with some reserve.
 const DESCRIPTORS: u64 = 11_000;
 
 #[tokio::main(flavor = "current_thread")]
@@ -37,7 +38,7 @@ async fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments.as_slice() {
-        // What cargo passes to every benchmark.
+        // cargo passes this argument to every benchmark.
         [] | ["--bench"] => benchmark().await,
         ["build-once"] | ["build-once", "--bench"] => say(&build_once::compare()?),
         ["cost", report, program, arguments @ ..] => cost::pay(Path::new(report), program, arguments),
@@ -64,7 +65,7 @@ async fn benchmark() -> Result<()> {
     say(&format!("\n{}", build_once::compare()?))
 }
 
-/// Lets this process, and those that it starts, have as many connections as the largest fleet has hosts.
+/// Raises the limit of open files, also for child processes, to the connections of the largest fleet.
 fn allow_many_connections() -> Result<()> {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).into_diagnostic()?;
     if most < DESCRIPTORS {
@@ -73,7 +74,6 @@ fn allow_many_connections() -> Result<()> {
     setrlimit(Resource::RLIMIT_NOFILE, most, most).into_diagnostic()
 }
 
-/// Prints a line.
 fn say(text: &str) -> Result<()> {
     writeln!(io::stdout(), "{text}").into_diagnostic()
 }

@@ -1,4 +1,4 @@
-//! Server, hosts and the programs that deploy to them, in turn.
+//! Runs the server, the hosts, and in turn the programs that deploy to them.
 
 use std::fmt;
 use std::fs;
@@ -23,68 +23,62 @@ use super::timeline::Timeline;
 /// The real program.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_homelab-deploy");
 
-/// How often two programs are started that end at once.
+/// How often the startup of the two programs is measured.
 const STARTS: usize = 41;
 
-/// How much is shown of what a program said that failed.
+/// How many lines of a failed program's output are shown.
 const LAST_LINES: usize = 10;
 
-/// A fleet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Scenario {
-    /// Of how many hosts.
     pub hosts: u32,
-    /// Over how many connections. Real ones have one each. Over a few the server has less to do and the limit is lower: such
-    /// a fleet is measured for comparison, and not judged.
+    /// A real fleet has one for each host. With few connections the server has less work and the limit is lower, so
+    /// such a fleet is measured only for comparison.
     pub connections: u32,
     rounds: usize,
 }
 
-/// What runs in turn.
+/// The programs, which run in turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Program {
-    /// The bare one, with one request to each.
+    /// The bare one, with one request to each host.
     Bare,
-    /// `deploy`: to the host's own name where there is but one, else to all.
+    /// `deploy` to the name of a single host, else to all hosts.
     Deploy,
-    /// `apply`: all hosts in one wave.
+    /// `apply` with all hosts in one wave.
     Apply,
 }
 
-/// What a program cost, once.
+/// The cost of one run of a program.
 #[derive(Debug, Clone, Copy)]
 pub struct Sample {
-    /// From the first request to the last final.
+    /// From the first request to the last final response.
     pub span: Duration,
-    /// From the last final to the end; known of the real program only.
+    /// From the last final response to the exit; only for the real program.
     pub leave: Option<Duration>,
-    /// How long the display takes for the same rollout; known of `apply` only.
+    /// The time of the display for the same rollout; only for `apply`.
     pub display: Option<Duration>,
-    /// Of the whole process.
     pub cost: Cost,
 }
 
-/// What all runs of a program with a fleet cost.
+/// The cost of all runs of a program with a fleet.
 #[derive(Debug)]
 pub struct Figures {
-    /// The fleet.
     pub scenario: Scenario,
-    /// The program.
     pub program: Program,
-    /// Each run.
     pub samples: Vec<Sample>,
 }
 
-/// Everything that all scenarios share.
+/// The parts that all scenarios share.
 pub struct Stage {
-    // The fields end in this order: hosts first, the files at last.
+    // The fields are dropped in this order: the server first, the files last.
     server: Server,
     admin: Key,
     folder: TempDir,
 }
 
 impl Scenario {
-    /// All of them: real fleets, and then those that share connections.
+    /// Real fleets first, then those that share connections.
     pub const ALL: [Self; 8] = [
         Self::new(1, 1, 31),
         Self::new(10, 10, 7),
@@ -101,7 +95,7 @@ impl Scenario {
         self.hosts == self.connections
     }
 
-    /// What is at most demanded of a fleet like this one; nothing of one that is there for comparison.
+    /// Returns the goal for a real fleet; `None` for one that is only for comparison.
     pub fn goal(self, most: f64) -> Option<f64> {
         self.is_real().then_some(most)
     }
@@ -114,7 +108,7 @@ impl Scenario {
 impl Program {
     const ALL: [Self; 3] = [Self::Bare, Self::Deploy, Self::Apply];
 
-    /// Whether it is the one that is to meet goals.
+    /// Whether the program has to meet goals.
     pub fn is_real(self) -> bool {
         self != Self::Bare
     }
@@ -123,14 +117,14 @@ impl Program {
 impl Stage {
     /// Starts the server.
     pub async fn set() -> Result<Self> {
-        // On a disk, as the journal of an operator is; a temporary folder may be in memory.
+        // On a disk, like the journal of an operator; a temporary folder may be in memory.
         let folder = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).into_diagnostic()?;
         let admin = Key::generate(folder.path(), "admin")?;
         let server = Server::start(&folder.path().join("server"), &[admin.user(Principal::Admin)]).await?;
         Ok(Self { server, admin, folder })
     }
 
-    /// Starts an empty program and the real one in turn, and returns what each cost.
+    /// Starts an empty program and the real one in turn and returns their costs.
     pub fn starts(&self) -> Result<Vec<[Cost; 2]>> {
         let empty = self.empty_program()?;
         let empty = empty.to_string_lossy();
@@ -140,7 +134,7 @@ impl Stage {
     /// Runs the programs in turn with a fleet.
     pub async fn play(&mut self, scenario: Scenario) -> Result<Vec<Figures>> {
         let _hosts = self.start_hosts(scenario).await?;
-        // Those of another fleet are known no more.
+        // Forgets the known hosts of another fleet.
         fs::remove_dir_all(self.path("state")).ok();
         let mut all: Vec<Figures> = Program::ALL.into_iter().map(|program| Figures::new(scenario, program)).collect();
         for _ in 0..scenario.rounds {
@@ -179,14 +173,14 @@ impl Stage {
         Ok(Sample { span, leave: None, display: None, cost })
     }
 
-    /// Rolls out a plan of one wave, and returns its journal too.
+    /// Rolls out a plan with one wave. Returns its journal too.
     fn apply(&self, hosts: u32) -> Result<(Cost, String)> {
         let (plan, state) = (self.path("plan.toml"), self.path("state"));
-        // A plan of hosts by name needs no longer for its roll call than they take to answer.
+        // The roll call for a named host ends once it has answered.
         let targets = if hosts == 1 { "prod.h0" } else { "prod.all" };
         let text = format!("revision = {:?}\n[[wave]]\nname = \"all\"\ntargets = {targets:?}\n", hosts::REVISION);
         fs::write(&plan, text).into_diagnostic()?;
-        // The hosts that answered before stay known.
+        // Removes the journals and keeps the known hosts.
         fs::remove_dir_all(state.join("rollouts")).ok();
         let arguments = ["apply", &plan.to_string_lossy(), "--yes", "--state-dir", &state.to_string_lossy()];
         let (cost, _) = self.operator(&arguments)?;
@@ -203,12 +197,12 @@ impl Stage {
         self.run(PROGRAM, &[arguments, &connection].concat())
     }
 
-    /// Runs a program to its end and returns what it cost and what it printed.
+    /// Runs a program and returns its cost and output.
     fn run(&self, program: &str, arguments: &[&str]) -> Result<(Cost, String)> {
         let (report, errors) = (self.path("cost"), self.path("errors"));
         let mut command = fleet::command(Path::new(&this_program()?), self.folder.path(), &[])?;
         command.arg("cost").arg(&report).arg(program).args(arguments).stdin(Stdio::null());
-        // In no repository: git would be asked about the commits of a clone, and the bare program looks up nothing.
+        // Outside of any repository: with a clone, the program would run git, and the bare program does not.
         command.current_dir("/");
         command.stderr(fs::File::create(&errors).into_diagnostic()?);
         let printed = fs::File::create(self.path("printed")).into_diagnostic()?;
@@ -240,7 +234,7 @@ impl Stage {
         Ok(hosts)
     }
 
-    /// The least that a program can be.
+    /// Compiles an empty program.
     fn empty_program(&self) -> Result<PathBuf> {
         let (source, program) = (self.path("empty.rs"), self.path("empty"));
         fs::write(&source, "fn main() {}\n").into_diagnostic()?;

@@ -1,4 +1,4 @@
-//! When things happened in a rollout, by the times of its events.
+//! Reads the times of a rollout from its events.
 
 use std::time::Duration;
 
@@ -6,12 +6,12 @@ use jiff::Timestamp;
 use miette::{IntoDiagnostic, Result, miette};
 use serde::Deserialize;
 
-/// The two moments that count.
+/// The two times that matter.
 #[derive(Debug, Clone, Copy)]
 pub struct Timeline {
-    /// When the first request was about to leave.
+    /// When the first request was about to be sent.
     pub first_request: Timestamp,
-    /// When the last host became final.
+    /// When the last final response came.
     pub last_final: Timestamp,
 }
 
@@ -22,7 +22,7 @@ struct Event<'a> {
 }
 
 impl Timeline {
-    /// The timeline of a journal, or of what `--json` prints.
+    /// Reads a journal, or the output of `--json`.
     pub fn of(events: &str) -> Result<Self> {
         let (mut first_request, mut last_final) = (None, None);
         for line in events.lines() {
@@ -38,18 +38,18 @@ impl Timeline {
         Ok(Self { first_request, last_final })
     }
 
-    /// From the first request to the last final.
+    /// From the first request to the last final response.
     pub fn span(&self) -> Duration {
         between(self.first_request, self.last_final)
     }
 
-    /// From the last final to the end of the process.
+    /// From the last final response to the exit of the process.
     pub fn until(&self, ended_at: Timestamp) -> Duration {
         between(self.last_final, ended_at)
     }
 }
 
-/// The end of a process is known to the millisecond only, and so may seem to be before its last event.
+/// Zero if negative: the exit of a process is known only to the millisecond, and may seem to be before its last event.
 fn between(from: Timestamp, to: Timestamp) -> Duration {
     Duration::try_from(to.duration_since(from)).unwrap_or_default()
 }

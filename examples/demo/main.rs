@@ -1,7 +1,7 @@
-//! A rollout to look at: a real nats-server, six real listeners and the real program, on this machine and in a temporary
-//! folder. Only `nixos-rebuild` is made up: it takes a second or two and changes nothing.
+//! Demonstrates a rollout: a real nats-server, six real listeners and the real program, on this machine and in a
+//! temporary folder. Only `nixos-rebuild` is simulated: it takes a second or two and changes nothing.
 //!
-//! `cargo run --example demo` shows a rollout that succeeds, with `failure` behind it one that halts.
+//! `cargo run --example demo` shows a rollout that succeeds, `cargo run --example demo failure` one that halts.
 
 #[path = "../../tests/support/mod.rs"]
 #[expect(dead_code, reason = "the tests need more of it than the demo does")]
@@ -25,13 +25,12 @@ use support::lab::Lab;
 const HOSTS: [&str; 6] =
     ["test.test1", "test.test2", "prod.ns1.dns", "prod.ns2.dns", "prod.jelly.media", "prod.sonos.media"];
 
-/// What the made-up `nixos-rebuild` does on a host that has no troubles.
+/// The simulated `nixos-rebuild` of a host that succeeds.
 const SUCCESS: &str = include_str!("success.sh");
 
-/// What it does on the host that fails.
+/// The simulated `nixos-rebuild` of the host that fails.
 const FAILURE: &str = include_str!("failure.sh");
 
-/// The plan, as it stands in the repository too.
 const PLAN: &str = include_str!("../../plans/demo.toml");
 
 /// Roll a plan of three waves over six listeners on this machine
@@ -58,14 +57,14 @@ async fn main() -> Result<ExitCode> {
         let code = show(story).await?;
         judge(story, code)
     };
-    // Ctrl-C ends everything that was started here as well; what is left to do is to remove the folder.
+    // Ctrl-C ends all processes that were started here too; only the folder has to be removed.
     tokio::select! {
         ended = run => ended,
         _ = ctrl_c() => Ok(ExitCode::from(130)),
     }
 }
 
-/// Sets the stage and runs the rollout on it; returns its exit code.
+/// Starts the lab and runs the rollout. Returns its exit code.
 async fn show(story: Story) -> Result<Option<i32>> {
     let mut lab = Lab::start(&program()?, &HOSTS).await?;
     say(&format!("nats-server  {}, where each key may do only what it needs", lab.server.url()))?;
@@ -82,7 +81,7 @@ async fn show(story: Story) -> Result<Option<i32>> {
     apply(&lab).await
 }
 
-/// Runs the real program in front of the user.
+/// Runs the real program with its output shown.
 async fn apply(lab: &Lab) -> Result<Option<i32>> {
     let mut command = lab.operator(&lab.admin)?;
     let plans = lab.home().join("plans");
@@ -94,14 +93,14 @@ async fn apply(lab: &Lab) -> Result<Option<i32>> {
         }
     }
     command.args(["apply", "plans/demo.toml", "--yes"]);
-    // Should Ctrl-C end the demo, a rollout must not wait on for hosts that are gone.
+    // If Ctrl-C ends the demo, the rollout must not wait for hosts that are gone.
     let mut rollout = Command::from(command);
     let status = rollout.kill_on_drop(true).status().await;
     let status = status.into_diagnostic().wrap_err("cannot run homelab-deploy")?;
     Ok(status.code())
 }
 
-/// Says whether the rollout ended as it should have.
+/// Checks whether the rollout ended as expected.
 fn judge(story: Story, code: Option<i32>) -> Result<ExitCode> {
     let (expected, verdict) = match story {
         Story::Success => (0, "every wave succeeded. `make demo-failure` shows one that does not."),
@@ -114,7 +113,7 @@ fn judge(story: Story, code: Option<i32>) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The program, which cargo puts beside the folder of the examples, and an installation beside the demo.
+/// Finds the program: beside the folder of the examples in a cargo build, beside the demo in an installation.
 fn program() -> Result<PathBuf> {
     let demo = std::env::current_exe().into_diagnostic()?;
     let candidates = demo.ancestors().skip(1).take(2).map(|folder| folder.join("homelab-deploy"));
@@ -124,16 +123,16 @@ fn program() -> Result<PathBuf> {
     })
 }
 
-/// The host's own name in `<tier>.<host>.<role>`.
+/// Returns the host in `<tier>.<host>.<role>`.
 fn host_name(text: &str) -> Result<HostName> {
     text.split('.').nth(1).unwrap_or_default().parse().into_diagnostic()
 }
 
-/// Prints a text. What a terminal has no room for goes on below, and nothing is broken inside a word.
+/// Prints a text, wrapped to the terminal between words.
 fn say(text: &str) -> Result<()> {
     let width = terminal_size_of(io::stdout()).map_or(usize::MAX, |(Width(columns), _)| columns.into());
     let options = textwrap::Options::new(width).break_words(false).word_splitter(WordSplitter::NoHyphenation);
-    // What has a label goes on in the column of what is said of it.
+    // Indents further lines to the column after the label.
     let label = text.find("  ").map_or(0, |end| text.len() - text.get(end..).unwrap_or_default().trim_start().len());
     let margin = " ".repeat(label);
     writeln!(io::stdout(), "{}", textwrap::fill(text, options.subsequent_indent(&margin))).into_diagnostic()

@@ -1,41 +1,41 @@
-//! Which server is tried next, after what pause, and when a service gives up.
+//! Decides which server to try next, after what pause, and when a service gives up.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_nats::{ReconnectToServer, Server};
 
-/// The pause after the first round of failures; it doubles with every further one.
+/// The pause after the first round of failures. It doubles with every further round.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
-/// How long a connection has to stand until it counts as a good one, after which the backoff begins anew.
+/// How long a connection must last to reset the backoff.
 const STOOD: Duration = Duration::from_secs(5);
 
-/// Goes round the servers; the first round has no pauses, each later one has longer ones.
+/// Cycles through the servers. The first round has no pauses; each later round has longer ones.
 ///
-/// That a connection was made is no reason to begin anew: a server that accepts each one only to close it would be met in a
-/// tight loop. One that stood for a while is.
+/// A connect alone does not reset the backoff, or a server that accepts and closes each connection would cause a tight
+/// loop. A connection that lasts for a while does.
 #[derive(Debug)]
 pub(super) struct Backoff {
     longest: Duration,
-    // The client's callback is shared, so the counting needs a lock; nothing waits while it is held.
+    // The client's callback is shared, so this needs a lock. Nothing blocks while it is held.
     series: Mutex<Series>,
 }
 
 #[derive(Debug, Default)]
 struct Series {
-    /// Where the last attempt went, counted on and on; where the first one goes.
+    /// The position of the last attempt, or of the first one to make. Not reduced to the number of servers.
     position: usize,
     attempts: usize,
-    /// When the last attempt was to be made.
+    /// The time scheduled for the last attempt.
     last: Option<Instant>,
-    /// Whether the next attempt is made although the connection stands.
+    /// Whether the next attempt replaces a working connection.
     on_purpose: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 struct Next {
-    /// Which server, by its position in the pool.
+    /// The index of the server in the pool.
     server: usize,
     pause: Duration,
 }
@@ -51,22 +51,22 @@ impl Backoff {
         Self::starting_at(0, longest)
     }
 
-    /// Begins with the server at this position.
+    /// Creates a backoff that begins with the server at this position.
     pub(super) fn starting_at(position: usize, longest: Duration) -> Self {
         Self { longest, series: Mutex::new(Series { position, ..Series::default() }) }
     }
 
-    /// The next attempt is no answer to a failure: it is made at once, where the connection is now, and counts for nothing.
+    /// Makes the next attempt immediate, to the current server, and not counted as a failure.
     pub(super) fn reconnect_on_purpose(&self) {
         self.series().on_purpose = true;
     }
 
-    /// The pause before the next of many attempts in vain.
+    /// Returns the pause before the next attempt after a failure.
     pub(super) fn next_pause(&self) -> Duration {
         self.next(Instant::now(), 1, Last::Failed).pause
     }
 
-    /// The answer to the client, which asks before each attempt.
+    /// Chooses the server and pause for the client, which calls this before each attempt.
     pub(super) fn choose(&self, pool: &[Server]) -> Option<ReconnectToServer> {
         let last = pool.get(self.series().position % pool.len().max(1));
         let last = if last.is_some_and(|server| server.failed_attempts == 0) { Last::Connected } else { Last::Failed };
@@ -74,7 +74,7 @@ impl Backoff {
         pool.get(server).map(|server| ReconnectToServer { addr: server.addr.clone(), delay: Some(pause) })
     }
 
-    /// The next attempt, with this many servers to choose from.
+    /// Returns the next attempt among this many servers.
     fn next(&self, now: Instant, servers: usize, last: Last) -> Next {
         let mut series = self.series();
         let stood = series.last.is_some_and(|at| last == Last::Connected && now.saturating_duration_since(at) >= STOOD);
@@ -95,10 +95,10 @@ impl Backoff {
         self.series.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The pause before each attempt of a round, counted from 0.
+    /// Returns the pause before each attempt of a round, counted from 0.
     fn pause(&self, round: usize) -> Duration {
         let Some(doublings) = round.checked_sub(1) else {
-            // The client would sleep before its very first attempt as well, if only for a millisecond.
+            // Not even a millisecond: the client would also sleep before its very first attempt.
             return Duration::ZERO;
         };
         let factor = u32::try_from(doublings).ok().and_then(|n| 2_u32.checked_pow(n)).unwrap_or(u32::MAX);
@@ -106,23 +106,22 @@ impl Backoff {
     }
 }
 
-/// For how long the key of a service may be refused. Then it ends: what starts it again hands it the key that is valid
-/// now, which systemd does only at the start.
+/// How long a service's key may be refused before it exits: systemd hands over a new key only at a start.
 const REFUSED_FOR: Duration = Duration::from_mins(1);
 
-/// Since when the server refuses the key.
+/// Tracks since when the server has refused the key.
 #[derive(Debug, Default)]
 pub struct Lockout {
     since: Option<tokio::time::Instant>,
 }
 
 impl Lockout {
-    /// The server refused the key; whether it has done so for too long.
+    /// Records a refusal. Returns whether the key has been refused for too long.
     pub fn refused(&mut self) -> bool {
         self.since.get_or_insert_with(tokio::time::Instant::now).elapsed() >= REFUSED_FOR
     }
 
-    /// The server took the key.
+    /// Records that the server accepted the key.
     pub fn over(&mut self) {
         self.since = None;
     }
@@ -155,10 +154,10 @@ mod tests {
         let backoff = Backoff::new(LONGEST);
         let start = Instant::now();
         let pause = |after: Duration, last| backoff.next(start + after, 1, last).pause.as_millis();
-        // Accepted and thrown out at once, over and over: this must not become a tight loop.
+        // Connections that are accepted and closed at once must not cause a tight loop.
         let closed = [0; 4].map(|_| pause(Duration::ZERO, Last::Connected));
         assert_eq!(closed, [0, 100, 200, 400]);
-        // A server that swallows each attempt for a while is no connection that stood.
+        // An attempt that hangs for a while is not a connection that lasted.
         assert_eq!(pause(Duration::from_secs(10), Last::Failed), 800);
         assert_eq!(pause(Duration::from_secs(15), Last::Connected), 1_600);
         assert_eq!(pause(Duration::from_secs(22), Last::Connected), 0);
@@ -174,7 +173,7 @@ mod tests {
             backoff.reconnect_on_purpose();
             assert_eq!(next(Last::Connected), Next { server: 1, pause: Duration::ZERO });
         }
-        // One that fails is followed by a whole round without pauses.
+        // After such an attempt fails, a whole round has no pauses.
         let rounds = [0; 3].map(|_| next(Last::Failed)).map(|next| (next.server, next.pause.as_millis()));
         assert_eq!(rounds, [(0, 0), (1, 0), (0, 100)]);
     }

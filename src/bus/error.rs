@@ -1,4 +1,4 @@
-//! Why there is no connection, and what to do about it.
+//! Errors of connecting, with help.
 
 use std::error::Error as _;
 use std::fmt;
@@ -55,7 +55,7 @@ pub enum BusError {
     ))]
     WithoutTls {
         server: ServerUrl,
-        /// The address or file that asks for TLS.
+        /// The address or file that requires TLS.
         required_by: String,
     },
 }
@@ -64,7 +64,7 @@ pub enum BusError {
 pub struct ConnectAttempt {
     pub server: ServerUrl,
     pub why: String,
-    /// What to do about it, where that is known.
+    /// What the user can do, if known.
     pub next: Option<String>,
 }
 
@@ -84,7 +84,7 @@ fn list(attempts: &[ConnectAttempt]) -> String {
     attempts.iter().map(ConnectAttempt::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// What to do, by what came of the first server of which that is known.
+/// Returns the first known help of the attempts.
 fn next(attempts: &[ConnectAttempt]) -> String {
     attempts.iter().find_map(|attempt| attempt.next.clone()).unwrap_or_else(|| {
         "check that nats-server runs there and that the address is right; for a server with TLS use tls:// and, with a \
@@ -102,7 +102,7 @@ impl ConnectAttempt {
         Self { next: Some(next.into()), ..Self::new(server, why) }
     }
 
-    /// Something takes the connection and says nothing: it is no server, or one that waits for the client.
+    /// Describes a program that accepts the connection and says nothing: no nats-server, or one that waits for the client.
     pub(super) fn mute(server: &ServerUrl) -> Self {
         Self::but(server, "something takes connections there, and does not speak as a NATS server does", PORT)
     }
@@ -111,7 +111,7 @@ impl ConnectAttempt {
         Self::new(server, format!("no answer within {} ms", within.as_millis()))
     }
 
-    /// What the client says went wrong. Some of the words are the server's.
+    /// Describes an error of the client, which may contain text of the server.
     pub(super) fn of(error: &ConnectError, server: &ServerUrl, settings: &Settings) -> Self {
         let Some(source) = error.source().filter(|_| error.kind() == ConnectErrorKind::Io) else {
             return Self::new(server, error.to_string());
@@ -156,7 +156,7 @@ impl ConnectAttempt {
 
     fn of_certificate(error: &CertificateError, server: &ServerUrl, settings: &Settings) -> Self {
         match error {
-            // An authority that was made anew under the same name signs otherwise.
+            // A recreated authority has the same name and another signature.
             CertificateError::UnknownIssuer | CertificateError::BadSignature => Self::but(
                 server,
                 "its certificate is not signed by an authority that is trusted here",
@@ -185,7 +185,7 @@ impl ConnectAttempt {
                 format!("its certificate is valid only in {} by the clock of this machine", apart(*time, *not_before)),
                 "set the clock of this machine, or that of the one that made the certificate",
             ),
-            // The library for certificates keeps this one to itself.
+            // The certificate library does not export this variant.
             error if format!("{error:?}").contains("CaUsedAsEndEntity") => Self::but(
                 server,
                 "its certificate is that of an authority (CA:TRUE), which no server may show as its own",
@@ -196,12 +196,12 @@ impl ConnectAttempt {
     }
 }
 
-/// What went wrong with TLS.
+/// Returns the TLS error in an error of the client.
 fn tls_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a TlsError> {
     error.downcast_ref::<io::Error>().and_then(io::Error::get_ref).and_then(|error| error.downcast_ref())
 }
 
-/// The names in a certificate, which come as `DnsName("x")` and `IpAddress(x)`.
+/// Formats the names in a certificate, given as `DnsName("x")` and `IpAddress(x)`.
 fn names(presented: &[String]) -> String {
     let bare = |name: &String| {
         let name = name.split_once('(').map_or(name.as_str(), |(_, name)| name);

@@ -1,4 +1,4 @@
-//! What becomes of a connection, in our own words.
+//! Translates the client's events.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,33 +10,33 @@ use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 pub use crate::nats_config::Operation;
 use crate::text::safe;
 
-/// What the client calls it when a server refuses the key.
+/// The client's text for a refused key.
 const REFUSED: &str = "authorization violation";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BusEvent {
-    /// It stands again, and the client has renewed its subscriptions. What was published in between may be lost.
+    /// Reconnected, with all subscriptions. Messages that were published in between may be lost.
     Up,
-    /// It broke. What is published now would be sent at some later time.
+    /// Disconnected. The client would buffer a message and send it later.
     Down,
     Refused(Violation),
-    /// A subscription was full, and at least one message for it is lost.
+    /// A subscription's buffer was full, and at least one message is lost.
     SlowConsumer,
     LockedOut,
-    /// Anything else that went wrong, in words: an attempt to reconnect, for one.
+    /// Any other error as text, such as a failed attempt to reconnect.
     Error(String),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
     pub operation: Operation,
-    /// On which subject, as the server spells it, without what a terminal would obey.
+    /// As the server spells it, without control characters.
     pub subject: String,
 }
 
 impl Violation {
-    /// Reads what the server says: `Permissions Violation for Publish to "deploy.prod.all"`, or `for Subscription to
-    /// "x" using queue "q"`.
+    /// Parses the server's text: `Permissions Violation for Publish to "deploy.prod.all"`, or `for Subscription to "x"
+    /// using queue "q"`.
     fn parse(text: &str) -> Option<Self> {
         let what = strip_prefix_ignoring_case(text, "permissions violation for ")?;
         let (operation, rest) = if let Some(rest) = strip_prefix_ignoring_case(what, "publish") {
@@ -70,21 +70,21 @@ pub struct Events {
 }
 
 impl Events {
-    /// The next event; nothing any more when the client is gone.
+    /// Receives the next event; `None` once the client is gone.
     pub async fn recv(&mut self) -> Option<BusEvent> {
         let event = self.events.recv().await;
         self.taken(event.as_ref());
         event
     }
 
-    /// The next event that is here already.
+    /// Returns the next event if one has arrived.
     pub fn try_recv(&mut self) -> Option<BusEvent> {
         let event = self.events.try_recv().ok();
         self.taken(event.as_ref());
         event
     }
 
-    /// A message that is lost after this is told again.
+    /// The next lost message causes a new event.
     fn taken(&self, event: Option<&BusEvent>) {
         if event == Some(&BusEvent::SlowConsumer) {
             self.is_full.store(false, Ordering::Relaxed);
@@ -95,13 +95,12 @@ impl Events {
 pub(super) struct Translator {
     events: UnboundedSender<BusEvent>,
     connected_before: AtomicBool,
-    /// Whether the owner of the connection has yet to hear that a subscription was full. The client says so for each message
-    /// that is lost, of which others may send any number.
+    /// Whether a `SlowConsumer` event waits to be received. The client reports each of any number of lost messages.
     is_full: Arc<AtomicBool>,
 }
 
 impl Translator {
-    /// A translator and the events that it makes.
+    /// Creates a translator and the receiver of its events.
     pub(super) fn new() -> (Self, Events) {
         let (sender, events) = mpsc::unbounded_channel();
         let is_full = Arc::new(AtomicBool::new(false));
@@ -112,14 +111,14 @@ impl Translator {
 
     pub(super) fn hear(&self, event: Event) {
         if let Some(event) = self.translate(event) {
-            // Nobody listens any more when the owner of the connection is about to end.
+            // The receiver is gone when the owner of the connection is shutting down.
             self.events.send(event).ok();
         }
     }
 
     fn translate(&self, event: Event) -> Option<BusEvent> {
         Some(match event {
-            // The caller knows of the first connection: it has been given it.
+            // The caller knows of the first connect.
             Event::Connected if !self.connected_before.swap(true, Ordering::Relaxed) => return None,
             Event::Connected => BusEvent::Up,
             Event::Disconnected => BusEvent::Down,

@@ -1,4 +1,4 @@
-//! The seed file: the one secret of the program.
+//! Reads the seed file, the one secret of the program.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -15,18 +15,18 @@ const MAX_FILE_BYTES: u64 = 64 * 1024;
 
 /// The permission bit that lets everyone on the machine read a file.
 ///
-/// The group's bit is not looked at: systemd's credentials and secret managers give a service its key through the
-/// group, or through an access list that is shown in the place of it.
+/// The group's bit is ignored: systemd's credentials and secret managers give a service its key through the group, or
+/// through an access list whose mask replaces the group's bits.
 const READ_BY_OTHERS: u32 = 0o004;
 
-/// What to do when everyone on the machine can read the seed file.
+/// What to do if every user of the machine can read the seed file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SeedReaders {
     Warn,
     Refuse,
 }
 
-/// The file with the seed, which may change while this program runs. Not `Debug`, so that the seed gets into no message.
+/// The seed file, which may change while this program runs. Not `Debug`, so that no message contains the seed.
 pub(super) struct SeedFile {
     file: PathBuf,
     readers: SeedReaders,
@@ -34,26 +34,25 @@ pub(super) struct SeedFile {
 }
 
 impl SeedFile {
-    /// Reads the seed file; the text beside it is a warning.
+    /// Reads the seed file. The text is a warning.
     pub(super) fn read(file: &Path, readers: SeedReaders) -> Result<(Self, Option<String>), BusError> {
         let (first, warning) = read(file, readers)?;
         Ok((Self { file: file.to_owned(), readers, first }, warning))
     }
 
-    /// The key that the file holds now. Where it holds none any more, the first one: what is no ordinary file, such as a
-    /// pipe of the shell, can be read only once.
+    /// Returns the key in the file now, or else the first key: a pipe of the shell, for example, can be read only once.
     fn key(&self) -> KeyPair {
         let is_ordinary = fs::metadata(&self.file).is_ok_and(|file| file.is_file());
         let now = is_ordinary.then(|| read(&self.file, self.readers).ok()).flatten();
         now.map_or_else(|| self.first.clone(), |(key, _)| key)
     }
 
-    /// The public half, which stands in the server's configuration.
+    /// Returns the public key, which is in the server's configuration.
     pub(super) fn public_key(&self) -> String {
         self.key().public_key()
     }
 
-    /// Proves to a server that chose this nonce that the secret half is here.
+    /// Signs the server's nonce.
     pub(super) fn prove(&self, nonce: &[u8]) -> Result<Auth, AuthError> {
         let (key, mut auth) = (self.key(), Auth::new());
         auth.nkey = Some(key.public_key());
@@ -62,16 +61,16 @@ impl SeedFile {
     }
 }
 
-/// The public key that goes with the seed in a file; the text beside it is a warning.
+/// Returns the public key of the seed in a file. The text is a warning.
 pub fn public_key(file: &Path) -> Result<(String, Option<String>), BusError> {
     let (key, warning) = read(file, SeedReaders::Warn)?;
     Ok((key.public_key(), warning))
 }
 
-/// Reads the seed file; the text beside the key is a warning.
+/// Reads the seed file. The text is a warning.
 fn read(file: &Path, readers: SeedReaders) -> Result<(KeyPair, Option<String>), BusError> {
     let unreadable = |error| BusError::SeedUnreadable(file.to_owned(), error);
-    // Through one open file, so that what is judged is what is read.
+    // One open file, so that the permissions belong to the text that is read.
     let seed_file = File::open(file).map_err(unreadable)?;
     let permissions = seed_file.metadata().map_err(unreadable)?.permissions();
     let warning = judge_readers(file, &permissions, readers)?;
@@ -93,8 +92,8 @@ fn judge_readers(file: &Path, permissions: &fs::Permissions, readers: SeedReader
     }
 }
 
-/// The user's key in a file that may have comments, decorations such as `-----BEGIN USER NKEY SEED-----`, and a JWT before it,
-/// as .creds files have.
+/// Finds the user's key in a file, which may also have comments, lines such as `-----BEGIN USER NKEY SEED-----`, and a
+/// JWT, as .creds files do.
 fn parse(text: &str) -> Option<KeyPair> {
     let pair = text.lines().find_map(|line| KeyPair::from_seed(line.trim()).ok())?;
     matches!(pair.key_pair_type(), KeyPairType::User).then_some(pair)
@@ -168,7 +167,7 @@ mod tests {
         assert_eq!(seed.public_key(), second.public_key());
         fs::remove_file(&file).unwrap();
         assert_eq!(seed.public_key(), first.public_key());
-        // Opening a pipe that nobody writes to waits without end.
+        // Opening a pipe without a writer would block.
         rustix::fs::mknodat(rustix::fs::CWD, &file, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
         assert_eq!(seed.public_key(), first.public_key());
         drop(folder);

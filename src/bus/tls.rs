@@ -1,4 +1,4 @@
-//! When a connection must be encrypted.
+//! Decides whether a connection must use TLS.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,13 +13,13 @@ use super::{ClientCert, ServerUrl, Settings};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tls {
     Required,
-    /// A server that asks for it gets it. Nothing protects from somebody in the network who answers in its place.
+    /// Used if the server requires it. Does not protect from an attacker in the network who impersonates the server.
     AsTheServerAsks,
 }
 
 impl Tls {
-    /// Reads the settings. An error when they ask for TLS and name a server that would do without, or when a file does not
-    /// have what it should, which the client would report only as a TLS error of each connection.
+    /// Checks the settings. Fails if they require TLS and name a server without it, or if a file has the wrong content,
+    /// which the client would report only as a TLS error of each connection.
     pub(super) fn of(settings: &Settings) -> Result<Self, BusError> {
         for file in certificates(settings) {
             check::<CertificateDer<'_>>(file, "certificate")?;
@@ -34,10 +34,10 @@ impl Tls {
         }
     }
 
-    /// The options of a client with what TLS needs.
+    /// Adds TLS to the options of a client.
     pub(super) fn apply(self, settings: &Settings, mut options: ConnectOptions) -> ConnectOptions {
         if self == Self::Required {
-            // A server names others in the message that comes before TLS does, with no word on whether they speak it.
+            // A server announces others before TLS begins, and does not say whether they use it.
             options = options.require_tls(true).ignore_discovered_servers();
         }
         if let Some(ca) = &settings.ca_file {
@@ -50,13 +50,13 @@ impl Tls {
     }
 }
 
-/// The files with certificates that TLS needs, by the settings.
+/// Returns the certificate files in the settings.
 fn certificates(settings: &Settings) -> impl Iterator<Item = &Path> {
     let client = settings.client_cert.iter().map(|client| &client.cert);
     settings.ca_file.iter().chain(client).map(PathBuf::as_path)
 }
 
-/// Makes sure that there is one of these in a file, which the client would pass over.
+/// Fails if the file has no item of this kind; the client would ignore that.
 fn check<T: PemObject>(file: &Path, what: &'static str) -> Result<(), BusError> {
     let pem = fs::read(file).map_err(|error| BusError::TlsFile(file.to_owned(), error))?;
     T::from_pem_slice(&pem).map_err(|_| BusError::NotPem { file: file.to_owned(), what })?;

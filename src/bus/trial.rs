@@ -1,4 +1,4 @@
-//! Trying what the server lets a key do. The key does not say it, and the server only says what it refuses.
+//! Tries the permissions of a key: a key does not contain them, and the server reports only refusals.
 
 use std::time::Duration;
 
@@ -16,14 +16,14 @@ const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tried {
     pub refused: Vec<(Operation, String)>,
-    /// Whether the key may use subjects that have nothing to do with this program.
+    /// Whether the key may use subjects outside of this program.
     pub beyond: bool,
 }
 
 impl Bus {
-    /// Tries to publish to these subjects, or to subscribe to them. An error says why it could not be found out.
+    /// Tries to publish or subscribe to these subjects. The error says why the trial failed.
     ///
-    /// No listener takes what is published for a request: it is an empty message, or the question who is there.
+    /// No listener takes a published message for a request: it is empty, or a roll call.
     pub async fn try_out(&mut self, permissions: &[(Operation, String)]) -> Result<Tried, String> {
         let disconnected = |_| "the connection was lost".to_owned();
         let mut subscribers = Vec::new();
@@ -37,8 +37,8 @@ impl Bus {
                 }
             }
         }
-        // The server reads all of it in order. It refuses the last one, or it brings the message back: either is a sign that it
-        // has said before what it refuses.
+        // The server handles messages in order. It refuses the last one or sends it back; either way, all earlier
+        // refusals have arrived before that.
         let last = format!("homelab-deploy.{}", Uuid::new_v4());
         let mut echo = self.client.subscribe(last.clone()).await.map_err(|error| error.to_string())?;
         self.client.publish(last.clone(), Vec::new().into()).await.map_err(disconnected)?;
@@ -60,7 +60,7 @@ impl Bus {
             }
         };
         timeout(ANSWERED_WITHIN, answered).await.map_err(|_| "the server does not answer".to_owned())??;
-        // The client hands a refusal to another task than the message that the server sent after it.
+        // The client passes errors of the server to another task than the messages that came after them.
         for _ in 0..2 {
             yield_now().await;
         }
@@ -73,10 +73,10 @@ impl Bus {
     }
 }
 
-/// What is published to a subject to try it.
+/// Returns the message with which to try a subject.
 fn payload(subject: &str) -> Vec<u8> {
     if subject.starts_with(DISCOVER) {
-        // Listeners complain of anything else there.
+        // Listeners log a warning about any other message there.
         return DiscoveryRequest { reply_to: ReplySubject::single(Uuid::new_v4()), tier: None, per_host: true }
             .to_bytes();
     }

@@ -1,4 +1,4 @@
-//! What words on the command line mean: aliases of deploy subjects, which the environment and the context define, and hosts.
+//! Resolves words of the command line: hosts, and aliases of deploy subjects from the environment and the context.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
@@ -10,16 +10,16 @@ use super::exit::{CommandError, Exit, OrUsage};
 use crate::plan::{Aliases, Selector};
 use crate::protocol::{HostName, Target, Tier, alias_variable};
 
-/// The aliases of the context, by the variables that go before them.
+/// The subjects of the context's aliases, by the variable that overrides each of them.
 static OF_CONTEXT: OnceLock<BTreeMap<String, String>> = OnceLock::new();
 
-/// Takes up the aliases of the context. There is one context in a process, and so it is done once.
+/// Stores the aliases of the context. A process has one context, so this happens once.
 pub(super) fn remember(aliases: BTreeMap<String, String>) {
     let by_variable = aliases.into_iter().map(|(alias, subject)| (alias_variable(&alias), subject));
     OF_CONTEXT.set(by_variable.collect()).ok();
 }
 
-/// The aliases that there are.
+/// The aliases of the environment and the context.
 pub(super) struct KnownAliases;
 
 impl Aliases for KnownAliases {
@@ -32,7 +32,6 @@ impl Aliases for KnownAliases {
     }
 }
 
-/// The names of the aliases that there are.
 pub(super) fn names() -> Vec<String> {
     let of_context = OF_CONTEXT.get().into_iter().flat_map(BTreeMap::keys).cloned();
     let set = std::env::vars_os().filter_map(|(variable, _)| variable.into_string().ok());
@@ -43,7 +42,7 @@ pub(super) fn names() -> Vec<String> {
     of_context.chain(set).filter_map(name).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-/// What an alias stands for, by the variable that defines it: what the environment says, else what the context does.
+/// Returns the subject of an alias by its variable: from the environment, else from the context.
 #[expect(clippy::disallowed_methods, reason = "which variables are asked for depends on the words of the user")]
 pub(super) fn lookup(variable: &str) -> Option<String> {
     let of_environment = std::env::var(variable).ok().filter(|subject| !subject.is_empty());
@@ -55,7 +54,7 @@ pub(super) fn lookup(variable: &str) -> Option<String> {
 #[diagnostic(help("name one host, such as prod.ns1: `homelab-deploy hosts` lists them"))]
 struct NotOneHost(String);
 
-/// Which host is meant. A name alone may be that of any tier.
+/// Parses the name of one host. A name without a tier may be a host of any tier.
 pub(super) fn one_host(word: &str) -> Result<(Option<Tier>, HostName), CommandError> {
     if let Ok(name) = word.parse()
         && lookup(&alias_variable(word)).is_none()
@@ -65,7 +64,6 @@ pub(super) fn one_host(word: &str) -> Result<(Option<Tier>, HostName), CommandEr
     only_host(Selector::parse(word, &KnownAliases).or_usage()?)
 }
 
-/// The host that a target means alone.
 pub(super) fn only_host(selector: Selector) -> Result<(Option<Tier>, HostName), CommandError> {
     match selector.target {
         Target::Host(tier, host) => Ok((Some(tier), host)),

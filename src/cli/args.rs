@@ -1,4 +1,4 @@
-//! The flags that several commands take, and what they come to.
+//! Flags that several commands take, and the settings that they set.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -9,14 +9,15 @@ use clap::Args;
 use super::connection::OperatorArgs;
 use super::context::StateArgs;
 use super::exit::{CommandError, OrUsage};
+use super::folders::cache_dir;
 use crate::bus::ServerUrl;
 use crate::operator::flake::{Accepted, Consent, FlakeRules};
 use crate::operator::plan_file::{PlanFile, read_systems};
-use crate::operator::{BuildOptions, Prepared, SystemsFrom};
+use crate::operator::{BuildOptions, OperatorContext, Prepared, SystemsFrom};
 use crate::plan::{Hook, Hooks, Plan, Rollback, parse_confirm_timeout};
 use crate::protocol::{FlakeAttr, FlakeUrl, HostName, Tier};
 
-/// Reads a variable that switches something on, as its flag does. An empty one is an unset one.
+/// Parses the variable of a boolean flag. An empty variable counts as unset.
 pub(super) fn switch(text: &str) -> Result<bool, String> {
     match text.to_ascii_lowercase().as_str() {
         "1" | "true" | "yes" | "on" => Ok(true),
@@ -25,7 +26,7 @@ pub(super) fn switch(text: &str) -> Result<bool, String> {
     }
 }
 
-// Where a revision is looked up, where the plan does not say it.
+// The flake in which a revision is looked up if the plan names none.
 #[derive(Debug, Args)]
 pub(super) struct FlakeArgs {
     /// Flake in which a branch or tag is looked up where the plan names none [default: the one that the hosts name, once it
@@ -39,18 +40,31 @@ pub(super) struct FlakeArgs {
 }
 
 impl FlakeArgs {
-    pub(super) fn rules(&self, operator: &OperatorArgs, state: &StateArgs, consent: Option<Consent>) -> FlakeRules {
+    /// Who deploys by these flags. A person is asked by `consent`.
+    pub(super) fn context(
+        &self,
+        operator: &OperatorArgs,
+        state: &StateArgs,
+        consent: Option<Consent>,
+    ) -> OperatorContext {
         let servers = operator.settings().servers;
-        FlakeRules {
+        let flakes = FlakeRules {
             given: self.flake.clone(),
             accept: self.accept_flake.clone(),
             accepted: Accepted::of(state.folder(), servers.iter().map(ServerUrl::to_string)),
             consent,
+        };
+        OperatorContext {
+            name: operator.name(),
+            discovery: operator.discovery(state),
+            journals: state.journals(),
+            flakes,
+            cache: cache_dir(),
         }
     }
 }
 
-// By these a context says what is told of a rollout; a plan has keys for that.
+// A context passes its hooks to a command by these flags. A plan has keys for them.
 #[derive(Debug, Args)]
 #[expect(clippy::struct_field_names, reason = "they are named like the keys")]
 pub(super) struct HookArgs {
@@ -69,7 +83,6 @@ pub(super) struct HookArgs {
 struct Argv(Vec<String>);
 
 impl HookArgs {
-    /// The hooks that were said.
     pub(super) fn hooks(&self) -> Hooks {
         let programs = [&self.on_start, &self.on_halt, &self.on_finish];
         Hook::ALL.into_iter().zip(programs).filter_map(|(hook, argv)| Some((hook, argv.clone()?.0))).collect()
@@ -103,7 +116,7 @@ pub(super) struct RollbackArgs {
 }
 
 impl RollbackArgs {
-    /// Lets a plan say the same where it says nothing.
+    /// Applies the flags to the waves of a plan that do not decide this themselves.
     pub(super) fn apply_defaults_to(&self, plan: &mut Plan) {
         if self.auto_rollback {
             plan.roll_back(Rollback::Auto);
@@ -124,7 +137,7 @@ pub(super) struct GuardArgs {
     allow_downgrade: bool,
 }
 
-// The one that counts for those who go back on purpose, too.
+// Of the guards, this one also holds for rollbacks.
 #[derive(Debug, Args)]
 pub(super) struct ForceArgs {
     /// Start although another operator's rollout is under way; hosts that are busy with that one will reject this one
@@ -133,11 +146,11 @@ pub(super) struct ForceArgs {
 }
 
 impl GuardArgs {
-    /// Refuses to begin where there is a reason that counts.
+    /// Refuses to start if another rollout runs or prod hosts would be downgraded, unless a flag allows it.
     pub(super) fn check(&self, prepared: &Prepared) -> Result<(), CommandError> {
         self.force.check(prepared)?;
         if !self.allow_downgrade {
-            // Test hosts are there to try branches and to come back.
+            // Test hosts may be downgraded: they exist to try branches and go back.
             prepared.check_not_downgrade(&[Tier::Prod])?;
         }
         Ok(())
@@ -145,7 +158,7 @@ impl GuardArgs {
 }
 
 impl ForceArgs {
-    /// Gives way to another operator's rollout.
+    /// Refuses to start while another operator's rollout runs, unless `--force` is given.
     pub(super) fn check(&self, prepared: &Prepared) -> Result<(), CommandError> {
         if self.force { Ok(()) } else { Ok(prepared.check_no_other_rollout()?) }
     }
@@ -166,7 +179,7 @@ pub(super) struct BuildArgs {
     attr: Vec<(HostName, FlakeAttr)>,
 }
 
-// Where the systems come from, for a rollout.
+// The source of a rollout's systems.
 #[derive(Debug, Args)]
 pub(super) struct SystemsArgs {
     /// Give each host the system that this file has for it, as `homelab-deploy build` writes one
@@ -193,12 +206,12 @@ impl BuildArgs {
 }
 
 impl SystemsArgs {
-    /// Whether a flag says where they come from.
+    /// Whether a flag names a source of systems.
     pub(super) const fn are_given(&self) -> bool {
         self.build || self.systems.is_some()
     }
 
-    /// Where the systems come from; a flag goes before what the plan says.
+    /// Returns the source of the systems. A flag takes precedence over the plan.
     pub(super) fn source(&self, plan: &PlanFile) -> Result<Option<SystemsFrom>, CommandError> {
         if self.build {
             return Ok(Some(SystemsFrom::Building(self.how.options())));

@@ -1,5 +1,4 @@
-//! Carrying out a rollout that is settled, on record and in front of the operator's eyes: `deploy` and `apply` are the same
-//! from here on.
+//! Carries out a prepared rollout, recorded and displayed. `deploy` and `apply` share this code.
 
 use std::io;
 use std::path::PathBuf;
@@ -22,7 +21,7 @@ use crate::bus::Bus;
 use crate::clock;
 use crate::operator::journal::Journal;
 use crate::operator::{Drive, DriveError, Fleet, FleetTask};
-use crate::report::{self, Document, Liveness};
+use crate::report::{Document, Liveness};
 use crate::rollout::{Interrupt, Machine, Outcome, PREPARED, Rollout, Summary};
 
 pub(super) struct Carrier<'a> {
@@ -36,27 +35,27 @@ pub(super) struct Carrier<'a> {
 #[diagnostic(help("it ended before anything was recorded, and so nothing was sent: start anew"))]
 pub(super) struct NothingRecorded;
 
-/// What a hook reads on its standard input: what `report --format json` prints.
+/// Returns what a hook reads on its standard input: the JSON that `report --format json` prints.
 fn for_hooks(summary: &Summary) -> String {
     let liveness = if summary.outcome.is_some() { Liveness::Over } else { Liveness::Running };
     Document::of(summary, liveness, clock::now()).map_or_else(String::new, |document| format!("{}\n", document.json()))
 }
 
 impl Carrier<'_> {
-    /// Begins a rollout, and carries it out until it has ended. Nothing is sent that could not be recorded.
+    /// Starts a rollout and carries it out to its end. Nothing is sent that could not be recorded.
     pub(super) async fn begin(&self, bus: Bus, rollout: Rollout) -> Result<Machine, CommandError> {
         let journal = self.state.journals().create(rollout.id)?;
         let machine = Machine::new(Arc::new(rollout), clock::now(), PREPARED);
         self.carry_out(bus, machine, Summary::default(), journal).await
     }
 
-    /// Goes on with a rollout where its record ends, and carries it out until it has ended.
+    /// Resumes a rollout where its journal ends, and carries it out to its end.
     pub(super) async fn resume(&self, bus: Bus, recorded: Summary, journal: Journal) -> Result<Machine, CommandError> {
         let machine = Machine::resume(recorded.clone(), clock::now(), PREPARED).ok_or(NothingRecorded)?;
         self.carry_out(bus, machine, recorded, journal).await
     }
 
-    /// `recorded` is what the rollout had come to before.
+    /// Carries the rollout out. `recorded` is its state before this process.
     async fn carry_out(
         &self,
         bus: Bus,
@@ -76,7 +75,7 @@ impl Carrier<'_> {
         let drive = Drive::new(fleet, Some(journal), vec![Box::new(display)], interrupts, confirm, for_hooks);
         let drive = drive.watching(self.display.watch());
         let ended = drive.run(&mut machine).await;
-        // The drive has let go of its ends of the channels; what it published last is flushed before the command ends.
+        // The driver has dropped its channels, so the fleet task ends. It flushes the last messages before that.
         messages.join_all().await;
         match ended {
             Ok(()) => Ok(machine),
@@ -84,13 +83,13 @@ impl Carrier<'_> {
         }
     }
 
-    /// Says what became of a rollout that has ended, and what to do about it.
+    /// Shows how a rollout ended and what to do next, and returns the exit code.
     pub(super) fn conclude(&self, state: &Summary) -> Exit {
         self.recap(state);
         state.outcome.map_or(Exit::Failed, Exit::from)
     }
 
-    /// A rollout that could not be driven to its end may have reached hosts before.
+    /// Returns the error of a rollout that could not be driven to its end. Requests may have reached hosts before.
     fn stopped(&self, state: &Summary, error: DriveError) -> CommandError {
         if state.hosts.iter().all(|host| host.request.is_none()) {
             return error.into();
@@ -100,29 +99,22 @@ impl Carrier<'_> {
     }
 
     fn recap(&self, state: &Summary) {
-        let Some(rollout) = state.rollout.as_deref().filter(|_| self.display.audience() == Audience::Person) else {
-            return;
-        };
-        out::note(&report::recap(state, self.display.style(), out::room()));
-        if state.outcome != Some(Outcome::Succeeded) {
-            let id = rollout.id.short();
-            // Who has deployed in one line does so once more.
-            if rollout.source.is_some() {
-                out::note(&format!("  resume:   homelab-deploy apply --resume {id}"));
-            }
-            out::note(&format!("  details:  homelab-deploy status {id}"));
+        self.display.recap(state);
+        let is_shown = self.display.audience() == Audience::Person && state.outcome != Some(Outcome::Succeeded);
+        if let Some(rollout) = state.rollout.as_deref().filter(|_| is_shown) {
+            out::note(&format!("  details:  homelab-deploy status {}", rollout.id.short()));
         }
     }
 }
 
-/// How often it is looked for the wish of another process that this rollout stops.
+/// How often to look for the stop file, by which another process stops this rollout.
 const STOP_FILE_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Error, Diagnostic)]
 #[error("cannot listen for signals: {0}")]
 struct SignalError(#[source] io::Error);
 
-/// Listens for what stops a rollout, for as long as the tasks are kept: signals, and a file that another process makes.
+/// Listens for what stops a rollout, until the tasks are dropped: signals, and a file that another process creates.
 fn listen_for_interrupts(stop_file: PathBuf) -> Result<(mpsc::Receiver<Interrupt>, JoinSet<()>), SignalError> {
     let (sender, interrupts) = mpsc::channel(4);
     let mut tasks = JoinSet::new();
@@ -133,8 +125,8 @@ fn listen_for_interrupts(stop_file: PathBuf) -> Result<(mpsc::Receiver<Interrupt
     Ok((interrupts, tasks))
 }
 
-/// Passes on the wish to stop: the first Ctrl-C waits for the hosts in flight, the second leaves at once. SIGTERM asks for an
-/// orderly end, and so does SIGHUP: hosts that nobody confirms any more would return, although they are well.
+/// Forwards a signal as an interrupt: the first Ctrl-C waits for the hosts in flight, the second leaves at once.
+/// SIGTERM and SIGHUP wait as well: hosts whose activation nobody confirms would roll back, although they are healthy.
 async fn hear_signal(kind: SignalKind, mut signal: Signal, interrupts: mpsc::Sender<Interrupt>) {
     let mut how = Interrupt::Drain;
     while signal.recv().await.is_some() && interrupts.send(how).await.is_ok() {
@@ -144,7 +136,7 @@ async fn hear_signal(kind: SignalKind, mut signal: Signal, interrupts: mpsc::Sen
     }
 }
 
-/// Passes on the wish of `homelab-deploy abort`, which may come from another session or after this one's terminal is gone.
+/// Forwards the stop file of `homelab-deploy abort`, which may run in another session or after this terminal is gone.
 async fn watch_for(stop_file: PathBuf, interrupts: mpsc::Sender<Interrupt>) {
     let mut looks = interval(STOP_FILE_EVERY);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -1,4 +1,4 @@
-//! Questions at the terminal. Only `yes` means yes.
+//! Asks questions at the terminal. Only `yes` means yes.
 
 use std::io::{self, BufRead, IsTerminal, Write};
 
@@ -22,12 +22,12 @@ fn somebody_can_answer(audience: Audience) -> bool {
     audience == Audience::Person && io::stdin().is_terminal()
 }
 
-/// Makes sure that somebody can be asked whether to start, before the fleet is.
+/// Checks that somebody can be asked whether to start, before any host is asked anything.
 pub(super) fn check_somebody_can_answer(audience: Audience) -> Result<(), CommandError> {
     if somebody_can_answer(audience) { Ok(()) } else { Err(Exit::Usage.with(NobodyToAsk)) }
 }
 
-/// Asks whether the rollout that was shown may start.
+/// Asks whether the displayed rollout may start.
 pub(super) async fn start() -> bool {
     let may_start = ask("Start this rollout? Only 'yes' is accepted: ".to_owned()).await == Answer::Yes;
     if !may_start {
@@ -36,7 +36,7 @@ pub(super) async fn start() -> bool {
     may_start
 }
 
-/// How a person is asked whether a flake that the hosts name may be contacted, where one is there.
+/// Returns how to ask whether a flake that hosts name may be contacted, or `None` if no person is at the terminal.
 pub(super) fn flake(audience: Audience) -> Option<Consent> {
     let is_there = somebody_can_answer(audience) && io::stderr().is_terminal();
     is_there.then_some(|question| {
@@ -44,8 +44,8 @@ pub(super) fn flake(audience: Audience) -> Option<Consent> {
     })
 }
 
-/// Asks before each wave that wants it. With JSON on stdout, or without a terminal, there is nobody to ask.
-/// What led to the question is seen before it.
+/// Asks before each wave that needs confirmation, once everything before the question is shown. With JSON on stdout, or
+/// without a terminal, nobody can be asked.
 pub(super) fn wave(audience: Audience, shown: Shown) -> Confirm<'static> {
     Box::new(move |summary: &Summary, wave: WaveIndex| {
         if !somebody_can_answer(audience) {
@@ -73,7 +73,7 @@ async fn ask(question: String) -> Answer {
     match answer.await {
         Ok(Ok(Some(line))) if line.trim() == "yes" => Answer::Yes,
         Ok(Ok(Some(_))) => Answer::No,
-        // The terminal is gone, or its end was reached: nobody has answered.
+        // The terminal is gone or at its end, so nobody has answered.
         Ok(Ok(None) | Err(_)) | Err(_) => Answer::Unavailable,
     }
 }

@@ -1,4 +1,4 @@
-//! The flags of every command that connects to NATS, and of an operator's.
+//! Flags of the commands that connect to NATS, and of an operator's commands.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,8 +12,8 @@ use crate::bus::{self, Bus, ClientCert, SeedReaders, ServerUrl, Settings};
 use crate::operator::{Discovery, KnownHosts};
 use crate::protocol::{Subject, subject};
 
-/// Under which the flags of a connection stand in the help. Each flag says it: a heading for "what comes next" would take
-/// in the flags of the commands that include these.
+/// The heading of the connection flags in the help. Each flag names it: `next_help_heading` would also apply to the
+/// flags of the commands that include these.
 pub(in crate::cli) const HEADING: &str = "Connection";
 
 #[derive(Debug, Args)]
@@ -40,7 +40,7 @@ pub(in crate::cli) struct ConnectionArgs {
 }
 
 impl ConnectionArgs {
-    /// The settings of a connection that the server's monitoring shows under this name.
+    /// Returns the settings of a connection that has this name in the server's monitoring.
     pub(in crate::cli) fn settings(&self, name: impl Into<String>, seed_readers: SeedReaders) -> Settings {
         let client_cert = self.tls_cert.clone().zip(self.tls_key.clone());
         Settings {
@@ -55,7 +55,7 @@ impl ConnectionArgs {
     }
 }
 
-/// More answers than the largest fleet gives at once. Unused places cost nothing; a full subscription loses answers.
+/// More than the largest fleet answers at once. Unused capacity costs nothing; a full subscription loses answers.
 const SUBSCRIPTION_CAPACITY: usize = 1 << 20;
 
 #[derive(Debug, Args)]
@@ -82,7 +82,7 @@ pub(super) struct OperatorArgs {
 }
 
 impl OperatorArgs {
-    /// Connects, and tells the user what is not as it should be.
+    /// Connects, and prints the warnings about the connection.
     pub(super) async fn connect(&self) -> Result<Bus, CommandError> {
         let bus = Bus::connect(&self.settings()).await?;
         out::warnings(&bus.warnings);
@@ -99,7 +99,7 @@ impl OperatorArgs {
         self.operator.clone().unwrap_or_else(|| format!("{}@{}", self.login_name, machine()))
     }
 
-    /// Where and how long the roll is called.
+    /// Returns the subject, the window and the known hosts for roll calls.
     pub(super) fn discovery(&self, state: &StateArgs) -> Discovery {
         let servers = self.settings().servers;
         Discovery {

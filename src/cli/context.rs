@@ -1,7 +1,7 @@
-//! Contexts: the settings of a fleet under a name, in a file.
+//! Reads contexts: named settings of a fleet, in a file.
 //!
-//! What a context says is added to the command line, unless a flag or a variable says the same already. So each flag works
-//! the same way wherever its value comes from.
+//! The settings of a context are added to the command line, unless a flag or a variable gives them already. So each
+//! flag works the same way wherever its value comes from.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -24,10 +24,10 @@ use crate::operator::journal::Journals;
 use crate::private_dir::{self, PrivateDirError};
 use crate::text::did_you_mean;
 
-/// The file of a folder that belongs to one fleet.
+/// The context file in the folder of a fleet.
 pub(super) const LOCAL_FILE: &str = "homelab-deploy.toml";
 
-/// The keys of a context, and the flags that they stand for.
+/// The keys of a context, and the flags that they set.
 const KEYS: [(&str, &str); 11] = [
     ("server", "nats-url"),
     ("key", "nkey-file"),
@@ -72,7 +72,7 @@ struct ContextFile {
 pub(super) struct Context {
     pub(super) server: Option<String>,
     key: Option<PathBuf>,
-    /// What `mcp` connects with in the place of `key`: an assistant never has the key of its user by accident.
+    /// The key of `mcp`, which never uses `key`: an assistant must not get the key of its user by accident.
     assistant_key: Option<PathBuf>,
     tls_ca: Option<PathBuf>,
     tls_cert: Option<PathBuf>,
@@ -119,7 +119,7 @@ fn keys() -> String {
     KEYS.map(|(key, _)| key).join(", ")
 }
 
-/// Adds to these words of a command line what the context says that they choose.
+/// Adds the settings of the selected context to the words of a command line.
 pub(super) fn settle(command: &Command, mut words: Vec<OsString>) -> Result<Vec<OsString>, CommandError> {
     let written = command.clone().ignore_errors(true).try_get_matches_from(&words);
     let Some((name, written)) = written.ok().and_then(|mut written| written.remove_subcommand()) else {
@@ -131,10 +131,10 @@ pub(super) fn settle(command: &Command, mut words: Vec<OsString>) -> Result<Vec<
     Ok(words)
 }
 
-/// The words to add to a command.
+/// Returns the words to add to a command.
 fn added(command: &str, written: &ArgMatches) -> Result<Vec<OsString>, ContextError> {
     let Ok(file) = written.try_get_one::<PathBuf>("config") else {
-        // The command knows no contexts.
+        // This command takes no context.
         return Ok(Vec::new());
     };
     let wanted = written.get_one::<String>("context").filter(|name| !name.is_empty());
@@ -151,7 +151,7 @@ fn added(command: &str, written: &ArgMatches) -> Result<Vec<OsString>, ContextEr
     };
     let Some((name, context)) = choose(&file, wanted)? else { return Ok(Vec::new()) };
     if written.try_contains_id("on_start").is_ok() && context.runs_programs() {
-        // A repository that somebody works in has no say in what is run on this machine.
+        // The repository in the current folder must not decide which programs run on this machine.
         if named.is_none() && file == Path::new(LOCAL_FILE) {
             return Err(ContextError::HooksOfFolder(file));
         }
@@ -175,9 +175,9 @@ impl Context {
         self.on_start.is_some() || self.on_halt.is_some() || self.on_finish.is_some()
     }
 
-    /// The flags of a command that it stands for, with their values. Paths are relative to the folder of the file.
+    /// Returns the flags that this context sets for a command. Paths are relative to the folder of the context file.
     fn values(&self, command: &str, folder: &Path) -> Vec<(&'static str, OsString)> {
-        let path = |path: &Option<PathBuf>| path.as_ref().map(|path| folder.join(path).into_os_string());
+        let path = |path: &Option<PathBuf>| path.as_ref().map(|path| from_folder(path, folder).into_os_string());
         let text = |text: &Option<String>| text.as_ref().map(OsString::from);
         let program = |argv: &Option<Vec<String>>| argv.as_ref().map(|argv| program_in_folder(argv, folder).into());
         let values = [
@@ -197,7 +197,7 @@ impl Context {
     }
 }
 
-/// The context of this name, or the default one, and what it is called; `None` where the file has none at all.
+/// Returns the context with this name, or the default one, and its name. Returns `None` if the file has no context.
 pub(super) fn choose(file: &Path, name: Option<&String>) -> Result<Option<(String, Context)>, ContextError> {
     let text = fs::read_to_string(file).map_err(|error| ContextError::Unreadable(file.to_owned(), error))?;
     let malformed = |why: String| ContextError::Malformed(file.to_owned(), why);
@@ -224,10 +224,10 @@ pub(super) fn choose(file: &Path, name: Option<&String>) -> Result<Option<(Strin
     Ok(Some((name.clone(), context)))
 }
 
-/// The file that is read when none is named: that of the folder, else that of the user.
+/// Returns the file to read if none is named: the one in the current folder, else the user's.
 fn usual_file(command: &str) -> Result<Option<PathBuf>, ContextError> {
     let local = PathBuf::from(LOCAL_FILE);
-    // A client starts `mcp` in any repository that it works on, which has no say in what is deployed where.
+    // A client starts `mcp` in any repository it works on, which must not decide what is deployed where.
     if command != "mcp"
         && let Ok(metadata) = local.metadata()
     {
@@ -247,28 +247,38 @@ fn no_file() -> String {
     format!("there is no file of contexts: looked for ./{LOCAL_FILE}{users}; `homelab-deploy init` writes one")
 }
 
-/// Where else the settings can be given that a command line lacks; `None` when it lacks none that a context has.
+/// Where else the settings can be given that a command line lacks, or that are wrong and not on it; `None` when a context has
+/// none of them.
 pub(super) fn elsewhere(error: &clap::Error) -> Option<String> {
     use clap::error::{ContextKind, ContextValue, ErrorKind};
-    let Some(ContextValue::Strings(missing)) = error.get(ContextKind::InvalidArg) else { return None };
-    if error.kind() != ErrorKind::MissingRequiredArgument {
-        return None;
-    }
+    let settings = match (error.kind(), error.get(ContextKind::InvalidArg)?) {
+        (ErrorKind::MissingRequiredArgument, ContextValue::Strings(missing)) => missing.as_slice(),
+        (ErrorKind::ValueValidation, ContextValue::String(wrong)) => std::slice::from_ref(wrong),
+        _ => return None,
+    };
+    let is_written = |flag: &str| std::env::args_os().any(|word| word.to_string_lossy().starts_with(flag));
     let lines = KEYS.iter().filter_map(|(key, flag)| {
-        missing.iter().find(|argument| argument.starts_with(&format!("--{flag} ")))?;
-        let variable = flag.to_uppercase().replace('-', "_");
+        let flag = format!("--{flag}");
+        settings.iter().find(|setting| setting.split(' ').next() == Some(&flag) && !is_written(&flag))?;
+        let variable = flag.trim_start_matches('-').to_uppercase().replace('-', "_");
         let for_mcp = if *key == "key" { " (for mcp `assistant-key`)" } else { "" };
-        Some(format!("  --{flag}, or HOMELAB_DEPLOY_{variable}, or `{key}`{for_mcp} in a context of {LOCAL_FILE}"))
+        Some(format!("  {flag}, or HOMELAB_DEPLOY_{variable}, or `{key}`{for_mcp} in a context of {LOCAL_FILE}"))
     });
     let lines: Vec<String> = lines.collect();
     (!lines.is_empty()).then(|| format!("\nSettings can be given in three places:\n{}", lines.join("\n")))
 }
 
-/// A program with its arguments as the flag of a hook takes them. Its path is relative to this folder.
+/// A path as it is meant in a file of this folder: no shell has put the home folder in the place of `~`.
+fn from_folder(path: &Path, folder: &Path) -> PathBuf {
+    let home = path.strip_prefix("~").ok().and_then(|below| Some(std::env::home_dir()?.join(below)));
+    home.unwrap_or_else(|| folder.join(path))
+}
+
+/// Formats a program with its arguments for the flag of a hook. The program's path is relative to this folder.
 fn program_in_folder(argv: &[String], folder: &Path) -> String {
     let mut argv = argv.to_owned();
     if let Some(program) = argv.first_mut().filter(|program| program.contains('/')) {
-        *program = folder.join(&*program).to_string_lossy().into_owned();
+        *program = from_folder(Path::new(program), folder).to_string_lossy().into_owned();
     }
     serde_json::to_string(&argv).expect("texts only, so this cannot fail")
 }
@@ -288,7 +298,7 @@ impl StateArgs {
         Journals::below(&self.folder())
     }
 
-    /// The folder of all that this operator's commands remember.
+    /// Returns the folder of everything that this operator's commands record.
     pub(super) fn folder(&self) -> PathBuf {
         let usual = || {
             let all = user_folder("XDG_STATE_HOME", ".local/state").unwrap_or_default().join("homelab-deploy");

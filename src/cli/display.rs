@@ -1,5 +1,5 @@
-//! How a rollout is shown: what the flags say of it, and a display in a thread of its own, so that a terminal that is stopped, or
-//! a pipe that nobody reads, holds up no rollout.
+//! Displays a rollout as the flags say, in a thread of its own, so that a stopped terminal or a pipe that nobody reads
+//! cannot delay the rollout.
 
 use std::io::{self, IsTerminal};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -14,10 +14,10 @@ use super::args::switch;
 use super::out::{self, Stream};
 use crate::operator::LogWatch;
 use crate::protocol::HostName;
-use crate::report::{Bars, Json, Lines, LogView, Reporter, Style};
-use crate::rollout::{Event, EventKind, Interrupt, Summary};
+use crate::report::{self, Bars, Json, Lines, LogView, Reporter, Style};
+use crate::rollout::{Event, EventKind, Interrupt, Outcome, Summary};
 
-/// How long an operator who leaves at once waits for a display that takes nothing more.
+/// How long an aborted rollout waits for a display that is stuck.
 const LEAVE_WITHIN: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
@@ -30,7 +30,14 @@ pub(super) struct DisplayArgs {
     #[arg(long, short, env = "HOMELAB_DEPLOY_VERBOSE", conflicts_with = "json", value_parser = switch)]
     verbose: bool,
 
-    // When it is set to anything at all, there are no colours: https://no-color.org
+    #[command(flatten)]
+    terminal: TerminalArgs,
+}
+
+// What the environment says of terminals.
+#[derive(Debug, Args)]
+pub(super) struct TerminalArgs {
+    // Any value but an empty one turns colors off: https://no-color.org
     #[arg(long, env = "NO_COLOR", hide = true)]
     no_color: Option<String>,
 
@@ -38,10 +45,19 @@ pub(super) struct DisplayArgs {
     term: Option<String>,
 }
 
+impl TerminalArgs {
+    /// How text looks that goes to this stream.
+    pub(super) fn style(&self, stream: &impl IsTerminal) -> Style {
+        let is_able = self.term.as_ref().is_none_or(|term| term != "dumb");
+        let wanted = is_able && self.no_color.as_ref().is_none_or(String::is_empty);
+        if wanted && stream.is_terminal() { Style::Colored } else { Style::Plain }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Audience {
     Person,
-    /// A program, which reads JSON and answers nothing.
+    /// A program that reads JSON and answers no question.
     Program,
 }
 
@@ -51,9 +67,17 @@ impl DisplayArgs {
     }
 
     pub(super) fn style(&self) -> Style {
-        let is_able = self.term.as_ref().is_none_or(|term| term != "dumb");
-        let wanted = is_able && self.no_color.as_ref().is_none_or(String::is_empty);
-        if wanted && io::stderr().is_terminal() { Style::Colored } else { Style::Plain }
+        self.terminal.style(&io::stderr())
+    }
+
+    /// Says to a person what a rollout came to, and how to go on with it where that is to be done.
+    pub(super) fn recap(&self, summary: &Summary) {
+        let Some(rollout) = summary.rollout.as_deref().filter(|_| self.audience() == Audience::Person) else { return };
+        out::note(&report::recap(summary, self.style(), out::room()));
+        // Who has deployed in one line does so once more.
+        if summary.outcome != Some(Outcome::Succeeded) && rollout.source.is_some() {
+            out::note(&format!("  resume:   homelab-deploy apply --resume {}", rollout.id.short()));
+        }
     }
 
     pub(super) fn reporter(&self) -> Box<dyn Reporter + Send> {
@@ -70,7 +94,7 @@ impl DisplayArgs {
         if self.verbose { LogView::Whole } else { LogView::LastLine }
     }
 
-    /// What has to be read of the logs for that.
+    /// Returns which parts of the logs must be read for the display.
     pub(super) fn watch(&self) -> Option<LogWatch> {
         match self.logs() {
             LogView::Whole => Some(LogWatch::All),
@@ -83,14 +107,14 @@ impl DisplayArgs {
     }
 
     fn can_move_the_cursor(&self) -> bool {
-        self.term.as_ref().is_some_and(|term| term != "dumb")
+        self.terminal.term.as_ref().is_some_and(|term| term != "dumb")
     }
 }
 
-/// What a display does next, with what the rollout has come to; the last is nothing.
+/// A step of the display thread, with the state of the rollout. `None` ends the thread.
 type Show = Option<Box<dyn FnOnce(&mut dyn Reporter, &mut Summary) -> io::Result<()> + Send>>;
 
-/// The end of a display at which events go in. It takes them at once, and shows all of them before it is dropped.
+/// The sending end of a display thread. Sending does not block; dropping it waits until everything is shown.
 pub(super) struct Display {
     to: Sender<Show>,
     thread: Option<JoinHandle<()>>,
@@ -98,11 +122,11 @@ pub(super) struct Display {
     leaves_at_once: bool,
 }
 
-/// Waits for what was to be shown so far.
+/// Waits until the display has shown what was sent so far.
 pub(super) struct Shown(Sender<Show>);
 
 impl Display {
-    /// Shows by this reporter what happens to a rollout that had come to this.
+    /// Starts a thread that displays further events of a rollout in this state.
     pub(super) fn start(mut reporter: Box<dyn Reporter + Send>, mut state: Summary) -> Self {
         let (to, from) = channel::<Show>();
         let (ends, over) = channel();
@@ -115,25 +139,25 @@ impl Display {
             }
             drop(reporter);
             ends.send(()).ok();
-            // The command is at its end: taking a large fleet apart host by host would only hold that up.
+            // The process exits now: dropping the state of a large fleet would only delay that.
             std::mem::forget(state);
         });
         Self { to, thread: Some(thread), over, leaves_at_once: false }
     }
 
-    /// Waits, when it is asked to, for what was to be shown until then.
+    /// Returns a handle that can wait for the display.
     pub(super) fn shown(&self) -> Shown {
         Shown(self.to.clone())
     }
 
-    /// A thread that has ended after an error shows nothing more.
+    /// Sends a step to the thread. After an error the thread has ended, and nothing more is shown.
     fn pass_on(&self, show: impl FnOnce(&mut dyn Reporter, &mut Summary) -> io::Result<()> + Send + 'static) {
         self.to.send(Some(Box::new(show))).ok();
     }
 }
 
 impl Shown {
-    /// Waits until everything is shown that was to be.
+    /// Waits until everything is shown that was sent before this call.
     pub(super) fn all(&self) -> impl Future<Output = ()> + Send + 'static {
         let (tell, told) = oneshot::channel();
         let show =

@@ -1,4 +1,4 @@
-//! How a command ends, and how its errors look.
+//! Exit codes of commands, and the format of their errors.
 
 use std::fmt::{self, Debug, Display};
 use std::process::ExitCode;
@@ -15,14 +15,14 @@ pub(super) enum Exit {
     Failed,
     /// The command line or the plan is wrong; nothing was sent.
     Usage,
-    /// What is needed to begin is not there: NATS, a permission, the revision. Nothing was deployed.
+    /// Something needed to start is missing: NATS, a permission, the revision. Nothing was deployed.
     Precondition,
-    /// The operator said no, or could not be asked.
+    /// The operator answered no, or could not be asked.
     Declined,
     Interrupted,
 }
 
-/// A command that did not come to its end, and what to tell the user.
+/// An error that ends a command, and its exit code.
 #[derive(Debug)]
 pub(super) struct CommandError {
     pub(super) exit: Exit,
@@ -31,14 +31,14 @@ pub(super) struct CommandError {
 
 pub(super) type CommandResult = Result<Exit, CommandError>;
 
-/// What a command does not find or cannot do ends it before anything is deployed, unless it says otherwise.
+/// An error ends a command before anything is deployed, unless the command chooses another exit code.
 impl<E: Diagnostic + Send + Sync + 'static> From<E> for CommandError {
     fn from(error: E) -> Self {
         Exit::Precondition.with(error)
     }
 }
 
-/// For results whose error is a mistake on the command line, or in a file that it names.
+/// Marks the error of a result as a mistake on the command line, or in a file that it names.
 pub(super) trait OrUsage<T> {
     fn or_usage(self) -> Result<T, CommandError>;
 }
@@ -80,13 +80,12 @@ impl From<Outcome> for Exit {
 }
 
 pub(super) fn choose_reports() {
-    // A second choice could only be a test's: the first one holds.
+    // Only tests set the hook again, and the first one stays.
     miette::set_hook(Box::new(|_| Box::new(OneByOne(opts().build())))).ok();
 }
 
-/// Without the chain of causes: each error says its cause in its own message, which is all that a log has, and the chain
-/// would say it once more. Lines are broken at spaces and nowhere else: an id, a flag or a path in two pieces cannot be
-/// copied.
+/// Options without the chain of causes: each error says its cause in its own message, which is all that a log has, and
+/// the chain would repeat it. Lines are broken at spaces only: an id, a flag or a path in two pieces cannot be copied.
 fn opts() -> MietteHandlerOpts {
     MietteHandlerOpts::new()
         .without_cause_chain()
@@ -95,8 +94,8 @@ fn opts() -> MietteHandlerOpts {
         .word_splitter(WordSplitter::NoHyphenation)
 }
 
-/// Shows errors that belong to another one below it, each as if it were alone. miette puts `Error:` over each of them, in
-/// a line that says nothing else.
+/// Shows related errors below the error that they belong to, each as if it were alone. miette would put `Error:` above
+/// each of them, in a line that says nothing else.
 struct OneByOne(MietteHandler);
 
 impl ReportHandler for OneByOne {
@@ -111,7 +110,7 @@ impl ReportHandler for OneByOne {
     }
 }
 
-/// An error without those that belong to it, and with the text that its places are in.
+/// An error without its related errors, with the source text that its labels point into.
 #[derive(Error)]
 #[error("{error}")]
 struct Alone<'a> {

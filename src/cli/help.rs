@@ -1,6 +1,6 @@
-//! What stands at the end of each command's help: examples and exit codes.
+//! Texts for the end of each command's help: examples and exit codes.
 
-/// The end of a help: examples, then what the exit codes mean beside those that all commands share.
+/// Formats the end of a help: examples, then exit codes, including those that all commands share.
 macro_rules! help {
     ($examples:literal, $($code:literal),*) => {
         concat!(
@@ -11,7 +11,7 @@ macro_rules! help {
     };
 }
 
-/// The same for what deploys.
+/// Like `help!`, for commands that deploy.
 macro_rules! help_of_rollout {
     ($examples:literal) => {
         help!(

@@ -1,4 +1,4 @@
-//! The log of a service: one line for each event, on stderr.
+//! Logs the events of a service to stderr, one line each.
 
 use std::fmt;
 use std::fs::File;
@@ -25,7 +25,7 @@ pub(super) struct LogArgs {
 }
 
 impl LogArgs {
-    /// Begins to log what this program does; its libraries tell too much and say it in their own words.
+    /// Starts logging the events of this program. Libraries are left out: they log too much, in terms of their own.
     pub(super) fn start(&self) {
         let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
         let lines = match &self.journal_stream {
@@ -33,20 +33,19 @@ impl LogArgs {
             _ => lines.with_target(false).boxed(),
         };
         let ours = Targets::new().with_target("homelab_deploy", LevelFilter::INFO);
-        // A second start could only be a test's: the first one holds.
+        // Only tests start it again, and the first one stays.
         tracing_subscriber::registry().with(lines.with_filter(ours)).try_init().ok();
     }
 }
 
-/// Whether stderr is this stream, by its device and inode: the variable is inherited by processes whose stderr goes
-/// elsewhere.
+/// Whether stderr is this stream, by device and inode. Processes whose stderr goes elsewhere inherit the variable, too.
 fn is_stderr(stream: &str) -> bool {
     let stderr = || File::from(io::stderr().as_fd().try_clone_to_owned()?).metadata();
     stderr().is_ok_and(|stderr| stream == format!("{}:{}", stderr.dev(), stderr.ino()))
 }
 
-/// Lines as sd-daemon(3) has them for the journal: the level is a number in front that the journal takes for its own, so
-/// that `journalctl --priority warning` finds it. There is no time, and whatever is told, it is one line.
+/// Formats events for the journal as sd-daemon(3) says: the journal takes the number at the start as the level, so that
+/// `journalctl --priority warning` finds it. A line has no time, and each event is one line.
 struct ForJournal;
 
 impl<S, N> FormatEvent<S, N> for ForJournal
@@ -61,7 +60,7 @@ where
     }
 }
 
-/// The level in the numbers of syslog(3).
+/// Returns the level as the number that syslog(3) gives it.
 const fn priority(level: Level) -> u8 {
     match level {
         Level::ERROR => 3,
@@ -77,7 +76,7 @@ mod tests {
 
     use super::*;
 
-    /// What is logged for the journal.
+    /// Returns what these events log for the journal.
     fn journal(events: impl FnOnce()) -> String {
         let written = Arc::new(Mutex::new(Vec::new()));
         let writer = {

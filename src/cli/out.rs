@@ -1,4 +1,4 @@
-//! What a command prints: data to stdout, everything for people to stderr.
+//! Prints the output of a command: data to stdout, everything for people to stderr.
 
 use std::fmt::Display;
 use std::fs;
@@ -17,10 +17,10 @@ use thiserror::Error;
 use super::exit::{CommandError, Exit};
 use crate::report::Size;
 
-/// Why something could not be written, once that has happened.
+/// The first error of writing output.
 static LOST: OnceLock<io::Error> = OnceLock::new();
 
-/// A stream of this process. It is written to at once, and waited for where it takes nothing right now.
+/// A standard stream of this process. Writes are unbuffered, and wait while the stream takes nothing.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Stream {
     /// Stdout.
@@ -60,23 +60,23 @@ impl Write for Stream {
 #[diagnostic(help("what the command did is done; see that there is room where its output goes"))]
 struct Incomplete(&'static io::Error);
 
-/// Remembers that something could not be written. A pipe that was closed by its reader is no loss: it has what it wanted.
+/// Records that output could not be written. A pipe that its reader closed is no loss: the reader has what it wanted.
 pub(super) fn lost(error: &io::Error) {
     if !matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::Interrupted) {
         LOST.set(error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)).ok();
     }
 }
 
-/// How a command ends that would end like this: not well when something that it printed is lost.
+/// Returns the exit code of a command that would end with `exit`. Lost output turns a success into a failure.
 pub(super) fn ended(exit: Exit) -> Exit {
-    // Libraries print to a stdout that holds lines back.
+    // Libraries print to the buffered stdout of the standard library.
     io::stdout().flush().map_err(|error| lost(&error)).ok();
     let Some(reason) = LOST.get() else { return exit };
     error(&Report::new(Incomplete(reason)));
     if exit == Exit::Success { Exit::Failed } else { exit }
 }
 
-/// Prints data, and says whether more of it can be printed.
+/// Prints data, and returns whether more can be printed.
 pub(super) fn data(text: &str) -> bool {
     Stream::Data.write_all(text.as_bytes()).is_ok()
 }
@@ -91,7 +91,7 @@ pub(super) fn json(value: &impl Serialize) {
 #[diagnostic(help("give --out a file that you may write"))]
 struct Unwritable(PathBuf, #[source] io::Error);
 
-/// Writes data to a file that is there as a whole or not at all.
+/// Writes a file atomically: it has all of the text, or stays as it was.
 pub(super) fn file(path: &Path, text: &str) -> Result<(), CommandError> {
     let mut draft = path.as_os_str().to_owned();
     draft.push(".new");
@@ -103,24 +103,24 @@ pub(super) fn width() -> usize {
     size().columns
 }
 
-/// The room for text: that of the terminal, or 80 columns where there is no terminal.
+/// Returns the size of the terminal, or 80 columns and 24 rows without one.
 pub(super) fn size() -> Size {
     let (Width(columns), Height(rows)) = terminal_size_of(io::stderr()).unwrap_or((Width(80), Height(24)));
     Size { columns: columns.into(), rows: rows.into() }
 }
 
-/// How wide lines may be that are written once and stay: a file has room for all.
+/// Returns the width for lines that are written once: that of the terminal, or no limit for a file.
 pub(super) fn room() -> usize {
     terminal_size_of(io::stderr()).map_or(usize::MAX, |(Width(columns), _)| columns.into())
 }
 
-/// The same for data.
+/// Like [`room`], for stdout.
 pub(super) fn data_room() -> usize {
     terminal_size_of(io::stdout()).map_or(usize::MAX, |(Width(columns), _)| columns.into())
 }
 
-/// Prints data in place of what was printed before, as far as a terminal has room for it; below that where there is no
-/// terminal. Says whether more can be printed.
+/// Prints data over the previous data, cut to the height of the terminal, or below it without a terminal. Returns
+/// whether more can be printed.
 pub(super) fn in_place(text: &str) -> bool {
     match terminal_size_of(io::stdout()) {
         Some((_, Height(rows))) if std::env::var_os("TERM").is_some_and(|term| term != "dumb") => {
@@ -131,7 +131,7 @@ pub(super) fn in_place(text: &str) -> bool {
     }
 }
 
-/// A text whose lines are broken at spaces and nowhere else where they are longer than this, with a margin before what goes on.
+/// Wraps lines that are longer than `width`, at spaces only, with `margin` before each continuation.
 pub(super) fn wrapped(text: &str, width: usize, margin: &str) -> String {
     let options = textwrap::Options::new(width).subsequent_indent(margin).break_words(false);
     let options = options.word_separator(WordSeparator::AsciiSpace).word_splitter(WordSplitter::NoHyphenation);
@@ -143,7 +143,7 @@ pub(super) fn note(text: &str) {
     Stream::Words.write_all(format!("{}\n", wrapped(text, room(), "  ")).as_bytes()).ok();
 }
 
-/// Prints what the user should know although the command goes on.
+/// Prints warnings of a command that goes on.
 pub(super) fn warnings<T: Display>(warnings: &[T]) {
     for warning in warnings {
         note(&format!("warning: {warning}"));

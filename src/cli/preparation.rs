@@ -1,4 +1,4 @@
-//! Preparing what `plan` shows and `apply` carries out: finding the plan, and deciding on hosts and commit.
+//! Prepares what `plan` shows and `apply` carries out: finds the plan, and decides on hosts and commit.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -13,16 +13,15 @@ use super::connection::OperatorArgs;
 use super::context::StateArgs;
 use super::display::Audience;
 use super::exit::{CommandError, Exit, OrUsage};
-use super::folders::{cache_dir, user_folder};
+use super::folders::user_folder;
 use super::{alias, confirm, out};
 use crate::bus::Bus;
 use crate::clock;
-use crate::operator::flake::FlakeRules;
 use crate::operator::plan_file::{PlanFile, SavedPlan, check_hosts};
 use crate::operator::prepare::changes_of;
-use crate::operator::resumption::{Sources, prepare_again};
-use crate::operator::{Kind, Part, PrepareError, PrepareOptions, Prepared, SystemsFrom};
-use crate::plan::{Hooks, Plan};
+use crate::operator::resumption::prepare_again;
+use crate::operator::{Part, PrepareError, PrepareOptions, Prepared, SystemsFrom};
+use crate::plan::Plan;
 use crate::protocol::{HostName, Revision};
 use crate::report;
 use crate::rollout::{Event, EventKind, Rollout, Summary};
@@ -39,7 +38,7 @@ pub(super) struct PlanArgs {
     folders: PlanFolders,
 }
 
-// Where plans are looked up by name.
+// The folders in which plans are looked up by name.
 #[derive(Debug, Args)]
 pub(super) struct PlanFolders {
     /// Folder in which plans are looked up by name [default: ./plans, then ~/.config/homelab-deploy/plans]
@@ -57,13 +56,13 @@ pub(super) struct PlanNotFound {
 }
 
 impl PlanArgs {
-    /// The file, where it is a plan that was saved with its hosts.
+    /// Returns the file, if the plan is one that `plan --out` saved.
     pub(super) fn saved(&self) -> Option<&Path> {
         self.plan.as_deref().filter(|plan| has_extension(plan, "json")).map(Path::new)
     }
 
     pub(super) fn read(&self) -> Result<PlanFile, CommandError> {
-        // Without a plan the command line would have been refused, unless it does something else than read one.
+        // Clap refuses a command line without a plan, unless the command then does something else than read one.
         let path = self.folders.find(self.plan.as_deref().unwrap_or_default()).or_usage()?;
         PlanFile::read(&path, &alias::KnownAliases).or_usage()
     }
@@ -74,12 +73,12 @@ pub(super) fn is_path(plan: &str) -> bool {
     plan.contains('/') || has_extension(plan, "toml")
 }
 
-fn has_extension(plan: &str, wanted: &str) -> bool {
+pub(super) fn has_extension(plan: &str, wanted: &str) -> bool {
     Path::new(plan).extension().is_some_and(|extension| extension == wanted)
 }
 
 impl PlanFolders {
-    /// The file of a plan, which is given as a path or by its name.
+    /// Returns the file of a plan, which is given as a path or by its name.
     pub(super) fn find(&self, plan: &str) -> Result<PathBuf, PlanNotFound> {
         if is_path(plan) {
             return Ok(PathBuf::from(plan));
@@ -101,7 +100,7 @@ impl PlanFolders {
         names.into_iter().map(str::to_owned).collect()
     }
 
-    /// The files of all plans that can be found, in order.
+    /// Returns the files of all plans in the folders, in order.
     pub(super) fn files(&self) -> Vec<PathBuf> {
         let entries = self.in_turn().into_iter().filter_map(|folder| folder.read_dir().ok()).flatten();
         let paths = entries.filter_map(|entry| entry.ok().map(|entry| entry.path()));
@@ -128,7 +127,7 @@ pub(super) struct Preparation {
     #[arg(long, env = "HOMELAB_DEPLOY_REVISION")]
     revision: Option<Revision>,
 
-    // It is gone, and stays as an error that says why.
+    // A removed flag that is kept as an error, which says why it is gone.
     #[arg(long, env = "HOMELAB_DEPLOY_RESOLVE_ON_HOST", hide = true, value_parser = switch)]
     resolve_on_host: bool,
 
@@ -180,7 +179,7 @@ struct ResolveOnHostIsGone;
 #[diagnostic(help("leave the flags away that choose those, or apply the plan that it was made from"))]
 struct AllIsSaved;
 
-/// A rollout that could begin at once, how it is shown, and the connection that it was prepared over.
+/// A rollout that is ready to start, its preview, and the connection over which it was prepared.
 pub(super) struct Previewed {
     pub(super) bus: Bus,
     pub(super) prepared: Prepared,
@@ -188,7 +187,7 @@ pub(super) struct Previewed {
 }
 
 impl Preparation {
-    /// Refuses what earlier versions took and this one must not do.
+    /// Refuses a flag that earlier versions took and this one must not follow.
     pub(super) fn refuse_what_is_gone(&self) -> Result<(), CommandError> {
         if self.resolve_on_host { Err(Exit::Usage.with(ResolveOnHostIsGone)) } else { Ok(()) }
     }
@@ -203,7 +202,7 @@ impl Preparation {
         let systems = self.systems.source(&file)?;
         let revision = SystemsFrom::revision(systems.as_ref(), &file.plan, self.revision.clone());
         let revision = revision.map_err(|mistakes| file.place(mistakes)).or_usage()?;
-        let flakes = self.flake.rules(&self.operator, &self.state, confirm::flake(audience));
+        let by = self.flake.context(&self.operator, &self.state, confirm::flake(audience));
         let wanted = PrepareOptions {
             source: Some(file.source()),
             exclude: self.exclude.clone(),
@@ -212,17 +211,18 @@ impl Preparation {
             even_if_current: self.even_if_current,
             systems,
             binary_cache: self.systems.cache.clone(),
-            ..options(file.plan.clone(), revision, &self.operator, &self.state, flakes)
+            ..PrepareOptions::new(file.plan.clone(), revision, by)
         };
         let mut bus = self.operator.connect().await?;
-        let prepared = wanted.prepare(&mut bus, &self.operator.discovery(&self.state)).await;
+        let prepared = wanted.prepare(&mut bus).await;
         let mut prepared = prepared.map_err(|error| self.unprepared(error, &file))?;
-        prepared.warnings.extend(report::missed(&prepared.missed(&self.state.journals()), &clock::zone()));
+        let known = self.operator.discovery(&self.state).known;
+        prepared.warnings.extend(report::missed(&prepared.missed(&self.state.journals(), &known), &clock::zone()));
         let preview = report::preview(&prepared.rollout, &prepared.warnings, prepared.changes.as_ref(), out::width());
         Ok(Previewed { bus, prepared, preview })
     }
 
-    /// Takes up a plan that was saved with its hosts, if those are as they were.
+    /// Prepares a plan that was saved with its hosts, if the hosts are unchanged.
     async fn prepare_saved(&self, file: &Path) -> Result<Previewed, CommandError> {
         let is_settled = self.revision.is_none() && self.exclude.is_empty() && self.part() == Part::Whole;
         if !is_settled || self.systems.are_given() {
@@ -242,16 +242,14 @@ impl Preparation {
         Ok(Previewed { bus, prepared, preview })
     }
 
-    /// Finds out what speaks against going on with a rollout that has come to this.
+    /// Prepares to resume a rollout from this state: calls the roll, and finds reasons against it.
     pub(super) async fn prepare_again(
         &self,
         left: &Summary,
         rollout: &Rollout,
         bus: &mut Bus,
     ) -> Result<Prepared, PrepareError> {
-        let (flakes, cache) = (self.flake.rules(&self.operator, &self.state, None), cache_dir());
-        let sources = Sources { flakes: &flakes, cache: cache.as_deref() };
-        prepare_again(left, rollout, bus, &self.operator.discovery(&self.state), sources).await
+        prepare_again(left, rollout, bus, &self.flake.context(&self.operator, &self.state, None)).await
     }
 
     fn unprepared(&self, error: PrepareError, file: &PlanFile) -> CommandError {
@@ -273,33 +271,7 @@ impl Preparation {
     }
 }
 
-/// How a rollout is prepared of which no more was said than this.
-pub(super) fn options(
-    plan: Plan,
-    revision: Revision,
-    operator: &OperatorArgs,
-    state: &StateArgs,
-    flakes: FlakeRules,
-) -> PrepareOptions {
-    PrepareOptions {
-        plan,
-        source: None,
-        revision,
-        exclude: Vec::new(),
-        part: Part::Whole,
-        operator: operator.name(),
-        kind: Kind::Rollout,
-        hooks: Hooks::default(),
-        even_if_current: false,
-        journals: state.journals(),
-        flakes,
-        systems: None,
-        binary_cache: None,
-        cache: cache_dir(),
-    }
-}
-
-/// Why nothing could be prepared that is in no file.
+/// Returns the error of a preparation that failed for a reason outside the plan file.
 pub(super) fn unprepared(error: PrepareError) -> CommandError {
     match error {
         PrepareError::Plan(_) | PrepareError::Selection(_) => Exit::Usage.with(error),

@@ -1,10 +1,10 @@
-//! What holds for all commands.
+//! Tests what holds for all commands.
 
 use clap::{Arg, Command, CommandFactory};
 
 use super::Cli;
 
-/// The commands that somebody may call.
+/// Returns the commands that the help lists.
 fn commands() -> Vec<Command> {
     let mut root = Cli::command().term_width(80);
     root.build();
@@ -27,7 +27,7 @@ fn every_flag_of_who_connects_has_its_variable() {
     for command in connecting {
         for flag in flags(&command) {
             let name = flag.get_long().unwrap();
-            // Those that do something else instead are for this one call.
+            // These flags change what a single call does, so they have no variable.
             if matches!(name, "help" | "out" | "resume" | "schema" | "listener" | "id" | "follow" | "to") {
                 continue;
             }
@@ -61,7 +61,7 @@ fn help_begins_with_what_the_command_does_and_ends_with_examples_and_exit_codes(
     const VERBS: [&str; 13] = [
         "Write", "Build", "Find", "Carry", "List", "Show", "Stop", "Deploy", "Return", "Make", "Print", "Take", "Serve",
     ];
-    // `help` is one of clap's.
+    // Clap adds `help`.
     for mut command in commands().into_iter().filter(|command| command.get_name() != "help") {
         let name = command.get_name().to_owned();
         for help in [command.render_help(), command.render_long_help()].map(|help| help.to_string()) {

@@ -106,8 +106,13 @@ impl FromStr for RebuildFlag {
     type Err = RebuildFlagError;
 
     fn from_str(word: &str) -> Result<Self, RebuildFlagError> {
-        let name = word.split('=').next().unwrap_or(word);
-        if CHOOSING.contains(&name) { Err(RebuildFlagError(name.to_owned())) } else { Ok(Self(word.to_owned())) }
+        let long = word.split('=').next().unwrap_or(word);
+        // The value of a short flag may follow it directly.
+        let names = [long, word.get(..2).unwrap_or(word)];
+        match names.into_iter().find(|name| CHOOSING.contains(name)) {
+            Some(name) => Err(RebuildFlagError(name.to_owned())),
+            None => Ok(Self(word.to_owned())),
+        }
     }
 }
 
@@ -173,7 +178,7 @@ mod tests {
         for how in ["--show-trace", "--option", "cores", "2", "--build-host=nas", "--impure", "-L", "--flakes"] {
             assert_eq!(refused(how), None);
         }
-        for what in CHOOSING {
+        for what in CHOOSING.into_iter().chain(["-pother", "-c=x", "-fdefault.nix", "-Ahosts.ns2"]) {
             assert!(refused(what).is_some(), "{what}");
         }
         insta::assert_snapshot!(refused("--target-host=ns2").unwrap(), @"--target-host makes nixos-rebuild deploy something else than the request asks for, or somewhere else");

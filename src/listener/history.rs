@@ -26,6 +26,13 @@ pub(super) struct RequestHistory {
     pub(super) damaged: HashMap<Uuid, Response>,
 }
 
+/// The commit that was deployed last, and the system that it built if that is known.
+#[derive(Debug, Clone)]
+pub(super) struct Deployed {
+    commit: Commit,
+    pub(super) system: Option<String>,
+}
+
 /// The run that is going or about to begin.
 #[derive(Debug, Clone)]
 pub(super) struct Current {
@@ -123,17 +130,19 @@ impl RequestHistory {
         })
     }
 
-    /// Returns the last run with such an action that may have changed the host.
-    fn last_change(&self, is_meant: impl Fn(Action) -> bool) -> Option<&(Spec, Response)> {
-        self.ended.iter().rev().find(|(spec, response)| is_meant(spec.action) && !changed_nothing(response))
+    /// Returns the last run that may have changed the host.
+    fn last_change(&self) -> Option<&(Spec, Response)> {
+        let changes = |action: Action| action.activates() || action.sets_next_boot();
+        let runs = self.ended.iter().filter(|(spec, end)| changes(spec.action) && !changed_nothing(end));
+        runs.reduce(|last, run| if is_as_before(&last.1, &run.1) { last } else { run })
     }
 
-    /// Returns the commit that was last deployed, and the system that it built if that is known. After a failure that
-    /// may have changed something, the commit is unknown.
-    pub(super) fn last_deployed(&self) -> Option<(&Commit, Option<&str>)> {
-        let (_, response) = self.last_change(Action::activates)?;
-        let commit = response.revision.as_ref().filter(|_| response.status == Status::Completed)?;
-        Some((commit, response.system.as_deref()))
+    /// Returns the last deployment. After a failure that may have changed something, the commit is unknown.
+    pub(super) fn last_deployed(&self) -> Option<Deployed> {
+        let mut runs = self.ended.iter().rev();
+        let (_, end) = runs.find(|(spec, end)| spec.action.activates() && !changed_nothing(end))?;
+        let commit = end.revision.clone().filter(|_| end.status == Status::Completed)?;
+        Some(Deployed { commit, system: end.system.clone() })
     }
 
     pub(super) fn stage(&self) -> Option<Stage> {
@@ -162,7 +171,7 @@ impl RequestHistory {
     /// Returns the end of the last run that may have changed the host, if it has this key and completed: a host can
     /// only return from that run. Otherwise returns the reason why it cannot.
     pub(super) fn returnable(&self, key: &str) -> Result<(Action, &Response), String> {
-        match self.last_change(|action| action.activates() || action.sets_next_boot()) {
+        match self.last_change() {
             Some((spec, _)) if spec.key != key => {
                 Err(format!("{key} is not what this host ran last: that was {}", spec.key))
             }
@@ -199,6 +208,21 @@ fn changed_nothing(response: &Response) -> bool {
         Some(BuildFailed | InvalidRevision | AlreadyRunning | WrongHost | NotAvailable | Untrusted)
     );
     response.status == Status::Failed && (came_before_activation || response.rolled_back == Some(true))
+}
+
+/// Whether a failed run left the system and the generation of the host as the last change had made them. A timed out
+/// build, for example, must not prevent a rollback of that change.
+fn is_as_before(last: &Response, response: &Response) -> bool {
+    let is_known = response.system.is_some() && response.rolled_back.is_none();
+    let is_same = (&last.system, last.generation) == (&response.system, response.generation);
+    response.status == Status::Failed && is_known && is_same
+}
+
+impl Deployed {
+    /// Returns the commit, if this system is the one that it built.
+    pub(super) fn commit_of(&self, running: Option<&str>) -> Option<&Commit> {
+        (self.system.as_deref() == running).then_some(&self.commit)
+    }
 }
 
 impl Current {
@@ -288,6 +312,27 @@ mod tests {
     }
 
     #[test]
+    fn a_run_that_left_the_host_as_it_was_is_none_to_return_from() {
+        let mut history = RequestHistory::new("ns1".parse().unwrap());
+        let end = |history: &mut RequestHistory, key: &str, generation: Option<u64>, response: Response| {
+            let system = generation.map(|_| "/nix/store/a".to_owned());
+            history.ended(spec(key), Response { generation, system, ..response });
+        };
+        let failed = |error| Response { error: Some(error), ..ended(Status::Failed) };
+        end(&mut history, "r-1", Some(41), ended(Status::Completed));
+        for error in [ErrorCode::Timeout, ErrorCode::Interrupted, ErrorCode::BuildFailed] {
+            end(&mut history, "r-2", Some(41), failed(error));
+            assert!(history.returnable("r-1").is_ok());
+        }
+        for (generation, rolled_back) in [(Some(42), None), (None, None), (Some(41), Some(false))] {
+            let mut history = RequestHistory::new("ns1".parse().unwrap());
+            end(&mut history, "r-1", Some(41), ended(Status::Completed));
+            end(&mut history, "r-2", generation, Response { rolled_back, ..failed(ErrorCode::Timeout) });
+            assert!(history.returnable("r-1").unwrap_err().contains("that was r-2"));
+        }
+    }
+
+    #[test]
     fn what_runs_is_known_as_long_as_nothing_else_can_have_changed_it() {
         const COMMIT: &str = "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b";
         let mut history = RequestHistory::new("ns1".parse().unwrap());
@@ -298,8 +343,9 @@ mod tests {
             history.ended(spec, Response { error, revision, system, ..ended(status) });
         };
         switch(&mut history, COMMIT, Status::Completed, None);
-        let (commit, made) = history.last_deployed().unwrap();
-        assert_eq!((commit.as_str(), made), (COMMIT, Some("/nix/store/a")));
+        let deployed = history.last_deployed().unwrap();
+        assert_eq!(deployed.commit_of(Some("/nix/store/a")).unwrap().as_str(), COMMIT);
+        assert_eq!(deployed.commit_of(Some("/nix/store/by-hand")), None);
         switch(&mut history, "broken", Status::Failed, Some(ErrorCode::BuildFailed));
         assert!(history.last_deployed().is_some());
         switch(&mut history, "half", Status::Failed, Some(ErrorCode::Timeout));

@@ -22,6 +22,9 @@ const START_WITHIN: Duration = Duration::from_secs(30);
 /// The time that a supervisor may take to end its run, beyond the run's own grace.
 const TIDY_UP: Duration = Duration::from_mins(1);
 
+/// The longest time in a property, a century: systemd refuses times that overflow its clock.
+const LONGEST: Duration = Duration::from_hours(100 * 365 * 24);
+
 /// The variables that systemd sets for one service only, such as its sockets and folders: wrong for a run.
 #[rustfmt::skip]
 const OF_THE_LISTENER: &[&str] = &[
@@ -87,6 +90,7 @@ fn arguments(supervisor: &Path, dir: &RunDir, spec: &Spec) -> Vec<OsString> {
     // program: the confirmation, and the rollback, which takes as long as any activation.
     let confirmation = Duration::from_millis(spec.confirm_timeout_ms.unwrap_or_default());
     let longest = 2 * (spec.settings.timeout() + grace) + confirmation + 10 * TIDY_UP;
+    let seconds = |time: Duration| time.min(LONGEST).as_secs();
     let words = [
         format!("--unit={}", name(dir)),
         format!("--description=homelab-deploy: {} of {}", spec.action, spec.revision),
@@ -97,8 +101,8 @@ fn arguments(supervisor: &Path, dir: &RunDir, spec: &Spec) -> Vec<OsString> {
         // The supervisor ends its processes in a sensible order. Whatever is left afterwards is killed with the unit.
         "--property=KillMode=mixed".to_owned(),
         format!("--property=TimeoutStartSec={}", START_WITHIN.as_secs()),
-        format!("--property=TimeoutStopSec={}", (2 * grace + TIDY_UP).as_secs()),
-        format!("--property=RuntimeMaxSec={}", longest.as_secs()),
+        format!("--property=TimeoutStopSec={}", seconds(2 * grace + TIDY_UP)),
+        format!("--property=RuntimeMaxSec={}", seconds(longest)),
         // A program that uses up the memory ends like any other command that fails.
         "--property=OOMPolicy=continue".to_owned(),
     ];
@@ -187,6 +191,15 @@ mod tests {
         for tie in ["--pipe", "--wait", "--scope", "--pty"] {
             assert!(!lines.contains(&tie));
         }
+    }
+
+    #[test]
+    fn a_time_without_end_is_one_that_systemd_can_count() {
+        let dir = RunDir::in_one("/run/x".into());
+        let mut spec = Spec { confirm_timeout_ms: Some(u64::MAX), ..spec("r-1") };
+        spec.settings.timeout_ms = u64::MAX;
+        let arguments = arguments(Path::new("/bin/x"), &dir, &spec);
+        assert!(arguments.contains(&"--property=RuntimeMaxSec=3153600000".into()), "{arguments:?}");
     }
 
     #[test]

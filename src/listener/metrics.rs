@@ -16,10 +16,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::history::RequestHistory;
+use super::history::{Deployed, RequestHistory};
 use super::host::Host;
 use super::snapshot::SystemSnapshot;
-use crate::protocol::{Commit, ErrorCode, Response, Status};
+use crate::protocol::{ErrorCode, Response, Status};
 
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -46,8 +46,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub(super) struct Metrics {
     pub(super) connected: bool,
     runs: BTreeMap<(Status, Option<ErrorCode>), u64>,
-    /// The commit that was deployed last, and the system that it built.
-    deployed: Option<(Commit, Option<String>)>,
+    deployed: Option<Deployed>,
     last: Option<EndedRun>,
 }
 
@@ -77,7 +76,7 @@ impl Metrics {
     }
 
     fn recall(&mut self, history: &RequestHistory) {
-        self.deployed = history.last_deployed().map(|(commit, made)| (commit.clone(), made.map(str::to_owned)));
+        self.deployed = history.last_deployed();
         self.last = history.last().and_then(|(spec, response)| {
             let ended_at = response.at?;
             let duration = ended_at.duration_since(spec.accepted_at).as_secs_f64().max(0.0);
@@ -103,9 +102,7 @@ impl Metrics {
             let help = "Whether the last run did what was asked.";
             page.gauge("last_run_success", help, &[], u8::from(status == Status::Completed));
         }
-        if let Some((commit, made)) = &self.deployed
-            && made.as_deref() == now.current_path()
-        {
+        if let Some(commit) = self.deployed.as_ref().and_then(|deployed| deployed.commit_of(now.current_path())) {
             let help = "The commit that runs, as far as the listener has deployed it.";
             page.gauge("running_revision_info", help, &[("revision", commit.as_str())], 1);
         }

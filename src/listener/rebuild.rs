@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::history::Deployed;
 use super::launch::Launcher;
 use super::output::clean_lines;
 use super::run::{RunDir, RunResult, Spec, UnitEnd, Verdict, files};
 use crate::clock;
 use crate::protocol::response::bounded_tail;
-use crate::protocol::{Action, Commit, ErrorCode, Phase, Response, Status};
+use crate::protocol::{Action, ErrorCode, Phase, Response, Status};
 
 const POLL: Duration = Duration::from_millis(50);
 
@@ -105,13 +106,14 @@ impl Watcher {
     }
 }
 
-/// Composes and keeps the final response of a run that is over. `previous` is for a system without a known commit.
+/// Composes and keeps the final response of a run that is over. `deployed` is the last deployment by this listener. It
+/// tells the previous commit of a system that does not know its own, unless somebody has switched the host since.
 pub(super) fn conclude(
     _over: &Finished,
     dir: &RunDir,
     spec: &Spec,
     boot_id: Option<&str>,
-    previous: Option<Commit>,
+    deployed: Option<&Deployed>,
 ) -> Response {
     let result = dir.get(files::RESULT);
     let verdict = result.as_ref().map_or_else(
@@ -123,7 +125,9 @@ pub(super) fn conclude(
         Some(to) => to.revision.clone(),
         None => dir.get(files::COMMIT).or(response.revision),
     };
-    response.previous_revision = dir.get(files::BEFORE).and_then(|before| before.revision).or(previous);
+    response.previous_revision = dir
+        .get(files::BEFORE)
+        .and_then(|before| before.revision.clone().or_else(|| deployed?.commit_of(before.current_path()).cloned()));
     if response.status == Status::Failed {
         let from_disk = || bounded_tail(&clean_lines(&dir.output_tail()));
         response.log_tail = result.as_ref().map_or_else(from_disk, |result| result.tail.clone());
@@ -197,7 +201,9 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::listener::history::RequestHistory;
     use crate::listener::run::tests::{give_back, spec};
+    use crate::listener::snapshot::{System, SystemSnapshot};
 
     fn run() -> (tempfile::TempDir, RunDir) {
         let folder = tempfile::tempdir().unwrap();
@@ -251,6 +257,30 @@ mod tests {
             status: status.to_owned(),
         });
         explain(&spec, Phase::Build, Some(boot_id), unit.as_ref())
+    }
+
+    #[test]
+    fn the_commit_that_ran_before_is_not_that_of_a_system_that_somebody_has_replaced_since() {
+        const COMMIT: &str = "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b";
+        let mut history = RequestHistory::new("ns1".parse().unwrap());
+        let system = Some("/nix/store/ours".to_owned());
+        let end = Response::new("ns1".parse().unwrap(), Status::Completed, "");
+        history.ended(spec("r-0"), Response { revision: COMMIT.parse().ok(), system, ..end });
+        let previous = |running: Option<&str>| {
+            let (_folder, dir) = run();
+            if let Some(path) = running {
+                let current = Some(System { path: path.to_owned(), kernel: [None, None, None] });
+                dir.note(files::BEFORE, &SystemSnapshot { current, ..SystemSnapshot::default() }).unwrap();
+            }
+            let over = Finished { _lock: None };
+            let deployed = history.last_deployed();
+            conclude(&over, &dir, &spec("r-1"), None, deployed.as_ref())
+                .previous_revision
+                .map(|commit| commit.to_string())
+        };
+        assert_eq!(previous(Some("/nix/store/ours")).as_deref(), Some(COMMIT));
+        assert_eq!(previous(Some("/nix/store/by-hand")), None);
+        assert_eq!(previous(None), None, "what ran is not on record");
     }
 
     #[test]

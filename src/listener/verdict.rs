@@ -62,8 +62,8 @@ pub(super) fn judge(spec: &Spec, evidence: &Evidence<'_>) -> Verdict {
     let verdict = match end {
         End::Exited(0) => success(spec.action, evidence),
         End::Exited(code) if ENDED_BY_SIGNAL.contains(code) => interrupted(code - 128, spec.doing(*phase)),
-        End::Exited(code) if needs_reboot(*code, *phase, lines) => reboot(spec.action, evidence),
-        End::Exited(code) if is_reached(*code, *phase, lines) => activation_failure(spec, *code, evidence),
+        End::Exited(code) if needs_reboot(*code, evidence) => reboot(spec.action, evidence),
+        End::Exited(code) if is_reached(*code, evidence) => activation_failure(spec, *code, evidence),
         End::Exited(code) => build_failure(spec, *code, lines),
         End::Killed(signal) | End::Stopped(signal) => interrupted(*signal, spec.doing(*phase)),
         End::TimedOut => timed_out(spec, *phase),
@@ -179,10 +179,10 @@ fn units_that_failed(Evidence { before, after, lines, .. }: &Evidence<'_>) -> Op
 }
 
 /// Whether an ambiguous exit code means that the system needs a reboot.
-fn needs_reboot(code: i32, phase: Phase, lines: &[String]) -> bool {
-    let said = || lines.iter().any(|line| switch::needs_reboot(line));
+fn needs_reboot(code: i32, evidence: &Evidence<'_>) -> bool {
+    let said = || evidence.lines.iter().any(|line| switch::needs_reboot(line));
     match code {
-        NEEDS_REBOOT => is_reached(code, phase, lines) || said(),
+        NEEDS_REBOOT => is_reached(code, evidence) || said(),
         DIED => said(),
         _ => false,
     }
@@ -200,9 +200,13 @@ fn reboot(action: Action, evidence: &Evidence<'_>) -> Verdict {
     Verdict { reboot_required: Some(true), ..verdict }
 }
 
-/// Whether the activation failed, even before it changed anything.
-fn is_reached(code: i32, phase: Phase, lines: &[String]) -> bool {
-    phase == Phase::Activate || code == UNITS_FAILED || lines.iter().any(|line| output::tells_failed_activation(line))
+/// Whether the activation failed, even before it changed anything. If the output does not tell, the moved profile does.
+fn is_reached(code: i32, Evidence { phase, before, after, built, lines, .. }: &Evidence<'_>) -> bool {
+    let boots_next = built.is_some() && after.profile_path() == *built && before.profile_path() != *built;
+    *phase == Phase::Activate
+        || code == UNITS_FAILED
+        || boots_next
+        || lines.iter().any(|line| output::tells_failed_activation(line))
 }
 
 /// Judges an activation that ended with this code, which is not 0.

@@ -1,24 +1,24 @@
-//! A repository as git is told of it. Every user of a machine can read command lines, and those of the programs that git
-//! starts repeat the URL: user name and password go through the environment, which no other user can read.
+//! Passes the URL of a repository to git. Every user of a machine can read command lines, also those of git's children:
+//! user name and password go through the environment, which no other user can read.
 
 use std::process::Command;
 
 use data_encoding::BASE64;
 use percent_encoding::percent_decode_str;
 
-/// The kinds of URL that a user name and password go with. With ssh the name says whom to log in as, and is no secret.
+/// The schemes with a user name and password. With ssh, the name is the login, which is no secret.
 const WITH_PASSWORD: [&str; 2] = ["http", "https"];
 
-/// A repository without its secrets, and those.
+/// The URL of a repository without secrets, and the secrets.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Remote {
     url: String,
-    /// What git's configuration says beside that of the user.
+    /// Settings for git besides the user's configuration.
     settings: Vec<(String, String)>,
 }
 
 impl Remote {
-    /// The repository at this URL, which may have a user name and password in it.
+    /// Splits a URL, which may contain a user name and password.
     pub(crate) fn at(url: &str) -> Self {
         let plain = || Self { url: url.to_owned(), settings: Vec::new() };
         let Some((scheme, rest)) = url.split_once("://") else { return plain() };
@@ -42,14 +42,14 @@ impl Remote {
         Self { url, settings: vec![setting] }
     }
 
-    /// The URL without secrets, for command lines and messages.
+    /// Returns the URL without secrets, for command lines and messages.
     pub(crate) fn url(&self) -> &str {
         &self.url
     }
 
-    /// Lets a git know what it needs beside the URL.
+    /// Adds the secrets to the environment of git.
     pub(crate) fn introduce(&self, git: &mut Command) {
-        // The user may have settings of this kind as well.
+        // Keeps settings that the user passes in the same way.
         let count = std::env::var_os("GIT_CONFIG_COUNT");
         let others: usize = count.and_then(|count| count.to_str()?.parse().ok()).unwrap_or_default();
         for (index, (key, value)) in (others..).zip(&self.settings) {

@@ -1,4 +1,4 @@
-//! A repository of the test's own.
+//! Creates temporary repositories for tests.
 
 use std::path::Path;
 use std::process::Command;

@@ -1,4 +1,4 @@
-//! Real git, on a repository of the test's own.
+//! Tests lookups with the real git, in a temporary repository.
 
 use super::testing::{git, repository};
 use super::*;
@@ -13,7 +13,7 @@ async fn branches_and_tags_become_commits() {
     let (folder, flake) = repository();
     let head = git(folder.path(), &["rev-parse", "main"]);
     assert_eq!(lookup("main", &flake).await.unwrap().as_str(), head);
-    // An annotated tag is an object of its own; what is deployed is the commit that it names.
+    // An annotated tag is an object; the lookup returns its commit.
     let tagged = git(folder.path(), &["rev-parse", "v1^{commit}"]);
     assert_eq!(lookup("v1", &flake).await.unwrap().as_str(), tagged);
 }
@@ -67,7 +67,7 @@ fn what_nix_tells_is_compared_with_what_was_asked() {
     assert_eq!(told("warning".to_owned()).unwrap_err(), "its answer is no JSON");
 }
 
-/// A git that writes down how it was called and what it was told, and answers.
+/// Creates a git that records its command line and environment, and answers.
 fn recording_git(folder: &std::path::Path) -> std::path::PathBuf {
     let program = folder.join("git");
     let script = "tr '\\0' '\\n' <\"/proc/$$/cmdline\" >\"${0%/*}/cmdline\"\n\

@@ -1,9 +1,17 @@
-//! What a tool answers when it did what was asked: the same as data and as text, since clients show a model one of both.
+//! What a tool says. An answer is the same as data and as text, since clients show a model one of both. An error has a code,
+//! what is wrong, and what to do next.
 
+use miette::Diagnostic;
 use rmcp::model::{CallToolResponse, CallToolResult, ContentBlock, JsonObject};
 use serde_json::Value;
 
-use super::error::ToolError;
+use crate::bus::BusError;
+use crate::operator::detach::DetachError;
+use crate::operator::journal::JournalError;
+use crate::operator::plan_file::PlanFileError;
+use crate::operator::{FleetError, PreflightError, PrepareError, RollbackError};
+use crate::plan::PlanErrors;
+use crate::text::safe;
 
 /// The longest result, in bytes of JSON. The message around it has less than 500.
 const MAX_BYTES: usize = 19_500;
@@ -11,49 +19,40 @@ const MAX_BYTES: usize = 19_500;
 /// The members that stand first in the text.
 const FIRST: [&str; 3] = ["state", "summary", "next"];
 
-/// A result: an object without members that are null.
-#[derive(Debug, Clone)]
-pub(super) struct ToolAnswer(Value);
-
-impl ToolAnswer {
-    pub(super) fn of(mut data: Value) -> Self {
-        remove_empty(&mut data);
-        Self(data)
+/// An answer without what is null in it. What is too large for clients is an error.
+pub(super) fn answer(mut data: Value) -> CallToolResponse {
+    remove_empty(&mut data);
+    let (result, bytes) = (in_both_forms(&data), size(&data));
+    if bytes > MAX_BYTES {
+        let error = ToolError::new("too_large", format!("the result has {bytes} bytes, more than clients take"));
+        return error.next("what was asked for was done; ask for less, such as one host").into_response();
     }
+    result.into()
+}
 
-    /// A result with a list that is cut until the whole is small enough. `more` counts what is left out.
-    pub(super) fn fitting(data: Value, list: &str) -> Self {
-        let mut answer = Self::of(data);
-        let mut more = answer.0.get("more").and_then(Value::as_u64).unwrap_or_default();
-        while answer.bytes() > MAX_BYTES
-            && answer.0.get_mut(list).and_then(Value::as_array_mut).is_some_and(|items| items.pop().is_some())
-        {
-            more += 1;
-            if let Some(counted) = answer.0.get_mut("more") {
-                *counted = more.into();
-            }
+/// The same with a list that is cut until the whole is small enough. `more` counts what is left out.
+pub(super) fn fitting(mut data: Value, list: &str) -> CallToolResponse {
+    remove_empty(&mut data);
+    let mut more = data.get("more").and_then(Value::as_u64).unwrap_or_default();
+    while size(&data) > MAX_BYTES
+        && data.get_mut(list).and_then(Value::as_array_mut).is_some_and(|items| items.pop().is_some())
+    {
+        more += 1;
+        if let Some(counted) = data.get_mut("more") {
+            *counted = more.into();
         }
-        answer
     }
+    answer(data)
+}
 
-    pub(super) fn into_response(self) -> CallToolResponse {
-        let bytes = self.bytes();
-        if bytes > MAX_BYTES {
-            let error = ToolError::new("too_large", format!("the result has {bytes} bytes, more than clients take"));
-            return error.next("what was asked for was done; ask for less, such as one host").into_response();
-        }
-        self.result().into()
-    }
+fn in_both_forms(data: &Value) -> CallToolResult {
+    let mut result = CallToolResult::structured(data.clone());
+    result.content = vec![ContentBlock::text(text(data))];
+    result
+}
 
-    fn bytes(&self) -> usize {
-        serde_json::to_vec(&self.result()).map_or(0, |json| json.len())
-    }
-
-    fn result(&self) -> CallToolResult {
-        let mut result = CallToolResult::structured(self.0.clone());
-        result.content = vec![ContentBlock::text(text(&self.0))];
-        result
-    }
+fn size(data: &Value) -> usize {
+    serde_json::to_vec(&in_both_forms(data)).map_or(0, |json| json.len())
 }
 
 /// Takes out what is null, and lists without items below the lists of the result.
@@ -116,6 +115,175 @@ fn item(value: &Value, indent: &str) -> String {
     text
 }
 
+/// An error that the assistant can do something about. It is text only: clients that find structured content beside it do
+/// not show the text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ToolError {
+    /// The kind of error, in snake case; the same kind always has the same code.
+    pub code: &'static str,
+    /// What is wrong, as a fragment without a full stop.
+    pub what: String,
+    pub next: Option<String>,
+}
+
+impl ToolError {
+    pub fn new(code: &'static str, what: impl Into<String>) -> Self {
+        Self { code, what: what.into(), next: None }
+    }
+
+    #[must_use]
+    pub fn next(mut self, next: impl Into<String>) -> Self {
+        self.next = Some(next.into());
+        self
+    }
+
+    /// An error of another module in its own words.
+    pub fn told(code: &'static str, error: &dyn Diagnostic) -> Self {
+        Self { code, what: error.to_string(), next: error.help().map(|help| help.to_string()) }
+    }
+
+    pub(super) fn into_response(self) -> CallToolResponse {
+        CallToolResult::error(vec![ContentBlock::text(self.text())]).into()
+    }
+
+    pub fn text(&self) -> String {
+        let lines = self.what.lines().map(safe).collect::<Vec<_>>().join("\n");
+        match &self.next {
+            Some(next) => format!("{}: {} Next: {}", self.code, sentence(&lines), sentence(&safe(next))),
+            None => format!("{}: {lines}", self.code),
+        }
+    }
+}
+
+/// Ends a text with a full stop, unless it has an end of its own.
+fn sentence(text: &str) -> String {
+    if text.ends_with(['.', '?', '!']) { text.to_owned() } else { format!("{text}.") }
+}
+
+impl From<BusError> for ToolError {
+    /// Does not name the files of keys and certificates: an assistant need not know where they are.
+    fn from(error: BusError) -> Self {
+        let (code, what, where_to_look) = match &error {
+            BusError::Unreachable(_) => {
+                return Self::told("bus_unreachable", &error)
+                    .next("nothing was sent; check that nats-server runs, then call the tool again");
+            }
+            BusError::Refused { .. } => return Self::told("key_refused", &error),
+            BusError::SeedUnreadable(..) | BusError::NotAUserSeed(_) | BusError::SeedReadable(_) => {
+                ("key_unusable", "the key that this tool connects with cannot be used", "the files that its flags name")
+            }
+            BusError::TlsFile(..) | BusError::NotPem { .. } => {
+                ("tls_unusable", "a file that the TLS connection needs cannot be read", "the files that its flags name")
+            }
+            BusError::WithoutTls { .. } => {
+                ("tls_unusable", "TLS is required, and a server address does not use it", "its flags")
+            }
+        };
+        Self::new(code, what).next(format!("ask the person who started this server to check {where_to_look}"))
+    }
+}
+
+impl From<FleetError> for ToolError {
+    fn from(error: FleetError) -> Self {
+        match &error {
+            // Without the subject: it has the id of this roll call, which says nothing to an assistant.
+            FleetError::NotForTier { tier, .. } => {
+                let what = format!("this credential may not deploy to {tier}, nor hear its hosts");
+                Self { what, ..Self::told("permission_denied", &error) }
+            }
+            FleetError::Refused(_) | FleetError::OfListener => Self::told("permission_denied", &error),
+            FleetError::Disconnected => Self::told("bus_unreachable", &error),
+        }
+    }
+}
+
+impl From<PrepareError> for ToolError {
+    fn from(error: PrepareError) -> Self {
+        let code = match error {
+            PrepareError::Plan(mistakes) => return Self::from(mistakes),
+            PrepareError::Fleet(error) => return Self::from(error),
+            PrepareError::Selection(_) => "invalid_plan",
+            PrepareError::Flake(_) => "flake_not_accepted",
+            PrepareError::Lookup(_) => "revision_not_found",
+            PrepareError::Nix(_) | PrepareError::NoFlake => "nix_failed",
+            PrepareError::TwoMachines(_) => "two_machines",
+        };
+        Self::told(code, &error)
+    }
+}
+
+impl From<PlanErrors> for ToolError {
+    /// All mistakes at once, each with what to do about it.
+    fn from(mistakes: PlanErrors) -> Self {
+        let told = mistakes.iter().map(|mistake| match mistake.help() {
+            Some(help) => format!("{mistake} ({help})"),
+            None => mistake.to_string(),
+        });
+        Self::new("invalid_plan", told.collect::<Vec<_>>().join("; "))
+    }
+}
+
+impl From<PlanFileError> for ToolError {
+    fn from(error: PlanFileError) -> Self {
+        match error {
+            PlanFileError::Mistakes(mistakes) => Self::from(mistakes),
+            error => Self::told("plan_unreadable", &error),
+        }
+    }
+}
+
+impl From<PreflightError> for ToolError {
+    fn from(error: PreflightError) -> Self {
+        let (code, next) = match &error {
+            PreflightError::AnotherRollout(_) => ("another_rollout", "wait until it is over, then call again"),
+            PreflightError::Downgrade { .. } => (
+                "downgrade",
+                "deploy a later commit, or call deploy with allow_downgrade: true or rollback where going back is meant",
+            ),
+        };
+        Self::new(code, error.to_string()).next(format!("nothing was sent; {next}"))
+    }
+}
+
+impl From<JournalError> for ToolError {
+    fn from(error: JournalError) -> Self {
+        match &error {
+            JournalError::Unknown { .. } | JournalError::Ambiguous { .. } => Self::new("unknown_id", error.to_string())
+                .next("rollout_status with list: true shows the rollouts on record"),
+            _ => Self::told("journal_unusable", &error),
+        }
+    }
+}
+
+impl From<DetachError> for ToolError {
+    fn from(error: DetachError) -> Self {
+        match error {
+            DetachError::Journal(error) => Self::from(error),
+            DetachError::Process(_) => Self::new("not_started", error.to_string()).next("nothing was sent; call again"),
+        }
+    }
+}
+
+impl From<RollbackError> for ToolError {
+    fn from(error: RollbackError) -> Self {
+        let (code, next) = match &error {
+            RollbackError::StillRunning(_) => {
+                ("still_running", "call abort_rollout, and wait with rollout_status until it is over")
+            }
+            RollbackError::SeveralCommits(_) => ("several_commits", "call rollback with hostname for each host"),
+            RollbackError::TwoTiers(_) => ("invalid_target", "give rollout_id to say which of both is meant"),
+            RollbackError::Silent(_) => ("unknown_host", "list_hosts shows who answers"),
+            RollbackError::TooOld(_) | RollbackError::RanSince(_) => {
+                ("not_the_last_run", "deploy with branch and allow_downgrade goes to any commit")
+            }
+            RollbackError::NothingToUndo | RollbackError::Unchanged { .. } => {
+                ("nothing_to_undo", "deploy with branch and allow_downgrade goes to any commit")
+            }
+        };
+        Self::new(code, error.to_string()).next(next)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -147,12 +315,24 @@ mod tests {
     }
 
     #[test]
+    fn an_error_ends_as_sentences_do() {
+        let error = |what: &str, next: &str| ToolError::new("code", what).next(next).text();
+        assert_eq!(error("it is not there", "call again"), "code: it is not there. Next: call again.");
+        assert_eq!(error("it is not there.", "did you mean main?"), "code: it is not there. Next: did you mean main?");
+        assert_eq!(ToolError::new("code", "it is not there").text(), "code: it is not there");
+    }
+
+    #[test]
     fn a_list_is_cut_until_the_whole_fits() {
         let list: Vec<String> = (0..500).map(|number| format!("{number:0>100}")).collect();
-        let answer = ToolAnswer::fitting(json!({ "list": list, "more": 3, "none": null }), "list");
-        assert!(answer.bytes() <= MAX_BYTES && answer.bytes() > MAX_BYTES - 1_000, "{}", answer.bytes());
-        let listed = answer.0["list"].as_array().unwrap().len();
-        assert_eq!(answer.0["more"], 503 - listed);
-        assert_eq!(answer.0.as_object().unwrap().keys().collect::<Vec<_>>(), ["list", "more"]);
+        let CallToolResponse::Complete(result) = fitting(json!({ "list": list, "more": 3, "none": null }), "list")
+        else {
+            panic!("it is an answer");
+        };
+        let data = result.structured_content.unwrap();
+        assert!(size(&data) <= MAX_BYTES && size(&data) > MAX_BYTES - 1_000, "{}", size(&data));
+        let listed = data["list"].as_array().unwrap().len();
+        assert_eq!(data["more"], 503 - listed);
+        assert_eq!(data.as_object().unwrap().keys().collect::<Vec<_>>(), ["list", "more"]);
     }
 }

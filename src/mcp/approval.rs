@@ -26,8 +26,8 @@ use tokio::time::{Instant, interval_at};
 use uuid::Uuid;
 
 pub(super) use self::question::Question;
+use super::answer::ToolError;
 use super::call::{Progress, ToolCall};
-use super::error::ToolError;
 use super::redact::Redactor;
 
 /// How long an approval holds, and how long the server waits for one.
@@ -46,12 +46,10 @@ pub enum ApprovalMode {
 
 #[derive(Debug)]
 pub(super) enum ApprovalOutcome {
-    /// It touches the test tier only, or no one is asked here.
-    NotNeeded,
-    /// A person typed what was asked for, just now: what the question showed may have changed meanwhile.
+    /// No one has to be asked, or a person typed what was asked for before this call was made.
+    Given,
+    /// A person typed it just now: what the question showed may have changed meanwhile.
     GivenMeanwhile,
-    /// A person typed what was asked for before this call was made.
-    GivenBefore,
     /// The client has to put this to a person, and then to call again with the answer.
     Asked(Box<InputRequiredResult>),
 }
@@ -85,10 +83,10 @@ impl Approvals {
         call.audit.about().tier = question.tiers.last().map(ToString::to_string);
         call.audit.about().commit = Some(question.commit.to_string());
         if !question.needs_a_person {
-            return Ok(ApprovalOutcome::NotNeeded);
+            return Ok(ApprovalOutcome::Given);
         }
         let (outcome, on_record) = match self.mode {
-            ApprovalMode::Waived => (ApprovalOutcome::NotNeeded, "waived"),
+            ApprovalMode::Waived => (ApprovalOutcome::Given, "waived"),
             ApprovalMode::Person => (self.ask(question, progress, call).await?, "given"),
         };
         if !matches!(outcome, ApprovalOutcome::Asked(_)) {
@@ -127,7 +125,7 @@ impl Approvals {
         self.spend(state, &question.binding())?;
         let answer: ElicitResult = serde_json::from_value(answer).map_err(|_| mistyped(question))?;
         judge(question, &answer)?;
-        Ok(ApprovalOutcome::GivenBefore)
+        Ok(ApprovalOutcome::Given)
     }
 
     fn sealed(&self, question: &Question<'_>) -> InputRequiredResult {

@@ -128,7 +128,7 @@ impl Audit {
 
     /// Takes down what a call asks for. Only its end is recorded, unless its beginning [is](AuditEntry::begin), too.
     pub(super) fn entry(&self, tool: &str, arguments: Value, client: Option<&str>) -> AuditEntry<'_> {
-        let tier = arguments.get("tier").and_then(Value::as_str).map(str::to_owned);
+        let tier = arguments.get("tier").and_then(Value::as_str).map(|tier| self.short(tier));
         let line = AuditLine {
             at: (self.clock)(),
             event: "ended",
@@ -194,34 +194,23 @@ impl AuditEntry<'_> {
         let mut end = CallEnd { outcome: "ok", ..self.about().clone() };
         match answer {
             Ok(CallToolResponse::Complete(result)) if result.is_error == Some(true) => {
-                end.outcome = "error";
-                end.code = code(result);
+                (end.outcome, end.code) = ("error", code(result));
             }
             Ok(CallToolResponse::Complete(result)) => {
-                end.id = member(result, "rollout_id").or(end.id);
-                end.state = member(result, "state");
-                end.commit = member(result, "commit").or(end.commit);
+                let member = |name| result.structured_content.as_ref()?.get(name)?.as_str().map(str::to_owned);
+                end.id = member("rollout_id").or(end.id);
+                end.state = member("state");
+                end.commit = member("commit").or(end.commit);
             }
             Ok(CallToolResponse::InputRequired(_)) => end.outcome = "asked",
             Ok(_) => {}
-            Err(error) => {
-                end.outcome = "error";
-                end.code = Some(format!("protocol {}", error.code.0));
-            }
+            Err(error) => (end.outcome, end.code) = ("error", Some(format!("protocol {}", error.code.0))),
         }
         self.end(end);
     }
 
     fn end(mut self, ending: CallEnd) {
-        let short = |text: Option<String>| text.map(|text| self.audit.short(&text));
-        self.line.ending = Some(CallEnd {
-            code: short(ending.code),
-            tier: short(ending.tier),
-            id: short(ending.id),
-            state: short(ending.state),
-            commit: short(ending.commit),
-            ..ending
-        });
+        self.line.ending = Some(ending);
     }
 }
 
@@ -240,10 +229,6 @@ impl Drop for AuditEntry<'_> {
 fn code(result: &CallToolResult) -> Option<String> {
     let text = &result.content.first()?.as_text()?.text;
     text.split_once(": ").map(|(code, _)| code.to_owned())
-}
-
-fn member(result: &CallToolResult, name: &str) -> Option<String> {
-    result.structured_content.as_ref()?.get(name)?.as_str().map(str::to_owned)
 }
 
 fn append_to(path: &Path) -> Result<File, AuditError> {

@@ -21,10 +21,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinError;
 
+use super::answer::ToolError;
 use super::audit::{AuditEntry, AuditError};
 use super::call::ToolCall;
 use super::context::ToolContext;
-use super::error::ToolError;
 use super::settings::Settings;
 use super::tools;
 use super::transport::LineTransport;
@@ -58,7 +58,7 @@ pub enum McpStartError {
 /// Why the server ended although its client did not ask for it.
 #[derive(Debug, Error, Diagnostic)]
 pub enum ServeError {
-    #[error("the client did not begin as the Model ToolContext Protocol has it: {0}")]
+    #[error("the client did not begin as the Model Context Protocol has it: {0}")]
     #[diagnostic(help("this command is for programs: `docs/mcp.md` says how to add it to an assistant"))]
     Opening(#[source] Box<ServerInitializeError>),
     #[error("the server ended unexpectedly: {0}")]
@@ -119,7 +119,11 @@ impl Server {
         let arguments = request.arguments.clone().unwrap_or_default();
         let call = ToolCall { request, arguments: &arguments, context, audit };
         let answer = AssertUnwindSafe(Box::pin(tools::run(&self.context, call))).catch_unwind().await;
-        Ok(answer.unwrap_or_else(|_| Err(ToolError::broke_off())).unwrap_or_else(ToolError::into_response))
+        let panicked = |_| {
+            Err(ToolError::new("internal_error", "the tool panicked, which is a bug of homelab-deploy")
+                .next("check with rollout_status what was done before you try again"))
+        };
+        Ok(answer.unwrap_or_else(panicked).unwrap_or_else(ToolError::into_response))
     }
 }
 

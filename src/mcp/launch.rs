@@ -4,22 +4,23 @@
 //! So a rollout is on record before it begins, goes on when the client ends this server, as many do with a call that they
 //! cancel, and any later process can tell how it ended.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use jiff::tz::TimeZone;
 use rmcp::model::CallToolResponse;
 use tokio::time::{Instant, timeout_at};
 
+use super::answer::ToolError;
 use super::approval::{ApprovalOutcome, Question, outdated};
+use super::boundary::Credential;
 use super::call::{Progress, ToolCall};
-use super::context::{ToolContext, within_reach, wrong_tier};
-use super::error::ToolError;
-use super::settings::{Credential, Settings};
-use crate::operator::detach::{Background, DetachError};
-use crate::operator::{Discovered, Kind, Part, PrepareOptions, Prepared};
-use crate::plan::{Hooks, Plan};
-use crate::protocol::{Revision, Role, RolloutId, Target, Tier};
+use super::context::ToolContext;
+use super::settings::Settings;
+use super::targets::check_targets;
+use crate::operator::detach::Background;
+use crate::operator::{PrepareOptions, Prepared};
+use crate::plan::Plan;
+use crate::protocol::{Revision, RolloutId, Tier};
 use crate::report;
 use crate::rollout::{Event, EventKind, PlanSource, Rollout, Summary, WaveIndex};
 
@@ -56,8 +57,8 @@ impl<'a> Resumed<'a> {
     }
 
     fn begin(self, background: &Background, settings: &Settings) -> Result<RolloutId, ToolError> {
-        let id = self.rollout.id;
-        let (left, mut journal) = settings.journals.take_up(&id.to_string())?;
+        let (id, journals) = (self.rollout.id, &settings.operator.journals);
+        let (left, mut journal) = journals.take_up(&id.to_string())?;
         // With the lock in hand: nothing may have happened since the person was asked.
         if left != *self.summary {
             return Err(outdated());
@@ -69,44 +70,31 @@ impl<'a> Resumed<'a> {
         let recorded = events.try_for_each(|event| journal.record(&event)).and_then(|()| journal.sync());
         recorded
             .map_err(|error| ToolError::new("journal_unusable", format!("the journal cannot be written: {error}")))?;
-        background.resume(id, journal, &settings.journals)?;
+        background.resume(id, journal, journals)?;
         Ok(id)
     }
 }
 
 impl ToolContext {
-    /// What is to be rolled out, before it is known which hosts are there.
+    /// What is to be rolled out, before it is known which hosts are there. Nothing runs here to tell of it but what the plan says.
     pub(super) fn wanted(&self, plan: Plan, source: Option<PlanSource>, revision: Revision) -> PrepareOptions {
-        PrepareOptions {
-            plan,
-            // What is no plan is said in one line, as `deploy` says it.
-            even_if_current: source.is_none(),
-            source,
-            revision,
-            exclude: Vec::new(),
-            part: Part::Whole,
-            operator: self.settings.operator.clone(),
-            kind: Kind::Rollout,
-            // What an assistant has done tells what its plan says, and nothing else runs here.
-            hooks: Hooks::default(),
-            journals: self.settings.journals.clone(),
-            flakes: self.settings.flakes.clone(),
-            systems: None,
-            binary_cache: None,
-            cache: self.settings.cache.clone(),
-        }
+        let options = PrepareOptions::new(plan, revision, self.settings.operator.clone());
+        // What is no plan is said in one line, as `deploy` says it.
+        PrepareOptions { even_if_current: source.is_none(), source, ..options }
     }
 
     /// Settles hosts and commit.
     pub(super) async fn prepare(&self, credential: Credential, wanted: PrepareOptions) -> Result<Prepared, ToolError> {
         let mut bus = self.connect(credential).await?;
-        let called = wanted.call_roll(&mut bus, &self.settings.discovery).await?;
+        let called = wanted.call_roll(&mut bus).await?;
         if wanted.source.is_none() {
-            check_targets(&wanted.plan, &called.roll)?;
+            check_targets(&wanted.plan, &called.roll.hosts)?;
         }
         let mut prepared = Box::pin(wanted.settle(called)).await?;
-        within_reach(credential, &prepared.rollout.plan)?;
-        prepared.warnings.extend(report::missed(&prepared.missed(&self.settings.journals), &TimeZone::UTC));
+        credential.check(&prepared.rollout.plan)?;
+        let operator = &self.settings.operator;
+        let missed = prepared.missed(&operator.journals, &operator.discovery.known);
+        prepared.warnings.extend(report::missed(&missed, &TimeZone::UTC));
         Ok(prepared)
     }
 
@@ -123,7 +111,7 @@ impl ToolContext {
         let mut prepared = in_time(until, settle()).await?;
         let question = self.question(&launch, &prepared)?;
         match self.approvals.obtain(&question, &mut progress, launch.call).await? {
-            ApprovalOutcome::NotNeeded | ApprovalOutcome::GivenBefore => {}
+            ApprovalOutcome::Given => {}
             ApprovalOutcome::Asked(question) => return Ok((*question).into()),
             ApprovalOutcome::GivenMeanwhile => {
                 let approved = question.binding();
@@ -136,9 +124,9 @@ impl ToolContext {
             }
         }
         let warnings = prepared.warnings.clone();
-        let id = self.begin(&launch, prepared)?.to_string();
-        launch.call.audit.about().id = Some(id.clone());
-        Ok(self.wait(&id, until, context, progress, &warnings).await?.into_response())
+        let id = self.begin(&launch, prepared)?;
+        launch.call.audit.about().id = Some(id.to_string());
+        self.wait(id, until, context, progress, &warnings).await
     }
 
     /// What a person would be asked, once nothing else stands against it.
@@ -173,7 +161,7 @@ impl ToolContext {
             return resumed.begin(&background, &self.settings);
         }
         let rollout = Arc::new(prepared.rollout);
-        background.begin(&rollout, &self.settings.journals)?;
+        background.begin(&rollout, &self.settings.operator.journals)?;
         Ok(rollout.id)
     }
 }
@@ -187,61 +175,4 @@ pub(super) async fn in_time<T>(
         Err(ToolError::new("too_slow", "the hosts and the commit could not be settled in time")
             .next("nothing was sent; check that the repository can be reached, or give the whole commit id"))
     })
-}
-
-/// Makes sure that each host and role that was asked for is there. A mistyped name is told as that, with the right ones.
-fn check_targets(plan: &Plan, called: &Discovered) -> Result<(), ToolError> {
-    for target in plan.waves.iter().flat_map(|wave| &wave.targets).map(|selector| &selector.value.target) {
-        let Some(tier) = target.tier() else { continue };
-        let reports = || called.hosts.iter().map(|answer| &answer.report);
-        let mut of_tier = reports().filter(|host| host.tier == tier);
-        match target {
-            Target::Host(_, name) if !of_tier.clone().any(|host| host.hostname == *name) => {
-                if let Some(other) = reports().find(|host| host.hostname == *name) {
-                    return Err(wrong_tier(name, other.tier, tier));
-                }
-                let what = format!("{tier} host {:?}", name.as_str());
-                return Err(nobody("unknown_host", &what, of_tier.map(|host| host.hostname.as_str())));
-            }
-            Target::Role(_, role) if !of_tier.clone().any(|host| host.role.as_ref() == Some(role)) => {
-                let what = format!("{tier} host of the role {:?}", role.as_str());
-                return Err(nobody(
-                    "unknown_role",
-                    &what,
-                    of_tier.filter_map(|host| host.role.as_ref()).map(Role::as_str),
-                ));
-            }
-            Target::All(_) if of_tier.next().is_none() => {
-                return Err(nobody("no_hosts", &format!("{tier} host"), std::iter::empty()));
-            }
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-/// That no such host answers, with the names to choose from.
-pub(super) fn nobody<'a>(code: &'static str, what: &str, known: impl Iterator<Item = &'a str>) -> ToolError {
-    let known = some_names(known);
-    let known = if known.is_empty() { "none does".to_owned() } else { format!("those that do: {known}") };
-    ToolError::new(code, format!("no {what} answers; {known}")).next("list_hosts shows hosts, tiers and roles")
-}
-
-/// The first of these names, each once.
-pub(super) fn some_names<'a>(names: impl Iterator<Item = &'a str>) -> String {
-    names.collect::<BTreeSet<_>>().into_iter().take(30).collect::<Vec<_>>().join(", ")
-}
-
-/// The key for hosts of these tiers: the administrator's, unless all of them are test hosts.
-pub(super) fn credential_for(tiers: &BTreeSet<Tier>) -> Credential {
-    if tiers.iter().all(|tier| *tier == Tier::Test) { Credential::Test } else { Credential::Admin }
-}
-
-impl From<DetachError> for ToolError {
-    fn from(error: DetachError) -> Self {
-        match error {
-            DetachError::Journal(error) => Self::from(error),
-            DetachError::Process(_) => Self::new("not_started", error.to_string()).next("nothing was sent; call again"),
-        }
-    }
 }

@@ -2,12 +2,12 @@
 //! can push to it needs no other way in. Pure.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::str::FromStr;
 
+use regex::Regex;
 use thiserror::Error;
 
-use super::error::ToolError;
+use super::answer::ToolError;
 use crate::protocol::{NameError, Revision, Tier};
 
 /// What each tier takes of which no rule speaks: prod what people review.
@@ -76,15 +76,8 @@ impl AllowRef {
     }
 
     fn matches(&self, name: &str) -> bool {
-        let Some((first, rest)) = self.glob.split_once('*') else { return self.glob == name };
-        let (middle, last) = rest.rsplit_once('*').unwrap_or(("", rest));
-        // Each piece is taken as early as it comes, which leaves the most for those behind it.
-        let after_first = name.strip_prefix(first);
-        let after_middle = middle.split('*').try_fold(after_first, |left, piece| {
-            let (_, after) = left?.split_once(piece)?;
-            Some(Some(after))
-        });
-        after_middle.flatten().is_some_and(|left| left.ends_with(last))
+        let pattern = regex::escape(&self.glob).replace(r"\*", ".*");
+        Regex::new(&format!("^{pattern}$")).is_ok_and(|pattern| pattern.is_match(name))
     }
 }
 
@@ -106,12 +99,6 @@ impl FromStr for AllowRef {
             Some(other) => Err(AllowRefError::Character(glob.to_owned(), other)),
             None => Ok(Self { tier: tier.parse()?, glob: glob.to_owned() }),
         }
-    }
-}
-
-impl fmt::Display for AllowRef {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}={}", self.tier, self.glob)
     }
 }
 
@@ -174,7 +161,8 @@ mod tests {
         insta::assert_snapshot!(refusal("prod="), @r#""prod=" is not TIER=GLOB, such as prod=main or test=feature/*"#);
         insta::assert_snapshot!(refusal("staging=main"), @r#""staging" is not a tier: the tiers are test and prod"#);
         insta::assert_snapshot!(refusal("prod=v[0-9]"), @r#"the glob "v[0-9]" contains '[': letters, digits, . _ / + - and * are what can match"#);
-        assert_eq!("prod=release/*".parse::<AllowRef>().unwrap().to_string(), "prod=release/*");
+        let rule = AllowRef { tier: Tier::Prod, glob: "release/*".to_owned() };
+        assert_eq!("prod=release/*".parse(), Ok(rule));
     }
 
     /// Says the same as the code in another way: a star takes nothing, or one character and stays.

@@ -4,14 +4,18 @@
 //! output of git, the log of a host and the arguments of an assistant are written by others. A text is cleaned before it is
 //! cut: half a seed is no longer recognised, and is still most of a secret.
 
+use std::sync::LazyLock;
+
+use regex::Regex;
 use rmcp::ErrorData;
 use rmcp::model::{CallToolResponse, ContentBlock};
 use serde_json::Value;
 
 use crate::text;
 
-/// How many characters follow the two letters that a seed begins with, at the least: its beginning is a secret too.
-const SEED_CHARACTERS: usize = 16;
+/// Anything like a seed: `S`, the letter of a kind of key, and base32. The beginning of one is a secret too.
+static SEED: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new("S[UANOC][A-Z2-7]{16,}").expect("it is written as regular expressions are"));
 
 /// What of a query may be a secret: the ends of its keys.
 const SECRET_KEYS: [&str; 4] = ["token", "password", "secret", "key"];
@@ -35,7 +39,7 @@ impl Redactor {
         for path in &self.key_files {
             clean = clean.replace(path, "<key file>");
         }
-        without_seeds(&without_url_secrets(&clean))
+        SEED.replace_all(&without_url_secrets(&clean), "<seed>").into_owned()
     }
 
     /// The beginning of a text as it may be shown.
@@ -88,41 +92,15 @@ impl Redactor {
     }
 }
 
-/// The text without anything like a seed: `S`, the letter of a kind of key, and base32.
-fn without_seeds(text: &str) -> String {
-    let is_base32 = |c: char| matches!(c, 'A'..='Z' | '2'..='7');
-    let mut clean = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(start) = rest.find('S') {
-        let (before, run) = rest.split_at(start);
-        let (run, after) = run.split_at(run.find(|c| !is_base32(c)).unwrap_or(run.len()));
-        let is_kind = run.as_bytes().get(1).is_some_and(|kind| b"UANOC".contains(kind));
-        clean.push_str(before);
-        if is_kind && run.len() >= SEED_CHARACTERS + 2 {
-            clean.push_str("<seed>");
-            rest = after;
-        } else {
-            clean.push('S');
-            rest = rest.get(start + 1..).unwrap_or_default();
-        }
-    }
-    clean + rest
-}
-
 /// The text with URLs that have lost their user and password, and the values of telling keys in their queries.
 fn without_url_secrets(text: &str) -> String {
-    let mut clean = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(start) = rest.find("://") {
-        let (before, url) = rest.split_at(start + "://".len());
-        // Of several in a row each has a turn of its own.
-        let end = url.find(ends_url).into_iter().chain(url.find("://")).min();
-        let (url, after) = url.split_at(end.unwrap_or(url.len()));
-        clean.push_str(before);
-        clean.push_str(&public(url));
-        rest = after;
-    }
-    clean + rest
+    let clean = |piece: &str| {
+        let (url, after) = piece.split_at(piece.find(ends_url).unwrap_or(piece.len()));
+        format!("{}{after}", public(url))
+    };
+    let mut pieces = text.split("://");
+    let before = pieces.next().unwrap_or_default().to_owned();
+    std::iter::once(before).chain(pieces.map(clean)).collect::<Vec<_>>().join("://")
 }
 
 fn ends_url(c: char) -> bool {
@@ -134,17 +112,13 @@ fn public(url: &str) -> String {
     let (authority, path) = url.split_at(url.find(['/', '?', '#']).unwrap_or(url.len()));
     let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
     let Some((path, query)) = path.split_once('?') else { return format!("{host}{path}") };
-    let pairs: Vec<String> = query.split('&').map(public_pair).collect();
-    format!("{host}{path}?{}", pairs.join("&"))
-}
-
-fn public_pair(pair: &str) -> String {
-    match pair.split_once('=') {
+    let public = |pair: &str| match pair.split_once('=') {
         Some((key, _)) if SECRET_KEYS.iter().any(|secret| key.to_ascii_lowercase().ends_with(secret)) => {
             format!("{key}=hidden")
         }
         _ => pair.to_owned(),
-    }
+    };
+    format!("{host}{path}?{}", query.split('&').map(public).collect::<Vec<_>>().join("&"))
 }
 
 #[cfg(test)]

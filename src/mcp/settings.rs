@@ -8,12 +8,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::approval::ApprovalMode;
-use super::plans::Plans;
 use super::policy::RevisionPolicy;
 use crate::bus::{self, ServerUrl};
-use crate::operator::Discovery;
-use crate::operator::flake::FlakeRules;
-use crate::operator::journal::Journals;
+use crate::operator::OperatorContext;
 
 /// What the server is started with. A client cannot change any of it.
 #[derive(Debug, Clone)]
@@ -22,19 +19,14 @@ pub struct Settings {
     pub test: bus::Settings,
     /// How all other tools connect; without it they do not exist.
     pub admin: Option<bus::Settings>,
-    pub discovery: Discovery,
-    /// The operator's name, as hosts and other operators see it.
-    pub operator: String,
-    /// Where a branch or tag is looked up. No person is asked: a flake that only hosts name has to be accepted before.
-    pub flakes: FlakeRules,
+    /// Who deploys. No person is asked about a flake: one that only hosts name has to be accepted before.
+    pub operator: OperatorContext,
     pub revisions: RevisionPolicy,
     /// Whether a person is asked before anything is deployed outside the test tier.
     pub approval: ApprovalMode,
     pub audit_file: Option<PathBuf>,
-    pub plans: Plans,
-    pub journals: Journals,
-    /// The folder for commits of the repositories' servers; without one they are not asked.
-    pub cache: Option<PathBuf>,
+    /// The folder of the plans that there are.
+    pub plans_dir: Option<PathBuf>,
     /// Finds the value of an environment variable that defines an alias, for plans that use one.
     pub aliases: fn(&str) -> Option<String>,
     /// This program, which carries rollouts out in a process of its own.
@@ -72,22 +64,7 @@ impl Default for CallTimeouts {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Credential {
-    /// A key that may deploy to the test tier only.
-    Test,
-    Admin,
-}
-
 impl Settings {
-    /// How to connect with this key; `None` where the server was not given it.
-    pub fn connection(&self, credential: Credential) -> Option<&bus::Settings> {
-        match credential {
-            Credential::Test => Some(&self.test),
-            Credential::Admin => self.admin.as_ref(),
-        }
-    }
-
     /// The files whose paths are not told.
     pub(super) fn key_files(&self) -> Vec<String> {
         let connections = std::iter::once(&self.test).chain(&self.admin);
@@ -108,12 +85,12 @@ impl Settings {
             ("HOMELAB_DEPLOY_TLS_CA", connection.ca_file.as_deref()),
             ("HOMELAB_DEPLOY_TLS_CERT", client_cert.map(|client| client.cert.as_path())),
             ("HOMELAB_DEPLOY_TLS_KEY", client_cert.map(|client| client.key.as_path())),
-            ("HOMELAB_DEPLOY_STATE_DIR", Some(self.journals.state_dir())),
+            ("HOMELAB_DEPLOY_STATE_DIR", Some(self.operator.journals.state_dir())),
         ];
         let texts = [
             ("HOMELAB_DEPLOY_NATS_URL", servers.join(",")),
-            ("HOMELAB_DEPLOY_DISCOVER_SUBJECT", self.discovery.subject.to_string()),
-            ("HOMELAB_DEPLOY_OPERATOR", self.operator.clone()),
+            ("HOMELAB_DEPLOY_DISCOVER_SUBJECT", self.operator.discovery.subject.to_string()),
+            ("HOMELAB_DEPLOY_OPERATOR", self.operator.name.clone()),
             // No context: all of its settings are here, and another file of them may lie where this server was started.
             ("HOMELAB_DEPLOY_CONFIG", "/dev/null".to_owned()),
             ("HOMELAB_DEPLOY_CONTEXT", String::new()),

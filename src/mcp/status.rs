@@ -1,20 +1,29 @@
-//! What became of a rollout, as an assistant is told.
+//! What became of a rollout, as an assistant is told, and waiting for it as long as a call may take.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
+use std::time::Duration;
 
+use rmcp::RoleServer;
+use rmcp::model::CallToolResponse;
+use rmcp::service::RequestContext;
 use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
 
-use super::answer::ToolAnswer;
+use super::answer::{ToolError, answer, fitting};
+use super::call::Progress;
 use super::context::ToolContext;
 use super::redact::Redactor;
 use crate::plan::ResolvedWave;
-use crate::protocol::{Action, HostName, Phase};
+use crate::protocol::{Action, HostName, Phase, RolloutId};
 use crate::report::{self, Liveness, Style, describe};
 use crate::rollout::summary::{HostState, HostView, WaveState, WaveView};
 use crate::rollout::{Event, EventKind, HostOutcome, Rollout, Summary, WaveVerdict};
+use crate::text::safe;
 
+/// How often the journal of a rollout that runs is read.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How much of the log of a host is passed on, in lines and bytes, and how much of it `host_log` passes on.
 const MAX_LOG: (usize, usize) = (10, 1_500);
 const MAX_WHOLE_LOG: (usize, usize) = (usize::MAX, 8_000);
@@ -43,10 +52,10 @@ impl<'a> StatusReport<'a> {
     }
 
     /// All of it, with what was to be said before it began.
-    pub(super) fn told(mut self, liveness: Liveness, warnings: &[String]) -> ToolAnswer {
+    pub(super) fn told(mut self, liveness: Liveness, warnings: &[String]) -> CallToolResponse {
         let Self { rollout, summary, context, .. } = self;
         let (state, redactor) = (report::outcome(summary, liveness), &context.redactor);
-        let output = context.settings.journals.open_output(rollout.id).ok().and_then(read_output);
+        let output = context.settings.operator.journals.open_output(rollout.id).ok().and_then(read_output);
         let words;
         (self.phases, words) = output.unwrap_or_default();
         let actions: BTreeSet<&str> = rollout.plan.waves.iter().map(|wave| wave.action.as_str()).collect();
@@ -77,7 +86,7 @@ impl<'a> StatusReport<'a> {
             "hosts": hosts.iter().take(MAX_HOSTS).map(|host| self.host(host, MAX_LOG)).collect::<Vec<_>>(),
             "more": hosts.len().saturating_sub(MAX_HOSTS),
         });
-        ToolAnswer::fitting(told, "hosts")
+        fitting(told, "hosts")
     }
 
     /// What became of a host, with so many lines and bytes of the end of its log.
@@ -107,9 +116,9 @@ impl<'a> StatusReport<'a> {
     }
 
     /// What became of a host, with as much of its log as one result may hold.
-    pub(super) fn host_log(&self, host: &HostView) -> ToolAnswer {
+    pub(super) fn host_log(&self, host: &HostView) -> CallToolResponse {
         let name = self.context.redactor.first(self.rollout.name(), 80);
-        ToolAnswer::of(json!({
+        answer(json!({
             "rollout_id": self.rollout.id.to_string(),
             "summary": format!("the end of the log of {} in {name}", host.name),
             "hosts": [self.host(host, MAX_WHOLE_LOG)],
@@ -206,4 +215,62 @@ fn read_output(mut file: File) -> Option<(BTreeMap<HostName, Phase>, String)> {
         }
     }
     Some((phases, words.join(" ")))
+}
+
+impl ToolContext {
+    /// Waits until a rollout is over, the time has come, or the client gives up. The rollout goes on in any case. `warnings` is
+    /// what was to be said before it began.
+    pub(super) async fn wait(
+        &self,
+        id: RolloutId,
+        until: Instant,
+        call: &RequestContext<RoleServer>,
+        mut progress: Option<Progress<'_>>,
+        warnings: &[String],
+    ) -> Result<CallToolResponse, ToolError> {
+        let mut follower = self.settings.operator.journals.follow(&id.to_string())?;
+        loop {
+            let mut news = None;
+            follower.look(|event, _| news = in_words(&event.kind).or_else(|| news.take()))?;
+            if !follower.is_running() || Instant::now() >= until {
+                break;
+            }
+            if let Some(progress) = &mut progress {
+                let (done, total) = (done(follower.summary()), follower.summary().hosts.len());
+                let still = || progress.is_due().then(|| format!("{done} of {total} hosts are done"));
+                if let Some(message) = news.or_else(still) {
+                    progress.say(self.redactor.clean(&message), done, total).await;
+                }
+            }
+            tokio::select! {
+                () = sleep(LOOK_EVERY) => {}
+                () = call.ct.cancelled() => break,
+            }
+        }
+        let report = StatusReport::of(follower.summary(), self).ok_or_else(|| {
+            ToolError::new("nothing_recorded", "the rollout ended before anything was recorded, so nothing was sent")
+                .next("start it again")
+        })?;
+        let liveness = if follower.is_running() { Liveness::Running } else { Liveness::Over };
+        Ok(report.told(liveness, warnings))
+    }
+}
+
+/// What happened, where it is worth a message of its own.
+fn in_words(event: &EventKind) -> Option<String> {
+    Some(match event {
+        EventKind::WaveStarted { wave } => format!("wave {wave} began"),
+        EventKind::Dispatched { host, .. } => format!("{} was asked", safe(host.as_str())),
+        EventKind::Retrying { host, outcome, .. } => {
+            format!("{} is {outcome} and will be asked again", safe(host.as_str()))
+        }
+        EventKind::Final { host, outcome, .. } => format!("{} is {outcome}", safe(host.as_str())),
+        EventKind::Returning { host, .. } => format!("{} returns to what it ran before", safe(host.as_str())),
+        EventKind::Draining { wave, .. } => format!("wave {wave} failed; hosts in flight are awaited"),
+        EventKind::Baking { wave, .. } => format!("wave {wave} bakes"),
+        EventKind::Checking { wave } => format!("wave {wave} is checked"),
+        EventKind::WaveEnded { wave, .. } => format!("wave {wave} is over"),
+        EventKind::Interrupted { .. } => "the rollout was told to stop".to_owned(),
+        _ => return None,
+    })
 }

@@ -1,4 +1,5 @@
-//! Every tool, with what assistants are told about it. What it does is in the module of its name.
+//! Every tool. What assistants are told about it is the documentation of its arguments; what it does is in the module of its
+//! name.
 
 mod deploy;
 mod hosts;
@@ -9,19 +10,17 @@ use std::sync::Arc;
 
 use rmcp::model::{CallToolResponse, JsonObject, Tool, ToolAnnotations};
 
-use super::answer::ToolAnswer;
+use self::ToolEffect::{Deploys, LooksUp, Reads, Stops};
+use super::answer::ToolError;
 use super::call::ToolCall;
 use super::context::ToolContext;
-use super::error::ToolError;
-use super::schema::{arguments as read, input, input_without};
+use super::schema::{arguments as read, input};
 use super::settings::{Mode, Settings};
 
-/// A tool as assistants see it.
 struct ToolSpec {
     name: &'static str,
     effect: ToolEffect,
-    arguments: fn() -> Arc<JsonObject>,
-    description: &'static str,
+    schema: fn() -> JsonObject,
 }
 
 /// What a tool does to the world.
@@ -38,81 +37,17 @@ enum ToolEffect {
 const ADMIN_TOOL: &str = "deploy_admin";
 
 const TOOLS: [ToolSpec; 11] = [
-    ToolSpec {
-        name: "abort_rollout",
-        effect: ToolEffect::Stops,
-        arguments: input::<status::AbortArguments>,
-        description: "Stop a rollout that runs: nothing new is sent, hosts in flight are awaited. What was deployed stays.",
-    },
-    ToolSpec {
-        name: "apply_plan",
-        effect: ToolEffect::Deploys,
-        arguments: input::<plans::ApplyArguments>,
-        description: "Carry out a plan as preview_plan showed it, wave after wave; it halts when a wave fails. Refused when \
-                      it would do something else by now. Waits like deploy.",
-    },
-    ToolSpec {
-        name: "deploy",
-        effect: ToolEffect::Deploys,
-        arguments: || input_without::<deploy::DeployArguments>("tier"),
-        description: "Deploy a revision to one test host, the test hosts of a role, or all test hosts. Waits up to 45 \
-                      seconds; state running means that it goes on: call rollout_status. It also goes on when the call is \
-                      cancelled.",
-    },
-    ToolSpec {
-        name: ADMIN_TOOL,
-        effect: ToolEffect::Deploys,
-        arguments: input::<deploy::DeployArguments>,
-        description: "Deploy to one host, the hosts of a role, or all hosts of a tier, production included. Outside test a \
-                      person is asked to approve. Otherwise like deploy.",
-    },
-    ToolSpec {
-        name: "host_log",
-        effect: ToolEffect::Reads,
-        arguments: input::<status::LogArguments>,
-        description: "Show the end of a host's log from its latest failure, or from a given rollout.",
-    },
-    ToolSpec {
-        name: "list_hosts",
-        effect: ToolEffect::Reads,
-        arguments: input::<hosts::HostsArguments>,
-        description: "List the hosts that answer now: what they run, how their last deployment ended, problems. With \
-                      branch: how many commits each is behind it, and which. A host that is missing is down, or its agent is.",
-    },
-    ToolSpec {
-        name: "list_plans",
-        effect: ToolEffect::Reads,
-        arguments: input::<plans::ListPlansArguments>,
-        description: "List the plans for rollouts in waves.",
-    },
-    ToolSpec {
-        name: "preview_plan",
-        effect: ToolEffect::LooksUp,
-        arguments: input::<plans::PreviewArguments>,
-        description: "Tell what a plan would do to the hosts that are there now: waves, hosts, commit, and the plan_hash for \
-                      apply_plan. Deploys nothing.",
-    },
-    ToolSpec {
-        name: "resume_rollout",
-        effect: ToolEffect::Deploys,
-        arguments: input::<status::ResumeArguments>,
-        description: "Go on with a rollout that is paused before a wave, or whose process ended too early (cut_off). Waits \
-                      like deploy. A person is asked where the wave has to be confirmed.",
-    },
-    ToolSpec {
-        name: "rollback",
-        effect: ToolEffect::Deploys,
-        arguments: input::<deploy::RollbackArguments>,
-        description: "Return a host, or the hosts that a rollout changed, to the commit that they ran before. Waits like \
-                      deploy. Outside test a person is asked to approve.",
-    },
-    ToolSpec {
-        name: "rollout_status",
-        effect: ToolEffect::Reads,
-        arguments: input::<status::StatusArguments>,
-        description: "Tell what became of a deployment or rollout, also one that a person began on this machine, and wait \
-                      for its end. Only state succeeded is good.",
-    },
+    ToolSpec { name: "abort_rollout", effect: Stops, schema: input::<status::AbortArguments> },
+    ToolSpec { name: "apply_plan", effect: Deploys, schema: input::<plans::ApplyArguments> },
+    ToolSpec { name: "deploy", effect: Deploys, schema: deploy::input_without_tier },
+    ToolSpec { name: ADMIN_TOOL, effect: Deploys, schema: input::<deploy::DeployArguments> },
+    ToolSpec { name: "host_log", effect: Reads, schema: input::<status::LogArguments> },
+    ToolSpec { name: "list_hosts", effect: Reads, schema: input::<hosts::HostsArguments> },
+    ToolSpec { name: "list_plans", effect: Reads, schema: input::<plans::ListPlansArguments> },
+    ToolSpec { name: "preview_plan", effect: LooksUp, schema: input::<plans::PreviewArguments> },
+    ToolSpec { name: "resume_rollout", effect: Deploys, schema: input::<status::ResumeArguments> },
+    ToolSpec { name: "rollback", effect: Deploys, schema: input::<deploy::RollbackArguments> },
+    ToolSpec { name: "rollout_status", effect: Reads, schema: input::<status::StatusArguments> },
 ];
 
 /// The names of all tools, in order.
@@ -140,32 +75,33 @@ impl ToolSpec {
         let hints = ToolAnnotations::new()
             .read_only(!self.effect.writes())
             .destructive(self.effect.writes())
-            .idempotent(self.effect != ToolEffect::Deploys)
-            .open_world(matches!(self.effect, ToolEffect::LooksUp | ToolEffect::Deploys));
-        Tool::new(self.name, self.description, (self.arguments)()).with_annotations(hints)
+            .idempotent(self.effect != Deploys)
+            .open_world(matches!(self.effect, LooksUp | Deploys));
+        let mut schema = (self.schema)();
+        let description = schema.remove("description").and_then(|told| told.as_str().map(str::to_owned));
+        Tool::new(self.name, description.unwrap_or_default(), Arc::new(schema)).with_annotations(hints)
     }
 }
 
 impl ToolEffect {
     const fn writes(self) -> bool {
-        matches!(self, Self::Stops | Self::Deploys)
+        matches!(self, Stops | Deploys)
     }
 }
 
 pub(super) async fn run(context: &ToolContext, call: ToolCall<'_>) -> Result<CallToolResponse, ToolError> {
     let arguments = call.arguments;
-    let answer = match &*call.request.name {
-        "apply_plan" => return plans::apply(context, call).await,
-        "deploy" => return deploy::to_test(context, call).await,
-        ADMIN_TOOL => return deploy::to_any(context, call).await,
-        "resume_rollout" => return status::resume(context, call).await,
-        "rollback" => return deploy::roll_back(context, call).await,
+    match &*call.request.name {
+        "apply_plan" => plans::apply(context, call).await,
+        "deploy" => deploy::to_test(context, call).await,
+        ADMIN_TOOL => deploy::to_any(context, call).await,
+        "resume_rollout" => status::resume(context, call).await,
+        "rollback" => deploy::roll_back(context, call).await,
         "abort_rollout" => status::abort(context, &read(arguments)?),
         "host_log" => status::log(context, &read(arguments)?),
         "list_hosts" => hosts::list(context, read(arguments)?).await,
         "list_plans" => read(arguments).map(|plans::ListPlansArguments {}| plans::list(context)),
         "preview_plan" => plans::show(context, read(arguments)?).await,
         _ => status::status(context, read(arguments)?, call.context).await,
-    };
-    answer.map(ToolAnswer::into_response)
+    }
 }

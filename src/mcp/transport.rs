@@ -95,7 +95,7 @@ impl<R: AsyncRead + Send + Unpin> LineTransport<R> {
             Err(_) if id.is_none() && value.get("method").is_some_and(Value::is_string) => None,
             Err(_) => {
                 let code = if is_request && value.get("params").is_some() { -32602 } else { -32600 };
-                self.refuse(&id.unwrap_or_default(), code, "this is no message of the Model ToolContext Protocol");
+                self.refuse(&id.unwrap_or_default(), code, "this is no message of the Model Context Protocol");
                 None
             }
         }

@@ -1,28 +1,28 @@
-//! How what a key may do differs from what it needs.
+//! Compares the permissions of a key with those that it needs.
 
 use super::{Permissions, Principal, Strictness, answers_of, deployer};
 use crate::protocol::{SubjectError, Tier};
 
-/// What a credential needs a permission for.
+/// An operation that needs a permission.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Operation {
     Publish,
     Subscribe,
 }
 
-/// A permission: what may be done on the subjects of a pattern.
+/// An operation and the pattern of its subjects.
 pub type Permission = (Operation, String);
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Deviation {
-    /// The key may not do this, and needs to.
+    /// The key needs this permission and does not have it.
     Lacks(Permission),
-    /// The key may do this, and has no need to.
+    /// The key has this permission and does not need it.
     Exceeds(Permission),
 }
 
 impl Operation {
-    /// As in "may not publish to".
+    /// Returns the verb, as in "may not publish to".
     pub const fn verb(self) -> &'static str {
         match self {
             Self::Publish => "publish",
@@ -32,7 +32,7 @@ impl Operation {
 }
 
 impl Permissions {
-    /// How these permissions differ from those that are needed.
+    /// Returns how these permissions differ from the needed ones.
     pub fn deviations_from(&self, needed: &Self) -> Vec<Deviation> {
         let mut deviations = Vec::new();
         for operation in [Operation::Publish, Operation::Subscribe] {
@@ -57,20 +57,20 @@ impl Permissions {
 }
 
 impl Principal {
-    /// What a key of this holder has to be allowed, one by one.
+    /// Returns the single permissions that a key of this owner needs.
     pub fn needs(&self) -> Result<Vec<Permission>, SubjectError> {
         let permissions = match self {
             Self::Admin => Tier::ALL.map(deployer).into(),
             Self::TestDeployer | Self::Listener(_) => vec![self.permissions(Strictness::Strict)?],
         };
         let mut needs: Vec<Permission> = permissions.into_iter().flat_map(Permissions::into_list).collect();
-        // All tiers are asked on one subject.
+        // The tiers share a subject of the roll call.
         needs.sort();
         needs.dedup();
         Ok(needs)
     }
 
-    /// What a key of this holder must not be allowed, as far as it can be tried without disturbing anybody.
+    /// Returns permissions that a key of this owner must not have and that can be tried without side effects.
     pub fn must_not(&self) -> Result<Vec<Permission>, SubjectError> {
         let needs = self.needs()?;
         let is_needed = |(operation, subject): &Permission| {
@@ -85,7 +85,7 @@ impl Principal {
         Ok(all.filter(|permission| !is_needed(permission)).collect())
     }
 
-    /// Whose permissions these seem to be.
+    /// Guesses the owner of a key from its permissions.
     pub fn guess(permissions: &Permissions) -> Option<Self> {
         let publishes = |subject: &str| any_covers(&permissions.publish, subject);
         if publishes("deploy.prod.x") {
@@ -110,10 +110,10 @@ impl Principal {
     }
 }
 
-/// A subject that the pattern of a permission covers and that nobody uses: `token` stands for whatever may come there.
+/// Returns an unused subject that matches a permission's pattern, with `token` in place of the wildcard.
 pub fn sample(pattern: &str, token: &str) -> String {
     match pattern.strip_suffix('>') {
-        // Deep enough to be an answer, which names a tier, a host and what it answers.
+        // As deep as a reply subject, which has a tier, a host and a token.
         Some(prefix) if prefix == "deploy.responses.test." || prefix == "deploy.responses.prod." => {
             format!("{prefix}{token}.{token}")
         }
@@ -126,7 +126,7 @@ fn any_covers(patterns: &[String], subject: &str) -> bool {
     patterns.iter().any(|pattern| covers(pattern, subject))
 }
 
-/// Whether all that the second of two patterns stands for is in the first one.
+/// Whether the first pattern matches every subject that the second one matches.
 fn covers(pattern: &str, subject: &str) -> bool {
     let (mut patterns, mut tokens) = (pattern.split('.'), subject.split('.'));
     loop {

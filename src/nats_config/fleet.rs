@@ -1,4 +1,4 @@
-//! `fleet.toml`: the one list of hosts and operators, which the server's permissions are printed from.
+//! Parses and writes `fleet.toml`: the list of hosts and operators from which the server's permissions are generated.
 
 use std::fmt::Write;
 
@@ -15,18 +15,18 @@ const TITLE: &str = "\
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FleetList {
-    /// The hosts, in the order of the file.
+    /// In the order of the file.
     pub hosts: Vec<(ListenerName, PublicKey)>,
-    /// The operators: name, what they may do, key.
+    /// The name, kind and key of each operator.
     pub operators: Vec<(String, Principal, PublicKey)>,
 }
 
-/// Why a text is no such list. No text of these repeats a value of the file: one may be a seed.
+/// Errors of parsing the file. No message repeats a value of the file, which may be a seed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum FleetFileError {
     #[error("line {line}: {why}")]
     Form {
-        /// The line, counted from 1.
+        /// Counted from 1.
         line: usize,
         why: String,
     },
@@ -103,10 +103,10 @@ impl FleetList {
         format!("{TITLE}{}", self.entries())
     }
 
-    /// The entries alone, to be added to a file.
+    /// Formats the entries without the title, to be appended to a file.
     pub fn entries(&self) -> String {
         let mut text = String::new();
-        // Writing to a String cannot fail. No name and no key has a character that TOML would want escaped.
+        // Writing to a String cannot fail. No name and no key has a character that TOML requires to be escaped.
         for (ListenerName { tier, hostname, role }, key) in &self.hosts {
             let role = role.as_ref().map(|role| format!("role = {role:?}\n", role = role.as_str())).unwrap_or_default();
             let name = hostname.as_str();

@@ -1,18 +1,18 @@
-//! The configuration of a nats-server, read for the one thing that matters here: which key may do what.
+//! Parses the permissions of each key in a nats-server's configuration.
 
 use thiserror::Error;
 
 use super::Permissions;
 
-/// How deep blocks may be within each other, and files that are included.
+/// How deep blocks and included files may be nested.
 const MAX_DEPTH: usize = 32;
 
-/// Where a permission is not limited.
+/// The pattern of an unlimited permission.
 const ANYTHING: &str = ">";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerFile {
-    /// Those that have an `NKey`, in the order of the file.
+    /// The users with an NKey, in the order of the file.
     pub users: Vec<ServerUser>,
 }
 
@@ -25,12 +25,12 @@ pub struct ServerUser {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("line {line}: {why}")]
 pub struct ServerFileError {
-    /// The line, counted from 1.
+    /// Counted from 1.
     pub line: usize,
     pub why: String,
 }
 
-/// Reads a file that another one includes, by the name that stands there.
+/// Reads an included file by its name in the including one.
 type Include<'a> = &'a dyn Fn(&str) -> Result<String, String>;
 
 #[derive(Debug, Clone)]
@@ -52,7 +52,7 @@ impl ServerFile {
     }
 }
 
-/// Collects the users of this block and of those within it: users belong to `authorization`, or to an account.
+/// Collects the users in this block and its inner blocks: they are in `authorization` or in an account.
 fn find_users(block: &Block, found: &mut Vec<ServerUser>) {
     let defaults = get(block, &["default_permissions"]);
     for (name, value) in block {
@@ -79,7 +79,7 @@ fn read_user(user: &ConfigValue, defaults: Option<&ConfigValue>) -> Option<Serve
     Some(ServerUser { key: key.clone(), permissions })
 }
 
-/// The subjects that are allowed, and the exceptions. Where nothing is said, everything is allowed.
+/// Returns the allowed subjects and the denied ones. Without a setting, everything is allowed.
 fn subjects(value: Option<&ConfigValue>) -> (Vec<String>, Vec<String>) {
     match value {
         None => (vec![ANYTHING.to_owned()], Vec::new()),
@@ -99,27 +99,27 @@ fn texts(value: &ConfigValue) -> Vec<String> {
     }
 }
 
-/// The value of the last of these names that a block has: a later one goes before an earlier.
+/// Returns the value of the last entry with one of these names, which overrides earlier ones.
 fn get<'a>(block: &'a Block, names: &[&str]) -> Option<&'a ConfigValue> {
     let is_meant = |name: &str| names.iter().any(|meant| meant.eq_ignore_ascii_case(name));
     block.iter().rev().find(|(name, _)| is_meant(name)).map(|(_, value)| value)
 }
 
-/// Reads the format of the server: JSON in which much may be left out.
+/// A parser of the server's format: JSON with most punctuation optional.
 struct Reader<'a> {
     rest: &'a str,
     line: usize,
     depth: usize,
     include: Include<'a>,
-    /// What was given a name so far: `$name` stands for it.
+    /// The definitions so far, which `$name` refers to.
     variables: Block,
 }
 
 impl Reader<'_> {
-    /// The names and values up to the end of the block, or of the text.
+    /// Parses the names and values up to the end of the block or text.
     fn block(&mut self, end: Option<char>) -> Result<Block, ServerFileError> {
         self.deeper()?;
-        // A text that is JSON has braces around all of it.
+        // A text in JSON has braces around all of it.
         let end = if end.is_none() && self.takes('{') { Some('}') } else { end };
         let mut block = Block::new();
         while !self.ends(end)? {
@@ -172,7 +172,7 @@ impl Reader<'_> {
         Ok(variable.cloned().unwrap_or(ConfigValue::Text(text)))
     }
 
-    /// A word, with quotes or without; one without ends before any of `ends` as well.
+    /// Parses a word with or without quotes. Without, it also ends before any of `ends`.
     fn word(&mut self, ends: &str) -> Result<String, ServerFileError> {
         let quote = self.rest.chars().next().filter(|c| matches!(c, '"' | '\''));
         let Some(quote) = quote else {
@@ -201,7 +201,7 @@ impl Reader<'_> {
         Err(self.error("a quote has no end"))
     }
 
-    /// Whether the block or list ends here, which is then behind.
+    /// Consumes the end of the block or list, if it is here, and returns whether it was.
     fn ends(&mut self, end: Option<char>) -> Result<bool, ServerFileError> {
         self.skip_space();
         match (end, self.rest.is_empty()) {
@@ -220,7 +220,7 @@ impl Reader<'_> {
         takes
     }
 
-    /// Skips white space, comments, and what separates values.
+    /// Skips white space, comments and separators.
     fn skip_space(&mut self) {
         while let Some(c) = self.rest.chars().next() {
             if c.is_whitespace() || c == ',' || c == ';' {

@@ -1,4 +1,4 @@
-//! Running a wave's check: a program on the operator's machine that says whether the hosts are well.
+//! Runs a wave's check: a program on the operator's machine that decides whether the wave's hosts are healthy.
 
 use std::io;
 use std::os::unix::process::ExitStatusExt;
@@ -10,7 +10,7 @@ use crate::plan::{Check, ResolvedWave};
 use crate::process_group::end_of;
 use crate::rollout::Rollout;
 
-/// Runs the check of a wave; an error says in words why the wave is not healthy.
+/// Runs the check of a wave. The error says why the wave is unhealthy.
 pub async fn run_check(rollout: &Rollout, wave: &ResolvedWave, check: &Check) -> Result<(), String> {
     let Some((program, arguments)) = check.command.split_first() else {
         return Err("the check names no program".to_owned());
@@ -99,7 +99,7 @@ mod tests {
         assert!(began.elapsed() < Duration::from_secs(10));
     }
 
-    /// Whether the process exists and is no zombie that only waits to be reaped.
+    /// Whether the process exists and is not a zombie.
     fn is_running(pid: &str) -> bool {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))

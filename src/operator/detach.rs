@@ -1,4 +1,4 @@
-//! Rollouts in the background: another process of this program, out of reach of the process that prepared them.
+//! Runs rollouts in the background, in a process that survives the one that prepared them.
 
 use std::ffi::OsString;
 use std::io;
@@ -14,13 +14,13 @@ use crate::clock;
 use crate::protocol::RolloutId;
 use crate::rollout::{Event, EventKind, Rollout};
 
-/// This very program, even when its file was replaced by an update.
+/// Returns the running program, even if an update has replaced its file.
 #[cfg(target_os = "linux")]
 pub fn this_program() -> PathBuf {
     PathBuf::from("/proc/self/exe")
 }
 
-/// This program where it lies: only Linux has a name for a file that an update replaced.
+/// Returns the path of this program. Only Linux can name a program whose file was replaced.
 #[cfg(not(target_os = "linux"))]
 pub fn this_program() -> PathBuf {
     std::env::current_exe().unwrap_or_else(|_| PathBuf::from(env!("CARGO_PKG_NAME")))
@@ -28,11 +28,11 @@ pub fn this_program() -> PathBuf {
 
 #[derive(Debug, Clone)]
 pub struct Background {
-    /// The program: this one, unless a test says otherwise.
+    /// This program, unless a test sets another.
     pub program: PathBuf,
-    /// Its arguments, to which the rollout to take over is added.
+    /// The arguments, without the id of the rollout, which is appended.
     pub arguments: Vec<OsString>,
-    /// What it finds in its environment besides that of this process.
+    /// Variables added to the environment of this process.
     pub environment: Vec<(&'static str, OsString)>,
 }
 
@@ -51,12 +51,12 @@ impl Background {
         Self { program: this_program(), arguments, environment: Vec::new() }
     }
 
-    /// `apply`, which finds its settings in the environment.
+    /// `apply` with its settings in the environment.
     pub fn apply(environment: Vec<(&'static str, OsString)>) -> Self {
         Self { program: this_program(), arguments: vec!["apply".into()], environment }
     }
 
-    /// Records what is to be done, and leaves it to another process to take it up.
+    /// Records the rollout's beginning and starts a background process that runs it.
     pub fn begin(&self, rollout: &Arc<Rollout>, journals: &Journals) -> Result<(), DetachError> {
         let mut journal = journals.create(rollout.id)?;
         let begun = Event { at: clock::now(), kind: EventKind::Begun(Arc::clone(rollout)) };
@@ -65,14 +65,14 @@ impl Background {
         self.start(rollout.id, journal, journals)
     }
 
-    /// Leaves a rollout that was begun before to another process, which goes on where the journal ends.
+    /// Starts a background process that resumes a rollout where its journal ends.
     pub fn resume(&self, id: RolloutId, journal: Journal, journals: &Journals) -> Result<(), DetachError> {
-        // The wish to stop was for the process before this one.
+        // The request to stop was for the previous process.
         std::fs::remove_file(journals.stop_file(id)).ok();
         self.start(id, journal, journals)
     }
 
-    /// Starts the process for a rollout, whose [journal](Journal::inherited) is handed over. What it prints stands beside that.
+    /// Starts the process and hands it the [journal](Journal::inherited). Its output goes to a file beside that.
     fn start(&self, id: RolloutId, journal: Journal, journals: &Journals) -> Result<(), DetachError> {
         let output = journals.create_output(id)?;
         let mut command = Command::new(&self.program);
@@ -81,10 +81,10 @@ impl Background {
         command.env_remove("HOMELAB_DEPLOY_DETACH");
         let stdout = output.try_clone().map_err(DetachError::Process)?;
         command.stdin(journal).stdout(stdout).stderr(output);
-        // Ctrl-C and the end of a terminal are for the group of processes in its foreground, and a client that is done with
-        // its server kills the group of that. The new process is in neither, not even for the moment in which it starts.
+        // Ctrl-C and a closed terminal signal the foreground process group, and an MCP client kills the process group
+        // of its server. The new process is in neither, from its first moment on.
         command.process_group(0);
-        // It is on its own from here: nobody waits for it, and its journal tells what it does.
+        // Nothing waits for the process; its journal shows what it does.
         command.spawn().map(drop).map_err(DetachError::Process)
     }
 }

@@ -1,4 +1,4 @@
-//! The one loop that drives a machine: effects out, then whatever happens next in.
+//! The one loop that drives a rollout's machine: it carries out the machine's effects and feeds it the next input.
 
 mod recorder;
 
@@ -26,26 +26,26 @@ use crate::rollout::{Answer, Effect, Event, EventKind, Input, Interrupt, Machine
 
 const TICK: Duration = Duration::from_secs(1);
 
-/// How many inputs are taken before their effects are carried out together: what they have to record shares one sync.
+/// How many inputs the machine handles before their effects are carried out together. Their events share one sync.
 const BATCH: usize = 64;
 
-/// How long the end of a rollout waits for the ends of the logs that are shown.
+/// How long the end of a rollout waits for the rest of the logs that are shown.
 const READ_LOGS_WITHIN: Duration = Duration::from_secs(2);
 
-/// How long the server may take to prove that it heard us and that we hear it, before a host is given up for its silence.
-/// A connection that stands still is noticed within this time.
+/// How long the server may take to prove that the connection works in both directions, before a silent host is given
+/// up. A connection that hangs is noticed within this time.
 const PROOF_WITHIN: Duration = Duration::from_secs(10);
 
-/// Whether the server has proved that it hears us, since hosts were about to be given up.
+/// Whether the server has proved that the connection works, since the machine wanted to give up silent hosts.
 #[derive(Debug, Clone, Copy)]
 enum Proof {
     Unasked,
-    /// It is waited for until then.
+    /// The proof was requested and is awaited until this time.
     Asked(Instant),
     Given,
 }
 
-/// Everything that a machine needs around it.
+/// Drives one rollout's machine: owns its channels, its journal, its displays and its hooks.
 pub struct Drive<'a> {
     fleet: Fleet,
     books: Recorder<'a>,
@@ -55,23 +55,23 @@ pub struct Drive<'a> {
     logs: Option<LogWatch>,
     tasks: JoinSet<Input>,
     began: Instant,
-    /// Why nothing can be recorded any more.
+    /// The error after which the rollout records nothing more.
     unrecorded: Option<DriveError>,
 }
 
 pub type Confirm<'a> = Box<dyn FnMut(&Summary, WaveIndex) -> Pin<Box<dyn Future<Output = Answer> + Send>> + 'a>;
 
-/// Why a rollout could not be driven to its end.
+/// An error that ends a rollout early.
 #[derive(Debug, Error, Diagnostic)]
 pub enum DriveError {
-    /// The server does not let this credential do what the rollout needs.
+    /// The server does not grant this credential a permission that the rollout needs.
     #[error("{0}")]
     #[diagnostic(help(
         "use the credential of an operator of this tier: its permissions in the server's configuration say what it may \
          publish to. Requests to hosts that it may reach are on their way; ask `homelab-deploy hosts` how they are"
     ))]
     Refused(Violation),
-    /// Nothing more could be recorded, and so nothing more was sent.
+    /// The journal could not be written, so no further request was sent.
     #[error("the journal cannot be written any more: {0}")]
     #[diagnostic(help(
         "no further host was asked, and those in flight were awaited; once there is room on the disk again, resume it"
@@ -82,8 +82,8 @@ pub enum DriveError {
 }
 
 impl<'a> Drive<'a> {
-    /// What is recorded in the journal can be resumed, and a request leaves only after it was recorded. A display that fails
-    /// is dropped; the rollout goes on.
+    /// The journal makes the rollout resumable: a request is sent only after it was recorded. A display that fails is
+    /// dropped; the rollout continues.
     pub fn new(
         fleet: Fleet,
         journal: Option<Journal>,
@@ -96,7 +96,7 @@ impl<'a> Drive<'a> {
         Self { fleet, books, interrupts, confirm, hooks, logs: None, tasks, began: Instant::now(), unrecorded: None }
     }
 
-    /// Shows what the runs write as well.
+    /// Also shows the hosts' logs.
     #[must_use]
     pub fn watching(self, logs: Option<LogWatch>) -> Self {
         Self { logs, ..self }
@@ -108,12 +108,12 @@ impl<'a> Drive<'a> {
         self.read_logs_to_their_ends().await;
         self.hooks.finish(machine.state());
         self.await_hooks(machine).await;
-        // What came before an error may still wait for more to be written with. There is no worse error than that one.
+        // Events from before an error may be unwritten. An error of this sync is no worse than that one.
         self.books.sync().ok();
         ended
     }
 
-    /// Shows what the runs wrote last, as far as somebody watches.
+    /// Shows the last lines of the logs, if the operator watches all of them.
     async fn read_logs_to_their_ends(&mut self) {
         if self.logs != Some(LogWatch::All) || self.fleet.orders.send(Outbound::FinishLogs).is_err() {
             return;
@@ -128,7 +128,7 @@ impl<'a> Drive<'a> {
         }
     }
 
-    /// Waits for the programs that were told of the rollout, unless the operator wants to leave.
+    /// Waits for the hooks, unless the operator interrupts.
     async fn await_hooks(&mut self, machine: &Machine) {
         while self.hooks.is_busy() {
             tokio::select! {
@@ -149,7 +149,7 @@ impl<'a> Drive<'a> {
         let mut ticks = interval_at(began + TICK, TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut news = Vec::with_capacity(BATCH);
-        // That the silence is the hosts' and not the connection's.
+        // Proves that the hosts are silent and not the connection.
         let mut proof = Proof::Unasked;
         loop {
             match self.carry_out(machine) {
@@ -212,7 +212,7 @@ impl<'a> Drive<'a> {
                         self.lose_journal(machine, error);
                     }
                 }
-                // What is prepared leaves before there is more of it.
+                // Sends the prepared requests before the machine prepares more of them.
                 () = self.fleet.orders.all_taken(), if machine.has_more() => {
                     let now = self.now(machine);
                     machine.prepare_more(now);
@@ -221,7 +221,7 @@ impl<'a> Drive<'a> {
         }
     }
 
-    /// The time since the rollout began, without what this computer slept. The machine is told the wall clock with it.
+    /// Sets the machine's clock. Returns the time since the rollout began, without the computer's sleep.
     fn now(&self, machine: &mut Machine) -> Duration {
         let now = self.began.elapsed();
         machine.set_clock(now, clock::now());
@@ -233,14 +233,14 @@ impl<'a> Drive<'a> {
         machine.handle(now, input);
     }
 
-    /// What was not recorded was not sent, and nothing further is. The hosts in flight are still worth waiting for.
+    /// Drains the rollout: without a journal nothing further is sent, but the hosts in flight are still awaited.
     fn lose_journal(&mut self, machine: &mut Machine, error: io::Error) {
         self.books.lose_journal();
         self.unrecorded.get_or_insert(DriveError::Journal(error));
         self.tell(machine, Input::Interrupt(Interrupt::Drain));
     }
 
-    /// Does all that the machine wants done. Everything is recorded before anything is sent.
+    /// Carries out all effects of the machine. Events are recorded before any message is sent.
     fn carry_out(&mut self, machine: &mut Machine) -> Result<(), DriveError> {
         let mut orders = Vec::new();
         while let Some(effect) = machine.poll_effect() {
@@ -250,14 +250,14 @@ impl<'a> Drive<'a> {
                     self.hooks.hear(&event, machine.state());
                     orders.extend(announcement(&event, machine.state()).map(Outbound::Announce));
                 }
-                // To a host whose request was held back a question would be the order itself.
+                // A host that never got its request would take this status query for the request itself.
                 Effect::Send(_) | Effect::AskState(_) if self.unrecorded.is_some() => {}
                 Effect::Send(dispatch) | Effect::AskState(dispatch) | Effect::Confirm(dispatch) => {
                     orders.push(Outbound::Publish(dispatch));
                 }
                 Effect::CallRoll => orders.push(Outbound::CallRoll),
                 Effect::Ask(wave) => {
-                    // What led to the question is seen before it.
+                    // Shows the events that led to the question before the question.
                     self.books.sync().map_err(DriveError::Journal)?;
                     let answer = (self.confirm)(machine.state(), wave);
                     self.tasks.spawn(async { Input::Answer(answer.await) });
@@ -269,7 +269,7 @@ impl<'a> Drive<'a> {
                 }
             }
         }
-        // What hosts are asked is on disk before they hear it.
+        // A request is on disk before its host receives it.
         if !orders.is_empty() || machine.outcome().is_some() {
             self.books.sync().map_err(DriveError::Journal)?;
         } else if self.books.is_due() {
@@ -282,13 +282,13 @@ impl<'a> Drive<'a> {
     }
 }
 
-/// What other operators are told from here on, for each tier by itself: waves and names of one tier are nothing to those who
-/// may hear another one only.
+/// Returns the reports for other operators, one for each tier: an operator who may hear only one tier learns nothing of
+/// the waves and names of another.
 fn announcement(event: &Event, summary: &Summary) -> Option<Vec<RolloutReport>> {
     let (EventKind::WaveStarted { wave }, Some(rollout)) = (&event.kind, &summary.rollout) else {
         return None;
     };
-    // A deployment to a single host is in nobody's way but its own, which its listener sees to.
+    // A deployment to a single host blocks only that host, and the host's listener handles that.
     if rollout.source.is_none() && summary.hosts.len() == 1 {
         return None;
     }

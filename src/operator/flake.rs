@@ -1,7 +1,7 @@
-//! The flake in which a revision is looked up, where neither the plan nor the operator names one: that of the hosts.
+//! Checks the flake that hosts name: revisions are looked up in it if neither the plan nor the operator names one.
 //!
 //! The operator's machine contacts no URL that hosts name before the operator has accepted it: the flake decides what
-//! all hosts run, and which server the operator's machine talks to. An accepted URL is remembered for the fleet.
+//! all hosts run, and which server this machine connects to. An accepted URL is remembered for the fleet.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -14,25 +14,25 @@ use super::fleet::fleet_name;
 use crate::private_dir::{PrivateDir, PrivateDirError};
 use crate::protocol::{FlakeUrl, Revision};
 
-/// The file of what was accepted, in the operator's state folder.
+/// The file of the accepted URLs, in the operator's state folder.
 const FILE: &str = "flakes.json";
 
-/// Asks a person whether the question's URL may be contacted.
+/// Asks a person whether the URL in the question may be contacted.
 pub type Consent = fn(String) -> Pin<Box<dyn Future<Output = bool> + Send>>;
 
-/// What is known about flakes beside what the plan and the hosts name.
+/// Flakes besides those that the plan and the hosts name.
 #[derive(Debug, Clone)]
 pub struct FlakeRules {
-    /// The one that the operator names.
+    /// The flake that the operator names.
     pub given: Option<FlakeUrl>,
-    /// The one that hosts may name.
+    /// The URL that the operator accepts if the hosts name it.
     pub accept: Option<FlakeUrl>,
     pub accepted: Accepted,
-    /// Asks a person; none where nobody can answer.
+    /// `None` if no person can answer.
     pub consent: Option<Consent>,
 }
 
-/// The flakes that were accepted, one for each fleet. A fleet is known by its servers.
+/// The accepted flakes, one for each fleet. A fleet is identified by its servers.
 #[derive(Debug, Clone)]
 pub struct Accepted {
     folder: PathBuf,
@@ -53,7 +53,7 @@ pub enum FlakeError {
          what hosts name"
     ))]
     Another { url: FlakeUrl, accepted: FlakeUrl },
-    /// It is a file of the hosts, and would be one of this machine.
+    /// On this machine the path would be another file than on the hosts.
     #[error("the hosts name the flake {0}, which is a place on their own disks")]
     #[diagnostic(help(
         "where this machine looks revisions up is said by `flake` in the plan or by --flake; a full commit id of 40 digits \
@@ -73,7 +73,7 @@ fn before(was: Option<&FlakeUrl>) -> String {
 }
 
 impl FlakeRules {
-    /// The flake to look `revision` up in, of what hosts name: `None` where it need not be contacted and may not be.
+    /// Returns the `named` flake if it is accepted; `None` if there is none, or it is not accepted and not needed.
     pub async fn usable(
         &self,
         named: Option<FlakeUrl>,
@@ -119,18 +119,15 @@ impl FlakeRules {
     }
 }
 
-/// Whether a flake has to be contacted to know the commit.
+/// Whether the commit is unknown without a lookup in the flake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
-    /// Nothing else tells.
     Yes,
-    /// The commit is known.
     No,
 }
 
 impl Accepted {
-    /// What was accepted for the fleet of these servers, whose URLs come without credentials. `folder` is the operator's
-    /// state folder.
+    /// `folder` is the operator's state folder. The URLs of the servers have no credentials.
     pub fn of(folder: PathBuf, servers: impl IntoIterator<Item = String>) -> Self {
         Self { folder, fleet: fleet_name(servers) }
     }

@@ -1,4 +1,4 @@
-//! NATS behind two channels: what the executor wants said goes in, what the hosts say comes out.
+//! Connects the driver to NATS by two channels: outgoing messages go in, responses of hosts come out.
 
 mod answers;
 mod expected;
@@ -27,24 +27,24 @@ use crate::bus::Violation;
 use crate::protocol::{HostName, RolloutReport, Subject, Tier};
 use crate::rollout::{Dispatch, Input};
 
-/// How many inputs may wait for the executor. Beyond that they wait in the subscription, which is far larger.
+/// How many events may wait for the driver. Further ones wait in the subscription, whose buffer is far larger.
 const INPUTS: usize = 4096;
 
-/// The executor's ends of the two channels.
+/// The driver's ends of the two channels.
 #[derive(Debug)]
 pub struct Fleet {
     pub orders: OrderSender,
     pub news: mpsc::Receiver<FleetEvent>,
 }
 
-/// The other ends: those of [`FleetTask::serve`], or of a test.
+/// The other ends, for [`FleetTask::serve`] or a test.
 #[derive(Debug)]
 pub struct FleetEnd {
     pub orders: OrderReceiver,
     pub news: mpsc::Sender<FleetEvent>,
 }
 
-/// Where the executor puts what is to be said. There is always room, so that the two sides never wait for each other.
+/// Sends messages to the fleet task. The channel is unbounded, so that neither side waits for the other.
 #[derive(Debug)]
 pub struct OrderSender {
     orders: mpsc::UnboundedSender<Outbound>,
@@ -57,7 +57,7 @@ pub struct OrderReceiver {
     waiting: Arc<Waiting>,
 }
 
-/// How many orders were put there and not taken yet.
+/// The number of messages that were sent and not yet received.
 #[derive(Debug, Default)]
 struct Waiting {
     count: AtomicUsize,
@@ -68,39 +68,36 @@ struct Waiting {
 pub enum Outbound {
     Publish(Dispatch),
     CallRoll,
-    /// Have the server prove that it has read all that was published before: [`FleetEvent::Proved`] comes back.
+    /// Ask the server for a proof that it has read everything published before; [`FleetEvent::Proved`] is the answer.
     Prove,
-    /// Tell other operators, when they call the roll, that this rollout runs: for each tier what concerns that one.
+    /// Tell other operators who call the roll that this rollout is running. Each tier has its own report.
     Announce(Vec<RolloutReport>),
-    /// Say [when](FleetEvent::LogsRead) all that the runs have written was read.
+    /// Send [`FleetEvent::LogsRead`] once the hosts' logs are read to their ends.
     FinishLogs,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FleetEvent {
     Input(Input),
-    /// The server has read all that was published, and what it had sent before was passed on.
+    /// The server has read everything published before the request for proof, and its earlier messages were passed on.
     Proved,
-    /// The server refuses something that the rollout cannot do without.
+    /// The server denied a permission that the rollout needs.
     Refused(Violation),
-    /// A run has written these lines.
+    /// Lines of a host's log.
     Log {
-        /// On this host.
         host: HostName,
-        /// Clean enough for a terminal.
+        /// Without control characters.
         lines: Vec<String>,
     },
-    /// Nothing is left to read of the logs.
     LogsRead,
 }
 
-/// Where the roll is called, and for how long answers are awaited.
+/// The subject of the roll call and the time it waits for answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Discovery {
-    /// The subject to ask on; hosts of one tier are asked on one below it as well.
+    /// The subject of the question. Hosts of one tier are also asked on a subject below it.
     pub subject: Subject,
-    /// How long answers are waited for, where that was said. Else it is two seconds, or less where all have answered that
-    /// are expected.
+    /// How long to wait for answers. If not set, two seconds, or less once all expected hosts have answered.
     pub window: Option<Duration>,
     pub known: KnownHosts,
 }
@@ -114,7 +111,7 @@ impl Discovery {
 }
 
 impl Fleet {
-    /// Two channels that are not connected to anything yet.
+    /// Creates the two channels, not connected to NATS yet.
     pub fn channels() -> (Self, FleetEnd) {
         let (sender, receiver) = mpsc::unbounded_channel();
         let waiting = Arc::new(Waiting::default());
@@ -126,13 +123,13 @@ impl Fleet {
 }
 
 impl OrderSender {
-    /// Has something said; an error when there is nobody any more who would.
+    /// Sends a message; fails if the receiver is gone.
     pub fn send(&self, order: Outbound) -> Result<(), SendError<Outbound>> {
         self.waiting.count.fetch_add(1, Ordering::Relaxed);
         self.orders.send(order)
     }
 
-    /// Waits until all was taken that was to be said. More than that is better prepared then than kept in memory.
+    /// Waits until all messages were received. The driver prepares more only then, to keep fewer in memory.
     pub async fn all_taken(&self) {
         while self.waiting.count.load(Ordering::Relaxed) > 0 {
             self.waiting.none.notified().await;
@@ -141,7 +138,7 @@ impl OrderSender {
 }
 
 impl OrderReceiver {
-    /// What is to be said next; nothing any more when the executor is gone.
+    /// Receives the next message; `None` once the driver is gone.
     pub async fn recv(&mut self) -> Option<Outbound> {
         let order = self.orders.recv().await?;
         if self.waiting.count.fetch_sub(1, Ordering::Relaxed) == 1 {

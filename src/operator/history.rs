@@ -1,5 +1,5 @@
-//! What can be known of commits: from a clone on this machine, else from the server of the repository. It is a courtesy:
-//! where neither tells, nothing is known.
+//! Looks up subjects and ancestors of commits, in a clone on this machine or on the git server. Both are optional:
+//! without them nothing is known about commits.
 
 mod repository;
 
@@ -14,13 +14,13 @@ use crate::protocol::{Commit, FlakeUrl, Revision};
 pub struct History {
     clones: Vec<Repository>,
     server: Option<RepositoryServer>,
-    /// Why the server cannot be asked.
+    /// The error that keeps the server from being used.
     problem: Option<PrivateDirError>,
 }
 
 impl History {
-    /// Asks the clone that the operator stands in, and the repository itself where it is on this machine. Where it is not,
-    /// its server may be asked, if there is a folder to keep what it tells.
+    /// Uses the clone around the current directory, and the repository itself if it is on this machine. If it is not,
+    /// its server is used too, provided that there is a cache folder for the fetched commits.
     pub fn of(flake: Option<&FlakeUrl>, cache: Option<&Path>) -> Self {
         let repository = flake.and_then(FlakeUrl::repository);
         let local = repository.as_deref().and_then(|repository| repository.strip_prefix("file://"));
@@ -36,12 +36,12 @@ impl History {
         Self { clones, server, problem }
     }
 
-    /// Why less is known than could be, for people.
+    /// Describes why the server is not used.
     pub fn problem(&self) -> Option<String> {
         self.problem.as_ref().map(|problem| format!("the git server was not asked about commits: {problem}"))
     }
 
-    /// The branches of the clones, by name.
+    /// Returns the branches of all clones, sorted.
     pub async fn branches(&self) -> Vec<String> {
         let mut branches = BTreeSet::new();
         for clone in &self.clones {
@@ -50,7 +50,7 @@ impl History {
         branches.into_iter().collect()
     }
 
-    /// The commits of the clones whose ids begin like this.
+    /// Returns the commits of all clones whose ids begin with this.
     pub(super) async fn commits_beginning_with(&self, beginning: &Revision) -> BTreeSet<Commit> {
         let mut commits = BTreeSet::new();
         for clone in &self.clones {
@@ -59,7 +59,7 @@ impl History {
         commits
     }
 
-    /// The first line of a commit's message.
+    /// Returns the first line of a commit's message.
     pub async fn subject(&mut self, commit: &Commit) -> Option<String> {
         for turn in 0.. {
             if let Some(subject) = self.repository(turn, commit, Depth::Alone).await?.subject(commit).await {
@@ -69,8 +69,7 @@ impl History {
         None
     }
 
-    /// The first lines of the messages of the commits that `new` has and `old` does not, the latest first; `None` where that
-    /// is not known.
+    /// Returns the subjects of the commits in `new` but not in `old`, newest first; `None` if unknown.
     pub async fn subjects_between(&mut self, old: &Commit, new: &Commit) -> Option<Vec<String>> {
         for turn in 0.. {
             if let Some(subjects) =
@@ -82,7 +81,7 @@ impl History {
         None
     }
 
-    /// Whether one commit is an ancestor of another, and so older; `None` where nobody knows both.
+    /// Whether `old` is an ancestor of `new`; `None` if no repository has both.
     pub async fn is_ancestor(&mut self, old: &Commit, new: &Commit) -> Option<bool> {
         for turn in 0.. {
             if let Some(is_older) = self.repository(turn, new, Depth::WithAncestors).await?.is_ancestor(old, new).await
@@ -93,7 +92,7 @@ impl History {
         None
     }
 
-    /// Who is asked about a commit, in turn: the clones, then what the server told before, then the server itself.
+    /// Returns the repository to try at this turn: each clone, then the server's cache, then the server itself.
     async fn repository(&mut self, turn: usize, commit: &Commit, depth: Depth) -> Option<&Repository> {
         let Some(after_clones) = turn.checked_sub(self.clones.len()) else { return self.clones.get(turn) };
         let server = self.server.as_mut()?;
@@ -104,7 +103,7 @@ impl History {
         }
     }
 
-    /// How many commits each of these is behind what a clone of it has checked out. Those that no clone knows are left out.
+    /// Counts how many commits each of these is behind a clone's checked-out commit. Omits unknown commits.
     pub async fn behind_here<'a>(&self, commits: impl IntoIterator<Item = &'a Commit>) -> BTreeMap<Commit, usize> {
         let commits: BTreeSet<&Commit> = commits.into_iter().collect();
         let mut behind = BTreeMap::new();
@@ -116,6 +115,19 @@ impl History {
                 {
                     behind.insert((*commit).clone(), missing.len());
                 }
+            }
+        }
+        behind
+    }
+
+    /// The same by what the server tells: how many commits each of these is behind its default branch.
+    pub async fn behind_there<'a>(&mut self, commits: impl IntoIterator<Item = &'a Commit>) -> BTreeMap<Commit, usize> {
+        let mut behind = BTreeMap::new();
+        let Some(server) = &mut self.server else { return behind };
+        let Some(head) = server.head().await else { return behind };
+        for commit in commits {
+            if let Some(missing) = self.subjects_between(commit, &head).await {
+                behind.insert(commit.clone(), missing.len());
             }
         }
         behind

@@ -1,4 +1,4 @@
-//! Telling programs on this machine how a rollout goes. Nothing that they do changes it.
+//! Runs the hooks: programs on this machine that are notified of a rollout's progress. They cannot change the rollout.
 
 use std::io;
 use std::time::Duration;
@@ -10,13 +10,13 @@ use crate::plan::Hook;
 use crate::process_group::end_of;
 use crate::rollout::{Event, EventKind, Interrupt, Rollout, Summary, WaveVerdict};
 
-/// How long a program may take. The end of a rollout waits no longer for it.
+/// How long a hook may run, and so how long the end of a rollout waits for one.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// What a program reads: the rollout, for programs.
+/// Formats the rollout for a hook, which reads it from its standard input.
 pub type Summarize = fn(&Summary) -> String;
 
-/// The programs of a rollout that run.
+/// The running hooks of a rollout.
 pub(super) struct HookRunner {
     summarize: Summarize,
     tasks: JoinSet<(Hook, Result<(), String>)>,
@@ -28,7 +28,7 @@ impl HookRunner {
         Self { summarize, tasks: JoinSet::new(), has_halted: false }
     }
 
-    /// Starts what is to hear of an event, which is part of `summary` already.
+    /// Starts the hook for an event, if there is one. `summary` already includes the event.
     pub(super) fn hear(&mut self, event: &Event, summary: &Summary) {
         match &event.kind {
             EventKind::Begun(_) | EventKind::Resumed => self.start(Hook::OnStart, summary),
@@ -42,7 +42,7 @@ impl HookRunner {
         }
     }
 
-    /// Starts what is to hear that the rollout is over. Who has left at once is not held up.
+    /// Starts the hook for the rollout's end. After an abort, kills all hooks instead: an abort must not wait.
     pub(super) fn finish(&mut self, summary: &Summary) {
         if summary.interrupt == Some(Interrupt::Abort) {
             self.tasks.abort_all();
@@ -60,7 +60,7 @@ impl HookRunner {
         }
     }
 
-    /// Why the next program to end was told in vain; `None` once none runs any more.
+    /// Waits for the next hook that fails. Returns `None` once no hook is running.
     pub(super) async fn next_failure(&mut self) -> Option<EventKind> {
         loop {
             match self.tasks.join_next().await? {
@@ -70,7 +70,6 @@ impl HookRunner {
         }
     }
 
-    /// Whether a program runs.
     pub(super) fn is_busy(&self) -> bool {
         !self.tasks.is_empty()
     }
@@ -86,7 +85,7 @@ fn command(hook: Hook, program: &str, arguments: &[String], rollout: &Rollout) -
     command
 }
 
-/// Runs a program; an error says in words why it was told in vain.
+/// Runs a hook. The error describes why it failed.
 async fn tell(mut command: Command, program: &str, summary: &[u8]) -> Result<(), String> {
     match end_of(&mut command, summary, LIMIT).await {
         Ok((status, _)) if status.success() => Ok(()),
@@ -109,7 +108,7 @@ mod tests {
     use crate::operator::testing::rollout;
     use crate::plan::Hooks;
 
-    /// A rollout that has begun and whose end is told to this script, which finds the summary on its input.
+    /// Creates a rollout whose `on_finish` hook is this script.
     fn begun(script: &str) -> Summary {
         let argv = ["sh", "-c", script].map(str::to_owned).to_vec();
         let mut rollout = Rollout::clone(&rollout(&[&["a"]]));
@@ -147,7 +146,7 @@ mod tests {
     async fn a_program_that_hangs_is_ended_with_all_that_it_started() {
         let folder = tempfile::tempdir().unwrap();
         let pid_file = folder.path().join("pid");
-        // It asks to be left alone, and the child too.
+        // The script and its child ignore SIGTERM.
         let script = format!("trap '' TERM; sleep 300 & echo $! > {0}.new; mv {0}.new {0}; wait", pid_file.display());
         let mut hooks = HookRunner::new(|_| String::new());
         hooks.finish(&begun(&script));

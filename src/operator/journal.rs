@@ -1,7 +1,7 @@
-//! The record of a rollout: one JSON object a line, written and synced before anything that it describes is sent.
+//! The journal of a rollout: one JSON event a line, written and synced before the messages it describes are sent.
 //!
-//! What a rollout has come to is the fold of its journal, so that another process can show it, or take it up where a
-//! crash left it. While a rollout runs, its process holds a lock on the file.
+//! A rollout's state is the fold of its journal, so that another process can show it, or resume it after a crash. The
+//! process that runs a rollout holds a lock on its journal.
 
 mod record;
 
@@ -24,16 +24,16 @@ use crate::protocol::RolloutId;
 use crate::rollout::{Rollout, Summary};
 use crate::text::did_you_mean;
 
-/// The folder of all journals, below the operator's state folder.
+/// The folder of all journals, in the operator's state folder.
 const FOLDER: &str = "rollouts";
 
-/// So many are kept, however old they are.
+/// How many journals are kept whatever their age.
 const KEPT: usize = 200;
 
-/// So old the others become.
+/// How long older journals are kept.
 const KEPT_FOR: Duration = Duration::from_hours(90 * 24);
 
-/// Where the journals of an operator are kept.
+/// The folder of an operator's journals.
 #[derive(Debug, Clone)]
 pub struct Journals {
     state_dir: PathBuf,
@@ -42,7 +42,7 @@ pub struct Journals {
 
 #[derive(Debug)]
 pub struct Recorded {
-    /// The rollout, after all that was recorded.
+    /// The state after the last recorded event.
     pub summary: Summary,
     pub running: bool,
 }
@@ -52,7 +52,7 @@ pub enum JournalError {
     #[error("the journal {0} cannot be used: {1}")]
     #[diagnostic(help("rollouts are recorded so that they can be resumed; --state-dir names another folder for that"))]
     Io(PathBuf, #[source] io::Error),
-    /// Its folder or file cannot be opened, or somebody else may have written it. A journal names a command that is run.
+    /// The folder or file cannot be opened, or other users can write to it. A journal names a command that is run.
     #[error(transparent)]
     #[diagnostic(transparent)]
     Folder(#[from] PrivateDirError),
@@ -62,7 +62,7 @@ pub enum JournalError {
     ))]
     Corrupt {
         path: PathBuf,
-        /// The line, counted from 1.
+        /// Counted from 1.
         line: usize,
         reason: String,
     },
@@ -90,7 +90,7 @@ impl Journals {
         &self.state_dir
     }
 
-    /// Opens a file beside or among the journals.
+    /// Opens a file in the folder of the journals.
     pub(super) fn file(&self, name: &str, flags: OFlags) -> Result<File, JournalError> {
         Ok(self.open()?.file(name, flags)?)
     }
@@ -105,14 +105,14 @@ impl Journals {
         let new = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::EXCL;
         let file = folder.file(&journal_name(&id.to_string()), new)?;
         file.lock().map_err(failed)?;
-        // The name of a file is on disk only when its folder is.
+        // A new file's name is on disk only once its folder is synced.
         folder.sync()?;
-        // The new one is not worth less where an old one cannot be removed.
+        // A failure to remove an old journal does not matter to the new one.
         self.prune(clock::now()).ok();
         Ok(Journal::on(file))
     }
 
-    /// The ids of all rollouts, in no particular order.
+    /// Returns the ids of all rollouts, unsorted.
     pub fn ids(&self) -> Result<Vec<String>, JournalError> {
         match self.open() {
             Err(error) if error.is_missing() => return Ok(Vec::new()),
@@ -124,17 +124,17 @@ impl Journals {
         Ok(journals.filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned())).collect())
     }
 
-    /// The rollout that began last.
+    /// Returns the id of the rollout that began last.
     pub fn latest(&self) -> Result<Option<String>, JournalError> {
         Ok(self.by_age()?.pop().map(|(_, id)| id))
     }
 
-    /// The ids of all rollouts, the newest first.
+    /// Returns the ids of all rollouts, newest first.
     pub fn newest_first(&self) -> Result<Vec<String>, JournalError> {
         Ok(self.by_age()?.into_iter().rev().map(|(_, id)| id).collect())
     }
 
-    /// The ids of all rollouts, each with when it began, the latest last. One of which nothing was recorded is none.
+    /// Returns when each rollout began and its id, newest last. Omits rollouts without a recorded event.
     fn by_age(&self) -> Result<Vec<(Timestamp, String)>, JournalError> {
         let ids = self.ids()?;
         let Ok(folder) = self.open() else { return Ok(Vec::new()) };
@@ -151,7 +151,7 @@ impl Journals {
         match ids.as_slice() {
             [] => {
                 let begun = all.iter().filter_map(|id| id.get(..prefix.len()));
-                // Ids are of so few letters that all of them are somewhat alike.
+                // Ids have only 16 different digits, so any two are somewhat alike.
                 let near = did_you_mean(prefix, begun.filter(|begun| strsim::osa_distance(prefix, begun) <= 2));
                 Err(JournalError::Unknown { prefix: prefix.to_owned(), near })
             }
@@ -168,13 +168,12 @@ impl Journals {
             Err(TryLockError::Error(error)) => return Err(JournalError::Io(self.path(id), error)),
         };
         let read = self.read_file(id, &file).map(|(summary, _)| Recorded { summary, running });
-        // At once: a process that is being started right now has a copy of this file until it becomes its program.
+        // Unlocks explicitly: a child process that is being spawned has a copy of this file until it calls `exec`.
         file.unlock().ok();
         read
     }
 
-    /// Takes up the rollout with this whole id: from here on it is this process that runs it, and what was recorded before is
-    /// what it has come to. A line that a crash has torn is cut off.
+    /// Takes over the rollout with this full id: locks its journal, cuts off a torn line and returns the state.
     pub fn take_up(&self, id: &str) -> Result<(Summary, Journal), JournalError> {
         let failed = |error| JournalError::Io(self.path(id), error);
         let mut file = self.file(&journal_name(id), OFlags::RDWR)?;
@@ -188,7 +187,7 @@ impl Journals {
         Ok((summary, Journal::on(file)))
     }
 
-    /// What a journal tells, and where its last whole line ends, in bytes.
+    /// Reads a journal: returns the state and the length of its whole lines, in bytes.
     fn read_file(&self, id: &str, file: &File) -> Result<(Summary, u64), JournalError> {
         let text = io::read_to_string(file).map_err(|error| JournalError::Io(self.path(id), error))?;
         let corrupt = |(line, reason)| JournalError::Corrupt { path: self.path(id), line, reason };
@@ -196,8 +195,7 @@ impl Journals {
         Ok((Summary::of(&events), whole))
     }
 
-    /// Every rollout with what became of it, the latest last. One that cannot be read is left out; its error is returned
-    /// beside the others.
+    /// Reads all journals, newest last. Returns the errors of unreadable ones beside the others.
     pub fn all(&self) -> Result<(Vec<Recorded>, Vec<JournalError>), JournalError> {
         let (mut all, mut errors) = (Vec::new(), Vec::new());
         for id in self.ids()? {
@@ -210,18 +208,16 @@ impl Journals {
         Ok((all, errors))
     }
 
-    /// What the rollouts were about that were still recorded after this time, each with when it began. A journal that
-    /// cannot be read is passed over.
+    /// Returns the rollouts with an event after this time, and when each began. Skips journals that cannot be read.
     pub fn since(&self, time: Timestamp) -> Vec<(Timestamp, Arc<Rollout>)> {
         let modified = |id: &String| Timestamp::try_from(self.path(id).metadata().ok()?.modified().ok()?).ok();
         let ids = self.ids().unwrap_or_default().into_iter().filter(|id| modified(id) >= Some(time));
         ids.filter_map(|id| beginning(self.file(&journal_name(&id), OFlags::RDONLY).ok()?)).collect()
     }
 
-    /// Removes the records that are older than 90 days and not among the last 200, and returns how many. One that is in use
-    /// stays.
+    /// Removes unused journals that are older than 90 days and not among the last 200. Returns their number.
     pub fn prune(&self, now: Timestamp) -> Result<usize, JournalError> {
-        // Each new rollout comes by here, and nearly always finds nothing to remove: their ages need not be read for that.
+        // Every new rollout calls this and rarely finds anything to remove. Counting first saves reading the ages.
         if self.ids()?.len() <= KEPT {
             return Ok(0);
         }
@@ -232,7 +228,7 @@ impl Journals {
         Ok(old.filter(|(_, id)| self.remove(id)).count())
     }
 
-    /// Removes all files of a rollout that no process runs; returns whether it did.
+    /// Removes all files of a rollout, unless a process runs it. Returns whether it did.
     fn remove(&self, id: &str) -> bool {
         let journal = self.file(&journal_name(id), OFlags::RDWR);
         let is_free =
@@ -245,22 +241,22 @@ impl Journals {
         is_free
     }
 
-    /// The file by which another process says that a rollout is to stop.
+    /// Returns the file whose existence tells the process of a rollout to stop.
     pub fn stop_file(&self, id: RolloutId) -> PathBuf {
         self.folder.join(format!("{id}.stop"))
     }
 
-    /// Says to the process that runs a rollout that it is to stop: nothing new is sent, hosts in flight are awaited.
+    /// Tells the process that runs a rollout to stop: it sends no further requests and waits for the hosts in flight.
     pub fn stop(&self, id: RolloutId) -> Result<(), JournalError> {
         self.file(&format!("{id}.stop"), OFlags::WRONLY | OFlags::CREATE).map(drop)
     }
 
-    /// What a rollout in the background has printed.
+    /// Opens the output of a rollout in the background.
     pub fn open_output(&self, id: RolloutId) -> Result<File, JournalError> {
         self.file(&format!("{id}.log"), OFlags::RDONLY)
     }
 
-    /// The file that takes what a rollout in the background prints.
+    /// Creates the file for the output of a rollout in the background.
     pub fn create_output(&self, id: RolloutId) -> Result<File, JournalError> {
         self.file(&format!("{id}.log"), OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE)
     }
@@ -270,7 +266,7 @@ impl Journals {
     }
 }
 
-/// The name of the journal of the rollout with this whole id.
+/// Returns the name of the journal of the rollout with this full id.
 fn journal_name(id: &str) -> String {
     format!("{id}.jsonl")
 }

@@ -1,5 +1,5 @@
-//! Nix on the operator's machine: it builds the systems of many hosts in one evaluation, signs them and copies them to a cache,
-//! and tells what a cache has.
+//! Runs Nix on the operator's machine: builds the systems of many hosts in one evaluation, signs them, copies them to a
+//! cache, and asks a cache for closures.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -20,8 +20,8 @@ use crate::process_group::{output_shown, output_up_to};
 use crate::protocol::{Commit, FlakeAttr, FlakeUrl, HostName, SystemPath};
 use crate::text::{nearest, safe};
 
-/// Finds the derivation of each system, by names of configurations, and null for those that there are not. Of those there are it
-/// takes the names alone.
+/// Maps names of configurations to the derivations of their systems, or to null if there is no such configuration. Of
+/// the other configurations it evaluates only the names.
 const DERIVATIONS: &str = r"all: names: {
   names = builtins.attrNames all;
   derivations = builtins.listToAttrs (map (name: {
@@ -33,24 +33,22 @@ const DERIVATIONS: &str = r"all: names: {
 /// How long a cache may take to describe all systems of a fleet.
 const WITHIN: Duration = Duration::from_mins(2);
 
-/// The longest answer that is read, in bytes: some hundred thousand store paths.
+/// The largest answer that is read, in bytes: some hundred thousand store paths.
 const MAX_ANSWER: usize = 256 * 1024 * 1024;
 
-/// What Nix calls the form of its JSON in which each path is whole. Versions that know no other form do not know the option.
+/// Selects the JSON format with full paths. Versions of Nix with only that format reject the option.
 const FORMAT: [&str; 2] = ["--json-format", "1"];
 
-/// How systems are built.
 #[derive(Debug, Clone, Default)]
 pub struct BuildOptions {
-    /// The names in `nixosConfigurations` of hosts that have another there than their own.
+    /// The names in `nixosConfigurations` of hosts whose configuration is not named after them.
     pub attrs: BTreeMap<HostName, FlakeAttr>,
-    /// The file with the key that they are signed with.
+    /// The file with the signing key.
     pub sign_key: Option<PathBuf>,
-    /// Where they are copied to, as `nix copy --to` takes it.
+    /// The cache to copy the systems to, as `nix copy --to` accepts it.
     pub copy_to: Option<String>,
 }
 
-/// Why Nix has not done what it was to do.
 #[derive(Debug, Error, Diagnostic)]
 pub enum NixError {
     #[error("nix is not on the PATH")]
@@ -60,10 +58,10 @@ pub enum NixError {
     NotHere,
     #[error("cannot run nix: {0}")]
     NotRun(#[source] io::Error),
-    /// It failed, and said why to the person who waits for it.
+    /// Nix failed and printed the reason to the terminal.
     #[error("`nix {0}` failed; what it says is above")]
     Failed(String),
-    /// It failed, and nobody has seen why.
+    /// Nix failed; its output was captured and not shown.
     #[error("`nix {0}` failed: {1}")]
     Refused(String, String),
     #[error("`nix {0}` gave an answer that cannot be read: {1}")]
@@ -83,14 +81,14 @@ pub enum NixError {
     Secret(FlakeUrl),
 }
 
-/// What the flake has.
+/// The configurations of the flake.
 #[derive(Debug, Deserialize)]
 struct Evaluated {
     names: BTreeSet<String>,
     derivations: BTreeMap<String, Option<String>>,
 }
 
-/// One derivation that is built.
+/// A derivation that Nix built.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Built {
@@ -99,8 +97,8 @@ struct Built {
 }
 
 impl BuildOptions {
-    /// Builds the systems of these hosts at one commit in a single evaluation; then signs and copies them, where that is wanted.
-    /// What Nix says meanwhile is for the person who waits.
+    /// Builds the systems of these hosts at one commit in a single evaluation, then signs and copies them if
+    /// configured. Shows the messages of Nix.
     pub async fn build<'a>(
         &self,
         flake: &FlakeUrl,
@@ -134,7 +132,7 @@ impl BuildOptions {
     }
 }
 
-/// The derivations of the systems of these hosts, whose configurations go by these names.
+/// Returns the derivation of each host's system; `attrs` maps hosts to configurations.
 async fn derivations<'a>(
     flake: &FlakeUrl,
     commit: &Commit,
@@ -153,12 +151,12 @@ async fn derivations<'a>(
     attrs.iter().map(derivation).collect()
 }
 
-/// A text as Nix writes it.
+/// Quotes a text as a string of the Nix language.
 fn quoted(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', r"\\").replace('"', "\\\"").replace("${", r"\${"))
 }
 
-/// The flake with its password out of sight, of which the command is told in another way.
+/// Returns the flake without its password, which the command gets by other means.
 fn readable(flake: &FlakeUrl, command: &mut Command) -> Result<FlakeUrl, NixError> {
     let Some(remote) = flake.git_remote().map(Remote::at) else {
         let is_public = *flake == flake.public();
@@ -166,7 +164,7 @@ fn readable(flake: &FlakeUrl, command: &mut Command) -> Result<FlakeUrl, NixErro
     };
     remote.introduce(command.as_std_mut());
     let flake = flake.from_git_remote(remote.url());
-    // The commit may be of another branch than the one that is checked out by default.
+    // The commit may be on another branch than the default one.
     Ok(flake.with_all_refs().unwrap_or(flake))
 }
 
@@ -182,7 +180,7 @@ fn no_configuration(host: &HostName, attr: &str, names: &BTreeSet<String>) -> Ni
     NixError::NoConfiguration { host: host.clone(), attr: attr.to_owned(), help }
 }
 
-/// Builds derivations, and returns the output of each. Nothing is evaluated for that.
+/// Builds derivations without an evaluation and returns the output of each.
 async fn realise(derivations: impl Iterator<Item = &String>) -> Result<BTreeMap<String, SystemPath>, NixError> {
     let wanted: BTreeSet<String> = derivations.map(|derivation| format!("{derivation}^out")).collect();
     let built: Vec<Built> = answer(nix(["build", "--no-link", "--json"]).args(wanted), "build").await?;
@@ -195,7 +193,7 @@ fn nix<const N: usize>(arguments: [&str; N]) -> Command {
     command
 }
 
-/// Runs Nix in sight of the person who waits for it, and returns what it prints.
+/// Runs Nix, shows its messages and returns its output.
 async fn run(command: &mut Command, name: &str) -> Result<Vec<u8>, NixError> {
     let output = output_shown(command).await.map_err(not_run)?;
     if output.status.success() { Ok(output.stdout) } else { Err(NixError::Failed(name.to_owned())) }
@@ -210,13 +208,12 @@ fn not_run(error: io::Error) -> NixError {
     if error.kind() == io::ErrorKind::NotFound { NixError::NotHere } else { NixError::NotRun(error) }
 }
 
-/// A store path as `nix path-info --json` describes it.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Described {
     #[serde(default)]
     references: Vec<String>,
-    /// What is downloaded, where it is in a cache.
+    /// The size of the download, for a path in a cache.
     download_size: Option<u64>,
     nar_size: Option<u64>,
 }
@@ -232,15 +229,15 @@ enum PathInfoAnswer {
 #[derive(Debug, Deserialize)]
 struct ListedPath {
     path: String,
-    /// Earlier versions list paths that are not there, too.
+    /// Earlier versions also list paths that do not exist.
     valid: Option<bool>,
     #[serde(flatten)]
     described: Described,
 }
 
-/// The closures of those of these systems that a cache has; without one the store of this machine is asked.
+/// Returns the closures of the systems that a cache has. Without a cache, asks the store of this machine.
 pub async fn closures(systems: BTreeSet<&str>, cache: Option<&str>) -> Result<Closures, NixError> {
-    // With one that is not there, Nix would tell of none of the closures.
+    // If one path is missing, Nix describes none of the closures.
     let there: Vec<String> = describe(&[], systems, cache).await?.into_keys().collect();
     if there.is_empty() {
         return Ok(Closures::default());

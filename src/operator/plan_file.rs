@@ -1,5 +1,5 @@
-//! The files that say what is rolled out: plans, systems that were built before, and plans that were saved with their hosts, their
-//! commit and their systems, of which exactly that is carried out later, or nothing.
+//! Reads the files that describe a rollout: plans, systems built earlier, and saved plans. A saved plan has its hosts,
+//! commit and systems; it is carried out exactly as saved, or not at all.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,13 +14,13 @@ use crate::plan::{Aliases, Plan, PlanErrors, ResolvedHost, ResolvedPlan, Roster,
 use crate::protocol::{Feature, HostReport, RequestIds, Revision, RolloutId};
 use crate::rollout::{PlanSource, Rollout};
 
-/// The largest plan that is read, in bytes.
+/// The largest plan file that is read, in bytes.
 pub(crate) const MAX_PLAN_BYTES: u64 = 1024 * 1024;
 
-/// The largest file of systems that is read, in bytes: a hundred thousand hosts.
+/// The largest systems file that is read, in bytes: enough for a hundred thousand hosts.
 const MAX_SYSTEMS_BYTES: u64 = 16 * 1024 * 1024;
 
-/// A plan, and the text that its mistakes point into.
+/// A plan and its text, which diagnostics point into.
 #[derive(Debug)]
 pub struct PlanFile {
     pub plan: Plan,
@@ -31,6 +31,7 @@ pub struct PlanFile {
 #[derive(Debug, Error, Diagnostic)]
 pub enum PlanFileError {
     #[error("cannot read {0}: {1}")]
+    #[diagnostic(help("a plan is a text file in UTF-8 that you may read: check its path, and save it in UTF-8"))]
     Unreadable(PathBuf, io::Error),
     #[error("{0} is larger than {MAX_PLAN_BYTES} bytes")]
     #[diagnostic(help("a plan is a short text: check that this is the right file"))]
@@ -41,7 +42,6 @@ pub enum PlanFileError {
 }
 
 impl PlanFile {
-    /// Reads a plan.
     pub fn read(path: &Path, aliases: &dyn Aliases) -> Result<Self, PlanFileError> {
         let text = read_text(path)?;
         let name = path.display().to_string();
@@ -51,26 +51,26 @@ impl PlanFile {
         Ok(Self { plan, text, name })
     }
 
-    /// The systems that the plan has for its hosts, in a file that it names from where it is.
+    /// Reads the systems file that the plan names, relative to the plan's own folder.
     pub fn systems(&self) -> Result<Option<Systems>, SystemsFileError> {
         let folder = Path::new(&self.name).parent().unwrap_or(Path::new(""));
         self.plan.systems.as_ref().map(|file| read_systems(&folder.join(file))).transpose()
     }
 
-    /// What to remember of the file, for when the rollout is resumed.
+    /// Returns the path and digest of the file, to check on resuming.
     pub fn source(&self) -> PlanSource {
         let path = std::path::absolute(&self.name).unwrap_or_else(|_| PathBuf::from(&self.name));
         PlanSource { path: path.display().to_string(), digest: digest(&self.text) }
     }
 
-    /// Mistakes that were found only when the hosts were known, with their places in the file.
+    /// Adds the places in the file to mistakes that were found after parsing.
     #[must_use]
     pub fn place(&self, mistakes: PlanErrors) -> PlanErrors {
         mistakes.named(&self.name, &self.text)
     }
 }
 
-/// The text in the file of a plan, whatever it says.
+/// Reads the text of a plan file without parsing it.
 pub fn read_text(path: &Path) -> Result<String, PlanFileError> {
     let unreadable = |error| PlanFileError::Unreadable(path.to_owned(), error);
     let size = path.metadata().map_err(unreadable)?.len();
@@ -80,7 +80,7 @@ pub fn read_text(path: &Path) -> Result<String, PlanFileError> {
     std::fs::read_to_string(path).map_err(unreadable)
 }
 
-/// Whether the file of a plan is there and no longer says what it said.
+/// Whether the plan file exists and has changed.
 pub fn has_changed(source: &PlanSource) -> bool {
     std::fs::read_to_string(&source.path).is_ok_and(|text| digest(&text) != source.digest)
 }
@@ -89,7 +89,6 @@ fn digest(text: &str) -> String {
     Uuid::new_v5(&Uuid::NAMESPACE_URL, text.as_bytes()).to_string()
 }
 
-/// Why there are no systems in a file.
 #[derive(Debug, Error, Diagnostic)]
 pub enum SystemsFileError {
     #[error("cannot read {path}: {error}", path = .0.display(), error = .1)]
@@ -100,7 +99,7 @@ pub enum SystemsFileError {
     Mistaken(PathBuf, #[source] serde_json::Error),
 }
 
-/// Reads a file as `homelab-deploy build` writes it.
+/// Reads a file that `homelab-deploy build` wrote.
 pub fn read_systems(path: &Path) -> Result<Systems, SystemsFileError> {
     let unreadable = |error| SystemsFileError::Unreadable(path.to_owned(), error);
     if path.metadata().map_err(unreadable)?.len() > MAX_SYSTEMS_BYTES {
@@ -113,7 +112,7 @@ pub fn read_systems(path: &Path) -> Result<Systems, SystemsFileError> {
     serde_json::from_slice(&text).map_err(|error| SystemsFileError::Mistaken(path.to_owned(), error))
 }
 
-/// What was settled, with a hash of all of it.
+/// A prepared rollout, with a hash of all of it.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct SavedPlan {
     hash: String,
@@ -121,7 +120,7 @@ pub struct SavedPlan {
     settled: Settled,
 }
 
-/// A rollout that nobody has begun.
+/// A prepared rollout that has not begun.
 #[derive(Debug, Serialize, Deserialize)]
 struct Settled {
     asked: Revision,
@@ -133,10 +132,11 @@ struct Settled {
     plan: ResolvedPlan,
 }
 
-/// Why a plan that was saved is not carried out.
+/// Reasons why a saved plan is not carried out.
 #[derive(Debug, Error, Diagnostic)]
 pub enum SavedPlanError {
     #[error("cannot read {path}: {error}", path = .0.display(), error = .1)]
+    #[diagnostic(help("`homelab-deploy plan NAME --out FILE.json` writes one"))]
     Unreadable(PathBuf, #[source] io::Error),
     #[error("{path} is no plan that was saved: {error}", path = .0.display(), error = .1)]
     #[diagnostic(help("`homelab-deploy plan NAME --out FILE.json` writes one"))]
@@ -150,14 +150,14 @@ pub enum SavedPlanError {
 }
 
 impl SavedPlan {
-    /// What is to be saved of a rollout that could begin.
+    /// Saves a prepared rollout.
     pub fn of(rollout: &Rollout) -> Self {
         let Rollout { asked, revision, subject, source, plan, .. } = rollout.clone();
         let settled = Settled { asked, revision, subject, source, plan };
         Self { hash: settled.hash(), settled }
     }
 
-    /// Reads what was saved, if nobody has changed it.
+    /// Reads a saved plan. Fails if the file was edited.
     pub fn read(path: &Path) -> Result<Self, SavedPlanError> {
         let text = std::fs::read(path).map_err(|error| SavedPlanError::Unreadable(path.to_owned(), error))?;
         let saved: Self =
@@ -165,12 +165,12 @@ impl SavedPlan {
         if saved.hash == saved.settled.hash() { Ok(saved) } else { Err(SavedPlanError::Changed(path.to_owned())) }
     }
 
-    /// The file.
+    /// Returns the text of the file.
     pub(crate) fn text(&self) -> String {
         serde_json::to_string_pretty(self).expect("what was settled has string keys only") + "\n"
     }
 
-    /// The rollout, under an id of its own.
+    /// Turns the saved plan into a rollout with a new id.
     pub fn rollout(self, operator: String) -> Rollout {
         let Settled { asked, revision, subject, source, plan } = self.settled;
         let (id, ids) = (RolloutId::from(Uuid::new_v4()), RequestIds::new(Uuid::new_v4()));
@@ -186,13 +186,13 @@ impl Settled {
     }
 }
 
-/// Makes sure that the hosts of a plan that was saved are as they were then.
+/// Fails if the hosts of a saved plan have changed since it was saved.
 pub fn check_hosts(plan: &ResolvedPlan, roster: &Roster) -> Result<(), SavedPlanError> {
     let mut odd = plan.hosts().filter_map(|host| difference(host, roster.host(host.tier, &host.hostname)));
     odd.next().map_or(Ok(()), |difference| Err(SavedPlanError::OtherHosts(difference)))
 }
 
-/// What is not as it was about a host.
+/// Describes how a host has changed.
 fn difference(then: &ResolvedHost, now: Option<&HostReport>) -> Option<String> {
     let what = match now {
         None if then.present => "does not answer now".to_owned(),

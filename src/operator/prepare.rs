@@ -1,4 +1,4 @@
-//! Preparing a rollout: which hosts, which commit, which warnings. Nothing is deployed.
+//! Prepares a rollout: settles its hosts, its commit and its warnings. Deploys nothing.
 
 mod error;
 mod systems;
@@ -15,7 +15,7 @@ pub use self::error::{PreflightError, PrepareError, SelectionError};
 use self::systems::leave_current;
 pub use self::systems::{SystemsFrom, changes_of};
 use super::flake::{FlakeRules, Need};
-use super::fleet::{Awaited, Discovered, Discovery, FleetError, Purpose, RollCall, SilentHost};
+use super::fleet::{Awaited, Discovered, Discovery, FleetError, KnownHosts, Purpose, RollCall, SilentHost};
 use super::history::History;
 use super::journal::Journals;
 use super::revision::{UnresolvedError, commits_at_hand, resolve_revision};
@@ -28,62 +28,70 @@ use crate::protocol::{
 use crate::rollout::{PlanSource, Rollout};
 use crate::text::{did_you_mean, safe};
 
-/// How long a host that no longer answers is reported as missing. After that it is taken to be gone for good.
+/// How long a host that stopped answering is reported as missing. After that it counts as removed.
 const MISSED_FOR: Duration = Duration::from_hours(30 * 24);
 
-/// A plan that is to be rolled out, and how it is narrowed down.
+/// Who deploys, and what this machine keeps and may ask.
+#[derive(Debug, Clone)]
+pub struct OperatorContext {
+    /// The operator's name, as hosts and other operators see it.
+    pub name: String,
+    pub discovery: Discovery,
+    pub journals: Journals,
+    /// Where a revision is looked up, where the plan does not say it.
+    pub flakes: FlakeRules,
+    /// The cache folder for commits from git servers. `None` if servers must not be asked.
+    pub cache: Option<PathBuf>,
+}
+
+/// The plan to roll out and the options that narrow it down.
 #[derive(Debug, Clone)]
 pub struct PrepareOptions {
     pub plan: Plan,
-    /// The file that it was read from, where there was one.
+    /// The file that the plan was read from, if any.
     pub source: Option<PlanSource>,
     pub revision: Revision,
     pub exclude: Vec<HostName>,
     pub part: Part,
-    pub operator: String,
+    pub by: OperatorContext,
     pub kind: Kind,
-    /// Whether a plan asks hosts as well that are current.
+    /// Whether hosts that already run the commit get a request too.
     pub even_if_current: bool,
-    /// What is told how the rollout goes, where the plan says nothing of it.
+    /// The hooks for events to which the plan has no hook.
     pub hooks: Hooks,
-    pub journals: Journals,
-    /// Where it is looked up, where the plan does not say it.
-    pub flakes: FlakeRules,
-    /// The systems of the hosts, where they do not evaluate their own.
+    /// The systems of the hosts, if they do not evaluate their own.
     pub systems: Option<SystemsFrom>,
-    /// The cache that is asked what those change, where they do not name it.
+    /// The cache to ask what the systems change. By default, the one that the systems were copied to.
     pub binary_cache: Option<String>,
-    /// The folder for what the servers of repositories tell of commits; without one they are not asked.
-    pub cache: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// It was planned: all of its hosts get one commit, and a tier is for one operator at a time.
+    /// From a plan file: all hosts get one commit, and a tier belongs to one operator at a time.
     Rollout,
-    /// It was said in one line. A branch whose commit this machine cannot find is sent as it is, and each host finds it. To a
-    /// single host it starts as soon as that has answered, whatever others roll out: the listener does one thing at a time.
+    /// From a command line: each host resolves a branch that this machine cannot resolve. A single host gets its
+    /// request as soon as it has answered, even during other rollouts: a listener does one thing at a time.
     Deployment,
 }
 
-/// Some waves of a plan. Their hosts are those that they have in the whole of it.
+/// The waves of a plan to roll out. The selection does not change which hosts a wave has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Part {
     Whole,
     Only(Vec<String>),
-    /// This one and all that come after it.
+    /// This wave and all later ones.
     From(String),
 }
 
-/// Who answered the roll call, and what was found out beside it.
+/// The result of a roll call, and of the lookup of the revision at the same time.
 #[derive(Debug)]
 pub struct Called {
     pub roll: Discovered,
-    /// What the flake that the plan or the operator names has for the revision. Where hosts name it, it was not known yet.
+    /// The lookup in the flake that the plan or the operator names. `None` if the hosts have to name the flake.
     found: Option<Result<Found, UnresolvedError>>,
 }
 
-/// What a flake has for the revision that is wanted.
+/// The revision, resolved in a flake.
 #[derive(Debug)]
 struct Found {
     flake: Option<FlakeUrl>,
@@ -95,29 +103,45 @@ struct Found {
 #[derive(Debug)]
 pub struct Prepared {
     pub rollout: Rollout,
-    /// What the operator should know before it begins, in whole sentences.
+    /// Shown to the operator before the rollout begins, in whole sentences.
     pub warnings: Vec<String>,
     pub roster: Roster,
-    /// Rollouts of other operators that touch a tier of this one.
     pub others: Vec<RolloutReport>,
-    /// Hosts that run a commit that comes after this one.
+    /// Hosts that run a later commit than that of the rollout.
     pub ahead: Vec<HostName>,
-    /// What changes on the hosts, where that is known: they get systems that were built before.
+    /// The changes on the hosts. Known only for hosts that get built systems.
     pub changes: Option<Changes>,
 }
 
 impl PrepareOptions {
-    pub async fn prepare(self, bus: &mut Bus, discovery: &Discovery) -> Result<Prepared, PrepareError> {
-        let called = self.call_roll(bus, discovery).await?;
+    /// The whole of a plan, as it stands.
+    pub fn new(plan: Plan, revision: Revision, by: OperatorContext) -> Self {
+        Self {
+            plan,
+            source: None,
+            revision,
+            exclude: Vec::new(),
+            part: Part::Whole,
+            by,
+            kind: Kind::Rollout,
+            even_if_current: false,
+            hooks: Hooks::default(),
+            systems: None,
+            binary_cache: None,
+        }
+    }
+
+    pub async fn prepare(self, bus: &mut Bus) -> Result<Prepared, PrepareError> {
+        let called = self.call_roll(bus).await?;
         self.settle(called).await
     }
 
-    /// Calls the roll of the plan's tiers, and meanwhile looks the revision up in the flake, where that is known.
-    pub async fn call_roll(&self, bus: &mut Bus, discovery: &Discovery) -> Result<Called, FleetError> {
+    /// Calls the roll of the plan's tiers, and meanwhile looks up the revision if the flake is known.
+    pub async fn call_roll(&self, bus: &mut Bus) -> Result<Called, FleetError> {
         let purpose = Purpose::Deploy { needed: self.plan.needed_tiers(), asked: self.asked_tiers() };
-        let roll_call = RollCall { discovery, purpose, awaited: self.awaited() };
+        let roll_call = RollCall { discovery: &self.by.discovery, purpose, awaited: self.awaited() };
         let find = async {
-            Ok(match self.plan.flake.as_ref().or(self.flakes.given.as_ref()) {
+            Ok(match self.plan.flake.as_ref().or(self.by.flakes.given.as_ref()) {
                 Some(flake) => Some(self.find(Some(flake)).await),
                 None => None,
             })
@@ -126,8 +150,8 @@ impl PrepareOptions {
         Ok(Called { roll, found })
     }
 
-    /// Where all hosts are named, one that answers in another tier than the plan says is worth a warning. Who makes a single
-    /// deployment that reaches no host is told which hosts answer.
+    /// Asks every tier for a plan without groups, to warn of a named host that answers in another tier. Also for a
+    /// single deployment, to tell an operator who reaches no host which hosts answer.
     fn asked_tiers(&self) -> BTreeSet<Tier> {
         let is_of_all = self.source.is_none() || self.plan.group_tiers().is_empty();
         if is_of_all { Tier::ALL.into() } else { self.plan.tiers() }
@@ -145,13 +169,13 @@ impl PrepareOptions {
     }
 
     async fn find(&self, flake: Option<&FlakeUrl>) -> Result<Found, UnresolvedError> {
-        let mut history = History::of(flake, self.cache.as_deref());
-        let commit = resolve_revision(&self.revision, flake, &history, &self.journals).await?;
+        let mut history = History::of(flake, self.by.cache.as_deref());
+        let commit = resolve_revision(&self.revision, flake, &history, &self.by.journals).await?;
         let subject = history.subject(&commit).await;
         Ok(Found { flake: flake.cloned(), commit, subject, history })
     }
 
-    /// Settles which hosts are deployed in which wave, and the commit.
+    /// Settles the hosts of each wave, and the commit.
     pub async fn settle(mut self, called: Called) -> Result<Prepared, PrepareError> {
         let Called { roll, found } = called;
         let is_single = matches!(self.awaited(), Awaited::One(_));
@@ -184,7 +208,7 @@ impl PrepareOptions {
             Ok(Found { flake, commit, subject, mut history }) => {
                 warnings.extend(history.problem());
                 let given = self.give_systems(&mut frozen, &roster, flake.as_ref(), &commit, &mut warnings);
-                // Few plans have systems, and what awaits them is large.
+                // Boxed: few plans have systems, and this future is large.
                 changes = Box::pin(given).await?;
                 ahead = ahead_of(&commit, &frozen, &mut history).await;
                 if self.kind == Kind::Rollout && !self.even_if_current {
@@ -201,12 +225,12 @@ impl PrepareOptions {
             }
         };
         warnings.extend(PreflightError::downgrade(&ahead, &revision).map(|obstacle| obstacle.to_string()));
-        // Deployments to single hosts are made side by side; each listener does one thing at a time.
+        // Deployments to single hosts may run at the same time: each listener does one thing at a time.
         let others = roll.rollouts.into_iter().filter(|other| !is_single && shares_a_tier(other, &frozen)).collect();
         let rollout = Rollout {
             id: RolloutId::from(Uuid::new_v4()),
             ids: RequestIds::new(Uuid::new_v4()),
-            operator: self.operator,
+            operator: self.by.name,
             asked: self.revision,
             revision,
             subject,
@@ -216,7 +240,7 @@ impl PrepareOptions {
         Ok(Prepared { rollout, warnings, roster, others, ahead, changes })
     }
 
-    /// Each host looks the branch up for itself, as listeners always could. None of them decides what another one runs.
+    /// Lets each host look up the branch for itself, so that no host decides what another one runs.
     fn leave_to_hosts(&self, error: PrepareError) -> Result<String, PrepareError> {
         let is_answer = matches!(&error, PrepareError::Lookup(error) if error.is_answer());
         if self.kind == Kind::Rollout || is_answer {
@@ -225,15 +249,15 @@ impl PrepareOptions {
         Ok(format!("each host looks up \"{}\" for itself, so hosts may differ: {error}", self.revision))
     }
 
-    /// Looks the revision up in the flake that hosts name, as far as that is needed or may be contacted.
+    /// Looks up the revision in the flake that hosts name, if that is needed and the flake may be contacted.
     async fn find_by_hosts(&self, plan: &ResolvedPlan, roster: &Roster) -> Result<Found, PrepareError> {
-        let at_hand = commits_at_hand(&self.revision, &History::of(None, None), &self.journals).await;
+        let at_hand = commits_at_hand(&self.revision, &History::of(None, None), &self.by.journals).await;
         let need = if at_hand.is_empty() { Need::Yes } else { Need::No };
         let named = match plan.flake_of_hosts(roster) {
             Err(_) if need == Need::No => None,
             named => named?,
         };
-        let flake = self.flakes.usable(named, &self.revision, need).await?;
+        let flake = self.by.flakes.usable(named, &self.revision, need).await?;
         Ok(self.find(flake.as_ref()).await?)
     }
 
@@ -253,7 +277,7 @@ impl PrepareOptions {
 }
 
 impl Part {
-    /// Keeps these of the waves; `all` are the names of those that the file has.
+    /// Keeps the selected waves; `all` are the names of the plan's waves.
     fn select(&self, plan: &mut ResolvedPlan, all: Vec<String>) -> Result<(), SelectionError> {
         let asked = match self {
             Self::Whole => return Ok(()),
@@ -284,16 +308,20 @@ impl Part {
 }
 
 impl Prepared {
-    /// The hosts that were there for a rollout of this plan not long ago and do not answer now, each with when that was.
-    pub fn missed(&self, journals: &Journals) -> BTreeMap<HostName, Timestamp> {
+    /// Returns hosts that took part in a recent rollout of this plan and do not answer now, with its time.
+    pub fn missed(&self, journals: &Journals, known: &KnownHosts) -> BTreeMap<HostName, Timestamp> {
         let plan = &self.rollout.plan;
         let since = clock::now().saturating_sub(MISSED_FOR).unwrap_or(Timestamp::MIN);
         let earlier = journals.since(since);
         let earlier = earlier.iter().filter(|(_, rollout)| rollout.plan.name == plan.name);
-        plan.missed(&self.roster, earlier.map(|(at, rollout)| (*at, &rollout.plan)))
+        let mut missed = plan.missed(&self.roster, earlier.map(|(at, rollout)| (*at, &rollout.plan)));
+        // Without contexts, fleets share their journals.
+        let of_others = known.of_others();
+        missed.retain(|host, _| !of_others.contains(host));
+        missed
     }
 
-    /// Gives way to another operator's rollout on the same tier.
+    /// Fails if another operator runs a rollout on the same tier.
     pub fn check_no_other_rollout(&self) -> Result<(), PreflightError> {
         match self.others.first() {
             Some(other) => Err(PreflightError::AnotherRollout(Box::new(other.clone()))),
@@ -301,7 +329,7 @@ impl Prepared {
         }
     }
 
-    /// Makes sure that no host of these tiers goes back in history.
+    /// Fails if a host of these tiers would go back to an older commit.
     pub fn check_not_downgrade(&self, tiers: &[Tier]) -> Result<(), PreflightError> {
         let hosts = self.rollout.plan.hosts().filter(|host| tiers.contains(&host.tier)).map(|host| &host.hostname);
         let ahead: Vec<HostName> = hosts.filter(|host| self.ahead.contains(host)).cloned().collect();
@@ -309,8 +337,8 @@ impl Prepared {
     }
 }
 
-/// Adds those of the silent hosts to the plan that belong to a group of which somebody answered, and returns their names. They may
-/// be about to answer, and one that is not there at all costs nothing.
+/// Adds silent hosts to the plan if they belong to a group of which another host answered, and returns their names.
+/// They may be about to answer, and a request to an absent host costs nothing.
 fn remember(plan: &mut Plan, roster: &Roster, silent: &[SilentHost]) -> BTreeSet<HostName> {
     let mut remembered = BTreeSet::new();
     for wave in &mut plan.waves {
@@ -334,7 +362,7 @@ fn belongs(host: &SilentHost, group: &Target) -> bool {
     }
 }
 
-/// What is not proved of the hosts, or what they themselves found wrong.
+/// Returns warnings about answers in the old form, and the problems that hosts report.
 fn doubts(roster: &Roster, plan: &ResolvedPlan) -> Vec<String> {
     let answers = || plan.hosts().filter_map(|host| roster.answer(host.tier, &host.hostname));
     let unproved: Vec<HostName> =
@@ -355,7 +383,7 @@ fn doubts(roster: &Roster, plan: &ResolvedPlan) -> Vec<String> {
     unproved.into_iter().chain(problems).collect()
 }
 
-/// The hosts that would go back in history, as far as can be told. A dry run takes none back.
+/// Returns the hosts that would go back to an older commit, as far as known. Ignores dry runs, which change nothing.
 pub(super) async fn ahead_of(commit: &Commit, plan: &ResolvedPlan, history: &mut History) -> Vec<HostName> {
     let mut known = BTreeMap::new();
     let mut ahead = Vec::new();

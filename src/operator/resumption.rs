@@ -1,37 +1,26 @@
-//! Whether a rollout that was left may still go on: the fleet has not waited for it.
+//! Checks whether an interrupted rollout may be resumed: meanwhile the fleet may have changed.
 
-use std::path::Path;
-
-use super::flake::{FlakeRules, Need};
-use super::fleet::{Awaited, Discovery, Purpose, RollCall};
+use super::flake::Need;
+use super::fleet::{Awaited, Purpose, RollCall};
 use super::history::History;
-use super::prepare::{PrepareError, Prepared, ahead_of, shares_a_tier};
+use super::prepare::{OperatorContext, PrepareError, Prepared, ahead_of, shares_a_tier};
 use crate::bus::Bus;
 use crate::plan::Roster;
 use crate::protocol::Sender;
 use crate::rollout::{Rollout, Summary};
 
-/// What the flake of a fleet may be asked, and where that is kept.
-#[derive(Debug, Clone, Copy)]
-pub struct Sources<'a> {
-    pub flakes: &'a FlakeRules,
-    /// The folder for what the servers of repositories tell of commits.
-    pub cache: Option<&'a Path>,
-}
-
-/// Calls the roll for a rollout that was left like this, and finds out what speaks against going on with it, as before a new
-/// one. What it returns is about the hosts that are still to be deployed.
+/// Calls the roll for an interrupted rollout and makes the checks of a new one. The result is about the hosts that
+/// still have to be deployed.
 pub async fn prepare_again(
     left: &Summary,
     rollout: &Rollout,
     bus: &mut Bus,
-    discovery: &Discovery,
-    sources: Sources<'_>,
+    by: &OperatorContext,
 ) -> Result<Prepared, PrepareError> {
     let (plan, tiers) = (&rollout.plan, rollout.plan.tiers());
     let hosts = plan.hosts().map(|host| Sender { tier: host.tier, host: host.hostname.clone() });
     let roll_call = RollCall {
-        discovery,
+        discovery: &by.discovery,
         purpose: Purpose::Deploy { needed: tiers.clone(), asked: tiers },
         awaited: Awaited::Only(hosts.collect()),
     };
@@ -41,7 +30,7 @@ pub async fn prepare_again(
         return Err(PrepareError::TwoMachines(twin.hostname.clone()));
     }
     let others = roll.rollouts.into_iter().filter(|other| shares_a_tier(other, plan)).collect();
-    // What counts is what the hosts run now.
+    // The checks are about the revisions that the hosts run now.
     let mut rest = rollout.clone();
     rest.plan.waves.drain(..left.current());
     for wave in &mut rest.plan.waves {
@@ -54,8 +43,8 @@ pub async fn prepare_again(
     let mut ahead = Vec::new();
     if let Some(commit) = rollout.revision.commit() {
         let named = plan.flake_of_hosts(&roster).unwrap_or_default();
-        let usable = sources.flakes.usable(named, &rollout.asked, Need::No).await?;
-        let mut history = History::of(sources.flakes.given.as_ref().or(usable.as_ref()), sources.cache);
+        let usable = by.flakes.usable(named, &rollout.asked, Need::No).await?;
+        let mut history = History::of(by.flakes.given.as_ref().or(usable.as_ref()), by.cache.as_deref());
         ahead = ahead_of(&commit, &rest.plan, &mut history).await;
     }
     Ok(Prepared { rollout: rest, warnings: Vec::new(), roster, others, ahead, changes: None })

@@ -1,4 +1,4 @@
-//! The one commit that every request of a rollout will carry.
+//! Resolves the revision of a rollout to the one commit that all its requests carry.
 
 use std::collections::BTreeSet;
 
@@ -25,14 +25,14 @@ pub enum UnresolvedError {
 }
 
 impl UnresolvedError {
-    /// Whether the flake was asked, and has no such branch or tag.
+    /// Whether the flake was asked and has no such branch or tag.
     pub fn is_answer(&self) -> bool {
         matches!(self, Self::Lookup(LookupError::NoSuchRef { .. }))
     }
 }
 
-/// Resolves a revision by the flake that hosts deploy from; a commit needs none. The beginning of a commit id is completed
-/// from what hosts cannot write: a clone at hand, the branches and tags of the flake's server, and what was deployed before.
+/// Resolves a revision in the flake that hosts deploy from; a full commit id needs none. A short commit id is completed
+/// from sources that hosts cannot write: a local clone, the branches and tags of the flake's server, earlier rollouts.
 pub async fn resolve_revision(
     asked: &Revision,
     flake: Option<&FlakeUrl>,
@@ -46,7 +46,7 @@ pub async fn resolve_revision(
         None => UnresolvedError::NoFlake(asked.clone()),
         Some(flake) => match commit_of(asked, flake).await {
             Err(error @ LookupError::NoSuchRef { .. }) => error.into(),
-            // A branch or tag goes before what only begins like its name.
+            // A branch or tag takes precedence over a short commit id.
             found => return Ok(found?),
         },
     };
@@ -61,8 +61,8 @@ pub async fn resolve_revision(
     }
 }
 
-/// The commits that a revision can mean by itself, without anybody being asked: a full id its own, the beginning of one
-/// those of a clone at hand and of what was deployed before. Not what hosts reported: they could name any commit.
+/// Returns the commits that a revision can mean without asking a server: a full id means itself, a short one is looked
+/// up in local clones and earlier rollouts. Reports of hosts are not used: they could name any commit.
 pub(super) async fn commits_at_hand(asked: &Revision, history: &History, journals: &Journals) -> BTreeSet<Commit> {
     if !asked.looks_like_short_commit() {
         return asked.commit().into_iter().collect();

@@ -1,7 +1,7 @@
-//! Hosts that return to what they ran before: a rollout of its own, to the one commit that all of them ran before.
+//! Plans the rollback of hosts: a rollout to the one commit that all of them ran before.
 //!
-//! The commit of a host is what it named itself when it was deployed, so all of them have to have named the same one: a host
-//! never chooses the commit of others. And its last run has to be the one that is undone: what came after that stays.
+//! Each host reported its earlier commit itself, so all hosts must agree on it: a host never chooses the commit of
+//! others. A host's last run must be the one that is undone: later runs stay.
 
 use std::collections::BTreeMap;
 
@@ -15,18 +15,17 @@ use crate::rollout::Rollout;
 use crate::rollout::summary::HostView;
 use crate::text::did_you_mean;
 
-/// Hosts that are to return, and to what.
+/// A plan that returns hosts to their earlier commit.
 #[derive(Debug, Clone)]
 pub struct RollbackPlan {
-    /// The rollout by which they do.
     pub plan: Plan,
-    /// What all of them ran before.
+    /// The commit that all hosts ran before.
     pub commit: Commit,
-    /// The runs that are undone: one of these has to be the host's last.
+    /// The runs that are undone. The last run of a host must be one of these.
     undone: BTreeMap<(Tier, HostName), Vec<RequestId>>,
 }
 
-/// A host as a rollout left it.
+/// A host that a rollout changed.
 struct Changed<'a> {
     rollout: &'a Rollout,
     view: &'a HostView,
@@ -34,10 +33,10 @@ struct Changed<'a> {
     wave: &'a str,
 }
 
-/// Why hosts do not return.
+/// Reasons why hosts cannot return.
 #[derive(Debug, Error, Diagnostic)]
 pub enum RollbackError {
-    /// It may go on to change hosts.
+    /// The rollout may change more hosts.
     #[error("rollout {} is running", .0.short())]
     #[diagnostic(help("stop it with `homelab-deploy abort`, and wait until it is over"))]
     StillRunning(RolloutId),
@@ -70,8 +69,7 @@ pub enum RollbackError {
 }
 
 impl RollbackPlan {
-    /// The hosts that the rollout with this whole id changed return: those of its last wave first. Of all that are on record,
-    /// the latest comes last.
+    /// Returns all hosts that the rollout with this full id changed, last wave first. `rollouts` has the newest last.
     pub fn of_rollout(rollouts: &[Recorded], id: &str) -> Result<Self, RollbackError> {
         let has_id = |rollout: &Rollout| rollout.id.to_string() == id;
         let recorded = rollouts.iter().find(|recorded| recorded.summary.rollout.as_deref().is_some_and(has_id));
@@ -83,7 +81,7 @@ impl RollbackPlan {
         Self::of(format!("rollback-{}", rollout.id.short()), &changed, rollouts)
     }
 
-    /// Each of these hosts returns from the latest rollout on record that changed it.
+    /// Returns each of these hosts from the newest recorded rollout that changed it.
     pub fn of_hosts(rollouts: &[Recorded], hosts: &[(Option<Tier>, HostName)]) -> Result<Self, RollbackError> {
         let mut changed = Vec::with_capacity(hosts.len());
         for (tier, name) in hosts {
@@ -132,7 +130,7 @@ impl RollbackPlan {
         Ok(Self { plan: Plan::unwritten(name, waves), commit: commit.clone(), undone })
     }
 
-    /// Makes sure that what is undone is the last that the hosts ran, or that they have returned already.
+    /// Fails if a host's last run is not the one to undo. A host that already runs the earlier commit is fine.
     pub fn check(&self, roster: &Roster) -> Result<(), RollbackError> {
         let (mut silent, mut too_old, mut ran_since) = (Vec::new(), Vec::new(), Vec::new());
         for ((tier, name), runs) in &self.undone {
@@ -161,8 +159,7 @@ impl<'a> Changed<'a> {
         Some(Self { rollout, view, tier: wave.hosts.get(view.index)?.tier, wave: &wave.name })
     }
 
-    /// The runs after which the host is as this rollout left it: that of the rollout itself, and later ones on record here that
-    /// changed nothing.
+    /// Returns the runs that left the host in this rollout's state: its own, and later recorded ones without a change.
     fn runs_undone(&self, rollouts: &[Recorded]) -> Vec<RequestId> {
         let recorded =
             rollouts.iter().rev().filter_map(|recorded| recorded.summary.rollout.as_deref().zip(Some(recorded)));

@@ -1,4 +1,4 @@
-//! What the tests of this module need.
+//! Helpers for the tests of this module.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::rollout::Rollout;
 
 pub(super) const HOUR: Duration = Duration::from_hours(1);
 
-/// A rollout of these waves, each with one host at once and no tolerance.
+/// A rollout with these waves: one host at a time, no failure tolerated.
 pub(super) fn rollout(waves: &[&[&str]]) -> Arc<Rollout> {
     let waves = waves.iter().enumerate().map(|(index, hosts)| ResolvedWave {
         name: format!("wave{}", index + 1),

@@ -1,5 +1,4 @@
-//! What a rollout changes: the packages of what hosts run and of what they shall run, compared as `nix store diff-closures` compares
-//! them, and folded over the fleet.
+//! Compares the packages of each host's old and new system, as `nix store diff-closures` does, and sums them up.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,16 +6,15 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::protocol::HostName;
 
-/// What is known of a store path.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StorePath {
-    /// The paths that it needs, which may name itself.
+    /// The paths that this one needs, which may include itself.
     pub references: Vec<String>,
-    /// How much there is to fetch for it alone, in bytes.
+    /// The size of the download for this path alone, in bytes.
     pub size: u64,
 }
 
-/// Store paths with all that they need, as a cache describes them.
+/// Store paths and their references, as a cache describes them.
 #[derive(Debug, Default)]
 pub struct Closures {
     places: FxHashMap<String, usize>,
@@ -32,42 +30,40 @@ struct Node {
     package: usize,
 }
 
-/// What changes on the hosts of a plan.
+/// The changes on the hosts of a plan.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// The packages that change, by name.
+    /// Sorted by name.
     pub packages: Vec<PackageChange>,
-    /// The hosts that would boot another kernel or initrd, or load other kernel modules.
+    /// The hosts whose kernel, initrd or kernel modules change.
     pub reboots: BTreeSet<HostName>,
-    /// The hosts that run already what they shall run.
+    /// The hosts that already run their new system.
     pub unchanged: BTreeSet<HostName>,
-    /// The hosts of which it is not known what they run, or not to the cache.
+    /// The hosts that did not report their system, or whose system the cache does not have.
     pub unknown: BTreeSet<HostName>,
-    /// The hosts whose new system the cache does not have: they could not fetch it.
+    /// The hosts whose new system the cache does not have, so that they cannot fetch it.
     pub missing: BTreeSet<HostName>,
-    /// How much all hosts fetch together, in bytes.
+    /// The download of all hosts together, in bytes.
     pub to_fetch: u64,
-    /// The most that one host fetches, in bytes.
+    /// The largest download of one host, in bytes.
     pub to_fetch_most: u64,
 }
 
 /// A package that changes in the same way on some hosts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PackageChange {
-    /// Its name.
     pub name: String,
-    /// The versions that go. One may be empty: not all that is in a store has a version.
+    /// The old versions. A package without a version has an empty one.
     pub before: BTreeSet<String>,
-    /// The versions that come.
+    /// The new versions.
     pub after: BTreeSet<String>,
-    /// The hosts on which that happens.
     pub hosts: BTreeSet<HostName>,
 }
 
-/// The packages that one host loses (`false`) and gets (`true`), in order and each once.
+/// The packages that a host loses (`false`) and gets (`true`), sorted and without duplicates.
 type Difference = Vec<(usize, bool)>;
 
-/// The closure of a system, by the places of its paths and of their packages.
+/// The closure of a system, as indices of its paths and their packages.
 struct Closure {
     root: usize,
     paths: FxHashSet<usize>,
@@ -96,8 +92,8 @@ impl FromIterator<(String, StorePath)> for Closures {
     }
 }
 
-/// The name and the version of what is at a store path. What stands behind its last hyphen may be the name of an output, which
-/// is left away; a version begins at the first hyphen that no letter comes after.
+/// Returns the name and version of the package at a store path. Drops the name of an output after the last hyphen. The
+/// version begins after the first hyphen that no letter follows.
 fn package(path: &str) -> (String, String) {
     let base = path.rsplit('/').next().unwrap_or_default();
     let name = base.split_once('-').map_or(base, |(_hash, name)| name);
@@ -113,17 +109,17 @@ fn package(path: &str) -> (String, String) {
     (name.to_owned(), version.to_owned())
 }
 
-/// Whether a part of a system with this name takes a reboot: its kernel, initrd or kernel modules.
+/// Whether a package of this name is the kernel, the initrd or the kernel modules, which a reboot activates.
 fn is_booted(package: &str) -> bool {
     ["linux", "initrd", "kernel"].iter().any(|part| package.starts_with(part))
 }
 
 impl Closures {
-    /// What changes on hosts, each of which is given with what it runs, as far as it says so, and what it shall run. That the
-    /// systems themselves are others is no change of a package.
+    /// Returns the changes on `hosts`, each with its reported system and its new system. The paths of the systems
+    /// themselves do not count as packages.
     pub fn changes<'a>(&self, hosts: impl IntoIterator<Item = (&'a HostName, Option<&'a str>, &'a str)>) -> Changes {
         let mut changes = Changes::default();
-        // Many hosts change in the same way.
+        // Many hosts have the same changes.
         let mut alike: FxHashMap<Difference, BTreeSet<HostName>> = FxHashMap::default();
         for (host, runs, shall_run) in hosts {
             let places = runs.and_then(|runs| self.place(runs)).zip(self.place(shall_run));
@@ -151,7 +147,7 @@ impl Closures {
         changes
     }
 
-    /// The packages of all differences, with the hosts on which they change in the same way.
+    /// Groups the hosts by package and change.
     fn fold(&self, alike: &FxHashMap<Difference, BTreeSet<HostName>>) -> Vec<PackageChange> {
         let mut packages: BTreeMap<(&str, [BTreeSet<String>; 2]), BTreeSet<HostName>> = BTreeMap::new();
         for (difference, hosts) in alike {
@@ -182,7 +178,7 @@ impl Closures {
         self.places.get(path).copied()
     }
 
-    /// All that a system needs.
+    /// Returns the closure of a system.
     fn closure(&self, root: usize) -> Closure {
         let mut closure = Closure { root, paths: FxHashSet::default(), packages: FxHashSet::default() };
         let mut open = vec![root];
@@ -195,14 +191,14 @@ impl Closures {
         closure
     }
 
-    /// What a system needs itself and takes a reboot.
+    /// Returns the direct references of a system that a reboot activates.
     fn booted(&self, system: &Closure) -> BTreeSet<usize> {
         let parts = self.nodes.get(system.root).into_iter().flat_map(|root| root.references.iter().copied());
         let name = |part: &usize| self.packages.get(self.nodes.get(*part)?.package).map(|(name, _)| name);
         parts.filter(|part| name(part).is_some_and(|name| is_booted(name))).collect()
     }
 
-    /// The packages of which one closure has a version that the other does not have.
+    /// Returns the packages that only one of the closures has.
     fn difference(&self, before: &Closure, after: &Closure) -> Difference {
         let mut difference = Difference::new();
         for (one, other, is_new) in [(before, after, false), (after, before, true)] {

@@ -1,4 +1,4 @@
-//! What is wrong or odd about a plan: said in words, at its place, with what to do about it.
+//! Errors and warnings about a plan, with their place in the file and help.
 
 use std::fmt;
 use std::ops::Range;
@@ -16,7 +16,7 @@ pub struct PlanDiagnostic {
     is_absence: bool,
 }
 
-/// Every mistake of a plan, in the order of their places in the file; at least one.
+/// All mistakes of a plan, sorted by their place in the file; at least one.
 #[derive(Debug, Error, Diagnostic)]
 pub struct PlanErrors {
     #[related]
@@ -26,7 +26,7 @@ pub struct PlanErrors {
 }
 
 impl PlanDiagnostic {
-    /// Something that keeps the plan from being carried out.
+    /// Creates an error, which keeps the plan from being carried out.
     pub(super) fn mistake(message: impl Into<String>) -> Self {
         Self { message: message.into(), severity: Severity::Error, labels: Vec::new(), help: None, is_absence: false }
     }
@@ -35,12 +35,12 @@ impl PlanDiagnostic {
         Self { is_absence: true, ..Self::mistake(message) }
     }
 
-    /// Something that may well not be what its author meant.
+    /// Creates a warning about something that the author may not have meant.
     pub(super) fn warning(message: impl Into<String>) -> Self {
         Self { severity: Severity::Warning, ..Self::mistake(message) }
     }
 
-    /// Adds the place where it is, and what stands there. A place that is not in the file is left out.
+    /// Adds a labelled place. Ignores an empty one, which is not in the file.
     pub(super) fn at(mut self, span: &Range<usize>, label: impl Into<String>) -> Self {
         if !span.is_empty() {
             let label = LabeledSpan::new_with_span(Some(label.into()), span.clone());
@@ -58,7 +58,7 @@ impl PlanDiagnostic {
         self.is_absence
     }
 
-    /// Where it is in the file, in bytes: the first label.
+    /// Returns the place of the first label, in bytes.
     pub(super) fn span(&self) -> Option<Range<usize>> {
         let label = self.labels.first()?;
         Some(label.offset()..label.offset() + label.len())
@@ -66,18 +66,17 @@ impl PlanDiagnostic {
 }
 
 impl PlanErrors {
-    /// Lets the report show the places in the text of the plan, under the name of its file.
+    /// Adds the file's name and text, so that the report can show the places.
     #[must_use]
     pub fn named(self, file: &str, text: &str) -> Self {
         Self { file: Some(NamedSource::new(file, text.to_owned())), ..self }
     }
 
-    /// The mistakes; at least one.
     pub fn iter(&self) -> impl Iterator<Item = &PlanDiagnostic> {
         self.mistakes.iter()
     }
 
-    /// `Ok` when there are none. The same mistake is not told twice: a wrong default shows in each wave.
+    /// Returns `Ok` if there are no mistakes. Drops duplicates: a wrong default is found in each wave.
     pub(super) fn unless_none(mut mistakes: Vec<PlanDiagnostic>) -> Result<(), Self> {
         mistakes.sort_by_key(|mistake| mistake.span().map(|span| span.start));
         mistakes.dedup();
@@ -117,7 +116,7 @@ impl Diagnostic for PlanDiagnostic {
     }
 }
 
-/// Joins words as people do, up to a bound: `a, b and 3 more`. `None` when there are none.
+/// Joins the first 12 words: `a, b and 3 more`. Returns `None` if there are no words.
 pub(super) fn list<'a>(words: impl IntoIterator<Item = &'a str>) -> Option<String> {
     const SHOWN: usize = 12;
     let mut words: Vec<&str> = words.into_iter().collect();

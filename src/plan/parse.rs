@@ -1,7 +1,6 @@
-//! TOML to a [`Plan`].
+//! Parses TOML to a [`Plan`].
 //!
-//! The tables are walked by hand, and reading goes on after a mistake, so that all mistakes of a file are told at once,
-//! each with its place.
+//! Reads the tables by hand and continues after a mistake, to report all mistakes of a file at once with their places.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -17,17 +16,19 @@ use crate::protocol::Action;
 use crate::text::nearest;
 
 impl Plan {
-    /// Reads a plan. A plan that does not name itself is called after `default_name`, the stem of its file.
+    /// Parses a plan. `default_name`, the stem of its file, names a plan without `name`.
     pub fn parse(text: &str, default_name: &str, aliases: &dyn Aliases) -> Result<Self, PlanErrors> {
         let (document, errors) = DeTable::parse_recoverable(text);
         let mut mistakes = Vec::new();
         let plan = Self::read(document.get_ref(), default_name, aliases, &mut mistakes);
         if !errors.is_empty() {
-            // What a broken line was to say is not known, nor what is missing because of it.
+            // The content of a broken line is unknown, and so is what is missing because of it.
             let broken: Vec<_> = errors.iter().map(|error| lines_of(text, error.span())).collect();
-            let is_known = |span: Range<usize>| !broken.iter().any(|lines| lines.contains(&span.start));
-            mistakes.retain(|mistake| !mistake.is_absence() && mistake.span().is_none_or(is_known));
-            mistakes.extend(errors.iter().map(not_toml));
+            let is_known =
+                |span: Range<usize>| !broken.iter().any(|lines| span.start < lines.end && lines.start <= span.end);
+            // What has no place stands for a value that is missing there.
+            mistakes.retain(|mistake| !mistake.is_absence() && mistake.span().is_some_and(is_known));
+            mistakes.extend(errors.iter().map(|error| not_toml(error, text)));
         }
         PlanErrors::unless_none(mistakes).map(|()| plan)
     }
@@ -67,7 +68,7 @@ fn action(value: &Value<'_>, key: &str) -> Result<Action, PlanDiagnostic> {
     value::parsed(value, key, "switch")
 }
 
-/// The tables of the waves, each with the place of its header.
+/// Returns the tables of the waves, with the places of their headers.
 fn wave_tables<'a, 'i>(document: &'a DeTable<'i>, mistakes: &mut Vec<PlanDiagnostic>) -> Vec<Spanned<&'a DeTable<'i>>> {
     let list = match document.get("wave").map(|value| (value, value.get_ref())) {
         Some((_, DeValue::Array(list))) if !list.is_empty() => list,
@@ -126,7 +127,7 @@ impl Wave {
 }
 
 impl Settings {
-    /// Reads what the table says; the rest is as in `base`.
+    /// Reads the keys of a table; takes missing ones from `base`.
     fn read(keys: &mut Keys<'_, '_, '_>, base: &Self) -> Self {
         let settings = Self {
             action: keys.setting("action", action, &base.action),
@@ -166,7 +167,7 @@ impl Settings {
 fn names_used_twice(waves: &[Wave]) -> Vec<PlanDiagnostic> {
     let mut first: BTreeMap<&str, &Range<usize>> = BTreeMap::new();
     let mut mistakes = Vec::new();
-    // A wave whose targets are all wrong may have got its name for want of a better one.
+    // A wave without valid targets may have a placeholder as its name.
     for wave in waves.iter().filter(|wave| !wave.targets.is_empty()) {
         let Spanned { value: name, span } = &wave.name;
         if let Some(first) = first.get(name.as_str()) {
@@ -183,7 +184,7 @@ fn names_used_twice(waves: &[Wave]) -> Vec<PlanDiagnostic> {
     mistakes
 }
 
-/// The whole lines that a place in the text is part of.
+/// Extends a place in the text to whole lines.
 fn lines_of(text: &str, span: Option<Range<usize>>) -> Range<usize> {
     let Range { start, end } = span.unwrap_or_default();
     let from = text.get(..start).and_then(|before| before.rfind('\n')).map_or(0, |newline| newline + 1);
@@ -191,14 +192,16 @@ fn lines_of(text: &str, span: Option<Range<usize>>) -> Range<usize> {
     from..to + 1
 }
 
-fn not_toml(error: &toml::de::Error) -> PlanDiagnostic {
+fn not_toml(error: &toml::de::Error, text: &str) -> PlanDiagnostic {
     let mistake = PlanDiagnostic::mistake("this is not TOML").help("https://toml.io shows the format on one page");
     let Some(span) = error.span() else { return mistake };
-    // Something that is missing at a place has no width, and could not be pointed at.
-    mistake.at(&(span.start..span.end.max(span.start + 1)), error.message())
+    // Something that is missing at a place has no width, and could not be pointed at; nor could the end of the text.
+    let last = text.trim_end().char_indices().next_back().map_or(0, |(last, _)| last);
+    let start = span.start.min(last);
+    mistake.at(&(start..span.end.max(start + 1)), error.message())
 }
 
-/// A table of the file: each has keys of its own.
+/// The kinds of tables, which have different keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum PlanTable {
     Top,
@@ -206,7 +209,7 @@ enum PlanTable {
     Wave,
 }
 
-/// A table that is being read, and the mistakes that were found on the way.
+/// Reads the keys of a table and collects mistakes.
 struct Keys<'t, 'i, 'm> {
     table: &'t DeTable<'i>,
     place: PlanTable,
@@ -214,7 +217,7 @@ struct Keys<'t, 'i, 'm> {
 }
 
 impl<'t, 'i, 'm> Keys<'t, 'i, 'm> {
-    /// Begins to read a table; keys that it cannot have are mistakes.
+    /// Begins to read a table. Unknown keys are mistakes.
     fn new(table: &'t DeTable<'i>, place: PlanTable, mistakes: &'m mut Vec<PlanDiagnostic>) -> Self {
         let unknown = table.keys().filter(|key| !place.has(key.get_ref()));
         mistakes.extend(unknown.map(|key| place.refuse(key.get_ref()).at(&key.span(), place.label())));
@@ -225,13 +228,13 @@ impl<'t, 'i, 'm> Keys<'t, 'i, 'm> {
         self.mistakes.push(mistake);
     }
 
-    /// The value of a key; `None` when it is absent, or wrong, which is then on record.
+    /// Returns the value of a key; `None` if the key is absent or its value is wrong, which is recorded as a mistake.
     fn read<T>(&mut self, key: &str, read: impl FnOnce(&'t Value<'i>, &str) -> Result<T, PlanDiagnostic>) -> Option<T> {
         debug_assert!(self.place.has(key), "`{key}` is read, but is in no list of keys and so in no schema");
         read(self.table.get(key)?, key).map_err(|mistake| self.mistakes.push(mistake)).ok()
     }
 
-    /// The value of a key, or the one of the table that stands behind this one.
+    /// Returns the value of a key, or `base`.
     fn setting<T: Clone>(
         &mut self,
         key: &str,
@@ -241,7 +244,7 @@ impl<'t, 'i, 'm> Keys<'t, 'i, 'm> {
         self.read(key, read).unwrap_or_else(|| base.clone())
     }
 
-    /// The selectors of a key that are right; none when it is absent.
+    /// Returns the valid selectors of a key.
     fn selectors(
         &mut self,
         key: &str,
@@ -273,7 +276,7 @@ impl PlanTable {
         self.keys().contains(&key)
     }
 
-    /// How a key here is pointed at.
+    /// The label for a key in this table.
     const fn label(self) -> &'static str {
         match self {
             Self::Top => "at the top of the file",
@@ -282,13 +285,13 @@ impl PlanTable {
         }
     }
 
-    /// What to say of a key that this table does not have: where it belongs, or what its author may have meant.
+    /// Creates the error for an unknown key: names the right table, or a similar key.
     fn refuse(self, key: &str) -> PlanDiagnostic {
         if let Some(home) = home(key) {
             return PlanDiagnostic::mistake(format!("`{key}` does not belong here")).help(format!("it belongs {home}"));
         }
         let unknown = PlanDiagnostic::mistake(format!("unknown key `{key}`"));
-        // Of two keys that are equally near the first one is taken, and that shall be one of this table.
+        // This table comes first: `nearest` returns the first of equally similar keys.
         let known = [self, Self::Top, Self::Wave].into_iter().flat_map(Self::keys);
         let Some(near) = nearest(key, known) else {
             return unknown.help(format!("the keys here are {}", self.keys().join(", ")));
@@ -304,7 +307,7 @@ fn names(keys: &[Key]) -> impl Iterator<Item = &'static str> {
     keys.iter().map(|key| key.name)
 }
 
-/// Where a key belongs, when it is one.
+/// Returns the right table of a key, if the key exists.
 fn home(key: &str) -> Option<&'static str> {
     let is_of = |keys| names(keys).any(|name| name == key);
     if is_of(&WAVE_KEYS) {

@@ -1,7 +1,7 @@
-//! A plan and the hosts that are there, to waves of hosts that nothing changes any more.
+//! Resolves a plan and a roster to waves with a fixed set of hosts.
 //!
-//! A host that the plan names is in whether or not it answered; a group is who answered. A host belongs to the first
-//! wave that matches it, and is deployed once.
+//! A named host is in the plan even if it did not answer; a group has only the hosts that answered. A host belongs to
+//! the first wave that matches it, and is deployed once.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ use super::resolved::{Check, Groups, Limits, ResolvedHost, ResolvedPlan, Resolve
 use super::roster::{Address, Roster, nearest_subject, short};
 use super::{CONFIRM_TIMEOUT, Plan, Rollback, Selector, Settings, Spanned, Wave};
 
-/// What the waves have taken so far, and what was found on the way.
+/// The state of resolving a plan: the hosts in waves so far, and the diagnostics.
 struct Resolver<'a> {
     plan: &'a Plan,
     roster: &'a Roster,
@@ -32,7 +32,7 @@ struct Taken<'a> {
 }
 
 impl Plan {
-    /// Settles which host is deployed in which wave, and on which subject. With it come warnings, which are for people.
+    /// Settles the wave and the subject of each host. Returns warnings too.
     pub fn resolve(&self, roster: &Roster) -> Result<(ResolvedPlan, Vec<PlanDiagnostic>), PlanErrors> {
         let mut resolver =
             Resolver { plan: self, roster, taken: FxHashMap::default(), mistakes: Vec::new(), warnings: Vec::new() };
@@ -41,7 +41,7 @@ impl Plan {
         Ok((ResolvedPlan { name: self.name.clone(), waves, ..ResolvedPlan::default() }, resolver.warnings))
     }
 
-    /// What the author of the plan may not have meant.
+    /// Returns warnings about settings that the author may not have meant.
     pub fn advice(&self, frozen: &ResolvedPlan) -> Vec<PlanDiagnostic> {
         let boundless = self.waves.iter().zip(&frozen.waves).filter_map(|(wave, frozen)| boundless(wave, frozen));
         prod_first(&self.waves, &frozen.waves).into_iter().chain(boundless).collect()
@@ -69,7 +69,7 @@ impl<'a> Resolver<'a> {
             }
         }
         self.check_together(wave, &mut hosts);
-        // Where a host could not be taken, it is told already why there are fewer of them.
+        // A host that could not be taken already has an error, which explains a smaller wave.
         if self.mistakes.len() == before {
             self.check_size(wave, hosts.len(), &nobody);
         }
@@ -87,8 +87,8 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    /// Puts a host into a wave, and says whether it was free. It is a mistake to name one that is not, and to have one of the
-    /// same name in both tiers: nobody would notice that one of them is left out.
+    /// Takes a host for a wave and returns whether it was free. It is a mistake to name a host of an earlier wave, and
+    /// to select hosts of the same name in both tiers: one of them would be left out unnoticed.
     fn take(&mut self, name: &HostName, new: Taken<'a>) -> bool {
         let Some(&old) = self.taken.get(name) else {
             self.taken.insert(name.clone(), new);
@@ -100,7 +100,7 @@ impl<'a> Resolver<'a> {
         false
     }
 
-    /// The host with the subject that reaches it alone; `None` when it cannot be addressed, which is then on record.
+    /// Resolves a host and its subject. Returns `None` if no subject reaches it, which is recorded as a mistake.
     fn freeze(&mut self, hostname: HostName, tier: Tier, by: &Spanned<Selector>) -> Option<ResolvedHost> {
         let report = self.roster.host(tier, &hostname);
         let shared_subject = match report.map(|report| Address::of(report, &by.value.target)) {
@@ -136,7 +136,7 @@ impl<'a> Resolver<'a> {
         })
     }
 
-    /// A host that does not answer in its tier, while one of its name answers in another. Nothing that the other says counts.
+    /// Warns of a silent host if one of the same name answers in the other tier. The other's report is not used.
     fn other_tier(&self, name: &HostName, tier: Tier, by: &Spanned<Selector>) -> Option<PlanDiagnostic> {
         let other = Tier::ALL.into_iter().find(|other| *other != tier && self.roster.host(*other, name).is_some())?;
         let warning = PlanDiagnostic::warning(format!(
@@ -146,8 +146,8 @@ impl<'a> Resolver<'a> {
         Some(warning.at(&by.span, "named here").help(help))
     }
 
-    /// A host that does not answer, while one with a name like it does that is not spoken of. Hosts with a number are alike
-    /// because they are many. What the file does not name was remembered, or checked where it was typed.
+    /// Warns of a silent host if another answers that has a similar name and is not `is_spoken_of`. Names that differ
+    /// only in digits are not similar. Hosts outside the file were remembered, or checked when they were typed.
     fn misspelt(
         &self,
         name: &HostName,
@@ -166,7 +166,7 @@ impl<'a> Resolver<'a> {
         Some(warning.at(&by.span, "named here"))
     }
 
-    /// An exclusion that spares nobody, where it may have been meant for somebody who is deployed now.
+    /// Warns of an exclusion without effect, if it resembles a host that is deployed or a known group.
     fn excludes_nobody(
         &self,
         by: &Spanned<Selector>,
@@ -184,7 +184,7 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    /// Hosts that are reached by the same subject are sent one request, so they come last, together, and all at once.
+    /// Sorts hosts with a shared subject last. They receive one request, so they run at once and cannot roll back.
     fn check_together(&mut self, wave: &Wave, hosts: &mut [ResolvedHost]) {
         hosts.sort_by(|one, other| one.shared_subject.cmp(&other.shared_subject));
         for together in hosts.chunk_by(|one, other| one.shared_subject == other.shared_subject) {
@@ -197,19 +197,19 @@ impl<'a> Resolver<'a> {
                     format!("{names} are reached by {subject} only, so no fewer than {} at once", together.len());
                 self.mistakes.push(with_targets(PlanDiagnostic::mistake(what), wave, "reached together").help(help));
             } else if wave.settings.rollback() != Rollback::None {
-                // One confirmation would confirm all of them.
+                // One confirmation would confirm all of these hosts.
                 let what = format!("{names} are reached by {subject} only, so none of them can be confirmed by itself");
                 self.mistakes.push(with_targets(PlanDiagnostic::mistake(what), wave, "cannot roll back").help(help));
             }
         }
     }
 
-    /// Compares the hosts of a wave with how many it wants, and reports the targets that found `nobody`.
+    /// Checks the size of a wave, and reports the targets in `nobody`, which matched no host.
     fn check_size(&mut self, wave: &Wave, found: usize, nobody: &[&Spanned<Selector>]) {
         let wanted = wave.settings.min_hosts;
         let name = &wave.name.value;
         if found >= wanted {
-            // A wave that may be empty has said that nobody need be there.
+            // A wave that may be empty expects no host.
             let odd = nobody.iter().filter(|_| wanted > 0);
             let warnings: Vec<_> = odd.map(|by| self.matches_nobody(by)).collect();
             self.warnings.extend(warnings);
@@ -236,7 +236,7 @@ impl<'a> Resolver<'a> {
             .help(self.who_is_there(&by.value.target))
     }
 
-    /// What would have matched in the place of a group that nobody belongs to.
+    /// Returns help for a group without hosts: what would have matched instead.
     fn who_is_there(&self, group: &Target) -> String {
         let hosts = |wanted: &dyn Fn(Tier) -> bool| {
             let hosts = self.roster.hosts().filter(|host| wanted(host.tier));
@@ -266,7 +266,7 @@ impl<'a> Resolver<'a> {
     }
 }
 
-/// The hosts that a selector matches, by name.
+/// Returns the hosts that a selector matches, sorted by name.
 fn matched<'a>(roster: &'a Roster, selector: &'a Spanned<Selector>) -> impl Iterator<Item = (Tier, &'a HostName)> {
     let (named, group) = match &selector.value.target {
         Target::Host(tier, name) => (Some((*tier, name)), None),
@@ -318,8 +318,8 @@ fn not_by_name(name: &HostName, tier: Tier, by: &Spanned<Selector>) -> PlanDiagn
         .help(format!("let its listener listen on a subject of its own as well: --deploy-subject {own}"))
 }
 
-/// A listener that does not know of it would deploy as ever, and nothing would bring its host back. Of a host that did not
-/// answer nothing is known; it is not sent anything.
+/// Refuses a rollback if listeners are too old: they would deploy and never roll back. Ignores hosts that did not
+/// answer: they receive no request.
 fn cannot_return(wave: &Wave, hosts: &[ResolvedHost]) -> Option<PlanDiagnostic> {
     let old = hosts.iter().filter(|host| host.present && !host.supports_rollback);
     let old = list(old.map(|host| host.hostname.as_str()))?;
@@ -363,7 +363,7 @@ fn with_targets(finding: PlanDiagnostic, wave: &Wave, label: &str) -> PlanDiagno
 }
 
 impl Settings {
-    /// The same for a wave of so many hosts.
+    /// Returns the limits for a wave with this number of hosts.
     fn limits(&self, hosts: usize) -> Limits {
         let check = |command: &Vec<String>| Check { command: command.clone(), timeout: self.check_timeout };
         Limits {
@@ -383,7 +383,7 @@ impl Settings {
         }
     }
 
-    /// When hosts return, which they have no reason to where nothing is changed on them.
+    /// Returns the rollback policy: `Rollback::None` for actions that change nothing on a host.
     fn rollback(&self) -> Rollback {
         match (self.action, &self.rollback) {
             (Action::DryActivate | Action::Fetch, _) | (_, None) => Rollback::None,

@@ -1,4 +1,4 @@
-//! A plan with its hosts: exactly this is shown, journaled and carried out.
+//! The resolved plan, which is shown, recorded in the journal and carried out.
 
 use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,29 +15,26 @@ use crate::protocol::{
     Action, Commit, FlakeUrl, HostName, HostReport, RETURN_WITHIN, Subject, SystemPath, Target, Tier,
 };
 
-/// A plan with its hosts settled. A host is in one wave only.
+/// A plan with a fixed set of hosts. A host is in one wave only.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResolvedPlan {
     pub name: String,
-    /// The waves, in the order in which they run.
+    /// In the order in which they run.
     pub waves: Vec<ResolvedWave>,
-    /// Whether the hosts of all waves fetch their systems before any of them is changed. The first wave is for that, and has all
-    /// hosts of the others.
+    /// Whether all hosts fetch their systems, in the first wave, before any of them is changed in the other waves.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stage: bool,
-    /// The hosts of waves that are not run this time.
+    /// The hosts of the waves that were not selected.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub left_out: BTreeSet<HostName>,
-    /// The hosts of which nothing but an earlier roll call tells that they belong to a group. One that stays silent is reported
-    /// and not charged.
+    /// The hosts that only an earlier roll call assigns to a group. Their silence is no failure.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub remembered: BTreeSet<HostName>,
-    /// What is told how the rollout goes.
     #[serde(default, deserialize_with = "known_hooks", skip_serializing_if = "BTreeMap::is_empty")]
     pub hooks: Hooks,
 }
 
-/// Reads the hooks that this version knows. A later one may record others, and its journals have to be readable.
+/// Reads the hooks that this version knows. Journals of later versions may have others and must stay readable.
 fn known_hooks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Hooks, D::Error> {
     let recorded = BTreeMap::<String, serde_json::Value>::deserialize(deserializer)?;
     let argv = |hook: Hook| recorded.get(hook.as_str()).filter(|argv| !argv.is_null());
@@ -49,7 +46,7 @@ fn known_hooks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Hooks, D::E
 pub struct ResolvedWave {
     pub name: String,
     pub action: Action,
-    /// Its hosts, in the order in which they are sent requests. Empty only where `min_hosts` is 0.
+    /// In the order in which they receive requests. Empty only if `min_hosts` is 0.
     pub hosts: Vec<ResolvedHost>,
     #[serde(default, skip_serializing_if = "Groups::is_empty")]
     pub groups: Groups,
@@ -57,120 +54,120 @@ pub struct ResolvedWave {
     pub limits: Limits,
 }
 
-/// What makes a host belong to a wave that does not name it.
+/// The groups whose hosts belong to a wave.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Groups {
-    /// The tiers, roles and other subjects that many may listen to.
+    /// The subjects of tiers, roles and custom groups.
     pub targets: Vec<Subject>,
-    /// Whom the wave leaves out, by whatever subject.
+    /// The subjects of excluded hosts and groups.
     pub exclude: Vec<Subject>,
 }
 
-/// A host as the plan found it.
+/// A host with its state when the plan was resolved.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(clippy::struct_excessive_bools, reason = "it is a record of what is known of a host")]
 pub struct ResolvedHost {
     #[serde(rename = "host")]
     pub hostname: HostName,
     pub tier: Tier,
-    /// The subject that the plan spells for it, where it does not listen on the one of its name. Others may listen there too:
-    /// all of a wave that have the same one are sent a single request.
+    /// The subject in the plan, for a host that does not listen on the subject of its name. Other hosts may listen
+    /// there too: all hosts of a wave with the same subject receive a single request.
     #[serde(rename = "subject", default, skip_serializing_if = "Option::is_none")]
     pub shared_subject: Option<Subject>,
-    /// Whether it answered the roll call.
+    /// Whether the host answered the roll call.
     pub present: bool,
-    /// Whether its listener knows request ids, so that asking again is never deploying again.
+    /// Whether the listener supports request ids, so that a repeated request never deploys twice.
     #[serde(rename = "knows_ids")]
     pub supports_ids: bool,
-    /// Whether its listener is known to return to what it ran before when it is asked to.
+    /// Whether the listener supports rollbacks.
     #[serde(rename = "can_return", default)]
     pub supports_rollback: bool,
-    /// Whether its listener is known to take systems that were built elsewhere.
+    /// Whether the listener accepts built systems.
     #[serde(rename = "takes_systems", default, skip_serializing_if = "std::ops::Not::not")]
     pub supports_system: bool,
-    /// Whether its listener gives out the logs of its runs.
+    /// Whether the listener serves the logs of its runs.
     #[serde(rename = "gives_logs", default, skip_serializing_if = "std::ops::Not::not")]
     pub supports_log: bool,
-    /// Whether it is not asked, since it runs and boots what it would be asked for.
+    /// Whether the host already runs and boots the requested system, so that it gets no request.
     #[serde(rename = "current", default, skip_serializing_if = "std::ops::Not::not")]
     pub is_current: bool,
-    /// What it ran then, where it said so.
+    /// The commit that the host ran, if it reported one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<Commit>,
-    /// The system that it gets, where that was built before the rollout.
+    /// The system built for the host before the rollout.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub system: Option<SystemPath>,
 }
 
-/// How a wave runs. Durations are written like `"1h 30m"`.
+/// The settings of a wave. Durations are serialized like `"1h 30m"`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// The most hosts in flight at once; at least 1.
     pub max_parallel: usize,
     /// The wave fails once more hosts than this have failed.
     pub max_failures: usize,
-    /// The wave fails when fewer hosts than this completed.
+    /// The wave fails if fewer hosts than this complete.
     pub min_hosts: usize,
-    /// Whether a host that never answered is reported without being charged as a failure.
+    /// Whether a host that never responded is reported without counting as a failure.
     pub ignore_unreachable: bool,
-    /// From the request to the first status, else the host is unreachable.
+    /// The time from the request to the first response; then the host is unreachable.
     #[serde(with = "humantime_text")]
     pub accept_timeout: Duration,
-    /// From the request to the final status, else the host has timed out.
+    /// The time from the request to the final response; then the host has timed out.
     #[serde(with = "humantime_text")]
     pub timeout: Duration,
     /// How long to wait after the wave succeeded.
     #[serde(with = "humantime_text")]
     pub bake_time: Duration,
-    /// A command that must succeed after the bake.
+    /// A command that must succeed after the bake time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub check: Option<Check>,
     pub confirm: bool,
-    /// How often a host that was unreachable or busy is asked again.
+    /// How often the request is repeated to a host that was unreachable or busy.
     pub retries: u32,
     #[serde(with = "humantime_text")]
     pub retry_delay: Duration,
-    /// When its hosts return to what they ran before. Always none where nothing is changed on them.
+    /// When hosts roll back. Always `Rollback::None` for actions that change nothing.
     #[serde(default, skip_serializing_if = "Rollback::is_none")]
     pub rollback: Rollback,
-    /// How long a host that may return waits to be confirmed; whole seconds.
+    /// How long an activated host waits for the confirmation before it rolls back; whole seconds.
     #[serde(default = "confirm_timeout", with = "humantime_text")]
     pub confirm_timeout: Duration,
 }
 
-/// A command on the operator's machine that says whether a wave is healthy: it is when the command exits with 0.
+/// A command on the operator's machine. The wave is healthy if it exits with 0.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Check {
-    /// The program and its arguments; no shell reads them.
+    /// The program and its arguments, run without a shell.
     pub command: Vec<String>,
     #[serde(with = "humantime_text")]
     pub timeout: Duration,
 }
 
 impl Limits {
-    /// How long a host waits to be confirmed, where it is to return otherwise.
+    /// Returns the confirm timeout if hosts may roll back.
     pub fn confirms_within(&self) -> Option<Duration> {
         (self.rollback != Rollback::None).then_some(self.confirm_timeout)
     }
 
-    /// From the request to the final status of a host, which may have to wait and to return before it can say that.
+    /// Returns the timeout from the request to the final response, including a confirmation and a rollback.
     pub fn finish_timeout(&self) -> Duration {
         self.timeout + self.confirms_within().map_or(Duration::ZERO, |confirm| confirm + RETURN_WITHIN)
     }
 }
 
 impl ResolvedPlan {
-    /// Every host, in the order in which requests are sent.
+    /// Returns all hosts, in the order in which they receive requests.
     pub fn hosts(&self) -> impl Iterator<Item = &ResolvedHost> {
         self.own_waves().flat_map(|(_, wave)| &wave.hosts)
     }
 
-    /// The waves in which hosts are changed, each with its place: a host is in one of them.
+    /// Returns the waves that change hosts, with their indices. Each host is in exactly one.
     pub fn own_waves(&self) -> impl Iterator<Item = (usize, &ResolvedWave)> {
         self.waves.iter().enumerate().skip(usize::from(self.stage))
     }
 
-    /// Whether a host is reported without being charged when it is silent in the wave at this place.
+    /// Whether the silence of a host in the wave with this index does not count as a failure.
     pub fn excuses_silence(&self, wave: usize, host: &HostName) -> bool {
         let has = |wave: &&ResolvedWave| wave.hosts.iter().any(|other| other.hostname == *host);
         let wave = match wave {
@@ -184,7 +181,7 @@ impl ResolvedPlan {
         self.hosts().map(|host| host.tier).collect()
     }
 
-    /// Runs only those of the waves that are wanted. No other wave takes the hosts of one that is not.
+    /// Drops the waves that are not wanted. Their hosts do not move to other waves.
     pub fn keep_waves(&mut self, mut wanted: impl FnMut(&ResolvedWave) -> bool) {
         let waves = std::mem::take(&mut self.waves).into_iter();
         let (kept, dropped): (_, Vec<ResolvedWave>) = waves.partition(|wave| wanted(wave));
@@ -192,23 +189,22 @@ impl ResolvedPlan {
         self.left_out.extend(dropped.into_iter().flat_map(|wave| wave.hosts).map(|host| host.hostname));
     }
 
-    /// The wave that a host would have been in, had it been there: the first that draws from a group of it.
+    /// Returns the first wave with a group of this host, which it would have been in had it answered.
     pub fn wave_of_group(&self, host: &HostReport) -> Option<usize> {
         self.waves.iter().position(|wave| wave.groups.have(host))
     }
 
-    /// Whether the hosts of the plan depend on the roll call.
+    /// Whether the set of hosts depends on the roll call.
     pub fn has_groups(&self) -> bool {
         self.waves.iter().any(|wave| !wave.groups.is_empty())
     }
 
-    /// The longest that the rollout can take while the bus is connected and no answer to a question is awaited.
+    /// Returns the longest duration of the rollout, without lost connections and waits for the operator.
     pub fn longest(&self) -> Duration {
         (0..self.waves.len()).map(|index| self.longest_wave(index)).sum()
     }
 
-    /// For how long the wave at this place is left running after it succeeded. After the last wave nothing is waited
-    /// for, unless there is a check that the wait is for.
+    /// Returns the bake time after the wave with this index. The last wave has one only if it has a check.
     pub fn bake_time(&self, wave: usize) -> Duration {
         match self.waves.get(wave) {
             Some(ResolvedWave { limits, .. }) if wave + 1 < self.waves.len() || limits.check.is_some() => {
@@ -226,7 +222,7 @@ impl ResolvedPlan {
             Rollback::Wave => limits.finish_timeout() * u32::try_from(hosts.len()).unwrap_or(u32::MAX),
             Rollback::None | Rollback::Auto => Duration::ZERO,
         };
-        // A host that may be unable to do as it is asked is waited for when the roll is called again.
+        // If a host may not support the request, the roll is called again, and the host is awaited.
         let may_be_unable = |host: &ResolvedHost| {
             let to_return = limits.rollback != Rollback::None && !host.supports_rollback;
             to_return || (host.system.is_some() && !host.supports_system)
@@ -236,8 +232,8 @@ impl ResolvedPlan {
         roll_call + limits.longest_host() * rounds + self.bake_time(index) + check.unwrap_or_default() + returns
     }
 
-    /// The flake that all of its hosts name in the roll call, as far as they name one. In a plan that touches prod hosts only
-    /// their word counts: a test host shall not choose what they run, nor keep others from naming it.
+    /// Returns the flake that the hosts name in the roll call, if any. If the plan has prod hosts, only those count: a
+    /// test host must neither choose what prod hosts run, nor block the choice by naming another flake.
     pub fn flake_of_hosts(&self, roster: &Roster) -> Result<Option<FlakeUrl>, PlanErrors> {
         let touches_prod = self.hosts().any(|host| host.tier == Tier::Prod);
         let heard = self.hosts().filter(|host| !touches_prod || host.tier == Tier::Prod);
@@ -257,14 +253,14 @@ impl ResolvedPlan {
             .into())
     }
 
-    /// The hosts that belonged to a group of this plan in one of these earlier rollouts and do not answer now, each with
-    /// when it was there last. Groups are those that answer: nothing else would notice that one of them is gone.
+    /// Returns the hosts that belonged to a group of this plan in an earlier rollout and do not answer now, with the
+    /// time of the last such rollout. A group has only the hosts that answer, so a lost host would go unnoticed.
     pub fn missed<'a>(
         &self,
         roster: &Roster,
         earlier: impl IntoIterator<Item = (Timestamp, &'a Self)>,
     ) -> BTreeMap<HostName, Timestamp> {
-        // A host that the plan names is in it whether or not it answers, and is shown as silent there.
+        // A named host is in the plan even if it is silent, and is shown there.
         let known: LazyCell<BTreeSet<&HostName>, _> =
             LazyCell::new(|| self.hosts().map(|host| &host.hostname).chain(&self.left_out).collect());
         let mut missed = BTreeMap::new();
@@ -281,8 +277,7 @@ impl ResolvedPlan {
         missed
     }
 
-    /// Whether a host that an earlier wave had would be in this plan again, as far as that can be told: its role is not
-    /// known, but which groups that wave drew from.
+    /// Whether a host of an earlier wave would be in this plan. Compares the waves' groups: no role is recorded.
     fn would_take(&self, host: &ResolvedHost, earlier: &ResolvedWave) -> bool {
         let own = Target::Host(host.tier, host.hostname.clone()).subject();
         self.waves.iter().map(|wave| &wave.groups).any(|groups| {
@@ -299,14 +294,14 @@ impl Limits {
 }
 
 impl ResolvedHost {
-    /// The subject that reaches it, and no other host unless it is a shared one.
+    /// Returns the subject that reaches this host. Only a shared subject reaches other hosts too.
     pub fn subject(&self) -> Subject {
         self.shared_subject.clone().unwrap_or_else(|| Target::Host(self.tier, self.hostname.clone()).subject())
     }
 }
 
 impl Groups {
-    /// Whether no host belongs to the wave but those that it names.
+    /// Whether the wave has only named hosts.
     pub fn is_empty(&self) -> bool {
         self.targets.is_empty()
     }
@@ -318,7 +313,7 @@ impl Groups {
     }
 }
 
-/// What a record means that was made before there was another.
+/// The default for journals of versions without this setting.
 const fn confirm_timeout() -> Duration {
     CONFIRM_TIMEOUT
 }

@@ -1,4 +1,4 @@
-//! The hosts that answered the roll call, and the subjects that each listens on.
+//! The hosts that answered the roll call, and their subjects.
 
 use std::collections::BTreeSet;
 
@@ -7,33 +7,33 @@ use rustc_hash::FxHashMap;
 use crate::protocol::{HostAnswer, HostName, HostReport, Role, Sender, Subject, Target, Tier};
 use crate::text::nearest;
 
-/// The hosts that answered, by tier and name and by the groups that they belong to.
+/// The hosts that answered, indexed by tier and name, and by group.
 #[derive(Debug, Clone, Default)]
 pub struct Roster {
-    /// Every host once, by name.
+    /// Sorted by name, without duplicates.
     hosts: Vec<HostAnswer>,
     places: FxHashMap<Sender, usize>,
-    /// Hosts under whose name different machines answered.
+    /// Hosts whose name several machines have.
     ambiguous: BTreeSet<Sender>,
-    /// Who belongs to what a subject means.
+    /// The hosts of each subject.
     groups: FxHashMap<Subject, Members>,
 }
 
-/// The places of hosts, and so by name. Most subjects mean one.
+/// The indices of a subject's hosts, sorted. Most subjects have one host.
 #[derive(Debug, Clone)]
 struct Members {
     first: usize,
     others: Vec<usize>,
 }
 
-/// The subjects that mean a host, though maybe not it alone. It belongs to its tier and its role whether or not it listens
-/// on their subjects, since it can be reached by its own.
+/// Returns the subjects that select a host, alone or with others. It belongs to its tier and role even if it does not
+/// listen on their subjects, since its own subject reaches it.
 pub fn groups_of(host: &HostReport) -> impl Iterator<Item = Subject> {
     let tier = Target::All(host.tier);
     let role = host.role.clone().map(|role| Target::Role(host.tier, role));
     let listed = |group: &Target| host.deploy_subjects.iter().any(|subject| group.is_spelled(subject));
     let groups = role.into_iter().chain([tier]).filter(move |group| !listed(group)).map(|group| group.subject());
-    // What a host says of other hosts, roles and tiers than its own means nothing.
+    // Ignores subjects of other hosts, roles and tiers, which a host must not claim.
     let is_its_own = |subject: &&Subject| match subject.target() {
         Ok(Target::All(tier)) => tier == host.tier,
         Ok(Target::Role(tier, role)) => tier == host.tier && Some(&role) == host.role.as_ref(),
@@ -44,12 +44,12 @@ pub fn groups_of(host: &HostReport) -> impl Iterator<Item = Subject> {
     groups.chain(host.deploy_subjects.iter().filter(is_its_own).cloned().collect::<Vec<_>>())
 }
 
-/// A subject as plans write it.
+/// Returns the short form of a subject, as plans write it.
 pub(super) fn short(subject: &Subject) -> &str {
     subject.as_str().strip_prefix("deploy.").unwrap_or(subject.as_str())
 }
 
-/// The known subject that somebody may have meant by a target of that kind which reaches nobody.
+/// Returns the known subject most similar to a target that matches no host.
 pub fn nearest_subject<'a>(target: &Target, known: impl Iterator<Item = &'a Subject> + Clone) -> Option<&'a Subject> {
     let is_of_kind = |subject: &&Subject| match (target, subject.target()) {
         (Target::Custom(_), _) | (Target::Host(..), Ok(Target::Host(..))) => true,
@@ -63,7 +63,7 @@ pub fn nearest_subject<'a>(target: &Target, known: impl Iterator<Item = &'a Subj
     known.filter(|known| word(known, target) == near).max_by(|a, b| likeness(a).total_cmp(&likeness(b)))
 }
 
-/// The part of a subject that may be spelled wrong: of a host or role its name, of a subject of nobody's any.
+/// Returns the part of a subject that may be misspelt: the name of a host or role, or all of a custom subject.
 fn word<'a>(subject: &'a Subject, target: &Target) -> &'a str {
     match target {
         Target::Custom(_) => short(subject),
@@ -72,7 +72,7 @@ fn word<'a>(subject: &'a Subject, target: &Target) -> &'a str {
 }
 
 impl Roster {
-    /// Sorts the answers of a roll call. The same answer may come more than once; of several of one host the first counts.
+    /// Indexes the answers of a roll call. If a host answered several times, the first answer counts.
     pub fn new(mut answers: Vec<HostAnswer>) -> Self {
         answers.sort_by_cached_key(|answer| (answer.report.hostname.clone(), answer.report.tier));
         let mut roster = Self::default();
@@ -100,18 +100,18 @@ impl Roster {
         }
     }
 
-    /// What a host of this tier said of itself, when it answered.
+    /// Returns the report of a host, if it answered.
     pub fn host(&self, tier: Tier, name: &HostName) -> Option<&HostReport> {
         self.answer(tier, name).map(|answer| &*answer.report)
     }
 
-    /// The same, with whether it is proved that this host said it.
+    /// Returns the answer of a host: its report, and whether its sender is proved.
     pub fn answer(&self, tier: Tier, name: &HostName) -> Option<&HostAnswer> {
         let place = *self.places.get(&Sender { tier, host: name.clone() })?;
         self.hosts.get(place)
     }
 
-    /// Whether a host of this name answered, in whatever tier.
+    /// Whether a host of this name answered in any tier.
     pub fn knows(&self, name: &HostName) -> bool {
         Tier::ALL.iter().any(|tier| self.host(*tier, name).is_some())
     }
@@ -125,14 +125,14 @@ impl Roster {
         hosts.filter_map(|host| host.role.as_ref()).collect()
     }
 
-    /// The hosts that answered and that a subject reaches, by name.
+    /// Returns the hosts that a subject selects, sorted by name.
     pub fn members<'a>(&'a self, subject: &Subject) -> impl Iterator<Item = &'a HostReport> + use<'a> {
         let members = self.groups.get(subject).into_iter();
         let places = members.flat_map(|members| std::iter::once(&members.first).chain(&members.others));
         places.filter_map(|place| self.hosts.get(*place)).map(|answer| &*answer.report)
     }
 
-    /// The subjects of all who answered: of each host alone, and of its groups.
+    /// Returns the subjects of all hosts and their groups.
     pub fn subjects(&self) -> impl Iterator<Item = &Subject> + Clone {
         self.groups.keys()
     }
@@ -144,20 +144,20 @@ impl Roster {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Address {
-    /// By the subject of its name, on which no other host listens.
+    /// The subject of the host's name, on which no other host listens.
     Own,
-    /// By this subject, which the plan or command line spells and on which others may listen too.
+    /// This subject, which the plan or command line spells. Other hosts may listen on it too.
     Spelled(Subject),
-    /// Not at all, as far as it says.
+    /// No subject.
     Nowhere,
 }
 
 impl Address {
-    /// How to reach a host that a target selects.
+    /// Returns how to reach a host that a target selects.
     ///
-    /// The subjects that a host lists tell whether it listens on the one of its name, and no more: any other of them may be
-    /// one of somebody else. So one is used only where the operator wrote that very subject. A host that does not say
-    /// where it listens is taken to follow the rule.
+    /// The subjects that a host lists only show whether it listens on that of its name: the others may be another
+    /// host's. Another subject is used only if the operator wrote exactly it. A host that lists none is expected to
+    /// listen on that of its name.
     pub(super) fn of(host: &HostReport, target: &Target) -> Self {
         let usual = Target::Host(host.tier, host.hostname.clone());
         let subjects = &host.deploy_subjects;

@@ -1,8 +1,8 @@
-//! Every key that a plan can have, what it takes and what it means; and the JSON Schema that is made of this, for editors: they
-//! complete the keys, show what each means, and underline what is wrong. The parser refuses whatever is not here.
+//! The keys of a plan with their kinds of values and meanings, and the JSON Schema made of them. Editors use it to
+//! complete and explain keys and to underline mistakes. The parser refuses keys that are not here.
 //!
-//! The schema refuses nothing that the parser takes. What needs more than one value to be seen is the parser's alone, such as
-//! a duration that is too long or a name that two waves have.
+//! The schema accepts all that the parser accepts. Only the parser finds some mistakes, such as a duration that is too
+//! long or a name that two waves have.
 
 use std::time::Duration;
 
@@ -16,11 +16,11 @@ use crate::protocol::{Action, MAX_REVISION_BYTES};
 pub(super) struct Key {
     pub(super) name: &'static str,
     pub(super) takes: ValueKind,
-    /// What it means, in sentences for the author of a plan.
+    /// The description for the author of a plan, in whole sentences.
     pub(super) meaning: &'static str,
 }
 
-/// What a key takes. The functions that read it are those of `value` with the same names.
+/// The kind of value of a key. The functions of `value` with the same names parse them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ValueKind {
     Action,
@@ -36,9 +36,9 @@ pub(super) enum ValueKind {
     Retries,
     Rollback,
     Revision,
-    /// A list of targets that may be empty, or one target.
+    /// One target or a list of them, which may be empty.
     Texts,
-    /// The same with at least one.
+    /// One target or a list of at least one.
     SomeTexts,
     Timeout,
     Defaults,
@@ -204,7 +204,7 @@ pub(super) const SETTING_KEYS: [Key; 15] = [
     },
 ];
 
-/// The one key that stands at the top as well, where it is the default of every wave.
+/// This key is also allowed at the top of the file, where it sets the default of all waves.
 const ACTION: Key = Key {
     name: "action",
     takes: ValueKind::Action,
@@ -212,16 +212,16 @@ const ACTION: Key = Key {
               the next boot, or only show what it would do.",
 };
 
-/// A number with its unit, once or more: what `humantime` reads, less the units that are too long for a plan.
+/// Numbers with units, as `humantime` parses them, without the units that are too long for a plan.
 const DURATION: &str = r"^\s*([0-9]+(\.[0-9]+)?\s*(nanos|nsec|ns|usec|us|µs|millis|msec|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?|d|weeks?|wks?|w)\s*)+$|^0$";
 
 /// An alias, or tokens with dots between them.
 const TARGET: &str = r"^([A-Za-z0-9_-]+|[^.*>\s]+(\.[^.*>\s]+)+)$";
 
-/// A scheme and the rest, which names no output of the flake.
+/// A URL with a scheme and without an output of the flake.
 const FLAKE: &str = r"^[a-z+]+:[^\s#]+$";
 
-/// The JSON Schema of a plan (draft 7, which all editors know), as text that ends with a newline.
+/// Returns the JSON Schema of a plan (draft 7, which all editors support), ending with a newline.
 pub fn schema() -> String {
     let about = json!({
         "$schema": "http://json-schema.org/draft-07/schema#",
@@ -231,7 +231,7 @@ pub fn schema() -> String {
     format!("{:#}\n", both(about, table(&TOP_KEYS, &["wave"])))
 }
 
-/// A table that has these keys and no others.
+/// Returns the schema of a table with exactly these keys.
 fn table<'a>(keys: impl IntoIterator<Item = &'a Key>, required: &[&str]) -> Value {
     let defaults = defaults();
     let property =
@@ -240,7 +240,7 @@ fn table<'a>(keys: impl IntoIterator<Item = &'a Key>, required: &[&str]) -> Valu
     json!({ "type": "object", "properties": properties, "required": required, "additionalProperties": false })
 }
 
-/// What holds where a key is absent. For one that is not here that is nothing, or its `meaning` says it.
+/// Returns the defaults of absent keys. A key that is not in the map has no default, or its `meaning` describes it.
 pub(super) fn defaults() -> Value {
     let settings = Settings::default();
     let duration = |duration: Duration| humantime::format_duration(duration).to_string();
@@ -268,7 +268,7 @@ pub(super) fn defaults() -> Value {
     })
 }
 
-/// What two objects say, less what is null.
+/// Merges two objects and drops null values.
 fn both(one: Value, other: Value) -> Value {
     let fields = [one, other].into_iter().filter_map(|object| match object {
         Value::Object(fields) => Some(fields),
@@ -277,7 +277,7 @@ fn both(one: Value, other: Value) -> Value {
     fields.flatten().filter(|(_, value)| !value.is_null()).collect()
 }
 
-/// The values that a key can have.
+/// Returns the schema of a kind of value.
 fn values(takes: ValueKind) -> Value {
     match takes {
         ValueKind::Action => json!({ "enum": Action::ALL.map(Action::as_str) }),
@@ -305,7 +305,7 @@ fn values(takes: ValueKind) -> Value {
         }),
         ValueKind::Texts => targets(0),
         ValueKind::SomeTexts => targets(1),
-        // Some digit is not 0, so that there is time at all.
+        // One digit must not be 0: a timeout is not empty.
         ValueKind::ConfirmTimeout | ValueKind::Timeout => {
             json!({ "type": "string", "allOf": [{ "pattern": DURATION }, { "pattern": "[1-9]" }] })
         }
@@ -318,7 +318,7 @@ fn values(takes: ValueKind) -> Value {
     }
 }
 
-/// One target, or a list of at least so many.
+/// Returns the schema of one target, or a list of at least `least`.
 fn targets(least: usize) -> Value {
     let target = json!({ "type": "string", "pattern": TARGET });
     json!({ "anyOf": [target, { "type": "array", "items": target, "minItems": least }] })

@@ -1,4 +1,4 @@
-//! What the keys of a plan say beside names and hosts.
+//! The settings of a plan and its waves, besides names and hosts.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,15 +12,14 @@ use thiserror::Error;
 use super::Spanned;
 use crate::protocol::Action;
 
-/// How long a host waits to be confirmed where nothing else is said.
+/// The default time that an activated host waits for its confirmation.
 pub const CONFIRM_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// How long a host may be told to wait. In less than the least, a host whose network restarts could not be heard again;
-/// while it waits, nobody else can deploy to it.
+/// The allowed range. A host whose network restarts needs the minimum to reconnect; while it waits, no operator can
+/// deploy to it, hence the maximum.
 const CONFIRM_TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(5)..=Duration::from_hours(1);
 
-/// What `[defaults]` and a wave can both say; `schema` has the meaning of each key. The default is what holds where neither
-/// says anything.
+/// The settings that `[defaults]` and waves share; `schema` describes them. The default is for keys that neither sets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     pub action: Action,
@@ -36,29 +35,29 @@ pub struct Settings {
     pub confirm: bool,
     pub retries: u32,
     pub retry_delay: Duration,
-    /// `None` where the plan does not say, as is the next: then the command line may.
+    /// Like `confirm_timeout`, `None` if the plan does not set it; then the command line may.
     pub rollback: Option<Spanned<Rollback>>,
     pub confirm_timeout: Option<Duration>,
 }
 
-/// The most hosts in flight at once, as the plan says it.
+/// The most hosts in flight at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Parallel {
-    /// So many hosts; at least 1.
+    /// A number of hosts; at least 1.
     Hosts(usize),
-    /// A share of the wave's hosts, 1 to 100.
+    /// A percentage of the wave's hosts, 1 to 100.
     Percent(u8),
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Rollback {
-    /// Never: it stays as it is.
+    /// A host never rolls back.
     #[default]
     None,
-    /// When its deployment fails, and when it is not heard from again after its activation.
+    /// A host rolls back if its deployment fails, or if it is unreachable after its activation.
     Auto,
-    /// Then, and when its wave fails.
+    /// A host rolls back as with `Auto`, and also if its wave fails.
     Wave,
 }
 
@@ -66,30 +65,29 @@ pub enum Rollback {
 #[error("{0:?} is not a way to roll back: there are \"none\", \"auto\" and \"wave\"")]
 pub struct NotARollback(String);
 
-/// A time in which a host cannot sensibly be confirmed.
 #[derive(Debug, Clone, PartialEq, Error)]
 pub enum BadConfirmTimeout {
     #[error(transparent)]
     NoDuration(#[from] humantime::DurationError),
-    /// Hosts count whole seconds.
+    /// Hosts count in whole seconds.
     #[error("it is not a whole number of seconds")]
     NotWhole,
     #[error("it is not between 5s and 1h")]
     OutOfRange,
 }
 
-/// A program and its arguments for each moment that somebody may want to hear of; no shell reads them.
+/// The program and its arguments for each hook, run without a shell.
 pub type Hooks = BTreeMap<Hook, Vec<String>>;
 
-/// The moment that a program is told of.
+/// An event that runs a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Hook {
-    /// The rollout begins or goes on.
+    /// The rollout begins or is resumed.
     OnStart,
     /// A wave fails.
     OnHalt,
-    /// The rollout is over, however it ended.
+    /// The rollout ends, with any outcome.
     OnFinish,
 }
 
@@ -116,7 +114,7 @@ impl Default for Settings {
 }
 
 impl Parallel {
-    /// How many hosts of a wave of `hosts` that is: never none, and never more than there are.
+    /// Returns the number for a wave of `hosts` hosts: at least 1.
     pub fn of(self, hosts: usize) -> usize {
         let share = match self {
             Self::Hosts(count) => count.min(hosts),
@@ -127,7 +125,7 @@ impl Parallel {
 }
 
 impl Rollback {
-    /// Every way, from the least to the most.
+    /// All policies, from the weakest to the strongest.
     pub const ALL: [Self; 3] = [Self::None, Self::Auto, Self::Wave];
 
     pub const fn as_str(self) -> &'static str {
@@ -138,14 +136,14 @@ impl Rollback {
         }
     }
 
-    /// Whether hosts stay as they are, whatever happens. What a plan that does not mention it gets.
+    /// Whether hosts never roll back, which is the default.
     #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
     pub(super) const fn is_none(&self) -> bool {
         matches!(self, Self::None)
     }
 }
 
-/// Refuses what a host cannot keep to.
+/// Refuses a timeout that is not whole seconds or out of range.
 pub(super) fn confirm_timeout(duration: Duration) -> Result<Duration, BadConfirmTimeout> {
     if duration.subsec_nanos() > 0 {
         return Err(BadConfirmTimeout::NotWhole);
@@ -156,7 +154,7 @@ pub(super) fn confirm_timeout(duration: Duration) -> Result<Duration, BadConfirm
     Ok(duration)
 }
 
-/// Reads how long a host shall wait to be confirmed, as a plan or a flag says it.
+/// Parses the confirm timeout in a plan or a flag.
 pub fn parse_confirm_timeout(text: &str) -> Result<Duration, BadConfirmTimeout> {
     confirm_timeout(humantime::parse_duration(text)?)
 }
@@ -177,7 +175,7 @@ impl fmt::Display for Rollback {
 impl Hook {
     pub const ALL: [Self; 3] = [Self::OnStart, Self::OnHalt, Self::OnFinish];
 
-    /// The moment as a plan spells it.
+    /// Returns the key of the hook in a plan.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::OnStart => "on_start",

@@ -1,4 +1,4 @@
-//! Systems that were built before the rollout, and which host gets which.
+//! Assigns systems that were built before the rollout to hosts.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,23 +10,22 @@ use super::resolved::{Groups, Limits, ResolvedHost, ResolvedPlan, ResolvedWave};
 use super::{CONFIRM_TIMEOUT, Rollback};
 use crate::protocol::{Action, Commit, HostReport, Status, SystemPath};
 
-/// The systems of a commit, by the names of their hosts, as `homelab-deploy build` or a CI job writes them.
+/// The systems of a commit by host name, as `homelab-deploy build` or a CI job writes them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Systems {
-    /// What they were built from.
     pub commit: Commit,
-    /// The flake of that commit, where it is one.
+    /// The flake that was built, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flake: Option<String>,
-    /// The cache that they were copied to, as `nix copy` takes it.
+    /// The cache that the systems were copied to, as `nix copy` accepts it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache: Option<String>,
-    /// The store path for each host. There may be more hosts than a plan has.
+    /// The store path for each host. It may have more hosts than a plan.
     pub systems: BTreeMap<String, SystemPath>,
 }
 
 impl Systems {
-    /// That a plan wants its hosts to fetch systems first, and there are none.
+    /// Returns the error for a plan with `stage` and without systems.
     pub fn missing_to_stage() -> PlanErrors {
         let mistake = PlanDiagnostic::mistake("`stage` has hosts fetch their systems first, and there are none");
         mistake
@@ -34,7 +33,7 @@ impl Systems {
             .into()
     }
 
-    /// Makes sure that these are the systems of the commit that is to be deployed.
+    /// Fails if the systems were not built from `commit`.
     pub fn check_commit(&self, commit: &Commit) -> Result<(), PlanErrors> {
         if self.commit == *commit {
             return Ok(());
@@ -51,8 +50,8 @@ impl Systems {
 }
 
 impl ResolvedPlan {
-    /// Gives each host the system that was built for it. A host without one would evaluate its own, which is what this is to
-    /// spare it: it is a mistake, as is a listener that does not take one.
+    /// Assigns each host its built system. Fails if a host has none, as it would have to evaluate its own, or if a
+    /// listener does not accept one.
     pub fn take_systems(&mut self, systems: &Systems) -> Result<(), PlanErrors> {
         for host in self.waves.iter_mut().flat_map(|wave| &mut wave.hosts) {
             host.system = systems.systems.get(host.hostname.as_str()).cloned();
@@ -75,7 +74,7 @@ impl ResolvedPlan {
         PlanErrors::unless_none(mistakes.into_iter().flatten().collect())
     }
 
-    /// Has all hosts fetch their systems before any of them is changed: in a wave of its own, which one failure halts.
+    /// Inserts a first wave in which all hosts fetch their systems before any of them is changed. One failure halts it.
     pub fn fetch_first(&mut self) {
         let most =
             |of: fn(&Limits) -> Duration| self.waves.iter().map(|wave| of(&wave.limits)).max().unwrap_or_default();
@@ -101,13 +100,13 @@ impl ResolvedPlan {
         self.stage = true;
     }
 
-    /// The names of the hosts of which this is true, where there are any.
+    /// Returns the names of the hosts that match `is_it`, if any.
     fn those(&self, is_it: impl Fn(&ResolvedHost) -> bool) -> Option<String> {
         list(self.hosts().filter(|host| is_it(host)).map(|host| host.hostname.as_str()))
     }
 }
 
-/// Whether a switch to this system would change nothing: it runs and boots already, and the last run did not fail half-way.
+/// Whether a switch to this system would change nothing: the host runs and boots it, and no run failed or is active.
 pub fn runs(report: &HostReport, system: &SystemPath) -> bool {
     let has_failed = report.last.as_ref().is_some_and(|last| last.status != Status::Completed);
     report.busy.is_none()

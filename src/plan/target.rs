@@ -1,16 +1,16 @@
-//! The words that select hosts: short forms, whole subjects, and aliases.
+//! Parses the selectors of hosts: short forms, whole subjects, and aliases.
 
 use crate::protocol::{HostName, NameError, Subject, Target, Tier, alias_variable};
 
 use super::diagnostic::PlanDiagnostic;
 use crate::text::did_you_mean;
 
-/// The words that stand for subjects.
+/// A lookup of the aliases for subjects.
 pub trait Aliases {
-    /// The subject that an alias stands for, by the environment variable that defines it.
+    /// Returns the subject of an alias, given the environment variable that defines the alias.
     fn subject(&self, variable: &str) -> Option<String>;
 
-    /// The aliases that there are, as far as that is known.
+    /// Returns the names of the aliases, as far as known.
     fn names(&self) -> Vec<String> {
         Vec::new()
     }
@@ -22,21 +22,19 @@ impl<F: Fn(&str) -> Option<String>> Aliases for F {
     }
 }
 
-/// A target of a plan, with the word that the plan has for it.
+/// A target and its text in the plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Selector {
     pub text: String,
     pub target: Target,
 }
 
-/// What a target can be, for those who did not know.
 const HELP: &str = "a target is <tier>.<host>, <tier>.role.<role>, <tier>.all, a whole subject, or an alias";
 
 impl Selector {
-    /// Reads a target.
+    /// Parses a target.
     ///
-    /// A first word that is a tier makes it a short form, so that a dotted host name is never taken for a subject of
-    /// the user's own.
+    /// A text whose first word is a tier is a short form, so that no dotted host name is taken for a custom subject.
     pub fn parse(text: &str, aliases: &dyn Aliases) -> Result<Self, PlanDiagnostic> {
         let target = match text.split_once('.') {
             None => of_alias(text, aliases)?,
@@ -49,7 +47,7 @@ impl Selector {
     }
 }
 
-/// What comes after the tier: `all`, `role.<role>` or `<host>`.
+/// Parses the part after the tier: `all`, `role.<role>` or `<host>`.
 fn of_short_form(tier: Tier, rest: &str) -> Result<Target, NameError> {
     match rest.split_once('.') {
         Some(("role", role)) => Ok(Target::Role(tier, role.parse()?)),

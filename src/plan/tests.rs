@@ -1,4 +1,4 @@
-//! What the tests of plans share: short ways to say a plan, a roster and what came of them.
+//! Shared helpers for the tests of plans: short notations for plans, rosters and results.
 
 mod changes;
 mod format;
@@ -23,7 +23,7 @@ fn parse(text: &str) -> Result<Plan, PlanErrors> {
     Plan::parse(text, "Weekly Update", &aliases)
 }
 
-/// The plan with `revision` and the text after it.
+/// Parses a valid plan.
 fn plan(text: &str) -> Plan {
     match parse(text) {
         Ok(plan) => plan,
@@ -31,7 +31,7 @@ fn plan(text: &str) -> Plan {
     }
 }
 
-/// Each finding on two lines: what is wrong, and what to do.
+/// Formats each diagnostic on two lines: the message and the help.
 fn told<'a>(findings: impl IntoIterator<Item = &'a PlanDiagnostic>) -> String {
     let told = findings.into_iter().map(|finding| {
         let help = finding.help().expect("every finding says what to do").to_string();
@@ -40,7 +40,7 @@ fn told<'a>(findings: impl IntoIterator<Item = &'a PlanDiagnostic>) -> String {
     told.collect()
 }
 
-/// A report as the command line prints it, without its colours.
+/// Formats a report as the command line does, without colours.
 fn report(mistakes: &dyn Diagnostic) -> String {
     let mut text = String::new();
     GraphicalReportHandler::new_themed(GraphicalTheme::unicode_nocolor())
@@ -51,7 +51,7 @@ fn report(mistakes: &dyn Diagnostic) -> String {
     text.lines().flat_map(|line| [line.trim_end(), "\n"]).collect()
 }
 
-/// A host as `<tier>.<name>` or `<tier>.<name>/<role>`, listening where it does by default.
+/// Creates a host from `<tier>.<name>` or `<tier>.<name>/<role>`, with the default subjects.
 fn host(text: &str) -> HostReport {
     let (address, role) = text.split_once('/').map_or((text, None), |(host, role)| (host, Some(role)));
     let (tier, name) = address.split_once('.').unwrap();
@@ -60,7 +60,7 @@ fn host(text: &str) -> HostReport {
     listening(text, &subjects)
 }
 
-/// The same host, listening elsewhere.
+/// Creates a host with these subjects.
 fn listening(text: &str, subjects: &[impl AsRef<str>]) -> HostReport {
     let (address, role) = text.split_once('/').unwrap_or((text, ""));
     let (tier, name) = address.split_once('.').unwrap();
@@ -73,17 +73,16 @@ fn roster(hosts: &[&str]) -> Roster {
     answered_by(hosts.iter().map(|text| host(text)).collect())
 }
 
-/// These answered, each on a subject of its own.
+/// Creates a roster of hosts that answered with proof.
 fn answered_by(reports: Vec<HostReport>) -> Roster {
     Roster::new(reports.into_iter().map(|report| HostAnswer { report: Box::new(report), proved: true }).collect())
 }
 
-/// The hosts of the demonstration.
 fn demo_roster() -> Roster {
     roster(&["test.test1", "test.test2", "prod.ns1/dns", "prod.ns2/dns", "prod.jelly/media", "prod.sonos/media"])
 }
 
-/// Each wave on a line, hosts that did not answer with a question mark; where a subject is not the usual one, with it.
+/// Formats each wave on a line. Silent hosts have a question mark; shared subjects are in parentheses.
 fn waves(frozen: &ResolvedPlan) -> String {
     let told = frozen.waves.iter().map(|wave| {
         let hosts = wave.hosts.iter().map(|host| {

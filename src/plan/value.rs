@@ -1,4 +1,4 @@
-//! TOML values to what the keys of a plan take. Each function says of a value that it refuses what to write instead.
+//! Parses the TOML values of a plan's keys. Each error says what to write instead.
 
 use std::fmt::Display;
 use std::ops::{Range, RangeInclusive};
@@ -13,12 +13,11 @@ use super::settings::{self, Parallel, Rollback};
 
 pub(super) type Value<'i> = toml::Spanned<DeValue<'i>>;
 
-/// The longest duration: beyond it a plan has a typing error, and adding durations up could overflow.
+/// The longest duration: a longer one is a typing error, and sums of durations could overflow.
 const MAX_DURATION: Duration = Duration::from_hours(30 * 24);
 
 pub(super) const MAX_RETRIES: usize = 1000;
 
-/// How durations are written, for those who did not know.
 const DURATION_HELP: &str = "durations are written like \"90s\", \"10m\" or \"1h30m\"";
 
 fn wrong_type(value: &Value<'_>, key: &str, wanted: &str) -> PlanDiagnostic {
@@ -48,7 +47,7 @@ pub(super) fn text<'a>(value: &'a Value<'_>, key: &str) -> Result<&'a str, PlanD
     text.ok_or_else(|| wrong_type(value, key, "a string").help(format!("write {key} = \"…\"")))
 }
 
-/// A string that `T` can be read from; what `T` says of it is the message.
+/// Parses a string to `T`, whose error is the message.
 pub(super) fn parsed<T>(value: &Value<'_>, key: &str, example: &str) -> Result<T, PlanDiagnostic>
 where
     T: FromStr<Err: Display>,
@@ -98,7 +97,7 @@ fn whole(value: &Value<'_>, key: &str, allowed: RangeInclusive<usize>) -> Result
     })
 }
 
-/// A number of hosts, or a share of them in percent.
+/// Parses a number of hosts or a percentage of them.
 pub(super) fn parallel(value: &Value<'_>, key: &str) -> Result<Parallel, PlanDiagnostic> {
     let Some(text) = value.get_ref().as_str() else { return whole(value, key, 1..=usize::MAX).map(Parallel::Hosts) };
     let percent = text.strip_suffix('%').filter(|number| number.bytes().all(|b| b.is_ascii_digit()));
@@ -126,7 +125,7 @@ pub(super) fn duration(value: &Value<'_>, key: &str) -> Result<Duration, PlanDia
     }
 }
 
-/// A duration in which something is to happen.
+/// Parses a duration that is not zero.
 pub(super) fn timeout(value: &Value<'_>, key: &str) -> Result<Duration, PlanDiagnostic> {
     let duration = duration(value, key)?;
     if duration.is_zero() {
@@ -136,12 +135,12 @@ pub(super) fn timeout(value: &Value<'_>, key: &str) -> Result<Duration, PlanDiag
     Ok(duration)
 }
 
-/// The same with its place.
+/// Parses a timeout and keeps its place.
 pub(super) fn timeout_at(value: &Value<'_>, key: &str) -> Result<Spanned<Duration>, PlanDiagnostic> {
     timeout(value, key).map(|duration| Spanned { value: duration, span: value.span() })
 }
 
-/// The same for how long a host waits to be confirmed.
+/// Parses the time that an activated host waits for its confirmation.
 pub(super) fn confirm_timeout(value: &Value<'_>, key: &str) -> Result<Duration, PlanDiagnostic> {
     settings::confirm_timeout(duration(value, key)?).map_err(|error| {
         refused(value, format!("`{key}` cannot be kept to"), error.to_string())
@@ -149,7 +148,7 @@ pub(super) fn confirm_timeout(value: &Value<'_>, key: &str) -> Result<Duration, 
     })
 }
 
-/// When hosts return to what they ran before, with its place.
+/// Parses a rollback policy and keeps its place.
 pub(super) fn rollback(value: &Value<'_>, key: &str) -> Result<Spanned<Rollback>, PlanDiagnostic> {
     parsed(value, key, "auto").map(|rollback| Spanned { value: rollback, span: value.span() })
 }
@@ -164,7 +163,7 @@ pub(super) fn name(value: &Value<'_>, key: &str) -> Result<String, PlanDiagnosti
         .help(format!("write {key} = \"{}\"", slug(name))))
 }
 
-/// The nearest thing to `text` that can be a name.
+/// Turns `text` into a valid name.
 pub(super) fn slug(text: &str) -> String {
     let fitting = |c: char| {
         if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }
@@ -180,10 +179,8 @@ pub(super) fn command(value: &Value<'_>, key: &str) -> Result<Vec<String>, PlanD
     let help =
         |words: &[String]| format!("no shell reads it: write each word as a string of its own, {key} = {words:?}");
     let Some(list) = value.get_ref().as_array() else {
-        let words: Vec<String> = match value.get_ref().as_str() {
-            Some(line) => line.split_whitespace().map(str::to_owned).collect(),
-            None => vec!["./smoke.sh".to_owned(), "dns".to_owned()],
-        };
+        let line = value.get_ref().as_str().filter(|line| !line.trim().is_empty()).unwrap_or("./smoke.sh dns");
+        let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
         return Err(wrong_type(value, key, "a list of strings").help(help(&words)));
     };
     let words = list
@@ -198,7 +195,7 @@ pub(super) fn command(value: &Value<'_>, key: &str) -> Result<Vec<String>, PlanD
     Ok(words)
 }
 
-/// One string, or a list of them; each with its place.
+/// Parses one string or a list of them, with their places.
 pub(super) fn texts<'a>(value: &'a Value<'_>, key: &str) -> Result<Vec<Spanned<&'a str>>, PlanDiagnostic> {
     let at = |span: Range<usize>, value: &'a str| Spanned { value, span };
     match value.get_ref() {
@@ -208,7 +205,7 @@ pub(super) fn texts<'a>(value: &'a Value<'_>, key: &str) -> Result<Vec<Spanned<&
     }
 }
 
-/// The same, where an empty list makes no sense.
+/// Parses one string or a list that is not empty.
 pub(super) fn some_texts<'a>(value: &'a Value<'_>, key: &str) -> Result<Vec<Spanned<&'a str>>, PlanDiagnostic> {
     let texts = texts(value, key)?;
     if texts.is_empty() {

@@ -1,4 +1,4 @@
-//! Discovery: the question on the discovery subject, and what listeners and running rollouts answer.
+//! Discovery messages: the request on the discovery subject, and the answers of listeners and running rollouts.
 
 use std::borrow::Cow;
 use std::convert::Infallible;
@@ -20,17 +20,17 @@ use super::text::{self, checked_text, clean_line, empty_is_none, from_json, to_j
 
 pub const MAX_PROBLEMS: usize = 8;
 
-/// The longest text of a problem, in bytes.
+/// The longest message of a problem, in bytes.
 pub const MAX_PROBLEM_BYTES: usize = 200;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiscoveryRequest {
     pub reply_to: ReplySubject,
     /// Only hosts of this tier answer.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "empty_is_none", skip_serializing_if = "Option::is_none")]
     pub tier: Option<Tier>,
-    /// Each host answers on a subject of its own, `deploy.responses.<tier>.<host>.<the last token of reply_to>`: the server
-    /// lets no other key publish there. A listener that does not know this field answers on `reply_to`.
+    /// Each host answers on its own subject, `deploy.responses.<tier>.<host>.<last token of reply_to>`, where the
+    /// server lets no other key publish. A listener that does not know this field answers on `reply_to`.
     #[serde(default, skip_serializing_if = "Not::not")]
     pub per_host: bool,
 }
@@ -38,20 +38,20 @@ pub struct DiscoveryRequest {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum DiscoveryAnswer {
-    /// A deployer that is running a rollout.
+    /// The answer of a deployer that runs a rollout.
     Operator {
         rollout: RolloutReport,
     },
     Host(Box<HostReport>),
 }
 
-/// What a listener says of its host, and whether it is proved that the host says it.
+/// The answer of a listener, and whether its sender is proved.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct HostAnswer {
     #[serde(flatten)]
     pub report: Box<HostReport>,
-    /// Whether the answer came on a subject on which no other key may publish. Listeners of the old form answer on one that
-    /// any of them may use.
+    /// Whether no other key may publish on the subject of the answer. Old listeners answer on a subject that all of
+    /// them may use.
     pub proved: bool,
 }
 
@@ -61,83 +61,83 @@ pub struct HostReport {
     pub tier: Tier,
     #[serde(default, deserialize_with = "empty_is_none")]
     pub role: Option<Role>,
-    /// The subjects on which it takes requests.
-    #[serde(default)]
+    /// The subjects on which the listener accepts requests. The patterns among those of the predecessor's listeners are left out.
+    #[serde(default, deserialize_with = "text::parsable")]
     pub deploy_subjects: Vec<Subject>,
     #[serde(default, deserialize_with = "text::optional_line", skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
-    /// What the listener can do beyond the original protocol.
+    /// What the listener supports beyond the original protocol.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub features: Vec<Feature>,
-    /// The flake it deploys from, without user name and password. One that nothing can be looked up in counts as none.
+    /// The flake that the host deploys from, without user name and password. A URL that does not parse counts as none.
     #[serde(default, deserialize_with = "if_possible", skip_serializing_if = "Option::is_none")]
     pub flake: Option<FlakeUrl>,
-    /// Tells machines apart that go by the same name: a random id, made once a boot.
+    /// A random id of this boot, which differs between two machines with the same name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instance: Option<Uuid>,
-    /// Tells machines apart that go by the same name: a hash of the machine id, which a cloned machine shares.
+    /// A hash of the machine id, which differs between two machines with the same name unless one is a clone.
     #[serde(default, deserialize_with = "text::optional_line", skip_serializing_if = "Option::is_none")]
     pub machine: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<Commit>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<u64>,
-    /// The store path of the system that runs.
+    /// The store path of the running system.
     #[serde(default, deserialize_with = "text::optional_line", skip_serializing_if = "Option::is_none")]
     pub system: Option<String>,
-    /// Whether a reboot would change what runs.
+    /// Whether the booted system differs from the running one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub booted_system_differs: Option<bool>,
-    /// Whether the last boot was of another kernel, initrd or kernel modules than the next, or the next is of another system than
-    /// the one that runs.
+    /// Whether the next boot has another kernel, initrd or kernel modules than the last one, or another system than the
+    /// running one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reboot_required: Option<bool>,
-    /// Whether the next boot starts another system than the one that runs.
+    /// Whether the next boot starts another system than the running one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_boot_differs: Option<bool>,
-    /// Whether another system runs than the one that was deployed last: somebody has switched the host by hand.
+    /// Whether another system runs than the last deployed one: somebody has switched the host by hand.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deployed_differs: Option<bool>,
-    /// Since when the machine is up, in seconds.
+    /// The uptime of the machine, in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uptime_s: Option<u64>,
-    /// The time by the clock of the host.
+    /// The time by the host's clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub now: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub busy: Option<Box<BusyWith>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last: Option<Box<LastRun>>,
-    /// What the host lacks or found wrong: at most [`MAX_PROBLEMS`] of them.
+    /// At most [`MAX_PROBLEMS`] problems of the host.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "first_problems")]
     pub problems: Vec<Problem>,
 }
 
-/// Something that a listener lacks or found wrong, told before it spoils a deployment.
+/// Something that a host lacks or that is wrong with it, reported before it makes a deployment fail.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
-    /// What kind of problem it is, as one word with underscores.
+    /// The kind of problem, as words joined by underscores.
     pub code: String,
-    /// The same in words, at most [`MAX_PROBLEM_BYTES`] long.
+    /// The problem in words, at most [`MAX_PROBLEM_BYTES`] long.
     pub message: String,
 }
 
-/// What a listener can do beyond the original protocol. Features that are not known here are kept as they are.
+/// A capability of a listener beyond the original protocol. Unknown ones are kept as they are.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Feature {
-    /// It knows request ids, and so never runs a request twice.
+    /// It supports request ids, and so never runs a request twice.
     Id,
-    /// It refuses a request that is older than its sender wanted it to become.
+    /// It rejects expired requests.
     Expires,
-    /// While it is at work it says so again and again.
+    /// It repeats `started` while it runs a request.
     Heartbeat,
-    /// It finds the commit of a branch itself, and names it as soon as it is found.
+    /// It resolves a branch to a commit itself, and reports the commit as soon as it is found.
     Resolve,
-    /// It returns to what ran before: unless it is confirmed, and when it is asked to.
+    /// It rolls back when it is not confirmed in time, and when it is asked to.
     Rollback,
-    /// It gives out the logs of its runs.
+    /// It serves the logs of its runs.
     Log,
-    /// It deploys systems that were built elsewhere, as its configuration trusts a key that signs them.
+    /// It deploys systems that were built elsewhere, since its configuration trusts a key that signs them.
     System,
     /// It fetches such a system without activating it.
     Fetch,
@@ -146,10 +146,10 @@ pub enum Feature {
 }
 
 impl Feature {
-    /// Those of every listener of this version.
+    /// The features of every listener of this version.
     pub const ALWAYS: [Self; 6] = [Self::Id, Self::Expires, Self::Heartbeat, Self::Resolve, Self::Rollback, Self::Log];
 
-    /// Those of a listener whose configuration trusts a key that signs systems.
+    /// The features of a listener whose configuration trusts a key that signs systems.
     pub const OF_TRUST: [Self; 2] = [Self::System, Self::Fetch];
 
     pub fn as_str(&self) -> &str {
@@ -179,21 +179,21 @@ impl FromStr for Feature {
 checked_text!(Feature);
 
 impl HostReport {
-    /// Whose report it is, as it says itself.
+    /// Returns the sender that the report itself names.
     pub fn sender(&self) -> Sender {
         Sender { tier: self.tier, host: self.hostname.clone() }
     }
 
-    /// Whether another machine says this, which goes by the same name.
+    /// Whether the two reports come from two machines with the same name.
     ///
-    /// A clone has the machine id of the first, but boots by itself; listeners that know nothing of instances have only that id.
+    /// A clone has the same machine id but boots by itself. Listeners without instances have only the machine id.
     pub fn is_of_another_machine(&self, other: &Self) -> bool {
         let differ = |one: Option<&str>, two: Option<&str>| one.zip(two).is_some_and(|(one, two)| one != two);
         let instances = self.instance.zip(other.instance).is_some_and(|(one, two)| one != two);
         instances || differ(self.machine.as_deref(), other.machine.as_deref())
     }
 
-    /// Whether a switch to this commit would change nothing: the last run was one, and nothing happened since.
+    /// Whether a switch to this commit would change nothing: the last run switched to it, and nothing happened since.
     pub fn is_current(&self, commit: &Commit) -> bool {
         let is_it = |last: &LastRun| {
             last.status == Status::Completed && last.current == Some(true) && last.revision.as_ref() == Some(commit)
@@ -217,12 +217,12 @@ pub struct LastRun {
     pub at: Timestamp,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<Commit>,
-    /// Whether the system that it switched to runs and is what boots next.
+    /// Whether the system that it switched to still runs and boots next.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub current: Option<bool>,
 }
 
-/// What a deployer says of the rollout that it is running.
+/// The rollout that a deployer runs, as it reports it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RolloutReport {
     pub id: RolloutId,
@@ -232,14 +232,14 @@ pub struct RolloutReport {
     #[serde(deserialize_with = "text::line")]
     pub operator: String,
     pub tiers: Vec<Tier>,
-    /// The wave it is in, counted from 1.
+    /// The current wave, counted from 1.
     pub wave: usize,
     pub waves: usize,
     pub since: Timestamp,
 }
 
 impl Problem {
-    /// A problem with a text that is cut where it is too long.
+    /// Creates a problem. A message that is too long is cut.
     pub fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
         let mut message = clean_line(&message.into());
         message.truncate(message.floor_char_boundary(MAX_PROBLEM_BYTES));
@@ -247,13 +247,13 @@ impl Problem {
     }
 }
 
-/// Reads the problems that are worth showing: another program may send any number of any length.
+/// Reads at most [`MAX_PROBLEMS`] problems and cuts them: another program may send any number of any length.
 fn first_problems<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Problem>, D::Error> {
     let problems = Vec::<Problem>::deserialize(deserializer)?;
     Ok(problems.into_iter().take(MAX_PROBLEMS).map(|problem| Problem::new(problem.code, problem.message)).collect())
 }
 
-/// What another version may spell in a way that is not known here, and that can be done without.
+/// Reads an optional value, and takes one that does not parse for none: another version may spell it differently.
 fn if_possible<'de, D: Deserializer<'de>, T: FromStr>(deserializer: D) -> Result<Option<T>, D::Error> {
     let text = Option::<Cow<'de, str>>::deserialize(deserializer)?;
     Ok(text.and_then(|text| text.parse().ok()))
@@ -270,9 +270,8 @@ impl DiscoveryRequest {
 }
 
 impl DiscoveryAnswer {
-    /// Reads an answer of a listener or of a deployer.
     pub fn parse(bytes: &[u8]) -> Result<Self, serde_json::Error> {
-        // Of an untagged enum serde makes a copy before it tries the variants, and nearly all answers are those of hosts.
+        // serde copies an untagged enum before it tries the variants, and nearly all answers are those of hosts.
         from_json(bytes).map(Self::Host).or_else(|_| from_json(bytes))
     }
 
@@ -341,6 +340,26 @@ mod tests {
         };
         insta::assert_snapshot!(text(&answer.to_bytes()), @r#"{"rollout":{"id":"00000000-0000-0000-0000-000000000000","name":"sunday","operator":"ops@desk","tiers":["test","prod"],"wave":2,"waves":5,"since":"2026-11-23T10:00:00Z"}}"#);
         assert_eq!(DiscoveryAnswer::parse(&answer.to_bytes()).unwrap(), answer);
+    }
+
+    #[test]
+    fn a_host_whose_subjects_are_patterns_is_there() {
+        let subjects = |json: &str| {
+            let json = format!(r#"{{"hostname":"a","tier":"test","role":"","deploy_subjects":{json}}}"#);
+            let DiscoveryAnswer::Host(host) = DiscoveryAnswer::parse(json.as_bytes()).unwrap() else {
+                panic!("not a host")
+            };
+            host.deploy_subjects.iter().map(Subject::to_string).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(subjects(r#"["deploy.test.>", "deploy.test.a", "deploy.test.role.*", ""]"#), "deploy.test.a");
+        assert_eq!((subjects("null"), subjects("[]")), (String::new(), String::new()));
+        let question = |tier: &str| {
+            let json = format!(r#"{{"reply_to":"deploy.responses.x","tier":{tier}}}"#);
+            DiscoveryRequest::parse(json.as_bytes()).map(|question| question.tier)
+        };
+        assert_eq!((question(r#""""#).unwrap(), question("null").unwrap()), (None, None));
+        assert_eq!(question(r#""prod""#).unwrap(), Some(Tier::Prod));
+        assert!(question(r#""staging""#).is_err());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Flake URLs, and how a revision becomes part of one.
+//! Flake URLs, and how a revision is added to one.
 
 use std::borrow::Cow;
 use std::str::FromStr;
@@ -8,11 +8,11 @@ use thiserror::Error;
 use super::revision::Revision;
 use super::text::checked_text;
 
-/// The URL of a flake that is versioned, without a revision of its own: each request brings one.
+/// The URL of a versioned flake, without a revision: each request brings its own.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FlakeUrl(String);
 
-/// Why a text is not a flake URL that a revision can be added to.
+/// The reason why a text is not a flake URL that a revision can be added to.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum FlakeUrlError {
     #[error(
@@ -23,35 +23,34 @@ pub enum FlakeUrlError {
     Fragment(String),
     #[error("the flake URL {0:?} already has a '{1}': leave it off, every request brings its revision")]
     Pinned(String, String),
-    /// A branch in the path of a forge URL, which Nix does not accept beside `ref` or `rev`.
+    /// The path of a forge URL names a branch, which Nix does not accept beside `ref` or `rev`.
     #[error(
         "the flake URL {0:?} already names a branch after the repository: leave it off, every request brings its own"
     )]
     ForgeBranch(String),
-    /// A host that ssh or Mercurial would take for an option.
+    /// ssh or Mercurial would take the host for an option.
     #[error("the flake URL {0:?} has a host that begins with '-'")]
     Host(String),
-    /// A kind of flake that has no revisions, or none that can be asked for.
+    /// A flake of this kind has no revisions, or none that can be asked for.
     #[error(
         "the flake URL {0:?} cannot carry a revision: use git+https://, git+ssh://, git+file:///, github: or gitlab:"
     )]
     Scheme(String),
 }
 
-/// The kinds of URL whose path is `owner/repository`, with an optional branch that must not be there.
+/// The URL schemes whose path is `owner/repository`. An optional branch after it is refused.
 const FORGES: [&str; 3] = ["github", "gitlab", "sourcehut"];
 
-/// The kinds of URL that name a repository: Nix takes `ref` and `rev` for each.
+/// The URL schemes of repositories: Nix takes `ref` and `rev` for each.
 const REPOSITORIES: [&str; 9] =
     ["git", "git+https", "git+http", "git+ssh", "git+file", "git+git", "hg+https", "hg+http", "hg+ssh"];
 
 impl FlakeUrl {
-    /// The URL without a revision.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The URL with the revision in it: 40 hexadecimal digits as `rev=`, everything else as `ref=`, since a commit
+    /// Returns the URL with the revision: 40 hexadecimal digits as `rev=`, everything else as `ref=`, since a commit
     /// given as `ref=` fails on Nix 2.8 and 2.34.
     pub fn at(&self, revision: &Revision) -> String {
         let separator = if self.0.contains('?') { '&' } else { '?' };
@@ -61,20 +60,20 @@ impl FlakeUrl {
         }
     }
 
-    /// The URL that makes Nix fetch all refs of the repository, for the kinds of URL that git fetches; `None` for others.
-    /// That costs more, and finds a commit of a server that gives out none but the tips of branches by their ids.
+    /// Returns the URL that makes Nix fetch all refs of the repository; `None` for URLs that git does not fetch. That
+    /// costs more, but finds a commit on a server that serves only the tips of branches by id.
     pub fn with_all_refs(&self) -> Option<Self> {
         self.git_remote()?;
         let separator = if self.0.contains('?') { '&' } else { '?' };
         Some(Self(format!("{}{separator}allRefs=1", self.0)))
     }
 
-    /// What `nixos-rebuild --flake` takes for one configuration, by its name in `nixosConfigurations`.
+    /// Returns the argument of `nixos-rebuild --flake` for one configuration in `nixosConfigurations`.
     pub fn installable(&self, revision: &Revision, configuration: &str) -> String {
         format!("{}#{configuration}", self.at(revision))
     }
 
-    /// The URL without user name and password, for telling others.
+    /// Returns the URL without user name and password, to show it to others.
     #[must_use]
     pub fn public(&self) -> Self {
         Self(without_credentials(&self.0).into_owned())
@@ -85,13 +84,13 @@ impl FlakeUrl {
         self.0.starts_with("git+file:")
     }
 
-    /// The repository as `git ls-remote` takes it, for the kinds of URL that git can ask.
+    /// Returns the repository as `git ls-remote` takes it, for URLs that git can read.
     pub fn git_remote(&self) -> Option<&str> {
         let url = self.0.strip_prefix("git+").or_else(|| self.0.starts_with("git://").then_some(self.as_str()))?;
         Some(url.split('?').next().unwrap_or(url))
     }
 
-    /// The same flake from the repository at another URL, such as the same one without a password.
+    /// Returns the same flake at another repository URL, such as the same one without a password.
     #[must_use]
     pub fn from_git_remote(&self, remote: &str) -> Self {
         match self.git_remote() {
@@ -100,7 +99,7 @@ impl FlakeUrl {
         }
     }
 
-    /// The repository as `git fetch` takes it: that of [`git_remote`](Self::git_remote), and for a forge its https address.
+    /// Returns the repository for `git fetch`: [`git_remote`](Self::git_remote), or the https address at a forge.
     pub fn repository(&self) -> Option<String> {
         if let Some(remote) = self.git_remote() {
             return Some(remote.to_owned());
@@ -114,12 +113,12 @@ impl FlakeUrl {
             _ => return None,
         };
         let host = query.split('&').find_map(|pair| pair.strip_prefix("host=")).unwrap_or(usual);
-        // The groups within groups of GitLab are written so that they are one part of the path.
+        // A nested GitLab group is escaped so that it is one part of the path.
         Some(format!("https://{host}/{}{ending}", path.replace("%2F", "/")))
     }
 }
 
-/// A URL without user name and password.
+/// Returns a URL without user name and password.
 fn without_credentials(url: &str) -> Cow<'_, str> {
     let Some((scheme, rest)) = url.split_once("://") else { return url.into() };
     let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
@@ -133,7 +132,7 @@ impl FromStr for FlakeUrl {
     type Err = FlakeUrlError;
 
     fn from_str(text: &str) -> Result<Self, FlakeUrlError> {
-        // What is wrong is told, and a password is no part of that.
+        // The error repeats the URL, and must not repeat a password.
         let whole = || without_credentials(text).into_owned();
         if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(FlakeUrlError::Text(whole()));
@@ -165,11 +164,11 @@ impl FromStr for FlakeUrl {
     }
 }
 
-/// The name of a configuration in `nixosConfigurations`, where it is not the name of the host. It may have dots.
+/// The name of a configuration in `nixosConfigurations`, if it is not the host name. It may have dots.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FlakeAttr(String);
 
-/// A text that Nix or `nixos-rebuild` would take for more than the name of a configuration.
+/// The text would mean more than the name of a configuration to Nix or `nixos-rebuild`.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error(
     "{0:?} is no name in nixosConfigurations: it consists of letters, digits, '_', '.', '+' and '-', and begins with none of the last three"

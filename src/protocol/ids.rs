@@ -1,4 +1,4 @@
-//! Identifiers of rollouts and requests.
+//! Ids of rollouts and requests.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,16 +12,16 @@ use super::names::HostName;
 use super::subject::Subject;
 use super::text::checked_text;
 
-/// The longest request id that is taken from the wire, in bytes.
+/// The longest request id that is accepted, in bytes.
 pub const MAX_ID_BYTES: usize = 128;
 
-/// Names one request. A listener never runs two requests of the same id.
+/// The id of a request. A listener never runs two requests with the same id.
 ///
 /// Other programs may choose any visible ASCII text of at most [`MAX_ID_BYTES`]; ours are UUIDs.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(Arc<str>);
 
-/// Names one rollout: its journal, its presence on the bus and its reply subjects.
+/// The id of a rollout: it names the journal, the presence on the bus and the reply subjects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct RolloutId(Uuid);
@@ -30,11 +30,11 @@ pub struct RolloutId(Uuid);
 #[error("an id is 1 to {MAX_ID_BYTES} visible ASCII characters")]
 pub struct IdError;
 
-/// Makes the request ids of one rollout.
+/// Derives the request ids of one rollout.
 ///
-/// They follow from a secret of the rollout, the host and the attempt, so that a resumed rollout asks for the same
-/// thing under the same id even when the record of it was lost. The secret keeps a host, which sees its own reply
-/// subject, from guessing that of another host and answering in its name.
+/// They follow from a secret of the rollout, the host and the attempt, so that a resumed rollout repeats a request
+/// under the same id even when the record of it was lost. A host sees its own reply subject; the secret keeps it from
+/// guessing that of another host and answering in its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct RequestIds {
@@ -42,27 +42,27 @@ pub struct RequestIds {
 }
 
 impl RequestIds {
-    /// Ids that follow from this secret, which is random and never published.
+    /// Creates the ids that follow from this secret, which is random and never published.
     pub const fn new(secret: Uuid) -> Self {
         Self { secret }
     }
 
-    /// The id of the request that is sent to this host at this attempt, counted from 1.
+    /// Returns the id of a deployment request to this host; attempts count from 1.
     pub fn id(&self, host: &HostName, attempt: u32) -> RequestId {
         Uuid::new_v5(&self.secret, format!("{host}/{attempt}").as_bytes()).into()
     }
 
-    /// The id of the request to fetch what this host is to be asked to deploy, at this attempt, counted from 1.
+    /// Returns the id of a request to fetch this host's system; attempts count from 1.
     pub fn fetch(&self, host: &HostName, attempt: u32) -> RequestId {
         Uuid::new_v5(&self.secret, format!("{host}/fetch/{attempt}").as_bytes()).into()
     }
 
-    /// The id of the request to return from what a host completed under this id.
+    /// Returns the id of the request to roll back from a completed request.
     pub fn return_from(&self, completed: &RequestId) -> RequestId {
         Uuid::new_v5(&self.secret, format!("{completed}/return").as_bytes()).into()
     }
 
-    /// The id of the request that is sent to all hosts that are reached by this subject, at this attempt, counted from 1.
+    /// Returns the id of a request to all hosts on a shared subject; attempts count from 1.
     pub fn together(&self, subject: &Subject, attempt: u32) -> RequestId {
         Uuid::new_v5(&self.secret, format!("{subject}/together/{attempt}").as_bytes()).into()
     }
@@ -95,12 +95,12 @@ impl From<Uuid> for RolloutId {
 }
 
 impl RolloutId {
-    /// The whole of it as text, in this buffer.
+    /// Formats the whole id into a buffer.
     pub(super) fn encode(self, buffer: &mut [u8]) -> &str {
         self.0.hyphenated().encode_lower(buffer)
     }
 
-    /// The first eight digits, enough for people to tell rollouts apart and for `--resume` to find one.
+    /// Returns the first eight digits, enough for people to tell rollouts apart and for `--resume` to find one.
     pub fn short(self) -> String {
         let mut digits = self.0.simple().to_string();
         digits.truncate(8);

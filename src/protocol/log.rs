@@ -1,4 +1,4 @@
-//! The log of a run, which a host gives out a page at a time. To ask for one is no request to run anything.
+//! Messages that read the log of a run, one page at a time. A log request never runs anything.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,22 +7,21 @@ use super::reply_subject::ReplySubject;
 use super::request::MAX_REQUEST_BYTES;
 use super::text::{from_json, to_json};
 
-/// The most of a log that one page has, in bytes.
+/// The most bytes of a log in one page.
 pub const MAX_PAGE_BYTES: usize = 32 * 1024;
 
-/// Asks a host, on its own subject, for a page of the log of a run.
+/// A request, on a host's own subject, for a page of the log of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogRequest {
     pub log: LogPlace,
-    /// Where the page goes: below the host's own prefix.
+    /// The subject for the page, below the host's own prefix.
     pub reply_to: ReplySubject,
 }
 
-/// A place in the log of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogPlace {
     pub id: RequestId,
-    /// How many bytes of the log come before it.
+    /// Bytes from the beginning of the log.
     #[serde(default)]
     pub offset: u64,
 }
@@ -35,12 +34,12 @@ pub struct LogAnswer {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogPage {
     pub id: RequestId,
-    /// Where the page begins: later than asked for, where the host no longer has what comes before.
+    /// Where the page begins: later than requested if the host no longer has that part.
     pub offset: u64,
     /// The text as the run wrote it. Clean it before a terminal shows it.
     pub data: String,
     pub next: u64,
-    /// Whether the run has ended and this is the last page.
+    /// Whether the run has ended and this is its last page.
     pub end: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<NoLog>,
@@ -50,7 +49,7 @@ pub struct LogPage {
 #[serde(rename_all = "snake_case")]
 pub enum NoLog {
     UnknownRun,
-    /// The host knows the run, and has no log of it.
+    /// The host knows the run but has no log of it.
     NotKept,
 }
 
@@ -99,7 +98,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever else a question for a log says, it is no request.
+        /// A log request never parses as a deployment request, whatever its other fields are.
         #[test]
         fn a_question_for_a_log_is_never_a_request(log in 0_usize..5, confirmed: bool, returns: bool, per_host: bool) {
             let log = [json!({"id": "r-1", "offset": 0}), Value::Null, json!("r-1"), json!(false), json!([])][log].clone();

@@ -1,4 +1,4 @@
-//! Names that become part of a subject: each is checked once, where it enters.
+//! Names that become part of a subject. Each is checked once, where it enters the program.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,22 +10,22 @@ use thiserror::Error;
 use super::text::checked_text;
 use crate::text::{is_invisible, safe};
 
-/// The longest host or role name, in bytes. DNS allows 253; the bound keeps every subject well under the server's own.
+/// The longest host or role name, in bytes. DNS allows 253; every subject stays well under the server's limit.
 pub const MAX_NAME_BYTES: usize = 253;
 
-/// Words that have a meaning of their own in a subject, and so can name neither a host nor a role.
+/// Words that have a meaning in subjects, so no host or role may have these names.
 pub const RESERVED: [&str; 5] = ["all", "role", "responses", "discover", "operators"];
 
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum NameError {
     #[error("a {kind} name is empty")]
     Empty {
-        /// What was being named: `host` or `role`.
+        /// `host` or `role`.
         kind: &'static str,
     },
     #[error("the {kind} name {name}… is longer than {MAX_NAME_BYTES} bytes")]
     TooLong { kind: &'static str, name: String },
-    /// A character that would end the NATS token, or match other subjects.
+    /// The character would end the NATS token, or match other subjects.
     #[error("the {kind} name {name:?} contains {character:?}, which cannot be part of one")]
     Character { kind: &'static str, name: String, character: char },
     #[error("{name:?} is a reserved word of the subjects and cannot name a {kind}")]
@@ -54,8 +54,7 @@ fn check_name(kind: &'static str, text: &str) -> Result<Arc<str>, NameError> {
     Ok(text.into())
 }
 
-/// Whether a character may stand in a single token of a subject: one that cannot be seen would make two names look the
-/// same.
+/// Whether a character may be part of a subject token. An invisible one would make two names look the same.
 pub(super) fn is_token_character(c: char) -> bool {
     match c {
         '.' | '*' | '>' => false,
@@ -94,7 +93,7 @@ macro_rules! name_type {
 }
 
 name_type! {
-    /// The name of a host: one token of a NATS subject, and its name in `nixosConfigurations` unless it says another.
+    /// The name of a host: one token of a NATS subject, and by default its name in `nixosConfigurations`.
     HostName, "host"
 }
 
@@ -103,18 +102,16 @@ name_type! {
     Role, "role"
 }
 
-/// How far a mistake reaches: `test` hosts are there to fail, `prod` hosts are relied upon.
+/// The importance of a host: `test` hosts are there to fail, `prod` hosts are relied upon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Tier {
-    /// Hosts to try a change on first.
     Test,
-    /// Hosts that people rely on.
     Prod,
 }
 
 impl Tier {
-    /// Every tier, in the order in which a careful rollout visits them.
+    /// All tiers, in the order in which a careful rollout visits them.
     pub const ALL: [Self; 2] = [Self::Test, Self::Prod];
 
     pub const fn as_str(self) -> &'static str {
@@ -125,7 +122,7 @@ impl Tier {
     }
 }
 
-/// What is to be done with the system.
+/// What a host does with the requested system.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Action {
@@ -134,17 +131,17 @@ pub enum Action {
     Switch,
     /// Make it the default for the next boot only.
     Boot,
-    /// Activate it now, and boot into the old one again.
+    /// Activate it now; the next boot starts the old one.
     Test,
-    /// Say what activation would do.
+    /// Report what an activation would do.
     DryActivate,
-    /// Have the system in the store, and change nothing. Only of a system that was built elsewhere, and never the word of a person:
-    /// a deployer asks for it before it asks for another action.
+    /// Fetch a system that was built elsewhere into the store, and change nothing. A deployer requests it before
+    /// another action; people cannot ask for it.
     Fetch,
 }
 
 impl Action {
-    /// Every action that a person may ask for.
+    /// All actions that a person may ask for.
     pub const ALL: [Self; 4] = [Self::Switch, Self::Boot, Self::Test, Self::DryActivate];
 
     pub const fn as_str(self) -> &'static str {

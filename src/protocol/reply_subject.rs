@@ -1,4 +1,4 @@
-//! The subjects of answers, which name the host that answers.
+//! Reply subjects, which name the host that answers on them.
 
 use std::str::FromStr;
 
@@ -9,13 +9,13 @@ use super::names::{HostName, Tier, is_token_character};
 use super::subject::{Subject, SubjectError, Target};
 use super::text::checked_text;
 
-/// Below this, listeners answer; nothing else may be named in a `reply_to`.
+/// The prefix of all reply subjects; a `reply_to` may name nothing else.
 const RESPONSES: &str = "deploy.responses.";
 
-/// The last token of the subject on which the server reports that nobody listens to a probe.
+/// The last token of the subject on which the server reports that a probe has no subscribers.
 const PROBE: &str = "probe";
 
-/// A concrete subject below `deploy.responses.`: the only kind a listener publishes to.
+/// A concrete subject below `deploy.responses.`, the only kind that a listener publishes to.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReplySubject(Subject);
 
@@ -25,7 +25,7 @@ pub struct Replies {
     rollout: RolloutId,
 }
 
-/// The host that published an answer, as the subject of the answer names it. The server lets each key publish below its own
+/// The host that published an answer, by the subject of the answer. The server lets each key publish below its own
 /// prefix only, so no other host can have published there.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Sender {
@@ -33,17 +33,17 @@ pub struct Sender {
     pub host: HostName,
 }
 
-/// Which hosts may answer on a reply subject, as one host sees it.
+/// The hosts that may answer on a reply subject, as one host sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
-    /// This host alone.
+    /// Only this host.
     Own,
-    /// Any host: the subject has one token, the form that the first listeners know.
+    /// Any host: the subject has one token, the form that the first listeners use.
     Shared,
-    /// Any host, by a form that names none with several tokens: a deployer made it that knew of no other way to tell the
-    /// requests of a rollout from each other. Nobody asks for an answer there any more.
+    /// Any host, in an old form with several tokens that name none. Deployers used it to tell the requests of a rollout
+    /// apart; none asks for such an answer today.
     Outdated,
-    /// Another host, or no host that there could be.
+    /// Another host, or one that cannot exist.
     Foreign,
 }
 
@@ -52,46 +52,46 @@ impl ReplySubject {
         self.0.as_str()
     }
 
-    /// The reply subject of a single request or roll call, in the form that the first listeners know. Its one token names
-    /// no host, so it does not say which one answers there.
+    /// Returns the reply subject of a single request or roll call in the form of the first listeners. Its one token
+    /// names no host, so it does not prove who answers there.
     pub fn single(id: Uuid) -> Self {
         Self(Subject::made(format!("{RESPONSES}{id}")))
     }
 
-    /// The subject on which this host, and no other, answers a roll call.
+    /// Returns the subject on which only this host answers a roll call.
     pub fn of_host(tier: Tier, host: &HostName, roll_call: &str) -> Self {
         Self(Subject::made(format!("{RESPONSES}{tier}.{host}.{roll_call}")))
     }
 
-    /// The pattern that receives the answers of a tier's hosts to a roll call.
+    /// Returns the pattern that matches the answers of a tier's hosts to a roll call.
     pub fn of_any_host(tier: Tier, roll_call: Uuid) -> String {
         format!("{RESPONSES}{tier}.*.{roll_call}")
     }
 
-    /// Where the server says that nobody is there to answer a roll call. No host has the name in it.
+    /// Returns the subject on which the server reports a roll call without subscribers. No host has its name.
     pub fn of_nobody(tier: Tier, roll_call: Uuid) -> Self {
         Self(Subject::made(format!("{RESPONSES}{tier}.{roll_call}.{roll_call}")))
     }
 
-    /// The token behind `deploy.responses.` of a subject that has only one.
+    /// Returns the token after `deploy.responses.` if it is the only one.
     pub fn single_token(&self) -> Option<&str> {
         self.as_str().strip_prefix(RESPONSES).filter(|token| !token.contains('.'))
     }
 
-    /// Where one of several hosts answers a request that all of them hear; `None` when this is no subject with one token, or
-    /// the id would be more than one.
+    /// Returns the subject on which one of several hosts answers a shared request; `None` if this subject has more than
+    /// one token, or the id would become more than one.
     pub(super) fn of_one_host(&self, tier: Tier, host: &HostName, request: &RequestId) -> Option<Self> {
         let rollout = self.single_token()?;
         let text = format!("{RESPONSES}{tier}.{host}.{rollout}.{request}");
         request.as_str().chars().all(is_token_character).then(|| text.parse().ok())?
     }
 
-    /// Whether this host, and no other, may answer here.
+    /// Whether only this host may answer on this subject.
     pub fn is_of(&self, tier: Tier, host: &HostName) -> bool {
         sender_and_rest(self.as_str()).is_some_and(|(of, name, _)| of == tier && name == host.as_str())
     }
 
-    /// Which hosts may answer here, as this host sees it.
+    /// Returns which hosts may answer on this subject, as this host sees it.
     pub fn place(&self, tier: Tier, host: &HostName) -> Place {
         let names_a_tier = || {
             let first = self.as_str().strip_prefix(RESPONSES).and_then(|rest| rest.split('.').next());
@@ -106,7 +106,7 @@ impl ReplySubject {
     }
 }
 
-/// The tier and host that a subject below `deploy.responses.` names, and what comes after them.
+/// Returns the tier and host that a subject below `deploy.responses.` names, and the rest of it.
 fn sender_and_rest(subject: &str) -> Option<(Tier, &str, &str)> {
     let (tier, rest) = subject.strip_prefix(RESPONSES)?.split_once('.')?;
     let (host, rest) = rest.split_once('.')?;
@@ -114,7 +114,7 @@ fn sender_and_rest(subject: &str) -> Option<(Tier, &str, &str)> {
 }
 
 impl Sender {
-    /// Who published an answer to a roll call, when its subject is `deploy.responses.<tier>.<host>.<roll call>`.
+    /// Returns the sender of an answer to a roll call, from its subject `deploy.responses.<tier>.<host>.<roll call>`.
     pub fn of_roll_call(subject: &str, roll_call: &str) -> Option<Self> {
         let (tier, host, rest) = sender_and_rest(subject)?;
         (rest == roll_call).then_some(Self { tier, host: host.parse().ok()? })
@@ -130,23 +130,23 @@ impl Replies {
         Self { rollout }
     }
 
-    /// The pattern that receives the answers of a tier's hosts to every request of the rollout. A server that lets a key hear
-    /// one tier refuses a pattern for all of them.
+    /// Returns the pattern that matches the answers of a tier's hosts to every request of the rollout. If a key may
+    /// hear only one tier, the server refuses it a pattern for all.
     pub fn pattern(self, tier: Tier) -> String {
         format!("{RESPONSES}{tier}.*.{}.*", self.rollout)
     }
 
-    /// The reply subject of a request to one host.
+    /// Returns the reply subject of a request to one host.
     pub fn to(self, tier: Tier, host: &HostName, request: &RequestId) -> ReplySubject {
         self.below(tier.as_str(), host.as_str(), request.as_str())
     }
 
-    /// Where listeners of the old form answer a request that several hosts hear.
+    /// Returns the subject on which old listeners answer a shared request.
     pub fn of_all(self) -> ReplySubject {
         ReplySubject(Subject::made(format!("{RESPONSES}{}", self.rollout)))
     }
 
-    /// Where the server says that nobody listens to a probe of this tier.
+    /// Returns the subject on which the server reports that a probe of this tier has no subscribers.
     pub fn of_probe(self, tier: Tier, probe: Uuid) -> ReplySubject {
         self.below(tier.as_str(), &probe.to_string(), PROBE)
     }
@@ -157,8 +157,8 @@ impl Replies {
         ReplySubject(Subject::made([RESPONSES, tier, ".", host, ".", rollout, ".", last].concat()))
     }
 
-    /// The host that an answer comes from and the request that it is about; `None` when it is not about this rollout. A name
-    /// that is known already, as the answer repeats it, is shared instead of copied.
+    /// Returns the host that an answer comes from and its request; `None` if it is not about this rollout. If the name
+    /// equals `known`, it is shared instead of copied.
     pub fn read(self, subject: &str, known: Option<&HostName>) -> Option<(Sender, RequestId)> {
         let (tier, name, rest) = sender_and_rest(subject)?;
         let (rollout, request) = rest.split_once('.')?;

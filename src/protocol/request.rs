@@ -1,4 +1,4 @@
-//! What deployers ask of hosts. Fields after the original ones are optional, and left out when they are absent.
+//! Requests of deployers to hosts. Fields beyond the original ones are optional, and left out when they are absent.
 
 use std::ops::Not;
 use std::time::Duration;
@@ -19,63 +19,61 @@ use super::text::{clean_line, to_json};
 /// The largest request that a listener reads, in bytes.
 pub const MAX_REQUEST_BYTES: usize = 64 * 1024;
 
-/// The longest that a host may take to return to what it ran before. Nothing is evaluated or built for that.
+/// How long a host may take to roll back. A rollback evaluates and builds nothing.
 pub const RETURN_WITHIN: Duration = Duration::from_mins(5);
 
-/// Asks the hosts that hear it to deploy a revision.
+/// A request to all subscribed hosts to deploy a revision.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Request {
     pub action: Action,
-    /// What to deploy; beside a `system` only its name.
+    /// The revision to deploy; with a `system` it is only that system's name.
     pub revision: Revision,
     pub reply_to: ReplySubject,
-    /// The same id is never run twice. Without one, `reply_to` is the key.
+    /// A listener never runs the same id twice. Without an id, `reply_to` is the key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<RequestId>,
-    /// A listener that reads the request later than this refuses it.
+    /// A listener that reads the request later rejects it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
-    /// The operator, as `user@machine`; for logs, and for the answer to others while the host is busy.
+    /// The operator as `user@machine`, for logs and for responses to others while the host is busy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub operator: Option<String>,
-    /// The name of the rollout that this request is part of.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rollout: Option<String>,
-    /// The name of the wave that this request is part of.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wave: Option<String>,
-    /// A host that has activated what was asked for waits this long, in seconds, to be told that it was heard from
-    /// again; then, and when the activation fails, it returns to what it ran before. Absent: it stays as it is.
+    /// How long, in seconds, a host waits after its activation to be confirmed. If it is not confirmed, or if the
+    /// activation fails, it rolls back. Without this field it stays as it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub confirm_timeout_s: Option<u64>,
-    /// The same request once more, to say that the host was heard from after its activation and shall stay as it is.
+    /// Confirms that the host was heard after its activation and must not roll back; the rest repeats the request.
     /// Never a reason to run anything.
     #[serde(skip_serializing_if = "Not::not")]
     pub confirmed: bool,
-    /// Instead of a deployment: return to what ran before the run of this id, which must be the host's last.
+    /// Asks for a rollback instead of a deployment: to what ran before the run of this id, the host's last one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub returns: Option<RequestId>,
     /// Several hosts hear this request, whose `reply_to` is `deploy.responses.<rollout>`. Each answers on
     /// `deploy.responses.<tier>.<host>.<rollout>.<id>`; a listener that does not know this field answers on `reply_to`.
     #[serde(skip_serializing_if = "Not::not")]
     pub per_host: bool,
-    /// The system to deploy, which was built elsewhere: it is fetched, and nothing is evaluated or built for it.
+    /// The system to deploy, which was built elsewhere: the host fetches it, and evaluates and builds nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub system: Option<SystemPath>,
 }
 
-/// Why a message on a deploy subject is not a request that could be run.
+/// The reason why a message on a deploy subject is not a request that can be run.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum BadRequest {
-    /// Nobody can be told: there is no acceptable place to answer to. It is logged and dropped.
+    /// There is no acceptable subject for a response, so the message is logged and dropped.
     #[error("{0}")]
     Unanswerable(String),
-    /// The sender is told.
+    /// The listener responds with this error.
     #[error("{message}")]
     Rejected {
         reply_to: ReplySubject,
         id: Option<RequestId>,
-        /// Whether each host that hears the request answers on a subject of its own.
+        /// Whether each host that hears the request answers on its own subject.
         per_host: bool,
         error: ErrorCode,
         message: String,
@@ -83,7 +81,7 @@ pub enum BadRequest {
 }
 
 impl Request {
-    /// A request of which nothing but the original fields is given.
+    /// Creates a request with only the original fields.
     pub const fn new(action: Action, revision: Revision, reply_to: ReplySubject) -> Self {
         Self {
             action,
@@ -102,10 +100,10 @@ impl Request {
         }
     }
 
-    /// Reads a request as tolerantly as is safe: unknown fields are ignored, `reply_to` is not negotiable.
+    /// Parses a request as tolerantly as is safe: unknown fields are ignored, but `reply_to` must be valid.
     pub fn parse(bytes: &[u8]) -> Result<Self, BadRequest> {
         if bytes.len() > MAX_REQUEST_BYTES {
-            // Reading it to find out whom to tell is the very work that the bound is there to spare.
+            // The bound is there to spare the very work of reading it, so the sender is not told.
             let message = format!("a request of {} bytes is over the bound of {MAX_REQUEST_BYTES}", bytes.len());
             return Err(BadRequest::Unanswerable(message));
         }
@@ -121,13 +119,17 @@ impl Request {
             .parse::<ReplySubject>()
             .map_err(|e| BadRequest::Unanswerable(format!("reply_to is refused: {e}")))?;
 
-        let id = text("id").map(str::parse::<RequestId>);
+        // A request with an unreadable optional field must not run as if the field were absent.
+        let value = |key: &str| fields.get(key).filter(|value| !value.is_null());
+        let filled = |key: &str| value(key).filter(|value| value.as_str() != Some("")).map(text_of);
+        let flag = |key: &str| value(key).map_or(Some(false), Value::as_bool);
+        let id = filled("id").map(str::parse::<RequestId>);
         let known_id = id.clone().and_then(Result::ok);
-        let per_host = fields.get("per_host") == Some(&Value::Bool(true));
+        let (per_host, confirmed) = (flag("per_host"), flag("confirmed"));
         let reject = |error, message: String| BadRequest::Rejected {
             reply_to: reply_to.clone(),
             id: known_id.clone(),
-            per_host,
+            per_host: per_host == Some(true),
             error,
             message,
         };
@@ -135,6 +137,9 @@ impl Request {
         if let Some(Err(e)) = id {
             return Err(invalid(e.to_string()));
         }
+        let (Some(per_host), Some(confirmed)) = (per_host, confirmed) else {
+            return Err(invalid("per_host and confirmed are true or false".to_owned()));
+        };
         let action = match text("action").unwrap_or_default() {
             fetch if fetch == Action::Fetch.as_str() => Action::Fetch,
             other => other.parse().map_err(|e: NameError| reject(ErrorCode::InvalidAction, e.to_string()))?,
@@ -143,19 +148,18 @@ impl Request {
             .unwrap_or_default()
             .parse::<Revision>()
             .map_err(|e| reject(ErrorCode::InvalidRevision, e.to_string()))?;
-        let expires_at = text("expires_at").map(str::parse::<Timestamp>).transpose();
+        let expires_at = filled("expires_at").map(str::parse::<Timestamp>).transpose();
         let expires_at =
             expires_at.map_err(|_| invalid("expires_at is not a time like 2026-11-23T10:00:00Z".to_owned()))?;
-        let value = |key: &str| fields.get(key).filter(|value| !value.is_null());
         let seconds = value("confirm_timeout_s").map(|value| value.as_u64().filter(|&seconds| seconds > 0));
         if seconds == Some(None) {
             return Err(invalid("confirm_timeout_s is not a number of seconds above 0".to_owned()));
         }
-        let returns = text("returns").map(str::parse::<RequestId>).transpose();
+        let returns = value("returns").map(|value| text_of(value).parse::<RequestId>()).transpose();
         let returns = returns.map_err(|e| invalid(format!("returns: {e}")))?;
-        // A system that cannot be read is no reason to evaluate one.
-        let system = value("system").map(|value| value.as_str().unwrap_or_default().parse::<SystemPath>());
-        let system = system.transpose().map_err(|e| invalid(format!("system: {e}")))?;
+        // An unreadable system must not lead to an evaluation.
+        let system = value("system").map(|value| text_of(value).parse::<SystemPath>()).transpose();
+        let system = system.map_err(|e| invalid(format!("system: {e}")))?;
         if action == Action::Fetch && system.is_none() {
             return Err(invalid("there is no system to fetch".to_owned()));
         }
@@ -166,7 +170,7 @@ impl Request {
             rollout: line("rollout"),
             wave: line("wave"),
             confirm_timeout_s: seconds.flatten(),
-            confirmed: fields.get("confirmed") == Some(&Value::Bool(true)),
+            confirmed,
             returns,
             per_host,
             system,
@@ -174,7 +178,7 @@ impl Request {
         })
     }
 
-    /// What makes two deliveries the same request: the id, or the reply subject of a sender that knows no ids.
+    /// Returns what identifies repeated deliveries of one request: the id, or the reply subject if there is none.
     pub fn key(&self) -> &str {
         self.id.as_ref().map_or(self.reply_to.as_str(), RequestId::as_str)
     }
@@ -183,15 +187,15 @@ impl Request {
         to_json(self)
     }
 
-    /// Where this host answers: on `reply_to`, or, where several hosts hear the request, on a subject of its own below which
-    /// no other host may publish.
+    /// Returns the subject on which this host answers: `reply_to`, or for a shared request a subject of its own, below
+    /// which no other host may publish.
     pub fn reply_subject(&self, tier: Tier, host: &HostName) -> ReplySubject {
         reply_subject(&self.reply_to, self.id.as_ref().filter(|_| self.per_host), tier, host)
     }
 }
 
 impl BadRequest {
-    /// The same with the place where this host answers, as in [`Request::reply_subject`].
+    /// Returns the same error with this host's reply subject, as in [`Request::reply_subject`].
     #[must_use]
     pub fn answered_by(self, tier: Tier, host: &HostName) -> Self {
         match self {
@@ -204,13 +208,18 @@ impl BadRequest {
     }
 }
 
-/// Where a host answers; `shared` is the id of a request that several hosts hear.
+/// Returns the text of a field; an empty one where the field has another type.
+fn text_of(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+/// Returns the reply subject of a host; `shared` is the id of a request that several hosts hear.
 fn reply_subject(reply_to: &ReplySubject, shared: Option<&RequestId>, tier: Tier, host: &HostName) -> ReplySubject {
     shared.and_then(|id| reply_to.of_one_host(tier, host, id)).unwrap_or_else(|| reply_to.clone())
 }
 
-/// Whether this is what a `JetStream` stream answers to a publisher: `{"stream": …, "seq": …}`. It goes to the reply
-/// subject of what the stream has stored, so it arrives where answers and requests do, and is neither.
+/// Whether this is the acknowledgement of a `JetStream` stream to a publisher: `{"stream": …, "seq": …}`. It goes to
+/// the reply subject of the stored message, where answers and requests arrive, and is neither.
 pub fn is_acknowledgement(bytes: &[u8]) -> bool {
     #[derive(Deserialize)]
     struct Acknowledgement {

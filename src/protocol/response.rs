@@ -1,4 +1,4 @@
-//! What a host says about a request. Fields after the original ones are optional, and left out when they are absent.
+//! Responses of hosts to requests. Fields beyond the original ones are optional, and left out when they are absent.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::ids::RequestId;
@@ -15,25 +16,28 @@ use super::text::{self, checked_text, clean_line, empty_is_none, from_json, to_j
 
 pub const MAX_LOG_TAIL_LINES: usize = 60;
 
-/// The most bytes of a log that a response carries.
+/// The fields by which a deployer judges a response.
+const JUDGED_BY: [&str; 7] = ["hostname", "status", "error", "message", "id", "instance", "rolled_back"];
+
+/// The most bytes of a log in a response.
 pub const MAX_LOG_TAIL_BYTES: usize = 16 * 1024;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
     Accepted,
-    /// It runs. Repeated while it does.
+    /// The request runs; repeated while it does.
     Started,
-    /// The host will not run it. Final.
+    /// The host does not run the request. Final.
     Rejected,
-    /// It ran and did what was asked. Final.
+    /// The host did what was requested. Final.
     Completed,
-    /// It ran and did not do what was asked. Final.
+    /// The host ran the request without success. Final.
     Failed,
 }
 
 impl Status {
-    /// Whether nothing comes after it. Success is judged on final responses only.
+    /// Whether no other status follows. Success is judged on final responses only.
     pub const fn is_final(self) -> bool {
         matches!(self, Self::Rejected | Self::Completed | Self::Failed)
     }
@@ -56,13 +60,13 @@ pub enum Phase {
     Build,
     Activate,
     Verify,
-    /// Waiting to be told that it was heard from.
+    /// The host waits to be confirmed.
     Confirm,
     Return,
 }
 
 impl Phase {
-    /// What the host is doing, as a word for people.
+    /// Returns what the host is doing, as a word for people.
     pub const fn doing(self) -> &'static str {
         match self {
             Self::Resolve => "resolving",
@@ -75,7 +79,7 @@ impl Phase {
     }
 }
 
-/// What kind of failure or refusal a response reports. Codes that are not known here are kept as they are.
+/// The kind of failure or rejection in a response. Unknown codes are kept as they are.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ErrorCode {
     /// The revision is impossible, or does not exist.
@@ -84,23 +88,23 @@ pub enum ErrorCode {
     AlreadyRunning,
     /// Evaluation or build failed; nothing was activated.
     BuildFailed,
-    /// It took longer than the listener allows, and was ended.
+    /// The run took longer than the listener allows, and was ended.
     Timeout,
     ActivationFailed,
     InvalidRequest,
-    /// The request was older than its sender wanted it to become.
+    /// The host read the request after its `expires_at`.
     Expired,
-    /// The host rebooted or the run was ended from outside.
+    /// The host rebooted, or the run was ended from outside.
     Interrupted,
-    /// It ended well, and the host does not run what was built.
+    /// The run succeeded, but the host does not run what was built.
     VerifyFailed,
-    /// Nobody confirmed in time that the host could still be reached, so it returned to what it ran before.
+    /// Nobody confirmed in time that the host could still be reached, so it rolled back.
     NotConfirmed,
-    /// The system is that of another host; nothing was activated.
+    /// The system belongs to another host; nothing was activated.
     WrongHost,
     /// No cache has all of the system; nothing was activated.
     NotAvailable,
-    /// A signature or a hash that the host demands is missing or wrong; nothing was activated.
+    /// A signature or hash that the host demands is missing or wrong; nothing was activated.
     Untrusted,
     Other(String),
 }
@@ -161,7 +165,7 @@ impl fmt::Display for Status {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BusyWith {
-    /// Its id, or its reply subject when it has none.
+    /// The request's id, or its reply subject if it has none.
     #[serde(deserialize_with = "text::line")]
     pub id: String,
     #[serde(default, deserialize_with = "text::optional_line", skip_serializing_if = "Option::is_none")]
@@ -175,35 +179,35 @@ pub struct Response {
     pub status: Status,
     #[serde(default, deserialize_with = "empty_is_none")]
     pub error: Option<ErrorCode>,
-    /// The same in words.
+    /// The result in words.
     #[serde(default, deserialize_with = "text::text_or_null")]
     pub message: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "empty_is_none", skip_serializing_if = "Option::is_none")]
     pub id: Option<RequestId>,
-    /// The boot of the machine that says it: tells two machines apart that go by the same name.
+    /// The boot of the machine, which tells two machines with the same name apart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instance: Option<Uuid>,
-    /// When the host said it, by its own clock.
+    /// When the host sent it, by its own clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<Timestamp>,
-    /// What the run is at; on `started`.
+    /// The phase of the run, on `started`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<Phase>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<Commit>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous_revision: Option<Commit>,
-    /// The generation of the system profile that was made.
+    /// The new generation of the system profile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<u64>,
     /// The store path of the system that was built.
     #[serde(default, deserialize_with = "text::optional_line", skip_serializing_if = "Option::is_none")]
     pub system: Option<String>,
-    /// Whether what was deployed takes effect only after a reboot.
+    /// Whether the deployed system takes effect only after a reboot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reboot_required: Option<bool>,
-    /// Whether the host returned to what it ran before; `false` when it tried and could not. `generation` and `system`
-    /// are then what it runs now.
+    /// Whether the host rolled back; `false` if it tried and could not. `generation` and `system` are then those that
+    /// run now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rolled_back: Option<bool>,
     #[serde(default, deserialize_with = "text::lines", skip_serializing_if = "Vec::is_empty")]
@@ -211,13 +215,13 @@ pub struct Response {
     /// The last lines of the log, on `failed`: at most [`MAX_LOG_TAIL_LINES`] and [`MAX_LOG_TAIL_BYTES`].
     #[serde(default, deserialize_with = "text::lines", skip_serializing_if = "Vec::is_empty")]
     pub log_tail: Vec<String>,
-    /// What the host is busy with, on `rejected` with `already_running`.
+    /// What keeps the host busy, on `rejected` with `already_running`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub holder: Option<Box<BusyWith>>,
 }
 
 impl Response {
-    /// A response without any of the optional parts.
+    /// Creates a response without optional fields.
     pub fn new(hostname: HostName, status: Status, message: impl Into<String>) -> Self {
         Self {
             hostname,
@@ -240,12 +244,17 @@ impl Response {
         }
     }
 
-    /// Reads a response; fields that are not known are ignored.
+    /// Parses a response; unknown fields are ignored. If an optional field is unreadable, as of another version, only the fields
+    /// are kept by which a deployer judges: the outcome of the run must not be lost.
     pub fn parse(bytes: &[u8]) -> Result<Self, serde_json::Error> {
-        from_json(bytes)
+        from_json(bytes).or_else(|error| {
+            let mut fields: Map<String, Value> = from_json(bytes)?;
+            fields.retain(|name, _| JUDGED_BY.contains(&name.as_str()));
+            from_json(&to_json(&fields)).map_err(|_: serde_json::Error| error)
+        })
     }
 
-    /// The message as JSON of at most `max_bytes`: first the oldest lines of the log go, then all but the beginning of
+    /// Returns JSON of at most `max_bytes`: first the oldest log lines are dropped, then failed units and the end of
     /// the message. What a deployer judges by is never cut.
     pub fn to_bytes(&self, max_bytes: usize) -> Vec<u8> {
         let mut fitting = self.clone();
@@ -266,7 +275,7 @@ impl Response {
     }
 }
 
-/// The last lines that together keep within the bounds of a log tail.
+/// Returns the last lines that fit the bounds of a log tail.
 pub fn bounded_tail(lines: &[String]) -> Vec<String> {
     let mut bytes = 0;
     let kept = lines.iter().rev().take(MAX_LOG_TAIL_LINES).take_while(|line| {

@@ -1,4 +1,4 @@
-//! Git revisions, as far as a request may carry them.
+//! Git revisions that a request may carry.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,10 +13,10 @@ pub const MAX_REVISION_BYTES: usize = 255;
 
 const COMMIT_DIGITS: usize = 40;
 
-/// A branch, tag or full commit id that is safe to put into a flake URL and a command line.
+/// A branch, tag or full commit id that is safe in a flake URL and on a command line.
 ///
-/// git itself allows far more in a ref name, `& # = % ; ' " $ ( ) |` among it: `main&dir=sub` would deploy another
-/// flake, and a leading `-` reaches git as an option. What is accepted here can do neither.
+/// git itself allows far more in a ref name, such as `& # = % ; ' " $ ( ) |`: `main&dir=sub` would deploy another
+/// flake, and git would take a leading `-` for an option. A revision accepted here can do neither.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Revision {
     text: Arc<str>,
@@ -33,13 +33,13 @@ pub enum RevisionError {
     Empty,
     #[error("the revision is longer than {MAX_REVISION_BYTES} bytes")]
     TooLong,
-    /// It begins with something else than a letter or digit: a command would take `-…` for an option.
+    /// It does not begin with a letter or digit: a command would take `-…` for an option.
     #[error("the revision {0:?} does not begin with a letter or digit")]
     Start(String),
-    /// A character that has a meaning of its own in a flake URL, or that git does not allow.
+    /// The character has a meaning in a flake URL, or git does not allow it.
     #[error("the revision {0:?} contains {1:?}: only letters, digits and . _ / + - are allowed")]
     Character(String, char),
-    /// A sequence that git's own rules for ref names exclude.
+    /// git's rules for ref names forbid the sequence.
     #[error("the revision {0:?} breaks git's rules for ref names: {1}")]
     RefRule(String, &'static str),
     #[error("{0:?} is not a full commit id: 40 hexadecimal digits")]
@@ -55,25 +55,24 @@ impl Revision {
         self.is_commit
     }
 
-    /// The commit that the revision names by itself, when it is a full commit id.
+    /// Returns the commit if the revision is a full commit id.
     pub fn commit(&self) -> Option<Commit> {
         self.is_commit.then(|| self.text.parse().ok()).flatten()
     }
 
-    /// Whether this looks like the beginning of a commit id. Neither git servers nor Nix can look such a one up.
+    /// Whether this looks like the beginning of a commit id, which neither git servers nor Nix can look up.
     pub fn looks_like_short_commit(&self) -> bool {
         (7..40).contains(&self.text.len()) && self.text.bytes().all(|b| b.is_ascii_hexdigit())
     }
 }
 
 impl Commit {
-    /// All forty digits.
     #[expect(clippy::missing_panics_doc, reason = "only ASCII digits were taken, so it cannot")]
     pub fn as_str(&self) -> &str {
         str::from_utf8(&self.0).expect("these are ASCII digits")
     }
 
-    /// The first seven digits, for people.
+    /// Returns the first seven digits, for people.
     pub fn short(&self) -> &str {
         self.as_str().get(..7).unwrap_or_default()
     }
@@ -101,7 +100,7 @@ impl FromStr for Revision {
     }
 }
 
-/// The rules of `git check-ref-format` that the allowed characters can still break.
+/// Checks the rules of `git check-ref-format` that the allowed characters can still break.
 /// Source: <https://git-scm.com/docs/git-check-ref-format>.
 fn broken_ref_rule(text: &str) -> Option<&'static str> {
     if text.contains("..") {

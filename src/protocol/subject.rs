@@ -1,4 +1,4 @@
-//! Every NATS subject of the system is made and read here.
+//! Builds and parses all NATS subjects of the system.
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -9,19 +9,19 @@ use uuid::Uuid;
 use super::names::{HostName, NameError, Role, Tier, is_token_character};
 use super::text::checked_text;
 
-/// The longest subject, in bytes; a server's own bound on a protocol line is 4,096.
+/// The longest subject, in bytes; the server's own limit for a protocol line is 4,096.
 pub const MAX_SUBJECT_BYTES: usize = 1024;
 
 pub const DISCOVER: &str = "deploy.discover";
 
-/// Below this, deployers that run a rollout answer.
+/// The prefix of subjects on which deployers that run a rollout answer.
 const OPERATORS: &str = "deploy.operators.";
 
 /// A concrete subject: tokens without wildcards, joined by dots.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Subject(Arc<str>);
 
-/// A subject with `<hostname>`, `<tier>` and `<role>` in the place of what differs between hosts.
+/// A subject with `<hostname>`, `<tier>` and `<role>` in place of what differs between hosts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SubjectTemplate(String);
 
@@ -33,11 +33,11 @@ pub enum Target {
     Role(Tier, Role),
     /// All hosts of a tier: `deploy.<tier>.all`.
     All(Tier),
-    /// A subject of the user's own, which some listeners were told to subscribe to.
+    /// A subject of the user's own, to which some listeners are configured to subscribe.
     Custom(Subject),
 }
 
-/// Why a text is not a subject that can be used here.
+/// The reason why a text is not a usable subject.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum SubjectError {
     #[error("the subject {0:?} has an empty part between its dots")]
@@ -54,7 +54,7 @@ pub enum SubjectError {
     Name(#[from] NameError),
 }
 
-/// The environment variable that says which subject an alias stands for: `my-lab` is in `HOMELAB_DEPLOY_ALIAS_MY_LAB`.
+/// Returns the environment variable with the subject of an alias: `HOMELAB_DEPLOY_ALIAS_MY_LAB` for `my-lab`.
 pub fn alias_variable(alias: &str) -> String {
     format!("HOMELAB_DEPLOY_ALIAS_{}", alias.to_uppercase().replace('-', "_"))
 }
@@ -64,7 +64,7 @@ impl Subject {
         &self.0
     }
 
-    /// One that was put together of parts that were checked before.
+    /// Creates a subject from parts that were checked before.
     pub(super) fn made(text: String) -> Self {
         Self(text.into())
     }
@@ -85,7 +85,7 @@ impl Subject {
 }
 
 impl Target {
-    /// The tier whose hosts it reaches; a subject of the user's own does not say.
+    /// Returns the tier whose hosts it reaches; a custom subject does not tell.
     pub const fn tier(&self) -> Option<Tier> {
         match self {
             Self::Host(tier, _) | Self::Role(tier, _) | Self::All(tier) => Some(*tier),
@@ -117,28 +117,28 @@ impl Target {
     }
 }
 
-/// The discovery subject of one tier, beside the one for all tiers.
+/// Returns the discovery subject of one tier, beside the one for all tiers.
 pub fn discover_tier(discover: &Subject, tier: Tier) -> Subject {
     Subject::made(format!("{discover}.{tier}"))
 }
 
-/// A subject of this tier that no host listens on, to try whether requests may be sent to its hosts.
+/// Returns a subject of this tier without subscribers, to test whether requests may be sent to its hosts.
 pub fn probe(tier: Tier, name: Uuid) -> Subject {
     Subject::made(format!("deploy.{tier}.{name}"))
 }
 
-/// The subject on which deployers that run a rollout on this tier hear of others. Where there are none, the server says so.
+/// Returns the subject on which deployers look for rollouts on this tier. The server reports if there are none.
 pub fn operators_call(tier: Tier) -> Subject {
     Subject::made(format!("{OPERATORS}{tier}.call"))
 }
 
-/// The tier and roll call of a subject that [`operators`] makes.
+/// Returns the tier of a subject that [`operators`] built for this roll call.
 pub fn operators_tier(subject: &str, roll_call: Uuid) -> Option<Tier> {
     let (tier, rest) = subject.strip_prefix(OPERATORS)?.split_once('.')?;
     (rest.parse::<Uuid>() == Ok(roll_call)).then(|| tier.parse().ok())?
 }
 
-/// The subject on which deployers that run a rollout on this tier answer a roll call.
+/// Returns the subject on which deployers that run a rollout on this tier answer a roll call.
 pub fn operators(tier: Tier, roll_call: Uuid) -> Subject {
     Subject::made(format!("{OPERATORS}{tier}.{roll_call}"))
 }
@@ -148,14 +148,14 @@ impl SubjectTemplate {
         &self.0
     }
 
-    /// The subjects that a listener subscribes to, unless it is told otherwise.
+    /// Returns the subjects that a listener subscribes to by default.
     pub fn defaults() -> Vec<Self> {
         ["deploy.<tier>.<hostname>", "deploy.<tier>.all", "deploy.<tier>.role.<role>"]
             .map(|text| Self(text.to_owned()))
             .into()
     }
 
-    /// The subject of one host; `None` when it asks for a role and the host has none.
+    /// Returns the subject for one host; `None` if the template has a role and the host has none.
     pub fn expand(&self, host: &HostName, tier: Tier, role: Option<&Role>) -> Result<Option<Subject>, SubjectError> {
         let mut text = self.0.replace("<hostname>", host.as_str()).replace("<tier>", tier.as_str());
         if text.contains("<role>") {
@@ -166,7 +166,7 @@ impl SubjectTemplate {
     }
 }
 
-/// The words between `<` and `>` of a template, in order.
+/// Returns the words between `<` and `>` of a template, in order.
 fn placeholders(text: &str) -> impl Iterator<Item = &str> {
     text.split('<').skip(1).filter_map(|rest| rest.split_once('>').map(|(word, _)| word))
 }
@@ -178,7 +178,7 @@ impl FromStr for SubjectTemplate {
         if let Some(word) = placeholders(text).find(|word| !matches!(*word, "hostname" | "tier" | "role")) {
             return Err(SubjectError::Placeholder(text.to_owned(), word.to_owned()));
         }
-        // What is left after the words are filled in must be a subject, or no host could ever use the template.
+        // With the words filled in it must be a subject, or no host could ever use the template.
         let filled = ["<hostname>", "<tier>", "<role>"].iter().fold(text.to_owned(), |t, word| t.replace(word, "x"));
         check_subject(text, &filled)?;
         if filled.contains('<') {

@@ -1,4 +1,4 @@
-//! Where a system is in the Nix store: the one thing about a system that was built elsewhere which a request may say.
+//! Store paths of systems: the only thing that a request may say about a system that was built elsewhere.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,30 +8,29 @@ use thiserror::Error;
 
 use super::text::checked_text;
 
-/// The folder of all store paths. A hash is of the folder, too, so another store has no path in common with this one.
+/// The Nix store. A hash covers the folder too, so another store has no path in common with this one.
 const STORE: &str = "/nix/store/";
 
 /// The length of the hash in a store path.
 const HASH_DIGITS: usize = 32;
 
-/// The digits of Nix's base 32: no letter of `eotu`.
+/// The digits of Nix's base 32: all but the letters `eotu`.
 const DIGITS: &str = "0123456789abcdfghijklmnpqrsvwxyz";
 
 /// The longest name in a store path, in bytes.
 const MAX_NAME_BYTES: usize = 211;
 
-/// The store path of a system, such as `/nix/store/<hash>-nixos-system-ns1-26.05`: the path itself and nothing below it, and no
-/// derivation, which would be an order to build.
+/// The store path of a system, such as `/nix/store/<hash>-nixos-system-ns1-26.05`: the path itself and nothing below
+/// it. A derivation is refused, since it would be an order to build.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SystemPath(Arc<str>);
 
-/// Why a text is not the store path of a system.
+/// The reason why a text is not the store path of a system.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{0:?} is not the store path of a system: {1}")]
 pub struct SystemPathError(String, &'static str);
 
 impl SystemPath {
-    /// The path as Nix spells it.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -48,7 +47,7 @@ impl FromStr for SystemPath {
     }
 }
 
-/// What is wrong with a text as the store path of a system.
+/// Returns what is wrong with a text as the store path of a system.
 fn fault(text: &str) -> Option<&'static str> {
     let Some(base) = text.strip_prefix(STORE) else {
         return Some("it does not begin with /nix/store/");

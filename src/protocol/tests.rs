@@ -1,4 +1,4 @@
-//! Golden JSON of every message, the original bare forms, and what may not get through.
+//! Tests of every message: golden JSON, the original bare forms, and hostile texts.
 
 mod hostile;
 
@@ -104,6 +104,19 @@ fn responses_are_read_tolerantly() {
     let response = read(r#"{"hostname":"a","status":"failed","error":"quota","message":null,"colour":"red"}"#).unwrap();
     assert_eq!(response.error, Some(ErrorCode::Other("quota".to_owned())));
     assert_eq!(read(r#"{"hostname":"a","status":"started","error":""}"#).unwrap().error, None);
+    let empty =
+        read(r#"{"hostname":"a","status":"failed","failed_units":null,"log_tail":null,"generation":4,"id":""}"#)
+            .unwrap();
+    assert_eq!((empty.failed_units, empty.log_tail, empty.generation, empty.id), (vec![], vec![], Some(4), None));
+    for later in [r#""phase":"sign""#, r#""generation":"42""#, r#""holder":{}"#, r#""at":0,"revision":"8c1f""#] {
+        let response =
+            read(&format!(r#"{{"hostname":"a","status":"failed","error":"quota","id":"r-1",{later}}}"#)).unwrap();
+        assert_eq!((response.status, response.id.unwrap().as_str()), (Status::Failed, "r-1"), "{later}");
+        assert_eq!((response.error.unwrap().as_str(), response.generation), ("quota", None), "{later}");
+    }
+    for lost in [r#""id":"a b""#, r#""instance":"first""#, r#""rolled_back":"no""#, r#""error":7"#] {
+        assert!(read(&format!(r#"{{"hostname":"a","status":"completed",{lost}}}"#)).is_err(), "{lost}");
+    }
     assert!(read(r#"{"hostname":"a","status":"pondering"}"#).is_err(), "the set of statuses never grows");
     assert!(read(r#"{"hostname":"a.b","status":"started"}"#).is_err());
 }
@@ -133,6 +146,29 @@ fn bad_requests_are_rejected_or_dropped() {
         refusal(&format!(r#"{{"reply_to":"deploy.responses.a","x":"{}"}}"#, "x".repeat(70_000)))
             .starts_with("dropped: a request of")
     );
+}
+
+#[test]
+fn a_field_that_cannot_be_read_is_no_reason_to_do_something_else() {
+    let request = |fields: &str| {
+        format!(r#"{{"action":"switch","revision":"main","reply_to":"deploy.responses.1","id":"r-1",{fields}}}"#)
+    };
+    for wrong in ["id", "expires_at", "returns", "confirmed", "per_host", "confirm_timeout_s", "system"] {
+        for value in ["7.5", "[]", "{}", "[\"r-0\"]", "-1"] {
+            let said = refusal(&request(&format!(r#""{wrong}":{value}"#)));
+            assert!(said.starts_with("invalid_request: "), "{wrong} {value}: {said}");
+        }
+        assert!(Request::parse(request(&format!(r#""{wrong}":null"#)).as_bytes()).is_ok(), "{wrong}");
+    }
+    for wrong in
+        [r#""confirmed":1"#, r#""confirmed":"true""#, r#""per_host":"true""#, r#""id":true"#, r#""returns":"""#]
+    {
+        assert!(refusal(&request(wrong)).starts_with("invalid_request: "), "{wrong}");
+    }
+    // Other programs write an absent text as "", and names are only for people to read.
+    let tolerated = r#""id":"","expires_at":"","operator":7,"rollout":[],"wave":false,"colour":{}"#;
+    let read = Request::parse(request(tolerated).as_bytes()).unwrap();
+    assert_eq!((read.id, read.expires_at, read.operator), (None, None, None));
 }
 
 #[test]

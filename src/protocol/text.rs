@@ -1,7 +1,7 @@
-//! How messages are read and written, and the texts in them.
+//! Reads and writes messages, and cleans the texts in them.
 
-/// Shows a checked text as it is, writes it into JSON as it is, and checks it when it is read. Neither way makes a copy of
-/// it on the side: a rollout reads and writes a dozen of these for each host.
+/// Implements display, serialization and checked deserialization of a text type. Neither way makes a copy: a rollout
+/// reads and writes a dozen of these texts for each host.
 macro_rules! checked_text {
     ($($name:ident),+) => {$(
         impl std::fmt::Display for $name {
@@ -39,14 +39,14 @@ pub(super) use checked_text;
 /// Most messages are shorter than this, in bytes.
 const USUAL_BYTES: usize = 512;
 
-/// The longest line that is read of what others wrote, in bytes. The names of rollouts, operators and units are shorter.
+/// The longest line read from others, in bytes. The names of rollouts, operators and units are shorter.
 const MAX_LINE_BYTES: usize = 1024;
 
 /// The longest text of several lines, in bytes.
 const MAX_TEXT_BYTES: usize = 64 * 1024;
 
-/// One line of what others wrote, as it may be shown anywhere: without anything that a terminal obeys, that cannot be seen
-/// or that reorders what can, and not too long. All free text of a message comes through here or through [`clean_text`].
+/// Returns one line of a text from others, safe to show anywhere: without control sequences, invisible characters and
+/// characters that reorder visible ones, and bounded. All free text in messages passes through here or [`clean_text`].
 pub(super) fn clean_line(text: &str) -> String {
     let mut line = safe(text);
     cut(&mut line, MAX_LINE_BYTES);
@@ -70,31 +70,38 @@ fn cut(text: &mut String, bound: usize) {
     }
 }
 
-/// A text as the message has it. A `Cow` alone would be a copy of it: <https://serde.rs/lifetimes.html#borrowing-data-in-a-derived-impl>.
+/// A borrowed text, which `Cow` alone would copy: <https://serde.rs/lifetimes.html#borrowing-data-in-a-derived-impl>.
 #[derive(Deserialize)]
 struct Borrowed<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// For fields of messages: [`clean_line`].
+/// Reads a message field by [`clean_line`].
 pub(super) fn line<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     Borrowed::deserialize(deserializer).map(|Borrowed(text)| clean_line(&text))
 }
 
-/// For fields of messages: [`clean_line`], where there is one.
+/// Reads an optional message field by [`clean_line`].
 pub(super) fn optional_line<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     Ok(Option::<Borrowed>::deserialize(deserializer)?.map(|Borrowed(text)| clean_line(&text)))
 }
 
-/// For fields of messages: [`clean_line`] for each.
+/// Reads a list of message fields by [`clean_line`]; other programs write an empty list as null.
 pub(super) fn lines<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-    Ok(Vec::<Borrowed>::deserialize(deserializer)?.iter().map(|Borrowed(text)| clean_line(text)).collect())
+    let texts = Option::<Vec<Borrowed>>::deserialize(deserializer)?.unwrap_or_default();
+    Ok(texts.iter().map(|Borrowed(text)| clean_line(text)).collect())
 }
 
-/// For fields of messages: [`clean_text`]; other programs write an absent text as null.
+/// Reads a message field by [`clean_text`]; other programs write an absent text as null.
 pub(super) fn text_or_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     Ok(Option::<Borrowed>::deserialize(deserializer)?.map_or_else(String::new, |Borrowed(text)| clean_text(&text)))
 }
 
-/// Other programs write an absent text as `""`.
+/// Reads the parsable texts of a list; other programs write an empty list as null.
+pub(super) fn parsable<'de, D: Deserializer<'de>, T: FromStr>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    let texts = Option::<Vec<Borrowed>>::deserialize(deserializer)?.unwrap_or_default();
+    Ok(texts.iter().filter_map(|Borrowed(text)| text.parse().ok()).collect())
+}
+
+/// Reads an optional field that other programs write as `""` when it is absent.
 pub(super) fn empty_is_none<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(
     deserializer: D,
 ) -> Result<Option<T>, D::Error> {
@@ -102,14 +109,14 @@ pub(super) fn empty_is_none<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Disp
     text.map(|Borrowed(text)| text.parse()).transpose().map_err(Error::custom)
 }
 
-/// Reads a message. The text is checked once as a whole, as serde would otherwise check each string in it by itself.
+/// Parses a message. It is checked as UTF-8 once, since serde would otherwise check each string in it.
 pub(super) fn from_json<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, serde_json::Error> {
     let read = match std::str::from_utf8(bytes) {
         Ok(text) => serde_json::from_str(text),
-        // What is wrong may be in a field that nobody reads.
+        // The invalid bytes may be in a field that is ignored.
         Err(_) => serde_json::from_slice(bytes),
     };
-    // What is wrong is told with the words of the message.
+    // The error repeats text of the message.
     read.map_err(|error| Error::custom(clean_line(&error.to_string())))
 }
 

@@ -1,7 +1,6 @@
-//! For terminals: what moves stands in place at the bottom, and what has to stay readable scrolls by above it.
+//! Displays a rollout on a terminal: progress is redrawn in place at the bottom, and lasting lines scroll by above it.
 //!
-//! What the place at the bottom shows is decided in [`region`]; here it is only drawn, and not more often than anybody
-//! can read.
+//! [`region`] decides what the redrawn lines say. This module only draws them, and no faster than people can read.
 
 mod rate_limiter;
 mod region;
@@ -22,17 +21,17 @@ use crate::protocol::HostName;
 use crate::rollout::summary::WaveState;
 use crate::rollout::{Event, EventKind, HostOutcome, Summary};
 
-/// What is over before this is told in lines, without anything that flashes up and goes.
+/// Nothing is drawn in place before a rollout is this old, so that a short rollout does not flash.
 const QUIET: Duration = Duration::from_millis(250);
 
-/// The room on a terminal, in characters.
+/// The size of a terminal, in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Size {
     pub columns: usize,
     pub rows: usize,
 }
 
-/// Draws on a terminal, which nobody else writes to unless a question is asked there.
+/// Draws on a terminal that nothing else writes to, except while the operator is asked a question there.
 #[derive(Debug)]
 pub struct Bars<W: Write> {
     out: LineWriter<W>,
@@ -41,17 +40,17 @@ pub struct Bars<W: Write> {
     bar: ProgressBar,
     pace: RateLimiter,
     memory: LayoutState,
-    /// When the first event came, which for a rollout that is resumed is not when it began.
+    /// When the first event of this process arrived. A resumed rollout began earlier.
     since: Option<Timestamp>,
-    /// What has to scroll by and was not written yet.
+    /// Lines that will scroll by, not yet written.
     facts: Vec<String>,
     logs: LogView,
-    /// What each run has written last.
+    /// The last line that each host's run wrote.
     last_lines: BTreeMap<HostName, String>,
 }
 
 impl Bars<io::Stderr> {
-    /// Draws on the terminal behind standard error, whose size may change at any time.
+    /// Draws on standard error. `size` is called for each draw, since the terminal may be resized at any time.
     pub fn stderr(style: Style, size: fn() -> Size) -> Self {
         Self::new(io::stderr(), ProgressDrawTarget::stderr_with_hz(rate_limiter::PER_SECOND), style, size)
     }
@@ -76,7 +75,6 @@ impl<W: Write> Bars<W> {
         }
     }
 
-    /// Shows this of the logs.
     #[must_use]
     pub fn with_logs(mut self, logs: LogView) -> Self {
         self.logs = logs;
@@ -84,7 +82,7 @@ impl<W: Write> Bars<W> {
     }
 
     fn show(&mut self, now: Timestamp, summary: &Summary) -> io::Result<()> {
-        // The question that stands there would be written over. What happens meanwhile is told once it is answered.
+        // Drawing would overwrite the open question. Pending lines are written once it is answered.
         if is_asking(summary) {
             return Ok(());
         }
@@ -99,7 +97,7 @@ impl<W: Write> Bars<W> {
         if region.is_empty() { Ok(()) } else { self.draw(&region) }
     }
 
-    /// Takes back what stands in place, and writes what has to scroll by.
+    /// Erases the redrawn lines and writes the pending ones.
     fn clear(&mut self) -> io::Result<()> {
         if !self.bar.is_finished() {
             self.bar.finish_and_clear();
@@ -113,7 +111,8 @@ impl<W: Write> Bars<W> {
         if self.bar.is_finished() {
             self.bar.reset();
         }
-        // From the end of a full line, the `^C` that a terminal shows would begin one that the next draw does not know.
+        // A terminal echoes `^C` at the cursor. At the end of a full line it would begin a line that the next draw does
+        // not erase.
         self.out.write(b"\r")
     }
 }
@@ -149,7 +148,7 @@ impl<W: Write> Reporter for Bars<W> {
     }
 }
 
-/// A rollout that is given up in the middle leaves the terminal as clean as one that ends.
+/// Leaves the terminal clean even if the rollout is abandoned midway.
 impl<W: Write> Drop for Bars<W> {
     fn drop(&mut self) {
         self.clear().ok();
@@ -160,10 +159,10 @@ fn is_asking(summary: &Summary) -> bool {
     summary.waves.iter().any(|wave| wave.state == WaveState::AwaitingConfirmation)
 }
 
-/// The line that an event leaves behind. Where it is about a host, it names the wave, which may have scrolled away.
+/// Returns the line that an event leaves behind. A line about a host names its wave, which may have scrolled away.
 fn fact(page: &Layout<'_>, event: &Event) -> Option<Line> {
     match &event.kind {
-        // A host that completed stands in place until its wave is over. A deployment without a plan has nothing else.
+        // A completed host is shown in place until its wave ends. A deployment without a plan has no wave line.
         EventKind::Final { outcome: HostOutcome::Completed, .. } if !wording::is_deployment(page.rollout) => None,
         EventKind::Final { host, .. } | EventKind::Retrying { host, .. } | EventKind::Returned { host, .. } => {
             let line = page.event(event)?;

@@ -1,24 +1,24 @@
-//! The facts about one host of a rollout, the same for the terminal, `--json` and assistants.
+//! Describes one host of a rollout, identically for the terminal, `--json` and assistants.
 
 use super::wording;
 use crate::protocol::{Commit, ErrorCode, Response};
 use crate::rollout::summary::{HostState, HostView};
 use crate::rollout::{HostOutcome, Rollout, SkipReason};
 
-/// What is known of a host of a rollout. Texts are those of the host: a display makes them safe to show.
+/// The facts about a host of a rollout. Texts are as the host sent them: a display must make them safe to show.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostFacts<'a> {
     pub status: &'static str,
     pub runs_now: Option<Commit>,
     pub ran_before: Option<Commit>,
-    /// The kind of its failure, or why it was skipped.
+    /// The error code of the failure, or the reason why the host was skipped.
     pub error: Option<&'a str>,
-    /// What it says about how it ended, or what is said of its silence.
+    /// The message of the host's final response, or a description of its silence.
     pub message: String,
-    /// The end of its log, where it failed.
+    /// The end of the log of a failed run.
     pub log: &'a [String],
     pub failed_units: &'a [String],
-    /// Whether what was deployed takes effect only after a reboot.
+    /// Whether the deployed system takes effect only after a reboot.
     pub reboot_required: bool,
 }
 
@@ -49,7 +49,7 @@ pub fn describe<'a>(host: &'a HostView, rollout: &Rollout) -> HostFacts<'a> {
     }
 }
 
-/// What became of a host as a word, its rollback included.
+/// Returns the status of a host as a word. A rollback takes precedence over the deployment.
 fn status(host: &HostView) -> &'static str {
     match host.returning.as_ref().map(|rollback| rollback.outcome) {
         Some(None) => return "returning",
@@ -66,7 +66,7 @@ fn status(host: &HostView) -> &'static str {
     }
 }
 
-/// The host's own last word: about its rollback where it was asked for one.
+/// Returns the host's last response: to the rollback once that has ended, else to the deployment.
 fn last_response(host: &HostView) -> Option<&Response> {
     match &host.returning {
         Some(rollback) if rollback.outcome.is_some() => rollback.response.as_deref(),
@@ -93,7 +93,7 @@ mod tests {
     use crate::report::tests::scenario::{NEW, OLD, answer, commit, name, request, rollout, start, wave};
     use crate::rollout::{Event, EventKind, Summary};
 
-    /// What is said of a host after these events, of the commits by name.
+    /// Formats the status of a host after these events, and which commit it runs.
     fn said(action: Action, events: &[EventKind]) -> String {
         let mut only = wave("all", &["ns1"]);
         only.action = action;

@@ -1,4 +1,4 @@
-//! A rollout as one document: for a browser, for a page of text, for a CI system and for programs.
+//! Renders a rollout as one document: HTML for a browser, Markdown, `JUnit` for CI systems, and JSON.
 
 mod html;
 mod junit;
@@ -28,7 +28,7 @@ pub struct Document<'a> {
     summary: &'a Summary,
     rollout: &'a Rollout,
     liveness: Liveness,
-    /// The latest moment that is known of, to which what has not ended has taken its time.
+    /// The latest known moment. Durations of unfinished hosts and waves count up to it.
     until: Timestamp,
 }
 
@@ -41,12 +41,11 @@ struct WaveSection<'a> {
 struct HostSection<'a> {
     view: &'a HostView,
     facts: HostFacts<'a>,
-    /// How long it took, or has taken so far.
     took: Option<DisplayDuration>,
 }
 
 impl<'a> Document<'a> {
-    /// The document of a rollout, once it has begun.
+    /// Returns the document of a rollout, or `None` before the rollout has begun.
     pub fn of(summary: &'a Summary, liveness: Liveness, now: Timestamp) -> Option<Self> {
         let until = latest(summary, liveness, now);
         summary.rollout.as_deref().map(|rollout| Self { summary, rollout, liveness, until })
@@ -60,13 +59,13 @@ impl<'a> Document<'a> {
         outcome(self.summary, self.liveness).replace('_', " ")
     }
 
-    /// What is deployed, with the first line of the commit's message.
+    /// Returns the deployed revision with the first line of the commit message.
     fn revision(&self) -> String {
         let subject = self.rollout.subject.as_deref().map(|subject| format!(" \"{}\"", first_line(subject)));
         wording::revision(self.rollout) + &subject.unwrap_or_default()
     }
 
-    /// What is said of the whole, each with its title; times as they are read in this zone.
+    /// Returns the facts about the whole rollout, each with a title. Times are in `zone`.
     fn facts(&self, zone: &TimeZone) -> Vec<(&'static str, String)> {
         let at = |at: Timestamp| clock::local(at, zone);
         let facts = [
@@ -94,7 +93,7 @@ impl<'a> Document<'a> {
         hosts.map(move |view| HostSection { view, facts: describe(view, document.rollout), took: took(view) })
     }
 
-    /// How long something took that began then, or has taken so far.
+    /// Returns the time from `began_at` to `ended_at`, or to the latest known moment if there is no end yet.
     fn took(&self, began_at: Option<Timestamp>, ended_at: Option<Timestamp>) -> Option<DisplayDuration> {
         began_at.map(|began_at| DisplayDuration::between(began_at, ended_at.unwrap_or(self.until)))
     }
@@ -133,7 +132,7 @@ impl<'a> Document<'a> {
     }
 }
 
-/// The latest moment that is known of.
+/// Returns the latest known moment: now if the rollout is running, else the latest time in its events.
 fn latest(summary: &Summary, liveness: Liveness, now: Timestamp) -> Timestamp {
     let hosts = summary.hosts.iter().flat_map(|host| [host.sent_at, host.ended_at]);
     let waves = summary.waves.iter().flat_map(|wave| [wave.began_at, wave.ended_at]);
@@ -168,7 +167,7 @@ impl HostSection<'_> {
         self.facts.status.replace('_', " ")
     }
 
-    /// `a91be77 -> 8c1f0e2`, as far as both are known.
+    /// Formats `a91be77 -> 8c1f0e2`, or one commit if only one is known or both are equal.
     fn commits(&self) -> String {
         let short = |commit: &Option<Commit>| commit.as_ref().map(|commit| commit.short().to_owned());
         match (short(&self.facts.ran_before), short(&self.facts.runs_now)) {
@@ -177,11 +176,13 @@ impl HostSection<'_> {
         }
     }
 
-    fn says(&self) -> String {
-        // Why a host was skipped is in the message as well.
+    fn says(&self, zone: &TimeZone) -> String {
+        let busy = self.view.response.as_deref().filter(|response| response.holder.is_some());
+        let message = busy.map_or_else(|| first_line(&self.facts.message), |busy| wording::message(busy, zone));
+        // The message of a skipped host already contains the reason.
         let was_skipped = matches!(self.view.state, HostState::Final(HostOutcome::Skipped(_)));
         let error = self.facts.error.filter(|_| !was_skipped).map(safe);
-        let message = Some(first_line(&self.facts.message)).filter(|message| !message.is_empty());
+        let message = Some(message).filter(|message| !message.is_empty());
         let units = Some(self.facts.failed_units.iter().map(|unit| safe(unit)).collect::<Vec<_>>().join(" "));
         let units = units.filter(|units| !units.is_empty()).map(|units| format!("failed units: {units}"));
         let reboot = self.facts.reboot_required.then(|| "reboot required".to_owned());

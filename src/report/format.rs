@@ -1,4 +1,4 @@
-//! What every display is made of: durations, symbols, columns and tables.
+//! Formats the building blocks of every display: durations, symbols, columns and tables.
 
 use std::fmt::{self, Display, Write as _};
 use std::time::Duration;
@@ -9,20 +9,20 @@ use unicode_width::UnicodeWidthStr;
 use super::Style;
 pub(super) use crate::text::safe;
 
-/// The longest piece of a host's own text that is shown in one line, in columns.
+/// The longest foreign text that is shown in one line, in columns.
 const MAX_TEXT: usize = 200;
 
-/// A duration as people say it: `0.4s`, `12s`, `4m02s`, `45m`, `1h05m`. What is shorter than the last digit is cut off.
+/// A duration as people write it: `0.4s`, `12s`, `4m02s`, `45m`, `1h05m`. It is rounded down to the last digit shown.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DisplayDuration(pub Duration);
 
 impl DisplayDuration {
-    /// The time from one moment to another; none at all when the clock was set back in between.
+    /// Returns the time between two moments, or zero if the clock was set back in between.
     pub fn between(from: Timestamp, to: Timestamp) -> Self {
         Self(Duration::try_from(to.duration_since(from)).unwrap_or_default())
     }
 
-    /// The same without fractions of a second, for what goes on.
+    /// Drops the fractions of a second, for a duration that is still growing.
     pub(super) const fn so_far(self) -> Self {
         Self(Duration::from_secs(self.0.as_secs()))
     }
@@ -42,7 +42,7 @@ impl Display for DisplayDuration {
     }
 }
 
-/// How long ago something was, in its largest unit: `12s ago`, `3m ago`, `5h ago`, `9d ago`.
+/// Formats how long ago a moment was, in the largest unit: `12s ago`, `3m ago`, `5h ago`, `9d ago`.
 pub(super) fn ago(at: Timestamp, now: Timestamp) -> String {
     let seconds = DisplayDuration::between(at, now).0.as_secs();
     match seconds {
@@ -53,7 +53,7 @@ pub(super) fn ago(at: Timestamp, now: Timestamp) -> String {
     }
 }
 
-/// What a line is about, at a glance. It never stands without a word that says the same.
+/// The symbol that shows the state of a line at a glance. The text beside it always says the same in words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Symbol {
     Good,
@@ -66,7 +66,7 @@ pub(super) enum Symbol {
 }
 
 impl Symbol {
-    /// Writes the symbol at the end of a line.
+    /// Appends the symbol to a line.
     pub(super) fn push_to(self, line: &mut String, style: Style) {
         let (symbol, color) = match self {
             Self::Good => ("✔", "32"),
@@ -84,14 +84,14 @@ impl Symbol {
     }
 }
 
-/// `1 host`, `2 hosts`.
+/// Formats a number with its noun: `1 host`, `2 hosts`.
 pub(super) fn count(number: usize, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 
-/// How many columns a terminal needs for a text.
+/// Returns how many columns a text takes on a terminal.
 pub(super) fn columns(text: &str) -> usize {
-    // Nearly all texts are of characters that take one column each.
+    // Fast path: nearly all texts are printable ASCII, one column a character.
     if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) { text.len() } else { text.width() }
 }
 
@@ -99,16 +99,16 @@ pub(super) fn widest<T: AsRef<str>>(texts: impl IntoIterator<Item = T>) -> usize
     texts.into_iter().map(|text| columns(text.as_ref())).max().unwrap_or(0)
 }
 
-/// The text filled up with spaces; a longer one is left as it is.
+/// Pads a text with spaces on the right. A longer text stays as it is.
 pub(super) fn pad(text: &str, width: usize) -> String {
     format!("{text}{:1$}", "", width.saturating_sub(columns(text)))
 }
 
-/// Cells beside each other, without spaces at the end.
+/// A row of cells without trailing spaces.
 #[derive(Debug)]
 pub(super) struct Row {
     text: String,
-    /// How many spaces come before the next cell that is not empty.
+    /// Spaces to write before the next cell that is not empty.
     gap: usize,
 }
 
@@ -117,7 +117,7 @@ impl Row {
         Self { text: String::with_capacity(bytes), gap: 0 }
     }
 
-    /// Adds a cell that is filled up to a width, and the space that is between it and the next.
+    /// Adds a cell padded to `width`, and `space` between it and the next cell.
     pub(super) fn cell(&mut self, text: &str, width: usize, space: usize) {
         if !text.is_empty() {
             fill(&mut self.text, std::mem::take(&mut self.gap));
@@ -126,7 +126,7 @@ impl Row {
         self.gap += width.saturating_sub(columns(text)) + space;
     }
 
-    /// The same for what is shown in characters that take one column each.
+    /// Like [`cell`](Self::cell), for values whose characters take one column each.
     pub(super) fn cell_of(&mut self, shown: impl Display, width: usize, space: usize) {
         fill(&mut self.text, std::mem::take(&mut self.gap));
         let before = self.text.len();
@@ -148,7 +148,7 @@ pub(super) fn fill(text: &mut String, mut spaces: usize) {
     }
 }
 
-/// Words in lines of at most `width` columns. A longer word gets a line of its own: host names are never cut.
+/// Wraps words into lines of at most `width` columns. A longer word gets a line of its own: host names are never cut.
 pub(super) fn wrap<T: AsRef<str>>(words: impl IntoIterator<Item = T>, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in words {
@@ -164,18 +164,18 @@ pub(super) fn wrap<T: AsRef<str>>(words: impl IntoIterator<Item = T>, width: usi
     lines
 }
 
-/// A text, broken between words, with a margin before each line but the first, for which the same room is left.
+/// Wraps a text between words and puts `margin` before each line but the first. Every line leaves room for the margin.
 pub(super) fn wrap_indented(text: &str, width: usize, margin: &str) -> String {
     let lines = wrap(text.split(' '), width.saturating_sub(columns(margin)));
     lines.iter().map(|line| line.trim()).collect::<Vec<_>>().join(&format!("\n{margin}"))
 }
 
-/// The first line of a foreign text, made safe and not endless.
+/// Returns the first line of a foreign text, made safe to show and shortened to [`MAX_TEXT`].
 pub(super) fn first_line(text: &str) -> String {
     shorten(&safe(text.trim_start().lines().next().unwrap_or_default()), MAX_TEXT)
 }
 
-/// The text, cut to at most `width` columns, with `…` where something is missing.
+/// Cuts a text to at most `width` columns and marks the cut with `…`.
 pub(super) fn shorten(text: &str, width: usize) -> String {
     if columns(text) <= width {
         return text.to_owned();
@@ -192,8 +192,8 @@ pub(super) fn shorten(text: &str, width: usize) -> String {
     short
 }
 
-/// A table with a title, for this width; every line ends with a line break. The cells of a row that have no room beside the
-/// others go on below. Only a cell that is longer than a line makes it wider.
+/// Formats a table with a header for a terminal of `width` columns; every line ends with a line break. Cells that do
+/// not fit continue on the next line. A line is wider than the terminal only if a single cell is.
 pub(super) fn table<const COLUMNS: usize>(
     titles: [&str; COLUMNS],
     rows: impl Iterator<Item = [String; COLUMNS]>,

@@ -1,4 +1,4 @@
-//! Who answered the roll call.
+//! Formats the hosts that answered the roll call as a table.
 
 use std::collections::BTreeMap;
 
@@ -9,21 +9,21 @@ use crate::protocol::{Commit, HostAnswer, HostReport};
 
 const TITLES: [&str; 5] = ["host", "tier", "role", "commit", "state"];
 
-/// The state of a host that has fewer columns than this beside the rest stands below it.
+/// A state goes below its row if the other columns leave it fewer columns than this.
 const MIN_STATE: usize = 24;
 
 const INDENT: usize = 4;
 
 #[derive(Debug, Clone, Copy)]
 pub struct HostsView<'a> {
-    /// How many commits each commit is behind, where that is known.
+    /// How many commits each deployed commit is behind, where known.
     pub behind: &'a BTreeMap<Commit, usize>,
     pub now: Timestamp,
     pub width: usize,
 }
 
-/// The hosts as a table with a title, in their order; every line ends with a line break. A state that does not fit goes on in
-/// the next line.
+/// Formats the hosts as a table with a header, in the given order; every line ends with a line break. A state that does
+/// not fit continues on the next line.
 pub fn hosts_table(answers: &[HostAnswer], view: &HostsView<'_>) -> String {
     let titles = TITLES.map(str::to_owned);
     let rows: Vec<[String; 5]> =
@@ -57,7 +57,7 @@ fn row(answer @ HostAnswer { report, .. }: &HostAnswer, view: &HostsView<'_>) ->
     ]
 }
 
-/// What the host is busy with, or else how its last run ended, and all that is not as it should be.
+/// Formats what the host is busy with or else the result of its last run, then everything that is wrong with it.
 fn state(HostAnswer { report, proved }: &HostAnswer, now: Timestamp) -> String {
     let remarks = [
         (report.deployed_differs, "not what was deployed"),

@@ -1,4 +1,4 @@
-//! For programs: each event as one JSON object in a line of its own.
+//! Writes each event as a line of JSON, for programs.
 
 use std::io::{self, Write};
 
@@ -45,7 +45,7 @@ impl<W: Write> Reporter for Json<W> {
     }
 }
 
-/// Adds what the host of an event runs now and ran before to its object.
+/// Adds `runs_now` and `ran_before` of the host to the JSON object of an event.
 fn add_facts(host: &HostName, summary: &Summary, json: &mut Vec<u8>) {
     let Some((host, rollout)) = summary.host(host).zip(summary.rollout.as_deref()) else { return };
     json.pop();
@@ -57,7 +57,7 @@ fn add_facts(host: &HostName, summary: &Summary, json: &mut Vec<u8>) {
     json.push(b'}');
 }
 
-/// Output ends up in logs, and a reader who knows the secret of a rollout could answer in the name of its hosts.
+/// Removes the rollout's secret: output ends up in logs, and a reader who knows it can forge hosts' responses.
 fn cut_secret(rollout: &Rollout, json: &mut Vec<u8>, begins: usize) -> io::Result<()> {
     let secret = format!(r#""secret":{},"#, serde_json::to_string(&rollout.ids)?);
     let mut places = json.windows(secret.len()).skip(begins);

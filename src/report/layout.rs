@@ -1,4 +1,4 @@
-//! The lines that tell of a rollout, the same whether they scroll by or stand in place.
+//! Lays out the lines about a rollout, identically whether they scroll by or are redrawn in place.
 
 use jiff::Timestamp;
 
@@ -11,17 +11,17 @@ use crate::protocol::HostName;
 use crate::rollout::summary::{Counts, HostState, HostView};
 use crate::rollout::{Connection, Event, EventKind, HostOutcome, Interrupt, Rollout, Summary, WaveIndex, WaveVerdict};
 
-/// What a display remembers beside the summary, so that no event makes it walk over all hosts.
+/// State that a display keeps beside the summary, so that no event makes it iterate over all hosts.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct LayoutState {
-    /// How wide the longest name of a host is, in columns.
+    /// The width of the longest host name, in columns.
     name_width: usize,
-    /// When the bake is over that began last.
+    /// When the most recent bake ends.
     bake_ends_at: Option<Timestamp>,
 }
 
 impl LayoutState {
-    /// Takes an event into account, which is part of `summary` already.
+    /// Updates the state with an event that `summary` already includes.
     pub(super) fn learn(&mut self, event: &Event, summary: &Summary) {
         match &event.kind {
             EventKind::Begun(_) | EventKind::Resumed => {
@@ -32,34 +32,34 @@ impl LayoutState {
         }
     }
 
-    /// A line of a log, with the host that wrote it in front.
+    /// Formats a line of a log behind the name of the host that wrote it.
     pub(super) fn log_line(self, host: &HostName, line: &str) -> String {
         format!("      {} | {line}", pad(host.as_str(), self.name_width))
     }
 }
 
-/// How many bytes a symbol takes at most, with its color and the space behind it.
+/// The most bytes of a symbol, with its color and the space after it.
 const MAX_SYMBOL_BYTES: usize = 16;
 
-/// How many columns a symbol takes, with the space behind it.
+/// The columns of a symbol, with the space after it.
 const SYMBOL_COLUMNS: usize = 2;
 
-/// What stands before what is told aside.
+/// The space before the aside of a line.
 const ASIDE: &str = "   ";
 
-/// What is told aside is left out where fewer columns than this are left.
+/// An aside is left out if fewer columns than this are left for it.
 const MIN_ASIDE: usize = 16;
 
-/// A symbol and what it stands beside.
+/// A line of a display: a symbol and a text.
 #[derive(Debug, Clone)]
 pub(super) struct Line {
     pub(super) symbol: Symbol,
     pub(super) text: String,
-    /// How many columns come before the symbol.
+    /// Columns before the symbol.
     indent: usize,
-    /// How many columns of the text are a name, which is never cut.
+    /// Columns at the start of the text that hold a name, which is never cut.
     uncut: usize,
-    /// What comes behind it, dim, as far as there is room.
+    /// Dimmed text after the line, cut to the room that is left.
     pub(super) aside: Option<String>,
 }
 
@@ -77,16 +77,16 @@ impl Line {
         line
     }
 
-    /// The whole line, broken between words where it is wider than this.
+    /// Formats the whole line, wrapped between words to `width` columns.
     pub(super) fn wrapped(&self, width: usize, style: Style) -> String {
         let hanging = " ".repeat(self.indent + SYMBOL_COLUMNS);
         Self { text: wrap_indented(&self.text, width, &hanging), ..self.clone() }.in_style(style)
     }
 
-    /// The line, cut to a width. Only a longer name makes it wider.
+    /// Formats the line cut to `width` columns. It is wider only if the name in it is.
     pub(super) fn within(mut self, width: usize, style: Style) -> String {
         let room = width.saturating_sub(self.indent + SYMBOL_COLUMNS);
-        // The cut does not look like the end of the name.
+        // Room for the `…`, so that a cut does not look like the end of the name.
         self.text = shorten(&self.text, room.max(self.uncut + "  …".chars().count()));
         let left = room.saturating_sub(columns(&self.text) + ASIDE.len());
         let aside = self.aside.take().filter(|_| left >= MIN_ASIDE).map(|aside| shorten(&aside, left));
@@ -95,7 +95,7 @@ impl Line {
     }
 }
 
-/// Where lines are laid out: all of one rollout share their columns.
+/// Lays out the lines of one rollout, which share their columns.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Layout<'a> {
     pub(super) summary: &'a Summary,
@@ -108,7 +108,7 @@ impl<'a> Layout<'a> {
         summary.rollout.as_deref().map(|rollout| Self { summary, rollout, memory })
     }
 
-    /// The line for an event, unless it is one that another line tells already.
+    /// Returns the line for an event, or `None` if another line already covers it.
     pub(super) fn event(&self, event: &Event) -> Option<Line> {
         use Symbol::{Bad, Good, UnderWay, Waits, Warning};
         match &event.kind {
@@ -129,8 +129,8 @@ impl<'a> Layout<'a> {
                 let detail = format!("asked again in {}", DisplayDuration(*delay));
                 Some(self.host(Waits, host, outcome.as_str(), None, &detail))
             }
-            // Hosts that were not asked are counted where their wave ends. A host that accepts starts a moment later, and the
-            // recap shows how the rollout ended.
+            // The line at the end of a wave counts the hosts that were not asked. An accepted host starts a moment
+            // later. The recap shows how the rollout ended.
             EventKind::Final { outcome: HostOutcome::Skipped(_) | HostOutcome::Current, .. }
             | EventKind::Accepted { .. }
             | EventKind::Ended { .. } => None,
@@ -204,7 +204,7 @@ impl<'a> Layout<'a> {
         )
     }
 
-    // -- waves, of which a deployment without a plan says nothing
+    // -- waves: a deployment without a plan shows none
 
     pub(super) fn wave(&self, symbol: Symbol, wave: WaveIndex, text: &str) -> Option<Line> {
         let waves = &self.rollout.plan.waves;
@@ -230,7 +230,7 @@ impl<'a> Layout<'a> {
         Some(format!("checking: {}", safe(&check.command.join(" "))))
     }
 
-    /// For how much longer a wave bakes.
+    /// Formats how much longer a wave bakes.
     pub(super) fn baking(&self, wave: WaveIndex, now: Timestamp) -> Option<String> {
         let left = DisplayDuration::between(now, self.memory.bake_ends_at?);
         Some(format!("baking, {left} left of {}", wording::bake(&self.rollout.plan, wave)?))
@@ -239,7 +239,7 @@ impl<'a> Layout<'a> {
     fn wave_ended(&self, wave: WaveIndex, verdict: &WaveVerdict) -> Option<Line> {
         let counts = Counts::of(self.summary.hosts_of(wave));
         let not_completed = Counts { completed: 0, ..counts };
-        // The cause of a failure names the hosts that were asked already.
+        // The reason of the failure already counts the hosts that were asked.
         let not_asked = Counts { skipped: counts.skipped, ..Counts::default() };
         let (symbol, verdict, others) = match verdict {
             WaveVerdict::Skipped => {
@@ -260,7 +260,7 @@ impl<'a> Layout<'a> {
         self.wave(symbol, wave, &parts.join("   "))
     }
 
-    /// How long the hosts of a wave were at it, without the bake and check that came after.
+    /// Returns how long the hosts of a wave took, without the bake and check that follow.
     fn busy_for(&self, wave: WaveIndex) -> Option<DisplayDuration> {
         let began_at = self.summary.waves.get(wave.0)?.began_at?;
         let asked = self.summary.hosts_of(wave).filter(|host| host.sent_at.is_some());
@@ -275,13 +275,13 @@ impl<'a> Layout<'a> {
         Line { uncut: columns(name), ..self.among_hosts(symbol, text) }
     }
 
-    /// A line that stands where those of hosts do.
+    /// Returns a line indented like those of hosts.
     pub(super) fn among_hosts(&self, symbol: Symbol, text: String) -> Line {
         let indent = if wording::is_deployment(self.rollout) { 0 } else { 4 };
         Line { symbol, text, indent, uncut: 0, aside: None }
     }
 
-    /// A host as it is now: for how long it has been at it, or was.
+    /// Returns the line for a host's current state, with the time that its run has taken.
     pub(super) fn host_now(&self, host: &HostView, now: Timestamp) -> Line {
         let (symbol, detail) = match host.state {
             HostState::Final(_) if let Some(back) = &host.returning => {

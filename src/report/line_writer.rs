@@ -1,16 +1,16 @@
-//! Where a display goes.
+//! Buffers the lines of a display and tolerates a reader that leaves.
 
 use std::io::{self, Write};
 
-/// How much is taken before it is written without being asked to, in bytes. More room than that is not kept.
+/// The buffer is written once it holds this many bytes, and shrinks back to this size.
 const FULL: usize = 64 * 1024;
 
-/// A writer whose reader may leave. One that has left, as `head` does, has seen what it wanted to: that is no error, and
+/// A writer whose reader may leave, as `head` does. A closed pipe is no error: the reader has seen what it wanted, and
 /// nothing more is written.
 #[derive(Debug)]
 pub(super) struct LineWriter<W> {
     writer: Option<W>,
-    /// What is to be written with the next [flush](Self::flush).
+    /// Bytes to write with the next [flush](Self::flush).
     waiting: Vec<u8>,
 }
 
@@ -19,20 +19,20 @@ impl<W: Write> LineWriter<W> {
         Self { writer: Some(writer), waiting: Vec::new() }
     }
 
-    /// Takes a line, to be written together with others.
+    /// Buffers a line.
     pub(super) fn line(&mut self, write: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> io::Result<()> {
         write(&mut self.waiting)?;
         self.waiting.push(b'\n');
         if self.waiting.len() < FULL { Ok(()) } else { self.flush() }
     }
 
-    /// Writes whole lines, so that they can be seen at once.
+    /// Writes whole lines and flushes.
     pub(super) fn write(&mut self, lines: &[u8]) -> io::Result<()> {
         self.waiting.extend_from_slice(lines);
         self.flush()
     }
 
-    /// Writes what was taken, so that it can be seen.
+    /// Writes the buffered bytes.
     pub(super) fn flush(&mut self) -> io::Result<()> {
         let Some(writer) = self.writer.as_mut().filter(|_| !self.waiting.is_empty()) else {
             self.waiting.clear();

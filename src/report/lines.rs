@@ -1,4 +1,4 @@
-//! For logs and pipes: one line for each thing that happens, and once a minute one for each host in flight.
+//! Displays a rollout in logs and pipes: one line for each event, and one a minute for each host in flight.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -13,17 +13,17 @@ use crate::protocol::HostName;
 use crate::rollout::summary::HostState;
 use crate::rollout::{Event, EventKind, Summary};
 
-/// How often hosts in flight are shown while nothing happens to them.
+/// How often a host in flight is shown while no event arrives for it.
 const REMINDER: Duration = Duration::from_mins(1);
 
-/// Writes lines that are never taken back.
+/// Writes lines that are never redrawn.
 #[derive(Debug)]
 pub struct Lines<W> {
     out: LineWriter<W>,
     style: Style,
     logs: LogView,
     memory: LayoutState,
-    /// When something was last told of a host, and its state then, by the places of the hosts in the summary.
+    /// When each host was last shown, and its state then, by its index in the summary.
     told: Vec<Option<(Timestamp, HostState)>>,
 }
 
@@ -38,7 +38,6 @@ impl<W: Write> Lines<W> {
         }
     }
 
-    /// Writes this of the logs as well.
     #[must_use]
     pub fn with_logs(self, logs: LogView) -> Self {
         Self { logs, ..self }
@@ -48,7 +47,7 @@ impl<W: Write> Lines<W> {
         self.out.line(|out| out.write_all(line.in_style(self.style).as_bytes()))
     }
 
-    /// Whether an event is not just a host that repeats what it is at.
+    /// Whether an event is worth a line. A host that repeats its current state is not.
     fn is_news(&mut self, event: &Event, summary: &Summary) -> bool {
         let (EventKind::Dispatched { host, .. } | EventKind::Started { host, .. } | EventKind::Retrying { host, .. }) =
             &event.kind
@@ -65,7 +64,7 @@ impl<W: Write> Lines<W> {
         is_news
     }
 
-    /// Whether nothing was told for a while of the host at this place; from now on it was.
+    /// Whether the host at this place was not shown for a [`REMINDER`]. A `true` counts as shown now.
     fn is_due(&mut self, place: usize, now: Timestamp) -> bool {
         match self.told.get_mut(place) {
             Some(Some((at, _))) if DisplayDuration::between(*at, now) >= DisplayDuration(REMINDER) => {

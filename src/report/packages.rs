@@ -1,4 +1,4 @@
-//! What a rollout changes on its hosts, as a table of packages.
+//! Formats the packages that a rollout changes on its hosts as a table.
 
 use std::collections::BTreeSet;
 
@@ -8,11 +8,11 @@ use crate::plan::{Changes, PackageChange};
 use crate::protocol::HostName;
 use crate::rollout::Rollout;
 
-/// The widest column of versions: a longer cell makes its own row wider.
+/// The greatest width of the column of versions. A longer cell widens its own row only.
 const MAX_VERSIONS: usize = 30;
 
-/// What changes on the hosts of a rollout, in lines without a margin. Of the packages the most important ones are told, at most so
-/// many, and how many more there are.
+/// Formats the changes on the hosts of a rollout, in lines without a margin: at most `most` packages, the most
+/// important ones first, and the number of the others.
 pub fn packages(rollout: &Rollout, changes: &Changes, most: usize) -> Vec<String> {
     let mut packages: Vec<&PackageChange> = changes.packages.iter().filter(|package| has_versions(package)).collect();
     packages
@@ -33,14 +33,14 @@ pub fn packages(rollout: &Rollout, changes: &Changes, most: usize) -> Vec<String
     lines
 }
 
-/// Whether there is something to say of a package. Most of what a store has is the configuration of one service, without a version;
-/// and each host has a system of its own.
+/// Whether a package is worth a row. Most store paths are the configuration of one service, without a version; and each
+/// host has a system of its own.
 fn has_versions(package: &PackageChange) -> bool {
     let versions = || package.before.iter().chain(&package.after);
     !package.name.starts_with("nixos-system-") && versions().any(|version| !version.is_empty())
 }
 
-/// Whether it is what makes hosts reboot.
+/// Whether the package is a kernel or initrd that makes its hosts reboot.
 fn is_booted(package: &PackageChange, changes: &Changes) -> bool {
     let is_kernel = package.name == "linux" || package.name.starts_with("linux-") || package.name.starts_with("initrd");
     is_kernel && package.hosts.is_subset(&changes.reboots)
@@ -67,7 +67,7 @@ fn row(package: &PackageChange, changes: &Changes, rollout: &Rollout) -> [String
     [format!("{sign}{}", safe(name)), versions, hosts]
 }
 
-/// What there is to say of hosts and not of packages.
+/// Formats the notes about hosts that the rows of packages do not cover.
 fn notes(rollout: &Rollout, changes: &Changes, told: &BTreeSet<&HostName>) -> Vec<String> {
     let Changes { packages, reboots, unchanged, unknown, missing, to_fetch, to_fetch_most } = changes;
     let is_untold = |host: &&HostName| {
@@ -111,7 +111,7 @@ fn names(hosts: &BTreeSet<HostName>) -> String {
     wording::names(&hosts.iter().map(HostName::as_str).collect::<Vec<_>>())
 }
 
-/// Bytes as people say them, rounded up.
+/// Formats bytes in KiB or MiB, rounded up.
 fn size(bytes: u64) -> String {
     const MIB: u64 = 1024 * 1024;
     if bytes < MIB { format!("{} KiB", bytes.div_ceil(1024)) } else { format!("{} MiB", bytes.div_ceil(MIB)) }

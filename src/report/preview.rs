@@ -1,4 +1,4 @@
-//! What a rollout is going to do, before anything is sent.
+//! Previews a rollout before anything is sent.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,26 +10,26 @@ use crate::plan::{Changes, ResolvedHost, ResolvedWave, Rollback};
 use crate::protocol::Commit;
 use crate::rollout::{Rollout, WaveIndex};
 
-/// The narrowest column of hosts, so that short plans look alike.
+/// The least width of the column of hosts, so that short plans look alike.
 const MIN_HOSTS_COLUMNS: usize = 28;
 
-/// Where fewer are left, what comes with a wave stands below its hosts.
+/// If fewer columns than this are left for the hosts, the `then` column goes below them.
 const LEAST_HOSTS_COLUMNS: usize = 12;
 
-/// What stands for nothing.
+/// The placeholder of an empty cell.
 const NOTHING: &str = "-";
 
-/// More lines of host names than this are cut to it, with the number of the others.
+/// The most lines of host names in a cell. The other hosts are counted.
 const MAX_HOST_LINES: usize = 3;
 
-/// More packages than this are counted.
+/// The most packages that are listed. The others are counted.
 const MAX_PACKAGES: usize = 20;
 
-/// The longest subject of a commit that is shown whole, in columns.
+/// The longest commit subject that is shown whole, in columns.
 const MAX_SUBJECT_COLUMNS: usize = 60;
 
-/// What a rollout is going to do, for a terminal of `width` columns and without a line break at its end. Only host names
-/// that are longer than a line make it wider. Warnings are whole sentences.
+/// Formats the preview of a rollout for a terminal of `width` columns, without a line break at the end. A line is wider
+/// than the terminal only if a host name is. Each warning is a whole sentence.
 pub fn preview(rollout: &Rollout, warnings: &[String], changed: Option<&Changes>, width: usize) -> String {
     let mut notes: Vec<String> = warnings.iter().map(|warning| format!("⚠ warning: {}", first_line(warning))).collect();
     notes.extend(absent(rollout));
@@ -55,7 +55,7 @@ pub fn preview(rollout: &Rollout, warnings: &[String], changed: Option<&Changes>
     lines.join("\n")
 }
 
-/// A preview in this style: with its title in bold, and the titles of its columns dim.
+/// Renders the title of a preview in bold and its column headers dimmed, if `style` is colored.
 pub fn emphasize(preview: &str, style: Style) -> String {
     let line = |(index, line): (usize, &str)| match style {
         Style::Colored if index == 0 => format!("\x1b[1m{line}\x1b[0m"),
@@ -65,7 +65,7 @@ pub fn emphasize(preview: &str, style: Style) -> String {
     preview.lines().enumerate().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// From which commit hosts go back and to which, a line for each commit that they run now.
+/// Formats a line for each commit that hosts run now: the commit, the one they roll back to, and the hosts.
 pub fn rollback_commits(rollout: &Rollout) -> String {
     let to = wording::revision(rollout);
     let mut by_commit: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
@@ -79,7 +79,7 @@ pub fn rollback_commits(rollout: &Rollout) -> String {
     by_commit.into_iter().map(line).collect()
 }
 
-/// `Rollout sunday   main -> 8c1f0e2 "flake: bump nixpkgs"   switch`; waves of different actions say theirs themselves.
+/// Formats `Rollout sunday   main -> 8c1f0e2 "flake: bump nixpkgs"   switch`, without the action if waves differ in it.
 fn title(rollout: &Rollout) -> String {
     let subject = rollout.subject.as_deref().map(first_line).filter(|subject| !subject.is_empty());
     let subject = subject.map(|subject| format!(" \"{}\"", shorten(&subject, MAX_SUBJECT_COLUMNS)));
@@ -90,7 +90,7 @@ fn title(rollout: &Rollout) -> String {
     format!("Rollout {}   {}{}{action}", rollout.name(), wording::revision(rollout), subject.unwrap_or_default())
 }
 
-/// A program with its arguments, each of which can be told from the next, and none of which moves the cursor.
+/// Formats a command line: quotes mark each unusual argument, and no argument can move the cursor.
 fn command(argv: &[String]) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%+,".contains(c);
     let shown = |word: &String| {
@@ -107,7 +107,7 @@ fn is_uniform(rollout: &Rollout) -> bool {
 
 struct PreviewRow {
     wave: String,
-    /// The first hosts, as many as there can be room for.
+    /// The first hosts, as many as could fit.
     hosts: Vec<String>,
     others: usize,
     at_once: String,
@@ -162,7 +162,7 @@ impl PreviewRow {
     }
 }
 
-/// What comes with a wave beside its requests.
+/// Formats what a wave does beside sending requests: confirmation, bake, check and rollback.
 fn then(rollout: &Rollout, index: WaveIndex, wave: &ResolvedWave) -> String {
     let confirm = wave.limits.confirm.then(|| "asks first".to_owned());
     let bake = wording::bake(&rollout.plan, index).map(|bake| format!("bake {bake}"));
@@ -172,7 +172,7 @@ fn then(rollout: &Rollout, index: WaveIndex, wave: &ResolvedWave) -> String {
     if parts.is_empty() { NOTHING.to_owned() } else { parts.join(", ") }
 }
 
-/// The names in lines, and when there are too many, the first of them and how many more there are.
+/// Wraps the names of a wave's hosts. If they need too many lines, the first ones and the number of the others.
 fn cells(row: &PreviewRow, width: usize) -> Vec<String> {
     let names = &row.hosts;
     let all = wrap(names, width);
@@ -190,12 +190,12 @@ fn cells(row: &PreviewRow, width: usize) -> Vec<String> {
         .unwrap_or(all)
 }
 
-/// A name and the space after it take two columns at least, so that no more than this many can fit.
+/// Returns the most names that could fit. Each takes two columns at least, with the space after it.
 fn most_names(width: usize) -> usize {
     MAX_HOST_LINES * width.div_ceil(2)
 }
 
-// -- what is known of the hosts
+// -- the state of the hosts
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum HostStatus {
@@ -205,7 +205,7 @@ enum HostStatus {
     Absent,
 }
 
-/// What a rollout of this commit means for a host; it may not be known yet which one that is.
+/// Returns what a rollout of this commit means for a host. `commit` is `None` while it is not resolved.
 fn standing(commit: Option<&Commit>, host: &ResolvedHost) -> HostStatus {
     match &host.revision {
         _ if !host.present => HostStatus::Absent,
@@ -215,7 +215,7 @@ fn standing(commit: Option<&Commit>, host: &ResolvedHost) -> HostStatus {
     }
 }
 
-/// The name of a host, with a mark when there is something to say about it.
+/// Formats the name of a host: `=` marks a current one, and `?` one that did not answer.
 fn marked(commit: Option<&Commit>, host: &ResolvedHost) -> String {
     let mark = match standing(commit, host) {
         HostStatus::ToChange => "",
@@ -235,14 +235,14 @@ fn marked_as<'a>(
     hosts.map(|host| marked(commit.as_ref(), host)).collect()
 }
 
-/// For each wave with hosts that did not answer, what that will mean.
+/// Returns a sentence for each wave with hosts that did not answer, and what that means for the wave.
 fn absent(rollout: &Rollout) -> impl Iterator<Item = String> {
     rollout.plan.own_waves().filter_map(|(index, wave)| {
         let hosts = marked_as(rollout, &wave.hosts, HostStatus::Absent);
         let index = WaveIndex(index);
         let meaning = match hosts.len() {
             0 => return None,
-            // Nothing is known of its listener, which may be one that would deploy and not return.
+            // The listener of such a host is unknown, and may be one that deploys but cannot roll back.
             _ if wave.limits.rollback != Rollback::None => {
                 let then = if wave.limits.ignore_unreachable { "ignored" } else { "a failure" };
                 format!("not known to be able to return, so not asked in wave {index}, which is {then}")
@@ -291,7 +291,7 @@ fn counting(rollout: &Rollout) -> String {
     format!("{hosts} in {waves}{separator}{said}. At most {}.", DisplayDuration(rounded_up(rollout.longest())))
 }
 
-/// A bound that is shown in hours and minutes must not lose its seconds.
+/// Rounds a bound up to a whole minute once it is shown in hours and minutes, so that it never reads too short.
 fn rounded_up(bound: Duration) -> Duration {
     const HOUR: u64 = 3600;
     let seconds = bound.as_secs() + u64::from(bound.subsec_nanos() > 0);

@@ -1,4 +1,4 @@
-//! What remains to be said when a rollout is over. Success is one line; everything else says why, who and what now.
+//! Summarizes an ended rollout. A success is one line; every other end says why, which hosts, and what to do now.
 
 use std::collections::BTreeMap;
 
@@ -10,24 +10,24 @@ use crate::protocol::HostName;
 use crate::rollout::summary::{HostState, HostView, WaveState};
 use crate::rollout::{HostOutcome, Outcome, Rollout, SkipReason, Summary, WaveIndex, WaveVerdict};
 
-/// More skipped hosts than this are counted instead of listed.
+/// The most skipped hosts that are listed. More are counted.
 const MAX_SKIPPED: usize = 8;
 
 const TAIL_LINES: usize = 10;
 
-/// Of how many hosts: one broken revision fails all of them in the same way.
+/// The most hosts whose log is shown: one broken revision fails all of them in the same way.
 const MAX_TAILS: usize = 3;
 
-/// What stands before each line of a log.
+/// The prefix of each line of a log.
 const BAR: &str = "| ";
 
-/// The longest line of a log that is shown whole, in columns.
+/// The longest log line that is shown whole, in columns.
 const MAX_LOG_COLUMNS: usize = 200;
 
-/// How much further the rest of a broken line is indented.
+/// How much further the continuation of a wrapped line is indented.
 const HANGING: usize = 4;
 
-/// What a rollout came to, without a line break at its end. Lines of more than `width` columns are broken between words.
+/// Formats the summary of a rollout, without a line break at the end. Lines are wrapped at `width` columns.
 pub fn recap(summary: &Summary, style: Style, width: usize) -> String {
     let Some(rollout) = summary.rollout.as_deref() else { return String::new() };
     let recap = Recap { summary, rollout };
@@ -42,7 +42,7 @@ pub fn recap(summary: &Summary, style: Style, width: usize) -> String {
     std::iter::once(headline(text)).chain(sections).collect::<Vec<_>>().join("\n\n")
 }
 
-/// A row that is too wide as several; the bar beside a log goes on.
+/// Wraps a row that is too wide. The continuation of a log line repeats its bar.
 fn broken(row: &str, width: usize) -> String {
     if columns(row) <= width {
         return row.to_owned();
@@ -76,7 +76,7 @@ impl Recap<'_> {
             Some(Outcome::Interrupted | Outcome::Declined | Outcome::Paused) => {
                 (Symbol::Bad, format!("{name} was interrupted"))
             }
-            None => (Symbol::UnderWay, format!("{name} is not over")),
+            None => (Symbol::Bad, format!("{name} was cut off")),
         }
     }
 
@@ -100,7 +100,7 @@ impl Recap<'_> {
                 let text = format!("{name} is paused{}: nobody was there to confirm it.{unstarted}", self.before());
                 (Symbol::Waits, text)
             }
-            None => (Symbol::UnderWay, format!("{name} is not over.")),
+            None => (Symbol::Bad, format!("{name} was cut off.")),
         }
     }
 
@@ -117,14 +117,13 @@ impl Recap<'_> {
         format!("{done} in {waves}, {}", wording::revision(self.rollout))
     }
 
-    /// `wave 2/5 "dns"`.
     fn wave(&self, wave: WaveIndex) -> String {
         let waves = &self.rollout.plan.waves;
         let name = waves.get(wave.0).map(|wave| wave.name.as_str()).unwrap_or_default();
         format!("wave {wave}/{} \"{name}\"", waves.len())
     }
 
-    /// Why a wave failed, behind this.
+    /// Returns the reason why the first failed wave failed, prefixed with `lead`.
     fn cause(&self, lead: &str) -> String {
         let causes = self.summary.waves.iter().filter_map(|wave| match &wave.state {
             WaveState::Ended(WaveVerdict::Failed(cause)) => Some(format!("{lead}{}", wording::cause(cause))),
@@ -133,7 +132,7 @@ impl Recap<'_> {
         causes.take(1).collect()
     }
 
-    /// The first wave that ended so, behind this word.
+    /// Formats the first wave that ended with such a verdict, behind a preposition.
     fn place(&self, preposition: &str, ended_so: impl Fn(&WaveVerdict) -> bool) -> String {
         self.wave_that(ended_so).map(|wave| format!(" {preposition} {}", self.wave(wave))).unwrap_or_default()
     }
@@ -142,7 +141,7 @@ impl Recap<'_> {
         self.place("before", |verdict| *verdict == WaveVerdict::Skipped)
     }
 
-    /// The waves that were not begun, as a sentence after another one. They are always the last ones.
+    /// Formats the sentence about waves that were not started. They are always the last ones.
     fn unstarted(&self) -> String {
         let last = WaveIndex(self.summary.waves.len().saturating_sub(1));
         match self.wave_that(|verdict| *verdict == WaveVerdict::Skipped) {
@@ -152,7 +151,7 @@ impl Recap<'_> {
         }
     }
 
-    /// What has become of the hosts that were to return because their wave failed, as a sentence after another one.
+    /// Formats the sentence about the hosts that were to roll back because their wave failed.
     fn returns(&self) -> String {
         let hosts = || self.summary.hosts.iter().filter(|host| self.was_to_return(host));
         let (total, returned) = (hosts().count(), hosts().filter(|host| host.has_returned()).count());
@@ -181,13 +180,13 @@ impl Recap<'_> {
 
     // -- the hosts that did not complete
 
-    /// A row or a few for every host that was asked and did not complete, then the skipped ones.
+    /// Returns a row or a few for each host that was asked and did not complete, then the skipped hosts.
     fn hosts(&self) -> Vec<String> {
         let asked = |host: &&HostView| match host.state {
             HostState::Final(HostOutcome::Completed) => self.was_to_return(host),
             HostState::Pending | HostState::Final(HostOutcome::Skipped(_) | HostOutcome::Current) => false,
             HostState::Final(_) => true,
-            // Of a rollout that goes on, hosts in flight are nothing to remark on.
+            // While a rollout is running, hosts in flight need no remark.
             _ => self.summary.outcome.is_some(),
         };
         let asked: Vec<&HostView> = self.summary.hosts.iter().filter(asked).collect();
@@ -229,7 +228,7 @@ impl Recap<'_> {
         format!("  {}", wording::host_row(host.name.as_str(), width, wording::doing(host), took, &detail))
     }
 
-    /// The hosts that were skipped in waves that had begun; the headline counts the others.
+    /// Returns the hosts that were skipped in waves that had started. The headline counts the waves that had not.
     fn skipped(&self) -> Vec<(&HostView, SkipReason)> {
         let begun = |host: &HostView| {
             let state = self.summary.waves.get(host.wave.0).map(|wave| &wave.state);
@@ -242,7 +241,7 @@ impl Recap<'_> {
         skipped.collect()
     }
 
-    // -- the end
+    // -- the last sections
 
     fn anomalies(&self) -> Vec<String> {
         let mut sentences = self.summary.anomalies.iter().map(|(host, anomaly)| {
@@ -272,7 +271,7 @@ impl Recap<'_> {
     }
 }
 
-/// What a failed host has to show for it: the units that failed, and the end of its log.
+/// Returns the failed units of a host and the end of its log.
 fn evidence(host: &HostView) -> Vec<String> {
     let Some(response) = host.response.as_deref() else { return Vec::new() };
     let mut rows = Vec::new();

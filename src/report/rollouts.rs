@@ -1,4 +1,4 @@
-//! The rollouts that were run: as a table, and as JSON.
+//! Formats past and running rollouts as a table and as JSON.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -15,12 +15,12 @@ pub enum Liveness {
     Over,
 }
 
-/// The rollouts as a table with a title, in the order in which they are given; every line ends with a line break.
+/// Formats the rollouts as a table with a header, in the given order; every line ends with a line break.
 pub fn rollouts_table(rollouts: &[(&Summary, Liveness)], now: Timestamp, width: usize) -> String {
     table(TITLES, rollouts.iter().filter_map(|(summary, liveness)| row(summary, *liveness, now)), width)
 }
 
-/// The rollouts as a JSON array, in the order in which they are given.
+/// Returns the rollouts as a JSON array, in the given order.
 pub fn rollouts_json(rollouts: &[(&Summary, Liveness)]) -> Value {
     rollouts.iter().filter_map(|(summary, liveness)| object(summary, *liveness)).collect()
 }
@@ -39,7 +39,7 @@ fn row(summary: &Summary, liveness: Liveness, now: Timestamp) -> Option<[String;
     ])
 }
 
-/// A rollout as a JSON object, once it has begun.
+/// Returns a rollout as a JSON object, or `None` before it has begun.
 pub(super) fn object(summary: &Summary, liveness: Liveness) -> Option<Value> {
     let rollout = summary.rollout.as_deref()?;
     let counts = summary.counts();
@@ -70,7 +70,6 @@ pub(super) fn object(summary: &Summary, liveness: Liveness) -> Option<Value> {
     }))
 }
 
-/// How it ended, as a word.
 pub const fn outcome(summary: &Summary, liveness: Liveness) -> &'static str {
     match (liveness, summary.outcome) {
         (Liveness::Running, _) => "running",

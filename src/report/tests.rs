@@ -1,4 +1,4 @@
-//! What the tests of the displays share, and what holds for all of them.
+//! Shares scenarios between the tests of the displays, and tests what holds for all displays.
 
 mod hostile;
 pub(super) mod scenario;

@@ -1,4 +1,4 @@
-//! How things are said, the same in every display.
+//! Words the states and outcomes of hosts and rollouts, identically for every display.
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
@@ -7,26 +7,27 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use super::format::{DisplayDuration, Row, count, first_line, safe, shorten};
+use crate::clock;
 use crate::plan::ResolvedPlan;
 use crate::protocol::{Action, ErrorCode, HostName, Response};
 use crate::rollout::summary::{Counts, HostState, HostView, ReturnView};
 use crate::rollout::{FailureReason, HostOutcome, Rollout, SkipReason, Summary, UnexpectedResponse, WaveIndex};
 
-/// What most rows of hosts have room in, in bytes.
+/// The initial capacity of a row, in bytes: most rows of hosts fit.
 const ROW: usize = 96;
 
-/// What is said of a host that went back.
+/// The phrase for a host that rolled back.
 const RETURNED: &str = "returned to what ran before";
 
-/// More names than this are counted instead of listed.
+/// The most names that are listed. More are counted.
 const MAX_NAMES: usize = 8;
 
-/// Whether no plan was written down for this: it is a single deployment, whose one wave is nothing to speak of.
+/// Whether the rollout is a deployment without a plan file. Its single wave is not worth mentioning.
 pub(super) fn is_deployment(rollout: &Rollout) -> bool {
     rollout.source.is_none() && rollout.plan.waves.len() <= 1
 }
 
-/// What is deployed: `main -> 8c1f0e2`, or just one of both where there is no other.
+/// Formats what is deployed: `main -> 8c1f0e2`, or the commit alone or the unresolved revision alone.
 pub(super) fn revision(rollout: &Rollout) -> String {
     match (rollout.asked.commit(), rollout.revision.commit()) {
         (None, Some(commit)) => format!("{} -> {}", rollout.asked, commit.short()),
@@ -35,7 +36,7 @@ pub(super) fn revision(rollout: &Rollout) -> String {
     }
 }
 
-/// The first names, and how many more there are.
+/// Formats the first names and the number of the others.
 pub(super) fn names<T: Borrow<str>>(names: &[T]) -> String {
     match names.split_at_checked(MAX_NAMES) {
         Some((first, more)) if !more.is_empty() => format!("{} and {} more", first.join(" "), more.len()),
@@ -43,7 +44,7 @@ pub(super) fn names<T: Borrow<str>>(names: &[T]) -> String {
     }
 }
 
-/// One sentence for each day in this zone on which hosts were there last that are missed now.
+/// Returns a sentence for each day, in this zone, on which hosts that are missing now were last seen.
 pub fn missed(hosts: &BTreeMap<HostName, Timestamp>, zone: &TimeZone) -> Vec<String> {
     let mut by_day: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for (host, at) in hosts {
@@ -56,7 +57,7 @@ pub fn missed(hosts: &BTreeMap<HostName, Timestamp>, zone: &TimeZone) -> Vec<Str
     by_day.into_iter().map(sentence).collect()
 }
 
-/// A host in columns: name, what it is at, for how long, and what else there is to say.
+/// Formats a host in columns: its name, its state, the time taken, and a detail.
 pub(super) fn host_row(
     name: &str,
     name_width: usize,
@@ -87,17 +88,17 @@ pub(super) const fn state(state: HostState) -> &'static str {
     }
 }
 
-/// What a host is at, as a word, its rollback included.
+/// Returns the current state of a host as a word, its rollback included.
 pub(super) fn doing(host: &HostView) -> &'static str {
     match host.returning.as_ref().map(|rollback| rollback.outcome) {
         Some(None) => "returning",
         Some(Some(HostOutcome::Completed)) => "returned",
-        // One that could not return completed, and may well be as that left it.
+        // A host that could not roll back did complete, and may still run the new system.
         _ => state(host.state),
     }
 }
 
-/// What there is to say of a host that went back because its wave failed.
+/// Describes the rollback of a host whose wave failed.
 pub(super) fn way_back(host: &HostView, back: &ReturnView, rollout: &Rollout) -> String {
     match back.outcome {
         None => "its wave has failed".to_owned(),
@@ -116,20 +117,20 @@ fn returned_to(host: &HostView, rollout: &Rollout) -> String {
     format!("{RETURNED}{}", before.unwrap_or_default())
 }
 
-/// What a host that failed says of its return, if it was to return.
+/// Describes whether a failed host rolled back by itself, if its response says so.
 fn rolled_back(host: &HostView, rollout: &Rollout) -> Option<String> {
     let returned = host.response.as_deref()?.rolled_back?;
     Some(if returned { returned_to(host, rollout) } else { "could NOT return to what ran before".to_owned() })
 }
 
-/// What there is to say of a host that is final.
+/// Describes the final outcome of a host.
 pub(super) fn outcome(host: &HostView, outcome: HostOutcome, rollout: &Rollout) -> String {
     match outcome {
         HostOutcome::Completed => change(host, rollout),
         HostOutcome::Current => "it was not asked: it runs and boots this already".to_owned(),
         HostOutcome::Failed | HostOutcome::Rejected => {
             let reason = host.response.as_deref().map(reason).filter(|reason| !reason.is_empty());
-            // The listener may have said so itself.
+            // The message of the listener may already say so.
             let is_said = reason.as_deref().is_some_and(|reason| reason.contains(RETURNED));
             let returned = rolled_back(host, rollout).filter(|_| !is_said);
             reason.into_iter().chain(returned).collect::<Vec<_>>().join("; ")
@@ -147,12 +148,12 @@ pub(super) fn outcome(host: &HostView, outcome: HostOutcome, rollout: &Rollout) 
     }
 }
 
-/// How long a host of a wave may take.
+/// Returns the time limit for a host of a wave.
 pub(super) fn timeout(rollout: &Rollout, wave: WaveIndex) -> Option<DisplayDuration> {
     rollout.plan.waves.get(wave.0).map(|wave| DisplayDuration(wave.limits.finish_timeout()))
 }
 
-/// What has changed on a host that completed.
+/// Describes what changed on a completed host.
 fn change(host: &HostView, rollout: &Rollout) -> String {
     let response = host.response.as_deref();
     let action = rollout.plan.waves.get(host.wave.0).map(|wave| wave.action);
@@ -177,7 +178,7 @@ fn change(host: &HostView, rollout: &Rollout) -> String {
     said.join("   ")
 }
 
-/// What a host that did not complete is known to run now, or else to have run before.
+/// Describes which commit a host that did not complete is known to run now, or else ran before.
 pub(super) fn standing(host: &HostView, rollout: &Rollout) -> Option<String> {
     if rolled_back(host, rollout).is_some() {
         return None;
@@ -186,14 +187,22 @@ pub(super) fn standing(host: &HostView, rollout: &Rollout) -> Option<String> {
     host.ran_before(rollout).map(|commit| format!("({word} on {})", commit.short()))
 }
 
-/// Why a host failed or refused, in its own words. That it failed is said beside it, so `build_failed` is `build` here.
+/// Formats why a host failed or rejected. The state column says "failed" already, so `build_failed` becomes `build`.
 fn reason(response: &Response) -> String {
     let code = response.error.as_ref().map(|error| match error {
         ErrorCode::Other(code) => shorten(&safe(code), 40),
         known => known.as_str().trim_end_matches("_failed").replace('_', " "),
     });
-    let message = Some(first_line(&response.message)).filter(|message| !message.is_empty());
+    let message = Some(message(response, &clock::zone())).filter(|message| !message.is_empty());
     code.into_iter().chain(message).collect::<Vec<_>>().join(": ")
+}
+
+/// What a host says in a sentence. Since when it is busy is said in this zone: the host has its own.
+pub(super) fn message(response: &Response, zone: &TimeZone) -> String {
+    let Some(holder) = &response.holder else { return first_line(&response.message) };
+    let by = holder.operator.as_deref().map(|operator| format!(" of {}", first_line(operator)));
+    let since = clock::local(holder.since, zone);
+    format!("busy with {}{} since {since}", first_line(&holder.id), by.unwrap_or_default())
 }
 
 pub(super) const fn skipped(cause: SkipReason) -> &'static str {
@@ -221,7 +230,7 @@ pub fn cause(cause: &FailureReason) -> String {
     }
 }
 
-/// What should not be, as a sentence.
+/// Describes an unexpected response in one sentence.
 pub(super) fn anomaly(host: &HostName, anomaly: &UnexpectedResponse, summary: &Summary) -> String {
     let name = host.as_str();
     let counted = match summary.host(host).map(|view| view.state) {
@@ -244,7 +253,7 @@ pub(super) fn anomaly(host: &HostName, anomaly: &UnexpectedResponse, summary: &S
     }
 }
 
-/// How many hosts there are of each kind, leaving out the kinds of which there are none.
+/// Formats the number of hosts of each kind, leaving out kinds without hosts.
 pub(super) fn counts(counts: &Counts) -> String {
     let kinds = [
         (counts.completed, "completed"),
@@ -266,27 +275,26 @@ pub(super) fn of_kinds(kinds: impl IntoIterator<Item = (usize, &'static str)>) -
     said.collect::<Vec<_>>().join(", ")
 }
 
-/// How long a rollout took that is over.
 pub(super) fn took(summary: &Summary) -> Option<DisplayDuration> {
     summary.began_at.zip(summary.ended_at).map(|(began_at, ended_at)| DisplayDuration::between(began_at, ended_at))
 }
 
-/// For how long a wave that succeeded is left running, if it is.
+/// Returns the bake time of a wave, if it has one.
 pub(super) fn bake(plan: &ResolvedPlan, wave: WaveIndex) -> Option<DisplayDuration> {
     Some(plan.bake_time(wave.0)).filter(|time| !time.is_zero()).map(DisplayDuration)
 }
 
-/// The hosts that were asked and are not final, or on their way back.
+/// Returns the hosts that were asked and are not final, or are rolling back.
 pub(super) fn in_flight(summary: &Summary) -> impl Iterator<Item = &HostView> {
     summary.hosts.iter().filter(|host| moves(host))
 }
 
-/// Whether a host was asked something and has not come to the end of it.
+/// Whether a host was asked and is not final, or is rolling back.
 pub(super) fn moves(host: &HostView) -> bool {
     !matches!(host.state, HostState::Pending | HostState::Final(_)) || host.is_returning()
 }
 
-/// Whom the operator has to wait for, by name where they are few.
+/// Formats the hosts that the operator waits for, by name if they are few.
 pub(super) fn awaited(summary: &Summary) -> String {
     let hosts: Vec<&str> = in_flight(summary).map(|host| host.name.as_str()).collect();
     match hosts.len() {

@@ -1,4 +1,4 @@
-//! What a rollout is about, settled before its first request.
+//! The description of a rollout, which is settled before its first request.
 
 use std::time::Duration;
 
@@ -7,44 +7,42 @@ use serde::{Deserialize, Serialize};
 use crate::plan::ResolvedPlan;
 use crate::protocol::{RequestIds, Revision, RolloutId};
 
-/// What a rollout is about, settled before its first request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rollout {
     pub id: RolloutId,
-    /// What its request ids follow from.
+    /// The source of its request ids.
     #[serde(rename = "secret")]
     pub ids: RequestIds,
     /// The operator, as `user@machine`.
     pub operator: String,
-    /// What was asked for: a branch, tag or commit.
+    /// The branch, tag or commit that the operator asked for.
     pub asked: Revision,
-    /// What every request carries: a commit wherever it is known, else the branch or tag, which each host looks up for itself.
+    /// The revision in every request: a commit if it is known, else the branch or tag, which each host resolves itself.
     pub revision: Revision,
-    /// The first line of the commit's message, where it could be had.
+    /// The first line of the commit's message, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<String>,
-    /// The file that the plan was read from, where there was one.
+    /// The file that the plan was read from, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<PlanSource>,
     pub plan: ResolvedPlan,
 }
 
-/// The file of a plan, as it was when the rollout began.
+/// The plan file as it was when the rollout began.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlanSource {
-    /// Where it is, as an absolute path.
+    /// An absolute path.
     pub path: String,
-    /// A digest of its text, to tell whether it was changed since.
+    /// A digest of the text, to detect later changes.
     pub digest: String,
 }
 
 impl Rollout {
-    /// The subject prefix and secret aside, two rollouts differ by this.
     pub fn name(&self) -> &str {
         &self.plan.name
     }
 
-    /// The longest that it can take while the bus is connected and no answer to a question is awaited.
+    /// Returns the longest that the rollout can take while the bus is connected and no confirmation is awaited.
     pub fn longest(&self) -> Duration {
         self.plan.longest()
     }

@@ -1,4 +1,4 @@
-//! The one vocabulary of what happens in a rollout: displays, `--json` and the journal are all folds over it.
+//! The events of a rollout. The journal, `--json` and all displays are folds over them.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use super::description::Rollout;
 use crate::plan::Hook;
 use crate::protocol::{Commit, HostName, Phase, RequestId, Response, Status, Tier};
 
-/// Something that happened, and when by the operator's clock.
+/// An event and its time by the operator's clock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     pub at: Timestamp,
@@ -22,9 +22,9 @@ pub struct Event {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum EventKind {
-    /// The rollout begins; all that follows is about what is settled here.
+    /// The rollout begins; all later events refer to this description.
     Begun(Arc<Rollout>),
-    /// The rollout is taken up again where it was left. What is not completed and not in flight is to be done anew.
+    /// The rollout is resumed. Hosts that are neither completed nor in flight become pending again.
     Resumed,
     AwaitingConfirmation {
         wave: WaveIndex,
@@ -36,28 +36,28 @@ pub enum EventKind {
     Dispatched {
         host: HostName,
         request: RequestId,
-        /// How many requests the host has been sent with this one.
+        /// How many requests the host has been sent, including this one.
         attempt: u32,
     },
     Accepted {
         host: HostName,
     },
-    /// The host runs it; repeated when the phase changes.
+    /// The host runs the request; repeated when the phase changes.
     Started {
         host: HostName,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         phase: Option<Phase>,
     },
-    /// The host was unreachable or busy, and will be asked again.
+    /// The host was unreachable or busy, and will be sent a new request.
     Retrying {
         host: HostName,
         #[serde(flatten)]
         outcome: HostOutcome,
-        /// How long until it is asked again, in seconds.
+        /// The delay until the new request, in seconds.
         #[serde(rename = "delay_s", with = "seconds")]
         delay: Duration,
     },
-    /// What has become of a host. There is exactly one of these for each host.
+    /// The outcome of a host, recorded once for each host. Only `Resumed` and `Staged` make a host pending again.
     Final {
         host: HostName,
         #[serde(flatten)]
@@ -65,12 +65,12 @@ pub enum EventKind {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         response: Option<Arc<Response>>,
     },
-    /// A request to return to what ran before is about to be published: the host completed, and its wave failed.
+    /// A rollback request is about to be published: the host completed, but its wave failed.
     Returning {
         host: HostName,
         request: RequestId,
     },
-    /// What has become of a host that was asked to return: it completed when it did.
+    /// The outcome of a host's rollback: `Completed` if the host rolled back.
     Returned {
         host: HostName,
         #[serde(flatten)]
@@ -78,16 +78,16 @@ pub enum EventKind {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         response: Option<Arc<Response>>,
     },
-    /// Too many hosts of the wave have failed: nothing new is sent, hosts in flight are awaited.
+    /// The wave fails because of `cause`: it sends no further requests and waits for its hosts in flight.
     Draining {
         wave: WaveIndex,
         #[serde(flatten)]
         cause: FailureReason,
     },
-    /// The wave's hosts are done, and it is left running for a while.
+    /// All hosts of the wave are final, and its bake time runs.
     Baking {
         wave: WaveIndex,
-        /// For how much longer, in seconds.
+        /// The rest of the bake time, in seconds.
         #[serde(rename = "for_s", with = "seconds")]
         remaining: Duration,
     },
@@ -99,7 +99,7 @@ pub enum EventKind {
         #[serde(flatten)]
         verdict: WaveVerdict,
     },
-    /// All hosts have fetched their systems. None is changed yet, and each is to be asked in its own wave.
+    /// All hosts fetched their systems. None has changed yet; each is deployed in its own wave next.
     Staged,
     Interrupted {
         how: Interrupt,
@@ -107,26 +107,26 @@ pub enum EventKind {
     Connection {
         state: Connection,
     },
-    /// A host has found the commit, which every later request carries. Only records of earlier versions have this: today a
-    /// host never chooses the commit of others.
+    /// A host resolved the revision to a commit, which all later requests carry. Only journals of earlier versions have
+    /// this event: today a host never chooses the commit of others.
     Resolved {
-        /// The host, which was asked before all others.
+        /// The host that was sent its request before all others.
         host: HostName,
         revision: Commit,
     },
-    /// A host of a group of the plan answers that did not when the hosts were settled. It is not deployed.
+    /// A host of one of the plan's groups answered only after the plan was resolved. It is not deployed.
     TurnedUp {
         host: HostName,
         wave: WaveIndex,
     },
-    /// Something that should not be, and that changed nothing.
+    /// A response that was not expected. Only [`UnexpectedResponse::TwoMachines`] changes the outcome of a host.
     #[serde(rename = "anomaly")]
     UnexpectedResponse {
         host: HostName,
         #[serde(flatten)]
         anomaly: UnexpectedResponse,
     },
-    /// A program on the operator's machine was to be told of the rollout, in vain. That changes nothing.
+    /// A hook, a program on the operator's machine, failed. That does not affect the rollout.
     HookFailed {
         hook: Hook,
         reason: String,
@@ -136,12 +136,12 @@ pub enum EventKind {
     },
 }
 
-/// Writes events as JSON objects: what serde makes of them, without the copies that a flattened field costs. Many events
-/// happen at the same time, which is written out once.
+/// Writes events as the JSON objects that serde would write, without the copies that a flattened field costs. Many
+/// events share a time, which is serialized only once.
 #[derive(Debug, Default)]
 pub struct EventWriter {
     time: Option<Timestamp>,
-    /// All of an object that comes before what happened.
+    /// The beginning of an object, up to the fields of the kind.
     head: Vec<u8>,
 }
 
@@ -156,7 +156,7 @@ impl EventWriter {
         json.extend_from_slice(&self.head);
         let kind_begins = json.len();
         serde_json::to_writer(&mut *json, &event.kind)?;
-        // What happened is an object too, and never an empty one: its fields go on where the time ends.
+        // The kind is an object too, and never empty: its opening brace becomes the comma after the time.
         if let Some(brace) = json.get_mut(kind_begins) {
             *brace = b',';
         }
@@ -165,7 +165,7 @@ impl EventWriter {
 }
 
 impl EventKind {
-    /// Whether a rollout cannot be understood or resumed without this event. All others show progress.
+    /// Whether a rollout cannot be understood or resumed without this event. All others only show progress.
     pub const fn is_fact(&self) -> bool {
         !matches!(self, Self::Accepted { .. } | Self::Started { .. } | Self::Connection { .. })
     }
@@ -178,14 +178,14 @@ pub struct WaveIndex(pub usize);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(tag = "outcome", content = "cause", rename_all = "snake_case")]
 pub enum HostOutcome {
-    /// It runs what it was asked to.
+    /// The host did what the request asked.
     Completed,
-    /// It was not asked, since it runs and boots already what it would have been asked for. As good as completed.
+    /// The host was sent no request because it already runs and boots the requested system. Counts as completed.
     Current,
     Failed,
     Rejected,
     Unreachable,
-    /// It answered, and did not finish in time.
+    /// The host responded but did not finish in time.
     TimedOut,
     Skipped(SkipReason),
 }
@@ -193,7 +193,7 @@ pub enum HostOutcome {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SkipReason {
-    /// Too many hosts of its wave had failed. Earlier versions also halted a wave whose first host named no commit.
+    /// Too many hosts of its wave failed, or (in earlier versions) its first host did not resolve the commit.
     #[serde(alias = "unresolved")]
     WaveHalted,
     EarlierWave,
@@ -219,11 +219,11 @@ pub enum FailureReason {
     },
     /// The connection to the bus was gone for longer than a host may take.
     Disconnected,
-    /// A host of an earlier wave that had completed turned out to be two machines.
+    /// A host that completed in an earlier wave turned out to be two machines.
     TwoMachines {
         host: HostName,
     },
-    /// A cause that only another version of this program knows.
+    /// A reason that only another version of this program knows.
     #[serde(other)]
     Unknown,
 }
@@ -244,7 +244,7 @@ pub enum Outcome {
     Failed,
     Interrupted,
     Declined,
-    /// A wave asks first, and there was nobody to answer.
+    /// A wave needs a confirmation, and nobody could give it.
     Paused,
 }
 
@@ -253,7 +253,7 @@ pub enum Outcome {
 pub enum Interrupt {
     /// Send nothing new, and wait for the hosts in flight.
     Drain,
-    /// Leave at once. What runs on the hosts goes on.
+    /// Leave at once. The hosts go on with what they run.
     Abort,
 }
 
@@ -264,25 +264,24 @@ pub enum Connection {
     Down,
 }
 
-/// Something that should not be, and that changed nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "anomaly", rename_all = "snake_case")]
 pub enum UnexpectedResponse {
-    /// The host answered after it had been given up.
+    /// The host responded after the rollout had given it up.
     Late { status: Status },
-    /// The host said one final thing and then another.
+    /// The host sent a second, different final response.
     Conflict { status: Status },
-    /// Another host answered in its place: by the subject of the answer, or by the name in it.
+    /// Another host responded, by the subject of the response or by the name in it.
     #[serde(rename = "impostor")]
     WrongHost {
         said: HostName,
-        /// Its tier, where that is another one than the host's.
+        /// The tier of the other host, if it differs from this host's.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         tier: Option<Tier>,
     },
-    /// The answer names another request than the one on whose subject it came, or none although the listener supports ids.
+    /// The response names another request than its subject does, or none although the listener supports ids.
     AnotherRequest,
-    /// Two machines answer under its name, so nobody knows what became of either: the host has failed.
+    /// Two machines respond under the host's name. The host has failed, since the state of either is unknown.
     TwoMachines,
 }
 
@@ -334,7 +333,7 @@ impl fmt::Display for HostOutcome {
     }
 }
 
-/// Durations as a number of seconds.
+/// Serializes durations as a number of seconds.
 mod seconds {
     use std::time::Duration;
 

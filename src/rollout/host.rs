@@ -1,4 +1,4 @@
-//! What an answer of a host means, and who gave it.
+//! Checks the responses of a host: who sent them, and whether they agree with each other.
 
 use std::sync::Arc;
 
@@ -8,15 +8,15 @@ use super::event::{HostOutcome, UnexpectedResponse};
 use crate::plan::ResolvedHost;
 use crate::protocol::{HostName, Phase, RequestId, Response, Sender, Status};
 
-/// The most anomalies that are reported of one host: repetition must fill neither the memory nor the journal.
+/// The most unexpected responses reported for one host, so that repetition fills neither the memory nor the journal.
 pub(super) const MAX_ANOMALIES: u8 = 3;
 
-/// Whether the host waits to be told that it was heard from after its activation.
+/// Whether the host has activated and waits to be confirmed.
 pub(super) fn is_to_be_confirmed(response: &Response) -> bool {
     response.status == Status::Started && response.phase == Some(Phase::Confirm)
 }
 
-/// Gives a last word, which is kept, the name of its host and the id of its request that are in memory already.
+/// Lets a final response, which is kept, share the host name and request id that are in memory already.
 pub(super) fn keep(mut response: Arc<Response>, host: &HostName, request: Option<&RequestId>) -> Arc<Response> {
     if let Some(own) = Arc::get_mut(&mut response) {
         own.hostname.clone_from(host);
@@ -27,10 +27,10 @@ pub(super) fn keep(mut response: Arc<Response>, host: &HostName, request: Option
     response
 }
 
-/// What is wrong with an answer about a request to this host, by who published it and by what it says of itself.
+/// Returns what is wrong with a response to this host's request.
 ///
-/// The subject proves who published an answer, and what the answer says must agree. A listener without request ids is excused
-/// from naming one, until an answer to this request did.
+/// The subject proves who sent a response, and its content must agree. A listener without request ids need not name one
+/// until it named one in a response to this request.
 pub(super) fn unexpected(
     asked: &ResolvedHost,
     request: &RequestId,
@@ -52,24 +52,24 @@ pub(super) fn unexpected(
     (!is_about_it).then_some(UnexpectedResponse::AnotherRequest)
 }
 
-/// The machines that answer one request, told apart by their boot.
+/// The instances that responded to one request: a machine has a new instance after each boot.
 ///
-/// A machine that reboots answers as another instance afterwards, and never again as the one it was. So an instance that
-/// speaks again after another one did is a second machine of the same name, and so is one whose final differs.
+/// A machine that reboots never responds as an earlier instance again. So an instance that responds again after another
+/// one did is a second machine of the same name, and so is one whose final response differs.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Instances {
     latest: Option<Uuid>,
     earlier: Vec<Uuid>,
     final_by: Option<(Uuid, Arc<Response>)>,
-    /// Whether it is known already that they are two machines.
+    /// Whether two machines were already found.
     is_known: bool,
 }
 
-/// A machine reboots at most so often while it is deployed. With more, the oldest are forgotten.
+/// The most instances that are remembered. A machine reboots less often while it is deployed.
 const MAX_INSTANCES: usize = 4;
 
 impl Instances {
-    /// Takes notice of an answer, and returns whether it is the first proof that two machines answer.
+    /// Records a response, and returns whether it is the first proof that two machines respond.
     pub(super) fn turn_out_to_be_two(&mut self, response: &Arc<Response>) -> bool {
         let is_proof = self.prove_two(response);
         is_proof && !std::mem::replace(&mut self.is_known, true)
@@ -92,14 +92,14 @@ impl Instances {
     }
 }
 
-/// Whether a final only repeats another one. A listener may say it again at another time, and cut its log differently.
+/// Whether a final response only repeats another one. A listener may repeat it with another time and another log tail.
 fn is_same_final(one: &Response, other: &Response) -> bool {
     let content = |response: &Response| Response { instance: None, at: None, log_tail: Vec::new(), ..response.clone() };
     content(one) == content(other)
 }
 
-/// What is wrong with an answer that came after the host was final. The first final stands; repeating it is no harm, and
-/// nor is a status that was overtaken on its way.
+/// Returns what is wrong with a response after the host's outcome, which it cannot change. A repeated final response is
+/// harmless, and so is an earlier status that was overtaken on its way.
 pub(super) fn after_final(outcome: HostOutcome, status: Status) -> Option<UnexpectedResponse> {
     match outcome {
         HostOutcome::Completed | HostOutcome::Failed | HostOutcome::Rejected => (status.is_final()

@@ -1,11 +1,11 @@
-//! The executor of a plan.
+//! Executes a plan.
 //!
-//! A wave's hosts are sent requests in the order of the preview, as a sliding window. The wave is over when none is in
-//! flight and none will be sent; the next one begins only when this one succeeded, baked and passed its check. A host
-//! holds its place in the window until it is final, also while it waits to be asked again.
+//! A wave's hosts are sent requests in the order of the preview, through a sliding window. The wave is over when no
+//! host is in flight and no further request will be sent; the next wave begins only after this one succeeded, baked and
+//! passed its check. A host keeps its place in the window until it is final, also while it waits for a retry.
 //!
-//! What a rollout has come to is its [`Summary`], and every change of that is a recorded event. Beside it the machine has only
-//! what a record cannot say: when something is due, and what was heard of hosts that changes no state.
+//! The state of a rollout is its [`Summary`], and every change of it is a recorded event. Beside it the machine keeps
+//! only what the journal does not record: timers, and facts about hosts that change no state.
 
 mod contact;
 mod hosts;
@@ -35,11 +35,11 @@ use super::{Effect, Input};
 use crate::plan::{ResolvedHost, ResolvedWave};
 use crate::protocol::{Replies, RequestId};
 
-/// How much later than its accept timeout a host may still take a request: clocks of a fleet differ by this much.
+/// How long after its accept timeout a request expires: the clocks of a fleet may differ by this much.
 pub const CLOCK_DIFFERENCE: Duration = Duration::from_mins(2);
 
-/// How many effects a driver has prepared at once: the first requests of a large wave need not all be in memory before one
-/// has left.
+/// The most effects that a driver has prepared at once, so that the first requests of a large wave are not all in
+/// memory before one is sent.
 pub const PREPARED: usize = 512;
 
 #[derive(Debug, Clone)]
@@ -47,22 +47,22 @@ pub struct Machine {
     state: Summary,
     rollout: Arc<Rollout>,
     epoch: Timestamp,
-    /// With so many effects waiting, no further request is prepared.
+    /// No further request is prepared while so many effects wait.
     prepared: usize,
     replies: Replies,
-    /// In the order of the hosts of the state.
+    /// In the order of `state.hosts`.
     contacts: Vec<Contact>,
-    /// Where in that order each wave lies.
+    /// The hosts of each wave, as a range of that order.
     ranges: Vec<Range<usize>>,
     by_request: FxHashMap<RequestId, usize>,
-    /// When something is to be done about a host of the current wave.
+    /// When hosts of the current wave are due, and their indices.
     timers: BTreeSet<(Duration, usize)>,
     course: Course,
-    /// Until when a host that was silent when the hosts were settled may still answer the roll call.
+    /// Until when a host that did not answer the first roll call may still answer this one.
     roll_until: Option<Duration>,
-    /// Whether it was seen just now who is current.
+    /// Whether the plan's `is_current` still holds: hosts may have changed before a resume.
     knows_current: bool,
-    /// The host that was asked to return, until it has finished.
+    /// The host that is rolling back.
     returning: Option<Return>,
     link: ConnectionState,
     effects: VecDeque<Effect>,
@@ -70,7 +70,7 @@ pub struct Machine {
 
 #[derive(Debug, Clone, Copy)]
 enum ConnectionState {
-    /// Since a reconnect less than an accept timeout ago, listeners may still be on their way back.
+    /// Until `settled_at`, an accept timeout after a reconnect, listeners may still be reconnecting.
     Up {
         settled_at: Duration,
     },
@@ -80,8 +80,8 @@ enum ConnectionState {
 }
 
 impl Machine {
-    /// A rollout that begins now; `epoch` is the wall-clock time of that, to which every `now` is relative. With `prepared`
-    /// effects waiting, no further request is prepared.
+    /// Begins a rollout; `epoch` is the wall-clock time of its beginning, to which every `now` is relative. No further
+    /// request is prepared while `prepared` effects wait.
     pub fn new(rollout: Arc<Rollout>, epoch: Timestamp, prepared: usize) -> Self {
         let mut machine = Self::assemble(rollout, Summary::default(), epoch, prepared);
         machine.record(Duration::ZERO, EventKind::Begun(Arc::clone(&machine.rollout)));
@@ -89,15 +89,14 @@ impl Machine {
         machine
     }
 
-    /// Takes up a rollout in the state in which its record ends; `None` when that does not say what it is about. Completed
-    /// hosts are never asked again; those that may be at it are asked for their state under the id that they know; all others
-    /// are as if they had not been asked.
+    /// Resumes a rollout from the state in which its journal ends; `None` when the journal does not describe the
+    /// rollout. Completed hosts are never asked again; hosts that may run their request are asked for their state under
+    /// its id; all others are pending again.
     pub fn resume(recorded: Summary, epoch: Timestamp, prepared: usize) -> Option<Self> {
         let now = Duration::ZERO;
         let has_begun = recorded.waves.iter().any(|wave| wave.state != WaveState::Pending);
         let was_left = has_begun || recorded.was_resumed || recorded.outcome.is_some();
         let mut machine = Self::assemble(Arc::clone(recorded.rollout.as_ref()?), recorded, epoch, prepared);
-        // Hosts may have changed since it was seen who is current.
         machine.knows_current = !was_left;
         machine.record(now, EventKind::Resumed);
         if machine.state.current() == 0 {
@@ -114,7 +113,7 @@ impl Machine {
         let mut start = 0;
         let ranges = rollout.plan.waves.iter().enumerate().map(|(index, wave)| {
             let range = start..start + wave.hosts.len();
-            // Where all hosts fetch first, those of the other waves are the same ones.
+            // The staging wave comes first and has the hosts of all other waves.
             start = if rollout.plan.stage && index == 0 { 0 } else { range.end };
             range
         });
@@ -137,7 +136,7 @@ impl Machine {
         }
     }
 
-    /// Changes the state, and has that recorded and shown.
+    /// Applies an event to the state, and emits it to be recorded and displayed.
     fn record(&mut self, now: Duration, kind: EventKind) {
         let event = Event { at: self.wall_clock(now), kind };
         self.state.apply(&event);
@@ -157,7 +156,6 @@ impl Machine {
         matches!(self.link, ConnectionState::Up { .. })
     }
 
-    /// Gives a host another timer, or none.
     fn set_timer(&mut self, index: usize, timer: Timer) {
         let was_due = self.contact(index).timer.due();
         let due = timer.due();
@@ -168,24 +166,24 @@ impl Machine {
         }
     }
 
-    /// Changes when something is to be done about a host in flight.
+    /// Changes the timing of a host in flight.
     fn change_flight(&mut self, index: usize, change: impl FnOnce(InFlight) -> InFlight) {
         if let Timer::InFlight(flight) = self.contact(index).timer {
             self.set_timer(index, Timer::InFlight(change(flight)));
         }
     }
 
-    /// The hosts of the current wave that are in flight, in order.
+    /// Returns the hosts of the current wave that are in flight, in order.
     fn in_flight(&self) -> Vec<usize> {
         self.range().filter(|&index| self.contact(index).flight().is_some()).collect()
     }
 
-    /// The hosts of which this is true, in order.
+    /// Returns the indices of the hosts that satisfy a predicate, in order.
     fn places(&self, is_wanted: impl Fn(&HostView) -> bool) -> Vec<usize> {
         self.state.hosts.iter().enumerate().filter(|(_, host)| is_wanted(host)).map(|(index, _)| index).collect()
     }
 
-    /// What the current wave is at. When there is none left, the next one would have to be entered.
+    /// Returns the state of the current wave, or `Pending` after the last one.
     fn phase(&self) -> &WaveState {
         self.state.waves.get(self.state.current()).map_or(&WaveState::Pending, |wave| &wave.state)
     }
@@ -226,7 +224,7 @@ impl Machine {
 }
 
 impl Machine {
-    /// What the rollout has come to. What waits as an effect is part of it already.
+    /// Returns the state of the rollout, including the events that still wait as effects.
     pub const fn state(&self) -> &Summary {
         &self.state
     }
@@ -239,8 +237,8 @@ impl Machine {
         self.state.outcome
     }
 
-    /// What the wall clock shows now: it goes on while this machine sleeps, and people set it. Requests expire by it, and nothing
-    /// waits for it.
+    /// Sets the wall clock, which goes on while the operator's machine sleeps and which people adjust. Requests expire
+    /// by it; no timer depends on it.
     pub fn set_clock(&mut self, now: Duration, wall_clock: Timestamp) {
         self.epoch = wall_clock.saturating_sub(now).unwrap_or(wall_clock);
     }
@@ -264,7 +262,7 @@ impl Machine {
         self.advance(now);
     }
 
-    /// Takes notice that the time that [`Self::deadline`] named has come.
+    /// Does what is due at the time that [`Self::deadline`] returned.
     pub fn handle_deadline(&mut self, now: Duration) {
         if self.outcome().is_some() {
             return;
@@ -283,7 +281,7 @@ impl Machine {
         self.advance(now);
     }
 
-    /// Whether [`Self::handle_deadline`] would give up a host for its silence: a good time to find out whose silence it is.
+    /// Whether [`Self::handle_deadline`] would give up a silent host: a good time to test the connection first.
     pub fn gives_up(&self, now: Duration) -> bool {
         if self.outcome().is_some() || !self.is_up() {
             return false;
@@ -294,7 +292,7 @@ impl Machine {
         flights.any(is_over) || self.returning.as_ref().is_some_and(|back| is_over(&back.flight))
     }
 
-    /// When [`Self::handle_deadline`] wants to be called, if nothing happens before.
+    /// Returns when to call [`Self::handle_deadline`] if nothing happens before.
     pub fn deadline(&self) -> Option<Duration> {
         if self.outcome().is_some() {
             return None;
@@ -315,7 +313,7 @@ impl Machine {
         }
     }
 
-    /// The next thing to do, in order. To be drained after each call of `handle` and `handle_deadline`.
+    /// Returns the next effect, in order. Call it until `None` after each `handle` and `handle_deadline`.
     pub fn poll_effect(&mut self) -> Option<Effect> {
         self.effects.pop_front()
     }
@@ -324,9 +322,9 @@ impl Machine {
         self.advance(now);
     }
 
-    /// Whether there is more to do at once than was prepared. Until [`Self::prepare_more`] is called for it, what is there
-    /// already can be done.
+    /// Whether a further request can be prepared. The driver may carry out the prepared effects before it calls
+    /// [`Self::prepare_more`].
     pub fn has_more(&self) -> bool {
-        self.outcome().is_none() && self.is_running() && self.has_room() && self.next_to_send().is_some()
+        self.outcome().is_none() && self.is_running() && self.next_to_send().is_some()
     }
 }

@@ -1,4 +1,4 @@
-//! What a rollout has come to, as a fold of its events.
+//! The state of a rollout, as a fold of its events.
 
 mod view;
 
@@ -14,28 +14,26 @@ use super::event::{Event, EventKind, HostOutcome, Interrupt, Outcome, Unexpected
 use crate::plan::Rollback;
 use crate::protocol::HostName;
 
-/// The state of a rollout after the events that it was shown.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Summary {
-    /// What the rollout is about; none before it has begun.
+    /// `None` before the rollout has begun.
     pub rollout: Option<Arc<Rollout>>,
     pub began_at: Option<Timestamp>,
     pub ended_at: Option<Timestamp>,
     pub waves: Vec<WaveView>,
-    /// Every host, in the order of the waves and of dispatch.
+    /// All hosts, in the order of waves and dispatch.
     pub hosts: Vec<HostView>,
-    /// The hosts of the plan's groups that turned up too late to be deployed, and the waves that they would have been in.
+    /// Hosts of the plan's groups that answered too late to be deployed, and the waves that they would have been in.
     pub turned_up: BTreeMap<HostName, WaveIndex>,
-    /// What should not be and changed nothing.
     pub anomalies: Vec<(HostName, UnexpectedResponse)>,
     pub interrupt: Option<Interrupt>,
     pub outcome: Option<Outcome>,
     pub(super) was_resumed: bool,
-    /// Whether all hosts still fetch, in a wave that is not their own.
+    /// Whether the staging wave, in which all hosts fetch, is not over.
     pub(super) is_staging: bool,
     places: FxHashMap<HostName, usize>,
     completed: Vec<usize>,
-    /// The first wave that did not succeed.
+    /// The first wave that has not succeeded.
     current: usize,
 }
 
@@ -83,7 +81,7 @@ impl Summary {
             EventKind::Returning { host, request } => self.change(host, |view| {
                 let back = ReturnView { request: request.clone(), outcome: None, response: None };
                 view.returning = Some(Box::new(back));
-                // It would say that it has completed what it goes back from.
+                // Under the old id the host would repeat that it completed.
                 view.used_ids += 1;
             }),
             EventKind::Returned { host, outcome, response } => self.change(host, |view| {
@@ -134,22 +132,22 @@ impl Summary {
         self.places.get(name).copied()
     }
 
-    /// The hosts of one wave, in the order of dispatch.
+    /// Returns the hosts of one wave, in the order of dispatch.
     pub fn hosts_of(&self, wave: WaveIndex) -> impl Iterator<Item = &HostView> {
         self.hosts.iter().filter(move |host| host.wave == wave)
     }
 
-    /// The first wave that did not succeed, or how many waves there are.
+    /// Returns the first wave that has not succeeded, or the number of waves.
     pub const fn current(&self) -> usize {
         self.current
     }
 
-    /// The places among the hosts of those that completed, in the order in which they did.
+    /// Returns the indices of the completed hosts, in the order in which they completed.
     pub(super) fn completed(&self) -> &[usize] {
         &self.completed
     }
 
-    /// The wave that failed and whose hosts were to return, while not all of them have come to the end of that.
+    /// Returns the failed wave whose rollback is not finished, if any.
     pub fn failed_and_returns(&self) -> Option<WaveIndex> {
         let waves = &self.rollout.as_ref()?.plan.waves;
         let is_it = |index: &usize| {
@@ -163,7 +161,7 @@ impl Summary {
         returning.map(|(index, _)| index).find(is_it).map(WaveIndex)
     }
 
-    /// How many hosts of the whole rollout are of each kind.
+    /// Counts the hosts of the whole rollout by state.
     pub fn counts(&self) -> Counts {
         Counts::of(&self.hosts)
     }
@@ -174,7 +172,7 @@ impl Summary {
         self.is_staging = rollout.plan.stage;
         for (wave, frozen) in rollout.plan.waves.iter().enumerate() {
             self.waves.push(WaveView::PENDING);
-            // The first wave has the hosts of all others.
+            // The staging wave has the hosts of all others.
             let are_known = self.is_staging && wave > 0;
             for (index, host) in frozen.hosts.iter().enumerate().filter(|_| !are_known) {
                 self.places.insert(host.hostname.clone(), self.hosts.len());
@@ -184,7 +182,7 @@ impl Summary {
         self.rollout = Some(Arc::clone(rollout));
     }
 
-    /// Each host is to be asked anew, in its own wave.
+    /// Ends staging: each host becomes pending in its own wave.
     fn leave_stage(&mut self) {
         self.is_staging = false;
         let Some(rollout) = self.rollout.clone() else { return };
@@ -198,10 +196,9 @@ impl Summary {
         self.completed.clear();
     }
 
-    /// What is not completed and not in flight is to be done anew, in the waves that are not behind: a wave that
-    /// succeeded in spite of a host that failed has had its barrier, and hosts of later waves may have been asked since.
-    /// A wave that failed and whose hosts were on their way back is behind once they all are; only who then resumes the
-    /// rollout once more has it done anew.
+    /// Makes hosts pending again that are neither completed nor in flight, except in waves that are over. A wave that
+    /// succeeded although a host failed is over: its barrier was passed, and hosts of later waves may have been sent
+    /// requests. A failed wave with an unfinished rollback stays failed; only a resume after its rollback runs it again.
     fn resume(&mut self) {
         self.was_resumed = true;
         self.outcome = None;
@@ -232,7 +229,7 @@ impl Summary {
         self.completed.retain(|place| hosts.get(*place).is_some_and(|host| host.state != HostState::Pending));
     }
 
-    /// A host that had completed turned out to be two machines.
+    /// Fails a completed host that turned out to be two machines.
     fn take_back(&mut self, name: &HostName) {
         let is_completed = |host: &HostView| host.state == HostState::Final(HostOutcome::Completed);
         let Some(place) = self.place(name).filter(|place| self.hosts.get(*place).is_some_and(is_completed)) else {
@@ -251,7 +248,7 @@ impl Summary {
         }
     }
 
-    /// Changes a host, and the numbers of its wave with it.
+    /// Changes a host, and the counts of its wave with it.
     fn change_at(&mut self, place: usize, change: impl FnOnce(&mut HostView)) {
         let Some(host) = self.hosts.get_mut(place) else { return };
         let plan = self.rollout.as_ref().map(|rollout| &rollout.plan);

@@ -1,4 +1,4 @@
-//! What holds of every rollout whatever the network does, and what some of them look like step by step.
+//! Tests of the machine: invariants that hold whatever the network does, and transcripts of single rollouts.
 
 mod commit_invariants;
 mod crash;

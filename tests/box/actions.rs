@@ -1,4 +1,4 @@
-//! Deployments that go well.
+//! Tests deployments that succeed.
 
 use crate::deployer::each;
 use serde_json::Value;
@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::stage::{CURRENT, NS1, PROFILE, Stage};
 
 impl Stage {
-    /// Deploys a commit as an operator does, successfully, and returns the one final answer.
+    /// Deploys a commit, which must succeed, and returns the only final response.
     async fn deploy(&mut self, commit: &str, action: &str) -> Value {
         let mut wire = self.overhear().await.unwrap();
         let deploy = self.operator(&["deploy", NS1, "--branch", commit, "--action", action]);

@@ -1,15 +1,15 @@
-//! Somebody at the keyboard of a host switches it while a deployment goes on. What they switch to is not undone.
+//! Tests that a switch by somebody at the keyboard of a host, in the middle of a deployment, is not undone.
 
 use serde_json::{Value, json};
 
 use crate::deployer::Deployer;
 use crate::stage::{CURRENT, GATED_ACTIVATION, GATED_BUILD, NS1, PROFILE, Stage, request};
 
-/// A configuration whose build waits at the gate, and fails then.
+/// A configuration whose build waits at the gate, and then fails.
 const GATED_FAILURE: &str =
     r#"box.build = "touch /run/at-gate; until [ -e /run/gate-open ]; do sleep 0.05; done; exit 1";"#;
 
-/// Asks for a deployment that returns, unless it is confirmed within 5 seconds.
+/// Requests a deployment that rolls back unless it is confirmed within 5 seconds.
 async fn ask_and_never_confirm(deployer: &Deployer, commit: &str) {
     let mut request = request(deployer, "r-1", commit);
     request["confirm_timeout_s"] = 5.into();
@@ -17,7 +17,7 @@ async fn ask_and_never_confirm(deployer: &Deployer, commit: &str) {
 }
 
 impl Stage {
-    /// Calls `nixos-rebuild switch` by hand; it may fail.
+    /// Runs `nixos-rebuild switch` by hand. It may fail.
     fn switch_by_hand(&self, commit: &str) {
         let installable = format!("{}?rev={commit}#ns1", self.flake_url());
         let switch = format!("/packages/nixos-rebuild/bin/nixos-rebuild switch --flake '{installable}'");
@@ -72,7 +72,7 @@ async fn a_profile_that_is_set_by_hand_during_the_activation_stays() {
     let theirs = stage.push("# by hand");
     ask_and_never_confirm(&deployer, &ours).await;
     stage.until_at_gate().await;
-    // It sets the profile, and finds then that something else is being activated.
+    // The switch by hand sets the profile, and then finds that another activation runs.
     stage.switch_by_hand(&theirs);
     assert_eq!(stage.commit_of(PROFILE), theirs);
     stage.open_gate();

@@ -1,4 +1,4 @@
-//! What is deployed is what the server of the flake has at that time; and trouble with it is told apart.
+//! Tests that the deployed commit is what the flake's server has at that time, and that its failures are told apart.
 
 use serde_json::json;
 
@@ -21,7 +21,7 @@ async fn what_is_pushed_within_the_hour_is_what_runs() {
     assert_eq!(each(&stage.finals(&mut wire).await, "revision"), commits);
 }
 
-/// Lets the host serve itself by ssh, with a server as it is when it is installed: it takes no `GIT_PROTOCOL` from its clients.
+/// Makes the host serve itself by ssh, with a server in its default state: it takes no `GIT_PROTOCOL` from clients.
 fn serve_by_ssh(port: u16) -> String {
     format!(
         "echo Port {port} >/etc/ssh/sshd_config.d/port.conf
@@ -44,13 +44,13 @@ async fn what_somebody_pushes_between_two_waves_does_not_hold_up_the_second() {
     let served = stage.git.url("flake/.git");
     stage.machine.run(&format!("git clone --quiet --bare {served} /root/flake.git\n{}", serve_by_ssh(port))).unwrap();
 
-    // The listener looks where it fetches from, with root's own key, as a run does.
+    // The listener looks commits up where it fetches them, with root's key, as a run does.
     let heard = "journalctl --unit ssh | grep --count 'Accepted publickey'";
     let before = stage.machine.run(heard).unwrap();
     stage.machine.run("systemctl restart homelab-deploy-listener").unwrap();
     stage.until("the listener has asked the server", &format!("[ $({heard}) -gt {before} ]")).await;
 
-    // Nix alone does not get it.
+    // Nix alone cannot fetch it.
     let alone = format!("nix flake metadata '{fetched}?rev={commit}' 2>&1");
     let refused = stage.machine.try_run(&alone).unwrap();
     let said = String::from_utf8_lossy(&refused.stdout).into_owned();
@@ -70,7 +70,7 @@ async fn a_server_in_trouble_is_no_branch_that_does_not_exist() {
     let mut wire = stage.overhear().await.unwrap();
     let before = stage.commit_of(CURRENT);
     let mut deployer = Deployer::connect(&stage.lab).await.unwrap();
-    // With what it has once seen it must not be content.
+    // It must not be content with a commit that it has seen before.
     stage.push(patience);
     ask(&deployer, "r-1", "main").await;
     assert_eq!(deployer.hear_final().await.unwrap()["status"], "completed");
@@ -95,7 +95,7 @@ async fn a_server_in_trouble_is_no_branch_that_does_not_exist() {
     stage.machine.run("! grep --quiet --no-messages '^git' /proc/[0-9]*/comm").unwrap();
 }
 
-/// Holds when no process of a run has the password on its command line, and fails when there is no such process.
+/// Succeeds if no process of a run has the password on its command line. Fails without such a process.
 const NO_PASSWORD_SHOWN: &str = "
     processes=$(cat /sys/fs/cgroup/system.slice/homelab-deploy-run-*.service/cgroup.procs)
     lines=$(for process in $processes; do tr '\\0' ' ' </proc/$process/cmdline; done)
@@ -121,7 +121,7 @@ async fn the_password_of_a_repository_reaches_git_and_is_shown_to_nobody() {
         assert_eq!(stage.commit_of(CURRENT), commit);
     }
 
-    // Everybody is there to be looked at while the server does not answer.
+    // All processes can be examined while the server does not respond.
     let commit = stage.push("");
     stage.git.set(Mood::Hanging);
     ask(&deployer, "r-4", &commit).await;

@@ -1,4 +1,4 @@
-//! The first hour with a real host: the files of `init`, the unit of the module, `doctor` at both ends, and a rollout.
+//! Tests the first hour with a real host: the files of `init`, the module's unit, `doctor` at both ends, and a rollout.
 
 use std::fs;
 use std::path::Path;
@@ -16,7 +16,7 @@ use crate::support::program::make_program;
 use crate::support::server::Server;
 use crate::support::wait;
 
-/// Runs the program in a folder, with what the steps before have made there.
+/// Runs the program in a folder with the results of the earlier steps.
 async fn run(folder: &Path, url: &str, arguments: &[&str]) -> Ended {
     let mut command = fleet::command(program(), folder, &[]).unwrap();
     command.args(arguments).env("HOMELAB_DEPLOY_NATS_URL", url);
@@ -27,7 +27,7 @@ async fn run(folder: &Path, url: &str, arguments: &[&str]) -> Ended {
 async fn from_init_to_a_rollout_with_the_unit_of_the_module() {
     let Some(tree) = machine::tree() else { return };
     let began = Instant::now();
-    // The repository is that of a lab, and nothing else of it is used.
+    // Only the repository of this lab is used.
     let mut lab = Lab::start(program(), &["prod.unused"]).await.unwrap();
     let git = Git::serve(lab.folder()).unwrap();
     let (flake, home) = (nix_url(&git), lab.home());
@@ -39,7 +39,7 @@ async fn from_init_to_a_rollout_with_the_unit_of_the_module() {
     lab.server = Server::start_with(&home.join("server"), &configuration).await.unwrap();
     let url = lab.server.url().to_owned();
 
-    // ns1 is a machine with systemd and the unit of the module; beside it, two listeners on this one.
+    // ns1 is a machine with systemd and the unit of the module. The two other listeners run on this machine.
     prepare(&lab, &git).unwrap();
     let commit = push(&lab, "").unwrap();
     let installable = format!("{flake}?rev={commit}#nixosConfigurations.ns1.config.system.build.toplevel");
@@ -65,7 +65,7 @@ async fn from_init_to_a_rollout_with_the_unit_of_the_module() {
         let line = doctor.stdout.lines().find(|line| line.split_whitespace().nth(2) == Some(host));
         assert!(line.is_some_and(|line| line.starts_with("✔ ok")), "{host}: {}", doctor.stdout);
     }
-    // On the host, with its key and the path of its unit.
+    // Runs `doctor` on the host, with its key and the path of its unit.
     let there = format!(
         "export PATH=$(systemctl show --property Environment homelab-deploy-listener | grep -o 'PATH=[^ ]*' | cut -c 6-); \
          /program/1/bin/homelab-deploy doctor --listener --tier prod --hostname ns1 --nkey-file /root/listener.seed \
@@ -81,7 +81,7 @@ async fn from_init_to_a_rollout_with_the_unit_of_the_module() {
     assert!(began.elapsed().as_secs() < 120, "it took {:?}", began.elapsed());
 }
 
-/// The folder of a `nixos-rebuild` and a `nix` that do nothing.
+/// Returns a folder with a `nixos-rebuild` and a `nix` that do nothing.
 fn stand_in(bin: &Path) -> std::path::PathBuf {
     for name in ["nixos-rebuild", "nix"] {
         make_program(&bin.join(name), "#!/bin/sh\n").unwrap();

@@ -1,4 +1,4 @@
-//! The unit in which `nixos-rebuild` activates, in each form that it has had.
+//! Tests each form of the unit in which `nixos-rebuild` has run activations.
 
 use serde_json::json;
 
@@ -8,10 +8,10 @@ use crate::stage::{
     assert_failed, deploy,
 };
 
-/// Holds when there is no unit of an activation.
+/// Succeeds if there is no unit of an activation.
 const NO_UNITS: &str = r#"[ -z "$(systemctl list-units --plain --no-legend 'nixos-rebuild*')" ]"#;
 
-/// Stops the unit, whatever its name.
+/// Stops the unit of an activation, whatever its name.
 const STOP: &str = "systemctl stop 'nixos-rebuild-switch-to-configuration*'";
 
 #[tokio::test]
@@ -39,7 +39,7 @@ async fn somebody_stops(program: &str) {
     assert_failed(&deployer.hear_final().await.unwrap(), "interrupted", &[]);
 }
 
-/// Stops the run itself, whatever its name.
+/// Stops the unit of a run, whatever its name.
 const STOP_RUN: &str = "systemctl stop 'homelab-deploy-run-*'";
 
 #[tokio::test]
@@ -73,7 +73,7 @@ async fn a_host_on_which_somebody_calls_the_numbering_program_is_busy() {
     let nixos_rebuild = "setsid /packages/nixos-rebuild-numbered/bin/nixos-rebuild";
     stage.machine.run(&format!("{nixos_rebuild} switch --flake '{installable}' >/run/by-hand 2>&1 &")).unwrap();
     stage.until_at_gate().await;
-    // It cannot be the lock that shows it.
+    // Without the lock, only the unit shows the activation.
     stage.machine.run("rm /run/nixos/switch-to-configuration.lock").unwrap();
     let refused = deploy(&stage, "r-1", &commit).await;
     assert_eq!((&refused["status"], &refused["error"]), (&json!("rejected"), &json!("already_running")), "{refused}");

@@ -1,20 +1,20 @@
-//! A host on whose state disk there is no room: neither for a byte nor for another file.
+//! Tests a host whose state disk has no room for another byte or file.
 
 use serde_json::{Value, json};
 
 use crate::deployer::{Deployer, each};
 use crate::stage::{CURRENT, GATED_ACTIVATION, GATED_BUILD, Stage, ask};
 
-/// Gives the state of the listener a small disk, unless it has it already.
+/// Mounts a small disk for the state of the listener, unless it is mounted.
 const MOUNT: &str = "mkdir -p /var/lib/homelab-deploy; mountpoint -q /var/lib/homelab-deploy || mount --bind /disk /var/lib/homelab-deploy;";
 
-/// A configuration with this disk.
+/// Returns a configuration with this disk.
 fn small_disk() -> String {
     format!("box.activation = \"{MOUNT}\";")
 }
 
 impl Stage {
-    /// Leaves no room on it.
+    /// Fills the disk.
     fn fill_disk(&self) {
         let fill = "cd /var/lib/homelab-deploy
             cat /dev/zero >fill 2>/dev/null
@@ -28,7 +28,7 @@ impl Stage {
         self.machine.run("rm -f /var/lib/homelab-deploy/fill*").unwrap();
     }
 
-    /// How many runs the disk knows the end of.
+    /// Returns the number of runs whose result is on the disk.
     fn ends_on_disk(&self) -> String {
         self.machine.run("ls /var/lib/homelab-deploy/runs/*/final.json 2>/dev/null | wc -l").unwrap()
     }
@@ -44,7 +44,7 @@ async fn deployments_are_judged_confirmed_and_taken_back_on_a_full_disk() {
     stage.fill_disk();
     let mut wire = stage.overhear().await.unwrap();
 
-    // The listener is restarted by this one, and finds on a full disk what goes on.
+    // This deployment restarts the listener, which finds the running deployment on a full disk.
     let commit = stage.push("services.homelab-deploy.listener.package = release 2;");
     stage.apply(&commit).ended().await.unwrap().expect(0).told("1 completed");
     let runs = stage.runs();
@@ -57,13 +57,13 @@ async fn deployments_are_judged_confirmed_and_taken_back_on_a_full_disk() {
     let end = finals.last().unwrap();
     assert_eq!((&end["error"], &end["rolled_back"]), (&json!("activation_failed"), &json!(true)), "{end}");
 
-    // Nothing of it is run again by a listener that is started anew.
+    // A restarted listener does not run the request again.
     stage.machine.run("systemctl restart homelab-deploy-listener").unwrap();
     stage.until_present().await.unwrap();
     assert_eq!(stage.activations(), 3);
 }
 
-/// How often a request is run, and how that ends, is known for good.
+/// The number of runs of a request, and their results, survive a reboot.
 #[tokio::test]
 async fn what_was_run_on_a_full_disk_is_known_after_a_reboot() {
     let Some(mut stage) = Stage::set(&small_disk()).await else { return };
@@ -88,7 +88,7 @@ async fn what_was_run_on_a_full_disk_is_known_after_a_reboot() {
     }
     assert_eq!((stage.ends_on_disk().as_str(), stage.activations()), ("3", 0));
 
-    // Of more runs than that the disk hears once it has room, or the listener is stopped then.
+    // The results of more runs than that are written once the disk has room, or when the listener is stopped then.
     ask(&deployer, "r-4", &commit).await;
     assert_completed(&deployer.hear_final().await.unwrap());
     assert_eq!(stage.ends_on_disk(), "3");

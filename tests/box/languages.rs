@@ -1,4 +1,4 @@
-//! Hosts that speak other languages than English: what they say is read all the same.
+//! Tests that messages of hosts in other languages than English are understood.
 
 use crate::stage::{Stage, assert_failed, deploy};
 use crate::support::git::Mood;
@@ -13,7 +13,7 @@ async fn a_french_host_says_why_it_cannot_fetch() {
     says_why_it_cannot_fetch("fr_FR.UTF-8").await;
 }
 
-/// A commit need not be looked up, so that it is Nix whose git is refused.
+/// Deploys a commit, which needs no lookup, so that the git of Nix is the one that is refused.
 async fn says_why_it_cannot_fetch(language: &str) {
     let speaks = format!(
         r#"services.homelab-deploy.listener.environment = {{ LANG = "{language}"; LANGUAGE = "{language}"; }};"#

@@ -1,14 +1,14 @@
-//! Deployments that take too long, say too much, or come when the host is busy.
+//! Tests deployments that take too long, write too much, or arrive while the host is busy.
 
 use serde_json::json;
 
 use crate::deployer::{Deployer, each};
 use crate::stage::{CURRENT, GATED_ACTIVATION, NEWER_PROGRAM, NUMBERING_PROGRAM, OLDER_PROGRAM, Stage, ask};
 
-/// Holds while some process sleeps.
+/// Succeeds while a process sleeps.
 const SLEEPS: &str = "grep --quiet --no-messages --line-regexp sleep /proc/[0-9]*/comm";
 
-/// Holds when there is neither the unit of a run nor that of an activation.
+/// Succeeds if there is neither the unit of a run nor that of an activation.
 const NO_UNITS: &str = r#"[ -z "$(systemctl list-units --plain --no-legend 'homelab-deploy-run*' 'nixos-rebuild*')" ]"#;
 
 #[tokio::test]
@@ -31,7 +31,7 @@ async fn an_activation_of_the_older_program_that_takes_too_long_leaves_nothing_b
     takes_too_long(OLDER_PROGRAM, r#"box.activation = "sleep 1000";"#, "activating").await;
 }
 
-/// Deploys something that never ends, to a host that waits for 8 seconds.
+/// Deploys a configuration that never ends, to a host with a timeout of 8 seconds.
 async fn takes_too_long(program: &str, configuration: &str, meanwhile: &str) {
     let patience = &format!("services.homelab-deploy.listener.timeout = 8;{program}");
     let Some(mut stage) = Stage::set(patience).await else { return };
@@ -46,7 +46,7 @@ async fn takes_too_long(program: &str, configuration: &str, meanwhile: &str) {
     stage.machine.run(&format!("! {SLEEPS}")).unwrap();
     stage.until("no unit is left", NO_UNITS).await;
 
-    // Nothing of it is in the way of what comes next.
+    // Nothing is left that would disturb the next run.
     let commit = stage.push(patience);
     ask(&deployer, "r-2", &commit).await;
     assert_eq!(deployer.hear_final().await.unwrap()["status"], "completed");

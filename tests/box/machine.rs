@@ -1,4 +1,4 @@
-//! A machine within this one.
+//! Boots a machine within this one.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -12,16 +12,16 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::program;
 use crate::support::skip::skip;
 
-/// Where the parts of a machine are.
+/// The folder of a machine's parts.
 const HERE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/box");
 
-/// What machines are booted from; `None` where they cannot be booted.
+/// Returns the file tree to boot machines from, or `None` if none can be booted here.
 pub fn tree() -> Option<&'static Path> {
     static TREE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     TREE.get_or_init(make_tree).as_deref().map_err(|why| skip(why)).ok()
 }
 
-/// An error is why machines cannot be booted here.
+/// Makes the file tree. The error says why no machine can be booted here.
 fn make_tree() -> Result<PathBuf, String> {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/box");
     let made = Command::new(script).output().unwrap();
@@ -33,7 +33,7 @@ fn make_tree() -> Result<PathBuf, String> {
     }
 }
 
-/// A machine with systemd as PID 1, on which one system of the flake is installed and was booted. It ends with its value.
+/// A machine with systemd as PID 1, which has booted a system of the flake. It ends when this is dropped.
 #[derive(Debug)]
 pub struct Machine {
     boot: Child,
@@ -41,12 +41,12 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Installs the system `installable` and boots it; `seed` becomes root's own file there.
+    /// Installs the system `installable` and boots it. `seed` becomes a file of root there.
     pub fn boot(tree: &Path, folder: &Path, name: &str, installable: &str, seed: &Path) -> Result<Self> {
         let (root, log) = (folder.join("machine"), folder.join("machine.log"));
         fs::create_dir(&root).into_diagnostic()?;
         let output = File::create(&log).into_diagnostic()?;
-        // Whatever becomes of the test: with it goes the machine.
+        // The machine ends with the test, however that ends.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "TERM", "unshare", "--mount", "--propagation", "private"]);
         command.arg(Path::new(HERE).join("boot.sh")).arg(tree).arg(&root).arg(name).arg(program());
@@ -55,7 +55,7 @@ impl Machine {
         Ok(Self { boot: command.spawn().into_diagnostic()?, log })
     }
 
-    /// Fails with what it said when it is no more.
+    /// Returns an error with the machine's output if it has ended.
     pub fn check_alive(&mut self) -> Result<()> {
         match self.boot.try_wait().into_diagnostic()? {
             None => Ok(()),
@@ -63,7 +63,7 @@ impl Machine {
         }
     }
 
-    /// What it said while it was made.
+    /// Returns the output of the boot.
     fn said(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
@@ -77,7 +77,7 @@ impl Machine {
         command.args(["bash", "-uc", script]).output().into_diagnostic()
     }
 
-    /// Runs a script as root, which must succeed, and returns what it says.
+    /// Runs a script as root, which must succeed, and returns its output.
     pub fn run(&self, script: &str) -> Result<String> {
         let output = self.try_run(script)?;
         if !output.status.success() {
@@ -86,7 +86,7 @@ impl Machine {
         Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
     }
 
-    /// Its PID 1, by the number that it has here.
+    /// Returns the pid of the machine's PID 1 outside the machine.
     pub fn init(&self) -> Option<String> {
         let nspawn = children(&self.boot.id().to_string()).into_iter().next()?;
         children(&nspawn)
@@ -107,7 +107,7 @@ impl Drop for Machine {
             let said = self.run(journal).unwrap_or_else(|error| error.to_string());
             writeln!(io::stderr(), "--- {}\n{said}", std::thread::current().name().unwrap_or_default()).ok();
         }
-        // It may have ended by itself; either way there is nothing left to do.
+        // The machine may have ended by itself, and then there is nothing to do.
         let pid = i32::try_from(self.boot.id()).ok().and_then(Pid::from_raw);
         pid.and_then(|pid| kill_process(pid, Signal::TERM).ok());
         self.boot.wait().ok();

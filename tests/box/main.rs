@@ -1,8 +1,8 @@
-//! The program on a real host: systemd is PID 1 there, the listener runs under the unit that the NixOS module makes, and a
+//! Tests the program on a real host: systemd is PID 1, the listener runs in the unit of the NixOS module, and a
 //! deployment fetches with git over http, builds with Nix, and replaces what runs.
 //!
-//! Each test boots a host of its own, which takes a second. It needs root and a Debian for that, see `scripts/box`; where
-//! these are not to be had it is skipped, and says so.
+//! Each test boots a host of its own, which takes a second. It needs root and a Debian, see `scripts/box`; without
+//! these, it is skipped and says so.
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that panics has failed, and says where")]
 

@@ -1,4 +1,4 @@
-//! Hosts that return to what they ran before, because nobody could hear them any more or because they are asked to.
+//! Tests hosts that roll back, because they can no longer be reached or because they are asked to.
 
 use std::fs;
 
@@ -9,10 +9,10 @@ use crate::deployer::Deployer;
 use crate::operator::Running;
 use crate::stage::{CURRENT, GATED_ACTIVATION, NS1, PROFILE, Stage, Wire, ask, request};
 
-/// A configuration with which the listener looks for the server where there is none.
+/// A configuration with which the listener connects to an address without a server.
 const CUT_OFF: &str = r#"services.homelab-deploy.listener.natsUrl = "nats://127.0.0.1:1";"#;
 
-/// What a host runs and what it boots.
+/// The systems that a host runs and boots.
 pub type Runs = (String, String);
 
 impl Stage {
@@ -20,7 +20,7 @@ impl Stage {
         (self.commit_of(CURRENT), self.commit_of(PROFILE))
     }
 
-    /// Applies a plan by which the host has 5 seconds to be heard from again.
+    /// Applies a plan by which the host must be reached again within 5 seconds.
     pub fn apply(&self, commit: &str) -> Running {
         let wave = "targets = \"prod.ns1\"\nrollback = \"auto\"\nconfirm_timeout = \"5s\"\n";
         let plan = self.lab.home().join("plan.toml");
@@ -28,8 +28,8 @@ impl Stage {
         self.operator(&["apply", "--yes", plan.to_str().unwrap()])
     }
 
-    /// The final answer to the last request, which was given once. Those before it may be told again, as whenever a
-    /// connection is new.
+    /// Returns the final response to the last request, which was sent once. Earlier ones may be repeated, as after each
+    /// reconnect.
     async fn only_final(&mut self, wire: &mut Wire) -> Value {
         let mut finals = self.finals(wire).await;
         let last = finals.pop().unwrap();
@@ -65,7 +65,7 @@ async fn a_configuration_with_which_the_host_is_heard_from_again_stays() {
 #[tokio::test]
 async fn a_host_whose_operator_is_no_more_returns() {
     let Some(mut stage) = Stage::set("").await else { return };
-    // What it runs and what it boots are two things, and each has to come back.
+    // The running and the booted system differ, and each has to be restored.
     let commit = stage.push("box.activation = \"true\";");
     let boot = stage.operator(&["deploy", NS1, "--branch", &commit, "--action", "boot"]);
     boot.ended().await.unwrap().expect(0);

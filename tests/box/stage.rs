@@ -1,4 +1,4 @@
-//! A host, a server, a repository, and an operator.
+//! Sets up a host, a server, a repository, and an operator.
 
 use std::fs;
 use std::path::Path;
@@ -22,25 +22,25 @@ use crate::support::lab::Lab;
 use crate::support::permissions::Permissions;
 use crate::support::wait;
 
-/// The hosts of the flake. One is booted, and more where a test wants them.
+/// The hosts of the flake. One is booted, and others if a test needs them.
 const HOSTS: [&str; 3] = ["ns1", "ns2", "ns3"];
 
 /// The subject of the host.
 pub const NS1: &str = "deploy.prod.ns1";
 
-/// What a host runs, and what it boots.
+/// The links to the running and the booted system.
 pub const CURRENT: &str = "/run/current-system";
 pub const PROFILE: &str = "/nix/var/nix/profiles/system";
 
 /// A configuration whose build waits at the gate.
 pub const GATED_BUILD: &str = r#"box.build = "touch /run/at-gate; until [ -e /run/gate-open ]; do sleep 0.05; done";"#;
 
-/// A configuration whose activation waits at the gate, but not when it is booted.
+/// A configuration whose activation waits at the gate, except during boot.
 pub const GATED_ACTIVATION: &str = r#"
 box.activation = "touch /run/at-gate; until [ $1 = boot ] || [ -e /run/gate-open ]; do sleep 0.05; done";"#;
 
-/// The programs of the name `nixos-rebuild`: the one of today, the one in bash before it, and the one of some months that
-/// activates in a unit with a number and without a pipe.
+/// The programs named `nixos-rebuild`: today's, the earlier one in bash, and one of a few months that activates in a
+/// unit with a number and without a pipe.
 pub const NEWER_PROGRAM: &str = "";
 pub const OLDER_PROGRAM: &str =
     r#"system.build.nixos-rebuild = { type = "derivation"; outPath = "/packages/nixos-rebuild-bash"; };"#;
@@ -54,14 +54,14 @@ const ROLL_CALL: Duration = Duration::from_millis(200);
 pub struct Stage {
     /// The host `ns1`.
     pub machine: Machine,
-    /// What it fetches from.
+    /// The server that it fetches from.
     pub git: Git,
-    /// The server, the operator and the repository; its own fleet has nobody in it.
+    /// The NATS server, the operator and the repository. The lab's own fleet is empty.
     pub lab: Lab,
 }
 
 impl Stage {
-    /// Boots a host with the first configuration, and waits until it listens; `None` where that cannot be done.
+    /// Boots a host with the first configuration, and waits until it listens. Returns `None` if it cannot be booted.
     pub async fn set(configuration: &str) -> Option<Self> {
         Some(Self::make(machine::tree()?, configuration).await.unwrap())
     }
@@ -82,22 +82,22 @@ impl Stage {
         Ok(stage)
     }
 
-    /// Boots another host of the flake, as it is at this commit.
+    /// Boots another host of the flake at this commit.
     pub fn boot(&self, name: &str, commit: &str) -> Machine {
         boot(machine::tree().unwrap(), &self.lab, &self.git, name, commit).unwrap()
     }
 
-    /// What Nix builds the system of a host from.
+    /// Returns the installable of a host's system.
     pub fn installable(&self, name: &str, commit: &str) -> String {
         installable(&self.git, name, commit)
     }
 
-    /// Commits a configuration, the text of a NixOS module, and returns the commit.
+    /// Commits a configuration, which is the text of a NixOS module, and returns the commit.
     pub fn push(&self, configuration: &str) -> String {
         push(&self.lab, configuration).unwrap()
     }
 
-    /// Waits until the host answers the roll call, and returns what it says.
+    /// Waits until the host answers the roll call, and returns its report.
     pub async fn until_present(&mut self) -> Result<HostReport> {
         let client = self.lab.server.connect(&self.lab.admin).await?;
         wait::until("the host answers the roll call", async || {
@@ -122,32 +122,32 @@ impl Stage {
         operator::start(&self.lab, arguments).unwrap()
     }
 
-    /// Waits until a script succeeds on the host; `what` is the event that an error says never came.
+    /// Waits until a script succeeds on the host. `what` names the event for errors.
     pub async fn until(&self, what: &str, script: &str) {
         until(&self.machine, what, script).await;
     }
 
-    /// Waits until a build or an activation has come to the gate.
+    /// Waits until a build or an activation waits at the gate.
     pub async fn until_at_gate(&self) {
         self.until("something waits at the gate", "test -e /run/at-gate").await;
     }
 
-    /// Lets what waits at the gate go on, and whatever comes there later.
+    /// Opens the gate for what waits there and for what comes later.
     pub fn open_gate(&self) {
         self.machine.run("touch /run/gate-open").unwrap();
     }
 
-    /// Makes everything wait that comes to the gate from now on.
+    /// Closes the gate for what comes later.
     pub fn close_gate(&self) {
         self.machine.run("rm /run/at-gate /run/gate-open").unwrap();
     }
 
-    /// How often the host was changed by a switch or test since it was booted.
+    /// Returns how often a switch or test changed the host since boot.
     pub fn activations(&self) -> usize {
         self.machine.run("cat /run/activations 2>/dev/null || true").unwrap().lines().count()
     }
 
-    /// The URL of the flake for Nix.
+    /// Returns the URL of the flake for Nix.
     pub fn flake_url(&self) -> String {
         nix_url(&self.git)
     }
@@ -161,21 +161,21 @@ impl Stage {
         self.until_present().await.unwrap();
     }
 
-    /// Hears all answers that are given from now on, whoever asked.
+    /// Subscribes to all responses from now on, to any deployer.
     pub async fn overhear(&self) -> Result<Wire> {
         let client = self.lab.server.connect(&self.lab.admin).await?;
         let answers = subscribe(&client, "deploy.responses.>").await?;
         Ok(Wire { client, answers })
     }
 
-    /// The final answers that were given until now.
+    /// Returns the final responses until now.
     pub async fn finals(&mut self, wire: &mut Wire) -> Vec<Value> {
-        // An answer to the roll call is said after whatever the host said before.
+        // The answer to a roll call comes after everything that the host sent before.
         self.until_present().await.unwrap();
         wire.client.flush().await.unwrap();
         let mut finals = Vec::new();
         while let Some(Some(answer)) = wire.answers.next().now_or_never() {
-            // An empty message only tries what may be published.
+            // An empty message only tries whether publishing is allowed.
             if answer.payload.is_empty() {
                 continue;
             }
@@ -187,7 +187,7 @@ impl Stage {
         finals
     }
 
-    /// What commit the system is of that a link of the host leads to.
+    /// Returns the commit of the system behind a link of the host.
     pub fn commit_of(&self, path: &str) -> String {
         self.machine.run(&format!("cat {path}/nixos-version")).unwrap()
     }
@@ -199,20 +199,20 @@ pub async fn until(machine: &Machine, what: &str, script: &str) {
     wait::until(what, holds).await.unwrap();
 }
 
-/// Switches to a commit, and returns how that ended.
+/// Switches to a commit, and returns the final response.
 pub async fn deploy(stage: &Stage, id: &str, commit: &str) -> Value {
     let mut deployer = Deployer::connect(&stage.lab).await.unwrap();
     ask(&deployer, id, commit).await;
     deployer.hear_final().await.unwrap()
 }
 
-/// Fails unless the answer says that a run failed with this error, and each of these words.
+/// Asserts that a run failed with this error, and with each of these words.
 pub fn assert_failed(end: &Value, error: &str, words: &[&str]) {
     assert_eq!((&end["status"], &end["error"]), (&json!("failed"), &json!(error)), "{end}");
     assert_says(end, words);
 }
 
-/// Fails unless the answer says that a run completed, and each of these words.
+/// Asserts that a run completed, with each of these words.
 pub fn assert_completed(end: &Value, words: &[&str]) {
     assert_eq!((&end["status"], &end["error"]), (&json!("completed"), &Value::Null), "{end}");
     assert_says(end, words);
@@ -223,19 +223,18 @@ fn assert_says(end: &Value, words: &[&str]) {
     assert!(words.iter().all(|words| message.contains(words)), "{words:?}: {end}");
 }
 
-/// A request to switch to this revision, with this id.
+/// Returns a request to switch to this revision, with this id.
 pub fn request(deployer: &Deployer, id: &str, revision: &str) -> Value {
     let mut request = deployer.request(id);
     request["revision"] = revision.into();
     request
 }
 
-/// Asks the host to switch to this revision.
 pub async fn ask(deployer: &Deployer, id: &str, revision: &str) {
     deployer.say(NS1, &request(deployer, id, revision)).await.unwrap();
 }
 
-/// What is said to whoever asks.
+/// The responses to any deployer.
 pub struct Wire {
     client: Client,
     answers: Subscriber,
@@ -256,7 +255,7 @@ pub fn nix_url(git: &Git) -> String {
     format!("git+{}", git.url("flake/.git"))
 }
 
-/// Puts into the repository all but the configuration.
+/// Adds everything but the configuration to the repository.
 pub fn prepare(lab: &Lab, git: &Git) -> Result<()> {
     let project = Path::new(env!("CARGO_MANIFEST_DIR"));
     let host = json!({
@@ -271,7 +270,7 @@ pub fn prepare(lab: &Lab, git: &Git) -> Result<()> {
     copy(lab, &project.join("nixos"), "nixos/")
 }
 
-/// Copies the files of a folder into the repository, each behind this prefix.
+/// Copies the files of a folder into the repository, each with this prefix.
 fn copy(lab: &Lab, folder: &Path, prefix: &str) -> Result<()> {
     for file in fs::read_dir(folder).into_diagnostic()? {
         let file = file.into_diagnostic()?;
@@ -281,7 +280,7 @@ fn copy(lab: &Lab, folder: &Path, prefix: &str) -> Result<()> {
     Ok(())
 }
 
-/// Puts a file into the repository, to be part of the next commit.
+/// Adds a file to the next commit of the repository.
 fn write(lab: &Lab, path: &str, content: impl AsRef<[u8]>) -> Result<()> {
     let path = lab.folder().join("flake").join(path);
     fs::create_dir_all(path.parent().unwrap_or(&path)).into_diagnostic()?;

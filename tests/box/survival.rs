@@ -1,19 +1,19 @@
-//! The listener, its server or the whole host goes away in the middle of a deployment.
+//! Tests deployments during which the listener, its server or the whole host is lost.
 
 use serde_json::json;
 
 use crate::deployer::{Deployer, each};
 use crate::stage::{CURRENT, GATED_ACTIVATION, GATED_BUILD, NS1, Stage, ask};
 
-/// Kills the listener as a lack of memory would.
+/// Kills the listener as the OOM killer would.
 pub const KILL: &str = "systemctl kill --kill-whom=main --signal=KILL homelab-deploy-listener";
 
-/// Holds once the second release of the listener runs.
+/// Succeeds once the second release of the listener runs.
 const REPLACED: &str = r#"
 pid=$(systemctl show --value --property MainPID homelab-deploy-listener)
 [ "$(readlink /proc/$pid/exe)" = /program/2/bin/homelab-deploy ]"#;
 
-/// Holds once the listener knows how a run ended.
+/// Succeeds once the listener has recorded how a run ended.
 const CONCLUDED: &str = "ls /var/lib/homelab-deploy/runs/*/final.json";
 
 #[tokio::test]

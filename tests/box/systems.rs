@@ -1,5 +1,5 @@
-//! Systems that were built elsewhere: a host without git, whose flake nobody serves, has them from a cache over http, with
-//! signatures that its own Nix checks.
+//! Tests systems that were built elsewhere: a host without git, whose flake is not served, fetches them from a cache
+//! over http, and its own Nix checks their signatures.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,7 +20,7 @@ async fn a_host_runs_nothing_but_what_a_key_that_it_trusts_has_signed_for_it() {
     let good = fetching.publish("good", "", "fleet");
     let mut deployer = Deployer::connect(&fetching.stage.lab).await.unwrap();
 
-    // A host that trusts nobody says how it could.
+    // A host without trusted keys does not announce these features.
     let report = fetching.stage.until_present().await.unwrap();
     assert!(!report.has(&Feature::System) && !report.has(&Feature::Fetch), "{report:?}");
     let end = fetching.ask(&mut deployer, "no-key", &good, &[]).await;
@@ -73,7 +73,7 @@ async fn a_host_runs_nothing_but_what_a_key_that_it_trusts_has_signed_for_it() {
         assert_eq!((fetching.versions(), fetching.stage.activations()), before, "nothing is activated: {end}");
     }
 
-    // What is back is found at once, though Nix remembers what was not there.
+    // A restored file is found at once, although Nix remembers that it was missing.
     fs::rename(archive.with_extension("away"), &archive).unwrap();
     let end = fetching.ask(&mut deployer, "fetched", &lost, &[("action", json!("fetch"))]).await;
     assert_completed(&end, &["fetched"]);
@@ -85,7 +85,7 @@ async fn a_host_runs_nothing_but_what_a_key_that_it_trusts_has_signed_for_it() {
         assert_eq!(end["system"], json!(system), "{end}");
         assert_eq!(fetching.versions(), (version.to_owned(), version.to_owned()));
     }
-    // The host has built it itself, and the cache has the same with a signature.
+    // The host has built this system itself, and the cache has it with a signature.
     let built = fetching.publish("built-here", "", "fleet");
     assert_eq!(fetching.build("built-here", "", "echo $system"), built);
     assert_completed(&fetching.ask(&mut deployer, "built-here", &built, &[("action", json!("test"))]).await, &[]);
@@ -95,11 +95,11 @@ async fn a_host_runs_nothing_but_what_a_key_that_it_trusts_has_signed_for_it() {
     assert_eq!(fetching.stage.until_present().await.unwrap().system, Some(running));
 }
 
-/// A change with which the activation waits at the gate, but not when the system is booted.
+/// A change that makes the activation wait at the gate, except during boot.
 const GATED: &str =
     "echo 'touch /run/at-gate; until [ $1 = boot ] || [ -e /run/gate-open ]; do sleep 0.05; done' >>activate";
 
-/// A change with which the listener looks for the server where there is none.
+/// A change with which the listener connects to an address without a server.
 const CUT_OFF: &str = "sed -i 's,nats://[^\"]*,nats://127.0.0.1:1,' etc/systemd/system/homelab-deploy-listener.service";
 
 #[tokio::test]
@@ -112,7 +112,7 @@ async fn a_run_that_fetches_survives_what_any_run_survives() {
     let mut wire = fetching.stage.overhear().await.unwrap();
     let runs = |version: &str| (version.to_owned(), version.to_owned());
 
-    // The listener is killed while the host fetches, and started anew while it activates.
+    // The listener is killed while the host fetches, and restarted while the host activates.
     fetching.stage.machine.run("touch /run/gated-fetch").unwrap();
     let restart = "systemctl restart homelab-deploy-listener";
     for (system, version, end) in [(&first, "first", KILL), (&gated, "gated", restart)] {
@@ -139,7 +139,7 @@ async fn a_run_that_fetches_survives_what_any_run_survives() {
     assert_completed(&fetching.ask(&mut deployer, "next", &next, &[]).await, &["switched to generation"]);
     fetching.stage.close_gate();
 
-    // Nobody hears from the host any more.
+    // The host can no longer be reached.
     let mut deployer = Deployer::connect(&fetching.stage.lab).await.unwrap();
     let end = fetching.ask(&mut deployer, "cut-off", &cut_off, &[("confirm_timeout_s", json!(2))]).await;
     assert_failed(&end, "not_confirmed", &[]);
@@ -185,7 +185,7 @@ async fn hosts_without_git_roll_out_in_waves_from_one_map() {
     let (old, new) = (format!("{trusting}\n{trusting}"), format!("{commit}\n{commit}"));
     let hosts = |fetching: &Fetching| [run(&fetching.stage.machine), run(&others[0]), run(&others[1])];
 
-    // The cache has lost what the first host of the second wave needs. No host is changed where all of them fetch first.
+    // The cache has lost the system of the second wave's first host. If all hosts fetch first, no host is changed.
     let archive = fetching.archive(&systems[1].1);
     fs::rename(&archive, archive.with_extension("away")).unwrap();
     fs::write(&plan, format!("stage = true\n{waves}")).unwrap();
@@ -201,7 +201,7 @@ async fn hosts_without_git_roll_out_in_waves_from_one_map() {
     fetching.stage.operator(&["apply", "--resume"]).ended().await.unwrap().expect(0);
     assert_eq!(hosts(&fetching), [new.clone(), new.clone(), new]);
 
-    // All of them run it, so nobody is asked.
+    // All hosts run their systems, so none is asked.
     let mut wire = fetching.stage.overhear().await.unwrap();
     fetching.stage.operator(&apply).ended().await.unwrap().expect(0);
     assert_eq!(fetching.stage.finals(&mut wire).await, [Value::Null; 0]);

@@ -1,4 +1,4 @@
-//! What is made of an activation that does not go well, with each program of the name `nixos-rebuild`.
+//! Tests how a failed activation is judged, with each program named `nixos-rebuild`.
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ use crate::stage::{
     assert_failed, deploy, request,
 };
 
-/// Units that fail whenever they are started.
+/// Units that fail at each start.
 const OLD_TROUBLE: &str = r#"systemd.services.old-trouble = { wantedBy = [ "multi-user.target" ]; serviceConfig.ExecStart = "/usr/bin/false"; serviceConfig.Type = "oneshot"; startLimitIntervalSec = 0; };"#;
 const NEW_TROUBLE: &str = r#"systemd.services.new-trouble = { wantedBy = [ "multi-user.target" ]; serviceConfig.ExecStart = "/usr/bin/false"; serviceConfig.Type = "oneshot"; startLimitIntervalSec = 0; };"#;
 
@@ -60,7 +60,7 @@ async fn the_older_program_says_that_it_is_the_activation_that_did_not_go_well()
     activation_failed(OLDER_PROGRAM).await;
 }
 
-/// A check that forbids the switch, and a switch that takes effect at the next boot only.
+/// Deploys with a check that forbids the switch, and with one by which it takes effect at the next boot only.
 async fn activation_failed(program: &str) {
     let Some(mut stage) = Stage::set(program).await else { return };
     let mut wire = stage.overhear().await.unwrap();
@@ -77,10 +77,10 @@ async fn activation_failed(program: &str) {
     assert_eq!(stage.activations(), 0);
 }
 
-/// A unit of each user that fails.
+/// A failing unit of each user.
 const USERS_TROUBLE: &str = r#"box.userUnit = "[Service]\nType=oneshot\nExecStart=/usr/bin/false\n";"#;
 
-/// Somebody is logged in, for whom a systemd of their own runs units.
+/// Logs a user in, whose own systemd runs units.
 const LOG_IN: &str = "systemctl start user@$(id --user alice) && loginctl list-users | grep --quiet alice";
 
 #[tokio::test]
@@ -124,8 +124,8 @@ async fn a_failure_that_nothing_explains_is_one() {
     assert_failed(&deploy(&stage, "r-1", &commit).await, "activation_failed", &["code 4", "named no unit"]);
 }
 
-/// A unit that is run once an hour, by starting it again and again. It says when it has started, so that a start that
-/// fails has failed before the activation looks at the units.
+/// A unit for an hourly job, which the test starts again and again. The unit reports its start, so that a failing start
+/// has failed before the activation looks at the units.
 const HOURLY: &str = r#"systemd.services.hourly = { wantedBy = [ "multi-user.target" ]; startLimitIntervalSec = 0; serviceConfig = { Type = "notify"; ExecStart = "/usr/bin/systemd-notify --ready"; Restart = "always"; RestartSec = "1h"; }; };"#;
 
 #[tokio::test]
@@ -152,7 +152,7 @@ async fn a_death_is_told_with_all_its_causes() {
     assert_failed(&end, "activation_failed", &["Failed to reset failed units: Failed to call: Connection timed out"]);
 }
 
-/// Takes the lock of an activation, as somebody does who calls `switch-to-configuration` itself.
+/// Takes the activation lock, like a direct call of `switch-to-configuration`.
 const TAKE_LOCK: &str = "mkdir -p /run/nixos && systemd-run --unit=other flock /run/nixos/switch-to-configuration.lock sh -c 'touch /run/locked; exec sleep 1000'";
 
 #[tokio::test]

@@ -1,5 +1,5 @@
-//! `plan` and `apply` from the outside: the program, a real server with the real permissions, and real listeners. Only
-//! `nixos-rebuild` is made up, and hosts that misbehave.
+//! Tests `plan` and `apply` as a user runs them: the program, a real server with the real permissions, and real
+//! listeners. Only `nixos-rebuild` and misbehaving hosts are simulated.
 
 mod answers;
 mod background;
@@ -12,7 +12,7 @@ mod current;
 mod downgrade;
 pub(crate) mod fake;
 mod flake;
-mod halting;
+pub mod halting;
 mod interrupts;
 mod nothing_sent;
 mod operators;

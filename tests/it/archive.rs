@@ -1,10 +1,10 @@
-//! Archives of a release, made of a stand-in for its program and what the program under test writes.
+//! Tests the archives of a release, made of a dummy program and the files that the program under test writes.
 
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-/// What stands in for the program: that of another architecture could not be run here either.
+/// A dummy program: one for another architecture could not be run here either.
 const STAND_IN: &str = "a program";
 
 /// Makes the archive in this folder, and returns its checksum.
@@ -18,7 +18,7 @@ fn pack(folder: &Path, name: &str) -> String {
     fs::read_to_string(folder.join(format!("{name}.sha256"))).unwrap()
 }
 
-/// What a shell prints that is given these commands in this folder.
+/// Returns the output of shell commands in this folder.
 fn shell(folder: &Path, commands: &str) -> String {
     let output = Command::new("sh").args(["-euc", commands]).current_dir(folder).output().unwrap();
     assert!(output.status.success(), "{commands}: {}", String::from_utf8_lossy(&output.stderr));

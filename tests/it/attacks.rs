@@ -1,7 +1,7 @@
-//! What the holder of a key can do beyond what the key is for: nothing to a host of another name or tier.
+//! Tests that a key gives no power over hosts of another name or tier.
 //!
-//! The server grants what `nats-config` prints. The attackers speak raw NATS, and know more than they can hear: the tests
-//! tell them the ids of requests that are meant for others.
+//! The server grants what `nats-config` prints. The attackers speak raw NATS, and know more than they can receive: the
+//! tests tell them the ids of requests to others.
 
 mod attacker;
 mod commits;
@@ -26,7 +26,7 @@ use crate::support::lab::Lab;
 use crate::support::permissions::Permissions;
 use crate::support::wait;
 
-/// A homelab under strict permissions, in which these of its hosts listen. The keys of the others are free to be misused.
+/// Returns a lab with strict permissions in which some hosts listen. The tests misuse the keys of the others.
 async fn lab(hosts: &[&str], listening: &[&str]) -> Lab {
     lab_with(hosts, listening, Permissions::Strict).await
 }
@@ -39,7 +39,7 @@ async fn lab_with(hosts: &[&str], listening: &[&str], permissions: Permissions) 
     lab
 }
 
-/// Waits until so many machines answer one roll call.
+/// Waits until `count` machines answer one roll call.
 pub async fn until_answering(lab: &Lab, count: usize) {
     let client = lab.server.connect(&lab.admin).await.unwrap();
     wait::until("all machines answer", async || {
@@ -58,12 +58,12 @@ pub async fn until_answering(lab: &Lab, count: usize) {
     .unwrap();
 }
 
-/// A plan of one wave, whose branch is looked up in the lab's own repository.
+/// Returns a plan of one wave, whose branch is looked up in the lab's repository.
 fn plan(lab: &Lab, revision: &str, targets: &str) -> String {
     format!("revision = '{revision}'\nflake = '{}'\n[[wave]]\ntargets = '{targets}'\n", lab.flake.url())
 }
 
-/// Makes sure that nothing that a terminal obeys has reached the operator.
+/// Asserts that the operator's output has no control sequence.
 #[track_caller]
 fn assert_harmless(ended: &Ended) {
     for text in [&ended.stdout, &ended.stderr] {
@@ -72,7 +72,7 @@ fn assert_harmless(ended: &Ended) {
     }
 }
 
-/// The last token of the subject on which a question wants its answer.
+/// Returns the last token of a question's reply subject.
 fn token(question: &Value) -> String {
     let reply_to = question["reply_to"].as_str().unwrap_or_default();
     reply_to.rsplit('.').next().unwrap_or_default().to_owned()

@@ -1,8 +1,8 @@
-//! Everything breaks, at moments that one number decides: the server, listeners, supervisors, operators and the network in
-//! between. What was reported is then held against what the rebuilds wrote down.
+//! Breaks the server, listeners, supervisors, operators and the network at random moments, which one seed decides. Then
+//! the test compares what was reported with what the rebuilds recorded.
 //!
-//! `SEED` has a round again, as far as processes allow, and `SECONDS` says for how long rounds follow each other, each with
-//! the next seed.
+//! `SEED` repeats a round as far as processes allow. `SECONDS` says for how long to start rounds, each with the next
+//! seed.
 
 mod oracle;
 mod rollout;
@@ -21,10 +21,10 @@ use self::site::Site;
 use self::storm::Storm;
 use crate::dice;
 
-/// How long rounds follow each other where nobody says: two or three of them.
+/// The default of `SECONDS`: two or three rounds.
 const SECONDS: u64 = 15;
 
-/// What was done in some rounds, and what became of it.
+/// Counts of what some rounds did, and of the results.
 #[derive(Debug, Default)]
 struct Figures {
     rounds: u64,
@@ -54,7 +54,7 @@ async fn whatever_breaks_no_report_says_what_no_rebuild_did() {
     eprintln!("{all:?} in {:?}", began.elapsed());
 }
 
-/// One rollout after another, all that breaks meanwhile, and the end of the last one in calm.
+/// Runs one rollout after another while things break, and then the last one in calm.
 async fn round(seed: u64) -> Figures {
     let schedule = Schedule::of(seed);
     let site = Site::start(&schedule).await;
@@ -76,7 +76,7 @@ async fn round(seed: u64) -> Figures {
     figures
 }
 
-/// All that is not as it must be.
+/// Returns all violations of the rules.
 fn check(site: &Site, rollouts: &[Rollout], deployments: &[Deployment], deeds: &[Deed]) -> Vec<String> {
     let commits = rollouts.iter().map(|rollout| &rollout.commit);
     let commits = commits.chain(deployments.iter().map(|deployment| &deployment.commit));
@@ -92,7 +92,7 @@ fn check(site: &Site, rollouts: &[Rollout], deployments: &[Deployment], deeds: &
     faults
 }
 
-/// Keeps all files of a round, and says where.
+/// Keeps all files of a round, and returns their path.
 fn keep(site: &Site, seed: u64) -> String {
     let kept = format!("{}/chaos-{seed}", env!("CARGO_TARGET_TMPDIR"));
     Command::new("cp").arg("-r").arg(site.lab.folder()).arg(&kept).status().unwrap();

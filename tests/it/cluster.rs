@@ -1,4 +1,4 @@
-//! Three servers that are one, and a leaf node behind them; one server dies in the middle of a wave.
+//! Tests a cluster of three servers with a leaf node behind it, in which one server dies in the middle of a wave.
 
 use std::fs;
 
@@ -12,10 +12,10 @@ use crate::support::rebuild::GATE;
 use crate::support::server::Server;
 use crate::support::wait;
 
-/// The last one reaches the leaf node and nothing else.
+/// The last host can reach the leaf node only.
 const HOSTS: [&str; 5] = ["test.test1", "test.test2", "prod.ns1", "prod.ns2", "prod.far"];
 
-/// The host of the leaf node is in the first wave with others.
+/// A plan with the host of the leaf node in the first wave, beside others.
 const PLAN: &str = r#"
     revision = "main"
     [[wave]]
@@ -24,11 +24,11 @@ const PLAN: &str = r#"
     targets = ["prod.ns1", "prod.ns2"]
 "#;
 
-/// Who may connect to a server as a leaf node.
+/// The credentials by which a server connects as a leaf node.
 const LEAVES: &str = "authorization { user: leaf, password: leaf }";
 
-/// The servers but for the first one, which is that of the homelab. Each knows the same keys.
-// The fields end in this order: listeners, and then the servers.
+/// The servers, except the first one, which is that of the lab. Each knows the same keys.
+// Fields are dropped in this order: listeners before servers.
 struct Cluster {
     lab: Lab,
     second: Server,
@@ -37,8 +37,8 @@ struct Cluster {
 }
 
 impl Cluster {
-    /// A homelab whose hosts listen: one at the leaf node, and each of the others at a server of its own, from where it knows
-    /// the other ones. The leaf node is connected to the second server, and knows the third.
+    /// Starts the lab. One host listens at the leaf node, and each other host at a server of its own, which tells it
+    /// the others. The leaf node is connected to the second server, and knows the third.
     async fn start() -> Self {
         let mut lab = Lab::start(super::program(), &HOSTS).await.unwrap();
         let users = fs::read_to_string(lab.folder().join("server/server.conf")).unwrap();
@@ -72,21 +72,21 @@ impl Cluster {
         Self { lab, second, third, leaf }
     }
 
-    /// Applies the plan from a machine that reaches these servers.
+    /// Applies the plan on a machine that reaches these servers.
     fn apply(&self, urls: &[&str]) -> Running {
         let mut command = stage::command(&self.lab, "apply", PLAN);
         command.arg("--yes").env("HOMELAB_DEPLOY_NATS_URL", urls.join(","));
         stage::start(command)
     }
 
-    /// Waits until each host of the first wave is at it.
+    /// Waits until each host of the first wave runs.
     async fn under_way(&self) {
         for name in ["test1", "test2", "far"] {
             until(&self.lab, &format!("{name} start")).await;
         }
     }
 
-    /// The second server dies; the leaf node is connected to the third one soon after.
+    /// Stops the second server. The leaf node connects to the third one soon after.
     async fn lose_second(&mut self) {
         self.second.stop();
         let leaf = self.leaf.process().unwrap();
@@ -94,7 +94,7 @@ impl Cluster {
         wait::until("the leaf node is connected again", again).await.unwrap();
     }
 
-    /// Lets the hosts of the first wave end, and waits for the end of the rollout.
+    /// Opens the gates of the first wave, and waits for the end of the rollout.
     async fn finish(&self, rollout: Running) {
         for name in ["test1", "test2", "far"] {
             open(&self.lab, name);
@@ -107,7 +107,7 @@ impl Cluster {
     }
 }
 
-/// The address for leaf nodes, of which the log tells alone.
+/// Returns the address for leaf nodes, which only the log contains.
 fn takes_leaves_at(server: &Server) -> String {
     let log = server.process().unwrap().output();
     let (_, address) = log.split_once("Listening for leafnode connections on ").unwrap();
@@ -117,7 +117,7 @@ fn takes_leaves_at(server: &Server) -> String {
 #[tokio::test]
 async fn the_server_of_the_operator_dies_in_a_wave() {
     let mut cluster = Cluster::start().await;
-    // The second one is also that of test2, and the one through which the leaf node is reached.
+    // The second server is also that of test2, and the one that connects the leaf node.
     let urls = [cluster.second.url(), cluster.lab.server.url(), cluster.third.url()];
     let mut rollout = cluster.apply(&urls);
     cluster.under_way().await;
@@ -140,7 +140,7 @@ async fn the_first_server_of_the_list_is_dead_from_the_beginning() {
     let mut cluster = Cluster::start().await;
     let urls = [cluster.third.url(), cluster.lab.server.url(), cluster.second.url()].map(str::to_owned);
     cluster.third.stop();
-    // The listener that was connected there is heard from again.
+    // The listener that was connected to it answers again.
     let mut hosts = cluster.lab.operator(&cluster.lab.admin).unwrap();
     hosts.args(["hosts", "--json"]).env("HOMELAB_DEPLOY_NATS_URL", urls.join(","));
     let all = async || {

@@ -1,4 +1,4 @@
-//! Networks that are slow, stand still or lead nowhere, servers that are down, and keys that change.
+//! Tests slow, stalled and dead networks, servers that are down, and keys that change.
 
 use std::fs;
 use std::time::Duration;
@@ -17,18 +17,17 @@ use crate::support::proxy::{Passes, Proxy};
 use crate::support::rebuild::GATE;
 use crate::support::wait;
 
-/// Nobody listens there.
+/// An address at which nothing listens.
 const DEAD: &str = "nats://127.0.0.1:1";
 
-/// Takes no time.
 const NONE: Duration = Duration::ZERO;
 
-/// A way to the lab's server.
+/// Starts a proxy to the lab's server.
 async fn proxy(lab: &Lab, delay: Duration) -> Proxy {
     Proxy::start(lab.server.url(), delay).await.unwrap()
 }
 
-/// Runs the program as the admin, who knows these servers.
+/// Runs the program as the admin with these server addresses.
 async fn run(lab: &Lab, servers: &[&str], arguments: &[&str]) -> Ended {
     let mut command = lab.operator(&lab.admin).unwrap();
     command.env("HOMELAB_DEPLOY_NATS_URL", servers.join(",")).args(arguments);
@@ -44,7 +43,7 @@ async fn a_server_that_swallows_packets_costs_a_moment() {
     }
     let servers = [&silent[0].url(), DEAD, &silent[1].url(), lab.server.url()];
     let ended = run(&lab, &servers, &["hosts", "--discover-window", "100ms"]).await.expect(0);
-    // The patience with a single one is five seconds.
+    // The timeout for a single server is five seconds.
     assert!(ended.took < Duration::from_secs(3), "{:?}", ended.took);
 
     let ended = run(&lab, &[&silent[0].url(), DEAD], &["hosts"]).await.expect(3);
@@ -73,13 +72,13 @@ async fn a_short_patience_is_with_the_hosts_and_not_with_the_network() {
     rollout.tells("baking").await.unwrap();
     way.let_pass(Passes::ToServer);
     until(&lab, "test2 end 0").await;
-    // What the host said is under way for longer than the operator waits for it.
+    // The host's message is delayed for longer than the operator waits.
     sleep(Duration::from_secs(2)).await;
     way.let_pass(Passes::Both);
     rollout.ended().await.unwrap().expect(0).told("2 completed");
 }
 
-/// The operator's network stands still in the middle of a rollout, and what passes meanwhile is told.
+/// Stalls the operator's network in the middle of a rollout, except for what `stalled` lets pass.
 async fn rollout_over(stalled: Passes) {
     let lab = stage::lab(&["test.test1", "test.test2", "test.test3"]).await;
     order(&lab, &["test1", "test2"], GATE);
@@ -91,7 +90,7 @@ async fn rollout_over(stalled: Passes) {
     until(&lab, "test1 start").await;
     until(&lab, "test2 start").await;
     way.let_pass(stalled);
-    // Where that is heard, the third is asked, and the request goes nowhere.
+    // If the operator receives the result, it sends the third request, which is lost.
     open(&lab, "test1");
     rollout.tells("connection lost").await.unwrap();
     way.let_pass(Passes::Both);
@@ -128,7 +127,7 @@ async fn the_twelfth_confirmation_is_as_quick_as_the_first_though_a_server_is_do
         let mut request = deployer.request(&format!("r-{number}"));
         request["confirm_timeout_s"] = 5.into();
         deployer.say("deploy.prod.ns1", &request).await.unwrap();
-        // How the last one ended may be told once more.
+        // The result of the last run may be sent once more.
         let heard = async |deployer: &mut Deployer| loop {
             let answer = deployer.hear().await.unwrap();
             if answer["id"] == request["id"] && (answer["phase"] == "confirm" || is_final(&answer)) {
@@ -141,7 +140,7 @@ async fn the_twelfth_confirmation_is_as_quick_as_the_first_though_a_server_is_do
         confirmation["confirmed"] = true.into();
         let mut end = waits;
         while !is_final(&end) {
-            // As often as the host asks, as deployers do.
+            // A deployer confirms as often as the host asks.
             deployer.say("deploy.prod.ns1", &confirmation).await.unwrap();
             end = heard(&mut deployer).await;
         }

@@ -1,4 +1,4 @@
-//! `deploy` in front of an operator: whom it reaches, and what it makes of the answers.
+//! Tests which hosts `deploy` reaches, and how it takes their responses.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -19,14 +19,14 @@ use crate::support::wait;
 const DNS: &str = "deploy.prod.role.dns";
 const SHORT: [&str; 2] = ["--discover-window", "500ms"];
 
-/// A homelab of two name servers and another host, which listen.
+/// Returns a lab of two name servers and another host, which listen.
 async fn lab() -> Lab {
     let mut lab = Lab::start(super::program(), &["prod.ns1.dns", "prod.ns2.dns", "prod.nas"]).await.unwrap();
     lab.listen_all().await.unwrap();
     lab
 }
 
-/// `deploy` with a window that is short, since all that answer are on this machine.
+/// Returns the arguments of `deploy` with a short window, since every host is on this machine.
 fn deploy<'a>(arguments: &[&'a str]) -> Vec<&'a str> {
     [&["deploy"], arguments, &SHORT].concat()
 }
@@ -70,6 +70,8 @@ async fn a_host_that_is_there_and_never_answers_the_request_is_named() {
     let _silent = Fake::start(&lab, report, |_| Vec::new()).await;
     let ended = operator::run(&lab, &deploy(&[DNS, "--timeout", "3"])).await.unwrap();
     ended.expect(1).told("ns2 unreachable").told("it never answered").told("1 completed, 1 unreachable");
+    let alone = operator::run(&lab, &["deploy", "deploy.prod.ns2", "--timeout", "1"]).await.unwrap();
+    alone.expect(1).told("ns2 unreachable").told("it never answered").not_told("nobody answers");
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! A roll call that ends when all have answered that did before.
+//! Tests that a roll call ends early once every known host has answered.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -14,7 +14,7 @@ use crate::support::permissions::Permissions;
 
 const HOSTS: [&str; 3] = ["test.test1", "test.test2.dns", "prod.ns1"];
 
-/// The window, where it is not over earlier. What does not wait for it takes a tenth of that.
+/// The window of a roll call. A roll call that ends early takes a tenth of it.
 const WINDOW: Duration = Duration::from_secs(2);
 
 const PLAN: &str = "revision = 'main'\n[[wave]]\ntargets = 'test.all'\n[[wave]]\ntargets = 'prod.all'";
@@ -23,7 +23,7 @@ async fn run(lab: &Lab, arguments: &[&str]) -> Ended {
     operator::run(lab, arguments).await.unwrap()
 }
 
-/// A homelab whose operator has seen all of its hosts.
+/// Returns a lab whose operator knows all of its hosts.
 async fn known() -> Lab {
     let lab = stage::lab(&HOSTS).await;
     let first = run(&lab, &["hosts"]).await.expect(0);
@@ -75,7 +75,7 @@ async fn a_silent_host_of_a_group_is_asked_in_any_case_and_not_charged() {
     ended.told("1 unreachable").told("test2");
     let ended = run(&lab, &["deploy", "deploy.test.role.dns"]).await.expect(1);
     ended.told("nobody answers on deploy.test.role.dns");
-    // A plan is for who answers.
+    // A plan is for the hosts that answer.
     let ended = stage::apply(&lab, PLAN).ended().await.unwrap().expect(0);
     ended.told("2 hosts completed");
     assert_eq!(ran_sorted(&lab), ["ns1", "test1", "test1"]);

@@ -1,4 +1,4 @@
-//! The pages say what the program does.
+//! Tests that the documentation matches the program.
 
 mod commands;
 mod plans;
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 const PAGE: &str = include_str!("../../docs/protocol.md");
 
-/// The examples of one kind: a fence says after `json` what it shows.
+/// Returns the examples of one kind: the word after `json` at a fence says which kind it is.
 fn examples(kind: &str) -> Vec<Value> {
     let fence = format!("```json {kind}\n");
     let blocks = PAGE.split(fence.as_str()).skip(1).map(|rest| rest.split("```").next().unwrap());
@@ -17,7 +17,7 @@ fn examples(kind: &str) -> Vec<Value> {
     examples
 }
 
-/// What is written again is the same: no field is unknown, misspelt or lost.
+/// Asserts that each example is the same when it is read and written again: no field is unknown, misspelt or lost.
 fn assert_read(kind: &str, read: impl Fn(&[u8]) -> Vec<u8>) {
     for example in examples(kind) {
         let again: Value = serde_json::from_slice(&read(example.to_string().as_bytes())).unwrap();

@@ -1,6 +1,7 @@
-//! `doctor`: each end names what is wrong there, and nobody is deployed to meanwhile.
+//! Tests that `doctor` finds each fault at both ends, and sends no deployment.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use homelab_deploy::nats_config::{FleetList, ListenerName, Principal, User};
@@ -19,7 +20,7 @@ use crate::support::permissions::Permissions;
 use crate::support::server::Server;
 use crate::support::tls::Authority;
 
-/// Who looks.
+/// The end at which `doctor` runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     Ns1,
@@ -27,7 +28,7 @@ enum End {
     Admin,
 }
 
-/// A server's configuration, the list of its fleet, and the keys.
+/// A server configuration, the list of its fleet, and the keys.
 struct Stage {
     configuration: String,
     users: Vec<User>,
@@ -61,7 +62,7 @@ impl Stage {
         self.folder.path().join("fleet.toml")
     }
 
-    /// What the one who looks finds wrong with a server that has this configuration.
+    /// Returns what `doctor` at this end finds wrong with a server that has this configuration.
     async fn looks(&self, end: End, configuration: &str, fleet_file: Option<&Path>) -> Result<Vec<String>> {
         let server = Server::start_with(&self.folder.path().join("server"), configuration).await?;
         let key = match end {
@@ -81,7 +82,7 @@ impl Stage {
         Ok(problems(&Running::start(&mut command)?.ended().await?))
     }
 
-    /// What is found wrong with a file of this configuration beside the list of the fleet, or without one.
+    /// Returns what `doctor` finds wrong with a file of this configuration in a folder, which may have a fleet list.
     async fn looks_at_file(&self, configuration: &str, folder: &str) -> Result<Vec<String>> {
         let file = self.folder.path().join(folder).join("nats.conf");
         fs::create_dir_all(file.parent().unwrap()).into_diagnostic()?;
@@ -92,7 +93,7 @@ impl Stage {
     }
 }
 
-/// The findings of a level.
+/// Returns the findings of a level.
 fn found(ended: &Ended, level: &str) -> Vec<String> {
     let findings: Value = serde_json::from_str(&ended.stdout).unwrap_or_else(|error| panic!("{error}: {ended:?}"));
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -100,14 +101,14 @@ fn found(ended: &Ended, level: &str) -> Vec<String> {
     findings.map(|finding| format!("{}: {}", text(&finding["about"]), text(&finding["what"]))).collect()
 }
 
-/// What was found wrong. The exit code says whether anything was.
+/// Returns the problems. The exit code must say whether there are any.
 fn problems(ended: &Ended) -> Vec<String> {
     let problems = found(ended, "problem");
     assert_eq!(ended.code, Some(i32::from(!problems.is_empty())), "{ended:?}");
     problems
 }
 
-/// One permission is changed: what it was, what it is, who can see that, and what it is called there and in the file.
+/// One changed permission: the old one, the new one, the end that can see it, and its name there and in the file.
 type Mutation = (&'static str, &'static str, End, &'static str, &'static str);
 
 #[rustfmt::skip]
@@ -212,13 +213,45 @@ async fn with_the_key_of_a_test_deployer_prod_is_out_of_reach_and_hears_nothing(
     let ended = Running::start(command.args(["doctor", "--json"])).unwrap().ended().await.unwrap();
     let notes = found(&ended, "note");
     assert!(notes.iter().any(|note| note.starts_with("prod: cannot reach prod")), "{ended:?}");
-    // This machine may lack a program that hosts need; that is no fault of the key.
+    // This machine may lack a program that hosts need, which is no fault of the key.
     let of_key = problems(&ended).into_iter().filter(|problem| !problem.contains("PATH")).collect::<Vec<_>>();
     assert_eq!(of_key, [] as [&str; 0]);
     assert!(tap.requests().await.is_empty() && lab.fleet.rebuild().record().is_empty());
     let state = lab.folder().join("hosts/ns1/state");
     let runs = fs::read_dir(state.join("runs")).map(Iterator::count).unwrap_or_default();
     assert_eq!(runs, 0, "ns1 has a run on record");
+}
+
+#[tokio::test]
+async fn records_that_others_can_write_to_are_told() {
+    let lab = Lab::start(super::program(), &[]).await.unwrap();
+    let records = lab.home().join("state/homelab-deploy/rollouts");
+    fs::create_dir_all(&records).unwrap();
+    let doctor = async |folder: &Path, mode: u32| {
+        fs::set_permissions(folder, fs::Permissions::from_mode(mode)).unwrap();
+        let mut command = lab.operator(&lab.admin).unwrap();
+        let ended = Running::start(command.args(["doctor", "--json"])).unwrap().ended().await.unwrap();
+        problems(&ended).into_iter().filter(|problem| problem.starts_with("records")).collect::<Vec<_>>()
+    };
+    for folder in [records.as_path(), records.parent().unwrap()] {
+        let told = format!("records: {} can be written to by other users", folder.display());
+        assert_eq!(doctor(folder, 0o770).await, [told]);
+        assert_eq!(doctor(folder, 0o700).await, [] as [&str; 0]);
+    }
+}
+
+#[tokio::test]
+async fn a_host_whose_role_is_not_on_the_list_is_told_so_and_not_that_its_key_is_another_ones() {
+    let stage = Stage::set().unwrap();
+    let server = Server::start_with(&stage.folder.path().join("server"), &stage.configuration).await.unwrap();
+    let (fleet, seed) = (stage.fleet(), stage.ns1.seed_file());
+    let mut command = fleet::command(super::program(), stage.folder.path(), &[]).unwrap();
+    command.args(["doctor", "--listener", "--tier", "prod", "--nats-url", server.url()]).arg("--nkey-file").arg(seed);
+    command.arg("--fleet").arg(fleet).args(["--hostname", "ns1"]);
+    let ended = Running::start(&mut command).unwrap().ended().await.unwrap().expect(1);
+    assert!(ended.stdout.contains("give --role as fleet.toml has it"), "{}", ended.stdout);
+    let ended = Running::start(command.args(["--role", "dns"])).unwrap().ended().await.unwrap().expect(0);
+    assert!(!ended.stdout.contains("problem"), "{}", ended.stdout);
 }
 
 #[tokio::test]
@@ -241,7 +274,7 @@ async fn a_clock_that_is_ten_minutes_off_is_told_by_how_much() {
         let mut ns1 = StandIn::connect(&lab, "ns1", "deploy.prod.ns1").await.unwrap();
         let mut command = lab.operator(&lab.admin).unwrap();
         let doctor = Running::start(command.args(["doctor", "--json"])).unwrap();
-        // The first one only tries whether the question may be asked.
+        // The first message only tries whether the question may be published.
         for _ in 0..2 {
             let call = ns1.roll_call().await.unwrap();
             let token = call["reply_to"].as_str().unwrap().rsplit('.').next().unwrap().to_owned();

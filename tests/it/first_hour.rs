@@ -1,4 +1,4 @@
-//! From nothing to a rollout: the files of `init`, and the page for those who begin.
+//! Tests the way from nothing to a rollout: the files of `init`, and the page for beginners.
 
 use std::fs;
 use std::io::Write;
@@ -15,13 +15,13 @@ use crate::support::server;
 
 const PAGE: &str = include_str!("../../docs/getting-started.md");
 
-/// The commands of the page, which are in blocks of `sh`; in those of `console` is what depends on the machine.
+/// Returns the commands of the page, which are in blocks of `sh`. Blocks of `console` depend on the machine.
 fn commands() -> String {
     let blocks = PAGE.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
     blocks.collect()
 }
 
-/// A homelab whose operator has these settings in a file of the folder, and none in the environment.
+/// Returns a lab whose operator has settings in a file of the folder, and none in the environment.
 async fn lab_with_context(further: &str) -> Lab {
     let mut lab = Lab::start(crate::program(), &["prod.ns1.dns"]).await.unwrap();
     lab.listen_all().await.unwrap();
@@ -46,12 +46,26 @@ async fn a_flag_goes_before_a_variable_and_that_before_a_context() {
     let variable = [("HOMELAB_DEPLOY_NATS_URL", nowhere)];
     run(&lab, &["hosts"], &variable).await.expect(3).told(nowhere);
     run(&lab, &["hosts", "--nats-url", nowhere_else], &variable).await.expect(3).told(nowhere_else);
-    // What an assistant's client starts is told all by flags: the folder may be anybody's.
+    // An assistant's client passes everything by flags: the folder may be anybody's.
     run(&lab, &["mcp"], &[]).await.expect(2).told("`server` in a context");
 
     run(&lab, &["deploy", "dns", "--branch", "main"], &[]).await.expect(0).told("1 host completed");
     let other = [("HOMELAB_DEPLOY_ALIAS_DNS", "deploy.prod.role.media")];
     run(&lab, &["deploy", "dns", "--branch", "main"], &other).await.expect(1).told("deploy.prod.role.media");
+}
+
+#[tokio::test]
+async fn a_wrong_setting_is_told_with_the_places_that_it_can_come_from() {
+    let folder = tempfile::tempdir().unwrap();
+    let context = "[context.home]\nserver = 'http://h'\nkey = 'k'\n";
+    fs::write(folder.path().join("homelab-deploy.toml"), context).unwrap();
+    let hosts = async |arguments: &[&str]| {
+        let mut command = fleet::command(crate::program(), folder.path(), &[]).unwrap();
+        Running::start(command.arg("hosts").args(arguments)).unwrap().ended().await.unwrap().expect(2)
+    };
+    let places = "--nats-url, or HOMELAB_DEPLOY_NATS_URL, or `server` in a context of homelab-deploy.toml";
+    hosts(&[]).await.told("invalid value 'http://h'").told(places);
+    hosts(&["--nats-url", "http://other"]).await.told("invalid value 'http://other'").not_told(places);
 }
 
 #[tokio::test]
@@ -79,7 +93,7 @@ fn the_page_for_beginners_leads_to_a_rollout_in_two_minutes() {
     fs::create_dir(&bin).unwrap();
     symlink(crate::program(), bin.join("homelab-deploy")).unwrap();
     symlink(server::program().unwrap(), bin.join("nats-server")).unwrap();
-    // The words of the page, but for the port: another server may have it on this machine.
+    // The commands of the page with another port, since a server may already use the port on this machine.
     let commands = commands().replace("4222", &server::free_port().unwrap().to_string());
     let script = format!("set -eu\ntrap 'kill $(jobs -p)' EXIT\n{commands}");
     let began = Instant::now();
@@ -88,7 +102,7 @@ fn the_page_for_beginners_leads_to_a_rollout_in_two_minutes() {
     let (out, told) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{out}\n{told}");
     assert!(began.elapsed().as_secs() < 120, "it took {:?}", began.elapsed());
-    // doctor has looked at each part and found nothing.
+    // `doctor` has examined each part and found nothing wrong.
     for about in ["server", "key", "test1", "ns1", "nas", "plans/rollout.toml", "flake"] {
         let line = out.lines().find(|line| line.split_whitespace().nth(2).is_some_and(|word| word.ends_with(about)));
         assert!(line.is_some_and(|line| line.starts_with("✔ ok")), "{about}: {out}");
@@ -112,7 +126,7 @@ async fn init_adds_what_is_new_and_overwrites_nothing() {
     }
     let (fleet, seed, plan) = (read("fleet.toml"), read("keys/prod.ns1.seed"), read("plans/rollout.toml"));
 
-    // Server and flake are known by now, and what somebody wrote into a file stays.
+    // Server and flake are known by now, and edited files are kept.
     fs::write(folder.path().join("lab/plans/rollout.toml"), format!("# mine\n{plan}")).unwrap();
     let ended =
         init(folder.path(), &["lab", "--yes", "--host", "prod.ns1.dns", "--host", "test.test1"]).await.expect(0);
@@ -128,6 +142,25 @@ async fn init_adds_what_is_new_and_overwrites_nothing() {
     let again = init(folder.path(), &["lab", "--yes", "--host", "prod.ns1.web"]).await.expect(2);
     again.told("ns1 is a host of this fleet already");
     init(folder.path(), &["other", "--yes", "--host", "prod.ns1"]).await.expect(2).told("--flake is missing");
+}
+
+#[tokio::test]
+async fn init_takes_a_new_address_and_a_new_flake_to_each_file_that_nobody_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    let read = |name: &str| fs::read_to_string(folder.path().join("lab").join(name)).unwrap();
+    let files = ["nats.conf", "nix/homelab-deploy.nix", "homelab-deploy.toml"];
+    let new = ["lab", "--yes", "--host", "prod.ns1", "--flake", "git+https://h/x"];
+    init(folder.path(), &new).await.expect(0);
+    let before = files.map(read);
+    let moved = ["lab", "--yes", "--nats-url", "nats://nats.example:4333", "--flake", "git+https://h/y"];
+    fs::write(folder.path().join("lab").join(files[1]), format!("# mine\n{}", before[1])).unwrap();
+    init(folder.path(), &moved).await.expect(0).told("nix/homelab-deploy.nix was changed by hand");
+    assert!(read(files[0]).contains("port: 4333"), "{}", read(files[0]));
+    for name in [files[2], "nix/homelab-deploy.nix.new"] {
+        let text = read(name);
+        assert!(text.contains("nats://nats.example:4333") && text.contains("git+https://h/y"), "{name}: {text}");
+    }
+    assert!(read(files[1]).contains("git+https://h/x"));
 }
 
 #[tokio::test]

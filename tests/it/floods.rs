@@ -1,4 +1,4 @@
-//! What a key that may publish can do to a listener: make it slow, and neither large nor deaf.
+//! Tests that floods with a key that may publish can slow a listener down, but make it neither large nor unresponsive.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -18,10 +18,10 @@ const NS1: &str = "deploy.prod.ns1";
 /// How long each flood lasts.
 const FLOOD: Duration = Duration::from_secs(6);
 
-/// The bound on the memory of a listener, in KiB. In a release build it is some 3 MB smaller before it has heard anything.
+/// The bound on the memory of a listener, in KiB. A release build takes some 3 MB less before it receives anything.
 const RESIDENT_KIB: u64 = 32 * 1024;
 
-/// A homelab under strict permissions whose hosts listen.
+/// Returns a lab with strict permissions whose hosts listen.
 async fn lab() -> Lab {
     let hosts = ["prod.ns1.dns", "test.test1"];
     let mut lab = Lab::start_with(super::program(), &hosts, Permissions::Strict).await.unwrap();
@@ -29,16 +29,16 @@ async fn lab() -> Lab {
     lab
 }
 
-/// The most memory that the listener of a host has had so far, in KiB.
+/// Returns the peak memory of a host's listener, in KiB.
 fn most_resident(lab: &mut Lab, name: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", lab.fleet.listener(&host(name)).unwrap().id())).unwrap();
     let most = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     most.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-/// Publishes messages on these subjects in turn, as fast as the server takes them, and says how many.
+/// Publishes messages on these subjects in turn, as fast as the server accepts them, and returns their number.
 async fn flood(client: Client, subjects: Vec<&'static str>, texts: Vec<Vec<u8>>) -> u64 {
-    // Never given back, since copies would slow the flood down.
+    // Leaked, since copies would slow the flood down.
     let texts: Vec<&'static [u8]> = texts.into_iter().map(|text| &*text.leak()).collect();
     let began = Instant::now();
     let mut sent = 0;
@@ -54,21 +54,20 @@ async fn flood(client: Client, subjects: Vec<&'static str>, texts: Vec<Vec<u8>>)
     sent
 }
 
-/// A question as a test deployer asks it.
+/// Returns a roll call of a test deployer.
 fn question() -> Vec<u8> {
     json!({ "reply_to": format!("deploy.responses.{}", Uuid::new_v4()), "per_host": true }).to_string().into_bytes()
 }
 
-/// So many texts that are not the same.
 fn many(text: impl Fn() -> Vec<u8>) -> Vec<Vec<u8>> {
     (0..2_000).map(|_| text()).collect()
 }
 
-/// Floods what the keys of test hosts and of a test deployer may publish, and meanwhile finds `ns1` and deploys to it.
+/// Floods `ns1` with the keys of a test host and a test deployer, and meanwhile finds it and deploys to it.
 async fn stays_small_and_deploys(lab: &mut Lab, texts: Vec<Vec<u8>>) {
     let before = most_resident(lab, "ns1");
     let mut floods = JoinSet::new();
-    // All that the attacker may publish and hears of prod hosts; the server stops the rest.
+    // What the attackers may publish, and subjects of a prod host, which the server refuses.
     let anything = vec!["deploy.discover", "deploy.discover.prod", "deploy.prod.ns1", "deploy.responses.prod.ns1.x"];
     for (key, subjects) in [
         (&lab.test_deployer, vec!["deploy.discover"]),
@@ -124,7 +123,7 @@ async fn messages_as_long_as_a_request_may_be_leave_a_listener_small_and_at_work
     stays_small_and_deploys(&mut lab, vec![vec![b' '; 64_000]; 16]).await;
 }
 
-/// What a key may do that may deploy to the host: the requests run one after the other, and what is refused is bounded.
+/// A flood with a key that may deploy to the host: requests run one by one, and the number of refusals is bounded.
 #[tokio::test]
 async fn requests_without_end_make_no_host_large_and_no_log_long() {
     let mut lab = lab().await;

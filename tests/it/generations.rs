@@ -1,4 +1,4 @@
-//! What a host runs and what it boots: links below the folder that its listener takes for the root of the host.
+//! The running and booted system of a host: links below the folder that its listener takes for the root file system.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -8,13 +8,13 @@ use crate::host;
 use crate::support::lab::Lab;
 use crate::support::program;
 
-/// What a host runs and boots before anything is deployed, as generation 41.
+/// The system that a host runs and boots before any deployment, as generation 41.
 pub const OLD: &str = "/nix/store/old";
 
-/// What [`SWITCH`] makes a host run and boot, as generation 42.
+/// The system that [`SWITCH`] makes a host run and boot, as generation 42.
 pub const NEW: &str = "/nix/store/new";
 
-/// What `nixos-rebuild switch` comes down to on the host.
+/// A script with the effects of `nixos-rebuild switch` on the host.
 pub const SWITCH: &str = r#"
 root=$here/../$host/root
 ln -sfn /nix/store/new "$root/nix/var/nix/profiles/system-42-link"
@@ -23,7 +23,7 @@ ln -sfn /nix/store/new "$root/run/current-system"
 echo activating the configuration...
 "#;
 
-/// Gives a host the system [`OLD`], which can be returned to, and [`SWITCH`] for its orders.
+/// Gives a host the system [`OLD`], to which it can roll back, and the script [`SWITCH`].
 pub fn install(lab: &Lab, name: &str) {
     let root = root(lab, name);
     for folder in ["run", "nix/var/nix/profiles", "nix/store/old/bin", "nix/store/new/bin"] {
@@ -40,30 +40,30 @@ pub fn install(lab: &Lab, name: &str) {
     lab.fleet.rebuild().on(&host(name), SWITCH).unwrap();
 }
 
-/// Has a system of a host say which commit it was built from.
+/// Makes a system of a host report the commit that it was built from.
 pub fn is_of_commit(lab: &Lab, name: &str, system: &str, commit: &str) {
     let folder = root(lab, name).join(system.trim_start_matches('/')).join("sw/bin");
     fs::create_dir_all(&folder).unwrap();
     make_program(&folder.join("nixos-version"), &format!("echo {commit}"));
 }
 
-/// Makes a program of a script.
+/// Writes an executable shell script.
 pub fn make_program(path: &Path, script: &str) {
     program::make_program(path, &format!("#!/bin/sh\n{script}\n")).unwrap();
 }
 
-/// What a host runs.
+/// Returns the system that a host runs.
 pub fn runs(lab: &Lab, name: &str) -> String {
     target(&root(lab, name).join("run/current-system"))
 }
 
-/// What a host runs when it is booted.
+/// Returns the system that a host boots.
 pub fn boots(lab: &Lab, name: &str) -> String {
     let profiles = root(lab, name).join("nix/var/nix/profiles");
     target(&profiles.join(target(&profiles.join("system"))))
 }
 
-/// Where the file system of a host begins.
+/// Returns the root folder of a host.
 pub fn root(lab: &Lab, name: &str) -> PathBuf {
     lab.folder().join("hosts").join(name).join("root")
 }

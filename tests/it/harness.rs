@@ -1,4 +1,4 @@
-//! What the other tests stand on does what it says.
+//! Tests the test harness itself.
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
@@ -18,7 +18,7 @@ fn ns1() -> HostName {
     "ns1".parse().unwrap()
 }
 
-/// Calls the stand-in for nixos-rebuild as a listener would.
+/// Returns a call of the simulated nixos-rebuild, as a listener makes it.
 fn nixos_rebuild(rebuild: &Rebuild) -> Command {
     let mut command = Command::new(rebuild.folder().join("nixos-rebuild"));
     command.args(["switch", "--flake", "git+file:///flake?ref=main#ns1"]);
@@ -39,7 +39,7 @@ fn the_stand_in_for_nixos_rebuild_does_as_it_is_told_and_writes_it_down() {
     assert_eq!(record, [start, "ns1 end 0", start, "ns1 end 3"]);
 }
 
-/// The same line in every run.
+/// Removes the process id from a line, which differs in every run.
 fn without_pid(line: String) -> String {
     match line.split_once(" start ").and_then(|(host, rest)| Some((host, rest.split_once(' ')?.1))) {
         Some((host, arguments)) => format!("{host} start PID {arguments}"),
@@ -92,7 +92,7 @@ async fn a_proxy_is_slow_stands_still_and_breaks_as_it_is_told() {
     accepted.read_exact(&mut byte).await.unwrap();
     assert!(sent.elapsed() >= delay);
 
-    // What overtakes proves that the other is held.
+    // Data in the other direction arrives first, which proves that this direction is stalled.
     proxy.let_pass(Passes::ToClient);
     client.write_all(b"b").await.unwrap();
     accepted.write_all(b"c").await.unwrap();

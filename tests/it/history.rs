@@ -1,4 +1,4 @@
-//! What the server of a repository tells of commits, in good times and in bad ones.
+//! Tests what the server of a repository tells about commits, with and without trouble.
 
 use std::fs;
 use std::io::Read;
@@ -16,7 +16,7 @@ use crate::support::flake::Flake;
 use crate::support::git::{Git, Mood};
 use crate::support::wait;
 
-/// A server with a repository of three commits, and a machine that has no clone of it.
+/// A server with a repository of three commits, and a machine without a clone of it.
 struct Stage {
     folder: TempDir,
     git: Git,
@@ -39,7 +39,7 @@ impl Stage {
         self.folder.path().join("cache")
     }
 
-    /// As a command begins that has to know something of commits.
+    /// Returns a history as a command starts with it.
     fn history(&self) -> History {
         let flake = format!("git+{}", self.git.url("flake")).parse().unwrap();
         History::of(Some(&flake), Some(&self.cache()))
@@ -55,7 +55,7 @@ async fn the_server_knows_subjects_and_ages() {
     assert_eq!(stage.history().subject(&unknown).await, None);
     assert_eq!(stage.history().is_ancestor(&one, &unknown).await, None);
 
-    // Each of them alone says nothing of the other.
+    // Each commit alone says nothing about the other.
     let mut history = stage.history();
     assert_eq!(history.subject(&one).await.as_deref(), Some("one"));
     assert_eq!(history.subject(&three).await.as_deref(), Some("three"));
@@ -74,7 +74,7 @@ async fn a_folder_that_is_broken_is_made_again() {
     let [one, two, three] = &stage.commits;
     assert_eq!(stage.history().subject(one).await.as_deref(), Some("one"));
     let [kept] = fs::read_dir(stage.cache().join("commits")).unwrap().collect::<Vec<_>>().try_into().unwrap();
-    // As a power cut leaves it.
+    // A power cut leaves such a lock file.
     fs::write(kept.unwrap().path().join("shallow.lock"), "").unwrap();
     assert_eq!(stage.history().subject(two).await, None);
     assert_eq!(stage.history().subject(three).await.as_deref(), Some("three"));
@@ -96,14 +96,14 @@ async fn a_server_in_trouble_is_waited_for_once_and_briefly() {
     assert!(began.elapsed() < Duration::from_secs(30), "it gave up by itself");
 }
 
-/// Whether a program runs that was told this.
+/// Whether a program with this argument runs.
 fn is_running(argument: &str) -> bool {
     let processes = fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path());
     let said = |process: &Path| fs::read(process.join("cmdline")).unwrap_or_default();
     processes.into_iter().any(|process| String::from_utf8_lossy(&said(&process)).contains(argument))
 }
 
-/// Whom the first request that comes is from, as HTTP tells it; it is never answered.
+/// Returns the head of the first HTTP request, which names its user. The request is never answered.
 fn first_request(socket: TcpListener) -> std::thread::JoinHandle<(String, TcpStream)> {
     std::thread::spawn(move || {
         let (mut stream, _) = socket.accept().unwrap();

@@ -1,4 +1,4 @@
-//! Programs that are told how a rollout goes: what they are told, that they change nothing, and whose they are.
+//! Tests hooks: what they are told, that they change nothing, and whose hooks are run.
 
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -19,10 +19,10 @@ use crate::support::skip::skip;
 
 const PLAN: &str = "revision = 'main'\n[[wave]]\ntargets = 'test.all'\n[[wave]]\ntargets = 'prod.all'\n";
 
-/// Puts down what it is told in a file of the hook's name, a line each time.
+/// A hook that appends what it is told to a file of the hook's name, a line each time.
 const TELL: &str = "#!/bin/sh\ncat >>\"$(dirname \"$0\")/$HOMELAB_DEPLOY_HOOK\"\n";
 
-/// A context whose hooks are these lines of TOML, and the program `tell` beside it. The file is named on the command line.
+/// Writes a context with these lines of TOML as hooks, and the program `tell` beside it. Commands name its file.
 fn context(lab: &Lab, hooks: &str) -> PathBuf {
     let folder = lab.folder().join("config");
     fs::create_dir_all(&folder).unwrap();
@@ -46,7 +46,7 @@ async fn ended(mut command: Command) -> Ended {
     Running::start(&mut command).unwrap().ended().await.unwrap()
 }
 
-/// What a hook was told, each time.
+/// Returns what a hook was told, each time.
 fn told(config: &Path, hook: &str) -> Vec<Value> {
     let text = fs::read_to_string(config.with_file_name(hook)).unwrap_or_default();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -94,7 +94,7 @@ async fn one_that_hangs_holds_up_no_host_and_nobody_who_leaves() {
     let config = context(&lab, "on_start = ['sleep', '300']");
     let mut running = Running::start(&mut apply(&lab, &config)).unwrap();
     until(&lab, "ns1 end 0").await;
-    // The first may come before the last answer; the second leaves in any case.
+    // The first interrupt may come before the last response. The second one ends the command in any case.
     running.interrupt().unwrap();
     if running.tells("A second interrupt leaves at once").await.is_ok() {
         running.interrupt().ok();
@@ -138,7 +138,7 @@ async fn what_a_plan_says_goes_before_the_context() {
 async fn nobody_else_says_what_runs_here() {
     let lab = stage::lab(&["test.test1", "prod.ns1"]).await;
     let config = context(&lab, ALL);
-    // A folder that somebody works in is not asked, unless it is named.
+    // Hooks in the current folder are refused, unless the command line names the file.
     fs::copy(&config, lab.home().join("homelab-deploy.toml")).unwrap();
     let here = ended({
         let mut command = stage::command(&lab, "apply", PLAN);
@@ -178,17 +178,17 @@ async fn a_rollout_that_is_resumed_has_those_of_its_journal_which_is_nobody_else
         fs::set_permissions(path, Permissions::from_mode(usual)).unwrap();
     }
     assert_eq!(told(&config, "on_start").len(), 1);
-    // What the context says now is for new rollouts.
+    // The hooks of the context now are for new rollouts.
     fs::write(&config, "[context.home]\n").unwrap();
     resume().await.expect(0);
     assert_eq!((told(&config, "on_start").len(), told(&config, "on_finish").len()), (2, 2));
 }
 
-/// A name or text that could leave its place in a shell, in JSON, in a header or on the command line of curl.
+/// A name that could break out of its context in a shell, in JSON, in a header or on the command line of curl.
 const HOSTILE: &str =
     "@-x \"quoted\" 'single' \\n $(touch owned) `touch owned` ${HOME} \u{e9}\u{1f600}\r\nX-Injected: yes\n\t</b>";
 
-/// A request as a service gets it: its first line, its headers, its body.
+/// A request that a service received: its first line, its headers, its body.
 #[derive(Debug)]
 struct Got {
     line: String,
@@ -196,7 +196,7 @@ struct Got {
     body: String,
 }
 
-/// A service that says that all is well, and passes on what it is sent.
+/// Starts a service that accepts every request, and returns the requests.
 fn service() -> (String, Receiver<Got>) {
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", socket.local_addr().unwrap());
@@ -221,7 +221,7 @@ fn service() -> (String, Receiver<Got>) {
     (url, requests)
 }
 
-/// The sample of this name, beside a context that has the lines which a text has for it.
+/// Copies a sample beside a context with the lines that a text has for the sample.
 fn sample(lab: &Lab, name: &str, text: &str, url: &str) -> PathBuf {
     let lines = text.lines().map(|line| line.trim_start_matches(['#', ' '])).filter(|line| line.contains(name));
     let lines = lines.filter(|line| line.starts_with("on_")).collect::<Vec<_>>().join("\n");
@@ -282,7 +282,7 @@ async fn the_samples_tell_ntfy_and_matrix_how_a_rollout_goes() {
     run_with_a_hostile_name(&config.with_file_name("matrix.sh"), &[&url, "!room:example.com", token.to_str().unwrap()]);
     for name in ["plan", HOSTILE] {
         let got = requests.recv().unwrap();
-        // Not every jq takes the mark for one that needs to be encoded.
+        // Not every jq percent-encodes the exclamation mark.
         let sent = "PUT /_matrix/client/v3/rooms/!room%3Aexample.com/send/m.room.message/";
         assert!(got.headers.contains("Content-Type: application/json"), "{got:?}");
         assert!(

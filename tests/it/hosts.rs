@@ -1,4 +1,4 @@
-//! `hosts`, `keygen`, and what is said to who calls the program in a wrong way.
+//! Tests `hosts`, `keygen`, and the errors for wrong command lines.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -9,24 +9,25 @@ use serde_json::Value;
 
 use crate::operator::{self, Running};
 use crate::support::fleet;
+use crate::support::git::{Git, Mood};
 use crate::support::lab::Lab;
 use crate::support::server::Server;
 
 const SHORT: [&str; 2] = ["--discover-window", "500ms"];
 
-/// A homelab of three hosts, which listen.
+/// Returns a lab of three hosts, which listen.
 async fn lab() -> Lab {
     let mut lab = Lab::start(super::program(), &["prod.ns1.dns", "prod.nas", "test.test1"]).await.unwrap();
     lab.listen_all().await.unwrap();
     lab
 }
 
-/// `hosts` with a window that is short, since all that answer are on this machine.
+/// Returns the arguments of `hosts` with a short window, since every host is on this machine.
 fn hosts<'a>(arguments: &[&'a str]) -> Vec<&'a str> {
     [&["hosts"], arguments, &SHORT].concat()
 }
 
-/// The first words of each line.
+/// Returns the first words of each line.
 fn words(text: &str, count: usize) -> Vec<String> {
     text.lines().map(|line| line.split_whitespace().take(count).collect::<Vec<_>>().join(" ")).collect()
 }
@@ -64,9 +65,32 @@ async fn a_list_that_is_watched_shows_what_changes() {
     watching.shows("idle").await.unwrap();
     operator::run(&lab, &["deploy", "deploy.test.test1"]).await.unwrap().expect(0);
     watching.shows("completed ").await.unwrap();
-    // A shell without job control starts what is in its background with SIGINT ignored.
+    // SIGTERM, because a shell without job control starts background processes with SIGINT ignored.
     watching.signal(Signal::TERM).unwrap();
     assert_eq!(watching.ended().await.unwrap().code, None, "it does not end by itself");
+}
+
+#[tokio::test]
+async fn the_git_server_tells_how_far_behind_hosts_are_that_no_clone_here_knows() {
+    let lab = lab().await;
+    operator::run(&lab, &["deploy", "prod.ns1", "--branch", "main"]).await.unwrap().expect(0);
+    for subject in ["one", "two"] {
+        lab.flake.commit(subject).unwrap();
+    }
+    let mut git = Git::serve(lab.folder()).unwrap();
+    let table = async |flake: Option<&str>| {
+        let mut command = lab.operator(&lab.admin).unwrap();
+        command.args(hosts(&["--tier", "prod"])).env_remove("HOMELAB_DEPLOY_FLAKE");
+        command.args(flake.map(|flake| ["--flake", flake]).into_iter().flatten());
+        Running::start(&mut command).unwrap().ended().await.unwrap().expect(0).stdout
+    };
+    let flake = format!("git+{}", git.url("flake"));
+    assert!(!table(None).await.contains("behind"));
+    let told = table(Some(&flake)).await;
+    assert!(told.lines().any(|line| line.starts_with("ns1") && line.contains(" behind 2 ")), "{told}");
+    git.set(Mood::Gone);
+    let told = table(Some(&flake)).await;
+    assert!(told.contains("ns1") && !told.contains("behind"), "it is a courtesy: {told}");
 }
 
 #[tokio::test]
@@ -112,7 +136,7 @@ async fn a_key_of_keygen_opens_the_server() {
 
 #[tokio::test]
 async fn mistakes_on_the_command_line_are_told_before_anything_is_done() {
-    // None of them gets as far as to need a server.
+    // None of these commands gets far enough to need a server.
     let folder = tempfile::tempdir().unwrap();
     let connection = ["--nats-url", "127.0.0.1:1", "--nkey-file", "/nowhere/seed"];
     let mistakes = [

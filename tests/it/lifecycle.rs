@@ -1,4 +1,4 @@
-//! How a listener begins, what it says of itself, and what it does where it cannot work.
+//! Tests how a listener starts, what it reports, and what it does if it cannot work.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -19,12 +19,12 @@ use crate::support::wait;
 
 const NS1: &str = "deploy.prod.ns1";
 
-/// A homelab with the one host `ns1`, which does not listen yet.
+/// Returns a lab with the single host `ns1`, which does not listen yet.
 async fn lab() -> Lab {
     Lab::start_with(super::program(), &["prod.ns1.dns"], Permissions::Compatible).await.unwrap()
 }
 
-/// Starts the listener of `ns1` and waits until it has given up; returns what it said.
+/// Starts the listener of `ns1`, waits until it has exited with this code, and returns its output.
 async fn gives_up(lab: &mut Lab, code: i32) -> String {
     let (name, key) = ("prod.ns1.dns".parse::<ListenerName>().unwrap(), lab.key(&host("ns1")).unwrap().clone());
     lab.fleet.start(&name, &key, &[]).unwrap();
@@ -34,7 +34,7 @@ async fn gives_up(lab: &mut Lab, code: i32) -> String {
     listener.output()
 }
 
-/// Asks who is there, and returns what the one host of the homelab says of itself.
+/// Calls the roll, and returns the report of the lab's only host.
 async fn report(lab: &Lab) -> Value {
     let mut deployer = Deployer::connect(lab).await.unwrap();
     deployer.say(DISCOVER, &json!({ "reply_to": deployer.reply_to() })).await.unwrap();
@@ -58,7 +58,7 @@ async fn what_a_listener_says_of_itself_is_what_others_may_know() {
     assert!(!idle.to_string().contains("token"));
 
     lab.fleet.rebuild().on(&host("ns1"), &format!("{GATE}; {FAIL}")).unwrap();
-    // A commit, since nothing can be looked up in such a flake.
+    // A commit, since no branch can be looked up in such a flake.
     let mut request = deployer.request("r-1");
     request["revision"] = "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b".into();
     deployer.say(NS1, &request).await.unwrap();
@@ -88,7 +88,7 @@ async fn only_hosts_of_the_tier_that_is_asked_for_answer() {
     }
     deployer.say(DISCOVER, &json!({ "reply_to": "deploy.responses.of-any" })).await.unwrap();
 
-    // Each host answers one question after the other, so all is said when both have answered the last one.
+    // Each host answers its questions in order, so everything has arrived when both have answered the last one.
     let heard = until_both_answered(&mut witness, "deploy.responses.of-any").await;
     let of = |subject: &str| -> Vec<&Value> {
         heard.iter().filter(|(to, _)| to == subject).map(|(_, answer)| &answer["hostname"]).collect()
@@ -119,7 +119,7 @@ async fn subjects_of_the_users_own_are_filled_in_and_left_out_without_a_role() {
     subjects.sort();
     assert_eq!(subjects, [r#"["deploy.prod.nas"]"#, r#"["deploy.prod.ns1","deploy.prod.role.dns"]"#]);
 
-    // Nobody hears the first one, which would be answered before the second.
+    // No listener takes the first subject: its request would be answered before the second one.
     for (subject, id) in [("deploy.prod.all", "r-1"), ("deploy.prod.role.dns", "r-2")] {
         deployer.say(subject, &deployer.request(id)).await.unwrap();
     }
@@ -131,7 +131,7 @@ async fn subjects_of_the_users_own_are_filled_in_and_left_out_without_a_role() {
 #[tokio::test]
 async fn without_a_usable_state_directory_nothing_is_begun() {
     let mut lab = lab().await;
-    // In the place where the directory should be.
+    // A file takes the place of the directory.
     let state = lab.folder().join("hosts/ns1/state");
     fs::create_dir_all(state.parent().unwrap()).unwrap();
     fs::write(&state, "").unwrap();
@@ -239,7 +239,7 @@ async fn a_listener_that_waits_for_its_server_can_be_stopped() {
     assert!(status.success(), "{status}: {}", listener.output());
 }
 
-/// Starts the listener of `ns1` and waits until it has found no server.
+/// Starts the listener of `ns1`, and waits until it has found no server.
 async fn start_without_server(lab: &mut Lab) -> &mut Process {
     lab.server.stop();
     let (name, key) = ("prod.ns1.dns".parse().unwrap(), lab.key(&host("ns1")).unwrap().clone());

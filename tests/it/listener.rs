@@ -1,4 +1,4 @@
-//! What a listener says to a request, and what it does not let a request do.
+//! Tests how a listener responds to requests, and which requests it refuses.
 
 use serde_json::{Value, json};
 
@@ -10,14 +10,14 @@ use crate::support::rebuild::GATE;
 
 const NS1: &str = "deploy.prod.ns1";
 
-/// A homelab with the one host `ns1`, which listens.
+/// Returns a lab with the single host `ns1`, which listens.
 async fn lab() -> Lab {
     let mut lab = Lab::start_with(super::program(), &["prod.ns1.dns"], Permissions::Compatible).await.unwrap();
     lab.listen_all().await.unwrap();
     lab
 }
 
-/// A request with one field changed.
+/// Returns a request with one field changed.
 fn with(mut request: Value, field: &str, value: impl Into<Value>) -> Value {
     request[field] = value.into();
     request
@@ -66,7 +66,7 @@ async fn the_configuration_may_have_another_name_and_nixos_rebuild_more_flags() 
     let request = deployer.request("r-1");
     deployer.say(NS1, &with(request, "revision", commit.as_str())).await.unwrap();
     assert_eq!(deployer.hear_final().await.unwrap()["status"], "completed");
-    // The stand-in calls a host what its configuration is called.
+    // The simulated nixos-rebuild names a host by its configuration.
     let calls = lab.fleet.rebuild().calls(&host("web"));
     let url = lab.flake.url();
     assert_eq!(calls, [format!("switch --flake {url}?rev={commit}#web --show-trace --option cores")]);
@@ -86,7 +86,7 @@ async fn what_cannot_be_run_is_rejected_with_the_reason() {
         ("id", "two words", "invalid_request"),
         ("action", "fetch", "invalid_request"),
         ("system", "/etc", "invalid_request"),
-        // The host trusts no key to sign one.
+        // The host trusts no signing key.
         ("system", "/nix/store/0c1yv9bqqmbw3c3n5g7lq6b4rd5hfk2z-nixos-system-ns1", "untrusted"),
     ];
     for (field, value, error) in cases {
@@ -182,7 +182,7 @@ async fn nothing_is_said_outside_of_the_responses_nor_run_for_who_asks_for_it() 
         deployer.say("deploy.discover", &json!({ "reply_to": reply_to })).await.unwrap();
     }
     deployer.say(NS1, &json!({ "action": "switch", "revision": "main" })).await.unwrap();
-    // The listener takes one message after the other: what it had to say to those, it says before this.
+    // The listener processes messages in order, so its responses to the earlier ones come before this one.
     deployer.say(NS1, &deployer.request("good")).await.unwrap();
 
     let heard = witness.subjects_until_final("good").await.unwrap();
@@ -191,7 +191,7 @@ async fn nothing_is_said_outside_of_the_responses_nor_run_for_who_asks_for_it() 
     assert!(theirs.clone().all(|subject| subject == deployer.reply_to()), "{heard:?}");
     assert_eq!(heard.iter().filter(|subject| *subject == NS1).count(), ours);
     assert_eq!(lab.fleet.rebuild().calls(&host("ns1")).len(), 1);
-    // An attempt that the server stopped would be no better.
+    // An attempt that the server refuses would be no better.
     let log = lab.fleet.listener(&host("ns1")).unwrap().output();
     assert!(!log.contains("may not publish"), "{log}");
 }

@@ -1,4 +1,4 @@
-//! `logs`: what a run has written, for those who may deploy to its host and for nobody else.
+//! Tests `logs`: the log of a run is for those who may deploy to its host, and for nobody else.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::support::lab::Lab;
 use crate::support::rebuild::{FAIL, GATE};
 use crate::support::wait;
 
-/// What the run is told to write.
+/// Sets the script of the runs on `ns1`.
 fn order(lab: &Lab, script: &str) {
     lab.fleet.rebuild().on(&host("ns1"), script).unwrap();
 }
@@ -32,12 +32,12 @@ async fn logs(lab: &Lab, arguments: &[&str]) -> Ended {
     operator::run(lab, &[&["logs", "--discover-window", "500ms"], arguments].concat()).await.unwrap()
 }
 
-/// Deploys with this exit code.
+/// Deploys to `ns1`, and expects this exit code.
 async fn deploy(lab: &Lab, code: i32) {
     operator::run(lab, &["deploy", "prod.ns1", "--branch", "main"]).await.unwrap().expect(code);
 }
 
-/// Asks `ns1` for its log in these words, and returns the page; none when it says nothing.
+/// Asks `ns1` for its log with this question, and returns the page, or `None` without a response.
 async fn page(lab: &Lab, subject: &str, mut question: Value) -> Option<Value> {
     let client = lab.server.connect(&lab.admin).await.unwrap();
     let reply_to = format!("deploy.responses.prod.ns1.{}.1", Uuid::new_v4());
@@ -60,7 +60,7 @@ async fn the_log_of_a_failed_run_is_there_and_clean() {
     assert!(ended.stdout.contains("attribute 'unboundd' missing"), "{}", ended.stdout);
     assert!(!ended.stdout.contains('\x1b'), "{}", ended.stdout);
 
-    // The next run is the latest; the first one has its id.
+    // The next run is the latest. The first one can be read by its id.
     let first = ended.stderr.trim_end().rsplit(' ').next().unwrap().to_owned();
     order(&lab, "echo second");
     deploy(&lab, 0).await;
@@ -76,7 +76,7 @@ async fn what_there_is_no_log_of_is_told_with_what_to_do() {
     logs(&lab, &["prod.ns1", "--id", "../../r-1"]).await.expect(3).told("does not know the run ../../r-1").told("200");
     logs(&lab, &["prod.all"]).await.expect(2).told("prod.all is not one host");
     logs(&lab, &["prod.nowhere"]).await.expect(3).told("prod.nowhere does not answer").told("homelab-deploy hosts");
-    // A listener without the feature is never asked.
+    // A listener without the feature is never asked for a log.
     lab.fleet.kill(&host("old"));
     let (asked, mut questions) = tokio::sync::mpsc::unbounded_channel();
     let fake = Fake::start(&lab, modern("prod", "old", &lab), move |request| {
@@ -98,7 +98,7 @@ async fn the_log_of_a_run_whose_output_is_gone_is_not_kept() {
     logs(&lab, &["prod.ns1"]).await.expect(3).told("has no log of the run").told("last 20 runs");
 }
 
-/// All files below a folder.
+/// Returns all files below a folder.
 fn walk(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap());
     entries
@@ -106,7 +106,7 @@ fn walk(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
         .collect()
 }
 
-/// 100,000 lines over a restart of the server, then a last one while somebody waits for it.
+/// Prints 100,000 lines over a restart of the server, then a last line while `logs` waits for it.
 #[tokio::test]
 async fn a_run_is_followed_over_a_restart_of_the_server() {
     let mut lab = lab(&["prod.ns1.dns"]).await;
@@ -121,7 +121,7 @@ async fn a_run_is_followed_over_a_restart_of_the_server() {
     })
     .await
     .unwrap();
-    // A run that goes on is shown as far as it is.
+    // The log of a running run is printed as far as it is written.
     let so_far = logs(&lab, &["prod.ns1"]).await.expect(0).told("The run goes on");
     assert!(so_far.stdout.ends_with("49999\n50000\n"), "{}", so_far.stderr);
 
@@ -135,14 +135,14 @@ async fn a_run_is_followed_over_a_restart_of_the_server() {
     assert!(numbers.iter().copied().eq(1..=100_000), "{} lines", numbers.len());
 }
 
-/// A request with this id that is answered below the host's own prefix.
+/// Returns a request with this id whose reply subject is below the host's own prefix.
 fn on_own_place(deployer: &Deployer, id: &str) -> Value {
     let mut request = deployer.request(id);
     request["reply_to"] = json!(format!("deploy.responses.prod.ns1.{}.1", Uuid::new_v4()));
     request
 }
 
-/// A question for a log is no request, whatever else it says; and it is answered in the host's own place alone.
+/// A question for a log never starts a run, whatever its fields. It is answered below the host's own prefix only.
 #[tokio::test]
 async fn a_question_for_a_log_runs_nothing() {
     let lab = lab(&["prod.ns1.dns"]).await;
@@ -163,7 +163,7 @@ async fn a_question_for_a_log_runs_nothing() {
     for subject in ["deploy.prod.all", "deploy.prod.role.dns"] {
         assert_eq!(page(&lab, subject, with(deploys.clone())).await, None, "{subject}");
     }
-    // Not in the place of another, nor in one that others may answer in.
+    // The host does not answer below another host's prefix, nor where others may answer.
     let mut deployer = Deployer::connect(&lab).await.unwrap();
     let question = with(json!({"reply_to": deployer.reply_to()}));
     deployer.say("deploy.prod.ns1", &question).await.unwrap();
@@ -186,7 +186,7 @@ async fn the_key_of_a_test_deployer_reads_no_log_of_prod() {
     let ended = run(&["logs", "ns1"]).await.expect(3).told("prod: this key may not hear it");
     assert_eq!(ended.stdout, "");
 
-    // Not in raw words either, to the host itself or by way of one that it may ask.
+    // A raw question gets no log either, whether it is sent to the host itself or through a host that may be asked.
     let last = logs(&lab, &["prod.ns1"]).await.expect(0).told("prod.ns1: run");
     assert!(last.stdout.contains("secret of prod"));
     let id = last.stderr.trim_end().rsplit(' ').next().unwrap();
@@ -200,7 +200,7 @@ async fn the_key_of_a_test_deployer_reads_no_log_of_prod() {
         }
     }
     attacker.flush().await.into_diagnostic().unwrap();
-    // All that comes of it: the test host, asked on its own subject, does not know the run.
+    // The only response comes from the test host, on its own subject: it does not know the run.
     let mut answers = Vec::new();
     while let Ok(Some(message)) = timeout(Duration::from_secs(1), heard.next()).await {
         if !message.payload.is_empty() {

@@ -1,4 +1,4 @@
-//! The program against a real nats-server under the real permissions, and what holds for the tree as a whole.
+//! Tests the program against a real nats-server with the real permissions, and the rules for the whole source tree.
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that panics has failed, and says where")]
 
@@ -56,7 +56,7 @@ fn program() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_homelab-deploy"))
 }
 
-/// A host by its name.
+/// Parses the name of a host.
 fn host(name: &str) -> HostName {
     name.parse().unwrap()
 }

@@ -1,4 +1,4 @@
-//! The tools of assistants: rmcp's own client, in this process and at the other end of a pipe, in both eras of the protocol.
+//! Tests the tools of assistants with rmcp's own client, in this process and over a pipe, in both eras of the protocol.
 
 mod approval;
 mod audit;

@@ -1,6 +1,8 @@
-//! The flake and its NixOS module, evaluated with the few packages of `tests/nixpkgs` in the place of nixpkgs.
+//! Tests the flake and its NixOS module, evaluated with the few packages of `tests/nixpkgs` in place of nixpkgs.
 //!
-//! It takes `nix`, and for the unit `systemd-analyze`; where they are missing, a test says so and is over.
+//! The tests need `nix`, and `systemd-analyze` for the unit. Without these, a test says so and ends.
+
+mod rules;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,7 +20,7 @@ use serde_json::{Value, json};
 
 use crate::support::skip::skip;
 
-/// Runs a program and returns what it did; `None` where there is no such program.
+/// Runs a program, and returns its output, or `None` if there is no such program.
 pub fn run(program: &str, arguments: &[&str]) -> Option<Output> {
     match Command::new(program).args(arguments).current_dir(env!("CARGO_MANIFEST_DIR")).output() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -29,20 +31,20 @@ pub fn run(program: &str, arguments: &[&str]) -> Option<Output> {
     }
 }
 
-/// What Nix says to an expression over `tests/nixpkgs`. Nothing is written: the store is none.
+/// Evaluates an expression over `tests/nixpkgs`, without writing to a store.
 fn nix(expression: &str) -> Option<Output> {
     let expression = format!("with import ./tests/nixpkgs/project.nix {{ }}; {expression}");
     run("nix-instantiate", &["--eval", "--strict", "--json", "--store", "dummy://", "--expr", &expression])
 }
 
-/// What a Nix expression over `tests/nixpkgs` comes to.
+/// Returns the value of a Nix expression over `tests/nixpkgs`.
 fn evaluated<T: serde::de::DeserializeOwned>(expression: &str) -> Option<T> {
     let output = nix(expression)?;
     assert!(output.status.success(), "{expression}: {}", String::from_utf8_lossy(&output.stderr));
     Some(serde_json::from_slice(&output.stdout).unwrap())
 }
 
-/// The file of the listener's unit, in a folder where it finds its program.
+/// Writes the listener's unit file into a folder with its program.
 fn unit_file(folder: &Path) -> Option<PathBuf> {
     let program = folder.join("homelab-deploy/bin/homelab-deploy");
     fs::create_dir_all(program.parent().unwrap()).unwrap();
@@ -55,7 +57,7 @@ fn unit_file(folder: &Path) -> Option<PathBuf> {
     Some(file)
 }
 
-/// Makes sure that the module turns these settings for a fleet into a listener of this host, and into none elsewhere.
+/// Asserts that the module turns these settings of a fleet into a listener on this host, and into none on another.
 pub fn takes_settings_of(settings: &Path, host: &str) {
     let listener = |name: &str| {
         let modules =
@@ -145,7 +147,7 @@ fn settings_of_another_type_are_an_error_that_names_the_option() {
     "#);
 }
 
-/// What Nix says to settings of another type.
+/// Returns the error of Nix for settings of another type.
 fn error(kind: &str) -> String {
     let output = nix(&format!("evaluation.mistyped.{kind}")).unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
@@ -166,10 +168,10 @@ fn the_table_of_options_is_up_to_date() {
     assert_eq!(rows, table, "look at it, and then: scripts/options >docs/options.md");
 }
 
-/// Holds a rule of the module against what the listener takes.
+/// Asserts that a rule of the module accepts the same texts as the listener.
 fn agree<T: FromStr>(rule: &str, texts: &[&str]) {
     let list = serde_json::to_string(texts).unwrap().replace("${", "''${");
-    let rules = format!("map (import ./nixos/rules.nix {{ inherit (import ./tests/nixpkgs {{ }}) lib; }}).{rule}");
+    let rules = format!("map ((import ./nixos/rules.nix {{ inherit (import ./tests/nixpkgs {{ }}) lib; }}).{rule})");
     let Some(takes) = evaluated::<Vec<bool>>(&format!("{rules} (builtins.fromJSON ''{list}'')")) else { return };
     for (text, module) in texts.iter().zip(takes) {
         assert_eq!(module, text.parse::<T>().is_ok(), "the module and the listener disagree about {rule} {text:?}");
@@ -230,7 +232,7 @@ fn the_module_takes_what_the_listener_takes() {
     agree::<SocketAddr>("isSocketAddress", &addresses);
 }
 
-/// A fleet of two hosts, and those who deploy to them.
+/// A fleet of two hosts and its deployers.
 struct Fleet {
     hosts: [String; 2],
     admin: String,
@@ -243,7 +245,7 @@ impl Fleet {
         Self { hosts: [key(), key()], admin: key(), tester: key() }
     }
 
-    /// The authorization that the flake makes of the hosts' settings.
+    /// Returns the authorization that the flake makes from the hosts' settings.
     fn by_nix(&self) -> Option<Value> {
         let Self { hosts: [ns1, web], admin, tester } = self;
         evaluated(&format!(
@@ -259,7 +261,7 @@ impl Fleet {
         ))
     }
 
-    /// The users of the block that the program prints, in the same form.
+    /// Returns the users in the output of `nats-config`, in the same form.
     fn by_nats_config(&self) -> Vec<Value> {
         let Self { hosts: [ns1, web], admin, tester } = self;
         let output = Command::new(super::program())
@@ -393,7 +395,7 @@ fn systemd_has_nothing_to_say_against_the_unit() {
 fn the_listener_may_do_little_beside_its_work() {
     let folder = tempfile::tempdir().unwrap();
     let Some(unit) = unit_file(folder.path()) else { return };
-    // The threshold is in tenths: it fails above an exposure of 3.0, and a service without any sandbox has 9.6.
+    // The threshold is in tenths: an exposure above 3.0 fails, and a service without any sandbox has 9.6.
     let arguments = ["security", "--no-pager", "--offline=true", "--threshold=30", unit.to_str().unwrap()];
     let Some(judged) = run("systemd-analyze", &arguments) else { return };
     let table = String::from_utf8_lossy(&judged.stdout);

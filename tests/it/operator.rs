@@ -1,4 +1,4 @@
-//! The program as an operator runs it: its outputs, its end, and the signals that it is sent.
+//! Runs the program as an operator does: its output, its end, and signals to it.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -13,38 +13,38 @@ use tempfile::NamedTempFile;
 use crate::support::lab::Lab;
 use crate::support::wait;
 
-/// A command that runs; dropping it kills it.
+/// A running command, which is killed when this is dropped.
 pub struct Running {
     child: Child,
     stdout: NamedTempFile,
     stderr: NamedTempFile,
     began: Instant,
-    /// Takes down what is shown on a terminal, where there is one.
+    /// Records what a terminal shows, if there is one.
     shown: Option<JoinHandle<()>>,
 }
 
-/// A command that has ended.
+/// A command that has ended, and its output.
 #[derive(Debug)]
 pub struct Ended {
-    /// The exit code; `None` when a signal ended it.
+    /// The exit code, or `None` if a signal ended the command.
     pub code: Option<i32>,
     pub stdout: String,
     pub stderr: String,
     pub took: Duration,
 }
 
-/// Runs the program with the key of an admin, to its end.
+/// Runs the program with the key of an admin until it ends.
 pub async fn run(lab: &Lab, arguments: &[&str]) -> Result<Ended> {
     start(lab, arguments)?.ended().await
 }
 
-/// Runs the program with the key of an admin.
+/// Starts the program with the key of an admin.
 pub fn start(lab: &Lab, arguments: &[&str]) -> Result<Running> {
     Running::start(lab.operator(&lab.admin)?.args(arguments))
 }
 
 impl Running {
-    /// Starts a command that finds nobody at its input.
+    /// Starts a command without input.
     pub fn start(command: &mut Command) -> Result<Self> {
         Self::start_at(command, Stdio::null())
     }
@@ -59,7 +59,7 @@ impl Running {
         Ok(Self { child: command.spawn().into_diagnostic()?, stdout, stderr, began, shown: None })
     }
 
-    /// Starts a command at this terminal, which is all that it has but for its data. What it shows there is what it tells.
+    /// Starts a command on this terminal, with only stdout elsewhere. What the terminal shows counts as stderr.
     pub fn start_on(mut command: Command, terminal: File, mut screen: File) -> Result<Self> {
         let (stdout, stderr) = (NamedTempFile::new().into_diagnostic()?, NamedTempFile::new().into_diagnostic()?);
         let mut taken_down = stderr.reopen().into_diagnostic()?;
@@ -67,7 +67,7 @@ impl Running {
         command.stdout(stdout.reopen().into_diagnostic()?);
         let began = Instant::now();
         let child = command.spawn().into_diagnostic()?;
-        // A terminal that nobody has open any more ends with an error.
+        // Reading from a terminal ends with an error once no process has it open.
         let shown = thread::spawn(move || drop(io::copy(&mut screen, &mut taken_down)));
         Ok(Self { child, stdout, stderr, began, shown: Some(shown) })
     }
@@ -77,7 +77,6 @@ impl Running {
         self.signal(Signal::INT)
     }
 
-    /// Sends it a signal.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
         kill_process(pid.ok_or_else(|| miette!("no process"))?, signal).into_diagnostic()
@@ -91,7 +90,7 @@ impl Running {
         .await
     }
 
-    /// Waits until it has told this to the operator.
+    /// Waits until the command has printed this to stderr.
     pub async fn tells(&mut self, text: &str) -> Result<()> {
         wait::until(&format!("the operator is told {text:?}"), async || {
             let told = read(&self.stderr)?;
@@ -106,7 +105,7 @@ impl Running {
         .await
     }
 
-    /// Waits for its end.
+    /// Waits until the command ends.
     pub async fn ended(mut self) -> Result<Ended> {
         let status = wait::until("the command ends", async || self.child.try_wait().into_diagnostic()).await;
         let took = self.began.elapsed();
@@ -121,28 +120,28 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It may have ended by itself; either way there is nothing left to do.
+        // The command may have ended by itself, and then there is nothing to do.
         self.child.kill().ok();
         self.child.wait().ok();
     }
 }
 
 impl Ended {
-    /// Makes sure that it ended with this code.
+    /// Asserts the exit code.
     #[track_caller]
     pub fn expect(self, code: i32) -> Self {
         assert_eq!(self.code, Some(code), "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
         self
     }
 
-    /// Makes sure that the operator was told this.
+    /// Asserts that stderr contains this.
     #[track_caller]
     pub fn told(self, text: &str) -> Self {
         assert!(words(&self.stderr).contains(&words(text)), "{text:?} is not in\n{}", self.stderr);
         self
     }
 
-    /// Makes sure that the operator was not told this.
+    /// Asserts that stderr does not contain this.
     #[track_caller]
     pub fn not_told(self, text: &str) -> Self {
         assert!(!self.stderr.contains(text), "{text:?} is in\n{}", self.stderr);
@@ -150,7 +149,7 @@ impl Ended {
     }
 }
 
-/// A text as one line. Reports are framed and wrapped to the width of the terminal, of which there is none here.
+/// Joins a text into one line. Reports are framed and wrapped to the width of a terminal, and there is none here.
 fn words(text: &str) -> String {
     text.split_whitespace().filter(|word| *word != "│").collect::<Vec<_>>().join(" ")
 }

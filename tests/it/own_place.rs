@@ -1,4 +1,4 @@
-//! Where a listener answers, for whom, and what it finds out about that.
+//! Tests below which prefix a listener answers, whom it answers, and what it finds out about its permissions.
 
 use std::fs;
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ use crate::support::wait;
 
 const NS1: &str = "deploy.prod.ns1";
 
-/// A homelab with two hosts, of which `ns1` listens, and an admin who hears everything.
+/// Returns a lab with two hosts, of which `ns1` listens, and an admin who receives every message.
 async fn lab(permissions: Permissions) -> (Lab, Admin) {
     let hosts = ["prod.ns1.dns", "prod.ns2.dns"];
     let mut lab = Lab::start_with(super::program(), &hosts, permissions).await.unwrap();
@@ -25,7 +25,7 @@ async fn lab(permissions: Permissions) -> (Lab, Admin) {
     (lab, admin)
 }
 
-/// Says anything, and hears all that is said below `deploy.`.
+/// An admin who publishes anything, and receives everything below `deploy.`.
 struct Admin {
     client: Client,
     heard: Subscriber,
@@ -47,7 +47,7 @@ impl Admin {
         self.client.flush().await.unwrap();
     }
 
-    /// What is said next below `deploy.responses.`, and where. Trials are empty, and are passed over.
+    /// Returns the next message below `deploy.responses.`, and its subject. Skips empty messages, which only probe.
     async fn hear(&mut self) -> (String, Value) {
         loop {
             let heard = next(&mut self.heard).await.unwrap();
@@ -57,7 +57,7 @@ impl Admin {
         }
     }
 
-    /// The final answer that comes next, and the subjects of all answers up to it.
+    /// Returns the next final response, and the subjects of all responses up to it.
     async fn hear_out(&mut self) -> (Vec<String>, Value) {
         let mut subjects = Vec::new();
         loop {
@@ -70,7 +70,7 @@ impl Admin {
         }
     }
 
-    /// What the next roll call brings, and where.
+    /// Calls the roll on these subjects, and returns the first answer and its subject.
     async fn call(&mut self, subjects: &[&str], question: &Value) -> (String, Value) {
         for subject in subjects {
             self.say(subject, question).await;
@@ -78,7 +78,7 @@ impl Admin {
         self.hear().await
     }
 
-    /// What `ns1` says of itself.
+    /// Returns the report of `ns1`.
     async fn report(&mut self) -> Value {
         let token = Uuid::new_v4().to_string();
         let question = json!({ "reply_to": format!("deploy.responses.{token}"), "per_host": true });
@@ -92,7 +92,7 @@ fn request(id: &str, reply_to: &str) -> Value {
     json!({ "action": "switch", "revision": "main", "id": id, "reply_to": format!("deploy.responses.{reply_to}") })
 }
 
-/// The codes of the problems in a report.
+/// Returns the codes of the problems in a report.
 fn problems(report: &Value) -> Vec<&str> {
     let problems = report["problems"].as_array().map(Vec::as_slice).unwrap_or_default();
     problems.iter().map(|problem| problem["code"].as_str().unwrap()).collect()
@@ -124,7 +124,7 @@ async fn a_host_answers_in_its_own_place_and_in_that_of_no_other() {
         assert_eq!(subjects, ["deploy.responses.prod.ns1.4f.r-1"], "{permissions:?}");
         assert_eq!((&end["id"], &end["status"]), (&json!("r-1"), &json!("completed")));
         assert_eq!(lab.fleet.rebuild().calls(&host("ns1")).len(), 1);
-        // An attempt that the server stopped would be no better.
+        // An attempt that the server refuses would be no better.
         let log = log(&mut lab);
         assert!(!log.contains("may not publish"), "{permissions:?}: {log}");
         assert!(log.contains("is not this host's to give"), "{log}");
@@ -155,7 +155,7 @@ async fn each_host_that_hears_a_request_answers_in_its_own_place() {
     while ends.len() < 2 {
         let (subject, answer) = admin.hear().await;
         let name = answer["hostname"].as_str().unwrap_or_default().to_owned();
-        // The roll call for ns2 is answered by ns1 as well.
+        // `ns1` also answers the roll call for ns2.
         if answer["status"].is_string() {
             assert_eq!(subject, format!("deploy.responses.prod.{name}.4f.r-1"));
         }
@@ -183,7 +183,7 @@ async fn a_question_is_answered_once_wherever_it_is_heard() {
         assert_eq!(subject, format!("deploy.responses.prod.ns1.{token}"));
         assert_eq!(report["hostname"], "ns1");
     }
-    // The next thing that is said is no second answer.
+    // The next message is not a second answer.
     admin.say(NS1, &request("r-1", "prod.ns1.4f.r-1")).await;
     assert_eq!(admin.hear().await.1["status"], "accepted");
     assert!(!log(&mut lab).contains("may not"));
@@ -201,7 +201,7 @@ async fn a_listener_tells_what_the_server_lets_it_do() {
             !problems(&report).contains(&"may_not_answer") && !problems(&report).contains(&"cannot_hear"),
             "{report}"
         );
-        // The predecessor's permissions refuse the question of one tier, which nobody needs to be told.
+        // The predecessor's permissions refuse the question of one tier, which the log need not mention.
         let log = log(&mut lab);
         assert!(!log.contains("deploy.discover.prod"), "{permissions:?}: {log}");
     }
@@ -225,11 +225,11 @@ async fn a_run_from_before_an_update_of_the_listener_is_told_where_it_was_asked_
     let (mut lab, admin) = lab(Permissions::Predecessor).await;
     lab.fleet.rebuild().on(&host("ns1"), GATE).unwrap();
     admin.say(NS1, &request("r-1", "prod.ns1.4f.r-1")).await;
-    // By now the process over the run has read what to do.
+    // By now the supervisor of the run has read its request.
     let begun = async || Ok((lab.fleet.rebuild().calls(&host("ns1")).len() == 1).then_some(()));
     wait::until("the run goes on", begun).await.unwrap();
     lab.fleet.kill(&host("ns1"));
-    // What the listener before this one would have written down.
+    // An earlier version of the listener would have written this.
     let spec = run_file(&lab, "request.json");
     let written =
         fs::read_to_string(&spec).unwrap().replace("deploy.responses.prod.ns1.4f.r-1", "deploy.responses.4f.r-1");
@@ -251,7 +251,7 @@ async fn a_run_that_was_to_be_answered_for_another_host_is_answered_nowhere() {
     let (mut lab, admin) = lab(Permissions::Predecessor).await;
     lab.fleet.rebuild().on(&host("ns1"), GATE).unwrap();
     admin.say(NS1, &request("r-1", "prod.ns1.4f.r-1")).await;
-    // By now the process over the run has read what to do.
+    // By now the supervisor of the run has read its request.
     let begun = async || Ok((lab.fleet.rebuild().calls(&host("ns1")).len() == 1).then_some(()));
     wait::until("the run goes on", begun).await.unwrap();
     lab.fleet.kill(&host("ns1"));
@@ -261,14 +261,14 @@ async fn a_run_that_was_to_be_answered_for_another_host_is_answered_nowhere() {
     lab.listen(&host("ns1"), &[]).await.unwrap();
     let mut admin = Admin::connect(&lab).await;
     lab.fleet.rebuild().open(&host("ns1")).unwrap();
-    // Questions are answered now and then only.
+    // A listener limits how often it answers questions.
     wait::until("the run is over", async || Ok(run_file(&lab, "final.json").exists().then_some(()))).await.unwrap();
-    // The report is the next that is heard, whatever there was to say before.
+    // The report is the next message, whatever came before it.
     let over = async || Ok((admin.report().await["last"]["status"] == "completed").then_some(()));
     wait::until("the listener knows it", over).await.unwrap();
 }
 
-/// A file of the one run of `ns1`, in memory.
+/// Returns a file of the only run of `ns1`, in memory.
 fn run_file(lab: &Lab, name: &str) -> PathBuf {
     let runs = lab.folder().join("hosts/ns1/run/runs");
     fs::read_dir(runs).unwrap().next().unwrap().unwrap().path().join(name)
@@ -308,7 +308,7 @@ async fn an_instance_stays_over_restarts_and_is_in_all_that_a_host_says() {
 
     lab.listen(&host("ns1"), &[]).await.unwrap();
     assert_eq!(Admin::connect(&lab).await.report().await["instance"], first);
-    // As it is after a boot.
+    // A boot empties this directory.
     let runtime = lab.folder().join("hosts/ns1/run");
     fs::remove_dir_all(&runtime).unwrap();
     lab.listen(&host("ns1"), &[]).await.unwrap();

@@ -1,6 +1,6 @@
-//! What a real server makes of the permissions: what must work works, and what must not does not arrive.
+//! Tests the permissions on a real server: everything needed is permitted, and everything else is refused.
 //!
-//! Each list here is written out and not taken from the program, so that a change of the permissions is a change here too.
+//! Each list is written out here and not taken from the program, so that changed permissions change this file too.
 
 use async_nats::{Client, StatusCode, Subscriber};
 use futures_util::{FutureExt, StreamExt};
@@ -16,7 +16,7 @@ use crate::support::permissions::Permissions::{self, Compatible, Predecessor, St
 use crate::support::server::Server;
 use crate::support::wait;
 
-/// One subject of each kind that there is; `r` is a rollout and `q` a request.
+/// One subject of each kind; `r` is a rollout and `q` a request.
 const SUBJECTS: [&str; 27] = [
     "deploy.test.test1",
     "deploy.test.test2",
@@ -47,7 +47,7 @@ const SUBJECTS: [&str; 27] = [
     "_INBOX.a.b",
 ];
 
-/// Subscriptions that hear more than one subject, where they are allowed.
+/// Wildcard subscriptions, which receive more than one subject where they are permitted.
 const WILDCARDS: [&str; 32] = [
     ">",
     "*",
@@ -83,16 +83,16 @@ const WILDCARDS: [&str; 32] = [
     "_INBOX.>",
 ];
 
-/// What the server passes on of what an admin says and hears: all but what is not below `deploy.`.
+/// The subjects below `deploy.`, which an admin may publish to and subscribe to.
 const ALL: &[&str] = SUBJECTS.first_chunk::<25>().unwrap();
 
-/// What one key may do.
+/// The permissions of one key.
 struct Expected {
     permissions: Permissions,
     who: Who,
     publishes: &'static [&'static str],
     hears: &'static [&'static str],
-    /// Subscriptions with a wildcard that must be taken; others may be refused.
+    /// Wildcard subscriptions that must be permitted. Others may be refused.
     needs: &'static [&'static str],
 }
 
@@ -184,11 +184,11 @@ const EXPECTED: [Expected; 12] = [
     Expected { permissions: Predecessor, who: Who::Admin, publishes: ALL, hears: ALL, needs: ADMIN_NEEDS },
 ];
 
-/// What an admin's rollout subscribes to.
+/// The subscriptions of an admin's rollout.
 const ADMIN_NEEDS: &[&str] =
     &["deploy.responses.test.*.r.*", "deploy.responses.prod.*.r.*", "deploy.operators.*.*", "deploy.>"];
 
-/// All answers, whoever gives them: the predecessor's example cannot tell them apart.
+/// The responses of all hosts, since the predecessor's example cannot tell hosts apart.
 const ANSWERS_AND_DISCOVER: &[&str] = &[
     "deploy.responses.old",
     "deploy.responses.prod",
@@ -203,7 +203,7 @@ const ANSWERS_AND_DISCOVER: &[&str] = &[
     "deploy.discover",
 ];
 
-/// A server with a user of each kind, and one that the permissions do not concern.
+/// A server with a user of each kind, and one user without restrictions.
 struct Stage {
     server: Server,
     ns1: Key,
@@ -211,7 +211,7 @@ struct Stage {
     test_deployer: Key,
     admin: Key,
     unbound: Key,
-    // Removed last.
+    // Dropped last: the server uses it.
     _folder: TempDir,
 }
 
@@ -245,8 +245,8 @@ impl Stage {
         self.server.connect(key).await
     }
 
-    /// The subjects on which the server passes on what `who` publishes. The last of `expected` must be among them: it
-    /// shows that all others have been dealt with.
+    /// Returns the subjects on which the server passes on what `who` publishes. The last of `expected` must be among
+    /// them: it shows that the server has processed all others.
     async fn publishes(&self, who: Who, expected: &[&str]) -> Result<Vec<String>> {
         let (user, witness) = (self.connect(who).await?, self.server.connect(&self.unbound).await?);
         let mut heard = witness.subscribe(">").await.into_diagnostic()?;
@@ -267,8 +267,8 @@ impl Stage {
         }
     }
 
-    /// What `who` hears of one message on each subject, by subscription: to each subject, and to each of the wildcards,
-    /// once alone and once as a member of a queue group.
+    /// Returns what `who` receives of one message on each subject, by subscription: to each subject and to each
+    /// wildcard, once alone and once as a member of a queue group.
     async fn hears(&self, who: Who) -> Result<Vec<(String, Vec<String>)>> {
         let (user, speaker) = (self.connect(who).await?, self.server.connect(&self.unbound).await?);
         let mut subscriptions = Vec::new();
@@ -277,7 +277,7 @@ impl Stage {
             let queue = user.queue_subscribe(pattern, format!("q{index}")).await.into_diagnostic()?;
             subscriptions.extend([(pattern.to_owned(), alone), (format!("{pattern} in a queue group"), queue)]);
         }
-        // Everyone may hear this one. It comes after all other subscriptions, and its last message after all others.
+        // Everyone may subscribe to this. It is the last subscription, and receives the last message.
         let mut last = user.subscribe("deploy.discover").await.into_diagnostic()?;
         wait_for_subscription(&speaker, &mut last).await?;
         for subject in SUBJECTS {
@@ -286,7 +286,7 @@ impl Stage {
         speaker.publish("deploy.discover", "end".into()).await.into_diagnostic()?;
         while next(&mut last).await?.payload != "end" {}
         let heard = subscriptions.iter_mut().map(|(pattern, subscription)| {
-            // Unconstrained: the runtime would make a task that has read enough wait, and that looks like silence.
+            // Unconstrained, since tokio makes a task yield after many messages, which would look like silence.
             let messages = std::iter::from_fn(|| unconstrained(subscription.next()).now_or_never().flatten());
             let subjects =
                 messages.filter(|message| message.payload.is_empty()).map(|message| message.subject.to_string());
@@ -296,7 +296,7 @@ impl Stage {
     }
 }
 
-/// Waits until the server knows a subscription that hears `deploy.discover`.
+/// Waits until the server knows a subscription to `deploy.discover`.
 async fn wait_for_subscription(speaker: &Client, subscription: &mut Subscriber) -> Result<()> {
     wait::until("the server knows the subscription", async || {
         speaker.publish("deploy.discover", "is it there?".into()).await.into_diagnostic()?;
@@ -306,12 +306,12 @@ async fn wait_for_subscription(speaker: &Client, subscription: &mut Subscriber) 
     .await
 }
 
-/// The next message, which must come.
+/// Returns the next message, which must come.
 async fn next(subscription: &mut Subscriber) -> Result<async_nats::Message> {
     wait::event("a message arrives", subscription.next()).await?.ok_or_else(|| miette!("the subscription has ended"))
 }
 
-/// Whether a subscription to `pattern` is one to `subject` among others.
+/// Whether a subscription to `pattern` includes `subject`.
 fn matches(pattern: &str, subject: &str) -> bool {
     let mut tokens = subject.split('.');
     for part in pattern.split('.') {

@@ -1,4 +1,4 @@
-//! What knows only the original messages works with ours, in both directions.
+//! Tests that programs with only the original messages work with this one, in both directions.
 
 use serde_json::{Value, json};
 
@@ -12,17 +12,17 @@ use crate::support::permissions::Permissions;
 const NS1: &str = "deploy.prod.ns1";
 const DNS: &str = "deploy.prod.role.dns";
 
-/// A homelab whose hosts do not listen.
+/// Returns a lab whose hosts do not listen.
 async fn lab() -> Lab {
     Lab::start_with(super::program(), &["prod.ns1.dns", "prod.ns2.dns"], Permissions::Predecessor).await.unwrap()
 }
 
-/// A response as the predecessor makes it.
+/// Returns a response in the form of the predecessor.
 fn response(hostname: &str, status: &str) -> Value {
     json!({ "hostname": hostname, "status": status, "error": null, "message": "" })
 }
 
-/// The answer to a roll call as the predecessor makes it.
+/// Returns the answer of a predecessor's listener to a roll call.
 fn presence(hostname: &str) -> Value {
     let own = format!("deploy.prod.{hostname}");
     json!({ "hostname": hostname, "tier": "prod", "role": "dns", "deploy_subjects": [own, "deploy.prod.all", DNS] })
@@ -42,7 +42,7 @@ async fn a_deployer_without_ids_is_served_by_the_subject_of_its_request() {
         assert!(!fields.contains_key("id"), "{answer}");
     }
 
-    // Its reply subject is what tells the same request from another one.
+    // The reply subject distinguishes this request from an identical one.
     deployer.say(NS1, &deployer.bare_request()).await.unwrap();
     assert_eq!(deployer.hear().await.unwrap()["status"], "completed");
     let mut another = Deployer::connect(&lab).await.unwrap();
@@ -51,8 +51,7 @@ async fn a_deployer_without_ids_is_served_by_the_subject_of_its_request() {
     assert_eq!(lab.fleet.rebuild().calls(&host("ns1")).len(), 2);
 }
 
-/// What the predecessor's documentation says a test deployer does, under the permissions that it documents and under ours
-/// for it.
+/// Does what the predecessor documents for a test deployer, with its permissions and with the compatible ones.
 #[tokio::test]
 async fn a_test_deployer_of_the_predecessor_works_under_compatible_permissions() {
     for permissions in [Permissions::Predecessor, Permissions::Compatible] {
@@ -71,8 +70,7 @@ async fn a_test_deployer_of_the_predecessor_works_under_compatible_permissions()
     }
 }
 
-/// The other way round: a listener of the predecessor answers on the subject that the request names, under its own
-/// permissions and under ours for it.
+/// A predecessor's listener responds on the request's reply subject, with its permissions and with the compatible ones.
 #[tokio::test]
 async fn a_listener_of_the_predecessor_answers_under_compatible_permissions() {
     for permissions in [Permissions::Predecessor, Permissions::Compatible] {
@@ -94,7 +92,7 @@ async fn a_listener_without_ids_understands_the_request_and_is_judged_by_its_fin
     let lab = lab().await;
     let mut ns1 = StandIn::connect(&lab, "ns1", NS1).await.unwrap();
     for (last, error, code) in [("completed", Value::Null, 0), ("failed", json!("build_failed"), 1)] {
-        // As the predecessor's operators do, who say nothing of a flake: the host finds the commit of the branch.
+        // Without a flake, as the predecessor's operators deploy: the host resolves the branch.
         let mut command = lab.operator(&lab.admin).unwrap();
         command.env_remove("HOMELAB_DEPLOY_FLAKE").args(["deploy", NS1, "--branch", "main", "--action", "boot"]);
         let deploy = Running::start(&mut command).unwrap();

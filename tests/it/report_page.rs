@@ -1,4 +1,4 @@
-//! The page of a rollout in a browser, light and dark, on a phone and on a desk.
+//! Tests the HTML report in a browser, light and dark, on a phone and on a desktop.
 
 use std::fs;
 use std::io;
@@ -13,8 +13,8 @@ use crate::support::skip::skip;
 
 const WIDTHS: [u64; 2] = [400, 1400];
 
-/// Looks at the page in a frame of each width, and writes down what can be seen there: the text, how wide it is, what is behind
-/// it, and which short words are broken.
+/// A script that opens the page in a frame of each width, and records what can be seen: the text, its width, the
+/// background, and which short words are broken.
 const LOOK: &str = "
 <script>onload = () => {
   const seen = [...document.querySelectorAll('iframe')].map(frame => {
@@ -74,7 +74,7 @@ async fn the_page_can_be_read_on_a_phone_and_on_a_desk_by_day_and_by_night() {
     }
 }
 
-/// What a browser shows that likes it dark (0) or light (1); `None` where there is none.
+/// Returns what a browser shows that prefers dark (0) or light (1), or `None` if there is no browser.
 fn look(folder: &Path, file: &Path, scheme: u8) -> Option<Value> {
     let mut browser = Command::new("chromium");
     browser

@@ -1,5 +1,4 @@
-//! Hosts that stay with what they activated only when they are heard from, and that return when they are asked to. The
-//! operator is played by hand.
+//! Tests hosts that roll back unless they are confirmed, or when they are asked to. The test plays the operator.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -17,7 +16,7 @@ use crate::support::wait;
 
 const NS1: &str = "deploy.prod.ns1";
 
-/// A homelab with the host `ns1`, which runs the system `old` as generation 41, can switch to `new`, and listens.
+/// Returns a lab with the host `ns1`, which listens, runs the system `old` as generation 41, and can switch to `new`.
 async fn lab() -> Lab {
     let mut lab = Lab::start_with(super::program(), &["prod.ns1"], Permissions::Compatible).await.unwrap();
     generations::install(&lab, "ns1");
@@ -25,7 +24,7 @@ async fn lab() -> Lab {
     lab
 }
 
-/// A request that has to be confirmed within so many seconds.
+/// Returns a request that has to be confirmed within this time.
 fn request(deployer: &Deployer, seconds: u64) -> Value {
     let mut request = deployer.request("r-1");
     request["confirm_timeout_s"] = seconds.into();
@@ -38,7 +37,7 @@ fn confirmation(request: &Value) -> Value {
     request
 }
 
-/// Hears of the run until it waits to be confirmed.
+/// Waits until the run waits for confirmation.
 async fn waits(deployer: &mut Deployer) -> Value {
     loop {
         let answer = deployer.hear_status("started").await.unwrap();
@@ -60,14 +59,14 @@ async fn a_host_that_is_heard_from_and_confirmed_stays() {
     deployer.say(NS1, &request).await.unwrap();
     let waits = waits(&mut deployer).await;
     assert_eq!(waits["revision"], lab.flake.resolve("main").unwrap());
-    // What it says, it says on a connection that was made after the activation.
+    // It sends that on a connection made after the activation.
     let log = lab.fleet.listener(&host("ns1")).unwrap().output();
     assert!(log.contains("connected again"), "{log}");
 
     deployer.say(NS1, &confirmation(&request)).await.unwrap();
     let answers = deployer.hear_out().await.unwrap();
     let [.., confirmed, end] = answers.as_slice() else { panic!("{answers:?}") };
-    // One that went on asking would be answered, answer, and be answered again.
+    // A host that kept asking would be confirmed again and again.
     assert_eq!(confirmed["phase"], "verify");
     assert_eq!((&end["status"], &end["rolled_back"]), (&json!("completed"), &Value::Null), "{end}");
     assert_eq!((runs(&lab).as_str(), &end["generation"]), (NEW, &json!(42)));
@@ -78,7 +77,7 @@ async fn a_host_that_nobody_confirms_returns_and_says_so() {
     let lab = lab().await;
     let mut deployer = Deployer::connect(&lab).await.unwrap();
     deployer.say(NS1, &request(&deployer, 3)).await.unwrap();
-    // It says again and again that it waits.
+    // The host asks for confirmation repeatedly.
     for _ in 0..2 {
         waits(&mut deployer).await;
     }
@@ -125,7 +124,7 @@ async fn a_host_returns_to_what_it_ran_before_its_last_run() {
     assert_eq!((runs(&lab).as_str(), &end["system"]), (OLD, &json!(OLD)));
     assert_eq!(lab.fleet.rebuild().calls(&host("ns1")).len(), 1);
 
-    // That was its last run now.
+    // The rollback was the host's last run.
     deployer.say(NS1, &requests[2]).await.unwrap();
     assert_eq!(deployer.hear_final().await.unwrap()["error"], "invalid_request");
 }

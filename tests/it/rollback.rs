@@ -1,4 +1,4 @@
-//! `rollback` and `deploy --to`: hosts go back to what they ran before, and to nothing else.
+//! Tests that `rollback` and `deploy --to` roll hosts back to what they ran before, and to nothing else.
 
 use std::io::Write;
 
@@ -29,13 +29,13 @@ async fn roll_back(lab: &Lab, what: &[&str]) -> Ended {
     run(lab, &[&["rollback", "--yes", "--discover-window", "500ms"], what].concat()).await
 }
 
-/// The commits that a host was switched to, in order.
+/// Returns the commits that a host was switched to, in order.
 fn commits(lab: &Lab, name: &str) -> Vec<String> {
     let calls = calls(lab).into_iter().filter(|call| call.ends_with(&format!("#{name}")));
     calls.map(|call| call.split_once("?rev=").unwrap().1.split_once('#').unwrap().0.to_owned()).collect()
 }
 
-/// A lab in which two commits were rolled out one after the other, and both commits.
+/// Returns a lab to which two commits were rolled out one after the other, and both commits.
 async fn two_commits() -> (Lab, String, String) {
     let lab = stage::lab(&["test.test1", "prod.ns1.dns", "prod.ns2.dns"]).await;
     let first = lab.flake.head().unwrap();
@@ -45,7 +45,7 @@ async fn two_commits() -> (Lab, String, String) {
     (lab, first, second)
 }
 
-/// The rollouts on record, the latest last.
+/// Returns the recorded rollouts, the latest last.
 async fn rollouts(lab: &Lab) -> Vec<Value> {
     let ended = run(lab, &["rollouts", "--json"]).await.expect(0);
     serde_json::from_str(&ended.stdout).unwrap()
@@ -81,12 +81,12 @@ async fn the_hosts_of_a_rollout_return_newest_first_and_the_same_again_is_no_err
     let before = ran(&lab).len();
     order(&lab, &["ns1"], FAIL);
     roll_back(&lab, &[&id]).await.expect(1).told("1/2 dns").told("--allow-downgrade");
-    // The wave of test1 comes after theirs, and was not begun.
+    // The wave of test1 comes later, and was not started.
     let mut returned = ran(&lab)[before..].to_vec();
     returned.sort();
     assert_eq!(returned, ["ns1", "ns2"]);
     order(&lab, &["ns1"], "true");
-    // What failed left ns1 as it was, so it is still what is to be undone.
+    // The failed rollback left ns1 as it was, so it can still be undone.
     roll_back(&lab, &[&id]).await.expect(0);
     for name in ["test1", "ns1", "ns2"] {
         assert_eq!(commits(&lab, name).last(), Some(&first), "{name}");
@@ -143,6 +143,22 @@ async fn what_cannot_be_told_is_refused_before_anything_is_sent() {
     lab.listen(&host("ns1"), &[]).await.unwrap();
     assert_eq!(ran(&lab).len(), before);
     roll_back(&lab, &["ns1"]).await.expect(0);
+}
+
+#[tokio::test]
+async fn a_way_back_that_is_only_tried_changes_nothing() {
+    let (lab, first, second) = two_commits().await;
+    let back = ["deploy", "prod.ns1", "--to", "previous", "--yes"];
+    let tried = run(&lab, &[&back[..], &["--action", "dry-activate", "--timeout", "77"]].concat()).await.expect(0);
+    tried.told("ns1  would change no unit");
+    let calls = lab.fleet.rebuild().calls(&host("ns1"));
+    assert!(calls.last().unwrap().contains("dry-activate"), "{calls:?}");
+    let rollouts = run(&lab, &["status", "--json"]).await.expect(0).stdout;
+    let begun: Value = serde_json::from_str(rollouts.lines().next().unwrap()).unwrap();
+    assert_eq!(begun["plan"]["waves"][0]["timeout"], "1m 17s", "{begun}");
+    run(&lab, &back).await.expect(0);
+    assert_eq!(commits(&lab, "ns1"), [&first, &second, &first, &first].map(String::as_str));
+    assert!(!lab.fleet.rebuild().calls(&host("ns1")).last().unwrap().contains("dry-activate"));
 }
 
 #[tokio::test]

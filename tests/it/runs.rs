@@ -1,4 +1,4 @@
-//! What becomes of a run: how it ends, and that it outlives the listener that began it.
+//! Tests how runs end, and that a run outlives the listener that started it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,8 +18,8 @@ use crate::support::wait;
 
 const NS1: &str = "deploy.prod.ns1";
 
-/// Two processes that do not end when they are asked to, one of them out of reach of the terminal and the process group
-/// of `nixos-rebuild`. The record gets a line "<host> child <pid>" for each.
+/// Two processes that ignore SIGTERM, one of them outside the terminal and the process group of `nixos-rebuild`. Each
+/// adds the line "<host> child <pid>" to the record.
 const STUBBORN: &str = r#"
 stubborn='trap "" TERM; while [ -d "$0" ]; do sleep 0.1; done'
 setsid sh -c "$stubborn" "$here" &
@@ -30,7 +30,7 @@ echo building
 wait
 "#;
 
-/// A homelab with the one host `ns1`, which listens, and what it does.
+/// Returns a lab with the single host `ns1`, which listens, and its script.
 async fn lab(script: &str, arguments: &[&str]) -> Lab {
     let mut lab = Lab::start_with(super::program(), &["prod.ns1"], Permissions::Compatible).await.unwrap();
     lab.fleet.rebuild().on(&host("ns1"), script).unwrap();
@@ -38,7 +38,7 @@ async fn lab(script: &str, arguments: &[&str]) -> Lab {
     lab
 }
 
-/// Asks for a run, and waits until `nixos-rebuild` is at it.
+/// Requests a run, and waits until `nixos-rebuild` runs.
 async fn begin(lab: &Lab, deployer: &mut Deployer) {
     deployer.say(NS1, &deployer.request("r-1")).await.unwrap();
     let at_it = async || Ok((!lab.fleet.rebuild().record().is_empty()).then_some(()));
@@ -83,7 +83,7 @@ exit 1
     assert!(kept(&lab.folder().join("hosts/ns1/state/runs")) < 20_000_000);
 }
 
-/// How many bytes there are in the files of the runs.
+/// Returns the size of the runs' files in bytes.
 fn kept(runs: &Path) -> u64 {
     let runs = fs::read_dir(runs).unwrap().map(|run| run.unwrap().path());
     let files = runs.flat_map(|run| fs::read_dir(run).unwrap());
@@ -92,7 +92,7 @@ fn kept(runs: &Path) -> u64 {
 
 #[tokio::test]
 async fn what_a_run_leaves_behind_does_not_hold_up_its_end() {
-    // It keeps the outputs open, as a daemon does that is not careful.
+    // The child keeps the outputs open, like a careless daemon.
     let lab = lab(r#"(while [ -d "$here" ]; do sleep 0.2; done) & echo "$host child $!" >>"$here/record""#, &[]).await;
     let mut deployer = Deployer::connect(&lab).await.unwrap();
     deployer.say(NS1, &deployer.request("r-1")).await.unwrap();
@@ -127,13 +127,13 @@ async fn a_run_that_takes_too_long_is_ended_with_all_its_processes() {
     let left: Vec<PathBuf> = pids.clone().map(process).filter(|process| process.exists()).collect();
     assert_eq!((pids.count(), left), (3, Vec::new()));
 
-    // Nothing of it is in the way of what comes next.
+    // Nothing is left that would disturb the next run.
     lab.fleet.rebuild().on(&host("ns1"), "").unwrap();
     deployer.say(NS1, &deployer.request("r-2")).await.unwrap();
     assert_eq!(deployer.hear_final().await.unwrap()["status"], "completed");
 }
 
-/// The folder that the kernel shows of a process as long as there is one; a line of the record begins with its id.
+/// Returns the `/proc` folder of the process whose id begins this line of the record. It exists as long as the process.
 fn process(line: &str) -> PathBuf {
     Path::new("/proc").join(line.split(' ').next().unwrap())
 }
@@ -160,7 +160,7 @@ async fn a_listener_that_is_killed_does_not_touch_the_run_and_the_next_one_tells
     lab.fleet.kill(&host("ns1"));
     lab.listen(&host("ns1"), &[]).await.unwrap();
 
-    // It is busy with what the first one began.
+    // The host is busy with the run of the first listener.
     let mut other = Deployer::connect(&lab).await.unwrap();
     other.say(NS1, &other.request("r-2")).await.unwrap();
     assert_eq!(other.hear().await.unwrap()["holder"]["id"], "r-1");
@@ -204,7 +204,7 @@ async fn a_listener_that_is_stopped_ends_well_and_leaves_the_run_alone() {
 
 #[tokio::test]
 async fn each_phase_is_told_when_it_begins() {
-    // The heartbeat would come too late for this test.
+    // The heartbeat would be too late for this test.
     let lab = lab(&format!("sleep 0.3; echo activating the configuration...; {GATE}"), &[]).await;
     let mut deployer = Deployer::connect(&lab).await.unwrap();
     deployer.say(NS1, &deployer.request("r-1")).await.unwrap();
@@ -238,7 +238,7 @@ async fn an_end_that_the_server_was_not_given_is_told_by_the_next_listener() {
     until_noted(&lab, "final.json").await;
     lab.fleet.kill(&host("ns1"));
     lab.server.restart().await.unwrap();
-    // Nobody hears this: it is said to be connected again.
+    // No listener takes this request. It shows that the deployer is connected again.
     deployer.say("deploy.prod.all", &deployer.request("r-0")).await.unwrap();
 
     lab.listen(&host("ns1"), &[]).await.unwrap();
@@ -246,7 +246,7 @@ async fn an_end_that_the_server_was_not_given_is_told_by_the_next_listener() {
     assert_eq!((&end["id"], &end["status"]), (&json!("r-1"), &json!("completed")));
 }
 
-/// Waits until the one run of `ns1` has this file.
+/// Waits until the only run of `ns1` has this file.
 async fn until_noted(lab: &Lab, file: &str) {
     let runs = lab.folder().join("hosts/ns1/state/runs");
     let run = fs::read_dir(runs).unwrap().next().unwrap().unwrap().path();
@@ -265,7 +265,7 @@ async fn a_host_on_which_only_the_supervisor_was_killed_is_not_free_until_the_re
     let mut other = Deployer::connect(&lab).await.unwrap();
     other.say(NS1, &other.request("r-2")).await.unwrap();
     assert_eq!(other.hear().await.unwrap()["holder"]["id"], "r-1");
-    // For longer than a run may be in nobody's hands.
+    // Longer than a run may be without a supervisor.
     for _ in 0..5 {
         assert_eq!(deployer.hear().await.unwrap()["status"], "started");
     }
@@ -274,14 +274,14 @@ async fn a_host_on_which_only_the_supervisor_was_killed_is_not_free_until_the_re
     assert_eq!((&end["status"], &end["error"]), (&json!("failed"), &json!("interrupted")));
 }
 
-/// The parent of a process that goes by this folder in `/proc`.
+/// Returns the parent of a process, which is given by its folder in `/proc`.
 fn parent(process: &Path) -> String {
     let stat = fs::read_to_string(process.join("stat")).unwrap();
     stat.rsplit_once(')').unwrap().1.split_whitespace().nth(1).unwrap().to_owned()
 }
 
 fn kill(pid: &str) {
-    // There is no program for that where the package is built.
+    // The build environment of the package has no `kill` program.
     kill_process(Pid::from_raw(pid.parse().unwrap()).unwrap(), Signal::KILL).unwrap();
 }
 
@@ -291,7 +291,7 @@ async fn a_run_whose_record_is_damaged_is_not_run_again_and_keeps_the_host_busy_
     let mut deployer = Deployer::connect(&lab).await.unwrap();
     begin(&lab, &mut deployer).await;
     lab.fleet.kill(&host("ns1"));
-    // In memory, and where it is kept.
+    // In memory, and on disk.
     for runs in ["run/runs", "state/runs"] {
         let run = fs::read_dir(lab.folder().join("hosts/ns1").join(runs)).unwrap().next().unwrap().unwrap();
         fs::write(run.path().join("request.json"), r#"{"key":"r-"#).unwrap();
@@ -321,7 +321,6 @@ async fn a_run_whose_record_is_damaged_is_not_run_again_and_keeps_the_host_busy_
     assert_eq!(lab.fleet.rebuild().calls(&host("ns1")).len(), 2);
 }
 
-/// The directory of the one run of `ns1`.
 fn only_run(lab: &Lab) -> PathBuf {
     fs::read_dir(lab.folder().join("hosts/ns1/state/runs")).unwrap().next().unwrap().unwrap().path()
 }
@@ -331,7 +330,7 @@ async fn a_disk_that_takes_its_time_holds_up_nobody_who_asks() {
     let lab = lab(GATE, &[]).await;
     let mut deployer = Deployer::connect(&lab).await.unwrap();
     begin(&lab, &mut deployer).await;
-    // Whoever opens a pipe to write waits until somebody reads, as if a disk did not answer.
+    // Opening a pipe to write blocks until somebody reads, like a disk that does not respond.
     let slow = ["final.json.new", "told"].map(|name| only_run(&lab).join(name));
     fs::remove_file(&slow[0]).unwrap();
     assert!(Command::new("mkfifo").args(&slow).status().unwrap().success());
@@ -340,17 +339,17 @@ async fn a_disk_that_takes_its_time_holds_up_nobody_who_asks() {
     wait::until("the run ends", ended).await.unwrap();
     let [final_answer, told] = slow;
     answers_for(&lab, Duration::from_secs(1)).await;
-    // Whoever writes to a pipe goes on while somebody holds it open to read, as often as they write.
+    // Writers to a pipe continue, any number of times, while it is open for reading.
     let _answers = fs::File::options().read(true).write(true).open(final_answer).unwrap();
     assert_eq!(deployer.hear_final().await.unwrap()["status"], "completed");
     answers_for(&lab, Duration::from_secs(1)).await;
     fs::read(told).unwrap();
 }
 
-/// Calls the roll again and again, which has to be answered, for so long.
+/// Calls the roll repeatedly for this time, and expects answers.
 async fn answers_for(lab: &Lab, time: Duration) {
     let until = Instant::now() + time;
-    // A listener answers a roll call once, and not too many in a second.
+    // A listener answers a roll call once, and only so many a second.
     let mut pace = tokio::time::interval(Duration::from_millis(200));
     while Instant::now() < until {
         pace.tick().await;

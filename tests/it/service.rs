@@ -1,4 +1,4 @@
-//! The listener as a service: what systemd and its journal hear of it, and what Prometheus fetches.
+//! Tests the listener as a service: its messages to systemd and the journal, and the metrics for Prometheus.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -18,23 +18,23 @@ use crate::support::wait;
 
 const NS1: &str = "deploy.prod.ns1";
 
-/// A homelab with the one host `ns1`, which does not listen yet.
+/// Returns a lab with the single host `ns1`, which does not listen yet.
 async fn lab() -> Lab {
     Lab::start_with(super::program(), &["prod.ns1.dns"], Permissions::Compatible).await.unwrap()
 }
 
-/// Starts the listener of `ns1`, and waits for nothing.
+/// Starts the listener of `ns1` without waiting.
 fn start(lab: &mut Lab, arguments: &[&str]) {
     let (name, key) = ("prod.ns1.dns".parse::<ListenerName>().unwrap(), lab.key(&host("ns1")).unwrap().clone());
     lab.fleet.start(&name, &key, arguments).unwrap();
 }
 
-/// Everything that the listener has written so far.
+/// Returns everything that the listener has logged.
 fn log(lab: &mut Lab) -> String {
     lab.fleet.listener(&host("ns1")).unwrap().output()
 }
 
-/// The end of systemd: it hears what a service tells of itself.
+/// The test's end of systemd's notification socket.
 struct Systemd {
     socket: UnixDatagram,
     path: PathBuf,
@@ -46,7 +46,7 @@ impl Systemd {
         Self { socket: UnixDatagram::bind(&path).unwrap(), path }
     }
 
-    /// The flags that systemd gives as variables, with a watchdog of a fifth of a second.
+    /// Returns the flags that systemd passes as variables, with a watchdog of a fifth of a second.
     fn flags(&self) -> [&str; 4] {
         ["--notify-socket", self.path.to_str().unwrap(), "--watchdog-usec", "200000"]
     }
@@ -58,7 +58,7 @@ impl Systemd {
         String::from_utf8(message[..length].to_vec()).unwrap()
     }
 
-    /// What it hears next but for signs of life.
+    /// Returns the next message that is no watchdog ping.
     async fn hear_news(&self) -> String {
         loop {
             let news = self.hear().await;
@@ -68,7 +68,7 @@ impl Systemd {
         }
     }
 
-    /// Waits for so many signs of life, with nothing in between.
+    /// Waits for a number of watchdog pings, with nothing in between.
     async fn hear_beats(&self, beats: usize) {
         for _ in 0..beats {
             assert_eq!(self.hear().await, "WATCHDOG=1");
@@ -133,12 +133,12 @@ async fn the_journal_gets_levels_and_no_times() {
     assert!(log.contains("\n<6>accepted key=\"r-1\" action=switch revision=main"), "{log}");
     assert!(log.lines().all(|line| line.starts_with("<6>") || line.starts_with("<4>")), "{log}");
 
-    // The variable is inherited, what it stands for is not.
+    // The variable is inherited, but stderr goes elsewhere.
     lab.listen(&host("ns1"), &["--journal-stream", "1:1"]).await.unwrap();
     assert!(self::log(&mut lab).lines().last().unwrap().starts_with("20"), "{}", self::log(&mut lab));
 }
 
-/// Where the metrics are, as the listener has logged it last.
+/// Returns the address of the metrics that was logged last.
 async fn metrics_address(lab: &mut Lab) -> String {
     wait::until("the metrics have an address", async || {
         let log = log(lab);
@@ -149,7 +149,7 @@ async fn metrics_address(lab: &mut Lab) -> String {
     .unwrap()
 }
 
-/// The samples that Prometheus would find.
+/// Returns the samples of the metrics.
 async fn scrape(address: &str) -> BTreeMap<String, f64> {
     let mut client = TcpStream::connect(address).await.unwrap();
     client.write_all(b"GET /metrics HTTP/1.1\r\nHost: ns1\r\n\r\n").await.unwrap();
@@ -190,7 +190,7 @@ async fn metrics_tell_of_runs_the_connection_and_what_was_before_a_restart() {
     assert_eq!((after[COMPLETED], after[FAILED], after["homelab_deploy_last_run_success"]), (1.0, 1.0, 0.0));
     assert!(after["homelab_deploy_last_run_timestamp_seconds"] > 1.7e9, "{after:?}");
 
-    // What was counted is gone with the process, and what the last run was is not; with or without the server.
+    // Counters are lost with the process, and the result of the last run is not, with or without the server.
     lab.server.stop();
     let lost = async || Ok((scrape(&address).await["homelab_deploy_connected"] == 0.0).then_some(()));
     wait::until("the connection is lost", lost).await.unwrap();

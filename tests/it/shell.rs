@@ -1,4 +1,4 @@
-//! What a shell and `man` get from the program: completions and manual pages.
+//! Tests completions for shells, and manual pages.
 
 use std::fs;
 use std::path::Path;
@@ -15,13 +15,13 @@ use uuid::Uuid;
 
 use crate::support::flake::Flake;
 
-/// The commands that somebody may call.
+/// The commands in the help.
 #[rustfmt::skip]
 const COMMANDS: [&str; 19] = [
     "init", "doctor", "apply", "plan", "rollouts", "status", "report", "abort", "deploy", "rollback", "hosts", "logs", "keygen", "nats-config", "listener", "mcp", "completions", "man", "build",
 ];
 
-/// The program at home in a folder, with nothing in the environment.
+/// Returns a command of the program with a home folder, and no other variables.
 fn program(home: &Path) -> Command {
     let mut program = Command::new(super::program());
     program.env_clear().env("HOME", home).current_dir(home);
@@ -34,16 +34,16 @@ fn stdout(command: &mut Command) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// What a shell is told when it asks how the line can go on, whose last word is the one that is being written.
+/// Returns the completions of a shell for a line whose last word is being typed.
 fn completed(shell: &str, home: &Path, line: &[&str]) -> Vec<String> {
     let mut program = program(home);
     program.env("COMPLETE", shell).env("_CLAP_IFS", "\n").env("_CLAP_COMPLETE_INDEX", line.len().to_string());
     let told = stdout(program.args(["--", "homelab-deploy"]).args(line));
-    // zsh and fish are told what a word means as well.
+    // zsh and fish also get descriptions.
     told.lines().map(|line| line.split([':', '\t']).next().unwrap().to_owned()).collect()
 }
 
-/// A home with plans in its own folder and in that of the user.
+/// Returns a home with plans in the current folder and in the user's.
 fn home() -> tempfile::TempDir {
     let home = tempfile::tempdir().unwrap();
     let shared = home.path().join(".config/homelab-deploy/plans");
@@ -96,11 +96,12 @@ fn plans_are_completed_by_name_and_by_path() {
     assert_eq!(plans(&["plan", ""]), ["monday", "sunday"]);
     assert_eq!(plans(&["plan", "--plans-dir", ".config/homelab-deploy/plans", ""]), ["monday", "sunday"]);
     assert_eq!(plans(&["apply", "--plans-dir", "plans", "--revision", "x", ""]), ["sunday"]);
+    assert_eq!(plans(&["build", ""]), ["monday", "sunday"]);
     assert_eq!(plans(&["apply", "plans/s"]), ["plans/sunday.toml"]);
     assert_eq!(plans(&["apply", "--plans-dir", "nowhere", ""]), [""; 0]);
 }
 
-/// Records a rollout to these hosts in the operator's state, written so long after another.
+/// Records a rollout to these hosts in the operator's state. `number` sets its time.
 fn record(state: &Path, number: u64, hosts: &str) -> (RolloutId, Journal) {
     let plan = Plan::parse(&format!("[[wave]]\ntargets = {hosts}\n"), "sunday", &|_: &str| None).unwrap();
     let id = RolloutId::from(Uuid::from_u128(number.into()));
@@ -132,6 +133,7 @@ fn hosts_are_those_of_the_last_rollout() {
     record(&state, 1, "['prod.old']");
     assert_eq!(completed("bash", home.path(), &["deploy", "p"]), ["prod.ns1", "prod.all"]);
     assert_eq!(completed("bash", home.path(), &["logs", "p"]), ["prod.ns1"]);
+    assert_eq!(completed("bash", home.path(), &["build", "n"]), ["ns1"]);
     assert_eq!(completed("zsh", home.path(), &["apply", "sunday", "--exclude", "ns2,"]), ["ns2,ns1", "ns2,test1"]);
     assert_eq!(completed("fish", home.path(), &["deploy", "--branch", "x", "t"]), ["test.test1", "test.all"]);
 }
@@ -179,7 +181,7 @@ fn runs_are_those_of_the_host_on_the_line_newest_first() {
     let state = home.path().join(".local/state/homelab-deploy");
     for number in [1, 2] {
         let (_, mut journal) = record(&state, number, "['prod.ns1', 'prod.nas']");
-        // The second rollout had not come to nas.
+        // The second rollout had not reached nas.
         for host in ["ns1", "nas"].into_iter().take(3 - usize::try_from(number).unwrap()) {
             let request = format!("{host}-{number}").parse().unwrap();
             let kind = EventKind::Dispatched { host: host.parse().unwrap(), request, attempt: 1 };
@@ -256,7 +258,7 @@ fn there_is_a_manual_page_for_each_command() {
 fn the_schema_of_plans_needs_neither_a_plan_nor_a_connection() {
     let home = home();
     let schema = stdout(program(home.path()).args(["plan", "--schema"]));
-    // What is set for the other commands does not get in the way.
+    // Variables of other commands do not disturb this one.
     let env = [("HOMELAB_DEPLOY_NATS_URL", "nats://x"), ("HOMELAB_DEPLOY_REVISION", "main")];
     assert_eq!(stdout(program(home.path()).args(["plan", "--schema"]).envs(env)), schema);
     assert!(serde_json::from_str::<serde_json::Value>(&schema).unwrap().is_object());

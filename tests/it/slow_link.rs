@@ -1,4 +1,4 @@
-//! An operator far away: what is said takes 0.4 s to the server, and what is answered as long on its way back.
+//! Tests an operator whose messages take 0.4 s to the server, and the responses 0.4 s back.
 
 use std::process::Command;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::support::lab::Lab;
 use crate::support::proxy::Proxy;
 use crate::support::rebuild::GATE;
 
-/// How long everything takes, in each direction.
+/// The delay in each direction.
 const DELAY: Duration = Duration::from_millis(400);
 
 const HOSTS: [&str; 3] = ["test.test1", "prod.ns1.dns", "prod.ns2.dns"];
@@ -27,7 +27,7 @@ const PLAN: &str = r#"
     max_parallel = 1
 "#;
 
-/// The hosts are near, and the operator is not.
+/// A lab whose hosts are near the server and whose operator is far away.
 struct Far {
     lab: Lab,
     link: Proxy,
@@ -48,7 +48,7 @@ impl Far {
         command.env("HOMELAB_DEPLOY_NATS_URL", self.link.url());
     }
 
-    /// Applies a plan as this operator, to its end.
+    /// Returns a command that applies a plan as this operator.
     fn apply(&self, name: &str, plan: &str) -> Command {
         let mut command = stage::command(&self.lab, "apply", plan);
         self.through(command.args(["--yes", "--operator", name]));
@@ -73,7 +73,7 @@ async fn a_rollout_works() {
 #[tokio::test]
 async fn a_deployment_is_confirmed_in_time() {
     let mut far = Far::start().await;
-    // A host that is as far away has to be told in half of the time.
+    // A host that is as far away has to receive the confirmation in half of the time.
     let link = Proxy::start(far.lab.server.url(), DELAY).await.unwrap();
     far.lab.fleet.reach(&host("ns1"), &link.url());
     far.lab.listen(&host("ns1"), &[]).await.unwrap();
@@ -85,7 +85,7 @@ async fn a_deployment_is_confirmed_in_time() {
 #[tokio::test]
 async fn every_host_is_listed_time_and_again() {
     let far = Far::start().await;
-    // What was learned the first time is no reason to listen for a shorter time than it takes to answer.
+    // What the first roll call learned must not shorten the second one below the time of an answer.
     for _ in 0..2 {
         let listed: Vec<Value> = serde_json::from_str(&far.run(&["hosts", "--json"]).await.expect(0).stdout).unwrap();
         let mut names: Vec<&str> = listed.iter().map(|host| host["hostname"].as_str().unwrap()).collect();
@@ -97,7 +97,7 @@ async fn every_host_is_listed_time_and_again() {
 #[tokio::test]
 async fn another_operator_who_is_as_far_away_is_seen() {
     let far = Far::start().await;
-    // The fleet is known from now on, and its hosts answer long before that operator does.
+    // The operator knows the fleet from now on, and the hosts answer long before the other operator does.
     far.run(&["hosts"]).await.expect(0);
     order(&far.lab, &["ns1"], GATE);
     let first = stage::start(far.apply("anna", "revision = 'main'\n[[wave]]\ntargets = 'prod.ns1'\n"));

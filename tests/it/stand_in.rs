@@ -1,4 +1,4 @@
-//! A listener that says exactly what a test wants said, also what ours never would.
+//! A fake listener that sends exactly what a test wants, including what no real one sends.
 
 use async_nats::{Client, Subscriber};
 use homelab_deploy::protocol::subject::DISCOVER;
@@ -9,7 +9,7 @@ use crate::deployer::{message, next, subscribe};
 use crate::host;
 use crate::support::lab::Lab;
 
-/// Stands in for the listener of a host, with its key.
+/// A fake listener with the key of a host.
 pub struct StandIn {
     client: Client,
     requests: Subscriber,
@@ -17,7 +17,7 @@ pub struct StandIn {
 }
 
 impl StandIn {
-    /// Connects as this host, and listens on one of its subjects.
+    /// Connects as this host, and subscribes to one of its subjects.
     pub async fn connect(lab: &Lab, name: &str, subject: &str) -> Result<Self> {
         let client = lab.server.connect(lab.key(&host(name))?).await?;
         let requests = subscribe(&client, subject).await?;
@@ -25,23 +25,23 @@ impl StandIn {
         Ok(Self { client, requests, calls })
     }
 
-    /// The next request.
+    /// Returns the next request.
     pub async fn request(&mut self) -> Result<Value> {
         loop {
             let next = next(&mut self.requests).await?;
-            // An empty message is a probe of the server.
+            // An empty message only probes the server.
             if !next.payload.is_empty() {
                 return message(&next);
             }
         }
     }
 
-    /// The next roll call.
+    /// Returns the next roll call.
     pub async fn roll_call(&mut self) -> Result<Value> {
         message(&next(&mut self.calls).await?)
     }
 
-    /// Answers a request or a roll call, and makes sure that the server has it.
+    /// Answers a request or a roll call, and waits until the server has the answer.
     pub async fn answer(&self, question: &Value, answer: &Value) -> Result<()> {
         let reply_to = question["reply_to"].as_str().ok_or_else(|| miette!("no reply_to in {question}"))?;
         let bytes = answer.to_string().into_bytes();

@@ -1,4 +1,4 @@
-//! The rules of the tree, held by reading it. The rules themselves stand in ARCHITECTURE.md, with their reasons.
+//! Tests the rules for the source tree by reading it. ARCHITECTURE.md gives the rules and their reasons.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// A module, what its code may not say, and the modules within it that may.
+/// A module, the words that its code must not contain, and the submodules that may.
 const NEVER: &[(&str, &[&str], &[&str])] = &[
     ("src/protocol", IMPURE, &[]),
     ("src/plan", IMPURE, &[]),
@@ -17,7 +17,7 @@ const NEVER: &[(&str, &[&str], &[&str])] = &[
     ("src/lookup", &["crate::operator", "crate::listener", "crate::report", "crate::cli", "clap::"], &[]),
     (
         "src/operator",
-        // The trait of the reporters is all that it knows of them.
+        // Of the reporters, it knows only the trait.
         &[
             "crate::listener",
             "crate::report::{",
@@ -51,7 +51,7 @@ const NEVER: &[(&str, &[&str], &[&str])] = &[
     ),
 ];
 
-/// What waits, reads a clock, rolls dice or touches the world.
+/// Code that waits, reads a clock, is random, or has side effects.
 #[rustfmt::skip]
 const IMPURE: &[&str] = &[
     "async fn", ".await", "tokio", "async_nats", "rmcp", "indicatif", "clap::",
@@ -60,7 +60,7 @@ const IMPURE: &[&str] = &[
     "crate::bus", "crate::operator", "crate::listener", "crate::report", "crate::cli",
 ];
 
-/// What no file says, tests included.
+/// Words that no file contains, tests included.
 const NOWHERE: &[&str] = &["#[allow(", "#![allow(", "todo!", "unimplemented!", "#[ignore", "thread::sleep"];
 
 /// Turns of phrase that are hard to read aloud, in comments, help and errors.
@@ -80,8 +80,8 @@ const OLD_STYLE: &[&str] = &[
     "nobody who has not",
 ];
 
-/// Names that more than one type has: commands, which are called what they are on the command line; settings, which are
-/// said with their module; and those of the listener that mean one thing there and another to an operator.
+/// Names of several types: commands, named as on the command line; settings, qualified by their module; and types that
+/// mean one thing to a listener and another to an operator.
 #[rustfmt::skip]
 const SHARED_NAMES: &[&str] = &[
     "Plan", "Rollback", "Status", "Settings", "Changes",
@@ -165,7 +165,7 @@ fn assert_free_of(forbidden: &[&str], file: &Path, text: &str) {
     }
 }
 
-/// What a file says outside of its tests, which stand at its end or are a module of their own.
+/// Returns the code of a file without its tests, which are at its end or in a module of their own.
 fn code(file: &Path) -> String {
     if file.strip_prefix(ROOT).unwrap().iter().any(|part| part == "tests" || part == "tests.rs") {
         return String::new();
@@ -174,7 +174,7 @@ fn code(file: &Path) -> String {
     text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default().to_owned()
 }
 
-/// The Rust files below a folder, or of a module: its file, and the folder of the same name.
+/// Returns the Rust files below a folder, or those of a module: its file, and the folder of the same name.
 fn sources(place: &str) -> impl Iterator<Item = PathBuf> {
     let (top, _) = place.split_once('/').unwrap_or((place, ""));
     let mut folders = vec![Path::new(ROOT).join(top)];
@@ -192,7 +192,7 @@ fn sources(place: &str) -> impl Iterator<Item = PathBuf> {
     files.into_iter()
 }
 
-/// Whether a file is `place`, or the file of that module, or somewhere below it.
+/// Whether a file is `place`, the file of that module, or below it.
 fn is_within(file: &Path, place: &str) -> bool {
     let place = Path::new(ROOT).join(place);
     file.starts_with(&place) || file == place.with_extension("rs")

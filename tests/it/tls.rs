@@ -1,4 +1,4 @@
-//! TLS is never lost: neither by an address without it, nor because a server names another one.
+//! Tests that TLS is never lost: neither by an address without it, nor because a server names another one.
 
 use std::io::ErrorKind;
 use std::net::TcpListener;
@@ -24,7 +24,7 @@ use crate::support::tls::Authority;
 use crate::support::wait;
 
 /// A cluster of a server with TLS and one without, which know the same keys: those of the host ns1 and of an admin.
-// The fields end in this order: the listener, the servers, and their files at last.
+// Fields are dropped in this order: the listener, the servers, and their files last.
 struct Stage {
     fleet: Fleet,
     secure: Server,
@@ -37,7 +37,7 @@ struct Stage {
 }
 
 impl Stage {
-    /// The server with TLS names the one without to its clients: by its address, or by `another`.
+    /// Starts both servers. The one with TLS tells clients about the other one: its address, or `another`.
     async fn set(another: Option<&str>) -> Result<Self> {
         let folder = tempfile::tempdir().into_diagnostic()?;
         let path = folder.path();
@@ -68,12 +68,12 @@ impl Stage {
         Ok(stage)
     }
 
-    /// The address of the server with TLS.
+    /// Returns the address of the server with TLS.
     fn url(&self) -> String {
         format!("tls://{}", address(self.secure.url()))
     }
 
-    /// Starts the listener with the authority's certificate, and waits until it says where it listens.
+    /// Starts the listener with the authority's certificate, and waits until it listens.
     async fn listen(&mut self) -> Result<()> {
         let ca = self.authority.certificate().display().to_string();
         self.fleet.start(&self.ns1.0, &self.ns1.1, &["--tls-ca", &ca])?;
@@ -89,7 +89,7 @@ impl Stage {
         options.connect(self.url()).await.into_diagnostic()
     }
 
-    /// The program with the admin's key and these addresses.
+    /// Returns the program with the admin's key and these addresses.
     fn operator(&self, urls: &str, arguments: &[&str]) -> Result<Command> {
         let mut command = fleet::command(super::program(), self.folder.path(), &[])?;
         command.args(arguments).env("HOMELAB_DEPLOY_NATS_URL", urls);
@@ -97,25 +97,24 @@ impl Stage {
         Ok(command)
     }
 
-    /// The same, with the authority's certificate, to its end.
+    /// Runs the same with the authority's certificate.
     async fn run(&self, urls: &str, arguments: &[&str]) -> Result<Ended> {
         let mut command = self.operator(urls, arguments)?;
         command.env("HOMELAB_DEPLOY_TLS_CA", self.authority.certificate());
         Running::start(&mut command)?.ended().await
     }
 
-    /// What the listener has logged.
     fn log(&mut self) -> Result<String> {
         self.fleet.listener(&host("ns1")).map(|listener| listener.output())
     }
 }
 
-/// Host and port of a URL.
+/// Returns host and port of a URL.
 fn address(url: &str) -> &str {
     url.split_once("://").map_or(url, |(_, address)| address)
 }
 
-/// Whether a listener answers a roll call on this connection. The server says at once when there is none.
+/// Whether a listener answers a roll call on this connection. Without subscribers, the server says so at once.
 async fn answers(client: &Client) -> Result<bool> {
     let call = uuid::Uuid::new_v4();
     let reply_to = format!("deploy.responses.{call}");
@@ -204,10 +203,10 @@ async fn a_listener_takes_no_orders_from_a_server_without_tls() {
     assert!(listener.output().contains("is an address without TLS"), "{}", listener.output());
 }
 
-/// How often a listener fails to connect before it must have tried all that it knows.
+/// The failed connections after which a listener has tried all addresses that it knows.
 const ATTEMPTS: usize = 4;
 
-/// Ends the server with TLS while a deployment runs, and waits until listener and operator have tried to come back.
+/// Stops the server with TLS during a deployment, and waits until listener and operator have tried to reconnect.
 async fn lose_the_server(stage: &mut Stage) -> Running {
     stage.fleet.rebuild().on(&host("ns1"), GATE).unwrap();
     stage.listen().await.unwrap();
@@ -221,7 +220,7 @@ async fn lose_the_server(stage: &mut Stage) -> Running {
     deploy
 }
 
-/// Lets the deployment end once the server with TLS is back.
+/// Restarts the server with TLS, and lets the deployment end.
 async fn come_back(stage: &mut Stage, deploy: Running) {
     stage.secure.restart().await.unwrap();
     stage.fleet.rebuild().open(&host("ns1")).unwrap();

@@ -1,4 +1,4 @@
-//! `deploy` when something goes wrong around it: interrupts, outages, and answers that should not be.
+//! Tests `deploy` with trouble around it: interrupts, outages, and invalid responses.
 
 mod output;
 mod server;
@@ -20,7 +20,7 @@ use crate::support::wait;
 const NS1: &str = "deploy.prod.ns1";
 const DNS: &str = "deploy.prod.role.dns";
 
-/// A homelab whose host `ns1` listens, and waits at the gate when it is told to deploy.
+/// Returns a lab whose host `ns1` listens, and waits at the gate when it deploys.
 async fn lab() -> Lab {
     let mut lab = Lab::start(super::program(), &["prod.ns1.dns", "prod.ns2.dns"]).await.unwrap();
     lab.fleet.rebuild().on(&host("ns1"), GATE).unwrap();
@@ -28,7 +28,7 @@ async fn lab() -> Lab {
     lab
 }
 
-/// A final response.
+/// Returns a final response.
 fn end(hostname: &str, status: &str) -> Value {
     json!({ "hostname": hostname, "status": status, "error": null, "message": "" })
 }
@@ -118,7 +118,7 @@ async fn nobody_answers_in_the_name_of_another_host() {
     let forger = lab.server.connect(lab.key(&host("ns2")).unwrap()).await.unwrap();
     let mut deploy = operator::start(&lab, &["deploy", NS1]).unwrap();
     let (_, request) = witness.hear(NS1).await.unwrap();
-    // The server lets a key publish below its own prefix only, whatever the request and the answer are about.
+    // The server lets a key publish below its own prefix only, whatever the subjects in request and response.
     let reply_to = request["reply_to"].as_str().unwrap().replace(".ns1.", ".ns2.");
     let said = end("ns2", "completed").to_string();
     forger.publish(reply_to, said.into()).await.unwrap();

@@ -1,4 +1,4 @@
-//! A repository with branches and commits.
+//! Creates git repositories with branches and commits.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,30 +7,30 @@ use miette::{IntoDiagnostic, Result, WrapErr, bail};
 
 use super::fleet;
 
-/// A git repository on disk, for revisions to be looked up in.
+/// A git repository on disk in which revisions are looked up.
 #[derive(Debug)]
 pub struct Flake {
     folder: PathBuf,
 }
 
 impl Flake {
-    /// Makes a repository in `folder`, with one commit on the branches `main` and `master`.
+    /// Creates a repository in `folder`, with one commit on the branches `main` and `master`.
     pub fn create(folder: &Path) -> Result<Self> {
         fs::create_dir_all(folder).into_diagnostic()?;
         let flake = Self { folder: folder.to_owned() };
         flake.git(&["init", "--quiet", "--initial-branch", "main"])?;
         flake.commit("flake: bump nixpkgs")?;
-        // What `deploy` deploys when it is told nothing else.
+        // `deploy` deploys this branch by default.
         flake.branch("master")?;
         Ok(flake)
     }
 
-    /// The URL that a listener and a plan take.
+    /// Returns the URL for a listener or a plan.
     pub fn url(&self) -> String {
         format!("git+file://{}", self.folder.display())
     }
 
-    /// Adds a commit to the branch, with all that is in the folder, and returns its id.
+    /// Commits all files in the folder to the current branch and returns the commit.
     pub fn commit(&self, subject: &str) -> Result<String> {
         self.git(&["add", "--all"])?;
         let who = ["-c", "user.name=nobody", "-c", "user.email=nobody@example.com"];
@@ -38,18 +38,18 @@ impl Flake {
         self.head()
     }
 
-    /// The id of the last commit on the branch.
+    /// Returns the last commit on the current branch.
     pub fn head(&self) -> Result<String> {
         self.git(&["rev-parse", "HEAD"])
     }
 
-    /// Makes a branch where the current one is, and returns the id of its commit.
+    /// Creates a branch at the current commit and returns that.
     pub fn branch(&self, name: &str) -> Result<String> {
         self.git(&["branch", name])?;
         self.resolve(name)
     }
 
-    /// The commit that a branch is at.
+    /// Returns the commit of a branch.
     pub fn resolve(&self, branch: &str) -> Result<String> {
         self.git(&["rev-parse", branch])
     }

@@ -1,4 +1,4 @@
-//! Real listeners.
+//! Runs real listeners.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -14,7 +14,7 @@ use super::keys::Key;
 use super::process::Process;
 use super::rebuild::Rebuild;
 
-/// The listeners of a homelab, all on this machine.
+/// The listeners of a homelab, all of them on this machine.
 #[derive(Debug)]
 pub struct Fleet {
     program: PathBuf,
@@ -22,13 +22,13 @@ pub struct Fleet {
     url: String,
     flake: String,
     rebuild: Rebuild,
-    /// Where hosts reach the server that do not reach it at `url`.
+    /// The URLs of the server for hosts that do not use `url`.
     ways: BTreeMap<HostName, String>,
     listeners: BTreeMap<HostName, Process>,
 }
 
 impl Fleet {
-    /// A fleet without hosts: `program` is homelab-deploy, `url` the server's, and `folder` takes its files.
+    /// Creates a fleet without hosts. `program` is homelab-deploy, `url` the server's, `folder` for its files.
     pub fn new(program: &Path, folder: &Path, url: &str, flake: &str) -> Result<Self> {
         Ok(Self {
             program: program.to_owned(),
@@ -41,18 +41,17 @@ impl Fleet {
         })
     }
 
-    /// The `nixos-rebuild` that all of them run.
+    /// Returns the `nixos-rebuild` that all listeners run.
     pub fn rebuild(&self) -> &Rebuild {
         &self.rebuild
     }
 
-    /// Says where a host reaches the server from its next start on; several URLs are one text, with commas.
+    /// Sets the URL of the server for a host from its next start on. Several URLs are separated by commas.
     pub fn reach(&mut self, host: &HostName, url: &str) {
         self.ways.insert(host.clone(), url.to_owned());
     }
 
-    /// Starts the listener of a host, in the place of the one that may be there; it finds the state of that one.
-    /// `arguments` come after the usual ones.
+    /// Starts the listener of a host with further `arguments`. Replaces a running one and keeps its state.
     pub fn start(&mut self, name: &ListenerName, key: &Key, arguments: &[&str]) -> Result<()> {
         self.kill(&name.hostname);
         let folder = self.folder.join(name.hostname.as_str());
@@ -64,9 +63,9 @@ impl Fleet {
         let url = self.ways.get(&name.hostname).unwrap_or(&self.url);
         command.args(["--nats-url", url, "--flake-url", &self.flake]);
         command.arg("--nkey-file").arg(key.seed_file()).arg("--state-dir").arg(folder.join("state"));
-        // It stays over restarts of the listener, as that of its unit does. A test that boots the host empties it.
+        // Survives restarts of the listener, as that of its unit does. A test that reboots the host empties it.
         command.arg("--runtime-directory").arg(folder.join("run"));
-        // What this machine runs is not what the host runs.
+        // The host does not run the system of this machine.
         command.arg("--root").arg(folder.join("root"));
         command.args(arguments);
         let listener = Process::start(&mut command, &folder.join("log"))?;
@@ -74,17 +73,16 @@ impl Fleet {
         Ok(())
     }
 
-    /// The listener of a host.
     pub fn listener(&mut self, host: &HostName) -> Result<&mut Process> {
         self.listeners.get_mut(host).ok_or_else(|| miette!("{host} has no listener"))
     }
 
-    /// Ends the listener of a host at once, as a power cut would.
+    /// Kills the listener of a host, as a power cut would.
     pub fn kill(&mut self, host: &HostName) {
         self.listeners.remove(host);
     }
 
-    /// Fails with the log of a listener that is no more.
+    /// Fails with the log of a listener that has exited.
     pub fn check_alive(&mut self) -> Result<()> {
         self.listeners.iter_mut().try_for_each(|(host, listener)| match listener.status()? {
             None => Ok(()),
@@ -93,7 +91,7 @@ impl Fleet {
     }
 }
 
-/// A command that sees nothing of the user's settings but `PATH`, with the `first` folders before it.
+/// Creates a command without the user's environment, except `PATH` after the `first` folders.
 pub fn command(program: &Path, home: &Path, first: &[PathBuf]) -> Result<Command> {
     let path: OsString = std::env::var_os("PATH").unwrap_or_default();
     let path = first.iter().cloned().chain(std::env::split_paths(&path));

@@ -1,4 +1,4 @@
-//! Repositories and caches over http, and a server that can be in trouble.
+//! Serves repositories and caches over http, and simulates failures of the server.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -10,22 +10,22 @@ use std::thread::{self, JoinHandle};
 
 use miette::{IntoDiagnostic, Result};
 
-/// What becomes of the requests that are made from now on.
+/// How the server treats requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mood {
-    /// They are answered.
+    /// It responds to them.
     Well,
-    /// They are heard and never answered.
+    /// It accepts them and never responds.
     Hanging,
-    /// Their sender is asked who he is.
+    /// It requires a login.
     Distrustful,
-    /// They are answered if their sender is bob, and gives his password s3cret.
+    /// It responds to the user bob with the password s3cret.
     Guarded,
-    /// Nobody is there any more; this is the end of the server.
+    /// The server stops for good.
     Gone,
 }
 
-/// A server that ends with its value.
+/// A server that stops when dropped.
 #[derive(Debug)]
 pub struct Git {
     address: SocketAddr,
@@ -34,29 +34,29 @@ pub struct Git {
 }
 
 impl Git {
-    /// Serves the repositories below `root`, and the files in its folder `cache`.
+    /// Serves the repositories in `root`, and the files in its folder `cache`.
     pub fn serve(root: &Path) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).into_diagnostic()?;
         let address = listener.local_addr().into_diagnostic()?;
         let mood = Arc::new(Mutex::new(Mood::Well));
         let (root, moods) = (root.to_owned(), mood.clone());
-        // Threads, since a test may block while a host fetches.
+        // A thread, since a test may block while a host fetches.
         let accepting = thread::spawn(move || accept(&listener, &root, &moods));
         Ok(Self { address, mood, accepting: Some(accepting) })
     }
 
-    /// The URL of a repository, by its path below the root.
+    /// Returns the URL of a repository, given its path in the root.
     pub fn url(&self, path: &str) -> String {
         format!("http://{}/{path}", self.address)
     }
 
-    /// Changes what becomes of the requests from now on.
+    /// Changes how the server treats requests from now on.
     pub fn set(&mut self, mood: Mood) {
         *self.mood.lock().unwrap_or_else(PoisonError::into_inner) = mood;
         if mood == Mood::Gone
             && let Some(accepting) = self.accepting.take()
         {
-            // It waits for somebody, and looks at its mood then.
+            // The thread checks its mood after it has accepted a connection.
             TcpStream::connect(self.address).ok();
             accepting.join().ok();
         }
@@ -76,12 +76,12 @@ fn accept(listener: &TcpListener, root: &Path, moods: &Mutex<Mood>) {
             return;
         }
         let root: PathBuf = root.to_owned();
-        // It ends when its client does, at the latest.
+        // The thread ends when its client does, at the latest.
         thread::spawn(move || answer(stream, &root, mood));
     }
 }
 
-/// Answers one request, and that is all that a connection is good for.
+/// Responds to the one request of a connection.
 fn answer(mut stream: TcpStream, root: &Path, mood: Mood) -> io::Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut head = Vec::new();
@@ -116,7 +116,7 @@ fn header<'a>(head: &'a [String], name: &str) -> &'a str {
         .unwrap_or_default()
 }
 
-/// A file, for who gets one: what a cache of Nix consists of.
+/// Responds with a file, such as those of a Nix cache.
 fn file(path: &Path) -> Vec<u8> {
     match fs::read(path) {
         Ok(content) => {
@@ -126,7 +126,7 @@ fn file(path: &Path) -> Vec<u8> {
     }
 }
 
-/// What git has to say to a request.
+/// Runs `git http-backend` for a request and returns its response.
 fn http_backend(root: &Path, head: &[String], body: &[u8]) -> io::Result<Vec<u8>> {
     let mut request = head.first().map_or("", String::as_str).split(' ');
     let (method, target) = (request.next().unwrap_or_default(), request.next().unwrap_or_default());
@@ -151,7 +151,7 @@ fn http_backend(root: &Path, head: &[String], body: &[u8]) -> io::Result<Vec<u8>
         input.write_all(body)?;
     }
     let output = git.wait_with_output()?.stdout;
-    // The status stands among the headers, where there is one that is not 200.
+    // A status other than 200 comes as a header.
     let status = output.strip_prefix(b"Status: ".as_slice());
     let start = if status.is_some() { "HTTP/1.0 " } else { "HTTP/1.0 200 OK\r\n" };
     Ok([start.as_bytes(), status.unwrap_or(&output)].concat())

@@ -1,4 +1,4 @@
-//! Keys of users who are made up for the occasion.
+//! Generates keys of users.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -9,7 +9,7 @@ use homelab_deploy::nats_config::{Principal, PublicKey, User};
 use miette::{IntoDiagnostic, Result};
 use nkeys::KeyPair;
 
-/// A pair whose seed is in a file.
+/// A key pair whose seed is in a file.
 #[derive(Debug, Clone)]
 pub struct Key {
     public: PublicKey,
@@ -17,7 +17,7 @@ pub struct Key {
 }
 
 impl Key {
-    /// Makes a pair, with the seed in `<folder>/<name>.seed`, for its owner's eyes only.
+    /// Generates a key pair, with the seed in `<folder>/<name>.seed`, readable only for its owner.
     pub fn generate(folder: &Path, name: &str) -> Result<Self> {
         let pair = KeyPair::new_user();
         let seed_file = folder.join(format!("{name}.seed"));
@@ -28,12 +28,11 @@ impl Key {
         Ok(Self { public, seed_file })
     }
 
-    /// The file with the seed.
     pub fn seed_file(&self) -> &Path {
         &self.seed_file
     }
 
-    /// The user whom the server knows by this key.
+    /// Returns the server's user with this key.
     pub fn user(&self, holder: Principal) -> User {
         User { holder, key: self.public.clone() }
     }

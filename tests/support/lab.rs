@@ -1,4 +1,4 @@
-//! Server, keys, repository and fleet together.
+//! Combines server, keys, repository and fleet.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -27,19 +27,18 @@ use super::wait;
 /// How long one roll call collects answers before the next goes out.
 const ROLL_CALL: Duration = Duration::from_millis(50);
 
-/// A homelab whose server knows all of its hosts, of which those run that were told to.
-// The fields end in this order: listeners, server, and their files at last.
+/// A homelab whose server knows all of its hosts. Their listeners run once they are started.
+// The fields are dropped in this order: listeners, server, and finally their files.
 #[derive(Debug)]
 pub struct Lab {
-    /// The listeners that run.
+    /// The running listeners.
     pub fleet: Fleet,
-    /// The server.
     pub server: Server,
     /// The repository that the hosts deploy from.
     pub flake: Flake,
-    /// May deploy to every host.
+    /// A key that may deploy to every host.
     pub admin: Key,
-    /// May deploy to hosts of the test tier.
+    /// A key that may deploy to hosts of the test tier.
     pub test_deployer: Key,
     hosts: Vec<(ListenerName, Key)>,
     program: PathBuf,
@@ -47,13 +46,13 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// A homelab with `hosts`, each as `<tier>.<host>[.<role>]`. The server runs, the listeners do not yet. `program` is
-    /// homelab-deploy.
+    /// Creates a homelab with `hosts`, each as `<tier>.<host>[.<role>]`, and starts the server but no listener.
+    /// `program` is homelab-deploy.
     pub async fn start(program: &Path, hosts: &[&str]) -> Result<Self> {
         Self::start_with(program, hosts, Permissions::default()).await
     }
 
-    /// The same under these permissions.
+    /// Does the same with these permissions.
     pub async fn start_with(program: &Path, hosts: &[&str], permissions: Permissions) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("homelab-deploy-").tempdir().into_diagnostic()?;
         let path = folder.path();
@@ -70,24 +69,23 @@ impl Lab {
         Ok(Self { fleet, server, flake, admin, test_deployer, hosts, program: program.to_owned(), folder })
     }
 
-    /// The folder that everything is in; it is removed in the end.
+    /// Returns the folder with all files, which is removed in the end.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// The key of a host.
     pub fn key(&self, host: &HostName) -> Result<&Key> {
         self.host(host).map(|(_, key)| key)
     }
 
-    /// The key of a host whose name another tier may use as well.
+    /// Returns the key of a host whose name both tiers may have.
     pub fn key_in(&self, tier: Tier, host: &HostName) -> Result<&Key> {
         let mut hosts = self.hosts.iter().filter(|(name, _)| (name.tier, &name.hostname) == (tier, host));
         hosts.next().map(|(_, key)| key).ok_or_else(|| miette!("the lab has no host {host} in {tier}"))
     }
 
-    /// Further hosts on this server, whose files are in a folder of this name: machines of a name that is taken, or of one
-    /// that another tier uses as well.
+    /// Creates another fleet on this server, with its files in a folder of this name. Its hosts may have names that are
+    /// taken, in the same tier or the other.
     pub fn another_fleet(&self, name: &str) -> Result<Fleet> {
         Fleet::new(&self.program, &self.folder().join(name), self.server.url(), &self.flake.url())
     }
@@ -97,7 +95,7 @@ impl Lab {
         known.ok_or_else(|| miette!("the lab has no host {host}"))
     }
 
-    /// Starts the listeners of all hosts, and waits until each of them answers.
+    /// Starts the listeners of all hosts and waits until each answers.
     pub async fn listen_all(&mut self) -> Result<()> {
         for (name, key) in &self.hosts {
             self.fleet.start(name, key, &[])?;
@@ -106,28 +104,27 @@ impl Lab {
         self.until_present(hosts).await
     }
 
-    /// Starts the listener of one host with further arguments, and waits until it answers.
+    /// Starts the listener of one host with further arguments and waits until it answers.
     pub async fn listen(&mut self, host: &HostName, arguments: &[&str]) -> Result<()> {
         let (name, key) = self.host(host)?.clone();
         self.fleet.start(&name, &key, arguments)?;
         self.until_present(BTreeSet::from([host.clone()])).await
     }
 
-    /// homelab-deploy as the operator runs it who holds `key`, at [`home`](Self::home).
+    /// Returns homelab-deploy as an operator with this key runs it, in [`home`](Self::home).
     pub fn operator(&self, key: &Key) -> Result<Command> {
         let mut command = fleet::command(&self.program, &self.home(), &[])?;
         command.env("HOMELAB_DEPLOY_NATS_URL", self.server.url()).env("HOMELAB_DEPLOY_NKEY_FILE", key.seed_file());
-        // A repository on a disk is not for hosts to name.
+        // Hosts must not name a repository on a disk.
         command.env("HOMELAB_DEPLOY_FLAKE", self.flake.url());
         Ok(command)
     }
 
-    /// The operator's folder.
     pub fn home(&self) -> PathBuf {
         self.folder.path().join("operator")
     }
 
-    /// Calls the roll until every one of `hosts` has answered.
+    /// Calls the roll until all `hosts` have answered.
     async fn until_present(&mut self, mut hosts: BTreeSet<HostName>) -> Result<()> {
         let client = self.server.connect(&self.admin).await?;
         let call = Uuid::new_v4();
@@ -149,7 +146,7 @@ impl Lab {
     }
 }
 
-/// A host and its key.
+/// Parses a host and generates its key.
 fn host(folder: &Path, text: &str) -> Result<(ListenerName, Key)> {
     let name: ListenerName = text.parse().into_diagnostic()?;
     let key = Key::generate(folder, &format!("{}.{}", name.tier, name.hostname))?;

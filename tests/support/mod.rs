@@ -1,8 +1,8 @@
-//! A homelab in a temporary folder: a real server under the real permissions, real listeners, and a `nixos-rebuild` that
-//! does as it is told.
+//! A homelab in a temporary folder: a real server with the real permissions, real listeners, and a scripted
+//! `nixos-rebuild`.
 //!
-//! The integration tests and the demo share it. Whatever is started here ends with its value, and nothing is waited for
-//! by sleeping and hoping: [`wait`] asks until it is so, or fails and says what it waited for.
+//! The integration tests and the demo share it. Everything started here stops when it is dropped. No test waits by
+//! sleeping for a fixed time: [`wait`] polls for a condition, or fails and names it.
 
 pub mod flake;
 pub mod fleet;

@@ -1,29 +1,29 @@
-//! What the server allows each key.
+//! The server's permissions for each key.
 
 use homelab_deploy::nats_config::{Principal, Strictness, User, authorization};
 use homelab_deploy::protocol::Tier;
 use miette::{IntoDiagnostic, Result};
 
-/// Which permissions a server grants.
+/// The permissions that a server grants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Permissions {
-    /// What `nats-config` prints.
+    /// As printed by `nats-config`.
     Strict,
-    /// What `nats-config --compatible` prints.
+    /// As printed by `nats-config --compatible`.
     Compatible,
-    /// The example of the predecessor's documentation, which is in use out there.
+    /// The example in the predecessor's documentation, which is in use.
     Predecessor,
 }
 
 impl Default for Permissions {
-    /// What the tests of the program run under.
+    /// The permissions of most tests.
     fn default() -> Self {
         Self::Strict
     }
 }
 
 impl Permissions {
-    /// The server's `authorization` block.
+    /// Returns the server's `authorization` block.
     pub fn authorization(self, users: &[User]) -> Result<String> {
         match self {
             Self::Strict => authorization(users, Strictness::Strict).into_diagnostic(),
@@ -33,7 +33,7 @@ impl Permissions {
     }
 }
 
-/// The predecessor's example, for these users.
+/// Formats the predecessor's example for these users.
 fn predecessor(users: &[User]) -> String {
     let users = users.iter().map(|User { holder, key }| {
         let (publish, subscribe) = match holder {

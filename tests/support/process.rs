@@ -1,4 +1,4 @@
-//! Processes that end with the value that stands for them.
+//! Processes that are killed when dropped.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -26,29 +26,27 @@ impl Process {
         Ok(Self { child, log: log.to_owned() })
     }
 
-    /// Its process id.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// How it ended, once it has.
+    /// Returns the exit status, once the process has exited.
     pub fn status(&mut self) -> Result<Option<ExitStatus>> {
         self.child.try_wait().into_diagnostic()
     }
 
-    /// Asks it to end, as a service manager does: with SIGTERM.
+    /// Sends SIGTERM, as a service manager does.
     pub fn terminate(&self) -> Result<()> {
         self.signal(Signal::TERM)
     }
 
-    /// Sends it a signal.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
         let pid = pid.ok_or_else(|| miette!("{} is no process id", self.child.id()))?;
         kill_process(pid, signal).into_diagnostic()
     }
 
-    /// Everything that it has written so far.
+    /// Returns all output so far.
     pub fn output(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
@@ -56,7 +54,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It may have ended by itself; either way there is nothing left to do.
+        // An error means that the process has exited already.
         self.child.kill().ok();
         self.child.wait().ok();
     }

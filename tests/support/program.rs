@@ -1,4 +1,4 @@
-//! Programs that a test makes.
+//! Creates programs for tests.
 
 use std::io::Write;
 use std::path::Path;
@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 
 use miette::{IntoDiagnostic, Result, ensure};
 
-/// Makes a program of a script. A process of its own writes it: what this process has open for writing is open as well in one
-/// that another test has forked and that has not become its program yet, and cannot be run until then.
+/// Makes a program of a script. Another process writes it: a file that this process writes may stay open in a child
+/// that another test has forked, and cannot be run until that child calls `exec`.
 pub fn make_program(path: &Path, script: &str) -> Result<()> {
     let mut writer = Command::new("sh");
     writer.args(["-c", "cat >\"$1\" && chmod 755 \"$1\"", "sh"]).arg(path).stdin(Stdio::piped());

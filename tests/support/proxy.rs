@@ -1,4 +1,4 @@
-//! A way through the network that can be slow, stand still, lead in one direction only, or break.
+//! A network proxy that can be slow, hang, pass only one direction, or break connections.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -12,16 +12,15 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-/// What passes. What does not pass is kept until it may; neither side hears of it, also not that the other one is gone.
+/// The data that passes. Other data is kept until it may pass; neither side notices, not even the end of the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Passes {
-    /// Everything.
+    /// Both directions.
     Both,
-    /// What the client sends, and nothing that the server does.
+    /// Only data of the client.
     ToServer,
-    /// What the server sends, and nothing that the client does.
+    /// Only data of the server.
     ToClient,
-    /// Nothing.
     Nothing,
 }
 
@@ -36,7 +35,7 @@ pub struct Proxy {
 #[derive(Debug, Clone, Copy)]
 struct Network {
     passes: Passes,
-    /// How often all connections were broken.
+    /// How often all connections have been broken.
     cuts: u32,
 }
 
@@ -47,7 +46,7 @@ enum Direction {
 }
 
 impl Proxy {
-    /// Listens in front of the server at this URL. Each byte takes `delay` in each direction.
+    /// Starts a proxy for the server at this URL. Each byte is delayed by `delay` in each direction.
     pub async fn start(server: &str, delay: Duration) -> Result<Self> {
         let (_, server) = server.split_once("://").ok_or_else(|| miette!("{server} is no URL"))?;
         let server: SocketAddr = server.parse().into_diagnostic()?;
@@ -59,17 +58,17 @@ impl Proxy {
         Ok(Self { address, network, _accepting: accepting })
     }
 
-    /// Where clients connect instead of the server.
+    /// Returns the URL for clients.
     pub fn url(&self) -> String {
         format!("nats://{}", self.address)
     }
 
-    /// Changes what passes from now on, on connections old and new.
+    /// Changes the data that passes, on old and new connections.
     pub fn let_pass(&self, passes: Passes) {
         self.network.send_modify(|network| network.passes = passes);
     }
 
-    /// Breaks all connections; new ones can be made at once.
+    /// Breaks all connections. Clients can reconnect at once.
     pub fn cut(&self) {
         self.network.send_modify(|network| network.cuts += 1);
     }
@@ -87,7 +86,7 @@ async fn accept(listener: TcpListener, server: SocketAddr, delay: Duration, netw
     }
 }
 
-/// Carries one connection until both sides are gone, or it is cut.
+/// Relays one connection until both sides have closed it, or it is cut.
 async fn connect(client: TcpStream, server: SocketAddr, delay: Duration, mut network: watch::Receiver<Network>) {
     let Ok(server) = TcpStream::connect(server).await else { return };
     client.set_nodelay(true).and_then(|()| server.set_nodelay(true)).ok();
@@ -102,7 +101,7 @@ async fn connect(client: TcpStream, server: SocketAddr, delay: Duration, mut net
     }
 }
 
-/// Carries what one side says to the other, each byte so much later, and in the end that there is no more.
+/// Relays one direction, each byte after the delay, and finally the end of the stream.
 async fn carry(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,

@@ -1,4 +1,4 @@
-//! A `nixos-rebuild` that does as it is told.
+//! A scripted `nixos-rebuild`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,28 +8,28 @@ use miette::{IntoDiagnostic, Result};
 
 use super::program::make_program;
 
-/// Never ends, and starts a process of its own that does not either; both end with the folder, so that none outlives the
-/// test. The record gets a line "<host> child <pid>".
+/// Hangs, and starts a child that hangs too. Both exit when the folder is removed, so that none outlives the test.
+/// Records a line "<host> child <pid>".
 pub const HANG: &str = r#"
 (while [ -d "$here" ]; do sleep 0.2; done) &
 echo "$host child $!" >>"$here/record"
 wait
 "#;
 
-/// Goes on until the [gate is opened](Rebuild::open).
+/// Waits until the [gate is opened](Rebuild::open).
 pub const GATE: &str = r#"while [ -d "$here" ] && [ ! -e "$here/$host.open" ]; do sleep 0.05; done"#;
 
-/// Complains as a failing build does, and exits with 1.
+/// Prints an error like a failing build and exits with 1.
 pub const FAIL: &str = "echo \"error: attribute 'unboundd' missing\" >&2; exit 1";
 
-/// The folder with the program and its orders.
+/// The folder with the program and its scripts.
 #[derive(Debug)]
 pub struct Rebuild {
     folder: PathBuf,
 }
 
 impl Rebuild {
-    /// Puts the program into `folder`. It succeeds at once until it is told otherwise.
+    /// Installs the program in `folder`. Without a script it succeeds at once.
     pub fn install(folder: &Path) -> Result<Self> {
         fs::create_dir_all(folder).into_diagnostic()?;
         let program = folder.join("nixos-rebuild");
@@ -37,31 +37,31 @@ impl Rebuild {
         Ok(Self { folder: folder.to_owned() })
     }
 
-    /// The folder to put on a listener's `PATH`.
+    /// Returns the folder for a listener's `PATH`.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// Says what happens on `host` from now on, in the words of a shell.
+    /// Sets the shell script for `host`.
     pub fn on(&self, host: &HostName, script: &str) -> Result<()> {
-        // A rename, since a listener may be starting the program at this moment.
+        // A rename, since a listener may be starting the program now.
         let draft = self.folder.join(format!("{host}.draft"));
         fs::write(&draft, script).into_diagnostic()?;
         fs::rename(&draft, self.folder.join(format!("{host}.sh"))).into_diagnostic()
     }
 
-    /// Lets what waits at the [gate](GATE) of `host` go on, and whatever comes there later.
+    /// Opens the [gate](GATE) of `host` for current and later runs.
     pub fn open(&self, host: &HostName) -> Result<()> {
         fs::write(self.folder.join(format!("{host}.open")), "").into_diagnostic()
     }
 
-    /// What has been run so far, on all hosts, in order.
+    /// Returns the record of all runs so far, on all hosts, in order.
     pub fn record(&self) -> Vec<String> {
         let record = fs::read_to_string(self.folder.join("record")).unwrap_or_default();
         record.lines().map(str::to_owned).collect()
     }
 
-    /// How it was called on `host` so far: the arguments of each call.
+    /// Returns the arguments of each call on `host` so far.
     pub fn calls(&self, host: &HostName) -> Vec<String> {
         let start = format!("{host} start ");
         let calls = self.record().into_iter().filter_map(|line| {

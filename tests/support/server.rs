@@ -1,4 +1,4 @@
-//! A real nats-server.
+//! Runs a real nats-server.
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
@@ -15,7 +15,7 @@ use super::permissions::Permissions;
 use super::process::Process;
 use super::wait;
 
-/// A server on a port of its own choosing, which lets exactly the given users in.
+/// A server on a free port that accepts exactly the given users.
 #[derive(Debug)]
 pub struct Server {
     folder: PathBuf,
@@ -25,7 +25,7 @@ pub struct Server {
     process: Option<Process>,
 }
 
-/// What the server writes once it takes connections.
+/// The file that the server writes once it accepts connections.
 #[derive(Deserialize)]
 struct Ports {
     nats: Vec<String>,
@@ -33,7 +33,7 @@ struct Ports {
     cluster: Vec<String>,
 }
 
-/// A port that stays free: the system gives nobody a port of this range who does not ask for it.
+/// Returns a port that stays free: the system does not assign ports of this range by itself.
 pub fn free_port() -> Result<u16> {
     let ports = 20_000..30_000;
     let mut from_here = ports.clone().cycle().skip(std::process::id() as usize % ports.len()).take(ports.len());
@@ -42,46 +42,46 @@ pub fn free_port() -> Result<u16> {
 }
 
 impl Server {
-    /// Starts a server that keeps its files in `folder`, and waits until it takes connections.
+    /// Starts a server with its files in `folder`, and waits until it accepts connections.
     pub async fn start(folder: &Path, users: &[User]) -> Result<Self> {
         Self::start_with(folder, &Permissions::default().authorization(users)?).await
     }
 
-    /// Starts a server with this configuration, and waits until it takes connections.
+    /// Starts a server with this configuration, and waits until it accepts connections.
     pub async fn start_with(folder: &Path, configuration: &str) -> Result<Self> {
         fs::create_dir_all(folder).into_diagnostic()?;
-        // Two seconds to log in, the default, are too few on a machine that stands still for a moment.
+        // The default of two seconds to log in is too short on a machine that hangs for a moment.
         let patient = configuration.replacen("authorization {", "authorization {\n  timeout: 30\n", 1);
         fs::write(folder.join("server.conf"), patient).into_diagnostic()?;
         let mut server = Self { folder: folder.to_owned(), url: String::new(), cluster_url: None, process: None };
-        // -1 lets the server choose a free port, so that no two tests meet.
+        // With -1 the server chooses a free port, so that tests do not collide.
         let ports = server.run("-1").await?;
         server.url = ports.nats.into_iter().next().ok_or_else(|| miette!("the server takes no connections"))?;
         server.cluster_url = ports.cluster.into_iter().next();
         Ok(server)
     }
 
-    /// Where it takes connections; the same after a restart.
+    /// Returns the server's URL, which stays the same after a restart.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Where other servers of its cluster reach it, when its configuration has one.
+    /// Returns the URL for other servers of the cluster, if the configuration has one.
     pub fn cluster_url(&self) -> Option<&str> {
         self.cluster_url.as_deref()
     }
 
-    /// Its process; none while it is stopped.
+    /// Returns the process; `None` while the server is stopped.
     pub fn process(&self) -> Option<&Process> {
         self.process.as_ref()
     }
 
-    /// Ends it at once, as a power cut would.
+    /// Kills the server, as a power cut would.
     pub fn stop(&mut self) {
         self.process = None;
     }
 
-    /// Starts it again on its port.
+    /// Restarts the server on the same port.
     pub async fn restart(&mut self) -> Result<()> {
         self.stop();
         let url = self.url.clone();
@@ -89,12 +89,12 @@ impl Server {
         self.run(port).await.map(drop)
     }
 
-    /// A bare connection, for what no well-behaved program says.
+    /// Opens a plain connection, to send what no well-behaved program sends.
     pub async fn connect(&self, key: &Key) -> Result<Client> {
         self.connect_with(key, |options| options).await
     }
 
-    /// The same with further options.
+    /// Does the same with further options.
     pub async fn connect_with(
         &self,
         key: &Key,
@@ -105,10 +105,10 @@ impl Server {
         options.connect(&self.url).await.into_diagnostic().wrap_err("cannot connect to the server")
     }
 
-    /// Runs the program until it has said where it takes connections.
+    /// Starts the program and waits until it has written its ports.
     async fn run(&mut self, port: &str) -> Result<Ports> {
         let ports = self.folder.join("ports");
-        // A server that was killed has left its file behind.
+        // A killed server leaves its file behind.
         fs::remove_dir_all(&ports).ok();
         fs::create_dir_all(&ports).into_diagnostic()?;
         let mut command = Command::new(program()?);
@@ -125,13 +125,13 @@ impl Server {
     }
 }
 
-/// The addresses in the file below `folder`, once it is there and whole.
+/// Reads the ports file in `folder`, once it is complete.
 fn read_ports(folder: &Path) -> Option<Ports> {
     let file = fs::read_dir(folder).ok()?.next()?.ok()?;
     serde_json::from_slice(&fs::read(file.path()).ok()?).ok()
 }
 
-/// The nats-server to run: the one that `NATS_SERVER` names, else the one that the project's script finds or fetches.
+/// Returns the nats-server in `NATS_SERVER`, else the one that the project's script finds or fetches.
 pub fn program() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("NATS_SERVER") {
         return Ok(path.into());

@@ -1,4 +1,4 @@
-//! A certificate authority of the test's own, and servers that it vouches for.
+//! Creates a certificate authority and certificates for tests.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use miette::{IntoDiagnostic, Result};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
 
-/// An authority, and certificates of it for a server on this machine and for a client.
+/// An authority with certificates for a server on this machine and for a client.
 #[derive(Debug)]
 pub struct Authority {
     folder: PathBuf,
 }
 
 impl Authority {
-    /// Makes an authority whose files are in `folder`.
+    /// Creates an authority with its files in `folder`.
     pub fn create(folder: &Path) -> Result<Self> {
         fs::create_dir_all(folder).into_diagnostic()?;
         let mut params = CertificateParams::new(["127.0.0.1".to_owned()]).into_diagnostic()?;
@@ -35,27 +35,27 @@ impl Authority {
         Ok(authority)
     }
 
-    /// The file that clients trust.
+    /// Returns the authority's certificate, for clients to trust.
     pub fn certificate(&self) -> PathBuf {
         self.file("ca", "pem")
     }
 
-    /// The files with a client's certificate and its key.
+    /// Returns the files with a client's certificate and its key.
     pub fn client(&self) -> (PathBuf, PathBuf) {
         (self.file("client", "pem"), self.file("client", "key"))
     }
 
-    /// What makes a nats-server require TLS.
+    /// Returns a nats-server configuration that requires TLS.
     pub fn configuration(&self) -> String {
         self.configuration_showing("server")
     }
 
-    /// The same with one of the other certificates: the `client`'s, an `old` one, or that of the authority, `ca`.
+    /// Does the same with another certificate: that of the `client`, an `old` one, or that of the authority, `ca`.
     pub fn configuration_showing(&self, name: &str) -> String {
         format!("tls {{ {} }}\n", self.shown(name))
     }
 
-    /// What makes a nats-server require TLS, and of its clients a certificate of this authority.
+    /// Returns a nats-server configuration that requires TLS and client certificates of this authority.
     pub fn configuration_with_clients(&self) -> String {
         format!("tls {{ {}, ca_file: \"{}\", verify: true }}\n", self.shown("server"), self.certificate().display())
     }

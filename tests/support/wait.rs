@@ -1,17 +1,17 @@
-//! Waiting for what is true in the end.
+//! Waits for conditions and events.
 
 use std::time::Duration;
 
 use miette::{Report, Result, miette};
 use tokio::time::{Instant, sleep, timeout};
 
-/// How long anything may take; far more than it does, so that a slow machine is no failure.
+/// How long anything may take: far more than it needs, so that a slow machine does not fail.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// How long to wait before asking again.
+/// The pause between polls.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Asks until there is an answer, and returns it; `what` is the event that an error says never came.
+/// Polls until there is an answer and returns it. The error says that `what` never came.
 pub async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Result<Option<T>>) -> Result<T> {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -25,7 +25,7 @@ pub async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Result<Option<T>
     }
 }
 
-/// Waits for something that happens once; `what` is the event that an error says never came.
+/// Waits for an event. The error says that `what` never came.
 pub async fn event<T>(what: &str, happens: impl Future<Output = T>) -> Result<T> {
     timeout(PATIENCE, happens).await.map_err(|_| in_vain(what))
 }

@@ -1,4 +1,4 @@
-//! `apply`: carrying a plan out, and resuming it.
+//! `apply`: carries out a plan, or resumes a rollout.
 
 use std::fs;
 use std::io;
@@ -42,7 +42,7 @@ pub(in crate::cli) struct Apply {
     #[arg(long, env = "HOMELAB_DEPLOY_DETACH", conflicts_with = "resume", value_parser = switch)]
     detach: bool,
 
-    // The process in the background is this very command once more, with the rollout that was prepared.
+    // `--detach` starts this command again in the background, with this flag and the prepared rollout.
     #[arg(long, value_name = "ID", hide = true)]
     take_over: Option<String>,
 
@@ -89,7 +89,7 @@ impl Apply {
         if !self.yes && !confirm::start().await {
             return Ok(Exit::Declined);
         }
-        // What a large fleet has said of itself takes more memory than its rollout.
+        // The answers of a large fleet take more memory than its rollout.
         drop((prepared.roster, preview));
         let journals = self.preparation.state.journals();
         let rollout = prepared.rollout;
@@ -110,7 +110,7 @@ impl Apply {
         Ok(Exit::Success)
     }
 
-    /// Goes on with a rollout that ended before it was done, if the fleet is still as it was for it.
+    /// Resumes a rollout that ended early, if the fleet has not changed in a way that forbids it.
     async fn resume(&self, id: &str) -> CommandResult {
         let journals = self.preparation.state.journals();
         let (left, journal) = take_up(&journals, id)?;
@@ -119,14 +119,14 @@ impl Apply {
             out::note(&report::recap(&left, self.display.style(), out::room()));
             return Ok(Exit::Success);
         }
-        // A rollout without a plan file may carry a branch, which each host looks up for itself.
+        // A rollout without a plan file may have a branch as its revision, which each host resolves for itself.
         if rollout.source.is_some() && !rollout.revision.is_commit() {
             return Err(ApplyError::NeverResolved(rollout.id).into());
         }
         let mut bus = self.preparation.operator.connect().await?;
         let prepared = self.preparation.prepare_again(&left, &rollout, &mut bus).await?;
         self.guards.check(&prepared)?;
-        // The wish to stop was for the process before this one, which was killed before it saw it.
+        // The stop file was meant for the previous process, which was killed before it saw the file.
         fs::remove_file(journals.stop_file(rollout.id)).ok();
         if let Some(source) = rollout.source.as_ref().filter(|source| has_changed(source)) {
             out::note(&format!("{} was changed since; this goes on with the plan as it was.", source.path));
@@ -134,7 +134,7 @@ impl Apply {
         Ok(self.conclude(self.carrier().resume(bus, left, journal).await?))
     }
 
-    /// Begins, in the background, with a rollout that was prepared in front of the operator.
+    /// Starts, in the background, the rollout that was prepared at the operator's terminal.
     async fn take_over(&self, id: &str) -> CommandResult {
         let recorded = self.preparation.state.journals().read(id)?;
         let journal = Journal::inherited().map_err(ApplyError::NoJournal)?;
@@ -149,13 +149,13 @@ impl Apply {
 
     fn conclude(&self, ended: Machine) -> Exit {
         let exit = self.carrier().conclude(ended.state());
-        // The command is at its end: taking a large fleet apart host by host would only hold that up.
+        // The process exits now: dropping the state of a large fleet would only delay that.
         std::mem::forget(ended);
         exit
     }
 }
 
-/// Takes up the rollout with this id, or without one the latest, unless that is done.
+/// Opens the rollout with this id. If the id is empty, opens the latest one, unless that succeeded.
 fn take_up(journals: &Journals, id: &str) -> Result<(Summary, Journal), CommandError> {
     let found = if id.is_empty() { journals.latest() } else { journals.find(id).map(Some) };
     let found = found?.ok_or(ApplyError::NothingToResume)?;

@@ -1,4 +1,4 @@
-//! `build`: the systems of many hosts in one evaluation, wherever Nix is.
+//! `build`: builds the systems of many hosts in one evaluation, on any machine with Nix.
 
 use std::path::PathBuf;
 
@@ -19,7 +19,7 @@ use crate::operator::{Awaited, History, PrepareError, Purpose, RollCall, resolve
 use crate::plan::Roster;
 use crate::protocol::{FlakeUrl, HostName, Revision};
 
-// Hosts that are given by name, and plans that name theirs, can be built where there is no NATS.
+// Hosts that are given by name, or that the plan names, can be built without NATS.
 #[derive(Debug, Args)]
 #[command(mut_arg("nats_url", |arg| arg.required(false)))]
 #[command(mut_arg("nkey_file", |arg| arg.required(false).default_value("/dev/null").hide_default_value(true)))]
@@ -52,7 +52,7 @@ pub(in crate::cli) struct Build {
     state: StateArgs,
 }
 
-/// What is to be built.
+/// The hosts to build, and the flake and revision to build them from.
 struct Order {
     hosts: Vec<HostName>,
     flake: Option<FlakeUrl>,
@@ -113,13 +113,13 @@ impl Build {
         Ok(Order { hosts, flake: self.flake.flake.clone(), revision })
     }
 
-    /// A plan that names all of its hosts and its flake needs nobody who answers.
+    /// Returns what to build for a plan. No host is asked if the plan names all of its hosts and a flake is known.
     async fn order_of_plan(&self, file: &PlanFile) -> Result<Order, CommandError> {
         let plan = &file.plan;
         let usage = |mistakes| Exit::Usage.with(file.place(mistakes));
         let revision = plan.revision(self.revision.clone()).map_err(usage)?;
-        let flakes = self.flake.rules(&self.operator, &self.state, confirm::flake(Audience::Person));
-        let flake = plan.flake.clone().or_else(|| flakes.given.clone());
+        let by = self.flake.context(&self.operator, &self.state, confirm::flake(Audience::Person));
+        let flake = plan.flake.clone().or_else(|| by.flakes.given.clone());
         if plan.group_tiers().is_empty() && flake.is_some() {
             return Ok(Order { hosts: plan.named().into_iter().map(|host| host.host).collect(), flake, revision });
         }
@@ -129,14 +129,13 @@ impl Build {
         let mut bus = self.operator.connect().await?;
         let purpose = Purpose::Deploy { needed: plan.needed_tiers(), asked: plan.tiers() };
         let awaited = Awaited::Everybody { tiers: plan.group_tiers(), named: plan.named() };
-        let discovery = self.operator.discovery(&self.state);
-        let roster = Roster::new(RollCall { discovery: &discovery, purpose, awaited }.call(&mut bus).await?.hosts);
+        let roster = Roster::new(RollCall { discovery: &by.discovery, purpose, awaited }.call(&mut bus).await?.hosts);
         let (resolved, _) = plan.resolve(&roster).map_err(usage)?;
         let flake = if flake.is_some() {
             flake
         } else {
             let named = resolved.flake_of_hosts(&roster).map_err(usage)?;
-            flakes.usable(named, &revision, Need::Yes).await?
+            by.flakes.usable(named, &revision, Need::Yes).await?
         };
         Ok(Order { hosts: resolved.hosts().map(|host| host.hostname.clone()).collect(), flake, revision })
     }

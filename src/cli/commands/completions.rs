@@ -1,7 +1,6 @@
-//! `completions`: how a command line can go on, for shells. The script makes them call this program while it is being written, and
-//! ask.
+//! `completions`: completes command lines for shells. The printed script makes the shell call this program to ask.
 //!
-//! What the flags and arguments are stands in their own structs; here is which values they can have.
+//! Flags and arguments are defined in their own structs. This module provides the values that they can have.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
@@ -33,7 +32,7 @@ impl Completions {
     pub(in crate::cli) fn run(self) -> Exit {
         let mut script = Vec::new();
         if let Some(shell) = SHELLS.completer(&self.shell) {
-            // It calls the program by its name, so that it outlives an update.
+            // The script calls the program by its name, so that it survives an update of the program.
             let written = shell.write_registration(ASKING, PROGRAM, PROGRAM, PROGRAM, &mut script);
             written.expect("writing to memory cannot fail");
         }
@@ -42,19 +41,19 @@ impl Completions {
     }
 }
 
-/// The variable in which a shell says that it asks, and what it is.
+/// The variable by which a shell asks for completions. Its value names the shell.
 const ASKING: &str = "COMPLETE";
 
 const SHELLS: Shells<'static> = Shells(&[&Bash, &Fish, &Zsh]);
 
 const PROGRAM: &str = "homelab-deploy";
 
-/// The values that an argument can have, given what has been written of the line.
+/// Returns the values that an argument can have, given the words of the line so far.
 type Values = fn(&ArgMatches) -> Vec<String>;
 
-/// The arguments whose values can be told: the command, where others have one of the same id that means something else, and
-/// the id.
-const VALUES: [(Option<&str>, &str, Values); 16] = [
+/// The arguments whose values are completed, by id. An entry with a command applies to that command only: the id means
+/// something else in other commands.
+const VALUES: [(Option<&str>, &str, Values); 17] = [
     (None, "plan", plans),
     (None, "only", wave_names),
     (None, "from", wave_names),
@@ -62,6 +61,7 @@ const VALUES: [(Option<&str>, &str, Values); 16] = [
     (Some("logs"), "target", hosts_with_tiers),
     (None, "target", targets),
     (None, "hosts", hosts_and_rollouts),
+    (Some("build"), "what", plans_and_hosts),
     (Some("abort"), "id", running_rollouts),
     (None, "id", rollouts),
     (None, "resume", unfinished_rollouts),
@@ -73,7 +73,7 @@ const VALUES: [(Option<&str>, &str, Values); 16] = [
     (None, "action", |_| Action::ALL.map(|action| action.to_string()).to_vec()),
 ];
 
-/// Answers a shell that asks how the line can go on; `false` when none does.
+/// Answers a shell that asks for completions. Returns `false` if no shell asked.
 pub(in crate::cli) fn answer(command: fn() -> Command) -> Result<bool> {
     let words = || std::env::args_os().skip_while(|word| word != "--").skip(1);
     CompleteEnv::with_factory(|| completing(command(), words()))
@@ -82,10 +82,10 @@ pub(in crate::cli) fn answer(command: fn() -> Command) -> Result<bool> {
         .try_complete(std::env::args_os(), std::env::current_dir().ok().as_deref())
 }
 
-/// The command with the values that its arguments can have after these words.
+/// Returns the command with the values that its arguments can have after these words.
 fn completing(mut command: Command, words: impl Iterator<Item = OsString>) -> Command {
     command.build();
-    // The line is not finished, so whatever is missing or wrong in it is passed over.
+    // The line is unfinished, so its mistakes are ignored.
     let Ok(words) = context::settle(&command, words.collect()) else { return command };
     let written = command.clone().ignore_errors(true).try_get_matches_from(words).ok();
     let Some((name, written)) = written.and_then(|mut written| written.remove_subcommand()) else {
@@ -111,7 +111,7 @@ struct Completer {
 impl ValueCompleter for Completer {
     fn complete(&self, current: &OsStr) -> Vec<CompletionCandidate> {
         let begun = current.to_string_lossy();
-        // A plan can be a path, and nothing else that is completed here contains a slash.
+        // A plan can be a path. Nothing else that is completed here contains a slash.
         if begun.contains('/') {
             return PathCompleter::any().complete(current);
         }
@@ -120,7 +120,7 @@ impl ValueCompleter for Completer {
     }
 }
 
-/// The plans in the folders of plans by their names, and those in this folder by their files.
+/// Returns the names of the plans in the plan folders, and the plan files in the current folder.
 fn plans(written: &ArgMatches) -> Vec<String> {
     let names = PlanFolders::from_arg_matches(written).map(|folders| folders.names()).unwrap_or_default();
     let files =
@@ -130,6 +130,10 @@ fn plans(written: &ArgMatches) -> Vec<String> {
             && std::fs::read_to_string(file).is_ok_and(|text| text.contains("[[wave]]"))
     };
     names.into_iter().chain(files.filter(is_plan)).collect()
+}
+
+fn plans_and_hosts(written: &ArgMatches) -> Vec<String> {
+    plans(written).into_iter().chain(host_names(written)).collect()
 }
 
 fn wave_names(written: &ArgMatches) -> Vec<String> {
@@ -147,7 +151,7 @@ fn hosts_with_tiers(written: &ArgMatches) -> Vec<String> {
     known_hosts(written).keys().map(|(tier, host)| format!("{tier}.{host}")).collect()
 }
 
-/// Hosts, their roles and tiers, and aliases.
+/// Returns hosts, their roles and tiers, and aliases.
 fn targets(written: &ArgMatches) -> Vec<String> {
     let hosts = known_hosts(written);
     let roles = hosts.iter().filter_map(|((tier, _), role)| Some(format!("{tier}.role.{}", role.as_ref()?)));
@@ -161,8 +165,8 @@ fn hosts_and_rollouts(written: &ArgMatches) -> Vec<String> {
     hosts_with_tiers(written).into_iter().chain(rollouts(written)).collect()
 }
 
-/// The hosts of the last rollout and those that answered the roll call not long ago: asking for those of now takes a roll
-/// call, while a person waits for the completion.
+/// Returns the hosts of the last rollout, and those that answered a recent roll call. A new roll call would keep the
+/// person at the shell waiting.
 fn known_hosts(written: &ArgMatches) -> BTreeMap<(Tier, HostName), Option<Role>> {
     let Some(journals) = journals(written) else { return BTreeMap::new() };
     let last = newest(&journals).first().and_then(|id| journals.read(id).ok());
@@ -172,7 +176,7 @@ fn known_hosts(written: &ArgMatches) -> BTreeMap<(Tier, HostName), Option<Role>>
     hosts.chain(KnownHosts::of_any_fleet(journals.state_dir().to_owned())).collect()
 }
 
-/// The ids of the rollouts on record, the newest first.
+/// Returns the ids of the recorded rollouts, the newest first.
 fn newest(journals: &Journals) -> Vec<String> {
     journals.newest_first().unwrap_or_default()
 }
@@ -194,7 +198,7 @@ fn rollouts_of(written: &ArgMatches, is_meant: impl Fn(&Recorded) -> bool) -> Ve
     newest(&journals).into_iter().filter(|id| journals.read(id).is_ok_and(|recorded| is_meant(&recorded))).collect()
 }
 
-/// The runs of the host on the line, the newest first.
+/// Returns the runs of the host on the line, the newest first.
 fn runs(written: &ArgMatches) -> Vec<String> {
     let target = written.try_get_one::<String>("target").ok().flatten();
     let host = target.and_then(|target| target.rsplit('.').next()?.parse::<HostName>().ok());
@@ -203,12 +207,12 @@ fn runs(written: &ArgMatches) -> Vec<String> {
     recorded.filter_map(|recorded| Some(recorded.summary.host(&host)?.request.as_ref()?.as_str().to_owned())).collect()
 }
 
-/// The branches of the clone that the operator stands in.
+/// Returns the branches of the clone in the current folder.
 fn branches(_: &ArgMatches) -> Vec<String> {
     block_on(async { History::of(None, None).branches().await }).unwrap_or_default()
 }
 
-/// The journals of this operator, also for a command that keeps none and so has no flag for their folder.
+/// Returns the operator's journals, even for a command that keeps none and so has no flag for their folder.
 fn journals(written: &ArgMatches) -> Option<Journals> {
     #[derive(Debug, Parser)]
     struct Keeping {

@@ -1,4 +1,4 @@
-//! `deploy`: a rollout of one wave, said in one line.
+//! `deploy`: runs a rollout of one wave that the command line describes.
 
 use std::collections::BTreeSet;
 use std::io::{self, IsTerminal};
@@ -16,10 +16,12 @@ use crate::cli::connection::OperatorArgs;
 use crate::cli::context::StateArgs;
 use crate::cli::display::{Audience, DisplayArgs};
 use crate::cli::exit::{CommandError, CommandResult, Exit, OrUsage};
-use crate::cli::preparation::{options, unprepared};
+use crate::cli::preparation::unprepared;
 use crate::cli::{alias, block_on, confirm, out};
 use crate::operator::{Kind, LogReader, PrepareOptions, Prepared};
-use crate::plan::{Plan, ResolvedPlan, ResolvedWave, Roster, Selector, Settings, Spanned, groups_of, nearest_subject};
+use crate::plan::{
+    Plan, ResolvedHost, ResolvedPlan, ResolvedWave, Roster, Selector, Settings, Spanned, groups_of, nearest_subject,
+};
 use crate::protocol::{Action, HostAnswer, HostReport, RequestId, Revision, Sender, Subject, Target, Tier};
 use crate::report;
 use crate::rollout::summary::{HostState, HostView};
@@ -88,9 +90,14 @@ impl Deploy {
     pub(in crate::cli) fn run(self) -> CommandResult {
         let selector = Selector::parse(&self.target, &alias::KnownAliases).or_usage()?;
         if self.to.as_ref().is_some_and(|to| to.as_str() == "previous") {
-            let Self { yes, guards: GuardArgs { force, .. }, hooks, flake, operator, state, display, .. } = self;
-            let rollback = Rollback { hosts: Vec::new(), yes, force, hooks, flake, operator, state, display };
-            return rollback.return_one(alias::only_host(selector)?);
+            let settings = self.settings();
+            let Self { yes, guards: GuardArgs { force, .. }, hooks, flake, rollback, operator, state, display, .. } =
+                self;
+            let command = Rollback { hosts: Vec::new(), yes, force, hooks, flake, operator, state, display };
+            return command.return_one(alias::only_host(selector)?, |plan| {
+                plan.waves.iter_mut().for_each(|wave| wave.settings = settings.clone());
+                rollback.apply_defaults_to(plan);
+            });
         }
         if self.to.is_some() && !self.yes {
             confirm::check_somebody_can_answer(self.display.audience())?;
@@ -110,12 +117,16 @@ impl Deploy {
             return Ok(Exit::Declined);
         }
         let Prepared { rollout, roster, .. } = prepared;
-        // What a large fleet has said of itself takes more memory than its rollout.
+        // The answers of a large fleet take more memory than its rollout.
         let answered: Vec<Sender> = roster.hosts().map(HostReport::sender).collect();
         drop(roster);
+        let is_sender = |host: &ResolvedHost| {
+            answered.iter().any(|sender| (sender.tier, &sender.host) == (host.tier, &host.hostname))
+        };
+        let is_anybody_there = rollout.plan.hosts().any(is_sender);
         let carrier = Carrier { operator: &self.operator, state: &self.state, display: &self.display };
         let ended = carrier.begin(bus, rollout).await?;
-        if is_deserted(ended.state()) {
+        if !is_anybody_there && is_deserted(ended.state()) {
             let hosts = answered.iter().map(Sender::subject).collect();
             return Err(nobody_there(subject, &hosts, hosts.iter()));
         }
@@ -123,24 +134,24 @@ impl Deploy {
         if self.display.audience() == Audience::Person {
             carrier.tell_what_would_be_done(ended.state()).await;
         }
-        // The command is at its end: taking a large fleet apart host by host would only hold that up.
+        // The process exits now: dropping the state of a large fleet would only delay that.
         std::mem::forget((ended, answered));
         Ok(exit)
     }
 
     async fn prepare(&self, bus: &mut Bus, selector: Selector) -> Result<Prepared, CommandError> {
         let (subject, is_group) = (selector.target.subject(), !matches!(selector.target, Target::Host(..)));
-        // Nobody is asked about a flake: where it was not accepted, each host looks the branch up for itself.
-        let flakes = self.flake.rules(&self.operator, &self.state, None);
+        // The operator is not asked about a flake: if none was accepted before, each host looks the branch up for
+        // itself.
+        let by = self.flake.context(&self.operator, &self.state, None);
         let revision = self.to.as_ref().unwrap_or(&self.branch).clone();
         let wanted = PrepareOptions {
             kind: Kind::Deployment,
             hooks: self.hooks.hooks(),
             even_if_current: true,
-            ..options(self.plan(selector), revision, &self.operator, &self.state, flakes)
+            ..PrepareOptions::new(self.plan(selector), revision, by)
         };
-        let discovery = self.operator.discovery(&self.state);
-        let called = wanted.call_roll(bus, &discovery).await.map_err(|error| unprepared(error.into()))?;
+        let called = wanted.call_roll(bus).await.map_err(|error| unprepared(error.into()))?;
         let is_member = |answer: &HostAnswer| groups_of(&answer.report).any(|group| group == subject);
         if is_group && !called.roll.hosts.iter().any(is_member) {
             let roster = Roster::new(called.roll.hosts);
@@ -151,22 +162,25 @@ impl Deploy {
     }
 
     fn plan(&self, selector: Selector) -> Plan {
-        let settings = Settings {
-            action: self.action,
-            timeout: Spanned::nowhere(Duration::from_secs(self.timeout.into())),
-            ..Settings::default()
-        };
-        let mut plan = Plan::of_one_wave(selector, settings);
+        let mut plan = Plan::of_one_wave(selector, self.settings());
         self.rollback.apply_defaults_to(&mut plan);
         plan
     }
 
-    /// Shows what is about to happen, and asks where much could go wrong and a person is there.
+    fn settings(&self) -> Settings {
+        Settings {
+            action: self.action,
+            timeout: Spanned::nowhere(Duration::from_secs(self.timeout.into())),
+            ..Settings::default()
+        }
+    }
+
+    /// Shows what is about to happen, and asks first if the deployment is risky and a person is there.
     async fn may_start(&self, prepared: &Prepared) -> bool {
         let is_person = self.display.audience() == Audience::Person;
         let is_risky = self.to.is_some() || reaches_several_prod_hosts(&prepared.rollout.plan);
         let asks = is_person && !self.yes && is_risky;
-        // Who goes back is asked in any case: without a terminal the command would not have come this far.
+        // With `--to`, `run` has made sure already that somebody can answer.
         if asks && (self.to.is_some() || io::stdin().is_terminal() && io::stderr().is_terminal()) {
             let preview = report::preview(&prepared.rollout, &prepared.warnings, None, out::width());
             let preview = report::emphasize(&preview, self.display.style());
@@ -185,13 +199,13 @@ fn reaches_several_prod_hosts(plan: &ResolvedPlan) -> bool {
     plan.hosts().filter(|host| host.tier == Tier::Prod).nth(1).is_some()
 }
 
-/// Whether every host that could have been there was looked for, and not one has said anything.
+/// Whether the rollout failed with every one of its hosts unreachable.
 fn is_deserted(summary: &Summary) -> bool {
     let is_unreachable = HostState::Final(HostOutcome::Unreachable);
     summary.outcome == Some(Outcome::Failed) && summary.hosts.iter().all(|host| host.state == is_unreachable)
 }
 
-/// Says who did answer, and which of the known subjects may have been meant.
+/// Returns an error that lists the hosts that do answer, and suggests the known subject that may have been meant.
 fn nobody_there<'a>(
     subject: Subject,
     hosts: &BTreeSet<Subject>,
@@ -208,14 +222,14 @@ fn nobody_there<'a>(
     Exit::Failed.with(NobodyThere { subject, help })
 }
 
-/// How each thing begins that `switch-to-configuration` says it would do.
+/// The beginning of each line in which `switch-to-configuration` says what it would do.
 const WOULD: &str = "would ";
 
-/// More of a log than this is not read, in bytes.
+/// A log is not read further once it has more bytes than this.
 const MAX_LOG_BYTES: usize = 16 * 1024 * 1024;
 
 impl Carrier<'_> {
-    /// Prints what each host would do, by its log. What cannot be read is left out: the rollout has succeeded.
+    /// Prints what each host would do, by its log. Unreadable logs are skipped, since the rollout itself succeeded.
     pub(super) async fn tell_what_would_be_done(&self, summary: &Summary) {
         let waves = summary.rollout.iter().flat_map(|rollout| &rollout.plan.waves).enumerate();
         for (index, wave) in waves.filter(|(_, wave)| wave.action == Action::DryActivate) {
@@ -234,7 +248,7 @@ impl Carrier<'_> {
     }
 }
 
-/// The run of a host that completed, where its listener gives out the log.
+/// Returns the run of a host that completed, if its listener serves logs.
 fn run_to_read(view: &HostView, wave: &ResolvedWave) -> Option<(Sender, RequestId)> {
     let host = wave.hosts.get(view.index).filter(|host| host.supports_log)?;
     let completed = view.state == HostState::Final(HostOutcome::Completed);

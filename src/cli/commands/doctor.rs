@@ -1,4 +1,4 @@
-//! `doctor`: what is wrong, and what to do about it.
+//! `doctor`: finds what is wrong, and says what to do about it.
 
 mod findings;
 mod operator;
@@ -25,7 +25,7 @@ use crate::listener;
 use crate::nats_config::{FleetList, ListenerName, Principal};
 use crate::protocol::{FlakeUrl, HostName, Role, SubjectError, Tier};
 
-// One of three commands, of which the first needs no connection.
+// Three commands in one, of which `doctor FILE` needs no connection.
 #[derive(Debug, Args)]
 #[command(mut_arg("nats_url", unless_file))]
 #[command(mut_arg("nkey_file", |arg| unless_file(arg).default_value("/dev/null").hide_default_value(true)))]
@@ -114,13 +114,12 @@ impl Doctor {
         self.fleet.clone().or_else(|| beside().filter(|file| file.exists()))
     }
 
-    /// The host to look at, where it is one.
     fn listener_name(&self) -> Option<ListenerName> {
         let (hostname, tier) = self.hostname.clone().zip(self.tier).filter(|_| self.listener)?;
         Some(ListenerName { tier, hostname, role: self.role.clone() })
     }
 
-    /// Looks at this host as its listener would: the key, what the server lets it do, the programs, the flake.
+    /// Examines this host as its listener would: the programs, the flake, the key, and what the server lets the key do.
     async fn examine_host(&self, name: ListenerName, fleet: Option<&FleetList>) -> Result<Findings, SubjectError> {
         let connection = &self.operator.connection;
         let settings = connection.settings(format!("homelab-deploy doctor {}", name.hostname), SeedReaders::Refuse);
@@ -138,10 +137,16 @@ impl Doctor {
             }
             None => findings.note("flake", "it was not looked at", "give --flake-url as the listener has it"),
         }
-        let holder = Principal::Listener(name);
+        let is_this = |other: &Principal| matches!(other, Principal::Listener(other) if (other.tier, &other.hostname) == (name.tier, &name.hostname));
         let known = bus::public_key(&settings.nkey_file).ok().and_then(|(key, _)| fleet?.holder(&key));
+        let has_its_own = known.as_ref().is_some_and(is_this);
+        let holder = Principal::Listener(name);
         if let Some(other) = known.filter(|known| *known != holder) {
-            let next = "give this host its own seed, keys/TIER.HOST.seed";
+            let next = if has_its_own {
+                "give --role as fleet.toml has it, or change it there and print the server's permissions anew"
+            } else {
+                "give this host its own seed, keys/TIER.HOST.seed"
+            };
             findings.problem("key", format!("this is the key of the {other}"), next);
         }
         let connected = Bus::connect(&settings).await.map_err(|error| findings.error("server", &error));

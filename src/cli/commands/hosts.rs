@@ -1,5 +1,6 @@
-//! `hosts`: the hosts that answer.
+//! `hosts`: lists the hosts that answer.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use clap::Args;
@@ -9,14 +10,18 @@ use crate::cli::args::switch;
 use crate::cli::connection::OperatorArgs;
 use crate::cli::context::StateArgs;
 use crate::cli::exit::{CommandResult, Exit};
+use crate::cli::folders::cache_dir;
 use crate::cli::{block_on, out};
 use crate::clock;
 use crate::operator::{Awaited, Discovered, FleetError, History, Purpose, RollCall};
-use crate::protocol::{HostAnswer, HostName, Tier};
+use crate::protocol::{Commit, FlakeUrl, HostAnswer, HostName, Tier};
 use crate::report::{self, HostsView};
 
-/// How long a list stands before the hosts are asked anew.
+/// The pause of `--watch` between two roll calls.
 const WATCH_EVERY: Duration = Duration::from_secs(3);
+
+/// For how many lists holds what a git server told: a minute.
+const LOOKS: u32 = 20;
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Hosts {
@@ -32,6 +37,10 @@ pub(in crate::cli) struct Hosts {
     #[arg(long, env = "HOMELAB_DEPLOY_WATCH", conflicts_with = "json", value_parser = switch)]
     watch: bool,
 
+    /// Flake whose server is asked how far behind its default branch hosts are, where no clone here knows that
+    #[arg(long, env = "HOMELAB_DEPLOY_FLAKE", value_name = "URL")]
+    flake: Option<FlakeUrl>,
+
     #[command(flatten)]
     operator: OperatorArgs,
 
@@ -39,7 +48,7 @@ pub(in crate::cli) struct Hosts {
     state: StateArgs,
 }
 
-/// The names under which different machines answered.
+/// Returns the names under which several machines answered. `hosts` must be sorted.
 pub(in crate::cli) fn twins(hosts: &[HostAnswer]) -> impl Iterator<Item = &HostName> {
     let pairs = hosts.iter().zip(hosts.iter().skip(1)).map(|(one, next)| (&one.report, &next.report));
     pairs.filter(|(one, next)| (one.tier, &one.hostname) == (next.tier, &next.hostname)).map(|(one, _)| &one.hostname)
@@ -63,28 +72,35 @@ impl Hosts {
         if self.json {
             out::json(&hosts);
         } else if !hosts.is_empty() {
-            out::data(&table(&hosts).await);
+            out::data(&table(&hosts, &mut self.history()).await);
         }
         Ok(Exit::Success)
     }
 
-    /// Shows the list in place, until the operator or the reader has seen enough.
+    /// Redraws the list until the operator or the reader has seen enough.
     async fn watch(&self, bus: &mut Bus) -> CommandResult {
         loop {
-            let list = match self.call(bus).await {
-                Ok(called) => {
-                    let remarks: String = remarks(&called).map(|remark| remark + "\n").collect();
-                    remarks + &table(&called.sorted()).await
+            let mut history = self.history();
+            for _ in 0..LOOKS {
+                let list = match self.call(bus).await {
+                    Ok(called) => {
+                        let remarks: String = remarks(&called).map(|remark| remark + "\n").collect();
+                        remarks + &table(&called.sorted(), &mut history).await
+                    }
+                    // The client reconnects by itself.
+                    Err(FleetError::Disconnected) => "the connection to NATS was lost\n".to_owned(),
+                    Err(error) => return Err(error.into()),
+                };
+                if !out::in_place(&list) {
+                    return Ok(Exit::Success);
                 }
-                // The connection comes back by itself.
-                Err(FleetError::Disconnected) => "the connection to NATS was lost\n".to_owned(),
-                Err(error) => return Err(error.into()),
-            };
-            if !out::in_place(&list) {
-                return Ok(Exit::Success);
+                tokio::time::sleep(WATCH_EVERY).await;
             }
-            tokio::time::sleep(WATCH_EVERY).await;
         }
+    }
+
+    fn history(&self) -> History {
+        History::of(self.flake.as_ref(), cache_dir().as_deref())
     }
 
     async fn call(&self, bus: &mut Bus) -> Result<Discovered, FleetError> {
@@ -94,13 +110,17 @@ impl Hosts {
     }
 }
 
-async fn table(hosts: &[HostAnswer]) -> String {
-    let commits = hosts.iter().filter_map(|answer| answer.report.revision.as_ref());
-    let behind = History::of(None, None).behind_here(commits).await;
+async fn table(hosts: &[HostAnswer], history: &mut History) -> String {
+    let commits: BTreeSet<&Commit> = hosts.iter().filter_map(|answer| answer.report.revision.as_ref()).collect();
+    let mut behind = history.behind_here(commits.iter().copied()).await;
+    let unknown: Vec<&Commit> = commits.into_iter().filter(|commit| !behind.contains_key(*commit)).collect();
+    if !unknown.is_empty() {
+        behind.extend(history.behind_there(unknown).await);
+    }
     report::hosts_table(hosts, &HostsView { behind: &behind, now: clock::now(), width: out::data_room() })
 }
 
-/// What there is to say beside the list.
+/// Returns remarks on the roll call that the list does not show.
 fn remarks(called: &Discovered) -> impl Iterator<Item = String> {
     let unheard = called.unheard.iter().map(|tier| format!("{tier}: this key may not hear it"));
     let hosts = called.clone().sorted();

@@ -1,4 +1,4 @@
-//! `init`: the files of a fleet, from nothing to what a server, its hosts and an operator need.
+//! `init`: writes the files that a NATS server, hosts and an operator need for a new fleet.
 
 mod files;
 
@@ -23,7 +23,7 @@ use crate::cli::out;
 use crate::nats_config::{FleetList, ListenerName, Principal, PublicKey};
 use crate::protocol::{FlakeUrl, HostName, SubjectError};
 
-/// The server that is there when nothing else is said.
+/// The default address of the NATS server.
 const THIS_MACHINE: &str = "nats://127.0.0.1:4222";
 
 #[derive(Debug, Args)]
@@ -71,20 +71,20 @@ impl Init {
     pub(in crate::cli) fn run(self) -> CommandResult {
         let fleet_file = self.folder.join("fleet.toml");
         let before = known_fleet(&fleet_file).or_usage()?;
-        let site = self.site()?;
+        let (site_before, site) = self.sites()?;
         let names = self.names(&before)?;
-        // The seeds first: a key that is on the list has to be somebody's.
+        // Seeds are written first: every key on the list must have a seed.
         let added = self.make_keys(&before, names)?;
         let mut fleet = before.clone();
         fleet.hosts.extend(added.hosts.iter().cloned());
         fleet.operators.extend(added.operators.iter().cloned());
         if added != FleetList::default() {
-            // What the user wrote into the list stays in it.
+            // New entries are appended, so that edits of the user are kept.
             let text = fs::read_to_string(&fleet_file).unwrap_or_else(|_| FleetList::default().text());
             self.put("fleet.toml", &(text + &added.entries()))?;
         }
-        let files = |fleet| site.files(fleet).map_err(InitError::Subject).or_usage();
-        for ((path, old), (_, new)) in files(&before)?.iter().zip(&files(&fleet)?) {
+        let files = |site: &Site, fleet| site.files(fleet).map_err(InitError::Subject).or_usage();
+        for ((path, old), (_, new)) in files(&site_before, &before)?.iter().zip(&files(&site, &fleet)?) {
             self.update(path, old, new)?;
         }
         let there =
@@ -104,34 +104,40 @@ impl Init {
         !self.yes && io::stdin().is_terminal() && io::stderr().is_terminal()
     }
 
-    /// Where server and flake are: as a flag says, else as the file of an earlier `init` does, else as the user does.
-    fn site(&self) -> Result<Site, CommandError> {
+    /// Where server and flake were as the file of an earlier `init` says, and where they are: as a flag says, else as that file
+    /// does, else as the user does.
+    fn sites(&self) -> Result<(Site, Site), CommandError> {
         let file = self.folder.join(LOCAL_FILE);
         let known = if file.exists() { context::choose(&file, None).or_usage()? } else { None };
         let (name, known) = known.map_or((None, None), |(name, known)| (Some(name), Some(known)));
         let (known_server, known_flake) = known.map_or((None, None), |known| (known.server, known.flake));
-        let server = match (&self.server, known_server) {
-            (Some(server), _) => server.clone(),
-            (None, Some(known)) => parsed(known.split(',').next().unwrap_or_default())?,
+        let known_server = known_server.map(|known| parsed(known.split(',').next().unwrap_or_default())).transpose()?;
+        let known_flake = known_flake.map(|known| parsed(&known)).transpose()?;
+        let server: ServerUrl = match (&self.server, &known_server) {
+            (Some(server), _) | (None, Some(server)) => server.clone(),
             (None, None) if self.is_asking() => {
                 ask("NATS server", THIS_MACHINE)?.ok_or_else(|| missing("--nats-url"))?
             }
             (None, None) => parsed(THIS_MACHINE)?,
         };
-        let flake = match (&self.flake, known_flake) {
-            (Some(flake), _) => flake.clone(),
-            (None, Some(known)) => parsed(&known)?,
+        let flake: FlakeUrl = match (&self.flake, &known_flake) {
+            (Some(flake), _) | (None, Some(flake)) => flake.clone(),
             (None, None) if self.is_asking() => {
                 ask("Flake with the configurations of the hosts", "")?.ok_or_else(|| missing("--flake"))?
             }
             (None, None) => return Err(missing("--flake")),
         };
         let folder = std::path::absolute(&self.folder).unwrap_or_default();
-        let name = name.unwrap_or_else(|| files::context_name(folder.file_name().unwrap_or_default()));
-        Ok(Site { context: name, server, flake })
+        let context = name.unwrap_or_else(|| files::context_name(folder.file_name().unwrap_or_default()));
+        let before = Site {
+            context: context.clone(),
+            server: known_server.unwrap_or_else(|| server.clone()),
+            flake: known_flake.unwrap_or_else(|| flake.clone()),
+        };
+        Ok((before, Site { context, server, flake }))
     }
 
-    /// The hosts that are to be added.
+    /// Returns the hosts to add.
     fn names(&self, known: &FleetList) -> Result<Vec<ListenerName>, CommandError> {
         let mut names = self.hosts.clone();
         if names.is_empty() && self.is_asking() {
@@ -155,7 +161,7 @@ impl Init {
         Ok(added)
     }
 
-    /// A key for each host, and for the operators where there are none yet.
+    /// Makes a key for each host, and keys for the operators if the fleet has none yet.
     fn make_keys(&self, known: &FleetList, names: Vec<ListenerName>) -> Result<FleetList, CommandError> {
         let keys = self.folder.join("keys");
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&keys);
@@ -174,7 +180,7 @@ impl Init {
         Ok(added)
     }
 
-    /// Writes a file that follows from the fleet. What somebody has changed since stays as it is.
+    /// Writes a file that is generated from the fleet. A file that was changed by hand stays as it is.
     fn update(&self, path: &str, old: &str, new: &str) -> Result<(), InitError> {
         match fs::read_to_string(self.folder.join(path)) {
             Ok(text) if text == new || old == new => Ok(()),
@@ -186,7 +192,7 @@ impl Init {
         }
     }
 
-    /// Puts a text in the place of a file at once, so that none is ever half written.
+    /// Replaces a file atomically, so that it is never half written.
     fn put(&self, path: &str, text: &str) -> Result<(), InitError> {
         let (file, draft) = (self.folder.join(path), self.folder.join(format!("{path}.draft")));
         let folder = file.parent().unwrap_or(Path::new(""));
@@ -204,7 +210,7 @@ fn known_fleet(file: &Path) -> Result<FleetList, FleetListError> {
     }
 }
 
-/// The public key of a new seed, or of one that an `init` made which was broken off.
+/// Returns the public key of a new seed, or of a seed that an interrupted `init` left.
 fn make_key(seed: &Path) -> Result<PublicKey, CommandError> {
     let public = match keygen::generate(seed) {
         Err(KeygenError::Exists(_)) => bus::public_key(seed)?.0,
@@ -221,7 +227,7 @@ fn parsed<T: FromStr<Err: Display>>(text: &str) -> Result<T, CommandError> {
     text.parse().map_err(|error: T::Err| InitError::NotUnderstood(error.to_string())).or_usage()
 }
 
-/// Asks until the answer is understood. An empty one stands for what is usual, or for nothing.
+/// Asks until the answer can be parsed. An empty answer means the default, or `None` if there is no default.
 fn ask<T: FromStr<Err: Display>>(what: &str, usual: &str) -> Result<Option<T>, CommandError> {
     loop {
         let hint = if usual.is_empty() { String::new() } else { format!(" [{usual}]") };

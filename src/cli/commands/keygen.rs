@@ -1,4 +1,4 @@
-//! `keygen`: an NKey pair, so that no other tool is needed to begin.
+//! `keygen`: makes an NKey pair, so that no other tool is needed to begin.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};

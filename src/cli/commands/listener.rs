@@ -1,4 +1,4 @@
-//! `listener`: takes deployments of this host.
+//! `listener`: accepts deployments of this host.
 
 use std::env;
 use std::ffi::OsString;
@@ -191,7 +191,7 @@ impl Listener {
             metrics_listen: self.metrics_listen,
             state_dir: state_dir.unwrap_or_else(|| "/var/lib/homelab-deploy".into()),
             runtime_dir: self.runtime_directory,
-            // By its place and not as /proc/self/exe: systemd is to start it, too.
+            // The path, and not /proc/self/exe: systemd starts the supervisor as well.
             supervisor: env::current_exe().map_err(UsageError::Program)?,
         })
     }

@@ -1,4 +1,4 @@
-//! `logs`: what a run on a host has written.
+//! `logs`: prints the log of a run on a host.
 
 use std::time::Duration;
 
@@ -15,10 +15,10 @@ use crate::operator::{Awaited, LogReader, Purpose, RollCall};
 use crate::protocol::{Feature, HostName, HostReport, RequestId, Sender, Tier};
 use crate::text::{nearest, safe};
 
-/// How long to wait for more after nothing new was written.
+/// The pause before asking again for a log that had nothing new.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-/// A line that is longer than this is broken, in bytes.
+/// A line with more bytes than this is broken.
 const MAX_LINE_BYTES: usize = 64 * 1024;
 
 #[derive(Debug, Args)]
@@ -83,7 +83,7 @@ impl Logs {
         self.copy(reader).await
     }
 
-    /// The one host of the roll call that is meant.
+    /// Calls the roll, and returns the one host that is meant.
     async fn find(&self, bus: &mut Bus, tier: Option<Tier>, host: HostName) -> Result<HostReport, CommandError> {
         let (purpose, awaited) = match tier {
             Some(tier) => (
@@ -137,20 +137,20 @@ impl Logs {
     }
 }
 
-/// The run that goes on, else the one that ended last. Somebody at the keyboard keeps a host busy without one.
+/// Returns the current run, else the last one. A host can be busy without a run, with somebody at its keyboard.
 fn latest(report: &HostReport) -> Option<RequestId> {
     let current = report.busy.as_ref().and_then(|busy| busy.id.parse().ok());
     current.or_else(|| report.last.as_ref()?.id.parse().ok())
 }
 
-/// Makes whole lines out of pages, clean enough for a terminal.
+/// Assembles pages of a log into whole lines that are safe for a terminal.
 #[derive(Debug, Default)]
 struct PartialLines {
     rest: String,
 }
 
 impl PartialLines {
-    /// The lines that are whole now. One that is too long does not wait for its end.
+    /// Returns the lines that are complete now. A line that is too long does not wait for its end.
     fn take(&mut self, data: &str) -> String {
         self.rest.push_str(data);
         let whole = match self.rest.rfind('\n') {
@@ -161,7 +161,7 @@ impl PartialLines {
         clean(self.rest.drain(..whole).as_str())
     }
 
-    /// All that is left, after which nothing comes.
+    /// Returns all that is left at the end of a log.
     fn take_all(&mut self, data: &str) -> String {
         self.rest.push_str(data);
         clean(&std::mem::take(&mut self.rest))

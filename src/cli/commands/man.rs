@@ -1,4 +1,4 @@
-//! `man`: the manual, made of what `--help` says.
+//! `man`: renders the manual from the texts of `--help`.
 
 use std::io;
 use std::path::{Path, PathBuf};

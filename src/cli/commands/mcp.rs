@@ -1,4 +1,4 @@
-//! `mcp`: the tools of assistants.
+//! `mcp`: serves the tools of assistants.
 
 use std::path::PathBuf;
 
@@ -11,12 +11,12 @@ use crate::cli::args::{FlakeArgs, switch};
 use crate::cli::connection::OperatorArgs;
 use crate::cli::context::StateArgs;
 use crate::cli::exit::{CommandResult, Exit};
-use crate::cli::folders::{cache_dir, user_folder};
+use crate::cli::folders::user_folder;
 use crate::cli::log::LogArgs;
 use crate::cli::{alias, block_on};
 use crate::clock;
 use crate::mcp::{
-    AllowRef, ApprovalMode, CallTimeouts, Mode, Plans, RevisionPolicy, Server, Settings, ToolFilter, tool_names,
+    AllowRef, ApprovalMode, CallTimeouts, Mode, RevisionPolicy, Server, Settings, ToolFilter, tool_names,
 };
 use crate::operator::detach::this_program;
 
@@ -83,15 +83,11 @@ impl Mcp {
         Settings {
             admin: admin_key.map(|nkey_file| bus::Settings { nkey_file, ..test.clone() }),
             test,
-            discovery: self.operator.discovery(&self.state),
-            operator: self.operator.name(),
+            operator: self.flake.context(&self.operator, &self.state, None),
             revisions: RevisionPolicy::new(&self.allow_ref),
             approval: if self.admin_without_approval { ApprovalMode::Waived } else { ApprovalMode::Person },
             audit_file: self.audit_file.clone(),
-            plans: Plans::new(self.plans_dir.clone().or_else(default_plans_dir)),
-            journals: self.state.journals(),
-            cache: cache_dir(),
-            flakes: self.flake.rules(&self.operator, &self.state, None),
+            plans_dir: self.plans_dir.clone().or_else(default_plans_dir),
             aliases: alias::lookup,
             program: this_program(),
             tools: self.tool_filter(),
@@ -109,7 +105,7 @@ impl Mcp {
     }
 }
 
-/// Not the folder `plans` where the program was started: a client starts it in any repository that it works on.
+/// Returns the user's folder of plans, and never `./plans`: a client starts the program in any repository it works on.
 fn default_plans_dir() -> Option<PathBuf> {
     Some(user_folder("XDG_CONFIG_HOME", ".config")?.join("homelab-deploy/plans"))
 }

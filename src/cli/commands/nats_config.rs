@@ -1,4 +1,4 @@
-//! `nats-config`: what the NATS server must know of hosts and deployers.
+//! `nats-config`: prints what the NATS server must know about hosts and deployers.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -25,7 +25,7 @@ pub(in crate::cli) struct NatsConfig {
     #[arg(group = "users", value_name = "FLEET")]
     fleet: Option<PathBuf>,
     /// A host and its public key; may be repeated
-    // The values are text until `run`: an error of clap's would repeat them, and one of them may be a seed.
+    // The values stay text until `run`: an error of clap would repeat them, and one of them may be a seed.
     #[arg(long = "listener", group = "users", value_name = "TIER.HOST[.ROLE]=PUBLIC_KEY")]
     listeners: Vec<String>,
     /// Public key of a deployer to the test tier; may be repeated
@@ -39,7 +39,6 @@ pub(in crate::cli) struct NatsConfig {
     compatible: bool,
 }
 
-/// Why there is no list of a fleet in a file.
 #[derive(Debug, Error, Diagnostic)]
 pub(in crate::cli) enum FleetListError {
     #[error("cannot read {path}: {error}", path = .0.display(), error = .1)]
@@ -63,6 +62,11 @@ enum NatsConfigError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Fleet(#[from] FleetListError),
+    #[error("there is nobody on the list")]
+    #[diagnostic(help(
+        "a server without users lets everybody in: `homelab-deploy init` makes a list of hosts and operators"
+    ))]
+    Nobody,
     #[error("--listener needs a host and its public key")]
     #[diagnostic(help("write it as prod.ns1=U... or, with a role, prod.ns1.dns=U..."))]
     NoKey,
@@ -101,6 +105,9 @@ impl NatsConfig {
         for user in listeners.chain(test_deployers).chain(admins) {
             users.push(user?);
         }
+        if users.is_empty() {
+            return Err(NatsConfigError::Nobody);
+        }
         refuse_shared_keys(&users)?;
         let strictness = if self.compatible { Strictness::Compatible } else { Strictness::Strict };
         Ok(authorization(&users, strictness)?)
@@ -112,7 +119,7 @@ pub(in crate::cli) fn read_fleet(file: &Path) -> Result<FleetList, FleetListErro
     FleetList::parse(&text).map_err(|error| FleetListError::Malformed(file.to_owned(), error))
 }
 
-/// Reads `<tier>.<host>[.<role>]=<public key>`.
+/// Parses `<tier>.<host>[.<role>]=<public key>`.
 fn listener(text: &str) -> Result<User, NatsConfigError> {
     let (name, key) = text.rsplit_once('=').ok_or(NatsConfigError::NoKey)?;
     let name: ListenerName = name.parse().map_err(NatsConfigError::Listener)?;
@@ -178,7 +185,8 @@ mod tests {
         insta::assert_snapshot!(refusal(&["--admin", &seed]), @"the key of admin deployer: this is a seed, which is secret: give the public key that goes with it, which starts with U");
         insta::assert_snapshot!(refusal(&["--admin", &public, "--test-deployer", &public]), @"two users have the key UCFIRY65OQE7DFP5KLNS2PF2LVZMUZYJX4OZIEQ36N2IQANUB5XVZ45L: test deployer, and admin deployer");
         for nobody in [&["nats-config"][..], &["nats-config", "--compatible"]] {
-            assert!(Alone::try_parse_from(nobody).is_err(), "a server that lets nobody in is no use");
+            assert!(Alone::try_parse_from(nobody).is_err(), "a server without users lets everybody in");
         }
+        assert_eq!(refusal(&["/dev/null"]), "there is nobody on the list");
     }
 }

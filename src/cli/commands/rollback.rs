@@ -1,4 +1,4 @@
-//! `rollback`: hosts return to what they ran before. `deploy --to previous` says the same of one host.
+//! `rollback`: rolls hosts back to what they ran before. `deploy --to previous` does the same for one host.
 
 use clap::Args;
 
@@ -8,10 +8,11 @@ use crate::cli::connection::OperatorArgs;
 use crate::cli::context::StateArgs;
 use crate::cli::display::{Audience, DisplayArgs};
 use crate::cli::exit::{CommandError, CommandResult, Exit};
-use crate::cli::preparation::{options, unprepared};
+use crate::cli::preparation::unprepared;
 use crate::cli::{alias, block_on, confirm, out};
 use crate::operator::journal::Recorded;
 use crate::operator::{PrepareOptions, RollbackPlan};
+use crate::plan::Plan;
 use crate::protocol::{HostName, Tier};
 use crate::report;
 
@@ -58,34 +59,33 @@ impl Rollback {
         block_on(self.begin(rollback))?
     }
 
-    /// This host returns, whatever else was named.
-    pub(super) fn return_one(&self, host: (Option<Tier>, HostName)) -> CommandResult {
+    /// This host returns, whatever else was named, by a plan that is changed so.
+    pub(super) fn return_one(&self, host: (Option<Tier>, HostName), change: impl FnOnce(&mut Plan)) -> CommandResult {
         self.check_somebody_can_answer()?;
-        block_on(self.begin(RollbackPlan::of_hosts(&self.rollouts()?, &[host])?))?
+        let mut rollback = RollbackPlan::of_hosts(&self.rollouts()?, &[host])?;
+        change(&mut rollback.plan);
+        block_on(self.begin(rollback))?
     }
 
     fn check_somebody_can_answer(&self) -> Result<(), CommandError> {
         if self.yes { Ok(()) } else { confirm::check_somebody_can_answer(self.display.audience()) }
     }
 
-    /// Everything that was rolled out from here, the latest last.
+    /// Returns the recorded rollouts, the latest last.
     fn rollouts(&self) -> Result<Vec<Recorded>, CommandError> {
         let (all, errors) = self.state.journals().all()?;
         out::warnings(&errors);
         Ok(all)
     }
 
-    /// Shows what would happen, asks, and has it happen.
+    /// Shows what would happen, asks, and carries the rollback out.
     async fn begin(&self, rollback: RollbackPlan) -> CommandResult {
         let mut bus = self.operator.connect().await?;
         let audience = self.display.audience();
-        let flakes = self.flake.rules(&self.operator, &self.state, confirm::flake(audience));
+        let by = self.flake.context(&self.operator, &self.state, confirm::flake(audience));
         let (plan, commit) = (rollback.plan.clone(), rollback.commit.clone());
-        let wanted = PrepareOptions {
-            hooks: self.hooks.hooks(),
-            ..options(plan, commit.into(), &self.operator, &self.state, flakes)
-        };
-        let prepared = wanted.prepare(&mut bus, &self.operator.discovery(&self.state)).await.map_err(unprepared)?;
+        let wanted = PrepareOptions { hooks: self.hooks.hooks(), ..PrepareOptions::new(plan, commit.into(), by) };
+        let prepared = wanted.prepare(&mut bus).await.map_err(unprepared)?;
         rollback.check(&prepared.roster)?;
         self.force.check(&prepared)?;
         if audience == Audience::Person {
@@ -99,6 +99,9 @@ impl Rollback {
         let carrier = Carrier { operator: &self.operator, state: &self.state, display: &self.display };
         let ended = carrier.begin(bus, prepared.rollout).await?;
         let exit = carrier.conclude(ended.state());
+        if audience == Audience::Person {
+            carrier.tell_what_would_be_done(ended.state()).await;
+        }
         if exit != Exit::Success && audience == Audience::Person {
             let id = ended.rollout().id.short();
             out::note(&format!("  resume:   homelab-deploy apply --resume {id} --allow-downgrade"));
@@ -107,7 +110,7 @@ impl Rollback {
     }
 }
 
-/// Whether a word means a host, and not a rollout: it has the name of one on record, or is none of an id's characters.
+/// Whether a word means a host, not a rollout: a recorded rollout has that host, or the word cannot begin an id.
 fn is_host(word: &str, rollouts: &[Recorded]) -> bool {
     let name = word.parse::<HostName>();
     let is_known = |name: &HostName| rollouts.iter().any(|recorded| recorded.summary.host(name).is_some());

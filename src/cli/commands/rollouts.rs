@@ -1,4 +1,4 @@
-//! `rollouts`, `status`, `report` and `abort`: the records of rollouts, and stopping one that runs elsewhere.
+//! `rollouts`, `status`, `report` and `abort`: show recorded rollouts, and stop one that runs in another process.
 
 use std::fs;
 use std::io;
@@ -11,14 +11,14 @@ use thiserror::Error;
 
 use crate::cli::args::switch;
 use crate::cli::context::StateArgs;
-use crate::cli::display::{Audience, DisplayArgs};
+use crate::cli::display::DisplayArgs;
 use crate::cli::exit::{CommandError, CommandResult, Exit};
 use crate::cli::{block_on, out};
 use crate::clock;
 use crate::operator::journal::{JournalError, Journals, Recorded};
 use crate::report::{self, Document, Liveness, html, junit, markdown};
 
-/// How often the journal of a rollout that runs is read again.
+/// How often the journal of a running rollout is read again.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Args)]
@@ -35,7 +35,7 @@ pub(in crate::cli) struct Rollouts {
     state: StateArgs,
 }
 
-// The record of a rollout has no logs.
+// The journal of a rollout has no logs for `--verbose` to show.
 #[derive(Debug, Args)]
 #[command(mut_arg("verbose", |verbose| verbose.hide(true)))]
 pub(in crate::cli) struct Status {
@@ -72,6 +72,9 @@ enum StatusError {
     #[error("several rollouts are running: {}", .0.join(", "))]
     #[diagnostic(help("name the one to stop: `homelab-deploy abort ID`"))]
     SeveralRun(Vec<String>),
+    #[error("nothing was recorded of rollout {0}")]
+    #[diagnostic(help("it ended before anything was sent: start anew"))]
+    Empty(String),
 }
 
 impl Rollouts {
@@ -103,12 +106,12 @@ impl Status {
         block_on(self.show(&journals, &id))?
     }
 
-    /// Shows all events so far, then those that come while the rollout runs.
+    /// Shows all events so far, then new ones while the rollout runs.
     async fn show(&self, journals: &Journals, id: &str) -> CommandResult {
         let mut follower = journals.follow(id)?;
         let mut reporter = self.display.reporter();
         loop {
-            // A closed pipe has seen what it wanted to.
+            // A write error is ignored: a reader that closed its pipe has seen what it wanted.
             follower.look(|event, summary| _ = reporter.event(event, summary).ok())?;
             reporter.flush().ok();
             if !follower.is_running() {
@@ -119,10 +122,12 @@ impl Status {
         }
         drop(reporter);
         let summary = follower.summary();
-        if self.display.audience() == Audience::Person {
-            out::note(&report::recap(summary, self.display.style(), out::room()));
+        if summary.rollout.is_none() {
+            return Err(StatusError::Empty(id.to_owned()).into());
         }
-        Ok(summary.outcome.map_or(Exit::Success, Exit::from))
+        self.display.recap(summary);
+        // One that is cut off was interrupted without being able to say so.
+        Ok(summary.outcome.map_or(Exit::Interrupted, Exit::from))
     }
 }
 
@@ -146,7 +151,7 @@ impl Abort {
     }
 }
 
-/// The rollout whose id begins like this; without one the latest that runs, or else the latest.
+/// Returns the rollout whose id begins with `id`; without one, the latest that runs, or else the latest.
 fn meant(journals: &Journals, id: Option<&str>) -> Result<String, CommandError> {
     let found = match id {
         Some(id) => journals.find(id).map(Some),
@@ -166,7 +171,7 @@ fn only_running(journals: &Journals) -> Result<String, CommandError> {
     }
 }
 
-/// The ids of the rollouts that run, the latest last.
+/// Returns the ids of the running rollouts, the latest last.
 fn running(journals: &Journals) -> Result<Vec<String>, JournalError> {
     let (all, _) = journals.all()?;
     let running = all.into_iter().filter(|recorded| recorded.running);
@@ -199,14 +204,9 @@ enum Format {
 }
 
 #[derive(Debug, Error, Diagnostic)]
-enum ReportError {
-    #[error("nothing was recorded of rollout {0}")]
-    #[diagnostic(help("it ended before anything was sent"))]
-    Empty(String),
-    #[error("cannot write {path}: {error}", path = .0.display(), error = .1)]
-    #[diagnostic(help("give a file that you may write, or leave --out away"))]
-    Unwritable(PathBuf, #[source] io::Error),
-}
+#[error("cannot write {path}: {error}", path = .0.display(), error = .1)]
+#[diagnostic(help("give a file that you may write, or leave --out away"))]
+struct ReportUnwritable(PathBuf, #[source] io::Error);
 
 impl Report {
     pub(in crate::cli) fn run(self) -> CommandResult {
@@ -215,7 +215,7 @@ impl Report {
         let recorded = journals.read(&id)?;
         let liveness = if recorded.running { Liveness::Running } else { Liveness::Over };
         let document = Document::of(&recorded.summary, liveness, clock::now());
-        let document = document.ok_or(ReportError::Empty(id))?;
+        let document = document.ok_or(StatusError::Empty(id))?;
         let text = match self.format {
             Format::Html => html(&document, &clock::zone()),
             Format::Markdown => markdown(&document, &clock::zone()),
@@ -224,7 +224,7 @@ impl Report {
         };
         match self.out {
             Some(path) => {
-                fs::write(&path, text).map_err(|error| ReportError::Unwritable(path, error))?;
+                fs::write(&path, text).map_err(|error| ReportUnwritable(path, error))?;
             }
             None => {
                 out::data(&text);

@@ -1,4 +1,4 @@
-//! `supervise`: the process over one run. For the listener only, and so not in the help.
+//! `supervise`: supervises one run. Only the listener calls it, so the help does not show it.
 
 use std::ffi::OsString;
 use std::io;

@@ -1,4 +1,4 @@
-//! Which context is chosen, and what goes before it.
+//! Tests which context is chosen, and what takes precedence over it.
 
 use std::path::Path;
 
@@ -22,7 +22,7 @@ key = "/lab.seed"
 assistant-key = "assistant.seed"
 "#;
 
-/// The words of a command line with what the context in this text adds, but for those that name its file.
+/// Returns a command line with the words that the context in this text adds, without those that name its file.
 fn settled(text: &str, words: &[&str]) -> Result<String, String> {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("contexts.toml");
@@ -37,20 +37,20 @@ fn settled(text: &str, words: &[&str]) -> Result<String, String> {
     Ok(short(&settled[1..settled.len() - 2].join(" "), folder.path()))
 }
 
-/// Without the folder, which is another one in each run.
+/// Replaces the temporary folder, which differs in each run.
 fn short(text: &str, folder: &Path) -> String {
     text.replace(folder.to_str().unwrap(), "FOLDER")
 }
 
 #[test]
 fn what_no_flag_gives_comes_from_the_context() {
-    insta::assert_snapshot!(settled(TWO, &["hosts"]).unwrap(), @"hosts --nats-url=nats://home:4222 --nkey-file=FOLDER/keys/ops.seed --context=home");
+    insta::assert_snapshot!(settled(TWO, &["hosts"]).unwrap(), @"hosts --nats-url=nats://home:4222 --nkey-file=FOLDER/keys/ops.seed --flake=git+https://h/home --context=home");
     insta::assert_snapshot!(settled(TWO, &["apply", "sunday", "--nkey-file", "k", "--flake=github:a/b"]).unwrap(), @"apply --nats-url=nats://home:4222 --plans-dir=/plans --context=home sunday --nkey-file k --flake=github:a/b");
     insta::assert_snapshot!(settled(TWO, &["hosts", "--context", "lab"]).unwrap(), @"hosts --nats-url=nats://lab-a,nats://lab-b --nkey-file=/lab.seed --context lab");
-    // An assistant has a key of its own, or none.
+    // An assistant has its own key, or none.
     insta::assert_snapshot!(settled(TWO, &["mcp", "--context", "lab"]).unwrap(), @"mcp --nats-url=nats://lab-a,nats://lab-b --nkey-file=FOLDER/assistant.seed --context lab");
     insta::assert_snapshot!(settled(TWO, &["mcp"]).unwrap(), @"mcp --nats-url=nats://home:4222 --flake=git+https://h/home --plans-dir=/plans --context=home");
-    // Neither knows of a connection, and the second not of a context.
+    // Neither command connects, and the second takes no context.
     insta::assert_snapshot!(settled(TWO, &["rollouts"]).unwrap(), @"rollouts --context=home");
     insta::assert_snapshot!(settled(TWO, &["keygen", "x"]).unwrap(), @"keygen x");
 }
@@ -60,6 +60,15 @@ fn one_context_needs_no_default_and_none_adds_nothing() {
     let one = "[context.a]\nserver = 's'";
     insta::assert_snapshot!(settled(one, &["rollouts"]).unwrap(), @"rollouts --context=a");
     insta::assert_snapshot!(settled("", &["rollouts"]).unwrap(), @"rollouts");
+}
+
+#[test]
+fn a_path_begins_in_the_folder_of_the_file_or_at_home() {
+    let context = "[context.a]\nserver = 's'\nkey = '~/keys/k'\nfleet = '~fleet'\non-start = ['~/tell', '~/it']";
+    let settled = settled(context, &["apply", "x"]).unwrap();
+    let home = std::env::home_dir().unwrap();
+    assert!(settled.contains(&format!("--nkey-file={}/keys/k", home.display())), "{settled}");
+    assert!(settled.contains(&format!(r#"--on-start=["{}/tell","~/it"]"#, home.display())), "{settled}");
 }
 
 #[test]

@@ -126,7 +126,7 @@ impl RunDir {
     pub(in crate::listener) fn keep<T: Serialize>(&self, Record(name, _): Record<T>, value: &T) -> io::Result<()> {
         let bytes = serde_json::to_vec(value)?;
         if self.live == self.kept {
-            return write_durably(&self.kept, name, &bytes);
+            return self.copy(name, &bytes);
         }
         write(&self.live, name, &bytes)?;
         if let Err(error) = self.copy(name, &bytes) {
@@ -149,6 +149,7 @@ impl RunDir {
         Ok(serde_json::from_slice(&fs::read(self.live.join(name))?)?)
     }
 
+    /// Writes a file to the disk unless it has this content already: writing it again would need more room.
     fn copy(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         if fs::read(self.kept.join(name)).is_ok_and(|kept| kept == bytes) {
             return Ok(());

@@ -228,3 +228,18 @@ fn a_run_is_written_over_room_that_was_there_before() {
     drop(dir.create(&spec("a")).unwrap());
     assert!(at("spares/1").exists(), "a run that has its directory needs none");
 }
+
+#[test]
+fn what_is_on_the_disk_already_needs_no_more_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = RunDir::in_one(folder.path().join("a"));
+    drop(dir.create(&spec("a")).unwrap());
+    let found = SystemSnapshot::default();
+    dir.keep(files::BEFORE, &found).unwrap();
+    // Nothing can be written there any more.
+    fs::create_dir(dir.path().join("before.json.new")).unwrap();
+    dir.keep(files::BEFORE, &found).unwrap();
+    let other = SystemSnapshot { specialisation: Some("lab".to_owned()), ..found.clone() };
+    dir.keep(files::BEFORE, &other).unwrap_err();
+    assert_eq!(dir.get(files::BEFORE), Some(found));
+}

@@ -11,7 +11,7 @@ use crate::listener::problems::{self, ASK_AGAIN, ProblemKind};
 use crate::listener::rebuild::{self, Finished, RunEvent, Watcher};
 use crate::listener::run::{RunDir, Spec};
 use crate::listener::state_dir::Undelivered;
-use crate::protocol::{Commit, Phase, Response};
+use crate::protocol::{Phase, Response};
 
 /// The outcome of something slow.
 #[derive(Debug)]
@@ -35,15 +35,11 @@ impl Service {
             }
             None => tracing::error!(key = spec.key, "a second run goes on; it is concluded at the next start"),
             Some(over) => {
-                let response = rebuild::conclude(&over, &dir, &spec, self.boot_id.as_deref(), self.previous());
+                let deployed = self.history.last_deployed();
+                let response = rebuild::conclude(&over, &dir, &spec, self.boot_id.as_deref(), deployed.as_ref());
                 self.concluded(dir, spec, response);
             }
         }
-    }
-
-    /// Returns the commit that was deployed last, for a system that does not say its own.
-    fn previous(&self) -> Option<Commit> {
-        self.history.last_deployed().map(|(commit, _)| commit.clone())
     }
 
     pub(super) async fn step(&mut self, step: Result<Step, JoinError>) {
@@ -102,9 +98,9 @@ impl Service {
     fn conclude(&mut self, over: Finished) {
         let Some((dir, spec)) = self.current() else { return };
         self.history.reached(Stage::Concluding);
-        let (boot_id, previous) = (self.boot_id.clone(), self.previous());
+        let (boot_id, deployed) = (self.boot_id.clone(), self.history.last_deployed());
         self.steps.spawn_blocking(move || {
-            let response = rebuild::conclude(&over, &dir, &spec, boot_id.as_deref(), previous);
+            let response = rebuild::conclude(&over, &dir, &spec, boot_id.as_deref(), deployed.as_ref());
             Step::Run(RunEvent::Concluded(Box::new(response)))
         });
     }

@@ -229,6 +229,8 @@ impl Deployment {
         let began = clock::now();
         let (built_on, expected) = (attempt.before.clone(), self.dir.built());
         let mut command = nixos_rebuild(self.spec.action.as_str(), &self.spec, flake, revision);
+        // `test` and `dry-activate` leave a link to the built system in the current directory, too.
+        command.current_dir(self.dir.path());
         let before = &mut attempt.before;
         let end = tokio::select! {
             end = self.runner.run(&mut command) => end,

@@ -21,9 +21,9 @@ const COMMIT: &str = "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b";
 const RUN_DIR: &str = "SUPERVISED_RUN_DIR";
 
 /// The `build` action of the scripted `nixos-rebuild`, in the run's directory below the folder of the host.
-const BUILD: &str = "if [ $1 = build ]; then
-    ln -sfn /nix/store/new result
-    cd ..
+const BUILD: &str = "[ $1 = switch -o $1 = boot ] || ln -sfn /nix/store/new result
+cd ..
+if [ $1 = build ]; then
     [ ! -e build ] || . ./build
     exit
 fi";

@@ -222,6 +222,15 @@ fn a_failed_activation_is_told_from_a_failed_build() {
 }
 
 #[test]
+fn an_activation_that_says_nothing_is_no_build_when_the_profile_has_moved() {
+    let output = "error: cannot link the profile\nDone. The new configuration is /nix/store/new-nixos";
+    let judged = |after| Run { after, ..switch(1, Phase::Build, output) }.judged();
+    insta::assert_snapshot!(judged(host(OLD, 41, OLD)), @"failed build_failed: cannot link the profile");
+    insta::assert_snapshot!(judged(host(OLD, 42, NEW)), @"failed activation_failed: cannot link the profile; the profile points at generation 42, and it is not known whether the boot loader does");
+    insta::assert_snapshot!(judged(host(OLD, 42, "/nix/store/by-hand")), @"failed build_failed: cannot link the profile");
+}
+
+#[test]
 fn a_needed_reboot_is_success_for_boot_only() {
     let output = "Warning: the new configuration won't take effect until you reboot the system.";
     for code in [100, 1] {

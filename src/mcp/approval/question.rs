@@ -6,6 +6,7 @@ use std::fmt;
 use rmcp::model::JsonObject;
 use serde::Serialize;
 
+use crate::mcp::boundary::{Credential, tiers_of};
 use crate::plan::{Hook, ResolvedHost, ResolvedWave};
 use crate::protocol::{HostName, Revision, Tier};
 use crate::rollout::Rollout;
@@ -49,7 +50,7 @@ impl<'a> Question<'a> {
         ahead: &[HostName],
     ) -> Self {
         let plan = &rollout.plan;
-        let tiers: BTreeSet<Tier> = plan.hosts().flat_map(tiers_of).collect();
+        let tiers = tiers_of(plan);
         let going_back = plan.hosts().filter(|host| ahead.contains(&host.hostname));
         let from =
             |host: &ResolvedHost| host.revision.as_ref().map_or("?".to_owned(), |commit| commit.short().to_owned());
@@ -57,7 +58,7 @@ impl<'a> Question<'a> {
             tool,
             arguments,
             phrase: safe(phrase),
-            needs_a_person: tiers.is_empty() || tiers.iter().any(|tier| *tier != Tier::Test),
+            needs_a_person: Credential::for_tiers(&tiers) == Credential::Admin,
             tiers,
             hosts: plan.hosts().map(|host| &host.hostname).collect(),
             steps: plan.hooks.iter().map(told).chain(plan.waves.iter().map(step)).collect(),
@@ -79,13 +80,6 @@ impl<'a> Question<'a> {
     pub(in crate::mcp) fn binding(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("names and texts only, so this cannot fail")
     }
-}
-
-/// The tiers that a request to a host may reach: the one that the host names, and the one of the subject, on which another
-/// host may listen. A subject without a tier may reach any host.
-fn tiers_of(host: &ResolvedHost) -> [Tier; 2] {
-    let by_subject = host.subject().target().ok().and_then(|target| target.tier());
-    [host.tier, by_subject.unwrap_or(Tier::Prod)]
 }
 
 /// A program that would run on this machine to be told of the rollout.

@@ -104,7 +104,7 @@ fn typed(text: &str) -> Value {
 /// Calls again with an answer; what comes of it in a word.
 fn again(approvals: &Approvals, deed: &Deed, state: &str, answer: Value) -> &'static str {
     match approvals.take_answer(&deed.question(), &call(Some(state), Some(answer))) {
-        Ok(ApprovalOutcome::GivenBefore) => "given",
+        Ok(ApprovalOutcome::Given) => "given",
         Ok(other) => panic!("{other:?}"),
         Err(error) => error.code,
     }

@@ -1,20 +1,21 @@
 //! `deploy`, `deploy_admin` and `rollback`: one commit for a host, a role or a tier, or the one that they ran before.
 
-use rmcp::model::CallToolResponse;
+use rmcp::model::{CallToolResponse, JsonObject};
 use rmcp::schemars::{self, JsonSchema};
 use serde::Deserialize;
 
+use crate::mcp::answer::ToolError;
+use crate::mcp::boundary::Credential;
 use crate::mcp::call::ToolCall;
 use crate::mcp::context::ToolContext;
-use crate::mcp::error::ToolError;
-use crate::mcp::launch::{Launch, credential_for};
+use crate::mcp::launch::Launch;
 use crate::mcp::schema;
-use crate::mcp::settings::Credential;
-use crate::operator::{RollbackError, RollbackPlan};
+use crate::operator::RollbackPlan;
 use crate::plan::{Plan, Selector, Settings, Spanned, Wave};
 use crate::protocol::{Action, HostName, Revision, Role, Target, Tier};
 
-/// What `deploy_admin` takes; `deploy` takes the same without `tier`.
+/// Deploy to one host, the hosts of a role, or all hosts of a tier, production included. Outside test a person is asked to
+/// approve. Otherwise like deploy.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct DeployArguments {
@@ -37,7 +38,7 @@ pub(super) struct DeployArguments {
     #[schemars(with = "String")]
     branch: Revision,
     /// What nixos-rebuild does.
-    #[serde(default = "switch")]
+    #[serde(default, deserialize_with = "schema::parsed")]
     #[schemars(schema_with = "action")]
     action: Action,
     /// true: also to hosts that run a later commit.
@@ -45,6 +46,8 @@ pub(super) struct DeployArguments {
     allow_downgrade: bool,
 }
 
+/// Return a host, or the hosts that a rollout changed, to the commit that they ran before. Waits like deploy. Outside test a
+/// person is asked to approve.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct RollbackArguments {
@@ -54,6 +57,17 @@ pub(super) struct RollbackArguments {
     /// The rollout whose hosts return.
     #[schemars(with = "String")]
     rollout_id: Option<String>,
+}
+
+/// What `deploy` takes: the same as `deploy_admin`, without `tier`.
+pub(super) fn input_without_tier() -> JsonObject {
+    let mut schema = schema::input::<DeployArguments>();
+    schema.remove("required");
+    schema.get_mut("properties").and_then(|properties| properties.as_object_mut()?.remove("tier"));
+    let told = "Deploy a revision to one test host, the test hosts of a role, or all test hosts. Waits up to 45 seconds; state \
+                running means that it goes on: call rollout_status. It also goes on when the call is cancelled.";
+    schema.insert("description".to_owned(), told.into());
+    schema
 }
 
 pub(super) async fn to_test(context: &ToolContext, call: ToolCall<'_>) -> Result<CallToolResponse, ToolError> {
@@ -80,13 +94,12 @@ async fn deploy(
         (Some(host), false, None) => (format!("{tier}.{host}"), Target::Host(tier, host.clone())),
         (None, true, None) => (format!("{tier}.all"), Target::All(tier)),
         (None, false, Some(role)) => (format!("{tier}.role.{role}"), Target::Role(tier, role.clone())),
-        (None, false, None) => return Err(one_target(context, credential, tier, "no target was given").await),
-        _ => return Err(one_target(context, credential, tier, "more than one target was given").await),
+        (None, false, None) => return Err(context.one_target(credential, tier, "no target was given").await),
+        _ => return Err(context.one_target(credential, tier, "more than one target was given").await),
     };
     let settings = Settings { action: asked.action, ..Settings::default() };
     let selector = Spanned::nowhere(Selector { text: phrase.clone(), target });
-    let waves = vec![Wave::unwritten(phrase.clone(), vec![selector], settings)];
-    let plan = Plan::unwritten(phrase.clone(), waves);
+    let plan = Plan::unwritten(phrase.clone(), vec![Wave::unwritten(phrase.clone(), vec![selector], settings)]);
     let wanted = context.wanted(plan, None, asked.branch);
     let no_downgrade = if asked.allow_downgrade { &[][..] } else { &Tier::ALL };
     let launch = Launch { call, phrase, credential, no_downgrade, plan_hash: None, resumes: None };
@@ -99,14 +112,15 @@ pub(super) async fn roll_back(context: &ToolContext, call: ToolCall<'_>) -> Resu
             RollbackPlan::of_hosts(&context.rollouts()?, &[(None, host)])?
         }
         RollbackArguments { hostname: None, rollout_id: Some(id) } => {
-            RollbackPlan::of_rollout(&context.rollouts()?, &context.find(Some(&id))?)?
+            let (rollout, _) = context.rollout(&id)?;
+            RollbackPlan::of_rollout(&context.rollouts()?, &rollout.id.to_string())?
         }
         _ => {
             return Err(ToolError::new("invalid_target", "give exactly one of hostname and rollout_id")
                 .next("rollout_status with list: true shows the rollouts on record"));
         }
     };
-    let credential = credential_for(&rollback.plan.tiers());
+    let credential = Credential::for_tiers(&rollback.plan.tiers());
     let phrase = rollback.plan.name.clone();
     let wanted = context.wanted(rollback.plan.clone(), None, rollback.commit.clone().into());
     let settle = async || {
@@ -118,47 +132,10 @@ pub(super) async fn roll_back(context: &ToolContext, call: ToolCall<'_>) -> Resu
     context.launch(launch, settle).await
 }
 
-/// That there is not exactly one target, with the hosts and roles to choose from. A schema that said so would make some
-/// clients drop the tool.
-async fn one_target(context: &ToolContext, credential: Credential, tier: Tier, what: &str) -> ToolError {
-    let [hosts, roles] = match context.names(credential, tier).await {
-        Ok(names) => names,
-        Err(error) => return error,
-    };
-    let hosts = if hosts.is_empty() { "none" } else { &hosts };
-    let roles = if roles.is_empty() { String::new() } else { format!("; their roles: {roles}") };
-    ToolError::new("invalid_target", what)
-        .next(format!("give exactly one of hostname, all: true and role; {tier} hosts that answer: {hosts}{roles}"))
-}
-
 fn master() -> Revision {
     "master".parse().expect("it is a branch's name")
 }
 
-const fn switch() -> Action {
-    Action::Switch
-}
-
 fn action(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-    schemars::json_schema!({ "type": "string", "enum": Action::ALL.map(Action::as_str), "default": "switch" })
-}
-
-impl From<RollbackError> for ToolError {
-    fn from(error: RollbackError) -> Self {
-        let (code, next) = match &error {
-            RollbackError::StillRunning(_) => {
-                ("still_running", "call abort_rollout, and wait with rollout_status until it is over")
-            }
-            RollbackError::SeveralCommits(_) => ("several_commits", "call rollback with hostname for each host"),
-            RollbackError::TwoTiers(_) => ("invalid_target", "give rollout_id to say which of both is meant"),
-            RollbackError::Silent(_) => ("unknown_host", "list_hosts shows who answers"),
-            RollbackError::TooOld(_) | RollbackError::RanSince(_) => {
-                ("not_the_last_run", "deploy with branch and allow_downgrade goes to any commit")
-            }
-            RollbackError::NothingToUndo | RollbackError::Unchanged { .. } => {
-                ("nothing_to_undo", "deploy with branch and allow_downgrade goes to any commit")
-            }
-        };
-        Self::new(code, error.to_string()).next(next)
-    }
+    schemars::json_schema!({ "type": "string", "enum": Action::ALL.map(Action::as_str) })
 }

@@ -2,23 +2,25 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use rmcp::model::CallToolResponse;
 use rmcp::schemars::{self, JsonSchema};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::mcp::answer::ToolAnswer;
+use crate::mcp::answer::{ToolError, fitting};
+use crate::mcp::boundary::Credential;
 use crate::mcp::context::ToolContext;
-use crate::mcp::error::ToolError;
-use crate::mcp::launch::{nobody, some_names};
 use crate::mcp::schema;
-use crate::mcp::settings::Credential;
 use crate::mcp::status::{BY_HOST, BY_REPOSITORY, MAX_HOSTS};
+use crate::mcp::targets::{hostnames, nobody, reports, roles};
 use crate::operator::flake::Need;
-use crate::operator::{Awaited, Discovered, History, Purpose, RollCall, resolve_revision};
+use crate::operator::{History, resolve_revision};
 use crate::protocol::{Commit, FlakeUrl, HostAnswer, HostName, HostReport, Problem, Revision, Role, Tier};
 
 const MAX_SUBJECTS: usize = 5;
 
+/// List the hosts that answer now: what they run, how their last deployment ended, problems. With branch: how many commits each
+/// is behind it, and which. A host that is missing is down, or its agent is.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct HostsArguments {
@@ -36,9 +38,10 @@ pub(super) struct HostsArguments {
     branch: Option<Revision>,
 }
 
-pub(super) async fn list(context: &ToolContext, asked: HostsArguments) -> Result<ToolAnswer, ToolError> {
+pub(super) async fn list(context: &ToolContext, asked: HostsArguments) -> Result<CallToolResponse, ToolError> {
     // Each key hears the hosts of its own tier; an administrator's hears all.
-    let credential = if asked.tier == Some(Tier::Test) { Credential::Test } else { context.strongest() };
+    let is_enough = asked.tier == Some(Tier::Test) || context.settings.admin.is_none();
+    let credential = if is_enough { Credential::Test } else { Credential::Admin };
     let called = context.roll_call(credential, asked.tier).await?;
     let unheard = called.unheard.clone();
     let all: Vec<HostAnswer> = called.sorted();
@@ -77,7 +80,7 @@ pub(super) async fn list(context: &ToolContext, asked: HostsArguments) -> Result
         "total": total,
         "more": total.saturating_sub(MAX_HOSTS),
     });
-    Ok(ToolAnswer::fitting(told, "hosts"))
+    Ok(fitting(told, "hosts"))
 }
 
 /// A host in the list, with the subjects of the commits that it lacks.
@@ -109,16 +112,16 @@ async fn behind(
     branch: &Revision,
     reports: &[&HostReport],
 ) -> Result<(Commit, BTreeMap<Commit, Option<Vec<String>>>), ToolError> {
-    let settings = &context.settings;
-    let mut flake = settings.flakes.given.clone();
+    let operator = &context.settings.operator;
+    let mut flake = operator.flakes.given.clone();
     if flake.is_none() {
         let named: BTreeSet<&FlakeUrl> = reports.iter().filter_map(|report| report.flake.as_ref()).collect();
         let only = named.first().filter(|_| named.len() == 1).map(|flake| (*flake).clone());
-        let usable = settings.flakes.usable(only, branch, Need::Yes).await;
+        let usable = operator.flakes.usable(only, branch, Need::Yes).await;
         flake = usable.map_err(|error| ToolError::told("flake_not_accepted", &error))?;
     }
-    let mut history = History::of(flake.as_ref(), settings.cache.as_deref());
-    let tip = resolve_revision(branch, flake.as_ref(), &history, &settings.journals).await;
+    let mut history = History::of(flake.as_ref(), operator.cache.as_deref());
+    let tip = resolve_revision(branch, flake.as_ref(), &history, &operator.journals).await;
     let tip = tip.map_err(|error| ToolError::told("revision_not_found", &error))?;
     let mut known = BTreeMap::new();
     for commit in reports.iter().filter_map(|report| report.revision.as_ref()) {
@@ -132,35 +135,12 @@ async fn behind(
 /// That no host is called so or has this role, with the names to choose from.
 fn unknown(asked: &HostsArguments, all: &[HostAnswer]) -> ToolError {
     match (&asked.hostname, &asked.role) {
-        (Some(host), _) if !hostnames(all).any(|name| name == host.as_str()) => {
-            nobody("unknown_host", &format!("host {:?}", host.as_str()), hostnames(all))
+        (Some(host), _) if !reports(all).any(|report| report.hostname == *host) => {
+            nobody("unknown_host", &format!("host {:?}", host.as_str()), hostnames(reports(all)))
         }
         (_, role) => {
             let role = role.as_ref().map_or("", Role::as_str);
-            nobody("unknown_role", &format!("such host of the role {role:?}"), roles(all))
+            nobody("unknown_role", &format!("such host of the role {role:?}"), roles(reports(all)))
         }
-    }
-}
-
-fn hostnames(all: &[HostAnswer]) -> impl Iterator<Item = &str> {
-    all.iter().map(|answer| answer.report.hostname.as_str())
-}
-
-fn roles(all: &[HostAnswer]) -> impl Iterator<Item = &str> {
-    all.iter().filter_map(|answer| answer.report.role.as_ref().map(Role::as_str))
-}
-
-impl ToolContext {
-    async fn roll_call(&self, credential: Credential, tier: Option<Tier>) -> Result<Discovered, ToolError> {
-        let mut bus = self.connect(credential).await?;
-        let (purpose, awaited) = (Purpose::List(tier), Awaited::everybody(tier));
-        let roll_call = RollCall { discovery: &self.settings.discovery, purpose, awaited };
-        Ok(roll_call.call(&mut bus).await?)
-    }
-
-    /// The names of the hosts of a tier, and of their roles.
-    pub(super) async fn names(&self, credential: Credential, tier: Tier) -> Result<[String; 2], ToolError> {
-        let hosts = self.roll_call(credential, Some(tier)).await?.hosts;
-        Ok([some_names(hostnames(&hosts)), some_names(roles(&hosts))])
     }
 }

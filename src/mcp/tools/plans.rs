@@ -1,6 +1,7 @@
 //! `list_plans`, `preview_plan` and `apply_plan`: rollouts that a person wrote down.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 use rmcp::model::CallToolResponse;
 use rmcp::schemars::{self, JsonSchema};
@@ -8,11 +9,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::mcp::answer::ToolAnswer;
+use crate::mcp::answer::{ToolError, fitting};
+use crate::mcp::boundary::Credential;
 use crate::mcp::call::ToolCall;
 use crate::mcp::context::ToolContext;
-use crate::mcp::error::ToolError;
-use crate::mcp::launch::{Launch, MOST_PACKAGES, credential_for, in_time};
+use crate::mcp::launch::{Launch, MOST_PACKAGES, in_time};
 use crate::mcp::redact::Redactor;
 use crate::mcp::schema;
 use crate::mcp::status::{BY_REPOSITORY, MAX_HOSTS, MAX_WAVES};
@@ -22,10 +23,16 @@ use crate::plan::{ResolvedHost, ResolvedPlan, ResolvedWave};
 use crate::protocol::{HostName, Revision, Tier};
 use crate::report;
 
+/// The longest name of a plan, in bytes.
+const MAX_NAME_BYTES: usize = 63;
+
+/// List the plans for rollouts in waves.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ListPlansArguments {}
 
+/// Tell what a plan would do to the hosts that are there now: waves, hosts, commit, and the `plan_hash` for `apply_plan`.
+/// Deploys nothing.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PreviewArguments {
@@ -41,6 +48,8 @@ pub(super) struct PreviewArguments {
     exclude: Vec<HostName>,
 }
 
+/// Carry out a plan as `preview_plan` showed it, wave after wave; it halts when a wave fails. Refused when it would do something
+/// else by now. Waits like deploy.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ApplyArguments {
@@ -58,11 +67,11 @@ pub(super) struct ApplyArguments {
     exclude: Vec<HostName>,
 }
 
-pub(super) fn list(context: &ToolContext) -> ToolAnswer {
-    let names = context.settings.plans.names();
+pub(super) fn list(context: &ToolContext) -> CallToolResponse {
+    let names = names(context.settings.plans_dir.as_deref());
     let plans: Vec<Value> = names.iter().filter_map(|name| listed(context, name)).collect();
     let summary = format!("{} plans; preview_plan tells what one would do", plans.len());
-    ToolAnswer::fitting(json!({ "summary": summary, "plans": plans, "more": 0 }), "plans")
+    fitting(json!({ "summary": summary, "plans": plans, "more": 0 }), "plans")
 }
 
 /// A plan in the list; `None` where this server has no key for it.
@@ -74,7 +83,7 @@ fn listed(context: &ToolContext, name: &str) -> Option<Value> {
         }
     };
     let tiers = file.plan.tiers();
-    context.settings.connection(credential_for(&tiers))?;
+    context.connection(Credential::for_tiers(&tiers)).ok()?;
     let waves = file.plan.waves.iter().take(MAX_WAVES);
     Some(json!({
         "name": name,
@@ -84,7 +93,7 @@ fn listed(context: &ToolContext, name: &str) -> Option<Value> {
     }))
 }
 
-pub(super) async fn show(context: &ToolContext, asked: PreviewArguments) -> Result<ToolAnswer, ToolError> {
+pub(super) async fn show(context: &ToolContext, asked: PreviewArguments) -> Result<CallToolResponse, ToolError> {
     let PreviewArguments { plan, until, exclude } = asked;
     let settled = prepare(context, &plan, until.as_deref(), &exclude);
     let (prepared, hash) = in_time(context.deadline(), settled).await?;
@@ -94,13 +103,18 @@ pub(super) async fn show(context: &ToolContext, asked: PreviewArguments) -> Resu
 pub(super) async fn apply(context: &ToolContext, call: ToolCall<'_>) -> Result<CallToolResponse, ToolError> {
     let previewed: ApplyArguments = schema::arguments(call.arguments)?;
     let name = &previewed.plan;
-    let credential = credential_for(&read(context, name)?.plan.tiers());
+    let credential = Credential::for_tiers(&read(context, name)?.plan.tiers());
     let (phrase, plan_hash) = (name.clone(), Some(previewed.plan_hash.clone()));
     let launch = Launch { call, phrase, credential, no_downgrade: &Tier::ALL, plan_hash, resumes: None };
     // The file is read anew each time.
     let settle = async || {
         let (prepared, hash) = prepare(context, name, previewed.until.as_deref(), &previewed.exclude).await?;
-        if hash == previewed.plan_hash { Ok(prepared) } else { Err(stale(name)) }
+        if hash == previewed.plan_hash {
+            return Ok(prepared);
+        }
+        let what = format!("plan_hash: the plan {name}, its hosts, its commit, until or exclude have changed");
+        Err(ToolError::new("stale_plan", what)
+            .next("call preview_plan, look at what it would do now, and give its plan_hash"))
     };
     context.launch(launch, settle).await
 }
@@ -113,9 +127,10 @@ async fn prepare(
     exclude: &[HostName],
 ) -> Result<(Prepared, String), ToolError> {
     let file = read(context, name)?;
-    let credential = credential_for(&file.plan.tiers());
+    let credential = Credential::for_tiers(&file.plan.tiers());
     context.connection(credential)?;
-    let systems = file.systems()?.map(SystemsFrom::Built);
+    let systems =
+        file.systems().map_err(|error| ToolError::told("systems_unreadable", &error))?.map(SystemsFrom::Built);
     let revision = SystemsFrom::revision(systems.as_ref(), &file.plan, None)?;
     let mut wanted = context.wanted(file.plan.clone(), Some(file.source()), revision);
     wanted.systems = systems;
@@ -138,20 +153,42 @@ async fn prepare(
     Ok((prepared, hash))
 }
 
-fn stale(plan: &str) -> ToolError {
-    ToolError::new(
-        "stale_plan",
-        format!("plan_hash: the plan {plan}, its hosts, its commit, until or exclude have changed"),
-    )
-    .next("call preview_plan, look at what it would do now, and give its plan_hash")
+fn read(context: &ToolContext, name: &str) -> Result<PlanFile, ToolError> {
+    Ok(PlanFile::read(&path(context.settings.plans_dir.as_deref(), name)?, &context.settings.aliases)?)
 }
 
-fn read(context: &ToolContext, name: &str) -> Result<PlanFile, ToolError> {
-    Ok(PlanFile::read(&context.settings.plans.path(name)?, &context.settings.aliases)?)
+/// The names of all plans in a folder that can be read, in order.
+fn names(folder: Option<&Path>) -> Vec<String> {
+    let entries = folder.and_then(|folder| folder.read_dir().ok()).into_iter().flatten();
+    let paths = entries.filter_map(|entry| entry.ok().map(|entry| entry.path()));
+    let names = paths.filter_map(|path| Some(path.file_name()?.to_str()?.strip_suffix(".toml")?.to_owned()));
+    names.filter(|name| path(folder, name).is_ok()).collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+/// The path of a plan's file: within the folder, also when it is a link.
+fn path(folder: Option<&Path>, name: &str) -> Result<PathBuf, ToolError> {
+    if !is_name(name) {
+        let shown: String = name.chars().take(80).collect();
+        let what = "is not the name of a plan: those have lower-case letters, digits and - only";
+        return Err(ToolError::new("invalid_plan", format!("{shown:?} {what}"))
+            .next("give plan a name that list_plans shows, without a path and without .toml"));
+    }
+    let folder = folder.and_then(|folder| folder.canonicalize().ok());
+    let file = folder.as_ref().and_then(|folder| folder.join(format!("{name}.toml")).canonicalize().ok());
+    let within = file.zip(folder).filter(|(file, folder)| file.starts_with(folder) && file.is_file());
+    within.map(|(file, _)| file).ok_or_else(|| {
+        ToolError::new("unknown_plan", format!("there is no plan {name}")).next("list_plans shows the plans")
+    })
+}
+
+/// Whether this can be the name of a plan: lower-case letters, digits and `-`, not beginning with `-`. So it is never a path.
+fn is_name(text: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    (1..=MAX_NAME_BYTES).contains(&text.len()) && text.chars().all(allowed) && !text.starts_with('-')
 }
 
 /// What a plan means now; `hash` changes when that does.
-fn preview(prepared: &Prepared, hash: &str, redactor: &Redactor) -> ToolAnswer {
+fn preview(prepared: &Prepared, hash: &str, redactor: &Redactor) -> CallToolResponse {
     let Prepared { rollout, warnings, ahead, changes, .. } = prepared;
     let plan = &rollout.plan;
     let host = |wave: &ResolvedWave, host: &ResolvedHost| {
@@ -187,7 +224,7 @@ fn preview(prepared: &Prepared, hash: &str, redactor: &Redactor) -> ToolAnswer {
         "hosts": hosts.take(MAX_HOSTS).map(|(of, it)| host(of, it)).collect::<Vec<_>>(),
         "more": total.saturating_sub(MAX_HOSTS),
     });
-    ToolAnswer::fitting(told, "hosts")
+    fitting(told, "hosts")
 }
 
 fn waves_of(plan: &ResolvedPlan, redactor: &Redactor) -> Vec<Value> {
@@ -222,4 +259,51 @@ fn plan_hash(text: &str, until: Option<&str>, exclude: &[HostName], prepared: &P
     // Half of it is enough that no two previews share it.
     let half = Sha256::digest(shown).first_chunk().copied().unwrap_or_default();
     format!("{:032x}", u128::from_be_bytes(half))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn plans_are_files_in_the_folder() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = place.path().join("plans");
+        fs::create_dir_all(folder.join("dir.toml")).unwrap();
+        for file in ["b.toml", "a.toml", "UPPER.toml", "-dash.toml", "no-plan.txt", ".toml"] {
+            fs::write(folder.join(file), "revision = 'main'").unwrap();
+        }
+        fs::write(place.path().join("outside.toml"), "secret").unwrap();
+        symlink(place.path().join("outside.toml"), folder.join("out.toml")).unwrap();
+        symlink("a.toml", folder.join("within.toml")).unwrap();
+        symlink("nowhere.toml", folder.join("dangling.toml")).unwrap();
+        symlink(&folder, place.path().join("link")).unwrap();
+        for folder in [folder, place.path().join("link")] {
+            let folder = Some(folder.as_path());
+            assert_eq!(names(folder), ["a", "b", "within"]);
+            assert!(path(folder, "within").unwrap().ends_with("a.toml"));
+            for hidden in ["out", "dir", "dangling", "missing"] {
+                assert_eq!(path(folder, hidden).unwrap_err().code, "unknown_plan", "{hidden}");
+            }
+        }
+        assert_eq!(names(None), [""; 0]);
+        assert_eq!(names(Some(&place.path().join("missing"))), [""; 0]);
+    }
+
+    proptest! {
+        #[test]
+        fn a_name_is_never_a_path(text in "\\PC{0,8}|[a-z0-9./-]{0,8}|[a-z]{60,66}") {
+            let error = path(None, &text).unwrap_err();
+            if is_name(&text) {
+                prop_assert_eq!(Path::new("f").join(text).components().count(), 2);
+            } else {
+                prop_assert_eq!(error.code, "invalid_plan");
+            }
+        }
+    }
 }

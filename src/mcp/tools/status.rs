@@ -10,16 +10,15 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::mcp::answer::ToolAnswer;
+use crate::mcp::answer::{ToolError, answer, fitting};
+use crate::mcp::boundary::Credential;
 use crate::mcp::call::{Progress, ToolCall};
-use crate::mcp::context::{ToolContext, is_resumable, is_running, touches_test_only, within_reach};
-use crate::mcp::error::ToolError;
+use crate::mcp::context::{ToolContext, is_resumable, is_running};
 use crate::mcp::launch::{Launch, Resumed};
 use crate::mcp::schema;
-use crate::mcp::settings::{Credential, Settings};
 use crate::mcp::status::StatusReport;
 use crate::operator::journal::Recorded;
-use crate::operator::resumption::{Sources, prepare_again};
+use crate::operator::resumption::prepare_again;
 use crate::protocol::{HostName, Tier};
 use crate::report::{Liveness, outcome};
 use crate::rollout::Summary;
@@ -28,6 +27,8 @@ const MAX_LISTED: usize = 20;
 /// The longest that a call may wait, in seconds.
 const MAX_WAIT: u64 = 45;
 
+/// Tell what became of a deployment or rollout, also one that a person began on this machine, and wait for its end. Only state
+/// succeeded is good.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct StatusArguments {
@@ -41,6 +42,7 @@ pub(super) struct StatusArguments {
     list: bool,
 }
 
+/// Stop a rollout that runs: nothing new is sent, hosts in flight are awaited. What was deployed stays.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct AbortArguments {
@@ -49,6 +51,8 @@ pub(super) struct AbortArguments {
     rollout_id: Option<String>,
 }
 
+/// Go on with a rollout that is paused before a wave, or whose process ended too early (`cut_off`). Waits like deploy. A person
+/// is asked where the wave has to be confirmed.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct ResumeArguments {
@@ -57,6 +61,7 @@ pub(super) struct ResumeArguments {
     rollout_id: Option<String>,
 }
 
+/// Show the end of a host's log from its latest failure, or from a given rollout.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct LogArguments {
@@ -73,7 +78,7 @@ pub(super) async fn status(
     context: &ToolContext,
     asked: StatusArguments,
     call: &RequestContext<RoleServer>,
-) -> Result<ToolAnswer, ToolError> {
+) -> Result<CallToolResponse, ToolError> {
     if asked.wait_seconds > MAX_WAIT {
         let what = format!("wait_seconds is {}, and may be {MAX_WAIT} at most", asked.wait_seconds);
         return Err(ToolError::new("invalid_arguments", what).next("call with 45, as often as it takes"));
@@ -81,13 +86,13 @@ pub(super) async fn status(
     if asked.list {
         return list(context);
     }
-    let id = context.find(asked.rollout_id.as_deref())?;
+    let (rollout, _) = context.find(asked.rollout_id.as_deref())?;
     let until = (Instant::now() + Duration::from_secs(asked.wait_seconds)).min(context.deadline());
     let progress = Progress::towards(call, context.settings.timeouts.progress);
-    context.wait(&id, until, call, progress, &[]).await
+    context.wait(rollout.id, until, call, progress, &[]).await
 }
 
-fn list(context: &ToolContext) -> Result<ToolAnswer, ToolError> {
+fn list(context: &ToolContext) -> Result<CallToolResponse, ToolError> {
     let all = context.rollouts()?;
     let listed = |recorded: &Recorded| {
         let liveness = if is_running(recorded) { Liveness::Running } else { Liveness::Over };
@@ -109,20 +114,19 @@ fn list(context: &ToolContext) -> Result<ToolAnswer, ToolError> {
     let rollouts: Vec<Value> = all.iter().rev().take(MAX_LISTED).filter_map(listed).collect();
     let summary = format!("{} rollouts on record, the latest first", all.len());
     let more = all.len().saturating_sub(rollouts.len());
-    Ok(ToolAnswer::fitting(json!({ "summary": summary, "rollouts": rollouts, "more": more }), "rollouts"))
+    Ok(fitting(json!({ "summary": summary, "rollouts": rollouts, "more": more }), "rollouts"))
 }
 
-pub(super) fn abort(context: &ToolContext, asked: &AbortArguments) -> Result<ToolAnswer, ToolError> {
-    let journals = &context.settings.journals;
-    let id = context.find(asked.rollout_id.as_deref())?;
-    let recorded = journals.read(&id)?;
-    let rollout = recorded.summary.rollout.as_ref().filter(|_| is_running(&recorded)).ok_or_else(|| {
-        ToolError::new("not_running", format!("rollout {id} is not running"))
-            .next("there is nothing to stop; rollout_status tells how it ended")
-    })?;
-    journals.stop(rollout.id)?;
-    Ok(ToolAnswer::of(json!({
-        "rollout_id": id,
+pub(super) fn abort(context: &ToolContext, asked: &AbortArguments) -> Result<CallToolResponse, ToolError> {
+    let (rollout, recorded) = context.find(asked.rollout_id.as_deref())?;
+    let id = rollout.id;
+    if !is_running(&recorded) {
+        return Err(ToolError::new("not_running", format!("rollout {id} is not running"))
+            .next("there is nothing to stop; rollout_status tells how it ended"));
+    }
+    context.settings.operator.journals.stop(id)?;
+    Ok(answer(json!({
+        "rollout_id": id.to_string(),
         "state": "stopping",
         "summary": "nothing new is sent; hosts in flight are awaited",
         "next": format!("call rollout_status with rollout_id {id} and wait_seconds 45 for how it ends"),
@@ -131,44 +135,46 @@ pub(super) fn abort(context: &ToolContext, asked: &AbortArguments) -> Result<Too
 
 pub(super) async fn resume(context: &ToolContext, call: ToolCall<'_>) -> Result<CallToolResponse, ToolError> {
     let ResumeArguments { rollout_id } = schema::arguments(call.arguments)?;
-    let id = context.find_where(rollout_id.as_deref(), is_resumable)?;
-    let recorded = context.settings.journals.read(&id)?;
-    let rollout = match &recorded.summary.rollout {
-        Some(rollout) if is_resumable(&recorded) && rollout.revision.is_commit() => rollout,
-        _ => {
-            return Err(ToolError::new("not_resumable", format!("rollout {id} is neither paused nor cut off"))
-                .next("rollout_status tells how it ended; start another one where more has to be done"));
-        }
+    let found = match rollout_id {
+        Some(id) => Some(context.rollout(&id)?),
+        None => context.latest(is_resumable)?,
     };
-    let credential = if touches_test_only(&rollout.plan) { Credential::Test } else { Credential::Admin };
-    let Settings { flakes, cache, discovery, .. } = &context.settings;
-    let sources = Sources { flakes, cache: cache.as_deref() };
+    let (rollout, recorded) = found.ok_or_else(|| {
+        ToolError::new("unknown_id", "no rollout on record here is paused or cut off")
+            .next("rollout_status with list: true shows the rollouts on record")
+    })?;
+    if !is_resumable(&recorded) || !rollout.revision.is_commit() {
+        let what = format!("rollout {} is neither paused nor cut off", rollout.id);
+        return Err(ToolError::new("not_resumable", what)
+            .next("rollout_status tells how it ended; start another one where more has to be done"));
+    }
+    let credential = Credential::for_plan(&rollout.plan);
     let settle = async || {
         let mut bus = context.connect(credential).await?;
-        let prepared = prepare_again(&recorded.summary, rollout, &mut bus, discovery, sources).await?;
-        within_reach(credential, &prepared.rollout.plan)?;
+        let prepared = prepare_again(&recorded.summary, &rollout, &mut bus, &context.settings.operator).await?;
+        credential.check(&prepared.rollout.plan)?;
         Ok(prepared)
     };
-    let resumes = Some(Resumed { rollout, summary: &recorded.summary });
+    let resumes = Some(Resumed { rollout: &rollout, summary: &recorded.summary });
     let phrase = rollout.name().to_owned();
     let launch = Launch { call, phrase, credential, no_downgrade: &Tier::ALL, plan_hash: None, resumes };
     context.launch(launch, settle).await
 }
 
-pub(super) fn log(context: &ToolContext, asked: &LogArguments) -> Result<ToolAnswer, ToolError> {
+pub(super) fn log(context: &ToolContext, asked: &LogArguments) -> Result<CallToolResponse, ToolError> {
     let has_log = |recorded: &Recorded| {
         recorded.summary.host(&asked.hostname).is_some_and(|host| {
             let rollback = host.returning.as_ref().and_then(|rollback| rollback.response.as_ref());
             host.response.iter().chain(rollback).any(|response| !response.log_tail.is_empty())
         })
     };
-    let id = match &asked.rollout_id {
-        Some(id) => Some(context.find(Some(id))?),
-        None => context.find_where(None, has_log).ok(),
+    let found = match &asked.rollout_id {
+        Some(id) => Some(context.rollout(id)?),
+        None => context.latest(has_log)?,
     };
-    let recorded = id.map(|id| context.settings.journals.read(&id)).transpose()?;
-    let report = recorded.as_ref().and_then(|recorded| StatusReport::of(&recorded.summary, context));
-    let host = recorded.as_ref().and_then(|recorded| recorded.summary.host(&asked.hostname));
+    let summary = found.as_ref().map(|(_, recorded)| &recorded.summary);
+    let report = summary.and_then(|summary| StatusReport::of(summary, context));
+    let host = summary.and_then(|summary| summary.host(&asked.hostname));
     report.zip(host).map(|(report, host)| report.host_log(host)).ok_or_else(|| {
         let what = format!("hostname: {} failed in no rollout on record here", asked.hostname);
         ToolError::new("no_log", what).next("rollout_status with list: true shows the rollouts on record")

@@ -1,4 +1,4 @@
-//! What is recorded and shown of a rollout.
+//! Records a rollout's events in its journal and shows them on the displays.
 
 use std::io;
 use std::time::Duration;
@@ -11,9 +11,8 @@ use crate::protocol::HostName;
 use crate::report::Reporter;
 use crate::rollout::{Event, Summary};
 
-/// How long what happens may wait to be written and shown, together with what happens meanwhile: a crowd of hosts answers at
-/// once, and each write costs more than what it writes. What a crash keeps from being written is asked for again, or follows
-/// from the rest.
+/// How long events are batched before they are written and displayed: many hosts answer at once, and a write costs more
+/// than its bytes. Events that a crash loses are requested again, or follow from the recorded ones.
 const GATHER: Duration = Duration::from_millis(50);
 
 pub(super) struct Recorder<'a> {
@@ -27,41 +26,41 @@ impl<'a> Recorder<'a> {
         Self { journal, reporters, due: None }
     }
 
-    /// Takes an event down, to be [written](Self::write) in time.
+    /// Shows an event and appends it to the journal, which is [written](Self::write) within `GATHER`.
     pub(super) fn take(&mut self, event: &Event, state: &Summary) -> io::Result<()> {
         on_displays(&mut self.reporters, |reporter| reporter.event(event, state));
         self.due.get_or_insert_with(|| Instant::now() + GATHER);
         self.journal.as_mut().map_or(Ok(()), |journal| journal.record(event))
     }
 
-    /// Has the displays show what a run has written.
+    /// Shows lines of a host's log.
     pub(super) fn log(&mut self, host: &HostName, lines: &[String]) {
         on_displays(&mut self.reporters, |reporter| reporter.log(host, lines));
         self.due.get_or_insert_with(|| Instant::now() + GATHER);
     }
 
-    /// Lets the displays know that time passes.
+    /// Tells the displays that time has passed.
     pub(super) fn tick(&mut self, now: Timestamp, state: &Summary) -> io::Result<()> {
         on_displays(&mut self.reporters, |reporter| reporter.tick(now, state));
         self.sync()
     }
 
-    /// By when to write; never, when nothing waits for that.
+    /// Returns the time by which to write; `None` if nothing is unwritten.
     pub(super) const fn due(&self) -> Option<Instant> {
         self.due
     }
 
-    /// Whether something has waited for long enough.
+    /// Whether that time has come.
     pub(super) fn is_due(&self) -> bool {
         self.due.is_some_and(|due| due <= Instant::now())
     }
 
-    /// Lets others read what was taken down, and people see it.
+    /// Writes all recorded events, so that other processes can read them, and updates the displays.
     pub(super) fn write(&mut self) -> io::Result<()> {
         self.catch_up(Journal::write)
     }
 
-    /// The same, and what was taken down is on disk as well.
+    /// Does the same and syncs the journal to disk.
     pub(super) fn sync(&mut self) -> io::Result<()> {
         self.catch_up(Journal::sync)
     }
@@ -77,7 +76,7 @@ impl<'a> Recorder<'a> {
     }
 }
 
-/// Has each display show something, and drops those that fail to.
+/// Calls `show` for each display and drops those that fail.
 fn on_displays<'a>(
     reporters: &mut Vec<Box<dyn Reporter + 'a>>,
     mut show: impl FnMut(&mut (dyn Reporter + 'a)) -> io::Result<()>,
@@ -91,7 +90,7 @@ fn on_displays<'a>(
     });
 }
 
-/// A closed pipe is no error: its reader has seen what it wanted to.
+/// Logs why a display was dropped. A closed pipe is no error: its reader has seen enough.
 fn report_lost_display(error: &io::Error) {
     if error.kind() != io::ErrorKind::BrokenPipe {
         tracing::warn!("a display is given up: {error}");

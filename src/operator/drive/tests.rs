@@ -1,4 +1,4 @@
-//! The loop over channels, in paused time: the network is a task of the test.
+//! Tests the loop over channels, in paused time. A task of the test is the network.
 
 use std::fs::File;
 use std::sync::{Arc, Mutex};
@@ -13,7 +13,7 @@ use crate::plan::{Limits, Rollback};
 use crate::protocol::{Response, Sender, Status};
 use crate::rollout::{Connection, Dispatch, EventKind, HostOutcome, Machine, Outcome, Rollout};
 
-/// What was seen, in order: events by a reporter, requests by the network.
+/// Records events from a reporter and requests from the network, in order.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<String>>>);
 
@@ -45,7 +45,7 @@ impl Reporter for Recorder {
     }
 }
 
-/// A display whose pipe was closed by its reader.
+/// A display whose reader has closed the pipe.
 struct Broken;
 
 impl Reporter for Broken {
@@ -66,7 +66,7 @@ fn answer(dispatch: &Dispatch, rollout: &Rollout, status: Status) -> FleetEvent 
     FleetEvent::Input(Input::Response { from, request, response: Arc::new(response) })
 }
 
-/// The next request that is to be published.
+/// Waits for the next request.
 async fn next_request(end: &mut FleetEnd) -> Option<Dispatch> {
     loop {
         match end.orders.recv().await? {
@@ -77,7 +77,7 @@ async fn next_request(end: &mut FleetEnd) -> Option<Dispatch> {
     }
 }
 
-/// Drives a rollout of these waves; `network` is the other end.
+/// Drives a rollout with these waves; `network` is the other end.
 async fn drive<N>(
     waves: &[&[&str]],
     log: &Log,
@@ -115,7 +115,7 @@ fn nobody_interrupts() -> mpsc::Receiver<Interrupt> {
     mpsc::channel(1).1
 }
 
-/// Takes every request at once, and completes it after ten seconds.
+/// A network that accepts every request at once and completes it after ten seconds.
 fn obliging(log: &Log) -> impl FnOnce(FleetEnd, Arc<Rollout>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
     let log = log.clone();
     move |mut end, rollout| {
@@ -182,11 +182,11 @@ async fn what_leaves_is_in_the_journal() {
 
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_recorded_does_not_leave() {
-    // The one takes nothing that is written to it; the other takes it and cannot be synced.
+    // `/dev/full` cannot be written to, `/dev/null` cannot be synced.
     for file in ["/dev/full", "/dev/null"] {
         let log = Log::default();
         let journal = Journal::on(File::options().append(true).open(file).unwrap());
-        // These are more than are prepared at once.
+        // More hosts than are prepared at once.
         let waves = rollout(&[&["a", "b", "c", "d", "e", "f", "g", "h"]]);
         let ended = drive_on_record(Some(journal), waves, &log, nobody_interrupts(), obliging(&log)).await;
         assert!(matches!(ended, Err(DriveError::Journal(_))), "{file}: {ended:?}");
@@ -212,12 +212,11 @@ async fn what_was_not_recorded_does_not_leave_as_a_question_either() {
     assert!(!log.text().contains("sent"), "{}", log.text());
 }
 
-/// A rollout to a host that never answers, and how many seconds it took. The server answers so when it is to prove that it is
-/// there.
+/// Drives a rollout to a silent host; `proof` answers the request for a proof. Returns the seconds it took.
 async fn silence(log: &Log, proof: &'static [FleetEvent]) -> (Summary, u64) {
     let began = Instant::now();
     let silent = move |mut end: FleetEnd, _| async move {
-        // Both ends stay open for as long as orders come.
+        // Keeps both ends open.
         while let Some(order) = end.orders.recv().await {
             if order == Outbound::Prove {
                 for event in proof {
@@ -255,7 +254,7 @@ async fn silence_of_the_connection_is_not_the_hosts() {
     let began = Instant::now();
     let breaks_once = |mut end: FleetEnd, rollout: Arc<Rollout>| async move {
         while let Some(order) = end.orders.recv().await {
-            // Instead of a proof comes a connection made anew. Asked again over that one, the host says that it is done.
+            // A reconnect comes instead of the proof. Asked again after it, the host responds that it is done.
             if order == Outbound::Prove {
                 for state in [Connection::Down, Connection::Up] {
                     end.news.send(FleetEvent::Input(Input::Connection(state))).await.unwrap();
@@ -379,7 +378,7 @@ async fn after_an_outage_hosts_in_flight_are_asked_and_nobody_is_hurried() {
         let Some(first) = next_request(&mut end).await else { return };
         end.news.send(answer(&first, &rollout, Status::Started)).await.ok();
         end.news.send(FleetEvent::Input(Input::Connection(Connection::Down))).await.ok();
-        // Nearly as long as a host may take in all.
+        // Nearly the whole timeout of a host.
         tokio::time::sleep(Duration::from_mins(29)).await;
         end.news.send(FleetEvent::Input(Input::Connection(Connection::Up))).await.ok();
         let Some(again) = next_request(&mut end).await else { return };
@@ -405,7 +404,7 @@ async fn what_was_said_while_the_process_was_stopped_counts() {
     let log = Log::default();
     let network = |mut end: FleetEnd, rollout: Arc<Rollout>| async move {
         let dispatch = next_request(&mut end).await.unwrap();
-        // As Ctrl-Z does it: the deadline passes, and the answer that came before it is heard only after it.
+        // Like Ctrl-Z: the deadline passes, and a response that arrived before it is read only afterwards.
         tokio::time::advance(Duration::from_mins(1)).await;
         tokio::time::sleep(Duration::from_millis(1)).await;
         end.news.send(answer(&dispatch, &rollout, Status::Completed)).await.unwrap();

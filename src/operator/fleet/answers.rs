@@ -1,4 +1,4 @@
-//! The answers to a roll call, each with who gave it.
+//! Collects the answers to a roll call, and by which host each was sent.
 
 use std::collections::BTreeMap;
 
@@ -8,11 +8,10 @@ use uuid::Uuid;
 use crate::protocol::subject::operators_tier;
 use crate::protocol::{DiscoveryAnswer, HostAnswer, HostReport, ReplySubject, RolloutReport, Sender, Tier};
 
-/// The largest answer that is read, in bytes. A host that lists all it can lists a tenth of that.
+/// The largest answer that is read, in bytes. The longest answer of a listener is a tenth of that.
 const MAX_ANSWER_BYTES: usize = 32 * 1024;
 
-/// The most hosts that are taken by name. The largest fleets have a third of them; any number of names can be made up where
-/// answers come in the old form.
+/// The most hosts that are collected: three times the largest fleets. Answers in the old form may invent names.
 const MAX_HOSTS: usize = 100_000;
 
 const MAX_ROLLOUTS: usize = 16;
@@ -27,18 +26,18 @@ pub(super) struct Answers {
     rollouts: Vec<RolloutReport>,
 }
 
-/// What an answer brought that was not known.
+/// The news in an answer.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Heard {
     Host(Sender),
-    /// That this host is there, as far as an answer in the old form tells.
+    /// A host by an answer in the old form, which any sender could have written.
     OldForm(Sender),
-    /// That another operator runs a rollout on this tier.
+    /// Another operator runs a rollout on this tier.
     Operator(Tier),
     Nothing,
 }
 
-/// What was said under one name, and what a second machine said under it.
+/// The report of a host, and that of a second machine with the same name.
 #[derive(Debug)]
 struct Reports {
     first: Box<HostReport>,
@@ -57,16 +56,16 @@ impl Answers {
         }
     }
 
-    /// Takes an answer, if it is one and its subject agrees with what it says.
+    /// Collects an answer if it can be read and its subject matches its content.
     pub(super) fn take(&mut self, message: &Message) -> Heard {
         let (subject, payload) = (message.subject.as_str(), &message.payload);
-        // What the server says by itself has no text.
+        // Status messages of the server have no payload.
         if payload.is_empty() || payload.len() > MAX_ANSWER_BYTES {
             return Heard::Nothing;
         }
         let answer = match DiscoveryAnswer::parse(payload) {
             Ok(answer) => answer,
-            // A stream that records these subjects acknowledges what it recorded, which is no answer.
+            // A stream that records these subjects sends acknowledgements, which are no answers.
             Err(error) => {
                 tracing::debug!(subject, "an answer to the roll call cannot be read: {error}");
                 return Heard::Nothing;
@@ -100,7 +99,7 @@ impl Answers {
         Heard::Nothing
     }
 
-    /// A rollout is believed for the tier whose subject it was told on, and for no other.
+    /// Records a rollout for the tier in the subject only: the permissions of the sender are by subject.
     fn take_rollout(&mut self, subject: &str, rollout: RolloutReport) -> Heard {
         let Some(tier) = operators_tier(subject, self.roll_call) else { return Heard::Nothing };
         let rollout = RolloutReport { tiers: vec![tier], ..rollout };
@@ -111,7 +110,7 @@ impl Answers {
         Heard::Operator(tier)
     }
 
-    /// The hosts by tier and name, and the rollouts. What came in the old form counts where nothing else did.
+    /// Returns the hosts by tier and name, and the rollouts. The old form counts only for hosts without another answer.
     pub(super) fn into_parts(self) -> (Vec<HostAnswer>, Vec<RolloutReport>) {
         let Self { proved, mut old_form, rollouts, .. } = self;
         old_form.retain(|sender, _| !proved.contains_key(sender));
@@ -124,7 +123,7 @@ impl Answers {
 }
 
 impl Reports {
-    /// A repetition changes nothing. An answer of another machine is kept beside the first.
+    /// Ignores repetitions. Keeps the report of a second machine beside the first.
     fn add(&mut self, report: Box<HostReport>) {
         if report.is_of_another_machine(&self.first) {
             self.second.get_or_insert(report);
@@ -158,7 +157,7 @@ mod tests {
         format!(r#"{{"hostname":"{host}","tier":"{tier}","instance":"{}"}}"#, Uuid::from_u128(instance))
     }
 
-    /// The hosts that count after these answers, a line each.
+    /// Lists the hosts that count after these answers.
     fn counted(answers: &[(String, String)]) -> String {
         let mut taken = Answers::new(CALL);
         for (subject, payload) in answers {

@@ -1,4 +1,4 @@
-//! Until when a roll call goes on.
+//! Decides when a roll call ends.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -10,16 +10,16 @@ use super::known_hosts::Tiers;
 use super::{Awaited, Discovery};
 use crate::protocol::{Sender, Tier};
 
-/// How long nothing new may come once all have answered that are expected.
+/// How long the roll call waits for further answers once all expected hosts have answered.
 const QUIET: Duration = Duration::from_millis(250);
 
-/// How long a single named host may be silent before it is sent its request in any case.
+/// How long a single named host may take to answer. Its request is sent even if it does not.
 const ONE_HOST_WITHIN: Duration = Duration::from_millis(250);
 
-/// The least time that a second machine of the same name gets to answer as well.
+/// The least time for a second machine of the same name to answer too.
 const TWIN_WITHIN: Duration = Duration::from_millis(1);
 
-/// How long an operator may take to answer who is known to run a rollout: their network may be slow, or gone.
+/// How long another operator who runs a rollout may take to answer: their network may be slow or down.
 const OPERATORS_WITHIN: Duration = Duration::from_secs(4);
 
 #[derive(Debug)]
@@ -28,11 +28,11 @@ pub(super) struct Expected {
     window: Duration,
     how: How,
     missing: BTreeSet<Sender>,
-    /// Tiers of whose hosts nobody is known.
+    /// Tiers whose hosts are not known from an earlier roll call.
     unknown: BTreeSet<Tier>,
-    /// When somebody answered last who had not answered before.
+    /// When a host last answered for the first time.
     news_at: Option<Instant>,
-    /// Tiers on which another operator runs a rollout and has not said so yet.
+    /// Tiers on which another operator runs a rollout and has not answered yet.
     operators: BTreeSet<Tier>,
 }
 
@@ -51,7 +51,7 @@ impl Expected {
                 (How::One, window.min(ONE_HOST_WITHIN), BTreeSet::from([host.clone()]), BTreeSet::new())
             }
             Awaited::Only(hosts) => (How::Named, window, hosts.clone(), BTreeSet::new()),
-            // Who names a window wants it whole.
+            // A window that the operator set is waited for in full.
             Awaited::Everybody { tiers, .. } if discovery.window.is_some() => {
                 (How::Everybody, window, BTreeSet::new(), tiers.clone())
             }
@@ -70,9 +70,9 @@ impl Expected {
 
     pub(super) fn heard(&mut self, heard: Heard) {
         match heard {
-            // Who knows only the old form is not known, and others of that kind may be there.
+            // Old listeners are not recorded as known, and there may be more of them.
             Heard::OldForm(sender) if self.how == How::Everybody => _ = self.unknown.insert(sender.tier),
-            // Once the only one that matters has answered, others are no news.
+            // Once the one awaited host has answered, further answers do not matter.
             Heard::Host(_) | Heard::OldForm(_) if self.how == How::One && self.missing.is_empty() => {}
             Heard::Host(sender) | Heard::OldForm(sender) => {
                 self.news_at = Some(Instant::now());
@@ -83,13 +83,13 @@ impl Expected {
         }
     }
 
-    /// Nobody of this tier can be heard.
+    /// Stops waiting for this tier: the credential may not receive its answers.
     pub(super) fn unheard(&mut self, tier: Tier) {
         self.unknown.remove(&tier);
         self.missing.retain(|sender| sender.tier != tier);
     }
 
-    /// Another operator runs a rollout on this tier, though it is not known which.
+    /// Notes another operator, who has not answered yet, with a rollout on this tier.
     pub(super) fn operator(&mut self, tier: Tier) {
         self.operators.insert(tier);
     }
@@ -98,7 +98,7 @@ impl Expected {
         self.operators.remove(&tier);
     }
 
-    /// When it is over, unless something more is heard.
+    /// Returns when the roll call ends, unless further answers come.
     pub(super) fn ends(&self) -> Instant {
         let whole = self.asked_at + self.window;
         let hosts = match self.news_at {
@@ -108,14 +108,14 @@ impl Expected {
         if self.operators.is_empty() { hosts } else { hosts.max(self.asked_at + OPERATORS_WITHIN) }
     }
 
-    /// Whether everybody had the time to answer.
+    /// Whether the whole window has passed, so that every host had time to answer.
     pub(super) fn was_whole(&self) -> bool {
         self.asked_at.elapsed() >= self.window
     }
 
     fn quiet(&self, at: Instant) -> Duration {
         match self.how {
-            // A second machine of the same name is as far away as the first, or nearly so.
+            // The answer of a second machine of the same name takes about as long as that of the first.
             How::One => (at - self.asked_at).clamp(TWIN_WITHIN, ONE_HOST_WITHIN),
             How::Named | How::Everybody => QUIET,
         }
@@ -142,14 +142,14 @@ mod tests {
         Discovery { subject: "deploy.discover".parse().unwrap(), window, known }
     }
 
-    /// A roll call for everybody of these tiers, of which the test tier is known to be `one` and `two`.
+    /// A roll call for all hosts of these tiers. The known hosts of the test tier are `one` and `two`.
     fn everybody(tiers: &[Tier], window: Option<Duration>) -> Expected {
         let known: Tiers = serde_json::from_str(r#"{"test":{"one":{"seen":1},"two":{"seen":1}}}"#).unwrap();
         let awaited = Awaited::Everybody { tiers: tiers.iter().copied().collect(), named: BTreeSet::new() };
         Expected::new(&awaited, &discovery(window), &known)
     }
 
-    /// How long it still goes on.
+    /// Returns the remaining time of the roll call, in milliseconds.
     fn left(expected: &Expected) -> u128 {
         expected.ends().saturating_duration_since(Instant::now()).as_millis()
     }
@@ -169,7 +169,7 @@ mod tests {
         pass(200).await;
         expected.heard(Heard::Nothing);
         assert_eq!(left(&expected), 50);
-        // Names that are made up without end hold it up for its window.
+        // An endless flood of invented names extends the roll call to its window at most.
         for number in 0..100 {
             expected.heard(heard(&format!("new{number}")));
             assert!(left(&expected) <= 250);
@@ -191,7 +191,7 @@ mod tests {
         assert_eq!([&both, &given, &old].map(left), [2_000, 700, 2_000]);
         both.unheard(Tier::Prod);
         assert_eq!(left(&both), 250);
-        // Nobody was there before, and so nobody has shown yet how far away they are.
+        // No host has answered before, so no distance is known.
         let nobody = BTreeMap::from([(Tier::Test, BTreeMap::new())]);
         assert_eq!(left(&Expected::new(&Awaited::everybody(Some(Tier::Test)), &discovery(None), &nobody)), 2_000);
     }

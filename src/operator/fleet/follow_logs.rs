@@ -1,4 +1,4 @@
-//! What the runs of a rollout write, while somebody watches: asked for on the hosts' own subjects, page by page.
+//! Follows the logs of a rollout's runs while the operator watches, by requesting pages on the hosts' own subjects.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -9,54 +9,52 @@ use crate::protocol::{LogAnswer, LogPlace, LogRequest, Replies, RequestId, Respo
 use crate::rollout::{HostOutcome, Rollout};
 use crate::text::safe;
 
-/// The last token of the subjects on which pages come. No id of a request is like it.
+/// The last token of the reply subjects for pages. It cannot be the id of a request.
 const TOKEN: &str = "log";
 
-/// How long to wait for more after nothing new was written, and for an answer.
+/// How long to wait before the next request after an empty page, or without an answer.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 
-/// So many runs are followed at once for their last lines: more than anybody can watch.
+/// How many runs are followed at once for their last lines: more than a person can watch.
 const MOST_RUNS: usize = 24;
 
-/// Where there is more to read than this, in bytes, the last line is further on.
+/// A page longer than this, in bytes, means that the log's last line is further on.
 const FAR_BEHIND: usize = 16 * 1024;
 
-/// A line that is longer than this is broken, in bytes.
+/// Longer lines are broken, in bytes.
 const MAX_LINE_BYTES: usize = 8 * 1024;
 
-/// How much of the logs of a rollout's runs is watched.
+/// How much of the runs' logs the operator watches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogWatch {
-    /// The line that each run has written last.
+    /// The last line of each log.
     LastLine,
-    /// All that they write.
+    /// All lines.
     All,
 }
 
-/// Follows the logs of the runs of one rollout.
 #[derive(Debug)]
 pub(super) struct LogFollower {
     replies: Replies,
     token: RequestId,
-    /// The hosts that give out logs.
+    /// The hosts whose listeners serve logs.
     able: BTreeSet<Sender>,
     watch: LogWatch,
     runs: BTreeMap<Sender, Run>,
 }
 
-/// A run that is followed.
 #[derive(Debug)]
 struct Run {
     id: RequestId,
     offset: u64,
-    /// What was read behind the last whole line.
+    /// The beginning of a line that is not complete yet.
     rest: String,
     ask_at: Instant,
-    /// Whether what lies between there and the end is passed over.
+    /// Whether to skip to the end of the log.
     skips: bool,
 }
 
-/// A question for a page, and where it goes.
+/// A request for a page, and its subject.
 pub(super) struct Question {
     pub(super) subject: Subject,
     pub(super) payload: Vec<u8>,
@@ -74,7 +72,7 @@ impl LogFollower {
         }
     }
 
-    /// A host answered a request: from the first sign of its run on, that is followed.
+    /// Handles a response: follows the run once it has started.
     pub(super) fn heard(&mut self, from: &Sender, request: &RequestId, response: &Response) {
         let is_followed = self.runs.get(from).is_some_and(|run| run.id == *request);
         let has_room = self.watch == LogWatch::All || self.runs.len() < MOST_RUNS;
@@ -89,17 +87,17 @@ impl LogFollower {
         }
     }
 
-    /// Whether a subject is one of those on which pages come, and of which host.
+    /// Returns the host of a reply subject for pages; `None` for other subjects.
     pub(super) fn sender(&self, subject: &str) -> Option<Sender> {
         let (from, token) = self.replies.read(subject, None)?;
         (token == self.token).then_some(from)
     }
 
-    /// The whole lines of a page.
+    /// Handles a page and returns its whole lines.
     pub(super) fn page(&mut self, from: &Sender, payload: &[u8]) -> Vec<String> {
         let Some(run) = self.runs.get_mut(from) else { return Vec::new() };
         let Some(page) = LogAnswer::parse(payload).ok().map(|answer| answer.log) else { return Vec::new() };
-        // A page that came twice, or late, was read already.
+        // Skips pages that were read already.
         if page.id != run.id || page.offset < run.offset || page.next < page.offset {
             return Vec::new();
         }
@@ -120,7 +118,7 @@ impl LogFollower {
         lines
     }
 
-    /// The pages to ask for now.
+    /// Returns the requests that are due.
     pub(super) fn questions(&mut self) -> Vec<Question> {
         let now = Instant::now();
         let due = self.runs.iter_mut().filter(|(_, run)| run.ask_at <= now);
@@ -133,7 +131,6 @@ impl LogFollower {
         due.map(ask).collect()
     }
 
-    /// Whether no run is followed any more.
     pub(super) fn is_done(&self) -> bool {
         self.runs.is_empty()
     }

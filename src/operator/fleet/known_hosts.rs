@@ -1,9 +1,9 @@
-//! The hosts that answered an earlier roll call from this machine, so that the next one ends when all of them have.
+//! Remembers the hosts that answered a roll call of this machine, so that the next one ends once all of them have.
 //!
-//! What is known here makes a roll call shorter and never longer. Nothing depends on it, so that a record that is damaged, or
-//! that somebody else may have written, is one that does not exist.
+//! A known host makes a roll call shorter and never longer. Nothing depends on the record, so a file that is damaged,
+//! or that other users can write to, is ignored.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use jiff::Timestamp;
@@ -13,13 +13,13 @@ use crate::clock;
 use crate::private_dir::PrivateDir;
 use crate::protocol::{HostAnswer, HostName, Role, Tier};
 
-/// The file of what is known, in the operator's state folder.
+/// The file of the known hosts, in the operator's state folder.
 const FILE: &str = "hosts.json";
 
-/// For how long a host is known that does not answer any more.
+/// How many days a host is remembered after its last answer.
 const KNOWN_FOR_DAYS: i64 = 30;
 
-/// The most hosts of a tier that are known. Where the permissions are wide, a host can make up any number of names.
+/// The most hosts remembered for a tier. With wide permissions, a host can invent any number of names.
 const MAX_HOSTS: usize = 50_000;
 
 const SECONDS_A_DAY: i64 = 24 * 60 * 60;
@@ -30,18 +30,18 @@ pub struct KnownHosts {
     fleet: String,
 }
 
-/// The hosts of each tier that was asked for its whole window at least once.
+/// The known hosts of each tier. A tier is in the map after a roll call that lasted its whole window.
 pub(super) type Tiers = BTreeMap<Tier, BTreeMap<HostName, Known>>;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Known {
-    /// On which day it answered last, counted from that of the epoch.
+    /// The day of the last answer, in days since the Unix epoch.
     seen: i64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) role: Option<Role>,
 }
 
-/// The name of a fleet: it is known by its servers, whose URLs come without credentials.
+/// Returns the name of a fleet, made of the URLs of its servers, which have no credentials.
 pub fn fleet_name(servers: impl IntoIterator<Item = String>) -> String {
     let mut servers: Vec<String> = servers.into_iter().collect();
     servers.sort();
@@ -50,12 +50,12 @@ pub fn fleet_name(servers: impl IntoIterator<Item = String>) -> String {
 }
 
 impl KnownHosts {
-    /// What is known of the fleet of these servers. `folder` is the operator's state folder.
+    /// Returns the known hosts of the fleet of these servers. `folder` is the operator's state folder.
     pub fn of(folder: PathBuf, servers: impl IntoIterator<Item = String>) -> Self {
         Self { folder, fleet: fleet_name(servers) }
     }
 
-    /// The hosts that are known in whatever fleet this state folder is of, each with its role.
+    /// Returns the known hosts of all fleets in this state folder, with their roles.
     pub fn of_any_fleet(folder: PathBuf) -> impl Iterator<Item = ((Tier, HostName), Option<Role>)> {
         let fleets = Self { folder, fleet: String::new() }.read(today(clock::now()));
         fleets
@@ -64,11 +64,19 @@ impl KnownHosts {
             .flat_map(|(tier, hosts)| hosts.into_iter().map(move |(host, known)| ((tier, host), known.role)))
     }
 
+    /// The hosts that other fleets of this state folder have, and this one does not.
+    pub fn of_others(&self) -> BTreeSet<HostName> {
+        let mut fleets = self.read(today(clock::now()));
+        let ours = fleets.remove(&self.fleet).unwrap_or_default();
+        let is_ours = |host: &HostName| ours.values().any(|hosts| hosts.contains_key(host));
+        fleets.into_values().flatten().flat_map(|(_, hosts)| hosts.into_keys()).filter(|host| !is_ours(host)).collect()
+    }
+
     pub(super) fn recall(&self) -> Tiers {
         self.read(today(clock::now())).remove(&self.fleet).unwrap_or_default()
     }
 
-    /// Takes note of who answered. `whole` are the tiers of which every host had the time to.
+    /// Records the hosts that answered. `whole` are the tiers in which every host had time to answer.
     pub(super) fn record(&self, answers: &[HostAnswer], whole: impl IntoIterator<Item = Tier>) {
         let today = today(clock::now());
         let mut fleets = self.read(today);
@@ -78,7 +86,7 @@ impl KnownHosts {
             is_news |= !tiers.contains_key(&tier);
             tiers.entry(tier).or_default();
         }
-        // What came in the old form any key may have sent.
+        // Any key may have sent an answer in the old form.
         for HostAnswer { report, .. } in answers.iter().filter(|answer| answer.proved) {
             let Some(hosts) = tiers.get_mut(&report.tier) else { continue };
             let known = Known { seen: today, role: report.role.clone() };
@@ -98,7 +106,7 @@ impl KnownHosts {
         }
     }
 
-    /// The hosts of all fleets, without those that are not known any more.
+    /// Reads the hosts of all fleets, except those that expired.
     fn read(&self, today: i64) -> BTreeMap<String, Tiers> {
         let text = match PrivateDir::open(&self.folder).and_then(|folder| folder.read(FILE)) {
             Ok(text) => text.unwrap_or_default(),
@@ -111,7 +119,7 @@ impl KnownHosts {
         };
         let mut fleets: BTreeMap<String, Tiers> = serde_json::from_slice(&text).unwrap_or_default();
         for hosts in fleets.values_mut().flat_map(BTreeMap::values_mut) {
-            // A clock that was ahead has made marks of days to come.
+            // A clock that was wrong may have recorded days in the future.
             hosts.retain(|_, known| (known.seen - today).abs() <= KNOWN_FOR_DAYS);
         }
         fleets.retain(|_, tiers| tiers.values().any(|hosts| !hosts.is_empty()));

@@ -1,4 +1,4 @@
-//! Reading the log of a run on a host, page by page.
+//! Reads the log of a run on a host, page by page.
 
 use std::time::Duration;
 
@@ -15,10 +15,10 @@ use crate::protocol::{
     LogAnswer, LogPage, LogPlace, LogRequest, NoLog, Replies, ReplySubject, RequestId, RolloutId, Sender,
 };
 
-/// How long an answer is awaited before the question is asked again.
+/// How long to wait for a page before requesting it again.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
-/// How long a host may be silent, or the server away.
+/// How long the host may be silent, or the server unreachable.
 const PATIENCE: Duration = Duration::from_mins(1);
 
 #[derive(Debug)]
@@ -48,7 +48,7 @@ pub enum LogError {
 }
 
 impl LogReader {
-    /// A reader of the log of this run.
+    /// Opens the log of this run.
     pub async fn open(bus: Bus, host: Sender, id: RequestId) -> Result<Self, LogError> {
         let replies = Replies::of(RolloutId::from(Uuid::new_v4()));
         let answers = bus.client.subscribe(replies.pattern(host.tier)).await;
@@ -56,7 +56,7 @@ impl LogReader {
         Ok(Self { bus, host, id, replies, answers, questions: 0 })
     }
 
-    /// The page that begins there. It is asked for again and again, as the server or the listener may be started anew.
+    /// Returns the page at this offset. Repeats the request, as the server or the listener may be restarting.
     pub async fn page(&mut self, offset: u64) -> Result<LogPage, LogError> {
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
@@ -72,7 +72,7 @@ impl LogReader {
         Err(LogError::Silent(self.host.clone()))
     }
 
-    /// Asks for a page, and returns where it is to come. Without a connection nothing is asked.
+    /// Requests a page, if connected, and returns the reply subject.
     async fn ask(&mut self, offset: u64) -> ReplySubject {
         self.questions += 1;
         let token = RequestId::from(Uuid::from_u128(self.questions.into()));
@@ -80,13 +80,13 @@ impl LogReader {
         let log = LogPlace { id: self.id.clone(), offset };
         let question = LogRequest { log, reply_to: reply_to.clone() }.to_bytes();
         if self.bus.client.connection_state() == State::Connected {
-            // What is lost is asked for again.
+            // A lost request is repeated.
             self.bus.client.publish(self.host.subject().to_string(), question.into()).await.ok();
         }
         reply_to
     }
 
-    /// The page that comes there; `None` when it is to be asked for again.
+    /// Waits for the page on this reply subject. Returns `None` if it has to be requested again.
     async fn answer(&mut self, reply_to: &ReplySubject) -> Result<Option<LogPage>, LogError> {
         loop {
             tokio::select! {

@@ -1,4 +1,4 @@
-//! Being seen by other operators: the answers of a rollout to the roll calls of others.
+//! Answers the roll calls of other operators, so that they see this rollout.
 
 use async_nats::{Message, Subscriber};
 use futures_util::StreamExt;
@@ -9,12 +9,12 @@ use crate::bus::Bus;
 use crate::protocol::subject::{discover_tier, operators, operators_call};
 use crate::protocol::{DiscoveryAnswer, DiscoveryRequest, RolloutReport, Subject};
 
-/// What other operators are told when they call the roll; nothing before this rollout was announced.
+/// The answers to other operators' roll calls. There are none before the rollout is announced.
 #[derive(Debug)]
 pub(super) struct Presence {
     discover: Subject,
     questions: SelectAll<Subscriber>,
-    /// What is told on each tier, which says nothing of the others.
+    /// The report for each tier, which says nothing of other tiers.
     reports: Vec<RolloutReport>,
 }
 
@@ -23,7 +23,7 @@ impl Presence {
         Self { discover, questions: SelectAll::new(), reports: Vec::new() }
     }
 
-    /// From now on this is told. Where the credential may not hear questions, nobody asks.
+    /// Answers with these reports from now on. A credential that may not receive roll calls gets none to answer.
     pub(super) async fn announce(&mut self, bus: &Bus, reports: Vec<RolloutReport>) {
         if self.questions.is_empty() {
             let tiers = reports.iter().flat_map(|report| &report.tiers);
@@ -36,7 +36,7 @@ impl Presence {
         self.reports = reports;
     }
 
-    /// The next question; never, where this rollout was not announced.
+    /// Waits for the next roll call. Never returns if the rollout was not announced.
     pub(super) async fn asked(&mut self) -> Option<Message> {
         match self.questions.next().await {
             Some(question) => Some(question),
@@ -44,7 +44,7 @@ impl Presence {
         }
     }
 
-    /// Answers on a subject of each tier: a key that may hear one tier learns nothing of another.
+    /// Answers on one subject for each tier, so that a key for one tier learns nothing of another.
     pub(super) async fn answer(&self, bus: &Bus, question: &Message) {
         let Ok(question) = DiscoveryRequest::parse(&question.payload) else { return };
         let roll_call = question.reply_to.single_token().and_then(|token| token.parse::<Uuid>().ok());

@@ -1,4 +1,4 @@
-//! The roll call, and the check of the permissions that the rollout needs, before anything is sent.
+//! Calls the roll, and checks the permissions that the rollout needs before it sends a request.
 
 use std::collections::BTreeSet;
 
@@ -22,50 +22,49 @@ use crate::protocol::{
 
 #[derive(Debug)]
 pub struct RollCall<'a> {
-    /// Where it is called, and for how long.
     pub discovery: &'a Discovery,
     pub purpose: Purpose,
     pub awaited: Awaited,
 }
 
-/// What a roll call is for, which decides what the credential must be allowed to do.
+/// The purpose of a roll call, which decides the permissions that the credential needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Purpose {
-    /// Hosts are to be sent requests.
+    /// Send requests to hosts.
     Deploy {
-        /// The tiers of hosts that have to be reached and heard.
+        /// The tiers for which the credential must allow both requests and responses.
         needed: BTreeSet<Tier>,
-        /// The tiers that are asked, those that are needed among them.
+        /// The tiers to ask, including the needed ones.
         asked: BTreeSet<Tier>,
     },
-    /// Hosts are to be listed: those of this tier, or of every tier that may be heard.
+    /// List the hosts of this tier, or of every tier whose answers the credential may receive.
     List(Option<Tier>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Awaited {
-    /// Soon after all hosts of some tiers have answered that are known, and some others that are named. Where it is not known
-    /// who belongs to a tier, after the window.
+    /// All known hosts of these tiers, and the named hosts. The call ends soon after they have answered, or with the
+    /// window if the hosts of a tier are not known.
     Everybody { tiers: BTreeSet<Tier>, named: BTreeSet<Sender> },
-    /// Soon after all of these have answered, and after the window at the latest.
+    /// These hosts. The call ends soon after they have answered, with the window at the latest.
     Only(BTreeSet<Sender>),
-    /// As soon as this host has answered, or has been silent for a moment.
+    /// This host. The call ends once it has answered, or has been silent for a moment.
     One(Sender),
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Discovered {
-    /// The hosts. One under whose name two machines answered is in it twice.
+    /// A host is listed twice if two machines answered under its name.
     pub hosts: Vec<HostAnswer>,
-    /// The rollouts that other operators are running, each for one tier.
+    /// The rollouts of other operators, one entry for each tier.
     pub rollouts: Vec<RolloutReport>,
-    /// The tiers whose hosts this credential may not hear.
+    /// The tiers whose answers this credential may not receive.
     pub unheard: Vec<Tier>,
-    /// The hosts of the tiers that were awaited that answered an earlier roll call, and not this one.
+    /// The hosts of the awaited tiers that answered an earlier roll call but not this one.
     pub silent: Vec<SilentHost>,
 }
 
-/// A host that is known from an earlier roll call.
+/// A host that answered only an earlier roll call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SilentHost {
     pub tier: Tier,
@@ -82,7 +81,7 @@ impl Discovered {
 }
 
 impl RollCall<'_> {
-    /// Asks, and listens for as long as somebody may still answer.
+    /// Calls the roll and collects answers until no more are expected.
     pub async fn call(&self, bus: &mut Bus) -> Result<Discovered, FleetError> {
         match self.ask(bus).await {
             Err(FleetError::NotForTier { .. }) if self.is_of_listener(bus).await => Err(FleetError::OfListener),
@@ -90,7 +89,7 @@ impl RollCall<'_> {
         }
     }
 
-    /// Whether the credential may hear the question who is there, and not ask it.
+    /// Whether the credential may receive roll calls but not send them, as that of a listener.
     async fn is_of_listener(&self, bus: &mut Bus) -> bool {
         let question = self.discovery.subject.to_string();
         let [hearing, asking] =
@@ -126,7 +125,7 @@ impl RollCall<'_> {
                 Ok(Some(Ok(message))) => expected.heard(answers.take(&message)),
             }
         }
-        // The client hands a refusal to another task than the message that the server sent after it.
+        // The client passes errors of the server to another task than the messages that came after them.
         for _ in 0..2 {
             yield_now().await;
         }
@@ -141,7 +140,7 @@ impl RollCall<'_> {
         Ok(Discovered { hosts, rollouts, unheard: call.unheard.into_iter().collect(), silent })
     }
 
-    /// The hosts that are known of the tiers that are awaited.
+    /// Returns the known hosts of the awaited tiers.
     fn recall(&self) -> Tiers {
         let Awaited::Everybody { tiers, .. } = &self.awaited else { return Tiers::new() };
         let mut known = self.discovery.known.recall();
@@ -157,7 +156,7 @@ impl RollCall<'_> {
     }
 }
 
-/// Whether an answer counts. In the old form others could have sent it, in the name of a host that answers as itself.
+/// Whether an answer counts. Anyone can send the old form, so it does not count for a host with proved answers.
 fn is_believed(answer: &HostAnswer, known: &Tiers) -> bool {
     let HostAnswer { report, proved } = answer;
     let is_believed = *proved || !known.get(&report.tier).is_some_and(|hosts| hosts.contains_key(&report.hostname));
@@ -176,14 +175,14 @@ fn silent(known: Tiers, hosts: &[HostAnswer]) -> Vec<SilentHost> {
 }
 
 impl Awaited {
-    /// Everybody of this tier, or of all.
+    /// Awaits all hosts of this tier, or of every tier.
     pub fn everybody(tier: Option<Tier>) -> Self {
         Self::Everybody { tiers: tier.map_or_else(|| Tier::ALL.into(), |tier| [tier].into()), named: BTreeSet::new() }
     }
 }
 
 impl Purpose {
-    /// The tiers whose hosts will be sent requests for certain.
+    /// Returns the tiers whose hosts are certain to receive requests.
     fn needed(&self) -> impl Iterator<Item = &Tier> {
         let needed = if let Self::Deploy { needed, .. } = self { Some(needed) } else { None };
         needed.into_iter().flatten()
@@ -205,12 +204,10 @@ impl Purpose {
     }
 }
 
-/// Of whom the server says that they are not there.
+/// The subscribers that the server reports as absent: those of one subject, or all listeners.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Nobody {
-    /// Of those that one message was for.
     There,
-    /// Of all listeners.
     AtAll,
 }
 
@@ -221,9 +218,9 @@ struct Call<'a> {
     id: Uuid,
     replies: Replies,
     unheard: BTreeSet<Tier>,
-    /// The tiers on which no other operator runs a rollout, or none that matters or would be heard.
+    /// The tiers on which no other operator runs a rollout, or on which that does not matter or cannot be known.
     alone: BTreeSet<Tier>,
-    /// The subjects to ask on that are not refused.
+    /// The subjects of the roll call that the server has not refused.
     questions: BTreeSet<String>,
 }
 
@@ -233,12 +230,12 @@ impl<'a> Call<'a> {
         let of_tiers = tiers.iter().map(|tier| discover_tier(&discovery.subject, *tier));
         let questions = of_tiers.chain([discovery.subject.clone()]).map(|subject| subject.to_string()).collect();
         let replies = Replies::of(RolloutId::from(id));
-        // A deployment to a single host is in nobody's way.
+        // A deployment to a single host does not conflict with a rollout.
         let alone = tiers.iter().copied().filter(|_| matches!(awaited, Awaited::One(_))).collect();
         Self { discovery, purpose, tiers, id, replies, unheard: BTreeSet::new(), alone, questions }
     }
 
-    /// Subscribes to all answers. What is refused of that is [noticed](Self::notice) later.
+    /// Subscribes to all answers. Refusals of the server are [handled](Self::notice) later.
     async fn subscribe(&self, bus: &Bus) -> Result<SelectAll<Subscriber>, FleetError> {
         let mut subjects = vec![ReplySubject::single(self.id).to_string()];
         for tier in &self.tiers {
@@ -254,8 +251,8 @@ impl<'a> Call<'a> {
         Ok(select_all(messages))
     }
 
-    /// Tries whether the hosts of each tier can be reached, by an empty message to a name that no host has, and asks who is
-    /// there. The server reads all of it in order: once an answer is here, each refusal is as well.
+    /// Calls the roll, after probing the permission for each needed tier with an empty message to a host that does not
+    /// exist. The server reads the messages in order, so each refusal has arrived once an answer has.
     async fn ask(&self, bus: &Bus) -> Result<(), FleetError> {
         let only = self.tiers.first().copied().filter(|_| self.tiers.len() == 1);
         let question = DiscoveryRequest { reply_to: ReplySubject::single(self.id), tier: only, per_host: true };
@@ -271,13 +268,13 @@ impl<'a> Call<'a> {
             let subject = discover_tier(&self.discovery.subject, *tier);
             publish(bus, &subject, None, question.to_bytes()).await?;
         }
-        // All listeners subscribe to this one: when nobody is subscribed, nobody will answer.
+        // All listeners subscribe to this subject: if it has no subscriber, no host will answer.
         let nobody = self.tiers.first().map(|tier| ReplySubject::of_nobody(*tier, self.id).to_string());
         publish(bus, &self.discovery.subject, nobody, question.to_bytes()).await
     }
 
-    /// The server says that nobody is subscribed to a subject. Where it says so of the one that no host has, and not of the
-    /// operators', somebody is there. Both come on subscriptions of their own, and so in any order.
+    /// Handles the server's report that a subject has no subscribers. If the probe has none and the operators' subject
+    /// has some, another operator runs a rollout. The two reports may come in either order.
     fn nobody(&mut self, message: &Message, expected: &mut Expected) -> Nobody {
         let subject = message.subject.as_str();
         for tier in self.tiers.clone() {
@@ -299,7 +296,7 @@ impl<'a> Call<'a> {
         expected.no_operator(tier);
     }
 
-    /// Takes notice of what happens to the connection. An error means that there is no point in asking.
+    /// Handles an event of the connection. Fails if the roll call cannot succeed any more.
     fn notice(&mut self, event: BusEvent, expected: &mut Expected) -> Result<(), FleetError> {
         match event {
             BusEvent::Down => Err(FleetError::Disconnected),
@@ -308,8 +305,8 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Some things are needed. Others are done without: asking on both subjects, hearing listeners of the old form, being seen
-    /// by other operators.
+    /// Fails if the refused permission is needed. Optional are one of the two subjects of the roll call, the answers of
+    /// old listeners, and the question to other operators.
     fn refused(&mut self, violation: Violation, expected: &mut Expected) -> Result<(), FleetError> {
         let subject = violation.subject.as_str();
         match violation.operation {

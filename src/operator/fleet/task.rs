@@ -1,4 +1,4 @@
-//! The task between the channels and the bus.
+//! The task that connects the driver's channels with the bus.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -22,52 +22,51 @@ use crate::protocol::subject::{discover_tier, probe};
 use crate::protocol::{DiscoveryAnswer, DiscoveryRequest, HostAnswer, Replies, ReplySubject, Response, Sender, Tier};
 use crate::rollout::{Connection, Dispatch, Input, Rollout};
 
-/// How long the last requests may take to leave when the command ends.
+/// How long the client may take to send the last requests when the command ends.
 const LEAVE_WITHIN: Duration = Duration::from_secs(1);
 
-/// How often it is looked which logs may have more.
+/// How often to check which logs are due for a request.
 const ASK_FOR_LOGS_EVERY: Duration = Duration::from_millis(100);
 
-/// How many answers are passed on before anything else is looked at.
+/// How many answers are passed on before the loop handles other events.
 const CROWD: usize = 256;
 
 const MAX_LATE: usize = 1_000;
 
-/// The longest answer that is kept whole. The log that a listener of ours sends has at most half of that.
+/// The longest response that is kept whole, in bytes. The log that a listener sends with it has at most half of that.
 const MAX_ANSWER_BYTES: usize = 32 * 1024;
 
-/// Connects the channels of one rollout with the bus.
 #[derive(Debug)]
 pub struct FleetTask {
     bus: Bus,
     discovery: Discovery,
     tiers: BTreeSet<Tier>,
     replies: Replies,
-    /// Where answers in the old form come.
+    /// The subject of responses in the old form.
     of_all: ReplySubject,
-    /// The answers of all tiers of the rollout.
+    /// The responses from all tiers of the rollout.
     answers: SelectAll<Subscriber>,
-    /// The roll call before the rollout.
+    /// The id of the roll call before the rollout.
     called_before: Uuid,
-    /// The one in the middle of it.
+    /// The id of the roll call during the rollout.
     roll_call: Option<Uuid>,
-    /// The answers to both.
+    /// The answers to both roll calls.
     roll_call_answers: SelectAll<Subscriber>,
     late: Vec<HostAnswer>,
-    /// Where the server answers when it was asked for a proof.
+    /// The reply subject of the last request for a proof.
     proof: Option<ReplySubject>,
     presence: Presence,
     logs: Option<LogFollower>,
-    /// Whether somebody waits for all of the logs.
+    /// Whether the driver waits for the ends of the logs.
     finishes_logs: bool,
 }
 
 impl FleetTask {
-    /// Subscribes to the answers of a rollout, before anything is published.
+    /// Subscribes to the responses of a rollout, before any request is published.
     pub async fn subscribe(mut bus: Bus, rollout: &Rollout, discovery: Discovery) -> Result<Self, FleetError> {
         let (replies, tiers) = (Replies::of(rollout.id), rollout.plan.tiers());
         let of_all = replies.of_all();
-        // Only a request that several hosts hear is answered in the old form.
+        // Hosts respond in the old form only to a request that several of them receive.
         let is_shared = rollout.plan.hosts().any(|host| host.shared_subject.is_some());
         let patterns = tiers.iter().map(|tier| replies.pattern(*tier));
         let mut answers = SelectAll::new();
@@ -95,13 +94,13 @@ impl FleetTask {
         })
     }
 
-    /// Follows the logs of the runs as well.
+    /// Also follows the logs of the runs.
     #[must_use]
     pub fn watching(self, rollout: &Rollout, watch: Option<LogWatch>) -> Self {
         Self { logs: watch.map(|watch| LogFollower::of(rollout, watch)), ..self }
     }
 
-    /// Passes on what is said and heard until the executor has dropped its ends.
+    /// Passes messages on in both directions until the driver has dropped its ends.
     pub async fn serve(mut self, mut end: FleetEnd) {
         let mut ticks = interval(ASK_FOR_LOGS_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -141,18 +140,18 @@ impl FleetTask {
         if !self.late.is_empty() {
             self.discovery.known.record(&self.late, []);
         }
-        // What was published last may still be on its way out; a server that is gone must not hold up the end.
+        // Sends what is still buffered. A server that is gone must not delay the end.
         timeout(LEAVE_WITHIN, self.bus.client.flush()).await.ok();
     }
 
-    /// Passes on what an answer says, and those that are here already: a crowd of them comes at once.
+    /// Passes on an answer and those that have already arrived: many come at once.
     async fn pass_on(&mut self, first: Message, to: &mpsc::Sender<FleetEvent>) -> Result<(), SendError<FleetEvent>> {
         let mut next = Some(first);
         let mut passed_on = 0;
         let mut is_proved = false;
         while let Some(message) = next {
             match self.heard(&message) {
-                // Each subscription has a queue of its own: what came before may wait in another one.
+                // Each subscription has its own queue, so earlier messages may be in another one.
                 Some(FleetEvent::Proved) => is_proved = true,
                 Some(news) => to.send(news).await?,
                 None => {}
@@ -165,16 +164,16 @@ impl FleetTask {
     }
 
     async fn carry_out(&mut self, order: Outbound) {
-        // While it is disconnected, the client would keep a message and send it whenever the server is back, which may be
-        // long after the rollout has moved on. The executor asks every host in flight for its state then.
+        // While disconnected, the client would buffer a message and send it once the server is back, perhaps long after
+        // the rollout has moved on. After a reconnect, the driver asks every host in flight for its state.
         if self.bus.client.connection_state() != State::Connected {
             return;
         }
         match order {
             Outbound::Publish(Dispatch { subject, request }) => {
                 let (reply_to, payload) = (request.reply_to.to_string(), request.to_bytes());
-                // The reply header makes the server say at once when nobody is subscribed. An error can only mean that the
-                // client is being closed, which the executor learns as a lost connection.
+                // With a reply subject, the server reports at once if there is no subscriber. An error can only mean
+                // that the client is being closed, which the driver sees as a lost connection.
                 self.bus.client.publish_with_reply(subject.to_string(), reply_to, payload.into()).await.ok();
             }
             Outbound::Announce(reports) => self.presence.announce(&self.bus, reports).await,
@@ -189,12 +188,12 @@ impl FleetTask {
             return;
         }
         for question in self.logs.iter_mut().flat_map(LogFollower::questions) {
-            // What is lost is asked for again.
+            // A lost request is repeated.
             self.bus.client.publish(question.subject.to_string(), question.payload.into()).await.ok();
         }
     }
 
-    /// Sends an empty message to a name that no host has: the server says that nobody listens there.
+    /// Sends an empty message to a host that does not exist: the server reports that it has no subscriber.
     async fn ask_for_proof(&mut self) {
         let Some(&tier) = self.tiers.first() else { return };
         let name = Uuid::new_v4();
@@ -204,7 +203,7 @@ impl FleetTask {
         self.bus.client.publish_with_reply(subject, reply_to.to_string(), Vec::new().into()).await.ok();
     }
 
-    /// Calls the roll again. Only hosts that answer as themselves count: it is a courtesy to name hosts that came late.
+    /// Calls the roll again, to name hosts that came late. Answers in the old form are not awaited: this is optional.
     async fn call_roll(&mut self) {
         let is_first = self.roll_call.is_none();
         let roll_call = *self.roll_call.get_or_insert_with(Uuid::new_v4);
@@ -246,7 +245,7 @@ impl FleetTask {
                 return None;
             }
             BusEvent::Refused(violation) => FleetEvent::Refused(violation),
-            // The client goes on trying.
+            // The client keeps trying.
             BusEvent::LockedOut => return None,
             BusEvent::Error(error) => {
                 tracing::debug!("{error}");
@@ -255,8 +254,8 @@ impl FleetTask {
         })
     }
 
-    /// Hearing the answers and sending requests is what a rollout needs. Being seen by other operators, and seeing hosts that
-    /// come late, is a courtesy; that two operators do not collide is up to the listeners.
+    /// Whether a rollout works without the refused permission. It must send requests and receive responses. To be seen
+    /// by other operators and to see late hosts is optional; listeners keep two operators from colliding.
     fn is_dispensable(&self, violation: &Violation) -> bool {
         match violation.operation {
             Operation::Publish => is_courtesy(&violation.subject, self.discovery.subject.as_str()),
@@ -294,14 +293,13 @@ impl FleetTask {
     }
 }
 
-/// Whether something is published there that nobody has to hear.
+/// Whether messages on this subject are optional.
 fn is_courtesy(subject: &str, discovery: &str) -> bool {
     let is_question = subject.strip_prefix(discovery).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
     is_question || subject.starts_with("deploy.operators.")
 }
 
-/// Reads an answer, and keeps of its words what is worth recording: a host that talks without end is not to fill the disk
-/// of the operator.
+/// Parses a response and shortens its texts, so that a host cannot fill the operator's disk.
 fn read(payload: &[u8]) -> Result<Response, serde_json::Error> {
     let response = Response::parse(payload)?;
     if payload.len() <= MAX_ANSWER_BYTES {
@@ -310,8 +308,8 @@ fn read(payload: &[u8]) -> Result<Response, serde_json::Error> {
     Response::parse(&response.to_bytes(MAX_ANSWER_BYTES))
 }
 
-/// An answer that cannot be read is ignored: the host is judged by its timeout. A stream that records these subjects
-/// acknowledges each request where its answer is awaited, which is nothing to warn of.
+/// Ignores an answer that cannot be parsed; the host's timeout decides. A stream that records these subjects sends
+/// acknowledgements to the reply subjects, which need no warning.
 fn unreadable(message: &Message, error: &serde_json::Error) -> Option<FleetEvent> {
     if is_acknowledgement(&message.payload) {
         tracing::debug!(subject = %message.subject, "acknowledged by a stream");

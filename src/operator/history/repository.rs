@@ -1,4 +1,4 @@
-//! Repositories on this machine, and the servers of others, with what they told before.
+//! Reads commits from git repositories on this machine, and from git servers with a local cache.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -16,19 +16,19 @@ use crate::process_group::output_within;
 use crate::protocol::{Commit, FlakeUrl, Revision};
 use crate::text::safe;
 
-/// How long git may take over a question whose answer is a courtesy.
+/// How long git may take to answer. No answer is essential.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
-/// A repository on this machine, which may not be there.
+/// The path of a repository on this machine, which need not exist.
 #[derive(Debug)]
 pub(super) struct Repository {
-    /// How git is told where it is.
+    /// The option of git that takes the folder.
     option: &'static str,
     folder: PathBuf,
 }
 
 impl Repository {
-    /// The one that this folder is part of, if there is one; git is not started to find out.
+    /// Returns the repository that contains this folder, if any. Finds out without starting git.
     pub(super) fn around(folder: &Path) -> Option<Self> {
         let is_one = |folder: &Path| {
             let has = |name: &str| folder.join(name).exists();
@@ -39,7 +39,7 @@ impl Repository {
         (is_told || folder.ancestors().any(is_one)).then_some(Self { option: "-C", folder })
     }
 
-    /// This very folder, which has no work tree.
+    /// The bare repository in this folder.
     pub(super) fn bare(folder: PathBuf) -> Self {
         Self { option: "--git-dir", folder }
     }
@@ -49,12 +49,12 @@ impl Repository {
     }
 
     pub(super) async fn subject(&self, commit: &Commit) -> Option<String> {
-        // `git show` would look at the files of the commit, which need not be here.
+        // `git show` would read the files of the commit, which a partial clone may not have.
         let shown = self.ask(&["log", "--max-count=1", "--format=%s", commit.as_str()]).await?;
         shown.status.success().then(|| safe(String::from_utf8_lossy(&shown.stdout).trim()))
     }
 
-    /// The commits whose ids begin like this, which is hexadecimal.
+    /// Returns the commits whose ids begin with these hexadecimal digits.
     pub(super) async fn commits_beginning_with(&self, beginning: &Revision) -> Vec<Commit> {
         let mut commits = Vec::new();
         let Some(listed) = self.ask(&["rev-parse", &format!("--disambiguate={beginning}")]).await else {
@@ -70,7 +70,7 @@ impl Repository {
         commits
     }
 
-    /// The names of its branches, and of those of its remotes.
+    /// Returns the names of the branches, local and remote.
     pub(super) async fn branches(&self) -> Vec<String> {
         let format = "--format=%(refname:lstrip=2)";
         let here = self.ask(&["for-each-ref", format, "refs/heads"]).await;
@@ -92,12 +92,12 @@ impl Repository {
         match compared.status.code() {
             Some(0) => Some(true),
             Some(1) if self.is_whole().await => Some(false),
-            // It does not know one of them, or not what lies between them.
+            // The repository lacks one of them, or the commits between them.
             Some(_) | None => None,
         }
     }
 
-    /// The first lines of the messages of the commits that `new` has and `old` does not, the latest first.
+    /// Returns the first lines of the messages of the commits in `new` but not in `old`, newest first.
     pub(super) async fn subjects_between(&self, old: &Commit, new: &Commit) -> Option<Vec<String>> {
         if old != new && self.is_ancestor(old, new).await.is_none() {
             return None;
@@ -107,7 +107,7 @@ impl Repository {
         listed.status.success().then_some(subjects)
     }
 
-    /// Whether it has all ancestors of its commits, which a shallow clone does not.
+    /// Whether the repository is not a shallow clone, and so has all ancestors of its commits.
     async fn is_whole(&self) -> bool {
         let answer = self.ask(&["rev-parse", "--is-shallow-repository"]).await;
         answer.is_some_and(|answer| answer.stdout.trim_ascii() == b"false")
@@ -119,51 +119,71 @@ impl Repository {
         command
     }
 
-    /// Asks for what is here already.
+    /// Runs git on the objects that are already here, without fetching more.
     pub(super) async fn ask(&self, arguments: &[&str]) -> Option<Output> {
         output_within(self.git().args(arguments).env("GIT_NO_LAZY_FETCH", "1"), ANSWER_WITHIN).await.ok()
     }
 }
 
-/// How long may be waited for a server in all.
+/// A courtesy is not worth a question.
+const NO_QUESTIONS: [(&str, &str); 3] =
+    [("GIT_TERMINAL_PROMPT", "0"), ("SSH_ASKPASS", "false"), ("SSH_ASKPASS_REQUIRE", "force")];
+
+/// How long all fetches from a server may take together.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The server of a repository. What it told is kept in a bare repository of commits without files.
+/// A git server. Its commits are cached in a bare repository, without their files.
 #[derive(Debug)]
 pub(super) struct RepositoryServer {
     remote: Remote,
     kept: Repository,
     patience: Duration,
+    /// What its HEAD was at when it was asked.
+    head: Option<Commit>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Depth {
-    /// The commit alone.
+    /// Only the commit.
     Alone,
-    /// The commit with all that came before it.
+    /// The commit with all its ancestors.
     WithAncestors,
 }
 
 impl RepositoryServer {
-    /// The server at this URL, for which there is a folder below `cache`. Its name follows from the URL of the flake.
+    /// Uses the server at this URL. Its folder in `cache` is named by a hash of the flake's URL.
     pub(super) fn new(url: &str, cache: &Path, flake: &FlakeUrl) -> Result<Self, PrivateDirError> {
         let digest = Sha256::digest(flake.as_str());
         let name = digest.iter().take(16).fold(String::new(), |mut name, byte| {
             write!(name, "{byte:02x}").ok();
             name
         });
-        // git believes what the configuration of a repository says, which can name programs.
+        // The folder is private, as git runs programs that a repository's configuration names.
         let folder = PrivateDir::create(cache)?.create_folder("commits")?.create_folder(&name)?;
         let kept = Repository::bare(folder.path().to_owned());
-        Ok(Self { remote: Remote::at(url), kept, patience: PATIENCE })
+        Ok(Self { remote: Remote::at(url), kept, patience: PATIENCE, head: None })
     }
 
-    /// What it told before.
+    /// Returns the repository of the commits that were fetched earlier.
     pub(super) fn kept(&self) -> &Repository {
         &self.kept
     }
 
-    /// Asks for a commit, and returns where it is then; `None` where the server does not tell or not in time.
+    /// The commit that its default branch is at; `None` where the server does not tell or not in time.
+    pub(super) async fn head(&mut self) -> Option<Commit> {
+        if self.head.is_none() && !self.patience.is_zero() {
+            let began = Instant::now();
+            let mut git = Command::new("git");
+            git.args(["ls-remote", "--", self.remote.url(), "HEAD"]).envs(NO_QUESTIONS);
+            self.remote.introduce(git.as_std_mut());
+            let told = output_within(&mut git, self.patience).await;
+            self.patience = self.patience.saturating_sub(began.elapsed());
+            self.head = String::from_utf8_lossy(&told.ok()?.stdout).split_whitespace().next()?.parse().ok();
+        }
+        self.head.clone()
+    }
+
+    /// Fetches a commit and returns the repository with it; `None` if the fetch fails or takes too long.
     pub(super) async fn fetch(&mut self, commit: &Commit, depth: Depth) -> Option<&Repository> {
         if self.patience.is_zero() {
             return None;
@@ -174,28 +194,27 @@ impl RepositoryServer {
         if fetched.ok()??.success() {
             return Some(&self.kept);
         }
-        // It may be the folder that is broken, and will be made again the next time.
+        // The cached repository may be damaged. The next fetch creates a new one.
         fs::remove_dir_all(self.kept.folder()).await.ok();
         None
     }
 
     async fn try_fetch(&self, commit: &Commit, depth: Depth) -> Option<ExitStatus> {
-        // It may have been removed, as below.
+        // A failed fetch removes the folder.
         PrivateDir::create(self.kept.folder()).ok()?;
         self.kept.ask(&["init", "--quiet", "--bare", "--template="]).await?;
         let mut git = self.kept.git();
         git.args(["-c", &format!("remote.origin.url={}", self.remote.url())]);
         self.remote.introduce(git.as_std_mut());
-        // Nothing goes on in the background: not its housekeeping, and no fetch outlives its operator.
+        // Nothing runs in the background: no housekeeping, and no fetch that outlives this process.
         git.args(["-c", "gc.autoDetach=false", "-c", "maintenance.autoDetach=false"]);
         git.args(["-c", "http.lowSpeedLimit=1", "-c", "http.lowSpeedTime=60"]);
         git.args(["fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--filter=tree:0"]);
-        // git's word for all of them, even if it had fewer before.
+        // This depth means all ancestors, even in a repository that was shallow.
         git.arg(if depth == Depth::Alone { "--depth=1" } else { "--depth=2147483647" });
-        // What has a name is not asked for again.
+        // git does not fetch a commit again that has a ref.
         git.arg("origin").arg(format!("{commit}:refs/commits/{commit}"));
-        // A courtesy is not worth a question.
-        git.envs([("GIT_TERMINAL_PROMPT", "0"), ("SSH_ASKPASS", "false"), ("SSH_ASKPASS_REQUIRE", "force")]);
+        git.envs(NO_QUESTIONS);
         output_within(&mut git, PATIENCE).await.ok().map(|output| output.status)
     }
 }

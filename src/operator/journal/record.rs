@@ -1,4 +1,4 @@
-//! The record of one rollout: writing it, reading it, and following what another process adds to it.
+//! The journal of one rollout: writes it, reads it, and follows what another process appends.
 
 use std::fs::{File, TryLockError};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -13,10 +13,10 @@ use rustix::fs::OFlags;
 use super::{JournalError, Journals};
 use crate::rollout::{Event, EventKind, EventWriter, Rollout, Summary};
 
-/// How much is recorded before it is written without being asked to, in bytes. More room than that is not kept.
+/// How many bytes are buffered before they are written. Also the capacity that the buffer keeps.
 const FULL: usize = 64 * 1024;
 
-/// How much may be written before it is synced, in bytes.
+/// How many bytes may be written before they are synced.
 const MAX_UNSYNCED: usize = 256 * 1024;
 
 #[derive(Debug)]
@@ -25,24 +25,24 @@ pub struct Journal {
     writer: EventWriter,
     /// Whole lines that are not written yet.
     lines: Vec<u8>,
-    /// How much was written that may not be on disk yet, in bytes.
+    /// Bytes that are written and may not be on disk yet.
     unsynced: usize,
 }
 
 impl Journal {
-    /// A journal that goes on at the end of a file.
+    /// Appends to this file.
     pub(in crate::operator) fn on(file: File) -> Self {
         Self { file, writer: EventWriter::default(), lines: Vec::new(), unsynced: 0 }
     }
 
-    /// The journal that this process was given as its input. The lock came with it, so that there is no moment at which
-    /// the rollout seems to be nobody's.
+    /// Takes over the journal that this process got as its standard input. The lock came with it, so that the rollout
+    /// never seems to be without a process.
     pub fn inherited() -> io::Result<Self> {
         io::stdin().as_fd().try_clone_to_owned().map(|file| Self { unsynced: 1, ..Self::on(file.into()) })
     }
 
-    /// Records an event if it is a fact. It outlives this process once it is [written](Self::write), and the machine once it
-    /// is [synced](Self::sync).
+    /// Records an event if it is a fact. The event survives a crash of this process once it is [written](Self::write),
+    /// and a crash of the computer once it is [synced](Self::sync).
     pub fn record(&mut self, event: &Event) -> io::Result<()> {
         if event.kind.is_fact() {
             self.writer.write(event, &mut self.lines)?;
@@ -51,20 +51,19 @@ impl Journal {
         if self.lines.len() < FULL { Ok(()) } else { self.write() }
     }
 
-    /// Writes what was recorded, which others can read from here on. When that has come to much, it is synced as well, so that
-    /// it need not be done all at once in the end.
+    /// Writes the recorded events, so that other processes can read them. Syncs when much is unsynced.
     pub fn write(&mut self) -> io::Result<()> {
         if !self.lines.is_empty() {
             self.unsynced += self.lines.len();
             self.file.write_all(&self.lines)?;
             self.lines.clear();
-            // The plan of a large fleet is longer than all that comes after it at once.
+            // The plan of a large fleet is longer than any later batch of events.
             self.lines.shrink_to(FULL);
         }
         if self.unsynced > MAX_UNSYNCED { self.put_on_disk() } else { Ok(()) }
     }
 
-    /// Waits until all that was recorded is on disk.
+    /// Writes all recorded events and waits until they are on disk.
     pub fn sync(&mut self) -> io::Result<()> {
         self.write()?;
         if self.unsynced > 0 { self.put_on_disk() } else { Ok(()) }
@@ -82,21 +81,21 @@ impl From<Journal> for Stdio {
     }
 }
 
-/// What stands in front of the time of the first event.
+/// The text before the time of the first event.
 const TIME_BEGINS: &str = "{\"at\":\"";
 
-/// How much of a journal has that time in it, in bytes.
+/// How many bytes of a journal contain that time.
 const TIME_WITHIN: u64 = 64;
 
-/// When a rollout began, by the first bytes of its journal: a plan may be long.
+/// Returns when a rollout began. Reads only the first bytes of its journal: a plan may be long.
 pub(super) fn began_at(journal: File) -> Option<Timestamp> {
     let mut bytes = Vec::new();
     journal.take(TIME_WITHIN).read_to_end(&mut bytes).ok()?;
-    // What stands behind the time may be cut in the middle of a character.
+    // The cut may be in the middle of a character.
     String::from_utf8_lossy(&bytes).strip_prefix(TIME_BEGINS)?.split('"').next()?.parse().ok()
 }
 
-/// What the first line of a journal says, which is as much as a plan is long. What follows may be a lot more.
+/// Reads the rollout in the first line of a journal. The rest of the file may be much longer.
 pub(super) fn beginning(journal: File) -> Option<(Timestamp, Arc<Rollout>)> {
     let mut line = String::new();
     BufReader::new(journal).read_line(&mut line).ok()?;
@@ -106,12 +105,12 @@ pub(super) fn beginning(journal: File) -> Option<(Timestamp, Arc<Rollout>)> {
     }
 }
 
-/// The events of all whole lines from this one on, and where they end. An error names the line that cannot be read, and why.
+/// Parses the whole lines from line number `first` on, and returns their length too. The error names the line.
 pub(super) fn read_events(text: &str, first: usize) -> Result<(Vec<Event>, u64), (usize, String)> {
     let mut events = Vec::new();
     let mut whole = 0;
     for (index, line) in text.split_inclusive('\n').enumerate() {
-        // Only what is in front of a line's end is known to be all of it.
+        // Only a line with its line feed is complete.
         let Some(object) = line.strip_suffix('\n') else { break };
         let number = first + index;
         let event: Event = serde_json::from_str(object).map_err(|error| (number, error.to_string()))?;
@@ -124,12 +123,12 @@ pub(super) fn read_events(text: &str, first: usize) -> Result<(Vec<Event>, u64),
     Ok((events, whole))
 }
 
-/// The journal of a rollout, as far as it was read.
+/// Reads the journal of a rollout while its process appends to it.
 #[derive(Debug)]
 pub struct Follower {
     path: PathBuf,
     file: File,
-    /// What was read behind the last whole line.
+    /// The beginning of a line that is not complete yet.
     begun: Vec<u8>,
     lines: usize,
     summary: Summary,
@@ -137,7 +136,7 @@ pub struct Follower {
 }
 
 impl Journals {
-    /// Follows the rollout with this whole id. Nothing of it was read yet.
+    /// Follows the rollout with this full id from its beginning.
     pub fn follow(&self, id: &str) -> Result<Follower, JournalError> {
         let path = self.path(id);
         let file = self.file(&format!("{id}.jsonl"), OFlags::RDONLY)?;
@@ -146,9 +145,9 @@ impl Journals {
 }
 
 impl Follower {
-    /// Shows what was recorded since the last look, each event with what the rollout has come to by it.
+    /// Passes each event since the last call to `each`, with the state after it.
     pub fn look(&mut self, mut each: impl FnMut(&Event, &Summary)) -> Result<(), JournalError> {
-        // First, so that what a process has left behind is all read when it is known to be gone.
+        // Checked first: if the process is gone now, the read below gets all that it wrote.
         self.is_running = self.is_held().map_err(|error| JournalError::Io(self.path.clone(), error))?;
         self.file.read_to_end(&mut self.begun).map_err(|error| JournalError::Io(self.path.clone(), error))?;
         let text = String::from_utf8_lossy(&self.begun);
@@ -170,12 +169,12 @@ impl Follower {
         &self.summary
     }
 
-    /// Whether a process was running it at the last look, and had not recorded its end.
+    /// Whether a process was running the rollout at the last look and had not recorded its end.
     pub const fn is_running(&self) -> bool {
         self.is_running && self.summary.outcome.is_none()
     }
 
-    /// Whether a process has the lock, which is left to it.
+    /// Whether a process holds the lock.
     fn is_held(&self) -> io::Result<bool> {
         match self.file.try_lock_shared() {
             Ok(()) => self.file.unlock().map(|()| false),

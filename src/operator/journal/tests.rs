@@ -1,4 +1,4 @@
-//! Journals in a folder of their own.
+//! Tests journals in temporary folders.
 
 use std::io::Write;
 
@@ -21,8 +21,7 @@ fn write(journal: &mut Journal, events: &[Event]) {
     journal.write().unwrap();
 }
 
-/// Gives the lock back at once. A journal that is only closed may still be open in a process that another test has forked
-/// and that has not become its program yet.
+/// Releases the lock. Closing the file may not: a process forked by another test has it open until it calls `exec`.
 pub(super) fn give_back(journal: &Journal) {
     journal.file.unlock().unwrap();
 }
@@ -156,7 +155,7 @@ fn what_another_process_runs_is_not_taken_up() {
     let mut journal = journals.create(rollout.id).unwrap();
     write(&mut journal, &begin(&rollout));
     assert!(matches!(journals.take_up(&id), Err(JournalError::Running(running)) if running == id));
-    // What it recorded in the last moment is part of what is taken up.
+    // The events of the last moment are part of the state.
     write(&mut journal, &[ended()]);
     give_back(&journal);
     let (left, _journal) = journals.take_up(&id).unwrap();
@@ -190,7 +189,7 @@ fn old_records_go_by_themselves_and_the_last_200_stay() {
     for number in 0..203 {
         let begun = EventKind::Begun(Arc::new(Rollout { id: id(number), ..(*rollout(&[&["a"]])).clone() }));
         let mut journal = journals.create(id(number)).unwrap();
-        // The latest begin all on one day.
+        // The latest rollouts all begin on one day.
         let at = day(i64::try_from(number).unwrap().min(100));
         write(&mut journal, &[Event { at, kind: begun }]);
         journals.create_output(id(number)).unwrap();

@@ -1,4 +1,4 @@
-//! Why a rollout cannot be prepared, or should not begin.
+//! Errors of preparing a rollout, and reasons not to begin it.
 
 use miette::Diagnostic;
 use thiserror::Error;
@@ -41,7 +41,7 @@ pub enum PrepareError {
     TwoMachines(HostName),
 }
 
-/// What is wrong with how a plan is narrowed down.
+/// A mistake in the options that select a part of a plan.
 #[derive(Debug, Error, Diagnostic)]
 pub enum SelectionError {
     #[error("the plan has no wave {wave:?}")]
@@ -60,7 +60,7 @@ pub enum SelectionError {
     Nothing,
 }
 
-/// A good reason not to begin, which an operator may override.
+/// A reason not to begin, which the operator may override.
 #[derive(Debug, Error, Diagnostic)]
 pub enum PreflightError {
     #[error(
@@ -78,7 +78,7 @@ pub enum PreflightError {
 }
 
 impl PreflightError {
-    /// That these hosts run something newer than this; nothing when there are none.
+    /// Returns an error if a host runs a newer commit than `revision`.
     pub(super) fn downgrade(ahead: &[HostName], revision: &Revision) -> Option<Self> {
         let short = revision.commit().map_or_else(|| revision.to_string(), |commit| commit.short().to_owned());
         (!ahead.is_empty()).then(|| Self::Downgrade { hosts: names(ahead), commit: short })

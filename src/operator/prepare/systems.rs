@@ -1,21 +1,21 @@
-//! Systems that are built before hosts are asked, what they change, and who runs them already.
+//! Systems built before hosts receive requests: builds them, and finds what they change and which hosts run them.
 
 use super::{PrepareError, PrepareOptions};
 use crate::operator::nix::{BuildOptions, NixError, closures};
 use crate::plan::{Changes, Plan, PlanErrors, ResolvedPlan, Roster, Systems, runs};
 use crate::protocol::{Action, Commit, FlakeUrl, Revision};
 
-/// Where the systems come from that hosts are given.
+/// The source of the systems that are sent to hosts.
 #[derive(Debug, Clone)]
 pub enum SystemsFrom {
-    /// They are built already.
+    /// Built before the rollout is prepared.
     Built(Systems),
-    /// They are built as soon as it is known for which hosts, and of which commit.
+    /// Built once the hosts and the commit are known.
     Building(BuildOptions),
 }
 
 impl SystemsFrom {
-    /// What a plan is for: the revision that was given, else its own, else what the systems were built from.
+    /// Returns the revision of a plan: `given`, else the plan's own, else the commit that the systems were built from.
     pub fn revision(systems: Option<&Self>, plan: &Plan, given: Option<Revision>) -> Result<Revision, PlanErrors> {
         let built_from = systems.and_then(Self::commit).filter(|_| plan.revision.is_none());
         plan.revision(given.or_else(|| built_from.cloned().map(Revision::from)))
@@ -30,7 +30,7 @@ impl SystemsFrom {
 }
 
 impl PrepareOptions {
-    /// Gives the hosts of a plan the systems that were built for them, or are built now, and returns what those change.
+    /// Assigns built systems to the hosts of a plan, building them first if needed. Returns what the systems change.
     pub(super) async fn give_systems(
         &self,
         plan: &mut ResolvedPlan,
@@ -61,7 +61,7 @@ impl PrepareOptions {
     }
 }
 
-/// What changes on the hosts that get systems that were built before, as a cache tells it.
+/// Asks a cache what changes on the hosts that get built systems.
 pub async fn changes_of(plan: &ResolvedPlan, roster: &Roster, cache: Option<&str>) -> Result<Changes, NixError> {
     let hosts = plan.hosts().filter_map(|host| {
         let runs = roster.host(host.tier, &host.hostname).and_then(|report| report.system.as_deref());
@@ -73,10 +73,11 @@ pub async fn changes_of(plan: &ResolvedPlan, roster: &Roster, cache: Option<&str
     Ok(closures(systems, cache).await?.changes(hosts))
 }
 
-/// Hosts that would only switch to what they run and boot are not asked.
+/// Marks the hosts that already run and boot what they would switch to, so that they get no request. A host without a subject
+/// of its own gets the request of those it shares one with.
 pub(super) fn leave_current(commit: &Commit, plan: &mut ResolvedPlan, roster: &Roster) {
     let waves = plan.waves.iter_mut().filter(|wave| wave.action == Action::Switch);
-    for host in waves.flat_map(|wave| &mut wave.hosts) {
+    for host in waves.flat_map(|wave| &mut wave.hosts).filter(|host| host.shared_subject.is_none()) {
         let report = roster.host(host.tier, &host.hostname);
         host.is_current = report.is_some_and(|report| match &host.system {
             Some(system) => runs(report, system),

@@ -1,4 +1,4 @@
-//! What changes between closures, and its fold over a fleet.
+//! Tests the changes between closures, and their sum over a fleet.
 
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
@@ -6,7 +6,7 @@ use nix::sys::time::TimeValLike;
 use super::super::{Changes, Closures, StorePath};
 use crate::protocol::HostName;
 
-/// Store paths as `<hash>-<name>` with their sizes and what they need, one a line.
+/// Parses store paths, one a line: `<hash>-<name>`, the size and the references.
 fn closures(text: &str) -> Closures {
     let path = |line: &str| {
         let mut words = line.split_whitespace();
@@ -25,7 +25,7 @@ fn changes(closures: &Closures, hosts: &[(&str, Option<&str>, &str)]) -> Changes
     closures.changes(hosts.iter().map(|(host, runs, shall)| (host, *runs, *shall)))
 }
 
-/// The packages of the changes, one a line.
+/// Formats the changed packages, one a line.
 fn packages(changes: &Changes) -> String {
     let versions =
         |versions: &std::collections::BTreeSet<String>| versions.iter().cloned().collect::<Vec<_>>().join(",");
@@ -75,7 +75,7 @@ fn packages_that_change_are_folded_over_the_hosts() {
             ("gone", Some("s1-nixos-system-ns1-25.11"), "no-cache-has-it"),
         ],
     );
-    // A path that was built anew with the same version is no change, nor is one of several that goes.
+    // A rebuilt path with the same version is no change, nor is the loss of one of several such paths.
     insta::assert_snapshot!(packages(&changes), @r"
     initrd-linux: 6.12.60 -> 6.12.63 on ns1
     jellyfin:  -> 10.11.3 on ns1
@@ -88,7 +88,7 @@ fn packages_that_change_are_folded_over_the_hosts() {
     assert_eq!(names(&changes.unchanged), ["same".parse().unwrap()]);
     assert_eq!(names(&changes.unknown), ["old".parse().unwrap(), "silent".parse().unwrap()]);
     assert_eq!(names(&changes.missing), ["gone".parse().unwrap()]);
-    // System, kernel, initrd, openssh, its other library, etc and jellyfin; and of the second host system, openssh and library.
+    // System, kernel, initrd, openssh, its library, etc and jellyfin; on the second host system, openssh, library.
     assert_eq!((changes.to_fetch_most, changes.to_fetch), (1 + 200 + 20 + 7 + 1 + 1 + 40, 270 + 1 + 7 + 1));
 }
 
@@ -125,7 +125,7 @@ fn names_and_versions_are_told_apart_as_nix_does() {
     ");
 }
 
-/// 1,000 hosts of 1,500 paths each, as large as those of NixOS are.
+/// 1,000 hosts of 1,500 paths each, a usual number for NixOS.
 #[test]
 fn a_large_fleet_is_folded_in_a_moment() {
     const SHARED: usize = 1_400;
@@ -152,14 +152,14 @@ fn a_large_fleet_is_folded_in_a_moment() {
     let hosts: Vec<(HostName, String, String)> =
         (0..1_000).map(|host| (format!("h{host}").parse().unwrap(), path("h", host, 1), path("h", host, 2))).collect();
 
-    // What others take of the processor meanwhile is not counted.
+    // Counts the time of this thread only, not that of other processes.
     let spent = || getrusage(UsageWho::RUSAGE_THREAD).unwrap().user_time().num_microseconds();
     let before = spent();
     let changes = closures.changes(hosts.iter().map(|(host, runs, shall)| (host, Some(runs.as_str()), shall.as_str())));
     let took = spent() - before;
     assert_eq!(changes.packages.len(), SHARED);
     assert_eq!(changes.to_fetch, 1_000 * (1 + 100 + SHARED as u64));
-    // A build without optimization takes some twenty times as long.
+    // A build without optimization is about twenty times slower.
     let most = if cfg!(debug_assertions) { 20_000_000 } else { 1_000_000 };
     assert!(took < most, "it took {took} us");
 }

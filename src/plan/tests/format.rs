@@ -1,4 +1,4 @@
-//! What is read from a plan, and what is said of mistakes.
+//! Tests the parsed plan, and the messages about mistakes.
 
 use std::fs;
 use std::path::Path;
@@ -10,12 +10,12 @@ fn wrong(text: &str) -> String {
     told(parse(text).unwrap_err().iter())
 }
 
-/// What is said of one wrong line in a wave.
+/// Returns the message about one wrong line in a wave.
 fn wrong_line(line: &str) -> String {
     wrong(&format!("[[wave]]\ntargets = 'test.all'\n{line}\n"))
 }
 
-/// What is said of one wrong target.
+/// Returns the message about one wrong target.
 fn wrong_target(target: &str) -> String {
     wrong(&format!("[[wave]]\ntargets = '{target}'\n"))
 }
@@ -122,6 +122,25 @@ Error:
 }
 
 #[test]
+fn a_text_that_ends_too_early_says_there_what_is_missing_and_nothing_else() {
+    for (text, missing) in [
+        ("revision =", "string values must be quoted"),
+        ("revision", "key with no value"),
+        ("[[wave]]\ntargets = ", "string values must be quoted"),
+        ("[[wave]]\ntargets = [", "unclosed array"),
+        ("[[wave", "unclosed array table"),
+        ("revision = \"\"\"main\n", "invalid multi-line basic string"),
+        ("[[wave]]\ntargets = 'test.all'\n\r", "carriage return must be followed by newline"),
+    ] {
+        let mistakes = parse(text).unwrap_err();
+        let told: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
+        assert_eq!(told, ["this is not TOML"], "{text:?}");
+        let report = report(&mistakes.named("plan.toml", text));
+        assert!(report.contains(missing), "{text:?}: {report}");
+    }
+}
+
+#[test]
 fn a_key_that_is_not_known_or_not_at_home_says_where_to_go() {
     insta::assert_snapshot!(wrong_line("max_paralel = 1"), @"
 unknown key `max_paralel`
@@ -203,6 +222,9 @@ two waves are called `prod-all`
 
 #[test]
 fn a_wrong_value_says_what_to_write() {
+    for line in ["check = ''", "check = ' '", "check = []", "check = 1"] {
+        assert!(wrong_line(line).contains(r#"check = ["./smoke.sh", "dns"]"#), "{line}");
+    }
     insta::assert_snapshot!(wrong_line("max_parallel = 0"), @"
 `max_parallel` is out of range
   write a whole number, 1 or more

@@ -1,4 +1,4 @@
-//! A [`Plan`] as TOML: what it says, with every default worked in, such that reading it again gives the same plan.
+//! Formats a [`Plan`] as TOML with all defaults applied. Parsing that gives the same plan.
 
 use std::fmt::{self, Display, Formatter};
 use std::time::Duration;
@@ -42,7 +42,7 @@ impl Display for Wave {
     }
 }
 
-/// Only what differs from the defaults is worth a line.
+/// Only settings that differ from the defaults get a line.
 impl Display for Settings {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let default = Self::default();

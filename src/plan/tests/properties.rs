@@ -1,4 +1,4 @@
-//! What holds for every plan and every roster.
+//! Tests properties of all plans and all rosters.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -69,12 +69,12 @@ prop_compose! {
     }
 }
 
-/// The tier of each host that [`random_roster`] can have, so that most plans fit most rosters.
+/// Returns the fixed tier of each host of [`random_roster`], so that most plans fit most rosters.
 fn tier_of(name: &str) -> Tier {
     if name < "d" { Tier::Test } else { Tier::Prod }
 }
 
-/// A plan that is likely to be resolved: each host is named in one wave at most, in its own tier, and waves may be empty.
+/// A plan that can probably be resolved: it names each host once at most, in its own tier. Waves may be empty.
 fn likely_plan() -> impl Strategy<Value = Plan> {
     random_plan().prop_map(|mut plan| {
         let count = plan.waves.len();
@@ -92,7 +92,7 @@ fn likely_plan() -> impl Strategy<Value = Plan> {
     })
 }
 
-/// Some of the hosts that [`selector`] can mean, and one that no plan names; some listen elsewhere than their names say.
+/// Some of the hosts that [`selector`] can select, and one that no plan names. Some have unusual subjects.
 fn random_roster() -> impl Strategy<Value = Vec<HostReport>> {
     let hosts = prop::sample::subsequence(["a", "b", "c", "d", "e", "f", "g"].to_vec(), 0..=7);
     let details = prop::collection::vec((select(vec!["", "/x", "/y", "/lab"]), any::<bool>()), 7);
@@ -180,7 +180,7 @@ proptest! {
         };
         let mut earlier = BTreeSet::new();
         for (wave, frozen) in plan.waves.iter().zip(&frozen.waves) {
-            // The answered hosts of the wave, found the slow and plain way.
+            // The hosts of the wave that answered, found in the slow and plain way.
             let mut expected: Vec<(usize, &HostReport)> = Vec::new();
             for report in &reports {
                 let excluded = wave.exclude.iter().any(|selector| means(selector, report));
@@ -239,6 +239,6 @@ fn ten_thousand_hosts_are_no_work() {
     let (frozen, _) = parse(&text).unwrap().resolve(&roster).unwrap();
     let took = begin.elapsed();
     assert_eq!(frozen.hosts().count(), 10_000);
-    // A tenth of this is enough even unoptimised; anything quadratic takes longer.
+    // A tenth of this is enough even without optimization; a quadratic algorithm takes longer.
     assert!(took < Duration::from_secs(5), "{took:?}");
 }

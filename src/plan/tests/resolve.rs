@@ -1,4 +1,4 @@
-//! What a plan resolves to, and the errors where it does not.
+//! Tests resolved plans, and the errors of plans that cannot be resolved.
 
 use jiff::Timestamp;
 use uuid::Uuid;
@@ -32,7 +32,7 @@ fn on_machine(text: &str, machine: &str) -> HostReport {
     HostReport { machine: Some(machine.to_owned()), ..host(text) }
 }
 
-/// Waves with these targets; `!` in front of one excludes it.
+/// Formats waves with these targets; a leading `!` excludes one.
 fn waves_of(targets: &[&[&str]]) -> String {
     let wave = |(index, targets): (usize, &&[&str])| {
         let (exclude, targets): (Vec<&str>, Vec<&str>) = targets.iter().partition(|target| target.starts_with('!'));
@@ -138,7 +138,7 @@ b and c are reached by fleet.all only, so none of them can be confirmed by itsel
   let each listener listen on a subject of its own as well: --deploy-subject deploy.<tier>.<hostname>
 ");
 
-    // The subjects of other hosts, tiers and roles are nothing that a host can have.
+    // A host cannot claim the subjects of other hosts, tiers and roles.
     let there = answered_by(vec![
         listening(
             "test.mallory",
@@ -202,7 +202,7 @@ two machines answer to the name `a`
 two machines answer to the name `a`
   a cloned machine keeps the name of the first: stop one listener, or give it another --hostname
 ");
-    // A host of another tier is another host, whatever it says.
+    // A host of another tier is another host.
     let tiers = answered_by(vec![host("test.a"), host("prod.a")]);
     insta::assert_snapshot!(frozen(&waves, &tiers), @"w0: a at once 1");
     let twice = answered_by(vec![on_machine("prod.a", "1"), on_machine("prod.a", "1")]);
@@ -322,7 +322,7 @@ fn the_flake_is_the_one_that_all_hosts_name_and_of_prod_only_prod_hosts_are_hear
     }
     assert_eq!(flake(test, &same).unwrap().unwrap().as_str(), "github:x/x");
     assert_eq!(flake(prod, &roster(&["prod.a"])).unwrap(), None);
-    // A test host chooses nothing for prod hosts that name none, not even for those that are silent.
+    // A test host does not choose the flake of prod hosts that name none, not even of silent ones.
     let silent = answered_by(vec![from("test.x", "github:x/x")]);
     assert_eq!(flake(&[&["test.all"], &["prod.a"]], &silent).unwrap(), None);
 
@@ -347,7 +347,7 @@ fn a_host_that_belonged_to_a_group_and_is_gone_is_missed() {
         let missed = frozen(targets, &now).missed(&now, [(day(20), &earlier), (day(3), &earlier)]);
         missed.into_iter().map(|(host, at)| format!("{host} {}", at.strftime("%d"))).collect::<Vec<_>>().join(", ")
     };
-    // What the plan names or leaves out is seen anyway, and what answers is there. Who never was there is not missed.
+    // Not missed: hosts that the plan names or excludes, hosts that answer, and hosts that never took part.
     assert_eq!(missed(&[&["prod.all", "prod.d", "!prod.e"]]), "b 20, c 20");
     assert_eq!(missed(&[&["test.all"]]), "x 20");
     assert_eq!(missed(&[&["prod.a"]]), "");

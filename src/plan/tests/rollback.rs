@@ -1,4 +1,4 @@
-//! When hosts return to what they ran before, and which hosts must be able to.
+//! Tests when hosts roll back, and which hosts must support it.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use super::super::{Plan, Rollback};
 use super::{answered_by, host, plan, report, roster, told};
 use crate::protocol::{Feature, HostReport};
 
-/// The same host with a listener that knows nothing of returning.
+/// Creates a host whose listener does not support rollbacks.
 fn old(text: &str) -> HostReport {
     HostReport { features: vec![Feature::Id], ..host(text) }
 }
@@ -15,7 +15,7 @@ fn waves(text: &str) -> String {
     resolved(&plan(text))
 }
 
-/// How each wave rolls back, and how long a host of it may take altogether.
+/// Formats the rollback of each wave and the longest time of a host.
 fn resolved(plan: &Plan) -> String {
     let there = roster(&["test.test1", "prod.ns1", "prod.ns2"]);
     let (frozen, _) = plan.resolve(&there).unwrap_or_else(|mistakes| panic!("{}", report(&mistakes)));

@@ -1,4 +1,4 @@
-//! Editors and the parser say the same of a plan.
+//! Tests that the schema and the parser agree about plans.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use super::super::schema::{Key, SETTING_KEYS, TOP_KEYS, ValueKind, WAVE_KEYS, de
 use super::super::{CONFIRM_TIMEOUT, Plan, Rollback, schema};
 use super::{parse, plan};
 
-/// A plan that says no more than it must; a key can be added to its wave at the end.
+/// The smallest plan. A key can be appended to its wave.
 const LEAST: &str = "[[wave]]\ntargets = 'test.all'\n";
 
 struct Validator {
@@ -36,7 +36,7 @@ fn table(table: &DeTable<'_>) -> Value {
     table.iter().map(|(key, value)| (key.get_ref().to_string(), json_of(value.get_ref()))).collect()
 }
 
-/// What an editor makes of TOML to check it.
+/// Converts TOML to JSON, as editors do to validate it.
 fn json_of(value: &DeValue<'_>) -> Value {
     match value {
         DeValue::Array(list) => list.iter().map(|item| json_of(item.get_ref())).collect(),
@@ -49,7 +49,7 @@ fn json_of(value: &DeValue<'_>) -> Value {
     }
 }
 
-/// Each key in each table where it can stand, as the text that sets it to `value`.
+/// Returns a plan for each key in each of its tables, with the key set to `value`.
 fn settings(value: &str) -> impl Iterator<Item = (&'static Key, String)> {
     let top = TOP_KEYS.iter().filter(|key| !matches!(key.takes, ValueKind::Defaults | ValueKind::Waves));
     let top = top.map(move |key| (key, format!("{} = {value}\n{LEAST}", key.name)));
@@ -85,7 +85,7 @@ fn the_samples_name_their_schema_and_fit_it() {
 
 #[test]
 fn every_key_of_the_schema_is_read_by_the_parser() {
-    // No key takes a date, so the parser that reads one says so.
+    // No key accepts a date, so an error shows that the parser reads the key.
     for (key, text) in settings("2026-11-23") {
         let mistakes = parse(&text).expect_err("a key that takes a date, or that nobody reads");
         let told: Vec<_> = mistakes.iter().map(ToString::to_string).collect();
@@ -101,9 +101,9 @@ fn the_defaults_of_the_schema_are_the_parsers() {
     for key in WAVE_KEYS.iter().chain(&SETTING_KEYS) {
         let default = &defaults()[key.name];
         if !default.is_null() {
-            // Of these values JSON and TOML write each in the same way.
+            // JSON and TOML have the same notation for these values.
             let mut plans = [plan(&format!("{LEAST}{} = {default}\n", key.name)), plan(LEAST)];
-            // What the command line may still say of a plan that does not is told apart from its default.
+            // The parser leaves these settings open for the command line, so their defaults are applied here.
             for plan in &mut plans {
                 plan.roll_back(Rollback::None);
                 plan.confirm_within(CONFIRM_TIMEOUT);
@@ -116,7 +116,7 @@ fn the_defaults_of_the_schema_are_the_parsers() {
 #[test]
 fn the_schema_accepts_what_the_parser_accepts_and_refuses_what_it_refuses() {
     let validator = Validator::new();
-    // Which words are aliases the schema cannot know.
+    // The schema cannot know the aliases.
     let parses = |text: &str| Plan::parse(text, "x", &|_: &str| Some("deploy.prod.ns1".to_owned())).is_ok();
     #[rustfmt::skip]
     let values = [
@@ -139,7 +139,7 @@ fn the_schema_accepts_what_the_parser_accepts_and_refuses_what_it_refuses() {
     }
     looser.sort();
     looser.dedup();
-    // What takes two values to see, and what no readable pattern says.
+    // Mistakes that involve two values, or that no readable pattern expresses.
     insta::assert_snapshot!(looser.join("\n"), @r"
     accept_timeout = '1.5h'
     accept_timeout = '1h 30min'

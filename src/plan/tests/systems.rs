@@ -1,4 +1,4 @@
-//! Systems that were built before the rollout, and the hosts that get them.
+//! Tests the assignment of built systems to hosts.
 
 use super::super::{ResolvedPlan, Systems, runs};
 use super::{answered_by, host, listening, plan, told};
@@ -6,7 +6,6 @@ use crate::protocol::{Feature, HostReport};
 
 const COMMIT: &str = "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b";
 
-/// Systems for these hosts.
 fn systems(hosts: &[&str]) -> Systems {
     let systems: serde_json::Map<_, _> = hosts.iter().map(|host| ((*host).to_owned(), path(host).into())).collect();
     serde_json::from_value(serde_json::json!({ "commit": COMMIT, "systems": systems, "by": "some CI" })).unwrap()
@@ -16,7 +15,7 @@ fn path(host: &str) -> String {
     format!("/nix/store/{}-nixos-system-{host}", "0".repeat(32))
 }
 
-/// A host whose listener takes systems.
+/// Creates a host whose listener accepts built systems.
 fn taking(text: &str) -> HostReport {
     let mut report = host(text);
     report.features.push(Feature::System);
@@ -45,7 +44,7 @@ fn no_host_is_left_to_build_its_own() {
     let reports = vec![taking("prod.ns1"), host("prod.ns2"), host("prod.ns3"), shared];
     let mut plan = resolved("['prod.ns1', 'prod.ns2', 'prod.ns3', 'prod.silent', 'lab.boxes']", reports);
     let mistakes = plan.take_systems(&systems(&["ns2", "ns3", "silent", "box"])).unwrap_err();
-    // Of a host that is silent it is not known, and it is not sent anything before it is.
+    // A silent host may not accept systems. It receives no request before that is known.
     insta::assert_snapshot!(told(mistakes.iter()), @"
     no system was built for ns1
       build theirs as well with `homelab-deploy build`, or leave them out with --exclude

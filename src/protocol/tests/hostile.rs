@@ -1,5 +1,5 @@
-//! No text that others wrote comes through a message as something that a terminal obeys, that cannot be seen, or that makes
-//! other text look different: each text of each message in turn is made a hostile one.
+//! Tests that hostile text cannot pass through a message: control sequences, invisible characters and characters that
+//! change how other text looks are tried in each text of each message.
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use crate::text::is_invisible;
 
 const COMMIT: &str = "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b";
 
-/// Every message, with all of its fields.
+/// Returns every message, with all of its fields.
 fn messages() -> Vec<Value> {
     let at = "2026-11-23T10:00:00Z";
     let holder = json!({ "id": "r-1", "operator": "ops@desk", "since": at });
@@ -38,7 +38,7 @@ fn messages() -> Vec<Value> {
     ]
 }
 
-/// What each reader of messages makes of one, or says is wrong with it. Nothing of either may be dirty.
+/// Returns what each parser reads from a message, or its error. Neither may be dirty.
 fn read(message: &Value) -> Vec<String> {
     let bytes = message.to_string().into_bytes();
     let mut said = Vec::new();
@@ -62,7 +62,7 @@ fn leaves(value: &Value, each: &mut impl FnMut(&str)) {
     }
 }
 
-/// The text at this place among all texts of a message, if it has so many.
+/// Returns the text at this place among all texts of a message, if there is one.
 fn leaf<'a>(value: &'a mut Value, place: &mut usize) -> Option<&'a mut Value> {
     match value {
         Value::String(_) if *place == 0 => Some(value),
@@ -76,12 +76,12 @@ fn leaf<'a>(value: &'a mut Value, place: &mut usize) -> Option<&'a mut Value> {
     }
 }
 
-/// Only the message of a response has lines.
+/// Whether a text is clean. Only the message of a response has several lines.
 fn is_clean(text: &str) -> bool {
     text.lines().all(|line| !line.chars().any(|c| c.is_control() || is_invisible(c))) && text.len() <= 64 * 1024
 }
 
-/// Puts a text before or behind each text of each message in turn, and says which of them came through dirty.
+/// Puts a hostile text before or after each text of each message in turn, and returns what came through dirty.
 fn come_through_dirty(hostile: &str) -> Vec<(String, String)> {
     let mut dirty = Vec::new();
     for message in messages() {

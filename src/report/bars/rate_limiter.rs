@@ -1,4 +1,4 @@
-//! How often a display is drawn.
+//! Limits how often a display is drawn.
 
 use std::time::Duration;
 
@@ -6,21 +6,21 @@ use jiff::Timestamp;
 
 use crate::report::format::DisplayDuration;
 
-/// How often a display is drawn in a second, on average.
+/// Draws per second, on average.
 pub(super) const PER_SECOND: u8 = 20;
 
-/// How much of that may be used up at once.
+/// How much of that average may be used at once: a burst of one second's draws.
 const BURST: Duration = Duration::from_secs(1);
 
-/// Keeps the average, and lets a few changes in a row be seen at once. A leaky bucket that is told by when it will have
-/// run dry.
+/// A leaky bucket that limits the average rate and still draws a few changes in a row at once. Its level is stored as
+/// the moment at which it will be empty.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct RateLimiter {
     dry_at: Timestamp,
 }
 
 impl RateLimiter {
-    /// Whether to draw now; if so, that counts.
+    /// Whether to draw now. A `true` counts as a draw.
     pub(super) fn allows(&mut self, now: Timestamp) -> bool {
         let dry_at = self.dry_at.max(now);
         let allows = DisplayDuration::between(now, dry_at) < DisplayDuration(BURST);

@@ -1,4 +1,4 @@
-//! What stands in place: the wave that runs with its hosts, and the waves to come.
+//! Lays out the lines that are redrawn in place: the running wave with its hosts, and the waves to come.
 
 use std::collections::BTreeMap;
 
@@ -12,14 +12,13 @@ use crate::report::{Style, wording};
 use crate::rollout::summary::{Counts, HostState, HostView, WaveState};
 use crate::rollout::{HostOutcome, WaveIndex};
 
-/// What each run has written last.
 type LastLines = BTreeMap<HostName, String>;
 
-/// A quarter of the terminal is left for what has scrolled by, and a quarter of the rest for the waves to come.
+/// A quarter of the terminal is left to lines that scrolled by, and a quarter of the rest to the waves to come.
 const QUARTER: usize = 4;
 
-/// The lines to stand in place on a terminal of this size, none when there is nothing to look at. Only host names that
-/// are longer than a line make it wider.
+/// Returns the lines for a terminal of this size, or none if no wave is left to show. A line is wider than the terminal
+/// only if a host name is.
 pub(super) fn region(
     page: &Layout<'_>,
     last_lines: &LastLines,
@@ -40,7 +39,7 @@ pub(super) fn region(
 
 // -- waves
 
-/// The wave that runs: how many of its hosts completed, how many did not, and what it is at.
+/// Returns the header of the running wave: how many hosts completed, how many did not, and the current phase.
 fn header(page: &Layout<'_>, wave: WaveIndex, now: Timestamp) -> Option<Line> {
     let view = page.summary.waves.get(wave.0)?;
     let (symbol, doing) = match view.state {
@@ -64,7 +63,7 @@ fn header(page: &Layout<'_>, wave: WaveIndex, now: Timestamp) -> Option<Line> {
     page.wave(symbol, wave, &parts.join("   "))
 }
 
-/// The waves after this one, in at most so many lines.
+/// Returns at most `room` lines for the waves after this one.
 fn waves_to_come(page: &Layout<'_>, wave: WaveIndex, room: usize) -> Vec<Line> {
     let later = wave.0 + 1..page.summary.waves.len();
     let shown = if later.len() <= room { later.len() } else { room.saturating_sub(1) };
@@ -84,7 +83,7 @@ fn wave_to_come(page: &Layout<'_>, wave: WaveIndex) -> Option<Line> {
 
 // -- hosts
 
-/// The hosts of a wave: all of them where there is room, else those that move, and how many others there are.
+/// Returns the hosts of a wave: all of them if they fit, else the active ones and a count of the others.
 fn hosts(page: &Layout<'_>, wave: WaveIndex, last_lines: &LastLines, now: Timestamp, room: usize) -> Vec<Line> {
     let line = |host: &HostView| {
         let mut line = page.host_now(host, now);
@@ -103,7 +102,7 @@ fn hosts(page: &Layout<'_>, wave: WaveIndex, last_lines: &LastLines, now: Timest
     lines
 }
 
-/// Whether a line that scrolled by has said the last word on a host.
+/// Whether a line that scrolled by has already told how the host ended.
 fn is_told_above(page: &Layout<'_>, host: &HostView) -> bool {
     match host.state {
         HostState::Final(HostOutcome::Completed) => {

@@ -9,7 +9,7 @@ use crate::rollout::{Connection, FailureReason, Outcome, SkipReason, WaveIndex, 
 
 const HALTED: FailureReason = FailureReason::TooManyFailures { failures: 1, max_failures: 0 };
 
-/// A terminal that both the bar and the lines above it go to, as both do behind standard error.
+/// An in-memory terminal that both the bar and the lines above it write to, as they do to standard error.
 #[derive(Debug, Clone)]
 struct Terminal(InMemoryTerm);
 
@@ -25,7 +25,7 @@ impl Write for Terminal {
     }
 }
 
-/// A rollout before the eyes of its operator.
+/// A rollout displayed on an in-memory terminal.
 struct Watched {
     story: Scenario,
     summary: Summary,
@@ -42,7 +42,7 @@ impl Watched {
         Self { story, summary: Summary::default(), seen: 0, terminal, bars }
     }
 
-    /// Lets the story go on, and shows what happened.
+    /// Continues the scenario, displays its new events, and returns the screen.
     fn after(&mut self, chapter: impl FnOnce(&mut Scenario)) -> String {
         chapter(&mut self.story);
         for event in self.story.events.iter().skip(self.seen) {

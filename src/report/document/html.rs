@@ -1,4 +1,4 @@
-//! One page that needs nothing else: no script, no network, no font.
+//! Renders a rollout as a self-contained HTML page: no script, no network, no font.
 
 use jiff::tz::TimeZone;
 
@@ -23,7 +23,7 @@ summary{cursor:pointer;margin-top:.5rem}
 @media(max-width:600px){thead{display:none}tr{display:block;padding:.4rem 0;border-bottom:1px solid var(--line)}td{display:block;border:0;padding:0;overflow-wrap:anywhere}td:empty{display:none}td:first-child{font-weight:600}}
 ";
 
-/// How high the row of a wave or host is on the time line, in pixels.
+/// The height of a row on the time line, in pixels.
 const ROW: usize = 32;
 
 pub fn html(document: &Document<'_>, zone: &TimeZone) -> String {
@@ -44,13 +44,13 @@ pub fn html(document: &Document<'_>, zone: &TimeZone) -> String {
     page.push_str("</dl>\n<h2>Time line</h2>\n");
     page.push_str(&time_line(document));
     for wave in document.waves() {
-        page.push_str(&section(document, &wave));
+        page.push_str(&section(document, &wave, zone));
     }
     page.push_str("</main>\n</body>\n</html>\n");
     page
 }
 
-/// The waves and the hosts that were asked, each with a bar from when it began to when it ended.
+/// Draws the waves that began and the hosts that were asked, each as a bar from its start to its end.
 fn time_line(document: &Document<'_>) -> String {
     let took = document.took(document.summary.began_at, None).map(|took| took.to_string()).unwrap_or_default();
     let mut rows = String::new();
@@ -93,7 +93,7 @@ fn bar(
     )
 }
 
-fn section(document: &Document<'_>, wave: &WaveSection<'_>) -> String {
+fn section(document: &Document<'_>, wave: &WaveSection<'_>, zone: &TimeZone) -> String {
     let waves = document.summary.waves.len();
     let mut section = format!(
         "<section>\n<h2>{}/{waves} {} {}</h2>\n<table>\n<thead><tr><th>host<th>state<th>took<th>commit<th>says</tr></thead>\n<tbody>\n",
@@ -111,7 +111,7 @@ fn section(document: &Document<'_>, wave: &WaveSection<'_>) -> String {
                 marked(&host.status()),
                 host.took.map(|took| took.to_string()).unwrap_or_default(),
                 escape(&host.commits()),
-                escape(&host.says())
+                escape(&host.says(zone))
             ),
         );
         let log = escape(&host.log());
@@ -129,7 +129,7 @@ fn marked(state: &str) -> String {
     format!("<span class=\"{}\">{}</span>", class(state), escape(state))
 }
 
-/// The class of a state, which begins with its word.
+/// Returns the CSS class of a state, by the state's first word.
 fn class(state: &str) -> &'static str {
     match state.split([':', ' ', '_']).next().unwrap_or_default() {
         "completed" | "succeeded" => "good",
@@ -139,7 +139,7 @@ fn class(state: &str) -> &'static str {
     }
 }
 
-/// Text of others in HTML, be it between tags or in an attribute.
+/// Escapes foreign text for HTML, both between tags and in attributes.
 pub(super) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {

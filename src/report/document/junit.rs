@@ -1,11 +1,12 @@
-//! What CI systems read: a wave is a suite, and a host a test case.
+//! Renders a rollout as `JUnit` XML for CI systems: a wave is a suite, and a host a test case.
+
+use jiff::tz::TimeZone;
 
 use super::html::escape;
 use super::{Document, HostSection, WaveSection, write};
 use crate::rollout::HostOutcome;
 use crate::rollout::summary::HostState;
 
-/// What a host is to a CI system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum CaseResult {
     Passed,
@@ -26,7 +27,7 @@ fn suite(document: &Document<'_>, wave: &WaveSection<'_>) -> String {
     let name = xml(&wave.name);
     let mut suite = format!("  <testsuite name=\"{name}\" {}>\n", count(document.hosts(wave.index)));
     for host in document.hosts(wave.index) {
-        let (says, log) = (xml(&format!("{}: {}", host.status(), host.says())), xml(&host.log()));
+        let (says, log) = (xml(&format!("{}: {}", host.status(), host.says(&TimeZone::UTC))), xml(&host.log()));
         let inside = match verdict(&host) {
             CaseResult::Passed => String::new(),
             CaseResult::Skipped => format!("<skipped message=\"{says}\"/>"),
@@ -51,7 +52,7 @@ fn count<'a>(hosts: impl Iterator<Item = HostSection<'a>>) -> String {
     format!("tests=\"{}\" failures=\"{failed}\" errors=\"0\" skipped=\"{skipped}\"", verdicts.len())
 }
 
-/// A host that was not asked, or has not finished, has neither passed nor failed.
+/// Returns the result of a host. A host that has not finished has neither passed nor failed, and counts as skipped.
 fn verdict(host: &HostSection<'_>) -> CaseResult {
     match host.view.state {
         HostState::Final(HostOutcome::Completed) if host.view.runs_what_was_asked() => CaseResult::Passed,
@@ -61,7 +62,7 @@ fn verdict(host: &HostSection<'_>) -> CaseResult {
     }
 }
 
-/// Text of others in XML, which has no place for some characters at all.
+/// Escapes foreign text for XML, which cannot represent some characters at all.
 fn xml(text: &str) -> String {
     let is_allowed = |character: &char| matches!(character, '\t' | '\n' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..);
     escape(&text.chars().filter(is_allowed).collect::<String>())

@@ -1,4 +1,4 @@
-//! For issues, pull requests and chat.
+//! Renders a rollout as Markdown for issues, pull requests and chat.
 
 use jiff::tz::TimeZone;
 
@@ -10,12 +10,12 @@ pub fn markdown(document: &Document<'_>, zone: &TimeZone) -> String {
         write(&mut page, format_args!("- {title}: {}\n", escape(&fact)));
     }
     for wave in document.waves() {
-        page.push_str(&section(document, &wave));
+        page.push_str(&section(document, &wave, zone));
     }
     page
 }
 
-fn section(document: &Document<'_>, wave: &WaveSection<'_>) -> String {
+fn section(document: &Document<'_>, wave: &WaveSection<'_>, zone: &TimeZone) -> String {
     let mut section = format!(
         "\n## {}/{} {}: {}\n\n| host | state | took | commit | says |\n| --- | --- | --- | --- | --- |\n",
         wave.index,
@@ -33,7 +33,7 @@ fn section(document: &Document<'_>, wave: &WaveSection<'_>) -> String {
                 host.status(),
                 host.took.map(|took| took.to_string()).unwrap_or_default(),
                 escape(&host.commits()),
-                escape(&host.says())
+                escape(&host.says(zone))
             ),
         );
         let log = host.log();
@@ -45,7 +45,7 @@ fn section(document: &Document<'_>, wave: &WaveSection<'_>) -> String {
     section + &logs
 }
 
-/// Text of others: whatever could mean something in Markdown or HTML has a backslash before it.
+/// Escapes foreign text: every character that could have a meaning in Markdown or HTML gets a backslash.
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
@@ -57,7 +57,7 @@ fn escape(text: &str) -> String {
     escaped
 }
 
-/// More backticks than the text has in a row.
+/// Returns a code fence with more backticks than the longest run of backticks in the text.
 fn fence(text: &str) -> String {
     let longest = text.split(|character| character != '`').map(str::len).max().unwrap_or(0);
     "`".repeat(longest.max(2) + 1)

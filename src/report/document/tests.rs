@@ -1,11 +1,11 @@
-//! What others wrote is text in every form, and each form is whole.
+//! Tests that foreign text stays text in every format, and that each format is well-formed.
 
 use super::*;
 use crate::protocol::Status;
 use crate::report::tests::scenario::{Scenario, answer, build_failure, demo, rollout, start, wave};
 use crate::rollout::{FailureReason, Outcome, SkipReason};
 
-/// What could leave its place in HTML, XML or Markdown.
+/// Text that could break out of its context in HTML, XML or Markdown.
 const HOSTILE: &str =
     "</title></text></script>\"' ]]> <script>x()</script> | [a](javascript:x) `b` **c** &amp; \u{1b}[31m";
 
@@ -42,7 +42,7 @@ fn document(story: &Scenario) -> Document<'_> {
     Document::of(&story.summary, Liveness::Over, start()).unwrap()
 }
 
-/// The tags of a document, in their order, without their attributes.
+/// Returns the tags of a document in order, without attributes.
 fn tags(text: &str) -> Vec<&str> {
     let after = text.split('<').skip(1);
     after.map(|tag| tag.split([' ', '>', '\n']).next().unwrap()).collect()

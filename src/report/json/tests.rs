@@ -10,7 +10,7 @@ use crate::rollout::{
     WaveVerdict,
 };
 
-/// Every kind of event, and every variant of what is in them.
+/// Returns every kind of event, with every variant of its fields.
 fn every_kind() -> Vec<EventKind> {
     let wave = WaveIndex(1);
     let host = || name("ns1");
@@ -90,7 +90,7 @@ fn written(events: &[Event]) -> String {
 
 #[test]
 fn every_event_is_a_line_that_reads_back_as_the_same() {
-    // Some happen at the same time.
+    // Each two events share a time.
     let at = |index: usize| start() + Duration::from_secs((index / 2) as u64);
     let events = every_kind().into_iter().enumerate().map(|(index, kind)| Event { at: at(index), kind });
     let events: Vec<Event> = events.collect();
@@ -125,7 +125,7 @@ fn lines_look_like_this() {
     "#);
 }
 
-/// A reader that has gone, or a disk that is full.
+/// A writer that always fails, like a closed pipe or a full disk.
 struct Broken(io::ErrorKind);
 
 impl Write for Broken {

@@ -11,7 +11,7 @@ use crate::rollout::{
 
 const HALTED: FailureReason = FailureReason::TooManyFailures { failures: 1, max_failures: 0 };
 
-/// A demo whose first wave is over, and whose second has begun.
+/// Returns the demo rollout after its first wave, with the second one started.
 fn in_second_wave() -> Scenario {
     let mut story = Scenario::begin(demo());
     story.wave_starts(0).deploys("test1").deploys("test2").wave_ends(0, WaveVerdict::Succeeded).wave_starts(1);

@@ -7,7 +7,7 @@ use crate::plan::Check;
 use crate::protocol::Action;
 use crate::report::tests::scenario::{NEW, commit, demo, rollout, wave};
 
-/// The plan of the documentation: five waves, one host that is silent and one that is done.
+/// The plan of the documentation: five waves, one host that does not answer and one that is current.
 fn sunday() -> Rollout {
     let mut waves = vec![
         wave("test", &["test1", "test2"]),

@@ -201,11 +201,11 @@ fn a_deployment_that_fails_says_who_and_why() {
 }
 
 #[test]
-fn a_rollout_that_goes_on_is_said_to() {
+fn a_rollout_that_nobody_carries_on_was_cut_off() {
     let mut story = Scenario::begin(demo());
     story.wave_starts(0).sent("test1").wait(3);
     insta::assert_snapshot!(story.recap(), @"
-    ◌ Rollout demo is not over.
+    ✖ Rollout demo was cut off.
 
       6 hosts: 1 in flight, 5 not asked
     ");
@@ -244,7 +244,7 @@ fn who_turned_up_too_late_is_named_even_after_a_success() {
     ");
 }
 
-/// A plan of one wave whose hosts return when it fails.
+/// Returns a plan of one wave whose hosts roll back when it fails.
 fn wave_that_returns() -> Rollout {
     let mut wave = wave("dns", &["ns1", "ns2", "ns3"]);
     wave.limits.rollback = Rollback::Wave;
@@ -255,7 +255,7 @@ fn final_of(host: &str, status: Status, rolled_back: bool, message: &str) -> Res
     Response { rolled_back: Some(rolled_back), message: message.to_owned(), ..answer(host, status) }
 }
 
-/// The three hosts complete, and the check says that they are not well.
+/// Lets the three hosts complete and the wave's check fail.
 fn check_fails(story: &mut Scenario) {
     story.wave_starts(0).deploys("ns1").deploys("ns2").deploys("ns3");
     story.wave_ends(0, WaveVerdict::Failed(FailureReason::CheckFailed { reason: "exit code 1".to_owned() }));

@@ -1,5 +1,5 @@
-//! What hosts and other operators write reaches no display in a form that a terminal obeys, that cannot be seen, or that
-//! makes other text look different.
+//! Tests that text from hosts and other operators reaches no display in a form that a terminal obeys, that is
+//! invisible, or that changes how other text looks.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::rollout::{
 };
 use crate::text::is_invisible;
 
-/// A host that says this wherever it may say what it likes.
+/// Returns a response of a host with this text in every free-form field.
 fn response(host: &str, status: &str, said: &str) -> Response {
     let json = json!({
         "hostname": host, "status": status, "error": said, "message": said, "system": said, "failed_units": [said],
@@ -42,7 +42,7 @@ fn report(host: &str, said: &str) -> HostReport {
     }
 }
 
-/// All that is shown of a rollout in which everything that others write is this.
+/// Returns everything that the displays show of a rollout whose foreign text is all `said`.
 fn shown(said: &str) -> String {
     let rollout = Rollout { subject: Some(said.to_owned()), operator: said.to_owned(), ..demo() };
     let mut page = preview(&rollout, &[said.to_owned()], None, 80);
@@ -90,7 +90,7 @@ proptest! {
         let page = shown(&said);
         for line in page.lines() {
             prop_assert!(!line.chars().any(|c| c.is_control() || is_invisible(c)), "{line:?}");
-            // In JSON a control character is written as an escape, and a reader of it decodes it again.
+            // JSON escapes a control character, and a reader of the JSON decodes it again.
             prop_assert!(!line.contains("\\u00"), "{line:?}");
         }
     }

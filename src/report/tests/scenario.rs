@@ -1,4 +1,4 @@
-//! Rollouts made by hand for the tests of the displays.
+//! Builds rollouts for the tests of the displays.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -38,7 +38,7 @@ pub(in crate::report) fn start() -> Timestamp {
     "2026-11-23T10:00:00Z".parse().unwrap()
 }
 
-/// A wave with these hosts, all of them present on the old commit.
+/// Returns a wave of these hosts, all present and on the old commit.
 pub(in crate::report) fn wave(name: &str, hosts: &[&str]) -> ResolvedWave {
     let host = |host: &&str| ResolvedHost {
         hostname: host.parse().unwrap(),
@@ -97,12 +97,12 @@ pub(in crate::report) fn rollout(name: &str, waves: Vec<ResolvedWave>) -> Rollou
     }
 }
 
-/// A single deployment, of which no plan was written down.
+/// Returns a deployment without a plan file.
 pub(in crate::report) fn deployment(name: &str, wave: ResolvedWave) -> Rollout {
     Rollout { source: None, ..rollout(name, vec![wave]) }
 }
 
-/// The rollout of the demo: test1 and test2, then ns1 and ns2 one after the other, then jelly and sonos.
+/// Returns the demo rollout: test1 and test2, then ns1 and ns2 one after the other, then jelly and sonos.
 pub(in crate::report) fn demo() -> Rollout {
     let mut waves =
         vec![wave("test", &["test1", "test2"]), wave("dns", &["ns1", "ns2"]), wave("media", &["jelly", "sonos"])];
@@ -110,13 +110,13 @@ pub(in crate::report) fn demo() -> Rollout {
     rollout("demo", waves)
 }
 
-/// The final answer of a host that was at the old commit.
+/// Returns the final response of a host that ran the old commit.
 pub(in crate::report) fn answer(host: &str, status: Status) -> Response {
     let json = format!(r#"{{"hostname":"{host}","status":"{status}","previous_revision":"{OLD}","revision":"{NEW}"}}"#);
     serde_json::from_str(&json).unwrap()
 }
 
-/// The answer of a host whose build failed.
+/// Returns the final response of a host whose build failed.
 pub(in crate::report) fn build_failure(host: &str) -> Response {
     let mut response = answer(host, Status::Failed);
     response.error = Some(ErrorCode::BuildFailed);
@@ -126,7 +126,7 @@ pub(in crate::report) fn build_failure(host: &str) -> Response {
     response
 }
 
-/// A rollout as it happens: every event reaches a summary and a display, and the clock ticks in between.
+/// A simulated rollout: every event goes to a summary and a display, and the clock ticks in between.
 pub(in crate::report) struct Scenario {
     now: Timestamp,
     pub(in crate::report) summary: Summary,
@@ -135,7 +135,7 @@ pub(in crate::report) struct Scenario {
     lines: Lines<SharedBuffer>,
 }
 
-/// A writer whose text can be read while a display owns another end of it.
+/// A writer whose text the test can read while a display owns a clone of it.
 #[derive(Debug, Clone, Default)]
 pub(in crate::report) struct SharedBuffer(Rc<RefCell<Vec<u8>>>);
 
@@ -219,7 +219,7 @@ impl Scenario {
         self.event(EventKind::Returning { host: name(host), request: request(2) })
     }
 
-    /// A host says what came of that.
+    /// Ends the rollback of a host with this response.
     pub(in crate::report) fn back(&mut self, response: Response) -> &mut Self {
         let outcome = HostOutcome::of(response.status).unwrap();
         self.event(EventKind::Returned { host: response.hostname.clone(), outcome, response: Some(Arc::new(response)) })
@@ -236,7 +236,7 @@ impl Scenario {
         self
     }
 
-    /// A host that does what it is asked to within twelve seconds.
+    /// Lets a host complete its deployment within twelve seconds.
     pub(in crate::report) fn deploys(&mut self, host: &str) -> &mut Self {
         self.sent(host).event(EventKind::Accepted { host: name(host) });
         self.wait(1).at(host, Phase::Build).wait(10).at(host, Phase::Activate).wait(1);
@@ -251,7 +251,7 @@ impl Scenario {
         self.recap_within(usize::MAX)
     }
 
-    /// The same where there are so many columns.
+    /// Formats the recap for a terminal of this width.
     pub(in crate::report) fn recap_within(&self, width: usize) -> String {
         recap(&self.summary, Style::Plain, width)
     }
@@ -260,7 +260,7 @@ impl Scenario {
         self.written.text()
     }
 
-    /// All that the operator sees: the lines and the recap.
+    /// Returns all that the operator sees: the lines and the recap.
     pub(in crate::report) fn told(&self) -> String {
         format!("{}\n{}", self.lines(), self.recap())
     }

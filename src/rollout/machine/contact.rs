@@ -1,4 +1,4 @@
-//! What a record does not say of a host: when something is due about it, and who was heard.
+//! Keeps what the journal does not record of a host: its timer, and what its answers tell of its listener.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,23 +13,23 @@ use crate::rollout::host::Instances;
 pub(super) struct Contact {
     pub(super) timer: Timer,
     pub(super) supports_ids: bool,
-    /// Whether its listener is known to return to what it ran before when it is asked to.
+    /// Whether its listener is known to support rollback requests.
     pub(super) supports_rollback: bool,
-    /// Whether its listener is known to take systems that were built elsewhere.
+    /// Whether its listener is known to accept systems that were built elsewhere.
     pub(super) supports_system: bool,
-    /// Whether an answer to its last request named that, so that all have to.
+    /// Whether a response to its last request named that request's id, so that all further ones must.
     pub(super) answers_with_ids: bool,
     pub(super) instances: Instances,
     pub(super) anomalies: u8,
 }
 
-/// What happens to a host when nothing else does.
+/// The next thing due for a host.
 #[derive(Debug, Clone)]
 pub(super) enum Timer {
     Off,
-    /// It is in flight: it is asked again, and given up in the end.
+    /// Ask the host again, or give it up.
     InFlight(InFlight),
-    /// It was asked in vain, which stands when it is not asked again.
+    /// Send a new request. Without one, `response` becomes the final response.
     Retry {
         at: Duration,
         response: Option<Arc<Response>>,

@@ -1,4 +1,4 @@
-//! The course of one host within its wave.
+//! Takes one host through its wave: from its request through responses and retries to its outcome.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::rollout::summary::{HostState, HostView};
 use crate::rollout::{Dispatch, Effect};
 
 impl Machine {
-    /// Sends a host its request; where it has no subject of its own, those that hear it too are sent theirs with it.
+    /// Sends a host its request. On a shared subject the request goes to all hosts of the wave there.
     pub(super) fn send(&mut self, now: Duration, index: usize) {
         if self.frozen(index).shared_subject.is_some() {
             return self.send_together(now, index);
@@ -26,7 +26,7 @@ impl Machine {
         self.effects.push_back(Effect::Send(dispatch));
     }
 
-    /// Notes that a host is about to be sent this request.
+    /// Records that a host is about to be sent this request.
     pub(super) fn is_sent(&mut self, now: Duration, index: usize, request: RequestId) {
         if self.host(index).request.as_ref() != Some(&request) {
             let contact = self.contact_mut(index);
@@ -60,8 +60,8 @@ impl Machine {
         Dispatch { subject: host.subject(), request }
     }
 
-    /// Asks a host that may be at it since before the rollout was resumed: one that never heard of the request takes it
-    /// now, and one that did says how far it is. Its listener may be restarting, as a switch makes it do.
+    /// Asks a host that may have been running its request since before the resume. If it never got the request, it runs
+    /// it now; else it reports its state. Its listener may be restarting, as a switch makes it do.
     pub(super) fn ask_anew(&mut self, now: Duration, index: usize) {
         let Some(request) = self.host(index).request.clone() else { return };
         self.set_timer(index, Timer::InFlight(InFlight::new(now, self.timeouts())));
@@ -76,7 +76,7 @@ impl Machine {
         }
     }
 
-    /// Asks a host in flight how far it is, if its listener takes that for a question and not for a new order.
+    /// Asks a host in flight for its state, if its listener does not take a repeated id for a new request.
     pub(super) fn ask_state(&mut self, now: Duration, index: usize) {
         self.change_flight(index, |flight| flight.asked(now));
         let is_question = self.is_up() && self.contact(index).supports_ids && self.may_be_asked(index);
@@ -99,7 +99,7 @@ impl Machine {
         }
         let is_current = self.host(index).request.as_ref() == Some(request);
         if !is_current {
-            // The host was sent another request since; only that one counts.
+            // The host has been sent another request since; only that one counts.
             return;
         }
         let contact = self.contact_mut(index);
@@ -126,8 +126,8 @@ impl Machine {
         }
     }
 
-    /// Tells a host that it was heard from after its activation, and so shall stay as it is. It says that it waits for this
-    /// until it is told; what is lost on the way is said again.
+    /// Confirms a host after its activation, so that it does not roll back. The host repeats that it waits until it is
+    /// confirmed, so a lost confirmation is sent again.
     fn confirm(&mut self, now: Duration, index: usize) {
         if let Some(request) = self.host(index).request.clone().filter(|_| self.is_up()) {
             let Dispatch { subject, mut request } = self.dispatch(now, index, request);
@@ -139,7 +139,7 @@ impl Machine {
     fn progressed(&mut self, now: Duration, index: usize, response: &Response) {
         let timeouts = self.timeouts();
         if self.contact(index).flight().is_none() {
-            // It was given up and spoke after all, in time to be taken back instead of asked again.
+            // The host waited for a retry and responded after all: it keeps its request instead of getting a new one.
             self.set_timer(index, Timer::InFlight(InFlight::new(now, timeouts)));
         }
         self.change_flight(index, |flight| flight.heard(now, timeouts));
@@ -156,7 +156,7 @@ impl Machine {
         }
     }
 
-    /// A request came to its end: it is asked again, or the host is final.
+    /// Handles the end of a request: schedules a retry, or makes the host final.
     fn ended(&mut self, now: Duration, index: usize, outcome: HostOutcome, response: Option<Arc<Response>>) {
         if !self.may_retry(index, outcome, response.as_deref()) {
             return self.settle(now, index, outcome, response);
@@ -167,18 +167,18 @@ impl Machine {
         self.record(now, EventKind::Retrying { host, outcome, delay });
     }
 
-    /// Only a host that never answered or was busy is asked again: a real failure is one.
+    /// Whether the host gets a new request. Only one that never answered or was busy does: a real failure is final.
     fn may_retry(&self, index: usize, outcome: HostOutcome, response: Option<&Response>) -> bool {
         let host = self.host(index);
         let untouched = host.state == HostState::Dispatched;
         let busy = response.is_some_and(|response| response.error == Some(ErrorCode::AlreadyRunning));
         let worth_it = outcome == HostOutcome::Unreachable || (outcome == HostOutcome::Rejected && busy);
-        // Others that hear its requests may have completed theirs.
+        // Other hosts on the same subject may have completed their request.
         let is_alone = self.frozen(index).shared_subject.is_none();
         is_alone && untouched && worth_it && host.attempts <= self.wave().limits.retries && !self.sends_no_more()
     }
 
-    /// Makes a host final.
+    /// Makes a host final, and halts the wave if too many hosts failed.
     pub(super) fn settle(
         &mut self,
         now: Duration,
@@ -205,7 +205,7 @@ impl Machine {
         self.settle_waiting(now);
     }
 
-    /// Hosts that were to be asked again are not, now that nothing is sent any more.
+    /// Makes the hosts final that wait for a retry, since no further request is sent.
     pub(super) fn settle_waiting(&mut self, now: Duration) {
         for index in self.range() {
             if let HostState::Waiting(outcome) = self.host(index).state {
@@ -239,7 +239,7 @@ impl Machine {
 
     fn nobody_listens(&mut self, now: Duration, index: usize, request: &RequestId) {
         if self.host(index).request.as_ref() != Some(request) {
-            // It comes late, about a request that the host has answered and that was replaced since.
+            // This is about a request that the host answered and that has been replaced since.
             return;
         }
         let settled = matches!(self.link, ConnectionState::Up { settled_at } if now >= settled_at);

@@ -1,5 +1,5 @@
-//! Hosts that turn up when it is settled who is deployed. Those of the plan are deployed if they can do what is asked of them; others of its
-//! groups are named, and never sent anything.
+//! Handles hosts that answer the roll call only after the plan was resolved. Hosts of the plan are deployed if their
+//! listener supports what is asked; other hosts of its groups are reported, and never sent anything.
 
 use std::time::Duration;
 
@@ -9,12 +9,12 @@ use crate::rollout::Effect;
 use crate::rollout::event::{EventKind, WaveIndex};
 use crate::rollout::summary::HostState;
 
-/// The most hosts that are named: of more, the names say nothing, and anybody can make them up.
+/// The most late hosts that are reported: more names tell the operator nothing, and anybody can make names up.
 const MAX_NAMED: usize = 1000;
 
 impl Machine {
-    /// Asks who is there meanwhile, where it depends on that whom the plan is for, or who of this wave may be sent anything:
-    /// for such a host the wave waits as long as for an answer to a request.
+    /// Calls the roll again if the plan has groups, or if a host of this wave may be sent nothing before it answers.
+    /// For such a host the wave waits an accept timeout.
     pub(super) fn call_roll(&mut self, now: Duration) {
         self.roll_until = self.lacks_answers().then(|| now + self.timeouts().accept);
         if self.is_up() && (self.roll_until.is_some() || self.rollout.plan.has_groups()) {
@@ -22,12 +22,12 @@ impl Machine {
         }
     }
 
-    /// Whether a host of the wave may be sent nothing before it answers.
+    /// Whether a host of the wave may be sent nothing before it answers the roll call.
     pub(super) fn lacks_answers(&self) -> bool {
         self.range().any(|index| self.host(index).state == HostState::Pending && !self.may_deploy(index))
     }
 
-    /// Takes notice of a host that is there. One that was asked and says nothing has not heard it.
+    /// Handles an answer to the roll call. A silent host in flight may not have heard its request: it is asked again.
     pub(super) fn present(&mut self, now: Duration, report: &HostReport) {
         let asked = self.state.place(&report.hostname).filter(|index| self.frozen(*index).tier == report.tier);
         if let Some(index) = asked {

@@ -1,4 +1,4 @@
-//! What comes from neither a host nor the clock: the connection to the bus, and the operator.
+//! Handles events that come from neither a host nor the clock: from the bus connection and the operator.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ impl Machine {
         }
     }
 
-    /// Every host in flight is given back the time of the outage, and asked how far it is.
+    /// Extends the deadline of every host in flight by the outage, and asks each for its state.
     pub(super) fn reconnected(&mut self, now: Duration) {
         let ConnectionState::Down { since } = self.link else { return };
         self.record(now, EventKind::Connection { state: Connection::Up });
@@ -36,13 +36,13 @@ impl Machine {
         }
     }
 
-    /// What was said and not heard has to be said again.
+    /// Asks every host in flight for its state, since responses may have been lost.
     pub(super) fn answers_lost(&mut self, now: Duration) {
         self.in_flight().into_iter().for_each(|index| self.ask_state(now, index));
         self.ask_whether_returned(now);
     }
 
-    /// The bus was away for as long as a whole deployment may take: nobody knows what the hosts in flight came to.
+    /// Ends the wave after an outage as long as a whole deployment: the outcome of the hosts in flight is unknown.
     pub(super) fn bus_lost(&mut self, now: Duration) {
         if let WaveState::Ended(_) = self.phase() {
             return self.give_up_returning(now);

@@ -1,5 +1,5 @@
-//! The return of a wave that failed: the hosts of it that completed go back to what they ran before, one after another,
-//! the newest first.
+//! Rolls back a wave that failed: its completed hosts return to what they ran before, one after another, and the host
+//! that completed last goes first.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::rollout::flight::InFlight;
 use crate::rollout::summary::HostView;
 use crate::rollout::{Dispatch, Effect};
 
-/// A host that was asked to return and has not finished.
+/// A host that was asked to roll back and has not finished.
 #[derive(Debug, Clone)]
 pub(super) struct Return {
     pub(super) index: usize,
@@ -19,7 +19,7 @@ pub(super) struct Return {
 }
 
 impl Machine {
-    /// Takes the next step of the return, and returns whether the wave is behind with it.
+    /// Takes the next step of the rollback, and returns whether it is over.
     pub(super) fn go_on_returning(&mut self, now: Duration) -> bool {
         if self.returning.is_some() {
             return false;
@@ -37,7 +37,7 @@ impl Machine {
         true
     }
 
-    /// The host of the wave that completed last, of those that were not asked to return, and what it completed.
+    /// Returns the host of the wave that completed last among those that were not asked to roll back, and its request.
     fn next_to_return(&self) -> Option<(usize, RequestId)> {
         let wave = self.range();
         let newest_first = self.state.completed().iter().rev().copied().filter(|index| wave.contains(index));
@@ -47,7 +47,7 @@ impl Machine {
         })
     }
 
-    /// Whether this is the request of the host that returns.
+    /// Whether this is the rollback request in flight.
     pub(super) fn is_way_back(&self, request: &RequestId) -> bool {
         let back = self.returning.as_ref().and_then(|back| self.host(back.index).returning.as_ref());
         back.is_some_and(|back| back.request == *request)
@@ -61,13 +61,13 @@ impl Machine {
         self.effects.extend(dispatch.map(Effect::Send));
     }
 
-    /// A host may be returning since before the rollout was resumed. One that never heard that it should does so now.
+    /// Asks a host that may have been rolling back before the resume. If the request was lost, it gets it now.
     pub(super) fn send_back_again(&mut self, now: Duration, index: usize) {
         self.returning = Some(Return { index, flight: InFlight::new(now, self.timeouts()) });
         self.ask_whether_returned(now);
     }
 
-    /// The request of the host that returns.
+    /// Builds the rollback request in flight.
     fn way_back(&self, now: Duration) -> Option<Dispatch> {
         let index = self.returning.as_ref()?.index;
         let HostView { request: completed, returning, .. } = self.host(index);
@@ -76,7 +76,7 @@ impl Machine {
         Some(Dispatch { subject, request: Box::new(request) })
     }
 
-    /// Asks the host that returns how far it is, if there is one.
+    /// Asks the host that is rolling back, if any, for its state.
     pub(super) fn ask_whether_returned(&mut self, now: Duration) {
         if let Some(back) = &mut self.returning {
             back.flight = back.flight.asked(now);
@@ -87,11 +87,11 @@ impl Machine {
         }
     }
 
-    /// Takes notice of what the host says that returns.
+    /// Handles a response of the host that is rolling back.
     pub(super) fn return_answered(&mut self, now: Duration, response: Arc<Response>) {
         let timeouts = self.timeouts();
         match HostOutcome::of(response.status) {
-            // What completed without having returned is something else.
+            // A host that completed without rolling back did something else.
             Some(HostOutcome::Completed) if response.rolled_back != Some(true) => {
                 self.returned(now, HostOutcome::Failed, Some(response));
             }
@@ -104,7 +104,7 @@ impl Machine {
         }
     }
 
-    /// Nobody is subscribed for the host that returns. It was there a moment ago: its listener restarts.
+    /// Handles a rollback request without subscribers. The host was there a moment ago, so its listener is restarting.
     pub(super) fn nobody_returns(&mut self, now: Duration) {
         if let Some(Return { flight, .. }) = &mut self.returning
             && !flight.is_heard
@@ -113,7 +113,7 @@ impl Machine {
         }
     }
 
-    /// The time is up to ask the returning host again, or for it to have finished.
+    /// Gives up the host that is rolling back, or asks it again, if either is due.
     pub(super) fn return_due(&mut self, now: Duration) {
         let Some(Return { flight, .. }) = &mut self.returning else { return };
         if now >= flight.deadline {
@@ -124,7 +124,7 @@ impl Machine {
         }
     }
 
-    /// The bus was away for as long as a host may take: the others do not return any more, unless the rollout is resumed.
+    /// Ends the rollback after an outage as long as a host may take. The other hosts roll back only on a resume.
     pub(super) fn give_up_returning(&mut self, now: Duration) {
         if self.returning.is_some() {
             self.returned(now, HostOutcome::TimedOut, None);
@@ -139,7 +139,7 @@ impl Machine {
         }
     }
 
-    /// The verdict on the wave is known already.
+    /// Ends the rollout after a wave whose verdict is already recorded.
     pub(super) fn leave_failed_wave(&mut self, now: Duration, outcome: Outcome) {
         self.stop(now, SkipReason::EarlierWave, outcome);
     }

@@ -1,5 +1,5 @@
-//! Hosts that have no subject of their own. Those of a wave that the plan reaches by the same subject are sent one request,
-//! and each answers for itself.
+//! Handles hosts without a subject of their own. Hosts of a wave that share a subject are sent one request together,
+//! and each responds for itself.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,11 +10,10 @@ use crate::rollout::Effect;
 use crate::rollout::summary::HostState;
 
 impl Machine {
-    /// Sends one request to all hosts of the wave that hear it. `index` is in the window already.
+    /// Sends one request to all hosts of the wave on the subject of `index`, for which the window has room.
     pub(super) fn send_together(&mut self, now: Duration, index: usize) {
         let Some(subject) = self.frozen(index).shared_subject.clone() else { return };
-        let hears_it = |index: &usize| self.frozen(*index).shared_subject.as_ref() == Some(&subject);
-        let together: Vec<usize> = self.range().filter(hears_it).collect();
+        let together = self.reached_with(index);
         let spent = together.iter().map(|index| self.host(*index).used_ids).max().unwrap_or_default();
         let request = self.rollout.ids.together(&subject, spent + 1);
         let dispatch = self.dispatch(now, index, request.clone());
@@ -26,7 +25,13 @@ impl Machine {
         self.effects.push_back(Effect::Send(dispatch));
     }
 
-    /// Whether a request may be repeated under its id: all who hear it must take that for a question. One of them asks for all.
+    /// Returns the hosts of the wave that a first request to this one reaches.
+    pub(super) fn reached_with(&self, index: usize) -> Vec<usize> {
+        let Some(subject) = &self.frozen(index).shared_subject else { return vec![index] };
+        self.range().filter(|other| self.frozen(*other).shared_subject.as_ref() == Some(subject)).collect()
+    }
+
+    /// Whether a request may be repeated: every listener on it must support ids. The first host in flight asks for all.
     pub(super) fn may_be_asked(&self, index: usize) -> bool {
         let sharing = self.all_sharing(index);
         let in_flight = sharing.iter().find(|index| self.contact(**index).flight().is_some());
@@ -34,14 +39,12 @@ impl Machine {
             || (in_flight == Some(&index) && sharing.iter().all(|index| self.contact(*index).supports_ids))
     }
 
-    /// Whether a host of the same subject has an outcome that a further request would change.
+    /// Whether a further request would also reach a host on the same subject that is already final.
     pub(super) fn would_reach_others(&self, index: usize) -> bool {
-        let Some(subject) = &self.frozen(index).shared_subject else { return false };
-        let is_final = |index: usize| matches!(self.host(index).state, HostState::Final(_));
-        self.range().any(|other| self.frozen(other).shared_subject.as_ref() == Some(subject) && is_final(other))
+        self.reached_with(index).into_iter().any(|other| matches!(self.host(other).state, HostState::Final(_)))
     }
 
-    /// The hosts that were sent the request of this one.
+    /// Returns the hosts that were sent the same request as this one.
     pub(super) fn all_sharing(&self, index: usize) -> Vec<usize> {
         if self.frozen(index).shared_subject.is_none() {
             return vec![index];
@@ -50,7 +53,7 @@ impl Machine {
         (0..self.contacts.len()).filter(|other| self.host(*other).request.as_ref() == request).collect()
     }
 
-    /// Of the hosts that were sent the request of this one, the one that answers.
+    /// Returns the host that sent a response, among those that were sent the same request as this one.
     pub(super) fn one_of_those_sharing(&self, index: usize, from: &Sender) -> usize {
         let is_it = |index: &usize| {
             let host = self.frozen(*index);
@@ -59,7 +62,7 @@ impl Machine {
         self.all_sharing(index).into_iter().find(is_it).unwrap_or(index)
     }
 
-    /// An answer whose subject names no host counts for one that was sent a shared request and is not known to do better.
+    /// Handles a response whose subject names no host: it counts for a host that shares a subject and has no ids.
     pub(super) fn respond_in_old_form(&mut self, now: Duration, response: Arc<Response>) {
         let is_excused = |index: &usize| {
             let (host, contact) = (self.frozen(*index), self.contact(*index));

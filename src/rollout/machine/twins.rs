@@ -1,4 +1,4 @@
-//! Two machines that go by one name, as a cloned one does: what one of them says is not true of the other.
+//! Handles two machines with one name, as a cloned machine has: what one reports is not true of the other.
 
 use std::time::Duration;
 
@@ -7,8 +7,8 @@ use crate::rollout::event::{EventKind, FailureReason, HostOutcome, SkipReason, U
 use crate::rollout::summary::{HostState, HostView};
 
 impl Machine {
-    /// A host turns out to be two machines. It has failed, whatever either of them said or will say. Where it had completed,
-    /// its wave may be over: then the rollout ends with the one that runs.
+    /// Fails a host that turned out to be two machines, whatever either of them reports. If the host had completed, its
+    /// wave may be over; then the rollout ends with the current wave.
     pub(super) fn contest(&mut self, now: Duration, index: usize) {
         let HostView { name: host, state, .. } = self.host(index).clone();
         self.record(
@@ -29,7 +29,7 @@ impl Machine {
         }
     }
 
-    /// The current wave fails, and sends nothing more.
+    /// Makes the current wave fail and send nothing more.
     fn doom(&mut self, now: Duration, skip: SkipReason, cause: FailureReason) {
         if self.course.halted.is_none() && self.is_running() {
             self.halt(now, skip, cause.clone());

@@ -1,4 +1,4 @@
-//! The course of a rollout from wave to wave.
+//! Takes a rollout from wave to wave.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -9,22 +9,22 @@ use crate::rollout::Effect;
 use crate::rollout::event::{EventKind, FailureReason, HostOutcome, Outcome, SkipReason, WaveIndex, WaveVerdict};
 use crate::rollout::summary::{HostState, WaveState, WaveView};
 
-/// What was settled of the current wave and is not on record.
+/// The progress of the current wave that is not recorded.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Course {
-    /// No host before this one waits for its request.
+    /// No host before this one is pending.
     next: usize,
     pub(super) last_final_at: Duration,
     pub(super) bakes_until: Duration,
     pub(super) returns_since: Duration,
-    /// Why nothing more is sent in this wave.
+    /// Why no further request is sent in this wave.
     pub(super) halted: Option<SkipReason>,
-    /// Why the wave fails whatever becomes of its hosts.
+    /// Why the wave fails whatever its hosts' outcomes.
     pub(super) doomed: Option<FailureReason>,
 }
 
 impl Machine {
-    /// Goes on for as long as there is something to do without waiting.
+    /// Takes steps until the next one has to wait.
     pub(super) fn advance(&mut self, now: Duration) {
         while self.outcome().is_none() && self.step(now) {}
     }
@@ -60,7 +60,7 @@ impl Machine {
             return self.stop(now, SkipReason::Interrupt, Outcome::Interrupted);
         }
         self.course = Course { next: range.start, last_final_at: now, ..Course::default() };
-        // One that had begun before the rollout was resumed was confirmed if it had to be.
+        // A wave that began before the rollout was resumed was confirmed if it had to be.
         let has_begun = self.counts().began_at.is_some();
         if self.wave().limits.confirm && !has_begun {
             let wave = WaveIndex(self.state.current());
@@ -73,7 +73,7 @@ impl Machine {
 
     pub(super) fn start_wave(&mut self, now: Duration) {
         self.record(now, EventKind::WaveStarted { wave: WaveIndex(self.state.current()) });
-        // The hosts were settled a moment before the first one.
+        // The roll was called a moment before the first wave.
         if self.state.current() > 0 {
             self.call_roll(now);
         }
@@ -85,8 +85,7 @@ impl Machine {
     }
 
     fn run_wave(&mut self, now: Duration) -> bool {
-        while self.has_room()
-            && self.effects.len() < self.prepared
+        while self.effects.len() < self.prepared
             && let Some(index) = self.next_to_send()
         {
             self.course.next = index + 1;
@@ -106,35 +105,38 @@ impl Machine {
         true
     }
 
-    /// The current wave, and how many of its hosts are of each kind.
+    /// Returns the current wave with its counts of hosts.
     #[expect(clippy::indexing_slicing, reason = "asked only while a wave is under way, and so there is one")]
     pub(super) fn counts(&self) -> &WaveView {
         &self.state.waves[self.state.current()]
     }
 
-    pub(super) fn has_room(&self) -> bool {
-        self.counts().in_flight < self.wave().limits.max_parallel
+    /// Whether the window has room for a host, together with those that its request reaches as well.
+    fn has_room(&self, index: usize) -> bool {
+        let (in_flight, max_parallel) = (self.counts().in_flight, self.wave().limits.max_parallel);
+        in_flight == 0 || in_flight + self.reached_with(index).len() <= max_parallel
     }
 
-    /// That more hosts of the current wave failed than may, if they did.
+    /// Returns a reason if more hosts of the current wave failed than are allowed to.
     pub(super) fn too_many_failures(&self) -> Option<FailureReason> {
         let (failures, max_failures) = (self.counts().failures, self.wave().limits.max_failures);
         (failures > max_failures).then_some(FailureReason::TooManyFailures { failures, max_failures })
     }
 
-    /// The next host of the wave to be sent its request, as far as it depends on all but the window.
+    /// Returns the next host to send a request to, once the window has room for it.
     pub(super) fn next_to_send(&self) -> Option<usize> {
         let may_send = !self.sends_no_more() && self.is_up();
-        self.next_pending().filter(|&index| may_send && (self.roll_until.is_none() || self.may_deploy(index)))
+        let is_known = |index| self.roll_until.is_none() || self.may_deploy(index);
+        self.next_pending().filter(|&index| may_send && is_known(index) && self.has_room(index))
     }
 
-    /// A host without a subject of its own may share it with hosts that are done.
+    /// Whether a request may be sent: the host may be deployed, and no other host that is final hears the request.
     fn is_safe_to_send(&self, index: usize) -> bool {
         self.may_deploy(index) && !self.would_reach_others(index)
     }
 
-    /// A host that was silent whenever the roll was called may have a listener that would deploy and never return, or that
-    /// would build a system of its own.
+    /// Whether the host's listener is known to support what the wave asks. The listener of a host that never answered
+    /// the roll call may deploy and never roll back, or build a system of its own.
     pub(super) fn may_deploy(&self, index: usize) -> bool {
         let contact = self.contact(index);
         (self.wave().limits.rollback == Rollback::None || contact.supports_rollback)
@@ -149,7 +151,7 @@ impl Machine {
         self.state.interrupt.is_some() || self.course.halted.is_some()
     }
 
-    /// Every host of the wave that was asked is final, and no further one will be asked.
+    /// Ends or bakes a wave that has no host in flight and sends no further request.
     fn conclude_wave(&mut self, now: Duration) {
         let cause = self.course.halted.unwrap_or(SkipReason::Interrupt);
         let any_skipped = self.next_pending().is_some();
@@ -203,7 +205,7 @@ impl Machine {
             WaveVerdict::Failed(_) => (SkipReason::EarlierWave, Outcome::Failed),
             WaveVerdict::Interrupted | WaveVerdict::Skipped => (SkipReason::Interrupt, Outcome::Interrupted),
         };
-        // A wave that was interrupted while it waited for its confirmation has hosts that were not asked.
+        // A wave that was interrupted while it waited for its confirmation still has pending hosts.
         self.skip(now, self.range(), skip);
         self.record(now, EventKind::WaveEnded { wave, verdict });
         if outcome == Outcome::Failed && self.wave().limits.rollback == Rollback::Wave {

@@ -1,4 +1,4 @@
-//! What is known of one wave and of one host.
+//! The state of one wave and of one host.
 
 use std::sync::Arc;
 
@@ -11,14 +11,14 @@ use crate::rollout::event::{HostOutcome, WaveIndex, WaveVerdict};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WaveView {
     pub state: WaveState,
-    /// When its first request could be sent.
+    /// When the wave could send its first request.
     pub began_at: Option<Timestamp>,
     pub ended_at: Option<Timestamp>,
-    /// How many of its hosts are in flight, or wait to be asked again.
+    /// How many hosts are in flight or wait for a retry.
     pub in_flight: usize,
-    /// How many of its hosts completed or are current.
+    /// How many hosts completed or are current.
     pub completed: usize,
-    /// How many of its hosts count against its budget.
+    /// How many hosts count against `max_failures`.
     pub failures: usize,
 }
 
@@ -27,9 +27,9 @@ pub enum WaveState {
     Pending,
     AwaitingConfirmation,
     Running,
-    /// No more requests are sent, hosts in flight are awaited.
+    /// No further requests are sent; hosts in flight are awaited.
     Draining,
-    /// Its hosts are done, and it is left running for a while.
+    /// All hosts are final, and the bake time runs.
     Baking,
     Checking,
     Ended(WaveVerdict),
@@ -39,40 +39,39 @@ pub enum WaveState {
 pub struct HostView {
     pub name: HostName,
     pub wave: WaveIndex,
-    /// Which of the hosts of that wave it is.
+    /// The host's place in the wave.
     pub index: usize,
     pub state: HostState,
     pub request: Option<RequestId>,
-    /// How many requests it was sent since it was last pending.
+    /// How many requests the host was sent since it was last pending.
     pub attempts: u32,
-    /// How many of its ids are used up: the host would only repeat their outcome, so a new try needs a new id.
+    /// How many request ids are used up: the host would only repeat their outcome, so a new attempt needs a new id.
     pub used_ids: u32,
-    /// When it was sent the first.
+    /// When the first request was sent.
     pub sent_at: Option<Timestamp>,
     pub ended_at: Option<Timestamp>,
     pub response: Option<Arc<Response>>,
-    /// How it went back to what it ran before, when it was asked to because its wave had failed.
+    /// The rollback of the host, if its wave failed and it was asked to roll back.
     pub returning: Option<Box<ReturnView>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReturnView {
-    /// The request that it was sent for that.
     pub request: RequestId,
-    /// What came of it, once it has: it completed when it returned.
+    /// `Completed` if the host rolled back; `None` until the rollback is over.
     pub outcome: Option<HostOutcome>,
-    /// The host's own last word about it, where there was one.
+    /// The host's final response to it, if any.
     pub response: Option<Arc<Response>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HostState {
     Pending,
-    /// It was asked and has not answered.
+    /// The host was sent a request and has not responded.
     Dispatched,
     Accepted,
     Started(Option<Phase>),
-    /// It was asked in vain, with this result, and will be asked again.
+    /// The last request had this outcome, and the host will be sent a new one.
     Waiting(HostOutcome),
     Final(HostOutcome),
 }
@@ -81,11 +80,11 @@ pub enum HostState {
 pub struct Counts {
     pub pending: usize,
     pub in_flight: usize,
-    /// Final and as they should be.
+    /// Completed and not rolled back.
     pub completed: usize,
-    /// Not asked, since they are as they should be.
+    /// Not sent a request, since they already run the requested system.
     pub current: usize,
-    /// Completed, and returned from that to what they ran before.
+    /// Completed, then rolled back.
     pub returned: usize,
     pub failed: usize,
     pub rejected: usize,
@@ -98,7 +97,7 @@ impl WaveView {
     pub(super) const PENDING: Self =
         Self { state: WaveState::Pending, began_at: None, ended_at: None, in_flight: 0, completed: 0, failures: 0 };
 
-    /// The number that counts a host in this state; `None` where no number does.
+    /// Returns the count that includes a host in this state, if any does.
     pub(super) fn count_of(&mut self, host: &HostView, is_excused: impl Fn(&HostView) -> bool) -> Option<&mut usize> {
         match host.state {
             HostState::Pending | HostState::Final(HostOutcome::Skipped(_)) => None,
@@ -106,13 +105,12 @@ impl WaveView {
                 Some(&mut self.in_flight)
             }
             HostState::Final(HostOutcome::Completed | HostOutcome::Current) => Some(&mut self.completed),
-            // A host that has rejected a request has answered, and fell silent afterwards.
+            // A host that rejected an earlier request did answer, so its silence is not excused.
             HostState::Final(HostOutcome::Unreachable) if host.used_ids == 0 && is_excused(host) => None,
             HostState::Final(_) => Some(&mut self.failures),
         }
     }
 
-    /// Whether it is over and its hosts are as they should be.
     pub fn succeeded(&self) -> bool {
         self.state == WaveState::Ended(WaveVerdict::Succeeded)
     }
@@ -135,24 +133,24 @@ impl HostView {
         }
     }
 
-    /// The host as if it had not been asked. The ids that it has used up stay so.
+    /// Returns the host as pending. Its used ids stay used.
     pub(super) fn anew(&self) -> Self {
         Self { used_ids: self.used_ids, ..Self::new(self.name.clone(), self.wave, self.index) }
     }
 
-    /// A host that rejected or failed a request will say so again. One that was given up may still complete it.
+    /// Counts the id as used if the host would repeat this outcome. A host that was given up may still complete.
     pub(super) fn spend_id(&mut self, outcome: HostOutcome) {
         self.used_ids += u32::from(matches!(outcome, HostOutcome::Rejected | HostOutcome::Failed));
     }
 
-    /// What it ran before the request, by its own last word or by the roll call.
+    /// Returns what the host ran before the request, by its final response or else by the roll call.
     pub fn ran_before<'a>(&'a self, rollout: &'a Rollout) -> Option<&'a Commit> {
         let said = self.response.as_deref().and_then(|response| response.previous_revision.as_ref());
         said.or_else(|| rollout.plan.waves.get(self.wave.0)?.hosts.get(self.index)?.revision.as_ref())
     }
 
-    /// The commit that the host runs now. A rollback, an action that activates nothing, and a failure that comes before the
-    /// activation leave what ran before; after other failures nobody knows.
+    /// Returns the commit that the host runs now, if known. A rollback, an action that activates nothing, and a failure
+    /// before the activation leave what ran before; after other failures nobody knows.
     pub fn runs_now(&self, rollout: &Rollout) -> Option<Commit> {
         use ErrorCode::{AlreadyRunning, BuildFailed, Expired, InvalidAction, InvalidRequest, InvalidRevision};
         use ErrorCode::{NotAvailable, Untrusted, WrongHost};
@@ -196,14 +194,14 @@ impl HostView {
         }
     }
 
-    /// Whether the rollout left the host with something else than it ran before, or may have.
+    /// Whether the rollout changed, or may have changed, what the host runs.
     pub fn is_changed(&self, rollout: &Rollout) -> bool {
         let was_asked = !matches!(self.state, HostState::Pending | HostState::Final(HostOutcome::Skipped(_)));
         was_asked && self.ran_before(rollout).is_some_and(|before| self.runs_now(rollout).as_ref() != Some(before))
     }
 
-    /// Whether it is current, or completed and was not asked to go back from that. One that was asked and could not may run
-    /// anything.
+    /// Whether the host is current, or completed and was not asked to roll back. A host that could not roll back may
+    /// run anything.
     pub fn runs_what_was_asked(&self) -> bool {
         self.state == HostState::Final(HostOutcome::Current) || self.has_completed()
     }
@@ -212,24 +210,24 @@ impl HostView {
         self.state == HostState::Final(HostOutcome::Completed) && self.returning.is_none()
     }
 
-    /// Whether it completed, and has not finished returning from that.
+    /// Whether the host completed, and has not finished rolling back.
     pub(super) fn is_to_return(&self) -> bool {
         self.has_completed() || self.is_returning()
     }
 
-    /// Whether it was asked to return and has not finished that.
+    /// Whether the host was asked to roll back and has not finished.
     pub fn is_returning(&self) -> bool {
         self.returning.as_ref().is_some_and(|back| back.outcome.is_none())
     }
 
-    /// Whether it was asked to return and did.
+    /// Whether the host rolled back.
     pub fn has_returned(&self) -> bool {
         self.returning.as_ref().is_some_and(|back| back.outcome == Some(HostOutcome::Completed))
     }
 }
 
 impl HostState {
-    /// Whether the host was asked and may be at it. One that was silent and will be asked again may have heard it.
+    /// Whether the host may run its request. A silent host that waits for a retry may have heard the first one.
     pub const fn is_in_flight(self) -> bool {
         matches!(self, Self::Dispatched | Self::Accepted | Self::Started(_) | Self::Waiting(HostOutcome::Unreachable))
     }

@@ -1,4 +1,4 @@
-//! The invariants about the one commit that a rollout deploys.
+//! Invariants about the one commit that a rollout deploys.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use super::ledger::Ledger;
 use super::sim::Entry;
 use crate::rollout::{Effect, EventKind};
 
-/// Every request carries what was settled before the first one, whatever hosts say that they run.
+/// Every request carries the revision that was settled before the first one, whatever hosts report.
 pub(super) fn one_commit(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
     match entry {
         Entry::Did(Effect::Report(event)) => !matches!(event.kind, EventKind::Resolved { .. }),

@@ -1,4 +1,4 @@
-//! The death of the operator's machine in the middle of a rollout, and what another makes of the record that it left.
+//! Simulates a crash of the operator's machine, and a resume from the journal that it left.
 
 use std::time::Duration;
 
@@ -7,24 +7,24 @@ use super::sim::{Begun, Entry, Log};
 use super::world::World;
 use crate::rollout::{Effect, Machine, Summary};
 
-/// When the operator's machine dies and comes back.
+/// A crash of the operator's machine.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Crash {
-    /// Where in the log the last fact stands that was recorded.
+    /// The log index of the last recorded fact.
     pub(super) last_fact: usize,
-    /// Whether what was to be published at that very moment never left, though it was recorded.
+    /// Whether the publishes of that moment were lost, although they were recorded.
     pub(super) loses_publishes: bool,
-    /// How long it takes until the rollout is resumed.
+    /// How long until the rollout is resumed.
     pub(super) away: Duration,
 }
 
-/// The places in a log at which something is recorded.
+/// Returns the log indices of recorded facts.
 pub(super) fn facts(log: &Log) -> impl Iterator<Item = usize> {
     let is_fact = |entry: &Entry| matches!(entry, Entry::Did(Effect::Report(event)) if event.kind.is_fact());
     log.iter().enumerate().filter(move |(_, (_, entry))| is_fact(entry)).map(|(index, _)| index)
 }
 
-/// The machine that takes up the record of this log.
+/// Resumes a rollout from the facts in this log.
 pub(super) fn taken_up(log: &Log, at: Duration) -> Begun {
     let events = log.iter().filter_map(|(_, entry)| match entry {
         Entry::Did(Effect::Report(event)) => Some(event),
@@ -35,7 +35,7 @@ pub(super) fn taken_up(log: &Log, at: Duration) -> Begun {
 }
 
 impl World {
-    /// Lives through a rollout up to a crash as it did before, and from there on anew.
+    /// Repeats a rollout up to a crash, and then runs its resumed half.
     pub(super) fn resume(&self, log: &Log, crash: Crash) -> Log {
         let mut log = log[..=crash.last_fact].to_vec();
         let died_at = log.last().map_or(Duration::ZERO, |(at, _)| *at);

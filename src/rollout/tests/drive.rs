@@ -1,4 +1,4 @@
-//! An executor driven by hand: the test says what happens outside and when, and reads the transcript.
+//! Drives a machine by hand: the test chooses the inputs and their times, and reads the transcript.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::plan::ResolvedWave;
 use crate::protocol::{ErrorCode, HostReport, Phase, RequestId, Response, Sender, Status, Tier};
 use crate::rollout::{Dispatch, Effect, Input, Machine};
 
-/// An executor and the log of its life so far.
+/// A machine and the log of all that happened to it.
 pub(super) struct Drive {
     executor: Begun,
     log: Log,
@@ -24,7 +24,7 @@ impl Drive {
         Self::begin(Begun { at: Duration::ZERO, executor })
     }
 
-    /// Begins a plan of these waves, in which each host fetches the system that was built for it first.
+    /// Begins a plan of these waves with staging: each host first fetches the system that was built for it.
     pub(super) fn staged(waves: impl Into<Vec<ResolvedWave>>) -> Self {
         let mut rollout = fixture::rollout(waves);
         let plan = &mut Arc::make_mut(&mut rollout).plan;
@@ -35,7 +35,7 @@ impl Drive {
         Self::begin(Begun { at: Duration::ZERO, executor: Machine::new(rollout, EPOCH, fixture::PREPARED) })
     }
 
-    /// The operator's machine died now, and takes up the record after so many seconds.
+    /// Kills the operator's process now, and resumes the rollout at this time.
     pub(super) fn is_restarted(&mut self, seconds: f64) -> &mut Self {
         let at = Duration::from_secs_f64(seconds);
         self.executor = crash::taken_up(&self.log, at);
@@ -44,7 +44,7 @@ impl Drive {
         self
     }
 
-    /// The operator's machine died when only the first of the facts were recorded, and takes them up after so many seconds.
+    /// Kills the operator's process when only the first `facts` were recorded, and resumes the rollout at this time.
     pub(super) fn is_restarted_after(&mut self, facts: usize, seconds: f64) -> &mut Self {
         let last = crash::facts(&self.log).nth(facts - 1).expect("so many facts are on record");
         self.log.truncate(last + 1);
@@ -59,7 +59,7 @@ impl Drive {
         drive
     }
 
-    /// After so many seconds this happens. Deadlines that come before go first.
+    /// Handles an input at this time, and before it all earlier deadlines.
     pub(super) fn at(&mut self, seconds: f64, input: Input) -> &mut Self {
         let now = Duration::from_secs_f64(seconds);
         self.wait_while(|deadline| deadline < now);
@@ -69,20 +69,20 @@ impl Drive {
         self
     }
 
-    /// After so many seconds a host says this about the request that it was sent last.
+    /// Lets a host respond to its last request.
     pub(super) fn says(&mut self, seconds: f64, host: &str, status: Status) -> &mut Self {
         let request = self.last_request(host);
         self.answers(seconds, &request, response(&name(host), &request, status))
     }
 
-    /// After so many seconds a host says that it waits to be told that it was heard from.
+    /// Lets a host report that it waits to be confirmed.
     pub(super) fn waits_to_be_confirmed(&mut self, seconds: f64, host: &str) -> &mut Self {
         let request = self.last_request(host);
         let said = response(&name(host), &request, Status::Started);
         self.answers(seconds, &request, Response { phase: Some(Phase::Confirm), ..said })
     }
 
-    /// After so many seconds a host says that it has returned to what it ran before, or tried to.
+    /// Lets a host report that it rolled back, or tried to.
     pub(super) fn ends_with(
         &mut self,
         seconds: f64,
@@ -95,20 +95,20 @@ impl Drive {
         self.answers(seconds, &request, Response { rolled_back, ..said })
     }
 
-    /// After so many seconds a host says that it is at another request.
+    /// Lets a host report that it runs another request.
     pub(super) fn is_busy(&mut self, seconds: f64, host: &str) -> &mut Self {
         let request = self.last_request(host);
         let busy = response(&name(host), &request, Status::Rejected);
         self.answers(seconds, &request, Response { error: Some(ErrorCode::AlreadyRunning), ..busy })
     }
 
-    /// After so many seconds this answer to this request comes.
+    /// Delivers a response to this request.
     pub(super) fn answers(&mut self, seconds: f64, request: &RequestId, response: Response) -> &mut Self {
         let from = Sender { tier: Tier::Prod, host: response.hostname.clone() };
         self.answers_as(seconds, from, request, response)
     }
 
-    /// After so many seconds this answer to this request comes, on the subject of this sender.
+    /// Delivers a response to this request on the subject of this sender.
     pub(super) fn answers_as(
         &mut self,
         seconds: f64,
@@ -119,32 +119,32 @@ impl Drive {
         self.at(seconds, Input::Response { from, request: request.clone(), response: Arc::new(response) })
     }
 
-    /// After so many seconds the server says that nobody is subscribed to the last request of this host.
+    /// Lets the server report that nobody is subscribed to the host's last request.
     pub(super) fn is_absent(&mut self, seconds: f64, host: &str) -> &mut Self {
         let request = self.last_request(host);
         self.at(seconds, Input::NoResponders { request })
     }
 
-    /// After so many seconds a host answers the roll call.
+    /// Lets a host answer the roll call.
     pub(super) fn is_present(&mut self, seconds: f64, report: HostReport) -> &mut Self {
         self.at(seconds, Input::Present(Box::new(report)))
     }
 
-    /// Nothing more happens outside until so many seconds have gone by.
+    /// Waits until this time without any input.
     pub(super) fn silence_until(&mut self, seconds: f64) -> &mut Self {
         let until = Duration::from_secs_f64(seconds);
         self.wait_while(|deadline| deadline <= until);
         self
     }
 
-    /// Nothing more happens outside; the transcript of all that did.
+    /// Runs to the end without further input, and returns the transcript.
     pub(super) fn transcript(&mut self) -> String {
         self.wait_while(|_| true);
         assert!(self.executor.outcome().is_some(), "it waits without end:\n{}", transcript(&self.log));
         transcript(&self.log)
     }
 
-    /// The id of the request that was published last to this host, or to all.
+    /// Returns the id of the last request published to this host, or to any.
     pub(super) fn last_request(&self, host: &str) -> RequestId {
         let own = subject_of(&name(host));
         let sent = || self.log.iter().rev().filter_map(|(_, entry)| sent(entry));

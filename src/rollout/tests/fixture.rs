@@ -1,4 +1,4 @@
-//! Small plans, rollouts and messages.
+//! Builds small plans, rollouts and messages.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,19 +14,19 @@ use crate::protocol::{
 };
 use crate::rollout::Rollout;
 
-/// The wall-clock time at which every rollout of the tests begins.
+/// The wall-clock time at which every test rollout begins.
 pub(super) const EPOCH: Timestamp = Timestamp::UNIX_EPOCH;
 
-/// How many effects a machine of the tests prepares: few, so that rollouts of a few hosts come to it.
+/// How many effects a test machine prepares: so few that small rollouts reach the limit.
 pub(super) const PREPARED: usize = 3;
 
-/// The commit of every rollout of the tests.
+/// The commit of every test rollout.
 pub(super) const COMMIT: &str = "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b";
 
-/// The branch that is asked for.
+/// The branch that the operator asked for.
 pub(super) const BRANCH: &str = "main";
 
-/// The commit that the host at this place in the plan says it runs. Nobody else is to run it for that.
+/// Returns the commit that this host reports. No other host must be made to run it.
 pub(super) fn commit_of(host: usize) -> Commit {
     format!("{host:040x}").parse().unwrap()
 }
@@ -81,17 +81,17 @@ pub(super) fn host(hostname: &str) -> ResolvedHost {
     }
 }
 
-/// The system that was built for a host.
+/// Returns the system that was built for a host.
 pub(super) fn system_of(host: &HostName) -> SystemPath {
     format!("/nix/store/{}-nixos-system-{host}", "0".repeat(32)).parse().unwrap()
 }
 
-/// A wave of these hosts, named with one word, all else by default.
+/// Returns a wave of these hosts, separated by spaces, with default limits.
 pub(super) fn wave(hosts: &str) -> ResolvedWave {
     wave_with(hosts, |_| {})
 }
 
-/// A wave of these hosts with limits of its own.
+/// Returns a wave of these hosts with changed limits.
 pub(super) fn wave_with(hosts: &str, change: impl FnOnce(&mut Limits)) -> ResolvedWave {
     let mut limits = limits();
     change(&mut limits);
@@ -119,12 +119,12 @@ pub(super) fn rollout(waves: impl Into<Vec<ResolvedWave>>) -> Arc<Rollout> {
     })
 }
 
-/// The answer of a host to a request; its listener knows request ids.
+/// Returns a response to a request from a listener that supports ids.
 pub(super) fn response(host: &HostName, request: &RequestId, status: Status) -> Response {
     Response { id: Some(request.clone()), ..Response::new(host.clone(), status, "") }
 }
 
-/// The answer of a host to the roll call.
+/// Returns an answer to the roll call.
 pub(super) fn report(host: &HostName, subjects: Vec<Subject>) -> HostReport {
     HostReport {
         hostname: host.clone(),

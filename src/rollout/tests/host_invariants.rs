@@ -1,4 +1,4 @@
-//! The invariants that are about one host, whatever becomes of the others.
+//! Invariants about a single host.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use super::sim::Entry;
 use crate::protocol::Status;
 use crate::rollout::{Effect, EventKind, HostOutcome};
 
-/// A host gets one request and its retries, and is asked how far it is only while it is in flight.
+/// A host gets one request and its retries, and is asked for its state only while it is in flight.
 pub(super) fn once(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
     match entry {
-        // What brings a host back is of another kind.
+        // Rollback requests have invariants of their own.
         Entry::Did(Effect::Send(dispatch) | Effect::AskState(dispatch)) if dispatch.request.returns.is_some() => true,
         Entry::Did(Effect::Send(dispatch)) => ledger.addressee(dispatch).is_some_and(|seen| {
             let retries = limits_of(ledger, seen).retries as usize;
@@ -25,7 +25,7 @@ pub(super) fn once(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
         }),
         Entry::Did(Effect::AskState(dispatch)) => ledger.addressee(dispatch).is_some_and(|seen| {
             let same_id = dispatch.request.id.as_ref().is_some_and(|id| seen.last_sent(id));
-            // After a crash there is no other way to a host in flight, even if it takes that for a new order.
+            // After a crash there is no other way to ask a host in flight, even if it takes that for a new request.
             let has_to_be = dispatch.request.id.as_ref().is_some_and(|id| ledger.to_be_asked.contains(id));
             seen.is_open() && (seen.supports_ids || has_to_be) && same_id
         }),
@@ -33,7 +33,7 @@ pub(super) fn once(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
     }
 }
 
-/// Only silence and being busy are reasons to be asked again: silence under the same id, being busy under a new one.
+/// Only silent and busy hosts get another request: a silent one under the same id, a busy one under a new id.
 pub(super) fn retries(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
     let Some(dispatch) = deployment(entry) else {
         return true;
@@ -48,10 +48,10 @@ pub(super) fn retries(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
     })
 }
 
-/// A host that may be at a request is asked under no other id, and not again under one that it has rejected or failed.
+/// A host that may run a request is asked under no other id, and never again under one that it rejected or failed.
 pub(super) fn same_id(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
     let asked = match entry {
-        // The record comes before its request, and changes what the host may be at.
+        // The record comes before its request, and changes which request the host may run.
         Entry::Did(Effect::Report(event)) => match &event.kind {
             EventKind::Dispatched { host, request, .. } => Some((ledger.host(host), request)),
             _ => return true,
@@ -67,7 +67,7 @@ pub(super) fn same_id(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
     seen.may_be_at.as_ref().is_none_or(|known| known == id) && !seen.ended.contains(id) && !seen.fetches.contains(id)
 }
 
-/// What became of a host never changes, nothing more becomes of it, and on its way there it only goes forward.
+/// An outcome never changes, no event of the host follows it, and before it the host's state only moves forward.
 pub(super) fn one_final(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
     let Entry::Did(Effect::Report(event)) = entry else {
         return true;
@@ -85,8 +85,7 @@ pub(super) fn one_final(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
     }
 }
 
-/// A host completed, failed or rejected because it said so itself, in the first final answer to its last request; and
-/// when it said so, it is final at once.
+/// A host is completed, failed or rejected only by the first final response to its last request, and at once.
 pub(super) fn finals_are_what_hosts_said(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
     match entry {
         Entry::Did(Effect::Report(event)) => match &event.kind {
@@ -123,7 +122,7 @@ fn outcome_of(status: Status) -> Option<HostOutcome> {
     }
 }
 
-/// A host is unreachable when it never answered and timed out when it did, neither too soon nor too late.
+/// A host is unreachable if it never responded, and timed out if it did, neither too soon nor too late.
 pub(super) fn silence(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
     let given_up_rightly = match given_up(ledger, entry) {
         Some((seen, HostOutcome::Unreachable)) => {
@@ -145,7 +144,7 @@ pub(super) fn silence(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
     let waits_for_ever = |seen: &&Seen| {
         let limits = limits_of(ledger, seen);
         let silent = seen.said.is_empty() && (seen.nobody || seen.last_sent_at() + limits.accept_timeout < at);
-        // One that was taken back while it waited to be asked again counts from then.
+        // For a host that responded while it waited for a retry, the time counts from that response.
         let late = seen.last_sent_at() + limits.accept_timeout + limits.retry_delay + finish_timeout(limits) < at;
         silent || late
     };
@@ -153,7 +152,7 @@ pub(super) fn silence(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
     given_up_rightly && (!is_input || ledger.was_disturbed || in_time())
 }
 
-/// The host that is given up now, for good or until it is asked again.
+/// Returns the host that is given up now, for good or until a retry.
 fn given_up<'a, 'b>(ledger: &'b Ledger<'a>, entry: &Entry) -> Option<(&'b Seen<'a>, HostOutcome)> {
     match entry {
         Entry::Did(Effect::Report(event)) => match &event.kind {
@@ -166,8 +165,8 @@ fn given_up<'a, 'b>(ledger: &'b Ledger<'a>, entry: &Entry) -> Option<(&'b Seen<'
     }
 }
 
-/// A host that knows ids and says nothing is asked again after one, three and seven seconds, each time once, and one that
-/// answered after 75 s of silence. A listener that is not back yet after an outage is looked for once a second.
+/// A host that supports ids is asked again once after each of 1, 3 and 7 s of silence, and one that responded after 75
+/// s. After an outage a host whose listener is not back is asked once a second.
 pub(super) fn repeats(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
     let is_silent = |seen: &Seen| seen.is_open() && seen.supports_ids && seen.said.is_empty();
     let is_at_it = |seen: &Seen| seen.is_open() && seen.supports_ids && !seen.said.is_empty();
@@ -205,10 +204,10 @@ pub(super) fn repeats(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
 /// When a silent host is asked again.
 const REPEATS: [Duration; 3] = [secs(1), secs(3), secs(7)];
 
-/// How long one that has answered may say nothing until it is asked again.
+/// How long a host that responded may be silent until it is asked again.
 const QUIET: Duration = secs(75);
 
-/// Once the bus is back, or answers were lost, every host in flight that understands it is asked how far it is.
+/// After a reconnect or lost responses, every host in flight that supports ids is asked for its state.
 pub(super) fn outage_asks(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
     !matches!(entry, Entry::Told(_) | Entry::Woken) || ledger.to_be_asked.is_empty()
 }

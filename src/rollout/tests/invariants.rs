@@ -1,4 +1,4 @@
-//! What holds of every rollout, each said once and checked at every step. The numbers are those of the design.
+//! Invariants of every rollout, checked at every step. The numbers are those of the design.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::rollout::{
     WaveVerdict,
 };
 
-/// Whether what happens now may follow what was seen before.
+/// Whether an entry may follow what was observed before.
 type Invariant = fn(&Ledger, Duration, &Entry) -> bool;
 
 const INVARIANTS: [(&str, Invariant); 34] = [
@@ -61,7 +61,7 @@ const INVARIANTS: [(&str, Invariant); 34] = [
     ("P25 no more", way_back::nothing_after_a_failure),
 ];
 
-/// The names of the invariants that do not hold.
+/// Returns the names of the broken invariants.
 pub(super) fn broken(world: &World, log: &Log) -> Vec<&'static str> {
     let mut ledger = Ledger::new(world);
     let mut summary = Summary::default();
@@ -88,12 +88,12 @@ pub(super) fn broken(world: &World, log: &Log) -> Vec<&'static str> {
     broken
 }
 
-/// What the record says, which is all that a crash leaves.
+/// Returns the state that a crash leaves: that of the journal.
 fn recorded(ledger: &Ledger) -> Summary {
     Summary::of(ledger.events.iter().filter(|event| event.kind.is_fact()))
 }
 
-/// Hosts that were left behind may have shown progress that is not on record.
+/// Whether two states are equal, except for the progress of hosts left in flight, which the journal does not record.
 fn is_same_in_the_end(shown: &Summary, recorded: &Summary) -> bool {
     let same_hosts = shown.hosts.iter().zip(&recorded.hosts).all(|(shown, recorded)| {
         let in_flight = shown.state.is_in_flight() && recorded.state.is_in_flight();
@@ -107,7 +107,7 @@ fn is_same_in_the_end(shown: &Summary, recorded: &Summary) -> bool {
     same_hosts && rest(shown) == rest(recorded)
 }
 
-/// No host of a wave is sent a request before all is over that the waves before it are about.
+/// No host of a wave is sent a request before all earlier waves succeeded, baked and passed their checks.
 fn barrier(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
     let Some(dispatch) = deployment(entry) else {
         return true;
@@ -132,7 +132,7 @@ fn is_behind(ledger: &Ledger, number: usize, course: &Course, now: Duration) -> 
     all_final_and_baked && checked && course.verdict == Some(WaveVerdict::Succeeded)
 }
 
-/// Nothing is sent in a wave whose budget is used up.
+/// No request is sent in a wave whose budget is used up.
 fn budget(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
     sent_to(ledger, entry).is_none_or(|seen| ledger.charged(seen.wave) <= limits_of(ledger, seen).max_failures)
 }
@@ -152,7 +152,7 @@ fn window(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
     })
 }
 
-/// Whatever is published goes to a host of the plan and carries what the plan says.
+/// Every request goes to a host of the plan and carries what the plan says.
 fn frozen(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
     let Entry::Did(effect @ (Effect::Send(dispatch) | Effect::AskState(dispatch) | Effect::Confirm(dispatch))) = entry
     else {
@@ -187,13 +187,13 @@ fn frozen(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
 fn prefix(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
     sent_to(ledger, entry).is_none_or(|seen| {
         let mut before = ledger.hosts_of(seen.wave).take_while(|other| other.host.hostname != seen.host.hostname);
-        // What was in flight at a crash may be asked again before what failed in front of it is done anew.
+        // A host in flight at a crash may be asked again before earlier hosts that failed get a new request.
         let is_retry = !seen.sent.is_empty();
         is_retry || before.all(|other| !other.sent.is_empty() || other.outcome.is_some())
     })
 }
 
-/// The verdict on a wave follows from what became of its hosts and what was said about it.
+/// The verdict on a wave follows from the outcomes of its hosts, the check and the answers of the operator.
 fn oracle(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
     let Entry::Did(Effect::Report(event)) = entry else {
         return true;
@@ -239,7 +239,7 @@ fn expected_verdict(ledger: &Ledger, number: usize) -> WaveVerdict {
     }
 }
 
-/// At the end every host has an outcome, but for those in flight when the operator left at once.
+/// At the end every host has an outcome, except hosts in flight when the operator aborted.
 fn total(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
     let aborted = ledger.interrupt == Some(Interrupt::Abort);
     let is_settled = |seen: &Seen| seen.outcome.is_some() || (aborted && !seen.sent.is_empty());
@@ -247,7 +247,7 @@ fn total(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
     ended(entry).is_none() || (all_waves() && ledger.hosts.iter().all(is_settled))
 }
 
-/// A host is left out only for a reason, and the reason is true.
+/// A host is skipped only for a reason that is true.
 fn skip_cause(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
     let Some((seen, HostOutcome::Skipped(cause))) = settled(ledger, entry) else {
         return true;
@@ -268,7 +268,7 @@ fn skip_cause(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
     is_true && seen.sent.is_empty()
 }
 
-/// Each request is preceded by the record of it, and each record is followed by its request, or by a crash.
+/// Each request directly follows its record, and each record is followed by its request or by a crash.
 fn write_ahead(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
     match entry {
         Entry::Did(Effect::Send(Dispatch { request, .. })) => {
@@ -285,7 +285,7 @@ fn write_ahead(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
     }
 }
 
-/// A wave that was confirmed and begun is not asked about again.
+/// A wave that was confirmed and begun needs no second confirmation.
 fn one_question(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
     let Entry::Did(Effect::Ask(wave)) = entry else {
         return true;
@@ -294,20 +294,20 @@ fn one_question(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
     course.started_at.is_none() && course.asked_at.is_none() && course.wave.limits.confirm
 }
 
-/// After the first interrupt nothing is begun any more, in this wave or any later one.
+/// Nothing new begins after the first interrupt, in this wave or any later one.
 fn interrupt(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
     let begins = matches!(entry, Entry::Did(Effect::Send(_) | Effect::Ask(_) | Effect::RunCheck(_)));
     ledger.interrupt.is_none() || !begins
 }
 
-/// Nothing is published while the bus is away: the client would send it minutes later.
+/// Nothing is published while the bus is down: the client would send it minutes later.
 fn offline(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
     let publishes =
         matches!(entry, Entry::Did(Effect::Send(_) | Effect::AskState(_) | Effect::Confirm(_) | Effect::CallRoll));
     ledger.down_since.is_none() || !publishes
 }
 
-/// The rollout succeeded when every wave did, and else there is a reason. After the end it can only be resumed.
+/// The rollout succeeded if every wave did; else there is a reason. After the end it can only be resumed.
 fn outcome(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
     let verdict =
         |wanted: fn(&WaveVerdict) -> bool| ledger.waves.iter().any(|c| c.verdict.as_ref().is_some_and(wanted));
@@ -325,7 +325,7 @@ fn outcome(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
     is_true && (ledger.outcome.is_none() || matches!(entry, Entry::Restarted))
 }
 
-/// The summary, which sees the events only, comes to what both sides saw.
+/// The summary, a fold of the events alone, agrees with the ledger, which observes both sides.
 fn fold(ledger: &Ledger, summary: &Summary) -> bool {
     if ledger.events.is_empty() {
         return true;
@@ -339,7 +339,7 @@ fn fold(ledger: &Ledger, summary: &Summary) -> bool {
             (HostState::Final(shown), Some((_, outcome))) => shown == outcome,
             (_, _) => false,
         };
-        // A request is recorded before it is sent, so that the summary may be one ahead.
+        // A request is recorded before it is sent, so the summary may be one ahead.
         let ahead = usize::from(ledger.announced.is_some() && view.request == ledger.announced);
         let back = view.returning.as_ref().map(|back| (&back.request, back.outcome));
         let same_way_back = back == seen.back.as_ref().map(|back| (&back.request, back.outcome));
@@ -363,7 +363,7 @@ fn fold(ledger: &Ledger, summary: &Summary) -> bool {
         && summary.turned_up.keys().eq(BTreeSet::from_iter(&ledger.named))
 }
 
-/// The sums of the recap are those of the outcomes, and together they are all hosts.
+/// The counts of the recap agree with the outcomes, and add up to all hosts.
 fn sums(ledger: &Ledger, summary: &Summary) -> bool {
     let counts = summary.counts();
     let count = |wanted: fn(&HostOutcome) -> bool| {
@@ -380,7 +380,7 @@ fn sums(ledger: &Ledger, summary: &Summary) -> bool {
         && counts.skipped == count(|outcome| matches!(outcome, HostOutcome::Skipped(_)))
 }
 
-/// A rollout ends within the bound that its preview shows, to which the operator's thinking adds.
+/// A rollout ends within the bound that its preview shows, plus the time in which the operator thinks.
 fn ends_in_time(world: &World, ledger: &Ledger, log: &Log) -> bool {
     let thought = ledger
         .waves
@@ -398,7 +398,7 @@ fn sent_to<'a, 'b>(ledger: &'b Ledger<'a>, entry: &Entry) -> Option<&'b Seen<'a>
     deployment(entry).and_then(|dispatch| ledger.addressee(dispatch))
 }
 
-/// The request to deploy that is sent now.
+/// Returns the deployment request that is sent now, if any.
 pub(super) fn deployment(entry: &Entry) -> Option<&Dispatch> {
     match entry {
         Entry::Did(Effect::Send(dispatch)) => Some(dispatch).filter(|dispatch| dispatch.request.returns.is_none()),
@@ -406,7 +406,7 @@ pub(super) fn deployment(entry: &Entry) -> Option<&Dispatch> {
     }
 }
 
-/// Whether nothing may be sent to a host, since it may not be able to return or would build a system of its own.
+/// Whether a host may be sent nothing, since it may not support rollback or would build a system of its own.
 pub(super) fn is_not_asked(ledger: &Ledger, seen: &Seen) -> bool {
     let may_stay = limits_of(ledger, seen).rollback != Rollback::None && !seen.supports_rollback;
     may_stay || (seen.host.system.is_some() && !seen.supports_system)
@@ -416,7 +416,7 @@ fn has_returned(seen: &Seen) -> bool {
     seen.back.as_ref().is_some_and(|back| back.outcome == Some(HostOutcome::Completed))
 }
 
-/// How long a host may take, with waiting to be confirmed and returning.
+/// Returns how long a host may take, including confirmation and rollback.
 pub(super) fn finish_timeout(limits: &Limits) -> Duration {
     match limits.rollback {
         Rollback::None => limits.timeout,
@@ -424,7 +424,7 @@ pub(super) fn finish_timeout(limits: &Limits) -> Duration {
     }
 }
 
-/// The host that becomes final now, and how.
+/// Returns the host that becomes final now, and its outcome.
 fn settled<'a, 'b>(ledger: &'b Ledger<'a>, entry: &Entry) -> Option<(&'b Seen<'a>, HostOutcome)> {
     match entry {
         Entry::Did(Effect::Report(event)) => match &event.kind {

@@ -1,4 +1,4 @@
-//! What an onlooker knows who sees both sides of a machine and shares no code with it.
+//! Observes both sides of a machine, and shares no code with it.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::rollout::{
     Answer, Connection, Dispatch, Effect, Event, EventKind, HostOutcome, Input, Interrupt, Outcome, WaveVerdict,
 };
 
-/// What was seen of a rollout so far.
+/// The observations of a rollout so far.
 #[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "it is a record of what was seen")]
 pub(super) struct Ledger<'a> {
@@ -20,39 +20,39 @@ pub(super) struct Ledger<'a> {
     pub(super) hosts: Vec<Seen<'a>>,
     pub(super) events: Vec<Event>,
     pub(super) down_since: Option<Duration>,
-    /// From when on the server is believed that nobody is there: listeners need a while to come back too.
+    /// From when on a report that nobody is subscribed counts: after a reconnect listeners need a while too.
     pub(super) settled_at: Duration,
-    /// Whether the connection was ever down or answers were ever lost.
+    /// Whether the connection was ever down or responses were ever lost.
     pub(super) was_disturbed: bool,
     pub(super) interrupt: Option<Interrupt>,
     pub(super) outcome: Option<Outcome>,
-    /// The effect before, if nothing happened outside since.
+    /// The previous effect, if no input came since.
     pub(super) last: Option<Effect>,
-    /// The requests whose state has to be asked for before anything else happens.
+    /// The requests whose state must be asked for before anything else happens.
     pub(super) to_be_asked: Vec<RequestId>,
-    /// The dispatched event that was reported last, if its request was not sent yet.
+    /// The request of the last dispatch event, until it is sent.
     pub(super) announced: Option<RequestId>,
-    /// What every request is to carry.
+    /// The revision that every request must carry.
     pub(super) revision: &'a Revision,
-    /// The hosts that are not of the plan and should have been, as far as they were named, and those that are to be.
+    /// The late hosts that were reported, and those that must be.
     pub(super) named: Vec<HostName>,
     pub(super) to_be_named: Vec<HostName>,
-    /// When the process began that carries it out.
+    /// When the current process began.
     pub(super) begun_at: Duration,
-    /// Those that completed, in the order in which they did.
+    /// The hosts that completed, in that order.
     pub(super) completions: Vec<HostName>,
-    /// The requests whose hosts have to be told that they were heard from before anything else happens.
+    /// The requests that must be confirmed before anything else happens.
     pub(super) to_be_confirmed: Vec<RequestId>,
-    /// When this process called the roll last.
+    /// When this process last called the roll.
     pub(super) rolled_at: Option<Duration>,
-    /// Whether it was seen just now who is current.
+    /// Whether the plan's `is_current` still holds.
     pub(super) knows_current: bool,
-    /// Whether all hosts fetch before any of them is changed, and whether they still do.
+    /// Whether the rollout has a staging wave, and whether that still runs.
     pub(super) stages: bool,
     pub(super) is_staging: bool,
 }
 
-/// What was seen of a wave.
+/// The observations of a wave.
 #[derive(Debug)]
 pub(super) struct Course<'a> {
     pub(super) wave: &'a ResolvedWave,
@@ -104,16 +104,16 @@ impl<'a> Ledger<'a> {
         self.hosts.iter().find(|seen| seen.host.hostname == *name).expect("events are about hosts of the plan")
     }
 
-    /// The host that a request goes to.
+    /// Returns the host that a request goes to.
     pub(super) fn addressee(&self, dispatch: &Dispatch) -> Option<&Seen<'a>> {
         self.hosts.iter().find(|seen| seen.host.subject() == dispatch.subject)
     }
 
-    /// The hosts of a wave that count against its budget.
+    /// Counts the hosts of a wave that count against its budget.
     pub(super) fn charged(&self, wave: usize) -> usize {
         let is_charged = |seen: &&Seen| match seen.outcome {
             None | Some((_, HostOutcome::Completed | HostOutcome::Current | HostOutcome::Skipped(_))) => false,
-            // One that has rejected or failed a request did answer.
+            // A host that rejected or failed a request did respond.
             Some((_, HostOutcome::Unreachable)) => {
                 !self.waves[seen.own_wave].wave.limits.ignore_unreachable || !seen.ended.is_empty()
             }
@@ -199,12 +199,12 @@ impl<'a> Ledger<'a> {
         }
     }
 
-    /// Whether a wave takes all prod hosts; there is no other group.
+    /// Whether a wave targets all prod hosts; the tests have no other group.
     pub(super) fn has_groups(&self) -> bool {
         self.waves.iter().any(|course| !course.wave.groups.is_empty())
     }
 
-    /// Nobody is charged for the time of an outage.
+    /// Notes a reconnect: hosts are not charged for the time of the outage.
     fn came_back(&mut self, since: Duration, at: Duration) {
         self.settled_at = at + self.accept_timeout();
         for seen in self.hosts.iter_mut().filter(|seen| seen.is_open()) {
@@ -221,7 +221,7 @@ impl<'a> Ledger<'a> {
         }
     }
 
-    /// Answers may have been lost: every host in flight that takes it for a question has to be asked how far it is.
+    /// Notes that responses may have been lost: every host in flight that supports ids must be asked for its state.
     fn all_have_to_be_asked(&mut self) {
         if self.down_since.is_none() {
             let understanding = self.hosts.iter().filter(|seen| seen.is_open() && seen.supports_ids);
@@ -230,13 +230,13 @@ impl<'a> Ledger<'a> {
         }
     }
 
-    /// The requests to return whose hosts have not finished.
+    /// Returns the rollback requests whose hosts have not finished.
     fn ways_back(&self) -> Vec<RequestId> {
         let returning = self.hosts.iter().filter(|seen| seen.is_on_its_way_back());
         returning.filter_map(|seen| seen.back.as_ref()).map(|back| back.request.clone()).collect()
     }
 
-    /// The waves that failed and whose hosts are not all back yet.
+    /// Returns the failed waves whose rollback is not finished.
     fn on_their_way_back(&self) -> Vec<usize> {
         let has_failed = |number: &usize| matches!(self.waves[*number].verdict, Some(WaveVerdict::Failed(_)));
         let rolls_back = |number: &usize| self.waves[*number].wave.limits.rollback == Rollback::Wave;
@@ -245,8 +245,8 @@ impl<'a> Ledger<'a> {
         waves.filter(|number| self.hosts_of(*number).any(is_left)).collect()
     }
 
-    /// Another process has the record and nothing else. What was not completed and not in flight begins anew, in the
-    /// waves that have not succeeded; hosts in flight have to be asked, with their patience from now.
+    /// Notes a restart: the new process has only the journal. Hosts that neither completed nor are in flight begin anew
+    /// in the waves that have not succeeded; hosts in flight must be asked, with timeouts from now on.
     fn restarted(&mut self, at: Duration) {
         self.events.retain(|event| event.kind.is_fact());
         self.begun_at = at;
@@ -267,7 +267,6 @@ impl<'a> Ledger<'a> {
         let announced = self.announced.take();
         for seen in &mut self.hosts {
             if announced.is_some() && seen.may_be_at == announced {
-                // It was recorded and may have been sent.
                 seen.was_sent(at, seen.may_be_at.clone().expect("it was compared"));
             }
             if on_their_way_back.contains(&seen.wave) {
@@ -275,7 +274,7 @@ impl<'a> Ledger<'a> {
                 continue;
             }
             if seen.back.is_some() {
-                // What it completed is undone, or may be.
+                // The host has rolled back from its request, or may have.
                 seen.ended.extend(seen.may_be_at.take());
             }
             let succeeded = self.waves[seen.wave].verdict == Some(WaveVerdict::Succeeded);
@@ -288,7 +287,7 @@ impl<'a> Ledger<'a> {
                 let (wave, fetched, asked) = (seen.wave, seen.fetched, std::mem::take(&mut seen.fetches));
                 *seen = Seen { wave, fetched, fetches: asked, may_be_at, ended, ..Seen::new(seen.host, seen.own_wave) };
             } else if self.is_staging {
-                // It will be asked again, by a process that has not heard it.
+                // The host will be sent a new request by a process that has not heard it.
                 seen.supports_ids = seen.host.supports_ids;
                 seen.supports_rollback = seen.host.supports_rollback;
                 seen.supports_system = seen.host.supports_system;
@@ -302,7 +301,7 @@ impl<'a> Ledger<'a> {
         self.settled_at = if self.to_be_asked.is_empty() { at } else { at + self.accept_timeout() };
     }
 
-    /// The patience of the wave that is under way.
+    /// Returns the accept timeout of the current wave.
     fn accept_timeout(&self) -> Duration {
         let under_way = self.waves.iter().find(|course| course.verdict.is_none());
         under_way.map_or(Duration::ZERO, |course| course.wave.limits.accept_timeout)

@@ -1,4 +1,4 @@
-//! Hosts and the way to them, which drops, repeats, reorders, delays, is silent and lies.
+//! Simulates hosts behind a network that drops, repeats, reorders, delays, is silent and lies.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -15,70 +15,69 @@ use crate::plan::ResolvedHost;
 use crate::protocol::{ErrorCode, HostName, Phase, Request, RequestId, Response, Sender, Status, Tier};
 use crate::rollout::{Connection, Input, Interrupt};
 
-/// What comes back for one request.
+/// The responses to one request.
 #[derive(Debug, Clone)]
 pub(super) struct Script {
-    /// How often the request does not get through; the host takes it when it is asked once more.
+    /// How often the request is lost before the host gets it.
     pub(super) lost: usize,
-    /// Whether the listener names the request in its answers.
+    /// Whether the listener's responses carry the request id.
     pub(super) names_id: bool,
-    /// Whether it names the commit that it deploys.
+    /// Whether its responses carry the commit that it deploys.
     pub(super) names_commit: bool,
     pub(super) replies: Vec<Reply>,
 }
 
 #[derive(Debug, Clone)]
 pub(super) struct Reply {
-    /// How long after the request.
+    /// The time since the request.
     pub(super) after: Duration,
     pub(super) said: Said,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Said {
-    /// The host's own answer.
+    /// A response of the host.
     Status(Status),
-    /// The host waits to be told that it was heard from.
+    /// The host waits to be confirmed.
     ToBeConfirmed,
-    /// The host returned to what it ran before, with this status.
+    /// The host rolled back, and responds with this status.
     Returned(Status),
-    /// It could not, with this status.
+    /// The host could not roll back, and responds with this status.
     NotReturned(Status),
-    /// The host is at another request.
+    /// The host runs another request.
     Busy,
-    /// The server says that nobody is subscribed.
+    /// The server reports that nobody is subscribed.
     Nobody,
-    /// An answer that the host did not give, or gave about something else.
+    /// A response that is not the host's own, or is about something else.
     Forged(Forgery, Status),
 }
 
-/// What another key can publish, and how the answer gives that away.
+/// What another key can publish, and what gives the forged response away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Forgery {
-    /// Another host answers below its own prefix, in its own name.
+    /// Another host responds below its own prefix, under its own name.
     WrongHost,
-    /// Another host answers below its own prefix, in the name of this one.
+    /// Another host responds below its own prefix, under this host's name.
     Subject,
-    /// A host of the same name and another tier answers.
+    /// A host of the same name in another tier responds.
     Tier,
-    /// The host answers under another name.
+    /// The host responds under another name.
     Name,
-    /// The host answers about another request.
+    /// The host responds to another request.
     Request,
 }
 
-/// The hosts and the way to them.
 pub(super) struct Network<'a> {
     hosts: Vec<&'a ResolvedHost>,
-    /// What each host says to its first request, its second and so on; the last of them to all that follow.
+    /// The scripts of each host for its first request, its second and so on; the last one also for all that follow.
     scripts: &'a [Vec<Script>],
-    /// What each host says when it is asked to return.
+    /// The script of each host for its rollback request.
     returns: &'a [Script],
     /// How many requests each host was sent.
     sent: Vec<usize>,
-    /// How many publishes of each request got lost.
+    /// How many times each request was lost.
     lost: BTreeMap<(usize, RequestId), usize>,
-    /// The requests that got through: when, and what is said to them.
+    /// The requests that hosts got: when, and with which script they respond.
     taken: BTreeMap<(usize, RequestId), (Duration, &'a Script)>,
 }
 
@@ -88,7 +87,7 @@ impl<'a> Network<'a> {
         Self { hosts, scripts, returns, sent, lost: BTreeMap::new(), taken: BTreeMap::new() }
     }
 
-    /// A host is sent a request.
+    /// Delivers a request to a host, unless it is lost.
     pub(super) fn sent(&mut self, now: Duration, host: usize, request: &Request, agenda: &mut Agenda) {
         self.sent[host] += usize::from(request.returns.is_none());
         if !self.loses(host, request) {
@@ -96,7 +95,7 @@ impl<'a> Network<'a> {
         }
     }
 
-    /// Whether the request gets lost this time.
+    /// Whether the request is lost this time.
     fn loses(&mut self, host: usize, request: &Request) -> bool {
         let script = self.script(host, request);
         let lost = self.lost.entry((host, id_of(request))).or_default();
@@ -105,7 +104,7 @@ impl<'a> Network<'a> {
         loses
     }
 
-    /// A host that knows the request says how far it is; one that does not takes it for new.
+    /// Repeats a request. A host that knows it responds with its state; another one runs it.
     pub(super) fn asked(&mut self, now: Duration, host: usize, request: &Request, agenda: &mut Agenda) {
         match self.taken.get(&(host, id_of(request))).copied() {
             Some((since, script)) => {
@@ -163,7 +162,6 @@ impl<'a> Network<'a> {
         };
         let id = match said {
             Said::Forged(Forgery::Request, _) => Some("of-another-request".parse().expect("it is an id")),
-            // A listener that supports ids always names them.
             _ => (*supports_ids || script.names_id).then(|| request.clone()),
         };
         let revision = script.names_commit.then(|| fixture::commit_of(index));
@@ -190,7 +188,7 @@ pub(super) fn seconds(range: Range<u64>) -> impl Strategy<Value = Duration> {
     range.prop_map(secs)
 }
 
-/// `some` of a hundred values are drawn from the first, the rest from the second.
+/// Draws `some` of a hundred values from `first` and the rest from `second`.
 pub(super) fn mostly<T: std::fmt::Debug>(
     some: u32,
     first: impl Strategy<Value = T> + 'static,
@@ -223,7 +221,7 @@ fn reply() -> impl Strategy<Value = Reply> {
     (seconds(0..22), said()).prop_map(|(after, said)| Reply { after, said })
 }
 
-/// A listener as it should be: accepted, started, maybe waiting to be confirmed for a while, and how it ended.
+/// Returns the replies of a correct listener: accepted, started, maybe waiting to be confirmed, and `end`.
 fn orderly(end: Said) -> impl Strategy<Value = Vec<Reply>> {
     (seconds(0..3), seconds(0..2), 0..3usize, seconds(0..5)).prop_map(move |(accepted, started, waits, ended)| {
         let statuses = [(accepted, Status::Accepted), (started, Status::Started)];
@@ -274,7 +272,7 @@ pub(super) fn scripts(hosts: usize) -> impl Strategy<Value = Vec<Vec<Script>>> {
     select(vec![50, 80, 95]).prop_flat_map(move |reliability| vec(vec(script(reliability), 1..3), hosts))
 }
 
-/// What a host says when it is asked to return. It may say that it completed, and not have returned.
+/// Returns a script for a rollback request. The host may respond `completed` without having rolled back.
 fn way_back() -> impl Strategy<Value = Script> {
     let trouble = prop_oneof![
         2 => orderly(Said::NotReturned(Status::Failed)),

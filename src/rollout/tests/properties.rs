@@ -1,4 +1,4 @@
-//! The invariants over random plans and random trouble, and those that compare one rollout with another.
+//! Checks the invariants over random plans and random trouble, and compares rollouts with each other.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -14,12 +14,11 @@ use super::world::{Climate, World, world};
 use crate::protocol::Status;
 use crate::rollout::{FailureReason, Outcome, WaveVerdict};
 
-/// This many rollouts, and no file with those that failed: what one of them found becomes a transcript.
+/// Returns a configuration without a file of failed cases: a case that finds a bug becomes a transcript.
 pub(super) fn rollouts(cases: u32) -> ProptestConfig {
     ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
 }
 
-/// No invariant is broken in this life of a world.
 pub(super) fn holds(world: &World, log: &Log) -> Result<(), TestCaseError> {
     let broken = broken(world, log);
     prop_assert!(broken.is_empty(), "broken: {}\n{}", broken.join(", "), transcript(log));
@@ -53,21 +52,21 @@ proptest! {
 proptest! {
     #![proptest_config(rollouts(1000))]
 
-    /// P12: also when nobody ever answers, a rollout ends within the bound that its preview shows.
+    /// P12: even if no host ever responds, a rollout ends within the bound that its preview shows.
     #[test]
     fn silence_comes_to_an_end(mut world in world(Climate::Calm)) {
         world.scripts.iter_mut().flatten().for_each(|script| script.replies.clear());
         holds(&world, &world.run())?;
     }
 
-    /// P13: the verdicts of the waves do not depend on which host answers first.
+    /// P13: the verdicts of the waves do not depend on which host responds first.
     #[test]
     fn the_order_of_answers_does_not_matter(
         mut world in world(Climate::Calm),
         fates in vec(fate(), 24),
         delays in vec([0..2u64, 0..2], 24),
     ) {
-        // A host that answers the roll call late may come before its turn or after it, which is no order of answers.
+        // Whether a host answers the roll call before or after its turn is no matter of the order of responses.
         world.late_answer = None;
         let verdicts = [0, 1].map(|run| {
             for (scripts, (fate, delays)) in world.scripts.iter_mut().zip(fates.iter().zip(&delays)) {
@@ -78,7 +77,7 @@ proptest! {
         prop_assert_eq!(&verdicts[0], &verdicts[1]);
     }
 
-    /// P14: one failure more never sends one request more.
+    /// P14: one more failure never leads to one more request.
     #[test]
     fn a_failure_never_sends_more(before in world(Climate::Chaos), host in any::<Index>()) {
         prop_assume!(!before.scripts.is_empty());
@@ -94,7 +93,7 @@ proptest! {
     }
 }
 
-/// What becomes of a host in the end, in time for every patience.
+/// Returns the last reply of a host, which comes before any timeout.
 fn fate() -> impl Strategy<Value = Option<Said>> {
     let failures =
         vec![None, Some(Said::Nobody), Some(Said::Status(Status::Failed)), Some(Said::Status(Status::Rejected))];
@@ -106,7 +105,7 @@ fn script_of(fate: Option<Said>, delay: u64) -> Script {
     Script { lost: 0, names_id: true, names_commit: true, replies: replies.into_iter().collect() }
 }
 
-/// The outcome, and what became of each wave, without the number of hosts that it happened to.
+/// Returns the outcome, and the kind of each wave's verdict without numbers of hosts.
 fn verdicts(world: &World, log: &Log) -> (Option<Outcome>, Vec<&'static str>) {
     let ledger = seen(world, log);
     let kind = |verdict: &WaveVerdict| match verdict {

@@ -1,4 +1,4 @@
-//! The invariants over rollouts whose operator's machine dies, at whatever fact was recorded last.
+//! Checks the invariants for rollouts whose operator's machine crashes after any recorded fact.
 
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -11,7 +11,7 @@ use super::world::{Climate, world};
 proptest! {
     #![proptest_config(rollouts(250))]
 
-    /// P15, P16 and P17: a crash right after any of the facts, and another one in what was resumed then.
+    /// P15, P16 and P17: a crash right after each fact, and a second crash in the resumed rollout.
     #[test]
     fn all_holds_when_resumed_from_every_record(
         mut world in prop_oneof![1 => world(Climate::Calm), 2 => world(Climate::Chaos)],
@@ -23,8 +23,8 @@ proptest! {
             Crash { last_fact, loses_publishes: loses_publishes[number], away: secs(away[number]) }
         };
         if world.stages {
-            // Hosts are asked twice then, and what their first answers told of their listeners is not on record: the oracle would
-            // know more of them than a new process does. So the plan knows all of it.
+            // Hosts get two requests then, and the journal does not record what the first responses showed of their
+            // listeners: the ledger would know more than a new process does. So the plan knows all of it.
             for host in world.waves.iter_mut().flat_map(|wave| &mut wave.hosts) {
                 (host.supports_ids, host.supports_rollback, host.supports_system) = (true, true, true);
             }

@@ -1,4 +1,4 @@
-//! The invariants about hosts that are not part of the plan.
+//! Invariants about hosts outside the plan.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use super::ledger::Ledger;
 use super::sim::Entry;
 use crate::rollout::{Effect, EventKind, WaveIndex};
 
-/// A host that should have been in the plan is named once, as soon as it is heard, and so is no other.
+/// A late host of the plan's groups is reported once, as soon as it answers. No other host is reported.
 pub(super) fn latecomers_are_named(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
     match entry {
         Entry::Did(Effect::Report(event)) => match &event.kind {
@@ -22,8 +22,8 @@ pub(super) fn latecomers_are_named(ledger: &Ledger, _: Duration, entry: &Entry) 
     }
 }
 
-/// The roll is called when a later wave begins, when a rollout is resumed and after an outage, where there are groups or
-/// hosts that may be unable to return, and never else.
+/// The roll is called when a later wave begins, on a resume and after an outage, and only if the plan has groups or
+/// hosts that may not support the request.
 pub(super) fn roll_is_called(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
     let before = match &ledger.last {
         Some(Effect::Report(event)) => Some(&event.kind),

@@ -1,4 +1,4 @@
-//! What an onlooker knows of a host.
+//! The observations of one host.
 
 use std::time::Duration;
 
@@ -6,45 +6,44 @@ use crate::plan::ResolvedHost;
 use crate::protocol::{ErrorCode, RequestId, Response, Sender, Status};
 use crate::rollout::HostOutcome;
 
-/// What was seen of a host.
+/// The observations of a host.
 #[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "it is a record of what was seen")]
 pub(super) struct Seen<'a> {
     pub(super) host: &'a ResolvedHost,
     pub(super) wave: usize,
-    /// The wave in which it is changed, which is another one while it fetches.
+    /// The wave in which it is deployed; while it fetches, `wave` is the staging wave.
     pub(super) own_wave: usize,
-    /// What came of fetching, where it had to, and the requests for that.
+    /// The outcome of fetching, if it had to, and the requests for that.
     pub(super) fetched: Option<HostOutcome>,
     pub(super) fetches: Vec<RequestId>,
-    /// Every request to it since it was last pending, the last of which counts.
+    /// Every request since it was last pending; the last one counts.
     pub(super) sent: Vec<(Duration, RequestId)>,
-    /// What it said to the last request, since that was sent and while it was in flight.
+    /// Its responses to the last request while that was in flight.
     pub(super) said: Vec<Response>,
-    /// When it said the last of that.
+    /// When the last of them came.
     pub(super) said_at: Duration,
-    /// How long it could not be heard since then, and since when it could.
+    /// How long it could not be heard since the request, and since when it could.
     pub(super) deaf_for: Duration,
     pub(super) heard_since: Duration,
     /// When it was asked again since then.
     pub(super) asked_again: Vec<Duration>,
-    /// Whether the server said since then that nobody is there.
+    /// Whether the server reported since then that nobody is subscribed.
     pub(super) nobody: bool,
     pub(super) supports_ids: bool,
     pub(super) supports_rollback: bool,
     pub(super) supports_system: bool,
-    /// Since when it is to be asked again.
+    /// Since when it waits for a retry.
     pub(super) waiting_since: Option<Duration>,
     pub(super) outcome: Option<(Duration, HostOutcome)>,
-    /// The request that it may be at, or that it has completed.
+    /// The request that it may run, or that it completed.
     pub(super) may_be_at: Option<RequestId>,
-    /// The requests that it has rejected or failed, or returned from.
+    /// The requests that it rejected, failed or rolled back from.
     pub(super) ended: Vec<RequestId>,
-    /// How it went back to what it ran before.
     pub(super) back: Option<Back>,
 }
 
-/// What was seen of the return of a host.
+/// The observations of a host's rollback.
 #[derive(Debug)]
 pub(super) struct Back {
     pub(super) request: RequestId,
@@ -83,7 +82,7 @@ impl<'a> Seen<'a> {
         }
     }
 
-    /// It is to be asked anew, in its own wave. What is known of its listener stays known.
+    /// Makes the host pending in its own wave. What is known of its listener stays known.
     pub(super) fn has_fetched(&mut self) {
         let fetches = std::mem::take(&mut self.sent).into_iter().map(|(_, id)| id).chain(self.ended.drain(..));
         *self = Seen {
@@ -100,7 +99,7 @@ impl<'a> Seen<'a> {
         matches!(self.outcome, Some((_, HostOutcome::Completed)))
     }
 
-    /// Whether it was asked to return and has not finished that.
+    /// Whether it was asked to roll back and has not finished.
     pub(super) fn is_on_its_way_back(&self) -> bool {
         self.back.as_ref().is_some_and(|back| back.outcome.is_none())
     }
@@ -109,7 +108,7 @@ impl<'a> Seen<'a> {
         self.back.as_ref().is_some_and(|back| back.request == *request)
     }
 
-    /// Whether this was ever the id of something that it was asked.
+    /// Whether the host was ever sent this id.
     pub(super) fn ever_knew(&self, request: &RequestId) -> bool {
         let known = self.ended.iter().chain(&self.may_be_at);
         self.ever_sent(request) || self.returns_by(request) || known.into_iter().any(|known| known == request)
@@ -134,7 +133,7 @@ impl<'a> Seen<'a> {
         !self.sent.is_empty() && self.outcome.is_none()
     }
 
-    /// Whether an answer to its last request is awaited, and it is not about to be asked anew.
+    /// Whether a response to its last request is awaited, and no retry.
     pub(super) fn is_open(&self) -> bool {
         self.is_in_flight() && self.waiting_since.is_none()
     }
@@ -147,7 +146,7 @@ impl<'a> Seen<'a> {
         self.sent.last().map_or(Duration::MAX, |(at, _)| *at)
     }
 
-    /// The first final answer to the last request. Whatever comes after it changes nothing.
+    /// Returns the first final response to the last request. Later ones change nothing.
     pub(super) fn first_final(&self) -> Option<&Response> {
         self.said.iter().find(|response| response.status.is_final())
     }
@@ -166,7 +165,7 @@ impl<'a> Seen<'a> {
         self.waiting_since = None;
     }
 
-    /// It was asked before the current process began, which forgets all else about it.
+    /// Notes that a new process, which knows nothing else of the host, found it in flight.
     pub(super) fn was_found_in_flight(&mut self, at: Duration) {
         if let Some((_, last)) = self.sent.pop() {
             self.was_sent(at, last);
@@ -180,7 +179,7 @@ impl<'a> Seen<'a> {
         }
     }
 
-    /// Whether this host, and no other key, can have published an answer, and it is about this request.
+    /// Whether only this host can have sent a response, and the response is about this request.
     pub(super) fn is_genuine(&self, from: &Sender, request: &RequestId, response: &Response) -> bool {
         let is_proved = (from.tier, &from.host) == (self.host.tier, &self.host.hostname);
         let agrees = response.hostname == from.host;
@@ -192,7 +191,7 @@ impl<'a> Seen<'a> {
         is_proved && agrees && is_about_it
     }
 
-    /// Takes notice of an answer, and returns whether the host is at the request and not at its end.
+    /// Notes a response, and returns whether the host runs the request and has not finished it.
     pub(super) fn answered(&mut self, at: Duration, from: &Sender, request: &RequestId, response: &Response) -> bool {
         if !self.is_genuine(from, request, response) {
             return false;
@@ -208,7 +207,7 @@ impl<'a> Seen<'a> {
         self.said_at = at;
         let is_at_it = !response.status.is_final() && self.first_final().is_none();
         if is_at_it {
-            // It may have been given up, and takes itself back.
+            // The host may have waited for a retry, which is dropped.
             self.waiting_since = None;
         }
         is_at_it
@@ -233,7 +232,7 @@ impl Back {
     }
 }
 
-/// Whether the host is at another request.
+/// Whether the host runs another request.
 pub(super) fn is_busy(response: &Response) -> bool {
     response.status == Status::Rejected && response.error == Some(ErrorCode::AlreadyRunning)
 }

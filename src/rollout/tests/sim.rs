@@ -1,4 +1,4 @@
-//! Runs an executor in virtual time against an agenda of what happens outside, and keeps a log of both sides.
+//! Runs a machine in virtual time against an agenda of inputs, and logs inputs and effects.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -6,40 +6,39 @@ use std::time::Duration;
 
 use crate::rollout::{Connection, Effect, Input, Machine, Outcome};
 
-/// More than any rollout of the tests needs; one that reaches it runs in circles.
+/// More entries than any test rollout needs; one that reaches it runs in circles.
 const MAX_ENTRIES: usize = 20_000;
 
-/// One thing that happened, on either side.
+/// An input, a wakeup or an effect.
 #[derive(Debug, Clone)]
 pub(super) enum Entry {
-    /// The executor was told of this.
+    /// The machine handled this input.
     Told(Input),
-    /// Its deadline came.
+    /// The machine's deadline came.
     Woken,
-    /// It wanted this done.
+    /// The machine emitted this effect.
     Did(Effect),
-    /// Its process had died after what comes before, and another begins to take up the record that it left.
+    /// The process died after the previous entry, and another one resumes the rollout from the journal.
     Restarted,
 }
 
-/// What happened and when, in order.
 pub(super) type Log = Vec<(Duration, Entry)>;
 
-/// What is going to happen outside.
+/// The inputs to come.
 #[derive(Debug, Default)]
 pub(super) struct Agenda {
     items: BTreeMap<(Duration, usize), Item>,
     added: usize,
-    /// Answers that come at these times are lost, and that they were is noticed at the end of each.
+    /// Responses in these times are lost, and at the end of each the machine is told so.
     losses: Vec<Range<Duration>>,
     /// Whether the deadline goes first when both are due at the same instant.
     deadline_first: bool,
     is_down: bool,
-    /// When the executor begins.
+    /// When the machine begins.
     begins_at: Duration,
 }
 
-/// An executor that begins at some time of the log, from which its own time counts.
+/// A machine that begins at this time of the log; its own time counts from there.
 #[derive(Debug)]
 pub(super) struct Begun {
     pub(super) at: Duration,
@@ -61,12 +60,12 @@ impl Agenda {
         agenda
     }
 
-    /// This happens then.
+    /// Adds an input that surely comes.
     pub(super) fn surely(&mut self, at: Duration, input: Input) {
         self.add(at, Item::Sure(input));
     }
 
-    /// This happens then, unless it is lost on its way over the bus.
+    /// Adds an input that may be lost on the bus.
     pub(super) fn over_the_bus(&mut self, at: Duration, input: Input) {
         self.add(at, Item::OverTheBus(input));
     }
@@ -76,13 +75,13 @@ impl Agenda {
         self.added += 1;
     }
 
-    /// The executor begins only then, and never hears of what happened before.
+    /// Makes the machine begin at this time; it never gets the inputs before.
     pub(super) fn begin_at(&mut self, at: Duration) {
         self.items = self.items.split_off(&(at, 0));
         self.begins_at = at;
     }
 
-    /// The next thing to happen, given when the executor wants to be woken; `None` inside when it is that.
+    /// Returns the next input, or `None` inside if the machine's deadline comes first.
     fn next(&mut self, deadline: Option<Duration>) -> Option<(Duration, Option<Item>)> {
         let first = self.items.first_key_value().map(|((at, _), _)| *at);
         let woken = match (deadline, first) {
@@ -140,7 +139,7 @@ impl Begun {
     }
 }
 
-/// Runs the executor to its end. `react` says what follows outside from an effect.
+/// Runs the machine to its end. `react` adds the inputs that follow from an effect.
 pub(super) fn run(
     executor: &mut Begun,
     mut agenda: Agenda,

@@ -1,4 +1,4 @@
-//! The invariant of rollouts in which all hosts fetch their systems first.
+//! The invariant of rollouts with staging.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use super::sim::Entry;
 use crate::protocol::Action;
 use crate::rollout::{Effect, HostOutcome};
 
-/// Where all hosts fetch first, none is asked for more before each has, or is excused.
+/// No host is deployed before every host has fetched its system or is excused.
 pub(super) fn staged(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
     let has_fetched = |seen: &Seen| match seen.fetched {
         Some(HostOutcome::Completed | HostOutcome::Current) => true,

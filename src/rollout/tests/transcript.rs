@@ -1,4 +1,4 @@
-//! A log as text: what the executor was told stands behind `<`, what it wanted done before it.
+//! Formats a log: inputs follow `<`, and effects have no mark.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use super::sim::{Entry, Log};
 use crate::protocol::{Phase, RequestId, Response, Tier};
 use crate::rollout::{Dispatch, Effect, EventKind, FailureReason, HostOutcome, Input, UnexpectedResponse, WaveVerdict};
 
-/// Requests by the order in which they were first seen: `r1`, `r2` and so on.
+/// Numbers requests in the order in which they appear: `r1`, `r2` and so on.
 #[derive(Default)]
 struct Names(Vec<RequestId>);
 
@@ -23,7 +23,7 @@ impl Names {
     }
 }
 
-/// One line for each entry.
+/// Formats one line for each entry.
 pub(super) fn transcript(log: &Log) -> String {
     let mut names = Names::default();
     let mut text = String::new();

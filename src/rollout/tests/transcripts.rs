@@ -1,4 +1,4 @@
-//! Single rollouts, step by step.
+//! Transcripts of single rollouts, step by step.
 
 mod halting;
 mod identity;

@@ -1,4 +1,4 @@
-//! The invariants about hosts that are told to stay as they are, or return to what they ran before.
+//! Invariants about confirmations and rollbacks.
 
 use std::time::Duration;
 
@@ -10,8 +10,7 @@ use crate::plan::Rollback;
 use crate::protocol::{Phase, RequestId, Response, Status};
 use crate::rollout::{Dispatch, Effect, EventKind, HostOutcome, Interrupt, Outcome, WaveVerdict};
 
-/// A host is told to stay as it is only while it says that it waits for that, about the request that it is at; and then
-/// every time that it says so.
+/// A host is confirmed each time that it reports that it waits for that, about its current request, and only then.
 pub(super) fn confirmation(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
     match entry {
         Entry::Did(Effect::Confirm(dispatch)) => ledger.addressee(dispatch).is_some_and(|seen| {
@@ -28,7 +27,7 @@ pub(super) fn waits_to_be_confirmed(response: &Response) -> bool {
     response.status == Status::Started && response.phase == Some(Phase::Confirm)
 }
 
-/// Only hosts that completed are asked to return, of a wave that failed and says so; each once, from what it completed.
+/// Only completed hosts of a failed wave that rolls back are asked to, each once, from what it completed.
 pub(super) fn who_returns(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
     let Some((dispatch, completed)) = sent_back(entry) else {
         return true;
@@ -46,7 +45,7 @@ pub(super) fn who_returns(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
     })
 }
 
-/// A host has one id for its return, which is that of no deployment, before and after a crash.
+/// A host has one rollback id, before and after a crash, and no deployment has that id.
 pub(super) fn one_way_back(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
     match entry {
         Entry::Did(Effect::Report(event)) => match &event.kind {
@@ -65,7 +64,7 @@ pub(super) fn one_way_back(ledger: &Ledger, _: Duration, entry: &Entry) -> bool 
     }
 }
 
-/// The newest go first: when a host is asked to return, all that completed after it in its wave were.
+/// Hosts roll back in reverse order of completion: all that completed later in the wave have finished before.
 pub(super) fn newest_first(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
     sent_back(entry).and_then(|(dispatch, _)| ledger.addressee(dispatch)).is_none_or(|seen| {
         let newer = ledger.completions.iter().rev().take_while(|name| **name != seen.host.hostname);
@@ -74,7 +73,6 @@ pub(super) fn newest_first(ledger: &Ledger, _: Duration, entry: &Entry) -> bool 
     })
 }
 
-/// One at a time.
 pub(super) fn one_at_a_time(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
     sent_back(entry).and_then(|(dispatch, _)| ledger.addressee(dispatch)).is_none_or(|seen| {
         let mut others = ledger.hosts.iter().filter(|other| other.host.hostname != seen.host.hostname);
@@ -82,7 +80,7 @@ pub(super) fn one_at_a_time(ledger: &Ledger, _: Duration, entry: &Entry) -> bool
     })
 }
 
-/// A host has returned when it says so itself, and only then. It is given up neither too soon nor too late.
+/// A host has rolled back if it reports so, and only then. It is given up neither too soon nor too late.
 pub(super) fn returned_is_what_hosts_said(ledger: &Ledger, at: Duration, entry: &Entry) -> bool {
     match entry {
         Entry::Did(Effect::Report(event)) => match &event.kind {
@@ -125,7 +123,7 @@ fn outcome_of(response: &Response) -> HostOutcome {
     }
 }
 
-/// A wave that failed and says so has all its completed hosts back, unless there was an interrupt or no connection.
+/// All completed hosts of a failed wave with `rollback = "wave"` roll back, unless there was an interrupt or an outage.
 pub(super) fn everybody_returns(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
     let Entry::Did(Effect::Report(event)) = entry else {
         return true;
@@ -146,8 +144,7 @@ pub(super) fn everybody_returns(ledger: &Ledger, _: Duration, entry: &Entry) -> 
     }
 }
 
-/// Once a wave failed nothing is deployed any more, in that wave or another; and nobody is left on the way back, but by an
-/// operator who leaves at once.
+/// After a failed wave nothing more is deployed, and only an abort leaves a host during its rollback.
 pub(super) fn nothing_after_a_failure(ledger: &Ledger, _: Duration, entry: &Entry) -> bool {
     let failed = || ledger.waves.iter().any(|course| matches!(course.verdict, Some(WaveVerdict::Failed(_))));
     match entry {
@@ -165,7 +162,7 @@ fn on_their_way_back<'a, 'b>(ledger: &'b Ledger<'a>) -> impl Iterator<Item = (&'
     hosts.filter_map(|seen| seen.back.as_ref().map(|back| (seen, back)))
 }
 
-/// The request to return that is sent now, and what it is to return from.
+/// Returns the rollback request that is sent now, and the request that the host completed.
 fn sent_back(entry: &Entry) -> Option<(&Dispatch, &RequestId)> {
     match entry {
         Entry::Did(Effect::Send(dispatch)) => Some((dispatch, dispatch.request.returns.as_ref()?)),

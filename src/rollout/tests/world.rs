@@ -1,4 +1,4 @@
-//! Random plans, and everything around them that the machine cannot decide.
+//! Generates random plans, and everything around them that the machine cannot decide.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -15,54 +15,53 @@ use crate::plan::{Check, Groups, Limits, ResolvedHost, ResolvedWave, Rollback};
 use crate::protocol::{Action, Feature, HostReport, Revision, Tier};
 use crate::rollout::{Answer, Connection, Dispatch, Effect, Input, Interrupt, Machine, Rollout};
 
-/// Everything that the machine cannot decide.
+/// A plan, and everything that the machine cannot decide.
 #[derive(Debug, Clone)]
 pub(super) struct World {
     pub(super) waves: Vec<ResolvedWave>,
-    /// Whether the first wave is one in which the hosts of all others fetch their systems.
+    /// Whether the first wave is a staging wave, in which the hosts of all others fetch.
     pub(super) stages: bool,
-    /// What is deployed: a commit, or a branch that each host looks up for itself.
+    /// The deployed revision: a commit, or a branch that each host resolves itself.
     pub(super) revision: Revision,
-    /// What comes back from each host, in the order of the plan, for its first request, its second and so on.
+    /// The scripts of each host, in the order of the plan, for its first request, its second and so on.
     pub(super) scripts: Vec<Vec<Script>>,
-    /// What comes back from each host when it is asked to return.
+    /// The script of each host for its rollback request.
     pub(super) returns: Vec<Script>,
     pub(super) connection: Vec<(Duration, Connection)>,
     pub(super) losses: Vec<Range<Duration>>,
     pub(super) interrupts: Vec<(Duration, Interrupt)>,
-    /// How long the operator thinks about each wave, and what is said then.
+    /// How long the operator thinks before each wave, and the answer.
     pub(super) answers: Vec<(Duration, Answer)>,
     pub(super) checks: Vec<Checked>,
     pub(super) latecomers: Vec<Latecomer>,
-    /// Whether those that were silent when the hosts were settled are there later, and how long they take to answer.
+    /// How long hosts that were silent in the first roll call take to answer a later one, if they do.
     pub(super) late_answer: Option<Duration>,
     pub(super) deadline_first: bool,
 }
 
-/// A host that is not part of the plan.
 #[derive(Debug, Clone)]
 pub(super) struct Latecomer {
-    /// What it says when the roll is called.
+    /// Its answer to the roll call.
     pub(super) report: HostReport,
-    /// From when on it is there.
+    /// From when on it can answer.
     pub(super) since: Duration,
-    /// How long it takes to answer.
+    /// How long its answer takes.
     pub(super) after: Duration,
 }
 
 /// How long the check of a wave runs, and whether it passes.
 pub(super) type Checked = (Duration, bool);
 
-/// How bad it gets.
+/// The kind of trouble in a world.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Climate {
     /// The bus stays connected and nobody interrupts.
     Calm,
-    /// The connection comes and goes, and answers are lost.
+    /// The connection goes down and up, and responses are lost.
     Outages,
-    /// The operator wants to stop.
+    /// The operator interrupts.
     Interrupts,
-    /// All of it.
+    /// Outages and interrupts.
     Chaos,
 }
 
@@ -71,7 +70,6 @@ impl World {
         self.waves.iter().skip(usize::from(self.stages)).flat_map(|wave| &wave.hosts)
     }
 
-    /// What is rolled out.
     pub(super) fn rollout(&self) -> Arc<Rollout> {
         let mut rollout = fixture::rollout(self.waves.clone());
         let settled = Arc::make_mut(&mut rollout);
@@ -80,18 +78,17 @@ impl World {
         rollout
     }
 
-    /// Lives through the whole rollout.
+    /// Runs the whole rollout.
     pub(super) fn run(&self) -> Log {
         let executor = Machine::new(self.rollout(), EPOCH, fixture::PREPARED);
         self.live(Begun { at: Duration::ZERO, executor }, self.network(), self.agenda())
     }
 
-    /// The hosts, and the way to them.
     pub(super) fn network(&self) -> Network<'_> {
         Network::new(self.hosts().collect(), &self.scripts, &self.returns)
     }
 
-    /// What happens whatever the machine does.
+    /// Returns the inputs that come whatever the machine does.
     pub(super) fn agenda(&self) -> Agenda {
         let mut agenda = Agenda::new(self.deadline_first, &self.losses);
         for (at, connection) in &self.connection {
@@ -103,7 +100,7 @@ impl World {
         agenda
     }
 
-    /// Runs until the machine has ended.
+    /// Runs the machine to its end.
     pub(super) fn live(&self, mut machine: Begun, mut network: Network<'_>, agenda: Agenda) -> Log {
         sim::run(&mut machine, agenda, |now, effect, agenda| match effect {
             Effect::Send(_) | Effect::AskState(_) | Effect::CallRoll => {
@@ -118,12 +115,12 @@ impl World {
                 let result = if passes { Ok(()) } else { Err("exit status 1".to_owned()) };
                 agenda.surely(now + after, Input::CheckDone(result));
             }
-            // What a host makes of being confirmed is up to its script: the confirmation may be lost.
+            // The script already decides how a host takes a confirmation, which may be lost.
             Effect::Confirm(_) | Effect::Report(_) => {}
         })
     }
 
-    /// The network gets what the machine wants published.
+    /// Passes what the machine publishes to the network.
     pub(super) fn publish(&self, now: Duration, effect: &Effect, network: &mut Network<'_>, agenda: &mut Agenda) {
         let of = |Dispatch { subject, request }: &Dispatch| {
             let host = self.hosts().position(|host| host.subject() == *subject);
@@ -218,7 +215,7 @@ fn waves() -> impl Strategy<Value = (Vec<ResolvedWave>, bool)> {
     })
 }
 
-/// All prod hosts, or nobody but those that are named.
+/// Returns either all prod hosts or no group.
 fn groups() -> impl Strategy<Value = Groups> {
     let all = Groups { targets: vec!["deploy.prod.all".parse().unwrap()], exclude: Vec::new() };
     mostly(70, Just(Groups::default()), Just(all))
@@ -239,7 +236,7 @@ fn operator(waves: usize) -> impl Strategy<Value = (Vec<(Duration, Answer)>, Vec
     (vec((seconds(0..6), answer), waves), vec((seconds(0..4), passes), waves))
 }
 
-/// A rollout of at most four waves of at most six hosts, and what becomes of it.
+/// Returns a world with a plan of at most four waves of at most six hosts.
 pub(super) fn world(climate: Climate) -> impl Strategy<Value = World> {
     let (connection, losses) = match climate {
         Climate::Calm | Climate::Interrupts => (Just(Vec::new()).boxed(), Just(Vec::new()).boxed()),

@@ -1,4 +1,4 @@
-//! Answers that no listener of ours gives: old, forged, repeated and contradictory ones.
+//! Tests responses that no real listener sends: old, forged, repeated and contradictory ones.
 
 use homelab_deploy::protocol::RequestIds;
 use serde_json::Value;
@@ -12,7 +12,7 @@ use crate::support::lab::Lab;
 use crate::support::permissions::Permissions;
 use crate::support::rebuild::{FAIL, GATE};
 
-/// One host in the hands of the test, and a real one after it.
+/// A wave with a fake host, then a wave with a real one.
 const PLAN: &str = r#"
     revision = "main"
     [[wave]]
@@ -21,7 +21,7 @@ const PLAN: &str = r#"
     targets = "prod.ns1"
 "#;
 
-/// A homelab in which the host of the first wave answers like this, and the one of the second is held.
+/// Returns a lab whose first wave is a fake host with this answer, and whose second one is a real host that is held.
 async fn lab_with(answer: impl FnMut(&Value) -> Vec<Said> + Send + 'static) -> (Lab, Fake) {
     let mut lab = stage::empty(&["test.test1", "prod.ns1"]).await;
     order(&lab, &["ns1"], GATE);
@@ -30,7 +30,7 @@ async fn lab_with(answer: impl FnMut(&Value) -> Vec<Said> + Send + 'static) -> (
     (lab, fake)
 }
 
-/// The answers of test1 to a request, in order.
+/// Returns the responses of test1 to a request, in order.
 fn course(statuses: &'static [&'static str]) -> impl FnMut(&Value) -> Vec<Said> + Send + 'static {
     move |request| statuses.iter().map(|status| fake::says(request, "test1", status)).collect()
 }
@@ -99,8 +99,8 @@ async fn answers_that_are_no_answers_are_passed_over() {
     apply(&lab, PLAN).ended().await.unwrap().expect(0);
 }
 
-/// What a host of the rollout can try that wants another one to look like `status`: it knows the subject on which it is to
-/// answer itself, and with that the rollout; the rest it has to guess.
+/// Returns what a host of the rollout can send to make another host look like `status`. It knows its own reply subject,
+/// which names the rollout; the rest it has to guess.
 fn forgeries(request: &Value, victim: &str, status: &str) -> Vec<Said> {
     let own = request["reply_to"].as_str().unwrap();
     let (rollout, own_id) = own.rsplit_once('.').unwrap();
@@ -115,7 +115,7 @@ fn forgeries(request: &Value, victim: &str, status: &str) -> Vec<Said> {
     said
 }
 
-/// A wave of a mole and its victim. The mole says that the victim is what it is not, and then that all is well with itself.
+/// Runs a wave of a mole and its victim. The mole claims a false status of the victim, and then success for itself.
 async fn betrayed(victim_does: &str, mole_says: &'static str) -> (Lab, Ended) {
     let mut lab = stage::empty(&["test.mole", "test.victim", "prod.ns1"]).await;
     order(&lab, &["victim"], &format!("{GATE}\n{victim_does}"));

@@ -1,4 +1,4 @@
-//! Rollouts that are detached, watched and stopped from elsewhere.
+//! Tests rollouts that are detached, and watched or stopped by another process.
 
 use std::process::Command;
 
@@ -11,7 +11,7 @@ use crate::operator;
 use crate::support::lab::Lab;
 use crate::support::rebuild::GATE;
 
-/// Two waves. The timeouts end what a test that has failed leaves behind.
+/// Two waves. Their timeouts end what a failed test leaves behind.
 const PLAN: &str = r#"
     revision = "main"
     [defaults]
@@ -24,7 +24,7 @@ const PLAN: &str = r#"
     targets = "prod.ns1"
 "#;
 
-/// A homelab whose first host, once it is asked, is at it until it is let go.
+/// Returns a lab whose first host waits at a gate when it deploys.
 async fn held() -> Lab {
     let lab = stage::lab(&["test.test1", "test.test2", "prod.ns1"]).await;
     order(&lab, &["test1"], GATE);
@@ -37,15 +37,15 @@ fn detached(lab: &Lab) -> Command {
     command
 }
 
-/// Starts a rollout in the background, and returns the id that was printed.
+/// Starts a rollout in the background, and returns the printed id.
 async fn detach(lab: &Lab) -> String {
     let ended = stage::start(detached(lab)).ended().await.unwrap().expect(0);
     assert_eq!(ended.stdout, format!("{}\n", only_id(lab)), "the id and nothing else");
     only_id(lab)
 }
 
-/// The same command, leading the session of its terminal, as with `ssh -t`: whoever is in the foreground of that is sent
-/// SIGHUP when the command ends or the terminal goes away.
+/// Returns the same command as leader of a session, as with `ssh -t`: the foreground processes get SIGHUP when it ends
+/// or the terminal goes away.
 fn leading(lab: &Lab, inner: &Command) -> Command {
     let mut command = Command::new("setsid");
     command.arg("--ctty").arg(inner.get_program()).args(inner.get_args()).current_dir(lab.home());
@@ -57,7 +57,7 @@ fn leading(lab: &Lab, inner: &Command) -> Command {
 async fn a_detached_rollout_is_followed_to_its_end_by_another_process() {
     let lab = held().await;
     let id = detach(&lab).await;
-    // At once: from the moment that the command has returned, the rollout is there.
+    // The rollout exists as soon as the command has returned.
     let mut status = operator::start(&lab, &["status", &id]).unwrap();
     assert!(listed(&lab).await[0].contains("running"));
     until(&lab, "test1 start").await;
@@ -85,7 +85,7 @@ async fn abort_drains_it_and_resume_completes_it() {
     let told = operator::run(&lab, &["rollouts", "--json"]).await.unwrap().expect(0).stdout;
     let told: serde_json::Value = serde_json::from_str(&told).unwrap();
     assert_eq!((&told[0]["id"], &told[0]["outcome"]), (&id.as_str().into(), &"running".into()));
-    // Without an ID it is the one that runs.
+    // Without an id, `abort` stops the running rollout.
     operator::run(&lab, &["abort"]).await.unwrap().expect(0).told("sends nothing new");
     let mut status = operator::start(&lab, &["status"]).unwrap();
     status.tells("interrupted").await.unwrap();
@@ -106,7 +106,7 @@ async fn the_wish_to_stop_a_process_does_not_stop_the_next_one() {
     let lab = held().await;
     let operator = stage::apply(&lab, PLAN);
     until(&lab, "test1 start").await;
-    // It has no time to see the wish.
+    // The stopped process cannot see the stop file.
     operator.signal(Signal::STOP).unwrap();
     let id = only_id(&lab);
     operator::run(&lab, &["abort", &id]).await.unwrap().expect(0);
@@ -137,7 +137,7 @@ async fn a_terminal_that_goes_away_lets_the_hosts_in_flight_come_to_their_end() 
     let (operator, terminal) = at_a_terminal(leading(&lab, &command));
     until(&lab, "test1 start").await;
     drop(terminal);
-    // What is recorded is read by others: SIGHUP has come.
+    // Another process reads the record: SIGHUP has arrived.
     let mut status = operator::start(&lab, &["status"]).unwrap();
     status.tells("interrupted: nothing new is sent").await.unwrap();
     open(&lab, "test1");

@@ -1,4 +1,4 @@
-//! What stands between a wave that succeeded and the next one.
+//! Tests checks, which run between a wave that succeeded and the next one.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +11,7 @@ use crate::operator::Ended;
 use crate::support::lab::Lab;
 use crate::support::wait;
 
-/// A wave with a check, and one after it. The check is a script for a shell, without `'`.
+/// Returns a plan of a wave with a check, and a second wave. The check is a shell script without `'`.
 fn checked(script: &str) -> String {
     format!(
         "revision = 'main'\n[[wave]]\nname = 'canary'\ntargets = 'test.test1'\n\
@@ -29,7 +29,7 @@ async fn halted(lab: &Lab, plan: &str) -> Ended {
 async fn a_check_runs_after_its_wave_and_before_the_next() {
     let lab = stage::lab(&["test.test1", "prod.ns1"]).await;
     let record = lab.fleet.rebuild().folder().join("record");
-    // What the check sees is what the stand-in has written down by then.
+    // The check copies what the simulated nixos-rebuild has recorded by then.
     let script = format!("cp {} seen; echo \"$HOMELAB_DEPLOY_WAVE $HOMELAB_DEPLOY_HOSTS\" >>seen", record.display());
     apply(&lab, &checked(&script)).ended().await.unwrap().expect(0);
     assert_eq!(ran(&lab), ["test1", "ns1"]);
@@ -62,7 +62,7 @@ async fn a_check_that_hangs_is_ended_with_all_that_it_started() {
     }
 }
 
-/// Whether a process is there, and more than a zombie that waits to be reaped.
+/// Whether a process runs and is not a zombie.
 fn is_running(pid: &str) -> bool {
     let stat = fs::read_to_string(Path::new("/proc").join(pid).join("stat")).unwrap_or_default();
     stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))

@@ -1,4 +1,4 @@
-//! Which commit is deployed, and what happens when there is none.
+//! Tests which commit is deployed, and what happens if there is none.
 
 use std::process::Command;
 
@@ -7,7 +7,7 @@ use super::wiretap::Wiretap;
 use crate::operator::Ended;
 use crate::support::lab::Lab;
 
-/// A plan of one host, at this revision.
+/// Returns a command that applies a plan of one host at this revision.
 fn apply(lab: &Lab, revision: &str) -> Command {
     let plan = format!("revision = '{revision}'\n[[wave]]\ntargets = 'prod.ns1'\n");
     let mut command = stage::command(lab, "apply", &plan);
@@ -23,7 +23,7 @@ async fn refused(lab: &Lab, command: Command) -> Ended {
     ended
 }
 
-/// The repository is gone: whatever is to be looked up there is not found.
+/// Removes the repository, so that every lookup in it fails.
 fn lose_repository(lab: &Lab) {
     let url = lab.flake.url();
     std::fs::remove_dir_all(url.strip_prefix("git+file://").unwrap()).unwrap();

@@ -1,4 +1,4 @@
-//! Questions, answers, and what the operator may not do at all.
+//! Tests questions to the operator, their answers, and what the operator is not permitted to do.
 
 use std::fs::File;
 use std::io::Write;
@@ -9,7 +9,7 @@ use tokio::time::{Duration, sleep};
 
 use super::stage::{self, apply, ran, recap};
 use super::wiretap::Wiretap;
-use crate::operator::{Ended, Running};
+use crate::operator::{self, Ended, Running};
 use crate::support::lab::Lab;
 use crate::support::rebuild::GATE;
 
@@ -17,7 +17,7 @@ const QUESTION: &str = "Start this rollout? Only 'yes' is accepted:";
 
 const PLAN: &str = "revision = 'main'\n[[wave]]\ntargets = 'test.test1'\n";
 
-/// The second wave asks first.
+/// A plan whose second wave has to be confirmed.
 const CONFIRMED: &str = r#"
     revision = "main"
     [[wave]]
@@ -28,27 +28,27 @@ const CONFIRMED: &str = r#"
     confirm = true
 "#;
 
-/// Starts a command with a terminal for its input; what is written to the terminal is typed.
+/// Starts a command with a terminal as its input. What the test writes to the file is typed there.
 pub fn at_a_terminal(mut command: Command) -> (Running, File) {
     let (keyboard, terminal) = terminal();
     (Running::start_at(&mut command, terminal).unwrap(), keyboard)
 }
 
-/// Starts a command on a terminal that shows what it says, too.
+/// Starts a command on a terminal that also shows its output.
 pub fn at_a_terminal_that_shows(mut command: Command) -> (Running, File) {
     command.env("TERM", "xterm-256color").env("NO_COLOR", "1");
     let (keyboard, terminal) = terminal();
     (Running::start_on(command, terminal, keyboard.try_clone().unwrap()).unwrap(), keyboard)
 }
 
-/// Applies a plan whose second wave asks first, on a terminal that shows what goes on; what is written to it is typed.
+/// Applies a plan whose second wave has to be confirmed, on a terminal that shows its output and takes typed input.
 fn on_a_terminal(lab: &Lab) -> (Running, File) {
     let mut command = stage::command(lab, "apply", CONFIRMED);
     command.arg("--yes");
     at_a_terminal_that_shows(command)
 }
 
-/// A terminal: the end of the one who sits there, and that of the programs.
+/// Opens a terminal, and returns the end of its user and the end of the programs.
 pub fn terminal() -> (File, File) {
     let keyboard = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
     unlockpt(&keyboard).unwrap();
@@ -57,7 +57,7 @@ pub fn terminal() -> (File, File) {
     (File::from(keyboard), terminal)
 }
 
-/// Applies a plan at a terminal, where somebody answers the question whether to start.
+/// Applies a plan at a terminal, and answers the question whether to start.
 async fn answered(lab: &Lab, answer: &str) -> Ended {
     let (mut operator, mut keyboard) = at_a_terminal(stage::command(lab, "apply", PLAN));
     operator.tells(QUESTION).await.unwrap();
@@ -124,10 +124,10 @@ async fn the_display_makes_room_for_a_question_and_comes_back() {
     assert_eq!(ran(&lab), ["test1", "test1", "ns1"]);
 }
 
-/// Waits for the question of the second wave, and answers it.
+/// Waits for the question before the second wave, and answers it.
 async fn answer(operator: &mut Running, mut keyboard: File, answer: &str) {
     operator.tells("Start wave 2 \"dns\"? Only 'yes' is accepted:").await.unwrap();
-    // Within this time a display that did not know of the question would write over it.
+    // A display that ignored the question would write over it within this time.
     sleep(Duration::from_millis(1200)).await;
     writeln!(keyboard, "{answer}").unwrap();
 }
@@ -141,6 +141,8 @@ async fn a_wave_that_asks_pauses_where_nobody_can_answer() {
 2 hosts: 1 completed, 1 skipped
 "#);
     assert_eq!(ran(&lab), ["test1"]);
+    let found = operator::run(&lab, &["doctor"]).await.unwrap().stdout;
+    assert!(found.contains("the rollout plan is paused"), "{found}");
 }
 
 #[tokio::test]

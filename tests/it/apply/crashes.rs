@@ -1,4 +1,4 @@
-//! The end of `apply` at any moment, and what a resumed rollout makes of it.
+//! Tests that `apply` can be killed at any moment, and that a resumed rollout is correct.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -15,15 +15,15 @@ use crate::operator;
 /// How often the rollout is killed.
 const KILLS: usize = 5;
 
-/// The longest that a process is left alive once it has been seen to work, in milliseconds; all five together are shorter
-/// than a rollout.
+/// The longest time that a process lives once it is seen to work, in milliseconds. All five together are shorter than a
+/// rollout.
 const AT_MOST: u64 = 320;
 
 const WAVES: [(&str, usize); 3] = [("test", 4), ("prod", 8), ("prod", 8)];
 
 const WINDOW: usize = 2;
 
-/// The hosts of each wave, by name.
+/// Returns the names of each wave's hosts.
 fn waves() -> [Vec<String>; 3] {
     let mut number = 0;
     WAVES.map(|(_, size)| {
@@ -54,7 +54,7 @@ async fn killed_at_five_random_moments_it_asks_every_host_once_and_none_in_vain(
     let mut crowd = Crowd::start(&lab, reports, course).await;
 
     let mut operator = stage::apply(&lab, &plan());
-    // Before this there is nothing that could be resumed.
+    // Before this event there is nothing to resume.
     crowd.next().await;
     for _ in 0..KILLS {
         sleep(Duration::from_millis(dice.below(AT_MOST))).await;
@@ -77,7 +77,7 @@ async fn killed_at_five_random_moments_it_asks_every_host_once_and_none_in_vain(
     assert!(listed[0].contains("succeeded") && listed[0].contains("20 completed"), "{listed:?}");
 }
 
-/// Makes sure that no host is asked before all of the wave before have ended, and that no more are at it than may be.
+/// Asserts that no host is asked before all hosts of earlier waves have ended, and that no more run than allowed.
 fn assert_waves_apart(story: &[Happened]) {
     let waves = waves();
     let wave_of = |host: &String| waves.iter().position(|wave| wave.contains(host)).unwrap();

@@ -1,5 +1,5 @@
-//! Many hosts behind one connection. Each keeps the first rule of a listener, that a request with a known id is answered and
-//! not run again, and all that happens to them is written down in one order.
+//! Simulates many hosts on one connection. Each host answers a request with a known id and does not run it again, as a
+//! listener must. All their events are recorded in one order.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use super::fake;
 use crate::support::lab::Lab;
 use crate::support::wait;
 
-/// What a run comes to.
+/// The duration and result of a run.
 #[derive(Debug, Clone, Copy)]
 pub struct Course {
     pub takes: Duration,
@@ -24,37 +24,36 @@ pub struct Course {
     pub status: &'static str,
 }
 
-/// What happened to a host.
+/// An event of a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Happened {
-    /// It was sent a request with this id.
+    /// The host received a request with this id.
     Asked { host: String, id: String },
-    /// It began to run what it had been asked for.
+    /// The host started to run the request.
     Began { host: String },
-    /// It was done with that.
+    /// The host finished the run.
     Ended { host: String },
 }
 
-/// Hosts in the hands of a test, until it is dropped.
+/// Simulated hosts, which run until this is dropped.
 pub struct Crowd {
     happened: mpsc::UnboundedReceiver<Happened>,
     story: Vec<Happened>,
     _task: JoinSet<()>,
 }
 
-/// The task behind it.
+/// The task that plays the hosts.
 struct Hosts<C> {
     client: Client,
     course: C,
     happened: mpsc::UnboundedSender<Happened>,
-    /// What was said last of each run, by the id of its request.
+    /// The last status of each run, by the id of its request.
     runs: BTreeMap<String, &'static str>,
     ends: JoinSet<(Value, String, &'static str)>,
 }
 
 impl Crowd {
-    /// Starts these hosts, each given as what it says when the roll is called. `course` says what the next run on a host
-    /// comes to.
+    /// Starts these hosts, each given by its report. `course` returns how the next run on a host goes.
     pub async fn start(lab: &Lab, reports: Vec<Value>, course: impl FnMut(&str) -> Course + Send + 'static) -> Self {
         let client = lab.server.connect(&lab.admin).await.unwrap();
         let (deploys, discover) = subscribe(lab, &client, &reports).await;
@@ -65,7 +64,7 @@ impl Crowd {
         Self { happened, story: Vec::new(), _task: task }
     }
 
-    /// All that has happened so far.
+    /// Returns all events so far.
     pub fn story(&mut self) -> &[Happened] {
         while let Ok(happened) = self.happened.try_recv() {
             self.story.push(happened);
@@ -73,20 +72,20 @@ impl Crowd {
         &self.story
     }
 
-    /// Waits until something more happens.
+    /// Waits for another event.
     pub async fn next(&mut self) {
         let happened = wait::event("something happens to a host", self.happened.recv()).await.unwrap();
         self.story.push(happened.unwrap());
     }
 
-    /// The hosts on which something was run, in order, each as often as that.
+    /// Returns the hosts in the order of their runs, each as often as it ran.
     pub fn ran(&mut self) -> Vec<String> {
         let began =
             |happened: &Happened| if let Happened::Began { host } = happened { Some(host.clone()) } else { None };
         self.story().iter().filter_map(began).collect()
     }
 
-    /// Each host with the ids of the requests that it was sent, in order and without repetitions.
+    /// Returns the ids of the requests that each host received, in order and without repetitions.
     pub fn ids(&mut self) -> BTreeMap<String, Vec<String>> {
         let mut ids: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for happened in self.story() {
@@ -152,12 +151,12 @@ impl<C: FnMut(&str) -> Course> Hosts<C> {
     }
 
     fn tell(&self, happened: Happened) {
-        // The test may have seen enough.
+        // The test may have stopped listening.
         self.happened.send(happened).ok();
     }
 }
 
-/// Subscribes as the listeners of all these hosts do, each with subjects of its own, and waits until the server knows.
+/// Subscribes as the listeners of these hosts do, and waits until the server knows the subscriptions.
 async fn subscribe(lab: &Lab, client: &Client, reports: &[Value]) -> (SelectAll<Subscriber>, Subscriber) {
     let mut deploys = Vec::new();
     for report in reports {

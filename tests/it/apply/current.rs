@@ -1,4 +1,4 @@
-//! Hosts that run and boot already what a plan would deploy.
+//! Tests hosts that already run and boot what a plan would deploy.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -33,7 +33,7 @@ async fn a_plan_asks_only_hosts_that_are_not_current() {
     again.told("test1= ns1= are current and not asked");
     assert_eq!(ran(&lab), ["test1", "ns1"]);
 
-    // Somebody activated another system by hand.
+    // Another system was activated by hand.
     let running = generations::root(&lab, "ns1").join("run/current-system");
     fs::remove_file(&running).unwrap();
     symlink(OLD, &running).unwrap();
@@ -46,11 +46,11 @@ async fn a_plan_asks_only_hosts_that_are_not_current() {
     expect_recap(&stage::start(all).ended().await.unwrap().expect(0), "2 hosts completed in 2 waves");
     assert_eq!(ran(&lab), ["test1", "ns1", "ns1", "test1", "ns1"]);
 
-    // Whoever deploys to one host means it.
+    // A deployment to a single host always runs.
     operator::run(&lab, &["deploy", "deploy.prod.ns1"]).await.unwrap();
     assert_eq!(ran(&lab).len(), 6);
 
-    // What failed may have changed anything.
+    // A failed run may have changed anything.
     stage::order(&lab, &["ns1"], &format!("{SWITCH}\nexit 4"));
     operator::run(&lab, &["deploy", "deploy.prod.ns1"]).await.unwrap();
     stage::order(&lab, &["ns1"], SWITCH);

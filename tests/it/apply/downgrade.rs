@@ -1,4 +1,4 @@
-//! Hosts that run what comes after the commit that is asked for.
+//! Tests hosts that run a later commit than the requested one.
 
 use std::process::Command;
 use std::time::Duration;
@@ -10,15 +10,15 @@ use super::{fake, stage};
 use crate::support::git::{Git, Mood};
 use crate::support::lab::Lab;
 
-/// A homelab of two hosts, of which one runs a commit that comes after another; and the command to deploy that other one.
-/// The operator has the repository on this machine.
+/// Returns a lab of two hosts, of which one runs a later commit, and the command to deploy the earlier one. The
+/// operator has the repository on this machine.
 async fn ahead() -> (Lab, Crowd, Command) {
     let lab = stage::empty(&[]).await;
     let flake = lab.flake.url();
     ahead_of(lab, &flake).await
 }
 
-/// The same with a repository on a server.
+/// Returns the same with the repository on a server.
 async fn ahead_of_server() -> (Lab, Git, Crowd, Command) {
     let lab = stage::empty(&[]).await;
     let git = Git::serve(lab.folder()).unwrap();

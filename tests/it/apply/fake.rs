@@ -1,5 +1,5 @@
-//! A listener of the test's own making, which says what no real one says. It holds the key of its host, and so may do no
-//! more than that host may.
+//! A fake listener that sends what no real one sends. It has the key of its host, and so only the permissions of that
+//! host.
 
 use std::time::Duration;
 
@@ -17,16 +17,16 @@ use crate::support::wait;
 
 const DISCOVER: &str = "deploy.discover";
 
-/// What is said, and on which subject.
+/// A message and its subject.
 pub type Said = (String, Value);
 
-/// A host in the hands of a test, until it is dropped.
+/// A fake host, which runs until this is dropped.
 pub struct Fake {
     _task: JoinSet<()>,
 }
 
 impl Fake {
-    /// Answers the roll call with `report`, and each request with what `answer` makes of it.
+    /// Answers roll calls with `report`, and each request with the result of `answer`.
     pub async fn start(lab: &Lab, report: Value, mut answer: impl FnMut(&Value) -> Vec<Said> + Send + 'static) -> Self {
         let name = report["hostname"].as_str().unwrap();
         let client = lab.server.connect(lab.key(&host(name)).unwrap()).await.unwrap();
@@ -35,7 +35,7 @@ impl Fake {
         task.spawn(async move {
             loop {
                 let said = tokio::select! {
-                    // An empty message is a probe of the server, and nothing to answer.
+                    // An empty message only probes the server.
                     Some(message) = deploys.next() => match read(&message.payload) {
                         Value::Null => continue,
                         request => answer(&request),
@@ -55,7 +55,7 @@ impl Fake {
     }
 }
 
-/// Where a host answers a roll call: below its own prefix where it is one of ours, else in the old form.
+/// Returns where a host answers a roll call: below its own prefix, or on the old subject if it is a predecessor.
 pub fn place(question: &Value, report: &Value) -> Option<String> {
     let reply_to = question["reply_to"].as_str()?;
     let (tier, host) = (report["tier"].as_str()?, report["hostname"].as_str()?);
@@ -75,7 +75,7 @@ async fn subscribe(lab: &Lab, client: &Client, report: &Value) -> (SelectAll<Sub
     (select_all(deploys), subscribe_to_roll_call(lab, client).await)
 }
 
-/// Subscribes to the roll call, and waits until the server knows of this and all earlier subscriptions.
+/// Subscribes to the roll call, and waits until the server knows this and all earlier subscriptions.
 pub async fn subscribe_to_roll_call(lab: &Lab, client: &Client) -> Subscriber {
     let mut discover = client.subscribe(DISCOVER).await.unwrap();
     let speaker = lab.server.connect(&lab.admin).await.unwrap();
@@ -88,18 +88,18 @@ pub async fn subscribe_to_roll_call(lab: &Lab, client: &Client) -> Subscriber {
     discover
 }
 
-/// A message as JSON; null when it is none.
+/// Parses a message as JSON, or returns null if it is not JSON.
 pub fn read(payload: &[u8]) -> Value {
     serde_json::from_slice(payload).unwrap_or_default()
 }
 
-/// What a listener of the predecessor says when the roll is called.
+/// Returns the report of a predecessor's listener.
 pub fn bare(tier: &str, host: &str) -> Value {
     let subjects = [format!("deploy.{tier}.{host}"), format!("deploy.{tier}.all")];
     json!({ "hostname": host, "tier": tier, "role": null, "deploy_subjects": subjects })
 }
 
-/// What one of ours says.
+/// Returns the report of a listener of today.
 pub fn modern(tier: &str, host: &str, lab: &Lab) -> Value {
     let mut report = bare(tier, host);
     report["features"] = json!(["id", "expires", "heartbeat"]);
@@ -108,19 +108,19 @@ pub fn modern(tier: &str, host: &str, lab: &Lab) -> Value {
     report
 }
 
-/// An answer to a request in its own place, as one of ours gives it.
+/// Returns a response below the host's own prefix, as a listener of today sends it.
 pub fn says(request: &Value, host: &str, status: &str) -> Said {
     let (subject, mut answer) = says_bare(request, host, status);
     answer["id"] = request["id"].clone();
     (subject, answer)
 }
 
-/// The same with the original fields only.
+/// Returns a response with the original fields only.
 pub fn says_bare(request: &Value, host: &str, status: &str) -> Said {
     says_at(request["reply_to"].as_str().unwrap(), host, status)
 }
 
-/// An answer in any place.
+/// Returns a response on any subject.
 pub fn says_at(subject: &str, host: &str, status: &str) -> Said {
     let error = (status == "failed").then_some("build_failed");
     (subject.to_owned(), json!({ "hostname": host, "status": status, "error": error, "message": "so it is" }))

@@ -1,4 +1,4 @@
-//! Which flake a branch is looked up in when hosts name it: none that nobody has accepted, and none that is a local file.
+//! Tests in which flake a branch is looked up if hosts name it: never in one that nobody accepted, nor in a local file.
 
 use std::fs;
 use std::io::{ErrorKind, Write};
@@ -15,7 +15,7 @@ use crate::operator::Ended;
 use crate::support::git::Git;
 use crate::support::lab::Lab;
 
-/// A server of somebody else, which notices whether anybody talks to it.
+/// A foreign server that notices when anybody connects.
 struct Stranger(TcpListener);
 
 impl Stranger {
@@ -35,7 +35,7 @@ impl Stranger {
     }
 }
 
-/// A host that names this flake, and completes whatever it is asked to.
+/// Starts a host that names this flake, and completes every request.
 async fn host(lab: &Lab, tier: &str, name: &'static str, flake: &str) -> Fake {
     let mut report = fake::modern(tier, name, lab);
     report["flake"] = flake.into();
@@ -72,7 +72,7 @@ async fn a_flake_that_only_hosts_name_is_not_contacted() {
     assert!(tap.requests().await.is_empty());
     let commit = "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b";
     run(command(&lab, commit, NS1)).await.expect(0);
-    // What was deployed before needs no question either, when its beginning says enough.
+    // A commit that was deployed before needs no question either, if the given prefix is long enough.
     run(command(&lab, "8c1f0e2b8c", NS1)).await.expect(0).told(commit.get(..7).unwrap());
     assert_eq!(tap.requests().await, ["deploy.prod.ns1"; 2]);
     stranger.was_left_alone();

@@ -1,4 +1,4 @@
-//! What makes a rollout stop before its next wave, and what it bears.
+//! Tests which failures stop a rollout before its next wave, and which it tolerates.
 
 use serde_json::json;
 
@@ -9,7 +9,7 @@ use crate::operator::Ended;
 use crate::support::lab::Lab;
 use crate::support::rebuild::{FAIL, GATE};
 
-/// A wave of one host that may go wrong, and one that is not to be reached then.
+/// A wave of a host that may fail, and a wave that must not start then.
 const TWO_WAVES: &str = r#"
     revision = "main"
     [[wave]]
@@ -18,18 +18,18 @@ const TWO_WAVES: &str = r#"
     targets = "prod.ns1"
 "#;
 
-/// The same with something more to be said of the first wave.
+/// Returns that plan with further keys for the first wave.
 fn first_wave(keys: &str) -> String {
     TWO_WAVES.replacen("[[wave]]", &format!("[[wave]]\n{keys}"), 1)
 }
 
-/// Applies the plan, which halts, and returns what it said in the end.
+/// Applies a plan that halts, and returns its output.
 async fn halted(lab: &Lab, plan: &str) -> Ended {
     apply(lab, plan).ended().await.unwrap().expect(1)
 }
 
-/// Keeps a host busy with the request of somebody else, until it is released.
-async fn keep_busy(lab: &Lab, host: &str) {
+/// Keeps a host busy with the request of another operator, until the gate opens.
+pub async fn keep_busy(lab: &Lab, host: &str) {
     order(lab, &[host], GATE);
     let request = json!({
         "action": "switch", "revision": "main", "reply_to": format!("deploy.responses.test.{host}.other"), "id": "other", "operator": "eve@desk"
@@ -108,7 +108,7 @@ test1 unreachable it never answered
     assert!(ended.took.as_secs() < 10, "it was waited for in vain: {:?}", ended.took);
 }
 
-/// Three hosts in one wave, of which some fail, and a last one.
+/// Returns a plan of three hosts in one wave, of which some fail, and a last host.
 fn budget_plan(limits: &str) -> String {
     format!(
         "revision = 'main'\n[[wave]]\ntargets = ['test.test1', 'test.test2', 'test.test3']\nmax_parallel = 1\n{limits}\n\

@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM.
+//! Tests Ctrl-C and SIGTERM.
 
 use rustix::process::Signal;
 
@@ -9,7 +9,7 @@ use crate::support::rebuild::GATE;
 
 const HOSTS: [&str; 3] = ["test.test1", "test.test2", "prod.ns1"];
 
-/// Applies a plan of two waves, and returns when the first host of the first one is at it; it stays at it.
+/// Applies a plan of two waves, and returns once the first host runs, which waits at the gate.
 async fn under_way(lab: &Lab) -> Running {
     order(lab, &["test1"], GATE);
     let plan = r#"

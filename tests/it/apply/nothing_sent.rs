@@ -1,4 +1,4 @@
-//! What ends a command before anything is deployed, and `plan`, which never deploys.
+//! Tests the errors that end a command before anything is deployed, and `plan`, which never deploys.
 
 use std::process::Command;
 
@@ -8,7 +8,7 @@ use super::wiretap::Wiretap;
 use crate::operator::Ended;
 use crate::support::lab::Lab;
 
-/// Runs a command, and makes sure that no host was sent a request.
+/// Runs a command, and asserts that no host received a request.
 async fn without_a_request(lab: &Lab, command: Command) -> Ended {
     let mut tap = Wiretap::begin(lab).await;
     let ended = stage::start(command).ended().await.unwrap();
@@ -120,7 +120,7 @@ async fn two_machines_of_one_name_are_refused() {
     let mut clone = report.clone();
     clone["machine"] = "another machine".into();
     let _both = [Fake::start(&lab, report, |_| Vec::new()).await, Fake::start(&lab, clone, |_| Vec::new()).await];
-    // A group, so that the roll call lasts until both have answered.
+    // A group makes the roll call wait for both answers.
     let mut command = stage::command(&lab, "apply", "revision = 'main'\n[[wave]]\ntargets = 'prod.all'\n");
     command.arg("--yes");
     let ended = without_a_request(&lab, command).await.expect(2);

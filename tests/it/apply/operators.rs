@@ -1,4 +1,4 @@
-//! Two operators at once.
+//! Tests two operators at once.
 
 use std::time::Duration;
 
@@ -11,12 +11,12 @@ use crate::support::rebuild::GATE;
 
 const HOSTS: [&str; 4] = ["test.test1", "prod.ns1", "prod.ns2.dns", "prod.jelly.media"];
 
-/// Starts to apply a plan with a name of its own, for an operator with a name.
+/// Starts to apply a plan as an operator with this name.
 fn apply_as(lab: &Lab, operator: &str, target: &str, flags: &[&str]) -> Running {
     apply_over(lab, lab.server.url(), operator, target, flags)
 }
 
-/// The same over this way to the server.
+/// Does the same over this address of the server.
 fn apply_over(lab: &Lab, url: &str, operator: &str, target: &str, flags: &[&str]) -> Running {
     let plan = format!("name = '{operator}s-plan'\nrevision = 'main'\n[[wave]]\ntargets = '{target}'\n");
     let mut command = stage::command(lab, "apply", &plan);
@@ -24,7 +24,7 @@ fn apply_over(lab: &Lab, url: &str, operator: &str, target: &str, flags: &[&str]
     stage::start(command)
 }
 
-/// A homelab where one operator's rollout is under way on the prod tier.
+/// Returns a lab in which one operator's rollout runs on the prod tier.
 async fn taken() -> (Lab, Running) {
     let lab = stage::lab(&HOSTS).await;
     order(&lab, &["ns1"], GATE);

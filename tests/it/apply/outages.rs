@@ -1,4 +1,4 @@
-//! What breaks in the middle of a rollout and does not matter.
+//! Tests outages in the middle of a rollout that must not change its result.
 
 use super::stage::{self, apply, expect_recap, open, order, ran, story, until};
 use crate::host;
@@ -19,7 +19,7 @@ async fn lab() -> Lab {
     lab
 }
 
-/// Each of the three hosts was at it once, the one of the second wave last.
+/// Asserts that each of the three hosts ran once, and the host of the second wave last.
 fn assert_ran_once(lab: &Lab) {
     let story = story(lab);
     assert_eq!(stage::ran_sorted(lab), ["ns1", "test1", "test2"], "{story:?}");
@@ -34,7 +34,7 @@ async fn the_server_restarts_while_hosts_are_at_it() {
     until(&lab, "test2 start").await;
     lab.server.stop();
     rollout.tells("connection lost").await.unwrap();
-    // One ends while nobody can hear it, the other one later.
+    // One host ends during the outage, the other one later.
     open(&lab, "test1");
     until(&lab, "test1 end 0").await;
     lab.server.restart().await.unwrap();

@@ -1,5 +1,6 @@
-//! What programs read.
+//! Tests the output for programs, and colors on terminals.
 
+use std::io::Read;
 use std::process::Stdio;
 
 use serde_json::Value;
@@ -63,7 +64,7 @@ async fn a_reader_that_has_seen_enough_does_not_stop_the_rollout() {
     assert_eq!(ran(&lab), ["test1", "ns1"]);
 }
 
-/// What a rollout and an error show on a terminal of this kind.
+/// Returns the output of a rollout and an error on a terminal of this kind.
 async fn shown(lab: &Lab, term: &str, no_color: &str) -> String {
     let mut apply = stage::command(lab, "apply", PLAN);
     apply.args(["--yes", "--even-if-current"]);
@@ -83,7 +84,7 @@ async fn shown(lab: &Lab, term: &str, no_color: &str) -> String {
 #[tokio::test]
 async fn a_terminal_gets_no_more_than_it_can_do_and_is_wanted() {
     let lab = stage::lab(&["test.test1", "prod.ns1"]).await;
-    // Long enough for something that moves to be drawn.
+    // Long enough for progress to be drawn.
     order(&lab, &["test1"], "sleep 1");
     let colors = ["\u{1b}[1m", "\u{1b}[2m", "\u{1b}[3"];
     let dumb = shown(&lab, "dumb", "").await;
@@ -92,10 +93,35 @@ async fn a_terminal_gets_no_more_than_it_can_do_and_is_wanted() {
     assert!(plain.contains('\u{1b}') && !colors.iter().any(|color| plain.contains(color)), "{plain:?}");
     let colored = shown(&lab, "xterm-256color", "").await;
     assert!(colors.iter().all(|color| colored.contains(color)), "{colored:?}");
-    // A color is that of a symbol, which ends where the next word begins: a text that is light on dark stays so.
+    // Only symbols are colored, up to the next word, so that text stays readable on light and dark backgrounds.
     for part in colored.split("\u{1b}[3").skip(1) {
         let (_, symbol) = part.split_once('m').unwrap();
         let (symbol, _) = symbol.split_once("\u{1b}[").unwrap();
         assert!(!symbol.chars().any(char::is_alphanumeric), "{symbol:?} in {colored:?}");
+    }
+}
+
+/// What a preview looks like on a terminal of this kind.
+fn previewed(lab: &Lab, environment: &[(&str, &str)]) -> String {
+    let (mut screen, terminal) = terminal();
+    let mut command = stage::command(lab, "plan", "revision = 'main'\n[[wave]]\ntargets = 'test.test1'\n");
+    command.envs(environment.iter().copied()).stdin(Stdio::null()).stderr(Stdio::null()).stdout(terminal);
+    let mut child = command.spawn().unwrap();
+    // A terminal that nobody has open any more ends with an error.
+    drop(command);
+    let mut shown = Vec::new();
+    screen.read_to_end(&mut shown).ok();
+    assert!(child.wait().unwrap().success());
+    String::from_utf8(shown).unwrap()
+}
+
+#[tokio::test]
+async fn a_preview_has_bold_and_dim_where_the_terminal_has() {
+    let lab = stage::lab(&["test.test1"]).await;
+    let shown = previewed(&lab, &[("TERM", "xterm-256color")]);
+    assert!(shown.starts_with("\x1b[1mRollout plan ") && shown.contains("\x1b[2m  wave "), "{shown:?}");
+    for plain in [[("TERM", "dumb")], [("NO_COLOR", "1")]] {
+        let shown = previewed(&lab, &plain);
+        assert!(shown.starts_with("Rollout plan ") && !shown.contains('\x1b'), "{shown:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! `apply --resume`: which rollout it means, and what it still does.
+//! Tests `apply --resume`: which rollout it selects, and what remains to be done.
 
 use std::fs::{self, File};
 use std::path::PathBuf;
@@ -24,7 +24,7 @@ const PLAN: &str = r#"
     targets = "prod.ns1"
 "#;
 
-/// The journals of the operator of a lab, in the order of their names.
+/// Returns the journals of a lab's operator, ordered by name.
 pub fn journals(lab: &Lab) -> Vec<PathBuf> {
     let folder = fs::read_dir(lab.home().join("state/homelab-deploy/rollouts")).unwrap();
     let mut paths: Vec<PathBuf> = folder.map(|entry| entry.unwrap().path()).collect();
@@ -33,24 +33,24 @@ pub fn journals(lab: &Lab) -> Vec<PathBuf> {
     paths
 }
 
-/// The id of the only rollout of a lab.
+/// Returns the id of the only rollout of a lab.
 pub fn only_id(lab: &Lab) -> String {
     let [path] = journals(lab).try_into().unwrap();
     path.file_stem().unwrap().to_str().unwrap().to_owned()
 }
 
-/// The lines of `rollouts`, without the title.
+/// Returns the lines of `rollouts`, without the header.
 pub async fn listed(lab: &Lab) -> Vec<String> {
     let ended = operator::run(lab, &["rollouts"]).await.unwrap().expect(0);
     ended.stdout.lines().skip(1).map(str::to_owned).collect()
 }
 
-/// Resumes the rollout of this id, or the latest.
+/// Resumes the rollout with this id, or the latest.
 pub async fn resume(lab: &Lab, id: &[&str]) -> Ended {
     operator::run(lab, &[&["apply", "--resume"], id].concat()).await.unwrap()
 }
 
-/// A homelab whose operator was killed while the first host was at it; that one is done by now.
+/// Returns a lab whose operator was killed while the first host ran. That run has ended since.
 pub async fn cut_off() -> Lab {
     let lab = stage::lab(&["test.test1", "test.test2", "prod.ns1"]).await;
     order(&lab, &["test1"], GATE);
@@ -83,6 +83,21 @@ async fn a_host_that_was_done_meanwhile_is_believed_and_the_others_follow() {
     assert!(listed(&lab).await[0].contains("cut off"));
     expect_recap(&resume(&lab, &[]).await.expect(0), "3 hosts completed in 2 waves");
     assert_eq!(ran(&lab), ["test1", "test2", "ns1"]);
+}
+
+#[tokio::test]
+async fn one_that_was_cut_off_shows_how_it_goes_on_and_one_without_a_record_that_there_is_none() {
+    let lab = cut_off().await;
+    let (id, [journal]) = (only_id(&lab), journals(&lab).try_into().unwrap());
+    let status = operator::run(&lab, &["status"]).await.unwrap().expect(130);
+    let resume = format!("homelab-deploy apply --resume {}", &id[..8]);
+    status.told("Rollout plan was cut off").told(&resume);
+    let found = operator::run(&lab, &["doctor"]).await.unwrap().stdout;
+    assert!(found.contains("the rollout plan was broken off") && found.contains(&resume), "{found}");
+    File::create(&journal).unwrap();
+    for command in ["status", "report"] {
+        operator::run(&lab, &[command, &id]).await.unwrap().expect(3).told("nothing was recorded of rollout");
+    }
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Hosts that return to what they ran before, in the hands of the test: what they are told, and what is made of it.
+//! Tests rollbacks with fake hosts: what the operator sends them, and how it takes their responses.
 
 use std::sync::{Arc, Mutex};
 
@@ -10,10 +10,10 @@ use super::wiretap::Wiretap;
 use crate::operator::{self, Ended};
 use crate::support::lab::Lab;
 
-/// Every request to a host, in order, with the name of the host.
+/// Every request in order, with the name of its host.
 type Record = Arc<Mutex<Vec<(&'static str, Value)>>>;
 
-/// A listener that can return. It says what `answer` makes of a request and of how many there were before.
+/// Starts a fake listener that supports rollback. `answer` gets a request and the number of earlier ones.
 async fn host(lab: &Lab, name: &'static str, record: &Record, answer: fn(&Value, usize) -> Vec<Value>) -> Fake {
     let mut report = fake::modern("test", name, lab);
     report["features"] = json!(["id", "expires", "heartbeat", "rollback"]);
@@ -41,7 +41,7 @@ fn waits() -> Value {
     json!({ "status": "started", "phase": "confirm" })
 }
 
-/// Waits to be confirmed, and is content with the first confirmation.
+/// Waits for confirmation, and accepts the first one.
 fn confirmed(request: &Value, _: usize) -> Vec<Value> {
     if request["confirmed"] == true {
         vec![json!({ "status": "completed" })]
@@ -50,7 +50,7 @@ fn confirmed(request: &Value, _: usize) -> Vec<Value> {
     }
 }
 
-/// Hears no confirmation, and returns when it has asked for three.
+/// Ignores confirmations, and rolls back after asking three times.
 fn cut_off(request: &Value, before: usize) -> Vec<Value> {
     match (before, request["confirmed"] == true) {
         (0, false) => vec![json!({ "status": "accepted" }), waits()],
@@ -61,7 +61,7 @@ fn cut_off(request: &Value, before: usize) -> Vec<Value> {
     }
 }
 
-/// Completes at once, and returns when it is asked to.
+/// Completes at once, and rolls back when it is asked to.
 fn returns(request: &Value, _: usize) -> Vec<Value> {
     if request["returns"].is_string() {
         vec![json!({ "status": "started", "phase": "return" }), json!({ "status": "completed", "rolled_back": true })]
@@ -70,7 +70,7 @@ fn returns(request: &Value, _: usize) -> Vec<Value> {
     }
 }
 
-/// The same, but cannot return.
+/// Does the same, but cannot roll back.
 fn stays(request: &Value, _: usize) -> Vec<Value> {
     if request["returns"].is_string() {
         vec![json!({ "status": "failed", "rolled_back": false, "message": "the old system is gone" })]
@@ -84,7 +84,7 @@ fn requests_of(record: &Record, name: &str) -> Vec<Value> {
     record.iter().filter(|(host, _)| *host == name).map(|(_, request)| request.clone()).collect()
 }
 
-/// A request without what is another each time that it is sent.
+/// Returns a request without the fields that differ each time it is sent.
 fn but_for(request: &Value, fields: &[&str]) -> Value {
     let mut request = request.clone();
     for field in fields {
@@ -122,7 +122,7 @@ async fn a_host_that_hears_no_confirmation_is_told_again_and_counts_as_failed_wh
     assert!(requests_of(&record, "test2").is_empty());
 }
 
-/// Applies a plan of three hosts, one at a time, whose check says that they are not well.
+/// Applies a plan of three hosts, one at a time, whose check fails.
 async fn unwell(lab: &Lab) -> Ended {
     let plan = r#"
         revision = "main"

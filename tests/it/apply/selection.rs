@@ -1,4 +1,4 @@
-//! Parts of a plan, and a whole one that is large.
+//! Tests parts of a plan, and a large plan as a whole.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ async fn crowd(lab: &Lab, hosts: impl IntoIterator<Item = (&str, &str)>) -> Crow
     Crowd::start(lab, reports, |_| Course { takes: Duration::ZERO, status: "completed" }).await
 }
 
-/// Applies the plan with these flags, and returns who ran.
+/// Applies the plan with these flags, and returns the hosts that ran.
 async fn applied(flags: &[&str]) -> (Ended, Vec<String>) {
     let lab = stage::empty(&[]).await;
     let mut crowd = crowd(&lab, HOSTS).await;
@@ -86,6 +86,22 @@ async fn a_host_that_was_there_the_last_time_is_missed() {
     let _rest = crowd(&lab, HOSTS.into_iter().filter(|(_, host)| *host != "jelly").chain([("prod", "nas")])).await;
     let shown = plan().ended().await.unwrap().expect(0).stdout;
     assert!(shown.contains("warning: jelly was there on 20") && shown.contains("and does not answer now"), "{shown}");
+}
+
+/// Without contexts, two fleets share the records of their rollouts.
+#[tokio::test]
+async fn a_host_of_another_fleet_is_not_missed() {
+    const ALL: &str = "revision = 'main'\n[[wave]]\ntargets = 'prod.all'\n";
+    let (lab, other) = (stage::empty(&[]).await, stage::empty(&[]).await);
+    let _ours = crowd(&lab, [("prod", "nas")]).await;
+    let _theirs = crowd(&other, [("prod", "jelly"), ("prod", "nas")]).await;
+    for site in [&lab, &other] {
+        let mut command = stage::command(site, "apply", ALL);
+        command.arg("--yes").env("XDG_STATE_HOME", lab.home().join("state"));
+        stage::start(command).ended().await.unwrap().expect(0);
+    }
+    let shown = stage::start(stage::command(&lab, "plan", ALL)).ended().await.unwrap().expect(0).stdout;
+    assert!(shown.contains("1 host in 1 wave") && !shown.contains("does not answer now"), "{shown}");
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Systems that were built before the rollout: each host is sent its own, or nothing is sent to anybody.
+//! Tests systems that were built before the rollout: each host is sent its own, or no host is sent anything.
 
 use std::fs;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use crate::operator::Ended;
 use crate::support::lab::Lab;
 use crate::support::program::make_program;
 
-/// A plan that leaves it to the systems which commit it is for.
+/// A plan whose commit is that of the systems.
 const PLAN: &str = "[[wave]]\ntargets = 'test.test1'\n[[wave]]\ntargets = 'prod.ns1'\n";
 
 pub const COMMIT: &str = "8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b8c1f0e2b";
@@ -23,7 +23,7 @@ pub fn path(number: u8, host: &str) -> String {
     format!("/nix/store/{}-nixos-system-{host}-26.05", number.to_string().repeat(32))
 }
 
-/// A host that takes systems and runs its first one.
+/// Returns the report of a host that accepts systems and runs its first one.
 pub fn report(lab: &Lab, tier: &str, host: &str) -> Value {
     let mut report = fake::modern(tier, host, lab);
     report["features"] = json!(["id", "expires", "heartbeat", "rollback", "system", "fetch"]);
@@ -31,7 +31,7 @@ pub fn report(lab: &Lab, tier: &str, host: &str) -> Value {
     report
 }
 
-/// Starts a host that completes whatever it is asked, and returns its requests.
+/// Starts a host that completes every request, and returns its requests.
 pub async fn start(lab: &Lab, report: Value) -> (Fake, Receiver<Value>) {
     start_as(lab, report, |_| "completed").await
 }
@@ -50,21 +50,21 @@ async fn start_as(
     (Fake::start(lab, report, answer).await, requests)
 }
 
-/// Writes a map of the second systems of these hosts where the operator is.
+/// Writes a map of these hosts' second systems into the operator's folder.
 pub fn write_map(lab: &Lab, hosts: &[&str]) {
     let systems: serde_json::Map<_, _> = hosts.iter().map(|host| ((*host).to_owned(), json!(path(2, host)))).collect();
     let map = json!({ "commit": COMMIT, "systems": systems });
     fs::write(lab.home().join("systems.json"), map.to_string()).unwrap();
 }
 
-/// Puts a nix on the operator's `PATH` that gives these answers by the names of its commands, and returns its folder.
+/// Puts a fake nix on the operator's `PATH` that answers its commands like this, and returns its folder.
 fn nix(lab: &Lab, command: &mut Command, answers: &[(&str, Value)]) -> PathBuf {
     let (folder, path) = told_nix(lab, answers);
     command.env("PATH", path);
     folder
 }
 
-/// The folder of such a nix, and a `PATH` on which it comes first.
+/// Returns the folder of such a nix, and a `PATH` on which it comes first.
 pub fn told_nix(lab: &Lab, answers: &[(&str, Value)]) -> (PathBuf, String) {
     let folder = lab.folder().join("nix");
     fs::create_dir_all(&folder).unwrap();
@@ -135,7 +135,7 @@ async fn nothing_is_sent_where_a_host_would_build_its_own() {
     assert_eq!(wiretap.requests().await, [""; 0]);
 }
 
-/// What a listener says of itself, and not what a test says for it.
+/// Uses a real listener's report, not a fake one.
 #[tokio::test]
 async fn a_listener_that_trusts_no_key_is_named_before_anything_is_sent() {
     let mut lab = stage::empty(&["test.test1", "prod.ns1"]).await;
@@ -149,7 +149,7 @@ async fn a_listener_that_trusts_no_key_is_named_before_anything_is_sent() {
         ended.told("the listeners of ns1 do not take systems that were built elsewhere").not_told("test1 do not");
     }
     assert_eq!(wiretap.requests().await, [""; 0]);
-    // The other one takes a system, and finds that no cache has it.
+    // The other host accepts a system, and finds that no cache has it.
     apply(&lab, PLAN, &[&MAP[..], &["--exclude", "ns1"]].concat()).await.expect(1).told("test1 failed");
     assert_eq!(wiretap.requests().await, ["deploy.test.test1"]);
 }
@@ -204,7 +204,7 @@ async fn a_rollout_is_resumed_with_the_systems_that_it_began_with() {
     assert_eq!(systems(ns1), [json!(path(2, "ns1"))]);
 }
 
-/// What a cache tells of the systems of ns1: kernel and openssh are others, and jellyfin is new.
+/// Returns what a cache says about the systems of ns1: kernel and openssh differ, and jellyfin is new.
 pub fn told_of_ns1() -> [(&'static str, Value); 2] {
     let store = |name: &str| format!("/nix/store/{}-{name}", "a".repeat(32));
     let it = |size: u64, references: &[&str]| json!({ "downloadSize": size, "narSize": 9, "references": references.iter().map(|name| store(name)).collect::<Vec<_>>() });
@@ -240,7 +240,7 @@ async fn what_changes_is_shown_before_anything_is_sent() {
     ] {
         assert!(said.lines().any(|said| said == line), "{line:?} is not in\n{said}");
     }
-    // The host that is to stay as it is, is no question.
+    // Nix is not asked about the host that does not change.
     let record = fs::read_to_string(folder.join("nix-record")).unwrap();
     let expected = format!("path-info --json --store https://cache.example {} {}\n", path(1, "ns1"), path(2, "ns1"));
     assert!(record.contains(&expected) && !record.contains("test1"), "{record}");
@@ -304,7 +304,7 @@ async fn a_plan_that_was_saved_is_carried_out_as_it_was_or_not_at_all() {
     stage::start(save).ended().await.unwrap().expect(0);
     let file = lab.home().join("planned.json");
     let saved = fs::read_to_string(&file).unwrap();
-    // What it was made from may be gone by then.
+    // The file that the plan was made from may be gone by then.
     fs::remove_file(lab.home().join("systems.json")).unwrap();
     let carry_out = async |arguments: &[&str]| {
         let mut command = lab.operator(&lab.admin).unwrap();
@@ -339,7 +339,7 @@ async fn a_plan_that_was_saved_is_carried_out_as_it_was_or_not_at_all() {
     assert_eq!(ns1.try_iter().next().unwrap()["system"], json!(path(2, "ns1")));
 }
 
-/// What Nix has to say of a flake with the hosts ns1 and the.test.
+/// Returns what Nix says about a flake with the hosts ns1 and the.test.
 fn flake_of_two() -> [(&'static str, Value); 2] {
     let drv = |number: u8| format!("/nix/store/{}-nixos-system.drv", number.to_string().repeat(32));
     let built = |number, host| json!({ "drvPath": drv(number), "outputs": { "out": path(2, host) } });
@@ -348,12 +348,12 @@ fn flake_of_two() -> [(&'static str, Value); 2] {
             "eval",
             json!({ "names": ["ns1", "the.test"], "derivations": { "ns1": drv(3), "the.test": drv(4), "ns2": null } }),
         ),
-        // In an order of its own.
+        // In another order.
         ("build", json!([built(4, "test1"), built(3, "ns1")])),
     ]
 }
 
-/// `homelab-deploy build` as it is called where there is no NATS, and the folder of what is said to nix.
+/// Returns a `homelab-deploy build` command without NATS, and the folder that records the calls of nix.
 fn build(lab: &Lab, arguments: &[&str], answers: &[(&str, Value)]) -> (Command, PathBuf) {
     let mut command = lab.operator(&lab.admin).unwrap();
     command.env_remove("HOMELAB_DEPLOY_NATS_URL").env_remove("HOMELAB_DEPLOY_NKEY_FILE");

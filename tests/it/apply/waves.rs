@@ -1,4 +1,4 @@
-//! Wave after wave, host after host.
+//! Tests that waves and hosts are deployed in order.
 
 use super::fake::{self, Fake};
 use super::stage::{self, apply, calls, expect_recap, open, order, ran, ran_sorted, recap, story, until};
@@ -6,7 +6,7 @@ use super::wiretap::Wiretap;
 use crate::host;
 use crate::support::rebuild::GATE;
 
-/// The homelab that the demo shows, and its plan.
+/// The lab of the demo, and its plan.
 const DEMO: [&str; 6] =
     ["test.test1", "test.test2", "prod.ns1.dns", "prod.ns2.dns", "prod.jelly.media", "prod.sonos.media"];
 const DEMO_PLAN: &str = include_str!("../../../plans/demo.toml");
@@ -18,7 +18,7 @@ async fn the_demo_rolls_one_commit_over_six_hosts_in_three_waves() {
     let before = lab.flake.commit("services: one").unwrap();
     let rollout = apply(&lab, DEMO_PLAN);
 
-    // Somebody pushes while the first wave runs.
+    // A commit is pushed while the first wave runs.
     until(&lab, "test1 start").await;
     until(&lab, "test2 end 0").await;
     let pushed = lab.flake.commit("services: one more").unwrap();

@@ -1,5 +1,5 @@
-//! Plans that roll back, with real listeners on hosts whose systems can be told from each other: whatever is said about
-//! them, what counts is what runs there in the end.
+//! Tests plans that roll back, with real listeners whose systems can be told apart. What counts is what runs in the
+//! end.
 
 use serde_json::Value;
 
@@ -11,7 +11,7 @@ use crate::support::lab::Lab;
 
 const HOSTS: [&str; 3] = ["test1", "test2", "test3"];
 
-/// A homelab of three hosts. The activation of `test3` fails when everything else has been done.
+/// Returns a lab of three hosts. The activation of `test3` fails after everything else succeeded.
 async fn lab() -> Lab {
     let mut lab = stage::empty(&["test.test1", "test.test2", "test.test3"]).await;
     for name in HOSTS {
@@ -22,7 +22,7 @@ async fn lab() -> Lab {
     lab
 }
 
-/// Deploys to one host after the other, in an order that is not that of their names; the last of them fails.
+/// Deploys to one host after another, not in the order of their names. The last one fails.
 async fn deploy(lab: &Lab, rollback: &str) -> Ended {
     let plan = format!(
         r#"
@@ -38,7 +38,7 @@ async fn deploy(lab: &Lab, rollback: &str) -> Ended {
     ended
 }
 
-/// What each host runs. It boots the same.
+/// Returns what each host runs. Each boots the same.
 #[track_caller]
 fn systems(lab: &Lab) -> [String; 3] {
     HOSTS.map(|name| {
@@ -48,8 +48,8 @@ fn systems(lab: &Lab) -> [String; 3] {
     })
 }
 
-/// What is asked of a host, in order: `test1 deploy`, `test1 confirmed`, `test1 return`. What was said twice in a row counts
-/// once, as a host that has not heard it yet asks again.
+/// Returns the requests in order, as `test1 deploy`, `test1 confirmed`, `test1 return`. Repeated requests count once,
+/// since a host asks again until it receives an answer.
 fn asked(requests: &[(String, Value)]) -> Vec<String> {
     let words = requests.iter().map(|(subject, request)| {
         let what = match (request["returns"].is_string(), request["confirmed"] == true) {

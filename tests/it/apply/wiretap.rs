@@ -1,4 +1,4 @@
-//! Someone who hears everything that is said about deployments.
+//! Records every message about deployments.
 
 use async_nats::{Client, Message, Subscriber};
 use futures_util::StreamExt;
@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::support::lab::Lab;
 use crate::support::wait;
 
-/// What the witness says itself; whatever was said before, it has heard before.
+/// The subject of the recorder's own message. It has received everything that was published before that message.
 const MARK: &str = "deploy.responses.witness";
 
 pub struct Wiretap {
@@ -16,7 +16,7 @@ pub struct Wiretap {
 }
 
 impl Wiretap {
-    /// Hears everything from now on. While there is one, the server has a subscriber for every request.
+    /// Starts recording. Meanwhile, the server has a subscriber for every request.
     pub async fn begin(lab: &Lab) -> Self {
         let client = lab.server.connect(&lab.admin).await.unwrap();
         let messages = client.subscribe("deploy.>").await.unwrap();
@@ -25,7 +25,7 @@ impl Wiretap {
         tap
     }
 
-    /// The subjects on which something was said since the last time, in order.
+    /// Returns the subjects of the messages since the last call, in order.
     pub async fn heard(&mut self) -> Vec<String> {
         self.take().await.into_iter().map(|message| message.subject.to_string()).collect()
     }
@@ -42,15 +42,15 @@ impl Wiretap {
         }
     }
 
-    /// The same without the answers, and without the roll call and its answers.
+    /// Returns the subjects of requests only, without responses and roll calls.
     pub async fn requests(&mut self) -> Vec<String> {
         self.requests_in_full().await.into_iter().map(|(subject, _)| subject).collect()
     }
 
-    /// The same with what was said: each request with its subject.
+    /// Returns each request with its subject.
     pub async fn requests_in_full(&mut self) -> Vec<(String, Value)> {
         let mut heard = self.take().await;
-        // An empty message only tries whether one could be sent.
+        // An empty message only tries whether publishing is allowed.
         heard.retain(|message| is_request(&message.subject) && !message.payload.is_empty());
         let parse = |message: Message| (message.subject.to_string(), serde_json::from_slice(&message.payload).unwrap());
         heard.into_iter().map(parse).collect()

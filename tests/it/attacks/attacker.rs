@@ -1,4 +1,4 @@
-//! The holder of a key, who says what no program of ours says.
+//! An attacker with a key, who sends what no program of this project sends.
 
 use async_nats::{Client, Event, ServerError};
 use futures_util::StreamExt;
@@ -13,7 +13,7 @@ use crate::support::keys::Key;
 use crate::support::lab::Lab;
 use crate::support::wait;
 
-/// No key may publish here. Once the server has refused that, it has dealt with all that was said before.
+/// No key may publish to this subject. Once the server has refused it, the server has processed all earlier messages.
 const MARK: &str = "attacker.mark";
 
 pub struct Attacker {
@@ -21,7 +21,7 @@ pub struct Attacker {
     refusals: UnboundedReceiver<String>,
 }
 
-/// An attacker that answers by itself, until it is dropped.
+/// An attacker that answers in the background, until this is dropped.
 pub struct Serving {
     _task: JoinSet<()>,
 }
@@ -39,7 +39,7 @@ impl Attacker {
         Self { client, refusals }
     }
 
-    /// Says something, whether or not the server passes it on.
+    /// Publishes a message, whether or not the server permits it.
     pub async fn say(&self, subject: &str, message: &Value) {
         self.say_bytes(subject, message.to_string().into_bytes()).await;
     }
@@ -48,12 +48,12 @@ impl Attacker {
         self.client.publish(subject.to_owned(), message.into()).await.unwrap();
     }
 
-    /// How often the server has refused something since the last time. All that was said before is dealt with by then.
+    /// Returns how often the server has refused something since the last call, once it has processed all messages.
     pub async fn refusals(&mut self) -> usize {
         let mut count = 0;
         let marked = async {
             loop {
-                // The client drops events that come in large numbers, also this one.
+                // The client drops events if there are too many, and this one may be among them.
                 self.client.publish(MARK, "".into()).await.unwrap();
                 while let Ok(Some(text)) = timeout(Duration::from_millis(100), self.refusals.recv()).await {
                     if text.contains(MARK) {
@@ -66,12 +66,12 @@ impl Attacker {
         wait::event("the server refuses the mark", marked).await.unwrap()
     }
 
-    /// Subscribes, whether or not the server takes it.
+    /// Subscribes, whether or not the server permits it.
     pub async fn hear(&self, subject: &str) -> async_nats::Subscriber {
         self.client.subscribe(subject.to_owned()).await.unwrap()
     }
 
-    /// Answers each message on these subjects with what `answer` makes of it, from when the server knows the
+    /// Answers each message on these subjects with the result of `answer`. Returns once the server knows the
     /// subscriptions.
     pub async fn serve(
         mut self,

@@ -1,4 +1,4 @@
-//! Who chooses the commit, and where it is looked up.
+//! Tests who chooses the commit, and in which repository it is looked up.
 
 use std::io::ErrorKind;
 use std::net::TcpListener;
@@ -15,7 +15,7 @@ use crate::support::lab::Lab;
 
 const HOSTS: [&str; 3] = ["test.mole", "prod.db", "prod.ns1"];
 
-/// The key of test.mole answers roll calls with this report, and says `completed`, with this commit, to each request.
+/// Answers roll calls with this report and each request with `completed` at this commit, with the key of test.mole.
 async fn mole(lab: &Lab, report: Value, commit: &str) -> Serving {
     let attacker = Attacker::connect(lab, lab.key(&host("mole")).unwrap()).await;
     let commit = json!(commit);
@@ -35,7 +35,7 @@ async fn mole(lab: &Lab, report: Value, commit: &str) -> Serving {
     attacker.serve(&["deploy.discover", "deploy.discover.test", "deploy.test.mole", "deploy.test.all"], answer).await
 }
 
-/// A commit that nobody asked for, and the one that was asked for.
+/// Returns a commit that nobody requested, and the requested one.
 fn commits(lab: &Lab) -> (String, String) {
     (lab.flake.branch("evil").unwrap(), lab.flake.commit("what is wanted").unwrap())
 }
@@ -69,7 +69,7 @@ async fn no_host_finds_the_commit_for_others() {
     assert!(calls(&lab).is_empty());
 }
 
-/// A git server that counts as contacted once anybody connects.
+/// Returns a git server on which the test notices any connection.
 fn git_server() -> (TcpListener, String) {
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
     server.set_nonblocking(true).unwrap();
@@ -112,7 +112,7 @@ async fn a_test_host_does_not_say_where_prods_commit_is_looked_up() {
     let plan = "revision = 'main'\n[[wave]]\ntargets = 'test.all'\n[[wave]]\ntargets = 'prod.all'\n";
     let mut command = stage::command(&lab, "apply", plan);
     command.env_remove("HOMELAB_DEPLOY_FLAKE");
-    // Where hosts name a repository on their own disks, the operator has to say where it is.
+    // Hosts name a repository on their own disks, so the operator must say where it is.
     command.args(["--yes", "--flake", &lab.flake.url()]);
     stage::start(command).ended().await.unwrap().expect(0);
     assert_not_contacted(&server);

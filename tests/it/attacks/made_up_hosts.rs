@@ -1,4 +1,4 @@
-//! A host that answers the roll call for hosts that there are not, or that are somebody else.
+//! Tests a host that answers the roll call for hosts that do not exist, or that are other machines.
 
 use serde_json::{Value, json};
 
@@ -15,7 +15,7 @@ use crate::support::permissions::Permissions;
 const HOSTS: [&str; 3] = ["test.test1", "test.mole", "prod.db"];
 const ROLL_CALLS: [&str; 2] = ["deploy.discover", "deploy.discover.test"];
 
-/// Everywhere that the answer to a roll call may be looked for.
+/// Returns the report on every subject on which an answer to a roll call may be expected.
 fn everywhere(question: &Value, report: &Value) -> Vec<Said> {
     let token = token(question);
     let subjects = [
@@ -28,7 +28,7 @@ fn everywhere(question: &Value, report: &Value) -> Vec<Said> {
     subjects.map(|subject| (subject, report.clone())).into()
 }
 
-/// The key of test.mole answers roll calls with these reports, and does as it is asked.
+/// Answers roll calls with these reports and completes all requests, with the key of test.mole.
 async fn mole(lab: &Lab, reports: Vec<Value>) -> Serving {
     let attacker = Attacker::connect(lab, lab.key(&host("mole")).unwrap()).await;
     let subjects = [&ROLL_CALLS[..], &["deploy.test.mole", "deploy.test.all"]].concat();
@@ -44,7 +44,7 @@ async fn mole(lab: &Lab, reports: Vec<Value>) -> Serving {
     attacker.serve(&subjects, answer).await
 }
 
-/// A report that sends who believes it to prod's database.
+/// Returns a report that redirects deployments to the database of prod.
 fn lure(lab: &Lab, tier: &str, name: &str, subjects: &[&str]) -> Value {
     let mut report = fake::modern(tier, name, lab);
     report["deploy_subjects"] = json!(subjects);
@@ -87,7 +87,7 @@ async fn a_test_host_that_listens_on_a_prod_subject_only_is_not_reached_there() 
     assert!(!ran(&lab).contains(&"db".to_owned()));
 }
 
-/// Says that prod's database runs a commit already, and has come to it in good order.
+/// Returns a report by which the database of prod already runs a commit, deployed properly.
 fn current(lab: &Lab, commit: &str) -> Value {
     let mut report = fake::modern("prod", "db", lab);
     report["revision"] = json!(commit);

@@ -1,4 +1,4 @@
-//! "I am rolling out", said by somebody who is not, and texts that a terminal would obey.
+//! Tests false claims that a rollout runs, and texts with control sequences for terminals.
 
 use serde_json::{Value, json};
 
@@ -13,10 +13,10 @@ use crate::support::lab::Lab;
 
 const HOSTS: [&str; 3] = ["test.test1", "test.mole", "prod.db"];
 
-/// What moves the cursor, names the window, hides text and turns it round.
+/// A text that moves the cursor, sets the window title, hides text and reverses it.
 const NASTY: &str = "\u{1b}[2J\u{1b}]0;owned\u{7}\u{9b}31m\u{202e}\u{200b}nasty\r\n\u{8}";
 
-/// "I am rolling out", wherever the answer to a roll call may be looked for.
+/// Returns the claim that a rollout runs, on every subject on which an answer to a roll call may be expected.
 fn rolling_out(question: &Value) -> Vec<Said> {
     let token = token(question);
     let report = json!({ "rollout": {
@@ -32,7 +32,7 @@ fn rolling_out(question: &Value) -> Vec<Said> {
     subjects.map(|subject| (subject, report.clone())).into()
 }
 
-/// The holder of this key claims to be rolling out whenever somebody asks.
+/// Claims with this key that a rollout runs, whenever a roll call arrives.
 async fn claims(lab: &Lab, key: &Key) -> Serving {
     let attacker = Attacker::connect(lab, key).await;
     let answer = |_: &str, question: &Value| match question["reply_to"] {

@@ -1,4 +1,4 @@
-//! The key of a prod host.
+//! Tests what an attacker can do with the key of a prod host.
 
 use serde_json::{Value, json};
 
@@ -13,7 +13,7 @@ use crate::support::rebuild::{FAIL, GATE};
 
 const HOSTS: [&str; 3] = ["prod.mole.dns", "prod.ns1.dns", "prod.ns2.dns"];
 
-/// The mole is a host of the group like the others, as far as anybody sees.
+/// Starts a mole that looks like the other hosts of the group.
 async fn honest_looking_mole(lab: &Lab) -> super::attacker::Serving {
     let mut report = fake::modern("prod", "mole", lab);
     report["role"] = json!("dns");
@@ -27,7 +27,7 @@ async fn honest_looking_mole(lab: &Lab) -> super::attacker::Serving {
             return vec![(format!("deploy.responses.prod.mole.{}", token(message)), report.clone())];
         }
         let mut said = vec![says(message, "mole", "completed")];
-        // On its own subject, for the others.
+        // On its own subject, in the name of the others.
         said.extend(["ns1", "ns2"].map(|name| says(message, name, "completed")));
         said
     };
@@ -36,7 +36,7 @@ async fn honest_looking_mole(lab: &Lab) -> super::attacker::Serving {
     attacker.serve(&subjects, answer).await
 }
 
-/// Says that each of the others completed, wherever a request of theirs gives an idea of.
+/// Claims that each of the others completed, on every subject that their requests hint at.
 async fn forge(lab: &Lab, requests: &[(String, Value)]) {
     let mut attacker = Attacker::connect(lab, lab.key(&host("mole")).unwrap()).await;
     for (_, request) in requests {

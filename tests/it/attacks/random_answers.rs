@@ -1,8 +1,8 @@
-//! Whatever a key says, on any subject that it may publish to: no host of another name or tier changes its state, is asked,
-//! or has its commit chosen.
+//! Tests random messages with a key, on any subject that it may publish to: no host of another name or tier changes its
+//! state, is sent a request, or has its commit chosen.
 //!
-//! The messages are random, made of what an answer is made of, and of every id that anybody has said so far: more than an
-//! attacker can know.
+//! The messages are made of the parts of real responses, and of every id sent so far, which is more than an attacker
+//! can know.
 
 use std::collections::BTreeMap;
 
@@ -23,13 +23,13 @@ use crate::support::rebuild::FAIL;
 
 const HOSTS: [&str; 6] = ["test.test1", "test.mole", "prod.spy", "prod.ns1", "prod.ns2", "prod.db"];
 
-/// How many rollouts each key is tried on.
+/// The number of rollouts for each key.
 const ROUNDS: u64 = 4;
 
-/// Numbers that are the same in every run.
+/// Random numbers that are the same in every run.
 struct Dice(u64);
 
-/// What has been said so far that an answer could refer to.
+/// The ids sent so far, which a forged response could refer to.
 struct Heard {
     /// Tokens of subjects that are ids.
     tokens: Vec<String>,
@@ -39,7 +39,7 @@ struct Heard {
 
 impl Dice {
     fn below(&mut self, bound: usize) -> usize {
-        // Xorshift; the bound is small, so that the rest of a division is even enough.
+        // Xorshift. The bound is small, so that the remainder is even enough.
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -54,7 +54,7 @@ impl Dice {
         &from[self.below(from.len())]
     }
 
-    /// Something to say on a subject below one of these prefixes, or on one of them where it does not end in a dot.
+    /// Returns a random message on a subject below one of these prefixes, or on the prefix if it does not end in a dot.
     fn message(&mut self, prefixes: &[&str], heard: &Heard, evil: &str) -> (String, Value) {
         let (request, id) = match heard.requests.as_slice() {
             [] => ("x.y".to_owned(), "y".to_owned()),
@@ -131,7 +131,7 @@ impl Heard {
             let tokens: Vec<&str> = reply_to.rsplitn(3, '.').collect();
             if let [request, rollout, ..] = tokens.as_slice() {
                 let request = (format!("{rollout}.{request}"), id.to_owned());
-                // What the attacker says itself is heard as well.
+                // The attacker's own messages arrive as well.
                 if !self.requests.contains(&request) && self.requests.len() < 16 {
                     self.requests.push(request);
                 }
@@ -140,7 +140,7 @@ impl Heard {
     }
 }
 
-/// Says random things with this key for as long as the value is kept.
+/// Publishes random messages with this key until the result is dropped.
 async fn babble(lab: &Lab, key: &Key, prefixes: &'static [&'static str], evil: String, seed: u64) -> JoinSet<()> {
     let witness = lab.server.connect(&lab.admin).await.unwrap();
     let mut messages = subscribe(&witness, "deploy.>").await.unwrap();
@@ -165,7 +165,7 @@ async fn babble(lab: &Lab, key: &Key, prefixes: &'static [&'static str], evil: S
     task
 }
 
-/// How each host of a rollout ended, by its JSON.
+/// Returns how each host of a rollout ended, by its JSON events.
 fn outcomes(json: &str) -> BTreeMap<String, String> {
     let events = json.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     let finals = events.filter(|event| event["event"] == "final");
@@ -173,7 +173,7 @@ fn outcomes(json: &str) -> BTreeMap<String, String> {
     finals.map(|event| (text(&event["host"]), text(&event["outcome"]))).collect()
 }
 
-/// Rolls out to all but the attacker while it says random things, several times.
+/// Rolls out several times to all hosts but the attacker's, which sends random messages meanwhile.
 async fn withstand(key: fn(&Lab) -> &Key, prefixes: &'static [&'static str], waves: &str, expected: &[(&str, &str)]) {
     let lab = lab(&HOSTS, &["test1", "ns1", "ns2", "db"]).await;
     let evil = lab.flake.branch("evil").unwrap();
@@ -217,7 +217,7 @@ async fn of_a_prod_host() {
     withstand(|lab| lab.key(&host("spy")).unwrap(), &["deploy.responses.prod.spy."], BOTH_TIERS, ALL_THREE).await;
 }
 
-/// What it does to test hosts is what it is for, so the rollout is one to prod hosts.
+/// A test deployer may deploy to test hosts, so the rollout is for prod hosts.
 #[tokio::test]
 async fn of_a_test_deployer() {
     let prefixes = &[

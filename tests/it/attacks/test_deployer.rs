@@ -1,4 +1,4 @@
-//! The key of a test deployer, such as an assistant's.
+//! Tests what an attacker can do with the key of a test deployer, such as an assistant's.
 
 use futures_util::{FutureExt, StreamExt};
 use homelab_deploy::protocol::Tier;
@@ -40,7 +40,7 @@ async fn it_hears_nothing_that_prod_hosts_say() {
     for command in [&["deploy", "deploy.prod.db"][..], &["deploy", "deploy.prod.all"], &["hosts"]] {
         operator::run(&lab, command).await.unwrap().expect(0);
     }
-    // It does hear what it may, and by now all else that it hears at all.
+    // The key receives what it may. By the end of this, everything else that it could receive has arrived.
     let admin = Deployer::connect(&lab).await.unwrap();
     admin.say_bytes("deploy.discover", b"end".to_vec()).await.unwrap();
     let end = async { while questions.next().await.unwrap().payload != "end" {} };
@@ -53,7 +53,7 @@ async fn it_hears_nothing_that_prod_hosts_say() {
     }
 }
 
-/// The answers that a test host gives, wherever it is asked to, change nothing for a prod host of the same name.
+/// A test host responds on any subject that it is asked to. That changes nothing for a prod host of the same name.
 #[tokio::test]
 async fn it_makes_no_test_host_answer_for_a_prod_host() {
     let lab = lab(&["prod.ns1", "test.ns1"], &["ns1"]).await;
@@ -87,7 +87,7 @@ async fn it_makes_no_test_host_answer_for_a_prod_host() {
         attacker.say("deploy.test.ns1", &copy).await;
     }
     attacker.refusals().await;
-    // The test host has dealt with all of that once it has answered one more.
+    // Once the test host has answered one more request, it has processed the others.
     let honest = Deployer::connect(&lab).await.unwrap();
     let own = format!("deploy.responses.test.ns1.{}.end", uuid::Uuid::new_v4());
     let mut answers = crate::deployer::subscribe(&lab.server.connect(&lab.admin).await.unwrap(), &own).await.unwrap();
@@ -120,7 +120,7 @@ async fn it_says_nothing_to_prod_hosts() {
         attacker.say(subject, &request).await;
     }
     assert_eq!(attacker.refusals().await, forbidden.len());
-    // Nor does a test host pass it on.
+    // A test host does not pass it on either.
     let passed_on =
         |reply_to: &str| -> Value { json!({ "action": "switch", "revision": "main", "reply_to": reply_to }) };
     for reply_to in
@@ -132,7 +132,7 @@ async fn it_says_nothing_to_prod_hosts() {
     operator::run(&lab, &["deploy", "deploy.test.test1"]).await.unwrap().expect(0);
     let heard = tap.heard().await;
     let prod: Vec<_> = heard.iter().filter(|subject| subject.contains("prod")).collect();
-    // The operator's own roll call asks prod as well, and is answered; nothing else reaches it.
+    // The operator's own roll call reaches prod and is answered. Nothing else does.
     let is_roll_call = |subject: &str| {
         let answer = subject.strip_prefix("deploy.responses.prod.db.");
         subject == "deploy.discover.prod" || answer.is_some_and(|rest| !rest.contains('.'))

@@ -1,4 +1,4 @@
-//! Two machines of one name, with one key and one machine id: a virtual machine that was cloned.
+//! Tests two machines with one name, one key and one machine id, as after cloning a virtual machine.
 
 use homelab_deploy::nats_config::ListenerName;
 
@@ -12,7 +12,7 @@ use crate::support::fleet::Fleet;
 use crate::support::lab::Lab;
 use crate::support::rebuild::{FAIL, GATE};
 
-/// The host ns1 and its clone, on which `script` happens.
+/// Starts the host ns1 and its clone, which runs this script.
 async fn twins(script: &str) -> (Lab, Fleet) {
     let lab = lab(&["prod.ns1"], &["ns1"]).await;
     let name: ListenerName = "prod.ns1".parse().unwrap();
@@ -40,7 +40,7 @@ async fn they_are_told_apart_before_anything_is_sent() {
     operator::run(&lab, &["hosts"]).await.unwrap().told("two machines");
 }
 
-/// The roll call of one named host may end with the first answer. What the other machine comes to is no success then.
+/// The roll call of one named host may end with the first answer. A failure of the other machine still is no success.
 #[tokio::test]
 async fn a_deployment_to_one_host_is_no_success_while_its_clone_fails() {
     let (lab, _clone) = twins(FAIL).await;

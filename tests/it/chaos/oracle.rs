@@ -1,25 +1,25 @@
-//! What must be so whatever went wrong: what was reported, held against what the rebuilds wrote down.
+//! Checks the rules that hold through every failure, by comparing the reports with what the rebuilds recorded.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
-/// How far the times of two programs may be apart that have the same clock.
+/// How far the times of two programs on one machine may differ, by rounding.
 const ROUNDED: SignedDuration = SignedDuration::from_millis(5);
 
-/// What a rebuild wrote down while it was at it, as the orders of the hosts have it.
+/// An entry that a rebuild recorded, as the scripts of the hosts write it.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Deed {
-    /// It begins on a host, for the request with this id and with this commit.
+    /// A run begins on a host, for the request with this id and this commit.
     Begun { host: String, id: String, commit: String },
-    /// It is through, at this time.
+    /// A run is done, at this time.
     Done { host: String, id: String, at: Timestamp },
-    /// The host returns to what it ran before the last of them.
+    /// The host rolls back the last run.
     Returned { host: String, id: String },
 }
 
-/// What the events of a rollout say: its journal, or what was printed with `--json`.
+/// The content of a rollout's events: from its journal, or from the output with `--json`.
 #[derive(Debug, Default)]
 pub struct Told {
     commit: String,
@@ -27,16 +27,16 @@ pub struct Told {
     waves: Vec<(Vec<String>, usize)>,
     /// The host of each request.
     requests: BTreeMap<String, String>,
-    /// The requests that a host is said to have completed, each with its host, and when that was said.
+    /// The requests reported as completed, each with its host and the time of the report.
     completed: Vec<(String, String, Timestamp)>,
-    /// The requests after which a host is said to run again what it ran before, each with its host.
+    /// The requests reported as rolled back, each with its host.
     returned: Vec<(String, String)>,
-    /// What became of each host at last.
+    /// The last outcome of each host.
     outcomes: BTreeMap<String, String>,
     outcome: Option<String>,
 }
 
-/// The deeds in a record, in order; other lines are passed over.
+/// Returns the deeds in a record, in order. Other lines are skipped.
 pub fn deeds(record: &[String]) -> Vec<Deed> {
     let mut last = BTreeMap::new();
     let deed = |line: &String| match line.split(' ').collect::<Vec<_>>()[..] {
@@ -55,7 +55,7 @@ pub fn deeds(record: &[String]) -> Vec<Deed> {
 }
 
 impl Told {
-    /// Reads events, one a line; lines that are none are passed over, such as one that a crash has torn.
+    /// Parses events, one a line. Other lines are skipped, such as one that a crash cut off.
     pub fn read(text: &str) -> Self {
         let mut told = Self::default();
         let mut last = BTreeMap::new();
@@ -91,12 +91,12 @@ impl Told {
         self.commit == commit
     }
 
-    /// All that is not as it must be, so far.
+    /// Returns the violations so far.
     pub fn faults(&self, deeds: &[Deed]) -> Vec<String> {
         [self.asked_for(deeds), self.too_early(deeds), self.made_up(deeds), self.stayed(deeds)].concat()
     }
 
-    /// All that is not as it must be of a rollout whose command ended with 0.
+    /// Returns the violations of a rollout whose command exited with 0.
     pub fn faults_of_success(&self, deeds: &[Deed]) -> Vec<String> {
         let mut faults = self.faults(deeds);
         if self.outcome.as_deref() != Some("succeeded") {
@@ -116,13 +116,13 @@ impl Told {
         faults
     }
 
-    /// Runs of this commit that nobody is on record to have asked for, or somewhere else.
+    /// Returns runs of this commit that no recorded request asked of that host.
     fn asked_for(&self, deeds: &[Deed]) -> Vec<String> {
         let stray = self.begun(deeds).filter(|(host, id)| self.requests.get(*id) != Some(*host));
         stray.map(|(host, id)| format!("{host} ran {id}, which was not asked of it")).collect()
     }
 
-    /// Runs in a wave while one before had not succeeded.
+    /// Returns runs in a wave before an earlier one had succeeded.
     fn too_early(&self, deeds: &[Deed]) -> Vec<String> {
         let mut done: BTreeSet<&String> = BTreeSet::new();
         let mut faults = Vec::new();
@@ -145,7 +145,7 @@ impl Told {
         faults
     }
 
-    /// Successes without a run that was through by then, and that stayed.
+    /// Returns reported successes without a run that was done by then and was not rolled back.
     fn made_up(&self, deeds: &[Deed]) -> Vec<String> {
         let ran = |(host, id, said_at): &&(String, String, Timestamp)| {
             let done = |deed: &Deed| match deed {
@@ -159,7 +159,7 @@ impl Told {
         made_up.map(|(host, id, at)| format!("{host} is said at {at} to have completed {id}, and has not")).collect()
     }
 
-    /// Returns that were told of and did not happen.
+    /// Returns reported rollbacks that did not happen.
     fn stayed(&self, deeds: &[Deed]) -> Vec<String> {
         let returned =
             |(host, id): &&(String, String)| deeds.contains(&Deed::Returned { host: host.clone(), id: id.clone() });
@@ -167,7 +167,7 @@ impl Told {
         stayed.map(|(host, id)| format!("{host} is said to have returned after {id}, and has not")).collect()
     }
 
-    /// The runs of this commit: host and id.
+    /// Returns host and id of each run of this commit.
     fn begun<'a>(&self, deeds: &'a [Deed]) -> impl Iterator<Item = (&'a String, &'a String)> {
         deeds.iter().filter_map(|deed| match deed {
             Deed::Begun { host, id, commit } if *commit == self.commit => Some((host, id)),
@@ -176,7 +176,7 @@ impl Told {
     }
 }
 
-/// Requests that were run more than once, whoever made them.
+/// Returns requests that were run more than once.
 pub fn run_twice(deeds: &[Deed]) -> Vec<String> {
     let mut seen = BTreeSet::new();
     let begun = deeds.iter().filter_map(|deed| match deed {
@@ -187,7 +187,7 @@ pub fn run_twice(deeds: &[Deed]) -> Vec<String> {
     twice.map(|(host, id)| format!("{host} ran {id} twice")).collect()
 }
 
-/// Runs of a commit that is nobody's.
+/// Returns runs of a commit that no rollout deploys.
 pub fn of_no_rollout(deeds: &[Deed], commits: &[String]) -> Vec<String> {
     let stray = deeds.iter().filter_map(|deed| match deed {
         Deed::Begun { host, commit, .. } if !commits.contains(commit) => Some(format!("{host} ran {commit}")),
@@ -205,7 +205,7 @@ fn wave(wave: &Value) -> (Vec<String>, usize) {
 mod tests {
     use super::*;
 
-    /// Two waves, of whose hosts none may fail.
+    /// Two waves without tolerated failures.
     const BEGUN: &str = r#"{"event":"begun","revision":"c","plan":{"waves":[
         {"hosts":[{"host":"a"},{"host":"b"}],"max_failures":0},{"hosts":[{"host":"c"}],"max_failures":0}]}}"#;
 

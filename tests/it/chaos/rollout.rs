@@ -1,4 +1,4 @@
-//! Operators: one who does not rest until a rollout has succeeded, and those who get in between.
+//! Operators: one who retries until a rollout succeeds, and others who interfere.
 
 use std::fs;
 use std::path::PathBuf;
@@ -11,26 +11,25 @@ use super::schedule::Schedule;
 use super::site::Site;
 use crate::support::process::Process;
 
-/// How long the operator looks at what went wrong.
+/// The pause of the operator before a retry.
 const REST: Duration = Duration::from_millis(200);
 
-/// The ends that a command may come to here: it succeeded, a wave failed, nothing could be sent, it was interrupted, or
-/// killed.
+/// The allowed exit codes: success, a failed wave, nothing could be sent, interrupted, or killed.
 const ENDS: [Option<i32>; 5] = [Some(0), Some(1), Some(3), Some(130), None];
 
-/// A rollout, and the command that is at it.
+/// A rollout, and the command that runs it.
 pub struct Rollout {
     pub commit: String,
     pub is_done: bool,
-    /// How many commands there were.
+    /// The number of commands so far.
     pub attempts: u64,
     command: Option<Process>,
-    /// Nobody is there before this.
+    /// The operator does nothing before this.
     away_until: Instant,
     ends: Vec<Option<i32>>,
 }
 
-/// A deployment by somebody else.
+/// A deployment by another operator.
 pub struct Deployment {
     pub commit: String,
     operator: String,
@@ -38,13 +37,13 @@ pub struct Deployment {
 }
 
 impl Rollout {
-    /// One of a commit of its own; `number` tells one from another.
+    /// Returns a rollout of its own commit, which `number` identifies.
     pub fn new(number: usize) -> Self {
         let commit = format!("a{number:039x}");
         Self { commit, is_done: false, attempts: 0, command: None, away_until: Instant::now(), ends: Vec::new() }
     }
 
-    /// Starts it, or takes it up again, unless a command is at it or it has succeeded.
+    /// Starts or resumes the rollout, unless a command runs or it has succeeded.
     pub fn tend(&mut self, site: &Site, schedule: &Schedule) {
         if let Some(command) = &mut self.command {
             let Some(status) = command.status().unwrap() else { return };
@@ -67,22 +66,21 @@ impl Rollout {
         self.attempts += 1;
     }
 
-    /// The command that is at it.
     pub fn command(&self) -> Option<&Process> {
         self.command.as_ref()
     }
 
-    /// Nobody takes it up again before so much time has passed.
+    /// Lets the operator do nothing for this time.
     pub fn leave_for(&mut self, time: Duration) {
         self.away_until = Instant::now() + time;
     }
 
-    /// What its journal says.
+    /// Returns the content of the journal.
     pub fn told(&self, site: &Site) -> Told {
         self.journal(site).map(|path| Told::read(&fs::read_to_string(path).unwrap())).unwrap_or_default()
     }
 
-    /// Ends of commands that should not be.
+    /// Returns the exit codes that are not allowed.
     pub fn odd_ends(&self) -> Vec<String> {
         let odd = self.ends.iter().filter(|end| !ENDS.contains(end));
         odd.map(|end| format!("the operator's command ended with {end:?}")).collect()
@@ -93,7 +91,7 @@ impl Rollout {
     }
 }
 
-/// The journal of an operator that is about this commit, once there is something in it to go on with.
+/// Returns the journal of an operator about this commit, once it has enough in it to resume.
 fn journal(site: &Site, operator: &str, commit: &str) -> Option<PathBuf> {
     let folder = fs::read_dir(site.lab.home().join(operator).join("rollouts")).ok()?;
     let mut paths = folder.map(|entry| entry.unwrap().path()).filter(|path| path.extension() == Some("jsonl".as_ref()));
@@ -101,13 +99,13 @@ fn journal(site: &Site, operator: &str, commit: &str) -> Option<PathBuf> {
 }
 
 impl Deployment {
-    /// Starts to deploy a commit of its own to a whole tier; `number` tells one from another.
+    /// Starts to deploy its own commit, which `number` identifies, to a whole tier.
     pub fn start(site: &Site, tier: &str, number: usize) -> Self {
         let commit = format!("b{number:039x}");
         let operator = format!("bert{number}");
         let target = format!("{tier}.all");
         let arguments = ["deploy", &target, "--branch", &commit, "--timeout", "20", "--json"];
-        // Every other one has to be confirmed.
+        // Every other deployment has to be confirmed.
         let confirmed = ["--auto-rollback", "--confirm-timeout", "5s"];
         let arguments = [&arguments[..], if number.is_multiple_of(2) { &confirmed } else { &[] }].concat();
         let mut command = site.operator(&operator, &arguments);
@@ -115,7 +113,7 @@ impl Deployment {
         Self { commit, operator, running }
     }
 
-    /// What its journal says, or what it printed where it has none.
+    /// Returns the content of the journal, or of the output if there is no journal.
     pub fn told(&self, site: &Site) -> Told {
         let journal = journal(site, &self.operator, &self.commit).map(|path| fs::read_to_string(path).unwrap());
         Told::read(&journal.unwrap_or_else(|| self.running.output()))

@@ -1,22 +1,22 @@
-//! What is to happen, all of it from one number.
+//! Generates everything that happens in a round from one seed.
 
 use std::time::Duration;
 
 use crate::dice::Dice;
 
-/// For how long things go wrong.
+/// How long things go wrong, in milliseconds.
 const STORM: u64 = 6_000;
 
-/// The longest that one fault lasts: longer than a host may be silent, so that some are given up.
+/// The longest fault, in milliseconds: longer than a host may be silent, so that some hosts time out.
 const AT_MOST: u64 = 3_000;
 
-/// What one round comes down to.
+/// The content of one round.
 #[derive(Debug)]
 pub struct Schedule {
-    /// Whether hosts return to what they ran before unless they are heard from.
+    /// Whether hosts roll back unless they are confirmed.
     pub returns: bool,
     pub waves: Vec<Wave>,
-    /// What happens when, in order.
+    /// The faults, in order of time.
     pub strokes: Vec<Stroke>,
 }
 
@@ -30,21 +30,21 @@ pub struct Wave {
     pub retries: u64,
 }
 
-/// A host, and what its runs come to: the first, the second, and so on. All later ones complete at once.
+/// A host, and the results of its first runs. All later runs complete at once.
 #[derive(Debug)]
 pub struct Member {
     pub name: String,
     pub runs: Vec<Run>,
 }
 
-/// How long a run takes, in milliseconds, and whether it fails.
+/// The duration of a run in milliseconds, and whether it fails.
 #[derive(Debug)]
 pub struct Run {
     pub takes: u64,
     pub fails: bool,
 }
 
-/// Something that goes wrong for a while.
+/// A fault that lasts for a while.
 #[derive(Debug, Clone, Copy)]
 pub struct Stroke {
     pub at: Duration,
@@ -52,39 +52,38 @@ pub struct Stroke {
     pub fault: Fault,
 }
 
-/// What goes wrong. Hosts are counted over all waves.
+/// The kind of a fault. Hosts are numbered over all waves.
 #[derive(Debug, Clone, Copy)]
 pub enum Fault {
     Process(Victim, Blow),
     Link(Link, Trouble),
-    /// Another operator deploys another commit to a whole tier, and may be hit at the end of this.
+    /// Another operator deploys another commit to a whole tier, and may be hit when the fault ends.
     Deployment(&'static str, Option<Blow>),
 }
 
-/// Whose processes are hit.
+/// The processes that are hit.
 #[derive(Debug, Clone, Copy)]
 pub enum Victim {
     Server,
-    /// The one who does not rest; when that machine is suspended, all commands on it are.
+    /// The operator who retries. Suspending that machine suspends all commands on it.
     Operator,
     Listener(usize),
-    /// All that runs on a host.
     Host(usize),
-    /// The supervisor of some run, or of the next one where none goes on at that moment.
+    /// The supervisor of some run, or of the next run if none is running.
     Supervisor,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Blow {
-    /// It is gone at once, and starts again.
+    /// The process is killed, and started again.
     Kill,
-    /// It is suspended, and goes on.
+    /// The process is suspended, and continued.
     Stop,
-    /// It is asked to end, and starts again.
+    /// The process is terminated, and started again.
     End,
 }
 
-/// A way to the server.
+/// A connection to the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Link {
     Host(usize),
@@ -93,20 +92,20 @@ pub enum Link {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trouble {
-    /// Connections are broken.
+    /// Connections break.
     Cut,
-    /// Nothing passes, and then all of it.
+    /// Data is delayed in both directions.
     Stalled,
-    /// The same for what the server says.
+    /// Data from the server is delayed.
     Deaf,
-    /// The same for what the server is told.
+    /// Data to the server is delayed.
     Mute,
-    /// Nothing passes, and it is lost: neither side knows before the way is open again.
+    /// Data is lost, and neither side notices before the connection is open again.
     HalfOpen,
 }
 
 impl Schedule {
-    /// The same seed makes the same schedule.
+    /// Generates the schedule of a seed, always the same one.
     pub fn of(seed: u64) -> Self {
         let mut dice = Dice::new(seed);
         let mut names = (0..).map(|number| format!("host{number:02}"));
@@ -124,12 +123,12 @@ impl Schedule {
         Self { returns, waves: waves.into(), strokes }
     }
 
-    /// All hosts, in the order of the waves, with their tiers.
+    /// Returns all hosts with their tiers, in the order of the waves.
     pub fn hosts(&self) -> impl Iterator<Item = (&'static str, &Member)> {
         self.waves.iter().flat_map(|wave| wave.hosts.iter().map(|host| (wave.tier, host)))
     }
 
-    /// The plan, for this commit.
+    /// Returns the plan for this commit.
     pub fn plan(&self, commit: &str) -> String {
         let waves = self.waves.iter().enumerate().map(|(index, wave)| {
             let Wave { tier, hosts, max_parallel, max_failures, retries } = wave;

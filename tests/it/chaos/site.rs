@@ -1,4 +1,4 @@
-//! The homelab that it happens to: each host, and all operators together, have a way of their own to the server.
+//! The lab in which everything breaks. Each host, and all operators together, connect through a proxy of their own.
 
 use std::fs;
 use std::path::Path;
@@ -14,7 +14,7 @@ use crate::generations::{self, OLD};
 use crate::support::lab::Lab;
 use crate::support::proxy::Proxy;
 
-/// Has a run write down what it was asked for: the lock of the run, which each of its processes holds, is beside that.
+/// Records the request of a run. Its file is beside the lock of the run, which each process of the run has open.
 const BEGIN: &str = r#"
 commit=${flake#*rev=}
 commit=${commit%%[&#]*}
@@ -24,7 +24,7 @@ earlier=$(grep -c "^$host begins " "$here/record")
 echo "$host begins $id $commit" >>"$here/record"
 "#;
 
-/// Brings a system of its own, which writes down that the host returns to it.
+/// Installs the run's system, whose activation records that the host rolls back to it.
 const END: &str = r#"
 root=$here/../$host/root
 new=/nix/store/$id
@@ -44,15 +44,15 @@ ln -sfn "system-$number-link" "$2"
 
 pub struct Site {
     pub lab: Lab,
-    /// The ways of the hosts.
+    /// The proxies of the hosts.
     pub links: Vec<Proxy>,
-    /// The way of the operators.
+    /// The proxy of the operators.
     pub operators: Proxy,
     hosts: Vec<ListenerName>,
 }
 
 impl Site {
-    /// A homelab with the hosts of this schedule, all of which listen.
+    /// Starts a lab with the hosts of this schedule, which all listen.
     pub async fn start(schedule: &Schedule) -> Self {
         let names: Vec<String> = schedule.hosts().map(|(tier, host)| format!("{tier}.{}", host.name)).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
@@ -70,7 +70,7 @@ impl Site {
         Self { lab, links, operators, hosts: names.iter().map(|name| name.parse().unwrap()).collect() }
     }
 
-    /// homelab-deploy as an operator runs it who has a folder of this name.
+    /// Returns homelab-deploy as an operator with a state folder of this name runs it.
     pub fn operator(&self, name: &str, arguments: &[&str]) -> Command {
         let mut command = self.lab.operator(&self.lab.admin).unwrap();
         command.env("HOMELAB_DEPLOY_NATS_URL", self.operators.url()).args(arguments);
@@ -79,19 +79,19 @@ impl Site {
         command
     }
 
-    /// Starts the listener of a host, in the place of the one that may be there.
+    /// Starts the listener of a host, replacing one that may run.
     pub fn start_listener(&mut self, host: usize) {
         let name = &self.hosts[host];
         let key = self.lab.key(&name.hostname).unwrap().clone();
         self.lab.fleet.start(name, &key, &[]).unwrap();
     }
 
-    /// The listener of a host is gone.
+    /// Kills the listener of a host.
     pub fn kill_listener(&mut self, host: usize) {
         self.lab.fleet.kill(&self.hosts[host].hostname);
     }
 
-    /// Sends a signal to the listener of a host, if it has one that goes on.
+    /// Sends a signal to the listener of a host, if it runs.
     pub fn signal_listener(&mut self, host: usize, signal: Signal) {
         if let Ok(listener) = self.lab.fleet.listener(&self.hosts[host].hostname)
             && listener.status().unwrap().is_none()
@@ -100,21 +100,21 @@ impl Site {
         }
     }
 
-    /// All processes of a host.
+    /// Returns all processes of a host.
     pub fn processes(&self, host: usize) -> Vec<Pid> {
         let home = self.lab.folder().join("hosts").join(self.hosts[host].hostname.as_str());
         let home = format!("HOME={}\0", home.display());
         processes().filter(|pid| seen(*pid, "environ").contains(&home)).collect()
     }
 
-    /// All supervisors.
+    /// Returns all supervisors.
     pub fn supervisors(&self) -> Vec<Pid> {
         let ours = self.lab.folder().display().to_string();
         let is_ours = |line: &str| line.contains("\0supervise\0") && line.contains(&ours);
         processes().filter(|pid| is_ours(&seen(*pid, "cmdline"))).collect()
     }
 
-    /// What panicked.
+    /// Returns the panics in the logs.
     pub fn panics(&self) -> Vec<String> {
         let logs = self.hosts.iter().map(|name| format!("hosts/{}/log", name.hostname));
         let logs = logs.chain(["operator/rollout.log".to_owned()]);
@@ -129,7 +129,7 @@ pub fn signal(pid: Pid, signal: Signal) {
     kill_process(pid, signal).ok();
 }
 
-/// Gives a host a system that it can return to, and its orders: what its runs do, one after the other.
+/// Gives a host a system to roll back to, and a script for each of its runs.
 fn furnish(lab: &Lab, host: &Member) {
     generations::install(lab, &host.name);
     let (root, tools) = (generations::root(lab, &host.name), lab.fleet.rebuild().folder());
@@ -154,13 +154,13 @@ fn hostname(name: &str) -> HostName {
     name.parse::<ListenerName>().unwrap().hostname
 }
 
-/// The processes of this machine.
+/// Returns the processes of this machine.
 fn processes() -> impl Iterator<Item = Pid> {
     let names = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     names.filter_map(|name| Pid::from_raw(name.parse().ok()?))
 }
 
-/// What the kernel tells of a process; nothing when it is gone.
+/// Reads a file of a process in `/proc`, or returns nothing if the process is gone.
 fn seen(pid: Pid, file: &str) -> String {
     let path = Path::new("/proc").join(pid.as_raw_nonzero().to_string()).join(file);
     String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()

@@ -1,4 +1,4 @@
-//! Carries out a schedule, and lets things calm down afterwards.
+//! Carries out a schedule, and then lets the rollout finish in calm.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,22 +12,22 @@ use super::schedule::{Blow, Fault, Link, Schedule, Stroke, Trouble, Victim};
 use super::site::{self, Site};
 use crate::support::proxy::{Passes, Proxy};
 
-/// How often it is looked what has become of everything.
+/// How often the state of everything is checked.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// How long it may take until the rollout has succeeded once nothing breaks any more.
+/// How long the rollout may take to succeed once nothing breaks any more.
 const PATIENCE: Duration = Duration::from_secs(90);
 
 pub struct Storm<'a> {
     pub site: Site,
-    /// One after the other; the last one is under way.
+    /// All rollouts so far; the last one runs.
     pub rollouts: Vec<Rollout>,
     pub deployments: Vec<Deployment>,
     pub figures: Figures,
     schedule: &'a Schedule,
-    /// What waits for a supervisor to hit, as long as it lasts: which stroke that is, and how.
+    /// The strokes that wait for a supervisor to hit, and how to hit it.
     aimed: Vec<(usize, Blow)>,
-    /// What each stroke has suspended.
+    /// The processes that each stroke has suspended.
     suspended: BTreeMap<usize, Vec<Pid>>,
 }
 
@@ -44,7 +44,7 @@ impl<'a> Storm<'a> {
         }
     }
 
-    /// Strikes and heals until all is over, and then waits for the end of the last rollout. An error is that it does not come.
+    /// Carries out all strokes, and then waits for the end of the last rollout. Returns an error if it does not end.
     pub async fn rage(&mut self) -> Result<(), String> {
         let strokes = self.schedule.strokes.iter().enumerate();
         let moments =
@@ -81,7 +81,7 @@ impl<'a> Storm<'a> {
         self.deployments.iter_mut().any(|deployment| deployment.running.status().unwrap().is_none())
     }
 
-    /// Begins the next rollout where the last one has succeeded.
+    /// Starts the next rollout once the last one has succeeded.
     fn go_on(&mut self) {
         if self.rollout().is_done {
             self.rollouts.push(Rollout::new(self.rollouts.len()));
@@ -136,7 +136,7 @@ impl<'a> Storm<'a> {
             (Victim::Server, Blow::Kill | Blow::End) => self.site.lab.server.stop(),
             (Victim::Operator, _) => {
                 if blow == Blow::Kill {
-                    // Somebody has to notice first; hosts that wait to be confirmed may return meanwhile.
+                    // The operator takes time to notice. Hosts that wait for confirmation may roll back meanwhile.
                     self.rollout().leave_for(2 * lasts);
                 }
                 self.signal_operator(signal(blow));
@@ -176,7 +176,7 @@ impl<'a> Storm<'a> {
         }
     }
 
-    /// Sends the signal of a blow to these processes.
+    /// Sends a signal to these processes.
     fn hit(&mut self, index: usize, blow: Blow, processes: &[Pid]) {
         for pid in processes {
             site::signal(*pid, signal(blow));

@@ -1,4 +1,4 @@
-//! Each command, flag and configuration that the pages show is one that the program, nats-server or Nix takes.
+//! Tests that the program, nats-server or Nix accepts each command, flag and configuration in the documentation.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,7 +15,7 @@ use crate::support::keys::Key;
 use crate::support::server;
 use crate::support::tls::Authority;
 
-/// What stands for something else on the pages, and what it is here.
+/// The placeholders in the documentation, and their values here.
 const PLACEHOLDERS: [(&str, &str); 9] = [
     ("HOST", "prod.ns1"),
     ("FILE", "nats.conf"),
@@ -28,7 +28,7 @@ const PLACEHOLDERS: [(&str, &str); 9] = [
     ("PREVIOUS", "previous"),
 ];
 
-/// What needs no fleet, and so has to succeed: how such commands begin.
+/// The beginnings of commands that need no fleet, and so have to succeed.
 const RUN: [&str; 8] = [
     "init fleet --nats-url",
     "keygen keys/",
@@ -40,7 +40,7 @@ const RUN: [&str; 8] = [
     "rollouts",
 ];
 
-/// The pages, with their names.
+/// Returns the pages with their names.
 fn pages() -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let docs = fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
@@ -51,14 +51,14 @@ fn pages() -> Vec<(String, String)> {
         .collect()
 }
 
-/// What stands between backticks in running text, as one line each.
+/// Returns the inline code of a page, each as one line.
 fn inline(page: &str) -> Vec<String> {
     let prose: Vec<&str> = page.split("```").step_by(2).collect();
     let spans = prose.iter().flat_map(|text| text.split('`').skip(1).step_by(2));
     spans.map(|span| span.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
 }
 
-/// The lines of code, in fences and indented, of which one that ends in a backslash goes on.
+/// Returns the lines of code in fences and indented blocks, joined after a backslash.
 fn lines(page: &str) -> Vec<String> {
     let fences = page.split("```").skip(1).step_by(2).filter_map(|block| block.split_once('\n'));
     let fences: String =
@@ -68,14 +68,14 @@ fn lines(page: &str) -> Vec<String> {
     (fences + &indented.join("\n")).replace("\\\n", " ").lines().map(str::to_owned).collect()
 }
 
-/// The commands of this program on a page, without its name. Those with variables of the shell are on a page that is run whole.
+/// Returns the commands of this program on a page, without its name. A page with shell variables is run whole instead.
 fn commands(page: &str) -> BTreeSet<Vec<String>> {
     let code = lines(page).into_iter().chain(inline(page));
     let commands = code.filter_map(|line| {
         let line = line.trim().trim_start_matches("$ ");
         let (before, command) = line.split_once("homelab-deploy ")?;
         let is_command = before.is_empty() || before.ends_with(' ') && !before.contains("claude");
-        // What the shell makes of the rest.
+        // The shell handles the rest of the line.
         let ends = [" #", " ─", " >", " |", " &", " 2>", ";", ")"].iter().filter_map(|end| command.find(end));
         let command = &command[..ends.min().unwrap_or(command.len())];
         (is_command && !command.contains('$')).then(|| command.to_owned())
@@ -89,7 +89,7 @@ fn commands(page: &str) -> BTreeSet<Vec<String>> {
         .collect()
 }
 
-/// A folder as `init` leaves it.
+/// Returns a folder with the files of `init`.
 fn site() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let arguments = "init . --yes --flake git+https://git.example.com/nixos --host test.test1 --host prod.ns1.dns";
@@ -110,15 +110,15 @@ fn each_command_on_the_pages_is_one_that_the_program_takes() {
     for (name, page) in pages() {
         for words in commands(&page) {
             let line = words.join(" ");
-            // Each begins in the same folder.
+            // Each command begins in the same state of the folder.
             let folder = tempfile::tempdir().unwrap();
             copy(site.path(), folder.path());
             let output = run(folder.path(), words.iter().map(String::as_str));
             let told = String::from_utf8_lossy(&output.stderr);
-            // clap says this of a line that it does not take, and this program says `×` of everything else. One or two words are a name.
+            // Only clap begins an error with `error:`; others begin with `×`. One or two words are only a name.
             let is_taken = !told.starts_with("error:") || words.len() <= 2 && told.contains("required arguments");
             assert!(is_taken, "{name}: homelab-deploy {line}: {told}");
-            // Without hosts, `init` asks.
+            // Without hosts, `init` asks for them.
             let is_asking = words[0] == "init" && !line.contains("--host");
             if RUN.iter().any(|begin| line.starts_with(begin)) && !is_asking {
                 assert!(output.status.success(), "{name}: homelab-deploy {line}: {told}");
@@ -147,7 +147,7 @@ fn each_flag_on_the_pages_is_one_of_some_command() {
     let known: BTreeSet<&str> = helps.split(|c| !is_flag(c)).filter(|word| word.starts_with("--")).collect();
     let mut seen = 0;
     for (name, page) in pages() {
-        // A flag that stands alone is one of this program.
+        // A flag without a command is one of this program.
         for span in inline(&page).iter().filter(|span| span.starts_with("--")) {
             let flag = span.split(|c| !is_flag(c)).next().unwrap();
             assert!(known.contains(flag), "{name}: {span}");
@@ -157,7 +157,7 @@ fn each_flag_on_the_pages_is_one_of_some_command() {
     assert!(seen > 30, "{seen} flags were found");
 }
 
-/// The blocks of one kind on all pages.
+/// Returns the blocks of one kind on all pages.
 fn blocks(kind: &str) -> Vec<(String, String)> {
     let fence = format!("```{kind}\n");
     let of_page = |(name, page): (String, String)| {
@@ -200,7 +200,7 @@ fn nix_reads_each_snippet_on_the_pages() {
     let snippets = blocks("nix");
     assert!(snippets.len() >= 10, "{}", snippets.len());
     for (name, snippet) in snippets {
-        // Settings of a module are the inside of a set.
+        // The settings of a module are the inside of a set.
         let text = format!("{{ config, lib, inputs, ... }}: {{ {} \n}}", snippet.replace('…', "x"));
         let Some(output) = module::run("nix-instantiate", &["--parse", "--expr", &text]) else { return };
         assert!(output.status.success(), "{name}: {snippet}\n{}", String::from_utf8_lossy(&output.stderr));
@@ -230,7 +230,7 @@ fn each_link_between_the_pages_leads_somewhere() {
     assert!(seen > 20, "{seen} links were found");
 }
 
-/// How a forge names the place of a heading.
+/// Returns the anchor that a forge gives to a heading.
 fn anchor(heading: &str) -> String {
     let words = heading.trim_start_matches('#').trim().to_lowercase();
     words

@@ -1,4 +1,4 @@
-//! The reference of plans says what the schema says.
+//! Tests that the reference of plans matches the schema.
 
 use std::fmt::Write;
 use std::process::Command;
@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 const PAGE: &str = include_str!("../../../docs/plans.md");
 
-/// The tables of the page, of the keys in these places of the schema.
+/// The tables of the page, and the places of their keys in the schema.
 const TABLES: [(&str, &str); 3] = [
     ("top", "/properties"),
     ("wave", "/properties/wave/items/properties"),
@@ -21,7 +21,7 @@ fn the_reference_of_plans_is_made_of_the_schema() {
     let keys = |pointer: &str| schema.pointer(pointer).unwrap().as_object().unwrap().clone();
     let shared = keys(TABLES[2].1);
     for (name, pointer) in TABLES {
-        // What a wave has from the defaults is in their table.
+        // Keys that a wave shares with the defaults are in the table of the defaults.
         let is_in_table = |key: &str| name == "defaults" || !shared.contains_key(key);
         let expected = table(&keys(pointer), is_in_table);
         let begin = format!("<!-- {name} -->\n");
@@ -45,7 +45,7 @@ fn table(keys: &Map<String, Value>, is_in_table: impl Fn(&str) -> bool) -> Strin
     table
 }
 
-/// What a key takes, in words.
+/// Describes the values of a key.
 fn takes(property: &Value) -> String {
     if let Some(values) = property["enum"].as_array() {
         return values.iter().map(|value| format!("`{value}`")).collect::<Vec<_>>().join(", ");

@@ -1,4 +1,4 @@
-//! A person is asked before anything happens outside the test tier, and what is approved is what happens.
+//! Tests that a person approves everything outside the test tier, and that exactly the approved rollout happens.
 
 use std::pin::Pin;
 use std::process::Stdio;
@@ -22,7 +22,7 @@ use crate::support::lab::Lab;
 use crate::support::rebuild::GATE;
 use crate::support::wait;
 
-/// Two waves, of which the second is above test.
+/// Two waves, of which the second is above the test tier.
 const PLAN: &str = r#"
 revision = "main"
 [[wave]]
@@ -31,12 +31,12 @@ targets = "test.all"
 targets = "prod.all"
 "#;
 
-/// A client with somebody in front of it who can be asked.
+/// A client whose user can be asked.
 #[derive(Clone)]
 pub struct Person {
     types: &'static str,
     seen: Arc<Mutex<Vec<String>>>,
-    /// What happens while this person thinks.
+    /// What happens before this person answers.
     meanwhile: Arc<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>,
     heard: Arc<Mutex<Vec<String>>>,
 }
@@ -46,13 +46,13 @@ impl Person {
         Self { types, seen: Arc::default(), meanwhile: Arc::new(|| Box::pin(async {})), heard: Arc::default() }
     }
 
-    /// What this person was asked, in order.
+    /// Returns what this person was asked, in order.
     fn seen(&self) -> Vec<String> {
         self.seen.lock().unwrap().clone()
     }
 }
 
-/// Stands for a person who types `prod.ns1`, but only once the client has heard that it is waited for.
+/// Makes the person type `prod.ns1` only after the client was told about the waiting.
 const SLOW: &str = "slow";
 
 impl ClientHandler for Person {
@@ -73,7 +73,7 @@ impl ClientHandler for Person {
         let ElicitRequestParams::FormElicitationParams { message, .. } = request else { panic!("{request:?}") };
         self.seen.lock().unwrap().push(message);
         (self.meanwhile)().await;
-        // A person takes longer than a client waits in silence.
+        // A person takes longer than a client waits without news.
         if self.types == SLOW {
             let heard = Arc::clone(&self.heard);
             let progress = async move {
@@ -91,13 +91,13 @@ impl ClientHandler for Person {
     }
 }
 
-/// A server with the key of an administrator, and a record.
+/// Returns the settings of a server with the key of an administrator, and an audit file.
 pub fn admin(lab: &Lab) -> Settings {
     let audit_file = Some(lab.folder().join("audit.jsonl"));
     Settings { approval: ApprovalMode::Person, revisions: RevisionPolicy::new(&[]), audit_file, ..administrator(lab) }
 }
 
-/// The lines of the record, each as its outcome, code and approval.
+/// Returns the lines of the audit file, each as outcome, code and approval.
 fn record(lab: &Lab) -> Vec<String> {
     let lines = std::fs::read_to_string(lab.folder().join("audit.jsonl")).unwrap();
     let word = |line: &Value, name: &str| line[name].as_str().map(|word| format!(" {word}")).unwrap_or_default();
@@ -222,13 +222,13 @@ async fn a_revision_that_is_not_allowed_is_not_even_asked_about() {
     assert_eq!(ran_sorted(&lab), [""; 0]);
 }
 
-/// A client of the newest protocol that answers questions in whatever way its user likes.
+/// A client of the newest protocol that answers questions as the test says.
 struct Scripted<'a> {
     assistant: &'a Assistant<Person>,
 }
 
 impl Scripted<'_> {
-    /// Calls, and returns what the answer has to come with.
+    /// Calls the tool, and returns the state that the answer has to carry.
     async fn asked(&self, arguments: Value) -> String {
         match self.call(params("deploy_admin", arguments)).await {
             CallToolResponse::InputRequired(question) => question.request_state.unwrap(),
@@ -236,7 +236,7 @@ impl Scripted<'_> {
         }
     }
 
-    /// Calls again with an answer; what is told when it is refused.
+    /// Calls the tool again with an answer, and returns the error of the refusal.
     async fn refused(&self, arguments: Value, state: &str) -> String {
         match self.again(arguments, state).await {
             CallToolResponse::Complete(result) if result.is_error == Some(true) => text(&result),
@@ -283,7 +283,7 @@ async fn an_approval_is_good_once_and_for_what_was_shown() {
     assert_eq!(ran_sorted(&lab), ["ns1"]);
 }
 
-/// How late it is by the clock of the test below, in seconds.
+/// The offset of the clock in the test below, in seconds.
 static LATE_S: AtomicI64 = AtomicI64::new(0);
 
 fn late() -> Timestamp {
@@ -363,10 +363,10 @@ async fn another_operator_who_begins_while_a_person_is_asked_is_noticed() {
     operators.lock().unwrap().iter_mut().for_each(|operator| assert!(operator.wait().unwrap().success()));
 }
 
-/// A plan for one host of prod.
+/// A plan for one prod host.
 const ONE: &str = "revision = 'main'\n[[wave]]\ntargets = 'prod.ns2'\n";
 
-/// As [`PLAN`], with a check after each wave, the second of which has to be confirmed.
+/// Like [`PLAN`], with a check after each wave, and confirmation of the second wave.
 const CHECKED: &str = r#"
 revision = "main"
 [[wave]]

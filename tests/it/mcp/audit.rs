@@ -1,4 +1,4 @@
-//! Every call is on record, whatever came of it.
+//! Tests that the audit file has every call, with any outcome.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use super::client::{Assistant, ERAS, Era, command, params, settings};
 use crate::apply::stage::{self, open, order, ran, until};
 use crate::support::rebuild::GATE;
 
-/// The lines of a record.
+/// Returns the lines of an audit file.
 fn lines(file: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(file).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()

@@ -1,8 +1,9 @@
-//! An assistant.
+//! A client that plays an assistant.
 
 use std::process::Stdio;
 
-use homelab_deploy::mcp::{ApprovalMode, CallTimeouts, Plans, RevisionPolicy, Server, Settings, ToolFilter};
+use homelab_deploy::mcp::{ApprovalMode, CallTimeouts, RevisionPolicy, Server, Settings, ToolFilter};
+use homelab_deploy::operator::OperatorContext;
 use homelab_deploy::operator::flake::{Accepted, FlakeRules};
 use homelab_deploy::operator::journal::Journals;
 use rmcp::model::{
@@ -30,19 +31,19 @@ pub enum Era {
 
 pub const ERAS: [Era; 2] = [Era::Handshake, Era::Stateless];
 
-/// A client and the server at its other end, both of which end with it.
+/// A client and its server, which both end when this is dropped.
 pub struct Assistant<H: rmcp::ClientHandler = ClientConfig> {
     pub client: RunningService<RoleClient, H>,
     _server: JoinSet<()>,
     child: Option<Child>,
 }
 
-/// What such a client says of itself.
+/// Returns the description of such a client.
 pub fn config() -> ClientConfig {
     ClientConfig::new(ClientCapabilities::default(), Implementation::new("test", "1"))
 }
 
-/// A server as the lab's operator would start it: with the key for the test tier, and none of an administrator.
+/// Returns the settings of a server with the key for the test tier, and without one for all tiers.
 pub fn settings(lab: &Lab) -> Settings {
     let connect = |key: &Key| homelab_deploy::bus::Settings {
         servers: vec![lab.server.url().parse().unwrap()],
@@ -56,27 +57,29 @@ pub fn settings(lab: &Lab) -> Settings {
     Settings {
         test: connect(&lab.test_deployer),
         admin: None,
-        discovery: homelab_deploy::operator::Discovery {
-            subject: homelab_deploy::protocol::subject::DISCOVER.parse().unwrap(),
-            window: Some(std::time::Duration::from_millis(500)),
-            known: homelab_deploy::operator::KnownHosts::of(
-                lab.home().join("state/homelab-deploy"),
-                [lab.server.url().to_owned()],
-            ),
+        operator: OperatorContext {
+            name: "ops@desk".to_owned(),
+            discovery: homelab_deploy::operator::Discovery {
+                subject: homelab_deploy::protocol::subject::DISCOVER.parse().unwrap(),
+                window: Some(std::time::Duration::from_millis(500)),
+                known: homelab_deploy::operator::KnownHosts::of(
+                    lab.home().join("state/homelab-deploy"),
+                    [lab.server.url().to_owned()],
+                ),
+            },
+            journals: Journals::below(&lab.home().join("state/homelab-deploy")),
+            cache: None,
+            flakes: FlakeRules {
+                given: Some(lab.flake.url().parse().unwrap()),
+                accept: None,
+                accepted: Accepted::of(lab.home().join("state/homelab-deploy"), [lab.server.url().to_owned()]),
+                consent: None,
+            },
         },
-        operator: "ops@desk".to_owned(),
         revisions: RevisionPolicy::new(&[]),
         approval: ApprovalMode::Person,
         audit_file: None,
-        plans: Plans::new(Some(lab.home().join("plans"))),
-        journals: Journals::below(&lab.home().join("state/homelab-deploy")),
-        cache: None,
-        flakes: FlakeRules {
-            given: Some(lab.flake.url().parse().unwrap()),
-            accept: None,
-            accepted: Accepted::of(lab.home().join("state/homelab-deploy"), [lab.server.url().to_owned()]),
-            consent: None,
-        },
+        plans_dir: Some(lab.home().join("plans")),
         aliases: |_| None,
         program: crate::program().to_owned(),
         tools: ToolFilter::default(),
@@ -85,25 +88,25 @@ pub fn settings(lab: &Lab) -> Settings {
     }
 }
 
-/// The same with the key of an administrator, and without approvals.
+/// Returns the same with the key of an administrator, and without approvals.
 pub fn administrator(lab: &Lab) -> Settings {
     let settings = settings(lab);
     let admin = homelab_deploy::bus::Settings { nkey_file: lab.admin.seed_file().to_owned(), ..settings.test.clone() };
     Settings { admin: Some(admin), approval: ApprovalMode::Waived, revisions: anything(), ..settings }
 }
 
-/// The policy that everything may go everywhere.
+/// Returns the policy that permits every revision on every tier.
 fn anything() -> RevisionPolicy {
     RevisionPolicy::new(&["prod=*", "test=*"].map(|rule| rule.parse().unwrap()))
 }
 
-/// The flags that stand for [`administrator`].
+/// Returns the flags for the settings of [`administrator`].
 pub fn admin_flags(lab: &Lab) -> [&str; 4] {
     let seed = lab.admin.seed_file().to_str().unwrap();
     ["--enable-admin", "--admin-without-approval", "--admin-nkey-file", seed]
 }
 
-/// `homelab-deploy mcp` with these arguments, as the lab's operator calls it.
+/// Returns `homelab-deploy mcp` with these arguments, as the lab's operator calls it.
 pub fn command(lab: &Lab, arguments: &[&str]) -> Command {
     let mut command = lab.operator(&lab.test_deployer).unwrap();
     command.arg("mcp").args(["--discover-window", "500ms"]).args(arguments);
@@ -114,12 +117,12 @@ pub fn command(lab: &Lab, arguments: &[&str]) -> Command {
 }
 
 impl Assistant {
-    /// Talks to a server in this process.
+    /// Connects to a server in this process.
     pub async fn beside(settings: Settings, era: Era) -> Self {
         Self::meeting(config(), Server::new(settings).unwrap(), era).await
     }
 
-    /// Talks to a program of its own.
+    /// Starts the program, and connects to it.
     pub async fn spawn(command: &mut Command, era: Era) -> Self {
         let mut child = command.spawn().unwrap();
         let pipes = (child.stdout.take().unwrap(), child.stdin.take().unwrap());
@@ -127,13 +130,13 @@ impl Assistant {
         Self { client, _server: JoinSet::new(), child: Some(child) }
     }
 
-    /// The process at the other end.
+    /// Returns the id of the server process.
     pub fn pid(&self) -> Pid {
         let id = self.child.as_ref().and_then(Child::id).unwrap();
         Pid::from_raw(id.try_into().unwrap()).unwrap()
     }
 
-    /// The program, which is no longer talked to.
+    /// Closes the connection, and returns the server process.
     pub async fn hang_up(mut self) -> Child {
         let child = self.child.take().unwrap();
         self.client.cancel().await.unwrap();
@@ -142,7 +145,7 @@ impl Assistant {
 }
 
 impl<H: rmcp::ClientHandler> Assistant<H> {
-    /// Talks to a server in this process, and answers what that asks.
+    /// Connects to a server in this process with a handler that answers its questions.
     pub async fn meeting(handler: H, server: Server, era: Era) -> Self {
         let (ours, theirs) = tokio::io::duplex(1 << 20);
         let mut serving = JoinSet::new();
@@ -152,12 +155,12 @@ impl<H: rmcp::ClientHandler> Assistant<H> {
         Self { client, _server: serving, child: None }
     }
 
-    /// The tools that are offered.
+    /// Returns the tools that the server offers.
     pub async fn tools(&self) -> Vec<Tool> {
         self.client.list_all_tools().await.unwrap()
     }
 
-    /// Calls a tool. The text of its result has to say all that the data says, and both have to be short enough.
+    /// Calls a tool. Asserts that the text of the result has everything in its data, and that both are short enough.
     pub async fn call(&self, tool: &str, arguments: Value) -> CallToolResult {
         let result = wait::event(tool, self.client.call_tool(params(tool, arguments))).await.unwrap().unwrap();
         let size = serde_json::to_vec(&result).unwrap().len();
@@ -170,14 +173,14 @@ impl<H: rmcp::ClientHandler> Assistant<H> {
         result
     }
 
-    /// Calls a tool that does what was asked, and returns its data.
+    /// Calls a tool, which must succeed, and returns its data.
     pub async fn ask(&self, tool: &str, arguments: Value) -> Value {
         let result = self.call(tool, arguments).await;
         assert_ne!(result.is_error, Some(true), "{}", text(&result));
         result.structured_content.unwrap()
     }
 
-    /// Calls a tool that does not, and returns what it says.
+    /// Calls a tool, which must fail, and returns its text.
     pub async fn refused(&self, tool: &str, arguments: Value) -> String {
         let result = self.call(tool, arguments).await;
         assert_eq!(result.is_error, Some(true), "{}", text(&result));
@@ -198,18 +201,18 @@ where
     wait::event("the server is met", handler.serve_with_lifecycle(transport, lifecycle)).await.unwrap().unwrap()
 }
 
-/// The parameters of a call.
+/// Returns the parameters of a call.
 pub fn params(tool: &str, arguments: Value) -> CallToolRequestParams {
     let arguments: JsonObject = serde_json::from_value(arguments).unwrap();
     CallToolRequestParams::new(tool.to_owned()).with_arguments(arguments)
 }
 
-/// All text of a result.
+/// Returns all text of a result.
 pub fn text(result: &CallToolResult) -> String {
     result.content.iter().filter_map(|block| block.as_text()).map(|text| text.text.clone()).collect()
 }
 
-/// Makes sure that a text has each line of each string of a value, and each number.
+/// Asserts that a text has each line of each string in a value, and each number.
 #[track_caller]
 fn is_whole(text: &str, value: &Value) {
     match value {

@@ -1,8 +1,9 @@
-//! `deploy` and `deploy_admin`.
+//! Tests `deploy` and `deploy_admin`.
 
 use std::time::Duration;
 
 use homelab_deploy::mcp::{CallTimeouts, Settings};
+use homelab_deploy::operator::OperatorContext;
 use homelab_deploy::operator::flake::FlakeRules;
 use serde_json::{Value, json};
 
@@ -16,7 +17,7 @@ use crate::support::rebuild::{FAIL, GATE};
 
 const MAIN: &str = "main";
 
-/// The same, with calls that are answered soon.
+/// Returns these settings with short timeouts for calls.
 pub fn hasty(settings: Settings) -> Settings {
     let timeouts = CallTimeouts { answer: Duration::from_secs(2), progress: Duration::from_millis(300) };
     Settings { timeouts, ..settings }
@@ -74,8 +75,9 @@ async fn nobody_is_asked_about_a_flake_that_only_hosts_name() {
     report["flake"] = json!("git+https://127.0.0.1:1/nixos");
     let _test1 = Fake::start(&lab, report, |_| Vec::new()).await;
     let settings = settings(&lab);
-    let flakes = FlakeRules { given: None, ..settings.flakes.clone() };
-    let assistant = Assistant::beside(Settings { flakes, ..settings }, Era::Handshake).await;
+    let flakes = FlakeRules { given: None, ..settings.operator.flakes.clone() };
+    let operator = OperatorContext { flakes, ..settings.operator.clone() };
+    let assistant = Assistant::beside(Settings { operator, ..settings }, Era::Handshake).await;
     let told = assistant.refused("deploy", json!({ "hostname": "test1" })).await;
     assert!(told.starts_with("flake_not_accepted: ") && told.contains("git+https://127.0.0.1:1/nixos"), "{told}");
 }
@@ -93,6 +95,10 @@ async fn exactly_one_target_is_wanted() {
         (json!({ "hostname": "a.b" }), "hostname: "),
         (json!({ "branch": "main", "hostname": "*" }), "hostname: "),
         (json!({ "hostname": "test1", "branch": 1 }), "branch: "),
+        (
+            json!({ "hostname": "test1", "action": "fetch" }),
+            "action: \"fetch\" is not an action: the actions are switch, ",
+        ),
         (json!({ "all": true, "tier": "prod" }), "unknown field `tier`"),
     ] {
         let told = assistant.refused("deploy", wrong).await;
@@ -113,7 +119,7 @@ async fn exactly_one_target_is_wanted() {
 
 #[tokio::test]
 async fn a_prod_host_is_out_of_reach_and_nothing_reaches_it() {
-    // Under these permissions a test deployer hears prod hosts, too.
+    // With these permissions, a test deployer receives messages of prod hosts, too.
     let hosts = ["prod.ns1", "test.test1"];
     let mut lab = Lab::start_with(crate::program(), &hosts, Permissions::Predecessor).await.unwrap();
     lab.listen_all().await.unwrap();
@@ -123,7 +129,7 @@ async fn a_prod_host_is_out_of_reach_and_nothing_reaches_it() {
         let told = assistant.refused("deploy", json!({ "hostname": "ns1", "branch": MAIN })).await;
         assert!(told.starts_with("wrong_tier: ns1 is a host of prod"), "{told}");
     }
-    // With nothing of ours in the way, the server refuses: here the tool for administrators has the key for the test tier.
+    // The server refuses even if this program does not: here the administrator's tool has the key for test.
     let mut powerless = administrator(&lab);
     let test = powerless.test.clone();
     powerless.test = std::mem::replace(powerless.admin.as_mut().unwrap(), test);
@@ -143,7 +149,7 @@ async fn a_prod_host_that_passes_itself_off_as_one_of_all_test_hosts_is_out_of_r
     let _ns1 = Fake::start(&lab, report, |_| Vec::new()).await;
     let mut tap = Wiretap::begin(&lab).await;
     let assistant = Assistant::beside(settings(&lab), Era::Stateless).await;
-    // What it says of test hosts' subjects means nothing, and the test hosts are deployed.
+    // Subjects in the reports of test hosts mean nothing, and the test hosts are deployed.
     let answer = assistant.ask("deploy", json!({ "all": true, "branch": MAIN })).await;
     assert_eq!(answer["state"], "succeeded", "{answer:#}");
     assert_eq!(tap.requests().await, ["deploy.test.test1"]);
@@ -172,7 +178,7 @@ async fn a_deployment_that_takes_longer_than_a_call_is_told_of_by_the_next() {
         assert_eq!((&answer["state"], status(&answer, "test1")), (&json!("running"), json!("in_flight")));
         assert!(answer["hosts"][0]["seconds"].as_i64().is_some(), "{answer:#}");
         let id = answer["rollout_id"].clone();
-        // Another process, which knows nothing but the id.
+        // Another process knows nothing but the id.
         let next = Assistant::spawn(&mut command(&lab, &[]), era).await;
         let answer = next.ask("rollout_status", json!({ "rollout_id": id })).await;
         assert_eq!(answer["state"], "running");
@@ -219,13 +225,13 @@ async fn nobody_there_is_no_success() {
     assert!(told.starts_with("no_hosts: no test host answers"), "{told}");
 }
 
-/// The folder of the lab outlives what is on its way.
+/// The test waits for the end of the rollout, which needs the lab's folder.
 #[tokio::test]
 async fn a_deployment_outlives_the_program_that_began_it() {
     let lab = stage::lab(&["test.test1"]).await;
     order(&lab, &["test1"], GATE);
     let mut dying = command(&lab, &[]);
-    // As some clients do it, which are done with a server when a call is cancelled.
+    // Some clients kill the whole server after a cancelled call.
     dying.process_group(0);
     let assistant = Assistant::spawn(&mut dying, Era::Handshake).await;
     let pid = assistant.pid();
@@ -240,7 +246,7 @@ async fn a_deployment_outlives_the_program_that_began_it() {
     tells_the_end(&lab).await;
 }
 
-/// Lets the host go on, and makes sure that the next server knows how it ended.
+/// Opens the gate of the host, and asserts that the next server knows how the deployment ended.
 async fn tells_the_end(lab: &Lab) {
     let next = Assistant::beside(settings(lab), Era::Stateless).await;
     let answer = next.ask("rollout_status", json!({})).await;

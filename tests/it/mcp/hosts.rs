@@ -1,4 +1,4 @@
-//! `list_hosts`, and what holds for every tool.
+//! Tests `list_hosts`, and what holds for every tool.
 
 use serde_json::{Value, json};
 
@@ -29,12 +29,15 @@ async fn hosts_are_listed_in_both_eras_and_over_both_ways() {
             assert_eq!(names(&prod), ["ns1"]);
         }
     }
-    // The server lets the key of a test deployer hear test hosts only, and that is said.
+    // The key of a test deployer receives messages of test hosts only, and the answer says so.
     let assistant = Assistant::beside(settings(&lab), ERAS[0]).await;
     let heard = assistant.ask("list_hosts", json!({})).await;
     assert_eq!((names(&heard), &heard["unheard"]), (vec!["test1"], &json!(["prod"])));
     let told = assistant.refused("list_hosts", json!({ "tier": "prod" })).await;
-    assert!(told.starts_with("permission_denied: "), "{told}");
+    assert!(
+        told.starts_with("permission_denied: this credential may not deploy to prod, nor hear its hosts. "),
+        "{told}"
+    );
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
-//! What people ask assistants for, each done by a scripted client with two calls at most, and what it was told held against
-//! what the hosts recorded.
+//! Tests typical tasks of assistants, each done by a scripted client in at most two calls. Every answer is compared
+//! with what the hosts recorded.
 
 use std::cell::Cell;
 use std::fs;
@@ -45,7 +45,7 @@ fn host<'a>(answer: &'a Value, name: &str) -> &'a Value {
     hosts.iter().find(|host| host["hostname"] == name).unwrap_or_else(|| panic!("no {name} in {answer:#}"))
 }
 
-/// Makes sure that each host that is told to have completed recorded a run of the commit that it is told to run.
+/// Asserts that each host that the answer reports as completed recorded a run of the reported commit.
 #[track_caller]
 fn is_true(lab: &Lab, answer: &Value) {
     for host in answer["hosts"].as_array().unwrap().iter().filter(|host| host["status"] == "completed") {

@@ -1,4 +1,4 @@
-//! The lines between a client and the program: what is no message, and how the program ends.
+//! Tests the lines between a client and the program: invalid messages, and the end of the program.
 
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
@@ -60,7 +60,7 @@ impl Program {
 async fn what_is_no_message_is_answered_or_ignored() {
     let lab = stage::empty(&[]).await;
     let mut program = Program::start(&lab);
-    // What is no request does not begin a conversation, and does not end it.
+    // A message that is no request neither begins nor ends a conversation.
     program.say(br#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#).await;
     program.say(br#"{"jsonrpc":"2.0","id":7,"result":{}}"#).await;
     program.say(b"").await;
@@ -89,7 +89,7 @@ async fn what_is_no_message_is_answered_or_ignored() {
         let line = String::from_utf8_lossy(line);
         assert_eq!((&refused["id"], &refused["error"]["code"]), (&id, &json!(code)), "{line}: {refused}");
     }
-    // A line without end is left out, and the next one counts.
+    // An endless line is skipped, and the next one counts.
     let flood = vec![b'x'; 5 * 1024 * 1024];
     program.say(&flood).await;
     assert_eq!(program.hear().await["error"]["code"], -32700);

@@ -1,4 +1,4 @@
-//! `docs/mcp.md` says what is so: what it tells clients to start does start.
+//! Tests that the commands of `docs/mcp.md` start a server.
 
 use std::fs;
 use std::path::Path;
@@ -13,23 +13,23 @@ use crate::apply::stage;
 use crate::support::keys::Key;
 use crate::support::lab::Lab;
 
-/// All that some clients leave of the environment.
+/// The variables that some clients pass on.
 const ENVIRONMENT: [(&str, &str); 4] = [("LOGNAME", "you"), ("SHELL", "/bin/sh"), ("TERM", "dumb"), ("USER", "you")];
 
-/// The blocks of JSON in the manual.
+/// Returns the blocks of JSON in the manual.
 fn blocks() -> Vec<Value> {
     let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/mcp.md")).unwrap();
     let blocks = text.split("```json\n").skip(1).map(|rest| rest.split_once("```").unwrap().0);
     blocks.map(|block| serde_json::from_str(block).unwrap_or_else(|error| panic!("{error} in\n{block}"))).collect()
 }
 
-/// The one server that a block is about, under whatever name its client knows such.
+/// Returns the only server in a block, under any client's name for its servers.
 fn server(block: &Value) -> &Value {
     let servers = ["mcpServers", "servers", "context_servers"].iter().find_map(|name| block.get(name));
     &servers.unwrap_or_else(|| panic!("no client knows {block:#}"))["homelab-deploy"]
 }
 
-/// What a client would start, with the places of this lab for those of the manual.
+/// Returns the command that a client would start, with this lab's paths in place of the manual's.
 fn command(lab: &Lab, server: &Value) -> Command {
     assert_eq!(server["command"], "homelab-deploy");
     let home = lab.home();
@@ -39,12 +39,12 @@ fn command(lab: &Lab, server: &Value) -> Command {
     let mut command = Command::new(crate::program());
     command.args(server["args"].as_array().unwrap().iter().map(|argument| here(argument.as_str().unwrap())));
     command.env_clear().envs(ENVIRONMENT).env("HOME", &home).env("PATH", std::env::var_os("PATH").unwrap());
-    // Clients start it wherever they happen to be.
+    // Clients start the program in any folder.
     command.current_dir("/").stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
     command
 }
 
-/// Puts the keys where the manual has them.
+/// Copies the keys to the paths in the manual.
 fn move_in(lab: &Lab) {
     let folder = lab.home().join(".config/homelab-deploy");
     fs::create_dir_all(folder.join("plans")).unwrap();

@@ -1,4 +1,4 @@
-//! `list_plans`, `preview_plan`, `apply_plan`, `rollout_status`, `abort_rollout` and `resume_rollout`.
+//! Tests `list_plans`, `preview_plan`, `apply_plan`, `rollout_status`, `abort_rollout` and `resume_rollout`.
 
 use std::fs;
 
@@ -17,7 +17,7 @@ const TEST_ONLY: &str =
     "revision = 'main'\n[[wave]]\nname = 'one'\ntargets = 'test.test1'\n[[wave]]\ntargets = 'test.all'\n";
 const BOTH: &str = "revision = 'main'\n[[wave]]\ntargets = 'test.all'\n[[wave]]\ntargets = 'prod.all'\n";
 
-/// A homelab with plans: one for test hosts, one for all of them, and one that is none.
+/// Returns a lab with three plans: one for test hosts, one for all hosts, and an invalid one.
 async fn lab() -> Lab {
     let lab = stage::lab(&["test.test1", "test.test2", "prod.ns1"]).await;
     fs::create_dir_all(lab.home().join("plans")).unwrap();
@@ -111,7 +111,7 @@ async fn a_rollout_outlives_its_server_and_is_stopped_by_another() {
     let lab = lab().await;
     order(&lab, &["test1"], GATE);
     let mut dying = command(&lab, &["--plans-dir", lab.home().join("plans").to_str().unwrap()]);
-    // As some clients do it, which are done with a server when a call is cancelled.
+    // Some clients kill the whole server after a cancelled call.
     dying.process_group(0);
     let assistant = Assistant::spawn(&mut dying, Era::Stateless).await;
     let arguments = json!({ "plan": "tests", "plan_hash": hash(&assistant, "tests").await });
@@ -138,7 +138,7 @@ async fn a_rollout_outlives_its_server_and_is_stopped_by_another() {
     assert!(told.starts_with("not_running: "), "{told}");
 }
 
-/// Waits until the process of a rollout has seen that it is to stop.
+/// Waits until the process of a rollout has seen the stop file.
 async fn stage_interrupted(lab: &Lab, assistant: &Assistant, id: &Value) {
     let stop_file = lab.home().join(format!("state/homelab-deploy/rollouts/{}.stop", id.as_str().unwrap()));
     let seen = async || Ok((!stop_file.exists()).then_some(()));
@@ -160,8 +160,12 @@ async fn without_the_administrators_key_a_rollout_of_prod_does_not_exist() {
         let told = weak.refused(tool, json!({ "rollout_id": id })).await;
         assert!(told.starts_with("unknown_id: "), "{tool}: {told}");
     }
-    let told = weak.refused("rollout_status", json!({})).await;
-    assert!(told.starts_with("unknown_id: "), "{told}");
+    for tool in ["rollout_status", "abort_rollout"] {
+        let told = weak.refused(tool, json!({})).await;
+        assert_eq!(told, "unknown_id: no rollout is on record here. Next: deploy or apply_plan begins one.");
+    }
+    let told = weak.refused("resume_rollout", json!({})).await;
+    assert!(told.starts_with("unknown_id: no rollout on record here is paused or cut off. Next: "), "{told}");
     assert_eq!(weak.ask("rollout_status", json!({ "list": true })).await["rollouts"], json!([]));
     let told = weak.refused("host_log", json!({ "hostname": "test1", "rollout_id": id })).await;
     assert!(told.starts_with("unknown_id: "), "{told}");
@@ -174,6 +178,27 @@ async fn without_the_administrators_key_a_rollout_of_prod_does_not_exist() {
 }
 
 #[tokio::test]
+async fn without_the_administrators_key_a_rollout_on_a_subject_that_any_host_may_hear_does_not_exist() {
+    let lab = lab().await;
+    let weak = Assistant::beside(settings(&lab), Era::Handshake).await;
+    let arguments = json!({ "plan": "tests", "plan_hash": hash(&weak, "tests").await });
+    let id = weak.ask("apply_plan", arguments).await["rollout_id"].clone();
+    assert_eq!(weak.ask("rollout_status", json!({ "rollout_id": id })).await["state"], "succeeded");
+    // As if the plan had spelled a subject of its own for the hosts.
+    let journal = lab.home().join(format!("state/homelab-deploy/rollouts/{}.jsonl", id.as_str().unwrap()));
+    let own = r#""tier":"test","present""#;
+    let written = fs::read_to_string(&journal).unwrap();
+    assert_eq!(written.matches(own).count(), 2, "{written}");
+    fs::write(&journal, written.replace(own, r#""tier":"test","subject":"deploy.elsewhere","present""#)).unwrap();
+    for tool in ["rollout_status", "resume_rollout", "rollback"] {
+        let told = weak.refused(tool, json!({ "rollout_id": id })).await;
+        assert!(told.starts_with("unknown_id: "), "{tool}: {told}");
+    }
+    let strong = Assistant::beside(administrator(&lab), Era::Handshake).await;
+    assert_eq!(strong.ask("rollout_status", json!({ "rollout_id": id })).await["state"], "succeeded");
+}
+
+#[tokio::test]
 async fn a_wave_that_has_to_be_confirmed_waits_for_a_person() {
     let lab = lab().await;
     let plan =
@@ -183,7 +208,7 @@ async fn a_wave_that_has_to_be_confirmed_waits_for_a_person() {
     let arguments = json!({ "plan": "tests", "plan_hash": hash(&assistant, "tests").await });
     let answer = assistant.ask("apply_plan", arguments).await;
     assert_eq!(answer["state"], "paused", "{answer:#}");
-    // This client cannot ask, and the wave has to be confirmed.
+    // This client cannot ask its user, and the wave has to be confirmed.
     let told = assistant.refused("resume_rollout", json!({})).await;
     assert!(told.starts_with("approval_unavailable: "), "{told}");
     assert_eq!(ran(&lab), ["test1"]);

@@ -1,4 +1,4 @@
-//! What must not bring a server down or fill its client: panics, cancelled calls, silence, and hosts that talk without end.
+//! Tests that panics, cancelled calls, silence and endless output neither stop a server nor fill its client's context.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -52,7 +52,7 @@ async fn a_call_that_is_cancelled_ends_and_its_deployment_goes_on() {
     assert_eq!(answer["state"], "succeeded", "{answer:#}");
 }
 
-/// A client that writes down what it hears of progress.
+/// A client that records progress notifications.
 #[derive(Clone)]
 struct Curious(mpsc::UnboundedSender<ProgressNotificationParam>);
 
@@ -82,7 +82,7 @@ async fn progress_is_told_at_each_change_and_when_nothing_changes() {
         }
         assert!(told.windows(2).all(|pair| pair[0].0 < pair[1].0), "{told:?}");
         assert!(told.iter().any(|(_, message)| message == "test1 was asked"), "{told:?}");
-        // Two seconds of silence, and a word every 300 ms.
+        // Two seconds of silence, with a notification every 300 ms.
         assert!(told.iter().filter(|(_, message)| message == "0 of 1 hosts are done").count() >= 3, "{told:?}");
         open(&lab, "test1");
         let patient = Assistant::beside(settings(&lab), era).await;
@@ -91,7 +91,7 @@ async fn progress_is_told_at_each_change_and_when_nothing_changes() {
     }
 }
 
-/// One end of a pipe to a server, of which each line is written and read by hand.
+/// A pipe to a server on which the test reads and writes each line itself.
 struct Bare {
     pipe: BufReader<DuplexStream>,
     _serving: JoinSet<()>,
@@ -145,12 +145,12 @@ async fn a_client_that_did_not_ask_hears_no_progress() {
     assert_eq!(assistant.ask("rollout_status", json!({ "wait_seconds": 45 })).await["state"], "succeeded");
 }
 
-/// How often a word is repeated for as much as the server lets through: with what is escaped in it, that is nearly a
-/// megabyte of JSON.
+/// How often a word is repeated to fill the largest message that the server accepts. Escaped, that is nearly a megabyte
+/// of JSON.
 const FLOOD: usize = 31_000;
 
-/// Plays hosts that have much to say about their failure: answers the roll call, and each request. Every 100th says as much
-/// as can be said; all of them together would be more than the server passes on before it cuts the reader off.
+/// Simulates hosts with long error messages: answers the roll call and each request. Every 100th message is as long as
+/// allowed; all of them together would exceed what the server buffers before it disconnects the reader.
 async fn talkative(lab: &Lab, hosts: usize) -> JoinSet<()> {
     let client: Client = lab.server.connect(&lab.admin).await.unwrap();
     let mut requests = client.subscribe("deploy.test.>").await.unwrap();

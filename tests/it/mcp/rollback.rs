@@ -1,4 +1,4 @@
-//! The way back: `rollback`, and `allow_downgrade`.
+//! Tests `rollback` and `allow_downgrade`.
 
 use serde_json::{Value, json};
 
@@ -8,14 +8,14 @@ use crate::operator;
 use crate::support::lab::Lab;
 use crate::support::rebuild::{FAIL, GATE};
 
-/// The commit of the last run on a host, as `nixos-rebuild` was called.
+/// Returns the commit of the last run on a host, from the call of `nixos-rebuild`.
 fn last(lab: &Lab, host: &str) -> String {
     let calls = calls(lab);
     let call = calls.iter().rfind(|call| call.ends_with(&format!("#{host}"))).unwrap();
     call.split_once("?rev=").unwrap().1.split_once('#').unwrap().0.to_owned()
 }
 
-/// Deploys two commits one after the other; the first and the second.
+/// Deploys two commits one after the other, and returns both.
 async fn two_commits(lab: &Lab, assistant: &Assistant, target: &Value) -> (String, String, Value) {
     let mut target = target.clone();
     target["branch"] = json!("main");
@@ -99,7 +99,7 @@ async fn a_host_of_prod_may_return_to_a_commit_that_no_rule_allows() {
     assert!(told.starts_with("revision_not_allowed: "), "{told}");
     assert_eq!(assistant.ask("rollback", json!({ "hostname": "ns1" })).await["state"], "succeeded");
     assert_eq!(last(&lab, "ns1"), first);
-    // A server without the administrator's key knows nothing of it.
+    // A server without the administrator's key knows nothing to undo on this host.
     let weak = Assistant::beside(settings(&lab), Era::Handshake).await;
     let told = weak.refused("rollback", json!({ "hostname": "ns1" })).await;
     assert!(told.starts_with("nothing_to_undo: "), "{told}");

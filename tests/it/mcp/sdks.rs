@@ -1,4 +1,4 @@
-//! Clients that nobody here wrote: those of the official SDKs in Python and TypeScript, in both eras of the protocol.
+//! Tests third-party clients: the official SDKs for Python and TypeScript, in both eras of the protocol.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -14,10 +14,10 @@ use crate::support::wait;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// The version of the protocol that each mode of both clients comes to.
+/// The protocol version that each mode of both clients negotiates.
 const MODES: [(&str, &str); 2] = [("legacy", "2025-11-25"), ("auto", "2026-07-28")];
 
-/// A file of what `scripts/mcp-client` has made, where it was called. Here nothing is fetched.
+/// Returns a file that `scripts/mcp-client` made, if it was called. This test fetches nothing.
 fn made(file: &str) -> Option<PathBuf> {
     let file = Path::new(ROOT).join("target/mcp-client").join(file);
     file.exists().then_some(file)
@@ -45,7 +45,7 @@ async fn a_client_in_typescript_finds_its_way_in_both_eras() {
     }
 }
 
-/// The server, with everything by flags.
+/// Adds the flags of a server to the command of a client.
 fn server(lab: &Lab, client: &mut Command) {
     let [test, admin, home] = [lab.test_deployer.seed_file(), lab.admin.seed_file(), &lab.home()].map(Path::to_owned);
     client.arg(crate::program());

@@ -1,4 +1,4 @@
-//! What clients are told of the tools, and which there are.
+//! Tests which tools there are, and their descriptions.
 
 use std::collections::BTreeSet;
 
@@ -42,7 +42,7 @@ async fn no_schema_makes_a_client_drop_its_tool() {
     }
 }
 
-/// Makes sure that a schema has nothing that a client is known to stumble over, at any depth.
+/// Asserts that a schema has nothing, at any depth, that a known client fails on.
 fn is_flat(tool: &str, schema: &Value) {
     match schema {
         Value::Object(fields) => {

@@ -1,4 +1,5 @@
-//! An assistant is told what hosts are known to run, and nothing else: after rollbacks, failed builds, dry runs and boots.
+//! Tests that an assistant is told only what hosts are known to run: after rollbacks, failed builds, dry runs and
+//! boots.
 
 use std::fs;
 
@@ -17,7 +18,8 @@ fn host<'a>(answer: &'a Value, name: &str) -> &'a Value {
     answer["hosts"].as_array().unwrap().iter().find(|host| host["hostname"] == name).unwrap()
 }
 
-/// Two test hosts that can return. Their old system says that it is the first commit of `main`, their new one the second.
+/// Returns a lab of two test hosts whose old and new systems are the first and second commit of `main`, and can roll
+/// back.
 async fn lab() -> (Lab, Assistant, String, String) {
     let mut lab = stage::empty(&["test.test1", "test.test2"]).await;
     let old = lab.flake.head().unwrap();
@@ -87,7 +89,7 @@ async fn failed_builds_dry_runs_and_boots_change_nothing() {
     let answer = assistant.ask("deploy", json!({ "hostname": "test1", "branch": "main" })).await;
     let told = host(&answer, "test1");
     assert_eq!((&told["status"], &told["runs_now"]), (&json!("failed"), &json!(old)), "{answer:#}");
-    // What the activation left behind is not known.
+    // What the activation left behind is unknown.
     order(&lab, &["test1"], "echo activating the configuration... >&2; exit 4");
     let answer = assistant.ask("deploy", json!({ "hostname": "test1", "branch": "main" })).await;
     let told = host(&answer, "test1");
@@ -118,13 +120,13 @@ async fn a_host_in_flight_is_told_with_its_phase_and_how_long_it_takes() {
     }
 }
 
-/// A seed as a host might print it, in a log that has to be cut in the middle of it.
+/// Prints a seed in a log, at each place where the log may be cut.
 #[tokio::test]
 async fn no_part_of_a_seed_comes_through_wherever_a_text_is_cut() {
     let lab = stage::lab(&["test.test1"]).await;
     let seed = fs::read_to_string(lab.admin.seed_file()).unwrap().trim().to_owned();
     let assistant = Assistant::beside(settings(&lab), Era::Stateless).await;
-    // The log is cut at its beginning: each time after another character of the seed.
+    // The log is cut at its beginning, each time after another character of the seed.
     for padding in (1_440..1_500).step_by(8) {
         let lines = format!(
             "for n in 1 2 3 4 5 6 7; do printf '%0200d\\n' 0; done; printf '%0{}d\\n' 0",

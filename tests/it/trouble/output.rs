@@ -1,4 +1,4 @@
-//! Output that cannot be written: an error, but for a reader that has seen enough.
+//! Tests that output that cannot be written is an error, except for a reader that has seen enough.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
@@ -12,7 +12,7 @@ use crate::operator::Running;
 use crate::support::lab::Lab;
 use crate::support::wait;
 
-/// All commands that print, with what they are called with; those of [`SILENT`] have nothing to print.
+/// All commands that print, with their arguments. Those of [`SILENT`] print nothing.
 const PRINTING: &[&[&str]] = &[
     &["--help"],
     &["--version"],
@@ -37,11 +37,11 @@ const PRINTING: &[&[&str]] = &[
     &["nats-config", "--admin", "UAEDYVF5GRVUUDH7M6B5NY36THNYON3NEUAVVRS3JQCAYNOIOCRYINZ3"],
     &["completions", "bash"],
     &["man"],
-    // It goes on when the command has ended.
+    // The rollout continues after the command has ended.
     &["apply", "plan", "--yes", "--detach"],
 ];
 
-/// Those that have nothing to say to stdout, speak with somebody there, or print as `deploy` does.
+/// Commands that print nothing to stdout, need a person or a peer, or print as `deploy` does.
 const SILENT: &[&str] = &["rollback", "build", "init", "abort", "listener", "mcp", "help"];
 
 fn full() -> File {
@@ -76,7 +76,7 @@ fn each_command_is_known_to_print_or_not_to() {
     }
 }
 
-/// Its exit code and what it told, with this for its stdout.
+/// Returns the exit code and stderr of a command with this stdout.
 async fn run(mut command: Command, stdout: impl Into<Stdio>) -> (Option<i32>, String) {
     command.stdin(Stdio::null()).stdout(stdout).stderr(Stdio::piped());
     let child = tokio::process::Command::from(command).kill_on_drop(true).spawn().unwrap();
@@ -87,7 +87,7 @@ async fn run(mut command: Command, stdout: impl Into<Stdio>) -> (Option<i32>, St
 #[tokio::test]
 async fn a_full_disk_is_an_error_of_every_command_that_prints() {
     let lab = lab().await;
-    // What is told to people counts as well: all of this goes well, and is told to stderr.
+    // Output for people counts as well: this command succeeds, and all its output goes to stderr.
     let mut telling = command(&lab, &["apply", "plan", "--yes"]);
     let output = telling.stdin(Stdio::null()).stderr(full()).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
@@ -104,7 +104,7 @@ async fn a_reader_that_has_left_is_no_error_of_any_command() {
     for arguments in PRINTING.iter().filter(|arguments| arguments[0] != "doctor") {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
-        // keygen has made this one before.
+        // An earlier `keygen` has made this file.
         std::fs::remove_file(lab.home().join("new.seed")).ok();
         let (code, told) = run(command(&lab, arguments), writer).await;
         assert_eq!(code, Some(0), "{arguments:?}: {told}");
@@ -120,7 +120,7 @@ async fn a_reader_that_takes_nothing_right_now_is_waited_for() {
     while writer.write_all(&page).is_ok() {
         filled += page.len();
     }
-    // There is room for less than the schema.
+    // The pipe holds less than the schema.
     reader.read_exact(&mut page.clone()).unwrap();
     let mut schema = command(&lab, &["plan", "--schema"]);
     let whole = schema.output().unwrap().stdout;

@@ -1,4 +1,4 @@
-//! What a newcomer is told whose server, certificate or key is not what he thinks it is.
+//! Tests the errors for a newcomer whose server, certificate or key is not what it seems.
 
 use std::fs;
 use std::io::Write;
@@ -19,7 +19,7 @@ use crate::support::permissions::Permissions;
 use crate::support::server::Server;
 use crate::support::tls::Authority;
 
-/// A folder with an authority, the key of an admin, and what lets him in.
+/// A folder with an authority, the key of an admin, and the server's permissions for it.
 struct Stage {
     authority: Authority,
     admin: Key,
@@ -40,7 +40,7 @@ impl Stage {
         Server::start_with(&folder, &(tls.to_owned() + &self.users)).await.unwrap()
     }
 
-    /// What `hosts` says at this address, whose scheme is replaced, with further arguments.
+    /// Runs `hosts` with this address and another scheme, and with further arguments.
     async fn hosts(&self, scheme: &str, url: &str, arguments: &[&str]) -> Ended {
         let mut command = fleet::command(crate::program(), self.folder.path(), &[]).unwrap();
         let url = format!("{scheme}://{}", url.rsplit('/').next().unwrap());
@@ -67,7 +67,7 @@ async fn certificates_are_told_apart_by_what_is_wrong_with_them() {
         stage.hosts("tls", server.url(), &["--tls-ca", path(&ca)]).await.expect(3).told(told).told(next);
     }
     let server = stage.server(&stage.authority.configuration()).await;
-    // A server that asks for TLS gets it, whatever the address says.
+    // A server that asks for TLS gets it, with any scheme in the address.
     for scheme in ["tls", "nats"] {
         let ended = stage.hosts(scheme, server.url(), &[]).await.expect(3);
         ended.told("not signed by an authority that is trusted here").told("with --tls-ca FILE");
@@ -119,7 +119,7 @@ async fn what_is_no_nats_server_is_told_from_one_that_is_not_there() {
     stage.hosts("nats", "nats://127.0.0.1:1", &[]).await.expect(3).told("Connection refused");
 }
 
-/// What a server says whose time for logging in passed while this machine stood still.
+/// A server's messages if the time to log in passed while this machine was suspended.
 const TOO_LATE: &str = "INFO {\"server_id\":\"X\",\"version\":\"2.10.0\",\"proto\":1,\"host\":\"127.0.0.1\",\"port\":4222,\
                         \"max_payload\":262144,\"nonce\":\"AAAA\"}\r\n-ERR 'Authentication Timeout'\r\n";
 

@@ -1,4 +1,4 @@
-//! What a newcomer is told who writes something in another way than it is called, or leaves a variable empty.
+//! Tests the errors for a newcomer who misspells a name or leaves a variable empty.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -24,6 +24,7 @@ async fn names_that_are_nearly_right_are_told_with_the_right_one() {
     }
     for (arguments, code, help) in [
         (&["deploy", "prod.nsl", "--branch", "main"][..], 1, "did you mean deploy.prod.ns1?"),
+        (&["deploy", "prod.NS1", "--branch", "main"], 1, "did you mean deploy.prod.ns1?"),
         (&["logs", "nsl"], 3, "did you mean prod.ns1?"),
         (&["plan", "paln"], 2, "did you mean plan?"),
     ] {
@@ -32,13 +33,13 @@ async fn names_that_are_nearly_right_are_told_with_the_right_one() {
     }
     let plan = operator::run(&lab, &["plan", "plan"]).await.unwrap().expect(0);
     assert!(plan.stdout.contains("did you mean prod.ns1?"), "{}", plan.stdout);
-    // Of hosts with a number there are many, and one may well be down.
+    // Names with numbers are all alike, and such a host may simply be down, so nothing is suggested.
     stage::write_plan(&lab, "revision = 'main'\n[[wave]]\ntargets = ['prod.ns2', 'prod.nas']\n");
     let plan = operator::run(&lab, &["plan", "plan"]).await.unwrap().expect(0);
     assert!(!plan.stdout.contains("did you mean"), "{}", plan.stdout);
 }
 
-/// Whatever is named, be it a host, a role, an alias, a wave, a context or a rollout.
+/// Suggests a name for every kind: a host, a role, an alias, a wave, a context, a rollout.
 #[tokio::test]
 async fn each_name_that_is_not_there_is_answered_with_the_one_that_is_most_like_it() {
     let lab = stage::lab(&["prod.ns1.dns", "prod.nas"]).await;
@@ -97,11 +98,25 @@ async fn each_name_that_is_not_there_is_answered_with_the_one_that_is_most_like_
     assert!(unheard.is_empty(), "{} are not told:\n{}", unheard.len(), unheard.join("\n"));
 }
 
+#[tokio::test]
+async fn a_plan_that_cannot_be_read_is_told_with_what_to_do() {
+    let lab = stage::empty(&[]).await;
+    fs::create_dir_all(lab.home().join("plans/folder.toml")).unwrap();
+    fs::write(lab.home().join("utf-16.toml"), b"\xff\xfer\0e\0v\0").unwrap();
+    fs::write(lab.home().join("latin-1.toml"), b"# f\xfcr sonntags\n[[wave]]\ntargets = 'test.all'\n").unwrap();
+    for plan in ["nowhere.toml", "folder", "./utf-16.toml", "latin-1.toml"] {
+        let told = operator::run(&lab, &["plan", plan]).await.unwrap().expect(2).stderr;
+        assert!(one_line(&told).contains("a plan is a text file in UTF-8 that you may read"), "{plan}: {told}");
+    }
+    let told = operator::run(&lab, &["apply", "nowhere.json", "--yes"]).await.unwrap().expect(2).stderr;
+    assert!(one_line(&told).contains("`homelab-deploy plan NAME --out FILE.json` writes one"), "{told}");
+}
+
 fn one_line(told: &str) -> String {
     told.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Where the words of git are long, the end of a line is cut off where it is shown.
+/// Long messages of git are cut at the end when they are displayed.
 #[tokio::test]
 async fn a_host_that_cannot_look_a_branch_up_says_why_first() {
     let mut lab = Lab::start(crate::program(), &["prod.ns1"]).await.unwrap();
@@ -113,7 +128,7 @@ async fn a_host_that_cannot_look_a_branch_up_says_why_first() {
     ended.told("cannot look up \"main\": fatal: ");
 }
 
-/// The variables that the help of a command names, and those that it keeps to itself.
+/// Returns the variables in the help of a command, and its hidden ones.
 fn variables(command: &str) -> BTreeSet<String> {
     let help = Command::new(crate::program()).args([command, "--help"]).output().unwrap();
     let help = String::from_utf8(help.stdout).unwrap().split_whitespace().collect::<Vec<_>>().join(" ");

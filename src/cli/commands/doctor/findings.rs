@@ -1,4 +1,4 @@
-//! What `doctor` finds: each thing that was looked at, what is wrong with it, and what to do.
+//! Collects what `doctor` finds: each thing that it examined, what is wrong with it, and what to do.
 
 use std::fmt::{Display, Write};
 
@@ -8,10 +8,10 @@ use serde::Serialize;
 use crate::cli::out::wrapped;
 use crate::nats_config::{Deviation, Operation};
 
-/// A text that has fewer columns than this beside what it is about, or too few for one of its words, goes on below that.
+/// A text goes below its subject if fewer columns than this, or too few for its longest word, are left beside it.
 const MIN_TEXT: usize = 24;
 
-/// The margin of what goes on there.
+/// The margin of a text below its subject.
 const MARGIN: usize = 4;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -25,7 +25,7 @@ pub(super) enum Level {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Finding {
     pub(super) level: Level,
-    /// What it is about: `server`, `key`, a host.
+    /// The subject of the finding: `server`, `key`, a host.
     pub(super) about: String,
     pub(super) what: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -48,7 +48,7 @@ impl Findings {
         self.add(Level::Problem, about, what, Some(next.to_string()));
     }
 
-    /// An error of another part of the program, which says itself what to do.
+    /// Adds an error of another module, with its help text as the next step.
     pub(super) fn error(&mut self, about: impl Display, error: &dyn Diagnostic) {
         self.add(Level::Problem, about, error, error.help().map(|help| help.to_string()));
     }
@@ -57,7 +57,7 @@ impl Findings {
         self.0.push(Finding { level, about: about.to_string(), what: what.to_string(), next });
     }
 
-    /// How what a key may do differs from what its holder needs.
+    /// Adds a problem for each way in which the permissions of a key differ from what its holder needs.
     pub(super) fn deviations(&mut self, about: impl Display, whose: &str, deviations: &[Deviation]) {
         const NEXT: &str = "replace its permissions in the server's configuration by those that `homelab-deploy nats-config` \
                             prints, and reload the server: nats-server --signal reload";
@@ -84,7 +84,7 @@ impl Findings {
         self.0.iter().map(|finding| finding.level).max().unwrap_or(Level::Ok)
     }
 
-    /// All of it for people, what is wrong with what to do below it.
+    /// Formats all findings for people, each with its next step below it.
     pub(super) fn text(&self, room: usize) -> String {
         let width = self.0.iter().map(|finding| finding.about.chars().count()).max().unwrap_or_default();
         let margin = |text: &str| {

@@ -1,4 +1,4 @@
-//! An operator's end: the key and what the server lets it do, the hosts, the plans, the records.
+//! Examines an operator's side: the key and its permissions, the hosts, the plans, the journals.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -14,13 +14,15 @@ use crate::cli::commands::hosts::twins;
 use crate::clock;
 use crate::listener;
 use crate::nats_config::{Deviation, FleetList, Permission, Principal, sample};
+use crate::operator::journal::Recorded;
 use crate::operator::plan_file::PlanFile;
 use crate::operator::{Awaited, Discovered, Discovery, Purpose, RollCall};
 use crate::private_dir::PrivateDir;
 use crate::protocol::{Feature, HostAnswer, SubjectError, Target, Tier};
+use crate::rollout::Outcome;
 use crate::text::{did_you_mean, safe};
 
-/// How far apart clocks may be, beside the time that an answer may take.
+/// How far clocks may differ, beside the time that an answer may take.
 const CLOCKS_APART: SignedDuration = SignedDuration::from_secs(10);
 
 pub(super) struct OperatorCheckup<'a> {
@@ -41,7 +43,7 @@ impl OperatorCheckup<'_> {
         self.records(&mut findings);
         if let Some(flake) = &self.args.flake {
             match listener::ask(flake.clone(), Duration::ZERO).await {
-                // Nix would fetch the whole flake for an answer.
+                // Nix would have to fetch the whole flake to answer.
                 None if flake.git_remote().is_none() => findings.ok("flake", "it is not for git to ask"),
                 None => findings.ok("flake", "it can be asked"),
                 Some(why) => {
@@ -53,7 +55,7 @@ impl OperatorCheckup<'_> {
         Ok(findings)
     }
 
-    /// Connects, tries what the key may do, and calls the roll at the time that is told; `None` where that makes no sense.
+    /// Connects, tries the permissions of the key, and calls the roll. Returns the answers and the time of the call.
     async fn server(&self, findings: &mut Findings) -> Result<Option<(Discovered, Timestamp)>, SubjectError> {
         let settings = self.args.operator.settings();
         let connected = Bus::connect(&settings).await.map_err(|error| findings.error("server", &error));
@@ -83,7 +85,7 @@ impl OperatorCheckup<'_> {
         Ok(called.ok().map(|called| (called, asked_at)))
     }
 
-    /// Whether the key is one to deploy with.
+    /// Checks the permissions of the key, and returns whether it can receive the responses of any tier.
     async fn permissions(
         &self,
         bus: &mut Bus,
@@ -143,7 +145,7 @@ impl OperatorCheckup<'_> {
         }
     }
 
-    /// What a host says of itself, and how it says it.
+    /// Checks what a host reports, its clock, its version, and whether its answer is proved.
     fn host(&self, HostAnswer { report, proved }: &HostAnswer, asked_at: Timestamp, findings: &mut Findings) {
         let (name, before) = (&report.hostname, findings.0.len());
         for problem in &report.problems {
@@ -153,7 +155,7 @@ impl OperatorCheckup<'_> {
         let apart = report.now.map_or(SignedDuration::ZERO, |now| now.duration_since(asked_at));
         let window = SignedDuration::try_from(self.discovery.longest()).unwrap_or(SignedDuration::MAX);
         if apart.abs() > CLOCKS_APART.saturating_add(window) {
-            // Rounded, since nobody knows how long the answer took.
+            // Rounded to 5 s, since the time that the answer took is unknown.
             let seconds = (apart.abs().as_secs().unsigned_abs() + 2) / 5 * 5;
             let by = humantime::format_duration(Duration::from_secs(seconds));
             let way = if apart.is_negative() { "behind" } else { "ahead of" };
@@ -176,7 +178,7 @@ impl OperatorCheckup<'_> {
         }
     }
 
-    /// Whether the plans can be read, and name hosts that there are.
+    /// Checks that the plans can be read and that the hosts in them are known.
     fn plans(&self, hosts: &[HostAnswer], findings: &mut Findings) {
         for path in &self.args.plans.files() {
             let plan = match PlanFile::read(path, &alias::KnownAliases) {
@@ -216,7 +218,7 @@ impl OperatorCheckup<'_> {
         }
     }
 
-    /// Whether what is remembered is this user's alone, and whether a rollout was left behind.
+    /// Checks that the state directory is private to this user, and that no rollout was left unfinished.
     fn records(&self, findings: &mut Findings) {
         let journals = self.args.state.journals();
         match PrivateDir::open(journals.state_dir()) {
@@ -224,20 +226,25 @@ impl OperatorCheckup<'_> {
             Err(error) => return findings.error("records", &error),
             Ok(_) => findings.ok("records", format!("{} is yours alone", journals.state_dir().display())),
         }
-        let Ok((all, errors)) = journals.all() else { return };
+        let (all, errors) = journals.all().unwrap_or_else(|error| (Vec::new(), vec![error]));
         for error in &errors {
             findings.error("records", error);
         }
-        for recorded in all.iter().filter(|recorded| !recorded.running && recorded.summary.outcome.is_none()) {
-            if let Some(rollout) = &recorded.summary.rollout {
+        for Recorded { summary, .. } in all.iter().filter(|recorded| !recorded.running) {
+            let left = match summary.outcome {
+                None => "was broken off",
+                Some(Outcome::Paused) => "is paused",
+                Some(_) => continue,
+            };
+            if let Some(rollout) = &summary.rollout {
                 let next = format!("homelab-deploy apply --resume {}", rollout.id.short());
-                findings.note("records", format!("the rollout {} was broken off", safe(rollout.name())), next);
+                findings.note("records", format!("the rollout {} {left}", safe(rollout.name())), next);
             }
         }
     }
 }
 
-/// Tries these permissions, each with a subject that nobody uses; `None` where the server does not say what it allows.
+/// Tries these permissions on subjects that nobody uses. Returns `None` if the server does not say what it allows.
 pub(super) async fn try_out<'a>(
     bus: &mut Bus,
     permissions: impl Iterator<Item = &'a Permission>,
@@ -254,7 +261,7 @@ fn is_refused(tried: &Tried, (operation, subject): &Permission, token: &str) -> 
     tried.refused.contains(&(*operation, sample(subject, token)))
 }
 
-/// How what was found out differs from what is needed.
+/// Returns how the tried permissions differ from what is needed.
 pub(super) fn deviations(tried: &Tried, needs: &[Permission], must_not: &[Permission], token: &str) -> Vec<Deviation> {
     let lacks = needs.iter().filter(|permission| is_refused(tried, permission, token)).cloned().map(Deviation::Lacks);
     let exceeds = must_not.iter().filter(|permission| !is_refused(tried, permission, token)).cloned();

@@ -1,4 +1,4 @@
-//! A configuration of nats-server: what each key may do there, and what it needs.
+//! Examines a configuration of nats-server: what each key may do there, and what its holder needs.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ use crate::text::safe;
 
 const RELOAD: &str = "print the permissions anew with `homelab-deploy nats-config`, and reload the server";
 
-/// Looks at the users in a file. With the list of a fleet it is known whose key is whose; else the permissions tell.
+/// Examines the users in a file. The list of a fleet tells who holds each key; without one, the permissions do.
 pub(super) fn examine(file: &Path, fleet: Option<&FleetList>) -> Findings {
     let mut findings = Findings::default();
     let users = match read(file) {

@@ -1,4 +1,4 @@
-//! What the files of a fleet say.
+//! Generates the files of a fleet.
 
 use std::ffi::OsStr;
 use std::fmt::Write;
@@ -7,7 +7,7 @@ use crate::bus::ServerUrl;
 use crate::nats_config::{FleetList, ListenerName, Strictness, authorization};
 use crate::protocol::{FlakeUrl, Role, SubjectError, Tier};
 
-/// Where a host has its seed, unless somebody chooses another place.
+/// The default path of the seed on a host.
 pub(super) const SEED_ON_A_HOST: &str = "/etc/homelab-deploy.seed";
 
 #[derive(Debug)]
@@ -18,7 +18,7 @@ pub(super) struct Site {
 }
 
 impl Site {
-    /// The files that follow from a fleet, each with its path.
+    /// Returns the files that are generated from a fleet, each with its path.
     pub(super) fn files(&self, fleet: &FleetList) -> Result<[(&'static str, String); 5], SubjectError> {
         Ok([
             ("keys/.gitignore", "# Seeds are secret.\n*\n".to_owned()),
@@ -46,7 +46,7 @@ impl Site {
         ))
     }
 
-    /// Host and port of the server.
+    /// Splits the server's address into host and port.
     fn address(&self) -> (String, String) {
         let url = self.server.to_string();
         let address = url.split_once("://").map_or(url.as_str(), |(_, address)| address);
@@ -90,7 +90,7 @@ impl Site {
     }
 }
 
-/// The test tier first, then each role of prod, then the rest.
+/// Generates a plan: the test tier first, then each role of prod, then the other hosts.
 fn plan(fleet: &FleetList) -> String {
     let has = |is_meant: &dyn Fn(&ListenerName) -> bool| fleet.hosts.iter().any(|(name, _)| is_meant(name));
     let mut text =
@@ -109,7 +109,7 @@ fn plan(fleet: &FleetList) -> String {
     text
 }
 
-/// The roles of prod, each once, in the order of the list.
+/// Returns each role of prod once, in the order of the list.
 fn roles(fleet: &FleetList) -> Vec<&Role> {
     let mut roles = Vec::new();
     for role in
@@ -122,7 +122,7 @@ fn roles(fleet: &FleetList) -> Vec<&Role> {
     roles
 }
 
-/// The name of the context of a folder: that of the folder, as far as a name may have its characters.
+/// Returns the name of a folder's context: the name of the folder without the characters that a context cannot have.
 pub(super) fn context_name(folder: &OsStr) -> String {
     let name: String = folder.to_string_lossy().chars().filter(|c| is_word(&c.to_string())).collect();
     if name.is_empty() { "fleet".to_owned() } else { name }
@@ -132,7 +132,7 @@ fn is_word(text: &str) -> bool {
     text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))
 }
 
-/// A text as Nix writes it.
+/// Formats a text as a Nix string.
 fn nix(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"").replace("${", "\\${"))
 }

@@ -118,7 +118,10 @@ fn what_was_switched_to_after_another_run_is_not_returned_from() {
 
 #[test]
 fn the_link_to_what_was_built_goes_with_the_run() {
-    let (result, _, run) = Supervised::on(host(), SWITCH, |_| ()).ended();
-    assert_eq!(result.verdict.status, Status::Completed);
-    assert_eq!(run.dir.built(), None);
+    for action in [Action::Switch, Action::Test] {
+        let (result, _, run) = Supervised::on(host(), SWITCH, |spec| spec.action = action).ended();
+        assert_eq!(result.verdict.status, Status::Completed);
+        assert_eq!(run.dir.built(), None);
+        assert!(!run.path("result").is_symlink(), "{action} leaves one elsewhere");
+    }
 }

@@ -10,7 +10,7 @@ use crate::rollout::{EventKind, FailureReason, Interrupt, Summary, WaveVerdict};
 
 const HALTED: FailureReason = FailureReason::TooManyFailures { failures: 1, max_failures: 0 };
 
-/// What stands in place at the end of a story.
+/// Returns the lines that are drawn in place at the end of a scenario.
 fn lines(story: &Scenario, columns: usize, rows: usize) -> Vec<String> {
     let (mut summary, mut memory) = (Summary::default(), LayoutState::default());
     for event in &story.events {
@@ -25,7 +25,7 @@ fn shown(story: &Scenario, columns: usize, rows: usize) -> String {
     lines(story, columns, rows).join("\n")
 }
 
-/// The five waves of the sample in the documentation.
+/// Returns the rollout of five waves from the documentation.
 fn sunday() -> Scenario {
     let mut waves = vec![
         wave("test", &["test1", "test2"]),
@@ -39,7 +39,7 @@ fn sunday() -> Scenario {
     Scenario::begin(rollout("sunday", waves))
 }
 
-/// A wave of as many hosts as this, of which so many are at it and so many completed.
+/// Returns a wave of `hosts` hosts, of which `in_flight` are in flight and `completed` have completed.
 fn crowd(hosts: usize, in_flight: usize, completed: usize) -> Scenario {
     let names: Vec<String> = (1..=hosts).map(|number| format!("node{number:03}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();

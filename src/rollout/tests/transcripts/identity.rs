@@ -1,4 +1,4 @@
-//! Who an answer is from: what others say changes nothing, and two machines of one name are a failure.
+//! The sender of a response: other hosts cannot change a host's state, and two machines with one name are a failure.
 
 use uuid::Uuid;
 
@@ -9,7 +9,7 @@ use crate::rollout::tests::fixture::{name, response, wave, wave_with};
 
 use Status::{Accepted, Completed, Failed, Started};
 
-/// What the machine of this instance says about the last request of a host.
+/// Returns the response of this instance to the last request of a host.
 fn from_instance(drive: &Drive, host: &str, instance: u128, status: Status) -> (RequestId, Response) {
     let request = drive.last_request(host);
     let said = response(&name(host), &request, status);
@@ -26,10 +26,9 @@ fn only_the_host_itself_answers_for_it() {
     let mut drive = Drive::plan([wave("a b")]);
     let (a, b) = (drive.last_request("a"), drive.last_request("b"));
     let sender = |tier, host: &str| Sender { tier, host: name(host) };
-    // Host b can publish below its own prefix, about any request and in any name.
+    // Host b can publish below its own prefix, about any request and under any name.
     drive.answers_as(1.0, sender(Tier::Prod, "b"), &a, response(&name("b"), &a, Completed));
     drive.answers_as(1.1, sender(Tier::Prod, "b"), &a, response(&name("a"), &a, Completed));
-    // So can a test host that has the same name.
     drive.answers_as(1.2, sender(Tier::Test, "a"), &a, response(&name("a"), &a, Completed));
     drive.answers_as(1.3, sender(Tier::Prod, "b"), &b, response(&name("b"), &a, Completed));
     drive.answers_as(1.4, sender(Tier::Prod, "b"), &b, response(&name("a"), &b, Completed));
@@ -220,6 +219,33 @@ fn a_completion_of_an_earlier_wave_that_is_taken_back_ends_the_rollout() {
 }
 
 #[test]
+fn hosts_without_subjects_of_their_own_wait_until_the_window_has_room_for_all_of_them() {
+    let mut together = wave_with("a b c", |limits| limits.max_parallel = 2);
+    for host in &mut together.hosts[1..] {
+        host.shared_subject = Some("fleet.all".parse().unwrap());
+    }
+    let mut drive = Drive::plan([together]);
+    drive.says(1.0, "a", Completed).says(1.5, "b", Completed).says(1.5, "c", Completed);
+    insta::assert_snapshot!(drive.transcript(), @"
+      0s sunday begins
+      0s wave 1 started
+      0s a dispatched: r1, attempt 1
+      0s -> deploy.prod.a: r1 switch until 135s
+      1s       < r1: a completed
+      1s a COMPLETED
+      1s b dispatched: r2, attempt 1
+      1s c dispatched: r2, attempt 1
+      1s -> fleet.all: r2 switch until 136s
+    1.5s       < r2: b completed
+    1.5s b COMPLETED
+    1.5s       < r2: c completed
+    1.5s c COMPLETED
+    1.5s wave 1 succeeded
+    1.5s the rollout Succeeded
+    ");
+}
+
+#[test]
 fn hosts_without_subjects_of_their_own_are_sent_one_request() {
     let mut together = wave("a b c");
     for host in &mut together.hosts {
@@ -232,7 +258,7 @@ fn hosts_without_subjects_of_their_own_are_sent_one_request() {
         drive.answers(1.0, &request, response(&name(host), &request, Started));
     }
     drive.answers(2.0, &request, response(&name("b"), &request, Completed));
-    // The old form counts for the one host whose listener is not known to do better.
+    // The old form counts only for the host whose listener is not known to support ids.
     let bare = |host: &str, status| Response { id: None, ..response(&name(host), &request, status) };
     drive
         .at(3.0, Input::OldResponse(bare("a", Failed).into()))

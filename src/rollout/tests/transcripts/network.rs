@@ -1,4 +1,4 @@
-//! What a plan makes of a network that is late, lies, repeats itself and goes away.
+//! Rollouts over a network that is late, lies, repeats messages and goes down.
 
 use crate::protocol::Status::{Accepted, Completed, Failed, Started};
 use crate::rollout::tests::drive::Drive;

@@ -1,4 +1,4 @@
-//! What the operator has a say in: the bake, the check, the confirmation, the interrupt.
+//! What the operator decides: bake time, check, confirmation and interrupt.
 
 use std::sync::Arc;
 
@@ -294,7 +294,7 @@ fn who_turns_up_late_is_named_and_not_asked() {
     ");
 }
 
-/// The operator's computer slept for ten minutes: what is sent then does not expire before it leaves.
+/// The operator's machine slept for ten minutes. A request sent then is not expired already.
 #[test]
 fn requests_expire_by_the_wall_clock_at_the_moment_in_which_they_are_sent() {
     let mut machine = Machine::new(rollout([wave_with("a b", |limits| limits.max_parallel = 1)]), EPOCH, PREPARED);

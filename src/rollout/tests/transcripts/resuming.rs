@@ -1,4 +1,4 @@
-//! What becomes of a rollout whose operator's machine died.
+//! Rollouts that are resumed after a crash of the operator's machine.
 
 use crate::protocol::Status::{Accepted, Completed, Failed, Started};
 use crate::rollout::tests::drive::Drive;

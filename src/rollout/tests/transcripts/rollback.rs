@@ -1,4 +1,4 @@
-//! Hosts that are told to stay as they are, and hosts that return to what they ran before.
+//! Confirmations and rollbacks.
 
 use crate::plan::{ResolvedWave, Rollback};
 use crate::protocol::Status::{Completed, Failed, Started};
@@ -7,7 +7,7 @@ use crate::rollout::tests::drive::Drive;
 use crate::rollout::tests::fixture::{check, name, report, wave, wave_with};
 use crate::rollout::{Connection, Input, Interrupt};
 
-/// A wave whose hosts return when it fails.
+/// Returns a wave whose hosts roll back when it fails.
 fn returning(hosts: &str) -> ResolvedWave {
     wave_with(hosts, |limits| {
         limits.rollback = Rollback::Wave;
@@ -191,7 +191,7 @@ fn a_silent_host_that_answers_the_next_roll_call_can_return_and_is_deployed() {
     ");
 }
 
-/// A host says that it can return.
+/// Returns the report of a host that supports rollback.
 fn able(host: &str) -> HostReport {
     HostReport { features: vec![Feature::Id, Feature::Rollback], ..report(&name(host), Vec::new()) }
 }

@@ -1,4 +1,4 @@
-//! All hosts fetch their systems before any of them is changed.
+//! Rollouts in which all hosts fetch their systems before any of them is deployed.
 
 use crate::protocol::Status::{Completed, Failed};
 use crate::rollout::tests::drive::Drive;
