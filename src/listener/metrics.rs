@@ -4,7 +4,7 @@
 //! get little time and room, and need not be trusted.
 
 use std::collections::BTreeMap;
-use std::fmt::Display;
+use std::fmt::{Display, Write};
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -124,13 +124,13 @@ impl PrometheusText {
     }
 
     fn family(&mut self, name: &str, kind: &str, help: &str) {
-        self.0 += &format!("# HELP homelab_deploy_{name} {help}\n# TYPE homelab_deploy_{name} {kind}\n");
+        writeln!(self.0, "# HELP homelab_deploy_{name} {help}\n# TYPE homelab_deploy_{name} {kind}").ok();
     }
 
     fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
         let labels: Vec<String> = labels.iter().map(|(label, text)| format!("{label}=\"{}\"", escaped(text))).collect();
         let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
-        self.0 += &format!("homelab_deploy_{name}{labels} {value}\n");
+        writeln!(self.0, "homelab_deploy_{name}{labels} {value}").ok();
     }
 }
 
