@@ -43,6 +43,11 @@ pub trait Reporter {
     /// Shows an event that `summary` already includes.
     fn event(&mut self, event: &Event, summary: &Summary) -> io::Result<()>;
 
+    /// Shows an event that the journal has as this JSON object; the object is empty for an event that is not journaled.
+    fn recorded(&mut self, event: &Event, _json: &[u8], summary: &Summary) -> io::Result<()> {
+        self.event(event, summary)
+    }
+
     /// Updates elapsed times while no event arrives. The operator calls this about once a second.
     fn tick(&mut self, now: Timestamp, summary: &Summary) -> io::Result<()>;
 

@@ -4,7 +4,7 @@
 /// foreign text, so that it can neither control the terminal nor look like another text.
 pub fn safe(text: &str) -> String {
     // A fast path: nearly all texts are harmless, and there are many.
-    if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+    if all_bytes(text, |byte| matches!(byte, b' '..=b'~')) {
         return text.trim_end().to_owned();
     }
     let mut characters = text.chars().peekable();
@@ -21,6 +21,12 @@ pub fn safe(text: &str) -> String {
     }
     safe.truncate(safe.trim_end().len());
     safe
+}
+
+/// Whether all bytes of a text satisfy a predicate. It looks at each byte, which compiles to a fraction of the instructions that
+/// stopping at the first mismatch takes.
+pub(crate) fn all_bytes(text: &str, is_such: impl Fn(u8) -> bool) -> bool {
+    text.bytes().fold(true, |all, byte| all & is_such(byte))
 }
 
 /// Returns the known name most similar to this one, if any; the first of several.

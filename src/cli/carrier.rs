@@ -70,7 +70,7 @@ impl Carrier<'_> {
         let (fleet, end) = Fleet::channels();
         let mut messages = JoinSet::new();
         messages.spawn(link.serve(end));
-        let display = Display::start(self.display.reporter(), recorded);
+        let display = Display::start(self.display, recorded);
         let confirm = confirm::wave(self.display.audience(), display.shown());
         let drive = Drive::new(fleet, Some(journal), vec![Box::new(display)], interrupts, confirm, for_hooks);
         let drive = drive.watching(self.display.watch());

@@ -17,6 +17,9 @@ use crate::protocol::HostName;
 use crate::report::{self, Bars, Json, Lines, LogView, Reporter, Style};
 use crate::rollout::{Event, EventKind, Interrupt, Outcome, Summary};
 
+/// How many events go to the thread at once: waking it up costs more than showing an event.
+const CROWD: usize = 64;
+
 /// How long an aborted rollout waits for a display that is stuck.
 const LEAVE_WITHIN: Duration = Duration::from_secs(1);
 
@@ -117,6 +120,10 @@ type Show = Option<Box<dyn FnOnce(&mut dyn Reporter, &mut Summary) -> io::Result
 /// The sending end of a display thread. Sending does not block; dropping it waits until everything is shown.
 pub(super) struct Display {
     to: Sender<Show>,
+    audience: Audience,
+    /// Events that go to the thread together, each with where its record ends in `json`.
+    events: Vec<(Event, usize)>,
+    json: Vec<u8>,
     thread: Option<JoinHandle<()>>,
     over: Receiver<()>,
     leaves_at_once: bool,
@@ -126,8 +133,9 @@ pub(super) struct Display {
 pub(super) struct Shown(Sender<Show>);
 
 impl Display {
-    /// Starts a thread that displays further events of a rollout in this state.
-    pub(super) fn start(mut reporter: Box<dyn Reporter + Send>, mut state: Summary) -> Self {
+    /// Shows what happens to a rollout that had come to this.
+    pub(super) fn start(how: &DisplayArgs, mut state: Summary) -> Self {
+        let (mut reporter, audience) = (how.reporter(), how.audience());
         let (to, from) = channel::<Show>();
         let (ends, over) = channel();
         let thread = thread::spawn(move || {
@@ -142,7 +150,8 @@ impl Display {
             // The process exits now: dropping the state of a large fleet would only delay that.
             std::mem::forget(state);
         });
-        Self { to, thread: Some(thread), over, leaves_at_once: false }
+        let (events, json, thread) = (Vec::new(), Vec::new(), Some(thread));
+        Self { to, audience, events, json, thread, over, leaves_at_once: false }
     }
 
     /// Returns a handle that can wait for the display.
@@ -151,7 +160,17 @@ impl Display {
     }
 
     /// Sends a step to the thread. After an error the thread has ended, and nothing more is shown.
-    fn pass_on(&self, show: impl FnOnce(&mut dyn Reporter, &mut Summary) -> io::Result<()> + Send + 'static) {
+    fn pass_on(&mut self, show: impl FnOnce(&mut dyn Reporter, &mut Summary) -> io::Result<()> + Send + 'static) {
+        let (events, json) = (std::mem::take(&mut self.events), std::mem::take(&mut self.json));
+        let show = move |reporter: &mut dyn Reporter, state: &mut Summary| {
+            let mut begins = 0;
+            for (event, ends) in &events {
+                state.apply(event);
+                reporter.recorded(event, json.get(begins..*ends).unwrap_or_default(), state)?;
+                begins = *ends;
+            }
+            show(reporter, state)
+        };
         self.to.send(Some(Box::new(show))).ok();
     }
 }
@@ -168,13 +187,19 @@ impl Shown {
 }
 
 impl Reporter for Display {
-    fn event(&mut self, event: &Event, _: &Summary) -> io::Result<()> {
+    fn event(&mut self, event: &Event, summary: &Summary) -> io::Result<()> {
+        self.recorded(event, &[], summary)
+    }
+
+    fn recorded(&mut self, event: &Event, json: &[u8], _: &Summary) -> io::Result<()> {
         self.leaves_at_once |= matches!(event.kind, EventKind::Interrupted { how: Interrupt::Abort });
-        let event = event.clone();
-        self.pass_on(move |reporter, state| {
-            state.apply(&event);
-            reporter.event(&event, state)
-        });
+        if self.audience == Audience::Program {
+            self.json.extend_from_slice(json);
+        }
+        self.events.push((event.clone(), self.json.len()));
+        if self.events.len() >= CROWD {
+            self.pass_on(|_, _| Ok(()));
+        }
         Ok(())
     }
 
@@ -197,6 +222,7 @@ impl Reporter for Display {
 
 impl Drop for Display {
     fn drop(&mut self) {
+        self.pass_on(|_, _| Ok(()));
         self.to.send(None).ok();
         let is_stuck = self.leaves_at_once && self.over.recv_timeout(LEAVE_WITHIN).is_err();
         if let Some(thread) = self.thread.take().filter(|_| !is_stuck) {

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::names::HostName;
 use super::subject::Subject;
 use super::text::checked_text;
+use crate::text::all_bytes;
 
 /// The longest request id that is accepted, in bytes.
 pub const MAX_ID_BYTES: usize = 128;
@@ -83,7 +84,7 @@ impl From<Uuid> for RequestId {
 impl FromStr for RequestId {
     type Err = IdError;
     fn from_str(text: &str) -> Result<Self, IdError> {
-        let visible = text.bytes().all(|b| b.is_ascii_graphic());
+        let visible = all_bytes(text, |b| b.is_ascii_graphic());
         if visible && (1..=MAX_ID_BYTES).contains(&text.len()) { Ok(Self(text.into())) } else { Err(IdError) }
     }
 }

@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::ids::{RequestId, RolloutId};
 use super::names::{HostName, Tier, is_token_character};
+use super::response::Response;
 use super::subject::{Subject, SubjectError, Target};
 use super::text::checked_text;
 
@@ -120,6 +121,11 @@ impl Sender {
         (rest == roll_call).then_some(Self { tier, host: host.parse().ok()? })
     }
 
+    /// Whether this is the subject on which only this host may answer the roll call.
+    pub fn answers_roll_call_on(&self, subject: &str, roll_call: &str) -> bool {
+        sender_and_rest(subject) == Some((self.tier, self.host.as_str(), roll_call))
+    }
+
     pub fn subject(&self) -> Subject {
         Target::Host(self.tier, self.host.clone()).subject()
     }
@@ -157,19 +163,23 @@ impl Replies {
         ReplySubject(Subject::made([RESPONSES, tier, ".", host, ".", rollout, ".", last].concat()))
     }
 
-    /// Returns the host that an answer comes from and its request; `None` if it is not about this rollout. If the name
-    /// equals `known`, it is shared instead of copied.
-    pub fn read(self, subject: &str, known: Option<&HostName>) -> Option<(Sender, RequestId)> {
+    /// Returns the host that an answer comes from and its request; `None` if it is not about this rollout. A name or id that
+    /// the answer repeats is shared with it instead of copied.
+    pub fn read(self, subject: &str, answer: Option<&Response>) -> Option<(Sender, RequestId)> {
         let (tier, name, rest) = sender_and_rest(subject)?;
-        let (rollout, request) = rest.split_once('.')?;
-        if rollout.parse::<Uuid>().map(RolloutId::from) != Ok(self.rollout) {
+        let (rollout, id) = rest.split_once('.')?;
+        if rollout != self.rollout.encode(&mut Uuid::encode_buffer()) {
             return None;
         }
-        let host = match known.filter(|known| known.as_str() == name) {
-            Some(known) => known.clone(),
+        let host = match answer.map(|answer| &answer.hostname).filter(|host| host.as_str() == name) {
+            Some(host) => host.clone(),
             None => name.parse().ok()?,
         };
-        Some((Sender { tier, host }, request.parse().ok()?))
+        let request = match answer.and_then(|answer| answer.id.as_ref()).filter(|request| request.as_str() == id) {
+            Some(request) => request.clone(),
+            None => id.parse().ok()?,
+        };
+        Some((Sender { tier, host }, request))
     }
 }
 
@@ -189,6 +199,7 @@ checked_text!(ReplySubject);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::Status;
 
     #[test]
     fn only_concrete_subjects_below_responses_are_replied_to() {
@@ -214,8 +225,12 @@ mod tests {
         let subject = replies.to(ns1.tier, &ns1.host, &request);
         insta::assert_snapshot!(subject, @"deploy.responses.prod.ns1.00000000-0000-0000-0000-000000000001.r-1");
         insta::assert_snapshot!(replies.pattern(Tier::Prod), @"deploy.responses.prod.*.00000000-0000-0000-0000-000000000001.*");
-        for known in [None, Some(&ns1.host), Some(&"ns2".parse().unwrap())] {
-            assert_eq!(replies.read(subject.as_str(), known), Some((ns1.clone(), request.clone())));
+        for (host, id) in [("ns1", None), ("ns2", Some("r-2")), ("ns1", Some("r-1"))] {
+            let answer = Response::new(host.parse().unwrap(), Status::Accepted, "");
+            let answer = Response { id: id.map(|id| id.parse().unwrap()), ..answer };
+            for answer in [None, Some(&answer)] {
+                assert_eq!(replies.read(subject.as_str(), answer), Some((ns1.clone(), request.clone())));
+            }
         }
         let another = Replies::of(RolloutId::from(Uuid::from_u128(2)));
         assert_eq!(another.read(subject.as_str(), None), None);

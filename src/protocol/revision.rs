@@ -7,6 +7,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use super::text::checked_text;
+use crate::text::all_bytes;
 
 /// The longest revision, in bytes.
 pub const MAX_REVISION_BYTES: usize = 255;
@@ -127,7 +128,7 @@ impl FromStr for Commit {
 
     fn from_str(text: &str) -> Result<Self, RevisionError> {
         match <[u8; COMMIT_DIGITS]>::try_from(text.as_bytes()) {
-            Ok(mut digits) if digits.iter().all(u8::is_ascii_hexdigit) => {
+            Ok(mut digits) if all_bytes(text, |digit| digit.is_ascii_hexdigit()) => {
                 digits.make_ascii_lowercase();
                 Ok(Self(digits))
             }

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::names::{HostName, NameError, Role, Tier, is_token_character};
 use super::text::checked_text;
+use crate::text::all_bytes;
 
 /// The longest subject, in bytes; the server's own limit for a protocol line is 4,096.
 pub const MAX_SUBJECT_BYTES: usize = 1024;
@@ -193,11 +194,12 @@ fn check_subject(shown: &str, subject: &str) -> Result<(), SubjectError> {
     if subject.len() > MAX_SUBJECT_BYTES {
         return Err(SubjectError::TooLong);
     }
+    let is_plain = all_bytes(subject, |b| b.is_ascii_alphanumeric() | matches!(b, b'.' | b'-'));
     let is_part = |c: char| c == '.' || is_token_character(c);
-    if let Some(character) = subject.chars().find(|&c| !is_part(c)) {
+    if !is_plain && let Some(character) = subject.chars().find(|&c| !is_part(c)) {
         return Err(SubjectError::Character(shown.to_owned(), character));
     }
-    if subject.split('.').any(str::is_empty) {
+    if subject.as_bytes().split(|b| *b == b'.').any(<[u8]>::is_empty) {
         return Err(SubjectError::EmptyToken(shown.to_owned()));
     }
     Ok(())

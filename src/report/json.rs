@@ -23,10 +23,17 @@ impl<W: Write> Json<W> {
 
 impl<W: Write> Reporter for Json<W> {
     fn event(&mut self, event: &Event, summary: &Summary) -> io::Result<()> {
+        self.recorded(event, &[], summary)
+    }
+
+    fn recorded(&mut self, event: &Event, json: &[u8], summary: &Summary) -> io::Result<()> {
         let Self { out, writer } = self;
         out.line(|line| {
             let begins = line.len();
-            writer.write(event, line)?;
+            line.extend_from_slice(json);
+            if json.is_empty() {
+                writer.write(event, line)?;
+            }
             match &event.kind {
                 EventKind::Begun(rollout) => cut_secret(rollout, line, begins)?,
                 EventKind::Final { host, .. } | EventKind::Returned { host, .. } => add_facts(host, summary, line),

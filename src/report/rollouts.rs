@@ -60,6 +60,7 @@ pub(super) fn object(summary: &Summary, liveness: Liveness) -> Option<Value> {
             "pending": counts.pending,
             "in_flight": counts.in_flight,
             "completed": counts.completed,
+            "current": counts.current,
             "returned": counts.returned,
             "failed": counts.failed,
             "rejected": counts.rejected,

@@ -28,9 +28,13 @@ impl<'a> Recorder<'a> {
 
     /// Shows an event and appends it to the journal, which is [written](Self::write) within `GATHER`.
     pub(super) fn take(&mut self, event: &Event, state: &Summary) -> io::Result<()> {
-        on_displays(&mut self.reporters, |reporter| reporter.event(event, state));
         self.due.get_or_insert_with(|| Instant::now() + GATHER);
-        self.journal.as_mut().map_or(Ok(()), |journal| journal.record(event))
+        let mut show = |json: &[u8]| on_displays(&mut self.reporters, |reporter| reporter.recorded(event, json, state));
+        if let Some(journal) = &mut self.journal {
+            return journal.record_and_show(event, show);
+        }
+        show(&[]);
+        Ok(())
     }
 
     /// Shows lines of a host's log.

@@ -79,13 +79,13 @@ impl Answers {
 
     fn take_host(&mut self, subject: &str, report: Box<HostReport>) -> Heard {
         let said = report.sender();
-        let (reports, heard) = match Sender::of_roll_call(subject, &self.token) {
-            Some(sender) if sender == said => (&mut self.proved, Heard::Host(sender)),
-            None if subject == self.single => (&mut self.old_form, Heard::OldForm(said.clone())),
-            _ => {
-                tracing::debug!(subject, host = %said.host, "an answer names another host than its subject");
-                return Heard::Nothing;
-            }
+        let (reports, heard) = if said.answers_roll_call_on(subject, &self.token) {
+            (&mut self.proved, Heard::Host(said.clone()))
+        } else if subject == self.single {
+            (&mut self.old_form, Heard::OldForm(said.clone()))
+        } else {
+            tracing::debug!(subject, host = %said.host, "an answer names another host than its subject");
+            return Heard::Nothing;
         };
         let is_full = reports.len() >= MAX_HOSTS;
         match reports.get_mut(&said) {

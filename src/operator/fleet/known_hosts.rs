@@ -76,6 +76,16 @@ impl KnownHosts {
         self.read(today(clock::now())).remove(&self.fleet).unwrap_or_default()
     }
 
+    /// Whether [`Self::record`] would change nothing, by the hosts that were recalled before the roll call.
+    pub(super) fn is_known(known: &Tiers, answers: &[HostAnswer], mut whole: impl Iterator<Item = Tier>) -> bool {
+        let today = today(clock::now());
+        whole.all(|tier| known.contains_key(&tier))
+            && answers.iter().filter(|answer| answer.proved).all(|HostAnswer { report, .. }| {
+                let host = known.get(&report.tier).and_then(|hosts| hosts.get(&report.hostname));
+                host.is_some_and(|host| host.seen == today && host.role == report.role)
+            })
+    }
+
     /// Records the hosts that answered. `whole` are the tiers in which every host had time to answer.
     pub(super) fn record(&self, answers: &[HostAnswer], whole: impl IntoIterator<Item = Tier>) {
         let today = today(clock::now());
@@ -171,6 +181,28 @@ mod tests {
         assert_eq!(hosts.recall()[&Tier::Test].values().next().unwrap().role, Some("dns".parse().unwrap()));
         let another = KnownHosts::of(state, ["nats://a:4222".to_owned()]);
         assert_eq!(recalled(&another), "");
+    }
+
+    #[test]
+    fn what_was_recalled_says_whether_there_is_anything_to_take_note_of() {
+        let folder = tempfile::tempdir().unwrap();
+        let hosts = known(folder.path());
+        let answers = [answer(Tier::Test, "test1", true), answer(Tier::Test, "forged", false)];
+        hosts.record(&answers, [Tier::Test]);
+        let mut known = hosts.recall();
+        let is_known = |known: &Tiers, answers: &[HostAnswer]| KnownHosts::is_known(known, answers, [].into_iter());
+        assert!(is_known(&known, &answers));
+        assert!(KnownHosts::is_known(&known, &answers, [Tier::Test].into_iter()));
+        assert!(!KnownHosts::is_known(&known, &answers, [Tier::Prod].into_iter()));
+        assert!(!is_known(&known, &[answer(Tier::Test, "test2", true)]));
+        assert!(!is_known(&known, &[answer(Tier::Prod, "test1", true)]));
+        let mut renamed = answers.clone();
+        renamed[0].report.role = None;
+        assert!(!is_known(&known, &renamed));
+        for host in known.values_mut().flat_map(BTreeMap::values_mut) {
+            host.seen -= 1;
+        }
+        assert!(!is_known(&known, &answers), "seen on another day");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::answers::Answers;
 use super::expected::Expected;
-use super::known_hosts::Tiers;
+use super::known_hosts::{Known, KnownHosts, Tiers};
 use super::{Discovery, FleetError};
 use crate::bus::{Bus, BusEvent, Operation, Violation};
 use crate::protocol::subject::{discover_tier, operators, operators_call, probe};
@@ -134,7 +134,7 @@ impl RollCall<'_> {
         }
         let (mut hosts, rollouts) = answers.into_parts();
         hosts.retain(|answer| is_believed(answer, &known));
-        self.record(&hosts, &call, &expected);
+        self.record(&hosts, &call, &expected, &known);
         bus.late_answers = Some((call.id, messages));
         let silent = silent(known, &hosts);
         Ok(Discovered { hosts, rollouts, unheard: call.unheard.into_iter().collect(), silent })
@@ -148,10 +148,12 @@ impl RollCall<'_> {
         known
     }
 
-    fn record(&self, hosts: &[HostAnswer], call: &Call<'_>, expected: &Expected) {
-        if let Awaited::Everybody { .. } = &self.awaited {
-            let heard = call.tiers.iter().copied().filter(|tier| !call.unheard.contains(tier));
-            self.discovery.known.record(hosts, heard.filter(|_| expected.was_whole()));
+    fn record(&self, hosts: &[HostAnswer], call: &Call<'_>, expected: &Expected, known: &Tiers) {
+        let heard = call.tiers.iter().copied().filter(|tier| !call.unheard.contains(tier));
+        let whole = heard.filter(|_| expected.was_whole());
+        let is_for_all = matches!(self.awaited, Awaited::Everybody { .. });
+        if is_for_all && !KnownHosts::is_known(known, hosts, whole.clone()) {
+            self.discovery.known.record(hosts, whole);
         }
     }
 }
@@ -166,12 +168,12 @@ fn is_believed(answer: &HostAnswer, known: &Tiers) -> bool {
     is_believed
 }
 
-fn silent(known: Tiers, hosts: &[HostAnswer]) -> Vec<SilentHost> {
-    let answered: BTreeSet<_> = hosts.iter().map(|answer| (answer.report.tier, &answer.report.hostname)).collect();
-    let known =
-        known.into_iter().flat_map(|(tier, hosts)| hosts.into_iter().map(move |(name, known)| (tier, name, known)));
-    let silent = known.filter(|(tier, name, _)| !answered.contains(&(*tier, name)));
-    silent.map(|(tier, hostname, known)| SilentHost { tier, hostname, role: known.role }).collect()
+fn silent(mut known: Tiers, hosts: &[HostAnswer]) -> Vec<SilentHost> {
+    for HostAnswer { report, .. } in hosts {
+        known.get_mut(&report.tier).map(|hosts| hosts.remove(&report.hostname));
+    }
+    let silent_host = |tier, (hostname, known): (_, Known)| SilentHost { tier, hostname, role: known.role };
+    known.into_iter().flat_map(|(tier, hosts)| hosts.into_iter().map(move |host| silent_host(tier, host))).collect()
 }
 
 impl Awaited {

@@ -171,10 +171,10 @@ impl FleetTask {
         }
         match order {
             Outbound::Publish(Dispatch { subject, request }) => {
-                let (reply_to, payload) = (request.reply_to.to_string(), request.to_bytes());
+                let (reply_to, payload) = (request.reply_to.as_str().to_owned(), request.to_bytes());
                 // With a reply subject, the server reports at once if there is no subscriber. An error can only mean
                 // that the client is being closed, which the driver sees as a lost connection.
-                self.bus.client.publish_with_reply(subject.to_string(), reply_to, payload.into()).await.ok();
+                self.bus.client.publish_with_reply(subject.as_str().to_owned(), reply_to, payload.into()).await.ok();
             }
             Outbound::Announce(reports) => self.presence.announce(&self.bus, reports).await,
             Outbound::CallRoll => self.call_roll().await,
@@ -282,7 +282,7 @@ impl FleetTask {
                 Some(FleetEvent::Input(Input::OldResponse(Arc::new(response))))
             }
             Ok(response) => {
-                let (from, request) = self.replies.read(&message.subject, Some(&response.hostname))?;
+                let (from, request) = self.replies.read(&message.subject, Some(&response))?;
                 if let Some(logs) = &mut self.logs {
                     logs.heard(&from, &request, &response);
                 }

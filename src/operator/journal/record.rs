@@ -44,9 +44,18 @@ impl Journal {
     /// Records an event if it is a fact. The event survives a crash of this process once it is [written](Self::write),
     /// and a crash of the computer once it is [synced](Self::sync).
     pub fn record(&mut self, event: &Event) -> io::Result<()> {
+        self.record_and_show(event, |_| {})
+    }
+
+    /// Records an event if it is a fact, and shows the JSON object that was recorded, or an empty one.
+    pub(in crate::operator) fn record_and_show(&mut self, event: &Event, show: impl FnOnce(&[u8])) -> io::Result<()> {
         if event.kind.is_fact() {
+            let begins = self.lines.len();
             self.writer.write(event, &mut self.lines)?;
+            show(self.lines.get(begins..).unwrap_or_default());
             self.lines.push(b'\n');
+        } else {
+            show(&[]);
         }
         if self.lines.len() < FULL { Ok(()) } else { self.write() }
     }

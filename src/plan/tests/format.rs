@@ -221,10 +221,14 @@ two waves are called `prod-all`
 }
 
 #[test]
-fn a_wrong_value_says_what_to_write() {
+fn each_wrong_check_is_shown_a_right_one() {
     for line in ["check = ''", "check = ' '", "check = []", "check = 1"] {
         assert!(wrong_line(line).contains(r#"check = ["./smoke.sh", "dns"]"#), "{line}");
     }
+}
+
+#[test]
+fn a_wrong_value_says_what_to_write() {
     insta::assert_snapshot!(wrong_line("max_parallel = 0"), @"
 `max_parallel` is out of range
   write a whole number, 1 or more

@@ -132,7 +132,7 @@ fn marked(state: &str) -> String {
 /// Returns the CSS class of a state, by the state's first word.
 fn class(state: &str) -> &'static str {
     match state.split([':', ' ', '_']).next().unwrap_or_default() {
-        "completed" | "succeeded" => "good",
+        "completed" | "current" | "succeeded" => "good",
         "failed" | "rejected" | "unreachable" | "timed" | "could" | "interrupted" | "cut" => "bad",
         "skipped" | "pending" | "not" => "dim",
         _ => "wait",

@@ -69,6 +69,20 @@ fn the_page_needs_nothing_else_and_has_a_bar_for_each_wave_and_host() {
 }
 
 #[test]
+fn a_host_that_was_current_is_as_well_as_one_that_completed() {
+    let mut story = Scenario::begin(rollout("sunday", vec![wave("dns", &["ns1", "ns2"])]));
+    story.wave_starts(0).given_up("ns1", HostOutcome::Current).deploys("ns2");
+    story.wave_ends(0, WaveVerdict::Succeeded).ends(Outcome::Succeeded);
+    let document = document(&story);
+    let xml = junit(&document);
+    assert!(xml.contains(r#"tests="2" failures="0" errors="0" skipped="0""#), "{xml}");
+    let page = html(&document, &TimeZone::UTC);
+    assert!(page.contains(r#"<span class="good">current</span>"#), "{page}");
+    let hosts = document.json()["hosts"].clone();
+    assert_eq!((&hosts["current"], &hosts["completed"], &hosts["total"]), (&1.into(), &1.into(), &2.into()));
+}
+
+#[test]
 fn text_of_others_leaves_its_place_in_no_form() {
     let story = hostile();
     let document = document(&story);

@@ -113,6 +113,26 @@ fn the_secret_of_a_rollout_is_not_printed() {
 }
 
 #[test]
+fn what_is_on_record_is_shown_as_it_would_be_without_a_record() {
+    let mut story = Scenario::begin(demo());
+    story.sent("ns1").wait(2).at("ns1", Phase::Build).answered(answer("ns1", Status::Completed));
+    let (paper, mut summary) = (SharedBuffer::default(), Summary::default());
+    let mut json = Json::new(paper.clone());
+    for event in &story.events {
+        summary.apply(event);
+        let record = serde_json::to_vec(event).unwrap();
+        for record in [&record, &[][..]] {
+            json.recorded(event, record, &summary).unwrap();
+        }
+    }
+    json.flush().unwrap();
+    let (text, lines) = (paper.text(), story.events.len());
+    let lines_of = |kind: usize| text.lines().skip(kind).step_by(2).collect::<Vec<_>>();
+    assert_eq!((lines_of(0), lines_of(0).len()), (lines_of(1), lines));
+    assert!(text.contains("runs_now") && !text.contains("secret"), "{text}");
+}
+
+#[test]
 fn lines_look_like_this() {
     let mut story = Scenario::begin(demo());
     story.sent("ns1").wait(2).at("ns1", Phase::Build).given_up("ns2", HostOutcome::Skipped(SkipReason::EarlierWave));

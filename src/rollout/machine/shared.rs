@@ -59,7 +59,7 @@ impl Machine {
             let host = self.frozen(*index);
             host.tier == from.tier && host.hostname == from.host
         };
-        self.all_sharing(index).into_iter().find(is_it).unwrap_or(index)
+        if is_it(&index) { index } else { self.all_sharing(index).into_iter().find(is_it).unwrap_or(index) }
     }
 
     /// Handles a response whose subject names no host: it counts for a host that shares a subject and has no ids.

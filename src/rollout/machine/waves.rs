@@ -85,7 +85,8 @@ impl Machine {
     }
 
     fn run_wave(&mut self, now: Duration) -> bool {
-        while self.effects.len() < self.prepared
+        while self.leaving == 0
+            && self.effects.len() < self.prepared
             && let Some(index) = self.next_to_send()
         {
             self.course.next = index + 1;
