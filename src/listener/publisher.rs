@@ -77,13 +77,25 @@ impl Publisher {
     }
 
     pub(super) async fn say(&self, to: &ReplySubject, response: &Response) {
+        if self.may_answer(to) {
+            self.send_response(to, response).await;
+        }
+    }
+
+    async fn send_response(&self, to: &ReplySubject, response: &Response) {
         let response = Response { instance: Some(self.instance), ..response.clone() };
-        self.publish(to, response.to_bytes(self.client.max_payload())).await;
+        self.send(to, response.to_bytes(self.client.max_payload())).await;
     }
 
     /// Publishes an answer, but never below the prefix of another host, whatever the request says.
     pub(super) async fn publish(&self, to: &ReplySubject, message: Vec<u8>) {
-        if !self.connected || !self.may_answer(to) {
+        if self.may_answer(to) {
+            self.send(to, message).await;
+        }
+    }
+
+    async fn send(&self, to: &ReplySubject, message: Vec<u8>) {
+        if !self.connected {
             return;
         }
         if let Err(error) = self.client.publish(to.to_string(), message.into()).await {
@@ -114,7 +126,12 @@ impl Publisher {
     pub(super) async fn deliver(&self, undelivered: &[Undelivered]) -> bool {
         let connection = self.connection();
         for Undelivered { reply_to, response, .. } in undelivered {
-            self.say(reply_to, response).await;
+            // A deployment may change the name or the tier of its own host. The reply subject was this host's when it accepted
+            // the request, and the server decides whether it still is.
+            let was_own = Tier::ALL.iter().any(|&tier| reply_to.is_of(tier, &response.hostname));
+            if was_own || self.may_answer(reply_to) {
+                self.send_response(reply_to, response).await;
+            }
         }
         self.flush().await;
         let heard = self.heard();

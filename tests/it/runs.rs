@@ -9,7 +9,7 @@ use homelab_deploy::protocol::subject::DISCOVER;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
-use crate::deployer::{Deployer, statuses};
+use crate::deployer::{Deployer, is_final, statuses};
 use crate::host;
 use crate::support::lab::Lab;
 use crate::support::permissions::Permissions;
@@ -184,6 +184,31 @@ async fn a_run_that_ends_while_nobody_listens_is_told_of_later() {
     lab.listen(&host("ns1"), &[]).await.unwrap();
     let end = deployer.hear_final().await.unwrap();
     assert_eq!((&end["status"], &end["message"]), (&json!("failed"), &json!("no luck")));
+}
+
+#[tokio::test]
+async fn a_run_that_moves_its_host_to_another_tier_is_told_to_who_asked_for_it() {
+    let mut lab = lab(GATE, &[]).await;
+    let deployer = Deployer::connect(&lab).await.unwrap();
+    let mut witness = deployer.overhear().await.unwrap();
+    let reply_to = "deploy.responses.prod.ns1.rollout.r-1";
+    let mut request = deployer.request("r-1");
+    request["reply_to"] = reply_to.into();
+    deployer.say(NS1, &request).await.unwrap();
+    let at_it = async || Ok((!lab.fleet.rebuild().record().is_empty()).then_some(()));
+    wait::until("nixos-rebuild is started", at_it).await.unwrap();
+
+    // The new system has another listener, with the key of the old one.
+    let key = lab.key(&host("ns1")).unwrap().clone();
+    lab.fleet.start(&"test.ns1".parse().unwrap(), &key, &[]).unwrap();
+    lab.fleet.rebuild().open(&host("ns1")).unwrap();
+    let end = loop {
+        let (_, response) = witness.hear(reply_to).await.unwrap();
+        if is_final(&response) {
+            break response;
+        }
+    };
+    assert_eq!((&end["hostname"], &end["status"]), (&json!("ns1"), &json!("completed")));
 }
 
 #[tokio::test]
